@@ -1,0 +1,5 @@
+//! Quantize a float network to int8 and run it bit-exactly on any GPU that wgpu reaches.
+
+pub mod numerics;
+pub mod program;
+pub mod qparams;

@@ -1,0 +1,170 @@
+//! The scalar rules of quantized arithmetic, as numbered equations.
+//!
+//! Everything else in the crate is an optimisation of what stands here: the interpreter calls these functions, the fast
+//! CPU kernels and the shaders are tested to give the same bits. Other files quote the equation numbers.
+//!
+//! 1. `real = scale · (q − zero_point)`. Real 0 is exactly representable; `scale` is a positive normal `f32`.
+//! 2. `quantize(x) = i32(clamp(rne(x · inv_scale), quant_min − z, quant_max − z)) + z` with `inv_scale = 1f32 / scale`.
+//!    NaN is an error on the CPU and gives code `z` on a GPU.
+//! 3. `multiplier[n] = f32(f64(s_x) · f64(s_w[n]) / (f64(s_y) · 2^p))`, refused unless a normal `f32`.
+//! 4. `acc[m,n] = (Σ_k x[m,k] · w[n,k]) << p + bias[n]` in `i32`, with
+//!    `bias[n] = rne(b[n] · 2^p / (s_x · s_w[n])) − z_x · 2^p · Σ_k w[n,k]` (the rounding in `f64`).
+//!    `p`, the layer's *fraction bits*, is the largest of 0..=8 for which in every channel
+//!    `(Σ_k |w[n,k]| · 128) · 2^p + |bias[n]| ≤ i32::MAX`. A layer that `p = 0` does not satisfy is refused.
+//!    Without fraction bits, rounding the bias to a whole accumulator step flips about 0.05 % of the output codes.
+//! 5. `requantize(acc) = i32(clamp(rne(f32(acc) · multiplier), lo − z_y, hi − z_y)) + z_y`. The clamp comes before the
+//!    conversion: converting first saturates, and adding the zero point then wraps.
+//! 6. A ReLU after a quantized linear layer is `lo = max(lo, z_y)` in equation 5: no code of its own.
+//! 7. A float output is `f32(acc) · f32(s_x · s_w[n] / 2^p)`: one product, hence the same bits everywhere.
+//!
+//! `rne` is round to nearest, ties to even: [`f32::round_ties_even`] here, `round` in WGSL. Between an int8 input and an
+//! int8 output there is exactly one float product and no float sum, so no compiler can contract its way to another answer.
+//!
+//! The choice of scale and zero point from an observed range ([`affine_qparams`], [`symmetric_qparams`]) follows
+//! PyTorch's observers, evaluated in `f32` in the written order.
+
+/// The largest number of fraction bits that equation 4 considers.
+pub const MAX_FRACTION_BITS: u32 = 8;
+
+/// The smallest scale that PT2E's symmetric configuration lets an observer return: 2⁻¹².
+pub const EPS: f32 = 1.0 / 4096.0;
+
+/// Scale and zero point of an affine scheme for the observed range `[min, max]`, which is widened to include 0.
+///
+/// `scale = max((max − min) / (quant_max − quant_min), eps)`, `zero_point = clamp(quant_min − rne(min / scale))`.
+/// The caller guarantees finite `min ≤ max` and `quant_min < quant_max`.
+#[must_use]
+pub fn affine_qparams(min: f32, max: f32, quant_min: i32, quant_max: i32, eps: f32) -> (f32, i32) {
+    let (negative, positive) = (min.min(0.0), max.max(0.0));
+    // In f32, as upstream: the difference of two large finite numbers may overflow, which the caller must refuse.
+    let scale = ((positive - negative) / (quant_max - quant_min) as f32).max(eps);
+    let zero_point = quant_min - (negative / scale).round_ties_even() as i32;
+    (scale, zero_point.clamp(quant_min, quant_max))
+}
+
+/// Scale and zero point (always 0) of a symmetric scheme for the observed range `[min, max]`.
+///
+/// `scale = max(max(−min, max) / ((quant_max − quant_min) / 2), eps)`. The caller guarantees finite `min ≤ max`.
+#[must_use]
+pub fn symmetric_qparams(min: f32, max: f32, quant_min: i32, quant_max: i32, eps: f32) -> (f32, i32) {
+    let magnitude = (-min.min(0.0)).max(max.max(0.0));
+    let scale = (magnitude / ((quant_max - quant_min) as f32 / 2.0)).max(eps);
+    (scale, 0)
+}
+
+/// Equation 2. `x` must not be NaN (a NaN gives code `zero_point`, as on a GPU).
+#[must_use]
+pub fn quantize(x: f32, inv_scale: f32, zero_point: i32, quant_min: i32, quant_max: i32) -> i32 {
+    let lo = (quant_min - zero_point) as f32;
+    let hi = (quant_max - zero_point) as f32;
+    (x * inv_scale).round_ties_even().clamp(lo, hi) as i32 + zero_point
+}
+
+/// Equation 1. The difference is taken in integers, so one float product decides the result.
+#[must_use]
+pub fn dequantize(q: i32, scale: f32, zero_point: i32) -> f32 {
+    (q - zero_point) as f32 * scale
+}
+
+/// Equation 3; `None` unless the result is a normal `f32`.
+#[must_use]
+pub fn multiplier(x_scale: f32, w_scale: f32, y_scale: f32, fraction_bits: u32) -> Option<f32> {
+    let steps = f64::from(1u32 << fraction_bits);
+    let multiplier = (f64::from(x_scale) * f64::from(w_scale) / (f64::from(y_scale) * steps)) as f32;
+    multiplier.is_normal().then_some(multiplier)
+}
+
+/// The factor of equation 7; `None` unless it is a normal `f32`.
+#[must_use]
+pub fn output_scale(x_scale: f32, w_scale: f32, fraction_bits: u32) -> Option<f32> {
+    let scale = (f64::from(x_scale) * f64::from(w_scale) / f64::from(1u32 << fraction_bits)) as f32;
+    scale.is_normal().then_some(scale)
+}
+
+/// The bias of equation 4 at `fraction_bits`, in `i64` so that the caller can test it against the bound.
+///
+/// `weight_sum` is Σ_k w\[n,k\].
+#[must_use]
+pub fn folded_bias(
+    bias: f32,
+    x_scale: f32,
+    x_zero_point: i32,
+    w_scale: f32,
+    weight_sum: i64,
+    fraction_bits: u32,
+) -> i64 {
+    let steps = f64::from(1u32 << fraction_bits);
+    let code = f64::from(bias) * steps / (f64::from(x_scale) * f64::from(w_scale));
+    // A float that is too large for i64 saturates, and the bound then refuses it.
+    let rounded = code.round_ties_even() as i64;
+    rounded.saturating_sub((i64::from(x_zero_point) * weight_sum) << fraction_bits)
+}
+
+/// Whether a channel satisfies the bound of equation 4; `weight_magnitude` is Σ_k |w\[n,k\]|.
+#[must_use]
+pub fn fits_accumulator(weight_magnitude: i64, bias: i64, fraction_bits: u32) -> bool {
+    let products = (weight_magnitude * 128) << fraction_bits;
+    products.saturating_add(bias.saturating_abs()) <= i64::from(i32::MAX)
+}
+
+/// Equation 5.
+#[must_use]
+pub fn requantize(acc: i32, multiplier: f32, zero_point: i32, lo: i32, hi: i32) -> i32 {
+    let v = (acc as f32 * multiplier).round_ties_even();
+    v.clamp((lo - zero_point) as f32, (hi - zero_point) as f32) as i32 + zero_point
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn affine_matches_torch() {
+        // Computed with torchao 0.15.0, int8, eps 2^-12.
+        for (min, max, scale, zero_point) in
+            [(-1.0, 0.5, 0.005_882_353, 42), (0.0, 0.0, EPS, -128), (0.2, 1.0, 0.003_921_568_9, -128)]
+        {
+            assert_eq!(affine_qparams(min, max, -128, 127, EPS), (scale, zero_point), "[{min}, {max}]");
+        }
+        assert_eq!(affine_qparams(-1.0, -0.2, -128, 127, EPS).1, 127);
+    }
+
+    #[test]
+    fn symmetric_divides_by_half_the_range() {
+        assert_eq!(symmetric_qparams(-0.5, 1.0, -127, 127, EPS), (1.0 / 127.0, 0));
+        assert_eq!(symmetric_qparams(-1.0, 0.5, -8, 7, EPS), (1.0 / 7.5, 0));
+        assert_eq!(symmetric_qparams(0.0, 0.0, -127, 127, EPS), (EPS, 0));
+    }
+
+    #[test]
+    fn quantize_rounds_ties_to_even_before_the_zero_point() {
+        let codes: Vec<i32> = [0.5, 1.5, 2.5, -0.5, -1.5].map(|x| quantize(x, 1.0, 3, -128, 127) - 3).to_vec();
+        assert_eq!(codes, [0, 2, 2, 0, -2]);
+        assert_eq!(quantize(f32::INFINITY, 1.0, 3, -128, 127), 127);
+        assert_eq!(quantize(f32::NEG_INFINITY, 1.0, 3, -128, 127), -128);
+        assert_eq!(quantize(f32::NAN, 1.0, 3, -128, 127), 3);
+    }
+
+    #[test]
+    fn requantize_clamps_before_converting() {
+        assert_eq!(requantize(i32::MAX, 1e30, -100, -128, 127), 127);
+        assert_eq!(requantize(i32::MIN, 1e30, 100, -128, 127), -128);
+        assert_eq!([1, 3, 5, -1, -3].map(|acc| requantize(acc, 0.5, 0, -128, 127)), [0, 2, 2, 0, -2]);
+    }
+
+    #[test]
+    fn bound_counts_both_products_and_bias() {
+        let limit = i64::from(i32::MAX) / 128;
+        assert!(fits_accumulator(limit, 127, 0));
+        assert!(!fits_accumulator(limit, 128, 0));
+        assert!(!fits_accumulator(limit, 0, 1));
+    }
+
+    #[test]
+    fn multipliers_must_be_normal() {
+        assert_eq!(multiplier(0.5, 0.5, 0.25, 1), Some(0.5));
+        assert_eq!(multiplier(1e-30, 1e-30, 1.0, 0), None);
+        assert_eq!(multiplier(1e30, 1e30, 1.0, 0), None);
+        assert_eq!(output_scale(1e-30, 1e-30, 0), None);
+    }
+}

@@ -1,0 +1,489 @@
+//! What both engines execute: a device-neutral list of integer steps.
+//!
+//! A [`Program`] comes from [`lower`](crate::lower::lower) and knows no graph, no observer and no device. Every value is a
+//! dense row-major matrix `[rows · rows_factor, cols]`, where `rows` is the batch that the caller chooses for each run
+//! and `rows_factor` the product of the inner dimensions before the last (1 for a matrix, `T` for `[rows, T, cols]`).
+//! How an engine lays a value out on its device is its own affair; what it takes and returns is dense.
+//!
+//! The arithmetic of each step is an equation of [`numerics`](crate::numerics), so all engines give the same bits.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::numerics;
+use crate::qparams::QParams;
+
+/// Why a [`Program`] was refused. Every variant names the step or value.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProgramError {
+    /// A step names a value that does not exist.
+    #[error("step {step}: value {index} does not exist, the program has {values}")]
+    UnknownValue {
+        /// The step, or "program" for its inputs and outputs.
+        step: String,
+        /// The missing index.
+        index: usize,
+        /// Number of values.
+        values: usize,
+    },
+    /// A value is not written exactly once before it is read.
+    #[error("value {value}: {problem}")]
+    Order {
+        /// The value.
+        value: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// Two sizes that must agree do not.
+    #[error("step {step}: {what} is {actual}, expected {expected}")]
+    Size {
+        /// The step.
+        step: String,
+        /// The size in question.
+        what: &'static str,
+        /// Its value.
+        actual: usize,
+        /// What it must be.
+        expected: usize,
+    },
+    /// A value has the wrong element type for its use.
+    #[error("step {step}: value {value} is {actual:?}, expected {expected:?}")]
+    Type {
+        /// The step.
+        step: String,
+        /// The value.
+        value: String,
+        /// Its type.
+        actual: ValueType,
+        /// The type that the step takes.
+        expected: ValueType,
+    },
+    /// A per-channel factor is not a normal `f32`.
+    #[error("step {step}: channel {channel}: factor {factor:e} is not a normal f32")]
+    Factor {
+        /// The step.
+        step: String,
+        /// The channel.
+        channel: usize,
+        /// The factor.
+        factor: f32,
+    },
+    /// The codes that a step may write are not a range of int8 around its zero point.
+    #[error("step {step}: codes {lo}..={hi} with zero point {zero_point} are not a range of int8")]
+    Codes {
+        /// The step.
+        step: String,
+        /// Smallest code.
+        lo: i32,
+        /// Largest code.
+        hi: i32,
+        /// Zero point.
+        zero_point: i32,
+    },
+    /// A channel's sum could leave `i32` (equation 4).
+    #[error(
+        "step {step}: channel {channel}: |products| up to {products} and |bias| {bias} at {fraction_bits} fraction bits \
+         exceed the i32 accumulator ({max})", max = i32::MAX
+    )]
+    Accumulator {
+        /// The step.
+        step: String,
+        /// The channel.
+        channel: usize,
+        /// Bound on the magnitude of the sum of products, fraction bits included.
+        products: i64,
+        /// Magnitude of the folded bias.
+        bias: i64,
+        /// `p` of equation 4.
+        fraction_bits: u32,
+    },
+}
+
+/// Names a value of one [`Program`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ValueId(u32);
+
+impl ValueId {
+    /// The value at `index` of [`Program::values`].
+    #[must_use]
+    pub fn new(index: usize) -> Self {
+        // A program has one value a graph node, and those are counted in u32.
+        Self(u32::try_from(index).unwrap_or(u32::MAX))
+    }
+
+    /// Index into [`Program::values`].
+    #[must_use]
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// The element type of a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ValueType {
+    /// 32-bit float, four bytes an element.
+    F32,
+    /// int8 code, one byte an element.
+    I8,
+}
+
+impl ValueType {
+    /// Bytes of one element in a dense buffer.
+    #[must_use]
+    pub fn size_bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::I8 => 1,
+        }
+    }
+}
+
+/// One matrix `[rows · rows_factor, cols]` that flows through the program.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Value {
+    /// The name of the graph node that computes it.
+    pub name: String,
+    /// Element type.
+    pub value_type: ValueType,
+    /// Matrix rows for each batch row.
+    pub rows_factor: usize,
+    /// Matrix columns.
+    pub cols: usize,
+    /// What an int8 code means; `None` for a float value.
+    pub qparams: Option<QParams>,
+}
+
+impl Value {
+    /// Elements at a batch of `rows`, or `None` if that number does not fit.
+    #[must_use]
+    pub fn len(&self, rows: usize) -> Option<usize> {
+        rows.checked_mul(self.rows_factor)?.checked_mul(self.cols)
+    }
+}
+
+/// `f32 → int8` by equation 2.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Quantize {
+    /// Name of the graph node.
+    pub name: String,
+    /// A float value.
+    pub input: ValueId,
+    /// An int8 value of the same shape.
+    pub output: ValueId,
+    /// Scale and zero point of the output.
+    pub qparams: QParams,
+    /// Smallest code.
+    pub lo: i32,
+    /// Largest code.
+    pub hi: i32,
+}
+
+/// `int8 → f32` by equation 1.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Dequantize {
+    /// Name of the graph node.
+    pub name: String,
+    /// An int8 value.
+    pub input: ValueId,
+    /// A float value of the same shape.
+    pub output: ValueId,
+    /// Scale and zero point of the input.
+    pub qparams: QParams,
+}
+
+/// An int8 linear layer, `y = epilogue((x · wᵀ) << fraction_bits + bias)`, by equations 4 to 7.
+#[derive(Debug, Clone, PartialEq)]
+pub struct QLinear {
+    /// Name of the graph node.
+    pub name: String,
+    /// int8 activations `[m, k]`.
+    pub input: ValueId,
+    /// int8 or float activations `[m, n]`, as the epilogue says.
+    pub output: ValueId,
+    /// int8 weights `[n, k]`, row-major. Any code of int8 may occur.
+    pub weight: Arc<[i8]>,
+    /// Output channels.
+    pub n: usize,
+    /// Input features.
+    pub k: usize,
+    /// `[n]`: the bias of equation 4, which carries the input's zero point.
+    pub bias: Arc<[i32]>,
+    /// `p` of equation 4, at most 8.
+    pub fraction_bits: u32,
+    /// What becomes of the accumulator.
+    pub epilogue: Epilogue,
+}
+
+/// What becomes of a linear layer's `i32` accumulator.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Epilogue {
+    /// int8 output by equation 5.
+    Requantize {
+        /// `[n]`, each a normal `f32` (equation 3).
+        multiplier: Arc<[f32]>,
+        /// Zero point of the output.
+        zero_point: i32,
+        /// Smallest code; a fused ReLU has raised it to the zero point (equation 6).
+        lo: i32,
+        /// Largest code.
+        hi: i32,
+    },
+    /// Float output by equation 7; a fused ReLU is a maximum with 0 after the product.
+    Scale {
+        /// `[n]`, each a normal `f32`.
+        scale: Arc<[f32]>,
+        /// Whether negative results become 0.
+        relu: bool,
+    },
+}
+
+/// One step of a program.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Step {
+    /// `f32 → int8`.
+    Quantize(Quantize),
+    /// int8 linear layer.
+    Linear(QLinear),
+    /// `int8 → f32`.
+    Dequantize(Dequantize),
+}
+
+impl Step {
+    /// Name of the graph node.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Quantize(s) => &s.name,
+            Self::Linear(s) => &s.name,
+            Self::Dequantize(s) => &s.name,
+        }
+    }
+
+    /// The value it reads.
+    #[must_use]
+    pub fn input(&self) -> ValueId {
+        match self {
+            Self::Quantize(s) => s.input,
+            Self::Linear(s) => s.input,
+            Self::Dequantize(s) => s.input,
+        }
+    }
+
+    /// The value it writes.
+    #[must_use]
+    pub fn output(&self) -> ValueId {
+        match self {
+            Self::Quantize(s) => s.output,
+            Self::Linear(s) => s.output,
+            Self::Dequantize(s) => s.output,
+        }
+    }
+}
+
+/// A network in integers, ready for an engine.
+///
+/// Steps are in execution order; every value is an input or written by exactly one step, before it is read. No value is
+/// both an input and an output, and no value is listed twice among the outputs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Program {
+    values: Vec<Value>,
+    inputs: Vec<ValueId>,
+    outputs: Vec<ValueId>,
+    steps: Vec<Step>,
+}
+
+impl Program {
+    /// Checks everything that the engines rely on: order, shapes, types, vector lengths, factors and the accumulator bound.
+    ///
+    /// # Errors
+    /// [`ProgramError`], naming the first step or value that is wrong.
+    pub fn new(
+        values: Vec<Value>,
+        inputs: Vec<ValueId>,
+        outputs: Vec<ValueId>,
+        steps: Vec<Step>,
+    ) -> Result<Self, ProgramError> {
+        let program = Self { values, inputs, outputs, steps };
+        program.check_order()?;
+        program.steps.iter().try_for_each(|step| program.check_step(step))?;
+        Ok(program)
+    }
+
+    /// All values, indexed by [`ValueId::index`].
+    #[must_use]
+    pub fn values(&self) -> &[Value] {
+        &self.values
+    }
+
+    /// What `id` names.
+    #[must_use]
+    pub fn value(&self, id: ValueId) -> &Value {
+        &self.values[id.index()]
+    }
+
+    /// The values that the caller provides, in the graph's order.
+    #[must_use]
+    pub fn inputs(&self) -> &[ValueId] {
+        &self.inputs
+    }
+
+    /// The values that the caller receives, in the graph's order.
+    #[must_use]
+    pub fn outputs(&self) -> &[ValueId] {
+        &self.outputs
+    }
+
+    /// The steps, in execution order.
+    #[must_use]
+    pub fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    fn check_order(&self) -> Result<(), ProgramError> {
+        let mut written = vec![false; self.values.len()];
+        let order =
+            |id: ValueId, problem| Err(ProgramError::Order { value: self.values[id.index()].name.clone(), problem });
+        let known = |step: &str, id: ValueId| {
+            if id.index() < self.values.len() {
+                return Ok(());
+            }
+            Err(ProgramError::UnknownValue { step: step.to_owned(), index: id.index(), values: self.values.len() })
+        };
+        for &id in &self.inputs {
+            known("program", id)?;
+            if std::mem::replace(&mut written[id.index()], true) {
+                return order(id, "is listed twice among the inputs");
+            }
+        }
+        for step in &self.steps {
+            known(step.name(), step.input())?;
+            known(step.name(), step.output())?;
+            if !written[step.input().index()] {
+                return order(step.input(), "is read before it is written");
+            }
+            if std::mem::replace(&mut written[step.output().index()], true) {
+                return order(step.output(), "is written twice");
+            }
+        }
+        for (i, &id) in self.outputs.iter().enumerate() {
+            known("program", id)?;
+            if !written[id.index()] {
+                return order(id, "is an output that no step writes");
+            }
+            if self.inputs.contains(&id) {
+                return order(id, "is both an input and an output");
+            }
+            if self.outputs[..i].contains(&id) {
+                return order(id, "is listed twice among the outputs");
+            }
+        }
+        Ok(())
+    }
+
+    fn check_step(&self, step: &Step) -> Result<(), ProgramError> {
+        let name = step.name();
+        let (input, output) = (self.value(step.input()), self.value(step.output()));
+        let size = |what, actual, expected| {
+            if actual == expected {
+                return Ok(());
+            }
+            Err(ProgramError::Size { step: name.to_owned(), what, actual, expected })
+        };
+        let is = |value: &Value, expected| {
+            if value.value_type == expected {
+                return Ok(());
+            }
+            let (value, actual) = (value.name.clone(), value.value_type);
+            Err(ProgramError::Type { step: name.to_owned(), value, actual, expected })
+        };
+        let codes = |lo: i32, hi: i32, zero_point: i32| {
+            let inside = |c: i32| i8::try_from(c).is_ok();
+            if inside(lo) && inside(hi) && inside(zero_point) && lo <= hi {
+                return Ok(());
+            }
+            Err(ProgramError::Codes { step: name.to_owned(), lo, hi, zero_point })
+        };
+        size("output rows factor", output.rows_factor, input.rows_factor)?;
+        match step {
+            Step::Quantize(q) => {
+                is(input, ValueType::F32)?;
+                is(output, ValueType::I8)?;
+                size("output columns", output.cols, input.cols)?;
+                codes(q.lo, q.hi, q.qparams.zero_point())
+            }
+            Step::Dequantize(_) => {
+                is(input, ValueType::I8)?;
+                is(output, ValueType::F32)?;
+                size("output columns", output.cols, input.cols)
+            }
+            Step::Linear(l) => {
+                is(input, ValueType::I8)?;
+                size("input columns", input.cols, l.k)?;
+                size("output columns", output.cols, l.n)?;
+                size("weight length", l.weight.len(), l.n * l.k)?;
+                size("bias length", l.bias.len(), l.n)?;
+                let factors = match &l.epilogue {
+                    Epilogue::Requantize { multiplier, zero_point, lo, hi } => {
+                        is(output, ValueType::I8)?;
+                        codes(*lo, *hi, *zero_point)?;
+                        multiplier
+                    }
+                    Epilogue::Scale { scale, .. } => {
+                        is(output, ValueType::F32)?;
+                        scale
+                    }
+                };
+                size("factors", factors.len(), l.n)?;
+                if let Some((channel, &factor)) = factors.iter().enumerate().find(|(_, f)| !f.is_normal()) {
+                    return Err(ProgramError::Factor { step: name.to_owned(), channel, factor });
+                }
+                check_accumulator(l)
+            }
+        }
+    }
+}
+
+/// The bound of equation 4 on every channel.
+fn check_accumulator(l: &QLinear) -> Result<(), ProgramError> {
+    // Guards the shift below; `fraction_bits` counts as a size here.
+    let (actual, expected) = (l.fraction_bits as usize, numerics::MAX_FRACTION_BITS as usize);
+    if actual > expected {
+        return Err(ProgramError::Size { step: l.name.clone(), what: "fraction bits", actual, expected });
+    }
+    if l.k == 0 || l.n == 0 {
+        return Err(ProgramError::Size { step: l.name.clone(), what: "weight length", actual: 0, expected: 1 });
+    }
+    for (channel, (row, &bias)) in l.weight.chunks_exact(l.k).zip(l.bias.iter()).enumerate() {
+        let magnitude = row.iter().map(|&w| i64::from(w.unsigned_abs())).sum();
+        if !numerics::fits_accumulator(magnitude, i64::from(bias), l.fraction_bits) {
+            return Err(ProgramError::Accumulator {
+                step: l.name.clone(),
+                channel,
+                products: (magnitude * 128) << l.fraction_bits,
+                bias: i64::from(bias).abs(),
+                fraction_bits: l.fraction_bits,
+            });
+        }
+    }
+    Ok(())
+}
+
+impl fmt::Display for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for step in &self.steps {
+            let (input, output) = (self.value(step.input()), self.value(step.output()));
+            let what = match step {
+                Step::Quantize(_) => "quantize_f32_i8".to_owned(),
+                Step::Dequantize(_) => "dequantize_i8_f32".to_owned(),
+                Step::Linear(l) => {
+                    let to = if matches!(l.epilogue, Epilogue::Requantize { .. }) { "i8" } else { "f32" };
+                    format!("linear_i8_{to} n {} k {} fraction_bits {}", l.n, l.k, l.fraction_bits)
+                }
+            };
+            writeln!(f, "{} = {what}({})", output.name, input.name)?;
+        }
+        Ok(())
+    }
+}
