@@ -1,5 +1,10 @@
 //! Quantize a float network to int8 and run it bit-exactly on any GPU that wgpu reaches.
 
+pub mod graph;
 pub mod numerics;
 pub mod program;
 pub mod qparams;
+pub mod tensor;
+
+pub use graph::{Graph, GraphBuilder};
+pub use tensor::{Shape, Tensor};

@@ -1,0 +1,269 @@
+//! The graph: an append-only arena of nodes, one result each.
+//!
+//! Every stage of the flow is a [`Graph`]: the float network, the prepared one with its observers, the quantize/dequantize
+//! form and the integer form. A node reads only nodes with smaller ids, so the order of the arena is an execution order.
+//! Names are unique and hierarchical (`blocks.0.fc1`). `origin` is the name of the float node that a node stems from;
+//! every pass copies it, so that a number can be traced from the integer form back to the network.
+//!
+//! Only the leading dimension, `rows`, varies at run time (see [`Shape`]); an op that would move it is refused.
+//!
+//! Graphs are built by [`GraphBuilder`] and never edited: a pass rebuilds the graph through a [`Rewriter`], and
+//! [`Graph::verify`] checks the result in debug builds and tests.
+
+mod builder;
+mod display;
+mod infer;
+mod op;
+mod rewrite;
+mod verify;
+
+use std::sync::Arc;
+
+use crate::tensor::{DType, Shape};
+
+pub use builder::GraphBuilder;
+pub use op::{ObserverId, Op, UnaryOp};
+pub use rewrite::Rewriter;
+
+/// Names a node of one graph.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeId(u32);
+
+impl NodeId {
+    fn new(index: usize) -> Self {
+        // Four billion nodes do not fit in memory.
+        Self(u32::try_from(index).unwrap_or(u32::MAX))
+    }
+
+    /// Position in [`Graph::nodes`].
+    #[must_use]
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// One operation and its result.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Node {
+    /// Unique in its graph.
+    pub name: String,
+    /// What it computes.
+    pub op: Op,
+    /// What it reads, in the order that [`Op`] documents.
+    pub inputs: Vec<NodeId>,
+    /// Shape of the result.
+    pub shape: Shape,
+    /// Element type of the result.
+    pub dtype: DType,
+    /// The name of the float node that it stems from; its own name in a float graph.
+    pub origin: String,
+}
+
+/// A network; cheap to clone.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Graph {
+    nodes: Arc<[Node]>,
+    inputs: Vec<NodeId>,
+    outputs: Vec<NodeId>,
+}
+
+impl Graph {
+    /// All nodes in execution order.
+    #[must_use]
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// All nodes with their ids, in execution order.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (NodeId, &Node)> {
+        self.nodes.iter().enumerate().map(|(i, n)| (NodeId::new(i), n))
+    }
+
+    /// What `id` names.
+    #[must_use]
+    pub fn node(&self, id: NodeId) -> &Node {
+        &self.nodes[id.index()]
+    }
+
+    /// The node called `name`.
+    #[must_use]
+    pub fn find(&self, name: &str) -> Option<NodeId> {
+        self.iter().find(|(_, n)| n.name == name).map(|(id, _)| id)
+    }
+
+    /// The inputs in the order in which a run takes them.
+    #[must_use]
+    pub fn inputs(&self) -> &[NodeId] {
+        &self.inputs
+    }
+
+    /// The outputs in the order in which a run returns them.
+    #[must_use]
+    pub fn outputs(&self) -> &[NodeId] {
+        &self.outputs
+    }
+
+    /// For every node, the nodes that read it, in execution order; a node that reads it twice is listed once.
+    #[must_use]
+    pub fn users(&self) -> Vec<Vec<NodeId>> {
+        let mut users = vec![Vec::new(); self.nodes.len()];
+        for (id, node) in self.iter() {
+            for input in &node.inputs {
+                let list = &mut users[input.index()];
+                if list.last() != Some(&id) {
+                    list.push(id);
+                }
+            }
+        }
+        users
+    }
+
+    /// Checks what every pass must keep: order, unique names, arity, and that shapes and types are what inference gives.
+    ///
+    /// # Errors
+    /// [`GraphError`] for the first node that breaks a rule.
+    pub fn verify(&self) -> Result<(), GraphError> {
+        verify::verify(self)
+    }
+
+    /// Used by the builder and the rewriter only, which maintain the invariants.
+    fn from_parts(nodes: Vec<Node>, inputs: Vec<NodeId>, outputs: Vec<NodeId>) -> Self {
+        let graph = Self { nodes: nodes.into(), inputs, outputs };
+        debug_assert_eq!(graph.verify(), Ok(()));
+        graph
+    }
+}
+
+/// Why a graph or a node was refused. Every variant names the node.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum GraphError {
+    /// Two nodes have one name.
+    #[error("two nodes are called {name}")]
+    DuplicateName {
+        /// The name.
+        name: String,
+    },
+    /// A node reads something that is not an earlier node of the graph.
+    #[error("{node}: reads node {input}, but only {nodes} nodes come before it")]
+    Order {
+        /// The reading node.
+        node: String,
+        /// The index that it reads.
+        input: usize,
+        /// How many nodes precede it.
+        nodes: usize,
+    },
+    /// An op has too few or too many inputs.
+    #[error("{node}: {actual} inputs, expected {expected}")]
+    Arity {
+        /// The node.
+        node: String,
+        /// Inputs given.
+        actual: usize,
+        /// Inputs taken.
+        expected: usize,
+    },
+    /// An input has the wrong element type.
+    #[error("{node}: input {input} is {actual}, expected {expected}")]
+    DType {
+        /// The node.
+        node: String,
+        /// Which input.
+        input: usize,
+        /// Its type.
+        actual: DType,
+        /// The type taken.
+        expected: DType,
+    },
+    /// Two sizes that must agree do not.
+    #[error("{node}: {what} is {actual}, expected {expected}")]
+    Size {
+        /// The node.
+        node: String,
+        /// The size in question.
+        what: &'static str,
+        /// Its value.
+        actual: usize,
+        /// What it must be.
+        expected: usize,
+    },
+    /// An input has too few or too many axes.
+    #[error("{node}: {what} has {actual} axes, expected {expected}")]
+    Rank {
+        /// The node.
+        node: String,
+        /// The input in question.
+        what: &'static str,
+        /// Its number of axes.
+        actual: usize,
+        /// The number taken.
+        expected: &'static str,
+    },
+    /// Two shapes do not broadcast.
+    #[error("{node}: shapes {left} and {right} do not broadcast")]
+    Broadcast {
+        /// The node.
+        node: String,
+        /// First shape.
+        left: Shape,
+        /// Second shape.
+        right: Shape,
+    },
+    /// The op would move, merge or mix the batch dimension.
+    #[error("{node}: {problem}; only the leading dimension may vary, and it stays in front")]
+    Batch {
+        /// The node.
+        node: String,
+        /// What it would do.
+        problem: &'static str,
+    },
+    /// A parameter of the op is out of its range.
+    #[error("{node}: {what} {value} is not usable: {rule}")]
+    Parameter {
+        /// The node.
+        node: String,
+        /// The parameter.
+        what: &'static str,
+        /// Its value.
+        value: String,
+        /// The rule it breaks.
+        rule: &'static str,
+    },
+    /// A weight or bias is NaN or infinite.
+    #[error("{node}: element {index} is {value}; weights must be finite")]
+    NonFinite {
+        /// The constant.
+        node: String,
+        /// Row-major index of the first such element.
+        index: usize,
+        /// The element.
+        value: f32,
+    },
+    /// Quantization parameters do not fit the node.
+    #[error("{node}: {source}")]
+    QParams {
+        /// The node.
+        node: String,
+        /// What is wrong.
+        source: crate::qparams::QParamsError,
+    },
+    /// The stored shape or type is not what inference gives.
+    #[error("{node}: is stored as {stored}, but its inputs make it {inferred}")]
+    Inconsistent {
+        /// The node.
+        node: String,
+        /// Stored shape and type.
+        stored: String,
+        /// Inferred shape and type.
+        inferred: String,
+    },
+    /// The graph has no output, or one twice.
+    #[error("{node}: {problem}")]
+    Output {
+        /// The output, or "graph".
+        node: String,
+        /// What is wrong.
+        problem: &'static str,
+    },
+}

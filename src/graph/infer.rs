@@ -1,0 +1,369 @@
+//! Shape and type of every op's result.
+
+use super::{GraphError, Node, Op};
+use crate::qparams::TensorQParams;
+use crate::tensor::{DType, Shape};
+
+/// The result of `op` on `inputs`, or why it has none. `name` is for messages.
+pub(super) fn infer(name: &str, op: &Op, inputs: &[&Node]) -> Result<(Shape, DType), GraphError> {
+    let check = Check { name, inputs };
+    match op {
+        Op::Input => Err(check.parameter("input", "no shape", "an input is declared, not inferred")),
+        Op::Constant(tensor) => {
+            check.arity(0)?;
+            Ok((Shape::fixed(tensor.shape()), tensor.dtype()))
+        }
+        Op::Linear => linear(&check),
+        Op::MatMul => {
+            check.floats(2)?;
+            Ok((matmul(&check)?, DType::F32))
+        }
+        Op::Add | Op::Mul => {
+            check.floats(2)?;
+            Ok((broadcast(&check, check.shape(0), check.shape(1))?, DType::F32))
+        }
+        Op::Unary(_) => {
+            check.floats(1)?;
+            Ok((check.shape(0).clone(), DType::F32))
+        }
+        Op::Reshape { dims } => reshape(&check, dims),
+        Op::Flatten { start_axis } => flatten(&check, *start_axis),
+        Op::Transpose { perm } => transpose(&check, perm),
+        Op::Concat { axis } => concat(&check, *axis),
+        Op::Softmax { axis } => {
+            check.floats(1)?;
+            check.inner_axis(check.shape(0), *axis)?;
+            Ok((check.shape(0).clone(), DType::F32))
+        }
+        Op::LayerNorm { eps } => layer_norm(&check, *eps),
+        Op::BatchNorm { eps } => batch_norm(&check, *eps),
+        Op::Embedding => embedding(&check),
+        Op::Observe { .. } => {
+            check.floats(1)?;
+            Ok((check.shape(0).clone(), DType::F32))
+        }
+        Op::Quantize { qparams, range } => {
+            check.floats(1)?;
+            check.channels(qparams)?;
+            qparams.check_range(*range).map_err(|source| check.qparams(source))?;
+            Ok((check.shape(0).clone(), DType::I8))
+        }
+        Op::Dequantize { qparams } => {
+            check.arity(1)?;
+            check.dtype(0, DType::I8)?;
+            check.channels(qparams)?;
+            Ok((check.shape(0).clone(), DType::F32))
+        }
+        Op::IntegerLinear { fraction_bits } => {
+            check.arity(3)?;
+            check.dtype(0, DType::I8)?;
+            check.dtype(1, DType::I8)?;
+            check.dtype(2, DType::I32)?;
+            if *fraction_bits > crate::numerics::MAX_FRACTION_BITS {
+                return Err(check.parameter("fraction_bits", fraction_bits, "at most 8 (equation 4)"));
+            }
+            Ok((linear_shape(&check)?, DType::I32))
+        }
+        Op::Requantize { qparams, lo, hi } => {
+            let inside = |c: &i32| i8::try_from(*c).is_ok();
+            if !inside(lo) || !inside(hi) || lo > hi {
+                return Err(check.parameter("codes", format!("{lo}..={hi}"), "a range of int8"));
+            }
+            let _ = qparams;
+            Ok((accumulator(&check)?, DType::I8))
+        }
+        Op::ScaleAccumulator => Ok((accumulator(&check)?, DType::F32)),
+    }
+}
+
+fn linear(check: &Check<'_>) -> Result<(Shape, DType), GraphError> {
+    check.floats(if check.inputs.len() == 3 { 3 } else { 2 })?;
+    Ok((linear_shape(check)?, DType::F32))
+}
+
+/// `[…, K]` and `[N, K]` and, if given, `[N]` → `[…, N]`.
+fn linear_shape(check: &Check<'_>) -> Result<Shape, GraphError> {
+    let (x, w) = (check.shape(0), check.shape(1));
+    check.fixed_rank(1, "weight", 2, "2")?;
+    let (n, k) = (w.dims()[0], w.dims()[1]);
+    let features = x.last().ok_or_else(|| check.rank("input", x, "a last axis of static length"))?;
+    check.size("input features", features, k)?;
+    if check.inputs.len() == 3 {
+        check.fixed_rank(2, "bias", 1, "1")?;
+        check.size("bias length", check.shape(2).dims()[0], n)?;
+    }
+    Ok(with_last(x, n))
+}
+
+fn accumulator(check: &Check<'_>) -> Result<Shape, GraphError> {
+    check.arity(2)?;
+    check.dtype(0, DType::I32)?;
+    check.dtype(1, DType::F32)?;
+    check.fixed_rank(1, "factors", 1, "1")?;
+    let shape = check.shape(0);
+    let n = shape.last().ok_or_else(|| check.rank("input", shape, "a last axis of static length"))?;
+    check.size("factors", check.shape(1).dims()[0], n)?;
+    Ok(shape.clone())
+}
+
+fn matmul(check: &Check<'_>) -> Result<Shape, GraphError> {
+    let (a, b) = (check.shape(0), check.shape(1));
+    for shape in [a, b] {
+        if shape.rank() < 2 {
+            return Err(check.rank("input", shape, "2 or more"));
+        }
+    }
+    // `rows` may be M of a matrix on the left or a leading axis of a stack; it may not be summed over, nor be N.
+    if b.is_batched() && b.rank() == 2 {
+        return Err(check.batch("sums over the batch"));
+    }
+    if a.is_batched() && a.rank() == 2 && b.rank() > 2 {
+        return Err(check.batch("moves the batch behind the leading axes of the right factor"));
+    }
+    let (a_dims, b_dims) = (a.dims(), b.dims());
+    let (k_left, k_right) = (a_dims[a_dims.len() - 1], b_dims[b_dims.len() - 2]);
+    check.size("inner dimension", k_right, k_left)?;
+    let n = b_dims[b_dims.len() - 1];
+    if a.rank() == 2 && b.rank() == 2 {
+        return Ok(with_last(a, n));
+    }
+    let stack = |s: &Shape| make(s.is_batched(), &s.dims()[..s.dims().len() - 2]);
+    let m = a_dims[a_dims.len().wrapping_sub(2)];
+    let leading = broadcast(check, &stack(a), &stack(b))?;
+    let mut dims = leading.dims().to_vec();
+    dims.extend([m, n]);
+    Ok(make(leading.is_batched(), &dims))
+}
+
+/// NumPy's rule: align the last axes; equal lengths or 1.
+fn broadcast(check: &Check<'_>, a: &Shape, b: &Shape) -> Result<Shape, GraphError> {
+    let refuse = || GraphError::Broadcast { node: check.name.to_owned(), left: a.clone(), right: b.clone() };
+    let (long, short) = if a.rank() >= b.rank() { (a, b) } else { (b, a) };
+    if short.is_batched() && short.rank() < long.rank() {
+        return Err(check.batch("aligns the batch with another axis"));
+    }
+    let mut dims = Vec::with_capacity(long.rank());
+    for axis in 0..long.rank() {
+        let right = (axis + short.rank()).checked_sub(long.rank()).map(|axis| (axis, short.axis(axis)));
+        dims.push(match (long.axis(axis), right) {
+            (left, None) => left,
+            (None, Some((_, None))) => None,
+            (None, Some((_, Some(1)))) | (Some(1), Some((_, None))) => None,
+            (None, Some(_)) | (Some(_), Some((_, None))) => return Err(refuse()),
+            (Some(left), Some((_, Some(right)))) if left == right || right == 1 => Some(left),
+            (Some(1), Some((_, Some(right)))) => Some(right),
+            _ => return Err(refuse()),
+        });
+    }
+    let batched = matches!(dims.first(), Some(None));
+    Ok(make(batched, &dims.into_iter().flatten().collect::<Vec<_>>()))
+}
+
+fn reshape(check: &Check<'_>, dims: &[usize]) -> Result<(Shape, DType), GraphError> {
+    check.arity(1)?;
+    let x = check.shape(0);
+    check.size("elements of the new shape", elements(dims), elements(x.dims()))?;
+    Ok((make(x.is_batched(), dims), check.inputs[0].dtype))
+}
+
+fn flatten(check: &Check<'_>, start_axis: usize) -> Result<(Shape, DType), GraphError> {
+    check.arity(1)?;
+    let x = check.shape(0);
+    check.inner_axis(x, start_axis)?;
+    let start = start_axis - usize::from(x.is_batched());
+    let mut dims = x.dims()[..start].to_vec();
+    dims.push(elements(&x.dims()[start..]));
+    Ok((make(x.is_batched(), &dims), check.inputs[0].dtype))
+}
+
+fn transpose(check: &Check<'_>, perm: &[usize]) -> Result<(Shape, DType), GraphError> {
+    check.arity(1)?;
+    let x = check.shape(0);
+    let mut sorted = perm.to_vec();
+    sorted.sort_unstable();
+    if sorted != (0..x.rank()).collect::<Vec<_>>() {
+        return Err(check.parameter("perm", format!("{perm:?}"), "a permutation of all axes of the input"));
+    }
+    if x.is_batched() && perm[0] != 0 {
+        return Err(check.batch("moves the batch"));
+    }
+    let dims: Vec<usize> = perm.iter().filter_map(|&axis| x.axis(axis)).collect();
+    Ok((make(x.is_batched(), &dims), check.inputs[0].dtype))
+}
+
+fn concat(check: &Check<'_>, axis: usize) -> Result<(Shape, DType), GraphError> {
+    if check.inputs.len() < 2 {
+        return Err(GraphError::Arity { node: check.name.to_owned(), actual: check.inputs.len(), expected: 2 });
+    }
+    let first = check.shape(0);
+    check.inner_axis(first, axis)?;
+    let at = axis - usize::from(first.is_batched());
+    let mut dims = first.dims().to_vec();
+    for i in 1..check.inputs.len() {
+        check.dtype(i, check.inputs[0].dtype)?;
+        let other = check.shape(i);
+        if other.is_batched() != first.is_batched() || other.rank() != first.rank() {
+            let (left, right) = (first.clone(), other.clone());
+            return Err(GraphError::Broadcast { node: check.name.to_owned(), left, right });
+        }
+        for (d, (&actual, &expected)) in other.dims().iter().zip(first.dims()).enumerate() {
+            if d != at {
+                check.size("length of an axis that is not joined", actual, expected)?;
+            }
+        }
+        dims[at] += other.dims()[at];
+    }
+    Ok((make(first.is_batched(), &dims), check.inputs[0].dtype))
+}
+
+fn layer_norm(check: &Check<'_>, eps: f32) -> Result<(Shape, DType), GraphError> {
+    check.floats(3)?;
+    check.eps(eps)?;
+    let (x, weight, bias) = (check.shape(0), check.shape(1), check.shape(2));
+    let normalized = weight.dims();
+    if weight.is_batched() || normalized.is_empty() || normalized.len() > x.dims().len() {
+        return Err(check.rank("weight", weight, "from 1 to the static axes of the input, none of them the batch"));
+    }
+    if bias != weight {
+        let (left, right) = (weight.clone(), bias.clone());
+        return Err(GraphError::Broadcast { node: check.name.to_owned(), left, right });
+    }
+    for (&actual, &expected) in normalized.iter().zip(&x.dims()[x.dims().len() - normalized.len()..]) {
+        check.size("normalized length", actual, expected)?;
+    }
+    Ok((x.clone(), DType::F32))
+}
+
+fn batch_norm(check: &Check<'_>, eps: f32) -> Result<(Shape, DType), GraphError> {
+    check.floats(5)?;
+    check.eps(eps)?;
+    let x = check.shape(0);
+    let channels = x.axis(1).ok_or_else(|| check.rank("input", x, "2 or more"))?;
+    for i in 1..5 {
+        check.fixed_rank(i, "statistics", 1, "1")?;
+        check.size("channels", check.shape(i).dims()[0], channels)?;
+    }
+    Ok((x.clone(), DType::F32))
+}
+
+fn embedding(check: &Check<'_>) -> Result<(Shape, DType), GraphError> {
+    check.arity(2)?;
+    check.dtype(0, DType::I32)?;
+    check.dtype(1, DType::F32)?;
+    check.fixed_rank(1, "table", 2, "2")?;
+    let (ids, table) = (check.shape(0), check.shape(1));
+    let mut dims = ids.dims().to_vec();
+    dims.push(table.dims()[1]);
+    Ok((make(ids.is_batched(), &dims), DType::F32))
+}
+
+fn elements(dims: &[usize]) -> usize {
+    dims.iter().fold(1, |n, &d| n.saturating_mul(d))
+}
+
+fn make(batched: bool, dims: &[usize]) -> Shape {
+    if batched { Shape::batched(dims) } else { Shape::fixed(dims) }
+}
+
+fn with_last(shape: &Shape, n: usize) -> Shape {
+    let mut dims = shape.dims().to_vec();
+    if let Some(last) = dims.last_mut() {
+        *last = n;
+    }
+    make(shape.is_batched(), &dims)
+}
+
+/// One node's inputs, and the checks that name it.
+struct Check<'n> {
+    name: &'n str,
+    inputs: &'n [&'n Node],
+}
+
+impl Check<'_> {
+    fn shape(&self, input: usize) -> &Shape {
+        &self.inputs[input].shape
+    }
+
+    fn arity(&self, expected: usize) -> Result<(), GraphError> {
+        let actual = self.inputs.len();
+        if actual == expected {
+            return Ok(());
+        }
+        Err(GraphError::Arity { node: self.name.to_owned(), actual, expected })
+    }
+
+    fn dtype(&self, input: usize, expected: DType) -> Result<(), GraphError> {
+        let actual = self.inputs[input].dtype;
+        if actual == expected {
+            return Ok(());
+        }
+        Err(GraphError::DType { node: self.name.to_owned(), input, actual, expected })
+    }
+
+    fn floats(&self, arity: usize) -> Result<(), GraphError> {
+        self.arity(arity)?;
+        (0..arity).try_for_each(|i| self.dtype(i, DType::F32))
+    }
+
+    fn size(&self, what: &'static str, actual: usize, expected: usize) -> Result<(), GraphError> {
+        if actual == expected {
+            return Ok(());
+        }
+        Err(GraphError::Size { node: self.name.to_owned(), what, actual, expected })
+    }
+
+    fn fixed_rank(
+        &self,
+        input: usize,
+        what: &'static str,
+        rank: usize,
+        expected: &'static str,
+    ) -> Result<(), GraphError> {
+        let shape = self.shape(input);
+        if shape.is_batched() {
+            return Err(self.batch("takes a parameter that varies with the batch"));
+        }
+        if shape.rank() == rank { Ok(()) } else { Err(self.rank(what, shape, expected)) }
+    }
+
+    /// An axis that exists and is not the batch.
+    fn inner_axis(&self, shape: &Shape, axis: usize) -> Result<(), GraphError> {
+        if axis >= shape.rank() {
+            return Err(self.parameter("axis", axis, "must be one of the input's axes"));
+        }
+        if shape.is_batched() && axis == 0 {
+            return Err(self.batch("works along the batch"));
+        }
+        Ok(())
+    }
+
+    fn channels(&self, qparams: &TensorQParams) -> Result<(), GraphError> {
+        let TensorQParams::PerChannel { channels, ch_axis } = qparams else { return Ok(()) };
+        self.inner_axis(self.shape(0), *ch_axis)?;
+        let expected = self.shape(0).axis(*ch_axis).unwrap_or_default();
+        self.size("number of channel scales", channels.len(), expected)
+    }
+
+    fn eps(&self, eps: f32) -> Result<(), GraphError> {
+        if eps.is_finite() && eps >= 0.0 {
+            return Ok(());
+        }
+        Err(self.parameter("eps", eps, "must be finite and not negative"))
+    }
+
+    fn rank(&self, what: &'static str, shape: &Shape, expected: &'static str) -> GraphError {
+        GraphError::Rank { node: self.name.to_owned(), what, actual: shape.rank(), expected }
+    }
+
+    fn batch(&self, problem: &'static str) -> GraphError {
+        GraphError::Batch { node: self.name.to_owned(), problem }
+    }
+
+    fn qparams(&self, source: crate::qparams::QParamsError) -> GraphError {
+        GraphError::QParams { node: self.name.to_owned(), source }
+    }
+
+    fn parameter(&self, what: &'static str, value: impl ToString, rule: &'static str) -> GraphError {
+        GraphError::Parameter { node: self.name.to_owned(), what, value: value.to_string(), rule }
+    }
+}

@@ -1,0 +1,153 @@
+//! The closed set of operations.
+
+use std::sync::Arc;
+
+use crate::qparams::{QParams, QuantRange, TensorQParams};
+use crate::tensor::Tensor;
+
+/// Names an observer of a prepared graph.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ObserverId(pub usize);
+
+/// A float function of one element.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum UnaryOp {
+    /// `max(x, 0)`.
+    Relu,
+    /// `1 / (1 + e^−x)`.
+    Sigmoid,
+    /// Hyperbolic tangent.
+    Tanh,
+    /// `x · Φ(x)` with the error function.
+    Gelu,
+    /// `0.5 x (1 + tanh(√(2/π) (x + 0.044715 x³)))`.
+    GeluTanh,
+    /// `x · sigmoid(x)`.
+    Silu,
+}
+
+/// What a node computes. Shapes are written with `…` for any number of leading axes.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Op {
+    /// A value that the caller provides.
+    Input,
+    /// A value that the graph holds.
+    Constant(Arc<Tensor>),
+    /// `x[…, K] · w[N, K]ᵀ (+ b[N])`. Inputs: x, w, and b unless it has no bias.
+    Linear,
+    /// `a[…, M, K] · b[…, K, N]`, leading axes broadcast.
+    MatMul,
+    /// Elementwise sum of two tensors, broadcast.
+    Add,
+    /// Elementwise product of two tensors, broadcast.
+    Mul,
+    /// A function of each element.
+    Unary(UnaryOp),
+    /// The same elements in the same order. `dims` are the static dimensions: `rows` stays in front.
+    Reshape {
+        /// Static dimensions of the result.
+        dims: Vec<usize>,
+    },
+    /// Merges the axes from `start_axis` to the last into one.
+    Flatten {
+        /// The first axis merged.
+        start_axis: usize,
+    },
+    /// Axis `i` of the result is axis `perm[i]` of the input.
+    Transpose {
+        /// A permutation of all axes.
+        perm: Vec<usize>,
+    },
+    /// Joins two or more tensors along an axis.
+    Concat {
+        /// The axis joined.
+        axis: usize,
+    },
+    /// `e^x / Σ e^x` along an axis.
+    Softmax {
+        /// The axis that sums to 1.
+        axis: usize,
+    },
+    /// Normalizes over the last axes, those of the weight. Inputs: x, weight, bias.
+    LayerNorm {
+        /// Added to the variance.
+        eps: f32,
+    },
+    /// Inference form over axis 1. Inputs: x, mean, variance, weight, bias, all but x of shape `[C]`.
+    BatchNorm {
+        /// Added to the variance.
+        eps: f32,
+    },
+    /// Rows of a table. Inputs: ids (`i32`), table `[V, D]`; the result appends `D` to the shape of ids.
+    Embedding,
+    /// The input, seen by an observer on its way.
+    Observe {
+        /// Which observer of the prepared graph.
+        observer: ObserverId,
+    },
+    /// `f32 → int8`, equation 2.
+    Quantize {
+        /// Scale and zero point, of the tensor or of each channel.
+        qparams: TensorQParams,
+        /// The codes.
+        range: QuantRange,
+    },
+    /// `int8 → f32`, equation 1.
+    Dequantize {
+        /// Scale and zero point, of the tensor or of each channel.
+        qparams: TensorQParams,
+    },
+    /// The accumulator of equation 4, in `i32`. Inputs: x `[…, K]` int8, w `[N, K]` int8, bias `[N]` i32.
+    IntegerLinear {
+        /// `p` of equation 4.
+        fraction_bits: u32,
+    },
+    /// `i32 → int8`, equation 5. Inputs: acc `[…, N]`, multiplier `[N]`.
+    Requantize {
+        /// Meaning of the result's codes. Only the zero point enters the arithmetic.
+        qparams: QParams,
+        /// Smallest code; a fused ReLU has raised it to the zero point (equation 6).
+        lo: i32,
+        /// Largest code.
+        hi: i32,
+    },
+    /// `i32 → f32`, equation 7. Inputs: acc `[…, N]`, scale `[N]`.
+    ScaleAccumulator,
+}
+
+impl Op {
+    /// The name used in listings and, later, by operator-type configurations.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Input => "input",
+            Self::Constant(_) => "constant",
+            Self::Linear => "linear",
+            Self::MatMul => "matmul",
+            Self::Add => "add",
+            Self::Mul => "mul",
+            Self::Unary(UnaryOp::Relu) => "relu",
+            Self::Unary(UnaryOp::Sigmoid) => "sigmoid",
+            Self::Unary(UnaryOp::Tanh) => "tanh",
+            Self::Unary(UnaryOp::Gelu) => "gelu",
+            Self::Unary(UnaryOp::GeluTanh) => "gelu_tanh",
+            Self::Unary(UnaryOp::Silu) => "silu",
+            Self::Reshape { .. } => "reshape",
+            Self::Flatten { .. } => "flatten",
+            Self::Transpose { .. } => "transpose",
+            Self::Concat { .. } => "concat",
+            Self::Softmax { .. } => "softmax",
+            Self::LayerNorm { .. } => "layer_norm",
+            Self::BatchNorm { .. } => "batch_norm",
+            Self::Embedding => "embedding",
+            Self::Observe { .. } => "observe",
+            Self::Quantize { qparams: TensorQParams::PerTensor(_), .. } => "quantize_per_tensor",
+            Self::Quantize { qparams: TensorQParams::PerChannel { .. }, .. } => "quantize_per_channel",
+            Self::Dequantize { qparams: TensorQParams::PerTensor(_) } => "dequantize_per_tensor",
+            Self::Dequantize { qparams: TensorQParams::PerChannel { .. } } => "dequantize_per_channel",
+            Self::IntegerLinear { .. } => "integer_linear",
+            Self::Requantize { .. } => "requantize",
+            Self::ScaleAccumulator => "scale_accumulator",
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! How a pass rebuilds a graph.
+
+use std::collections::HashSet;
+
+use super::{Graph, GraphError, Node, NodeId, Op, infer};
+
+/// Builds a new graph from an old one: a pass walks the old nodes in order and, for each, copies it, replaces it by new
+/// nodes, or leaves it out. Inputs are always kept; whatever else no output needs is dropped at the end.
+#[derive(Debug)]
+pub struct Rewriter<'g> {
+    source: &'g Graph,
+    nodes: Vec<Node>,
+    names: HashSet<String>,
+    map: Vec<Option<NodeId>>,
+}
+
+impl<'g> Rewriter<'g> {
+    /// Starts with an empty graph.
+    #[must_use]
+    pub fn new(source: &'g Graph) -> Self {
+        Self { source, nodes: Vec::new(), names: HashSet::new(), map: vec![None; source.nodes.len()] }
+    }
+
+    /// The new node that stands for an old one.
+    ///
+    /// # Errors
+    /// [`GraphError::Order`] if nothing stands for it yet: a pass that reads ahead.
+    pub fn get(&self, old: NodeId) -> Result<NodeId, GraphError> {
+        self.map[old.index()].ok_or_else(|| GraphError::Order {
+            node: self.source.node(old).name.clone(),
+            input: old.index(),
+            nodes: self.nodes.len(),
+        })
+    }
+
+    /// A new node.
+    #[must_use]
+    pub fn node(&self, id: NodeId) -> &Node {
+        &self.nodes[id.index()]
+    }
+
+    /// Copies an old node, reading what stands for its inputs, and lets the copy stand for it.
+    ///
+    /// # Errors
+    /// As [`Rewriter::add`].
+    pub fn copy(&mut self, old: NodeId) -> Result<NodeId, GraphError> {
+        let node = self.source.node(old);
+        let inputs = node.inputs.iter().map(|&input| self.get(input)).collect::<Result<_, _>>()?;
+        self.copy_with(old, inputs)
+    }
+
+    /// Copies an old node with other inputs, and lets the copy stand for it.
+    ///
+    /// # Errors
+    /// As [`Rewriter::add`].
+    pub fn copy_with(&mut self, old: NodeId, inputs: Vec<NodeId>) -> Result<NodeId, GraphError> {
+        let node = self.source.node(old);
+        let new = if matches!(node.op, Op::Input) {
+            self.push(Node { inputs, ..node.clone() })
+        } else {
+            self.add(&node.name, node.op.clone(), inputs, &node.origin)?
+        };
+        self.replace(old, new);
+        Ok(new)
+    }
+
+    /// Adds a node that the old graph lacks. A name that is taken gets the first free `_1`, `_2`, ….
+    ///
+    /// # Errors
+    /// [`GraphError`] if the inputs do not fit the op.
+    pub fn add(&mut self, name: &str, op: Op, inputs: Vec<NodeId>, origin: &str) -> Result<NodeId, GraphError> {
+        let read: Vec<&Node> = inputs.iter().map(|&id| self.node(id)).collect();
+        let (shape, dtype) = infer::infer(name, &op, &read)?;
+        Ok(self.push(Node { name: name.to_owned(), op, inputs, shape, dtype, origin: origin.to_owned() }))
+    }
+
+    /// Lets `new` stand for `old` from here on.
+    pub fn replace(&mut self, old: NodeId, new: NodeId) {
+        self.map[old.index()] = Some(new);
+    }
+
+    /// The new graph, with what stands for the old outputs as outputs.
+    ///
+    /// # Errors
+    /// [`GraphError::Order`] if nothing stands for an input or output, [`GraphError::Output`] if one node stands for two
+    /// outputs.
+    pub fn finish(self) -> Result<Graph, GraphError> {
+        let mut outputs = Vec::with_capacity(self.source.outputs.len());
+        for &old in &self.source.outputs {
+            let new = self.get(old)?;
+            if outputs.contains(&new) {
+                let node = self.node(new).name.clone();
+                return Err(GraphError::Output { node, problem: "stands for two outputs" });
+            }
+            outputs.push(new);
+        }
+        let inputs = self.source.inputs.iter().map(|&old| self.get(old)).collect::<Result<Vec<_>, _>>()?;
+        Ok(without_dead_nodes(self.nodes, &inputs, &outputs))
+    }
+
+    fn push(&mut self, mut node: Node) -> NodeId {
+        if self.names.contains(&node.name) {
+            let free = (1u32..).map(|i| format!("{}_{i}", node.name)).find(|name| !self.names.contains(name));
+            node.name = free.unwrap_or_default();
+        }
+        self.names.insert(node.name.clone());
+        self.nodes.push(node);
+        NodeId::new(self.nodes.len() - 1)
+    }
+}
+
+fn without_dead_nodes(nodes: Vec<Node>, inputs: &[NodeId], outputs: &[NodeId]) -> Graph {
+    let mut live = vec![false; nodes.len()];
+    for id in inputs.iter().chain(outputs) {
+        live[id.index()] = true;
+    }
+    for (i, node) in nodes.iter().enumerate().rev() {
+        if live[i] {
+            node.inputs.iter().for_each(|input| live[input.index()] = true);
+        }
+    }
+    let mut kept = Vec::with_capacity(nodes.len());
+    let mut map = Vec::with_capacity(nodes.len());
+    for (mut node, live) in nodes.into_iter().zip(live) {
+        map.push(NodeId::new(kept.len()));
+        if live {
+            node.inputs.iter_mut().for_each(|input| *input = map[input.index()]);
+            kept.push(node);
+        }
+    }
+    let renumber = |ids: &[NodeId]| ids.iter().map(|id| map[id.index()]).collect();
+    Graph::from_parts(kept, renumber(inputs), renumber(outputs))
+}

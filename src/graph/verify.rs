@@ -1,0 +1,52 @@
+//! The rules that every pass must keep.
+
+use std::collections::HashSet;
+
+use super::{Graph, GraphError, infer};
+
+pub(super) fn verify(graph: &Graph) -> Result<(), GraphError> {
+    let mut names = HashSet::new();
+    for (id, node) in graph.iter() {
+        if !names.insert(node.name.as_str()) {
+            return Err(GraphError::DuplicateName { name: node.name.clone() });
+        }
+        if let Some(input) = node.inputs.iter().find(|input| **input >= id) {
+            let (node, nodes) = (node.name.clone(), id.index());
+            return Err(GraphError::Order { node, input: input.index(), nodes });
+        }
+        if let super::Op::Input = node.op {
+            continue; // declared, not inferred
+        }
+        let inputs: Vec<_> = node.inputs.iter().map(|&id| graph.node(id)).collect();
+        let (shape, dtype) = infer::infer(&node.name, &node.op, &inputs)?;
+        if (&shape, dtype) != (&node.shape, node.dtype) {
+            return Err(GraphError::Inconsistent {
+                node: node.name.clone(),
+                stored: format!("{}{}", node.dtype, node.shape),
+                inferred: format!("{dtype}{shape}"),
+            });
+        }
+    }
+    outputs(graph)
+}
+
+fn outputs(graph: &Graph) -> Result<(), GraphError> {
+    let error = |node: &str, problem| Err(GraphError::Output { node: node.to_owned(), problem });
+    if graph.outputs.is_empty() {
+        return error("graph", "has no output");
+    }
+    for (i, &id) in graph.outputs.iter().enumerate() {
+        let Some(node) = graph.nodes.get(id.index()) else {
+            return error("graph", "has an output that is not one of its nodes");
+        };
+        if graph.outputs[..i].contains(&id) {
+            return error(&node.name, "is listed twice among the outputs");
+        }
+    }
+    let listed =
+        |(id, node): (super::NodeId, &super::Node)| matches!(node.op, super::Op::Input) == graph.inputs.contains(&id);
+    if !graph.iter().all(listed) {
+        return error("graph", "lists inputs that are not its input nodes");
+    }
+    Ok(())
+}
