@@ -15,6 +15,7 @@ mod display;
 mod infer;
 mod op;
 mod rewrite;
+mod summary;
 mod verify;
 
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use crate::tensor::{DType, Shape};
 pub use builder::GraphBuilder;
 pub use op::{ObserverId, Op, UnaryOp};
 pub use rewrite::Rewriter;
+pub use summary::{FloatNode, Summary};
 
 /// Names a node of one graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -57,6 +59,8 @@ pub struct Node {
     pub dtype: DType,
     /// The name of the float node that it stems from; its own name in a float graph.
     pub origin: String,
+    /// In an integer graph, why this node still computes in float; set by [`reference`](crate::quantize::reference()).
+    pub float_reason: Option<String>,
 }
 
 /// A network; cheap to clone.

@@ -1,6 +1,8 @@
 //! Quantize a float network to int8 and run it bit-exactly on any GPU that wgpu reaches.
 
 pub mod graph;
+pub mod interp;
+mod kernels;
 pub mod numerics;
 pub mod program;
 pub mod qparams;

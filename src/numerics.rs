@@ -23,6 +23,10 @@
 //! The choice of scale and zero point from an observed range ([`affine_qparams`], [`symmetric_qparams`]) follows
 //! PyTorch's observers, evaluated in `f32` in the written order.
 
+mod unary;
+
+pub use unary::UnaryOp;
+
 /// The largest number of fraction bits that equation 4 considers.
 pub const MAX_FRACTION_BITS: u32 = 8;
 
@@ -114,6 +118,13 @@ pub fn requantize(acc: i32, multiplier: f32, zero_point: i32, lo: i32, hi: i32) 
     v.clamp((lo - zero_point) as f32, (hi - zero_point) as f32) as i32 + zero_point
 }
 
+/// Equation 7, static form; with `relu`, negative results become 0.
+#[must_use]
+pub fn scale_accumulator(acc: i32, scale: f32, relu: bool) -> f32 {
+    let y = acc as f32 * scale;
+    if relu && y < 0.0 { 0.0 } else { y }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -122,7 +133,7 @@ mod tests {
     fn affine_matches_torch() {
         // Computed with torchao 0.15.0, int8, eps 2^-12.
         for (min, max, scale, zero_point) in
-            [(-1.0, 0.5, 0.005_882_353, 42), (0.0, 0.0, EPS, -128), (0.2, 1.0, 0.003_921_568_9, -128)]
+            [(-1.0, 0.5, 0.005_882_353, 42), (0.0, 0.0, EPS, -128), (0.2, 1.0, 0.003_921_569, -128)]
         {
             assert_eq!(affine_qparams(min, max, -128, 127, EPS), (scale, zero_point), "[{min}, {max}]");
         }

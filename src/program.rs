@@ -59,8 +59,8 @@ pub enum ProgramError {
         /// The type that the step takes.
         expected: ValueType,
     },
-    /// A per-channel factor is not a normal `f32`.
-    #[error("step {step}: channel {channel}: factor {factor:e} is not a normal f32")]
+    /// A per-channel factor is not a positive normal `f32`.
+    #[error("step {step}: channel {channel}: factor {factor:e} is not a positive normal f32")]
     Factor {
         /// The step.
         step: String,
@@ -220,7 +220,7 @@ pub struct QLinear {
 pub enum Epilogue {
     /// int8 output by equation 5.
     Requantize {
-        /// `[n]`, each a normal `f32` (equation 3).
+        /// `[n]`, each a positive normal `f32` (equation 3).
         multiplier: Arc<[f32]>,
         /// Zero point of the output.
         zero_point: i32,
@@ -231,7 +231,7 @@ pub enum Epilogue {
     },
     /// Float output by equation 7; a fused ReLU is a maximum with 0 after the product.
     Scale {
-        /// `[n]`, each a normal `f32`.
+        /// `[n]`, each a positive normal `f32`.
         scale: Arc<[f32]>,
         /// Whether negative results become 0.
         relu: bool,
@@ -436,7 +436,8 @@ impl Program {
                     }
                 };
                 size("factors", factors.len(), l.n)?;
-                if let Some((channel, &factor)) = factors.iter().enumerate().find(|(_, f)| !f.is_normal()) {
+                if let Some((channel, &factor)) = factors.iter().enumerate().find(|(_, f)| !f.is_normal() || **f < 0.0)
+                {
                     return Err(ProgramError::Factor { step: name.to_owned(), channel, factor });
                 }
                 check_accumulator(l)

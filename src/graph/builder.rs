@@ -226,7 +226,8 @@ impl GraphBuilder {
         if !self.names.insert(name.to_owned()) {
             return Err(GraphError::DuplicateName { name: name.to_owned() });
         }
-        self.nodes.push(Node { name: name.to_owned(), op, inputs, shape, dtype, origin: name.to_owned() });
+        let (name, origin) = (name.to_owned(), name.to_owned());
+        self.nodes.push(Node { name, op, inputs, shape, dtype, origin, float_reason: None });
         Ok(NodeId::new(self.nodes.len() - 1))
     }
 }

@@ -38,7 +38,8 @@ impl fmt::Display for Line<'_> {
                 let (scale, zero_point) = (qparams.scale(), qparams.zero_point());
                 write!(f, " scale {scale:e} zero_point {zero_point} codes {lo}..={hi}")
             }
-            Op::Linear | Op::MatMul | Op::Add | Op::Mul | Op::Unary(_) | Op::Embedding | Op::ScaleAccumulator => Ok(()),
+            Op::Linear | Op::MatMul | Op::Add | Op::Mul | Op::Unary(_) | Op::Embedding => Ok(()),
+            Op::ScaleAccumulator { relu } => f.write_str(if *relu { " relu" } else { "" }),
         }
     }
 }

@@ -72,7 +72,7 @@ pub(super) fn infer(name: &str, op: &Op, inputs: &[&Node]) -> Result<(Shape, DTy
             let _ = qparams;
             Ok((accumulator(&check)?, DType::I8))
         }
-        Op::ScaleAccumulator => Ok((accumulator(&check)?, DType::F32)),
+        Op::ScaleAccumulator { .. } => Ok((accumulator(&check)?, DType::F32)),
     }
 }
 

@@ -2,29 +2,13 @@
 
 use std::sync::Arc;
 
+pub use crate::numerics::UnaryOp;
 use crate::qparams::{QParams, QuantRange, TensorQParams};
 use crate::tensor::Tensor;
 
 /// Names an observer of a prepared graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ObserverId(pub usize);
-
-/// A float function of one element.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum UnaryOp {
-    /// `max(x, 0)`.
-    Relu,
-    /// `1 / (1 + e^−x)`.
-    Sigmoid,
-    /// Hyperbolic tangent.
-    Tanh,
-    /// `x · Φ(x)` with the error function.
-    Gelu,
-    /// `0.5 x (1 + tanh(√(2/π) (x + 0.044715 x³)))`.
-    GeluTanh,
-    /// `x · sigmoid(x)`.
-    Silu,
-}
 
 /// What a node computes. Shapes are written with `…` for any number of leading axes.
 #[derive(Debug, Clone, PartialEq)]
@@ -112,7 +96,10 @@ pub enum Op {
         hi: i32,
     },
     /// `i32 → f32`, equation 7. Inputs: acc `[…, N]`, scale `[N]`.
-    ScaleAccumulator,
+    ScaleAccumulator {
+        /// Whether negative results become 0: a fused ReLU.
+        relu: bool,
+    },
 }
 
 impl Op {
@@ -147,7 +134,7 @@ impl Op {
             Self::Dequantize { qparams: TensorQParams::PerChannel { .. } } => "dequantize_per_channel",
             Self::IntegerLinear { .. } => "integer_linear",
             Self::Requantize { .. } => "requantize",
-            Self::ScaleAccumulator => "scale_accumulator",
+            Self::ScaleAccumulator { .. } => "scale_accumulator",
         }
     }
 }

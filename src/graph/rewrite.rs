@@ -60,6 +60,7 @@ impl<'g> Rewriter<'g> {
         } else {
             self.add(&node.name, node.op.clone(), inputs, &node.origin)?
         };
+        self.nodes[new.index()].float_reason.clone_from(&node.float_reason);
         self.replace(old, new);
         Ok(new)
     }
@@ -71,7 +72,13 @@ impl<'g> Rewriter<'g> {
     pub fn add(&mut self, name: &str, op: Op, inputs: Vec<NodeId>, origin: &str) -> Result<NodeId, GraphError> {
         let read: Vec<&Node> = inputs.iter().map(|&id| self.node(id)).collect();
         let (shape, dtype) = infer::infer(name, &op, &read)?;
-        Ok(self.push(Node { name: name.to_owned(), op, inputs, shape, dtype, origin: origin.to_owned() }))
+        let (name, origin) = (name.to_owned(), origin.to_owned());
+        Ok(self.push(Node { name, op, inputs, shape, dtype, origin, float_reason: None }))
+    }
+
+    /// Notes why a new node still computes in float.
+    pub fn stays_float(&mut self, id: NodeId, reason: impl Into<String>) {
+        self.nodes[id.index()].float_reason = Some(reason.into());
     }
 
     /// Lets `new` stand for `old` from here on.

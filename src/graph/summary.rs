@@ -1,0 +1,80 @@
+//! What of a graph computes in integers, what in float, and why.
+
+use std::fmt;
+
+use super::{Graph, Node, Op};
+
+/// A node that computes in float.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FloatNode {
+    /// Its name.
+    pub name: String,
+    /// Its op.
+    pub op: &'static str,
+    /// Why it has no integer form.
+    pub reason: String,
+}
+
+impl fmt::Display for FloatNode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({}): {}", self.name, self.op, self.reason)
+    }
+}
+
+/// What of a graph computes in integers, what in float, and why; print it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Summary {
+    /// One line for each node that computes in integers, in execution order.
+    pub integer: Vec<String>,
+    /// Every node that computes in float, in execution order.
+    pub float: Vec<FloatNode>,
+}
+
+impl Graph {
+    /// Sorts all nodes into integer and float ones. Inputs, constants and the quantize and dequantize nodes between the two
+    /// worlds are neither.
+    #[must_use]
+    pub fn summary(&self) -> Summary {
+        let mut summary = Summary { integer: Vec::new(), float: Vec::new() };
+        let users = self.users();
+        for (id, node) in self.iter() {
+            match &node.op {
+                Op::IntegerLinear { fraction_bits } => {
+                    let user = users[id.index()].first().map(|&user| &self.node(user).op);
+                    summary.integer.push(linear_line(self, node, *fraction_bits, user));
+                }
+                // Part of the line of their linear layer.
+                Op::Requantize { .. } | Op::ScaleAccumulator { .. } => {}
+                Op::Input | Op::Constant(_) | Op::Quantize { .. } | Op::Dequantize { .. } | Op::Observe { .. } => {}
+                _ => {
+                    let reason = node.float_reason.as_deref().unwrap_or("the graph is not in integer form");
+                    let (name, op) = (node.name.clone(), node.op.name());
+                    summary.float.push(FloatNode { name, op, reason: reason.to_owned() });
+                }
+            }
+        }
+        summary
+    }
+}
+
+fn linear_line(graph: &Graph, node: &Node, fraction_bits: u32, user: Option<&Op>) -> String {
+    let dims = graph.node(node.inputs[1]).shape.dims();
+    let to = match user {
+        Some(Op::Requantize { qparams, lo, hi }) => {
+            let fused = if *lo == qparams.zero_point() { " with relu" } else { "" };
+            format!("int8 {lo}..={hi}{fused}")
+        }
+        Some(Op::ScaleAccumulator { relu }) => format!("float{}", if *relu { " with relu" } else { "" }),
+        _ => "i32".to_owned(),
+    };
+    format!("{} (linear): {} -> {}, {fraction_bits} fraction bits, to {to}", node.name, dims[1], dims[0])
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{} nodes in integers", self.integer.len())?;
+        self.integer.iter().try_for_each(|line| writeln!(f, "  {line}"))?;
+        writeln!(f, "{} nodes in float", self.float.len())?;
+        self.float.iter().try_for_each(|node| writeln!(f, "  {node}"))
+    }
+}

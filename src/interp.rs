@@ -1,0 +1,256 @@
+//! The interpreter: evaluates any graph of the flow on the CPU, node by node.
+//!
+//! Float graphs and the quantize/dequantize form run on fast library products; integer graphs follow the equations of
+//! [`numerics`](crate::numerics) and are what every engine must equal bit for bit. Values that depend on constants only
+//! are computed once, when first needed, and kept.
+
+mod broadcast;
+mod error;
+mod eval;
+mod movement;
+mod quantized;
+
+use std::borrow::Borrow;
+use std::sync::{Arc, OnceLock};
+
+use self::eval::Packed;
+use crate::graph::{Graph, NodeId, ObserverId, Op};
+use crate::tensor::Tensor;
+
+pub use error::InterpError;
+
+/// Evaluates one graph.
+#[derive(Debug)]
+pub struct Interpreter {
+    graph: Graph,
+    /// Per node, whether it depends on constants only.
+    constant: Vec<bool>,
+    /// Per constant node, its value once needed.
+    values: Vec<OnceLock<Arc<Tensor>>>,
+    /// Per constant node, its value in the layout of the product that reads it as a weight.
+    packed: Vec<OnceLock<Packed>>,
+}
+
+/// A value during a run: the caller's, or one that was computed.
+#[derive(Clone)]
+enum Value<'t> {
+    Fed(&'t Tensor),
+    Computed(Arc<Tensor>),
+}
+
+impl Value<'_> {
+    fn tensor(&self) -> &Tensor {
+        match self {
+            Self::Fed(tensor) => tensor,
+            Self::Computed(tensor) => tensor,
+        }
+    }
+
+    fn into_tensor(self) -> Tensor {
+        match self {
+            Self::Fed(tensor) => tensor.clone(),
+            Self::Computed(tensor) => Arc::unwrap_or_clone(tensor),
+        }
+    }
+}
+
+impl Interpreter {
+    /// Prepares to run `graph`; constants and packed weights are made when first needed.
+    #[must_use]
+    pub fn new(graph: &Graph) -> Self {
+        let mut constant = Vec::with_capacity(graph.nodes().len());
+        for node in graph.nodes() {
+            constant.push(match node.op {
+                Op::Constant(_) => true,
+                Op::Input => false,
+                _ => node.inputs.iter().all(|input| constant[input.index()]),
+            });
+        }
+        let values = graph.nodes().iter().map(|_| OnceLock::new()).collect();
+        let packed = graph.nodes().iter().map(|_| OnceLock::new()).collect();
+        Self { graph: graph.clone(), constant, values, packed }
+    }
+
+    /// The graph.
+    #[must_use]
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// Evaluates the outputs for inputs in the order of [`Graph::inputs`]. All batched inputs have the same number of
+    /// rows, at least one.
+    ///
+    /// # Errors
+    /// [`InterpError`] names the input or node that does not fit.
+    pub fn run<T: Borrow<Tensor>>(&self, inputs: &[T]) -> Result<Vec<Tensor>, InterpError> {
+        self.run_with(inputs, &mut |_, _, _| {})
+    }
+
+    /// As [`run`](Self::run), and shows `observe` every value that passes an observe node, in execution order; constants
+    /// are not shown.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn run_with<T: Borrow<Tensor>>(
+        &self,
+        inputs: &[T],
+        observe: &mut dyn FnMut(NodeId, ObserverId, &Tensor),
+    ) -> Result<Vec<Tensor>, InterpError> {
+        let (actual, expected) = (inputs.len(), self.graph.inputs().len());
+        if actual != expected {
+            return Err(InterpError::InputCount { actual, expected });
+        }
+        let feeds: Vec<_> = self.graph.inputs().iter().copied().zip(inputs.iter().map(Borrow::borrow)).collect();
+        self.execute(&feeds, self.graph.outputs(), observe)
+    }
+
+    /// Evaluates any nodes from given values of any others: only what lies between is computed. This is how one layer is
+    /// run on another graph's values.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run), and [`InterpError::NotFed`] for an input that is needed and not given.
+    pub fn run_nodes(&self, feeds: &[(NodeId, &Tensor)], wanted: &[NodeId]) -> Result<Vec<Tensor>, InterpError> {
+        self.execute(feeds, wanted, &mut |_, _, _| {})
+    }
+
+    /// The value of a node that depends on constants only; `None` if it depends on an input.
+    ///
+    /// # Errors
+    /// [`InterpError::NotANumber`] for a constant that is quantized and NaN.
+    pub fn constant_value(&self, id: NodeId) -> Result<Option<Arc<Tensor>>, InterpError> {
+        if !self.constant[id.index()] {
+            return Ok(None);
+        }
+        if let Some(value) = self.values[id.index()].get() {
+            return Ok(Some(value.clone()));
+        }
+        // Without recursion, since a chain of nodes may be long. Ids ascend along every path.
+        let mut needed = vec![id];
+        let mut next = 0;
+        while let Some(node) = needed.get(next) {
+            let inputs = &self.graph.node(*node).inputs;
+            let unknown = inputs.iter().filter(|input| self.values[input.index()].get().is_none());
+            needed.extend(unknown.copied().collect::<Vec<_>>());
+            next += 1;
+        }
+        needed.sort_unstable();
+        needed.dedup();
+        for id in needed {
+            let node = self.graph.node(id);
+            let inputs: Vec<&Arc<Tensor>> = node.inputs.iter().filter_map(|i| self.values[i.index()].get()).collect();
+            let value = match &node.op {
+                Op::Constant(tensor) => tensor.clone(),
+                Op::Observe { .. } => inputs[0].clone(),
+                _ => Arc::new(eval::eval(node, &inputs.iter().map(|t| &***t).collect::<Vec<_>>(), None)?),
+            };
+            self.values[id.index()].get_or_init(|| value);
+        }
+        Ok(self.values[id.index()].get().cloned())
+    }
+
+    fn execute(
+        &self,
+        feeds: &[(NodeId, &Tensor)],
+        wanted: &[NodeId],
+        observe: &mut dyn FnMut(NodeId, ObserverId, &Tensor),
+    ) -> Result<Vec<Tensor>, InterpError> {
+        let nodes = self.graph.nodes();
+        self.check_feeds(feeds, wanted)?;
+        let mut values: Vec<Option<Value<'_>>> = vec![None; nodes.len()];
+        for &(id, tensor) in feeds {
+            values[id.index()] = Some(Value::Fed(tensor));
+        }
+        // How often each value is still to be read; 0 for a node that nothing needs.
+        let mut reads = vec![0u32; nodes.len()];
+        wanted.iter().for_each(|id| reads[id.index()] += 1);
+        for (i, node) in nodes.iter().enumerate().rev() {
+            if reads[i] > 0 && values[i].is_none() && !self.constant[i] {
+                if matches!(node.op, Op::Input) {
+                    return Err(InterpError::NotFed { node: node.name.clone() });
+                }
+                node.inputs.iter().for_each(|input| reads[input.index()] += 1);
+            }
+        }
+        for (id, node) in self.graph.iter() {
+            if reads[id.index()] == 0 || values[id.index()].is_some() {
+                continue;
+            }
+            if let Some(value) = self.constant_value(id)? {
+                values[id.index()] = Some(Value::Computed(value));
+                continue;
+            }
+            let inputs: Vec<Value<'_>> = node.inputs.iter().filter_map(|i| values[i.index()].clone()).collect();
+            for input in &node.inputs {
+                reads[input.index()] -= 1;
+                if reads[input.index()] == 0 {
+                    values[input.index()] = None;
+                }
+            }
+            let value = match node.op {
+                Op::Observe { observer } => {
+                    observe(id, observer, inputs[0].tensor());
+                    inputs[0].clone()
+                }
+                _ => {
+                    let tensors: Vec<&Tensor> = inputs.iter().map(Value::tensor).collect();
+                    Value::Computed(Arc::new(eval::eval(node, &tensors, self.packed(node, &tensors))?))
+                }
+            };
+            values[id.index()] = Some(value);
+        }
+        let value = |id: &NodeId| values[id.index()].clone();
+        let kept: Vec<Value<'_>> = wanted.iter().filter_map(value).collect();
+        drop(values);
+        Ok(kept.into_iter().map(Value::into_tensor).collect())
+    }
+
+    /// The weight of a product that reads a constant one, packed when more than one row first needs it.
+    fn packed(&self, node: &crate::graph::Node, inputs: &[&Tensor]) -> Option<&Packed> {
+        let weight = *node.inputs.get(1)?;
+        if !matches!(node.op, Op::Linear | Op::IntegerLinear { .. }) || !self.constant[weight.index()] {
+            return None;
+        }
+        let of_weight = &self.packed[weight.index()];
+        // For one row a float product reads the weight as it is; packing it would take longer than the product.
+        let one_row = eval::rows_before_last(inputs[0].shape()) == 1 && matches!(node.op, Op::Linear);
+        if one_row {
+            return of_weight.get();
+        }
+        Some(of_weight.get_or_init(|| Packed::new(inputs[1])))
+    }
+
+    fn check_feeds(&self, feeds: &[(NodeId, &Tensor)], wanted: &[NodeId]) -> Result<(), InterpError> {
+        let nodes = self.graph.nodes();
+        for id in feeds.iter().map(|(id, _)| id).chain(wanted) {
+            if id.index() >= nodes.len() {
+                return Err(InterpError::UnknownNode { index: id.index(), nodes: nodes.len() });
+            }
+        }
+        let mut first: Option<(&str, usize)> = None;
+        for &(id, tensor) in feeds {
+            let node = self.graph.node(id);
+            let name = || node.name.clone();
+            if tensor.dtype() != node.dtype {
+                return Err(InterpError::DType { node: name(), actual: tensor.dtype(), expected: node.dtype });
+            }
+            if !node.shape.admits(tensor.shape()) {
+                let (actual, expected) = (tensor.shape().to_vec(), node.shape.clone());
+                return Err(InterpError::Shape { node: name(), actual, expected });
+            }
+            if !node.shape.is_batched() {
+                continue;
+            }
+            let rows = tensor.shape()[0];
+            if rows == 0 {
+                return Err(InterpError::NoRows { node: name() });
+            }
+            match first {
+                Some((other, expected)) if expected != rows => {
+                    return Err(InterpError::Rows { node: name(), actual: rows, other: other.to_owned(), expected });
+                }
+                _ => first = Some((&node.name, rows)),
+            }
+        }
+        Ok(())
+    }
+}

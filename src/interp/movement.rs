@@ -1,0 +1,82 @@
+//! Ops that move elements.
+
+use ndarray::{Axis, IxDyn};
+
+use super::InterpError;
+use super::eval::{f32s, i32s, tensor};
+use crate::tensor::{Shape, Tensor};
+
+/// The same expression for an array of any element type.
+macro_rules! for_each_type {
+    ($tensor:expr, $a:ident => $result:expr) => {
+        match $tensor {
+            Tensor::F32($a) => Tensor::from($result),
+            Tensor::I8($a) => Tensor::from($result),
+            Tensor::I32($a) => Tensor::from($result),
+            Tensor::I64($a) => Tensor::from($result),
+        }
+    };
+}
+
+/// `x` in another shape, at its own batch.
+pub(super) fn reshape(x: &Tensor, shape: &Shape) -> Tensor {
+    let shape = IxDyn(&shape.with_rows(x.shape().first().copied().unwrap_or(1)));
+    for_each_type!(x, a => a.to_shape(shape).map(|a| a.into_owned()).unwrap_or_else(|_| a.clone()))
+}
+
+pub(super) fn transpose(x: &Tensor, perm: &[usize]) -> Tensor {
+    for_each_type!(x, a => a.view().permuted_axes(IxDyn(perm)).as_standard_layout().into_owned())
+}
+
+pub(super) fn concat(inputs: &[&Tensor], axis: usize) -> Tensor {
+    macro_rules! join {
+        ($variant:ident) => {{
+            let arrays: Vec<_> = inputs
+                .iter()
+                .filter_map(|t| match t {
+                    Tensor::$variant(a) => Some(a.view()),
+                    _ => None,
+                })
+                .collect();
+            match ndarray::concatenate(Axis(axis), &arrays) {
+                Ok(joined) => Tensor::from(joined),
+                Err(_) => inputs[0].clone(),
+            }
+        }};
+    }
+    match inputs[0] {
+        Tensor::F32(_) => join!(F32),
+        Tensor::I8(_) => join!(I8),
+        Tensor::I32(_) => join!(I32),
+        Tensor::I64(_) => join!(I64),
+    }
+}
+
+/// Lets `f` work in place on rows along `axis`; it is given all rows and their length.
+pub(super) fn along_last(x: &Tensor, axis: usize, f: impl Fn(&mut [f32], usize)) -> Tensor {
+    let last = x.shape().len() - 1;
+    // Swapping two axes undoes itself.
+    let mut perm: Vec<usize> = (0..=last).collect();
+    perm.swap(axis, last);
+    let moved = if axis == last { x.clone() } else { transpose(x, &perm) };
+    let shape = moved.shape().to_vec();
+    let mut data = f32s(&moved).to_vec();
+    f(&mut data, shape[last]);
+    let y = tensor(shape, data);
+    if axis == last { y } else { transpose(&y, &perm) }
+}
+
+/// Row `ids` of `table`.
+pub(super) fn embedding(name: &str, ids: &Tensor, table: &Tensor) -> Result<Tensor, InterpError> {
+    let (rows, cols) = (table.shape()[0], table.shape()[1]);
+    let data = f32s(table);
+    let mut y = Vec::with_capacity(ids.len() * cols);
+    for (index, &id) in i32s(ids).iter().enumerate() {
+        match usize::try_from(id) {
+            Ok(row) if row < rows => y.extend_from_slice(&data[row * cols..][..cols]),
+            _ => return Err(InterpError::Id { node: name.to_owned(), index, id, rows }),
+        }
+    }
+    let shape = ids.shape().iter().copied().chain([cols]).collect();
+    Ok(tensor(shape, y))
+}

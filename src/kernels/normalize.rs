@@ -1,0 +1,53 @@
+//! Softmax and the normalizations. Sums are taken in `f64`, so that long rows lose nothing.
+
+use rayon::prelude::*;
+
+/// Softmax of each row of `cols` elements, in place.
+pub(crate) fn softmax_rows(x: &mut [f32], cols: usize) {
+    if cols == 0 {
+        return;
+    }
+    x.par_chunks_exact_mut(cols).for_each(|row| {
+        // A row of −∞ (all masked) is NaN, as in every framework.
+        let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        row.iter_mut().for_each(|v| *v = libm::expf(*v - max));
+        let sum: f64 = row.iter().map(|&v| f64::from(v)).sum();
+        row.iter_mut().for_each(|v| *v = (f64::from(*v) / sum) as f32);
+    });
+}
+
+/// `(x − mean) / √(variance + eps) · weight + bias` over each row of `weight.len()` elements.
+pub(crate) fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32) -> Vec<f32> {
+    let n = weight.len();
+    let mut y = vec![0.0; x.len()];
+    if n == 0 {
+        return y;
+    }
+    y.par_chunks_exact_mut(n).zip(x.par_chunks_exact(n)).for_each(|(y, x)| {
+        let mean = x.iter().map(|&v| f64::from(v)).sum::<f64>() / n as f64;
+        let variance = x.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / n as f64;
+        let inv_std = 1.0 / (variance + f64::from(eps)).sqrt();
+        for (((y, &x), &w), &b) in y.iter_mut().zip(x).zip(weight).zip(bias) {
+            *y = ((f64::from(x) - mean) * inv_std) as f32 * w + b;
+        }
+    });
+    y
+}
+
+/// `(x − mean[c]) / √(variance[c] + eps) · weight[c] + bias[c]` for `x` of shape `[…, channels, inner]`.
+pub(crate) fn batch_norm(x: &[f32], inner: usize, [mean, variance, weight, bias]: [&[f32]; 4], eps: f32) -> Vec<f32> {
+    let channels = mean.len();
+    let mut y = vec![0.0; x.len()];
+    if channels == 0 || inner == 0 {
+        return y;
+    }
+    let rows = y.par_chunks_exact_mut(inner).zip(x.par_chunks_exact(inner)).enumerate();
+    rows.for_each(|(row, (y, x))| {
+        let c = row % channels;
+        let factor = f64::from(weight[c]) / (f64::from(variance[c]) + f64::from(eps)).sqrt();
+        for (y, &x) in y.iter_mut().zip(x) {
+            *y = ((f64::from(x) - f64::from(mean[c])) * factor + f64::from(bias[c])) as f32;
+        }
+    });
+    y
+}

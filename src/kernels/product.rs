@@ -1,0 +1,66 @@
+//! Float products.
+
+use rten_gemm::{BiasVector, GemmExecutor, GemmInputA, GemmInputB, GemmOptions, PackedBMatrix};
+use rten_tensor::{Matrix, NdTensorView};
+
+/// Why a product cannot fail: the library refuses sizes that do not fit, and here they come from the slices themselves.
+pub(super) const SIZES: &str = "sizes follow from the slices";
+
+/// A weight `[N, K]` in the layout of the product kernel.
+pub(crate) struct PackedWeight {
+    packed: PackedBMatrix<f32>,
+}
+
+impl std::fmt::Debug for PackedWeight {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "PackedWeight[{}, {}]", self.packed.cols(), self.packed.rows())
+    }
+}
+
+impl PackedWeight {
+    /// `weight` is `[n, k]`, row-major.
+    pub(crate) fn new(weight: &[f32], n: usize, k: usize) -> Self {
+        Self { packed: GemmExecutor::<f32>::new().prepack_b(transposed(weight, n, k)) }
+    }
+}
+
+/// `x[m, k] · weight[n, k]ᵀ + bias[n]`.
+pub(crate) fn linear(
+    x: &[f32],
+    [m, n, k]: [usize; 3],
+    weight: &[f32],
+    packed: Option<&PackedWeight>,
+    bias: Option<&[f32]>,
+) -> Vec<f32> {
+    let mut y = vec![0.0; m * n];
+    if y.is_empty() {
+        return y;
+    }
+    // For one row the library has a vector product, which reads the weight as it is.
+    let b = match packed {
+        Some(packed) if m > 1 => GemmInputB::Packed(&packed.packed),
+        _ => GemmInputB::Unpacked(transposed(weight, n, k)),
+    };
+    let options = GemmOptions { bias: bias.map(BiasVector::Row), ..GemmOptions::default() };
+    let a = GemmInputA::Unpacked(matrix(x, m, k));
+    GemmExecutor::<f32>::new().gemm(&mut y, a, b, options).expect(SIZES);
+    y
+}
+
+/// `y[m, n] = a[m, k] · b[k, n]`.
+pub(crate) fn matmul(y: &mut [f32], a: &[f32], b: &[f32], [m, n, k]: [usize; 3]) {
+    if y.is_empty() {
+        return;
+    }
+    let (a, b) = (GemmInputA::Unpacked(matrix(a, m, k)), GemmInputB::Unpacked(matrix(b, k, n)));
+    GemmExecutor::<f32>::new().gemm(y, a, b, GemmOptions::default()).expect(SIZES);
+}
+
+pub(super) fn matrix<T>(data: &[T], rows: usize, cols: usize) -> Matrix<'_, T> {
+    NdTensorView::from_data([rows, cols], data)
+}
+
+/// `[n, k]` read as `[k, n]`.
+pub(super) fn transposed<T>(data: &[T], n: usize, k: usize) -> Matrix<'_, T> {
+    matrix(data, n, k).transposed()
+}

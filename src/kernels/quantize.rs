@@ -1,0 +1,205 @@
+//! Equations 1, 2, 5 and 7 on slices.
+//!
+//! Rounding to nearest even uses 1.5 · 2²³: adding and subtracting it leaves no fraction bits, under the rounding mode
+//! that every host runs in. Unlike `round_ties_even` it vectorises on processors without a rounding instruction. It is
+//! right below 2²², hence the clamp comes first; clamping at integers and rounding commute.
+
+use rayon::prelude::*;
+
+use super::TASK;
+use crate::qparams::{QParams, QuantRange, TensorQParams};
+
+/// A NaN at this row-major index, which has no code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NotANumber(pub(crate) usize);
+
+/// Equation 2 on a tensor of shape `shape`.
+pub(crate) fn quantize(
+    x: &[f32],
+    shape: &[usize],
+    qparams: &TensorQParams,
+    range: QuantRange,
+) -> Result<Vec<i8>, NotANumber> {
+    let mut codes = vec![0i8; x.len()];
+    let number = match qparams {
+        TensorQParams::PerTensor(q) => codes
+            .par_chunks_mut(TASK)
+            .zip(x.par_chunks(TASK))
+            .map(|(codes, x)| quantize_block(codes, x, *q, range))
+            .reduce(|| true, |a, b| a & b),
+        TensorQParams::PerChannel { channels, ch_axis } => {
+            let inner = shape.get(ch_axis + 1..).unwrap_or_default().iter().product::<usize>().max(1);
+            // Whole channels per task, so that a task outweighs its start.
+            let task = TASK.div_ceil(inner) * inner;
+            let blocks = codes.par_chunks_mut(task).zip(x.par_chunks(task)).enumerate();
+            blocks
+                .map(|(at, (codes, x))| {
+                    let first = at * task / inner;
+                    let rows = codes.chunks_mut(inner).zip(x.chunks(inner)).enumerate();
+                    rows.map(|(row, (codes, x))| {
+                        quantize_block(codes, x, channels[(first + row) % channels.len()], range)
+                    })
+                    .fold(true, |a, b| a & b)
+                })
+                .reduce(|| true, |a, b| a & b)
+        }
+    };
+    if number { Ok(codes) } else { Err(NotANumber(x.iter().position(|v| v.is_nan()).unwrap_or_default())) }
+}
+
+/// Whether none is NaN.
+fn quantize_block(codes: &mut [i8], x: &[f32], q: QParams, range: QuantRange) -> bool {
+    let (inv_scale, z) = (q.inv_scale(), q.zero_point());
+    let (lo, hi) = ((range.quant_min() - z) as f32, (range.quant_max() - z) as f32);
+    let mut number = true;
+    for (code, &v) in codes.iter_mut().zip(x) {
+        *code = (rne(clamp(v * inv_scale, lo, hi)) as i32 + z) as i8;
+        // Not the product: 0 · ∞ cannot occur, since inv_scale is normal.
+        number &= v == v;
+    }
+    number
+}
+
+/// Equation 1 on a tensor of shape `shape`.
+pub(crate) fn dequantize(codes: &[i8], shape: &[usize], qparams: &TensorQParams) -> Vec<f32> {
+    let mut x = vec![0f32; codes.len()];
+    let block = |x: &mut [f32], codes: &[i8], q: QParams| {
+        let (scale, z) = (q.scale(), q.zero_point());
+        for (x, &code) in x.iter_mut().zip(codes) {
+            *x = (i32::from(code) - z) as f32 * scale;
+        }
+    };
+    match qparams {
+        TensorQParams::PerTensor(q) => {
+            x.par_chunks_mut(TASK).zip(codes.par_chunks(TASK)).for_each(|(x, codes)| block(x, codes, *q));
+        }
+        TensorQParams::PerChannel { channels, ch_axis } => {
+            let inner = shape.get(ch_axis + 1..).unwrap_or_default().iter().product::<usize>().max(1);
+            let rows = x.par_chunks_mut(inner).zip(codes.par_chunks(inner)).enumerate();
+            rows.for_each(|(row, (x, codes))| block(x, codes, channels[row % channels.len()]));
+        }
+    }
+    x
+}
+
+/// What equation 5 needs beside the factors.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Requantize {
+    pub(crate) zero_point: i32,
+    pub(crate) lo: i32,
+    pub(crate) hi: i32,
+}
+
+/// Equation 5 on rows of `multiplier.len()` accumulators, with the accumulator of equation 4 made on the way:
+/// `(sum << shift) + bias`, wrapping.
+pub(crate) fn requantize_block(
+    codes: &mut [i8],
+    sums: &[i32],
+    bias: &[i32],
+    multiplier: &[f32],
+    shift: u32,
+    rule: Requantize,
+) {
+    let Requantize { zero_point: z, lo, hi } = rule;
+    let (lo, hi) = ((lo - z) as f32, (hi - z) as f32);
+    let n = multiplier.len();
+    for (codes, sums) in codes.chunks_exact_mut(n).zip(sums.chunks_exact(n)) {
+        for (((code, &sum), &bias), &m) in codes.iter_mut().zip(sums).zip(bias).zip(multiplier) {
+            let acc = (sum << shift).wrapping_add(bias);
+            *code = (rne(clamp(acc as f32 * m, lo, hi)) as i32 + z) as i8;
+        }
+    }
+}
+
+/// Equation 7 on rows of `scale.len()` accumulators, made as in [`requantize_block`].
+pub(crate) fn scale_block(y: &mut [f32], sums: &[i32], bias: &[i32], scale: &[f32], shift: u32, relu: bool) {
+    let n = scale.len();
+    let floor = if relu { 0.0 } else { f32::NEG_INFINITY };
+    for (y, sums) in y.chunks_exact_mut(n).zip(sums.chunks_exact(n)) {
+        for (((y, &sum), &bias), &s) in y.iter_mut().zip(sums).zip(bias).zip(scale) {
+            let v = (sum << shift).wrapping_add(bias) as f32 * s;
+            *y = if v < floor { floor } else { v };
+        }
+    }
+}
+
+/// As `f32::clamp`, in the form that becomes two instructions; NaN gives `lo`.
+fn clamp(v: f32, lo: f32, hi: f32) -> f32 {
+    let v = if v > lo { v } else { lo };
+    if v < hi { v } else { hi }
+}
+
+/// Round to nearest even, for |v| < 2²².
+fn rne(v: f32) -> f32 {
+    const MAGIC: f32 = 12_582_912.0;
+    (v + MAGIC) - MAGIC
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::numerics;
+
+    /// Every value within a few ulp of a tie, and the extremes.
+    fn hard_values() -> Vec<f32> {
+        let near = (-600i32..=600).flat_map(|half| {
+            let v = half as f32 / 2.0;
+            (-3i32..=3).map(move |ulp| f32::from_bits(v.to_bits().wrapping_add_signed(ulp)))
+        });
+        let extremes = [f32::MAX, f32::MIN, f32::INFINITY, f32::NEG_INFINITY, 1e-45, -1e-45, 0.0, -0.0, 4e6, -4e6, 1e9];
+        near.filter(|v| !v.is_nan()).chain(extremes).collect()
+    }
+
+    #[test]
+    fn quantize_equals_the_scalar_rule() {
+        let x = hard_values();
+        for (scale, z) in [(1.0, 0), (0.1, -128), (0.3, 127), (1.7, 42), (1e-3, -5)] {
+            let q = QParams::new(scale, z).expect("valid");
+            for range in [QuantRange::INT8, QuantRange::INT8_NARROW] {
+                let got = quantize(&x, &[x.len()], &TensorQParams::PerTensor(q), range).expect("no NaN");
+                for (&v, got) in x.iter().zip(got) {
+                    let expected = numerics::quantize(v, q.inv_scale(), z, range.quant_min(), range.quant_max());
+                    assert_eq!(i32::from(got), expected, "{v:e} at scale {scale} zero point {z}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn channels_have_their_own_parameters() {
+        let q = TensorQParams::per_channel(&[1.0, 0.5, 0.25], &[0, 1, 2], 1).expect("valid");
+        let x: Vec<f32> = (0..12u8).map(f32::from).collect();
+        let codes = quantize(&x, &[2, 3, 2], &q, QuantRange::INT8).expect("no NaN");
+        assert_eq!(codes, [0, 1, 5, 7, 18, 22, 6, 7, 17, 19, 42, 46]);
+        assert_eq!(dequantize(&codes, &[2, 3, 2], &q), x);
+    }
+
+    #[test]
+    fn nan_is_located() {
+        let mut x = vec![1.0; 100_000];
+        x[77_777] = f32::NAN;
+        let q = TensorQParams::PerTensor(QParams::new(1.0, 0).expect("valid"));
+        assert_eq!(quantize(&x, &[x.len()], &q, QuantRange::INT8), Err(NotANumber(77_777)));
+    }
+
+    #[test]
+    fn requantize_equals_the_scalar_rule() {
+        let sums = [0, 1, -1, 3, 5, -3, 12345, -12345, i32::MAX >> 8, i32::MIN >> 8, 1 << 24, (1 << 24) + 1];
+        for m in [0.5, 0.25, 1.0 / 3.0, 1e-6, 1e30, 7e-3] {
+            for (zero_point, lo, hi) in [(0, -128, 127), (-128, -128, 127), (127, -128, 127), (-3, -3, 100)] {
+                for shift in [0, 1, 8] {
+                    for bias in [0, 1, -77] {
+                        let (n, rule) = (sums.len(), Requantize { zero_point, lo, hi });
+                        let mut codes = vec![0; n];
+                        requantize_block(&mut codes, &sums, &vec![bias; n], &vec![m; n], shift, rule);
+                        for (&sum, code) in sums.iter().zip(codes) {
+                            let acc = (sum << shift).wrapping_add(bias);
+                            let expected = numerics::requantize(acc, m, zero_point, lo, hi);
+                            assert_eq!(i32::from(code), expected, "acc {acc} multiplier {m:e} z {zero_point}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

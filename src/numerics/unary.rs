@@ -1,0 +1,77 @@
+//! Float functions of one element, by `libm`, so that they give the same bits on every platform.
+
+/// A float function of one element.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum UnaryOp {
+    /// `max(x, 0)`.
+    Relu,
+    /// `1 / (1 + e^−x)`.
+    Sigmoid,
+    /// Hyperbolic tangent.
+    Tanh,
+    /// `x · Φ(x)` with the error function.
+    Gelu,
+    /// `0.5 x (1 + tanh(√(2/π) (x + 0.044715 x³)))`.
+    GeluTanh,
+    /// `x · sigmoid(x)`.
+    Silu,
+}
+
+impl UnaryOp {
+    /// Every function.
+    pub const ALL: [Self; 6] = [Self::Relu, Self::Sigmoid, Self::Tanh, Self::Gelu, Self::GeluTanh, Self::Silu];
+
+    /// The function itself, in `f64`. NaN stays NaN.
+    #[must_use]
+    pub fn eval(self, x: f64) -> f64 {
+        let sigmoid = |x: f64| 1.0 / (1.0 + libm::exp(-x));
+        match self {
+            Self::Relu if x < 0.0 => 0.0,
+            Self::Relu => x,
+            Self::Sigmoid => sigmoid(x),
+            Self::Tanh => libm::tanh(x),
+            // The products below are 0 · −∞ there.
+            Self::Gelu | Self::GeluTanh | Self::Silu if x == f64::NEG_INFINITY => 0.0,
+            Self::Gelu => 0.5 * x * (1.0 + libm::erf(x * std::f64::consts::FRAC_1_SQRT_2)),
+            Self::GeluTanh => {
+                let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x * x * x);
+                0.5 * x * (1.0 + libm::tanh(inner))
+            }
+            Self::Silu => x * sigmoid(x),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_values() {
+        // torch 2.9.1 in f64.
+        for (op, x, y) in [
+            (UnaryOp::Relu, -1.0, 0.0),
+            (UnaryOp::Sigmoid, 1.0, 0.731_058_578_630_004_9),
+            (UnaryOp::Tanh, 0.5, 0.462_117_157_260_009_8),
+            (UnaryOp::Gelu, 1.0, 0.841_344_746_068_542_9),
+            (UnaryOp::GeluTanh, 1.0, 0.841_191_990_608_306_9),
+            (UnaryOp::Silu, 2.0, 1.761_594_155_955_764_6),
+        ] {
+            approx::assert_relative_eq!(op.eval(x), y, max_relative = 1e-12);
+        }
+    }
+
+    #[test]
+    fn limits() {
+        for (op, low, high) in [
+            (UnaryOp::Relu, 0.0, f64::INFINITY),
+            (UnaryOp::Sigmoid, 0.0, 1.0),
+            (UnaryOp::Tanh, -1.0, 1.0),
+            (UnaryOp::Gelu, 0.0, f64::INFINITY),
+            (UnaryOp::GeluTanh, 0.0, f64::INFINITY),
+            (UnaryOp::Silu, 0.0, f64::INFINITY),
+        ] {
+            assert_eq!((op.eval(f64::NEG_INFINITY), op.eval(f64::INFINITY)), (low, high), "{op:?}");
+        }
+    }
+}
