@@ -6,6 +6,7 @@ mod kernels;
 pub mod numerics;
 pub mod program;
 pub mod qparams;
+pub mod quantize;
 pub mod tensor;
 
 pub use graph::{Graph, GraphBuilder};

@@ -1,0 +1,33 @@
+//! Quantization: from a float graph to one in int8.
+//!
+//! The flow is PyTorch's PT2E:
+//!
+//! 1. A [`Quantizer`] looks at the graph and *annotates* it: for each point, an edge or a node's value, a
+//!    [`QuantizationSpec`] says how it is to be quantized.
+//! 2. [`prepare`] groups the points that share an observer and inserts an `observe` node for each. Constants are observed
+//!    at once.
+//! 3. [`PreparedGraph::observe`] runs calibration batches.
+//! 4. [`convert()`] asks each observer for its scale and zero point and puts a quantize and a dequantize node in its place.
+//!    Weights are folded to int8 constants. The result still computes in float, on values that int8 can hold: it is the
+//!    oracle for everything after it.
+//! 5. [`reference()`] rewrites that graph into integers, by the equations of [`numerics`](crate::numerics).
+
+mod annotation;
+mod convert;
+mod fold;
+mod observer;
+mod prepare;
+mod quantizer;
+mod reference;
+mod sharing;
+mod spec;
+mod wgpu_quantizer;
+
+pub use annotation::{Annotations, EdgeOrNode, QuantizationAnnotation};
+pub use convert::{ConvertError, ConvertOptions, convert};
+pub use observer::{Observer, ObserverError};
+pub use prepare::{PrepareError, PreparedGraph, prepare};
+pub use quantizer::Quantizer;
+pub use reference::{ReferenceError, reference};
+pub use spec::{ObservedSpec, ObserverKind, QuantizationSpec};
+pub use wgpu_quantizer::{QuantizationConfig, WgpuQuantizer};

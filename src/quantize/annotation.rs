@@ -1,0 +1,87 @@
+//! Which points of a graph a quantizer wants quantized: a side table, not part of the graph.
+
+use super::spec::QuantizationSpec;
+use crate::graph::{Graph, NodeId};
+
+/// A point where a value can be quantized.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum EdgeOrNode {
+    /// A value on its way into one consumer. A consumer that reads it twice is one edge.
+    Edge {
+        /// The node whose value it is.
+        producer: NodeId,
+        /// The node that reads it.
+        consumer: NodeId,
+    },
+    /// A node's value, for all its consumers.
+    Node(NodeId),
+}
+
+impl EdgeOrNode {
+    /// How messages name the point.
+    #[must_use]
+    pub fn describe(self, graph: &Graph) -> String {
+        let name = |id: NodeId| graph.nodes().get(id.index()).map_or("a node that does not exist", |n| &n.name);
+        match self {
+            Self::Edge { producer, consumer } => format!("{} -> {}", name(producer), name(consumer)),
+            Self::Node(id) => name(id).to_owned(),
+        }
+    }
+}
+
+/// What a quantizer says of one node.
+#[derive(Debug, Clone, PartialEq)]
+pub struct QuantizationAnnotation {
+    /// For each producer that the node reads, in the order of insertion. `None` says "leave it in float".
+    pub input_qspec_map: Vec<(NodeId, Option<QuantizationSpec>)>,
+    /// For the node's own value.
+    pub output_qspec: Option<QuantizationSpec>,
+    /// Whether an input edge may share the observer of its producer, or of another consumer of the same value, when
+    /// the specs agree.
+    pub allow_implicit_sharing: bool,
+}
+
+impl Default for QuantizationAnnotation {
+    fn default() -> Self {
+        Self { input_qspec_map: Vec::new(), output_qspec: None, allow_implicit_sharing: true }
+    }
+}
+
+/// The annotations of one graph.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Annotations {
+    of_node: Vec<Option<QuantizationAnnotation>>,
+}
+
+impl Annotations {
+    /// No annotation on any node of `graph`.
+    #[must_use]
+    pub fn new(graph: &Graph) -> Self {
+        Self { of_node: vec![None; graph.nodes().len()] }
+    }
+
+    /// What is said of a node.
+    #[must_use]
+    pub fn get(&self, id: NodeId) -> Option<&QuantizationAnnotation> {
+        self.of_node.get(id.index())?.as_ref()
+    }
+
+    /// Replaces what is said of a node; a node of another graph is ignored.
+    pub fn set(&mut self, id: NodeId, annotation: QuantizationAnnotation) {
+        if let Some(slot) = self.of_node.get_mut(id.index()) {
+            *slot = Some(annotation);
+        }
+    }
+
+    /// Every annotated point with its spec: for each node in order its input edges, then its output.
+    pub(super) fn points<'g>(
+        &'g self,
+        graph: &'g Graph,
+    ) -> impl Iterator<Item = (EdgeOrNode, Option<QuantizationSpec>)> + 'g {
+        graph.iter().filter_map(|(id, _)| Some((id, self.get(id)?))).flat_map(|(consumer, annotation)| {
+            let edge = move |&(producer, spec): &(NodeId, _)| (EdgeOrNode::Edge { producer, consumer }, spec);
+            let output = annotation.output_qspec.map(|spec| (EdgeOrNode::Node(consumer), Some(spec)));
+            annotation.input_qspec_map.iter().map(edge).chain(output)
+        })
+    }
+}

@@ -1,0 +1,294 @@
+//! The histogram observer: where to clip, so that the quantization error is smallest.
+//!
+//! Values are counted in 2048 equal bins between the smallest and largest seen. When that range grows, the old counts are
+//! spread over the new bins. The kept range is found by a greedy search that shrinks a window of bins from the side that
+//! holds less of the mass, as long as an estimate of the squared error falls. It follows torchao's `HistogramObserver`.
+//!
+//! One step of the search moves a quantile by 1e-5 of the mass. With fewer than about 100,000 values that is less than
+//! one count, and outliers are kept: clipping needs data.
+
+use rayon::prelude::*;
+
+const BINS: usize = 2048;
+/// Old bins are split this fine before they are spread over new ones.
+const UPSAMPLE: usize = 16;
+/// Codes that the error estimate assumes: those of int8, also where the range is narrower.
+const CODES: usize = 256;
+const STEP: f64 = 1e-5;
+
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Histogram {
+    min: f32,
+    max: f32,
+    /// Fractional once the range has grown.
+    counts: Vec<f32>,
+}
+
+impl Histogram {
+    /// Counts the first tensor; `min` and `max` are its smallest and largest value.
+    pub(super) fn new(values: &[f32], min: f32, max: f32) -> Self {
+        Self { min, max, counts: count(values, min, max) }
+    }
+
+    /// Counts another tensor.
+    pub(super) fn add(&mut self, values: &[f32], min: f32, max: f32) {
+        let (new_min, new_max) = (self.min.min(min), self.max.max(max));
+        let mut counts = count(values, new_min, new_max);
+        if (new_min, new_max) == (self.min, self.max) {
+            counts.iter_mut().zip(&self.counts).for_each(|(new, old)| *new += old);
+        } else {
+            self.spread(&mut counts, new_min, new_max);
+        }
+        (self.min, self.max, self.counts) = (new_min, new_max, counts);
+    }
+
+    pub(super) fn min_max(&self) -> (f32, f32) {
+        (self.min, self.max)
+    }
+
+    pub(super) fn counts(&self) -> &[f32] {
+        &self.counts
+    }
+
+    /// The window of smallest estimated error, in real units.
+    pub(super) fn kept_range(&self) -> (f32, f32) {
+        let (start, end) = self.search();
+        let bin_width = (self.max - self.min) / BINS as f32;
+        (self.min + bin_width * start as f32, self.min + bin_width * (end + 1) as f32)
+    }
+
+    /// Adds the old counts to `counts`, whose bins cover `new_min..=new_max`.
+    fn spread(&self, counts: &mut [f32], new_min: f32, new_max: f32) {
+        if self.min == self.max {
+            // All old mass is one value.
+            counts[bin(self.min, new_min, new_max)] += self.counts.iter().sum::<f32>();
+            return;
+        }
+        const FINE: usize = BINS * UPSAMPLE;
+        let half = 0.5 * ((self.max - self.min) / FINE as f32);
+        let mut spread = vec![0f64; BINS];
+        let mut target = 0;
+        for (old, &count) in self.counts.iter().enumerate() {
+            let share = f64::from(count / UPSAMPLE as f32);
+            for fine in old * UPSAMPLE..(old + 1) * UPSAMPLE {
+                let midpoint = linspace(self.min, self.max, FINE + 1, fine) + half;
+                // Midpoints and edges both ascend, so the target bin only moves right.
+                while target + 1 < BINS && linspace(new_min, new_max, BINS + 1, target + 1) <= midpoint {
+                    target += 1;
+                }
+                spread[target] += share;
+            }
+        }
+        counts.iter_mut().zip(spread).for_each(|(new, old)| *new += old as f32);
+    }
+
+    /// First and last bin of the kept window.
+    fn search(&self) -> (usize, usize) {
+        let mut running = 0f64;
+        let cumulative: Vec<f32> = self
+            .counts
+            .iter()
+            .map(|&c| {
+                running += f64::from(c);
+                running as f32
+            })
+            .collect();
+        let total = f64::from(running as f32);
+        let (mut alpha, mut beta) = (0f64, 1f64);
+        let (mut start, mut end) = (0, BINS - 1);
+        let mut best = f64::INFINITY;
+        while alpha < beta {
+            let (next_alpha, next_beta) = (alpha + STEP, beta - STEP);
+            let (low, high) = ((next_alpha * total) as f32, (next_beta * total) as f32);
+            let left = (start..end).find(|&i| cumulative[i] >= low).unwrap_or(end);
+            let right = (start + 1..=end).rev().find(|&i| cumulative[i] <= high).unwrap_or(start);
+            let (next_start, next_end) = if left - start > end - right {
+                alpha = next_alpha;
+                (left, end)
+            } else {
+                beta = next_beta;
+                (start, right)
+            };
+            if (next_start, next_end) == (start, end) {
+                continue;
+            }
+            let error = self.quantization_error(next_start, next_end);
+            if error > best {
+                break;
+            }
+            (best, start, end) = (error, next_start, next_end);
+        }
+        (start, end)
+    }
+
+    /// Estimated squared error if the bins `start..=end` are quantized to [`CODES`] codes and the rest clipped.
+    ///
+    /// Within a bin the values are taken as uniform. A source bin from `s0` to `s1` reaches from code `d0` to code `d1`;
+    /// ∫ over each piece of the squared distance to the code's centre is `G(u, v) = (v³ − u³) / 3`.
+    fn quantization_error(&self, start: usize, end: usize) -> f64 {
+        let bin_width = (f64::from(self.max) - f64::from(self.min)) / BINS as f64;
+        let code_width = bin_width * (end - start + 1) as f64 / CODES as f64;
+        if code_width == 0.0 {
+            return 0.0;
+        }
+        let g = |from: f64, to: f64| (to * to * to - from * from * from) / 3.0;
+        let half = code_width / 2.0;
+        let whole = g(-half, half);
+        let last = (CODES - 1) as f64;
+        let mut error = 0.0;
+        for (i, &count) in self.counts.iter().enumerate() {
+            let s0 = (i as f64 - start as f64) * bin_width;
+            let s1 = s0 + bin_width;
+            let d0 = (s0 / code_width).floor().clamp(0.0, last);
+            let d1 = (s1 / code_width).floor().clamp(0.0, last);
+            let density = f64::from(count) / bin_width;
+            let first = g(s0 - (d0 + 0.5) * code_width, half);
+            error += density * (first + (d1 - d0 - 1.0) * whole + g(-half, s1 - (d1 * code_width + half)));
+        }
+        error
+    }
+}
+
+/// Counts per bin of `min..=max`, which holds all values.
+fn count(values: &[f32], min: f32, max: f32) -> Vec<f32> {
+    // Counts are u32 per task and summed exactly; the total stays below 2^24 in any bin that f32 can count at all.
+    const BLOCK: usize = 1 << 17;
+    let counts = values.par_chunks(BLOCK).fold(
+        || vec![0u32; BINS],
+        |mut counts, block| {
+            count_block(&mut counts, block, min, max);
+            counts
+        },
+    );
+    let sum = |mut a: Vec<u32>, b: Vec<u32>| {
+        a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
+        a
+    };
+    counts.reduce(|| vec![0u32; BINS], sum).into_iter().map(|c| c as f32).collect()
+}
+
+fn count_block(counts: &mut [u32], values: &[f32], min: f32, max: f32) {
+    // First the bins of some values, which vectorises, then the counting, which does not.
+    let mut bins = [0i32; 256];
+    let (lo, hi) = edges(min, max);
+    for block in values.chunks(bins.len()) {
+        for (bin, &v) in bins.iter_mut().zip(block) {
+            *bin = ((v - lo) * BINS as f32 / (hi - lo)) as i32;
+        }
+        for &bin in &bins[..block.len()] {
+            // The top edge belongs to the last bin.
+            counts[(bin.max(0) as usize).min(BINS - 1)] += 1;
+        }
+    }
+}
+
+fn bin(v: f32, min: f32, max: f32) -> usize {
+    let (lo, hi) = edges(min, max);
+    (((v - lo) * BINS as f32 / (hi - lo)) as usize).min(BINS - 1)
+}
+
+/// A constant gets a range around it.
+fn edges(min: f32, max: f32) -> (f32, f32) {
+    if min == max { (min - 1.0, max + 1.0) } else { (min, max) }
+}
+
+/// Element `i` of `n` equally spaced numbers, counted from the nearer end as torch does.
+fn linspace(from: f32, to: f32, n: usize, i: usize) -> f32 {
+    let step = (to - from) / (n - 1) as f32;
+    if i < n / 2 { from + step * i as f32 } else { to - step * (n - 1 - i) as f32 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Element i is ((i · a) mod m − o) / d: exact in f32.
+    fn seq(n: usize, a: usize, m: usize, o: i32, d: f32) -> Vec<f32> {
+        (0..n).map(|i| ((i * a % m) as i32 - o) as f32 / d).collect()
+    }
+
+    fn observe(batches: &[Vec<f32>]) -> Histogram {
+        let range = |b: &[f32]| b.iter().fold((f32::MAX, f32::MIN), |(lo, hi), &v| (lo.min(v), hi.max(v)));
+        let (lo, hi) = range(&batches[0]);
+        let mut h = Histogram::new(&batches[0], lo, hi);
+        for b in &batches[1..] {
+            let (lo, hi) = range(b);
+            h.add(b, lo, hi);
+        }
+        h
+    }
+
+    /// The vectors H1 to H8 of PT2E, computed with torchao 0.15.0: range, kept bins, scale and zero point.
+    #[test]
+    fn matches_torchao() {
+        let h1 = seq(1000, 37, 101, 50, 16.0);
+        let outliers = h1.iter().copied().chain([40.0, -60.0]).collect();
+        let fifth = |v: &f32| v.powi(5) / 1e4;
+        let cases = [
+            ("H1", vec![h1.clone()], (-3.125, 3.125), 2046, 0.024_497_837, 0),
+            ("H2", vec![h1.iter().map(|v| v.powi(3)).collect()], (-30.517_578, 30.517_578), 2046, 0.239_236_68, 0),
+            ("H3", vec![h1.iter().map(|v| v.max(0.0)).collect()], (0.0, 3.125), 2046, 0.012_248_918, -128),
+            (
+                "H4",
+                vec![seq(500, 37, 101, 50, 16.0), seq(500, 53, 211, 105, 8.0)],
+                (-13.125, 13.125),
+                2046,
+                0.102_890_91,
+                0,
+            ),
+            ("H5", vec![outliers], (-60.0, 40.0), 2046, 0.391_965_4, 25),
+            (
+                "H8",
+                vec![seq(20000, 37, 1009, 504, 64.0).iter().map(fifth).collect()],
+                (-3.028_676, 3.028_676),
+                2036,
+                0.023_626_735,
+                0,
+            ),
+        ];
+        for (name, batches, (min, max), end, scale, zero_point) in cases {
+            let h = observe(&batches);
+            approx::assert_relative_eq!(h.min, min, max_relative = 1e-6);
+            approx::assert_relative_eq!(h.max, max, max_relative = 1e-6);
+            assert_eq!(h.search(), (0, end), "{name}: kept bins");
+            let (lo, hi) = h.kept_range();
+            let (s, z) = crate::numerics::affine_qparams(lo, hi, -128, 127, crate::numerics::EPS);
+            approx::assert_relative_eq!(s, scale, max_relative = 1e-6);
+            assert_eq!(z, zero_point, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_constant_lands_in_the_middle_bin() {
+        let h = observe(&[vec![2.5; 10]]);
+        assert_eq!((h.counts[1024], h.counts.iter().sum::<f32>()), (10.0, 10.0));
+    }
+
+    #[test]
+    fn growing_keeps_the_mass() {
+        let h = observe(&[vec![0.0; 10], seq(100, 7, 31, 15, 4.0), seq(100, 7, 31, 10, 1.0)]);
+        approx::assert_relative_eq!(h.counts.iter().sum::<f32>(), 210.0, max_relative = 1e-5);
+    }
+
+    /// Enough data that a step of the search outweighs two outliers.
+    #[test]
+    fn a_million_normals_are_clipped() {
+        let mut state = 1u64;
+        let mut uniform = || {
+            // SplitMix64: any generator with well-mixed bits will do.
+            state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+            let z = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+            ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+        };
+        let mut values: Vec<f32> = (0..1_000_000)
+            .map(|_| ((-2.0 * (1.0 - uniform()).ln()).sqrt() * (std::f64::consts::TAU * uniform()).cos()) as f32)
+            .collect();
+        values.extend([40.0, -60.0]);
+        let h = observe(&[values]);
+        let (lo, hi) = h.kept_range();
+        assert_eq!(h.min_max(), (-60.0, 40.0));
+        assert!(lo > -6.0 && hi < 6.0, "kept {lo}..={hi}");
+        assert!(lo < -3.0 && hi > 3.0, "kept {lo}..={hi}");
+    }
+}

@@ -1,0 +1,30 @@
+//! The extension point: who decides what is quantized, and how.
+
+use super::annotation::Annotations;
+use super::prepare::PrepareError;
+use crate::graph::Graph;
+
+/// Annotates graphs. Implement it for a backend of your own; nothing else needs to change.
+pub trait Quantizer {
+    /// Rewrites the graph before annotation, where a pattern needs it.
+    ///
+    /// # Errors
+    /// Whatever keeps it from being rewritten.
+    fn transform_for_annotation(&self, graph: &Graph) -> Result<Graph, PrepareError> {
+        Ok(graph.clone())
+    }
+
+    /// Says which points are quantized, and how.
+    ///
+    /// # Errors
+    /// Whatever keeps it from being annotated.
+    fn annotate(&self, graph: &Graph) -> Result<Annotations, PrepareError>;
+
+    /// Refuses annotations that the backend could not honour.
+    ///
+    /// # Errors
+    /// Whatever is wrong with them.
+    fn validate(&self, _graph: &Graph, _annotations: &Annotations) -> Result<(), PrepareError> {
+        Ok(())
+    }
+}
