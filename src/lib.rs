@@ -3,6 +3,7 @@
 pub mod graph;
 pub mod interp;
 mod kernels;
+pub mod lower;
 pub mod numerics;
 pub mod program;
 pub mod qparams;
