@@ -8,12 +8,14 @@ mod normalize;
 mod product;
 mod product_i8;
 mod quantize;
+mod wide;
 
 pub(crate) use elementwise::unary;
 pub(crate) use normalize::{batch_norm, layer_norm, softmax_rows};
 pub(crate) use product::{PackedWeight, linear, matmul};
-pub(crate) use product_i8::{Int8Product, Int8Weight};
+pub(crate) use product_i8::{Int8Product, Int8Weight, flip_all, library_max_k};
 pub(crate) use quantize::{NotANumber, Requantize, dequantize, quantize, requantize_block, scale_block};
+pub(crate) use wide::wide;
 
 /// Elements that one parallel task should at least have.
 const TASK: usize = 1 << 14;

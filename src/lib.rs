@@ -1,5 +1,6 @@
 //! Quantize a float network to int8 and run it bit-exactly on any GPU that wgpu reaches.
 
+pub mod cpu;
 pub mod graph;
 pub mod interp;
 mod kernels;

@@ -101,9 +101,8 @@ impl Lowering<'_> {
                 }
                 let Some(input) = self.read(id, input) else { return };
                 let Some(output) = self.write(id, Some(*qparams)) else { return };
-                let (lo, hi) = (range.quant_min(), range.quant_max());
-                let name = node.name.clone();
-                self.steps.push(Step::Quantize(Quantize { name, input, output, qparams: *qparams, lo, hi }));
+                let (name, qparams, range) = (node.name.clone(), *qparams, *range);
+                self.steps.push(Step::Quantize(Quantize { name, input, output, qparams, range }));
             }
             Op::Dequantize { qparams: TensorQParams::PerTensor(qparams) } => {
                 if self.leaves_as_int8(id) {
@@ -222,13 +221,12 @@ impl Lowering<'_> {
 
     fn write_as(&mut self, id: NodeId, value_type: ValueType, qparams: Option<QParams>) -> Option<ValueId> {
         let node = self.graph.node(id);
-        let Some((&cols, leading)) = node.shape.dims().split_last().filter(|_| node.shape.is_batched()) else {
+        if !node.shape.is_batched() || node.shape.dims().is_empty() {
             self.refuse(id, format!("its shape {} is not [rows, …, columns]", node.shape));
             return None;
-        };
-        let rows_factor = leading.iter().fold(1usize, |n, &d| n.saturating_mul(d));
+        }
         let value = ValueId::new(self.values.len());
-        self.values.push(Value { name: node.name.clone(), value_type, rows_factor, cols, qparams });
+        self.values.push(Value { name: node.name.clone(), value_type, dims: node.shape.dims().to_vec(), qparams });
         self.value_of.insert(id, value);
         Some(value)
     }

@@ -1,8 +1,8 @@
 //! What both engines execute: a device-neutral list of integer steps.
 //!
 //! A [`Program`] comes from [`lower`](crate::lower::lower) and knows no graph, no observer and no device. Every value is a
-//! dense row-major matrix `[rows · rows_factor, cols]`, where `rows` is the batch that the caller chooses for each run
-//! and `rows_factor` the product of the inner dimensions before the last (1 for a matrix, `T` for `[rows, T, cols]`).
+//! dense row-major tensor `[rows, dims…]`, where `rows` is the batch that the caller chooses for each run. Steps see it as
+//! a matrix `[rows · rows_factor, cols]`: `cols` is the last dimension and `rows_factor` the product of those before it.
 //! How an engine lays a value out on its device is its own affair; what it takes and returns is dense.
 //!
 //! The arithmetic of each step is an equation of [`numerics`](crate::numerics), so all engines give the same bits.
@@ -11,7 +11,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::numerics;
-use crate::qparams::QParams;
+use crate::qparams::{QParams, QuantRange};
 
 /// Why a [`Program`] was refused. Every variant names the step or value.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -34,6 +34,14 @@ pub enum ProgramError {
         value: String,
         /// What is wrong with it.
         problem: &'static str,
+    },
+    /// A value has no columns.
+    #[error("value {value}: dimensions {dims:?} after the rows; at least one is needed, and none may be 0")]
+    Dims {
+        /// The value.
+        value: String,
+        /// Its dimensions.
+        dims: Vec<usize>,
     },
     /// Two sizes that must agree do not.
     #[error("step {step}: {what} is {actual}, expected {expected}")]
@@ -139,26 +147,37 @@ impl ValueType {
     }
 }
 
-/// One matrix `[rows · rows_factor, cols]` that flows through the program.
+/// One tensor `[rows, dims…]` that flows through the program.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Value {
     /// The name of the graph node that computes it.
     pub name: String,
     /// Element type.
     pub value_type: ValueType,
-    /// Matrix rows for each batch row.
-    pub rows_factor: usize,
-    /// Matrix columns.
-    pub cols: usize,
+    /// The dimensions after `rows`: at least one, none of them 0.
+    pub dims: Vec<usize>,
     /// What an int8 code means; `None` for a float value.
     pub qparams: Option<QParams>,
 }
 
 impl Value {
+    /// Matrix rows for each batch row.
+    #[must_use]
+    pub fn rows_factor(&self) -> usize {
+        let leading = self.dims.split_last().map_or(&[][..], |(_, leading)| leading);
+        leading.iter().fold(1, |n, &d| n.saturating_mul(d))
+    }
+
+    /// Matrix columns.
+    #[must_use]
+    pub fn cols(&self) -> usize {
+        self.dims.last().copied().unwrap_or_default()
+    }
+
     /// Elements at a batch of `rows`, or `None` if that number does not fit.
     #[must_use]
     pub fn len(&self, rows: usize) -> Option<usize> {
-        rows.checked_mul(self.rows_factor)?.checked_mul(self.cols)
+        rows.checked_mul(self.rows_factor())?.checked_mul(self.cols())
     }
 }
 
@@ -173,10 +192,8 @@ pub struct Quantize {
     pub output: ValueId,
     /// Scale and zero point of the output.
     pub qparams: QParams,
-    /// Smallest code.
-    pub lo: i32,
-    /// Largest code.
-    pub hi: i32,
+    /// The codes.
+    pub range: QuantRange,
 }
 
 /// `int8 → f32` by equation 1.
@@ -306,6 +323,7 @@ impl Program {
         steps: Vec<Step>,
     ) -> Result<Self, ProgramError> {
         let program = Self { values, inputs, outputs, steps };
+        program.check_values()?;
         program.check_order()?;
         program.steps.iter().try_for_each(|step| program.check_step(step))?;
         Ok(program)
@@ -339,6 +357,13 @@ impl Program {
     #[must_use]
     pub fn steps(&self) -> &[Step] {
         &self.steps
+    }
+
+    fn check_values(&self) -> Result<(), ProgramError> {
+        match self.values.iter().find(|v| v.dims.is_empty() || v.dims.contains(&0)) {
+            Some(value) => Err(ProgramError::Dims { value: value.name.clone(), dims: value.dims.clone() }),
+            None => Ok(()),
+        }
     }
 
     fn check_order(&self) -> Result<(), ProgramError> {
@@ -405,23 +430,23 @@ impl Program {
             }
             Err(ProgramError::Codes { step: name.to_owned(), lo, hi, zero_point })
         };
-        size("output rows factor", output.rows_factor, input.rows_factor)?;
+        size("output rows factor", output.rows_factor(), input.rows_factor())?;
         match step {
             Step::Quantize(q) => {
                 is(input, ValueType::F32)?;
                 is(output, ValueType::I8)?;
-                size("output columns", output.cols, input.cols)?;
-                codes(q.lo, q.hi, q.qparams.zero_point())
+                size("output columns", output.cols(), input.cols())?;
+                codes(q.range.quant_min(), q.range.quant_max(), q.qparams.zero_point())
             }
             Step::Dequantize(_) => {
                 is(input, ValueType::I8)?;
                 is(output, ValueType::F32)?;
-                size("output columns", output.cols, input.cols)
+                size("output columns", output.cols(), input.cols())
             }
             Step::Linear(l) => {
                 is(input, ValueType::I8)?;
-                size("input columns", input.cols, l.k)?;
-                size("output columns", output.cols, l.n)?;
+                size("input columns", input.cols(), l.k)?;
+                size("output columns", output.cols(), l.n)?;
                 size("weight length", l.weight.len(), l.n * l.k)?;
                 size("bias length", l.bias.len(), l.n)?;
                 let factors = match &l.epilogue {

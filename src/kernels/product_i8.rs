@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use rten_gemm::{GemmExecutor, GemmInputA, GemmInputB, GemmOptions, PackedBMatrix};
 
 use super::product::{SIZES, matrix, transposed};
+use super::wide;
 
 /// The largest K at which a sum of u8 · i8 products cannot leave i32: 255 · 128 · K ≤ i32::MAX.
 const MAX_LIBRARY_K: usize = i32::MAX as usize / (255 * 128);
@@ -26,7 +27,7 @@ impl Int8Product {
     }
 
     pub(crate) fn library_is_exact(k: usize) -> bool {
-        k <= MAX_LIBRARY_K && !GemmExecutor::<u8, i8, i32>::new().may_saturate()
+        k <= library_max_k()
     }
 
     /// What a log should call it.
@@ -36,6 +37,11 @@ impl Int8Product {
             Self::Exact => "exact".to_owned(),
         }
     }
+}
+
+/// The largest K for which the library's product is exact on this processor; 0 if it may saturate.
+pub(crate) fn library_max_k() -> usize {
+    if GemmExecutor::<u8, i8, i32>::new().may_saturate() { 0 } else { MAX_LIBRARY_K }
 }
 
 /// An int8 weight `[n, k]`, ready for products.
@@ -66,10 +72,6 @@ impl Int8Weight {
         Self { n, k, codes: codes.to_vec(), offsets, packed }
     }
 
-    pub(crate) fn n(&self) -> usize {
-        self.n
-    }
-
     pub(crate) fn k(&self) -> usize {
         self.k
     }
@@ -82,7 +84,8 @@ impl Int8Weight {
     /// `acc[m, n] = Σ_k x[m, k] · w[n, k]`, wrapping.
     pub(crate) fn product(&self, x: &[i8], m: usize) -> Vec<i32> {
         let mut acc = vec![0; m * self.n];
-        let flipped: Vec<u8> = x.iter().map(|&x| flip(x)).collect();
+        let mut flipped = Vec::new();
+        flip_all(&mut flipped, x);
         self.flipped(&mut acc, &flipped, m);
         if self.n > 0 {
             for row in acc.chunks_exact_mut(self.n) {
@@ -117,16 +120,26 @@ impl Int8Weight {
         acc.par_chunks_mut(self.n).zip(x.par_chunks_exact(self.k)).for_each(|(acc, x)| {
             // i16 holds both factors, and a sum of two i16 products is one SIMD instruction.
             let x: Vec<i16> = x.iter().map(|&x| i16::from(x)).collect();
-            for (acc, w) in acc.iter_mut().zip(self.codes.chunks_exact(self.k)) {
-                *acc = x.iter().zip(w).fold(0, |sum: i32, (&x, &w)| sum.wrapping_add(i32::from(x) * i32::from(w)));
-            }
+            wide(
+                #[inline(always)]
+                || {
+                    for (acc, w) in acc.iter_mut().zip(self.codes.chunks_exact(self.k)) {
+                        let product = |(&x, &w): (&i16, &i8)| i32::from(x) * i32::from(w);
+                        *acc = x.iter().zip(w).map(product).fold(0, i32::wrapping_add);
+                    }
+                },
+            );
         });
     }
 }
 
 /// int8 to u8, plus 128.
-pub(crate) fn flip(x: i8) -> u8 {
-    x as u8 ^ 0x80
+pub(crate) fn flip_all(flipped: &mut Vec<u8>, x: &[i8]) {
+    flipped.resize(x.len(), 0);
+    wide(
+        #[inline(always)]
+        || flipped.iter_mut().zip(x).for_each(|(flipped, &x)| *flipped = x as u8 ^ 0x80),
+    );
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 
 use rayon::prelude::*;
 
-use super::TASK;
+use super::{TASK, wide};
 use crate::qparams::{QParams, QuantRange, TensorQParams};
 
 /// A NaN at this row-major index, which has no code.
@@ -21,65 +21,66 @@ pub(crate) fn quantize(
     range: QuantRange,
 ) -> Result<Vec<i8>, NotANumber> {
     let mut codes = vec![0i8; x.len()];
-    let number = match qparams {
-        TensorQParams::PerTensor(q) => codes
-            .par_chunks_mut(TASK)
-            .zip(x.par_chunks(TASK))
-            .map(|(codes, x)| quantize_block(codes, x, *q, range))
-            .reduce(|| true, |a, b| a & b),
-        TensorQParams::PerChannel { channels, ch_axis } => {
-            let inner = shape.get(ch_axis + 1..).unwrap_or_default().iter().product::<usize>().max(1);
-            // Whole channels per task, so that a task outweighs its start.
-            let task = TASK.div_ceil(inner) * inner;
-            let blocks = codes.par_chunks_mut(task).zip(x.par_chunks(task)).enumerate();
-            blocks
-                .map(|(at, (codes, x))| {
-                    let first = at * task / inner;
-                    let rows = codes.chunks_mut(inner).zip(x.chunks(inner)).enumerate();
-                    rows.map(|(row, (codes, x))| {
-                        quantize_block(codes, x, channels[(first + row) % channels.len()], range)
-                    })
+    let (channels, inner, task) = tasks(shape, qparams);
+    let blocks = codes.par_chunks_mut(task).zip(x.par_chunks(task)).enumerate().map(|(at, (codes, x))| {
+        let first = at * (task / inner);
+        wide(
+            #[inline(always)]
+            || {
+                let rows = codes.chunks_mut(inner).zip(x.chunks(inner)).enumerate();
+                rows.map(|(row, (codes, x))| quantize_block(codes, x, channels[(first + row) % channels.len()], range))
                     .fold(true, |a, b| a & b)
-                })
-                .reduce(|| true, |a, b| a & b)
-        }
-    };
-    if number { Ok(codes) } else { Err(NotANumber(x.iter().position(|v| v.is_nan()).unwrap_or_default())) }
-}
-
-/// Whether none is NaN.
-fn quantize_block(codes: &mut [i8], x: &[f32], q: QParams, range: QuantRange) -> bool {
-    let (inv_scale, z) = (q.inv_scale(), q.zero_point());
-    let (lo, hi) = ((range.quant_min() - z) as f32, (range.quant_max() - z) as f32);
-    let mut number = true;
-    for (code, &v) in codes.iter_mut().zip(x) {
-        *code = (rne(clamp(v * inv_scale, lo, hi)) as i32 + z) as i8;
-        // Not the product: 0 · ∞ cannot occur, since inv_scale is normal.
-        number &= v == v;
+            },
+        )
+    });
+    if blocks.reduce(|| true, |a, b| a & b) {
+        return Ok(codes);
     }
-    number
+    Err(NotANumber(x.iter().position(|v| v.is_nan()).unwrap_or_default()))
 }
 
 /// Equation 1 on a tensor of shape `shape`.
 pub(crate) fn dequantize(codes: &[i8], shape: &[usize], qparams: &TensorQParams) -> Vec<f32> {
     let mut x = vec![0f32; codes.len()];
-    let block = |x: &mut [f32], codes: &[i8], q: QParams| {
-        let (scale, z) = (q.scale(), q.zero_point());
-        for (x, &code) in x.iter_mut().zip(codes) {
-            *x = (i32::from(code) - z) as f32 * scale;
-        }
-    };
+    let (channels, inner, task) = tasks(shape, qparams);
+    x.par_chunks_mut(task).zip(codes.par_chunks(task)).enumerate().for_each(|(at, (x, codes))| {
+        let first = at * (task / inner);
+        wide(
+            #[inline(always)]
+            || {
+                for (row, (x, codes)) in x.chunks_mut(inner).zip(codes.chunks(inner)).enumerate() {
+                    let q = channels[(first + row) % channels.len()];
+                    let (scale, z) = (q.scale(), q.zero_point());
+                    x.iter_mut().zip(codes).for_each(|(x, &code)| *x = (i32::from(code) - z) as f32 * scale);
+                }
+            },
+        );
+    });
+    x
+}
+
+/// The parameters of each run of `inner` elements in turn, and how many elements, whole runs of them, make a task.
+fn tasks<'q>(shape: &[usize], qparams: &'q TensorQParams) -> (&'q [QParams], usize, usize) {
     match qparams {
-        TensorQParams::PerTensor(q) => {
-            x.par_chunks_mut(TASK).zip(codes.par_chunks(TASK)).for_each(|(x, codes)| block(x, codes, *q));
-        }
+        TensorQParams::PerTensor(q) => (std::slice::from_ref(q), TASK, TASK),
         TensorQParams::PerChannel { channels, ch_axis } => {
             let inner = shape.get(ch_axis + 1..).unwrap_or_default().iter().product::<usize>().max(1);
-            let rows = x.par_chunks_mut(inner).zip(codes.par_chunks(inner)).enumerate();
-            rows.for_each(|(row, (x, codes))| block(x, codes, channels[row % channels.len()]));
+            (channels, inner, TASK.div_ceil(inner) * inner)
         }
     }
-    x
+}
+
+/// Whether none is NaN.
+#[inline(always)]
+fn quantize_block(codes: &mut [i8], x: &[f32], q: QParams, range: QuantRange) -> bool {
+    let (inv_scale, z) = (q.inv_scale(), q.zero_point());
+    let (lo, hi) = ((range.quant_min() - z) as f32, (range.quant_max() - z) as f32);
+    let mut number = true;
+    for (code, &v) in codes.iter_mut().zip(x) {
+        *code = rounded(clamp(v * inv_scale, lo, hi), z);
+        number &= !v.is_nan();
+    }
+    number
 }
 
 /// What equation 5 needs beside the factors.
@@ -103,36 +104,50 @@ pub(crate) fn requantize_block(
     let Requantize { zero_point: z, lo, hi } = rule;
     let (lo, hi) = ((lo - z) as f32, (hi - z) as f32);
     let n = multiplier.len();
-    for (codes, sums) in codes.chunks_exact_mut(n).zip(sums.chunks_exact(n)) {
-        for (((code, &sum), &bias), &m) in codes.iter_mut().zip(sums).zip(bias).zip(multiplier) {
-            let acc = (sum << shift).wrapping_add(bias);
-            *code = (rne(clamp(acc as f32 * m, lo, hi)) as i32 + z) as i8;
-        }
-    }
+    wide(
+        #[inline(always)]
+        || {
+            for (codes, sums) in codes.chunks_exact_mut(n).zip(sums.chunks_exact(n)) {
+                for (((code, &sum), &bias), &m) in codes.iter_mut().zip(sums).zip(bias).zip(multiplier) {
+                    let acc = (sum << shift).wrapping_add(bias);
+                    *code = rounded(clamp(acc as f32 * m, lo, hi), z);
+                }
+            }
+        },
+    );
 }
 
 /// Equation 7 on rows of `scale.len()` accumulators, made as in [`requantize_block`].
 pub(crate) fn scale_block(y: &mut [f32], sums: &[i32], bias: &[i32], scale: &[f32], shift: u32, relu: bool) {
     let n = scale.len();
     let floor = if relu { 0.0 } else { f32::NEG_INFINITY };
-    for (y, sums) in y.chunks_exact_mut(n).zip(sums.chunks_exact(n)) {
-        for (((y, &sum), &bias), &s) in y.iter_mut().zip(sums).zip(bias).zip(scale) {
-            let v = (sum << shift).wrapping_add(bias) as f32 * s;
-            *y = if v < floor { floor } else { v };
-        }
-    }
+    wide(
+        #[inline(always)]
+        || {
+            for (y, sums) in y.chunks_exact_mut(n).zip(sums.chunks_exact(n)) {
+                for (((y, &sum), &bias), &s) in y.iter_mut().zip(sums).zip(bias).zip(scale) {
+                    let v = (sum << shift).wrapping_add(bias) as f32 * s;
+                    *y = if v < floor { floor } else { v };
+                }
+            }
+        },
+    );
 }
 
 /// As `f32::clamp`, in the form that becomes two instructions; NaN gives `lo`.
+#[inline(always)]
 fn clamp(v: f32, lo: f32, hi: f32) -> f32 {
     let v = if v > lo { v } else { lo };
     if v < hi { v } else { hi }
 }
 
-/// Round to nearest even, for |v| < 2²².
-fn rne(v: f32) -> f32 {
+/// `rne(v) + z` for |v| < 2²², as a code of int8.
+#[inline(always)]
+fn rounded(v: f32, z: i32) -> i8 {
+    // 1.5 · 2²³: the sum's last bit has weight one, so the rounded integer is in its low bits, in two's complement. The low
+    // byte of MAGIC itself is 0.
     const MAGIC: f32 = 12_582_912.0;
-    (v + MAGIC) - MAGIC
+    ((v + MAGIC).to_bits() as i32).wrapping_add(z) as i8
 }
 
 #[cfg(test)]
