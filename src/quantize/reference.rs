@@ -8,11 +8,13 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use ndarray::Array1;
+
 use crate::graph::{Graph, GraphError, NodeId, Op, Rewriter, UnaryOp};
 use crate::interp::{InterpError, Interpreter};
 use crate::numerics;
 use crate::qparams::{QParams, QuantRange, TensorQParams};
-use crate::tensor::{Tensor, TensorError};
+use crate::tensor::Tensor;
 
 /// Why no integer form could be made. A single node without one is not an error: it stays float.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -24,9 +26,6 @@ pub enum ReferenceError {
     /// A constant could not be evaluated.
     #[error(transparent)]
     Interp(#[from] InterpError),
-    /// A constant has the wrong length.
-    #[error(transparent)]
-    Tensor(#[from] TensorError),
 }
 
 /// Rewrites a quantize/dequantize graph into integers.
@@ -103,15 +102,14 @@ impl Layer {
             Op::Constant(_) => rewriter.get(self.w)?,
             _ => constant(rewriter, "weight.codes", Arc::clone(&self.codes))?,
         };
-        let n = self.bias.len();
-        let bias = Arc::new(Tensor::from_i32(&[n], self.bias.clone())?);
+        let bias = Arc::new(Tensor::from(Array1::from(self.bias.clone())));
         let bias = constant(rewriter, "bias.codes", bias)?;
         let inputs = vec![rewriter.get(self.x)?, w, bias];
         let acc = Op::IntegerLinear { fraction_bits: self.fraction_bits };
         let acc = rewriter.add(&node.name, acc, inputs, origin)?;
 
         let last = self.fused.last().copied().unwrap_or(self.linear);
-        let factors = Arc::new(Tensor::from_f32(&[n], self.factors.clone())?);
+        let factors = Arc::new(Tensor::from(Array1::from(self.factors.clone())));
         let new = match self.end {
             End::Int8 { qparams, lo, hi } => {
                 let multiplier = constant(rewriter, "multiplier", factors)?;

@@ -1,1 +1,8 @@
-//! Placeholder until the first cases arrive.
+//! Tests that need no GPU.
+
+#[path = "../common/random.rs"]
+mod random;
+#[path = "../common/report.rs"]
+mod report;
+
+mod golden;
