@@ -1,6 +1,8 @@
 //! Quantize a float network to int8 and run it bit-exactly on any GPU that wgpu reaches.
 
 pub mod cpu;
+#[cfg(feature = "gpu")]
+pub mod gpu;
 pub mod graph;
 pub mod interp;
 mod kernels;

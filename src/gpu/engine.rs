@@ -1,0 +1,212 @@
+//! The engine: one device, its pipelines, and the choice of kernels.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::error::GpuError;
+use super::known_answer;
+use super::model::Model;
+use super::pipeline::Pipelines;
+use super::tile::{LinearKernel, TileShape};
+use crate::program::Program;
+
+/// How four products of int8 are summed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PackedDot {
+    /// WGSL's packed dot product, unless the known-answer test finds the device's wrong.
+    #[default]
+    Auto,
+    /// WGSL's packed dot product.
+    Native,
+    /// By separate multiplications.
+    Emulated,
+}
+
+/// How an engine computes. The bits do not depend on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Options {
+    /// One tile shape for all layers and rows, instead of the engine's choice for this device.
+    pub tile: Option<TileShape>,
+    /// How products are summed.
+    pub packed_dot: PackedDot,
+}
+
+/// Runs programs on one wgpu device. Cheap to clone; may be shared between threads where wgpu's objects may.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    pub(super) shared: Arc<Shared>,
+    pub(super) choice: Choice,
+}
+
+/// What all engines, models and runs of a device share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) device: wgpu::Device,
+    pub(super) queue: wgpu::Queue,
+    pub(super) limits: wgpu::Limits,
+    pub(super) pipelines: Pipelines,
+    lost: AtomicBool,
+}
+
+impl Shared {
+    pub(super) fn check_lost(&self) -> Result<(), GpuError> {
+        if self.lost.load(Ordering::Relaxed) { Err(GpuError::DeviceLost) } else { Ok(()) }
+    }
+}
+
+/// Which kernels to use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Choice {
+    /// For many rows.
+    pub(super) main: TileShape,
+    /// For at most so many matrix rows, another.
+    pub(super) few: Option<(u64, TileShape)>,
+    pub(super) packed_dot: bool,
+}
+
+impl Choice {
+    /// The tile for `m` matrix rows.
+    pub(super) fn tile(&self, m: u64) -> TileShape {
+        match self.few {
+            Some((most, tile)) if m <= most => tile,
+            _ => self.main,
+        }
+    }
+}
+
+impl Engine {
+    /// Makes an engine on the caller's device, compiles its kernels and tests them on known answers. Submits work and waits
+    /// for it.
+    ///
+    /// # Errors
+    /// [`GpuError::KnownAnswer`] if no kernel computes correctly on this device, and [`GpuError::Device`] for errors of
+    /// wgpu.
+    pub async fn new(device: &wgpu::Device, queue: &wgpu::Queue, options: &Options) -> Result<Self, GpuError> {
+        let pipelines = Pipelines::new(device).await?;
+        let shared = Arc::new(Shared {
+            device: device.clone(),
+            queue: queue.clone(),
+            limits: device.limits(),
+            pipelines,
+            lost: AtomicBool::new(false),
+        });
+        let choice = choose(&shared, options).await?;
+        let info = device.adapter_info();
+        log::info!("{} [{:?}, {:?}]: {choice:?}", info.name, info.backend, info.device_type);
+        Ok(Self { shared, choice })
+    }
+
+    /// Packs a program's weights and uploads them.
+    ///
+    /// # Errors
+    /// [`GpuError::Limit`] for a weight that is larger than this device allows, [`GpuError::Device`] if it has no memory left.
+    pub async fn load(&self, program: &Program) -> Result<Model, GpuError> {
+        Model::load(self, program).await
+    }
+
+    /// Tells the engine that its device was lost; call it from the device-lost callback, which belongs to the application.
+    /// Models and runs of this engine return [`GpuError::DeviceLost`] from now on.
+    pub fn mark_lost(&self) {
+        self.shared.lost.store(true, Ordering::Relaxed);
+    }
+
+    /// The tile shape for a linear layer of `matrix_rows` rows on this device.
+    #[must_use]
+    pub fn tile(&self, matrix_rows: usize) -> TileShape {
+        self.choice.tile(matrix_rows as u64)
+    }
+
+    /// Whether WGSL's packed dot product is used.
+    #[must_use]
+    pub fn uses_packed_dot(&self) -> bool {
+        self.choice.packed_dot
+    }
+
+    /// The device's limits.
+    #[must_use]
+    pub fn limits(&self) -> &wgpu::Limits {
+        &self.shared.limits
+    }
+}
+
+/// The first candidate that computes correctly.
+async fn choose(shared: &Arc<Shared>, options: &Options) -> Result<Choice, GpuError> {
+    let mut failure = None;
+    for choice in candidates(shared.device.adapter_info().device_type, &shared.limits, options)? {
+        match known_answer::check(&Engine { shared: Arc::clone(shared), choice }).await {
+            Ok(()) => return Ok(choice),
+            Err(error @ GpuError::KnownAnswer { .. }) => {
+                log::warn!("{error}; trying another kernel");
+                failure = Some(error);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    // There is always a candidate, so there is a failure if none was right.
+    Err(failure.unwrap_or(GpuError::DeviceLost))
+}
+
+/// What to try on a device, best first.
+fn candidates(
+    device_type: wgpu::DeviceType,
+    limits: &wgpu::Limits,
+    options: &Options,
+) -> Result<Vec<Choice>, GpuError> {
+    let dots: &[bool] = match options.packed_dot {
+        PackedDot::Auto => &[true, false],
+        PackedDot::Native => &[true],
+        PackedDot::Emulated => &[false],
+    };
+    if let Some(tile) = options.tile {
+        // The shape may have been made for other limits.
+        let main = TileShape::new(tile.kernel(), tile.rows(), tile.k_step(), limits)?;
+        return Ok(dots.iter().map(|&packed_dot| Choice { main, few: None, packed_dot }).collect());
+    }
+    let workgroup = TileShape::new(LinearKernel::Workgroup, 64, 4, limits);
+    let register = TileShape::new(LinearKernel::Register, 32, 1, limits);
+    let software = device_type == wgpu::DeviceType::Cpu;
+    let mains = if software { [register, workgroup] } else { [workgroup, register] };
+    // A processor gains nothing from more threads a column; for a GPU they hide the latency of memory.
+    let few = TileShape::new(LinearKernel::Gemv, 4, if software { 1 } else { 4 }, limits).ok().map(|tile| (8, tile));
+    let fits: Vec<TileShape> = mains.iter().flatten().copied().collect();
+    if let ([Err(error), _], true) = (&mains, fits.is_empty()) {
+        return Err(error.clone());
+    }
+    let mut candidates = Vec::new();
+    for &packed_dot in dots {
+        for few in [few, None] {
+            candidates.extend(fits.iter().map(|&main| Choice { main, few, packed_dot }));
+        }
+    }
+    Ok(candidates)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn candidates_fall_back_step_by_step() {
+        let limits = wgpu::Limits::default();
+        let all = candidates(wgpu::DeviceType::Cpu, &limits, &Options::default()).expect("fit");
+        assert_eq!(all[0].main.kernel(), LinearKernel::Register);
+        assert_eq!(all[0].tile(8).kernel(), LinearKernel::Gemv);
+        assert_eq!(all[0].tile(9).kernel(), LinearKernel::Register);
+        assert_eq!(all[1].main.kernel(), LinearKernel::Workgroup);
+        assert!(all[2].few.is_none() && all[3].few.is_none());
+        assert!(all[..4].iter().all(|c| c.packed_dot) && all[4..].iter().all(|c| !c.packed_dot));
+        assert_eq!(all.len(), 8);
+
+        let all = candidates(wgpu::DeviceType::DiscreteGpu, &limits, &Options::default()).expect("fit");
+        assert_eq!(all[0].main.kernel(), LinearKernel::Workgroup);
+    }
+
+    #[test]
+    fn small_devices_get_what_fits() {
+        let limits = wgpu::Limits { max_compute_workgroup_storage_size: 0, ..wgpu::Limits::default() };
+        let all = candidates(wgpu::DeviceType::IntegratedGpu, &limits, &Options::default()).expect("fit");
+        assert!(all.iter().all(|c| c.main.kernel() == LinearKernel::Register && c.few.is_none()));
+        let limits = wgpu::Limits { max_compute_invocations_per_workgroup: 8, ..wgpu::Limits::default() };
+        assert!(candidates(wgpu::DeviceType::IntegratedGpu, &limits, &Options::default()).is_err());
+    }
+}

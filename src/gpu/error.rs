@@ -1,0 +1,134 @@
+//! Why the GPU engine refused.
+
+use crate::tensor::DType;
+
+/// Why something could not be done on the GPU. Every variant names the thing and gives both numbers.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum GpuError {
+    /// A tile shape that does not exist, or that the device cannot hold.
+    #[error("tile shape of {kernel}: {what} {actual}; {rule} {limit}")]
+    Tile {
+        /// The kernel.
+        kernel: &'static str,
+        /// The property in question.
+        what: &'static str,
+        /// Its value.
+        actual: u64,
+        /// How it relates to `limit`.
+        rule: &'static str,
+        /// The limit.
+        limit: u64,
+    },
+    /// A buffer, binding or grid would be larger than this device allows.
+    #[error("{name}: {what} {actual}, this device allows {limit}")]
+    Limit {
+        /// The weight, value or step.
+        name: String,
+        /// What is too large.
+        what: &'static str,
+        /// Its size.
+        actual: u64,
+        /// The device's limit.
+        limit: u64,
+    },
+    /// Too few or too many buffers.
+    #[error("{actual} {what} for a program that has {expected}")]
+    Count {
+        /// "input buffers", "output buffers" or "inputs".
+        what: &'static str,
+        /// Buffers given.
+        actual: usize,
+        /// Buffers taken.
+        expected: usize,
+    },
+    /// A buffer is too small.
+    #[error("buffer of {name}: {actual} bytes, {rows} rows need {needed}")]
+    BufferSize {
+        /// The input or output.
+        name: String,
+        /// Its size in bytes.
+        actual: u64,
+        /// The size needed.
+        needed: u64,
+        /// For this many rows.
+        rows: usize,
+    },
+    /// A buffer lacks a usage.
+    #[error("buffer of {name}: usage {actual:?}, needed {needed:?}")]
+    BufferUsage {
+        /// The input or output.
+        name: String,
+        /// Its usages.
+        actual: wgpu::BufferUsages,
+        /// The usages needed.
+        needed: wgpu::BufferUsages,
+    },
+    /// One buffer serves two values, of which one is written.
+    #[error("{name} and {other} have the same buffer")]
+    SameBuffer {
+        /// The output.
+        name: String,
+        /// The other input or output.
+        other: String,
+    },
+    /// An empty batch, or one larger than was bound.
+    #[error("{actual} rows, bound for 1 to {max}")]
+    Rows {
+        /// Rows asked for.
+        actual: usize,
+        /// The most that were bound.
+        max: usize,
+    },
+    /// A host tensor has the wrong shape.
+    #[error("input {input}: the given shape is {actual:?}, expected rows and then {expected:?}")]
+    Shape {
+        /// The input.
+        input: String,
+        /// The given shape.
+        actual: Vec<usize>,
+        /// The dimensions after `rows`.
+        expected: Vec<usize>,
+    },
+    /// A host tensor has the wrong element type.
+    #[error("input {input}: the given type is {actual}, expected {expected}")]
+    DType {
+        /// The input.
+        input: String,
+        /// The given type.
+        actual: DType,
+        /// The type taken.
+        expected: DType,
+    },
+    /// The device computes something else than the reference.
+    #[error("{kernel} gives {actual} where {expected} is right, at element {index} of the known-answer test")]
+    KnownAnswer {
+        /// Kernel and entry point.
+        kernel: String,
+        /// Row-major index of the first wrong element.
+        index: usize,
+        /// The device's result: a code, or the bits of a float.
+        actual: i64,
+        /// The right result.
+        expected: i64,
+    },
+    /// wgpu reports an error, such as lack of memory.
+    #[error("{what}: {message}")]
+    Device {
+        /// What was being made or done.
+        what: String,
+        /// wgpu's message.
+        message: String,
+    },
+    /// The application has called [`Engine::mark_lost`](super::Engine::mark_lost).
+    #[error("the device was lost")]
+    DeviceLost,
+    /// No adapter has the name that was asked for.
+    #[error("no adapter is called {wanted}; there are: {}", if available.is_empty() { "none".to_owned() } else { available.join(", ") })]
+    NoSuchAdapter {
+        /// Part of the name asked for.
+        wanted: String,
+        /// The names of all adapters.
+        available: Vec<String>,
+    },
+}

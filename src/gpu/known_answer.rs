@@ -1,0 +1,192 @@
+//! The test with known answers: some drivers sum packed products wrongly, and Vulkan permits other roundings.
+
+use super::engine::{Choice, Engine};
+use super::error::GpuError;
+use crate::numerics;
+use crate::program::{Dequantize, Epilogue, Program, QLinear, Quantize, Step, Value, ValueId, ValueType};
+use crate::qparams::{QParams, QuantRange};
+use crate::tensor::Tensor;
+
+// Past one block of columns, one word of features, and two groups of few rows.
+const M: usize = 9;
+const N: usize = 70;
+const K: usize = 70;
+/// As many as equation 4 considers, so that sums pass 2^24 and their conversion to float must round.
+const FRACTION_BITS: u32 = numerics::MAX_FRACTION_BITS;
+
+/// Runs every kernel of the engine's choice, and the quantize kernels, on values whose results are known.
+///
+/// # Errors
+/// [`GpuError::KnownAnswer`] for the first wrong element.
+pub(super) async fn check(engine: &Engine) -> Result<(), GpuError> {
+    check_quantize(engine).await?;
+    let Choice { main, few, packed_dot } = engine.choice;
+    for tile in [Some(main), few.map(|(_, tile)| tile)].into_iter().flatten() {
+        let choice = Choice { main: tile, few: None, packed_dot };
+        check_linear(&Engine { choice, ..engine.clone() }).await?;
+    }
+    Ok(())
+}
+
+async fn check_linear(engine: &Engine) -> Result<(), GpuError> {
+    let layer = Layer::new();
+    let model = engine.load(&layer.program()?).await?;
+    let outputs = model.run(&[layer.x()]).await?;
+    let kernel = engine.choice.main.kernel().name();
+    let codes = outputs[0].as_i8().unwrap_or_default().iter().map(|&c| i64::from(c));
+    compare(&format!("{kernel}_i8_i8"), codes, layer.codes())?;
+    let bits = outputs[1].as_f32().unwrap_or_default().iter().map(|v| i64::from(v.to_bits()));
+    compare(&format!("{kernel}_i8_f32"), bits, layer.floats().map(|v| i64::from(v.to_bits())))
+}
+
+async fn check_quantize(engine: &Engine) -> Result<(), GpuError> {
+    let x =
+        [0.0, 0.5, 1.5, 2.5, -0.5, -1.5, 0.499_999_97, 1e-40, 1e9, -1e9, f32::INFINITY, f32::NEG_INFINITY, f32::NAN];
+    let device = |message: String| GpuError::Device { what: "known-answer test".to_owned(), message };
+    let qparams = QParams::new(1.0, -3).map_err(|e| device(e.to_string()))?;
+    let range = QuantRange::INT8;
+    let (name, input, codes, floats) = ("known".to_owned(), ValueId::new(0), ValueId::new(1), ValueId::new(2));
+    let steps = vec![
+        Step::Quantize(Quantize { name: name.clone(), input, output: codes, qparams, range }),
+        Step::Dequantize(Dequantize { name, input: codes, output: floats, qparams }),
+    ];
+    let values = vec![value("x", None, x.len()), value("q", Some(qparams), x.len()), value("y", None, x.len())];
+    let program = Program::new(values, vec![input], vec![codes, floats], steps).map_err(|e| device(e.to_string()))?;
+    let tensor = Tensor::from_f32(&[1, x.len()], x.to_vec()).map_err(|e| device(e.to_string()))?;
+    let outputs = engine.load(&program).await?.run(&[tensor]).await?;
+    let right = x.map(|x| numerics::quantize(x, qparams.inv_scale(), qparams.zero_point(), -128, 127));
+    let codes = outputs[0].as_i8().unwrap_or_default().iter().map(|&c| i64::from(c));
+    compare("quantize_f32_i8", codes, right.iter().map(|&c| i64::from(c)))?;
+    let bits = outputs[1].as_f32().unwrap_or_default().iter().map(|v| i64::from(v.to_bits()));
+    let right = right.map(|q| numerics::dequantize(q, qparams.scale(), qparams.zero_point()));
+    compare("dequantize_i8_f32", bits, right.iter().map(|v| i64::from(v.to_bits())))
+}
+
+fn value(name: &str, qparams: Option<QParams>, cols: usize) -> Value {
+    let value_type = if qparams.is_some() { ValueType::I8 } else { ValueType::F32 };
+    Value { name: name.to_owned(), value_type, dims: vec![cols], qparams }
+}
+
+fn compare(
+    kernel: &str,
+    actual: impl ExactSizeIterator<Item = i64>,
+    expected: impl Iterator<Item = i64>,
+) -> Result<(), GpuError> {
+    for (index, (actual, expected)) in actual.zip(expected).enumerate() {
+        if actual != expected {
+            return Err(GpuError::KnownAnswer { kernel: kernel.to_owned(), index, actual, expected });
+        }
+    }
+    Ok(())
+}
+
+/// A linear layer with extremes, ties, sums beyond 2^24 and saturating multipliers.
+struct Layer {
+    x: Vec<i8>,
+    w: Vec<i8>,
+    bias: Vec<i32>,
+    multiplier: Vec<f32>,
+    scale: Vec<f32>,
+}
+
+const ZERO_POINT: i32 = -3;
+
+impl Layer {
+    fn new() -> Self {
+        let extremes = [-128, 127, -127, -1, 1, 0, 64];
+        let pick = |i: usize, step: usize| extremes[(i * step + i / 5) % extremes.len()];
+        let mut x: Vec<i8> = (0..M * K).map(|i| pick(i, 3)).collect();
+        let mut w: Vec<i8> = (0..N * K).map(|i| pick(i, 5)).collect();
+        // The largest sums of either sign.
+        x[..K].fill(-128);
+        w[N / 2 * K..][..K].fill(-128);
+        w[(N / 2 + 1) * K..][..K].fill(127);
+        // Channels without weights: their accumulator is the bias.
+        const TIES: [i32; 8] = [1, 3, 5, -1, -3, -5, 7, 255];
+        const ROUNDED: [i32; 6] = [(1 << 24) + 1, (1 << 24) + 3, -(1 << 24) - 1, (1 << 25) + 6, i32::MAX, 1 - i32::MAX];
+        let mut bias: Vec<i32> = (0..N as i32).map(|i| i * 7919 - 200_000).collect();
+        let mut multiplier: Vec<f32> = [3e-8f32, 1.0 / 3.0, 1e-6, 1e30, 7e-7].into_iter().cycle().take(N).collect();
+        let mut scale: Vec<f32> = [1.0f32, 1e-6, 0.1].into_iter().cycle().take(N).collect();
+        for (channel, &b) in TIES.iter().chain(&ROUNDED).enumerate() {
+            w[channel * K..][..K].fill(0);
+            bias[channel] = b;
+            (multiplier[channel], scale[channel]) = if channel < TIES.len() { (0.5, 0.5) } else { (1e-7, 1.0) };
+        }
+        Self { x, w, bias, multiplier, scale }
+    }
+
+    fn program(&self) -> Result<Program, GpuError> {
+        let error = |message: String| GpuError::Device { what: "known-answer test".to_owned(), message };
+        let qparams = QParams::new(1.0, ZERO_POINT).map_err(|e| error(e.to_string()))?;
+        let linear = |output, epilogue| {
+            Step::Linear(QLinear {
+                name: "known".to_owned(),
+                input: ValueId::new(0),
+                output: ValueId::new(output),
+                weight: self.w.as_slice().into(),
+                n: N,
+                k: K,
+                bias: self.bias.as_slice().into(),
+                fraction_bits: FRACTION_BITS,
+                epilogue,
+            })
+        };
+        let multiplier = self.multiplier.as_slice().into();
+        let requantize = Epilogue::Requantize { multiplier, zero_point: ZERO_POINT, lo: -128, hi: 127 };
+        let scale = Epilogue::Scale { scale: self.scale.as_slice().into(), relu: false };
+        let values = vec![value("x", Some(qparams), K), value("q", Some(qparams), N), value("y", None, N)];
+        let outputs = vec![ValueId::new(1), ValueId::new(2)];
+        let steps = vec![linear(1, requantize), linear(2, scale)];
+        Program::new(values, vec![ValueId::new(0)], outputs, steps).map_err(|e| error(e.to_string()))
+    }
+
+    fn x(&self) -> Tensor {
+        Tensor::I8(ndarray::ArrayD::from_shape_vec(vec![M, K], self.x.clone()).unwrap_or_default())
+    }
+
+    /// Equation 4, row by row.
+    fn accumulators(&self) -> impl Iterator<Item = (usize, i32)> + '_ {
+        (0..M * N).map(|at| {
+            let (row, channel) = (&self.x[at / N * K..][..K], at % N);
+            let products = row.iter().zip(&self.w[channel * K..][..K]).map(|(&x, &w)| i32::from(x) * i32::from(w));
+            (channel, (products.sum::<i32>() << FRACTION_BITS) + self.bias[channel])
+        })
+    }
+
+    fn codes(&self) -> impl Iterator<Item = i64> + '_ {
+        let code = |(n, acc)| numerics::requantize(acc, self.multiplier[n], ZERO_POINT, -128, 127);
+        self.accumulators().map(code).map(i64::from)
+    }
+
+    fn floats(&self) -> impl Iterator<Item = f32> + '_ {
+        self.accumulators().map(|(n, acc)| numerics::scale_accumulator(acc, self.scale[n], false))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_layer_is_valid_and_covers_what_it_should() {
+        let layer = Layer::new();
+        assert!(layer.program().is_ok());
+        let accs: Vec<i32> = layer.accumulators().map(|(_, acc)| acc).collect();
+        assert!(accs.iter().any(|acc| acc.abs() > 1 << 24 && *acc as f32 as i64 != i64::from(*acc)));
+        let codes: Vec<i64> = layer.codes().collect();
+        assert!(codes.contains(&-128) && codes.contains(&127));
+        let inside = codes.iter().filter(|c| (-127..127).contains(*c)).count();
+        assert!(inside > codes.len() / 4, "{inside} of {} codes are not saturated", codes.len());
+        // Rounding half away from zero would show.
+        let away = |(n, acc): (usize, i32)| (acc as f32 * layer.multiplier[n]).round();
+        let even = |(n, acc): (usize, i32)| (acc as f32 * layer.multiplier[n]).round_ties_even();
+        assert!(layer.accumulators().any(|a| away(a) != even(a)));
+    }
+
+    #[test]
+    fn a_wrong_element_is_named() {
+        let error = compare("linear_i8_i8", [1, 2, 3].into_iter(), [1, 5, 3].into_iter()).expect_err("differs");
+        let kernel = "linear_i8_i8".to_owned();
+        assert_eq!(error, GpuError::KnownAnswer { kernel, index: 1, actual: 2, expected: 5 });
+    }
+}

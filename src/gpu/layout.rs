@@ -1,0 +1,122 @@
+//! How data lies on the device: what the shaders read, written by the host.
+
+use bytemuck::{Pod, Zeroable};
+
+/// Columns of a block of packed weights, and of a workgroup.
+pub(super) const BLOCK_COLS: usize = 64;
+/// Codes of a `vec4<u32>`.
+const VEC: usize = 16;
+
+/// `LinearParams` of `requantize.wgsl`, which documents the fields.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
+pub(super) struct LinearParams {
+    pub(super) k_vecs: u32,
+    pub(super) n: u32,
+    pub(super) row_words: u32,
+    pub(super) rows_factor: u32,
+    pub(super) fraction_bits: u32,
+    pub(super) zero_point: i32,
+    pub(super) lo: f32,
+    pub(super) hi: f32,
+    pub(super) relu: u32,
+}
+
+/// `Channels` of `requantize.wgsl`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
+pub(super) struct Channels {
+    pub(super) bias: [i32; 4],
+    pub(super) factor: [f32; 4],
+}
+
+/// `TensorParams` of `tensor.wgsl`, which documents the fields.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
+pub(super) struct TensorParams {
+    pub(super) cols: u32,
+    pub(super) row_words: u32,
+    pub(super) rows_factor: u32,
+    pub(super) zero_point: i32,
+    pub(super) factor: f32,
+    pub(super) lo: f32,
+    pub(super) hi: f32,
+}
+
+/// `Digit` of `rows.wgsl`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
+pub(super) struct Digit {
+    pub(super) value: u32,
+}
+
+/// Words of 16 codes that hold `cols` codes.
+pub(super) fn k_vecs(cols: usize) -> usize {
+    cols.div_ceil(VEC)
+}
+
+/// Words of 4 codes of a padded row.
+pub(super) fn row_words(cols: usize) -> usize {
+    k_vecs(cols) * 4
+}
+
+/// Packs a weight `[n, k]` as `[n / 64][k_vecs][64]` words of 16 codes, where slot `16 j + i` of a block holds column
+/// `4 i + j`. Then the 16 threads along the columns read adjacent words, and each owns four adjacent columns, one word of
+/// output.
+pub(super) fn pack_weight(codes: &[i8], n: usize, k: usize) -> Vec<i8> {
+    let k_vecs = k_vecs(k);
+    let mut packed = vec![0; n.div_ceil(BLOCK_COLS) * k_vecs * BLOCK_COLS * VEC];
+    for (block, packed) in packed.chunks_exact_mut(k_vecs * BLOCK_COLS * VEC).enumerate() {
+        for slot in 0..BLOCK_COLS {
+            let column = block * BLOCK_COLS + slot % 16 * 4 + slot / 16;
+            let Some(row) = codes.get(column * k..(column + 1) * k).filter(|_| column < n) else { continue };
+            for (vec, codes) in row.chunks(VEC).enumerate() {
+                packed[(vec * BLOCK_COLS + slot) * VEC..][..codes.len()].copy_from_slice(codes);
+            }
+        }
+    }
+    packed
+}
+
+/// Biases and factors by quads, padded with zeros to whole blocks.
+pub(super) fn pack_channels(bias: &[i32], factors: &[f32]) -> Vec<Channels> {
+    let mut quads = vec![Channels::zeroed(); bias.len().div_ceil(BLOCK_COLS) * BLOCK_COLS / 4];
+    for (column, (&bias, &factor)) in bias.iter().zip(factors).enumerate() {
+        quads[column / 4].bias[column % 4] = bias;
+        quads[column / 4].factor[column % 4] = factor;
+    }
+    quads
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_has_its_slot() {
+        let (n, k) = (70, 37);
+        let codes: Vec<i8> = (0..n * k).map(|i| (i % 251) as u8 as i8).collect();
+        let packed = pack_weight(&codes, n, k);
+        let k_vecs = 3;
+        assert_eq!(packed.len(), 2 * k_vecs * 64 * 16);
+        let mut found = 0;
+        for column in 0..128 {
+            for feature in 0..k_vecs * 16 {
+                let slot = column % 4 * 16 + column % 64 / 4;
+                let at = ((column / 64 * k_vecs + feature / 16) * 64 + slot) * 16 + feature % 16;
+                let inside = column < n && feature < k;
+                assert_eq!(packed[at], if inside { codes[column * k + feature] } else { 0 }, "{column} {feature}");
+                found += usize::from(inside);
+            }
+        }
+        assert_eq!(found, n * k);
+    }
+
+    #[test]
+    fn channels_are_padded() {
+        let quads = pack_channels(&[1, 2, 3, 4, 5], &[0.1, 0.2, 0.3, 0.4, 0.5]);
+        assert_eq!(quads.len(), 16);
+        assert_eq!(quads[1], Channels { bias: [5, 0, 0, 0], factor: [0.5, 0.0, 0.0, 0.0] });
+        assert_eq!(quads[15], Channels::zeroed());
+    }
+}

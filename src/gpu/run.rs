@@ -1,0 +1,441 @@
+//! A model bound to buffers: what is recorded every frame.
+
+use std::sync::Arc;
+
+use wgpu::BufferUsages;
+
+use super::engine::Shared;
+use super::error::GpuError;
+use super::layout::{Digit, LinearParams, TensorParams, k_vecs, row_words};
+use super::model::Model;
+use super::pipeline::{Family, Key, TensorKernel};
+use super::tile::{Grid, TileShape};
+use super::transfer::{allocate, scoped, upload};
+use crate::program::{Epilogue, Program, Step, Value, ValueType};
+
+/// A model bound to buffers. Recording it allocates nothing on the device and writes nothing from the host, so that any
+/// number of recordings, with different numbers of rows, may be submitted together or apart.
+#[derive(Debug)]
+pub struct Run {
+    shared: Arc<Shared>,
+    dispatches: Vec<Dispatch>,
+    max_rows: usize,
+    /// Bytes from one digit of the table of rows to the next.
+    digit_stride: u32,
+    scratch_bytes: u64,
+}
+
+#[derive(Debug)]
+struct Dispatch {
+    name: String,
+    bind_group: wgpu::BindGroup,
+    rows_factor: u64,
+    work: Work,
+}
+
+#[derive(Debug)]
+enum Work {
+    Linear {
+        n: usize,
+        main: (TileShape, wgpu::ComputePipeline),
+        few: Option<(u64, TileShape, wgpu::ComputePipeline)>,
+    },
+    Words {
+        pipeline: wgpu::ComputePipeline,
+        /// Threads for each four matrix rows, so that dense words, which rows may share, are counted too.
+        words_of_4_rows: u64,
+    },
+}
+
+impl Run {
+    /// Records the program for `rows` rows, as one compute pass.
+    ///
+    /// # Errors
+    /// [`GpuError::Rows`] unless `rows` is from 1 to what was bound, [`GpuError::DeviceLost`] after
+    /// [`Engine::mark_lost`](super::Engine::mark_lost). Nothing is recorded then.
+    pub fn record(&self, encoder: &mut wgpu::CommandEncoder, rows: usize) -> Result<(), GpuError> {
+        self.check(rows)?;
+        let descriptor = wgpu::ComputePassDescriptor { label: Some("enfold"), timestamp_writes: None };
+        self.record_in(&mut encoder.begin_compute_pass(&descriptor), rows)
+    }
+
+    /// Records the program for `rows` rows in a compute pass of the caller's. Bind group 0 and the pipeline are left changed.
+    ///
+    /// # Errors
+    /// As [`Run::record`].
+    pub fn record_in(&self, pass: &mut wgpu::ComputePass<'_>, rows: usize) -> Result<(), GpuError> {
+        self.check(rows)?;
+        let offsets = [rows / 256, rows % 256].map(|digit| digit as u32 * self.digit_stride);
+        let limit = self.shared.limits.max_compute_workgroups_per_dimension;
+        for dispatch in &self.dispatches {
+            let m = rows as u64 * dispatch.rows_factor;
+            let (pipeline, grid) = dispatch.work.at(m, limit);
+            let [x, y, z] = grid.check(&dispatch.name, limit)?;
+            pass.set_pipeline(pipeline);
+            pass.set_bind_group(0, &dispatch.bind_group, &offsets);
+            pass.dispatch_workgroups(x, y, z);
+        }
+        Ok(())
+    }
+
+    /// The most rows that can be recorded.
+    #[must_use]
+    pub fn max_rows(&self) -> usize {
+        self.max_rows
+    }
+
+    /// Bytes of device memory that intermediate values take.
+    #[must_use]
+    pub fn scratch_bytes(&self) -> u64 {
+        self.scratch_bytes
+    }
+
+    fn check(&self, rows: usize) -> Result<(), GpuError> {
+        self.shared.check_lost()?;
+        check_rows(rows, self.max_rows)
+    }
+}
+
+fn check_rows(actual: usize, max: usize) -> Result<(), GpuError> {
+    if (1..=max).contains(&actual) { Ok(()) } else { Err(GpuError::Rows { actual, max }) }
+}
+
+impl Work {
+    fn at(&self, m: u64, limit: u32) -> (&wgpu::ComputePipeline, Grid) {
+        match self {
+            Self::Linear { n, few: Some((most, tile, pipeline)), .. } if m <= *most => {
+                (pipeline, tile.grid(m, *n, limit))
+            }
+            Self::Linear { n, main: (tile, pipeline), .. } => (pipeline, tile.grid(m, *n, limit)),
+            Self::Words { pipeline, words_of_4_rows } => {
+                (pipeline, Grid::of_words((m * words_of_4_rows).div_ceil(4), limit))
+            }
+        }
+    }
+}
+
+/// Where a value lies during a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Slot {
+    Input(usize),
+    Output(usize),
+    Scratch(usize),
+}
+
+/// One dispatch, before buffers and pipelines exist.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Planned {
+    /// The value whose rows and columns it works on.
+    value: usize,
+    src: Slot,
+    dst: Slot,
+    kernel: PlannedKernel,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum PlannedKernel {
+    /// A step of the program.
+    Step(usize),
+    Pad,
+    Unpad,
+}
+
+/// The dispatches of a program, and the sizes of the scratch buffers that its values share.
+#[derive(Debug, Default)]
+struct Plan {
+    dispatches: Vec<Planned>,
+    scratch: Vec<u64>,
+    /// Scratch buffers whose value is no longer needed.
+    free: Vec<usize>,
+}
+
+impl Plan {
+    /// A buffer is read while another is written, never the same, since its value is freed only after the step.
+    fn new(program: &Program, max_rows: usize) -> Self {
+        let mut plan = Self::default();
+        let mut reads = vec![0u32; program.values().len()];
+        program.steps().iter().for_each(|step| reads[step.input().index()] += 1);
+        let mut slots: Vec<Option<Slot>> = vec![None; program.values().len()];
+        for (at, id) in program.inputs().iter().enumerate() {
+            let value = program.value(*id);
+            let mut slot = Slot::Input(at);
+            if needs_padding(value) {
+                let dst = plan.allocate(padded_bytes(value, max_rows));
+                plan.dispatches.push(Planned { value: id.index(), src: slot, dst, kernel: PlannedKernel::Pad });
+                slot = dst;
+            }
+            slots[id.index()] = Some(slot);
+        }
+        for (at, step) in program.steps().iter().enumerate() {
+            let (input, output) = (step.input().index(), step.output().index());
+            let value = program.value(step.output());
+            let as_output = program.outputs().iter().position(|id| *id == step.output());
+            let dst = match as_output {
+                Some(output) if !needs_padding(value) => Slot::Output(output),
+                _ => plan.allocate(padded_bytes(value, max_rows)),
+            };
+            let src = slots[input].unwrap_or(Slot::Input(0));
+            plan.dispatches.push(Planned { value: output, src, dst, kernel: PlannedKernel::Step(at) });
+            if let (Some(at), Slot::Scratch(_)) = (as_output, dst) {
+                let kernel = PlannedKernel::Unpad;
+                plan.dispatches.push(Planned { value: output, src: dst, dst: Slot::Output(at), kernel });
+            }
+            slots[output] = Some(dst);
+            reads[input] -= 1;
+            for value in [input, output] {
+                if let (0, Some(Slot::Scratch(index))) = (reads[value], slots[value]) {
+                    slots[value] = None;
+                    plan.free.push(index);
+                }
+            }
+        }
+        plan
+    }
+
+    fn allocate(&mut self, size: u64) -> Slot {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.scratch.push(0);
+            self.scratch.len() - 1
+        });
+        self.scratch[index] = self.scratch[index].max(size);
+        Slot::Scratch(index)
+    }
+}
+
+/// Whether the caller's dense int8 rows differ from the padded rows of the kernels.
+fn needs_padding(value: &Value) -> bool {
+    value.value_type == ValueType::I8 && value.cols() / 4 != row_words(value.cols())
+}
+
+/// Bytes of a value as the kernels lay it out. Saturates; sizes are checked against limits later.
+fn padded_bytes(value: &Value, rows: usize) -> u64 {
+    let row = match value.value_type {
+        ValueType::I8 => row_words(value.cols()),
+        ValueType::F32 => value.cols(),
+    };
+    matrix_rows(value, rows).saturating_mul(row as u64).saturating_mul(4)
+}
+
+/// Bytes of a value as the caller lays it out, rounded up to whole words.
+pub(super) fn dense_bytes(value: &Value, rows: usize) -> u64 {
+    let elements = matrix_rows(value, rows).saturating_mul(value.cols() as u64);
+    elements.saturating_mul(value.value_type.size_bytes() as u64).div_ceil(4).saturating_mul(4)
+}
+
+fn matrix_rows(value: &Value, rows: usize) -> u64 {
+    (rows as u64).saturating_mul(value.rows_factor() as u64)
+}
+
+pub(super) async fn bind(
+    model: &Model,
+    inputs: &[&wgpu::Buffer],
+    outputs: &[&wgpu::Buffer],
+    max_rows: usize,
+) -> Result<Run, GpuError> {
+    let (program, shared) = (&model.program, &model.engine.shared);
+    shared.check_lost()?;
+    check_rows(max_rows, max_rows)?;
+    check_sizes(program, shared, max_rows)?;
+    check_buffers(program, inputs, outputs, max_rows)?;
+    let device = &shared.device;
+    let plan = Plan::new(program, max_rows);
+
+    let mut scratch = Vec::with_capacity(plan.scratch.len());
+    for &size in &plan.scratch {
+        scratch.push(allocate(device, "scratch", size, BufferUsages::STORAGE).await?);
+    }
+    let buffer = |slot: Slot| match slot {
+        Slot::Input(at) => inputs[at],
+        Slot::Output(at) => outputs[at],
+        Slot::Scratch(at) => &scratch[at],
+    };
+
+    // A digit of the number of rows, or the constants of a dispatch, begins at every multiple of this.
+    let stride = shared.limits.min_uniform_buffer_offset_alignment.max(64) as usize;
+    let rows_table = rows_table(max_rows, stride);
+    let rows_table = upload(device, "rows", &rows_table, BufferUsages::UNIFORM).await?;
+    let mut constants = vec![0; plan.dispatches.len() * stride];
+    for (planned, slot) in plan.dispatches.iter().zip(constants.chunks_exact_mut(stride)) {
+        let bytes = params(program, planned);
+        slot[..bytes.len()].copy_from_slice(&bytes);
+    }
+    let constants = upload(device, "constants", &constants, BufferUsages::UNIFORM).await?;
+
+    let mut dispatches = Vec::with_capacity(plan.dispatches.len());
+    for (at, planned) in plan.dispatches.iter().enumerate() {
+        let value = &program.values()[planned.value];
+        let layer = match planned.kernel {
+            PlannedKernel::Step(step) => model.layers[step].as_ref(),
+            PlannedKernel::Pad | PlannedKernel::Unpad => None,
+        };
+        let work = work(model, planned, value).await?;
+        let family = if layer.is_some() { Family::Linear } else { Family::Tensor };
+        let mut resources = vec![
+            binding(&constants, at * stride, params(program, planned).len()),
+            binding(&rows_table, 0, size_of::<Digit>()),
+            binding(&rows_table, 0, size_of::<Digit>()),
+            buffer(planned.src).as_entire_binding(),
+        ];
+        if let Some(layer) = layer {
+            resources.extend([layer.weight.as_entire_binding(), layer.channels.as_entire_binding()]);
+        }
+        resources.push(buffer(planned.dst).as_entire_binding());
+        let entries: Vec<wgpu::BindGroupEntry<'_>> =
+            (0u32..).zip(resources).map(|(binding, resource)| wgpu::BindGroupEntry { binding, resource }).collect();
+        let layout = shared.pipelines.layout(family);
+        let descriptor = wgpu::BindGroupDescriptor { label: Some(&value.name), layout, entries: &entries };
+        let bind_group = scoped(device, &value.name, || device.create_bind_group(&descriptor)).await?;
+        let dispatch = Dispatch { name: value.name.clone(), bind_group, rows_factor: value.rows_factor() as u64, work };
+        // Grids grow with the rows, so that what fits here fits every recording.
+        let limit = shared.limits.max_compute_workgroups_per_dimension;
+        dispatch.work.at(matrix_rows(value, max_rows), limit).1.check(&dispatch.name, limit)?;
+        dispatches.push(dispatch);
+    }
+    let scratch_bytes = scratch.iter().map(wgpu::Buffer::size).sum();
+    let digit_stride = stride as u32;
+    Ok(Run { shared: Arc::clone(shared), dispatches, max_rows, digit_stride, scratch_bytes })
+}
+
+fn binding(buffer: &wgpu::Buffer, offset: usize, size: usize) -> wgpu::BindingResource<'_> {
+    wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+        buffer,
+        offset: offset as u64,
+        size: std::num::NonZeroU64::new(size as u64),
+    })
+}
+
+/// The digits that two dynamic offsets pick from: high and low digit, to base 256, of any number of rows.
+fn rows_table(max_rows: usize, stride: usize) -> Vec<u8> {
+    let digits = 256.max(max_rows / 256 + 1);
+    let mut table = vec![0; digits * stride];
+    for (value, entry) in (0u32..).zip(table.chunks_exact_mut(stride)) {
+        entry[..size_of::<Digit>()].copy_from_slice(bytemuck::bytes_of(&Digit { value }));
+    }
+    table
+}
+
+/// The constants of a dispatch. Sizes fit, by [`check_sizes`].
+fn params(program: &Program, planned: &Planned) -> Vec<u8> {
+    let value = &program.values()[planned.value];
+    let words = row_words(value.cols()) as u32;
+    let tensor = TensorParams {
+        cols: value.cols() as u32,
+        row_words: words,
+        rows_factor: value.rows_factor() as u32,
+        zero_point: 0,
+        factor: 1.0,
+        lo: 0.0,
+        hi: 0.0,
+    };
+    let step = match planned.kernel {
+        PlannedKernel::Step(step) => &program.steps()[step],
+        PlannedKernel::Pad | PlannedKernel::Unpad => return bytemuck::bytes_of(&tensor).to_vec(),
+    };
+    match step {
+        Step::Quantize(q) => {
+            let zero_point = q.qparams.zero_point();
+            let [lo, hi] = [q.range.quant_min(), q.range.quant_max()].map(|code| (code - zero_point) as f32);
+            let params = TensorParams { zero_point, factor: q.qparams.inv_scale(), lo, hi, ..tensor };
+            bytemuck::bytes_of(&params).to_vec()
+        }
+        Step::Dequantize(d) => {
+            let params = TensorParams { zero_point: d.qparams.zero_point(), factor: d.qparams.scale(), ..tensor };
+            bytemuck::bytes_of(&params).to_vec()
+        }
+        Step::Linear(linear) => {
+            let (zero_point, lo, hi, relu) = match linear.epilogue {
+                Epilogue::Requantize { zero_point, lo, hi, .. } => {
+                    (zero_point, lo - zero_point, hi - zero_point, false)
+                }
+                Epilogue::Scale { relu, .. } => (0, 0, 0, relu),
+            };
+            bytemuck::bytes_of(&LinearParams {
+                k_vecs: k_vecs(linear.k) as u32,
+                n: linear.n as u32,
+                row_words: words,
+                rows_factor: value.rows_factor() as u32,
+                fraction_bits: linear.fraction_bits,
+                zero_point,
+                lo: lo as f32,
+                hi: hi as f32,
+                relu: relu.into(),
+            })
+            .to_vec()
+        }
+    }
+}
+
+async fn work(model: &Model, planned: &Planned, value: &Value) -> Result<Work, GpuError> {
+    let (shared, choice) = (&model.engine.shared, &model.engine.choice);
+    let (cols, words) = (value.cols() as u64, row_words(value.cols()) as u64);
+    let (kernel, words_of_4_rows) = match planned.kernel {
+        PlannedKernel::Pad => (TensorKernel::Pad, 4 * words),
+        // Dense rows may share words.
+        PlannedKernel::Unpad => (TensorKernel::Unpad, cols),
+        PlannedKernel::Step(step) => match &model.program.steps()[step] {
+            Step::Quantize(_) => (TensorKernel::Quantize, 4 * words),
+            Step::Dequantize(_) => (TensorKernel::Dequantize, 4 * words),
+            Step::Linear(linear) => {
+                let to_float = matches!(linear.epilogue, Epilogue::Scale { .. });
+                let key = |tile| Key::Linear { tile, packed_dot: choice.packed_dot, to_float };
+                let main = (choice.main, shared.pipelines.get(&shared.device, key(choice.main)).await?);
+                let few = match choice.few {
+                    Some((most, tile)) => Some((most, tile, shared.pipelines.get(&shared.device, key(tile)).await?)),
+                    None => None,
+                };
+                return Ok(Work::Linear { n: linear.n, main, few });
+            }
+        },
+    };
+    let pipeline = shared.pipelines.get(&shared.device, Key::Tensor(kernel)).await?;
+    Ok(Work::Words { pipeline, words_of_4_rows })
+}
+
+/// No value or layer is larger than the device's bindings, or than 32 bits can address.
+fn check_sizes(program: &Program, shared: &Shared, max_rows: usize) -> Result<(), GpuError> {
+    let limit = shared.limits.max_storage_buffer_binding_size;
+    for value in program.values() {
+        let actual = padded_bytes(value, max_rows);
+        let name = || value.name.clone();
+        if actual > limit {
+            return Err(GpuError::Limit { name: name(), what: "bytes of a storage binding", actual, limit });
+        }
+        // Elements are counted in u32, of int8 too.
+        let (actual, limit) = (padded_bytes(value, max_rows), u64::from(u32::MAX));
+        if actual > limit {
+            return Err(GpuError::Limit { name: name(), what: "bytes that kernels can address", actual, limit });
+        }
+    }
+    Ok(())
+}
+
+fn check_buffers(
+    program: &Program,
+    inputs: &[&wgpu::Buffer],
+    outputs: &[&wgpu::Buffer],
+    rows: usize,
+) -> Result<(), GpuError> {
+    let count = |what, actual, expected| {
+        if actual == expected { Ok(()) } else { Err(GpuError::Count { what, actual, expected }) }
+    };
+    count("input buffers", inputs.len(), program.inputs().len())?;
+    count("output buffers", outputs.len(), program.outputs().len())?;
+    let ids = program.inputs().iter().chain(program.outputs());
+    let all: Vec<(&Value, &wgpu::Buffer)> =
+        ids.map(|id| program.value(*id)).zip(inputs.iter().chain(outputs).copied()).collect();
+    for (value, buffer) in &all {
+        let (name, actual, needed) = (value.name.clone(), buffer.size(), dense_bytes(value, rows));
+        if actual < needed {
+            return Err(GpuError::BufferSize { name, actual, needed, rows });
+        }
+        if !buffer.usage().contains(BufferUsages::STORAGE) {
+            return Err(GpuError::BufferUsage { name, actual: buffer.usage(), needed: BufferUsages::STORAGE });
+        }
+    }
+    for (at, (value, buffer)) in all.iter().enumerate().skip(inputs.len()) {
+        if let Some((other, _)) = all[..at].iter().find(|(_, other)| other == buffer) {
+            return Err(GpuError::SameBuffer { name: value.name.clone(), other: other.name.clone() });
+        }
+    }
+    Ok(())
+}

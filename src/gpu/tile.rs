@@ -1,0 +1,212 @@
+//! Kernels and tile shapes.
+
+use super::error::GpuError;
+use super::layout::BLOCK_COLS;
+
+/// A kernel for int8 linear layers. All give the same bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LinearKernel {
+    /// Through workgroup memory, 4 × 4 outputs a thread: for discrete and integrated GPUs.
+    Workgroup,
+    /// Without workgroup memory, 8 × 4 outputs a thread: for mobile GPUs and adapters that are a CPU.
+    Register,
+    /// For few rows, one column a thread.
+    Gemv,
+}
+
+impl LinearKernel {
+    /// Every kernel.
+    pub const ALL: [Self; 3] = [Self::Workgroup, Self::Register, Self::Gemv];
+
+    /// The stem of its shader and entry points.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Workgroup => "linear",
+            Self::Register => "linear_reg",
+            Self::Gemv => "linear_gemv",
+        }
+    }
+}
+
+/// How much of the output one workgroup computes: 64 columns, and a number of rows that is chosen here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TileShape {
+    kernel: LinearKernel,
+    rows: u32,
+    k_step: u32,
+}
+
+impl TileShape {
+    /// A shape that a device with `limits` can hold. wgpu does not check workgroup memory and invocations that come from
+    /// override constants, so this does.
+    ///
+    /// `rows` a workgroup: a multiple of 4 for [`LinearKernel::Workgroup`], of 8 for [`LinearKernel::Register`]; 1, 2 or 4
+    /// for [`LinearKernel::Gemv`]. `k_step`: words of 16 codes that are staged at a time, the threads that share a column,
+    /// or 1 for [`LinearKernel::Register`], which stages nothing.
+    ///
+    /// # Errors
+    /// [`GpuError::Tile`] names the property, its value and the limit.
+    pub fn new(kernel: LinearKernel, rows: u32, k_step: u32, limits: &wgpu::Limits) -> Result<Self, GpuError> {
+        let tile = Self { kernel, rows, k_step };
+        let check = |what, actual: u64, ok: bool, rule, limit: u64| {
+            if ok { Ok(()) } else { Err(GpuError::Tile { kernel: kernel.name(), what, actual, rule, limit }) }
+        };
+        let most = |what, actual: u64, limit: u32| {
+            check(what, actual, actual <= u64::from(limit), "this device allows", limit.into())
+        };
+        let rows_of_thread = kernel.rows_of_thread();
+        check("rows", rows.into(), rows > 0, "at least", 1)?;
+        check("k_step", k_step.into(), k_step > 0, "at least", 1)?;
+        match kernel {
+            LinearKernel::Gemv => check("rows", rows.into(), matches!(rows, 1 | 2 | 4), "1, 2 or", 4)?,
+            _ => {
+                let whole = rows.is_multiple_of(rows_of_thread);
+                check("rows", rows.into(), whole, "a multiple of", rows_of_thread.into())?;
+            }
+        }
+        if kernel == LinearKernel::Register {
+            check("k_step", k_step.into(), k_step == 1, "exactly", 1)?;
+        }
+        let [x, y] = tile.threads();
+        most("threads along the columns", x.into(), limits.max_compute_workgroup_size_x)?;
+        most("threads along the rows", y.into(), limits.max_compute_workgroup_size_y)?;
+        most("threads", u64::from(x) * u64::from(y), limits.max_compute_invocations_per_workgroup)?;
+        most("bytes of workgroup memory", tile.workgroup_bytes(), limits.max_compute_workgroup_storage_size)?;
+        Ok(tile)
+    }
+
+    /// The kernel.
+    #[must_use]
+    pub fn kernel(&self) -> LinearKernel {
+        self.kernel
+    }
+
+    /// Output rows of a workgroup.
+    #[must_use]
+    pub fn rows(&self) -> u32 {
+        self.rows
+    }
+
+    /// Words of 16 codes that are staged at a time, or threads that share a column.
+    #[must_use]
+    pub fn k_step(&self) -> u32 {
+        self.k_step
+    }
+
+    /// Threads of a workgroup, along columns and rows.
+    fn threads(&self) -> [u32; 2] {
+        match self.kernel {
+            LinearKernel::Gemv => [BLOCK_COLS as u32, self.k_step],
+            kernel => [BLOCK_COLS as u32 / 4, self.rows / kernel.rows_of_thread()],
+        }
+    }
+
+    fn workgroup_bytes(&self) -> u64 {
+        let (rows, k_step, word) = (u64::from(self.rows), u64::from(self.k_step), 16);
+        match self.kernel {
+            LinearKernel::Workgroup => k_step * (rows + 2 + BLOCK_COLS as u64) * word,
+            LinearKernel::Register => 0,
+            LinearKernel::Gemv => k_step * BLOCK_COLS as u64 * word,
+        }
+    }
+
+    /// The override constants of its pipelines.
+    pub(super) fn overrides(&self) -> Vec<(&'static str, f64)> {
+        let threads_y = f64::from(self.threads()[1]);
+        match self.kernel {
+            LinearKernel::Workgroup => vec![("THREADS_Y", threads_y), ("K_STEP", self.k_step.into())],
+            LinearKernel::Register => vec![("THREADS_Y", threads_y)],
+            LinearKernel::Gemv => vec![("ROWS", self.rows.into()), ("K_LANES", self.k_step.into())],
+        }
+    }
+
+    /// Workgroups for `m` matrix rows and `n` columns. The rows take two dimensions, since one is short.
+    pub(super) fn grid(&self, m: u64, n: usize, limit: u32) -> Grid {
+        let row_tiles = m.div_ceil(self.rows.into());
+        let y = row_tiles.min(limit.into()).max(1);
+        Grid([(n as u64).div_ceil(BLOCK_COLS as u64), y, row_tiles.div_ceil(y)])
+    }
+}
+
+impl LinearKernel {
+    fn rows_of_thread(self) -> u32 {
+        match self {
+            Self::Workgroup => 4,
+            Self::Register => 8,
+            Self::Gemv => 1,
+        }
+    }
+}
+
+/// Workgroups along each dimension, before they are known to fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Grid(pub(super) [u64; 3]);
+
+impl Grid {
+    /// For `words` threads in groups of 64 along two dimensions.
+    pub(super) fn of_words(words: u64, limit: u32) -> Self {
+        let groups = words.div_ceil(64);
+        let x = groups.min(limit.into()).max(1);
+        Self([x, groups.div_ceil(x), 1])
+    }
+
+    /// # Errors
+    /// [`GpuError::Limit`] if a dimension is too long.
+    pub(super) fn check(self, name: &str, limit: u32) -> Result<[u32; 3], GpuError> {
+        let mut grid = [0; 3];
+        for (slot, actual) in grid.iter_mut().zip(self.0) {
+            *slot = u32::try_from(actual).ok().filter(|&g| g <= limit).ok_or_else(|| GpuError::Limit {
+                name: name.to_owned(),
+                what: "workgroups along one dimension",
+                actual,
+                limit: limit.into(),
+            })?;
+        }
+        Ok(grid)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shapes_are_held_to_the_limits() {
+        let limits = wgpu::Limits::default();
+        for (kernel, rows, k_step) in [
+            (LinearKernel::Workgroup, 64, 4),
+            (LinearKernel::Workgroup, 4, 1),
+            (LinearKernel::Register, 128, 1),
+            (LinearKernel::Gemv, 4, 4),
+        ] {
+            assert!(TileShape::new(kernel, rows, k_step, &limits).is_ok(), "{kernel:?} {rows} {k_step}");
+        }
+        let small = wgpu::Limits { max_compute_workgroup_storage_size: 4096, ..limits.clone() };
+        for (kernel, rows, k_step, limits, what) in [
+            (LinearKernel::Workgroup, 68, 4, &limits, "threads"),
+            (LinearKernel::Workgroup, 64, 9, &limits, "bytes of workgroup memory"),
+            (LinearKernel::Workgroup, 64, 4, &small, "bytes of workgroup memory"),
+            (LinearKernel::Workgroup, 6, 4, &limits, "rows"),
+            (LinearKernel::Workgroup, 0, 4, &limits, "rows"),
+            (LinearKernel::Register, 8, 0, &limits, "k_step"),
+            (LinearKernel::Register, 8, 2, &limits, "k_step"),
+            (LinearKernel::Register, 8 * 257, 1, &limits, "threads along the rows"),
+            (LinearKernel::Gemv, 3, 4, &limits, "rows"),
+            (LinearKernel::Gemv, 1, 8, &limits, "threads"),
+        ] {
+            let error = TileShape::new(kernel, rows, k_step, limits).expect_err("too large");
+            assert!(matches!(error, GpuError::Tile { what: w, .. } if w == what), "{error}");
+        }
+    }
+
+    #[test]
+    fn grids_cover_the_rows() {
+        let limits = wgpu::Limits::default();
+        let tile = TileShape::new(LinearKernel::Workgroup, 64, 4, &limits).expect("fits");
+        assert_eq!(tile.grid(65, 65, 65535), Grid([2, 2, 1]));
+        assert_eq!(tile.grid(64 * 65536, 1, 65535), Grid([1, 65535, 2]));
+        assert_eq!(Grid::of_words(64 * 65536, 65535), Grid([65535, 2, 1]));
+        assert!(Grid([65536, 1, 1]).check("fc", 65535).is_err());
+    }
+}

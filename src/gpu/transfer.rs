@@ -1,0 +1,99 @@
+//! Between host and device, and from wgpu's errors to ours.
+
+use std::future::Future;
+
+use super::error::GpuError;
+
+/// Runs `make` with wgpu's errors caught, so that the device's own handler, which may panic, never sees them.
+pub(super) fn scoped<T>(
+    device: &wgpu::Device,
+    what: &str,
+    make: impl FnOnce() -> T,
+) -> impl Future<Output = Result<T, GpuError>> {
+    // Scopes belong to a thread, so both are closed before anything is awaited.
+    let validation = device.push_error_scope(wgpu::ErrorFilter::Validation);
+    let memory = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+    let internal = device.push_error_scope(wgpu::ErrorFilter::Internal);
+    let made = make();
+    let (internal, memory, validation) = (internal.pop(), memory.pop(), validation.pop());
+    let what = what.to_owned();
+    async move {
+        let error = internal.await.or(memory.await).or(validation.await);
+        if let Some(error) = error {
+            return Err(GpuError::Device { what, message: error.to_string() });
+        }
+        Ok(made)
+    }
+}
+
+/// A buffer with contents.
+pub(super) async fn upload(
+    device: &wgpu::Device,
+    name: &str,
+    contents: &[u8],
+    usage: wgpu::BufferUsages,
+) -> Result<wgpu::Buffer, GpuError> {
+    let size = buffer_size(device, name, contents.len() as u64)?;
+    let buffer = scoped(device, name, || {
+        device.create_buffer(&wgpu::BufferDescriptor { label: Some(name), size, usage, mapped_at_creation: true })
+    })
+    .await?;
+    let mapped = buffer.get_mapped_range_mut(..).map(|mut view| {
+        view.slice(..contents.len()).copy_from_slice(contents);
+    });
+    mapped.map_err(|error| GpuError::Device { what: name.to_owned(), message: error.to_string() })?;
+    buffer.unmap();
+    Ok(buffer)
+}
+
+/// An empty buffer.
+pub(super) async fn allocate(
+    device: &wgpu::Device,
+    name: &str,
+    size: u64,
+    usage: wgpu::BufferUsages,
+) -> Result<wgpu::Buffer, GpuError> {
+    let size = buffer_size(device, name, size)?;
+    scoped(device, name, || {
+        device.create_buffer(&wgpu::BufferDescriptor { label: Some(name), size, usage, mapped_at_creation: false })
+    })
+    .await
+}
+
+/// The size rounded up to whole words.
+fn buffer_size(device: &wgpu::Device, name: &str, size: u64) -> Result<u64, GpuError> {
+    let size = size.next_multiple_of(wgpu::COPY_BUFFER_ALIGNMENT).max(wgpu::COPY_BUFFER_ALIGNMENT);
+    let limit = device.limits().max_buffer_size;
+    if size > limit {
+        return Err(GpuError::Limit { name: name.to_owned(), what: "bytes of a buffer", actual: size, limit });
+    }
+    Ok(size)
+}
+
+/// Submits a copy of the first `size` bytes of `buffer`, waits, and returns them.
+pub(super) async fn download(
+    device: &wgpu::Device,
+    queue: &wgpu::Queue,
+    name: &str,
+    buffer: &wgpu::Buffer,
+    size: u64,
+) -> Result<Vec<u8>, GpuError> {
+    let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
+    let staging = allocate(device, name, size, usage).await?;
+    let (sender, receiver) = futures_channel::oneshot::channel();
+    scoped(device, name, || {
+        let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some(name) });
+        encoder.copy_buffer_to_buffer(buffer, 0, &staging, 0, staging.size());
+        queue.submit([encoder.finish()]);
+        // A receiver that is gone no longer wants the answer.
+        staging.map_async(wgpu::MapMode::Read, .., |result| drop(sender.send(result)));
+    })
+    .await?;
+    let error = |message: String| GpuError::Device { what: name.to_owned(), message };
+    // In a browser this does nothing, and the event loop completes the mapping.
+    device.poll(wgpu::PollType::wait_indefinitely()).map_err(|e| error(e.to_string()))?;
+    receiver.await.map_err(|e| error(e.to_string()))?.map_err(|e| error(e.to_string()))?;
+    let bytes = staging.get_mapped_range(..).map(|view| view.to_vec()).map_err(|e| error(e.to_string()))?;
+    staging.unmap();
+    Ok(bytes.into_iter().take(size as usize).collect())
+}
