@@ -55,22 +55,22 @@ impl Shared {
 }
 
 /// Which kernels to use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Choice {
-    /// For many rows.
-    pub(super) main: TileShape,
-    /// For at most so many matrix rows, another.
-    pub(super) few: Option<(u64, TileShape)>,
+    /// Tiles, each for at most so many matrix rows, ascending; the last for any number.
+    pub(super) tiles: Vec<(u64, TileShape)>,
     pub(super) packed_dot: bool,
 }
 
 impl Choice {
-    /// The tile for `m` matrix rows.
-    pub(super) fn tile(&self, m: u64) -> TileShape {
-        match self.few {
-            Some((most, tile)) if m <= most => tile,
-            _ => self.main,
-        }
+    /// One tile for any number of rows.
+    pub(super) fn only(tile: TileShape, packed_dot: bool) -> Self {
+        Self { tiles: vec![(u64::MAX, tile)], packed_dot }
+    }
+
+    /// Where in `tiles` the one for `m` matrix rows is.
+    pub(super) fn index(&self, m: u64) -> usize {
+        self.tiles.iter().position(|(most, _)| m <= *most).unwrap_or_default()
     }
 }
 
@@ -113,7 +113,7 @@ impl Engine {
     /// The tile shape for a linear layer of `matrix_rows` rows on this device.
     #[must_use]
     pub fn tile(&self, matrix_rows: usize) -> TileShape {
-        self.choice.tile(matrix_rows as u64)
+        self.choice.tiles[self.choice.index(matrix_rows as u64)].1
     }
 
     /// Whether WGSL's packed dot product is used.
@@ -129,12 +129,20 @@ impl Engine {
     }
 }
 
+impl Engine {
+    /// The same device with another choice of kernels.
+    pub(super) fn with(&self, choice: Choice) -> Self {
+        Self { shared: Arc::clone(&self.shared), choice }
+    }
+}
+
 /// The first candidate that computes correctly.
 async fn choose(shared: &Arc<Shared>, options: &Options) -> Result<Choice, GpuError> {
     let mut failure = None;
     for choice in candidates(shared.device.adapter_info().device_type, &shared.limits, options)? {
-        match known_answer::check(&Engine { shared: Arc::clone(shared), choice }).await {
-            Ok(()) => return Ok(choice),
+        let engine = Engine { shared: Arc::clone(shared), choice };
+        match known_answer::check(&engine).await {
+            Ok(()) => return Ok(engine.choice),
             Err(error @ GpuError::KnownAnswer { .. }) => {
                 log::warn!("{error}; trying another kernel");
                 failure = Some(error);
@@ -152,7 +160,10 @@ fn candidates(
     limits: &wgpu::Limits,
     options: &Options,
 ) -> Result<Vec<Choice>, GpuError> {
+    let software = device_type == wgpu::DeviceType::Cpu;
     let dots: &[bool] = match options.packed_dot {
+        // Drivers that run on a CPU are no faster, and SwiftShader is slower, with the packed form.
+        PackedDot::Auto if software => &[false, true],
         PackedDot::Auto => &[true, false],
         PackedDot::Native => &[true],
         PackedDot::Emulated => &[false],
@@ -160,22 +171,27 @@ fn candidates(
     if let Some(tile) = options.tile {
         // The shape may have been made for other limits.
         let main = TileShape::new(tile.kernel(), tile.rows(), tile.k_step(), limits)?;
-        return Ok(dots.iter().map(|&packed_dot| Choice { main, few: None, packed_dot }).collect());
+        return Ok(dots.iter().map(|&packed_dot| Choice::only(main, packed_dot)).collect());
     }
     let workgroup = TileShape::new(LinearKernel::Workgroup, 64, 4, limits);
     let register = TileShape::new(LinearKernel::Register, 32, 1, limits);
-    let software = device_type == wgpu::DeviceType::Cpu;
     let mains = if software { [register, workgroup] } else { [workgroup, register] };
-    // A processor gains nothing from more threads a column; for a GPU they hide the latency of memory.
-    let few = TileShape::new(LinearKernel::Gemv, 4, if software { 1 } else { 4 }, limits).ok().map(|tile| (8, tile));
-    let fits: Vec<TileShape> = mains.iter().flatten().copied().collect();
-    if let ([Err(error), _], true) = (&mains, fits.is_empty()) {
+    if let [Err(error), Err(_)] = &mains {
         return Err(error.clone());
     }
+    // (Most matrix rows, rows of a workgroup, threads that share a column.) For a GPU more threads hide the latency of
+    // memory, and up to 8 rows the weights' bytes decide; a processor computes from 3 rows on.
+    let few: &[(u64, u32, u32)] = if software { &[(1, 1, 1), (2, 2, 1)] } else { &[(1, 1, 4), (2, 2, 4), (8, 4, 4)] };
+    let few = few
+        .iter()
+        .map(|&(most, rows, k_step)| TileShape::new(LinearKernel::Gemv, rows, k_step, limits).map(|tile| (most, tile)));
+    let few: Vec<(u64, TileShape)> = few.flatten().collect();
     let mut candidates = Vec::new();
     for &packed_dot in dots {
-        for few in [few, None] {
-            candidates.extend(fits.iter().map(|&main| Choice { main, few, packed_dot }));
+        for few in [few.as_slice(), &[]] {
+            for &main in mains.iter().flatten() {
+                candidates.push(Choice { tiles: [few, &[(u64::MAX, main)]].concat(), packed_dot });
+            }
         }
     }
     Ok(candidates)
@@ -185,27 +201,32 @@ fn candidates(
 mod tests {
     use super::*;
 
+    fn kernel(choice: &Choice, m: u64) -> LinearKernel {
+        choice.tiles[choice.index(m)].1.kernel()
+    }
+
     #[test]
     fn candidates_fall_back_step_by_step() {
         let limits = wgpu::Limits::default();
-        let all = candidates(wgpu::DeviceType::Cpu, &limits, &Options::default()).expect("fit");
-        assert_eq!(all[0].main.kernel(), LinearKernel::Register);
-        assert_eq!(all[0].tile(8).kernel(), LinearKernel::Gemv);
-        assert_eq!(all[0].tile(9).kernel(), LinearKernel::Register);
-        assert_eq!(all[1].main.kernel(), LinearKernel::Workgroup);
-        assert!(all[2].few.is_none() && all[3].few.is_none());
+        let all = candidates(wgpu::DeviceType::DiscreteGpu, &limits, &Options::default()).expect("fit");
+        assert_eq!([1, 8, 9].map(|m| kernel(&all[0], m)), {
+            [LinearKernel::Gemv, LinearKernel::Gemv, LinearKernel::Workgroup]
+        });
+        assert_eq!(kernel(&all[1], 9), LinearKernel::Register);
+        assert_eq!([kernel(&all[2], 1), kernel(&all[3], 1)], [LinearKernel::Workgroup, LinearKernel::Register]);
         assert!(all[..4].iter().all(|c| c.packed_dot) && all[4..].iter().all(|c| !c.packed_dot));
         assert_eq!(all.len(), 8);
 
-        let all = candidates(wgpu::DeviceType::DiscreteGpu, &limits, &Options::default()).expect("fit");
-        assert_eq!(all[0].main.kernel(), LinearKernel::Workgroup);
+        let all = candidates(wgpu::DeviceType::Cpu, &limits, &Options::default()).expect("fit");
+        assert_eq!(kernel(&all[0], 9), LinearKernel::Register);
+        assert!(!all[0].packed_dot && all[4].packed_dot);
     }
 
     #[test]
     fn small_devices_get_what_fits() {
         let limits = wgpu::Limits { max_compute_workgroup_storage_size: 0, ..wgpu::Limits::default() };
         let all = candidates(wgpu::DeviceType::IntegratedGpu, &limits, &Options::default()).expect("fit");
-        assert!(all.iter().all(|c| c.main.kernel() == LinearKernel::Register && c.few.is_none()));
+        assert!(all.iter().all(|c| kernel(c, 1) == LinearKernel::Register));
         let limits = wgpu::Limits { max_compute_invocations_per_workgroup: 8, ..wgpu::Limits::default() };
         assert!(candidates(wgpu::DeviceType::IntegratedGpu, &limits, &Options::default()).is_err());
     }

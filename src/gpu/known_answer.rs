@@ -20,19 +20,16 @@ const FRACTION_BITS: u32 = numerics::MAX_FRACTION_BITS;
 /// [`GpuError::KnownAnswer`] for the first wrong element.
 pub(super) async fn check(engine: &Engine) -> Result<(), GpuError> {
     check_quantize(engine).await?;
-    let Choice { main, few, packed_dot } = engine.choice;
-    for tile in [Some(main), few.map(|(_, tile)| tile)].into_iter().flatten() {
-        let choice = Choice { main: tile, few: None, packed_dot };
-        check_linear(&Engine { choice, ..engine.clone() }).await?;
+    for &(_, tile) in &engine.choice.tiles {
+        check_linear(&engine.with(Choice::only(tile, engine.choice.packed_dot)), tile.kernel().name()).await?;
     }
     Ok(())
 }
 
-async fn check_linear(engine: &Engine) -> Result<(), GpuError> {
+async fn check_linear(engine: &Engine, kernel: &str) -> Result<(), GpuError> {
     let layer = Layer::new();
     let model = engine.load(&layer.program()?).await?;
     let outputs = model.run(&[layer.x()]).await?;
-    let kernel = engine.choice.main.kernel().name();
     let codes = outputs[0].as_i8().unwrap_or_default().iter().map(|&c| i64::from(c));
     compare(&format!("{kernel}_i8_i8"), codes, layer.codes())?;
     let bits = outputs[1].as_f32().unwrap_or_default().iter().map(|v| i64::from(v.to_bits()));

@@ -37,8 +37,8 @@ struct Dispatch {
 enum Work {
     Linear {
         n: usize,
-        main: (TileShape, wgpu::ComputePipeline),
-        few: Option<(u64, TileShape, wgpu::ComputePipeline)>,
+        /// Each for at most so many matrix rows; the last for any number.
+        tiles: Vec<(u64, TileShape, wgpu::ComputePipeline)>,
     },
     Words {
         pipeline: wgpu::ComputePipeline,
@@ -103,10 +103,11 @@ fn check_rows(actual: usize, max: usize) -> Result<(), GpuError> {
 impl Work {
     fn at(&self, m: u64, limit: u32) -> (&wgpu::ComputePipeline, Grid) {
         match self {
-            Self::Linear { n, few: Some((most, tile, pipeline)), .. } if m <= *most => {
+            Self::Linear { n, tiles } => {
+                let at = tiles.iter().position(|(most, ..)| m <= *most).unwrap_or_default();
+                let (_, tile, pipeline) = &tiles[at];
                 (pipeline, tile.grid(m, *n, limit))
             }
-            Self::Linear { n, main: (tile, pipeline), .. } => (pipeline, tile.grid(m, *n, limit)),
             Self::Words { pipeline, words_of_4_rows } => {
                 (pipeline, Grid::of_words((m * words_of_4_rows).div_ceil(4), limit))
             }
@@ -378,12 +379,11 @@ async fn work(model: &Model, planned: &Planned, value: &Value) -> Result<Work, G
             Step::Linear(linear) => {
                 let to_float = matches!(linear.epilogue, Epilogue::Scale { .. });
                 let key = |tile| Key::Linear { tile, packed_dot: choice.packed_dot, to_float };
-                let main = (choice.main, shared.pipelines.get(&shared.device, key(choice.main)).await?);
-                let few = match choice.few {
-                    Some((most, tile)) => Some((most, tile, shared.pipelines.get(&shared.device, key(tile)).await?)),
-                    None => None,
-                };
-                return Ok(Work::Linear { n: linear.n, main, few });
+                let mut tiles = Vec::with_capacity(choice.tiles.len());
+                for &(most, tile) in &choice.tiles {
+                    tiles.push((most, tile, shared.pipelines.get(&shared.device, key(tile)).await?));
+                }
+                return Ok(Work::Linear { n: linear.n, tiles });
             }
         },
     };

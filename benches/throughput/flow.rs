@@ -1,0 +1,123 @@
+//! What quantizing costs: calibration against plain forward passes, conversion, and the interpreter against its products.
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use enfold::interp::Interpreter;
+use enfold::quantize::{ConvertOptions, QuantizationConfig, WgpuQuantizer, convert, prepare};
+use enfold::{Graph, GraphBuilder, Shape, Tensor};
+use rten_gemm::{GemmExecutor, GemmInputA, GemmInputB, GemmOptions};
+use rten_tensor::NdTensorView;
+
+use crate::random::Random;
+use crate::{Measured, ROUNDS, median};
+
+pub(crate) const SERIES: [&str; 3] = ["interpreter forward", "calibrate", "convert"];
+
+const DIMS: [usize; 4] = [1024, 4096, 4096, 1024];
+const ROWS: usize = 128;
+const BATCHES: usize = 16;
+
+pub(crate) fn measure() -> Result<Vec<Measured>> {
+    let mut random = Random::new(7);
+    let graph = mlp(&mut random)?;
+    let input = |random: &mut Random| Tensor::from_f32(&[ROWS, DIMS[0]], random.normals(ROWS * DIMS[0], 1.0));
+    let batches: Vec<Tensor> = (0..BATCHES).map(|_| input(&mut random)).collect::<Result<_, _>>()?;
+    let interpreter = Interpreter::new(&graph);
+    interpreter.run(&[&batches[0]])?; // packs the weights
+    let mut bare = bare_products(&graph)?;
+
+    let (mut products, mut forward, mut calibrate, mut converts) = (vec![], vec![], vec![], vec![]);
+    for _ in 0..ROUNDS {
+        let start = Instant::now();
+        bare()?;
+        products.push(start.elapsed().as_secs_f64());
+        let start = Instant::now();
+        black_box(interpreter.run(&[&batches[0]])?);
+        forward.push(start.elapsed().as_secs_f64());
+    }
+    let mut plain = vec![];
+    for _ in 0..3 {
+        let start = Instant::now();
+        for batch in &batches {
+            black_box(interpreter.run(&[batch])?);
+        }
+        plain.push(start.elapsed().as_secs_f64());
+        let quantizer = WgpuQuantizer::new().set_global(QuantizationConfig::symmetric().per_channel());
+        let mut prepared = prepare(&graph, &quantizer)?;
+        // As above: packing the weights is not calibration.
+        prepared.observe(&[&batches[0]])?;
+        let start = Instant::now();
+        for batch in &batches {
+            prepared.observe(&[batch])?;
+        }
+        calibrate.push(start.elapsed().as_secs_f64());
+        let start = Instant::now();
+        black_box(convert(&prepared, &ConvertOptions::default())?);
+        converts.push(start.elapsed().as_secs_f64());
+    }
+    let [products, forward, plain, calibrate, converts] = [products, forward, plain, calibrate, converts].map(median);
+    println!("\nMLP 1024-4096-4096-1024 at {ROWS} rows");
+    println!("  interpreter forward {:.1} ms, {:.3} times its bare f32 products", forward * 1e3, forward / products);
+    println!(
+        "  calibrating {BATCHES} batches (histogram) {:.1} ms, {:.3} times the plain forward passes",
+        calibrate * 1e3,
+        calibrate / plain
+    );
+    println!("  converting {:.1} ms", converts * 1e3);
+
+    let operations: usize = DIMS.windows(2).map(|d| 2 * ROWS * d[0] * d[1]).sum();
+    let measured = |series: &str, seconds: f64, passes: usize| Measured {
+        series: series.to_owned(),
+        shape: [ROWS, DIMS[0], DIMS[3]],
+        seconds,
+        gops: 1e-9 * (operations * passes) as f64 / seconds,
+    };
+    Ok(vec![
+        measured(SERIES[0], forward, 1),
+        measured("bare f32 products", products, 1),
+        measured(SERIES[1], calibrate, BATCHES),
+        measured("plain forward passes", plain, BATCHES),
+        measured(SERIES[2], converts, 0),
+    ])
+}
+
+fn mlp(random: &mut Random) -> Result<Graph> {
+    let mut g = GraphBuilder::new();
+    let mut h = g.input("x", Shape::rows(DIMS[0]))?;
+    for (i, dims) in DIMS.windows(2).enumerate() {
+        let scale = 1.0 / (dims[0] as f32).sqrt();
+        let weight = Tensor::from_f32(&[dims[1], dims[0]], random.normals(dims[0] * dims[1], scale))?;
+        let bias = Tensor::from_f32(&[dims[1]], random.normals(dims[1], 0.1))?;
+        h = g.linear(&format!("fc{i}"), h, weight, Some(bias))?;
+        if i + 2 < DIMS.len() {
+            h = g.relu(&format!("relu{i}"), h)?;
+        }
+    }
+    Ok(g.finish([h])?)
+}
+
+/// The library's f32 products of the MLP alone, with prepacked weights, each from and to a buffer that is used again.
+fn bare_products(graph: &Graph) -> Result<impl FnMut() -> Result<()> + use<>> {
+    let executor = GemmExecutor::<f32>::new();
+    let mut layers = Vec::new();
+    for (i, dims) in DIMS.windows(2).enumerate() {
+        let Some(id) = graph.find(&format!("fc{i}.weight")) else { bail!("no weight of fc{i}") };
+        let weight = Interpreter::new(graph).constant_value(id)?;
+        let Some(weight) = weight.as_ref().and_then(|w| w.as_f32()) else { bail!("fc{i} has no f32 weight") };
+        let view = NdTensorView::from_data([dims[1], dims[0]], weight);
+        let (x, y) = (vec![0.5f32; ROWS * dims[0]], vec![0f32; ROWS * dims[1]]);
+        layers.push((executor.prepack_b(view.transposed()), dims[0], x, y));
+    }
+    Ok(move || {
+        for (packed, k, x, y) in &mut layers {
+            let a = GemmInputA::Unpacked(NdTensorView::from_data([ROWS, *k], x.as_slice()));
+            if let Err(error) = executor.gemm(y, a, GemmInputB::Packed(packed), GemmOptions::default()) {
+                bail!("{error:?}");
+            }
+            black_box(&y);
+        }
+        Ok(())
+    })
+}
