@@ -19,12 +19,22 @@ pub(crate) fn runner(series: &str, layer: &Layer) -> Result<Runner> {
         "cpu reference" => {
             let interpreter = Interpreter::new(&layer.graph);
             layer.check(series, interpreter.run(&[&x])?[0].as_i8().unwrap_or_default())?;
-            Box::new(move || time(|| Ok(drop(black_box(interpreter.run(&[&x])?)))))
+            Box::new(move || {
+                time(|| {
+                    black_box(interpreter.run(&[&x])?);
+                    Ok(())
+                })
+            })
         }
         "cpu engine" => {
             let engine = Engine::new(&layer.program)?;
             layer.check(series, engine.run(&[&x])?[0].as_i8().unwrap_or_default())?;
-            Box::new(move || time(|| Ok(drop(black_box(engine.run(&[&x])?)))))
+            Box::new(move || {
+                time(|| {
+                    black_box(engine.run(&[&x])?);
+                    Ok(())
+                })
+            })
         }
         "rten-gemm bare" => bare(layer)?,
         other => bail!("no series {other}"),

@@ -9,7 +9,6 @@ use super::observer::ObserverError;
 use super::prepare::PreparedGraph;
 use super::reference::{ReferenceError, reference};
 use crate::graph::{Graph, GraphError, NodeId, ObserverId, Op, Rewriter};
-use crate::interp::InterpError;
 use crate::qparams::{QuantRange, TensorQParams};
 
 /// How [`convert`] leaves the graph.
@@ -44,9 +43,6 @@ pub enum ConvertError {
     /// The converted graph is not valid.
     #[error(transparent)]
     Graph(#[from] GraphError),
-    /// A constant could not be quantized.
-    #[error(transparent)]
-    Interp(#[from] InterpError),
     /// The integer form could not be made.
     #[error(transparent)]
     Reference(#[from] ReferenceError),

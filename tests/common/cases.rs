@@ -136,7 +136,7 @@ impl Case {
         };
         let most = (0..=numerics::MAX_FRACTION_BITS).rev().find(fits).expect("0 fraction bits fit");
         let fraction_bits = if data == Data::Ties { 0 } else { most };
-        let relu = seed % 4 == 0;
+        let relu = seed.is_multiple_of(4);
         let zero_point = random.between(-128, 127);
         let name = format!("{rows} x {k} x {n} {data:?} {ends:?} seed {seed}");
         Self { name, rows, n, k, ends, x, w, bias, fraction_bits, factors, relu, zero_point }

@@ -38,9 +38,10 @@ fn all_shapes(kernel: LinearKernel) {
     assert!(!tiles.is_empty());
     let mut compared = 0;
     for (turn, &tile) in tiles.iter().enumerate() {
-        let engine = engine(&Options { tile: Some(tile), packed_dot: PackedDot::Auto }).expect("an adapter");
-        // The first shape runs every case, the others each a different share.
-        let share = cases.iter().enumerate().filter(|(i, _)| turn == 0 || i % tiles.len() == turn);
+        let packed_dot = [PackedDot::Native, PackedDot::Emulated][turn % 2];
+        let engine = engine(&Options { tile: Some(tile), packed_dot }).expect("an adapter");
+        // The first two shapes run every case, one with each kind of dot product; the others each a different share.
+        let share = cases.iter().enumerate().filter(|(i, _)| turn < 2 || i % tiles.len() == turn);
         for (_, case) in share {
             if let Some(difference) = compare(&engine, case) {
                 panic!("{tile:?}: {difference}");

@@ -41,6 +41,18 @@ const NOT_YET_COVERED: [&str; 14] = [
     "numeric_debugger",
 ];
 
+/// The quantized networks of the covered flow, each with its name and a batch.
+pub(crate) fn quantized_linear_networks() -> Vec<(String, enfold::Graph, enfold::Tensor)> {
+    let files = file::all(&file::directory()).into_iter().filter(|f| f.kind == "pt2e/static/linear");
+    let network = |golden: Golden| {
+        let float = pt2e::float_graph(&golden).expect("a float graph");
+        let quantized = pt2e::quantized_graph(&golden, &float).expect("a quantized graph");
+        let x = golden.tensor("in.x").expect("a batch").clone();
+        (golden.name, quantized, x)
+    };
+    files.map(network).collect()
+}
+
 /// Compares every file of a kind, prints how many, and reports all that differ.
 fn compare_all(kind: &str, compare: impl Fn(&Golden) -> Result<(), String>) {
     assert!(COVERED.contains(&kind), "{kind} is not listed as covered");
