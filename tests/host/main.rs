@@ -9,3 +9,6 @@ mod report;
 
 mod accuracy;
 mod golden;
+mod layering;
+#[cfg(feature = "gpu")]
+mod shaders;
