@@ -115,10 +115,10 @@ impl Lowering<'_> {
                 self.steps.push(Step::Dequantize(Dequantize { name, input, output, qparams: *qparams }));
             }
             Op::IntegerLinear { fraction_bits } => self.linear(id, node, *fraction_bits),
-            // Written by the step of their accumulator.
+            // Written by the step of their accumulator, or refused with it.
             Op::Requantize { .. } | Op::ScaleAccumulator { .. } => {
-                if !self.value_of.contains_key(&id) {
-                    self.refuse(id, "its accumulator does not come from an integer_linear of its own");
+                if !matches!(self.graph.node(node.inputs[0]).op, Op::IntegerLinear { .. }) {
+                    self.refuse(id, "its accumulator does not come from an integer_linear");
                 }
             }
             _ => {

@@ -8,6 +8,7 @@ mod random;
 mod report;
 
 mod accuracy;
+mod bad_input;
 mod golden;
 mod layering;
 #[cfg(feature = "gpu")]

@@ -1,0 +1,44 @@
+//! One error for callers that run all stages.
+
+use crate::cpu::CpuError;
+#[cfg(feature = "gpu")]
+use crate::gpu::GpuError;
+use crate::graph::GraphError;
+use crate::interp::InterpError;
+use crate::lower::LowerError;
+use crate::program::ProgramError;
+use crate::qparams::QParamsError;
+use crate::quantize::{ConvertError, ObserverError, PrepareError, ReferenceError};
+use crate::tensor::TensorError;
+
+/// The union of the stage errors; every message is that of its stage.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+#[error(transparent)]
+pub enum Error {
+    /// A tensor of the wrong length.
+    Tensor(#[from] TensorError),
+    /// Quantization parameters that are not usable.
+    QParams(#[from] QParamsError),
+    /// A graph that is not valid.
+    Graph(#[from] GraphError),
+    /// A run of a graph.
+    Interp(#[from] InterpError),
+    /// Observing one tensor.
+    Observer(#[from] ObserverError),
+    /// Preparing and calibrating.
+    Prepare(#[from] PrepareError),
+    /// Converting.
+    Convert(#[from] ConvertError),
+    /// Rewriting into integers.
+    Reference(#[from] ReferenceError),
+    /// Lowering.
+    Lower(#[from] LowerError),
+    /// A program that is not valid.
+    Program(#[from] ProgramError),
+    /// The CPU engine.
+    Cpu(#[from] CpuError),
+    /// The GPU engine.
+    #[cfg(feature = "gpu")]
+    Gpu(#[from] GpuError),
+}
