@@ -50,3 +50,36 @@ fn outputs(graph: &Graph) -> Result<(), GraphError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::graph::{Graph, GraphBuilder, GraphError, NodeId};
+    use crate::tensor::Shape;
+
+    fn graph() -> Graph {
+        let mut g = GraphBuilder::new();
+        let x = g.input("x", Shape::rows(2)).expect("an input");
+        let y = g.relu("y", x).expect("a relu");
+        g.finish([y]).expect("a graph")
+    }
+
+    /// What a wrong pass could leave behind.
+    #[test]
+    fn broken_graphs_are_refused() {
+        let broken = |change: &dyn Fn(&mut Vec<crate::graph::Node>, &mut Vec<NodeId>, &mut Vec<NodeId>)| {
+            let Graph { nodes, mut inputs, mut outputs } = graph();
+            let mut nodes = nodes.to_vec();
+            change(&mut nodes, &mut inputs, &mut outputs);
+            Graph { nodes: nodes.into(), inputs, outputs }.verify()
+        };
+        let e = broken(&|nodes, _, _| nodes[1].shape = Shape::rows(3));
+        assert!(matches!(e, Err(GraphError::Inconsistent { node, .. }) if node == "y"));
+        let e = broken(&|nodes, _, _| nodes[1].inputs[0] = NodeId::new(1));
+        assert!(matches!(e, Err(GraphError::Order { node, input: 1, nodes: 1 }) if node == "y"));
+        let e = broken(&|nodes, _, _| nodes[1].name = "x".to_owned());
+        assert!(matches!(e, Err(GraphError::DuplicateName { name }) if name == "x"));
+        assert!(matches!(broken(&|_, inputs, _| inputs.clear()), Err(GraphError::Output { .. })));
+        assert!(matches!(broken(&|_, _, outputs| outputs[0] = NodeId::new(7)), Err(GraphError::Output { .. })));
+        assert_eq!(graph().verify(), Ok(()));
+    }
+}

@@ -6,21 +6,23 @@ use rten_tensor::{Matrix, NdTensorView};
 /// Why a product cannot fail: the library refuses sizes that do not fit, and here they come from the slices themselves.
 pub(super) const SIZES: &str = "sizes follow from the slices";
 
-/// A weight `[N, K]` in the layout of the product kernel.
+/// A weight `[N, K]` in the layout of the product kernel. The library takes no empty matrices, so those are not packed.
 pub(crate) struct PackedWeight {
-    packed: PackedBMatrix<f32>,
+    packed: Option<PackedBMatrix<f32>>,
 }
 
 impl std::fmt::Debug for PackedWeight {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "PackedWeight[{}, {}]", self.packed.cols(), self.packed.rows())
+        let dims = self.packed.as_ref().map(|packed| (packed.cols(), packed.rows()));
+        write!(f, "PackedWeight{dims:?}")
     }
 }
 
 impl PackedWeight {
     /// `weight` is `[n, k]`, row-major.
     pub(crate) fn new(weight: &[f32], n: usize, k: usize) -> Self {
-        Self { packed: GemmExecutor::<f32>::new().prepack_b(transposed(weight, n, k)) }
+        let pack = || GemmExecutor::<f32>::new().prepack_b(transposed(weight, n, k));
+        Self { packed: (n > 0 && k > 0).then(pack) }
     }
 }
 
@@ -36,9 +38,15 @@ pub(crate) fn linear(
     if y.is_empty() {
         return y;
     }
+    if k == 0 {
+        if let Some(bias) = bias {
+            y.chunks_exact_mut(n).for_each(|row| row.copy_from_slice(bias));
+        }
+        return y;
+    }
     // For one row the library has a vector product, which reads the weight as it is.
-    let b = match packed {
-        Some(packed) if m > 1 => GemmInputB::Packed(&packed.packed),
+    let b = match packed.and_then(|packed| packed.packed.as_ref()) {
+        Some(packed) if m > 1 => GemmInputB::Packed(packed),
         _ => GemmInputB::Unpacked(transposed(weight, n, k)),
     };
     let options = GemmOptions { bias: bias.map(BiasVector::Row), ..GemmOptions::default() };
@@ -49,8 +57,8 @@ pub(crate) fn linear(
 
 /// `y[m, n] = a[m, k] · b[k, n]`.
 pub(crate) fn matmul(y: &mut [f32], a: &[f32], b: &[f32], [m, n, k]: [usize; 3]) {
-    if y.is_empty() {
-        return;
+    if y.is_empty() || k == 0 {
+        return y.fill(0.0);
     }
     let (a, b) = (GemmInputA::Unpacked(matrix(a, m, k)), GemmInputB::Unpacked(matrix(b, k, n)));
     GemmExecutor::<f32>::new().gemm(y, a, b, GemmOptions::default()).expect(SIZES);

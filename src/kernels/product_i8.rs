@@ -66,8 +66,11 @@ impl Int8Weight {
         let offset = |row: &[i8]| row.iter().fold(0i32, |sum, &w| sum.wrapping_add(i32::from(w))).wrapping_mul(128);
         let offsets = if k == 0 { vec![0; n] } else { codes.par_chunks_exact(k).map(offset).collect() };
         let packed = match product {
-            Int8Product::Library => Some(GemmExecutor::<u8, i8, i32>::new().prepack_b(transposed(codes, n, k))),
-            Int8Product::Exact => None,
+            // The library takes no empty matrices.
+            Int8Product::Library if n > 0 && k > 0 => {
+                Some(GemmExecutor::<u8, i8, i32>::new().prepack_b(transposed(codes, n, k)))
+            }
+            Int8Product::Library | Int8Product::Exact => None,
         };
         Self { n, k, codes: codes.to_vec(), offsets, packed }
     }

@@ -154,3 +154,107 @@ impl Forest<'_> {
         Err(PrepareError::SharedCycle { point, target })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::graph::{GraphBuilder, NodeId};
+    use crate::numerics::EPS;
+    use crate::qparams::{QScheme, QuantRange};
+    use crate::quantize::{ObserverKind, QuantizationAnnotation};
+    use crate::tensor::Shape;
+
+    /// A chain and a fan of adds: values with several readers.
+    fn graph() -> Graph {
+        let mut g = GraphBuilder::new();
+        let mut values = vec![g.input("x", Shape::rows(2)).expect("an input")];
+        for i in 0..6 {
+            let (a, b) = (values[i], values[i / 2]);
+            values.push(g.add(&format!("add{i}"), a, b).expect("a sum"));
+        }
+        g.finish(values.last().copied()).expect("a graph")
+    }
+
+    fn observed(kind: usize) -> ObservedSpec {
+        let range = [QuantRange::INT8, QuantRange::INT8_NARROW][kind % 2];
+        ObservedSpec { range, qscheme: QScheme::PerTensorAffine, observer: ObserverKind::MinMax, eps: EPS }
+    }
+
+    /// For each node: whether it shares implicitly, and a spec for each input edge and the output, where numbers pick an
+    /// observed spec or another point to share with.
+    type Choice = (bool, Vec<Option<usize>>, Option<usize>);
+
+    fn annotate(graph: &Graph, choices: &[Choice]) -> Annotations {
+        let nodes: Vec<NodeId> = graph.iter().map(|(id, _)| id).skip(1).collect();
+        let point = |at: usize| {
+            let consumer = nodes[at / 2 % nodes.len()];
+            match at % 2 {
+                0 => EdgeOrNode::Node(consumer),
+                _ => EdgeOrNode::Edge { producer: graph.node(consumer).inputs[0], consumer },
+            }
+        };
+        let spec = |at: usize| match at {
+            0 | 1 => QuantizationSpec::Observed(observed(at)),
+            _ => QuantizationSpec::Shared(point(at)),
+        };
+        let mut annotations = Annotations::new(graph);
+        for (&id, (allow_implicit_sharing, inputs, output)) in nodes.iter().zip(choices) {
+            let edges = graph.node(id).inputs.iter().copied().zip(inputs.iter().map(|i| i.map(spec)));
+            annotations.set(
+                id,
+                QuantizationAnnotation {
+                    input_qspec_map: edges.collect(),
+                    output_qspec: output.map(spec),
+                    allow_implicit_sharing: *allow_implicit_sharing,
+                },
+            );
+        }
+        annotations
+    }
+
+    fn choices() -> impl Strategy<Value = Vec<Choice>> {
+        let spec = || prop::option::weighted(0.9, prop_oneof![4 => 0usize..2, 1 => 2usize..14]);
+        prop::collection::vec((any::<bool>(), prop::collection::vec(spec(), 2), spec()), 6)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// Groups partition the points: one group each, numbered without gaps, an explicit share always inside one group.
+        #[test]
+        fn groups_are_an_equivalence_relation(choices in choices()) {
+            let graph = graph();
+            let annotations = annotate(&graph, &choices);
+            // Sharing with nothing or in a circle is refused; that is tested by name elsewhere.
+            let Ok(groups) = group(&graph, &annotations) else { return Ok(()) };
+            let mut members: HashMap<usize, Vec<EdgeOrNode>> = HashMap::new();
+            let mut last = HashMap::new();
+            for (point, spec) in annotations.points(&graph) {
+                last.insert(point, spec);
+            }
+            for (&point, spec) in &last {
+                match groups.observed(point) {
+                    Some(group) => members.entry(group).or_default().push(point),
+                    // Only what stays float, or shares with what does, has no group.
+                    None => prop_assert!(!matches!(spec, Some(QuantizationSpec::Observed(_)))),
+                }
+                if let Some(QuantizationSpec::Shared(target)) = spec {
+                    prop_assert_eq!(groups.observed(point), groups.observed(*target));
+                }
+            }
+            prop_assert_eq!(members.len(), groups.specs.len());
+            for (group, points) in members {
+                // One spec serves the group, and each member that has a spec of its own agrees with it.
+                for point in points {
+                    if let Some(Some(QuantizationSpec::Observed(own))) = last.get(&point) {
+                        prop_assert!(agree(own, &groups.specs[group]), "{point:?}");
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,5 +1,7 @@
 //! Tests that need no GPU.
 
+#[path = "../common/cases.rs"]
+mod cases;
 #[path = "../common/nets.rs"]
 mod nets;
 #[path = "../common/random.rs"]
@@ -9,7 +11,10 @@ mod report;
 
 mod accuracy;
 mod bad_input;
+mod completeness;
+mod engines;
 mod golden;
 mod layering;
+mod properties;
 #[cfg(feature = "gpu")]
 mod shaders;

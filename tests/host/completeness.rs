@@ -1,0 +1,368 @@
+//! Every op has inference, interpretation, and a lowering or a reason. The table is checked for gaps by an exhaustive match:
+//! a new op does not compile until it is numbered here, and fails until it has a row.
+
+use enfold::graph::{GraphError, NodeId, ObserverId, Op, UnaryOp};
+use enfold::interp::Interpreter;
+use enfold::lower::{LowerError, lower};
+use enfold::qparams::{QParams, QuantRange, TensorQParams};
+use enfold::tensor::DType;
+use enfold::{Graph, GraphBuilder, Shape, Tensor};
+
+const OPS: usize = 22;
+
+fn number(op: &Op) -> usize {
+    match op {
+        Op::Input => 0,
+        Op::Constant(_) => 1,
+        Op::Linear => 2,
+        Op::MatMul => 3,
+        Op::Add => 4,
+        Op::Mul => 5,
+        Op::Unary(UnaryOp::Relu) => 6,
+        Op::Unary(UnaryOp::Sigmoid | UnaryOp::Tanh | UnaryOp::Gelu | UnaryOp::GeluTanh | UnaryOp::Silu) => 7,
+        Op::Reshape { .. } => 8,
+        Op::Flatten { .. } => 9,
+        Op::Transpose { .. } => 10,
+        Op::Concat { .. } => 11,
+        Op::Softmax { .. } => 12,
+        Op::LayerNorm { .. } => 13,
+        Op::BatchNorm { .. } => 14,
+        Op::Embedding => 15,
+        Op::Observe { .. } => 16,
+        Op::Quantize { .. } => 17,
+        Op::Dequantize { .. } => 18,
+        Op::IntegerLinear { .. } => 19,
+        Op::Requantize { .. } => 20,
+        Op::ScaleAccumulator { .. } => 21,
+    }
+}
+
+enum Lowering {
+    /// Becomes a step, an input or part of a step.
+    Step,
+    /// Is refused by name.
+    Reason,
+}
+
+struct Case {
+    name: &'static str,
+    graph: Graph,
+    inputs: Vec<Tensor>,
+    expected: Tensor,
+    lowering: Lowering,
+}
+
+fn f32s(shape: &[usize], data: &[f32]) -> Tensor {
+    Tensor::from_f32(shape, data.to_vec()).expect("lengths fit")
+}
+
+fn case(
+    name: &'static str,
+    build: impl FnOnce(&mut GraphBuilder) -> Result<NodeId, GraphError>,
+    inputs: Vec<Tensor>,
+    expected: Tensor,
+    lowering: Lowering,
+) -> Case {
+    let mut g = GraphBuilder::new();
+    let output = build(&mut g).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let graph = g.finish([output]).unwrap_or_else(|e| panic!("{name}: {e}"));
+    Case { name, graph, inputs, expected, lowering }
+}
+
+/// One small example an op, with results worked out by hand or, for the transcendental ones, by torch 2.9.1.
+fn table() -> Vec<Case> {
+    use Lowering::{Reason, Step};
+    let x23 = || f32s(&[2, 3], &[1.0, -2.0, 3.0, 0.5, 0.0, -1.0]);
+    let x = |g: &mut GraphBuilder, dims: &[usize]| g.input("x", Shape::batched(dims));
+    let per_tensor = |scale, z| TensorQParams::PerTensor(QParams::new(scale, z).expect("valid"));
+    let i8s = |shape: &[usize], data: &[i8]| Tensor::from_i8(shape, data.to_vec()).expect("lengths fit");
+    let i32s = |shape: &[usize], data: &[i32]| Tensor::from_i32(shape, data.to_vec()).expect("lengths fit");
+    vec![
+        case(
+            "linear",
+            |g| {
+                let x = x(g, &[3])?;
+                g.linear("y", x, f32s(&[2, 3], &[1.0, 2.0, 3.0, -1.0, 0.0, 1.0]), Some(f32s(&[2], &[10.0, 20.0])))
+            },
+            vec![x23()],
+            f32s(&[2, 2], &[16.0, 22.0, 7.5, 18.5]),
+            Reason,
+        ),
+        case(
+            "linear without bias, rank 3",
+            |g| {
+                let x = x(g, &[2, 1])?;
+                g.linear("y", x, f32s(&[2, 1], &[1.0, -1.0]), None)
+            },
+            vec![f32s(&[1, 2, 1], &[3.0, 4.0])],
+            f32s(&[1, 2, 2], &[3.0, -3.0, 4.0, -4.0]),
+            Reason,
+        ),
+        case(
+            "matmul",
+            |g| {
+                let x = x(g, &[2, 2])?;
+                let y = g.constant("b", f32s(&[2, 1], &[1.0, 10.0]))?;
+                g.matmul("y", x, y)
+            },
+            vec![f32s(&[2, 2, 2], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0])],
+            f32s(&[2, 2, 1], &[21.0, 43.0, 65.0, 87.0]),
+            Reason,
+        ),
+        case(
+            "matmul of two stacks",
+            |g| {
+                let a = x(g, &[1, 2])?;
+                let b = g.input("b", Shape::batched(&[2, 1]))?;
+                g.matmul("y", a, b)
+            },
+            vec![f32s(&[2, 1, 2], &[1.0, 2.0, 3.0, 4.0]), f32s(&[2, 2, 1], &[1.0, 1.0, 2.0, 10.0])],
+            f32s(&[2, 1, 1], &[3.0, 46.0]),
+            Reason,
+        ),
+        case(
+            "matmul with a broadcast stack",
+            |g| {
+                let a = x(g, &[2, 1, 1])?;
+                let b = g.constant("b", f32s(&[2, 1, 2], &[1.0, 2.0, 10.0, 20.0]))?;
+                g.matmul("y", a, b)
+            },
+            vec![f32s(&[1, 2, 1, 1], &[3.0, 4.0])],
+            f32s(&[1, 2, 1, 2], &[3.0, 6.0, 40.0, 80.0]),
+            Reason,
+        ),
+        case(
+            "add, broadcast",
+            |g| {
+                let x = x(g, &[3])?;
+                let b = g.constant("b", f32s(&[3], &[1.0, 2.0, 3.0]))?;
+                g.add("y", x, b)
+            },
+            vec![x23()],
+            f32s(&[2, 3], &[2.0, 0.0, 6.0, 1.5, 2.0, 2.0]),
+            Reason,
+        ),
+        case(
+            "mul, a column with a row",
+            |g| {
+                let x = x(g, &[1])?;
+                let b = g.constant("b", f32s(&[1, 2], &[2.0, 3.0]))?;
+                g.mul("y", x, b)
+            },
+            vec![f32s(&[2, 1], &[5.0, 7.0])],
+            f32s(&[2, 2], &[10.0, 15.0, 14.0, 21.0]),
+            Reason,
+        ),
+        case(
+            "relu",
+            |g| {
+                let x = x(g, &[3])?;
+                g.relu("y", x)
+            },
+            vec![x23()],
+            f32s(&[2, 3], &[1.0, 0.0, 3.0, 0.5, 0.0, 0.0]),
+            Reason,
+        ),
+        case(
+            "silu",
+            |g| {
+                let x = x(g, &[3])?;
+                g.silu("y", x)
+            },
+            vec![f32s(&[1, 3], &[0.0, 1.0, -2.0])],
+            f32s(&[1, 3], &[0.0, 0.731_058_6, -0.238_405_84]),
+            Reason,
+        ),
+        case(
+            "reshape",
+            |g| {
+                let x = x(g, &[2, 3])?;
+                g.reshape("y", x, &[3, 2])
+            },
+            vec![f32s(&[1, 2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])],
+            f32s(&[1, 3, 2], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]),
+            Reason,
+        ),
+        case(
+            "flatten",
+            |g| {
+                let x = x(g, &[2, 1, 2])?;
+                g.flatten("y", x, 1)
+            },
+            vec![f32s(&[1, 2, 1, 2], &[1.0, 2.0, 3.0, 4.0])],
+            f32s(&[1, 4], &[1.0, 2.0, 3.0, 4.0]),
+            Reason,
+        ),
+        case(
+            "transpose",
+            |g| {
+                let x = x(g, &[2, 3])?;
+                g.transpose("y", x, &[0, 2, 1])
+            },
+            vec![f32s(&[1, 2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])],
+            f32s(&[1, 3, 2], &[1.0, 4.0, 2.0, 5.0, 3.0, 6.0]),
+            Reason,
+        ),
+        case(
+            "concat",
+            |g| {
+                let x = x(g, &[2])?;
+                let z = g.input("z", Shape::rows(1))?;
+                g.concat("y", &[x, z], 1)
+            },
+            vec![f32s(&[2, 2], &[1.0, 2.0, 3.0, 4.0]), f32s(&[2, 1], &[9.0, 8.0])],
+            f32s(&[2, 3], &[1.0, 2.0, 9.0, 3.0, 4.0, 8.0]),
+            Reason,
+        ),
+        case(
+            "softmax over an inner axis",
+            |g| {
+                let x = x(g, &[2, 2])?;
+                g.softmax("y", x, 1)
+            },
+            vec![f32s(&[1, 2, 2], &[0.0, 1.0, 0.0, 3.0])],
+            f32s(&[1, 2, 2], &[0.5, 0.119_202_92, 0.5, 0.880_797_1]),
+            Reason,
+        ),
+        case(
+            "layer norm",
+            |g| {
+                let x = x(g, &[3])?;
+                g.layer_norm("y", x, f32s(&[3], &[1.0, 2.0, 1.0]), f32s(&[3], &[0.0, 0.0, 5.0]), 1e-5)
+            },
+            vec![f32s(&[1, 3], &[1.0, 2.0, 3.0])],
+            f32s(&[1, 3], &[-1.224_735_6, 0.0, 6.224_735_7]),
+            Reason,
+        ),
+        case(
+            "batch norm",
+            |g| {
+                let x = x(g, &[2])?;
+                let c = |data: [f32; 2]| f32s(&[2], &data);
+                g.batch_norm("y", x, [c([1.0, 0.0]), c([4.0, 1.0]), c([2.0, 1.0]), c([0.5, -1.0])], 0.0)
+            },
+            vec![f32s(&[1, 2], &[5.0, 3.0])],
+            f32s(&[1, 2], &[4.5, 2.0]),
+            Reason,
+        ),
+        case(
+            "embedding",
+            |g| {
+                let ids = g.typed_input("ids", Shape::rows(2), DType::I32)?;
+                g.embedding("y", ids, f32s(&[3, 1], &[10.0, 20.0, 30.0]))
+            },
+            vec![i32s(&[1, 2], &[2, 0])],
+            f32s(&[1, 2, 1], &[30.0, 10.0]),
+            Reason,
+        ),
+        case(
+            "observe",
+            |g| {
+                let x = x(g, &[3])?;
+                g.node("y", Op::Observe { observer: ObserverId(0) }, &[x])
+            },
+            vec![x23()],
+            x23(),
+            Reason,
+        ),
+        case(
+            "quantize",
+            |g| {
+                let x = x(g, &[3])?;
+                g.node("y", Op::Quantize { qparams: per_tensor(0.5, 1), range: QuantRange::INT8 }, &[x])
+            },
+            vec![x23()],
+            i8s(&[2, 3], &[3, -3, 7, 2, 1, -1]),
+            Step,
+        ),
+        case(
+            "dequantize",
+            |g| {
+                let x = g.typed_input("x", Shape::rows(2), DType::I8)?;
+                g.node("y", Op::Dequantize { qparams: per_tensor(0.5, 1) }, &[x])
+            },
+            vec![i8s(&[1, 2], &[3, -128])],
+            f32s(&[1, 2], &[1.0, -64.5]),
+            Step,
+        ),
+        case(
+            "integer linear and requantize",
+            |g| {
+                let x = g.typed_input("x", Shape::rows(2), DType::I8)?;
+                let w = g.constant("w", i8s(&[2, 2], &[1, 2, -1, 0]))?;
+                let b = g.constant("b", i32s(&[2], &[1, 2]))?;
+                let acc = g.node("acc", Op::IntegerLinear { fraction_bits: 1 }, &[x, w, b])?;
+                let m = g.constant("m", f32s(&[2], &[0.5, 0.5]))?;
+                g.node("y", Op::Requantize { qparams: QParams::new(1.0, 3).expect("valid"), lo: 3, hi: 127 }, &[acc, m])
+            },
+            // acc: 2 · (10 + 2 · 20) + 1 = 101 and 2 · −10 + 2 = −18; halves, plus 3, at least 3.
+            vec![i8s(&[1, 2], &[10, 20])],
+            i8s(&[1, 2], &[53, 3]),
+            Step,
+        ),
+        case(
+            "integer linear and scale",
+            |g| {
+                let x = g.typed_input("x", Shape::rows(2), DType::I8)?;
+                let w = g.constant("w", i8s(&[2, 2], &[1, 2, -1, 0]))?;
+                let b = g.constant("b", i32s(&[2], &[1, 2]))?;
+                let acc = g.node("acc", Op::IntegerLinear { fraction_bits: 0 }, &[x, w, b])?;
+                let s = g.constant("s", f32s(&[2], &[0.5, 0.25]))?;
+                g.node("y", Op::ScaleAccumulator { relu: true }, &[acc, s])
+            },
+            vec![i8s(&[1, 2], &[10, 20])],
+            f32s(&[1, 2], &[25.5, 0.0]),
+            Step,
+        ),
+    ]
+}
+
+#[test]
+fn every_op_is_inferred_interpreted_and_lowered_or_refused() {
+    let mut seen = [false; OPS];
+    for case in table() {
+        let name = case.name;
+        case.graph.nodes().iter().for_each(|node| seen[number(&node.op)] = true);
+        assert_eq!(case.graph.verify(), Ok(()), "{name}");
+        let got = Interpreter::new(&case.graph).run(&case.inputs).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let output = case.graph.node(case.graph.outputs()[0]);
+        assert!(output.shape.admits(got[0].shape()) && output.dtype == got[0].dtype(), "{name}: {:?}", got[0].shape());
+        assert_eq!(got[0].shape(), case.expected.shape(), "{name}");
+        match (&got[0], &case.expected) {
+            (Tensor::F32(got), Tensor::F32(expected)) => {
+                for (got, expected) in got.iter().zip(expected) {
+                    approx::assert_abs_diff_eq!(got, expected, epsilon = 1e-6);
+                }
+            }
+            (got, expected) => assert_eq!(got, expected, "{name}"),
+        }
+        match (case.lowering, lower(&case.graph)) {
+            (Lowering::Step, Ok(program)) => assert!(!program.steps().is_empty(), "{name}"),
+            (Lowering::Reason, Err(LowerError::NoIntegerForm { nodes, .. })) => {
+                assert!(nodes.iter().any(|node| node.name == output.name), "{name}: {nodes:?}");
+            }
+            (_, other) => panic!("{name}: {other:?}"),
+        }
+        let listing = case.graph.to_string();
+        assert_eq!(listing.lines().count(), case.graph.nodes().len() + 1, "{name}: one line a node\n{listing}");
+    }
+    let missing: Vec<usize> = (0..OPS).filter(|&op| !seen[op]).collect();
+    assert!(missing.is_empty(), "ops without a row, by number: {missing:?}");
+}
+
+/// Empty axes and products over nothing are ordinary values.
+#[test]
+fn axes_of_length_zero_and_one() {
+    let mut g = GraphBuilder::new();
+    let x = g.input("x", Shape::rows(0)).expect("an input");
+    let y = g.linear("fc", x, f32s(&[2, 0], &[]), Some(f32s(&[2], &[1.0, 2.0]))).expect("a layer");
+    let y = g.softmax("softmax", y, 1).expect("softmax");
+    let graph = g.finish([y]).expect("a graph");
+    let got = Interpreter::new(&graph).run(&[f32s(&[3, 0], &[])]).expect("run");
+    approx::assert_abs_diff_eq!(got[0].as_f32().expect("floats")[1], 0.731_058_6, epsilon = 1e-6);
+    let mut g = GraphBuilder::new();
+    let x = g.input("x", Shape::rows(3)).expect("an input");
+    let y = g.linear("none", x, f32s(&[0, 3], &[]), None).expect("a layer");
+    let graph = g.finish([y]).expect("a graph");
+    assert_eq!(Interpreter::new(&graph).run(&[f32s(&[2, 3], &[0.0; 6])]).expect("run")[0].shape(), [2, 0]);
+}

@@ -1,0 +1,128 @@
+//! The CPU engine against the interpreter, bit for bit, with every product.
+
+use enfold::cpu::{Engine, Options, Product};
+use enfold::interp::Interpreter;
+use enfold::lower::{LowerOptions, lower, lower_with};
+use enfold::quantize::{ConvertOptions, QuantizationConfig, WgpuQuantizer, convert, prepare, reference};
+use enfold::{Graph, Tensor};
+
+use crate::cases::{self, Case, Data, Ends, difference};
+use crate::nets::Net;
+use crate::random::Random;
+use crate::report::report;
+
+/// The products that are exact on this processor: `Library` where it is, the others always.
+fn products() -> Vec<Product> {
+    let case = Case::new(1, 1, 1, Data::Random, Ends::Codes, 0);
+    let library = Engine::with_options(&case.program(), &Options { product: Product::Library });
+    let mut products = vec![Product::Auto, Product::Exact];
+    products.extend(library.is_ok().then_some(Product::Library));
+    products
+}
+
+#[test]
+fn every_product_equals_the_interpreter() {
+    let (cases, products) = (cases::all(), products());
+    for case in &cases {
+        let expected = Interpreter::new(&case.graph()).run(&[case.input()]).expect("interpreted");
+        for &product in &products {
+            let engine = Engine::with_options(&case.program(), &Options { product }).expect("an engine");
+            let got = engine.run(&[case.input()]).expect("run");
+            if let Some(difference) = difference(&got[0], &expected[0]) {
+                panic!("{product:?}: {}: {difference}", case.name);
+            }
+        }
+    }
+    report(&format!("cpu engine: {} cases equal the interpreter with {products:?}", cases.len()));
+}
+
+/// The interpreter multiplies by the same library as the engine; this does not.
+#[test]
+fn the_interpreter_equals_the_equations() {
+    use enfold::numerics;
+    for case in cases::all().iter().filter(|c| c.ends != Ends::Floats) {
+        let got = Interpreter::new(&case.graph()).run(&[case.input()]).expect("interpreted").swap_remove(0);
+        for at in 0..case.rows * case.n {
+            let (x, n) = (&case.x[at / case.n * case.k..][..case.k], at % case.n);
+            let w = &case.w[n * case.k..][..case.k];
+            let products: i64 = x.iter().zip(w).map(|(&x, &w)| i64::from(x) * i64::from(w)).sum();
+            let acc = (products << case.fraction_bits) + i64::from(case.bias[n]);
+            let acc = i32::try_from(acc).expect("inside the bound of equation 4");
+            let (factor, z) = (case.factors[n], case.zero_point);
+            let lo = if case.relu { z } else { -128 };
+            match &got {
+                Tensor::I8(_) => {
+                    let expected = numerics::requantize(acc, factor, z, lo, 127);
+                    assert_eq!(i32::from(got.as_i8().expect("codes")[at]), expected, "{} at {at}", case.name);
+                }
+                _ => {
+                    let expected = numerics::scale_accumulator(acc, factor, case.relu);
+                    assert_eq!(
+                        got.as_f32().expect("floats")[at].to_bits(),
+                        expected.to_bits(),
+                        "{} at {at}",
+                        case.name
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn one_weight_changed_by_one_is_named() {
+    let case = Case::new(17, 65, 64, Data::Random, Ends::FloatOut, 3);
+    let expected = Interpreter::new(&case.graph()).run(&[case.input()]).expect("interpreted");
+    let mut changed = case.clone();
+    changed.w[64 * 64] ^= 1;
+    changed.x[64] = 1;
+    let mut same = case.clone();
+    same.x[64] = 1;
+    let run = |case: &Case| Engine::new(&case.program()).expect("an engine").run(&[case.input()]).expect("run");
+    let named = difference(&run(&changed)[0], &Interpreter::new(&same.graph()).run(&[same.input()]).expect("run")[0]);
+    // Column 64 of some row: the first whose first feature is not 0.
+    let at: usize =
+        named.as_deref().and_then(|d| d.split(' ').nth(1)).expect("a difference").parse().expect("an index");
+    assert_eq!(at % 65, 64, "{named:?}");
+    assert_eq!(difference(&run(&case)[0], &expected[0]), None);
+}
+
+fn integers(net: &Net, random: &mut Random) -> Graph {
+    let quantizer = WgpuQuantizer::new().set_global(QuantizationConfig::symmetric().per_channel());
+    let mut prepared = prepare(&net.graph, &quantizer).expect("prepared");
+    prepared.observe(&[net.batch(random)]).expect("observed");
+    reference(&convert(&prepared, &ConvertOptions::default()).expect("converted")).expect("rewritten")
+}
+
+#[test]
+fn whole_networks_equal_the_interpreter_at_any_rank_and_batch() {
+    let mut random = Random::new(21);
+    for _ in 0..50 {
+        let net = Net::random(&mut random);
+        let graph = integers(&net, &mut random);
+        let engine = Engine::new(&lower(&graph).expect("lowered")).expect("an engine");
+        for _ in 0..3 {
+            let x = net.batch(&mut random);
+            let expected = Interpreter::new(&graph).run(&[&x]).expect("interpreted");
+            assert_eq!(difference(&engine.run(&[&x]).expect("run")[0], &expected[0]), None);
+        }
+    }
+}
+
+/// Models are chained through int8 values without a round trip through floats.
+#[test]
+fn int8_inputs_and_outputs_chain() {
+    let mut random = Random::new(22);
+    let net = Net::random(&mut random);
+    let graph = integers(&net, &mut random);
+    let x = net.batch(&mut random);
+    let [input, output] = [graph.inputs()[0], graph.outputs()[0]];
+    let quantize = graph.iter().find(|(_, n)| n.inputs == [input]).expect("a quantize node").0;
+    let last = graph.node(output).inputs[0];
+    let values = Interpreter::new(&graph).run_nodes(&[(input, &x)], &[quantize, last]).expect("interpreted");
+    let options = LowerOptions { int8_inputs: true, int8_outputs: true };
+    let engine = Engine::new(&lower_with(&graph, &options).expect("lowered")).expect("an engine");
+    assert_eq!(engine.run(&[&values[0]]).expect("run")[0], values[1]);
+    let value = engine.program().value(engine.program().outputs()[0]);
+    assert!(value.qparams.is_some(), "an int8 output says what its codes mean");
+}
