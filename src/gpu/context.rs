@@ -9,6 +9,8 @@ use super::error::GpuError;
 pub struct Context {
     /// What the adapter says of itself.
     pub info: wgpu::AdapterInfo,
+    /// The adapter.
+    pub adapter: wgpu::Adapter,
     /// A device with all limits of the adapter.
     pub device: wgpu::Device,
     /// Its queue.
@@ -51,7 +53,7 @@ impl Context {
         let info = adapter.get_info();
         let error = |e: wgpu::RequestDeviceError| GpuError::Device { what: info.name.clone(), message: e.to_string() };
         let (device, queue) = adapter.request_device(&descriptor).await.map_err(error)?;
-        Ok(Some(Self { info, device, queue }))
+        Ok(Some(Self { info, adapter, device, queue }))
     }
 
     /// Name, backend and device type, as in `llvmpipe (LLVM 15.0.6, 256 bits) [Vulkan, Cpu]`.

@@ -53,7 +53,7 @@ fn outputs(graph: &Graph) -> Result<(), GraphError> {
 
 #[cfg(test)]
 mod tests {
-    use crate::graph::{Graph, GraphBuilder, GraphError, NodeId};
+    use crate::graph::{Graph, GraphBuilder, GraphError, Node, NodeId};
     use crate::tensor::Shape;
 
     fn graph() -> Graph {
@@ -63,23 +63,29 @@ mod tests {
         g.finish([y]).expect("a graph")
     }
 
+    struct Parts {
+        nodes: Vec<Node>,
+        inputs: Vec<NodeId>,
+        outputs: Vec<NodeId>,
+    }
+
     /// What a wrong pass could leave behind.
     #[test]
     fn broken_graphs_are_refused() {
-        let broken = |change: &dyn Fn(&mut Vec<crate::graph::Node>, &mut Vec<NodeId>, &mut Vec<NodeId>)| {
-            let Graph { nodes, mut inputs, mut outputs } = graph();
-            let mut nodes = nodes.to_vec();
-            change(&mut nodes, &mut inputs, &mut outputs);
-            Graph { nodes: nodes.into(), inputs, outputs }.verify()
+        let broken = |change: fn(&mut Parts)| {
+            let Graph { nodes, inputs, outputs } = graph();
+            let mut parts = Parts { nodes: nodes.to_vec(), inputs, outputs };
+            change(&mut parts);
+            Graph { nodes: parts.nodes.into(), inputs: parts.inputs, outputs: parts.outputs }.verify()
         };
-        let e = broken(&|nodes, _, _| nodes[1].shape = Shape::rows(3));
+        let e = broken(|parts| parts.nodes[1].shape = Shape::rows(3));
         assert!(matches!(e, Err(GraphError::Inconsistent { node, .. }) if node == "y"));
-        let e = broken(&|nodes, _, _| nodes[1].inputs[0] = NodeId::new(1));
+        let e = broken(|parts| parts.nodes[1].inputs[0] = NodeId::new(1));
         assert!(matches!(e, Err(GraphError::Order { node, input: 1, nodes: 1 }) if node == "y"));
-        let e = broken(&|nodes, _, _| nodes[1].name = "x".to_owned());
+        let e = broken(|parts| parts.nodes[1].name = "x".to_owned());
         assert!(matches!(e, Err(GraphError::DuplicateName { name }) if name == "x"));
-        assert!(matches!(broken(&|_, inputs, _| inputs.clear()), Err(GraphError::Output { .. })));
-        assert!(matches!(broken(&|_, _, outputs| outputs[0] = NodeId::new(7)), Err(GraphError::Output { .. })));
+        assert!(matches!(broken(|parts| parts.inputs.clear()), Err(GraphError::Output { .. })));
+        assert!(matches!(broken(|parts| parts.outputs[0] = NodeId::new(7)), Err(GraphError::Output { .. })));
         assert_eq!(graph().verify(), Ok(()));
     }
 }

@@ -4,7 +4,7 @@ use enfold::gpu::{Engine, LinearKernel, Options, PackedDot, TileShape};
 use enfold::interp::Interpreter;
 use pollster::block_on;
 
-use crate::cases::{self, Case, difference};
+use crate::cases::{self, Case, Data, Ends, difference};
 use crate::device::context;
 use crate::report::report;
 
@@ -50,6 +50,42 @@ fn all_shapes(kernel: LinearKernel) {
         }
     }
     report(&format!("{}: {} tile shapes, {compared} cases equal the interpreter", kernel.name(), tiles.len()));
+}
+
+/// A comparison that cannot fail proves nothing: one weight changed by one, on the device only.
+#[test]
+fn one_weight_changed_by_one_is_named() {
+    let Some(engine) = engine(&Options::default()) else { return };
+    for rows in [1, 2, 5, 40] {
+        let mut case = Case::new(rows, 65, 70, Data::Random, Ends::FloatOut, 3);
+        case.x.iter_mut().for_each(|x| *x |= 1);
+        let mut changed = case.clone();
+        changed.w[64 * 70 + 69] ^= 1;
+        let expected = Interpreter::new(&case.graph()).run(&[case.input()]).expect("interpreted");
+        let run = |case: &Case| {
+            let model = block_on(engine.load(&case.program())).expect("loaded");
+            block_on(model.run(&[case.input()])).expect("run").swap_remove(0)
+        };
+        assert_eq!(difference(&run(&case), &expected[0]), None);
+        let named = difference(&run(&changed), &expected[0]).expect("a difference");
+        assert!(named.starts_with("element 64 is"), "{rows} rows: {named}");
+    }
+}
+
+/// Grids with more than 65535 groups along one dimension, and numbers of rows with a high digit above 255.
+#[test]
+fn very_many_rows() {
+    let Some(default) = engine(&Options::default()) else { return };
+    let limits = default.limits();
+    let tile = TileShape::new(LinearKernel::Gemv, 1, 1, limits).expect("fits");
+    let gemv = engine(&Options { tile: Some(tile), packed_dot: PackedDot::Native }).expect("an adapter");
+    // 70,001 workgroups along the rows; 4,400,000 words, 68,750 workgroups, to quantize.
+    for (engine, rows, ends) in [(gemv, 70_001, Ends::Codes), (default, 1_100_000, Ends::Floats)] {
+        let case = Case::new(rows, 1, 1, Data::Random, ends, 2);
+        if let Some(difference) = compare(&engine, &case) {
+            panic!("{difference}");
+        }
+    }
 }
 
 #[test]

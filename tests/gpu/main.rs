@@ -2,10 +2,15 @@
 
 #[path = "../common/cases.rs"]
 mod cases;
+#[path = "../common/nets.rs"]
+mod nets;
 #[path = "../common/random.rs"]
 mod random;
 #[path = "../common/report.rs"]
 mod report;
 
+mod bad_input;
 mod device;
 mod kernels;
+mod networks;
+mod recording;

@@ -13,6 +13,7 @@ use crate::golden;
 use crate::nets;
 use crate::random::Random;
 use crate::report::report;
+use crate::wrong;
 
 /// How many codes were compared, and how many were one step apart.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -141,7 +142,7 @@ fn a_bias_without_fraction_bits_is_caught() {
     let mut total = Codes::default();
     for seed in (0..200u64).filter(|seed| !seed.is_multiple_of(5)) {
         let (quantized, integers, x) = random_net(seed);
-        let rounded = nets::without_fraction_bits(&integers);
+        let rounded = wrong::without_fraction_bits(&integers);
         if let Ok(codes) = compare_ops(&quantized, &rounded, &[&x]) {
             total.compared += codes.compared;
             total.apart += codes.apart;
@@ -155,7 +156,7 @@ fn a_bias_without_fraction_bits_is_caught() {
 fn one_weight_changed_by_one_is_caught() {
     let (quantized, integers, x) = random_net(4);
     assert!(compare_ops(&quantized, &integers, &[&x]).is_ok_and(within_bar));
-    let changed = nets::with_changed_weight(&integers);
+    let changed = wrong::with_changed_weight(&integers);
     let caught = match compare_ops(&quantized, &changed, &[&x]) {
         Ok(codes) => !within_bar(codes),
         Err(named) => named.contains("element"),

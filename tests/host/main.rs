@@ -18,3 +18,4 @@ mod layering;
 mod properties;
 #[cfg(feature = "gpu")]
 mod shaders;
+mod wrong;
