@@ -1,4 +1,47 @@
 //! Quantize a float network to int8 and run it bit-exactly on any GPU that wgpu reaches.
+//!
+//! ```text
+//! float Graph ──prepare──▶ PreparedGraph ──convert──▶ Graph (Q/DQ) ──reference──▶ Graph (integers) ──lower──▶ Program
+//!    │                     observe                     │                          │                     │       │
+//!  interp                                            interp                     interp               cpu::    gpu::
+//!                                                 (the oracle)               (normative)           Engine   Engine
+//! ```
+//!
+//! 1. [`GraphBuilder`] writes a float [`Graph`]; [`interp`] runs any graph.
+//! 2. [`quantize`]: a [`Quantizer`](quantize::Quantizer) says what is quantized and how; [`prepare`](quantize::prepare) puts
+//!    observers there; calibration batches pass through; [`convert`](quantize::convert()) replaces observers by
+//!    quantize/dequantize pairs and folds the weights to int8.
+//! 3. [`reference`](quantize::reference()) rewrites that into integers, and lists what stays float, with the reason.
+//! 4. [`lower`](lower::lower) makes a [`Program`](program::Program), which [`cpu::Engine`] and `gpu::Engine` execute.
+//!
+//! The README has an example from the first line to the last.
+//!
+//! # Exactness
+//!
+//! [`numerics`] numbers the equations. int8 in, int8 out: `i32` sums, an integer bias, one float product, round to nearest even.
+//! No compiler can fuse or reorder one product, so the codes are the same bits in the interpreter, on the CPU engine and on
+//! every GPU that passes its known-answer test. int8 in, float out is one product too, and as exact. Float graphs and the
+//! quantize/dequantize form run in `f32`, whose sums depend on their order: they are compared within tolerances.
+//!
+//! # Limits
+//!
+//! Only the leading dimension, `rows`, varies at run time. Static quantization of linear layers, with or without ReLU, lowers;
+//! what else a graph holds runs in the interpreter and is listed by [`Graph::summary`]. The sum of a layer must fit `i32`
+//! (equation 4): at full weights, K up to 131,071.
+//!
+//! # Features
+//!
+//! `gpu` (default): the wgpu engine. No wgpu backend is enabled here; the application chooses them.
+//!
+//! # Glossary
+//!
+//! - **scale**, **zero point**: real = scale · (code − zero point).
+//! - **symmetric**, **affine**: zero point 0, or any.
+//! - **per tensor**, **per channel**: one scale, or one for each output channel of a weight.
+//! - **observer**: watches values while calibrating, and derives scale and zero point from them.
+//! - **Q/DQ**: a float graph with quantize and dequantize nodes; it computes in float on values that int8 can hold.
+//! - **multiplier**: input scale · weight scale / output scale, what an `i32` sum is multiplied by.
+//! - **fraction bits**: how many bits finer than one step of the sum the bias is kept.
 
 pub mod cpu;
 mod error;
@@ -17,3 +60,8 @@ pub mod tensor;
 pub use error::Error;
 pub use graph::{Graph, GraphBuilder};
 pub use tensor::{Shape, Tensor};
+
+/// The README's examples are tests.
+#[cfg(all(doctest, feature = "gpu"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

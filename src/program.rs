@@ -5,7 +5,7 @@
 //! a matrix `[rows · rows_factor, cols]`: `cols` is the last dimension and `rows_factor` the product of those before it.
 //! How an engine lays a value out on its device is its own affair; what it takes and returns is dense.
 //!
-//! The arithmetic of each step is an equation of [`numerics`](crate::numerics), so all engines give the same bits.
+//! The arithmetic of each step is an equation of [`numerics`], so all engines give the same bits.
 
 use std::fmt;
 use std::sync::Arc;

@@ -15,6 +15,8 @@ use crate::random::Random;
 
 pub(crate) const ZERO_POINT: i32 = 3;
 
+// Each bench reads its own selection of the fields.
+#[allow(dead_code)]
 /// int8 codes in, int8 codes out, without fraction bits, as the naive kernel computes it.
 pub(crate) struct Layer {
     pub(crate) rows: usize,

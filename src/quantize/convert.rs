@@ -16,7 +16,7 @@ use crate::qparams::{QuantRange, TensorQParams};
 pub struct ConvertOptions {
     /// Replace the quantize node of a constant by an int8 constant. On by default.
     pub fold_quantize: bool,
-    /// Rewrite the result into integers, as [`reference`] does. Off by default.
+    /// Rewrite the result into integers, as [`reference()`] does. Off by default.
     pub use_reference_representation: bool,
 }
 

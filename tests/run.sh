@@ -1,0 +1,77 @@
+#!/usr/bin/env bash
+# The test command: formatting, lints, documentation and all tests. It sets up what it needs on a Debian or Ubuntu machine
+# that has a Rust toolchain.
+#
+#   bash tests/run.sh
+#
+# CI=true                 also runs the GPU tests on a second Vulkan driver, SwiftShader, from Debian's chromium
+# ENFOLD_ALLOW_NO_GPU=1   lets the GPU tests be skipped, with a count, where there is no adapter
+# ENFOLD_ADAPTER=NAME     runs them on the adapter whose name contains NAME
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+say() { printf '\n== %s\n' "$*"; }
+missing() { printf 'missing: %s\n' "$*" >&2; exit 1; }
+
+# Installs Debian packages, as root or by sudo; without either it says what is missing.
+install() {
+    local as_root=()
+    command -v apt-get >/dev/null || missing "$* (this is no Debian or Ubuntu; install the equivalent)"
+    if [ "$(id -u)" -ne 0 ]; then
+        command -v sudo >/dev/null || missing "$* (neither root nor sudo; install them with apt-get)"
+        as_root=(sudo)
+    fi
+    say "installing $*"
+    "${as_root[@]}" apt-get -qq update
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "$@" >/dev/null
+}
+
+command -v cargo >/dev/null || missing "cargo; see https://rustup.rs"
+for component in fmt clippy; do
+    cargo "$component" --version >/dev/null 2>&1 && continue
+    package=${component/fmt/rustfmt}
+    rustup component add "$package" || missing "$package; add it to the Rust toolchain"
+done
+
+say "formatting"
+cargo fmt --check
+
+say "lints"
+cargo clippy --quiet --all-targets -- -D warnings
+cargo clippy --quiet --no-default-features --lib --test host -- -D warnings
+
+say "documentation"
+RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps
+
+say "building the tests"
+cargo test --quiet --no-run
+
+if [ "${ENFOLD_ALLOW_NO_GPU:-}" != 1 ] && ! cargo test --quiet --test gpu an_adapter_answers >/dev/null 2>&1; then
+    install mesa-vulkan-drivers libvulkan1
+fi
+
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+
+# Runs tests and keeps what they print, for the counts.
+tests() {
+    say "tests: $1"
+    shift
+    "$@" 2>&1 | tee -a "$log"
+}
+
+tests "all features" cargo test
+tests "without a GPU engine" cargo test --no-default-features --lib --test host
+
+if [ "${CI:-}" = true ]; then
+    icd=/usr/lib/chromium/vk_swiftshader_icd.json
+    [ -e "$icd" ] || install chromium
+    [ -e "$icd" ] || missing "$icd, which Debian's chromium carries"
+    tests "GPU tests on SwiftShader" env VK_DRIVER_FILES="$icd" VK_ICD_FILENAMES="$icd" ENFOLD_ADAPTER=SwiftShader \
+        cargo test --test gpu
+fi
+
+say "counts"
+grep -E '^adapter: |^golden .* compared|files, .* not yet covered|equal the interpreter|one step apart|^skipped' "$log" || true
+awk '/^test result:/ { passed += $4; failed += $6; ignored += $8 }
+     END { printf "%d tests passed, %d failed, %d ignored\n", passed, failed, ignored; exit failed > 0 || passed == 0 }' "$log"
