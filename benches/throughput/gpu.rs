@@ -6,7 +6,7 @@ use enfold::gpu::context::Context;
 use enfold::gpu::{Engine, LinearKernel, Model, Options, Run, TileShape};
 use pollster::block_on;
 use wgpu::util::DeviceExt;
-use wgpu::{BufferUsages, CommandEncoder};
+use wgpu::{BufferUsages, CommandEncoder, ComputePass};
 
 use crate::layer::{Layer, ZERO_POINT};
 use crate::{Runner, time};
@@ -38,23 +38,45 @@ fn copies(context: &Context, layer: &Layer) -> usize {
     if context.is_software() { 1 } else { LAST_LEVEL_CACHE.div_ceil(layer.n * layer.k).clamp(1, 128) }
 }
 
-/// Seconds of one of `calls` recordings in one submission.
-fn timed(context: &Context, calls: usize, record: impl FnOnce(&mut CommandEncoder) -> Result<()>) -> Result<f64> {
-    let mut encoder = context.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-    record(&mut encoder)?;
-    let commands = encoder.finish();
+/// Seconds of one of `calls` recordings in one pass of one submission: by the device's own clock where it has one, which
+/// leaves out what submitting costs.
+fn timed(context: &Context, calls: usize, record: impl FnOnce(&mut ComputePass<'_>) -> Result<()>) -> Result<f64> {
+    let device = &context.device;
+    let clock = device.features().contains(wgpu::Features::TIMESTAMP_QUERY).then(|| {
+        let descriptor = wgpu::QuerySetDescriptor { label: None, ty: wgpu::QueryType::Timestamp, count: 2 };
+        device.create_query_set(&descriptor)
+    });
+    let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+    let timestamp_writes = clock.as_ref().map(|query_set| wgpu::ComputePassTimestampWrites {
+        query_set,
+        beginning_of_pass_write_index: Some(0),
+        end_of_pass_write_index: Some(1),
+    });
+    let descriptor = wgpu::ComputePassDescriptor { label: None, timestamp_writes };
+    record(&mut encoder.begin_compute_pass(&descriptor))?;
+    let ticks = buffer(context, &[0; 16], BufferUsages::QUERY_RESOLVE | BufferUsages::COPY_SRC);
+    let ticks_staging = staging(context, 16);
+    if let Some(clock) = &clock {
+        encoder.resolve_query_set(clock, 0..2, &ticks, 0);
+        encoder.copy_buffer_to_buffer(&ticks, 0, &ticks_staging, 0, 16);
+    }
     let start = std::time::Instant::now();
-    context.queue.submit([commands]);
-    context.device.poll(wgpu::PollType::wait_indefinitely())?;
-    Ok(start.elapsed().as_secs_f64() / calls as f64)
+    let ticks = read(context, encoder, &ticks_staging)?;
+    let wall = start.elapsed().as_secs_f64();
+    let tick = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| ticks[at * 8 + i]));
+    let seconds = match clock {
+        Some(_) => (tick(1) - tick(0)) as f64 * f64::from(context.queue.get_timestamp_period()) * 1e-9,
+        None => wall,
+    };
+    Ok(seconds / calls as f64)
 }
 
 /// As many calls in one submission as take long against the submission itself.
-fn calls(context: &Context, one: impl Fn(&mut CommandEncoder) -> Result<()>) -> Result<usize> {
+fn calls(context: &Context, one: impl Fn(&mut ComputePass<'_>) -> Result<()>) -> Result<usize> {
     // The first use of a pipeline may compile.
     timed(context, 1, &one)?;
     let seconds = timed(context, 1, &one)?;
-    Ok(((0.03 / seconds) as usize).clamp(1, 2000))
+    Ok(((0.03 / seconds.max(1e-7)) as usize).clamp(1, 2000))
 }
 
 fn resident(context: &Context, layer: &Layer, tile: Tile) -> Result<Runner> {
@@ -71,11 +93,9 @@ fn resident(context: &Context, layer: &Layer, tile: Tile) -> Result<Runner> {
         let run = block_on(model.bind(&[&input], &[&output], rows))?;
         runs.push((model, run));
     }
-    let calls = calls(&context, |encoder| Ok(runs[0].1.record(encoder, rows)?))?;
+    let calls = calls(&context, |pass| Ok(runs[0].1.record_in(pass, rows)?))?;
     Ok(Box::new(move || {
-        timed(&context, calls, |encoder| {
-            (0..calls).try_for_each(|i| Ok(runs[i % runs.len()].1.record(encoder, rows)?))
-        })
+        timed(&context, calls, |pass| (0..calls).try_for_each(|i| Ok(runs[i % runs.len()].1.record_in(pass, rows)?)))
     }))
 }
 
@@ -191,15 +211,14 @@ fn naive(context: &Context, layer: &Layer) -> Result<Runner> {
         device.create_bind_group(&wgpu::BindGroupDescriptor { label: None, layout, entries: &entries })
     };
     let bind_groups: Vec<wgpu::BindGroup> = (0..copies(context, layer)).map(bind_group).collect();
-    let record = move |encoder: &mut CommandEncoder, at: usize| {
-        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+    let record = move |pass: &mut ComputePass<'_>, at: usize| {
         pass.set_pipeline(&pipeline);
         pass.set_bind_group(0, &bind_groups[at % bind_groups.len()], &[]);
         pass.dispatch_workgroups(n.div_ceil(8) as u32, m.div_ceil(8) as u32, 1);
     };
 
     let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-    record(&mut encoder, 0);
+    record(&mut encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default()), 0);
     let staging = staging(context, size);
     encoder.copy_buffer_to_buffer(&y, 0, &staging, 0, size);
     let bytes = read(context, encoder, &staging).context("gpu naive")?;
@@ -207,13 +226,13 @@ fn naive(context: &Context, layer: &Layer) -> Result<Runner> {
     layer.check("gpu naive", &codes)?;
 
     let context = context.clone();
-    let calls = calls(&context, |encoder| {
-        record(encoder, 0);
+    let calls = calls(&context, |pass| {
+        record(pass, 0);
         Ok(())
     })?;
     Ok(Box::new(move || {
-        timed(&context, calls, |encoder| {
-            (0..calls).for_each(|i| record(encoder, i));
+        timed(&context, calls, |pass| {
+            (0..calls).for_each(|i| record(pass, i));
             Ok(())
         })
     }))
