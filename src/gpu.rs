@@ -37,6 +37,7 @@ mod known_answer;
 mod layout;
 mod model;
 mod pipeline;
+mod plan;
 mod run;
 pub mod shaders;
 mod tile;

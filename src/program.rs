@@ -7,106 +7,16 @@
 //!
 //! The arithmetic of each step is an equation of [`numerics`], so all engines give the same bits.
 
+mod error;
+mod step;
+
 use std::fmt;
-use std::sync::Arc;
 
 use crate::numerics;
-use crate::qparams::{QParams, QuantRange};
+use crate::qparams::QParams;
 
-/// Why a [`Program`] was refused. Every variant names the step or value.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-#[non_exhaustive]
-pub enum ProgramError {
-    /// A step names a value that does not exist.
-    #[error("step {step}: value {index} does not exist, the program has {values}")]
-    UnknownValue {
-        /// The step, or "program" for its inputs and outputs.
-        step: String,
-        /// The missing index.
-        index: usize,
-        /// Number of values.
-        values: usize,
-    },
-    /// A value is not written exactly once before it is read.
-    #[error("value {value}: {problem}")]
-    Order {
-        /// The value.
-        value: String,
-        /// What is wrong with it.
-        problem: &'static str,
-    },
-    /// A value has no columns.
-    #[error("value {value}: dimensions {dims:?} after the rows; at least one is needed, and none may be 0")]
-    Dims {
-        /// The value.
-        value: String,
-        /// Its dimensions.
-        dims: Vec<usize>,
-    },
-    /// Two sizes that must agree do not.
-    #[error("step {step}: {what} is {actual}, expected {expected}")]
-    Size {
-        /// The step.
-        step: String,
-        /// The size in question.
-        what: &'static str,
-        /// Its value.
-        actual: usize,
-        /// What it must be.
-        expected: usize,
-    },
-    /// A value has the wrong element type for its use.
-    #[error("step {step}: value {value} is {actual:?}, expected {expected:?}")]
-    Type {
-        /// The step.
-        step: String,
-        /// The value.
-        value: String,
-        /// Its type.
-        actual: ValueType,
-        /// The type that the step takes.
-        expected: ValueType,
-    },
-    /// A per-channel factor is not a positive normal `f32`.
-    #[error("step {step}: channel {channel}: factor {factor:e} is not a positive normal f32")]
-    Factor {
-        /// The step.
-        step: String,
-        /// The channel.
-        channel: usize,
-        /// The factor.
-        factor: f32,
-    },
-    /// The codes that a step may write are not a range of int8 around its zero point.
-    #[error("step {step}: codes {lo}..={hi} with zero point {zero_point} are not a range of int8")]
-    Codes {
-        /// The step.
-        step: String,
-        /// Smallest code.
-        lo: i32,
-        /// Largest code.
-        hi: i32,
-        /// Zero point.
-        zero_point: i32,
-    },
-    /// A channel's sum could leave `i32` (equation 4).
-    #[error(
-        "step {step}: channel {channel}: |products| up to {products} and |bias| {bias} at {fraction_bits} fraction bits \
-         exceed the i32 accumulator ({max})", max = i32::MAX
-    )]
-    Accumulator {
-        /// The step.
-        step: String,
-        /// The channel.
-        channel: usize,
-        /// Bound on the magnitude of the sum of products, fraction bits included.
-        products: i64,
-        /// Magnitude of the folded bias.
-        bias: i64,
-        /// `p` of equation 4.
-        fraction_bits: u32,
-    },
-}
+pub use error::ProgramError;
+pub use step::{Dequantize, Epilogue, QLinear, Quantize, Step};
 
 /// Names a value of one [`Program`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -178,124 +88,6 @@ impl Value {
     #[must_use]
     pub fn len(&self, rows: usize) -> Option<usize> {
         rows.checked_mul(self.rows_factor())?.checked_mul(self.cols())
-    }
-}
-
-/// `f32 → int8` by equation 2.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Quantize {
-    /// Name of the graph node.
-    pub name: String,
-    /// A float value.
-    pub input: ValueId,
-    /// An int8 value of the same shape.
-    pub output: ValueId,
-    /// Scale and zero point of the output.
-    pub qparams: QParams,
-    /// The codes.
-    pub range: QuantRange,
-}
-
-/// `int8 → f32` by equation 1.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Dequantize {
-    /// Name of the graph node.
-    pub name: String,
-    /// An int8 value.
-    pub input: ValueId,
-    /// A float value of the same shape.
-    pub output: ValueId,
-    /// Scale and zero point of the input.
-    pub qparams: QParams,
-}
-
-/// An int8 linear layer, `y = epilogue((x · wᵀ) << fraction_bits + bias)`, by equations 4 to 7.
-#[derive(Debug, Clone, PartialEq)]
-pub struct QLinear {
-    /// Name of the graph node.
-    pub name: String,
-    /// int8 activations `[m, k]`.
-    pub input: ValueId,
-    /// int8 or float activations `[m, n]`, as the epilogue says.
-    pub output: ValueId,
-    /// int8 weights `[n, k]`, row-major. Any code of int8 may occur.
-    pub weight: Arc<[i8]>,
-    /// Output channels.
-    pub n: usize,
-    /// Input features.
-    pub k: usize,
-    /// `[n]`: the bias of equation 4, which carries the input's zero point.
-    pub bias: Arc<[i32]>,
-    /// `p` of equation 4, at most 8.
-    pub fraction_bits: u32,
-    /// What becomes of the accumulator.
-    pub epilogue: Epilogue,
-}
-
-/// What becomes of a linear layer's `i32` accumulator.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Epilogue {
-    /// int8 output by equation 5.
-    Requantize {
-        /// `[n]`, each a positive normal `f32` (equation 3).
-        multiplier: Arc<[f32]>,
-        /// Zero point of the output.
-        zero_point: i32,
-        /// Smallest code; a fused ReLU has raised it to the zero point (equation 6).
-        lo: i32,
-        /// Largest code.
-        hi: i32,
-    },
-    /// Float output by equation 7; a fused ReLU is a maximum with 0 after the product.
-    Scale {
-        /// `[n]`, each a positive normal `f32`.
-        scale: Arc<[f32]>,
-        /// Whether negative results become 0.
-        relu: bool,
-    },
-}
-
-/// One step of a program.
-#[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
-pub enum Step {
-    /// `f32 → int8`.
-    Quantize(Quantize),
-    /// int8 linear layer.
-    Linear(QLinear),
-    /// `int8 → f32`.
-    Dequantize(Dequantize),
-}
-
-impl Step {
-    /// Name of the graph node.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        match self {
-            Self::Quantize(s) => &s.name,
-            Self::Linear(s) => &s.name,
-            Self::Dequantize(s) => &s.name,
-        }
-    }
-
-    /// The value it reads.
-    #[must_use]
-    pub fn input(&self) -> ValueId {
-        match self {
-            Self::Quantize(s) => s.input,
-            Self::Linear(s) => s.input,
-            Self::Dequantize(s) => s.input,
-        }
-    }
-
-    /// The value it writes.
-    #[must_use]
-    pub fn output(&self) -> ValueId {
-        match self {
-            Self::Quantize(s) => s.output,
-            Self::Linear(s) => s.output,
-            Self::Dequantize(s) => s.output,
-        }
     }
 }
 

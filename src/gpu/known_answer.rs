@@ -175,7 +175,10 @@ mod tests {
         let inside = codes.iter().filter(|c| (-127..127).contains(*c)).count();
         assert!(inside > codes.len() / 4, "{inside} of {} codes are not saturated", codes.len());
         // Rounding half away from zero would show.
-        let away = |(n, acc): (usize, i32)| (acc as f32 * layer.multiplier[n]).round();
+        let away = |(n, acc): (usize, i32)| {
+            let v = acc as f32 * layer.multiplier[n];
+            (v.abs() + 0.5).floor().copysign(v)
+        };
         let even = |(n, acc): (usize, i32)| (acc as f32 * layer.multiplier[n]).round_ties_even();
         assert!(layer.accumulators().any(|a| away(a) != even(a)));
     }

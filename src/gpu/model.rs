@@ -7,6 +7,7 @@ use wgpu::BufferUsages;
 use super::engine::Engine;
 use super::error::GpuError;
 use super::layout::{pack_channels, pack_weight};
+use super::plan::dense_bytes;
 use super::run::{self, Run};
 use super::transfer::{allocate, download, upload};
 use crate::program::{Epilogue, Program, QLinear, Step, Value, ValueType};
@@ -93,7 +94,7 @@ impl Model {
         for &id in self.program.outputs() {
             let value = self.program.value(id);
             let usage = BufferUsages::STORAGE | BufferUsages::COPY_SRC;
-            downloads.push(allocate(&shared.device, &value.name, run::dense_bytes(value, rows), usage).await?);
+            downloads.push(allocate(&shared.device, &value.name, dense_bytes(value, rows), usage).await?);
         }
         let run = self.bind(&uploaded.iter().collect::<Vec<_>>(), &downloads.iter().collect::<Vec<_>>(), rows).await?;
         let descriptor = wgpu::CommandEncoderDescriptor { label: Some("enfold") };

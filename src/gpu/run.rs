@@ -9,9 +9,10 @@ use super::error::GpuError;
 use super::layout::{Digit, LinearParams, TensorParams, k_vecs, row_words};
 use super::model::Model;
 use super::pipeline::{Family, Key, TensorKernel};
+use super::plan::{Plan, Planned, PlannedKernel, Slot, dense_bytes, matrix_rows, padded_bytes};
 use super::tile::{Grid, TileShape};
 use super::transfer::{allocate, scoped, upload};
-use crate::program::{Epilogue, Program, Step, Value, ValueType};
+use crate::program::{Epilogue, Program, Step, Value};
 
 /// A model bound to buffers. Recording it allocates nothing on the device and writes nothing from the host, so that any
 /// number of recordings, with different numbers of rows, may be submitted together or apart.
@@ -113,118 +114,6 @@ impl Work {
             }
         }
     }
-}
-
-/// Where a value lies during a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Slot {
-    Input(usize),
-    Output(usize),
-    Scratch(usize),
-}
-
-/// One dispatch, before buffers and pipelines exist.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Planned {
-    /// The value whose rows and columns it works on.
-    value: usize,
-    src: Slot,
-    dst: Slot,
-    kernel: PlannedKernel,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum PlannedKernel {
-    /// A step of the program.
-    Step(usize),
-    Pad,
-    Unpad,
-}
-
-/// The dispatches of a program, and the sizes of the scratch buffers that its values share.
-#[derive(Debug, Default)]
-struct Plan {
-    dispatches: Vec<Planned>,
-    scratch: Vec<u64>,
-    /// Scratch buffers whose value is no longer needed.
-    free: Vec<usize>,
-}
-
-impl Plan {
-    /// A buffer is read while another is written, never the same, since its value is freed only after the step.
-    fn new(program: &Program, max_rows: usize) -> Self {
-        let mut plan = Self::default();
-        let mut reads = vec![0u32; program.values().len()];
-        program.steps().iter().for_each(|step| reads[step.input().index()] += 1);
-        let mut slots: Vec<Option<Slot>> = vec![None; program.values().len()];
-        for (at, id) in program.inputs().iter().enumerate() {
-            let value = program.value(*id);
-            let mut slot = Slot::Input(at);
-            if needs_padding(value) {
-                let dst = plan.allocate(padded_bytes(value, max_rows));
-                plan.dispatches.push(Planned { value: id.index(), src: slot, dst, kernel: PlannedKernel::Pad });
-                slot = dst;
-            }
-            slots[id.index()] = Some(slot);
-        }
-        for (at, step) in program.steps().iter().enumerate() {
-            let (input, output) = (step.input().index(), step.output().index());
-            let value = program.value(step.output());
-            let as_output = program.outputs().iter().position(|id| *id == step.output());
-            let dst = match as_output {
-                Some(output) if !needs_padding(value) => Slot::Output(output),
-                _ => plan.allocate(padded_bytes(value, max_rows)),
-            };
-            let src = slots[input].unwrap_or(Slot::Input(0));
-            plan.dispatches.push(Planned { value: output, src, dst, kernel: PlannedKernel::Step(at) });
-            if let (Some(at), Slot::Scratch(_)) = (as_output, dst) {
-                let kernel = PlannedKernel::Unpad;
-                plan.dispatches.push(Planned { value: output, src: dst, dst: Slot::Output(at), kernel });
-            }
-            slots[output] = Some(dst);
-            reads[input] -= 1;
-            for value in [input, output] {
-                if let (0, Some(Slot::Scratch(index))) = (reads[value], slots[value]) {
-                    slots[value] = None;
-                    plan.free.push(index);
-                }
-            }
-        }
-        plan
-    }
-
-    fn allocate(&mut self, size: u64) -> Slot {
-        let index = self.free.pop().unwrap_or_else(|| {
-            self.scratch.push(0);
-            self.scratch.len() - 1
-        });
-        self.scratch[index] = self.scratch[index].max(size);
-        Slot::Scratch(index)
-    }
-}
-
-/// Whether the caller's dense int8 rows differ from the padded rows of the kernels.
-fn needs_padding(value: &Value) -> bool {
-    value.value_type == ValueType::I8 && value.cols() / 4 != row_words(value.cols())
-}
-
-/// Bytes of a value as the kernels lay it out. Saturates; sizes are checked against limits later.
-fn padded_bytes(value: &Value, rows: usize) -> u64 {
-    let row = match value.value_type {
-        ValueType::I8 => row_words(value.cols()),
-        ValueType::F32 => value.cols(),
-    };
-    matrix_rows(value, rows).saturating_mul(row as u64).saturating_mul(4)
-}
-
-/// Bytes of a value as the caller lays it out, rounded up to whole words.
-pub(super) fn dense_bytes(value: &Value, rows: usize) -> u64 {
-    let elements = matrix_rows(value, rows).saturating_mul(value.cols() as u64);
-    elements.saturating_mul(value.value_type.size_bytes() as u64).div_ceil(4).saturating_mul(4)
-}
-
-fn matrix_rows(value: &Value, rows: usize) -> u64 {
-    (rows as u64).saturating_mul(value.rows_factor() as u64)
 }
 
 pub(super) async fn bind(

@@ -3,7 +3,7 @@
 use ndarray::{ArrayD, IxDyn, Zip};
 use rayon::prelude::*;
 
-use super::eval::{f32s, tensor};
+use super::slices::{f32s, tensor};
 use crate::kernels;
 use crate::tensor::Tensor;
 

@@ -1,6 +1,7 @@
 //! One node: from the values of its inputs to its own. Shapes and types were checked when the graph was built, and the
 //! given values when the run began.
 
+use super::slices::{f32s, i8s, i32s, like, rows_before_last, tensor, with_last};
 use super::{InterpError, broadcast, movement, quantized};
 use crate::graph::{Node, Op};
 use crate::kernels::{self, Int8Product, Int8Weight, PackedWeight};
@@ -72,44 +73,4 @@ fn linear(x: &Tensor, weight: &Tensor, packed: Option<&PackedWeight>, bias: Opti
     let (n, k) = (weight.shape()[0], weight.shape()[1]);
     let m = rows_before_last(x.shape());
     tensor(with_last(x.shape(), n), kernels::linear(f32s(x), [m, n, k], f32s(weight), packed, bias))
-}
-
-/// The number of rows of the last axis.
-pub(super) fn rows_before_last(shape: &[usize]) -> usize {
-    shape[..shape.len().saturating_sub(1)].iter().product()
-}
-
-pub(super) fn with_last(shape: &[usize], last: usize) -> Vec<usize> {
-    shape[..shape.len().saturating_sub(1)].iter().copied().chain([last]).collect()
-}
-
-/// Floats in the shape of `x`.
-pub(super) fn like(x: &Tensor, data: Vec<f32>) -> Tensor {
-    tensor(x.shape().to_vec(), data)
-}
-
-const CHECKED: &str = "the graph's types and shapes were checked when it was built";
-
-pub(super) fn tensor(shape: Vec<usize>, data: Vec<f32>) -> Tensor {
-    Tensor::from_f32(&shape, data).expect(CHECKED)
-}
-
-pub(super) fn codes(shape: &[usize], data: Vec<i8>) -> Tensor {
-    Tensor::from_i8(shape, data).expect(CHECKED)
-}
-
-pub(super) fn integers(shape: &[usize], data: Vec<i32>) -> Tensor {
-    Tensor::from_i32(shape, data).expect(CHECKED)
-}
-
-pub(super) fn f32s(tensor: &Tensor) -> &[f32] {
-    tensor.as_f32().expect(CHECKED)
-}
-
-pub(super) fn i8s(tensor: &Tensor) -> &[i8] {
-    tensor.as_i8().expect(CHECKED)
-}
-
-pub(super) fn i32s(tensor: &Tensor) -> &[i32] {
-    tensor.as_i32().expect(CHECKED)
 }

@@ -3,7 +3,7 @@
 use ndarray::{Axis, IxDyn};
 
 use super::InterpError;
-use super::eval::{f32s, i32s, tensor};
+use super::slices::{f32s, i32s, tensor};
 use crate::tensor::{Shape, Tensor};
 
 /// The same expression for an array of any element type.

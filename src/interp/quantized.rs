@@ -6,7 +6,7 @@
 use rayon::prelude::*;
 
 use super::InterpError;
-use super::eval::{codes, f32s, i8s, i32s, integers, like, rows_before_last, with_last};
+use super::slices::{codes, f32s, i8s, i32s, integers, like, rows_before_last, with_last};
 use crate::kernels::{self, Int8Product, Int8Weight};
 use crate::numerics;
 use crate::qparams::{QuantRange, TensorQParams};

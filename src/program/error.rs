@@ -1,0 +1,98 @@
+//! Why a program was refused.
+
+use super::ValueType;
+
+/// Why a [`Program`](super::Program) was refused. Every variant names the step or value.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProgramError {
+    /// A step names a value that does not exist.
+    #[error("step {step}: value {index} does not exist, the program has {values}")]
+    UnknownValue {
+        /// The step, or "program" for its inputs and outputs.
+        step: String,
+        /// The missing index.
+        index: usize,
+        /// Number of values.
+        values: usize,
+    },
+    /// A value is not written exactly once before it is read.
+    #[error("value {value}: {problem}")]
+    Order {
+        /// The value.
+        value: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// A value has no columns.
+    #[error("value {value}: dimensions {dims:?} after the rows; at least one is needed, and none may be 0")]
+    Dims {
+        /// The value.
+        value: String,
+        /// Its dimensions.
+        dims: Vec<usize>,
+    },
+    /// Two sizes that must agree do not.
+    #[error("step {step}: {what} is {actual}, expected {expected}")]
+    Size {
+        /// The step.
+        step: String,
+        /// The size in question.
+        what: &'static str,
+        /// Its value.
+        actual: usize,
+        /// What it must be.
+        expected: usize,
+    },
+    /// A value has the wrong element type for its use.
+    #[error("step {step}: value {value} is {actual:?}, expected {expected:?}")]
+    Type {
+        /// The step.
+        step: String,
+        /// The value.
+        value: String,
+        /// Its type.
+        actual: ValueType,
+        /// The type that the step takes.
+        expected: ValueType,
+    },
+    /// A per-channel factor is not a positive normal `f32`.
+    #[error("step {step}: channel {channel}: factor {factor:e} is not a positive normal f32")]
+    Factor {
+        /// The step.
+        step: String,
+        /// The channel.
+        channel: usize,
+        /// The factor.
+        factor: f32,
+    },
+    /// The codes that a step may write are not a range of int8 around its zero point.
+    #[error("step {step}: codes {lo}..={hi} with zero point {zero_point} are not a range of int8")]
+    Codes {
+        /// The step.
+        step: String,
+        /// Smallest code.
+        lo: i32,
+        /// Largest code.
+        hi: i32,
+        /// Zero point.
+        zero_point: i32,
+    },
+    /// A channel's sum could leave `i32` (equation 4).
+    #[error(
+        "step {step}: channel {channel}: |products| up to {products} and |bias| {bias} at {fraction_bits} fraction bits \
+         exceed the i32 accumulator ({max})", max = i32::MAX
+    )]
+    Accumulator {
+        /// The step.
+        step: String,
+        /// The channel.
+        channel: usize,
+        /// Bound on the magnitude of the sum of products, fraction bits included.
+        products: i64,
+        /// Magnitude of the folded bias.
+        bias: i64,
+        /// `p` of equation 4.
+        fraction_bits: u32,
+    },
+}
