@@ -207,7 +207,7 @@ fn layer(linear: &QLinear, product: Product) -> Result<Layer, CpuError> {
         Product::Library => Int8Product::Library,
         Product::Exact => Int8Product::Exact,
     };
-    log::debug!("{}: int8 product by {}", linear.name, product.name());
+    log::info!("{}: int8 product by {}", linear.name, product.name());
     let weight = Int8Weight::new(&linear.weight, linear.n, linear.k, product);
     let offsets = weight.offsets().iter().map(|offset| offset << linear.fraction_bits);
     let bias = linear.bias.iter().zip(offsets).map(|(b, offset)| b.wrapping_sub(offset)).collect();

@@ -7,7 +7,7 @@ use enfold::qparams::{QuantRange, TensorQParams};
 use enfold::quantize::{
     ConvertOptions, ObserverKind, QuantizationConfig, QuantizationSpec, WgpuQuantizer, convert, prepare, reference,
 };
-use enfold::{Graph, Tensor};
+use enfold::{Graph, GraphBuilder, Shape, Tensor};
 
 use crate::golden;
 use crate::nets;
@@ -210,4 +210,68 @@ fn per_tensor_weights_have_one_scale() {
     let (quantized, ..) = random_net(1);
     let per_tensor = |op: &Op| matches!(op, Op::Dequantize { qparams: TensorQParams::PerTensor(_) });
     assert!(quantized.nodes().iter().filter(|n| matches!(n.op, Op::Dequantize { .. })).all(|n| per_tensor(&n.op)));
+}
+
+/// Element i is ((i · a) mod m − o) / d: exact in f32.
+fn seq(n: usize, a: usize, m: usize, o: i32, d: f32) -> Vec<f32> {
+    (0..n).map(|i| ((i * a % m) as i32 - o) as f32 / d).collect()
+}
+
+/// One layer, every number computed by torchao 0.15.0. Its own integer form truncates, and gives −1.0230 for the last element.
+#[test]
+fn a_worked_example_equals_torchao() {
+    let x = Tensor::from_f32(&[2, 4], seq(8, 5, 17, 8, 4.0)).expect("lengths fit");
+    let scales = [0.005_905_512, 0.003_937_008, 0.005_905_512];
+    let first: [i8; 4] = [-127, 21, -106, 42];
+    let plain = [1.775_603_2, 0.905_440_03, 1.399_316_4, -0.023_517_923, -1.222_932, -1.034_788_6];
+    let rectified = [1.780_380_2, 0.907_644_8, 1.403_358_6, 0.0, 0.0, 0.0];
+    for (per_channel, relu) in [(false, false), (true, false), (false, true)] {
+        let mut g = GraphBuilder::new();
+        let input = g.input("x", Shape::rows(4)).expect("an input");
+        let weight = Tensor::from_f32(&[3, 4], seq(12, 7, 13, 6, 8.0)).expect("lengths fit");
+        let bias = Tensor::from_f32(&[3], vec![0.25, -0.5, 0.125]).expect("lengths fit");
+        let mut y = g.linear("fc", input, weight, Some(bias)).expect("a layer");
+        if relu {
+            y = g.relu("relu", y).expect("a relu");
+        }
+        let config = QuantizationConfig::symmetric();
+        let config = if per_channel { config.per_channel() } else { config };
+        let graph = g.finish([y]).expect("a graph");
+        let mut prepared = prepare(&graph, &WgpuQuantizer::new().set_global(config)).expect("prepared");
+        prepared.observe(&[&x]).expect("observed");
+        let quantized = convert(&prepared, &ConvertOptions::default()).expect("converted");
+
+        let weight = quantized.node(quantized.find("fc.weight.quantize").expect("codes"));
+        let Op::Constant(codes) = &weight.op else { panic!("{weight:?} is not folded") };
+        let second: [i8; 4] = if per_channel { [-127, 95, -95, 127] } else { [-85, 64, -64, 85] };
+        let expected = [first, second, [-42, 106, -21, 127]].concat();
+        assert_eq!(codes.as_i8(), Some(expected.as_slice()));
+        let of = |name: &str| match &quantized.node(quantized.find(name).expect(name)).op {
+            Op::Dequantize { qparams: TensorQParams::PerTensor(q) } => vec![(q.scale(), q.zero_point())],
+            Op::Dequantize { qparams: TensorQParams::PerChannel { channels, .. } } => {
+                channels.iter().map(|q| (q.scale(), q.zero_point())).collect()
+            }
+            other => panic!("{name} is {other:?}"),
+        };
+        let weight_scales = if per_channel { &scales[..] } else { &scales[..1] };
+        let (y_scale, y_zero) = if relu { (0.006_981_883, -128) } else { (0.011_758_962, -24) };
+        let output = if relu { "relu.dequantize" } else { "fc.dequantize" };
+        for (name, expected) in [
+            ("fc.weight.dequantize", weight_scales.iter().map(|&s| (s, 0)).collect::<Vec<_>>()),
+            ("x.dequantize", vec![(0.014_698_702, 8)]),
+            (output, vec![(y_scale, y_zero)]),
+        ] {
+            for (got, expected) in of(name).iter().zip(&expected) {
+                approx::assert_relative_eq!(got.0, expected.0, max_relative = 1e-6);
+                assert_eq!(got.1, expected.1, "{name}");
+            }
+            assert_eq!(of(name).len(), expected.len(), "{name}");
+        }
+        for graph in [quantized.clone(), reference(&quantized).expect("rewritten")] {
+            let y = Interpreter::new(&graph).run(&[&x]).expect("run");
+            for (got, expected) in y[0].as_f32().expect("floats").iter().zip(if relu { rectified } else { plain }) {
+                approx::assert_abs_diff_eq!(*got, expected, epsilon = 1e-6);
+            }
+        }
+    }
 }
