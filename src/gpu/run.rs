@@ -159,17 +159,24 @@ pub(super) async fn bind(
             PlannedKernel::Pad | PlannedKernel::Unpad => None,
         };
         let work = work(model, planned, value).await?;
+        let (padded, dense) = (padded_bytes(value, max_rows), dense_bytes(value, max_rows));
+        let (src_bytes, dst_bytes) = match planned.kernel {
+            PlannedKernel::Step(step) => (padded_bytes(program.value(program.steps()[step].input()), max_rows), padded),
+            PlannedKernel::Pad => (dense, padded),
+            PlannedKernel::Unpad => (padded, dense),
+        };
         let family = if layer.is_some() { Family::Linear } else { Family::Tensor };
         let mut resources = vec![
             binding(&constants, at * stride, params(program, planned).len()),
             binding(&rows_table, 0, size_of::<Digit>()),
             binding(&rows_table, 0, size_of::<Digit>()),
-            buffer(planned.src).as_entire_binding(),
+            // No more than is used: the caller's buffer may be larger than a binding can be.
+            binding(buffer(planned.src), 0, src_bytes as usize),
         ];
         if let Some(layer) = layer {
             resources.extend([layer.weight.as_entire_binding(), layer.channels.as_entire_binding()]);
         }
-        resources.push(buffer(planned.dst).as_entire_binding());
+        resources.push(binding(buffer(planned.dst), 0, dst_bytes as usize));
         let entries: Vec<wgpu::BindGroupEntry<'_>> =
             (0u32..).zip(resources).map(|(binding, resource)| wgpu::BindGroupEntry { binding, resource }).collect();
         let layout = shared.pipelines.layout(family);
