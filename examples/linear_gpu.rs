@@ -15,7 +15,8 @@ use enfold::lower::{LowerOptions, lower_with};
 use enfold::quantize::{ConvertOptions, ObserverKind, QuantizationConfig, WgpuQuantizer, convert, prepare, reference};
 use enfold::{Graph, GraphBuilder, Shape, Tensor, cpu};
 use pollster::block_on;
-use safetensors::SafeTensors;
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
 use wgpu::BufferUsages;
 
 const PIXELS: usize = 64;
@@ -145,13 +146,14 @@ struct Digits {
 impl Digits {
     fn load() -> Result<Self> {
         let bytes = read("digits.safetensors")?;
-        let file = SafeTensors::deserialize(&bytes)?;
+        let file = SafeTensors::deserialize(&bytes).context("digits.safetensors")?;
         let pixels = |name: &str| -> Result<Vec<f32>> {
-            Ok(file.tensor(name)?.data().iter().map(|&pixel| f32::from(pixel) / 16.0).collect())
+            Ok(data(&file, name, Dtype::U8)?.data().iter().map(|&pixel| f32::from(pixel) / 16.0).collect())
         };
         let mut train = pixels("train.images")?;
         train.truncate(CALIBRATION_IMAGES * PIXELS);
-        Ok(Self { train, test: pixels("test.images")?, labels: file.tensor("test.labels")?.data().to_vec() })
+        let labels = data(&file, "test.labels", Dtype::U8)?.data().to_vec();
+        Ok(Self { train, test: pixels("test.images")?, labels })
     }
 
     fn batches(&self, rows: usize) -> Result<Vec<Tensor>> {
@@ -172,9 +174,9 @@ impl Digits {
 
 fn float_graph() -> Result<Graph> {
     let bytes = read("mlp.safetensors")?;
-    let file = SafeTensors::deserialize(&bytes)?;
+    let file = SafeTensors::deserialize(&bytes).context("mlp.safetensors")?;
     let tensor = |name: &str| -> Result<Tensor> {
-        let view = file.tensor(name)?;
+        let view = data(&file, name, Dtype::F32)?;
         let floats = view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
         Ok(Tensor::from_f32(view.shape(), floats.collect())?)
     };
@@ -191,6 +193,13 @@ fn float_graph() -> Result<Graph> {
 fn read(name: &str) -> Result<Vec<u8>> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/digits").join(name);
     std::fs::read(&path).with_context(|| path.display().to_string())
+}
+
+/// A tensor of the expected type.
+fn data<'f>(file: &SafeTensors<'f>, name: &str, expected: Dtype) -> Result<TensorView<'f>> {
+    let view = file.tensor(name).with_context(|| name.to_owned())?;
+    ensure!(view.dtype() == expected, "{name} is {:?}, expected {expected:?}", view.dtype());
+    Ok(view)
 }
 
 /// The outputs of all batches, codes as floats.

@@ -84,6 +84,9 @@ impl Graph {
     }
 
     /// What `id` names.
+    ///
+    /// # Panics
+    /// If the graph has no such node: `id` belongs to a larger graph.
     #[must_use]
     pub fn node(&self, id: NodeId) -> &Node {
         &self.nodes[id.index()]

@@ -117,8 +117,12 @@ impl Interpreter {
     /// The value of a node that depends on constants only; `None` if it depends on an input.
     ///
     /// # Errors
-    /// [`InterpError::NotANumber`] for a constant that is quantized and NaN.
+    /// [`InterpError::NotANumber`] for a constant that is quantized and NaN, [`InterpError::Id`] for a constant row that a
+    /// table lacks, [`InterpError::UnknownNode`] for a node of another graph.
     pub fn constant_value(&self, id: NodeId) -> Result<Option<Arc<Tensor>>, InterpError> {
+        if id.index() >= self.constant.len() {
+            return Err(InterpError::UnknownNode { index: id.index(), nodes: self.constant.len() });
+        }
         if !self.constant[id.index()] {
             return Ok(None);
         }

@@ -128,6 +128,9 @@ impl Program {
     }
 
     /// What `id` names.
+    ///
+    /// # Panics
+    /// If the program has no such value: `id` belongs to a larger program.
     #[must_use]
     pub fn value(&self, id: ValueId) -> &Value {
         &self.values[id.index()]
