@@ -132,6 +132,17 @@ fn table() -> Vec<Case> {
             Reason,
         ),
         case(
+            "matmul with stacks that broadcast both ways",
+            |g| {
+                let a = x(g, &[2, 1, 1, 1])?;
+                let b = g.constant("b", f32s(&[2, 3, 1, 1], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]))?;
+                g.matmul("y", a, b)
+            },
+            vec![f32s(&[1, 2, 1, 1, 1], &[1.0, 10.0])],
+            f32s(&[1, 2, 3, 1, 1], &[1.0, 2.0, 3.0, 40.0, 50.0, 60.0]),
+            Reason,
+        ),
+        case(
             "add, broadcast",
             |g| {
                 let x = x(g, &[3])?;

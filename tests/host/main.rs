@@ -13,6 +13,7 @@ mod accuracy;
 mod bad_input;
 mod completeness;
 mod engines;
+mod flow;
 mod golden;
 mod layering;
 mod properties;

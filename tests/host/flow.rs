@@ -1,0 +1,169 @@
+//! Where the flow puts observers, quantize and dequantize nodes, on networks where that is not obvious.
+
+use enfold::graph::{Op, UnaryOp};
+use enfold::interp::Interpreter;
+use enfold::lower::{LowerOptions, lower_with};
+use enfold::program::ValueType;
+use enfold::qparams::{QParams, QScheme, QuantRange, TensorQParams};
+use enfold::quantize::{
+    ConvertOptions, ObserverKind, PreparedGraph, QuantizationConfig, QuantizationSpec, WgpuQuantizer, convert, prepare,
+    reference,
+};
+use enfold::{Graph, GraphBuilder, Shape, Tensor};
+
+use crate::random::Random;
+
+fn weight(n: usize, k: usize, seed: u64) -> Tensor {
+    Tensor::from_f32(&[n, k], Random::new(seed).normals(n * k, 0.5)).expect("lengths fit")
+}
+
+fn batch(k: usize) -> Tensor {
+    Tensor::from_f32(&[5, k], Random::new(99).normals(5 * k, 1.0)).expect("lengths fit")
+}
+
+fn prepared(graph: &Graph, config: QuantizationConfig) -> PreparedGraph {
+    let mut prepared = prepare(graph, &WgpuQuantizer::new().set_global(config)).expect("prepared");
+    let k = graph.node(graph.inputs()[0]).shape.dims()[0];
+    prepared.observe(&[batch(k)]).expect("observed");
+    prepared
+}
+
+fn quantized(graph: &Graph) -> Graph {
+    convert(&prepared(graph, QuantizationConfig::symmetric()), &ConvertOptions::default()).expect("converted")
+}
+
+fn count(graph: &Graph, op: &str) -> usize {
+    graph.nodes().iter().filter(|n| n.op.name() == op).count()
+}
+
+/// x → fc1 and fc2, both of which are annotated, and tanh, which is not.
+fn fan() -> Graph {
+    let mut g = GraphBuilder::new();
+    let x = g.input("x", Shape::rows(4)).expect("an input");
+    let a = g.linear("fc1", x, weight(3, 4, 1), None).expect("a layer");
+    let b = g.linear("fc2", x, weight(3, 4, 2), None).expect("a layer");
+    let c = g.tanh("tanh", x).expect("tanh");
+    g.finish([a, b, c]).expect("a graph")
+}
+
+#[test]
+fn each_annotated_consumer_gets_a_dequantize_of_its_own() {
+    let quantized = quantized(&fan());
+    let x = quantized.find("x.quantize").expect("one quantize node");
+    let readers = quantized.users()[x.index()].len();
+    assert_eq!((count(&quantized, "quantize_per_tensor"), readers), (3, 2), "{quantized}");
+    // The unannotated consumer reads the input as it was.
+    let tanh = quantized.node(quantized.find("tanh").expect("tanh"));
+    assert_eq!(tanh.inputs, [quantized.inputs()[0]]);
+    let linears: Vec<_> = ["fc1", "fc2"].map(|name| quantized.node(quantized.find(name).expect(name)).inputs[0]).into();
+    assert_ne!(linears[0], linears[1]);
+}
+
+/// Two consumers of one value share its observer, since their specs agree; it sees the value once a batch.
+#[test]
+fn one_observer_serves_equal_specs() {
+    let prepared = prepared(&fan(), QuantizationConfig::symmetric());
+    assert_eq!(count(prepared.graph(), "observe"), 5, "x, two weights, two outputs");
+    assert_eq!(prepared.observers().len(), 5);
+    let histogram = prepared.observers().iter().find_map(|o| o.histogram().filter(|h| h.iter().sum::<f32>() == 20.0));
+    assert!(histogram.is_some(), "x is counted once: 5 rows of 4");
+}
+
+/// A weight is observed when the graph is prepared, and calibration leaves its observer alone.
+#[test]
+fn constants_are_observed_once() {
+    let graph = fan();
+    let config = QuantizationConfig::symmetric();
+    let mut prepared = prepare(&graph, &WgpuQuantizer::new().set_global(config)).expect("prepared");
+    let seen = |p: &PreparedGraph| -> Vec<bool> { p.observers().iter().map(|o| !o.min_max().is_empty()).collect() };
+    assert_eq!(seen(&prepared).iter().filter(|s| **s).count(), 2, "the two weights");
+    let before = prepared.observers().to_vec();
+    prepared.observe(&[batch(4)]).expect("observed");
+    for (old, new) in before.iter().zip(prepared.observers()).filter(|(old, _)| !old.min_max().is_empty()) {
+        assert_eq!(old, new);
+    }
+    assert!(seen(&prepared).iter().all(|s| *s));
+}
+
+/// A ReLU is taken into the layer only where nothing else reads the layer.
+#[test]
+fn a_layer_that_is_read_elsewhere_keeps_its_relu_apart() {
+    for outputs in 1..3 {
+        let mut g = GraphBuilder::new();
+        let x = g.input("x", Shape::rows(4)).expect("an input");
+        let h = g.linear("fc", x, weight(3, 4, 1), None).expect("a layer");
+        let y = g.relu("relu", h).expect("a relu");
+        let graph = g.finish([y, h].into_iter().take(outputs)).expect("a graph");
+        let quantized = quantized(&graph);
+        let fused = outputs == 1;
+        assert_eq!(quantized.find("relu.quantize").is_some(), fused, "{quantized}");
+        assert_eq!(quantized.find("fc.quantize").is_some(), !fused, "{quantized}");
+        let summary = reference(&quantized).expect("rewritten").summary();
+        assert_eq!(summary.float.iter().any(|f| f.name == "relu"), !fused, "{summary}");
+        assert_eq!(summary.integer.len(), 1, "{summary}");
+    }
+}
+
+/// Equation 6: where the zero point is not the smallest code, a fused ReLU raises the smallest code to it.
+#[test]
+fn a_relu_before_a_symmetric_output_clamps_at_the_zero_point() {
+    let mut g = GraphBuilder::new();
+    let x = g.input("x", Shape::rows(4)).expect("an input");
+    let h = g.linear("fc", x, weight(8, 4, 1), None).expect("a layer");
+    let y = g.relu("relu", h).expect("a relu");
+    let graph = g.finish([y]).expect("a graph");
+    let mut config = QuantizationConfig::symmetric().activation_observer(ObserverKind::MinMax);
+    for spec in [&mut config.input_activation, &mut config.output_activation] {
+        let Some(QuantizationSpec::Observed(spec)) = spec else { panic!("no spec") };
+        spec.qscheme = QScheme::PerTensorSymmetric;
+    }
+    let quantized = convert(&prepared(&graph, config), &ConvertOptions::default()).expect("converted");
+    let integers = reference(&quantized).expect("rewritten");
+    let last = integers.node(integers.find("relu.quantize").expect("the requantize node"));
+    assert!(matches!(last.op, Op::Requantize { lo: 0, hi: 127, .. }), "{integers}");
+    let x = batch(4);
+    let run = |graph: &Graph| Interpreter::new(graph).run(&[&x]).expect("run").swap_remove(0);
+    let (expected, got) = (run(&quantized), run(&integers));
+    let smallest = got.as_f32().expect("floats").iter().copied().fold(f32::INFINITY, f32::min);
+    assert_eq!(smallest, 0.0, "some sum is negative, and becomes 0");
+    assert_eq!(got, expected);
+}
+
+/// An input that is quantized in two ways cannot enter as int8; it stays float, and each way is a step.
+#[test]
+fn int8_inputs_need_one_way_of_quantizing() {
+    for second in [0.1, 0.2] {
+        let mut g = GraphBuilder::new();
+        let x = g.input("x", Shape::rows(16)).expect("an input");
+        let quantize = |scale| {
+            let qparams = TensorQParams::PerTensor(QParams::new(scale, 0).expect("valid"));
+            Op::Quantize { qparams, range: QuantRange::INT8 }
+        };
+        let dequantize =
+            |scale| Op::Dequantize { qparams: TensorQParams::PerTensor(QParams::new(scale, 0).expect("valid")) };
+        let a = g.node("a", quantize(0.1), &[x]).expect("a");
+        let b = g.node("b", quantize(second), &[x]).expect("b");
+        let a = g.node("fa", dequantize(0.1), &[a]).expect("fa");
+        let b = g.node("fb", dequantize(second), &[b]).expect("fb");
+        let graph = g.finish([a, b]).expect("a graph");
+        let options = LowerOptions { int8_inputs: true, int8_outputs: false };
+        let program = lower_with(&graph, &options).expect("lowered");
+        let one_way = second == 0.1;
+        let expected = if one_way { (ValueType::I8, 2) } else { (ValueType::F32, 4) };
+        let input = program.value(program.inputs()[0]);
+        assert_eq!((input.value_type, program.steps().len()), expected, "{program}");
+    }
+}
+
+/// Names and origins lead from the integer form back to the network.
+#[test]
+fn every_node_knows_where_it_comes_from() {
+    let graph = fan();
+    let integers = reference(&quantized(&graph)).expect("rewritten");
+    for node in integers.nodes() {
+        assert!(graph.find(&node.origin).is_some(), "{} comes from {}", node.name, node.origin);
+    }
+    let fc1 = integers.node(integers.find("fc1.quantize").expect("the requantize node"));
+    assert_eq!(fc1.origin, "fc1");
+    assert!(matches!(integers.node(integers.find("tanh").expect("tanh")).op, Op::Unary(UnaryOp::Tanh)));
+}
