@@ -172,6 +172,16 @@ mod tests {
     }
 
     #[test]
+    fn biases_round_to_even_and_carry_the_zero_point() {
+        // b · 2^p / (s_x · s_w), then − z_x · 2^p · Σw.
+        let bias = |b: f32, z: i32, sum: i64, p: u32| folded_bias(b, 0.5, z, 0.5, sum, p);
+        assert_eq!([0.625, 0.875, -0.625, -0.875, 0.65, -0.65].map(|b| bias(b, 0, 0, 0)), [2, 4, -2, -4, 3, -3]);
+        assert_eq!([0.65, -0.65].map(|b| bias(b, 0, 0, 8)), [666, -666]);
+        assert_eq!(bias(0.25, -3, 100, 2), 4 + 3 * 4 * 100);
+        assert_eq!(bias(f32::MAX, 0, 0, 8), i64::MAX, "what is too large saturates, and the bound refuses it");
+    }
+
+    #[test]
     fn multipliers_must_be_normal() {
         assert_eq!(multiplier(0.5, 0.5, 0.25, 1), Some(0.5));
         assert_eq!(multiplier(1e-30, 1e-30, 1.0, 0), None);

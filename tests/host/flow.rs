@@ -1,6 +1,6 @@
 //! Where the flow puts observers, quantize and dequantize nodes, on networks where that is not obvious.
 
-use enfold::graph::{Op, UnaryOp};
+use enfold::graph::{Op, Rewriter, UnaryOp};
 use enfold::interp::Interpreter;
 use enfold::lower::{LowerOptions, lower_with};
 use enfold::program::ValueType;
@@ -166,4 +166,18 @@ fn every_node_knows_where_it_comes_from() {
     let fc1 = integers.node(integers.find("fc1.quantize").expect("the requantize node"));
     assert_eq!(fc1.origin, "fc1");
     assert!(matches!(integers.node(integers.find("tanh").expect("tanh")).op, Op::Unary(UnaryOp::Tanh)));
+}
+
+/// A pass that copies a node keeps the reason for its staying float.
+#[test]
+fn copies_keep_their_reasons() {
+    let integers = reference(&quantized(&fan())).expect("rewritten");
+    let mut rewriter = Rewriter::new(&integers);
+    for (id, _) in integers.iter() {
+        rewriter.copy(id).expect("copied");
+    }
+    let copy = rewriter.finish().expect("a graph");
+    assert!(!integers.summary().float.is_empty());
+    assert_eq!((copy.summary(), &copy), (integers.summary(), &integers));
+    assert_eq!(reference(&integers).expect("rewritten"), integers, "what is in integers stays as it is");
 }
