@@ -25,7 +25,7 @@
 //! [`Engine::mark_lost`].
 //!
 //! **Bits.** int8 results and int8-to-float linear layers equal the interpreter's on every device that passes the known-answer
-//! test; a device that fails it is refused.
+//! test; a device that fails it is refused. NaN, which the CPU refuses, has the code of real 0 here.
 //!
 //! **Buffers** that the caller binds are dense and row-major, with the usage `STORAGE`: four bytes a float, one byte a
 //! code, the size rounded up to whole words of 4 bytes.

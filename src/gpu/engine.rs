@@ -1,10 +1,12 @@
 //! The engine: one device, its pipelines, and the choice of kernels.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::error::GpuError;
 use super::known_answer;
+use super::layout::BLOCK_COLS;
 use super::model::Model;
 use super::pipeline::Pipelines;
 use super::tile::{LinearKernel, TileShape};
@@ -74,6 +76,20 @@ impl Choice {
     }
 }
 
+/// For logs, as in `up to 1 rows linear_gemv 1 x 64, else linear_reg 32 x 64, emulated dot product`.
+impl fmt::Display for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (most, tile) in &self.tiles {
+            let (kernel, rows) = (tile.kernel().name(), tile.rows());
+            match *most {
+                u64::MAX => write!(f, "else {kernel} {rows} x {BLOCK_COLS}, ")?,
+                most => write!(f, "up to {most} rows {kernel} {rows} x {BLOCK_COLS}, ")?,
+            }
+        }
+        write!(f, "{} dot product", if self.packed_dot { "packed" } else { "emulated" })
+    }
+}
+
 impl Engine {
     /// Makes an engine on the caller's device, compiles its kernels and tests them on known answers. Submits work and waits
     /// for it.
@@ -92,7 +108,7 @@ impl Engine {
         });
         let choice = choose(&shared, options).await?;
         let info = device.adapter_info();
-        log::info!("{} [{:?}, {:?}]: {choice:?}", info.name, info.backend, info.device_type);
+        log::info!("{} [{:?}, {:?}]: {choice}", info.name, info.backend, info.device_type);
         Ok(Self { shared, choice })
     }
 

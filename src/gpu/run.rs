@@ -124,7 +124,7 @@ pub(super) async fn bind(
 ) -> Result<Run, GpuError> {
     let (program, shared) = (&model.program, &model.engine.shared);
     shared.check_lost()?;
-    check_rows(max_rows, max_rows)?;
+    check_rows(max_rows, max_rows.max(1))?;
     check_sizes(program, shared, max_rows)?;
     check_buffers(program, inputs, outputs, max_rows)?;
     let device = &shared.device;

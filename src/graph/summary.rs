@@ -60,10 +60,8 @@ impl Graph {
 fn linear_line(graph: &Graph, node: &Node, fraction_bits: u32, user: Option<&Op>) -> String {
     let dims = graph.node(node.inputs[1]).shape.dims();
     let to = match user {
-        Some(Op::Requantize { qparams, lo, hi }) => {
-            let fused = if *lo == qparams.zero_point() { " with relu" } else { "" };
-            format!("int8 {lo}..={hi}{fused}")
-        }
+        // Whether a ReLU is in it shows in the codes alone: they begin at the zero point, as they may without one.
+        Some(Op::Requantize { qparams, lo, hi }) => format!("int8 {lo}..={hi}, zero point {}", qparams.zero_point()),
         Some(Op::ScaleAccumulator { relu }) => format!("float{}", if *relu { " with relu" } else { "" }),
         _ => "i32".to_owned(),
     };
