@@ -152,18 +152,18 @@ impl Engine {
     }
 }
 
-/// The first candidate that computes correctly.
+/// The first candidate that computes correctly; if there is none, the first failure.
 async fn choose(shared: &Arc<Shared>, options: &Options) -> Result<Choice, GpuError> {
     let mut failure = None;
     for choice in candidates(shared.device.adapter_info().device_type, &shared.limits, options)? {
         let engine = Engine { shared: Arc::clone(shared), choice };
         match known_answer::check(&engine).await {
             Ok(()) => return Ok(engine.choice),
-            Err(error @ GpuError::KnownAnswer { .. }) => {
-                log::warn!("{error}; trying another kernel");
-                failure = Some(error);
+            // Wrong answers, or a driver that cannot compile a kernel: another may do.
+            Err(error) => {
+                log::warn!("{}: {error}", engine.choice);
+                failure.get_or_insert(error);
             }
-            Err(error) => return Err(error),
         }
     }
     // There is always a candidate, so there is a failure if none was right.
