@@ -18,6 +18,7 @@ mod rewrite;
 mod summary;
 mod verify;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::tensor::{DType, Shape};
@@ -69,9 +70,17 @@ pub struct Graph {
     nodes: Arc<[Node]>,
     inputs: Vec<NodeId>,
     outputs: Vec<NodeId>,
+    /// Types of modules, by path.
+    modules: Arc<BTreeMap<String, String>>,
 }
 
 impl Graph {
+    /// The types of modules that the builder was told, by path.
+    #[must_use]
+    pub fn modules(&self) -> &BTreeMap<String, String> {
+        &self.modules
+    }
+
     /// All nodes in execution order.
     #[must_use]
     pub fn nodes(&self) -> &[Node] {
@@ -134,8 +143,13 @@ impl Graph {
     }
 
     /// Used by the builder and the rewriter only, which maintain the invariants.
-    fn from_parts(nodes: Vec<Node>, inputs: Vec<NodeId>, outputs: Vec<NodeId>) -> Self {
-        let graph = Self { nodes: nodes.into(), inputs, outputs };
+    fn from_parts(
+        nodes: Vec<Node>,
+        inputs: Vec<NodeId>,
+        outputs: Vec<NodeId>,
+        modules: Arc<BTreeMap<String, String>>,
+    ) -> Self {
+        let graph = Self { nodes: nodes.into(), inputs, outputs, modules };
         debug_assert_eq!(graph.verify(), Ok(()));
         graph
     }

@@ -4,12 +4,8 @@
 //! [`numerics`](crate::numerics) and are what every engine must equal bit for bit. Values that depend on constants only
 //! are computed once, when first needed, and kept.
 
-mod broadcast;
 mod error;
 mod eval;
-mod movement;
-mod quantized;
-mod slices;
 
 use std::borrow::Borrow;
 use std::sync::{Arc, OnceLock};
@@ -217,7 +213,7 @@ impl Interpreter {
         }
         let of_weight = &self.packed[weight.index()];
         // For one row a float product reads the weight as it is; packing it would take longer than the product.
-        let one_row = slices::rows_before_last(inputs[0].shape()) == 1 && matches!(node.op, Op::Linear);
+        let one_row = crate::kernels::slices::rows_before_last(inputs[0].shape()) == 1 && matches!(node.op, Op::Linear);
         if one_row {
             return of_weight.get();
         }

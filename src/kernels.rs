@@ -1,20 +1,34 @@
-//! Host kernels: functions on slices, parallel where it pays, that know nothing of graphs.
+//! Host kernels: functions on slices and tensors, parallel where it pays, that know nothing of graphs.
 //!
 //! Float and fast int8 products come from `rten-gemm`. What is exact here is exact everywhere: each integer kernel is
 //! tested to equal the scalar rule in [`numerics`](crate::numerics) that it speeds up.
 
+mod broadcast;
 mod elementwise;
+mod movement;
 mod normalize;
 mod product;
 mod product_i8;
 mod quantize;
+mod quantized;
+mod range;
+pub(crate) mod slices;
 mod wide;
 
+pub(crate) use broadcast::{matmul_f32, matmul_i8, zip_f32};
 pub(crate) use elementwise::unary;
+pub(crate) use movement::{NoSuchRow, along_axis, concat, embedding, reshape, transpose};
 pub(crate) use normalize::{batch_norm, layer_norm, softmax_rows};
 pub(crate) use product::{PackedWeight, linear, matmul};
 pub(crate) use product_i8::{Int8Product, Int8Weight, flip_all, library_max_k};
-pub(crate) use quantize::{NotANumber, Requantize, dequantize, quantize, requantize_block, scale_block};
+pub(crate) use quantize::{
+    NotANumber, Requantize, dequantize, dequantize_i32, quantize, quantize_i32, requantize_block, scale_block,
+};
+pub(crate) use quantized::{
+    Channels, Codes, add_i8, choose_qparams, dequantize_dynamic, integer_linear, mul_i8, quantize_dynamic, requantize,
+    scale_accumulator, scale_accumulator_dynamic, table,
+};
+pub(crate) use range::{Range, block_range};
 pub(crate) use wide::wide;
 
 /// Elements that one parallel task should at least have.

@@ -16,6 +16,15 @@
 //!    conversion: converting first saturates, and adding the zero point then wraps.
 //! 6. A ReLU after a quantized linear layer is `lo = max(lo, z_y)` in equation 5: no code of its own.
 //! 7. A float output is `f32(acc) · f32(s_x · s_w[n] / 2^p)`: one product, hence the same bits everywhere.
+//!    Dynamic, not promised to the bit: `(f32(Σ_k x·w − z_x · Σ_k w) · s_x) · s_w[n] + b[n]`, where `s_x` and `z_x` belong to the
+//!    row or the tensor (equation 10).
+//! 8. `int8 + int8 → int8`: `clamp(rne((a − z_a) · m_a + (b − z_b) · m_b, 2^shift) + z_y, lo, hi)` in `i32`, with
+//!    `shift = 20 − floor(log2(max(s_a, s_b) / s_y))`, `m = rne(s · 2^shift / s_y)`, and
+//!    `rne(acc, 2^shift) = (acc + 2^(shift−1) − 1 + ((acc >> shift) & 1)) >> shift`. A node whose shift is not 1..=30 stays float.
+//! 9. Products of two activations: `acc = Σ_k (a − z_a) · (b − z_b)` in `i32`, exact for K up to 33,025; then equation 5 or 7
+//!    with the multiplier `f32(f64(s_a) · f64(s_b) / f64(s_y))`. Of single elements, K is 1.
+//! 10. Dynamic parameters, in `f32` from the smallest and largest value, both widened to include 0. Per tensor: those of
+//!    [`affine_qparams`] or [`symmetric_qparams`]. Per token: [`per_token_qparams`].
 //!
 //! `rne` is round to nearest, ties to even: [`f32::round_ties_even`] here, `round` in WGSL. Between an int8 input and an
 //! int8 output there is exactly one float product and no float sum, so no compiler can contract its way to another answer.
@@ -54,6 +63,19 @@ pub fn symmetric_qparams(min: f32, max: f32, quant_min: i32, quant_max: i32, eps
     let magnitude = (-min.min(0.0)).max(max.max(0.0));
     let scale = (magnitude / ((quant_max - quant_min) as f32 / 2.0)).max(eps);
     (scale, 0)
+}
+
+/// Scale and zero point of one row of a dynamically quantized tensor, as PyTorch's
+/// `choose_qparams_per_token_asymmetric`: the zero point comes from the end of the range whose code would be further off.
+/// The caller guarantees finite `min ≤ max` and `quant_min < quant_max`.
+#[must_use]
+pub fn per_token_qparams(min: f32, max: f32, quant_min: i32, quant_max: i32, eps: f32) -> (f32, i32) {
+    let (negative, positive) = (min.min(0.0), max.max(0.0));
+    let (lo, hi) = (quant_min as f32, quant_max as f32);
+    let scale = ((positive - negative) / (hi - lo)).max(eps);
+    let (low, high) = (negative / scale, positive / scale);
+    let zero_point = if (lo + low) + (hi + high) > 0.0 { lo - low } else { hi - high };
+    (scale, zero_point.clamp(lo, hi).round_ties_even() as i32)
 }
 
 /// Equation 2. `x` must not be NaN (a NaN gives code `zero_point`, as on a GPU).
@@ -125,6 +147,58 @@ pub fn scale_accumulator(acc: i32, scale: f32, relu: bool) -> f32 {
     if relu && y < 0.0 { 0.0 } else { y }
 }
 
+/// Equation 7, dynamic form; with `relu`, negative results become 0. `weight_sum` is Σ_k w\[n,k\].
+#[must_use]
+pub fn scale_accumulator_dynamic(acc: i32, x: (f32, i32), weight: (f32, i32), bias: f32, relu: bool) -> f32 {
+    let ((x_scale, x_zero_point), (w_scale, weight_sum)) = (x, weight);
+    let sum = acc.wrapping_sub(x_zero_point.wrapping_mul(weight_sum));
+    let y = sum as f32 * x_scale * w_scale + bias;
+    if relu && y < 0.0 { 0.0 } else { y }
+}
+
+/// The largest K for which `Σ_k (a − z_a) · (b − z_b)` cannot leave `i32`.
+pub const MAX_MATMUL_K: usize = i32::MAX as usize / (255 * 255);
+
+/// The integer ratios of equation 8.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AddMultipliers {
+    /// `rne(s_a · 2^shift / s_y)`, at most 2^21.
+    pub a: i32,
+    /// `rne(s_b · 2^shift / s_y)`, at most 2^21.
+    pub b: i32,
+    /// How far the sum is shifted down, 1 to 30.
+    pub shift: u32,
+}
+
+impl AddMultipliers {
+    /// Ratios of the input scales to the output scale; `None` if the larger one is not in `2^−10..2^20`.
+    #[must_use]
+    pub fn new(a_scale: f32, b_scale: f32, y_scale: f32) -> Option<Self> {
+        let [a, b] = [a_scale, b_scale].map(|s| f64::from(s) / f64::from(y_scale));
+        // The exponent of a normal f64 is the floor of its logarithm.
+        let exponent = (a.max(b).to_bits() >> 52) as i64 - 1023;
+        let shift = u32::try_from(20 - exponent).ok().filter(|shift| (1..=30).contains(shift))?;
+        let ratio = |ratio: f64| (ratio * f64::from(1u32 << shift)).round_ties_even() as i32;
+        Some(Self { a: ratio(a), b: ratio(b), shift })
+    }
+
+    /// Whether [`add`] cannot overflow with them.
+    #[must_use]
+    pub fn are_usable(&self) -> bool {
+        let fits = |m: i32| (0..=1 << 21).contains(&m);
+        fits(self.a) && fits(self.b) && (1..=30).contains(&self.shift)
+    }
+}
+
+/// Equation 8; `a` and `b` are codes less their zero points.
+#[must_use]
+pub fn add(a: i32, b: i32, multipliers: AddMultipliers, zero_point: i32, lo: i32, hi: i32) -> i32 {
+    let AddMultipliers { a: m_a, b: m_b, shift } = multipliers;
+    let acc = a * m_a + b * m_b;
+    let rounded = (acc + ((1 << (shift - 1)) - 1) + ((acc >> shift) & 1)) >> shift;
+    (rounded + zero_point).clamp(lo, hi)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -187,5 +261,36 @@ mod tests {
         assert_eq!(multiplier(1e-30, 1e-30, 1.0, 0), None);
         assert_eq!(multiplier(1e30, 1e30, 1.0, 0), None);
         assert_eq!(output_scale(1e-30, 1e-30, 0), None);
+    }
+
+    #[test]
+    fn sums_round_ties_to_even() {
+        let halves = AddMultipliers::new(0.5, 0.5, 1.0).expect("usable");
+        assert_eq!(halves, AddMultipliers { a: 1 << 20, b: 1 << 20, shift: 21 });
+        let y = |a, b| add(a, b, halves, 0, -128, 127);
+        assert_eq!([y(1, 0), y(1, 2), y(2, 3), y(-1, 0), y(-1, -2)], [0, 2, 2, 0, -2]);
+        assert_eq!([y(255, 255), y(-255, -255)], [127, -128]);
+        assert_eq!(add(1, 0, AddMultipliers::new(0.75, 0.1, 1.0).expect("usable"), 7, -128, 127), 8);
+    }
+
+    #[test]
+    fn sums_have_a_range_of_ratios() {
+        let shift = |a: f32, b: f32| AddMultipliers::new(a, b, 1.0).map(|m| m.shift);
+        assert_eq!([shift(1.0, 1e-9), shift(1e-9, 0.99), shift(524_288.0, 1.0)], [Some(20), Some(21), Some(1)]);
+        assert_eq!([shift(1_048_576.0, 1.0), shift(9.8e-4, 1e-9), shift(9.7e-4, 1e-9)], [None, Some(30), None]);
+        for (a, b) in [(1.999_999_9, 1.999_999_9), (524_287.97, 524_287.97), (9.8e-4, 9.8e-4)] {
+            let m = AddMultipliers::new(a, b, 1.0).expect("usable");
+            assert!(m.are_usable(), "{m:?}");
+            // The largest sums stay inside i32: this would panic.
+            assert_eq!(add(255, 255, m, 0, -128, 127).signum(), i32::from(a > 0.01));
+        }
+    }
+
+    #[test]
+    fn a_token_takes_the_zero_point_of_its_worse_end() {
+        assert_eq!(per_token_qparams(0.0, 0.0, -128, 127, f32::EPSILON), (f32::EPSILON, 127));
+        let (scale, zero_point) = per_token_qparams(-1.0, 0.5, -128, 127, EPS);
+        assert_eq!((scale, zero_point), (1.5 / 255.0, 42));
+        assert_eq!(per_token_qparams(0.2, 1.0, -128, 127, EPS), (1.0 / 255.0, -128));
     }
 }

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::tensor::DType;
+
 /// Why quantization parameters were refused.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -100,6 +102,15 @@ impl QuantRange {
     /// `-127..=127`: weights, so that a symmetric scale maps ±max to ±127.
     pub const INT8_NARROW: Self = Self { quant_min: -127, quant_max: 127 };
 
+    /// All of `i32`, with zero point 0: biases whose parameters are derived from those of their layer.
+    pub const INT32: Self = Self { quant_min: i32::MIN, quant_max: i32::MAX };
+
+    /// The type that holds the codes.
+    #[must_use]
+    pub fn dtype(&self) -> DType {
+        if *self == Self::INT32 { DType::I32 } else { DType::I8 }
+    }
+
     /// A range inside int8 that contains 0 and at least two codes.
     ///
     /// # Errors
@@ -159,6 +170,20 @@ pub enum QScheme {
         /// The axis that is indexed by channel.
         ch_axis: usize,
     },
+    /// A scale and zero point per row of the last axis, found when the value is known. For dynamic quantization only.
+    PerTokenAffine,
+}
+
+impl fmt::Display for QScheme {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PerTensorAffine => f.write_str("per tensor affine"),
+            Self::PerTensorSymmetric => f.write_str("per tensor symmetric"),
+            Self::PerChannelAffine { ch_axis } => write!(f, "per channel (axis {ch_axis}) affine"),
+            Self::PerChannelSymmetric { ch_axis } => write!(f, "per channel (axis {ch_axis}) symmetric"),
+            Self::PerTokenAffine => f.write_str("per token affine"),
+        }
+    }
 }
 
 impl QScheme {
@@ -167,7 +192,7 @@ impl QScheme {
     pub fn ch_axis(&self) -> Option<usize> {
         match *self {
             Self::PerChannelAffine { ch_axis } | Self::PerChannelSymmetric { ch_axis } => Some(ch_axis),
-            Self::PerTensorAffine | Self::PerTensorSymmetric => None,
+            Self::PerTensorAffine | Self::PerTensorSymmetric | Self::PerTokenAffine => None,
         }
     }
 

@@ -13,6 +13,9 @@
 //! 5. [`reference()`] rewrites that graph into integers, by the equations of [`numerics`](crate::numerics).
 
 mod annotation;
+mod batch_norm;
+mod composable_quantizer;
+mod config;
 mod convert;
 mod fold;
 mod observer;
@@ -21,13 +24,17 @@ mod quantizer;
 mod reference;
 mod sharing;
 mod spec;
+mod summary;
 mod wgpu_quantizer;
 
 pub use annotation::{Annotations, EdgeOrNode, QuantizationAnnotation};
+pub use composable_quantizer::ComposableQuantizer;
+pub use config::QuantizationConfig;
 pub use convert::{ConvertError, ConvertOptions, convert};
 pub use observer::{Observer, ObserverError};
 pub use prepare::{PrepareError, PreparedGraph, prepare};
 pub use quantizer::Quantizer;
 pub use reference::{ReferenceError, reference};
-pub use spec::{ObservedSpec, ObserverKind, QuantizationSpec};
-pub use wgpu_quantizer::{QuantizationConfig, WgpuQuantizer};
+pub use spec::{DeriveFn, DerivedRule, DerivedSpec, FixedQParamsSpec, ObservedSpec, ObserverKind, QuantizationSpec};
+pub use summary::{QuantizationSummary, QuantizedNode, QuantizedPoint, UnquantizedNode};
+pub use wgpu_quantizer::WgpuQuantizer;

@@ -1,6 +1,6 @@
 //! How a user writes a network.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use super::{Graph, GraphError, Node, NodeId, Op, UnaryOp, infer};
@@ -24,6 +24,7 @@ pub struct GraphBuilder {
     nodes: Vec<Node>,
     names: HashSet<String>,
     inputs: Vec<NodeId>,
+    modules: BTreeMap<String, String>,
 }
 
 /// # Errors
@@ -34,6 +35,12 @@ impl GraphBuilder {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Notes that the nodes whose names begin with `path.` form a module of this type, for configurations by module type.
+    /// Layers with parameters are modules of their own: `Linear`, `LayerNorm`, `BatchNorm` and `Embedding`.
+    pub fn module(&mut self, path: &str, module_type: &str) {
+        self.modules.insert(path.to_owned(), module_type.to_owned());
     }
 
     /// A float input.
@@ -88,6 +95,16 @@ impl GraphBuilder {
     /// `a · b` of each element, broadcast.
     pub fn mul(&mut self, name: &str, a: NodeId, b: NodeId) -> Result<NodeId, GraphError> {
         self.node(name, Op::Mul, &[a, b])
+    }
+
+    /// `x + value`.
+    pub fn add_scalar(&mut self, name: &str, x: NodeId, value: f32) -> Result<NodeId, GraphError> {
+        self.node(name, Op::AddScalar { value }, &[x])
+    }
+
+    /// `x · value`.
+    pub fn mul_scalar(&mut self, name: &str, x: NodeId, value: f32) -> Result<NodeId, GraphError> {
+        self.node(name, Op::MulScalar { value }, &[x])
     }
 
     /// `max(x, 0)`.
@@ -203,7 +220,8 @@ impl GraphBuilder {
     /// # Errors
     /// [`GraphError::Output`] if there is no output, or one is listed twice.
     pub fn finish(self, outputs: impl IntoIterator<Item = NodeId>) -> Result<Graph, GraphError> {
-        let graph = Graph { nodes: self.nodes.into(), inputs: self.inputs, outputs: outputs.into_iter().collect() };
+        let (outputs, modules) = (outputs.into_iter().collect(), Arc::new(self.modules));
+        let graph = Graph { nodes: self.nodes.into(), inputs: self.inputs, outputs, modules };
         graph.verify()?;
         Ok(graph)
     }

@@ -38,8 +38,23 @@ impl fmt::Display for Line<'_> {
                 let (scale, zero_point) = (qparams.scale(), qparams.zero_point());
                 write!(f, " scale {scale:e} zero_point {zero_point} codes {lo}..={hi}")
             }
-            Op::Linear | Op::MatMul | Op::Add | Op::Mul | Op::Unary(_) | Op::Embedding => Ok(()),
-            Op::ScaleAccumulator { relu } => f.write_str(if *relu { " relu" } else { "" }),
+            Op::Linear | Op::MatMul | Op::Add | Op::Mul | Op::Unary(_) | Op::Embedding | Op::DequantizeDynamic => {
+                Ok(())
+            }
+            Op::AddScalar { value } | Op::MulScalar { value } => write!(f, " {value}"),
+            Op::ScaleAccumulator { relu } | Op::ScaleAccumulatorDynamic { relu } => {
+                f.write_str(if *relu { " relu" } else { "" })
+            }
+            Op::ChooseQParams { qscheme, range, eps } => write!(f, " {qscheme} codes {range} eps {eps:e}"),
+            Op::QuantizeDynamic { range } => write!(f, " codes {range}"),
+            Op::IntegerAdd { qparams, lo, hi, .. } | Op::IntegerMul { qparams, lo, hi, .. } => {
+                let (scale, zero_point) = (qparams.scale(), qparams.zero_point());
+                write!(f, " scale {scale:e} zero_point {zero_point} codes {lo}..={hi}")
+            }
+            Op::IntegerMatMul { a_zero_point, b_zero_point } => write!(f, " zero_points {a_zero_point} {b_zero_point}"),
+            Op::Table { qparams } => {
+                write!(f, " scale {:e} zero_point {}", qparams.scale(), qparams.zero_point())
+            }
         }
     }
 }

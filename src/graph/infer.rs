@@ -1,7 +1,10 @@
 //! Shape and type of every op's result.
 
+mod check;
+mod integer;
+
+use self::check::Check;
 use super::{GraphError, Node, Op};
-use crate::qparams::TensorQParams;
 use crate::tensor::{DType, Shape};
 
 /// The result of `op` on `inputs`, or why it has none. `name` is for messages.
@@ -46,33 +49,22 @@ pub(super) fn infer(name: &str, op: &Op, inputs: &[&Node]) -> Result<(Shape, DTy
             check.floats(1)?;
             check.channels(qparams)?;
             qparams.check_range(*range).map_err(|source| check.qparams(source))?;
-            Ok((check.shape(0).clone(), DType::I8))
+            Ok((check.shape(0).clone(), range.dtype()))
         }
         Op::Dequantize { qparams } => {
             check.arity(1)?;
-            check.dtype(0, DType::I8)?;
+            check.codes(0)?;
             check.channels(qparams)?;
             Ok((check.shape(0).clone(), DType::F32))
         }
-        Op::IntegerLinear { fraction_bits } => {
-            check.arity(3)?;
-            check.dtype(0, DType::I8)?;
-            check.dtype(1, DType::I8)?;
-            check.dtype(2, DType::I32)?;
-            if *fraction_bits > crate::numerics::MAX_FRACTION_BITS {
-                return Err(check.parameter("fraction_bits", fraction_bits, "at most 8 (equation 4)"));
+        Op::AddScalar { value } | Op::MulScalar { value } => {
+            check.floats(1)?;
+            if !value.is_finite() {
+                return Err(check.parameter("scalar", value, "must be finite"));
             }
-            Ok((linear_shape(&check)?, DType::I32))
+            Ok((check.shape(0).clone(), DType::F32))
         }
-        Op::Requantize { qparams, lo, hi } => {
-            let inside = |c: &i32| i8::try_from(*c).is_ok();
-            if !inside(lo) || !inside(hi) || lo > hi {
-                return Err(check.parameter("codes", format!("{lo}..={hi}"), "a range of int8"));
-            }
-            let _ = qparams;
-            Ok((accumulator(&check)?, DType::I8))
-        }
-        Op::ScaleAccumulator { .. } => Ok((accumulator(&check)?, DType::F32)),
+        _ => integer::infer(&check, op),
     }
 }
 
@@ -93,17 +85,6 @@ fn linear_shape(check: &Check<'_>) -> Result<Shape, GraphError> {
         check.size("bias length", check.shape(2).dims()[0], n)?;
     }
     Ok(with_last(x, n))
-}
-
-fn accumulator(check: &Check<'_>) -> Result<Shape, GraphError> {
-    check.arity(2)?;
-    check.dtype(0, DType::I32)?;
-    check.dtype(1, DType::F32)?;
-    check.fixed_rank(1, "factors", 1, "1")?;
-    let shape = check.shape(0);
-    let n = shape.last().ok_or_else(|| check.rank("input", shape, "a last axis of static length"))?;
-    check.size("factors", check.shape(1).dims()[0], n)?;
-    Ok(shape.clone())
 }
 
 fn matmul(check: &Check<'_>) -> Result<Shape, GraphError> {
@@ -271,99 +252,4 @@ fn with_last(shape: &Shape, n: usize) -> Shape {
         *last = n;
     }
     make(shape.is_batched(), &dims)
-}
-
-/// One node's inputs, and the checks that name it.
-struct Check<'n> {
-    name: &'n str,
-    inputs: &'n [&'n Node],
-}
-
-impl Check<'_> {
-    fn shape(&self, input: usize) -> &Shape {
-        &self.inputs[input].shape
-    }
-
-    fn arity(&self, expected: usize) -> Result<(), GraphError> {
-        let actual = self.inputs.len();
-        if actual == expected {
-            return Ok(());
-        }
-        Err(GraphError::Arity { node: self.name.to_owned(), actual, expected })
-    }
-
-    fn dtype(&self, input: usize, expected: DType) -> Result<(), GraphError> {
-        let actual = self.inputs[input].dtype;
-        if actual == expected {
-            return Ok(());
-        }
-        Err(GraphError::DType { node: self.name.to_owned(), input, actual, expected })
-    }
-
-    fn floats(&self, arity: usize) -> Result<(), GraphError> {
-        self.arity(arity)?;
-        (0..arity).try_for_each(|i| self.dtype(i, DType::F32))
-    }
-
-    fn size(&self, what: &'static str, actual: usize, expected: usize) -> Result<(), GraphError> {
-        if actual == expected {
-            return Ok(());
-        }
-        Err(GraphError::Size { node: self.name.to_owned(), what, actual, expected })
-    }
-
-    fn fixed_rank(
-        &self,
-        input: usize,
-        what: &'static str,
-        rank: usize,
-        expected: &'static str,
-    ) -> Result<(), GraphError> {
-        let shape = self.shape(input);
-        if shape.is_batched() {
-            return Err(self.batch("takes a parameter that varies with the batch"));
-        }
-        if shape.rank() == rank { Ok(()) } else { Err(self.rank(what, shape, expected)) }
-    }
-
-    /// An axis that exists and is not the batch.
-    fn inner_axis(&self, shape: &Shape, axis: usize) -> Result<(), GraphError> {
-        if axis >= shape.rank() {
-            return Err(self.parameter("axis", axis, "must be one of the input's axes"));
-        }
-        if shape.is_batched() && axis == 0 {
-            return Err(self.batch("works along the batch"));
-        }
-        Ok(())
-    }
-
-    fn channels(&self, qparams: &TensorQParams) -> Result<(), GraphError> {
-        let TensorQParams::PerChannel { channels, ch_axis } = qparams else { return Ok(()) };
-        self.inner_axis(self.shape(0), *ch_axis)?;
-        let expected = self.shape(0).axis(*ch_axis).unwrap_or_default();
-        self.size("number of channel scales", channels.len(), expected)
-    }
-
-    fn eps(&self, eps: f32) -> Result<(), GraphError> {
-        if eps.is_finite() && eps >= 0.0 {
-            return Ok(());
-        }
-        Err(self.parameter("eps", eps, "must be finite and not negative"))
-    }
-
-    fn rank(&self, what: &'static str, shape: &Shape, expected: &'static str) -> GraphError {
-        GraphError::Rank { node: self.name.to_owned(), what, actual: shape.rank(), expected }
-    }
-
-    fn batch(&self, problem: &'static str) -> GraphError {
-        GraphError::Batch { node: self.name.to_owned(), problem }
-    }
-
-    fn qparams(&self, source: crate::qparams::QParamsError) -> GraphError {
-        GraphError::QParams { node: self.name.to_owned(), source }
-    }
-
-    fn parameter(&self, what: &'static str, value: impl ToString, rule: &'static str) -> GraphError {
-        GraphError::Parameter { node: self.name.to_owned(), what, value: value.to_string(), rule }
-    }
 }

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use crate::numerics::AddMultipliers;
 pub use crate::numerics::UnaryOp;
-use crate::qparams::{QParams, QuantRange, TensorQParams};
+use crate::qparams::{QParams, QScheme, QuantRange, TensorQParams};
 use crate::tensor::Tensor;
 
 /// Names an observer of a prepared graph.
@@ -25,6 +26,16 @@ pub enum Op {
     Add,
     /// Elementwise product of two tensors, broadcast.
     Mul,
+    /// The sum of each element and one number. Prepare turns the number into a constant.
+    AddScalar {
+        /// The number.
+        value: f32,
+    },
+    /// The product of each element and one number. Prepare turns the number into a constant.
+    MulScalar {
+        /// The number.
+        value: f32,
+    },
     /// A function of each element.
     Unary(UnaryOp),
     /// The same elements in the same order. `dims` are the static dimensions: `rows` stays in front.
@@ -69,18 +80,35 @@ pub enum Op {
         /// Which observer of the prepared graph.
         observer: ObserverId,
     },
-    /// `f32 → int8`, equation 2.
+    /// `f32 → int8`, equation 2; to `i32` with [`QuantRange::INT32`].
     Quantize {
         /// Scale and zero point, of the tensor or of each channel.
         qparams: TensorQParams,
         /// The codes.
         range: QuantRange,
     },
-    /// `int8 → f32`, equation 1.
+    /// `int8 → f32`, equation 1; biases also from `i32`.
     Dequantize {
         /// Scale and zero point, of the tensor or of each channel.
         qparams: TensorQParams,
     },
+    /// Scale and zero point of a value, found when it is known (equation 10): pairs `[2]` for the tensor, or `[…, 2]` for each
+    /// row of the last axis.
+    ChooseQParams {
+        /// Per tensor, or per token.
+        qscheme: QScheme,
+        /// The codes.
+        range: QuantRange,
+        /// The smallest scale.
+        eps: f32,
+    },
+    /// `f32 → int8`, equation 2. Inputs: x, and the pairs of a [`Op::ChooseQParams`].
+    QuantizeDynamic {
+        /// The codes.
+        range: QuantRange,
+    },
+    /// `int8 → f32`, equation 1. Inputs: codes, and the pairs of a [`Op::ChooseQParams`].
+    DequantizeDynamic,
     /// The accumulator of equation 4, in `i32`. Inputs: x `[…, K]` int8, w `[N, K]` int8, bias `[N]` i32.
     IntegerLinear {
         /// `p` of equation 4.
@@ -99,6 +127,54 @@ pub enum Op {
     ScaleAccumulator {
         /// Whether negative results become 0: a fused ReLU.
         relu: bool,
+    },
+    /// `i32 → f32`, the dynamic form of equation 7. Inputs: acc `[…, N]`, the pairs of a [`Op::ChooseQParams`], weight sums
+    /// `[N]` (i32), weight scales `[N]`, bias `[N]`.
+    ScaleAccumulatorDynamic {
+        /// Whether negative results become 0: a fused ReLU.
+        relu: bool,
+    },
+    /// `int8 + int8 → int8`, equation 8, broadcast.
+    IntegerAdd {
+        /// Zero point of the first input.
+        a_zero_point: i32,
+        /// Zero point of the second input.
+        b_zero_point: i32,
+        /// The ratios of the input scales to the output scale.
+        multipliers: AddMultipliers,
+        /// Meaning of the result's codes. Only the zero point enters the arithmetic.
+        qparams: QParams,
+        /// Smallest code.
+        lo: i32,
+        /// Largest code.
+        hi: i32,
+    },
+    /// `int8 · int8 → int8` of each element, equations 9 and 5, broadcast.
+    IntegerMul {
+        /// Zero point of the first input.
+        a_zero_point: i32,
+        /// Zero point of the second input.
+        b_zero_point: i32,
+        /// The product of the input scales over the output scale.
+        multiplier: f32,
+        /// Meaning of the result's codes. Only the zero point enters the arithmetic.
+        qparams: QParams,
+        /// Smallest code.
+        lo: i32,
+        /// Largest code.
+        hi: i32,
+    },
+    /// `Σ (a − z_a) · (b − z_b)` of `a[…, M, K]` and `b[…, K, N]`, both int8, in `i32` (equation 9).
+    IntegerMatMul {
+        /// Zero point of the first input.
+        a_zero_point: i32,
+        /// Zero point of the second input.
+        b_zero_point: i32,
+    },
+    /// `int8 → int8`: entry `code + 128` of a table `[256]`. Inputs: codes, table.
+    Table {
+        /// Meaning of the result's codes.
+        qparams: QParams,
     },
 }
 
@@ -119,6 +195,8 @@ impl Op {
             Self::Unary(UnaryOp::Gelu) => "gelu",
             Self::Unary(UnaryOp::GeluTanh) => "gelu_tanh",
             Self::Unary(UnaryOp::Silu) => "silu",
+            Self::AddScalar { .. } => "add_scalar",
+            Self::MulScalar { .. } => "mul_scalar",
             Self::Reshape { .. } => "reshape",
             Self::Flatten { .. } => "flatten",
             Self::Transpose { .. } => "transpose",
@@ -135,6 +213,14 @@ impl Op {
             Self::IntegerLinear { .. } => "integer_linear",
             Self::Requantize { .. } => "requantize",
             Self::ScaleAccumulator { .. } => "scale_accumulator",
+            Self::ChooseQParams { .. } => "choose_qparams",
+            Self::QuantizeDynamic { .. } => "quantize_dynamic",
+            Self::DequantizeDynamic => "dequantize_dynamic",
+            Self::ScaleAccumulatorDynamic { .. } => "scale_accumulator_dynamic",
+            Self::IntegerAdd { .. } => "integer_add",
+            Self::IntegerMul { .. } => "integer_mul",
+            Self::IntegerMatMul { .. } => "integer_matmul",
+            Self::Table { .. } => "table",
         }
     }
 }

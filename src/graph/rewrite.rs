@@ -1,6 +1,7 @@
 //! How a pass rebuilds a graph.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 
 use super::{Graph, GraphError, Node, NodeId, Op, infer};
 
@@ -102,7 +103,7 @@ impl<'g> Rewriter<'g> {
             outputs.push(new);
         }
         let inputs = self.source.inputs.iter().map(|&old| self.get(old)).collect::<Result<Vec<_>, _>>()?;
-        Ok(without_dead_nodes(self.nodes, &inputs, &outputs))
+        Ok(without_dead_nodes(self.nodes, &inputs, &outputs, Arc::clone(&self.source.modules)))
     }
 
     fn push(&mut self, mut node: Node) -> NodeId {
@@ -116,7 +117,12 @@ impl<'g> Rewriter<'g> {
     }
 }
 
-fn without_dead_nodes(nodes: Vec<Node>, inputs: &[NodeId], outputs: &[NodeId]) -> Graph {
+fn without_dead_nodes(
+    nodes: Vec<Node>,
+    inputs: &[NodeId],
+    outputs: &[NodeId],
+    modules: Arc<BTreeMap<String, String>>,
+) -> Graph {
     let mut live = vec![false; nodes.len()];
     for id in inputs.iter().chain(outputs) {
         live[id.index()] = true;
@@ -136,5 +142,5 @@ fn without_dead_nodes(nodes: Vec<Node>, inputs: &[NodeId], outputs: &[NodeId]) -
         }
     }
     let renumber = |ids: &[NodeId]| ids.iter().map(|id| map[id.index()]).collect();
-    Graph::from_parts(kept, renumber(inputs), renumber(outputs))
+    Graph::from_parts(kept, renumber(inputs), renumber(outputs), modules)
 }

@@ -73,10 +73,10 @@ mod tests {
     #[test]
     fn broken_graphs_are_refused() {
         let broken = |change: fn(&mut Parts)| {
-            let Graph { nodes, inputs, outputs } = graph();
+            let Graph { nodes, inputs, outputs, modules } = graph();
             let mut parts = Parts { nodes: nodes.to_vec(), inputs, outputs };
             change(&mut parts);
-            Graph { nodes: parts.nodes.into(), inputs: parts.inputs, outputs: parts.outputs }.verify()
+            Graph { nodes: parts.nodes.into(), inputs: parts.inputs, outputs: parts.outputs, modules }.verify()
         };
         let e = broken(|parts| parts.nodes[1].shape = Shape::rows(3));
         assert!(matches!(e, Err(GraphError::Inconsistent { node, .. }) if node == "y"));

@@ -86,4 +86,16 @@ pub enum InterpError {
         /// Rows of the table.
         rows: usize,
     },
+    /// The range of a value that is quantized dynamically is not usable.
+    #[error(
+        "{node}: element {index} is {value}; values quantized dynamically must be finite and span less than f32::MAX"
+    )]
+    Range {
+        /// The node that chooses scale and zero point.
+        node: String,
+        /// Row-major index of the first such element.
+        index: usize,
+        /// The element.
+        value: String,
+    },
 }

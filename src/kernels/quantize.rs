@@ -39,6 +39,24 @@ pub(crate) fn quantize(
     Err(NotANumber(x.iter().position(|v| v.is_nan()).unwrap_or_default()))
 }
 
+/// Equation 2 to `i32` codes, zero points 0: biases, which are few.
+pub(crate) fn quantize_i32(x: &[f32], shape: &[usize], qparams: &TensorQParams) -> Result<Vec<i32>, NotANumber> {
+    if let Some(at) = x.iter().position(|v| v.is_nan()) {
+        return Err(NotANumber(at));
+    }
+    let (channels, inner, _) = tasks(shape, qparams);
+    let scale = |at: usize| channels[at / inner % channels.len()].inv_scale();
+    // The conversion saturates.
+    Ok(x.iter().enumerate().map(|(at, &v)| (v * scale(at)).round_ties_even() as i32).collect())
+}
+
+/// Equation 1 on `i32` codes, zero points 0.
+pub(crate) fn dequantize_i32(codes: &[i32], shape: &[usize], qparams: &TensorQParams) -> Vec<f32> {
+    let (channels, inner, _) = tasks(shape, qparams);
+    let scale = |at: usize| channels[at / inner % channels.len()].scale();
+    codes.iter().enumerate().map(|(at, &q)| q as f32 * scale(at)).collect()
+}
+
 /// Equation 1 on a tensor of shape `shape`.
 pub(crate) fn dequantize(codes: &[i8], shape: &[usize], qparams: &TensorQParams) -> Vec<f32> {
     let mut x = vec![0f32; codes.len()];

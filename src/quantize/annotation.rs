@@ -47,17 +47,19 @@ impl Default for QuantizationAnnotation {
     }
 }
 
-/// The annotations of one graph.
+/// The annotations of one graph, and what its quantizer says of the nodes that it leaves in float.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Annotations {
     of_node: Vec<Option<QuantizationAnnotation>>,
+    left_float: Vec<Option<String>>,
 }
 
 impl Annotations {
     /// No annotation on any node of `graph`.
     #[must_use]
     pub fn new(graph: &Graph) -> Self {
-        Self { of_node: vec![None; graph.nodes().len()] }
+        let nodes = graph.nodes().len();
+        Self { of_node: vec![None; nodes], left_float: vec![None; nodes] }
     }
 
     /// What is said of a node.
@@ -73,14 +75,29 @@ impl Annotations {
         }
     }
 
+    /// Notes why a node is not quantized, for [`QuantizationSummary`](super::QuantizationSummary).
+    pub fn leave_float(&mut self, id: NodeId, reason: impl Into<String>) {
+        if let Some(slot) = self.left_float.get_mut(id.index()) {
+            *slot = Some(reason.into());
+        }
+    }
+
+    /// Why a node is not quantized, if its quantizer said so.
+    #[must_use]
+    pub fn float_reason(&self, id: NodeId) -> Option<&str> {
+        self.left_float.get(id.index())?.as_deref()
+    }
+
     /// Every annotated point with its spec: for each node in order its input edges, then its output.
     pub(super) fn points<'g>(
         &'g self,
         graph: &'g Graph,
-    ) -> impl Iterator<Item = (EdgeOrNode, Option<QuantizationSpec>)> + 'g {
+    ) -> impl Iterator<Item = (EdgeOrNode, Option<&'g QuantizationSpec>)> + 'g {
         graph.iter().filter_map(|(id, _)| Some((id, self.get(id)?))).flat_map(|(consumer, annotation)| {
-            let edge = move |&(producer, spec): &(NodeId, _)| (EdgeOrNode::Edge { producer, consumer }, spec);
-            let output = annotation.output_qspec.map(|spec| (EdgeOrNode::Node(consumer), Some(spec)));
+            let edge = move |(producer, spec): &'g (NodeId, Option<QuantizationSpec>)| {
+                (EdgeOrNode::Edge { producer: *producer, consumer }, spec.as_ref())
+            };
+            let output = annotation.output_qspec.as_ref().map(|spec| (EdgeOrNode::Node(consumer), Some(spec)));
             annotation.input_qspec_map.iter().map(edge).chain(output)
         })
     }

@@ -2,12 +2,11 @@
 
 use std::collections::HashMap;
 
-use rayon::prelude::*;
-
 use super::fold;
-use super::observer::ObserverError;
+use super::observer::{Observer, ObserverError};
 use super::prepare::PreparedGraph;
 use super::reference::{ReferenceError, reference};
+use super::spec::{ObservedSpec, QuantizationSpec};
 use crate::graph::{Graph, GraphError, NodeId, ObserverId, Op, Rewriter};
 use crate::qparams::{QuantRange, TensorQParams};
 
@@ -54,8 +53,8 @@ pub enum ConvertError {
 /// # Errors
 /// [`ConvertError::Observer`] names the first value that was never observed or whose range is not usable.
 pub fn convert(prepared: &PreparedGraph, options: &ConvertOptions) -> Result<Graph, ConvertError> {
-    let qparams = qparams(prepared)?;
-    let mut graph = quantize_dequantize(prepared, &qparams)?;
+    let conversions = conversions(prepared)?;
+    let mut graph = quantize_dequantize(prepared, &conversions)?;
     if options.fold_quantize {
         graph = fold::fold_quantize(&graph)?;
     }
@@ -65,37 +64,64 @@ pub fn convert(prepared: &PreparedGraph, options: &ConvertOptions) -> Result<Gra
     Ok(graph)
 }
 
-/// Parameters and codes of every observer.
-fn qparams(prepared: &PreparedGraph) -> Result<Vec<(TensorQParams, QuantRange)>, ConvertError> {
-    let observers = prepared.observers();
-    // A histogram's search takes milliseconds; a network has many.
-    let all: Vec<_> = observers.par_iter().map(|o| Ok((o.calculate_qparams()?, o.spec().range))).collect();
-    let error = |at, source| {
-        let node = prepared.observed(ObserverId(at)).to_owned();
-        ConvertError::Observer { node, source, batches: prepared.batches() }
-    };
-    all.into_iter().enumerate().map(|(at, result)| result.map_err(|source| error(at, source))).collect()
+/// How an observed value is quantized.
+#[derive(Debug, Clone)]
+enum Conversion {
+    Static(TensorQParams, QuantRange),
+    Dynamic(ObservedSpec),
 }
 
-fn quantize_dequantize(
-    prepared: &PreparedGraph,
-    qparams: &[(TensorQParams, QuantRange)],
-) -> Result<Graph, ConvertError> {
+fn conversions(prepared: &PreparedGraph) -> Result<Vec<Conversion>, ConvertError> {
+    let qparams = prepared.calculate_qparams().map_err(|(at, source)| {
+        let node = prepared.observed(ObserverId(at)).to_owned();
+        ConvertError::Observer { node, source, batches: prepared.batches() }
+    })?;
+    let conversion = |(observer, qparams): (&Observer, Option<TensorQParams>)| match (observer.spec(), qparams) {
+        (QuantizationSpec::Observed(spec), None) => Conversion::Dynamic(*spec),
+        (_, Some(qparams)) => Conversion::Static(qparams, observer.range()),
+        // Derived parameters are known or an error.
+        (_, None) => unreachable!("only what is observed may be dynamic"),
+    };
+    Ok(prepared.observers().iter().zip(qparams).map(conversion).collect())
+}
+
+/// A quantized value, from which consumers make their dequantize.
+struct Quantized {
+    /// The value before it was quantized.
+    value: NodeId,
+    codes: NodeId,
+    /// For a dynamic value, its parameters and its only dequantize.
+    dynamic: Option<NodeId>,
+}
+
+fn quantize_dequantize(prepared: &PreparedGraph, conversions: &[Conversion]) -> Result<Graph, ConvertError> {
     let graph = prepared.graph();
     let mut rewriter = Rewriter::new(graph);
-    // For each observer node: its quantize node and the parameters, from which consumers make their dequantize.
-    let mut quantized: HashMap<NodeId, (NodeId, &TensorQParams)> = HashMap::new();
+    let mut quantized: HashMap<NodeId, (Quantized, &Conversion)> = HashMap::new();
     let users = graph.users();
     for (id, node) in graph.iter() {
         if let Op::Observe { observer } = node.op {
-            let (qparams, range) = &qparams[observer.0];
+            let conversion = &conversions[observer.0];
             let value = rewriter.get(node.inputs[0])?;
             let name = &graph.node(node.inputs[0]).name;
-            let op = Op::Quantize { qparams: qparams.clone(), range: *range };
-            let q = rewriter.add(&format!("{name}.quantize"), op, vec![value], &node.origin)?;
-            quantized.insert(id, (q, qparams));
-            let dq = dequantize(&mut rewriter, q, qparams)?;
+            let stem = name.strip_suffix(".observe").unwrap_or(name);
+            let mut add =
+                |suffix: &str, op, inputs| rewriter.add(&format!("{stem}.{suffix}"), op, inputs, &node.origin);
+            let entry = match conversion {
+                Conversion::Static(qparams, range) => {
+                    let op = Op::Quantize { qparams: qparams.clone(), range: *range };
+                    Quantized { value, codes: add("quantize", op, vec![value])?, dynamic: None }
+                }
+                Conversion::Dynamic(ObservedSpec { qscheme, range, eps, .. }) => {
+                    let op = Op::ChooseQParams { qscheme: *qscheme, range: *range, eps: *eps };
+                    let qparams = add("choose_qparams", op, vec![value])?;
+                    let codes = add("quantize", Op::QuantizeDynamic { range: *range }, vec![value, qparams])?;
+                    Quantized { value, codes, dynamic: Some(qparams) }
+                }
+            };
+            let dq = dequantize(&mut rewriter, stem, &node.origin, &entry, conversion)?;
             rewriter.replace(id, dq);
+            quantized.insert(id, (entry, conversion));
             continue;
         }
         let mut inputs = Vec::with_capacity(node.inputs.len());
@@ -103,7 +129,11 @@ fn quantize_dequantize(
             let read_elsewhere = users[input.index()].len() > 1 || graph.outputs().contains(&input);
             let own = prepared.is_annotated(id) && read_elsewhere;
             inputs.push(match quantized.get(&input) {
-                Some((q, qparams)) if own => dequantize(&mut rewriter, *q, qparams)?,
+                Some((entry, conversion)) if own && entry.dynamic.is_none() => {
+                    let (name, origin) = (rewriter.node(entry.value).name.clone(), graph.node(input).origin.clone());
+                    let stem = name.strip_suffix(".dequantize").unwrap_or(&name);
+                    dequantize(&mut rewriter, stem, &origin, entry, conversion)?
+                }
                 _ => rewriter.get(input)?,
             });
         }
@@ -112,9 +142,18 @@ fn quantize_dequantize(
     Ok(rewriter.finish()?)
 }
 
-fn dequantize(rewriter: &mut Rewriter<'_>, q: NodeId, qparams: &TensorQParams) -> Result<NodeId, GraphError> {
-    let node = rewriter.node(q);
-    let stem = node.name.strip_suffix(".quantize").unwrap_or(&node.name);
-    let (name, origin) = (format!("{stem}.dequantize"), node.origin.clone());
-    rewriter.add(&name, Op::Dequantize { qparams: qparams.clone() }, vec![q], &origin)
+fn dequantize(
+    rewriter: &mut Rewriter<'_>,
+    stem: &str,
+    origin: &str,
+    quantized: &Quantized,
+    conversion: &Conversion,
+) -> Result<NodeId, GraphError> {
+    let mut inputs = vec![quantized.codes];
+    inputs.extend(quantized.dynamic);
+    let op = match conversion {
+        Conversion::Static(qparams, _) => Op::Dequantize { qparams: qparams.clone() },
+        Conversion::Dynamic(_) => Op::DequantizeDynamic,
+    };
+    rewriter.add(&format!("{stem}.dequantize"), op, inputs, origin)
 }

@@ -1,15 +1,16 @@
 //! Observers: the statistics from which scales and zero points are derived.
 
 mod histogram;
+mod statistics;
 
 use std::sync::Arc;
 
-use rayon::prelude::*;
-
-use self::histogram::Histogram;
-use super::spec::{ObservedSpec, ObserverKind};
+pub(crate) use self::histogram::Histogram;
+use self::histogram::{Histograms, Window};
+use super::spec::{DerivedSpec, FixedQParamsSpec, ObservedSpec, ObserverKind, QuantizationSpec};
+use crate::kernels::Range;
 use crate::numerics;
-use crate::qparams::{QParams, QParamsError, TensorQParams};
+use crate::qparams::{QParams, QParamsError, QScheme, QuantRange, TensorQParams};
 use crate::tensor::{DType, Tensor};
 
 /// Why an observer refused a tensor, or has no parameters to give.
@@ -46,6 +47,51 @@ pub enum ObserverError {
     /// A histogram has no channels.
     #[error("a histogram observes whole tensors; per channel, use ObserverKind::MinMax")]
     PerChannelHistogram,
+    /// A scheme that its observer cannot serve.
+    #[error("{qscheme} is not a scheme for the observer {observer}")]
+    Scheme {
+        /// The scheme.
+        qscheme: QScheme,
+        /// The observer.
+        observer: ObserverKind,
+    },
+    /// A parameter of the observer is out of its range.
+    #[error("{what} is {value}, expected {min} to {max}")]
+    Parameter {
+        /// Which.
+        what: &'static str,
+        /// Its value.
+        value: f32,
+        /// The smallest allowed.
+        min: f32,
+        /// The largest allowed.
+        max: f32,
+    },
+    /// The parameters are found when the value is known, not before.
+    #[error("it is quantized dynamically: its parameters are not known before it is")]
+    Dynamic,
+    /// The parameters come from other observers; the prepared graph asks those.
+    #[error("its parameters are derived from those of other values")]
+    Derived,
+    /// A rule gave no parameters.
+    #[error("no parameters could be derived: {reason}")]
+    Rule {
+        /// What the rule says.
+        reason: String,
+    },
+    /// Two observers of different specs cannot be merged.
+    #[error("an observer of {this} cannot be merged with one of {other}")]
+    MergeSpecs {
+        /// What this observer was made from.
+        this: String,
+        /// What the other was made from.
+        other: String,
+    },
+    /// Moving averages cannot be merged.
+    #[error(
+        "moving averages depend on the order of the batches, so two of them cannot be merged; use min/max or a histogram"
+    )]
+    MergeMovingAverage,
     /// The range leads to unusable parameters.
     #[error("range {min:e}..={max:e}: {source}")]
     QParams {
@@ -59,54 +105,116 @@ pub enum ObserverError {
 }
 
 /// Watches tensors and derives [`TensorQParams`] from them.
+///
+/// Calibration can be sharded: observers of the same spec that saw different batches [`merge`](Self::merge) into one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Observer {
-    spec: ObservedSpec,
+    spec: QuantizationSpec,
     state: State,
 }
 
 #[derive(Debug, Clone, PartialEq)]
-enum State {
+pub(crate) enum State {
     /// One range, or one per channel; empty until the first tensor.
-    MinMax(Vec<Range>),
-    Histogram(Option<Histogram>),
-}
-
-/// The smallest and largest value seen.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Range {
-    min: f32,
-    max: f32,
-}
-
-impl Range {
-    const EMPTY: Self = Self { min: f32::INFINITY, max: f32::NEG_INFINITY };
-
-    fn merge(self, other: Self) -> Self {
-        Self { min: self.min.min(other.min), max: self.max.max(other.max) }
-    }
+    Ranges(Vec<Range>),
+    Histograms(Histograms),
+    /// Of dynamic, fixed and derived parameters.
+    Nothing,
 }
 
 impl Observer {
     /// An observer that has seen nothing.
     ///
     /// # Errors
-    /// [`ObserverError::PerChannelHistogram`].
+    /// [`ObserverError::PerChannelHistogram`], [`ObserverError::Scheme`] and [`ObserverError::Parameter`] for a spec that
+    /// contradicts itself.
     pub fn new(spec: ObservedSpec) -> Result<Self, ObserverError> {
-        let state = match spec.observer {
-            ObserverKind::MinMax => State::MinMax(Vec::new()),
-            ObserverKind::Histogram if spec.qscheme.ch_axis().is_some() => {
+        let ObservedSpec { qscheme, observer, range, eps } = spec;
+        let parameter = |what, value: f32, min, max| {
+            if (min..=max).contains(&value) {
+                return Ok(());
+            }
+            Err(ObserverError::Parameter { what, value, min, max })
+        };
+        parameter("eps", eps, f32::MIN_POSITIVE, crate::qparams::MAX_SCALE)?;
+        match observer {
+            ObserverKind::MovingAverageMinMax { averaging_constant } => {
+                parameter("averaging constant", averaging_constant, 0.0, 1.0)?;
+            }
+            ObserverKind::Percentile { fraction } => parameter("fraction", fraction, 0.0, 1.0)?,
+            ObserverKind::Placeholder => parameter("eps", eps, crate::qparams::MIN_SCALE, crate::qparams::MAX_SCALE)?,
+            ObserverKind::MinMax | ObserverKind::Histogram | ObserverKind::Mse => {}
+        }
+        let dynamic = observer == ObserverKind::Placeholder;
+        match qscheme {
+            QScheme::PerChannelAffine { .. } | QScheme::PerChannelSymmetric { .. } if observer.is_histogram() => {
                 return Err(ObserverError::PerChannelHistogram);
             }
-            ObserverKind::Histogram => State::Histogram(None),
+            QScheme::PerChannelAffine { .. } | QScheme::PerChannelSymmetric { .. } if dynamic => {
+                return Err(ObserverError::Scheme { qscheme, observer });
+            }
+            QScheme::PerTokenAffine if !dynamic => return Err(ObserverError::Scheme { qscheme, observer }),
+            _ if range == QuantRange::INT32 => return Err(ObserverError::Scheme { qscheme, observer }),
+            _ => {}
+        }
+        let state = match observer {
+            ObserverKind::MinMax | ObserverKind::MovingAverageMinMax { .. } => State::Ranges(Vec::new()),
+            ObserverKind::Placeholder => State::Nothing,
+            ObserverKind::Histogram | ObserverKind::Percentile { .. } | ObserverKind::Mse => {
+                State::Histograms(Histograms::default())
+            }
         };
-        Ok(Self { spec, state })
+        Ok(Self { spec: QuantizationSpec::Observed(spec), state })
     }
 
-    /// What it was made from.
+    /// Watches nothing, and gives constants.
     #[must_use]
-    pub fn spec(&self) -> &ObservedSpec {
+    pub fn fixed(spec: FixedQParamsSpec) -> Self {
+        Self { spec: spec.into(), state: State::Nothing }
+    }
+
+    /// Watches nothing; [`PreparedGraph`](super::PreparedGraph) asks the rule for its parameters.
+    #[must_use]
+    pub fn derived(spec: DerivedSpec) -> Self {
+        Self { spec: spec.into(), state: State::Nothing }
+    }
+
+    /// What it was made from; never [`QuantizationSpec::Shared`].
+    #[must_use]
+    pub fn spec(&self) -> &QuantizationSpec {
         &self.spec
+    }
+
+    /// The codes.
+    #[must_use]
+    pub fn range(&self) -> QuantRange {
+        match &self.spec {
+            QuantizationSpec::Observed(spec) => spec.range,
+            QuantizationSpec::FixedQParams(spec) => spec.range,
+            QuantizationSpec::Derived(spec) => spec.range,
+            QuantizationSpec::Shared(_) => QuantRange::INT8,
+        }
+    }
+
+    /// The spec, if something is watched.
+    fn observed(&self) -> Option<&ObservedSpec> {
+        match &self.spec {
+            QuantizationSpec::Observed(spec) => Some(spec),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// The same observer with other statistics, as a file holds them.
+    pub(crate) fn with_state(mut self, state: State) -> Option<Self> {
+        if std::mem::discriminant(&self.state) != std::mem::discriminant(&state) {
+            return None;
+        }
+        self.state = state;
+        Some(self)
     }
 
     /// Takes one tensor into the statistics; a tensor without elements changes nothing.
@@ -116,31 +224,69 @@ impl Observer {
     /// changed.
     pub fn observe(&mut self, x: &Tensor) -> Result<(), ObserverError> {
         let values = x.as_f32().ok_or(ObserverError::DType { actual: x.dtype() })?;
+        let Some(&ObservedSpec { qscheme, observer, .. }) = self.observed() else { return Ok(()) };
         if values.is_empty() {
             return Ok(());
         }
         match &mut self.state {
-            State::Histogram(state) => {
-                let Range { min, max } = range_of(values)?;
-                match state {
-                    Some(histogram) => histogram.add(values, min, max),
-                    None => *state = Some(Histogram::new(values, min, max)),
-                }
+            State::Histograms(histograms) => {
+                let Range { min, max } = statistics::range_of(values)?;
+                histograms.add(values, min, max);
             }
-            State::MinMax(state) => {
-                let seen = match self.spec.qscheme.ch_axis() {
-                    None => vec![range_of(values)?],
-                    Some(ch_axis) => channel_ranges(values, x.shape(), ch_axis)?,
+            State::Ranges(state) => {
+                let seen = match qscheme.ch_axis() {
+                    None => vec![statistics::range_of(values)?],
+                    Some(ch_axis) => statistics::channel_ranges(values, x.shape(), ch_axis)?,
                 };
                 if state.is_empty() {
                     *state = seen;
-                } else if state.len() == seen.len() {
-                    state.iter_mut().zip(seen).for_each(|(old, new)| *old = old.merge(new));
-                } else {
-                    let ch_axis = self.spec.qscheme.ch_axis().unwrap_or_default();
-                    return Err(ObserverError::Channels { ch_axis, actual: seen.len(), expected: state.len() });
+                    return Ok(());
                 }
+                check_channels(qscheme, seen.len(), state.len())?;
+                let step = |old: Range, new: Range| match observer {
+                    ObserverKind::MovingAverageMinMax { averaging_constant: c } => {
+                        Range { min: old.min + c * (new.min - old.min), max: old.max + c * (new.max - old.max) }
+                    }
+                    _ => old.merge(new),
+                };
+                state.iter_mut().zip(seen).for_each(|(old, new)| *old = step(*old, new));
             }
+            State::Nothing => {}
+        }
+        Ok(())
+    }
+
+    /// Takes in what another observer of the same spec has seen, so that calibration can be sharded over processes or
+    /// machines. Merging is associative, and changes nothing if `other` has seen nothing.
+    ///
+    /// What it keeps: for min/max, exactly the parameters of one pass over all batches. For histograms, the counts of each
+    /// shard, which are spread over common bins once, when parameters are calculated: cumulative counts move by at most
+    /// one bin against those of one pass.
+    ///
+    /// # Errors
+    /// [`ObserverError::MergeSpecs`], [`ObserverError::MergeMovingAverage`] and [`ObserverError::Channels`], all before
+    /// anything has changed.
+    pub fn merge(&mut self, other: &Self) -> Result<(), ObserverError> {
+        if self.spec != other.spec {
+            let (this, other) = (self.spec.to_string(), other.spec.to_string());
+            return Err(ObserverError::MergeSpecs { this, other });
+        }
+        if let Some(ObservedSpec { observer: ObserverKind::MovingAverageMinMax { .. }, .. }) = self.observed() {
+            return Err(ObserverError::MergeMovingAverage);
+        }
+        match (&mut self.state, &other.state) {
+            (State::Ranges(mine), State::Ranges(theirs)) if !theirs.is_empty() => {
+                if mine.is_empty() {
+                    mine.clone_from(theirs);
+                    return Ok(());
+                }
+                if let QuantizationSpec::Observed(spec) = &self.spec {
+                    check_channels(spec.qscheme, theirs.len(), mine.len())?;
+                }
+                mine.iter_mut().zip(theirs).for_each(|(mine, theirs)| *mine = mine.merge(*theirs));
+            }
+            (State::Histograms(mine), State::Histograms(theirs)) => mine.merge(theirs),
+            _ => {}
         }
         Ok(())
     }
@@ -149,16 +295,18 @@ impl Observer {
     #[must_use]
     pub fn min_max(&self) -> Vec<(f32, f32)> {
         match &self.state {
-            State::MinMax(ranges) => ranges.iter().map(|r| (r.min, r.max)).collect(),
-            State::Histogram(histogram) => histogram.iter().map(Histogram::min_max).collect(),
+            State::Ranges(ranges) => ranges.iter().map(|r| (r.min, r.max)).collect(),
+            State::Histograms(histograms) => histograms.min_max().into_iter().collect(),
+            State::Nothing => Vec::new(),
         }
     }
 
-    /// The counts of a histogram observer, over equal bins between its smallest and largest value.
+    /// The counts of a histogram observer, over 2048 equal bins between its smallest and largest value; `None` before the
+    /// first tensor.
     #[must_use]
-    pub fn histogram(&self) -> Option<&[f32]> {
+    pub fn histogram(&self) -> Option<Vec<f32>> {
         match &self.state {
-            State::Histogram(Some(histogram)) => Some(histogram.counts()),
+            State::Histograms(histograms) => histograms.combined().map(|h| h.counts().to_vec()),
             _ => None,
         }
     }
@@ -166,9 +314,17 @@ impl Observer {
     /// The range that the parameters are derived from: what was seen, or what a histogram keeps of it.
     #[must_use]
     pub fn kept_range(&self) -> Vec<(f32, f32)> {
-        match &self.state {
-            State::MinMax(_) => self.min_max(),
-            State::Histogram(histogram) => histogram.iter().map(Histogram::kept_range).collect(),
+        match (&self.state, self.observed()) {
+            (State::Histograms(histograms), Some(spec)) => {
+                let codes = (spec.range.quant_max() - spec.range.quant_min() + 1) as usize;
+                let window = match spec.observer {
+                    ObserverKind::Percentile { fraction } => Window::Quantiles { fraction },
+                    ObserverKind::Mse => Window::LeastSquares { codes },
+                    _ => Window::Greedy,
+                };
+                histograms.combined().map(|h| h.kept_range(window)).into_iter().collect()
+            }
+            _ => self.min_max(),
         }
     }
 
@@ -176,14 +332,20 @@ impl Observer {
     ///
     /// # Errors
     /// [`ObserverError::Uncalibrated`] before the first tensor, [`ObserverError::QParams`] for a range whose scale is
-    /// not usable (for example one wider than the largest `f32`).
+    /// not usable (for example one wider than the largest `f32`), [`ObserverError::Dynamic`] and
+    /// [`ObserverError::Derived`] where this observer cannot know them.
     pub fn calculate_qparams(&self) -> Result<TensorQParams, ObserverError> {
-        let ranges = self.kept_range();
-        if ranges.is_empty() {
+        let spec = match &self.spec {
+            QuantizationSpec::Observed(spec) if spec.is_dynamic() => return Err(ObserverError::Dynamic),
+            QuantizationSpec::Observed(spec) => spec,
+            QuantizationSpec::FixedQParams(spec) => return Ok(TensorQParams::PerTensor(spec.qparams)),
+            QuantizationSpec::Derived(_) | QuantizationSpec::Shared(_) => return Err(ObserverError::Derived),
+        };
+        let mut channels = self.kept_range().into_iter().map(|(min, max)| qparams_of(spec, min, max)).peekable();
+        if channels.peek().is_none() {
             return Err(ObserverError::Uncalibrated);
         }
-        let mut channels = ranges.into_iter().map(|(min, max)| self.qparams_of(min, max));
-        match self.spec.qscheme.ch_axis() {
+        match spec.qscheme.ch_axis() {
             None => channels.next().unwrap_or(Err(ObserverError::Uncalibrated)).map(TensorQParams::PerTensor),
             Some(ch_axis) => {
                 let channels = channels.collect::<Result<Arc<[_]>, _>>()?;
@@ -191,76 +353,34 @@ impl Observer {
             }
         }
     }
+}
 
-    fn qparams_of(&self, min: f32, max: f32) -> Result<QParams, ObserverError> {
-        let ObservedSpec { range, qscheme, eps, .. } = self.spec;
-        let rule = if qscheme.is_symmetric() { numerics::symmetric_qparams } else { numerics::affine_qparams };
-        let (scale, zero_point) = rule(min, max, range.quant_min(), range.quant_max(), eps);
-        QParams::new(scale, zero_point).map_err(|source| ObserverError::QParams { min, max, source })
+fn qparams_of(spec: &ObservedSpec, min: f32, max: f32) -> Result<QParams, ObserverError> {
+    let ObservedSpec { range, qscheme, eps, .. } = *spec;
+    let rule = if qscheme.is_symmetric() { numerics::symmetric_qparams } else { numerics::affine_qparams };
+    let (scale, zero_point) = rule(min, max, range.quant_min(), range.quant_max(), eps);
+    QParams::new(scale, zero_point).map_err(|source| ObserverError::QParams { min, max, source })
+}
+
+fn check_channels(qscheme: QScheme, actual: usize, expected: usize) -> Result<(), ObserverError> {
+    if actual == expected {
+        return Ok(());
     }
+    Err(ObserverError::Channels { ch_axis: qscheme.ch_axis().unwrap_or_default(), actual, expected })
 }
 
-/// Smallest and largest of a non-empty slice, which must be finite.
-fn range_of(values: &[f32]) -> Result<Range, ObserverError> {
-    // Large enough that a task outweighs its start, small enough to share out.
-    const BLOCK: usize = 1 << 16;
-    let (range, finite) =
-        values.par_chunks(BLOCK).map(block_range).reduce(|| (Range::EMPTY, true), |a, b| (a.0.merge(b.0), a.1 & b.1));
-    if finite { Ok(range) } else { Err(first_non_finite(values)) }
-}
-
-/// Range of one block, and whether all of it is finite; sixteen lanes at a time, so that it vectorises.
-fn block_range(values: &[f32]) -> (Range, bool) {
-    const LANES: usize = 16;
-    let (mut min, mut max) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES]);
-    let mut finite = [true; LANES];
-    let (blocks, rest) = values.as_chunks::<LANES>();
-    for block in blocks {
-        for lane in 0..LANES {
-            let v = block[lane];
-            min[lane] = if v < min[lane] { v } else { min[lane] };
-            max[lane] = if v > max[lane] { v } else { max[lane] };
-            finite[lane] &= v.abs() < f32::INFINITY;
+/// [`DerivedRule::BiasScale`](super::DerivedRule::BiasScale): `s_x · s_w` in `f32`, zero point 0.
+pub(super) fn bias_scale(from: &[TensorQParams]) -> Result<TensorQParams, String> {
+    let [TensorQParams::PerTensor(x), w] = from else {
+        return Err(format!("{} sources, expected an input with one scale and a weight", from.len()));
+    };
+    let product = |w: &QParams| QParams::new(x.scale() * w.scale(), 0).map_err(|e| e.to_string());
+    Ok(match w {
+        TensorQParams::PerTensor(w) => TensorQParams::PerTensor(product(w)?),
+        TensorQParams::PerChannel { channels, .. } => {
+            TensorQParams::PerChannel { channels: channels.iter().map(product).collect::<Result<_, _>>()?, ch_axis: 0 }
         }
-    }
-    let mut range = Range::EMPTY;
-    for lane in 0..LANES {
-        range = range.merge(Range { min: min[lane], max: max[lane] });
-    }
-    let mut all = finite.iter().all(|&f| f);
-    for &v in rest {
-        range = range.merge(Range { min: v, max: v });
-        all &= v.is_finite();
-    }
-    (range, all)
-}
-
-fn first_non_finite(values: &[f32]) -> ObserverError {
-    let index = values.iter().position(|v| !v.is_finite()).unwrap_or_default();
-    ObserverError::NonFinite { index, value: values[index] }
-}
-
-/// One range per index of `ch_axis`.
-fn channel_ranges(values: &[f32], shape: &[usize], ch_axis: usize) -> Result<Vec<Range>, ObserverError> {
-    let channels = shape.get(ch_axis).copied().unwrap_or_default();
-    if channels == 0 {
-        return Err(ObserverError::Channels { ch_axis, actual: 0, expected: 1 });
-    }
-    let inner: usize = shape[ch_axis + 1..].iter().product();
-    let outer_stride = channels * inner;
-    let ranges: Vec<(Range, bool)> = (0..channels)
-        .into_par_iter()
-        .map(|channel| {
-            values
-                .chunks_exact(outer_stride)
-                .map(|outer| block_range(&outer[channel * inner..(channel + 1) * inner]))
-                .fold((Range::EMPTY, true), |a, b| (a.0.merge(b.0), a.1 & b.1))
-        })
-        .collect();
-    if !ranges.iter().all(|(_, finite)| *finite) {
-        return Err(first_non_finite(values));
-    }
-    Ok(ranges.into_iter().map(|(range, _)| range).collect())
+    })
 }
 
 #[cfg(test)]

@@ -3,13 +3,18 @@
 use std::borrow::Borrow;
 use std::collections::{HashMap, HashSet};
 
+use rayon::prelude::*;
+
 use super::annotation::{Annotations, EdgeOrNode};
-use super::observer::{Observer, ObserverError};
+use super::batch_norm::fold_batch_norm;
+use super::observer::{Observer, ObserverError, bias_scale};
 use super::quantizer::Quantizer;
 use super::sharing::{self, Groups};
-use super::spec::ObservedSpec;
-use crate::graph::{Graph, GraphError, NodeId, ObserverId, Op, Rewriter};
+use super::spec::{DerivedRule, QuantizationSpec};
+use super::summary::QuantizationSummary;
+use crate::graph::{Graph, GraphError, Node, NodeId, ObserverId, Op, Rewriter};
 use crate::interp::{InterpError, Interpreter};
+use crate::qparams::TensorQParams;
 use crate::tensor::Tensor;
 
 /// Why a graph could not be prepared, or a batch not be observed.
@@ -31,6 +36,64 @@ pub enum PrepareError {
         point: String,
         /// Where the circle closes.
         target: String,
+    },
+    /// A spec shares an observer that cannot serve its point.
+    #[error("{point} shares the observer of {target}, which {problem}")]
+    SharedContradiction {
+        /// The point that shares.
+        point: String,
+        /// The point whose observer it shares.
+        target: String,
+        /// Why that cannot be.
+        problem: String,
+    },
+    /// A spec is derived from a point that is not annotated, or stays in float.
+    #[error("{point} is derived from {target}, which is not quantized")]
+    DerivedFromNothing {
+        /// The derived point.
+        point: String,
+        /// What it names.
+        target: String,
+    },
+    /// Derived specs lead back to themselves.
+    #[error("{point} is derived from {target}, which is derived from it")]
+    DerivedCycle {
+        /// The derived point.
+        point: String,
+        /// What it names.
+        target: String,
+    },
+    /// A configuration of the quantizer matches no node.
+    #[error("{filter} matches no node{}", near(near_names))]
+    NoMatch {
+        /// The configuration.
+        filter: String,
+        /// Names that exist and resemble it.
+        near_names: Vec<String>,
+    },
+    /// The configurations of a quantizer contradict each other.
+    #[error("{config}: {problem}")]
+    Config {
+        /// Which configuration.
+        config: String,
+        /// What contradicts.
+        problem: String,
+    },
+    /// A composed quantizer has changed what another has annotated.
+    #[error("quantizer {quantizer} changes the annotation of {node}, which quantizer {owner} made")]
+    Overwritten {
+        /// Which quantizer, counted from 0.
+        quantizer: usize,
+        /// The node.
+        node: String,
+        /// Which quantizer annotated it first.
+        owner: usize,
+    },
+    /// Observers of another graph cannot be merged.
+    #[error("the observers are of another graph: {problem}")]
+    OtherGraph {
+        /// The first difference.
+        problem: String,
     },
     /// An annotation names an input that the node does not have.
     #[error("{node} is annotated for input {input}, which it does not read")]
@@ -56,18 +119,34 @@ pub enum PrepareError {
     Interp(#[from] InterpError),
 }
 
+fn near(names: &[String]) -> String {
+    if names.is_empty() { String::new() } else { format!("; there are: {}", names.join(", ")) }
+}
+
 /// Inserts an observer at every point that `quantizer` annotates. Constants are observed here, once.
 ///
 /// # Errors
 /// [`PrepareError`], naming the node; for example for a weight that is not finite.
 pub fn prepare(graph: &Graph, quantizer: &dyn Quantizer) -> Result<PreparedGraph, PrepareError> {
-    let graph = quantizer.transform_for_annotation(graph)?;
+    let graph = quantizer.transform_for_annotation(&fold_batch_norm(graph)?)?;
     let annotations = quantizer.annotate(&graph)?;
-    quantizer.validate(&graph, &annotations)?;
     check_inputs(&graph, &annotations)?;
+    quantizer.validate(&graph, &annotations)?;
     let groups = sharing::group(&graph, &annotations)?;
+    let summary = QuantizationSummary::new(&graph, &annotations, &groups);
     let (prepared, annotated) = insert(&graph, &annotations, &groups)?;
-    PreparedGraph::new(prepared, &groups, annotated)
+    let observers = groups.specs.into_iter().map(observer);
+    let parts = Parts { graph: prepared, derived_from: groups.derived_from, annotated, summary };
+    PreparedGraph::new(parts, observers)
+}
+
+fn observer(spec: QuantizationSpec) -> Result<Observer, ObserverError> {
+    match spec {
+        QuantizationSpec::Observed(spec) => Observer::new(spec),
+        QuantizationSpec::FixedQParams(spec) => Ok(Observer::fixed(spec)),
+        QuantizationSpec::Derived(spec) => Ok(Observer::derived(spec)),
+        QuantizationSpec::Shared(_) => unreachable!("groups have a spec that is not shared"),
+    }
 }
 
 /// A float graph with observers on the way: run batches through it, then [`convert`](super::convert()) it.
@@ -77,29 +156,47 @@ pub struct PreparedGraph {
     observers: Vec<Observer>,
     /// Per observer, the name of the first value that it sees.
     observed: Vec<String>,
-    /// Nodes that the quantizer annotated: each gets a dequantize of its own.
-    annotated: HashSet<NodeId>,
+    /// Observe nodes whose data their observer sees elsewhere already.
+    passive: HashSet<NodeId>,
+    parts: Parts,
     batches: u64,
 }
 
+/// What a prepared graph is made of, but for its observers.
+#[derive(Debug, Clone)]
+pub(crate) struct Parts {
+    pub(crate) graph: Graph,
+    /// Per observer, those that it is derived from.
+    pub(crate) derived_from: Vec<Vec<usize>>,
+    /// Nodes that the quantizer annotated: each gets a dequantize of its own.
+    pub(crate) annotated: HashSet<NodeId>,
+    pub(crate) summary: QuantizationSummary,
+}
+
 impl PreparedGraph {
-    fn new(graph: Graph, groups: &Groups, annotated: HashSet<NodeId>) -> Result<Self, PrepareError> {
-        let mut observed = vec![String::new(); groups.specs.len()];
-        for (_, node) in graph.iter() {
-            if let Op::Observe { observer: ObserverId(at) } = node.op
-                && observed[at].is_empty()
-            {
-                observed[at].clone_from(&graph.node(node.inputs[0]).name);
-            }
-        }
-        let observer = |(spec, node): (&ObservedSpec, &String)| {
-            Observer::new(*spec).map_err(|source| PrepareError::Observer { node: node.clone(), source })
+    fn new(
+        parts: Parts,
+        observers: impl ExactSizeIterator<Item = Result<Observer, ObserverError>>,
+    ) -> Result<Self, PrepareError> {
+        let observed = observed(&parts.graph, observers.len());
+        let named = |(observer, node): (Result<Observer, ObserverError>, &String)| {
+            observer.map_err(|source| PrepareError::Observer { node: node.clone(), source })
         };
-        let observers = groups.specs.iter().zip(&observed).map(observer).collect::<Result<Vec<_>, _>>()?;
-        let interpreter = Interpreter::new(&graph);
-        let mut prepared = Self { interpreter, observers, observed, annotated, batches: 0 };
+        let observers = observers.zip(&observed).map(named).collect::<Result<Vec<_>, _>>()?;
+        let mut prepared = Self::from_parts(parts, observers, 0);
         prepared.observe_constants()?;
         Ok(prepared)
+    }
+
+    /// From what a file holds, whose observers have seen the constants already.
+    pub(crate) fn from_parts(parts: Parts, observers: Vec<Observer>, batches: u64) -> Self {
+        let observed = observed(&parts.graph, observers.len());
+        let passive = passive(&parts.graph);
+        Self { interpreter: Interpreter::new(&parts.graph), observers, observed, passive, parts, batches }
+    }
+
+    pub(crate) fn parts(&self) -> &Parts {
+        &self.parts
     }
 
     /// The graph, with an `observe` node at every annotated point.
@@ -120,7 +217,14 @@ impl PreparedGraph {
         self.batches
     }
 
-    /// Runs one batch, lets every observer see its tensors, and returns the float outputs.
+    /// Which nodes are quantized, how, and by which observer; which are not, and why.
+    #[must_use]
+    pub fn summary(&self) -> &QuantizationSummary {
+        &self.parts.summary
+    }
+
+    /// Runs one batch, lets every observer see its tensors, and returns the float outputs. A value whose observer is
+    /// shared is seen once, however often it is reshaped, transposed or joined.
     ///
     /// # Errors
     /// [`PrepareError::Observer`] for a value that is NaN or infinite, naming the node, and [`PrepareError::Interp`] for
@@ -128,8 +232,9 @@ impl PreparedGraph {
     pub fn observe<T: Borrow<Tensor>>(&mut self, inputs: &[T]) -> Result<Vec<Tensor>, PrepareError> {
         let mut observers = self.observers.clone();
         let mut failed = None;
-        let outputs = self.interpreter.run_with(inputs, &mut |_, ObserverId(at), tensor| {
+        let outputs = self.interpreter.run_with(inputs, &mut |id, ObserverId(at), tensor| {
             if failed.is_none()
+                && !self.passive.contains(&id)
                 && let Err(source) = observers[at].observe(tensor)
             {
                 failed = Some(PrepareError::Observer { node: self.observed[at].clone(), source });
@@ -143,8 +248,75 @@ impl PreparedGraph {
         Ok(outputs)
     }
 
+    /// Takes in what another copy of this prepared graph has observed: calibration sharded over processes or machines.
+    ///
+    /// # Errors
+    /// [`PrepareError::OtherGraph`] unless `other` was prepared from the same graph in the same way, and
+    /// [`PrepareError::Observer`] for observers that cannot be merged. The observers are then as before.
+    pub fn merge(&mut self, other: &Self) -> Result<(), PrepareError> {
+        if let Some(problem) = difference(self.graph(), other.graph()) {
+            return Err(PrepareError::OtherGraph { problem });
+        }
+        let (this, that) = (self.observers.len(), other.observers.len());
+        if this != that {
+            return Err(PrepareError::OtherGraph { problem: format!("{that} observers, expected {this}") });
+        }
+        let mut observers = self.observers.clone();
+        let constants = self.constant_observers();
+        for (at, (mine, theirs)) in observers.iter_mut().zip(&other.observers).enumerate() {
+            // Both have seen the constants, which are not batches.
+            if constants.contains(&at) {
+                continue;
+            }
+            mine.merge(theirs).map_err(|source| PrepareError::Observer { node: self.observed[at].clone(), source })?;
+        }
+        self.observers = observers;
+        self.batches += other.batches;
+        Ok(())
+    }
+
+    /// Parameters of every observer; `None` for those that are known only at run time. An error comes with the observer.
+    pub(super) fn calculate_qparams(&self) -> Result<Vec<Option<TensorQParams>>, (usize, ObserverError)> {
+        // A histogram's search takes milliseconds; a network has many.
+        let own: Vec<_> = self.observers.par_iter().map(Observer::calculate_qparams).collect();
+        let mut all = Vec::with_capacity(own.len());
+        let mut derived = Vec::new();
+        for (at, own) in own.into_iter().enumerate() {
+            all.push(match own {
+                Ok(qparams) => Some(qparams),
+                Err(ObserverError::Dynamic) => None,
+                Err(ObserverError::Derived) => {
+                    derived.push(at);
+                    None
+                }
+                Err(error) => return Err((at, error)),
+            });
+        }
+        // There is no circle, so each round settles at least one.
+        while !derived.is_empty() {
+            let settled = |at: &usize| self.parts.derived_from[*at].iter().all(|source| !derived.contains(source));
+            let Some(next) = derived.iter().position(settled) else { break };
+            let at = derived.remove(next);
+            all[at] = Some(self.derive(at, &all).map_err(|error| (at, error))?);
+        }
+        Ok(all)
+    }
+
+    fn derive(&self, at: usize, known: &[Option<TensorQParams>]) -> Result<TensorQParams, ObserverError> {
+        let QuantizationSpec::Derived(spec) = self.observers[at].spec() else { return Err(ObserverError::Derived) };
+        let mut from = Vec::new();
+        for &source in &self.parts.derived_from[at] {
+            from.push(known[source].clone().ok_or(ObserverError::Dynamic)?);
+        }
+        let derived = match &spec.rule {
+            DerivedRule::BiasScale => bias_scale(&from),
+            DerivedRule::Custom(rule) => rule(&from),
+        };
+        derived.map_err(|reason| ObserverError::Rule { reason })
+    }
+
     pub(super) fn is_annotated(&self, id: NodeId) -> bool {
-        self.annotated.contains(&id)
+        self.parts.annotated.contains(&id)
     }
 
     /// What messages call an observer: the value that it sees.
@@ -163,6 +335,66 @@ impl PreparedGraph {
         }
         Ok(())
     }
+
+    /// Observers that see constants only.
+    fn constant_observers(&self) -> HashSet<usize> {
+        let graph = self.graph();
+        let mut constant: HashSet<usize> = (0..self.observers.len()).collect();
+        for (_, node) in graph.iter() {
+            if let Op::Observe { observer } = node.op
+                && !matches!(self.interpreter.constant_value(node.inputs[0]), Ok(Some(_)))
+            {
+                constant.remove(&observer.0);
+            }
+        }
+        constant
+    }
+}
+
+/// Per observer, the name of the first value that it sees.
+fn observed(graph: &Graph, observers: usize) -> Vec<String> {
+    let mut observed = vec![String::new(); observers];
+    for (_, node) in graph.iter() {
+        if let Op::Observe { observer: ObserverId(at) } = node.op
+            && observed[at].is_empty()
+        {
+            observed[at].clone_from(&graph.node(node.inputs[0]).name);
+        }
+    }
+    observed
+}
+
+/// Observe nodes behind an op that only moves elements which the same observer has seen.
+fn passive(graph: &Graph) -> HashSet<NodeId> {
+    let by = |id: NodeId| match graph.node(id).op {
+        Op::Observe { observer } => Some(observer),
+        _ => None,
+    };
+    let seen = |(id, node): (NodeId, &Node)| {
+        let observer = by(id)?;
+        let moved = graph.node(node.inputs[0]);
+        let moves = match moved.op {
+            Op::Reshape { .. } | Op::Flatten { .. } | Op::Transpose { .. } | Op::Concat { .. } => true,
+            // The value itself, observed twice in a row.
+            Op::Observe { .. } => return (by(node.inputs[0]) == Some(observer)).then_some(id),
+            _ => false,
+        };
+        (moves && moved.inputs.iter().all(|&input| by(input) == Some(observer))).then_some(id)
+    };
+    graph.iter().filter_map(seen).collect()
+}
+
+/// Where two graphs first differ.
+fn difference(a: &Graph, b: &Graph) -> Option<String> {
+    if a == b {
+        return None;
+    }
+    let differs = a.nodes().iter().zip(b.nodes()).find(|(a, b)| a != b);
+    Some(match differs {
+        Some((a, b)) if a.name == b.name => format!("{} is not the same node in both", a.name),
+        Some((a, b)) => format!("{} stands where {} is expected", b.name, a.name),
+        None => format!("{} nodes, expected {}", b.nodes().len(), a.nodes().len()),
+    })
 }
 
 fn check_inputs(graph: &Graph, annotations: &Annotations) -> Result<(), PrepareError> {

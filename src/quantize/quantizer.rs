@@ -20,6 +20,23 @@ pub trait Quantizer {
     /// Whatever keeps it from being annotated.
     fn annotate(&self, graph: &Graph) -> Result<Annotations, PrepareError>;
 
+    /// Adds to the annotations of other quantizers, for [`ComposableQuantizer`](super::ComposableQuantizer): by default, all of
+    /// [`annotate`](Self::annotate). A quantizer whose patterns leave alone what is annotated already overrides it.
+    ///
+    /// # Errors
+    /// Whatever keeps it from being annotated.
+    fn annotate_more(&self, graph: &Graph, annotations: &mut Annotations) -> Result<(), PrepareError> {
+        let own = self.annotate(graph)?;
+        for (id, _) in graph.iter() {
+            if let Some(annotation) = own.get(id) {
+                annotations.set(id, annotation.clone());
+            } else if let Some(reason) = own.float_reason(id) {
+                annotations.leave_float(id, reason);
+            }
+        }
+        Ok(())
+    }
+
     /// Refuses annotations that the backend could not honour.
     ///
     /// # Errors

@@ -8,15 +8,17 @@ use std::collections::HashMap;
 
 use super::annotation::{Annotations, EdgeOrNode};
 use super::prepare::PrepareError;
-use super::spec::{ObservedSpec, QuantizationSpec};
+use super::spec::QuantizationSpec;
 use crate::graph::Graph;
 
 /// The observers that a graph needs, and which point each of them serves.
 #[derive(Debug)]
 pub(super) struct Groups {
     group_of: HashMap<EdgeOrNode, usize>,
-    /// One entry per group: the spec of its observer.
-    pub(super) specs: Vec<ObservedSpec>,
+    /// One entry per group: the spec of its observer, never a shared one.
+    pub(super) specs: Vec<QuantizationSpec>,
+    /// One entry per group: the groups that it is derived from.
+    pub(super) derived_from: Vec<Vec<usize>>,
 }
 
 impl Groups {
@@ -29,7 +31,8 @@ impl Groups {
 /// Groups all annotated points.
 ///
 /// # Errors
-/// [`PrepareError::SharedWithNothing`] and [`PrepareError::SharedCycle`], naming both ends.
+/// [`PrepareError::SharedWithNothing`], [`PrepareError::SharedCycle`], [`PrepareError::SharedContradiction`],
+/// [`PrepareError::DerivedFromNothing`] and [`PrepareError::DerivedCycle`], naming both ends.
 pub(super) fn group(graph: &Graph, annotations: &Annotations) -> Result<Groups, PrepareError> {
     let mut points: Vec<EdgeOrNode> = Vec::new();
     let mut index: HashMap<EdgeOrNode, usize> = HashMap::new();
@@ -45,11 +48,16 @@ pub(super) fn group(graph: &Graph, annotations: &Annotations) -> Result<Groups, 
         specs.push(spec);
     }
     for (point, spec) in points.iter().zip(&specs) {
-        if let Some(QuantizationSpec::Shared(target)) = spec
-            && !index.contains_key(target)
-        {
-            let (point, target) = (point.describe(graph), target.describe(graph));
-            return Err(PrepareError::SharedWithNothing { point, target });
+        if let Some(QuantizationSpec::Shared(target)) = spec {
+            let (point, target_name) = (point.describe(graph), target.describe(graph));
+            match index.get(target).map(|&at| specs[at]) {
+                Some(Some(_)) => {}
+                Some(None) => {
+                    let problem = "stays in float".to_owned();
+                    return Err(PrepareError::SharedContradiction { point, target: target_name, problem });
+                }
+                None => return Err(PrepareError::SharedWithNothing { point, target: target_name }),
+            }
         }
     }
 
@@ -57,7 +65,7 @@ pub(super) fn group(graph: &Graph, annotations: &Annotations) -> Result<Groups, 
     let mut forest = Forest { parent: (0..points.len()).collect(), points: &points, index: &index, specs: &specs };
     for (at, &point) in points.iter().enumerate() {
         let shared = match specs[at] {
-            Some(QuantizationSpec::Shared(target)) => Some(index[&target]),
+            Some(QuantizationSpec::Shared(target)) => Some(index[target]),
             _ => None,
         };
         if let EdgeOrNode::Edge { producer, consumer } = point {
@@ -70,7 +78,7 @@ pub(super) fn group(graph: &Graph, annotations: &Annotations) -> Result<Groups, 
                 // Other users before the producer: the reverse order can make a shared edge its own ancestor.
                 for other in others.chain([EdgeOrNode::Node(producer)]) {
                     let Some(&other) = index.get(&other) else { continue };
-                    if forest.root_spec(graph, other)?.is_some_and(|s| agree(&s, &spec)) {
+                    if forest.root_spec(graph, other)?.is_some_and(|s| s.agrees(spec)) {
                         forest.union(other, at);
                     }
                 }
@@ -83,37 +91,101 @@ pub(super) fn group(graph: &Graph, annotations: &Annotations) -> Result<Groups, 
 
     let mut group_of = HashMap::new();
     let mut group_of_root: HashMap<usize, usize> = HashMap::new();
-    let mut group_specs = Vec::new();
+    let mut group_specs: Vec<QuantizationSpec> = Vec::new();
+    let mut first_of: Vec<usize> = Vec::new();
     for at in 0..points.len() {
         // The first point of a group decides; one that shares takes the spec at the end of its chain.
         let spec = match specs[at] {
-            Some(QuantizationSpec::Observed(spec)) => Some(spec),
-            _ => forest.root_spec(graph, at)?,
+            Some(QuantizationSpec::Shared(_)) | None => forest.root_spec(graph, at)?,
+            own => own,
         };
         let Some(spec) = spec else { continue };
         let root = forest.find(at);
         let group = *group_of_root.entry(root).or_insert_with(|| {
-            group_specs.push(spec);
+            group_specs.push(spec.clone());
+            first_of.push(at);
             group_specs.len() - 1
         });
         group_of.insert(points[at], group);
+        contradiction(graph, (points[at], spec), (points[first_of[group]], &group_specs[group]))?;
     }
-    Ok(Groups { group_of, specs: group_specs })
+    let derived_from = derived_from(graph, &points, &group_of, &group_specs, &first_of)?;
+    Ok(Groups { group_of, specs: group_specs, derived_from })
 }
 
-/// Everything but the observer: two specs that differ only in it merge, and the first point decides.
-fn agree(a: &ObservedSpec, b: &ObservedSpec) -> bool {
-    a.range == b.range && a.qscheme == b.qscheme
+/// Why a point cannot have the observer of its group's first point.
+fn contradiction(
+    graph: &Graph,
+    (point, own): (EdgeOrNode, &QuantizationSpec),
+    (first, spec): (EdgeOrNode, &QuantizationSpec),
+) -> Result<(), PrepareError> {
+    let shape = |point| match point {
+        EdgeOrNode::Edge { producer: id, .. } | EdgeOrNode::Node(id) => (id, &graph.node(id).shape),
+    };
+    let ((id, mine), (first_id, theirs)) = (shape(point), shape(first));
+    let channels = |axis: usize| (mine.axis(axis), theirs.axis(axis));
+    let problem = match spec {
+        _ if !own.agrees(spec) => format!("is {spec}, but the former is {own}"),
+        _ if spec.is_dynamic() && id != first_id => {
+            "is dynamic: two values cannot have one scale that is found at run time".to_owned()
+        }
+        QuantizationSpec::Observed(spec) => match spec.qscheme.ch_axis().map(channels) {
+            Some((mine, theirs)) if mine != theirs => {
+                let length = |n: Option<usize>| n.map_or("no".to_owned(), |n| n.to_string());
+                format!("has {} channels, but the former has {}", length(theirs), length(mine))
+            }
+            _ => return Ok(()),
+        },
+        _ => return Ok(()),
+    };
+    let (point, target) = (point.describe(graph), first.describe(graph));
+    Err(PrepareError::SharedContradiction { point, target, problem })
+}
+
+fn derived_from(
+    graph: &Graph,
+    points: &[EdgeOrNode],
+    group_of: &HashMap<EdgeOrNode, usize>,
+    specs: &[QuantizationSpec],
+    first_of: &[usize],
+) -> Result<Vec<Vec<usize>>, PrepareError> {
+    let name = |group: usize| points[first_of[group]].describe(graph);
+    let sources = |(group, spec): (usize, &QuantizationSpec)| match spec {
+        QuantizationSpec::Derived(spec) => spec
+            .derived_from
+            .iter()
+            .map(|source| {
+                let (point, target) = (name(group), source.describe(graph));
+                group_of.get(source).copied().ok_or(PrepareError::DerivedFromNothing { point, target })
+            })
+            .collect(),
+        _ => Ok(Vec::new()),
+    };
+    let from: Vec<Vec<usize>> = specs.iter().enumerate().map(sources).collect::<Result<_, _>>()?;
+    // In an order in which every group comes after what it is derived from.
+    let mut done = vec![false; specs.len()];
+    loop {
+        let ready = |group: &usize| !done[*group] && from[*group].iter().all(|&source| done[source]);
+        let Some(group) = (0..specs.len()).find(ready) else { break };
+        done[group] = true;
+    }
+    match done.iter().position(|done| !done) {
+        None => Ok(from),
+        Some(group) => {
+            let target = from[group].iter().find(|&&source| !done[source]).map_or_else(String::new, |&at| name(at));
+            Err(PrepareError::DerivedCycle { point: name(group), target })
+        }
+    }
 }
 
 struct Forest<'a> {
     parent: Vec<usize>,
     points: &'a [EdgeOrNode],
     index: &'a HashMap<EdgeOrNode, usize>,
-    specs: &'a [Option<QuantizationSpec>],
+    specs: &'a [Option<&'a QuantizationSpec>],
 }
 
-impl Forest<'_> {
+impl<'a> Forest<'a> {
     fn find(&mut self, at: usize) -> usize {
         let mut root = at;
         while self.parent[root] != root {
@@ -132,7 +204,7 @@ impl Forest<'_> {
         if parent == child {
             return;
         }
-        let names_child = matches!(self.specs[parent], Some(QuantizationSpec::Shared(t)) if self.index[&t] == child);
+        let names_child = matches!(self.specs[parent], Some(QuantizationSpec::Shared(t)) if self.index[t] == child);
         if names_child {
             self.parent[parent] = child;
         } else {
@@ -141,13 +213,12 @@ impl Forest<'_> {
     }
 
     /// Follows shared specs through the groups to one that is not shared.
-    fn root_spec(&mut self, graph: &Graph, at: usize) -> Result<Option<ObservedSpec>, PrepareError> {
+    fn root_spec(&mut self, graph: &Graph, at: usize) -> Result<Option<&'a QuantizationSpec>, PrepareError> {
         let mut root = self.find(at);
         for _ in 0..=self.points.len() {
             match self.specs[root] {
-                None => return Ok(None),
-                Some(QuantizationSpec::Observed(spec)) => return Ok(Some(spec)),
-                Some(QuantizationSpec::Shared(target)) => root = self.find(self.index[&target]),
+                Some(QuantizationSpec::Shared(target)) => root = self.find(self.index[target]),
+                own => return Ok(own),
             }
         }
         let (point, target) = (self.points[at].describe(graph), self.points[root].describe(graph));
@@ -165,7 +236,7 @@ mod tests {
     use crate::graph::{GraphBuilder, NodeId};
     use crate::numerics::EPS;
     use crate::qparams::{QScheme, QuantRange};
-    use crate::quantize::{ObserverKind, QuantizationAnnotation};
+    use crate::quantize::{ObservedSpec, ObserverKind, QuantizationAnnotation};
     use crate::tensor::Shape;
 
     /// A chain and a fan of adds: values with several readers.
@@ -250,8 +321,8 @@ mod tests {
             for (group, points) in members {
                 // One spec serves the group, and each member that has a spec of its own agrees with it.
                 for point in points {
-                    if let Some(Some(QuantizationSpec::Observed(own))) = last.get(&point) {
-                        prop_assert!(agree(own, &groups.specs[group]), "{point:?}");
+                    if let Some(Some(own @ QuantizationSpec::Observed(_))) = last.get(&point) {
+                        prop_assert!(own.agrees(&groups.specs[group]), "{point:?}");
                     }
                 }
             }

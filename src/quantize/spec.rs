@@ -1,16 +1,58 @@
 //! How a value is to be quantized.
 
+use std::fmt;
+use std::sync::Arc;
+
 use super::annotation::EdgeOrNode;
-use crate::qparams::{QScheme, QuantRange};
+use crate::qparams::{QParams, QScheme, QuantRange, TensorQParams};
 
 /// Which statistics an observer keeps. Granularity comes from the [`QScheme`], not from here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum ObserverKind {
     /// The smallest and largest value seen, of the tensor or of each channel.
     MinMax,
+    /// Smallest and largest value, each moved by `averaging_constant` of the way to that of the next batch.
+    MovingAverageMinMax {
+        /// In 0..=1; 0.01 is usual. 1 keeps the last batch only.
+        averaging_constant: f32,
+    },
     /// A histogram of 2048 bins whose range is narrowed to where the quantization error is smallest. Per tensor only.
     Histogram,
+    /// The histogram, narrowed to the values between two quantiles: `fraction` of the mass, cut equally at both ends. Per
+    /// tensor only.
+    Percentile {
+        /// In 0..=1; 0.9999 is usual.
+        fraction: f32,
+    },
+    /// The histogram, narrowed to the window with the smallest mean squared error of all windows that shrink both ends by
+    /// the same share, and each end alone. Per tensor only.
+    Mse,
+    /// Nothing: scale and zero point are found when the value is known. This is dynamic quantization.
+    Placeholder,
+}
+
+impl ObserverKind {
+    /// A moving average with PT2E's constant, 0.01.
+    pub const MOVING_AVERAGE: Self = Self::MovingAverageMinMax { averaging_constant: 0.01 };
+
+    /// Whether it counts values in a histogram.
+    pub(super) fn is_histogram(self) -> bool {
+        matches!(self, Self::Histogram | Self::Percentile { .. } | Self::Mse)
+    }
+}
+
+impl fmt::Display for ObserverKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::MinMax => f.write_str("min/max"),
+            Self::MovingAverageMinMax { averaging_constant } => write!(f, "moving average {averaging_constant}"),
+            Self::Histogram => f.write_str("histogram"),
+            Self::Percentile { fraction } => write!(f, "percentile {fraction}"),
+            Self::Mse => f.write_str("least squares"),
+            Self::Placeholder => f.write_str("dynamic"),
+        }
+    }
 }
 
 /// "Observe this tensor and derive its quantization parameters."
@@ -18,7 +60,7 @@ pub enum ObserverKind {
 pub struct ObservedSpec {
     /// The codes.
     pub range: QuantRange,
-    /// Symmetric or affine, per tensor or per channel.
+    /// Symmetric or affine, per tensor or per channel; per token for dynamic quantization.
     pub qscheme: QScheme,
     /// The statistics kept.
     pub observer: ObserverKind,
@@ -26,18 +68,128 @@ pub struct ObservedSpec {
     pub eps: f32,
 }
 
-/// How one value is quantized.
+impl ObservedSpec {
+    /// Whether scale and zero point are found when the value is known.
+    #[must_use]
+    pub fn is_dynamic(&self) -> bool {
+        self.observer == ObserverKind::Placeholder
+    }
+}
+
+/// "Use these constants": ranges that are known, such as a sigmoid's.
 #[derive(Debug, Clone, Copy, PartialEq)]
+pub struct FixedQParamsSpec {
+    /// Scale and zero point.
+    pub qparams: QParams,
+    /// The codes.
+    pub range: QuantRange,
+}
+
+/// "Derive the parameters from those of other points", when the graph is converted.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DerivedSpec {
+    /// The points, in the order in which the rule takes them.
+    pub derived_from: Vec<EdgeOrNode>,
+    /// How.
+    pub rule: DerivedRule,
+    /// The codes; [`QuantRange::INT32`] for a bias.
+    pub range: QuantRange,
+}
+
+/// A function from the parameters of other points to those of this one, or the reason why there are none.
+pub type DeriveFn = Arc<dyn Fn(&[TensorQParams]) -> Result<TensorQParams, String> + Send + Sync>;
+
+/// How parameters are derived.
+#[derive(Clone)]
+pub enum DerivedRule {
+    /// Scale `s_x · s_w` in `f32`, of each channel if the weight has one scale a channel, and zero point 0: the `i32` bias of
+    /// a linear layer. Derived from the layer's input and weight.
+    BiasScale,
+    /// A function of the caller's. A prepared graph that has one cannot be saved.
+    Custom(DeriveFn),
+}
+
+impl fmt::Debug for DerivedRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::BiasScale => "BiasScale",
+            Self::Custom(_) => "Custom",
+        })
+    }
+}
+
+impl PartialEq for DerivedRule {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::BiasScale, Self::BiasScale) => true,
+            (Self::Custom(a), Self::Custom(b)) => Arc::ptr_eq(a, b),
+            _ => false,
+        }
+    }
+}
+
+/// How one value is quantized.
+#[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum QuantizationSpec {
     /// By its own observer.
     Observed(ObservedSpec),
+    /// By constants.
+    FixedQParams(FixedQParamsSpec),
     /// By the very observer of another point.
     Shared(EdgeOrNode),
+    /// By a function of the parameters of other points.
+    Derived(DerivedSpec),
+}
+
+impl QuantizationSpec {
+    /// Whether scale and zero point are found when the value is known.
+    #[must_use]
+    pub fn is_dynamic(&self) -> bool {
+        matches!(self, Self::Observed(spec) if spec.is_dynamic())
+    }
+
+    /// Whether two points with these specs can have one observer: everything but the observer's kind agrees. When two specs
+    /// that differ only in it merge, the first point decides.
+    pub(super) fn agrees(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Observed(a), Self::Observed(b)) => {
+                (a.range, a.qscheme, a.is_dynamic()) == (b.range, b.qscheme, b.is_dynamic())
+            }
+            _ => self == other,
+        }
+    }
 }
 
 impl From<ObservedSpec> for QuantizationSpec {
     fn from(spec: ObservedSpec) -> Self {
         Self::Observed(spec)
+    }
+}
+
+impl From<FixedQParamsSpec> for QuantizationSpec {
+    fn from(spec: FixedQParamsSpec) -> Self {
+        Self::FixedQParams(spec)
+    }
+}
+
+impl From<DerivedSpec> for QuantizationSpec {
+    fn from(spec: DerivedSpec) -> Self {
+        Self::Derived(spec)
+    }
+}
+
+/// How a summary tells it.
+impl fmt::Display for QuantizationSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Observed(spec) => write!(f, "{} {} {}", spec.range, spec.qscheme, spec.observer),
+            Self::FixedQParams(spec) => {
+                let (scale, zero_point) = (spec.qparams.scale(), spec.qparams.zero_point());
+                write!(f, "{} fixed scale {scale:e} zero point {zero_point}", spec.range)
+            }
+            Self::Shared(_) => f.write_str("shared"),
+            Self::Derived(spec) => write!(f, "{} derived by {:?}", spec.range, spec.rule),
+        }
     }
 }

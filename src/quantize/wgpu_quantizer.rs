@@ -1,85 +1,55 @@
 //! The quantizer for the engines of this crate, with the rules of XNNPACK's.
 
-use super::annotation::{Annotations, QuantizationAnnotation};
+mod filter;
+mod patterns;
+
+use std::fmt;
+use std::sync::Arc;
+
+use self::filter::{Scope, Scopes};
+use self::patterns::Marks;
+use super::annotation::Annotations;
+use super::config::QuantizationConfig;
 use super::prepare::PrepareError;
 use super::quantizer::Quantizer;
-use super::spec::{ObservedSpec, ObserverKind, QuantizationSpec};
-use crate::graph::{Graph, NodeId, Op, UnaryOp};
-use crate::numerics::EPS;
-use crate::qparams::{QScheme, QuantRange};
+use crate::graph::{Graph, Node, Op, Rewriter};
+use crate::tensor::Tensor;
 
-/// The specs that a quantizer hands to its patterns.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct QuantizationConfig {
-    /// For the input of a pattern.
-    pub input_activation: Option<QuantizationSpec>,
-    /// For its output.
-    pub output_activation: Option<QuantizationSpec>,
-    /// For its weight.
-    pub weight: Option<QuantizationSpec>,
-}
+type Filter = Arc<dyn Fn(&Node) -> bool + Send + Sync>;
 
-impl QuantizationConfig {
-    /// Static int8: weights symmetric per tensor in −127..=127 by [`ObserverKind::MinMax`], activations affine in
-    /// −128..=127 by [`ObserverKind::Histogram`], scales of at least 2⁻¹², bias in float.
-    #[must_use]
-    pub fn symmetric() -> Self {
-        let activation = ObservedSpec {
-            range: QuantRange::INT8,
-            qscheme: QScheme::PerTensorAffine,
-            observer: ObserverKind::Histogram,
-            eps: EPS,
-        };
-        let weight = ObservedSpec {
-            range: QuantRange::INT8_NARROW,
-            qscheme: QScheme::PerTensorSymmetric,
-            observer: ObserverKind::MinMax,
-            eps: EPS,
-        };
-        Self {
-            input_activation: Some(activation.into()),
-            output_activation: Some(activation.into()),
-            weight: Some(weight.into()),
-        }
-    }
-
-    /// The same with one weight scale per output channel.
-    #[must_use]
-    pub fn per_channel(mut self) -> Self {
-        if let Some(QuantizationSpec::Observed(weight)) = &mut self.weight {
-            weight.qscheme = QScheme::PerChannelSymmetric { ch_axis: 0 };
-        }
-        self
-    }
-
-    /// The same with another observer for activations.
-    #[must_use]
-    pub fn activation_observer(mut self, observer: ObserverKind) -> Self {
-        for spec in [&mut self.input_activation, &mut self.output_activation] {
-            if let Some(QuantizationSpec::Observed(spec)) = spec {
-                spec.observer = observer;
-            }
-        }
-        self
-    }
-
-    /// The same with float outputs.
-    #[must_use]
-    pub fn float_output(mut self) -> Self {
-        self.output_activation = None;
-        self
-    }
-}
-
-/// Annotates linear layers, with or without a ReLU behind them.
+/// Annotates linear layers, sums, products and concatenations, each with a ReLU behind it or not, and lets what only moves
+/// or clips quantized values share their parameters.
 ///
-/// - linear + ReLU: a ReLU whose producer is a linear layer with no other user and no output of the graph. The inputs
-///   are annotated on the linear node, the output on the ReLU, so that nothing is rounded between them. Skipped if the
-///   layer's weight or bias already belongs to another pattern.
-/// - linear: every linear node that is left.
-#[derive(Debug, Clone, Default)]
+/// **Which configuration a node gets**: that of the first module name that it lies in, else of the first module type, else
+/// of its operator type, else the global one. Nodes in a named module or type never fall through to the latter two. `None`
+/// instead of a configuration leaves the nodes in float. A name stands for the node or module of that name and all below it:
+/// "blocks.0" covers "blocks.0.fc1".
+///
+/// **Patterns**, in this order, each leaving alone what an earlier one has taken:
+/// - linear + ReLU: inputs are annotated on the linear node, the output on the ReLU, so that nothing is rounded between them.
+///   The ReLU must be the layer's only reader, and both must lie in the module.
+/// - linear.
+/// - matmul of two activations, if [asked for](Self::quantize_matmul).
+/// - add + ReLU, add, mul + ReLU, mul.
+/// - concat: its inputs and its output share one observer.
+/// - last, behind any quantized output: ReLU, reshape, flatten and transpose, which share it.
+#[derive(Clone, Default)]
 pub struct WgpuQuantizer {
     global: Option<QuantizationConfig>,
+    scopes: Scopes,
+    filter: Option<Filter>,
+    matmul: bool,
+}
+
+impl fmt::Debug for WgpuQuantizer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WgpuQuantizer")
+            .field("global", &self.global)
+            .field("scopes", &self.scopes)
+            .field("filter", &self.filter.is_some())
+            .field("matmul", &self.matmul)
+            .finish()
+    }
 }
 
 impl WgpuQuantizer {
@@ -89,77 +59,114 @@ impl WgpuQuantizer {
         Self::default()
     }
 
-    /// The configuration for every layer.
+    /// The configuration for every node that no other covers.
     #[must_use]
     pub fn set_global(mut self, config: QuantizationConfig) -> Self {
         self.global = Some(config);
         self
     }
+
+    /// The configuration for a node or module by name, and all below it; `None` leaves it in float.
+    #[must_use]
+    pub fn set_module_name(mut self, name: &str, config: impl Into<Option<QuantizationConfig>>) -> Self {
+        self.scopes.push(Scope::Name(name.to_owned()), config.into());
+        self
+    }
+
+    /// The configuration for all modules of a type (see [`GraphBuilder::module`](crate::GraphBuilder::module)); `None` leaves
+    /// them in float.
+    #[must_use]
+    pub fn set_module_type(mut self, module_type: &str, config: impl Into<Option<QuantizationConfig>>) -> Self {
+        self.scopes.push(Scope::Type(module_type.to_owned()), config.into());
+        self
+    }
+
+    /// The configuration for all ops with this [`Op::name`], such as "linear" or "add"; `None` leaves them in float.
+    #[must_use]
+    pub fn set_operator_type(mut self, op: &str, config: impl Into<Option<QuantizationConfig>>) -> Self {
+        self.scopes.push(Scope::Operator(op.to_owned()), config.into());
+        self
+    }
+
+    /// Only patterns whose nodes all pass are quantized, whatever the configurations say.
+    #[must_use]
+    pub fn set_filter_function(mut self, filter: impl Fn(&Node) -> bool + Send + Sync + 'static) -> Self {
+        self.filter = Some(Arc::new(filter));
+        self
+    }
+
+    /// Whether products of two activations are quantized too; they are not by default.
+    #[must_use]
+    pub fn quantize_matmul(mut self, matmul: bool) -> Self {
+        self.matmul = matmul;
+        self
+    }
 }
 
 impl Quantizer for WgpuQuantizer {
-    fn annotate(&self, graph: &Graph) -> Result<Annotations, PrepareError> {
-        let mut marks = Marks { annotations: Annotations::new(graph), annotated: vec![false; graph.nodes().len()] };
-        if let Some(config) = &self.global {
-            marks.linear_relu(graph, config);
-            marks.linear(graph, config);
-        }
-        Ok(marks.annotations)
-    }
-}
-
-/// The table under construction, and which nodes a pattern has taken.
-struct Marks {
-    annotations: Annotations,
-    annotated: Vec<bool>,
-}
-
-impl Marks {
-    fn linear_relu(&mut self, graph: &Graph, config: &QuantizationConfig) {
-        let users = graph.users();
-        for (relu, node) in graph.iter() {
-            if node.op != Op::Unary(UnaryOp::Relu) {
-                continue;
-            }
-            let linear = node.inputs[0];
-            let alone = users[linear.index()].len() == 1 && !graph.outputs().contains(&linear);
-            if graph.node(linear).op != Op::Linear || !alone {
-                continue;
-            }
-            let parameters = &graph.node(linear).inputs[1..];
-            if [relu, linear].iter().chain(parameters).any(|id| self.annotated[id.index()]) {
-                continue;
-            }
-            self.inputs(graph, linear, config, None);
-            let output = QuantizationAnnotation { output_qspec: config.output_activation, ..Default::default() };
-            self.annotations.set(relu, output);
-            self.annotated[relu.index()] = true;
-        }
-    }
-
-    fn linear(&mut self, graph: &Graph, config: &QuantizationConfig) {
+    /// The numbers of `add_scalar` and `mul_scalar` become constants, so that they can be quantized too.
+    fn transform_for_annotation(&self, graph: &Graph) -> Result<Graph, PrepareError> {
+        let mut rewriter = Rewriter::new(graph);
         for (id, node) in graph.iter() {
-            if node.op == Op::Linear && !self.annotated[id.index()] {
-                self.inputs(graph, id, config, config.output_activation);
-            }
+            let (op, value) = match node.op {
+                Op::AddScalar { value } => (Op::Add, value),
+                Op::MulScalar { value } => (Op::Mul, value),
+                _ => {
+                    rewriter.copy(id)?;
+                    continue;
+                }
+            };
+            let name = format!("{}.scalar", node.name);
+            let constant = Arc::new(Tensor::from(ndarray::arr0(value)));
+            let constant = rewriter.add(&name, Op::Constant(constant), Vec::new(), &name)?;
+            let input = rewriter.get(node.inputs[0])?;
+            let new = rewriter.add(&node.name, op, vec![input, constant], &node.origin)?;
+            rewriter.replace(id, new);
         }
+        Ok(rewriter.finish()?)
     }
 
-    /// Annotates a linear node, and takes it with its weight and bias.
-    fn inputs(
-        &mut self,
-        graph: &Graph,
-        linear: NodeId,
-        config: &QuantizationConfig,
-        output_qspec: Option<QuantizationSpec>,
-    ) {
-        let inputs = &graph.node(linear).inputs;
-        // The bias stays float here; the integer form quantizes it from the scales of input and weight.
-        let specs = [config.input_activation, config.weight, None];
-        let input_qspec_map = inputs.iter().copied().zip(specs).collect();
-        self.annotations.set(linear, QuantizationAnnotation { input_qspec_map, output_qspec, ..Default::default() });
-        for id in [linear].iter().chain(&inputs[1..]) {
-            self.annotated[id.index()] = true;
+    fn annotate(&self, graph: &Graph) -> Result<Annotations, PrepareError> {
+        let mut annotations = Annotations::new(graph);
+        self.annotate_more(graph, &mut annotations)?;
+        Ok(annotations)
+    }
+
+    fn annotate_more(&self, graph: &Graph, annotations: &mut Annotations) -> Result<(), PrepareError> {
+        if let Some(global) = &self.global {
+            global.check("the global configuration")?;
         }
+        self.scopes.check()?;
+        self.scopes.check_matches(graph)?;
+        let passes = |node: &Node| self.filter.as_ref().is_none_or(|filter| filter(node));
+        let computes = |node: &&Node| !matches!(node.op, Op::Input | Op::Constant(_));
+        if self.filter.is_some() && !graph.nodes().iter().filter(computes).any(passes) {
+            let (filter, near_names) = ("the filter function".to_owned(), Vec::new());
+            return Err(PrepareError::NoMatch { filter, near_names });
+        }
+        let passes = |id| passes(graph.node(id));
+        let mut marks = Marks::new(graph, annotations, self.matmul);
+        for (scope, config) in self.scopes.in_order() {
+            match config {
+                Some(config) => {
+                    let covers = |id| passes(id) && self.scopes.covers(graph, scope, id);
+                    // A ReLU behind a covered operator need not be of that type itself.
+                    let relu_covers = |id| if scope.is_operator() { passes(id) } else { covers(id) };
+                    marks.patterns(config, &covers, &relu_covers);
+                }
+                None => {
+                    for (id, _) in graph.iter().filter(|(id, _)| self.scopes.covers(graph, scope, *id)) {
+                        marks.leave_float(id, &format!("{scope} is left in float"));
+                    }
+                }
+            }
+        }
+        if let Some(global) = &self.global {
+            let covers = |id| passes(id) && !self.scopes.in_any_module(graph, id);
+            marks.patterns(global, &covers, &covers);
+        }
+        marks.propagate();
+        marks.reasons(self.global.is_some(), &passes);
+        Ok(())
     }
 }

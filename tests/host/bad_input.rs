@@ -337,9 +337,9 @@ struct Says {
 impl Quantizer for Says {
     fn annotate(&self, graph: &Graph) -> Result<Annotations, PrepareError> {
         let id = |name: &str| graph.find(name).expect("a node");
-        let input_qspec_map = self.inputs.iter().map(|(name, spec)| (id(name), Some(*spec))).collect();
+        let input_qspec_map = self.inputs.iter().map(|(name, spec)| (id(name), Some(spec.clone()))).collect();
         let mut annotations = Annotations::new(graph);
-        let output_qspec = self.output;
+        let output_qspec = self.output.clone();
         annotations.set(id(self.node), QuantizationAnnotation { input_qspec_map, output_qspec, ..Default::default() });
         Ok(annotations)
     }
@@ -413,7 +413,7 @@ fn the_flow() {
             &["x -> fc", "shares", "x, which is not annotated"],
         ),
         row("sharing in a circle", says(&cycle, None), &["x -> fc", "fc.weight -> fc"]),
-        row("an input that the node does not read", says(&[("fc", minmax)], None), &["fc", "does not read"]),
+        row("an input that the node does not read", says(&[("fc", minmax.clone())], None), &["fc", "does not read"]),
         row(
             "a histogram per channel",
             says(&[("x", spec(ObserverKind::Histogram, QScheme::PerChannelAffine { ch_axis: 1 }))], None),

@@ -4,11 +4,12 @@
 use enfold::graph::{GraphError, NodeId, ObserverId, Op, UnaryOp};
 use enfold::interp::Interpreter;
 use enfold::lower::{LowerError, lower};
-use enfold::qparams::{QParams, QuantRange, TensorQParams};
+use enfold::numerics::{AddMultipliers, EPS};
+use enfold::qparams::{QParams, QScheme, QuantRange, TensorQParams};
 use enfold::tensor::DType;
 use enfold::{Graph, GraphBuilder, Shape, Tensor};
 
-const OPS: usize = 22;
+const OPS: usize = 32;
 
 fn number(op: &Op) -> usize {
     match op {
@@ -34,6 +35,16 @@ fn number(op: &Op) -> usize {
         Op::IntegerLinear { .. } => 19,
         Op::Requantize { .. } => 20,
         Op::ScaleAccumulator { .. } => 21,
+        Op::AddScalar { .. } => 22,
+        Op::MulScalar { .. } => 23,
+        Op::ChooseQParams { .. } => 24,
+        Op::QuantizeDynamic { .. } => 25,
+        Op::DequantizeDynamic => 26,
+        Op::ScaleAccumulatorDynamic { .. } => 27,
+        Op::IntegerAdd { .. } => 28,
+        Op::IntegerMul { .. } => 29,
+        Op::IntegerMatMul { .. } => 30,
+        Op::Table { .. } => 31,
     }
 }
 
@@ -323,6 +334,120 @@ fn table() -> Vec<Case> {
             },
             vec![i8s(&[1, 2], &[10, 20])],
             f32s(&[1, 2], &[25.5, 0.0]),
+            Step,
+        ),
+        case(
+            "add and mul of scalars",
+            |g| {
+                let x = x(g, &[3])?;
+                let x = g.add_scalar("a", x, 0.5)?;
+                g.mul_scalar("y", x, -2.0)
+            },
+            vec![x23()],
+            f32s(&[2, 3], &[-3.0, 3.0, -7.0, -2.0, -1.0, 1.0]),
+            Reason,
+        ),
+        case(
+            "dynamic linear layer with relu, per tensor",
+            |g| {
+                let x = x(g, &[2])?;
+                let range = QuantRange::INT8;
+                let choose = Op::ChooseQParams { qscheme: QScheme::PerTensorAffine, range, eps: EPS };
+                let pairs = g.node("pairs", choose, &[x])?;
+                let q = g.node("q", Op::QuantizeDynamic { range }, &[x, pairs])?;
+                let w = g.constant("w", i8s(&[2, 2], &[1, 2, -1, 0]))?;
+                let zeros = g.constant("zeros", i32s(&[2], &[0, 0]))?;
+                let acc = g.node("acc", Op::IntegerLinear { fraction_bits: 0 }, &[q, w, zeros])?;
+                let sums = g.constant("sums", i32s(&[2], &[3, -1]))?;
+                let scales = g.constant("scales", f32s(&[2], &[1.0, 2.0]))?;
+                let bias = g.constant("bias", f32s(&[2], &[0.5, 0.25]))?;
+                g.node("y", Op::ScaleAccumulatorDynamic { relu: true }, &[acc, pairs, sums, scales, bias])
+            },
+            // Scale 2, zero point −128 + 64 = −64: 255 · 2 = 510 from −128 to 382.
+            vec![f32s(&[1, 2], &[-128.0, 382.0])],
+            f32s(&[1, 2], &[636.5, 256.25]),
+            Step,
+        ),
+        case(
+            "dynamic quantize and dequantize, per token",
+            |g| {
+                let x = x(g, &[2])?;
+                let range = QuantRange::INT8;
+                let choose = Op::ChooseQParams { qscheme: QScheme::PerTokenAffine, range, eps: EPS };
+                let pairs = g.node("pairs", choose, &[x])?;
+                let q = g.node("q", Op::QuantizeDynamic { range }, &[x, pairs])?;
+                g.node("y", Op::DequantizeDynamic, &[q, pairs])
+            },
+            // Scales 2 and 1: the second row does not feel the first.
+            vec![f32s(&[2, 2], &[-128.0, 383.0, 0.0, 255.0])],
+            f32s(&[2, 2], &[-128.0, 382.0, 0.0, 255.0]),
+            Step,
+        ),
+        case(
+            "integer add, broadcast",
+            |g| {
+                let a = g.typed_input("x", Shape::rows(2), DType::I8)?;
+                let b = g.constant("b", i8s(&[2], &[4, -128]))?;
+                let multipliers = AddMultipliers::new(0.5, 1.0, 1.0).expect("usable");
+                let qparams = QParams::new(1.0, 3).expect("valid");
+                let op = Op::IntegerAdd { a_zero_point: 1, b_zero_point: 2, multipliers, qparams, lo: 3, hi: 127 };
+                g.node("y", op, &[a, b])
+            },
+            // (6 − 1) / 2 + 4 − 2 = 4.5, to even 4, plus 3; and far below 3.
+            vec![i8s(&[1, 2], &[6, 0])],
+            i8s(&[1, 2], &[7, 3]),
+            Step,
+        ),
+        case(
+            "integer mul, broadcast",
+            |g| {
+                let a = g.typed_input("x", Shape::rows(2), DType::I8)?;
+                let b = g.constant("b", i8s(&[1], &[4]))?;
+                let qparams = QParams::new(1.0, 3).expect("valid");
+                let op =
+                    Op::IntegerMul { a_zero_point: 1, b_zero_point: 2, multiplier: 0.25, qparams, lo: -128, hi: 127 };
+                g.node("y", op, &[a, b])
+            },
+            vec![i8s(&[1, 2], &[6, 0])],
+            i8s(&[1, 2], &[5, 3]),
+            Step,
+        ),
+        case(
+            "integer matmul and requantize",
+            |g| {
+                let a = g.typed_input("x", Shape::batched(&[1, 2]), DType::I8)?;
+                let b = g.constant("b", i8s(&[2, 2], &[1, 2, 3, 4]))?;
+                let acc = g.node("acc", Op::IntegerMatMul { a_zero_point: 1, b_zero_point: -1 }, &[a, b])?;
+                let m = g.constant("m", f32s(&[2], &[1.0, 1.0]))?;
+                g.node("y", Op::Requantize { qparams: QParams::new(1.0, 0).expect("valid"), lo: -128, hi: 127 }, &[acc, m])
+            },
+            // 2 · 2 + 3 · 4 and 2 · 3 + 3 · 5.
+            vec![i8s(&[1, 1, 2], &[3, 4])],
+            i8s(&[1, 1, 2], &[16, 21]),
+            Step,
+        ),
+        case(
+            "table",
+            |g| {
+                let x = g.typed_input("x", Shape::rows(3), DType::I8)?;
+                let table: Vec<i8> = (-128..=127i8).map(|code| code / 2).collect();
+                let table = g.constant("table", i8s(&[256], &table))?;
+                g.node("y", Op::Table { qparams: QParams::new(1.0, 3).expect("valid") }, &[x, table])
+            },
+            vec![i8s(&[1, 3], &[-128, 0, 127])],
+            i8s(&[1, 3], &[-64, 0, 63]),
+            Step,
+        ),
+        case(
+            "reshape, transpose and concat of codes",
+            |g| {
+                let x = g.typed_input("x", Shape::batched(&[2, 3]), DType::I8)?;
+                let t = g.transpose("t", x, &[0, 2, 1])?;
+                let r = g.reshape("r", t, &[2, 3])?;
+                g.concat("y", &[x, r], 2)
+            },
+            vec![i8s(&[1, 2, 3], &[1, 2, 3, 4, 5, 6])],
+            i8s(&[1, 2, 6], &[1, 2, 3, 1, 4, 2, 4, 5, 6, 5, 3, 6]),
             Step,
         ),
     ]

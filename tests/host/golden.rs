@@ -5,6 +5,7 @@
 //! to a test below or to [`NOT_YET_COVERED`]; anything else is a failure.
 
 mod file;
+mod models;
 mod observers;
 mod pt2e;
 mod qdq;
@@ -14,39 +15,38 @@ use file::Golden;
 use crate::report::report;
 
 /// Kinds that a test below compares.
-const COVERED: [&str; 6] = [
+const COVERED: [&str; 13] = [
     "quantize_per_tensor",
     "quantize_per_channel",
+    "choose_qparams",
+    "choose_qparams_per_token_asymmetric",
     "observer/minmax",
     "observer/per_channel_minmax",
+    "observer/moving_average_minmax",
+    "observer/moving_average_per_channel_minmax",
     "observer/histogram",
-    "pt2e/static/linear",
+    "pt2e/static",
+    "pt2e/dynamic",
+    "settings",
+    "numeric_debugger",
 ];
 
 /// Kinds of the flow that are yet to be built.
-const NOT_YET_COVERED: [&str; 14] = [
-    "choose_qparams",
-    "choose_qparams_per_token_asymmetric",
-    "observer/moving_average_minmax",
-    "observer/moving_average_per_channel_minmax",
-    "pt2e/static/other",
+const NOT_YET_COVERED: [&str; 6] = [
     "pt2e/static/reference",
-    "pt2e/dynamic",
     "pt2e/dynamic/reference",
     "fake_quantize_per_tensor",
     "fake_quantize_per_channel",
     "fused_moving_avg_obs_fake_quant",
     "qat",
-    "settings",
-    "numeric_debugger",
 ];
 
-/// The quantized networks of the covered flow, each with its name and a batch.
-pub(crate) fn quantized_linear_networks() -> Vec<(String, enfold::Graph, enfold::Tensor)> {
-    let files = file::all(&file::directory()).into_iter().filter(|f| f.kind == "pt2e/static/linear");
+/// The quantized networks of some kinds, each with its name and a batch.
+pub(crate) fn quantized_networks(kinds: &[&str]) -> Vec<(String, enfold::Graph, enfold::Tensor)> {
+    let files = file::all(&file::directory()).into_iter().filter(|f| kinds.contains(&f.kind.as_str()));
     let network = |golden: Golden| {
-        let float = pt2e::float_graph(&golden).expect("a float graph");
-        let quantized = pt2e::quantized_graph(&golden, &float).expect("a quantized graph");
+        let float = models::float_graph(&golden).expect("a float graph");
+        let quantized = models::quantized_graph(&golden, &float).expect("a quantized graph");
         let x = golden.tensor("in.x").expect("a batch").clone();
         (golden.name, quantized, x)
     };
@@ -105,8 +105,30 @@ fn histogram_observer() {
 }
 
 #[test]
-fn pt2e_static_linear() {
-    compare_all("pt2e/static/linear", pt2e::compare);
+fn moving_average_observers() {
+    compare_all("observer/moving_average_minmax", observers::compare);
+    compare_all("observer/moving_average_per_channel_minmax", observers::compare);
+}
+
+#[test]
+fn choose_qparams() {
+    compare_all("choose_qparams", qdq::compare_dynamic);
+    compare_all("choose_qparams_per_token_asymmetric", qdq::compare_dynamic);
+}
+
+#[test]
+fn pt2e_static() {
+    compare_all("pt2e/static", pt2e::compare);
+}
+
+#[test]
+fn pt2e_dynamic() {
+    compare_all("pt2e/dynamic", pt2e::compare);
+}
+
+#[test]
+fn settings() {
+    compare_all("settings", pt2e::compare);
 }
 
 /// One changed number on one side must show, in every harness.
@@ -147,7 +169,7 @@ mod negative_controls {
 
     #[test]
     fn a_changed_weight_output_or_wiring_shows() {
-        let kind = "pt2e/static/linear";
+        let kind = "pt2e/static";
         let mut golden = first(kind);
         golden.f32_mut("out.y")[1] += 1e3;
         assert!(pt2e::compare(&golden).is_err_and(|e| e.contains("out.y")));

@@ -7,6 +7,8 @@
 //! One step of the search moves a quantile by 1e-5 of the mass. With fewer than about 100,000 values that is less than
 //! one count, and outliers are kept: clipping needs data.
 
+use std::borrow::Cow;
+
 use rayon::prelude::*;
 
 const BINS: usize = 2048;
@@ -16,8 +18,60 @@ const UPSAMPLE: usize = 16;
 const CODES: usize = 256;
 const STEP: f64 = 1e-5;
 
+/// How the kept range is found.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Window {
+    /// PT2E's search.
+    Greedy,
+    /// All but the mass beyond two quantiles.
+    Quantiles { fraction: f32 },
+    /// The least error of a grid of windows, for this many codes.
+    LeastSquares { codes: usize },
+}
+
+/// The histograms of one or more shards. They are kept apart, so that merging is associative and each count is spread over
+/// common bins only once.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Histograms(pub(crate) Vec<Histogram>);
+
+impl Histograms {
+    /// Counts a tensor in the last shard.
+    pub(super) fn add(&mut self, values: &[f32], min: f32, max: f32) {
+        match self.0.last_mut() {
+            Some(histogram) => histogram.add(values, min, max),
+            None => self.0.push(Histogram::new(values, min, max)),
+        }
+    }
+
+    pub(super) fn merge(&mut self, other: &Self) {
+        self.0.extend_from_slice(&other.0);
+    }
+
+    pub(super) fn min_max(&self) -> Option<(f32, f32)> {
+        let ranges = self.0.iter().map(|h| (h.min, h.max));
+        ranges.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))
+    }
+
+    /// All shards over common bins.
+    pub(super) fn combined(&self) -> Option<Cow<'_, Histogram>> {
+        if let [only] = self.0.as_slice() {
+            return Some(Cow::Borrowed(only));
+        }
+        let (min, max) = self.min_max()?;
+        let mut counts = vec![0f32; BINS];
+        for shard in &self.0 {
+            if (shard.min, shard.max) == (min, max) {
+                counts.iter_mut().zip(&shard.counts).for_each(|(sum, count)| *sum += count);
+            } else {
+                shard.spread(&mut counts, min, max);
+            }
+        }
+        Some(Cow::Owned(Histogram { min, max, counts }))
+    }
+}
+
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Histogram {
+pub(crate) struct Histogram {
     min: f32,
     max: f32,
     /// Fractional once the range has grown.
@@ -42,17 +96,28 @@ impl Histogram {
         (self.min, self.max, self.counts) = (new_min, new_max, counts);
     }
 
-    pub(super) fn min_max(&self) -> (f32, f32) {
+    /// As a file holds it; `None` unless the counts are of one histogram.
+    pub(crate) fn from_parts(min: f32, max: f32, counts: Vec<f32>) -> Option<Self> {
+        let sound = counts.len() == BINS && min.is_finite() && max.is_finite() && min <= max;
+        let usable = |c: &f32| c.is_finite() && *c >= 0.0;
+        (sound && counts.iter().all(usable)).then_some(Self { min, max, counts })
+    }
+
+    pub(crate) fn min_max(&self) -> (f32, f32) {
         (self.min, self.max)
     }
 
-    pub(super) fn counts(&self) -> &[f32] {
+    pub(crate) fn counts(&self) -> &[f32] {
         &self.counts
     }
 
-    /// The window of smallest estimated error, in real units.
-    pub(super) fn kept_range(&self) -> (f32, f32) {
-        let (start, end) = self.search();
+    /// The range between the edges of a window, in real units.
+    pub(super) fn kept_range(&self, window: Window) -> (f32, f32) {
+        let (start, end) = match window {
+            Window::Greedy => self.search(),
+            Window::Quantiles { fraction } => self.quantiles(f64::from(fraction)),
+            Window::LeastSquares { codes } => self.least_squares(codes),
+        };
         let bin_width = (self.max - self.min) / BINS as f32;
         (self.min + bin_width * start as f32, self.min + bin_width * (end + 1) as f32)
     }
@@ -112,7 +177,7 @@ impl Histogram {
             if (next_start, next_end) == (start, end) {
                 continue;
             }
-            let error = self.quantization_error(next_start, next_end);
+            let error = self.quantization_error(next_start, next_end, CODES);
             if error > best {
                 break;
             }
@@ -121,20 +186,54 @@ impl Histogram {
         (start, end)
     }
 
-    /// Estimated squared error if the bins `start..=end` are quantized to [`CODES`] codes and the rest clipped.
+    /// First and last bin of what is left when half of `1 − fraction` of the mass is cut at each end.
+    fn quantiles(&self, fraction: f64) -> (usize, usize) {
+        let total: f64 = self.counts.iter().map(|&c| f64::from(c)).sum();
+        let cut = total * (1.0 - fraction) / 2.0;
+        let beyond = |bins: &mut dyn Iterator<Item = usize>| {
+            let mut running = 0.0;
+            bins.take_while(|&bin| {
+                running += f64::from(self.counts[bin]);
+                running <= cut
+            })
+            .count()
+        };
+        let start = beyond(&mut (0..BINS)).min(BINS - 1);
+        let end = BINS - 1 - beyond(&mut (0..BINS).rev()).min(BINS - 1);
+        (start.min(end), end)
+    }
+
+    /// The window with the smallest error of a grid: from 0 to 90 % of the bins cut, at either end or shared between both.
+    fn least_squares(&self, codes: usize) -> (usize, usize) {
+        const STEPS: usize = 100;
+        let last = BINS - 1;
+        let cut = |step: usize| BINS * 9 / 10 * step / STEPS;
+        let windows: Vec<(usize, usize)> = (0..=STEPS)
+            .flat_map(|step| {
+                let cut = cut(step);
+                [(cut / 2, last - cut / 2), (cut, last), (0, last - cut)]
+            })
+            .collect();
+        let errors: Vec<f64> =
+            windows.par_iter().map(|&(start, end)| self.quantization_error(start, end, codes)).collect();
+        let best = (0..windows.len()).min_by(|&a, &b| errors[a].total_cmp(&errors[b])).unwrap_or_default();
+        windows[best]
+    }
+
+    /// Estimated squared error if the bins `start..=end` are quantized to `codes` codes and the rest clipped.
     ///
     /// Within a bin the values are taken as uniform. A source bin from `s0` to `s1` reaches from code `d0` to code `d1`;
     /// ∫ over each piece of the squared distance to the code's centre is `G(u, v) = (v³ − u³) / 3`.
-    fn quantization_error(&self, start: usize, end: usize) -> f64 {
+    fn quantization_error(&self, start: usize, end: usize, codes: usize) -> f64 {
         let bin_width = (f64::from(self.max) - f64::from(self.min)) / BINS as f64;
-        let code_width = bin_width * (end - start + 1) as f64 / CODES as f64;
+        let code_width = bin_width * (end - start + 1) as f64 / codes as f64;
         if code_width == 0.0 {
             return 0.0;
         }
         let g = |from: f64, to: f64| (to * to * to - from * from * from) / 3.0;
         let half = code_width / 2.0;
         let whole = g(-half, half);
-        let last = (CODES - 1) as f64;
+        let last = (codes - 1) as f64;
         let mut error = 0.0;
         for (i, &count) in self.counts.iter().enumerate() {
             let s0 = (i as f64 - start as f64) * bin_width;
@@ -251,7 +350,7 @@ mod tests {
             approx::assert_relative_eq!(h.min, min, max_relative = 1e-6);
             approx::assert_relative_eq!(h.max, max, max_relative = 1e-6);
             assert_eq!(h.search(), (0, end), "{name}: kept bins");
-            let (lo, hi) = h.kept_range();
+            let (lo, hi) = h.kept_range(Window::Greedy);
             let (s, z) = crate::numerics::affine_qparams(lo, hi, -128, 127, crate::numerics::EPS);
             approx::assert_relative_eq!(s, scale, max_relative = 1e-6);
             assert_eq!(z, zero_point, "{name}");
@@ -286,7 +385,7 @@ mod tests {
             .collect();
         values.extend([40.0, -60.0]);
         let h = observe(&[values]);
-        let (lo, hi) = h.kept_range();
+        let (lo, hi) = h.kept_range(Window::Greedy);
         assert_eq!(h.min_max(), (-60.0, 40.0));
         assert!(lo > -6.0 && hi < 6.0, "kept {lo}..={hi}");
         assert!(lo < -3.0 && hi > 3.0, "kept {lo}..={hi}");

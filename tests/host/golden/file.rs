@@ -142,15 +142,8 @@ fn kind(case: &Value) -> String {
     match text("kind").as_str() {
         "observer" => format!("observer/{}", text("observer")),
         "pt2e" => {
-            let mode = text("mode");
-            if case["reference"] == true {
-                format!("pt2e/{mode}/reference")
-            } else if mode == "static" {
-                let linear_only = case["model"] == "mlp";
-                format!("pt2e/static/{}", if linear_only { "linear" } else { "other" })
-            } else {
-                format!("pt2e/{mode}")
-            }
+            let (mode, reference) = (text("mode"), case["reference"] == true);
+            format!("pt2e/{mode}{}", if reference { "/reference" } else { "" })
         }
         kind => kind.to_owned(),
     }

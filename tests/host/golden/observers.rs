@@ -16,6 +16,7 @@ pub(super) fn compare(golden: &Golden) -> Result<(), String> {
     };
     let observer = match golden.text("observer")? {
         "minmax" | "per_channel_minmax" => ObserverKind::MinMax,
+        "moving_average_minmax" | "moving_average_per_channel_minmax" => ObserverKind::MOVING_AVERAGE,
         "histogram" => ObserverKind::Histogram,
         other => return Err(format!("unknown observer {other}")),
     };

@@ -1,10 +1,9 @@
-//! Ops that move elements.
+//! Kernels that move elements of tensors of any type.
 
 use ndarray::{Axis, IxDyn};
 
-use super::InterpError;
 use super::slices::{f32s, i32s, tensor};
-use crate::tensor::{Shape, Tensor};
+use crate::tensor::Tensor;
 
 /// The same expression for an array of any element type.
 macro_rules! for_each_type {
@@ -18,17 +17,17 @@ macro_rules! for_each_type {
     };
 }
 
-/// `x` in another shape, at its own batch.
-pub(super) fn reshape(x: &Tensor, shape: &Shape) -> Tensor {
-    let shape = IxDyn(&shape.with_rows(x.shape().first().copied().unwrap_or(1)));
+/// `x` in another shape of as many elements.
+pub(crate) fn reshape(x: &Tensor, shape: &[usize]) -> Tensor {
+    let shape = IxDyn(shape);
     for_each_type!(x, a => a.to_shape(shape).map(|a| a.into_owned()).unwrap_or_else(|_| a.clone()))
 }
 
-pub(super) fn transpose(x: &Tensor, perm: &[usize]) -> Tensor {
+pub(crate) fn transpose(x: &Tensor, perm: &[usize]) -> Tensor {
     for_each_type!(x, a => a.view().permuted_axes(IxDyn(perm)).as_standard_layout().into_owned())
 }
 
-pub(super) fn concat(inputs: &[&Tensor], axis: usize) -> Tensor {
+pub(crate) fn concat(inputs: &[&Tensor], axis: usize) -> Tensor {
     macro_rules! join {
         ($variant:ident) => {{
             let arrays: Vec<_> = inputs
@@ -53,7 +52,7 @@ pub(super) fn concat(inputs: &[&Tensor], axis: usize) -> Tensor {
 }
 
 /// Lets `f` work in place on rows along `axis`; it is given all rows and their length.
-pub(super) fn along_last(x: &Tensor, axis: usize, f: impl Fn(&mut [f32], usize)) -> Tensor {
+pub(crate) fn along_axis(x: &Tensor, axis: usize, f: impl Fn(&mut [f32], usize)) -> Tensor {
     let last = x.shape().len() - 1;
     // Swapping two axes undoes itself.
     let mut perm: Vec<usize> = (0..=last).collect();
@@ -66,15 +65,19 @@ pub(super) fn along_last(x: &Tensor, axis: usize, f: impl Fn(&mut [f32], usize))
     if axis == last { y } else { transpose(&y, &perm) }
 }
 
+/// An id that a table lacks: its row-major index, and the id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NoSuchRow(pub(crate) usize, pub(crate) i32);
+
 /// Row `ids` of `table`.
-pub(super) fn embedding(name: &str, ids: &Tensor, table: &Tensor) -> Result<Tensor, InterpError> {
+pub(crate) fn embedding(ids: &Tensor, table: &Tensor) -> Result<Tensor, NoSuchRow> {
     let (rows, cols) = (table.shape()[0], table.shape()[1]);
     let data = f32s(table);
     let mut y = Vec::with_capacity(ids.len() * cols);
     for (index, &id) in i32s(ids).iter().enumerate() {
         match usize::try_from(id) {
             Ok(row) if row < rows => y.extend_from_slice(&data[row * cols..][..cols]),
-            _ => return Err(InterpError::Id { node: name.to_owned(), index, id, rows }),
+            _ => return Err(NoSuchRow(index, id)),
         }
     }
     let shape = ids.shape().iter().copied().chain([cols]).collect();

@@ -1,0 +1,172 @@
+//! The integer ops on tensors: the equations of [`numerics`](crate::numerics), one op each.
+//!
+//! The scalar functions are applied as they are written there, without blocking: this is the reference that engines are
+//! held to.
+
+use rayon::prelude::*;
+
+use super::broadcast::zip_i8;
+use super::slices::{codes, f32s, i8s, i32s, integers, like, rows_before_last, tensor, with_last};
+use super::{Int8Product, Int8Weight, block_range};
+use crate::numerics::{self, AddMultipliers};
+use crate::qparams::{QScheme, QuantRange};
+use crate::tensor::Tensor;
+
+/// The codes that a result may take, and its zero point.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Codes {
+    pub(crate) zero_point: i32,
+    pub(crate) lo: i32,
+    pub(crate) hi: i32,
+}
+
+/// Equation 8, broadcast.
+pub(crate) fn add_i8(a: &Tensor, b: &Tensor, zero_points: [i32; 2], m: AddMultipliers, y: Codes) -> Tensor {
+    let [a_zero, b_zero] = zero_points;
+    zip_i8(a, b, |a, b| numerics::add(i32::from(a) - a_zero, i32::from(b) - b_zero, m, y.zero_point, y.lo, y.hi) as i8)
+}
+
+/// Equation 9 of single elements and equation 5, broadcast.
+pub(crate) fn mul_i8(a: &Tensor, b: &Tensor, zero_points: [i32; 2], multiplier: f32, y: Codes) -> Tensor {
+    let [a_zero, b_zero] = zero_points;
+    zip_i8(a, b, |a, b| {
+        let acc = (i32::from(a) - a_zero) * (i32::from(b) - b_zero);
+        numerics::requantize(acc, multiplier, y.zero_point, y.lo, y.hi) as i8
+    })
+}
+
+/// Entry `code + 128` of a table.
+pub(crate) fn table(x: &Tensor, table: &[i8]) -> Tensor {
+    let mut y = vec![0i8; x.len()];
+    y.par_chunks_mut(super::TASK).zip(i8s(x).par_chunks(super::TASK)).for_each(|(y, x)| {
+        y.iter_mut().zip(x).for_each(|(y, &x)| *y = table[(i32::from(x) + 128) as usize]);
+    });
+    codes(x.shape(), y)
+}
+
+/// Equation 10: pairs of scale and zero point, `[2]` or `[…, 2]`. An error for values that are not finite, or whose range is
+/// wider than the largest float: the row-major index of the first value that is to blame.
+pub(crate) fn choose_qparams(x: &Tensor, qscheme: QScheme, range: QuantRange, eps: f32) -> Result<Tensor, usize> {
+    let (lo, hi) = (range.quant_min(), range.quant_max());
+    let pair = |(row, values): (usize, &[f32])| {
+        let (seen, finite) = block_range(values);
+        let (min, max) = (seen.min.min(0.0), seen.max.max(0.0));
+        let (scale, zero_point) = match qscheme {
+            QScheme::PerTokenAffine => numerics::per_token_qparams(min, max, lo, hi, eps),
+            QScheme::PerTensorSymmetric => numerics::symmetric_qparams(min, max, lo, hi, eps),
+            _ => numerics::affine_qparams(min, max, lo, hi, eps),
+        };
+        if finite && scale.is_finite() {
+            return Ok([scale, zero_point as f32]);
+        }
+        let largest = |v: &f32| !v.is_finite() || v.abs() >= max.max(-min);
+        Err(row * values.len() + values.iter().position(largest).unwrap_or_default())
+    };
+    let (shape, row) = match qscheme {
+        QScheme::PerTokenAffine => (with_last(x.shape(), 2), x.shape().last().copied().unwrap_or(1)),
+        _ => (vec![2], x.len()),
+    };
+    if row == 0 {
+        return Ok(tensor(shape.clone(), [eps, 0.0].repeat(shape.iter().product::<usize>() / 2)));
+    }
+    let pairs = f32s(x).par_chunks_exact(row).enumerate().map(pair).collect::<Result<Vec<_>, _>>()?;
+    Ok(tensor(shape, pairs.concat()))
+}
+
+/// The pair of each row of `x`, from pairs for the tensor or for each row.
+fn pair_of(pairs: &[f32], row: usize) -> (f32, i32) {
+    let at = if pairs.len() == 2 { 0 } else { row * 2 };
+    (pairs[at], pairs[at + 1] as i32)
+}
+
+/// Equation 2 with pairs; a NaN has the code of 0, which equation 10 does not let happen.
+pub(crate) fn quantize_dynamic(x: &Tensor, pairs: &[f32], range: QuantRange) -> Tensor {
+    let cols = x.shape().last().copied().unwrap_or(1).max(1);
+    let mut y = vec![0i8; x.len()];
+    y.par_chunks_exact_mut(cols).zip(f32s(x).par_chunks_exact(cols)).enumerate().for_each(|(row, (y, x))| {
+        let (scale, zero_point) = pair_of(pairs, row);
+        let inv_scale = 1.0 / scale;
+        let (lo, hi) = (range.quant_min(), range.quant_max());
+        y.iter_mut().zip(x).for_each(|(y, &x)| *y = numerics::quantize(x, inv_scale, zero_point, lo, hi) as i8);
+    });
+    codes(x.shape(), y)
+}
+
+/// Equation 1 with pairs.
+pub(crate) fn dequantize_dynamic(q: &Tensor, pairs: &[f32]) -> Tensor {
+    let cols = q.shape().last().copied().unwrap_or(1).max(1);
+    let row = |(row, q): (usize, &[i8])| {
+        let (scale, zero_point) = pair_of(pairs, row);
+        q.iter().map(move |&q| numerics::dequantize(q.into(), scale, zero_point)).collect::<Vec<_>>()
+    };
+    tensor(q.shape().to_vec(), i8s(q).chunks_exact(cols).enumerate().flat_map(row).collect())
+}
+
+/// What the dynamic form of equation 7 knows of the channels.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Channels<'a> {
+    pub(crate) weight_sums: &'a [i32],
+    pub(crate) scales: &'a [f32],
+    pub(crate) bias: &'a [f32],
+}
+
+/// Equation 7, dynamic form.
+pub(crate) fn scale_accumulator_dynamic(acc: &Tensor, pairs: &[f32], w: Channels<'_>, relu: bool) -> Tensor {
+    let mut y = vec![0f32; acc.len()];
+    let n = w.scales.len().max(1);
+    y.par_chunks_exact_mut(n).zip(i32s(acc).par_chunks_exact(n)).enumerate().for_each(|(row, (y, acc))| {
+        let x = pair_of(pairs, row);
+        for (channel, (y, &acc)) in y.iter_mut().zip(acc).enumerate() {
+            let weight = (w.scales[channel], w.weight_sums[channel]);
+            *y = numerics::scale_accumulator_dynamic(acc, x, weight, w.bias[channel], relu);
+        }
+    });
+    like(acc, y)
+}
+
+/// Equation 4.
+pub(crate) fn integer_linear(
+    x: &Tensor,
+    weight: &Tensor,
+    packed: Option<&Int8Weight>,
+    bias: &[i32],
+    fraction_bits: u32,
+) -> Tensor {
+    let (n, k) = (weight.shape()[0], weight.shape()[1]);
+    let m = rows_before_last(x.shape());
+    let mut acc = match packed {
+        Some(packed) => packed.product(i8s(x), m),
+        None => Int8Weight::new(i8s(weight), n, k, Int8Product::Exact).product(i8s(x), m),
+    };
+    if n > 0 {
+        acc.par_chunks_exact_mut(n).for_each(|row| {
+            // The bound of equation 4 keeps this inside i32; wrapping says what happens if a graph breaks it.
+            row.iter_mut().zip(bias).for_each(|(acc, &b)| *acc = (*acc << fraction_bits).wrapping_add(b));
+        });
+    }
+    integers(&with_last(x.shape(), n), acc)
+}
+
+/// Equation 5.
+pub(crate) fn requantize(acc: &Tensor, multiplier: &[f32], zero_point: i32, lo: i32, hi: i32) -> Tensor {
+    let rule = |(&acc, &m): (&i32, &f32)| numerics::requantize(acc, m, zero_point, lo, hi) as i8;
+    codes(acc.shape(), by_channel(acc, multiplier, rule))
+}
+
+/// Equation 7.
+pub(crate) fn scale_accumulator(acc: &Tensor, scale: &[f32], relu: bool) -> Tensor {
+    let rule = |(&acc, &s): (&i32, &f32)| numerics::scale_accumulator(acc, s, relu);
+    like(acc, by_channel(acc, scale, rule))
+}
+
+fn by_channel<T: Send + Clone + Default>(
+    acc: &Tensor,
+    factors: &[f32],
+    rule: impl Fn((&i32, &f32)) -> T + Sync,
+) -> Vec<T> {
+    let mut y = vec![T::default(); acc.len()];
+    let n = factors.len().max(1);
+    let rows = y.par_chunks_exact_mut(n).zip(i32s(acc).par_chunks_exact(n));
+    rows.for_each(|(y, acc)| y.iter_mut().zip(acc.iter().zip(factors)).for_each(|(y, pair)| *y = rule(pair)));
+    y
+}

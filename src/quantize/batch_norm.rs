@@ -1,0 +1,103 @@
+//! A batch norm behind a linear layer becomes part of its weight and bias.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use crate::graph::{Graph, GraphError, NodeId, Op, Rewriter};
+use crate::tensor::Tensor;
+
+/// Folds every batch norm whose channels are those of the linear layer that feeds it: directly, if the layer's output has
+/// two axes, or through a transpose that moves the layer's channels to axis 1. The layer and the batch norm must have no
+/// other reader between them, and constant parameters.
+///
+/// `w' = w · γ / √(variance + eps)` for each output channel, `b' = (b − mean) · γ / √(variance + eps) + β`.
+pub(super) fn fold_batch_norm(graph: &Graph) -> Result<Graph, GraphError> {
+    let users = graph.users();
+    let alone = |id: NodeId| users[id.index()].len() == 1 && !graph.outputs().contains(&id);
+    let constant = |id: NodeId| matches!(graph.node(id).op, Op::Constant(_));
+    // The linear layer of each batch norm, and the batch norm of each layer.
+    let mut layer_of = HashMap::new();
+    let mut norm_of = HashMap::new();
+    for (id, node) in graph.iter().filter(|(_, node)| matches!(node.op, Op::BatchNorm { .. })) {
+        let mut linear = node.inputs[0];
+        let mut channel_axis = graph.node(linear).shape.rank() - 1;
+        if let Op::Transpose { perm } = &graph.node(linear).op {
+            channel_axis = perm.iter().position(|&axis| axis == perm.len() - 1).unwrap_or_default();
+            if !alone(linear) {
+                continue;
+            }
+            linear = graph.node(linear).inputs[0];
+        }
+        let node_is =
+            |id: NodeId| graph.node(id).op == Op::Linear && graph.node(id).inputs[1..].iter().all(|&i| constant(i));
+        if channel_axis == 1 && node_is(linear) && alone(linear) && node.inputs[1..].iter().all(|&i| constant(i)) {
+            layer_of.insert(id, linear);
+            norm_of.insert(linear, id);
+        } else if graph.node(linear).op == Op::Linear {
+            log::warn!(
+                "{}: is not folded into {}: its channels are not the layer's, or others read it",
+                node.name,
+                graph.node(linear).name
+            );
+        }
+    }
+    if layer_of.is_empty() {
+        return Ok(graph.clone());
+    }
+    // Constants that only folded layers and norms read are replaced.
+    let folded = |id: &NodeId| norm_of.contains_key(id) || layer_of.contains_key(id);
+    let gone: HashSet<NodeId> = graph
+        .iter()
+        .filter(|(id, _)| constant(*id) && !users[id.index()].is_empty() && users[id.index()].iter().all(folded))
+        .map(|(id, _)| id)
+        .collect();
+    let mut rewriter = Rewriter::new(graph);
+    for (id, node) in graph.iter() {
+        if gone.contains(&id) {
+            continue;
+        }
+        if layer_of.contains_key(&id) {
+            let input = rewriter.get(node.inputs[0])?;
+            rewriter.replace(id, input);
+        } else if let Some(&norm) = norm_of.get(&id) {
+            let (weight, bias) = parameters(graph, id, norm);
+            let constant = |rewriter: &mut Rewriter<'_>, suffix: &str, value| {
+                let name = format!("{}.{suffix}", node.name);
+                rewriter.add(&name, Op::Constant(Arc::new(value)), Vec::new(), &name)
+            };
+            let inputs = vec![
+                rewriter.get(node.inputs[0])?,
+                constant(&mut rewriter, "weight", weight)?,
+                constant(&mut rewriter, "bias", bias)?,
+            ];
+            rewriter.copy_with(id, inputs)?;
+        } else {
+            rewriter.copy(id)?;
+        }
+    }
+    rewriter.finish()
+}
+
+/// Weight and bias of a layer with its batch norm folded in; computed in `f64`.
+fn parameters(graph: &Graph, linear: NodeId, norm: NodeId) -> (Tensor, Tensor) {
+    let values = |id: NodeId| match &graph.node(id).op {
+        Op::Constant(tensor) => tensor.as_f32().unwrap_or_default(),
+        _ => &[],
+    };
+    let (layer, norm) = (graph.node(linear), graph.node(norm));
+    let eps = match norm.op {
+        Op::BatchNorm { eps } => eps,
+        _ => 0.0,
+    };
+    let [mean, variance, gamma, beta] = [1, 2, 3, 4].map(|i| values(norm.inputs[i]));
+    let factor = |n: usize| f64::from(gamma[n]) / (f64::from(variance[n]) + f64::from(eps)).sqrt();
+    let dims = graph.node(layer.inputs[1]).shape.dims();
+    let (n, k) = (dims[0], dims[1]);
+    let weight = values(layer.inputs[1]);
+    let weight = (0..n * k).map(|at| (f64::from(weight[at]) * factor(at / k)) as f32).collect();
+    let bias = layer.inputs.get(2).map_or_else(|| vec![0.0; n], |&b| values(b).to_vec());
+    let shifted = |at: usize| (f64::from(bias[at]) - f64::from(mean[at])) * factor(at) + f64::from(beta[at]);
+    let bias = (0..n).map(|at| shifted(at) as f32).collect();
+    const FITS: &str = "lengths are those of the layer";
+    (Tensor::from_f32(&[n, k], weight).expect(FITS), Tensor::from_f32(&[n], bias).expect(FITS))
+}

@@ -1,0 +1,58 @@
+//! Several quantizers as one.
+
+use super::annotation::Annotations;
+use super::prepare::PrepareError;
+use super::quantizer::Quantizer;
+use crate::graph::Graph;
+
+/// Runs quantizers one after another; put the more special ones first. A node that one of them has annotated belongs to
+/// it: if a later one annotates it otherwise, that is an error.
+#[derive(Default)]
+pub struct ComposableQuantizer {
+    quantizers: Vec<Box<dyn Quantizer>>,
+}
+
+impl std::fmt::Debug for ComposableQuantizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ComposableQuantizer of {}", self.quantizers.len())
+    }
+}
+
+impl ComposableQuantizer {
+    /// Of these quantizers, in this order.
+    #[must_use]
+    pub fn new(quantizers: Vec<Box<dyn Quantizer>>) -> Self {
+        Self { quantizers }
+    }
+}
+
+impl Quantizer for ComposableQuantizer {
+    fn transform_for_annotation(&self, graph: &Graph) -> Result<Graph, PrepareError> {
+        let transform = |graph: Graph, quantizer: &Box<dyn Quantizer>| quantizer.transform_for_annotation(&graph);
+        self.quantizers.iter().try_fold(graph.clone(), transform)
+    }
+
+    fn annotate(&self, graph: &Graph) -> Result<Annotations, PrepareError> {
+        let mut annotations = Annotations::new(graph);
+        let mut owners = vec![None; graph.nodes().len()];
+        for (quantizer, each) in self.quantizers.iter().enumerate() {
+            let before = annotations.clone();
+            each.annotate_more(graph, &mut annotations)?;
+            for (id, node) in graph.iter() {
+                match (before.get(id), annotations.get(id)) {
+                    (Some(old), new) if new != Some(old) => {
+                        let (node, owner) = (node.name.clone(), owners[id.index()].unwrap_or_default());
+                        return Err(PrepareError::Overwritten { quantizer, node, owner });
+                    }
+                    (None, Some(_)) => owners[id.index()] = Some(quantizer),
+                    _ => {}
+                }
+            }
+        }
+        Ok(annotations)
+    }
+
+    fn validate(&self, graph: &Graph, annotations: &Annotations) -> Result<(), PrepareError> {
+        self.quantizers.iter().try_for_each(|quantizer| quantizer.validate(graph, annotations))
+    }
+}

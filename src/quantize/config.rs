@@ -1,0 +1,156 @@
+//! What a quantizer hands to its patterns.
+
+use super::prepare::PrepareError;
+use super::spec::{ObservedSpec, ObserverKind, QuantizationSpec};
+use crate::numerics::EPS;
+use crate::qparams::{QScheme, QuantRange};
+
+/// The specs that a quantizer hands to its patterns.
+#[derive(Debug, Clone, PartialEq)]
+pub struct QuantizationConfig {
+    /// For the input of a pattern.
+    pub input_activation: Option<QuantizationSpec>,
+    /// For its output.
+    pub output_activation: Option<QuantizationSpec>,
+    /// For its weight.
+    pub weight: Option<QuantizationSpec>,
+}
+
+impl QuantizationConfig {
+    /// Static int8: weights symmetric per tensor in −127..=127 by [`ObserverKind::MinMax`], activations affine in
+    /// −128..=127 by [`ObserverKind::Histogram`], scales of at least 2⁻¹², bias in float.
+    #[must_use]
+    pub fn symmetric() -> Self {
+        let activation = ObservedSpec {
+            range: QuantRange::INT8,
+            qscheme: QScheme::PerTensorAffine,
+            observer: ObserverKind::Histogram,
+            eps: EPS,
+        };
+        let weight = ObservedSpec {
+            range: QuantRange::INT8_NARROW,
+            qscheme: QScheme::PerTensorSymmetric,
+            observer: ObserverKind::MinMax,
+            eps: EPS,
+        };
+        Self {
+            input_activation: Some(activation.into()),
+            output_activation: Some(activation.into()),
+            weight: Some(weight.into()),
+        }
+    }
+
+    /// The same with one weight scale per output channel.
+    #[must_use]
+    pub fn per_channel(mut self) -> Self {
+        if let Some(QuantizationSpec::Observed(weight)) = &mut self.weight {
+            weight.qscheme = QScheme::PerChannelSymmetric { ch_axis: 0 };
+        }
+        self
+    }
+
+    /// The same with activations that are quantized when they are known, one scale for the whole batch, and float outputs.
+    /// Only linear layers can be quantized so.
+    #[must_use]
+    pub fn dynamic(self) -> Self {
+        let mut config = self.activations(|spec| spec.observer = ObserverKind::Placeholder);
+        config.output_activation = None;
+        config
+    }
+
+    /// As [`dynamic`](Self::dynamic), with a scale and zero point for each row of the last axis: more accurate, and what one
+    /// row becomes does not depend on the other rows.
+    #[must_use]
+    pub fn dynamic_per_token(self) -> Self {
+        self.dynamic().activations(|spec| spec.qscheme = QScheme::PerTokenAffine)
+    }
+
+    /// The same for training: static activations and weights are tracked by moving averages.
+    #[must_use]
+    pub fn qat(self) -> Self {
+        let observer = ObserverKind::MOVING_AVERAGE;
+        let mut config = self.activations(|spec| {
+            if !spec.is_dynamic() {
+                spec.observer = observer;
+            }
+        });
+        if let Some(QuantizationSpec::Observed(weight)) = &mut config.weight {
+            weight.observer = observer;
+        }
+        config
+    }
+
+    /// The same with another observer for activations.
+    #[must_use]
+    pub fn activation_observer(self, observer: ObserverKind) -> Self {
+        self.activations(|spec| spec.observer = observer)
+    }
+
+    /// The same with other codes for activations.
+    #[must_use]
+    pub fn activation_range(self, range: QuantRange) -> Self {
+        self.activations(|spec| spec.range = range)
+    }
+
+    /// The same with other codes for weights, such as −7..=7 for four bits.
+    #[must_use]
+    pub fn weight_range(mut self, range: QuantRange) -> Self {
+        if let Some(QuantizationSpec::Observed(weight)) = &mut self.weight {
+            weight.range = range;
+        }
+        self
+    }
+
+    /// The same with float outputs.
+    #[must_use]
+    pub fn float_output(mut self) -> Self {
+        self.output_activation = None;
+        self
+    }
+
+    /// Whether activations are quantized when they are known.
+    #[must_use]
+    pub fn is_dynamic(&self) -> bool {
+        self.input_activation.as_ref().is_some_and(QuantizationSpec::is_dynamic)
+    }
+
+    fn activations(mut self, change: impl Fn(&mut ObservedSpec)) -> Self {
+        for spec in [&mut self.input_activation, &mut self.output_activation] {
+            if let Some(QuantizationSpec::Observed(spec)) = spec {
+                change(spec);
+            }
+        }
+        self
+    }
+
+    /// Refuses what the integer form could not honour; `name` is how the configuration was set.
+    pub(super) fn check(&self, name: &str) -> Result<(), PrepareError> {
+        let refuse = |problem: &str| Err(PrepareError::Config { config: name.to_owned(), problem: problem.to_owned() });
+        if self.is_dynamic() && self.output_activation.is_some() {
+            return refuse("inputs are dynamic, so outputs are float, but it has a spec for outputs");
+        }
+        if self.output_activation.as_ref().is_some_and(QuantizationSpec::is_dynamic) {
+            return refuse("outputs cannot be dynamic; let the next layer's inputs be");
+        }
+        if self.weight.is_some() != self.input_activation.is_some() {
+            return refuse("inputs and weights are either both quantized or both float");
+        }
+        for spec in [&self.input_activation, &self.output_activation] {
+            if let Some(QuantizationSpec::Observed(spec)) = spec
+                && spec.qscheme.ch_axis().is_some()
+            {
+                return refuse("activations have one scale, not one a channel");
+            }
+        }
+        match &self.weight {
+            Some(QuantizationSpec::Observed(weight)) if weight.is_dynamic() => refuse("weights are known, not dynamic"),
+            Some(QuantizationSpec::Observed(weight)) if !weight.qscheme.is_symmetric() => {
+                refuse("weights are symmetric: their zero point is 0")
+            }
+            Some(QuantizationSpec::Observed(weight)) if weight.qscheme.ch_axis().is_some_and(|axis| axis != 0) => {
+                refuse("channels of a weight are on axis 0")
+            }
+            _ => Ok(()),
+        }
+    }
+}

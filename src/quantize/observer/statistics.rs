@@ -1,0 +1,43 @@
+//! Ranges of whole tensors and of channels.
+
+use rayon::prelude::*;
+
+use super::ObserverError;
+use crate::kernels::{Range, block_range};
+
+/// Smallest and largest of a non-empty slice, which must be finite.
+pub(super) fn range_of(values: &[f32]) -> Result<Range, ObserverError> {
+    // Large enough that a task outweighs its start, small enough to share out.
+    const BLOCK: usize = 1 << 16;
+    let (range, finite) =
+        values.par_chunks(BLOCK).map(block_range).reduce(|| (Range::EMPTY, true), |a, b| (a.0.merge(b.0), a.1 & b.1));
+    if finite { Ok(range) } else { Err(first_non_finite(values)) }
+}
+
+fn first_non_finite(values: &[f32]) -> ObserverError {
+    let index = values.iter().position(|v| !v.is_finite()).unwrap_or_default();
+    ObserverError::NonFinite { index, value: values[index] }
+}
+
+/// One range per index of `ch_axis`.
+pub(super) fn channel_ranges(values: &[f32], shape: &[usize], ch_axis: usize) -> Result<Vec<Range>, ObserverError> {
+    let channels = shape.get(ch_axis).copied().unwrap_or_default();
+    if channels == 0 {
+        return Err(ObserverError::Channels { ch_axis, actual: 0, expected: 1 });
+    }
+    let inner: usize = shape[ch_axis + 1..].iter().product();
+    let outer_stride = channels * inner;
+    let ranges: Vec<(Range, bool)> = (0..channels)
+        .into_par_iter()
+        .map(|channel| {
+            values
+                .chunks_exact(outer_stride)
+                .map(|outer| block_range(&outer[channel * inner..(channel + 1) * inner]))
+                .fold((Range::EMPTY, true), |a, b| (a.0.merge(b.0), a.1 & b.1))
+        })
+        .collect();
+    if !ranges.iter().all(|(_, finite)| *finite) {
+        return Err(first_non_finite(values));
+    }
+    Ok(ranges.into_iter().map(|(range, _)| range).collect())
+}

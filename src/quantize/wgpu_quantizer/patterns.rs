@@ -1,0 +1,205 @@
+//! The patterns, and which nodes they take.
+
+use crate::graph::{Graph, NodeId, Op, UnaryOp};
+use crate::quantize::annotation::{Annotations, EdgeOrNode, QuantizationAnnotation};
+use crate::quantize::config::QuantizationConfig;
+use crate::quantize::spec::QuantizationSpec;
+
+/// Beyond this, a one-element constant is a mask or a sentinel, whose scale would leave nothing of the other input.
+const LARGEST_SCALAR: f32 = 3.402_823_5e15;
+
+/// The table under construction, and which nodes a pattern or a configuration has taken.
+pub(super) struct Marks<'g> {
+    graph: &'g Graph,
+    users: Vec<Vec<NodeId>>,
+    annotations: &'g mut Annotations,
+    taken: Vec<bool>,
+    matmul: bool,
+}
+
+/// Whether a configuration covers a node.
+type Covers<'f> = &'f dyn Fn(NodeId) -> bool;
+
+impl<'g> Marks<'g> {
+    pub(super) fn new(graph: &'g Graph, annotations: &'g mut Annotations, matmul: bool) -> Self {
+        let taken = graph.iter().map(|(id, _)| annotations.get(id).is_some()).collect();
+        Self { graph, users: graph.users(), annotations, taken, matmul }
+    }
+
+    /// Keeps a node from all patterns, unless one has taken it.
+    pub(super) fn leave_float(&mut self, id: NodeId, reason: &str) {
+        if !self.taken[id.index()] {
+            self.taken[id.index()] = true;
+            self.annotations.leave_float(id, reason);
+        }
+    }
+
+    /// All patterns with one configuration.
+    pub(super) fn patterns(&mut self, config: &QuantizationConfig, covers: Covers<'_>, relu_covers: Covers<'_>) {
+        self.with_relu(&[Op::Linear], config, covers, relu_covers);
+        self.alone(&[Op::Linear], config, covers);
+        if config.is_dynamic() {
+            self.dynamic_reasons(covers);
+            return;
+        }
+        if self.matmul {
+            self.alone(&[Op::MatMul], config, covers);
+        }
+        self.with_relu(&[Op::Add], config, covers, relu_covers);
+        self.alone(&[Op::Add], config, covers);
+        self.with_relu(&[Op::Mul], config, covers, relu_covers);
+        self.alone(&[Op::Mul], config, covers);
+        self.concat(config, covers);
+    }
+
+    /// A node of `ops` with a ReLU as its only reader: inputs on the node, output on the ReLU.
+    fn with_relu(&mut self, ops: &[Op], config: &QuantizationConfig, covers: Covers<'_>, relu_covers: Covers<'_>) {
+        for (relu, node) in self.graph.iter() {
+            if node.op != Op::Unary(UnaryOp::Relu) || !relu_covers(relu) {
+                continue;
+            }
+            let inner = node.inputs[0];
+            let alone = self.users[inner.index()].len() == 1 && !self.graph.outputs().contains(&inner);
+            if !alone || !covers(inner) || !ops.contains(&self.graph.node(inner).op) {
+                continue;
+            }
+            let parameters = self.parameters(inner);
+            if [relu, inner].iter().chain(parameters).any(|id| self.taken[id.index()]) || !self.suits(inner) {
+                continue;
+            }
+            self.inputs(inner, config, None);
+            let output_qspec = config.output_activation.clone();
+            self.annotations.set(relu, QuantizationAnnotation { output_qspec, ..Default::default() });
+            self.taken[relu.index()] = true;
+        }
+    }
+
+    fn alone(&mut self, ops: &[Op], config: &QuantizationConfig, covers: Covers<'_>) {
+        for (id, node) in self.graph.iter() {
+            if ops.contains(&node.op) && !self.taken[id.index()] && covers(id) && self.suits(id) {
+                self.inputs(id, config, config.output_activation.clone());
+            }
+        }
+    }
+
+    /// Weight and bias of a linear node.
+    fn parameters(&self, id: NodeId) -> &'g [NodeId] {
+        let node = self.graph.node(id);
+        if node.op == Op::Linear { &node.inputs[1..] } else { &[] }
+    }
+
+    /// Whether no input is a scalar that is out of all proportion.
+    fn suits(&mut self, id: NodeId) -> bool {
+        let graph = self.graph;
+        let huge = |input: &&NodeId| match &graph.node(**input).op {
+            Op::Constant(tensor) => matches!(tensor.as_f32(), Some([v]) if v.abs() > LARGEST_SCALAR),
+            _ => false,
+        };
+        let node = graph.node(id);
+        match node.inputs.iter().find(huge) {
+            Some(input) if node.op != Op::Linear => {
+                let reason = format!("its input {} is larger than {LARGEST_SCALAR:e}", graph.node(*input).name);
+                self.annotations.leave_float(id, reason);
+                false
+            }
+            _ => true,
+        }
+    }
+
+    /// Annotates a node, and takes it with its parameters.
+    fn inputs(&mut self, id: NodeId, config: &QuantizationConfig, output_qspec: Option<QuantizationSpec>) {
+        let inputs = &self.graph.node(id).inputs;
+        let act = &config.input_activation;
+        // The bias stays float here; the integer form quantizes it from the scales of input and weight.
+        let specs = match self.graph.node(id).op {
+            Op::Linear => [act.clone(), config.weight.clone(), None],
+            _ => [act.clone(), act.clone(), None],
+        };
+        let input_qspec_map = inputs.iter().copied().zip(specs).collect();
+        self.annotations.set(id, QuantizationAnnotation { input_qspec_map, output_qspec, ..Default::default() });
+        for id in [id].iter().chain(self.parameters(id)) {
+            self.taken[id.index()] = true;
+        }
+    }
+
+    /// All inputs and the output share the observer of one input: the first that comes from a quantized output, else the
+    /// first.
+    fn concat(&mut self, config: &QuantizationConfig, covers: Covers<'_>) {
+        for (id, node) in self.graph.iter() {
+            if !matches!(node.op, Op::Concat { .. }) || self.taken[id.index()] || !covers(id) {
+                continue;
+            }
+            let quantized = |input: &&NodeId| self.comes_from_quantized(**input);
+            let owner = *node.inputs.iter().find(quantized).unwrap_or(&node.inputs[0]);
+            let shared = QuantizationSpec::Shared(EdgeOrNode::Edge { producer: owner, consumer: id });
+            let mut input_qspec_map = vec![(owner, config.input_activation.clone())];
+            for &input in node.inputs.iter().filter(|input| **input != owner) {
+                input_qspec_map.push((input, config.input_activation.as_ref().map(|_| shared.clone())));
+            }
+            let output_qspec = config.output_activation.as_ref().map(|_| shared);
+            self.annotations.set(id, QuantizationAnnotation { input_qspec_map, output_qspec, ..Default::default() });
+            self.taken[id.index()] = true;
+        }
+    }
+
+    fn comes_from_quantized(&self, mut id: NodeId) -> bool {
+        while self.annotations.get(id).is_none() && shares(&self.graph.node(id).op) {
+            id = self.graph.node(id).inputs[0];
+        }
+        self.annotations.get(id).is_some_and(|annotation| annotation.output_qspec.is_some())
+    }
+
+    /// What moves or clips a quantized value shares its observer.
+    pub(super) fn propagate(&mut self) {
+        for (id, node) in self.graph.iter() {
+            if !shares(&node.op) || self.taken[id.index()] || self.annotations.get(id).is_some() {
+                continue;
+            }
+            let input = node.inputs[0];
+            if self.annotations.get(input).is_some_and(|annotation| annotation.output_qspec.is_some()) {
+                let shared = QuantizationSpec::Shared(EdgeOrNode::Node(input));
+                let input_qspec_map = vec![(input, Some(shared.clone()))];
+                let output_qspec = Some(shared);
+                self.annotations
+                    .set(id, QuantizationAnnotation { input_qspec_map, output_qspec, ..Default::default() });
+            }
+        }
+    }
+
+    fn dynamic_reasons(&mut self, covers: Covers<'_>) {
+        for (id, node) in self.graph.iter() {
+            let pattern = matches!(node.op, Op::Add | Op::Mul | Op::Concat { .. } | Op::MatMul);
+            if pattern && covers(id) && !self.taken[id.index()] {
+                self.annotations.leave_float(id, "its configuration is dynamic, which quantizes linear layers only");
+            }
+        }
+    }
+
+    /// Why each remaining node is left in float.
+    pub(super) fn reasons(&mut self, global: bool, passes: Covers<'_>) {
+        for (id, node) in self.graph.iter() {
+            if self.annotations.get(id).is_some() || self.annotations.float_reason(id).is_some() {
+                continue;
+            }
+            let reason = match node.op {
+                Op::Input | Op::Constant(_) => continue,
+                _ if !passes(id) => "the filter function leaves it out".to_owned(),
+                Op::MatMul if !self.matmul => "products of two activations are quantized only if asked for".to_owned(),
+                Op::Linear | Op::MatMul | Op::Add | Op::Mul | Op::Concat { .. } if !global => {
+                    "no configuration covers it".to_owned()
+                }
+                Op::Linear | Op::MatMul | Op::Add | Op::Mul | Op::Concat { .. } => {
+                    "the configuration that covers it does not quantize it".to_owned()
+                }
+                ref op if shares(op) => "the output of what it reads is not quantized".to_owned(),
+                ref op => format!("there is no pattern for {}", op.name()),
+            };
+            self.annotations.leave_float(id, reason);
+        }
+    }
+}
+
+/// Ops whose output has the parameters of their input.
+fn shares(op: &Op) -> bool {
+    matches!(op, Op::Unary(UnaryOp::Relu) | Op::Reshape { .. } | Op::Flatten { .. } | Op::Transpose { .. })
+}
