@@ -99,8 +99,8 @@ fn main() -> Result<()> {
         );
     } else {
         let steps = program.steps().iter();
-        let linear_bytes = |step: &enfold::program::Step| match step {
-            enfold::program::Step::Linear(l) => l.weight.len() + 8 * l.n,
+        let linear_bytes = |step: &enfold::program::Step| match &step.op {
+            enfold::program::StepOp::Linear(l) => l.weight.len() + 8 * l.n,
             _ => 0,
         };
         println!("weights: {float_bytes} bytes float, {} bytes int8", steps.map(linear_bytes).sum::<usize>());

@@ -88,3 +88,19 @@ fn linear_i8_f32(
     store_f32(sums.r2, row + 2u, quad);
     store_f32(sums.r3, row + 3u, quad);
 }
+
+@compute @workgroup_size(16, THREADS_Y)
+fn linear_dynamic_i8_f32(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_id) local: vec3<u32>,
+) {
+    let first_row = (group.z * groups.y + group.y) * THREADS_Y * 4u;
+    let sums = product(group.x, first_row, local.xy);
+    let quad = group.x * 16u + local.x;
+    let row = first_row + local.y * 4u;
+    store_dynamic(sums.r0, row, quad);
+    store_dynamic(sums.r1, row + 1u, quad);
+    store_dynamic(sums.r2, row + 2u, quad);
+    store_dynamic(sums.r3, row + 3u, quad);
+}

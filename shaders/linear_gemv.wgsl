@@ -97,3 +97,25 @@ fn linear_gemv_i8_f32(
         store_f32(vec4<i32>(sums.c0.w, sums.c1.w, sums.c2.w, sums.c3.w), row + 3u, quad);
     }
 }
+
+@compute @workgroup_size(64, K_LANES)
+fn linear_gemv_dynamic_i8_f32(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_id) local: vec3<u32>,
+) {
+    let row = (group.z * groups.y + group.y) * ROWS;
+    let sums = product(group.x, row, local.xy);
+    if local.x >= 16u || local.y > 0u {
+        return;
+    }
+    let quad = group.x * 16u + local.x;
+    store_dynamic(vec4<i32>(sums.c0.x, sums.c1.x, sums.c2.x, sums.c3.x), row, quad);
+    if ROWS > 1u {
+        store_dynamic(vec4<i32>(sums.c0.y, sums.c1.y, sums.c2.y, sums.c3.y), row + 1u, quad);
+    }
+    if ROWS > 2u {
+        store_dynamic(vec4<i32>(sums.c0.z, sums.c1.z, sums.c2.z, sums.c3.z), row + 2u, quad);
+        store_dynamic(vec4<i32>(sums.c0.w, sums.c1.w, sums.c2.w, sums.c3.w), row + 3u, quad);
+    }
+}

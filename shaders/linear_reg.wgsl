@@ -90,3 +90,22 @@ fn linear_reg_i8_f32(
     store_f32(sums.r6, row + 6u, quad);
     store_f32(sums.r7, row + 7u, quad);
 }
+
+@compute @workgroup_size(16, THREADS_Y)
+fn linear_reg_dynamic_i8_f32(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_id) local: vec3<u32>,
+) {
+    let row = first_row(group, groups, local.y);
+    let sums = product(group.x, row, local.x);
+    let quad = group.x * 16u + local.x;
+    store_dynamic(sums.r0, row, quad);
+    store_dynamic(sums.r1, row + 1u, quad);
+    store_dynamic(sums.r2, row + 2u, quad);
+    store_dynamic(sums.r3, row + 3u, quad);
+    store_dynamic(sums.r4, row + 4u, quad);
+    store_dynamic(sums.r5, row + 5u, quad);
+    store_dynamic(sums.r6, row + 6u, quad);
+    store_dynamic(sums.r7, row + 7u, quad);
+}

@@ -22,12 +22,17 @@ struct LinearParams {
     hi: f32,
     // 1 if negative float outputs become 0.
     relu: u32,
+    // From the scale and zero point of one row of `x` to those of the next: 2, or 0 if one pair serves all. Dynamic layers.
+    pair_stride: u32,
 }
 
 struct Channels {
+    // The bias of equation 4; of dynamic layers, the sums of the weights.
     bias: vec4<i32>,
     // Multipliers of equation 3, or scales of equation 7.
     factor: vec4<f32>,
+    // The bias of dynamic layers, in real units.
+    offset: vec4<f32>,
 }
 
 @group(0) @binding(0) var<uniform> params: LinearParams;
@@ -40,6 +45,8 @@ struct Channels {
 @group(0) @binding(5) var<storage, read> channels: array<Channels>;
 // int8 codes four to a word, or the bits of floats.
 @group(0) @binding(6) var<storage, read_write> y: array<u32>;
+// Scale and zero point of each row of `x`, or of all. Dynamic layers.
+@group(0) @binding(7) var<storage, read> pairs: array<f32>;
 
 fn matrix_rows() -> u32 {
     return batch_rows() * params.rows_factor;
@@ -67,7 +74,24 @@ fn store_f32(sum: vec4<i32>, row: u32, quad: u32) {
         return;
     }
     let channel = channels[quad];
-    var v = vec4<f32>(accumulator(sum, channel.bias)) * channel.factor;
+    let v = vec4<f32>(accumulator(sum, channel.bias)) * channel.factor;
+    write_f32(v, row, quad);
+}
+
+// Equation 7, dynamic form. Its sum may be fused, so it is not promised to the bit.
+fn store_dynamic(sum: vec4<i32>, row: u32, quad: u32) {
+    if row >= matrix_rows() {
+        return;
+    }
+    let channel = channels[quad];
+    let scale = pairs[row * params.pair_stride];
+    let zero_point = i32(pairs[row * params.pair_stride + 1u]);
+    let acc = sum - vec4<i32>(zero_point) * channel.bias;
+    write_f32(vec4<f32>(acc) * scale * channel.factor + channel.offset, row, quad);
+}
+
+fn write_f32(value: vec4<f32>, row: u32, quad: u32) {
+    var v = value;
     if params.relu != 0u {
         v = max(v, vec4<f32>(0.0));
     }

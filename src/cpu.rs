@@ -5,14 +5,15 @@
 
 mod error;
 
-use std::borrow::Borrow;
+use std::borrow::{Borrow, Cow};
 
 use rayon::prelude::*;
 
-use crate::kernels::{self, Int8Product, Int8Weight, Requantize};
-use crate::program::{Epilogue, Program, QLinear, Step, Value, ValueId, ValueType};
+use crate::kernels::slices::{self, CHECKED, f32s, i8s, tensor};
+use crate::kernels::{self, Channels, Codes, Int8Product, Int8Weight, PackedWeight, Requantize};
+use crate::program::{Epilogue, FloatOp, Program, QLinear, Step, StepOp, ValueId};
 use crate::qparams::TensorQParams;
-use crate::tensor::{DType, Tensor};
+use crate::tensor::Tensor;
 
 pub use error::CpuError;
 
@@ -39,10 +40,16 @@ pub struct Options {
 #[derive(Debug)]
 pub struct Engine {
     program: Program,
-    /// For each step, the prepared layer if it is one.
-    layers: Vec<Option<Layer>>,
+    /// For each step, its weight if it has one, ready for products.
+    weights: Vec<Option<Weight>>,
     /// For each value, the last step that reads it; none for outputs.
     last_read: Vec<Option<usize>>,
+}
+
+#[derive(Debug)]
+enum Weight {
+    Int8(Layer),
+    F32(PackedWeight),
 }
 
 #[derive(Debug)]
@@ -51,34 +58,6 @@ struct Layer {
     /// The bias of equation 4, minus what the flipped activations add, `<< fraction_bits`.
     bias: Vec<i32>,
 }
-
-/// The elements of a value.
-#[derive(Debug, Clone)]
-enum Data<'t> {
-    Fed(&'t Tensor),
-    F32(Vec<f32>),
-    I8(Vec<i8>),
-}
-
-impl Data<'_> {
-    fn f32(&self) -> &[f32] {
-        match self {
-            Self::Fed(tensor) => tensor.as_f32().expect(CHECKED),
-            Self::F32(data) => data,
-            Self::I8(_) => unreachable!("{CHECKED}"),
-        }
-    }
-
-    fn i8(&self) -> &[i8] {
-        match self {
-            Self::Fed(tensor) => tensor.as_i8().expect(CHECKED),
-            Self::I8(data) => data,
-            Self::F32(_) => unreachable!("{CHECKED}"),
-        }
-    }
-}
-
-const CHECKED: &str = "the program's types were checked when it was made";
 
 impl Engine {
     /// Packs the weights of `program`.
@@ -94,17 +73,21 @@ impl Engine {
     /// # Errors
     /// [`CpuError::Inexact`] if [`Product::Library`] is asked for and may saturate or overflow.
     pub fn with_options(program: &Program, options: &Options) -> Result<Self, CpuError> {
-        let layers = program.steps().iter().map(|step| match step {
-            Step::Linear(linear) => layer(linear, options.product).map(Some),
+        let weights = program.steps().iter().map(|step| match &step.op {
+            StepOp::Linear(linear) => layer(&step.name, linear, options.product).map(Weight::Int8).map(Some),
+            StepOp::Float(FloatOp::Linear) => Ok(program.constant(step.inputs[1]).map(|weight| {
+                let (n, k) = (weight.shape()[0], weight.shape()[1]);
+                Weight::F32(PackedWeight::new(f32s(weight), n, k))
+            })),
             _ => Ok(None),
         });
-        let layers = layers.collect::<Result<Vec<_>, _>>()?;
+        let weights = weights.collect::<Result<Vec<_>, _>>()?;
         let mut last_read = vec![None; program.values().len()];
         for (at, step) in program.steps().iter().enumerate() {
-            last_read[step.input().index()] = Some(at);
+            step.inputs.iter().for_each(|input| last_read[input.index()] = Some(at));
         }
         program.outputs().iter().for_each(|id| last_read[id.index()] = None);
-        Ok(Self { program: program.clone(), layers, last_read })
+        Ok(Self { program: program.clone(), weights, last_read })
     }
 
     /// What it executes.
@@ -117,30 +100,28 @@ impl Engine {
     /// least one.
     ///
     /// # Errors
-    /// [`CpuError`] names the input that does not fit, or the step that met a NaN.
+    /// [`CpuError`] names the input that does not fit, or the step that met a NaN or an id that its table lacks.
     pub fn run<T: Borrow<Tensor>>(&self, inputs: &[T]) -> Result<Vec<Tensor>, CpuError> {
         let rows = self.rows(inputs)?;
-        let mut values: Vec<Option<Data<'_>>> = vec![None; self.program.values().len()];
+        let mut values: Vec<Option<Cow<'_, Tensor>>> = vec![None; self.program.values().len()];
         for (id, tensor) in self.program.inputs().iter().zip(inputs) {
-            values[id.index()] = Some(Data::Fed(tensor.borrow()));
+            values[id.index()] = Some(Cow::Borrowed(tensor.borrow()));
         }
-        for (at, (step, layer)) in self.program.steps().iter().zip(&self.layers).enumerate() {
-            let input = step.input().index();
-            let x = values[input].as_ref().expect(CHECKED);
-            let y = self.step(step, layer.as_ref(), x, rows)?;
-            if self.last_read[input] == Some(at) {
-                values[input] = None;
-            }
-            values[step.output().index()] = Some(y);
+        for (id, tensor) in self.program.constants() {
+            values[id.index()] = Some(Cow::Borrowed(tensor));
         }
-        let output = |id: &ValueId| {
-            let shape = shape(self.program.value(*id), rows);
-            match values[id.index()].take() {
-                Some(Data::F32(data)) => Tensor::from_f32(&shape, data).expect(CHECKED),
-                Some(Data::I8(data)) => Tensor::from_i8(&shape, data).expect(CHECKED),
-                Some(Data::Fed(_)) | None => unreachable!("{CHECKED}"),
+        for (at, (step, weight)) in self.program.steps().iter().zip(&self.weights).enumerate() {
+            let read = |id: &ValueId| &**values[id.index()].as_ref().expect(CHECKED);
+            let inputs: Vec<&Tensor> = step.inputs.iter().map(read).collect();
+            let y = self.step(step, weight.as_ref(), &inputs, rows)?;
+            for input in &step.inputs {
+                if self.last_read[input.index()] == Some(at) {
+                    values[input.index()] = None;
+                }
             }
-        };
+            values[step.output.index()] = Some(Cow::Owned(y));
+        }
+        let output = |id: &ValueId| values[id.index()].take().expect(CHECKED).into_owned();
         Ok(self.program.outputs().iter().map(output).collect())
     }
 
@@ -153,17 +134,18 @@ impl Engine {
         for (id, tensor) in self.program.inputs().iter().zip(inputs) {
             let (value, tensor) = (self.program.value(*id), tensor.borrow());
             let input = || value.name.clone();
-            let expected = match value.value_type {
-                ValueType::F32 => DType::F32,
-                ValueType::I8 => DType::I8,
-            };
+            let expected = value.value_type.dtype();
             if tensor.dtype() != expected {
                 return Err(CpuError::DType { input: input(), actual: tensor.dtype(), expected });
             }
-            let Some((&actual, _)) = tensor.shape().split_first().filter(|(_, dims)| *dims == value.dims) else {
-                let (actual, expected) = (tensor.shape().to_vec(), value.dims.clone());
+            if !value.shape.admits(tensor.shape()) {
+                let (actual, expected) = (tensor.shape().to_vec(), value.shape.clone());
                 return Err(CpuError::Shape { input: input(), actual, expected });
-            };
+            }
+            if !value.shape.is_batched() {
+                continue;
+            }
+            let actual = tensor.shape()[0];
             match rows {
                 _ if actual == 0 => return Err(CpuError::NoRows { input: input() }),
                 Some(expected) if actual != expected => {
@@ -172,42 +154,95 @@ impl Engine {
                 _ => rows = Some(actual),
             }
         }
-        // A program without inputs has no steps either: every value comes from an input.
-        Ok(rows.unwrap_or_default())
+        // Without a batch, no value has rows.
+        Ok(rows.unwrap_or(1))
     }
 
-    fn step(&self, step: &Step, layer: Option<&Layer>, x: &Data<'_>, rows: usize) -> Result<Data<'static>, CpuError> {
-        let input = self.program.value(step.input());
-        Ok(match (step, layer) {
-            (Step::Quantize(q), _) => {
-                let codes = kernels::quantize(x.f32(), &[], &TensorQParams::PerTensor(q.qparams), q.range);
-                let codes =
-                    codes.map_err(|kernels::NotANumber(index)| CpuError::NotANumber { step: q.name.clone(), index })?;
-                Data::I8(codes)
+    fn step(&self, step: &Step, weight: Option<&Weight>, inputs: &[&Tensor], rows: usize) -> Result<Tensor, CpuError> {
+        let x = inputs[0];
+        let shape = self.program.value(step.output).shape.with_rows(rows);
+        let name = || step.name.clone();
+        Ok(match &step.op {
+            StepOp::Quantize { qparams, range } => {
+                let codes = kernels::quantize(f32s(x), &[], &TensorQParams::PerTensor(*qparams), *range);
+                let nan = |kernels::NotANumber(index)| CpuError::NotANumber { step: name(), index };
+                slices::codes(&shape, codes.map_err(nan)?)
             }
-            (Step::Dequantize(d), _) => {
-                Data::F32(kernels::dequantize(x.i8(), &[], &TensorQParams::PerTensor(d.qparams)))
+            StepOp::Dequantize { qparams } => {
+                tensor(shape, kernels::dequantize(i8s(x), &[], &TensorQParams::PerTensor(*qparams)))
             }
-            (Step::Linear(linear), Some(layer)) => layer.run(linear, x.i8(), rows * input.rows_factor()),
-            (Step::Linear(_), None) => unreachable!("every linear step has a layer"),
+            StepOp::Linear(linear) => match weight {
+                Some(Weight::Int8(layer)) => layer.run(linear, i8s(x), inputs.get(1).map(|p| f32s(p)), &shape),
+                _ => unreachable!("every int8 layer has a weight"),
+            },
+            StepOp::MatMul(m) => {
+                let acc = kernels::matmul_i8(x, inputs[1], m.a_zero_point, m.b_zero_point);
+                match &m.epilogue {
+                    Epilogue::Requantize { multiplier, zero_point, lo, hi } => {
+                        kernels::requantize(&acc, multiplier, *zero_point, *lo, *hi)
+                    }
+                    Epilogue::Scale { scale, relu } => kernels::scale_accumulator(&acc, scale, *relu),
+                    Epilogue::Dynamic { .. } => unreachable!("{CHECKED}"),
+                }
+            }
+            StepOp::Add(a) => {
+                let y = Codes { zero_point: a.zero_point, lo: a.lo, hi: a.hi };
+                kernels::add_i8(x, inputs[1], [a.a_zero_point, a.b_zero_point], a.multipliers, y)
+            }
+            StepOp::Mul(m) => {
+                let y = Codes { zero_point: m.zero_point, lo: m.lo, hi: m.hi };
+                kernels::mul_i8(x, inputs[1], [m.a_zero_point, m.b_zero_point], m.multiplier, y)
+            }
+            StepOp::Table { table } => kernels::table(x, table),
+            StepOp::ChooseQParams { qscheme, range, eps } => kernels::choose_qparams(x, *qscheme, *range, *eps)
+                .map_err(|index| CpuError::Range { step: name(), index, value: f32s(x)[index].to_string() })?,
+            StepOp::QuantizeDynamic { range } => kernels::quantize_dynamic(x, f32s(inputs[1]), *range),
+            StepOp::DequantizeDynamic => kernels::dequantize_dynamic(x, f32s(inputs[1])),
+            StepOp::Concat { axis } => kernels::concat(inputs, *axis),
+            StepOp::Reshape => kernels::reshape(x, &shape),
+            StepOp::Transpose { perm } => kernels::transpose(x, perm),
+            StepOp::Gather => kernels::embedding(x, inputs[1]).map_err(|kernels::NoSuchRow(index, id)| {
+                CpuError::Id { step: name(), index, id, rows: inputs[1].shape()[0] }
+            })?,
+            StepOp::Float(op) => float(*op, weight, inputs, shape),
         })
     }
 }
 
-fn shape(value: &Value, rows: usize) -> Vec<usize> {
-    std::iter::once(rows).chain(value.dims.iter().copied()).collect()
+fn float(op: FloatOp, weight: Option<&Weight>, inputs: &[&Tensor], shape: Vec<usize>) -> Tensor {
+    let x = inputs[0];
+    match op {
+        FloatOp::Linear => {
+            let (n, k) = (inputs[1].shape()[0], inputs[1].shape()[1]);
+            let packed = match weight {
+                Some(Weight::F32(packed)) => Some(packed),
+                _ => None,
+            };
+            let m = slices::rows_before_last(x.shape());
+            let bias = inputs.get(2).map(|b| f32s(b));
+            tensor(shape, kernels::linear(f32s(x), [m, n, k], f32s(inputs[1]), packed, bias))
+        }
+        FloatOp::MatMul => kernels::matmul_f32(x, inputs[1]),
+        FloatOp::Add => kernels::zip_f32(x, inputs[1], |a, b| a + b),
+        FloatOp::Mul => kernels::zip_f32(x, inputs[1], |a, b| a * b),
+        FloatOp::Unary(op) => tensor(shape, kernels::unary(op, f32s(x))),
+        FloatOp::Softmax { axis } => kernels::along_axis(x, axis, kernels::softmax_rows),
+        FloatOp::LayerNorm { eps } => {
+            tensor(shape, kernels::layer_norm(f32s(x), f32s(inputs[1]), f32s(inputs[2]), eps))
+        }
+    }
 }
 
-fn layer(linear: &QLinear, product: Product) -> Result<Layer, CpuError> {
+fn layer(step: &str, linear: &QLinear, product: Product) -> Result<Layer, CpuError> {
     let product = match product {
         Product::Auto => Int8Product::best(linear.k),
         Product::Library if !Int8Product::library_is_exact(linear.k) => {
-            return Err(CpuError::Inexact { step: linear.name.clone(), k: linear.k });
+            return Err(CpuError::Inexact { step: step.to_owned(), k: linear.k });
         }
         Product::Library => Int8Product::Library,
         Product::Exact => Int8Product::Exact,
     };
-    log::info!("{}: int8 product by {}", linear.name, product.name());
+    log::info!("{step}: int8 product by {}", product.name());
     let weight = Int8Weight::new(&linear.weight, linear.n, linear.k, product);
     let offsets = weight.offsets().iter().map(|offset| offset << linear.fraction_bits);
     let bias = linear.bias.iter().zip(offsets).map(|(b, offset)| b.wrapping_sub(offset)).collect();
@@ -215,43 +250,57 @@ fn layer(linear: &QLinear, product: Product) -> Result<Layer, CpuError> {
 }
 
 impl Layer {
-    fn run(&self, linear: &QLinear, x: &[i8], m: usize) -> Data<'static> {
+    /// `pairs` are those of the input, if they are dynamic.
+    fn run(&self, linear: &QLinear, x: &[i8], pairs: Option<&[f32]>, shape: &[usize]) -> Tensor {
         let (n, shift) = (linear.n, linear.fraction_bits);
+        let m = slices::rows_before_last(shape);
         match &linear.epilogue {
             Epilogue::Requantize { multiplier, zero_point, lo, hi } => {
                 let rule = Requantize { zero_point: *zero_point, lo: *lo, hi: *hi };
-                Data::I8(self.blocks(x, m, n, |codes, sums| {
+                let y = self.blocks(x, m, n, |_, codes, sums| {
                     kernels::requantize_block(codes, sums, &self.bias, multiplier, shift, rule);
-                }))
+                });
+                slices::codes(shape, y)
             }
-            Epilogue::Scale { scale, relu } => Data::F32(self.blocks(x, m, n, |y, sums| {
-                kernels::scale_block(y, sums, &self.bias, scale, shift, *relu);
-            })),
+            Epilogue::Scale { scale, relu } => {
+                let y = self.blocks(x, m, n, |_, y, sums| {
+                    kernels::scale_block(y, sums, &self.bias, scale, shift, *relu);
+                });
+                tensor(shape.to_vec(), y)
+            }
+            Epilogue::Dynamic { scale, weight_sum, bias, relu } => {
+                let w = Channels { weight_sums: weight_sum, scales: scale, bias };
+                let pairs = pairs.expect(CHECKED);
+                let y = self.blocks(x, m, n, |first, y, sums| {
+                    kernels::scale_dynamic_block(y, sums, &self.bias, pairs, first, w, *relu);
+                });
+                tensor(shape.to_vec(), y)
+            }
         }
     }
 
-    /// Runs product and `epilogue` block by block.
+    /// Runs product and `epilogue` block by block; the epilogue is told the first row of its block.
     fn blocks<T: Copy + Default + Send>(
         &self,
         x: &[i8],
         m: usize,
         n: usize,
-        epilogue: impl Fn(&mut [T], &[i32]) + Sync,
+        epilogue: impl Fn(usize, &mut [T], &[i32]) + Sync,
     ) -> Vec<T> {
         let k = self.weight.k();
         let block = block_rows(m, n);
         let mut y = vec![T::default(); m * n];
-        let run = |(flipped, sums): &mut (Vec<u8>, Vec<i32>), (y, x): (&mut [T], &[i8])| {
+        let run = |(flipped, sums): &mut (Vec<u8>, Vec<i32>), (at, (y, x)): (usize, (&mut [T], &[i8]))| {
             kernels::flip_all(flipped, x);
             sums.resize(y.len(), 0);
             self.weight.flipped(sums, flipped, y.len() / n);
-            epilogue(y, sums);
+            epilogue(at * block, y, sums);
         };
         if m <= block {
             // The product finds its own parallelism; one more hop between threads would cost as much as a small layer.
-            run(&mut Default::default(), (&mut y, x));
+            run(&mut Default::default(), (0, (&mut y, x)));
         } else {
-            y.par_chunks_mut(block * n).zip(x.par_chunks(block * k)).for_each_init(Default::default, run);
+            y.par_chunks_mut(block * n).zip(x.par_chunks(block * k)).enumerate().for_each_init(Default::default, run);
         }
         y
     }

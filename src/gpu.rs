@@ -33,6 +33,7 @@
 pub mod context;
 mod engine;
 mod error;
+mod general;
 mod known_answer;
 mod layout;
 mod model;

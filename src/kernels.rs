@@ -26,7 +26,7 @@ pub(crate) use quantize::{
 };
 pub(crate) use quantized::{
     Channels, Codes, add_i8, choose_qparams, dequantize_dynamic, integer_linear, mul_i8, quantize_dynamic, requantize,
-    scale_accumulator, scale_accumulator_dynamic, table,
+    scale_accumulator, scale_accumulator_dynamic, scale_dynamic_block, table,
 };
 pub(crate) use range::{Range, block_range};
 pub(crate) use wide::wide;

@@ -1,28 +1,35 @@
 //! Lowering: from an integer graph to a [`Program`].
 //!
 //! `lower` matches the nodes that [`reference()`](crate::quantize::reference()) makes, one or two to a step, and never looks
-//! for quantize/dequantize patterns: what has no integer form was decided there.
+//! for quantize/dequantize patterns: what has no integer form was decided there, and becomes steps on floats. Float graphs
+//! lower too. What depends on constants only is computed here, once.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::graph::{FloatNode, Graph, Node, NodeId, Op};
-use crate::program::{Dequantize, Epilogue, Program, ProgramError, QLinear, Quantize, Step, Value, ValueId, ValueType};
-use crate::qparams::{QParams, TensorQParams};
-use crate::tensor::{DType, Tensor};
+use crate::interp::{InterpError, Interpreter};
+use crate::program::{
+    Epilogue, FloatOp, Program, ProgramError, QAdd, QLinear, QMatMul, QMul, Step, StepOp, Value, ValueId, ValueType,
+};
+use crate::qparams::{QParams, QuantRange, TensorQParams};
+use crate::tensor::{DType, Shape, Tensor};
 
 /// Why a graph could not be lowered.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LowerError {
-    /// Nodes without an integer form; all of them.
-    #[error("{} of {total} nodes have no integer form:{}", nodes.len(), list(nodes))]
-    NoIntegerForm {
+    /// Nodes without a step; all of them.
+    #[error("{} of {total} nodes have no step:{}", nodes.len(), list(nodes))]
+    Unsupported {
         /// Every such node with its reason.
         nodes: Vec<FloatNode>,
         /// Nodes of the graph.
         total: usize,
     },
+    /// A constant could not be computed.
+    #[error(transparent)]
+    Constant(#[from] InterpError),
     /// The program is not valid.
     #[error(transparent)]
     Program(#[from] ProgramError),
@@ -45,7 +52,7 @@ pub struct LowerOptions {
 /// Lowers an integer graph with float inputs and outputs.
 ///
 /// # Errors
-/// [`LowerError::NoIntegerForm`] lists all nodes that stay float, each with its reason.
+/// [`LowerError::Unsupported`] lists all nodes that no step can compute, each with the reason.
 pub fn lower(graph: &Graph) -> Result<Program, LowerError> {
     lower_with(graph, &LowerOptions::default())
 }
@@ -55,32 +62,46 @@ pub fn lower(graph: &Graph) -> Result<Program, LowerError> {
 /// # Errors
 /// As [`lower`].
 pub fn lower_with(graph: &Graph, options: &LowerOptions) -> Result<Program, LowerError> {
+    let interpreter = Interpreter::new(graph);
+    let mut constants = HashMap::new();
+    for (id, _) in graph.iter() {
+        if let Some(value) = interpreter.constant_value(id)? {
+            constants.insert(id, value);
+        }
+    }
     let mut lowering = Lowering {
         graph,
         options: *options,
         users: graph.users(),
+        known: constants,
         values: Vec::new(),
+        constants: Vec::new(),
         value_of: HashMap::new(),
         inputs: Vec::new(),
         steps: Vec::new(),
         refused: Vec::new(),
     };
     for (id, node) in graph.iter() {
-        lowering.node(id, node);
+        if !lowering.known.contains_key(&id) {
+            lowering.node(id, node);
+        }
     }
     let outputs = lowering.outputs();
-    let Lowering { values, inputs, steps, refused, .. } = lowering;
+    let Lowering { values, constants, inputs, steps, refused, .. } = lowering;
     if !refused.is_empty() {
-        return Err(LowerError::NoIntegerForm { nodes: refused, total: graph.nodes().len() });
+        return Err(LowerError::Unsupported { nodes: refused, total: graph.nodes().len() });
     }
-    Ok(Program::new(values, inputs, outputs, steps)?)
+    Ok(Program::new(values, constants, inputs, outputs, steps)?)
 }
 
 struct Lowering<'g> {
     graph: &'g Graph,
     options: LowerOptions,
     users: Vec<Vec<NodeId>>,
+    /// The values of all nodes that depend on constants only.
+    known: HashMap<NodeId, Arc<Tensor>>,
     values: Vec<Value>,
+    constants: Vec<(ValueId, Arc<Tensor>)>,
     /// The value that holds a node's result.
     value_of: HashMap<NodeId, ValueId>,
     inputs: Vec<ValueId>,
@@ -93,104 +114,189 @@ impl Lowering<'_> {
         match &node.op {
             Op::Input => self.input(id, node),
             Op::Constant(_) => {}
-            Op::Quantize { qparams: TensorQParams::PerTensor(qparams), range } => {
-                let input = node.inputs[0];
-                if self.is_int8_input(input) {
-                    self.alias(id, input);
-                    return;
+            Op::Quantize { qparams: TensorQParams::PerTensor(qparams), range } if *range != QuantRange::INT32 => {
+                if self.is_int8_input(node.inputs[0]) {
+                    return self.alias(id, node.inputs[0]);
                 }
-                let Some(input) = self.read(id, input) else { return };
-                let Some(output) = self.write(id, Some(*qparams)) else { return };
-                let (name, qparams, range) = (node.name.clone(), *qparams, *range);
-                self.steps.push(Step::Quantize(Quantize { name, input, output, qparams, range }));
+                self.step(id, StepOp::Quantize { qparams: *qparams, range: *range }, Some(*qparams));
             }
             Op::Dequantize { qparams: TensorQParams::PerTensor(qparams) } => {
                 if self.leaves_as_int8(id) {
-                    self.alias(id, node.inputs[0]);
-                    return;
+                    return self.alias(id, node.inputs[0]);
                 }
-                let Some(input) = self.read(id, node.inputs[0]) else { return };
-                let Some(output) = self.write(id, None) else { return };
-                let name = node.name.clone();
-                self.steps.push(Step::Dequantize(Dequantize { name, input, output, qparams: *qparams }));
+                self.step(id, StepOp::Dequantize { qparams: *qparams }, None);
+            }
+            Op::Quantize { .. } | Op::Dequantize { .. } => {
+                self.refuse(id, "only constants can have a scale a channel, or codes of i32");
             }
             Op::IntegerLinear { fraction_bits } => self.linear(id, node, *fraction_bits),
+            Op::IntegerMatMul { a_zero_point, b_zero_point } => {
+                let (a_zero_point, b_zero_point) = (*a_zero_point, *b_zero_point);
+                let Some((end, qparams, epilogue)) = self.end(id) else { return };
+                let op = StepOp::MatMul(QMatMul { a_zero_point, b_zero_point, epilogue });
+                self.step_for(end, &node.name, op, &node.inputs, qparams);
+            }
             // Written by the step of their accumulator, or refused with it.
-            Op::Requantize { .. } | Op::ScaleAccumulator { .. } => {
-                if !matches!(self.graph.node(node.inputs[0]).op, Op::IntegerLinear { .. }) {
-                    self.refuse(id, "its accumulator does not come from an integer_linear");
+            Op::Requantize { .. } | Op::ScaleAccumulator { .. } | Op::ScaleAccumulatorDynamic { .. } => {
+                let acc = &self.graph.node(node.inputs[0]).op;
+                if !matches!(acc, Op::IntegerLinear { .. } | Op::IntegerMatMul { .. }) {
+                    self.refuse(id, "its accumulator does not come from a linear layer or a matmul");
                 }
             }
-            _ => {
-                let reason = node.float_reason.clone();
-                let reason = reason.unwrap_or_else(|| "the graph is not in integer form; see `reference`".to_owned());
-                self.refuse(id, reason);
+            &Op::IntegerAdd { a_zero_point, b_zero_point, multipliers, qparams, lo, hi } => {
+                let zero_point = qparams.zero_point();
+                let add = QAdd { a_zero_point, b_zero_point, multipliers, zero_point, lo, hi };
+                self.step(id, StepOp::Add(add), Some(qparams));
             }
+            &Op::IntegerMul { a_zero_point, b_zero_point, multiplier, qparams, lo, hi } => {
+                let zero_point = qparams.zero_point();
+                let mul = QMul { a_zero_point, b_zero_point, multiplier, zero_point, lo, hi };
+                self.step(id, StepOp::Mul(mul), Some(qparams));
+            }
+            Op::Table { qparams } => match self.i8(node.inputs[1]) {
+                Some(table) => {
+                    self.step_for(id, &node.name, StepOp::Table { table }, &node.inputs[..1], Some(*qparams));
+                }
+                None => self.refuse(id, "its table is not a constant"),
+            },
+            &Op::ChooseQParams { qscheme, range, eps } => {
+                self.step(id, StepOp::ChooseQParams { qscheme, range, eps }, None);
+            }
+            Op::QuantizeDynamic { range } => self.step(id, StepOp::QuantizeDynamic { range: *range }, None),
+            Op::DequantizeDynamic => self.step(id, StepOp::DequantizeDynamic, None),
+            Op::Concat { axis } => self.step(id, StepOp::Concat { axis: *axis }, self.codes_of(node.inputs[0])),
+            Op::Reshape { .. } | Op::Flatten { .. } => self.step(id, StepOp::Reshape, self.codes_of(node.inputs[0])),
+            Op::Transpose { perm } => {
+                self.step(id, StepOp::Transpose { perm: perm.clone() }, self.codes_of(node.inputs[0]));
+            }
+            Op::Linear => self.step(id, StepOp::Float(FloatOp::Linear), None),
+            Op::MatMul => self.step(id, StepOp::Float(FloatOp::MatMul), None),
+            Op::Add => self.step(id, StepOp::Float(FloatOp::Add), None),
+            Op::Mul => self.step(id, StepOp::Float(FloatOp::Mul), None),
+            Op::AddScalar { value } => self.scalar(id, node, FloatOp::Add, *value),
+            Op::MulScalar { value } => self.scalar(id, node, FloatOp::Mul, *value),
+            Op::Unary(op) => self.step(id, StepOp::Float(FloatOp::Unary(*op)), None),
+            Op::Softmax { axis } => self.step(id, StepOp::Float(FloatOp::Softmax { axis: *axis }), None),
+            Op::LayerNorm { eps } => self.step(id, StepOp::Float(FloatOp::LayerNorm { eps: *eps }), None),
+            Op::BatchNorm { eps } => self.batch_norm(id, node, *eps),
+            Op::Embedding => self.step(id, StepOp::Gather, None),
+            Op::Observe { .. } => self.refuse(id, "the graph is still being calibrated; convert it first"),
         }
     }
 
     fn input(&mut self, id: NodeId, node: &Node) {
         let codes = self.int8_input(id);
-        let value_type = if codes.is_some() || node.dtype == DType::I8 { ValueType::I8 } else { ValueType::F32 };
-        if !matches!(node.dtype, DType::F32 | DType::I8) {
-            return self.refuse(id, format!("an input of {} has no step that reads it", node.dtype));
-        }
-        if let Some(value) = self.write_as(id, value_type, codes) {
-            self.inputs.push(value);
-        }
+        let value_type = match node.dtype {
+            _ if codes.is_some() => ValueType::I8,
+            DType::F32 => ValueType::F32,
+            DType::I8 => ValueType::I8,
+            DType::I32 => ValueType::I32,
+            DType::I64 => return self.refuse(id, "no step reads i64"),
+        };
+        let value = self.value(&node.name, value_type, node.shape.clone(), codes);
+        self.value_of.insert(id, value);
+        self.inputs.push(value);
     }
 
     fn linear(&mut self, id: NodeId, node: &Node, fraction_bits: u32) {
         let [x, w, bias] = node.inputs[..] else { return };
-        let end = match self.users[id.index()].as_slice() {
-            [end] if !self.graph.outputs().contains(&id) => *end,
-            _ => return self.refuse(id, "its accumulator is not read by exactly one node"),
-        };
+        let Some((end, qparams, epilogue)) = self.end(id) else { return };
         let Some((weight, bias)) = self.i8(w).zip(self.i32(bias)) else {
             return self.refuse(id, "its weight and bias codes are not constants");
         };
-        let end_node = self.graph.node(end);
-        let Some(factors) = end_node.inputs.get(1).and_then(|&f| self.f32(f)) else {
-            return self.refuse(id, "its factors are not a constant");
-        };
-        let (qparams, epilogue) = match end_node.op {
-            Op::Requantize { qparams, lo, hi } => {
-                let zero_point = qparams.zero_point();
-                (Some(qparams), Epilogue::Requantize { multiplier: factors, zero_point, lo, hi })
-            }
-            Op::ScaleAccumulator { relu } => (None, Epilogue::Scale { scale: factors, relu }),
-            _ => return self.refuse(id, "its accumulator is neither requantized nor scaled"),
-        };
-        let Some(input) = self.read(id, x) else { return };
-        let Some(output) = self.write(end, qparams) else { return };
         let dims = self.graph.node(w).shape.dims();
-        self.steps.push(Step::Linear(QLinear {
-            name: node.name.clone(),
-            input,
-            output,
-            weight,
-            n: dims[0],
-            k: dims[1],
-            bias,
-            fraction_bits,
-            epilogue,
-        }));
+        let (n, k) = (dims[0], dims[1]);
+        let mut inputs = vec![x];
+        if let Epilogue::Dynamic { .. } = epilogue {
+            inputs.push(self.graph.node(end).inputs[1]);
+        }
+        let op = StepOp::Linear(QLinear { weight, n, k, bias, fraction_bits, epilogue });
+        self.step_for(end, &node.name, op, &inputs, qparams);
     }
 
+    /// What reads an accumulator: the node, what its codes mean, and what it does.
+    fn end(&mut self, acc: NodeId) -> Option<(NodeId, Option<QParams>, Epilogue)> {
+        let end = match self.users[acc.index()].as_slice() {
+            [end] if !self.graph.outputs().contains(&acc) => *end,
+            _ => {
+                self.refuse(acc, "its accumulator is not read by exactly one node");
+                return None;
+            }
+        };
+        let node = self.graph.node(end);
+        let vector = |at: usize| node.inputs.get(at).and_then(|&f| self.f32(f));
+        let made = match node.op {
+            Op::Requantize { qparams, lo, hi } => vector(1).map(|multiplier| {
+                let zero_point = qparams.zero_point();
+                (Some(qparams), Epilogue::Requantize { multiplier, zero_point, lo, hi })
+            }),
+            Op::ScaleAccumulator { relu } => vector(1).map(|scale| (None, Epilogue::Scale { scale, relu })),
+            Op::ScaleAccumulatorDynamic { relu } => {
+                let sums = node.inputs.get(2).and_then(|&sums| self.i32(sums));
+                vector(3)
+                    .zip(vector(4))
+                    .zip(sums)
+                    .map(|((scale, bias), weight_sum)| (None, Epilogue::Dynamic { scale, weight_sum, bias, relu }))
+            }
+            _ => {
+                self.refuse(acc, "its accumulator is neither requantized nor scaled");
+                return None;
+            }
+        };
+        if made.is_none() {
+            self.refuse(acc, "its factors are not constants");
+        }
+        made.map(|(qparams, epilogue)| (end, qparams, epilogue))
+    }
+
+    fn scalar(&mut self, id: NodeId, node: &Node, op: FloatOp, value: f32) {
+        let scalar = self.constant(&format!("{}.scalar", node.name), Tensor::from(ndarray::arr0(value)));
+        let Some(input) = self.read(node.inputs[0]) else { return };
+        self.push(id, &node.name, StepOp::Float(op), vec![input, scalar], None);
+    }
+
+    /// `x · factor + offset`, both constants.
+    fn batch_norm(&mut self, id: NodeId, node: &Node, eps: f32) {
+        let vectors: Option<Vec<Arc<[f32]>>> = node.inputs[1..].iter().map(|&input| self.f32(input)).collect();
+        let Some([mean, variance, weight, bias]) = vectors.as_deref() else {
+            return self.refuse(id, "its statistics are not constants");
+        };
+        let factor = |c: usize| f64::from(weight[c]) / (f64::from(variance[c]) + f64::from(eps)).sqrt();
+        let offset = |c: usize| (f64::from(bias[c]) - f64::from(mean[c]) * factor(c)) as f32;
+        // Channels are axis 1; behind them, the vectors are broadcast.
+        let mut shape = vec![mean.len()];
+        shape.resize(node.shape.rank() - 1, 1);
+        let vector = |f: &dyn Fn(usize) -> f32| {
+            Tensor::from_f32(&shape, (0..mean.len()).map(f).collect()).expect("as many as channels")
+        };
+        let factors = self.constant(&format!("{}.factor", node.name), vector(&|c| factor(c) as f32));
+        let offsets = self.constant(&format!("{}.offset", node.name), vector(&offset));
+        let Some(input) = self.read(node.inputs[0]) else { return };
+        let name = format!("{}.scaled", node.name);
+        let scaled = self.value(&name, ValueType::F32, node.shape.clone(), None);
+        let (op, inputs) = (StepOp::Float(FloatOp::Mul), vec![input, factors]);
+        self.steps.push(Step { name, op, inputs, output: scaled });
+        self.push(id, &node.name, StepOp::Float(FloatOp::Add), vec![scaled, offsets], None);
+    }
+
+    /// Outputs that no step writes, or that two nodes share, are copied.
     fn outputs(&mut self) -> Vec<ValueId> {
         let mut outputs = Vec::with_capacity(self.graph.outputs().len());
         for &id in self.graph.outputs() {
-            match self.value_of.get(&id) {
-                Some(value) if outputs.contains(value) => self.refuse(id, "is the same int8 value as another output"),
-                Some(value) if self.inputs.contains(value) => {
-                    self.refuse(id, "is an output that no step computes: it is an input");
-                }
-                Some(value) => outputs.push(*value),
-                None if matches!(self.graph.node(id).op, Op::Constant(_)) => {
-                    self.refuse(id, "is an output that no step computes: it is a constant");
-                }
-                None => {} // refused before
+            if self.refused.iter().any(|node| node.name == self.graph.node(id).name) {
+                continue;
             }
+            let Some(value) = self.read(id) else { continue };
+            let written = self.steps.iter().any(|step| step.output == value);
+            if written && !outputs.contains(&value) {
+                outputs.push(value);
+                continue;
+            }
+            let Value { value_type, shape, qparams, .. } = self.values[value.index()].clone();
+            let name = format!("{}.copy", self.graph.node(id).name);
+            let copy = self.value(&name, value_type, shape, qparams);
+            self.steps.push(Step { name, op: StepOp::Reshape, inputs: vec![value], output: copy });
+            outputs.push(copy);
         }
         outputs
     }
@@ -200,35 +306,79 @@ impl Lowering<'_> {
         self.refused.push(FloatNode { name: node.name.clone(), op: node.op.name(), reason: reason.into() });
     }
 
-    /// The value of an earlier node; none if that was refused, which its own reason explains.
-    fn read(&mut self, reader: NodeId, id: NodeId) -> Option<ValueId> {
-        if matches!(self.graph.node(id).op, Op::Constant(_)) {
-            self.refuse(reader, "it reads a constant, which no step computes");
+    /// A step for a node, with its inputs.
+    fn step(&mut self, id: NodeId, op: StepOp, qparams: Option<QParams>) {
+        let node = self.graph.node(id);
+        self.step_for(id, &node.name, op, &node.inputs, qparams);
+    }
+
+    /// A step that writes a node's value. Nothing if an input was refused, which its own reason explains.
+    fn step_for(&mut self, id: NodeId, name: &str, op: StepOp, inputs: &[NodeId], qparams: Option<QParams>) {
+        let inputs: Option<Vec<ValueId>> = inputs.iter().map(|&input| self.read(input)).collect();
+        if let Some(inputs) = inputs {
+            self.push(id, name, op, inputs, qparams);
         }
-        self.value_of.get(&id).copied()
+    }
+
+    fn push(&mut self, id: NodeId, name: &str, op: StepOp, inputs: Vec<ValueId>, qparams: Option<QParams>) {
+        let node = self.graph.node(id);
+        if node.shape.dims().contains(&0) {
+            return self.refuse(id, format!("its shape {} has an axis of length 0", node.shape));
+        }
+        let value_type = match node.dtype {
+            DType::I8 => ValueType::I8,
+            DType::I32 => ValueType::I32,
+            DType::F32 => ValueType::F32,
+            DType::I64 => return self.refuse(id, "no step writes i64"),
+        };
+        let output = self.value(&node.name, value_type, node.shape.clone(), qparams);
+        self.value_of.insert(id, output);
+        self.steps.push(Step { name: name.to_owned(), op, inputs, output });
+    }
+
+    /// The value of an earlier node; none if that was refused.
+    fn read(&mut self, id: NodeId) -> Option<ValueId> {
+        if let Some(&value) = self.value_of.get(&id) {
+            return Some(value);
+        }
+        let tensor = self.known.get(&id)?.clone();
+        let value = self.constant(&self.graph.node(id).name, tensor);
+        self.value_of.insert(id, value);
+        Some(value)
+    }
+
+    fn constant(&mut self, name: &str, tensor: impl Into<Arc<Tensor>>) -> ValueId {
+        let mut tensor = tensor.into();
+        let value_type = match tensor.dtype() {
+            DType::F32 => ValueType::F32,
+            DType::I8 => ValueType::I8,
+            DType::I32 => ValueType::I32,
+            // Only ids are that wide, and tables have no such rows.
+            DType::I64 => {
+                let Tensor::I64(ids) = &*tensor else { unreachable!("its type is i64") };
+                tensor = Arc::new(Tensor::from(ids.mapv(|id| id as i32)));
+                ValueType::I32
+            }
+        };
+        let value = self.value(name, value_type, Shape::fixed(tensor.shape()), None);
+        self.constants.push((value, tensor));
+        value
+    }
+
+    fn value(&mut self, name: &str, value_type: ValueType, shape: Shape, qparams: Option<QParams>) -> ValueId {
+        self.values.push(Value { name: name.to_owned(), value_type, shape, qparams });
+        ValueId::new(self.values.len() - 1)
     }
 
     fn alias(&mut self, id: NodeId, of: NodeId) {
-        if let Some(&value) = self.value_of.get(&of) {
+        if let Some(value) = self.read(of) {
             self.value_of.insert(id, value);
         }
     }
 
-    fn write(&mut self, id: NodeId, qparams: Option<QParams>) -> Option<ValueId> {
-        let value_type = if qparams.is_some() { ValueType::I8 } else { ValueType::F32 };
-        self.write_as(id, value_type, qparams)
-    }
-
-    fn write_as(&mut self, id: NodeId, value_type: ValueType, qparams: Option<QParams>) -> Option<ValueId> {
-        let node = self.graph.node(id);
-        if !node.shape.is_batched() || node.shape.dims().is_empty() {
-            self.refuse(id, format!("its shape {} is not [rows, …, columns]", node.shape));
-            return None;
-        }
-        let value = ValueId::new(self.values.len());
-        self.values.push(Value { name: node.name.clone(), value_type, dims: node.shape.dims().to_vec(), qparams });
-        self.value_of.insert(id, value);
-        Some(value)
+    /// What the codes of an earlier node mean.
+    fn codes_of(&self, id: NodeId) -> Option<QParams> {
+        self.values[self.value_of.get(&id)?.index()].qparams
     }
 
     /// How an input is quantized, if it may enter as int8: by all its readers, in one way.
@@ -253,22 +403,15 @@ impl Lowering<'_> {
         self.options.int8_outputs && self.graph.outputs().contains(&id) && self.users[id.index()].is_empty()
     }
 
-    fn constant(&self, id: NodeId) -> Option<&Tensor> {
-        match &self.graph.node(id).op {
-            Op::Constant(tensor) => Some(tensor),
-            _ => None,
-        }
-    }
-
     fn i8(&self, id: NodeId) -> Option<Arc<[i8]>> {
-        self.constant(id)?.as_i8().map(Into::into)
+        self.known.get(&id)?.as_i8().map(Into::into)
     }
 
     fn i32(&self, id: NodeId) -> Option<Arc<[i32]>> {
-        self.constant(id)?.as_i32().map(Into::into)
+        self.known.get(&id)?.as_i32().map(Into::into)
     }
 
     fn f32(&self, id: NodeId) -> Option<Arc<[f32]>> {
-        self.constant(id)?.as_f32().map(Into::into)
+        self.known.get(&id)?.as_f32().map(Into::into)
     }
 }

@@ -1,6 +1,6 @@
 //! Why the CPU engine refused.
 
-use crate::tensor::DType;
+use crate::tensor::{DType, Shape};
 
 /// Why a program could not be run on the CPU. Every variant names the input or step.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -15,14 +15,14 @@ pub enum CpuError {
         expected: usize,
     },
     /// An input has the wrong shape.
-    #[error("input {input}: the given shape is {actual:?}, expected rows and then {expected:?}")]
+    #[error("input {input}: the given shape is {actual:?}, expected {expected}")]
     Shape {
         /// The input.
         input: String,
         /// The given shape.
         actual: Vec<usize>,
-        /// The dimensions after `rows`.
-        expected: Vec<usize>,
+        /// The input's shape.
+        expected: Shape,
     },
     /// An input has the wrong element type.
     #[error("input {input}: the given type is {actual}, expected {expected}")]
@@ -57,6 +57,30 @@ pub enum CpuError {
         step: String,
         /// Row-major index of the first NaN.
         index: usize,
+    },
+    /// The range of a value that is quantized dynamically is not usable.
+    #[error(
+        "{step}: element {index} is {value}; values quantized dynamically must be finite and span less than f32::MAX"
+    )]
+    Range {
+        /// The step that chooses scale and zero point.
+        step: String,
+        /// Row-major index of the first such element.
+        index: usize,
+        /// The element.
+        value: String,
+    },
+    /// An id is not a row of its table.
+    #[error("{step}: element {index} is id {id}, the table has rows 0 to {}", rows - 1)]
+    Id {
+        /// The step.
+        step: String,
+        /// Row-major index of the id.
+        index: usize,
+        /// The id.
+        id: i32,
+        /// Rows of the table.
+        rows: usize,
     },
     /// The library's product was asked for where it is not exact.
     #[error(

@@ -1,6 +1,6 @@
 //! Why the GPU engine refused.
 
-use crate::tensor::DType;
+use crate::tensor::{DType, Shape};
 
 /// Why something could not be done on the GPU. Every variant names the thing and gives both numbers.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -81,14 +81,14 @@ pub enum GpuError {
         max: usize,
     },
     /// A host tensor has the wrong shape.
-    #[error("input {input}: the given shape is {actual:?}, expected rows and then {expected:?}")]
+    #[error("input {input}: the given shape is {actual:?}, expected {expected} with the rows of the first input")]
     Shape {
         /// The input.
         input: String,
         /// The given shape.
         actual: Vec<usize>,
-        /// The dimensions after `rows`.
-        expected: Vec<usize>,
+        /// The input's shape.
+        expected: Shape,
     },
     /// A host tensor has the wrong element type.
     #[error("input {input}: the given type is {actual}, expected {expected}")]

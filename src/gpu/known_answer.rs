@@ -3,9 +3,9 @@
 use super::engine::{Choice, Engine};
 use super::error::GpuError;
 use crate::numerics;
-use crate::program::{Dequantize, Epilogue, Program, QLinear, Quantize, Step, Value, ValueId, ValueType};
+use crate::program::{Epilogue, Program, QLinear, Step, StepOp, Value, ValueId, ValueType};
 use crate::qparams::{QParams, QuantRange};
-use crate::tensor::Tensor;
+use crate::tensor::{Shape, Tensor};
 
 // Past one block of columns, one word of features, and two groups of few rows.
 const M: usize = 9;
@@ -44,11 +44,12 @@ async fn check_quantize(engine: &Engine) -> Result<(), GpuError> {
     let range = QuantRange::INT8;
     let (name, input, codes, floats) = ("known".to_owned(), ValueId::new(0), ValueId::new(1), ValueId::new(2));
     let steps = vec![
-        Step::Quantize(Quantize { name: name.clone(), input, output: codes, qparams, range }),
-        Step::Dequantize(Dequantize { name, input: codes, output: floats, qparams }),
+        Step { name: name.clone(), op: StepOp::Quantize { qparams, range }, inputs: vec![input], output: codes },
+        Step { name, op: StepOp::Dequantize { qparams }, inputs: vec![codes], output: floats },
     ];
     let values = vec![value("x", None, x.len()), value("q", Some(qparams), x.len()), value("y", None, x.len())];
-    let program = Program::new(values, vec![input], vec![codes, floats], steps).map_err(|e| device(e.to_string()))?;
+    let program =
+        Program::new(values, Vec::new(), vec![input], vec![codes, floats], steps).map_err(|e| device(e.to_string()))?;
     let tensor = Tensor::from_f32(&[1, x.len()], x.to_vec()).map_err(|e| device(e.to_string()))?;
     let outputs = engine.load(&program).await?.run(&[tensor]).await?;
     let right = x.map(|x| numerics::quantize(x, qparams.inv_scale(), qparams.zero_point(), -128, 127));
@@ -61,7 +62,7 @@ async fn check_quantize(engine: &Engine) -> Result<(), GpuError> {
 
 fn value(name: &str, qparams: Option<QParams>, cols: usize) -> Value {
     let value_type = if qparams.is_some() { ValueType::I8 } else { ValueType::F32 };
-    Value { name: name.to_owned(), value_type, dims: vec![cols], qparams }
+    Value { name: name.to_owned(), value_type, shape: Shape::rows(cols), qparams }
 }
 
 fn compare(
@@ -116,17 +117,15 @@ impl Layer {
         let error = |message: String| GpuError::Device { what: "known-answer test".to_owned(), message };
         let qparams = QParams::new(1.0, ZERO_POINT).map_err(|e| error(e.to_string()))?;
         let linear = |output, epilogue| {
-            Step::Linear(QLinear {
-                name: "known".to_owned(),
-                input: ValueId::new(0),
-                output: ValueId::new(output),
+            let op = StepOp::Linear(QLinear {
                 weight: self.w.as_slice().into(),
                 n: N,
                 k: K,
                 bias: self.bias.as_slice().into(),
                 fraction_bits: FRACTION_BITS,
                 epilogue,
-            })
+            });
+            Step { name: "known".to_owned(), op, inputs: vec![ValueId::new(0)], output: ValueId::new(output) }
         };
         let multiplier = self.multiplier.as_slice().into();
         let requantize = Epilogue::Requantize { multiplier, zero_point: ZERO_POINT, lo: -128, hi: 127 };
@@ -134,7 +133,7 @@ impl Layer {
         let values = vec![value("x", Some(qparams), K), value("q", Some(qparams), N), value("y", None, N)];
         let outputs = vec![ValueId::new(1), ValueId::new(2)];
         let steps = vec![linear(1, requantize), linear(2, scale)];
-        Program::new(values, vec![ValueId::new(0)], outputs, steps).map_err(|e| error(e.to_string()))
+        Program::new(values, Vec::new(), vec![ValueId::new(0)], outputs, steps).map_err(|e| error(e.to_string()))
     }
 
     fn x(&self) -> Tensor {

@@ -20,7 +20,42 @@ pub(super) struct LinearParams {
     pub(super) lo: f32,
     pub(super) hi: f32,
     pub(super) relu: u32,
+    pub(super) pair_stride: u32,
 }
+
+/// `OpParams` of `general.wgsl`, which documents the fields.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Pod, Zeroable)]
+pub(super) struct OpParams {
+    pub(super) axes: [[u32; 4]; MAX_AXES],
+    pub(super) rank: u32,
+    pub(super) rows_factor: u32,
+    pub(super) cols: u32,
+    pub(super) a_col: u32,
+    pub(super) b_col: u32,
+    pub(super) y_offset: u32,
+    pub(super) row_words: u32,
+    pub(super) a_words: u32,
+    pub(super) a_cols: u32,
+    pub(super) kind: u32,
+    pub(super) a_zero_point: i32,
+    pub(super) b_zero_point: i32,
+    pub(super) a_multiplier: i32,
+    pub(super) b_multiplier: i32,
+    pub(super) shift: u32,
+    pub(super) zero_point: i32,
+    pub(super) lo: i32,
+    pub(super) hi: i32,
+    pub(super) factor: f32,
+    pub(super) k: u32,
+    pub(super) m: u32,
+    pub(super) b_k: u32,
+    pub(super) b_n: u32,
+    pub(super) relu: u32,
+}
+
+/// Axes before the last that the general kernels decode, once those that can be are merged.
+pub(super) const MAX_AXES: usize = 5;
 
 /// `Channels` of `requantize.wgsl`.
 #[repr(C)]
@@ -28,6 +63,7 @@ pub(super) struct LinearParams {
 pub(super) struct Channels {
     pub(super) bias: [i32; 4],
     pub(super) factor: [f32; 4],
+    pub(super) offset: [f32; 4],
 }
 
 /// `TensorParams` of `tensor.wgsl`, which documents the fields.
@@ -78,14 +114,26 @@ pub(super) fn pack_weight(codes: &[i8], n: usize, k: usize) -> Vec<i8> {
     packed
 }
 
-/// Biases and factors by quads, padded with zeros to whole blocks.
-pub(super) fn pack_channels(bias: &[i32], factors: &[f32]) -> Vec<Channels> {
+/// Biases, factors and offsets by quads, padded with zeros to whole blocks.
+pub(super) fn pack_channels(bias: &[i32], factors: &[f32], offsets: &[f32]) -> Vec<Channels> {
     let mut quads = vec![Channels::zeroed(); bias.len().div_ceil(BLOCK_COLS) * BLOCK_COLS / 4];
     for (column, (&bias, &factor)) in bias.iter().zip(factors).enumerate() {
         quads[column / 4].bias[column % 4] = bias;
         quads[column / 4].factor[column % 4] = factor;
     }
+    for (column, &offset) in offsets.iter().enumerate() {
+        quads[column / 4].offset[column % 4] = offset;
+    }
     quads
+}
+
+/// Codes in rows of `cols`, each row padded to 16 bytes.
+pub(super) fn pad_rows(codes: &[i8], cols: usize) -> Vec<i8> {
+    let mut padded = vec![0; codes.len() / cols.max(1) * row_words(cols) * 4];
+    for (padded, row) in padded.chunks_exact_mut(row_words(cols) * 4).zip(codes.chunks_exact(cols.max(1))) {
+        padded[..row.len()].copy_from_slice(row);
+    }
+    padded
 }
 
 #[cfg(test)]
@@ -114,9 +162,12 @@ mod tests {
 
     #[test]
     fn channels_are_padded() {
-        let quads = pack_channels(&[1, 2, 3, 4, 5], &[0.1, 0.2, 0.3, 0.4, 0.5]);
+        let quads = pack_channels(&[1, 2, 3, 4, 5], &[0.1, 0.2, 0.3, 0.4, 0.5], &[0.0, 0.0, 0.0, 0.0, 9.0]);
         assert_eq!(quads.len(), 16);
-        assert_eq!(quads[1], Channels { bias: [5, 0, 0, 0], factor: [0.5, 0.0, 0.0, 0.0] });
+        assert_eq!(
+            quads[1],
+            Channels { bias: [5, 0, 0, 0], factor: [0.5, 0.0, 0.0, 0.0], offset: [9.0, 0.0, 0.0, 0.0] }
+        );
         assert_eq!(quads[15], Channels::zeroed());
     }
 }

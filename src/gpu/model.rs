@@ -6,40 +6,49 @@ use wgpu::BufferUsages;
 
 use super::engine::Engine;
 use super::error::GpuError;
-use super::layout::{pack_channels, pack_weight};
+use super::layout::{pack_channels, pack_weight, pad_rows};
 use super::plan::dense_bytes;
 use super::run::{self, Run};
 use super::transfer::{allocate, download, upload};
-use crate::program::{Epilogue, Program, QLinear, Step, Value, ValueType};
-use crate::tensor::{DType, Tensor};
+use crate::program::{Epilogue, Program, Step, StepOp, Value, ValueType};
+use crate::tensor::Tensor;
 
 /// A program whose weights are on the device. Several [`Run`]s may share it.
 #[derive(Debug)]
 pub struct Model {
     pub(super) engine: Engine,
     pub(super) program: Program,
-    /// For each step, the buffers of its layer if it is one.
-    pub(super) layers: Vec<Option<Layer>>,
-}
-
-/// The buffers of a linear layer.
-#[derive(Debug)]
-pub(super) struct Layer {
-    pub(super) weight: wgpu::Buffer,
-    pub(super) channels: wgpu::Buffer,
+    /// For each step, what it reads beside values: weight and channels of a layer, a table, factors.
+    pub(super) buffers: Vec<Vec<wgpu::Buffer>>,
+    /// The program's constants.
+    pub(super) constants: Vec<wgpu::Buffer>,
 }
 
 impl Model {
     pub(super) async fn load(engine: &Engine, program: &Program) -> Result<Self, GpuError> {
         engine.shared.check_lost()?;
-        let mut layers = Vec::with_capacity(program.steps().len());
+        let mut buffers = Vec::with_capacity(program.steps().len());
         for step in program.steps() {
-            layers.push(match step {
-                Step::Linear(linear) => Some(Layer::load(engine, linear).await?),
-                Step::Quantize(_) | Step::Dequantize(_) => None,
-            });
+            let mut of_step = Vec::new();
+            for (suffix, bytes) in step_bytes(step) {
+                of_step.push(storage(engine, &format!("{}.{suffix}", step.name), &bytes).await?);
+            }
+            buffers.push(of_step);
         }
-        Ok(Self { engine: engine.clone(), program: program.clone(), layers })
+        let mut constants = Vec::with_capacity(program.constants().len());
+        for (id, tensor) in program.constants() {
+            let value = program.value(*id);
+            let bytes: Vec<u8> = match &**tensor {
+                Tensor::I8(a) => {
+                    bytemuck::cast_slice(&pad_rows(a.as_slice().unwrap_or_default(), value.cols())).to_vec()
+                }
+                Tensor::F32(a) => bytemuck::cast_slice(a.as_slice().unwrap_or_default()).to_vec(),
+                Tensor::I32(a) => bytemuck::cast_slice(a.as_slice().unwrap_or_default()).to_vec(),
+                Tensor::I64(_) => Vec::new(),
+            };
+            constants.push(storage(engine, &value.name, &bytes).await?);
+        }
+        Ok(Self { engine: engine.clone(), program: program.clone(), buffers, constants })
     }
 
     /// What it executes.
@@ -48,10 +57,10 @@ impl Model {
         &self.program
     }
 
-    /// Bytes that weights, biases and multipliers take on the device, padding included.
+    /// Bytes that weights, biases, multipliers and other constants take on the device, padding included.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
-        self.layers.iter().flatten().map(|layer| layer.weight.size() + layer.channels.size()).sum()
+        self.buffers.iter().flatten().chain(&self.constants).map(wgpu::Buffer::size).sum()
     }
 
     /// Makes everything that recording needs: scratch buffers, constants and bind groups, for up to `max_rows` rows.
@@ -86,7 +95,8 @@ impl Model {
             let bytes: &[u8] = match tensor.borrow() {
                 Tensor::F32(a) => bytemuck::cast_slice(a.as_slice().unwrap_or_default()),
                 Tensor::I8(a) => bytemuck::cast_slice(a.as_slice().unwrap_or_default()),
-                Tensor::I32(_) | Tensor::I64(_) => &[],
+                Tensor::I32(a) => bytemuck::cast_slice(a.as_slice().unwrap_or_default()),
+                Tensor::I64(_) => &[],
             };
             uploaded.push(upload(&shared.device, name, bytes, BufferUsages::STORAGE).await?);
         }
@@ -119,53 +129,65 @@ impl Model {
         let mut rows = None;
         for (&id, tensor) in self.program.inputs().iter().zip(inputs) {
             let (value, tensor) = (self.program.value(id), tensor.borrow());
-            let expected = match value.value_type {
-                ValueType::F32 => DType::F32,
-                ValueType::I8 => DType::I8,
-            };
+            let expected = value.value_type.dtype();
             if tensor.dtype() != expected {
                 return Err(GpuError::DType { input: value.name.clone(), actual: tensor.dtype(), expected });
             }
-            match tensor.shape().split_first() {
-                Some((&n, dims)) if dims == value.dims && *rows.get_or_insert(n) == n => {}
-                _ => {
-                    let (actual, expected) = (tensor.shape().to_vec(), value.dims.clone());
-                    return Err(GpuError::Shape { input: value.name.clone(), actual, expected });
-                }
+            let same_rows =
+                !value.shape.is_batched() || tensor.shape().first().is_some_and(|&n| *rows.get_or_insert(n) == n);
+            if !value.shape.admits(tensor.shape()) || !same_rows {
+                let (actual, expected) = (tensor.shape().to_vec(), value.shape.clone());
+                return Err(GpuError::Shape { input: value.name.clone(), actual, expected });
             }
         }
-        Ok(rows.unwrap_or_default())
+        // Without a batch, no value has rows.
+        Ok(rows.unwrap_or(1))
     }
 }
 
-impl Layer {
-    async fn load(engine: &Engine, linear: &QLinear) -> Result<Self, GpuError> {
-        let shared = &engine.shared;
-        let factors = match &linear.epilogue {
-            Epilogue::Requantize { multiplier, .. } => multiplier,
-            Epilogue::Scale { scale, .. } => scale,
-        };
-        let weight = pack_weight(&linear.weight, linear.n, linear.k);
-        let channels = pack_channels(&linear.bias, factors);
-        let name = format!("{}.weight", linear.name);
-        let limit = shared.limits.max_storage_buffer_binding_size;
-        if weight.len() as u64 > limit {
-            let (what, actual) = ("bytes of a storage binding", weight.len() as u64);
-            return Err(GpuError::Limit { name, what, actual, limit });
+/// What a step reads beside values, with the names of the buffers.
+fn step_bytes(step: &Step) -> Vec<(&'static str, Vec<u8>)> {
+    let bytes = |floats: &[f32]| {
+        // Kernels read whole vectors of four.
+        let mut floats = floats.to_vec();
+        floats.resize(floats.len().next_multiple_of(4), 0.0);
+        bytemuck::cast_slice(&floats).to_vec()
+    };
+    match &step.op {
+        StepOp::Linear(linear) => {
+            let channels = match &linear.epilogue {
+                Epilogue::Dynamic { scale, weight_sum, bias, .. } => pack_channels(weight_sum, scale, bias),
+                epilogue => pack_channels(&linear.bias, epilogue.factors(), &[]),
+            };
+            let weight = pack_weight(&linear.weight, linear.n, linear.k);
+            vec![
+                ("weight", bytemuck::cast_slice(&weight).to_vec()),
+                ("channels", bytemuck::cast_slice(&channels).to_vec()),
+            ]
         }
-        let weight = upload(&shared.device, &name, bytemuck::cast_slice(&weight), BufferUsages::STORAGE).await?;
-        let name = format!("{}.channels", linear.name);
-        let channels = upload(&shared.device, &name, bytemuck::cast_slice(&channels), BufferUsages::STORAGE).await?;
-        Ok(Self { weight, channels })
+        StepOp::Table { table } => vec![("table", bytemuck::cast_slice(table).to_vec())],
+        StepOp::MatMul(matmul) => vec![("factors", bytes(matmul.epilogue.factors()))],
+        _ => Vec::new(),
     }
+}
+
+/// A storage buffer, no larger than a binding can be.
+async fn storage(engine: &Engine, name: &str, bytes: &[u8]) -> Result<wgpu::Buffer, GpuError> {
+    let shared = &engine.shared;
+    let (actual, limit) = (bytes.len() as u64, shared.limits.max_storage_buffer_binding_size);
+    if actual > limit {
+        return Err(GpuError::Limit { name: name.to_owned(), what: "bytes of a storage binding", actual, limit });
+    }
+    upload(&shared.device, name, bytes, BufferUsages::STORAGE).await
 }
 
 /// A host tensor from the dense bytes of a value.
 fn tensor(value: &Value, rows: usize, bytes: &[u8]) -> Result<Tensor, GpuError> {
-    let shape: Vec<usize> = std::iter::once(rows).chain(value.dims.iter().copied()).collect();
+    let shape = value.shape.with_rows(rows);
     let tensor = match value.value_type {
         ValueType::F32 => Tensor::from_f32(&shape, bytemuck::pod_collect_to_vec(bytes)),
         ValueType::I8 => Tensor::from_i8(&shape, bytemuck::cast_slice(bytes).to_vec()),
+        ValueType::I32 => Tensor::from_i32(&shape, bytemuck::pod_collect_to_vec(bytes)),
     };
     tensor.map_err(|error| GpuError::Device { what: value.name.clone(), message: error.to_string() })
 }

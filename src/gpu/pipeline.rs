@@ -12,9 +12,27 @@ use super::transfer::scoped;
 /// Which pipeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Key {
-    Linear { tile: TileShape, packed_dot: bool, to_float: bool },
+    Linear {
+        tile: TileShape,
+        packed_dot: bool,
+        end: LinearEnd,
+    },
     Tensor(TensorKernel),
+    /// An entry point of a general shader.
+    General(GeneralKernel),
 }
+
+/// What becomes of the accumulator of a linear kernel, in the order of its entry points.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum LinearEnd {
+    Int8,
+    Float,
+    Dynamic,
+}
+
+/// A kernel that takes any shapes, by its entry point.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct GeneralKernel(pub(super) &'static str);
 
 /// A kernel that handles one word at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -25,17 +43,19 @@ pub(super) enum TensorKernel {
     Unpad,
 }
 
-/// The two families of kernels, each with one layout.
+/// The families of kernels, each with one layout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Family {
     Linear,
     Tensor,
+    General,
 }
 
 #[derive(Debug)]
 pub(super) struct Pipelines {
     linear: Layout,
     tensor: Layout,
+    general: Layout,
     modules: Mutex<HashMap<&'static str, wgpu::ShaderModule>>,
     pipelines: Mutex<HashMap<Key, wgpu::ComputePipeline>>,
 }
@@ -56,15 +76,23 @@ impl Key {
             },
             Self::Tensor(TensorKernel::Quantize | TensorKernel::Dequantize) => shaders::QUANTIZE,
             Self::Tensor(TensorKernel::Pad | TensorKernel::Unpad) => shaders::REPACK,
+            Self::General(GeneralKernel(entry)) => {
+                let general = [shaders::MAP, shaders::DYNAMIC, shaders::MATMUL, shaders::NORMALIZE];
+                let of = general.into_iter().find(|shader| shader.entries.contains(&entry));
+                of.unwrap_or_else(|| unreachable!("no general shader has {entry}"))
+            }
         }
     }
 
     pub(super) fn entry(self) -> &'static str {
-        let second = match self {
-            Self::Linear { to_float, .. } => to_float,
-            Self::Tensor(kernel) => matches!(kernel, TensorKernel::Dequantize | TensorKernel::Unpad),
-        };
-        self.shader().entries[usize::from(second)]
+        match self {
+            Self::Linear { end, .. } => self.shader().entries[end as usize],
+            Self::Tensor(kernel) => {
+                let second = matches!(kernel, TensorKernel::Dequantize | TensorKernel::Unpad);
+                self.shader().entries[usize::from(second)]
+            }
+            Self::General(GeneralKernel(entry)) => entry,
+        }
     }
 
     fn overrides(self) -> Vec<(&'static str, f64)> {
@@ -74,7 +102,7 @@ impl Key {
                 overrides.push(("PACKED_DOT", f64::from(u8::from(packed_dot))));
                 overrides
             }
-            Self::Tensor(_) => Vec::new(),
+            Self::Tensor(_) | Self::General(_) => Vec::new(),
         }
     }
 }
@@ -91,16 +119,17 @@ impl Pipelines {
                 });
                 Layout { bind_group, pipeline }
             };
-            (layout(shaders::LINEAR_BINDINGS), layout(shaders::TENSOR_BINDINGS))
+            [shaders::LINEAR_BINDINGS, shaders::TENSOR_BINDINGS, shaders::GENERAL_BINDINGS].map(layout)
         };
-        let (linear, tensor) = scoped(device, "pipeline layouts", make).await?;
-        Ok(Self { linear, tensor, modules: Mutex::default(), pipelines: Mutex::default() })
+        let [linear, tensor, general] = scoped(device, "pipeline layouts", make).await?;
+        Ok(Self { linear, tensor, general, modules: Mutex::default(), pipelines: Mutex::default() })
     }
 
     pub(super) fn layout(&self, family: Family) -> &wgpu::BindGroupLayout {
         match family {
             Family::Linear => &self.linear.bind_group,
             Family::Tensor => &self.tensor.bind_group,
+            Family::General => &self.general.bind_group,
         }
     }
 
@@ -112,6 +141,7 @@ impl Pipelines {
         let layout = match key {
             Key::Linear { .. } => &self.linear,
             Key::Tensor(_) => &self.tensor,
+            Key::General(_) => &self.general,
         };
         let overrides = key.overrides();
         let pipeline = scoped(device, shader.name, || {

@@ -6,13 +6,15 @@ use wgpu::BufferUsages;
 
 use super::engine::Shared;
 use super::error::GpuError;
-use super::layout::{Digit, LinearParams, TensorParams, k_vecs, row_words};
+use super::general::Size;
+use super::layout::{Digit, LinearParams, OpParams, TensorParams, k_vecs, row_words};
 use super::model::Model;
-use super::pipeline::{Family, Key, TensorKernel};
-use super::plan::{Plan, Planned, PlannedKernel, Slot, dense_bytes, matrix_rows, padded_bytes};
+use super::pipeline::{Family, Key, LinearEnd, TensorKernel};
+use super::plan::{Plan, Planned, PlannedKernel, Slot, dense_bytes, padded_bytes};
 use super::tile::{Grid, TileShape};
 use super::transfer::{allocate, scoped, upload};
-use crate::program::{Epilogue, Program, Step, Value};
+use crate::program::{Epilogue, Program, QLinear, StepOp, Value};
+use crate::tensor::Shape;
 
 /// A model bound to buffers. Recording it allocates nothing on the device and writes nothing from the host, so that any
 /// number of recordings, with different numbers of rows, may be submitted together or apart.
@@ -30,8 +32,21 @@ pub struct Run {
 struct Dispatch {
     name: String,
     bind_group: wgpu::BindGroup,
+    /// Rows of work for each row of the batch, or in all.
     rows_factor: u64,
+    batched: bool,
     work: Work,
+}
+
+impl Dispatch {
+    /// The rows of the batch that this dispatch sees.
+    fn rows(&self, rows: usize) -> usize {
+        if self.batched { rows } else { 1 }
+    }
+
+    fn grid(&self, rows: usize, limit: u32) -> (&wgpu::ComputePipeline, Grid) {
+        self.work.at((self.rows(rows) as u64).saturating_mul(self.rows_factor), limit)
+    }
 }
 
 #[derive(Debug)]
@@ -45,6 +60,10 @@ enum Work {
         pipeline: wgpu::ComputePipeline,
         /// Threads for each four matrix rows, so that dense words, which rows may share, are counted too.
         words_of_4_rows: u64,
+    },
+    General {
+        pipeline: wgpu::ComputePipeline,
+        size: Size,
     },
 }
 
@@ -66,14 +85,13 @@ impl Run {
     /// As [`Run::record`].
     pub fn record_in(&self, pass: &mut wgpu::ComputePass<'_>, rows: usize) -> Result<(), GpuError> {
         self.check(rows)?;
-        let offsets = [rows / 256, rows % 256].map(|digit| digit as u32 * self.digit_stride);
+        let offsets = |rows: usize| [rows / 256, rows % 256].map(|digit| digit as u32 * self.digit_stride);
         let limit = self.shared.limits.max_compute_workgroups_per_dimension;
         for dispatch in &self.dispatches {
-            let m = rows as u64 * dispatch.rows_factor;
-            let (pipeline, grid) = dispatch.work.at(m, limit);
+            let (pipeline, grid) = dispatch.grid(rows, limit);
             let [x, y, z] = grid.check(&dispatch.name, limit)?;
             pass.set_pipeline(pipeline);
-            pass.set_bind_group(0, &dispatch.bind_group, &offsets);
+            pass.set_bind_group(0, &dispatch.bind_group, &offsets(dispatch.rows(rows)));
             pass.dispatch_workgroups(x, y, z);
         }
         Ok(())
@@ -110,7 +128,21 @@ impl Work {
                 (pipeline, tile.grid(m, *n, limit))
             }
             Self::Words { pipeline, words_of_4_rows } => {
-                (pipeline, Grid::of_words((m * words_of_4_rows).div_ceil(4), limit))
+                (pipeline, Grid::of_words(m.saturating_mul(*words_of_4_rows).div_ceil(4), limit))
+            }
+            Self::General { pipeline, size } => {
+                let grid = match *size {
+                    Size::Threads(per_row) => Grid::of_words(m.saturating_mul(per_row), limit),
+                    Size::Groups => Grid::of_groups(m, limit),
+                    Size::Once => Grid([1, 1, 1]),
+                    Size::Tiles { m: rows, n } => {
+                        let matrices = if rows == 0 { 1 } else { m / rows };
+                        let tiles = matrices * (if rows == 0 { m } else { rows }).div_ceil(16);
+                        let y = tiles.min(limit.into()).max(1);
+                        Grid([n.div_ceil(16), y, tiles.div_ceil(y)])
+                    }
+                };
+                (pipeline, grid)
             }
         }
     }
@@ -128,7 +160,7 @@ pub(super) async fn bind(
     check_sizes(program, shared, max_rows)?;
     check_buffers(program, inputs, outputs, max_rows)?;
     let device = &shared.device;
-    let plan = Plan::new(program, max_rows);
+    let plan = Plan::new(program, max_rows)?;
 
     let mut scratch = Vec::with_capacity(plan.scratch.len());
     for &size in &plan.scratch {
@@ -137,13 +169,16 @@ pub(super) async fn bind(
     let buffer = |slot: Slot| match slot {
         Slot::Input(at) => inputs[at],
         Slot::Output(at) => outputs[at],
+        Slot::Constant(at) => &model.constants[at],
         Slot::Scratch(at) => &scratch[at],
     };
 
-    // A digit of the number of rows, or the constants of a dispatch, begins at every multiple of this.
-    let stride = shared.limits.min_uniform_buffer_offset_alignment.max(64) as usize;
-    let rows_table = rows_table(max_rows, stride);
+    // A digit of the number of rows, or the constants of a dispatch, begins at every multiple of these.
+    let alignment = shared.limits.min_uniform_buffer_offset_alignment.max(4) as usize;
+    let digit_stride = size_of::<Digit>().next_multiple_of(alignment);
+    let rows_table = rows_table(max_rows, digit_stride);
     let rows_table = upload(device, "rows", &rows_table, BufferUsages::UNIFORM).await?;
+    let stride = size_of::<OpParams>().next_multiple_of(alignment);
     let mut constants = vec![0; plan.dispatches.len() * stride];
     for (planned, slot) in plan.dispatches.iter().zip(constants.chunks_exact_mut(stride)) {
         let bytes = params(program, planned);
@@ -154,42 +189,55 @@ pub(super) async fn bind(
     let mut dispatches = Vec::with_capacity(plan.dispatches.len());
     for (at, planned) in plan.dispatches.iter().enumerate() {
         let value = &program.values()[planned.value];
-        let layer = match planned.kernel {
-            PlannedKernel::Step(step) => model.layers[step].as_ref(),
-            PlannedKernel::Pad | PlannedKernel::Unpad => None,
-        };
         let work = work(model, planned, value).await?;
-        let (padded, dense) = (padded_bytes(value, max_rows), dense_bytes(value, max_rows));
-        let (src_bytes, dst_bytes) = match planned.kernel {
-            PlannedKernel::Step(step) => (padded_bytes(program.value(program.steps()[step].input()), max_rows), padded),
-            PlannedKernel::Pad => (dense, padded),
-            PlannedKernel::Unpad => (padded, dense),
+        // No more than is used: the caller's buffer may be larger than a binding can be.
+        let part = |(slot, bytes): (Slot, u64)| binding(buffer(slot), 0, bytes as usize);
+        let own = planned.step.map_or(&[][..], |step| &model.buffers[step]).iter().map(wgpu::Buffer::as_entire_binding);
+        let mut sources: Vec<_> = planned.srcs.iter().copied().map(part).collect();
+        let first = sources[0].clone();
+        let family = match planned.kernel {
+            PlannedKernel::Tensor(_) => Family::Tensor,
+            PlannedKernel::Linear => {
+                // Behind the output come the pairs, which only dynamic layers read.
+                sources.truncate(1);
+                sources.extend(own);
+                Family::Linear
+            }
+            PlannedKernel::General(_) => {
+                sources.extend(own);
+                // A matmul's factors are its third source; what a kernel does not read is bound to what it does.
+                sources.resize(3, first.clone());
+                Family::General
+            }
         };
-        let family = if layer.is_some() { Family::Linear } else { Family::Tensor };
         let mut resources = vec![
             binding(&constants, at * stride, params(program, planned).len()),
             binding(&rows_table, 0, size_of::<Digit>()),
             binding(&rows_table, 0, size_of::<Digit>()),
-            // No more than is used: the caller's buffer may be larger than a binding can be.
-            binding(buffer(planned.src), 0, src_bytes as usize),
         ];
-        if let Some(layer) = layer {
-            resources.extend([layer.weight.as_entire_binding(), layer.channels.as_entire_binding()]);
+        resources.extend(sources);
+        resources.push(part(planned.dst));
+        if family == Family::Linear {
+            resources.push(planned.srcs.get(1).copied().map_or(first, part));
         }
-        resources.push(binding(buffer(planned.dst), 0, dst_bytes as usize));
         let entries: Vec<wgpu::BindGroupEntry<'_>> =
             (0u32..).zip(resources).map(|(binding, resource)| wgpu::BindGroupEntry { binding, resource }).collect();
         let layout = shared.pipelines.layout(family);
         let descriptor = wgpu::BindGroupDescriptor { label: Some(&value.name), layout, entries: &entries };
         let bind_group = scoped(device, &value.name, || device.create_bind_group(&descriptor)).await?;
-        let dispatch = Dispatch { name: value.name.clone(), bind_group, rows_factor: value.rows_factor() as u64, work };
+        let (rows_factor, batched) = match planned.kernel {
+            PlannedKernel::General(general) => (general.rows_factor, general.batched),
+            _ => (value.rows_factor(), value.shape.is_batched()),
+        };
+        let (name, rows_factor) = (value.name.clone(), rows_factor as u64);
+        let dispatch = Dispatch { name, bind_group, rows_factor, batched, work };
         // Grids grow with the rows, so that what fits here fits every recording.
         let limit = shared.limits.max_compute_workgroups_per_dimension;
-        dispatch.work.at(matrix_rows(value, max_rows), limit).1.check(&dispatch.name, limit)?;
+        dispatch.grid(max_rows, limit).1.check(&dispatch.name, limit)?;
         dispatches.push(dispatch);
     }
     let scratch_bytes = scratch.iter().map(wgpu::Buffer::size).sum();
-    let digit_stride = stride as u32;
+    let digit_stride = digit_stride as u32;
     Ok(Run { shared: Arc::clone(shared), dispatches, max_rows, digit_stride, scratch_bytes })
 }
 
@@ -224,28 +272,28 @@ fn params(program: &Program, planned: &Planned) -> Vec<u8> {
         lo: 0.0,
         hi: 0.0,
     };
-    let step = match planned.kernel {
-        PlannedKernel::Step(step) => &program.steps()[step],
-        PlannedKernel::Pad | PlannedKernel::Unpad => return bytemuck::bytes_of(&tensor).to_vec(),
-    };
-    match step {
-        Step::Quantize(q) => {
-            let zero_point = q.qparams.zero_point();
-            let [lo, hi] = [q.range.quant_min(), q.range.quant_max()].map(|code| (code - zero_point) as f32);
-            let params = TensorParams { zero_point, factor: q.qparams.inv_scale(), lo, hi, ..tensor };
+    let op = planned.step.map(|step| &program.steps()[step].op);
+    match (&planned.kernel, op) {
+        (PlannedKernel::General(general), _) => bytemuck::bytes_of(&general.params).to_vec(),
+        (_, Some(StepOp::Quantize { qparams, range })) => {
+            let zero_point = qparams.zero_point();
+            let [lo, hi] = [range.quant_min(), range.quant_max()].map(|code| (code - zero_point) as f32);
+            let params = TensorParams { zero_point, factor: qparams.inv_scale(), lo, hi, ..tensor };
             bytemuck::bytes_of(&params).to_vec()
         }
-        Step::Dequantize(d) => {
-            let params = TensorParams { zero_point: d.qparams.zero_point(), factor: d.qparams.scale(), ..tensor };
+        (_, Some(StepOp::Dequantize { qparams })) => {
+            let params = TensorParams { zero_point: qparams.zero_point(), factor: qparams.scale(), ..tensor };
             bytemuck::bytes_of(&params).to_vec()
         }
-        Step::Linear(linear) => {
+        (PlannedKernel::Linear, Some(StepOp::Linear(linear))) => {
             let (zero_point, lo, hi, relu) = match linear.epilogue {
                 Epilogue::Requantize { zero_point, lo, hi, .. } => {
                     (zero_point, lo - zero_point, hi - zero_point, false)
                 }
-                Epilogue::Scale { relu, .. } => (0, 0, 0, relu),
+                Epilogue::Scale { relu, .. } | Epilogue::Dynamic { relu, .. } => (0, 0, 0, relu),
             };
+            let pairs = planned.step.and_then(|step| program.steps()[step].inputs.get(1));
+            let one_pair = |id| program.value(id).shape == Shape::fixed(&[2]);
             bytemuck::bytes_of(&LinearParams {
                 k_vecs: k_vecs(linear.k) as u32,
                 n: linear.n as u32,
@@ -256,35 +304,47 @@ fn params(program: &Program, planned: &Planned) -> Vec<u8> {
                 lo: lo as f32,
                 hi: hi as f32,
                 relu: relu.into(),
+                pair_stride: pairs.map_or(0, |&id| if one_pair(id) { 0 } else { 2 }),
             })
             .to_vec()
         }
+        _ => bytemuck::bytes_of(&tensor).to_vec(),
     }
 }
 
 async fn work(model: &Model, planned: &Planned, value: &Value) -> Result<Work, GpuError> {
-    let (shared, choice) = (&model.engine.shared, &model.engine.choice);
+    let shared = &model.engine.shared;
     let (cols, words) = (value.cols() as u64, row_words(value.cols()) as u64);
     let (kernel, words_of_4_rows) = match planned.kernel {
-        PlannedKernel::Pad => (TensorKernel::Pad, 4 * words),
-        // Dense rows may share words.
-        PlannedKernel::Unpad => (TensorKernel::Unpad, cols),
-        PlannedKernel::Step(step) => match &model.program.steps()[step] {
-            Step::Quantize(_) => (TensorKernel::Quantize, 4 * words),
-            Step::Dequantize(_) => (TensorKernel::Dequantize, 4 * words),
-            Step::Linear(linear) => {
-                let to_float = matches!(linear.epilogue, Epilogue::Scale { .. });
-                let key = |tile| Key::Linear { tile, packed_dot: choice.packed_dot, to_float };
-                let mut tiles = Vec::with_capacity(choice.tiles.len());
-                for &(most, tile) in &choice.tiles {
-                    tiles.push((most, tile, shared.pipelines.get(&shared.device, key(tile)).await?));
-                }
-                return Ok(Work::Linear { n: linear.n, tiles });
-            }
+        PlannedKernel::Linear => match planned.step.map(|step| &model.program.steps()[step].op) {
+            Some(StepOp::Linear(linear)) => return linear_work(model, linear).await,
+            _ => unreachable!("a linear kernel executes a linear step"),
         },
+        PlannedKernel::General(general) => {
+            let pipeline = shared.pipelines.get(&shared.device, Key::General(general.kernel)).await?;
+            return Ok(Work::General { pipeline, size: general.size });
+        }
+        // Dense rows may share words.
+        PlannedKernel::Tensor(kernel @ TensorKernel::Unpad) => (kernel, cols),
+        PlannedKernel::Tensor(kernel) => (kernel, 4 * words),
     };
     let pipeline = shared.pipelines.get(&shared.device, Key::Tensor(kernel)).await?;
     Ok(Work::Words { pipeline, words_of_4_rows })
+}
+
+async fn linear_work(model: &Model, linear: &QLinear) -> Result<Work, GpuError> {
+    let (shared, choice) = (&model.engine.shared, &model.engine.choice);
+    let end = match linear.epilogue {
+        Epilogue::Requantize { .. } => LinearEnd::Int8,
+        Epilogue::Scale { .. } => LinearEnd::Float,
+        Epilogue::Dynamic { .. } => LinearEnd::Dynamic,
+    };
+    let mut tiles = Vec::with_capacity(choice.tiles.len());
+    for &(most, tile) in &choice.tiles {
+        let key = Key::Linear { tile, packed_dot: choice.packed_dot, end };
+        tiles.push((most, tile, shared.pipelines.get(&shared.device, key).await?));
+    }
+    Ok(Work::Linear { n: linear.n, tiles })
 }
 
 /// No value or layer is larger than the device's bindings, or than 32 bits can address.

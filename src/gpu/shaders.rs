@@ -2,7 +2,7 @@
 
 use std::mem::{offset_of, size_of};
 
-use super::layout::{Channels, Digit, LinearParams, TensorParams};
+use super::layout::{Channels, Digit, LinearParams, OpParams, TensorParams};
 
 /// One shader module.
 #[derive(Debug, Clone, Copy)]
@@ -71,12 +71,54 @@ macro_rules! host_struct {
 
 const DIGIT: Struct = host_struct!(Digit { value });
 const LINEAR_STRUCTS: &[Struct] = &[
-    host_struct!(LinearParams { k_vecs, n, row_words, rows_factor, fraction_bits, zero_point, lo, hi, relu }),
-    host_struct!(Channels { bias, factor }),
+    host_struct!(LinearParams {
+        k_vecs,
+        n,
+        row_words,
+        rows_factor,
+        fraction_bits,
+        zero_point,
+        lo,
+        hi,
+        relu,
+        pair_stride
+    }),
+    host_struct!(Channels { bias, factor, offset }),
     DIGIT,
 ];
 const TENSOR_STRUCTS: &[Struct] =
     &[host_struct!(TensorParams { cols, row_words, rows_factor, zero_point, factor, lo, hi }), DIGIT];
+
+const GENERAL_STRUCTS: &[Struct] = &[
+    host_struct!(OpParams {
+        axes,
+        rank,
+        rows_factor,
+        cols,
+        a_col,
+        b_col,
+        y_offset,
+        row_words,
+        a_words,
+        a_cols,
+        kind,
+        a_zero_point,
+        b_zero_point,
+        a_multiplier,
+        b_multiplier,
+        shift,
+        zero_point,
+        lo,
+        hi,
+        factor,
+        k,
+        m,
+        b_k,
+        b_n,
+        relu
+    }),
+    DIGIT,
+];
 
 const fn uniform(name: &'static str, binding: u32, size: usize, dynamic: bool) -> Binding {
     Binding { name, binding, kind: BindingKind::Uniform { size, dynamic } }
@@ -94,6 +136,18 @@ pub(super) const LINEAR_BINDINGS: &[Binding] = &[
     storage("x", 3, BindingKind::Read),
     storage("w", 4, BindingKind::Read),
     storage("channels", 5, BindingKind::Read),
+    storage("y", 6, BindingKind::ReadWrite),
+    storage("pairs", 7, BindingKind::Read),
+];
+
+/// The bindings of the kernels that take any shapes.
+pub(super) const GENERAL_BINDINGS: &[Binding] = &[
+    uniform("params", 0, size_of::<OpParams>(), false),
+    uniform("rows_high", 1, size_of::<Digit>(), true),
+    uniform("rows_low", 2, size_of::<Digit>(), true),
+    storage("a", 3, BindingKind::Read),
+    storage("b", 4, BindingKind::Read),
+    storage("c", 5, BindingKind::Read),
     storage("y", 6, BindingKind::ReadWrite),
 ];
 
@@ -116,7 +170,7 @@ macro_rules! wgsl {
 pub const LINEAR: Shader = Shader {
     name: "linear",
     wgsl: wgsl!("rows", "dot", "requantize", "linear"),
-    entries: &["linear_i8_i8", "linear_i8_f32"],
+    entries: &["linear_i8_i8", "linear_i8_f32", "linear_dynamic_i8_f32"],
     overrides: &["PACKED_DOT", "THREADS_Y", "K_STEP"],
     bindings: LINEAR_BINDINGS,
     structs: LINEAR_STRUCTS,
@@ -126,7 +180,7 @@ pub const LINEAR: Shader = Shader {
 pub const LINEAR_REG: Shader = Shader {
     name: "linear_reg",
     wgsl: wgsl!("rows", "dot", "requantize", "linear_reg"),
-    entries: &["linear_reg_i8_i8", "linear_reg_i8_f32"],
+    entries: &["linear_reg_i8_i8", "linear_reg_i8_f32", "linear_reg_dynamic_i8_f32"],
     overrides: &["PACKED_DOT", "THREADS_Y"],
     bindings: LINEAR_BINDINGS,
     structs: LINEAR_STRUCTS,
@@ -136,7 +190,7 @@ pub const LINEAR_REG: Shader = Shader {
 pub const LINEAR_GEMV: Shader = Shader {
     name: "linear_gemv",
     wgsl: wgsl!("rows", "dot", "requantize", "linear_gemv"),
-    entries: &["linear_gemv_i8_i8", "linear_gemv_i8_f32"],
+    entries: &["linear_gemv_i8_i8", "linear_gemv_i8_f32", "linear_gemv_dynamic_i8_f32"],
     overrides: &["PACKED_DOT", "ROWS", "K_LANES"],
     bindings: LINEAR_BINDINGS,
     structs: LINEAR_STRUCTS,
@@ -162,5 +216,49 @@ pub const REPACK: Shader = Shader {
     structs: TENSOR_STRUCTS,
 };
 
+macro_rules! general {
+    ($name:literal, $($entry:literal),*) => {
+        Shader {
+            name: $name,
+            wgsl: wgsl!("rows", "general", $name),
+            entries: &[$($entry),*],
+            overrides: &[],
+            bindings: GENERAL_BINDINGS,
+            structs: GENERAL_STRUCTS,
+        }
+    };
+}
+
+/// Kernels on each element.
+pub const MAP: Shader = general!(
+    "map",
+    "copy_f32_f32",
+    "add_f32_f32",
+    "mul_f32_f32",
+    "unary_f32_f32",
+    "gather_i32_f32",
+    "copy_i8_i8",
+    "reshape_i8_i8",
+    "add_i8_i8",
+    "mul_i8_i8",
+    "table_i8_i8"
+);
+
+/// Dynamic quantization.
+pub const DYNAMIC: Shader = general!(
+    "dynamic",
+    "range_f32_f32",
+    "choose_per_token_f32_f32",
+    "choose_per_tensor_f32_f32",
+    "quantize_dynamic_f32_i8",
+    "dequantize_dynamic_i8_f32"
+);
+
+/// Products of two activations, and float linear layers.
+pub const MATMUL: Shader = general!("matmul", "matmul_f32_f32", "matmul_i8_i8", "matmul_i8_f32");
+
+/// Softmax and layer norm.
+pub const NORMALIZE: Shader = general!("normalize", "softmax_f32_f32", "layer_norm_f32_f32");
+
 /// Every shader.
-pub const ALL: [Shader; 5] = [LINEAR, LINEAR_REG, LINEAR_GEMV, QUANTIZE, REPACK];
+pub const ALL: [Shader; 9] = [LINEAR, LINEAR_REG, LINEAR_GEMV, QUANTIZE, REPACK, MAP, DYNAMIC, MATMUL, NORMALIZE];

@@ -146,7 +146,11 @@ pub(super) struct Grid(pub(super) [u64; 3]);
 impl Grid {
     /// For `words` threads in groups of 64 along two dimensions.
     pub(super) fn of_words(words: u64, limit: u32) -> Self {
-        let groups = words.div_ceil(64);
+        Self::of_groups(words.div_ceil(64), limit)
+    }
+
+    /// Of so many groups along two dimensions.
+    pub(super) fn of_groups(groups: u64, limit: u32) -> Self {
         let x = groups.min(limit.into()).max(1);
         Self([x, groups.div_ceil(x), 1])
     }

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::{Graph, Node, Op};
+use crate::tensor::DType;
 
 /// A node that computes in float.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,15 +38,41 @@ impl Graph {
     pub fn summary(&self) -> Summary {
         let mut summary = Summary { integer: Vec::new(), float: Vec::new() };
         let users = self.users();
+        let mut constant = Vec::with_capacity(self.nodes.len());
+        for node in self.nodes() {
+            let known = !matches!(node.op, Op::Input) && node.inputs.iter().all(|input| constant[input.index()]);
+            constant.push(known);
+        }
         for (id, node) in self.iter() {
             match &node.op {
                 Op::IntegerLinear { fraction_bits } => {
                     let user = users[id.index()].first().map(|&user| &self.node(user).op);
                     summary.integer.push(linear_line(self, node, *fraction_bits, user));
                 }
-                // Part of the line of their linear layer.
-                Op::Requantize { .. } | Op::ScaleAccumulator { .. } => {}
-                Op::Input | Op::Constant(_) | Op::Quantize { .. } | Op::Dequantize { .. } | Op::Observe { .. } => {}
+                // Part of the line of their layer.
+                Op::Requantize { .. } | Op::ScaleAccumulator { .. } | Op::ScaleAccumulatorDynamic { .. } => {}
+                Op::Input | Op::Constant(_) | Op::Observe { .. } => {}
+                Op::Quantize { .. } | Op::Dequantize { .. } => {}
+                Op::ChooseQParams { .. } | Op::QuantizeDynamic { .. } | Op::DequantizeDynamic => {}
+                Op::IntegerMatMul { .. } => {
+                    let (a, b) = (self.node(node.inputs[0]), self.node(node.inputs[1]));
+                    let user = users[id.index()].first().map(|&user| &self.node(user).op);
+                    summary.integer.push(format!("{} (matmul): {} · {}, to {}", node.name, a.shape, b.shape, to(user)));
+                }
+                Op::IntegerAdd { lo, hi, qparams, .. } | Op::IntegerMul { lo, hi, qparams, .. } => {
+                    let op = if matches!(node.op, Op::IntegerAdd { .. }) { "add" } else { "mul" };
+                    let z = qparams.zero_point();
+                    summary.integer.push(format!("{} ({op}): to int8 {lo}..={hi}, zero point {z}", node.name));
+                }
+                Op::Table { qparams } => {
+                    let z = qparams.zero_point();
+                    summary.integer.push(format!("{} (table of 256 codes): to int8, zero point {z}", node.name));
+                }
+                op if node.dtype == DType::I8 => {
+                    summary.integer.push(format!("{} ({}) of codes", node.name, op.name()))
+                }
+                // Between constants only, which the interpreter and `lower` compute once.
+                _ if constant[id.index()] => {}
                 _ => {
                     let reason = node.float_reason.as_deref().unwrap_or("the graph is not in integer form");
                     let (name, op) = (node.name.clone(), node.op.name());
@@ -59,13 +86,20 @@ impl Graph {
 
 fn linear_line(graph: &Graph, node: &Node, fraction_bits: u32, user: Option<&Op>) -> String {
     let dims = graph.node(node.inputs[1]).shape.dims();
-    let to = match user {
+    format!("{} (linear): {} -> {}, {fraction_bits} fraction bits, to {}", node.name, dims[1], dims[0], to(user))
+}
+
+/// What becomes of an accumulator.
+fn to(user: Option<&Op>) -> String {
+    match user {
         // Whether a ReLU is in it shows in the codes alone: they begin at the zero point, as they may without one.
         Some(Op::Requantize { qparams, lo, hi }) => format!("int8 {lo}..={hi}, zero point {}", qparams.zero_point()),
         Some(Op::ScaleAccumulator { relu }) => format!("float{}", if *relu { " with relu" } else { "" }),
+        Some(Op::ScaleAccumulatorDynamic { relu }) => {
+            format!("float{}, input quantized dynamically", if *relu { " with relu" } else { "" })
+        }
         _ => "i32".to_owned(),
-    };
-    format!("{} (linear): {} -> {}, {fraction_bits} fraction bits, to {to}", node.name, dims[1], dims[0])
+    }
 }
 
 impl fmt::Display for Summary {

@@ -110,6 +110,28 @@ pub(crate) struct Channels<'a> {
     pub(crate) bias: &'a [f32],
 }
 
+/// The dynamic form of equation 7 on rows of `w.scales.len()` sums, of which `first` is the first; the accumulator is `sum +
+/// bias`.
+pub(crate) fn scale_dynamic_block(
+    y: &mut [f32],
+    sums: &[i32],
+    bias: &[i32],
+    pairs: &[f32],
+    first: usize,
+    w: Channels<'_>,
+    relu: bool,
+) {
+    let n = w.scales.len();
+    for (row, (y, sums)) in y.chunks_exact_mut(n).zip(sums.chunks_exact(n)).enumerate() {
+        let x = pair_of(pairs, first + row);
+        for (channel, (y, &sum)) in y.iter_mut().zip(sums).enumerate() {
+            let weight = (w.scales[channel], w.weight_sums[channel]);
+            let acc = sum.wrapping_add(bias[channel]);
+            *y = numerics::scale_accumulator_dynamic(acc, x, weight, w.bias[channel], relu);
+        }
+    }
+}
+
 /// Equation 7, dynamic form.
 pub(crate) fn scale_accumulator_dynamic(acc: &Tensor, pairs: &[f32], w: Channels<'_>, relu: bool) -> Tensor {
     let mut y = vec![0f32; acc.len()];

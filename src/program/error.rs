@@ -24,13 +24,33 @@ pub enum ProgramError {
         /// What is wrong with it.
         problem: &'static str,
     },
-    /// A value has no columns.
-    #[error("value {value}: dimensions {dims:?} after the rows; at least one is needed, and none may be 0")]
+    /// A value has no elements.
+    #[error("value {value}: dimensions {dims:?}; none may be 0")]
     Dims {
         /// The value.
         value: String,
         /// Its dimensions.
         dims: Vec<usize>,
+    },
+    /// A constant is not what its value says.
+    #[error("value {value}: the constant is {actual}, expected {shape}")]
+    Constant {
+        /// The value.
+        value: String,
+        /// Type and shape of the constant.
+        actual: String,
+        /// Type and shape of the value.
+        shape: String,
+    },
+    /// A step cannot make its output's shape of those of its inputs.
+    #[error("step {step}: inputs {} do not give {output}", inputs.join(", "))]
+    Shapes {
+        /// The step.
+        step: String,
+        /// The shapes of its inputs.
+        inputs: Vec<String>,
+        /// The shape of its output.
+        output: String,
     },
     /// Two sizes that must agree do not.
     #[error("step {step}: {what} is {actual}, expected {expected}")]

@@ -3,52 +3,122 @@
 use std::sync::Arc;
 
 use super::ValueId;
-use crate::qparams::{QParams, QuantRange};
+use crate::numerics::{AddMultipliers, UnaryOp};
+use crate::qparams::{QParams, QScheme, QuantRange};
 
-/// `f32 → int8` by equation 2.
+/// One step of a program: it reads values and writes one.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Quantize {
+pub struct Step {
     /// Name of the graph node.
     pub name: String,
-    /// A float value.
-    pub input: ValueId,
-    /// An int8 value of the same shape.
+    /// What is done.
+    pub op: StepOp,
+    /// The values that it reads, in the order that [`StepOp`] documents.
+    pub inputs: Vec<ValueId>,
+    /// The value that it writes.
     pub output: ValueId,
-    /// Scale and zero point of the output.
-    pub qparams: QParams,
-    /// The codes.
-    pub range: QuantRange,
 }
 
-/// `int8 → f32` by equation 1.
+/// What a step does. Axes are counted with `rows`, if the value has them.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Dequantize {
-    /// Name of the graph node.
-    pub name: String,
-    /// An int8 value.
-    pub input: ValueId,
-    /// A float value of the same shape.
-    pub output: ValueId,
-    /// Scale and zero point of the input.
-    pub qparams: QParams,
+#[non_exhaustive]
+pub enum StepOp {
+    /// `f32 → int8` by equation 2.
+    Quantize {
+        /// Scale and zero point of the output.
+        qparams: QParams,
+        /// The codes.
+        range: QuantRange,
+    },
+    /// `int8 → f32` by equation 1.
+    Dequantize {
+        /// Scale and zero point of the input.
+        qparams: QParams,
+    },
+    /// int8 linear layer. Inputs: int8 activations `[m, k]`; with [`Epilogue::Dynamic`], also the pairs of their scales and zero
+    /// points.
+    Linear(QLinear),
+    /// Product of two int8 activations `a[…, M, K] · b[…, K, N]`, leading axes broadcast.
+    MatMul(QMatMul),
+    /// `int8 + int8 → int8` by equation 8, broadcast.
+    Add(QAdd),
+    /// `int8 · int8 → int8` of each element by equations 9 and 5, broadcast.
+    Mul(QMul),
+    /// `int8 → int8`: entry `code + 128` of 256.
+    Table {
+        /// The entries.
+        table: Arc<[i8]>,
+    },
+    /// Pairs of scale and zero point of a float value by equation 10: `[2]`, or `[…, 2]` for each row.
+    ChooseQParams {
+        /// Per tensor or per token.
+        qscheme: QScheme,
+        /// The codes.
+        range: QuantRange,
+        /// The smallest scale.
+        eps: f32,
+    },
+    /// `f32 → int8` by equation 2. Inputs: the value, and its pairs.
+    QuantizeDynamic {
+        /// The codes.
+        range: QuantRange,
+    },
+    /// `int8 → f32` by equation 1. Inputs: the codes, and their pairs.
+    DequantizeDynamic,
+    /// Joins values of one type along an axis.
+    Concat {
+        /// The axis.
+        axis: usize,
+    },
+    /// The same elements, in the same order, of a value of any type.
+    Reshape,
+    /// Axis `i` of the output is axis `perm[i]` of the input, of any type.
+    Transpose {
+        /// A permutation of all axes.
+        perm: Vec<usize>,
+    },
+    /// Rows of a table. Inputs: ids (`i32`), table `[V, D]` (`f32`). Ids that the table lacks are an error on the CPU, and
+    /// give the nearest row on a GPU.
+    Gather,
+    /// What stays float. Held to tolerances, not to bits.
+    Float(FloatOp),
+}
+
+/// A step on floats.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum FloatOp {
+    /// `x[…, K] · w[N, K]ᵀ (+ b[N])`. Inputs: x, w, and b unless it has none.
+    Linear,
+    /// `a[…, M, K] · b[…, K, N]`, leading axes broadcast.
+    MatMul,
+    /// Sum, broadcast.
+    Add,
+    /// Product of each element, broadcast.
+    Mul,
+    /// A function of each element.
+    Unary(UnaryOp),
+    /// `e^x / Σ e^x` along an axis.
+    Softmax {
+        /// The axis.
+        axis: usize,
+    },
+    /// Normalization over the last axes, those of the weight. Inputs: x, weight, bias.
+    LayerNorm {
+        /// Added to the variance.
+        eps: f32,
+    },
 }
 
 /// An int8 linear layer, `y = epilogue((x · wᵀ) << fraction_bits + bias)`, by equations 4 to 7.
 #[derive(Debug, Clone, PartialEq)]
 pub struct QLinear {
-    /// Name of the graph node.
-    pub name: String,
-    /// int8 activations `[m, k]`.
-    pub input: ValueId,
-    /// int8 or float activations `[m, n]`, as the epilogue says.
-    pub output: ValueId,
     /// int8 weights `[n, k]`, row-major. Any code of int8 may occur.
     pub weight: Arc<[i8]>,
     /// Output channels.
     pub n: usize,
     /// Input features.
     pub k: usize,
-    /// `[n]`: the bias of equation 4, which carries the input's zero point.
+    /// `[n]`: the bias of equation 4, which carries the input's zero point; zeros if that is dynamic.
     pub bias: Arc<[i32]>,
     /// `p` of equation 4, at most 8.
     pub fraction_bits: u32,
@@ -56,7 +126,52 @@ pub struct QLinear {
     pub epilogue: Epilogue,
 }
 
-/// What becomes of a linear layer's `i32` accumulator.
+/// A product of two int8 activations, `y = epilogue(Σ (a − z_a) · (b − z_b))`, by equations 9, 5 and 7.
+#[derive(Debug, Clone, PartialEq)]
+pub struct QMatMul {
+    /// Zero point of the first input.
+    pub a_zero_point: i32,
+    /// Zero point of the second input.
+    pub b_zero_point: i32,
+    /// What becomes of the accumulator; not [`Epilogue::Dynamic`].
+    pub epilogue: Epilogue,
+}
+
+/// A sum of codes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct QAdd {
+    /// Zero point of the first input.
+    pub a_zero_point: i32,
+    /// Zero point of the second input.
+    pub b_zero_point: i32,
+    /// The ratios of the input scales to the output scale.
+    pub multipliers: AddMultipliers,
+    /// Zero point of the output.
+    pub zero_point: i32,
+    /// Smallest code.
+    pub lo: i32,
+    /// Largest code.
+    pub hi: i32,
+}
+
+/// A product of codes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct QMul {
+    /// Zero point of the first input.
+    pub a_zero_point: i32,
+    /// Zero point of the second input.
+    pub b_zero_point: i32,
+    /// A positive normal `f32`.
+    pub multiplier: f32,
+    /// Zero point of the output.
+    pub zero_point: i32,
+    /// Smallest code.
+    pub lo: i32,
+    /// Largest code.
+    pub hi: i32,
+}
+
+/// What becomes of an `i32` accumulator.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Epilogue {
     /// int8 output by equation 5.
@@ -77,48 +192,59 @@ pub enum Epilogue {
         /// Whether negative results become 0.
         relu: bool,
     },
+    /// Float output by the dynamic form of equation 7.
+    Dynamic {
+        /// `[n]`: scales of the weight, each a positive normal `f32`.
+        scale: Arc<[f32]>,
+        /// `[n]`: Σ_k w\[n,k\].
+        weight_sum: Arc<[i32]>,
+        /// `[n]`, in real units.
+        bias: Arc<[f32]>,
+        /// Whether negative results become 0.
+        relu: bool,
+    },
 }
 
-/// One step of a program.
-#[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
-pub enum Step {
-    /// `f32 → int8`.
-    Quantize(Quantize),
-    /// int8 linear layer.
-    Linear(QLinear),
-    /// `int8 → f32`.
-    Dequantize(Dequantize),
+impl Epilogue {
+    /// Multipliers or scales, one for each output channel.
+    #[must_use]
+    pub fn factors(&self) -> &Arc<[f32]> {
+        match self {
+            Self::Requantize { multiplier, .. } => multiplier,
+            Self::Scale { scale, .. } | Self::Dynamic { scale, .. } => scale,
+        }
+    }
 }
 
-impl Step {
-    /// Name of the graph node.
+impl StepOp {
+    /// The name in listings, that of the kernel's entry point where there is one.
     #[must_use]
-    pub fn name(&self) -> &str {
+    pub fn name(&self) -> &'static str {
         match self {
-            Self::Quantize(s) => &s.name,
-            Self::Linear(s) => &s.name,
-            Self::Dequantize(s) => &s.name,
-        }
-    }
-
-    /// The value it reads.
-    #[must_use]
-    pub fn input(&self) -> ValueId {
-        match self {
-            Self::Quantize(s) => s.input,
-            Self::Linear(s) => s.input,
-            Self::Dequantize(s) => s.input,
-        }
-    }
-
-    /// The value it writes.
-    #[must_use]
-    pub fn output(&self) -> ValueId {
-        match self {
-            Self::Quantize(s) => s.output,
-            Self::Linear(s) => s.output,
-            Self::Dequantize(s) => s.output,
+            Self::Quantize { .. } => "quantize_f32_i8",
+            Self::Dequantize { .. } => "dequantize_i8_f32",
+            Self::Linear(QLinear { epilogue: Epilogue::Requantize { .. }, .. }) => "linear_i8_i8",
+            Self::Linear(QLinear { epilogue: Epilogue::Scale { .. }, .. }) => "linear_i8_f32",
+            Self::Linear(QLinear { epilogue: Epilogue::Dynamic { .. }, .. }) => "linear_dynamic_i8_f32",
+            Self::MatMul(QMatMul { epilogue: Epilogue::Requantize { .. }, .. }) => "matmul_i8_i8",
+            Self::MatMul(_) => "matmul_i8_f32",
+            Self::Add(_) => "add_i8_i8",
+            Self::Mul(_) => "mul_i8_i8",
+            Self::Table { .. } => "table_i8_i8",
+            Self::ChooseQParams { .. } => "choose_qparams_f32_f32",
+            Self::QuantizeDynamic { .. } => "quantize_dynamic_f32_i8",
+            Self::DequantizeDynamic => "dequantize_dynamic_i8_f32",
+            Self::Concat { .. } => "concat",
+            Self::Reshape => "reshape",
+            Self::Transpose { .. } => "transpose",
+            Self::Gather => "gather_i32_f32",
+            Self::Float(FloatOp::Linear) => "linear_f32_f32",
+            Self::Float(FloatOp::MatMul) => "matmul_f32_f32",
+            Self::Float(FloatOp::Add) => "add_f32_f32",
+            Self::Float(FloatOp::Mul) => "mul_f32_f32",
+            Self::Float(FloatOp::Unary(_)) => "unary_f32_f32",
+            Self::Float(FloatOp::Softmax { .. }) => "softmax_f32_f32",
+            Self::Float(FloatOp::LayerNorm { .. }) => "layer_norm_f32_f32",
         }
     }
 }

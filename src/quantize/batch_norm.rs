@@ -63,7 +63,7 @@ pub(super) fn fold_batch_norm(graph: &Graph) -> Result<Graph, GraphError> {
             let (weight, bias) = parameters(graph, id, norm);
             let constant = |rewriter: &mut Rewriter<'_>, suffix: &str, value| {
                 let name = format!("{}.{suffix}", node.name);
-                rewriter.add(&name, Op::Constant(Arc::new(value)), Vec::new(), &name)
+                rewriter.add(&name, Op::Constant(Arc::new(value)), Vec::new(), &node.origin)
             };
             let inputs = vec![
                 rewriter.get(node.inputs[0])?,

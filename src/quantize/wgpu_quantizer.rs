@@ -118,7 +118,7 @@ impl Quantizer for WgpuQuantizer {
             };
             let name = format!("{}.scalar", node.name);
             let constant = Arc::new(Tensor::from(ndarray::arr0(value)));
-            let constant = rewriter.add(&name, Op::Constant(constant), Vec::new(), &name)?;
+            let constant = rewriter.add(&name, Op::Constant(constant), Vec::new(), &node.origin)?;
             let input = rewriter.get(node.inputs[0])?;
             let new = rewriter.add(&node.name, op, vec![input, constant], &node.origin)?;
             rewriter.replace(id, new);

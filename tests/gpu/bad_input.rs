@@ -95,7 +95,7 @@ fn binding_and_recording() {
         row("zero rows recorded", record(0), &["0 rows", "10"]),
         row("more rows recorded than bound", record(11), &["11 rows", "10"]),
         row("more rows than fit anywhere", bind(&[&input], &[&output], usize::MAX / 8), &["x:", "allows"]),
-        row("wrong features", block_on(model.run(&[floats(&[2, 8])])), &["x:", "[2, 8]", "[7]"]),
+        row("wrong features", block_on(model.run(&[floats(&[2, 8])])), &["x:", "[2, 8]", "[rows, 7]"]),
         row("no rows", block_on(model.run(&[floats(&[0, 7])])), &["0 rows"]),
         row("wrong type", block_on(model.run(&[codes])), &["x:", "i8", "f32"]),
         row("no inputs", block_on(model.run::<Tensor>(&[])), &["0 inputs", "1"]),

@@ -78,7 +78,10 @@ fn within_bar(codes: Codes) -> bool {
 fn integer_ops_equal_the_golden_networks() {
     let mut total = Codes::default();
     let mut graphs = 0;
-    for (name, quantized, x) in golden::quantized_networks(&["pt2e/static"]).into_iter().filter(|n| n.0.contains("mlp") || n.0.contains("linear")) {
+    for (name, quantized, x) in golden::quantized_networks(&["pt2e/static"])
+        .into_iter()
+        .filter(|n| n.0.contains("mlp") || n.0.contains("linear"))
+    {
         let integers = reference(&quantized).expect("rewritten");
         assert!(integers.summary().float.is_empty(), "{name}: {}", integers.summary());
         let codes = compare_ops(&quantized, &integers, &[&x]).unwrap_or_else(|e| panic!("{name}: {e}"));

@@ -4,20 +4,22 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Each module with what it may import, beside `tensor`, which all may.
-const LAYERS: [(&str, &[&str]); 12] = [
+const LAYERS: [(&str, &[&str]); 14] = [
     ("tensor", &[]),
     ("numerics", &[]),
     ("qparams", &["numerics"]),
     ("graph", &["qparams", "numerics"]),
     ("kernels", &["qparams", "numerics"]),
     ("interp", &["graph", "kernels", "qparams", "numerics"]),
-    ("quantize", &["interp", "graph", "qparams", "numerics"]),
+    ("quantize", &["interp", "graph", "kernels", "qparams", "numerics"]),
+    ("compare", &["interp", "graph", "qparams", "numerics"]),
+    ("archive", &["quantize", "graph", "kernels", "qparams", "numerics"]),
     ("program", &["qparams", "numerics"]),
-    ("lower", &["graph", "program", "qparams"]),
+    ("lower", &["interp", "graph", "program", "qparams"]),
     ("cpu", &["program", "kernels", "qparams"]),
     ("gpu", &["program", "qparams", "numerics"]),
     // The union of all errors, and nothing else.
-    ("error", &["cpu", "gpu", "graph", "interp", "lower", "program", "qparams", "quantize"]),
+    ("error", &["archive", "compare", "cpu", "gpu", "graph", "interp", "lower", "program", "qparams", "quantize"]),
 ];
 
 /// The modules of this crate that a source text imports, by `crate::` paths outside of comments.

@@ -4,6 +4,8 @@
 mod cases;
 #[path = "../common/nets.rs"]
 mod nets;
+#[path = "../common/ops.rs"]
+mod ops;
 #[path = "../common/random.rs"]
 mod random;
 #[path = "../common/report.rs"]

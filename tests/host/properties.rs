@@ -2,7 +2,7 @@
 
 use enfold::graph::{NodeId, Op};
 use enfold::interp::Interpreter;
-use enfold::lower::{LowerError, lower};
+use enfold::lower::lower;
 use enfold::quantize::{ConvertOptions, ObserverKind, QuantizationConfig, WgpuQuantizer, convert, prepare, reference};
 use enfold::{Graph, GraphBuilder, Shape, Tensor, cpu};
 use proptest::prelude::*;
@@ -175,30 +175,21 @@ proptest! {
         }
     }
 
-    /// A graph without float nodes lowers, and the CPU engine gives the interpreter's bits; any other is refused with the
-    /// very list of the summary.
+    /// Every graph lowers, and the CPU engine gives the interpreter's bits, of floats too.
     #[test]
-    fn integer_graphs_lower_and_run_bit_for_bit(plan in plan()) {
-        let [.., integers] = stages(&plan);
-        let float = integers.summary().float;
-        match lower(&integers) {
-            Ok(program) => {
-                prop_assert!(float.is_empty());
-                let x = batch(&plan, 4, 2);
-                let got = cpu::Engine::new(&program).expect("an engine").run(&[&x]).expect("run");
-                let expected = Interpreter::new(&integers).run(&[&x]).expect("run");
-                for (got, expected) in got.iter().zip(&expected) {
-                    prop_assert_eq!(difference(got, expected), None);
-                }
+    fn every_graph_lowers_and_runs_bit_for_bit(plan in plan()) {
+        let [float, _, quantized, integers] = stages(&plan);
+        for graph in [float, quantized, integers] {
+            let program = match lower(&graph) {
+                Ok(program) => program,
+                Err(e) => return Err(TestCaseError::fail(e.to_string())),
+            };
+            let x = batch(&plan, 4, 2);
+            let got = cpu::Engine::new(&program).expect("an engine").run(&[&x]).expect("run");
+            let expected = Interpreter::new(&graph).run(&[&x]).expect("run");
+            for (got, expected) in got.iter().zip(&expected) {
+                prop_assert_eq!(difference(got, expected), None);
             }
-            Err(LowerError::NoIntegerForm { nodes, .. }) => {
-                let listed = |f| nodes.contains(f);
-                prop_assert!(float.iter().all(listed), "{:?} against {:?}", nodes, float);
-                // Beyond those, only outputs that no step computes.
-                let beyond = nodes.iter().filter(|n| !float.contains(n)).all(|n| n.reason.contains("output"));
-                prop_assert!(beyond, "{:?}", nodes);
-            }
-            Err(other) => prop_assert!(false, "{other}"),
         }
     }
 }

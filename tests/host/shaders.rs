@@ -215,6 +215,12 @@ fn calls(block: &Block, found: &mut Vec<Handle<Function>>) {
     }
 }
 
+/// Whether results of an entry point are promised to the bit: all but floats from floats, and dynamic layers. Dynamic codes are.
+fn promises_bits(entry: &str) -> bool {
+    let float = entry.ends_with("_f32_f32") || entry == "gather_i32_f32";
+    !float && !entry.contains("dynamic_i8_f32")
+}
+
 #[test]
 fn entries_that_promise_bits_only_multiply() {
     let mut checked = 0;
@@ -222,11 +228,14 @@ fn entries_that_promise_bits_only_multiply() {
         let (module, info) = parse(shader.wgsl);
         for entry in shader.entries {
             let found = inexact(&module, &info, entry);
+            if !promises_bits(entry) {
+                continue;
+            }
             assert!(found.is_empty(), "{entry} computes in float: {}", found.join("\n"));
             checked += 1;
         }
     }
-    assert!(checked >= 10, "{checked} entries checked");
+    assert_eq!(checked, 18, "entries checked");
 }
 
 #[test]

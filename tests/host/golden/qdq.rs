@@ -45,8 +45,11 @@ pub(super) fn compare_dynamic(golden: &Golden) -> Result<(), String> {
     let per_token = golden.kind == "choose_qparams_per_token_asymmetric";
     let x = golden.tensor("in.x")?;
     let range = QuantRange::new(golden.int("quant_min")?, golden.int("quant_max")?).map_err(|e| e.to_string())?;
-    let (qscheme, eps) =
-        if per_token { (QScheme::PerTokenAffine, f32::EPSILON) } else { (QScheme::PerTensorAffine, golden.float("eps")?) };
+    let (qscheme, eps) = if per_token {
+        (QScheme::PerTokenAffine, f32::EPSILON)
+    } else {
+        (QScheme::PerTensorAffine, golden.float("eps")?)
+    };
     let mut g = GraphBuilder::new();
     let built = (|| {
         let x = g.input("x", Shape::batched(&x.shape()[1..]))?;

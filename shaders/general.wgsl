@@ -1,0 +1,84 @@
+// What the kernels share that take any shapes. Their results are matrices whose last axis is the row; the other axes are
+// decoded from the row's number, so that inputs may be broadcast, transposed or joined.
+//
+// Floats and ids are dense, one word each. int8 rows are padded to 16 bytes; offsets and strides of int8 values are in bytes.
+
+struct OpParams {
+    // The axes before the last, outermost first: (length, stride of a, stride of b, stride of y). The length of the first is
+    // not used, since it may be the batch.
+    axes: array<vec4<u32>, 5>,
+    rank: u32,
+    // Rows for each row of the batch.
+    rows_factor: u32,
+    // Elements of a row.
+    cols: u32,
+    // Strides along a row: 1, or 0 for what is broadcast.
+    a_col: u32,
+    b_col: u32,
+    // Where the first row of y begins, in elements.
+    y_offset: u32,
+    // Row lengths of padded int8 values in words: of y, and where it matters of a.
+    row_words: u32,
+    a_words: u32,
+    // Columns of a, where they are not those of y.
+    a_cols: u32,
+    // Which function, or which form.
+    kind: u32,
+    a_zero_point: i32,
+    b_zero_point: i32,
+    // Equation 8.
+    a_multiplier: i32,
+    b_multiplier: i32,
+    shift: u32,
+    zero_point: i32,
+    // Codes: smallest and largest.
+    lo: i32,
+    hi: i32,
+    // A multiplier, or eps.
+    factor: f32,
+    // Products in a sum; for matmul, rows of a stack's matrices, and strides of b.
+    k: u32,
+    m: u32,
+    b_k: u32,
+    b_n: u32,
+    relu: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: OpParams;
+@group(0) @binding(3) var<storage, read> a: array<u32>;
+@group(0) @binding(4) var<storage, read> b: array<u32>;
+@group(0) @binding(5) var<storage, read> c: array<u32>;
+@group(0) @binding(6) var<storage, read_write> y: array<u32>;
+
+fn matrix_rows() -> u32 {
+    return batch_rows() * params.rows_factor;
+}
+
+// The grid has two dimensions, since one holds no more than 65535 groups.
+fn group_of(group: vec3<u32>, groups: vec3<u32>) -> u32 {
+    return group.y * groups.x + group.x;
+}
+
+// Where row `row` begins in a, b and y.
+fn offsets(row: u32) -> vec3<u32> {
+    var at = vec3<u32>(0u, 0u, params.y_offset);
+    var rest = row;
+    for (var axis = params.rank; axis > 1u; axis--) {
+        let lengths = params.axes[axis - 1u];
+        at += (rest % lengths.x) * lengths.yzw;
+        rest /= lengths.x;
+    }
+    return at + rest * params.axes[0].yzw;
+}
+
+fn signed_byte(word: u32, at: u32) -> i32 {
+    return bitcast<i32>(word << (24u - 8u * (at % 4u))) >> 24u;
+}
+
+fn a_code(at: u32) -> i32 {
+    return signed_byte(a[at / 4u], at);
+}
+
+fn b_code(at: u32) -> i32 {
+    return signed_byte(b[at / 4u], at);
+}

@@ -1,0 +1,324 @@
+//! The constants of the kernels that take any shapes.
+
+use super::error::GpuError;
+use super::layout::{MAX_AXES, OpParams, row_words};
+use super::pipeline::GeneralKernel;
+use crate::numerics::UnaryOp;
+use crate::program::{Epilogue, FloatOp, Program, Step, StepOp, Value, ValueType};
+use crate::qparams::QScheme;
+
+/// How many threads or groups a dispatch needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Size {
+    /// So many threads for each row.
+    Threads(u64),
+    /// One group for each row.
+    Groups,
+    /// One group in all.
+    Once,
+    /// Tiles of 16 rows and columns; of matrices of `m` rows, or of one matrix with all rows if that is 0.
+    Tiles { m: u64, n: u64 },
+}
+
+/// One dispatch of a general kernel.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct General {
+    pub(super) kernel: GeneralKernel,
+    pub(super) params: OpParams,
+    /// Rows of work for each row of the batch, or in all.
+    pub(super) rows_factor: usize,
+    pub(super) batched: bool,
+    pub(super) size: Size,
+}
+
+/// One axis: its length, unknown for `rows`, and its stride in elements or, of int8, in bytes.
+#[derive(Debug, Clone, Copy)]
+struct Axis {
+    length: Option<usize>,
+    stride: usize,
+}
+
+/// The axes of a value as it lies on the device; there is always a last one, of static length.
+fn axes(value: &Value) -> Vec<Axis> {
+    let batch = value.shape.is_batched().then_some(None);
+    let mut lengths: Vec<Option<usize>> =
+        batch.into_iter().chain(value.shape.dims().iter().map(|&length| Some(length))).collect();
+    if value.shape.last().is_none() {
+        lengths.push(Some(1));
+    }
+    let mut stride = 1;
+    let mut axes: Vec<Axis> = Vec::with_capacity(lengths.len());
+    for (at, &length) in lengths.iter().enumerate().rev() {
+        axes.push(Axis { length, stride });
+        stride *= length.unwrap_or(1);
+        if at + 1 == lengths.len() && value.value_type == ValueType::I8 {
+            stride = row_words(value.cols()) * 4;
+        }
+    }
+    axes.reverse();
+    axes
+}
+
+/// The stride of an operand along each axis of a result to which it is broadcast.
+fn broadcast(operand: &Value, result: &[Axis]) -> Vec<usize> {
+    let own = axes(operand);
+    let skip = result.len().saturating_sub(own.len());
+    let stride = |(at, axis): (usize, &Axis)| match at.checked_sub(skip).map(|at| own[at]) {
+        Some(own) if own.length == axis.length => own.stride,
+        _ => 0,
+    };
+    result.iter().enumerate().map(stride).collect()
+}
+
+/// Fills in the axes before the last of `loops`, merging those that all operands walk through as one. The strides are those of
+/// a, b and y.
+fn set_axes(
+    name: &str,
+    params: &mut OpParams,
+    lengths: &[Option<usize>],
+    strides: [&[usize]; 3],
+) -> Result<(), GpuError> {
+    let mut merged: Vec<(Option<usize>, [usize; 3])> = Vec::new();
+    for (at, &length) in lengths.iter().enumerate() {
+        let own = strides.map(|strides| strides[at]);
+        match (merged.last_mut(), length) {
+            (Some(_), Some(1)) => {}
+            (Some((outer, outer_strides)), Some(length)) if (0..3).all(|i| outer_strides[i] == own[i] * length) => {
+                *outer = outer.map(|outer| outer * length);
+                *outer_strides = own;
+            }
+            _ => merged.push((length, own)),
+        }
+    }
+    if merged.len() > MAX_AXES {
+        let (what, actual, limit) = ("axes before the last", merged.len() as u64, MAX_AXES as u64);
+        return Err(GpuError::Limit { name: name.to_owned(), what, actual, limit });
+    }
+    params.rank = merged.len() as u32;
+    for (slot, (length, [a, b, y])) in params.axes.iter_mut().zip(merged) {
+        *slot = [length.unwrap_or(0) as u32, a as u32, b as u32, y as u32];
+    }
+    Ok(())
+}
+
+/// Everything of a dispatch that follows from its result's shape.
+fn over(value: &Value, kernel: &'static str, size: Size) -> General {
+    let params = OpParams {
+        rows_factor: value.rows_factor() as u32,
+        cols: value.cols() as u32,
+        row_words: row_words(value.cols()) as u32,
+        ..OpParams::default()
+    };
+    let (kernel, batched) = (GeneralKernel(kernel), value.shape.is_batched());
+    General { kernel, params, rows_factor: value.rows_factor(), batched, size }
+}
+
+/// A kernel on each element, whose inputs are broadcast or walked through in another order.
+fn elementwise(
+    step: &Step,
+    y: &Value,
+    kernel: &'static str,
+    a_strides: &[usize],
+    b_strides: &[usize],
+) -> Result<General, GpuError> {
+    let result = axes(y);
+    let last = result.len() - 1;
+    let words = y.cols().div_ceil(4);
+    let threads = if y.value_type == ValueType::I8 { words } else { y.cols() };
+    let mut general = over(y, kernel, Size::Threads(threads as u64));
+    let params = &mut general.params;
+    (params.row_words, params.a_col, params.b_col) = (words as u32, a_strides[last] as u32, b_strides[last] as u32);
+    let lengths: Vec<Option<usize>> = result[..last].iter().map(|axis| axis.length).collect();
+    let y_strides: Vec<usize> = result.iter().map(|axis| axis.stride).collect();
+    set_axes(&step.name, params, &lengths, [&a_strides[..last], &b_strides[..last], &y_strides[..last]])?;
+    Ok(general)
+}
+
+/// The dispatch of a step, if a general kernel executes it. `part` counts the inputs of a concat, and the two dispatches that
+/// choose parameters.
+pub(super) fn general(program: &Program, step: &Step, part: usize) -> Result<Option<General>, GpuError> {
+    let value = |at: usize| program.value(step.inputs[at]);
+    let y = program.value(step.output);
+    let floats = y.value_type != ValueType::I8;
+    let pair = |kernel: &'static str| {
+        let result = axes(y);
+        elementwise(step, y, kernel, &broadcast(value(0), &result), &broadcast(value(1), &result))
+    };
+    let single = |kernel: &'static str| {
+        let strides = broadcast(value(0), &axes(y));
+        elementwise(step, y, kernel, &strides, &vec![0; strides.len()])
+    };
+    let pair_stride = |pairs: &Value| if pairs.shape == crate::tensor::Shape::fixed(&[2]) { 0 } else { 2 };
+    Ok(Some(match &step.op {
+        StepOp::Quantize { .. } | StepOp::Dequantize { .. } | StepOp::Linear(_) => return Ok(None),
+        StepOp::Add(add) => {
+            let mut general = pair("add_i8_i8")?;
+            let params = &mut general.params;
+            (params.a_zero_point, params.b_zero_point) = (add.a_zero_point, add.b_zero_point);
+            (params.a_multiplier, params.b_multiplier) = (add.multipliers.a, add.multipliers.b);
+            params.shift = add.multipliers.shift;
+            (params.zero_point, params.lo, params.hi) = (add.zero_point, add.lo, add.hi);
+            general
+        }
+        StepOp::Mul(mul) => {
+            let mut general = pair("mul_i8_i8")?;
+            let params = &mut general.params;
+            (params.a_zero_point, params.b_zero_point) = (mul.a_zero_point, mul.b_zero_point);
+            params.factor = mul.multiplier;
+            (params.zero_point, params.lo, params.hi) = (mul.zero_point, mul.lo, mul.hi);
+            general
+        }
+        StepOp::Table { .. } => single("table_i8_i8")?,
+        StepOp::MatMul(matmul) => {
+            let to_float = !matches!(matmul.epilogue, Epilogue::Requantize { .. });
+            let mut general = matrices(program, step, if to_float { "matmul_i8_f32" } else { "matmul_i8_i8" })?;
+            let params = &mut general.params;
+            (params.a_zero_point, params.b_zero_point) = (matmul.a_zero_point, matmul.b_zero_point);
+            match matmul.epilogue {
+                Epilogue::Requantize { zero_point, lo, hi, .. } => {
+                    (params.zero_point, params.lo, params.hi) = (zero_point, lo, hi);
+                }
+                Epilogue::Scale { relu, .. } | Epilogue::Dynamic { relu, .. } => params.relu = relu.into(),
+            }
+            general.size = Size::Threads(y.cols().div_ceil(4) as u64);
+            general
+        }
+        StepOp::ChooseQParams { qscheme, range, eps } => {
+            let x = value(0);
+            let per_token = *qscheme == QScheme::PerTokenAffine;
+            let (kernel, size) = match part {
+                0 => ("range_f32_f32", Size::Groups),
+                _ if per_token => ("choose_per_token_f32_f32", Size::Threads(1)),
+                _ => ("choose_per_tensor_f32_f32", Size::Once),
+            };
+            let mut general = over(x, kernel, size);
+            let params = &mut general.params;
+            (params.lo, params.hi, params.factor) = (range.quant_min(), range.quant_max(), *eps);
+            params.kind = match qscheme {
+                QScheme::PerTokenAffine => 2,
+                QScheme::PerTensorSymmetric => 1,
+                _ => 0,
+            };
+            general
+        }
+        StepOp::QuantizeDynamic { range } => {
+            let mut general = over(y, "quantize_dynamic_f32_i8", Size::Groups);
+            let params = &mut general.params;
+            (params.lo, params.hi, params.b_col) = (range.quant_min(), range.quant_max(), pair_stride(value(1)));
+            general
+        }
+        StepOp::DequantizeDynamic => {
+            let mut general = over(y, "dequantize_dynamic_i8_f32", Size::Threads(y.cols() as u64));
+            (general.params.b_col, general.params.a_words) = (pair_stride(value(1)), row_words(y.cols()) as u32);
+            general
+        }
+        StepOp::Concat { axis } => concat(program, step, *axis, part)?,
+        StepOp::Reshape if floats => {
+            let mut general = over(y, "copy_f32_f32", Size::Threads(y.cols() as u64));
+            let cols = y.cols() as u32;
+            (general.params.axes[0], general.params.rank, general.params.a_col) = ([0, cols, 0, cols], 1, 1);
+            general
+        }
+        StepOp::Reshape => {
+            let mut general = over(y, "reshape_i8_i8", Size::Threads(row_words(y.cols()) as u64));
+            let x = value(0).cols();
+            (general.params.a_cols, general.params.a_words) = (x as u32, row_words(x) as u32);
+            general
+        }
+        StepOp::Transpose { perm } => {
+            let from = axes(value(0));
+            let mut strides: Vec<usize> = perm.iter().map(|&axis| from[axis].stride).collect();
+            strides.resize(axes(y).len(), 0);
+            let kernel = if floats { "copy_f32_f32" } else { "copy_i8_i8" };
+            elementwise(step, y, kernel, &strides, &vec![0; strides.len()])?
+        }
+        StepOp::Gather => {
+            let mut general = over(y, "gather_i32_f32", Size::Threads(y.cols() as u64));
+            general.params.k = value(1).shape.axis(0).unwrap_or_default() as u32;
+            general
+        }
+        StepOp::Float(FloatOp::Add) => pair("add_f32_f32")?,
+        StepOp::Float(FloatOp::Mul) => pair("mul_f32_f32")?,
+        StepOp::Float(FloatOp::Unary(op)) => {
+            let mut general = single("unary_f32_f32")?;
+            general.params.kind = UnaryOp::ALL.iter().position(|listed| listed == op).unwrap_or_default() as u32;
+            general
+        }
+        StepOp::Float(FloatOp::MatMul) => matrices(program, step, "matmul_f32_f32")?,
+        StepOp::Float(FloatOp::Linear) => {
+            let mut general = over(y, "matmul_f32_f32", Size::Tiles { m: 0, n: y.cols() as u64 });
+            let k = value(0).cols() as u32;
+            let params = &mut general.params;
+            (params.k, params.b_k, params.b_n, params.kind) = (k, 1, k, u32::from(step.inputs.len() == 3));
+            general
+        }
+        StepOp::Float(FloatOp::Softmax { axis }) => {
+            let axis = &axes(y)[*axis];
+            lines(y, "softmax_f32_f32", axis.length.unwrap_or(1), axis.stride)
+        }
+        StepOp::Float(FloatOp::LayerNorm { eps }) => {
+            let length = value(1).shape.dims().iter().product();
+            let mut general = lines(y, "layer_norm_f32_f32", length, 1);
+            general.params.factor = *eps;
+            general
+        }
+    }))
+}
+
+/// A group for each line of `length` elements, `stride` apart.
+fn lines(y: &Value, kernel: &'static str, length: usize, stride: usize) -> General {
+    let mut general = over(y, kernel, Size::Groups);
+    general.rows_factor = y.rows_factor() * y.cols() / length;
+    let params = &mut general.params;
+    (params.rows_factor, params.k, params.a_col) = (general.rows_factor as u32, length as u32, stride as u32);
+    general
+}
+
+/// One input of a concat: its rows are copied to where they belong.
+fn concat(program: &Program, step: &Step, axis: usize, part: usize) -> Result<General, GpuError> {
+    let (x, y) = (program.value(step.inputs[part]), program.value(step.output));
+    let (from, to) = (axes(x), axes(y));
+    let before: usize = step.inputs[..part].iter().filter_map(|&input| program.value(input).shape.axis(axis)).sum();
+    let offset = before * to[axis].stride;
+    let last = from.len() - 1;
+    let (kernel, threads) = match x.value_type {
+        ValueType::I8 => ("copy_i8_i8", (offset % 4 + x.cols()).div_ceil(4)),
+        ValueType::F32 | ValueType::I32 => ("copy_f32_f32", x.cols()),
+    };
+    let mut general = over(x, kernel, Size::Threads(threads as u64));
+    let params = &mut general.params;
+    (params.row_words, params.a_col, params.y_offset) = (threads as u32, 1, offset as u32);
+    let lengths: Vec<Option<usize>> = from[..last].iter().map(|axis| axis.length).collect();
+    let strides = |axes: &[Axis]| axes[..last].iter().map(|axis| axis.stride).collect::<Vec<_>>();
+    set_axes(&step.name, params, &lengths, [&strides(&from), &vec![0; last], &strides(&to)])?;
+    Ok(general)
+}
+
+/// `a[…, M, K] · b[…, K, N]`.
+fn matrices(program: &Program, step: &Step, kernel: &'static str) -> Result<General, GpuError> {
+    let [a, b] = [0, 1].map(|at| program.value(step.inputs[at]));
+    let y = program.value(step.output);
+    let result = axes(y);
+    let stack = result.len() - 2;
+    // The rows of the only matrix may be the batch.
+    let m = result[stack].length.unwrap_or(0);
+    let mut general = over(y, kernel, Size::Tiles { m: m as u64, n: y.cols() as u64 });
+    let params = &mut general.params;
+    let of_b = axes(b);
+    (params.k, params.m, params.b_k, params.b_n) = (a.cols() as u32, m as u32, of_b[of_b.len() - 2].stride as u32, 1);
+    params.a_words = row_words(a.cols()) as u32;
+    // Strides along the stack: the matrices themselves are of other lengths, so those axes are cut off first.
+    let strides = |value: &Value| {
+        let own = axes(value);
+        let own = &own[..own.len() - 2];
+        let skip = stack - own.len();
+        let stride = |at: usize| match at.checked_sub(skip).map(|at| own[at]) {
+            Some(own) if own.length == result[at].length => own.stride,
+            _ => 0,
+        };
+        (0..stack).map(stride).collect::<Vec<_>>()
+    };
+    let lengths: Vec<Option<usize>> = result[..stack].iter().map(|axis| axis.length).collect();
+    set_axes(&step.name, params, &lengths, [&strides(a), &strides(b), &strides(y)])?;
+    Ok(general)
+}

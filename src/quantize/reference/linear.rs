@@ -1,0 +1,229 @@
+//! Linear layers, static and dynamic.
+
+use std::sync::Arc;
+
+use ndarray::Array1;
+
+use super::{End, FITS, Fused, Match, Matcher};
+use crate::graph::{NodeId, Op, Rewriter};
+use crate::numerics;
+use crate::qparams::{QParams, TensorQParams};
+use crate::tensor::Tensor;
+
+/// What quantizes a layer's input.
+enum Input {
+    /// The int8 input.
+    Static { codes: NodeId, qparams: QParams },
+    /// The int8 input and the pairs of its scales and zero points.
+    Dynamic { codes: NodeId, pairs: NodeId },
+}
+
+/// A layer's constants.
+struct Parameters {
+    /// The int8 weight `[N, K]`: a node, and its codes.
+    weight: NodeId,
+    codes: Arc<Tensor>,
+    k: usize,
+    /// `[N]`
+    scales: Vec<f32>,
+    /// `[N]`
+    bias: Vec<f32>,
+}
+
+impl Matcher<'_> {
+    pub(super) fn linear(&self, rewriter: &mut Rewriter<'_>, linear: NodeId) -> Match<Fused> {
+        let inputs = &self.graph.node(linear).inputs;
+        let x = self.graph.node(inputs[0]);
+        let input = match x.op {
+            Op::Dequantize { qparams: TensorQParams::PerTensor(qparams) } => {
+                Input::Static { codes: x.inputs[0], qparams }
+            }
+            Op::DequantizeDynamic => Input::Dynamic { codes: x.inputs[0], pairs: x.inputs[1] },
+            _ => return Ok(Err("its input is not quantized per tensor".to_owned())),
+        };
+        let parameters = match self.parameters(inputs)? {
+            Ok(parameters) => parameters,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        Ok(match input {
+            Input::Static { codes, qparams } => self.static_linear(rewriter, linear, codes, qparams, &parameters),
+            Input::Dynamic { codes, pairs } => self.dynamic_linear(rewriter, linear, [codes, pairs], &parameters),
+        })
+    }
+
+    fn parameters(&self, inputs: &[NodeId]) -> Match<Parameters> {
+        let Op::Dequantize { qparams } = &self.graph.node(inputs[1]).op else {
+            return Ok(Err("its weight is not quantized".to_owned()));
+        };
+        let weight = self.graph.node(inputs[1]).inputs[0];
+        let Some(codes) = self.interpreter.constant_value(weight)? else {
+            return Ok(Err("its weight is not a constant".to_owned()));
+        };
+        let bias = match inputs.get(2) {
+            None => None,
+            Some(&bias) => match self.interpreter.constant_value(bias)? {
+                None => return Ok(Err("its bias is not a constant".to_owned())),
+                bias => bias,
+            },
+        };
+        let &[n, k] = codes.shape() else { return Ok(Err("its weight is not a matrix".to_owned())) };
+        let scales = match weight_scales(qparams, n) {
+            Ok(scales) => scales,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        let bias = match &bias {
+            None => vec![0.0; n],
+            Some(bias) => bias.as_f32().unwrap_or_default().to_vec(),
+        };
+        if let Some((at, value)) = bias.iter().enumerate().find(|(_, b)| !b.is_finite()) {
+            return Ok(Err(format!("element {at} of its bias is {value}")));
+        }
+        if k == 0 {
+            return Ok(Err("it has 0 input features, expected at least 1".to_owned()));
+        }
+        Ok(Ok(Parameters { weight, codes, k, scales, bias }))
+    }
+
+    fn static_linear(
+        &self,
+        rewriter: &mut Rewriter<'_>,
+        linear: NodeId,
+        codes: NodeId,
+        x_qparams: QParams,
+        parameters: &Parameters,
+    ) -> Result<Fused, String> {
+        let node = self.graph.node(linear);
+        let (fraction_bits, bias) = parameters.folded_bias(x_qparams)?;
+        let (end, fused) = self.end(linear);
+        let factor = |s_w: f32| match end {
+            End::Int8 { qparams, .. } => numerics::multiplier(x_qparams.scale(), s_w, qparams.scale(), fraction_bits),
+            End::Float { .. } => numerics::output_scale(x_qparams.scale(), s_w, fraction_bits),
+        };
+        let factors = factors(&parameters.scales, x_qparams.scale(), factor)?;
+        let w = self.weight(rewriter, linear, parameters);
+        let bias = self.constant(rewriter, linear, "bias.codes", Tensor::from(Array1::from(bias)));
+        let inputs = vec![rewriter.get(codes).expect(FITS), w, bias];
+        let acc = Op::IntegerLinear { fraction_bits };
+        let acc = rewriter.add(&node.name, acc, inputs, &node.origin).expect(FITS);
+        Ok(self.finish(rewriter, linear, acc, end, factors, fused))
+    }
+
+    fn dynamic_linear(
+        &self,
+        rewriter: &mut Rewriter<'_>,
+        linear: NodeId,
+        [codes, pairs]: [NodeId; 2],
+        parameters: &Parameters,
+    ) -> Result<Fused, String> {
+        let node = self.graph.node(linear);
+        let mut sums = Vec::with_capacity(parameters.scales.len());
+        for (channel, (sum, magnitude)) in parameters.sums().into_iter().enumerate() {
+            // |x − z_x| ≤ 255, and the product is made before z_x · Σ w is taken from it.
+            match i32::try_from(magnitude * 255) {
+                Ok(_) => sums.push(sum as i32),
+                Err(_) => {
+                    let (products, max) = (magnitude * 255, i32::MAX);
+                    return Err(format!(
+                        "channel {channel}: products up to {products} do not fit the i32 accumulator ({max}, equation 7)"
+                    ));
+                }
+            }
+        }
+        // What follows is dynamic again, so only a ReLU is taken in.
+        let relu = self.only_user(linear).filter(|&id| self.is_relu(id));
+        let n = parameters.scales.len();
+        let vector = |data: Vec<f32>| Tensor::from(Array1::from(data));
+        let w = self.weight(rewriter, linear, parameters);
+        let zeros = self.constant(rewriter, linear, "zeros", Tensor::from(Array1::from(vec![0i32; n])));
+        let sums = self.constant(rewriter, linear, "weight.sums", Tensor::from(Array1::from(sums)));
+        let scales = self.constant(rewriter, linear, "weight.scales", vector(parameters.scales.clone()));
+        let bias = self.constant(rewriter, linear, "bias", vector(parameters.bias.clone()));
+        let inputs = vec![rewriter.get(codes).expect(FITS), w, zeros];
+        let acc = Op::IntegerLinear { fraction_bits: 0 };
+        let acc = rewriter.add(&node.name, acc, inputs, &node.origin).expect(FITS);
+        let op = Op::ScaleAccumulatorDynamic { relu: relu.is_some() };
+        let inputs = vec![acc, rewriter.get(pairs).expect(FITS), sums, scales, bias];
+        let last = relu.unwrap_or(linear);
+        let origin = &self.graph.node(last).origin;
+        let new = rewriter.add(&format!("{}.output", node.name), op, inputs, origin).expect(FITS);
+        rewriter.replace(last, new);
+        Ok(relu.into_iter().collect())
+    }
+
+    /// A weight that was not folded is folded now.
+    fn weight(&self, rewriter: &mut Rewriter<'_>, linear: NodeId, parameters: &Parameters) -> NodeId {
+        match self.graph.node(parameters.weight).op {
+            Op::Constant(_) => rewriter.get(parameters.weight).expect(FITS),
+            _ => self.constant(rewriter, linear, "weight.codes", Arc::clone(&parameters.codes)),
+        }
+    }
+}
+
+/// A multiplier or an output scale for each channel.
+fn factors(scales: &[f32], s_x: f32, factor: impl Fn(f32) -> Option<f32>) -> Result<Vec<f32>, String> {
+    let channel = |(channel, &s_w): (usize, &f32)| {
+        factor(s_w).ok_or_else(|| {
+            format!(
+                "channel {channel}: input scale {s_x:e} and weight scale {s_w:e} give a multiplier that is not a normal \
+                 f32 (equation 3)"
+            )
+        })
+    };
+    scales.iter().enumerate().map(channel).collect()
+}
+
+/// One scale per output channel, for weights without zero points.
+fn weight_scales(qparams: &TensorQParams, n: usize) -> Result<Vec<f32>, String> {
+    let channels: &[QParams] = match qparams {
+        TensorQParams::PerTensor(q) => std::slice::from_ref(q),
+        TensorQParams::PerChannel { channels, ch_axis: 0 } => channels,
+        TensorQParams::PerChannel { ch_axis, .. } => {
+            return Err(format!("its weight has a scale per index of axis {ch_axis}, expected axis 0"));
+        }
+    };
+    if let Some((channel, q)) = channels.iter().enumerate().find(|(_, q)| q.zero_point() != 0) {
+        return Err(format!("channel {channel} of its weight has zero point {}, expected 0", q.zero_point()));
+    }
+    Ok(channels.iter().map(QParams::scale).cycle().take(n).collect())
+}
+
+impl Parameters {
+    /// Σ w and Σ |w| of each channel.
+    fn sums(&self) -> Vec<(i64, i64)> {
+        let add = |(sum, magnitude), &w: &i8| (sum + i64::from(w), magnitude + i64::from(w.unsigned_abs()));
+        let codes = self.codes.as_i8().unwrap_or_default();
+        codes.chunks_exact(self.k).map(|row| row.iter().fold((0, 0), add)).collect()
+    }
+
+    /// The fraction bits and the folded bias of equation 4.
+    fn folded_bias(&self, x_qparams: QParams) -> Result<(u32, Vec<i32>), String> {
+        let sums = self.sums();
+        let folded = |fraction_bits: u32| -> Result<Vec<i32>, String> {
+            let channels = self.bias.iter().zip(&self.scales).zip(&sums).enumerate();
+            channels
+                .map(|(channel, ((&b, &s_w), &(sum, magnitude)))| {
+                    let (s_x, z_x) = (x_qparams.scale(), x_qparams.zero_point());
+                    let bias = numerics::folded_bias(b, s_x, z_x, s_w, sum, fraction_bits);
+                    match i32::try_from(bias) {
+                        Ok(bias) if numerics::fits_accumulator(magnitude, i64::from(bias), fraction_bits) => Ok(bias),
+                        _ => Err(format!(
+                            "channel {channel}: products up to {} and a bias of {bias} do not fit the i32 accumulator \
+                             ({}, equation 4)",
+                            magnitude * 128,
+                            i32::MAX
+                        )),
+                    }
+                })
+                .collect()
+        };
+        // The most fraction bits that fit; the reason given is that of none at all.
+        let mut refused = String::new();
+        for fraction_bits in (0..=numerics::MAX_FRACTION_BITS).rev() {
+            match folded(fraction_bits) {
+                Ok(bias) => return Ok((fraction_bits, bias)),
+                Err(reason) => refused = reason,
+            }
+        }
+        Err(refused)
+    }
+}

@@ -1,0 +1,196 @@
+//! Everything but linear layers.
+
+use ndarray::Array1;
+
+use super::{End, FITS, Fused, Matcher};
+use crate::graph::{NodeId, Op, Rewriter, UnaryOp};
+use crate::numerics::{self, AddMultipliers, MAX_MATMUL_K};
+use crate::qparams::{QParams, QuantRange};
+use crate::tensor::Tensor;
+
+const NOT_INPUTS: &str = "its inputs are not all quantized per tensor";
+const NOT_OUTPUT: &str = "its output is not quantized, or others read it before it is";
+
+impl Matcher<'_> {
+    /// The codes of all inputs, and what they mean.
+    fn operands(&self, id: NodeId) -> Result<Vec<(NodeId, QParams)>, String> {
+        let operands = self.graph.node(id).inputs.iter().map(|&input| self.operand(input));
+        operands.collect::<Option<_>>().ok_or_else(|| NOT_INPUTS.to_owned())
+    }
+
+    /// Equation 8.
+    pub(super) fn add(&self, rewriter: &mut Rewriter<'_>, id: NodeId) -> Result<Fused, String> {
+        let operands = self.operands(id)?;
+        let [(a, a_qparams), (b, b_qparams)] = operands[..] else { return Err(NOT_INPUTS.to_owned()) };
+        let (End::Int8 { qparams, lo, hi }, fused) = self.end(id) else { return Err(NOT_OUTPUT.to_owned()) };
+        let scales = [a_qparams.scale(), b_qparams.scale(), qparams.scale()];
+        let multipliers = AddMultipliers::new(scales[0], scales[1], scales[2]).ok_or_else(|| {
+            let [a, b, y] = scales;
+            format!("input scales {a:e} and {b:e} are out of proportion to the output scale {y:e} (equation 8)")
+        })?;
+        let (a_zero_point, b_zero_point) = (a_qparams.zero_point(), b_qparams.zero_point());
+        let op = Op::IntegerAdd { a_zero_point, b_zero_point, multipliers, qparams, lo, hi };
+        Ok(self.replace(rewriter, fused, op, &[a, b]))
+    }
+
+    /// Equation 9 of single elements.
+    pub(super) fn mul(&self, rewriter: &mut Rewriter<'_>, id: NodeId) -> Result<Fused, String> {
+        let operands = self.operands(id)?;
+        let [(a, a_qparams), (b, b_qparams)] = operands[..] else { return Err(NOT_INPUTS.to_owned()) };
+        let (End::Int8 { qparams, lo, hi }, fused) = self.end(id) else { return Err(NOT_OUTPUT.to_owned()) };
+        let multiplier = multiplier(a_qparams, b_qparams, Some(qparams))?;
+        let (a_zero_point, b_zero_point) = (a_qparams.zero_point(), b_qparams.zero_point());
+        let op = Op::IntegerMul { a_zero_point, b_zero_point, multiplier, qparams, lo, hi };
+        Ok(self.replace(rewriter, fused, op, &[a, b]))
+    }
+
+    /// Equation 9.
+    pub(super) fn matmul(&self, rewriter: &mut Rewriter<'_>, id: NodeId) -> Result<Fused, String> {
+        let node = self.graph.node(id);
+        let operands = self.operands(id)?;
+        let [(a, a_qparams), (b, b_qparams)] = operands[..] else { return Err(NOT_INPUTS.to_owned()) };
+        let k = self.graph.node(a).shape.last().unwrap_or_default();
+        if k > MAX_MATMUL_K {
+            return Err(format!("it sums {k} products, at most {MAX_MATMUL_K} fit the i32 accumulator (equation 9)"));
+        }
+        let (end, fused) = self.end(id);
+        let factor = match end {
+            End::Int8 { qparams, .. } => multiplier(a_qparams, b_qparams, Some(qparams))?,
+            End::Float { .. } => multiplier(a_qparams, b_qparams, None)?,
+        };
+        let (a_zero_point, b_zero_point) = (a_qparams.zero_point(), b_qparams.zero_point());
+        let inputs = [a, b].map(|input| rewriter.get(input).expect(FITS)).to_vec();
+        let acc = Op::IntegerMatMul { a_zero_point, b_zero_point };
+        let acc = rewriter.add(&node.name, acc, inputs, &node.origin).expect(FITS);
+        let factors = vec![factor; node.shape.last().unwrap_or_default()];
+        Ok(self.finish(rewriter, id, acc, end, factors, fused))
+    }
+
+    /// A chain of unary functions between codes: one table.
+    pub(super) fn table(&self, rewriter: &mut Rewriter<'_>, id: NodeId) -> Result<Fused, String> {
+        let operands = self.operands(id).map_err(|_| "its input is not quantized per tensor".to_owned())?;
+        let (x, x_qparams) = operands[0];
+        let mut fused = Vec::new();
+        let mut chain = Vec::new();
+        let mut next = Some(id);
+        while let Some(unary) = next
+            && let Op::Unary(op) = self.graph.node(unary).op
+        {
+            chain.push(op);
+            fused.push(unary);
+            next = self.only_user(unary);
+        }
+        let Some((quantize, qparams, range)) = next.and_then(|id| self.quantize(id)) else {
+            return Err(NOT_OUTPUT.to_owned());
+        };
+        fused.push(quantize);
+        let x = rewriter.get(x).expect(FITS);
+        let table = self.table_node(rewriter, quantize, x, x_qparams, &chain, (qparams, range));
+        rewriter.replace(quantize, table);
+        Ok(fused)
+    }
+
+    /// What a quantize node makes of codes: the same codes, or a table. False if it reads no codes.
+    pub(super) fn requantize(&self, rewriter: &mut Rewriter<'_>, id: NodeId) -> bool {
+        let node = self.graph.node(id);
+        let (Some((x, x_qparams)), Some((_, qparams, range))) = (self.operand(node.inputs[0]), self.quantize(id))
+        else {
+            return false;
+        };
+        let codes = rewriter.get(x).expect(FITS);
+        let new = if self.same(x, x_qparams, qparams, range) {
+            codes
+        } else {
+            self.table_node(rewriter, id, codes, x_qparams, &[], (qparams, range))
+        };
+        rewriter.replace(id, new);
+        true
+    }
+
+    /// Joined codes; inputs with other parameters than the output pass through a table.
+    pub(super) fn concat(&self, rewriter: &mut Rewriter<'_>, id: NodeId) -> Result<Fused, String> {
+        let node = self.graph.node(id);
+        let operands = self.operands(id)?;
+        let quantize = self.only_user(id).and_then(|id| self.quantize(id));
+        let (quantize, qparams, range) = quantize.ok_or_else(|| NOT_OUTPUT.to_owned())?;
+        let mut inputs = Vec::with_capacity(operands.len());
+        for &(x, x_qparams) in &operands {
+            let codes = rewriter.get(x).expect(FITS);
+            inputs.push(if self.same(x, x_qparams, qparams, range) {
+                codes
+            } else {
+                self.table_node(rewriter, quantize, codes, x_qparams, &[], (qparams, range))
+            });
+        }
+        let new = rewriter.add(&node.name, node.op.clone(), inputs, &node.origin).expect(FITS);
+        rewriter.replace(quantize, new);
+        Ok(vec![quantize])
+    }
+
+    /// Moved codes, through a table if the output has other parameters.
+    pub(super) fn movement(&self, rewriter: &mut Rewriter<'_>, id: NodeId) -> Result<Fused, String> {
+        let node = self.graph.node(id);
+        let (x, x_qparams) = self.operands(id).map_err(|_| "its input is not quantized per tensor".to_owned())?[0];
+        let quantize = self.only_user(id).and_then(|id| self.quantize(id));
+        let (quantize, qparams, range) = quantize.ok_or_else(|| NOT_OUTPUT.to_owned())?;
+        let codes = rewriter.get(x).expect(FITS);
+        let mut new = rewriter.add(&node.name, node.op.clone(), vec![codes], &node.origin).expect(FITS);
+        if !self.same(x, x_qparams, qparams, range) {
+            new = self.table_node(rewriter, quantize, new, x_qparams, &[], (qparams, range));
+        }
+        rewriter.replace(quantize, new);
+        Ok(vec![quantize])
+    }
+
+    /// Whether codes mean the same, and fit the range, as they are.
+    fn same(&self, x: NodeId, x_qparams: QParams, qparams: QParams, range: QuantRange) -> bool {
+        let fits = match &self.graph.node(x).op {
+            Op::Quantize { range: own, .. } => {
+                own.quant_min() >= range.quant_min() && own.quant_max() <= range.quant_max()
+            }
+            _ => range == QuantRange::INT8,
+        };
+        x_qparams == qparams && fits
+    }
+
+    /// Each code dequantized, passed through the chain and quantized, by the very functions that the graph would apply.
+    fn table_node(
+        &self,
+        rewriter: &mut Rewriter<'_>,
+        quantize: NodeId,
+        codes: NodeId,
+        x: QParams,
+        chain: &[UnaryOp],
+        (y, range): (QParams, QuantRange),
+    ) -> NodeId {
+        let entry = |code: i8| {
+            let real = numerics::dequantize(code.into(), x.scale(), x.zero_point());
+            let real = chain.iter().fold(real, |v, op| op.eval(f64::from(v)) as f32);
+            numerics::quantize(real, y.inv_scale(), y.zero_point(), range.quant_min(), range.quant_max()) as i8
+        };
+        let table: Array1<i8> = (i8::MIN..=i8::MAX).map(entry).collect();
+        let table = self.constant(rewriter, quantize, "table", Tensor::from(table));
+        let node = self.graph.node(quantize);
+        rewriter.add(&node.name, Op::Table { qparams: y }, vec![codes, table], &node.origin).expect(FITS)
+    }
+
+    /// Adds an op on codes that stands for the quantize node at the end.
+    fn replace(&self, rewriter: &mut Rewriter<'_>, fused: Fused, op: Op, inputs: &[NodeId]) -> Fused {
+        if let Some(&last) = fused.last() {
+            let node = self.graph.node(last);
+            let inputs = inputs.iter().map(|&input| rewriter.get(input).expect(FITS)).collect();
+            let new = rewriter.add(&node.name, op, inputs, &node.origin).expect(FITS);
+            rewriter.replace(last, new);
+        }
+        fused
+    }
+}
+
+/// `s_a · s_b / s_y`, or without an output scale `s_a · s_b`.
+fn multiplier(a: QParams, b: QParams, y: Option<QParams>) -> Result<f32, String> {
+    let y = y.map_or(1.0, |y| y.scale());
+    numerics::multiplier(a.scale(), b.scale(), y, 0).ok_or_else(|| {
+        let (a, b) = (a.scale(), b.scale());
+        format!("input scales {a:e} and {b:e} over {y:e} give a multiplier that is not a normal f32 (equation 9)")
+    })
+}

@@ -1,0 +1,401 @@
+//! One small example an op: what interpreter and engines must make of it.
+
+use enfold::graph::{GraphError, NodeId, Op};
+use enfold::numerics::{AddMultipliers, EPS};
+use enfold::qparams::{QParams, QScheme, QuantRange, TensorQParams};
+use enfold::tensor::DType;
+use enfold::{Graph, GraphBuilder, Shape, Tensor};
+
+/// One small graph.
+pub(crate) struct OpCase {
+    pub(crate) name: &'static str,
+    pub(crate) graph: Graph,
+    pub(crate) inputs: Vec<Tensor>,
+    pub(crate) expected: Tensor,
+    /// Whether GPUs promise the bits of the interpreter.
+    #[allow(dead_code)]
+    pub(crate) exact: bool,
+}
+
+pub(crate) fn f32s(shape: &[usize], data: &[f32]) -> Tensor {
+    Tensor::from_f32(shape, data.to_vec()).expect("lengths fit")
+}
+
+fn case(
+    name: &'static str,
+    build: impl FnOnce(&mut GraphBuilder) -> Result<NodeId, GraphError>,
+    inputs: Vec<Tensor>,
+    expected: Tensor,
+    exact: bool,
+) -> OpCase {
+    let mut g = GraphBuilder::new();
+    let output = build(&mut g).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let graph = g.finish([output]).unwrap_or_else(|e| panic!("{name}: {e}"));
+    OpCase { name, graph, inputs, expected, exact }
+}
+
+/// One small example an op, with results worked out by hand or, for the transcendental ones, by torch 2.9.1.
+pub(crate) fn table() -> Vec<OpCase> {
+    let x23 = || f32s(&[2, 3], &[1.0, -2.0, 3.0, 0.5, 0.0, -1.0]);
+    let x = |g: &mut GraphBuilder, dims: &[usize]| g.input("x", Shape::batched(dims));
+    let per_tensor = |scale, z| TensorQParams::PerTensor(QParams::new(scale, z).expect("valid"));
+    let i8s = |shape: &[usize], data: &[i8]| Tensor::from_i8(shape, data.to_vec()).expect("lengths fit");
+    let i32s = |shape: &[usize], data: &[i32]| Tensor::from_i32(shape, data.to_vec()).expect("lengths fit");
+    vec![
+        case(
+            "linear",
+            |g| {
+                let x = x(g, &[3])?;
+                g.linear("y", x, f32s(&[2, 3], &[1.0, 2.0, 3.0, -1.0, 0.0, 1.0]), Some(f32s(&[2], &[10.0, 20.0])))
+            },
+            vec![x23()],
+            f32s(&[2, 2], &[16.0, 22.0, 7.5, 18.5]),
+            false,
+        ),
+        case(
+            "linear without bias, rank 3",
+            |g| {
+                let x = x(g, &[2, 1])?;
+                g.linear("y", x, f32s(&[2, 1], &[1.0, -1.0]), None)
+            },
+            vec![f32s(&[1, 2, 1], &[3.0, 4.0])],
+            f32s(&[1, 2, 2], &[3.0, -3.0, 4.0, -4.0]),
+            false,
+        ),
+        case(
+            "matmul",
+            |g| {
+                let x = x(g, &[2, 2])?;
+                let y = g.constant("b", f32s(&[2, 1], &[1.0, 10.0]))?;
+                g.matmul("y", x, y)
+            },
+            vec![f32s(&[2, 2, 2], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0])],
+            f32s(&[2, 2, 1], &[21.0, 43.0, 65.0, 87.0]),
+            false,
+        ),
+        case(
+            "matmul of two stacks",
+            |g| {
+                let a = x(g, &[1, 2])?;
+                let b = g.input("b", Shape::batched(&[2, 1]))?;
+                g.matmul("y", a, b)
+            },
+            vec![f32s(&[2, 1, 2], &[1.0, 2.0, 3.0, 4.0]), f32s(&[2, 2, 1], &[1.0, 1.0, 2.0, 10.0])],
+            f32s(&[2, 1, 1], &[3.0, 46.0]),
+            false,
+        ),
+        case(
+            "matmul with a broadcast stack",
+            |g| {
+                let a = x(g, &[2, 1, 1])?;
+                let b = g.constant("b", f32s(&[2, 1, 2], &[1.0, 2.0, 10.0, 20.0]))?;
+                g.matmul("y", a, b)
+            },
+            vec![f32s(&[1, 2, 1, 1], &[3.0, 4.0])],
+            f32s(&[1, 2, 1, 2], &[3.0, 6.0, 40.0, 80.0]),
+            false,
+        ),
+        case(
+            "matmul with stacks that broadcast both ways",
+            |g| {
+                let a = x(g, &[2, 1, 1, 1])?;
+                let b = g.constant("b", f32s(&[2, 3, 1, 1], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]))?;
+                g.matmul("y", a, b)
+            },
+            vec![f32s(&[1, 2, 1, 1, 1], &[1.0, 10.0])],
+            f32s(&[1, 2, 3, 1, 1], &[1.0, 2.0, 3.0, 40.0, 50.0, 60.0]),
+            false,
+        ),
+        case(
+            "add, broadcast",
+            |g| {
+                let x = x(g, &[3])?;
+                let b = g.constant("b", f32s(&[3], &[1.0, 2.0, 3.0]))?;
+                g.add("y", x, b)
+            },
+            vec![x23()],
+            f32s(&[2, 3], &[2.0, 0.0, 6.0, 1.5, 2.0, 2.0]),
+            false,
+        ),
+        case(
+            "mul, a column with a row",
+            |g| {
+                let x = x(g, &[1])?;
+                let b = g.constant("b", f32s(&[1, 2], &[2.0, 3.0]))?;
+                g.mul("y", x, b)
+            },
+            vec![f32s(&[2, 1], &[5.0, 7.0])],
+            f32s(&[2, 2], &[10.0, 15.0, 14.0, 21.0]),
+            false,
+        ),
+        case(
+            "relu",
+            |g| {
+                let x = x(g, &[3])?;
+                g.relu("y", x)
+            },
+            vec![x23()],
+            f32s(&[2, 3], &[1.0, 0.0, 3.0, 0.5, 0.0, 0.0]),
+            false,
+        ),
+        case(
+            "silu",
+            |g| {
+                let x = x(g, &[3])?;
+                g.silu("y", x)
+            },
+            vec![f32s(&[1, 3], &[0.0, 1.0, -2.0])],
+            f32s(&[1, 3], &[0.0, 0.731_058_6, -0.238_405_84]),
+            false,
+        ),
+        case(
+            "reshape",
+            |g| {
+                let x = x(g, &[2, 3])?;
+                g.reshape("y", x, &[3, 2])
+            },
+            vec![f32s(&[1, 2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])],
+            f32s(&[1, 3, 2], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]),
+            false,
+        ),
+        case(
+            "flatten",
+            |g| {
+                let x = x(g, &[2, 1, 2])?;
+                g.flatten("y", x, 1)
+            },
+            vec![f32s(&[1, 2, 1, 2], &[1.0, 2.0, 3.0, 4.0])],
+            f32s(&[1, 4], &[1.0, 2.0, 3.0, 4.0]),
+            false,
+        ),
+        case(
+            "transpose",
+            |g| {
+                let x = x(g, &[2, 3])?;
+                g.transpose("y", x, &[0, 2, 1])
+            },
+            vec![f32s(&[1, 2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])],
+            f32s(&[1, 3, 2], &[1.0, 4.0, 2.0, 5.0, 3.0, 6.0]),
+            false,
+        ),
+        case(
+            "concat",
+            |g| {
+                let x = x(g, &[2])?;
+                let z = g.input("z", Shape::rows(1))?;
+                g.concat("y", &[x, z], 1)
+            },
+            vec![f32s(&[2, 2], &[1.0, 2.0, 3.0, 4.0]), f32s(&[2, 1], &[9.0, 8.0])],
+            f32s(&[2, 3], &[1.0, 2.0, 9.0, 3.0, 4.0, 8.0]),
+            false,
+        ),
+        case(
+            "softmax over an inner axis",
+            |g| {
+                let x = x(g, &[2, 2])?;
+                g.softmax("y", x, 1)
+            },
+            vec![f32s(&[1, 2, 2], &[0.0, 1.0, 0.0, 3.0])],
+            f32s(&[1, 2, 2], &[0.5, 0.119_202_92, 0.5, 0.880_797_1]),
+            false,
+        ),
+        case(
+            "layer norm",
+            |g| {
+                let x = x(g, &[3])?;
+                g.layer_norm("y", x, f32s(&[3], &[1.0, 2.0, 1.0]), f32s(&[3], &[0.0, 0.0, 5.0]), 1e-5)
+            },
+            vec![f32s(&[1, 3], &[1.0, 2.0, 3.0])],
+            f32s(&[1, 3], &[-1.224_735_6, 0.0, 6.224_735_7]),
+            false,
+        ),
+        case(
+            "batch norm",
+            |g| {
+                let x = x(g, &[2])?;
+                let c = |data: [f32; 2]| f32s(&[2], &data);
+                g.batch_norm("y", x, [c([1.0, 0.0]), c([4.0, 1.0]), c([2.0, 1.0]), c([0.5, -1.0])], 0.0)
+            },
+            vec![f32s(&[1, 2], &[5.0, 3.0])],
+            f32s(&[1, 2], &[4.5, 2.0]),
+            false,
+        ),
+        case(
+            "embedding",
+            |g| {
+                let ids = g.typed_input("ids", Shape::rows(2), DType::I32)?;
+                g.embedding("y", ids, f32s(&[3, 1], &[10.0, 20.0, 30.0]))
+            },
+            vec![i32s(&[1, 2], &[2, 0])],
+            f32s(&[1, 2, 1], &[30.0, 10.0]),
+            false,
+        ),
+        case(
+            "quantize",
+            |g| {
+                let x = x(g, &[3])?;
+                g.node("y", Op::Quantize { qparams: per_tensor(0.5, 1), range: QuantRange::INT8 }, &[x])
+            },
+            vec![x23()],
+            i8s(&[2, 3], &[3, -3, 7, 2, 1, -1]),
+            true,
+        ),
+        case(
+            "dequantize",
+            |g| {
+                let x = g.typed_input("x", Shape::rows(2), DType::I8)?;
+                g.node("y", Op::Dequantize { qparams: per_tensor(0.5, 1) }, &[x])
+            },
+            vec![i8s(&[1, 2], &[3, -128])],
+            f32s(&[1, 2], &[1.0, -64.5]),
+            true,
+        ),
+        case(
+            "integer linear and requantize",
+            |g| {
+                let x = g.typed_input("x", Shape::rows(2), DType::I8)?;
+                let w = g.constant("w", i8s(&[2, 2], &[1, 2, -1, 0]))?;
+                let b = g.constant("b", i32s(&[2], &[1, 2]))?;
+                let acc = g.node("acc", Op::IntegerLinear { fraction_bits: 1 }, &[x, w, b])?;
+                let m = g.constant("m", f32s(&[2], &[0.5, 0.5]))?;
+                g.node("y", Op::Requantize { qparams: QParams::new(1.0, 3).expect("valid"), lo: 3, hi: 127 }, &[acc, m])
+            },
+            // acc: 2 · (10 + 2 · 20) + 1 = 101 and 2 · −10 + 2 = −18; halves, plus 3, at least 3.
+            vec![i8s(&[1, 2], &[10, 20])],
+            i8s(&[1, 2], &[53, 3]),
+            true,
+        ),
+        case(
+            "integer linear and scale",
+            |g| {
+                let x = g.typed_input("x", Shape::rows(2), DType::I8)?;
+                let w = g.constant("w", i8s(&[2, 2], &[1, 2, -1, 0]))?;
+                let b = g.constant("b", i32s(&[2], &[1, 2]))?;
+                let acc = g.node("acc", Op::IntegerLinear { fraction_bits: 0 }, &[x, w, b])?;
+                let s = g.constant("s", f32s(&[2], &[0.5, 0.25]))?;
+                g.node("y", Op::ScaleAccumulator { relu: true }, &[acc, s])
+            },
+            vec![i8s(&[1, 2], &[10, 20])],
+            f32s(&[1, 2], &[25.5, 0.0]),
+            true,
+        ),
+        case(
+            "add and mul of scalars",
+            |g| {
+                let x = x(g, &[3])?;
+                let x = g.add_scalar("a", x, 0.5)?;
+                g.mul_scalar("y", x, -2.0)
+            },
+            vec![x23()],
+            f32s(&[2, 3], &[-3.0, 3.0, -7.0, -2.0, -1.0, 1.0]),
+            false,
+        ),
+        case(
+            "dynamic linear layer with relu, per tensor",
+            |g| {
+                let x = x(g, &[2])?;
+                let range = QuantRange::INT8;
+                let choose = Op::ChooseQParams { qscheme: QScheme::PerTensorAffine, range, eps: EPS };
+                let pairs = g.node("pairs", choose, &[x])?;
+                let q = g.node("q", Op::QuantizeDynamic { range }, &[x, pairs])?;
+                let w = g.constant("w", i8s(&[2, 2], &[1, 2, -1, 0]))?;
+                let zeros = g.constant("zeros", i32s(&[2], &[0, 0]))?;
+                let acc = g.node("acc", Op::IntegerLinear { fraction_bits: 0 }, &[q, w, zeros])?;
+                let sums = g.constant("sums", i32s(&[2], &[3, -1]))?;
+                let scales = g.constant("scales", f32s(&[2], &[1.0, 2.0]))?;
+                let bias = g.constant("bias", f32s(&[2], &[0.5, 0.25]))?;
+                g.node("y", Op::ScaleAccumulatorDynamic { relu: true }, &[acc, pairs, sums, scales, bias])
+            },
+            // Scale 2, zero point −128 + 64 = −64: 255 · 2 = 510 from −128 to 382.
+            vec![f32s(&[1, 2], &[-128.0, 382.0])],
+            f32s(&[1, 2], &[636.5, 256.25]),
+            false,
+        ),
+        case(
+            "dynamic quantize and dequantize, per token",
+            |g| {
+                let x = x(g, &[2])?;
+                let range = QuantRange::INT8;
+                let choose = Op::ChooseQParams { qscheme: QScheme::PerTokenAffine, range, eps: EPS };
+                let pairs = g.node("pairs", choose, &[x])?;
+                let q = g.node("q", Op::QuantizeDynamic { range }, &[x, pairs])?;
+                g.node("y", Op::DequantizeDynamic, &[q, pairs])
+            },
+            // Scales 2 and 1: the second row does not feel the first.
+            vec![f32s(&[2, 2], &[-128.0, 382.0, 0.0, 255.0])],
+            f32s(&[2, 2], &[-128.0, 382.0, 0.0, 255.0]),
+            true,
+        ),
+        case(
+            "integer add, broadcast",
+            |g| {
+                let a = g.typed_input("x", Shape::rows(2), DType::I8)?;
+                let b = g.constant("b", i8s(&[2], &[4, -128]))?;
+                let multipliers = AddMultipliers::new(0.5, 1.0, 1.0).expect("usable");
+                let qparams = QParams::new(1.0, 3).expect("valid");
+                let op = Op::IntegerAdd { a_zero_point: 1, b_zero_point: 2, multipliers, qparams, lo: 3, hi: 127 };
+                g.node("y", op, &[a, b])
+            },
+            // (6 − 1) / 2 + 4 − 2 = 4.5, to even 4, plus 3; and far below 3.
+            vec![i8s(&[1, 2], &[6, 0])],
+            i8s(&[1, 2], &[7, 3]),
+            true,
+        ),
+        case(
+            "integer mul, broadcast",
+            |g| {
+                let a = g.typed_input("x", Shape::rows(2), DType::I8)?;
+                let b = g.constant("b", i8s(&[1], &[4]))?;
+                let qparams = QParams::new(1.0, 3).expect("valid");
+                let op =
+                    Op::IntegerMul { a_zero_point: 1, b_zero_point: 2, multiplier: 0.25, qparams, lo: -128, hi: 127 };
+                g.node("y", op, &[a, b])
+            },
+            vec![i8s(&[1, 2], &[6, 0])],
+            i8s(&[1, 2], &[5, 3]),
+            true,
+        ),
+        case(
+            "integer matmul and requantize",
+            |g| {
+                let a = g.typed_input("x", Shape::batched(&[1, 2]), DType::I8)?;
+                let b = g.constant("b", i8s(&[2, 2], &[1, 2, 3, 4]))?;
+                let acc = g.node("acc", Op::IntegerMatMul { a_zero_point: 1, b_zero_point: -1 }, &[a, b])?;
+                let m = g.constant("m", f32s(&[2], &[1.0, 1.0]))?;
+                g.node(
+                    "y",
+                    Op::Requantize { qparams: QParams::new(1.0, 0).expect("valid"), lo: -128, hi: 127 },
+                    &[acc, m],
+                )
+            },
+            // 2 · 2 + 3 · 4 and 2 · 3 + 3 · 5.
+            vec![i8s(&[1, 1, 2], &[3, 4])],
+            i8s(&[1, 1, 2], &[16, 21]),
+            true,
+        ),
+        case(
+            "table",
+            |g| {
+                let x = g.typed_input("x", Shape::rows(3), DType::I8)?;
+                let table: Vec<i8> = (-128..=127i8).map(|code| code / 2).collect();
+                let table = g.constant("table", i8s(&[256], &table))?;
+                g.node("y", Op::Table { qparams: QParams::new(1.0, 3).expect("valid") }, &[x, table])
+            },
+            vec![i8s(&[1, 3], &[-128, 0, 127])],
+            i8s(&[1, 3], &[-64, 0, 63]),
+            true,
+        ),
+        case(
+            "reshape, transpose and concat of codes",
+            |g| {
+                let x = g.typed_input("x", Shape::batched(&[2, 3]), DType::I8)?;
+                let t = g.transpose("t", x, &[0, 2, 1])?;
+                let r = g.reshape("r", t, &[2, 3])?;
+                g.concat("y", &[x, r], 2)
+            },
+            vec![i8s(&[1, 2, 3], &[1, 2, 3, 4, 5, 6])],
+            i8s(&[1, 2, 6], &[1, 2, 3, 1, 4, 2, 4, 5, 6, 5, 3, 6]),
+            true,
+        ),
+    ]
+}
