@@ -1,5 +1,7 @@
 //! One error for callers that run all stages.
 
+use crate::archive::ArchiveError;
+use crate::compare::CompareError;
 use crate::cpu::CpuError;
 #[cfg(feature = "gpu")]
 use crate::gpu::GpuError;
@@ -32,6 +34,10 @@ pub enum Error {
     Convert(#[from] ConvertError),
     /// Rewriting into integers.
     Reference(#[from] ReferenceError),
+    /// Comparing two graphs.
+    Compare(#[from] CompareError),
+    /// Saving and loading.
+    Archive(#[from] ArchiveError),
     /// Lowering.
     Lower(#[from] LowerError),
     /// A program that is not valid.

@@ -33,7 +33,7 @@ pub use summary::{FloatNode, Summary};
 pub struct NodeId(u32);
 
 impl NodeId {
-    fn new(index: usize) -> Self {
+    pub(crate) fn new(index: usize) -> Self {
         // Four billion nodes do not fit in memory.
         Self(u32::try_from(index).unwrap_or(u32::MAX))
     }

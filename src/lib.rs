@@ -43,6 +43,8 @@
 //! - **multiplier**: input scale · weight scale / output scale, what an `i32` sum is multiplied by.
 //! - **fraction bits**: how many bits finer than one step of the sum the bias is kept.
 
+pub mod archive;
+pub mod compare;
 pub mod cpu;
 mod error;
 #[cfg(feature = "gpu")]

@@ -38,3 +38,9 @@ pub use reference::{ReferenceError, reference};
 pub use spec::{DeriveFn, DerivedRule, DerivedSpec, FixedQParamsSpec, ObservedSpec, ObserverKind, QuantizationSpec};
 pub use summary::{QuantizationSummary, QuantizedNode, QuantizedPoint, UnquantizedNode};
 pub use wgpu_quantizer::WgpuQuantizer;
+
+/// What a file of a prepared graph holds.
+pub(crate) mod archived {
+    pub(crate) use super::observer::{Histogram, Histograms, Observer, State};
+    pub(crate) use super::prepare::Parts;
+}

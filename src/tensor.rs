@@ -78,6 +78,14 @@ impl Tensor {
         array(shape, data).map(Self::I32)
     }
 
+    /// An `i64` tensor from row-major data.
+    ///
+    /// # Errors
+    /// [`TensorError`] unless `data` has as many elements as `shape`.
+    pub fn from_i64(shape: &[usize], data: Vec<i64>) -> Result<Self, TensorError> {
+        array(shape, data).map(Self::I64)
+    }
+
     /// The lengths of all axes.
     #[must_use]
     pub fn shape(&self) -> &[usize] {

@@ -226,6 +226,14 @@ impl GraphBuilder {
         Ok(graph)
     }
 
+    /// Sets what a file knows of the node added last.
+    pub(crate) fn tell_last(&mut self, origin: &str, float_reason: Option<&str>) {
+        if let Some(node) = self.nodes.last_mut() {
+            node.origin = origin.to_owned();
+            node.float_reason = float_reason.map(str::to_owned);
+        }
+    }
+
     fn parameter(&mut self, name: &str, value: Tensor) -> Result<NodeId, GraphError> {
         if let Some((index, value)) = value.first_non_finite() {
             return Err(GraphError::NonFinite { node: name.to_owned(), index, value });

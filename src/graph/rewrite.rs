@@ -82,6 +82,11 @@ impl<'g> Rewriter<'g> {
         self.nodes[id.index()].float_reason = Some(reason.into());
     }
 
+    /// Says which float node a new node stems from, where that is not the one it was copied from.
+    pub fn set_origin(&mut self, id: NodeId, origin: &str) {
+        self.nodes[id.index()].origin = origin.to_owned();
+    }
+
     /// Lets `new` stand for `old` from here on.
     pub fn replace(&mut self, old: NodeId, new: NodeId) {
         self.map[old.index()] = Some(new);

@@ -57,7 +57,9 @@ pub(super) fn fold_batch_norm(graph: &Graph) -> Result<Graph, GraphError> {
             continue;
         }
         if layer_of.contains_key(&id) {
+            // What feeds it computes what it computed.
             let input = rewriter.get(node.inputs[0])?;
+            rewriter.set_origin(input, &node.origin);
             rewriter.replace(id, input);
         } else if let Some(&norm) = norm_of.get(&id) {
             let (weight, bias) = parameters(graph, id, norm);
@@ -70,7 +72,9 @@ pub(super) fn fold_batch_norm(graph: &Graph) -> Result<Graph, GraphError> {
                 constant(&mut rewriter, "weight", weight)?,
                 constant(&mut rewriter, "bias", bias)?,
             ];
-            rewriter.copy_with(id, inputs)?;
+            let new = rewriter.copy_with(id, inputs)?;
+            // No float node has its value, unless the norm reads it directly.
+            rewriter.set_origin(new, &format!("{}.folded", node.origin));
         } else {
             rewriter.copy(id)?;
         }

@@ -5,8 +5,8 @@ mod statistics;
 
 use std::sync::Arc;
 
-pub(crate) use self::histogram::Histogram;
-use self::histogram::{Histograms, Window};
+use self::histogram::Window;
+pub(crate) use self::histogram::{Histogram, Histograms};
 use super::spec::{DerivedSpec, FixedQParamsSpec, ObservedSpec, ObserverKind, QuantizationSpec};
 use crate::kernels::Range;
 use crate::numerics;

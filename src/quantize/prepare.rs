@@ -320,7 +320,7 @@ impl PreparedGraph {
     }
 
     /// What messages call an observer: the value that it sees.
-    pub(super) fn observed(&self, id: ObserverId) -> &str {
+    pub(crate) fn observed(&self, id: ObserverId) -> &str {
         &self.observed[id.0]
     }
 

@@ -8,7 +8,7 @@ use super::spec::QuantizationSpec;
 use crate::graph::{Graph, NodeId, Op};
 
 /// Which nodes are quantized, how and by which observer; which are not, and why. Print it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct QuantizationSummary {
     /// Every annotated node, in execution order.
     pub quantized: Vec<QuantizedNode>,
@@ -17,7 +17,7 @@ pub struct QuantizationSummary {
 }
 
 /// A node with a quantized input or output.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct QuantizedNode {
     /// Its name.
     pub name: String,
@@ -28,7 +28,7 @@ pub struct QuantizedNode {
 }
 
 /// One quantized input or output of a node.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct QuantizedPoint {
     /// The input's name, or "output".
     pub name: String,
@@ -39,7 +39,7 @@ pub struct QuantizedPoint {
 }
 
 /// A node that computes in float.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct UnquantizedNode {
     /// Its name.
     pub name: String,

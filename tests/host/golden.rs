@@ -4,6 +4,7 @@
 //! `case` describes the case in JSON. `ENFOLD_GOLDEN_DIR` names another directory. Each file belongs to a kind, each kind
 //! to a test below or to [`NOT_YET_COVERED`]; anything else is a failure.
 
+mod debugger;
 mod file;
 mod models;
 mod observers;
@@ -131,6 +132,11 @@ fn settings() {
     compare_all("settings", pt2e::compare);
 }
 
+#[test]
+fn numeric_debugger() {
+    compare_all("numeric_debugger", debugger::compare);
+}
+
 /// One changed number on one side must show, in every harness.
 mod negative_controls {
     use super::*;
@@ -150,6 +156,13 @@ mod negative_controls {
             let error = qdq::compare(&golden).expect_err("one code differs");
             assert!(error.contains("element 5"), "{error}");
         }
+    }
+
+    #[test]
+    fn half_a_decibel_shows() {
+        let mut golden = first("numeric_debugger");
+        debugger::spoil(&mut golden);
+        assert!(debugger::compare(&golden).is_err_and(|e| e.contains("dB, expected")));
     }
 
     #[test]

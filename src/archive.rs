@@ -1,0 +1,357 @@
+//! Files: any graph of the flow, with everything that a later stage needs, as one safetensors file.
+//!
+//! A file holds the tensors of the graph and, in its metadata, a JSON header: nodes, ops, outputs, and of a prepared graph
+//! the state of its observers, so that calibration can be interrupted, or sharded and [merged](PreparedGraph::merge). What is
+//! loaded computes the same bits. Files of an older format are read, files of a newer one are refused.
+//!
+//! A file from anywhere can be loaded: every number in it is checked, and no more memory is taken than the file is large.
+//!
+//! ```
+//! # let mut g = enfold::GraphBuilder::new();
+//! # let x = g.input("x", enfold::Shape::rows(2))?;
+//! # let y = g.relu("relu", x)?;
+//! # let graph = g.finish([y])?;
+//! let bytes = enfold::archive::to_bytes(&graph)?;
+//! assert_eq!(enfold::archive::from_bytes(&bytes)?, graph);
+//! # Ok::<(), enfold::Error>(())
+//! ```
+
+mod record;
+mod tensors;
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+
+use safetensors::SafeTensors;
+
+use self::record::{
+    Header, HistogramRecord, NodeRecord, ObserverRecord, OpRecord, PreparedRecord, SpecRecord, StateRecord, Version,
+};
+use self::tensors::{Reader, Writer};
+use crate::graph::{Graph, GraphBuilder, GraphError, NodeId, ObserverId, Op};
+use crate::kernels::Range;
+use crate::quantize::archived::{Histogram, Histograms, Observer, Parts, State};
+use crate::quantize::{PreparedGraph, QuantizationSpec};
+
+/// The format that this version writes, and the newest that it reads.
+pub const FORMAT: u32 = 1;
+
+/// The metadata key of the header.
+const KEY: &str = "enfold";
+
+/// Why a file could not be written or read.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ArchiveError {
+    /// The file could not be opened, read or written.
+    #[error("{path}: {message}")]
+    Io {
+        /// The file.
+        path: String,
+        /// What the system says.
+        message: String,
+    },
+    /// The file is not a sound safetensors file: truncated, or with tensors that overlap or are larger than it.
+    #[error("not a sound safetensors file: {message}")]
+    Format {
+        /// What is wrong.
+        message: String,
+    },
+    /// The file was made by a newer version.
+    #[error("the file has format {format}, this version reads up to {FORMAT}")]
+    Newer {
+        /// Its format.
+        format: u32,
+    },
+    /// The header is not one of ours: unknown ops, or fields that are missing.
+    #[error("the header cannot be read: {message}")]
+    Header {
+        /// What is wrong.
+        message: String,
+    },
+    /// A graph was asked for and the file holds a prepared graph, or the other way round.
+    #[error("the file holds {actual}, expected {expected}")]
+    Kind {
+        /// What it holds.
+        actual: &'static str,
+        /// What was asked for.
+        expected: &'static str,
+    },
+    /// A tensor is missing or of the wrong type.
+    #[error("tensor {tensor}: {problem}")]
+    Tensor {
+        /// The tensor.
+        tensor: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A node or observer has numbers that are not possible.
+    #[error("{node}: {problem}")]
+    Node {
+        /// The node or observer.
+        node: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The nodes do not make a graph.
+    #[error(transparent)]
+    Graph(#[from] GraphError),
+    /// A prepared graph derives parameters by a function of the caller's, which no file can hold.
+    #[error("observer {observer} of {node} has a custom rule, which cannot be saved")]
+    CustomRule {
+        /// The observer's number.
+        observer: usize,
+        /// The value that it observes.
+        node: String,
+    },
+}
+
+/// Saves a graph.
+///
+/// # Errors
+/// [`ArchiveError::Io`].
+pub fn save(graph: &Graph, path: impl AsRef<Path>) -> Result<(), ArchiveError> {
+    write(&to_bytes(graph)?, path.as_ref())
+}
+
+/// Loads a graph that [`save`] has written.
+///
+/// # Errors
+/// [`ArchiveError`] names what is wrong with the file.
+pub fn load(path: impl AsRef<Path>) -> Result<Graph, ArchiveError> {
+    from_bytes(&read(path.as_ref())?)
+}
+
+/// Saves a prepared graph with the state of its observers.
+///
+/// # Errors
+/// [`ArchiveError::Io`], and [`ArchiveError::CustomRule`] for a rule that only the caller has.
+pub fn save_prepared(prepared: &PreparedGraph, path: impl AsRef<Path>) -> Result<(), ArchiveError> {
+    write(&prepared_to_bytes(prepared)?, path.as_ref())
+}
+
+/// Loads a prepared graph that [`save_prepared`] has written.
+///
+/// # Errors
+/// [`ArchiveError`] names what is wrong with the file.
+pub fn load_prepared(path: impl AsRef<Path>) -> Result<PreparedGraph, ArchiveError> {
+    prepared_from_bytes(&read(path.as_ref())?)
+}
+
+/// The bytes that [`save`] writes.
+///
+/// # Errors
+/// [`ArchiveError::Format`] if the graph is larger than the format allows.
+pub fn to_bytes(graph: &Graph) -> Result<Vec<u8>, ArchiveError> {
+    let mut writer = Writer::default();
+    let header = header(graph, &mut writer);
+    serialize(&header, writer)
+}
+
+/// The graph of a file's bytes.
+///
+/// # Errors
+/// As [`load`].
+pub fn from_bytes(bytes: &[u8]) -> Result<Graph, ArchiveError> {
+    let (header, reader) = deserialize(bytes)?;
+    if header.prepared.is_some() {
+        return Err(ArchiveError::Kind { actual: "a prepared graph", expected: "a graph" });
+    }
+    graph(&header, &reader)
+}
+
+/// The bytes that [`save_prepared`] writes.
+///
+/// # Errors
+/// As [`save_prepared`].
+pub fn prepared_to_bytes(prepared: &PreparedGraph) -> Result<Vec<u8>, ArchiveError> {
+    let mut writer = Writer::default();
+    let mut header = header(prepared.graph(), &mut writer);
+    let parts = prepared.parts();
+    let mut annotated: Vec<usize> = parts.annotated.iter().map(|id| id.index()).collect();
+    annotated.sort_unstable();
+    let mut observers = Vec::with_capacity(prepared.observers().len());
+    for (at, observer) in prepared.observers().iter().enumerate() {
+        let node = || prepared.observed(ObserverId(at)).to_owned();
+        let spec =
+            SpecRecord::new(observer.spec()).ok_or_else(|| ArchiveError::CustomRule { observer: at, node: node() })?;
+        observers.push(ObserverRecord { spec, state: state(observer.state(), &mut writer) });
+    }
+    header.prepared = Some(PreparedRecord {
+        batches: prepared.batches(),
+        annotated,
+        derived_from: parts.derived_from.clone(),
+        observers,
+        summary: parts.summary.clone(),
+    });
+    serialize(&header, writer)
+}
+
+/// The prepared graph of a file's bytes.
+///
+/// # Errors
+/// As [`load_prepared`].
+pub fn prepared_from_bytes(bytes: &[u8]) -> Result<PreparedGraph, ArchiveError> {
+    let (mut header, reader) = deserialize(bytes)?;
+    let Some(record) = header.prepared.take() else {
+        return Err(ArchiveError::Kind { actual: "a graph", expected: "a prepared graph" });
+    };
+    let graph = graph(&header, &reader)?;
+    let mut observers = Vec::with_capacity(record.observers.len());
+    for (at, observer) in record.observers.iter().enumerate() {
+        observers.push(self::observer(at, observer, &reader)?);
+    }
+    let broken = |node: &str, problem: String| Err(ArchiveError::Node { node: node.to_owned(), problem });
+    let count = observers.len();
+    for node in graph.nodes() {
+        if let Op::Observe { observer: ObserverId(at) } = node.op
+            && at >= count
+        {
+            return broken(&node.name, format!("its observer is {at}, but there are {count}"));
+        }
+    }
+    // A derived observer comes of others that exist, and not of itself.
+    let mut known: HashSet<usize> = HashSet::new();
+    let sources = &record.derived_from;
+    if sources.len() != count {
+        return broken("observers", format!("{} lists of sources, expected {count}", sources.len()));
+    }
+    while let Some(next) = (0..count).find(|at| !known.contains(at) && sources[*at].iter().all(|s| known.contains(s))) {
+        known.insert(next);
+    }
+    if let Some(at) = (0..count).find(|at| !known.contains(at)) {
+        return broken(&format!("observer {at}"), format!("is derived from {:?}, which leads nowhere", sources[at]));
+    }
+    let nodes = graph.nodes().len();
+    if let Some(id) = record.annotated.iter().find(|id| **id >= nodes) {
+        return broken("annotations", format!("node {id} does not exist, there are {nodes}"));
+    }
+    let annotated = record.annotated.into_iter().map(NodeId::new).collect();
+    let parts = Parts { graph, derived_from: record.derived_from, annotated, summary: record.summary };
+    Ok(PreparedGraph::from_parts(parts, observers, record.batches))
+}
+
+fn header(graph: &Graph, writer: &mut Writer) -> Header {
+    let node = |node: &crate::graph::Node| NodeRecord {
+        name: node.name.clone(),
+        op: OpRecord::new(&node.op, node.dtype, &node.shape, writer),
+        inputs: node.inputs.iter().map(|id| id.index()).collect(),
+        origin: node.origin.clone(),
+        float_reason: node.float_reason.clone(),
+    };
+    let nodes = graph.nodes().iter().map(node).collect();
+    let outputs = graph.outputs().iter().map(|id| id.index()).collect();
+    Header { format: FORMAT, nodes, outputs, modules: graph.modules().clone(), prepared: None }
+}
+
+/// Nodes are added one by one, so that order, names, shapes and types are checked as of any graph that is built.
+fn graph(header: &Header, reader: &Reader<'_>) -> Result<Graph, ArchiveError> {
+    let mut builder = GraphBuilder::new();
+    for (path, module_type) in &header.modules {
+        builder.module(path, module_type);
+    }
+    for node in &header.nodes {
+        match node.op.declared(&node.name)? {
+            Some((shape, dtype)) if node.inputs.is_empty() => builder.typed_input(&node.name, shape, dtype)?,
+            Some(_) => {
+                let problem = format!("is an input that reads {} nodes", node.inputs.len());
+                return Err(ArchiveError::Node { node: node.name.clone(), problem });
+            }
+            None => {
+                let inputs: Vec<NodeId> = node.inputs.iter().map(|&input| NodeId::new(input)).collect();
+                builder.node(&node.name, node.op.op(&node.name, reader)?, &inputs)?
+            }
+        };
+        builder.tell_last(&node.origin, node.float_reason.as_deref());
+    }
+    Ok(builder.finish(header.outputs.iter().map(|&output| NodeId::new(output)))?)
+}
+
+fn state(state: &State, writer: &mut Writer) -> StateRecord {
+    match state {
+        State::Nothing => StateRecord::Nothing,
+        State::Ranges(ranges) => StateRecord::Ranges {
+            min: writer.floats(ranges.iter().map(|range| range.min).collect()),
+            max: writer.floats(ranges.iter().map(|range| range.max).collect()),
+        },
+        State::Histograms(Histograms(shards)) => {
+            let shard = |histogram: &Histogram| {
+                let (min, max) = histogram.min_max();
+                let counts = writer.floats(histogram.counts().to_vec());
+                HistogramRecord { min: min.into(), max: max.into(), counts }
+            };
+            StateRecord::Histograms(shards.iter().map(shard).collect())
+        }
+    }
+}
+
+fn observer(at: usize, record: &ObserverRecord, reader: &Reader<'_>) -> Result<Observer, ArchiveError> {
+    let node = format!("observer {at}");
+    let broken = |problem: String| ArchiveError::Node { node: node.clone(), problem };
+    let observer = match record.spec.spec(&node, reader)? {
+        QuantizationSpec::Observed(spec) => Observer::new(spec).map_err(|e| broken(e.to_string()))?,
+        QuantizationSpec::FixedQParams(spec) => Observer::fixed(spec),
+        QuantizationSpec::Derived(spec) => Observer::derived(spec),
+        QuantizationSpec::Shared(_) => return Err(broken("is shared with nothing".to_owned())),
+    };
+    let state = match &record.state {
+        StateRecord::Nothing => State::Nothing,
+        StateRecord::Ranges { min, max } => {
+            let (min, max) = (reader.floats(min)?, reader.floats(max)?);
+            if min.len() != max.len() {
+                return Err(broken(format!("{} smallest values but {} largest", min.len(), max.len())));
+            }
+            let ranges: Vec<Range> = min.into_iter().zip(max).map(|(min, max)| Range { min, max }).collect();
+            let sound = |r: &Range| r.min.is_finite() && r.max.is_finite() && r.min <= r.max;
+            if let Some(range) = ranges.iter().find(|range| !sound(range)) {
+                return Err(broken(format!("its range is {:e}..={:e}", range.min, range.max)));
+            }
+            State::Ranges(ranges)
+        }
+        StateRecord::Histograms(shards) => {
+            let shard = |record: &HistogramRecord| {
+                let counts = reader.floats(&record.counts)?;
+                Histogram::from_parts(record.min as f32, record.max as f32, counts)
+                    .ok_or_else(|| broken(format!("the histogram in {} is not sound", record.counts)))
+            };
+            State::Histograms(Histograms(shards.iter().map(shard).collect::<Result<_, _>>()?))
+        }
+    };
+    observer.with_state(state).ok_or_else(|| broken("its state is not that of its spec".to_owned()))
+}
+
+fn serialize(header: &Header, writer: Writer) -> Result<Vec<u8>, ArchiveError> {
+    let format = |message: String| ArchiveError::Format { message };
+    let json = serde_json::to_string(header).map_err(|e| format(e.to_string()))?;
+    let metadata = HashMap::from([(KEY.to_owned(), json)]);
+    safetensors::serialize(writer.views(), Some(metadata)).map_err(|e| format(e.to_string()))
+}
+
+fn deserialize(bytes: &[u8]) -> Result<(Header, Reader<'_>), ArchiveError> {
+    let format = |e: safetensors::SafeTensorError| ArchiveError::Format { message: e.to_string() };
+    let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(format)?;
+    let json = metadata.metadata().as_ref().and_then(|m| m.get(KEY));
+    let json = json.ok_or_else(|| ArchiveError::Header { message: format!("there is no entry {KEY:?}") })?;
+    let header = |e: serde_json::Error| ArchiveError::Header { message: e.to_string() };
+    // The version first: the rest of a newer header may not parse.
+    let version: Version = serde_json::from_str(json).map_err(header)?;
+    if version.format > FORMAT {
+        return Err(ArchiveError::Newer { format: version.format });
+    }
+    let header = serde_json::from_str(json).map_err(header)?;
+    Ok((header, Reader { file: SafeTensors::deserialize(bytes).map_err(format)? }))
+}
+
+fn write(bytes: &[u8], path: &Path) -> Result<(), ArchiveError> {
+    // Written beside and renamed, so that a full disk does not cost the file that was there.
+    let beside = path.with_extension("partial");
+    std::fs::write(&beside, bytes).and_then(|()| std::fs::rename(&beside, path)).map_err(|e| io(path, &e))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, ArchiveError> {
+    std::fs::read(path).map_err(|e| io(path, &e))
+}
+
+fn io(path: &Path, error: &std::io::Error) -> ArchiveError {
+    ArchiveError::Io { path: path.display().to_string(), message: error.to_string() }
+}

@@ -1,0 +1,490 @@
+//! What stands in a file's header: ops, specs and shapes, with every number checked on the way back.
+//!
+//! Floats are written as `f64`, which holds every `f32` exactly and survives JSON.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::ArchiveError;
+use super::tensors::{Reader, Writer};
+use crate::graph::{NodeId, ObserverId, Op, UnaryOp};
+use crate::numerics::AddMultipliers;
+use crate::qparams::{QParams, QScheme, QuantRange, TensorQParams};
+use crate::quantize::{
+    DerivedRule, DerivedSpec, EdgeOrNode, FixedQParamsSpec, ObservedSpec, ObserverKind, QuantizationSpec,
+    QuantizationSummary,
+};
+use crate::tensor::{DType, Shape};
+
+/// The whole header.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Header {
+    pub(super) format: u32,
+    pub(super) nodes: Vec<NodeRecord>,
+    pub(super) outputs: Vec<usize>,
+    pub(super) modules: BTreeMap<String, String>,
+    pub(super) prepared: Option<PreparedRecord>,
+}
+
+/// Of a newer file, all that can be relied on.
+#[derive(Debug, Deserialize)]
+pub(super) struct Version {
+    pub(super) format: u32,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct NodeRecord {
+    pub(super) name: String,
+    pub(super) op: OpRecord,
+    pub(super) inputs: Vec<usize>,
+    pub(super) origin: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) float_reason: Option<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct PreparedRecord {
+    pub(super) batches: u64,
+    pub(super) annotated: Vec<usize>,
+    pub(super) derived_from: Vec<Vec<usize>>,
+    pub(super) observers: Vec<ObserverRecord>,
+    pub(super) summary: QuantizationSummary,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct ObserverRecord {
+    pub(super) spec: SpecRecord,
+    pub(super) state: StateRecord,
+}
+
+/// Names are those of tensors in the file.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum StateRecord {
+    Ranges { min: String, max: String },
+    Histograms(Vec<HistogramRecord>),
+    Nothing,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct HistogramRecord {
+    pub(super) min: f64,
+    pub(super) max: f64,
+    pub(super) counts: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum SpecRecord {
+    Observed { range: [i32; 2], qscheme: SchemeRecord, observer: KindRecord, eps: f64 },
+    Fixed { scale: f64, zero_point: i32, range: [i32; 2] },
+    BiasScale { derived_from: Vec<PointRecord>, range: [i32; 2] },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum PointRecord {
+    Edge(usize, usize),
+    Node(usize),
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(super) enum KindRecord {
+    MinMax,
+    MovingAverage(f64),
+    Histogram,
+    Percentile(f64),
+    Mse,
+    Placeholder,
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(super) enum SchemeRecord {
+    PerTensorAffine,
+    PerTensorSymmetric,
+    PerChannelAffine(usize),
+    PerChannelSymmetric(usize),
+    PerTokenAffine,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum QParamsRecord {
+    PerTensor {
+        scale: f64,
+        zero_point: i32,
+    },
+    /// Tensors.
+    PerChannel {
+        scales: String,
+        zero_points: String,
+        ch_axis: usize,
+    },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct CodesRecord {
+    scale: f64,
+    zero_point: i32,
+    lo: i32,
+    hi: i32,
+}
+
+/// One variant for each op, by its name.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum OpRecord {
+    Input {
+        dtype: String,
+        batched: bool,
+        dims: Vec<usize>,
+    },
+    /// A tensor.
+    Constant(String),
+    Linear,
+    Matmul,
+    Add,
+    Mul,
+    AddScalar(f64),
+    MulScalar(f64),
+    Unary(String),
+    Reshape(Vec<usize>),
+    Flatten(usize),
+    Transpose(Vec<usize>),
+    Concat(usize),
+    Softmax(usize),
+    LayerNorm(f64),
+    BatchNorm(f64),
+    Embedding,
+    Observe(usize),
+    Quantize {
+        qparams: QParamsRecord,
+        range: [i32; 2],
+    },
+    Dequantize(QParamsRecord),
+    ChooseQparams {
+        qscheme: SchemeRecord,
+        range: [i32; 2],
+        eps: f64,
+    },
+    QuantizeDynamic([i32; 2]),
+    DequantizeDynamic,
+    IntegerLinear(u32),
+    Requantize(CodesRecord),
+    ScaleAccumulator {
+        relu: bool,
+    },
+    ScaleAccumulatorDynamic {
+        relu: bool,
+    },
+    IntegerAdd {
+        zero_points: [i32; 2],
+        multipliers: [i32; 2],
+        shift: u32,
+        codes: CodesRecord,
+    },
+    IntegerMul {
+        zero_points: [i32; 2],
+        multiplier: f64,
+        codes: CodesRecord,
+    },
+    IntegerMatmul {
+        zero_points: [i32; 2],
+    },
+    Table {
+        scale: f64,
+        zero_point: i32,
+    },
+}
+
+/// Names of the unary functions.
+const UNARY: [(&str, UnaryOp); 6] = [
+    ("relu", UnaryOp::Relu),
+    ("sigmoid", UnaryOp::Sigmoid),
+    ("tanh", UnaryOp::Tanh),
+    ("gelu", UnaryOp::Gelu),
+    ("gelu_tanh", UnaryOp::GeluTanh),
+    ("silu", UnaryOp::Silu),
+];
+
+const DTYPES: [DType; 4] = [DType::F32, DType::I8, DType::I32, DType::I64];
+
+impl OpRecord {
+    /// The record of an op; its tensors go to `writer`. Inputs have a shape of their own.
+    pub(super) fn new(op: &Op, dtype: DType, shape: &Shape, writer: &mut Writer) -> Self {
+        match op {
+            Op::Input => {
+                let (dtype, batched, dims) = (dtype.to_string(), shape.is_batched(), shape.dims().to_vec());
+                Self::Input { dtype, batched, dims }
+            }
+            Op::Constant(tensor) => Self::Constant(writer.add(Arc::clone(tensor))),
+            Op::Linear => Self::Linear,
+            Op::MatMul => Self::Matmul,
+            Op::Add => Self::Add,
+            Op::Mul => Self::Mul,
+            Op::AddScalar { value } => Self::AddScalar((*value).into()),
+            Op::MulScalar { value } => Self::MulScalar((*value).into()),
+            Op::Unary(op) => {
+                let name = UNARY.iter().find(|(_, listed)| listed == op).map_or("", |(name, _)| name);
+                Self::Unary(name.to_owned())
+            }
+            Op::Reshape { dims } => Self::Reshape(dims.clone()),
+            Op::Flatten { start_axis } => Self::Flatten(*start_axis),
+            Op::Transpose { perm } => Self::Transpose(perm.clone()),
+            Op::Concat { axis } => Self::Concat(*axis),
+            Op::Softmax { axis } => Self::Softmax(*axis),
+            Op::LayerNorm { eps } => Self::LayerNorm((*eps).into()),
+            Op::BatchNorm { eps } => Self::BatchNorm((*eps).into()),
+            Op::Embedding => Self::Embedding,
+            Op::Observe { observer } => Self::Observe(observer.0),
+            Op::Quantize { qparams, range } => {
+                Self::Quantize { qparams: QParamsRecord::new(qparams, writer), range: pair(*range) }
+            }
+            Op::Dequantize { qparams } => Self::Dequantize(QParamsRecord::new(qparams, writer)),
+            Op::ChooseQParams { qscheme, range, eps } => {
+                Self::ChooseQparams { qscheme: scheme(*qscheme), range: pair(*range), eps: (*eps).into() }
+            }
+            Op::QuantizeDynamic { range } => Self::QuantizeDynamic(pair(*range)),
+            Op::DequantizeDynamic => Self::DequantizeDynamic,
+            Op::IntegerLinear { fraction_bits } => Self::IntegerLinear(*fraction_bits),
+            Op::Requantize { qparams, lo, hi } => Self::Requantize(codes(*qparams, *lo, *hi)),
+            Op::ScaleAccumulator { relu } => Self::ScaleAccumulator { relu: *relu },
+            Op::ScaleAccumulatorDynamic { relu } => Self::ScaleAccumulatorDynamic { relu: *relu },
+            Op::IntegerAdd { a_zero_point, b_zero_point, multipliers, qparams, lo, hi } => Self::IntegerAdd {
+                zero_points: [*a_zero_point, *b_zero_point],
+                multipliers: [multipliers.a, multipliers.b],
+                shift: multipliers.shift,
+                codes: codes(*qparams, *lo, *hi),
+            },
+            Op::IntegerMul { a_zero_point, b_zero_point, multiplier, qparams, lo, hi } => Self::IntegerMul {
+                zero_points: [*a_zero_point, *b_zero_point],
+                multiplier: (*multiplier).into(),
+                codes: codes(*qparams, *lo, *hi),
+            },
+            Op::IntegerMatMul { a_zero_point, b_zero_point } => {
+                Self::IntegerMatmul { zero_points: [*a_zero_point, *b_zero_point] }
+            }
+            Op::Table { qparams } => Self::Table { scale: qparams.scale().into(), zero_point: qparams.zero_point() },
+        }
+    }
+
+    /// The op. `node` is for messages; inputs come back as [`Op::Input`], and their shape by [`Self::declared`].
+    pub(super) fn op(&self, node: &str, reader: &Reader<'_>) -> Result<Op, ArchiveError> {
+        let context = Context { node, reader };
+        Ok(match self {
+            Self::Input { .. } => Op::Input,
+            Self::Constant(name) => Op::Constant(Arc::new(reader.tensor(name)?)),
+            Self::Linear => Op::Linear,
+            Self::Matmul => Op::MatMul,
+            Self::Add => Op::Add,
+            Self::Mul => Op::Mul,
+            Self::AddScalar(value) => Op::AddScalar { value: *value as f32 },
+            Self::MulScalar(value) => Op::MulScalar { value: *value as f32 },
+            Self::Unary(name) => match UNARY.iter().find(|(listed, _)| listed == name) {
+                Some((_, op)) => Op::Unary(*op),
+                None => return Err(context.broken(format!("there is no function {name:?}"))),
+            },
+            Self::Reshape(dims) => Op::Reshape { dims: dims.clone() },
+            Self::Flatten(start_axis) => Op::Flatten { start_axis: *start_axis },
+            Self::Transpose(perm) => Op::Transpose { perm: perm.clone() },
+            Self::Concat(axis) => Op::Concat { axis: *axis },
+            Self::Softmax(axis) => Op::Softmax { axis: *axis },
+            Self::LayerNorm(eps) => Op::LayerNorm { eps: *eps as f32 },
+            Self::BatchNorm(eps) => Op::BatchNorm { eps: *eps as f32 },
+            Self::Embedding => Op::Embedding,
+            Self::Observe(observer) => Op::Observe { observer: ObserverId(*observer) },
+            Self::Quantize { qparams, range } => {
+                Op::Quantize { qparams: context.qparams(qparams)?, range: context.range(*range)? }
+            }
+            Self::Dequantize(qparams) => Op::Dequantize { qparams: context.qparams(qparams)? },
+            Self::ChooseQparams { qscheme, range, eps } => {
+                let (qscheme, range) = (scheme_of(*qscheme), context.range(*range)?);
+                Op::ChooseQParams { qscheme, range, eps: *eps as f32 }
+            }
+            Self::QuantizeDynamic(range) => Op::QuantizeDynamic { range: context.range(*range)? },
+            Self::DequantizeDynamic => Op::DequantizeDynamic,
+            Self::IntegerLinear(fraction_bits) => Op::IntegerLinear { fraction_bits: *fraction_bits },
+            Self::Requantize(c) => Op::Requantize { qparams: context.pair(c.scale, c.zero_point)?, lo: c.lo, hi: c.hi },
+            Self::ScaleAccumulator { relu } => Op::ScaleAccumulator { relu: *relu },
+            Self::ScaleAccumulatorDynamic { relu } => Op::ScaleAccumulatorDynamic { relu: *relu },
+            Self::IntegerAdd { zero_points: [a_zero_point, b_zero_point], multipliers: [a, b], shift, codes: c } => {
+                Op::IntegerAdd {
+                    a_zero_point: *a_zero_point,
+                    b_zero_point: *b_zero_point,
+                    multipliers: AddMultipliers { a: *a, b: *b, shift: *shift },
+                    qparams: context.pair(c.scale, c.zero_point)?,
+                    lo: c.lo,
+                    hi: c.hi,
+                }
+            }
+            Self::IntegerMul { zero_points: [a_zero_point, b_zero_point], multiplier, codes: c } => Op::IntegerMul {
+                a_zero_point: *a_zero_point,
+                b_zero_point: *b_zero_point,
+                multiplier: *multiplier as f32,
+                qparams: context.pair(c.scale, c.zero_point)?,
+                lo: c.lo,
+                hi: c.hi,
+            },
+            Self::IntegerMatmul { zero_points: [a_zero_point, b_zero_point] } => {
+                Op::IntegerMatMul { a_zero_point: *a_zero_point, b_zero_point: *b_zero_point }
+            }
+            Self::Table { scale, zero_point } => Op::Table { qparams: context.pair(*scale, *zero_point)? },
+        })
+    }
+
+    /// Shape and type of an input.
+    pub(super) fn declared(&self, node: &str) -> Result<Option<(Shape, DType)>, ArchiveError> {
+        let Self::Input { dtype, batched, dims } = self else { return Ok(None) };
+        let broken = |problem: String| ArchiveError::Node { node: node.to_owned(), problem };
+        let Some(&dtype) = DTYPES.iter().find(|listed| listed.to_string() == *dtype) else {
+            return Err(broken(format!("there is no type {dtype:?}")));
+        };
+        // No tensor of this size exists; sizes derived from it would overflow.
+        if dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d.max(1))).is_none_or(|n| n > isize::MAX as usize / 16) {
+            return Err(broken(format!("its dimensions {dims:?} hold more elements than memory can")));
+        }
+        Ok(Some((if *batched { Shape::batched(dims) } else { Shape::fixed(dims) }, dtype)))
+    }
+}
+
+impl QParamsRecord {
+    fn new(qparams: &TensorQParams, writer: &mut Writer) -> Self {
+        match qparams {
+            TensorQParams::PerTensor(q) => Self::PerTensor { scale: q.scale().into(), zero_point: q.zero_point() },
+            TensorQParams::PerChannel { channels, ch_axis } => Self::PerChannel {
+                scales: writer.floats(channels.iter().map(QParams::scale).collect()),
+                zero_points: writer.integers(channels.iter().map(QParams::zero_point).collect()),
+                ch_axis: *ch_axis,
+            },
+        }
+    }
+}
+
+impl SpecRecord {
+    /// `None` for what a file cannot hold.
+    pub(super) fn new(spec: &QuantizationSpec) -> Option<Self> {
+        Some(match spec {
+            QuantizationSpec::Observed(spec) => Self::Observed {
+                range: pair(spec.range),
+                qscheme: scheme(spec.qscheme),
+                observer: match spec.observer {
+                    ObserverKind::MinMax => KindRecord::MinMax,
+                    ObserverKind::MovingAverageMinMax { averaging_constant } => {
+                        KindRecord::MovingAverage(averaging_constant.into())
+                    }
+                    ObserverKind::Histogram => KindRecord::Histogram,
+                    ObserverKind::Percentile { fraction } => KindRecord::Percentile(fraction.into()),
+                    ObserverKind::Mse => KindRecord::Mse,
+                    ObserverKind::Placeholder => KindRecord::Placeholder,
+                },
+                eps: spec.eps.into(),
+            },
+            QuantizationSpec::FixedQParams(spec) => {
+                let (scale, zero_point) = (spec.qparams.scale().into(), spec.qparams.zero_point());
+                Self::Fixed { scale, zero_point, range: pair(spec.range) }
+            }
+            QuantizationSpec::Derived(DerivedSpec { derived_from, rule: DerivedRule::BiasScale, range }) => {
+                let point = |point: &EdgeOrNode| match point {
+                    EdgeOrNode::Edge { producer, consumer } => PointRecord::Edge(producer.index(), consumer.index()),
+                    EdgeOrNode::Node(id) => PointRecord::Node(id.index()),
+                };
+                Self::BiasScale { derived_from: derived_from.iter().map(point).collect(), range: pair(*range) }
+            }
+            QuantizationSpec::Derived(_) | QuantizationSpec::Shared(_) => return None,
+        })
+    }
+
+    pub(super) fn spec(&self, node: &str, reader: &Reader<'_>) -> Result<QuantizationSpec, ArchiveError> {
+        let context = Context { node, reader };
+        Ok(match self {
+            Self::Observed { range, qscheme, observer, eps } => ObservedSpec {
+                range: context.range(*range)?,
+                qscheme: scheme_of(*qscheme),
+                observer: match *observer {
+                    KindRecord::MinMax => ObserverKind::MinMax,
+                    KindRecord::MovingAverage(c) => ObserverKind::MovingAverageMinMax { averaging_constant: c as f32 },
+                    KindRecord::Histogram => ObserverKind::Histogram,
+                    KindRecord::Percentile(fraction) => ObserverKind::Percentile { fraction: fraction as f32 },
+                    KindRecord::Mse => ObserverKind::Mse,
+                    KindRecord::Placeholder => ObserverKind::Placeholder,
+                },
+                eps: *eps as f32,
+            }
+            .into(),
+            Self::Fixed { scale, zero_point, range } => {
+                FixedQParamsSpec { qparams: context.pair(*scale, *zero_point)?, range: context.range(*range)? }.into()
+            }
+            Self::BiasScale { derived_from, range } => {
+                let point = |point: &PointRecord| match *point {
+                    PointRecord::Edge(producer, consumer) => {
+                        EdgeOrNode::Edge { producer: NodeId::new(producer), consumer: NodeId::new(consumer) }
+                    }
+                    PointRecord::Node(id) => EdgeOrNode::Node(NodeId::new(id)),
+                };
+                let derived_from = derived_from.iter().map(point).collect();
+                DerivedSpec { derived_from, rule: DerivedRule::BiasScale, range: context.range(*range)? }.into()
+            }
+        })
+    }
+}
+
+/// Where a number stands, for messages.
+struct Context<'c> {
+    node: &'c str,
+    reader: &'c Reader<'c>,
+}
+
+impl Context<'_> {
+    fn broken(&self, problem: String) -> ArchiveError {
+        ArchiveError::Node { node: self.node.to_owned(), problem }
+    }
+
+    fn pair(&self, scale: f64, zero_point: i32) -> Result<QParams, ArchiveError> {
+        QParams::new(scale as f32, zero_point).map_err(|e| self.broken(e.to_string()))
+    }
+
+    fn range(&self, [lo, hi]: [i32; 2]) -> Result<QuantRange, ArchiveError> {
+        if [lo, hi] == pair(QuantRange::INT32) {
+            return Ok(QuantRange::INT32);
+        }
+        QuantRange::new(lo, hi).map_err(|e| self.broken(e.to_string()))
+    }
+
+    fn qparams(&self, record: &QParamsRecord) -> Result<TensorQParams, ArchiveError> {
+        match record {
+            QParamsRecord::PerTensor { scale, zero_point } => {
+                self.pair(*scale, *zero_point).map(TensorQParams::PerTensor)
+            }
+            QParamsRecord::PerChannel { scales, zero_points, ch_axis } => {
+                let (scales, zero_points) = (self.reader.floats(scales)?, self.reader.integers(zero_points)?);
+                TensorQParams::per_channel(&scales, &zero_points, *ch_axis).map_err(|e| self.broken(e.to_string()))
+            }
+        }
+    }
+}
+
+fn pair(range: QuantRange) -> [i32; 2] {
+    [range.quant_min(), range.quant_max()]
+}
+
+fn codes(qparams: QParams, lo: i32, hi: i32) -> CodesRecord {
+    CodesRecord { scale: qparams.scale().into(), zero_point: qparams.zero_point(), lo, hi }
+}
+
+fn scheme(qscheme: QScheme) -> SchemeRecord {
+    match qscheme {
+        QScheme::PerTensorAffine => SchemeRecord::PerTensorAffine,
+        QScheme::PerTensorSymmetric => SchemeRecord::PerTensorSymmetric,
+        QScheme::PerChannelAffine { ch_axis } => SchemeRecord::PerChannelAffine(ch_axis),
+        QScheme::PerChannelSymmetric { ch_axis } => SchemeRecord::PerChannelSymmetric(ch_axis),
+        QScheme::PerTokenAffine => SchemeRecord::PerTokenAffine,
+    }
+}
+
+fn scheme_of(record: SchemeRecord) -> QScheme {
+    match record {
+        SchemeRecord::PerTensorAffine => QScheme::PerTensorAffine,
+        SchemeRecord::PerTensorSymmetric => QScheme::PerTensorSymmetric,
+        SchemeRecord::PerChannelAffine(ch_axis) => QScheme::PerChannelAffine { ch_axis },
+        SchemeRecord::PerChannelSymmetric(ch_axis) => QScheme::PerChannelSymmetric { ch_axis },
+        SchemeRecord::PerTokenAffine => QScheme::PerTokenAffine,
+    }
+}

@@ -1,0 +1,122 @@
+//! The tensors of a file.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors, View};
+
+use super::ArchiveError;
+use crate::tensor::Tensor;
+
+/// Collects the tensors of a graph; one that several nodes share is stored once.
+#[derive(Debug, Default)]
+pub(super) struct Writer {
+    tensors: Vec<Arc<Tensor>>,
+    names: HashMap<*const Tensor, String>,
+}
+
+/// A tensor on its way to a file, without a copy.
+#[derive(Debug)]
+pub(super) struct Stored(Arc<Tensor>);
+
+impl View for Stored {
+    fn dtype(&self) -> Dtype {
+        match *self.0 {
+            Tensor::F32(_) => Dtype::F32,
+            Tensor::I8(_) => Dtype::I8,
+            Tensor::I32(_) => Dtype::I32,
+            Tensor::I64(_) => Dtype::I64,
+        }
+    }
+
+    fn shape(&self) -> &[usize] {
+        self.0.shape()
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        // Row-major, as all tensors are; files are little-endian, as all hosts that wgpu runs on.
+        Cow::Borrowed(match &*self.0 {
+            Tensor::F32(a) => bytemuck::cast_slice(a.as_slice().unwrap_or_default()),
+            Tensor::I8(a) => bytemuck::cast_slice(a.as_slice().unwrap_or_default()),
+            Tensor::I32(a) => bytemuck::cast_slice(a.as_slice().unwrap_or_default()),
+            Tensor::I64(a) => bytemuck::cast_slice(a.as_slice().unwrap_or_default()),
+        })
+    }
+
+    fn data_len(&self) -> usize {
+        self.data().len()
+    }
+}
+
+impl Writer {
+    /// The name under which a tensor is stored.
+    pub(super) fn add(&mut self, tensor: Arc<Tensor>) -> String {
+        if let Some(name) = self.names.get(&Arc::as_ptr(&tensor)) {
+            return name.clone();
+        }
+        let name = format!("tensor.{}", self.tensors.len());
+        self.names.insert(Arc::as_ptr(&tensor), name.clone());
+        self.tensors.push(tensor);
+        name
+    }
+
+    pub(super) fn floats(&mut self, data: Vec<f32>) -> String {
+        self.add(Arc::new(Tensor::from(ndarray::Array1::from(data))))
+    }
+
+    pub(super) fn integers(&mut self, data: Vec<i32>) -> String {
+        self.add(Arc::new(Tensor::from(ndarray::Array1::from(data))))
+    }
+
+    pub(super) fn views(self) -> impl Iterator<Item = (String, Stored)> {
+        self.tensors.into_iter().enumerate().map(|(at, tensor)| (format!("tensor.{at}"), Stored(tensor)))
+    }
+}
+
+/// Reads the tensors of a file.
+#[derive(Debug)]
+pub(super) struct Reader<'f> {
+    pub(super) file: SafeTensors<'f>,
+}
+
+impl Reader<'_> {
+    pub(super) fn tensor(&self, name: &str) -> Result<Tensor, ArchiveError> {
+        let broken = |problem: String| ArchiveError::Tensor { tensor: name.to_owned(), problem };
+        let view = self.file.tensor(name).map_err(|e| broken(e.to_string()))?;
+        let shape = view.shape();
+        let tensor = match view.dtype() {
+            Dtype::F32 => Tensor::from_f32(shape, elements(&view)),
+            Dtype::I8 => Tensor::from_i8(shape, elements(&view)),
+            Dtype::I32 => Tensor::from_i32(shape, elements(&view)),
+            Dtype::I64 => Tensor::from_i64(shape, elements(&view)),
+            other => return Err(broken(format!("its type {other:?} is none of f32, i8, i32 and i64"))),
+        };
+        tensor.map_err(|e| broken(e.to_string()))
+    }
+
+    pub(super) fn floats(&self, name: &str) -> Result<Vec<f32>, ArchiveError> {
+        match self.tensor(name)? {
+            Tensor::F32(a) => Ok(a.into_iter().collect()),
+            other => Err(wrong_type(name, &other, "f32")),
+        }
+    }
+
+    pub(super) fn integers(&self, name: &str) -> Result<Vec<i32>, ArchiveError> {
+        match self.tensor(name)? {
+            Tensor::I32(a) => Ok(a.into_iter().collect()),
+            other => Err(wrong_type(name, &other, "i32")),
+        }
+    }
+}
+
+fn wrong_type(name: &str, tensor: &Tensor, expected: &str) -> ArchiveError {
+    let problem = format!("is {}, expected {expected}", tensor.dtype());
+    ArchiveError::Tensor { tensor: name.to_owned(), problem }
+}
+
+/// As many elements as the file holds bytes for; it need not be aligned.
+fn elements<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(view: &TensorView<'_>) -> Vec<T> {
+    bytemuck::pod_collect_to_vec(view.data())
+}

@@ -1,0 +1,324 @@
+//! The numeric debugger: two graphs on the same inputs, node by node.
+//!
+//! Every pass copies `origin`, the float node's name, so that nodes of any two stages that stand for the same float node are
+//! compared: float against quantize/dequantize, quantize/dequantize against integers. Codes are compared by what they mean.
+//!
+//! ```
+//! # use enfold::{GraphBuilder, Shape, Tensor};
+//! # use enfold::quantize::{ConvertOptions, QuantizationConfig, WgpuQuantizer, convert, prepare};
+//! # let mut g = GraphBuilder::new();
+//! # let x = g.input("x", Shape::rows(2))?;
+//! # let y = g.linear("fc", x, Tensor::from_f32(&[2, 2], vec![0.5, -0.25, 0.1, 0.9])?, None)?;
+//! # let float = g.finish([y])?;
+//! # let batch = Tensor::from_f32(&[2, 2], vec![1.0, -1.0, 0.3, 0.7])?;
+//! # let mut prepared = prepare(&float, &WgpuQuantizer::new().set_global(QuantizationConfig::symmetric()))?;
+//! # prepared.observe(&[&batch])?;
+//! # let quantized = convert(&prepared, &ConvertOptions::default())?;
+//! let comparison = enfold::compare::compare(&float, &quantized, &[&batch])?;
+//! println!("{comparison}");
+//! assert!(comparison.output_sqnr_db > 30.0);
+//! # Ok::<(), enfold::Error>(())
+//! ```
+
+mod isolate;
+mod metrics;
+
+use std::borrow::Borrow;
+use std::collections::HashMap;
+use std::fmt;
+
+use self::isolate::Actual;
+pub use self::metrics::{cosine, mse, sqnr_db};
+use crate::graph::{Graph, NodeId, Op};
+use crate::interp::{InterpError, Interpreter};
+use crate::numerics;
+use crate::qparams::{QParams, TensorQParams};
+use crate::tensor::{DType, Tensor};
+
+/// Why two graphs could not be compared.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CompareError {
+    /// One of the graphs could not be run.
+    #[error(transparent)]
+    Interp(#[from] InterpError),
+    /// A node has different shapes in the two graphs.
+    #[error("{node}: its shape is {actual:?}, but {expected:?} in the reference")]
+    Shape {
+        /// The node.
+        node: String,
+        /// Its shape in the graph under test.
+        actual: Vec<usize>,
+        /// Its shape in the reference.
+        expected: Vec<usize>,
+    },
+    /// No node of one graph stands for a node of the other.
+    #[error("the graphs have no node in common: the first is of {reference}, the second of {actual}")]
+    NothingShared {
+        /// A node of the reference.
+        reference: String,
+        /// A node of the graph under test.
+        actual: String,
+    },
+    /// The graphs have different numbers of outputs.
+    #[error("{actual} outputs, but {expected} in the reference")]
+    Outputs {
+        /// Outputs of the graph under test.
+        actual: usize,
+        /// Outputs of the reference.
+        expected: usize,
+    },
+}
+
+/// What became of one float node.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NodeComparison {
+    /// The float node that both graphs' nodes stand for.
+    pub origin: String,
+    /// The op of the reference.
+    pub op: &'static str,
+    /// The node of the graph under test whose value was compared: the last that stands for the float node.
+    pub node: String,
+    /// Signal to quantization noise of the whole graph up to here, in dB.
+    pub sqnr_db: f64,
+    /// Mean squared error of the whole graph up to here, in squared real units.
+    pub mse: f64,
+    /// Cosine of the angle between the values.
+    pub cosine: f64,
+    /// The share of the reference's values beyond the smallest or largest code, by more than half a step; none if the
+    /// value is not quantized.
+    pub saturated: Option<f64>,
+    /// Signal to quantization noise of the weight alone, in dB, if the node has one.
+    pub weight_sqnr_db: Option<f64>,
+    /// Signal to quantization noise of this node in isolation, fed with the reference's values, in dB.
+    pub isolated_sqnr_db: f64,
+}
+
+/// The comparison of two graphs; print it for a table, worst node first.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Comparison {
+    /// Every shared node, in execution order.
+    pub nodes: Vec<NodeComparison>,
+    /// Signal to quantization noise of the worst output, in dB.
+    pub output_sqnr_db: f64,
+}
+
+impl Comparison {
+    /// The nodes by their error in isolation, the worst first.
+    #[must_use]
+    pub fn ranked(&self) -> Vec<&NodeComparison> {
+        let mut ranked: Vec<&NodeComparison> = self.nodes.iter().collect();
+        ranked.sort_by(|a, b| a.isolated_sqnr_db.total_cmp(&b.isolated_sqnr_db));
+        ranked
+    }
+
+    /// What was found for a float node.
+    #[must_use]
+    pub fn get(&self, origin: &str) -> Option<&NodeComparison> {
+        self.nodes.iter().find(|node| node.origin == origin)
+    }
+}
+
+impl fmt::Display for Comparison {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let width = self.nodes.iter().map(|node| node.origin.len()).max().unwrap_or_default().max(4);
+        writeln!(
+            f,
+            "{:width$}  op              alone dB   so far dB   weight dB        MSE     cosine   saturated",
+            "node"
+        )?;
+        for node in self.ranked() {
+            let optional = |v: Option<f64>, scale: f64| v.map_or("-".to_owned(), |v| format!("{:.2}", v * scale));
+            writeln!(
+                f,
+                "{:width$}  {:<14} {:>9.2} {:>11.2} {:>11} {:>10.2e} {:>10.6} {:>9} %",
+                node.origin,
+                node.op,
+                node.isolated_sqnr_db,
+                node.sqnr_db,
+                optional(node.weight_sqnr_db, 1.0),
+                node.mse,
+                node.cosine,
+                optional(node.saturated, 100.0),
+            )?;
+        }
+        writeln!(f, "outputs: {:.2} dB", self.output_sqnr_db)
+    }
+}
+
+/// Runs both graphs on the same inputs and compares every node that both have.
+///
+/// # Errors
+/// [`CompareError`] names the node or input that does not fit.
+pub fn compare<T: Borrow<Tensor>>(reference: &Graph, actual: &Graph, inputs: &[T]) -> Result<Comparison, CompareError> {
+    let (expected, given) = (reference.outputs().len(), actual.outputs().len());
+    if given != expected {
+        return Err(CompareError::Outputs { actual: given, expected });
+    }
+    let inputs: Vec<&Tensor> = inputs.iter().map(Borrow::borrow).collect();
+    let truth = Interpreter::new(reference);
+    let reference_values = Values::of(&truth, &inputs)?;
+    let under_test = Interpreter::new(actual);
+    let actual_values = Values::of(&under_test, &inputs)?;
+    let isolated = Actual { interpreter: &under_test, reference: &reference_values };
+
+    let mut nodes = Vec::new();
+    for &(ref origin, id) in &reference_values.ordered {
+        let Some(&other) = actual_values.by_origin.get(origin) else { continue };
+        if matches!(reference.node(id).op, Op::Input) {
+            continue;
+        }
+        let (expected, got) = (&reference_values.reals[&id], &actual_values.reals[&other]);
+        if expected.shape() != got.shape() {
+            let (actual, expected) = (got.shape().to_vec(), expected.shape().to_vec());
+            return Err(CompareError::Shape { node: origin.clone(), actual, expected });
+        }
+        let (expected, got) = (floats(expected), floats(got));
+        let alone = isolated.run(other)?;
+        nodes.push(NodeComparison {
+            origin: origin.clone(),
+            op: reference.node(id).op.name(),
+            node: actual.node(other).name.clone(),
+            sqnr_db: sqnr_db(got, expected),
+            mse: mse(got, expected),
+            cosine: cosine(got, expected),
+            saturated: saturated(actual, other, expected),
+            weight_sqnr_db: isolated.weight_sqnr_db(origin, &truth)?,
+            isolated_sqnr_db: sqnr_db(floats(&alone), expected),
+        });
+    }
+    if nodes.is_empty() {
+        let name = |graph: &Graph| graph.node(graph.outputs()[0]).origin.clone();
+        return Err(CompareError::NothingShared { reference: name(reference), actual: name(actual) });
+    }
+    let outputs = truth.run(&inputs)?.into_iter().zip(under_test.run(&inputs)?);
+    let output_sqnr_db =
+        outputs.map(|(expected, got)| sqnr_db(floats(&got), floats(&expected))).fold(f64::INFINITY, f64::min);
+    Ok(Comparison { nodes, output_sqnr_db })
+}
+
+/// The layers that must stay in float for an output to reach a signal to quantization noise.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Remedy {
+    /// Names for [`WgpuQuantizer::set_module_name`](crate::quantize), the worst layer first.
+    pub layers: Vec<String>,
+    /// What the worst output reaches with them in float, in dB.
+    pub output_sqnr_db: f64,
+    /// Whether that is enough.
+    pub reached: bool,
+}
+
+/// Leaves one layer after another in float, each time the one with the largest error in isolation, until the worst output
+/// reaches `target_sqnr_db`. `quantize` is given the names of the layers to leave in float, and returns the graph to compare.
+///
+/// # Errors
+/// Those of `quantize`, and [`CompareError`].
+pub fn remedy<E: From<CompareError>>(
+    float: &Graph,
+    inputs: &[Tensor],
+    target_sqnr_db: f64,
+    mut quantize: impl FnMut(&[String]) -> Result<Graph, E>,
+) -> Result<Remedy, E> {
+    let is_layer = |op: &str| ["linear", "matmul", "add", "mul", "concat"].contains(&op);
+    let mut layers: Vec<String> = Vec::new();
+    loop {
+        let comparison = compare(float, &quantize(&layers)?, inputs)?;
+        let output_sqnr_db = comparison.output_sqnr_db;
+        let reached = output_sqnr_db >= target_sqnr_db;
+        let lossy = |node: &&NodeComparison| node.isolated_sqnr_db < f64::INFINITY && is_layer(node.op);
+        let worst = comparison.ranked().into_iter().filter(lossy).find(|node| !layers.contains(&node.origin));
+        match worst {
+            Some(worst) if !reached => layers.push(worst.origin.clone()),
+            _ => return Ok(Remedy { layers, output_sqnr_db, reached }),
+        }
+    }
+}
+
+/// The values of a graph that can be compared, in real units.
+struct Values {
+    /// For each float node, the last node that stands for it, in execution order of the first.
+    ordered: Vec<(String, NodeId)>,
+    by_origin: HashMap<String, NodeId>,
+    reals: HashMap<NodeId, Tensor>,
+}
+
+impl Values {
+    fn of(interpreter: &Interpreter, inputs: &[&Tensor]) -> Result<Self, InterpError> {
+        let graph = interpreter.graph();
+        let mut by_origin: HashMap<String, NodeId> = HashMap::new();
+        let mut order = Vec::new();
+        for (id, node) in graph.iter() {
+            let real = matches!(node.dtype, DType::F32 | DType::I8) && !matches!(node.op, Op::ChooseQParams { .. });
+            let known = node.dtype == DType::F32 || meaning(graph, id).is_some();
+            if !real || !known || interpreter.constant_value(id)?.is_some() {
+                continue;
+            }
+            if by_origin.insert(node.origin.clone(), id).is_none() {
+                order.push(node.origin.clone());
+            }
+        }
+        let feeds: Vec<_> = graph.inputs().iter().copied().zip(inputs.iter().copied()).collect();
+        let wanted: Vec<NodeId> = order.iter().map(|origin| by_origin[origin]).collect();
+        if inputs.len() != graph.inputs().len() {
+            return Err(InterpError::InputCount { actual: inputs.len(), expected: graph.inputs().len() });
+        }
+        let values = interpreter.run_nodes(&feeds, &wanted)?;
+        let reals = wanted.iter().zip(values).map(|(&id, value)| (id, real(graph, id, value))).collect();
+        let ordered = order.into_iter().zip(wanted).collect();
+        Ok(Self { ordered, by_origin, reals })
+    }
+}
+
+/// What the codes of a node mean.
+fn meaning(graph: &Graph, id: NodeId) -> Option<QParams> {
+    let node = graph.node(id);
+    match &node.op {
+        Op::Quantize { qparams: TensorQParams::PerTensor(qparams), .. } if node.dtype == DType::I8 => Some(*qparams),
+        Op::Requantize { qparams, .. } | Op::Table { qparams } => Some(*qparams),
+        Op::IntegerAdd { qparams, .. } | Op::IntegerMul { qparams, .. } => Some(*qparams),
+        // What moves codes keeps their meaning.
+        Op::Reshape { .. } | Op::Flatten { .. } | Op::Transpose { .. } | Op::Concat { .. }
+            if node.dtype == DType::I8 =>
+        {
+            meaning(graph, node.inputs[0])
+        }
+        _ => None,
+    }
+}
+
+/// The smallest and largest code that a node may have.
+fn code_range(graph: &Graph, id: NodeId) -> Option<(i32, i32)> {
+    match &graph.node(id).op {
+        Op::Quantize { range, .. } => Some((range.quant_min(), range.quant_max())),
+        Op::Requantize { lo, hi, .. } | Op::IntegerAdd { lo, hi, .. } | Op::IntegerMul { lo, hi, .. } => {
+            Some((*lo, *hi))
+        }
+        _ => meaning(graph, id).map(|_| (-128, 127)),
+    }
+}
+
+/// Codes in real units; floats as they are.
+fn real(graph: &Graph, id: NodeId, value: Tensor) -> Tensor {
+    match (value, meaning(graph, id)) {
+        (Tensor::I8(codes), Some(q)) => {
+            Tensor::F32(codes.mapv(|code| numerics::dequantize(code.into(), q.scale(), q.zero_point())))
+        }
+        (value, _) => value,
+    }
+}
+
+fn saturated(graph: &Graph, id: NodeId, reference: &[f32]) -> Option<f64> {
+    let codes = match graph.node(id).op {
+        Op::Dequantize { .. } => graph.node(id).inputs[0],
+        _ => id,
+    };
+    let (qparams, (lo, hi)) = (meaning(graph, codes)?, code_range(graph, codes)?);
+    let limit = |code: i32, half: f32| ((code - qparams.zero_point()) as f32 + half) * qparams.scale();
+    let (low, high) = (limit(lo, -0.5), limit(hi, 0.5));
+    let beyond = reference.iter().filter(|v| **v < low || **v > high).count();
+    Some(beyond as f64 / reference.len().max(1) as f64)
+}
+
+fn floats(tensor: &Tensor) -> &[f32] {
+    tensor.as_f32().unwrap_or_default()
+}

@@ -1,0 +1,114 @@
+//! One node of the graph under test, fed with the reference's values.
+
+use std::collections::{HashMap, HashSet};
+
+use super::{Values, meaning, real, sqnr_db};
+use crate::graph::{NodeId, Op};
+use crate::interp::{InterpError, Interpreter};
+use crate::numerics;
+use crate::tensor::{DType, Tensor};
+
+pub(super) struct Actual<'a> {
+    pub(super) interpreter: &'a Interpreter,
+    pub(super) reference: &'a Values,
+}
+
+impl Actual<'_> {
+    /// The value of a node when everything that it reads comes from the reference: floats as they are, codes as the
+    /// reference's values are quantized. What quantizes its inputs belongs to the node.
+    pub(super) fn run(&self, id: NodeId) -> Result<Tensor, InterpError> {
+        let graph = self.interpreter.graph();
+        let origin = &graph.node(id).origin;
+        let mut fed: HashMap<NodeId, Tensor> = HashMap::new();
+        let mut seen = HashSet::new();
+        let mut pending = vec![id];
+        while let Some(at) = pending.pop() {
+            if !seen.insert(at) || self.interpreter.constant_value(at)?.is_some() {
+                continue;
+            }
+            let node = graph.node(at);
+            if (node.origin != *origin || matches!(node.op, Op::Input)) && at != id && !quantizes(&node.op) {
+                if let Some(value) = self.value(at) {
+                    fed.insert(at, value);
+                    continue;
+                }
+            }
+            pending.extend(&node.inputs);
+        }
+        let feeds: Vec<_> = fed.iter().map(|(&id, tensor)| (id, tensor)).collect();
+        let value = self.interpreter.run_nodes(&feeds, &[id])?.swap_remove(0);
+        Ok(real(graph, id, value))
+    }
+
+    /// The reference's value of the float node that a node stands for, as that node would hold it.
+    fn value(&self, id: NodeId) -> Option<Tensor> {
+        let graph = self.interpreter.graph();
+        let node = graph.node(id);
+        let reference = self.reference.by_origin.get(&node.origin)?;
+        let value = &self.reference.reals[reference];
+        let codes = |q: crate::qparams::QParams| {
+            let quantize = |&v: &f32| numerics::quantize(v, q.inv_scale(), q.zero_point(), -128, 127) as i8;
+            Tensor::from_i8(value.shape(), value.as_f32()?.iter().map(quantize).collect()).ok()
+        };
+        let fits = node.shape.admits(value.shape());
+        match node.dtype {
+            DType::F32 if fits => Some(value.clone()),
+            DType::I8 if fits => codes(meaning(graph, id)?),
+            _ => None,
+        }
+    }
+
+    /// Signal to quantization noise of the weight of the layer that stands for a float node.
+    pub(super) fn weight_sqnr_db(&self, origin: &str, truth: &Interpreter) -> Result<Option<f64>, InterpError> {
+        let layer = |interpreter: &Interpreter| {
+            let is_layer = |op: &Op| matches!(op, Op::Linear | Op::IntegerLinear { .. });
+            interpreter.graph().iter().find(|(_, node)| node.origin == origin && is_layer(&node.op)).map(|(id, _)| id)
+        };
+        let (Some(of_truth), Some(own)) = (layer(truth), layer(self.interpreter)) else { return Ok(None) };
+        let (Some(expected), Some(got)) = (weight(truth, of_truth)?, weight(self.interpreter, own)?) else {
+            return Ok(None);
+        };
+        Ok((got.len() == expected.len()).then(|| sqnr_db(&got, &expected)))
+    }
+}
+
+/// Nodes that carry the origin of what they quantize.
+fn quantizes(op: &Op) -> bool {
+    matches!(
+        op,
+        Op::Quantize { .. }
+            | Op::Dequantize { .. }
+            | Op::ChooseQParams { .. }
+            | Op::QuantizeDynamic { .. }
+            | Op::DequantizeDynamic
+    )
+}
+
+/// The weight of a layer in real units; `None` if it is not known.
+fn weight(interpreter: &Interpreter, layer: NodeId) -> Result<Option<Vec<f32>>, InterpError> {
+    let graph = interpreter.graph();
+    let node = graph.node(layer);
+    let Some(weight) = interpreter.constant_value(node.inputs[1])? else { return Ok(None) };
+    let Op::IntegerLinear { fraction_bits } = node.op else {
+        return Ok(weight.as_f32().map(<[f32]>::to_vec));
+    };
+    // The scales are in the factors of what reads the accumulator.
+    let Some((_, end)) = graph.iter().find(|(_, user)| user.inputs.first() == Some(&layer)) else { return Ok(None) };
+    let factors = match end.op {
+        Op::ScaleAccumulatorDynamic { .. } => end.inputs[3],
+        _ => end.inputs[1],
+    };
+    let Some(factors) = interpreter.constant_value(factors)? else { return Ok(None) };
+    let x_scale = meaning(graph, node.inputs[0]).map(|x| f64::from(x.scale()));
+    let steps = f64::from(1u32 << fraction_bits);
+    let unit = match (&end.op, x_scale) {
+        (Op::ScaleAccumulatorDynamic { .. }, _) => 1.0,
+        (Op::Requantize { qparams, .. }, Some(x)) => f64::from(qparams.scale()) * steps / x,
+        (Op::ScaleAccumulator { .. }, Some(x)) => steps / x,
+        _ => return Ok(None),
+    };
+    let (codes, factors) = (weight.as_i8().unwrap_or_default(), factors.as_f32().unwrap_or_default());
+    let k = weight.shape().last().copied().unwrap_or(1).max(1);
+    let real = |(at, &code): (usize, &i8)| (f64::from(code) * f64::from(factors[at / k]) * unit) as f32;
+    Ok(Some(codes.iter().enumerate().map(real).collect()))
+}
