@@ -107,7 +107,8 @@ fn choose(low: f32, high: f32, at: u32) {
         zero_point = round(clamp(select(hi - from_high, lo - from_low, worse_above), lo, hi));
     }
     y[at] = bitcast<u32>(scale);
-    y[at + 1u] = bitcast<u32>(zero_point);
+    // Without the sign of a negative 0, which by way of an integer a driver would keep.
+    y[at + 1u] = select(bitcast<u32>(zero_point), 0u, zero_point == 0.0);
 }
 
 // From the ranges of the rows: one row a thread.

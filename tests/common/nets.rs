@@ -1,5 +1,6 @@
 //! Random float networks of linear layers.
 
+use enfold::graph::{NodeId, UnaryOp};
 use enfold::{Graph, GraphBuilder, Shape, Tensor};
 
 use crate::random::Random;
@@ -37,6 +38,82 @@ impl Net {
             k = n;
         }
         Self { graph: g.finish([h]).expect("a graph"), dims, scale, shift }
+    }
+
+    /// Up to six nodes of every kind that a quantizer knows, and of some that stay float: linear layers, sums, products,
+    /// concatenations, functions, moves, and products of two activations, with and without ReLU.
+    pub(crate) fn patterns(random: &mut Random) -> Self {
+        let mut dims: Vec<usize> = (0..random.below(2)).map(|_| 1 + random.below(4)).collect();
+        dims.push(1 + random.below(24));
+        let (scale, shift) = ((random.normal() * 1.5).exp(), random.normal());
+        let mut g = GraphBuilder::new();
+        let mut h = g.input("x", Shape::batched(&dims)).expect("an input");
+        let input_dims = dims.clone();
+        // What was there before, to be added or joined.
+        let mut earlier: Vec<(NodeId, Vec<usize>)> = vec![(h, dims.clone())];
+        let tensor = |shape: &[usize], data| Tensor::from_f32(shape, data).expect("lengths fit");
+        for i in 0..1 + random.below(6) {
+            let k = dims[dims.len() - 1];
+            let last_axis = dims.len();
+            let same: Vec<NodeId> =
+                earlier.iter().filter(|(id, d)| *d == dims && *id != h).map(|(id, _)| *id).collect();
+            let new = match random.below(14) {
+                0..=4 => {
+                    let n = 1 + random.below(24);
+                    let weight_scale = (random.normal() * 0.5 - 1.0).exp();
+                    let weight = tensor(&[n, k], random.normals(n * k, weight_scale));
+                    let bias = (random.below(4) > 0).then(|| tensor(&[n], random.normals(n, scale * 0.3)));
+                    dims[last_axis - 1] = n;
+                    g.linear(&format!("fc.{i}"), h, weight, bias)
+                }
+                5 if !same.is_empty() => g.add(&format!("add.{i}"), same[random.below(same.len())], h),
+                6 if !same.is_empty() => g.mul(&format!("mul.{i}"), h, same[random.below(same.len())]),
+                5 => {
+                    let c = g.constant(&format!("c.{i}"), tensor(&[k], random.normals(k, scale))).expect("a constant");
+                    g.add(&format!("add.{i}"), h, c)
+                }
+                6 => g.mul_scalar(&format!("mul.{i}"), h, random.normal()),
+                7 => {
+                    let leading = |d: &[usize]| d[..d.len() - 1].to_vec();
+                    let fit = |(_, d): &&(NodeId, Vec<usize>)| leading(d) == leading(&dims) && d[d.len() - 1] <= 24;
+                    let (other, other_dims) = earlier.iter().rev().find(fit).cloned().unwrap_or((h, dims.clone()));
+                    dims[last_axis - 1] += other_dims[other_dims.len() - 1];
+                    g.concat(&format!("cat.{i}"), &[h, other], last_axis)
+                }
+                8 => {
+                    let op = UnaryOp::ALL[random.below(UnaryOp::ALL.len())];
+                    g.unary(&format!("unary.{i}"), op, h)
+                }
+                9 if dims.len() == 2 => {
+                    dims.swap(0, 1);
+                    g.transpose(&format!("transpose.{i}"), h, &[0, 2, 1])
+                }
+                9 => {
+                    dims = if k % 2 == 0 { vec![2, k / 2] } else { vec![k, 1] };
+                    g.reshape(&format!("reshape.{i}"), h, &dims)
+                }
+                10 if dims.len() == 2 => {
+                    dims = vec![dims[0] * k];
+                    g.flatten(&format!("flatten.{i}"), h, 1)
+                }
+                11 if dims.len() == 2 => {
+                    let t = g.transpose(&format!("keys.{i}"), h, &[0, 2, 1]).expect("a transpose");
+                    dims[1] = dims[0];
+                    g.matmul(&format!("scores.{i}"), h, t)
+                }
+                12 => g.softmax(&format!("softmax.{i}"), h, last_axis),
+                _ => {
+                    let (w, b) = (tensor(&[k], vec![1.0; k]), tensor(&[k], random.normals(k, 0.1)));
+                    g.layer_norm(&format!("norm.{i}"), h, w, b, 1e-5)
+                }
+            };
+            h = new.expect("a node");
+            if random.below(3) == 0 {
+                h = g.relu(&format!("relu.{i}"), h).expect("a relu");
+            }
+            earlier.push((h, dims.clone()));
+        }
+        Self { graph: g.finish([h]).expect("a graph"), dims: input_dims, scale, shift }
     }
 
     /// Normals, off centre.

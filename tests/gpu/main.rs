@@ -2,6 +2,8 @@
 
 #[path = "../common/cases.rs"]
 mod cases;
+#[path = "../common/configs.rs"]
+mod configs;
 #[path = "../common/nets.rs"]
 mod nets;
 #[path = "../common/ops.rs"]

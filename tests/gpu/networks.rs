@@ -1,17 +1,27 @@
 //! Whole networks against the interpreter.
 
 use enfold::gpu::{Engine, Model, Options, Run};
+use enfold::graph::Op;
 use enfold::interp::Interpreter;
-use enfold::lower::{LowerOptions, lower_with};
+use enfold::lower::{LowerOptions, lower, lower_with};
+use enfold::qparams::{QScheme, QuantRange};
 use enfold::quantize::{ConvertOptions, QuantizationConfig, WgpuQuantizer, convert, prepare, reference};
-use enfold::{Graph, Tensor};
+use enfold::{Graph, GraphBuilder, Shape, Tensor, cpu};
 use pollster::block_on;
+use rayon::prelude::*;
 
 use crate::cases::difference;
-use crate::device::{device_with, engine};
+use crate::configs::{self, Quantized};
+use crate::device::{buffer, bytes, device_with, engine, read};
 use crate::nets::Net;
+use crate::operators::close;
 use crate::random::Random;
 use crate::report::report;
+
+/// Random networks of every pattern.
+const NETWORKS: u64 = 10_000;
+/// Of those that are not promised to the bit, how many are run.
+const OTHERS: u64 = 1_000;
 
 fn integers(net: &Net, random: &mut Random) -> Graph {
     let quantizer = WgpuQuantizer::new().set_global(QuantizationConfig::symmetric().per_channel());
@@ -89,4 +99,143 @@ fn engines_and_models_are_shared() {
             });
         }
     });
+}
+
+/// Every pattern: networks without a float node bit for bit; others, whose float islands may flip a code behind them, keep
+/// their signal.
+#[test]
+fn networks_of_every_pattern_equal_the_interpreter() {
+    let Some((_, engine)) = engine("patterns") else { return };
+    let all: Vec<Quantized> = (0..NETWORKS).into_par_iter().map(|seed| configs::quantized(seed, false)).collect();
+    let (mut exact, mut islands) = (0, 0);
+    for (seed, Quantized { integers, batch, dynamic, .. }) in all.iter().enumerate() {
+        let promised = integers.summary().float.is_empty() && !dynamic;
+        // All of those that are promised to the bit, and some of the others.
+        if !promised && islands == OTHERS {
+            continue;
+        }
+        let program = lower(integers).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+        let expected = Interpreter::new(integers).run(&[batch]).expect("interpreted");
+        let model = block_on(engine.load(&program)).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+        let got = block_on(model.run(&[batch])).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+        if promised {
+            assert_eq!(difference(&got[0], &expected[0]), None, "seed {seed}:\n{program}");
+            exact += 1;
+        } else {
+            assert_eq!(close(&got[0], &expected[0], 0.05), None, "seed {seed}:\n{program}");
+            islands += 1;
+        }
+    }
+    report(&format!(
+        "of {NETWORKS} networks of every pattern, {exact} equal the interpreter; {islands} with float steps agree"
+    ));
+    assert!(exact > NETWORKS / 8, "{exact}");
+}
+
+/// Scales, zero points and codes of dynamic layers are the same bits for the same input; outputs are close.
+#[test]
+fn dynamic_layers_have_the_same_codes() {
+    let Some((_, engine)) = engine("dynamic layers") else { return };
+    let mut compared = 0;
+    for seed in 0..60 {
+        let mut random = Random::new(seed);
+        let (rows, k, n) = (1 + random.below(130), 1 + random.below(200), 1 + random.below(90));
+        let qscheme =
+            [QScheme::PerTensorAffine, QScheme::PerTokenAffine, QScheme::PerTensorSymmetric][seed as usize % 3];
+        let range = [QuantRange::INT8, QuantRange::INT8_NARROW][seed as usize / 3 % 2];
+        let graph = dynamic_layer(&mut random, k, n, qscheme, range);
+        let scale = (random.normal() * 4.0).exp();
+        let mut x = random.normals(rows * k, scale);
+        match seed % 7 {
+            // Rows of zeros, of one sign, of subnormals, of extremes, and with equal values.
+            0 => x.iter_mut().for_each(|v| *v = 0.0),
+            1 => x.iter_mut().for_each(|v| *v = v.abs()),
+            2 => x.iter_mut().for_each(|v| *v *= 1e-38),
+            3 => x.iter_mut().for_each(|v| *v *= 1e30),
+            4 => x[..k].fill(-1.25),
+            _ => {}
+        }
+        let x = Tensor::from_f32(&[rows, k], x).expect("lengths fit");
+        let program = lower(&graph).expect("lowered");
+        let expected = Interpreter::new(&graph).run(&[&x]).expect("interpreted");
+        let got = block_on(block_on(engine.load(&program)).expect("loaded").run(&[&x])).expect("run");
+        let by_cpu = cpu::Engine::new(&program).expect("an engine").run(&[&x]).expect("run");
+        for (at, what) in ["scales and zero points", "codes"].into_iter().enumerate() {
+            assert_eq!(difference(&got[at], &expected[at]), None, "seed {seed}: {what} ({qscheme}, {rows} x {k})");
+            assert_eq!(difference(&by_cpu[at], &expected[at]), None, "seed {seed}: {what} on the CPU");
+            compared += got[at].len();
+        }
+        assert_eq!(close(&got[2], &expected[2], 1e-6), None, "seed {seed}: outputs of {rows} x {k} x {n}");
+        assert_eq!(close(&by_cpu[2], &expected[2], 1e-6), None, "seed {seed}: outputs on the CPU");
+    }
+    report(&format!("dynamic layers: {compared} scales, zero points and codes equal the interpreter"));
+}
+
+/// One layer whose pairs, codes and output all leave the graph.
+fn dynamic_layer(random: &mut Random, k: usize, n: usize, qscheme: QScheme, range: QuantRange) -> Graph {
+    let mut g = GraphBuilder::new();
+    let mut build = || {
+        let x = g.input("x", Shape::rows(k))?;
+        let pairs = g.node("pairs", Op::ChooseQParams { qscheme, range, eps: 1.0 / 4096.0 }, &[x])?;
+        let q = g.node("q", Op::QuantizeDynamic { range }, &[x, pairs])?;
+        let codes = random.codes(n * k);
+        let sums = codes.chunks(k).map(|row| row.iter().map(|&w| i32::from(w)).sum()).collect();
+        let w = g.constant("w", Tensor::from_i8(&[n, k], codes).expect("fits"))?;
+        let zeros = g.constant("zeros", Tensor::from_i32(&[n], vec![0; n]).expect("fits"))?;
+        let acc = g.node("acc", Op::IntegerLinear { fraction_bits: 0 }, &[q, w, zeros])?;
+        let sums = g.constant("sums", Tensor::from_i32(&[n], sums).expect("fits"))?;
+        let scales = (0..n).map(|_| (random.uniform() * 0.01 + 1e-4) as f32).collect();
+        let scales = g.constant("scales", Tensor::from_f32(&[n], scales).expect("fits"))?;
+        let bias = g.constant("bias", Tensor::from_f32(&[n], random.normals(n, 0.1)).expect("fits"))?;
+        let relu = random.below(2) == 0;
+        let y = g.node("y", Op::ScaleAccumulatorDynamic { relu }, &[acc, pairs, sums, scales, bias])?;
+        Ok::<_, enfold::graph::GraphError>([pairs, q, y])
+    };
+    let outputs = build().expect("a layer");
+    g.finish(outputs).expect("a graph")
+}
+
+/// A transformer's feed-forward block: one recording, no readback between its float and its integer parts.
+#[test]
+fn a_feed_forward_block_is_one_recording() {
+    let Some((context, engine)) = engine("feed-forward block") else { return };
+    let mut random = Random::new(77);
+    let (width, hidden, tokens, rows) = (48, 96, 5, 3);
+    let mut tensor = |shape: &[usize], scale| {
+        Tensor::from_f32(shape, random.normals(shape.iter().product(), scale)).expect("lengths fit")
+    };
+    let mut g = GraphBuilder::new();
+    let x = g.input("x", Shape::batched(&[tokens, width])).expect("an input");
+    let norm = g.layer_norm("norm", x, tensor(&[width], 1.0), tensor(&[width], 0.1), 1e-5).expect("a norm");
+    let up = g.linear("up", norm, tensor(&[hidden, width], 0.1), Some(tensor(&[hidden], 0.1))).expect("a layer");
+    let act = g.gelu("gelu", up).expect("a function");
+    let down = g.linear("down", act, tensor(&[width, hidden], 0.1), Some(tensor(&[width], 0.1))).expect("a layer");
+    let y = g.add("residual", x, down).expect("a sum");
+    let float = g.finish([y]).expect("a graph");
+    let batch = tensor(&[rows, tokens, width], 1.0);
+    let symmetric = || QuantizationConfig::symmetric().per_channel();
+    for (name, quantizer) in [
+        ("static", WgpuQuantizer::new().set_global(symmetric())),
+        ("dynamic", WgpuQuantizer::new().set_global(symmetric().dynamic_per_token())),
+        ("down in float", WgpuQuantizer::new().set_global(symmetric()).set_module_name("down", None)),
+        ("all in float", WgpuQuantizer::new()),
+    ] {
+        let mut prepared = prepare(&float, &quantizer).expect("prepared");
+        prepared.observe(&[&batch]).expect("observed");
+        let integers =
+            reference(&convert(&prepared, &ConvertOptions::default()).expect("converted")).expect("rewritten");
+        let program = lower(&integers).expect("lowered");
+        let model = block_on(engine.load(&program)).expect("loaded");
+        let (input, output) = (buffer(context, &bytes(&batch)), buffer(context, &vec![0; batch.len() * 4]));
+        let run = block_on(model.bind(&[&input], &[&output], rows)).expect("bound");
+        let mut encoder = context.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        run.record(&mut encoder, rows).expect("recorded");
+        context.queue.submit([encoder.finish()]);
+        let got = Tensor::from_f32(batch.shape(), bytemuck::pod_collect_to_vec(&read(context, &output))).expect("fits");
+        let expected = Interpreter::new(&integers).run(&[&batch]).expect("interpreted");
+        // A code that a float rounding flips moves an output by a step, 0.03 here.
+        assert_eq!(close(&got, &expected[0], 0.02), None, "{name}:\n{program}");
+        let by_cpu = cpu::Engine::new(&program).expect("an engine").run(&[&batch]).expect("run");
+        assert_eq!(difference(&by_cpu[0], &expected[0]), None, "{name}");
+    }
 }

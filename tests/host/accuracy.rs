@@ -1,99 +1,60 @@
 //! The integer form against the quantize/dequantize form: each integer op, fed the latter's codes, is at most one step away,
 //! on at most 0.02 % of all codes.
 
-use enfold::graph::Op;
+use enfold::graph::{NodeId, Op};
 use enfold::interp::Interpreter;
 use enfold::qparams::{QuantRange, TensorQParams};
 use enfold::quantize::{
     ConvertOptions, ObserverKind, QuantizationConfig, QuantizationSpec, WgpuQuantizer, convert, prepare, reference,
 };
+use enfold::tensor::DType;
 use enfold::{Graph, GraphBuilder, Shape, Tensor};
 
 use crate::golden;
 use crate::nets;
+use crate::oracle::{Codes, compare_ops};
 use crate::random::Random;
 use crate::report::report;
 use crate::wrong;
 
-/// How many codes were compared, and how many were one step apart.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-struct Codes {
-    compared: usize,
-    apart: usize,
-}
-
-/// Feeds every integer layer the codes that the quantize/dequantize graph has at its input, and compares what it makes of
-/// them with that graph's own result.
-fn compare_ops(quantized: &Graph, integers: &Graph, inputs: &[&Tensor]) -> Result<Codes, String> {
-    let (oracle, rewritten) = (Interpreter::new(quantized), Interpreter::new(integers));
-    let feeds: Vec<_> = quantized.inputs().iter().copied().zip(inputs.iter().copied()).collect();
-    let value = |name: &str| -> Result<Tensor, String> {
-        let id = quantized.find(name).ok_or_else(|| format!("the oracle has no {name}"))?;
-        Ok(oracle.run_nodes(&feeds, &[id]).map_err(|e| e.to_string())?.swap_remove(0))
-    };
-    let mut codes = Codes::default();
-    for (id, node) in integers.iter() {
-        if !matches!(node.op, Op::Requantize { .. } | Op::ScaleAccumulator { .. }) {
-            continue;
-        }
-        let linear = integers.node(node.inputs[0]);
-        let x = linear.inputs[0];
-        let x_codes = value(&integers.node(x).name)?;
-        let got = rewritten.run_nodes(&[(x, &x_codes)], &[id]).map_err(|e| e.to_string())?.swap_remove(0);
-        // A float output stands for the linear node or the ReLU behind it.
-        let relu = format!("relu.{}", linear.name.trim_start_matches("fc."));
-        let expected = match node.op {
-            Op::Requantize { .. } => value(&node.name)?,
-            Op::ScaleAccumulator { relu: true } => value(&relu)?,
-            _ => value(&linear.name)?,
-        };
-        if let (Some(got), Some(expected)) = (got.as_i8(), expected.as_i8()) {
-            for (at, (&got, &expected)) in got.iter().zip(expected).enumerate() {
-                let steps = (i32::from(got) - i32::from(expected)).abs();
-                if steps > 1 {
-                    return Err(format!("{}: element {at} is {got}, expected {expected}", node.name));
-                }
-                codes.apart += usize::from(steps == 1);
-            }
-            codes.compared += got.len();
-        } else {
-            let (got, expected) = (got.as_f32().unwrap_or_default(), expected.as_f32().unwrap_or_default());
-            let largest = expected.iter().fold(0f32, |m, v| m.max(v.abs())).max(1e-3);
-            for (at, (&got, &expected)) in got.iter().zip(expected).enumerate() {
-                // The bias is rounded to a 256th of a step, and f32 sums to some millionths.
-                if (got - expected).abs() > 1e-3 * largest {
-                    return Err(format!("{}: element {at} is {got}, expected {expected}", node.name));
-                }
-            }
-        }
-    }
-    Ok(codes)
-}
-
-fn within_bar(codes: Codes) -> bool {
-    codes.compared > 0 && codes.apart as f64 <= 2e-4 * codes.compared as f64
-}
-
+/// torchao's own integer form truncates where it should round, and fails on several of the cases, so it is no oracle: the
+/// quantize/dequantize form of the same case is.
 #[test]
 fn integer_ops_equal_the_golden_networks() {
-    let mut total = Codes::default();
-    let mut graphs = 0;
-    for (name, quantized, x) in golden::quantized_networks(&["pt2e/static"])
-        .into_iter()
-        .filter(|n| n.0.contains("mlp") || n.0.contains("linear"))
-    {
-        let integers = reference(&quantized).expect("rewritten");
-        assert!(integers.summary().float.is_empty(), "{name}: {}", integers.summary());
-        let codes = compare_ops(&quantized, &integers, &[&x]).unwrap_or_else(|e| panic!("{name}: {e}"));
-        total.compared += codes.compared;
-        total.apart += codes.apart;
-        graphs += 1;
+    let kinds = ["pt2e/static", "pt2e/dynamic", "pt2e/static/reference", "pt2e/dynamic/reference", "settings"];
+    for kind in kinds {
+        let mut total = Codes::default();
+        let mut graphs = 0;
+        for (name, quantized, x) in golden::quantized_networks(&[kind]) {
+            let integers = reference(&quantized).expect("rewritten");
+            if name.contains("static") && ["mlp", "linear", "tied", "views", "cat"].iter().any(|m| name.contains(m)) {
+                only_integers(&integers).unwrap_or_else(|e| panic!("{name}: {e}"));
+            }
+            let codes = compare_ops(&quantized, &integers, &[&x]).unwrap_or_else(|e| panic!("{name}: {e}"));
+            total.add(codes);
+            graphs += 1;
+        }
+        report(&format!(
+            "golden {kind}: {graphs} files compared, integer ops: {} of {} codes one step apart, {} floats",
+            total.apart, total.compared, total.floats
+        ));
+        assert!(total.within_bar() || total.compared == 0 && total.floats > 0, "{kind}: {total:?}");
     }
-    report(&format!(
-        "integer ops, {graphs} golden networks: {} of {} codes one step apart",
-        total.apart, total.compared
-    ));
-    assert!(within_bar(total), "{total:?}");
+}
+
+/// No float is computed between the quantize nodes at the inputs and the dequantize nodes at the outputs.
+fn only_integers(graph: &Graph) -> Result<(), String> {
+    for node in graph.nodes() {
+        let between = matches!(node.op, Op::Input | Op::Constant(_) | Op::Dequantize { .. });
+        if node.dtype == DType::F32 && !between {
+            return Err(format!("{} is {}: {:?}", node.name, node.op.name(), node.float_reason));
+        }
+        let at_an_input = |id: &NodeId| matches!(graph.node(*id).op, Op::Input);
+        if matches!(node.op, Op::Quantize { .. }) && !node.inputs.iter().all(at_an_input) {
+            return Err(format!("{} quantizes in the middle", node.name));
+        }
+    }
+    Ok(())
 }
 
 /// A random network, quantized one of many ways, with the batch to compare on.
@@ -132,11 +93,10 @@ fn integer_ops_equal_a_thousand_random_networks() {
     for seed in 0..1000 {
         let (quantized, integers, x) = random_net(seed);
         let codes = compare_ops(&quantized, &integers, &[&x]).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
-        total.compared += codes.compared;
-        total.apart += codes.apart;
+        total.add(codes);
     }
     report(&format!("integer ops, 1000 random networks: {} of {} codes one step apart", total.apart, total.compared));
-    assert!(within_bar(total), "{total:?}");
+    assert!(total.within_bar(), "{total:?}");
 }
 
 /// What the bar is for: a bias rounded to whole steps flips more codes than it admits.
@@ -147,21 +107,20 @@ fn a_bias_without_fraction_bits_is_caught() {
         let (quantized, integers, x) = random_net(seed);
         let rounded = wrong::without_fraction_bits(&integers);
         if let Ok(codes) = compare_ops(&quantized, &rounded, &[&x]) {
-            total.compared += codes.compared;
-            total.apart += codes.apart;
+            total.add(codes);
         }
     }
     report(&format!("negative control, no fraction bits: {} of {} codes apart", total.apart, total.compared));
-    assert!(!within_bar(total), "{total:?} passes, so the bar proves nothing");
+    assert!(!total.within_bar(), "{total:?} passes, so the bar proves nothing");
 }
 
 #[test]
 fn one_weight_changed_by_one_is_caught() {
     let (quantized, integers, x) = random_net(4);
-    assert!(compare_ops(&quantized, &integers, &[&x]).is_ok_and(within_bar));
+    assert!(compare_ops(&quantized, &integers, &[&x]).is_ok_and(Codes::within_bar));
     let changed = wrong::with_changed_weight(&integers);
     let caught = match compare_ops(&quantized, &changed, &[&x]) {
-        Ok(codes) => !within_bar(codes),
+        Ok(codes) => !codes.within_bar(),
         Err(named) => named.contains("element"),
     };
     assert!(caught, "a changed weight passes");

@@ -2,6 +2,8 @@
 
 #[path = "../common/cases.rs"]
 mod cases;
+#[path = "../common/configs.rs"]
+mod configs;
 #[path = "../common/nets.rs"]
 mod nets;
 #[path = "../common/ops.rs"]
@@ -18,7 +20,9 @@ mod engines;
 mod flow;
 mod golden;
 mod layering;
+mod oracle;
 mod properties;
 #[cfg(feature = "gpu")]
 mod shaders;
+mod ten_thousand;
 mod wrong;

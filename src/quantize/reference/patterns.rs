@@ -85,7 +85,8 @@ impl Matcher<'_> {
         };
         fused.push(quantize);
         let x = rewriter.get(x).expect(FITS);
-        let table = self.table_node(rewriter, quantize, x, x_qparams, &chain, (qparams, range));
+        let name = &self.graph.node(quantize).name;
+        let table = self.table_node(rewriter, quantize, name, x, x_qparams, &chain, (qparams, range));
         rewriter.replace(quantize, table);
         Ok(fused)
     }
@@ -101,7 +102,7 @@ impl Matcher<'_> {
         let new = if self.same(x, x_qparams, qparams, range) {
             codes
         } else {
-            self.table_node(rewriter, id, codes, x_qparams, &[], (qparams, range))
+            self.table_node(rewriter, id, &node.name, codes, x_qparams, &[], (qparams, range))
         };
         rewriter.replace(id, new);
         true
@@ -114,15 +115,17 @@ impl Matcher<'_> {
         let quantize = self.only_user(id).and_then(|id| self.quantize(id));
         let (quantize, qparams, range) = quantize.ok_or_else(|| NOT_OUTPUT.to_owned())?;
         let mut inputs = Vec::with_capacity(operands.len());
-        for &(x, x_qparams) in &operands {
+        for (at, &(x, x_qparams)) in operands.iter().enumerate() {
             let codes = rewriter.get(x).expect(FITS);
             inputs.push(if self.same(x, x_qparams, qparams, range) {
                 codes
             } else {
-                self.table_node(rewriter, quantize, codes, x_qparams, &[], (qparams, range))
+                let name = format!("{}.input{at}", node.name);
+                self.table_node(rewriter, quantize, &name, codes, x_qparams, &[], (qparams, range))
             });
         }
-        let new = rewriter.add(&node.name, node.op.clone(), inputs, &node.origin).expect(FITS);
+        let name = &self.graph.node(quantize).name;
+        let new = rewriter.add(name, node.op.clone(), inputs, &node.origin).expect(FITS);
         rewriter.replace(quantize, new);
         Ok(vec![quantize])
     }
@@ -134,9 +137,12 @@ impl Matcher<'_> {
         let quantize = self.only_user(id).and_then(|id| self.quantize(id));
         let (quantize, qparams, range) = quantize.ok_or_else(|| NOT_OUTPUT.to_owned())?;
         let codes = rewriter.get(x).expect(FITS);
-        let mut new = rewriter.add(&node.name, node.op.clone(), vec![codes], &node.origin).expect(FITS);
-        if !self.same(x, x_qparams, qparams, range) {
-            new = self.table_node(rewriter, quantize, new, x_qparams, &[], (qparams, range));
+        let same = self.same(x, x_qparams, qparams, range);
+        let quantized = &self.graph.node(quantize).name;
+        let name = if same { quantized } else { &node.name };
+        let mut new = rewriter.add(name, node.op.clone(), vec![codes], &node.origin).expect(FITS);
+        if !same {
+            new = self.table_node(rewriter, quantize, quantized, new, x_qparams, &[], (qparams, range));
         }
         rewriter.replace(quantize, new);
         Ok(vec![quantize])
@@ -154,10 +160,12 @@ impl Matcher<'_> {
     }
 
     /// Each code dequantized, passed through the chain and quantized, by the very functions that the graph would apply.
+    #[allow(clippy::too_many_arguments)] // One number each, and all of them different.
     fn table_node(
         &self,
         rewriter: &mut Rewriter<'_>,
         quantize: NodeId,
+        name: &str,
         codes: NodeId,
         x: QParams,
         chain: &[UnaryOp],
@@ -171,7 +179,7 @@ impl Matcher<'_> {
         let table: Array1<i8> = (i8::MIN..=i8::MAX).map(entry).collect();
         let table = self.constant(rewriter, quantize, "table", Tensor::from(table));
         let node = self.graph.node(quantize);
-        rewriter.add(&node.name, Op::Table { qparams: y }, vec![codes, table], &node.origin).expect(FITS)
+        rewriter.add(name, Op::Table { qparams: y }, vec![codes, table], &node.origin).expect(FITS)
     }
 
     /// Adds an op on codes that stands for the quantize node at the end.

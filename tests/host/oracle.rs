@@ -1,0 +1,107 @@
+//! The integer form against the quantize/dequantize form: each integer op, fed the latter's codes, is at most one step away.
+
+use std::collections::HashMap;
+
+use enfold::graph::{NodeId, Op};
+use enfold::interp::Interpreter;
+use enfold::tensor::DType;
+use enfold::{Graph, Tensor};
+
+/// How many codes were compared, and how many were one step apart.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Codes {
+    pub(crate) compared: usize,
+    pub(crate) apart: usize,
+    /// Float results of integer layers.
+    pub(crate) floats: usize,
+}
+
+impl Codes {
+    pub(crate) fn add(&mut self, other: Self) {
+        self.compared += other.compared;
+        self.apart += other.apart;
+        self.floats += other.floats;
+    }
+
+    /// At most 0.02 % of the codes.
+    pub(crate) fn within_bar(self) -> bool {
+        self.compared > 0 && self.apart as f64 <= 2e-4 * self.compared as f64
+    }
+}
+
+/// Feeds every integer op the codes, scales and zero points that the quantize/dequantize graph has at its inputs, and compares
+/// what it makes of them with that graph's own result. Every node of the integer form that computes something is compared.
+pub(crate) fn compare_ops(quantized: &Graph, integers: &Graph, inputs: &[&Tensor]) -> Result<Codes, String> {
+    let (oracle, rewritten) = (Interpreter::new(quantized), Interpreter::new(integers));
+    let feeds: Vec<_> = quantized.inputs().iter().copied().zip(inputs.iter().copied()).collect();
+    let ids: Vec<NodeId> = quantized.iter().map(|(id, _)| id).collect();
+    let all = oracle.run_nodes(&feeds, &ids).map_err(|e| e.to_string())?;
+    let values: HashMap<&str, &Tensor> = quantized.nodes().iter().map(|node| node.name.as_str()).zip(&all).collect();
+    let value = |name: &str| values.get(name).copied().ok_or_else(|| format!("the oracle has no {name}"));
+    let mut codes = Codes::default();
+    for (id, node) in integers.iter() {
+        let constant = rewritten.constant_value(id).map_err(|e| e.to_string())?.is_some();
+        let moved = matches!(
+            node.op,
+            Op::Concat { .. } | Op::Reshape { .. } | Op::Flatten { .. } | Op::Transpose { .. } | Op::Table { .. }
+        ) && node.dtype == DType::I8;
+        let result = match node.op {
+            _ if constant => continue,
+            Op::Requantize { .. } | Op::IntegerAdd { .. } | Op::IntegerMul { .. } => value(&node.name)?,
+            // On the way to a table of its own.
+            _ if moved && !values.contains_key(node.name.as_str()) => continue,
+            _ if moved && value(&node.name)?.dtype() != DType::I8 => continue,
+            _ if moved => value(&node.name)?,
+            Op::ScaleAccumulator { .. } | Op::ScaleAccumulatorDynamic { .. } => value(&node.origin)?,
+            _ => continue,
+        };
+        let fed = frontier(integers, &rewritten, id, &values);
+        let fed: Vec<(NodeId, &Tensor)> =
+            fed.into_iter().map(|at| (at, values[integers.node(at).name.as_str()])).collect();
+        let got = rewritten.run_nodes(&fed, &[id]).map_err(|e| format!("{}: {e}", node.name))?.swap_remove(0);
+        match (got.as_i8(), result.as_i8()) {
+            (Some(got), Some(expected)) => {
+                for (at, (&got, &expected)) in got.iter().zip(expected).enumerate() {
+                    let steps = (i32::from(got) - i32::from(expected)).abs();
+                    if steps > i32::from(!moved) {
+                        return Err(format!("{}: element {at} is {got}, expected {expected}", node.name));
+                    }
+                    codes.apart += usize::from(steps == 1);
+                }
+                codes.compared += got.len();
+            }
+            _ => {
+                // The bias of a static layer is rounded to a 256th of a step; f32 sums to some millionths.
+                let tolerance = if matches!(node.op, Op::ScaleAccumulatorDynamic { .. }) { 1e-5 } else { 1e-3 };
+                let (got, expected) = (got.as_f32().unwrap_or_default(), result.as_f32().unwrap_or_default());
+                let largest = expected.iter().fold(0f32, |m, v| m.max(v.abs())).max(1e-3);
+                for (at, (&got, &expected)) in got.iter().zip(expected).enumerate() {
+                    if (got - expected).abs() > tolerance * largest {
+                        return Err(format!("{}: element {at} is {got}, expected {expected}", node.name));
+                    }
+                }
+                codes.floats += got.len();
+            }
+        }
+    }
+    Ok(codes)
+}
+
+/// The nearest nodes before `id` whose value the oracle knows: codes, and the pairs of dynamic ones.
+fn frontier(graph: &Graph, interpreter: &Interpreter, id: NodeId, known: &HashMap<&str, &Tensor>) -> Vec<NodeId> {
+    let mut pending = graph.node(id).inputs.clone();
+    let mut found = Vec::new();
+    while let Some(at) = pending.pop() {
+        let node = graph.node(at);
+        if interpreter.constant_value(at).is_ok_and(|v| v.is_some()) || found.contains(&at) {
+            continue;
+        }
+        let value = known.get(node.name.as_str()).filter(|value| value.dtype() == node.dtype);
+        let codes = node.dtype == DType::I8 || matches!(node.op, Op::ChooseQParams { .. } | Op::Input);
+        match value {
+            Some(_) if codes => found.push(at),
+            _ => pending.extend(&node.inputs),
+        }
+    }
+    found
+}

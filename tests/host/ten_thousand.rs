@@ -1,0 +1,116 @@
+//! Ten thousand random networks of every pattern, through the whole flow.
+
+use enfold::graph::Op;
+use enfold::interp::Interpreter;
+use enfold::lower::lower;
+use enfold::{Graph, Tensor, cpu};
+use rayon::prelude::*;
+
+use crate::cases::difference;
+use crate::configs::{self, Quantized};
+use crate::oracle::{Codes, compare_ops};
+use crate::report::report;
+
+const NETWORKS: u64 = 10_000;
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Totals {
+    codes: Codes,
+    /// Networks whose outputs are codes, and those of them in which one differs.
+    ends: usize,
+    differ: usize,
+    integer_only: usize,
+    ops: [usize; 7],
+}
+
+impl Totals {
+    fn add(mut self, other: Self) -> Self {
+        self.codes.add(other.codes);
+        self.ends += other.ends;
+        self.differ += other.differ;
+        self.integer_only += other.integer_only;
+        self.ops.iter_mut().zip(other.ops).for_each(|(a, b)| *a += b);
+        self
+    }
+}
+
+/// How many nodes of each integer pattern there are.
+fn ops(graph: &Graph) -> [usize; 7] {
+    let count = |is: fn(&Op) -> bool| graph.nodes().iter().filter(|node| is(&node.op)).count();
+    [
+        count(|op| matches!(op, Op::IntegerLinear { .. })),
+        count(|op| matches!(op, Op::IntegerMatMul { .. })),
+        count(|op| matches!(op, Op::IntegerAdd { .. })),
+        count(|op| matches!(op, Op::IntegerMul { .. })),
+        count(|op| matches!(op, Op::Table { .. })),
+        count(|op| matches!(op, Op::Concat { .. })),
+        count(|op| matches!(op, Op::ScaleAccumulatorDynamic { .. })),
+    ]
+}
+
+/// The codes of the output, if the graph ends in a dequantize.
+fn final_codes(graph: &Graph, x: &Tensor) -> Option<Tensor> {
+    let output = graph.node(graph.outputs()[0]);
+    let Op::Dequantize { .. } = output.op else { return None };
+    let feeds = [(graph.inputs()[0], x)];
+    Some(Interpreter::new(graph).run_nodes(&feeds, &[output.inputs[0]]).expect("run").swap_remove(0))
+}
+
+fn network(seed: u64, few_bits: bool) -> Result<Totals, String> {
+    let Quantized { quantized, integers, batch, .. } = configs::quantized(seed, few_bits);
+    let codes = compare_ops(&quantized, &integers, &[&batch]).map_err(|e| format!("seed {seed}: {e}"))?;
+    let mut totals = Totals { codes, ops: ops(&integers), ..Totals::default() };
+    totals.integer_only = usize::from(integers.summary().float.is_empty());
+    if let (Some(a), Some(b)) = (final_codes(&quantized, &batch), final_codes(&integers, &batch)) {
+        totals.ends = 1;
+        totals.differ = usize::from(difference(&a, &b).is_some());
+    }
+    let program = lower(&integers).map_err(|e| format!("seed {seed}: {e}"))?;
+    let got = cpu::Engine::new(&program).and_then(|engine| engine.run(&[&batch])).map_err(|e| e.to_string())?;
+    let expected = Interpreter::new(&integers).run(&[&batch]).map_err(|e| e.to_string())?;
+    match difference(&got[0], &expected[0]) {
+        Some(difference) => Err(format!("seed {seed}: the CPU engine: {difference}\n{program}")),
+        None => Ok(totals),
+    }
+}
+
+fn networks(count: u64, few_bits: bool) -> Totals {
+    let all: Vec<Result<Totals, String>> = (0..count).into_par_iter().map(|seed| network(seed, few_bits)).collect();
+    let failures: Vec<&String> = all.iter().filter_map(|result| result.as_ref().err()).collect();
+    assert!(failures.is_empty(), "{} networks fail, the first:\n{}", failures.len(), failures[0]);
+    all.into_iter().flatten().fold(Totals::default(), Totals::add)
+}
+
+/// Weights of few bits make sums that are ties far more often, so only the ops have a bar, not the networks.
+#[test]
+fn weights_of_few_bits() {
+    let Totals { codes, ends, differ, .. } = networks(NETWORKS / 5, true);
+    report(&format!(
+        "integer ops of {} random networks with weights of 2 to 4 bits: {} of {} codes one step apart; {differ} of {ends} \
+         networks differ in a final code",
+        NETWORKS / 5,
+        codes.apart,
+        codes.compared
+    ));
+    assert!(codes.within_bar(), "{codes:?}");
+}
+
+#[test]
+fn ten_thousand_networks() {
+    let totals = networks(NETWORKS, false);
+    let Totals { codes, ends, differ, integer_only, ops } = totals;
+    let [linear, matmul, add, mul, table, concat, dynamic] = ops;
+    report(&format!(
+        "{NETWORKS} random networks, {integer_only} without a float node: {linear} linear layers ({dynamic} dynamic), \
+         {matmul} matmul, {add} add, {mul} mul, {table} tables, {concat} concat"
+    ));
+    report(&format!(
+        "integer ops of {NETWORKS} random networks: {} of {} codes one step apart; {} floats within 1e-3",
+        codes.apart, codes.compared, codes.floats
+    ));
+    report(&format!("end to end: {differ} of {ends} networks differ in a final code, and the CPU engine in none"));
+    assert!(codes.within_bar(), "{codes:?}");
+    assert!(differ * 200 <= ends, "{differ} of {ends} networks differ in a final code");
+    // A generator that stopped making a pattern would pass everything above.
+    assert!(ops.iter().all(|&count| count > 200), "{ops:?}");
+}
