@@ -16,6 +16,7 @@
 //! # Ok::<(), enfold::Error>(())
 //! ```
 
+mod observers;
 mod record;
 mod tensors;
 
@@ -24,9 +25,8 @@ use std::path::Path;
 
 use safetensors::SafeTensors;
 
-use self::record::{
-    Header, HistogramRecord, NodeRecord, ObserverRecord, OpRecord, PreparedRecord, SpecRecord, StateRecord, Version,
-};
+use self::observers::{HistogramRecord, ObserverRecord, PreparedRecord, SpecRecord, StateRecord};
+use self::record::{Header, NodeRecord, OpRecord, Version};
 use self::tensors::{Reader, Writer};
 use crate::graph::{Graph, GraphBuilder, GraphError, NodeId, ObserverId, Op};
 use crate::kernels::Range;

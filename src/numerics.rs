@@ -24,7 +24,7 @@
 //! 9. Products of two activations: `acc = Σ_k (a − z_a) · (b − z_b)` in `i32`, exact for K up to 33,025; then equation 5 or 7
 //!    with the multiplier `f32(f64(s_a) · f64(s_b) / f64(s_y))`. Of single elements, K is 1.
 //! 10. Dynamic parameters, in `f32` from the smallest and largest value, both widened to include 0. Per tensor: those of
-//!    [`affine_qparams`] or [`symmetric_qparams`]. Per token: [`per_token_qparams`].
+//!     [`affine_qparams`] or [`symmetric_qparams`]. Per token: [`per_token_qparams`].
 //!
 //! `rne` is round to nearest, ties to even: [`f32::round_ties_even`] here, `round` in WGSL. Between an int8 input and an
 //! int8 output there is exactly one float product and no float sum, so no compiler can contract its way to another answer.

@@ -1,4 +1,4 @@
-//! What stands in a file's header: ops, specs and shapes, with every number checked on the way back.
+//! What stands in a file's header of a graph: ops and shapes, with every number checked on the way back.
 //!
 //! Floats are written as `f64`, which holds every `f32` exactly and survives JSON.
 
@@ -8,14 +8,11 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::ArchiveError;
+use super::observers::PreparedRecord;
 use super::tensors::{Reader, Writer};
-use crate::graph::{NodeId, ObserverId, Op, UnaryOp};
+use crate::graph::{ObserverId, Op, UnaryOp};
 use crate::numerics::AddMultipliers;
 use crate::qparams::{QParams, QScheme, QuantRange, TensorQParams};
-use crate::quantize::{
-    DerivedRule, DerivedSpec, EdgeOrNode, FixedQParamsSpec, ObservedSpec, ObserverKind, QuantizationSpec,
-    QuantizationSummary,
-};
 use crate::tensor::{DType, Shape};
 
 /// The whole header.
@@ -44,66 +41,13 @@ pub(super) struct NodeRecord {
     pub(super) float_reason: Option<String>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct PreparedRecord {
-    pub(super) batches: u64,
-    pub(super) annotated: Vec<usize>,
-    pub(super) derived_from: Vec<Vec<usize>>,
-    pub(super) observers: Vec<ObserverRecord>,
-    pub(super) summary: QuantizationSummary,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct ObserverRecord {
-    pub(super) spec: SpecRecord,
-    pub(super) state: StateRecord,
-}
-
-/// Names are those of tensors in the file.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) enum StateRecord {
-    Ranges { min: String, max: String },
-    Histograms(Vec<HistogramRecord>),
-    Nothing,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct HistogramRecord {
-    pub(super) min: f64,
-    pub(super) max: f64,
-    pub(super) counts: String,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) enum SpecRecord {
-    Observed { range: [i32; 2], qscheme: SchemeRecord, observer: KindRecord, eps: f64 },
-    Fixed { scale: f64, zero_point: i32, range: [i32; 2] },
-    BiasScale { derived_from: Vec<PointRecord>, range: [i32; 2] },
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) enum PointRecord {
-    Edge(usize, usize),
-    Node(usize),
-}
-
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub(super) enum KindRecord {
-    MinMax,
-    MovingAverage(f64),
-    Histogram,
-    Percentile(f64),
-    Mse,
-    Placeholder,
-}
-
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(super) enum SchemeRecord {
-    PerTensorAffine,
-    PerTensorSymmetric,
-    PerChannelAffine(usize),
-    PerChannelSymmetric(usize),
-    PerTokenAffine,
+    TensorAffine,
+    TensorSymmetric,
+    ChannelAffine(usize),
+    ChannelSymmetric(usize),
+    TokenAffine,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -358,78 +302,10 @@ impl QParamsRecord {
     }
 }
 
-impl SpecRecord {
-    /// `None` for what a file cannot hold.
-    pub(super) fn new(spec: &QuantizationSpec) -> Option<Self> {
-        Some(match spec {
-            QuantizationSpec::Observed(spec) => Self::Observed {
-                range: pair(spec.range),
-                qscheme: scheme(spec.qscheme),
-                observer: match spec.observer {
-                    ObserverKind::MinMax => KindRecord::MinMax,
-                    ObserverKind::MovingAverageMinMax { averaging_constant } => {
-                        KindRecord::MovingAverage(averaging_constant.into())
-                    }
-                    ObserverKind::Histogram => KindRecord::Histogram,
-                    ObserverKind::Percentile { fraction } => KindRecord::Percentile(fraction.into()),
-                    ObserverKind::Mse => KindRecord::Mse,
-                    ObserverKind::Placeholder => KindRecord::Placeholder,
-                },
-                eps: spec.eps.into(),
-            },
-            QuantizationSpec::FixedQParams(spec) => {
-                let (scale, zero_point) = (spec.qparams.scale().into(), spec.qparams.zero_point());
-                Self::Fixed { scale, zero_point, range: pair(spec.range) }
-            }
-            QuantizationSpec::Derived(DerivedSpec { derived_from, rule: DerivedRule::BiasScale, range }) => {
-                let point = |point: &EdgeOrNode| match point {
-                    EdgeOrNode::Edge { producer, consumer } => PointRecord::Edge(producer.index(), consumer.index()),
-                    EdgeOrNode::Node(id) => PointRecord::Node(id.index()),
-                };
-                Self::BiasScale { derived_from: derived_from.iter().map(point).collect(), range: pair(*range) }
-            }
-            QuantizationSpec::Derived(_) | QuantizationSpec::Shared(_) => return None,
-        })
-    }
-
-    pub(super) fn spec(&self, node: &str, reader: &Reader<'_>) -> Result<QuantizationSpec, ArchiveError> {
-        let context = Context { node, reader };
-        Ok(match self {
-            Self::Observed { range, qscheme, observer, eps } => ObservedSpec {
-                range: context.range(*range)?,
-                qscheme: scheme_of(*qscheme),
-                observer: match *observer {
-                    KindRecord::MinMax => ObserverKind::MinMax,
-                    KindRecord::MovingAverage(c) => ObserverKind::MovingAverageMinMax { averaging_constant: c as f32 },
-                    KindRecord::Histogram => ObserverKind::Histogram,
-                    KindRecord::Percentile(fraction) => ObserverKind::Percentile { fraction: fraction as f32 },
-                    KindRecord::Mse => ObserverKind::Mse,
-                    KindRecord::Placeholder => ObserverKind::Placeholder,
-                },
-                eps: *eps as f32,
-            }
-            .into(),
-            Self::Fixed { scale, zero_point, range } => {
-                FixedQParamsSpec { qparams: context.pair(*scale, *zero_point)?, range: context.range(*range)? }.into()
-            }
-            Self::BiasScale { derived_from, range } => {
-                let point = |point: &PointRecord| match *point {
-                    PointRecord::Edge(producer, consumer) => {
-                        EdgeOrNode::Edge { producer: NodeId::new(producer), consumer: NodeId::new(consumer) }
-                    }
-                    PointRecord::Node(id) => EdgeOrNode::Node(NodeId::new(id)),
-                };
-                let derived_from = derived_from.iter().map(point).collect();
-                DerivedSpec { derived_from, rule: DerivedRule::BiasScale, range: context.range(*range)? }.into()
-            }
-        })
-    }
-}
-
 /// Where a number stands, for messages.
-struct Context<'c> {
-    node: &'c str,
-    reader: &'c Reader<'c>,
+pub(super) struct Context<'c> {
+    pub(super) node: &'c str,
+    pub(super) reader: &'c Reader<'c>,
 }
 
 impl Context<'_> {
@@ -437,11 +313,11 @@ impl Context<'_> {
         ArchiveError::Node { node: self.node.to_owned(), problem }
     }
 
-    fn pair(&self, scale: f64, zero_point: i32) -> Result<QParams, ArchiveError> {
+    pub(super) fn pair(&self, scale: f64, zero_point: i32) -> Result<QParams, ArchiveError> {
         QParams::new(scale as f32, zero_point).map_err(|e| self.broken(e.to_string()))
     }
 
-    fn range(&self, [lo, hi]: [i32; 2]) -> Result<QuantRange, ArchiveError> {
+    pub(super) fn range(&self, [lo, hi]: [i32; 2]) -> Result<QuantRange, ArchiveError> {
         if [lo, hi] == pair(QuantRange::INT32) {
             return Ok(QuantRange::INT32);
         }
@@ -461,7 +337,7 @@ impl Context<'_> {
     }
 }
 
-fn pair(range: QuantRange) -> [i32; 2] {
+pub(super) fn pair(range: QuantRange) -> [i32; 2] {
     [range.quant_min(), range.quant_max()]
 }
 
@@ -469,22 +345,22 @@ fn codes(qparams: QParams, lo: i32, hi: i32) -> CodesRecord {
     CodesRecord { scale: qparams.scale().into(), zero_point: qparams.zero_point(), lo, hi }
 }
 
-fn scheme(qscheme: QScheme) -> SchemeRecord {
+pub(super) fn scheme(qscheme: QScheme) -> SchemeRecord {
     match qscheme {
-        QScheme::PerTensorAffine => SchemeRecord::PerTensorAffine,
-        QScheme::PerTensorSymmetric => SchemeRecord::PerTensorSymmetric,
-        QScheme::PerChannelAffine { ch_axis } => SchemeRecord::PerChannelAffine(ch_axis),
-        QScheme::PerChannelSymmetric { ch_axis } => SchemeRecord::PerChannelSymmetric(ch_axis),
-        QScheme::PerTokenAffine => SchemeRecord::PerTokenAffine,
+        QScheme::PerTensorAffine => SchemeRecord::TensorAffine,
+        QScheme::PerTensorSymmetric => SchemeRecord::TensorSymmetric,
+        QScheme::PerChannelAffine { ch_axis } => SchemeRecord::ChannelAffine(ch_axis),
+        QScheme::PerChannelSymmetric { ch_axis } => SchemeRecord::ChannelSymmetric(ch_axis),
+        QScheme::PerTokenAffine => SchemeRecord::TokenAffine,
     }
 }
 
-fn scheme_of(record: SchemeRecord) -> QScheme {
+pub(super) fn scheme_of(record: SchemeRecord) -> QScheme {
     match record {
-        SchemeRecord::PerTensorAffine => QScheme::PerTensorAffine,
-        SchemeRecord::PerTensorSymmetric => QScheme::PerTensorSymmetric,
-        SchemeRecord::PerChannelAffine(ch_axis) => QScheme::PerChannelAffine { ch_axis },
-        SchemeRecord::PerChannelSymmetric(ch_axis) => QScheme::PerChannelSymmetric { ch_axis },
-        SchemeRecord::PerTokenAffine => QScheme::PerTokenAffine,
+        SchemeRecord::TensorAffine => QScheme::PerTensorAffine,
+        SchemeRecord::TensorSymmetric => QScheme::PerTensorSymmetric,
+        SchemeRecord::ChannelAffine(ch_axis) => QScheme::PerChannelAffine { ch_axis },
+        SchemeRecord::ChannelSymmetric(ch_axis) => QScheme::PerChannelSymmetric { ch_axis },
+        SchemeRecord::TokenAffine => QScheme::PerTokenAffine,
     }
 }

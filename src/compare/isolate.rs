@@ -27,11 +27,14 @@ impl Actual<'_> {
                 continue;
             }
             let node = graph.node(at);
-            if (node.origin != *origin || matches!(node.op, Op::Input)) && at != id && !quantizes(&node.op) {
-                if let Some(value) = self.value(at) {
-                    fed.insert(at, value);
-                    continue;
-                }
+            let of_another = node.origin != *origin || matches!(node.op, Op::Input);
+            if of_another
+                && at != id
+                && !quantizes(&node.op)
+                && let Some(value) = self.value(at)
+            {
+                fed.insert(at, value);
+                continue;
             }
             pending.extend(&node.inputs);
         }

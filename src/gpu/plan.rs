@@ -30,11 +30,11 @@ pub(super) struct Planned {
     pub(super) kernel: PlannedKernel,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) enum PlannedKernel {
     Tensor(TensorKernel),
     Linear,
-    General(General),
+    General(Box<General>),
 }
 
 /// The dispatches of a program, and the sizes of the scratch buffers that its values share.
@@ -123,7 +123,7 @@ impl Plan {
             StepOp::Concat { .. } => {
                 for (part, src) in srcs.into_iter().enumerate() {
                     if let Some(general) = general(program, step, part)? {
-                        push(vec![src], dst, PlannedKernel::General(general));
+                        push(vec![src], dst, PlannedKernel::General(Box::new(general)));
                     }
                 }
             }
@@ -133,7 +133,7 @@ impl Plan {
                 let ranges = (self.allocate(bytes), bytes);
                 for (part, (src, dst)) in [(srcs[0], ranges), (ranges, dst)].into_iter().enumerate() {
                     if let Some(general) = general(program, step, part)? {
-                        let kernel = PlannedKernel::General(general);
+                        let kernel = PlannedKernel::General(Box::new(general));
                         self.dispatches.push(Planned { step: Some(at), value, srcs: vec![src], dst, kernel });
                     }
                 }
@@ -143,7 +143,7 @@ impl Plan {
             }
             _ => {
                 if let Some(general) = general(program, step, 0)? {
-                    push(srcs, dst, PlannedKernel::General(general));
+                    push(srcs, dst, PlannedKernel::General(Box::new(general)));
                 }
             }
         }
@@ -236,7 +236,8 @@ mod tests {
     fn int8_outputs_of_odd_width_are_unpadded() {
         let plan = Plan::new(&chain(3, 5), 4).expect("fits");
         let last = plan.dispatches.last().expect("dispatches");
-        assert_eq!((last.kernel, last.dst.0), (PlannedKernel::Tensor(TensorKernel::Unpad), Slot::Output(0)));
+        assert_eq!(last.kernel, PlannedKernel::Tensor(TensorKernel::Unpad));
+        assert_eq!(last.dst.0, Slot::Output(0));
         assert_eq!(plan.dispatches.len(), 4);
         let program = chain(3, 5);
         let codes = program.value(program.outputs()[0]);

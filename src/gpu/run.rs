@@ -136,8 +136,8 @@ impl Work {
                     Size::Groups => Grid::of_groups(m, limit),
                     Size::Once => Grid([1, 1, 1]),
                     Size::Tiles { m: rows, n } => {
-                        let matrices = if rows == 0 { 1 } else { m / rows };
-                        let tiles = matrices * (if rows == 0 { m } else { rows }).div_ceil(16);
+                        // One matrix with all rows, or a stack of matrices.
+                        let tiles = m.checked_div(rows).map_or(m.div_ceil(16), |stack| stack * rows.div_ceil(16));
                         let y = tiles.min(limit.into()).max(1);
                         Grid([n.div_ceil(16), y, tiles.div_ceil(y)])
                     }
@@ -195,7 +195,7 @@ pub(super) async fn bind(
         let own = planned.step.map_or(&[][..], |step| &model.buffers[step]).iter().map(wgpu::Buffer::as_entire_binding);
         let mut sources: Vec<_> = planned.srcs.iter().copied().map(part).collect();
         let first = sources[0].clone();
-        let family = match planned.kernel {
+        let family = match &planned.kernel {
             PlannedKernel::Tensor(_) => Family::Tensor,
             PlannedKernel::Linear => {
                 // Behind the output come the pairs, which only dynamic layers read.
@@ -225,7 +225,7 @@ pub(super) async fn bind(
         let layout = shared.pipelines.layout(family);
         let descriptor = wgpu::BindGroupDescriptor { label: Some(&value.name), layout, entries: &entries };
         let bind_group = scoped(device, &value.name, || device.create_bind_group(&descriptor)).await?;
-        let (rows_factor, batched) = match planned.kernel {
+        let (rows_factor, batched) = match &planned.kernel {
             PlannedKernel::General(general) => (general.rows_factor, general.batched),
             _ => (value.rows_factor(), value.shape.is_batched()),
         };
@@ -315,7 +315,7 @@ fn params(program: &Program, planned: &Planned) -> Vec<u8> {
 async fn work(model: &Model, planned: &Planned, value: &Value) -> Result<Work, GpuError> {
     let shared = &model.engine.shared;
     let (cols, words) = (value.cols() as u64, row_words(value.cols()) as u64);
-    let (kernel, words_of_4_rows) = match planned.kernel {
+    let (kernel, words_of_4_rows) = match &planned.kernel {
         PlannedKernel::Linear => match planned.step.map(|step| &model.program.steps()[step].op) {
             Some(StepOp::Linear(linear)) => return linear_work(model, linear).await,
             _ => unreachable!("a linear kernel executes a linear step"),
@@ -325,8 +325,8 @@ async fn work(model: &Model, planned: &Planned, value: &Value) -> Result<Work, G
             return Ok(Work::General { pipeline, size: general.size });
         }
         // Dense rows may share words.
-        PlannedKernel::Tensor(kernel @ TensorKernel::Unpad) => (kernel, cols),
-        PlannedKernel::Tensor(kernel) => (kernel, 4 * words),
+        PlannedKernel::Tensor(kernel @ TensorKernel::Unpad) => (*kernel, cols),
+        PlannedKernel::Tensor(kernel) => (*kernel, 4 * words),
     };
     let pipeline = shared.pipelines.get(&shared.device, Key::Tensor(kernel)).await?;
     Ok(Work::Words { pipeline, words_of_4_rows })

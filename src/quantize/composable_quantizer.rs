@@ -28,8 +28,7 @@ impl ComposableQuantizer {
 
 impl Quantizer for ComposableQuantizer {
     fn transform_for_annotation(&self, graph: &Graph) -> Result<Graph, PrepareError> {
-        let transform = |graph: Graph, quantizer: &Box<dyn Quantizer>| quantizer.transform_for_annotation(&graph);
-        self.quantizers.iter().try_fold(graph.clone(), transform)
+        self.quantizers.iter().try_fold(graph.clone(), |graph, quantizer| quantizer.transform_for_annotation(&graph))
     }
 
     fn annotate(&self, graph: &Graph) -> Result<Annotations, PrepareError> {

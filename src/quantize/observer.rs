@@ -1,5 +1,6 @@
 //! Observers: the statistics from which scales and zero points are derived.
 
+mod error;
 mod histogram;
 mod statistics;
 
@@ -10,99 +11,10 @@ pub(crate) use self::histogram::{Histogram, Histograms};
 use super::spec::{DerivedSpec, FixedQParamsSpec, ObservedSpec, ObserverKind, QuantizationSpec};
 use crate::kernels::Range;
 use crate::numerics;
-use crate::qparams::{QParams, QParamsError, QScheme, QuantRange, TensorQParams};
-use crate::tensor::{DType, Tensor};
+use crate::qparams::{QParams, QScheme, QuantRange, TensorQParams};
+use crate::tensor::Tensor;
 
-/// Why an observer refused a tensor, or has no parameters to give.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-#[non_exhaustive]
-pub enum ObserverError {
-    /// A value is NaN or infinite. The statistics are as before.
-    #[error("element {index} is {value}; observed values must be finite")]
-    NonFinite {
-        /// Row-major index of the first such value.
-        index: usize,
-        /// The value.
-        value: f32,
-    },
-    /// The tensor is not float.
-    #[error("the tensor is {actual}, expected f32")]
-    DType {
-        /// Its type.
-        actual: DType,
-    },
-    /// The channel axis does not exist or has changed its length.
-    #[error("{actual} channels on axis {ch_axis}, expected {expected}")]
-    Channels {
-        /// The channel axis.
-        ch_axis: usize,
-        /// Channels of this tensor, 0 if it lacks the axis.
-        actual: usize,
-        /// Channels seen before, at least 1.
-        expected: usize,
-    },
-    /// Nothing has been observed.
-    #[error("nothing has been observed")]
-    Uncalibrated,
-    /// A histogram has no channels.
-    #[error("a histogram observes whole tensors; per channel, use ObserverKind::MinMax")]
-    PerChannelHistogram,
-    /// A scheme that its observer cannot serve.
-    #[error("{qscheme} is not a scheme for the observer {observer}")]
-    Scheme {
-        /// The scheme.
-        qscheme: QScheme,
-        /// The observer.
-        observer: ObserverKind,
-    },
-    /// A parameter of the observer is out of its range.
-    #[error("{what} is {value}, expected {min} to {max}")]
-    Parameter {
-        /// Which.
-        what: &'static str,
-        /// Its value.
-        value: f32,
-        /// The smallest allowed.
-        min: f32,
-        /// The largest allowed.
-        max: f32,
-    },
-    /// The parameters are found when the value is known, not before.
-    #[error("it is quantized dynamically: its parameters are not known before it is")]
-    Dynamic,
-    /// The parameters come from other observers; the prepared graph asks those.
-    #[error("its parameters are derived from those of other values")]
-    Derived,
-    /// A rule gave no parameters.
-    #[error("no parameters could be derived: {reason}")]
-    Rule {
-        /// What the rule says.
-        reason: String,
-    },
-    /// Two observers of different specs cannot be merged.
-    #[error("an observer of {this} cannot be merged with one of {other}")]
-    MergeSpecs {
-        /// What this observer was made from.
-        this: String,
-        /// What the other was made from.
-        other: String,
-    },
-    /// Moving averages cannot be merged.
-    #[error(
-        "moving averages depend on the order of the batches, so two of them cannot be merged; use min/max or a histogram"
-    )]
-    MergeMovingAverage,
-    /// The range leads to unusable parameters.
-    #[error("range {min:e}..={max:e}: {source}")]
-    QParams {
-        /// Smallest value seen.
-        min: f32,
-        /// Largest value seen.
-        max: f32,
-        /// What is wrong.
-        source: QParamsError,
-    },
-}
+pub use error::ObserverError;
 
 /// Watches tensors and derives [`TensorQParams`] from them.
 ///
@@ -260,8 +172,8 @@ impl Observer {
     /// machines. Merging is associative, and changes nothing if `other` has seen nothing.
     ///
     /// What it keeps: for min/max, exactly the parameters of one pass over all batches. For histograms, the counts of each
-    /// shard, which are spread over common bins once, when parameters are calculated: cumulative counts move by at most
-    /// one bin against those of one pass.
+    /// shard, which are spread over common bins once, when parameters are calculated: that moves each count by at most one
+    /// bin. (One pass spreads its counts whenever its range grows.)
     ///
     /// # Errors
     /// [`ObserverError::MergeSpecs`], [`ObserverError::MergeMovingAverage`] and [`ObserverError::Channels`], all before
@@ -316,10 +228,9 @@ impl Observer {
     pub fn kept_range(&self) -> Vec<(f32, f32)> {
         match (&self.state, self.observed()) {
             (State::Histograms(histograms), Some(spec)) => {
-                let codes = (spec.range.quant_max() - spec.range.quant_min() + 1) as usize;
                 let window = match spec.observer {
                     ObserverKind::Percentile { fraction } => Window::Quantiles { fraction },
-                    ObserverKind::Mse => Window::LeastSquares { codes },
+                    ObserverKind::Mse => Window::LeastSquares(*spec),
                     _ => Window::Greedy,
                 };
                 histograms.combined().map(|h| h.kept_range(window)).into_iter().collect()
@@ -355,10 +266,14 @@ impl Observer {
     }
 }
 
+/// From a range, codes and the smallest scale to scale and zero point.
+fn qparams_rule(spec: &ObservedSpec) -> fn(f32, f32, i32, i32, f32) -> (f32, i32) {
+    if spec.qscheme.is_symmetric() { numerics::symmetric_qparams } else { numerics::affine_qparams }
+}
+
 fn qparams_of(spec: &ObservedSpec, min: f32, max: f32) -> Result<QParams, ObserverError> {
-    let ObservedSpec { range, qscheme, eps, .. } = *spec;
-    let rule = if qscheme.is_symmetric() { numerics::symmetric_qparams } else { numerics::affine_qparams };
-    let (scale, zero_point) = rule(min, max, range.quant_min(), range.quant_max(), eps);
+    let ObservedSpec { range, eps, .. } = *spec;
+    let (scale, zero_point) = qparams_rule(spec)(min, max, range.quant_min(), range.quant_max(), eps);
     QParams::new(scale, zero_point).map_err(|source| ObserverError::QParams { min, max, source })
 }
 

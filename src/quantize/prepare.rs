@@ -1,5 +1,7 @@
 //! Prepare: a quantizer's annotations become observers in the graph.
 
+mod error;
+
 use std::borrow::Borrow;
 use std::collections::{HashMap, HashSet};
 
@@ -13,115 +15,11 @@ use super::sharing::{self, Groups};
 use super::spec::{DerivedRule, QuantizationSpec};
 use super::summary::QuantizationSummary;
 use crate::graph::{Graph, GraphError, Node, NodeId, ObserverId, Op, Rewriter};
-use crate::interp::{InterpError, Interpreter};
+use crate::interp::Interpreter;
 use crate::qparams::TensorQParams;
 use crate::tensor::Tensor;
 
-/// Why a graph could not be prepared, or a batch not be observed.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-#[non_exhaustive]
-pub enum PrepareError {
-    /// A spec shares the observer of a point that is not annotated.
-    #[error("{point} shares the observer of {target}, which is not annotated")]
-    SharedWithNothing {
-        /// The point that shares.
-        point: String,
-        /// What it names.
-        target: String,
-    },
-    /// Shared specs lead back to themselves.
-    #[error("{point} shares an observer through {target} with itself; one point of the circle needs a spec of its own")]
-    SharedCycle {
-        /// The point that shares.
-        point: String,
-        /// Where the circle closes.
-        target: String,
-    },
-    /// A spec shares an observer that cannot serve its point.
-    #[error("{point} shares the observer of {target}, which {problem}")]
-    SharedContradiction {
-        /// The point that shares.
-        point: String,
-        /// The point whose observer it shares.
-        target: String,
-        /// Why that cannot be.
-        problem: String,
-    },
-    /// A spec is derived from a point that is not annotated, or stays in float.
-    #[error("{point} is derived from {target}, which is not quantized")]
-    DerivedFromNothing {
-        /// The derived point.
-        point: String,
-        /// What it names.
-        target: String,
-    },
-    /// Derived specs lead back to themselves.
-    #[error("{point} is derived from {target}, which is derived from it")]
-    DerivedCycle {
-        /// The derived point.
-        point: String,
-        /// What it names.
-        target: String,
-    },
-    /// A configuration of the quantizer matches no node.
-    #[error("{filter} matches no node{}", near(near_names))]
-    NoMatch {
-        /// The configuration.
-        filter: String,
-        /// Names that exist and resemble it.
-        near_names: Vec<String>,
-    },
-    /// The configurations of a quantizer contradict each other.
-    #[error("{config}: {problem}")]
-    Config {
-        /// Which configuration.
-        config: String,
-        /// What contradicts.
-        problem: String,
-    },
-    /// A composed quantizer has changed what another has annotated.
-    #[error("quantizer {quantizer} changes the annotation of {node}, which quantizer {owner} made")]
-    Overwritten {
-        /// Which quantizer, counted from 0.
-        quantizer: usize,
-        /// The node.
-        node: String,
-        /// Which quantizer annotated it first.
-        owner: usize,
-    },
-    /// Observers of another graph cannot be merged.
-    #[error("the observers are of another graph: {problem}")]
-    OtherGraph {
-        /// The first difference.
-        problem: String,
-    },
-    /// An annotation names an input that the node does not have.
-    #[error("{node} is annotated for input {input}, which it does not read")]
-    NoSuchInput {
-        /// The annotated node.
-        node: String,
-        /// The producer named.
-        input: String,
-    },
-    /// A spec or a value does not suit its observer.
-    #[error("{node}: {source}")]
-    Observer {
-        /// The observed node.
-        node: String,
-        /// What is wrong.
-        source: ObserverError,
-    },
-    /// The prepared graph is not valid.
-    #[error(transparent)]
-    Graph(#[from] GraphError),
-    /// The prepared graph could not be run.
-    #[error(transparent)]
-    Interp(#[from] InterpError),
-}
-
-fn near(names: &[String]) -> String {
-    if names.is_empty() { String::new() } else { format!("; there are: {}", names.join(", ")) }
-}
+pub use error::PrepareError;
 
 /// Inserts an observer at every point that `quantizer` annotates. Constants are observed here, once.
 ///

@@ -78,13 +78,22 @@ pub fn reference(graph: &Graph) -> Result<Graph, ReferenceError> {
 
 /// Ops of the integer form, and those between the two worlds.
 fn is_integer(op: &Op) -> bool {
-    match op {
-        Op::Quantize { .. } | Op::Dequantize { .. } | Op::QuantizeDynamic { .. } | Op::DequantizeDynamic => true,
-        Op::ChooseQParams { .. } | Op::IntegerLinear { .. } | Op::IntegerMatMul { .. } | Op::Table { .. } => true,
-        Op::Requantize { .. } | Op::ScaleAccumulator { .. } | Op::ScaleAccumulatorDynamic { .. } => true,
-        Op::IntegerAdd { .. } | Op::IntegerMul { .. } => true,
-        _ => false,
-    }
+    matches!(
+        op,
+        Op::Quantize { .. }
+            | Op::Dequantize { .. }
+            | Op::ChooseQParams { .. }
+            | Op::QuantizeDynamic { .. }
+            | Op::DequantizeDynamic
+            | Op::IntegerLinear { .. }
+            | Op::IntegerMatMul { .. }
+            | Op::IntegerAdd { .. }
+            | Op::IntegerMul { .. }
+            | Op::Table { .. }
+            | Op::Requantize { .. }
+            | Op::ScaleAccumulator { .. }
+            | Op::ScaleAccumulatorDynamic { .. }
+    )
 }
 
 /// The nodes behind a rewritten one that it takes in.

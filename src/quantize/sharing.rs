@@ -221,8 +221,13 @@ impl<'a> Forest<'a> {
                 own => return Ok(own),
             }
         }
-        let (point, target) = (self.points[at].describe(graph), self.points[root].describe(graph));
-        Err(PrepareError::SharedCycle { point, target })
+        // Every spec on the circle is shared, this point's too or that of its group.
+        let own = [at, root].into_iter().find_map(|at| match self.specs[at] {
+            Some(QuantizationSpec::Shared(target)) => Some((self.points[at], *target)),
+            _ => None,
+        });
+        let (point, target) = own.unwrap_or((self.points[at], self.points[root]));
+        Err(PrepareError::SharedCycle { point: point.describe(graph), target: target.describe(graph) })
     }
 }
 

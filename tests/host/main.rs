@@ -14,14 +14,18 @@ mod random;
 mod report;
 
 mod accuracy;
+mod archive;
 mod bad_input;
 mod completeness;
+mod debugger;
 mod engines;
 mod flow;
 mod golden;
 mod layering;
+mod observers;
 mod oracle;
 mod properties;
+mod quantizer;
 #[cfg(feature = "gpu")]
 mod shaders;
 mod ten_thousand;

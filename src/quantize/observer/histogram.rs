@@ -11,6 +11,10 @@ use std::borrow::Cow;
 
 use rayon::prelude::*;
 
+use super::qparams_rule;
+use crate::numerics;
+use crate::quantize::spec::ObservedSpec;
+
 const BINS: usize = 2048;
 /// Old bins are split this fine before they are spread over new ones.
 const UPSAMPLE: usize = 16;
@@ -25,8 +29,8 @@ pub(super) enum Window {
     Greedy,
     /// All but the mass beyond two quantiles.
     Quantiles { fraction: f32 },
-    /// The least error of a grid of windows, for this many codes.
-    LeastSquares { codes: usize },
+    /// The least error of a grid of windows, with the codes and the scheme of a spec.
+    LeastSquares(ObservedSpec),
 }
 
 /// The histograms of one or more shards. They are kept apart, so that merging is associative and each count is spread over
@@ -116,10 +120,9 @@ impl Histogram {
         let (start, end) = match window {
             Window::Greedy => self.search(),
             Window::Quantiles { fraction } => self.quantiles(f64::from(fraction)),
-            Window::LeastSquares { codes } => self.least_squares(codes),
+            Window::LeastSquares(spec) => self.least_squares(&spec),
         };
-        let bin_width = (self.max - self.min) / BINS as f32;
-        (self.min + bin_width * start as f32, self.min + bin_width * (end + 1) as f32)
+        self.edges_of(start, end)
     }
 
     /// Adds the old counts to `counts`, whose bins cover `new_min..=new_max`.
@@ -177,7 +180,7 @@ impl Histogram {
             if (next_start, next_end) == (start, end) {
                 continue;
             }
-            let error = self.quantization_error(next_start, next_end, CODES);
+            let error = self.quantization_error(next_start, next_end);
             if error > best {
                 break;
             }
@@ -204,7 +207,8 @@ impl Histogram {
     }
 
     /// The window with the smallest error of a grid: from 0 to 90 % of the bins cut, at either end or shared between both.
-    fn least_squares(&self, codes: usize) -> (usize, usize) {
+    /// The error is that of every bin's centre, quantized by the very parameters that the window gives.
+    fn least_squares(&self, spec: &ObservedSpec) -> (usize, usize) {
         const STEPS: usize = 100;
         let last = BINS - 1;
         let cut = |step: usize| BINS * 9 / 10 * step / STEPS;
@@ -214,26 +218,43 @@ impl Histogram {
                 [(cut / 2, last - cut / 2), (cut, last), (0, last - cut)]
             })
             .collect();
-        let errors: Vec<f64> =
-            windows.par_iter().map(|&(start, end)| self.quantization_error(start, end, codes)).collect();
+        let (lo, hi) = (spec.range.quant_min(), spec.range.quant_max());
+        let bin_width = (self.max - self.min) / BINS as f32;
+        let error = |&(start, end): &(usize, usize)| {
+            let (min, max) = self.edges_of(start, end);
+            let (scale, z) = qparams_rule(spec)(min, max, lo, hi, spec.eps);
+            let squared = |(bin, &count): (usize, &f32)| {
+                let v = self.min + bin_width * (bin as f32 + 0.5);
+                let restored = numerics::dequantize(numerics::quantize(v, 1.0 / scale, z, lo, hi), scale, z);
+                f64::from(count) * f64::from(restored - v).powi(2)
+            };
+            self.counts.iter().enumerate().filter(|(_, count)| **count > 0.0).map(squared).sum::<f64>()
+        };
+        let errors: Vec<f64> = windows.par_iter().map(error).collect();
         let best = (0..windows.len()).min_by(|&a, &b| errors[a].total_cmp(&errors[b])).unwrap_or_default();
         windows[best]
     }
 
-    /// Estimated squared error if the bins `start..=end` are quantized to `codes` codes and the rest clipped.
+    /// The range of a window, in real units.
+    fn edges_of(&self, start: usize, end: usize) -> (f32, f32) {
+        let bin_width = (self.max - self.min) / BINS as f32;
+        (self.min + bin_width * start as f32, self.min + bin_width * (end + 1) as f32)
+    }
+
+    /// Estimated squared error if the bins `start..=end` are quantized to [`CODES`] codes and the rest clipped.
     ///
     /// Within a bin the values are taken as uniform. A source bin from `s0` to `s1` reaches from code `d0` to code `d1`;
     /// ∫ over each piece of the squared distance to the code's centre is `G(u, v) = (v³ − u³) / 3`.
-    fn quantization_error(&self, start: usize, end: usize, codes: usize) -> f64 {
+    fn quantization_error(&self, start: usize, end: usize) -> f64 {
         let bin_width = (f64::from(self.max) - f64::from(self.min)) / BINS as f64;
-        let code_width = bin_width * (end - start + 1) as f64 / codes as f64;
+        let code_width = bin_width * (end - start + 1) as f64 / CODES as f64;
         if code_width == 0.0 {
             return 0.0;
         }
         let g = |from: f64, to: f64| (to * to * to - from * from * from) / 3.0;
         let half = code_width / 2.0;
         let whole = g(-half, half);
-        let last = (codes - 1) as f64;
+        let last = (CODES - 1) as f64;
         let mut error = 0.0;
         for (i, &count) in self.counts.iter().enumerate() {
             let s0 = (i as f64 - start as f64) * bin_width;

@@ -1,0 +1,96 @@
+//! Why observing failed.
+
+use crate::qparams::{QParamsError, QScheme};
+use crate::quantize::spec::ObserverKind;
+use crate::tensor::DType;
+
+/// Why an observer refused a tensor, or has no parameters to give.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ObserverError {
+    /// A value is NaN or infinite. The statistics are as before.
+    #[error("element {index} is {value}; observed values must be finite")]
+    NonFinite {
+        /// Row-major index of the first such value.
+        index: usize,
+        /// The value.
+        value: f32,
+    },
+    /// The tensor is not float.
+    #[error("the tensor is {actual}, expected f32")]
+    DType {
+        /// Its type.
+        actual: DType,
+    },
+    /// The channel axis does not exist or has changed its length.
+    #[error("{actual} channels on axis {ch_axis}, expected {expected}")]
+    Channels {
+        /// The channel axis.
+        ch_axis: usize,
+        /// Channels of this tensor, 0 if it lacks the axis.
+        actual: usize,
+        /// Channels seen before, at least 1.
+        expected: usize,
+    },
+    /// Nothing has been observed.
+    #[error("nothing has been observed")]
+    Uncalibrated,
+    /// A histogram has no channels.
+    #[error("a histogram observes whole tensors; per channel, use ObserverKind::MinMax")]
+    PerChannelHistogram,
+    /// A scheme that its observer cannot serve.
+    #[error("{qscheme} is not a scheme for the observer {observer}")]
+    Scheme {
+        /// The scheme.
+        qscheme: QScheme,
+        /// The observer.
+        observer: ObserverKind,
+    },
+    /// A parameter of the observer is out of its range.
+    #[error("{what} is {value}, expected {min} to {max}")]
+    Parameter {
+        /// Which.
+        what: &'static str,
+        /// Its value.
+        value: f32,
+        /// The smallest allowed.
+        min: f32,
+        /// The largest allowed.
+        max: f32,
+    },
+    /// The parameters are found when the value is known, not before.
+    #[error("it is quantized dynamically: its parameters are not known before it is")]
+    Dynamic,
+    /// The parameters come from other observers; the prepared graph asks those.
+    #[error("its parameters are derived from those of other values")]
+    Derived,
+    /// A rule gave no parameters.
+    #[error("no parameters could be derived: {reason}")]
+    Rule {
+        /// What the rule says.
+        reason: String,
+    },
+    /// Two observers of different specs cannot be merged.
+    #[error("an observer of {this} cannot be merged with one of {other}")]
+    MergeSpecs {
+        /// What this observer was made from.
+        this: String,
+        /// What the other was made from.
+        other: String,
+    },
+    /// Moving averages cannot be merged.
+    #[error(
+        "moving averages depend on the order of the batches, so two of them cannot be merged; use min/max or a histogram"
+    )]
+    MergeMovingAverage,
+    /// The range leads to unusable parameters.
+    #[error("range {min:e}..={max:e}: {source}")]
+    QParams {
+        /// Smallest value seen.
+        min: f32,
+        /// Largest value seen.
+        max: f32,
+        /// What is wrong.
+        source: QParamsError,
+    },
+}

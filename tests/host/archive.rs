@@ -1,0 +1,275 @@
+//! Files of every stage, and damaged ones.
+
+use std::sync::Arc;
+
+use enfold::archive::{self, ArchiveError};
+use enfold::interp::Interpreter;
+use enfold::numerics::EPS;
+use enfold::qparams::{QScheme, QuantRange, TensorQParams};
+use enfold::quantize::{
+    Annotations, ConvertOptions, DerivedRule, DerivedSpec, EdgeOrNode, ObservedSpec, ObserverKind, PrepareError,
+    PreparedGraph, QuantizationAnnotation, QuantizationConfig, Quantizer, WgpuQuantizer, convert, prepare, reference,
+};
+use enfold::{Error, Graph, GraphBuilder, Shape, Tensor};
+
+use crate::configs;
+use crate::nets::Net;
+use crate::ops;
+use crate::random::Random;
+use crate::report::report;
+
+fn prepared(seed: u64) -> (PreparedGraph, Tensor) {
+    let mut random = Random::new(seed);
+    let net = Net::patterns(&mut random);
+    let quantizer = WgpuQuantizer::new().set_global(configs::config(&mut random, false));
+    let mut prepared = prepare(&net.graph, &quantizer).expect("prepared");
+    prepared.observe(&[net.batch(&mut random)]).expect("observed");
+    (prepared, net.batch(&mut random))
+}
+
+/// The float network, what it was prepared to, and both forms of what it was converted to: loaded, they are the same graphs,
+/// and give the same bits.
+#[test]
+fn every_stage_survives() {
+    let mut graphs = 0;
+    for seed in 0..150 {
+        let (before, x) = prepared(seed);
+        let bytes = archive::prepared_to_bytes(&before).expect("saved");
+        let after = archive::prepared_from_bytes(&bytes).expect("loaded");
+        assert_eq!(after.observers(), before.observers(), "seed {seed}");
+        assert_eq!((after.batches(), after.summary()), (before.batches(), before.summary()), "seed {seed}");
+        assert_eq!(after.graph(), before.graph(), "seed {seed}");
+        let quantized = convert(&before, &ConvertOptions::default()).expect("converted");
+        assert_eq!(convert(&after, &ConvertOptions::default()).expect("converted"), quantized, "seed {seed}");
+        let unfolded = ConvertOptions { fold_quantize: false, ..ConvertOptions::default() };
+        let unfolded = convert(&before, &unfolded).expect("converted");
+        let integers = reference(&quantized).expect("rewritten");
+        for graph in [&quantized, &unfolded, &integers] {
+            let bytes = archive::to_bytes(graph).expect("saved");
+            let loaded = archive::from_bytes(&bytes).expect("loaded");
+            assert_eq!(loaded, *graph, "seed {seed}");
+            let run = |graph: &Graph| Interpreter::new(graph).run(&[&x]).expect("run");
+            assert_eq!(run(&loaded), run(graph), "seed {seed}");
+            assert_eq!(archive::to_bytes(&loaded).expect("saved").len(), bytes.len(), "seed {seed}");
+            graphs += 1;
+        }
+    }
+    // And every op there is.
+    for case in ops::table() {
+        let loaded = archive::from_bytes(&archive::to_bytes(&case.graph).expect("saved")).expect(case.name);
+        assert_eq!(loaded, case.graph, "{}", case.name);
+        graphs += 1;
+    }
+    report(&format!("archives: {graphs} graphs and 150 prepared graphs survive"));
+}
+
+/// Calibration on two machines: each saves what it has seen, and one merges both.
+#[test]
+fn calibration_is_sharded_by_files() {
+    let mut random = Random::new(3);
+    let net = Net::random(&mut random);
+    let quantizer = WgpuQuantizer::new()
+        .set_global(QuantizationConfig::symmetric().activation_observer(ObserverKind::MinMax).per_channel());
+    let batches: Vec<Tensor> = (0..4).map(|_| net.batch(&mut random)).collect();
+    let calibrated = |batches: &[Tensor]| {
+        let mut prepared = prepare(&net.graph, &quantizer).expect("prepared");
+        batches.iter().for_each(|batch| drop(prepared.observe(&[batch]).expect("observed")));
+        prepared
+    };
+    let one_pass = convert(&calibrated(&batches), &ConvertOptions::default()).expect("converted");
+    let directory = std::env::temp_dir().join(format!("enfold-archive-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).expect("a folder");
+    let paths = [&batches[..1], &batches[1..]].map(|part| {
+        let path = directory.join(format!("{}.safetensors", part.len()));
+        archive::save_prepared(&calibrated(part), &path).expect("saved");
+        path
+    });
+    let mut whole = archive::load_prepared(&paths[0]).expect("loaded");
+    whole.merge(&archive::load_prepared(&paths[1]).expect("loaded")).expect("merged");
+    assert_eq!(whole.batches(), 4);
+    assert_eq!(convert(&whole, &ConvertOptions::default()).expect("converted"), one_pass);
+    std::fs::remove_dir_all(directory).expect("removed");
+
+    let other = prepare(&Net::random(&mut random).graph, &quantizer).expect("prepared");
+    let error = whole.merge(&other).expect_err("another graph");
+    assert!(
+        matches!(&error, PrepareError::OtherGraph { .. }) && error.to_string().contains("another graph"),
+        "{error}"
+    );
+    let finer = WgpuQuantizer::new().set_global(QuantizationConfig::symmetric());
+    let error = whole.merge(&prepare(&net.graph, &finer).expect("prepared")).expect_err("other observers");
+    assert!(error.to_string().contains("cannot be merged"), "{error}");
+}
+
+fn small() -> Graph {
+    let mut g = GraphBuilder::new();
+    let x = g.input("x", Shape::rows(4)).expect("an input");
+    let h = g.linear("fc", x, Tensor::from_f32(&[3, 4], vec![0.5; 12]).expect("fits"), None).expect("a layer");
+    let y = g.relu("relu", h).expect("a relu");
+    g.finish([y]).expect("a graph")
+}
+
+/// The file with its header changed.
+fn edited(bytes: &[u8], from: &str, to: &str) -> Vec<u8> {
+    let length = u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes")) as usize;
+    let header = std::str::from_utf8(&bytes[8..8 + length]).expect("text");
+    // The header's own JSON is a string inside the file's.
+    let escape = |text: &str| text.replace('"', "\\\"");
+    let changed = header.replacen(&escape(from), &escape(to), 1);
+    assert_ne!(header, changed, "{from} is not in {header}");
+    [&(changed.len() as u64).to_le_bytes()[..], changed.as_bytes(), &bytes[8 + length..]].concat()
+}
+
+#[test]
+fn wrong_files_are_refused_by_name() {
+    let good = archive::to_bytes(&small()).expect("saved");
+    let mut calibrated =
+        prepare(&small(), &WgpuQuantizer::new().set_global(QuantizationConfig::symmetric())).expect("prepared");
+    calibrated.observe(&[Tensor::from_f32(&[1, 4], vec![1.0; 4]).expect("fits")]).expect("observed");
+    let good_prepared = archive::prepared_to_bytes(&calibrated).expect("saved");
+    let graph = |from: &str, to: &str| archive::from_bytes(&edited(&good, from, to)).expect_err(from);
+    let state = |from: &str, to: &str| archive::prepared_from_bytes(&edited(&good_prepared, from, to)).expect_err(from);
+    let table: Vec<(&str, ArchiveError, &[&str])> = vec![
+        ("a newer format", graph("\"format\":1", "\"format\":2,\"new\":1"), &["format 2", "up to 1"]),
+        ("an unknown op", graph("\"linear\"", "\"convolution\""), &["convolution"]),
+        ("an unknown function", graph("{\"unary\":\"relu\"}", "{\"unary\":\"gulp\"}"), &["relu", "gulp"]),
+        ("a name that repeats", graph("\"name\":\"relu\"", "\"name\":\"fc\""), &["two nodes", "fc"]),
+        ("a cycle", graph("\"inputs\":[0,1]", "\"inputs\":[3,1]"), &["fc", "3", "2"]),
+        ("a node that reads itself", graph("\"inputs\":[0,1]", "\"inputs\":[2,1]"), &["fc", "2"]),
+        ("too few inputs", graph("\"inputs\":[0,1]", "\"inputs\":[0]"), &["fc", "1 inputs", "2"]),
+        ("an output that does not exist", graph("\"outputs\":[3]", "\"outputs\":[9]"), &["output"]),
+        ("no output", graph("\"outputs\":[3]", "\"outputs\":[]"), &["no output"]),
+        (
+            "dimensions beyond memory",
+            graph("\"dims\":[4]", "\"dims\":[4611686018427387904,8]"),
+            &["x", "4611686018427387904"],
+        ),
+        ("other dimensions", graph("\"dims\":[4]", "\"dims\":[5]"), &["fc", "5", "4"]),
+        ("an unknown type", graph("\"dtype\":\"f32\"", "\"dtype\":\"f64\""), &["x", "f64"]),
+        ("a missing tensor", graph("{\"constant\":\"tensor.0\"}", "{\"constant\":\"tensor.7\"}"), &["tensor.7"]),
+        ("a header that is no JSON", graph("{\"format\":1,", "{\"format\":1"), &["header"]),
+        ("an observer that does not exist", state("{\"observe\":1}", "{\"observe\":40}"), &["40", "3"]),
+        ("an impossible range of codes", state("\"range\":[-128,127]", "\"range\":[-300,127]"), &["observer", "-300"]),
+        (
+            "an observer that contradicts itself",
+            state("\"observer\":\"MinMax\"", "\"observer\":\"Placeholder\""),
+            &["observer"],
+        ),
+        ("an eps of zero", state("\"eps\":0.000244140625", "\"eps\":0.0"), &["observer", "eps"]),
+        ("an annotation of nothing", state("\"annotated\":[", "\"annotated\":[77,"), &["77"]),
+        ("a derivation from nothing", state("\"derived_from\":[[]", "\"derived_from\":[[0]"), &["observer 0"]),
+    ];
+    for (what, error, parts) in &table {
+        let message = error.to_string();
+        assert!(parts.iter().all(|part| message.contains(part)), "{what}: {parts:?} are not in {message:?}");
+    }
+    let kinds = [archive::from_bytes(&good_prepared).map(drop), archive::prepared_from_bytes(&good).map(drop)];
+    for kind in kinds {
+        assert!(matches!(kind, Err(ArchiveError::Kind { .. })), "{kind:?}");
+    }
+    assert!(matches!(archive::load("/nowhere/at/all"), Err(ArchiveError::Io { .. })));
+    assert!(matches!(archive::save(&small(), "/nowhere/at/all"), Err(ArchiveError::Io { .. })));
+    assert!(Error::from(archive::load("/nowhere").expect_err("no file")).to_string().contains("/nowhere"));
+    report(&format!("archives: {} kinds of wrong file refused", table.len() + 4));
+}
+
+/// Truncated anywhere, with tensors that overlap or are larger than the file, or with any bit flipped: an error or a graph, never a
+/// panic, and no more memory than the file justifies.
+#[test]
+fn damaged_files_do_no_harm() {
+    let good = archive::to_bytes(&small()).expect("saved");
+    for length in 0..good.len() {
+        assert!(archive::from_bytes(&good[..length]).is_err(), "truncated to {length} of {} bytes", good.len());
+    }
+    let length = u64::from_le_bytes(good[..8].try_into().expect("eight bytes")) as usize;
+    let header = std::str::from_utf8(&good[8..8 + length]).expect("text");
+    for (from, to) in [
+        ("\"data_offsets\":[0,48]", "\"data_offsets\":[0,4611686018427387904]"),
+        ("\"data_offsets\":[0,48]", "\"data_offsets\":[8,48]"),
+        ("\"shape\":[3,4]", "\"shape\":[3,400000000000]"),
+        ("\"shape\":[3,4]", "\"shape\":[18446744073709551615,4]"),
+    ] {
+        let changed = header.replacen(from, to, 1);
+        assert_ne!(header, changed, "{from}");
+        let file = [&(changed.len() as u64).to_le_bytes()[..], changed.as_bytes(), &good[8 + length..]].concat();
+        assert!(matches!(archive::from_bytes(&file), Err(ArchiveError::Format { .. })), "{to}");
+    }
+    let mut corrupt = good.clone();
+    corrupt[..8].copy_from_slice(&u64::MAX.to_le_bytes());
+    assert!(archive::from_bytes(&corrupt).is_err());
+    for at in 0..good.len() {
+        for bit in [0, 2, 5, 7] {
+            let mut corrupt = good.clone();
+            corrupt[at] ^= 1 << bit;
+            if let Ok(graph) = archive::from_bytes(&corrupt) {
+                assert_eq!(graph.verify(), Ok(()), "byte {at}, bit {bit}");
+            }
+        }
+    }
+}
+
+/// A linear layer whose bias has a rule of the caller's.
+struct Rule(DerivedRule);
+
+impl Quantizer for Rule {
+    fn annotate(&self, graph: &Graph) -> Result<Annotations, PrepareError> {
+        let mut annotations = Annotations::new(graph);
+        let id = graph.find("fc").expect("the layer");
+        let [x, w, b] = graph.node(id).inputs[..] else { panic!("no bias") };
+        let edge = |producer| EdgeOrNode::Edge { producer, consumer: id };
+        let observed =
+            |qscheme, range| ObservedSpec { range, qscheme, observer: ObserverKind::MinMax, eps: EPS }.into();
+        let bias = DerivedSpec { derived_from: vec![edge(x), edge(w)], rule: self.0.clone(), range: QuantRange::INT32 };
+        let channels = QScheme::PerChannelSymmetric { ch_axis: 0 };
+        let input_qspec_map = vec![
+            (x, Some(observed(QScheme::PerTensorAffine, QuantRange::INT8))),
+            (w, Some(observed(channels, QuantRange::INT8_NARROW))),
+            (b, Some(bias.into())),
+        ];
+        annotations.set(id, QuantizationAnnotation { input_qspec_map, ..Default::default() });
+        Ok(annotations)
+    }
+}
+
+#[test]
+fn derived_biases_have_the_scales_of_their_layer_and_custom_rules_stay_here() {
+    let mut g = GraphBuilder::new();
+    let x = g.input("x", Shape::rows(4)).expect("an input");
+    let w = Tensor::from_f32(&[2, 4], vec![0.5, -0.25, 0.1, 0.9, 0.01, 0.02, -0.03, 0.04]).expect("fits");
+    let y = g.linear("fc", x, w, Some(Tensor::from_f32(&[2], vec![0.3, -0.7]).expect("fits"))).expect("a layer");
+    let graph = g.finish([y]).expect("a graph");
+    let batch = Tensor::from_f32(&[1, 4], vec![1.0, -2.0, 0.5, 3.0]).expect("fits");
+    let prepared = |rule| {
+        let mut prepared = prepare(&graph, &Rule(rule)).expect("prepared");
+        prepared.observe(&[&batch]).expect("observed");
+        prepared
+    };
+    let by_rule = prepared(DerivedRule::BiasScale);
+    let quantized = convert(&by_rule, &ConvertOptions::default()).expect("converted");
+    let of = |name: &str| match &quantized.node(quantized.find(name).expect(name)).op {
+        enfold::graph::Op::Dequantize { qparams: TensorQParams::PerChannel { channels, .. } } => channels.to_vec(),
+        enfold::graph::Op::Dequantize { qparams: TensorQParams::PerTensor(q) } => vec![*q],
+        other => panic!("{name} is {other:?}"),
+    };
+    let (x, w, b) = (of("x.dequantize"), of("fc.weight.dequantize"), of("fc.bias.dequantize"));
+    for (w, b) in w.iter().zip(&b) {
+        assert_eq!((b.scale(), b.zero_point()), (x[0].scale() * w.scale(), 0));
+    }
+    let loaded = archive::prepared_from_bytes(&archive::prepared_to_bytes(&by_rule).expect("saved")).expect("loaded");
+    assert_eq!(convert(&loaded, &ConvertOptions::default()).expect("converted"), quantized);
+    // In integers the bias is folded into the accumulator, derived or not.
+    assert!(reference(&quantized).expect("rewritten").summary().float.is_empty());
+
+    let custom = |scale: f32| {
+        DerivedRule::Custom(Arc::new(move |from: &[TensorQParams]| {
+            assert_eq!(from.len(), 2);
+            enfold::qparams::QParams::new(scale, 0).map(TensorQParams::PerTensor).map_err(|e| e.to_string())
+        }))
+    };
+    let mine = prepared(custom(0.001));
+    assert!(convert(&mine, &ConvertOptions::default()).is_ok());
+    let error = archive::prepared_to_bytes(&mine).expect_err("a function");
+    assert!(matches!(&error, ArchiveError::CustomRule { .. }) && error.to_string().contains("fc.bias"), "{error}");
+    let error = convert(&prepared(custom(f32::NAN)), &ConvertOptions::default()).expect_err("no scale");
+    assert!(error.to_string().contains("fc.bias") && error.to_string().contains("derived"), "{error}");
+}

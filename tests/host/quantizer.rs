@@ -1,0 +1,408 @@
+//! Which nodes are quantized, how, and what they share.
+
+use enfold::graph::Op;
+use enfold::interp::Interpreter;
+use enfold::numerics::EPS;
+use enfold::qparams::{QScheme, QuantRange, TensorQParams};
+use enfold::quantize::{
+    Annotations, ComposableQuantizer, ConvertOptions, EdgeOrNode, ObservedSpec, ObserverKind, PrepareError,
+    PreparedGraph, QuantizationAnnotation, QuantizationConfig, QuantizationSpec, Quantizer, WgpuQuantizer, convert,
+    prepare, reference,
+};
+use enfold::{Graph, GraphBuilder, Shape, Tensor};
+
+use crate::random::Random;
+
+fn tensor(seed: u64, shape: &[usize]) -> Tensor {
+    let data = Random::new(seed).normals(shape.iter().product(), 0.5);
+    Tensor::from_f32(shape, data).expect("lengths fit")
+}
+
+/// Two blocks of two layers, with a residual sum, and a head.
+fn blocks() -> Graph {
+    let mut g = GraphBuilder::new();
+    g.module("blocks.0", "Block");
+    g.module("blocks.1", "Block");
+    let mut h = g.input("x", Shape::rows(8)).expect("an input");
+    for i in 0..2 {
+        let before = h;
+        h = g.linear(&format!("blocks.{i}.fc1"), h, tensor(i, &[12, 8]), Some(tensor(9, &[12]))).expect("a layer");
+        h = g.relu(&format!("blocks.{i}.relu"), h).expect("a relu");
+        h = g.linear(&format!("blocks.{i}.fc2"), h, tensor(i + 2, &[8, 12]), None).expect("a layer");
+        h = g.add(&format!("blocks.{i}.add"), before, h).expect("a sum");
+    }
+    let y = g.linear("head", h, tensor(7, &[3, 8]), None).expect("a layer");
+    g.finish([y]).expect("a graph")
+}
+
+fn symmetric() -> QuantizationConfig {
+    QuantizationConfig::symmetric()
+}
+
+fn prepared(graph: &Graph, quantizer: &dyn Quantizer) -> PreparedGraph {
+    let mut prepared = prepare(graph, quantizer).expect("prepared");
+    let shape = graph.node(graph.inputs()[0]).shape.with_rows(16);
+    prepared.observe(&[tensor(99, &shape)]).expect("observed");
+    prepared
+}
+
+fn converted(graph: &Graph, quantizer: &dyn Quantizer) -> Graph {
+    convert(&prepared(graph, quantizer), &ConvertOptions::default()).expect("converted")
+}
+
+/// The names of all quantized compute nodes.
+fn quantized(graph: &Graph, quantizer: &WgpuQuantizer) -> Vec<String> {
+    prepare(graph, quantizer).expect("prepared").summary().quantized.iter().map(|node| node.name.clone()).collect()
+}
+
+/// How a layer's weight is quantized: per channel or not; `None` if it is float.
+fn weight_channels(graph: &Graph, layer: &str) -> Option<bool> {
+    let weight = graph.node(graph.node(graph.find(layer).expect("the layer")).inputs[1]);
+    match &weight.op {
+        Op::Dequantize { qparams } => Some(matches!(qparams, TensorQParams::PerChannel { .. })),
+        _ => None,
+    }
+}
+
+#[test]
+fn names_come_before_types_operators_and_the_global_configuration() {
+    let graph = blocks();
+    let quantizer = WgpuQuantizer::new()
+        .set_global(symmetric())
+        .set_operator_type("linear", symmetric().per_channel())
+        .set_module_type("Block", symmetric())
+        .set_module_name("blocks.1.fc1", symmetric().per_channel());
+    let q = converted(&graph, &quantizer);
+    // By its operator, since it lies in no named module or type; by type; by name, though its type is configured too.
+    assert_eq!(weight_channels(&q, "head"), Some(true));
+    assert_eq!(weight_channels(&q, "blocks.0.fc1"), Some(false));
+    assert_eq!(weight_channels(&q, "blocks.1.fc1"), Some(true));
+    assert_eq!(weight_channels(&q, "blocks.1.fc2"), Some(false));
+    // The order of the calls does not matter between kinds.
+    let other = WgpuQuantizer::new()
+        .set_module_name("blocks.1.fc1", symmetric().per_channel())
+        .set_module_type("Block", symmetric())
+        .set_operator_type("linear", symmetric().per_channel())
+        .set_global(symmetric());
+    assert_eq!(converted(&graph, &other), q);
+}
+
+#[test]
+fn a_module_covers_all_below_it_and_no_namesake() {
+    let graph = blocks();
+    let only = quantized(&graph, &WgpuQuantizer::new().set_module_name("blocks.0", symmetric()));
+    assert_eq!(only, ["blocks.0.fc1", "blocks.0.relu", "blocks.0.fc2", "blocks.0.add"]);
+    let without = WgpuQuantizer::new().set_global(symmetric()).set_module_name("blocks.0", None);
+    let rest = quantized(&graph, &without);
+    assert_eq!(rest, ["blocks.1.fc1", "blocks.1.relu", "blocks.1.fc2", "blocks.1.add", "head"]);
+    // "blocks.1" is no prefix of "blocks.10".
+    let mut g = GraphBuilder::new();
+    let x = g.input("x", Shape::rows(8)).expect("an input");
+    let h = g.linear("blocks.1.fc", x, tensor(1, &[8, 8]), None).expect("a layer");
+    let y = g.linear("blocks.10.fc", h, tensor(1, &[8, 8]), None).expect("a layer");
+    let graph = g.finish([y]).expect("a graph");
+    assert_eq!(quantized(&graph, &WgpuQuantizer::new().set_module_name("blocks.1", symmetric())), ["blocks.1.fc"]);
+}
+
+#[test]
+fn layers_left_in_float_say_why_and_run() {
+    let graph = blocks();
+    let quantizer = WgpuQuantizer::new()
+        .set_global(symmetric())
+        .set_module_name("blocks.1.fc2", None)
+        .set_operator_type("add", None);
+    let prepared = prepared(&graph, &quantizer);
+    let summary = prepared.summary();
+    let reason = |name: &str| summary.float.iter().find(|n| n.name == name).map(|n| n.reason.clone());
+    assert_eq!(reason("blocks.1.fc2").as_deref(), Some("module name \"blocks.1.fc2\" is left in float"));
+    assert_eq!(reason("blocks.0.add").as_deref(), Some("operator type \"add\" is left in float"));
+    let text = summary.to_string();
+    for line in [
+        "6 nodes quantized",
+        "  blocks.0.fc1 (linear)",
+        "    x: -128..=127 per tensor affine histogram (observer",
+        "    blocks.0.fc1.weight: -127..=127 per tensor symmetric min/max (observer",
+        "3 nodes left in float",
+        "  blocks.1.fc2 (linear): module name \"blocks.1.fc2\" is left in float",
+    ] {
+        assert!(text.contains(line), "{line:?} is not in\n{text}");
+    }
+    let integers = reference(&convert(&prepared, &ConvertOptions::default()).expect("converted")).expect("rewritten");
+    let float: Vec<String> = integers.summary().float.into_iter().map(|node| node.name).collect();
+    assert_eq!(float, ["blocks.0.add", "blocks.1.fc2", "blocks.1.add"]);
+    let program = enfold::lower::lower(&integers).expect("every graph lowers");
+    let x = tensor(3, &[4, 8]);
+    let got = enfold::cpu::Engine::new(&program).expect("an engine").run(&[&x]).expect("run");
+    assert_eq!(got, Interpreter::new(&integers).run(&[&x]).expect("run"));
+}
+
+#[test]
+fn filters_and_dynamic_configurations_leave_nodes_out() {
+    let graph = blocks();
+    let quantizer = WgpuQuantizer::new().set_global(symmetric()).set_filter_function(|node| !node.name.contains("fc2"));
+    assert!(quantized(&graph, &quantizer).iter().all(|name| !name.contains("fc2")));
+    let prepared = prepare(&graph, &quantizer).expect("prepared");
+    let reason = prepared.summary().float.iter().find(|n| n.name == "blocks.0.fc2").expect("listed").reason.clone();
+    assert_eq!(reason, "the filter function leaves it out");
+    let dynamic = prepare(&graph, &WgpuQuantizer::new().set_global(symmetric().dynamic())).expect("prepared");
+    let reasons: Vec<&str> =
+        dynamic.summary().float.iter().filter(|n| n.op == "add").map(|n| n.reason.as_str()).collect();
+    assert_eq!(reasons, ["its configuration is dynamic, which quantizes linear layers only"; 2]);
+}
+
+#[test]
+fn configurations_differ_as_they_say() {
+    let observed = |spec: &Option<QuantizationSpec>| match spec {
+        Some(QuantizationSpec::Observed(spec)) => *spec,
+        other => panic!("{other:?}"),
+    };
+    let qat = symmetric().qat();
+    assert_eq!(observed(&qat.input_activation).observer, ObserverKind::MOVING_AVERAGE);
+    assert_eq!(observed(&qat.weight).observer, ObserverKind::MOVING_AVERAGE);
+    let dynamic = symmetric().dynamic().qat();
+    assert!(dynamic.is_dynamic() && dynamic.output_activation.is_none());
+    assert_eq!(observed(&symmetric().dynamic_per_token().input_activation).qscheme, QScheme::PerTokenAffine);
+    let narrow = QuantRange::new(-8, 7).expect("valid");
+    let custom = symmetric().weight_range(narrow).activation_range(QuantRange::INT8_NARROW);
+    assert_eq!(
+        (observed(&custom.weight).range, observed(&custom.output_activation).range),
+        (narrow, QuantRange::INT8_NARROW)
+    );
+}
+
+/// Each scalar is a constant with an observer of its own; one that is out of all proportion stays float.
+#[test]
+fn scalars_become_constants() {
+    let mut g = GraphBuilder::new();
+    let x = g.input("x", Shape::rows(4)).expect("an input");
+    let h = g.add_scalar("shift", x, 0.75).expect("a sum");
+    let y = g.mul_scalar("mask", h, 3.5e15).expect("a product");
+    let graph = g.finish([y]).expect("a graph");
+    let prepared = prepared(&graph, &WgpuQuantizer::new().set_global(symmetric()));
+    assert!(prepared.graph().find("shift.scalar.observe").is_some(), "{}", prepared.graph());
+    let float = &prepared.summary().float;
+    assert_eq!(float.len(), 1, "{}", prepared.summary());
+    assert!(float[0].name == "mask" && float[0].reason.contains("mask.scalar is larger"), "{}", float[0].reason);
+    let integers = reference(&convert(&prepared, &ConvertOptions::default()).expect("converted")).expect("rewritten");
+    assert!(integers.nodes().iter().any(|n| matches!(n.op, Op::IntegerAdd { .. })), "{integers}");
+}
+
+/// Annotates one node's output.
+struct Takes {
+    node: &'static str,
+    observer: ObserverKind,
+}
+
+impl Quantizer for Takes {
+    fn annotate(&self, graph: &Graph) -> Result<Annotations, PrepareError> {
+        let mut annotations = Annotations::new(graph);
+        let spec = activation(self.observer);
+        let annotation = QuantizationAnnotation { output_qspec: Some(spec), ..Default::default() };
+        annotations.set(graph.find(self.node).expect("the node"), annotation);
+        Ok(annotations)
+    }
+}
+
+fn activation(observer: ObserverKind) -> QuantizationSpec {
+    let (range, qscheme) = (QuantRange::INT8, QScheme::PerTensorAffine);
+    ObservedSpec { range, qscheme, observer, eps: EPS }.into()
+}
+
+#[test]
+fn composed_quantizers_respect_each_other() {
+    let graph = blocks();
+    let first = || Box::new(Takes { node: "head", observer: ObserverKind::MinMax });
+    let composed = ComposableQuantizer::new(vec![first(), Box::new(WgpuQuantizer::new().set_global(symmetric()))]);
+    let summary = prepare(&graph, &composed).expect("prepared").summary().clone();
+    let head = summary.quantized.iter().find(|n| n.name == "head").expect("quantized");
+    assert_eq!(head.points.len(), 1, "only what the first quantizer says: {summary}");
+    assert!(summary.quantized.iter().any(|n| n.name == "blocks.0.fc1"), "{summary}");
+    let same = ComposableQuantizer::new(vec![first(), first()]);
+    assert!(prepare(&graph, &same).is_ok(), "the same again changes nothing");
+    let other = ComposableQuantizer::new(vec![first(), Box::new(Takes { node: "head", observer: ObserverKind::Mse })]);
+    let error = prepare(&graph, &other).expect_err("tampered with");
+    assert_eq!(error, PrepareError::Overwritten { quantizer: 1, node: "head".to_owned(), owner: 0 });
+}
+
+/// A value that is only moved is seen once, though each of its sites has a quantize node.
+#[test]
+fn a_shared_value_is_observed_once_a_batch() {
+    let mut g = GraphBuilder::new();
+    let x = g.input("x", Shape::batched(&[2, 4])).expect("an input");
+    let a = g.linear("a", x, tensor(1, &[3, 4]), None).expect("a layer");
+    let f = g.flatten("flat", a, 1).expect("flattened");
+    let b = g.linear("b", f, tensor(2, &[6, 6]), None).expect("a layer");
+    let y = g.concat("cat", &[f, b], 1).expect("joined");
+    let graph = g.finish([y]).expect("a graph");
+    let prepared = prepared(&graph, &WgpuQuantizer::new().set_global(symmetric()));
+    let sites = prepared.graph().nodes().iter().filter(|n| matches!(n.op, Op::Observe { .. })).count();
+    let totals: Vec<f32> = prepared.observers().iter().filter_map(|o| o.histogram()).map(|h| h.iter().sum()).collect();
+    // 16 rows: x has 8 values a row; a, flat, b and cat share one observer, which sees a's 6 and b's 6.
+    assert_eq!(totals, [128.0, 192.0], "{}", prepared.graph());
+    assert!(sites > totals.len() + 2, "{sites} sites");
+}
+
+/// Whether edges that agree share implicitly is the consumer's to say.
+#[test]
+fn implicit_sharing_can_be_refused() {
+    struct Fan {
+        share: bool,
+    }
+    impl Quantizer for Fan {
+        fn annotate(&self, graph: &Graph) -> Result<Annotations, PrepareError> {
+            let mut annotations = Annotations::new(graph);
+            for (id, node) in graph.iter().filter(|(_, n)| n.op == Op::Linear) {
+                annotations.set(
+                    id,
+                    QuantizationAnnotation {
+                        input_qspec_map: vec![(node.inputs[0], Some(activation(ObserverKind::MinMax)))],
+                        output_qspec: None,
+                        allow_implicit_sharing: self.share,
+                    },
+                );
+            }
+            Ok(annotations)
+        }
+    }
+    let mut g = GraphBuilder::new();
+    let x = g.input("x", Shape::rows(4)).expect("an input");
+    let outputs = [1, 2].map(|i| g.linear(&format!("fc{i}"), x, tensor(i, &[3, 4]), None).expect("a layer"));
+    let graph = g.finish(outputs).expect("a graph");
+    let observers = |share| prepare(&graph, &Fan { share }).expect("prepared").observers().len();
+    assert_eq!((observers(true), observers(false)), (1, 2));
+}
+
+/// Chained shares are one group, and an explicit share of a node's value is that of all its consumers.
+#[test]
+fn sharing_is_transitive() {
+    let mut g = GraphBuilder::new();
+    let x = g.input("x", Shape::rows(4)).expect("an input");
+    let y = g.input("y", Shape::rows(3)).expect("an input");
+    let a = g.concat("a", &[x, y], 1).expect("joined");
+    let b = g.concat("b", &[a, x], 1).expect("joined");
+    let c = g.concat("c", &[b, y], 1).expect("joined");
+    let graph = g.finish([c]).expect("a graph");
+    let prepared = prepare(&graph, &WgpuQuantizer::new().set_global(symmetric())).expect("prepared");
+    assert_eq!(prepared.observers().len(), 1, "{}", prepared.summary());
+    let same_twice = {
+        let mut g = GraphBuilder::new();
+        let x = g.input("x", Shape::rows(4)).expect("an input");
+        let y = g.concat("twice", &[x, x], 1).expect("joined");
+        g.finish([y]).expect("a graph")
+    };
+    assert_eq!(
+        prepare(&same_twice, &WgpuQuantizer::new().set_global(symmetric())).expect("prepared").observers().len(),
+        1
+    );
+}
+
+/// A layer with a batch norm behind it, of rank 2, or through the transpose that puts channels on axis 1.
+fn normed(dims: &[usize], through: bool) -> Graph {
+    let mut g = GraphBuilder::new();
+    let x = g.input("x", Shape::batched(dims)).expect("an input");
+    let k = dims[dims.len() - 1];
+    let mut h = g.linear("fc", x, tensor(1, &[5, k]), Some(tensor(2, &[5]))).expect("a layer");
+    if through {
+        h = g.transpose("move", h, &[0, 2, 1]).expect("moved");
+    }
+    let channels = if dims.len() == 1 || through { 5 } else { dims[0] };
+    let positive = Tensor::from_f32(&[channels], vec![0.7; channels]).expect("lengths fit");
+    let statistics = [tensor(3, &[channels]), positive, tensor(4, &[channels]), tensor(5, &[channels])];
+    let y = g.batch_norm("bn", h, statistics, 1e-5).expect("a norm");
+    let y = g.relu("relu", y).expect("a relu");
+    g.finish([y]).expect("a graph")
+}
+
+#[test]
+fn batch_norms_are_folded_where_their_channels_are_the_layers() {
+    for (dims, through, folds) in [(&[4][..], false, true), (&[3, 4], true, true), (&[3, 4], false, false)] {
+        let graph = normed(dims, through);
+        let prepared = prepare(&graph, &WgpuQuantizer::new()).expect("prepared");
+        let left = prepared.graph().nodes().iter().any(|n| matches!(n.op, Op::BatchNorm { .. }));
+        assert_eq!(left, !folds, "{dims:?}: {}", prepared.graph());
+        let x = tensor(8, &[&[6], dims].concat());
+        let run = |graph: &Graph| Interpreter::new(graph).run(&[&x]).expect("run").swap_remove(0);
+        let (before, after) = (run(&graph), run(prepared.graph()));
+        for (a, b) in before.as_f32().expect("floats").iter().zip(after.as_f32().expect("floats")) {
+            approx::assert_abs_diff_eq!(*a, *b, epsilon = 1e-5);
+        }
+        // What is left runs on the engines as a scale and an offset.
+        let program = enfold::lower::lower(&graph).expect("lowered");
+        let by_cpu = enfold::cpu::Engine::new(&program).expect("an engine").run(&[&x]).expect("run");
+        for (a, b) in before.as_f32().expect("floats").iter().zip(by_cpu[0].as_f32().expect("floats")) {
+            approx::assert_abs_diff_eq!(*a, *b, epsilon = 1e-5);
+        }
+    }
+}
+
+/// Folded, the layer and its ReLU are one integer layer, and the debugger still knows what it stands for.
+#[test]
+fn a_folded_layer_is_quantized_with_its_relu() {
+    let graph = normed(&[4], false);
+    let q = converted(&graph, &WgpuQuantizer::new().set_global(symmetric()));
+    assert!(q.find("relu.quantize").is_some() && q.find("fc.quantize").is_none(), "{q}");
+    let comparison = enfold::compare::compare(&graph, &q, &[tensor(8, &[6, 4])]).expect("comparable");
+    let origins: Vec<&str> = comparison.nodes.iter().map(|n| n.origin.as_str()).collect();
+    assert_eq!(origins, ["bn", "relu"], "{comparison}");
+    assert!(comparison.nodes.iter().all(|n| n.sqnr_db > 30.0), "{comparison}");
+}
+
+/// Points with specs that cannot be one observer.
+struct Shares {
+    specs: Vec<(&'static str, Option<QuantizationSpec>)>,
+}
+
+impl Quantizer for Shares {
+    fn annotate(&self, graph: &Graph) -> Result<Annotations, PrepareError> {
+        let mut annotations = Annotations::new(graph);
+        for (name, spec) in &self.specs {
+            let id = graph.find(name).expect("the node");
+            let input = graph.node(id).inputs.first().copied();
+            let mut annotation = QuantizationAnnotation { output_qspec: spec.clone(), ..Default::default() };
+            if spec.is_none() {
+                annotation.input_qspec_map = input.map(|input| (input, None)).into_iter().collect();
+            }
+            annotations.set(id, annotation);
+        }
+        Ok(annotations)
+    }
+}
+
+#[test]
+fn shares_that_cannot_be_are_refused_by_both_names() {
+    let graph = blocks();
+    let node = |name: &str| EdgeOrNode::Node(graph.find(name).expect("the node"));
+    let spec = |qscheme, observer| Some(ObservedSpec { range: QuantRange::INT8, qscheme, observer, eps: EPS }.into());
+    let per_tensor = spec(QScheme::PerTensorAffine, ObserverKind::MinMax);
+    let channels = spec(QScheme::PerChannelAffine { ch_axis: 1 }, ObserverKind::MinMax);
+    let dynamic = spec(QScheme::PerTensorAffine, ObserverKind::Placeholder);
+    let share = |name: &str| Some(QuantizationSpec::Shared(node(name)));
+    let edge = EdgeOrNode::Edge {
+        producer: graph.find("blocks.1.add").expect("the node"),
+        consumer: graph.find("head").expect("the node"),
+    };
+    for (specs, names) in [
+        (vec![("head", share("blocks.0.fc1"))], vec!["head", "blocks.0.fc1", "not annotated"]),
+        (
+            vec![("blocks.0.fc1", share("head")), ("head", share("blocks.0.fc1"))],
+            vec!["blocks.0.fc1", "head", "circle"],
+        ),
+        (
+            vec![("head", None), ("blocks.0.fc1", Some(QuantizationSpec::Shared(edge)))],
+            vec!["blocks.0.fc1", "blocks.1.add -> head", "stays in float"],
+        ),
+        (
+            vec![("blocks.0.fc1", channels), ("blocks.0.fc2", share("blocks.0.fc1"))],
+            vec!["blocks.0.fc2", "blocks.0.fc1", "12 channels", "8"],
+        ),
+        (
+            vec![("blocks.0.fc1", dynamic), ("blocks.0.fc2", share("blocks.0.fc1"))],
+            vec!["blocks.0.fc2", "blocks.0.fc1", "dynamic"],
+        ),
+    ] {
+        let error = prepare(&graph, &Shares { specs }).expect_err("refused").to_string();
+        assert!(names.iter().all(|name| error.contains(name)), "{names:?} not in {error:?}");
+    }
+    let fine = vec![("blocks.0.fc1", per_tensor), ("blocks.0.fc2", share("blocks.0.fc1"))];
+    assert_eq!(prepare(&graph, &Shares { specs: fine }).expect("prepared").observers().len(), 1);
+}
