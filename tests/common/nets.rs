@@ -89,7 +89,7 @@ impl Net {
                     g.transpose(&format!("transpose.{i}"), h, &[0, 2, 1])
                 }
                 9 => {
-                    dims = if k % 2 == 0 { vec![2, k / 2] } else { vec![k, 1] };
+                    dims = if k.is_multiple_of(2) { vec![2, k / 2] } else { vec![k, 1] };
                     g.reshape(&format!("reshape.{i}"), h, &dims)
                 }
                 10 if dims.len() == 2 => {

@@ -15,8 +15,9 @@ pub(crate) fn close(got: &Tensor, expected: &Tensor, tolerance: f32) -> Option<S
     match (got.as_f32(), expected.as_f32()) {
         (Some(a), Some(b)) if got.shape() == expected.shape() => {
             let largest = b.iter().fold(0f32, |m, v| m.max(v.abs()));
-            let far = |at: &usize| !((a[*at] - b[*at]).abs() <= tolerance * largest);
-            let at = (0..a.len()).find(far)?;
+            // A NaN is near nothing.
+            let near = |at: usize| (a[at] - b[at]).abs() <= tolerance * largest;
+            let at = (0..a.len()).find(|&at| !near(at))?;
             Some(format!("element {at} is {:e}, expected {:e} of at most {largest:e}", a[at], b[at]))
         }
         _ => difference(got, expected),

@@ -52,10 +52,8 @@ fn the_worst_layer_is_ranked_first_and_stands_out_only_alone() {
     // So far, its error is in every node behind it; in isolation, it is not.
     let last = comparison.get("fc.3").expect("compared");
     assert!(last.sqnr_db < 25.0 && last.isolated_sqnr_db > 30.0, "{comparison}");
-    let weights: Vec<f64> =
-        (0..4).map(|i| comparison.get(&format!("fc.{i}")).and_then(|n| n.weight_sqnr_db).expect("a weight")).collect();
-    // One scale keeps the large weight, and the signal is mostly that: the layer's output tells, not its weight.
-    assert!(weights.iter().all(|&db| db > 30.0), "{weights:?}");
+    let weight = |i| comparison.get(&format!("fc.{i}")).and_then(|n| n.weight_sqnr_db).expect("a weight");
+    assert!((0..4).filter(|i| *i != 2).all(|i| weight(i) > weight(2) + 10.0), "{comparison}");
     assert_eq!(comparison.get("tanh.0").expect("compared").weight_sqnr_db, None);
     let text = comparison.to_string();
     assert_eq!(text.lines().count(), comparison.nodes.len() + 2, "{text}");
@@ -64,7 +62,7 @@ fn the_worst_layer_is_ranked_first_and_stands_out_only_alone() {
     // One scale a channel is the cure for this one.
     let cured = self::quantized(&graph, &x, &[], minmax().per_channel()).expect("converted");
     let after = compare(&graph, &cured, &[&x]).expect("comparable");
-    assert!(after.output_sqnr_db > comparison.output_sqnr_db + 10.0, "{after}");
+    assert!(after.output_sqnr_db > comparison.output_sqnr_db + 5.0, "{after}");
 }
 
 #[test]
