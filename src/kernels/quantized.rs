@@ -59,8 +59,9 @@ pub(crate) fn choose_qparams(x: &Tensor, qscheme: QScheme, range: QuantRange, ep
         if finite && scale.is_finite() {
             return Ok([scale, zero_point as f32]);
         }
-        let largest = |v: &f32| !v.is_finite() || v.abs() >= max.max(-min);
-        Err(row * values.len() + values.iter().position(largest).unwrap_or_default())
+        let largest = |v: &f32| v.abs() >= max.max(-min);
+        let at = values.iter().position(|v| !v.is_finite()).or_else(|| values.iter().position(largest));
+        Err(row * values.len() + at.unwrap_or_default())
     };
     let (shape, row) = match qscheme {
         QScheme::PerTokenAffine => (with_last(x.shape(), 2), x.shape().last().copied().unwrap_or(1)),
@@ -69,7 +70,9 @@ pub(crate) fn choose_qparams(x: &Tensor, qscheme: QScheme, range: QuantRange, ep
     if row == 0 {
         return Ok(tensor(shape.clone(), [eps, 0.0].repeat(shape.iter().product::<usize>() / 2)));
     }
-    let pairs = f32s(x).par_chunks_exact(row).enumerate().map(pair).collect::<Result<Vec<_>, _>>()?;
+    let pairs: Vec<_> = f32s(x).par_chunks_exact(row).enumerate().map(pair).collect();
+    // The first of several errors, which a parallel collection would not give.
+    let pairs = pairs.into_iter().collect::<Result<Vec<_>, _>>()?;
     Ok(tensor(shape, pairs.concat()))
 }
 

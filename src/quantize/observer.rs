@@ -179,10 +179,7 @@ impl Observer {
     /// [`ObserverError::MergeSpecs`], [`ObserverError::MergeMovingAverage`] and [`ObserverError::Channels`], all before
     /// anything has changed.
     pub fn merge(&mut self, other: &Self) -> Result<(), ObserverError> {
-        if self.spec != other.spec {
-            let (this, other) = (self.spec.to_string(), other.spec.to_string());
-            return Err(ObserverError::MergeSpecs { this, other });
-        }
+        self.check_spec(other)?;
         if let Some(ObservedSpec { observer: ObserverKind::MovingAverageMinMax { .. }, .. }) = self.observed() {
             return Err(ObserverError::MergeMovingAverage);
         }
@@ -201,6 +198,14 @@ impl Observer {
             _ => {}
         }
         Ok(())
+    }
+
+    pub(super) fn check_spec(&self, other: &Self) -> Result<(), ObserverError> {
+        if self.spec == other.spec {
+            return Ok(());
+        }
+        let (this, other) = (self.spec.to_string(), other.spec.to_string());
+        Err(ObserverError::MergeSpecs { this, other })
     }
 
     /// The smallest and largest value seen, of the tensor or of each channel; empty before the first tensor.

@@ -89,6 +89,12 @@ fn calibration_is_sharded_by_files() {
     assert_eq!(whole.batches(), 4);
     assert_eq!(convert(&whole, &ConvertOptions::default()).expect("converted"), one_pass);
     std::fs::remove_dir_all(directory).expect("removed");
+    // One that has seen nothing takes everything in, its weights' ranges too; and one that has, loses nothing.
+    let mut fresh = calibrated(&[]);
+    fresh.merge(&whole).expect("merged");
+    assert_eq!(convert(&fresh, &ConvertOptions::default()).expect("converted"), one_pass);
+    whole.merge(&calibrated(&[])).expect("merged");
+    assert_eq!(convert(&whole, &ConvertOptions::default()).expect("converted"), one_pass);
 
     let other = prepare(&Net::random(&mut random).graph, &quantizer).expect("prepared");
     let error = whole.merge(&other).expect_err("another graph");

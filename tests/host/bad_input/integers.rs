@@ -1,0 +1,306 @@
+//! Integer and dynamic ops that a graph or a program cannot hold: types, shapes and numbers.
+
+use std::sync::Arc;
+
+use enfold::graph::{GraphBuilder, GraphError, NodeId, Op};
+use enfold::numerics::AddMultipliers;
+use enfold::program::{
+    Epilogue, FloatOp, Program, ProgramError, QAdd, QMatMul, QMul, Step, StepOp, Value, ValueId, ValueType,
+};
+use enfold::qparams::{QParams, QScheme, QuantRange};
+use enfold::tensor::DType;
+use enfold::{Error, Shape, Tensor};
+
+use super::{built, check, f32s, row};
+
+fn unit() -> QParams {
+    QParams::new(1.0, 0).expect("valid")
+}
+
+fn add(zero_point: i32, lo: i32, multipliers: AddMultipliers) -> Op {
+    Op::IntegerAdd { a_zero_point: zero_point, b_zero_point: 0, multipliers, qparams: unit(), lo, hi: 127 }
+}
+
+fn mul(multiplier: f32, b_zero_point: i32) -> Op {
+    Op::IntegerMul { a_zero_point: 0, b_zero_point, multiplier, qparams: unit(), lo: -128, hi: 127 }
+}
+
+fn choose(qscheme: QScheme, eps: f32) -> Op {
+    Op::ChooseQParams { qscheme, range: QuantRange::INT8, eps }
+}
+
+/// The node `y` of the op, on inputs `a`, `b`, `c`, … of these types and shapes.
+fn node(op: Op, inputs: &[(DType, Shape)]) -> Result<NodeId, GraphError> {
+    let mut g = GraphBuilder::new();
+    let ids: Vec<NodeId> = inputs
+        .iter()
+        .enumerate()
+        .map(|(at, (dtype, shape))| g.typed_input(&format!("in{at}"), shape.clone(), *dtype).expect("an input"))
+        .collect();
+    g.node("y", op, &ids)
+}
+
+#[test]
+fn nodes() {
+    let i8s = |dims: &[usize]| (DType::I8, Shape::batched(dims));
+    let f32s = |dims: &[usize]| (DType::F32, Shape::batched(dims));
+    let fixed = |dtype, dims: &[usize]| (dtype, Shape::fixed(dims));
+    let good = AddMultipliers::new(1.0, 0.5, 1.0).expect("usable");
+    let bad = AddMultipliers { a: -1, ..good };
+    let matmul = |zero_point| Op::IntegerMatMul { a_zero_point: zero_point, b_zero_point: 0 };
+    let requantize = |lo, hi| Op::Requantize { qparams: unit(), lo, hi };
+    let acc = || (DType::I32, Shape::batched(&[3]));
+    let (tensor, token) = (QScheme::PerTensorAffine, QScheme::PerTokenAffine);
+    let pairs = || fixed(DType::F32, &[2]);
+    let dynamic = Op::QuantizeDynamic { range: QuantRange::INT8 };
+    let scale = Op::ScaleAccumulatorDynamic { relu: false };
+    let per_channel = |dtype, n| fixed(dtype, &[n]);
+    assert!(node(add(0, -128, good), &[i8s(&[3]), i8s(&[3])]).is_ok());
+    assert!(node(choose(token, 1e-6), &[f32s(&[4])]).is_ok());
+    let table = vec![
+        row("a sum of floats", node(add(0, -128, good), &[i8s(&[3]), f32s(&[3])]), &["y:", "f32", "i8"]),
+        row("a zero point that is no code", node(add(200, -128, good), &[i8s(&[3]), i8s(&[3])]), &["y:", "200", "127"]),
+        row("codes beyond int8", node(add(0, -129, good), &[i8s(&[3]), i8s(&[3])]), &["y:", "-129..=127"]),
+        row("unusable multipliers", node(add(0, -128, bad), &[i8s(&[3]), i8s(&[3])]), &["y:", "-1", "equation 8"]),
+        row(
+            "a sum that does not broadcast",
+            node(add(0, -128, good), &[i8s(&[3]), i8s(&[4])]),
+            &["[rows, 3]", "[rows, 4]"],
+        ),
+        row("a multiplier of 0", node(mul(0.0, 0), &[i8s(&[3]), i8s(&[3])]), &["y:", "multiplier", "0"]),
+        row("a negative multiplier", node(mul(-0.5, 0), &[i8s(&[3]), i8s(&[3])]), &["y:", "-0.5"]),
+        row("a product's zero point", node(mul(0.5, -129), &[i8s(&[3]), i8s(&[3])]), &["y:", "-129"]),
+        row("factors that do not fit", node(matmul(0), &[i8s(&[2, 3]), i8s(&[4, 2])]), &["y:", "inner", "4", "3"]),
+        row("a sum over the batch", node(matmul(0), &[i8s(&[3]), i8s(&[2])]), &["y:", "batch"]),
+        row(
+            "a sum that could overflow",
+            node(matmul(0), &[i8s(&[1, 33_026]), i8s(&[33_026, 1])]),
+            &["y:", "33026", "33,025"],
+        ),
+        row("codes in the wrong order", node(requantize(5, 4), &[acc(), per_channel(DType::F32, 3)]), &["y:", "5..=4"]),
+        row("a factor too few", node(requantize(0, 4), &[acc(), per_channel(DType::F32, 2)]), &["y:", "2", "3"]),
+        row(
+            "a table of 255 entries",
+            node(Op::Table { qparams: unit() }, &[i8s(&[3]), fixed(DType::I8, &[255])]),
+            &["y:", "255", "256"],
+        ),
+        row(
+            "a scheme for weights",
+            node(choose(QScheme::PerChannelAffine { ch_axis: 1 }, 1e-6), &[f32s(&[3])]),
+            &["y:", "scheme"],
+        ),
+        row("an eps of 0", node(choose(tensor, 0.0), &[f32s(&[3])]), &["y:", "eps"]),
+        row("tokens without a last axis", node(choose(token, 1e-6), &[f32s(&[])]), &["y:", "1 axes", "last axis"]),
+        row(
+            "pairs of other rows",
+            node(dynamic.clone(), &[f32s(&[4, 3]), f32s(&[5, 2])]),
+            &["[rows, 4, 3]", "[rows, 5, 2]"],
+        ),
+        row("pairs that are none", node(Op::DequantizeDynamic, &[i8s(&[3]), f32s(&[3])]), &["[rows, 3]"]),
+        row(
+            "int32 codes",
+            node(Op::QuantizeDynamic { range: QuantRange::INT32 }, &[f32s(&[3]), pairs()]),
+            &["y:", "int8"],
+        ),
+        row(
+            "a sum of weights too few",
+            node(
+                scale,
+                &[acc(), pairs(), per_channel(DType::I32, 2), per_channel(DType::F32, 3), per_channel(DType::F32, 3)],
+            ),
+            &["y:", "weight sums", "2", "3"],
+        ),
+        row(
+            "an infinite number",
+            node(Op::AddScalar { value: f32::INFINITY }, &[f32s(&[3])]),
+            &["y:", "scalar", "inf"],
+        ),
+        row("one part to join", node(Op::Concat { axis: 1 }, &[f32s(&[3])]), &["y:", "1", "2"]),
+        row("parts of two types", node(Op::Concat { axis: 1 }, &[f32s(&[3]), i8s(&[3])]), &["y:", "i8", "f32"]),
+        row(
+            "parts of two lengths",
+            node(Op::Concat { axis: 2 }, &[f32s(&[3, 2]), f32s(&[4, 2])]),
+            &["y:", "not joined", "4", "3"],
+        ),
+        row("parts joined along the batch", node(Op::Concat { axis: 0 }, &[f32s(&[3]), f32s(&[3])]), &["y:", "batch"]),
+    ];
+    check(table);
+    let empty = built(|g| g.input("x", Shape::rows(2)).and_then(|x| g.concat("join", &[x], 1)));
+    check(vec![row("one part by the builder", empty, &["join", "1", "2"])]);
+}
+
+/// A program of one step on these values, the last of which is its output.
+fn program(op: StepOp, values: &[(ValueType, Shape)]) -> Result<Program, ProgramError> {
+    let named = |(at, (value_type, shape)): (usize, &(ValueType, Shape))| {
+        let qparams = (*value_type == ValueType::I8).then(unit);
+        Value { name: format!("v{at}"), value_type: *value_type, shape: shape.clone(), qparams }
+    };
+    let ids: Vec<ValueId> = (0..values.len()).map(ValueId::new).collect();
+    let (inputs, output) = ids.split_at(values.len() - 1);
+    let step = Step { name: "step".to_owned(), op, inputs: inputs.to_vec(), output: output[0] };
+    let values = values.iter().enumerate().map(named).collect();
+    Program::new(values, Vec::new(), inputs.to_vec(), output.to_vec(), vec![step])
+}
+
+#[test]
+fn steps() {
+    let i8s = |dims: &[usize]| (ValueType::I8, Shape::batched(dims));
+    let floats = |dims: &[usize]| (ValueType::F32, Shape::batched(dims));
+    let ids = |dims: &[usize]| (ValueType::I32, Shape::batched(dims));
+    let good = AddMultipliers::new(1.0, 0.5, 1.0).expect("usable");
+    let add = |zero_point, lo, multipliers| {
+        let (a_zero_point, b_zero_point) = (zero_point, 0);
+        StepOp::Add(QAdd { a_zero_point, b_zero_point, multipliers, zero_point: 0, lo, hi: 127 })
+    };
+    let mul = |multiplier| {
+        StepOp::Mul(QMul { a_zero_point: 0, b_zero_point: 0, multiplier, zero_point: 0, lo: -128, hi: 127 })
+    };
+    let matmul = |epilogue| StepOp::MatMul(QMatMul { a_zero_point: 0, b_zero_point: 0, epilogue });
+    let scale = |n| Epilogue::Scale { scale: vec![0.5; n].into(), relu: false };
+    let choose = |qscheme, eps| StepOp::ChooseQParams { qscheme, range: QuantRange::INT8, eps };
+    let table = |n| StepOp::Table { table: vec![0i8; n].into() };
+    let softmax = |axis| StepOp::Float(FloatOp::Softmax { axis });
+    let three = [i8s(&[3]), i8s(&[3]), i8s(&[3])];
+    assert!(program(add(0, -128, good), &three).is_ok());
+    assert!(program(matmul(scale(2)), &[i8s(&[4, 3]), i8s(&[3, 2]), floats(&[4, 2])]).is_ok());
+    let table = vec![
+        row("one part of a sum", program(add(0, -128, good), &three[1..]), &["step", "inputs is 1", "2"]),
+        row(
+            "a sum of floats",
+            program(add(0, -128, good), &[floats(&[3]), i8s(&[3]), i8s(&[3])]),
+            &["v0", "F32", "I8"],
+        ),
+        row("a zero point that is no code", program(add(-129, -128, good), &three), &["step", "-129"]),
+        row("codes beyond int8", program(add(0, -130, good), &three), &["step", "-130..=127"]),
+        row(
+            "unusable multipliers",
+            program(add(0, -128, AddMultipliers { a: 1 << 22, ..good }), &three),
+            &["step", "factor"],
+        ),
+        row(
+            "a sum that does not broadcast",
+            program(add(0, -128, good), &[i8s(&[3]), i8s(&[2]), i8s(&[3])]),
+            &["step", "[rows, 2]"],
+        ),
+        row("a multiplier that is NaN", program(mul(f32::NAN), &three), &["step", "NaN"]),
+        row(
+            "inner dimensions",
+            program(matmul(scale(2)), &[i8s(&[4, 3]), i8s(&[2, 2]), floats(&[4, 2])]),
+            &["[rows, 2, 2]"],
+        ),
+        row(
+            "factors",
+            program(matmul(scale(3)), &[i8s(&[4, 3]), i8s(&[3, 2]), floats(&[4, 2])]),
+            &["factors", "3", "2"],
+        ),
+        row(
+            "a sum that could overflow",
+            program(matmul(scale(1)), &[i8s(&[1, 40_000]), i8s(&[40_000, 1]), floats(&[1, 1])]),
+            &["step", "40000", "33025"],
+        ),
+        row(
+            "a dynamic product of activations",
+            program(
+                matmul(Epilogue::Dynamic {
+                    weight_sum: Arc::new([0, 0]),
+                    scale: Arc::new([1.0, 1.0]),
+                    bias: Arc::new([0.0, 0.0]),
+                    relu: false,
+                }),
+                &[i8s(&[4, 3]), i8s(&[3, 2]), floats(&[4, 2])],
+            ),
+            &["step", "dynamic"],
+        ),
+        row("a table of 3 entries", program(table(3), &three[..2]), &["step", "3", "256"]),
+        row(
+            "a table that changes the shape",
+            program(table(256), &[i8s(&[3]), i8s(&[4])]),
+            &["[rows, 3]", "[rows, 4]"],
+        ),
+        row(
+            "an eps of 0",
+            program(choose(QScheme::PerTokenAffine, 0.0), &[floats(&[3]), floats(&[2])]),
+            &["step", "0e0"],
+        ),
+        row(
+            "one pair for all tokens",
+            program(choose(QScheme::PerTokenAffine, 1e-6), &[floats(&[4, 3]), floats(&[2])]),
+            &["[rows, 2]"],
+        ),
+        row(
+            "pairs of other rows",
+            program(
+                StepOp::QuantizeDynamic { range: QuantRange::INT8 },
+                &[floats(&[4, 3]), floats(&[5, 2]), i8s(&[4, 3])],
+            ),
+            &["[rows, 5, 2]"],
+        ),
+        row(
+            "parts that do not join",
+            program(StepOp::Concat { axis: 1 }, &[i8s(&[3]), i8s(&[3]), i8s(&[7])]),
+            &["[rows, 7]"],
+        ),
+        row(
+            "parts joined along the batch",
+            program(StepOp::Concat { axis: 0 }, &[i8s(&[3]), i8s(&[3]), i8s(&[3])]),
+            &["[rows, 3]"],
+        ),
+        row("a reshape to another size", program(StepOp::Reshape, &[i8s(&[3]), i8s(&[2, 2])]), &["[rows, 2, 2]"]),
+        row(
+            "no permutation",
+            program(StepOp::Transpose { perm: vec![0, 1, 1] }, &[i8s(&[3, 2]), i8s(&[2, 3])]),
+            &["[rows, 2, 3]"],
+        ),
+        row(
+            "a table of one axis",
+            program(StepOp::Gather, &[ids(&[]), (ValueType::F32, Shape::fixed(&[9])), floats(&[9])]),
+            &["[9]"],
+        ),
+        row("a softmax along the batch", program(softmax(0), &[floats(&[3]), floats(&[3])]), &["step", "[rows, 3]"]),
+        row("a softmax along nothing", program(softmax(2), &[floats(&[3]), floats(&[3])]), &["step", "[rows, 3]"]),
+        row(
+            "a negative eps",
+            program(
+                StepOp::Float(FloatOp::LayerNorm { eps: -1.0 }),
+                &[
+                    floats(&[3]),
+                    (ValueType::F32, Shape::fixed(&[3])),
+                    (ValueType::F32, Shape::fixed(&[3])),
+                    floats(&[3]),
+                ],
+            ),
+            &["step", "-1e0"],
+        ),
+    ];
+    covers!(
+        table,
+        Error::Program(ProgramError::Size { .. }),
+        Error::Program(ProgramError::Type { .. }),
+        Error::Program(ProgramError::Codes { .. }),
+        Error::Program(ProgramError::Factor { .. }),
+        Error::Program(ProgramError::Shapes { .. }),
+    );
+    check(table);
+}
+
+/// A saved integer graph could hold any number: lowering checks what inference cannot see.
+#[test]
+fn constants_that_no_step_takes() {
+    let factors = |value: f32| {
+        built(|g| {
+            let x = g.typed_input("x", Shape::rows(2), DType::I8)?;
+            let w = g.constant("w", Tensor::from_i8(&[1, 2], vec![1; 2]).expect("fits"))?;
+            let b = g.constant("b", Tensor::from_i32(&[1], vec![0]).expect("fits"))?;
+            let m = g.constant("m", f32s(&[1], value))?;
+            let acc = g.node("fc", Op::IntegerLinear { fraction_bits: 0 }, &[x, w, b])?;
+            g.node("y", Op::Requantize { qparams: unit(), lo: -128, hi: 127 }, &[acc, m])
+        })
+        .expect("a graph")
+    };
+    assert!(enfold::lower::lower(&factors(0.5)).is_ok());
+    let table = vec![
+        row("a multiplier of 0", enfold::lower::lower(&factors(0.0)), &["fc", "channel 0", "0e0"]),
+        row("a negative multiplier", enfold::lower::lower(&factors(-0.5)), &["fc", "channel 0", "-5e-1"]),
+    ];
+    check(table);
+}
