@@ -1,19 +1,25 @@
-//! What quantizing costs: calibration against plain forward passes, conversion, and the interpreter against its products.
+//! What quantizing costs: calibration against plain forward passes, the search for a histogram's range, conversion, the
+//! interpreter against its products, and files against memory.
 
 use std::hint::black_box;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
+use enfold::archive;
 use enfold::interp::Interpreter;
-use enfold::quantize::{ConvertOptions, QuantizationConfig, WgpuQuantizer, convert, prepare};
+use enfold::qparams::{QScheme, QuantRange};
+use enfold::quantize::{
+    ConvertOptions, ObservedSpec, Observer, ObserverKind, QuantizationConfig, WgpuQuantizer, convert, prepare,
+};
 use enfold::{Graph, GraphBuilder, Shape, Tensor};
 use rten_gemm::{GemmExecutor, GemmInputA, GemmInputB, GemmOptions};
 use rten_tensor::NdTensorView;
 
 use crate::random::Random;
-use crate::{Measured, ROUNDS, median};
+use crate::{Measured, ROUNDS, median, time};
 
-pub(crate) const SERIES: [&str; 3] = ["interpreter forward", "calibrate", "convert"];
+pub(crate) const SERIES: [&str; 6] =
+    ["interpreter forward", "calibrate", "convert", "histogram search", "archive save", "archive load"];
 
 const DIMS: [usize; 4] = [1024, 4096, 4096, 1024];
 const ROWS: usize = 128;
@@ -66,6 +72,8 @@ pub(crate) fn measure() -> Result<Vec<Measured>> {
         calibrate / plain
     );
     println!("  converting {:.1} ms", converts * 1e3);
+    let search = searches(&mut random)?;
+    let [save, load] = archive_speed(&graph)?;
 
     let operations: usize = DIMS.windows(2).map(|d| 2 * ROWS * d[0] * d[1]).sum();
     let measured = |series: &str, seconds: f64, passes: usize| Measured {
@@ -80,7 +88,63 @@ pub(crate) fn measure() -> Result<Vec<Measured>> {
         measured(SERIES[1], calibrate, BATCHES),
         measured("plain forward passes", plain, BATCHES),
         measured(SERIES[2], converts, 0),
+        measured(SERIES[3], search, 0),
+        measured(SERIES[4], save, 0),
+        measured(SERIES[5], load, 0),
     ])
+}
+
+/// Seconds that the greedy search of one histogram observer takes; prints those of the other kinds too.
+fn searches(random: &mut Random) -> Result<f64> {
+    let mut all = Vec::new();
+    for observer in [ObserverKind::Histogram, ObserverKind::Percentile { fraction: 0.9999 }, ObserverKind::Mse] {
+        let (range, qscheme) = (QuantRange::INT8, QScheme::PerTensorAffine);
+        let mut observers = Observer::new(ObservedSpec { range, qscheme, observer, eps: enfold::numerics::EPS })?;
+        for _ in 0..4 {
+            observers.observe(&Tensor::from_f32(&[ROWS, 4096], random.normals(ROWS * 4096, 1.0))?)?;
+        }
+        let seconds = time(|| {
+            black_box(observers.calculate_qparams()?);
+            Ok(())
+        })?;
+        println!("  parameters of one {observer} observer {:.2} ms", seconds * 1e3);
+        all.push(seconds);
+    }
+    Ok(all[0])
+}
+
+/// Seconds to save the float graph to a file and to load it, against copying as many bytes in memory.
+fn archive_speed(graph: &Graph) -> Result<[f64; 2]> {
+    let path = std::env::temp_dir().join(format!("enfold-throughput-{}.safetensors", std::process::id()));
+    let (mut save, mut load, mut copy) = (vec![], vec![], vec![]);
+    let mut bytes = 0;
+    for _ in 0..ROUNDS {
+        let start = Instant::now();
+        archive::save(graph, &path)?;
+        save.push(start.elapsed().as_secs_f64());
+        let start = Instant::now();
+        let loaded = archive::load(&path)?;
+        load.push(start.elapsed().as_secs_f64());
+        if loaded != *graph {
+            bail!("the graph has not survived its file");
+        }
+        let file = std::fs::read(&path)?;
+        bytes = file.len();
+        let start = Instant::now();
+        black_box(file.clone());
+        copy.push(start.elapsed().as_secs_f64());
+    }
+    std::fs::remove_file(&path)?;
+    let [save, load, copy] = [save, load, copy].map(median);
+    let speed = |seconds: f64| bytes as f64 / seconds / 1e6;
+    println!(
+        "  a file of {:.0} MB: saved at {:.0} MB/s, loaded at {:.0} MB/s (copied in memory at {:.0} MB/s)",
+        bytes as f64 / 1e6,
+        speed(save),
+        speed(load),
+        speed(copy)
+    );
+    Ok([save, load])
 }
 
 fn mlp(random: &mut Random) -> Result<Graph> {

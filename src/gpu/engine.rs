@@ -115,7 +115,8 @@ impl Engine {
     /// Packs a program's weights and uploads them.
     ///
     /// # Errors
-    /// [`GpuError::Limit`] for a weight that is larger than this device allows, [`GpuError::Device`] if it has no memory left.
+    /// [`GpuError::Limit`] for a weight that is larger than this device allows, or a step that walks through more than six axes
+    /// in different orders; [`GpuError::Device`] if the device has no memory left.
     pub async fn load(&self, program: &Program) -> Result<Model, GpuError> {
         Model::load(self, program).await
     }

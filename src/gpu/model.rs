@@ -7,7 +7,7 @@ use wgpu::BufferUsages;
 use super::engine::Engine;
 use super::error::GpuError;
 use super::layout::{pack_channels, pack_weight, pad_rows};
-use super::plan::dense_bytes;
+use super::plan::{Plan, dense_bytes};
 use super::run::{self, Run};
 use super::transfer::{allocate, download, upload};
 use crate::program::{Epilogue, Program, Step, StepOp, Value, ValueType};
@@ -27,6 +27,8 @@ pub struct Model {
 impl Model {
     pub(super) async fn load(engine: &Engine, program: &Program) -> Result<Self, GpuError> {
         engine.shared.check_lost()?;
+        // What no number of rows can make possible is refused here already.
+        Plan::new(program, 1)?;
         let mut buffers = Vec::with_capacity(program.steps().len());
         for step in program.steps() {
             let mut of_step = Vec::new();

@@ -5,9 +5,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use enfold::Tensor;
 use enfold::gpu::context::Context;
-use enfold::gpu::{Engine, GpuError, LinearKernel, Options, TileShape};
+use enfold::gpu::{Engine, GpuError, LinearKernel, Model, Options, TileShape};
+use enfold::lower::lower;
+use enfold::{GraphBuilder, Shape, Tensor};
 use pollster::block_on;
 use wgpu::BufferUsages;
 
@@ -121,6 +122,15 @@ fn binding_and_recording() {
     assert_eq!(errors.load(Ordering::Relaxed), 0, "errors reached the application's handler");
 }
 
+/// Loads a transpose that reverses this many axes of length 2 behind the batch.
+fn reversed(engine: &Engine, axes: usize) -> Result<Model, GpuError> {
+    let mut g = GraphBuilder::new();
+    let x = g.input("x", Shape::batched(&vec![2; axes])).expect("an input");
+    let perm: Vec<usize> = [0].into_iter().chain((1..=axes).rev()).collect();
+    let y = g.transpose("t", x, &perm).expect("moved");
+    block_on(engine.load(&lower(&g.finish([y]).expect("a graph")).expect("lowered")))
+}
+
 #[test]
 fn limits_of_the_device() {
     let Some((context, _)) = engine("limits") else { return };
@@ -157,6 +167,7 @@ fn limits_of_the_device() {
             block_on(long.bind(&[&storage()], &[&storage()], 4)),
             &["y:", "workgroups", "1280", "1024"],
         ),
+        row("a transpose that no order of loops is short for", reversed(&engine, 8), &["t:", "axes", "8", "5"]),
     ];
     covers!(table, GpuError::Limit { .. });
     check(&table);
