@@ -36,7 +36,8 @@ struct OpParams {
     hi: i32,
     // A multiplier, or eps.
     factor: f32,
-    // Products in a sum; for matmul, rows of a stack's matrices, and strides of b.
+    // Products in a sum; for matmul, rows of a stack's matrices, and strides of b. For max, elements compared, and their
+    // stride.
     k: u32,
     m: u32,
     b_k: u32,

@@ -108,6 +108,24 @@ fn unary_f32_f32(
     }
 }
 
+// The largest of k elements that are b_k apart.
+@compute @workgroup_size(64)
+fn max_f32_f32(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let e = element(group, groups, local);
+    if !e.inside {
+        return;
+    }
+    var largest = bitcast<f32>(a[e.a]);
+    for (var i = 1u; i < params.k; i++) {
+        largest = max(largest, bitcast<f32>(a[e.a + i * params.b_k]));
+    }
+    y[e.y] = bitcast<u32>(largest);
+}
+
 // Rows of the table b; the number of its rows is k. An id that it lacks gives the nearest row.
 @compute @workgroup_size(64)
 fn gather_i32_f32(
@@ -181,6 +199,25 @@ fn copy_i8_i8(
     if word.inside {
         y[word.y] = merged(word, a_codes(word), y[word.y]);
     }
+}
+
+// The largest of k codes that are b_k apart.
+@compute @workgroup_size(64)
+fn max_i8_i8(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    var word = word_at(group, groups, local);
+    if !word.inside {
+        return;
+    }
+    var largest = a_codes(word);
+    for (var i = 1u; i < params.k; i++) {
+        word.a += params.b_k;
+        largest = max(largest, a_codes(word));
+    }
+    y[word.y] = pack4xI8(largest);
 }
 
 // The same elements in rows of another length.

@@ -201,6 +201,7 @@ impl Engine {
             StepOp::Concat { axis } => kernels::concat(inputs, *axis),
             StepOp::Reshape => kernels::reshape(x, &shape),
             StepOp::Transpose { perm } => kernels::transpose(x, perm),
+            StepOp::Max { axis } => kernels::max(x, *axis),
             StepOp::Gather => kernels::embedding(x, inputs[1]).map_err(|kernels::NoSuchRow(index, id)| {
                 CpuError::Id { step: name(), index, id, rows: inputs[1].shape()[0] }
             })?,

@@ -17,7 +17,7 @@ mod wide;
 
 pub(crate) use broadcast::{matmul_f32, matmul_i8, zip_f32};
 pub(crate) use elementwise::unary;
-pub(crate) use movement::{NoSuchRow, along_axis, concat, embedding, reshape, transpose};
+pub(crate) use movement::{NoSuchRow, along_axis, concat, embedding, max, reshape, transpose};
 pub(crate) use normalize::{batch_norm, layer_norm, softmax_rows};
 pub(crate) use product::{PackedWeight, linear, matmul};
 pub(crate) use product_i8::{Int8Product, Int8Weight, flip_all, library_max_k};

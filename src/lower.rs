@@ -169,6 +169,7 @@ impl Lowering<'_> {
             Op::Transpose { perm } => {
                 self.step(id, StepOp::Transpose { perm: perm.clone() }, self.codes_of(node.inputs[0]));
             }
+            Op::Max { axis } => self.step(id, StepOp::Max { axis: *axis }, self.codes_of(node.inputs[0])),
             Op::Linear => self.step(id, StepOp::Float(FloatOp::Linear), None),
             Op::MatMul => self.step(id, StepOp::Float(FloatOp::MatMul), None),
             Op::Add => self.step(id, StepOp::Float(FloatOp::Add), None),

@@ -232,6 +232,16 @@ pub(super) fn general(program: &Program, step: &Step, part: usize) -> Result<Opt
             let kernel = if floats { "copy_f32_f32" } else { "copy_i8_i8" };
             elementwise(step, y, kernel, &strides, &vec![0; strides.len()])?
         }
+        StepOp::Max { axis } => {
+            let mut from = axes(value(0));
+            let axis = from.remove(*axis);
+            let mut strides: Vec<usize> = from.iter().map(|axis| axis.stride).collect();
+            strides.resize(axes(y).len(), 0);
+            let kernel = if floats { "max_f32_f32" } else { "max_i8_i8" };
+            let mut general = elementwise(step, y, kernel, &strides, &vec![0; strides.len()])?;
+            (general.params.k, general.params.b_k) = (axis.length.unwrap_or(1) as u32, axis.stride as u32);
+            general
+        }
         StepOp::Gather => {
             let mut general = over(y, "gather_i32_f32", Size::Threads(y.cols() as u64));
             general.params.k = value(1).shape.axis(0).unwrap_or_default() as u32;

@@ -236,9 +236,11 @@ pub const MAP: Shader = general!(
     "add_f32_f32",
     "mul_f32_f32",
     "unary_f32_f32",
+    "max_f32_f32",
     "gather_i32_f32",
     "copy_i8_i8",
     "reshape_i8_i8",
+    "max_i8_i8",
     "add_i8_i8",
     "mul_i8_i8",
     "table_i8_i8"

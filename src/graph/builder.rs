@@ -162,6 +162,11 @@ impl GraphBuilder {
         self.node(name, Op::Concat { axis }, xs)
     }
 
+    /// The largest element along `axis`, which the result lacks: max pooling over tokens, say.
+    pub fn max(&mut self, name: &str, x: NodeId, axis: usize) -> Result<NodeId, GraphError> {
+        self.node(name, Op::Max { axis }, &[x])
+    }
+
     /// Softmax along `axis`.
     pub fn softmax(&mut self, name: &str, x: NodeId, axis: usize) -> Result<NodeId, GraphError> {
         self.node(name, Op::Softmax { axis }, &[x])

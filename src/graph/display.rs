@@ -28,7 +28,7 @@ impl fmt::Display for Line<'_> {
             Op::Reshape { .. } | Op::Input | Op::Constant(_) => Ok(()), // the shape says it all
             Op::Flatten { start_axis } => write!(f, " start_axis {start_axis}"),
             Op::Transpose { perm } => write!(f, " perm {perm:?}"),
-            Op::Concat { axis } | Op::Softmax { axis } => write!(f, " axis {axis}"),
+            Op::Concat { axis } | Op::Max { axis } | Op::Softmax { axis } => write!(f, " axis {axis}"),
             Op::LayerNorm { eps } | Op::BatchNorm { eps } => write!(f, " eps {eps:e}"),
             Op::Observe { observer } => write!(f, " observer {}", observer.0),
             Op::Quantize { qparams, range } => write!(f, " {qparams} codes {range}"),

@@ -33,6 +33,7 @@ pub(super) fn infer(name: &str, op: &Op, inputs: &[&Node]) -> Result<(Shape, DTy
         Op::Flatten { start_axis } => flatten(&check, *start_axis),
         Op::Transpose { perm } => transpose(&check, perm),
         Op::Concat { axis } => concat(&check, *axis),
+        Op::Max { axis } => max(&check, *axis),
         Op::Softmax { axis } => {
             check.floats(1)?;
             check.inner_axis(check.shape(0), *axis)?;
@@ -195,6 +196,20 @@ fn concat(check: &Check<'_>, axis: usize) -> Result<(Shape, DType), GraphError> 
         dims[at] += other.dims()[at];
     }
     Ok((make(first.is_batched(), &dims), check.inputs[0].dtype))
+}
+
+fn max(check: &Check<'_>, axis: usize) -> Result<(Shape, DType), GraphError> {
+    check.arity(1)?;
+    let (x, dtype) = (check.shape(0), check.inputs[0].dtype);
+    if dtype != DType::I8 {
+        check.dtype(0, DType::F32)?;
+    }
+    check.inner_axis(x, axis)?;
+    let mut dims = x.dims().to_vec();
+    if dims.remove(axis - usize::from(x.is_batched())) == 0 {
+        return Err(check.parameter("length of the axis", 0, "must be at least 1: nothing has no largest element"));
+    }
+    Ok((make(x.is_batched(), &dims), dtype))
 }
 
 fn layer_norm(check: &Check<'_>, eps: f32) -> Result<(Shape, DType), GraphError> {

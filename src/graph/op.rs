@@ -58,6 +58,11 @@ pub enum Op {
         /// The axis joined.
         axis: usize,
     },
+    /// The largest element along an axis, which the result lacks.
+    Max {
+        /// The axis.
+        axis: usize,
+    },
     /// `e^x / Σ e^x` along an axis.
     Softmax {
         /// The axis that sums to 1.
@@ -201,6 +206,7 @@ impl Op {
             Self::Flatten { .. } => "flatten",
             Self::Transpose { .. } => "transpose",
             Self::Concat { .. } => "concat",
+            Self::Max { .. } => "max",
             Self::Softmax { .. } => "softmax",
             Self::LayerNorm { .. } => "layer_norm",
             Self::BatchNorm { .. } => "batch_norm",

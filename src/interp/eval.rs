@@ -52,6 +52,7 @@ pub(super) fn eval(node: &Node, inputs: &[&Tensor], packed: Option<&Packed>) -> 
         }
         Op::Transpose { perm } => kernels::transpose(x, perm),
         Op::Concat { axis } => kernels::concat(inputs, *axis),
+        Op::Max { axis } => kernels::max(x, *axis),
         Op::Softmax { axis } => kernels::along_axis(x, *axis, kernels::softmax_rows),
         Op::LayerNorm { eps } => like(x, kernels::layer_norm(f32s(x), f32s(inputs[1]), f32s(inputs[2]), *eps)),
         Op::BatchNorm { eps } => {

@@ -51,6 +51,17 @@ pub(crate) fn concat(inputs: &[&Tensor], axis: usize) -> Tensor {
     }
 }
 
+/// The largest element along an axis, which the result lacks; NaN if there is one.
+pub(crate) fn max(x: &Tensor, axis: usize) -> Tensor {
+    let larger = |a: f32, b: f32| if b > a || b.is_nan() { b } else { a };
+    match x {
+        Tensor::I8(a) => Tensor::from(a.fold_axis(Axis(axis), i8::MIN, |&a, &b| a.max(b))),
+        Tensor::F32(a) => Tensor::from(a.fold_axis(Axis(axis), f32::NEG_INFINITY, |&a, &b| larger(a, b))),
+        // Inference admits no other type.
+        Tensor::I32(_) | Tensor::I64(_) => x.clone(),
+    }
+}
+
 /// Lets `f` work in place on rows along `axis`; it is given all rows and their length.
 pub(crate) fn along_axis(x: &Tensor, axis: usize, f: impl Fn(&mut [f32], usize)) -> Tensor {
     let last = x.shape().len() - 1;

@@ -14,6 +14,7 @@ pub(super) fn check_step(program: &Program, step: &Step) -> Result<(), ProgramEr
         StepOp::Linear(QLinear { epilogue: Epilogue::Dynamic { .. }, .. }) => 2..=2,
         StepOp::Linear(_) | StepOp::Quantize { .. } | StepOp::Dequantize { .. } | StepOp::Table { .. } => 1..=1,
         StepOp::ChooseQParams { .. } | StepOp::Reshape | StepOp::Transpose { .. } => 1..=1,
+        StepOp::Max { .. } => 1..=1,
         StepOp::Float(FloatOp::Unary(_) | FloatOp::Softmax { .. }) => 1..=1,
         StepOp::MatMul(_) | StepOp::Add(_) | StepOp::Mul(_) | StepOp::Gather => 2..=2,
         StepOp::QuantizeDynamic { .. } | StepOp::DequantizeDynamic => 2..=2,
@@ -61,6 +62,8 @@ impl Check<'_> {
             StepOp::Concat { .. } | StepOp::Reshape | StepOp::Transpose { .. } => {
                 (&vec![first; self.step.inputs.len()], first)
             }
+            StepOp::Max { .. } if first == I8 => (&[I8], I8),
+            StepOp::Max { .. } => (&[F32], F32),
             StepOp::Gather => (&[I32, F32], F32),
             StepOp::Float(_) => (&[F32, F32, F32], F32),
         };
@@ -191,6 +194,11 @@ impl Check<'_> {
                 sorted.sort_unstable();
                 let all = sorted == (0..x.len()).collect::<Vec<_>>();
                 all && perm.iter().map(|&axis| x[axis]).collect::<Vec<_>>() == output
+            }
+            StepOp::Max { axis } => {
+                let mut shape = x.clone();
+                let movable = *axis > 0 || !self.input(0).shape.is_batched();
+                movable && *axis < x.len() && shape.remove(*axis) > 0 && shape == output
             }
             StepOp::Gather => match inputs[1].as_slice() {
                 &[_, d] => output == [x.as_slice(), &[d]].concat(),

@@ -77,6 +77,12 @@ pub enum StepOp {
         /// A permutation of all axes.
         perm: Vec<usize>,
     },
+    /// The largest element along an axis, which the output lacks, of floats or codes. Of a NaN among floats, the CPU makes NaN;
+    /// a GPU may make anything.
+    Max {
+        /// The axis.
+        axis: usize,
+    },
     /// Rows of a table. Inputs: ids (`i32`), table `[V, D]` (`f32`). Ids that the table lacks are an error on the CPU, and
     /// give the nearest row on a GPU.
     Gather,
@@ -237,6 +243,7 @@ impl StepOp {
             Self::Concat { .. } => "concat",
             Self::Reshape => "reshape",
             Self::Transpose { .. } => "transpose",
+            Self::Max { .. } => "max",
             Self::Gather => "gather_i32_f32",
             Self::Float(FloatOp::Linear) => "linear_f32_f32",
             Self::Float(FloatOp::MatMul) => "matmul_f32_f32",

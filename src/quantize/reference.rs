@@ -53,7 +53,9 @@ pub fn reference(graph: &Graph) -> Result<Graph, ReferenceError> {
             Op::Mul => matcher.mul(&mut rewriter, id),
             Op::Unary(_) => matcher.table(&mut rewriter, id),
             Op::Concat { .. } => matcher.concat(&mut rewriter, id),
-            Op::Reshape { .. } | Op::Flatten { .. } | Op::Transpose { .. } => matcher.movement(&mut rewriter, id),
+            Op::Reshape { .. } | Op::Flatten { .. } | Op::Transpose { .. } | Op::Max { .. } => {
+                matcher.movement(&mut rewriter, id)
+            }
             Op::Quantize { .. } if matcher.requantize(&mut rewriter, id) => continue,
             Op::Observe { .. } => Err("the graph is still being calibrated; convert it first".to_owned()),
             _ if is_integer(&node.op) => {

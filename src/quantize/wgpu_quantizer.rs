@@ -32,7 +32,7 @@ type Filter = Arc<dyn Fn(&Node) -> bool + Send + Sync>;
 /// - matmul of two activations, if [asked for](Self::quantize_matmul).
 /// - add + ReLU, add, mul + ReLU, mul.
 /// - concat: its inputs and its output share one observer.
-/// - last, behind any quantized output: ReLU, reshape, flatten and transpose, which share it.
+/// - last, behind any quantized output: ReLU, reshape, flatten, transpose and max, which share it.
 #[derive(Clone, Default)]
 pub struct WgpuQuantizer {
     global: Option<QuantizationConfig>,

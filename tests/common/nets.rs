@@ -41,7 +41,7 @@ impl Net {
     }
 
     /// Up to six nodes of every kind that a quantizer knows, and of some that stay float: linear layers, sums, products,
-    /// concatenations, functions, moves, and products of two activations, with and without ReLU.
+    /// concatenations, functions, moves, largest elements, and products of two activations, with and without ReLU.
     pub(crate) fn patterns(random: &mut Random) -> Self {
         let mut dims: Vec<usize> = (0..random.below(2)).map(|_| 1 + random.below(4)).collect();
         dims.push(1 + random.below(24));
@@ -57,7 +57,7 @@ impl Net {
             let last_axis = dims.len();
             let same: Vec<NodeId> =
                 earlier.iter().filter(|(id, d)| *d == dims && *id != h).map(|(id, _)| *id).collect();
-            let new = match random.below(14) {
+            let new = match random.below(15) {
                 0..=4 => {
                     let n = 1 + random.below(24);
                     let weight_scale = (random.normal() * 0.5 - 1.0).exp();
@@ -102,6 +102,11 @@ impl Net {
                     g.matmul(&format!("scores.{i}"), h, t)
                 }
                 12 => g.softmax(&format!("softmax.{i}"), h, last_axis),
+                13 if dims.len() == 2 => {
+                    let axis = 1 + random.below(2);
+                    dims.remove(axis - 1);
+                    g.max(&format!("max.{i}"), h, axis)
+                }
                 _ => {
                     let (w, b) = (tensor(&[k], vec![1.0; k]), tensor(&[k], random.normals(k, 0.1)));
                     g.layer_norm(&format!("norm.{i}"), h, w, b, 1e-5)

@@ -179,6 +179,16 @@ pub(crate) fn table() -> Vec<OpCase> {
             false,
         ),
         case(
+            "max",
+            |g| {
+                let x = x(g, &[2, 3])?;
+                g.max("y", x, 1)
+            },
+            vec![f32s(&[1, 2, 3], &[1.0, -2.0, 3.0, 0.5, 5.0, -6.0])],
+            f32s(&[1, 3], &[1.0, 5.0, 3.0]),
+            true,
+        ),
+        case(
             "concat",
             |g| {
                 let x = x(g, &[2])?;
@@ -383,6 +393,16 @@ pub(crate) fn table() -> Vec<OpCase> {
             },
             vec![i8s(&[1, 3], &[-128, 0, 127])],
             i8s(&[1, 3], &[-64, 0, 63]),
+            true,
+        ),
+        case(
+            "max of codes",
+            |g| {
+                let x = g.typed_input("x", Shape::batched(&[2, 3]), DType::I8)?;
+                g.max("y", x, 2)
+            },
+            vec![i8s(&[2, 2, 3], &[1, 2, -3, -7, -5, -6, 127, -128, 0, -128, -128, -128])],
+            i8s(&[2, 2], &[2, -5, 127, -128]),
             true,
         ),
         case(

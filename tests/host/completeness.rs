@@ -9,7 +9,7 @@ use enfold::{GraphBuilder, Shape, Tensor, cpu};
 use crate::cases::difference;
 use crate::ops::{f32s, table};
 
-const OPS: usize = 32;
+const OPS: usize = 33;
 
 fn number(op: &Op) -> usize {
     match op {
@@ -45,6 +45,7 @@ fn number(op: &Op) -> usize {
         Op::IntegerMul { .. } => 29,
         Op::IntegerMatMul { .. } => 30,
         Op::Table { .. } => 31,
+        Op::Max { .. } => 32,
     }
 }
 

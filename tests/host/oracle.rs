@@ -43,7 +43,12 @@ pub(crate) fn compare_ops(quantized: &Graph, integers: &Graph, inputs: &[&Tensor
         let constant = rewritten.constant_value(id).map_err(|e| e.to_string())?.is_some();
         let moved = matches!(
             node.op,
-            Op::Concat { .. } | Op::Reshape { .. } | Op::Flatten { .. } | Op::Transpose { .. } | Op::Table { .. }
+            Op::Concat { .. }
+                | Op::Reshape { .. }
+                | Op::Flatten { .. }
+                | Op::Transpose { .. }
+                | Op::Max { .. }
+                | Op::Table { .. }
         ) && node.dtype == DType::I8;
         let result = match node.op {
             _ if constant => continue,

@@ -242,6 +242,30 @@ fn a_shared_value_is_observed_once_a_batch() {
     assert!(sites > totals.len() + 2, "{sites} sites");
 }
 
+/// What moves, clips or picks codes stays in codes: one observer, one scale, no float step between two layers.
+#[test]
+fn ops_that_share_an_observer_stay_in_codes() {
+    let mut g = GraphBuilder::new();
+    let x = g.input("x", Shape::batched(&[3, 4])).expect("an input");
+    let h = g.linear("a", x, tensor(1, &[6, 4]), None).expect("a layer");
+    let h = g.transpose("turn", h, &[0, 2, 1]).expect("moved");
+    let h = g.relu("clip", h).expect("a relu");
+    let h = g.reshape("fold", h, &[2, 9]).expect("moved");
+    let h = g.max("pool", h, 1).expect("picked");
+    let h = g.flatten("flat", h, 1).expect("moved");
+    let y = g.linear("b", h, tensor(2, &[5, 9]), None).expect("a layer");
+    let graph = g.finish([y]).expect("a graph");
+    let prepared = prepared(&graph, &WgpuQuantizer::new().set_global(symmetric()));
+    // x, the moved value, the output and two weights.
+    assert_eq!(prepared.observers().len(), 5, "{}", prepared.summary());
+    let integers = reference(&convert(&prepared, &ConvertOptions::default()).expect("converted")).expect("rewritten");
+    assert!(integers.summary().float.is_empty(), "{}", integers.summary());
+    for name in ["turn", "fold", "pool", "flat"] {
+        let moved = integers.nodes().iter().find(|n| n.origin == name).expect(name);
+        assert_eq!(moved.dtype, enfold::tensor::DType::I8, "{integers}");
+    }
+}
+
 /// Whether edges that agree share implicitly is the consumer's to say.
 #[test]
 fn implicit_sharing_can_be_refused() {

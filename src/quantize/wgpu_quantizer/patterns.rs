@@ -201,5 +201,8 @@ impl<'g> Marks<'g> {
 
 /// Ops whose output has the parameters of their input.
 fn shares(op: &Op) -> bool {
-    matches!(op, Op::Unary(UnaryOp::Relu) | Op::Reshape { .. } | Op::Flatten { .. } | Op::Transpose { .. })
+    matches!(
+        op,
+        Op::Unary(UnaryOp::Relu) | Op::Reshape { .. } | Op::Flatten { .. } | Op::Transpose { .. } | Op::Max { .. }
+    )
 }

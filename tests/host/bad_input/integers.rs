@@ -115,6 +115,9 @@ fn nodes() {
             node(Op::AddScalar { value: f32::INFINITY }, &[f32s(&[3])]),
             &["y:", "scalar", "inf"],
         ),
+        row("the largest along the batch", node(Op::Max { axis: 0 }, &[f32s(&[3])]), &["y:", "batch"]),
+        row("the largest of nothing", node(Op::Max { axis: 1 }, &[i8s(&[0, 3])]), &["y:", "length", "0", "1"]),
+        row("the largest id", node(Op::Max { axis: 1 }, &[acc()]), &["y:", "i32", "f32"]),
         row("one part to join", node(Op::Concat { axis: 1 }, &[f32s(&[3])]), &["y:", "1", "2"]),
         row("parts of two types", node(Op::Concat { axis: 1 }, &[f32s(&[3]), i8s(&[3])]), &["y:", "i8", "f32"]),
         row(
@@ -271,6 +274,17 @@ fn steps() {
             ),
             &["step", "-1e0"],
         ),
+        row(
+            "the largest along the batch",
+            program(StepOp::Max { axis: 0 }, &[i8s(&[]), (ValueType::I8, Shape::fixed(&[]))]),
+            &["step", "[rows]"],
+        ),
+        row(
+            "the largest of other elements",
+            program(StepOp::Max { axis: 1 }, &[i8s(&[3, 2]), i8s(&[3])]),
+            &["[rows, 3]"],
+        ),
+        row("the largest id", program(StepOp::Max { axis: 1 }, &[ids(&[3]), ids(&[])]), &["v0", "I32", "F32"]),
     ];
     covers!(
         table,
