@@ -339,12 +339,13 @@ fn deserialize(bytes: &[u8]) -> Result<(Header, Reader<'_>), ArchiveError> {
         return Err(ArchiveError::Newer { format: version.format });
     }
     let header = serde_json::from_str(json).map_err(header)?;
-    Ok((header, Reader { file: SafeTensors::deserialize(bytes).map_err(format)? }))
+    Ok((header, Reader::new(SafeTensors::deserialize(bytes).map_err(format)?)))
 }
 
 fn write(bytes: &[u8], path: &Path) -> Result<(), ArchiveError> {
     // Written beside and renamed, so that a full disk does not cost the file that was there.
-    let beside = path.with_extension("partial");
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".partial");
     std::fs::write(&beside, bytes).and_then(|()| std::fs::rename(&beside, path)).map_err(|e| io(path, &e))
 }
 

@@ -60,6 +60,14 @@ pub enum CompareError {
         /// A node of the graph under test.
         actual: String,
     },
+    /// The values of an output are codes, or ids, that no scale makes real.
+    #[error("{node}: its values are {dtype} without a scale, which cannot be compared")]
+    NotReal {
+        /// The output.
+        node: String,
+        /// The type of its values.
+        dtype: DType,
+    },
     /// The graphs have different numbers of outputs.
     #[error("{actual} outputs, but {expected} in the reference")]
     Outputs {
@@ -193,10 +201,26 @@ pub fn compare<T: Borrow<Tensor>>(reference: &Graph, actual: &Graph, inputs: &[T
         let name = |graph: &Graph| graph.node(graph.outputs()[0]).origin.clone();
         return Err(CompareError::NothingShared { reference: name(reference), actual: name(actual) });
     }
-    let outputs = truth.run(&inputs)?.into_iter().zip(under_test.run(&inputs)?);
-    let output_sqnr_db =
-        outputs.map(|(expected, got)| sqnr_db(floats(&got), floats(&expected))).fold(f64::INFINITY, f64::min);
+    let outputs = real_outputs(&truth, &inputs)?.into_iter().zip(real_outputs(&under_test, &inputs)?);
+    let mut output_sqnr_db = f64::INFINITY;
+    for ((expected, got), id) in outputs.zip(actual.outputs()) {
+        if expected.shape() != got.shape() {
+            let (actual_shape, expected) = (got.shape().to_vec(), expected.shape().to_vec());
+            return Err(CompareError::Shape { node: actual.node(*id).name.clone(), actual: actual_shape, expected });
+        }
+        output_sqnr_db = output_sqnr_db.min(sqnr_db(floats(&got), floats(&expected)));
+    }
     Ok(Comparison { nodes, output_sqnr_db })
+}
+
+fn real_outputs(interpreter: &Interpreter, inputs: &[&Tensor]) -> Result<Vec<Tensor>, CompareError> {
+    let graph = interpreter.graph();
+    let values = interpreter.run(inputs)?.into_iter().zip(graph.outputs());
+    let reals = values.map(|(value, &id)| match real(graph, id, value) {
+        Tensor::F32(reals) => Ok(Tensor::F32(reals)),
+        other => Err(CompareError::NotReal { node: graph.node(id).name.clone(), dtype: other.dtype() }),
+    });
+    reals.collect()
 }
 
 /// The layers that must stay in float for an output to reach a signal to quantization noise.

@@ -217,7 +217,7 @@ impl OpRecord {
         let context = Context { node, reader };
         Ok(match self {
             Self::Input { .. } => Op::Input,
-            Self::Constant(name) => Op::Constant(Arc::new(reader.tensor(name)?)),
+            Self::Constant(name) => Op::Constant(reader.shared(name)?),
             Self::Linear => Op::Linear,
             Self::Matmul => Op::MatMul,
             Self::Add => Op::Add,

@@ -1,7 +1,8 @@
 //! The tensors of a file.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use safetensors::tensor::TensorView;
@@ -76,13 +77,41 @@ impl Writer {
 }
 
 /// Reads the tensors of a file.
+///
+/// Whatever a header says, each is in memory once: constants that name the same tensor share it, as they did when they were
+/// saved, and lists of numbers are never shared.
 #[derive(Debug)]
 pub(super) struct Reader<'f> {
-    pub(super) file: SafeTensors<'f>,
+    file: SafeTensors<'f>,
+    constants: RefCell<HashMap<String, Arc<Tensor>>>,
+    lists: RefCell<HashSet<String>>,
 }
 
-impl Reader<'_> {
-    pub(super) fn tensor(&self, name: &str) -> Result<Tensor, ArchiveError> {
+impl<'f> Reader<'f> {
+    pub(super) fn new(file: SafeTensors<'f>) -> Self {
+        Self { file, constants: RefCell::default(), lists: RefCell::default() }
+    }
+
+    /// A constant.
+    pub(super) fn shared(&self, name: &str) -> Result<Arc<Tensor>, ArchiveError> {
+        if let Some(tensor) = self.constants.borrow().get(name) {
+            return Ok(Arc::clone(tensor));
+        }
+        let tensor = Arc::new(self.tensor(name)?);
+        self.constants.borrow_mut().insert(name.to_owned(), Arc::clone(&tensor));
+        Ok(tensor)
+    }
+
+    /// A list of numbers.
+    fn own(&self, name: &str) -> Result<Tensor, ArchiveError> {
+        if self.lists.borrow_mut().insert(name.to_owned()) {
+            return self.tensor(name);
+        }
+        let problem = "is named twice, and is no constant".to_owned();
+        Err(ArchiveError::Tensor { tensor: name.to_owned(), problem })
+    }
+
+    fn tensor(&self, name: &str) -> Result<Tensor, ArchiveError> {
         let broken = |problem: String| ArchiveError::Tensor { tensor: name.to_owned(), problem };
         let view = self.file.tensor(name).map_err(|e| broken(e.to_string()))?;
         let shape = view.shape();
@@ -97,14 +126,14 @@ impl Reader<'_> {
     }
 
     pub(super) fn floats(&self, name: &str) -> Result<Vec<f32>, ArchiveError> {
-        match self.tensor(name)? {
+        match self.own(name)? {
             Tensor::F32(a) => Ok(a.into_iter().collect()),
             other => Err(wrong_type(name, &other, "f32")),
         }
     }
 
     pub(super) fn integers(&self, name: &str) -> Result<Vec<i32>, ArchiveError> {
-        match self.tensor(name)? {
+        match self.own(name)? {
             Tensor::I32(a) => Ok(a.into_iter().collect()),
             other => Err(wrong_type(name, &other, "i32")),
         }

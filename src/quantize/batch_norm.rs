@@ -10,6 +10,8 @@ use crate::tensor::Tensor;
 /// two axes, or through a transpose that moves the layer's channels to axis 1. The layer and the batch norm must have no
 /// other reader between them, and constant parameters.
 ///
+/// A variance that has no root is [`GraphError::NonFinite`].
+///
 /// `w' = w · γ / √(variance + eps)` for each output channel, `b' = (b − mean) · γ / √(variance + eps) + β`.
 pub(super) fn fold_batch_norm(graph: &Graph) -> Result<Graph, GraphError> {
     let users = graph.users();
@@ -63,8 +65,11 @@ pub(super) fn fold_batch_norm(graph: &Graph) -> Result<Graph, GraphError> {
             rewriter.replace(id, input);
         } else if let Some(&norm) = norm_of.get(&id) {
             let (weight, bias) = parameters(graph, id, norm);
-            let constant = |rewriter: &mut Rewriter<'_>, suffix: &str, value| {
+            let constant = |rewriter: &mut Rewriter<'_>, suffix: &str, value: Tensor| {
                 let name = format!("{}.{suffix}", node.name);
+                if let Some((index, value)) = value.first_non_finite() {
+                    return Err(GraphError::NonFinite { node: name, index, value });
+                }
                 rewriter.add(&name, Op::Constant(Arc::new(value)), Vec::new(), &node.origin)
             };
             let inputs = vec![

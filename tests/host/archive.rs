@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use enfold::archive::{self, ArchiveError};
+use enfold::graph::Op;
 use enfold::interp::Interpreter;
 use enfold::numerics::EPS;
 use enfold::qparams::{QScheme, QuantRange, TensorQParams};
@@ -212,6 +213,37 @@ fn damaged_files_do_no_harm() {
             }
         }
     }
+}
+
+/// A header may name one tensor as often as it likes: in memory it is once, as it was when it was saved.
+#[test]
+fn a_tensor_is_in_memory_once() {
+    let mut g = GraphBuilder::new();
+    let x = g.input("x", Shape::rows(4)).expect("an input");
+    let shared = std::sync::Arc::new(Tensor::from_f32(&[4], vec![1.0; 4]).expect("fits"));
+    let constant =
+        |g: &mut GraphBuilder, name| g.node(name, Op::Constant(Arc::clone(&shared)), &[]).expect("a constant");
+    let (a, b) = (constant(&mut g, "a"), constant(&mut g, "b"));
+    let h = g.add("add", x, a).expect("a sum");
+    let y = g.mul("mul", h, b).expect("a product");
+    let loaded =
+        archive::from_bytes(&archive::to_bytes(&g.finish([y]).expect("a graph")).expect("saved")).expect("loaded");
+    let of = |name: &str| match &loaded.node(loaded.find(name).expect(name)).op {
+        Op::Constant(tensor) => Arc::clone(tensor),
+        other => panic!("{other:?}"),
+    };
+    assert!(Arc::ptr_eq(&of("a"), &of("b")));
+
+    let config = QuantizationConfig::symmetric().per_channel().activation_observer(ObserverKind::MinMax);
+    let mut prepared = prepare(&small(), &WgpuQuantizer::new().set_global(config)).expect("prepared");
+    prepared.observe(&[Tensor::from_f32(&[1, 4], vec![1.0; 4]).expect("fits")]).expect("observed");
+    let bytes = archive::prepared_to_bytes(&prepared).expect("saved");
+    let header = String::from_utf8_lossy(&bytes).into_owned();
+    let ranges = header.split("min\\\":\\\"").nth(1).and_then(|rest| rest.split('\\').next()).expect("a range");
+    let max = header.split("max\\\":\\\"").nth(1).and_then(|rest| rest.split('\\').next()).expect("a range");
+    let twice = edited(&bytes, &format!("\"max\":\"{max}\""), &format!("\"max\":\"{ranges}\""));
+    let error = archive::prepared_from_bytes(&twice).expect_err("a list that is named twice").to_string();
+    assert!(error.contains(ranges) && error.contains("twice"), "{error}");
 }
 
 /// A linear layer whose bias has a rule of the caller's.

@@ -160,5 +160,31 @@ fn graphs_that_do_not_match_are_refused_by_name() {
         let error: CompareError = compare(&graph, actual, &[&x]).expect_err("they differ");
         assert!(parts.iter().all(|part| error.to_string().contains(part)), "{error}");
     }
+    // Codes of the same shape, whose scale nobody knows.
+    let mut g = GraphBuilder::new();
+    let input = g.input("x", Shape::rows(WIDTH)).expect("an input");
+    let zeros = g.constant("codes", Tensor::from_i8(&[WIDTH], vec![0; WIDTH]).expect("fits")).expect("a constant");
+    let real = g.relu("tanh.0", input).expect("a relu");
+    let codes = g.finish([real, zeros]).expect("a graph");
+    let mut g = GraphBuilder::new();
+    let input = g.input("x", Shape::rows(WIDTH)).expect("an input");
+    let real = g.relu("tanh.0", input).expect("a relu");
+    let more = g.relu("more", input).expect("a relu");
+    let reals = g.finish([real, more]).expect("a graph");
+    let error = compare(&reals, &codes, &[&x]).expect_err("codes");
+    assert!(
+        matches!(&error, CompareError::NotReal { .. }) && error.to_string().contains("codes: its values are i8"),
+        "{error}"
+    );
+    // Outputs that stand for different nodes, of different shapes.
+    let flat = {
+        let mut g = GraphBuilder::new();
+        let input = g.input("x", Shape::rows(WIDTH)).expect("an input");
+        let real = g.relu("tanh.0", input).expect("a relu");
+        let other = g.reshape("pairs", real, &[WIDTH / 2, 2]).expect("moved");
+        g.finish([real, other]).expect("a graph")
+    };
+    let error = compare(&reals, &flat, &[&x]).expect_err("two shapes").to_string();
+    assert!(error.contains("pairs") && error.contains("[64, 8, 2]") && error.contains("[64, 16]"), "{error}");
     assert!(matches!(compare::<Tensor>(&graph, &graph, &[]), Err(CompareError::Interp(_))));
 }

@@ -359,6 +359,18 @@ fn batch_norms_are_folded_where_their_channels_are_the_layers() {
     }
 }
 
+/// A variance that no square root has: refused by name, not folded into NaN.
+#[test]
+fn a_batch_norm_of_negative_variance_is_refused() {
+    let mut g = GraphBuilder::new();
+    let x = g.input("x", Shape::rows(4)).expect("an input");
+    let h = g.linear("fc", x, tensor(1, &[5, 4]), None).expect("a layer");
+    let statistics = [0.0, -1.0, 1.0, 0.0].map(|v| Tensor::from_f32(&[5], vec![v; 5]).expect("fits"));
+    let y = g.batch_norm("bn", h, statistics, 1e-5).expect("a norm");
+    let error = prepare(&g.finish([y]).expect("a graph"), &WgpuQuantizer::new()).expect_err("no root").to_string();
+    assert!(error.contains("fc.weight") && error.contains("NaN"), "{error}");
+}
+
 /// Folded, the layer and its ReLU are one integer layer, and the debugger still knows what it stands for.
 #[test]
 fn a_folded_layer_is_quantized_with_its_relu() {
