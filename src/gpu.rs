@@ -24,8 +24,10 @@
 //! submit and wait, and nothing else does. Device loss reaches the engine because the application's own callback calls
 //! [`Engine::mark_lost`].
 //!
-//! **Bits.** int8 results and int8-to-float linear layers equal the interpreter's on every device that passes the known-answer
-//! test; a device that fails it is refused. NaN, which the CPU refuses, has the code of real 0 here.
+//! **Bits.** int8 results, int8-to-float linear layers, and the scales, zero points and codes of dynamic quantization equal the
+//! interpreter's on every device that passes the known-answer test; a device that fails it is refused. Steps on floats, and the
+//! float outputs of dynamic layers, agree within tolerances. NaN, which the CPU refuses, has the code of real 0 here, and an
+//! id that its table lacks gives the nearest row.
 //!
 //! **Buffers** that the caller binds are dense and row-major, with the usage `STORAGE`: four bytes a float, one byte a
 //! code, the size rounded up to whole words of 4 bytes.

@@ -8,26 +8,32 @@
 //! ```
 //!
 //! 1. [`GraphBuilder`] writes a float [`Graph`]; [`interp`] runs any graph.
-//! 2. [`quantize`]: a [`Quantizer`](quantize::Quantizer) says what is quantized and how; [`prepare`](quantize::prepare) puts
-//!    observers there; calibration batches pass through; [`convert`](quantize::convert()) replaces observers by
-//!    quantize/dequantize pairs and folds the weights to int8.
+//! 2. [`quantize`]: a [`Quantizer`](quantize::Quantizer) says what is quantized and how, statically or dynamically;
+//!    [`prepare`](quantize::prepare) puts observers there; calibration batches pass through;
+//!    [`convert`](quantize::convert()) replaces observers by quantize/dequantize pairs and folds the weights to int8.
 //! 3. [`reference`](quantize::reference()) rewrites that into integers, and lists what stays float, with the reason.
-//! 4. [`lower`](lower::lower) makes a [`Program`](program::Program), which [`cpu::Engine`] and `gpu::Engine` execute.
+//! 4. [`lower`](lower::lower) makes a [`Program`](program::Program) of any graph, which [`cpu::Engine`] and `gpu::Engine`
+//!    execute.
 //!
-//! The README has an example from the first line to the last.
+//! Beside them: [`compare`] says what each layer lost and which ones to leave in float; [`archive`] saves and loads every
+//! stage. The README has an example from the first line to the last.
 //!
 //! # Exactness
 //!
 //! [`numerics`] numbers the equations. int8 in, int8 out: `i32` sums, an integer bias, one float product, round to nearest even.
 //! No compiler can fuse or reorder one product, so the codes are the same bits in the interpreter, on the CPU engine and on
-//! every GPU that passes its known-answer test. int8 in, float out is one product too, and as exact. Float graphs and the
-//! quantize/dequantize form run in `f32`, whose sums depend on their order: they are compared within tolerances.
+//! every GPU that passes its known-answer test. int8 in, float out is one product too, and as exact; so are int8 sums (integer
+//! multipliers), products, and every chain of functions between codes (a table of 256 entries). Scale, zero point and codes of
+//! dynamic quantization are the same bits for the same input.
+//!
+//! What stays float is not: float layers and functions, softmax, normalization, and the float outputs of dynamic layers agree
+//! within tolerances, since the order of sums and `exp` differ from device to device.
 //!
 //! # Limits
 //!
-//! Only the leading dimension, `rows`, varies at run time. Static quantization of linear layers, with or without ReLU, lowers;
-//! what else a graph holds runs in the interpreter and is listed by [`Graph::summary`]. The sum of a layer must fit `i32`
-//! (equation 4): at full weights, K up to 131,071.
+//! Only the leading dimension, `rows`, varies at run time. Every graph lowers; what has no integer form runs as float steps and
+//! is listed by [`Graph::summary`], with the reason. The sum of a layer must fit `i32` (equation 4): at full weights, K up to
+//! 131,071; of a product of two activations, K up to 33,025 (equation 9); else it stays float.
 //!
 //! # Features
 //!
@@ -37,7 +43,9 @@
 //!
 //! - **scale**, **zero point**: real = scale · (code − zero point).
 //! - **symmetric**, **affine**: zero point 0, or any.
-//! - **per tensor**, **per channel**: one scale, or one for each output channel of a weight.
+//! - **per tensor**, **per channel**, **per token**: one scale, or one for each output channel of a weight, or for each row of
+//!   the last axis of an activation.
+//! - **static**, **dynamic**: activation scales from calibration, or from each batch as it comes.
 //! - **observer**: watches values while calibrating, and derives scale and zero point from them.
 //! - **Q/DQ**: a float graph with quantize and dequantize nodes; it computes in float on values that int8 can hold.
 //! - **multiplier**: input scale · weight scale / output scale, what an `i32` sum is multiplied by.

@@ -182,3 +182,66 @@ fn copies_keep_their_reasons() {
     assert_eq!((copy.summary(), &copy), (integers.summary(), &integers));
     assert_eq!(reference(&integers).expect("rewritten"), integers, "what is in integers stays as it is");
 }
+
+/// A network that is quantized in part can be quantized further: what has been quantized stays as it was.
+#[test]
+fn a_quantized_network_can_be_quantized_further() {
+    let mut g = GraphBuilder::new();
+    let x = g.input("x", Shape::rows(4)).expect("an input");
+    let h = g.linear("fc1", x, weight(6, 4, 1), None).expect("a layer");
+    let h = g.tanh("tanh", h).expect("tanh");
+    let y = g.linear("fc2", h, weight(3, 6, 2), None).expect("a layer");
+    let float = g.finish([y]).expect("a graph");
+    let only = |graph: &Graph, name: &str| {
+        let quantizer = WgpuQuantizer::new().set_module_name(name, QuantizationConfig::symmetric());
+        let mut prepared = prepare(graph, &quantizer).expect("prepared");
+        prepared.observe(&[batch(4)]).expect("observed");
+        convert(&prepared, &ConvertOptions::default()).expect("converted")
+    };
+    let once = only(&float, "fc1");
+    let twice = only(&once, "fc2");
+    for name in ["x.quantize", "fc1.weight.quantize", "fc1.quantize"] {
+        let of = |graph: &Graph| graph.node(graph.find(name).expect(name)).op.clone();
+        assert_eq!(of(&once), of(&twice), "{name}");
+    }
+    let integers = reference(&twice).expect("rewritten");
+    assert!(integers.summary().float.is_empty(), "{}", integers.summary());
+    let together = {
+        let mut prepared =
+            prepare(&float, &WgpuQuantizer::new().set_global(QuantizationConfig::symmetric())).expect("prepared");
+        prepared.observe(&[batch(4)]).expect("observed");
+        convert(&prepared, &ConvertOptions::default()).expect("converted")
+    };
+    let db = |graph: &Graph| enfold::compare::compare(&float, graph, &[batch(4)]).expect("comparable").output_sqnr_db;
+    assert!(db(&twice) > db(&together) - 6.0, "{} and {} dB", db(&twice), db(&together));
+}
+
+/// Whatever computes a weight from constants is folded into its codes, and what has nothing to do with it is left alone.
+#[test]
+fn what_computes_a_weight_is_folded_and_other_constants_are_not() {
+    let mut g = GraphBuilder::new();
+    let x = g.input("x", Shape::rows(4)).expect("an input");
+    let stored = g.constant("stored", weight(4, 3, 1)).expect("a constant");
+    let turned = g.transpose("turned", stored, &[1, 0]).expect("moved");
+    let y = g.linear_nodes("fc", x, turned, None).expect("a layer");
+    let other = g.constant("other", weight(1, 4, 2)).expect("a constant");
+    let moved = g.transpose("moved", other, &[1, 0]).expect("moved");
+    let moved = g.reshape("row", moved, &[4]).expect("moved");
+    let z = g.unary("tanh", UnaryOp::Tanh, x).expect("tanh");
+    let z = g.softmax("softmax", z, 1).expect("softmax");
+    let z = g.concat("both", &[z, x], 1).expect("joined");
+    let graph = g.finish([y, z, moved]).expect("a graph");
+    let quantizer = WgpuQuantizer::new().set_module_name("fc", QuantizationConfig::symmetric());
+    let mut prepared = prepare(&graph, &quantizer).expect("prepared");
+    prepared.observe(&[batch(4)]).expect("observed");
+    let unfolded = ConvertOptions { fold_quantize: false, ..ConvertOptions::default() };
+    let (folded, unfolded) =
+        [ConvertOptions::default(), unfolded].map(|o| convert(&prepared, &o).expect("converted")).into();
+    assert!(unfolded.find("stored").is_some() && unfolded.find("turned").is_some(), "{unfolded}");
+    assert!(folded.find("stored").is_none() && folded.find("turned").is_none(), "{folded}");
+    let codes = folded.node(folded.find("turned.quantize").expect("the weight"));
+    assert!(matches!(codes.op, Op::Constant(_)) && codes.shape == Shape::fixed(&[3, 4]), "{folded}");
+    assert!(folded.find("other").is_some() && folded.find("moved").is_some(), "{folded}");
+    let run = |graph: &Graph| Interpreter::new(graph).run(&[batch(4)]).expect("run");
+    assert_eq!(run(&folded), run(&unfolded));
+}
