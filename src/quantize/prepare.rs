@@ -162,12 +162,8 @@ impl PreparedGraph {
         let mut observers = self.observers.clone();
         let constants = self.constant_observers();
         for (at, (mine, theirs)) in observers.iter_mut().zip(&other.observers).enumerate() {
-            // Whoever has seen a batch has seen the constants, which are the same in all.
-            let merged = match (constants.contains(&at), self.batches) {
-                (false, _) => mine.merge(theirs),
-                (true, 0) => mine.check_spec(theirs).map(|()| mine.clone_from(theirs)),
-                (true, _) => mine.check_spec(theirs),
-            };
+            // Both have seen the constants, which are not batches.
+            let merged = if constants.contains(&at) { mine.check_spec(theirs) } else { mine.merge(theirs) };
             merged.map_err(|source| PrepareError::Observer { node: self.observed[at].clone(), source })?;
         }
         self.observers = observers;

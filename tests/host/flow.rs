@@ -183,6 +183,66 @@ fn copies_keep_their_reasons() {
     assert_eq!(reference(&integers).expect("rewritten"), integers, "what is in integers stays as it is");
 }
 
+/// Codes that mean something else, or are more than the output has, are not passed on as they are.
+#[test]
+fn codes_are_passed_on_only_where_they_mean_the_same() {
+    let quantize = |g: &mut GraphBuilder, name: &str, x, scale, range| {
+        let qparams = TensorQParams::PerTensor(QParams::new(scale, 0).expect("valid"));
+        let codes =
+            g.node(&format!("{name}.q"), Op::Quantize { qparams: qparams.clone(), range }, &[x]).expect("codes");
+        g.node(&format!("{name}.dq"), Op::Dequantize { qparams }, &[codes]).expect("reals")
+    };
+    let few = QuantRange::new(-10, 10).expect("valid");
+    let x = Tensor::from_f32(&[1, 4], vec![5.0, -5.0, 0.5, 2.0]).expect("fits");
+    for (scale, range, largest) in [(0.1, few, 1.0), (0.02, QuantRange::INT8, 2.56), (0.1, QuantRange::INT8, 5.0)] {
+        for through in ["nothing", "relu", "reshape", "concat"] {
+            let mut g = GraphBuilder::new();
+            let input = g.input("x", Shape::rows(4)).expect("an input");
+            let h = quantize(&mut g, "x", input, 0.1, QuantRange::INT8);
+            let h = match through {
+                "relu" => g.relu("relu", h).expect("a relu"),
+                "reshape" => g.reshape("pairs", h, &[2, 2]).expect("moved"),
+                "concat" => {
+                    let other = quantize(&mut g, "other", input, 0.3, QuantRange::INT8);
+                    g.concat("both", &[h, other], 1).expect("joined")
+                }
+                _ => h,
+            };
+            let y = quantize(&mut g, "y", h, scale, range);
+            let graph = g.finish([y]).expect("a graph");
+            let integers = reference(&graph).expect("rewritten");
+            assert!(integers.summary().float.is_empty(), "{through}: {}", integers.summary());
+            let run = |graph: &Graph| Interpreter::new(graph).run(&[&x]).expect("run");
+            assert_eq!(run(&integers), run(&graph), "{through}: {integers}");
+            let program = enfold::lower::lower(&integers).expect("lowered");
+            assert_eq!(enfold::cpu::Engine::new(&program).expect("an engine").run(&[&x]).expect("run"), run(&graph));
+            let clipped = &run(&graph)[0];
+            let most = clipped.as_f32().expect("reals").iter().fold(0f32, |most, v| most.max(v.abs()));
+            approx::assert_relative_eq!(most, largest, max_relative = 0.02);
+        }
+    }
+}
+
+/// A weight that is affine, as another program may have quantized it, has no integer form here: it says so, and runs.
+#[test]
+fn affine_weights_stay_float_and_say_so() {
+    let mut g = GraphBuilder::new();
+    let x = g.input("x", Shape::rows(2)).expect("an input");
+    let of = |z| TensorQParams::PerTensor(QParams::new(0.1, z).expect("valid"));
+    let codes = g.node("x.q", Op::Quantize { qparams: of(0), range: QuantRange::INT8 }, &[x]).expect("codes");
+    let h = g.node("x.dq", Op::Dequantize { qparams: of(0) }, &[codes]).expect("reals");
+    let w = g.constant("w", Tensor::from_i8(&[1, 2], vec![5, -3]).expect("fits")).expect("codes");
+    let w = g.node("w.dq", Op::Dequantize { qparams: of(3) }, &[w]).expect("reals");
+    let y = g.linear_nodes("fc", h, w, None).expect("a layer");
+    let graph = g.finish([y]).expect("a graph");
+    let integers = reference(&graph).expect("rewritten");
+    let reasons: Vec<String> = integers.summary().float.iter().map(ToString::to_string).collect();
+    assert!(reasons.len() == 1 && reasons[0].contains("fc") && reasons[0].contains("zero point 3"), "{reasons:?}");
+    let x = Tensor::from_f32(&[1, 2], vec![1.0, 2.0]).expect("fits");
+    let run = |graph: &Graph| Interpreter::new(graph).run(&[&x]).expect("run");
+    assert_eq!(run(&integers), run(&graph));
+}
+
 /// A network that is quantized in part can be quantized further: what has been quantized stays as it was.
 #[test]
 fn a_quantized_network_can_be_quantized_further() {

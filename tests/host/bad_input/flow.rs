@@ -5,7 +5,8 @@ use enfold::lower::{LowerError, lower};
 use enfold::qparams::{QScheme, QuantRange};
 use enfold::quantize::{
     Annotations, ConvertError, ConvertOptions, EdgeOrNode, ObservedSpec, Observer, ObserverError, ObserverKind,
-    PrepareError, QuantizationAnnotation, QuantizationSpec, Quantizer, WgpuQuantizer, convert, prepare, reference,
+    PrepareError, QuantizationAnnotation, QuantizationConfig, QuantizationSpec, Quantizer, WgpuQuantizer, convert,
+    prepare, reference,
 };
 use enfold::tensor::DType;
 use enfold::{Error, Graph, Shape, Tensor};
@@ -188,6 +189,52 @@ fn k_too_large_for_the_accumulator() {
     let reason = &summary.float[0].to_string();
     assert!(["wide", "channel 0", "2147483647"].iter().all(|part| reason.contains(part)), "{reason}");
     assert!(lower(&integers).is_ok(), "as a float layer it runs");
+
+    // Dynamic inputs differ from their zero point by up to 255, so half as many features fit.
+    for (k, float) in [(i32::MAX as usize / (127 * 255), 0), (i32::MAX as usize / (127 * 255) + 1, 1)] {
+        let graph = built(|g| {
+            let x = g.input("x", Shape::rows(k))?;
+            g.linear("wide", x, f32s(&[1, k], 1.0), None)
+        });
+        let quantizer = WgpuQuantizer::new().set_global(QuantizationConfig::symmetric().dynamic());
+        let prepared = prepare(&graph.expect("a graph"), &quantizer).expect("prepared");
+        let quantized = convert(&prepared, &ConvertOptions::default()).expect("converted");
+        let integers = reference(&quantized).expect("rewritten");
+        assert_eq!(integers.summary().float.len(), float, "{k}: {}", integers.summary());
+        let engine = enfold::cpu::Engine::new(&lower(&integers).expect("lowered")).expect("an engine");
+        // One row far on either side of its zero point: the largest sums there are.
+        for value in [1.0, -1.0] {
+            let x = f32s(&[1, k], value);
+            let expected = enfold::interp::Interpreter::new(&quantized).run(&[&x]).expect("run");
+            let got = engine.run(&[&x]).expect("run");
+            let (a, b) = (got[0].as_f32().expect("reals")[0], expected[0].as_f32().expect("reals")[0]);
+            assert!((a - b).abs() <= 1e-4 * b.abs(), "{k}: {a} and {b}");
+        }
+    }
+}
+
+/// The longest sums that equation 9 admits, and one more, which stays float and says so.
+#[test]
+fn k_too_large_for_a_product_of_activations() {
+    for (k, float) in [(33_025, 0), (33_026, 1)] {
+        let graph = built(|g| {
+            let x = g.input("x", Shape::batched(&[1, k]))?;
+            let y = g.transpose("turned", x, &[0, 2, 1])?;
+            g.matmul("product", x, y)
+        });
+        let quantizer = WgpuQuantizer::new().set_global(QuantizationConfig::symmetric()).quantize_matmul(true);
+        let mut prepared = prepare(&graph.expect("a graph"), &quantizer).expect("prepared");
+        prepared.observe(&[f32s(&[1, 1, k], 1.0)]).expect("observed");
+        let quantized = convert(&prepared, &ConvertOptions::default()).expect("converted");
+        let integers = reference(&quantized).expect("rewritten");
+        let summary = integers.summary();
+        let reason = summary.float.iter().find(|n| n.name == "product").map(ToString::to_string);
+        assert_eq!(reason.is_some(), float == 1, "{k}: {summary}");
+        if let Some(reason) = reason {
+            assert!(reason.contains("33026") && reason.contains("33025"), "{reason}");
+        }
+        assert!(lower(&integers).is_ok());
+    }
 }
 
 #[test]
