@@ -87,6 +87,28 @@ fn names_come_before_types_operators_and_the_global_configuration() {
     assert_eq!(converted(&graph, &other), q);
 }
 
+/// What a module's configuration leaves alone, no operator type and no global configuration takes up.
+#[test]
+fn nodes_of_a_configured_module_never_fall_through() {
+    let graph = blocks();
+    let linears = ["blocks.0.fc1", "blocks.0.fc2", "blocks.1.fc1", "blocks.1.fc2"];
+    let dynamic = || WgpuQuantizer::new().set_module_type("Block", symmetric().dynamic());
+    for quantizer in [dynamic().set_operator_type("add", symmetric()), dynamic().set_global(symmetric())] {
+        let mut names = quantized(&graph, &quantizer);
+        names.retain(|name| name != "head");
+        assert_eq!(names, linears);
+    }
+}
+
+/// A ReLU belongs to the operator in front of it, whose type was configured.
+#[test]
+fn an_operator_type_takes_the_relu_with_it() {
+    let graph = blocks();
+    let quantizer = WgpuQuantizer::new().set_operator_type("linear", symmetric());
+    let q = converted(&graph, &quantizer);
+    assert!(q.find("blocks.0.relu.quantize").is_some() && q.find("blocks.0.fc1.quantize").is_none(), "{q}");
+}
+
 #[test]
 fn a_module_covers_all_below_it_and_no_namesake() {
     let graph = blocks();
@@ -258,6 +280,9 @@ fn ops_that_share_an_observer_stay_in_codes() {
     let prepared = prepared(&graph, &WgpuQuantizer::new().set_global(symmetric()));
     // x, the moved value, the output and two weights.
     assert_eq!(prepared.observers().len(), 5, "{}", prepared.summary());
+    // Of 16 rows: the 18 values of a, and the 18 that the ReLU makes of them. What is moved or picked is not new.
+    let totals: Vec<f32> = prepared.observers().iter().filter_map(|o| o.histogram()).map(|h| h.iter().sum()).collect();
+    assert_eq!(totals, [16.0 * 12.0, 16.0 * 36.0, 16.0 * 5.0], "{}", prepared.graph());
     let integers = reference(&convert(&prepared, &ConvertOptions::default()).expect("converted")).expect("rewritten");
     assert!(integers.summary().float.is_empty(), "{}", integers.summary());
     for name in ["turn", "fold", "pool", "flat"] {
