@@ -156,6 +156,7 @@ fn wrong_files_are_refused_by_name() {
         ("a missing tensor", graph("{\"constant\":\"tensor.0\"}", "{\"constant\":\"tensor.7\"}"), &["tensor.7"]),
         ("a header that is no JSON", graph("{\"format\":1,", "{\"format\":1"), &["header"]),
         ("an observer that does not exist", state("{\"observe\":1}", "{\"observe\":40}"), &["40", "3"]),
+        ("one observer too many", state("{\"observe\":1}", "{\"observe\":3}"), &["3", "there are 3"]),
         ("an impossible range of codes", state("\"range\":[-128,127]", "\"range\":[-300,127]"), &["observer", "-300"]),
         (
             "an observer that contradicts itself",
@@ -236,7 +237,7 @@ fn a_tensor_is_in_memory_once() {
 
     let config = QuantizationConfig::symmetric().per_channel().activation_observer(ObserverKind::MinMax);
     let mut prepared = prepare(&small(), &WgpuQuantizer::new().set_global(config)).expect("prepared");
-    prepared.observe(&[Tensor::from_f32(&[1, 4], vec![1.0; 4]).expect("fits")]).expect("observed");
+    prepared.observe(&[Tensor::from_f32(&[1, 4], vec![1.0, -1.0, 3.0, 0.0]).expect("fits")]).expect("observed");
     let bytes = archive::prepared_to_bytes(&prepared).expect("saved");
     let header = String::from_utf8_lossy(&bytes).into_owned();
     let ranges = header.split("min\\\":\\\"").nth(1).and_then(|rest| rest.split('\\').next()).expect("a range");
@@ -244,6 +245,10 @@ fn a_tensor_is_in_memory_once() {
     let twice = edited(&bytes, &format!("\"max\":\"{max}\""), &format!("\"max\":\"{ranges}\""));
     let error = archive::prepared_from_bytes(&twice).expect_err("a list that is named twice").to_string();
     assert!(error.contains(ranges) && error.contains("twice"), "{error}");
+    let both = |min: &str, max: &str| format!("\"min\":\"{min}\",\"max\":\"{max}\"");
+    let swapped = edited(&bytes, &both(ranges, max), &both(max, ranges));
+    let error = archive::prepared_from_bytes(&swapped).expect_err("a range from large to small").to_string();
+    assert!(error.contains("observer") && error.contains("range is 3e0..=-1e0"), "{error}");
 }
 
 /// A linear layer whose bias has a rule of the caller's.

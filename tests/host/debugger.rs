@@ -1,7 +1,11 @@
 //! What the numeric debugger reports, and the remedy that follows from it.
 
 use enfold::compare::{CompareError, compare, remedy};
-use enfold::quantize::{ConvertOptions, ObserverKind, QuantizationConfig, WgpuQuantizer, convert, prepare, reference};
+use enfold::qparams::{QParams, QuantRange};
+use enfold::quantize::{
+    Annotations, ConvertOptions, FixedQParamsSpec, ObserverKind, PrepareError, QuantizationAnnotation,
+    QuantizationConfig, Quantizer, WgpuQuantizer, convert, prepare, reference,
+};
 use enfold::{Error, Graph, GraphBuilder, Shape, Tensor};
 
 use crate::random::Random;
@@ -122,6 +126,45 @@ fn saturation_is_counted() {
 }
 
 /// The list that the debugger proposes, given back to the quantizer, reaches the target; without need it is empty.
+/// Fixed parameters for the output of one node.
+struct Fixes;
+
+impl Quantizer for Fixes {
+    fn annotate(&self, graph: &Graph) -> Result<Annotations, PrepareError> {
+        let mut annotations = Annotations::new(graph);
+        let (qparams, range) = (QParams::new(0.1, 0).expect("valid"), QuantRange::INT8);
+        let output_qspec = Some(FixedQParamsSpec { qparams, range }.into());
+        let annotation = QuantizationAnnotation { output_qspec, ..Default::default() };
+        annotations.set(graph.find("relu").expect("the node"), annotation);
+        Ok(annotations)
+    }
+}
+
+/// A value is saturated if it lies beyond the last code by more than half a step: 12.7 is the last here.
+#[test]
+fn half_a_step_beyond_the_last_code_is_not_yet_saturated() {
+    let mut g = GraphBuilder::new();
+    let x = g.input("x", Shape::rows(4)).expect("an input");
+    let y = g.relu("relu", x).expect("a relu");
+    let graph = g.finish([y]).expect("a graph");
+    let prepared = prepare(&graph, &Fixes).expect("prepared");
+    let quantized = convert(&prepared, &ConvertOptions::default()).expect("converted");
+    let x = Tensor::from_f32(&[1, 4], vec![1.0, 12.74, 12.76, 13.9]).expect("fits");
+    let comparison = compare(&graph, &quantized, &[&x]).expect("comparable");
+    assert_eq!(comparison.get("relu").expect("compared").saturated, Some(0.5), "{comparison}");
+}
+
+/// A quantizer that does not leave out what it is told to: the remedy ends, with every layer once.
+#[test]
+fn a_target_out_of_reach_ends() {
+    let (graph, x) = network();
+    let quantize = |_: &[String]| quantized(&graph, &x, &[], minmax());
+    let remedy = remedy(&graph, &[x.clone()], 200.0, quantize).expect("compared");
+    let mut layers = remedy.layers.clone();
+    layers.sort_unstable();
+    assert!(!remedy.reached && layers == ["fc.0", "fc.1", "fc.2", "fc.3"], "{remedy:?}");
+}
+
 #[test]
 fn the_remedy_reaches_its_target() {
     let (graph, x) = network();

@@ -243,6 +243,18 @@ fn affine_weights_stay_float_and_say_so() {
     assert_eq!(run(&integers), run(&graph));
 }
 
+/// Nodes that no quantizer has annotated share the one dequantize of what they read.
+#[test]
+fn consumers_that_are_not_annotated_share_a_dequantize() {
+    let mut g = GraphBuilder::new();
+    let x = g.input("x", Shape::rows(4)).expect("an input");
+    let h = g.linear("fc", x, weight(3, 4, 1), None).expect("a layer");
+    let (a, b) = (g.tanh("a", h).expect("tanh"), g.sigmoid("b", h).expect("sigmoid"));
+    let quantized = quantized(&g.finish([a, b]).expect("a graph"));
+    let reads = ["a", "b"].map(|name| quantized.node(quantized.find(name).expect(name)).inputs[0]);
+    assert_eq!(reads[0], reads[1], "{quantized}");
+}
+
 /// A network that is quantized in part can be quantized further: what has been quantized stays as it was.
 #[test]
 fn a_quantized_network_can_be_quantized_further() {

@@ -384,6 +384,22 @@ fn batch_norms_are_folded_where_their_channels_are_the_layers() {
     }
 }
 
+/// What others read before the norm has to stay as it is.
+#[test]
+fn a_layer_that_is_read_before_its_batch_norm_is_not_folded() {
+    let mut g = GraphBuilder::new();
+    let x = g.input("x", Shape::rows(4)).expect("an input");
+    let h = g.linear("fc", x, tensor(1, &[5, 4]), None).expect("a layer");
+    let statistics = [0.5, 2.0, 1.5, 0.1].map(|v| Tensor::from_f32(&[5], vec![v; 5]).expect("fits"));
+    let y = g.batch_norm("bn", h, statistics, 1e-5).expect("a norm");
+    let z = g.tanh("tanh", h).expect("tanh");
+    let graph = g.finish([y, z]).expect("a graph");
+    let prepared = prepare(&graph, &WgpuQuantizer::new()).expect("prepared");
+    let x = tensor(8, &[3, 4]);
+    let run = |graph: &Graph| Interpreter::new(graph).run(&[&x]).expect("run");
+    assert_eq!(run(prepared.graph()), run(&graph));
+}
+
 /// A variance that no square root has: refused by name, not folded into NaN.
 #[test]
 fn a_batch_norm_of_negative_variance_is_refused() {
