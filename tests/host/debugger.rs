@@ -159,7 +159,7 @@ fn half_a_step_beyond_the_last_code_is_not_yet_saturated() {
 fn a_target_out_of_reach_ends() {
     let (graph, x) = network();
     let quantize = |_: &[String]| quantized(&graph, &x, &[], minmax());
-    let remedy = remedy(&graph, &[x.clone()], 200.0, quantize).expect("compared");
+    let remedy = remedy(&graph, std::slice::from_ref(&x), 200.0, quantize).expect("compared");
     let mut layers = remedy.layers.clone();
     layers.sort_unstable();
     assert!(!remedy.reached && layers == ["fc.0", "fc.1", "fc.2", "fc.3"], "{remedy:?}");

@@ -289,6 +289,11 @@ fn ops_that_share_an_observer_stay_in_codes() {
         let moved = integers.nodes().iter().find(|n| n.origin == name).expect(name);
         assert_eq!(moved.dtype, enfold::tensor::DType::I8, "{integers}");
     }
+    let program = enfold::lower::lower(&integers).expect("lowered");
+    for value in program.values() {
+        let codes = value.value_type == enfold::program::ValueType::I8;
+        assert_eq!(value.qparams.is_some(), codes, "{}: codes say what they mean", value.name);
+    }
 }
 
 /// Whether edges that agree share implicitly is the consumer's to say.
