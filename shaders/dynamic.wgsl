@@ -25,14 +25,13 @@ fn quotient(a: f32, b: f32) -> f32 {
     }
     rest <<= 2u;
     digits = (digits << 2u) | (rest / divisor);
-    rest %= divisor;
-    // To 24 bits, ties to even; what is left over breaks a tie.
+    // To 24 bits. There are no ties: 25 significant bits times the divisor would be more than the dividend's 24.
     let wide = digits >= 0x4000000u;
     let drop = select(2u, 3u, wide);
     let half = 1u << (drop - 1u);
     let tail = digits & ((1u << drop) - 1u);
     var mantissa = digits >> drop;
-    if tail > half || (tail == half && (rest != 0u || (mantissa & 1u) == 1u)) {
+    if tail >= half {
         mantissa += 1u;
     }
     // A carry out of the mantissa moves into the exponent by itself.

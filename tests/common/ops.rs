@@ -337,6 +337,20 @@ pub(crate) fn table() -> Vec<OpCase> {
             true,
         ),
         case(
+            "dynamic quantize and dequantize, per token, without a batch",
+            |g| {
+                let x = g.input("x", Shape::fixed(&[2, 2]))?;
+                let range = QuantRange::INT8;
+                let choose = Op::ChooseQParams { qscheme: QScheme::PerTokenAffine, range, eps: EPS };
+                let pairs = g.node("pairs", choose, &[x])?;
+                let q = g.node("q", Op::QuantizeDynamic { range }, &[x, pairs])?;
+                g.node("y", Op::DequantizeDynamic, &[q, pairs])
+            },
+            vec![f32s(&[2, 2], &[-128.0, 382.0, 0.0, 255.0])],
+            f32s(&[2, 2], &[-128.0, 382.0, 0.0, 255.0]),
+            true,
+        ),
+        case(
             "integer add, broadcast",
             |g| {
                 let a = g.typed_input("x", Shape::rows(2), DType::I8)?;
@@ -393,6 +407,35 @@ pub(crate) fn table() -> Vec<OpCase> {
             },
             vec![i8s(&[1, 3], &[-128, 0, 127])],
             i8s(&[1, 3], &[-64, 0, 63]),
+            true,
+        ),
+        case(
+            "concat along a middle axis",
+            |g| {
+                let x = x(g, &[2, 2])?;
+                let c = g.relu("c", x)?;
+                g.concat("y", &[x, c, x], 1)
+            },
+            vec![f32s(&[2, 2, 2], &[1.0, -2.0, 3.0, 4.0, -5.0, 6.0, -7.0, 8.0])],
+            f32s(
+                &[2, 6, 2],
+                &[
+                    1.0, -2.0, 3.0, 4.0, 1.0, 0.0, 3.0, 4.0, 1.0, -2.0, 3.0, 4.0, -5.0, 6.0, -7.0, 8.0, 0.0, 6.0, 0.0,
+                    8.0, -5.0, 6.0, -7.0, 8.0,
+                ],
+            ),
+            true,
+        ),
+        case(
+            "concat of codes along a middle axis",
+            |g| {
+                let x = g.typed_input("x", Shape::batched(&[2, 3]), DType::I8)?;
+                let t = g.transpose("t", x, &[0, 2, 1])?;
+                let t = g.reshape("r", t, &[2, 3])?;
+                g.concat("y", &[x, t], 1)
+            },
+            vec![i8s(&[2, 2, 3], &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12])],
+            i8s(&[2, 4, 3], &[1, 2, 3, 4, 5, 6, 1, 4, 2, 5, 3, 6, 7, 8, 9, 10, 11, 12, 7, 10, 8, 11, 9, 12]),
             true,
         ),
         case(
