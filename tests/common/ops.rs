@@ -439,6 +439,16 @@ pub(crate) fn table() -> Vec<OpCase> {
             true,
         ),
         case(
+            "softmax of values far from 0, and of a mask",
+            |g| {
+                let x = x(g, &[3])?;
+                g.softmax("y", x, 1)
+            },
+            vec![f32s(&[3, 3], &[-500.0, -501.0, f32::NEG_INFINITY, 500.0, 499.0, 0.0, 0.0, f32::NEG_INFINITY, 0.0])],
+            f32s(&[3, 3], &[0.731_058_6, 0.268_941_43, 0.0, 0.731_058_6, 0.268_941_43, 0.0, 0.5, 0.0, 0.5]),
+            false,
+        ),
+        case(
             "max of codes",
             |g| {
                 let x = g.typed_input("x", Shape::batched(&[2, 3]), DType::I8)?;

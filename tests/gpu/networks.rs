@@ -171,6 +171,41 @@ fn dynamic_layers_have_the_same_codes() {
     report(&format!("dynamic layers: {compared} scales, zero points and codes equal the interpreter"));
 }
 
+/// What is an error on the CPU has a documented result here: a NaN the code of real 0, an unknown id the nearest row.
+#[test]
+fn nans_are_zero_and_unknown_ids_the_nearest() {
+    let Some((_, engine)) = engine("NaN") else { return };
+    let run = |graph: &Graph, x: &Tensor| {
+        let program = lower(graph).expect("lowered");
+        block_on(block_on(engine.load(&program)).expect("loaded").run(&[x])).expect("run")
+    };
+    for qscheme in [QScheme::PerTensorAffine, QScheme::PerTokenAffine] {
+        let mut random = Random::new(5);
+        let graph = dynamic_layer(&mut random, 9, 4, qscheme, QuantRange::INT8);
+        let mut data = random.normals(27, 1.0);
+        for at in [0, 13, 26] {
+            data[at] = 0.0;
+        }
+        let zeros = Tensor::from_f32(&[3, 9], data.clone()).expect("fits");
+        for at in [0, 13, 26] {
+            data[at] = f32::NAN;
+        }
+        let nans = Tensor::from_f32(&[3, 9], data).expect("fits");
+        let (got, expected) = (run(&graph, &nans), run(&graph, &zeros));
+        for (got, expected) in got.iter().zip(&expected) {
+            assert_eq!(difference(got, expected), None, "{qscheme}");
+        }
+    }
+    let mut g = GraphBuilder::new();
+    let ids = g.typed_input("ids", Shape::batched(&[]), enfold::tensor::DType::I32).expect("ids");
+    let table = Tensor::from_f32(&[3, 2], vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0]).expect("fits");
+    let y = g.embedding("table", ids, table).expect("rows");
+    let graph = g.finish([y]).expect("a graph");
+    let ids = Tensor::from_i32(&[4], vec![-7, 1, 99, i32::MIN]).expect("fits");
+    let expected = Tensor::from_f32(&[4, 2], vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 1.0, 2.0]).expect("fits");
+    assert_eq!(difference(&run(&graph, &ids)[0], &expected), None);
+}
+
 /// One layer whose pairs, codes and output all leave the graph.
 fn dynamic_layer(random: &mut Random, k: usize, n: usize, qscheme: QScheme, range: QuantRange) -> Graph {
     let mut g = GraphBuilder::new();
