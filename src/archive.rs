@@ -26,7 +26,7 @@ use std::path::Path;
 use safetensors::SafeTensors;
 
 use self::observers::{HistogramRecord, ObserverRecord, PreparedRecord, SpecRecord, StateRecord};
-use self::record::{Header, NodeRecord, OpRecord, Version};
+use self::record::{Context, Header, NodeRecord, OpRecord, QParamsRecord, Version};
 use self::tensors::{Reader, Writer};
 use crate::graph::{Graph, GraphBuilder, GraphError, NodeId, ObserverId, Op};
 use crate::kernels::Range;
@@ -270,6 +270,7 @@ fn graph(header: &Header, reader: &Reader<'_>) -> Result<Graph, ArchiveError> {
 fn state(state: &State, writer: &mut Writer) -> StateRecord {
     match state {
         State::Nothing => StateRecord::Nothing,
+        State::Known(qparams) => StateRecord::Known(QParamsRecord::new(qparams, writer)),
         State::Ranges(ranges) => StateRecord::Ranges {
             min: writer.floats(ranges.iter().map(|range| range.min).collect()),
             max: writer.floats(ranges.iter().map(|range| range.max).collect()),
@@ -296,6 +297,7 @@ fn observer(at: usize, record: &ObserverRecord, reader: &Reader<'_>) -> Result<O
     };
     let state = match &record.state {
         StateRecord::Nothing => State::Nothing,
+        StateRecord::Known(qparams) => State::Known(Context { node: &node, reader }.qparams(qparams)?),
         StateRecord::Ranges { min, max } => {
             let (min, max) = (reader.floats(min)?, reader.floats(max)?);
             if min.len() != max.len() {

@@ -9,6 +9,7 @@ use crate::graph::GraphError;
 use crate::interp::InterpError;
 use crate::lower::LowerError;
 use crate::program::ProgramError;
+use crate::qat::QatError;
 use crate::qparams::QParamsError;
 use crate::quantize::{ConvertError, ObserverError, PrepareError, ReferenceError};
 use crate::tensor::TensorError;
@@ -34,6 +35,8 @@ pub enum Error {
     Convert(#[from] ConvertError),
     /// Rewriting into integers.
     Reference(#[from] ReferenceError),
+    /// Training.
+    Qat(#[from] QatError),
     /// Comparing two graphs.
     Compare(#[from] CompareError),
     /// Saving and loading.

@@ -134,6 +134,15 @@ impl Graph {
         users
     }
 
+    /// The same graph with other values of constants, of the same shapes and types.
+    pub(crate) fn with_constants(&self, value: impl Fn(NodeId) -> Option<Arc<crate::tensor::Tensor>>) -> Self {
+        let node = |(id, node): (NodeId, &Node)| match (&node.op, value(id)) {
+            (Op::Constant(_), Some(value)) => Node { op: Op::Constant(value), ..node.clone() },
+            _ => node.clone(),
+        };
+        Self { nodes: self.iter().map(node).collect(), ..self.clone() }
+    }
+
     /// Checks what every pass must keep: order, unique names, arity, and that shapes and types are what inference gives.
     ///
     /// # Errors

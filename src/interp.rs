@@ -11,7 +11,7 @@ use std::borrow::Borrow;
 use std::sync::{Arc, OnceLock};
 
 use self::eval::Packed;
-use crate::graph::{Graph, NodeId, ObserverId, Op};
+use crate::graph::{Graph, Node, NodeId, ObserverId, Op};
 use crate::tensor::Tensor;
 
 pub use error::InterpError;
@@ -49,6 +49,11 @@ impl Value<'_> {
             Self::Computed(tensor) => Arc::unwrap_or_clone(tensor),
         }
     }
+}
+
+/// The value of one node from those of its inputs, whose shapes and types fit.
+pub(crate) fn evaluate(node: &Node, inputs: &[&Tensor]) -> Result<Tensor, InterpError> {
+    eval::eval(node, inputs, None)
 }
 
 impl Interpreter {
@@ -93,12 +98,20 @@ impl Interpreter {
         inputs: &[T],
         observe: &mut dyn FnMut(NodeId, ObserverId, &Tensor),
     ) -> Result<Vec<Tensor>, InterpError> {
+        self.execute(&self.feeds(inputs)?, self.graph.outputs(), observe)
+    }
+
+    /// Refuses inputs that do not fit the graph.
+    pub(crate) fn check_inputs<T: Borrow<Tensor>>(&self, inputs: &[T]) -> Result<(), InterpError> {
+        self.check_feeds(&self.feeds(inputs)?, &[])
+    }
+
+    fn feeds<'t, T: Borrow<Tensor>>(&self, inputs: &'t [T]) -> Result<Vec<(NodeId, &'t Tensor)>, InterpError> {
         let (actual, expected) = (inputs.len(), self.graph.inputs().len());
         if actual != expected {
             return Err(InterpError::InputCount { actual, expected });
         }
-        let feeds: Vec<_> = self.graph.inputs().iter().copied().zip(inputs.iter().map(Borrow::borrow)).collect();
-        self.execute(&feeds, self.graph.outputs(), observe)
+        Ok(self.graph.inputs().iter().copied().zip(inputs.iter().map(Borrow::borrow)).collect())
     }
 
     /// Evaluates any nodes from given values of any others: only what lies between is computed. This is how one layer is

@@ -19,10 +19,11 @@ pub(crate) use broadcast::{matmul_f32, matmul_i8, zip_f32};
 pub(crate) use elementwise::unary;
 pub(crate) use movement::{NoSuchRow, along_axis, concat, embedding, max, reshape, transpose};
 pub(crate) use normalize::{batch_norm, layer_norm, softmax_rows};
-pub(crate) use product::{PackedWeight, linear, matmul};
+pub(crate) use product::{PackedWeight, linear, matmul, matmul_transposed};
 pub(crate) use product_i8::{Int8Product, Int8Weight, flip_all, library_max_k};
 pub(crate) use quantize::{
-    NotANumber, Requantize, dequantize, dequantize_i32, quantize, quantize_i32, requantize_block, scale_block,
+    NotANumber, Requantize, dequantize, dequantize_i32, fake_quantize, quantize, quantize_i32, requantize_block,
+    scale_block, straight_through,
 };
 pub(crate) use quantized::{
     Channels, Codes, add_i8, choose_qparams, dequantize_dynamic, integer_linear, mul_i8, quantize_dynamic, requantize,

@@ -63,6 +63,7 @@ mod kernels;
 pub mod lower;
 pub mod numerics;
 pub mod program;
+pub mod qat;
 pub mod qparams;
 pub mod quantize;
 pub mod tensor;

@@ -78,6 +78,45 @@ pub fn per_token_qparams(min: f32, max: f32, quant_min: i32, quant_max: i32, eps
     (scale, zero_point.clamp(lo, hi).round_ties_even() as i32)
 }
 
+/// Scale and zero point that PyTorch's fused fake-quantize module trains with, by QNNPACK's `ChooseQuantizationParams`. The
+/// caller guarantees finite `min ≤ max`.
+#[must_use]
+pub fn torch_fused_qparams(min: f32, max: f32, quant_min: i32, quant_max: i32, symmetric: bool) -> (f32, i32) {
+    const SMALLEST: f32 = 6.1e-5;
+    let (mut min, mut max) = (min, max);
+    let steps = quant_max - quant_min;
+    let both_signs = min < 0.0 && max > 0.0;
+    if symmetric && both_signs {
+        let (lo, hi) = (f64::from(-(steps / 2 + 1)), f64::from(steps / 2));
+        let scale = (f64::from(min) / lo).abs().max((f64::from(max) / hi).abs());
+        (min, max) = ((scale * lo) as f32, (scale * hi) as f32);
+    }
+    (min, max) = (min.min(0.0), max.max(0.0));
+    let mut scale = (f64::from(max) - f64::from(min)) / f64::from(steps);
+    if scale as f32 == 0.0 || (1.0 / scale as f32).is_infinite() {
+        scale = 0.1;
+    }
+    if scale < f64::from(SMALLEST) {
+        let larger = SMALLEST / scale as f32;
+        scale = f64::from(SMALLEST);
+        if min == 0.0 {
+            max = SMALLEST * steps as f32;
+        } else if max == 0.0 {
+            min = -SMALLEST * steps as f32;
+        } else {
+            (min, max) = (min * larger, max * larger);
+        }
+    }
+    let (lo, hi) = (f64::from(quant_min), f64::from(quant_max));
+    let (low, high) = (f64::from(min) / scale, f64::from(max) / scale);
+    let from_low_is_better = lo.abs() - low.abs() < hi.abs() - high.abs();
+    let mut zero_point = if from_low_is_better { lo - low } else { hi - high };
+    if symmetric && min < 0.0 && max > 0.0 {
+        zero_point = f64::from(quant_min + quant_max) / 2.0;
+    }
+    (scale as f32, zero_point.clamp(lo, hi).round_ties_even() as i32)
+}
+
 /// Equation 2. `x` must not be NaN (a NaN gives code `zero_point`, as on a GPU).
 #[must_use]
 pub fn quantize(x: f32, inv_scale: f32, zero_point: i32, quant_min: i32, quant_max: i32) -> i32 {

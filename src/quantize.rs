@@ -17,6 +17,7 @@ mod batch_norm;
 mod composable_quantizer;
 mod config;
 mod convert;
+mod fake_quantize;
 mod fold;
 mod observer;
 mod prepare;
@@ -31,6 +32,7 @@ pub use annotation::{Annotations, EdgeOrNode, QuantizationAnnotation};
 pub use composable_quantizer::ComposableQuantizer;
 pub use config::QuantizationConfig;
 pub use convert::{ConvertError, ConvertOptions, convert};
+pub use fake_quantize::{FakeQuantize, QParamsRule};
 pub use observer::{Observer, ObserverError};
 pub use prepare::{PrepareError, PreparedGraph, prepare};
 pub use quantizer::Quantizer;
@@ -38,6 +40,12 @@ pub use reference::{ReferenceError, reference};
 pub use spec::{DeriveFn, DerivedRule, DerivedSpec, FixedQParamsSpec, ObservedSpec, ObserverKind, QuantizationSpec};
 pub use summary::{QuantizationSummary, QuantizedNode, QuantizedPoint, UnquantizedNode};
 pub use wgpu_quantizer::WgpuQuantizer;
+
+/// What training needs beside the public flow.
+pub(crate) mod trained {
+    pub(crate) use super::batch_norm::{FoldedNorm, factor};
+    pub(crate) use super::prepare::{derived, prepare_with_norms};
+}
 
 /// What a file of a prepared graph holds.
 pub(crate) mod archived {

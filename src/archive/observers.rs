@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::ArchiveError;
-use super::record::{Context, SchemeRecord, pair, scheme, scheme_of};
+use super::record::{Context, QParamsRecord, SchemeRecord, pair, scheme, scheme_of};
 use super::tensors::Reader;
 use crate::graph::NodeId;
 use crate::quantize::{
@@ -31,6 +31,7 @@ pub(super) struct ObserverRecord {
 pub(super) enum StateRecord {
     Ranges { min: String, max: String },
     Histograms(Vec<HistogramRecord>),
+    Known(QParamsRecord),
     Nothing,
 }
 

@@ -293,7 +293,7 @@ impl OpRecord {
 }
 
 impl QParamsRecord {
-    fn new(qparams: &TensorQParams, writer: &mut Writer) -> Self {
+    pub(super) fn new(qparams: &TensorQParams, writer: &mut Writer) -> Self {
         match qparams {
             TensorQParams::PerTensor(q) => Self::PerTensor { scale: q.scale().into(), zero_point: q.zero_point() },
             TensorQParams::PerChannel { channels, ch_axis } => Self::PerChannel {
@@ -327,7 +327,7 @@ impl Context<'_> {
         QuantRange::new(lo, hi).map_err(|e| self.broken(e.to_string()))
     }
 
-    fn qparams(&self, record: &QParamsRecord) -> Result<TensorQParams, ArchiveError> {
+    pub(super) fn qparams(&self, record: &QParamsRecord) -> Result<TensorQParams, ArchiveError> {
         match record {
             QParamsRecord::PerTensor { scale, zero_point } => {
                 self.pair(*scale, *zero_point).map(TensorQParams::PerTensor)

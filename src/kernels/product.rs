@@ -64,6 +64,15 @@ pub(crate) fn matmul(y: &mut [f32], a: &[f32], b: &[f32], [m, n, k]: [usize; 3])
     GemmExecutor::<f32>::new().gemm(y, a, b, GemmOptions::default()).expect(SIZES);
 }
 
+/// `y[m, n] = a[k, m]ᵀ · b[k, n]`.
+pub(crate) fn matmul_transposed(y: &mut [f32], a: &[f32], b: &[f32], [m, n, k]: [usize; 3]) {
+    if y.is_empty() || k == 0 {
+        return y.fill(0.0);
+    }
+    let (a, b) = (GemmInputA::Unpacked(transposed(a, k, m)), GemmInputB::Unpacked(matrix(b, k, n)));
+    GemmExecutor::<f32>::new().gemm(y, a, b, GemmOptions::default()).expect(SIZES);
+}
+
 pub(super) fn matrix<T>(data: &[T], rows: usize, cols: usize) -> Matrix<'_, T> {
     NdTensorView::from_data([rows, cols], data)
 }

@@ -9,6 +9,9 @@ use rayon::prelude::*;
 use super::{TASK, wide};
 use crate::qparams::{QParams, QuantRange, TensorQParams};
 
+/// 1.5 · 2²³: the last bit of a sum with it has weight one.
+const MAGIC: f32 = 12_582_912.0;
+
 /// A NaN at this row-major index, which has no code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct NotANumber(pub(crate) usize);
@@ -37,6 +40,53 @@ pub(crate) fn quantize(
         return Ok(codes);
     }
     Err(NotANumber(x.iter().position(|v| v.is_nan()).unwrap_or_default()))
+}
+
+/// Equations 2 and 1 in one pass: the bits that quantizing and dequantizing give. NaN stays NaN.
+pub(crate) fn fake_quantize(y: &mut [f32], x: &[f32], shape: &[usize], qparams: &TensorQParams, range: QuantRange) {
+    each_channel(y, x, shape, qparams, |y, x, q| {
+        let (inv_scale, scale, z) = (q.inv_scale(), q.scale(), q.zero_point());
+        let (lo, hi) = ((range.quant_min() - z) as f32, (range.quant_max() - z) as f32);
+        for (y, &x) in y.iter_mut().zip(x) {
+            let code = clamp(x * inv_scale, lo, hi) + MAGIC - MAGIC;
+            *y = if x.is_nan() { x } else { code * scale };
+        }
+    });
+}
+
+/// The gradient of [`fake_quantize`], straight through: `dy` where the code before the clamp is in range, else 0.
+pub(crate) fn straight_through(dy: &mut [f32], x: &[f32], shape: &[usize], qparams: &TensorQParams, range: QuantRange) {
+    each_channel(dy, x, shape, qparams, |dy, x, q| {
+        let (inv_scale, z) = (q.inv_scale(), q.zero_point());
+        let (lo, hi) = ((range.quant_min() - z) as f32, (range.quant_max() - z) as f32);
+        for (dy, &x) in dy.iter_mut().zip(x) {
+            // One step beyond the range is as far out as any.
+            let code = clamp(x * inv_scale, lo - 1.0, hi + 1.0) + MAGIC - MAGIC;
+            *dy = if code >= lo && code <= hi { *dy } else { 0.0 };
+        }
+    });
+}
+
+/// Runs `f` on each run of elements of `y` and `x` that have the same parameters.
+fn each_channel(
+    y: &mut [f32],
+    x: &[f32],
+    shape: &[usize],
+    qparams: &TensorQParams,
+    f: impl Fn(&mut [f32], &[f32], QParams) + Sync,
+) {
+    let (channels, inner, task) = tasks(shape, qparams);
+    y.par_chunks_mut(task).zip(x.par_chunks(task)).enumerate().for_each(|(at, (y, x))| {
+        let first = at * (task / inner);
+        wide(
+            #[inline(always)]
+            || {
+                for (row, (y, x)) in y.chunks_mut(inner).zip(x.chunks(inner)).enumerate() {
+                    f(y, x, channels[(first + row) % channels.len()]);
+                }
+            },
+        );
+    });
 }
 
 /// Equation 2 to `i32` codes, zero points 0: biases, which are few.
@@ -162,9 +212,7 @@ fn clamp(v: f32, lo: f32, hi: f32) -> f32 {
 /// `rne(v) + z` for |v| < 2²², as a code of int8.
 #[inline(always)]
 fn rounded(v: f32, z: i32) -> i8 {
-    // 1.5 · 2²³: the sum's last bit has weight one, so the rounded integer is in its low bits, in two's complement. The low
-    // byte of MAGIC itself is 0.
-    const MAGIC: f32 = 12_582_912.0;
+    // The rounded integer is in the low bits, in two's complement; the low byte of MAGIC itself is 0.
     ((v + MAGIC).to_bits() as i32).wrapping_add(z) as i8
 }
 

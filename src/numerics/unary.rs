@@ -40,6 +40,27 @@ impl UnaryOp {
             Self::Silu => x * sigmoid(x),
         }
     }
+
+    /// The derivative, in `f64`; that of ReLU at 0 is 0.
+    #[must_use]
+    pub fn derivative(self, x: f64) -> f64 {
+        let sigmoid = |x: f64| 1.0 / (1.0 + libm::exp(-x));
+        match self {
+            Self::Relu => f64::from(u8::from(x > 0.0)),
+            Self::Sigmoid => sigmoid(x) * sigmoid(-x),
+            Self::Tanh => 1.0 - libm::tanh(x).powi(2),
+            Self::Gelu => {
+                let density = libm::exp(-0.5 * x * x) / (2.0 * std::f64::consts::PI).sqrt();
+                0.5 * (1.0 + libm::erf(x * std::f64::consts::FRAC_1_SQRT_2)) + x * density
+            }
+            Self::GeluTanh => {
+                let factor = (2.0 / std::f64::consts::PI).sqrt();
+                let t = libm::tanh(factor * (x + 0.044_715 * x * x * x));
+                0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * factor * (1.0 + 3.0 * 0.044_715 * x * x)
+            }
+            Self::Silu => sigmoid(x) * (1.0 + x * sigmoid(-x)),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use crate::tensor::Tensor;
 /// A variance that has no root is [`GraphError::NonFinite`].
 ///
 /// `w' = w · γ / √(variance + eps)` for each output channel, `b' = (b − mean) · γ / √(variance + eps) + β`.
-pub(super) fn fold_batch_norm(graph: &Graph) -> Result<Graph, GraphError> {
+pub(super) fn fold_batch_norm(graph: &Graph) -> Result<(Graph, Vec<FoldedNorm>), GraphError> {
     let users = graph.users();
     let alone = |id: NodeId| users[id.index()].len() == 1 && !graph.outputs().contains(&id);
     let constant = |id: NodeId| matches!(graph.node(id).op, Op::Constant(_));
@@ -44,7 +44,7 @@ pub(super) fn fold_batch_norm(graph: &Graph) -> Result<Graph, GraphError> {
         }
     }
     if layer_of.is_empty() {
-        return Ok(graph.clone());
+        return Ok((graph.clone(), Vec::new()));
     }
     // Constants that only folded layers and norms read are replaced.
     let folded = |id: &NodeId| norm_of.contains_key(id) || layer_of.contains_key(id);
@@ -53,6 +53,11 @@ pub(super) fn fold_batch_norm(graph: &Graph) -> Result<Graph, GraphError> {
         .filter(|(id, _)| constant(*id) && !users[id.index()].is_empty() && users[id.index()].iter().all(folded))
         .map(|(id, _)| id)
         .collect();
+    let constant_value = |id: NodeId| match &graph.node(id).op {
+        Op::Constant(tensor) => &**tensor,
+        _ => unreachable!("only layers and norms of constants are folded"),
+    };
+    let mut norms = Vec::new();
     let mut rewriter = Rewriter::new(graph);
     for (id, node) in graph.iter() {
         if gone.contains(&id) {
@@ -64,7 +69,9 @@ pub(super) fn fold_batch_norm(graph: &Graph) -> Result<Graph, GraphError> {
             rewriter.set_origin(input, &node.origin);
             rewriter.replace(id, input);
         } else if let Some(&norm) = norm_of.get(&id) {
-            let (weight, bias) = parameters(graph, id, norm);
+            let norm = FoldedNorm::of(graph, id, norm);
+            let (weight, bias) = norm.fold(constant_value);
+            norms.push(norm);
             let constant = |rewriter: &mut Rewriter<'_>, suffix: &str, value: Tensor| {
                 let name = format!("{}.{suffix}", node.name);
                 if let Some((index, value)) = value.first_non_finite() {
@@ -84,29 +91,51 @@ pub(super) fn fold_batch_norm(graph: &Graph) -> Result<Graph, GraphError> {
             rewriter.copy(id)?;
         }
     }
-    rewriter.finish()
+    Ok((rewriter.finish()?, norms))
 }
 
-/// Weight and bias of a layer with its batch norm folded in; computed in `f64`.
-fn parameters(graph: &Graph, linear: NodeId, norm: NodeId) -> (Tensor, Tensor) {
-    let values = |id: NodeId| match &graph.node(id).op {
-        Op::Constant(tensor) => tensor.as_f32().unwrap_or_default(),
-        _ => &[],
-    };
-    let (layer, norm) = (graph.node(linear), graph.node(norm));
-    let eps = match norm.op {
-        Op::BatchNorm { eps } => eps,
-        _ => 0.0,
-    };
-    let [mean, variance, gamma, beta] = [1, 2, 3, 4].map(|i| values(norm.inputs[i]));
-    let factor = |n: usize| f64::from(gamma[n]) / (f64::from(variance[n]) + f64::from(eps)).sqrt();
-    let dims = graph.node(layer.inputs[1]).shape.dims();
-    let (n, k) = (dims[0], dims[1]);
-    let weight = values(layer.inputs[1]);
-    let weight = (0..n * k).map(|at| (f64::from(weight[at]) * factor(at / k)) as f32).collect();
-    let bias = layer.inputs.get(2).map_or_else(|| vec![0.0; n], |&b| values(b).to_vec());
-    let shifted = |at: usize| (f64::from(bias[at]) - f64::from(mean[at])) * factor(at) + f64::from(beta[at]);
-    let bias = (0..n).map(|at| shifted(at) as f32).collect();
-    const FITS: &str = "lengths are those of the layer";
-    (Tensor::from_f32(&[n, k], weight).expect(FITS), Tensor::from_f32(&[n], bias).expect(FITS))
+/// A batch norm that its layer has taken in, and what the two were before.
+#[derive(Debug, Clone)]
+pub(crate) struct FoldedNorm {
+    /// The layer's name, which it keeps.
+    pub(crate) layer: String,
+    /// The layer's weight `[N, K]` and bias `[N]`, if it has one: constants of the graph before folding.
+    pub(crate) weight: NodeId,
+    pub(crate) bias: Option<NodeId>,
+    /// Mean, variance, γ and β, each `[N]`: constants of the graph before folding.
+    pub(crate) statistics: [NodeId; 4],
+    /// Added to the variance.
+    pub(crate) eps: f32,
+}
+
+impl FoldedNorm {
+    fn of(graph: &Graph, linear: NodeId, norm: NodeId) -> Self {
+        let (layer, norm) = (graph.node(linear), graph.node(norm));
+        let eps = match norm.op {
+            Op::BatchNorm { eps } => eps,
+            _ => 0.0,
+        };
+        let statistics = [1, 2, 3, 4].map(|i| norm.inputs[i]);
+        Self { layer: layer.name.clone(), weight: layer.inputs[1], bias: layer.inputs.get(2).copied(), statistics, eps }
+    }
+
+    /// Weight and bias with the batch norm folded in, computed in `f64`; `value` gives those of the constants.
+    pub(crate) fn fold<'t>(&self, value: impl Fn(NodeId) -> &'t Tensor) -> (Tensor, Tensor) {
+        let values = |id: NodeId| value(id).as_f32().unwrap_or_default();
+        let [mean, variance, gamma, beta] = self.statistics.map(values);
+        let factor = |n: usize| factor(gamma[n], variance[n], self.eps);
+        let (n, k) = (gamma.len(), value(self.weight).len() / gamma.len().max(1));
+        let weight = values(self.weight);
+        let weight = (0..n * k).map(|at| (f64::from(weight[at]) * factor(at / k)) as f32).collect();
+        let bias = self.bias.map_or_else(|| vec![0.0; n], |bias| values(bias).to_vec());
+        let shifted = |at: usize| (f64::from(bias[at]) - f64::from(mean[at])) * factor(at) + f64::from(beta[at]);
+        let bias = (0..n).map(|at| shifted(at) as f32).collect();
+        const FITS: &str = "lengths are those of the layer";
+        (Tensor::from_f32(&[n, k], weight).expect(FITS), Tensor::from_f32(&[n], bias).expect(FITS))
+    }
+}
+
+/// `γ / √(variance + eps)`.
+pub(crate) fn factor(gamma: f32, variance: f32, eps: f32) -> f64 {
+    f64::from(gamma) / (f64::from(variance) + f64::from(eps)).sqrt()
 }

@@ -32,6 +32,8 @@ pub(crate) enum State {
     Histograms(Histograms),
     /// Of dynamic, fixed and derived parameters.
     Nothing,
+    /// Parameters that were trained.
+    Known(TensorQParams),
 }
 
 impl Observer {
@@ -120,9 +122,24 @@ impl Observer {
         &self.state
     }
 
+    /// The same observer with parameters that were trained, whatever it has seen.
+    pub(super) fn with_known(self, qparams: TensorQParams) -> Self {
+        Self { state: State::Known(qparams), ..self }
+    }
+
     /// The same observer with other statistics, as a file holds them.
     pub(crate) fn with_state(mut self, state: State) -> Option<Self> {
-        if std::mem::discriminant(&self.state) != std::mem::discriminant(&state) {
+        let fits = match (&state, self.observed()) {
+            (State::Known(qparams), Some(spec)) => {
+                let ch_axis = match qparams {
+                    TensorQParams::PerTensor(_) => None,
+                    TensorQParams::PerChannel { ch_axis, .. } => Some(*ch_axis),
+                };
+                !spec.is_dynamic() && spec.qscheme.ch_axis() == ch_axis && qparams.check_range(spec.range).is_ok()
+            }
+            _ => std::mem::discriminant(&self.state) == std::mem::discriminant(&state),
+        };
+        if !fits {
             return None;
         }
         self.state = state;
@@ -163,7 +180,7 @@ impl Observer {
                 };
                 state.iter_mut().zip(seen).for_each(|(old, new)| *old = step(*old, new));
             }
-            State::Nothing => {}
+            State::Nothing | State::Known(_) => {}
         }
         Ok(())
     }
@@ -195,6 +212,7 @@ impl Observer {
                 mine.iter_mut().zip(theirs).for_each(|(mine, theirs)| *mine = mine.merge(*theirs));
             }
             (State::Histograms(mine), State::Histograms(theirs)) => mine.merge(theirs),
+            (State::Known(mine), State::Known(theirs)) if mine != theirs => return Err(ObserverError::MergeTrained),
             _ => {}
         }
         Ok(())
@@ -214,7 +232,7 @@ impl Observer {
         match &self.state {
             State::Ranges(ranges) => ranges.iter().map(|r| (r.min, r.max)).collect(),
             State::Histograms(histograms) => histograms.min_max().into_iter().collect(),
-            State::Nothing => Vec::new(),
+            State::Nothing | State::Known(_) => Vec::new(),
         }
     }
 
@@ -257,6 +275,9 @@ impl Observer {
             QuantizationSpec::FixedQParams(spec) => return Ok(TensorQParams::PerTensor(spec.qparams)),
             QuantizationSpec::Derived(_) | QuantizationSpec::Shared(_) => return Err(ObserverError::Derived),
         };
+        if let State::Known(qparams) = &self.state {
+            return Ok(qparams.clone());
+        }
         let mut channels = self.kept_range().into_iter().map(|(min, max)| qparams_of(spec, min, max)).peekable();
         if channels.peek().is_none() {
             return Err(ObserverError::Uncalibrated);

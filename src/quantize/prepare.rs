@@ -8,14 +8,14 @@ use std::collections::{HashMap, HashSet};
 use rayon::prelude::*;
 
 use super::annotation::{Annotations, EdgeOrNode};
-use super::batch_norm::fold_batch_norm;
+use super::batch_norm::{FoldedNorm, fold_batch_norm};
 use super::observer::{Observer, ObserverError, bias_scale};
 use super::quantizer::Quantizer;
 use super::sharing::{self, Groups};
 use super::spec::{DerivedRule, QuantizationSpec};
 use super::summary::QuantizationSummary;
 use crate::graph::{Graph, GraphError, Node, NodeId, ObserverId, Op, Rewriter};
-use crate::interp::Interpreter;
+use crate::interp::{InterpError, Interpreter};
 use crate::qparams::TensorQParams;
 use crate::tensor::Tensor;
 
@@ -26,7 +26,16 @@ pub use error::PrepareError;
 /// # Errors
 /// [`PrepareError`], naming the node; for example for a weight that is not finite.
 pub fn prepare(graph: &Graph, quantizer: &dyn Quantizer) -> Result<PreparedGraph, PrepareError> {
-    let graph = quantizer.transform_for_annotation(&fold_batch_norm(graph)?)?;
+    prepare_with_norms(graph, quantizer).map(|(prepared, _)| prepared)
+}
+
+/// As [`prepare`], with the batch norms that were folded.
+pub(crate) fn prepare_with_norms(
+    graph: &Graph,
+    quantizer: &dyn Quantizer,
+) -> Result<(PreparedGraph, Vec<FoldedNorm>), PrepareError> {
+    let (graph, norms) = fold_batch_norm(graph)?;
+    let graph = quantizer.transform_for_annotation(&graph)?;
     let annotations = quantizer.annotate(&graph)?;
     check_inputs(&graph, &annotations)?;
     quantizer.validate(&graph, &annotations)?;
@@ -35,7 +44,7 @@ pub fn prepare(graph: &Graph, quantizer: &dyn Quantizer) -> Result<PreparedGraph
     let (prepared, annotated) = insert(&graph, &annotations, &groups)?;
     let observers = groups.specs.into_iter().map(observer);
     let parts = Parts { graph: prepared, derived_from: groups.derived_from, annotated, summary };
-    PreparedGraph::new(parts, observers)
+    Ok((PreparedGraph::new(parts, observers)?, norms))
 }
 
 fn observer(spec: QuantizationSpec) -> Result<Observer, ObserverError> {
@@ -91,6 +100,21 @@ impl PreparedGraph {
         let observed = observed(&parts.graph, observers.len());
         let passive = passive(&parts.graph);
         Self { interpreter: Interpreter::new(&parts.graph), observers, observed, passive, parts, batches }
+    }
+
+    /// What training starts from: whether each observe node's data are seen elsewhere already.
+    pub(crate) fn is_passive(&self, id: NodeId) -> bool {
+        self.passive.contains(&id)
+    }
+
+    /// Refuses inputs that do not fit the graph.
+    pub(crate) fn check_inputs<T: Borrow<Tensor>>(&self, inputs: &[T]) -> Result<(), InterpError> {
+        self.interpreter.check_inputs(inputs)
+    }
+
+    /// The same with what training has made of its constants and observers.
+    pub(crate) fn trained(&self, graph: Graph, observers: Vec<Observer>, batches: u64) -> Self {
+        Self::from_parts(Parts { graph, ..self.parts.clone() }, observers, batches)
     }
 
     pub(crate) fn parts(&self) -> &Parts {
@@ -204,11 +228,7 @@ impl PreparedGraph {
         for &source in &self.parts.derived_from[at] {
             from.push(known[source].clone().ok_or(ObserverError::Dynamic)?);
         }
-        let derived = match &spec.rule {
-            DerivedRule::BiasScale => bias_scale(&from),
-            DerivedRule::Custom(rule) => rule(&from),
-        };
-        derived.map_err(|reason| ObserverError::Rule { reason })
+        derived(&spec.rule, &from)
     }
 
     pub(super) fn is_annotated(&self, id: NodeId) -> bool {
@@ -245,6 +265,15 @@ impl PreparedGraph {
         }
         constant
     }
+}
+
+/// The parameters that follow from those of other points.
+pub(crate) fn derived(rule: &DerivedRule, from: &[TensorQParams]) -> Result<TensorQParams, ObserverError> {
+    let derived = match rule {
+        DerivedRule::BiasScale => bias_scale(from),
+        DerivedRule::Custom(rule) => rule(from),
+    };
+    derived.map_err(|reason| ObserverError::Rule { reason })
 }
 
 /// Per observer, the name of the first value that it sees.

@@ -9,6 +9,7 @@ mod file;
 mod models;
 mod observers;
 mod pt2e;
+mod qat;
 mod qdq;
 
 use file::Golden;
@@ -16,7 +17,7 @@ use file::Golden;
 use crate::report::report;
 
 /// Kinds that a test below compares; those of integer forms, [`accuracy`](crate::accuracy).
-const COVERED: [&str; 15] = [
+const COVERED: [&str; 19] = [
     "quantize_per_tensor",
     "quantize_per_channel",
     "choose_qparams",
@@ -32,11 +33,14 @@ const COVERED: [&str; 15] = [
     "pt2e/dynamic/reference",
     "settings",
     "numeric_debugger",
+    "fake_quantize_per_tensor",
+    "fake_quantize_per_channel",
+    "fused_moving_avg_obs_fake_quant",
+    "qat",
 ];
 
 /// Kinds of the flow that are yet to be built.
-const NOT_YET_COVERED: [&str; 4] =
-    ["fake_quantize_per_tensor", "fake_quantize_per_channel", "fused_moving_avg_obs_fake_quant", "qat"];
+const NOT_YET_COVERED: [&str; 0] = [];
 
 /// The quantized networks of some kinds, each with its name and a batch.
 pub(crate) fn quantized_networks(kinds: &[&str]) -> Vec<(String, enfold::Graph, enfold::Tensor)> {
@@ -131,6 +135,18 @@ fn settings() {
 #[test]
 fn numeric_debugger() {
     compare_all("numeric_debugger", debugger::compare);
+}
+
+#[test]
+fn fake_quantize() {
+    compare_all("fake_quantize_per_tensor", qat::compare_fake_quantize);
+    compare_all("fake_quantize_per_channel", qat::compare_fake_quantize);
+    compare_all("fused_moving_avg_obs_fake_quant", qat::compare_fused);
+}
+
+#[test]
+fn quantization_aware_training() {
+    compare_all("qat", qat::compare);
 }
 
 /// One changed number on one side must show, in every harness.

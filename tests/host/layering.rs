@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Each module with what it may import, beside `tensor`, which all may.
-const LAYERS: [(&str, &[&str]); 14] = [
+const LAYERS: [(&str, &[&str]); 15] = [
     ("tensor", &[]),
     ("numerics", &[]),
     ("qparams", &["numerics"]),
@@ -12,6 +12,7 @@ const LAYERS: [(&str, &[&str]); 14] = [
     ("kernels", &["qparams", "numerics"]),
     ("interp", &["graph", "kernels", "qparams", "numerics"]),
     ("quantize", &["interp", "graph", "kernels", "qparams", "numerics"]),
+    ("qat", &["quantize", "interp", "graph", "kernels", "qparams"]),
     ("compare", &["interp", "graph", "qparams", "numerics"]),
     ("archive", &["quantize", "graph", "kernels", "qparams", "numerics"]),
     ("program", &["qparams", "numerics"]),
@@ -19,7 +20,10 @@ const LAYERS: [(&str, &[&str]); 14] = [
     ("cpu", &["program", "kernels", "qparams"]),
     ("gpu", &["program", "qparams", "numerics"]),
     // The union of all errors, and nothing else.
-    ("error", &["archive", "compare", "cpu", "gpu", "graph", "interp", "lower", "program", "qparams", "quantize"]),
+    (
+        "error",
+        &["archive", "compare", "cpu", "gpu", "graph", "interp", "lower", "program", "qat", "qparams", "quantize"],
+    ),
 ];
 
 /// The modules of this crate that a source text imports, by `crate::` paths outside of comments.

@@ -78,6 +78,9 @@ pub enum ObserverError {
         /// What the other was made from.
         other: String,
     },
+    /// Parameters that were trained cannot be merged.
+    #[error("its parameters were trained, and differ")]
+    MergeTrained,
     /// Moving averages cannot be merged.
     #[error(
         "moving averages depend on the order of the batches, so two of them cannot be merged; use min/max or a histogram"

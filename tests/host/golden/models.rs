@@ -118,7 +118,7 @@ impl Layers<'_> {
     }
 }
 
-fn config(golden: &Golden) -> Result<QuantizationConfig, String> {
+pub(super) fn config(golden: &Golden) -> Result<QuantizationConfig, String> {
     let mut config = QuantizationConfig::symmetric();
     if golden.flag("per_channel")? {
         config = config.per_channel();

@@ -1,0 +1,296 @@
+//! Quantization-aware training: a network learns to live with its codes.
+//!
+//! [`prepare_qat`] puts a [`FakeQuantize`] at every point that a quantizer annotates: values go on as what int8 would make of
+//! them, and gradients pass straight through. [`Trainer::fit`] trains the parameters; [`TrainableGraph::prepared`] is what
+//! [`convert`](crate::quantize::convert()) takes. With the observers off, the outputs of training and of the converted graph
+//! are the same bits: one rule makes scales and zero points for both.
+//!
+//! ```
+//! use enfold::qat::{Loss, Optimizer, Trainer, prepare_qat};
+//! use enfold::quantize::{ConvertOptions, QuantizationConfig, WgpuQuantizer, convert};
+//! # use enfold::{GraphBuilder, Shape, Tensor};
+//! # let mut g = GraphBuilder::new();
+//! # let x = g.input("x", Shape::rows(2))?;
+//! # let y = g.linear("fc", x, Tensor::from_f32(&[2, 2], vec![0.5, -0.25, 0.1, 0.9])?, None)?;
+//! # let float = g.finish([y])?;
+//! # let inputs = Tensor::from_f32(&[4, 2], vec![1.0, -1.0, 0.3, 0.7, -0.2, 0.4, 0.9, 0.1])?;
+//! # let labels = Tensor::from_i32(&[4], vec![0, 1, 1, 0])?;
+//!
+//! let quantizer = WgpuQuantizer::new().set_global(QuantizationConfig::symmetric().per_channel().qat());
+//! let mut model = prepare_qat(&float, &quantizer)?;
+//! let mut trainer = Trainer::new(Loss::CrossEntropy, Optimizer::adam(5e-4)?);
+//! (trainer.epochs, trainer.batch_rows) = (3, 2);
+//! trainer.fit(&mut model, &[&inputs], &labels, |progress| println!("{progress}"))?;
+//! let quantized = convert(&model.prepared()?, &ConvertOptions::default())?;
+//! # Ok::<(), enfold::Error>(())
+//! ```
+//!
+//! A float graph is trained in the same way, by [`TrainableGraph::new`]. Everything is deterministic, on any number of
+//! threads.
+
+mod error;
+mod gradient;
+mod gradients;
+mod loss;
+mod norm;
+mod optimizer;
+mod pass;
+mod trainer;
+mod values;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use self::gradients::Gradients;
+use self::norm::Batch;
+use self::values::{Source, Values};
+use crate::graph::{Graph, NodeId, ObserverId};
+use crate::quantize::trained::prepare_with_norms;
+use crate::quantize::{
+    FakeQuantize, ObserverError, PreparedGraph, QParamsRule, QuantizationSpec, Quantizer, WgpuQuantizer,
+};
+use crate::tensor::Tensor;
+
+pub use error::QatError;
+pub use loss::Loss;
+pub use optimizer::{Optimizer, OptimizerKind, Schedule};
+pub use trainer::{Progress, Trainer};
+
+/// Inserts a fake quantizer at every point that `quantizer` annotates, and makes the float parameters trainable: weights and
+/// biases of linear layers and norms, and tables of embeddings.
+///
+/// # Errors
+/// [`QatError::Prepare`] as [`prepare`](crate::quantize::prepare), [`QatError::NoGradient`] for an op that gradients cannot
+/// pass, [`QatError::NoParameters`] if there is nothing to train.
+pub fn prepare_qat(graph: &Graph, quantizer: &dyn Quantizer) -> Result<TrainableGraph, QatError> {
+    let (prepared, folded) = prepare_with_norms(graph, quantizer)?;
+    let structure = prepared.graph().clone();
+    let values = Values::new(graph, &structure, folded);
+    let gradients = Gradients::new(structure.nodes().len());
+    let fakes = prepared.observers().iter().cloned().map(FakeQuantize::new).collect();
+    let mut model = TrainableGraph {
+        graph: structure,
+        template: Arc::new(prepared),
+        fakes,
+        values,
+        gradients,
+        batches: HashMap::new(),
+        norms_frozen: false,
+        forward_done: false,
+        steps: 0,
+    };
+    model.gradients.wanted = model.wanted()?;
+    Ok(model)
+}
+
+/// A graph whose parameters can be trained, with or without fake quantization.
+#[derive(Debug, Clone)]
+pub struct TrainableGraph {
+    /// The structure; its constants are those from before training.
+    graph: Graph,
+    /// What convert starts from.
+    template: Arc<PreparedGraph>,
+    fakes: Vec<FakeQuantize>,
+    values: Values,
+    gradients: Gradients,
+    /// The statistics of the last pass, of batch norms that no layer has taken in.
+    batches: HashMap<NodeId, Batch>,
+    norms_frozen: bool,
+    forward_done: bool,
+    steps: u64,
+}
+
+impl TrainableGraph {
+    /// Makes the parameters of a float graph trainable, without any quantization.
+    ///
+    /// # Errors
+    /// As [`prepare_qat`].
+    pub fn new(graph: &Graph) -> Result<Self, QatError> {
+        prepare_qat(graph, &WgpuQuantizer::new())
+    }
+
+    /// Which nodes gradients have to reach; refuses those that they cannot pass.
+    fn wanted(&self) -> Result<Vec<bool>, QatError> {
+        let nodes = self.graph.nodes();
+        let mut live = vec![false; nodes.len()];
+        self.graph.outputs().iter().for_each(|id| live[id.index()] = true);
+        for (at, node) in nodes.iter().enumerate().rev() {
+            if live[at] {
+                node.inputs.iter().for_each(|input| live[input.index()] = true);
+            }
+        }
+        let mut wanted: Vec<bool> = Vec::with_capacity(nodes.len());
+        for (at, node) in nodes.iter().enumerate() {
+            let trained = match self.values.sources[at] {
+                Source::Parameter(at) => self.values.parameters[at].trained,
+                Source::FoldedWeight(norm) | Source::FoldedBias(norm) => {
+                    self.values.norms[norm].is_trained(&self.values.parameters)
+                }
+                Source::Fixed(_) => false,
+                Source::Pass => node.inputs.iter().any(|input| wanted[input.index()]),
+            };
+            wanted.push(trained && live[at]);
+            if wanted[at] && !gradient::exists(&node.op) {
+                return Err(QatError::NoGradient { node: node.name.clone(), op: node.op.name() });
+            }
+        }
+        if self.graph.outputs().iter().any(|id| wanted[id.index()]) { Ok(wanted) } else { Err(QatError::NoParameters) }
+    }
+
+    /// The structure: the float graph with `observe` nodes, whose constants are those from before training.
+    #[must_use]
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// Names, values and gradients of all parameters that are trained. Gradients are those of the last backward pass, empty
+    /// before the first.
+    pub fn parameters(&self) -> impl Iterator<Item = (&str, &Tensor, &[f32])> {
+        let all = self.values.parameters.iter().enumerate().filter(|(_, parameter)| parameter.trained);
+        all.map(|(at, parameter)| (parameter.name.as_str(), &parameter.value, self.gradient(at)))
+    }
+
+    fn gradient(&self, parameter: usize) -> &[f32] {
+        let Values { norms, sources, .. } = &self.values;
+        gradient_of(norms, sources, &self.gradients, parameter)
+    }
+
+    /// Another value for a parameter.
+    ///
+    /// # Errors
+    /// [`QatError::UnknownParameter`] for a name that no parameter has, [`QatError::Size`] for another shape.
+    pub fn set_parameter(&mut self, name: &str, value: &Tensor) -> Result<(), QatError> {
+        let at = self.find(name)?;
+        let own = &mut self.values.parameters[at].value;
+        if own.shape() != value.shape() || own.dtype() != value.dtype() {
+            let expected = format!("{} in shape {:?}", own.len(), own.shape());
+            return Err(QatError::Size { what: "number of the parameter's elements", actual: value.len(), expected });
+        }
+        own.clone_from(value);
+        Ok(())
+    }
+
+    /// Whether a parameter is trained; all are at first.
+    ///
+    /// # Errors
+    /// [`QatError::UnknownParameter`] for a name that no parameter has, [`QatError::NoParameters`] if none would be left.
+    pub fn set_trained(&mut self, name: &str, trained: bool) -> Result<(), QatError> {
+        let at = self.find(name)?;
+        let before = std::mem::replace(&mut self.values.parameters[at].trained, trained);
+        match self.wanted() {
+            Ok(wanted) => self.gradients.wanted = wanted,
+            Err(error) => {
+                self.values.parameters[at].trained = before;
+                return Err(error);
+            }
+        }
+        self.forward_done = false;
+        Ok(())
+    }
+
+    fn find(&self, name: &str) -> Result<usize, QatError> {
+        let parameters = &self.values.parameters;
+        parameters.iter().position(|parameter| parameter.name == name).ok_or_else(|| QatError::UnknownParameter {
+            name: name.to_owned(),
+            names: parameters.iter().map(|parameter| parameter.name.clone()).collect(),
+        })
+    }
+
+    /// Switches all observers on or off: off, scales and zero points rest.
+    pub fn enable_observers(&mut self, on: bool) {
+        self.fakes.iter_mut().for_each(|fake| fake.enable_observer(on));
+    }
+
+    /// Switches all fake quantization on or off: off, values pass as they are.
+    pub fn enable_fake_quant(&mut self, on: bool) {
+        self.fakes.iter_mut().for_each(|fake| fake.enable_fake_quant(on));
+    }
+
+    /// Whether batch norms use their running statistics, as they will once converted, instead of those of the batch. They do
+    /// not at first.
+    pub fn freeze_norms(&mut self, frozen: bool) {
+        self.norms_frozen = frozen;
+    }
+
+    /// Another rule from ranges to scales and zero points.
+    pub fn set_rule(&mut self, rule: QParamsRule) {
+        self.fakes.iter_mut().for_each(|fake| fake.set_rule(rule));
+    }
+
+    /// Makes all static scales and zero points parameters, which are trained from here on (LSQ). They start from what the
+    /// observers have seen, so let at least one batch pass before. With `scale_gradients`, their gradients are divided by
+    /// `√(elements · quant_max)`.
+    ///
+    /// # Errors
+    /// [`QatError::Observer`] names the first value that has not been observed; nothing has changed then.
+    pub fn learn_steps(&mut self, scale_gradients: bool) -> Result<(), QatError> {
+        let mut fakes = self.fakes.clone();
+        for (at, fake) in fakes.iter_mut().enumerate() {
+            if matches!(fake.observer().spec(), QuantizationSpec::Observed(spec) if !spec.is_dynamic()) {
+                fake.learn_step(scale_gradients).map_err(|source| self.named(at, source))?;
+            }
+        }
+        self.fakes = fakes;
+        Ok(())
+    }
+
+    /// The fake quantizers, indexed by [`ObserverId`].
+    #[must_use]
+    pub fn fake_quantizers(&self) -> &[FakeQuantize] {
+        &self.fakes
+    }
+
+    /// Moves every trained parameter along its gradient.
+    pub fn step(&mut self, optimizer: &mut Optimizer) {
+        let Self { values: Values { parameters, sources, norms, .. }, gradients, fakes, .. } = self;
+        let own = parameters.iter_mut().enumerate().filter(|(_, parameter)| parameter.trained);
+        let own = own.map(|(at, p)| (p.floats_mut(), gradient_of(norms, sources, gradients, at)));
+        let learned = fakes.iter_mut().filter_map(FakeQuantize::learned_mut).flat_map(|learned| {
+            let scale = (&mut learned.scale[..], &learned.scale_gradient[..]);
+            [scale, (&mut learned.zero_point[..], &learned.zero_point_gradient[..])]
+        });
+        optimizer.step(own.chain(learned));
+        self.steps += 1;
+        self.forward_done = false;
+    }
+
+    /// What [`convert`](crate::quantize::convert()) takes: the parameters as trained, batch norms folded by their running
+    /// statistics, and the observers with what they have seen. Of a float graph, [`PreparedGraph::graph`] is the trained
+    /// network.
+    ///
+    /// # Errors
+    /// [`QatError::Observer`] for learned steps that are not usable.
+    pub fn prepared(&self) -> Result<PreparedGraph, QatError> {
+        let mut values = self.values.clone();
+        values.clear();
+        values.fold_norms();
+        let changed = |id: NodeId| !matches!(values.sources[id.index()], Source::Fixed(_) | Source::Pass);
+        let graph = self.graph.with_constants(|id| changed(id).then(|| Arc::new(values.get(id).clone())));
+        let observer = |(at, fake): (usize, &FakeQuantize)| fake.to_observer().map_err(|source| self.named(at, source));
+        let observers = self.fakes.iter().enumerate().map(observer).collect::<Result<_, _>>()?;
+        Ok(self.template.trained(graph, observers, self.steps))
+    }
+
+    fn named(&self, observer: usize, source: ObserverError) -> QatError {
+        QatError::Observer { node: self.template.observed(ObserverId(observer)).to_owned(), source }
+    }
+
+    /// The parameter with the largest element in its gradient; NaN counts as the largest.
+    fn largest_gradient(&self) -> (String, f32) {
+        let rank = |v: f32| if v.is_nan() { f32::INFINITY } else { v.abs() };
+        let larger = |a: f32, b: f32| if rank(b) > rank(a) { b } else { a };
+        let all = self.parameters().map(|(name, _, g)| (name.to_owned(), g.iter().copied().fold(0.0, larger)));
+        all.reduce(|a, b| if rank(b.1) > rank(a.1) { b } else { a }).unwrap_or_default()
+    }
+}
+
+fn gradient_of<'g>(
+    norms: &'g [norm::NormLayer],
+    sources: &[Source],
+    gradients: &'g Gradients,
+    parameter: usize,
+) -> &'g [f32] {
+    let of_norm = norms.iter().find_map(|norm| norm.gradient(parameter));
+    let node = || sources.iter().position(|source| matches!(source, Source::Parameter(at) if *at == parameter));
+    of_norm.or_else(|| node().map(|node| gradients.get(NodeId::new(node)))).unwrap_or_default()
+}

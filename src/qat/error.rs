@@ -1,0 +1,113 @@
+//! Why training failed.
+
+use crate::graph::GraphError;
+use crate::interp::InterpError;
+use crate::quantize::{ConvertError, ObserverError, PrepareError};
+
+/// Why a graph could not be trained. Every variant names the node or gives the step.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum QatError {
+    /// A node between a parameter and an output has no gradient.
+    #[error("{node}: {op} has no gradient, and trained parameters are behind it")]
+    NoGradient {
+        /// The node.
+        node: String,
+        /// Its op.
+        op: &'static str,
+    },
+    /// There is nothing to train.
+    #[error("the graph has no float parameter that an output depends on")]
+    NoParameters,
+    /// No parameter has this name.
+    #[error("there is no parameter {name}; there are: {}", names.join(", "))]
+    UnknownParameter {
+        /// The name asked for.
+        name: String,
+        /// Those that exist.
+        names: Vec<String>,
+    },
+    /// The quantizer or the graph.
+    #[error(transparent)]
+    Prepare(#[from] PrepareError),
+    /// Inputs that do not fit the graph.
+    #[error(transparent)]
+    Interp(#[from] InterpError),
+    /// A graph that is not valid.
+    #[error(transparent)]
+    Graph(#[from] GraphError),
+    /// A graph that could not be converted.
+    #[error(transparent)]
+    Convert(#[from] ConvertError),
+    /// A value does not suit its observer.
+    #[error("{node}: {source}")]
+    Observer {
+        /// The observed value.
+        node: String,
+        /// What is wrong.
+        source: ObserverError,
+    },
+    /// A target does not fit the output.
+    #[error("the target is {actual}, expected {expected} for an output of shape {output:?}")]
+    Target {
+        /// Type and shape of the target.
+        actual: String,
+        /// Type and shape that it should have.
+        expected: String,
+        /// The output's shape.
+        output: Vec<usize>,
+    },
+    /// A label is no class.
+    #[error("label {label} at row {row} is no class of 0 to {}", classes.saturating_sub(1))]
+    Label {
+        /// Row-major index of the label.
+        row: usize,
+        /// The label.
+        label: i32,
+        /// How many classes the output has.
+        classes: usize,
+    },
+    /// Data or options of another size than they should have.
+    #[error("{what} is {actual}, expected {expected}")]
+    Size {
+        /// The size in question.
+        what: &'static str,
+        /// Its value.
+        actual: usize,
+        /// What it should be.
+        expected: String,
+    },
+    /// An option out of its range.
+    #[error("{what} is {value}, expected {expected}")]
+    Option {
+        /// Which.
+        what: &'static str,
+        /// Its value.
+        value: f64,
+        /// What it should be.
+        expected: &'static str,
+    },
+    /// A batch norm in training has one value per channel, which has no variance.
+    #[error("{node}: a batch norm in training needs more than {rows} value for each channel")]
+    OneRow {
+        /// The batch norm, or the layer that has taken it in.
+        node: String,
+        /// Values per channel.
+        rows: usize,
+    },
+    /// The backward pass needs a forward pass before it.
+    #[error("there is no forward pass to go back through")]
+    NoForward,
+    /// The loss is no longer a number. The parameters are as before the step.
+    #[error("step {step}: the loss is {loss}; the largest gradient, {gradient}, is that of {node}")]
+    Diverged {
+        /// The step, counted from 0.
+        step: u64,
+        /// The loss.
+        loss: f64,
+        /// The parameter with the largest gradient; NaN counts as the largest.
+        node: String,
+        /// That gradient's largest element.
+        gradient: f32,
+    },
+}

@@ -1,0 +1,206 @@
+//! Forward and backward through a graph.
+
+use std::borrow::Borrow;
+
+use super::norm::Batch;
+use super::{QatError, TrainableGraph, gradient};
+use crate::graph::{NodeId, ObserverId, Op};
+use crate::interp;
+use crate::kernels;
+use crate::kernels::slices::{rows_before_last, tensor, with_last};
+use crate::qparams::TensorQParams;
+use crate::quantize::trained::derived;
+use crate::quantize::{ObserverError, QuantizationSpec};
+use crate::tensor::Tensor;
+
+impl TrainableGraph {
+    /// The outputs in training: observers update, batch norms use the batch, and everything is kept for
+    /// [`backward`](Self::backward).
+    ///
+    /// # Errors
+    /// [`QatError::Interp`] for inputs that do not fit, [`QatError::Observer`] for values that are not finite,
+    /// [`QatError::OneRow`] for a batch that has no variance.
+    pub fn forward<T: Borrow<Tensor>>(&mut self, inputs: &[T]) -> Result<Vec<Tensor>, QatError> {
+        self.run(inputs, true)?;
+        self.forward_done = true;
+        Ok(self.outputs())
+    }
+
+    /// The outputs as they will be once converted, bit for bit: nothing is updated. Whatever a forward pass has kept is
+    /// gone.
+    ///
+    /// # Errors
+    /// [`QatError::Interp`] for inputs that do not fit, [`QatError::Observer`] for what has not been observed.
+    pub fn evaluate<T: Borrow<Tensor>>(&mut self, inputs: &[T]) -> Result<Vec<Tensor>, QatError> {
+        self.run(inputs, false)?;
+        let outputs = self.outputs();
+        self.values.clear();
+        Ok(outputs)
+    }
+
+    fn outputs(&self) -> Vec<Tensor> {
+        self.graph.outputs().iter().map(|&id| self.values.get(id).clone()).collect()
+    }
+
+    fn run<T: Borrow<Tensor>>(&mut self, inputs: &[T], training: bool) -> Result<(), QatError> {
+        self.forward_done = false;
+        self.template.check_inputs(inputs)?;
+        self.values.clear();
+        self.values.fold_norms();
+        self.batches.clear();
+        for (&id, input) in self.graph.inputs().iter().zip(inputs) {
+            self.values.set(id, input.borrow().clone());
+        }
+        for at in 0..self.graph.nodes().len() {
+            let id = NodeId::new(at);
+            if self.values.is_pass(id) && !matches!(self.graph.node(id).op, Op::Input) {
+                let value = self.value(id, training)?;
+                self.values.set(id, value);
+            }
+        }
+        Ok(())
+    }
+
+    /// The value of a node that is computed.
+    fn value(&mut self, id: NodeId, training: bool) -> Result<Tensor, QatError> {
+        let node = self.graph.node(id);
+        let batch_norms = training && !self.norms_frozen;
+        match node.op {
+            Op::Observe { observer: ObserverId(at) } => {
+                let derived = self.derived(at).map_err(|source| self.named(at, source))?;
+                let observe = training && !self.template.is_passive(id);
+                let y = self.fakes[at].forward_with(self.values.get(node.inputs[0]), observe, derived);
+                y.map_err(|source| self.named(at, source))
+            }
+            Op::BatchNorm { eps } if batch_norms => self.batch_norm(id, eps),
+            Op::Linear if batch_norms && self.values.norms.iter().any(|norm| norm.layer == id) => {
+                let [x, w] = [0, 1].map(|at| self.values.get(node.inputs[at]));
+                let (n, k) = (w.shape()[0], w.shape()[1]);
+                let m = rows_before_last(x.shape());
+                let product = kernels::linear(floats(x), [m, n, k], floats(w), None, None);
+                let product = tensor(with_last(x.shape(), n), product);
+                let values = &mut self.values;
+                let norm = values.norms.iter_mut().find(|norm| norm.layer == id);
+                norm.map_or(Ok(product.clone()), |norm| norm.forward(&node.name, &product, &mut values.parameters))
+            }
+            _ => {
+                let inputs: Vec<&Tensor> = node.inputs.iter().map(|&input| self.values.get(input)).collect();
+                Ok(interp::evaluate(node, &inputs)?)
+            }
+        }
+    }
+
+    /// A batch norm that no layer could take in, with the statistics of the batch.
+    fn batch_norm(&mut self, id: NodeId, eps: f32) -> Result<Tensor, QatError> {
+        let node = self.graph.node(id);
+        let x = self.values.get(node.inputs[0]);
+        let (channels, inner) = (x.shape()[1], x.shape()[2..].iter().product());
+        let batch = Batch::of(floats(x), channels, inner, eps);
+        if batch.count < 2 {
+            return Err(QatError::OneRow { node: node.name.clone(), rows: batch.count });
+        }
+        let [gamma, beta] = [3, 4].map(|at| self.values.floats(node.inputs[at]));
+        let y = tensor(x.shape().to_vec(), batch.normalize(floats(x), inner, gamma, beta));
+        if let [Some(mean), Some(variance)] = [1, 2].map(|at| self.values.parameter_of(node.inputs[at]))
+            && let Ok([mean, variance]) = self.values.parameters.get_disjoint_mut([mean, variance])
+        {
+            batch.run_along(mean.floats_mut(), variance.floats_mut());
+        }
+        self.batches.insert(id, batch);
+        Ok(y)
+    }
+
+    /// The parameters of an observer that follow from those of others.
+    fn derived(&self, at: usize) -> Result<Option<TensorQParams>, ObserverError> {
+        let QuantizationSpec::Derived(spec) = self.fakes[at].observer().spec() else { return Ok(None) };
+        let of = |&source: &usize| self.fakes[source].qparams().cloned().ok_or(ObserverError::Uncalibrated);
+        let from = self.template.parts().derived_from[at].iter().map(of).collect::<Result<Vec<_>, _>>()?;
+        derived(&spec.rule, &from).map(Some)
+    }
+
+    /// Goes back through the last [`forward`](Self::forward), from the gradient of each output to those of the parameters.
+    ///
+    /// # Errors
+    /// [`QatError::NoForward`] without a forward pass before it, [`QatError::Size`] for gradients that are not those of the
+    /// outputs.
+    pub fn backward(&mut self, gradients: &[Tensor]) -> Result<(), QatError> {
+        if !self.forward_done {
+            return Err(QatError::NoForward);
+        }
+        let outputs = self.graph.outputs();
+        if gradients.len() != outputs.len() {
+            let (actual, expected) = (gradients.len(), outputs.len().to_string());
+            return Err(QatError::Size { what: "number of output gradients", actual, expected });
+        }
+        for (&id, gradient) in outputs.iter().zip(gradients) {
+            let own = self.values.get(id);
+            if gradient.shape() != own.shape() || gradient.as_f32().is_none() {
+                let expected = format!("{} in shape {:?}", own.len(), own.shape());
+                return Err(QatError::Size {
+                    what: "number of a gradient's elements",
+                    actual: gradient.len(),
+                    expected,
+                });
+            }
+        }
+        self.gradients.start();
+        for (&id, gradient) in outputs.iter().zip(gradients) {
+            self.gradients.add(id, gradient.len(), |dx| dx.copy_from_slice(floats(gradient)));
+        }
+        for at in (0..self.graph.nodes().len()).rev() {
+            self.back(NodeId::new(at));
+        }
+        for norm in &mut self.values.norms {
+            norm.backward(&self.gradients, &self.values.parameters);
+        }
+        Ok(())
+    }
+
+    /// From the gradient of a node to those of its inputs.
+    fn back(&mut self, id: NodeId) {
+        let Self { graph, values, gradients, fakes, batches, .. } = self;
+        if !values.is_pass(id) {
+            return;
+        }
+        let Some(mut dy) = gradients.take(id) else { return };
+        let node = graph.node(id);
+        let norm = values.norms.iter().position(|norm| norm.layer == id && norm.in_training());
+        match node.op {
+            Op::Observe { observer: ObserverId(at) } => {
+                let input = node.inputs[0];
+                gradients.add(input, dy.len(), |dx| {
+                    dx.copy_from_slice(&dy);
+                    fakes[at].backward(values.get(input), dx);
+                });
+            }
+            Op::BatchNorm { .. } if batches.contains_key(&id) => {
+                let batch = &batches[&id];
+                let (x, gamma) = (values.get(node.inputs[0]), values.floats(node.inputs[3]));
+                let mut of_x = vec![0.0; x.len()];
+                let inner = x.shape()[2..].iter().product();
+                let [of_gamma, of_beta] = batch.backward(floats(x), inner, gamma, &dy, &mut of_x);
+                for (at, gradient) in [(0, of_x), (3, of_gamma), (4, of_beta)] {
+                    gradients.add(node.inputs[at], gradient.len(), |dx| dx.copy_from_slice(&gradient));
+                }
+            }
+            _ => {
+                if let Some(norm) = norm {
+                    let parameters = &values.parameters;
+                    dy = values.norms[norm].product_gradient(&dy, parameters);
+                }
+                // The bias of a layer with a norm in training is the norm's.
+                let inputs = if norm.is_some() { &node.inputs[..2] } else { &node.inputs[..] };
+                let read: Vec<&Tensor> = inputs.iter().map(|&input| values.get(input)).collect();
+                for (at, &input) in inputs.iter().enumerate() {
+                    let y = values.get(id);
+                    gradients.add(input, read[at].len(), |dx| gradient::gradient(&node.op, at, &read, y, &dy, dx));
+                }
+            }
+        }
+        gradients.put_back(id, dy);
+    }
+}
+
+fn floats(tensor: &Tensor) -> &[f32] {
+    tensor.as_f32().unwrap_or_default()
+}

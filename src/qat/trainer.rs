@@ -1,0 +1,188 @@
+//! The loop: mini-batches, losses, steps.
+
+use std::fmt;
+
+use super::{Loss, Optimizer, QatError, Schedule, TrainableGraph};
+use crate::tensor::Tensor;
+
+/// Trains a graph's first output on a set of examples. All fields may be changed before [`fit`](Self::fit).
+#[derive(Debug, Clone)]
+pub struct Trainer {
+    /// What becomes smaller.
+    pub loss: Loss,
+    /// How parameters follow their gradients. It keeps its state, so that training can go on.
+    pub optimizer: Optimizer,
+    /// How its rate changes over all steps of a call.
+    pub schedule: Schedule,
+    /// How often all examples are seen: 10 at first.
+    pub epochs: usize,
+    /// Examples in a step; the last step of an epoch may have fewer. 64 at first.
+    pub batch_rows: usize,
+    /// Decides the order of the examples.
+    pub seed: u64,
+    /// For so many epochs at the end, observers are off and batch norms frozen, so that the network settles on the scales and
+    /// statistics that it will have. 0 at first.
+    pub settled_epochs: usize,
+}
+
+/// One step, as a callback sees it; prints itself in one line.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Progress {
+    /// The step, counted from 1 over all epochs.
+    pub step: u64,
+    /// Steps in all.
+    pub steps: u64,
+    /// The epoch, counted from 1.
+    pub epoch: usize,
+    /// The mean loss of the epoch so far.
+    pub loss: f64,
+    /// With labels: the share of the epoch's examples so far whose label had the largest output.
+    pub accuracy: Option<f64>,
+    /// The rate of this step.
+    pub learning_rate: f32,
+}
+
+impl fmt::Display for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "step {}/{}, epoch {}: loss {:.5}", self.step, self.steps, self.epoch, self.loss)?;
+        if let Some(accuracy) = self.accuracy {
+            write!(f, ", accuracy {accuracy:.4}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Trainer {
+    /// Ten epochs of 64 examples a step at a constant rate.
+    #[must_use]
+    pub fn new(loss: Loss, optimizer: Optimizer) -> Self {
+        let schedule = Schedule::Constant;
+        Self { loss, optimizer, schedule, epochs: 10, batch_rows: 64, seed: 0, settled_epochs: 0 }
+    }
+
+    /// Trains on `inputs`, one tensor `[examples, …]` for each input of the graph, and `targets`, `[examples, …]` as the loss
+    /// takes them. `progress` is called after each step.
+    ///
+    /// # Errors
+    /// [`QatError::Size`] for no examples, no epochs, or inputs and targets of different lengths; [`QatError::Diverged`] for a
+    /// loss that is not finite, with the parameters as they were before that step; and whatever a pass refuses.
+    pub fn fit(
+        &mut self,
+        model: &mut TrainableGraph,
+        inputs: &[&Tensor],
+        targets: &Tensor,
+        mut progress: impl FnMut(&Progress),
+    ) -> Result<(), QatError> {
+        let examples = self.examples(inputs, targets)?;
+        let batches = examples.div_ceil(self.batch_rows) as u64;
+        let (steps, rate) = (batches * self.epochs as u64, self.optimizer.learning_rate);
+        let mut random = fastrand::Rng::with_seed(self.seed);
+        let mut order: Vec<usize> = (0..examples).collect();
+        let mut step = 0;
+        for epoch in 0..self.epochs {
+            if self.settled_epochs > 0 && epoch + self.settled_epochs >= self.epochs {
+                model.enable_observers(false);
+                model.freeze_norms(true);
+            }
+            random.shuffle(&mut order);
+            let mut sums = Sums::default();
+            for rows in order.chunks(self.batch_rows) {
+                let batch: Vec<Tensor> = inputs.iter().map(|input| select(input, rows)).collect();
+                let target = select(targets, rows);
+                self.optimizer.learning_rate = rate * self.schedule.factor(step, steps);
+                let taken = self.step(model, &batch, &target, step);
+                let (used_rate, loss) = (std::mem::replace(&mut self.optimizer.learning_rate, rate), taken?);
+                step += 1;
+                sums.add(loss, rows.len());
+                progress(&Progress {
+                    step,
+                    steps,
+                    epoch: epoch + 1,
+                    loss: sums.loss / sums.rows as f64,
+                    accuracy: (self.loss == Loss::CrossEntropy).then(|| sums.right as f64 / sums.labels.max(1) as f64),
+                    learning_rate: used_rate,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// One step on one batch. The loss and, with labels, how many were right of how many.
+    fn step(
+        &mut self,
+        model: &mut TrainableGraph,
+        batch: &[Tensor],
+        target: &Tensor,
+        step: u64,
+    ) -> Result<(f64, [usize; 2]), QatError> {
+        let outputs = model.forward(batch)?;
+        let (loss, gradient) = self.loss.evaluate(&outputs[0], target)?;
+        let others = outputs[1..].iter().map(|y| Tensor::from_f32(y.shape(), vec![0.0; y.len()]).expect("as long"));
+        let gradients: Vec<Tensor> = std::iter::once(gradient).chain(others).collect();
+        model.backward(&gradients)?;
+        if !loss.is_finite() {
+            let (node, gradient) = model.largest_gradient();
+            return Err(QatError::Diverged { step, loss, node, gradient });
+        }
+        model.step(&mut self.optimizer);
+        Ok((loss, if self.loss == Loss::CrossEntropy { hits(&outputs[0], target) } else { [0, 0] }))
+    }
+
+    fn examples(&self, inputs: &[&Tensor], targets: &Tensor) -> Result<usize, QatError> {
+        let examples = targets.shape().first().copied().unwrap_or_default();
+        let at_least = |what, actual: usize| match actual {
+            0 => Err(QatError::Size { what, actual, expected: "at least 1".to_owned() }),
+            _ => Ok(()),
+        };
+        at_least("number of examples", examples)?;
+        at_least("number of epochs", self.epochs)?;
+        at_least("number of examples in a step", self.batch_rows)?;
+        for input in inputs {
+            let actual = input.shape().first().copied().unwrap_or_default();
+            if actual != examples {
+                let expected = format!("{examples} as in the targets");
+                return Err(QatError::Size { what: "number of examples of an input", actual, expected });
+            }
+        }
+        Ok(examples)
+    }
+}
+
+/// Sums over an epoch.
+#[derive(Default)]
+struct Sums {
+    loss: f64,
+    rows: usize,
+    right: usize,
+    labels: usize,
+}
+
+impl Sums {
+    fn add(&mut self, (loss, [right, labels]): (f64, [usize; 2]), rows: usize) {
+        self.loss += loss * rows as f64;
+        self.rows += rows;
+        self.right += right;
+        self.labels += labels;
+    }
+}
+
+/// Some rows of a tensor.
+fn select(tensor: &Tensor, rows: &[usize]) -> Tensor {
+    use ndarray::Axis;
+    match tensor {
+        Tensor::F32(a) => Tensor::F32(a.select(Axis(0), rows)),
+        Tensor::I8(a) => Tensor::I8(a.select(Axis(0), rows)),
+        Tensor::I32(a) => Tensor::I32(a.select(Axis(0), rows)),
+        Tensor::I64(a) => Tensor::I64(a.select(Axis(0), rows)),
+    }
+}
+
+/// How many labels have the largest output of their row, and how many there are.
+fn hits(output: &Tensor, labels: &Tensor) -> [usize; 2] {
+    let classes = output.shape().last().copied().unwrap_or(1).max(1);
+    let rows = output.as_f32().unwrap_or_default().chunks_exact(classes);
+    let labels = labels.as_i32().unwrap_or_default();
+    let largest = |row: &[f32]| (1..row.len()).fold(0, |best, at| if row[at] > row[best] { at } else { best });
+    let right = rows.zip(labels).filter(|(row, label)| largest(row) as i32 == **label).count();
+    [right, labels.len()]
+}

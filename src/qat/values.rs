@@ -1,0 +1,175 @@
+//! The values of a pass: parameters, constants, and what is computed of them.
+
+use std::sync::Arc;
+
+use super::norm::NormLayer;
+use crate::graph::{Graph, NodeId, Op};
+use crate::quantize::trained::FoldedNorm;
+use crate::tensor::{DType, Tensor};
+
+/// A float constant of the graph that training changes.
+#[derive(Debug, Clone)]
+pub(super) struct Parameter {
+    pub(super) name: String,
+    pub(super) value: Tensor,
+    /// By gradients; running statistics change on their own.
+    pub(super) trained: bool,
+}
+
+impl Parameter {
+    pub(super) fn floats(&self) -> &[f32] {
+        self.value.as_f32().unwrap_or_default()
+    }
+
+    pub(super) fn floats_mut(&mut self) -> &mut [f32] {
+        match &mut self.value {
+            Tensor::F32(a) => a.as_slice_mut().unwrap_or_default(),
+            _ => &mut [],
+        }
+    }
+}
+
+/// Where a node's value comes from.
+#[derive(Debug, Clone)]
+pub(super) enum Source {
+    Parameter(usize),
+    Fixed(Arc<Tensor>),
+    /// The weight of a layer that has taken in a batch norm.
+    FoldedWeight(usize),
+    /// Its bias.
+    FoldedBias(usize),
+    /// The pass: an input, or computed.
+    Pass,
+}
+
+/// Values by node.
+#[derive(Debug, Clone)]
+pub(super) struct Values {
+    pub(super) parameters: Vec<Parameter>,
+    pub(super) sources: Vec<Source>,
+    pub(super) norms: Vec<NormLayer>,
+    pass: Vec<Option<Tensor>>,
+}
+
+impl Values {
+    /// The parameters of a prepared graph; `float` is the graph before its batch norms were folded.
+    pub(super) fn new(float: &Graph, graph: &Graph, folded: Vec<FoldedNorm>) -> Self {
+        let source = |node: &crate::graph::Node| match &node.op {
+            Op::Constant(tensor) => Source::Fixed(Arc::clone(tensor)),
+            _ => Source::Pass,
+        };
+        let mut values = Self {
+            parameters: Vec::new(),
+            sources: graph.nodes().iter().map(source).collect(),
+            norms: Vec::new(),
+            pass: vec![None; graph.nodes().len()],
+        };
+        for folded in folded {
+            values.fold(float, graph, folded);
+        }
+        for node in graph.nodes() {
+            let (trained, running): (&[usize], &[usize]) = match node.op {
+                Op::Linear | Op::LayerNorm { .. } => (&[1, 2], &[]),
+                Op::BatchNorm { .. } => (&[3, 4], &[1, 2]),
+                Op::Embedding => (&[1], &[]),
+                _ => continue,
+            };
+            for (inputs, trained) in [(trained, true), (running, false)] {
+                for &input in inputs.iter().filter_map(|&at| node.inputs.get(at)) {
+                    let id = behind_moves(graph, input);
+                    let constant = graph.node(id);
+                    if let (Source::Fixed(tensor), DType::F32) = (&values.sources[id.index()], constant.dtype) {
+                        let value = (**tensor).clone();
+                        values.sources[id.index()] =
+                            Source::Parameter(values.add(constant.name.clone(), value, trained));
+                    }
+                }
+            }
+        }
+        values
+    }
+
+    fn add(&mut self, name: String, value: Tensor, trained: bool) -> usize {
+        self.parameters.push(Parameter { name, value, trained });
+        self.parameters.len() - 1
+    }
+
+    /// A layer that has taken in a batch norm: its parameters are those from before.
+    fn fold(&mut self, float: &Graph, graph: &Graph, folded: FoldedNorm) {
+        let Some(layer) = graph.find(&folded.layer) else { return };
+        let mut parameter = |id: NodeId, trained| {
+            let node = float.node(id);
+            let value = match &node.op {
+                Op::Constant(tensor) => (**tensor).clone(),
+                _ => Tensor::from(ndarray::arr0(0f32)),
+            };
+            self.add(node.name.clone(), value, trained)
+        };
+        let weight = parameter(folded.weight, true);
+        let bias = folded.bias.map(|bias| parameter(bias, true));
+        let [mean, variance, gamma, beta] = folded.statistics;
+        let [mean, variance] = [mean, variance].map(|id| parameter(id, false));
+        let [gamma, beta] = [gamma, beta].map(|id| parameter(id, true));
+        let at = self.norms.len();
+        let inputs = &graph.node(layer).inputs;
+        let [of_weight, of_bias] = [1, 2].map(|input| behind_moves(graph, inputs[input]));
+        self.sources[of_weight.index()] = Source::FoldedWeight(at);
+        self.sources[of_bias.index()] = Source::FoldedBias(at);
+        let parameters = [weight, mean, variance, gamma, beta];
+        let constants = [of_weight, of_bias];
+        self.norms.push(NormLayer::new(layer, constants, parameters, bias, folded, &self.parameters));
+    }
+
+    pub(super) fn is_pass(&self, id: NodeId) -> bool {
+        matches!(self.sources[id.index()], Source::Pass)
+    }
+
+    /// The value of a node; of a computed one, once the pass has come to it.
+    pub(super) fn get(&self, id: NodeId) -> &Tensor {
+        match &self.sources[id.index()] {
+            Source::Parameter(at) => &self.parameters[*at].value,
+            Source::Fixed(tensor) => tensor,
+            Source::FoldedWeight(norm) => &self.norms[*norm].weight,
+            Source::FoldedBias(norm) => &self.norms[*norm].bias,
+            Source::Pass => self.pass[id.index()].as_ref().expect("values come in the order of the graph"),
+        }
+    }
+
+    pub(super) fn floats(&self, id: NodeId) -> &[f32] {
+        self.get(id).as_f32().unwrap_or_default()
+    }
+
+    pub(super) fn set(&mut self, id: NodeId, value: Tensor) {
+        self.pass[id.index()] = Some(value);
+    }
+
+    /// Forgets the last pass.
+    pub(super) fn clear(&mut self) {
+        self.pass.iter_mut().for_each(|value| *value = None);
+    }
+
+    /// Folds all batch norms anew.
+    pub(super) fn fold_norms(&mut self) {
+        let Self { norms, parameters, .. } = self;
+        norms.iter_mut().for_each(|norm| norm.fold(parameters));
+    }
+
+    /// The parameter that a node holds.
+    pub(super) fn parameter_of(&self, id: NodeId) -> Option<usize> {
+        match self.sources[id.index()] {
+            Source::Parameter(at) => Some(at),
+            _ => None,
+        }
+    }
+}
+
+/// What an op reads, before it was observed, and moved by ops that only move.
+fn behind_moves(graph: &Graph, mut id: NodeId) -> NodeId {
+    while matches!(
+        graph.node(id).op,
+        Op::Observe { .. } | Op::Transpose { .. } | Op::Reshape { .. } | Op::Flatten { .. }
+    ) {
+        id = graph.node(id).inputs[0];
+    }
+    id
+}

@@ -1,0 +1,313 @@
+//! Fake quantization: float values that int8 can hold, with a gradient.
+
+use std::sync::Arc;
+
+use super::observer::{Observer, ObserverError};
+use super::spec::{ObservedSpec, QuantizationSpec};
+use crate::kernels;
+use crate::kernels::slices::{f32s, like};
+use crate::numerics;
+use crate::qparams::{MAX_SCALE, MIN_SCALE, QParams, QuantRange, TensorQParams};
+use crate::tensor::Tensor;
+
+/// How training makes scale and zero point of an observed range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum QParamsRule {
+    /// As [`convert()`](super::convert()) does, so that what is trained is what one gets.
+    #[default]
+    Convert,
+    /// As PyTorch's fused module does while it trains, whose `convert` then uses the other rule: up to half a percent apart.
+    /// For comparisons with PyTorch only.
+    TorchFused,
+}
+
+/// An observer whose value goes on as what int8 would make of it, with the straight-through gradient.
+///
+/// The usual schedule: observers and fake quantization on; then, for the last epochs, observers off, so that scales rest.
+#[derive(Debug, Clone)]
+pub struct FakeQuantize {
+    observer: Observer,
+    rule: QParamsRule,
+    observer_enabled: bool,
+    fake_quant_enabled: bool,
+    qparams: Option<TensorQParams>,
+    learned: Option<LearnedStep>,
+}
+
+/// Scale and zero point as parameters (LSQ: Esser et al. 2020, in the form of PyTorch's `_LearnableFakeQuantize`).
+#[derive(Debug, Clone)]
+pub(crate) struct LearnedStep {
+    /// One, or one for each channel.
+    pub(crate) scale: Vec<f32>,
+    pub(crate) zero_point: Vec<f32>,
+    pub(crate) scale_gradient: Vec<f32>,
+    pub(crate) zero_point_gradient: Vec<f32>,
+    ch_axis: Option<usize>,
+    symmetric: bool,
+    scale_gradients: bool,
+}
+
+impl FakeQuantize {
+    /// Observes and quantizes.
+    #[must_use]
+    pub fn new(observer: Observer) -> Self {
+        Self {
+            observer,
+            rule: QParamsRule::Convert,
+            observer_enabled: true,
+            fake_quant_enabled: true,
+            qparams: None,
+            learned: None,
+        }
+    }
+
+    /// Quantizes with parameters that are known.
+    ///
+    /// # Errors
+    /// [`ObserverError`] for a spec that contradicts itself, or that has no such parameters: other codes or channels.
+    pub fn with_qparams(spec: ObservedSpec, qparams: TensorQParams) -> Result<Self, ObserverError> {
+        let observer = Observer::new(spec)?;
+        let (qscheme, observer_kind) = (spec.qscheme, spec.observer);
+        let known = observer.with_state(super::observer::State::Known(qparams));
+        let known = known.ok_or(ObserverError::Scheme { qscheme, observer: observer_kind })?;
+        Ok(Self { observer_enabled: false, ..Self::new(known) })
+    }
+
+    /// The observer.
+    #[must_use]
+    pub fn observer(&self) -> &Observer {
+        &self.observer
+    }
+
+    /// Whether forward passes update the observed range. On at first; learned steps have it off.
+    pub fn enable_observer(&mut self, on: bool) {
+        self.observer_enabled = on && self.learned.is_none();
+    }
+
+    /// Whether values are quantized. On at first.
+    pub fn enable_fake_quant(&mut self, on: bool) {
+        self.fake_quant_enabled = on;
+    }
+
+    /// Another rule from ranges to parameters.
+    pub fn set_rule(&mut self, rule: QParamsRule) {
+        self.rule = rule;
+        self.qparams = None;
+    }
+
+    /// Makes scale and zero point parameters that are trained, starting from those of the observer, which is switched off. With
+    /// `scale_gradients`, their gradients are divided by `√(elements · quant_max)`.
+    ///
+    /// # Errors
+    /// [`ObserverError`] if the observer has no parameters to start from: it has seen nothing, or they are dynamic or derived.
+    pub fn learn_step(&mut self, scale_gradients: bool) -> Result<(), ObserverError> {
+        let QuantizationSpec::Observed(spec) = self.observer.spec() else {
+            return self.observer.calculate_qparams().and(Err(ObserverError::Derived));
+        };
+        let (symmetric, ch_axis) = (spec.qscheme.is_symmetric(), spec.qscheme.ch_axis());
+        let channels = match self.observer.calculate_qparams()? {
+            TensorQParams::PerTensor(q) => vec![q],
+            TensorQParams::PerChannel { channels, .. } => channels.to_vec(),
+        };
+        let n = channels.len();
+        self.learned = Some(LearnedStep {
+            scale: channels.iter().map(QParams::scale).collect(),
+            zero_point: channels.iter().map(|q| q.zero_point() as f32).collect(),
+            scale_gradient: vec![0.0; n],
+            zero_point_gradient: vec![0.0; n],
+            ch_axis,
+            symmetric,
+            scale_gradients,
+        });
+        self.observer_enabled = false;
+        Ok(())
+    }
+
+    /// Whether [`learn_step`](Self::learn_step) was called.
+    #[must_use]
+    pub fn learns_step(&self) -> bool {
+        self.learned.is_some()
+    }
+
+    pub(crate) fn learned_mut(&mut self) -> Option<&mut LearnedStep> {
+        self.learned.as_mut()
+    }
+
+    /// The parameters of the last pass; `None` before the first, and for what is dynamic.
+    #[must_use]
+    pub fn qparams(&self) -> Option<&TensorQParams> {
+        self.qparams.as_ref()
+    }
+
+    /// What convert will use.
+    ///
+    /// # Errors
+    /// As [`Observer::calculate_qparams`].
+    pub(crate) fn calculate_qparams(&self) -> Result<TensorQParams, ObserverError> {
+        match (&self.learned, self.observer.spec()) {
+            (Some(learned), QuantizationSpec::Observed(spec)) => learned.qparams(spec),
+            _ => self.observer.calculate_qparams(),
+        }
+    }
+
+    /// An observer that gives convert the parameters of this.
+    pub(crate) fn to_observer(&self) -> Result<Observer, ObserverError> {
+        Ok(match self.learned {
+            Some(_) => self.observer.clone().with_known(self.calculate_qparams()?),
+            None => self.observer.clone(),
+        })
+    }
+
+    /// The value that goes on; the range is updated before, if the observer is on.
+    ///
+    /// # Errors
+    /// [`ObserverError`] for values that are not finite while they are observed, and parameters that are not known yet.
+    pub fn forward(&mut self, x: &Tensor) -> Result<Tensor, ObserverError> {
+        self.forward_with(x, true, None)
+    }
+
+    /// As [`forward`](Self::forward). `observe` is whether this pass may update the range; `derived` is given for parameters that
+    /// follow from those of others.
+    ///
+    /// # Errors
+    /// [`ObserverError`] for values that are not finite while they are observed, and parameters that are not known yet.
+    pub(crate) fn forward_with(
+        &mut self,
+        x: &Tensor,
+        observe: bool,
+        derived: Option<TensorQParams>,
+    ) -> Result<Tensor, ObserverError> {
+        if observe && self.observer_enabled {
+            self.observer.observe(x)?;
+            self.qparams = None;
+        }
+        if !self.fake_quant_enabled {
+            return Ok(x.clone());
+        }
+        if let Some(spec) = self.dynamic() {
+            let ObservedSpec { qscheme, range, eps, .. } = *spec;
+            let pairs = kernels::choose_qparams(x, qscheme, range, eps)
+                .map_err(|index| ObserverError::NonFinite { index, value: f32s(x)[index] })?;
+            return Ok(kernels::dequantize_dynamic(&kernels::quantize_dynamic(x, f32s(&pairs), range), f32s(&pairs)));
+        }
+        let qparams = match (derived, &self.learned, self.rule) {
+            (Some(derived), ..) => derived,
+            (None, Some(_), _) => self.calculate_qparams()?,
+            (None, None, _) if self.qparams.is_some() => self.qparams.take().ok_or(ObserverError::Uncalibrated)?,
+            (None, None, QParamsRule::Convert) => self.observer.calculate_qparams()?,
+            (None, None, QParamsRule::TorchFused) => torch_fused_qparams(&self.observer)?,
+        };
+        let y = fake_quantize(x, &qparams, self.observer.range());
+        self.qparams = Some(qparams);
+        Ok(y)
+    }
+
+    /// Turns the gradient of the value that went on, in the last pass, into that of `x`, whose length it has: straight through
+    /// where the code was in range before it was clipped, 0 elsewhere. Keeps those of a learned step.
+    pub fn backward(&mut self, x: &Tensor, dy: &mut [f32]) {
+        // Dynamic ranges cover what they quantize; what rounding puts beyond the last code is less than a step.
+        let Some(qparams) = self.qparams.as_ref().filter(|_| self.fake_quant_enabled && self.dynamic().is_none())
+        else {
+            return;
+        };
+        if let Some(learned) = &mut self.learned {
+            learned.gradients(x, dy, qparams, self.observer.range());
+        }
+        if self.observer.range() != QuantRange::INT32 {
+            kernels::straight_through(dy, f32s(x), x.shape(), qparams, self.observer.range());
+        }
+    }
+
+    fn dynamic(&self) -> Option<&ObservedSpec> {
+        match self.observer.spec() {
+            QuantizationSpec::Observed(spec) if spec.is_dynamic() => Some(spec),
+            _ => None,
+        }
+    }
+}
+
+fn fake_quantize(x: &Tensor, qparams: &TensorQParams, range: QuantRange) -> Tensor {
+    if range == QuantRange::INT32 {
+        // Only a NaN has no code, and it spreads.
+        let codes = kernels::quantize_i32(f32s(x), x.shape(), qparams);
+        return codes.map_or_else(|_| x.clone(), |codes| like(x, kernels::dequantize_i32(&codes, x.shape(), qparams)));
+    }
+    let mut y = vec![0.0; x.len()];
+    kernels::fake_quantize(&mut y, f32s(x), x.shape(), qparams, range);
+    like(x, y)
+}
+
+impl LearnedStep {
+    /// The nearest parameters that an int8 tensor can have.
+    fn qparams(&self, spec: &ObservedSpec) -> Result<TensorQParams, ObserverError> {
+        let (lo, hi) = (spec.range.quant_min(), spec.range.quant_max());
+        let of = |(&scale, &zero_point): (&f32, &f32)| {
+            // NaN, from a gradient that was, becomes the smallest.
+            let scale = scale.max(spec.eps).clamp(MIN_SCALE, MAX_SCALE);
+            let zero_point = if self.symmetric { 0 } else { (zero_point.round_ties_even() as i32).clamp(lo, hi) };
+            QParams::new(scale, zero_point).map_err(|source| ObserverError::QParams { min: scale, max: scale, source })
+        };
+        let mut channels = self.scale.iter().zip(&self.zero_point).map(of);
+        match self.ch_axis {
+            None => channels.next().unwrap_or(Err(ObserverError::Uncalibrated)).map(TensorQParams::PerTensor),
+            Some(ch_axis) => {
+                Ok(TensorQParams::PerChannel { channels: channels.collect::<Result<Arc<[_]>, _>>()?, ch_axis })
+            }
+        }
+    }
+
+    /// In range: `∂y/∂s = (y − x)/s`. Beyond: `∂y/∂s = q − z` and `∂y/∂z = −s`.
+    fn gradients(&mut self, x: &Tensor, dy: &[f32], qparams: &TensorQParams, range: QuantRange) {
+        let (channels, inner): (&[QParams], usize) = match qparams {
+            TensorQParams::PerTensor(q) => (std::slice::from_ref(q), x.len().max(1)),
+            TensorQParams::PerChannel { channels, ch_axis } => {
+                (channels, x.shape()[ch_axis + 1..].iter().product::<usize>().max(1))
+            }
+        };
+        let factor = match self.scale_gradients {
+            true => 1.0 / (x.len() as f64 * f64::from(range.quant_max())).sqrt(),
+            false => 1.0,
+        };
+        let mut sums = vec![(0f64, 0f64); channels.len()];
+        let (lo, hi) = (f64::from(range.quant_min()), f64::from(range.quant_max()));
+        for (run, (x, dy)) in f32s(x).chunks(inner).zip(dy.chunks(inner)).enumerate() {
+            let channel = run % channels.len();
+            let (q, sum) = (channels[channel], &mut sums[channel]);
+            let (s, z) = (f64::from(q.scale()), f64::from(q.zero_point()));
+            for (&x, &dy) in x.iter().zip(dy) {
+                let code = f64::from((x * q.inv_scale()).round_ties_even()) + z;
+                let dy = f64::from(dy);
+                if code < lo || code > hi {
+                    sum.0 += dy * (code.clamp(lo, hi) - z);
+                    sum.1 -= dy * s;
+                } else {
+                    sum.0 += dy * ((code - z) - f64::from(x) / s);
+                }
+            }
+        }
+        for (channel, (scale, zero_point)) in sums.into_iter().enumerate() {
+            self.scale_gradient[channel] = (scale * factor) as f32;
+            self.zero_point_gradient[channel] = if self.symmetric { 0.0 } else { (zero_point * factor) as f32 };
+        }
+    }
+}
+
+/// The parameters that PyTorch's fused module trains with.
+fn torch_fused_qparams(observer: &Observer) -> Result<TensorQParams, ObserverError> {
+    let QuantizationSpec::Observed(spec) = observer.spec() else { return observer.calculate_qparams() };
+    let (lo, hi) = (spec.range.quant_min(), spec.range.quant_max());
+    let of = |(min, max): (f32, f32)| {
+        let (scale, zero_point) = numerics::torch_fused_qparams(min, max, lo, hi, spec.qscheme.is_symmetric());
+        QParams::new(scale, zero_point).map_err(|source| ObserverError::QParams { min, max, source })
+    };
+    let mut channels = observer.min_max().into_iter().map(of).peekable();
+    if channels.peek().is_none() {
+        return Err(ObserverError::Uncalibrated);
+    }
+    match spec.qscheme.ch_axis() {
+        None => channels.next().unwrap_or(Err(ObserverError::Uncalibrated)).map(TensorQParams::PerTensor),
+        Some(ch_axis) => {
+            Ok(TensorQParams::PerChannel { channels: channels.collect::<Result<Arc<[_]>, _>>()?, ch_axis })
+        }
+    }
+}
