@@ -1,4 +1,5 @@
-//! Throughput of one int8 linear layer on every engine, and the costs of calibrating and converting: a table, and JSON.
+//! Throughput of one int8 linear layer on every engine, and the costs of calibrating, converting and training: a
+//! table, and JSON.
 //!
 //! `cargo bench --bench throughput -- [--shape R,K,N]… [--series NAME]… [--json FILE] [--adapter NAME]
 //! [--tile KERNEL,ROWS,K_STEP]`
@@ -16,6 +17,8 @@ mod flow;
 mod gpu;
 #[path = "throughput/layer.rs"]
 mod layer;
+#[path = "throughput/qat.rs"]
+mod qat;
 #[path = "../tests/common/random.rs"]
 mod random;
 
@@ -77,13 +80,13 @@ impl Arguments {
                 "--help" => {
                     println!("--shape R,K,N (repeatable)  --series NAME (repeatable)  --json FILE  --adapter NAME");
                     println!("--tile KERNEL,ROWS,K_STEP, as in linear_reg,32,1");
-                    println!("series: {}", [&layer_series()[..], &flow::SERIES].concat().join(", "));
+                    println!("series: {}", [&layer_series()[..], &flow::SERIES, &qat::SERIES].concat().join(", "));
                     std::process::exit(0);
                 }
                 other => bail!("unknown argument {other}; see --help"),
             }
         }
-        let known = [&layer_series()[..], &flow::SERIES].concat();
+        let known = [&layer_series()[..], &flow::SERIES, &qat::SERIES].concat();
         if let Some(unknown) = arguments.series.iter().find(|s| !known.contains(&s.as_str())) {
             bail!("no series {unknown}; there are: {}", known.join(", "));
         }
@@ -131,6 +134,9 @@ fn main() -> Result<()> {
     }
     if flow::SERIES.iter().any(|series| arguments.wants(series)) {
         results.extend(flow::measure()?);
+    }
+    if qat::SERIES.iter().any(|series| arguments.wants(series)) {
+        results.extend(qat::measure()?);
     }
     if let Some(path) = &arguments.json {
         write_json(path, context.as_ref(), &results)?;

@@ -4,7 +4,9 @@
 
 #![allow(clippy::print_stdout)]
 
-use std::path::Path;
+#[path = "common/digits.rs"]
+mod digits;
+
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -13,14 +15,12 @@ use enfold::gpu::{self, Run};
 use enfold::interp::Interpreter;
 use enfold::lower::{LowerOptions, lower_with};
 use enfold::quantize::{ConvertOptions, ObserverKind, QuantizationConfig, WgpuQuantizer, convert, prepare, reference};
-use enfold::{Graph, GraphBuilder, Shape, Tensor, cpu};
+use enfold::{Graph, Tensor, cpu};
 use pollster::block_on;
-use safetensors::tensor::TensorView;
-use safetensors::{Dtype, SafeTensors};
 use wgpu::BufferUsages;
 
-const PIXELS: usize = 64;
-const CLASSES: usize = 10;
+use digits::{CLASSES, Digits, PIXELS, collect, float_graph, images, mismatching};
+
 const CALIBRATION_IMAGES: usize = 512;
 const HELP: &str = "\
 Quantizes a float MLP for handwritten digits to int8 and runs it on the GPU.
@@ -49,8 +49,8 @@ fn main() -> Result<()> {
     let config = QuantizationConfig::symmetric().per_channel().activation_observer(ObserverKind::MinMax);
     let quantizer = WgpuQuantizer::new().set_global(config);
     let mut prepared = prepare(&float, &quantizer)?;
-    for batch in digits.train.chunks(64 * PIXELS) {
-        prepared.observe(&[Tensor::from_f32(&[batch.len() / PIXELS, PIXELS], batch.to_vec())?])?;
+    for batch in digits.train[..CALIBRATION_IMAGES * PIXELS].chunks(64 * PIXELS) {
+        prepared.observe(&[images(batch)?])?;
     }
     let quantized = convert(&prepared, &ConvertOptions::default())?;
 
@@ -134,92 +134,6 @@ impl Arguments {
         }
         Ok(Some(arguments))
     }
-}
-
-/// The images, pixels divided by 16, and the test labels.
-struct Digits {
-    train: Vec<f32>,
-    test: Vec<f32>,
-    labels: Vec<u8>,
-}
-
-impl Digits {
-    fn load() -> Result<Self> {
-        let bytes = read("digits.safetensors")?;
-        let file = SafeTensors::deserialize(&bytes).context("digits.safetensors")?;
-        let pixels = |name: &str| -> Result<Vec<f32>> {
-            Ok(data(&file, name, Dtype::U8)?.data().iter().map(|&pixel| f32::from(pixel) / 16.0).collect())
-        };
-        let mut train = pixels("train.images")?;
-        train.truncate(CALIBRATION_IMAGES * PIXELS);
-        let labels = data(&file, "test.labels", Dtype::U8)?.data().to_vec();
-        Ok(Self { train, test: pixels("test.images")?, labels })
-    }
-
-    fn batches(&self, rows: usize) -> Result<Vec<Tensor>> {
-        let batch = |pixels: &[f32]| Ok(Tensor::from_f32(&[pixels.len() / PIXELS, PIXELS], pixels.to_vec())?);
-        self.test.chunks(rows * PIXELS).map(batch).collect()
-    }
-
-    /// The share of images whose largest of ten outputs, floats or codes, is that of the label.
-    fn accuracy(&self, outputs: &[f32]) -> Result<f64> {
-        ensure!(outputs.len() == self.labels.len() * CLASSES, "{} outputs", outputs.len());
-        let right = outputs.chunks_exact(CLASSES).zip(&self.labels).filter(|(scores, label)| {
-            let best = (0..CLASSES).fold(0, |best, class| if scores[class] > scores[best] { class } else { best });
-            best == usize::from(**label)
-        });
-        Ok(right.count() as f64 / self.labels.len() as f64)
-    }
-}
-
-fn float_graph() -> Result<Graph> {
-    let bytes = read("mlp.safetensors")?;
-    let file = SafeTensors::deserialize(&bytes).context("mlp.safetensors")?;
-    let tensor = |name: &str| -> Result<Tensor> {
-        let view = data(&file, name, Dtype::F32)?;
-        let floats = view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-        Ok(Tensor::from_f32(view.shape(), floats.collect())?)
-    };
-    let mut g = GraphBuilder::new();
-    let x = g.input("x", Shape::rows(PIXELS))?;
-    let h = g.linear("fc1", x, tensor("0.weight")?, Some(tensor("0.bias")?))?;
-    let h = g.relu("relu1", h)?;
-    let h = g.linear("fc2", h, tensor("2.weight")?, Some(tensor("2.bias")?))?;
-    let h = g.relu("relu2", h)?;
-    let y = g.linear("fc3", h, tensor("4.weight")?, Some(tensor("4.bias")?))?;
-    Ok(g.finish([y])?)
-}
-
-fn read(name: &str) -> Result<Vec<u8>> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/digits").join(name);
-    std::fs::read(&path).with_context(|| path.display().to_string())
-}
-
-/// A tensor of the expected type.
-fn data<'f>(file: &SafeTensors<'f>, name: &str, expected: Dtype) -> Result<TensorView<'f>> {
-    let view = file.tensor(name).with_context(|| name.to_owned())?;
-    ensure!(view.dtype() == expected, "{name} is {:?}, expected {expected:?}", view.dtype());
-    Ok(view)
-}
-
-/// The outputs of all batches, codes as floats.
-fn collect(batches: &[Tensor], run: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Vec<f32>> {
-    let mut outputs = Vec::new();
-    for batch in batches {
-        match run(batch)? {
-            Tensor::I8(codes) => outputs.extend(codes.iter().map(|&code| f32::from(code))),
-            Tensor::F32(floats) => outputs.extend(floats.iter().copied()),
-            other => bail!("an output of {}", other.dtype()),
-        }
-    }
-    Ok(outputs)
-}
-
-fn mismatching(engine: &str, codes: &[f32], expected: &[f32]) -> Result<usize> {
-    ensure!(codes.len() == expected.len(), "{} codes from {engine}, expected {}", codes.len(), expected.len());
-    let count = codes.iter().zip(expected).filter(|(a, b)| a != b).count();
-    println!("mismatching codes {engine} vs reference: {count} of {}", expected.len());
-    Ok(count)
 }
 
 fn constant_bytes(node: &enfold::graph::Node) -> usize {

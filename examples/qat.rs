@@ -1,0 +1,147 @@
+//! What training with quantization in mind is worth: handwritten digits at weights of 2, 3, 4 and 8 bits, quantized after
+//! training and trained on, and the better of both on the GPU.
+//!
+//! `cargo run --release --example qat -- [--epochs N] [--adapter NAME] [--help]`
+
+#![allow(clippy::print_stdout)]
+
+#[path = "common/digits.rs"]
+mod digits;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use enfold::gpu::context::Context;
+use enfold::gpu::{Engine, Options};
+use enfold::interp::Interpreter;
+use enfold::lower::{LowerOptions, lower_with};
+use enfold::qat::{Loss, Optimizer, Schedule, Trainer, prepare_qat};
+use enfold::qparams::QuantRange;
+use enfold::quantize::{ConvertOptions, ObserverKind, QuantizationConfig, WgpuQuantizer, convert, prepare, reference};
+use enfold::{Graph, Tensor};
+use indicatif::{ProgressBar, ProgressStyle};
+use pollster::block_on;
+
+use digits::{Digits, PIXELS, collect, float_graph, images, mismatching};
+
+const HELP: &str = "\
+Trains a float MLP for handwritten digits on with quantized weights, and compares.
+
+  --epochs N      how often the training images are seen for each number of bits (default: 20)
+  --adapter NAME  the adapter whose name contains NAME (default: the most capable)
+  --help          this text";
+
+fn main() -> Result<()> {
+    env_logger::init();
+    let Some(arguments) = Arguments::parse()? else {
+        println!("{HELP}");
+        return Ok(());
+    };
+    let digits = Digits::load()?;
+    let float = float_graph()?;
+    println!("accuracy float: {:.4}", accuracy(&digits, &float)?);
+
+    let mut winners = Vec::new();
+    for bits in [2u32, 3, 4, 8] {
+        let largest = (1 << (bits - 1)) - 1;
+        let config = QuantizationConfig::symmetric().per_channel().weight_range(QuantRange::new(-largest, largest)?);
+        let calibrated = calibrate(&digits, &float, config.clone())?;
+        let trained = train(&digits, &float, config, bits, arguments.epochs)?;
+        let [ptq, qat] = [accuracy(&digits, &calibrated)?, accuracy(&digits, &trained)?];
+        println!("accuracy ptq w{bits}a8: {ptq:.4}");
+        println!("accuracy qat w{bits}a8: {qat:.4}");
+        winners.push(if qat >= ptq {
+            (format!("qat w{bits}a8"), trained)
+        } else {
+            (format!("ptq w{bits}a8"), calibrated)
+        });
+    }
+
+    let Some(context) = block_on(Context::request(arguments.adapter.as_deref()))? else {
+        println!("adapter: none; nothing runs on a GPU");
+        return Ok(());
+    };
+    let engine = block_on(Engine::new(&context.device, &context.queue, &Options::default()))?;
+    let mut mismatches = 0;
+    for (name, quantized) in winners {
+        mismatches += on_gpu(&digits, &engine, &name, &quantized)?;
+    }
+    ensure!(mismatches == 0, "{mismatches} codes differ from the reference");
+    Ok(())
+}
+
+/// Quantized after training: the training images are seen once, to find ranges.
+fn calibrate(digits: &Digits, float: &Graph, config: QuantizationConfig) -> Result<Graph> {
+    let quantizer = WgpuQuantizer::new().set_global(config.activation_observer(ObserverKind::MinMax));
+    let mut prepared = prepare(float, &quantizer)?;
+    for batch in digits.train.chunks(64 * PIXELS) {
+        prepared.observe(&[images(batch)?])?;
+    }
+    Ok(convert(&prepared, &ConvertOptions::default())?)
+}
+
+/// Trained on, with fake quantization.
+fn train(digits: &Digits, float: &Graph, config: QuantizationConfig, bits: u32, epochs: usize) -> Result<Graph> {
+    let mut model = prepare_qat(float, &WgpuQuantizer::new().set_global(config.qat()))?;
+    let labels: Vec<i32> = digits.train_labels.iter().map(|&label| label.into()).collect();
+    let labels = Tensor::from_i32(&[labels.len()], labels)?;
+    let mut trainer = Trainer::new(Loss::CrossEntropy, Optimizer::adam(1e-3)?);
+    trainer.epochs = epochs;
+    trainer.schedule = Schedule::Cosine { warmup: 0, least: 0.01 };
+    // Scales rest for the last fifth.
+    trainer.settled_epochs = epochs / 5;
+    let bar = ProgressBar::new(0);
+    bar.set_style(ProgressStyle::with_template("{prefix} {bar:40} {pos}/{len} {msg}")?);
+    bar.set_prefix(format!("w{bits}a8"));
+    trainer.fit(&mut model, &[&images(&digits.train)?], &labels, |progress| {
+        bar.set_length(progress.steps);
+        bar.set_position(progress.step);
+        bar.set_message(format!("loss {:.4}", progress.loss));
+    })?;
+    bar.finish_and_clear();
+    Ok(convert(&model.prepared()?, &ConvertOptions::default())?)
+}
+
+fn accuracy(digits: &Digits, graph: &Graph) -> Result<f64> {
+    let interpreter = Interpreter::new(graph);
+    let run = |batch: &Tensor| Ok(interpreter.run(&[batch])?.swap_remove(0));
+    digits.accuracy(&collect(&digits.batches(digits.labels.len())?, run)?)
+}
+
+/// Runs the integer form on the GPU, and returns how many codes differ from the interpreter's.
+fn on_gpu(digits: &Digits, engine: &Engine, name: &str, quantized: &Graph) -> Result<usize> {
+    let integers = reference(quantized)?;
+    let program = lower_with(&integers, &LowerOptions { int8_outputs: true, ..LowerOptions::default() })?;
+    let batches = digits.batches(digits.labels.len())?;
+    let interpreter = Interpreter::new(&integers);
+    let (input, last) = (integers.inputs()[0], integers.node(integers.outputs()[0]).inputs[0]);
+    let expected = collect(&batches, |batch| Ok(interpreter.run_nodes(&[(input, batch)], &[last])?.swap_remove(0)))?;
+    let model = block_on(engine.load(&program))?;
+    let codes = collect(&batches, |batch| Ok(block_on(model.run(&[batch]))?.swap_remove(0)))?;
+    println!("accuracy gpu {name}: {:.4}", digits.accuracy(&codes)?);
+    mismatching("gpu", &codes, &expected)
+}
+
+struct Arguments {
+    epochs: usize,
+    adapter: Option<String>,
+}
+
+impl Arguments {
+    /// `None` if the user asks for help.
+    fn parse() -> Result<Option<Self>> {
+        let mut arguments = Self { epochs: 20, adapter: None };
+        let mut words = std::env::args().skip(1);
+        while let Some(word) = words.next() {
+            let mut value = || words.next().with_context(|| format!("{word} needs a value"));
+            match word.as_str() {
+                "--epochs" => {
+                    let text = value()?;
+                    arguments.epochs = text.parse().with_context(|| format!("--epochs {text}"))?;
+                }
+                "--adapter" => arguments.adapter = Some(value()?),
+                "--help" | "-h" => return Ok(None),
+                other => bail!("unknown argument {other}\n\n{HELP}"),
+            }
+        }
+        Ok(Some(arguments))
+    }
+}
