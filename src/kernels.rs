@@ -16,10 +16,10 @@ pub(crate) mod slices;
 mod wide;
 
 pub(crate) use broadcast::{matmul_f32, matmul_i8, zip_f32};
-pub(crate) use elementwise::unary;
+pub(crate) use elementwise::{unary, unary_into};
 pub(crate) use movement::{NoSuchRow, along_axis, concat, embedding, max, reshape, transpose};
 pub(crate) use normalize::{batch_norm, layer_norm, softmax_rows};
-pub(crate) use product::{PackedWeight, linear, matmul, matmul_transposed};
+pub(crate) use product::{PackedWeight, linear, linear_into, matmul, matmul_transposed};
 pub(crate) use product_i8::{Int8Product, Int8Weight, flip_all, library_max_k};
 pub(crate) use quantize::{
     NotANumber, Requantize, dequantize, dequantize_i32, fake_quantize, quantize, quantize_i32, requantize_block,

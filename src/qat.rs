@@ -261,9 +261,7 @@ impl TrainableGraph {
     /// # Errors
     /// [`QatError::Observer`] for learned steps that are not usable.
     pub fn prepared(&self) -> Result<PreparedGraph, QatError> {
-        let mut values = self.values.clone();
-        values.clear();
-        values.fold_norms();
+        let values = self.values.at_rest();
         let changed = |id: NodeId| !matches!(values.sources[id.index()], Source::Fixed(_) | Source::Pass);
         let graph = self.graph.with_constants(|id| changed(id).then(|| Arc::new(values.get(id).clone())));
         let observer = |(at, fake): (usize, &FakeQuantize)| fake.to_observer().map_err(|source| self.named(at, source));

@@ -8,11 +8,16 @@ use crate::numerics::UnaryOp;
 /// `y[i] = op(x[i])`.
 pub(crate) fn unary(op: UnaryOp, x: &[f32]) -> Vec<f32> {
     let mut y = vec![0.0; x.len()];
+    unary_into(op, x, &mut y);
+    y
+}
+
+/// As [`unary`], into a buffer.
+pub(crate) fn unary_into(op: UnaryOp, x: &[f32], y: &mut [f32]) {
     y.par_chunks_mut(TASK).zip(x.par_chunks(TASK)).for_each(|(y, x)| match op {
         UnaryOp::Relu => y.iter_mut().zip(x).for_each(|(y, &x)| *y = if x < 0.0 { 0.0 } else { x }),
         _ => y.iter_mut().zip(x).for_each(|(y, &x)| *y = op.eval(f64::from(x)) as f32),
     });
-    y
 }
 
 #[cfg(test)]

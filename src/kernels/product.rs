@@ -35,14 +35,28 @@ pub(crate) fn linear(
     bias: Option<&[f32]>,
 ) -> Vec<f32> {
     let mut y = vec![0.0; m * n];
+    linear_into(&mut y, x, [m, n, k], weight, packed, bias);
+    y
+}
+
+/// As [`linear`], into a buffer.
+pub(crate) fn linear_into(
+    y: &mut [f32],
+    x: &[f32],
+    [m, n, k]: [usize; 3],
+    weight: &[f32],
+    packed: Option<&PackedWeight>,
+    bias: Option<&[f32]>,
+) {
     if y.is_empty() {
-        return y;
+        return;
     }
     if k == 0 {
-        if let Some(bias) = bias {
-            y.chunks_exact_mut(n).for_each(|row| row.copy_from_slice(bias));
+        match bias {
+            Some(bias) => y.chunks_exact_mut(n).for_each(|row| row.copy_from_slice(bias)),
+            None => y.fill(0.0),
         }
-        return y;
+        return;
     }
     // For one row the library has a vector product, which reads the weight as it is.
     let b = match packed.and_then(|packed| packed.packed.as_ref()) {
@@ -51,8 +65,7 @@ pub(crate) fn linear(
     };
     let options = GemmOptions { bias: bias.map(BiasVector::Row), ..GemmOptions::default() };
     let a = GemmInputA::Unpacked(matrix(x, m, k));
-    GemmExecutor::<f32>::new().gemm(&mut y, a, b, options).expect(SIZES);
-    y
+    GemmExecutor::<f32>::new().gemm(y, a, b, options).expect(SIZES);
 }
 
 /// `y[m, n] = a[m, k] · b[k, n]`.

@@ -48,6 +48,18 @@ impl Gradients {
         self.spare.entry(length).or_default().push(more);
     }
 
+    /// Adds a gradient that nothing else needs: its buffer changes places with that of the node.
+    pub(super) fn give(&mut self, id: NodeId, mut gradient: Vec<f32>) -> Vec<f32> {
+        let at = id.index();
+        if self.wanted[at] && !self.filled[at] {
+            std::mem::swap(&mut self.buffers[at], &mut gradient);
+            self.filled[at] = true;
+        } else if self.wanted[at] {
+            self.buffers[at].iter_mut().zip(&gradient).for_each(|(sum, more)| *sum += more);
+        }
+        gradient
+    }
+
     /// The gradient of a node; nothing if none has reached it.
     pub(super) fn get(&self, id: NodeId) -> &[f32] {
         if self.filled[id.index()] { &self.buffers[id.index()] } else { &[] }

@@ -33,9 +33,7 @@ impl TrainableGraph {
     /// [`QatError::Interp`] for inputs that do not fit, [`QatError::Observer`] for what has not been observed.
     pub fn evaluate<T: Borrow<Tensor>>(&mut self, inputs: &[T]) -> Result<Vec<Tensor>, QatError> {
         self.run(inputs, false)?;
-        let outputs = self.outputs();
-        self.values.clear();
-        Ok(outputs)
+        Ok(self.outputs())
     }
 
     fn outputs(&self) -> Vec<Tensor> {
@@ -45,7 +43,6 @@ impl TrainableGraph {
     fn run<T: Borrow<Tensor>>(&mut self, inputs: &[T], training: bool) -> Result<(), QatError> {
         self.forward_done = false;
         self.template.check_inputs(inputs)?;
-        self.values.clear();
         self.values.fold_norms();
         self.batches.clear();
         for (&id, input) in self.graph.inputs().iter().zip(inputs) {
@@ -69,7 +66,8 @@ impl TrainableGraph {
             Op::Observe { observer: ObserverId(at) } => {
                 let derived = self.derived(at).map_err(|source| self.named(at, source))?;
                 let observe = training && !self.template.is_passive(id);
-                let y = self.fakes[at].forward_with(self.values.get(node.inputs[0]), observe, derived);
+                let buffer = self.values.buffer(id, self.values.get(node.inputs[0]).len());
+                let y = self.fakes[at].forward_with(self.values.get(node.inputs[0]), observe, derived, buffer);
                 y.map_err(|source| self.named(at, source))
             }
             Op::BatchNorm { eps } if batch_norms => self.batch_norm(id, eps),
@@ -82,6 +80,23 @@ impl TrainableGraph {
                 let values = &mut self.values;
                 let norm = values.norms.iter_mut().find(|norm| norm.layer == id);
                 norm.map_or(Ok(product.clone()), |norm| norm.forward(&node.name, &product, &mut values.parameters))
+            }
+            // The two that take the time, in the memory of the last pass.
+            Op::Linear => {
+                let shape =
+                    with_last(self.values.get(node.inputs[0]).shape(), self.values.get(node.inputs[1]).shape()[0]);
+                let mut y = self.values.buffer(id, shape.iter().product());
+                let [x, w] = [0, 1].map(|at| self.values.get(node.inputs[at]));
+                let bias = node.inputs.get(2).map(|&bias| self.values.floats(bias));
+                let sizes = [rows_before_last(x.shape()), w.shape()[0], w.shape()[1]];
+                kernels::linear_into(&mut y, floats(x), sizes, floats(w), None, bias);
+                Ok(tensor(shape, y))
+            }
+            Op::Unary(op) => {
+                let mut y = self.values.buffer(id, self.values.get(node.inputs[0]).len());
+                let x = self.values.get(node.inputs[0]);
+                kernels::unary_into(op, floats(x), &mut y);
+                Ok(tensor(x.shape().to_vec(), y))
             }
             _ => {
                 let inputs: Vec<&Tensor> = node.inputs.iter().map(|&input| self.values.get(input)).collect();
@@ -167,11 +182,8 @@ impl TrainableGraph {
         let norm = values.norms.iter().position(|norm| norm.layer == id && norm.in_training());
         match node.op {
             Op::Observe { observer: ObserverId(at) } => {
-                let input = node.inputs[0];
-                gradients.add(input, dy.len(), |dx| {
-                    dx.copy_from_slice(&dy);
-                    fakes[at].backward(values.get(input), dx);
-                });
+                fakes[at].backward(values.get(node.inputs[0]), &mut dy);
+                dy = gradients.give(node.inputs[0], dy);
             }
             Op::BatchNorm { .. } if batches.contains_key(&id) => {
                 let batch = &batches[&id];

@@ -143,9 +143,25 @@ impl Values {
         self.pass[id.index()] = Some(value);
     }
 
-    /// Forgets the last pass.
-    pub(super) fn clear(&mut self) {
-        self.pass.iter_mut().for_each(|value| *value = None);
+    /// Memory for the next value of a node: that of its last one, if it was as long. What is in it is no longer of use.
+    pub(super) fn buffer(&mut self, id: NodeId, length: usize) -> Vec<f32> {
+        let last = match self.pass[id.index()].take() {
+            Some(Tensor::F32(a)) => a.into_raw_vec_and_offset().0,
+            _ => Vec::new(),
+        };
+        if last.len() == length { last } else { vec![0.0; length] }
+    }
+
+    /// The parameters as they are, folded anew, and no values of a pass.
+    pub(super) fn at_rest(&self) -> Self {
+        let mut values = Self {
+            parameters: self.parameters.clone(),
+            sources: self.sources.clone(),
+            norms: self.norms.clone(),
+            pass: vec![None; self.pass.len()],
+        };
+        values.fold_norms();
+        values
     }
 
     /// Folds all batch norms anew.

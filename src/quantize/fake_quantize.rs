@@ -163,11 +163,11 @@ impl FakeQuantize {
     /// # Errors
     /// [`ObserverError`] for values that are not finite while they are observed, and parameters that are not known yet.
     pub fn forward(&mut self, x: &Tensor) -> Result<Tensor, ObserverError> {
-        self.forward_with(x, true, None)
+        self.forward_with(x, true, None, Vec::new())
     }
 
     /// As [`forward`](Self::forward). `observe` is whether this pass may update the range; `derived` is given for parameters that
-    /// follow from those of others.
+    /// follow from those of others; the result is made in `buffer`.
     ///
     /// # Errors
     /// [`ObserverError`] for values that are not finite while they are observed, and parameters that are not known yet.
@@ -176,13 +176,16 @@ impl FakeQuantize {
         x: &Tensor,
         observe: bool,
         derived: Option<TensorQParams>,
+        mut buffer: Vec<f32>,
     ) -> Result<Tensor, ObserverError> {
+        buffer.resize(x.len(), 0.0);
         if observe && self.observer_enabled {
             self.observer.observe(x)?;
             self.qparams = None;
         }
         if !self.fake_quant_enabled {
-            return Ok(x.clone());
+            buffer.copy_from_slice(f32s(x));
+            return Ok(like(x, buffer));
         }
         if let Some(spec) = self.dynamic() {
             let ObservedSpec { qscheme, range, eps, .. } = *spec;
@@ -197,7 +200,7 @@ impl FakeQuantize {
             (None, None, QParamsRule::Convert) => self.observer.calculate_qparams()?,
             (None, None, QParamsRule::TorchFused) => torch_fused_qparams(&self.observer)?,
         };
-        let y = fake_quantize(x, &qparams, self.observer.range());
+        let y = fake_quantize(x, &qparams, self.observer.range(), buffer);
         self.qparams = Some(qparams);
         Ok(y)
     }
@@ -226,13 +229,12 @@ impl FakeQuantize {
     }
 }
 
-fn fake_quantize(x: &Tensor, qparams: &TensorQParams, range: QuantRange) -> Tensor {
+fn fake_quantize(x: &Tensor, qparams: &TensorQParams, range: QuantRange, mut y: Vec<f32>) -> Tensor {
     if range == QuantRange::INT32 {
         // Only a NaN has no code, and it spreads.
         let codes = kernels::quantize_i32(f32s(x), x.shape(), qparams);
         return codes.map_or_else(|_| x.clone(), |codes| like(x, kernels::dequantize_i32(&codes, x.shape(), qparams)));
     }
-    let mut y = vec![0.0; x.len()];
     kernels::fake_quantize(&mut y, f32s(x), x.shape(), qparams, range);
     like(x, y)
 }
