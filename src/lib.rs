@@ -15,6 +15,9 @@
 //! 4. [`lower`](lower::lower) makes a [`Program`](program::Program) of any graph, which [`cpu::Engine`] and `gpu::Engine`
 //!    execute.
 //!
+//! Where rounding costs too much accuracy, [`qat`] trains: [`prepare_qat`](qat::prepare_qat) in the place of `prepare`, then the
+//! same conversion.
+//!
 //! Beside them: [`compare`] says what each layer lost and which ones to leave in float; [`archive`] saves and loads every
 //! stage. The README has an example from the first line to the last.
 //!
@@ -47,6 +50,8 @@
 //!   the last axis of an activation.
 //! - **static**, **dynamic**: activation scales from calibration, or from each batch as it comes.
 //! - **observer**: watches values while calibrating, and derives scale and zero point from them.
+//! - **fake quantize**: quantize and dequantize at once, with a gradient: how a network is trained for its codes.
+//! - **QAT**, **PTQ**: quantization-aware training, and post-training quantization, which only calibrates.
 //! - **Q/DQ**: a float graph with quantize and dequantize nodes; it computes in float on values that int8 can hold.
 //! - **multiplier**: input scale · weight scale / output scale, what an `i32` sum is multiplied by.
 //! - **fraction bits**: how many bits finer than one step of the sum the bias is kept.

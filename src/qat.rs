@@ -44,7 +44,7 @@ use std::sync::Arc;
 use self::gradients::Gradients;
 use self::norm::Batch;
 use self::values::{Source, Values};
-use crate::graph::{Graph, NodeId, ObserverId};
+use crate::graph::{Graph, NodeId, ObserverId, Op};
 use crate::quantize::trained::prepare_with_norms;
 use crate::quantize::{
     FakeQuantize, ObserverError, PreparedGraph, QParamsRule, QuantizationSpec, Quantizer, WgpuQuantizer,
@@ -127,7 +127,10 @@ impl TrainableGraph {
                     self.values.norms[norm].is_trained(&self.values.parameters)
                 }
                 Source::Fixed(_) => false,
-                Source::Pass => node.inputs.iter().any(|input| wanted[input.index()]),
+                Source::Pass => {
+                    let learned = matches!(node.op, Op::Observe { observer } if self.fakes[observer.0].learns_step());
+                    learned || node.inputs.iter().any(|input| wanted[input.index()])
+                }
             };
             wanted.push(trained && live[at]);
             if wanted[at] && !gradient::exists(&node.op) {
@@ -231,6 +234,8 @@ impl TrainableGraph {
             }
         }
         self.fakes = fakes;
+        self.gradients.wanted = self.wanted()?;
+        self.forward_done = false;
         Ok(())
     }
 

@@ -1,8 +1,7 @@
 //! Why training failed.
 
-use crate::graph::GraphError;
 use crate::interp::InterpError;
-use crate::quantize::{ConvertError, ObserverError, PrepareError};
+use crate::quantize::{ObserverError, PrepareError};
 
 /// Why a graph could not be trained. Every variant names the node or gives the step.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -33,12 +32,6 @@ pub enum QatError {
     /// Inputs that do not fit the graph.
     #[error(transparent)]
     Interp(#[from] InterpError),
-    /// A graph that is not valid.
-    #[error(transparent)]
-    Graph(#[from] GraphError),
-    /// A graph that could not be converted.
-    #[error(transparent)]
-    Convert(#[from] ConvertError),
     /// A value does not suit its observer.
     #[error("{node}: {source}")]
     Observer {

@@ -10,7 +10,7 @@ use crate::kernels;
 use crate::kernels::slices::{rows_before_last, tensor, with_last};
 use crate::qparams::TensorQParams;
 use crate::quantize::trained::derived;
-use crate::quantize::{ObserverError, QuantizationSpec};
+use crate::quantize::{FakeQuantize, ObserverError, QuantizationSpec};
 use crate::tensor::Tensor;
 
 impl TrainableGraph {
@@ -159,6 +159,7 @@ impl TrainableGraph {
             }
         }
         self.gradients.start();
+        self.fakes.iter_mut().for_each(FakeQuantize::start_gradients);
         for (&id, gradient) in outputs.iter().zip(gradients) {
             self.gradients.add(id, gradient.len(), |dx| dx.copy_from_slice(floats(gradient)));
         }

@@ -205,6 +205,14 @@ impl FakeQuantize {
         Ok(y)
     }
 
+    /// Forgets the gradients of learned steps. What several values share adds up from here on.
+    pub(crate) fn start_gradients(&mut self) {
+        if let Some(learned) = &mut self.learned {
+            learned.scale_gradient.fill(0.0);
+            learned.zero_point_gradient.fill(0.0);
+        }
+    }
+
     /// Turns the gradient of the value that went on, in the last pass, into that of `x`, whose length it has: straight through
     /// where the code was in range before it was clipped, 0 elsewhere. Keeps those of a learned step.
     pub fn backward(&mut self, x: &Tensor, dy: &mut [f32]) {
@@ -288,8 +296,8 @@ impl LearnedStep {
             }
         }
         for (channel, (scale, zero_point)) in sums.into_iter().enumerate() {
-            self.scale_gradient[channel] = (scale * factor) as f32;
-            self.zero_point_gradient[channel] = if self.symmetric { 0.0 } else { (zero_point * factor) as f32 };
+            self.scale_gradient[channel] += (scale * factor) as f32;
+            self.zero_point_gradient[channel] += if self.symmetric { 0.0 } else { (zero_point * factor) as f32 };
         }
     }
 }

@@ -25,6 +25,7 @@ mod layering;
 mod observers;
 mod oracle;
 mod properties;
+mod qat;
 mod quantizer;
 #[cfg(feature = "gpu")]
 mod shaders;

@@ -1,0 +1,244 @@
+//! Losses, optimizers, schedules and fake quantizers against numbers worked out by hand.
+
+use enfold::graph::UnaryOp;
+use enfold::numerics::torch_fused_qparams;
+use enfold::qat::{Loss, Optimizer, OptimizerKind, Schedule, TrainableGraph, prepare_qat};
+use enfold::qparams::{QParams, QScheme, QuantRange, TensorQParams};
+use enfold::quantize::{
+    Annotations, FakeQuantize, ObservedSpec, Observer, ObserverKind, PrepareError, QuantizationAnnotation, Quantizer,
+};
+use enfold::{Graph, GraphBuilder, Shape, Tensor};
+
+fn floats(shape: &[usize], data: &[f32]) -> Tensor {
+    Tensor::from_f32(shape, data.to_vec()).expect("fits")
+}
+
+fn close(got: &Tensor, expected: &[f32]) {
+    let got = got.as_f32().expect("floats");
+    assert_eq!(got.len(), expected.len());
+    for (a, b) in got.iter().zip(expected) {
+        approx::assert_abs_diff_eq!(*a, *b, epsilon = 1e-6);
+    }
+}
+
+#[test]
+fn losses() {
+    let y = floats(&[2, 2], &[1.0, 2.0, -1.0, 0.0]);
+    let (loss, gradient) = Loss::Mse.evaluate(&y, &floats(&[2, 2], &[0.0, 2.0, 1.0, 1.0])).expect("a loss");
+    assert_eq!(loss, (1.0 + 0.0 + 4.0 + 1.0) / 4.0);
+    close(&gradient, &[0.5, 0.0, -1.0, -0.5]);
+
+    // softmax of [1, 2] is [0.268941, 0.731059], and so is that of [−1, 0].
+    let labels = Tensor::from_i32(&[2], vec![0, 1]).expect("fits");
+    let (loss, gradient) = Loss::CrossEntropy.evaluate(&y, &labels).expect("a loss");
+    approx::assert_abs_diff_eq!(loss, (1.313_261_7 + 0.313_261_7) / 2.0, epsilon = 1e-6);
+    close(&gradient, &[-0.365_529_3, 0.365_529_3, 0.134_470_7, -0.134_470_7]);
+    // Large outputs overflow nothing.
+    let (loss, _) = Loss::CrossEntropy.evaluate(&floats(&[1, 2], &[1e30, -1e30]), &labels_of(&[0])).expect("a loss");
+    assert_eq!(loss, 0.0);
+
+    // KL of [0.5, 0.5] from [0.268941, 0.731059] is 0.120115.
+    let distillation = Loss::Distillation { temperature: 1.0 };
+    let (loss, gradient) = distillation.evaluate(&y, &floats(&[2, 2], &[0.0; 4])).expect("a loss");
+    approx::assert_abs_diff_eq!(loss, 0.120_114_5, epsilon = 1e-6);
+    close(&gradient, &[-0.115_529_3, 0.115_529_3, -0.115_529_3, 0.115_529_3]);
+    let (loss, gradient) = distillation.evaluate(&y, &y).expect("a loss");
+    assert_eq!(loss, 0.0);
+    close(&gradient, &[0.0; 4]);
+    // At temperature 2 the outputs are halved, and the loss is four times that.
+    let two = Loss::Distillation { temperature: 2.0 };
+    let half = floats(&[2, 2], &[0.5, 1.0, -0.5, 0.0]);
+    let (at_two, _) = two.evaluate(&y, &floats(&[2, 2], &[0.0; 4])).expect("a loss");
+    let (of_half, _) = distillation.evaluate(&half, &floats(&[2, 2], &[0.0; 4])).expect("a loss");
+    approx::assert_abs_diff_eq!(at_two, 4.0 * of_half, epsilon = 1e-9);
+}
+
+fn labels_of(labels: &[i32]) -> Tensor {
+    Tensor::from_i32(&[labels.len()], labels.to_vec()).expect("fits")
+}
+
+/// `y = x · w` with one weight: its gradient is what is given, if x is 1.
+fn one_weight(w: f32) -> TrainableGraph {
+    let mut g = GraphBuilder::new();
+    let x = g.input("x", Shape::rows(1)).expect("an input");
+    let y = g.linear("fc", x, floats(&[1, 1], &[w]), None).expect("a layer");
+    TrainableGraph::new(&g.finish([y]).expect("a graph")).expect("trainable")
+}
+
+fn follow(kind: OptimizerKind, gradients: &[f32]) -> Vec<f32> {
+    let mut model = one_weight(1.0);
+    let mut optimizer = Optimizer::new(kind, 0.1).expect("an optimizer");
+    let one = floats(&[1, 1], &[1.0]);
+    let mut weights = Vec::new();
+    for &gradient in gradients {
+        model.forward(&[&one]).expect("forward");
+        model.backward(&[floats(&[1, 1], &[gradient])]).expect("backward");
+        model.step(&mut optimizer);
+        weights.extend(model.parameters().map(|(_, value, _)| value.as_f32().expect("floats")[0]));
+    }
+    weights
+}
+
+#[test]
+fn optimizers() {
+    let close = |kind, expected: [f32; 2]| {
+        for (a, b) in follow(kind, &[0.5, -0.25]).into_iter().zip(expected) {
+            approx::assert_abs_diff_eq!(a, b, epsilon = 1e-6);
+        }
+    };
+    // v = 0.5, then 0.9 · 0.5 − 0.25 = 0.2.
+    close(OptimizerKind::Sgd { momentum: 0.9, weight_decay: 0.0 }, [0.95, 0.93]);
+    // g = 0.5 + 0.1, then −0.25 + 0.1 · 0.94.
+    close(OptimizerKind::Sgd { momentum: 0.0, weight_decay: 0.1 }, [0.94, 0.955_6]);
+    // m̂ = 0.5, √v̂ = 0.5; then m̂ = 0.02 / 0.19, v̂ = 0.00031225 / 0.001999.
+    let betas = [0.9, 0.999];
+    close(OptimizerKind::Adam { betas, eps: 1e-8, weight_decay: 0.0 }, [0.9, 0.873_366]);
+    // The decay apart: 1 − 0.1 · 0.5 · 1, then the same steps.
+    close(OptimizerKind::AdamW { betas, eps: 1e-8, weight_decay: 0.5 }, [0.85, 0.780_866]);
+}
+
+#[test]
+fn schedules() {
+    let factors = |schedule: Schedule| [0, 1, 5, 9].map(|step| schedule.factor(step, 10));
+    assert_eq!(factors(Schedule::Constant), [1.0; 4]);
+    assert_eq!(factors(Schedule::Step { every: 5, factor: 0.5 }), [1.0, 1.0, 0.5, 0.5]);
+    let cosine = factors(Schedule::Cosine { warmup: 2, least: 0.2 });
+    for (a, b) in cosine.into_iter().zip([0.5, 1.0, 0.753_073_4, 0.230_448_2]) {
+        approx::assert_abs_diff_eq!(a, b, epsilon = 1e-5);
+    }
+}
+
+fn spec(qscheme: QScheme) -> ObservedSpec {
+    ObservedSpec { range: QuantRange::INT8, qscheme, observer: ObserverKind::MOVING_AVERAGE, eps: 1e-6 }
+}
+
+/// The element formula's edges: what rounds into the range passes its gradient.
+#[test]
+fn straight_through_at_the_edges() {
+    let of = |scale, z| TensorQParams::PerTensor(QParams::new(scale, z).expect("valid"));
+    let mut fake = FakeQuantize::with_qparams(spec(QScheme::PerTensorAffine), of(1.0, 0)).expect("valid");
+    let x = floats(&[8], &[127.4, 127.5, -128.5, -128.6, f32::INFINITY, 2.5, 3.5, -0.2]);
+    let y = fake.forward(&x).expect("forward");
+    assert_eq!(y.as_f32().expect("floats"), [127.0, 127.0, -128.0, -128.0, 127.0, 2.0, 4.0, 0.0]);
+    assert!(y.as_f32().expect("floats")[7].is_sign_positive());
+    let mut dy = [1.0; 8];
+    fake.backward(&x, &mut dy);
+    assert_eq!(dy, [1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 1.0, 1.0]);
+    // A NaN spreads, so that the loss shows it.
+    assert!(fake.forward(&floats(&[1], &[f32::NAN])).expect("forward").as_f32().expect("floats")[0].is_nan());
+    // Switched off, values and gradients pass as they are.
+    fake.enable_fake_quant(false);
+    assert_eq!(fake.forward(&x).expect("forward"), x);
+    let mut dy = [1.0; 8];
+    fake.backward(&x, &mut dy);
+    assert_eq!(dy, [1.0; 8]);
+}
+
+/// The observer moves with each batch until it is switched off.
+#[test]
+fn switches() {
+    let mut fake = FakeQuantize::new(Observer::new(spec(QScheme::PerTensorAffine)).expect("valid"));
+    fake.forward(&floats(&[2], &[0.0, 2.55])).expect("forward");
+    let first = fake.qparams().cloned();
+    fake.forward(&floats(&[2], &[0.0, 255.0])).expect("forward");
+    let second = fake.qparams().cloned();
+    assert_ne!(first, second);
+    fake.enable_observer(false);
+    fake.forward(&floats(&[2], &[0.0, 1e6])).expect("forward");
+    assert_eq!(fake.qparams().cloned(), second);
+    // 2.55 + 0.01 · (255 − 2.55)
+    assert_eq!(fake.observer().min_max(), [(0.0, 2.55 + 0.01 * (255.0 - 2.55))]);
+}
+
+/// Learned steps: inside, `∂y/∂s = (y − x)/s`; beyond, `q − z`, and `−s` for the zero point.
+#[test]
+fn gradients_of_learned_steps() {
+    struct Output;
+    impl Quantizer for Output {
+        fn annotate(&self, graph: &Graph) -> Result<Annotations, PrepareError> {
+            let mut annotations = Annotations::new(graph);
+            let range = QuantRange::new(-4, 3).expect("valid");
+            let spec = ObservedSpec { range, ..spec(QScheme::PerTensorAffine) };
+            let annotation = QuantizationAnnotation { output_qspec: Some(spec.into()), ..Default::default() };
+            annotations.set(graph.find("fc").expect("the layer"), annotation);
+            Ok(annotations)
+        }
+    }
+    let mut g = GraphBuilder::new();
+    let x = g.input("x", Shape::rows(1)).expect("an input");
+    let y = g.linear("fc", x, floats(&[1, 1], &[1.0]), None).expect("a layer");
+    let mut model = prepare_qat(&g.finish([y]).expect("a graph"), &Output).expect("prepared");
+    // A range of 7 steps of 1 from −3 to 4: zero point −1.
+    model.forward(&[floats(&[2, 1], &[-3.0, 4.0])]).expect("forward");
+    assert_eq!(
+        model.fake_quantizers()[0].qparams(),
+        Some(&TensorQParams::PerTensor(QParams::new(1.0, -1).expect("valid")))
+    );
+    model.learn_steps(false).expect("learned");
+    let batch = floats(&[4, 1], &[1.3, -0.4, 9.0, -9.0]);
+    model.forward(&[&batch]).expect("forward");
+    model.backward(&[floats(&[4, 1], &[1.0, 2.0, 3.0, 5.0])]).expect("backward");
+    let mut optimizer = Optimizer::new(OptimizerKind::Sgd { momentum: 0.0, weight_decay: 0.0 }, 0.01).expect("one");
+    model.step(&mut optimizer);
+    // ∂/∂s: 1 · (1 − 1.3) + 2 · (0 + 0.4) + 3 · (3 + 1) + 5 · (−4 + 1) = −2.5; ∂/∂z: −(3 + 5) · 1.
+    let expected = 1.0 + 0.01 * 2.5;
+    model.evaluate(&[&batch]).expect("run");
+    let Some(TensorQParams::PerTensor(q)) = model.fake_quantizers()[0].qparams() else { panic!("per tensor") };
+    approx::assert_abs_diff_eq!(q.scale(), expected, epsilon = 1e-6);
+    assert_eq!(q.zero_point(), -1, "−1 + 0.08 rounds to −1");
+    // The weight's gradient comes from the two values in range.
+    let gradients: Vec<f32> = model.parameters().flat_map(|(_, _, gradient)| gradient.to_vec()).collect();
+    approx::assert_abs_diff_eq!(gradients[0], 1.3 - 0.8, epsilon = 1e-6);
+}
+
+/// The table of the two rules: PyTorch's in training, and what its convert makes.
+#[test]
+fn the_fused_rule() {
+    for (min, max, scale, zero_point) in [
+        (-1.0, 0.5, 0.007_843_26, 0),
+        (-0.5, 1.0, 0.007_905_02, 0),
+        (0.2, 1.0, 0.003_937_01, -127),
+        (-1.0, -0.2, 0.003_937_01, 127),
+        (0.0, 0.0, 0.1, 127),
+        (-1e-6, 1e-6, 6.1e-5, 0),
+    ] {
+        let (s, z) = torch_fused_qparams(min, max, -127, 127, true);
+        approx::assert_relative_eq!(s, scale, max_relative = 1e-5);
+        assert_eq!(z, zero_point, "[{min}, {max}]");
+    }
+}
+
+/// Numbers that no quantizer has turned into constants have gradients too.
+#[test]
+fn scalars_without_a_quantizer() {
+    struct Nothing;
+    impl Quantizer for Nothing {
+        fn annotate(&self, graph: &Graph) -> Result<Annotations, PrepareError> {
+            Ok(Annotations::new(graph))
+        }
+    }
+    let mut g = GraphBuilder::new();
+    let x = g.input("x", Shape::rows(1)).expect("an input");
+    let h = g.linear("fc", x, floats(&[1, 1], &[2.0]), None).expect("a layer");
+    let h = g.add_scalar("shift", h, 5.0).expect("a sum");
+    let y = g.mul_scalar("scale", h, -3.0).expect("a product");
+    let mut model = prepare_qat(&g.finish([y]).expect("a graph"), &Nothing).expect("prepared");
+    let y = model.forward(&[floats(&[1, 1], &[4.0])]).expect("forward");
+    assert_eq!(y[0], floats(&[1, 1], &[-39.0]));
+    model.backward(&[floats(&[1, 1], &[1.0])]).expect("backward");
+    let gradients: Vec<f32> = model.parameters().flat_map(|(_, _, gradient)| gradient.to_vec()).collect();
+    assert_eq!(gradients, [-12.0]);
+}
+
+/// Derivatives against central differences of the functions.
+#[test]
+fn derivatives() {
+    for op in UnaryOp::ALL {
+        for at in [-30.0, -3.0, -0.7, -1e-3, 1e-3, 0.4, 2.5, 30.0] {
+            let difference = (op.eval(at + 1e-6) - op.eval(at - 1e-6)) / 2e-6;
+            approx::assert_abs_diff_eq!(op.derivative(at), difference, epsilon = 1e-7);
+        }
+        assert!(op.derivative(700.0).is_finite() && op.derivative(-700.0).is_finite(), "{op:?}");
+    }
+    assert_eq!(UnaryOp::Relu.derivative(0.0), 0.0);
+}
