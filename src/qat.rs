@@ -34,6 +34,7 @@ mod gradients;
 mod loss;
 mod norm;
 mod optimizer;
+mod parameter;
 mod pass;
 mod trainer;
 mod values;

@@ -3,7 +3,7 @@
 use super::QatError;
 use super::gradient::column_sums;
 use super::gradients::Gradients;
-use super::values::Parameter;
+use super::parameter::Parameter;
 use crate::graph::NodeId;
 use crate::quantize::trained::{FoldedNorm, factor};
 use crate::tensor::Tensor;

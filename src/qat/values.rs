@@ -3,31 +3,10 @@
 use std::sync::Arc;
 
 use super::norm::NormLayer;
+use super::parameter::Parameter;
 use crate::graph::{Graph, NodeId, Op};
 use crate::quantize::trained::FoldedNorm;
 use crate::tensor::{DType, Tensor};
-
-/// A float constant of the graph that training changes.
-#[derive(Debug, Clone)]
-pub(super) struct Parameter {
-    pub(super) name: String,
-    pub(super) value: Tensor,
-    /// By gradients; running statistics change on their own.
-    pub(super) trained: bool,
-}
-
-impl Parameter {
-    pub(super) fn floats(&self) -> &[f32] {
-        self.value.as_f32().unwrap_or_default()
-    }
-
-    pub(super) fn floats_mut(&mut self) -> &mut [f32] {
-        match &mut self.value {
-            Tensor::F32(a) => a.as_slice_mut().unwrap_or_default(),
-            _ => &mut [],
-        }
-    }
-}
 
 /// Where a node's value comes from.
 #[derive(Debug, Clone)]
