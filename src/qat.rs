@@ -60,6 +60,9 @@ pub use trainer::{Progress, Trainer};
 /// Inserts a fake quantizer at every point that `quantizer` annotates, and makes the float parameters trainable: weights and
 /// biases of linear layers and norms, and tables of embeddings.
 ///
+/// Let the quantizer's configurations be those of [`QuantizationConfig::qat`](crate::quantize::QuantizationConfig::qat): observers
+/// are asked at every step, and moving averages answer at once, where a histogram would search.
+///
 /// # Errors
 /// [`QatError::Prepare`] as [`prepare`](crate::quantize::prepare), [`QatError::NoGradient`] for an op that gradients cannot
 /// pass, [`QatError::NoParameters`] if there is nothing to train.

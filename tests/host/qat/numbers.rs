@@ -230,6 +230,23 @@ fn scalars_without_a_quantizer() {
     assert_eq!(gradients, [-12.0]);
 }
 
+/// A tenth of the way to the batch's mean, and to its variance as of a sample.
+#[test]
+fn running_statistics() {
+    for layer in [false, true] {
+        let mut g = GraphBuilder::new();
+        let x = g.input("x", Shape::rows(1)).expect("an input");
+        let h = if layer { g.linear("fc", x, floats(&[1, 1], &[1.0]), None).expect("a layer") } else { x };
+        let y = g.batch_norm("bn", h, [0.0, 1.0, 1.0, 0.0].map(|v| floats(&[1], &[v])), 0.0).expect("a norm");
+        let mut model = TrainableGraph::new(&g.finish([y]).expect("a graph")).expect("trainable");
+        let y = model.forward(&[floats(&[2, 1], &[1.0, 3.0])]).expect("forward");
+        close(&y[0], &[-1.0, 1.0]);
+        // Mean 2 and variance 2 · 1 of a sample: 0.2, and 0.9 + 0.2.
+        let y = model.evaluate(&[floats(&[1, 1], &[1.2])]).expect("run");
+        close(&y[0], &[1.0 / 1.1f32.sqrt()]);
+    }
+}
+
 /// Derivatives against central differences of the functions.
 #[test]
 fn derivatives() {
