@@ -170,25 +170,33 @@ fn gradients_of_learned_steps() {
     let mut model = prepare_qat(&g.finish([y]).expect("a graph"), &Output).expect("prepared");
     // A range of 7 steps of 1 from −3 to 4: zero point −1.
     model.forward(&[floats(&[2, 1], &[-3.0, 4.0])]).expect("forward");
-    assert_eq!(
-        model.fake_quantizers()[0].qparams(),
-        Some(&TensorQParams::PerTensor(QParams::new(1.0, -1).expect("valid")))
-    );
-    model.learn_steps(false).expect("learned");
-    let batch = floats(&[4, 1], &[1.3, -0.4, 9.0, -9.0]);
-    model.forward(&[&batch]).expect("forward");
-    model.backward(&[floats(&[4, 1], &[1.0, 2.0, 3.0, 5.0])]).expect("backward");
-    let mut optimizer = Optimizer::new(OptimizerKind::Sgd { momentum: 0.0, weight_decay: 0.0 }, 0.01).expect("one");
-    model.step(&mut optimizer);
-    // ∂/∂s: 1 · (1 − 1.3) + 2 · (0 + 0.4) + 3 · (3 + 1) + 5 · (−4 + 1) = −2.5; ∂/∂z: −(3 + 5) · 1.
-    let expected = 1.0 + 0.01 * 2.5;
-    model.evaluate(&[&batch]).expect("run");
-    let Some(TensorQParams::PerTensor(q)) = model.fake_quantizers()[0].qparams() else { panic!("per tensor") };
-    approx::assert_abs_diff_eq!(q.scale(), expected, epsilon = 1e-6);
-    assert_eq!(q.zero_point(), -1, "−1 + 0.08 rounds to −1");
-    // The weight's gradient comes from the two values in range.
-    let gradients: Vec<f32> = model.parameters().flat_map(|(_, _, gradient)| gradient.to_vec()).collect();
-    approx::assert_abs_diff_eq!(gradients[0], 1.3 - 0.8, epsilon = 1e-6);
+    let expected = TensorQParams::PerTensor(QParams::new(1.0, -1).expect("valid"));
+    assert_eq!(model.fake_quantizers()[0].qparams(), Some(&expected));
+    // With scale gradients, they are divided by √(4 elements · 3).
+    for (scaled, factor) in [(false, 1.0), (true, 1.0 / 12f32.sqrt())] {
+        let mut model = model.clone();
+        model.learn_steps(scaled).expect("learned");
+        let batch = floats(&[4, 1], &[1.3, -0.4, 9.0, -9.0]);
+        model.forward(&[&batch]).expect("forward");
+        model.backward(&[floats(&[4, 1], &[1.0, 2.0, 3.0, 5.0])]).expect("backward");
+        let mut optimizer = Optimizer::new(OptimizerKind::Sgd { momentum: 0.0, weight_decay: 0.0 }, 0.01).expect("one");
+        model.step(&mut optimizer);
+        // ∂/∂s: 1 · (1 − 1.3) + 2 · (0 + 0.4) + 3 · (3 + 1) + 5 · (−4 + 1) = −2.5; ∂/∂z: −(3 + 5) · 1.
+        model.evaluate(&[&batch]).expect("run");
+        let Some(TensorQParams::PerTensor(q)) = model.fake_quantizers()[0].qparams() else { panic!("per tensor") };
+        approx::assert_abs_diff_eq!(q.scale(), 1.0 + 0.01 * 2.5 * factor, epsilon = 1e-6);
+        assert_eq!(q.zero_point(), -1, "−1 + 0.08 rounds to −1");
+        // The weight's gradient comes from the two values in range.
+        let gradients: Vec<f32> = model.parameters().flat_map(|(_, _, gradient)| gradient.to_vec()).collect();
+        approx::assert_abs_diff_eq!(gradients[0], 1.3 - 0.8, epsilon = 1e-6);
+        // A second pass starts from nothing.
+        model.forward(&[&batch]).expect("forward");
+        model.backward(&[floats(&[4, 1], &[0.0; 4])]).expect("backward");
+        let before = model.fake_quantizers()[0].qparams().cloned();
+        model.step(&mut optimizer);
+        model.evaluate(&[&batch]).expect("run");
+        assert_eq!(model.fake_quantizers()[0].qparams().cloned(), before, "no gradient, no step");
+    }
 }
 
 /// The table of the two rules: PyTorch's in training, and what its convert makes.

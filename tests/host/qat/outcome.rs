@@ -249,6 +249,13 @@ fn learned_steps_are_trained_and_saved() {
     model.forward(&[&x]).expect("forward");
     let before = model.prepared().expect("prepared").observers().to_vec();
     model.learn_steps(true).expect("learned");
+    let seen = |model: &TrainableGraph| -> Vec<_> {
+        model.fake_quantizers().iter().map(|fake| fake.observer().min_max()).collect()
+    };
+    let ranges = seen(&model);
+    model.enable_observers(true);
+    model.forward(&[&Tensor::from_f32(&[1, 2], vec![1e3, -1e3]).expect("fits")]).expect("forward");
+    assert_eq!(seen(&model), ranges, "what is learned is not observed");
     let mut trainer = trainer();
     (trainer.epochs, trainer.settled_epochs) = (4, 0);
     trainer.fit(&mut model, &[&x], &labels, |_| {}).expect("trained");
