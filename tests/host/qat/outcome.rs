@@ -146,6 +146,28 @@ fn batch_norms_run_along_freeze_and_fold() {
     }
 }
 
+/// With fake quantization off, the observers of training see what those of calibration see, and as often.
+#[test]
+fn training_observes_what_calibration_does() {
+    let mut compared = 0;
+    for seed in 0..100 {
+        let mut random = Random::new(seed);
+        let net = Net::patterns(&mut random);
+        let quantizer = WgpuQuantizer::new().set_global(config(&mut random, false).qat());
+        let Ok(mut model) = prepare_qat(&net.graph, &quantizer) else { continue };
+        let mut prepared = enfold::quantize::prepare(&net.graph, &quantizer).expect("prepared");
+        model.enable_fake_quant(false);
+        for _ in 0..3 {
+            let batch = net.batch(&mut random);
+            let expected = prepared.observe(&[&batch]).expect("observed");
+            assert_eq!(model.forward(&[&batch]).expect("forward"), expected, "seed {seed}");
+        }
+        assert_eq!(model.prepared().expect("prepared").observers(), prepared.observers(), "seed {seed}\n{}", net.graph);
+        compared += 1;
+    }
+    assert!(compared > 70, "{compared}");
+}
+
 /// Points in two rings: what a straight line cannot tell apart.
 fn rings(rows: usize) -> (Tensor, Tensor) {
     let mut random = Random::new(17);
