@@ -93,6 +93,8 @@ fn optimizers() {
     // m̂ = 0.5, √v̂ = 0.5; then m̂ = 0.02 / 0.19, v̂ = 0.00031225 / 0.001999.
     let betas = [0.9, 0.999];
     close(OptimizerKind::Adam { betas, eps: 1e-8, weight_decay: 0.0 }, [0.9, 0.873_366]);
+    // g = 0.6, then −0.25 + 0.1 · 0.9 = −0.16: m̂ = 0.038 / 0.19, v̂ = 0.00038524 / 0.001999.
+    close(OptimizerKind::Adam { betas, eps: 1e-8, weight_decay: 0.1 }, [0.9, 0.854_441]);
     // The decay apart: 1 − 0.1 · 0.5 · 1, then the same steps.
     close(OptimizerKind::AdamW { betas, eps: 1e-8, weight_decay: 0.5 }, [0.85, 0.780_866]);
 }

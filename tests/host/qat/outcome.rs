@@ -1,7 +1,7 @@
 //! What is trained is what one gets.
 
 use enfold::interp::Interpreter;
-use enfold::qat::{Loss, Optimizer, QatError, Schedule, TrainableGraph, Trainer, prepare_qat};
+use enfold::qat::{Loss, Optimizer, OptimizerKind, QatError, Schedule, TrainableGraph, Trainer, prepare_qat};
 use enfold::qparams::QuantRange;
 use enfold::quantize::{ConvertOptions, QuantizationConfig, WgpuQuantizer, convert, reference};
 use enfold::{Graph, GraphBuilder, Shape, Tensor, archive};
@@ -168,6 +168,39 @@ fn training_observes_what_calibration_does() {
     assert!(compared > 70, "{compared}");
 }
 
+/// Gradients that meet behind observers add up: with fake quantization off, they are those of the float graph, though one value
+/// is observed in two ways.
+#[test]
+fn gradients_behind_observers_are_those_of_the_float_graph() {
+    let mut random = Random::new(31);
+    let mut g = GraphBuilder::new();
+    let mut tensor = |n: usize, k: usize| Tensor::from_f32(&[n, k], random.normals(n * k, 0.7)).expect("fits");
+    let x = g.input("x", Shape::rows(4)).expect("an input");
+    let h = g.linear("fc0", x, tensor(6, 4), None).expect("a layer");
+    let h = g.tanh("tanh", h).expect("tanh");
+    let a = g.linear("fc1", h, tensor(5, 6), None).expect("a layer");
+    let b = g.linear("fc2", h, tensor(5, 6), None).expect("a layer");
+    let y = g.mul("mul", a, b).expect("a product");
+    let graph = g.finish([y]).expect("a graph");
+    let config = QuantizationConfig::symmetric().qat();
+    let narrow = config.clone().activation_range(QuantRange::INT8_NARROW);
+    let quantizer = WgpuQuantizer::new().set_global(config).set_module_name("fc2", narrow);
+    let mut model = prepare_qat(&graph, &quantizer).expect("prepared");
+    let twice = model.graph().nodes().iter().filter(|n| n.name.starts_with("tanh.observe")).count();
+    assert_eq!(twice, 2, "{}", model.graph());
+    model.enable_fake_quant(false);
+    let mut float = TrainableGraph::new(&graph).expect("trainable");
+    let batch = tensor(7, 4);
+    let gradients = |model: &mut TrainableGraph| -> Vec<Vec<f32>> {
+        let y = model.forward(&[&batch]).expect("forward");
+        model.backward(&y).expect("backward");
+        model.parameters().map(|(_, _, gradient)| gradient.to_vec()).collect()
+    };
+    let expected = gradients(&mut float);
+    assert_eq!(gradients(&mut model), expected);
+    assert_eq!(gradients(&mut model), expected, "and again, in the memory of the last pass");
+}
+
 /// Points in two rings: what a straight line cannot tell apart.
 fn rings(rows: usize) -> (Tensor, Tensor) {
     let mut random = Random::new(17);
@@ -240,6 +273,63 @@ fn training_recovers_what_few_bits_lose() {
     distilled.fit(&mut student, &[&x], &teacher, |progress| assert_eq!(progress.accuracy, None)).expect("trained");
     let student = convert(&student.prepared().expect("prepared"), &ConvertOptions::default()).expect("converted");
     assert!(accuracy(&student, &x, &labels) > of_rounded + 0.05);
+}
+
+/// For the last epochs, scales and running statistics rest; the parameters do not.
+#[test]
+fn settled_epochs_leave_scales_and_statistics_alone() {
+    let mut random = Random::new(7);
+    let graph = normed(&mut random);
+    let x = Tensor::from_f32(&[24, 3, 4], random.normals(24 * 12, 2.0)).expect("fits");
+    let y = Tensor::from_f32(&[24, 5], random.normals(24 * 5, 1.0)).expect("fits");
+    let fit = |epochs, settled_epochs| {
+        let config = QuantizationConfig::symmetric().per_channel().qat();
+        let mut model = prepare_qat(&graph, &WgpuQuantizer::new().set_global(config)).expect("prepared");
+        let mut trainer = Trainer::new(Loss::Mse, Optimizer::adam(1e-2).expect("an optimizer"));
+        (trainer.epochs, trainer.settled_epochs, trainer.batch_rows) = (epochs, settled_epochs, 10);
+        trainer.fit(&mut model, &[&x], &y, |_| {}).expect("trained");
+        let prepared = model.prepared().expect("prepared");
+        let running = prepared.graph().find("bn2.running_var").expect("the norm that is left");
+        let running = prepared.graph().node(running).op.clone();
+        let parameters: Vec<Tensor> = model.parameters().map(|(_, value, _)| value.clone()).collect();
+        (prepared.observers().to_vec(), running, parameters)
+    };
+    let (first, settled, moved) = (fit(1, 0), fit(2, 1), fit(2, 0));
+    assert_eq!((&first.0, &first.1), (&settled.0, &settled.1));
+    assert!(first.0 != moved.0 && first.1 != moved.1 && first.2 != settled.2);
+}
+
+/// The rate of each step is the schedule's, and the optimizer keeps its own; losses and accuracies are means over examples.
+#[test]
+fn progress_tells_rates_and_means() {
+    let (x, labels) = rings(4);
+    let fit = |epochs: usize, schedule: Schedule, rate: f32| {
+        let mut model = TrainableGraph::new(&ring_net()).expect("trainable");
+        let kind = OptimizerKind::Sgd { momentum: 0.0, weight_decay: 0.0 };
+        let mut trainer = Trainer::new(Loss::CrossEntropy, Optimizer::new(kind, rate).expect("an optimizer"));
+        (trainer.epochs, trainer.batch_rows, trainer.schedule) = (epochs, 3, schedule);
+        let mut seen = Vec::new();
+        trainer.fit(&mut model, &[&x], &labels, |progress| seen.push(*progress)).expect("trained");
+        assert_eq!(trainer.optimizer.learning_rate, rate);
+        (seen, model.parameters().map(|(_, value, _)| value.clone()).collect::<Vec<_>>())
+    };
+    let halves = Schedule::Step { every: 1, factor: 0.5 };
+    let rates: Vec<f32> = fit(2, halves, 0.1).0.iter().map(|progress| progress.learning_rate).collect();
+    assert_eq!(rates, [0.1, 0.05, 0.025, 0.0125]);
+    // From the second step on, nothing moves.
+    let once = Schedule::Step { every: 1, factor: 0.0 };
+    assert_eq!(fit(1, once, 0.1).1, fit(3, once, 0.1).1);
+    // At hardly any rate, the mean over an epoch of 3 and 1 examples is that of all four.
+    let mut still = TrainableGraph::new(&ring_net()).expect("trainable");
+    let outputs = still.forward(&[&x]).expect("forward");
+    let (loss, _) = Loss::CrossEntropy.evaluate(&outputs[0], &labels).expect("a loss");
+    let last = fit(1, Schedule::Constant, 1e-20).0[1];
+    approx::assert_relative_eq!(last.loss, loss, max_relative = 1e-6);
+    assert_eq!(last.accuracy, Some(accuracy(&ring_net(), &x, &labels)));
+    assert_eq!(
+        last.to_string(),
+        format!("step 2/2, epoch 1: loss {loss:.5}, accuracy {:.4}", last.accuracy.expect("labels"))
+    );
 }
 
 /// One seed, one network, whatever the number of threads.
