@@ -65,9 +65,21 @@ pub use trainer::{Progress, Trainer};
 ///
 /// # Errors
 /// [`QatError::Prepare`] as [`prepare`](crate::quantize::prepare), [`QatError::NoGradient`] for an op that gradients cannot
-/// pass, [`QatError::NoParameters`] if there is nothing to train.
+/// pass, [`QatError::NoParameters`] if there is nothing to train, [`QatError::SharedWithNorm`] for constants that cannot be told
+/// apart.
 pub fn prepare_qat(graph: &Graph, quantizer: &dyn Quantizer) -> Result<TrainableGraph, QatError> {
     let (prepared, folded) = prepare_with_norms(graph, quantizer)?;
+    let users = graph.users();
+    for norm in &folded {
+        for id in [norm.weight].into_iter().chain(norm.bias).chain(norm.statistics) {
+            if let [first, second, ..] = users[id.index()][..] {
+                let [first, second] = [first, second].map(|id| graph.node(id).name.clone());
+                let other = if first == norm.layer { second } else { first };
+                let (constant, layer) = (graph.node(id).name.clone(), norm.layer.clone());
+                return Err(QatError::SharedWithNorm { constant, layer, other });
+            }
+        }
+    }
     let structure = prepared.graph().clone();
     let values = Values::new(graph, &structure, folded);
     let gradients = Gradients::new(structure.nodes().len());

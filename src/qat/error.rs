@@ -18,6 +18,16 @@ pub enum QatError {
     /// There is nothing to train.
     #[error("the graph has no float parameter that an output depends on")]
     NoParameters,
+    /// A layer that takes in a batch norm has a constant that others read too, so that one value would have two gradients.
+    #[error("{constant} is read by {layer}, which has a batch norm, and by {other}; give each a constant of its own")]
+    SharedWithNorm {
+        /// The constant.
+        constant: String,
+        /// The layer.
+        layer: String,
+        /// Another reader.
+        other: String,
+    },
     /// No parameter has this name.
     #[error("there is no parameter {name}; there are: {}", names.join(", "))]
     UnknownParameter {

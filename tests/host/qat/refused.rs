@@ -96,6 +96,15 @@ fn by_name() {
         let y = g.batch_norm("bn", h, [0.0, 1.0, 1.0, 0.0].map(|v| floats(&[3], v)), 1e-5).expect("a norm");
         TrainableGraph::new(&g.finish([y]).expect("a graph")).expect("trainable")
     };
+    let tied = {
+        let mut g = GraphBuilder::new();
+        let x = g.input("x", Shape::rows(3)).expect("an input");
+        let w = g.constant("tied", floats(&[3, 3], 0.5)).expect("a constant");
+        let h = g.linear_nodes("fc1", x, w, None).expect("a layer");
+        let h = g.batch_norm("bn", h, [0.0, 1.0, 1.0, 0.0].map(|v| floats(&[3], v)), 1e-5).expect("a norm");
+        let y = g.linear_nodes("fc2", h, w, None).expect("a layer");
+        g.finish([y]).expect("a graph")
+    };
     let loss = |loss: Loss, target: &Tensor| loss.evaluate(&floats(&[2, 3], 0.5), target);
     let sgd = |momentum, weight_decay, rate| Optimizer::new(OptimizerKind::Sgd { momentum, weight_decay }, rate);
     let adam = |beta, eps| Optimizer::new(OptimizerKind::Adam { betas: [0.9, beta], eps, weight_decay: 0.0 }, 0.1);
@@ -107,6 +116,7 @@ fn by_name() {
     let table = vec![
         row("an op without a gradient", TrainableGraph::new(&integers), &["q", "quantize_per_tensor", "no gradient"]),
         row("nothing to train", TrainableGraph::new(&nothing), &["no float parameter"]),
+        row("a weight tied to one with a norm", TrainableGraph::new(&tied), &["tied", "fc1", "fc2"]),
         row("a label that is no class", fit(&same, &x, &labels(&[0, 3, 0, 0])), &["label 3", "0 to 2"]),
         row("a negative label", fit(&same, &x, &labels(&[0, -1, 0, 0])), &["label -1"]),
         row("labels for other examples", fit(&same, &x, &labels(&[0, 1])), &["examples", "4", "2"]),
@@ -158,6 +168,7 @@ fn by_name() {
     reached!(
         QatError::NoGradient { .. },
         QatError::NoParameters,
+        QatError::SharedWithNorm { .. },
         QatError::UnknownParameter { .. },
         QatError::Interp(_),
         QatError::Observer { .. },
