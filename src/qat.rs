@@ -127,14 +127,8 @@ impl TrainableGraph {
 
     /// Which nodes gradients have to reach; refuses those that they cannot pass.
     fn wanted(&self) -> Result<Vec<bool>, QatError> {
+        // `prepare` leaves no node that no output depends on.
         let nodes = self.graph.nodes();
-        let mut live = vec![false; nodes.len()];
-        self.graph.outputs().iter().for_each(|id| live[id.index()] = true);
-        for (at, node) in nodes.iter().enumerate().rev() {
-            if live[at] {
-                node.inputs.iter().for_each(|input| live[input.index()] = true);
-            }
-        }
         let mut wanted: Vec<bool> = Vec::with_capacity(nodes.len());
         for (at, node) in nodes.iter().enumerate() {
             let trained = match self.values.sources[at] {
@@ -148,8 +142,8 @@ impl TrainableGraph {
                     learned || node.inputs.iter().any(|input| wanted[input.index()])
                 }
             };
-            wanted.push(trained && live[at]);
-            if wanted[at] && !gradient::exists(&node.op) {
+            wanted.push(trained);
+            if trained && !gradient::exists(&node.op) {
                 return Err(QatError::NoGradient { node: node.name.clone(), op: node.op.name() });
             }
         }

@@ -257,6 +257,40 @@ fn running_statistics() {
     }
 }
 
+/// What a parameter is to an op, it is through what moves it.
+#[test]
+fn a_weight_that_is_stored_the_other_way_round_is_trained() {
+    let mut g = GraphBuilder::new();
+    let x = g.input("x", Shape::rows(2)).expect("an input");
+    let stored = g.constant("stored", floats(&[2, 3], &[1.0; 6])).expect("a constant");
+    let w = g.transpose("w", stored, &[1, 0]).expect("moved");
+    let y = g.linear_nodes("fc", x, w, None).expect("a layer");
+    let mut model = TrainableGraph::new(&g.finish([y]).expect("a graph")).expect("trainable");
+    model.forward(&[floats(&[1, 2], &[5.0, 7.0])]).expect("forward");
+    model.backward(&[floats(&[1, 3], &[1.0, 2.0, 3.0])]).expect("backward");
+    let gradients: Vec<(String, Vec<f32>)> = model.parameters().map(|(n, _, g)| (n.to_owned(), g.to_vec())).collect();
+    assert_eq!(gradients, [("stored".to_owned(), vec![5.0, 10.0, 15.0, 7.0, 14.0, 21.0])]);
+}
+
+/// Known parameters have the channels and the codes of their spec.
+#[test]
+fn known_parameters_fit_their_spec() {
+    let of = |z| TensorQParams::PerTensor(QParams::new(1.0, z).expect("valid"));
+    let channels = TensorQParams::per_channel(&[1.0, 2.0], &[0, 0], 0).expect("valid");
+    let narrow = ObservedSpec { range: QuantRange::new(-4, 3).expect("valid"), ..spec(QScheme::PerTensorAffine) };
+    let dynamic = ObservedSpec { observer: ObserverKind::Placeholder, ..spec(QScheme::PerTensorAffine) };
+    assert!(FakeQuantize::with_qparams(narrow, of(3)).is_ok());
+    for (what, spec, qparams) in [
+        ("channels", spec(QScheme::PerTensorAffine), channels.clone()),
+        ("no channels", spec(QScheme::PerChannelSymmetric { ch_axis: 0 }), of(0)),
+        ("another axis", spec(QScheme::PerChannelSymmetric { ch_axis: 1 }), channels),
+        ("a zero point that is no code", narrow, of(4)),
+        ("dynamic", dynamic, of(0)),
+    ] {
+        assert!(FakeQuantize::with_qparams(spec, qparams).is_err(), "{what}");
+    }
+}
+
 /// Derivatives against central differences of the functions.
 #[test]
 fn derivatives() {

@@ -381,5 +381,11 @@ fn learned_steps_are_trained_and_saved() {
     }
     let loaded = archive::prepared_from_bytes(&archive::prepared_to_bytes(&prepared).expect("saved")).expect("loaded");
     assert_eq!(loaded.observers(), prepared.observers());
+    // What was trained apart cannot be merged; the same can.
+    let mut same = loaded.observers()[0].clone();
+    assert_eq!(same.merge(&prepared.observers()[0]), Ok(()));
+    trainer.fit(&mut model, &[&x], &labels, |_| {}).expect("trained");
+    let other = model.prepared().expect("prepared").observers()[0].clone();
+    assert_eq!(same.merge(&other), Err(enfold::quantize::ObserverError::MergeTrained));
     outcome(&mut model, &x).unwrap_or_else(|e| panic!("{e}"));
 }
