@@ -193,10 +193,15 @@ impl Observer {
     /// bin. (One pass spreads its counts whenever its range grows.)
     ///
     /// # Errors
-    /// [`ObserverError::MergeSpecs`], [`ObserverError::MergeMovingAverage`] and [`ObserverError::Channels`], all before
-    /// anything has changed.
+    /// [`ObserverError::MergeSpecs`], [`ObserverError::MergeMovingAverage`], [`ObserverError::MergeTrained`] and
+    /// [`ObserverError::Channels`], all before anything has changed.
     pub fn merge(&mut self, other: &Self) -> Result<(), ObserverError> {
         self.check_spec(other)?;
+        match (&self.state, &other.state) {
+            (State::Known(mine), State::Known(theirs)) if mine == theirs => return Ok(()),
+            (State::Known(_), _) | (_, State::Known(_)) => return Err(ObserverError::MergeTrained),
+            _ => {}
+        }
         if let Some(ObservedSpec { observer: ObserverKind::MovingAverageMinMax { .. }, .. }) = self.observed() {
             return Err(ObserverError::MergeMovingAverage);
         }
@@ -212,7 +217,6 @@ impl Observer {
                 mine.iter_mut().zip(theirs).for_each(|(mine, theirs)| *mine = mine.merge(*theirs));
             }
             (State::Histograms(mine), State::Histograms(theirs)) => mine.merge(theirs),
-            (State::Known(mine), State::Known(theirs)) if mine != theirs => return Err(ObserverError::MergeTrained),
             _ => {}
         }
         Ok(())

@@ -79,7 +79,7 @@ pub enum ObserverError {
         other: String,
     },
     /// Parameters that were trained cannot be merged.
-    #[error("its parameters were trained, and differ")]
+    #[error("its parameters were trained, and those of the other are not the same")]
     MergeTrained,
     /// Moving averages cannot be merged.
     #[error(
