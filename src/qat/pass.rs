@@ -127,7 +127,11 @@ impl TrainableGraph {
 
     /// The parameters of an observer that follow from those of others.
     fn derived(&self, at: usize) -> Result<Option<TensorQParams>, ObserverError> {
-        let QuantizationSpec::Derived(spec) = self.fakes[at].observer().spec() else { return Ok(None) };
+        let fake = &self.fakes[at];
+        let QuantizationSpec::Derived(spec) = fake.observer().spec() else { return Ok(None) };
+        if !fake.is_fake_quant_enabled() {
+            return Ok(None);
+        }
         let of = |&source: &usize| self.fakes[source].qparams().cloned().ok_or(ObserverError::Uncalibrated);
         let from = self.template.parts().derived_from[at].iter().map(of).collect::<Result<Vec<_>, _>>()?;
         derived(&spec.rule, &from).map(Some)

@@ -89,6 +89,12 @@ impl FakeQuantize {
         self.fake_quant_enabled = on;
     }
 
+    /// Whether values are quantized.
+    #[must_use]
+    pub fn is_fake_quant_enabled(&self) -> bool {
+        self.fake_quant_enabled
+    }
+
     /// Another rule from ranges to parameters.
     pub fn set_rule(&mut self, rule: QParamsRule) {
         self.rule = rule;

@@ -3,7 +3,10 @@
 use enfold::interp::Interpreter;
 use enfold::qat::{Loss, Optimizer, OptimizerKind, QatError, Schedule, TrainableGraph, Trainer, prepare_qat};
 use enfold::qparams::QuantRange;
-use enfold::quantize::{ConvertOptions, QuantizationConfig, WgpuQuantizer, convert, reference};
+use enfold::quantize::{
+    Annotations, ConvertOptions, DerivedRule, DerivedSpec, EdgeOrNode, PrepareError, QuantizationAnnotation,
+    QuantizationConfig, Quantizer, WgpuQuantizer, convert, reference,
+};
 use enfold::{Graph, GraphBuilder, Shape, Tensor, archive};
 use rayon::prelude::*;
 
@@ -199,6 +202,43 @@ fn gradients_behind_observers_are_those_of_the_float_graph() {
     let expected = gradients(&mut float);
     assert_eq!(gradients(&mut model), expected);
     assert_eq!(gradients(&mut model), expected, "and again, in the memory of the last pass");
+}
+
+/// A layer whose bias has the scales of its input and weight.
+struct DerivedBias;
+
+impl Quantizer for DerivedBias {
+    fn annotate(&self, graph: &Graph) -> Result<Annotations, PrepareError> {
+        let mut annotations = Annotations::new(graph);
+        let id = graph.find("fc").expect("the layer");
+        let [x, w, b] = graph.node(id).inputs[..] else { panic!("no bias") };
+        let edge = |producer| EdgeOrNode::Edge { producer, consumer: id };
+        let config = QuantizationConfig::symmetric().per_channel().qat();
+        let rule = DerivedRule::BiasScale;
+        let bias = DerivedSpec { derived_from: vec![edge(x), edge(w)], rule, range: QuantRange::INT32 };
+        let input_qspec_map = vec![(x, config.input_activation), (w, config.weight), (b, Some(bias.into()))];
+        annotations.set(id, QuantizationAnnotation { input_qspec_map, ..Default::default() });
+        Ok(annotations)
+    }
+}
+
+#[test]
+fn derived_biases_are_trained_too() {
+    let mut random = Random::new(41);
+    let mut g = GraphBuilder::new();
+    let mut tensor =
+        |shape: &[usize]| Tensor::from_f32(shape, random.normals(shape.iter().product(), 0.7)).expect("fits");
+    let x = g.input("x", Shape::rows(4)).expect("an input");
+    let y = g.linear("fc", x, tensor(&[3, 4]), Some(tensor(&[3]))).expect("a layer");
+    let mut model = prepare_qat(&g.finish([y]).expect("a graph"), &DerivedBias).expect("prepared");
+    let batches = [tensor(&[8, 4]), tensor(&[8, 4])];
+    // With fake quantization off there is nothing to derive from.
+    model.enable_fake_quant(false);
+    train(&mut model, &batches).expect("trained");
+    model.enable_fake_quant(true);
+    train(&mut model, &batches).expect("trained");
+    outcome(&mut model, &batches[0]).unwrap_or_else(|e| panic!("{e}"));
+    assert!(model.parameters().all(|(_, _, gradient)| gradient.iter().any(|&g| g != 0.0)));
 }
 
 /// Points in two rings: what a straight line cannot tell apart.
