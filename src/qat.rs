@@ -180,6 +180,7 @@ impl TrainableGraph {
             return Err(QatError::Size { what: "number of the parameter's elements", actual: value.len(), expected });
         }
         own.clone_from(value);
+        self.forward_done = false;
         Ok(())
     }
 
@@ -217,6 +218,7 @@ impl TrainableGraph {
     /// Switches all fake quantization on or off: off, values pass as they are.
     pub fn enable_fake_quant(&mut self, on: bool) {
         self.fakes.iter_mut().for_each(|fake| fake.enable_fake_quant(on));
+        self.forward_done = false;
     }
 
     /// Whether batch norms use their running statistics, as they will once converted, instead of those of the batch. They do
@@ -258,11 +260,14 @@ impl TrainableGraph {
     /// Moves every trained parameter along its gradient.
     pub fn step(&mut self, optimizer: &mut Optimizer) {
         let Self { values: Values { parameters, sources, norms, .. }, gradients, fakes, .. } = self;
+        let count = parameters.len();
         let own = parameters.iter_mut().enumerate().filter(|(_, parameter)| parameter.trained);
-        let own = own.map(|(at, p)| (p.floats_mut(), gradient_of(norms, sources, gradients, at)));
-        let learned = fakes.iter_mut().filter_map(FakeQuantize::learned_mut).flat_map(|learned| {
-            let scale = (&mut learned.scale[..], &learned.scale_gradient[..]);
-            [scale, (&mut learned.zero_point[..], &learned.zero_point_gradient[..])]
+        let own = own.map(|(at, p)| (at, p.floats_mut(), gradient_of(norms, sources, gradients, at)));
+        let learned = fakes.iter_mut().enumerate().filter_map(|(at, fake)| Some((at, fake.learned_mut()?)));
+        let learned = learned.flat_map(|(at, learned)| {
+            let number = count + 2 * at;
+            let scale = (number, &mut learned.scale[..], &learned.scale_gradient[..]);
+            [scale, (number + 1, &mut learned.zero_point[..], &learned.zero_point_gradient[..])]
         });
         optimizer.step(own.chain(learned));
         self.steps += 1;

@@ -9,7 +9,7 @@ use crate::quantize::trained::{FoldedNorm, factor};
 use crate::tensor::Tensor;
 
 /// How much of a batch's statistics goes into the running ones, as in PyTorch.
-pub(super) const MOMENTUM: f64 = 0.1;
+const MOMENTUM: f64 = 0.1;
 
 /// Mean and variance of each channel of one batch, and what the backward pass needs beside.
 #[derive(Debug, Clone, Default)]
@@ -202,6 +202,7 @@ impl NormLayer {
     pub(super) fn product_gradient(&mut self, dy: &[f32], all: &[Parameter]) -> Vec<f32> {
         let [_, _, _, gamma, _] = self.parameters;
         let Some(pass) = &mut self.pass else { return dy.to_vec() };
+        pass.of_factor.fill(0.0);
         let n = pass.factor.len();
         let mut of_output = vec![0f32; dy.len()];
         let [of_gamma, of_beta] = pass.batch.backward(&pass.output, 1, all[gamma].floats(), dy, &mut of_output);

@@ -1,5 +1,7 @@
 //! How parameters follow their gradients.
 
+use std::collections::HashMap;
+
 use rayon::prelude::*;
 
 use super::QatError;
@@ -42,7 +44,7 @@ pub struct Optimizer {
     /// The step size; a schedule changes it from step to step.
     pub learning_rate: f32,
     /// Per parameter: momentum, or mean and mean square.
-    state: Vec<[Vec<f32>; 2]>,
+    state: HashMap<usize, [Vec<f32>; 2]>,
     steps: i32,
 }
 
@@ -71,7 +73,7 @@ impl Optimizer {
                 decay(weight_decay)?;
             }
         }
-        Ok(Self { kind, learning_rate, state: Vec::new(), steps: 0 })
+        Ok(Self { kind, learning_rate, state: HashMap::new(), steps: 0 })
     }
 
     /// Adam with the usual constants.
@@ -82,17 +84,18 @@ impl Optimizer {
         Self::new(OptimizerKind::Adam { betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.0 }, learning_rate)
     }
 
-    /// One step: each parameter with its gradient, always in the same order.
-    pub(super) fn step<'p>(&mut self, parameters: impl Iterator<Item = (&'p mut [f32], &'p [f32])>) {
+    /// One step: each parameter with its gradient, and a number that is always the same parameter's.
+    pub(super) fn step<'p>(&mut self, parameters: impl Iterator<Item = (usize, &'p mut [f32], &'p [f32])>) {
         const TASK: usize = 1 << 14;
         self.steps += 1;
         let (rate, kind, steps) = (self.learning_rate, self.kind, self.steps);
-        for (at, (p, g)) in parameters.enumerate() {
-            if self.state.len() == at {
-                let second = if matches!(kind, OptimizerKind::Sgd { .. }) { 0 } else { p.len() };
-                self.state.push([vec![0.0; p.len()], vec![0.0; second]]);
+        for (number, p, g) in parameters {
+            let [first, second] = self.state.entry(number).or_default();
+            // Another length is that of another graph's parameter.
+            if first.len() != p.len() {
+                let of_second = if matches!(kind, OptimizerKind::Sgd { .. }) { 0 } else { p.len() };
+                (*first, *second) = (vec![0.0; p.len()], vec![0.0; of_second]);
             }
-            let [first, second] = &mut self.state[at];
             let blocks = p.par_chunks_mut(TASK).zip(g.par_chunks(TASK)).zip(first.par_chunks_mut(TASK));
             match kind {
                 OptimizerKind::Sgd { momentum, weight_decay } => blocks.for_each(|((p, g), v)| {

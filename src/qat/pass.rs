@@ -3,6 +3,7 @@
 use std::borrow::Borrow;
 
 use super::norm::Batch;
+use super::values::Values;
 use super::{QatError, TrainableGraph, gradient};
 use crate::graph::{NodeId, ObserverId, Op};
 use crate::interp;
@@ -62,27 +63,27 @@ impl TrainableGraph {
     fn value(&mut self, id: NodeId, training: bool) -> Result<Tensor, QatError> {
         let node = self.graph.node(id);
         let batch_norms = training && !self.norms_frozen;
-        match node.op {
-            Op::Observe { observer: ObserverId(at) } => {
+        let norm = self.values.norms.iter().position(|norm| norm.layer == id).filter(|_| batch_norms);
+        match (&node.op, norm) {
+            (&Op::Observe { observer: ObserverId(at) }, _) => {
                 let derived = self.derived(at).map_err(|source| self.named(at, source))?;
                 let observe = training && !self.template.is_passive(id);
                 let buffer = self.values.buffer(id, self.values.get(node.inputs[0]).len());
                 let y = self.fakes[at].forward_with(self.values.get(node.inputs[0]), observe, derived, buffer);
                 y.map_err(|source| self.named(at, source))
             }
-            Op::BatchNorm { eps } if batch_norms => self.batch_norm(id, eps),
-            Op::Linear if batch_norms && self.values.norms.iter().any(|norm| norm.layer == id) => {
+            (&Op::BatchNorm { eps }, _) if batch_norms => self.batch_norm(id, eps),
+            (Op::Linear, Some(norm)) => {
                 let [x, w] = [0, 1].map(|at| self.values.get(node.inputs[at]));
                 let (n, k) = (w.shape()[0], w.shape()[1]);
                 let m = rows_before_last(x.shape());
                 let product = kernels::linear(floats(x), [m, n, k], floats(w), None, None);
                 let product = tensor(with_last(x.shape(), n), product);
-                let values = &mut self.values;
-                let norm = values.norms.iter_mut().find(|norm| norm.layer == id);
-                norm.map_or(Ok(product.clone()), |norm| norm.forward(&node.name, &product, &mut values.parameters))
+                let Values { norms, parameters, .. } = &mut self.values;
+                norms[norm].forward(&node.name, &product, parameters)
             }
             // The two that take the time, in the memory of the last pass.
-            Op::Linear => {
+            (Op::Linear, None) => {
                 let shape =
                     with_last(self.values.get(node.inputs[0]).shape(), self.values.get(node.inputs[1]).shape()[0]);
                 let mut y = self.values.buffer(id, shape.iter().product());
@@ -92,7 +93,7 @@ impl TrainableGraph {
                 kernels::linear_into(&mut y, floats(x), sizes, floats(w), None, bias);
                 Ok(tensor(shape, y))
             }
-            Op::Unary(op) => {
+            (&Op::Unary(op), _) => {
                 let mut y = self.values.buffer(id, self.values.get(node.inputs[0]).len());
                 let x = self.values.get(node.inputs[0]);
                 kernels::unary_into(op, floats(x), &mut y);

@@ -1,8 +1,6 @@
 //! Fake quantization: float values that int8 can hold, with a gradient.
 
-use std::sync::Arc;
-
-use super::observer::{Observer, ObserverError};
+use super::observer::{Observer, ObserverError, State, of_channels};
 use super::spec::{ObservedSpec, QuantizationSpec};
 use crate::kernels;
 use crate::kernels::slices::{f32s, like};
@@ -42,7 +40,6 @@ pub(crate) struct LearnedStep {
     pub(crate) zero_point: Vec<f32>,
     pub(crate) scale_gradient: Vec<f32>,
     pub(crate) zero_point_gradient: Vec<f32>,
-    ch_axis: Option<usize>,
     symmetric: bool,
     scale_gradients: bool,
 }
@@ -68,7 +65,7 @@ impl FakeQuantize {
     pub fn with_qparams(spec: ObservedSpec, qparams: TensorQParams) -> Result<Self, ObserverError> {
         let observer = Observer::new(spec)?;
         let (qscheme, observer_kind) = (spec.qscheme, spec.observer);
-        let known = observer.with_state(super::observer::State::Known(qparams));
+        let known = observer.with_state(State::Known(qparams));
         let known = known.ok_or(ObserverError::Scheme { qscheme, observer: observer_kind })?;
         Ok(Self { observer_enabled: false, ..Self::new(known) })
     }
@@ -110,7 +107,7 @@ impl FakeQuantize {
         let QuantizationSpec::Observed(spec) = self.observer.spec() else {
             return self.observer.calculate_qparams().and(Err(ObserverError::Derived));
         };
-        let (symmetric, ch_axis) = (spec.qscheme.is_symmetric(), spec.qscheme.ch_axis());
+        let symmetric = spec.qscheme.is_symmetric();
         let channels = match self.observer.calculate_qparams()? {
             TensorQParams::PerTensor(q) => vec![q],
             TensorQParams::PerChannel { channels, .. } => channels.to_vec(),
@@ -121,7 +118,6 @@ impl FakeQuantize {
             zero_point: channels.iter().map(|q| q.zero_point() as f32).collect(),
             scale_gradient: vec![0.0; n],
             zero_point_gradient: vec![0.0; n],
-            ch_axis,
             symmetric,
             scale_gradients,
         });
@@ -263,13 +259,7 @@ impl LearnedStep {
             let zero_point = if self.symmetric { 0 } else { (zero_point.round_ties_even() as i32).clamp(lo, hi) };
             QParams::new(scale, zero_point).map_err(|source| ObserverError::QParams { min: scale, max: scale, source })
         };
-        let mut channels = self.scale.iter().zip(&self.zero_point).map(of);
-        match self.ch_axis {
-            None => channels.next().unwrap_or(Err(ObserverError::Uncalibrated)).map(TensorQParams::PerTensor),
-            Some(ch_axis) => {
-                Ok(TensorQParams::PerChannel { channels: channels.collect::<Result<Arc<[_]>, _>>()?, ch_axis })
-            }
-        }
+        of_channels(spec, self.scale.iter().zip(&self.zero_point).map(of))
     }
 
     /// In range: `∂y/∂s = (y − x)/s`. Beyond: `∂y/∂s = q − z` and `∂y/∂z = −s`.
@@ -316,14 +306,5 @@ fn torch_fused_qparams(observer: &Observer) -> Result<TensorQParams, ObserverErr
         let (scale, zero_point) = numerics::torch_fused_qparams(min, max, lo, hi, spec.qscheme.is_symmetric());
         QParams::new(scale, zero_point).map_err(|source| ObserverError::QParams { min, max, source })
     };
-    let mut channels = observer.min_max().into_iter().map(of).peekable();
-    if channels.peek().is_none() {
-        return Err(ObserverError::Uncalibrated);
-    }
-    match spec.qscheme.ch_axis() {
-        None => channels.next().unwrap_or(Err(ObserverError::Uncalibrated)).map(TensorQParams::PerTensor),
-        Some(ch_axis) => {
-            Ok(TensorQParams::PerChannel { channels: channels.collect::<Result<Arc<[_]>, _>>()?, ch_axis })
-        }
-    }
+    of_channels(spec, observer.min_max().into_iter().map(of))
 }

@@ -282,17 +282,20 @@ impl Observer {
         if let State::Known(qparams) = &self.state {
             return Ok(qparams.clone());
         }
-        let mut channels = self.kept_range().into_iter().map(|(min, max)| qparams_of(spec, min, max)).peekable();
-        if channels.peek().is_none() {
-            return Err(ObserverError::Uncalibrated);
-        }
-        match spec.qscheme.ch_axis() {
-            None => channels.next().unwrap_or(Err(ObserverError::Uncalibrated)).map(TensorQParams::PerTensor),
-            Some(ch_axis) => {
-                let channels = channels.collect::<Result<Arc<[_]>, _>>()?;
-                Ok(TensorQParams::PerChannel { channels, ch_axis })
-            }
-        }
+        of_channels(spec, self.kept_range().into_iter().map(|(min, max)| qparams_of(spec, min, max)))
+    }
+}
+
+/// The parameters of a tensor from those of its channels, of which there is one if it has one scale.
+pub(super) fn of_channels(
+    spec: &ObservedSpec,
+    channels: impl Iterator<Item = Result<QParams, ObserverError>>,
+) -> Result<TensorQParams, ObserverError> {
+    let channels = channels.collect::<Result<Arc<[_]>, _>>()?;
+    match (channels.first(), spec.qscheme.ch_axis()) {
+        (None, _) => Err(ObserverError::Uncalibrated),
+        (Some(&one), None) => Ok(TensorQParams::PerTensor(one)),
+        (Some(_), Some(ch_axis)) => Ok(TensorQParams::PerChannel { channels, ch_axis }),
     }
 }
 

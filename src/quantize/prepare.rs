@@ -102,7 +102,7 @@ impl PreparedGraph {
         Self { interpreter: Interpreter::new(&parts.graph), observers, observed, passive, parts, batches }
     }
 
-    /// What training starts from: whether each observe node's data are seen elsewhere already.
+    /// Whether what an observe node sees is seen elsewhere already.
     pub(crate) fn is_passive(&self, id: NodeId) -> bool {
         self.passive.contains(&id)
     }

@@ -99,6 +99,35 @@ fn optimizers() {
     close(OptimizerKind::AdamW { betas, eps: 1e-8, weight_decay: 0.5 }, [0.85, 0.780_866]);
 }
 
+/// Each parameter has a momentum of its own, whichever others are trained.
+#[test]
+fn parameters_that_rest_leave_the_momentum_of_others_alone() {
+    let mut g = GraphBuilder::new();
+    let x = g.input("x", Shape::rows(2)).expect("an input");
+    let y = g.linear("fc", x, floats(&[3, 2], &[1.0; 6]), Some(floats(&[3], &[0.0; 3]))).expect("a layer");
+    let graph = g.finish([y]).expect("a graph");
+    let bias = |rest: bool, kind: OptimizerKind| {
+        let mut model = TrainableGraph::new(&graph).expect("trainable");
+        let mut optimizer = Optimizer::new(kind, 0.1).expect("an optimizer");
+        for step in 0..4 {
+            if rest {
+                model.set_trained("fc.weight", step % 2 == 0).expect("a parameter");
+            }
+            model.forward(&[floats(&[1, 2], &[1.0, -2.0])]).expect("forward");
+            model.backward(&[floats(&[1, 3], &[1.0, 2.0, -3.0])]).expect("backward");
+            model.step(&mut optimizer);
+        }
+        let (_, bias, _) = model.parameters().find(|(name, _, _)| *name == "fc.bias").expect("the bias");
+        bias.clone()
+    };
+    for kind in [
+        OptimizerKind::Sgd { momentum: 0.9, weight_decay: 0.0 },
+        OptimizerKind::Adam { betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.0 },
+    ] {
+        assert_eq!(bias(true, kind), bias(false, kind), "{kind:?}");
+    }
+}
+
 #[test]
 fn schedules() {
     let factors = |schedule: Schedule| [0, 1, 5, 9].map(|step| schedule.factor(step, 10));

@@ -139,6 +139,15 @@ fn batch_norms_run_along_freeze_and_fold() {
     assert_eq!(constant(&after, "bn2.running_var"), constant(&frozen, "bn2.running_var"));
     outcome(&mut model, &batch(&mut random)).unwrap_or_else(|e| panic!("{e}"));
 
+    // Going back twice through one pass finds the same gradients.
+    model.freeze_norms(false);
+    let y = model.forward(&[&batches[0]]).expect("forward");
+    let mut gradients = || -> Vec<Vec<f32>> {
+        model.backward(&y).expect("backward");
+        model.parameters().map(|(_, _, gradient)| gradient.to_vec()).collect()
+    };
+    assert_eq!(gradients(), gradients());
+
     // Without quantization, training and the float graph are one: what is folded comes apart again.
     let mut float = TrainableGraph::new(&graph).expect("trainable");
     let x = batch(&mut random);
