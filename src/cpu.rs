@@ -185,6 +185,9 @@ impl Engine {
                     Epilogue::Dynamic { .. } => unreachable!("{CHECKED}"),
                 }
             }
+            StepOp::MatMulDynamic { relu } => {
+                kernels::matmul_dynamic_i8(x, inputs[1], f32s(inputs[2]), f32s(inputs[3]), *relu)
+            }
             StepOp::Add(a) => {
                 let y = Codes { zero_point: a.zero_point, lo: a.lo, hi: a.hi };
                 kernels::add_i8(x, inputs[1], [a.a_zero_point, a.b_zero_point], a.multipliers, y)

@@ -15,7 +15,7 @@ mod range;
 pub(crate) mod slices;
 mod wide;
 
-pub(crate) use broadcast::{matmul_f32, matmul_i8, zip_f32};
+pub(crate) use broadcast::{matmul_dynamic_i8, matmul_f32, matmul_i8, zip_f32};
 pub(crate) use elementwise::{unary, unary_into};
 pub(crate) use movement::{NoSuchRow, along_axis, concat, embedding, max, reshape, transpose};
 pub(crate) use normalize::{batch_norm, layer_norm, softmax_rows};

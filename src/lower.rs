@@ -136,6 +136,7 @@ impl Lowering<'_> {
                 let op = StepOp::MatMul(QMatMul { a_zero_point, b_zero_point, epilogue });
                 self.step_for(end, &node.name, op, &node.inputs, qparams);
             }
+            Op::IntegerMatMulDynamic { relu } => self.step(id, StepOp::MatMulDynamic { relu: *relu }, None),
             // Written by the step of their accumulator, or refused with it.
             Op::Requantize { .. } | Op::ScaleAccumulator { .. } | Op::ScaleAccumulatorDynamic { .. } => {
                 let acc = &self.graph.node(node.inputs[0]).op;

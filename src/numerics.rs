@@ -23,6 +23,9 @@
 //!    `rne(acc, 2^shift) = (acc + 2^(shift−1) − 1 + ((acc >> shift) & 1)) >> shift`. A node whose shift is not 1..=30 stays float.
 //! 9. Products of two activations: `acc = Σ_k (a − z_a) · (b − z_b)` in `i32`, exact for K up to 33,025; then equation 5 or 7
 //!    with the multiplier `f32(f64(s_a) · f64(s_b) / f64(s_y))`. Of single elements, K is 1.
+//!    Dynamic (9d), a float: `(f32(Σ_k (a − z_a[m]) · (b − z_b)) · s_a[m]) · s_b`, where `s_a` and `z_a` belong to the row of `a`
+//!    or the tensor, and `s_b` and `z_b` to the tensor: those of a row of `b` would vary along the sum. Two products and no sum,
+//!    so there is nothing to contract; yet WGSL lets a device regroup them and flush subnormals, so it is not promised to the bit.
 //! 10. Dynamic parameters, in `f32` from the smallest and largest value, both widened to include 0. Per tensor: those of
 //!     [`affine_qparams`] or [`symmetric_qparams`]. Per token: [`per_token_qparams`].
 //!
@@ -192,6 +195,13 @@ pub fn scale_accumulator_dynamic(acc: i32, x: (f32, i32), weight: (f32, i32), bi
     let ((x_scale, x_zero_point), (w_scale, weight_sum)) = (x, weight);
     let sum = acc.wrapping_sub(x_zero_point.wrapping_mul(weight_sum));
     let y = sum as f32 * x_scale * w_scale + bias;
+    if relu && y < 0.0 { 0.0 } else { y }
+}
+
+/// Equation 9d, of the sum of products; with `relu`, negative results become 0.
+#[must_use]
+pub fn scale_matmul_dynamic(acc: i32, a_scale: f32, b_scale: f32, relu: bool) -> f32 {
+    let y = acc as f32 * a_scale * b_scale;
     if relu && y < 0.0 { 0.0 } else { y }
 }
 

@@ -134,6 +134,9 @@ pub(super) enum OpRecord {
     IntegerMatmul {
         zero_points: [i32; 2],
     },
+    IntegerMatmulDynamic {
+        relu: bool,
+    },
     Table {
         scale: f64,
         zero_point: i32,
@@ -208,6 +211,7 @@ impl OpRecord {
             Op::IntegerMatMul { a_zero_point, b_zero_point } => {
                 Self::IntegerMatmul { zero_points: [*a_zero_point, *b_zero_point] }
             }
+            Op::IntegerMatMulDynamic { relu } => Self::IntegerMatmulDynamic { relu: *relu },
             Op::Table { qparams } => Self::Table { scale: qparams.scale().into(), zero_point: qparams.zero_point() },
         }
     }
@@ -273,6 +277,7 @@ impl OpRecord {
             Self::IntegerMatmul { zero_points: [a_zero_point, b_zero_point] } => {
                 Op::IntegerMatMul { a_zero_point: *a_zero_point, b_zero_point: *b_zero_point }
             }
+            Self::IntegerMatmulDynamic { relu } => Op::IntegerMatMulDynamic { relu: *relu },
             Self::Table { scale, zero_point } => Op::Table { qparams: context.pair(*scale, *zero_point)? },
         })
     }

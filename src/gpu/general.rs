@@ -183,6 +183,10 @@ pub(super) fn general(program: &Program, step: &Step, part: usize) -> Result<Opt
             general.size = Size::Threads(y.cols().div_ceil(4) as u64);
             general
         }
+        StepOp::MatMulDynamic { .. } => {
+            let message = format!("there is no kernel for {} yet", step.op.name());
+            return Err(GpuError::Device { what: step.name.clone(), message });
+        }
         StepOp::ChooseQParams { qscheme, range, eps } => {
             let x = value(0);
             let per_token = *qscheme == QScheme::PerTokenAffine;

@@ -42,9 +42,9 @@ impl fmt::Display for Line<'_> {
                 Ok(())
             }
             Op::AddScalar { value } | Op::MulScalar { value } => write!(f, " {value}"),
-            Op::ScaleAccumulator { relu } | Op::ScaleAccumulatorDynamic { relu } => {
-                f.write_str(if *relu { " relu" } else { "" })
-            }
+            Op::ScaleAccumulator { relu }
+            | Op::ScaleAccumulatorDynamic { relu }
+            | Op::IntegerMatMulDynamic { relu } => f.write_str(if *relu { " relu" } else { "" }),
             Op::ChooseQParams { qscheme, range, eps } => write!(f, " {qscheme} codes {range} eps {eps:e}"),
             Op::QuantizeDynamic { range } => write!(f, " codes {range}"),
             Op::IntegerAdd { qparams, lo, hi, .. } | Op::IntegerMul { qparams, lo, hi, .. } => {

@@ -176,6 +176,12 @@ pub enum Op {
         /// Zero point of the second input.
         b_zero_point: i32,
     },
+    /// `int8 · int8 → f32`, equation 9d: `a[…, M, K] · b[…, K, N]`, leading axes broadcast. Inputs: a and b, both int8, then the
+    /// pairs of a [`Op::ChooseQParams`] for each: those of a for the tensor or for each row, those of b for the tensor.
+    IntegerMatMulDynamic {
+        /// Whether negative results become 0: a fused ReLU.
+        relu: bool,
+    },
     /// `int8 → int8`: entry `code + 128` of a table `[256]`. Inputs: codes, table.
     Table {
         /// Meaning of the result's codes.
@@ -226,6 +232,7 @@ impl Op {
             Self::IntegerAdd { .. } => "integer_add",
             Self::IntegerMul { .. } => "integer_mul",
             Self::IntegerMatMul { .. } => "integer_matmul",
+            Self::IntegerMatMulDynamic { .. } => "integer_matmul_dynamic",
             Self::Table { .. } => "table",
         }
     }

@@ -59,6 +59,11 @@ impl Graph {
                     let user = users[id.index()].first().map(|&user| &self.node(user).op);
                     summary.integer.push(format!("{} (matmul): {} · {}, to {}", node.name, a.shape, b.shape, to(user)));
                 }
+                Op::IntegerMatMulDynamic { relu } => {
+                    let (a, b) = (self.node(node.inputs[0]), self.node(node.inputs[1]));
+                    let end = format!("float{}, inputs quantized dynamically", if *relu { " with relu" } else { "" });
+                    summary.integer.push(format!("{} (matmul): {} · {}, to {end}", node.name, a.shape, b.shape));
+                }
                 Op::IntegerAdd { lo, hi, qparams, .. } | Op::IntegerMul { lo, hi, qparams, .. } => {
                     let op = if matches!(node.op, Op::IntegerAdd { .. }) { "add" } else { "mul" };
                     let z = qparams.zero_point();

@@ -90,6 +90,9 @@ pub(super) fn eval(node: &Node, inputs: &[&Tensor], packed: Option<&Packed>) -> 
         Op::IntegerMatMul { a_zero_point, b_zero_point } => {
             kernels::matmul_i8(x, inputs[1], *a_zero_point, *b_zero_point)
         }
+        Op::IntegerMatMulDynamic { relu } => {
+            kernels::matmul_dynamic_i8(x, inputs[1], f32s(inputs[2]), f32s(inputs[3]), *relu)
+        }
         Op::Requantize { qparams, lo, hi } => kernels::requantize(x, f32s(inputs[1]), qparams.zero_point(), *lo, *hi),
         Op::ScaleAccumulator { relu } => kernels::scale_accumulator(x, f32s(inputs[1]), *relu),
         Op::ScaleAccumulatorDynamic { relu } => {

@@ -3,7 +3,9 @@
 use ndarray::{ArrayD, IxDyn, Zip};
 use rayon::prelude::*;
 
+use super::quantized::pair_of;
 use super::slices::{CHECKED, f32s, i8s, integers, tensor};
+use crate::numerics;
 use crate::tensor::Tensor;
 
 /// `f(a, b)` of each pair of floats, broadcast.
@@ -35,19 +37,17 @@ where
 
 /// `a[…, M, K] · b[…, K, N]` in float, leading axes broadcast.
 pub(crate) fn matmul_f32(a: &Tensor, b: &Tensor) -> Tensor {
-    let (a_stack, a_matrix) = a.shape().split_at(a.shape().len() - 2);
-    let (b_stack, b_matrix) = b.shape().split_at(b.shape().len() - 2);
-    let ([m, k], n) = ([a_matrix[0], a_matrix[1]], b_matrix[1]);
-    let stack = broadcast_shape(a_stack, b_stack);
-    let shape: Vec<usize> = stack.iter().copied().chain([m, n]).collect();
+    let stacks = Stacks::new(a, b);
+    let (m, n, k) = (stacks.m, stacks.n, stacks.k);
+    let shape = stacks.shape();
     let mut y = vec![0.0; shape.iter().product()];
     let (a, b) = (f32s(a), f32s(b));
-    if b_stack.iter().product::<usize>() == 1 && a_stack.len() == stack.len() {
+    if stacks.b.iter().product::<usize>() == 1 && stacks.a.len() == stacks.y.len() {
         // One matrix on the right: one product with all rows of the left.
-        super::matmul(&mut y, a, b, [stack.iter().product::<usize>() * m, n, k]);
+        super::matmul(&mut y, a, b, [stacks.y.iter().product::<usize>() * m, n, k]);
     } else if m * n > 0 {
         y.par_chunks_exact_mut(m * n).enumerate().for_each(|(at, y)| {
-            let (i, j) = (position(at, &stack, a_stack), position(at, &stack, b_stack));
+            let (i, j) = stacks.position(at);
             super::matmul(y, &a[i * m * k..][..m * k], &b[j * k * n..][..k * n], [m, n, k]);
         });
     }
@@ -56,25 +56,87 @@ pub(crate) fn matmul_f32(a: &Tensor, b: &Tensor) -> Tensor {
 
 /// `Σ (a − z_a) · (b − z_b)` of `a[…, M, K]` and `b[…, K, N]`, leading axes broadcast: equation 9.
 pub(crate) fn matmul_i8(a: &Tensor, b: &Tensor, a_zero_point: i32, b_zero_point: i32) -> Tensor {
-    let (a_stack, a_matrix) = a.shape().split_at(a.shape().len() - 2);
-    let (b_stack, b_matrix) = b.shape().split_at(b.shape().len() - 2);
-    let ([m, k], n) = ([a_matrix[0], a_matrix[1]], b_matrix[1]);
-    let stack = broadcast_shape(a_stack, b_stack);
-    let shape: Vec<usize> = stack.iter().copied().chain([m, n]).collect();
+    let stacks = Stacks::new(a, b);
+    let shape = stacks.shape();
     let mut y = vec![0i32; shape.iter().product()];
     let (a, b) = (i8s(a), i8s(b));
-    if m * n > 0 {
-        y.par_chunks_exact_mut(n).enumerate().for_each(|(row, y)| {
-            let (i, j) = (position(row / m, &stack, a_stack), position(row / m, &stack, b_stack));
-            let a = &a[(i * m + row % m) * k..][..k];
-            for (p, &a) in a.iter().enumerate() {
-                let a = i32::from(a) - a_zero_point;
-                let b = &b[(j * k + p) * n..][..n];
-                y.iter_mut().zip(b).for_each(|(y, &b)| *y += a * (i32::from(b) - b_zero_point));
-            }
+    if !y.is_empty() {
+        y.par_chunks_exact_mut(stacks.n).enumerate().for_each(|(row, y)| {
+            let (a, b) = stacks.row(row, a, b).1;
+            add_products(y, a, b, [a_zero_point, b_zero_point]);
         });
     }
     integers(&shape, y)
+}
+
+/// Equation 9d: `a[…, M, K]` with pairs for the tensor or for each row, `b[…, K, N]` with one for the tensor, leading axes
+/// broadcast.
+pub(crate) fn matmul_dynamic_i8(a: &Tensor, b: &Tensor, a_pairs: &[f32], b_pairs: &[f32], relu: bool) -> Tensor {
+    let stacks = Stacks::new(a, b);
+    let shape = stacks.shape();
+    let mut y = vec![0f32; shape.iter().product()];
+    let (a, b) = (i8s(a), i8s(b));
+    let (b_scale, b_zero_point) = pair_of(b_pairs, 0);
+    if !y.is_empty() {
+        let rows = y.par_chunks_exact_mut(stacks.n).enumerate();
+        rows.for_each_init(Vec::new, |acc: &mut Vec<i32>, (row, y)| {
+            let (a_row, (a, b)) = stacks.row(row, a, b);
+            let (a_scale, a_zero_point) = pair_of(a_pairs, a_row);
+            acc.clear();
+            acc.resize(y.len(), 0);
+            add_products(acc, a, b, [a_zero_point, b_zero_point]);
+            for (y, &acc) in y.iter_mut().zip(acc.iter()) {
+                *y = numerics::scale_matmul_dynamic(acc, a_scale, b_scale, relu);
+            }
+        });
+    }
+    tensor(shape, y)
+}
+
+/// Adds a row `a[K]` times a matrix `b[K, N]`, both less their zero points, to `acc[N]`. The bound of equation 9 keeps sums
+/// inside `i32`; wrapping says what happens where a graph computes pairs of its own that no codes can have.
+fn add_products(acc: &mut [i32], a: &[i8], b: &[i8], [a_zero_point, b_zero_point]: [i32; 2]) {
+    for (&a, b) in a.iter().zip(b.chunks_exact(acc.len())) {
+        let a = i32::from(a).wrapping_sub(a_zero_point);
+        for (acc, &b) in acc.iter_mut().zip(b) {
+            *acc = acc.wrapping_add(a.wrapping_mul(i32::from(b).wrapping_sub(b_zero_point)));
+        }
+    }
+}
+
+/// The shapes of `a[…, M, K] · b[…, K, N]`: the stacks are their leading axes, which broadcast to those of the result.
+struct Stacks<'t> {
+    a: &'t [usize],
+    b: &'t [usize],
+    y: Vec<usize>,
+    m: usize,
+    n: usize,
+    k: usize,
+}
+
+impl<'t> Stacks<'t> {
+    fn new(a: &'t Tensor, b: &'t Tensor) -> Self {
+        let (a, a_matrix) = a.shape().split_at(a.shape().len() - 2);
+        let (b, b_matrix) = b.shape().split_at(b.shape().len() - 2);
+        Self { a, b, y: broadcast_shape(a, b), m: a_matrix[0], n: b_matrix[1], k: a_matrix[1] }
+    }
+
+    fn shape(&self) -> Vec<usize> {
+        self.y.iter().copied().chain([self.m, self.n]).collect()
+    }
+
+    /// Which matrices of `a` and `b` make matrix `at` of the result.
+    fn position(&self, at: usize) -> (usize, usize) {
+        (position(at, &self.y, self.a), position(at, &self.y, self.b))
+    }
+
+    /// For a row of the result: which row of `a` it comes from, that row, and the matrix of `b`.
+    fn row<'d>(&self, row: usize, a: &'d [i8], b: &'d [i8]) -> (usize, (&'d [i8], &'d [i8])) {
+        let (m, n, k) = (self.m, self.n, self.k);
+        let (i, j) = self.position(row / m);
+        let a_row = i * m + row % m;
+        (a_row, (&a[a_row * k..][..k], &b[j * k * n..][..k * n]))
+    }
 }
 
 /// NumPy's rule, for shapes that were checked to broadcast.

@@ -77,7 +77,7 @@ pub(crate) fn choose_qparams(x: &Tensor, qscheme: QScheme, range: QuantRange, ep
 }
 
 /// The pair of each row of `x`, from pairs for the tensor or for each row.
-fn pair_of(pairs: &[f32], row: usize) -> (f32, i32) {
+pub(super) fn pair_of(pairs: &[f32], row: usize) -> (f32, i32) {
     let at = if pairs.len() == 2 { 0 } else { row * 2 };
     (pairs[at], pairs[at + 1] as i32)
 }

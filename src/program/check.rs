@@ -20,6 +20,7 @@ pub(super) fn check_step(program: &Program, step: &Step) -> Result<(), ProgramEr
         StepOp::QuantizeDynamic { .. } | StepOp::DequantizeDynamic => 2..=2,
         StepOp::Float(FloatOp::MatMul | FloatOp::Add | FloatOp::Mul) => 2..=2,
         StepOp::Float(FloatOp::LayerNorm { .. }) => 3..=3,
+        StepOp::MatMulDynamic { .. } => 4..=4,
         StepOp::Float(FloatOp::Linear) => 2..=3,
         StepOp::Concat { .. } => 2..=usize::MAX,
     };
@@ -54,6 +55,7 @@ impl Check<'_> {
             StepOp::Dequantize { .. } => (&[I8], F32),
             StepOp::Linear(l) => (&[I8, F32], epilogue(&l.epilogue)),
             StepOp::MatMul(m) => (&[I8, I8], epilogue(&m.epilogue)),
+            StepOp::MatMulDynamic { .. } => (&[I8, I8, F32, F32], F32),
             StepOp::Add(_) | StepOp::Mul(_) => (&[I8, I8], I8),
             StepOp::Table { .. } => (&[I8], I8),
             StepOp::ChooseQParams { .. } => (&[F32], F32),
@@ -95,15 +97,13 @@ impl Check<'_> {
             }
             StepOp::MatMul(m) => {
                 self.zero_points([m.a_zero_point, m.b_zero_point])?;
-                let k = self.input(0).cols();
-                if k > MAX_MATMUL_K {
-                    return self.size("products in a sum", k, MAX_MATMUL_K);
-                }
+                self.matmul_sum()?;
                 if let Epilogue::Dynamic { .. } = m.epilogue {
                     return self.size("dynamic epilogues", 1, 0);
                 }
                 self.epilogue(&m.epilogue, self.output().cols())
             }
+            StepOp::MatMulDynamic { .. } => self.matmul_sum(),
             StepOp::Add(a) => {
                 self.zero_points([a.a_zero_point, a.b_zero_point])?;
                 if !a.multipliers.are_usable() {
@@ -155,7 +155,8 @@ impl Check<'_> {
                 let bias = inputs.get(2).is_none_or(|bias| *bias == [n]);
                 x.last() == Some(&k) && with_last(n).as_deref() == Some(output) && bias
             }
-            StepOp::MatMul(_) | StepOp::Float(FloatOp::MatMul) => {
+            StepOp::MatMulDynamic { .. } if !pairs(x, &inputs[2]) || inputs[3] != [2] => false,
+            StepOp::MatMul(_) | StepOp::MatMulDynamic { .. } | StepOp::Float(FloatOp::MatMul) => {
                 let (Some((a_stack, &[m, k])), Some((b_stack, &[k_too, n]))) =
                     (x.split_last_chunk::<2>(), inputs[1].split_last_chunk::<2>())
                 else {
@@ -225,6 +226,12 @@ impl Check<'_> {
                 self.size("bias length", bias.len(), n)
             }
         }
+    }
+
+    /// The bound of equation 9.
+    fn matmul_sum(&self) -> Result<(), ProgramError> {
+        let k = self.input(0).cols();
+        if k > MAX_MATMUL_K { self.size("products in a sum", k, MAX_MATMUL_K) } else { Ok(()) }
     }
 
     fn size(&self, what: &'static str, actual: usize, expected: usize) -> Result<(), ProgramError> {

@@ -40,6 +40,12 @@ pub enum StepOp {
     Linear(QLinear),
     /// Product of two int8 activations `a[…, M, K] · b[…, K, N]`, leading axes broadcast.
     MatMul(QMatMul),
+    /// Product of two int8 activations whose parameters are found at run time, `a[…, M, K] · b[…, K, N]`, leading axes broadcast,
+    /// to float by equation 9d. Inputs: a, b, the pairs of a, `[2]` or `[…, M, 2]`, and those of b, `[2]`.
+    MatMulDynamic {
+        /// Whether negative results become 0.
+        relu: bool,
+    },
     /// `int8 + int8 → int8` by equation 8, broadcast.
     Add(QAdd),
     /// `int8 · int8 → int8` of each element by equations 9 and 5, broadcast.
@@ -234,6 +240,7 @@ impl StepOp {
             Self::Linear(QLinear { epilogue: Epilogue::Dynamic { .. }, .. }) => "linear_dynamic_i8_f32",
             Self::MatMul(QMatMul { epilogue: Epilogue::Requantize { .. }, .. }) => "matmul_i8_i8",
             Self::MatMul(_) => "matmul_i8_f32",
+            Self::MatMulDynamic { .. } => "matmul_dynamic_i8_f32",
             Self::Add(_) => "add_i8_i8",
             Self::Mul(_) => "mul_i8_i8",
             Self::Table { .. } => "table_i8_i8",

@@ -398,6 +398,36 @@ pub(crate) fn table() -> Vec<OpCase> {
             true,
         ),
         case(
+            "dynamic integer matmul, per token",
+            |g| {
+                let a = g.typed_input("x", Shape::batched(&[2, 2]), DType::I8)?;
+                let a_pairs = g.input("pairs", Shape::batched(&[2, 2]))?;
+                let b = g.constant("b", i8s(&[2, 2], &[1, 2, 3, 4]))?;
+                let b_pairs = g.constant("b.pairs", f32s(&[2], &[0.25, -1.0]))?;
+                g.node("y", Op::IntegerMatMulDynamic { relu: false }, &[a, b, a_pairs, b_pairs])
+            },
+            // 2 · 2 + 3 · 4 and 2 · 3 + 3 · 5, by 0.5 · 0.25; −127 · 2 + 128 · 4 and −127 · 3 + 128 · 5, by 2 · 0.25.
+            vec![i8s(&[1, 2, 2], &[3, 4, -128, 127]), f32s(&[1, 2, 2], &[0.5, 1.0, 2.0, -1.0])],
+            f32s(&[1, 2, 2], &[2.0, 2.625, 129.0, 129.5]),
+            true,
+        ),
+        case(
+            "dynamic integer matmul with relu, per tensor, with a broadcast stack",
+            |g| {
+                let a = g.typed_input("x", Shape::batched(&[1, 1, 2]), DType::I8)?;
+                let a_pairs = g.constant("pairs", f32s(&[2], &[0.5, -128.0]))?;
+                let b = g.constant("b", i8s(&[2, 2, 1], &[127, -128, 0, 126]))?;
+                let b_pairs = g.constant("b.pairs", f32s(&[2], &[2.0, 127.0]))?;
+                let y = g.node("m", Op::IntegerMatMulDynamic { relu: false }, &[a, b, a_pairs, b_pairs])?;
+                let z = g.node("z", Op::IntegerMatMulDynamic { relu: true }, &[a, b, a_pairs, b_pairs])?;
+                g.concat("y", &[y, z], 3)
+            },
+            // 255 · 0 − 3 · 255 and −255 · 127 − 3 · 1.
+            vec![i8s(&[1, 1, 1, 2], &[127, -125])],
+            f32s(&[1, 2, 1, 2], &[-765.0, 0.0, -32_388.0, 0.0]),
+            true,
+        ),
+        case(
             "table",
             |g| {
                 let x = g.typed_input("x", Shape::rows(3), DType::I8)?;

@@ -9,7 +9,7 @@ use enfold::{GraphBuilder, Shape, Tensor, cpu};
 use crate::cases::difference;
 use crate::ops::{f32s, table};
 
-const OPS: usize = 33;
+const OPS: usize = 34;
 
 fn number(op: &Op) -> usize {
     match op {
@@ -46,6 +46,7 @@ fn number(op: &Op) -> usize {
         Op::IntegerMatMul { .. } => 30,
         Op::Table { .. } => 31,
         Op::Max { .. } => 32,
+        Op::IntegerMatMulDynamic { .. } => 33,
     }
 }
 

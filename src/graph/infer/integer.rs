@@ -24,12 +24,20 @@ pub(super) fn infer(check: &Check<'_>, op: &Op) -> Result<(Shape, DType), GraphE
             check.int8s(2)?;
             check.zero_point(*a_zero_point)?;
             check.zero_point(*b_zero_point)?;
-            let shape = matmul(check)?;
-            let k = check.shape(0).last().unwrap_or_default();
-            if k > MAX_MATMUL_K {
-                return Err(check.parameter("inner dimension", k, "at most 33,025 (equation 9)"));
+            Ok((integer_matmul(check)?, DType::I32))
+        }
+        Op::IntegerMatMulDynamic { .. } => {
+            check.arity(4)?;
+            for (input, dtype) in [DType::I8, DType::I8, DType::F32, DType::F32].into_iter().enumerate() {
+                check.dtype(input, dtype)?;
             }
-            Ok((shape, DType::I32))
+            let shape = integer_matmul(check)?;
+            dynamic_qparams(check, 2)?;
+            let pairs = check.shape(3);
+            if *pairs != Shape::fixed(&[2]) {
+                return Err(check.parameter("pairs of the right factor", pairs, "must be [2]: one for the tensor"));
+            }
+            Ok((shape, DType::F32))
         }
         Op::Requantize { lo, hi, .. } => {
             check.code_range(*lo, *hi)?;
@@ -76,7 +84,7 @@ pub(super) fn infer(check: &Check<'_>, op: &Op) -> Result<(Shape, DType), GraphE
         }
         Op::QuantizeDynamic { range } => {
             check.floats(2)?;
-            dynamic_qparams(check)?;
+            dynamic_qparams(check, 1)?;
             if *range == QuantRange::INT32 {
                 return Err(check.parameter("codes", range, "must fit int8"));
             }
@@ -86,7 +94,7 @@ pub(super) fn infer(check: &Check<'_>, op: &Op) -> Result<(Shape, DType), GraphE
             check.arity(2)?;
             check.dtype(0, DType::I8)?;
             check.dtype(1, DType::F32)?;
-            dynamic_qparams(check)?;
+            dynamic_qparams(check, 1)?;
             Ok((check.shape(0).clone(), DType::F32))
         }
         Op::ScaleAccumulatorDynamic { .. } => {
@@ -94,7 +102,7 @@ pub(super) fn infer(check: &Check<'_>, op: &Op) -> Result<(Shape, DType), GraphE
             for (input, dtype) in [DType::I32, DType::F32, DType::I32, DType::F32, DType::F32].into_iter().enumerate() {
                 check.dtype(input, dtype)?;
             }
-            dynamic_qparams(check)?;
+            dynamic_qparams(check, 1)?;
             let shape = check.shape(0);
             let n = shape.last().ok_or_else(|| check.rank("input", shape, "a last axis of static length"))?;
             for (input, what) in [(2, "weight sums"), (3, "weight scales"), (4, "bias length")] {
@@ -113,9 +121,19 @@ fn per_token(check: &Check<'_>) -> Result<Shape, GraphError> {
     Ok(with_last(x, 2))
 }
 
-/// Input 1 holds a scale and a zero point for all of input 0, or for each of its rows.
-fn dynamic_qparams(check: &Check<'_>) -> Result<(), GraphError> {
-    let qparams = check.shape(1);
+/// The shape of a product whose sums fit `i32`.
+fn integer_matmul(check: &Check<'_>) -> Result<Shape, GraphError> {
+    let shape = matmul(check)?;
+    let k = check.shape(0).last().unwrap_or_default();
+    if k > MAX_MATMUL_K {
+        return Err(check.parameter("inner dimension", k, "at most 33,025 (equation 9)"));
+    }
+    Ok(shape)
+}
+
+/// Input `at` holds a scale and a zero point for all of input 0, or for each of its rows.
+fn dynamic_qparams(check: &Check<'_>, at: usize) -> Result<(), GraphError> {
+    let qparams = check.shape(at);
     if *qparams == Shape::fixed(&[2]) || *qparams == per_token(check)? {
         return Ok(());
     }

@@ -54,6 +54,8 @@ fn nodes() {
     let pairs = || fixed(DType::F32, &[2]);
     let dynamic = Op::QuantizeDynamic { range: QuantRange::INT8 };
     let scale = Op::ScaleAccumulatorDynamic { relu: false };
+    let product = Op::IntegerMatMulDynamic { relu: false };
+    assert!(node(product.clone(), &[i8s(&[2, 3]), i8s(&[3, 2]), f32s(&[2, 2]), pairs()]).is_ok());
     let per_channel = |dtype, n| fixed(dtype, &[n]);
     assert!(node(add(0, -128, good), &[i8s(&[3]), i8s(&[3])]).is_ok());
     assert!(node(choose(token, 1e-6), &[f32s(&[4])]).is_ok());
@@ -75,6 +77,41 @@ fn nodes() {
         row(
             "a sum that could overflow",
             node(matmul(0), &[i8s(&[1, 33_026]), i8s(&[33_026, 1])]),
+            &["y:", "33026", "33,025"],
+        ),
+        row(
+            "a dynamic product without pairs",
+            node(product.clone(), &[i8s(&[2, 3]), i8s(&[3, 2])]),
+            &["y:", "2 inputs", "4"],
+        ),
+        row(
+            "a dynamic product of floats",
+            node(product.clone(), &[i8s(&[2, 3]), f32s(&[3, 2]), pairs(), pairs()]),
+            &["y:", "input 1", "f32", "i8"],
+        ),
+        row(
+            "a dynamic product's pairs of codes",
+            node(product.clone(), &[i8s(&[2, 3]), i8s(&[3, 2]), pairs(), fixed(DType::I8, &[2])]),
+            &["y:", "input 3", "i8", "f32"],
+        ),
+        row(
+            "a dynamic product's pairs of other rows",
+            node(product.clone(), &[i8s(&[2, 3]), i8s(&[3, 2]), f32s(&[3, 2]), pairs()]),
+            &["y:", "[rows, 2, 3]", "[rows, 3, 2]"],
+        ),
+        row(
+            "a dynamic product with a scale for each row of the sum",
+            node(product.clone(), &[i8s(&[2, 3]), i8s(&[3, 2]), pairs(), f32s(&[3, 2])]),
+            &["y:", "right factor", "[rows, 3, 2]", "[2]"],
+        ),
+        row(
+            "a dynamic product that does not fit",
+            node(product.clone(), &[i8s(&[2, 3]), i8s(&[4, 2]), pairs(), pairs()]),
+            &["y:", "inner", "4", "3"],
+        ),
+        row(
+            "a dynamic sum that could overflow",
+            node(product, &[i8s(&[1, 33_026]), i8s(&[33_026, 1]), pairs(), pairs()]),
             &["y:", "33026", "33,025"],
         ),
         row("codes in the wrong order", node(requantize(5, 4), &[acc(), per_channel(DType::F32, 3)]), &["y:", "5..=4"]),
@@ -159,6 +196,8 @@ fn steps() {
         StepOp::Mul(QMul { a_zero_point: 0, b_zero_point: 0, multiplier, zero_point: 0, lo: -128, hi: 127 })
     };
     let matmul = |epilogue| StepOp::MatMul(QMatMul { a_zero_point: 0, b_zero_point: 0, epilogue });
+    let product = StepOp::MatMulDynamic { relu: false };
+    let pair = || (ValueType::F32, Shape::fixed(&[2]));
     let scale = |n| Epilogue::Scale { scale: vec![0.5; n].into(), relu: false };
     let choose = |qscheme, eps| StepOp::ChooseQParams { qscheme, range: QuantRange::INT8, eps };
     let table = |n| StepOp::Table { table: vec![0i8; n].into() };
@@ -166,6 +205,8 @@ fn steps() {
     let three = [i8s(&[3]), i8s(&[3]), i8s(&[3])];
     assert!(program(add(0, -128, good), &three).is_ok());
     assert!(program(matmul(scale(2)), &[i8s(&[4, 3]), i8s(&[3, 2]), floats(&[4, 2])]).is_ok());
+    let tokens = [i8s(&[4, 3]), i8s(&[3, 2]), floats(&[4, 2]), pair(), floats(&[4, 2])];
+    assert!(program(product.clone(), &tokens).is_ok());
     let table = vec![
         row("one part of a sum", program(add(0, -128, good), &three[1..]), &["step", "inputs is 1", "2"]),
         row(
@@ -213,6 +254,31 @@ fn steps() {
                 &[i8s(&[4, 3]), i8s(&[3, 2]), floats(&[4, 2])],
             ),
             &["step", "dynamic"],
+        ),
+        row(
+            "a dynamic product without pairs",
+            program(product.clone(), &[i8s(&[4, 3]), i8s(&[3, 2]), floats(&[4, 2])]),
+            &["step", "inputs is 2", "4"],
+        ),
+        row(
+            "a dynamic product to codes",
+            program(product.clone(), &[i8s(&[4, 3]), i8s(&[3, 2]), pair(), pair(), i8s(&[4, 2])]),
+            &["step", "v4", "I8", "F32"],
+        ),
+        row(
+            "a dynamic product's pairs of other rows",
+            program(product.clone(), &[i8s(&[4, 3]), i8s(&[3, 2]), floats(&[3, 2]), pair(), floats(&[4, 2])]),
+            &["step", "[rows, 3, 2]"],
+        ),
+        row(
+            "a dynamic product with a scale for each row of the sum",
+            program(product.clone(), &[i8s(&[4, 3]), i8s(&[3, 2]), pair(), floats(&[3, 2]), floats(&[4, 2])]),
+            &["step", "[rows, 3, 2]"],
+        ),
+        row(
+            "a dynamic sum that could overflow",
+            program(product, &[i8s(&[1, 40_000]), i8s(&[40_000, 1]), pair(), pair(), floats(&[1, 1])]),
+            &["step", "40000", "33025"],
         ),
         row("a table of 3 entries", program(table(3), &three[..2]), &["step", "3", "256"]),
         row(
