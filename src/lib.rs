@@ -29,8 +29,8 @@
 //! multipliers), products, and every chain of functions between codes (a table of 256 entries). Scale, zero point and codes of
 //! dynamic quantization are the same bits for the same input.
 //!
-//! What stays float is not: float layers and functions, softmax, normalization, and the float outputs of dynamic layers agree
-//! within tolerances, since the order of sums and `exp` differ from device to device.
+//! What stays float is not: float layers and functions, softmax, normalization, and the float outputs of dynamic layers
+//! and products agree within tolerances, since the order of sums and `exp` differ from device to device.
 //!
 //! # Limits
 //!

@@ -50,7 +50,7 @@ impl QuantizationConfig {
     }
 
     /// The same with activations that are quantized when they are known, one scale for the whole batch, and float outputs.
-    /// Only linear layers can be quantized so.
+    /// Only linear layers can be quantized so, and products of two activations on request.
     #[must_use]
     pub fn dynamic(self) -> Self {
         let mut config = self.activations(|spec| spec.observer = ObserverKind::Placeholder);
@@ -59,7 +59,8 @@ impl QuantizationConfig {
     }
 
     /// As [`dynamic`](Self::dynamic), with a scale and zero point for each row of the last axis: more accurate, and what one
-    /// row becomes does not depend on the other rows.
+    /// row becomes does not depend on the other rows. The right factor of a product of two activations keeps one scale: one for
+    /// each row would vary along the sum.
     #[must_use]
     pub fn dynamic_per_token(self) -> Self {
         self.dynamic().activations(|spec| spec.qscheme = QScheme::PerTokenAffine)

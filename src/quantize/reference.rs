@@ -2,7 +2,7 @@
 //!
 //! Between quantized values, these become integer nodes: linear layers and matmul (equations 3 to 7 and 9), sums (8),
 //! products (9), any chain of unary functions (a table of 256 codes), concatenations, and what only moves elements. A ReLU
-//! and the quantize node behind them are taken in. Dynamic linear layers sum integers too, and give floats.
+//! and the quantize node behind them are taken in. Dynamic linear layers and products sum integers too, and give floats.
 //!
 //! What cannot be put into integers stays float, and its node says why ([`Graph::summary`] lists them all). Quantize and
 //! dequantize nodes stay where a float value enters or leaves.
@@ -89,6 +89,7 @@ fn is_integer(op: &Op) -> bool {
             | Op::DequantizeDynamic
             | Op::IntegerLinear { .. }
             | Op::IntegerMatMul { .. }
+            | Op::IntegerMatMulDynamic { .. }
             | Op::IntegerAdd { .. }
             | Op::IntegerMul { .. }
             | Op::Table { .. }

@@ -29,7 +29,7 @@ type Filter = Arc<dyn Fn(&Node) -> bool + Send + Sync>;
 /// - linear + ReLU: inputs are annotated on the linear node, the output on the ReLU, so that nothing is rounded between them.
 ///   The ReLU must be the layer's only reader, and both must lie in the module.
 /// - linear.
-/// - matmul of two activations, if [asked for](Self::quantize_matmul).
+/// - matmul of two activations, if [asked for](Self::quantize_matmul). A dynamic configuration ends here.
 /// - add + ReLU, add, mul + ReLU, mul.
 /// - concat: its inputs and its output share one observer.
 /// - last, behind any quantized output: ReLU, reshape, flatten, transpose and max, which share it.
@@ -95,7 +95,8 @@ impl WgpuQuantizer {
         self
     }
 
-    /// Whether products of two activations are quantized too; they are not by default.
+    /// Whether products of two activations are quantized too, statically or dynamically as their configuration says; they are
+    /// not by default.
     #[must_use]
     pub fn quantize_matmul(mut self, matmul: bool) -> Self {
         self.matmul = matmul;

@@ -24,6 +24,7 @@ mod golden;
 mod layering;
 mod observers;
 mod oracle;
+mod products;
 mod properties;
 mod qat;
 mod quantizer;

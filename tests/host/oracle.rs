@@ -58,6 +58,7 @@ pub(crate) fn compare_ops(quantized: &Graph, integers: &Graph, inputs: &[&Tensor
             _ if moved && value(&node.name)?.dtype() != DType::I8 => continue,
             _ if moved => value(&node.name)?,
             Op::ScaleAccumulator { .. } | Op::ScaleAccumulatorDynamic { .. } => value(&node.origin)?,
+            Op::IntegerMatMulDynamic { .. } => value(&node.origin)?,
             _ => continue,
         };
         let fed = frontier(integers, &rewritten, id, &values);
@@ -77,7 +78,8 @@ pub(crate) fn compare_ops(quantized: &Graph, integers: &Graph, inputs: &[&Tensor
             }
             _ => {
                 // The bias of a static layer is rounded to a 256th of a step; f32 sums to some millionths.
-                let tolerance = if matches!(node.op, Op::ScaleAccumulatorDynamic { .. }) { 1e-5 } else { 1e-3 };
+                let dynamic = matches!(node.op, Op::ScaleAccumulatorDynamic { .. } | Op::IntegerMatMulDynamic { .. });
+                let tolerance = if dynamic { 1e-5 } else { 1e-3 };
                 let (got, expected) = (got.as_f32().unwrap_or_default(), result.as_f32().unwrap_or_default());
                 let largest = expected.iter().fold(0f32, |m, v| m.max(v.abs())).max(1e-3);
                 for (at, (&got, &expected)) in got.iter().zip(expected).enumerate() {

@@ -169,7 +169,7 @@ fn filters_and_dynamic_configurations_leave_nodes_out() {
     let dynamic = prepare(&graph, &WgpuQuantizer::new().set_global(symmetric().dynamic())).expect("prepared");
     let reasons: Vec<&str> =
         dynamic.summary().float.iter().filter(|n| n.op == "add").map(|n| n.reason.as_str()).collect();
-    assert_eq!(reasons, ["its configuration is dynamic, which quantizes linear layers only"; 2]);
+    assert_eq!(reasons, ["its configuration is dynamic, which quantizes linear layers and matmul only"; 2]);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use super::{End, FITS, Fused, Matcher};
 use crate::graph::{NodeId, Op, Rewriter, UnaryOp};
 use crate::numerics::{self, AddMultipliers, MAX_MATMUL_K};
 use crate::qparams::{QParams, QuantRange};
-use crate::tensor::Tensor;
+use crate::tensor::{Shape, Tensor};
 
 const NOT_INPUTS: &str = "its inputs are not all quantized per tensor";
 const NOT_OUTPUT: &str = "its output is not quantized, or others read it before it is";
@@ -44,15 +44,25 @@ impl Matcher<'_> {
         Ok(self.replace(rewriter, fused, op, &[a, b]))
     }
 
-    /// Equation 9.
+    /// Equation 9, static or dynamic.
     pub(super) fn matmul(&self, rewriter: &mut Rewriter<'_>, id: NodeId) -> Result<Fused, String> {
         let node = self.graph.node(id);
+        let k = self.graph.node(node.inputs[0]).shape.last().unwrap_or_default();
+        let fits = || match k {
+            0..=MAX_MATMUL_K => Ok(()),
+            _ => Err(format!("it sums {k} products, at most {MAX_MATMUL_K} fit the i32 accumulator (equation 9)")),
+        };
+        match [0, 1].map(|at| self.dynamic_operand(node.inputs[at])) {
+            [Some(a), Some(b)] => return fits().and_then(|()| self.dynamic_matmul(rewriter, id, a, b)),
+            [None, None] => {}
+            [a, _] => {
+                let (dynamic, other) = if a.is_some() { ("left", "right") } else { ("right", "left") };
+                return Err(format!("its {dynamic} factor is quantized dynamically, its {other} one is not"));
+            }
+        }
         let operands = self.operands(id)?;
         let [(a, a_qparams), (b, b_qparams)] = operands[..] else { return Err(NOT_INPUTS.to_owned()) };
-        let k = self.graph.node(a).shape.last().unwrap_or_default();
-        if k > MAX_MATMUL_K {
-            return Err(format!("it sums {k} products, at most {MAX_MATMUL_K} fit the i32 accumulator (equation 9)"));
-        }
+        fits()?;
         let (end, fused) = self.end(id);
         let factor = match end {
             End::Int8 { qparams, .. } => multiplier(a_qparams, b_qparams, Some(qparams))?,
@@ -64,6 +74,37 @@ impl Matcher<'_> {
         let acc = rewriter.add(&node.name, acc, inputs, &node.origin).expect(FITS);
         let factors = vec![factor; node.shape.last().unwrap_or_default()];
         Ok(self.finish(rewriter, id, acc, end, factors, fused))
+    }
+
+    /// Equation 9d. What follows is dynamic again, so only a ReLU is taken in.
+    fn dynamic_matmul(
+        &self,
+        rewriter: &mut Rewriter<'_>,
+        id: NodeId,
+        [a, a_pairs]: [NodeId; 2],
+        [b, b_pairs]: [NodeId; 2],
+    ) -> Result<Fused, String> {
+        let pairs = &self.graph.node(b_pairs).shape;
+        if *pairs != Shape::fixed(&[2]) {
+            return Err(format!(
+                "its right factor has scales {pairs}, one a row, which vary along the sum; expected [2], one for the tensor \
+                 (equation 9d)"
+            ));
+        }
+        let relu = self.only_user(id).filter(|&id| self.is_relu(id));
+        let last = relu.unwrap_or(id);
+        let inputs = [a, b, a_pairs, b_pairs].map(|input| rewriter.get(input).expect(FITS)).to_vec();
+        let op = Op::IntegerMatMulDynamic { relu: relu.is_some() };
+        let (name, origin) = (&self.graph.node(id).name, &self.graph.node(last).origin);
+        let new = rewriter.add(name, op, inputs, origin).expect(FITS);
+        rewriter.replace(last, new);
+        Ok(relu.into_iter().collect())
+    }
+
+    /// The codes and the pairs behind a value that was dequantized dynamically.
+    fn dynamic_operand(&self, id: NodeId) -> Option<[NodeId; 2]> {
+        let node = self.graph.node(id);
+        matches!(node.op, Op::DequantizeDynamic).then(|| [node.inputs[0], node.inputs[1]])
     }
 
     /// A chain of unary functions between codes: one table.

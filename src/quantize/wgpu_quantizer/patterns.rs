@@ -1,9 +1,10 @@
 //! The patterns, and which nodes they take.
 
 use crate::graph::{Graph, NodeId, Op, UnaryOp};
+use crate::qparams::QScheme;
 use crate::quantize::annotation::{Annotations, EdgeOrNode, QuantizationAnnotation};
 use crate::quantize::config::QuantizationConfig;
-use crate::quantize::spec::QuantizationSpec;
+use crate::quantize::spec::{ObservedSpec, QuantizationSpec};
 
 /// Beyond this, a one-element constant is a mask or a sentinel, whose scale would leave nothing of the other input.
 const LARGEST_SCALAR: f32 = 3.402_823_5e15;
@@ -38,12 +39,12 @@ impl<'g> Marks<'g> {
     pub(super) fn patterns(&mut self, config: &QuantizationConfig, covers: Covers<'_>, relu_covers: Covers<'_>) {
         self.with_relu(&[Op::Linear], config, covers, relu_covers);
         self.alone(&[Op::Linear], config, covers);
+        if self.matmul {
+            self.alone(&[Op::MatMul], config, covers);
+        }
         if config.is_dynamic() {
             self.dynamic_reasons(covers);
             return;
-        }
-        if self.matmul {
-            self.alone(&[Op::MatMul], config, covers);
         }
         self.with_relu(&[Op::Add], config, covers, relu_covers);
         self.alone(&[Op::Add], config, covers);
@@ -113,6 +114,7 @@ impl<'g> Marks<'g> {
         // The bias stays float here; the integer form quantizes it from the scales of input and weight.
         let specs = match self.graph.node(id).op {
             Op::Linear => [act.clone(), config.weight.clone(), None],
+            Op::MatMul => [act.clone(), act.clone().map(for_the_tensor), None],
             _ => [act.clone(), act.clone(), None],
         };
         let input_qspec_map = inputs.iter().copied().zip(specs).collect();
@@ -168,9 +170,10 @@ impl<'g> Marks<'g> {
 
     fn dynamic_reasons(&mut self, covers: Covers<'_>) {
         for (id, node) in self.graph.iter() {
-            let pattern = matches!(node.op, Op::Add | Op::Mul | Op::Concat { .. } | Op::MatMul);
+            let pattern = matches!(node.op, Op::Add | Op::Mul | Op::Concat { .. });
             if pattern && covers(id) && !self.taken[id.index()] {
-                self.annotations.leave_float(id, "its configuration is dynamic, which quantizes linear layers only");
+                let reason = "its configuration is dynamic, which quantizes linear layers and matmul only";
+                self.annotations.leave_float(id, reason);
             }
         }
     }
@@ -196,6 +199,16 @@ impl<'g> Marks<'g> {
             };
             self.annotations.leave_float(id, reason);
         }
+    }
+}
+
+/// The right factor of a product, whose rows lie along the sum, cannot have a scale for each (equation 9d): it has one.
+fn for_the_tensor(spec: QuantizationSpec) -> QuantizationSpec {
+    match spec {
+        QuantizationSpec::Observed(spec) if spec.qscheme == QScheme::PerTokenAffine => {
+            ObservedSpec { qscheme: QScheme::PerTensorAffine, ..spec }.into()
+        }
+        other => other,
     }
 }
 
