@@ -4,7 +4,10 @@
 //! the state of its observers, so that calibration can be interrupted, or sharded and [merged](PreparedGraph::merge). What is
 //! loaded computes the same bits. Files of an older format are read, files of a newer one are refused.
 //!
-//! A file from anywhere can be loaded: every number in it is checked, and no more memory is taken than the file is large.
+//! int8 codes that need only 2 bits are stored four to a byte, those of 3 or 4 bits two to a byte; in memory they are int8.
+//!
+//! A file from anywhere can be loaded: every number in it is checked, and no more memory is taken than the file is large, four
+//! times as much where codes are packed.
 //!
 //! ```
 //! # let mut g = enfold::GraphBuilder::new();
@@ -17,10 +20,11 @@
 //! ```
 
 mod observers;
+mod packed;
 mod record;
 mod tensors;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 
 use safetensors::SafeTensors;
@@ -33,8 +37,9 @@ use crate::kernels::Range;
 use crate::quantize::archived::{Histogram, Histograms, Observer, Parts, State};
 use crate::quantize::{PreparedGraph, QuantizationSpec};
 
-/// The format that this version writes, and the newest that it reads.
-pub const FORMAT: u32 = 1;
+/// The format that this version writes, and the newest that it reads. Since format 2, codes of few bits are packed, and products
+/// of two activations may be dynamic.
+pub const FORMAT: u32 = 2;
 
 /// The metadata key of the header.
 const KEY: &str = "enfold";
@@ -145,7 +150,7 @@ pub fn load_prepared(path: impl AsRef<Path>) -> Result<PreparedGraph, ArchiveErr
 pub fn to_bytes(graph: &Graph) -> Result<Vec<u8>, ArchiveError> {
     let mut writer = Writer::default();
     let header = header(graph, &mut writer);
-    serialize(&header, writer)
+    serialize(header, writer)
 }
 
 /// The graph of a file's bytes.
@@ -184,7 +189,7 @@ pub fn prepared_to_bytes(prepared: &PreparedGraph) -> Result<Vec<u8>, ArchiveErr
         observers,
         summary: parts.summary.clone(),
     });
-    serialize(&header, writer)
+    serialize(header, writer)
 }
 
 /// The prepared graph of a file's bytes.
@@ -241,7 +246,9 @@ fn header(graph: &Graph, writer: &mut Writer) -> Header {
     };
     let nodes = graph.nodes().iter().map(node).collect();
     let outputs = graph.outputs().iter().map(|id| id.index()).collect();
-    Header { format: FORMAT, nodes, outputs, modules: graph.modules().clone(), prepared: None }
+    // What is packed is known when the last tensor has been added.
+    let packed = BTreeMap::new();
+    Header { format: FORMAT, nodes, outputs, modules: graph.modules().clone(), packed, prepared: None }
 }
 
 /// Nodes are added one by one, so that order, names, shapes and types are checked as of any graph that is built.
@@ -322,9 +329,10 @@ fn observer(at: usize, record: &ObserverRecord, reader: &Reader<'_>) -> Result<O
     observer.with_state(state).ok_or_else(|| broken("its state is not that of its spec".to_owned()))
 }
 
-fn serialize(header: &Header, writer: Writer) -> Result<Vec<u8>, ArchiveError> {
+fn serialize(mut header: Header, mut writer: Writer) -> Result<Vec<u8>, ArchiveError> {
     let format = |message: String| ArchiveError::Format { message };
-    let json = serde_json::to_string(header).map_err(|e| format(e.to_string()))?;
+    header.packed = writer.packed();
+    let json = serde_json::to_string(&header).map_err(|e| format(e.to_string()))?;
     let metadata = HashMap::from([(KEY.to_owned(), json)]);
     safetensors::serialize(writer.views(), Some(metadata)).map_err(|e| format(e.to_string()))
 }
@@ -340,8 +348,9 @@ fn deserialize(bytes: &[u8]) -> Result<(Header, Reader<'_>), ArchiveError> {
     if version.format > FORMAT {
         return Err(ArchiveError::Newer { format: version.format });
     }
-    let header = serde_json::from_str(json).map_err(header)?;
-    Ok((header, Reader::new(SafeTensors::deserialize(bytes).map_err(format)?)))
+    let mut header: Header = serde_json::from_str(json).map_err(header)?;
+    let packed = std::mem::take(&mut header.packed);
+    Ok((header, Reader::new(SafeTensors::deserialize(bytes).map_err(format)?, packed)))
 }
 
 fn write(bytes: &[u8], path: &Path) -> Result<(), ArchiveError> {

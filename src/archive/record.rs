@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ArchiveError;
 use super::observers::PreparedRecord;
+use super::packed::PackedRecord;
 use super::tensors::{Reader, Writer};
 use crate::graph::{ObserverId, Op, UnaryOp};
 use crate::numerics::AddMultipliers;
@@ -22,6 +23,9 @@ pub(super) struct Header {
     pub(super) nodes: Vec<NodeRecord>,
     pub(super) outputs: Vec<usize>,
     pub(super) modules: BTreeMap<String, String>,
+    /// Tensors that are packed, by name. Files of format 1 have none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) packed: BTreeMap<String, PackedRecord>,
     pub(super) prepared: Option<PreparedRecord>,
 }
 

@@ -2,29 +2,36 @@
 
 use std::borrow::Cow;
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors, View};
 
 use super::ArchiveError;
+use super::packed::{PackedRecord, pack};
 use crate::tensor::Tensor;
 
 /// Collects the tensors of a graph; one that several nodes share is stored once.
 #[derive(Debug, Default)]
 pub(super) struct Writer {
-    tensors: Vec<Arc<Tensor>>,
+    tensors: Vec<Stored>,
     names: HashMap<*const Tensor, String>,
+    packed: BTreeMap<String, PackedRecord>,
 }
 
-/// A tensor on its way to a file, without a copy.
+/// A tensor on its way to a file, without a copy unless it is packed.
 #[derive(Debug)]
-pub(super) struct Stored(Arc<Tensor>);
+pub(super) struct Stored {
+    tensor: Arc<Tensor>,
+    /// Codes of few bits, and how many bytes they take.
+    packed: Option<(Vec<u8>, [usize; 1])>,
+}
 
 impl View for Stored {
     fn dtype(&self) -> Dtype {
-        match *self.0 {
+        match *self.tensor {
+            _ if self.packed.is_some() => Dtype::U8,
             Tensor::F32(_) => Dtype::F32,
             Tensor::I8(_) => Dtype::I8,
             Tensor::I32(_) => Dtype::I32,
@@ -33,12 +40,15 @@ impl View for Stored {
     }
 
     fn shape(&self) -> &[usize] {
-        self.0.shape()
+        self.packed.as_ref().map_or(self.tensor.shape(), |(_, shape)| shape)
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
+        if let Some((bytes, _)) = &self.packed {
+            return Cow::Borrowed(bytes);
+        }
         // Row-major, as all tensors are; files are little-endian, as all hosts that wgpu runs on.
-        Cow::Borrowed(match &*self.0 {
+        Cow::Borrowed(match &*self.tensor {
             Tensor::F32(a) => bytemuck::cast_slice(a.as_slice().unwrap_or_default()),
             Tensor::I8(a) => bytemuck::cast_slice(a.as_slice().unwrap_or_default()),
             Tensor::I32(a) => bytemuck::cast_slice(a.as_slice().unwrap_or_default()),
@@ -59,7 +69,12 @@ impl Writer {
         }
         let name = format!("tensor.{}", self.tensors.len());
         self.names.insert(Arc::as_ptr(&tensor), name.clone());
-        self.tensors.push(tensor);
+        let packed = pack(&tensor).map(|(record, bytes)| {
+            self.packed.insert(name.clone(), record);
+            let length = bytes.len();
+            (bytes, [length])
+        });
+        self.tensors.push(Stored { tensor, packed });
         name
     }
 
@@ -71,8 +86,13 @@ impl Writer {
         self.add(Arc::new(Tensor::from(ndarray::Array1::from(data))))
     }
 
+    /// What the header must say of the tensors that are packed.
+    pub(super) fn packed(&mut self) -> BTreeMap<String, PackedRecord> {
+        std::mem::take(&mut self.packed)
+    }
+
     pub(super) fn views(self) -> impl Iterator<Item = (String, Stored)> {
-        self.tensors.into_iter().enumerate().map(|(at, tensor)| (format!("tensor.{at}"), Stored(tensor)))
+        self.tensors.into_iter().enumerate().map(|(at, stored)| (format!("tensor.{at}"), stored))
     }
 }
 
@@ -83,13 +103,14 @@ impl Writer {
 #[derive(Debug)]
 pub(super) struct Reader<'f> {
     file: SafeTensors<'f>,
+    packed: BTreeMap<String, PackedRecord>,
     constants: RefCell<HashMap<String, Arc<Tensor>>>,
     lists: RefCell<HashSet<String>>,
 }
 
 impl<'f> Reader<'f> {
-    pub(super) fn new(file: SafeTensors<'f>) -> Self {
-        Self { file, constants: RefCell::default(), lists: RefCell::default() }
+    pub(super) fn new(file: SafeTensors<'f>, packed: BTreeMap<String, PackedRecord>) -> Self {
+        Self { file, packed, constants: RefCell::default(), lists: RefCell::default() }
     }
 
     /// A constant.
@@ -115,6 +136,12 @@ impl<'f> Reader<'f> {
         let broken = |problem: String| ArchiveError::Tensor { tensor: name.to_owned(), problem };
         let view = self.file.tensor(name).map_err(|e| broken(e.to_string()))?;
         let shape = view.shape();
+        if let Some(record) = self.packed.get(name) {
+            return match view.dtype() {
+                Dtype::U8 => record.unpack(view.data()).map_err(broken),
+                other => Err(broken(format!("is packed, and its type is {other:?}, expected U8"))),
+            };
+        }
         let tensor = match view.dtype() {
             Dtype::F32 => Tensor::from_f32(shape, elements(&view)),
             Dtype::I8 => Tensor::from_i8(shape, elements(&view)),

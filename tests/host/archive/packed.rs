@@ -1,0 +1,188 @@
+//! Codes of few bits in files, and files from before they were packed.
+
+use enfold::archive::{self, ArchiveError};
+use enfold::interp::Interpreter;
+use enfold::qparams::QuantRange;
+use enfold::quantize::{ConvertOptions, QuantizationConfig, WgpuQuantizer, convert, prepare, reference};
+use enfold::{Graph, GraphBuilder, Shape, Tensor};
+
+use super::{edited, small};
+use crate::random::Random;
+use crate::report::report;
+
+/// Where the tensors of a file begin.
+fn data_start(bytes: &[u8]) -> usize {
+    8 + u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes")) as usize
+}
+
+fn i8s(shape: &[usize], codes: Vec<i8>) -> Tensor {
+    Tensor::from_i8(shape, codes).expect("fits")
+}
+
+/// A graph that holds these codes.
+fn holding(tensors: &[Tensor]) -> Graph {
+    let mut g = GraphBuilder::new();
+    let constant = |(at, tensor): (usize, &Tensor)| g.constant(&format!("c{at}"), tensor.clone()).expect("a constant");
+    let outputs: Vec<_> = tensors.iter().enumerate().map(constant).collect();
+    g.finish(outputs).expect("a graph")
+}
+
+/// A weight of 2 bits takes a quarter of a byte a code, one of 3 or 4 bits half a byte, one of 5 bits a whole one; and all are
+/// loaded as they were.
+#[test]
+fn weights_of_few_bits_are_small() {
+    let (n, k) = (96, 128);
+    let mut g = GraphBuilder::new();
+    let x = g.input("x", Shape::rows(k)).expect("an input");
+    let weight = Tensor::from_f32(&[n, k], Random::new(1).normals(n * k, 0.5)).expect("fits");
+    let y = g.linear("fc", x, weight, None).expect("a layer");
+    let graph = g.finish([y]).expect("a graph");
+    let batch = Tensor::from_f32(&[2, k], Random::new(2).normals(2 * k, 1.0)).expect("fits");
+    let mut sizes = Vec::new();
+    for (lo, hi) in [(-1, 1), (-2, 1), (-3, 3), (-4, 3), (-7, 7), (-8, 7), (-15, 15), (-127, 127)] {
+        let config = QuantizationConfig::symmetric().weight_range(QuantRange::new(lo, hi).expect("valid"));
+        let mut prepared = prepare(&graph, &WgpuQuantizer::new().set_global(config)).expect("prepared");
+        prepared.observe(&[&batch]).expect("observed");
+        let quantized = convert(&prepared, &ConvertOptions::default()).expect("converted");
+        let bytes = archive::to_bytes(&quantized).expect("saved");
+        // With one scale for the tensor, which is in the header, the codes are the only tensor.
+        sizes.push(bytes.len() - data_start(&bytes));
+        assert_eq!(archive::from_bytes(&bytes).expect("loaded"), quantized, "{lo}..={hi}");
+        let integers = reference(&quantized).expect("rewritten");
+        let loaded = archive::from_bytes(&archive::to_bytes(&integers).expect("saved")).expect("loaded");
+        let run = |graph: &Graph| Interpreter::new(graph).run(&[&batch]).expect("run");
+        assert_eq!((&loaded, run(&loaded)), (&integers, run(&integers)), "{lo}..={hi}");
+    }
+    let whole = n * k;
+    assert_eq!(sizes, [whole / 4, whole / 4, whole / 2, whole / 2, whole / 2, whole / 2, whole, whole]);
+    report(&format!("archives: a weight of {whole} codes takes {sizes:?} bytes at 2, 2, 3, 3, 4, 4, 5 and 8 bits"));
+}
+
+/// Any number of codes of any bits, in any shape: also none, one, and what does not fill its last byte.
+#[test]
+fn packed_codes_survive() {
+    let mut random = Random::new(3);
+    let mut tensors = vec![i8s(&[], vec![-2]), i8s(&[0, 3], vec![]), i8s(&[3, 0, 5], vec![])];
+    for (lo, hi) in [(-2, 1), (-4, 3), (-8, 7), (-9, 7), (-8, 8), (-128, 127)] {
+        for length in 0..20 {
+            let codes = (0..length).map(|_| random.between(lo, hi) as i8).collect();
+            tensors.push(i8s(&[length], codes));
+        }
+        let (a, b, c) = (1 + random.below(4), 1 + random.below(5), 1 + random.below(6));
+        tensors.push(i8s(&[a, b, c], (0..a * b * c).map(|_| random.between(lo, hi) as i8).collect()));
+        // The ends of the range alone, in all places of a byte.
+        tensors.push(i8s(&[5], vec![lo as i8, hi as i8, hi as i8, lo as i8, lo as i8]));
+    }
+    let graph = holding(&tensors);
+    let bytes = archive::to_bytes(&graph).expect("saved");
+    assert_eq!(archive::from_bytes(&bytes).expect("loaded"), graph);
+    // One code changed by one is another file, and is loaded as that.
+    let mut codes = tensors[3 + 15].as_i8().expect("codes").to_vec();
+    codes[14] ^= 1;
+    tensors[3 + 15] = i8s(&[15], codes);
+    let changed = archive::to_bytes(&holding(&tensors)).expect("saved");
+    assert_eq!(changed.iter().zip(&bytes).filter(|(a, b)| a != b).count(), 1);
+    assert_eq!(archive::from_bytes(&changed).expect("loaded"), holding(&tensors));
+    assert_ne!(archive::from_bytes(&changed).expect("loaded"), graph);
+}
+
+/// What a file says of its packed tensors must be so, and the message has both numbers.
+#[test]
+fn packed_tensors_that_lie_are_refused_by_name() {
+    let good = archive::to_bytes(&holding(&[i8s(&[3, 3], vec![-8, 7, 3, 0, 5, -1, 2, -3, 1])])).expect("saved");
+    assert!(archive::from_bytes(&good).is_ok());
+    let record = |bits: &str, shape: &str| format!("\"packed\":{{\"tensor.0\":{{\"bits\":{bits},\"shape\":{shape}}}}}");
+    let says = |bits: &str, shape: &str| edited(&good, &record("4", "[3,3]"), &record(bits, shape));
+    let file = |from: &str, to: &str| {
+        let start = data_start(&good);
+        let header = std::str::from_utf8(&good[8..start]).expect("text");
+        let changed = header.replacen(from, to, 1);
+        assert_ne!(header, changed, "{from} is not in {header}");
+        [&(changed.len() as u64).to_le_bytes()[..], changed.as_bytes(), &good[start..]].concat()
+    };
+    let mut padding = good.clone();
+    *padding.last_mut().expect("bytes") |= 0x70;
+    let unnamed = edited(&good, "\"packed\":{\"tensor.0\"", "\"packed\":{\"tensor.1\"");
+    for (what, bytes, parts) in [
+        ("more codes", says("4", "[3,4]"), &["5 bytes", "expected 6", "[3, 4]", "4 bits"][..]),
+        ("fewer codes", says("4", "[2,3]"), &["5 bytes", "expected 3", "[2, 3]"]),
+        ("no codes", says("4", "[0]"), &["5 bytes", "expected 0"]),
+        ("codes beyond memory", says("4", "[4611686018427387904,8]"), &["5 bytes", "4611686018427387904"]),
+        (
+            "codes that wrap to as many",
+            says("4", "[3,12297829382473034414]"),
+            &["5 bytes", "memory", "12297829382473034414"],
+        ),
+        ("fewer bits", says("2", "[3,3]"), &["5 bytes", "expected 3", "2 bits"]),
+        ("codes outside", says("3", "[3,3]"), &["code 0 is -8", "-4..=3"]),
+        ("a bit", says("1", "[3,3]"), &["1 bits", "2 to 4"]),
+        ("more bits", says("8", "[3,3]"), &["8 bits", "2 to 4"]),
+        ("bits beyond all", says("4000000000", "[3,3]"), &["4000000000 bits", "2 to 4"]),
+        ("something behind the last", padding, &["code 9 is 7", "behind the last of 9", "expected 0"]),
+        ("another type", file("\"dtype\":\"U8\"", "\"dtype\":\"I8\""), &["packed", "I8", "U8"]),
+        ("a packed tensor of which nothing is said", unnamed, &["U8", "i8"]),
+        ("bytes in another shape", file("\"shape\":[5]", "\"shape\":[6]"), &["safetensors"]),
+    ] {
+        let error = archive::from_bytes(&bytes).expect_err(what);
+        let message = error.to_string();
+        let named = matches!(error, ArchiveError::Format { .. }) || message.contains("tensor.0");
+        assert!(named && parts.iter().all(|part| message.contains(part)), "{what}: {parts:?} are not in {message:?}");
+    }
+    for length in 0..good.len() {
+        assert!(archive::from_bytes(&good[..length]).is_err(), "truncated to {length} of {} bytes", good.len());
+    }
+    for at in 0..good.len() {
+        for bit in 0..8 {
+            let mut corrupt = good.clone();
+            corrupt[at] ^= 1 << bit;
+            if let Ok(graph) = archive::from_bytes(&corrupt) {
+                assert_eq!(graph.verify(), Ok(()), "byte {at}, bit {bit}");
+            }
+        }
+    }
+}
+
+/// A file from before codes were packed, with weights of 2, 4 and 8 bits that are all int8 there: it is loaded, computes what it
+/// did when it was written, and is saved smaller.
+#[test]
+fn files_of_format_1_are_read() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/archives/format_1.safetensors");
+    let old = std::fs::read(&path).expect("the file");
+    let header = String::from_utf8_lossy(&old[..data_start(&old)]).into_owned();
+    assert!(header.contains("\\\"format\\\":1,") && !header.contains("packed") && !header.contains("U8"), "{header}");
+    let graph = archive::load(&path).expect("loaded");
+    let x = [
+        -0.1745658,
+        0.46573132,
+        -0.19219142,
+        0.5488553,
+        0.63897234,
+        0.18338868,
+        -0.08793751,
+        0.0021848746,
+        0.020149784,
+        -0.38437942,
+        0.36432734,
+        -0.10433999,
+    ];
+    let x = Tensor::from_f32(&[2, 6], x.to_vec()).expect("fits");
+    let y = Interpreter::new(&graph).run(&[&x]).expect("run");
+    for (got, expected) in y[0].as_f32().expect("floats").iter().zip([-0.20020318, 0.28809726, 0.02197352, 0.15625614])
+    {
+        approx::assert_abs_diff_eq!(*got, expected, epsilon = 1e-6);
+    }
+    let new = archive::to_bytes(&graph).expect("saved");
+    assert_eq!(archive::from_bytes(&new).expect("loaded"), graph);
+    let data = |bytes: &[u8]| bytes.len() - data_start(bytes);
+    // 30 codes of 2 bits take 8 bytes, 15 codes of 4 bits too.
+    assert_eq!(data(&old) - data(&new), (30 - 8) + (15 - 8));
+
+    // A prepared graph has nothing that is packed: only its number differs.
+    let mut prepared =
+        prepare(&small(), &WgpuQuantizer::new().set_global(QuantizationConfig::symmetric())).expect("prepared");
+    prepared.observe(&[Tensor::from_f32(&[1, 4], vec![1.0; 4]).expect("fits")]).expect("observed");
+    let bytes = archive::prepared_to_bytes(&prepared).expect("saved");
+    let old = edited(&bytes, "\"format\":2,", "\"format\":1,");
+    let loaded = archive::prepared_from_bytes(&old).expect("loaded");
+    assert_eq!((loaded.graph(), loaded.observers()), (prepared.graph(), prepared.observers()));
+}
