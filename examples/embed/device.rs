@@ -1,0 +1,87 @@
+//! The application's own device, and the engine that it lends it to.
+
+use std::sync::{Arc, OnceLock};
+
+use anyhow::{Context as _, Result, bail};
+use enfold::gpu::{Engine, Options};
+use pollster::block_on;
+use wgpu::{DeviceType, DownlevelFlags, Features, Limits};
+
+/// All adapters that can compute and draw, whose name contains `name`, the most capable first. None if there is no
+/// adapter at all.
+///
+/// # Errors
+/// If there are adapters, but none has the name.
+pub(crate) fn adapters(instance: &wgpu::Instance, name: Option<&str>) -> Result<Vec<wgpu::Adapter>> {
+    let needed = DownlevelFlags::COMPUTE_SHADERS | DownlevelFlags::FRAGMENT_STORAGE;
+    let mut adapters = block_on(instance.enumerate_adapters(wgpu::Backends::all()));
+    adapters.retain(|adapter| adapter.get_downlevel_capabilities().flags.contains(needed));
+    let names: Vec<String> = adapters.iter().map(|adapter| adapter.get_info().name).collect();
+    let wanted = name.unwrap_or_default().to_lowercase();
+    adapters.retain(|adapter| adapter.get_info().name.to_lowercase().contains(&wanted));
+    if let (Some(name), [], [_, ..]) = (name, &adapters[..], &names[..]) {
+        bail!("--adapter {name}: no adapter has that name; there are: {}", names.join(", "));
+    }
+    adapters.sort_by_key(|adapter| match adapter.get_info().device_type {
+        DeviceType::DiscreteGpu => 0,
+        DeviceType::IntegratedGpu => 1,
+        DeviceType::VirtualGpu => 2,
+        DeviceType::Other => 3,
+        DeviceType::Cpu => 4,
+    });
+    Ok(adapters)
+}
+
+/// A device as this application wants it.
+pub(crate) struct Gpu {
+    pub(crate) adapter: wgpu::Adapter,
+    pub(crate) device: wgpu::Device,
+    pub(crate) queue: wgpu::Queue,
+    pub(crate) engine: Arc<Engine>,
+    /// The first error that no call returned.
+    failure: Arc<OnceLock<String>>,
+}
+
+impl Gpu {
+    pub(crate) fn open(adapter: wgpu::Adapter) -> Result<Self> {
+        let (info, available) = (adapter.get_info(), adapter.limits());
+        println!("adapter: {} [{:?}, {:?}]", info.name, info.backend, info.device_type);
+        // The usual limits, but buffers as large as they can be: a row of features for each pixel is much.
+        let limits = Limits {
+            max_buffer_size: available.max_buffer_size,
+            max_storage_buffer_binding_size: available.max_storage_buffer_binding_size,
+            ..Limits::default()
+        };
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("embed"),
+            required_features: adapter.features() & Features::TIMESTAMP_QUERY,
+            required_limits: limits.or_worse_values_from(&available),
+            ..wgpu::DeviceDescriptor::default()
+        };
+        let (device, queue) = block_on(adapter.request_device(&descriptor)).context(info.name)?;
+
+        let failure = Arc::new(OnceLock::new());
+        let first = Arc::clone(&failure);
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| drop(first.set(error.to_string()))));
+
+        let engine = Arc::new(block_on(Engine::new(&device, &queue, &Options::default()))?);
+        // The callback belongs to the device and the engine keeps the device: a strong reference would be a circle.
+        let (lost, first) = (Arc::downgrade(&engine), Arc::clone(&failure));
+        device.set_device_lost_callback(move |reason, message| {
+            if let Some(engine) = lost.upgrade() {
+                engine.mark_lost();
+            }
+            drop(first.set(format!("the device was lost ({reason:?}): {message}")));
+        });
+        Ok(Self { adapter, device, queue, engine, failure })
+    }
+
+    /// # Errors
+    /// The first error that the device has told its callbacks.
+    pub(crate) fn check(&self) -> Result<()> {
+        match self.failure.get() {
+            Some(failure) => bail!("{failure}"),
+            None => Ok(()),
+        }
+    }
+}

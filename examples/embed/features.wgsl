@@ -1,0 +1,30 @@
+// The network's input: for each pixel, sine and cosine of waves through the picture. One row a pixel, dense.
+
+struct Frame {
+    // The shaded picture, in pixels.
+    width: u32,
+    height: u32,
+    // Pixels of the target along one side of a shaded pixel.
+    block: u32,
+    phase: f32,
+}
+
+@group(0) @binding(0) var<uniform> frame: Frame;
+// Factors of x, y and phase.
+@group(0) @binding(1) var<storage, read> waves: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read_write> features: array<vec2<f32>>;
+
+@compute @workgroup_size(8, 8)
+fn features_of_pixel(@builtin(global_invocation_id) pixel: vec3<u32>) {
+    let size = vec2(frame.width, frame.height);
+    if any(pixel.xy >= size) {
+        return;
+    }
+    let position = vec2<f32>(2u * pixel.xy + 1u) / vec2<f32>(size) - 1.0;
+    let count = arrayLength(&waves);
+    let first = (pixel.y * size.x + pixel.x) * count;
+    for (var at = 0u; at < count; at++) {
+        let angle = dot(waves[at].xyz, vec3(position, frame.phase));
+        features[first + at] = vec2(sin(angle), cos(angle));
+    }
+}
