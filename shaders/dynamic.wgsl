@@ -45,49 +45,35 @@ fn quotient(a: f32, b: f32) -> f32 {
     return bitcast<f32>(sign | ((u32(exponent) << 23u) + (mantissa - 0x800000u)));
 }
 
-var<workgroup> smallest: array<f32, 64>;
-var<workgroup> largest: array<f32, 64>;
-
-// NaN compares false, and is left out.
-fn reduce(local: u32, low: f32, high: f32) {
-    smallest[local] = low;
-    largest[local] = high;
-    workgroupBarrier();
-    for (var half = 32u; half > 0u; half >>= 1u) {
-        if local < half {
-            smallest[local] = min(smallest[local], smallest[local + half]);
-            largest[local] = max(largest[local], largest[local + half]);
-        }
-        workgroupBarrier();
-    }
-}
-
-// Smallest and largest value of each row of a, widened to include 0. One row a group.
-@compute @workgroup_size(64)
-fn range_f32_f32(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
-) {
-    let row = group_of(group, groups);
+// Smallest and largest of the elements of a row that a thread looks at, widened to include 0. NaN compares false, and is left
+// out.
+fn own_range(thread: Thread, row: u32) -> vec2<f32> {
     var low = 0.0;
     var high = 0.0;
     if row < matrix_rows() {
-        for (var column = local; column < params.cols; column += 64u) {
+        for (var column = thread.local; column < params.cols; column += 64u) {
             let x = bitcast<f32>(a[row * params.cols + column]);
             low = select(low, x, x < low);
             high = select(high, x, x > high);
         }
     }
-    reduce(local, low, high);
-    if local == 0u && row < matrix_rows() {
-        y[row * 2u] = bitcast<u32>(smallest[0]);
-        y[row * 2u + 1u] = bitcast<u32>(largest[0]);
+    return vec2<f32>(low, high);
+}
+
+// Smallest and largest value of each row of a, widened to include 0. One row a group.
+@compute @workgroup_size(64)
+fn range_f32_f32(thread: Thread) {
+    let row = group_of(thread);
+    let own = own_range(thread, row);
+    let range = group_range(thread, own.x, own.y);
+    if thread.local == 0u && row < matrix_rows() {
+        y[row * 2u] = bitcast<u32>(range.x);
+        y[row * 2u + 1u] = bitcast<u32>(range.y);
     }
 }
 
-// Equation 10; kind is 0 for affine, 1 for symmetric, 2 for the rule of single rows.
-fn choose(low: f32, high: f32, at: u32) {
+// Equation 10: scale and zero point. kind is 0 for affine, 1 for symmetric, 2 for the rule of single rows.
+fn chosen(low: f32, high: f32) -> vec2<u32> {
     let lo = f32(params.lo);
     let hi = f32(params.hi);
     var scale = 0.0;
@@ -105,36 +91,35 @@ fn choose(low: f32, high: f32, at: u32) {
         let worse_above = (lo + from_low) + (hi + from_high) > 0.0;
         zero_point = round(clamp(select(hi - from_high, lo - from_low, worse_above), lo, hi));
     }
-    y[at] = bitcast<u32>(scale);
     // Without the sign of a negative 0, which by way of an integer a driver would keep.
-    y[at + 1u] = select(bitcast<u32>(zero_point), 0u, zero_point == 0.0);
+    return vec2<u32>(bitcast<u32>(scale), select(bitcast<u32>(zero_point), 0u, zero_point == 0.0));
 }
 
-// From the ranges of the rows: one row a thread.
+// One pair of a row from its range.
 @compute @workgroup_size(64)
-fn choose_per_token_f32_f32(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
-) {
-    let row = group_of(group, groups) * 64u + local;
+fn choose_per_token_f32_f32(thread: Thread) {
+    let row = group_of(thread) * 64u + thread.local;
     if row < matrix_rows() {
-        choose(bitcast<f32>(a[row * 2u]), bitcast<f32>(a[row * 2u + 1u]), row * 2u);
+        let pair = chosen(bitcast<f32>(a[row * 2u]), bitcast<f32>(a[row * 2u + 1u]));
+        y[row * 2u] = pair.x;
+        y[row * 2u + 1u] = pair.y;
     }
 }
 
-// From the ranges of the rows: one pair for all, by one group.
+// One pair for all from the ranges of the rows, by one group.
 @compute @workgroup_size(64)
-fn choose_per_tensor_f32_f32(@builtin(local_invocation_index) local: u32) {
+fn choose_per_tensor_f32_f32(thread: Thread) {
     var low = 0.0;
     var high = 0.0;
-    for (var row = local; row < matrix_rows(); row += 64u) {
+    for (var row = thread.local; row < matrix_rows(); row += 64u) {
         low = min(low, bitcast<f32>(a[row * 2u]));
         high = max(high, bitcast<f32>(a[row * 2u + 1u]));
     }
-    reduce(local, low, high);
-    if local == 0u {
-        choose(smallest[0], largest[0], 0u);
+    let range = group_range(thread, low, high);
+    if thread.local == 0u {
+        let pair = chosen(range.x, range.y);
+        y[0] = pair.x;
+        y[1] = pair.y;
     }
 }
 
@@ -144,46 +129,72 @@ fn code_of(bits: u32, inv_scale: f32, zero_point: i32) -> i32 {
     return select(i32(v), 0, (bits & 0x7fffffffu) > 0x7f800000u) + zero_point;
 }
 
-var<workgroup> inv_scale: f32;
-
-// Equation 2 with the pairs b, whose stride is b_col: one row a group, which divides once.
-@compute @workgroup_size(64)
-fn quantize_dynamic_f32_i8(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
-) {
-    let row = group_of(group, groups);
-    let inside = row < matrix_rows();
-    let pair = select(0u, row * params.b_col, inside);
-    if local == 0u {
-        inv_scale = quotient(1.0, bitcast<f32>(b[pair]));
-    }
-    workgroupBarrier();
-    if !inside {
-        return;
-    }
-    let zero_point = i32(bitcast<f32>(b[pair + 1u]));
-    for (var word = local; word < params.row_words; word += 64u) {
+// Equation 2 for a row of a, to words of y.
+fn store_row(thread: Thread, row: u32, inv_scale: f32, zero_point: i32) {
+    for (var word = thread.local; word < params.row_words; word += 64u) {
         var codes = vec4<i32>(0);
-        for (var lane = 0u; lane < 4u; lane++) {
-            let column = word * 4u + lane;
-            if column < params.cols {
-                codes[lane] = code_of(a[row * params.cols + column], inv_scale, zero_point);
-            }
+        let at = row * params.cols + word * 4u;
+        if word * 4u < params.cols {
+            codes.x = code_of(a[at], inv_scale, zero_point);
+        }
+        if word * 4u + 1u < params.cols {
+            codes.y = code_of(a[at + 1u], inv_scale, zero_point);
+        }
+        if word * 4u + 2u < params.cols {
+            codes.z = code_of(a[at + 2u], inv_scale, zero_point);
+        }
+        if word * 4u + 3u < params.cols {
+            codes.w = code_of(a[at + 3u], inv_scale, zero_point);
         }
         y[row * params.row_words + word] = pack4xI8(codes);
     }
 }
 
+// What one thread computes for its row's others: a scale, a zero point and an inverse scale.
+var<workgroup> shared_pair: vec2<u32>;
+var<workgroup> shared_inv_scale: f32;
+
+// Equation 2 with the pairs b, whose stride is b_col: one row a group, which divides once.
+@compute @workgroup_size(64)
+fn quantize_dynamic_f32_i8(thread: Thread) {
+    let row = group_of(thread);
+    let inside = row < matrix_rows();
+    let pair = select(0u, row * params.b_col, inside);
+    if thread.local == 0u {
+        shared_inv_scale = quotient(1.0, bitcast<f32>(b[pair]));
+    }
+    workgroupBarrier();
+    if inside {
+        store_row(thread, row, shared_inv_scale, i32(bitcast<f32>(b[pair + 1u])));
+    }
+}
+
+// Equations 10 and 2 together: the pairs z of the rows, and the codes. One row a group, whose second look at it is served by
+// a cache.
+@compute @workgroup_size(64)
+fn quantize_per_token_f32_i8(thread: Thread) {
+    let row = group_of(thread);
+    let own = own_range(thread, row);
+    let range = group_range(thread, own.x, own.y);
+    if thread.local == 0u {
+        shared_pair = chosen(range.x, range.y);
+        shared_inv_scale = quotient(1.0, bitcast<f32>(shared_pair.x));
+    }
+    workgroupBarrier();
+    if row >= matrix_rows() {
+        return;
+    }
+    if thread.local == 0u {
+        z[row * 2u] = shared_pair.x;
+        z[row * 2u + 1u] = shared_pair.y;
+    }
+    store_row(thread, row, shared_inv_scale, i32(bitcast<f32>(shared_pair.y)));
+}
+
 // Equation 1 with the pairs b: one element a thread.
 @compute @workgroup_size(64)
-fn dequantize_dynamic_i8_f32(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
-) {
-    let index = group_of(group, groups) * 64u + local;
+fn dequantize_dynamic_i8_f32(thread: Thread) {
+    let index = group_of(thread) * 64u + thread.local;
     let row = index / params.cols;
     if row >= matrix_rows() {
         return;

@@ -12,7 +12,8 @@ struct OpParams {
     rows_factor: u32,
     // Elements of a row.
     cols: u32,
-    // Strides along a row: 1, or 0 for what is broadcast.
+    // Strides along a row: 1, or 0 for what is broadcast. b_col is also that from the scale and zero point of one row to those
+    // of the next.
     a_col: u32,
     b_col: u32,
     // Where the first row of y begins, in elements.
@@ -42,22 +43,37 @@ struct OpParams {
     m: u32,
     b_k: u32,
     b_n: u32,
+    // Row stride of a's matrices.
+    a_row: u32,
     relu: u32,
+    // Where b repeats, in vectors: kernels without axes.
+    b_vecs: u32,
+    // The groups of rows of earlier dispatches of the same step.
+    first_group: u32,
+    inv_scale: f32,
 }
 
 @group(0) @binding(0) var<uniform> params: OpParams;
-@group(0) @binding(3) var<storage, read> a: array<u32>;
-@group(0) @binding(4) var<storage, read> b: array<u32>;
-@group(0) @binding(5) var<storage, read> c: array<u32>;
+// Operands and results share a buffer, which cannot be bound in two ways at once, so all are bound for writing. One entry point
+// uses either the words or the vectors of a binding.
+@group(0) @binding(3) var<storage, read_write> a: array<u32>;
+@group(0) @binding(3) var<storage, read_write> a_vecs: array<vec4<u32>>;
+@group(0) @binding(4) var<storage, read_write> b: array<u32>;
+@group(0) @binding(4) var<storage, read_write> b_vecs: array<vec4<u32>>;
+@group(0) @binding(5) var<storage, read_write> c: array<u32>;
 @group(0) @binding(6) var<storage, read_write> y: array<u32>;
+@group(0) @binding(6) var<storage, read_write> y_vecs: array<vec4<u32>>;
+// A fourth operand, and a second result.
+@group(0) @binding(7) var<storage, read_write> d: array<u32>;
+@group(0) @binding(8) var<storage, read_write> z: array<u32>;
 
 fn matrix_rows() -> u32 {
     return batch_rows() * params.rows_factor;
 }
 
 // The grid has two dimensions, since one holds no more than 65535 groups.
-fn group_of(group: vec3<u32>, groups: vec3<u32>) -> u32 {
-    return group.y * groups.x + group.x;
+fn group_of(thread: Thread) -> u32 {
+    return params.first_group + thread.group.y * thread.groups.x + thread.group.x;
 }
 
 // Where row `row` begins in a, b and y.
@@ -70,10 +86,6 @@ fn offsets(row: u32) -> vec3<u32> {
         rest /= lengths.x;
     }
     return at + rest * params.axes[0].yzw;
-}
-
-fn signed_byte(word: u32, at: u32) -> i32 {
-    return bitcast<i32>(word << (24u - 8u * (at % 4u))) >> 24u;
 }
 
 fn a_code(at: u32) -> i32 {

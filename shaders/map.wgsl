@@ -7,8 +7,8 @@ struct Element {
     y: u32,
 }
 
-fn element(group: vec3<u32>, groups: vec3<u32>, local: u32) -> Element {
-    let index = group_of(group, groups) * 64u + local;
+fn element(thread: Thread) -> Element {
+    let index = group_of(thread) * 64u + thread.local;
     let row = index / params.cols;
     let column = index % params.cols;
     let at = offsets(row);
@@ -18,104 +18,53 @@ fn element(group: vec3<u32>, groups: vec3<u32>, local: u32) -> Element {
 }
 
 @compute @workgroup_size(64)
-fn copy_f32_f32(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
-) {
-    let e = element(group, groups, local);
+fn copy_f32_f32(thread: Thread) {
+    let e = element(thread);
     if e.inside {
         y[e.y] = a[e.a];
     }
 }
 
 @compute @workgroup_size(64)
-fn add_f32_f32(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
-) {
-    let e = element(group, groups, local);
+fn add_f32_f32(thread: Thread) {
+    let e = element(thread);
     if e.inside {
         y[e.y] = bitcast<u32>(bitcast<f32>(a[e.a]) + bitcast<f32>(b[e.b]));
     }
 }
 
 @compute @workgroup_size(64)
-fn mul_f32_f32(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
-) {
-    let e = element(group, groups, local);
+fn mul_f32_f32(thread: Thread) {
+    let e = element(thread);
     if e.inside {
         y[e.y] = bitcast<u32>(bitcast<f32>(a[e.a]) * bitcast<f32>(b[e.b]));
     }
 }
 
-fn sigmoid(x: f32) -> f32 {
-    // The larger exponent underflows to 0 on either side, and never overflows.
-    let e = exp(-abs(x));
-    return select(e, 1.0, x >= 0.0) / (1.0 + e);
-}
-
-fn tanh_clamped(x: f32) -> f32 {
-    // Some drivers overflow inside tanh; beyond 9 it is 1 in f32.
-    return tanh(clamp(x, -9.1, 9.1));
-}
-
-// Abramowitz and Stegun 7.1.26: absolute error below 1.5e-7.
-fn erf(x: f32) -> f32 {
-    let t = 1.0 / (1.0 + 0.3275911 * abs(x));
-    let p = ((((1.061405429 * t - 1.453152027) * t + 1.421413741) * t - 0.284496736) * t + 0.254829592) * t;
-    let e = 1.0 - p * exp(-min(x * x, 80.0));
-    return select(e, -e, x < 0.0);
-}
-
-// In the order of the host's list.
-fn unary(kind: u32, x: f32) -> f32 {
-    switch kind {
-        case 0u: {
-            return max(x, 0.0);
-        }
-        case 1u: {
-            return sigmoid(x);
-        }
-        case 2u: {
-            return tanh_clamped(x);
-        }
-        case 3u: {
-            return 0.5 * x * (1.0 + erf(x * 0.70710678118));
-        }
-        case 4u: {
-            return 0.5 * x * (1.0 + tanh_clamped(0.7978845608 * (x + 0.044715 * x * x * x)));
-        }
-        default: {
-            return x * sigmoid(x);
-        }
-    }
-}
-
 @compute @workgroup_size(64)
-fn unary_f32_f32(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
-) {
-    let e = element(group, groups, local);
+fn unary_f32_f32(thread: Thread) {
+    let e = element(thread);
     if e.inside {
         y[e.y] = bitcast<u32>(unary(params.kind, bitcast<f32>(a[e.a])));
     }
 }
 
+// Floats as halves, two a thread.
+@compute @workgroup_size(64)
+fn half_f32_f16(thread: Thread) {
+    let at = (group_of(thread) * 64u + thread.local) * 2u;
+    let elements = matrix_rows() * params.cols;
+    if at >= elements {
+        return;
+    }
+    let second = select(0.0, bitcast<f32>(a[min(at + 1u, elements - 1u)]), at + 1u < elements);
+    y[at / 2u] = two_halves(bitcast<f32>(a[at]), second);
+}
+
 // The largest of k elements that are b_k apart.
 @compute @workgroup_size(64)
-fn max_f32_f32(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
-) {
-    let e = element(group, groups, local);
+fn max_f32_f32(thread: Thread) {
+    let e = element(thread);
     if !e.inside {
         return;
     }
@@ -128,12 +77,8 @@ fn max_f32_f32(
 
 // Rows of the table b; the number of its rows is k. An id that it lacks gives the nearest row.
 @compute @workgroup_size(64)
-fn gather_i32_f32(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
-) {
-    let index = group_of(group, groups) * 64u + local;
+fn gather_i32_f32(thread: Thread) {
+    let index = group_of(thread) * 64u + thread.local;
     let row = index / params.cols;
     if row >= matrix_rows() {
         return;
@@ -152,9 +97,9 @@ struct Word {
     column: u32,
 }
 
-fn word_at(group: vec3<u32>, groups: vec3<u32>, local: u32) -> Word {
+fn word_at(thread: Thread) -> Word {
     // A row's offset need not be a multiple of 4: then its words are shared with what it is joined to.
-    let index = group_of(group, groups) * 64u + local;
+    let index = group_of(thread) * 64u + thread.local;
     let row = index / params.row_words;
     let at = offsets(row);
     let word = at.z / 4u + index % params.row_words;
@@ -190,12 +135,8 @@ fn b_codes(word: Word) -> vec4<i32> {
 }
 
 @compute @workgroup_size(64)
-fn copy_i8_i8(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
-) {
-    let word = word_at(group, groups, local);
+fn copy_i8_i8(thread: Thread) {
+    let word = word_at(thread);
     if word.inside {
         y[word.y] = merged(word, a_codes(word), y[word.y]);
     }
@@ -203,12 +144,8 @@ fn copy_i8_i8(
 
 // The largest of k codes that are b_k apart.
 @compute @workgroup_size(64)
-fn max_i8_i8(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
-) {
-    var word = word_at(group, groups, local);
+fn max_i8_i8(thread: Thread) {
+    var word = word_at(thread);
     if !word.inside {
         return;
     }
@@ -222,12 +159,8 @@ fn max_i8_i8(
 
 // The same elements in rows of another length.
 @compute @workgroup_size(64)
-fn reshape_i8_i8(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
-) {
-    let index = group_of(group, groups) * 64u + local;
+fn reshape_i8_i8(thread: Thread) {
+    let index = group_of(thread) * 64u + thread.local;
     let row = index / params.row_words;
     if row >= matrix_rows() {
         return;
@@ -245,33 +178,21 @@ fn reshape_i8_i8(
 
 // Equation 8.
 @compute @workgroup_size(64)
-fn add_i8_i8(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
-) {
-    let word = word_at(group, groups, local);
+fn add_i8_i8(thread: Thread) {
+    let word = word_at(thread);
     if !word.inside {
         return;
     }
     let left = (a_codes(word) - vec4<i32>(params.a_zero_point)) * params.a_multiplier;
     let right = (b_codes(word) - vec4<i32>(params.b_zero_point)) * params.b_multiplier;
-    let acc = left + right;
-    let shift = vec4<u32>(params.shift);
-    let half = vec4<i32>((1 << (params.shift - 1u)) - 1);
-    let rounded = (acc + half + ((acc >> shift) & vec4<i32>(1))) >> shift;
-    let codes = clamp(rounded + vec4<i32>(params.zero_point), vec4<i32>(params.lo), vec4<i32>(params.hi));
+    let codes = rounded_sum(left + right, params.shift, params.zero_point, params.lo, params.hi);
     y[word.y] = pack4xI8(codes);
 }
 
 // Equation 9 of single elements, and equation 5.
 @compute @workgroup_size(64)
-fn mul_i8_i8(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
-) {
-    let word = word_at(group, groups, local);
+fn mul_i8_i8(thread: Thread) {
+    let word = word_at(thread);
     if !word.inside {
         return;
     }
@@ -284,12 +205,8 @@ fn mul_i8_i8(
 
 // Entry code + 128 of the table b.
 @compute @workgroup_size(64)
-fn table_i8_i8(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
-) {
-    let word = word_at(group, groups, local);
+fn table_i8_i8(thread: Thread) {
+    let word = word_at(thread);
     if !word.inside {
         return;
     }

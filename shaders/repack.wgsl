@@ -12,12 +12,8 @@ fn dense_byte(row: u32, column: u32) -> u32 {
 }
 
 @compute @workgroup_size(64)
-fn pad_i8_i8(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
-) {
-    let word = word_of(group, groups, local);
+fn pad_i8_i8(thread: Thread) {
+    let word = word_of(thread);
     let row = word / params.row_words;
     if row >= matrix_rows() {
         return;
@@ -39,12 +35,8 @@ fn padded_byte(index: u32) -> u32 {
 }
 
 @compute @workgroup_size(64)
-fn unpad_i8_i8(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
-) {
-    let word = word_of(group, groups, local);
+fn unpad_i8_i8(thread: Thread) {
+    let word = word_of(thread);
     let index = word * 4u;
     if index >= matrix_rows() * params.cols {
         return;
@@ -53,4 +45,13 @@ fn unpad_i8_i8(
         | (padded_byte(index + 1u) << 8u)
         | (padded_byte(index + 2u) << 16u)
         | (padded_byte(index + 3u) << 24u);
+}
+
+// Rows of words as they are, for a kernel that would else be bound to one value twice.
+@compute @workgroup_size(64)
+fn copy_u32_u32(thread: Thread) {
+    let word = word_of(thread);
+    if word < matrix_rows() * params.row_words {
+        dst[word] = src[word];
+    }
 }

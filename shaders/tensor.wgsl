@@ -17,14 +17,18 @@ struct TensorParams {
 }
 
 @group(0) @binding(0) var<uniform> params: TensorParams;
-@group(0) @binding(3) var<storage, read> src: array<u32>;
+// Both may lie in one buffer, which cannot be bound in two ways at once. One entry point uses either the words or the vectors
+// of a binding.
+@group(0) @binding(3) var<storage, read_write> src: array<u32>;
+@group(0) @binding(3) var<storage, read_write> src_vecs: array<vec4<u32>>;
 @group(0) @binding(4) var<storage, read_write> dst: array<u32>;
+@group(0) @binding(4) var<storage, read_write> dst_vecs: array<vec4<u32>>;
 
 fn matrix_rows() -> u32 {
     return batch_rows() * params.rows_factor;
 }
 
 // The grid has two dimensions, since one holds no more than 65535 groups of 64 threads.
-fn word_of(group: vec3<u32>, groups: vec3<u32>, local: u32) -> u32 {
-    return (group.y * groups.x + group.x) * 64u + local;
+fn word_of(thread: Thread) -> u32 {
+    return (thread.group.y * thread.groups.x + thread.group.x) * 64u + thread.local;
 }

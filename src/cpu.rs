@@ -201,6 +201,7 @@ impl Engine {
                 .map_err(|index| CpuError::Range { step: name(), index, value: f32s(x)[index].to_string() })?,
             StepOp::QuantizeDynamic { range } => kernels::quantize_dynamic(x, f32s(inputs[1]), *range),
             StepOp::DequantizeDynamic => kernels::dequantize_dynamic(x, f32s(inputs[1])),
+            StepOp::ToHalf => tensor(shape, f32s(x).iter().map(|&v| half::f16::from_f32(v).to_f32()).collect()),
             StepOp::Concat { axis } => kernels::concat(inputs, *axis),
             StepOp::Reshape => kernels::reshape(x, &shape),
             StepOp::Transpose { perm } => kernels::transpose(x, perm),

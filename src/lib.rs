@@ -40,7 +40,10 @@
 //!
 //! # Features
 //!
-//! `gpu` (default): the wgpu engine. No wgpu backend is enabled here; the application chooses them.
+//! - `gpu` (default): the wgpu engine. No wgpu backend is enabled here; the application chooses them.
+//! - `webgpu`: `gpu` with the browser's backend, for `wasm32-unknown-unknown`.
+//! - `coopmat`: `gpu` with products of int8 on the matrix units of adapters that have cooperative matrices. Experimental, as that
+//!   feature of wgpu is.
 //!
 //! # Glossary
 //!

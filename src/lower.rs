@@ -47,6 +47,8 @@ pub struct LowerOptions {
     pub int8_inputs: bool,
     /// Outputs that are only dequantized leave as int8. Off by default: outputs are float.
     pub int8_outputs: bool,
+    /// Float outputs leave as 16-bit floats, rounded to nearest with ties to even, for half of the bytes. Off by default.
+    pub f16_outputs: bool,
 }
 
 /// Lowers an integer graph with float inputs and outputs.
@@ -290,6 +292,13 @@ impl Lowering<'_> {
             }
             let Some(value) = self.read(id) else { continue };
             let written = self.steps.iter().any(|step| step.output == value);
+            if self.options.f16_outputs && self.values[value.index()].value_type == ValueType::F32 {
+                let name = format!("{}.half", self.graph.node(id).name);
+                let half = self.value(&name, ValueType::F16, self.values[value.index()].shape.clone(), None);
+                self.steps.push(Step { name, op: StepOp::ToHalf, inputs: vec![value], output: half });
+                outputs.push(half);
+                continue;
+            }
             if written && !outputs.contains(&value) {
                 outputs.push(value);
                 continue;

@@ -48,6 +48,9 @@ pub enum ValueType {
     I8,
     /// 32-bit integer, four bytes an element: ids.
     I32,
+    /// 16-bit float, two bytes an element in a caller's buffer: outputs of [`StepOp::ToHalf`]. Host tensors hold the same numbers
+    /// as `f32`.
+    F16,
 }
 
 impl ValueType {
@@ -56,6 +59,7 @@ impl ValueType {
     pub fn size_bytes(self) -> usize {
         match self {
             Self::F32 | Self::I32 => 4,
+            Self::F16 => 2,
             Self::I8 => 1,
         }
     }
@@ -64,7 +68,7 @@ impl ValueType {
     #[must_use]
     pub fn dtype(self) -> DType {
         match self {
-            Self::F32 => DType::F32,
+            Self::F32 | Self::F16 => DType::F32,
             Self::I8 => DType::I8,
             Self::I32 => DType::I32,
         }
@@ -204,6 +208,12 @@ impl Program {
     }
 
     fn check_order(&self) -> Result<(), ProgramError> {
+        for &id in self.inputs.iter().chain(self.constants.iter().map(|(id, _)| id)) {
+            if let Some(half) = self.values.get(id.index()).filter(|value| value.value_type == ValueType::F16) {
+                let problem = "is of 16-bit floats, which only the caller reads";
+                return Err(ProgramError::Order { value: half.name.clone(), problem });
+            }
+        }
         let mut written = vec![false; self.values.len()];
         let order =
             |id: ValueId, problem| Err(ProgramError::Order { value: self.values[id.index()].name.clone(), problem });

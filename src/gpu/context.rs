@@ -2,6 +2,7 @@
 //!
 //! An application that has a device hands that to [`Engine::new`](super::Engine::new) and needs nothing of this module.
 
+use super::engine::Engine;
 use super::error::GpuError;
 
 /// An adapter with a device and its queue.
@@ -20,7 +21,8 @@ pub struct Context {
 impl Context {
     /// Opens the adapter whose name contains `name`, whatever the case; or, without a name, the most capable: a discrete GPU
     /// before an integrated one before one that is a CPU. `None` if there is no adapter, or if the application has
-    /// compiled no backend of wgpu in. Timestamp queries are enabled where the adapter has them.
+    /// compiled no backend of wgpu in. What [`Engine::wanted_features`] names is enabled where the
+    /// adapter has it.
     ///
     /// # Errors
     /// [`GpuError::NoSuchAdapter`] if adapters exist but none has the name, [`GpuError::Device`] if the adapter gives no
@@ -46,7 +48,7 @@ impl Context {
         let adapter = adapters.swap_remove(chosen);
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("enfold"),
-            required_features: adapter.features() & wgpu::Features::TIMESTAMP_QUERY,
+            required_features: Engine::wanted_features(adapter.features()),
             required_limits: adapter.limits(),
             ..wgpu::DeviceDescriptor::default()
         };

@@ -1,15 +1,17 @@
 //! The engine: one device, its pipelines, and the choice of kernels.
 
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::choice::{Abilities, Candidate, Choice, DeviceClass, choices, pick};
+use super::coop::{CHUNKS, Coop, Fragment};
 use super::error::GpuError;
 use super::known_answer;
-use super::layout::BLOCK_COLS;
+use super::layout::WeightBits;
 use super::model::Model;
 use super::pipeline::Pipelines;
 use super::tile::{LinearKernel, TileShape};
+use super::tune::{self, TuningTable};
 use crate::program::Program;
 
 /// How four products of int8 are summed.
@@ -24,13 +26,61 @@ pub enum PackedDot {
     Emulated,
 }
 
-/// How an engine computes. The bits do not depend on it.
+/// Whether K is divided among workgroups, whose sums then meet in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SplitK {
+    /// Where the grid would be too small to keep the device busy.
+    #[default]
+    Auto,
+    /// Nowhere.
+    Never,
+    /// Wherever K is long enough to be divided and the sums fit.
+    Always,
+}
+
+/// How an engine computes. What the [module](super) promises to the bit does not depend on it; float steps, and codes behind them, may
+/// differ in a rounding.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Options {
     /// One tile shape for all layers and rows, instead of the engine's choice for this device.
     pub tile: Option<TileShape>,
     /// How products are summed.
     pub packed_dot: PackedDot,
+    /// Whether K is divided.
+    pub split_k: SplitK,
+    /// Compiles shaders with wgpu's run-time checks. Without, as is the default, the host has validated what they would check.
+    pub checked: bool,
+    /// Leaves weights of 2 to 4 bits unpacked, one byte a code.
+    pub unpacked_weights: bool,
+    /// Gives each step a dispatch of its own, instead of joining those of the fixed list to one.
+    pub unfused: bool,
+    /// Uses no subgroup operations, even where the device has them.
+    pub without_subgroups: bool,
+    /// Records a debug group with the node's name around each step, for tools that capture frames.
+    pub debug_groups: bool,
+    /// The adapter's matrix units, from [`Fragment::of`], for products of int8 on them. They are used if the device was made with
+    /// [`Fragment::FEATURES`] and passes their test with known answers, else silently not.
+    #[cfg(feature = "coopmat")]
+    pub fragment: Option<Fragment>,
+    /// The most multiplications and additions in one dispatch, instead of what suits the device; more are divided by rows, so that
+    /// a driver's watchdog sees none that is too long.
+    pub macs_per_dispatch: Option<u64>,
+    /// What [`Engine::tune`] found, for layers of the shapes that it measured.
+    pub tuning: Option<TuningTable>,
+    /// What [`Engine::pipeline_cache_data`] returned earlier, so that the driver need not compile again.
+    pub pipeline_cache: Option<Vec<u8>>,
+}
+
+impl Options {
+    #[cfg(feature = "coopmat")]
+    fn wanted_fragment(&self) -> Option<Fragment> {
+        self.fragment
+    }
+
+    #[cfg(not(feature = "coopmat"))]
+    fn wanted_fragment(&self) -> Option<Fragment> {
+        None
+    }
 }
 
 /// Runs programs on one wgpu device. Cheap to clone; may be shared between threads where wgpu's objects may.
@@ -38,6 +88,17 @@ pub struct Options {
 pub struct Engine {
     pub(super) shared: Arc<Shared>,
     pub(super) choice: Choice,
+    pub(super) settings: Arc<Settings>,
+}
+
+/// What the options say beyond the choice of kernels.
+#[derive(Debug, Clone)]
+pub(super) struct Settings {
+    pub(super) unpacked_weights: bool,
+    pub(super) unfused: bool,
+    pub(super) debug_groups: bool,
+    pub(super) macs_per_dispatch: u64,
+    pub(super) tuning: TuningTable,
 }
 
 /// What all engines, models and runs of a device share.
@@ -56,49 +117,46 @@ impl Shared {
     }
 }
 
-/// Which kernels to use.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Choice {
-    /// Tiles, each for at most so many matrix rows, ascending; the last for any number.
-    pub(super) tiles: Vec<(u64, TileShape)>,
-    pub(super) packed_dot: bool,
-}
-
-impl Choice {
-    /// One tile for any number of rows.
-    pub(super) fn only(tile: TileShape, packed_dot: bool) -> Self {
-        Self { tiles: vec![(u64::MAX, tile)], packed_dot }
-    }
-
-    /// Where in `tiles` the one for `m` matrix rows is.
-    pub(super) fn index(&self, m: u64) -> usize {
-        self.tiles.iter().position(|(most, _)| m <= *most).unwrap_or_default()
-    }
-}
-
-/// For logs, as in `up to 1 rows linear_gemv 1 x 64, else linear_reg 32 x 64, emulated dot product`.
-impl fmt::Display for Choice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (most, tile) in &self.tiles {
-            let (kernel, rows) = (tile.kernel().name(), tile.rows());
-            match *most {
-                u64::MAX => write!(f, "else {kernel} {rows} x {BLOCK_COLS}, ")?,
-                most => write!(f, "up to {most} rows {kernel} {rows} x {BLOCK_COLS}, ")?,
-            }
-        }
-        write!(f, "{} dot product", if self.packed_dot { "packed" } else { "emulated" })
-    }
-}
-
 impl Engine {
+    /// The features that the engine profits from, of those that an adapter has: for `request_device`. It needs none.
+    #[must_use]
+    pub fn wanted_features(available: wgpu::Features) -> wgpu::Features {
+        available & (wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::PIPELINE_CACHE)
+    }
+
+    /// WebGPU's default limits, raised as far as an adapter allows where larger weights, batches or tiles profit.
+    #[must_use]
+    pub fn wanted_limits(available: &wgpu::Limits) -> wgpu::Limits {
+        wgpu::Limits {
+            max_buffer_size: available.max_buffer_size,
+            max_storage_buffer_binding_size: available.max_storage_buffer_binding_size,
+            max_compute_workgroup_storage_size: available.max_compute_workgroup_storage_size,
+            max_compute_invocations_per_workgroup: available.max_compute_invocations_per_workgroup,
+            max_compute_workgroup_size_x: available.max_compute_workgroup_size_x,
+            max_compute_workgroup_size_y: available.max_compute_workgroup_size_y,
+            ..wgpu::Limits::default()
+        }
+    }
+
     /// Makes an engine on the caller's device, compiles its kernels and tests them on known answers. Submits work and waits
     /// for it.
     ///
     /// # Errors
-    /// [`GpuError::KnownAnswer`] if no kernel computes correctly on this device, and [`GpuError::Device`] for errors of
-    /// wgpu.
+    /// [`GpuError::KnownAnswer`] if no kernel computes correctly on this device, [`GpuError::Tile`] for a tile shape that it does
+    /// not hold, and [`GpuError::Device`] for errors of wgpu.
     pub async fn new(device: &wgpu::Device, queue: &wgpu::Queue, options: &Options) -> Result<Self, GpuError> {
-        let pipelines = Pipelines::new(device).await?;
+        let info = device.adapter_info();
+        let has_subgroups = device.features().contains(wgpu::Features::SUBGROUP) && !options.without_subgroups;
+        let abilities = Abilities {
+            class: DeviceClass::of(&info),
+            limits: device.limits(),
+            subgroup: has_subgroups.then_some(info.subgroup_min_size),
+            coop: options
+                .wanted_fragment()
+                .filter(|fragment| has_subgroups && device.features().contains(fragment.features()))
+                .map(|fragment| Coop { fragment, lanes: info.subgroup_max_size, chunk_vecs: CHUNKS[0] }),
+        };
+        let pipelines = Pipelines::new(device, options, abilities.subgroup).await?;
         let shared = Arc::new(Shared {
             device: device.clone(),
             queue: queue.clone(),
@@ -106,31 +164,76 @@ impl Engine {
             pipelines,
             lost: AtomicBool::new(false),
         });
-        let choice = choose(&shared, options).await?;
-        let info = device.adapter_info();
-        log::info!("{} [{:?}, {:?}]: {choice}", info.name, info.backend, info.device_type);
-        Ok(Self { shared, choice })
+        let settings = Settings {
+            unpacked_weights: options.unpacked_weights,
+            unfused: options.unfused,
+            debug_groups: options.debug_groups,
+            macs_per_dispatch: options.macs_per_dispatch.unwrap_or(abilities.class.macs_per_dispatch()).max(1),
+            tuning: options.tuning.clone().unwrap_or_default().for_adapter(&info),
+        };
+        let engine = choose(&shared, &abilities, options, settings).await?.without_wrong_tuning().await?;
+        log::info!("{} [{:?}, {:?}]: {}", info.name, info.backend, info.device_type, engine.choice);
+        Ok(engine)
     }
 
     /// Packs a program's weights and uploads them.
     ///
     /// # Errors
-    /// [`GpuError::Limit`] for a weight that is larger than this device allows, or a step that walks through more than six axes
+    /// [`GpuError::Limit`] for a constant that is larger than this device allows, or a step that walks through more than six axes
     /// in different orders; [`GpuError::Device`] if the device has no memory left.
     pub async fn load(&self, program: &Program) -> Result<Model, GpuError> {
         Model::load(self, program).await
     }
 
+    /// Measures the tile shapes that this device can hold on the linear layers of a program, at a batch of `rows`. Submits work
+    /// and waits for it; seconds, for large layers. [`Options::tuning`] takes the result, also in another process.
+    ///
+    /// # Errors
+    /// [`GpuError::Rows`] for a batch of 0, [`GpuError::Feature`] where there is neither a timestamp query nor another clock, and
+    /// what [`Engine::load`] returns.
+    pub async fn tune(&self, program: &Program, rows: usize) -> Result<TuningTable, GpuError> {
+        tune::tune(self, program, rows).await
+    }
+
+    /// What the driver has compiled so far, for [`Options::pipeline_cache`] of a later engine on the same adapter; `None` without
+    /// `Features::PIPELINE_CACHE`.
+    #[must_use]
+    pub fn pipeline_cache_data(&self) -> Option<Vec<u8>> {
+        self.shared.pipelines.cache.as_ref()?.get_data()
+    }
+
     /// Tells the engine that its device was lost; call it from the device-lost callback, which belongs to the application.
-    /// Models and runs of this engine return [`GpuError::DeviceLost`] from now on.
+    /// Models and runs of this engine return [`GpuError::DeviceLost`] from now on; a new engine on a new device continues with the
+    /// same [`Program`].
+    ///
+    /// The callback belongs to the device and an engine keeps its device, so that a callback which owns a clone of the engine makes
+    /// a circle that is never freed. Let it hold a [`Weak`](std::sync::Weak) of an `Arc<Engine>`, as `examples/embed` does:
+    ///
+    /// ```no_run
+    /// # use std::sync::Arc;
+    /// # fn watch(device: &wgpu::Device, engine: &Arc<enfold::gpu::Engine>) {
+    /// let engine = Arc::downgrade(engine);
+    /// device.set_device_lost_callback(move |_reason, _message| {
+    ///     if let Some(engine) = engine.upgrade() {
+    ///         engine.mark_lost();
+    ///     }
+    /// });
+    /// # }
+    /// ```
     pub fn mark_lost(&self) {
         self.shared.lost.store(true, Ordering::Relaxed);
     }
 
-    /// The tile shape for a linear layer of `matrix_rows` rows on this device.
+    /// The tile shape for a linear layer of `matrix_rows` rows and `n` output columns on this device, tuning aside.
     #[must_use]
-    pub fn tile(&self, matrix_rows: usize) -> TileShape {
-        self.choice.tiles[self.choice.index(matrix_rows as u64)].1
+    pub fn tile(&self, matrix_rows: usize, n: usize) -> TileShape {
+        self.choice.candidates[pick(self.choice.candidates.iter(), matrix_rows as u64, n)].tile
+    }
+
+    /// Whether matrix units are used, where layers are large enough.
+    #[must_use]
+    pub fn uses_matrix_units(&self) -> bool {
+        self.choice.coop.is_some()
     }
 
     /// Whether WGSL's packed dot product is used.
@@ -147,19 +250,58 @@ impl Engine {
 }
 
 impl Engine {
-    /// The same device with another choice of kernels.
+    /// The same device with another choice of kernels, and without what was tuned.
     pub(super) fn with(&self, choice: Choice) -> Self {
-        Self { shared: Arc::clone(&self.shared), choice }
+        let settings = Settings { tuning: TuningTable::default(), ..(*self.settings).clone() };
+        Self { shared: Arc::clone(&self.shared), choice, settings: Arc::new(settings) }
+    }
+
+    /// Whether this engine may use a shape that fits its limits: a table may come from a device that was made with other features,
+    /// and may have been changed.
+    fn allows(&self, tile: TileShape) -> bool {
+        match tile.kernel() {
+            LinearKernel::Subgroup => self.shared.pipelines.subgroup_lanes().is_some_and(|most| tile.k_step() <= most),
+            LinearKernel::Coop => self.choice.coop.is_some_and(|coop| coop.fits(tile, &self.shared.limits)),
+            _ => true,
+        }
+    }
+
+    /// The same without tuned shapes that compute wrongly on this device, like those that a choice would fall back from.
+    async fn without_wrong_tuning(self) -> Result<Self, GpuError> {
+        let mut wrong = Vec::new();
+        for tile in self.settings.tuning.tiles() {
+            let known = TileShape::new(tile.kernel(), tile.rows(), tile.k_step(), &self.shared.limits).is_ok();
+            if !known || !self.allows(tile) || !known_answer::is_right(&self, tile).await? {
+                wrong.push(tile);
+            }
+        }
+        let tuning = self.settings.tuning.clone().without(&wrong);
+        let settings = Arc::new(Settings { tuning, ..(*self.settings).clone() });
+        Ok(Self { settings, ..self })
+    }
+
+    /// The candidates for a layer.
+    pub(super) fn candidates(&self, n: usize, k: usize, bits: WeightBits) -> Vec<Candidate> {
+        let limits = &self.shared.limits;
+        let mut candidates = self.settings.tuning.candidates(n, k, bits, limits, |tile| self.allows(tile));
+        candidates.extend(&self.choice.candidates);
+        candidates
     }
 }
 
-/// The first candidate that computes correctly; if there is none, the first failure.
-async fn choose(shared: &Arc<Shared>, options: &Options) -> Result<Choice, GpuError> {
+/// The first choice that computes correctly; if there is none, the first failure.
+async fn choose(
+    shared: &Arc<Shared>,
+    abilities: &Abilities,
+    options: &Options,
+    settings: Settings,
+) -> Result<Engine, GpuError> {
+    let settings = Arc::new(settings);
     let mut failure = None;
-    for choice in candidates(shared.device.adapter_info().device_type, &shared.limits, options)? {
-        let engine = Engine { shared: Arc::clone(shared), choice };
+    for choice in choices(abilities, options)? {
+        let engine = Engine { shared: Arc::clone(shared), choice, settings: Arc::clone(&settings) };
         match known_answer::check(&engine).await {
-            Ok(()) => return Ok(engine.choice),
+            Ok(()) => return Ok(engine),
             // Wrong answers, or a driver that cannot compile a kernel: another may do.
             Err(error) => {
                 log::warn!("{}: {error}", engine.choice);
@@ -167,84 +309,6 @@ async fn choose(shared: &Arc<Shared>, options: &Options) -> Result<Choice, GpuEr
             }
         }
     }
-    // There is always a candidate, so there is a failure if none was right.
+    // There is always a choice, so there is a failure if none was right.
     Err(failure.unwrap_or(GpuError::DeviceLost))
-}
-
-/// What to try on a device, best first.
-fn candidates(
-    device_type: wgpu::DeviceType,
-    limits: &wgpu::Limits,
-    options: &Options,
-) -> Result<Vec<Choice>, GpuError> {
-    let software = device_type == wgpu::DeviceType::Cpu;
-    let dots: &[bool] = match options.packed_dot {
-        // Drivers that run on a CPU are no faster, and SwiftShader is slower, with the packed form.
-        PackedDot::Auto if software => &[false, true],
-        PackedDot::Auto => &[true, false],
-        PackedDot::Native => &[true],
-        PackedDot::Emulated => &[false],
-    };
-    if let Some(tile) = options.tile {
-        // The shape may have been made for other limits.
-        let main = TileShape::new(tile.kernel(), tile.rows(), tile.k_step(), limits)?;
-        return Ok(dots.iter().map(|&packed_dot| Choice::only(main, packed_dot)).collect());
-    }
-    let workgroup = TileShape::new(LinearKernel::Workgroup, 64, 4, limits);
-    let register = TileShape::new(LinearKernel::Register, 32, 1, limits);
-    let mains = if software { [register, workgroup] } else { [workgroup, register] };
-    if let [Err(error), Err(_)] = &mains {
-        return Err(error.clone());
-    }
-    // (Most matrix rows, rows of a workgroup, threads that share a column.) For a GPU more threads hide the latency of
-    // memory, and up to 8 rows the weights' bytes decide; a processor computes from 3 rows on.
-    let few: &[(u64, u32, u32)] = if software { &[(1, 1, 1), (2, 2, 1)] } else { &[(1, 1, 4), (2, 2, 4), (8, 4, 4)] };
-    let few = few
-        .iter()
-        .map(|&(most, rows, k_step)| TileShape::new(LinearKernel::Gemv, rows, k_step, limits).map(|tile| (most, tile)));
-    let few: Vec<(u64, TileShape)> = few.flatten().collect();
-    let mut candidates = Vec::new();
-    for &packed_dot in dots {
-        for few in [few.as_slice(), &[]] {
-            for &main in mains.iter().flatten() {
-                candidates.push(Choice { tiles: [few, &[(u64::MAX, main)]].concat(), packed_dot });
-            }
-        }
-    }
-    Ok(candidates)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn kernel(choice: &Choice, m: u64) -> LinearKernel {
-        choice.tiles[choice.index(m)].1.kernel()
-    }
-
-    #[test]
-    fn candidates_fall_back_step_by_step() {
-        let limits = wgpu::Limits::default();
-        let all = candidates(wgpu::DeviceType::DiscreteGpu, &limits, &Options::default()).expect("fit");
-        assert_eq!([1, 8, 9].map(|m| kernel(&all[0], m)), {
-            [LinearKernel::Gemv, LinearKernel::Gemv, LinearKernel::Workgroup]
-        });
-        assert_eq!(kernel(&all[1], 9), LinearKernel::Register);
-        assert_eq!([kernel(&all[2], 1), kernel(&all[3], 1)], [LinearKernel::Workgroup, LinearKernel::Register]);
-        assert!(all[..4].iter().all(|c| c.packed_dot) && all[4..].iter().all(|c| !c.packed_dot));
-        assert_eq!(all.len(), 8);
-
-        let all = candidates(wgpu::DeviceType::Cpu, &limits, &Options::default()).expect("fit");
-        assert_eq!(kernel(&all[0], 9), LinearKernel::Register);
-        assert!(!all[0].packed_dot && all[4].packed_dot);
-    }
-
-    #[test]
-    fn small_devices_get_what_fits() {
-        let limits = wgpu::Limits { max_compute_workgroup_storage_size: 0, ..wgpu::Limits::default() };
-        let all = candidates(wgpu::DeviceType::IntegratedGpu, &limits, &Options::default()).expect("fit");
-        assert!(all.iter().all(|c| kernel(c, 1) == LinearKernel::Register));
-        let limits = wgpu::Limits { max_compute_invocations_per_workgroup: 8, ..wgpu::Limits::default() };
-        assert!(candidates(wgpu::DeviceType::IntegratedGpu, &limits, &Options::default()).is_err());
-    }
 }

@@ -54,6 +54,16 @@ pub enum GpuError {
         /// For this many rows.
         rows: usize,
     },
+    /// A slice of a buffer begins where no binding can.
+    #[error("buffer of {name}: offset {actual}, this device takes multiples of {alignment}")]
+    BufferOffset {
+        /// The input or output.
+        name: String,
+        /// The offset in bytes.
+        actual: u64,
+        /// The device's alignment of storage bindings.
+        alignment: u64,
+    },
     /// A buffer lacks a usage.
     #[error("buffer of {name}: usage {actual:?}, needed {needed:?}")]
     BufferUsage {
@@ -64,8 +74,8 @@ pub enum GpuError {
         /// The usages needed.
         needed: wgpu::BufferUsages,
     },
-    /// One buffer serves two values, of which one is written.
-    #[error("{name} and {other} have the same buffer")]
+    /// What is bound for an output overlaps what is bound for another value.
+    #[error("{name} and {other} have the same buffer, or slices of it that overlap")]
     SameBuffer {
         /// The output.
         name: String,
@@ -118,6 +128,20 @@ pub enum GpuError {
         /// What was being made or done.
         what: String,
         /// wgpu's message.
+        message: String,
+    },
+    /// The device was made without a feature.
+    #[error("{what} needs {needed:?}, which this device was made without")]
+    Feature {
+        /// What was asked for.
+        what: &'static str,
+        /// The feature.
+        needed: wgpu::Features,
+    },
+    /// A tuning table that cannot be read.
+    #[error("tuning table: {message}")]
+    TuningTable {
+        /// What is wrong with it.
         message: String,
     },
     /// The application has called [`Engine::mark_lost`](super::Engine::mark_lost).

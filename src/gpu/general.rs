@@ -1,11 +1,17 @@
 //! The constants of the kernels that take any shapes.
 
 use super::error::GpuError;
+use super::fuse::Group;
 use super::layout::{MAX_AXES, OpParams, row_words};
 use super::pipeline::GeneralKernel;
+use super::plan::keeps_sum;
 use crate::numerics::UnaryOp;
 use crate::program::{Epilogue, FloatOp, Program, Step, StepOp, Value, ValueType};
 use crate::qparams::QScheme;
+use crate::tensor::Shape;
+
+/// Rows and columns of a matmul's tile.
+pub(super) const TILE: u64 = 64;
 
 /// How many threads or groups a dispatch needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,12 +22,22 @@ pub(super) enum Size {
     Groups,
     /// One group in all.
     Once,
-    /// Tiles of 16 rows and columns; of matrices of `m` rows, or of one matrix with all rows if that is 0.
+    /// Tiles of [`TILE`] rows and columns; of matrices of `m` rows, or of one matrix with all rows if that is 0.
     Tiles { m: u64, n: u64 },
 }
 
+impl Size {
+    /// Tiles along the rows, for `rows` of them: of one matrix with all rows, or of a stack of matrices. 0 of other sizes.
+    pub(super) fn row_tiles(self, rows: u64) -> u64 {
+        match self {
+            Self::Tiles { m, .. } => rows.checked_div(m).map_or(rows.div_ceil(TILE), |stack| stack * m.div_ceil(TILE)),
+            _ => 0,
+        }
+    }
+}
+
 /// One dispatch of a general kernel.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct General {
     pub(super) kernel: GeneralKernel,
     pub(super) params: OpParams,
@@ -109,7 +125,7 @@ fn over(value: &Value, kernel: &'static str, size: Size) -> General {
         row_words: row_words(value.cols()) as u32,
         ..OpParams::default()
     };
-    let (kernel, batched) = (GeneralKernel(kernel), value.shape.is_batched());
+    let (kernel, batched) = (GeneralKernel::new(kernel), value.shape.is_batched());
     General { kernel, params, rows_factor: value.rows_factor(), batched, size }
 }
 
@@ -134,25 +150,60 @@ fn elementwise(
     Ok(general)
 }
 
-/// The dispatch of a step, if a general kernel executes it. `part` counts the inputs of a concat, and the two dispatches that
-/// choose parameters.
-pub(super) fn general(program: &Program, step: &Step, part: usize) -> Result<Option<General>, GpuError> {
+/// The kernel of single elements that `flat` names, if all operands lie alike, or the second repeats: what is at the end of a
+/// value's axes is at the end of its memory.
+fn flat(program: &Program, step: &Step, flat: &'static str) -> Option<General> {
+    let y = program.value(step.output);
+    let dims = y.shape.dims();
+    let vector = if y.value_type == ValueType::I8 { 16 } else { 4 };
+    let whole = y.value_type == ValueType::I8 || y.cols().is_multiple_of(4);
+    let a = program.value(step.inputs[0]);
+    if a.shape != y.shape || !whole {
+        return None;
+    }
+    let vectors = |value: &Value| (value.rows_factor() * value.cols().div_ceil(vector)) as u32;
+    let b_vecs = match step.inputs.get(1).map(|&b| program.value(b)) {
+        None => 1,
+        Some(b) if b.shape == y.shape => u32::MAX,
+        Some(b) => {
+            let own = b.shape.dims();
+            let repeats = !b.shape.is_batched() && b.shape.last().is_some() && dims.ends_with(own);
+            repeats.then(|| vectors(b))?
+        }
+    };
+    let row = y.cols().div_ceil(vector);
+    let mut general = over(y, flat, Size::Threads(row as u64));
+    (general.params.row_words, general.params.b_vecs) = (row as u32, b_vecs);
+    Some(general)
+}
+
+/// The dispatch of a group of steps that a general kernel executes. `part` counts the inputs of a concat, and the two dispatches
+/// that choose parameters.
+pub(super) fn general(program: &Program, group: &Group, part: usize) -> Result<General, GpuError> {
+    let step = &program.steps()[group.main];
     let value = |at: usize| program.value(step.inputs[at]);
     let y = program.value(step.output);
     let floats = y.value_type != ValueType::I8;
-    let pair = |kernel: &'static str| {
+    let pair = |flat_kernel: &'static str, kernel: &'static str| {
+        if let Some(flat) = flat(program, step, flat_kernel) {
+            return Ok(flat);
+        }
         let result = axes(y);
         elementwise(step, y, kernel, &broadcast(value(0), &result), &broadcast(value(1), &result))
     };
-    let single = |kernel: &'static str| {
+    let single = |flat_kernel: &'static str, kernel: &'static str| {
+        if let Some(flat) = flat(program, step, flat_kernel) {
+            return Ok(flat);
+        }
         let strides = broadcast(value(0), &axes(y));
         elementwise(step, y, kernel, &strides, &vec![0; strides.len()])
     };
-    let pair_stride = |pairs: &Value| if pairs.shape == crate::tensor::Shape::fixed(&[2]) { 0 } else { 2 };
-    Ok(Some(match &step.op {
-        StepOp::Quantize { .. } | StepOp::Dequantize { .. } | StepOp::Linear(_) => return Ok(None),
+    Ok(match &step.op {
+        StepOp::Quantize { .. } | StepOp::Dequantize { .. } | StepOp::Linear(_) => {
+            unreachable!("{} has a kernel of its own", step.op.name())
+        }
         StepOp::Add(add) => {
-            let mut general = pair("add_i8_i8")?;
+            let mut general = pair("add_flat_i8_i8", "add_i8_i8")?;
             let params = &mut general.params;
             (params.a_zero_point, params.b_zero_point) = (add.a_zero_point, add.b_zero_point);
             (params.a_multiplier, params.b_multiplier) = (add.multipliers.a, add.multipliers.b);
@@ -161,17 +212,17 @@ pub(super) fn general(program: &Program, step: &Step, part: usize) -> Result<Opt
             general
         }
         StepOp::Mul(mul) => {
-            let mut general = pair("mul_i8_i8")?;
+            let mut general = pair("mul_flat_i8_i8", "mul_i8_i8")?;
             let params = &mut general.params;
             (params.a_zero_point, params.b_zero_point) = (mul.a_zero_point, mul.b_zero_point);
             params.factor = mul.multiplier;
             (params.zero_point, params.lo, params.hi) = (mul.zero_point, mul.lo, mul.hi);
             general
         }
-        StepOp::Table { .. } => single("table_i8_i8")?,
+        StepOp::Table { .. } => single("table_flat_i8_i8", "table_i8_i8")?,
         StepOp::MatMul(matmul) => {
             let to_float = !matches!(matmul.epilogue, Epilogue::Requantize { .. });
-            let mut general = matrices(program, step, if to_float { "matmul_i8_f32" } else { "matmul_i8_i8" })?;
+            let mut general = matrices(program, group, if to_float { "matmul_i8_f32" } else { "matmul_i8_i8" })?;
             let params = &mut general.params;
             (params.a_zero_point, params.b_zero_point) = (matmul.a_zero_point, matmul.b_zero_point);
             match matmul.epilogue {
@@ -180,17 +231,19 @@ pub(super) fn general(program: &Program, step: &Step, part: usize) -> Result<Opt
                 }
                 Epilogue::Scale { relu, .. } | Epilogue::Dynamic { relu, .. } => params.relu = relu.into(),
             }
-            general.size = Size::Threads(y.cols().div_ceil(4) as u64);
             general
         }
-        StepOp::MatMulDynamic { .. } => {
-            let message = format!("there is no kernel for {} yet", step.op.name());
-            return Err(GpuError::Device { what: step.name.clone(), message });
+        StepOp::MatMulDynamic { relu } => {
+            let mut general = matrices(program, group, "matmul_i8_f32")?;
+            general.kernel.flags = &["DYNAMIC"];
+            (general.params.relu, general.params.b_col) = ((*relu).into(), pair_stride(value(2)));
+            general
         }
         StepOp::ChooseQParams { qscheme, range, eps } => {
             let x = value(0);
             let per_token = *qscheme == QScheme::PerTokenAffine;
             let (kernel, size) = match part {
+                _ if group.quantize.is_some() => ("quantize_per_token_f32_i8", Size::Groups),
                 0 => ("range_f32_f32", Size::Groups),
                 _ if per_token => ("choose_per_token_f32_f32", Size::Threads(1)),
                 _ => ("choose_per_tensor_f32_f32", Size::Once),
@@ -216,6 +269,10 @@ pub(super) fn general(program: &Program, step: &Step, part: usize) -> Result<Opt
             (general.params.b_col, general.params.a_words) = (pair_stride(value(1)), row_words(y.cols()) as u32);
             general
         }
+        StepOp::ToHalf => {
+            // Two a thread; rows may share words.
+            over(y, "half_f32_f16", Size::Threads(y.cols() as u64))
+        }
         StepOp::Concat { axis } => concat(program, step, *axis, part)?,
         StepOp::Reshape if floats => {
             let mut general = over(y, "copy_f32_f32", Size::Threads(y.cols() as u64));
@@ -230,9 +287,7 @@ pub(super) fn general(program: &Program, step: &Step, part: usize) -> Result<Opt
             general
         }
         StepOp::Transpose { perm } => {
-            let from = axes(value(0));
-            let mut strides: Vec<usize> = perm.iter().map(|&axis| from[axis].stride).collect();
-            strides.resize(axes(y).len(), 0);
+            let strides = transposed(value(0), perm).iter().map(|axis| axis.stride).collect::<Vec<_>>();
             let kernel = if floats { "copy_f32_f32" } else { "copy_i8_i8" };
             elementwise(step, y, kernel, &strides, &vec![0; strides.len()])?
         }
@@ -251,32 +306,73 @@ pub(super) fn general(program: &Program, step: &Step, part: usize) -> Result<Opt
             general.params.k = value(1).shape.axis(0).unwrap_or_default() as u32;
             general
         }
-        StepOp::Float(FloatOp::Add) => pair("add_f32_f32")?,
-        StepOp::Float(FloatOp::Mul) => pair("mul_f32_f32")?,
+        StepOp::Float(FloatOp::Add) => pair("add_flat_f32_f32", "add_f32_f32")?,
+        StepOp::Float(FloatOp::Mul) => pair("mul_flat_f32_f32", "mul_f32_f32")?,
         StepOp::Float(FloatOp::Unary(op)) => {
-            let mut general = single("unary_f32_f32")?;
-            general.params.kind = UnaryOp::ALL.iter().position(|listed| listed == op).unwrap_or_default() as u32;
+            let mut general = single("unary_flat_f32_f32", "unary_f32_f32")?;
+            general.params.kind = unary_kind(*op);
             general
         }
-        StepOp::Float(FloatOp::MatMul) => matrices(program, step, "matmul_f32_f32")?,
+        StepOp::Float(FloatOp::MatMul) => matrices(program, group, "matmul_f32_f32")?,
         StepOp::Float(FloatOp::Linear) => {
             let mut general = over(y, "matmul_f32_f32", Size::Tiles { m: 0, n: y.cols() as u64 });
             let k = value(0).cols() as u32;
             let params = &mut general.params;
-            (params.k, params.b_k, params.b_n, params.kind) = (k, 1, k, u32::from(step.inputs.len() == 3));
+            (params.k, params.a_row, params.b_k, params.b_n) = (k, k, 1, k);
+            general.kernel.flags = match (step.inputs.len() == 3, group.unary.is_some()) {
+                (false, false) => &[],
+                (false, true) => &["UNARY"],
+                (true, false) => &["BIAS"],
+                (true, true) => &["BIAS", "UNARY"],
+            };
+            params.kind = group.unary.map_or(0, unary_kind);
             general
         }
         StepOp::Float(FloatOp::Softmax { axis }) => {
             let axis = &axes(y)[*axis];
             lines(y, "softmax_f32_f32", axis.length.unwrap_or(1), axis.stride)
         }
-        StepOp::Float(FloatOp::LayerNorm { eps }) => {
-            let length = value(1).shape.dims().iter().product();
-            let mut general = lines(y, "layer_norm_f32_f32", length, 1);
-            general.params.factor = *eps;
-            general
-        }
-    }))
+        StepOp::Float(FloatOp::LayerNorm { eps }) => layer_norm(program, group, *eps),
+    })
+}
+
+/// Which function, as the shaders count them.
+pub(super) fn unary_kind(op: UnaryOp) -> u32 {
+    UnaryOp::ALL.iter().position(|listed| *listed == op).unwrap_or_default() as u32
+}
+
+/// From one row's scale and zero point to the next.
+fn pair_stride(pairs: &Value) -> u32 {
+    if pairs.shape == Shape::fixed(&[2]) { 0 } else { 2 }
+}
+
+fn layer_norm(program: &Program, group: &Group, eps: f32) -> General {
+    let step = &program.steps()[group.main];
+    let y = program.value(step.output);
+    let length = program.value(step.inputs[1]).shape.dims().iter().product();
+    let mut general = lines(y, "layer_norm_f32_f32", length, 1);
+    let params = &mut general.params;
+    params.factor = eps;
+    let quantize = group.quantize.map(|quantize| &program.steps()[quantize].op);
+    if let Some(StepOp::Quantize { qparams, range }) = quantize {
+        (params.zero_point, params.inv_scale) = (qparams.zero_point(), qparams.inv_scale());
+        (params.lo, params.hi) = (range.quant_min(), range.quant_max());
+    }
+    general.kernel.flags = match (group.before.is_some(), keeps_sum(program, group), quantize.is_some()) {
+        (false, _, false) => &[],
+        (false, _, true) => &["QUANTIZE"],
+        (true, false, false) => &["ADD"],
+        (true, false, true) => &["ADD", "QUANTIZE"],
+        (true, true, false) => &["ADD", "KEEP_SUM"],
+        (true, true, true) => &["ADD", "KEEP_SUM", "QUANTIZE"],
+    };
+    general
+}
+
+/// The axes of a value in another order.
+fn transposed(value: &Value, perm: &[usize]) -> Vec<Axis> {
+    let own = axes(value);
+    perm.iter().map(|&axis| own[axis]).collect()
 }
 
 /// A group for each line of `length` elements, `stride` apart.
@@ -297,7 +393,7 @@ fn concat(program: &Program, step: &Step, axis: usize, part: usize) -> Result<Ge
     let last = from.len() - 1;
     let (kernel, threads) = match x.value_type {
         ValueType::I8 => ("copy_i8_i8", (offset % 4 + x.cols()).div_ceil(4)),
-        ValueType::F32 | ValueType::I32 => ("copy_f32_f32", x.cols()),
+        ValueType::F32 | ValueType::F16 | ValueType::I32 => ("copy_f32_f32", x.cols()),
     };
     let mut general = over(x, kernel, Size::Threads(threads as u64));
     let params = &mut general.params;
@@ -308,9 +404,14 @@ fn concat(program: &Program, step: &Step, axis: usize, part: usize) -> Result<Ge
     Ok(general)
 }
 
-/// `a[…, M, K] · b[…, K, N]`.
-fn matrices(program: &Program, step: &Step, kernel: &'static str) -> Result<General, GpuError> {
-    let [a, b] = [0, 1].map(|at| program.value(step.inputs[at]));
+/// `a[…, M, K] · b[…, K, N]`, each perhaps walked through in the order of a transpose.
+fn matrices(program: &Program, group: &Group, kernel: &'static str) -> Result<General, GpuError> {
+    let step = &program.steps()[group.main];
+    let operand = |at: usize| match group.transposes[at].map(|transpose| &program.steps()[transpose]) {
+        Some(Step { op: StepOp::Transpose { perm }, inputs, .. }) => transposed(program.value(inputs[0]), perm),
+        _ => axes(program.value(step.inputs[at])),
+    };
+    let [a, b] = [operand(0), operand(1)];
     let y = program.value(step.output);
     let result = axes(y);
     let stack = result.len() - 2;
@@ -318,12 +419,12 @@ fn matrices(program: &Program, step: &Step, kernel: &'static str) -> Result<Gene
     let m = result[stack].length.unwrap_or(0);
     let mut general = over(y, kernel, Size::Tiles { m: m as u64, n: y.cols() as u64 });
     let params = &mut general.params;
-    let of_b = axes(b);
-    (params.k, params.m, params.b_k, params.b_n) = (a.cols() as u32, m as u32, of_b[of_b.len() - 2].stride as u32, 1);
-    params.a_words = row_words(a.cols()) as u32;
+    let [.., a_row, a_column] = a[..] else { unreachable!("a matrix has two axes") };
+    let [.., b_row, b_column] = b[..] else { unreachable!("a matrix has two axes") };
+    (params.k, params.m) = (a_column.length.unwrap_or(1) as u32, m as u32);
+    (params.a_row, params.b_k, params.b_n) = (a_row.stride as u32, b_row.stride as u32, b_column.stride as u32);
     // Strides along the stack: the matrices themselves are of other lengths, so those axes are cut off first.
-    let strides = |value: &Value| {
-        let own = axes(value);
+    let strides = |own: &[Axis]| {
         let own = &own[..own.len() - 2];
         let skip = stack - own.len();
         let stride = |at: usize| match at.checked_sub(skip).map(|at| own[at]) {
@@ -333,6 +434,6 @@ fn matrices(program: &Program, step: &Step, kernel: &'static str) -> Result<Gene
         (0..stack).map(stride).collect::<Vec<_>>()
     };
     let lengths: Vec<Option<usize>> = result[..stack].iter().map(|axis| axis.length).collect();
-    set_axes(&step.name, params, &lengths, [&strides(a), &strides(b), &strides(y)])?;
+    set_axes(&step.name, params, &lengths, [&strides(&a), &strides(&b), &strides(&result)])?;
     Ok(general)
 }

@@ -1,16 +1,20 @@
 //! The test with known answers: some drivers sum packed products wrongly, and Vulkan permits other roundings.
 
-use super::engine::{Choice, Engine};
+mod coop;
+
+use super::choice::Choice;
+use super::engine::{Engine, SplitK};
 use super::error::GpuError;
+use super::tile::TileShape;
 use crate::numerics;
 use crate::program::{Epilogue, Program, QLinear, Step, StepOp, Value, ValueId, ValueType};
 use crate::qparams::{QParams, QuantRange};
 use crate::tensor::{Shape, Tensor};
 
-// Past one block of columns, one word of features, and two groups of few rows.
+// Past one block of columns, one part of divided features, and two groups of few rows.
 const M: usize = 9;
 const N: usize = 70;
-const K: usize = 70;
+const K: usize = 150;
 /// As many as equation 4 considers, so that sums pass 2^24 and their conversion to float must round.
 const FRACTION_BITS: u32 = numerics::MAX_FRACTION_BITS;
 
@@ -20,8 +24,39 @@ const FRACTION_BITS: u32 = numerics::MAX_FRACTION_BITS;
 /// [`GpuError::KnownAnswer`] for the first wrong element.
 pub(super) async fn check(engine: &Engine) -> Result<(), GpuError> {
     check_quantize(engine).await?;
-    for &(_, tile) in &engine.choice.tiles {
-        check_linear(&engine.with(Choice::only(tile, engine.choice.packed_dot)), tile.kernel().name()).await?;
+    for candidate in &engine.choice.candidates {
+        check_tile(engine, candidate.tile, candidate.split_below > 0).await?;
+    }
+    Ok(())
+}
+
+/// Whether a shape that the engine's choice lacks computes correctly here; a driver that cannot compile it is as wrong.
+///
+/// # Errors
+/// [`GpuError::DeviceLost`].
+pub(super) async fn is_right(engine: &Engine, tile: TileShape) -> Result<bool, GpuError> {
+    match check_tile(engine, tile, true).await {
+        Ok(()) => Ok(true),
+        Err(GpuError::DeviceLost) => Err(GpuError::DeviceLost),
+        Err(error) => {
+            log::warn!("{tile:?} is not used: {error}");
+            Ok(false)
+        }
+    }
+}
+
+/// `divided`: also where K is divided.
+async fn check_tile(engine: &Engine, tile: TileShape, divided: bool) -> Result<(), GpuError> {
+    let only = |split_k| Choice::only(tile, engine.choice.packed_dot, split_k, engine.choice.coop);
+    if divided {
+        check_linear(&engine.with(only(SplitK::Always)), tile.kernel().name()).await?;
+    }
+    let only = only(SplitK::Never);
+    let coop = only.coop;
+    let only = engine.with(only);
+    check_linear(&only, tile.kernel().name()).await?;
+    if let Some(coop) = coop {
+        check_coop(&only, coop.chunk_vecs as usize).await?;
     }
     Ok(())
 }
@@ -34,6 +69,30 @@ async fn check_linear(engine: &Engine, kernel: &str) -> Result<(), GpuError> {
     compare(&format!("{kernel}_i8_i8"), codes, layer.codes())?;
     let bits = outputs[1].as_f32().unwrap_or_default().iter().map(|v| i64::from(v.to_bits()));
     compare(&format!("{kernel}_i8_f32"), bits, layer.floats().map(|v| i64::from(v.to_bits())))
+}
+
+/// What matrix units can get wrong beyond what every kernel can.
+async fn check_coop(engine: &Engine, chunk_vecs: usize) -> Result<(), GpuError> {
+    let device = |message: String| GpuError::Device { what: "known-answer test".to_owned(), message };
+    let layer = coop::CoopLayer::new(chunk_vecs);
+    let qparams = QParams::new(1.0, 0).map_err(|e| device(e.to_string()))?;
+    let op = StepOp::Linear(QLinear {
+        weight: layer.w.as_slice().into(),
+        n: layer.n,
+        k: layer.k,
+        bias: vec![0; layer.n].into(),
+        fraction_bits: 0,
+        epilogue: Epilogue::Scale { scale: vec![1.0; layer.n].into(), relu: false },
+    });
+    let (input, output) = (ValueId::new(0), ValueId::new(1));
+    let step = Step { name: "known".to_owned(), op, inputs: vec![input], output };
+    let values = vec![value("x", Some(qparams), layer.k), value("y", None, layer.n)];
+    let program = Program::new(values, Vec::new(), vec![input], vec![output], vec![step]);
+    let model = engine.load(&program.map_err(|e| device(e.to_string()))?).await?;
+    let x = ndarray::ArrayD::from_shape_vec(vec![layer.m, layer.k], layer.x.clone()).unwrap_or_default();
+    let outputs = model.run(&[Tensor::I8(x)]).await?;
+    let sums = outputs[0].as_f32().unwrap_or_default().iter().map(|&v| v as i64);
+    compare("linear_coop", sums, layer.sums().map(i64::from))
 }
 
 async fn check_quantize(engine: &Engine) -> Result<(), GpuError> {

@@ -4,13 +4,15 @@ use std::borrow::Borrow;
 
 use wgpu::BufferUsages;
 
+use super::bind;
 use super::engine::Engine;
 use super::error::GpuError;
-use super::layout::{pack_channels, pack_weight, pad_rows};
-use super::plan::{Plan, dense_bytes};
-use super::run::{self, Run};
+use super::layout::{BLOCK_COLS, Channels, WeightBits, block_bytes, pack_channels, pack_weight, pad_rows};
+use super::memory::Slice;
+use super::plan::{Plan, Terms, dense_bytes};
+use super::run::Run;
 use super::transfer::{allocate, download, upload};
-use crate::program::{Epilogue, Program, Step, StepOp, Value, ValueType};
+use crate::program::{Epilogue, Program, QLinear, StepOp, Value, ValueType};
 use crate::tensor::Tensor;
 
 /// A program whose weights are on the device. Several [`Run`]s may share it.
@@ -18,24 +20,58 @@ use crate::tensor::Tensor;
 pub struct Model {
     pub(super) engine: Engine,
     pub(super) program: Program,
-    /// For each step, what it reads beside values: weight and channels of a layer, a table, factors.
-    pub(super) buffers: Vec<Vec<wgpu::Buffer>>,
+    /// For each step, what it reads beside values.
+    pub(super) of_steps: Vec<OfStep>,
     /// The program's constants.
     pub(super) constants: Vec<wgpu::Buffer>,
+}
+
+/// What a step reads beside values.
+#[derive(Debug)]
+pub(super) enum OfStep {
+    Nothing,
+    /// A table, or factors.
+    Buffer(wgpu::Buffer),
+    /// The weight of a linear layer, in as many parts as the device's bindings ask for.
+    Linear(Vec<WeightPart>),
+}
+
+/// Some columns of a weight, with their channels.
+#[derive(Debug)]
+pub(super) struct WeightPart {
+    pub(super) first_column: usize,
+    pub(super) columns: usize,
+    pub(super) bits: WeightBits,
+    /// Words of 16 codes whose products matrix units sum exactly.
+    pub(super) chunk_vecs: u32,
+    pub(super) weight: wgpu::Buffer,
+    pub(super) channels: wgpu::Buffer,
 }
 
 impl Model {
     pub(super) async fn load(engine: &Engine, program: &Program) -> Result<Self, GpuError> {
         engine.shared.check_lost()?;
         // What no number of rows can make possible is refused here already.
-        Plan::new(program, 1)?;
-        let mut buffers = Vec::with_capacity(program.steps().len());
+        let copied = vec![false; program.inputs().len()];
+        let unfused = engine.settings.unfused;
+        let terms = Terms { max_rows: 1, unfused, copied: &copied, alignment: 256, max_bytes: u64::MAX };
+        Plan::check(program, terms)?;
+        let mut of_steps = Vec::with_capacity(program.steps().len());
         for step in program.steps() {
-            let mut of_step = Vec::new();
-            for (suffix, bytes) in step_bytes(step) {
-                of_step.push(storage(engine, &format!("{}.{suffix}", step.name), &bytes).await?);
-            }
-            buffers.push(of_step);
+            of_steps.push(match &step.op {
+                StepOp::Linear(linear) => OfStep::Linear(weight_parts(engine, &step.name, linear).await?),
+                StepOp::Table { table } => {
+                    OfStep::Buffer(storage(engine, &format!("{}.table", step.name), bytemuck::cast_slice(table)).await?)
+                }
+                StepOp::MatMul(matmul) => {
+                    // Kernels read whole vectors of four.
+                    let mut factors = matmul.epilogue.factors().to_vec();
+                    factors.resize(factors.len().next_multiple_of(4), 0.0);
+                    let bytes = bytemuck::cast_slice(&factors);
+                    OfStep::Buffer(storage(engine, &format!("{}.factors", step.name), bytes).await?)
+                }
+                _ => OfStep::Nothing,
+            });
         }
         let mut constants = Vec::with_capacity(program.constants().len());
         for (id, tensor) in program.constants() {
@@ -50,7 +86,7 @@ impl Model {
             };
             constants.push(storage(engine, &value.name, &bytes).await?);
         }
-        Ok(Self { engine: engine.clone(), program: program.clone(), buffers, constants })
+        Ok(Self { engine: engine.clone(), program: program.clone(), of_steps, constants })
     }
 
     /// What it executes.
@@ -62,24 +98,31 @@ impl Model {
     /// Bytes that weights, biases, multipliers and other constants take on the device, padding included.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
-        self.buffers.iter().flatten().chain(&self.constants).map(wgpu::Buffer::size).sum()
+        let of_step = |step: &OfStep| match step {
+            OfStep::Nothing => 0,
+            OfStep::Buffer(buffer) => buffer.size(),
+            OfStep::Linear(parts) => parts.iter().map(|part| part.weight.size() + part.channels.size()).sum(),
+        };
+        self.of_steps.iter().map(of_step).sum::<u64>() + self.constants.iter().map(wgpu::Buffer::size).sum::<u64>()
     }
 
     /// Makes everything that recording needs: scratch buffers, constants and bind groups, for up to `max_rows` rows.
     ///
-    /// The buffers are in the order of [`Program::inputs`] and [`Program::outputs`], dense and with the usage `STORAGE`; an
-    /// output's buffer serves nothing else.
+    /// The buffers, or slices of buffers, are in the order of [`Program::inputs`] and [`Program::outputs`], dense and with the usage
+    /// `STORAGE`. What an output is written to overlaps nothing else that is bound here. Submits nothing.
     ///
     /// # Errors
-    /// [`GpuError::Count`], [`GpuError::BufferSize`], [`GpuError::BufferUsage`] and [`GpuError::SameBuffer`] for buffers that
-    /// do not fit, [`GpuError::Rows`] for a `max_rows` of 0, [`GpuError::Limit`] for sizes that the device does not allow.
-    pub async fn bind(
-        &self,
-        inputs: &[&wgpu::Buffer],
-        outputs: &[&wgpu::Buffer],
-        max_rows: usize,
-    ) -> Result<Run, GpuError> {
-        run::bind(self, inputs, outputs, max_rows).await
+    /// [`GpuError::Count`], [`GpuError::BufferSize`], [`GpuError::BufferOffset`], [`GpuError::BufferUsage`] and
+    /// [`GpuError::SameBuffer`] for buffers that do not fit, [`GpuError::Rows`] for a `max_rows` of 0, [`GpuError::Limit`] for sizes
+    /// that the device does not allow, [`GpuError::Device`] if it has no memory left.
+    pub async fn bind<'b, I, O>(&self, inputs: &[I], outputs: &[O], max_rows: usize) -> Result<Run, GpuError>
+    where
+        I: Into<Slice<'b>> + Copy,
+        O: Into<Slice<'b>> + Copy,
+    {
+        let inputs: Vec<Slice<'b>> = inputs.iter().map(|&input| input.into()).collect();
+        let outputs: Vec<Slice<'b>> = outputs.iter().map(|&output| output.into()).collect();
+        bind::bind(self, &inputs, &outputs, max_rows).await
     }
 
     /// Uploads inputs `[rows, dims…]`, runs the program, and returns the outputs: a convenience for tests and first steps.
@@ -147,30 +190,38 @@ impl Model {
     }
 }
 
-/// What a step reads beside values, with the names of the buffers.
-fn step_bytes(step: &Step) -> Vec<(&'static str, Vec<u8>)> {
-    let bytes = |floats: &[f32]| {
-        // Kernels read whole vectors of four.
-        let mut floats = floats.to_vec();
-        floats.resize(floats.len().next_multiple_of(4), 0.0);
-        bytemuck::cast_slice(&floats).to_vec()
-    };
-    match &step.op {
-        StepOp::Linear(linear) => {
-            let channels = match &linear.epilogue {
-                Epilogue::Dynamic { scale, weight_sum, bias, .. } => pack_channels(weight_sum, scale, bias),
-                epilogue => pack_channels(&linear.bias, epilogue.factors(), &[]),
-            };
-            let weight = pack_weight(&linear.weight, linear.n, linear.k);
-            vec![
-                ("weight", bytemuck::cast_slice(&weight).to_vec()),
-                ("channels", bytemuck::cast_slice(&channels).to_vec()),
-            ]
-        }
-        StepOp::Table { table } => vec![("table", bytemuck::cast_slice(table).to_vec())],
-        StepOp::MatMul(matmul) => vec![("factors", bytes(matmul.epilogue.factors()))],
-        _ => Vec::new(),
+/// A weight in as few parts as the device's bindings allow, each of whole blocks of columns.
+async fn weight_parts(engine: &Engine, name: &str, linear: &QLinear) -> Result<Vec<WeightPart>, GpuError> {
+    let QLinear { weight, n, k, bias, epilogue, .. } = linear;
+    let bits = if engine.settings.unpacked_weights { WeightBits::Eight } else { WeightBits::of(weight) };
+    let shared = &engine.shared;
+    let limit = shared.limits.max_storage_buffer_binding_size.min(shared.limits.max_buffer_size);
+    let block = block_bytes(*k, bits) as u64;
+    // A part's channels are fewer bytes than its weights, unless it has hardly any features.
+    let of_block = block.max((BLOCK_COLS * size_of::<Channels>() / 4) as u64);
+    if of_block > limit {
+        let what = "bytes of 64 columns of a weight";
+        return Err(GpuError::Limit { name: name.to_owned(), what, actual: block, limit });
     }
+    let columns_of_part = usize::try_from(limit / of_block).unwrap_or(usize::MAX).saturating_mul(BLOCK_COLS);
+    let mut parts = Vec::new();
+    for first_column in (0..*n).step_by(columns_of_part) {
+        let columns = columns_of_part.min(n - first_column);
+        let range = first_column..first_column + columns;
+        let channels = match epilogue {
+            Epilogue::Dynamic { scale, weight_sum, bias, .. } => {
+                pack_channels(&weight_sum[range.clone()], &scale[range.clone()], &bias[range.clone()])
+            }
+            epilogue => pack_channels(&bias[range.clone()], &epilogue.factors()[range.clone()], &[]),
+        };
+        let codes = &weight[range.start * k..range.end * k];
+        let packed = pack_weight(codes, columns, *k, bits);
+        let chunk_vecs = engine.choice.coop.map_or(0, |coop| coop.exact_chunk_vecs(codes, columns, *k));
+        let weight = storage(engine, &format!("{name}.weight"), &packed).await?;
+        let channels = storage(engine, &format!("{name}.channels"), bytemuck::cast_slice(&channels)).await?;
+        parts.push(WeightPart { first_column, columns, bits, chunk_vecs, weight, channels });
+    }
+    Ok(parts)
 }
 
 /// A storage buffer, no larger than a binding can be.
@@ -188,6 +239,10 @@ fn tensor(value: &Value, rows: usize, bytes: &[u8]) -> Result<Tensor, GpuError> 
     let shape = value.shape.with_rows(rows);
     let tensor = match value.value_type {
         ValueType::F32 => Tensor::from_f32(&shape, bytemuck::pod_collect_to_vec(bytes)),
+        ValueType::F16 => {
+            let halves: Vec<u16> = bytemuck::pod_collect_to_vec(bytes);
+            Tensor::from_f32(&shape, halves.iter().map(|&half| half::f16::from_bits(half).to_f32()).collect())
+        }
         ValueType::I8 => Tensor::from_i8(&shape, bytemuck::cast_slice(bytes).to_vec()),
         ValueType::I32 => Tensor::from_i32(&shape, bytemuck::pod_collect_to_vec(bytes)),
     };

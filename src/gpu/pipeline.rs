@@ -4,10 +4,14 @@ use std::collections::HashMap;
 use std::num::NonZeroU64;
 use std::sync::{Mutex, PoisonError};
 
+use super::coop::{Coop, Fragment};
+use super::engine::Options;
 use super::error::GpuError;
+use super::layout::WeightBits;
 use super::shaders::{self, Binding, BindingKind, Shader};
 use super::tile::{LinearKernel, TileShape};
-use super::transfer::scoped;
+use super::transfer::{allocate, scoped};
+use super::trusted;
 
 /// Which pipeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -15,32 +19,61 @@ pub(super) enum Key {
     Linear {
         tile: TileShape,
         packed_dot: bool,
+        bits: WeightBits,
         end: LinearEnd,
+        halves: bool,
+        /// Of [`LinearKernel::Coop`].
+        coop: Option<Coop>,
+    },
+    /// What follows where K was divided.
+    Finish {
+        end: LinearEnd,
+        halves: bool,
     },
     Tensor(TensorKernel),
     /// An entry point of a general shader.
     General(GeneralKernel),
 }
 
-/// What becomes of the accumulator of a linear kernel, in the order of its entry points.
+/// What becomes of the sums of a linear kernel: END of `requantize.wgsl`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum LinearEnd {
     Int8,
+    Table,
+    Add,
     Float,
+    FloatUnary,
     Dynamic,
+    DynamicUnary,
+    Partial,
 }
 
-/// A kernel that takes any shapes, by its entry point.
+/// A kernel that takes any shapes, by its entry point, with those of its boolean overrides that are true.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct GeneralKernel(pub(super) &'static str);
+pub(super) struct GeneralKernel {
+    pub(super) entry: &'static str,
+    pub(super) flags: &'static [&'static str],
+    /// Of products of codes.
+    pub(super) packed_dot: Option<bool>,
+}
+
+impl GeneralKernel {
+    pub(super) fn new(entry: &'static str) -> Self {
+        Self { entry, flags: &[], packed_dot: None }
+    }
+}
 
 /// A kernel that handles one word at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum TensorKernel {
     Quantize,
     Dequantize,
+    /// Where rows have no padding.
+    QuantizeFlat,
+    DequantizeFlat,
     Pad,
     Unpad,
+    Copy,
 }
 
 /// The families of kernels, each with one layout.
@@ -56,9 +89,19 @@ pub(super) struct Pipelines {
     linear: Layout,
     tensor: Layout,
     general: Layout,
+    pub(super) cache: Option<wgpu::PipelineCache>,
+    /// What kernels are bound to that they do not read: a range for each binding, so that none overlap.
+    unused: wgpu::Buffer,
+    checked: bool,
+    /// The fewest threads of a subgroup, where subgroup operations may be used.
+    subgroup: Option<u32>,
     modules: Mutex<HashMap<&'static str, wgpu::ShaderModule>>,
     pipelines: Mutex<HashMap<Key, wgpu::ComputePipeline>>,
 }
+
+/// Bytes of a binding that is not used: more than any element, and a multiple of the strictest alignment.
+const UNUSED_BYTES: u64 = 256;
+const MAX_BINDINGS: u64 = 9;
 
 #[derive(Debug)]
 struct Layout {
@@ -67,48 +110,80 @@ struct Layout {
 }
 
 impl Key {
-    fn shader(self) -> Shader {
+    fn shader(self, subgroups: bool) -> Shader {
         match self {
-            Self::Linear { tile, .. } => match tile.kernel() {
-                LinearKernel::Workgroup => shaders::LINEAR,
-                LinearKernel::Register => shaders::LINEAR_REG,
-                LinearKernel::Gemv => shaders::LINEAR_GEMV,
-            },
-            Self::Tensor(TensorKernel::Quantize | TensorKernel::Dequantize) => shaders::QUANTIZE,
-            Self::Tensor(TensorKernel::Pad | TensorKernel::Unpad) => shaders::REPACK,
-            Self::General(GeneralKernel(entry)) => {
-                let general = [shaders::MAP, shaders::DYNAMIC, shaders::MATMUL, shaders::NORMALIZE];
+            Self::Linear { tile, bits, coop, .. } => {
+                let kernels = match tile.kernel() {
+                    LinearKernel::Workgroup => shaders::LINEAR,
+                    LinearKernel::Large => shaders::LINEAR_LARGE,
+                    LinearKernel::Register => shaders::LINEAR_REG,
+                    LinearKernel::Subgroup => shaders::LINEAR_SUB,
+                    LinearKernel::Gemv => shaders::LINEAR_GEMV,
+                    LinearKernel::Coop => {
+                        shaders::LINEAR_COOP[coop.map_or(Fragment::Emulated, |coop| coop.fragment) as usize]
+                    }
+                };
+                kernels[bits as usize]
+            }
+            Self::Finish { .. } => shaders::LINEAR_FINISH,
+            Self::Tensor(TensorKernel::Pad | TensorKernel::Unpad | TensorKernel::Copy) => shaders::REPACK,
+            Self::Tensor(_) => shaders::QUANTIZE,
+            Self::General(GeneralKernel { entry, .. }) => {
+                let variant = usize::from(subgroups);
+                let general = [
+                    shaders::MAP,
+                    shaders::FLAT,
+                    shaders::DYNAMIC[variant],
+                    shaders::NORMALIZE[variant],
+                    shaders::MATMUL,
+                    shaders::MATMUL_I8,
+                ];
                 let of = general.into_iter().find(|shader| shader.entries.contains(&entry));
                 of.unwrap_or_else(|| unreachable!("no general shader has {entry}"))
             }
         }
     }
 
-    pub(super) fn entry(self) -> &'static str {
+    fn entry(self, shader: &Shader) -> &'static str {
         match self {
-            Self::Linear { end, .. } => self.shader().entries[end as usize],
-            Self::Tensor(kernel) => {
-                let second = matches!(kernel, TensorKernel::Dequantize | TensorKernel::Unpad);
-                self.shader().entries[usize::from(second)]
-            }
-            Self::General(GeneralKernel(entry)) => entry,
+            Self::Linear { .. } | Self::Finish { .. } => shader.entries[0],
+            Self::Tensor(kernel) => match kernel {
+                TensorKernel::Quantize | TensorKernel::Pad => shader.entries[0],
+                TensorKernel::Dequantize | TensorKernel::Unpad => shader.entries[1],
+                TensorKernel::QuantizeFlat | TensorKernel::Copy => shader.entries[2],
+                TensorKernel::DequantizeFlat => shader.entries[3],
+            },
+            Self::General(GeneralKernel { entry, .. }) => entry,
         }
     }
 
     fn overrides(self) -> Vec<(&'static str, f64)> {
+        let ends = |end: LinearEnd, halves: bool| [("END", f64::from(end as u32)), ("HALVES", halves.into())];
         match self {
-            Self::Linear { tile, packed_dot, .. } => {
+            Self::Linear { tile, packed_dot, end, halves, coop, .. } => {
                 let mut overrides = tile.overrides();
-                overrides.push(("PACKED_DOT", f64::from(u8::from(packed_dot))));
+                match coop {
+                    Some(coop) => {
+                        let threads = coop.threads(tile.rows()).into();
+                        overrides.extend([("THREADS", threads), ("CHUNK_VECS", coop.chunk_vecs.into())]);
+                    }
+                    None => overrides.push(("PACKED_DOT", packed_dot.into())),
+                }
+                overrides.extend(ends(end, halves));
                 overrides
             }
-            Self::Tensor(_) | Self::General(_) => Vec::new(),
+            Self::Finish { end, halves } => ends(end, halves).to_vec(),
+            Self::Tensor(_) => Vec::new(),
+            Self::General(GeneralKernel { flags, packed_dot, .. }) => {
+                let flags = flags.iter().map(|&flag| (flag, 1.0));
+                flags.chain(packed_dot.map(|dot| ("PACKED_DOT", dot.into()))).collect()
+            }
         }
     }
 }
 
 impl Pipelines {
-    pub(super) async fn new(device: &wgpu::Device) -> Result<Self, GpuError> {
+    pub(super) async fn new(device: &wgpu::Device, options: &Options, subgroup: Option<u32>) -> Result<Self, GpuError> {
         let make = || {
             let layout = |bindings| {
                 let bind_group = bind_group_layout(device, bindings);
@@ -122,7 +197,23 @@ impl Pipelines {
             [shaders::LINEAR_BINDINGS, shaders::TENSOR_BINDINGS, shaders::GENERAL_BINDINGS].map(layout)
         };
         let [linear, tensor, general] = scoped(device, "pipeline layouts", make).await?;
-        Ok(Self { linear, tensor, general, modules: Mutex::default(), pipelines: Mutex::default() })
+        let data = options.pipeline_cache.as_deref();
+        let cache = scoped(device, "pipeline cache", || trusted::pipeline_cache(device, data)).await?;
+        let size = UNUSED_BYTES * MAX_BINDINGS;
+        let unused = allocate(device, "unused bindings", size, wgpu::BufferUsages::STORAGE).await?;
+        let (modules, pipelines) = (Mutex::default(), Mutex::default());
+        Ok(Self { linear, tensor, general, cache, unused, checked: options.checked, subgroup, modules, pipelines })
+    }
+
+    /// Lanes that can share what they load, of [`LinearKernel::Subgroup`].
+    pub(super) fn subgroup_lanes(&self) -> Option<u32> {
+        self.subgroup.and_then(lanes_of)
+    }
+
+    /// What `binding` is bound to where a kernel does not read it.
+    pub(super) fn unused(&self, binding: u32) -> wgpu::BufferBinding<'_> {
+        let (offset, size) = (UNUSED_BYTES * u64::from(binding), NonZeroU64::new(UNUSED_BYTES));
+        wgpu::BufferBinding { buffer: &self.unused, offset, size }
     }
 
     pub(super) fn layout(&self, family: Family) -> &wgpu::BindGroupLayout {
@@ -137,43 +228,50 @@ impl Pipelines {
         if let Some(pipeline) = lock(&self.pipelines).get(&key) {
             return Ok(pipeline.clone());
         }
-        let shader = key.shader();
+        let shader = key.shader(self.subgroup.is_some());
         let layout = match key {
-            Key::Linear { .. } => &self.linear,
+            Key::Linear { .. } | Key::Finish { .. } => &self.linear,
             Key::Tensor(_) => &self.tensor,
             Key::General(_) => &self.general,
         };
         let overrides = key.overrides();
         let pipeline = scoped(device, shader.name, || {
-            let module = lock(&self.modules).entry(shader.name).or_insert_with(|| module(device, &shader)).clone();
+            let module = lock(&self.modules).entry(shader.name).or_insert_with(|| self.module(device, &shader)).clone();
             device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-                label: Some(key.entry()),
+                label: Some(key.entry(&shader)),
                 layout: Some(&layout.pipeline),
                 module: &module,
-                entry_point: Some(key.entry()),
+                entry_point: Some(key.entry(&shader)),
                 compilation_options: wgpu::PipelineCompilationOptions {
                     constants: &overrides,
                     // Every kernel writes its workgroup memory before it reads it.
                     zero_initialize_workgroup_memory: false,
                 },
-                cache: None,
+                cache: self.cache.as_ref(),
             })
         })
         .await?;
         Ok(lock(&self.pipelines).entry(key).or_insert(pipeline).clone())
     }
-}
 
-fn module(device: &wgpu::Device, shader: &Shader) -> wgpu::ShaderModule {
-    device.create_shader_module(wgpu::ShaderModuleDescriptor {
-        label: Some(shader.name),
-        source: wgpu::ShaderSource::Wgsl(shader.wgsl.into()),
-    })
+    fn module(&self, device: &wgpu::Device, shader: &Shader) -> wgpu::ShaderModule {
+        if !self.checked {
+            return trusted::module(device, shader);
+        }
+        device.create_shader_module(wgpu::ShaderModuleDescriptor {
+            label: Some(shader.name),
+            source: wgpu::ShaderSource::Wgsl(shader.wgsl.into()),
+        })
+    }
 }
 
 fn bind_group_layout(device: &wgpu::Device, bindings: &[Binding]) -> wgpu::BindGroupLayout {
     let entries: Vec<wgpu::BindGroupLayoutEntry> = bindings
         .iter()
+        .enumerate()
+        // Words and vectors of one buffer are one binding.
+        .filter(|&(at, binding)| at == 0 || bindings[at - 1].binding != binding.binding)
+        .map(|(_, binding)| binding)
         .map(|binding| {
             let (ty, has_dynamic_offset, size) = match binding.kind {
                 BindingKind::Uniform { size, dynamic } => (wgpu::BufferBindingType::Uniform, dynamic, size as u64),
@@ -190,6 +288,15 @@ fn bind_group_layout(device: &wgpu::Device, bindings: &[Binding]) -> wgpu::BindG
         .collect();
     let descriptor = wgpu::BindGroupLayoutDescriptor { label: Some("enfold"), entries: &entries };
     device.create_bind_group_layout(&descriptor)
+}
+
+/// Lanes that can share what they load, in subgroups of at least `size` threads.
+pub(super) fn lanes_of(size: u32) -> Option<u32> {
+    match size {
+        0..4 => None,
+        4..8 => Some(4),
+        _ => Some(8),
+    }
 }
 
 /// A poisoned map is still a valid map: an entry is there or not.

@@ -1,10 +1,12 @@
 //! The dispatches of a program, and where its values lie between them.
 
+use super::arena::{Arenas, Lifetime, Place};
 use super::error::GpuError;
+use super::fuse::{Group, Joined, groups};
 use super::general::{General, general};
 use super::layout::row_words;
 use super::pipeline::TensorKernel;
-use crate::program::{Program, StepOp, Value, ValueType};
+use crate::program::{Epilogue, Program, StepOp, Value, ValueId, ValueType};
 
 /// Where a value lies during a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,166 +14,353 @@ pub(super) enum Slot {
     Input(usize),
     Output(usize),
     Constant(usize),
+    /// A table, or factors, that belongs to a step.
+    OfStep(usize),
     Scratch(usize),
 }
 
-/// A slot, and how many bytes of it a dispatch uses.
-pub(super) type Part = (Slot, u64);
+/// A binding's number, what is bound, and how many bytes of it a dispatch uses.
+pub(super) type Part = (u32, Slot, u64);
 
-/// One dispatch, before buffers and pipelines exist.
+/// One dispatch, or one for each part of a weight and of the rows, before buffers and pipelines exist.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Planned {
-    /// The step, unless it only moves a caller's value to or from the device's layout.
-    pub(super) step: Option<usize>,
+    /// The node that it computes, or of the value that it moves to or from the device's layout.
+    pub(super) name: String,
     /// The value whose rows and columns it works on.
     pub(super) value: usize,
-    pub(super) srcs: Vec<Part>,
-    pub(super) dst: Part,
+    pub(super) parts: Vec<Part>,
     pub(super) kernel: PlannedKernel,
 }
 
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum PlannedKernel {
-    Tensor(TensorKernel),
-    Linear,
+    /// With the step whose constants it has, if there is one.
+    Tensor(TensorKernel, Option<usize>),
+    Linear(Group),
     General(Box<General>),
 }
 
-/// The dispatches of a program, and the sizes of the scratch buffers that its values share.
+/// The first binding of a value, behind the constants and the rows.
+const FIRST: u32 = 3;
+/// Bindings of the general kernels.
+const GENERAL_Y: u32 = 6;
+const GENERAL_D: u32 = 7;
+const GENERAL_Z: u32 = 8;
+/// Bindings of the linear kernels.
+pub(super) const LINEAR_Y: u32 = 6;
+const LINEAR_OTHER: u32 = 7;
+
+/// What sums that are kept may take beyond a tenth.
+const KEPT_SUM_BYTES: u64 = 256 * 1024;
+
+/// The dispatches of a program, and the memory that its values share.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
     pub(super) dispatches: Vec<Planned>,
-    pub(super) scratch: Vec<u64>,
-    /// Scratch buffers whose value is no longer needed.
-    free: Vec<usize>,
+    /// The arenas, and where each scratch value lies in them.
+    pub(super) arenas: Arenas,
+    lives: Vec<Lifetime>,
+}
+
+/// What decides over a plan, beside the program.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Terms<'t> {
+    pub(super) max_rows: usize,
+    pub(super) unfused: bool,
+    /// Inputs that share memory with an earlier one, and are copied because no dispatch may be bound to it twice.
+    pub(super) copied: &'t [bool],
+    /// Alignment of a binding's offset, and the most bytes of a buffer.
+    pub(super) alignment: u64,
+    pub(super) max_bytes: u64,
 }
 
 impl Plan {
-    /// A buffer is read while another is written, never the same, since its value is freed only after the step.
-    pub(super) fn new(program: &Program, max_rows: usize) -> Result<Self, GpuError> {
-        let mut plan = Self::default();
-        let mut reads = vec![0u32; program.values().len()];
-        program.steps().iter().flat_map(|step| &step.inputs).for_each(|input| reads[input.index()] += 1);
-        let mut slots: Vec<Option<Slot>> = vec![None; program.values().len()];
-        for (at, (id, _)) in program.constants().iter().enumerate() {
-            slots[id.index()] = Some(Slot::Constant(at));
+    pub(super) fn new(program: &Program, terms: Terms<'_>) -> Result<Self, GpuError> {
+        if terms.unfused {
+            return Self::of(program, terms, &groups(program, Joined::Nothing));
         }
-        for (at, id) in program.inputs().iter().enumerate() {
-            let value = program.value(*id);
-            let mut slot = Slot::Input(at);
-            if needs_padding(value) {
-                let bytes = padded_bytes(value, max_rows);
-                let dst = (plan.allocate(bytes), bytes);
-                let srcs = vec![(slot, dense_bytes(value, max_rows))];
-                let kernel = PlannedKernel::Tensor(TensorKernel::Pad);
-                plan.dispatches.push(Planned { step: None, value: id.index(), srcs, dst, kernel });
-                slot = dst.0;
-            }
-            slots[id.index()] = Some(slot);
+        let all = groups(program, Joined::All);
+        let plan = Self::of(program, terms, &all)?;
+        if !all.iter().any(|group| keeps_sum(program, group)) {
+            return Ok(plan);
         }
-        for (at, step) in program.steps().iter().enumerate() {
-            let output = step.output.index();
-            let value = program.value(step.output);
-            let bytes = padded_bytes(value, max_rows);
-            let as_output = program.outputs().iter().position(|id| *id == step.output);
-            let dst = match as_output {
-                Some(output) if !needs_padding(value) => Slot::Output(output),
-                _ => plan.allocate(bytes),
-            };
-            let part = |id: &crate::program::ValueId| {
-                // Every value is an input, a constant or was written, as `Program::new` checks.
-                let slot = slots[id.index()].unwrap_or(Slot::Input(0));
-                (slot, padded_bytes(program.value(*id), max_rows))
-            };
-            let srcs: Vec<Part> = step.inputs.iter().map(part).collect();
-            plan.step(program, at, srcs, (dst, bytes), max_rows)?;
-            if let (Some(at), Slot::Scratch(_)) = (as_output, dst) {
-                let kernel = PlannedKernel::Tensor(TensorKernel::Unpad);
-                let (srcs, dst) = (vec![(dst, bytes)], (Slot::Output(at), dense_bytes(value, max_rows)));
-                plan.dispatches.push(Planned { step: None, value: output, srcs, dst, kernel });
-            }
-            slots[output] = Some(dst);
-            step.inputs.iter().for_each(|input| reads[input.index()] -= 1);
-            for value in step.inputs.iter().map(|input| input.index()).chain([output]) {
-                if let (0, Some(Slot::Scratch(index))) = (reads[value], slots[value]) {
-                    slots[value] = None;
-                    plan.free.push(index);
-                }
-            }
-        }
+        // A dispatch saved is worth some memory, but not much.
+        let smaller = Self::of(program, terms, &groups(program, Joined::AllButKeptSums))?;
+        let allowed = smaller.arenas.bytes().saturating_mul(11) / 10;
+        Ok(if plan.arenas.bytes() > allowed.saturating_add(KEPT_SUM_BYTES) { smaller } else { plan })
+    }
+
+    /// Only what can be refused.
+    pub(super) fn check(program: &Program, terms: Terms<'_>) -> Result<(), GpuError> {
+        let joined = if terms.unfused { Joined::Nothing } else { Joined::All };
+        Self::dispatched(program, terms, &groups(program, joined)).map(drop)
+    }
+
+    fn of(program: &Program, terms: Terms<'_>, groups: &[Group]) -> Result<Self, GpuError> {
+        let mut plan = Self::dispatched(program, terms, groups)?;
+        // Whole words, so that the vectors of a value are whole too.
+        plan.arenas = Arenas::plan(&plan.lives, terms.alignment.max(16), terms.max_bytes);
         Ok(plan)
     }
 
-    /// The dispatches of one step.
-    fn step(
-        &mut self,
-        program: &Program,
-        at: usize,
-        srcs: Vec<Part>,
-        dst: Part,
-        max_rows: usize,
-    ) -> Result<(), GpuError> {
-        let step = &program.steps()[at];
-        let value = step.output.index();
-        let mut push = |srcs: Vec<Part>, dst: Part, kernel: PlannedKernel| {
-            self.dispatches.push(Planned { step: Some(at), value, srcs, dst, kernel });
+    /// A plan without places.
+    fn dispatched(program: &Program, terms: Terms<'_>, groups: &[Group]) -> Result<Self, GpuError> {
+        let mut planner = Planner { program, terms, plan: Self::default(), slots: vec![None; program.values().len()] };
+        for (at, (id, _)) in program.constants().iter().enumerate() {
+            planner.slots[id.index()] = Some(Slot::Constant(at));
+        }
+        for (at, id) in program.inputs().iter().enumerate() {
+            planner.input(at, *id);
+        }
+        for &group in groups {
+            planner.group(group)?;
+        }
+        Ok(planner.plan)
+    }
+
+    pub(super) fn place(&self, scratch: usize) -> Place {
+        self.arenas.places[scratch]
+    }
+
+    /// A dispatch, which lengthens the lives of what it uses.
+    fn push(&mut self, planned: Planned) {
+        let at = self.dispatches.len();
+        for &(_, slot, bytes) in &planned.parts {
+            if let Slot::Scratch(scratch) = slot {
+                let life = &mut self.lives[scratch];
+                life.last = at;
+                life.bytes = life.bytes.max(bytes);
+            }
+        }
+        self.dispatches.push(planned);
+    }
+
+    /// Memory that the next dispatch writes first.
+    fn scratch(&mut self, bytes: u64) -> Slot {
+        let at = self.dispatches.len();
+        self.lives.push(Lifetime { bytes, first: at, last: at });
+        Slot::Scratch(self.lives.len() - 1)
+    }
+}
+
+struct Planner<'p> {
+    program: &'p Program,
+    terms: Terms<'p>,
+    plan: Plan,
+    /// Where each value lies, once it is written.
+    slots: Vec<Option<Slot>>,
+}
+
+impl Planner<'_> {
+    fn value(&self, id: ValueId) -> &Value {
+        self.program.value(id)
+    }
+
+    fn padded(&self, id: ValueId) -> u64 {
+        padded_bytes(self.value(id), self.terms.max_rows)
+    }
+
+    /// A dispatch that moves a value, and its new slot.
+    fn moved(&mut self, id: ValueId, from: Slot, kernel: TensorKernel, bytes: [u64; 2]) -> Slot {
+        let to = self.plan.scratch(bytes[1]);
+        let (name, kernel) = (self.value(id).name.clone(), PlannedKernel::Tensor(kernel, None));
+        let parts = vec![(FIRST, from, bytes[0]), (FIRST + 1, to, bytes[1])];
+        self.plan.push(Planned { name, value: id.index(), parts, kernel });
+        to
+    }
+
+    fn input(&mut self, at: usize, id: ValueId) {
+        let (dense, padded) = (dense_bytes(self.value(id), self.terms.max_rows), self.padded(id));
+        let mut slot = Slot::Input(at);
+        if needs_padding(self.value(id)) {
+            slot = self.moved(id, slot, TensorKernel::Pad, [dense, padded]);
+        } else if self.terms.copied[at] {
+            slot = self.copy(id, slot);
+        }
+        self.slots[id.index()] = Some(slot);
+    }
+
+    /// A copy of a value, for a dispatch that would else be bound to it twice.
+    fn copy(&mut self, id: ValueId, from: Slot) -> Slot {
+        let bytes = self.padded(id);
+        self.moved(id, from, TensorKernel::Copy, [bytes, bytes])
+    }
+
+    fn slot(&self, id: ValueId) -> Slot {
+        // As `Program::new` checks, and as groups are ordered. Any other slot would read what belongs to another value.
+        self.slots[id.index()].unwrap_or_else(|| unreachable!("{} is read before it is written", self.value(id).name))
+    }
+
+    fn read(&self, binding: u32, id: ValueId) -> Part {
+        (binding, self.slot(id), self.padded(id))
+    }
+
+    /// Where a value will be written: where the caller wants it, unless in another layout.
+    fn write(&mut self, binding: u32, id: ValueId) -> Part {
+        let as_output = self.program.outputs().iter().position(|output| *output == id);
+        let bytes = self.padded(id);
+        let slot = match as_output {
+            Some(output) if !needs_padding(self.value(id)) => Slot::Output(output),
+            _ => self.plan.scratch(bytes),
         };
+        (binding, slot, bytes)
+    }
+
+    /// After a value's last dispatch: it can be read from now on, also by the caller.
+    fn written(&mut self, id: ValueId, (_, slot, bytes): Part) {
+        self.slots[id.index()] = Some(slot);
+        let as_output = self.program.outputs().iter().position(|output| *output == id);
+        if let (Some(output), Slot::Scratch(_)) = (as_output, slot) {
+            let dense = dense_bytes(self.value(id), self.terms.max_rows);
+            let (name, kernel) = (self.value(id).name.clone(), PlannedKernel::Tensor(TensorKernel::Unpad, None));
+            let parts = vec![(FIRST, slot, bytes), (FIRST + 1, Slot::Output(output), dense)];
+            self.plan.push(Planned { name, value: id.index(), parts, kernel });
+        }
+    }
+
+    fn group(&mut self, group: Group) -> Result<(), GpuError> {
+        let program = self.program;
+        let (step, last) = (&program.steps()[group.main], &program.steps()[group.last]);
+        let (name, value) = (step.name.clone(), last.output.index());
         match &step.op {
-            StepOp::Quantize { .. } => push(srcs, dst, PlannedKernel::Tensor(TensorKernel::Quantize)),
-            StepOp::Dequantize { .. } => push(srcs, dst, PlannedKernel::Tensor(TensorKernel::Dequantize)),
-            StepOp::Linear(_) => push(srcs, dst, PlannedKernel::Linear),
+            StepOp::Quantize { .. } | StepOp::Dequantize { .. } => {
+                let rows_are_whole = !padded_rows(self.value(step.output).cols());
+                let kernel = match (&step.op, rows_are_whole) {
+                    (StepOp::Quantize { .. }, true) => TensorKernel::QuantizeFlat,
+                    (StepOp::Quantize { .. }, false) => TensorKernel::Quantize,
+                    (_, true) => TensorKernel::DequantizeFlat,
+                    (_, false) => TensorKernel::Dequantize,
+                };
+                let y = self.write(FIRST + 1, step.output);
+                let parts = vec![self.read(FIRST, step.inputs[0]), y];
+                let kernel = PlannedKernel::Tensor(kernel, Some(group.main));
+                self.plan.push(Planned { name, value, parts, kernel });
+                self.written(step.output, y);
+            }
+            StepOp::Linear(linear) => {
+                let y = self.write(LINEAR_Y, last.output);
+                let mut parts = vec![self.read(FIRST, step.inputs[0]), y];
+                if let Some(table) = group.table {
+                    parts.push((LINEAR_OTHER, Slot::OfStep(table), 256));
+                } else if let Some(sum) = group.sum {
+                    let other = program.steps()[sum].inputs.iter().find(|&&input| input != step.output);
+                    parts.extend(other.map(|&other| self.read(LINEAR_OTHER, other)));
+                } else if let Epilogue::Dynamic { .. } = linear.epilogue {
+                    parts.push(self.read(LINEAR_OTHER, step.inputs[1]));
+                }
+                self.plan.push(Planned { name, value, parts, kernel: PlannedKernel::Linear(group) });
+                self.written(last.output, y);
+            }
             StepOp::Concat { .. } => {
-                for (part, src) in srcs.into_iter().enumerate() {
-                    if let Some(general) = general(program, step, part)? {
-                        push(vec![src], dst, PlannedKernel::General(Box::new(general)));
-                    }
+                let y = self.write(GENERAL_Y, step.output);
+                for (at, &input) in step.inputs.iter().enumerate() {
+                    let kernel = PlannedKernel::General(Box::new(general(program, &group, at)?));
+                    let parts = vec![self.read(FIRST, input), y];
+                    self.plan.push(Planned { name: name.clone(), value, parts, kernel });
                 }
+                self.written(step.output, y);
             }
-            StepOp::ChooseQParams { .. } => {
-                let x = program.value(step.inputs[0]);
-                let bytes = matrix_rows(x, max_rows).saturating_mul(8);
-                let ranges = (self.allocate(bytes), bytes);
-                for (part, (src, dst)) in [(srcs[0], ranges), (ranges, dst)].into_iter().enumerate() {
-                    if let Some(general) = general(program, step, part)? {
-                        let kernel = PlannedKernel::General(Box::new(general));
-                        self.dispatches.push(Planned { step: Some(at), value, srcs: vec![src], dst, kernel });
-                    }
-                }
-                if let (Slot::Scratch(index), _) = ranges {
-                    self.free.push(index);
-                }
+            StepOp::ChooseQParams { .. } if group.quantize.is_none() => {
+                let bytes = matrix_rows(self.value(step.inputs[0]), self.terms.max_rows).saturating_mul(8);
+                let ranges = self.plan.scratch(bytes);
+                let kernel = PlannedKernel::General(Box::new(general(program, &group, 0)?));
+                let parts = vec![self.read(FIRST, step.inputs[0]), (GENERAL_Y, ranges, bytes)];
+                self.plan.push(Planned { name: name.clone(), value, parts, kernel });
+                let y = self.write(GENERAL_Y, step.output);
+                let kernel = PlannedKernel::General(Box::new(general(program, &group, 1)?));
+                let parts = vec![(FIRST, ranges, bytes), y];
+                self.plan.push(Planned { name, value, parts, kernel });
+                self.written(step.output, y);
             }
-            _ => {
-                if let Some(general) = general(program, step, 0)? {
-                    push(srcs, dst, PlannedKernel::General(Box::new(general)));
-                }
-            }
+            _ => self.general(group)?,
         }
         Ok(())
     }
 
-    fn allocate(&mut self, size: u64) -> Slot {
-        let index = self.free.pop().unwrap_or_else(|| {
-            self.scratch.push(0);
-            self.scratch.len() - 1
-        });
-        self.scratch[index] = self.scratch[index].max(size);
-        Slot::Scratch(index)
+    /// One dispatch of a general kernel.
+    fn general(&mut self, group: Group) -> Result<(), GpuError> {
+        let program = self.program;
+        let (step, last) = (&program.steps()[group.main], &program.steps()[group.last]);
+        let mut inputs = step.inputs.clone();
+        for (input, transpose) in inputs.iter_mut().zip(group.transposes) {
+            if let Some(transpose) = transpose {
+                *input = program.steps()[transpose].inputs[0];
+            }
+        }
+        // The second result: a sum that others read too, or the scales.
+        let mut second = match group.quantize {
+            Some(_) if matches!(step.op, StepOp::ChooseQParams { .. }) => Some(step.output),
+            _ => None,
+        };
+        let mut fourth = None;
+        if let Some(before) = group.before {
+            let sum = &program.steps()[before];
+            (inputs[0], fourth) = (sum.inputs[0], Some(sum.inputs[1]));
+            if keeps_sum(program, &group) {
+                second = Some(sum.output);
+            }
+        }
+        let mut parts: Vec<Part> = Vec::with_capacity(6);
+        for (binding, id) in (FIRST..).zip(inputs).chain(fourth.map(|id| (GENERAL_D, id))) {
+            // Bindings of one dispatch may not overlap.
+            let slot = self.slot(id);
+            let slot = if parts.iter().any(|part| part.1 == slot) { self.copy(id, slot) } else { slot };
+            // A matmul of dynamic codes has four operands, of which the last is behind the result.
+            let binding = if binding >= GENERAL_Y && fourth.is_none() { binding + 1 } else { binding };
+            parts.push((binding, slot, self.padded(id)));
+        }
+        match &step.op {
+            StepOp::Table { .. } => parts.push((FIRST + 1, Slot::OfStep(group.main), 256)),
+            StepOp::MatMul(matmul) => {
+                let bytes = matmul.epilogue.factors().len().next_multiple_of(4) as u64 * 4;
+                parts.push((FIRST + 2, Slot::OfStep(group.main), bytes));
+            }
+            _ => {}
+        }
+        let y = self.write(GENERAL_Y, last.output);
+        parts.push(y);
+        let z = second.map(|id| self.write(GENERAL_Z, id));
+        parts.extend(z);
+        let kernel = PlannedKernel::General(Box::new(general(program, &group, 0)?));
+        let (name, value) = (step.name.clone(), last.output.index());
+        self.plan.push(Planned { name, value, parts, kernel });
+        self.written(last.output, y);
+        if let Some((id, z)) = second.zip(z) {
+            self.written(id, z);
+        }
+        Ok(())
     }
+}
+
+/// Whether the sum before a layer norm is read by others, or by the caller.
+pub(super) fn keeps_sum(program: &Program, group: &Group) -> bool {
+    group.before.is_some_and(|before| {
+        let sum = program.steps()[before].output;
+        let mut others = program.steps().iter().enumerate().filter(|&(at, _)| at != group.main);
+        program.outputs().contains(&sum) || others.any(|(_, step)| step.inputs.contains(&sum))
+    })
+}
+
+/// Whether int8 rows have padding on the device.
+fn padded_rows(cols: usize) -> bool {
+    cols != row_words(cols) * 4
 }
 
 /// Whether the caller's dense int8 rows differ from the padded rows of the kernels.
 fn needs_padding(value: &Value) -> bool {
-    value.value_type == ValueType::I8 && value.cols() / 4 != row_words(value.cols())
+    value.value_type == ValueType::I8 && padded_rows(value.cols())
 }
 
 /// Bytes of a value as the kernels lay it out. Saturates; sizes are checked against limits later.
 pub(super) fn padded_bytes(value: &Value, rows: usize) -> u64 {
-    let row = match value.value_type {
-        ValueType::I8 => row_words(value.cols()),
-        ValueType::F32 | ValueType::I32 => value.cols(),
-    };
-    matrix_rows(value, rows).saturating_mul(row as u64).saturating_mul(4)
+    match value.value_type {
+        ValueType::I8 => matrix_rows(value, rows).saturating_mul(row_words(value.cols()) as u64).saturating_mul(4),
+        ValueType::F16 => dense_bytes(value, rows),
+        ValueType::F32 | ValueType::I32 => {
+            matrix_rows(value, rows).saturating_mul(value.cols() as u64).saturating_mul(4)
+        }
+    }
 }
 
 /// Bytes of a value as the caller lays it out, rounded up to whole words.
@@ -188,7 +377,7 @@ pub(super) fn matrix_rows(value: &Value, rows: usize) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::program::{Step, ValueId};
+    use crate::program::Step;
     use crate::qparams::{QParams, QuantRange};
     use crate::tensor::Shape;
 
@@ -218,28 +407,33 @@ mod tests {
         Program::new(values, Vec::new(), vec![ValueId::new(0)], outputs, steps).expect("valid")
     }
 
+    fn plan(program: &Program) -> Plan {
+        let terms = Terms { max_rows: 4, unfused: false, copied: &[false], alignment: 16, max_bytes: u64::MAX };
+        Plan::new(program, terms).expect("fits")
+    }
+
     #[test]
-    fn scratch_buffers_take_turns() {
-        let plan = Plan::new(&chain(10, 16), 4).expect("fits");
-        // Nine values between input and output lie in two buffers, one for codes and one for floats, and no dispatch reads the
-        // one that it writes.
-        assert_eq!(plan.scratch, [64, 256]);
-        assert!(plan.dispatches.iter().all(|d| d.srcs[0].0 != d.dst.0));
-        assert_eq!(plan.dispatches[0].srcs[0].0, Slot::Input(0));
-        assert_eq!(plan.dispatches[9].dst.0, Slot::Output(0));
+    fn values_take_turns_in_one_arena() {
+        let plan = plan(&chain(10, 16));
+        // Of nine values between input and output two live at a time: one of codes and one of floats.
+        assert_eq!(plan.arenas.sizes, [64 + 256]);
+        assert_eq!(plan.dispatches[0].parts[0].1, Slot::Input(0));
+        assert_eq!(plan.dispatches[9].parts[1].1, Slot::Output(0));
         for (at, dispatch) in plan.dispatches.iter().enumerate().skip(1) {
-            assert_eq!(dispatch.srcs[0].0, plan.dispatches[at - 1].dst.0, "each dispatch reads what the last wrote");
+            let (read, written) = (dispatch.parts[0].1, dispatch.parts[1].1);
+            assert_ne!(read, written);
+            assert_eq!(read, plan.dispatches[at - 1].parts[1].1, "each dispatch reads what the last wrote");
         }
     }
 
     #[test]
     fn int8_outputs_of_odd_width_are_unpadded() {
-        let plan = Plan::new(&chain(3, 5), 4).expect("fits");
-        let last = plan.dispatches.last().expect("dispatches");
-        assert_eq!(last.kernel, PlannedKernel::Tensor(TensorKernel::Unpad));
-        assert_eq!(last.dst.0, Slot::Output(0));
-        assert_eq!(plan.dispatches.len(), 4);
         let program = chain(3, 5);
+        let plan = plan(&program);
+        let last = plan.dispatches.last().expect("dispatches");
+        assert_eq!(last.kernel, PlannedKernel::Tensor(TensorKernel::Unpad, None));
+        assert_eq!(last.parts[1].1, Slot::Output(0));
+        assert_eq!(plan.dispatches.len(), 4);
         let codes = program.value(program.outputs()[0]);
         assert_eq!((padded_bytes(codes, 4), dense_bytes(codes, 4), dense_bytes(codes, 3)), (64, 20, 16));
     }

@@ -19,6 +19,10 @@ pub struct Shader {
     pub bindings: &'static [Binding],
     /// Structs that the host writes.
     pub structs: &'static [Struct],
+    /// Whether it uses subgroup operations.
+    pub subgroups: bool,
+    /// Whether it uses cooperative matrices.
+    pub matrices: bool,
 }
 
 /// One resource of a shader.
@@ -76,12 +80,26 @@ const LINEAR_STRUCTS: &[Struct] = &[
         n,
         row_words,
         rows_factor,
+        first_row,
+        end_row,
+        first_quad,
+        quads,
+        part_vecs,
         fraction_bits,
         zero_point,
         lo,
         hi,
         relu,
-        pair_stride
+        pair_stride,
+        unary,
+        own_zero_point,
+        other_zero_point,
+        own_multiplier,
+        other_multiplier,
+        shift,
+        sum_zero_point,
+        sum_lo,
+        sum_hi
     }),
     host_struct!(Channels { bias, factor, offset }),
     DIGIT,
@@ -115,7 +133,11 @@ const GENERAL_STRUCTS: &[Struct] = &[
         m,
         b_k,
         b_n,
-        relu
+        a_row,
+        relu,
+        b_vecs,
+        first_group,
+        inv_scale
     }),
     DIGIT,
 ];
@@ -133,11 +155,12 @@ pub(super) const LINEAR_BINDINGS: &[Binding] = &[
     uniform("params", 0, size_of::<LinearParams>(), false),
     uniform("rows_high", 1, size_of::<Digit>(), true),
     uniform("rows_low", 2, size_of::<Digit>(), true),
-    storage("x", 3, BindingKind::Read),
+    storage("x", 3, BindingKind::ReadWrite),
     storage("w", 4, BindingKind::Read),
     storage("channels", 5, BindingKind::Read),
     storage("y", 6, BindingKind::ReadWrite),
-    storage("pairs", 7, BindingKind::Read),
+    storage("other", 7, BindingKind::ReadWrite),
+    storage("partial", 8, BindingKind::ReadWrite),
 ];
 
 /// The bindings of the kernels that take any shapes.
@@ -145,10 +168,15 @@ pub(super) const GENERAL_BINDINGS: &[Binding] = &[
     uniform("params", 0, size_of::<OpParams>(), false),
     uniform("rows_high", 1, size_of::<Digit>(), true),
     uniform("rows_low", 2, size_of::<Digit>(), true),
-    storage("a", 3, BindingKind::Read),
-    storage("b", 4, BindingKind::Read),
-    storage("c", 5, BindingKind::Read),
+    storage("a", 3, BindingKind::ReadWrite),
+    storage("a_vecs", 3, BindingKind::ReadWrite),
+    storage("b", 4, BindingKind::ReadWrite),
+    storage("b_vecs", 4, BindingKind::ReadWrite),
+    storage("c", 5, BindingKind::ReadWrite),
     storage("y", 6, BindingKind::ReadWrite),
+    storage("y_vecs", 6, BindingKind::ReadWrite),
+    storage("d", 7, BindingKind::ReadWrite),
+    storage("z", 8, BindingKind::ReadWrite),
 ];
 
 /// The bindings of the kernels that handle one word at a time.
@@ -156,8 +184,10 @@ pub(super) const TENSOR_BINDINGS: &[Binding] = &[
     uniform("params", 0, size_of::<TensorParams>(), false),
     uniform("rows_high", 1, size_of::<Digit>(), true),
     uniform("rows_low", 2, size_of::<Digit>(), true),
-    storage("src", 3, BindingKind::Read),
+    storage("src", 3, BindingKind::ReadWrite),
+    storage("src_vecs", 3, BindingKind::ReadWrite),
     storage("dst", 4, BindingKind::ReadWrite),
+    storage("dst_vecs", 4, BindingKind::ReadWrite),
 ];
 
 macro_rules! wgsl {
@@ -166,65 +196,116 @@ macro_rules! wgsl {
     };
 }
 
-/// [`LinearKernel::Workgroup`](super::LinearKernel::Workgroup).
-pub const LINEAR: Shader = Shader {
-    name: "linear",
-    wgsl: wgsl!("rows", "dot", "requantize", "linear"),
-    entries: &["linear_i8_i8", "linear_i8_f32", "linear_dynamic_i8_f32"],
-    overrides: &["PACKED_DOT", "THREADS_Y", "K_STEP"],
-    bindings: LINEAR_BINDINGS,
-    structs: LINEAR_STRUCTS,
-};
+/// A kernel of linear layers, once for each way in which weights are stored: of 8, 4 and 2 bits.
+macro_rules! linear {
+    ($kernel:literal, [$($override:literal),*], $subgroups:literal) => {
+        [linear!($kernel, "weights_8", "_8", [$($override),*], $subgroups),
+         linear!($kernel, "weights_4", "_4", [$($override),*], $subgroups),
+         linear!($kernel, "weights_2", "_2", [$($override),*], $subgroups)]
+    };
+    ($kernel:literal, $weights:literal, $suffix:literal, [$($override:literal),*], $subgroups:literal) => {
+        Shader {
+            name: concat!($kernel, $suffix),
+            wgsl: wgsl!("rows", "dot", $weights, "codes", "half", "unary", "requantize", $kernel),
+            entries: &[$kernel],
+            overrides: &["PACKED_DOT", "END", "HALVES", $($override),*],
+            bindings: LINEAR_BINDINGS,
+            structs: LINEAR_STRUCTS,
+            subgroups: $subgroups,
+            matrices: false,
+        }
+    };
+}
+
+/// [`LinearKernel::Workgroup`](super::LinearKernel::Workgroup), for weights of 8, 4 and 2 bits.
+pub const LINEAR: [Shader; 3] = linear!("linear", ["THREADS_Y", "K_STEP"], false);
+
+/// [`LinearKernel::Large`](super::LinearKernel::Large).
+pub const LINEAR_LARGE: [Shader; 3] = linear!("linear_large", [], false);
 
 /// [`LinearKernel::Register`](super::LinearKernel::Register).
-pub const LINEAR_REG: Shader = Shader {
-    name: "linear_reg",
-    wgsl: wgsl!("rows", "dot", "requantize", "linear_reg"),
-    entries: &["linear_reg_i8_i8", "linear_reg_i8_f32", "linear_reg_dynamic_i8_f32"],
-    overrides: &["PACKED_DOT", "THREADS_Y"],
-    bindings: LINEAR_BINDINGS,
-    structs: LINEAR_STRUCTS,
-};
+pub const LINEAR_REG: [Shader; 3] = linear!("linear_reg", ["THREADS_Y"], false);
+
+/// [`LinearKernel::Subgroup`](super::LinearKernel::Subgroup).
+pub const LINEAR_SUB: [Shader; 3] = linear!("linear_sub", ["LANES", "ROWS"], true);
 
 /// [`LinearKernel::Gemv`](super::LinearKernel::Gemv).
-pub const LINEAR_GEMV: Shader = Shader {
-    name: "linear_gemv",
-    wgsl: wgsl!("rows", "dot", "requantize", "linear_gemv"),
-    entries: &["linear_gemv_i8_i8", "linear_gemv_i8_f32", "linear_gemv_dynamic_i8_f32"],
-    overrides: &["PACKED_DOT", "ROWS", "K_LANES"],
+pub const LINEAR_GEMV: [Shader; 3] = linear!("linear_gemv", ["ROWS", "K_LANES"], false);
+
+macro_rules! coop {
+    ($name:literal, $fragments:literal, $matrices:literal, $($enable:literal)?) => {
+        [coop!($name, "weights_8", "_8", $fragments, $matrices, $($enable)?),
+         coop!($name, "weights_4", "_4", $fragments, $matrices, $($enable)?),
+         coop!($name, "weights_2", "_2", $fragments, $matrices, $($enable)?)]
+    };
+    ($name:literal, $weights:literal, $suffix:literal, $fragments:literal, $matrices:literal, $($enable:literal)?) => {
+        Shader {
+            name: concat!($name, $suffix),
+            wgsl: wgsl!(
+                $($enable,)? "rows", $weights, "codes", "half", "unary", "requantize", "linear_coop", $fragments
+            ),
+            entries: &["linear_coop"],
+            overrides: &["END", "HALVES", "PATCH_ROWS", "THREADS", "K_STEP", "CHUNK_VECS"],
+            bindings: LINEAR_BINDINGS,
+            structs: LINEAR_STRUCTS,
+            subgroups: true,
+            matrices: $matrices,
+        }
+    };
+}
+
+/// [`LinearKernel::Coop`](super::LinearKernel::Coop), in the order of `Fragment`, each for weights of 8, 4 and 2 bits.
+pub const LINEAR_COOP: [[Shader; 3]; 3] = [
+    coop!("linear_coop", "coop", true, "enable_coop"),
+    coop!("linear_coop8", "coop8", true, "enable_coop"),
+    coop!("linear_coop_emulated", "coop_emulated", false,),
+];
+
+/// The end of layers whose K was divided.
+pub const LINEAR_FINISH: Shader = Shader {
+    name: "linear_finish",
+    wgsl: wgsl!("rows", "weights_8", "codes", "half", "unary", "requantize", "linear_finish"),
+    entries: &["linear_finish"],
+    overrides: &["END", "HALVES"],
     bindings: LINEAR_BINDINGS,
     structs: LINEAR_STRUCTS,
+    subgroups: false,
+    matrices: false,
 };
 
-/// f32 to int8 and back.
-pub const QUANTIZE: Shader = Shader {
-    name: "quantize",
-    wgsl: wgsl!("rows", "tensor", "quantize"),
-    entries: &["quantize_f32_i8", "dequantize_i8_f32"],
-    overrides: &[],
-    bindings: TENSOR_BINDINGS,
-    structs: TENSOR_STRUCTS,
-};
-
-/// Between dense and padded int8 matrices.
-pub const REPACK: Shader = Shader {
-    name: "repack",
-    wgsl: wgsl!("rows", "tensor", "repack"),
-    entries: &["pad_i8_i8", "unpad_i8_i8"],
-    overrides: &[],
-    bindings: TENSOR_BINDINGS,
-    structs: TENSOR_STRUCTS,
-};
-
-macro_rules! general {
+macro_rules! tensor {
     ($name:literal, $($entry:literal),*) => {
         Shader {
             name: $name,
-            wgsl: wgsl!("rows", "general", $name),
+            wgsl: wgsl!("rows", "thread", "tensor", $name),
             entries: &[$($entry),*],
             overrides: &[],
+            bindings: TENSOR_BINDINGS,
+            structs: TENSOR_STRUCTS,
+            subgroups: false,
+            matrices: false,
+        }
+    };
+}
+
+/// f32 to int8 and back.
+pub const QUANTIZE: Shader =
+    tensor!("quantize", "quantize_f32_i8", "dequantize_i8_f32", "quantize_flat_f32_i8", "dequantize_flat_i8_f32");
+
+/// Between dense and padded int8 matrices.
+pub const REPACK: Shader = tensor!("repack", "pad_i8_i8", "unpad_i8_i8", "copy_u32_u32");
+
+macro_rules! general {
+    ($name:literal, [$($file:literal),*], [$($override:literal),*], $subgroups:literal, $($entry:literal),*) => {
+        Shader {
+            name: $name,
+            wgsl: wgsl!("rows", $($file),*),
+            entries: &[$($entry),*],
+            overrides: &[$($override),*],
             bindings: GENERAL_BINDINGS,
             structs: GENERAL_STRUCTS,
+            subgroups: $subgroups,
+            matrices: false,
         }
     };
 }
@@ -232,10 +313,14 @@ macro_rules! general {
 /// Kernels on each element.
 pub const MAP: Shader = general!(
     "map",
+    ["thread", "codes", "half", "unary", "general", "map"],
+    [],
+    false,
     "copy_f32_f32",
     "add_f32_f32",
     "mul_f32_f32",
     "unary_f32_f32",
+    "half_f32_f16",
     "max_f32_f32",
     "gather_i32_f32",
     "copy_i8_i8",
@@ -246,21 +331,112 @@ pub const MAP: Shader = general!(
     "table_i8_i8"
 );
 
-/// Dynamic quantization.
-pub const DYNAMIC: Shader = general!(
-    "dynamic",
-    "range_f32_f32",
-    "choose_per_token_f32_f32",
-    "choose_per_tensor_f32_f32",
-    "quantize_dynamic_f32_i8",
-    "dequantize_dynamic_i8_f32"
+/// Kernels on each element of operands that lie alike.
+pub const FLAT: Shader = general!(
+    "flat",
+    ["thread", "codes", "unary", "general", "flat"],
+    [],
+    false,
+    "add_flat_f32_f32",
+    "mul_flat_f32_f32",
+    "unary_flat_f32_f32",
+    "add_flat_i8_i8",
+    "mul_flat_i8_i8",
+    "table_flat_i8_i8"
 );
 
-/// Products of two activations, and float linear layers.
-pub const MATMUL: Shader = general!("matmul", "matmul_f32_f32", "matmul_i8_i8", "matmul_i8_f32");
+macro_rules! dynamic {
+    ($name:literal, $reduce:literal, $subgroups:literal) => {
+        general!(
+            $name,
+            [$reduce, "codes", "general", "dynamic"],
+            [],
+            $subgroups,
+            "range_f32_f32",
+            "choose_per_token_f32_f32",
+            "choose_per_tensor_f32_f32",
+            "quantize_dynamic_f32_i8",
+            "quantize_per_token_f32_i8",
+            "dequantize_dynamic_i8_f32"
+        )
+    };
+}
 
-/// Softmax and layer norm.
-pub const NORMALIZE: Shader = general!("normalize", "softmax_f32_f32", "layer_norm_f32_f32");
+/// Dynamic quantization, without and with subgroup operations.
+pub const DYNAMIC: [Shader; 2] =
+    [dynamic!("dynamic", "reduce", false), dynamic!("dynamic_subgroup", "reduce_subgroup", true)];
+
+macro_rules! normalize {
+    ($name:literal, $reduce:literal, $subgroups:literal) => {
+        general!(
+            $name,
+            [$reduce, "codes", "general", "normalize"],
+            ["ADD", "KEEP_SUM", "QUANTIZE"],
+            $subgroups,
+            "softmax_f32_f32",
+            "layer_norm_f32_f32"
+        )
+    };
+}
+
+/// Softmax and layer norm, without and with subgroup operations.
+pub const NORMALIZE: [Shader; 2] =
+    [normalize!("normalize", "reduce", false), normalize!("normalize_subgroup", "reduce_subgroup", true)];
+
+/// Products of two float activations, and float linear layers.
+pub const MATMUL: Shader = general!(
+    "matmul",
+    ["thread", "codes", "unary", "general", "tile", "matmul"],
+    ["BIAS", "UNARY"],
+    false,
+    "matmul_f32_f32"
+);
+
+/// Products of two int8 activations.
+pub const MATMUL_I8: Shader = general!(
+    "matmul_i8",
+    ["thread", "codes", "dot", "general", "tile", "matmul_i8"],
+    ["PACKED_DOT", "DYNAMIC"],
+    false,
+    "matmul_i8_i8",
+    "matmul_i8_f32"
+);
 
 /// Every shader.
-pub const ALL: [Shader; 9] = [LINEAR, LINEAR_REG, LINEAR_GEMV, QUANTIZE, REPACK, MAP, DYNAMIC, MATMUL, NORMALIZE];
+pub const ALL: [Shader; 35] = [
+    LINEAR[0],
+    LINEAR[1],
+    LINEAR[2],
+    LINEAR_LARGE[0],
+    LINEAR_LARGE[1],
+    LINEAR_LARGE[2],
+    LINEAR_REG[0],
+    LINEAR_REG[1],
+    LINEAR_REG[2],
+    LINEAR_SUB[0],
+    LINEAR_SUB[1],
+    LINEAR_SUB[2],
+    LINEAR_GEMV[0],
+    LINEAR_GEMV[1],
+    LINEAR_GEMV[2],
+    LINEAR_COOP[0][0],
+    LINEAR_COOP[0][1],
+    LINEAR_COOP[0][2],
+    LINEAR_COOP[1][0],
+    LINEAR_COOP[1][1],
+    LINEAR_COOP[1][2],
+    LINEAR_COOP[2][0],
+    LINEAR_COOP[2][1],
+    LINEAR_COOP[2][2],
+    LINEAR_FINISH,
+    QUANTIZE,
+    REPACK,
+    MAP,
+    FLAT,
+    DYNAMIC[0],
+    DYNAMIC[1],
+    NORMALIZE[0],
+    NORMALIZE[1],
+    MATMUL,
+    MATMUL_I8,
+];

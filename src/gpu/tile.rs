@@ -4,33 +4,50 @@ use super::error::GpuError;
 use super::layout::BLOCK_COLS;
 
 /// A kernel for int8 linear layers. All give the same bits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum LinearKernel {
     /// Through workgroup memory, 4 × 4 outputs a thread: for discrete and integrated GPUs.
     Workgroup,
+    /// Through two stages of workgroup memory, 128 × 128 outputs a workgroup and 8 × 8 a thread: for large GPUs.
+    Large,
     /// Without workgroup memory, 8 × 4 outputs a thread: for mobile GPUs and adapters that are a CPU.
     Register,
-    /// For few rows, one column a thread.
+    /// By subgroup operations, 16 × 4 outputs a thread: for adapters that are a CPU. Needs `Features::SUBGROUP`.
+    Subgroup,
+    /// For up to 8 rows, one column a thread.
     Gemv,
+    /// On matrix units for floats, exactly. Needs the crate's feature `coopmat` and `Options::fragment`.
+    Coop,
 }
 
 impl LinearKernel {
     /// Every kernel.
-    pub const ALL: [Self; 3] = [Self::Workgroup, Self::Register, Self::Gemv];
+    pub const ALL: [Self; 6] = [Self::Workgroup, Self::Large, Self::Register, Self::Subgroup, Self::Gemv, Self::Coop];
 
     /// The stem of its shader and entry points.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Workgroup => "linear",
+            Self::Large => "linear_large",
             Self::Register => "linear_reg",
+            Self::Subgroup => "linear_sub",
             Self::Gemv => "linear_gemv",
+            Self::Coop => "linear_coop",
         }
+    }
+
+    /// Output columns of a workgroup.
+    #[must_use]
+    pub fn cols(self) -> usize {
+        if self == Self::Large { 2 * BLOCK_COLS } else { BLOCK_COLS }
     }
 }
 
-/// How much of the output one workgroup computes: 64 columns, and a number of rows that is chosen here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// How much of the output one workgroup computes: the kernel's columns, and a number of rows that is chosen here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct TileShape {
     kernel: LinearKernel,
     rows: u32,
@@ -41,9 +58,14 @@ impl TileShape {
     /// A shape that a device with `limits` can hold. wgpu does not check workgroup memory and invocations that come from
     /// override constants, so this does.
     ///
-    /// `rows` a workgroup: a multiple of 4 for [`LinearKernel::Workgroup`], of 8 for [`LinearKernel::Register`]; 1, 2 or 4
-    /// for [`LinearKernel::Gemv`]. `k_step`: words of 16 codes that are staged at a time, the threads that share a column,
-    /// or 1 for [`LinearKernel::Register`], which stages nothing.
+    /// | kernel | `rows` of a workgroup | `k_step` |
+    /// |---|---|---|
+    /// | [`LinearKernel::Workgroup`] | a multiple of 4 | words of 16 codes that are staged at a time |
+    /// | [`LinearKernel::Large`] | 128 | 2 |
+    /// | [`LinearKernel::Register`] | a multiple of 8 | 1, since nothing is staged |
+    /// | [`LinearKernel::Subgroup`] | 8 or 16 | lanes that share what they load: 8, or 4 where subgroups may be smaller |
+    /// | [`LinearKernel::Gemv`] | 1, 2, 4 or 8 | threads that share a column |
+    /// | [`LinearKernel::Coop`] | 64 or 128 | words of 16 codes that are staged at a time, 2 or 4 |
     ///
     /// # Errors
     /// [`GpuError::Tile`] names the property, its value and the limit.
@@ -55,18 +77,24 @@ impl TileShape {
         let most = |what, actual: u64, limit: u32| {
             check(what, actual, actual <= u64::from(limit), "this device allows", limit.into())
         };
-        let rows_of_thread = kernel.rows_of_thread();
         check("rows", rows.into(), rows > 0, "at least", 1)?;
         check("k_step", k_step.into(), k_step > 0, "at least", 1)?;
         match kernel {
-            LinearKernel::Gemv => check("rows", rows.into(), matches!(rows, 1 | 2 | 4), "1, 2 or", 4)?,
-            _ => {
-                let whole = rows.is_multiple_of(rows_of_thread);
-                check("rows", rows.into(), whole, "a multiple of", rows_of_thread.into())?;
+            LinearKernel::Workgroup | LinearKernel::Register => {
+                let of_thread = kernel.rows_of_thread();
+                check("rows", rows.into(), rows.is_multiple_of(of_thread), "a multiple of", of_thread.into())?;
             }
+            LinearKernel::Large => check("rows", rows.into(), rows == 128, "exactly", 128)?,
+            LinearKernel::Subgroup => check("rows", rows.into(), matches!(rows, 8 | 16), "8 or", 16)?,
+            LinearKernel::Gemv => check("rows", rows.into(), matches!(rows, 1 | 2 | 4 | 8), "1, 2, 4 or", 8)?,
+            LinearKernel::Coop => check("rows", rows.into(), matches!(rows, 64 | 128), "64 or", 128)?,
         }
-        if kernel == LinearKernel::Register {
-            check("k_step", k_step.into(), k_step == 1, "exactly", 1)?;
+        match kernel {
+            LinearKernel::Workgroup | LinearKernel::Gemv => {}
+            LinearKernel::Large => check("k_step", k_step.into(), k_step == 2, "exactly", 2)?,
+            LinearKernel::Register => check("k_step", k_step.into(), k_step == 1, "exactly", 1)?,
+            LinearKernel::Subgroup => check("k_step", k_step.into(), matches!(k_step, 4 | 8), "4 or", 8)?,
+            LinearKernel::Coop => check("k_step", k_step.into(), matches!(k_step, 2 | 4), "2 or", 4)?,
         }
         let [x, y] = tile.threads();
         most("threads along the columns", x.into(), limits.max_compute_workgroup_size_x)?;
@@ -98,7 +126,9 @@ impl TileShape {
     fn threads(&self) -> [u32; 2] {
         match self.kernel {
             LinearKernel::Gemv => [BLOCK_COLS as u32, self.k_step],
-            kernel => [BLOCK_COLS as u32 / 4, self.rows / kernel.rows_of_thread()],
+            // As many as the device's subgroups ask for, which the engine checks.
+            LinearKernel::Coop => [1, 1],
+            kernel => [BLOCK_COLS as u32 / 4, (self.rows / kernel.rows_of_thread()).max(1)],
         }
     }
 
@@ -106,8 +136,12 @@ impl TileShape {
         let (rows, k_step, word) = (u64::from(self.rows), u64::from(self.k_step), 16);
         match self.kernel {
             LinearKernel::Workgroup => k_step * (rows + 2 + BLOCK_COLS as u64) * word,
-            LinearKernel::Register => 0,
-            LinearKernel::Gemv => k_step * BLOCK_COLS as u64 * word,
+            // Two stages of x and w.
+            LinearKernel::Large => 2 * k_step * (rows + 128) * word,
+            // Of matrix units, the engine checks them.
+            LinearKernel::Register | LinearKernel::Subgroup | LinearKernel::Coop => 0,
+            // Sums of four rows each.
+            LinearKernel::Gemv => k_step * BLOCK_COLS as u64 * word + if rows > 4 { k_step * 64 } else { 1 } * word,
         }
     }
 
@@ -116,8 +150,11 @@ impl TileShape {
         let threads_y = f64::from(self.threads()[1]);
         match self.kernel {
             LinearKernel::Workgroup => vec![("THREADS_Y", threads_y), ("K_STEP", self.k_step.into())],
+            LinearKernel::Large => Vec::new(),
             LinearKernel::Register => vec![("THREADS_Y", threads_y)],
+            LinearKernel::Subgroup => vec![("LANES", self.k_step.into()), ("ROWS", self.rows.into())],
             LinearKernel::Gemv => vec![("ROWS", self.rows.into()), ("K_LANES", self.k_step.into())],
+            LinearKernel::Coop => vec![("PATCH_ROWS", (self.rows / 32).into()), ("K_STEP", self.k_step.into())],
         }
     }
 
@@ -125,7 +162,7 @@ impl TileShape {
     pub(super) fn grid(&self, m: u64, n: usize, limit: u32) -> Grid {
         let row_tiles = m.div_ceil(self.rows.into());
         let y = row_tiles.min(limit.into()).max(1);
-        Grid([(n as u64).div_ceil(BLOCK_COLS as u64), y, row_tiles.div_ceil(y)])
+        Grid([(n as u64).div_ceil(self.kernel.cols() as u64), y, row_tiles.div_ceil(y)])
     }
 }
 
@@ -133,8 +170,9 @@ impl LinearKernel {
     fn rows_of_thread(self) -> u32 {
         match self {
             Self::Workgroup => 4,
-            Self::Register => 8,
-            Self::Gemv => 1,
+            Self::Large | Self::Register => 8,
+            Self::Subgroup => 16,
+            Self::Gemv | Self::Coop => 1,
         }
     }
 }
@@ -144,6 +182,11 @@ impl LinearKernel {
 pub(super) struct Grid(pub(super) [u64; 3]);
 
 impl Grid {
+    /// Workgroups in all.
+    pub(super) fn groups(self) -> u64 {
+        self.0.iter().fold(1, |groups, &of| groups.saturating_mul(of))
+    }
+
     /// For `words` threads in groups of 64 along two dimensions.
     pub(super) fn of_words(words: u64, limit: u32) -> Self {
         Self::of_groups(words.div_ceil(64), limit)
@@ -182,7 +225,9 @@ mod tests {
             (LinearKernel::Workgroup, 64, 4),
             (LinearKernel::Workgroup, 4, 1),
             (LinearKernel::Register, 128, 1),
-            (LinearKernel::Gemv, 4, 4),
+            (LinearKernel::Gemv, 8, 4),
+            (LinearKernel::Large, 128, 2),
+            (LinearKernel::Subgroup, 16, 8),
         ] {
             assert!(TileShape::new(kernel, rows, k_step, &limits).is_ok(), "{kernel:?} {rows} {k_step}");
         }
@@ -196,6 +241,11 @@ mod tests {
             (LinearKernel::Register, 8, 0, &limits, "k_step"),
             (LinearKernel::Register, 8, 2, &limits, "k_step"),
             (LinearKernel::Register, 8 * 257, 1, &limits, "threads along the rows"),
+            (LinearKernel::Large, 128, 2, &small, "bytes of workgroup memory"),
+            (LinearKernel::Large, 64, 2, &limits, "rows"),
+            (LinearKernel::Large, 128, 4, &limits, "k_step"),
+            (LinearKernel::Subgroup, 4, 8, &limits, "rows"),
+            (LinearKernel::Subgroup, 8, 2, &limits, "k_step"),
             (LinearKernel::Gemv, 3, 4, &limits, "rows"),
             (LinearKernel::Gemv, 1, 8, &limits, "threads"),
         ] {

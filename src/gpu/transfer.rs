@@ -1,6 +1,7 @@
 //! Between host and device, and from wgpu's errors to ours.
 
 use std::future::Future;
+use std::time::Duration;
 
 use super::error::GpuError;
 
@@ -96,4 +97,47 @@ pub(super) async fn download(
     let bytes = staging.get_mapped_range(..).map(|view| view.to_vec()).map_err(|e| error(e.to_string()))?;
     staging.unmap();
     Ok(bytes.into_iter().take(size as usize).collect())
+}
+
+/// What each of `passes` compute passes takes, by the device's clock. Submits them together and waits.
+pub(super) async fn timed_passes(
+    device: &wgpu::Device,
+    queue: &wgpu::Queue,
+    passes: usize,
+    mut record: impl FnMut(usize, &mut wgpu::ComputePass<'_>) -> Result<(), GpuError>,
+) -> Result<Vec<Duration>, GpuError> {
+    let needed = wgpu::Features::TIMESTAMP_QUERY;
+    if !device.features().contains(needed) {
+        return Err(GpuError::Feature { what: "timing by the device", needed });
+    }
+    // A query set holds so many.
+    let most = wgpu::QUERY_SET_MAX_QUERIES as usize / 2;
+    let mut durations = Vec::with_capacity(passes);
+    for first in (0..passes).step_by(most) {
+        let here = most.min(passes - first);
+        let count = 2 * here as u32;
+        let size = u64::from(count) * u64::from(wgpu::QUERY_SIZE);
+        let usage = wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC;
+        let resolved = allocate(device, "timestamps", size, usage).await?;
+        let descriptor = wgpu::QuerySetDescriptor { label: Some("enfold"), ty: wgpu::QueryType::Timestamp, count };
+        let query_set = scoped(device, "timestamps", || device.create_query_set(&descriptor)).await?;
+        let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("enfold") });
+        for at in 0..here {
+            let timestamp_writes = Some(wgpu::ComputePassTimestampWrites {
+                query_set: &query_set,
+                beginning_of_pass_write_index: Some(2 * at as u32),
+                end_of_pass_write_index: Some(2 * at as u32 + 1),
+            });
+            let descriptor = wgpu::ComputePassDescriptor { label: Some("enfold"), timestamp_writes };
+            record(first + at, &mut encoder.begin_compute_pass(&descriptor))?;
+        }
+        encoder.resolve_query_set(&query_set, 0..count, &resolved, 0);
+        queue.submit([encoder.finish()]);
+        let ticks: Vec<u64> =
+            bytemuck::pod_collect_to_vec(&download(device, queue, "timestamps", &resolved, size).await?);
+        let nanoseconds = |ticks: u64| ticks as f64 * f64::from(queue.get_timestamp_period());
+        let duration = |pair: &[u64]| Duration::from_secs_f64(nanoseconds(pair[1].saturating_sub(pair[0])) * 1e-9);
+        durations.extend(ticks.chunks_exact(2).map(duration));
+    }
+    Ok(durations)
 }

@@ -14,7 +14,7 @@ pub(super) fn check_step(program: &Program, step: &Step) -> Result<(), ProgramEr
         StepOp::Linear(QLinear { epilogue: Epilogue::Dynamic { .. }, .. }) => 2..=2,
         StepOp::Linear(_) | StepOp::Quantize { .. } | StepOp::Dequantize { .. } | StepOp::Table { .. } => 1..=1,
         StepOp::ChooseQParams { .. } | StepOp::Reshape | StepOp::Transpose { .. } => 1..=1,
-        StepOp::Max { .. } => 1..=1,
+        StepOp::Max { .. } | StepOp::ToHalf => 1..=1,
         StepOp::Float(FloatOp::Unary(_) | FloatOp::Softmax { .. }) => 1..=1,
         StepOp::MatMul(_) | StepOp::Add(_) | StepOp::Mul(_) | StepOp::Gather => 2..=2,
         StepOp::QuantizeDynamic { .. } | StepOp::DequantizeDynamic => 2..=2,
@@ -47,7 +47,7 @@ impl Check<'_> {
     }
 
     fn types(&self) -> Result<(), ProgramError> {
-        use ValueType::{F32, I8, I32};
+        use ValueType::{F16, F32, I8, I32};
         let first = self.input(0).value_type;
         let epilogue = |epilogue: &Epilogue| if matches!(epilogue, Epilogue::Requantize { .. }) { I8 } else { F32 };
         let (inputs, output): (&[ValueType], ValueType) = match &self.step.op {
@@ -61,6 +61,7 @@ impl Check<'_> {
             StepOp::ChooseQParams { .. } => (&[F32], F32),
             StepOp::QuantizeDynamic { .. } => (&[F32, F32], I8),
             StepOp::DequantizeDynamic => (&[I8, F32], F32),
+            StepOp::ToHalf => (&[F32], F16),
             StepOp::Concat { .. } | StepOp::Reshape | StepOp::Transpose { .. } => {
                 (&vec![first; self.step.inputs.len()], first)
             }
@@ -69,6 +70,10 @@ impl Check<'_> {
             StepOp::Gather => (&[I32, F32], F32),
             StepOp::Float(_) => (&[F32, F32, F32], F32),
         };
+        // Only the caller reads halves.
+        if let Some(half) = (0..self.step.inputs.len()).map(|at| self.input(at)).find(|v| v.value_type == F16) {
+            return self.is(half, F32);
+        }
         for (at, &expected) in inputs.iter().enumerate().take(self.step.inputs.len()) {
             self.is(self.input(at), expected)?;
         }
@@ -145,7 +150,7 @@ impl Check<'_> {
         };
         match &self.step.op {
             StepOp::Quantize { .. } | StepOp::Dequantize { .. } | StepOp::Table { .. } => output == x,
-            StepOp::Float(FloatOp::Unary(_)) => output == x,
+            StepOp::Float(FloatOp::Unary(_)) | StepOp::ToHalf => output == x,
             StepOp::Linear(l) => {
                 let dynamic = inputs.get(1).is_none_or(|given| pairs(x, given));
                 x.last() == Some(&l.k) && with_last(l.n).as_deref() == Some(output) && dynamic
@@ -169,6 +174,8 @@ impl Check<'_> {
                 broadcast(x, &inputs[1]).as_deref() == Some(output)
             }
             StepOp::ChooseQParams { qscheme, .. } => match qscheme {
+                // The batch is no axis of features.
+                QScheme::PerTokenAffine if self.input(0).shape.last().is_none() => false,
                 QScheme::PerTokenAffine => with_last(2).as_deref() == Some(output),
                 QScheme::PerTensorAffine | QScheme::PerTensorSymmetric => output == [2],
                 _ => false,
@@ -193,7 +200,7 @@ impl Check<'_> {
             StepOp::Transpose { perm } => {
                 let mut sorted = perm.clone();
                 sorted.sort_unstable();
-                let all = sorted == (0..x.len()).collect::<Vec<_>>();
+                let all = sorted == (0..x.len()).collect::<Vec<_>>() && self.input(0).shape.last().is_some();
                 all && perm.iter().map(|&axis| x[axis]).collect::<Vec<_>>() == output
             }
             StepOp::Max { axis } => {
@@ -202,7 +209,7 @@ impl Check<'_> {
                 movable && *axis < x.len() && shape.remove(*axis) > 0 && shape == output
             }
             StepOp::Gather => match inputs[1].as_slice() {
-                &[_, d] => output == [x.as_slice(), &[d]].concat(),
+                &[_, d] if !self.input(1).shape.is_batched() => output == [x.as_slice(), &[d]].concat(),
                 _ => false,
             },
             StepOp::Float(FloatOp::Softmax { axis }) => {
@@ -210,7 +217,8 @@ impl Check<'_> {
             }
             StepOp::Float(FloatOp::LayerNorm { .. }) => {
                 let weight = &inputs[1];
-                output == x && !weight.is_empty() && x.ends_with(weight) && *weight == inputs[2]
+                let batched = self.input(1).shape.is_batched() || self.input(2).shape.is_batched();
+                !batched && output == x && !weight.is_empty() && x.ends_with(weight) && *weight == inputs[2]
             }
         }
     }

@@ -71,6 +71,8 @@ pub enum StepOp {
     },
     /// `int8 → f32` by equation 1. Inputs: the codes, and their pairs.
     DequantizeDynamic,
+    /// `f32 → f16`, to nearest and ties to even; beyond 65504 infinite. Only the caller reads halves.
+    ToHalf,
     /// Joins values of one type along an axis.
     Concat {
         /// The axis.
@@ -247,6 +249,7 @@ impl StepOp {
             Self::ChooseQParams { .. } => "choose_qparams_f32_f32",
             Self::QuantizeDynamic { .. } => "quantize_dynamic_f32_i8",
             Self::DequantizeDynamic => "dequantize_dynamic_i8_f32",
+            Self::ToHalf => "half_f32_f16",
             Self::Concat { .. } => "concat",
             Self::Reshape => "reshape",
             Self::Transpose { .. } => "transpose",

@@ -2,18 +2,17 @@
 //! own error handler. Every error variant but one is reached here; `KnownAnswer` needs a wrong device, and is reached beside
 //! the test with known answers.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
 use enfold::gpu::context::Context;
-use enfold::gpu::{Engine, GpuError, LinearKernel, Model, Options, TileShape};
+use enfold::gpu::{Engine, GpuError, LinearKernel, Model, Options, TileShape, TuningTable};
 use enfold::lower::lower;
 use enfold::{GraphBuilder, Shape, Tensor};
 use pollster::block_on;
 use wgpu::BufferUsages;
 
 use crate::cases::{Case, Data, Ends};
-use crate::device::{device_with, engine};
+use crate::device::{engine, watched};
 use crate::report::report;
 
 type Row = (&'static str, Result<(), GpuError>, Vec<&'static str>);
@@ -42,18 +41,6 @@ macro_rules! covers {
             "no row reaches {}", stringify!($pattern)
         );)+
     };
-}
-
-/// A device of its own, whose error handler counts what reaches it.
-fn watched(context: &Context, limits: wgpu::Limits) -> (wgpu::Device, wgpu::Queue, Arc<AtomicUsize>) {
-    let (device, queue) = device_with(context, limits);
-    let errors = Arc::new(AtomicUsize::new(0));
-    let counter = Arc::clone(&errors);
-    device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
-        report(&format!("uncaptured: {error}"));
-        counter.fetch_add(1, Ordering::Relaxed);
-    }));
-    (device, queue, errors)
 }
 
 fn buffer(device: &wgpu::Device, size: u64, usage: BufferUsages) -> wgpu::Buffer {
@@ -156,7 +143,8 @@ fn limits_of_the_device() {
     assert!(block_on(small.bind(&[&large()], &[&large()], 4)).is_ok());
     assert_eq!(more_errors.load(Ordering::Relaxed), 0, "errors reached the application's handler");
     let table = vec![
-        row("a weight larger than a binding", load(2100, 1024), &["fc.weight", "bytes", "2162688", "2097152"]),
+        // Of 32,784 features; more columns would be divided.
+        row("64 columns larger than a binding", load(1, 32_784), &["fc:", "64 columns", "2098176", "2097152"]),
         row(
             "a batch larger than a binding",
             block_on(model.bind(&[&storage()], &[&storage()], 131_073)),
@@ -165,7 +153,7 @@ fn limits_of_the_device() {
         row(
             "a layer longer than the grid",
             block_on(long.bind(&[&storage()], &[&storage()], 4)),
-            &["y:", "workgroups", "1280", "1024"],
+            &["fc:", "workgroups", "1280", "1024"],
         ),
         row("a transpose that no order of loops is short for", reversed(&engine, 8), &["t:", "axes", "8", "5"]),
     ];
@@ -187,12 +175,24 @@ fn tiles_devices_and_adapters() {
     // Made for limits that this device does not have: workgroup memory and threads that wgpu itself would not refuse.
     let tile = |kernel, rows, k_step| TileShape::new(kernel, rows, k_step, &generous).expect("fits there");
     let engine = |tile| block_on(Engine::new(&device, &queue, &Options { tile: Some(tile), ..Options::default() }));
+    let plain = block_on(Engine::new(&device, &queue, &Options::default())).expect("an engine");
+    let model = block_on(plain.load(&Case::new(1, 16, 16, Data::Random, Ends::Codes, 1).program())).expect("loaded");
+    let [input, output] = [0; 2].map(|_| buffer(&device, 512, BufferUsages::STORAGE));
+    let bound = block_on(model.bind(&[&input], &[&output], 1)).expect("bound");
     let (lost, lost_queue, lost_errors) = watched(context, wgpu::Limits::default());
     lost.destroy();
     let table = vec![
         row("workgroup memory", engine(tile(LinearKernel::Workgroup, 64, 32)), &["linear", "66560", "16384"]),
         row("threads", engine(tile(LinearKernel::Register, 1024, 1)), &["linear_reg", "2048", "256"]),
         row("threads that share a column", engine(tile(LinearKernel::Gemv, 1, 16)), &["linear_gemv", "1024", "256"]),
+        row("lanes without subgroups", engine(tile(LinearKernel::Subgroup, 16, 8)), &["linear_sub", "lanes", "0", "8"]),
+        row("timing without timestamps", block_on(bound.timings(1)), &["timing", "TIMESTAMP_QUERY"]),
+        row("text that is no tuning table", TuningTable::from_json("{\"adapter\": 3}"), &["tuning table", "line 1"]),
+        row(
+            "a slice between two alignments",
+            block_on(model.bind(&[input.slice(4..)], &[output.slice(..)], 1)),
+            &["x:", "offset 4", "multiples of 256"],
+        ),
         row("a destroyed device", block_on(Engine::new(&lost, &lost_queue, &Options::default())), &["x:", "invalid"]),
         row(
             "an adapter that is not there",
@@ -200,7 +200,15 @@ fn tiles_devices_and_adapters() {
             &["no such adapter", &context.info.name.as_str()[..4]].map(|s| &*Box::leak(s.to_owned().into_boxed_str())),
         ),
     ];
-    covers!(table, GpuError::Tile { .. }, GpuError::Device { .. }, GpuError::NoSuchAdapter { .. });
+    covers!(
+        table,
+        GpuError::Tile { kernel: "linear_sub", .. },
+        GpuError::BufferOffset { .. },
+        GpuError::Feature { .. },
+        GpuError::TuningTable { .. },
+        GpuError::Device { .. },
+        GpuError::NoSuchAdapter { .. },
+    );
     check(&table);
     let reached = errors.load(Ordering::Relaxed) + lost_errors.load(Ordering::Relaxed);
     assert_eq!(reached, 0, "errors reached the application's handler");

@@ -1,10 +1,11 @@
 //! The one device of this process: Vulkan loaders dislike instances that come and go in parallel.
 
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use enfold::Tensor;
 use enfold::gpu::context::Context;
-use enfold::gpu::{Engine, Options};
+use enfold::gpu::{Engine, Options, Run};
 use pollster::block_on;
 use wgpu::BufferUsages;
 
@@ -38,39 +39,89 @@ fn an_adapter_answers() {
     context("an adapter answers");
 }
 
-/// An engine with the device's own choice of kernels.
+static ENGINE: OnceLock<Engine> = OnceLock::new();
+
+/// The engine with the device's own choice of kernels, whose pipelines the tests share.
 pub(crate) fn engine(test: &str) -> Option<(&'static Context, Engine)> {
     let context = context(test)?;
-    let engine = block_on(Engine::new(&context.device, &context.queue, &Options::default()));
-    Some((context, engine.expect("an engine")))
+    Some((context, ENGINE.get_or_init(|| engine_with(context, &Options::default())).clone()))
+}
+
+/// An engine on the one device, with these options.
+pub(crate) fn engine_with(context: &Context, options: &Options) -> Engine {
+    block_on(Engine::new(&context.device, &context.queue, options)).expect("an engine")
 }
 
 /// Another device of the same adapter, with these limits.
 pub(crate) fn device_with(context: &Context, limits: wgpu::Limits) -> (wgpu::Device, wgpu::Queue) {
-    let descriptor = wgpu::DeviceDescriptor { required_limits: limits, ..wgpu::DeviceDescriptor::default() };
+    device_of(context, limits, wgpu::Features::empty())
+}
+
+/// Another device of the same adapter, with these limits and features.
+pub(crate) fn device_of(
+    context: &Context,
+    required_limits: wgpu::Limits,
+    required_features: wgpu::Features,
+) -> (wgpu::Device, wgpu::Queue) {
+    let descriptor = wgpu::DeviceDescriptor { required_limits, required_features, ..wgpu::DeviceDescriptor::default() };
     block_on(context.adapter.request_device(&descriptor)).expect("a device")
+}
+
+/// Counts what reaches a device's own error handler.
+pub(crate) fn watch(device: &wgpu::Device) -> Arc<AtomicUsize> {
+    let errors = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&errors);
+    device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
+        report(&format!("uncaptured: {error}"));
+        counter.fetch_add(1, Ordering::Relaxed);
+    }));
+    errors
+}
+
+/// A device of its own, whose error handler counts what reaches it.
+pub(crate) fn watched(context: &Context, limits: wgpu::Limits) -> (wgpu::Device, wgpu::Queue, Arc<AtomicUsize>) {
+    let (device, queue) = device_with(context, limits);
+    let errors = watch(&device);
+    (device, queue, errors)
 }
 
 /// A buffer with contents, which a test may read back.
 pub(crate) fn buffer(context: &Context, bytes: &[u8]) -> wgpu::Buffer {
+    buffer_on(&context.device, bytes)
+}
+
+/// The same on any device.
+pub(crate) fn buffer_on(device: &wgpu::Device, bytes: &[u8]) -> wgpu::Buffer {
     let usage = BufferUsages::STORAGE | BufferUsages::COPY_DST | BufferUsages::COPY_SRC;
     let descriptor = wgpu::util::BufferInitDescriptor { label: None, contents: bytes, usage };
-    wgpu::util::DeviceExt::create_buffer_init(&context.device, &descriptor)
+    wgpu::util::DeviceExt::create_buffer_init(device, &descriptor)
+}
+
+/// Records `rows` rows and submits them.
+pub(crate) fn submit(device: &wgpu::Device, queue: &wgpu::Queue, run: &Run, rows: usize) {
+    let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+    run.record(&mut encoder, rows).expect("recorded");
+    queue.submit([encoder.finish()]);
 }
 
 /// The bytes of a buffer, after all that was submitted.
 pub(crate) fn read(context: &Context, buffer: &wgpu::Buffer) -> Vec<u8> {
-    let staging = context.device.create_buffer(&wgpu::BufferDescriptor {
+    read_on(&context.device, &context.queue, buffer)
+}
+
+/// The same on any device.
+pub(crate) fn read_on(device: &wgpu::Device, queue: &wgpu::Queue, buffer: &wgpu::Buffer) -> Vec<u8> {
+    let staging = device.create_buffer(&wgpu::BufferDescriptor {
         label: None,
         size: buffer.size(),
         usage: BufferUsages::MAP_READ | BufferUsages::COPY_DST,
         mapped_at_creation: false,
     });
-    let mut encoder = context.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+    let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
     encoder.copy_buffer_to_buffer(buffer, 0, &staging, 0, buffer.size());
-    context.queue.submit([encoder.finish()]);
+    queue.submit([encoder.finish()]);
     staging.map_async(wgpu::MapMode::Read, .., |result| result.expect("mapped"));
-    context.device.poll(wgpu::PollType::wait_indefinitely()).expect("waited");
+    device.poll(wgpu::PollType::wait_indefinitely()).expect("waited");
     let bytes = staging.get_mapped_range(..).expect("mapped").to_vec();
     staging.unmap();
     bytes

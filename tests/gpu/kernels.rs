@@ -14,13 +14,18 @@ fn engine(options: &Options) -> Option<Engine> {
 }
 
 /// Every shape that the device can hold.
-fn tiles(kernel: LinearKernel, limits: &wgpu::Limits) -> Vec<TileShape> {
+fn tiles(kernel: LinearKernel, limits: &wgpu::Limits, subgroup: u32) -> Vec<TileShape> {
     let (rows, k_steps): (&[u32], &[u32]) = match kernel {
         LinearKernel::Workgroup => (&[4, 16, 32, 64], &[1, 2, 4, 8]),
+        LinearKernel::Large => (&[128], &[2]),
         LinearKernel::Register => (&[8, 16, 32, 64, 128], &[1]),
-        LinearKernel::Gemv => (&[1, 2, 4], &[1, 2, 4, 8]),
+        LinearKernel::Subgroup => (&[8, 16], &[4, 8]),
+        LinearKernel::Gemv => (&[1, 2, 4, 8], &[1, 2, 4, 8]),
+        other => panic!("{other:?} is not tested"),
     };
-    let shapes = rows.iter().flat_map(|&rows| k_steps.iter().map(move |&k_step| (rows, k_step)));
+    // As many lanes as share what they load are in every subgroup.
+    let k_steps = k_steps.iter().filter(|&&k_step| kernel != LinearKernel::Subgroup || k_step <= subgroup);
+    let shapes = k_steps.flat_map(|&k_step| rows.iter().map(move |&rows| (rows, k_step)));
     shapes.filter_map(|(rows, k_step)| TileShape::new(kernel, rows, k_step, limits).ok()).collect()
 }
 
@@ -34,12 +39,13 @@ fn compare(engine: &Engine, case: &Case) -> Option<String> {
 fn all_shapes(kernel: LinearKernel) {
     let Some(default) = engine(&Options::default()) else { return };
     let cases = cases::all();
-    let tiles = tiles(kernel, default.limits());
+    let subgroup = context("kernels").map_or(0, |context| context.info.subgroup_min_size);
+    let tiles = tiles(kernel, default.limits(), subgroup);
     assert!(!tiles.is_empty());
     let mut compared = 0;
     for (turn, &tile) in tiles.iter().enumerate() {
         let packed_dot = [PackedDot::Native, PackedDot::Emulated][turn % 2];
-        let engine = engine(&Options { tile: Some(tile), packed_dot }).expect("an adapter");
+        let engine = engine(&Options { tile: Some(tile), packed_dot, ..Options::default() }).expect("an adapter");
         // The first two shapes run every case, one with each kind of dot product; the others each a different share.
         let share = cases.iter().enumerate().filter(|(i, _)| turn < 2 || i % tiles.len() == turn);
         for (_, case) in share {
@@ -78,7 +84,8 @@ fn very_many_rows() {
     let Some(default) = engine(&Options::default()) else { return };
     let limits = default.limits();
     let tile = TileShape::new(LinearKernel::Gemv, 1, 1, limits).expect("fits");
-    let gemv = engine(&Options { tile: Some(tile), packed_dot: PackedDot::Native }).expect("an adapter");
+    let gemv =
+        engine(&Options { tile: Some(tile), packed_dot: PackedDot::Native, ..Options::default() }).expect("an adapter");
     // 70,001 workgroups along the rows; 4,400,000 words, 68,750 workgroups, to quantize.
     for (engine, rows, ends) in [(gemv, 70_001, Ends::Codes), (default, 1_100_000, Ends::Floats)] {
         let case = Case::new(rows, 1, 1, Data::Random, ends, 2);
@@ -91,6 +98,16 @@ fn very_many_rows() {
 #[test]
 fn linear_equals_the_interpreter() {
     all_shapes(LinearKernel::Workgroup);
+}
+
+#[test]
+fn linear_large_equals_the_interpreter() {
+    all_shapes(LinearKernel::Large);
+}
+
+#[test]
+fn linear_sub_equals_the_interpreter() {
+    all_shapes(LinearKernel::Subgroup);
 }
 
 #[test]

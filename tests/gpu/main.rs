@@ -13,9 +13,22 @@ mod random;
 #[path = "../common/report.rs"]
 mod report;
 
+mod allocations;
 mod bad_input;
 mod device;
+mod halves;
+mod joined;
 mod kernels;
+mod layers;
+mod loss;
+#[cfg(feature = "coopmat")]
+mod matrix_units;
+mod memory;
 mod networks;
 mod operators;
+mod paths;
 mod recording;
+mod slices;
+mod splits;
+mod tools;
+mod weights;

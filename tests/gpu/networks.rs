@@ -32,7 +32,7 @@ fn integers(net: &Net, random: &mut Random) -> Graph {
 
 /// The program with int8 or float ends, and what it should make of a batch.
 fn program(graph: &Graph, x: &Tensor, int8: bool) -> (enfold::program::Program, Tensor, Tensor) {
-    let options = LowerOptions { int8_inputs: int8, int8_outputs: int8 };
+    let options = LowerOptions { int8_inputs: int8, int8_outputs: int8, ..LowerOptions::default() };
     let program = lower_with(graph, &options).expect("lowered");
     let [input, output] = [graph.inputs()[0], graph.outputs()[0]];
     let quantize = graph.iter().find(|(_, n)| n.inputs == [input]).expect("a quantize node").0;

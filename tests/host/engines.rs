@@ -120,7 +120,7 @@ fn int8_inputs_and_outputs_chain() {
     let quantize = graph.iter().find(|(_, n)| n.inputs == [input]).expect("a quantize node").0;
     let last = graph.node(output).inputs[0];
     let values = Interpreter::new(&graph).run_nodes(&[(input, &x)], &[quantize, last]).expect("interpreted");
-    let options = LowerOptions { int8_inputs: true, int8_outputs: true };
+    let options = LowerOptions { int8_inputs: true, int8_outputs: true, ..LowerOptions::default() };
     let engine = Engine::new(&lower_with(&graph, &options).expect("lowered")).expect("an engine");
     assert_eq!(engine.run(&[&values[0]]).expect("run")[0], values[1]);
     let value = engine.program().value(engine.program().outputs()[0]);

@@ -147,7 +147,7 @@ fn int8_inputs_need_one_way_of_quantizing() {
         let a = g.node("fa", dequantize(0.1), &[a]).expect("fa");
         let b = g.node("fb", dequantize(second), &[b]).expect("fb");
         let graph = g.finish([a, b]).expect("a graph");
-        let options = LowerOptions { int8_inputs: true, int8_outputs: false };
+        let options = LowerOptions { int8_inputs: true, int8_outputs: false, ..LowerOptions::default() };
         let program = lower_with(&graph, &options).expect("lowered");
         let one_way = second == 0.1;
         let expected = if one_way { (ValueType::I8, 2) } else { (ValueType::F32, 4) };

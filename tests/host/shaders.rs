@@ -5,14 +5,23 @@ use std::collections::{BTreeSet, HashSet};
 use enfold::gpu::shaders::{self, BindingKind, Shader};
 use naga::back::{self, glsl, hlsl, msl, spv};
 use naga::proc::{BoundsCheckPolicies, Layouter};
-use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
+use naga::valid::{Capabilities, FunctionInfo, ModuleInfo, ValidationFlags, Validator};
 use naga::{AddressSpace, BinaryOperator, Expression, Function, Handle, MathFunction, Module, ScalarKind, ShaderStage};
-use naga::{Block, StorageAccess};
+use naga::{Block, Literal, Statement, StorageAccess};
 
-/// Parses and validates with no capability beyond plain WGSL.
-fn parse(wgsl: &str) -> (Module, ModuleInfo) {
+/// Parses and validates with no capability beyond plain WGSL, and what a shader says that it uses.
+fn parse(wgsl: &str, shader: &Shader) -> (Module, ModuleInfo) {
+    let Shader { subgroups, matrices, .. } = *shader;
     let module = naga::front::wgsl::parse_str(wgsl).unwrap_or_else(|e| panic!("{}", e.emit_to_string(wgsl)));
-    let info = Validator::new(ValidationFlags::all(), Capabilities::empty()).validate(&module);
+    let mut capabilities = Capabilities::empty();
+    capabilities.set(Capabilities::SUBGROUP, subgroups);
+    capabilities.set(Capabilities::SHADER_FLOAT16 | Capabilities::COOPERATIVE_MATRIX, matrices);
+    let mut validator = Validator::new(ValidationFlags::all(), capabilities);
+    if subgroups {
+        validator.subgroup_stages(naga::valid::ShaderStages::COMPUTE);
+        validator.subgroup_operations(naga::valid::SubgroupOperationSet::all());
+    }
+    let info = validator.validate(&module);
     let info = info.unwrap_or_else(|e| panic!("{}", e.emit_to_string(wgsl)));
     (module, info)
 }
@@ -21,8 +30,14 @@ fn parse(wgsl: &str) -> (Module, ModuleInfo) {
 fn constants(shader: &Shader) -> Vec<back::PipelineConstants> {
     let value = |name: &str| match name {
         "PACKED_DOT" => 0.0,
-        "THREADS_Y" => 2.0,
-        "K_STEP" | "K_LANES" | "ROWS" => 2.0,
+        "THREADS_Y" | "K_STEP" | "K_LANES" => 2.0,
+        "ROWS" => 8.0,
+        "LANES" => 4.0,
+        "END" => 6.0,
+        "PATCH_ROWS" => 4.0,
+        "THREADS" => 256.0,
+        "CHUNK_VECS" => 128.0,
+        "HALVES" | "ADD" | "KEEP_SUM" | "QUANTIZE" | "BIAS" | "UNARY" | "DYNAMIC" => 1.0,
         other => panic!("no value for the override {other}"),
     };
     let others = shader.overrides.iter().map(|name| ((*name).to_owned(), value(name))).collect();
@@ -33,7 +48,7 @@ fn constants(shader: &Shader) -> Vec<back::PipelineConstants> {
 fn every_entry_translates_to_every_backend() {
     let mut translated = 0;
     for shader in shaders::ALL {
-        let (module, info) = parse(shader.wgsl);
+        let (module, info) = parse(shader.wgsl, &shader);
         for (entry, constants) in
             shader.entries.iter().flat_map(|e| constants(&shader).into_iter().map(move |c| (*e, c)))
         {
@@ -47,10 +62,16 @@ fn every_entry_translates_to_every_backend() {
                 spv::write_vec(&module, &info, &options, Some(&pipeline))
                     .unwrap_or_else(|e| panic!("{entry} to SPIR-V {lang_version:?}: {e}"));
             }
-            for lang_version in [(2, 0), (2, 4)] {
+            // Cooperative matrices came with 2.3.
+            for lang_version in [(2, 0), (2, 4)].into_iter().skip(usize::from(shader.matrices)) {
                 let options = msl::Options { lang_version, ..msl::Options::default() };
                 msl::write_string(&module, &info, &options, &msl::PipelineOptions::default())
                     .unwrap_or_else(|e| panic!("{entry} to MSL {lang_version:?}: {e}"));
+            }
+            translated += 1;
+            // Neither knows cooperative matrices.
+            if shader.matrices {
+                continue;
             }
             for shader_model in [hlsl::ShaderModel::V5_1, hlsl::ShaderModel::V6_4] {
                 let options = hlsl::Options { shader_model, ..hlsl::Options::default() };
@@ -69,7 +90,6 @@ fn every_entry_translates_to_every_backend() {
             glsl::Writer::new(&mut text, &module, &info, &options, &pipeline, policies)
                 .and_then(|mut writer| writer.write())
                 .unwrap_or_else(|e| panic!("{entry} to GLSL: {e}"));
-            translated += 1;
         }
     }
     assert_eq!(translated, 2 * shaders::ALL.iter().map(|s| s.entries.len()).sum::<usize>());
@@ -137,7 +157,7 @@ fn orphans(shader: &Shader, module: &Module) -> Vec<String> {
 #[test]
 fn shaders_and_host_agree() {
     for shader in shaders::ALL {
-        let (module, _) = parse(shader.wgsl);
+        let (module, _) = parse(shader.wgsl, &shader);
         let orphans = orphans(&shader, &module);
         assert!(orphans.is_empty(), "{}: {}", shader.name, orphans.join("\n"));
     }
@@ -146,111 +166,174 @@ fn shaders_and_host_agree() {
 #[test]
 fn an_orphan_on_either_side_is_named() {
     let check = |shader: &Shader, wgsl: &str, expected: &str| {
-        let orphans = orphans(shader, &parse(wgsl).0);
+        let orphans = orphans(shader, &parse(wgsl, shader).0);
         assert!(orphans.iter().any(|o| o.contains(expected)), "{expected} not in {orphans:?}");
     };
     let wgsl = shaders::QUANTIZE.wgsl;
     check(&shaders::QUANTIZE, &format!("{wgsl}\noverride EXTRA: u32 = 1u;"), "override EXTRA is declared");
     check(&Shader { overrides: &["GONE"], ..shaders::QUANTIZE }, wgsl, "override GONE is listed");
     check(&shaders::QUANTIZE, &wgsl.replace("cols: u32,", "cols: u32, pad: u32,"), "TensorParams.row_words at 8");
-    check(&shaders::QUANTIZE, &wgsl.replace("@binding(4)", "@binding(5)"), "dst at 0.5");
+    check(
+        &shaders::QUANTIZE,
+        &wgsl.replace("@binding(4) var<storage, read_write> dst:", "@binding(5) var<storage, read_write> dst:"),
+        "dst at 0.5",
+    );
     check(&Shader { entries: &["quantize_f32_i8"], ..shaders::QUANTIZE }, wgsl, "entry dequantize_i8_f32");
 }
 
-/// Float operations reachable from an entry point that could round differently from device to device, or be fused: any but
-/// a product, a comparison, and functions whose result is exact.
-fn inexact(module: &Module, info: &ModuleInfo, entry: &str) -> Vec<String> {
+/// Float operations reachable from an entry point, with these values of the override constants, that could round differently
+/// from device to device, or be fused: any but a product, a comparison, and functions whose result is exact.
+fn inexact(wgsl: &str, shader: &Shader, entry: &str, constants: &[(&str, f64)]) -> Vec<String> {
+    let (module, info) = parse(wgsl, shader);
+    let constants = constants.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
+    let stage = Some((ShaderStage::Compute, entry));
+    let (module, info) = back::pipeline_constants::process_overrides(&module, &info, stage, &constants)
+        .unwrap_or_else(|e| panic!("{entry}: {e}"));
     let at = module.entry_points.iter().position(|e| e.name == entry).expect("an entry point");
-    let mut found = Vec::new();
+    let mut lint = Lint { module: &module, found: Vec::new(), pending: Vec::new() };
+    lint.block(&module.entry_points[at].function, info.get_entry_point(at), &module.entry_points[at].function.body);
     let mut seen = HashSet::new();
-    let mut pending = Vec::new();
-    let check = |function: &Function, function_info: &naga::valid::FunctionInfo, found: &mut Vec<String>| {
-        for (handle, expression) in function.expressions.iter() {
-            let inner = function_info[handle].ty.inner_with(&module.types);
-            if inner.scalar_kind() != Some(ScalarKind::Float) {
-                continue;
-            }
-            let exact = match expression {
-                Expression::Binary { op, .. } => matches!(op, BinaryOperator::Multiply),
-                Expression::Math { fun, .. } => {
-                    use MathFunction::{Abs, Clamp, Max, Min, Round};
-                    matches!(fun, Round | Clamp | Max | Min | Abs)
-                }
-                Expression::Derivative { .. } => false,
-                _ => true,
-            };
-            if !exact {
-                found.push(format!("{}: {expression:?}", function.name.as_deref().unwrap_or(entry)));
-            }
-        }
-    };
-    let function = &module.entry_points[at].function;
-    check(function, info.get_entry_point(at), &mut found);
-    calls(&function.body, &mut pending);
-    while let Some(handle) = pending.pop() {
+    while let Some(handle) = lint.pending.pop() {
         if seen.insert(handle) {
-            check(&module.functions[handle], &info[handle], &mut found);
-            calls(&module.functions[handle].body, &mut pending);
+            let function = &module.functions[handle];
+            lint.block(function, &info[handle], &function.body);
         }
     }
-    found
+    lint.found
 }
 
-fn calls(block: &Block, found: &mut Vec<Handle<Function>>) {
-    for statement in block {
-        match statement {
-            naga::Statement::Call { function, .. } => found.push(*function),
-            naga::Statement::Block(inner) => calls(inner, found),
-            naga::Statement::If { accept, reject, .. } => {
-                calls(accept, found);
-                calls(reject, found);
+struct Lint<'m> {
+    module: &'m Module,
+    found: Vec<String>,
+    /// Functions that are called.
+    pending: Vec<Handle<Function>>,
+}
+
+impl Lint<'_> {
+    fn block(&mut self, function: &Function, info: &FunctionInfo, block: &Block) {
+        for statement in block {
+            match statement {
+                Statement::Emit(range) => {
+                    for handle in range.clone() {
+                        self.expression(function, info, handle);
+                    }
+                }
+                Statement::Call { function, .. } => self.pending.push(*function),
+                Statement::Block(inner) => self.block(function, info, inner),
+                Statement::If { condition, accept, reject } => {
+                    // Overrides are constants by now: what they rule out is not reachable.
+                    let expression = match function.expressions[*condition] {
+                        Expression::Constant(constant) => {
+                            &self.module.global_expressions[self.module.constants[constant].init]
+                        }
+                        ref expression => expression,
+                    };
+                    let known = match expression {
+                        Expression::Literal(Literal::Bool(known)) => Some(*known),
+                        _ => None,
+                    };
+                    if known != Some(false) {
+                        self.block(function, info, accept);
+                    }
+                    if known != Some(true) {
+                        self.block(function, info, reject);
+                    }
+                }
+                Statement::Loop { body, continuing, .. } => {
+                    self.block(function, info, body);
+                    self.block(function, info, continuing);
+                }
+                Statement::Switch { cases, .. } => cases.iter().for_each(|case| self.block(function, info, &case.body)),
+                _ => {}
             }
-            naga::Statement::Loop { body, continuing, .. } => {
-                calls(body, found);
-                calls(continuing, found);
+        }
+    }
+
+    fn expression(&mut self, function: &Function, info: &FunctionInfo, handle: Handle<Expression>) {
+        let inner = info[handle].ty.inner_with(&self.module.types);
+        if inner.scalar_kind() != Some(ScalarKind::Float) {
+            return;
+        }
+        let expression = &function.expressions[handle];
+        let exact = match expression {
+            Expression::Binary { op, .. } => matches!(op, BinaryOperator::Multiply),
+            Expression::Math { fun, .. } => {
+                use MathFunction::{Abs, Clamp, Max, Min, Round};
+                matches!(fun, Round | Clamp | Max | Min | Abs)
             }
-            naga::Statement::Switch { cases, .. } => cases.iter().for_each(|case| calls(&case.body, found)),
-            _ => {}
+            Expression::Derivative { .. } => false,
+            _ => true,
+        };
+        if !exact {
+            self.found.push(format!("{}: {expression:?}", function.name.as_deref().unwrap_or("entry")));
         }
     }
 }
 
-/// Whether results of an entry point are promised to the bit: all but floats from floats, and dynamic layers. Dynamic codes are.
+/// Whether this lint is to show that results of an entry point are the same everywhere: all but floats from floats. Choosing
+/// scales adds floats, correctly rounded and with nothing to fuse, and matrix units add integers that floats hold; tests on devices
+/// hold both to the bit.
 fn promises_bits(entry: &str) -> bool {
-    let float = entry.ends_with("_f32_f32") || entry == "gather_i32_f32";
-    !float && !entry.contains("dynamic_i8_f32")
+    let float = entry.ends_with("_f32_f32") || entry.contains("dynamic_i8_f32");
+    !float && !["gather_i32_f32", "quantize_per_token_f32_i8", "linear_coop"].contains(&entry)
 }
 
 #[test]
 fn entries_that_promise_bits_only_multiply() {
     let mut checked = 0;
     for shader in shaders::ALL {
-        let (module, info) = parse(shader.wgsl);
-        for entry in shader.entries {
-            let found = inexact(&module, &info, entry);
-            if !promises_bits(entry) {
-                continue;
+        for entry in shader.entries.iter().filter(|entry| promises_bits(entry)) {
+            // Linear kernels: to codes in three ways, to floats by a scale, and to partial sums. Half of them also as halves.
+            let ends: &[&[(&str, f64)]] = match shader.overrides.contains(&"END") {
+                true => &[
+                    &[("END", 0.0)],
+                    &[("END", 1.0)],
+                    &[("END", 2.0)],
+                    &[("END", 3.0)],
+                    &[("END", 3.0), ("HALVES", 1.0)],
+                    &[("END", 7.0)],
+                ],
+                false => &[&[]],
+            };
+            for constants in ends {
+                let found = inexact(shader.wgsl, &shader, entry, constants);
+                assert!(found.is_empty(), "{entry} {constants:?} computes in float: {}", found.join("\n"));
+                checked += 1;
             }
-            assert!(found.is_empty(), "{entry} computes in float: {}", found.join("\n"));
-            checked += 1;
         }
     }
-    assert_eq!(checked, 19, "entries checked");
+    assert_eq!(checked, 16 * 6 + ENTRIES_WITHOUT_END, "entries checked");
+}
+
+/// What the other shaders promise to the bit.
+const ENTRIES_WITHOUT_END: usize = 21;
+
+/// The same lint on ends that add floats: without them, it would prove nothing of what overrides rule out.
+#[test]
+fn ends_that_add_floats_are_caught() {
+    let shader = shaders::LINEAR_REG[0];
+    for end in [4.0, 5.0, 6.0] {
+        let found = inexact(shader.wgsl, &shader, "linear_reg", &[("END", end)]);
+        assert!(!found.is_empty(), "END {end}");
+    }
 }
 
 #[test]
 fn a_float_sum_or_quotient_is_caught_wherever_it_hides() {
     let wgsl = "
+        override ON: bool = true;
         @group(0) @binding(0) var<storage, read_write> y: array<f32>;
         fn sum(a: f32) -> f32 { if a > 0.0 { return a + 1.0; } return a; }
         fn quotient(a: vec2<f32>) -> f32 { let b = a / vec2<f32>(y[1], 3.0); return b.x; }
         @compute @workgroup_size(1) fn adds() { loop { y[0] = sum(y[0]); if y[0] > 9.0 { break; } } }
         @compute @workgroup_size(1) fn divides() { y[0] = quotient(vec2<f32>(y[0])); }
         @compute @workgroup_size(1) fn roots() { y[0] = sqrt(y[0]); }
+        @compute @workgroup_size(1) fn chooses() { if ON { y[0] = sum(y[0]); } }
         @compute @workgroup_size(1) fn multiplies() { y[0] = round(y[0] * 2.0); y[u32(3 + i32(y[0]))] = 0.0; }";
-    let (module, info) = parse(wgsl);
-    for entry in ["adds", "divides", "roots"] {
-        assert_eq!(inexact(&module, &info, entry).len(), 1, "{entry}");
+    let plain = shaders::MAP;
+    for entry in ["adds", "divides", "roots", "chooses"] {
+        assert_eq!(inexact(wgsl, &plain, entry, &[]).len(), 1, "{entry}");
     }
-    assert!(inexact(&module, &info, "multiplies").is_empty());
+    assert!(inexact(wgsl, &plain, "multiplies", &[]).is_empty());
+    assert!(inexact(wgsl, &plain, "chooses", &[("ON", 0.0)]).is_empty());
 }

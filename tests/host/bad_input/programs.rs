@@ -3,7 +3,7 @@
 use enfold::cpu::{self, CpuError};
 use enfold::lower::lower;
 use enfold::program::{Epilogue, Program, ProgramError, QLinear, Step, StepOp, Value, ValueId, ValueType};
-use enfold::qparams::{QParams, QuantRange};
+use enfold::qparams::{QParams, QScheme, QuantRange};
 use enfold::quantize::reference;
 use enfold::{Error, Shape, Tensor};
 
@@ -62,7 +62,41 @@ fn programs() {
         let constants = vec![(ValueId::new(0), std::sync::Arc::new(f32s(&[2], 1.0)))];
         Program::new(good.values().to_vec(), constants, Vec::new(), good.outputs().to_vec(), good.steps().to_vec())
     };
+    let floats = |name: &str, value_type, shape| Value { name: name.to_owned(), value_type, shape, qparams: None };
+    let moved = |value_type| {
+        let values = vec![floats("x", value_type, Shape::rows(4)), floats("y", value_type, Shape::rows(4))];
+        step(values, StepOp::Reshape, &[0], 1)
+    };
+    let of_two = |x: (ValueType, Shape), y: (ValueType, Shape), op| {
+        step(vec![floats("x", x.0, x.1), floats("y", y.0, y.1)], op, &[0], 1)
+    };
+    let halves_read = {
+        let (float, half) = (ValueType::F32, ValueType::F16);
+        let values = [("x", float), ("h", half), ("y", half)].map(|(name, t)| floats(name, t, Shape::rows(4))).to_vec();
+        let ids = |at| ValueId::new(at);
+        let to =
+            |name: &str, op, from, to| Step { name: name.to_owned(), op, inputs: vec![ids(from)], output: ids(to) };
+        let steps = vec![to("h", StepOp::ToHalf, 0, 1), to("fc", StepOp::Reshape, 1, 2)];
+        Program::new(values, Vec::new(), vec![ids(0)], vec![ids(2)], steps)
+    };
+    let per_token = StepOp::ChooseQParams { qscheme: QScheme::PerTokenAffine, range: QuantRange::INT8, eps: 1e-6 };
     let table = vec![
+        row("halves from the caller", moved(ValueType::F16), &["x", "16-bit"]),
+        row("halves that a step reads", halves_read, &["fc", "h", "F16", "F32"]),
+        row(
+            "scales of rows without features",
+            of_two((ValueType::F32, Shape::batched(&[])), (ValueType::F32, Shape::fixed(&[2])), per_token),
+            &["fc", "[rows]", "[2]"],
+        ),
+        row(
+            "a batch that is turned by itself",
+            of_two(
+                (ValueType::F32, Shape::batched(&[])),
+                (ValueType::F32, Shape::batched(&[])),
+                StepOp::Transpose { perm: vec![0] },
+            ),
+            &["fc", "[rows]"],
+        ),
         row("a value that does not exist", wired(|_, _| {}, 0, 9), &["fc", "9", "2"]),
         row("a value that is read before it is written", wired(|_, _| {}, 1, 1), &["y", "read before"]),
         row("an output that nothing writes", wired(|_, _| {}, 0, 0), &["x", "written twice"]),

@@ -1,0 +1,41 @@
+// Sums and extremes of the values of a group of 64 threads, through workgroup memory.
+
+struct Thread {
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+}
+
+var<workgroup> smallest: array<f32, 64>;
+var<workgroup> largest: array<f32, 64>;
+
+// The smallest first and the largest second value.
+fn group_range(thread: Thread, low: f32, high: f32) -> vec2<f32> {
+    let local = thread.local;
+    workgroupBarrier();
+    smallest[local] = low;
+    largest[local] = high;
+    workgroupBarrier();
+    for (var half = 32u; half > 0u; half >>= 1u) {
+        if local < half {
+            smallest[local] = min(smallest[local], smallest[local + half]);
+            largest[local] = max(largest[local], largest[local + half]);
+        }
+        workgroupBarrier();
+    }
+    return vec2<f32>(smallest[0], largest[0]);
+}
+
+fn group_sum(thread: Thread, value: f32) -> f32 {
+    let local = thread.local;
+    workgroupBarrier();
+    smallest[local] = value;
+    workgroupBarrier();
+    for (var half = 32u; half > 0u; half >>= 1u) {
+        if local < half {
+            smallest[local] += smallest[local + half];
+        }
+        workgroupBarrier();
+    }
+    return smallest[0];
+}

@@ -1,0 +1,44 @@
+// Sums and extremes of the values of a group of 64 threads: within subgroups of whatever size, then through workgroup memory.
+
+struct Thread {
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+    @builtin(subgroup_id) subgroup: u32,
+    @builtin(num_subgroups) subgroups: u32,
+    @builtin(subgroup_invocation_id) lane: u32,
+}
+
+// One entry a subgroup.
+var<workgroup> smallest: array<f32, 64>;
+var<workgroup> largest: array<f32, 64>;
+
+// The smallest first and the largest second value.
+fn group_range(thread: Thread, low: f32, high: f32) -> vec2<f32> {
+    let own = vec2<f32>(subgroupMin(low), subgroupMax(high));
+    workgroupBarrier();
+    if thread.lane == 0u {
+        smallest[thread.subgroup] = own.x;
+        largest[thread.subgroup] = own.y;
+    }
+    workgroupBarrier();
+    var range = vec2<f32>(smallest[0], largest[0]);
+    for (var i = 1u; i < thread.subgroups; i++) {
+        range = vec2<f32>(min(range.x, smallest[i]), max(range.y, largest[i]));
+    }
+    return range;
+}
+
+fn group_sum(thread: Thread, value: f32) -> f32 {
+    let own = subgroupAdd(value);
+    workgroupBarrier();
+    if thread.lane == 0u {
+        smallest[thread.subgroup] = own;
+    }
+    workgroupBarrier();
+    var sum = smallest[0];
+    for (var i = 1u; i < thread.subgroups; i++) {
+        sum += smallest[i];
+    }
+    return sum;
+}

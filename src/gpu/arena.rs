@@ -1,0 +1,194 @@
+//! Where intermediate values lie: all in one buffer, at offsets that they share over time.
+
+/// A value that needs memory from one dispatch to a later one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Lifetime {
+    pub(super) bytes: u64,
+    /// The dispatch that writes it first.
+    pub(super) first: usize,
+    /// The last that uses it.
+    pub(super) last: usize,
+}
+
+/// A place in an arena.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Place {
+    pub(super) arena: usize,
+    pub(super) offset: u64,
+}
+
+/// Arenas by size, and the place of every value. There is one arena, unless it would be larger than `max_bytes`, which no value
+/// may be.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Arenas {
+    pub(super) sizes: Vec<u64>,
+    pub(super) places: Vec<Place>,
+}
+
+/// Pairs of values that the search may look at: a fraction of a second.
+const SEARCH_STEPS: usize = 4_000_000;
+
+impl Arenas {
+    /// Places values greedily, each at the lowest offset that is free during its life: in several orders, of which the one with
+    /// the smallest total wins, and is then improved by other turns. The same values always get the same
+    /// places. Values that live at the same time never overlap.
+    pub(super) fn plan(values: &[Lifetime], alignment: u64, max_bytes: u64) -> Self {
+        let order = |key: &dyn Fn(&Lifetime) -> (u64, usize)| {
+            let mut order: Vec<usize> = (0..values.len()).collect();
+            order.sort_by_key(|&at| key(&values[at]));
+            order
+        };
+        let largest_first = order(&|v| (u64::MAX - v.bytes, v.first));
+        let earliest_first = order(&|v| (v.first as u64, usize::MAX - v.last));
+        let longest_first = order(&|v| (u64::MAX - (v.last - v.first) as u64, usize::MAX - v.bytes as usize));
+        // What lives while most memory is needed has the least choice.
+        let pressure =
+            |at: usize| values.iter().filter(|v| v.first <= at && at <= v.last).map(|v| v.bytes).sum::<u64>();
+        let tightest = values.iter().map(|v| v.first).max_by_key(|&at| pressure(at)).unwrap_or(0);
+        let distance = |v: &Lifetime| v.first.saturating_sub(tightest) + tightest.saturating_sub(v.last);
+        let tightest_first = order(&|v| (distance(v) as u64, usize::MAX - v.bytes as usize));
+        let orders = [largest_first, earliest_first, longest_first, tightest_first];
+        let plans = orders.map(|order| (Self::in_order(values, &order, alignment, max_bytes), order));
+        let Some((mut best, mut order)) = plans.into_iter().min_by_key(|(plan, _)| plan.bytes()) else {
+            return Self::default();
+        };
+        // No plan can be smaller than the most that lives at once.
+        let least = pressure(tightest);
+        let mut random = fastrand::Rng::with_seed(0);
+        for _ in 0..SEARCH_STEPS / (values.len() * values.len()).max(1) {
+            if best.bytes() <= least + least / 50 {
+                break;
+            }
+            let ends_last = |&at: &usize| {
+                let place = best.places[at];
+                place.offset + values[at].bytes == best.sizes[place.arena]
+            };
+            let top: Vec<usize> = (1..order.len()).filter(|&at| ends_last(&order[at])).collect();
+            let mut other = order.clone();
+            // What lies at the top to an earlier turn, or anything to any turn.
+            match random.choice(&top).filter(|_| random.bool()) {
+                Some(&from) => {
+                    let moved = other.remove(from);
+                    other.insert(random.usize(..from), moved);
+                }
+                None => {
+                    let moved = other.remove(random.usize(..other.len()));
+                    other.insert(random.usize(..=other.len()), moved);
+                }
+            }
+            let plan = Self::in_order(values, &other, alignment, max_bytes);
+            if plan.bytes() <= best.bytes() {
+                (best, order) = (plan, other);
+            }
+        }
+        best
+    }
+
+    /// Bytes of all arenas.
+    pub(super) fn bytes(&self) -> u64 {
+        self.sizes.iter().sum()
+    }
+
+    fn in_order(values: &[Lifetime], order: &[usize], alignment: u64, max_bytes: u64) -> Self {
+        let mut arenas = Self { sizes: Vec::new(), places: vec![Place::default(); values.len()] };
+        let mut placed: Vec<usize> = Vec::with_capacity(values.len());
+        for &at in order {
+            let value = values[at];
+            let mut arena = 0;
+            let offset = loop {
+                let offset = arenas.lowest(values, &placed, value, arena, alignment);
+                if offset + value.bytes <= max_bytes || arena == arenas.sizes.len() {
+                    break offset;
+                }
+                arena += 1;
+            };
+            if arena == arenas.sizes.len() {
+                arenas.sizes.push(0);
+            }
+            arenas.sizes[arena] = arenas.sizes[arena].max(offset + value.bytes);
+            arenas.places[at] = Place { arena, offset };
+            placed.push(at);
+        }
+        arenas
+    }
+
+    /// The lowest offset where a value meets none that lives at the same time.
+    fn lowest(&self, values: &[Lifetime], placed: &[usize], value: Lifetime, arena: usize, alignment: u64) -> u64 {
+        let mut taken: Vec<(u64, u64)> = placed
+            .iter()
+            .filter(|&&at| self.places[at].arena == arena)
+            .filter(|&&at| values[at].first <= value.last && value.first <= values[at].last)
+            .map(|&at| (self.places[at].offset, self.places[at].offset + values[at].bytes))
+            .collect();
+        taken.sort_unstable();
+        let mut offset = 0;
+        for (first, end) in taken {
+            if offset + value.bytes <= first {
+                break;
+            }
+            offset = offset.max(end.next_multiple_of(alignment));
+        }
+        offset
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(values: &[Lifetime], arenas: &Arenas, alignment: u64) {
+        for (at, (a, place)) in values.iter().zip(&arenas.places).enumerate() {
+            assert_eq!(place.offset % alignment, 0);
+            assert!(place.offset + a.bytes <= arenas.sizes[place.arena]);
+            for (b, other) in values.iter().zip(&arenas.places).skip(at + 1) {
+                let together = a.first <= b.last && b.first <= a.last && place.arena == other.arena;
+                let apart = place.offset + a.bytes <= other.offset || other.offset + b.bytes <= place.offset;
+                assert!(!together || apart, "{a:?} at {place:?} meets {b:?} at {other:?}");
+            }
+        }
+    }
+
+    /// The most bytes that live at once.
+    fn peak(values: &[Lifetime]) -> u64 {
+        let at = |at: usize| values.iter().filter(|v| v.first <= at && at <= v.last).map(|v| v.bytes).sum();
+        values.iter().map(|v| at(v.first)).max().unwrap_or(0)
+    }
+
+    #[test]
+    fn a_chain_of_unlike_sizes_needs_no_more_than_two_neighbours() {
+        // Two buffers that take turns would need 60 and 55.
+        let bytes = [60, 40, 45, 55, 100, 1, 99];
+        let values: Vec<Lifetime> =
+            bytes.iter().enumerate().map(|(at, &bytes)| Lifetime { bytes, first: at, last: at + 1 }).collect();
+        let arenas = Arenas::plan(&values, 1, u64::MAX);
+        check(&values, &arenas, 1);
+        assert_eq!(peak(&values), 155);
+        assert_eq!(arenas.sizes, [155]);
+    }
+
+    #[test]
+    fn random_lives_never_overlap_and_waste_little() {
+        let mut random = fastrand::Rng::with_seed(5);
+        for round in 0..300 {
+            let values: Vec<Lifetime> = (0..random.usize(1..60))
+                .map(|first| {
+                    let last = first + if random.u8(..5) == 0 { random.usize(1..20) } else { 1 };
+                    Lifetime { bytes: random.u64(1..5000) * 16, first, last }
+                })
+                .collect();
+            let arenas = Arenas::plan(&values, 256, u64::MAX);
+            check(&values, &arenas, 256);
+            // Alignment, and a tenth.
+            let allowed = peak(&values) * 11 / 10 + 64 * 256;
+            assert!(arenas.bytes() <= allowed, "round {round}: {} of {}", arenas.bytes(), peak(&values));
+        }
+    }
+
+    #[test]
+    fn several_arenas_where_one_would_be_too_large() {
+        let values = [Lifetime { bytes: 60, first: 0, last: 3 }; 5];
+        let arenas = Arenas::plan(&values, 4, 130);
+        check(&values, &arenas, 4);
+        assert_eq!(arenas.sizes, [120, 120, 60]);
+    }
+}

@@ -1,0 +1,261 @@
+//! Steps that share a dispatch, in networks as the quantizer leaves them.
+
+use enfold::gpu::{Engine, Options};
+use enfold::graph::{GraphError, NodeId};
+use enfold::interp::Interpreter;
+use enfold::lower::lower;
+use enfold::quantize::{ConvertOptions, QuantizationConfig, WgpuQuantizer, convert, prepare, reference};
+use enfold::{Graph, GraphBuilder, Shape, Tensor};
+use pollster::block_on;
+
+use crate::cases::difference;
+use crate::configs;
+use crate::device::{buffer, bytes, engine};
+use crate::operators::close;
+use crate::random::Random;
+use crate::report::report;
+
+/// A network, and how many dispatches its joined steps save.
+struct Pattern {
+    name: &'static str,
+    graph: Graph,
+    x: Tensor,
+    saved: usize,
+    /// Whether the result is promised to the bit.
+    exact: bool,
+}
+
+/// Tensors from a seed.
+struct Draw(Random);
+
+impl Draw {
+    fn tensor(&mut self, shape: &[usize], scale: f32) -> Tensor {
+        Tensor::from_f32(shape, self.0.normals(shape.iter().product(), scale)).expect("lengths fit")
+    }
+
+    fn linear(
+        &mut self,
+        g: &mut GraphBuilder,
+        name: &str,
+        x: NodeId,
+        [n, k]: [usize; 2],
+    ) -> Result<NodeId, GraphError> {
+        g.linear(name, x, self.tensor(&[n, k], 0.2), Some(self.tensor(&[n], 0.1)))
+    }
+
+    fn norm(&mut self, g: &mut GraphBuilder, name: &str, x: NodeId, width: usize) -> Result<NodeId, GraphError> {
+        g.layer_norm(name, x, self.tensor(&[width], 1.0), self.tensor(&[width], 0.1), 1e-5)
+    }
+}
+
+fn per_channel() -> QuantizationConfig {
+    QuantizationConfig::symmetric().per_channel()
+}
+
+fn all_static() -> WgpuQuantizer {
+    WgpuQuantizer::new().set_global(per_channel())
+}
+
+fn dynamic() -> WgpuQuantizer {
+    WgpuQuantizer::new().set_global(per_channel().dynamic_per_token())
+}
+
+const WIDTH: usize = 20;
+
+fn pattern(
+    name: &'static str,
+    dims: &[usize],
+    quantizer: WgpuQuantizer,
+    saved: usize,
+    exact: bool,
+    build: impl FnOnce(&mut GraphBuilder, &mut Draw, NodeId) -> Result<Vec<NodeId>, GraphError>,
+) -> Pattern {
+    let mut draw = Draw(Random::new(name.len() as u64));
+    let mut g = GraphBuilder::new();
+    let x = g.input("x", Shape::batched(dims)).expect("an input");
+    let outputs = build(&mut g, &mut draw, x).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let float = g.finish(outputs).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let x = draw.tensor(&[&[7], dims].concat(), 1.0);
+    let mut prepared = prepare(&float, &quantizer).unwrap_or_else(|e| panic!("{name}: {e}"));
+    prepared.observe(&[&x]).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let quantized = convert(&prepared, &ConvertOptions::default()).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let graph = reference(&quantized).unwrap_or_else(|e| panic!("{name}: {e}"));
+    Pattern { name, graph, x, saved, exact }
+}
+
+/// The fixed list of steps that are joined, and what looks like them and must not be.
+fn patterns() -> Vec<Pattern> {
+    let square = [WIDTH, WIDTH];
+    vec![
+        pattern("linear and table", &[WIDTH], all_static(), 1, true, |g, d, x| {
+            let h = d.linear(g, "a", x, square)?;
+            let h = g.gelu("act", h)?;
+            Ok(vec![d.linear(g, "b", h, square)?])
+        }),
+        pattern("linear, read by two", &[WIDTH], all_static(), 0, true, |g, d, x| {
+            let h = d.linear(g, "a", x, square)?;
+            let act = g.gelu("act", h)?;
+            Ok(vec![d.linear(g, "b", h, square)?, d.linear(g, "c", act, square)?])
+        }),
+        pattern("linear and table, and linear and sum of two layers", &[WIDTH], all_static(), 2, true, |g, d, x| {
+            let (a, b) = (d.linear(g, "a", x, square)?, d.linear(g, "b", x, square)?);
+            let b = g.silu("act", b)?;
+            let c = d.linear(g, "c", b, square)?;
+            let sum = g.add("sum", c, a)?;
+            Ok(vec![d.linear(g, "d", sum, square)?])
+        }),
+        pattern("linear and sum with ReLU, as the second", &[3, WIDTH], all_static(), 1, true, |g, d, x| {
+            let a = d.linear(g, "a", x, square)?;
+            let b = d.linear(g, "b", a, square)?;
+            let c = d.linear(g, "c", b, square)?;
+            let sum = g.add("sum", a, c)?;
+            let sum = g.relu("relu", sum)?;
+            Ok(vec![d.linear(g, "d", sum, square)?])
+        }),
+        pattern("linear and sum with its own input", &[WIDTH], all_static(), 0, true, |g, d, x| {
+            let a = d.linear(g, "a", x, square)?;
+            let b = d.linear(g, "b", a, square)?;
+            let sum = g.add("sum", b, a)?;
+            Ok(vec![d.linear(g, "d", sum, square)?])
+        }),
+        pattern("scales and codes of rows, linear and function", &[WIDTH], dynamic(), 3, false, |g, d, x| {
+            let h = d.linear(g, "a", x, square)?;
+            Ok(vec![g.gelu("act", h)?])
+        }),
+        pattern("float linear and function", &[WIDTH], WgpuQuantizer::new(), 1, false, |g, d, x| {
+            let h = d.linear(g, "a", x, square)?;
+            Ok(vec![g.tanh("act", h)?])
+        }),
+        pattern("sum and norm, the sum read later", &[3, WIDTH], WgpuQuantizer::new(), 1, false, |g, d, x| {
+            let a = d.linear(g, "a", x, square)?;
+            let sum = g.add("sum", a, x)?;
+            let norm = d.norm(g, "norm", sum, WIDTH)?;
+            Ok(vec![g.add("y", norm, sum)?])
+        }),
+        pattern("sum and norm of more than one axis", &[3, 4], WgpuQuantizer::new(), 1, false, |g, d, x| {
+            let a = g.sigmoid("a", x)?;
+            let sum = g.add("sum", a, x)?;
+            let (weight, bias) = (d.tensor(&[3, 4], 1.0), d.tensor(&[3, 4], 0.1));
+            Ok(vec![g.layer_norm("norm", sum, weight, bias, 1e-5)?])
+        }),
+        pattern("a sum of a value with itself, and a norm", &[WIDTH], WgpuQuantizer::new(), 0, false, |g, d, x| {
+            let sum = g.add("sum", x, x)?;
+            Ok(vec![d.norm(g, "norm", sum, WIDTH)?])
+        }),
+        pattern("norm and quantize", &[WIDTH + 1], all_static(), 1, false, |g, d, x| {
+            let norm = d.norm(g, "norm", x, WIDTH + 1)?;
+            Ok(vec![d.linear(g, "a", norm, [WIDTH, WIDTH + 1])?])
+        }),
+        pattern(
+            "sum, norm and quantize",
+            &[3, WIDTH],
+            all_static().set_operator_type("add", None),
+            2,
+            false,
+            |g, d, x| {
+                let a = g.sigmoid("a", x)?;
+                let sum = g.add("sum", a, x)?;
+                let norm = d.norm(g, "norm", sum, WIDTH)?;
+                let b = d.linear(g, "b", norm, square)?;
+                Ok(vec![g.add("y", b, sum)?])
+            },
+        ),
+        pattern(
+            "a sum that is read between its norm and the codes",
+            &[WIDTH],
+            all_static().set_operator_type("add", None),
+            1,
+            false,
+            |g, d, x| {
+                let a = g.sigmoid("a", x)?;
+                let sum = g.add("sum", a, x)?;
+                let norm = d.norm(g, "norm", sum, WIDTH)?;
+                let side = d.linear(g, "side", sum, square)?;
+                Ok(vec![d.linear(g, "b", norm, square)?, side])
+            },
+        ),
+        pattern("two norms of a sum", &[WIDTH], all_static().set_operator_type("add", None), 2, false, |g, d, x| {
+            let a = g.sigmoid("a", x)?;
+            let sum = g.add("sum", a, x)?;
+            let (first, second) = (d.norm(g, "first", sum, WIDTH)?, d.norm(g, "second", sum, WIDTH)?);
+            Ok(vec![d.linear(g, "b", first, square)?, d.linear(g, "c", second, square)?])
+        }),
+        pattern("attention of codes", &[5, WIDTH], all_static().quantize_matmul(true), 3, false, attention),
+        pattern("attention of dynamic codes", &[5, WIDTH], dynamic().quantize_matmul(true), 6, false, attention),
+        pattern("attention of floats", &[5, WIDTH], WgpuQuantizer::new(), 3, false, attention),
+    ]
+}
+
+/// Two heads of ten features.
+fn attention(g: &mut GraphBuilder, d: &mut Draw, x: NodeId) -> Result<Vec<NodeId>, GraphError> {
+    let mut head = |name: &str, perm: &[usize]| {
+        let h = d.linear(g, name, x, [WIDTH, WIDTH])?;
+        let h = g.reshape(&format!("{name}.heads"), h, &[5, 2, WIDTH / 2])?;
+        g.transpose(&format!("{name}.turned"), h, perm)
+    };
+    let q = head("q", &[0, 2, 1, 3])?;
+    let k = head("k", &[0, 2, 3, 1])?;
+    let v = head("v", &[0, 2, 1, 3])?;
+    let scores = g.matmul("scores", q, k)?;
+    let weights = g.softmax("weights", scores, 3)?;
+    Ok(vec![g.matmul("mixed", weights, v)?])
+}
+
+#[test]
+fn joined_and_single_steps_give_the_interpreters_results() {
+    let Some((context, joined)) = engine("joined steps of networks") else { return };
+    let options = Options { unfused: true, ..Options::default() };
+    let single = block_on(Engine::new(&context.device, &context.queue, &options)).expect("an engine");
+    let mut saved = Vec::new();
+    let mut wanted = Vec::new();
+    for Pattern { name, graph, x, saved: of_pattern, exact } in patterns() {
+        let program = lower(&graph).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let expected = Interpreter::new(&graph).run(&[&x]).expect("interpreted");
+        let mut dispatches = Vec::new();
+        for engine in [&joined, &single] {
+            let model = block_on(engine.load(&program)).unwrap_or_else(|e| panic!("{name}: {e}"));
+            let got = block_on(model.run(&[&x])).unwrap_or_else(|e| panic!("{name}: {e}"));
+            for (got, expected) in got.iter().zip(&expected) {
+                // One flipped code behind a float step moves a result by a step.
+                let differs = if exact { difference(got, expected) } else { close(got, expected, 0.02) };
+                assert_eq!(differs, None, "{name}:\n{program}");
+            }
+            let outputs: Vec<wgpu::Buffer> = expected.iter().map(|y| buffer(context, &vec![0; y.len() * 4])).collect();
+            let outputs: Vec<&wgpu::Buffer> = outputs.iter().collect();
+            let run = block_on(model.bind(&[&buffer(context, &bytes(&x))], &outputs, 7)).expect("bound");
+            dispatches.push(run.dispatches());
+        }
+        saved.push((name, dispatches[1] - dispatches[0]));
+        wanted.push((name, of_pattern));
+    }
+    assert_eq!(saved, wanted, "dispatches saved");
+}
+
+/// Networks of any patterns by single steps give what they give by joined ones; with float steps between, nearly.
+#[test]
+fn joined_steps_change_no_network() {
+    let Some((context, joined)) = engine("joined steps") else { return };
+    let options = Options { unfused: true, ..Options::default() };
+    let single = block_on(Engine::new(&context.device, &context.queue, &options)).expect("an engine");
+    let mut saved = 0;
+    for seed in 20_000..20_150 {
+        let configs::Quantized { integers, batch, dynamic, .. } = configs::quantized(seed, seed % 3 == 0);
+        let program = lower(&integers).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+        let exact = integers.summary().float.is_empty() && !dynamic;
+        let mut results = Vec::new();
+        let mut dispatches = Vec::new();
+        for engine in [&joined, &single] {
+            let model = block_on(engine.load(&program)).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+            results.push(block_on(model.run(&[&batch])).unwrap_or_else(|e| panic!("seed {seed}: {e}")).swap_remove(0));
+            let output = buffer(context, &vec![0; results[0].len() * 4]);
+            let input = buffer(context, &bytes(&batch));
+            let run = block_on(model.bind(&[&input], &[&output], batch.shape()[0])).expect("bound");
+            dispatches.push(run.dispatches());
+        }
+        let differs = if exact { difference(&results[0], &results[1]) } else { close(&results[0], &results[1], 0.05) };
+        assert_eq!(differs, None, "seed {seed}:\n{program}");
+        saved += dispatches[1] - dispatches[0];
+    }
+    report(&format!("150 networks by joined and by single steps agree; {saved} dispatches saved"));
+    assert!(saved > 50, "{saved}");
+}

@@ -1,0 +1,297 @@
+//! Every way through the engine gives the same bytes, and what is joined into one dispatch stays joined.
+
+use enfold::gpu::{Engine, LinearKernel, Options, PackedDot, SplitK, TileShape};
+use enfold::graph::NodeId;
+use enfold::lower::{LowerOptions, lower_with};
+use enfold::program::Program;
+use enfold::{Graph, Tensor};
+use pollster::block_on;
+
+use crate::cases::difference;
+use crate::device::{buffer, context, engine_with};
+use crate::layers::{Layers, batch, expected};
+use crate::operators::close;
+use crate::report::report;
+
+/// One pattern: what is built, how many dispatches joining saves, and whether its bits are promised.
+struct Pattern {
+    name: &'static str,
+    graph: Graph,
+    saved: usize,
+    exact: bool,
+    f16: bool,
+}
+
+fn pattern(name: &'static str, saved: usize, exact: bool, build: impl Fn(&mut Layers) -> Vec<NodeId>) -> Pattern {
+    let mut l = Layers::new(name.len() as u64);
+    let outputs = build(&mut l);
+    Pattern { name, graph: l.finish(&outputs), saved, exact, f16: false }
+}
+
+fn halves(pattern: Pattern) -> Pattern {
+    Pattern { f16: true, ..pattern }
+}
+
+/// Each row of the table in `fuse.rs`, in all its forms.
+fn joined() -> Vec<Pattern> {
+    let linear_and_sum = |name, first: bool, relu| {
+        pattern(name, 1, true, move |l| {
+            let (x, other) = (l.codes(&[33]), l.codes(&[20]));
+            let y = l.linear(x, 20, 33);
+            vec![if first { l.sum(y, other, relu) } else { l.sum(other, y, relu) }]
+        })
+    };
+    // Whether there is a sum before a norm, whether others read it, and whether codes follow.
+    let norm = |name, saved, sum: bool, kept: bool, codes: bool| {
+        pattern(name, saved, false, move |l| {
+            let (a, b) = (l.floats(&[3, 37]), l.floats(&[3, 37]));
+            let sum = if sum { l.add(a, b) } else { a };
+            let mut outputs = vec![l.layer_norm(sum, 37)];
+            if codes {
+                outputs[0] = l.quantize(outputs[0]);
+            }
+            if kept {
+                outputs.push(l.gelu(sum));
+            }
+            outputs
+        })
+    };
+    vec![
+        pattern("linear, table", 1, true, |l| {
+            let x = l.codes(&[33]);
+            let y = l.linear(x, 20, 33);
+            vec![l.table(y)]
+        }),
+        linear_and_sum("linear, sum", true, false),
+        linear_and_sum("sum of another and linear", false, false),
+        linear_and_sum("linear, sum, relu", true, true),
+        linear_and_sum("sum of another and linear, relu", false, true),
+        pattern("linear to floats, gelu", 1, false, |l| {
+            let x = l.codes(&[33]);
+            let y = l.linear_to_floats(x, 20, 33);
+            vec![l.gelu(y)]
+        }),
+        pattern("dynamic linear, gelu", 3, false, |l| {
+            let x = l.floats(&[33]);
+            let y = l.dynamic(x, 20, 33);
+            vec![l.gelu(y)]
+        }),
+        halves(pattern("linear to halves", 1, true, |l| {
+            let x = l.codes(&[33]);
+            vec![l.linear_to_floats(x, 20, 33)]
+        })),
+        halves(pattern("linear to floats, gelu, halves", 2, false, |l| {
+            let x = l.codes(&[33]);
+            let y = l.linear_to_floats(x, 20, 33);
+            vec![l.gelu(y)]
+        })),
+        pattern("float linear, gelu", 1, false, |l| {
+            let x = l.floats(&[33]);
+            let y = l.float_linear(x, 21, 33);
+            vec![l.gelu(y)]
+        }),
+        norm("sum, norm", 1, true, false, false),
+        norm("sum, norm, and a later reader", 1, true, true, false),
+        norm("norm, codes", 1, false, false, true),
+        norm("sum, norm, codes", 2, true, false, true),
+        norm("sum, norm, codes, and a later reader", 2, true, true, true),
+        // Scales in two dispatches and codes in one, against one.
+        pattern("codes of each token, read twice", 4, false, |l| {
+            let x = l.floats(&[3, 37]);
+            let [pairs, codes] = l.per_token(x);
+            let y = l.after_tokens(pairs, codes, 20, 37);
+            let z = l.after_tokens(pairs, codes, 9, 37);
+            let (y, z) = (l.gelu(y), l.gelu(z));
+            vec![y, z]
+        }),
+        pattern("transpose of b, product of codes", 1, true, |l| {
+            let (a, b) = (l.codes(&[4, 5, 20]), l.codes(&[4, 9, 20]));
+            let t = l.transpose(b, &[0, 1, 3, 2]);
+            vec![l.integer_matmul(a, t, 9, 20)]
+        }),
+        pattern("transposes of heads, product of codes", 2, true, |l| {
+            let (a, b) = (l.codes(&[5, 4, 20]), l.codes(&[9, 4, 20]));
+            let (a, b) = (l.transpose(a, &[0, 2, 1, 3]), l.transpose(b, &[0, 2, 3, 1]));
+            vec![l.integer_matmul(a, b, 9, 20)]
+        }),
+        pattern("transposes of heads, product of floats", 2, false, |l| {
+            let (a, b) = (l.floats(&[5, 4, 20]), l.floats(&[9, 4, 20]));
+            let (a, b) = (l.transpose(a, &[0, 2, 1, 3]), l.transpose(b, &[0, 2, 3, 1]));
+            vec![l.matmul(a, b)]
+        }),
+    ]
+}
+
+/// What looks like the table's patterns and must not be joined.
+fn apart() -> Vec<Pattern> {
+    let linear = |l: &mut Layers| {
+        let x = l.codes(&[3, 33]);
+        l.linear(x, 20, 33)
+    };
+    vec![
+        pattern("a table behind an output", 0, true, move |l| {
+            let y = linear(l);
+            vec![y, l.table(y)]
+        }),
+        pattern("two tables behind a layer", 0, true, move |l| {
+            let y = linear(l);
+            vec![l.table(y), l.table(y)]
+        }),
+        pattern("a sum of a layer with itself", 0, true, move |l| {
+            let y = linear(l);
+            vec![l.sum(y, y, false)]
+        }),
+        pattern("a sum that repeats a row", 0, true, move |l| {
+            let (y, row) = (linear(l), l.codes(&[1, 20]));
+            vec![l.sum(y, row, false)]
+        }),
+        pattern("a layer that is repeated in a sum", 0, true, |l| {
+            let (x, other) = (l.codes(&[1, 33]), l.codes(&[3, 20]));
+            let y = l.linear(x, 20, 33);
+            vec![l.sum(y, other, false)]
+        }),
+        pattern("a sum with the layer's own input", 0, true, |l| {
+            let x = l.codes(&[20]);
+            let y = l.linear(x, 20, 20);
+            vec![l.sum(y, x, false)]
+        }),
+        halves(pattern("halves of odd rows", 0, true, |l| {
+            let x = l.codes(&[33]);
+            vec![l.linear_to_floats(x, 7, 33)]
+        })),
+        pattern("a function behind floats that are an output", 0, false, |l| {
+            let x = l.codes(&[33]);
+            let y = l.linear_to_floats(x, 20, 33);
+            vec![y, l.gelu(y)]
+        }),
+        pattern("a norm behind a sum that repeats a row", 0, false, |l| {
+            let (a, b) = (l.floats(&[3, 37]), l.floats(&[1, 37]));
+            let sum = l.add(a, b);
+            vec![l.layer_norm(sum, 37)]
+        }),
+        pattern("a norm behind a sum that another reads first", 0, false, |l| {
+            let (a, b) = (l.floats(&[3, 37]), l.floats(&[3, 37]));
+            let sum = l.add(a, b);
+            let first = l.gelu(sum);
+            vec![first, l.layer_norm(sum, 37)]
+        }),
+        pattern("a norm that is an output, and its codes", 0, false, |l| {
+            let x = l.floats(&[3, 37]);
+            let y = l.layer_norm(x, 37);
+            vec![y, l.quantize(y)]
+        }),
+        pattern("a product with the transpose of its own operand", 0, true, |l| {
+            let a = l.codes(&[5, 20]);
+            let t = l.transpose(a, &[0, 2, 1]);
+            vec![l.integer_matmul(a, t, 5, 20)]
+        }),
+        pattern("a transpose that two products read", 0, true, |l| {
+            let (a, b, c) = (l.codes(&[5, 20]), l.codes(&[6, 20]), l.codes(&[9, 20]));
+            let t = l.transpose(c, &[0, 2, 1]);
+            vec![l.integer_matmul(a, t, 9, 20), l.integer_matmul(b, t, 9, 20)]
+        }),
+    ]
+}
+
+const ROWS: usize = 7;
+
+impl Pattern {
+    fn program(&self) -> Program {
+        lower_with(&self.graph, &LowerOptions { f16_outputs: self.f16, ..LowerOptions::default() }).expect("lowered")
+    }
+
+    fn batch(&self) -> Vec<Tensor> {
+        batch(&self.graph, ROWS, 4)
+    }
+
+    fn expected(&self, batch: &[Tensor]) -> Vec<Tensor> {
+        let rounded = |tensor: Tensor| match tensor.as_f32() {
+            Some(floats) if self.f16 => {
+                let halves = floats.iter().map(|&v| half::f16::from_f32(v).to_f32()).collect();
+                Tensor::from_f32(tensor.shape(), halves).expect("fits")
+            }
+            _ => tensor,
+        };
+        expected(&self.graph, batch).into_iter().map(rounded).collect()
+    }
+
+    /// What differs.
+    fn wrong(&self, got: &[Tensor], right: &[Tensor]) -> Option<String> {
+        got.iter().zip(right).find_map(|(got, right)| {
+            // Where floats come before codes, one rounding may move a code to its neighbour.
+            match (self.exact, got.as_i8().zip(right.as_i8())) {
+                (true, _) => difference(got, right),
+                (false, Some((a, b))) => {
+                    let far = (0..a.len()).find(|&at| a[at].abs_diff(b[at]) > 1)?;
+                    Some(format!("element {far} is {}, expected {}", a[far], b[far]))
+                }
+                (false, None) => close(got, right, if self.f16 { 1e-3 } else { 1e-5 }),
+            }
+        })
+    }
+}
+
+/// Dispatches of a batch.
+fn dispatches(engine: &Engine, program: &Program) -> usize {
+    let context = context("dispatches").expect("an adapter");
+    let model = block_on(engine.load(program)).expect("loaded");
+    let buffers = |ids: &[enfold::program::ValueId]| -> Vec<wgpu::Buffer> {
+        let len = |id| program.value(id).len(ROWS).expect("small");
+        ids.iter().map(|&id| buffer(context, &vec![0; len(id) * 4])).collect()
+    };
+    let (inputs, outputs) = (buffers(program.inputs()), buffers(program.outputs()));
+    let (inputs, outputs): (Vec<_>, Vec<_>) = (inputs.iter().collect(), outputs.iter().collect());
+    block_on(model.bind(&inputs, &outputs, ROWS)).expect("bound").dispatches()
+}
+
+#[test]
+fn every_pattern_is_joined_and_no_other() {
+    let Some(context) = context("patterns joined") else { return };
+    let (fused, unfused) = (Options::default(), Options { unfused: true, ..Options::default() });
+    let [fused, unfused] = [fused, unfused].map(|options| engine_with(context, &options));
+    let (joined, apart) = (joined(), apart());
+    for pattern in joined.iter().chain(&apart) {
+        let program = pattern.program();
+        let [less, more] = [&fused, &unfused].map(|engine| dispatches(engine, &program));
+        assert_eq!(more - less, pattern.saved, "{}: {less} dispatches, {more} apart:\n{program}", pattern.name);
+    }
+    report(&format!("{} patterns are joined, {} are not", joined.len(), apart.len()));
+}
+
+#[test]
+fn every_path_gives_the_same_bytes() {
+    let Some(context) = context("paths") else { return };
+    let register = TileShape::new(LinearKernel::Register, 32, 1, &context.device.limits()).expect("fits");
+    let d = Options::default;
+    let mut paths = vec![
+        ("default", d()),
+        ("checked", Options { checked: true, ..d() }),
+        ("unfused", Options { unfused: true, ..d() }),
+        ("without subgroups", Options { without_subgroups: true, ..d() }),
+        ("unpacked weights", Options { unpacked_weights: true, ..d() }),
+        ("native", Options { packed_dot: PackedDot::Native, ..d() }),
+        ("emulated", Options { packed_dot: PackedDot::Emulated, tile: Some(register), ..d() }),
+        ("K divided", Options { split_k: SplitK::Always, macs_per_dispatch: Some(2000), ..d() }),
+    ];
+    let all: Vec<Pattern> = joined().into_iter().chain(apart()).collect();
+    let made: Vec<(Program, Vec<Tensor>, Vec<Tensor>)> = all
+        .iter()
+        .map(|pattern| {
+            let batch = pattern.batch();
+            let right = pattern.expected(&batch);
+            (pattern.program(), batch, right)
+        })
+        .collect();
+    let count = paths.len();
+    for (path, options) in paths.drain(..) {
+        let engine = engine_with(context, &options);
+        for (pattern, (program, batch, right)) in all.iter().zip(&made) {
+            let got = block_on(block_on(engine.load(program)).expect("loaded").run(batch)).expect("run");
+            assert_eq!(pattern.wrong(&got, right), None, "{}, {path}:\n{program}", pattern.name);
+            // Another batch is another result, of all but a constant.
+            let other = pattern.expected(&crate::layers::batch(&pattern.graph, ROWS, 5));
+            assert!(pattern.wrong(&got, &other).is_some(), "{}: the comparison cannot fail", pattern.name);
+        }
+    }
+    report(&format!("{} programs give the same on {count} paths", all.len()));
+}

@@ -1,0 +1,240 @@
+//! Layers that are divided: along their columns, because a binding cannot hold the weight; along their rows, because a dispatch
+//! would take too long; along K, because the grid would be too small; and all of that at once.
+
+use std::sync::atomic::Ordering;
+
+use enfold::gpu::{Engine, GpuError, LinearKernel, Model, Options, Run, SplitK, TileShape};
+use enfold::lower::{LowerOptions, lower_with};
+use enfold::program::Program;
+use enfold::{Graph, Tensor};
+use pollster::block_on;
+
+use crate::device::{buffer_on, bytes, context, device_of, engine, read_on, submit, watched};
+use crate::layers::{Layers, batch, expected, first_rows};
+use crate::operators::close;
+use crate::report::report;
+
+/// Everything that can follow a layer of int8, of `n` columns and `k` features; the last outputs are not promised to the bit.
+fn ends(n: usize, k: usize, seed: u64) -> Graph {
+    let mut l = Layers::new(seed);
+    let (x, others, floats) = (l.codes(&[k]), l.codes(&[n]), l.floats(&[k]));
+    let codes = l.linear(x, n, k);
+    let to_floats = l.linear_to_floats(x, n, k);
+    let a = l.linear(x, n, k);
+    let table = l.table(a);
+    let a = l.linear(x, n, k);
+    let sum = l.sum(a, others, false);
+    let a = l.linear(x, n, k);
+    let sum_first = l.sum(others, a, true);
+    let a = l.linear_to_floats(x, n, k);
+    let gelu = l.gelu(a);
+    let dynamic = l.dynamic(floats, n, k);
+    let a = l.dynamic(floats, n, k);
+    let dynamic_gelu = l.gelu(a);
+    l.finish(&[codes, to_floats, table, sum, sum_first, gelu, dynamic, dynamic_gelu])
+}
+
+/// How many of them are.
+const EXACT: usize = 5;
+/// Their layers.
+const LINEAR: usize = 8;
+
+struct Bound {
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    graph: Graph,
+    batch: Vec<Tensor>,
+    outputs: Vec<wgpu::Buffer>,
+    run: Run,
+    halves: bool,
+}
+
+impl Bound {
+    fn new(
+        device: &wgpu::Device,
+        queue: &wgpu::Queue,
+        engine: &Engine,
+        graph: Graph,
+        rows: usize,
+        halves: bool,
+    ) -> Self {
+        let options = LowerOptions { f16_outputs: halves, ..LowerOptions::default() };
+        let program: Program = lower_with(&graph, &options).expect("lowered");
+        let model: Model = block_on(engine.load(&program)).expect("loaded");
+        let batch = batch(&graph, rows, 9);
+        let inputs: Vec<wgpu::Buffer> = batch.iter().map(|input| buffer_on(device, &bytes(input))).collect();
+        let zeros = |&id| {
+            let value = program.value(id);
+            buffer_on(device, &vec![0; (value.len(rows).expect("small") * 4).next_multiple_of(4)])
+        };
+        let outputs: Vec<wgpu::Buffer> = program.outputs().iter().map(zeros).collect();
+        let (inputs, slices): (Vec<_>, Vec<_>) = (inputs.iter().collect(), outputs.iter().collect());
+        let run = block_on(model.bind(&inputs, &slices, rows)).expect("bound");
+        let (device, queue) = (device.clone(), queue.clone());
+        Self { device, queue, graph, batch, outputs, run, halves }
+    }
+
+    /// Whether the outputs are those of `rows` rows.
+    fn check(&self, rows: usize, what: &str) {
+        let right = expected(&self.graph, &first_rows(&self.batch, rows));
+        for (at, (output, right)) in self.outputs.iter().zip(&right).enumerate() {
+            let got = read_on(&self.device, &self.queue, output);
+            if at < EXACT && !(self.halves && right.as_f32().is_some()) {
+                let right = bytes(right);
+                let wrong = (0..right.len()).find(|&byte| got[byte] != right[byte]);
+                assert_eq!(wrong, None, "{what}: byte of output {at}, {rows} rows");
+                let beyond = got[right.len().next_multiple_of(4)..].iter().find(|&&byte| byte != 0x5A && byte != 0);
+                assert_eq!(beyond, None, "{what}: beyond output {at}, {rows} rows");
+                continue;
+            }
+            let floats = match self.halves {
+                true => {
+                    let halves: Vec<u16> = bytemuck::pod_collect_to_vec(&got[..right.len() * 2]);
+                    halves.into_iter().map(|half| half::f16::from_bits(half).to_f32()).collect()
+                }
+                false => bytemuck::pod_collect_to_vec(&got[..right.len() * 4]),
+            };
+            let tolerance = if self.halves { 1e-3 } else { 1e-5 };
+            let got = Tensor::from_f32(right.shape(), floats).expect("fits");
+            assert_eq!(close(&got, right, tolerance), None, "{what}: output {at}, {rows} rows");
+        }
+    }
+
+    /// Several times, with other numbers of rows between, and twice before one submission.
+    fn check_all(&self, what: &str) {
+        let rows = self.run.max_rows();
+        for rows in [rows, 1, rows.div_ceil(2), rows, rows] {
+            // What the last recording left would hide one that computes nothing.
+            for output in &self.outputs {
+                self.queue.write_buffer(output, 0, &vec![0x5A; output.size() as usize]);
+            }
+            submit(&self.device, &self.queue, &self.run, rows);
+            self.check(rows, what);
+        }
+        let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        for rows in [1, rows] {
+            self.run.record(&mut encoder, rows).expect("recorded");
+        }
+        self.queue.submit([encoder.finish()]);
+        self.check(rows, what);
+    }
+}
+
+fn tiles(limits: &wgpu::Limits, subgroups: bool) -> Vec<TileShape> {
+    let shapes = [
+        (LinearKernel::Workgroup, 16, 4),
+        (LinearKernel::Large, 128, 2),
+        (LinearKernel::Register, 32, 1),
+        (LinearKernel::Subgroup, 16, 8),
+        (LinearKernel::Gemv, 2, 2),
+    ];
+    let shapes = shapes.into_iter().filter(|&(kernel, ..)| subgroups || kernel != LinearKernel::Subgroup);
+    shapes.filter_map(|(kernel, rows, step)| TileShape::new(kernel, rows, step, limits).ok()).collect()
+}
+
+#[test]
+fn weights_are_divided_along_their_columns() {
+    let Some((context, default)) = engine("split columns") else { return };
+    let mut dispatches = Vec::new();
+    for (limit, n, k, halves) in [(1 << 16, 330usize, 300usize, false), (1 << 16, 130, 513, true)] {
+        let limits = wgpu::Limits { max_storage_buffer_binding_size: limit, ..wgpu::Limits::default() };
+        let (device, queue, errors) = watched(context, limits);
+        let engine = block_on(Engine::new(&device, &queue, &Options::default())).expect("an engine");
+        // 64 columns of 8 bits take this much.
+        let of_block = k.next_multiple_of(16) * 64;
+        let parts = n.div_ceil(limit as usize / of_block * 64);
+        assert!(parts > 1);
+        let bound = Bound::new(&device, &queue, &engine, ends(n, k, 41), 5, halves);
+        let whole = Bound::new(&context.device, &context.queue, &default, ends(n, k, 41), 5, halves);
+        assert_eq!(bound.run.dispatches(), whole.run.dispatches() + LINEAR * (parts - 1), "{n} x {k}");
+        dispatches.push((whole.run.dispatches(), bound.run.dispatches()));
+        bound.check_all(&format!("columns of {n} x {k} in {parts} parts"));
+        assert_eq!(errors.load(Ordering::Relaxed), 0, "errors reached the application's handler");
+    }
+    report(&format!("columns: dispatches whole and divided {dispatches:?}"));
+
+    let limits = wgpu::Limits { max_storage_buffer_binding_size: 1 << 16, ..wgpu::Limits::default() };
+    let (device, queue, errors) = watched(context, limits);
+    let engine = block_on(Engine::new(&device, &queue, &Options::default())).expect("an engine");
+    let error = block_on(engine.load(&crate::layers::mlp(1, 1025, 1).1)).expect_err("too long");
+    let GpuError::Limit { actual: 66_560, limit: 65_536, .. } = error else { panic!("{error}") };
+    assert_eq!(errors.load(Ordering::Relaxed), 0, "errors reached the application's handler");
+}
+
+#[test]
+fn layers_are_divided_along_their_rows() {
+    let Some((context, default)) = engine("split rows") else { return };
+    let (n, k) = (70, 33);
+    for of_dispatch in [1, 3] {
+        let macs_per_dispatch = Some((of_dispatch * n * k) as u64);
+        let options = Options { macs_per_dispatch, ..Options::default() };
+        let engine = block_on(Engine::new(&context.device, &context.queue, &options)).expect("an engine");
+        let bound = Bound::new(&context.device, &context.queue, &engine, ends(n, k, 42), 13, false);
+        let whole = Bound::new(&context.device, &context.queue, &default, ends(n, k, 42), 13, false);
+        let parts = 13usize.div_ceil(of_dispatch);
+        assert_eq!(bound.run.dispatches(), whole.run.dispatches() + LINEAR * (parts - 1));
+        bound.check_all(&format!("{of_dispatch} rows a dispatch"));
+    }
+    // Products of activations: a tile of 64 rows is the least.
+    let mut l = Layers::new(43);
+    let (a, b) = (l.codes(&[3, 70, 20]), l.codes(&[3, 20, 9]));
+    let y = l.integer_matmul(a, b, 9, 20);
+    let graph = l.finish(&[y]);
+    let options = Options { macs_per_dispatch: Some(1), ..Options::default() };
+    let engine = block_on(Engine::new(&context.device, &context.queue, &options)).expect("an engine");
+    let bound = Bound::new(&context.device, &context.queue, &engine, graph, 4, false);
+    // 4 batches of 3 matrices of 2 tiles, two inputs that are padded and one output that is not.
+    assert_eq!(bound.run.dispatches(), 4 * 3 * 2 + 3);
+    bound.check_all("tiles of a product");
+}
+
+#[test]
+fn k_is_divided_and_sums_are_zero_again() {
+    let Some((context, default)) = engine("split K") else { return };
+    let subgroups = context.device.features().contains(wgpu::Features::SUBGROUP) && context.info.subgroup_min_size >= 8;
+    let mut counted = Vec::new();
+    for tile in tiles(&context.device.limits(), subgroups) {
+        let options = Options { tile: Some(tile), split_k: SplitK::Always, ..Options::default() };
+        let engine = block_on(Engine::new(&context.device, &context.queue, &options)).expect("an engine");
+        // Three parts, of which the last is ragged.
+        let graph = || ends(70, 300, 44);
+        let divided = Bound::new(&context.device, &context.queue, &engine, graph(), 19, false);
+        let whole = Bound::new(&context.device, &context.queue, &default, graph(), 19, false);
+        assert_eq!(divided.run.dispatches(), whole.run.dispatches() + LINEAR, "{tile:?}");
+        assert!(divided.run.memory().partial_sums > 0 && whole.run.memory().partial_sums == 0);
+        counted.push((whole.run.dispatches(), divided.run.dispatches()));
+        divided.check_all(&format!("K divided, {tile:?}"));
+    }
+    report(&format!("K: dispatches whole and divided {counted:?}"));
+}
+
+#[test]
+fn all_divisions_at_once() {
+    let Some((context, default)) = engine("all splits") else { return };
+    let (n, k) = (330, 300);
+    let limits = wgpu::Limits { max_storage_buffer_binding_size: 1 << 16, ..wgpu::Limits::default() };
+    let features = context.device.features() & wgpu::Features::SUBGROUP;
+    let (device, queue) = device_of(context, limits, features);
+    let options =
+        Options { split_k: SplitK::Always, macs_per_dispatch: Some((5 * n * k) as u64), ..Options::default() };
+    let engine = block_on(Engine::new(&device, &queue, &options)).expect("an engine");
+    let bound = Bound::new(&device, &queue, &engine, ends(n, k, 45), 13, false);
+    let plain = Bound::new(&context.device, &context.queue, &default, ends(n, k, 45), 13, false);
+    // Two parts of columns by three of rows, each with its end.
+    assert_eq!(bound.run.dispatches(), plain.run.dispatches() + LINEAR * (2 * 3 * 2 - 1));
+    bound.check_all("all divisions");
+}
+
+/// The comparison fails where it should.
+#[test]
+#[should_panic(expected = "wrong on purpose: byte of output 0, 5 rows")]
+fn another_batch_is_noticed() {
+    let Some(context) = context("split control") else { panic!("wrong on purpose: byte of output 0, 5 rows") };
+    let options = Options { split_k: SplitK::Always, ..Options::default() };
+    let engine = block_on(Engine::new(&context.device, &context.queue, &options)).expect("an engine");
+    let mut bound = Bound::new(&context.device, &context.queue, &engine, ends(70, 300, 46), 5, false);
+    submit(&bound.device, &bound.queue, &bound.run, 5);
+    let Tensor::I8(codes) = &mut bound.batch[0] else { panic!("codes") };
+    codes[[2, 299]] ^= 64;
+    bound.check(5, "wrong on purpose");
+}
