@@ -1,116 +1,92 @@
-//! Throughput of one int8 linear layer on every engine, and the costs of calibrating, converting and training: a
+//! Throughput of one int8 linear layer on every engine, and the costs of recording, calibrating, converting and training: a
 //! table, and JSON.
 //!
-//! `cargo bench --bench throughput -- [--shape R,K,N]… [--series NAME]… [--json FILE] [--adapter NAME]
+//! `cargo bench --bench throughput -- [--shape R,K,N]… [--full] [--series NAME]… [--json [FILE]] [--adapter NAME]
 //! [--tile KERNEL,ROWS,K_STEP]`
 //!
 //! Each series first checks its output against the interpreter. The series of a shape take turns in several rounds and the
-//! median is reported, so that ratios within one run mean something on a noisy machine.
+//! median is reported, so that ratios within one run mean something on a noisy machine. What the adapter reaches at most is
+//! measured in the same run.
 
 #![allow(clippy::print_stdout, missing_docs)]
 
+#[path = "throughput/arguments.rs"]
+mod arguments;
+#[path = "throughput/baseline.rs"]
+mod baseline;
+#[path = "throughput/ceiling.rs"]
+mod ceiling;
 #[path = "throughput/cpu.rs"]
 mod cpu;
+#[path = "throughput/device.rs"]
+mod device;
+#[path = "throughput/dynamic.rs"]
+mod dynamic;
 #[path = "throughput/flow.rs"]
 mod flow;
 #[path = "throughput/gpu.rs"]
 mod gpu;
 #[path = "throughput/layer.rs"]
 mod layer;
+#[path = "throughput/matrix_units.rs"]
+mod matrix_units;
 #[path = "throughput/qat.rs"]
 mod qat;
 #[path = "../tests/common/random.rs"]
 mod random;
+#[path = "throughput/record.rs"]
+mod record;
+#[path = "throughput/report.rs"]
+mod report;
 
 use std::time::Instant;
 
-use anyhow::{Context as _, Result, bail};
-use enfold::gpu::LinearKernel;
+use anyhow::Result;
 use enfold::gpu::context::Context;
 
+use arguments::{Arguments, layer_series};
+use ceiling::Ceilings;
+use gpu::{Gpu, LeftOut};
 use layer::Layer;
+use report::{Measured, print_ratios, write_json};
 
-/// (rows, K, N)
-const SHAPES: [[usize; 3]; 6] =
-    [[1, 1024, 1024], [1, 4096, 4096], [32, 1024, 1024], [512, 1024, 1024], [1024, 4096, 1024], [17, 777, 1000]];
 const ROUNDS: usize = 9;
+/// A shape has fewer rounds, but not fewer than these, once it has taken so many seconds.
+const LEAST_ROUNDS: usize = 3;
+const LONG: f64 = 6.0;
 
 /// What runs once and says how many seconds it took.
 pub(crate) type Runner = Box<dyn FnMut() -> Result<f64>>;
 
-/// One line of the table.
-pub(crate) struct Measured {
-    series: String,
-    shape: [usize; 3],
-    seconds: f64,
-    gops: f64,
+/// A series at a shape, its output checked.
+pub(crate) struct Series {
+    run: Runner,
+    /// Of weights and activations.
+    bytes: usize,
+    /// Elements of the output.
+    compared: usize,
+    kernel: Option<String>,
 }
 
-#[derive(Default)]
-struct Arguments {
-    shapes: Vec<[usize; 3]>,
-    series: Vec<String>,
-    json: Option<String>,
-    adapter: Option<String>,
-    tile: Option<(LinearKernel, u32, u32)>,
+pub(crate) enum Prepared {
+    Series(Series),
+    LeftOut(LeftOut),
 }
 
-impl Arguments {
-    fn parse() -> Result<Self> {
-        let mut arguments = Self::default();
-        let mut words = std::env::args().skip(1);
-        while let Some(word) = words.next() {
-            let mut value = || words.next().with_context(|| format!("{word} needs a value"));
-            match word.as_str() {
-                "--shape" => {
-                    let text = value()?;
-                    let numbers: Vec<usize> = text.split(',').map(str::parse).collect::<Result<_, _>>()?;
-                    let shape = <[usize; 3]>::try_from(numbers);
-                    let shape = shape.ok().filter(|s| !s.contains(&0));
-                    arguments
-                        .shapes
-                        .push(shape.with_context(|| format!("--shape {text}: expected R,K,N, each at least 1"))?);
-                }
-                "--series" => arguments.series.push(value()?),
-                "--json" => arguments.json = Some(value()?),
-                "--adapter" => arguments.adapter = Some(value()?),
-                "--tile" => arguments.tile = Some(tile(&value()?)?),
-                // Cargo's own.
-                "--bench" => {}
-                "--help" => {
-                    println!("--shape R,K,N (repeatable)  --series NAME (repeatable)  --json FILE  --adapter NAME");
-                    println!("--tile KERNEL,ROWS,K_STEP, as in linear_reg,32,1");
-                    println!("series: {}", [&layer_series()[..], &flow::SERIES, &qat::SERIES].concat().join(", "));
-                    std::process::exit(0);
-                }
-                other => bail!("unknown argument {other}; see --help"),
-            }
-        }
-        let known = [&layer_series()[..], &flow::SERIES, &qat::SERIES].concat();
-        if let Some(unknown) = arguments.series.iter().find(|s| !known.contains(&s.as_str())) {
-            bail!("no series {unknown}; there are: {}", known.join(", "));
-        }
-        Ok(arguments)
-    }
-
-    fn wants(&self, series: &str) -> bool {
-        self.series.is_empty() || self.series.iter().any(|s| s == series)
+impl From<Series> for Prepared {
+    fn from(series: Series) -> Self {
+        Self::Series(series)
     }
 }
 
-fn tile(text: &str) -> Result<(LinearKernel, u32, u32)> {
-    let [kernel, rows, k_step] = text.split(',').collect::<Vec<_>>()[..] else {
-        bail!("--tile {text}: expected KERNEL,ROWS,K_STEP");
-    };
-    let kernel = LinearKernel::ALL.into_iter().find(|k| k.name() == kernel);
-    Ok((kernel.with_context(|| format!("--tile {text}: no such kernel"))?, rows.parse()?, k_step.parse()?))
-}
-
-fn layer_series() -> Vec<&'static str> {
-    [&cpu::SERIES[..], &gpu::SERIES].concat()
+impl From<LeftOut> for Prepared {
+    fn from(left_out: LeftOut) -> Self {
+        Self::LeftOut(left_out)
+    }
 }
 
 fn main() -> Result<()> {
+    let start = Instant::now();
     let arguments = Arguments::parse()?;
     let context = pollster::block_on(Context::request(arguments.adapter.as_deref()))?;
     match &context {
@@ -126,11 +102,18 @@ fn main() -> Result<()> {
         None => println!("adapter: none; GPU series are left out"),
     }
     println!("cpu: {} threads", rayon::current_num_threads());
+    let gpu = context.as_ref().map(|context| Gpu::new(context, arguments.tile));
+    let wants_gpu = gpu::SERIES.iter().any(|series| arguments.wants(series));
+    let ceilings = context.as_ref().filter(|_| wants_gpu).map(ceiling::measure).transpose()?;
 
     let mut results = Vec::new();
-    let shapes = if arguments.shapes.is_empty() { SHAPES.to_vec() } else { arguments.shapes.clone() };
-    for shape in shapes {
-        results.extend(measure_shape(&arguments, context.as_ref(), shape)?);
+    let shapes = arguments.shapes(context.as_ref().is_some_and(|context| !context.is_software()));
+    for (at, &shape) in shapes.iter().enumerate() {
+        eprintln!("shape {} of {}, after {:.0} s", at + 1, shapes.len(), start.elapsed().as_secs_f64());
+        results.extend(measure_shape(&arguments, gpu.as_ref(), ceilings.as_ref(), shape)?);
+    }
+    if let Some(gpu) = gpu.as_ref().filter(|_| arguments.wants("record")) {
+        results.extend(record::measure(gpu)?);
     }
     if flow::SERIES.iter().any(|series| arguments.wants(series)) {
         results.extend(flow::measure()?);
@@ -138,50 +121,80 @@ fn main() -> Result<()> {
     if qat::SERIES.iter().any(|series| arguments.wants(series)) {
         results.extend(qat::measure()?);
     }
-    if let Some(path) = &arguments.json {
-        write_json(path, context.as_ref(), &results)?;
+    if let Some(json) = &arguments.json {
+        let path = write_json(json, context.as_ref(), ceilings.as_ref(), ROUNDS, &results)?;
+        println!("\nwritten: {}", path.display());
     }
+    println!("all in {:.0} s", start.elapsed().as_secs_f64());
     Ok(())
 }
 
-fn measure_shape(arguments: &Arguments, context: Option<&Context>, shape: [usize; 3]) -> Result<Vec<Measured>> {
+fn measure_shape(
+    arguments: &Arguments,
+    gpu: Option<&Gpu<'_>>,
+    ceilings: Option<&Ceilings>,
+    shape: [usize; 3],
+) -> Result<Vec<Measured>> {
     let wanted: Vec<&str> = layer_series().into_iter().filter(|series| arguments.wants(series)).collect();
     if wanted.is_empty() {
         return Ok(Vec::new());
     }
-    let layer = Layer::new(shape)?;
-    let mut runners: Vec<(&str, Runner, Vec<f64>)> = Vec::new();
-    for series in wanted {
-        let runner = if cpu::SERIES.contains(&series) {
-            Some(cpu::runner(series, &layer)?)
-        } else {
-            context.map(|context| gpu::runner(series, context, &layer, arguments.tile)).transpose()?
-        };
-        if let Some(runner) = runner {
-            runners.push((series, runner, Vec::new()));
-        }
-    }
-    for _ in 0..ROUNDS {
-        for (_, runner, seconds) in &mut runners {
-            seconds.push(runner()?);
-        }
-    }
     let [rows, k, n] = shape;
     println!("\nrows {rows}, K {k}, N {n}");
-    let mut results = Vec::new();
-    for (series, _, seconds) in runners {
-        let seconds = median(seconds);
-        let gops = 2e-9 * (rows * k * n) as f64 / seconds;
-        let gigabytes = 1e-9 * (n * k + rows * k + rows * n) as f64 / seconds;
-        println!("  {series:<16} {:>12.1} us {gops:>9.1} GOPS {gigabytes:>8.2} GB/s", seconds * 1e6);
-        results.push(Measured { series: series.to_owned(), shape, seconds, gops });
-    }
-    for (series, base) in [("cpu engine", "rten-gemm bare"), ("gpu resident", "gpu naive")] {
-        let of = |name| results.iter().find(|m| m.series == name).map(|m| m.seconds);
-        if let (Some(series_seconds), Some(base_seconds)) = (of(series), of(base)) {
-            println!("  {series} takes {:.3} times {base}", series_seconds / base_seconds);
+    let layer = Layer::new(shape)?;
+    let mut all: Vec<(&str, Series, Vec<f64>)> = Vec::new();
+    for series in wanted {
+        let prepared = match gpu {
+            _ if cpu::SERIES.contains(&series) => cpu::prepare(series, &layer)?,
+            Some(gpu) => gpu.prepare(series, &layer)?,
+            None => continue,
+        };
+        match prepared {
+            Prepared::Series(prepared) => all.push((series, prepared, Vec::new())),
+            Prepared::LeftOut(LeftOut(reason)) => println!("  {series:<16} left out: {reason}"),
         }
     }
+    drop(layer);
+    let start = Instant::now();
+    let mut rounds = 0;
+    while rounds < LEAST_ROUNDS || (rounds < ROUNDS && start.elapsed().as_secs_f64() < LONG) {
+        for (_, series, seconds) in &mut all {
+            seconds.push((series.run)()?);
+        }
+        rounds += 1;
+    }
+    let mut results = Vec::new();
+    let mut compared: Vec<(usize, Vec<&str>)> = Vec::new();
+    for (name, series, seconds) in all {
+        let seconds = median(seconds);
+        match compared.iter_mut().find(|(elements, _)| *elements == series.compared) {
+            Some((_, names)) => names.push(name),
+            None => compared.push((series.compared, vec![name])),
+        }
+        let mut measured = Measured {
+            series: name.to_owned(),
+            shape,
+            seconds,
+            gops: 2e-9 * rows as f64 * k as f64 * n as f64 / seconds,
+            rounds,
+            bytes: Some(series.bytes),
+            compared: Some(series.compared),
+            kernel: series.kernel,
+            ..Measured::default()
+        };
+        if let Some(ceilings) = ceilings.filter(|_| gpu::SERIES.contains(&name)) {
+            measured = measured.against(ceilings);
+        }
+        measured.print();
+        results.push(measured);
+    }
+    for (elements, names) in compared {
+        println!("  compared {elements} of {} elements: {}", rows * n, names.join(", "));
+    }
+    if rounds < ROUNDS {
+        println!("  {rounds} rounds instead of {ROUNDS}: they take long");
+    }
+    print_ratios(&results);
     Ok(results)
 }
 
@@ -205,24 +218,4 @@ pub(crate) fn time(mut run: impl FnMut() -> Result<()>) -> Result<f64> {
         }
         calls *= 2;
     }
-}
-
-fn write_json(path: &str, context: Option<&Context>, results: &[Measured]) -> Result<()> {
-    let results: Vec<serde_json::Value> = results
-        .iter()
-        .map(|m| {
-            let [rows, k, n] = m.shape;
-            serde_json::json!({
-                "series": m.series, "rows": rows, "k": k, "n": n, "seconds": m.seconds, "gops": m.gops,
-            })
-        })
-        .collect();
-    let info = context.map(|context| &context.info);
-    let json = serde_json::json!({
-        "adapter": info.map(|i| i.name.clone()),
-        "driver": info.map(|i| format!("{} {}", i.driver, i.driver_info)),
-        "software": context.is_some_and(Context::is_software),
-        "results": results,
-    });
-    std::fs::write(path, serde_json::to_string_pretty(&json)? + "\n").with_context(|| path.to_owned())
 }

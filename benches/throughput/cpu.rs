@@ -8,41 +8,50 @@ use enfold::interp::Interpreter;
 use rten_gemm::{GemmExecutor, GemmInputA, GemmInputB, GemmOptions};
 use rten_tensor::NdTensorView;
 
+use crate::gpu::LeftOut;
 use crate::layer::Layer;
-use crate::{Runner, time};
+use crate::{Prepared, Runner, Series, time};
 
 pub(crate) const SERIES: [&str; 3] = ["cpu reference", "cpu engine", "rten-gemm bare"];
 
-pub(crate) fn runner(series: &str, layer: &Layer) -> Result<Runner> {
+/// Beyond so many operations a run would take long.
+const MOST_OPERATIONS: f64 = 5e11;
+
+pub(crate) fn prepare(series: &str, layer: &Layer) -> Result<Prepared> {
+    let Layer { rows, k, n, .. } = *layer;
+    let operations = 2.0 * rows as f64 * k as f64 * n as f64;
+    if operations > MOST_OPERATIONS {
+        let most = MOST_OPERATIONS;
+        return Ok(LeftOut(format!("{operations:.1e} operations are more than {most:.1e}, the most on the CPU")).into());
+    }
     let x = layer.x.clone();
-    Ok(match series {
+    let (run, compared): (Runner, usize) = match series {
         "cpu reference" => {
             let interpreter = Interpreter::new(&layer.graph);
-            layer.check(series, interpreter.run(&[&x])?[0].as_i8().unwrap_or_default())?;
-            Box::new(move || {
-                time(|| {
-                    black_box(interpreter.run(&[&x])?);
-                    Ok(())
-                })
-            })
+            let compared = layer.check(series, interpreter.run(&[&x])?[0].as_i8().unwrap_or_default())?;
+            let run = move || {
+                black_box(interpreter.run(&[&x])?);
+                Ok(())
+            };
+            (Box::new(move || time(&run)), compared)
         }
         "cpu engine" => {
             let engine = Engine::new(&layer.program)?;
-            layer.check(series, engine.run(&[&x])?[0].as_i8().unwrap_or_default())?;
-            Box::new(move || {
-                time(|| {
-                    black_box(engine.run(&[&x])?);
-                    Ok(())
-                })
-            })
+            let compared = layer.check(series, engine.run(&[&x])?[0].as_i8().unwrap_or_default())?;
+            let run = move || {
+                black_box(engine.run(&[&x])?);
+                Ok(())
+            };
+            (Box::new(move || time(&run)), compared)
         }
         "rten-gemm bare" => bare(layer)?,
         other => bail!("no series {other}"),
-    })
+    };
+    Ok(Series { run, bytes: n * k + rows * k + rows * n, compared, kernel: None }.into())
 }
 
 /// The library's product alone: prepacked weights, u8 activations, i32 sums into one buffer that is used again.
-fn bare(layer: &Layer) -> Result<Runner> {
+fn bare(layer: &Layer) -> Result<(Runner, usize)> {
     let (m, k, n) = (layer.rows, layer.k, layer.n);
     let executor = GemmExecutor::<u8, i8, i32>::new();
     let x: Vec<u8> = layer.x.as_i8().unwrap_or_default().iter().map(|&v| v as u8 ^ 0x80).collect();
@@ -70,5 +79,5 @@ fn bare(layer: &Layer) -> Result<Runner> {
         let got = run()?;
         ensure!(got == expected, "rten-gemm bare: the last sum is {got}, expected {expected}");
     }
-    Ok(Box::new(move || time(|| run().map(drop))))
+    Ok((Box::new(move || time(|| run().map(drop))), usize::from(!saturates)))
 }

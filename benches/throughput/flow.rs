@@ -16,7 +16,8 @@ use rten_gemm::{GemmExecutor, GemmInputA, GemmInputB, GemmOptions};
 use rten_tensor::NdTensorView;
 
 use crate::random::Random;
-use crate::{Measured, ROUNDS, median, time};
+use crate::report::Measured;
+use crate::{ROUNDS, median, time};
 
 pub(crate) const SERIES: [&str; 6] =
     ["interpreter forward", "calibrate", "convert", "histogram search", "archive save", "archive load"];
@@ -24,6 +25,8 @@ pub(crate) const SERIES: [&str; 6] =
 const DIMS: [usize; 4] = [1024, 4096, 4096, 1024];
 const ROWS: usize = 128;
 const BATCHES: usize = 16;
+/// Of what passes over all batches.
+const FEW_ROUNDS: usize = 3;
 
 pub(crate) fn measure() -> Result<Vec<Measured>> {
     let mut random = Random::new(7);
@@ -44,7 +47,7 @@ pub(crate) fn measure() -> Result<Vec<Measured>> {
         forward.push(start.elapsed().as_secs_f64());
     }
     let mut plain = vec![];
-    for _ in 0..3 {
+    for _ in 0..FEW_ROUNDS {
         let start = Instant::now();
         for batch in &batches {
             black_box(interpreter.run(&[batch])?);
@@ -76,21 +79,23 @@ pub(crate) fn measure() -> Result<Vec<Measured>> {
     let [save, load] = archive_speed(&graph)?;
 
     let operations: usize = DIMS.windows(2).map(|d| 2 * ROWS * d[0] * d[1]).sum();
-    let measured = |series: &str, seconds: f64, passes: usize| Measured {
+    let measured = |series: &str, seconds: f64, passes: usize, rounds: usize| Measured {
         series: series.to_owned(),
         shape: [ROWS, DIMS[0], DIMS[3]],
         seconds,
         gops: 1e-9 * (operations * passes) as f64 / seconds,
+        rounds,
+        ..Measured::default()
     };
     Ok(vec![
-        measured(SERIES[0], forward, 1),
-        measured("bare f32 products", products, 1),
-        measured(SERIES[1], calibrate, BATCHES),
-        measured("plain forward passes", plain, BATCHES),
-        measured(SERIES[2], converts, 0),
-        measured(SERIES[3], search, 0),
-        measured(SERIES[4], save, 0),
-        measured(SERIES[5], load, 0),
+        measured(SERIES[0], forward, 1, ROUNDS),
+        measured("bare f32 products", products, 1, ROUNDS),
+        measured(SERIES[1], calibrate, BATCHES, FEW_ROUNDS),
+        measured("plain forward passes", plain, BATCHES, FEW_ROUNDS),
+        measured(SERIES[2], converts, 0, FEW_ROUNDS),
+        measured(SERIES[3], search, 0, 1),
+        measured(SERIES[4], save, 0, ROUNDS),
+        measured(SERIES[5], load, 0, ROUNDS),
     ])
 }
 

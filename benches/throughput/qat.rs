@@ -8,7 +8,8 @@ use enfold::quantize::{QuantizationConfig, WgpuQuantizer};
 use enfold::{Graph, GraphBuilder, Shape, Tensor};
 
 use crate::random::Random;
-use crate::{Measured, ROUNDS, median, time};
+use crate::report::Measured;
+use crate::{ROUNDS, median, time};
 
 pub(crate) const SERIES: [&str; 1] = ["qat step"];
 
@@ -45,7 +46,14 @@ pub(crate) fn measure() -> Result<Vec<Measured>> {
             let seconds = median(seconds);
             let gops = 1e-9 * operations as f64 / seconds;
             println!("  {series:<16} {:>12.1} us {gops:>9.1} GFLOPS", seconds * 1e6);
-            results.push(Measured { series: series.to_owned(), shape: [rows, dims[0], dims[3]], seconds, gops });
+            results.push(Measured {
+                series: series.to_owned(),
+                shape: [rows, dims[0], dims[3]],
+                seconds,
+                gops,
+                rounds: ROUNDS,
+                ..Measured::default()
+            });
         }
     }
     Ok(results)

@@ -1,0 +1,56 @@
+//! A layer from float to float: each row is quantized when it is known.
+
+use anyhow::{Result, ensure};
+use enfold::interp::Interpreter;
+use enfold::lower::lower;
+use enfold::quantize::{ConvertOptions, QuantizationConfig, WgpuQuantizer, convert, prepare as annotate, reference};
+use enfold::{GraphBuilder, Shape, Tensor};
+use pollster::block_on;
+
+use crate::gpu::{Gpu, LeftOut};
+use crate::layer::Sample;
+use crate::random::Random;
+use crate::{Prepared, Series};
+
+/// Of the largest output, by which two float products may differ.
+const TOLERANCE: f32 = 1e-6;
+
+pub(crate) fn prepare(gpu: &Gpu<'_>, shape @ [rows, k, n]: [usize; 3]) -> Result<Prepared> {
+    if let Some(left_out) = LeftOut::too_large(gpu.context, [rows * k * 4, rows * n * 4]) {
+        return Ok(left_out.into());
+    }
+    let mut random = Random::new((rows + k + n) as u64);
+    let mut floats = |len: usize, scale: f32| random.codes(len).into_iter().map(|c| f32::from(c) * scale).collect();
+    let weight = Tensor::from_f32(&[n, k], floats(n * k, 1e-3))?;
+    let bias = Tensor::from_f32(&[n], floats(n, 1e-2))?;
+    let x = Tensor::from_f32(&[rows, k], floats(rows * k, 1e-2))?;
+    let mut g = GraphBuilder::new();
+    let input = g.input("x", Shape::rows(k))?;
+    let y = g.linear("fc", input, weight, Some(bias))?;
+    let graph = g.finish([y])?;
+    let config = QuantizationConfig::symmetric().per_channel().dynamic_per_token();
+    let prepared = annotate(&graph, &WgpuQuantizer::new().set_global(config))?;
+    let integers = reference(&convert(&prepared, &ConvertOptions::default())?)?;
+    let program = lower(&integers)?;
+
+    let engine = gpu.engine()?;
+    let got = block_on(block_on(engine.load(&program))?.run(&[&x]))?;
+    let (got, values) = (got[0].as_f32().unwrap_or_default(), x.as_f32().unwrap_or_default());
+    ensure!(got.len() == rows * n, "gpu dynamic: {} outputs, expected {}", got.len(), rows * n);
+    // What a row becomes does not depend on the others.
+    let sample = Sample::of(shape).rows;
+    let picked: Vec<f32> = sample.iter().flat_map(|&row| values[row * k..][..k].iter().copied()).collect();
+    let picked = Tensor::from_f32(&[sample.len(), k], picked)?;
+    let expected = Interpreter::new(&integers).run(&[&picked])?.swap_remove(0);
+    let expected = expected.as_f32().unwrap_or_default();
+    let largest = expected.iter().fold(0f32, |largest, v| largest.max(v.abs()));
+    for (at, &row) in sample.iter().enumerate() {
+        for (column, (got, expected)) in got[row * n..][..n].iter().zip(&expected[at * n..][..n]).enumerate() {
+            let near = (got - expected).abs() <= TOLERANCE * largest;
+            ensure!(near, "gpu dynamic: row {row}, column {column} is {got}, expected {expected}");
+        }
+    }
+    let run = gpu.runner(engine, &program, bytemuck::cast_slice(values), [rows, rows * n * 4], n * k)?;
+    let bytes = n * k + 4 * (rows * k + rows * n);
+    Ok(Series { run, bytes, compared: sample.len() * n, kernel: None }.into())
+}

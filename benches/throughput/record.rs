@@ -1,0 +1,181 @@
+//! What recording costs on the host: a frame of many small layers, next to the same commands recorded without the engine.
+
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
+use enfold::gpu::Run;
+use enfold::graph::Op;
+use enfold::interp::Interpreter;
+use enfold::lower::lower;
+use enfold::qparams::QParams;
+use enfold::tensor::DType;
+use enfold::{Graph, GraphBuilder, Shape, Tensor};
+use pollster::block_on;
+use wgpu::{BufferUsages, CommandEncoder};
+
+use crate::device::{buffer, empty, encoder};
+use crate::gpu::Gpu;
+use crate::median;
+use crate::random::Random;
+use crate::report::Measured;
+
+pub(crate) const SERIES: [&str; 1] = ["record"];
+
+const LAYERS: usize = 12;
+const WIDTH: usize = 64;
+const WARM_UP: usize = 200;
+const RECORDINGS: usize = 3000;
+
+pub(crate) fn measure(gpu: &Gpu<'_>) -> Result<Vec<Measured>> {
+    let mut random = Random::new(12);
+    let graph = mlp(&mut random)?;
+    let program = lower(&graph)?;
+    let model = block_on(gpu.engine()?.load(&program))?;
+    let x = Tensor::from_i8(&[1, WIDTH], random.codes(WIDTH))?;
+    let expected = Interpreter::new(&graph).run(&[&x])?;
+    ensure!(block_on(model.run(&[&x]))? == expected, "record: the network differs from the interpreter");
+    let codes: &[u8] = bytemuck::cast_slice(x.as_i8().unwrap_or_default());
+    let input = buffer(gpu.context, codes, BufferUsages::STORAGE);
+    let output = empty(gpu.context, "y", WIDTH as u64, BufferUsages::STORAGE);
+    let run = block_on(model.bind(&[&input], &[&output], 1))?;
+    let dispatches = run.dispatches();
+    let twin = Twin::new(gpu, dispatches);
+
+    let mut seconds: [Vec<f64>; 4] = Default::default();
+    for at in 0..WARM_UP + RECORDINGS {
+        let of_engine = recorded(gpu, |encoder| record(&run, encoder))?;
+        let of_twin = recorded(gpu, |encoder| twin.record(encoder))?;
+        if at >= WARM_UP {
+            let of_both = [of_engine[0], of_twin[0], of_engine[1], of_twin[1]];
+            seconds.iter_mut().zip(of_both).for_each(|(all, one)| all.push(one));
+        }
+    }
+    // Both are valid commands.
+    for all in
+        [&|encoder: &mut CommandEncoder| record(&run, encoder), &|encoder: &mut CommandEncoder| twin.record(encoder)]
+            as [&dyn Fn(&mut CommandEncoder) -> Result<()>; 2]
+    {
+        let mut encoder = encoder(gpu.context);
+        all(&mut encoder)?;
+        gpu.context.queue.submit([encoder.finish()]);
+        gpu.context.device.poll(wgpu::PollType::wait_indefinitely())?;
+    }
+    println!("\nrecording {LAYERS} layers of {WIDTH} x {WIDTH} at 1 row, {dispatches} dispatches, on the host");
+    let mut results = Vec::new();
+    for (series, all) in ["record", "record bare", "finish", "finish bare"].into_iter().zip(seconds) {
+        let least = all.iter().copied().fold(f64::INFINITY, f64::min);
+        let middle = median(all);
+        println!("  {series:<16} median {:>8.2} us, least {:>8.2} us", middle * 1e6, least * 1e6);
+        results.push(Measured {
+            series: series.to_owned(),
+            shape: [1, WIDTH, WIDTH],
+            seconds: middle,
+            least_seconds: Some(least),
+            rounds: RECORDINGS,
+            ..Measured::default()
+        });
+    }
+    let times = |at: usize| results[at].seconds / results[at + 1].seconds;
+    println!("  record takes {:.2} times record bare, and finish {:.2} times finish bare", times(0), times(2));
+    Ok(results)
+}
+
+fn record(run: &Run, encoder: &mut CommandEncoder) -> Result<()> {
+    Ok(run.record(encoder, 1)?)
+}
+
+/// Seconds of recording alone, and of finishing the encoder, where wgpu hands its commands to the driver. Nothing is submitted.
+fn recorded(gpu: &Gpu<'_>, record: impl Fn(&mut CommandEncoder) -> Result<()>) -> Result<[f64; 2]> {
+    let mut encoder = encoder(gpu.context);
+    let start = Instant::now();
+    record(&mut encoder)?;
+    let recorded = start.elapsed().as_secs_f64();
+    let commands = encoder.finish();
+    let finished = start.elapsed().as_secs_f64() - recorded;
+    drop(commands);
+    Ok([recorded, finished])
+}
+
+/// Layers from codes to codes, one dispatch each.
+fn mlp(random: &mut Random) -> Result<Graph> {
+    let mut g = GraphBuilder::new();
+    let mut h = g.typed_input("x", Shape::rows(WIDTH), DType::I8)?;
+    for at in 0..LAYERS {
+        let weight = Tensor::from_i8(&[WIDTH, WIDTH], random.codes(WIDTH * WIDTH))?;
+        let weight = g.constant(&format!("w{at}"), weight)?;
+        let bias = g.constant(&format!("b{at}"), Tensor::from_i32(&[WIDTH], vec![17; WIDTH])?)?;
+        let factors = g.constant(&format!("m{at}"), Tensor::from_f32(&[WIDTH], vec![1e-3; WIDTH])?)?;
+        let acc = g.node(&format!("fc{at}"), Op::IntegerLinear { fraction_bits: 0 }, &[h, weight, bias])?;
+        let qparams = QParams::new(0.05, 3)?;
+        h = g.node(&format!("h{at}"), Op::Requantize { qparams, lo: -128, hi: 127 }, &[acc, factors])?;
+    }
+    Ok(g.finish([h])?)
+}
+
+/// As many dispatches of a shader that does next to nothing: one pipeline, a bind group each, two dynamic offsets.
+struct Twin {
+    pipeline: wgpu::ComputePipeline,
+    bind_groups: Vec<wgpu::BindGroup>,
+    offset: u32,
+}
+
+impl Twin {
+    fn new(gpu: &Gpu<'_>, dispatches: usize) -> Self {
+        let device = &gpu.context.device;
+        let module = device.create_shader_module(wgpu::include_wgsl!("../trivial.wgsl"));
+        let entry = |binding: u32| wgpu::BindGroupLayoutEntry {
+            binding,
+            visibility: wgpu::ShaderStages::COMPUTE,
+            ty: wgpu::BindingType::Buffer {
+                ty: match binding {
+                    0 | 1 => wgpu::BufferBindingType::Uniform,
+                    _ => wgpu::BufferBindingType::Storage { read_only: false },
+                },
+                has_dynamic_offset: binding < 2,
+                min_binding_size: None,
+            },
+            count: None,
+        };
+        let entries = [0, 1, 2].map(entry);
+        let layout =
+            device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: None, entries: &entries });
+        let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+            label: None,
+            bind_group_layouts: &[Some(&layout)],
+            immediate_size: 0,
+        });
+        let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some("trivial"),
+            layout: Some(&pipeline_layout),
+            module: &module,
+            entry_point: Some("trivial"),
+            compilation_options: wgpu::PipelineCompilationOptions::default(),
+            cache: None,
+        });
+        let offset = device.limits().min_uniform_buffer_offset_alignment.max(4);
+        let digits = buffer(gpu.context, &vec![0; 2 * offset as usize], BufferUsages::UNIFORM);
+        let digit = wgpu::BufferBinding { buffer: &digits, offset: 0, size: wgpu::BufferSize::new(4) };
+        let bind_group = |_| {
+            let y = empty(gpu.context, "y", 256, BufferUsages::STORAGE);
+            let resources = [
+                wgpu::BindingResource::Buffer(digit.clone()),
+                wgpu::BindingResource::Buffer(digit.clone()),
+                y.as_entire_binding(),
+            ];
+            let entries: Vec<wgpu::BindGroupEntry<'_>> =
+                (0u32..).zip(resources).map(|(binding, resource)| wgpu::BindGroupEntry { binding, resource }).collect();
+            device.create_bind_group(&wgpu::BindGroupDescriptor { label: None, layout: &layout, entries: &entries })
+        };
+        Self { pipeline, bind_groups: (0..dispatches).map(bind_group).collect(), offset }
+    }
+
+    fn record(&self, encoder: &mut CommandEncoder) -> Result<()> {
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+        for bind_group in &self.bind_groups {
+            pass.set_pipeline(&self.pipeline);
+            pass.set_bind_group(0, bind_group, &[0, self.offset]);
+            pass.dispatch_workgroups(1, 1, 1);
+        }
+        Ok(())
+    }
+}

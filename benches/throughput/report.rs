@@ -1,0 +1,151 @@
+//! The table and the JSON.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use enfold::gpu::context::Context;
+use serde_json::{Value, json};
+
+use crate::arguments::Json;
+use crate::ceiling::Ceilings;
+
+/// One line of the table.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Measured {
+    pub(crate) series: String,
+    pub(crate) shape: [usize; 3],
+    pub(crate) seconds: f64,
+    pub(crate) gops: f64,
+    /// Of which `seconds` is the median.
+    pub(crate) rounds: usize,
+    pub(crate) least_seconds: Option<f64>,
+    /// Of weights and activations.
+    pub(crate) bytes: Option<usize>,
+    /// Elements of the output that were compared with what they should be.
+    pub(crate) compared: Option<usize>,
+    pub(crate) kernel: Option<String>,
+    pub(crate) of_ceilings: Option<OfCeilings>,
+}
+
+/// Fractions of what was measured without anything in the way.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OfCeilings {
+    pub(crate) dot: f64,
+    pub(crate) copy: f64,
+}
+
+impl Measured {
+    pub(crate) fn gigabytes(&self) -> Option<f64> {
+        self.bytes.map(|bytes| 1e-9 * bytes as f64 / self.seconds)
+    }
+
+    pub(crate) fn against(mut self, ceilings: &Ceilings) -> Self {
+        let dot = self.gops * 1e-3 / ceilings.dot_tops;
+        self.of_ceilings =
+            self.gigabytes().map(|gigabytes| OfCeilings { dot, copy: gigabytes / ceilings.copy_gigabytes });
+        self
+    }
+
+    pub(crate) fn print(&self) {
+        let Self { series, seconds, gops, .. } = self;
+        print!("  {series:<16} {:>12.1} us {:>9.4} TOPS", seconds * 1e6, gops * 1e-3);
+        if let Some(gigabytes) = self.gigabytes() {
+            print!(" {gigabytes:>8.2} GB/s");
+        }
+        if let Some(OfCeilings { dot, copy }) = self.of_ceilings {
+            print!(" {:>5.1} % of dot, {:>5.1} % of copy", dot * 100.0, copy * 100.0);
+        }
+        if let Some(kernel) = &self.kernel {
+            print!("  {kernel}");
+        }
+        println!();
+    }
+}
+
+/// Who is held against whom.
+const RATIOS: [(&str, &str, &str); 7] = [
+    ("cpu engine", "rten-gemm bare", ""),
+    ("gpu resident", "gpu naive", "picked against naive: "),
+    ("gpu checked", "gpu naive", "checked against naive: "),
+    ("gpu checked", "gpu resident", "checked against trusted: "),
+    ("gpu tuned", "gpu resident", "tuned against picked: "),
+    ("gpu matrix units", "gpu resident", "matrix units against packed dot products: "),
+    ("gpu resident", "gpu f32", "int8 against f32: "),
+];
+
+pub(crate) fn print_ratios(results: &[Measured]) {
+    for (series, base, what) in RATIOS {
+        let of = |name| results.iter().find(|m| m.series == name).map(|m| m.seconds);
+        if let (Some(series_seconds), Some(base_seconds)) = (of(series), of(base)) {
+            let (times, fast) = (series_seconds / base_seconds, base_seconds / series_seconds);
+            println!("  {what}{series} takes {times:.3} times {base}, {fast:.2} times as fast");
+        }
+    }
+}
+
+/// Returns where it has written to.
+pub(crate) fn write_json(
+    json: &Json,
+    context: Option<&Context>,
+    ceilings: Option<&Ceilings>,
+    rounds: usize,
+    results: &[Measured],
+) -> Result<PathBuf> {
+    let info = context.map(|context| &context.info);
+    let path = match json {
+        Json::File(file) => PathBuf::from(file),
+        Json::ByAdapter => {
+            let name = info.map_or("no adapter", |info| info.name.as_str());
+            Path::new("benches/results").join(format!("{}.json", file_stem(name)))
+        }
+    };
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+    }
+    let naive = |shape| results.iter().find(|m| m.shape == shape && m.series == "gpu naive").map(|m| m.seconds);
+    let results: Vec<Value> = results.iter().map(|m| of_measured(m, naive(m.shape))).collect();
+    let json = json!({
+        "adapter": info.map(|i| i.name.clone()),
+        "backend": info.map(|i| format!("{:?}", i.backend)),
+        "device_type": info.map(|i| format!("{:?}", i.device_type)),
+        "driver": info.map(|i| format!("{} {}", i.driver, i.driver_info)),
+        "software": context.is_some_and(Context::is_software),
+        "cpu_threads": rayon::current_num_threads(),
+        "rounds": rounds,
+        "ceilings": ceilings.map(|c| json!({
+            "dot_tops": c.dot_tops, "copy_gigabytes_per_second": c.copy_gigabytes, "copy_bytes": c.copy_bytes,
+        })),
+        "results": results,
+    });
+    std::fs::write(&path, serde_json::to_string_pretty(&json)? + "\n").with_context(|| path.display().to_string())?;
+    Ok(path)
+}
+
+fn of_measured(m: &Measured, naive: Option<f64>) -> Value {
+    let [rows, k, n] = m.shape;
+    let mut value = json!({
+        "series": m.series, "rows": rows, "k": k, "n": n, "seconds": m.seconds, "gops": m.gops, "rounds": m.rounds,
+    });
+    let ratio = naive.filter(|_| m.bytes.is_some()).map(|naive| m.seconds / naive);
+    let optional = [
+        ("least_seconds", m.least_seconds.map(Value::from)),
+        ("gigabytes_per_second", m.gigabytes().map(Value::from)),
+        ("of_dot_ceiling", m.of_ceilings.map(|of| of.dot.into())),
+        ("of_copy_ceiling", m.of_ceilings.map(|of| of.copy.into())),
+        ("ratio_to_naive", ratio.map(Value::from)),
+        ("elements_compared", m.compared.map(Value::from)),
+        ("kernel", m.kernel.clone().map(Value::from)),
+    ];
+    for (key, of_key) in optional {
+        if let Some(of_key) = of_key {
+            value[key] = of_key;
+        }
+    }
+    value
+}
+
+/// Lowercase letters, digits and single dashes.
+fn file_stem(name: &str) -> String {
+    let plain = name.to_lowercase().replace(|c: char| !c.is_ascii_alphanumeric(), " ");
+    plain.split_whitespace().collect::<Vec<_>>().join("-")
+}

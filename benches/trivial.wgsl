@@ -1,0 +1,14 @@
+// Next to nothing, with bindings as the engine's: what recording a dispatch costs on the host without the engine.
+
+struct Digit {
+    value: u32,
+}
+
+@group(0) @binding(0) var<uniform> high: Digit;
+@group(0) @binding(1) var<uniform> low: Digit;
+@group(0) @binding(2) var<storage, read_write> y: array<u32>;
+
+@compute @workgroup_size(1)
+fn trivial() {
+    y[0] = high.value + low.value;
+}
