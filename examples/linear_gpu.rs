@@ -92,6 +92,7 @@ fn main() -> Result<()> {
         println!("weights: {float_bytes} bytes float, {} bytes int8", model.size_bytes());
         let (input, output) = device.buffers()?;
         let run = block_on(model.bind(&[&input], &[&output], rows))?;
+        println!("device memory: {}", run.memory());
         println!(
             "time per batch of {rows}: cpu int8 {cpu_time:.0} us, gpu int8 resident {:.0} us, gpu int8 round trip {:.0} us",
             device.resident(&run, rows)?,

@@ -76,7 +76,10 @@ pub(crate) fn float_graph() -> Result<Graph> {
 }
 
 fn read(name: &str) -> Result<Vec<u8>> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/digits").join(name);
+    let of_crate = Path::new(env!("CARGO_MANIFEST_DIR"));
+    // Where the crate is not, as on a machine that got the binary alone, the data lies under the working directory.
+    let root = if of_crate.exists() { of_crate } else { Path::new("") };
+    let path = root.join("examples/data/digits").join(name);
     std::fs::read(&path).with_context(|| path.display().to_string())
 }
 

@@ -16,11 +16,11 @@ fn engine(options: &Options) -> Option<Engine> {
 /// Every shape that the device can hold.
 fn tiles(kernel: LinearKernel, limits: &wgpu::Limits, subgroup: u32) -> Vec<TileShape> {
     let (rows, k_steps): (&[u32], &[u32]) = match kernel {
-        LinearKernel::Workgroup => (&[4, 16, 32, 64], &[1, 2, 4, 8]),
+        LinearKernel::Workgroup => (&[4, 16, 64], &[1, 3, 4, 8]),
         LinearKernel::Large => (&[128], &[2]),
         LinearKernel::Register => (&[8, 16, 32, 64, 128], &[1]),
         LinearKernel::Subgroup => (&[8, 16], &[4, 8]),
-        LinearKernel::Gemv => (&[1, 2, 4, 8], &[1, 2, 4, 8]),
+        LinearKernel::Gemv => (&[1, 2, 4, 8], &[1, 4]),
         other => panic!("{other:?} is not tested"),
     };
     // As many lanes as share what they load are in every subgroup.
