@@ -28,8 +28,6 @@ pub(crate) const SERIES: [&str; 10] = [
 
 /// Weights of hardware GPUs are rotated, so that they come from memory as in a network, not from a cache.
 const LAST_LEVEL_CACHE: usize = 128 << 20;
-/// Tuning holds the weights once for each of some twenty tile shapes.
-const MOST_TUNED_BYTES: usize = 64 << 20;
 
 /// A tile shape to use instead of the engine's choice.
 pub(crate) type Tile = Option<(LinearKernel, u32, u32)>;
@@ -160,10 +158,6 @@ impl<'c> Gpu<'c> {
     }
 
     fn tuned(&self, series: &str, layer: &Layer) -> Result<Prepared> {
-        if layer.n * layer.k > MOST_TUNED_BYTES {
-            let bytes = layer.n * layer.k;
-            return Ok(LeftOut(format!("tuning would hold {bytes} bytes of weights once for each tile shape")).into());
-        }
         let table = block_on(self.engine()?.tune(&layer.program, layer.rows))?;
         let found: serde_json::Value = serde_json::from_str(&table.to_json()?)?;
         let entry = &found["entries"][0];

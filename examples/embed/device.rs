@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use anyhow::{Context as _, Result, bail};
 use enfold::gpu::{Engine, Options};
 use pollster::block_on;
-use wgpu::{DeviceType, DownlevelFlags, Features, Limits};
+use wgpu::{DeviceType, DownlevelFlags};
 
 /// All adapters that can compute and draw, whose name contains `name`, the most capable first. None if there is no
 /// adapter at all.
@@ -46,16 +46,12 @@ impl Gpu {
     pub(crate) fn open(adapter: wgpu::Adapter) -> Result<Self> {
         let (info, available) = (adapter.get_info(), adapter.limits());
         println!("adapter: {} [{:?}, {:?}]", info.name, info.backend, info.device_type);
-        // The usual limits, but buffers as large as they can be: a row of features for each pixel is much.
-        let limits = Limits {
-            max_buffer_size: available.max_buffer_size,
-            max_storage_buffer_binding_size: available.max_storage_buffer_binding_size,
-            ..Limits::default()
-        };
+        // What the engine profits from is what the application wants too: timestamps, and large buffers, since a row of features
+        // for each pixel is much.
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("embed"),
-            required_features: adapter.features() & Features::TIMESTAMP_QUERY,
-            required_limits: limits.or_worse_values_from(&available),
+            required_features: Engine::wanted_features(adapter.features()),
+            required_limits: Engine::wanted_limits(&available).or_worse_values_from(&available),
             ..wgpu::DeviceDescriptor::default()
         };
         let (device, queue) = block_on(adapter.request_device(&descriptor)).context(info.name)?;

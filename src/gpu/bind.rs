@@ -13,7 +13,7 @@ use super::memory::{Memory, Slice, check_sizes, check_slices};
 use super::model::{Model, OfStep, WeightPart};
 use super::params::{linear_end, linear_params, part_vecs, tensor_params};
 use super::pipeline::{Family, Key, LinearEnd, TensorKernel};
-use super::plan::{LINEAR_Y, Part, Plan, Planned, PlannedKernel, Slot, Terms, matrix_rows};
+use super::plan::{Part, Plan, Planned, PlannedKernel, Slot, Terms, matrix_rows};
 use super::run::{Dispatch, LinearTile, LinearWork, Run, Work};
 use super::tile::LinearKernel;
 use super::transfer::{allocate, scoped, upload};
@@ -24,7 +24,12 @@ const MAX_PARTIAL_SUMS: u64 = 192 * 1024;
 /// Rows of a dispatch that is divided are a multiple of this, where that many may be in one, so that tiles stay whole.
 const ROW_STEP: u64 = 128;
 
-const PARTIAL: u32 = 8;
+/// What a linear kernel is bound to beside values.
+const LINEAR_WEIGHT: u32 = 4;
+const LINEAR_CHANNELS: u32 = 5;
+const LINEAR_PARTIAL: u32 = 8;
+/// Bindings of the kernels that handle one word at a time, and of the others.
+const TENSOR_BINDINGS: u32 = 5;
 const BINDINGS: u32 = 9;
 
 pub(super) async fn bind(
@@ -37,9 +42,9 @@ pub(super) async fn bind(
     shared.check_lost()?;
     super::run::check_rows(max_rows, max_rows.max(1))?;
     check_sizes(program, shared, max_rows)?;
-    check_slices(program, shared, inputs, outputs, max_rows)?;
+    let used = check_slices(program, shared, inputs, outputs, max_rows)?;
     let copied: Vec<bool> =
-        (0..inputs.len()).map(|at| inputs[..at].iter().any(|earlier| earlier.overlaps(&inputs[at]))).collect();
+        (0..inputs.len()).map(|at| used[..at].iter().any(|earlier| earlier.overlaps(&used[at]))).collect();
     let alignment = u64::from(shared.limits.min_storage_buffer_offset_alignment);
     let max_bytes = shared.limits.max_buffer_size;
     let terms = Terms { max_rows, unfused: settings.unfused, copied: &copied, alignment, max_bytes };
@@ -306,7 +311,7 @@ impl<'b> Binder<'b> {
         first: [wgpu::BufferBinding<'b>; 3],
         partial: Option<&'b wgpu::Buffer>,
     ) -> Vec<wgpu::BindGroupEntry<'b>> {
-        let bindings = if work.family == Family::Tensor { 5 } else { BINDINGS };
+        let bindings = if work.family == Family::Tensor { TENSOR_BINDINGS } else { BINDINGS };
         let of_binding = |binding: u32| {
             if let Some(first) = first.get(binding as usize) {
                 return first.clone();
@@ -315,13 +320,12 @@ impl<'b> Binder<'b> {
                 return self.part(part);
             }
             match (binding, work.weight, partial) {
-                (4, Some(weight), _) => part_of(&weight.weight, 0, weight.weight.size()),
-                (5, Some(weight), _) => part_of(&weight.channels, 0, weight.channels.size()),
-                (PARTIAL, Some(_), Some(partial)) => part_of(partial, 0, partial.size()),
+                (LINEAR_WEIGHT, Some(weight), _) => part_of(&weight.weight, 0, weight.weight.size()),
+                (LINEAR_CHANNELS, Some(weight), _) => part_of(&weight.channels, 0, weight.channels.size()),
+                (LINEAR_PARTIAL, Some(_), Some(partial)) => part_of(partial, 0, partial.size()),
                 _ => self.model.engine.shared.pipelines.unused(binding),
             }
         };
-        debug_assert!(work.family != Family::Linear || work.planned.parts.iter().any(|part| part.0 == LINEAR_Y));
         let entry =
             |binding| wgpu::BindGroupEntry { binding, resource: wgpu::BindingResource::Buffer(of_binding(binding)) };
         (0..bindings).map(entry).collect()

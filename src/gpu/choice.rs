@@ -9,7 +9,7 @@ use super::pipeline::lanes_of;
 use super::tile::{LinearKernel, TileShape};
 
 /// A tile shape, and when it is used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Candidate {
     pub(super) tile: TileShape,
     /// For at most so many matrix rows.

@@ -30,8 +30,7 @@ pub(super) struct Group {
     pub(super) table: Option<usize>,
     /// The sum that follows.
     pub(super) sum: Option<usize>,
-    /// The function that follows, and its step.
-    pub(super) unary: Option<UnaryOp>,
+    /// The function that follows.
     pub(super) function: Option<usize>,
     /// Whether halves are written.
     pub(super) halves: bool,
@@ -81,6 +80,14 @@ pub(super) fn groups(program: &Program, joined: Joined) -> Vec<Group> {
 }
 
 impl Group {
+    /// Which function follows.
+    pub(super) fn unary(&self, program: &Program) -> Option<UnaryOp> {
+        match program.steps()[self.function?].op {
+            StepOp::Float(FloatOp::Unary(op)) => Some(op),
+            _ => None,
+        }
+    }
+
     fn steps(&self) -> impl Iterator<Item = usize> {
         let others = [self.table, self.sum, self.function, self.before, self.quantize];
         [Some(self.main), Some(self.last)].into_iter().chain(others).flatten()
@@ -153,9 +160,7 @@ impl<'p> Fusion<'p> {
     fn with_unary(&self, group: Group) -> Group {
         let reader = self.only_reader(group.main);
         match reader.map(|reader| (reader, self.op(reader))) {
-            Some((reader, &StepOp::Float(FloatOp::Unary(op)))) => {
-                Group { unary: Some(op), function: Some(reader), last: reader, ..group }
-            }
+            Some((reader, StepOp::Float(FloatOp::Unary(_)))) => Group { function: Some(reader), last: reader, ..group },
             _ => group,
         }
     }

@@ -319,13 +319,13 @@ pub(super) fn general(program: &Program, group: &Group, part: usize) -> Result<G
             let k = value(0).cols() as u32;
             let params = &mut general.params;
             (params.k, params.a_row, params.b_k, params.b_n) = (k, k, 1, k);
-            general.kernel.flags = match (step.inputs.len() == 3, group.unary.is_some()) {
+            general.kernel.flags = match (step.inputs.len() == 3, group.function.is_some()) {
                 (false, false) => &[],
                 (false, true) => &["UNARY"],
                 (true, false) => &["BIAS"],
                 (true, true) => &["BIAS", "UNARY"],
             };
-            params.kind = group.unary.map_or(0, unary_kind);
+            params.kind = group.unary(program).map_or(0, unary_kind);
             general
         }
         StepOp::Float(FloatOp::Softmax { axis }) => {

@@ -60,7 +60,7 @@ impl Memory {
     }
 }
 
-/// As in `62,720 bytes of weights, 512,000 of values at the peak, 0 of partial sums, 73,728 of constants`.
+/// As in `62720 bytes of weights, 138240 of values at the peak, 0 of partial sums, 9152 of constants`.
 impl fmt::Display for Memory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { weights, values, partial_sums, constants } = self;
@@ -89,20 +89,21 @@ pub(super) fn check_sizes(program: &Program, shared: &Shared, max_rows: usize) -
     Ok(())
 }
 
-pub(super) fn check_slices(
+/// What is used of the slices, inputs first, if they fit.
+pub(super) fn check_slices<'b>(
     program: &Program,
     shared: &Shared,
-    inputs: &[Slice<'_>],
-    outputs: &[Slice<'_>],
+    inputs: &[Slice<'b>],
+    outputs: &[Slice<'b>],
     rows: usize,
-) -> Result<(), GpuError> {
+) -> Result<Vec<Slice<'b>>, GpuError> {
     let count = |what, actual, expected| {
         if actual == expected { Ok(()) } else { Err(GpuError::Count { what, actual, expected }) }
     };
     count("input buffers", inputs.len(), program.inputs().len())?;
     count("output buffers", outputs.len(), program.outputs().len())?;
     let ids = program.inputs().iter().chain(program.outputs());
-    let all: Vec<(&Value, Slice<'_>)> =
+    let all: Vec<(&Value, Slice<'b>)> =
         ids.map(|id| program.value(*id)).zip(inputs.iter().chain(outputs).copied()).collect();
     let alignment = u64::from(shared.limits.min_storage_buffer_offset_alignment);
     let mut used = Vec::with_capacity(all.len());
@@ -129,5 +130,5 @@ pub(super) fn check_slices(
             return Err(GpuError::SameBuffer { name: value.name.clone(), other: all[other].0.name.clone() });
         }
     }
-    Ok(())
+    Ok(used)
 }

@@ -27,7 +27,7 @@ pub struct Model {
 }
 
 /// What a step reads beside values.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum OfStep {
     Nothing,
     /// A table, or factors.
@@ -37,7 +37,7 @@ pub(super) enum OfStep {
 }
 
 /// Some columns of a weight, with their channels.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct WeightPart {
     pub(super) first_column: usize,
     pub(super) columns: usize,
@@ -87,6 +87,12 @@ impl Model {
             constants.push(storage(engine, &value.name, &bytes).await?);
         }
         Ok(Self { engine: engine.clone(), program: program.clone(), of_steps, constants })
+    }
+
+    /// The same weights, computed with by another engine of the device.
+    pub(super) fn with(&self, engine: Engine) -> Self {
+        let (program, of_steps, constants) = (self.program.clone(), self.of_steps.clone(), self.constants.clone());
+        Self { engine, program, of_steps, constants }
     }
 
     /// What it executes.

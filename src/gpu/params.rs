@@ -15,7 +15,7 @@ const LEAST_PART_VECS: u32 = 8;
 /// What becomes of a layer's sums, and whether halves are written.
 pub(super) fn linear_end(planned: &Planned, linear: &QLinear) -> (LinearEnd, bool) {
     let PlannedKernel::Linear(group) = &planned.kernel else { unreachable!("of a linear kernel") };
-    let end = match (&linear.epilogue, group.unary) {
+    let end = match (&linear.epilogue, group.function) {
         (Epilogue::Requantize { .. }, _) if group.table.is_some() => LinearEnd::Table,
         (Epilogue::Requantize { .. }, _) if group.sum.is_some() => LinearEnd::Add,
         (Epilogue::Requantize { .. }, _) => LinearEnd::Int8,
@@ -66,7 +66,7 @@ pub(super) fn linear_params(
         hi: hi as f32,
         relu: relu.into(),
         pair_stride: step.inputs.get(1).map_or(0, |pairs| if one_pair(pairs) { 0 } else { 2 }),
-        unary: group.unary.map_or(0, unary_kind),
+        unary: group.unary(program).map_or(0, unary_kind),
         ..LinearParams::default()
     };
     if let Some((sum, StepOp::Add(add))) = group.sum.map(|sum| &program.steps()[sum]).map(|sum| (sum, &sum.op)) {

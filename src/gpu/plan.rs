@@ -48,7 +48,7 @@ const GENERAL_Y: u32 = 6;
 const GENERAL_D: u32 = 7;
 const GENERAL_Z: u32 = 8;
 /// Bindings of the linear kernels.
-pub(super) const LINEAR_Y: u32 = 6;
+const LINEAR_Y: u32 = 6;
 const LINEAR_OTHER: u32 = 7;
 
 /// What sums that are kept may take beyond a tenth.

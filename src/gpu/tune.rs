@@ -188,6 +188,7 @@ pub(super) async fn tune(engine: &Engine, program: &Program, rows: usize) -> Res
 async fn fastest(engine: &Engine, linear: &QLinear, m: u64) -> Result<Option<(TileShape, SplitK)>, GpuError> {
     let shared = &engine.shared;
     let program = alone(linear)?;
+    let model = engine.load(&program).await?;
     let m = usize::try_from(m).unwrap_or(usize::MAX);
     let bytes = |id: ValueId| super::plan::dense_bytes(program.value(id), m);
     let usage = wgpu::BufferUsages::STORAGE;
@@ -205,8 +206,7 @@ async fn fastest(engine: &Engine, linear: &QLinear, m: u64) -> Result<Option<(Ti
             continue;
         }
         let only = engine.with(Choice::only(tile, engine.choice.packed_dot, split_k, engine.choice.coop));
-        let model = only.load(&program).await?;
-        let run = model.bind(&[&input], &[&output], m).await?;
+        let run = model.with(only).bind(&[&input], &[&output], m).await?;
         // A layer that cannot be divided is the same either way.
         let same = split_k == SplitK::Always && dispatches.last() == Some(&run.dispatches());
         dispatches.push(run.dispatches());

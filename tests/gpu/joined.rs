@@ -83,20 +83,10 @@ fn pattern(
     Pattern { name, graph, x, saved, exact }
 }
 
-/// The fixed list of steps that are joined, and what looks like them and must not be.
+/// What the table of single patterns lacks: steps that two groups want, what is read between the steps of one, and attention.
 fn patterns() -> Vec<Pattern> {
     let square = [WIDTH, WIDTH];
     vec![
-        pattern("linear and table", &[WIDTH], all_static(), 1, true, |g, d, x| {
-            let h = d.linear(g, "a", x, square)?;
-            let h = g.gelu("act", h)?;
-            Ok(vec![d.linear(g, "b", h, square)?])
-        }),
-        pattern("linear, read by two", &[WIDTH], all_static(), 0, true, |g, d, x| {
-            let h = d.linear(g, "a", x, square)?;
-            let act = g.gelu("act", h)?;
-            Ok(vec![d.linear(g, "b", h, square)?, d.linear(g, "c", act, square)?])
-        }),
         pattern("linear and table, and linear and sum of two layers", &[WIDTH], all_static(), 2, true, |g, d, x| {
             let (a, b) = (d.linear(g, "a", x, square)?, d.linear(g, "b", x, square)?);
             let b = g.silu("act", b)?;
@@ -112,54 +102,6 @@ fn patterns() -> Vec<Pattern> {
             let sum = g.relu("relu", sum)?;
             Ok(vec![d.linear(g, "d", sum, square)?])
         }),
-        pattern("linear and sum with its own input", &[WIDTH], all_static(), 0, true, |g, d, x| {
-            let a = d.linear(g, "a", x, square)?;
-            let b = d.linear(g, "b", a, square)?;
-            let sum = g.add("sum", b, a)?;
-            Ok(vec![d.linear(g, "d", sum, square)?])
-        }),
-        pattern("scales and codes of rows, linear and function", &[WIDTH], dynamic(), 3, false, |g, d, x| {
-            let h = d.linear(g, "a", x, square)?;
-            Ok(vec![g.gelu("act", h)?])
-        }),
-        pattern("float linear and function", &[WIDTH], WgpuQuantizer::new(), 1, false, |g, d, x| {
-            let h = d.linear(g, "a", x, square)?;
-            Ok(vec![g.tanh("act", h)?])
-        }),
-        pattern("sum and norm, the sum read later", &[3, WIDTH], WgpuQuantizer::new(), 1, false, |g, d, x| {
-            let a = d.linear(g, "a", x, square)?;
-            let sum = g.add("sum", a, x)?;
-            let norm = d.norm(g, "norm", sum, WIDTH)?;
-            Ok(vec![g.add("y", norm, sum)?])
-        }),
-        pattern("sum and norm of more than one axis", &[3, 4], WgpuQuantizer::new(), 1, false, |g, d, x| {
-            let a = g.sigmoid("a", x)?;
-            let sum = g.add("sum", a, x)?;
-            let (weight, bias) = (d.tensor(&[3, 4], 1.0), d.tensor(&[3, 4], 0.1));
-            Ok(vec![g.layer_norm("norm", sum, weight, bias, 1e-5)?])
-        }),
-        pattern("a sum of a value with itself, and a norm", &[WIDTH], WgpuQuantizer::new(), 0, false, |g, d, x| {
-            let sum = g.add("sum", x, x)?;
-            Ok(vec![d.norm(g, "norm", sum, WIDTH)?])
-        }),
-        pattern("norm and quantize", &[WIDTH + 1], all_static(), 1, false, |g, d, x| {
-            let norm = d.norm(g, "norm", x, WIDTH + 1)?;
-            Ok(vec![d.linear(g, "a", norm, [WIDTH, WIDTH + 1])?])
-        }),
-        pattern(
-            "sum, norm and quantize",
-            &[3, WIDTH],
-            all_static().set_operator_type("add", None),
-            2,
-            false,
-            |g, d, x| {
-                let a = g.sigmoid("a", x)?;
-                let sum = g.add("sum", a, x)?;
-                let norm = d.norm(g, "norm", sum, WIDTH)?;
-                let b = d.linear(g, "b", norm, square)?;
-                Ok(vec![g.add("y", b, sum)?])
-            },
-        ),
         pattern(
             "a sum that is read between its norm and the codes",
             &[WIDTH],

@@ -1,17 +1,12 @@
 //! The kernel for matrix units, on an adapter that has them, and without the units on any other.
 
-use enfold::gpu::context::Context;
 use enfold::gpu::{Engine, Fragment, GpuError, LinearKernel, Model, Options, SplitK, TileShape};
 use enfold::interp::Interpreter;
 use pollster::block_on;
 
 use crate::cases::{Case, Data, Ends, difference};
-use crate::device::context;
+use crate::device::{context, engine_with};
 use crate::report::report;
-
-fn engine(context: &Context, options: &Options) -> Engine {
-    block_on(Engine::new(&context.device, &context.queue, options)).expect("an engine")
-}
 
 fn load(engine: &Engine, case: &Case) -> Model {
     block_on(engine.load(&case.program())).unwrap_or_else(|e| panic!("{}: {e}", case.name))
@@ -34,7 +29,7 @@ fn emulated_matrix_units_are_the_same() {
     for (rows, k_step, split_k) in [(64, 2, SplitK::Never), (64, 2, SplitK::Always)] {
         let tile = TileShape::new(LinearKernel::Coop, rows, k_step, &limits).expect("fits");
         let options = Options { tile: Some(tile), fragment: Some(Fragment::Emulated), split_k, ..Options::default() };
-        let engine = engine(context, &options);
+        let engine = engine_with(context, &options);
         assert!(engine.uses_matrix_units());
         for (at, data) in [Data::Random, Data::Extremes, Data::Ties].into_iter().enumerate() {
             for (m, n, k) in [(1, 1, 1), (65, 67, 130), (17, 64, 1100)] {
@@ -70,7 +65,7 @@ fn chunks_keep_to_the_parts_of_divided_layers() {
     case.fraction_bits = 0;
     let expected = Interpreter::new(&case.graph()).run(&[case.input()]).expect("interpreted");
     for split_k in [SplitK::Never, SplitK::Always] {
-        let got = block_on(load(&engine(context, &options(split_k)), &case).run(&[case.input()])).expect("run");
+        let got = block_on(load(&engine_with(context, &options(split_k)), &case).run(&[case.input()])).expect("run");
         assert_eq!(difference(&got[0], &expected[0]), None, "{split_k:?}");
     }
 }

@@ -34,78 +34,21 @@ impl CoopLayer {
         let chunk = chunk_vecs * 16;
         let k = 4 * chunk + 38;
         // A slot of each word for ones: where slots of row and column meet, the product is a one beside huge ones.
-        let x = fill(m, k, |row, i| {
-            let (part, at) = (i / chunk, i % chunk);
-            let one = at % 16 == row % 16;
-            match part {
-                0 => {
-                    if one {
-                        1
-                    } else {
-                        127
-                    }
-                }
-                1 => {
-                    if one {
-                        1
-                    } else {
-                        -128
-                    }
-                }
-                2 => {
-                    if one {
-                        1
-                    } else {
-                        -128
-                    }
-                }
-                3 if at >= chunk - 16 => 1,
-                3 => -128,
-                _ => random(row * k + i, 7),
-            }
+        let slot = |i: usize, of: usize, one: i8, other: i8| if i % 16 == of % 16 { one } else { other };
+        let x = fill(m, k, |row, i| match (i / chunk, i % chunk) {
+            (0, _) => slot(i, row, 1, 127),
+            (1 | 2, _) => slot(i, row, 1, -128),
+            (3, at) if at >= chunk - 16 => 1,
+            (3, _) => -128,
+            _ => random(row * k + i, 7),
         });
-        let w = fill(n, k, |column, i| {
-            let (part, at) = (i / chunk, i % chunk);
-            let one = at % 16 == column % 16;
-            match part {
-                0 => {
-                    if one {
-                        1
-                    } else {
-                        127
-                    }
-                }
-                1 => {
-                    if one {
-                        -1
-                    } else {
-                        127
-                    }
-                }
-                2 if at < chunk / 2 => {
-                    if one {
-                        1
-                    } else {
-                        -128
-                    }
-                }
-                2 => {
-                    if one {
-                        1
-                    } else {
-                        127
-                    }
-                }
-                3 if at >= chunk - 16 => {
-                    if at % 16 == column % 16 {
-                        -1
-                    } else {
-                        1
-                    }
-                }
-                3 => -128,
-                _ => random(column * k + i, 11),
-            }
+        let w = fill(n, k, |column, i| match (i / chunk, i % chunk) {
+            (0, _) => slot(i, column, 1, 127),
+            (1, _) => slot(i, column, -1, 127),
+            (2, at) => slot(i, column, 1, if at < chunk / 2 { -128 } else { 127 }),
+            (3, at) if at >= chunk - 16 => slot(i, column, -1, 1),
+            (3, _) => -128,
+            _ => random(column * k + i, 11),
         });
         Self { m, n, k, x, w }
     }
