@@ -4,12 +4,16 @@
 use std::sync::atomic::Ordering;
 
 use enfold::gpu::{Engine, GpuError, LinearKernel, Model, Options, Run, SplitK, TileShape};
+use enfold::interp::Interpreter;
 use enfold::lower::{LowerOptions, lower_with};
 use enfold::program::Program;
 use enfold::{Graph, Tensor};
 use pollster::block_on;
 
-use crate::device::{buffer_on, bytes, context, device_of, engine, read_on, submit, watched};
+use crate::cases::{Case, Data, Ends};
+use crate::device::{
+    buffer, buffer_on, bytes, context, device_of, engine, engine_with, read, read_on, submit, watched,
+};
 use crate::layers::{Layers, batch, expected, first_rows};
 use crate::operators::close;
 use crate::report::report;
@@ -211,7 +215,8 @@ fn k_is_divided_and_sums_are_zero_again() {
 #[test]
 fn all_divisions_at_once() {
     let Some((context, default)) = engine("all splits") else { return };
-    let (n, k) = (330, 300);
+    // Of the two parts of columns the second is small: sums that it would leave beyond its rows would meet the first's.
+    let (n, k) = (250, 300);
     let limits = wgpu::Limits { max_storage_buffer_binding_size: 1 << 16, ..wgpu::Limits::default() };
     let features = context.device.features() & wgpu::Features::SUBGROUP;
     let (device, queue) = device_of(context, limits, features);
@@ -223,6 +228,28 @@ fn all_divisions_at_once() {
     // Two parts of columns by three of rows, each with its end.
     assert_eq!(bound.run.dispatches(), plain.run.dispatches() + LINEAR * (2 * 3 * 2 - 1));
     bound.check_all("all divisions");
+}
+
+/// Partial sums have a most; with one row more than fit, K stays whole.
+#[test]
+fn more_rows_than_partial_sums_hold_are_not_divided() {
+    let Some(context) = context("many partial sums") else { return };
+    let engine = engine_with(context, &Options { split_k: SplitK::Always, ..Options::default() });
+    // 768 KiB hold 192 rows of 1024 columns.
+    let case = Case::new(193, 1024, 208, Data::Random, Ends::FloatOut, 47);
+    let model = block_on(engine.load(&case.program())).expect("loaded");
+    let (input, output) = (buffer(context, &bytes(&case.input())), buffer(context, &[0; 193 * 1024 * 4]));
+    let dispatches =
+        [192, 193].map(|rows| block_on(model.bind(&[&input], &[&output], rows)).expect("bound").dispatches());
+    assert_eq!(dispatches, [2, 1]);
+    let run = block_on(model.bind(&[&input], &[&output], 193)).expect("bound");
+    let right = bytes(&Interpreter::new(&case.graph()).run(&[case.input()]).expect("interpreted")[0]);
+    for rows in [192, 193] {
+        context.queue.write_buffer(&output, 0, &vec![0x5A; right.len()]);
+        submit(&context.device, &context.queue, &run, rows);
+        let wrong = read(context, &output).iter().zip(&right[..rows * 4096]).position(|(got, right)| got != right);
+        assert_eq!(wrong, None, "{rows} rows");
+    }
 }
 
 /// The comparison fails where it should.
