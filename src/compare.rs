@@ -303,7 +303,12 @@ fn meaning(graph: &Graph, id: NodeId) -> Option<QParams> {
         Op::Requantize { qparams, .. } | Op::Table { qparams } => Some(*qparams),
         Op::IntegerAdd { qparams, .. } | Op::IntegerMul { qparams, .. } => Some(*qparams),
         // What moves codes keeps their meaning.
-        Op::Reshape { .. } | Op::Flatten { .. } | Op::Transpose { .. } | Op::Concat { .. } | Op::Max { .. }
+        Op::Reshape { .. }
+        | Op::Flatten { .. }
+        | Op::Transpose { .. }
+        | Op::Concat { .. }
+        | Op::Max { .. }
+        | Op::Slice { .. }
             if node.dtype == DType::I8 =>
         {
             meaning(graph, node.inputs[0])

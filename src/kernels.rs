@@ -16,8 +16,8 @@ pub(crate) mod slices;
 mod wide;
 
 pub(crate) use broadcast::{matmul_dynamic_i8, matmul_f32, matmul_i8, zip_f32};
-pub(crate) use elementwise::{unary, unary_into};
-pub(crate) use movement::{NoSuchRow, along_axis, concat, embedding, max, reshape, transpose};
+pub(crate) use elementwise::{to_float, unary, unary_into};
+pub(crate) use movement::{NoSuchRow, along_axis, concat, embedding, max, reshape, slice, sum, transpose};
 pub(crate) use normalize::{batch_norm, layer_norm, softmax_rows};
 pub(crate) use product::{PackedWeight, linear, linear_into, matmul, matmul_transposed};
 pub(crate) use product_i8::{Int8Product, Int8Weight, flip_all, library_max_k};

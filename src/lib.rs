@@ -70,6 +70,8 @@ pub mod interp;
 mod kernels;
 pub mod lower;
 pub mod numerics;
+#[cfg(feature = "onnx")]
+pub mod onnx;
 pub mod program;
 pub mod qat;
 pub mod qparams;

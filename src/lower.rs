@@ -183,6 +183,9 @@ impl Lowering<'_> {
             Op::Softmax { axis } => self.step(id, StepOp::Float(FloatOp::Softmax { axis: *axis }), None),
             Op::LayerNorm { eps } => self.step(id, StepOp::Float(FloatOp::LayerNorm { eps: *eps }), None),
             Op::BatchNorm { eps } => self.batch_norm(id, node, *eps),
+            Op::Div | Op::Clamp { .. } | Op::ToFloat | Op::Slice { .. } | Op::Sum { .. } => {
+                self.refuse(id, "it has no step");
+            }
             Op::Embedding => self.step(id, StepOp::Gather, None),
             Op::Observe { .. } => self.refuse(id, "the graph is still being calibrated; convert it first"),
         }

@@ -91,14 +91,27 @@ pub(super) enum OpRecord {
     Matmul,
     Add,
     Mul,
+    Div,
     AddScalar(f64),
     MulScalar(f64),
     Unary(String),
+    /// Text, since infinities are no numbers in JSON.
+    Clamp {
+        min: String,
+        max: String,
+    },
+    ToFloat,
     Reshape(Vec<usize>),
     Flatten(usize),
     Transpose(Vec<usize>),
     Concat(usize),
+    Slice {
+        axis: usize,
+        start: usize,
+        end: usize,
+    },
     Max(usize),
+    Sum(usize),
     Softmax(usize),
     LayerNorm(f64),
     BatchNorm(f64),
@@ -148,13 +161,19 @@ pub(super) enum OpRecord {
 }
 
 /// Names of the unary functions.
-const UNARY: [(&str, UnaryOp); 6] = [
+const UNARY: [(&str, UnaryOp); 12] = [
     ("relu", UnaryOp::Relu),
     ("sigmoid", UnaryOp::Sigmoid),
     ("tanh", UnaryOp::Tanh),
     ("gelu", UnaryOp::Gelu),
     ("gelu_tanh", UnaryOp::GeluTanh),
     ("silu", UnaryOp::Silu),
+    ("sqrt", UnaryOp::Sqrt),
+    ("exp", UnaryOp::Exp),
+    ("log", UnaryOp::Log),
+    ("erf", UnaryOp::Erf),
+    ("abs", UnaryOp::Abs),
+    ("step", UnaryOp::Step),
 ];
 
 const DTYPES: [DType; 4] = [DType::F32, DType::I8, DType::I32, DType::I64];
@@ -172,6 +191,9 @@ impl OpRecord {
             Op::MatMul => Self::Matmul,
             Op::Add => Self::Add,
             Op::Mul => Self::Mul,
+            Op::Div => Self::Div,
+            Op::Clamp { min, max } => Self::Clamp { min: min.to_string(), max: max.to_string() },
+            Op::ToFloat => Self::ToFloat,
             Op::AddScalar { value } => Self::AddScalar((*value).into()),
             Op::MulScalar { value } => Self::MulScalar((*value).into()),
             Op::Unary(op) => {
@@ -182,6 +204,8 @@ impl OpRecord {
             Op::Flatten { start_axis } => Self::Flatten(*start_axis),
             Op::Transpose { perm } => Self::Transpose(perm.clone()),
             Op::Concat { axis } => Self::Concat(*axis),
+            Op::Slice { axis, start, end } => Self::Slice { axis: *axis, start: *start, end: *end },
+            Op::Sum { axis } => Self::Sum(*axis),
             Op::Max { axis } => Self::Max(*axis),
             Op::Softmax { axis } => Self::Softmax(*axis),
             Op::LayerNorm { eps } => Self::LayerNorm((*eps).into()),
@@ -230,6 +254,12 @@ impl OpRecord {
             Self::Matmul => Op::MatMul,
             Self::Add => Op::Add,
             Self::Mul => Op::Mul,
+            Self::Div => Op::Div,
+            Self::Clamp { min, max } => {
+                let bound = |text: &str| text.parse().map_err(|_| context.broken(format!("{text:?} is no bound")));
+                Op::Clamp { min: bound(min)?, max: bound(max)? }
+            }
+            Self::ToFloat => Op::ToFloat,
             Self::AddScalar(value) => Op::AddScalar { value: *value as f32 },
             Self::MulScalar(value) => Op::MulScalar { value: *value as f32 },
             Self::Unary(name) => match UNARY.iter().find(|(listed, _)| listed == name) {
@@ -240,6 +270,8 @@ impl OpRecord {
             Self::Flatten(start_axis) => Op::Flatten { start_axis: *start_axis },
             Self::Transpose(perm) => Op::Transpose { perm: perm.clone() },
             Self::Concat(axis) => Op::Concat { axis: *axis },
+            Self::Slice { axis, start, end } => Op::Slice { axis: *axis, start: *start, end: *end },
+            Self::Sum(axis) => Op::Sum { axis: *axis },
             Self::Max(axis) => Op::Max { axis: *axis },
             Self::Softmax(axis) => Op::Softmax { axis: *axis },
             Self::LayerNorm(eps) => Op::LayerNorm { eps: *eps as f32 },

@@ -92,6 +92,11 @@ impl GraphBuilder {
         self.node(name, Op::Add, &[a, b])
     }
 
+    /// `a / b` of each element, broadcast.
+    pub fn div(&mut self, name: &str, a: NodeId, b: NodeId) -> Result<NodeId, GraphError> {
+        self.node(name, Op::Div, &[a, b])
+    }
+
     /// `a · b` of each element, broadcast.
     pub fn mul(&mut self, name: &str, a: NodeId, b: NodeId) -> Result<NodeId, GraphError> {
         self.node(name, Op::Mul, &[a, b])
@@ -142,6 +147,16 @@ impl GraphBuilder {
         self.node(name, Op::Unary(op), &[x])
     }
 
+    /// Each element, but at least `min` and at most `max`; either may be infinite.
+    pub fn clamp(&mut self, name: &str, x: NodeId, min: f32, max: f32) -> Result<NodeId, GraphError> {
+        self.node(name, Op::Clamp { min, max }, &[x])
+    }
+
+    /// Integers as floats: masks and other numbers that are not ids.
+    pub fn to_float(&mut self, name: &str, x: NodeId) -> Result<NodeId, GraphError> {
+        self.node(name, Op::ToFloat, &[x])
+    }
+
     /// The same elements as `[rows, dims…]`, or as `[dims…]` if `x` has no batch.
     pub fn reshape(&mut self, name: &str, x: NodeId, dims: &[usize]) -> Result<NodeId, GraphError> {
         self.node(name, Op::Reshape { dims: dims.to_vec() }, &[x])
@@ -160,6 +175,22 @@ impl GraphBuilder {
     /// Joins two or more tensors along `axis`.
     pub fn concat(&mut self, name: &str, xs: &[NodeId], axis: usize) -> Result<NodeId, GraphError> {
         self.node(name, Op::Concat { axis }, xs)
+    }
+
+    /// The elements `start..end` along `axis`.
+    pub fn slice(
+        &mut self,
+        name: &str,
+        x: NodeId,
+        axis: usize,
+        range: std::ops::Range<usize>,
+    ) -> Result<NodeId, GraphError> {
+        self.node(name, Op::Slice { axis, start: range.start, end: range.end }, &[x])
+    }
+
+    /// The sum of the elements along `axis`, which the result lacks.
+    pub fn sum(&mut self, name: &str, x: NodeId, axis: usize) -> Result<NodeId, GraphError> {
+        self.node(name, Op::Sum { axis }, &[x])
     }
 
     /// The largest element along `axis`, which the result lacks: max pooling over tokens, say.

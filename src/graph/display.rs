@@ -28,7 +28,11 @@ impl fmt::Display for Line<'_> {
             Op::Reshape { .. } | Op::Input | Op::Constant(_) => Ok(()), // the shape says it all
             Op::Flatten { start_axis } => write!(f, " start_axis {start_axis}"),
             Op::Transpose { perm } => write!(f, " perm {perm:?}"),
-            Op::Concat { axis } | Op::Max { axis } | Op::Softmax { axis } => write!(f, " axis {axis}"),
+            Op::Concat { axis } | Op::Max { axis } | Op::Sum { axis } | Op::Softmax { axis } => {
+                write!(f, " axis {axis}")
+            }
+            Op::Slice { axis, start, end } => write!(f, " axis {axis} {start}..{end}"),
+            Op::Clamp { min, max } => write!(f, " {min}..={max}"),
             Op::LayerNorm { eps } | Op::BatchNorm { eps } => write!(f, " eps {eps:e}"),
             Op::Observe { observer } => write!(f, " observer {}", observer.0),
             Op::Quantize { qparams, range } => write!(f, " {qparams} codes {range}"),
@@ -38,9 +42,15 @@ impl fmt::Display for Line<'_> {
                 let (scale, zero_point) = (qparams.scale(), qparams.zero_point());
                 write!(f, " scale {scale:e} zero_point {zero_point} codes {lo}..={hi}")
             }
-            Op::Linear | Op::MatMul | Op::Add | Op::Mul | Op::Unary(_) | Op::Embedding | Op::DequantizeDynamic => {
-                Ok(())
-            }
+            Op::Linear
+            | Op::MatMul
+            | Op::Add
+            | Op::Mul
+            | Op::Div
+            | Op::Unary(_)
+            | Op::ToFloat
+            | Op::Embedding
+            | Op::DequantizeDynamic => Ok(()),
             Op::AddScalar { value } | Op::MulScalar { value } => write!(f, " {value}"),
             Op::ScaleAccumulator { relu }
             | Op::ScaleAccumulatorDynamic { relu }

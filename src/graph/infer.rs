@@ -21,7 +21,7 @@ pub(super) fn infer(name: &str, op: &Op, inputs: &[&Node]) -> Result<(Shape, DTy
             check.floats(2)?;
             Ok((matmul(&check)?, DType::F32))
         }
-        Op::Add | Op::Mul => {
+        Op::Add | Op::Mul | Op::Div => {
             check.floats(2)?;
             Ok((broadcast(&check, check.shape(0), check.shape(1))?, DType::F32))
         }
@@ -29,11 +29,32 @@ pub(super) fn infer(name: &str, op: &Op, inputs: &[&Node]) -> Result<(Shape, DTy
             check.floats(1)?;
             Ok((check.shape(0).clone(), DType::F32))
         }
+        Op::Clamp { min, max } => {
+            check.floats(1)?;
+            if min.is_nan() || max.is_nan() || min > max {
+                return Err(check.parameter("bounds", format!("{min}..={max}"), "numbers, the smaller one first"));
+            }
+            Ok((check.shape(0).clone(), DType::F32))
+        }
+        Op::ToFloat => {
+            check.arity(1)?;
+            check.dtype(0, DType::I32)?;
+            Ok((check.shape(0).clone(), DType::F32))
+        }
         Op::Reshape { dims } => reshape(&check, dims),
         Op::Flatten { start_axis } => flatten(&check, *start_axis),
         Op::Transpose { perm } => transpose(&check, perm),
         Op::Concat { axis } => concat(&check, *axis),
+        Op::Slice { axis, start, end } => slice(&check, *axis, *start, *end),
         Op::Max { axis } => max(&check, *axis),
+        Op::Sum { axis } => {
+            check.floats(1)?;
+            let x = check.shape(0);
+            check.inner_axis(x, *axis)?;
+            let mut dims = x.dims().to_vec();
+            dims.remove(axis - usize::from(x.is_batched()));
+            Ok((make(x.is_batched(), &dims), DType::F32))
+        }
         Op::Softmax { axis } => {
             check.floats(1)?;
             check.inner_axis(check.shape(0), *axis)?;
@@ -196,6 +217,19 @@ fn concat(check: &Check<'_>, axis: usize) -> Result<(Shape, DType), GraphError> 
         dims[at] += other.dims()[at];
     }
     Ok((make(first.is_batched(), &dims), check.inputs[0].dtype))
+}
+
+fn slice(check: &Check<'_>, axis: usize, start: usize, end: usize) -> Result<(Shape, DType), GraphError> {
+    check.arity(1)?;
+    let x = check.shape(0);
+    check.inner_axis(x, axis)?;
+    let length = x.axis(axis).unwrap_or_default();
+    if start > end || end > length {
+        return Err(check.parameter("range", format!("{start}..{end} of {length}"), "must lie within the axis"));
+    }
+    let mut dims = x.dims().to_vec();
+    dims[axis - usize::from(x.is_batched())] = end - start;
+    Ok((make(x.is_batched(), &dims), check.inputs[0].dtype))
 }
 
 fn max(check: &Check<'_>, axis: usize) -> Result<(Shape, DType), GraphError> {

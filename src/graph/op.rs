@@ -26,6 +26,8 @@ pub enum Op {
     Add,
     /// Elementwise product of two tensors, broadcast.
     Mul,
+    /// Elementwise quotient of two tensors, broadcast.
+    Div,
     /// The sum of each element and one number. Prepare turns the number into a constant.
     AddScalar {
         /// The number.
@@ -38,6 +40,15 @@ pub enum Op {
     },
     /// A function of each element.
     Unary(UnaryOp),
+    /// Each element, but at least `min` and at most `max`; either may be infinite.
+    Clamp {
+        /// The smallest result.
+        min: f32,
+        /// The largest result; not below `min`.
+        max: f32,
+    },
+    /// `i32 → f32`, to nearest: masks and other numbers that are not ids.
+    ToFloat,
     /// The same elements in the same order. `dims` are the static dimensions: `rows` stays in front.
     Reshape {
         /// Static dimensions of the result.
@@ -58,8 +69,22 @@ pub enum Op {
         /// The axis joined.
         axis: usize,
     },
+    /// The elements `start..end` along an axis, of any type.
+    Slice {
+        /// The axis.
+        axis: usize,
+        /// The first element taken.
+        start: usize,
+        /// Behind the last element taken.
+        end: usize,
+    },
     /// The largest element along an axis, which the result lacks.
     Max {
+        /// The axis.
+        axis: usize,
+    },
+    /// The sum of the elements along an axis, which the result lacks.
+    Sum {
         /// The axis.
         axis: usize,
     },
@@ -200,19 +225,30 @@ impl Op {
             Self::MatMul => "matmul",
             Self::Add => "add",
             Self::Mul => "mul",
+            Self::Div => "div",
             Self::Unary(UnaryOp::Relu) => "relu",
             Self::Unary(UnaryOp::Sigmoid) => "sigmoid",
             Self::Unary(UnaryOp::Tanh) => "tanh",
             Self::Unary(UnaryOp::Gelu) => "gelu",
             Self::Unary(UnaryOp::GeluTanh) => "gelu_tanh",
             Self::Unary(UnaryOp::Silu) => "silu",
+            Self::Unary(UnaryOp::Sqrt) => "sqrt",
+            Self::Unary(UnaryOp::Exp) => "exp",
+            Self::Unary(UnaryOp::Log) => "log",
+            Self::Unary(UnaryOp::Erf) => "erf",
+            Self::Unary(UnaryOp::Abs) => "abs",
+            Self::Unary(UnaryOp::Step) => "step",
+            Self::Clamp { .. } => "clamp",
+            Self::ToFloat => "to_float",
             Self::AddScalar { .. } => "add_scalar",
             Self::MulScalar { .. } => "mul_scalar",
             Self::Reshape { .. } => "reshape",
             Self::Flatten { .. } => "flatten",
             Self::Transpose { .. } => "transpose",
             Self::Concat { .. } => "concat",
+            Self::Slice { .. } => "slice",
             Self::Max { .. } => "max",
+            Self::Sum { .. } => "sum",
             Self::Softmax { .. } => "softmax",
             Self::LayerNorm { .. } => "layer_norm",
             Self::BatchNorm { .. } => "batch_norm",

@@ -44,6 +44,9 @@ pub(super) fn eval(node: &Node, inputs: &[&Tensor], packed: Option<&Packed>) -> 
         Op::MatMul => kernels::matmul_f32(x, inputs[1]),
         Op::Add => kernels::zip_f32(x, inputs[1], |a, b| a + b),
         Op::Mul => kernels::zip_f32(x, inputs[1], |a, b| a * b),
+        Op::Div => kernels::zip_f32(x, inputs[1], |a, b| a / b),
+        Op::Clamp { min, max } => like(x, f32s(x).iter().map(|v| v.clamp(*min, *max)).collect()),
+        Op::ToFloat => like(x, kernels::to_float(i32s(x))),
         Op::AddScalar { value } => like(x, f32s(x).iter().map(|v| v + value).collect()),
         Op::MulScalar { value } => like(x, f32s(x).iter().map(|v| v * value).collect()),
         Op::Unary(op) => like(x, kernels::unary(*op, f32s(x))),
@@ -52,6 +55,8 @@ pub(super) fn eval(node: &Node, inputs: &[&Tensor], packed: Option<&Packed>) -> 
         }
         Op::Transpose { perm } => kernels::transpose(x, perm),
         Op::Concat { axis } => kernels::concat(inputs, *axis),
+        Op::Slice { axis, start, end } => kernels::slice(x, *axis, *start..*end),
+        Op::Sum { axis } => kernels::sum(x, *axis),
         Op::Max { axis } => kernels::max(x, *axis),
         Op::Softmax { axis } => kernels::along_axis(x, *axis, kernels::softmax_rows),
         Op::LayerNorm { eps } => like(x, kernels::layer_norm(f32s(x), f32s(inputs[1]), f32s(inputs[2]), *eps)),

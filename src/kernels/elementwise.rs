@@ -20,6 +20,11 @@ pub(crate) fn unary_into(op: UnaryOp, x: &[f32], y: &mut [f32]) {
     });
 }
 
+/// Integers as floats, to nearest.
+pub(crate) fn to_float(x: &[i32]) -> Vec<f32> {
+    x.iter().map(|&x| x as f32).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -51,6 +51,31 @@ pub(crate) fn concat(inputs: &[&Tensor], axis: usize) -> Tensor {
     }
 }
 
+/// The elements of a range along an axis.
+pub(crate) fn slice(x: &Tensor, axis: usize, range: std::ops::Range<usize>) -> Tensor {
+    for_each_type!(x, a => a.slice_axis(Axis(axis), range.into()).as_standard_layout().into_owned())
+}
+
+/// The sum of the elements along an axis, which the result lacks, in `f64` and then rounded once.
+pub(crate) fn sum(x: &Tensor, axis: usize) -> Tensor {
+    let shape = x.shape();
+    let (outer, length) = (shape[..axis].iter().product::<usize>(), shape[axis]);
+    let inner: usize = shape[axis + 1..].iter().product();
+    let data = f32s(x);
+    let mut sums = vec![0f64; inner];
+    let mut y = Vec::with_capacity(outer * inner);
+    for block in 0..outer {
+        sums.fill(0.0);
+        for line in 0..length {
+            let line = &data[(block * length + line) * inner..][..inner];
+            sums.iter_mut().zip(line).for_each(|(sum, &v)| *sum += f64::from(v));
+        }
+        y.extend(sums.iter().map(|&sum| sum as f32));
+    }
+    let shape = shape[..axis].iter().chain(&shape[axis + 1..]).copied().collect();
+    tensor(shape, y)
+}
+
 /// The largest element along an axis, which the result lacks; NaN if there is one.
 pub(crate) fn max(x: &Tensor, axis: usize) -> Tensor {
     let larger = |a: f32, b: f32| if b > a || b.is_nan() { b } else { a };

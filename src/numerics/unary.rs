@@ -15,11 +15,36 @@ pub enum UnaryOp {
     GeluTanh,
     /// `x · sigmoid(x)`.
     Silu,
+    /// Square root; NaN of negative numbers.
+    Sqrt,
+    /// `e^x`.
+    Exp,
+    /// Natural logarithm; NaN of negative numbers.
+    Log,
+    /// The error function.
+    Erf,
+    /// `|x|`.
+    Abs,
+    /// 1 of positive numbers, else 0: what comparisons are made of.
+    Step,
 }
 
 impl UnaryOp {
     /// Every function.
-    pub const ALL: [Self; 6] = [Self::Relu, Self::Sigmoid, Self::Tanh, Self::Gelu, Self::GeluTanh, Self::Silu];
+    pub const ALL: [Self; 12] = [
+        Self::Relu,
+        Self::Sigmoid,
+        Self::Tanh,
+        Self::Gelu,
+        Self::GeluTanh,
+        Self::Silu,
+        Self::Sqrt,
+        Self::Exp,
+        Self::Log,
+        Self::Erf,
+        Self::Abs,
+        Self::Step,
+    ];
 
     /// The function itself, in `f64`. NaN stays NaN.
     #[must_use]
@@ -38,10 +63,17 @@ impl UnaryOp {
                 0.5 * x * (1.0 + libm::tanh(inner))
             }
             Self::Silu => x * sigmoid(x),
+            Self::Sqrt => x.sqrt(),
+            Self::Exp => libm::exp(x),
+            Self::Log => libm::log(x),
+            Self::Erf => libm::erf(x),
+            Self::Abs => x.abs(),
+            Self::Step if x.is_nan() => x,
+            Self::Step => f64::from(u8::from(x > 0.0)),
         }
     }
 
-    /// The derivative, in `f64`; that of ReLU at 0 is 0.
+    /// The derivative, in `f64`; that of ReLU and of the absolute value at 0 is 0, that of the step 0 everywhere.
     #[must_use]
     pub fn derivative(self, x: f64) -> f64 {
         let sigmoid = |x: f64| 1.0 / (1.0 + libm::exp(-x));
@@ -59,6 +91,13 @@ impl UnaryOp {
                 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * factor * (1.0 + 3.0 * 0.044_715 * x * x)
             }
             Self::Silu => sigmoid(x) * (1.0 + x * sigmoid(-x)),
+            Self::Sqrt => 0.5 / x.sqrt(),
+            Self::Exp => libm::exp(x),
+            Self::Log => 1.0 / x,
+            Self::Erf => 2.0 / std::f64::consts::PI.sqrt() * libm::exp(-x * x),
+            Self::Abs if x == 0.0 => 0.0,
+            Self::Abs => x.signum(),
+            Self::Step => 0.0,
         }
     }
 }
@@ -77,6 +116,13 @@ mod tests {
             (UnaryOp::Gelu, 1.0, 0.841_344_746_068_542_9),
             (UnaryOp::GeluTanh, 1.0, 0.841_191_990_608_306_9),
             (UnaryOp::Silu, 2.0, 1.761_594_155_955_764_6),
+            (UnaryOp::Sqrt, 2.0, 1.414_213_562_373_095_1),
+            (UnaryOp::Exp, 1.0, 2.718_281_828_459_045),
+            (UnaryOp::Log, 2.0, 0.693_147_180_559_945_3),
+            (UnaryOp::Erf, 0.5, 0.520_499_877_813_046_5),
+            (UnaryOp::Abs, -3.0, 3.0),
+            (UnaryOp::Step, 1e-30, 1.0),
+            (UnaryOp::Step, 0.0, 0.0),
         ] {
             approx::assert_relative_eq!(op.eval(x), y, max_relative = 1e-12);
         }
@@ -91,6 +137,10 @@ mod tests {
             (UnaryOp::Gelu, 0.0, f64::INFINITY),
             (UnaryOp::GeluTanh, 0.0, f64::INFINITY),
             (UnaryOp::Silu, 0.0, f64::INFINITY),
+            (UnaryOp::Exp, 0.0, f64::INFINITY),
+            (UnaryOp::Erf, -1.0, 1.0),
+            (UnaryOp::Abs, f64::INFINITY, f64::INFINITY),
+            (UnaryOp::Step, 0.0, 1.0),
         ] {
             assert_eq!((op.eval(f64::NEG_INFINITY), op.eval(f64::INFINITY)), (low, high), "{op:?}");
         }

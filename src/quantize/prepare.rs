@@ -299,7 +299,12 @@ fn passive(graph: &Graph) -> HashSet<NodeId> {
         let observer = by(id)?;
         let moved = graph.node(node.inputs[0]);
         let moves = match moved.op {
-            Op::Reshape { .. } | Op::Flatten { .. } | Op::Transpose { .. } | Op::Concat { .. } | Op::Max { .. } => true,
+            Op::Reshape { .. }
+            | Op::Flatten { .. }
+            | Op::Transpose { .. }
+            | Op::Concat { .. }
+            | Op::Max { .. }
+            | Op::Slice { .. } => true,
             // The value itself, observed twice in a row.
             Op::Observe { .. } => return (by(node.inputs[0]) == Some(observer)).then_some(id),
             _ => false,

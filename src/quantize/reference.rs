@@ -53,7 +53,7 @@ pub fn reference(graph: &Graph) -> Result<Graph, ReferenceError> {
             Op::Mul => matcher.mul(&mut rewriter, id),
             Op::Unary(_) => matcher.table(&mut rewriter, id),
             Op::Concat { .. } => matcher.concat(&mut rewriter, id),
-            Op::Reshape { .. } | Op::Flatten { .. } | Op::Transpose { .. } | Op::Max { .. } => {
+            Op::Reshape { .. } | Op::Flatten { .. } | Op::Transpose { .. } | Op::Max { .. } | Op::Slice { .. } => {
                 matcher.movement(&mut rewriter, id)
             }
             Op::Quantize { .. } if matcher.requantize(&mut rewriter, id) => continue,

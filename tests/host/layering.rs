@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Each module with what it may import, beside `tensor`, which all may.
-const LAYERS: [(&str, &[&str]); 15] = [
+const LAYERS: [(&str, &[&str]); 16] = [
     ("tensor", &[]),
     ("numerics", &[]),
     ("qparams", &["numerics"]),
@@ -14,6 +14,7 @@ const LAYERS: [(&str, &[&str]); 15] = [
     ("quantize", &["interp", "graph", "kernels", "qparams", "numerics"]),
     ("qat", &["quantize", "interp", "graph", "kernels", "qparams"]),
     ("compare", &["interp", "graph", "qparams", "numerics"]),
+    ("onnx", &["graph", "qparams", "numerics"]),
     ("archive", &["quantize", "graph", "kernels", "qparams", "numerics"]),
     ("program", &["qparams", "numerics"]),
     ("lower", &["interp", "graph", "program", "qparams"]),

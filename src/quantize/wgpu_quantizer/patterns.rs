@@ -216,6 +216,11 @@ fn for_the_tensor(spec: QuantizationSpec) -> QuantizationSpec {
 fn shares(op: &Op) -> bool {
     matches!(
         op,
-        Op::Unary(UnaryOp::Relu) | Op::Reshape { .. } | Op::Flatten { .. } | Op::Transpose { .. } | Op::Max { .. }
+        Op::Unary(UnaryOp::Relu)
+            | Op::Reshape { .. }
+            | Op::Flatten { .. }
+            | Op::Transpose { .. }
+            | Op::Max { .. }
+            | Op::Slice { .. }
     )
 }

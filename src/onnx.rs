@@ -1,0 +1,2 @@
+//! ONNX files: float and quantized networks in, float and quantized networks out.
+mod proto;
