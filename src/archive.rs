@@ -248,7 +248,9 @@ fn header(graph: &Graph, writer: &mut Writer) -> Header {
     let outputs = graph.outputs().iter().map(|id| id.index()).collect();
     // What is packed is known when the last tensor has been added.
     let packed = BTreeMap::new();
-    Header { format: FORMAT, nodes, outputs, modules: graph.modules().clone(), packed, prepared: None }
+    let origins = graph.outputs().iter().map(|&id| &graph.node(id).origin);
+    let output_names = (!origins.eq(graph.output_names())).then(|| graph.output_names().to_vec());
+    Header { format: FORMAT, nodes, outputs, output_names, modules: graph.modules().clone(), packed, prepared: None }
 }
 
 /// Nodes are added one by one, so that order, names, shapes and types are checked as of any graph that is built.
@@ -271,7 +273,13 @@ fn graph(header: &Header, reader: &Reader<'_>) -> Result<Graph, ArchiveError> {
         };
         builder.tell_last(&node.origin, node.float_reason.as_deref());
     }
-    Ok(builder.finish(header.outputs.iter().map(|&output| NodeId::new(output)))?)
+    let outputs = header.outputs.iter().map(|&output| NodeId::new(output));
+    let Some(names) = &header.output_names else { return Ok(builder.finish(outputs)?) };
+    if names.len() != header.outputs.len() {
+        let problem = format!("{} names for {} outputs", names.len(), header.outputs.len());
+        return Err(ArchiveError::Node { node: "graph".to_owned(), problem });
+    }
+    Ok(builder.finish_named(outputs.zip(names.iter().cloned()))?)
 }
 
 fn state(state: &State, writer: &mut Writer) -> StateRecord {

@@ -24,6 +24,8 @@ use std::sync::Arc;
 use crate::tensor::{DType, Shape};
 
 pub use builder::GraphBuilder;
+#[cfg(feature = "onnx")]
+pub(crate) use infer::infer;
 pub use op::{ObserverId, Op, UnaryOp};
 pub use rewrite::Rewriter;
 pub use summary::{FloatNode, Summary};
@@ -70,6 +72,8 @@ pub struct Graph {
     nodes: Arc<[Node]>,
     inputs: Vec<NodeId>,
     outputs: Vec<NodeId>,
+    /// What outputs are called, one name each.
+    output_names: Arc<[String]>,
     /// Types of modules, by path.
     modules: Arc<BTreeMap<String, String>>,
 }
@@ -119,6 +123,13 @@ impl Graph {
         &self.outputs
     }
 
+    /// What the outputs are called, in their order: as [`GraphBuilder::finish_named`] was told, else as the origins of their
+    /// nodes. Every pass keeps them.
+    #[must_use]
+    pub fn output_names(&self) -> &[String] {
+        &self.output_names
+    }
+
     /// For every node, the nodes that read it, in execution order; a node that reads it twice is listed once.
     #[must_use]
     pub fn users(&self) -> Vec<Vec<NodeId>> {
@@ -156,9 +167,10 @@ impl Graph {
         nodes: Vec<Node>,
         inputs: Vec<NodeId>,
         outputs: Vec<NodeId>,
+        output_names: Arc<[String]>,
         modules: Arc<BTreeMap<String, String>>,
     ) -> Self {
-        let graph = Self { nodes: nodes.into(), inputs, outputs, modules };
+        let graph = Self { nodes: nodes.into(), inputs, outputs, output_names, modules };
         debug_assert_eq!(graph.verify(), Ok(()));
         graph
     }

@@ -22,6 +22,9 @@ pub(super) struct Header {
     pub(super) format: u32,
     pub(super) nodes: Vec<NodeRecord>,
     pub(super) outputs: Vec<usize>,
+    /// Names of the outputs, where they are not the origins of their nodes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) output_names: Option<Vec<String>>,
     pub(super) modules: BTreeMap<String, String>,
     /// Tensors that are packed, by name. Files of format 1 have none.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]

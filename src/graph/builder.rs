@@ -256,8 +256,29 @@ impl GraphBuilder {
     /// # Errors
     /// [`GraphError::Output`] if there is no output, or one is listed twice.
     pub fn finish(self, outputs: impl IntoIterator<Item = NodeId>) -> Result<Graph, GraphError> {
-        let (outputs, modules) = (outputs.into_iter().collect(), Arc::new(self.modules));
-        let graph = Graph { nodes: self.nodes.into(), inputs: self.inputs, outputs, modules };
+        let outputs: Vec<NodeId> = outputs.into_iter().collect();
+        let origin = |id: &NodeId| self.nodes.get(id.index()).map(|node| node.origin.clone()).unwrap_or_default();
+        let names: Vec<String> = outputs.iter().map(origin).collect();
+        self.finish_parts(outputs, names)
+    }
+
+    /// The finished graph, with outputs that have names of their own ([`Graph::output_names`]).
+    ///
+    /// # Errors
+    /// As [`finish`](Self::finish), and [`GraphError::DuplicateName`] if two outputs have one name.
+    pub fn finish_named(self, outputs: impl IntoIterator<Item = (NodeId, String)>) -> Result<Graph, GraphError> {
+        let (outputs, names): (Vec<NodeId>, Vec<String>) = outputs.into_iter().unzip();
+        let mut seen = HashSet::new();
+        if let Some(name) = names.iter().find(|name| !seen.insert(name.as_str())) {
+            return Err(GraphError::DuplicateName { name: name.clone() });
+        }
+        self.finish_parts(outputs, names)
+    }
+
+    fn finish_parts(self, outputs: Vec<NodeId>, names: Vec<String>) -> Result<Graph, GraphError> {
+        let modules = Arc::new(self.modules);
+        let output_names = names.into();
+        let graph = Graph { nodes: self.nodes.into(), inputs: self.inputs, outputs, output_names, modules };
         graph.verify()?;
         Ok(graph)
     }

@@ -8,7 +8,7 @@ use super::{GraphError, Node, Op};
 use crate::tensor::{DType, Shape};
 
 /// The result of `op` on `inputs`, or why it has none. `name` is for messages.
-pub(super) fn infer(name: &str, op: &Op, inputs: &[&Node]) -> Result<(Shape, DType), GraphError> {
+pub(crate) fn infer(name: &str, op: &Op, inputs: &[&Node]) -> Result<(Shape, DType), GraphError> {
     let check = Check { name, inputs };
     match op {
         Op::Input => Err(check.parameter("input", "no shape", "an input is declared, not inferred")),

@@ -1,6 +1,6 @@
 //! How a pass rebuilds a graph.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::{Graph, GraphError, Node, NodeId, Op, infer};
@@ -99,16 +99,17 @@ impl<'g> Rewriter<'g> {
     /// outputs.
     pub fn finish(self) -> Result<Graph, GraphError> {
         let mut outputs = Vec::with_capacity(self.source.outputs.len());
+        let mut seen = HashSet::new();
         for &old in &self.source.outputs {
             let new = self.get(old)?;
-            if outputs.contains(&new) {
+            if !seen.insert(new) {
                 let node = self.node(new).name.clone();
                 return Err(GraphError::Output { node, problem: "stands for two outputs" });
             }
             outputs.push(new);
         }
         let inputs = self.source.inputs.iter().map(|&old| self.get(old)).collect::<Result<Vec<_>, _>>()?;
-        Ok(without_dead_nodes(self.nodes, &inputs, &outputs, Arc::clone(&self.source.modules)))
+        Ok(without_dead_nodes(self.nodes, &inputs, &outputs, self.source))
     }
 
     fn push(&mut self, mut node: Node) -> NodeId {
@@ -126,7 +127,7 @@ fn without_dead_nodes(
     nodes: Vec<Node>,
     inputs: &[NodeId],
     outputs: &[NodeId],
-    modules: Arc<BTreeMap<String, String>>,
+    source: &Graph,
 ) -> Graph {
     let mut live = vec![false; nodes.len()];
     for id in inputs.iter().chain(outputs) {
@@ -147,5 +148,5 @@ fn without_dead_nodes(
         }
     }
     let renumber = |ids: &[NodeId]| ids.iter().map(|id| map[id.index()]).collect();
-    Graph::from_parts(kept, renumber(inputs), renumber(outputs), modules)
+    Graph::from_parts(kept, renumber(inputs), renumber(outputs), Arc::clone(&source.output_names), Arc::clone(&source.modules))
 }

@@ -35,16 +35,21 @@ fn outputs(graph: &Graph) -> Result<(), GraphError> {
     if graph.outputs.is_empty() {
         return error("graph", "has no output");
     }
-    for (i, &id) in graph.outputs.iter().enumerate() {
+    let mut seen = HashSet::new();
+    for &id in &graph.outputs {
         let Some(node) = graph.nodes.get(id.index()) else {
             return error("graph", "has an output that is not one of its nodes");
         };
-        if graph.outputs[..i].contains(&id) {
+        if !seen.insert(id) {
             return error(&node.name, "is listed twice among the outputs");
         }
     }
+    if graph.output_names.len() != graph.outputs.len() {
+        return error("graph", "has not one name for each output");
+    }
+    let inputs: HashSet<_> = graph.inputs.iter().copied().collect();
     let listed =
-        |(id, node): (super::NodeId, &super::Node)| matches!(node.op, super::Op::Input) == graph.inputs.contains(&id);
+        |(id, node): (super::NodeId, &super::Node)| matches!(node.op, super::Op::Input) == inputs.contains(&id);
     if !graph.iter().all(listed) {
         return error("graph", "lists inputs that are not its input nodes");
     }
@@ -73,10 +78,11 @@ mod tests {
     #[test]
     fn broken_graphs_are_refused() {
         let broken = |change: fn(&mut Parts)| {
-            let Graph { nodes, inputs, outputs, modules } = graph();
+            let Graph { nodes, inputs, outputs, output_names, modules } = graph();
             let mut parts = Parts { nodes: nodes.to_vec(), inputs, outputs };
             change(&mut parts);
-            Graph { nodes: parts.nodes.into(), inputs: parts.inputs, outputs: parts.outputs, modules }.verify()
+            let (nodes, inputs, outputs) = (parts.nodes.into(), parts.inputs, parts.outputs);
+            Graph { nodes, inputs, outputs, output_names, modules }.verify()
         };
         let e = broken(|parts| parts.nodes[1].shape = Shape::rows(3));
         assert!(matches!(e, Err(GraphError::Inconsistent { node, .. }) if node == "y"));
