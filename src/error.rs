@@ -8,6 +8,8 @@ use crate::gpu::GpuError;
 use crate::graph::GraphError;
 use crate::interp::InterpError;
 use crate::lower::LowerError;
+#[cfg(feature = "onnx")]
+use crate::onnx::OnnxError;
 use crate::program::ProgramError;
 use crate::qat::QatError;
 use crate::qparams::QParamsError;
@@ -41,6 +43,9 @@ pub enum Error {
     Compare(#[from] CompareError),
     /// Saving and loading.
     Archive(#[from] ArchiveError),
+    /// Importing.
+    #[cfg(feature = "onnx")]
+    Onnx(#[from] OnnxError),
     /// Lowering.
     Lower(#[from] LowerError),
     /// A program that is not valid.

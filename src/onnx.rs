@@ -1,2 +1,103 @@
-//! ONNX files: float and quantized networks in, float and quantized networks out.
+//! ONNX files: float and quantized networks in.
+//!
+//! [`load`] reads a file of opset 11 to 21 and makes a float [`Graph`], or a Q/DQ graph if the file has quantize and dequantize
+//! nodes. Everything that depends on stored values and known dimensions only is evaluated while importing. Of patterns, layers
+//! are made: `MatMul` and `Add` become linear layers, and decomposed layer normalizations, GELU and SiLU become themselves.
+//!
+//! # Dimensions
+//! A dimension that the model names (`batch`, `seq`) is given a length by [`ImportOptions::dim`]; one without a name is called
+//! `{input}.{axis}`. One that leads all inputs that have it may be left out: it becomes `rows`, which varies at run time. All
+//! others must be given. A model that moves the batch or merges it with another axis in a way that a graph cannot express needs
+//! that length too; the error says so.
+//!
+//! # Numbers
+//! Floats of any width are computed in `f32`. Integer inputs become `i32` inputs. Booleans and integers that are computed at
+//! run time are floats that hold whole numbers, exact up to 2²⁴. `Where(c, a, b)` of a condition that is known at run time only
+//! is `c·a + (1−c)·b`: infinities in constant branches become the largest finite numbers first, and the branch not taken must
+//! be finite.
+//!
+//! # Names
+//! A layer is called as the module that its weight or bias belongs to (`encoder.layer.0.attention.self.query` for a parameter
+//! `encoder.layer.0.attention.self.query.bias`), any other node by its own name, with dots (`/encoder/MatMul` becomes
+//! `encoder.MatMul`). Inputs keep their names, and so do outputs ([`Graph::output_names`]).
+
+mod attributes;
+mod dims;
+mod draft;
+mod error;
+mod external;
+mod fold;
+mod host;
+mod import;
+mod names;
+mod ops;
+mod patterns;
 mod proto;
+mod scan;
+mod slices;
+mod tensor;
+
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+use std::path::Path;
+
+use prost::bytes::Bytes;
+
+use crate::graph::Graph;
+
+pub use error::{MissingDim, OnnxError, UnsupportedNode};
+
+/// The versions of the default operator set that are read.
+const OPSETS: RangeInclusive<i64> = 11..=21;
+
+/// How a file is imported.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ImportOptions {
+    dims: BTreeMap<String, usize>,
+}
+
+impl ImportOptions {
+    /// No dimension has a length of its own.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Gives a dimension of the model a length.
+    #[must_use]
+    pub fn dim(mut self, name: impl Into<String>, length: usize) -> Self {
+        self.dims.insert(name.into(), length);
+        self
+    }
+
+    /// Gives several dimensions their lengths.
+    #[must_use]
+    pub fn dims<N: Into<String>>(mut self, dims: impl IntoIterator<Item = (N, usize)>) -> Self {
+        self.dims.extend(dims.into_iter().map(|(name, length)| (name.into(), length)));
+        self
+    }
+}
+
+/// Imports a file. Data in other files are read from the folder of this one, and from nowhere else.
+///
+/// # Errors
+/// [`OnnxError`] says what is wrong with the file, or lists all nodes that are not supported.
+pub fn load(path: impl AsRef<Path>, options: &ImportOptions) -> Result<Graph, OnnxError> {
+    let path = path.as_ref();
+    let bytes =
+        std::fs::read(path).map_err(|e| OnnxError::Io { path: path.display().to_string(), message: e.to_string() })?;
+    let folder = match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+        None => Path::new("."),
+    };
+    import(bytes, Some(folder), options)
+}
+
+/// Imports the bytes of a file. `folder` is where data in other files may lie; without it, a model that has such data is refused.
+///
+/// # Errors
+/// As [`load`].
+pub fn import(bytes: impl Into<Bytes>, folder: Option<&Path>, options: &ImportOptions) -> Result<Graph, OnnxError> {
+    import::import(bytes.into(), folder, options)
+}

@@ -123,12 +123,7 @@ impl<'g> Rewriter<'g> {
     }
 }
 
-fn without_dead_nodes(
-    nodes: Vec<Node>,
-    inputs: &[NodeId],
-    outputs: &[NodeId],
-    source: &Graph,
-) -> Graph {
+fn without_dead_nodes(nodes: Vec<Node>, inputs: &[NodeId], outputs: &[NodeId], source: &Graph) -> Graph {
     let mut live = vec![false; nodes.len()];
     for id in inputs.iter().chain(outputs) {
         live[id.index()] = true;
@@ -148,5 +143,11 @@ fn without_dead_nodes(
         }
     }
     let renumber = |ids: &[NodeId]| ids.iter().map(|id| map[id.index()]).collect();
-    Graph::from_parts(kept, renumber(inputs), renumber(outputs), Arc::clone(&source.output_names), Arc::clone(&source.modules))
+    Graph::from_parts(
+        kept,
+        renumber(inputs),
+        renumber(outputs),
+        Arc::clone(&source.output_names),
+        Arc::clone(&source.modules),
+    )
 }

@@ -23,7 +23,10 @@ const LAYERS: [(&str, &[&str]); 16] = [
     // The union of all errors, and nothing else.
     (
         "error",
-        &["archive", "compare", "cpu", "gpu", "graph", "interp", "lower", "program", "qat", "qparams", "quantize"],
+        &[
+            "archive", "compare", "cpu", "gpu", "graph", "interp", "lower", "onnx", "program", "qat", "qparams",
+            "quantize",
+        ],
     ),
 ];
 

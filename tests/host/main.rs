@@ -23,6 +23,8 @@ mod flow;
 mod golden;
 mod layering;
 mod observers;
+#[cfg(feature = "onnx")]
+mod onnx;
 mod oracle;
 mod products;
 mod properties;

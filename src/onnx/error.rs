@@ -1,0 +1,148 @@
+//! What can be wrong with a file.
+
+/// Why a file could not be imported.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum OnnxError {
+    /// A file could not be opened or read.
+    #[error("{path}: {message}")]
+    Io {
+        /// The file.
+        path: String,
+        /// What the system says.
+        message: String,
+    },
+    /// The bytes are not a model: truncated, damaged, or another kind of file.
+    #[error("not a sound ONNX file: {message}")]
+    Decode {
+        /// What is wrong.
+        message: String,
+    },
+    /// The file would take far more memory than it has bytes.
+    #[error("the file has {bytes} bytes but would take {needed} bytes of memory to read; at most {limit} are allowed")]
+    Expansion {
+        /// Bytes of the file.
+        bytes: usize,
+        /// Bytes of memory that its parts would take.
+        needed: usize,
+        /// The most that is allowed.
+        limit: usize,
+    },
+    /// The operators are of a version that is not supported.
+    #[error("the file is written for opset {version}; supported are {} to {}", super::OPSETS.start(), super::OPSETS.end())]
+    Opset {
+        /// The version; 0 if the file names none.
+        version: i64,
+    },
+    /// A weight or other stored tensor is not sound.
+    #[error("tensor {tensor}: {problem}")]
+    Tensor {
+        /// The tensor.
+        tensor: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// Data in another file cannot be used.
+    #[error("tensor {tensor}: its data lie in {location:?}: {problem}")]
+    External {
+        /// The tensor.
+        tensor: String,
+        /// The file, as the model names it.
+        location: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// An input of the model is of a kind that a graph has not.
+    #[error("input {input}: {problem}")]
+    Input {
+        /// The input.
+        input: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// An output of the model cannot be an output of a graph.
+    #[error("output {output}: {problem}")]
+    Output {
+        /// The output, or `graph`.
+        output: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// Dimensions have no length.
+    #[error("{} given: {}; give each a length, as in {}", if .0.len() == 1 { "a dimension is not" } else { "dimensions are not" }, missing(.0), example(.0))]
+    MissingDims(Vec<MissingDim>),
+    /// A length is given to a dimension that the model lacks.
+    #[error("the model has no dimension called {name}; {}", if known.is_empty() { "all of its dimensions have lengths".to_owned() } else { format!("it has {}", known.join(", ")) })]
+    UnknownDim {
+        /// The name.
+        name: String,
+        /// The names that there are.
+        known: Vec<String>,
+    },
+    /// A length is not possible.
+    #[error("dimension {name} is {length}; expected from 1 to {}", super::dims::MAX_LENGTH)]
+    DimLength {
+        /// The dimension.
+        name: String,
+        /// Its length.
+        length: i64,
+    },
+    /// Two values have one name.
+    #[error("two values are called {name}")]
+    Duplicate {
+        /// The name.
+        name: String,
+    },
+    /// A node reads a value that no node writes, and that is neither an input nor stored.
+    #[error("{node}: reads {value}, which nothing in the file gives")]
+    NoSuchValue {
+        /// The reading node, or `outputs`.
+        node: String,
+        /// The value.
+        value: String,
+    },
+    /// Nodes read each other.
+    #[error("{node}: reads, by way of other nodes, its own result")]
+    Cycle {
+        /// One of the nodes.
+        node: String,
+    },
+    /// Nodes that have no counterpart here: all of them.
+    #[error("{} cannot be imported:{}", if .0.len() == 1 { "1 node".to_owned() } else { format!("{} nodes", .0.len()) }, lines(.0))]
+    Unsupported(Vec<UnsupportedNode>),
+    /// The graph that was made is not valid.
+    #[error(transparent)]
+    Graph(#[from] crate::graph::GraphError),
+}
+
+/// A dimension that has no length.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MissingDim {
+    /// Its name: the model's, or `{input}.{axis}` where the model has none.
+    pub name: String,
+    /// The inputs that have it.
+    pub inputs: Vec<String>,
+}
+
+/// A node that has no counterpart here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnsupportedNode {
+    /// Its name, or where it has none, that of its first output.
+    pub name: String,
+    /// The operator, with its domain unless that is the default one.
+    pub op_type: String,
+    /// Why.
+    pub reason: String,
+}
+
+fn missing(dims: &[MissingDim]) -> String {
+    dims.iter().map(|d| format!("{} (of {})", d.name, d.inputs.join(", "))).collect::<Vec<_>>().join(", ")
+}
+
+fn example(dims: &[MissingDim]) -> String {
+    dims.iter().map(|d| format!("{}=8", d.name)).collect::<Vec<_>>().join(",")
+}
+
+fn lines(nodes: &[UnsupportedNode]) -> String {
+    nodes.iter().map(|n| format!("\n  {} ({}): {}", n.name, n.op_type, n.reason)).collect()
+}

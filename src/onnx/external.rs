@@ -1,0 +1,74 @@
+//! Data that a model keeps in other files: only in its own folder, and never beyond the end of a file.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Component, Path, PathBuf};
+
+use super::error::OnnxError;
+use super::proto::TensorProto;
+
+/// Where a tensor's data lie.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Region {
+    path: PathBuf,
+    offset: u64,
+    length: usize,
+}
+
+/// Finds the data of a tensor that should have `expected` bytes.
+pub(super) fn locate(proto: &TensorProto, folder: Option<&Path>, expected: usize) -> Result<Region, OnnxError> {
+    let entry = |key: &str| proto.external_data.iter().find(|e| e.key == key).map(|e| e.value.as_str());
+    let location = entry("location").unwrap_or_default();
+    let fail = |problem: String| {
+        Err(OnnxError::External { tensor: proto.name.clone(), location: location.to_owned(), problem })
+    };
+    let Some(folder) = folder else {
+        return fail("the model was given without a folder".to_owned());
+    };
+    let relative = Path::new(location);
+    let plain = relative.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
+    // A backslash separates folders on some systems only.
+    if location.is_empty() || !plain || location.contains('\\') || location.contains('\0') {
+        return fail("the path must be relative, and stay inside the model's folder".to_owned());
+    }
+    let real = |path: &Path| path.canonicalize().map_err(|e| e.to_string());
+    let (root, path) = match (real(folder), real(&folder.join(relative))) {
+        (Ok(root), Ok(path)) => (root, path),
+        (Err(problem), _) | (_, Err(problem)) => return fail(problem),
+    };
+    if !path.starts_with(&root) {
+        return fail("it lies outside the model's folder".to_owned());
+    }
+    let size = match path.metadata() {
+        Ok(metadata) if metadata.is_file() => metadata.len(),
+        Ok(_) => return fail("it is not a file".to_owned()),
+        Err(e) => return fail(e.to_string()),
+    };
+    let number = |key: &str| entry(key).map(|text| text.parse::<u64>().map_err(|_| format!("{key} is {text:?}")));
+    let (offset, length) = match (number("offset").transpose(), number("length").transpose()) {
+        (Ok(offset), Ok(length)) => (offset.unwrap_or(0), length),
+        (Err(problem), _) | (_, Err(problem)) => return fail(problem),
+    };
+    let length = length.unwrap_or(expected as u64);
+    if length != expected as u64 {
+        return fail(format!("it has {length} bytes, expected {expected}"));
+    }
+    if offset.checked_add(length).is_none_or(|end| end > size) {
+        return fail(format!("bytes from {offset}, {length} of them, lie beyond its end at {size}"));
+    }
+    Ok(Region { path, offset, length: expected })
+}
+
+impl Region {
+    /// The bytes.
+    pub(super) fn read(&self) -> Result<Vec<u8>, String> {
+        let mut bytes = vec![0; self.length];
+        let read = |bytes: &mut [u8]| {
+            let mut file = File::open(&self.path)?;
+            file.seek(SeekFrom::Start(self.offset))?;
+            file.read_exact(bytes)
+        };
+        read(&mut bytes).map_err(|e| format!("{}: {e}", self.path.display()))?;
+        Ok(bytes)
+    }
+}

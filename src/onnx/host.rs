@@ -1,0 +1,350 @@
+//! Values that are known while importing.
+
+use std::sync::Arc;
+
+use super::dims::{MAX_RANK, elements};
+use super::proto::data_type as ty;
+
+/// An integer, as shape arithmetic sees it: known, or a multiple of the batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Length {
+    Known(i64),
+    /// So many times `rows`; at least once.
+    Rows(i64),
+}
+
+/// Elements, row-major.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Data {
+    F32(Vec<f32>),
+    I64(Vec<i64>),
+    Bool(Vec<bool>),
+    /// Integers of which at least one depends on the batch.
+    Lengths(Vec<Length>),
+}
+
+/// A known tensor.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Host {
+    /// If set, the first of `dims` is 1 and stands for so many times `rows`: the tensor is the same for every row.
+    pub(super) rows: Option<usize>,
+    pub(super) dims: Vec<usize>,
+    pub(super) data: Data,
+    /// Its ONNX type, which says more than that of `data`.
+    pub(super) data_type: i32,
+    /// The stored tensor that it stems from.
+    pub(super) name: Option<Arc<str>>,
+}
+
+/// What shape arithmetic may allocate in all: a file of a few bytes must not become gigabytes.
+#[derive(Debug)]
+pub(super) struct Budget {
+    limit: usize,
+    left: usize,
+}
+
+impl Budget {
+    pub(super) fn new(file_bytes: usize) -> Self {
+        let limit = file_bytes.saturating_mul(4).max(64 << 20);
+        Self { limit, left: limit }
+    }
+
+    /// Takes what `count` elements of `size` bytes need.
+    pub(super) fn take(&mut self, count: usize, size: usize) -> Result<(), String> {
+        let bytes = count.saturating_mul(size);
+        match self.left.checked_sub(bytes) {
+            Some(left) => self.left = left,
+            None => {
+                let used = self.limit - self.left;
+                return Err(format!(
+                    "its value takes {bytes} bytes; with {used} before it, constants would exceed {} bytes",
+                    self.limit
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a value that depends on the batch cannot be.
+pub(super) const NEEDS_ROWS: &str = "its value depends on the length of the batch";
+
+impl Data {
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::F32(v) => v.len(),
+            Self::I64(v) => v.len(),
+            Self::Bool(v) => v.len(),
+            Self::Lengths(v) => v.len(),
+        }
+    }
+
+    /// Bytes of one element.
+    pub(super) fn size(&self) -> usize {
+        match self {
+            Self::F32(_) => 4,
+            Self::I64(_) => 8,
+            Self::Bool(_) => 1,
+            Self::Lengths(_) => size_of::<Length>(),
+        }
+    }
+
+    /// The elements at some places.
+    pub(super) fn pick(&self, places: impl Iterator<Item = usize>) -> Self {
+        match self {
+            Self::F32(v) => Self::F32(places.map(|i| v[i]).collect()),
+            Self::I64(v) => Self::I64(places.map(|i| v[i]).collect()),
+            Self::Bool(v) => Self::Bool(places.map(|i| v[i]).collect()),
+            Self::Lengths(v) => Self::lengths(places.map(|i| v[i]).collect()),
+        }
+    }
+
+    /// Integers, known ones if all are.
+    pub(super) fn lengths(values: Vec<Length>) -> Self {
+        let known = |v: &Length| match v {
+            Length::Known(v) => Some(*v),
+            Length::Rows(_) => None,
+        };
+        match values.iter().map(known).collect() {
+            Some(known) => Self::I64(known),
+            None => Self::Lengths(values),
+        }
+    }
+}
+
+impl Host {
+    pub(super) fn new(dims: Vec<usize>, data: Data) -> Self {
+        let data_type = match data {
+            Data::F32(_) => ty::FLOAT,
+            Data::Bool(_) => ty::BOOL,
+            Data::I64(_) | Data::Lengths(_) => ty::INT64,
+        };
+        debug_assert_eq!(elements(&dims), Some(data.len()));
+        Self { rows: None, dims, data, data_type, name: None }
+    }
+
+    pub(super) fn vector(values: Vec<Length>) -> Self {
+        Self::new(vec![values.len()], Data::lengths(values))
+    }
+
+    /// The same, of another type with the same kind of elements.
+    pub(super) fn typed(self, data_type: i32) -> Self {
+        Self { data_type, ..self }
+    }
+
+    /// The shape with the batch in it.
+    pub(super) fn logical(&self) -> Vec<Length> {
+        let mut lengths: Vec<Length> = self.dims.iter().map(|&d| Length::Known(d as i64)).collect();
+        if let (Some(rows), Some(first)) = (self.rows, lengths.first_mut()) {
+            *first = Length::Rows(rows as i64);
+        }
+        lengths
+    }
+
+    /// All elements as floats, whatever their type.
+    pub(super) fn to_floats(&self) -> Result<Vec<f32>, String> {
+        Ok(match &self.data {
+            Data::F32(v) => v.clone(),
+            Data::I64(v) => v.iter().map(|&v| v as f32).collect(),
+            Data::Bool(v) => v.iter().map(|&v| f32::from(u8::from(v))).collect(),
+            Data::Lengths(_) => return Err(NEEDS_ROWS.to_owned()),
+        })
+    }
+
+    /// All elements as floats, if they are floats.
+    pub(super) fn floats(&self) -> Option<&[f32]> {
+        match &self.data {
+            Data::F32(v) => Some(v),
+            _ => None,
+        }
+    }
+
+    /// The only element, as a float.
+    pub(super) fn scalar(&self) -> Option<f32> {
+        match &self.data {
+            Data::F32(v) if v.len() == 1 => Some(v[0]),
+            Data::I64(v) if v.len() == 1 => Some(v[0] as f32),
+            Data::Bool(v) if v.len() == 1 => Some(f32::from(u8::from(v[0]))),
+            _ => None,
+        }
+    }
+
+    /// All elements as known integers.
+    pub(super) fn integers(&self) -> Result<Vec<i64>, String> {
+        match &self.data {
+            Data::I64(v) => Ok(v.clone()),
+            Data::Bool(v) => Ok(v.iter().map(|&v| v.into()).collect()),
+            Data::Lengths(_) => Err(NEEDS_ROWS.to_owned()),
+            Data::F32(_) => Err("floats where integers belong".to_owned()),
+        }
+    }
+
+    /// A shape: integers that may depend on the batch.
+    pub(super) fn shape(&self) -> Result<Vec<Length>, String> {
+        if self.data.len() > MAX_RANK {
+            return Err(format!("a shape of {} axes, expected up to {MAX_RANK}", self.data.len()));
+        }
+        match &self.data {
+            Data::I64(v) => Ok(v.iter().map(|&v| Length::Known(v)).collect()),
+            Data::Lengths(v) => Ok(v.clone()),
+            _ => Err("a shape that is not made of integers".to_owned()),
+        }
+    }
+
+    /// Refuses a value that is the same for every row where rows would be needed.
+    pub(super) fn fixed(&self) -> Result<(), String> {
+        if self.rows.is_some() { Err(NEEDS_ROWS.to_owned()) } else { Ok(()) }
+    }
+}
+
+/// Places of the elements of a strided view, in row-major order.
+#[derive(Debug)]
+pub(super) struct Walk {
+    dims: Vec<usize>,
+    strides: Vec<isize>,
+    index: Vec<usize>,
+    place: isize,
+    left: usize,
+}
+
+impl Walk {
+    /// `dims` and `strides` are those of the view, which lies inside its tensor.
+    pub(super) fn new(dims: &[usize], strides: Vec<isize>, start: isize) -> Self {
+        let left = dims.iter().product();
+        Self { dims: dims.to_vec(), strides, index: vec![0; dims.len()], place: start, left }
+    }
+
+    /// A tensor of shape `dims`, broadcast to `out`.
+    pub(super) fn broadcast(dims: &[usize], out: &[usize]) -> Self {
+        let own = strides(dims);
+        let extra = out.len() - dims.len();
+        let stride = |axis: usize| match axis.checked_sub(extra) {
+            Some(axis) if dims[axis] != 1 => own[axis],
+            _ => 0,
+        };
+        Self::new(out, (0..out.len()).map(stride).collect(), 0)
+    }
+}
+
+impl Iterator for Walk {
+    type Item = usize;
+
+    fn next(&mut self) -> Option<usize> {
+        self.left = self.left.checked_sub(1)?;
+        let place = self.place as usize;
+        for axis in (0..self.dims.len()).rev() {
+            self.index[axis] += 1;
+            self.place += self.strides[axis];
+            if self.index[axis] < self.dims[axis] {
+                break;
+            }
+            self.place -= self.strides[axis] * self.dims[axis] as isize;
+            self.index[axis] = 0;
+        }
+        Some(place)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.left, Some(self.left))
+    }
+}
+
+/// Row-major strides.
+pub(super) fn strides(dims: &[usize]) -> Vec<isize> {
+    let mut strides = vec![1isize; dims.len()];
+    for axis in (1..dims.len()).rev() {
+        strides[axis - 1] = strides[axis] * dims[axis] as isize;
+    }
+    strides
+}
+
+/// NumPy's rule for lengths that may depend on the batch.
+pub(super) fn broadcast(a: &[Length], b: &[Length]) -> Result<Vec<Length>, String> {
+    let rank = a.len().max(b.len());
+    let at = |lengths: &[Length], axis: usize| match (axis + lengths.len()).checked_sub(rank) {
+        Some(axis) => lengths[axis],
+        None => Length::Known(1),
+    };
+    let join = |axis: usize| match (at(a, axis), at(b, axis)) {
+        (a, b) if a == b => Ok(a),
+        (a, Length::Known(1)) => Ok(a),
+        (Length::Known(1), b) => Ok(b),
+        _ => Err(format!("shapes {} and {} do not broadcast", show(a), show(b))),
+    };
+    (0..rank).map(join).collect()
+}
+
+/// A shape for messages.
+pub(super) fn show(lengths: &[Length]) -> String {
+    let show = |length: &Length| match length {
+        Length::Known(n) => n.to_string(),
+        Length::Rows(1) => "rows".to_owned(),
+        Length::Rows(k) => format!("{k}·rows"),
+    };
+    format!("[{}]", lengths.iter().map(show).collect::<Vec<_>>().join(", "))
+}
+
+/// The dims that a logical shape is kept in by a [`Host`]: a leading `rows` is 1.
+pub(super) fn kept(lengths: &[Length]) -> Result<(Option<usize>, Vec<usize>), String> {
+    let mut rows = None;
+    let mut dims = Vec::with_capacity(lengths.len());
+    for (axis, length) in lengths.iter().enumerate() {
+        match *length {
+            Length::Known(n) => dims.push(usize::try_from(n).map_err(|_| format!("a length of {n}"))?),
+            Length::Rows(k) if axis == 0 => {
+                rows = Some(k as usize);
+                dims.push(1);
+            }
+            Length::Rows(_) => return Err("it moves the batch away from the front".to_owned()),
+        }
+    }
+    elements(&dims).ok_or_else(|| format!("shape {dims:?} is too large"))?;
+    Ok((rows, dims))
+}
+
+/// An axis counted from the front.
+pub(super) fn axis(axis: i64, rank: usize) -> Result<usize, String> {
+    let from_front = if axis < 0 { axis.checked_add(rank as i64) } else { Some(axis) };
+    match from_front.map(usize::try_from) {
+        Some(Ok(axis)) if axis < rank => Ok(axis),
+        _ => Err(format!("axis {axis} of {rank}")),
+    }
+}
+
+/// What a reshape to `target` gives, with 0 and −1 resolved.
+pub(super) fn reshape(from: &[Length], target: &[Length], allow_zero: bool) -> Result<Vec<Length>, String> {
+    let refuse = || format!("shape {} does not reshape to {}", show(from), show(target));
+    let total = |lengths: &[Length]| {
+        let mut known = 1i64;
+        let mut rows = 0;
+        for length in lengths {
+            let (Length::Known(n) | Length::Rows(n)) = *length;
+            known = known.checked_mul(n)?;
+            rows += usize::from(matches!(length, Length::Rows(_)));
+        }
+        (rows <= 1).then_some((known, rows))
+    };
+    let (all, batches) = total(from).ok_or_else(refuse)?;
+    let mut result = target.to_vec();
+    let mut open = None;
+    for axis in 0..result.len() {
+        match result[axis] {
+            Length::Known(0) if !allow_zero => result[axis] = *from.get(axis).ok_or_else(refuse)?,
+            Length::Known(-1) if open.is_none() => open = Some(axis),
+            Length::Known(n) if n < 0 => return Err(refuse()),
+            _ => {}
+        }
+    }
+    if let Some(axis) = open {
+        result[axis] = Length::Known(1);
+        let (rest, rest_batches) = total(&result).ok_or_else(refuse)?;
+        if rest == 0 || all % rest != 0 || rest_batches > batches {
+            return Err(refuse());
+        }
+        result[axis] = if batches > rest_batches { Length::Rows(all / rest) } else { Length::Known(all / rest) };
+    }
+    if total(&result) != Some((all, batches)) {
+        return Err(refuse());
+    }
+    Ok(result)
+}

@@ -1,0 +1,306 @@
+//! What moves or repeats elements of values that are computed at run time.
+
+use super::{Call, Host, Importer, Kind, Run, Value, Values, one};
+use crate::graph::{NodeId, Op};
+use crate::onnx::dims::elements;
+use crate::onnx::host::{self, Data, Length, broadcast, kept};
+use crate::onnx::slices::{self, Part};
+use crate::tensor::Tensor;
+
+/// The most pieces that one node is cut into: a list of indices that is not made of ranges is a node for each.
+const MAX_PIECES: usize = 4096;
+
+impl Importer {
+    pub(super) fn reshape(&mut self, call: &Call<'_>) -> Values {
+        let x = call.input(0)?;
+        let lengths = self.logical(x);
+        let node = call.node;
+        let target = match node.op_type.as_str() {
+            "Reshape" => {
+                let shape = self.host(call.input(1)?)?.shape()?;
+                host::reshape(&lengths, &shape, node.int("allowzero", 0)? != 0)?
+            }
+            "Flatten" => slices::flatten(&lengths, node.int("axis", 1)?)?,
+            "Squeeze" => slices::squeeze(&lengths, self.list(call, "axes", 1)?.as_deref())?,
+            _ => slices::unsqueeze(&lengths, &self.list(call, "axes", 1)?.ok_or("it has no axes")?)?,
+        };
+        let x = self.run(x)?;
+        one(self.reshaped(&call.name, x, &target)?)
+    }
+
+    /// `x` in the shape `target`, of as many elements.
+    pub(super) fn reshaped(&mut self, name: &str, x: Run, target: &[Length]) -> Result<Run, String> {
+        let (rows, mut dims) = kept(target)?;
+        match rows {
+            None => {}
+            Some(1) => drop(dims.remove(0)),
+            Some(merged) => dims[0] = merged,
+        }
+        let merged = rows.unwrap_or(1);
+        if self.draft.shape(x.id).dims() == dims && self.draft.shape(x.id).is_batched() == rows.is_some() {
+            return Ok(Run { merged, ..x });
+        }
+        let id = self.draft.add(name, Op::Reshape { dims }, &[x.id])?;
+        Ok(Run { id, merged, ..x })
+    }
+
+    /// A list of integers that was an attribute up to some version and is an input since.
+    pub(super) fn list(&mut self, call: &Call<'_>, attribute: &str, at: usize) -> Result<Option<Vec<i64>>, String> {
+        match (call.node.ints(attribute)?, call.optional(at)) {
+            (Some(list), _) => Ok(Some(list.to_vec())),
+            (None, Some(value)) => self.host(value)?.integers().map(Some),
+            (None, None) => Ok(None),
+        }
+    }
+
+    pub(super) fn transpose(&mut self, call: &Call<'_>) -> Values {
+        let value = call.input(0)?;
+        let perm = slices::perm(call.node.ints("perm")?, self.logical(value).len())?;
+        if let Value::Quantized(quantized) = value
+            && perm == [1, 0]
+        {
+            return Ok(vec![Value::Quantized(quantized.transposed()?.into())]);
+        }
+        let x = self.run(value)?;
+        one(self.transposed(&call.name, x, &perm)?)
+    }
+
+    pub(super) fn transposed(&mut self, name: &str, x: Run, perm: &[usize]) -> Result<Run, String> {
+        if perm.iter().enumerate().all(|(at, &axis)| at == axis) {
+            return Ok(x);
+        }
+        let batched = self.draft.shape(x.id).is_batched();
+        if batched && perm.first() != Some(&0) {
+            return Err("it moves the batch away from the front".to_owned());
+        }
+        let perm: Vec<usize> = if x.merged > 1 {
+            // The leading axis is two.
+            [0, 1].into_iter().chain(perm[1..].iter().map(|axis| axis + 1)).collect()
+        } else {
+            perm.to_vec()
+        };
+        Ok(Run { id: self.draft.add(name, Op::Transpose { perm }, &[x.id])?, ..x })
+    }
+
+    pub(super) fn concat(&mut self, call: &Call<'_>) -> Values {
+        let first = self.logical(call.input(0)?);
+        let at = host::axis(call.node.int("axis", 0)?, first.len())?;
+        let mut runs = Vec::with_capacity(call.inputs.len());
+        for position in 0..call.inputs.len() {
+            let value = call.input(position)?;
+            // An empty part adds nothing.
+            if self.logical(value).get(at) == Some(&Length::Known(0)) {
+                continue;
+            }
+            runs.push(self.run(value)?);
+        }
+        let Some(&one_of) = runs.first() else { return Err("it joins nothing".to_owned()) };
+        if runs.iter().any(|run| run.kind != one_of.kind) {
+            // Integers of both kinds, or integers and booleans.
+            for run in &mut runs {
+                *run = self.float(call, &Value::Run(*run))?;
+            }
+        }
+        let batched = |run: &Run| self.draft.shape(run.id).is_batched();
+        if let Some(other) = runs.iter().find(|run| batched(run) != batched(&one_of) || run.merged != one_of.merged) {
+            let (a, b) = (self.draft.shape(one_of.id), self.draft.shape(other.id));
+            return Err(format!("it joins {a} and {b}, of which one has the batch in front"));
+        }
+        let axis = self.inner_axis(one_of, at)?;
+        let ids: Vec<NodeId> = runs.iter().map(|run| run.id).collect();
+        let id = self.joined(&call.name, &ids, axis)?;
+        let same = runs.iter().all(|run| run.kind == one_of.kind);
+        one(Run { id, kind: if same { one_of.kind } else { Kind::Float }, ..one_of })
+    }
+
+    fn joined(&mut self, name: &str, ids: &[NodeId], axis: usize) -> Result<NodeId, String> {
+        match ids {
+            [only] => Ok(*only),
+            ids => self.draft.add(name, Op::Concat { axis }, ids),
+        }
+    }
+
+    /// `start..start + length` of an axis of the node; the node itself if that is all.
+    fn cut(&mut self, name: &str, x: NodeId, axis: usize, start: usize, length: usize) -> Result<NodeId, String> {
+        if start == 0 && self.draft.shape(x).axis(axis) == Some(length) {
+            return Ok(x);
+        }
+        self.draft.add(name, Op::Slice { axis, start, end: start + length }, &[x])
+    }
+
+    pub(super) fn slice(&mut self, call: &Call<'_>) -> Values {
+        let lengths = self.logical(call.input(0)?);
+        // The batch has no length, but all of it may be taken: of whatever is longest.
+        let long = i64::from(i32::MAX);
+        let known = |length: &Length| match length {
+            Length::Known(n) => *n as usize,
+            Length::Rows(_) => long as usize,
+        };
+        let dims: Vec<usize> = lengths.iter().map(known).collect();
+        let starts = self.list(call, "starts", 1)?.ok_or("it has no starts")?;
+        let ends = match call.optional(2) {
+            Some(ends) => self.host(ends)?.shape()?,
+            None => return Err("it has no ends".to_owned()),
+        };
+        let ends: Vec<i64> = ends.iter().map(|end| if let Length::Known(n) = end { *n } else { long }).collect();
+        let (axes, steps) = (self.list(call, "axes", 3)?, self.list(call, "steps", 4)?);
+        let parts = slices::parts(&dims, &starts, &ends, axes.as_deref(), steps.as_deref())?;
+        let mut x = self.run(call.input(0)?)?;
+        for Part { axis, start, length, step } in parts {
+            if step != 1 {
+                return Err(format!("it takes steps of {step} along axis {axis}; supported is 1"));
+            }
+            if axis == 0 && matches!(lengths[0], Length::Rows(_)) {
+                if (start, length as i64) != (0, long) {
+                    return Err("it takes a part of the batch".to_owned());
+                }
+                continue;
+            }
+            let axis = self.inner_axis(x, axis)?;
+            x.id = self.cut(&call.name, x.id, axis, start, length)?;
+        }
+        one(x)
+    }
+
+    pub(super) fn split(&mut self, call: &Call<'_>) -> Values {
+        let x = self.run(call.input(0)?)?;
+        let lengths = self.logical(call.input(0)?);
+        let at = host::axis(call.node.int("axis", 0)?, lengths.len())?;
+        let axis = self.inner_axis(x, at)?;
+        let length = self.draft.shape(x.id).axis(axis).unwrap_or_default();
+        let list = self.list(call, "split", 1)?;
+        let mut start = 0;
+        let mut parts = Vec::new();
+        for (at, length) in slices::split(length, call.node.output.len(), list.as_deref())?.into_iter().enumerate() {
+            let id = self.cut(&call.part(&at.to_string()), x.id, axis, start, length)?;
+            parts.push(Value::Run(Run { id, ..x }));
+            start += length;
+        }
+        Ok(parts)
+    }
+
+    pub(super) fn expand(&mut self, call: &Call<'_>) -> Values {
+        let lengths = self.logical(call.input(0)?);
+        let target = self.host(call.input(1)?)?.shape()?;
+        let target = broadcast(&lengths, &target)?;
+        self.expanded(call, &lengths, &target)
+    }
+
+    fn expanded(&mut self, call: &Call<'_>, lengths: &[Length], target: &[Length]) -> Values {
+        if lengths == target {
+            return one(self.run(call.input(0)?)?);
+        }
+        // Times a constant of ones, where it is repeated.
+        let x = self.float(call, call.input(0)?)?;
+        let (_, mut ones) = kept(target)?;
+        let extra = target.len() - lengths.len();
+        if let Some(Length::Rows(_)) = target.first()
+            && lengths.first() != target.first()
+        {
+            return Err("it repeats a value along the batch".to_owned());
+        }
+        for (at, length) in ones.iter_mut().enumerate() {
+            if at >= extra && lengths[at - extra] == target[at] {
+                *length = 1;
+            }
+        }
+        let first = ones.iter().position(|&n| n != 1).unwrap_or(ones.len());
+        let ones = if extra == 0 { &ones[first..] } else { &ones[..] };
+        let count = elements(ones).ok_or("the result is too large")?;
+        self.budget.take(count, 4)?;
+        let ones = Tensor::from_f32(ones, vec![1.0; count]).map_err(|e| e.to_string())?;
+        let ones = self.draft.constant("", ones);
+        one(Run { id: self.draft.add(&call.name, Op::Mul, &[x.id, ones])?, ..x })
+    }
+
+    pub(super) fn tile(&mut self, call: &Call<'_>) -> Values {
+        let mut x = self.run(call.input(0)?)?;
+        let repeats = self.host(call.input(1)?)?.integers()?;
+        let rank = self.logical(call.input(0)?).len();
+        if repeats.len() != rank {
+            return Err(format!("{} repeats for {rank} axes", repeats.len()));
+        }
+        for (at, repeats) in repeats.into_iter().enumerate().filter(|(_, repeats)| *repeats != 1) {
+            let axis = self.inner_axis(x, at)?;
+            let repeats = usize::try_from(repeats).ok().filter(|n| (1..=MAX_PIECES).contains(n));
+            let repeats =
+                repeats.ok_or_else(|| format!("axis {at} is repeated less than once or over {MAX_PIECES} times"))?;
+            x.id = self.joined(&call.name, &vec![x.id; repeats], axis)?;
+        }
+        one(x)
+    }
+
+    /// Rows of a table, or known places of a value.
+    pub(super) fn gather(&mut self, call: &Call<'_>) -> Values {
+        let (data, indices) = (call.input(0)?, call.input(1)?);
+        if let Value::Run(_) = indices {
+            return self.embedding(call, data, indices);
+        }
+        let indices = self.host(indices)?;
+        self.places(call, &indices)
+    }
+
+    fn places(&mut self, call: &Call<'_>, indices: &Host) -> Values {
+        indices.fixed()?;
+        let x = self.run(call.input(0)?)?;
+        let lengths = self.logical(call.input(0)?);
+        let at = host::axis(call.node.int("axis", 0)?, lengths.len())?;
+        let mut target = lengths[..at].to_vec();
+        target.extend(indices.dims.iter().map(|&d| Length::Known(d as i64)));
+        target.extend(&lengths[at + 1..]);
+        // The only row of a flattened batch may be taken as it is, all other places of a batch not.
+        let axis = self.inner_axis(x, at)?;
+        let length = self.draft.shape(x.id).axis(axis).unwrap_or_default();
+        let places = slices::indices(&indices.integers()?, length)?;
+        if places.is_empty() {
+            return Err("it takes no elements".to_owned());
+        }
+        let mut ranges: Vec<(usize, usize)> = Vec::new();
+        for place in places {
+            match ranges.last_mut() {
+                Some((start, length)) if *start + *length == place => *length += 1,
+                _ => ranges.push((place, 1)),
+            }
+        }
+        if ranges.len() > MAX_PIECES {
+            return Err(format!("its indices are {} ranges, supported are {MAX_PIECES}", ranges.len()));
+        }
+        let mut pieces = Vec::with_capacity(ranges.len());
+        for (start, length) in ranges {
+            pieces.push(self.cut(&call.part("part"), x.id, axis, start, length)?);
+        }
+        let id = self.joined(&call.part("parts"), &pieces, axis)?;
+        one(self.reshaped(&call.name, Run { id, ..x }, &target)?)
+    }
+
+    pub(super) fn trilu(&mut self, call: &Call<'_>) -> Values {
+        let lengths = self.logical(call.input(0)?);
+        let &[.., Length::Known(rows), Length::Known(cols)] = lengths.as_slice() else {
+            return Err("it works along the batch".to_owned());
+        };
+        let k = match call.optional(1) {
+            Some(k) => self.host(k)?.integers()?.first().copied().unwrap_or(0),
+            None => 0,
+        };
+        let upper = call.node.int("upper", 1)? != 0;
+        let x = self.float(call, call.input(0)?)?;
+        let (rows, cols) = (rows as usize, cols as usize);
+        self.budget.take(rows.saturating_mul(cols), 4)?;
+        let keep = |i: usize| {
+            let diagonal = ((i % cols) as i64 - (i / cols) as i64).cmp(&k);
+            f32::from(u8::from(if upper { diagonal.is_ge() } else { diagonal.is_le() }))
+        };
+        let mask = Host::new(vec![rows, cols], Data::F32((0..rows * cols).map(keep).collect()));
+        let mask = self.host_constant(&mask)?;
+        one(Run { id: self.draft.add(&call.name, Op::Mul, &[x.id, mask])?, ..x })
+    }
+
+    pub(super) fn dropout(&mut self, call: &Call<'_>) -> Values {
+        if let Some(training) = call.optional(2)
+            && self.scalar(training) != Some(0.0)
+        {
+            return Err("it drops elements, as in training".to_owned());
+        }
+        one(self.run(call.input(0)?)?)
+    }
+}

@@ -1,0 +1,58 @@
+//! Reductions at run time.
+
+use super::{Call, Importer, Kind, Run, Values, one};
+use crate::graph::{NodeId, Op, UnaryOp};
+use crate::onnx::fold::reduced_axes;
+use crate::onnx::host::Length;
+
+impl Importer {
+    pub(super) fn reduce(&mut self, call: &Call<'_>) -> Values {
+        let node = call.node;
+        let lengths = self.logical(call.input(0)?);
+        let axes = self.list(call, "axes", 1)?;
+        let reduced = reduced_axes(axes.as_deref(), lengths.len(), node.int("noop_with_empty_axes", 0)? != 0)?;
+        let keep = node.int("keepdims", 1)? != 0;
+        let x = self.float(call, call.input(0)?)?;
+        let kind = node.op_type.as_str();
+        let name = call.name.as_str();
+        let mut id = match kind {
+            "ReduceSum" | "ReduceMean" | "ReduceMax" => x.id,
+            "ReduceMin" => self.mul_scalar(&call.part("negative"), x.id, -1.0)?,
+            "ReduceL1" => self.unary(&call.part("abs"), UnaryOp::Abs, x.id)?,
+            "ReduceL2" | "ReduceSumSquare" => self.draft.add(&call.part("square"), Op::Mul, &[x.id, x.id])?,
+            _ => return Err("it is supported only where its inputs are known while importing".to_owned()),
+        };
+        let max = matches!(kind, "ReduceMax" | "ReduceMin");
+        let mut count = 1.0f64;
+        let mut target = Vec::with_capacity(lengths.len());
+        for at in (0..lengths.len()).rev() {
+            if !reduced[at] {
+                target.push(lengths[at]);
+                continue;
+            }
+            let axis = self.inner_axis(x, at)?;
+            if let Length::Known(n) = lengths[at] {
+                count *= n as f64;
+            }
+            id = self.draft.add(name, if max { Op::Max { axis } } else { Op::Sum { axis } }, &[id])?;
+            if keep {
+                target.push(Length::Known(1));
+            }
+        }
+        target.reverse();
+        id = match kind {
+            "ReduceMean" => self.mul_scalar(name, id, (1.0 / count) as f32)?,
+            "ReduceMin" => self.mul_scalar(name, id, -1.0)?,
+            "ReduceL2" => self.unary(name, UnaryOp::Sqrt, id)?,
+            _ => id,
+        };
+        let whole = !matches!(kind, "ReduceMean" | "ReduceL2") && x.kind != Kind::Float;
+        let run = Run { id, kind: if whole { Kind::IntFloat } else { Kind::Float }, ..x };
+        one(self.reshaped(name, run, &target)?)
+    }
+
+    /// A node by itself, for families that have no logic of their own.
+    pub(super) fn op(&mut self, name: &str, op: Op, x: NodeId) -> Result<NodeId, String> {
+        self.draft.add(name, op, &[x])
+    }
+}

@@ -1,0 +1,232 @@
+//! Stored tensors: checked before anything is allocated, decoded when they are needed.
+
+use std::borrow::Cow;
+use std::path::Path;
+
+use half::{bf16, f16};
+
+use super::dims::MAX_RANK;
+use super::error::OnnxError;
+use super::external::{self, Region};
+use super::host::Data;
+use super::proto::{TensorProto, data_type as ty};
+
+/// A stored tensor whose data are known to be there.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Stored {
+    pub(super) dims: Vec<usize>,
+    pub(super) data_type: i32,
+    proto: TensorProto,
+    external: Option<Region>,
+}
+
+/// Values of `TensorProto::data_location`.
+const EXTERNAL: i32 = 1;
+
+impl Stored {
+    /// Checks shape, type and length.
+    pub(super) fn new(proto: TensorProto, folder: Option<&Path>) -> Result<Self, OnnxError> {
+        let fail = |problem: String| Err(OnnxError::Tensor { tensor: proto.name.clone(), problem });
+        if proto.dims.len() > MAX_RANK {
+            return fail(format!("it has {} axes, expected up to {MAX_RANK}", proto.dims.len()));
+        }
+        let mut dims = Vec::with_capacity(proto.dims.len());
+        for &dim in &proto.dims {
+            match usize::try_from(dim) {
+                Ok(dim) => dims.push(dim),
+                Err(_) => return fail(format!("its shape {:?} has a negative length", proto.dims)),
+            }
+        }
+        let Some(bits) = bits(proto.data_type) else {
+            return fail(format!("it has type {}, which is not a type of numbers", type_name(proto.data_type)));
+        };
+        // A shape with an axis of no length can still overflow.
+        let count = dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
+        let bytes = count.and_then(|n| n.checked_mul(bits)).map(|bits| bits.div_ceil(8));
+        let (Some(count), Some(expected)) = (count, bytes) else {
+            return fail(format!("its shape {dims:?} is larger than any memory"));
+        };
+        let mut external = None;
+        if proto.data_location == EXTERNAL {
+            external = Some(external::locate(&proto, folder, expected)?);
+        } else if proto.raw_data.is_empty() {
+            let (actual, expected) = (typed_length(&proto), typed_count(proto.data_type, count));
+            if actual != expected {
+                return fail(format!("it has {actual} elements, but shape {dims:?} holds {expected}"));
+            }
+        } else if proto.raw_data.len() != expected {
+            let actual = proto.raw_data.len();
+            return fail(format!(
+                "it has {actual} bytes, but shape {dims:?} of {} takes {expected}",
+                type_name(proto.data_type)
+            ));
+        }
+        Ok(Self { dims, data_type: proto.data_type, proto, external })
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.proto.name
+    }
+
+    /// The same under another name.
+    pub(super) fn renamed(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.proto.name);
+        self
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.dims.iter().product()
+    }
+
+    pub(super) fn is_float(&self) -> bool {
+        matches!(self.data_type, ty::FLOAT | ty::DOUBLE | ty::FLOAT16 | ty::BFLOAT16)
+    }
+
+    /// How many bytes [`data`](Self::data) takes.
+    pub(super) fn decoded_bytes(&self) -> usize {
+        let size = if self.is_float() {
+            4
+        } else if self.data_type == ty::BOOL {
+            1
+        } else {
+            8
+        };
+        self.len().saturating_mul(size)
+    }
+
+    /// The elements: floats in `f32`, integers in `i64`.
+    pub(super) fn data(&self) -> Result<Data, String> {
+        Ok(match self.data_type {
+            ty::BOOL => Data::Bool(self.integers()?.into_iter().map(|v| v != 0).collect()),
+            _ if self.is_float() => Data::F32(self.floats()?),
+            _ => Data::I64(self.integers()?),
+        })
+    }
+
+    /// The elements of a tensor of floats.
+    pub(super) fn floats(&self) -> Result<Vec<f32>, String> {
+        let proto = &self.proto;
+        if let Some(raw) = self.raw()? {
+            return Ok(match self.data_type {
+                ty::FLOAT => raw.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+                ty::DOUBLE => raw.as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b) as f32).collect(),
+                ty::FLOAT16 => raw.as_chunks::<2>().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
+                _ => raw.as_chunks::<2>().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect(),
+            });
+        }
+        Ok(match self.data_type {
+            ty::FLOAT => proto.float_data.clone(),
+            ty::DOUBLE => proto.double_data.iter().map(|&v| v as f32).collect(),
+            ty::FLOAT16 => proto.int32_data.iter().map(|&b| f16::from_bits(b as u16).to_f32()).collect(),
+            _ => proto.int32_data.iter().map(|&b| bf16::from_bits(b as u16).to_f32()).collect(),
+        })
+    }
+
+    /// The elements of a tensor of integers.
+    fn integers(&self) -> Result<Vec<i64>, String> {
+        let proto = &self.proto;
+        let too_large =
+            |v: u64| i64::try_from(v).map_err(|_| format!("{v} in {} does not fit 64 bits with sign", proto.name));
+        if let ty::INT4 | ty::UINT4 = self.data_type {
+            return Ok(self.codes()?.into_iter().map(i64::from).collect());
+        }
+        if let Some(raw) = self.raw()? {
+            return Ok(match self.data_type {
+                ty::INT8 => raw.iter().map(|&b| i64::from(b as i8)).collect(),
+                ty::UINT8 | ty::BOOL => raw.iter().map(|&b| i64::from(b)).collect(),
+                ty::INT16 => raw.as_chunks::<2>().0.iter().map(|b| i64::from(i16::from_le_bytes(*b))).collect(),
+                ty::UINT16 => raw.as_chunks::<2>().0.iter().map(|b| i64::from(u16::from_le_bytes(*b))).collect(),
+                ty::INT32 => raw.as_chunks::<4>().0.iter().map(|b| i64::from(i32::from_le_bytes(*b))).collect(),
+                ty::UINT32 => raw.as_chunks::<4>().0.iter().map(|b| i64::from(u32::from_le_bytes(*b))).collect(),
+                ty::INT64 => raw.as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b)).collect(),
+                _ => {
+                    let values = raw.as_chunks::<8>().0.iter();
+                    values.map(|b| too_large(u64::from_le_bytes(*b))).collect::<Result<_, _>>()?
+                }
+            });
+        }
+        Ok(match self.data_type {
+            ty::INT64 => proto.int64_data.clone(),
+            ty::UINT32 | ty::UINT64 => proto.uint64_data.iter().map(|&v| too_large(v)).collect::<Result<_, _>>()?,
+            _ => proto.int32_data.iter().map(|&v| i64::from(v)).collect(),
+        })
+    }
+
+    /// The elements of a tensor of 8 or 4 bits as int8 codes: those of `uint8` 128 lower than they are.
+    pub(super) fn codes(&self) -> Result<Vec<i8>, String> {
+        let shift = if self.data_type == ty::UINT8 { 128 } else { 0 };
+        if let ty::INT4 | ty::UINT4 = self.data_type {
+            let packed: Vec<u8> = match self.raw()? {
+                Some(raw) => raw.into_owned(),
+                None => self.proto.int32_data.iter().map(|&b| b as u8).collect(),
+            };
+            let signed = self.data_type == ty::INT4;
+            let code = |nibble: u8| if signed { ((nibble << 4) as i8) >> 4 } else { nibble as i8 };
+            let mut codes: Vec<i8> = packed.iter().flat_map(|&byte| [code(byte & 15), code(byte >> 4)]).collect();
+            codes.truncate(self.len());
+            return Ok(codes);
+        }
+        Ok(match self.raw()? {
+            Some(raw) => raw.iter().map(|&b| b.wrapping_sub(shift) as i8).collect(),
+            None => self.proto.int32_data.iter().map(|&v| (v as u8).wrapping_sub(shift) as i8).collect(),
+        })
+    }
+
+    fn raw(&self) -> Result<Option<Cow<'_, [u8]>>, String> {
+        if let Some(region) = &self.external {
+            return Ok(Some(Cow::Owned(region.read()?)));
+        }
+        // Without elements, either form is empty.
+        Ok((!self.proto.raw_data.is_empty()).then(|| Cow::Borrowed(&self.proto.raw_data[..])))
+    }
+}
+
+fn bits(data_type: i32) -> Option<usize> {
+    Some(match data_type {
+        ty::INT4 | ty::UINT4 => 4,
+        ty::INT8 | ty::UINT8 | ty::BOOL => 8,
+        ty::INT16 | ty::UINT16 | ty::FLOAT16 | ty::BFLOAT16 => 16,
+        ty::INT32 | ty::UINT32 | ty::FLOAT => 32,
+        ty::INT64 | ty::UINT64 | ty::DOUBLE => 64,
+        _ => return None,
+    })
+}
+
+/// How many numbers a typed field holds for so many elements: two 4-bit elements share one.
+fn typed_count(data_type: i32, count: usize) -> usize {
+    if let ty::INT4 | ty::UINT4 = data_type { count.div_ceil(2) } else { count }
+}
+
+fn typed_length(proto: &TensorProto) -> usize {
+    match proto.data_type {
+        ty::FLOAT => proto.float_data.len(),
+        ty::DOUBLE => proto.double_data.len(),
+        ty::INT64 => proto.int64_data.len(),
+        ty::UINT32 | ty::UINT64 => proto.uint64_data.len(),
+        _ => proto.int32_data.len(),
+    }
+}
+
+/// What a type is called in messages.
+pub(super) fn type_name(data_type: i32) -> String {
+    let name = match data_type {
+        ty::FLOAT => "float32",
+        ty::UINT8 => "uint8",
+        ty::INT8 => "int8",
+        ty::UINT16 => "uint16",
+        ty::INT16 => "int16",
+        ty::INT32 => "int32",
+        ty::INT64 => "int64",
+        ty::STRING => "string",
+        ty::BOOL => "bool",
+        ty::FLOAT16 => "float16",
+        ty::DOUBLE => "float64",
+        ty::UINT32 => "uint32",
+        ty::UINT64 => "uint64",
+        ty::BFLOAT16 => "bfloat16",
+        ty::UINT4 => "uint4",
+        ty::INT4 => "int4",
+        other => return format!("number {other}"),
+    };
+    name.to_owned()
+}
