@@ -31,6 +31,23 @@ fn mul_flat_f32_f32(thread: Thread) {
 }
 
 @compute @workgroup_size(64)
+fn div_flat_f32_f32(thread: Thread) {
+    let v = vectors(thread);
+    if v.inside {
+        y_vecs[v.at] = bitcast<vec4<u32>>(bitcast<vec4<f32>>(a_vecs[v.at]) / bitcast<vec4<f32>>(b_vecs[v.b]));
+    }
+}
+
+@compute @workgroup_size(64)
+fn clamp_flat_f32_f32(thread: Thread) {
+    let v = vectors(thread);
+    if v.inside {
+        let bits = a_vecs[v.at];
+        y_vecs[v.at] = vec4<u32>(clamped(bits.x), clamped(bits.y), clamped(bits.z), clamped(bits.w));
+    }
+}
+
+@compute @workgroup_size(64)
 fn unary_flat_f32_f32(thread: Thread) {
     let v = vectors(thread);
     if v.inside {

@@ -37,8 +37,8 @@ struct OpParams {
     hi: i32,
     // A multiplier, or eps.
     factor: f32,
-    // Products in a sum; for matmul, rows of a stack's matrices, and strides of b. For max, elements compared, and their
-    // stride.
+    // Products in a sum; for matmul, rows of a stack's matrices, and strides of b. For max and sum, elements taken together, and
+    // their stride.
     k: u32,
     m: u32,
     b_k: u32,
@@ -51,6 +51,12 @@ struct OpParams {
     // The groups of rows of earlier dispatches of the same step.
     first_group: u32,
     inv_scale: f32,
+    // Where the first row of a begins, in elements or, of int8, in bytes.
+    a_offset: u32,
+    // The bounds of a clamp.
+    low: f32,
+    high: f32,
+    unused: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: OpParams;
@@ -78,7 +84,7 @@ fn group_of(thread: Thread) -> u32 {
 
 // Where row `row` begins in a, b and y.
 fn offsets(row: u32) -> vec3<u32> {
-    var at = vec3<u32>(0u, 0u, params.y_offset);
+    var at = vec3<u32>(params.a_offset, 0u, params.y_offset);
     var rest = row;
     for (var axis = params.rank; axis > 1u; axis--) {
         let lengths = params.axes[axis - 1u];
@@ -86,6 +92,14 @@ fn offsets(row: u32) -> vec3<u32> {
         rest /= lengths.x;
     }
     return at + rest * params.axes[0].yzw;
+}
+
+// The bits of a float, or of the bound that it is beyond. Only compares and chooses, so that nothing is rounded, and NaN is
+// beyond neither.
+fn clamped(bits: u32) -> u32 {
+    let x = bitcast<f32>(bits);
+    let raised = select(bits, bitcast<u32>(params.low), x < params.low);
+    return select(raised, bitcast<u32>(params.high), x > params.high);
 }
 
 fn a_code(at: u32) -> i32 {

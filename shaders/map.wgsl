@@ -42,6 +42,40 @@ fn mul_f32_f32(thread: Thread) {
 }
 
 @compute @workgroup_size(64)
+fn div_f32_f32(thread: Thread) {
+    let e = element(thread);
+    if e.inside {
+        y[e.y] = bitcast<u32>(bitcast<f32>(a[e.a]) / bitcast<f32>(b[e.b]));
+    }
+}
+
+@compute @workgroup_size(64)
+fn clamp_f32_f32(thread: Thread) {
+    let e = element(thread);
+    if e.inside {
+        y[e.y] = clamped(a[e.a]);
+    }
+}
+
+// WGSL leaves open how f32(i32) rounds what has more than 24 bits. Here the bits that a float lacks are shifted out first, to
+// nearest and ties to even; what remains is converted and scaled back exactly.
+@compute @workgroup_size(64)
+fn to_float_i32_f32(thread: Thread) {
+    let e = element(thread);
+    if !e.inside {
+        return;
+    }
+    let bits = a[e.a];
+    let negative = (bits >> 31u) == 1u;
+    let magnitude = select(bits, ~bits + 1u, negative);
+    let shift = 8u - min(countLeadingZeros(magnitude), 8u);
+    let half = (1u << shift) >> 1u;
+    let rounding = select(0u, half - 1u + ((magnitude >> shift) & 1u), shift > 0u);
+    let v = f32((magnitude + rounding) >> shift) * f32(1u << shift);
+    y[e.y] = bitcast<u32>(select(v, -v, negative));
+}
+
+@compute @workgroup_size(64)
 fn unary_f32_f32(thread: Thread) {
     let e = element(thread);
     if e.inside {
@@ -73,6 +107,24 @@ fn max_f32_f32(thread: Thread) {
         largest = max(largest, bitcast<f32>(a[e.a + i * params.b_k]));
     }
     y[e.y] = bitcast<u32>(largest);
+}
+
+// The sum of k elements that are b_k apart. Sums of 32 are added up, so that the error does not grow with all of k.
+@compute @workgroup_size(64)
+fn sum_f32_f32(thread: Thread) {
+    let e = element(thread);
+    if !e.inside {
+        return;
+    }
+    var sum = 0.0;
+    for (var first = 0u; first < params.k; first += 32u) {
+        var part = 0.0;
+        for (var i = first; i < min(first + 32u, params.k); i++) {
+            part += bitcast<f32>(a[e.a + i * params.b_k]);
+        }
+        sum += part;
+    }
+    y[e.y] = bitcast<u32>(sum);
 }
 
 // Rows of the table b; the number of its rows is k. An id that it lacks gives the nearest row.

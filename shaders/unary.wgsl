@@ -19,6 +19,16 @@ fn erf(x: f32) -> f32 {
     return select(e, -e, x < 0.0);
 }
 
+// By the bits, so that neither NaN nor a subnormal number depends on the driver: from the smallest positive number to infinity
+// it is 1; NaN stays NaN.
+fn step_of(x: f32) -> f32 {
+    let bits = bitcast<u32>(x);
+    if (bits & 0x7fffffffu) > 0x7f800000u {
+        return x;
+    }
+    return select(0.0, 1.0, bitcast<i32>(bits) > 0);
+}
+
 // In the order of the host's list.
 fn unary(kind: u32, x: f32) -> f32 {
     switch kind {
@@ -37,8 +47,26 @@ fn unary(kind: u32, x: f32) -> f32 {
         case 4u: {
             return 0.5 * x * (1.0 + tanh_clamped(0.7978845608 * (x + 0.044715 * x * x * x)));
         }
-        default: {
+        case 5u: {
             return x * sigmoid(x);
+        }
+        case 6u: {
+            return sqrt(x);
+        }
+        case 7u: {
+            return exp(x);
+        }
+        case 8u: {
+            return log(x);
+        }
+        case 9u: {
+            return erf(x);
+        }
+        case 10u: {
+            return bitcast<f32>(bitcast<u32>(x) & 0x7fffffffu);
+        }
+        default: {
+            return step_of(x);
         }
     }
 }

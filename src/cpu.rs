@@ -205,6 +205,8 @@ impl Engine {
             StepOp::Concat { axis } => kernels::concat(inputs, *axis),
             StepOp::Reshape => kernels::reshape(x, &shape),
             StepOp::Transpose { perm } => kernels::transpose(x, perm),
+            StepOp::Slice { axis, start, end } => kernels::slice(x, *axis, *start..*end),
+            StepOp::ToFloat => tensor(shape, kernels::to_float(slices::i32s(x))),
             StepOp::Max { axis } => kernels::max(x, *axis),
             StepOp::Gather => kernels::embedding(x, inputs[1]).map_err(|kernels::NoSuchRow(index, id)| {
                 CpuError::Id { step: name(), index, id, rows: inputs[1].shape()[0] }
@@ -230,6 +232,9 @@ fn float(op: FloatOp, weight: Option<&Weight>, inputs: &[&Tensor], shape: Vec<us
         FloatOp::MatMul => kernels::matmul_f32(x, inputs[1]),
         FloatOp::Add => kernels::zip_f32(x, inputs[1], |a, b| a + b),
         FloatOp::Mul => kernels::zip_f32(x, inputs[1], |a, b| a * b),
+        FloatOp::Div => kernels::zip_f32(x, inputs[1], |a, b| a / b),
+        FloatOp::Clamp { min, max } => tensor(shape, f32s(x).iter().map(|v| v.clamp(min, max)).collect()),
+        FloatOp::Sum { axis } => kernels::sum(x, axis),
         FloatOp::Unary(op) => tensor(shape, kernels::unary(op, f32s(x))),
         FloatOp::Softmax { axis } => kernels::along_axis(x, axis, kernels::softmax_rows),
         FloatOp::LayerNorm { eps } => {

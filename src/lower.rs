@@ -172,20 +172,24 @@ impl Lowering<'_> {
             Op::Transpose { perm } => {
                 self.step(id, StepOp::Transpose { perm: perm.clone() }, self.codes_of(node.inputs[0]));
             }
+            &Op::Slice { axis, start, end } => {
+                self.step(id, StepOp::Slice { axis, start, end }, self.codes_of(node.inputs[0]));
+            }
+            Op::ToFloat => self.step(id, StepOp::ToFloat, None),
             Op::Max { axis } => self.step(id, StepOp::Max { axis: *axis }, self.codes_of(node.inputs[0])),
             Op::Linear => self.step(id, StepOp::Float(FloatOp::Linear), None),
             Op::MatMul => self.step(id, StepOp::Float(FloatOp::MatMul), None),
             Op::Add => self.step(id, StepOp::Float(FloatOp::Add), None),
             Op::Mul => self.step(id, StepOp::Float(FloatOp::Mul), None),
+            Op::Div => self.step(id, StepOp::Float(FloatOp::Div), None),
             Op::AddScalar { value } => self.scalar(id, node, FloatOp::Add, *value),
             Op::MulScalar { value } => self.scalar(id, node, FloatOp::Mul, *value),
             Op::Unary(op) => self.step(id, StepOp::Float(FloatOp::Unary(*op)), None),
+            &Op::Clamp { min, max } => self.step(id, StepOp::Float(FloatOp::Clamp { min, max }), None),
+            Op::Sum { axis } => self.step(id, StepOp::Float(FloatOp::Sum { axis: *axis }), None),
             Op::Softmax { axis } => self.step(id, StepOp::Float(FloatOp::Softmax { axis: *axis }), None),
             Op::LayerNorm { eps } => self.step(id, StepOp::Float(FloatOp::LayerNorm { eps: *eps }), None),
             Op::BatchNorm { eps } => self.batch_norm(id, node, *eps),
-            Op::Div | Op::Clamp { .. } | Op::ToFloat | Op::Slice { .. } | Op::Sum { .. } => {
-                self.refuse(id, "it has no step");
-            }
             Op::Embedding => self.step(id, StepOp::Gather, None),
             Op::Observe { .. } => self.refuse(id, "the graph is still being calibrated; convert it first"),
         }

@@ -291,16 +291,20 @@ pub(super) fn general(program: &Program, group: &Group, part: usize) -> Result<G
             let kernel = if floats { "copy_f32_f32" } else { "copy_i8_i8" };
             elementwise(step, y, kernel, &strides, &vec![0; strides.len()])?
         }
-        StepOp::Max { axis } => {
-            let mut from = axes(value(0));
-            let axis = from.remove(*axis);
-            let mut strides: Vec<usize> = from.iter().map(|axis| axis.stride).collect();
-            strides.resize(axes(y).len(), 0);
-            let kernel = if floats { "max_f32_f32" } else { "max_i8_i8" };
+        StepOp::Slice { axis, start, .. } => {
+            let from = axes(value(0));
+            let strides: Vec<usize> = from.iter().map(|axis| axis.stride).collect();
+            let kernel = if floats { "copy_f32_f32" } else { "copy_i8_i8" };
             let mut general = elementwise(step, y, kernel, &strides, &vec![0; strides.len()])?;
-            (general.params.k, general.params.b_k) = (axis.length.unwrap_or(1) as u32, axis.stride as u32);
+            general.params.a_offset = (start * from[*axis].stride) as u32;
             general
         }
+        StepOp::ToFloat => {
+            let strides = broadcast(value(0), &axes(y));
+            elementwise(step, y, "to_float_i32_f32", &strides, &vec![0; strides.len()])?
+        }
+        StepOp::Max { axis } => together(step, value(0), y, *axis, if floats { "max_f32_f32" } else { "max_i8_i8" })?,
+        StepOp::Float(FloatOp::Sum { axis }) => together(step, value(0), y, *axis, "sum_f32_f32")?,
         StepOp::Gather => {
             let mut general = over(y, "gather_i32_f32", Size::Threads(y.cols() as u64));
             general.params.k = value(1).shape.axis(0).unwrap_or_default() as u32;
@@ -308,6 +312,12 @@ pub(super) fn general(program: &Program, group: &Group, part: usize) -> Result<G
         }
         StepOp::Float(FloatOp::Add) => pair("add_flat_f32_f32", "add_f32_f32")?,
         StepOp::Float(FloatOp::Mul) => pair("mul_flat_f32_f32", "mul_f32_f32")?,
+        StepOp::Float(FloatOp::Div) => pair("div_flat_f32_f32", "div_f32_f32")?,
+        &StepOp::Float(FloatOp::Clamp { min, max }) => {
+            let mut general = single("clamp_flat_f32_f32", "clamp_f32_f32")?;
+            (general.params.low, general.params.high) = (min, max);
+            general
+        }
         StepOp::Float(FloatOp::Unary(op)) => {
             let mut general = single("unary_flat_f32_f32", "unary_f32_f32")?;
             general.params.kind = unary_kind(*op);
@@ -382,6 +392,17 @@ fn lines(y: &Value, kernel: &'static str, length: usize, stride: usize) -> Gener
     let params = &mut general.params;
     (params.rows_factor, params.k, params.a_col) = (general.rows_factor as u32, length as u32, stride as u32);
     general
+}
+
+/// A kernel that makes one element of those along an axis, which the result lacks.
+fn together(step: &Step, x: &Value, y: &Value, axis: usize, kernel: &'static str) -> Result<General, GpuError> {
+    let mut from = axes(x);
+    let axis = from.remove(axis);
+    let mut strides: Vec<usize> = from.iter().map(|axis| axis.stride).collect();
+    strides.resize(axes(y).len(), 0);
+    let mut general = elementwise(step, y, kernel, &strides, &vec![0; strides.len()])?;
+    (general.params.k, general.params.b_k) = (axis.length.unwrap_or(1) as u32, axis.stride as u32);
+    Ok(general)
 }
 
 /// One input of a concat: its rows are copied to where they belong.

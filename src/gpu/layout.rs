@@ -70,6 +70,10 @@ pub(super) struct OpParams {
     pub(super) b_vecs: u32,
     pub(super) first_group: u32,
     pub(super) inv_scale: f32,
+    pub(super) a_offset: u32,
+    pub(super) low: f32,
+    pub(super) high: f32,
+    pub(super) unused: u32,
 }
 
 /// Axes before the last that the general kernels decode, once those that can be are merged.

@@ -137,7 +137,11 @@ const GENERAL_STRUCTS: &[Struct] = &[
         relu,
         b_vecs,
         first_group,
-        inv_scale
+        inv_scale,
+        a_offset,
+        low,
+        high,
+        unused
     }),
     DIGIT,
 ];
@@ -319,6 +323,10 @@ pub const MAP: Shader = general!(
     "copy_f32_f32",
     "add_f32_f32",
     "mul_f32_f32",
+    "div_f32_f32",
+    "clamp_f32_f32",
+    "sum_f32_f32",
+    "to_float_i32_f32",
     "unary_f32_f32",
     "half_f32_f16",
     "max_f32_f32",
@@ -339,6 +347,8 @@ pub const FLAT: Shader = general!(
     false,
     "add_flat_f32_f32",
     "mul_flat_f32_f32",
+    "div_flat_f32_f32",
+    "clamp_flat_f32_f32",
     "unary_flat_f32_f32",
     "add_flat_i8_i8",
     "mul_flat_i8_i8",

@@ -14,11 +14,12 @@ pub(super) fn check_step(program: &Program, step: &Step) -> Result<(), ProgramEr
         StepOp::Linear(QLinear { epilogue: Epilogue::Dynamic { .. }, .. }) => 2..=2,
         StepOp::Linear(_) | StepOp::Quantize { .. } | StepOp::Dequantize { .. } | StepOp::Table { .. } => 1..=1,
         StepOp::ChooseQParams { .. } | StepOp::Reshape | StepOp::Transpose { .. } => 1..=1,
-        StepOp::Max { .. } | StepOp::ToHalf => 1..=1,
+        StepOp::Max { .. } | StepOp::ToHalf | StepOp::Slice { .. } | StepOp::ToFloat => 1..=1,
         StepOp::Float(FloatOp::Unary(_) | FloatOp::Softmax { .. }) => 1..=1,
+        StepOp::Float(FloatOp::Clamp { .. } | FloatOp::Sum { .. }) => 1..=1,
         StepOp::MatMul(_) | StepOp::Add(_) | StepOp::Mul(_) | StepOp::Gather => 2..=2,
         StepOp::QuantizeDynamic { .. } | StepOp::DequantizeDynamic => 2..=2,
-        StepOp::Float(FloatOp::MatMul | FloatOp::Add | FloatOp::Mul) => 2..=2,
+        StepOp::Float(FloatOp::MatMul | FloatOp::Add | FloatOp::Mul | FloatOp::Div) => 2..=2,
         StepOp::Float(FloatOp::LayerNorm { .. }) => 3..=3,
         StepOp::MatMulDynamic { .. } => 4..=4,
         StepOp::Float(FloatOp::Linear) => 2..=3,
@@ -62,7 +63,8 @@ impl Check<'_> {
             StepOp::QuantizeDynamic { .. } => (&[F32, F32], I8),
             StepOp::DequantizeDynamic => (&[I8, F32], F32),
             StepOp::ToHalf => (&[F32], F16),
-            StepOp::Concat { .. } | StepOp::Reshape | StepOp::Transpose { .. } => {
+            StepOp::ToFloat => (&[I32], F32),
+            StepOp::Concat { .. } | StepOp::Reshape | StepOp::Transpose { .. } | StepOp::Slice { .. } => {
                 (&vec![first; self.step.inputs.len()], first)
             }
             StepOp::Max { .. } if first == I8 => (&[I8], I8),
@@ -123,6 +125,9 @@ impl Check<'_> {
             }
             StepOp::Table { table } => self.size("entries of the table", table.len(), 256),
             StepOp::Float(FloatOp::LayerNorm { eps }) if !eps.is_finite() || *eps < 0.0 => Err(self.factor(0, *eps)),
+            &StepOp::Float(FloatOp::Clamp { min, max }) if min.is_nan() || max.is_nan() || min > max => {
+                Err(ProgramError::Bounds { step: self.step.name.clone(), min, max })
+            }
             _ => Ok(()),
         }
     }
@@ -150,7 +155,8 @@ impl Check<'_> {
         };
         match &self.step.op {
             StepOp::Quantize { .. } | StepOp::Dequantize { .. } | StepOp::Table { .. } => output == x,
-            StepOp::Float(FloatOp::Unary(_)) | StepOp::ToHalf => output == x,
+            StepOp::Float(FloatOp::Unary(_) | FloatOp::Clamp { .. }) => output == x,
+            StepOp::ToHalf | StepOp::ToFloat => output == x,
             StepOp::Linear(l) => {
                 let dynamic = inputs.get(1).is_none_or(|given| pairs(x, given));
                 x.last() == Some(&l.k) && with_last(l.n).as_deref() == Some(output) && dynamic
@@ -170,7 +176,7 @@ impl Check<'_> {
                 let stack = broadcast(a_stack, b_stack);
                 k == k_too && stack.is_some_and(|stack| output == [stack.as_slice(), &[m, n]].concat())
             }
-            StepOp::Add(_) | StepOp::Mul(_) | StepOp::Float(FloatOp::Add | FloatOp::Mul) => {
+            StepOp::Add(_) | StepOp::Mul(_) | StepOp::Float(FloatOp::Add | FloatOp::Mul | FloatOp::Div) => {
                 broadcast(x, &inputs[1]).as_deref() == Some(output)
             }
             StepOp::ChooseQParams { qscheme, .. } => match qscheme {
@@ -203,7 +209,15 @@ impl Check<'_> {
                 let all = sorted == (0..x.len()).collect::<Vec<_>>() && self.input(0).shape.last().is_some();
                 all && perm.iter().map(|&axis| x[axis]).collect::<Vec<_>>() == output
             }
-            StepOp::Max { axis } => {
+            StepOp::Slice { axis, start, end } => {
+                let mut shape = x.clone();
+                let movable = *axis > 0 || !self.input(0).shape.is_batched();
+                let Some(length) = shape.get_mut(*axis) else { return false };
+                let inside = start < end && *end <= *length;
+                *length = end.saturating_sub(*start);
+                movable && inside && shape == output
+            }
+            StepOp::Max { axis } | StepOp::Float(FloatOp::Sum { axis }) => {
                 let mut shape = x.clone();
                 let movable = *axis > 0 || !self.input(0).shape.is_batched();
                 movable && *axis < x.len() && shape.remove(*axis) > 0 && shape == output

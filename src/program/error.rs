@@ -98,6 +98,16 @@ pub enum ProgramError {
         /// Zero point.
         zero_point: i32,
     },
+    /// The bounds of a clamp are not two numbers in order.
+    #[error("step {step}: bounds {min}..={max}; two numbers are expected, the smaller one first")]
+    Bounds {
+        /// The step.
+        step: String,
+        /// The smallest result.
+        min: f32,
+        /// The largest result.
+        max: f32,
+    },
     /// A channel's sum could leave `i32` (equation 4).
     #[error(
         "step {step}: channel {channel}: |products| up to {products} and |bias| {bias} at {fraction_bits} fraction bits \

@@ -85,6 +85,17 @@ pub enum StepOp {
         /// A permutation of all axes.
         perm: Vec<usize>,
     },
+    /// The elements `start..end` along an axis, of any type: the same bits.
+    Slice {
+        /// The axis.
+        axis: usize,
+        /// The first element taken.
+        start: usize,
+        /// Behind the last element taken; above `start`.
+        end: usize,
+    },
+    /// `i32 → f32`, to nearest and ties to even: the same bits on every engine.
+    ToFloat,
     /// The largest element along an axis, which the output lacks, of floats or codes. Of a NaN among floats, the CPU makes NaN;
     /// a GPU may make anything.
     Max {
@@ -94,7 +105,8 @@ pub enum StepOp {
     /// Rows of a table. Inputs: ids (`i32`), table `[V, D]` (`f32`). Ids that the table lacks are an error on the CPU, and
     /// give the nearest row on a GPU.
     Gather,
-    /// What stays float. Held to tolerances, not to bits.
+    /// What stays float. Held to tolerances, not to bits; but [`FloatOp::Clamp`], and of the functions the absolute value and the
+    /// step, only compare and choose.
     Float(FloatOp),
 }
 
@@ -109,8 +121,23 @@ pub enum FloatOp {
     Add,
     /// Product of each element, broadcast.
     Mul,
+    /// Quotient of each element, broadcast.
+    Div,
     /// A function of each element.
     Unary(UnaryOp),
+    /// Each element, but at least `min` and at most `max`; either may be infinite. The bits of an element or of a bound; a GPU
+    /// may take subnormal numbers for 0 when it compares. NaN stays NaN on the CPU; a GPU may make anything of it.
+    Clamp {
+        /// The smallest result.
+        min: f32,
+        /// The largest result; not below `min`.
+        max: f32,
+    },
+    /// The sum of the elements along an axis, which the output lacks.
+    Sum {
+        /// The axis.
+        axis: usize,
+    },
     /// `e^x / Σ e^x` along an axis.
     Softmax {
         /// The axis.
@@ -253,13 +280,18 @@ impl StepOp {
             Self::Concat { .. } => "concat",
             Self::Reshape => "reshape",
             Self::Transpose { .. } => "transpose",
+            Self::Slice { .. } => "slice",
+            Self::ToFloat => "to_float_i32_f32",
             Self::Max { .. } => "max",
             Self::Gather => "gather_i32_f32",
             Self::Float(FloatOp::Linear) => "linear_f32_f32",
             Self::Float(FloatOp::MatMul) => "matmul_f32_f32",
             Self::Float(FloatOp::Add) => "add_f32_f32",
             Self::Float(FloatOp::Mul) => "mul_f32_f32",
+            Self::Float(FloatOp::Div) => "div_f32_f32",
             Self::Float(FloatOp::Unary(_)) => "unary_f32_f32",
+            Self::Float(FloatOp::Clamp { .. }) => "clamp_f32_f32",
+            Self::Float(FloatOp::Sum { .. }) => "sum_f32_f32",
             Self::Float(FloatOp::Softmax { .. }) => "softmax_f32_f32",
             Self::Float(FloatOp::LayerNorm { .. }) => "layer_norm_f32_f32",
         }

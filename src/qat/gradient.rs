@@ -1,6 +1,6 @@
 //! The gradient of each op: from that of its result to that of one of its inputs.
 
-use ndarray::{ArrayViewD, Axis, IxDyn};
+use ndarray::{ArrayViewD, ArrayViewMutD, Axis, IxDyn};
 use rayon::prelude::*;
 
 use crate::graph::{Op, UnaryOp};
@@ -18,6 +18,10 @@ pub(super) fn exists(op: &Op) -> bool {
             | Op::MatMul
             | Op::Add
             | Op::Mul
+            | Op::Div
+            | Op::Clamp { .. }
+            | Op::Slice { .. }
+            | Op::Sum { .. }
             | Op::AddScalar { .. }
             | Op::MulScalar { .. }
             | Op::Unary(_)
@@ -49,6 +53,19 @@ pub(super) fn gradient(op: &Op, at: usize, inputs: &[&Tensor], y: &Tensor, dy: &
             let product = kernels::zip_f32(&dy, inputs[1 - at], |dy, other| dy * other);
             sum_to(f32s(&product), y.shape(), dx, x.shape());
         }
+        Op::Div => {
+            let dy = Tensor::from_f32(y.shape(), dy.to_vec()).expect(LENGTHS);
+            let mut quotient = kernels::zip_f32(&dy, inputs[1], |dy, b| dy / b);
+            if at == 1 {
+                // −dy · a / b².
+                quotient = kernels::zip_f32(&quotient, y, |d, y| -d * y);
+            }
+            sum_to(f32s(&quotient), y.shape(), dx, x.shape());
+        }
+        Op::Clamp { min, max } => {
+            let inside = |x: f32| *min <= x && x <= *max;
+            dx.iter_mut().zip(f32s(x)).zip(dy).for_each(|((dx, &x), &dy)| *dx = if inside(x) { dy } else { 0.0 });
+        }
         Op::MulScalar { value } => dx.iter_mut().zip(dy).for_each(|(dx, dy)| *dx = dy * value),
         Op::Unary(op) => unary(*op, f32s(x), dy, dx),
         Op::Transpose { perm } => {
@@ -62,6 +79,18 @@ pub(super) fn gradient(op: &Op, at: usize, inputs: &[&Tensor], y: &Tensor, dy: &
             let mut part = view(dy, y.shape());
             part.slice_axis_inplace(Axis(*axis), (before..before + x.shape()[*axis]).into());
             copy(part, dx);
+        }
+        Op::Slice { axis, start, end } => {
+            dx.fill(0.0);
+            let mut whole = ArrayViewMutD::from_shape(IxDyn(x.shape()), dx).expect(LENGTHS);
+            whole.slice_axis_inplace(Axis(*axis), (*start..*end).into());
+            whole.assign(&view(dy, y.shape()));
+        }
+        Op::Sum { axis } => {
+            let lines = Lines::of(x.shape(), *axis);
+            for (start, &dy) in lines.starts(x.len()).zip(dy) {
+                (0..lines.length).for_each(|i| dx[start + i * lines.inner] = dy);
+            }
         }
         Op::Max { axis } => max(f32s(x), Lines::of(x.shape(), *axis), dy, dx),
         Op::Softmax { axis } => softmax(f32s(y), Lines::of(y.shape(), *axis), dy, dx),

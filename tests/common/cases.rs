@@ -218,6 +218,11 @@ pub(crate) fn difference(got: &Tensor, expected: &Tensor) -> Option<String> {
             let at = (0..a.len()).find(|&i| a[i] != b[i])?;
             report(at, a[at].to_string(), b[at].to_string())
         }
+        (Tensor::I32(_), Tensor::I32(_)) => {
+            let (a, b) = (got.as_i32()?, expected.as_i32()?);
+            let at = (0..a.len()).find(|&i| a[i] != b[i])?;
+            report(at, a[at].to_string(), b[at].to_string())
+        }
         _ => Some("not a result type".to_owned()),
     }
 }

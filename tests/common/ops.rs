@@ -1,5 +1,8 @@
 //! One small example an op: what interpreter and engines must make of it.
 
+#[path = "ops/transformers.rs"]
+mod transformers;
+
 use enfold::graph::{GraphError, NodeId, Op};
 use enfold::numerics::{AddMultipliers, EPS};
 use enfold::qparams::{QParams, QScheme, QuantRange, TensorQParams};
@@ -41,7 +44,7 @@ pub(crate) fn table() -> Vec<OpCase> {
     let per_tensor = |scale, z| TensorQParams::PerTensor(QParams::new(scale, z).expect("valid"));
     let i8s = |shape: &[usize], data: &[i8]| Tensor::from_i8(shape, data.to_vec()).expect("lengths fit");
     let i32s = |shape: &[usize], data: &[i32]| Tensor::from_i32(shape, data.to_vec()).expect("lengths fit");
-    vec![
+    let mut rows = vec![
         case(
             "linear",
             |g| {
@@ -500,5 +503,7 @@ pub(crate) fn table() -> Vec<OpCase> {
             i8s(&[1, 2, 6], &[1, 2, 3, 1, 4, 2, 4, 5, 6, 5, 3, 6]),
             true,
         ),
-    ]
+    ];
+    rows.extend(transformers::table());
+    rows
 }

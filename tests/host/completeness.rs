@@ -67,6 +67,7 @@ fn every_op_is_inferred_interpreted_and_lowered_or_refused() {
         assert!(output.shape.admits(got[0].shape()) && output.dtype == got[0].dtype(), "{name}: {:?}", got[0].shape());
         assert_eq!(got[0].shape(), case.expected.shape(), "{name}");
         match (&got[0], &case.expected) {
+            (got, expected) if case.exact => assert_eq!(difference(got, expected), None, "{name}"),
             (Tensor::F32(got), Tensor::F32(expected)) => {
                 for (got, expected) in got.iter().zip(expected) {
                     approx::assert_abs_diff_eq!(got, expected, epsilon = 1e-6);
@@ -98,7 +99,6 @@ fn every_op_is_inferred_interpreted_and_lowered_or_refused() {
     assert!(missing.is_empty(), "ops without a row, by number: {missing:?}");
 }
 
-/// Empty axes and products over nothing are ordinary values.
 /// Whatever an op is, training either goes through it and back or says by name that it cannot.
 #[test]
 fn every_op_has_a_gradient_or_a_refusal() {
@@ -121,6 +121,7 @@ fn every_op_has_a_gradient_or_a_refusal() {
     assert!(trained >= 3 && refused >= 10, "{trained} trained, {refused} refused");
 }
 
+/// Empty axes and products over nothing are ordinary values.
 #[test]
 fn axes_of_length_zero_and_one() {
     let mut g = GraphBuilder::new();
