@@ -168,7 +168,7 @@ pub fn compare<T: Borrow<Tensor>>(reference: &Graph, actual: &Graph, inputs: &[T
     let reference_values = Values::of(&truth, &inputs)?;
     let under_test = Interpreter::new(actual);
     let actual_values = Values::of(&under_test, &inputs)?;
-    let isolated = Actual { interpreter: &under_test, reference: &reference_values };
+    let isolated = Actual { interpreter: &under_test, reference: &reference_values, inputs: &inputs };
 
     let mut nodes = Vec::new();
     for &(ref origin, id) in &reference_values.ordered {

@@ -11,6 +11,8 @@ use crate::tensor::{DType, Tensor};
 pub(super) struct Actual<'a> {
     pub(super) interpreter: &'a Interpreter,
     pub(super) reference: &'a Values,
+    /// Those of both graphs.
+    pub(super) inputs: &'a [&'a Tensor],
 }
 
 impl Actual<'_> {
@@ -35,6 +37,10 @@ impl Actual<'_> {
             {
                 fed.insert(at, value);
                 continue;
+            }
+            // Ids and masks are the same in both.
+            if let Some(at_input) = graph.inputs().iter().position(|&input| input == at) {
+                fed.insert(at, self.inputs[at_input].clone());
             }
             pending.extend(&node.inputs);
         }

@@ -78,6 +78,8 @@ impl Graph {
                 }
                 // Between constants only, which the interpreter and `lower` compute once.
                 _ if constant[id.index()] => {}
+                // Ids and masks.
+                _ if node.dtype != DType::F32 => {}
                 _ => {
                     let reason = node.float_reason.as_deref().unwrap_or("the graph is not in integer form");
                     let (name, op) = (node.name.clone(), node.op.name());

@@ -1,7 +1,7 @@
 //! The integer reference representation: what the engines execute.
 //!
 //! Between quantized values, these become integer nodes: linear layers and matmul (equations 3 to 7 and 9), sums (8),
-//! products (9), any chain of unary functions (a table of 256 codes), concatenations, and what only moves elements. A ReLU
+//! products (9), any chain of functions of one element (a table of 256 codes), concatenations, and what only moves elements. A ReLU
 //! and the quantize node behind them are taken in. Dynamic linear layers and products sum integers too, and give floats.
 //!
 //! What cannot be put into integers stays float, and its node says why ([`Graph::summary`] lists them all). Quantize and
@@ -51,7 +51,7 @@ pub fn reference(graph: &Graph) -> Result<Graph, ReferenceError> {
             Op::MatMul => matcher.matmul(&mut rewriter, id),
             Op::Add => matcher.add(&mut rewriter, id),
             Op::Mul => matcher.mul(&mut rewriter, id),
-            Op::Unary(_) => matcher.table(&mut rewriter, id),
+            Op::Unary(_) | Op::Clamp { .. } => matcher.table(&mut rewriter, id),
             Op::Concat { .. } => matcher.concat(&mut rewriter, id),
             Op::Reshape { .. } | Op::Flatten { .. } | Op::Transpose { .. } | Op::Max { .. } | Op::Slice { .. } => {
                 matcher.movement(&mut rewriter, id)

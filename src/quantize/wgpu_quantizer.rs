@@ -32,7 +32,11 @@ type Filter = Arc<dyn Fn(&Node) -> bool + Send + Sync>;
 /// - matmul of two activations, if [asked for](Self::quantize_matmul). A dynamic configuration ends here.
 /// - add + ReLU, add, mul + ReLU, mul.
 /// - concat: its inputs and its output share one observer.
-/// - last, behind any quantized output: ReLU, reshape, flatten, transpose and max, which share it.
+/// - last, behind any quantized output: ReLU, reshape, flatten, transpose, slice and max, which share it.
+///
+/// **What stays float**, of sums and products: those with a one-element constant that is out of all proportion, those with an
+/// input that is computed from integers and constants only, which is a mask, and those whose result is only made scores of for a
+/// softmax. What is left of scores beside a mask of −10⁹ would be nothing.
 #[derive(Clone, Default)]
 pub struct WgpuQuantizer {
     global: Option<QuantizationConfig>,

@@ -41,7 +41,7 @@ impl Net {
     }
 
     /// Up to six nodes of every kind that a quantizer knows, and of some that stay float: linear layers, sums, products,
-    /// concatenations, functions, moves, largest elements, and products of two activations, with and without ReLU.
+    /// concatenations, functions, moves, slices, sums and largest elements, and products of two activations, with and without ReLU.
     pub(crate) fn patterns(random: &mut Random) -> Self {
         let mut dims: Vec<usize> = (0..random.below(2)).map(|_| 1 + random.below(4)).collect();
         dims.push(1 + random.below(24));
@@ -57,8 +57,8 @@ impl Net {
             let last_axis = dims.len();
             let same: Vec<NodeId> =
                 earlier.iter().filter(|(id, d)| *d == dims && *id != h).map(|(id, _)| *id).collect();
-            let new = match random.below(15) {
-                0..=4 => {
+            let new = match random.below(20) {
+                0..=4 | 17 => {
                     let n = 1 + random.below(24);
                     let weight_scale = (random.normal() * 0.5 - 1.0).exp();
                     let weight = tensor(&[n, k], random.normals(n * k, weight_scale));
@@ -81,7 +81,17 @@ impl Net {
                     g.concat(&format!("cat.{i}"), &[h, other], last_axis)
                 }
                 8 => {
-                    let op = UnaryOp::ALL[random.below(UnaryOp::ALL.len())];
+                    // A step would make a difference of 1 of any rounding.
+                    let op = UnaryOp::ALL[random.below(UnaryOp::ALL.len() - 1)];
+                    // What keeps it from NaN, infinities and slopes that make much of little.
+                    let bounds = match op {
+                        UnaryOp::Sqrt | UnaryOp::Log => Some((0.1, f32::INFINITY)),
+                        UnaryOp::Exp => Some((f32::NEG_INFINITY, 3.0)),
+                        _ => None,
+                    };
+                    if let Some((min, max)) = bounds {
+                        h = g.clamp(&format!("bounded.{i}"), h, min, max).expect("a clamp");
+                    }
                     g.unary(&format!("unary.{i}"), op, h)
                 }
                 9 if dims.len() == 2 => {
@@ -107,6 +117,17 @@ impl Net {
                     dims.remove(axis - 1);
                     g.max(&format!("max.{i}"), h, axis)
                 }
+                14 if k > 1 => {
+                    let start = random.below(k - 1);
+                    dims[last_axis - 1] = 1 + random.below(k - start);
+                    g.slice(&format!("slice.{i}"), h, last_axis, start..start + dims[last_axis - 1])
+                }
+                15 if dims.len() == 2 => {
+                    let axis = 1 + random.below(2);
+                    dims.remove(axis - 1);
+                    g.sum(&format!("sum.{i}"), h, axis)
+                }
+                16 => g.clamp(&format!("clamp.{i}"), h, -scale, 2.0 * scale),
                 _ => {
                     let (w, b) = (tensor(&[k], vec![1.0; k]), tensor(&[k], random.normals(k, 0.1)));
                     g.layer_norm(&format!("norm.{i}"), h, w, b, 1e-5)

@@ -48,6 +48,7 @@ pub(crate) fn compare_ops(quantized: &Graph, integers: &Graph, inputs: &[&Tensor
                 | Op::Flatten { .. }
                 | Op::Transpose { .. }
                 | Op::Max { .. }
+                | Op::Slice { .. }
                 | Op::Table { .. }
         ) && node.dtype == DType::I8;
         let result = match node.op {

@@ -1,5 +1,9 @@
 //! Which nodes are quantized, how, and what they share.
 
+mod functions;
+mod masks;
+mod slices;
+
 use enfold::graph::Op;
 use enfold::interp::Interpreter;
 use enfold::numerics::EPS;

@@ -3,7 +3,7 @@
 use ndarray::Array1;
 
 use super::{End, FITS, Fused, Matcher};
-use crate::graph::{NodeId, Op, Rewriter, UnaryOp};
+use crate::graph::{NodeId, Op, Rewriter};
 use crate::numerics::{self, AddMultipliers, MAX_MATMUL_K};
 use crate::qparams::{QParams, QuantRange};
 use crate::tensor::{Shape, Tensor};
@@ -107,29 +107,52 @@ impl Matcher<'_> {
         matches!(node.op, Op::DequantizeDynamic).then(|| [node.inputs[0], node.inputs[1]])
     }
 
-    /// A chain of unary functions between codes: one table.
+    /// A chain of functions of one element between codes: one table, unless it makes NaN of a code that may come.
     pub(super) fn table(&self, rewriter: &mut Rewriter<'_>, id: NodeId) -> Result<Fused, String> {
         let operands = self.operands(id).map_err(|_| "its input is not quantized per tensor".to_owned())?;
         let (x, x_qparams) = operands[0];
         let mut fused = Vec::new();
-        let mut chain = Vec::new();
         let mut next = Some(id);
-        while let Some(unary) = next
-            && let Op::Unary(op) = self.graph.node(unary).op
+        while let Some(function) = next
+            && matches!(self.graph.node(function).op, Op::Unary(_) | Op::Clamp { .. })
         {
-            chain.push(op);
-            fused.push(unary);
-            next = self.only_user(unary);
+            fused.push(function);
+            next = self.only_user(function);
         }
+        let chain: Vec<&Op> = fused.iter().map(|&id| &self.graph.node(id).op).collect();
         let Some((quantize, qparams, range)) = next.and_then(|id| self.quantize(id)) else {
             return Err(NOT_OUTPUT.to_owned());
         };
+        if let Some((code, function)) = self.nan(x, x_qparams, &fused) {
+            let (function, of) =
+                (self.graph.node(function), numerics::dequantize(code, x_qparams.scale(), x_qparams.zero_point()));
+            let (name, op) = (&function.name, function.op.name());
+            return Err(format!(
+                "{op} at {name} makes NaN of code {code}, which is {of:e}, and no code stands for NaN"
+            ));
+        }
         fused.push(quantize);
         let x = rewriter.get(x).expect(FITS);
         let name = &self.graph.node(quantize).name;
         let table = self.table_node(rewriter, quantize, name, x, x_qparams, &chain, (qparams, range));
         rewriter.replace(quantize, table);
         Ok(fused)
+    }
+
+    /// The first code among those that `x` may hold of which a chain makes NaN, and the function that does.
+    fn nan(&self, x: NodeId, qparams: QParams, chain: &[NodeId]) -> Option<(i32, NodeId)> {
+        let range = match &self.graph.node(x).op {
+            Op::Quantize { range, .. } => *range,
+            _ => QuantRange::INT8,
+        };
+        (range.quant_min()..=range.quant_max()).find_map(|code| {
+            let mut real = numerics::dequantize(code, qparams.scale(), qparams.zero_point());
+            let function = chain.iter().find(|&&id| {
+                real = apply(&self.graph.node(id).op, real);
+                real.is_nan()
+            });
+            function.map(|&id| (code, id))
+        })
     }
 
     /// What a quantize node makes of codes: the same codes, or a table. False if it reads no codes.
@@ -209,12 +232,12 @@ impl Matcher<'_> {
         name: &str,
         codes: NodeId,
         x: QParams,
-        chain: &[UnaryOp],
+        chain: &[&Op],
         (y, range): (QParams, QuantRange),
     ) -> NodeId {
         let entry = |code: i8| {
             let real = numerics::dequantize(code.into(), x.scale(), x.zero_point());
-            let real = chain.iter().fold(real, |v, op| op.eval(f64::from(v)) as f32);
+            let real = chain.iter().fold(real, |v, op| apply(op, v));
             numerics::quantize(real, y.inv_scale(), y.zero_point(), range.quant_min(), range.quant_max()) as i8
         };
         let table: Array1<i8> = (i8::MIN..=i8::MAX).map(entry).collect();
@@ -232,6 +255,15 @@ impl Matcher<'_> {
             rewriter.replace(last, new);
         }
         fused
+    }
+}
+
+/// A function of one element, as the interpreter evaluates it.
+fn apply(op: &Op, v: f32) -> f32 {
+    match op {
+        Op::Unary(op) => op.eval(f64::from(v)) as f32,
+        Op::Clamp { min, max } => v.clamp(*min, *max),
+        _ => v,
     }
 }
 

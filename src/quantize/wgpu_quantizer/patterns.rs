@@ -5,6 +5,7 @@ use crate::qparams::QScheme;
 use crate::quantize::annotation::{Annotations, EdgeOrNode, QuantizationAnnotation};
 use crate::quantize::config::QuantizationConfig;
 use crate::quantize::spec::{ObservedSpec, QuantizationSpec};
+use crate::tensor::DType;
 
 /// Beyond this, a one-element constant is a mask or a sentinel, whose scale would leave nothing of the other input.
 const LARGEST_SCALAR: f32 = 3.402_823_5e15;
@@ -16,6 +17,10 @@ pub(super) struct Marks<'g> {
     annotations: &'g mut Annotations,
     taken: Vec<bool>,
     matmul: bool,
+    /// For each node, whether it is computed from integers and constants only.
+    masks: Vec<bool>,
+    /// For each node, whether all that reads it makes the scores of a softmax.
+    scores: Vec<bool>,
 }
 
 /// Whether a configuration covers a node.
@@ -24,7 +29,9 @@ type Covers<'f> = &'f dyn Fn(NodeId) -> bool;
 impl<'g> Marks<'g> {
     pub(super) fn new(graph: &'g Graph, annotations: &'g mut Annotations, matmul: bool) -> Self {
         let taken = graph.iter().map(|(id, _)| annotations.get(id).is_some()).collect();
-        Self { graph, users: graph.users(), annotations, taken, matmul }
+        let users = graph.users();
+        let (masks, scores) = (masks(graph), scores(graph, &users));
+        Self { graph, users, annotations, taken, matmul, masks, scores }
     }
 
     /// Keeps a node from all patterns, unless one has taken it.
@@ -89,7 +96,7 @@ impl<'g> Marks<'g> {
         if node.op == Op::Linear { &node.inputs[1..] } else { &[] }
     }
 
-    /// Whether no input is a scalar that is out of all proportion.
+    /// Whether no input is a mask, or a scalar that is out of all proportion, and the result no scores.
     fn suits(&mut self, id: NodeId) -> bool {
         let graph = self.graph;
         let huge = |input: &&NodeId| match &graph.node(**input).op {
@@ -97,14 +104,22 @@ impl<'g> Marks<'g> {
             _ => false,
         };
         let node = graph.node(id);
-        match node.inputs.iter().find(huge) {
-            Some(input) if node.op != Op::Linear => {
-                let reason = format!("its input {} is larger than {LARGEST_SCALAR:e}", graph.node(*input).name);
-                self.annotations.leave_float(id, reason);
-                false
-            }
-            _ => true,
+        if node.op == Op::Linear {
+            return true;
         }
+        let elementwise = matches!(node.op, Op::Add | Op::Mul);
+        let name = |input: &NodeId| &graph.node(*input).name;
+        let reason = if let Some(input) = node.inputs.iter().find(huge) {
+            format!("its input {} is larger than {LARGEST_SCALAR:e}", name(input))
+        } else if let Some(mask) = node.inputs.iter().find(|id| elementwise && self.masks[id.index()]) {
+            format!("its input {} is computed from integers: a mask", name(mask))
+        } else if elementwise && self.scores[id.index()] {
+            "it makes the scores of a softmax".to_owned()
+        } else {
+            return true;
+        };
+        self.annotations.leave_float(id, reason);
+        false
     }
 
     /// Annotates a node, and takes it with its parameters.
@@ -186,6 +201,8 @@ impl<'g> Marks<'g> {
             }
             let reason = match node.op {
                 Op::Input | Op::Constant(_) => continue,
+                // Integers are not left in float.
+                _ if node.dtype != DType::F32 => continue,
                 _ if !passes(id) => "the filter function leaves it out".to_owned(),
                 Op::MatMul if !self.matmul => "products of two activations are quantized only if asked for".to_owned(),
                 Op::Linear | Op::MatMul | Op::Add | Op::Mul | Op::Concat { .. } if !global => {
@@ -210,6 +227,44 @@ fn for_the_tensor(spec: QuantizationSpec) -> QuantizationSpec {
         }
         other => other,
     }
+}
+
+/// For each node, whether it is computed from integers and constants only: then it is a mask, or a count, and not a quantity.
+/// Rows of a table are none of these, though ids choose them.
+fn masks(graph: &Graph) -> Vec<bool> {
+    #[derive(Clone, Copy, PartialEq)]
+    enum From {
+        Constants,
+        Integers,
+        Floats,
+    }
+    let mut from: Vec<From> = Vec::with_capacity(graph.nodes().len());
+    for node in graph.nodes() {
+        let inputs = || node.inputs.iter().map(|input| from[input.index()]);
+        from.push(match node.op {
+            Op::Input if matches!(node.dtype, DType::I32 | DType::I64) => From::Integers,
+            Op::Input | Op::Embedding => From::Floats,
+            _ if inputs().any(|input| input == From::Floats) => From::Floats,
+            _ if inputs().any(|input| input == From::Integers) => From::Integers,
+            _ => From::Constants,
+        });
+    }
+    from.into_iter().map(|from| from == From::Integers).collect()
+}
+
+/// For each node, whether all that reads it is a softmax, or elementwise or moving and only read by such.
+fn scores(graph: &Graph, users: &[Vec<NodeId>]) -> Vec<bool> {
+    let mut scores = vec![false; graph.nodes().len()];
+    for (at, users) in users.iter().enumerate().rev() {
+        let makes = |user: &NodeId| match graph.node(*user).op {
+            Op::Softmax { .. } => true,
+            Op::Add | Op::Mul | Op::Div | Op::AddScalar { .. } | Op::MulScalar { .. } => scores[user.index()],
+            Op::Reshape { .. } | Op::Transpose { .. } => scores[user.index()],
+            _ => false,
+        };
+        scores[at] = !users.is_empty() && !graph.outputs().contains(&NodeId::new(at)) && users.iter().all(makes);
+    }
+    scores
 }
 
 /// Ops whose output has the parameters of their input.

@@ -150,6 +150,72 @@ fn cases() -> Vec<(&'static str, Build)> {
             let x = value(g, r, ids, "x", &[t, k])?;
             g.max("y", x, 1 + r.below(2))
         }),
+        ("div", |g, r, ids| {
+            let (t, k) = (d(r), d(r));
+            let (a, b) = (value(g, r, ids, "a", &[t, k])?, positive(g, r, ids, "b", &[t, k])?);
+            g.div("y", a, b)
+        }),
+        ("div, broadcast", |g, r, ids| {
+            let (t, k) = (d(r), d(r));
+            let (a, b) = (value(g, r, ids, "a", &[1, k])?, positive(g, r, ids, "b", &[t, 1])?);
+            g.div("y", a, b)
+        }),
+        ("a value over its norm", |g, r, ids| {
+            // One element over its norm is 1, whatever it is.
+            let (t, k) = (d(r), 1 + d(r));
+            let x = value(g, r, ids, "x", &[t, k])?;
+            let square = g.mul("square", x, x)?;
+            let sum = g.sum("sum", square, 2)?;
+            let norm = g.unary("norm", UnaryOp::Sqrt, sum)?;
+            let norm = g.clamp("some", norm, 0.25, f32::INFINITY)?;
+            let norm = g.reshape("column", norm, &[t, 1])?;
+            g.div("y", x, norm)
+        }),
+        ("sum", |g, r, ids| {
+            let (t, k) = (d(r), d(r));
+            let x = value(g, r, ids, "x", &[t, k])?;
+            let x = g.tanh("tanh", x)?;
+            g.sum("y", x, 1 + r.below(2))
+        }),
+        ("clamp", |g, r, ids| {
+            let k = d(r);
+            let x = value(g, r, ids, "x", &[k])?;
+            let (low, high) = [(-0.5, 0.7), (f32::NEG_INFINITY, 0.3), (-0.2, f32::INFINITY)][r.below(3)];
+            g.clamp("y", x, low, high)
+        }),
+        ("slice", |g, r, ids| {
+            let (t, k) = (1 + d(r), 1 + d(r));
+            let x = value(g, r, ids, "x", &[t, k])?;
+            let x = g.tanh("tanh", x)?;
+            let axis = 1 + r.below(2);
+            let length = [t, k][axis - 1];
+            let start = r.below(length);
+            g.slice("y", x, axis, start..start + 1 + r.below(length - start))
+        }),
+        ("slices of one value that overlap", |g, r, ids| {
+            let k = 3 + d(r);
+            let x = value(g, r, ids, "x", &[k])?;
+            let (a, b) = (g.slice("a", x, 1, 0..2)?, g.slice("b", x, 1, 1..3)?);
+            g.mul("y", a, b)
+        }),
+        ("a mask of integers", |g, r, ids| {
+            let k = d(r);
+            let x = value(g, r, ids, "x", &[k])?;
+            let mask = g.to_float("mask", ids)?;
+            let mask = g.reshape("column", mask, &[1])?;
+            g.mul("y", x, mask)
+        }),
+        ("sqrt", |g, r, ids| of_positive(g, r, ids, UnaryOp::Sqrt)),
+        ("exp", |g, r, ids| unary(g, r, ids, UnaryOp::Exp)),
+        ("log", |g, r, ids| of_positive(g, r, ids, UnaryOp::Log)),
+        ("erf", |g, r, ids| unary(g, r, ids, UnaryOp::Erf)),
+        ("abs", |g, r, ids| unary(g, r, ids, UnaryOp::Abs)),
+        ("step, beside what it gates", |g, r, ids| {
+            let k = d(r);
+            let x = value(g, r, ids, "x", &[k])?;
+            let gate = g.unary("gate", UnaryOp::Step, x)?;
+            g.mul("y", gate, x)
+        }),
         ("a value that is read three times", |g, r, ids| {
             let k = d(r);
             let x = value(g, r, ids, "x", &[k])?;
@@ -159,6 +225,25 @@ fn cases() -> Vec<(&'static str, Build)> {
             g.mul("y", h, x)
         }),
     ]
+}
+
+/// As [`value`], of numbers from 0.3 to some.
+fn positive(
+    g: &mut GraphBuilder,
+    r: &mut Random,
+    ids: NodeId,
+    name: &str,
+    dims: &[usize],
+) -> Result<NodeId, GraphError> {
+    let x = value(g, r, ids, name, dims)?;
+    let x = g.unary(&format!("{name}.abs"), UnaryOp::Abs, x)?;
+    g.add_scalar(&format!("{name}.positive"), x, 0.3)
+}
+
+fn of_positive(g: &mut GraphBuilder, r: &mut Random, ids: NodeId, op: UnaryOp) -> Result<NodeId, GraphError> {
+    let k = 1 + r.below(4);
+    let x = positive(g, r, ids, "x", &[k])?;
+    g.unary("y", op, x)
 }
 
 fn unary(g: &mut GraphBuilder, r: &mut Random, ids: NodeId, op: UnaryOp) -> Result<NodeId, GraphError> {

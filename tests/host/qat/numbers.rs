@@ -324,11 +324,19 @@ fn known_parameters_fit_their_spec() {
 #[test]
 fn derivatives() {
     for op in UnaryOp::ALL {
+        let of_positive = matches!(op, UnaryOp::Sqrt | UnaryOp::Log);
         for at in [-30.0, -3.0, -0.7, -1e-3, 1e-3, 0.4, 2.5, 30.0] {
-            let difference = (op.eval(at + 1e-6) - op.eval(at - 1e-6)) / 2e-6;
-            approx::assert_abs_diff_eq!(op.derivative(at), difference, epsilon = 1e-7);
+            if of_positive && at < 0.0 {
+                continue;
+            }
+            let step = 1e-6 * f64::abs(at).min(1.0);
+            let difference = (op.eval(at + step) - op.eval(at - step)) / (2.0 * step);
+            // Those of the exponential and of the logarithm grow far beyond 1.
+            let epsilon = 1e-7 * difference.abs().max(1.0);
+            approx::assert_abs_diff_eq!(op.derivative(at), difference, epsilon = epsilon);
         }
-        assert!(op.derivative(700.0).is_finite() && op.derivative(-700.0).is_finite(), "{op:?}");
+        assert!(op.derivative(700.0).is_finite(), "{op:?}");
+        assert!(of_positive || op.derivative(-700.0).is_finite(), "{op:?}");
     }
     assert_eq!(UnaryOp::Relu.derivative(0.0), 0.0);
 }

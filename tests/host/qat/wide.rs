@@ -35,7 +35,13 @@ pub(super) fn evaluate(graph: &Graph, values: &HashMap<String, Array>, norms: No
             Op::MatMul => matmul(&at(0), &at(1)),
             Op::Add => zip(&at(0), &at(1), |a, b| a + b),
             Op::Mul => zip(&at(0), &at(1), |a, b| a * b),
+            Op::Div => zip(&at(0), &at(1), |a, b| a / b),
             Op::Unary(op) => at(0).mapv(|v| op.eval(v)),
+            Op::Clamp { min, max } => at(0).mapv(|v| v.clamp((*min).into(), (*max).into())),
+            // Integers are given as floats.
+            Op::ToFloat => at(0),
+            Op::Slice { axis, start, end } => at(0).slice_axis(Axis(*axis), (*start..*end).into()).to_owned(),
+            Op::Sum { axis } => at(0).sum_axis(Axis(*axis)),
             Op::Reshape { dims } => {
                 let x = at(0);
                 let dims: Vec<usize> = [x.shape()[0]].into_iter().chain(dims.iter().copied()).collect();
