@@ -9,7 +9,7 @@ use crate::graph::GraphError;
 use crate::interp::InterpError;
 use crate::lower::LowerError;
 #[cfg(feature = "onnx")]
-use crate::onnx::OnnxError;
+use crate::onnx::{ExportError, OnnxError};
 use crate::program::ProgramError;
 use crate::qat::QatError;
 use crate::qparams::QParamsError;
@@ -52,6 +52,9 @@ pub enum Error {
     Program(#[from] ProgramError),
     /// The CPU engine.
     Cpu(#[from] CpuError),
+    /// Exporting to ONNX.
+    #[cfg(feature = "onnx")]
+    Export(#[from] ExportError),
     /// The GPU engine.
     #[cfg(feature = "gpu")]
     Gpu(#[from] GpuError),

@@ -1,4 +1,6 @@
-//! ONNX files: float and quantized networks in.
+//! ONNX files: float and quantized networks in, float and quantized networks out.
+//!
+//! [`export()`] writes a float or quantize/dequantize graph for ONNX Runtime, TensorRT and whatever else reads ONNX.
 //!
 //! [`load`] reads a file of opset 11 to 21 and makes a float [`Graph`], or a Q/DQ graph if the file has quantize and dequantize
 //! nodes. Everything that depends on stored values and known dimensions only is evaluated while importing. Of patterns, layers
@@ -25,6 +27,7 @@ mod attributes;
 mod dims;
 mod draft;
 mod error;
+mod export;
 mod external;
 mod fold;
 mod host;
@@ -46,6 +49,7 @@ use prost::bytes::Bytes;
 use crate::graph::Graph;
 
 pub use error::{MissingDim, OnnxError, UnsupportedNode};
+pub use export::{ExportError, ExportOptions, Inexpressible, Preset, export, save};
 
 /// The versions of the default operator set that are read.
 const OPSETS: RangeInclusive<i64> = 11..=21;

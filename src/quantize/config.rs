@@ -87,6 +87,14 @@ impl QuantizationConfig {
         self.activations(|spec| spec.observer = observer)
     }
 
+    /// The same with zero points of 0 for activations too, which TensorRT insists on. Values of one sign, such as those behind a
+    /// ReLU, then use half of the codes. The codes stay −128..=127, so that the scale is the largest magnitude over 127.5. Dynamic
+    /// activations get one scale for the tensor: there is no symmetric scheme per token.
+    #[must_use]
+    pub fn symmetric_activations(self) -> Self {
+        self.activations(|spec| spec.qscheme = QScheme::PerTensorSymmetric)
+    }
+
     /// The same with other codes for activations.
     #[must_use]
     pub fn activation_range(self, range: QuantRange) -> Self {

@@ -1,0 +1,206 @@
+//! The nodes and initializers of a file under construction, and their names.
+
+use std::collections::{HashMap, HashSet};
+
+use prost::bytes::Bytes;
+
+use crate::onnx::proto::{
+    AttributeProto, DimensionProto, NodeProto, TensorProto, TensorShapeProto, TensorTypeProto, TypeProto,
+    ValueInfoProto, attribute_type, data_type,
+};
+use crate::qparams::{QParams, TensorQParams};
+use crate::tensor::{DType, Shape, Tensor};
+
+#[derive(Debug, Default)]
+pub(super) struct Writer {
+    pub(super) nodes: Vec<NodeProto>,
+    pub(super) initializers: Vec<TensorProto>,
+    /// Names of values.
+    taken: HashSet<String>,
+    /// Parameters of whole tensors, which a quantize node has in common with its dequantize nodes.
+    scalars: HashMap<(u32, i32), [String; 2]>,
+}
+
+impl Writer {
+    /// Takes a name for a value; `false` if it is taken.
+    pub(super) fn take(&mut self, name: &str) -> bool {
+        self.taken.insert(name.to_owned())
+    }
+
+    /// `wish`, or with a number appended if that is taken.
+    pub(super) fn unique(&mut self, wish: &str) -> String {
+        let numbered = (1..).map(|n| format!("{wish}.{n}"));
+        let free = std::iter::once(wish.to_owned()).chain(numbered).find(|name| !self.taken.contains(name));
+        let name = free.unwrap_or_else(|| wish.to_owned());
+        self.taken.insert(name.clone());
+        name
+    }
+
+    /// Adds a node that is called as its graph node, and has one result.
+    pub(super) fn node(
+        &mut self,
+        op: &str,
+        name: &str,
+        inputs: &[&str],
+        output: &str,
+        attributes: Vec<AttributeProto>,
+    ) {
+        self.nodes.push(NodeProto {
+            input: inputs.iter().map(|&input| input.to_owned()).collect(),
+            output: vec![output.to_owned()],
+            name: name.to_owned(),
+            op_type: op.to_owned(),
+            attribute: attributes,
+            domain: String::new(),
+        });
+    }
+
+    /// Adds a node whose result is a value of its own, called `wish`; its name.
+    pub(super) fn part(&mut self, op: &str, wish: &str, inputs: &[&str], attributes: Vec<AttributeProto>) -> String {
+        let output = self.unique(wish);
+        self.node(op, &output, inputs, &output, attributes);
+        output
+    }
+
+    /// A float scalar.
+    pub(super) fn scalar(&mut self, wish: &str, value: f32) -> String {
+        self.raw(wish, &[], data_type::FLOAT, value.to_le_bytes().to_vec())
+    }
+
+    /// Axes and shapes.
+    pub(super) fn int64s(&mut self, wish: &str, values: &[i64]) -> String {
+        let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        self.raw(wish, &[values.len()], data_type::INT64, bytes)
+    }
+
+    /// An initializer; its name.
+    pub(super) fn tensor(&mut self, wish: &str, tensor: &Tensor) -> String {
+        let name = self.unique(wish);
+        self.named_tensor(&name, tensor);
+        name
+    }
+
+    /// An initializer under a name that is taken for it.
+    pub(super) fn named_tensor(&mut self, name: &str, tensor: &Tensor) {
+        let bytes: Vec<u8> = match tensor {
+            Tensor::F32(a) => a.iter().flat_map(|v| v.to_le_bytes()).collect(),
+            Tensor::I8(a) => a.iter().map(|v| v.to_le_bytes()[0]).collect(),
+            Tensor::I32(a) => a.iter().flat_map(|v| v.to_le_bytes()).collect(),
+            Tensor::I64(a) => a.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        };
+        self.named(name, tensor.shape(), element_type(tensor.dtype()), bytes);
+    }
+
+    fn raw(&mut self, wish: &str, dims: &[usize], data_type: i32, bytes: Vec<u8>) -> String {
+        let name = self.unique(wish);
+        self.named(&name, dims, data_type, bytes);
+        name
+    }
+
+    fn named(&mut self, name: &str, dims: &[usize], data_type: i32, bytes: Vec<u8>) {
+        let dims = dims.iter().map(|&d| int(d)).collect();
+        let raw_data = Bytes::from(bytes);
+        self.initializers.push(TensorProto { dims, data_type, name: name.to_owned(), raw_data, ..Default::default() });
+    }
+
+    /// QuantizeLinear of a value to int8, or DequantizeLinear of codes of type `codes`.
+    pub(super) fn linear(
+        &mut self,
+        op: &str,
+        name: &str,
+        input: &str,
+        output: &str,
+        qparams: &TensorQParams,
+        codes: DType,
+    ) {
+        let ([scale, zero_point], axis) = match qparams {
+            TensorQParams::PerTensor(q) if codes == DType::I32 => {
+                ([self.scalar(&format!("{output}.scale"), q.scale()), String::new()], None)
+            }
+            TensorQParams::PerTensor(q) => (self.scalar_qparams(output, *q), None),
+            TensorQParams::PerChannel { channels, ch_axis } => {
+                let scales = channels.iter().flat_map(|q| q.scale().to_le_bytes()).collect();
+                let zero_points = channels.iter().map(|q| q.zero_point() as u8).collect();
+                let scale = self.raw(&format!("{output}.scale"), &[channels.len()], data_type::FLOAT, scales);
+                let zero_point = match codes {
+                    DType::I32 => String::new(),
+                    _ => self.raw(&format!("{output}.zero_point"), &[channels.len()], data_type::INT8, zero_points),
+                };
+                ([scale, zero_point], Some(int_attribute("axis", int(*ch_axis))))
+            }
+        };
+        // Codes of 32 bits have no zero point.
+        let inputs = [input, &scale, &zero_point];
+        let inputs = if codes == DType::I32 { &inputs[..2] } else { &inputs[..] };
+        self.node(op, name, inputs, output, axis.into_iter().collect());
+    }
+
+    fn scalar_qparams(&mut self, output: &str, q: QParams) -> [String; 2] {
+        let key = (q.scale().to_bits(), q.zero_point());
+        if let Some(names) = self.scalars.get(&key) {
+            return names.clone();
+        }
+        let scale = self.scalar(&format!("{output}.scale"), q.scale());
+        let codes = vec![q.zero_point() as u8];
+        let zero_point = self.raw(&format!("{output}.zero_point"), &[], data_type::INT8, codes);
+        let names = [scale, zero_point];
+        self.scalars.insert(key, names.clone());
+        names
+    }
+}
+
+/// Writes what one node decomposes into. Each value is called `{node}.{part}`.
+#[derive(Debug)]
+pub(super) struct Parts<'w> {
+    pub(super) writer: &'w mut Writer,
+    pub(super) node: &'w str,
+}
+
+impl Parts<'_> {
+    pub(super) fn scalar(&mut self, part: &str, value: f32) -> String {
+        self.writer.scalar(&format!("{}.{part}", self.node), value)
+    }
+
+    pub(super) fn op(&mut self, op: &str, part: &str, inputs: &[&str]) -> String {
+        self.op_with(op, part, inputs, Vec::new())
+    }
+
+    pub(super) fn op_with(&mut self, op: &str, part: &str, inputs: &[&str], attributes: Vec<AttributeProto>) -> String {
+        self.writer.part(op, &format!("{}.{part}", self.node), inputs, attributes)
+    }
+}
+
+pub(super) fn int_attribute(name: &str, i: i64) -> AttributeProto {
+    AttributeProto { name: name.to_owned(), i, r#type: attribute_type::INT, ..Default::default() }
+}
+
+pub(super) fn float_attribute(name: &str, f: f32) -> AttributeProto {
+    AttributeProto { name: name.to_owned(), f, r#type: attribute_type::FLOAT, ..Default::default() }
+}
+
+pub(super) fn ints_attribute(name: &str, ints: Vec<i64>) -> AttributeProto {
+    AttributeProto { name: name.to_owned(), ints, r#type: attribute_type::INTS, ..Default::default() }
+}
+
+/// A length or an axis; none is beyond `i64`.
+pub(super) fn int(n: usize) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+pub(super) fn element_type(dtype: DType) -> i32 {
+    match dtype {
+        DType::F32 => data_type::FLOAT,
+        DType::I8 => data_type::INT8,
+        DType::I32 => data_type::INT32,
+        DType::I64 => data_type::INT64,
+    }
+}
+
+/// The declaration of an input or output.
+pub(super) fn value_info(name: &str, elem_type: i32, shape: &Shape, batch: &str) -> ValueInfoProto {
+    let rows = shape.is_batched().then(|| DimensionProto { dim_value: None, dim_param: Some(batch.to_owned()) });
+    let dims = shape.dims().iter().map(|&d| DimensionProto { dim_value: Some(int(d)), dim_param: None });
+    let shape = Some(TensorShapeProto { dim: rows.into_iter().chain(dims).collect() });
+    let tensor_type = Some(TensorTypeProto { elem_type, shape });
+    ValueInfoProto { name: name.to_owned(), r#type: Some(TypeProto { tensor_type }) }
+}
