@@ -1,0 +1,127 @@
+//! Export to ONNX: what is refused, and the models that ONNX Runtime is given by `tests/onnx/check_with_onnxruntime.py`.
+
+mod nets;
+mod write;
+
+use enfold::graph::Op;
+use enfold::onnx::{ExportError, ExportOptions, Preset, export, save};
+use enfold::qparams::{QParams, QScheme, QuantRange, TensorQParams};
+use enfold::quantize::{ConvertOptions, QuantizationConfig, WgpuQuantizer, convert, prepare, reference};
+use enfold::{Graph, GraphBuilder, Shape};
+
+use crate::random::Random;
+use nets::Net;
+
+fn tensorrt() -> ExportOptions {
+    ExportOptions::new().preset(Preset::TensorRt)
+}
+
+fn quantized(net: &Net, config: QuantizationConfig) -> Graph {
+    let mut random = Random::new(5);
+    let mut prepared = prepare(&net.graph, &WgpuQuantizer::new().set_global(config)).expect("prepared");
+    prepared.observe(&net.batch(&mut random, 8)).expect("observed");
+    convert(&prepared, &ConvertOptions::default()).expect("converted")
+}
+
+#[test]
+fn presets_have_names() {
+    for preset in [Preset::OnnxRuntime, Preset::TensorRt] {
+        assert_eq!(preset.to_string().parse(), Ok(preset));
+    }
+    assert_eq!(Preset::default(), Preset::OnnxRuntime);
+    let error = "tflite".parse::<Preset>().expect_err("unknown").to_string();
+    assert!(error.contains("\"tflite\"") && error.contains("onnxruntime and tensorrt"), "{error}");
+}
+
+#[test]
+fn tensorrt_refuses_zero_points_by_name() {
+    let net = nets::mlp();
+    let affine = quantized(&net, QuantizationConfig::symmetric().per_channel());
+    let Err(ExportError::Asymmetric { nodes, of }) = export(&affine, &tensorrt()) else {
+        panic!("affine activations were exported")
+    };
+    // Four values are quantized; those behind a ReLU have the zero point −128. Weights have none.
+    assert!(nodes.contains(&("relu.0.quantize".to_owned(), -128)) && of > nodes.len(), "{nodes:?} of {of}");
+    let message = ExportError::Asymmetric { nodes, of }.to_string();
+    assert!(message.contains("relu.0.quantize (-128)") && message.contains("symmetric_activations()"), "{message}");
+
+    let symmetric = quantized(&net, QuantizationConfig::symmetric().per_channel().symmetric_activations());
+    assert!(export(&symmetric, &tensorrt()).is_ok());
+    assert!(export(&affine, &ExportOptions::default()).is_ok());
+}
+
+#[test]
+fn tensorrt_refuses_scales_that_are_found_at_run_time() {
+    let graph = quantized(&nets::mlp(), QuantizationConfig::symmetric().dynamic());
+    let Err(ExportError::Inexpressible { nodes, .. }) = export(&graph, &tensorrt()) else {
+        panic!("dynamic quantization was exported")
+    };
+    // Each of three layers chooses, quantizes and dequantizes.
+    assert_eq!(nodes.len(), 9, "{nodes:?}");
+    assert!(nodes.iter().all(|node| node.reason.contains("quantize statically")), "{nodes:?}");
+}
+
+#[test]
+fn the_integer_form_is_refused_with_what_to_do() {
+    let graph = reference(&quantized(&nets::mlp(), QuantizationConfig::symmetric())).expect("integers");
+    let error = export(&graph, &ExportOptions::default()).expect_err("integers");
+    assert!(matches!(&error, ExportError::Integers { op: "integer_linear", count: 6, .. }), "{error:?}");
+    assert!(error.to_string().contains("export the quantize/dequantize graph"), "{error}");
+}
+
+/// All nodes are listed, not the first alone; what no output needs is not among them.
+#[test]
+fn every_node_without_a_form_is_listed() {
+    let mut g = GraphBuilder::new();
+    let x = g.input("x", Shape::rows(3)).expect("an input");
+    let range = QuantRange::new(-3, 3).expect("valid");
+    let qparams = TensorQParams::per_channel(&[1.0, 2.0, 3.0], &[0; 3], 1).expect("valid");
+    let narrow = g.node("narrow", Op::Quantize { qparams, range }, &[x]).expect("a node");
+    let wide = TensorQParams::PerTensor(QParams::new(1.0, 0).expect("valid"));
+    let wide = g.node("wide", Op::Quantize { qparams: wide, range: QuantRange::INT32 }, &[x]).expect("a node");
+    let choose = Op::ChooseQParams { qscheme: QScheme::PerTokenAffine, range: QuantRange::INT8, eps: 1e-6 };
+    let pairs = g.node("pairs", choose, &[x]).expect("a node");
+    let codes = g.node("codes", Op::QuantizeDynamic { range: QuantRange::INT8 }, &[x, pairs]).expect("a node");
+    g.slice("unneeded", wide, 1, 0..0).expect("a node");
+    let graph = g.finish([narrow, wide, codes]).expect("a graph");
+    let error = export(&graph, &ExportOptions::default()).expect_err("no form");
+    let Error { names, text } = Error::of(&error);
+    assert_eq!(names, ["narrow", "wide", "codes"], "{text}");
+    assert!(text.starts_with("3 nodes have no form in ONNX for onnxruntime: narrow (quantize_per_channel):"), "{text}");
+}
+
+struct Error {
+    names: Vec<String>,
+    text: String,
+}
+
+impl Error {
+    fn of(error: &ExportError) -> Self {
+        let names = match error {
+            ExportError::Inexpressible { nodes, .. } => nodes.iter().map(|node| node.node.clone()).collect(),
+            _ => Vec::new(),
+        };
+        Self { names, text: error.to_string() }
+    }
+}
+
+#[test]
+fn a_prepared_graph_must_be_converted_first() {
+    let prepared = prepare(&nets::mlp().graph, &WgpuQuantizer::new().set_global(QuantizationConfig::symmetric()));
+    let error = export(prepared.expect("prepared").graph(), &ExportOptions::default()).expect_err("observers");
+    assert!(error.to_string().contains("convert the graph first"), "{error}");
+}
+
+#[test]
+fn names_of_the_batch_and_of_files_are_checked() {
+    let graph = nets::mlp().graph;
+    for name in ["", " ", "8"] {
+        let error = export(&graph, &ExportOptions::new().batch(name)).expect_err("no name");
+        assert_eq!(error, ExportError::BatchName { name: name.to_owned() });
+    }
+    let missing = std::env::temp_dir().join("enfold-no-such-folder").join("model.onnx");
+    match save(&graph, &missing, &ExportOptions::default()) {
+        Err(ExportError::Io { path, .. }) => assert_eq!(path, missing.display().to_string()),
+        other => panic!("{other:?}"),
+    }
+}

@@ -1,0 +1,130 @@
+//! Writes models with inputs and what our interpreter makes of them, for ONNX Runtime.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use enfold::graph::{NodeId, Op};
+use enfold::interp::Interpreter;
+use enfold::onnx::{ExportOptions, Preset, save};
+use enfold::qparams::{QuantRange, TensorQParams};
+use enfold::quantize::{ConvertOptions, QuantizationConfig, QuantizationSpec, WgpuQuantizer, convert, prepare};
+use enfold::{Graph, Tensor};
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
+
+use super::nets::{self, Net};
+use crate::random::Random;
+
+/// A way to quantize.
+struct Variant {
+    name: &'static str,
+    config: QuantizationConfig,
+    preset: Preset,
+    fold_quantize: bool,
+}
+
+fn variants() -> Vec<Variant> {
+    let range = |lo, hi| QuantRange::new(lo, hi).expect("valid");
+    let symmetric = QuantizationConfig::symmetric;
+    let variant = |name, config| Variant { name, config, preset: Preset::OnnxRuntime, fold_quantize: true };
+    let mut four_bits = symmetric().per_channel().weight_range(range(-7, 7));
+    if let Some(QuantizationSpec::Observed(weight)) = &mut four_bits.weight {
+        weight.eps = 1e-12;
+    }
+    vec![
+        variant("per_channel", symmetric().per_channel()),
+        variant("per_tensor", symmetric()),
+        variant("four_bits", four_bits),
+        variant("seven_bit_activations", symmetric().per_channel().activation_range(range(-64, 63))),
+        Variant { fold_quantize: false, ..variant("not_folded", symmetric().per_channel()) },
+        Variant { preset: Preset::TensorRt, ..variant("tensorrt", symmetric().per_channel().symmetric_activations()) },
+        variant("dynamic", symmetric().per_channel().dynamic()),
+        variant("dynamic_symmetric", symmetric().symmetric_activations().dynamic()),
+        variant("dynamic_seven_bits", symmetric().per_channel().activation_range(range(-64, 63)).dynamic()),
+        variant("per_token", symmetric().per_channel().dynamic_per_token()),
+    ]
+}
+
+fn quantize(net: &Net, variant: &Variant) -> Graph {
+    let quantizer = WgpuQuantizer::new().set_global(variant.config.clone()).quantize_matmul(true);
+    let mut prepared = prepare(&net.graph, &quantizer).expect("prepared");
+    let mut random = Random::new(11);
+    for _ in 0..4 {
+        prepared.observe(&net.batch(&mut random, 8)).expect("observed");
+    }
+    let options = ConvertOptions { fold_quantize: variant.fold_quantize, ..Default::default() };
+    convert(&prepared, &options).expect("converted")
+}
+
+/// The scale of an output that is quantized last of all, through what keeps codes as they are.
+fn step(graph: &Graph, mut id: NodeId) -> Option<f32> {
+    loop {
+        let node = graph.node(id);
+        match &node.op {
+            Op::Dequantize { qparams: TensorQParams::PerTensor(q) } => return Some(q.scale()),
+            Op::Reshape { .. } | Op::Flatten { .. } | Op::Transpose { .. } | Op::Max { .. } | Op::Slice { .. } => {
+                id = node.inputs[0];
+            }
+            _ => return None,
+        }
+    }
+}
+
+fn write(directory: &Path, name: &str, graph: &Graph, net: &Net, preset: Preset) {
+    let path = directory.join(format!("{name}.onnx"));
+    save(graph, &path, &ExportOptions::new().preset(preset)).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let interpreter = Interpreter::new(graph);
+    let mut random = Random::new(23);
+    // The batch is not fixed in the file.
+    for (case, rows) in [32, 1].into_iter().enumerate() {
+        let inputs = net.batch(&mut random, rows);
+        let outputs = interpreter.run(&inputs).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let mut tensors: Vec<(String, &Tensor)> = Vec::new();
+        let mut metadata = HashMap::new();
+        for (id, value) in graph.inputs().iter().zip(&inputs) {
+            tensors.push((format!("in.{}", graph.node(*id).name), value));
+        }
+        for (at, (id, value)) in graph.outputs().iter().zip(&outputs).enumerate() {
+            // In the order of the graph's outputs.
+            tensors.push((format!("out.{at}"), value));
+            if let Some(step) = step(graph, *id) {
+                metadata.insert(format!("step.{at}"), step.to_string());
+            }
+        }
+        let bytes: Vec<Vec<u8>> = tensors.iter().map(|(_, tensor)| bytes(tensor)).collect();
+        let views = tensors.iter().zip(&bytes).map(|((name, tensor), bytes)| {
+            let dtype = if tensor.as_f32().is_some() { Dtype::F32 } else { Dtype::I32 };
+            (name, TensorView::new(dtype, tensor.shape().to_vec(), bytes).expect("lengths fit"))
+        });
+        let file = safetensors::serialize(views, Some(metadata)).expect("a file");
+        std::fs::write(directory.join(format!("{name}.{case}.safetensors")), file).expect("written");
+    }
+}
+
+fn bytes(tensor: &Tensor) -> Vec<u8> {
+    match (tensor.as_f32(), tensor.as_i32()) {
+        (Some(values), _) => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        (_, Some(values)) => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        _ => panic!("neither f32 nor i32"),
+    }
+}
+
+/// What `tests/onnx/check_with_onnxruntime.py` reads, below `target/onnxruntime`.
+#[test]
+#[ignore = "writes files for tests/onnx/check_with_onnxruntime.py, which runs it"]
+fn write_models_for_onnxruntime() {
+    let directory: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/onnxruntime");
+    let _ = std::fs::remove_dir_all(&directory);
+    std::fs::create_dir_all(&directory).expect("a folder");
+    let mut written = 0;
+    for net in nets::all() {
+        write(&directory, &format!("{}.float", net.name), &net.graph, &net, Preset::OnnxRuntime);
+        written += 1;
+        for variant in variants() {
+            let graph = quantize(&net, &variant);
+            write(&directory, &format!("{}.{}", net.name, variant.name), &graph, &net, variant.preset);
+            written += 1;
+        }
+    }
+    println!("{written} models in {}", directory.display());
+}
