@@ -7,7 +7,7 @@
 //! - `rows` is a symbolic dimension, so that any batch runs.
 //! - Inputs of `i32` are declared `int64`, as tokenizers make ids, and cast.
 //! - Weights are int8 initializers with a DequantizeLinear, whatever their number of bits. A linear layer is a Gemm on rank 2,
-//!   else a MatMul of the transposed weight and an Add.
+//!   else, and where it is dynamic, a MatMul of the transposed weight and an Add.
 //! - Codes of less than int8 are held to their range by a Clip before the QuantizeLinear.
 //! - Dynamic quantization per tensor is DynamicQuantizeLinear, whose `uint8` codes are ours plus 128. It knows no smallest scale:
 //!   a value that spans less than 255 times our smallest (2⁻¹² · 255 = 0.062, by default) is quantized more finely there. Per token,
@@ -29,8 +29,9 @@ use crate::graph::Graph;
 /// Whom a file is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Preset {
-    /// ONNX Runtime and other readers of QDQ: any zero points; biases of statically quantized layers are `int32` codes, so that
-    /// the layer fuses to an integer one.
+    /// ONNX Runtime and other readers of QDQ: any zero points. Biases of statically quantized layers on rank 2 are `int32` codes at
+    /// the scale of the layer's sums, without which ONNX Runtime does not fuse a layer and its ReLU to an integer kernel; they stay
+    /// float where weights have less than 7 bits, whose coarse sums would move the output.
     #[default]
     OnnxRuntime,
     /// TensorRT: static quantization with zero points of 0 only; biases are float.

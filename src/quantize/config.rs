@@ -87,12 +87,15 @@ impl QuantizationConfig {
         self.activations(|spec| spec.observer = observer)
     }
 
-    /// The same with zero points of 0 for activations too, which TensorRT insists on. Values of one sign, such as those behind a
-    /// ReLU, then use half of the codes. The codes stay −128..=127, so that the scale is the largest magnitude over 127.5. Dynamic
-    /// activations get one scale for the tensor: there is no symmetric scheme per token.
+    /// The same with zero points of 0 for activations too, which TensorRT insists on, in −127..=127: the largest magnitude is code
+    /// ±127. In −128..=127 it would lie half-way between two codes. Values of one sign, such as those behind a ReLU, use half of the
+    /// codes. Dynamic activations get one scale for the tensor: there is no symmetric scheme per token.
     #[must_use]
     pub fn symmetric_activations(self) -> Self {
-        self.activations(|spec| spec.qscheme = QScheme::PerTensorSymmetric)
+        self.activations(|spec| {
+            spec.qscheme = QScheme::PerTensorSymmetric;
+            spec.range = QuantRange::INT8_NARROW;
+        })
     }
 
     /// The same with other codes for activations.

@@ -13,6 +13,9 @@ use crate::numerics;
 use crate::qparams::{QParams, QuantRange, TensorQParams};
 use crate::tensor::{DType, Tensor};
 
+/// Weights whose codes are all smaller than this are of few bits.
+const FEW_BITS: u8 = 64;
+
 impl Exporter<'_> {
     /// Whether a node is a constant, its codes, or what these stand for.
     pub(super) fn is_constant(&self, id: NodeId) -> bool {
@@ -110,7 +113,9 @@ impl Exporter<'_> {
         Some(self.value(b))
     }
 
-    /// A float bias as `i32` codes at the scale of the layer's sums, if input and weight are int8 and the sums stay in `i32`.
+    /// A float bias as `i32` codes at the scale of the layer's sums, if input and weight are int8 and the sums stay in `i32`. Rounding
+    /// it moves an output by at most 1/128 of what one step of an input may; weights of few bits would make that more, and stay
+    /// with a float bias.
     fn bias_codes(&self, x: NodeId, w: NodeId, b: NodeId) -> Option<(Tensor, TensorQParams)> {
         let node = |id| self.graph.node(id);
         let Op::Dequantize { qparams: TensorQParams::PerTensor(of_x) } = &node(x).op else { return None };
@@ -122,6 +127,9 @@ impl Exporter<'_> {
         let weight = self.known(node(w).inputs[0])?;
         let bias = self.known(b)?;
         let (weight, bias) = (weight.as_i8()?, bias.as_f32()?);
+        if weight.iter().all(|w| w.unsigned_abs() < FEW_BITS) {
+            return None;
+        }
         let k = weight.len() / bias.len().max(1);
         let mut codes = Vec::with_capacity(bias.len());
         let mut scales = Vec::with_capacity(bias.len());

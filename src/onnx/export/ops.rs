@@ -150,11 +150,13 @@ impl<'g> Exporter<'g> {
         }
     }
 
-    /// A Gemm, which reads the weight as it is; beyond two axes a MatMul, which wants it transposed.
+    /// A Gemm, which reads the weight as it is; beyond two axes, and of what is quantized dynamically, a MatMul, which wants it
+    /// transposed: ONNX Runtime has integer kernels for that form alone.
     fn linear(&mut self, id: NodeId, node: &Node) {
         let (x, w) = (self.value(node.inputs[0]), node.inputs[1]);
         let output = self.names[id.index()].clone();
-        if self.graph.node(node.inputs[0]).shape.rank() == 2 {
+        let of = self.graph.node(node.inputs[0]);
+        if of.shape.rank() == 2 && of.op != Op::DequantizeDynamic {
             let inputs: Vec<String> = [x, self.value(w)].into_iter().chain(self.bias(id)).collect();
             let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
             self.writer.node("Gemm", &node.name, &inputs, &output, vec![int_attribute("transB", 1)]);

@@ -90,7 +90,7 @@ impl Parameters {
 }
 
 pub(super) fn all() -> Vec<Net> {
-    vec![mlp(), functions(), residual(), attention(), encoder(), gated(), moves(), elementwise()]
+    vec![mlp(), functions(), residual(), attention(), encoder(), gated(), moves(), tied(), elementwise()]
 }
 
 /// Three layers with ReLU, as for the handwritten digits.
@@ -197,23 +197,34 @@ fn gated() -> Net {
     })
 }
 
-/// Moves of values with one scale between layers, a layer with a shared weight, and a batch norm that is folded.
+/// Moves of values with one scale between layers, and a batch norm that is folded.
 fn moves() -> Net {
     Net::new("moves", |g, p| {
         let x = g.input("x", Shape::batched(&[4, 12]))?;
-        let w = g.constant("shared", p.tensor(&[12, 12], 0.3))?;
-        let h = g.linear_nodes("fc.0", x, w, None)?;
+        let h = p.linear(g, "fc.0", x, [12, 12])?;
         let h = g.relu("relu", h)?;
         let h = g.transpose("turned", h, &[0, 2, 1])?;
         let h = g.slice("some", h, 1, 2..8)?;
         let h = g.reshape("laid", h, &[2, 12])?;
-        let h = g.linear_nodes("fc.1", h, w, None)?;
+        let h = p.linear(g, "fc.1", h, [12, 12])?;
         let h = g.max("most", h, 1)?;
-        let h = g.linear_nodes("fc.2", h, w, None)?;
+        let h = p.linear(g, "fc.2", h, [12, 12])?;
         let c = |p: &mut Parameters| p.tensor(&[12], 0.5);
         let statistics = [c(p), Tensor::from_f32(&[12], vec![0.7; 12]).expect("lengths fit"), c(p), c(p)];
         let h = g.batch_norm("norm", h, statistics, 1e-3)?;
         Ok(vec![h])
+    })
+}
+
+/// Three layers with one weight, as it is and transposed.
+fn tied() -> Net {
+    Net::new("tied", |g, p| {
+        let x = g.input("x", Shape::batched(&[4, 12]))?;
+        let w = g.constant("shared", p.tensor(&[12, 12], 0.3))?;
+        let h = g.linear_nodes("fc.0", x, w, None)?;
+        let h = g.linear_nodes("fc.1", h, w, None)?;
+        let h = g.max("most", h, 1)?;
+        Ok(vec![g.linear_nodes("fc.2", h, w, None)?])
     })
 }
 
