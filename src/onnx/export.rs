@@ -18,6 +18,8 @@ mod constants;
 mod dynamic;
 mod file;
 mod ops;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::fmt;

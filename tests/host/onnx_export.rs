@@ -105,6 +105,20 @@ impl Error {
     }
 }
 
+/// Whatever an op is, it has a form in ONNX or belongs to the integer form.
+#[test]
+fn every_op_is_exported_or_refused_by_name() {
+    let (mut exported, mut integers) = (0, 0);
+    for case in crate::ops::table() {
+        match export(&case.graph, &ExportOptions::default()) {
+            Ok(_) => exported += 1,
+            Err(ExportError::Integers { .. }) => integers += 1,
+            Err(other) => panic!("{}: {other}", case.name),
+        }
+    }
+    assert!(exported >= 25 && integers >= 8, "{exported} exported, {integers} of the integer form");
+}
+
 #[test]
 fn a_prepared_graph_must_be_converted_first() {
     let prepared = prepare(&nets::mlp().graph, &WgpuQuantizer::new().set_global(QuantizationConfig::symmetric()));

@@ -1,0 +1,278 @@
+//! What the files hold. That other programs make the same numbers of them is checked by `tests/onnx/check_with_onnxruntime.py`.
+
+use prost::Message as _;
+
+use super::*;
+use crate::graph::{GraphBuilder, NodeId, Op, Rewriter, UnaryOp};
+use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, TensorProto, data_type};
+use crate::qparams::{QParams, QScheme, QuantRange, TensorQParams};
+use crate::tensor::{DType, Shape, Tensor};
+
+fn exported(graph: &Graph, options: &ExportOptions) -> GraphProto {
+    let bytes = export(graph, options).expect("exported");
+    let model = ModelProto::decode(&*bytes).expect("a model");
+    assert_eq!((model.ir_version, model.opset_import[0].version), (8, 17));
+    model.graph.expect("a graph")
+}
+
+fn ops(graph: &GraphProto) -> Vec<&str> {
+    graph.node.iter().map(|node| node.op_type.as_str()).collect()
+}
+
+fn node<'g>(graph: &'g GraphProto, op: &str) -> &'g NodeProto {
+    let mut found = graph.node.iter().filter(|node| node.op_type == op);
+    let node = found.next().unwrap_or_else(|| panic!("no {op} among {:?}", ops(graph)));
+    assert!(found.next().is_none(), "more than one {op}");
+    node
+}
+
+/// The node that makes a value.
+fn maker<'g>(graph: &'g GraphProto, value: &str) -> &'g NodeProto {
+    graph.node.iter().find(|node| node.output.iter().any(|output| output == value)).expect("a node")
+}
+
+fn initializer<'g>(graph: &'g GraphProto, name: &str) -> &'g TensorProto {
+    graph.initializer.iter().find(|tensor| tensor.name == name).expect("an initializer")
+}
+
+fn floats(tensor: &TensorProto) -> Vec<f32> {
+    assert_eq!(tensor.data_type, data_type::FLOAT);
+    tensor.raw_data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+}
+
+fn attribute(node: &NodeProto, name: &str) -> i64 {
+    node.attribute.iter().find(|attribute| attribute.name == name).expect("an attribute").i
+}
+
+fn per_tensor(scale: f32, zero_point: i32) -> TensorQParams {
+    TensorQParams::PerTensor(QParams::new(scale, zero_point).expect("valid"))
+}
+
+fn f32s(shape: &[usize], data: &[f32]) -> Tensor {
+    Tensor::from_f32(shape, data.to_vec()).expect("lengths fit")
+}
+
+fn pair(g: &mut GraphBuilder, name: &str, x: NodeId, qparams: TensorQParams, range: QuantRange) -> NodeId {
+    let quantize = Op::Quantize { qparams: qparams.clone(), range };
+    let codes = g.node(&format!("{name}.quantize"), quantize, &[x]).expect("a node");
+    g.node(&format!("{name}.dequantize"), Op::Dequantize { qparams }, &[codes]).expect("a node")
+}
+
+/// A weight `[2, 3]` of codes, with one scale for each of two channels.
+fn weight(g: &mut GraphBuilder, codes: [i8; 6]) -> NodeId {
+    let codes = g.constant("fc.weight", Tensor::from_i8(&[2, 3], codes.to_vec()).expect("lengths fit"));
+    let qparams = TensorQParams::per_channel(&[0.5, 0.25], &[0, 0], 0).expect("valid");
+    g.node("fc.weight.dequantize", Op::Dequantize { qparams }, &[codes.expect("a constant")]).expect("a node")
+}
+
+const CODES: [i8; 6] = [127, -2, 3, 4, 5, -126];
+
+/// A static layer with ReLU on inputs of shape `[rows, dims…]`, with `zero_point` for all activations.
+fn layer(dims: &[usize], codes: [i8; 6], zero_point: i32, range: QuantRange) -> Graph {
+    let mut g = GraphBuilder::new();
+    let x = g.input("x", Shape::batched(dims)).expect("an input");
+    let x = pair(&mut g, "x", x, per_tensor(0.125, zero_point), range);
+    let w = weight(&mut g, codes);
+    let b = g.constant("fc.bias", f32s(&[2], &[1.0, -0.7])).expect("a constant");
+    let y = g.linear_nodes("fc", x, w, Some(b)).expect("a layer");
+    let y = g.relu("relu", y).expect("a relu");
+    let y = pair(&mut g, "relu", y, per_tensor(0.25, zero_point), range);
+    g.finish([y]).expect("a graph")
+}
+
+#[test]
+fn a_static_layer_is_a_gemm_between_pairs() {
+    let graph = exported(&layer(&[3], CODES, -5, QuantRange::INT8), &ExportOptions::new().batch("n"));
+    let expected = [
+        "QuantizeLinear",
+        "DequantizeLinear",
+        "DequantizeLinear",
+        "DequantizeLinear",
+        "Gemm",
+        "Relu",
+        "QuantizeLinear",
+        "DequantizeLinear",
+    ];
+    assert_eq!(ops(&graph), expected);
+    let gemm = node(&graph, "Gemm");
+    assert_eq!((gemm.name.as_str(), attribute(gemm, "transB")), ("fc", 1));
+
+    let x = maker(&graph, &gemm.input[0]);
+    assert_eq!(floats(initializer(&graph, &x.input[1])), [0.125]);
+    let zero_point = initializer(&graph, &x.input[2]);
+    assert_eq!((zero_point.data_type, zero_point.raw_data[0] as i8), (data_type::INT8, -5));
+    // A pair has one scale and one zero point.
+    assert_eq!(maker(&graph, &x.input[0]).input[1..], x.input[1..]);
+
+    let w = maker(&graph, &gemm.input[1]);
+    assert_eq!(attribute(w, "axis"), 0);
+    assert_eq!(floats(initializer(&graph, &w.input[1])), [0.5, 0.25]);
+    let codes = initializer(&graph, &w.input[0]);
+    assert_eq!((codes.dims.as_slice(), codes.data_type), ([2, 3].as_slice(), data_type::INT8));
+    assert_eq!(codes.raw_data, CODES.map(|code| code as u8).as_slice());
+
+    // Biases at the scales 0.125 · 0.5 and 0.125 · 0.25, without a zero point: 16, and −22.4 to nearest.
+    let b = maker(&graph, &gemm.input[2]);
+    assert_eq!((b.input.len(), floats(initializer(&graph, &b.input[1]))), (2, vec![0.0625, 0.03125]));
+    let codes = initializer(&graph, &b.input[0]);
+    assert_eq!(codes.data_type, data_type::INT32);
+    assert_eq!(codes.raw_data, [16i32.to_le_bytes(), (-22i32).to_le_bytes()].concat());
+
+    let dims = |value: &crate::onnx::proto::ValueInfoProto| {
+        let shape = value.r#type.clone().and_then(|t| t.tensor_type).and_then(|t| t.shape).expect("a shape");
+        shape.dim.into_iter().map(|d| (d.dim_value, d.dim_param)).collect::<Vec<_>>()
+    };
+    assert_eq!(dims(&graph.input[0]), [(None, Some("n".to_owned())), (Some(3), None)]);
+    assert_eq!(dims(&graph.output[0]), [(None, Some("n".to_owned())), (Some(2), None)]);
+}
+
+/// The output has the name of the float node; that node's own value gives way.
+#[test]
+fn outputs_have_the_names_of_their_float_nodes() {
+    let mut g = GraphBuilder::new();
+    let x = g.input("x", Shape::rows(3)).expect("an input");
+    let y = g.relu("y", x).expect("a node");
+    let c = g.constant("c", f32s(&[1], &[1.0])).expect("a constant");
+    let float = g.finish([y, x, c]).expect("a graph");
+    let mut rewriter = Rewriter::new(&float);
+    [x, y, c].map(|id| rewriter.copy(id).expect("a node"));
+    let (qparams, range) = (per_tensor(1.0, 0), QuantRange::INT8);
+    let inputs = vec![rewriter.get(y).expect("a node")];
+    let codes = rewriter.add("y.quantize", Op::Quantize { qparams: qparams.clone(), range }, inputs, "y");
+    let codes = vec![codes.expect("a node")];
+    let real = rewriter.add("y.dequantize", Op::Dequantize { qparams }, codes, "y").expect("a node");
+    rewriter.replace(y, real);
+    let graph = rewriter.finish().expect("a graph");
+    let graph = exported(&graph, &ExportOptions::default());
+    let outputs: Vec<&str> = graph.output.iter().map(|value| value.name.as_str()).collect();
+    // An input cannot be an output of the same name.
+    assert_eq!(outputs, ["y", "x.1", "c"]);
+    assert_eq!(maker(&graph, "y").op_type, "DequantizeLinear");
+    assert_eq!((node(&graph, "Relu").name.as_str(), node(&graph, "Relu").output[0].as_str()), ("y", "y.1"));
+    assert_eq!(maker(&graph, "c").op_type, "Identity");
+}
+
+#[test]
+fn beyond_two_axes_the_weight_is_transposed() {
+    let graph = exported(&layer(&[4, 3], CODES, -5, QuantRange::INT8), &ExportOptions::default());
+    let product = node(&graph, "MatMul");
+    let w = maker(&graph, &product.input[1]);
+    assert_eq!(attribute(w, "axis"), 1);
+    let codes = initializer(&graph, &w.input[0]);
+    assert_eq!(codes.dims, [3, 2]);
+    assert_eq!(codes.raw_data, [127i8, 4, -2, 5, 3, -126].map(|code| code as u8).as_slice());
+    let sum = node(&graph, "Add");
+    assert_eq!((sum.name.as_str(), &sum.input[0]), ("fc", &product.output[0]));
+    assert_eq!(floats(initializer(&graph, &sum.input[1])), [1.0, -0.7]);
+}
+
+#[test]
+fn biases_are_float_where_rounding_would_show() {
+    let is_float = |graph: &Graph, preset| {
+        let graph = exported(graph, &ExportOptions::new().preset(preset));
+        let bias = node(&graph, "Gemm").input[2].clone();
+        graph.initializer.iter().any(|tensor| tensor.name == bias && tensor.data_type == data_type::FLOAT)
+    };
+    let few_bits = CODES.map(|code| code / 2);
+    assert!(!is_float(&layer(&[3], CODES, 0, QuantRange::INT8), Preset::OnnxRuntime));
+    assert!(is_float(&layer(&[3], few_bits, 0, QuantRange::INT8), Preset::OnnxRuntime));
+    assert!(is_float(&layer(&[3], CODES, 0, QuantRange::INT8), Preset::TensorRt));
+}
+
+#[test]
+fn codes_of_less_than_int8_are_clipped() {
+    let graph = exported(&layer(&[3], CODES, 2, QuantRange::INT8), &ExportOptions::default());
+    assert!(!ops(&graph).contains(&"Clip"), "{:?}", ops(&graph));
+    let range = QuantRange::new(-64, 63).expect("valid");
+    let graph = exported(&layer(&[3], CODES, 2, range), &ExportOptions::default());
+    let clip = maker(&graph, &maker(&graph, "x.quantize").input[0]);
+    assert_eq!(clip.op_type, "Clip");
+    let bound = |at: usize| floats(initializer(&graph, &clip.input[at]))[0];
+    assert_eq!([bound(1), bound(2)], [(-64.0 - 2.0) * 0.125, (63.0 - 2.0) * 0.125]);
+}
+
+/// A dynamic layer with one of the schemes.
+fn dynamic(qscheme: QScheme) -> Graph {
+    let mut g = GraphBuilder::new();
+    let x = g.input("x", Shape::rows(3)).expect("an input");
+    let range = QuantRange::INT8;
+    let choose = Op::ChooseQParams { qscheme, range, eps: 0.001 };
+    let pairs = g.node("pairs", choose, &[x]).expect("a node");
+    let codes = g.node("codes", Op::QuantizeDynamic { range }, &[x, pairs]).expect("a node");
+    let x = g.node("real", Op::DequantizeDynamic, &[codes, pairs]).expect("a node");
+    let w = weight(&mut g, CODES);
+    let y = g.linear_nodes("fc", x, w, None).expect("a layer");
+    g.finish([y]).expect("a graph")
+}
+
+#[test]
+fn dynamic_quantization_is_an_operator_or_arithmetic() {
+    let graph = exported(&dynamic(QScheme::PerTensorAffine), &ExportOptions::default());
+    assert_eq!(ops(&graph), ["DynamicQuantizeLinear", "DequantizeLinear", "DequantizeLinear", "MatMul"]);
+    let dequantize = maker(&graph, &node(&graph, "MatMul").input[0]);
+    assert_eq!(dequantize.input, node(&graph, "DynamicQuantizeLinear").output);
+
+    for qscheme in [QScheme::PerTokenAffine, QScheme::PerTensorSymmetric] {
+        let graph = exported(&dynamic(qscheme), &ExportOptions::default());
+        let ops = ops(&graph);
+        assert!(ops.contains(&"Round") && !ops.contains(&"DynamicQuantizeLinear"), "{qscheme}: {ops:?}");
+        let eps = floats(initializer(&graph, "pairs.eps"));
+        assert_eq!(eps, [0.001], "{qscheme}");
+        let axes = &node(&graph, "ReduceMax").attribute;
+        assert_eq!(axes.iter().any(|a| a.ints == [-1]), qscheme == QScheme::PerTokenAffine, "{qscheme}: {axes:?}");
+    }
+}
+
+#[test]
+fn ids_are_cast_from_int64() {
+    let mut g = GraphBuilder::new();
+    let ids = g.typed_input("ids", Shape::rows(2), DType::I32).expect("an input");
+    let y = g.embedding("words", ids, f32s(&[2, 1], &[1.0, 2.0])).expect("a node");
+    let graph = exported(&g.finish([y]).expect("a graph"), &ExportOptions::default());
+    let input = graph.input[0].r#type.clone().and_then(|t| t.tensor_type).expect("a tensor");
+    assert_eq!(input.elem_type, data_type::INT64);
+    assert_eq!(ops(&graph), ["Cast", "Gather"]);
+    let gather = node(&graph, "Gather");
+    assert_eq!((gather.input[0].as_str(), gather.input[1].as_str()), ("words.weight", "ids.int32"));
+}
+
+#[test]
+fn functions_decompose_into_what_readers_look_for() {
+    let of = |op: UnaryOp| {
+        let mut g = GraphBuilder::new();
+        let x = g.input("x", Shape::rows(3)).expect("an input");
+        let y = g.unary("y", op, x).expect("a node");
+        let graph = exported(&g.finish([y]).expect("a graph"), &ExportOptions::default());
+        assert_eq!(graph.node.last().map(|node| node.name.as_str()), Some("y"), "{op:?}");
+        ops(&graph).join(" ")
+    };
+    assert_eq!(of(UnaryOp::Gelu), "Div Erf Add Mul Mul");
+    assert_eq!(of(UnaryOp::GeluTanh), "Pow Mul Add Mul Tanh Add Mul Mul");
+    assert_eq!(of(UnaryOp::Silu), "Sigmoid Mul");
+    assert_eq!(of(UnaryOp::Step), "Greater Cast");
+    for op in UnaryOp::ALL {
+        assert!(!of(op).is_empty(), "{op:?}");
+    }
+}
+
+#[test]
+fn bounds_that_are_infinite_are_left_out() {
+    let mut g = GraphBuilder::new();
+    let x = g.input("x", Shape::rows(3)).expect("an input");
+    let above = g.clamp("above", x, 0.5, f32::INFINITY).expect("a node");
+    let below = g.clamp("below", x, f32::NEG_INFINITY, 0.5).expect("a node");
+    let graph = exported(&g.finish([above, below]).expect("a graph"), &ExportOptions::default());
+    assert_eq!(maker(&graph, "above").input, ["x", "above.min"]);
+    assert_eq!(maker(&graph, "below").input, ["x", "", "below.max"]);
+}
+
+/// Any batch runs: the first length of a reshape is that of its input.
+#[test]
+fn reshapes_keep_the_batch() {
+    let mut g = GraphBuilder::new();
+    let x = g.input("x", Shape::batched(&[2, 3])).expect("an input");
+    let y = g.reshape("y", x, &[6]).expect("a node");
+    let graph = exported(&g.finish([y]).expect("a graph"), &ExportOptions::default());
+    let dims = &initializer(&graph, "y.shape").raw_data;
+    assert_eq!(*dims, [0i64.to_le_bytes(), 6i64.to_le_bytes()].concat());
+}

@@ -1,0 +1,356 @@
+#!/usr/bin/env python3
+"""Runs what enfold exports with ONNX Runtime, and compares with enfold's interpreter.
+
+    python3 tests/onnx/check_with_onnxruntime.py            exports networks and checks each
+    python3 tests/onnx/check_with_onnxruntime.py --bench    times an encoder in ONNX Runtime and in enfold
+
+Packages come from PyPI into target/onnxruntime-venv. ENFOLD_ALLOW_NO_PYTHON=1 lets the check be skipped where they cannot be had.
+
+Each model passes onnx.checker, and runs as it is written, and again with ONNX Runtime's optimizations but without its integer
+kernels: the outputs are those of the interpreter to one step of their last quantization, or to 1e-4 of the largest. One flipped
+code may grow from layer to layer, so with integer kernels each quantized operator is fed the interpreter's codes, and must give
+the interpreter's next ones to one step; what remains of the whole is printed. So it is, too, where the file has biases as codes,
+whose rounding flips some.
+
+On processors without VNNI, ONNX Runtime's kernels for uint8 by int8 saturate 16-bit sums unless session.x64quantprecision is 1, as
+it is here; models with weights of at most 7 bits cannot saturate, and run with its defaults. Its products of floats with int8
+weights quantize the floats to int8 on their own unless session.qdq_matmulnbits_accuracy_level is 1.
+"""
+
+import argparse
+import collections
+import hashlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+import venv
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+MODELS = ROOT / "target" / "onnxruntime"
+VENV = ROOT / "target" / "onnxruntime-venv"
+REQUIREMENTS = HERE / "requirements.txt"
+
+# Without 8-bit weights, nothing saturates.
+FEW_BITS = ("float", "four_bits", "seven_bit_weights")
+FLOAT_TOLERANCE = 1e-4
+
+
+def in_venv():
+    """Goes on in a virtual environment that has the packages, which is made first if need be."""
+    python = VENV / "bin" / "python"
+    wanted = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()
+    stamp = VENV / "requirements.sha256"
+    if not stamp.exists() or stamp.read_text() != wanted:
+        try:
+            venv.create(VENV, clear=True, with_pip=True)
+            subprocess.run([python, "-m", "pip", "install", "--quiet", "-r", REQUIREMENTS], check=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            print(f"cannot install {REQUIREMENTS.relative_to(ROOT)}: {error}", file=sys.stderr)
+            if os.environ.get("ENFOLD_ALLOW_NO_PYTHON") == "1":
+                print("not checked with ONNX Runtime: no packages")
+                sys.exit(0)
+            sys.exit("set ENFOLD_ALLOW_NO_PYTHON=1 to do without this check")
+        stamp.write_text(wanted)
+    os.execv(python, [python, __file__, *sys.argv[1:], "--in-venv"])
+
+
+def session(model, settings):
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 2
+    options.graph_optimization_level = settings["level"]
+    for key, value in settings["entries"].items():
+        options.add_session_config_entry(key, value)
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def ways(name):
+    """How a model is run; whether integer kernels may take over."""
+    import onnxruntime as ort
+
+    off, on = ort.GraphOptimizationLevel.ORT_DISABLE_ALL, ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    precise = {"session.x64quantprecision": "1", "session.qdq_matmulnbits_accuracy_level": "1"}
+    found = {
+        "as written": dict(level=off, entries={}, integers=False),
+        "optimized": dict(level=on, entries={"session.disable_quant_qdq": "1"}, integers=False),
+        "integer kernels": dict(level=on, entries=precise, integers=True),
+    }
+    if name.split(".")[1] in FEW_BITS:
+        found["integer kernels, defaults"] = dict(level=on, entries={}, integers=True)
+    return found
+
+
+class Case:
+    """Inputs, codes and outputs of one run of our interpreter."""
+
+    def __init__(self, path):
+        from safetensors import safe_open
+
+        with safe_open(path, "np") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
+            self.steps = {int(k.split(".")[1]): float(v) for k, v in (file.metadata() or {}).items()}
+        self.inputs = {key[3:]: value for key, value in tensors.items() if key.startswith("in.")}
+        self.codes = {key[5:]: value for key, value in tensors.items() if key.startswith("code.")}
+        self.outputs = [tensors[f"out.{at}"] for at in range(sum(key.startswith("out.") for key in tensors))]
+
+    def feeds(self, session):
+        import numpy as np
+
+        values = {**self.inputs, **self.codes}
+        wanted = {i.name: i.type for i in session.get_inputs()}
+        return {name: values[name].astype(np.int64) if t == "tensor(int64)" else values[name] for name, t in wanted.items()}
+
+
+class Counts:
+    """Values compared, by how many steps they are apart, and the largest relative difference of floats."""
+
+    def __init__(self):
+        self.steps = collections.Counter()
+        self.floats = 0.0
+        self.wrong = []
+
+    def compare(self, what, got, expected, step):
+        """Adds a comparison; an entry of `wrong` if it is off by more than a step."""
+        import numpy as np
+
+        if got.shape != expected.shape:
+            self.wrong.append(f"{what}: shape {got.shape}, expected {expected.shape}")
+            return
+        apart = np.abs(got.astype(np.float64) - expected)
+        if step is None:
+            largest = max(float(np.abs(expected).max()), 1e-30)
+            worst = float(apart.max()) / largest
+            self.floats = max(self.floats, worst)
+            if not worst <= FLOAT_TOLERANCE:
+                self.wrong.append(f"{what}: {worst:.1e} of the largest value apart, at most {FLOAT_TOLERANCE:.0e}")
+            return
+        if not np.isfinite(apart).all():
+            self.wrong.append(f"{what}: not finite")
+            return
+        steps = np.rint(apart / step).astype(int)
+        for value, count in zip(*np.unique(steps, return_counts=True)):
+            self.steps[int(value)] += int(count)
+        if steps.max() > 1:
+            self.wrong.append(f"{what}: {steps.max()} steps apart, at most 1")
+
+    def add(self, other):
+        self.steps.update(other.steps)
+        self.floats = max(self.floats, other.floats)
+        self.wrong += other.wrong
+
+    def __str__(self):
+        total = sum(self.steps.values())
+        if not total:
+            return f"floats to {self.floats:.0e}"
+        apart = total - self.steps[0]
+        return f"at most {max(self.steps)} step{'s' * (max(self.steps) != 1)} apart ({100 * apart / total:.3f} % of {total} values), floats to {self.floats:.0e}"
+
+
+def whole(model, settings, cases):
+    """The model from end to end."""
+    counts = Counts()
+    loaded = session(model, settings)
+    for case in cases:
+        for at, got in enumerate(loaded.run(None, case.feeds(loaded))):
+            counts.compare(f"output {at}", got, case.outputs[at], case.steps.get(at))
+    return counts
+
+
+def parts(model, case):
+    """For each quantized value and output, a model of what lies between it and the codes before it."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    graph = model.graph
+    made = {output: node for node in graph.node for output in node.output}
+    initializers = {tensor.name: tensor for tensor in graph.initializer}
+    inputs = {value.name: value for value in graph.input}
+    outputs = {value.name: (at, value) for at, value in enumerate(graph.output)}
+    for wanted in [*case.codes, *outputs]:
+        needed, pending, seen = [], [wanted], set()
+        feeds, constants = {}, []
+        while pending:
+            name = pending.pop()
+            if not name or name in seen:
+                continue
+            seen.add(name)
+            if name in case.codes and name != wanted:
+                feeds[name] = helper.make_tensor_value_info(name, TensorProto.INT8, case.codes[name].shape)
+            elif name in initializers:
+                constants.append(initializers[name])
+            elif name in inputs:
+                feeds[name] = inputs[name]
+            else:
+                needed.append(made[name].output[0])
+                pending += made[name].input
+        nodes = [node for node in graph.node if node.output[0] in needed]
+        if not nodes:
+            continue
+        if wanted in outputs:
+            at, value = outputs[wanted]
+            expected, step = case.outputs[at], case.steps.get(at)
+        else:
+            expected, step = case.codes[wanted], 1.0
+            value = helper.make_tensor_value_info(wanted, TensorProto.INT8, expected.shape)
+        part = helper.make_graph(nodes, "part", list(feeds.values()), [value], constants)
+        part = helper.make_model(part, opset_imports=model.opset_import, ir_version=model.ir_version)
+        yield wanted, part, expected, step
+
+
+def by_parts(model, settings, cases):
+    """Each quantized operator of the model on its own."""
+    counts = Counts()
+    for case in cases:
+        for name, part, expected, step in parts(model, case):
+            loaded = session(part, settings)
+            counts.compare(name, loaded.run(None, case.feeds(loaded))[0], expected, step)
+    return counts
+
+
+def rounds_biases(model):
+    """Whether biases are codes of 32 bits."""
+    from onnx import TensorProto
+
+    return any(tensor.data_type == TensorProto.INT32 for tensor in model.graph.initializer)
+
+
+def check(name, model, cases, totals):
+    """What is wrong with a model, in lines."""
+    import onnx
+
+    onnx.checker.check_model(model, full_check=True)
+    wrong = []
+    for way, settings in ways(name).items():
+        end_to_end = whole(model, settings, cases)
+        exact = not settings["integers"] and not rounds_biases(model)
+        checked = [("end to end" if exact else "end to end, of rounded biases or integer kernels", end_to_end)]
+        if not exact:
+            if cases[0].codes:
+                end_to_end.wrong = []
+            checked.append(("each operator", by_parts(model, settings, cases)))
+        for what, counts in checked:
+            wrong += [f"{name}, {way}: {line}" for line in counts.wrong]
+            counts.wrong = []
+            totals.setdefault((way, what), Counts()).add(counts)
+    return wrong
+
+
+def perturbed(model):
+    """The model with one code of its last weight moved to the other end."""
+    import numpy as np
+    import onnx
+    from onnx import numpy_helper
+
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    weight = [t for t in changed.graph.initializer if t.data_type == onnx.TensorProto.INT8 and len(t.dims) == 2][-1]
+    codes = numpy_helper.to_array(weight).copy()
+    at = np.unravel_index(np.abs(codes.astype(int)).argmax(), codes.shape)
+    codes[at] = -codes[at]
+    weight.CopyFrom(numpy_helper.from_array(codes, weight.name))
+    return changed
+
+
+def check_all():
+    import onnx
+    import onnxruntime as ort
+
+    command = "cargo test --quiet --no-default-features --features onnx --test host write_models_for_onnxruntime -- --ignored"
+    subprocess.run(command.split(), cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    models = {}
+    for path in sorted(MODELS.glob("*.onnx")):
+        cases = [Case(case) for case in sorted(MODELS.glob(f"{path.stem}.*.safetensors"))]
+        models[path.stem] = (onnx.load(path), cases)
+    totals, wrong = {}, []
+    for name, (model, cases) in models.items():
+        if not cases:
+            wrong.append(f"{name}: nothing to compare with")
+        wrong += check(name, model, cases, totals)
+
+    # One wrong code is noticed in every way to run.
+    for name in ("mlp.per_channel", "mlp.tensorrt", "gated.dynamic", "gated.per_token"):
+        model, cases = models[name]
+        noticed = check(name, perturbed(model), cases, {})
+        for way in ways(name):
+            if not any(line.startswith(f"{name}, {way}:") for line in noticed):
+                wrong.append(f"{name}, {way}: a changed weight was not noticed")
+
+    for (way, what), counts in totals.items():
+        print(f"{way}, {what}: {counts}")
+    for line in wrong:
+        print(f"wrong: {line}", file=sys.stderr)
+    if wrong or len(models) < 50:
+        sys.exit(f"{len(wrong)} comparisons of {len(models)} models with ONNX Runtime failed")
+    strict = Counts()
+    for (_, what), counts in totals.items():
+        if not what.startswith("end to end,"):
+            strict.add(counts)
+    print(f"{len(models)} models agree with ONNX Runtime {ort.__version__}, {strict}")
+
+
+def milliseconds(session, feed):
+    start = time.perf_counter()
+    session.run(None, feed)
+    return (time.perf_counter() - start) * 1e3
+
+
+def bench(turns):
+    """Ours and theirs in turns, on the same two threads and model, so that both meet the same machine."""
+    sys.path.insert(0, str(HERE))
+    import encoder
+    import onnx
+
+    MODELS.mkdir(parents=True, exist_ok=True)
+    rows, seq, threads = 8, 64, 2
+    sizes = encoder.Sizes()
+    path = MODELS / "bench-encoder.onnx"
+    onnx.save(encoder.encoder(sizes), path)
+    loaded = encoder.sessions(path, threads, MODELS)
+    feed = encoder.batch(sizes, rows, seq)
+
+    enfold = ROOT / "target" / "release" / "enfold"
+    dims = ["--dim", f"batch={rows}", "--dim", f"seq={seq}"]
+    subprocess.run("cargo build --release --quiet --features cli --bin enfold".split(), cwd=ROOT, check=True)
+    quantized = MODELS / "bench-encoder.safetensors"
+    subprocess.run([enfold, "quantize", path, "--dynamic", "--per-token", *dims, "--output", quantized, "--quiet"], check=True)
+
+    def ours():
+        command = [enfold, "bench", quantized, "--json", "--device", "cpu"]
+        environment = {**os.environ, "RAYON_NUM_THREADS": str(threads)}
+        report = json.loads(subprocess.run(command, check=True, capture_output=True, env=environment).stdout)
+        return report["devices"][0]["times"][0]["median_us"] / 1e3
+
+    times = collections.defaultdict(list)
+    for _ in range(turns):
+        for name, of in loaded.items():
+            turn = [milliseconds(of, feed) for _ in range(13)]
+            times[f"onnxruntime {name}"].append(statistics.median(turn[3:]))
+        times["enfold dynamic int8, per token"].append(ours())
+    for name, values in times.items():
+        spread = f"{min(values):.1f} to {max(values):.1f}"
+        print(f"{name}: {statistics.median(values):.1f} ms ({spread}) for {rows}x{seq} tokens on {threads} threads")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bench", action="store_true", help="time an encoder in ONNX Runtime and in enfold")
+    parser.add_argument("--turns", type=int, default=5, help="how often both are timed")
+    parser.add_argument("--in-venv", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if not arguments.in_venv:
+        in_venv()
+    if arguments.bench:
+        bench(arguments.turns)
+    else:
+        check_all()
+
+
+if __name__ == "__main__":
+    main()
