@@ -44,6 +44,7 @@
 //! - `webgpu`: `gpu` with the browser's backend, for `wasm32-unknown-unknown`.
 //! - `coopmat`: `gpu` with products of int8 on the matrix units of adapters that have cooperative matrices. Experimental, as that
 //!   feature of wgpu is.
+//! - `onnx`: float and quantize/dequantize graphs as ONNX files.
 //!
 //! # Glossary
 //!

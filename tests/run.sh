@@ -6,6 +6,7 @@
 #
 # CI=true                 also runs the GPU tests on a second Vulkan driver, SwiftShader, from Debian's chromium
 # ENFOLD_ALLOW_NO_GPU=1   lets the GPU tests be skipped, with a count, where there is no adapter
+# ENFOLD_ALLOW_NO_PYTHON=1  lets the check by ONNX Runtime be skipped where its packages cannot be had
 # ENFOLD_ADAPTER=NAME     runs them on the adapter whose name contains NAME
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -37,12 +38,12 @@ say "formatting"
 cargo fmt --check
 
 say "lints"
-cargo clippy --quiet --all-targets --features coopmat -- -D warnings
+cargo clippy --quiet --all-targets --features coopmat,onnx -- -D warnings
 cargo clippy --quiet --lib -- -D warnings
 cargo clippy --quiet --no-default-features --lib --test host -- -D warnings
 
 say "documentation"
-RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps --features coopmat
+RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps --features coopmat,onnx
 
 say "the browser's target"
 # It can be checked wherever Rust's library for it is installed.
@@ -53,9 +54,9 @@ else
 fi
 
 say "building the tests"
-cargo test --quiet --no-run --features coopmat
+cargo test --quiet --no-run --features coopmat,onnx
 
-if [ "${ENFOLD_ALLOW_NO_GPU:-}" != 1 ] && ! cargo test --quiet --features coopmat --test gpu an_adapter_answers >/dev/null 2>&1; then
+if [ "${ENFOLD_ALLOW_NO_GPU:-}" != 1 ] && ! cargo test --quiet --features coopmat,onnx --test gpu an_adapter_answers >/dev/null 2>&1; then
     install mesa-vulkan-drivers libvulkan1
 fi
 
@@ -69,8 +70,16 @@ tests() {
     "$@" 2>&1 | tee -a "$log"
 }
 
-tests "with the GPU engine" cargo test --features coopmat
-tests "without a GPU engine" cargo test --no-default-features --lib --test host
+tests "with the GPU engine" cargo test --features coopmat,onnx
+tests "without a GPU engine" cargo test --no-default-features --features onnx --lib --test host
+
+say "ONNX Runtime on exported models"
+# Its packages come from PyPI, into target/onnxruntime-venv.
+if python3 -c 'import venv, ensurepip' 2>/dev/null; then
+    python3 tests/onnx/check_with_onnxruntime.py 2>&1 | tee -a "$log"
+else
+    echo "not checked with ONNX Runtime: python3 with venv is missing; on Debian, apt-get install python3-venv" | tee -a "$log"
+fi
 
 if [ "${CI:-}" = true ]; then
     # What depends on the engine's own bookkeeping, not on a driver, has been tested on the first; so have thousands of networks,
@@ -82,12 +91,12 @@ if [ "${CI:-}" = true ]; then
     [ -e "$icd" ] || install chromium
     [ -e "$icd" ] || missing "$icd, which Debian's chromium carries"
     tests "GPU tests on SwiftShader" env VK_DRIVER_FILES="$icd" VK_ICD_FILENAMES="$icd" ENFOLD_ADAPTER=SwiftShader \
-        cargo test --features coopmat --test gpu -- "${of_host[@]}"
+        cargo test --features coopmat,onnx --test gpu -- "${of_host[@]}"
 fi
 
 say "counts"
 skipped=$(grep -c '^skipped, no adapter' "$log" || true)
 [ "$skipped" -eq 0 ] || echo "$skipped GPU tests skipped: no adapter"
-grep -E '^adapter: |^golden .* compared|files, .* not yet covered|equal the interpreter|one step apart|central differences|^golden: ' "$log" || true
+grep -E '^adapter: |^golden .* compared|files, .* not yet covered|equal the interpreter|one step apart|central differences|^golden: |ONNX Runtime' "$log" || true
 awk '/^test result:/ { passed += $4; failed += $6; ignored += $8 }
      END { printf "%d tests passed, %d failed, %d ignored\n", passed, failed, ignored; exit failed > 0 || passed == 0 }' "$log"

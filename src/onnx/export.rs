@@ -1,17 +1,4 @@
 //! Graphs as ONNX files: opset 17, quantization as QuantizeLinear and DequantizeLinear.
-//!
-//! What goes out is a float graph or the quantize/dequantize form that [`convert`](../../quantize/fn.convert.html) returns, static
-//! or dynamic. Values and nodes have the names of the graph's nodes, outputs those of the float nodes they stem from; what an op
-//! decomposes into is called `{node}.{part}`.
-//!
-//! - `rows` is a symbolic dimension, so that any batch runs.
-//! - Inputs of `i32` are declared `int64`, as tokenizers make ids, and cast.
-//! - Weights are int8 initializers with a DequantizeLinear, whatever their number of bits. A linear layer is a Gemm on rank 2,
-//!   else, and where it is dynamic, a MatMul of the transposed weight and an Add.
-//! - Codes of less than int8 are held to their range by a Clip before the QuantizeLinear.
-//! - Dynamic quantization per tensor is DynamicQuantizeLinear, whose `uint8` codes are ours plus 128. It knows no smallest scale:
-//!   a value that spans less than 255 times our smallest (2⁻¹² · 255 = 0.062, by default) is quantized more finely there. Per token,
-//!   or with other codes, there is no such operator: the same arithmetic is written out in floats.
 
 mod check;
 mod constants;
@@ -199,7 +186,24 @@ fn zero_points(nodes: &[(String, i32)]) -> String {
     nodes.iter().map(|(node, zero_point)| format!("{node} ({zero_point})")).collect::<Vec<_>>().join(", ")
 }
 
-/// The graph as the bytes of an ONNX file.
+/// The graph as the bytes of an ONNX file of opset 17.
+///
+/// What goes out is a float graph or the quantize/dequantize form that [`convert`](crate::quantize::convert()) returns, static or
+/// dynamic. Values and nodes have the names of the graph's nodes, outputs those of the float nodes they stem from; what an op
+/// decomposes into is called `{node}.{part}`.
+///
+/// - `rows` is a symbolic dimension, so that any batch runs.
+/// - Inputs of `i32` are declared `int64`, as tokenizers make ids, and cast.
+/// - Weights are int8 initializers with a DequantizeLinear, whatever their number of bits. A linear layer is a Gemm on rank 2, else,
+///   and where it is dynamic, a MatMul of the transposed weight and an Add.
+/// - Codes of less than int8 are held to their range by a Clip before the QuantizeLinear.
+/// - Dynamic quantization per tensor is DynamicQuantizeLinear, whose `uint8` codes are ours plus 128. It knows no smallest scale:
+///   a value that spans less than 255 times our smallest (255 · 2⁻¹² = 0.062 by default) is quantized more finely there. Per token,
+///   or with other codes, there is no such operator: the same arithmetic is written out in floats.
+///
+/// Run as it is written, a file gives the interpreter's codes. Integer kernels that a reader puts in its place round differently,
+/// by at most one step an operator; of ONNX Runtime, on processors without VNNI, only with `session.x64quantprecision` set to 1,
+/// without which sums of 8-bit weights saturate.
 ///
 /// # Errors
 /// [`ExportError`] names every node that has no form there, and models beyond 1.9 GB, which [`save`] divides.

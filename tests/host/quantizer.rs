@@ -7,7 +7,7 @@ mod slices;
 use enfold::graph::Op;
 use enfold::interp::Interpreter;
 use enfold::numerics::EPS;
-use enfold::qparams::{QScheme, QuantRange, TensorQParams};
+use enfold::qparams::{QParams, QScheme, QuantRange, TensorQParams};
 use enfold::quantize::{
     Annotations, ComposableQuantizer, ConvertOptions, EdgeOrNode, ObservedSpec, ObserverKind, PrepareError,
     PreparedGraph, QuantizationAnnotation, QuantizationConfig, QuantizationSpec, Quantizer, WgpuQuantizer, convert,
@@ -491,4 +491,32 @@ fn shares_that_cannot_be_are_refused_by_both_names() {
     }
     let fine = vec![("blocks.0.fc1", per_tensor), ("blocks.0.fc2", share("blocks.0.fc1"))];
     assert_eq!(prepare(&graph, &Shares { specs: fine }).expect("prepared").observers().len(), 1);
+}
+
+/// What TensorRT insists on: zero points of 0. The largest magnitude is code ±127 and no tie.
+#[test]
+fn symmetric_activations_have_zero_points_of_0() {
+    let zero_points = |config: QuantizationConfig| {
+        let graph = converted(&blocks(), &WgpuQuantizer::new().set_global(config));
+        let of = |op: &Op| match op {
+            Op::Quantize { qparams: TensorQParams::PerTensor(q), range } => Some((q.zero_point(), range.quant_min())),
+            _ => None,
+        };
+        graph.nodes().iter().filter_map(|node| of(&node.op)).collect::<Vec<_>>()
+    };
+    let affine = zero_points(symmetric());
+    assert!(affine.contains(&(-128, -128)), "{affine:?}");
+    let all = zero_points(symmetric().symmetric_activations());
+    assert!(all.len() == affine.len() && all.iter().all(|of| *of == (0, -127)), "{all:?}");
+
+    let config = symmetric().symmetric_activations().activation_observer(ObserverKind::MinMax);
+    let graph = converted(&blocks(), &WgpuQuantizer::new().set_global(config));
+    let largest = tensor(99, &[16, 8]).as_f32().expect("floats").iter().fold(0f32, |most, v| most.max(v.abs()));
+    let quantize = &graph.node(graph.find("x.quantize").expect("the input's")).op;
+    let expected = TensorQParams::PerTensor(QParams::new(largest / 127.0, 0).expect("valid"));
+    assert_eq!(*quantize, Op::Quantize { qparams: expected, range: QuantRange::INT8_NARROW });
+
+    let dynamic = symmetric().dynamic_per_token().symmetric_activations();
+    let Some(QuantizationSpec::Observed(spec)) = dynamic.input_activation else { panic!("no spec") };
+    assert_eq!((spec.qscheme, spec.is_dynamic()), (QScheme::PerTensorSymmetric, true));
 }
