@@ -292,7 +292,7 @@ def check_all():
     for (_, what), counts in totals.items():
         if not what.startswith("end to end,"):
             strict.add(counts)
-    print(f"{len(models)} models agree with ONNX Runtime {ort.__version__}, {strict}")
+    print(f"{len(models)} models agree with ONNX Runtime {ort.__version__}, each operator {strict}")
 
 
 def milliseconds(session, feed):
