@@ -25,6 +25,7 @@ mod layering;
 mod observers;
 #[cfg(feature = "onnx")]
 mod onnx;
+#[cfg(feature = "onnx")]
 mod onnx_export;
 mod oracle;
 mod products;

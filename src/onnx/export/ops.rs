@@ -87,9 +87,9 @@ impl<'g> Exporter<'g> {
             self.writer.take(&self.graph.node(id).name);
         }
         let mut outputs = Vec::new();
-        for (&id, wish) in self.graph.outputs().iter().zip(output_names(self.graph)) {
-            let free = self.writer.take(&wish);
-            let name = if free { wish } else { self.writer.unique(&self.graph.node(id).name) };
+        for (&id, wish) in self.graph.outputs().iter().zip(self.graph.output_names()) {
+            let free = self.writer.take(wish);
+            let name = if free { wish.clone() } else { self.writer.unique(&self.graph.node(id).name) };
             // What a node computes can have the name at once; anything else is passed on to it at the end.
             if !self.is_constant(id) && self.graph.node(id).op != Op::Input {
                 self.names[id.index()].clone_from(&name);
@@ -331,9 +331,4 @@ impl<'g> Exporter<'g> {
         let product = parts.op("Mul", "product", &[x, &sum]);
         self.writer.node("Mul", name, &[&product, &half], output, Vec::new());
     }
-}
-
-/// The names of a graph's outputs: those of the float nodes they stem from.
-fn output_names(graph: &Graph) -> Vec<String> {
-    graph.outputs().iter().map(|&id| graph.node(id).origin.clone()).collect()
 }
