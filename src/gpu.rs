@@ -35,8 +35,9 @@
 //! **Memory.** Intermediate values share one buffer over time; [`Run::memory`] says how much all of it takes.
 //!
 //! **Bits.** int8 results, int8-to-float linear layers, and the scales, zero points and codes of dynamic quantization equal the
-//! interpreter's on every device that passes the known-answer test; a device that fails it is refused. Steps on floats, and the
-//! float outputs of dynamic layers, agree within tolerances. NaN, which the CPU refuses, has the code of real 0 here, and an
+//! interpreter's on every device that passes the known-answer test; a device that fails it is refused. So do steps that only move,
+//! compare or choose (slices, the largest element, clamps, absolute values), and integers as floats. Other steps on floats, and
+//! the float outputs of dynamic layers, agree within tolerances. NaN, which the CPU refuses, has the code of real 0 here, and an
 //! id that its table lacks gives the nearest row.
 //!
 //! **Buffers** that the caller binds, whole or as slices, are dense and row-major, with the usage `STORAGE`: four bytes a float,
@@ -44,6 +45,7 @@
 //! written.
 
 mod arena;
+mod axes;
 mod bind;
 mod choice;
 pub mod context;

@@ -123,7 +123,8 @@ pub enum FloatOp {
     Mul,
     /// Quotient of each element, broadcast.
     Div,
-    /// A function of each element.
+    /// A function of each element. Of NaN, and where a function has no result, the CPU makes NaN; a GPU may make anything of it,
+    /// but for the absolute value and the step.
     Unary(UnaryOp),
     /// Each element, but at least `min` and at most `max`; either may be infinite. The bits of an element or of a bound; a GPU
     /// may take subnormal numbers for 0 when it compares. NaN stays NaN on the CPU; a GPU may make anything of it.

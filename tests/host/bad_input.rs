@@ -16,6 +16,7 @@ mod graphs;
 mod integers;
 mod programs;
 mod quantizers;
+mod transformers;
 
 use enfold::graph::{GraphError, NodeId};
 use enfold::quantize::{ConvertOptions, PreparedGraph, QuantizationConfig, WgpuQuantizer, convert, prepare};

@@ -30,7 +30,7 @@ fn choose(qscheme: QScheme, eps: f32) -> Op {
 }
 
 /// The node `y` of the op, on inputs `a`, `b`, `c`, … of these types and shapes.
-fn node(op: Op, inputs: &[(DType, Shape)]) -> Result<NodeId, GraphError> {
+pub(super) fn node(op: Op, inputs: &[(DType, Shape)]) -> Result<NodeId, GraphError> {
     let mut g = GraphBuilder::new();
     let ids: Vec<NodeId> = inputs
         .iter()
@@ -170,7 +170,7 @@ fn nodes() {
 }
 
 /// A program of one step on these values, the last of which is its output.
-fn program(op: StepOp, values: &[(ValueType, Shape)]) -> Result<Program, ProgramError> {
+pub(super) fn program(op: StepOp, values: &[(ValueType, Shape)]) -> Result<Program, ProgramError> {
     let named = |(at, (value_type, shape)): (usize, &(ValueType, Shape))| {
         let qparams = (*value_type == ValueType::I8).then(unit);
         Value { name: format!("v{at}"), value_type: *value_type, shape: shape.clone(), qparams }

@@ -1,0 +1,104 @@
+//! Quotients, sums, clamps, slices, and integers as floats that cannot be.
+
+use enfold::graph::{GraphError, Op};
+use enfold::program::{FloatOp, ProgramError, StepOp, ValueType};
+use enfold::tensor::DType;
+use enfold::{Error, Shape};
+
+use super::integers::{node, program};
+use super::{check, row};
+
+#[test]
+fn nodes() {
+    let f32s = |dims: &[usize]| (DType::F32, Shape::batched(dims));
+    let ids = |dims: &[usize]| (DType::I32, Shape::batched(dims));
+    let slice = |axis, start, end| Op::Slice { axis, start, end };
+    let clamp = |min, max| Op::Clamp { min, max };
+    // What is right is built.
+    for (op, input) in [
+        (slice(1, 0, 3), ids(&[3])),
+        (slice(1, 3, 3), f32s(&[3])),
+        (clamp(1.0, 1.0), f32s(&[3])),
+        (clamp(f32::NEG_INFINITY, f32::INFINITY), f32s(&[3])),
+        (Op::ToFloat, ids(&[3])),
+        (Op::Sum { axis: 1 }, f32s(&[3])),
+    ] {
+        assert!(node(op.clone(), &[input]).is_ok(), "{op:?}");
+    }
+    let table = vec![
+        row("a slice beyond the axis", node(slice(1, 1, 4), &[f32s(&[3])]), &["y:", "1..4 of 3"]),
+        row("a slice that ends before it starts", node(slice(1, 2, 1), &[f32s(&[3])]), &["y:", "2..1 of 3"]),
+        row("a slice from far beyond", node(slice(1, usize::MAX, usize::MAX), &[f32s(&[3])]), &["y:", "of 3"]),
+        row("a slice of the batch", node(slice(0, 0, 1), &[f32s(&[3])]), &["y:", "batch"]),
+        row("a slice of no axis", node(slice(2, 0, 1), &[f32s(&[3])]), &["y:", "axis", "2"]),
+        row("a slice of two", node(slice(1, 0, 1), &[f32s(&[3]), f32s(&[3])]), &["y:", "2", "1"]),
+        row("a clamp to NaN", node(clamp(f32::NAN, 1.0), &[f32s(&[3])]), &["y:", "NaN..=1"]),
+        row("a clamp up to NaN", node(clamp(0.0, f32::NAN), &[f32s(&[3])]), &["y:", "0..=NaN"]),
+        row("a clamp to nothing", node(clamp(1.5, 1.0), &[f32s(&[3])]), &["y:", "1.5..=1"]),
+        row("a clamp of ids", node(clamp(0.0, 1.0), &[ids(&[3])]), &["y:", "i32", "f32"]),
+        row("floats as floats", node(Op::ToFloat, &[f32s(&[3])]), &["y:", "f32", "i32"]),
+        row("codes as floats", node(Op::ToFloat, &[(DType::I8, Shape::rows(3))]), &["y:", "i8", "i32"]),
+        row("a sum along the batch", node(Op::Sum { axis: 0 }, &[f32s(&[3])]), &["y:", "batch"]),
+        row("a sum along no axis", node(Op::Sum { axis: 2 }, &[f32s(&[3])]), &["y:", "axis", "2"]),
+        row("a sum of ids", node(Op::Sum { axis: 1 }, &[ids(&[3])]), &["y:", "i32", "f32"]),
+        row(
+            "a quotient that does not broadcast",
+            node(Op::Div, &[f32s(&[3]), f32s(&[2])]),
+            &["y:", "[rows, 3]", "[rows, 2]"],
+        ),
+        row("a quotient of one", node(Op::Div, &[f32s(&[3])]), &["y:", "1", "2"]),
+        row("a quotient by ids", node(Op::Div, &[f32s(&[3]), ids(&[3])]), &["y:", "i32", "f32"]),
+    ];
+    covers!(
+        table,
+        Error::Graph(GraphError::Parameter { .. }),
+        Error::Graph(GraphError::Batch { .. }),
+        Error::Graph(GraphError::Arity { .. }),
+        Error::Graph(GraphError::DType { .. }),
+        Error::Graph(GraphError::Broadcast { .. }),
+    );
+    check(table);
+}
+
+#[test]
+fn steps() {
+    let floats = |dims: &[usize]| (ValueType::F32, Shape::batched(dims));
+    let ids = |dims: &[usize]| (ValueType::I32, Shape::batched(dims));
+    let slice = |axis, start, end| StepOp::Slice { axis, start, end };
+    let clamp = |min, max| StepOp::Float(FloatOp::Clamp { min, max });
+    let sum = |axis| StepOp::Float(FloatOp::Sum { axis });
+    let div = StepOp::Float(FloatOp::Div);
+    for (op, values) in [
+        (slice(1, 1, 3), vec![ids(&[3]), ids(&[2])]),
+        (clamp(0.0, f32::INFINITY), vec![floats(&[3]), floats(&[3])]),
+        (sum(1), vec![floats(&[3, 2]), floats(&[2])]),
+        (div.clone(), vec![floats(&[3]), floats(&[1]), floats(&[3])]),
+        (StepOp::ToFloat, vec![ids(&[3]), floats(&[3])]),
+    ] {
+        assert!(program(op.clone(), &values).is_ok(), "{op:?}");
+    }
+    let table = vec![
+        row("a slice beyond the axis", program(slice(1, 1, 4), &[floats(&[3]), floats(&[3])]), &["step", "[rows, 3]"]),
+        row("a slice to another length", program(slice(1, 0, 2), &[floats(&[3]), floats(&[3])]), &["step"]),
+        row("a slice backwards", program(slice(1, 2, 1), &[floats(&[3]), floats(&[1])]), &["step", "[rows, 1]"]),
+        row("a slice of no axis", program(slice(2, 0, 1), &[floats(&[3]), floats(&[3])]), &["step"]),
+        row("a slice of the batch", program(slice(0, 0, 1), &[floats(&[]), floats(&[])]), &["step", "[rows]"]),
+        row("a slice to another type", program(slice(1, 0, 1), &[floats(&[3]), ids(&[1])]), &["v1", "I32", "F32"]),
+        row("a clamp to NaN", program(clamp(f32::NAN, 1.0), &[floats(&[3]), floats(&[3])]), &["step", "NaN..=1"]),
+        row("a clamp to nothing", program(clamp(2.0, 1.0), &[floats(&[3]), floats(&[3])]), &["step", "2..=1"]),
+        row("a clamp to another shape", program(clamp(0.0, 1.0), &[floats(&[3]), floats(&[2])]), &["step"]),
+        row("floats as floats", program(StepOp::ToFloat, &[floats(&[3]), floats(&[3])]), &["v0", "F32", "I32"]),
+        row("a sum along the batch", program(sum(0), &[floats(&[]), (ValueType::F32, Shape::fixed(&[]))]), &["step"]),
+        row("a sum of other elements", program(sum(1), &[floats(&[3, 2]), floats(&[3])]), &["step", "[rows, 3, 2]"]),
+        row("a quotient of one", program(div.clone(), &[floats(&[3]), floats(&[3])]), &["step", "inputs is 1", "2"]),
+        row("a quotient by ids", program(div, &[floats(&[3]), ids(&[3]), floats(&[3])]), &["v1", "I32", "F32"]),
+    ];
+    covers!(
+        table,
+        Error::Program(ProgramError::Bounds { .. }),
+        Error::Program(ProgramError::Shapes { .. }),
+        Error::Program(ProgramError::Type { .. }),
+        Error::Program(ProgramError::Size { .. }),
+    );
+    check(table);
+}
