@@ -37,7 +37,7 @@ fn case(
     OpCase { name, graph, inputs, expected, exact }
 }
 
-/// One small example an op, with results worked out by hand or, for the transcendental ones, by torch 2.9.1.
+/// One small example an op, with results worked out by hand or, for the transcendental ones, by torch 2.9.1 or Python.
 pub(crate) fn table() -> Vec<OpCase> {
     let x23 = || f32s(&[2, 3], &[1.0, -2.0, 3.0, 0.5, 0.0, -1.0]);
     let x = |g: &mut GraphBuilder, dims: &[usize]| g.input("x", Shape::batched(dims));

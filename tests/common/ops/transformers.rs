@@ -32,7 +32,7 @@ fn function(name: [&'static str; 2], op: UnaryOp, x_values: [f32; 4], y_values: 
     })
 }
 
-/// By torch 2.9.1, in `f64`.
+/// By Python's `math`, rounded.
 fn functions() -> Vec<OpCase> {
     let infinity = f32::INFINITY;
     // What a driver may take for 0.
@@ -56,14 +56,14 @@ fn functions() -> Vec<OpCase> {
             ["log", "log of three"],
             UnaryOp::Log,
             [2.0, 0.01, 1.0, 3e4],
-            [std::f32::consts::LN_2, -4.605_170_2, 0.0, 10.308_952_7],
+            [std::f32::consts::LN_2, -4.605_170_2, 0.0, 10.308_952],
             false,
         ),
         function(
             ["erf", "erf of three"],
             UnaryOp::Erf,
             [0.5, -infinity, -1.25, 0.0],
-            [0.520_499_88, -1.0, -0.922_900_13, 0.0],
+            [0.520_499_9, -1.0, -0.922_900_13, 0.0],
             false,
         ),
         function(
