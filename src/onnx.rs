@@ -24,6 +24,8 @@
 //! `encoder.MatMul`). Inputs keep their names, and so do outputs ([`Graph::output_names`]).
 
 mod attributes;
+#[cfg(test)]
+mod build;
 mod dims;
 mod draft;
 mod error;
@@ -39,6 +41,8 @@ mod proto;
 mod scan;
 mod slices;
 mod tensor;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;

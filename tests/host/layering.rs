@@ -14,7 +14,8 @@ const LAYERS: [(&str, &[&str]); 16] = [
     ("quantize", &["interp", "graph", "kernels", "qparams", "numerics"]),
     ("qat", &["quantize", "interp", "graph", "kernels", "qparams"]),
     ("compare", &["interp", "graph", "qparams", "numerics"]),
-    ("onnx", &["graph", "qparams", "numerics"]),
+    // The interpreter only in its tests.
+    ("onnx", &["interp", "graph", "qparams", "numerics"]),
     ("archive", &["quantize", "graph", "kernels", "qparams", "numerics"]),
     ("program", &["qparams", "numerics"]),
     ("lower", &["interp", "graph", "program", "qparams"]),

@@ -48,7 +48,8 @@ pub(crate) fn data(name: &str, graph: &Graph) -> (Vec<Tensor>, Vec<Tensor>) {
 pub(crate) fn difference(actual: &Tensor, expected: &Tensor) -> (f32, f32) {
     assert_eq!(actual.shape(), expected.shape());
     let (actual, expected) = (actual.as_f32().expect("floats"), expected.as_f32().expect("floats"));
-    let worst = |worst: f32, (a, e): (&f32, &f32)| if (a - e).is_nan() { f32::INFINITY } else { worst.max((a - e).abs()) };
+    let worst =
+        |worst: f32, (a, e): (&f32, &f32)| if (a - e).is_nan() { f32::INFINITY } else { worst.max((a - e).abs()) };
     (actual.iter().zip(expected).fold(0.0, worst), expected.iter().fold(0.0, |m: f32, v| m.max(v.abs())))
 }
 

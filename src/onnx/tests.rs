@@ -1,0 +1,26 @@
+//! Small models, written message by message, against values worked out by hand.
+
+mod bad;
+mod dims;
+mod layers;
+mod operators;
+
+use super::build::{Build, ops, tensor};
+use crate::graph::{Graph, Op, UnaryOp};
+use crate::interp::Interpreter;
+use crate::tensor::Tensor;
+
+/// The only output for these inputs.
+fn run(graph: &Graph, inputs: &[Tensor]) -> Tensor {
+    let mut outputs = Interpreter::new(graph).run(inputs).unwrap_or_else(|e| panic!("{e}\n{graph}"));
+    assert_eq!(outputs.len(), 1);
+    outputs.remove(0)
+}
+
+#[track_caller]
+fn assert_values(actual: &Tensor, dims: &[usize], expected: &[f32]) {
+    assert_eq!(actual.shape(), dims);
+    let actual = actual.as_f32().expect("floats");
+    let close = |(a, e): (&f32, &f32)| (a - e).abs() <= 1e-5 * e.abs().max(1.0);
+    assert!(actual.iter().zip(expected).all(close) && actual.len() == expected.len(), "{actual:?}, not {expected:?}");
+}

@@ -1,0 +1,105 @@
+//! Dimensions: given, missing, and the batch.
+
+use super::super::{ImportOptions, MissingDim, OnnxError};
+use super::*;
+
+#[test]
+fn a_leading_symbol_is_the_batch_and_others_must_be_given() {
+    let build = Build::new(17).input("x", &["batch", "seq", "2"]).input("m", &["batch", "seq", "1"]);
+    let build = build.node("Mul", "x m", "y").output("y");
+    let missing = MissingDim { name: "seq".to_owned(), inputs: vec!["x".to_owned(), "m".to_owned()] };
+    let e = build.import(&[]).expect_err("seq is not known");
+    assert_eq!(e, OnnxError::MissingDims(vec![missing]));
+    assert_eq!(e.to_string(), "a dimension is not given: seq (of x, m); give each a length, as in seq=8");
+    let graph = build.done(&[("seq", 3)]);
+    assert_eq!(graph.node(graph.outputs()[0]).shape.to_string(), "[rows, 3, 2]");
+    let graph = build.done(&[("seq", 3), ("batch", 4)]);
+    assert_eq!(graph.node(graph.outputs()[0]).shape.to_string(), "[4, 3, 2]");
+    let e = build.import(&[("seq", 3), ("sequence", 4)]).expect_err("no such dimension");
+    assert_eq!(e.to_string(), "the model has no dimension called sequence; it has batch, seq");
+    let e = build.import(&[("seq", 0)]).expect_err("no elements");
+    assert_eq!(e.to_string(), "dimension seq is 0; expected from 1 to 2147483647");
+}
+
+#[test]
+fn two_batches_are_not_one() {
+    let build = Build::new(17).input("x", &["a", "2"]).input("m", &["b", "2"]).node("Add", "x m", "y").output("y");
+    assert!(matches!(build.import(&[]), Err(OnnxError::MissingDims(dims)) if dims.len() == 2));
+    assert!(build.import(&[("a", 2), ("b", 1)]).is_ok());
+    // One that is not in front everywhere is not the batch.
+    let build = Build::new(17).input("x", &["a", "2"]).input("m", &["2", "a"]).node("MatMul", "x m", "y").output("y");
+    assert!(matches!(build.import(&[]), Err(OnnxError::MissingDims(_))));
+    // Dimensions without a name are called after their place.
+    let mut build = Build::new(17).input("x", &["2", "a"]).node("Relu", "x", "y").output("y");
+    let r#type = build.graph().input[0].r#type.as_mut().and_then(|t| t.tensor_type.as_mut());
+    r#type.and_then(|t| t.shape.as_mut()).expect("a shape").dim[1].dim_param = None;
+    assert!(matches!(build.import(&[]), Err(OnnxError::MissingDims(dims)) if dims[0].name == "x.1"));
+    assert!(build.import(&[("x.1", 5)]).is_ok());
+    assert_eq!(ImportOptions::new().dim("a", 1), ImportOptions::new().dims([("a", 1)]));
+}
+
+#[test]
+fn shapes_follow_the_batch() {
+    // As PyTorch writes it: shape → gather → concat → reshape.
+    let heads = Build::new(17)
+        .input("x", &["batch", "4", "6"])
+        .ints("zero", &[], &[0])
+        .ints("axis", &[1], &[0])
+        .ints("rest", &[3], &[4, 2, -1])
+        .node("Shape", "x", "s")
+        .node("Gather", "s zero", "b")
+        .node("Unsqueeze", "b axis", "bu")
+        .node("Concat", "bu rest", "target")
+        .int("axis", 0)
+        .node("Reshape", "x target", "h")
+        .node("Transpose", "h", "y")
+        .list("perm", &[0, 2, 1, 3])
+        .output("y");
+    let graph = heads.done(&[]);
+    assert_eq!(ops(&graph), ["reshape", "transpose"]);
+    assert_eq!(graph.node(graph.outputs()[0]).shape.to_string(), "[rows, 2, 4, 3]");
+    // Batch and tokens as one axis, and apart again.
+    let merged = Build::new(17)
+        .input("x", &["batch", "3", "2"])
+        .ints("flat", &[2], &[-1, 2])
+        .floats("w", &[2, 2], &[1.0, 2.0, 3.0, 4.0])
+        .ints("apart", &[3], &[-1, 3, 2])
+        .node("Reshape", "x flat", "f")
+        .node("MatMul", "f w", "m")
+        .node("Reshape", "m apart", "y")
+        .output("y");
+    let graph = merged.done(&[]);
+    assert_eq!(ops(&graph), ["linear"]);
+    let x = tensor(&[1, 3, 2], &[1.0, 0.0, 0.0, 1.0, 1.0, 1.0]);
+    assert_values(&run(&graph, &[x]), &[1, 3, 2], &[1.0, 2.0, 3.0, 4.0, 4.0, 6.0]);
+    // A constant that is expanded along the batch is kept once.
+    let expanded = Build::new(17)
+        .input("x", &["batch", "3"])
+        .floats("c", &[1, 3], &[1.0, 2.0, 3.0])
+        .node("Shape", "x", "s")
+        .node("Expand", "c s", "e")
+        .node("Add", "x e", "y")
+        .output("y");
+    let graph = expanded.done(&[]);
+    assert_eq!(ops(&graph), ["add"]);
+    assert_values(&run(&graph, &[tensor(&[2, 3], &[0.0; 6])]), &[2, 3], &[1.0, 2.0, 3.0, 1.0, 2.0, 3.0]);
+}
+
+#[test]
+fn what_needs_the_length_of_the_batch_says_so() {
+    let build = Build::new(17)
+        .input("x", &["batch", "3"])
+        .node("Transpose", "x", "t")
+        .named("/m/Transpose")
+        .node("ReduceMean", "x", "r")
+        .list("axes", &[0])
+        .named("/m/Mean")
+        .node("Relu", "t", "y")
+        .output("y")
+        .output("r");
+    let e = build.import(&[]).expect_err("both work along the batch").to_string();
+    let expected = "2 nodes cannot be imported:\n  /m/Transpose (Transpose): it moves the batch away from the front; give batch a \
+                    length, as in batch=8\n  /m/Mean (ReduceMean): it works along the batch; give batch a length, as in batch=8";
+    assert_eq!(e, expected);
+    assert!(build.import(&[("batch", 2)]).is_ok());
+}
