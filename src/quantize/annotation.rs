@@ -75,6 +75,13 @@ impl Annotations {
         }
     }
 
+    /// Takes back what is said of a node.
+    pub fn remove(&mut self, id: NodeId) {
+        if let Some(slot) = self.of_node.get_mut(id.index()) {
+            *slot = None;
+        }
+    }
+
     /// Notes why a node is not quantized, for [`QuantizationSummary`](super::QuantizationSummary).
     pub fn leave_float(&mut self, id: NodeId, reason: impl Into<String>) {
         if let Some(slot) = self.left_float.get_mut(id.index()) {

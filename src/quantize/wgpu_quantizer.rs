@@ -1,6 +1,7 @@
 //! The quantizer for the engines of this crate, with the rules of XNNPACK's.
 
 mod filter;
+mod islands;
 mod patterns;
 
 use std::fmt;
@@ -43,6 +44,7 @@ pub struct WgpuQuantizer {
     scopes: Scopes,
     filter: Option<Filter>,
     matmul: bool,
+    float_islands: bool,
 }
 
 impl fmt::Debug for WgpuQuantizer {
@@ -52,6 +54,7 @@ impl fmt::Debug for WgpuQuantizer {
             .field("scopes", &self.scopes)
             .field("filter", &self.filter.is_some())
             .field("matmul", &self.matmul)
+            .field("float_islands", &self.float_islands)
             .finish()
     }
 }
@@ -106,6 +109,15 @@ impl WgpuQuantizer {
         self.matmul = matmul;
         self
     }
+
+    /// Whether what only float nodes read stays float: the sum before a layer norm, the layer before a softmax. It costs no
+    /// integer step, since the value would be dequantized at once, and keeps its accuracy; transformers need it. Off by
+    /// default, as PT2E quantizes every output.
+    #[must_use]
+    pub fn float_islands(mut self, float_islands: bool) -> Self {
+        self.float_islands = float_islands;
+        self
+    }
 }
 
 impl Quantizer for WgpuQuantizer {
@@ -150,6 +162,7 @@ impl Quantizer for WgpuQuantizer {
             return Err(PrepareError::NoMatch { filter, near_names });
         }
         let passes = |id| passes(graph.node(id));
+        let there: Vec<bool> = graph.iter().map(|(id, _)| annotations.get(id).is_some()).collect();
         let mut marks = Marks::new(graph, annotations, self.matmul);
         for (scope, config) in self.scopes.in_order() {
             match config {
@@ -172,6 +185,9 @@ impl Quantizer for WgpuQuantizer {
         }
         marks.propagate();
         marks.reasons(self.global.is_some(), &passes);
+        if self.float_islands {
+            islands::keep_float(graph, annotations, &there);
+        }
         Ok(())
     }
 }

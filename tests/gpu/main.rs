@@ -4,6 +4,9 @@
 mod cases;
 #[path = "../common/configs.rs"]
 mod configs;
+#[cfg(feature = "onnx")]
+#[path = "../common/encoder.rs"]
+mod encoder_model;
 #[path = "../common/nets.rs"]
 mod nets;
 #[path = "../common/ops.rs"]
@@ -16,6 +19,8 @@ mod report;
 mod allocations;
 mod bad_input;
 mod device;
+#[cfg(feature = "onnx")]
+mod encoder;
 mod halves;
 mod joined;
 mod kernels;

@@ -4,6 +4,9 @@
 mod cases;
 #[path = "../common/configs.rs"]
 mod configs;
+#[cfg(feature = "onnx")]
+#[path = "../common/encoder.rs"]
+mod encoder_model;
 #[path = "../common/nets.rs"]
 mod nets;
 #[path = "../common/ops.rs"]
@@ -18,6 +21,8 @@ mod archive;
 mod bad_input;
 mod completeness;
 mod debugger;
+#[cfg(feature = "onnx")]
+mod encoder;
 mod engines;
 mod flow;
 mod golden;

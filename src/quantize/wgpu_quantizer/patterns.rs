@@ -268,7 +268,7 @@ fn scores(graph: &Graph, users: &[Vec<NodeId>]) -> Vec<bool> {
 }
 
 /// Ops whose output has the parameters of their input.
-fn shares(op: &Op) -> bool {
+pub(super) fn shares(op: &Op) -> bool {
     matches!(
         op,
         Op::Unary(UnaryOp::Relu)
