@@ -42,6 +42,7 @@
 //!
 //! - `gpu` (default): the wgpu engine. No wgpu backend is enabled here; the application chooses them.
 //! - `webgpu`: `gpu` with the browser's backend, for `wasm32-unknown-unknown`.
+//! - `onnx`: networks from ONNX files, float or quantized.
 //! - `coopmat`: `gpu` with products of int8 on the matrix units of adapters that have cooperative matrices. Experimental, as that
 //!   feature of wgpu is.
 //! - `onnx`: float and quantize/dequantize graphs as ONNX files.

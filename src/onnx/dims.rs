@@ -93,9 +93,11 @@ pub(super) fn resolve(inputs: &[&ValueInfoProto], given: &BTreeMap<String, usize
     Ok(Dims { shapes, batch })
 }
 
-/// How many elements a shape has; `None` beyond [`MAX_ELEMENTS`].
+/// How many elements a shape has; `None` beyond [`MAX_ELEMENTS`], also if only an axis of no length keeps it from having as many:
+/// so the product of any of its axes fits.
 pub(super) fn elements(dims: &[usize]) -> Option<usize> {
-    dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).filter(|n| *n <= MAX_ELEMENTS)
+    let most = dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d.max(1))).filter(|n| *n <= MAX_ELEMENTS)?;
+    Some(if dims.contains(&0) { 0 } else { most })
 }
 
 fn lengths_of(input: &ValueInfoProto) -> Result<Vec<Length>, OnnxError> {

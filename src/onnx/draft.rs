@@ -3,16 +3,24 @@
 use std::sync::Arc;
 
 use super::dims::elements;
+use super::names::short;
 use crate::graph::{GraphError, Node, NodeId, Op, infer};
 use crate::tensor::{DType, Shape, Tensor};
 
 /// Nodes so far. The `origin` of a node is the parameter that it is, or is named after; else it is empty.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Draft {
     pub(super) nodes: Vec<Node>,
+    /// How many nodes there may be.
+    limit: usize,
 }
 
 impl Draft {
+    /// An empty one, for a file of so many bytes: some of its nodes become ten here, which must not fill the memory.
+    pub(super) fn new(file_bytes: usize) -> Self {
+        Self { nodes: Vec::new(), limit: 100_000 + file_bytes / 64 }
+    }
+
     pub(super) fn node(&self, id: NodeId) -> &Node {
         &self.nodes[id.index()]
     }
@@ -29,12 +37,18 @@ impl Draft {
     pub(super) fn constant(&mut self, parameter: &str, tensor: Tensor) -> NodeId {
         let (shape, dtype) = (Shape::fixed(tensor.shape()), tensor.dtype());
         let id = self.push("", Op::Constant(Arc::new(tensor)), Vec::new(), shape, dtype);
-        self.nodes[id.index()].origin = parameter.to_owned();
+        self.nodes[id.index()].origin = short(parameter).to_owned();
         id
     }
 
     /// Any other node.
     pub(super) fn add(&mut self, name: &str, op: Op, inputs: &[NodeId]) -> Result<NodeId, String> {
+        if self.nodes.len() >= self.limit {
+            return Err(format!(
+                "the graph would have more than {} nodes, too many for a file of that size",
+                self.limit
+            ));
+        }
         let read: Vec<&Node> = inputs.iter().map(|&id| self.node(id)).collect();
         let (shape, dtype) = infer(name, &op, &read).map_err(|e| problem(name, &e))?;
         if elements(shape.dims()).is_none() {

@@ -63,7 +63,7 @@ pub(super) fn import(bytes: Bytes, folder: Option<&Path>, options: &ImportOption
     // Old files list stored tensors among the inputs too.
     let inputs: Vec<&ValueInfoProto> = graph.input.iter().filter(|input| !values.contains_key(&input.name)).collect();
     let dims = dims::resolve(&inputs, &options.dims)?;
-    let mut draft = Draft::default();
+    let mut draft = Draft::new(file_bytes);
     for (input, shape) in inputs.iter().zip(dims.shapes) {
         let (dtype, kind) = input_type(input)?;
         let id = draft.input(&input.name, shape, dtype);

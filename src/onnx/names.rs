@@ -2,9 +2,17 @@
 
 use std::collections::{HashMap, HashSet};
 
+/// The longest name that is kept whole: a parameter's name goes to every node that reads it, so a file could make gigabytes of it.
+const MAX_LENGTH: usize = 512;
+
+/// The beginning of a name that is too long.
+pub(super) fn short(name: &str) -> &str {
+    &name[..name.floor_char_boundary(MAX_LENGTH)]
+}
+
 /// A node's or value's name with dots between its parts: `/encoder/layer.0/MatMul` is `encoder.layer.0.MatMul`.
 pub(super) fn clean(name: &str) -> String {
-    name.trim_start_matches('/').replace("::", ".").replace('/', ".")
+    short(name).trim_start_matches('/').replace("::", ".").replace('/', ".")
 }
 
 /// The module that a parameter belongs to: `encoder.query` for `encoder.query.bias`.

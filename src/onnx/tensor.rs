@@ -5,7 +5,7 @@ use std::path::Path;
 
 use half::{bf16, f16};
 
-use super::dims::MAX_RANK;
+use super::dims::{MAX_RANK, elements};
 use super::error::OnnxError;
 use super::external::{self, Region};
 use super::host::Data;
@@ -40,11 +40,10 @@ impl Stored {
         let Some(bits) = bits(proto.data_type) else {
             return fail(format!("it has type {}, which is not a type of numbers", type_name(proto.data_type)));
         };
-        // A shape with an axis of no length can still overflow.
-        let count = dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
+        let count = elements(&dims);
         let bytes = count.and_then(|n| n.checked_mul(bits)).map(|bits| bits.div_ceil(8));
         let (Some(count), Some(expected)) = (count, bytes) else {
-            return fail(format!("its shape {dims:?} is larger than any memory"));
+            return fail(format!("its shape {dims:?} is too large"));
         };
         let mut external = None;
         if proto.data_location == EXTERNAL {

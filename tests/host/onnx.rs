@@ -2,8 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use enfold::graph::Op;
 use enfold::interp::Interpreter;
-use enfold::onnx::{ImportOptions, load};
+use enfold::onnx::{ImportOptions, OnnxError, import, load};
+use enfold::quantize::reference;
 use enfold::{Graph, Tensor};
 use safetensors::{Dtype, SafeTensors};
 
@@ -59,7 +61,6 @@ fn matches(graph: &Graph, inputs: &[Tensor], expected: &[Tensor]) -> bool {
     assert_eq!(outputs.len(), expected.len());
     outputs.iter().zip(expected).all(|(actual, expected)| {
         let (worst, max) = difference(actual, expected);
-        eprintln!("worst difference {worst:e} of max {max:e}");
         worst <= 1e-4 * max
     })
 }
@@ -76,8 +77,143 @@ const FLOAT: [(&str, &[(&str, usize)]); 5] = [
 fn float_models_agree_with_onnx_runtime() {
     for (name, dims) in FLOAT {
         let graph = model(name, dims);
-        println!("{graph}");
         let (inputs, expected) = data(name, &graph);
         assert!(matches(&graph, &inputs, &expected), "{name} {dims:?}");
     }
+}
+
+/// One weight changed: the comparison must notice.
+#[test]
+fn a_changed_weight_is_noticed() {
+    for (name, dims) in [FLOAT[0], FLOAT[2], FLOAT[4]] {
+        let path = folder().join(format!("{name}.onnx"));
+        let mut bytes = std::fs::read(path).expect("a model");
+        // The last floats of a file of these are biases or weights: a quarter from the end, they are inside of one.
+        let at = bytes.len() / 2 / 4 * 4;
+        let graph = model(name, dims);
+        let (inputs, expected) = data(name, &graph);
+        let caught = (0..64).any(|step| {
+            let mut changed = bytes.clone();
+            changed[at + step..at + step + 4].copy_from_slice(&3.0f32.to_le_bytes());
+            match import(changed, None, &options(dims)) {
+                Ok(graph) => !matches(&graph, &inputs, &expected),
+                Err(_) => false,
+            }
+        });
+        bytes.clear();
+        assert!(caught, "{name}");
+    }
+}
+
+#[test]
+fn outputs_and_inputs_keep_their_names() {
+    let graph = model("digits_mlp", &[]);
+    let names: Vec<&str> = graph.nodes().iter().map(|node| node.name.as_str()).collect();
+    let expected =
+        ["image", "0.weight", "0.bias", "0", "relu0", "2.weight", "2.bias", "2", "relu1", "4.weight", "4.bias", "4"];
+    assert_eq!(names, expected);
+    assert_eq!(graph.output_names(), ["logits"]);
+    // Passes and archives keep them.
+    let prepared = enfold::quantize::prepare(&graph, &enfold::quantize::WgpuQuantizer::new()).expect("prepared");
+    assert_eq!(prepared.graph().output_names(), ["logits"]);
+    let bytes = enfold::archive::to_bytes(&graph).expect("bytes");
+    assert_eq!(enfold::archive::from_bytes(&bytes).expect("a graph"), graph);
+    // A graph that nobody named: the origins of its outputs.
+    let mut g = enfold::GraphBuilder::new();
+    let x = g.input("x", enfold::Shape::rows(2)).expect("an input");
+    let y = g.relu("y", x).expect("a relu");
+    assert_eq!(g.finish([y]).expect("a graph").output_names(), ["y"]);
+}
+
+#[test]
+fn the_layers_of_an_encoder_are_found() {
+    let graph = model("tiny_bert", &[("batch", 3), ("seq", 16)]);
+    let count = |name: &str| graph.nodes().iter().filter(|node| node.op.name() == name).count();
+    let found = ["linear", "layer_norm", "gelu", "softmax", "matmul", "embedding"].map(count);
+    assert_eq!(found, [12, 5, 2, 2, 4, 1], "{graph}");
+    assert!(graph.nodes().iter().all(|node| !matches!(node.op, Op::Linear) || node.inputs.len() == 3), "{graph}");
+    for name in ["m.encoder.layer.0.attention.self.query", "m.encoder.layer.1.attention.self.MatMul"] {
+        assert!(graph.find(name).is_some(), "{name} is not in\n{graph}");
+    }
+    // Without a batch, its mask cannot be gathered: every node in the way is listed, with what to do.
+    let e = load(folder().join("tiny_bert.onnx"), &options(&[("seq", 16)])).expect_err("the batch is needed");
+    assert!(matches!(&e, OnnxError::Unsupported(nodes) if !nodes.is_empty()), "{e}");
+    assert!(e.to_string().contains("give batch a length, as in batch=8"), "{e}");
+}
+
+/// Q/DQ against ONNX Runtime, and the integer form that is made of it.
+#[test]
+fn a_quantized_model_is_integers_throughout() {
+    let step = 0.176_684_07;
+    for dims in [&[][..], &[("batch", 32)]] {
+        let graph = model("digits_mlp.qdq", dims);
+        let (inputs, expected) = data("digits_mlp.qdq", &graph);
+        let integers = reference(&graph).expect("an integer form");
+        let summary = integers.summary();
+        assert!(summary.float.is_empty() && summary.integer.len() == 3, "{summary}\n{graph}");
+        for graph in [&graph, &integers] {
+            let outputs = Interpreter::new(graph).run(&inputs).expect("a run");
+            let (worst, _) = difference(&outputs[0], &expected[0]);
+            assert!(worst <= 1.001 * step, "{worst} is more than a step of {step}");
+        }
+        // The comparison notices two steps.
+        let moved: Vec<f32> = expected[0].as_f32().expect("floats").iter().map(|v| v + 2.0 * step).collect();
+        let moved = Tensor::from_f32(expected[0].shape(), moved).expect("as many");
+        let outputs = Interpreter::new(&graph).run(&inputs).expect("a run");
+        assert!(difference(&outputs[0], &moved).0 > 1.001 * step);
+    }
+    // The layers are those of a converted graph, by name and kind.
+    let graph = model("digits_mlp.qdq", &[]);
+    for name in ["0.weight.quantize", "0.weight.dequantize", "0.bias.quantize", "0.bias.dequantize", "0", "2", "4"] {
+        assert!(graph.find(name).is_some(), "{name} is not in\n{graph}");
+    }
+}
+
+/// Broken files give an error or, where the damage is in a number, another graph; never a panic.
+#[test]
+fn broken_files_are_refused_or_read() {
+    let mut random = fastrand::Rng::with_seed(6);
+    for (name, dims, every, flips) in [
+        ("gated_ffn", &[("seq", 7)][..], 97, 600),
+        ("digits_mlp.qdq", &[], 97, 600),
+        ("digits_mlp", &[], 1997, 100),
+        ("tiny_bert", &[("batch", 3), ("seq", 16)], 4999, 300),
+    ] {
+        let bytes = std::fs::read(folder().join(format!("{name}.onnx"))).expect("a model");
+        let options = options(dims);
+        let mut refused = 0;
+        for length in (0..bytes.len()).step_by(every) {
+            refused += usize::from(import(bytes[..length].to_vec(), None, &options).is_err());
+        }
+        // A cut between two fields may leave a whole model, but hardly ever does.
+        assert!(refused + 2 >= bytes.len() / every, "{name}: {refused}");
+        // Flips hit mostly weights; so half of them go where the nodes are.
+        let head = nodes_of(&bytes);
+        for flip in 0..flips {
+            let mut broken = bytes.clone();
+            let range = if flip % 2 == 0 { 0..bytes.len() } else { head.clone() };
+            for _ in 0..1 + flip % 3 {
+                let at = random.usize(range.clone());
+                broken[at] ^= 1 << random.u8(0..8);
+            }
+            if let Ok(graph) = import(broken, None, &options) {
+                assert_eq!(graph.verify(), Ok(()));
+            }
+        }
+    }
+}
+
+/// Where in a file its nodes are: the first 6 KB, since the graph begins with them.
+fn nodes_of(bytes: &[u8]) -> std::ops::Range<usize> {
+    0..bytes.len().min(6 << 10)
+}
+
+/// Files may be read by several threads, and errors passed on.
+#[test]
+fn errors_and_options_travel() {
+    fn travels<T: Send + Sync + 'static>() {}
+    travels::<OnnxError>();
+    travels::<ImportOptions>();
+    let e = load(folder().join("none.onnx"), &ImportOptions::new()).expect_err("no such file");
+    assert!(matches!(enfold::Error::from(e), enfold::Error::Onnx(OnnxError::Io { .. })));
 }

@@ -1,7 +1,7 @@
 //! What moves or repeats elements of values that are computed at run time.
 
 use super::{Call, Host, Importer, Kind, Run, Value, Values, one};
-use crate::graph::{NodeId, Op};
+use crate::graph::{Node, NodeId, Op};
 use crate::onnx::dims::elements;
 use crate::onnx::host::{self, Data, Length, broadcast, kept};
 use crate::onnx::slices::{self, Part};
@@ -225,6 +225,7 @@ impl Importer {
             let repeats = usize::try_from(repeats).ok().filter(|n| (1..=MAX_PIECES).contains(n));
             let repeats =
                 repeats.ok_or_else(|| format!("axis {at} is repeated less than once or over {MAX_PIECES} times"))?;
+            self.budget.take(repeats, size_of::<NodeId>())?;
             x.id = self.joined(&call.name, &vec![x.id; repeats], axis)?;
         }
         one(x)
@@ -265,6 +266,7 @@ impl Importer {
         if ranges.len() > MAX_PIECES {
             return Err(format!("its indices are {} ranges, supported are {MAX_PIECES}", ranges.len()));
         }
+        self.budget.take(ranges.len(), size_of::<Node>())?;
         let mut pieces = Vec::with_capacity(ranges.len());
         for (start, length) in ranges {
             pieces.push(self.cut(&call.part("part"), x.id, axis, start, length)?);

@@ -88,7 +88,7 @@ impl Importer {
             None => vec![-shift; scales.len()],
             Some(zero_point) => {
                 let zero_points = self.host(zero_point)?.integers()?.into_iter();
-                zero_points.map(|z| i32::try_from(z - i64::from(shift)).unwrap_or(i32::MAX)).collect()
+                zero_points.map(|z| i32::try_from(z.saturating_sub(shift.into())).unwrap_or(i32::MAX)).collect()
             }
         };
         if zero_points.len() != scales.len() {

@@ -34,21 +34,31 @@ impl Importer {
             if let Length::Known(n) = lengths[at] {
                 count *= n as f64;
             }
-            id = self.draft.add(name, if max { Op::Max { axis } } else { Op::Sum { axis } }, &[id])?;
+            id = self.draft.add(
+                &call.part(if max { "max" } else { "sum" }),
+                if max { Op::Max { axis } } else { Op::Sum { axis } },
+                &[id],
+            )?;
             if keep {
                 target.push(Length::Known(1));
             }
         }
         target.reverse();
+        let end = &call.part("reduced");
         id = match kind {
-            "ReduceMean" => self.mul_scalar(name, id, (1.0 / count) as f32)?,
-            "ReduceMin" => self.mul_scalar(name, id, -1.0)?,
-            "ReduceL2" => self.unary(name, UnaryOp::Sqrt, id)?,
+            "ReduceMean" => self.mul_scalar(end, id, (1.0 / count) as f32)?,
+            "ReduceMin" => self.mul_scalar(end, id, -1.0)?,
+            "ReduceL2" => self.unary(end, UnaryOp::Sqrt, id)?,
             _ => id,
         };
         let whole = !matches!(kind, "ReduceMean" | "ReduceL2") && x.kind != Kind::Float;
         let run = Run { id, kind: if whole { Kind::IntFloat } else { Kind::Float }, ..x };
-        one(self.reshaped(name, run, &target)?)
+        let result = self.reshaped(name, run, &target)?;
+        if result.id != x.id {
+            // The last step bears the name.
+            name.clone_into(&mut self.draft.nodes[result.id.index()].name);
+        }
+        one(result)
     }
 
     /// A node by itself, for families that have no logic of their own.

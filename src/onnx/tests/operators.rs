@@ -201,6 +201,23 @@ fn what_is_known_is_evaluated() {
 }
 
 #[test]
+fn constants_in_every_form() {
+    use super::super::build::{floats, ints};
+    let check = |build: Build| {
+        let graph = build.node("Add", "x c", "y").output("y").done(&[]);
+        assert_values(&run(&graph, &[tensor(&[1, 2], &[0.0; 2])]), &[1, 2], &[3.0, 3.0]);
+    };
+    let new = || Build::new(17).input("x", &["batch", "2"]);
+    let cast = |b: Build| b.node("Cast", "i", "c").int("to", 1);
+    check(new().node("Constant", "", "c").tensor("value", floats("", &[2], &[3.0, 3.0])));
+    check(new().node("Constant", "", "c").float("value_float", 3.0));
+    check(cast(new().node("Constant", "", "i").int("value_int", 3)));
+    check(cast(new().node("Constant", "", "i").list("value_ints", &[3, 3])));
+    let filled = new().ints("s", &[1], &[2]).node("ConstantOfShape", "s", "i").tensor("value", ints("", &[1], &[3]));
+    check(cast(filled));
+}
+
+#[test]
 fn every_type_is_read() {
     use super::super::build::small;
     use super::super::proto::{TensorProto, data_type as ty};
