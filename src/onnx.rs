@@ -43,6 +43,7 @@ mod slices;
 mod tensor;
 #[cfg(test)]
 mod tests;
+mod values;
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;

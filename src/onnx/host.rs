@@ -327,9 +327,9 @@ pub(super) fn reshape(from: &[Length], target: &[Length], allow_zero: bool) -> R
     let (all, batches) = total(from).ok_or_else(refuse)?;
     let mut result = target.to_vec();
     let mut open = None;
-    for axis in 0..result.len() {
-        match result[axis] {
-            Length::Known(0) if !allow_zero => result[axis] = *from.get(axis).ok_or_else(refuse)?,
+    for (axis, length) in result.iter_mut().enumerate() {
+        match *length {
+            Length::Known(0) if !allow_zero => *length = *from.get(axis).ok_or_else(refuse)?,
             Length::Known(-1) if open.is_none() => open = Some(axis),
             Length::Known(n) if n < 0 => return Err(refuse()),
             _ => {}

@@ -11,9 +11,10 @@ use super::draft::Draft;
 use super::error::{OnnxError, UnsupportedNode};
 use super::host::{Budget, Host};
 use super::names::{Names, clean};
-use super::ops::{KNOWN, Kind, Run, Value};
+use super::ops::KNOWN;
 use super::proto::{GraphProto, ModelProto, NodeProto, ValueInfoProto, data_type as ty};
 use super::tensor::{Stored, type_name};
+use super::values::{Kind, Run, Value};
 use super::{ImportOptions, OPSETS, dims, patterns, scan};
 use crate::graph::{Graph, GraphBuilder, Node, NodeId, Op};
 use crate::tensor::DType;
@@ -271,12 +272,11 @@ fn finish(mut draft: Draft, mut outputs: Vec<(NodeId, String)>) -> Result<Graph,
     let named = name(&nodes, &live);
     let mut builder = GraphBuilder::new();
     let mut map: Vec<Option<NodeId>> = vec![None; nodes.len()];
+    // Constants stand before the first node that reads them; those that only the caller reads come last.
+    let (constants, others): (Vec<usize>, Vec<usize>) =
+        (0..nodes.len()).filter(|&at| live[at]).partition(|&at| matches!(nodes[at].op, Op::Constant(_)));
     let mut nodes: Vec<Option<Node>> = nodes.into_iter().map(Some).collect();
-    for at in 0..nodes.len() {
-        if !live[at] {
-            continue;
-        }
-        // Constants stand before the first node that reads them.
+    for at in others.into_iter().chain(constants) {
         let constants: Vec<usize> = nodes[at].iter().flat_map(|node| &node.inputs).map(|id| id.index()).collect();
         for at in constants.into_iter().chain([at]) {
             let Some(node) = nodes[at].take() else { continue };

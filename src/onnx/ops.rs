@@ -9,16 +9,14 @@ mod reduce;
 
 use std::sync::Arc;
 
-use super::dims::elements;
 use super::fold::Fold;
-use super::host::{Data, Host, Length};
+use super::host::{Data, Host};
 use super::import::Importer;
 use super::names::clean;
 use super::proto::NodeProto;
 use super::tensor::Stored;
-use crate::graph::{NodeId, Op, UnaryOp};
-use crate::qparams::TensorQParams;
-use crate::tensor::{DType, Tensor};
+pub(super) use super::values::{Kind, Quantized, Run, Value};
+use crate::graph::{Op, UnaryOp};
 
 /// Every operator that has a translation, at least of known inputs.
 pub(super) const KNOWN: &[&str] = &[
@@ -109,55 +107,6 @@ pub(super) const KNOWN: &[&str] = &[
     "Where",
     "Xor",
 ];
-
-/// A value while importing.
-#[derive(Debug, Clone)]
-pub(super) enum Value {
-    /// A stored tensor, not decoded yet.
-    Stored(usize),
-    /// Known.
-    Host(Arc<Host>),
-    /// Known, as codes that are dequantized.
-    Quantized(Arc<Quantized>),
-    /// Computed at run time.
-    Run(Run),
-    /// The result of a node that is not supported.
-    Unsupported,
-}
-
-/// A value that is computed at run time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Run {
-    pub(super) id: NodeId,
-    /// If more than 1, the model's leading axis is `rows` times this, while the node has two axes for it.
-    pub(super) merged: usize,
-    pub(super) kind: Kind,
-}
-
-/// What the numbers of a value are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    Float,
-    /// Integers, in `i32`.
-    Int,
-    /// Integers, in `f32`.
-    IntFloat,
-    /// 0 and 1, in `f32`.
-    Bool,
-    /// int8 codes, or those of uint8 lowered by 128.
-    Codes {
-        unsigned: bool,
-    },
-}
-
-/// A constant in codes.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Quantized {
-    pub(super) codes: Tensor,
-    pub(super) qparams: TensorQParams,
-    /// Its name in the file.
-    pub(super) name: String,
-}
 
 pub(super) type Values = Result<Vec<Value>, String>;
 
@@ -293,148 +242,6 @@ impl Importer {
             Host::vector(lengths.get(start..end).unwrap_or_default().to_vec())
         };
         Ok(vec![Value::Host(Arc::new(host))])
-    }
-
-    /// The shape of a value as the model sees it.
-    pub(super) fn logical(&self, value: &Value) -> Vec<Length> {
-        let known = |dims: &[usize]| dims.iter().map(|&d| Length::Known(d as i64)).collect();
-        match value {
-            Value::Stored(at) => known(&self.stored[*at].dims),
-            Value::Host(host) => host.logical(),
-            Value::Quantized(quantized) => known(quantized.codes.shape()),
-            Value::Unsupported => Vec::new(),
-            Value::Run(run) => {
-                let shape = self.draft.shape(run.id);
-                if !shape.is_batched() {
-                    return known(shape.dims());
-                }
-                let rest = &shape.dims()[usize::from(run.merged > 1)..];
-                std::iter::once(Length::Rows(run.merged as i64)).chain(known(rest)).collect()
-            }
-        }
-    }
-
-    /// A known value, decoded.
-    pub(super) fn host(&mut self, value: &Value) -> Result<Arc<Host>, String> {
-        match value {
-            Value::Host(host) => Ok(Arc::clone(host)),
-            Value::Stored(at) => {
-                if let Some(host) = self.decoded.get(at) {
-                    return Ok(Arc::clone(host));
-                }
-                let stored = &self.stored[*at];
-                self.budget.take(stored.decoded_bytes(), 1)?;
-                let name = Some(Arc::from(stored.name()));
-                if elements(&stored.dims).is_none() {
-                    return Err(format!("shape {:?} is too large", stored.dims));
-                }
-                let (dims, data) = (stored.dims.clone(), stored.data()?);
-                let host = Host { rows: None, dims, data, data_type: stored.data_type, name };
-                let host = Arc::new(host);
-                self.decoded.insert(*at, Arc::clone(&host));
-                Ok(host)
-            }
-            Value::Quantized(quantized) => {
-                self.budget.take(quantized.codes.len(), 4)?;
-                Ok(Arc::new(quantized.host()))
-            }
-            Value::Run(_) | Value::Unsupported => Err("one of its inputs must be known while importing".to_owned()),
-        }
-    }
-
-    /// A value as a node of the graph: known ones become constants.
-    pub(super) fn run(&mut self, value: &Value) -> Result<Run, String> {
-        let fixed = |id, kind| Ok(Run { id, merged: 1, kind });
-        match value {
-            Value::Run(run) => Ok(*run),
-            Value::Stored(at) if self.stored[*at].is_float() => fixed(self.stored_constant(*at)?, Kind::Float),
-            Value::Quantized(quantized) => fixed(self.quantized_constant(quantized)?, Kind::Float),
-            Value::Host(_) | Value::Stored(_) => {
-                let host = self.host(value)?;
-                host.fixed()?;
-                let kind = match host.data {
-                    Data::F32(_) => Kind::Float,
-                    Data::Bool(_) => Kind::Bool,
-                    _ => Kind::IntFloat,
-                };
-                fixed(self.host_constant(&host)?, kind)
-            }
-            Value::Unsupported => Err("one of its inputs is not supported".to_owned()),
-        }
-    }
-
-    /// A constant of floats, whatever the type of the value; the batch in front is 1.
-    pub(super) fn host_constant(&mut self, host: &Host) -> Result<NodeId, String> {
-        self.budget.take(host.data.len(), 4)?;
-        let tensor = Tensor::from_f32(&host.dims, host.to_floats()?).map_err(|e| e.to_string())?;
-        Ok(self.draft.constant(host.name.as_deref().unwrap_or_default(), tensor))
-    }
-
-    /// A stored tensor of floats as a constant, made once.
-    pub(super) fn stored_constant(&mut self, at: usize) -> Result<NodeId, String> {
-        if let Some(&id) = self.constants.get(&(at, false)) {
-            return Ok(id);
-        }
-        let stored = &self.stored[at];
-        let tensor = Tensor::from_f32(&stored.dims, stored.floats()?).map_err(|e| e.to_string())?;
-        let id = self.draft.constant(stored.name(), tensor);
-        self.constants.insert((at, false), id);
-        Ok(id)
-    }
-
-    /// A value as floats: integers are converted.
-    pub(super) fn float(&mut self, call: &Call<'_>, value: &Value) -> Result<Run, String> {
-        let run = self.run(value)?;
-        match run.kind {
-            Kind::Float | Kind::IntFloat | Kind::Bool => Ok(run),
-            Kind::Int => {
-                let id = self.draft.add(&call.part("float"), Op::ToFloat, &[run.id])?;
-                Ok(Run { id, kind: Kind::IntFloat, ..run })
-            }
-            Kind::Codes { .. } => Err("it computes on codes of quantized values".to_owned()),
-        }
-    }
-
-    /// The only element of a known value, if it has one element.
-    pub(super) fn scalar(&mut self, value: &Value) -> Option<f32> {
-        let single = match value {
-            Value::Run(_) | Value::Unsupported | Value::Quantized(_) => false,
-            Value::Stored(at) => self.stored[*at].len() == 1,
-            Value::Host(host) => host.data.len() == 1 && host.rows.is_none(),
-        };
-        if single { self.host(value).ok()?.scalar() } else { None }
-    }
-
-    /// Which axis of a node an axis of the model is; not the batch, whose axis is none of the node's.
-    pub(super) fn inner_axis(&self, run: Run, axis: usize) -> Result<usize, String> {
-        if axis == 0 && self.draft.shape(run.id).is_batched() {
-            return Err("it works along the batch".to_owned());
-        }
-        Ok(axis + usize::from(run.merged > 1))
-    }
-
-    /// The name of the module that a value is a parameter of.
-    pub(super) fn module(&self, value: &Value) -> Option<String> {
-        let name = match value {
-            Value::Stored(at) => self.stored[*at].name(),
-            Value::Host(host) => host.name.as_deref()?,
-            Value::Quantized(quantized) => &quantized.name,
-            Value::Run(_) | Value::Unsupported => return None,
-        };
-        super::names::module(name)
-    }
-
-    /// Says that a node is named after a parameter of it.
-    pub(super) fn name_after(&mut self, id: NodeId, module: Option<String>) {
-        if let Some(module) = module {
-            let node = &mut self.draft.nodes[id.index()];
-            node.name.clone_from(&module);
-            node.origin = module;
-        }
-    }
-
-    pub(super) fn dtype(&self, run: Run) -> DType {
-        self.draft.node(run.id).dtype
     }
 }
 

@@ -107,6 +107,8 @@ impl Stored {
         let proto = &self.proto;
         if let Some(raw) = self.raw()? {
             return Ok(match self.data_type {
+                // A copy where numbers lie in memory as they do in a file.
+                ty::FLOAT if cfg!(target_endian = "little") => bytemuck::pod_collect_to_vec(&raw),
                 ty::FLOAT => raw.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
                 ty::DOUBLE => raw.as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b) as f32).collect(),
                 ty::FLOAT16 => raw.as_chunks::<2>().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),

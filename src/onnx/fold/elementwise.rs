@@ -200,7 +200,7 @@ impl Fold<'_> {
         self.budget.take(x.data.len(), x.data.size())?;
         let inner: usize = x.dims[at + 1..].iter().product();
         let mut result = (*x).clone();
-        let starts = |i: usize| i / inner.max(1) % x.dims[at] == 0;
+        let starts = |i: usize| (i / inner.max(1)).is_multiple_of(x.dims[at]);
         match &mut result.data {
             Data::F32(v) => (0..v.len()).filter(|&i| !starts(i)).for_each(|i| v[i] += v[i - inner]),
             Data::I64(v) => {

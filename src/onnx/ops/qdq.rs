@@ -195,7 +195,7 @@ impl Importer {
     }
 
     /// A constant of codes and its dequantize node.
-    pub(super) fn quantized_constant(&mut self, quantized: &Quantized) -> Result<NodeId, String> {
+    pub(in crate::onnx) fn quantized_constant(&mut self, quantized: &Quantized) -> Result<NodeId, String> {
         self.budget.take(quantized.codes.len(), 1)?;
         let codes = self.draft.constant(&quantized.name, quantized.codes.clone());
         let id = self.draft.add("", Op::Dequantize { qparams: quantized.qparams.clone() }, &[codes])?;
@@ -224,7 +224,7 @@ impl Parameters {
 
 impl Quantized {
     /// The reals.
-    pub(super) fn host(&self) -> Host {
+    pub(in crate::onnx) fn host(&self) -> Host {
         let dims = self.codes.shape().to_vec();
         let data: Vec<f32> = match &self.qparams {
             TensorQParams::PerTensor(q) => {
