@@ -3,6 +3,7 @@
 mod bad;
 mod dims;
 mod layers;
+mod mutations;
 mod operators;
 
 use super::build::{Build, ops, tensor};
