@@ -7,8 +7,6 @@ mod error;
 
 use std::borrow::{Borrow, Cow};
 
-use rayon::prelude::*;
-
 use crate::kernels::slices::{self, CHECKED, f32s, i8s, tensor};
 use crate::kernels::{self, Channels, Codes, Int8Product, Int8Weight, PackedWeight, Requantize};
 use crate::program::{Epilogue, FloatOp, Program, QLinear, Step, StepOp, ValueId};
@@ -25,7 +23,9 @@ pub enum Product {
     Auto,
     /// The library's; an error where it is not exact.
     Library,
-    /// Our own, which is exact everywhere.
+    /// Our own on tiles of registers; an error on processors without AVX2.
+    Tiled,
+    /// Our own in plain loops, which any processor runs.
     Exact,
 }
 
@@ -71,7 +71,8 @@ impl Engine {
     /// As [`Engine::new`], with a product of the caller's choice.
     ///
     /// # Errors
-    /// [`CpuError::Inexact`] if [`Product::Library`] is asked for and may saturate or overflow.
+    /// [`CpuError::Inexact`] if [`Product::Library`] is asked for and may saturate or overflow; [`CpuError::Unavailable`] if
+    /// [`Product::Tiled`] is, and this processor lacks its instructions.
     pub fn with_options(program: &Program, options: &Options) -> Result<Self, CpuError> {
         let weights = program.steps().iter().map(|step| match &step.op {
             StepOp::Linear(linear) => layer(&step.name, linear, options.product).map(Weight::Int8).map(Some),
@@ -246,12 +247,17 @@ fn float(op: FloatOp, weight: Option<&Weight>, inputs: &[&Tensor], shape: Vec<us
 fn layer(step: &str, linear: &QLinear, product: Product) -> Result<Layer, CpuError> {
     let product = match product {
         Product::Auto => Int8Product::best(linear.k),
-        Product::Library if !Int8Product::library_is_exact(linear.k) => {
-            return Err(CpuError::Inexact { step: step.to_owned(), k: linear.k });
-        }
         Product::Library => Int8Product::Library,
+        Product::Tiled => Int8Product::Tiled,
         Product::Exact => Int8Product::Exact,
     };
+    if !product.is_usable(linear.k) {
+        let step = step.to_owned();
+        return Err(match product {
+            Int8Product::Library => CpuError::Inexact { step, k: linear.k },
+            _ => CpuError::Unavailable { step, product: product.name() },
+        });
+    }
     log::info!("{step}: int8 product by {}", product.name());
     let weight = Int8Weight::new(&linear.weight, linear.n, linear.k, product);
     let offsets = weight.offsets().iter().map(|offset| offset << linear.fraction_bits);
@@ -262,64 +268,57 @@ fn layer(step: &str, linear: &QLinear, product: Product) -> Result<Layer, CpuErr
 impl Layer {
     /// `pairs` are those of the input, if they are dynamic.
     fn run(&self, linear: &QLinear, x: &[i8], pairs: Option<&[f32]>, shape: &[usize]) -> Tensor {
-        let (n, shift) = (linear.n, linear.fraction_bits);
+        let shift = linear.fraction_bits;
         let m = slices::rows_before_last(shape);
+        let bias = &self.bias[..];
         match &linear.epilogue {
             Epilogue::Requantize { multiplier, zero_point, lo, hi } => {
                 let rule = Requantize { zero_point: *zero_point, lo: *lo, hi: *hi };
-                let y = self.blocks(x, m, n, |_, codes, sums| {
-                    kernels::requantize_block(codes, sums, &self.bias, multiplier, shift, rule);
-                });
-                slices::codes(shape, y)
+                slices::codes(
+                    shape,
+                    self.weight.map(
+                        x,
+                        m,
+                        #[inline(always)]
+                        |_, col: usize, codes: &mut [i8], sums: &[i32]| {
+                            kernels::requantize_row(codes, sums, &bias[col..], &multiplier[col..], shift, rule);
+                        },
+                    ),
+                )
             }
-            Epilogue::Scale { scale, relu } => {
-                let y = self.blocks(x, m, n, |_, y, sums| {
-                    kernels::scale_block(y, sums, &self.bias, scale, shift, *relu);
-                });
-                tensor(shape.to_vec(), y)
-            }
-            Epilogue::Dynamic { scale, weight_sum, bias, relu } => {
-                let w = Channels { weight_sums: weight_sum, scales: scale, bias };
+            Epilogue::Scale { scale, relu } => tensor(
+                shape.to_vec(),
+                self.weight.map(
+                    x,
+                    m,
+                    #[inline(always)]
+                    |_, col: usize, y: &mut [f32], sums: &[i32]| {
+                        kernels::scale_row(y, sums, &bias[col..], &scale[col..], shift, *relu);
+                    },
+                ),
+            ),
+            Epilogue::Dynamic { scale, weight_sum, bias: float_bias, relu } => {
+                let w = Channels { weight_sums: weight_sum, scales: scale, bias: float_bias };
                 let pairs = pairs.expect(CHECKED);
-                let y = self.blocks(x, m, n, |first, y, sums| {
-                    kernels::scale_dynamic_block(y, sums, &self.bias, pairs, first, w, *relu);
-                });
-                tensor(shape.to_vec(), y)
+                tensor(
+                    shape.to_vec(),
+                    self.weight.map(
+                        x,
+                        m,
+                        #[inline(always)]
+                        |row: usize, col: usize, y: &mut [f32], sums: &[i32]| {
+                            kernels::scale_dynamic_row(
+                                y,
+                                sums,
+                                &bias[col..],
+                                kernels::pair_of(pairs, row),
+                                w.from(col),
+                                *relu,
+                            );
+                        },
+                    ),
+                )
             }
         }
     }
-
-    /// Runs product and `epilogue` block by block; the epilogue is told the first row of its block.
-    fn blocks<T: Copy + Default + Send>(
-        &self,
-        x: &[i8],
-        m: usize,
-        n: usize,
-        epilogue: impl Fn(usize, &mut [T], &[i32]) + Sync,
-    ) -> Vec<T> {
-        let k = self.weight.k();
-        let block = block_rows(m, n);
-        let mut y = vec![T::default(); m * n];
-        let run = |(flipped, sums): &mut (Vec<u8>, Vec<i32>), (at, (y, x)): (usize, (&mut [T], &[i8]))| {
-            kernels::flip_all(flipped, x);
-            sums.resize(y.len(), 0);
-            self.weight.flipped(sums, flipped, y.len() / n);
-            epilogue(at * block, y, sums);
-        };
-        if m <= block {
-            // The product finds its own parallelism; one more hop between threads would cost as much as a small layer.
-            run(&mut Default::default(), (0, (&mut y, x)));
-        } else {
-            y.par_chunks_mut(block * n).zip(x.par_chunks(block * k)).enumerate().for_each_init(Default::default, run);
-        }
-        y
-    }
-}
-
-/// Rows of one block: enough that the packed weight is worth streaming once more, few enough that the sums stay in a
-/// second-level cache and every core has work.
-fn block_rows(m: usize, n: usize) -> usize {
-    const SUMS: usize = 1 << 17;
-    let per_core = m.div_ceil(rayon::current_num_threads());
-    (SUMS / n.max(1)).clamp(32, 256).min(per_core.max(32))
 }

@@ -20,14 +20,14 @@ pub(crate) use elementwise::{to_float, unary, unary_into};
 pub(crate) use movement::{NoSuchRow, along_axis, concat, embedding, max, reshape, slice, sum, transpose};
 pub(crate) use normalize::{batch_norm, layer_norm, softmax_rows};
 pub(crate) use product::{PackedWeight, linear, linear_into, matmul, matmul_transposed};
-pub(crate) use product_i8::{Int8Product, Int8Weight, flip_all, library_max_k};
+pub(crate) use product_i8::{Int8Product, Int8Weight, library_max_k};
 pub(crate) use quantize::{
-    NotANumber, Requantize, dequantize, dequantize_i32, fake_quantize, quantize, quantize_i32, requantize_block,
-    scale_block, straight_through,
+    NotANumber, Requantize, dequantize, dequantize_i32, fake_quantize, quantize, quantize_i32, requantize_row,
+    scale_row, straight_through,
 };
 pub(crate) use quantized::{
-    Channels, Codes, add_i8, choose_qparams, dequantize_dynamic, integer_linear, mul_i8, quantize_dynamic, requantize,
-    scale_accumulator, scale_accumulator_dynamic, scale_dynamic_block, table,
+    Channels, Codes, add_i8, choose_qparams, dequantize_dynamic, integer_linear, mul_i8, pair_of, quantize_dynamic,
+    requantize, scale_accumulator, scale_accumulator_dynamic, scale_dynamic_row, table,
 };
 pub(crate) use range::{Range, block_range};
 pub(crate) use wide::wide;

@@ -93,4 +93,12 @@ pub enum CpuError {
         /// Its input features.
         k: usize,
     },
+    /// A product was asked for that this processor lacks the instructions for.
+    #[error("{step}: this processor lacks the int8 product {product}")]
+    Unavailable {
+        /// The linear step.
+        step: String,
+        /// The product, with its instructions.
+        product: String,
+    },
 }

@@ -159,9 +159,9 @@ pub(crate) struct Requantize {
     pub(crate) hi: i32,
 }
 
-/// Equation 5 on rows of `multiplier.len()` accumulators, with the accumulator of equation 4 made on the way:
-/// `(sum << shift) + bias`, wrapping.
-pub(crate) fn requantize_block(
+/// Equation 5 on the accumulators of one row, made on the way as in equation 4: `(sum << shift) + bias`, wrapping.
+#[inline(always)]
+pub(crate) fn requantize_row(
     codes: &mut [i8],
     sums: &[i32],
     bias: &[i32],
@@ -171,35 +171,20 @@ pub(crate) fn requantize_block(
 ) {
     let Requantize { zero_point: z, lo, hi } = rule;
     let (lo, hi) = ((lo - z) as f32, (hi - z) as f32);
-    let n = multiplier.len();
-    wide(
-        #[inline(always)]
-        || {
-            for (codes, sums) in codes.chunks_exact_mut(n).zip(sums.chunks_exact(n)) {
-                for (((code, &sum), &bias), &m) in codes.iter_mut().zip(sums).zip(bias).zip(multiplier) {
-                    let acc = (sum << shift).wrapping_add(bias);
-                    *code = rounded(clamp(acc as f32 * m, lo, hi), z);
-                }
-            }
-        },
-    );
+    for (((code, &sum), &bias), &m) in codes.iter_mut().zip(sums).zip(bias).zip(multiplier) {
+        let acc = (sum << shift).wrapping_add(bias);
+        *code = rounded(clamp(acc as f32 * m, lo, hi), z);
+    }
 }
 
-/// Equation 7 on rows of `scale.len()` accumulators, made as in [`requantize_block`].
-pub(crate) fn scale_block(y: &mut [f32], sums: &[i32], bias: &[i32], scale: &[f32], shift: u32, relu: bool) {
-    let n = scale.len();
+/// Equation 7 on the accumulators of one row, made as in [`requantize_row`].
+#[inline(always)]
+pub(crate) fn scale_row(y: &mut [f32], sums: &[i32], bias: &[i32], scale: &[f32], shift: u32, relu: bool) {
     let floor = if relu { 0.0 } else { f32::NEG_INFINITY };
-    wide(
-        #[inline(always)]
-        || {
-            for (y, sums) in y.chunks_exact_mut(n).zip(sums.chunks_exact(n)) {
-                for (((y, &sum), &bias), &s) in y.iter_mut().zip(sums).zip(bias).zip(scale) {
-                    let v = (sum << shift).wrapping_add(bias) as f32 * s;
-                    *y = if v < floor { floor } else { v };
-                }
-            }
-        },
-    );
+    for (((y, &sum), &bias), &s) in y.iter_mut().zip(sums).zip(bias).zip(scale) {
+        let v = (sum << shift).wrapping_add(bias) as f32 * s;
+        *y = if v < floor { floor } else { v };
+    }
 }
 
 /// As `f32::clamp`, in the form that becomes two instructions; NaN gives `lo`.
@@ -272,7 +257,7 @@ mod tests {
                     for bias in [0, 1, -77] {
                         let (n, rule) = (sums.len(), Requantize { zero_point, lo, hi });
                         let mut codes = vec![0; n];
-                        requantize_block(&mut codes, &sums, &vec![bias; n], &vec![m; n], shift, rule);
+                        requantize_row(&mut codes, &sums, &vec![bias; n], &vec![m; n], shift, rule);
                         for (&sum, code) in sums.iter().zip(codes) {
                             let acc = (sum << shift).wrapping_add(bias);
                             let expected = numerics::requantize(acc, m, zero_point, lo, hi);

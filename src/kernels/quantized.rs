@@ -77,7 +77,8 @@ pub(crate) fn choose_qparams(x: &Tensor, qscheme: QScheme, range: QuantRange, ep
 }
 
 /// The pair of each row of `x`, from pairs for the tensor or for each row.
-pub(super) fn pair_of(pairs: &[f32], row: usize) -> (f32, i32) {
+#[inline(always)]
+pub(crate) fn pair_of(pairs: &[f32], row: usize) -> (f32, i32) {
     let at = if pairs.len() == 2 { 0 } else { row * 2 };
     (pairs[at], pairs[at + 1] as i32)
 }
@@ -113,25 +114,28 @@ pub(crate) struct Channels<'a> {
     pub(crate) bias: &'a [f32],
 }
 
-/// The dynamic form of equation 7 on rows of `w.scales.len()` sums, of which `first` is the first; the accumulator is `sum +
-/// bias`.
-pub(crate) fn scale_dynamic_block(
+impl<'a> Channels<'a> {
+    /// The channels from `first` on.
+    pub(crate) fn from(self, first: usize) -> Self {
+        let Self { weight_sums, scales, bias } = self;
+        Self { weight_sums: &weight_sums[first..], scales: &scales[first..], bias: &bias[first..] }
+    }
+}
+
+/// The dynamic form of equation 7 on the sums of one row; the accumulator is `sum + acc_bias`.
+#[inline(always)]
+pub(crate) fn scale_dynamic_row(
     y: &mut [f32],
     sums: &[i32],
-    bias: &[i32],
-    pairs: &[f32],
-    first: usize,
+    acc_bias: &[i32],
+    pair: (f32, i32),
     w: Channels<'_>,
     relu: bool,
 ) {
-    let n = w.scales.len();
-    for (row, (y, sums)) in y.chunks_exact_mut(n).zip(sums.chunks_exact(n)).enumerate() {
-        let x = pair_of(pairs, first + row);
-        for (channel, (y, &sum)) in y.iter_mut().zip(sums).enumerate() {
-            let weight = (w.scales[channel], w.weight_sums[channel]);
-            let acc = sum.wrapping_add(bias[channel]);
-            *y = numerics::scale_accumulator_dynamic(acc, x, weight, w.bias[channel], relu);
-        }
+    let weights = w.scales.iter().zip(w.weight_sums).zip(w.bias);
+    for (((y, &sum), &acc_bias), ((&scale, &weight_sum), &bias)) in y.iter_mut().zip(sums).zip(acc_bias).zip(weights) {
+        let acc = sum.wrapping_add(acc_bias);
+        *y = numerics::scale_accumulator_dynamic(acc, pair, (scale, weight_sum), bias, relu);
     }
 }
 

@@ -1,6 +1,6 @@
 //! The CPU engine against the interpreter, bit for bit, with every product.
 
-use enfold::cpu::{Engine, Options, Product};
+use enfold::cpu::{CpuError, Engine, Options, Product};
 use enfold::interp::Interpreter;
 use enfold::lower::{LowerOptions, lower, lower_with};
 use enfold::quantize::{ConvertOptions, QuantizationConfig, WgpuQuantizer, convert, prepare, reference};
@@ -11,18 +11,25 @@ use crate::nets::Net;
 use crate::random::Random;
 use crate::report::report;
 
-/// The products that are exact on this processor: `Library` where it is, the others always.
+/// The products that this processor has: `Library` where it is exact, `Tiled` with AVX2, the others always.
 fn products() -> Vec<Product> {
     let case = Case::new(1, 1, 1, Data::Random, Ends::Codes, 0);
-    let library = Engine::with_options(&case.program(), &Options { product: Product::Library });
-    let mut products = vec![Product::Auto, Product::Exact];
-    products.extend(library.is_ok().then_some(Product::Library));
-    products
+    let usable = |product: &Product| Engine::with_options(&case.program(), &Options { product: *product }).is_ok();
+    let others: Vec<Product> = [Product::Library, Product::Tiled].into_iter().filter(usable).collect();
+    #[cfg(target_arch = "x86_64")]
+    assert_eq!(others.contains(&Product::Tiled), std::arch::is_x86_feature_detected!("avx2"));
+    [vec![Product::Auto, Product::Exact], others].concat()
 }
 
 #[test]
 fn every_product_equals_the_interpreter() {
-    let (cases, products) = (cases::all(), products());
+    let (mut cases, products) = (cases::all(), products());
+    // Below, at and above the features that a tile of the CPU takes at once.
+    for (turn, k) in [383, 384, 385, 769].into_iter().enumerate() {
+        for data in Data::ALL {
+            cases.push(Case::new([1, 7, 129][turn % 3], 50, k, data, Ends::ALL[turn % 3], turn as u64));
+        }
+    }
     for case in &cases {
         let expected = Interpreter::new(&case.graph()).run(&[case.input()]).expect("interpreted");
         for &product in &products {
@@ -69,6 +76,18 @@ fn the_interpreter_equals_the_equations() {
     }
 }
 
+/// Elsewhere than on x86 this is the only way to meet the error.
+#[test]
+fn tiles_are_there_or_refused() {
+    let case = Case::new(1, 1, 1, Data::Random, Ends::Codes, 0);
+    match Engine::with_options(&case.program(), &Options { product: Product::Tiled }) {
+        Ok(_) => assert!(cfg!(target_arch = "x86_64")),
+        Err(error) => {
+            assert!(matches!(&error, CpuError::Unavailable { product, .. } if product.contains("avx2")), "{error}")
+        }
+    }
+}
+
 #[test]
 fn one_weight_changed_by_one_is_named() {
     let case = Case::new(17, 65, 64, Data::Random, Ends::FloatOut, 3);
@@ -78,13 +97,17 @@ fn one_weight_changed_by_one_is_named() {
     changed.x[64] = 1;
     let mut same = case.clone();
     same.x[64] = 1;
-    let run = |case: &Case| Engine::new(&case.program()).expect("an engine").run(&[case.input()]).expect("run");
-    let named = difference(&run(&changed)[0], &Interpreter::new(&same.graph()).run(&[same.input()]).expect("run")[0]);
-    // Column 64 of some row: the first whose first feature is not 0.
-    let at: usize =
-        named.as_deref().and_then(|d| d.split(' ').nth(1)).expect("a difference").parse().expect("an index");
-    assert_eq!(at % 65, 64, "{named:?}");
-    assert_eq!(difference(&run(&case)[0], &expected[0]), None);
+    let of_same = Interpreter::new(&same.graph()).run(&[same.input()]).expect("run");
+    for product in products() {
+        let engine = |case: &Case| Engine::with_options(&case.program(), &Options { product }).expect("an engine");
+        let run = |case: &Case| engine(case).run(&[case.input()]).expect("run");
+        let named = difference(&run(&changed)[0], &of_same[0]);
+        // Column 64 of some row: the first whose first feature is not 0.
+        let at: usize =
+            named.as_deref().and_then(|d| d.split(' ').nth(1)).expect("a difference").parse().expect("an index");
+        assert_eq!(at % 65, 64, "{product:?}: {named:?}");
+        assert_eq!(difference(&run(&case)[0], &expected[0]), None, "{product:?}");
+    }
 }
 
 fn integers(net: &Net, random: &mut Random) -> Graph {

@@ -1,0 +1,219 @@
+//! The exact product on AVX2: tiles of sums that stay in registers.
+//!
+//! Codes widen to i16, since `vpmaddwd`, which adds two products of i16 into i32, is exact for every code: 2 · 128 · 128. The
+//! u8 · i8 instruction of this generation multiplies twice as many, but saturates at 16 bits, and needs a second
+//! multiplication to reach 32: where both run at two a cycle, it is no faster.
+//!
+//! Weights are kept as panels of [`COLS`] channels, pairs of features together. A block of a panel is widened into the first
+//! cache, where all rows of a task then meet it.
+
+// Calls to functions that need AVX2 are unsafe; the one call is below, behind the check.
+#![allow(unsafe_code)]
+
+use std::arch::x86_64::{
+    __m128i, __m256i, _mm256_add_epi32, _mm256_cvtepi8_epi16, _mm256_madd_epi16, _mm256_set1_epi32,
+    _mm256_setzero_si256,
+};
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+/// Channels of a panel: two registers of sums.
+const COLS: usize = 16;
+/// Rows of the largest tile: with [`COLS`] it fills twelve of sixteen registers with sums.
+const ROWS: usize = 6;
+/// Pairs of features of a block: widened, 12 KiB of a first-level cache of 32.
+const PAIRS: usize = 192;
+/// Rows that a task has at most: their codes, widened, and sums stay in a second-level cache.
+const TASK_ROWS: usize = 96;
+/// Below this many rows, tasks share the panels instead.
+const FEW_ROWS: usize = 16;
+
+/// Sums of a row over a panel.
+type Sums = [__m256i; 2];
+
+/// Whether this processor has the instructions.
+pub(super) fn available() -> bool {
+    std::arch::is_x86_feature_detected!("avx2")
+}
+
+/// A weight `[n, k]` in panels.
+pub(super) struct Panels {
+    n: usize,
+    k: usize,
+    /// `[n / COLS][k / 2][COLS][2]`, filled up with zeros.
+    codes: Vec<[i8; 2 * COLS]>,
+}
+
+impl Panels {
+    /// `codes` is `[n, k]`, row-major.
+    pub(super) fn new(codes: &[i8], n: usize, k: usize) -> Self {
+        let pairs = k.div_ceil(2);
+        let mut panels = vec![[0; 2 * COLS]; n.div_ceil(COLS) * pairs];
+        if pairs > 0 {
+            panels.par_chunks_exact_mut(pairs).zip(codes.par_chunks(COLS * k)).for_each(|(panel, codes)| {
+                for (col, row) in codes.chunks_exact(k).enumerate() {
+                    for (to, from) in panel.iter_mut().zip(row.chunks(2)) {
+                        to[2 * col..][..from.len()].copy_from_slice(from);
+                    }
+                }
+            });
+        }
+        Self { n, k, codes: panels }
+    }
+
+    /// Gives `finish` the sums `Σ_k x[m, k] · w[n, k]`, wrapping, of runs of channels of each row: the row, the first channel,
+    /// their place in `y[m, n]`, and the sums.
+    ///
+    /// # Panics
+    /// On a processor that is not [`available`].
+    pub(super) fn product<T, F>(&self, y: &mut [T], x: &[i8], m: usize, finish: &F)
+    where
+        T: Copy + Default + Send,
+        F: Fn(usize, usize, &mut [T], &[i32]) + Sync,
+    {
+        assert!(available(), "a product for AVX2 on a processor without it");
+        let (n, k) = (self.n, self.k);
+        if y.is_empty() {
+            return;
+        }
+        let threads = rayon::current_num_threads();
+        let run = |task: Task<'_>, y: &mut [T]| {
+            // SAFETY: the function needs AVX2, which was found above; all else about it is safe.
+            unsafe { self.task(task, y, finish) }
+        };
+        let panels = n.div_ceil(COLS);
+        if m > FEW_ROWS || threads == 1 || panels < 2 * threads {
+            // As many tasks for every thread, in whole tiles.
+            let rounds = m.div_ceil(threads * TASK_ROWS);
+            let rows = m.div_ceil(threads * rounds).next_multiple_of(ROWS);
+            y.par_chunks_mut(rows * n).enumerate().for_each(|(at, y)| {
+                let rows = at * rows..at * rows + y.len() / n;
+                run(Task { x: &x[rows.start * k..rows.end * k], rows, panels: 0..panels }, y);
+            });
+        } else {
+            // Rows are too few to share, and each task's channels lie apart in `y`.
+            let share = panels.div_ceil(threads);
+            let parts: Vec<(usize, Vec<T>)> = (0..threads.min(panels.div_ceil(share)))
+                .into_par_iter()
+                .map(|at| {
+                    let panels = at * share..panels.min((at + 1) * share);
+                    let cols = n.min(panels.end * COLS) - panels.start * COLS;
+                    let mut part = vec![T::default(); m * cols];
+                    run(Task { x, rows: 0..m, panels }, &mut part);
+                    (at * share * COLS, part)
+                })
+                .collect();
+            for (first, part) in parts {
+                let cols = part.len() / m;
+                for (y, part) in y.chunks_exact_mut(n).zip(part.chunks_exact(cols)) {
+                    y[first..][..cols].copy_from_slice(part);
+                }
+            }
+        }
+    }
+
+    /// `y` holds the channels of the task's panels.
+    #[target_feature(enable = "avx2")]
+    fn task<T: Copy, F: Fn(usize, usize, &mut [T], &[i32])>(&self, task: Task<'_>, y: &mut [T], finish: &F) {
+        let Task { x, rows, panels } = task;
+        let pairs = self.k.div_ceil(2);
+        let first_col = panels.start * COLS;
+        let stride = self.n.min(panels.end * COLS) - first_col;
+        let x = pack(x, rows.len(), self.k);
+        let mut sums = vec![[_mm256_setzero_si256(); 2]; rows.len()];
+        let mut wide = [[_mm256_setzero_si256(); 2]; PAIRS];
+        for panel in panels {
+            sums.fill([_mm256_setzero_si256(); 2]);
+            let mut done = 0;
+            for block in self.codes[panel * pairs..][..pairs].chunks(PAIRS) {
+                let wide = &mut wide[..block.len()];
+                widen(wide, block);
+                let mut at = 0;
+                for rows in tiles(rows.len()) {
+                    let x = &x[at * pairs + done * rows..][..block.len() * rows];
+                    let sums = &mut sums[at..][..rows];
+                    match rows {
+                        6 => tile::<6>(sums, x, wide),
+                        4 => tile::<4>(sums, x, wide),
+                        2 => tile::<2>(sums, x, wide),
+                        _ => tile::<1>(sums, x, wide),
+                    }
+                    at += rows;
+                }
+                done += block.len();
+            }
+            let col = panel * COLS - first_col;
+            let width = COLS.min(stride - col);
+            for ((row, y), sums) in rows.clone().zip(y.chunks_exact_mut(stride)).zip(&sums) {
+                let sums: [i32; COLS] = bytemuck::must_cast(*sums);
+                // The usual length is known to the compiler.
+                if width == COLS {
+                    finish(row, panel * COLS, &mut y[col..][..COLS], &sums);
+                } else {
+                    finish(row, panel * COLS, &mut y[col..][..width], &sums[..width]);
+                }
+            }
+        }
+    }
+}
+
+struct Task<'x> {
+    /// Codes of `rows`.
+    x: &'x [i8],
+    rows: Range<usize>,
+    panels: Range<usize>,
+}
+
+/// How many rows each tile of `rows` rows has, in order.
+fn tiles(rows: usize) -> impl Iterator<Item = usize> {
+    let mut left = rows;
+    std::iter::from_fn(move || {
+        let tile = [ROWS, 4, 2, 1].into_iter().find(|&tile| tile <= left)?;
+        left -= tile;
+        Some(tile)
+    })
+}
+
+/// Codes `[rows, k]` as pairs of i16, tile by tile: `[tile][pair][row of the tile]`, filled up with zeros.
+fn pack(x: &[i8], rows: usize, k: usize) -> Vec<i32> {
+    let pairs = k.div_ceil(2);
+    let mut packed = vec![0; rows * pairs];
+    let pair = |low: i8, high: i8| i32::from(low) & 0xFFFF | i32::from(high) << 16;
+    let mut at = 0;
+    for tile in tiles(rows) {
+        let to = &mut packed[at * pairs..][..tile * pairs];
+        for row in 0..tile {
+            let x = &x[(at + row) * k..][..k];
+            for (to, x) in to.chunks_exact_mut(tile).zip(x.chunks(2)) {
+                to[row] = pair(x[0], x.get(1).copied().unwrap_or(0));
+            }
+        }
+        at += tile;
+    }
+    packed
+}
+
+#[target_feature(enable = "avx2")]
+fn widen(wide: &mut [Sums], block: &[[i8; 2 * COLS]]) {
+    for (wide, codes) in wide.iter_mut().zip(block) {
+        let [low, high]: [__m128i; 2] = bytemuck::must_cast(*codes);
+        *wide = [_mm256_cvtepi8_epi16(low), _mm256_cvtepi8_epi16(high)];
+    }
+}
+
+/// Adds the products of `M` rows and a block of a panel.
+#[target_feature(enable = "avx2")]
+fn tile<const M: usize>(sums: &mut [Sums], x: &[i32], wide: &[Sums]) {
+    let mut acc = [[_mm256_setzero_si256(); 2]; M];
+    for (x, w) in x.as_chunks::<M>().0.iter().zip(wide) {
+        for row in 0..M {
+            let x = _mm256_set1_epi32(x[row]);
+            acc[row][0] = _mm256_add_epi32(acc[row][0], _mm256_madd_epi16(x, w[0]));
+            acc[row][1] = _mm256_add_epi32(acc[row][1], _mm256_madd_epi16(x, w[1]));
+        }
+    }
+    for (sums, acc) in sums.iter_mut().zip(acc) {
+        *sums = [_mm256_add_epi32(sums[0], acc[0]), _mm256_add_epi32(sums[1], acc[1])];
+    }
+}
