@@ -4,10 +4,14 @@
 //! the library's where that is exact on this processor, and our own elsewhere.
 
 mod error;
+mod spare;
 
 use std::borrow::{Borrow, Cow};
+use std::sync::Mutex;
 
-use crate::kernels::slices::{self, CHECKED, f32s, i8s, tensor};
+use self::spare::Spare;
+
+use crate::kernels::slices::{self, CHECKED, f32s, f32s_mut, i8s, tensor};
 use crate::kernels::{self, Channels, Codes, Int8Product, Int8Weight, PackedWeight, Requantize};
 use crate::program::{Epilogue, FloatOp, Program, QLinear, Step, StepOp, ValueId};
 use crate::qparams::TensorQParams;
@@ -29,11 +33,23 @@ pub enum Product {
     Exact,
 }
 
-/// How an engine computes. The bits do not depend on it.
+/// How an engine computes softmax, GELU and the other functions of floats that are no tables of codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Functions {
+    /// In vectors, within a few units of the last place of a number near 1.
+    #[default]
+    Vectors,
+    /// By `libm`, with the bits of the interpreter, and many times slower.
+    Libm,
+}
+
+/// How an engine computes. The bits of int8 steps do not depend on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Options {
     /// The int8 product.
     pub product: Product,
+    /// The functions of floats.
+    pub functions: Functions,
 }
 
 /// Executes one program. It may be shared between threads.
@@ -44,6 +60,9 @@ pub struct Engine {
     weights: Vec<Option<Weight>>,
     /// For each value, the last step that reads it; none for outputs.
     last_read: Vec<Option<usize>>,
+    functions: Functions,
+    /// Buffers that the last run left, and its rows.
+    spare: Mutex<Option<(usize, Spare)>>,
 }
 
 #[derive(Debug)]
@@ -88,7 +107,7 @@ impl Engine {
             step.inputs.iter().for_each(|input| last_read[input.index()] = Some(at));
         }
         program.outputs().iter().for_each(|id| last_read[id.index()] = None);
-        Ok(Self { program: program.clone(), weights, last_read })
+        Ok(Self { program: program.clone(), weights, last_read, functions: options.functions, spare: Mutex::default() })
     }
 
     /// What it executes.
@@ -104,6 +123,9 @@ impl Engine {
     /// [`CpuError`] names the input that does not fit, or the step that met a NaN or an id that its table lacks.
     pub fn run<T: Borrow<Tensor>>(&self, inputs: &[T]) -> Result<Vec<Tensor>, CpuError> {
         let rows = self.rows(inputs)?;
+        // Another run at the same time, or with other rows, begins with none.
+        let left = self.spare.lock().ok().and_then(|mut left| left.take());
+        let mut spare = left.filter(|(of_rows, _)| *of_rows == rows).map(|(_, spare)| spare).unwrap_or_default();
         let mut values: Vec<Option<Cow<'_, Tensor>>> = vec![None; self.program.values().len()];
         for (id, tensor) in self.program.inputs().iter().zip(inputs) {
             values[id.index()] = Some(Cow::Borrowed(tensor.borrow()));
@@ -112,18 +134,30 @@ impl Engine {
             values[id.index()] = Some(Cow::Borrowed(tensor));
         }
         for (at, (step, weight)) in self.program.steps().iter().zip(&self.weights).enumerate() {
-            let read = |id: &ValueId| &**values[id.index()].as_ref().expect(CHECKED);
-            let inputs: Vec<&Tensor> = step.inputs.iter().map(read).collect();
-            let y = self.step(step, weight.as_ref(), &inputs, rows)?;
-            for input in &step.inputs {
-                if self.last_read[input.index()] == Some(at) {
-                    values[input.index()] = None;
+            let dies = |input: &ValueId| self.last_read[input.index()] == Some(at);
+            let (first, rest) = step.inputs.split_first().expect(CHECKED);
+            // What nothing else reads is the step's own, to work in.
+            let owned = match &mut values[first.index()] {
+                value @ Some(Cow::Owned(_)) if is_in_place(&step.op) && dies(first) && !rest.contains(first) => {
+                    value.take()
                 }
+                _ => None,
+            };
+            let read = |id: &ValueId| values[id.index()].as_deref().expect(CHECKED);
+            let x = owned.unwrap_or_else(|| Cow::Borrowed(read(first)));
+            let y =
+                self.step(step, weight.as_ref(), x, &rest.iter().map(read).collect::<Vec<_>>(), rows, &mut spare)?;
+            for input in step.inputs.iter().filter(|input| dies(input)) {
+                spare.give(values[input.index()].take());
             }
             values[step.output.index()] = Some(Cow::Owned(y));
         }
         let output = |id: &ValueId| values[id.index()].take().expect(CHECKED).into_owned();
-        Ok(self.program.outputs().iter().map(output).collect())
+        let outputs = self.program.outputs().iter().map(output).collect();
+        if let Ok(mut left) = self.spare.lock() {
+            *left = Some((rows, spare));
+        }
+        Ok(outputs)
     }
 
     fn rows<T: Borrow<Tensor>>(&self, inputs: &[T]) -> Result<usize, CpuError> {
@@ -159,8 +193,17 @@ impl Engine {
         Ok(rows.unwrap_or(1))
     }
 
-    fn step(&self, step: &Step, weight: Option<&Weight>, inputs: &[&Tensor], rows: usize) -> Result<Tensor, CpuError> {
-        let x = inputs[0];
+    /// `own` is the first input, `rest` are the others.
+    fn step(
+        &self,
+        step: &Step,
+        weight: Option<&Weight>,
+        own: Cow<'_, Tensor>,
+        rest: &[&Tensor],
+        rows: usize,
+        spare: &mut Spare,
+    ) -> Result<Tensor, CpuError> {
+        let x = &*own;
         let shape = self.program.value(step.output).shape.with_rows(rows);
         let name = || step.name.clone();
         Ok(match &step.op {
@@ -173,11 +216,11 @@ impl Engine {
                 tensor(shape, kernels::dequantize(i8s(x), &[], &TensorQParams::PerTensor(*qparams)))
             }
             StepOp::Linear(linear) => match weight {
-                Some(Weight::Int8(layer)) => layer.run(linear, i8s(x), inputs.get(1).map(|p| f32s(p)), &shape),
+                Some(Weight::Int8(layer)) => layer.run(linear, i8s(x), rest.first().map(|p| f32s(p)), &shape, spare),
                 _ => unreachable!("every int8 layer has a weight"),
             },
             StepOp::MatMul(m) => {
-                let acc = kernels::matmul_i8(x, inputs[1], m.a_zero_point, m.b_zero_point);
+                let acc = kernels::matmul_i8(x, rest[0], m.a_zero_point, m.b_zero_point);
                 match &m.epilogue {
                     Epilogue::Requantize { multiplier, zero_point, lo, hi } => {
                         kernels::requantize(&acc, multiplier, *zero_point, *lo, *hi)
@@ -187,60 +230,99 @@ impl Engine {
                 }
             }
             StepOp::MatMulDynamic { relu } => {
-                kernels::matmul_dynamic_i8(x, inputs[1], f32s(inputs[2]), f32s(inputs[3]), *relu)
+                kernels::matmul_dynamic_i8(x, rest[0], f32s(rest[1]), f32s(rest[2]), *relu)
             }
             StepOp::Add(a) => {
                 let y = Codes { zero_point: a.zero_point, lo: a.lo, hi: a.hi };
-                kernels::add_i8(x, inputs[1], [a.a_zero_point, a.b_zero_point], a.multipliers, y)
+                kernels::add_i8(x, rest[0], [a.a_zero_point, a.b_zero_point], a.multipliers, y)
             }
             StepOp::Mul(m) => {
                 let y = Codes { zero_point: m.zero_point, lo: m.lo, hi: m.hi };
-                kernels::mul_i8(x, inputs[1], [m.a_zero_point, m.b_zero_point], m.multiplier, y)
+                kernels::mul_i8(x, rest[0], [m.a_zero_point, m.b_zero_point], m.multiplier, y)
             }
             StepOp::Table { table } => kernels::table(x, table),
             StepOp::ChooseQParams { qscheme, range, eps } => kernels::choose_qparams(x, *qscheme, *range, *eps)
                 .map_err(|index| CpuError::Range { step: name(), index, value: f32s(x)[index].to_string() })?,
-            StepOp::QuantizeDynamic { range } => kernels::quantize_dynamic(x, f32s(inputs[1]), *range),
-            StepOp::DequantizeDynamic => kernels::dequantize_dynamic(x, f32s(inputs[1])),
+            StepOp::QuantizeDynamic { range } => kernels::quantize_dynamic(x, f32s(rest[0]), *range),
+            StepOp::DequantizeDynamic => kernels::dequantize_dynamic(x, f32s(rest[0])),
             StepOp::ToHalf => tensor(shape, f32s(x).iter().map(|&v| half::f16::from_f32(v).to_f32()).collect()),
-            StepOp::Concat { axis } => kernels::concat(inputs, *axis),
-            StepOp::Reshape => kernels::reshape(x, &shape),
+            StepOp::Concat { axis } => kernels::concat(&[&[x], rest].concat(), *axis),
+            StepOp::Reshape => kernels::reshape_onto(own.into_owned(), &shape),
+            StepOp::Transpose { perm } if x.as_f32().is_some() => kernels::transpose_f32(x, perm, spare.take(x.len())),
             StepOp::Transpose { perm } => kernels::transpose(x, perm),
             StepOp::Slice { axis, start, end } => kernels::slice(x, *axis, *start..*end),
             StepOp::ToFloat => tensor(shape, kernels::to_float(slices::i32s(x))),
             StepOp::Max { axis } => kernels::max(x, *axis),
-            StepOp::Gather => kernels::embedding(x, inputs[1]).map_err(|kernels::NoSuchRow(index, id)| {
-                CpuError::Id { step: name(), index, id, rows: inputs[1].shape()[0] }
+            StepOp::Gather => kernels::embedding(x, rest[0]).map_err(|kernels::NoSuchRow(index, id)| CpuError::Id {
+                step: name(),
+                index,
+                id,
+                rows: rest[0].shape()[0],
             })?,
-            StepOp::Float(op) => float(*op, weight, inputs, shape),
+            StepOp::Float(op) => self.float(*op, weight, own, rest, shape, spare),
         })
+    }
+
+    fn float(
+        &self,
+        op: FloatOp,
+        weight: Option<&Weight>,
+        own: Cow<'_, Tensor>,
+        rest: &[&Tensor],
+        shape: Vec<usize>,
+        spare: &mut Spare,
+    ) -> Tensor {
+        match op {
+            FloatOp::Linear => {
+                let (n, k) = (rest[0].shape()[0], rest[0].shape()[1]);
+                let packed = match weight {
+                    Some(Weight::F32(packed)) => Some(packed),
+                    _ => None,
+                };
+                let m = slices::rows_before_last(own.shape());
+                let bias = rest.get(1).map(|b| f32s(b));
+                let mut y = spare.take(m * n);
+                kernels::linear_into(&mut y, f32s(&own), [m, n, k], f32s(rest[0]), packed, bias);
+                tensor(shape, y)
+            }
+            FloatOp::MatMul => kernels::matmul_f32_into(&own, rest[0], spare.take(shape.iter().product())),
+            FloatOp::Add => kernels::zip_f32_onto(own.into_owned(), rest[0], |a, b| a + b),
+            FloatOp::Mul => kernels::zip_f32_onto(own.into_owned(), rest[0], |a, b| a * b),
+            FloatOp::Div => kernels::zip_f32_onto(own.into_owned(), rest[0], |a, b| a / b),
+            FloatOp::Clamp { min, max } => {
+                let mut y = own.into_owned();
+                f32s_mut(&mut y).iter_mut().for_each(|v| *v = v.clamp(min, max));
+                y
+            }
+            FloatOp::Sum { axis } => kernels::sum(&own, axis),
+            FloatOp::Unary(op) if self.functions == Functions::Libm => tensor(shape, kernels::unary(op, f32s(&own))),
+            FloatOp::Unary(op) => {
+                let mut y = own.into_owned();
+                kernels::unary_in_place(op, f32s_mut(&mut y));
+                y
+            }
+            FloatOp::Softmax { axis } => {
+                let rows = match self.functions {
+                    Functions::Vectors => kernels::softmax_in_place,
+                    Functions::Libm => kernels::softmax_rows,
+                };
+                kernels::along_axis_onto(own.into_owned(), axis, rows)
+            }
+            FloatOp::LayerNorm { eps } => {
+                let mut y = own.into_owned();
+                kernels::layer_norm_in_place(f32s_mut(&mut y), f32s(rest[0]), f32s(rest[1]), eps);
+                y
+            }
+        }
     }
 }
 
-fn float(op: FloatOp, weight: Option<&Weight>, inputs: &[&Tensor], shape: Vec<usize>) -> Tensor {
-    let x = inputs[0];
+/// Whether a step can work in the place of its first input.
+fn is_in_place(op: &StepOp) -> bool {
     match op {
-        FloatOp::Linear => {
-            let (n, k) = (inputs[1].shape()[0], inputs[1].shape()[1]);
-            let packed = match weight {
-                Some(Weight::F32(packed)) => Some(packed),
-                _ => None,
-            };
-            let m = slices::rows_before_last(x.shape());
-            let bias = inputs.get(2).map(|b| f32s(b));
-            tensor(shape, kernels::linear(f32s(x), [m, n, k], f32s(inputs[1]), packed, bias))
-        }
-        FloatOp::MatMul => kernels::matmul_f32(x, inputs[1]),
-        FloatOp::Add => kernels::zip_f32(x, inputs[1], |a, b| a + b),
-        FloatOp::Mul => kernels::zip_f32(x, inputs[1], |a, b| a * b),
-        FloatOp::Div => kernels::zip_f32(x, inputs[1], |a, b| a / b),
-        FloatOp::Clamp { min, max } => tensor(shape, f32s(x).iter().map(|v| v.clamp(min, max)).collect()),
-        FloatOp::Sum { axis } => kernels::sum(x, axis),
-        FloatOp::Unary(op) => tensor(shape, kernels::unary(op, f32s(x))),
-        FloatOp::Softmax { axis } => kernels::along_axis(x, axis, kernels::softmax_rows),
-        FloatOp::LayerNorm { eps } => {
-            tensor(shape, kernels::layer_norm(f32s(x), f32s(inputs[1]), f32s(inputs[2]), eps))
-        }
+        StepOp::Reshape => true,
+        StepOp::Float(op) => !matches!(op, FloatOp::Linear | FloatOp::MatMul | FloatOp::Sum { .. }),
+        _ => false,
     }
 }
 
@@ -267,57 +349,53 @@ fn layer(step: &str, linear: &QLinear, product: Product) -> Result<Layer, CpuErr
 
 impl Layer {
     /// `pairs` are those of the input, if they are dynamic.
-    fn run(&self, linear: &QLinear, x: &[i8], pairs: Option<&[f32]>, shape: &[usize]) -> Tensor {
+    fn run(&self, linear: &QLinear, x: &[i8], pairs: Option<&[f32]>, shape: &[usize], spare: &mut Spare) -> Tensor {
         let shift = linear.fraction_bits;
         let m = slices::rows_before_last(shape);
         let bias = &self.bias[..];
         match &linear.epilogue {
             Epilogue::Requantize { multiplier, zero_point, lo, hi } => {
                 let rule = Requantize { zero_point: *zero_point, lo: *lo, hi: *hi };
-                slices::codes(
-                    shape,
-                    self.weight.map(
-                        x,
-                        m,
-                        #[inline(always)]
-                        |_, col: usize, codes: &mut [i8], sums: &[i32]| {
-                            kernels::requantize_row(codes, sums, &bias[col..], &multiplier[col..], shift, rule);
-                        },
-                    ),
-                )
-            }
-            Epilogue::Scale { scale, relu } => tensor(
-                shape.to_vec(),
+                let mut y = vec![0; m * linear.n];
                 self.weight.map(
+                    &mut y,
+                    x,
+                    m,
+                    #[inline(always)]
+                    |_, col: usize, codes: &mut [i8], sums: &[i32]| {
+                        kernels::requantize_row(codes, sums, &bias[col..], &multiplier[col..], shift, rule);
+                    },
+                );
+                slices::codes(shape, y)
+            }
+            Epilogue::Scale { scale, relu } => {
+                let mut y = spare.take(m * linear.n);
+                self.weight.map(
+                    &mut y,
                     x,
                     m,
                     #[inline(always)]
                     |_, col: usize, y: &mut [f32], sums: &[i32]| {
                         kernels::scale_row(y, sums, &bias[col..], &scale[col..], shift, *relu);
                     },
-                ),
-            ),
+                );
+                tensor(shape.to_vec(), y)
+            }
             Epilogue::Dynamic { scale, weight_sum, bias: float_bias, relu } => {
                 let w = Channels { weight_sums: weight_sum, scales: scale, bias: float_bias };
                 let pairs = pairs.expect(CHECKED);
-                tensor(
-                    shape.to_vec(),
-                    self.weight.map(
-                        x,
-                        m,
-                        #[inline(always)]
-                        |row: usize, col: usize, y: &mut [f32], sums: &[i32]| {
-                            kernels::scale_dynamic_row(
-                                y,
-                                sums,
-                                &bias[col..],
-                                kernels::pair_of(pairs, row),
-                                w.from(col),
-                                *relu,
-                            );
-                        },
-                    ),
-                )
+                let mut y = spare.take(m * linear.n);
+                self.weight.map(
+                    &mut y,
+                    x,
+                    m,
+                    #[inline(always)]
+                    |row: usize, col: usize, y: &mut [f32], sums: &[i32]| {
+                        let pair = kernels::pair_of(pairs, row);
+                        kernels::scale_dynamic_row(y, sums, &bias[col..], pair, w.from(col), *relu);
+                    },
+                );
+                tensor(shape.to_vec(), y)
             }
         }
     }

@@ -13,12 +13,16 @@ mod quantize;
 mod quantized;
 mod range;
 pub(crate) mod slices;
+mod vecmath;
 mod wide;
 
-pub(crate) use broadcast::{matmul_dynamic_i8, matmul_f32, matmul_i8, zip_f32};
+pub(crate) use broadcast::{matmul_dynamic_i8, matmul_f32, matmul_f32_into, matmul_i8, zip_f32, zip_f32_onto};
 pub(crate) use elementwise::{to_float, unary, unary_into};
-pub(crate) use movement::{NoSuchRow, along_axis, concat, embedding, max, reshape, slice, sum, transpose};
-pub(crate) use normalize::{batch_norm, layer_norm, softmax_rows};
+pub(crate) use movement::{
+    NoSuchRow, along_axis, along_axis_onto, concat, embedding, max, reshape, reshape_onto, slice, sum, transpose,
+    transpose_f32,
+};
+pub(crate) use normalize::{batch_norm, layer_norm, layer_norm_in_place, softmax_rows};
 pub(crate) use product::{PackedWeight, linear, linear_into, matmul, matmul_transposed};
 pub(crate) use product_i8::{Int8Product, Int8Weight, library_max_k};
 pub(crate) use quantize::{
@@ -30,6 +34,7 @@ pub(crate) use quantized::{
     requantize, scale_accumulator, scale_accumulator_dynamic, scale_dynamic_row, table,
 };
 pub(crate) use range::{Range, block_range};
+pub(crate) use vecmath::{softmax_in_place, unary_in_place};
 pub(crate) use wide::wide;
 
 /// Elements that one parallel task should at least have.

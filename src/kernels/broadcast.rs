@@ -1,17 +1,28 @@
 //! Kernels on two tensors whose shapes broadcast.
 
+use std::borrow::Cow;
+
 use ndarray::{ArrayD, IxDyn, Zip};
 use rayon::prelude::*;
 
 use super::quantized::pair_of;
 use super::slices::{CHECKED, f32s, i8s, integers, tensor};
+use super::{TASK, wide};
 use crate::numerics;
 use crate::tensor::Tensor;
 
 /// `f(a, b)` of each pair of floats, broadcast.
 pub(crate) fn zip_f32(a: &Tensor, b: &Tensor, f: impl Fn(f32, f32) -> f32 + Sync + Send) -> Tensor {
     match (a, b) {
-        (Tensor::F32(a), Tensor::F32(b)) => Tensor::F32(zip(a, b, f)),
+        (Tensor::F32(a), Tensor::F32(b)) => Tensor::F32(zip(Cow::Borrowed(a), b, f)),
+        _ => unreachable!("{CHECKED}"),
+    }
+}
+
+/// As [`zip_f32`], in the place of `a` where that has the shape of the result.
+pub(crate) fn zip_f32_onto(a: Tensor, b: &Tensor, f: impl Fn(f32, f32) -> f32 + Sync + Send) -> Tensor {
+    match (a, b) {
+        (Tensor::F32(a), Tensor::F32(b)) => Tensor::F32(zip(Cow::Owned(a), b, f)),
         _ => unreachable!("{CHECKED}"),
     }
 }
@@ -19,28 +30,89 @@ pub(crate) fn zip_f32(a: &Tensor, b: &Tensor, f: impl Fn(f32, f32) -> f32 + Sync
 /// `f(a, b)` of each pair of codes, broadcast.
 pub(crate) fn zip_i8(a: &Tensor, b: &Tensor, f: impl Fn(i8, i8) -> i8 + Sync + Send) -> Tensor {
     match (a, b) {
-        (Tensor::I8(a), Tensor::I8(b)) => Tensor::I8(zip(a, b, f)),
+        (Tensor::I8(a), Tensor::I8(b)) => Tensor::I8(zip(Cow::Borrowed(a), b, f)),
         _ => unreachable!("{CHECKED}"),
     }
 }
 
-fn zip<T>(a: &ArrayD<T>, b: &ArrayD<T>, f: impl Fn(T, T) -> T + Sync + Send) -> ArrayD<T>
+fn zip<T>(a: Cow<'_, ArrayD<T>>, b: &ArrayD<T>, f: impl Fn(T, T) -> T + Sync + Send) -> ArrayD<T>
 where
     T: Copy + Default + Send + Sync,
 {
     let shape = broadcast_shape(a.shape(), b.shape());
+    if a.shape() == shape {
+        let mut y = a.into_owned();
+        zip_assign(&mut y, b, f);
+        return y;
+    }
+    if b.shape() == shape {
+        let mut y = b.clone();
+        zip_assign(&mut y, &a, |b, a| f(a, b));
+        return y;
+    }
     let mut y = ArrayD::from_elem(IxDyn(&shape), T::default());
     let (a, b) = (a.broadcast(IxDyn(&shape)).expect(CHECKED), b.broadcast(IxDyn(&shape)).expect(CHECKED));
     Zip::from(&mut y).and(&a).and(&b).par_for_each(|y, &a, &b| *y = f(a, b));
     y
 }
 
+/// `y = f(y, b)`, `b` broadcast to the shape of `y`.
+fn zip_assign<T>(y: &mut ArrayD<T>, b: &ArrayD<T>, f: impl Fn(T, T) -> T + Sync)
+where
+    T: Copy + Send + Sync,
+{
+    let shape = y.shape().to_vec();
+    let own = |axis: usize| (axis + b.ndim()).checked_sub(shape.len()).map_or(1, |axis| b.shape()[axis]);
+    // The last axes, along all of which `b` either runs, or stays where it is.
+    let (mut runs, mut run, mut axis) = (None, 1, shape.len());
+    while axis > 0 {
+        let length = shape[axis - 1];
+        if length != 1 && *runs.get_or_insert(own(axis - 1) == length) != (own(axis - 1) == length) {
+            break;
+        }
+        run *= length;
+        axis -= 1;
+    }
+    let runs = runs.unwrap_or(true);
+    let (leading, own_leading) = (&shape[..axis], &b.shape()[..(axis + b.ndim()).saturating_sub(shape.len())]);
+    let (Some(y), Some(b)) = (y.as_slice_mut(), b.as_slice()) else { unreachable!("{CHECKED}") };
+    if y.is_empty() {
+        return;
+    }
+    let assign = |y: &mut [T], b: &[T]| {
+        wide(
+            #[inline(always)]
+            || match b {
+                _ if runs => y.iter_mut().zip(b).for_each(|(y, &b)| *y = f(*y, b)),
+                [b, ..] => y.iter_mut().for_each(|y| *y = f(*y, *b)),
+                [] => {}
+            },
+        );
+    };
+    if leading.iter().product::<usize>() == 1 {
+        y.par_chunks_mut(TASK).enumerate().for_each(|(at, y)| assign(y, if runs { &b[at * TASK..] } else { b }));
+        return;
+    }
+    let rows = TASK.div_ceil(run);
+    y.par_chunks_mut(rows * run).enumerate().for_each(|(at, y)| {
+        for (row, y) in y.chunks_exact_mut(run).enumerate() {
+            let row = position(at * rows + row, leading, own_leading);
+            assign(y, &b[if runs { row * run } else { row }..]);
+        }
+    });
+}
+
 /// `a[…, M, K] · b[…, K, N]` in float, leading axes broadcast.
 pub(crate) fn matmul_f32(a: &Tensor, b: &Tensor) -> Tensor {
+    let y = vec![0.0; Stacks::new(a, b).shape().iter().product()];
+    matmul_f32_into(a, b, y)
+}
+
+/// As [`matmul_f32`], in a buffer of as many elements as the result.
+pub(crate) fn matmul_f32_into(a: &Tensor, b: &Tensor, mut y: Vec<f32>) -> Tensor {
     let stacks = Stacks::new(a, b);
     let (m, n, k) = (stacks.m, stacks.n, stacks.k);
     let shape = stacks.shape();
-    let mut y = vec![0.0; shape.iter().product()];
     let (a, b) = (f32s(a), f32s(b));
     if stacks.b.iter().product::<usize>() == 1 && stacks.a.len() == stacks.y.len() {
         // One matrix on the right: one product with all rows of the left.

@@ -1,8 +1,10 @@
 //! Kernels that move elements of tensors of any type.
 
-use ndarray::{Axis, IxDyn};
+use ndarray::{ArrayD, Axis, IxDyn};
+use rayon::prelude::*;
 
-use super::slices::{f32s, i32s, tensor};
+use super::TASK;
+use super::slices::{CHECKED, f32s, f32s_mut, i32s, tensor};
 use crate::tensor::Tensor;
 
 /// The same expression for an array of any element type.
@@ -17,14 +19,57 @@ macro_rules! for_each_type {
     };
 }
 
+/// `x` in another shape of as many elements; nothing moves.
+pub(crate) fn reshape_onto(x: Tensor, shape: &[usize]) -> Tensor {
+    let shape = IxDyn(shape);
+    for_each_type!(x, a => a.into_shape_with_order(shape).expect(CHECKED))
+}
+
 /// `x` in another shape of as many elements.
 pub(crate) fn reshape(x: &Tensor, shape: &[usize]) -> Tensor {
-    let shape = IxDyn(shape);
-    for_each_type!(x, a => a.to_shape(shape).map(|a| a.into_owned()).unwrap_or_else(|_| a.clone()))
+    reshape_onto(x.clone(), shape)
 }
 
 pub(crate) fn transpose(x: &Tensor, perm: &[usize]) -> Tensor {
-    for_each_type!(x, a => a.view().permuted_axes(IxDyn(perm)).as_standard_layout().into_owned())
+    for_each_type!(x, a => permuted(a, perm, vec![Default::default(); a.len()]))
+}
+
+/// As [`transpose`], in a buffer of as many floats.
+pub(crate) fn transpose_f32(x: &Tensor, perm: &[usize], y: Vec<f32>) -> Tensor {
+    match x {
+        Tensor::F32(a) => Tensor::F32(permuted(a, perm, y)),
+        _ => unreachable!("{CHECKED}"),
+    }
+}
+
+/// Axis `i` of the result is axis `perm[i]` of `x`, row by row.
+fn permuted<T: Copy + Send + Sync>(x: &ArrayD<T>, perm: &[usize], y: Vec<T>) -> ArrayD<T> {
+    let shape: Vec<usize> = perm.iter().map(|&axis| x.shape()[axis]).collect();
+    let mut y = ArrayD::from_shape_vec(IxDyn(&shape), y).expect(CHECKED);
+    let strides: Vec<usize> = perm.iter().map(|&axis| x.shape()[axis + 1..].iter().product()).collect();
+    let (Some((&cols, leading)), Some((&step, strides))) = (shape.split_last(), strides.split_last()) else {
+        return x.clone();
+    };
+    let (Some(from), Some(to)) = (x.as_slice(), y.as_slice_mut()) else { unreachable!("{CHECKED}") };
+    if to.is_empty() {
+        return y;
+    }
+    let rows = TASK.div_ceil(cols);
+    to.par_chunks_mut(rows * cols).enumerate().for_each(|(at, to)| {
+        for (row, to) in to.chunks_exact_mut(cols).enumerate() {
+            // Where this row begins in `x`.
+            let (mut index, mut first) = (at * rows + row, 0);
+            for (&length, stride) in leading.iter().zip(strides).rev() {
+                first += index % length * stride;
+                index /= length;
+            }
+            match step {
+                1 => to.copy_from_slice(&from[first..][..cols]),
+                _ => to.iter_mut().zip(from[first..].iter().step_by(step)).for_each(|(to, &from)| *to = from),
+            }
+        }
+    });
+    y
 }
 
 pub(crate) fn concat(inputs: &[&Tensor], axis: usize) -> Tensor {
@@ -89,15 +134,18 @@ pub(crate) fn max(x: &Tensor, axis: usize) -> Tensor {
 
 /// Lets `f` work in place on rows along `axis`; it is given all rows and their length.
 pub(crate) fn along_axis(x: &Tensor, axis: usize, f: impl Fn(&mut [f32], usize)) -> Tensor {
+    along_axis_onto(x.clone(), axis, f)
+}
+
+/// As [`along_axis`], in the place of `x` if the axis is the last.
+pub(crate) fn along_axis_onto(x: Tensor, axis: usize, f: impl Fn(&mut [f32], usize)) -> Tensor {
     let last = x.shape().len() - 1;
     // Swapping two axes undoes itself.
     let mut perm: Vec<usize> = (0..=last).collect();
     perm.swap(axis, last);
-    let moved = if axis == last { x.clone() } else { transpose(x, &perm) };
-    let shape = moved.shape().to_vec();
-    let mut data = f32s(&moved).to_vec();
-    f(&mut data, shape[last]);
-    let y = tensor(shape, data);
+    let mut y = if axis == last { x } else { transpose(&x, &perm) };
+    let cols = y.shape()[last];
+    f(f32s_mut(&mut y), cols);
     if axis == last { y } else { transpose(&y, &perm) }
 }
 

@@ -2,6 +2,8 @@
 
 use rayon::prelude::*;
 
+use super::{TASK, wide};
+
 /// Softmax of each row of `cols` elements, in place.
 pub(crate) fn softmax_rows(x: &mut [f32], cols: usize) {
     if cols == 0 {
@@ -18,20 +20,46 @@ pub(crate) fn softmax_rows(x: &mut [f32], cols: usize) {
 
 /// `(x − mean) / √(variance + eps) · weight + bias` over each row of `weight.len()` elements.
 pub(crate) fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32) -> Vec<f32> {
-    let n = weight.len();
-    let mut y = vec![0.0; x.len()];
-    if n == 0 {
-        return y;
-    }
-    y.par_chunks_exact_mut(n).zip(x.par_chunks_exact(n)).for_each(|(y, x)| {
-        let mean = x.iter().map(|&v| f64::from(v)).sum::<f64>() / n as f64;
-        let variance = x.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / n as f64;
-        let inv_std = 1.0 / (variance + f64::from(eps)).sqrt();
-        for (((y, &x), &w), &b) in y.iter_mut().zip(x).zip(weight).zip(bias) {
-            *y = ((f64::from(x) - mean) * inv_std) as f32 * w + b;
-        }
-    });
+    let mut y = x.to_vec();
+    layer_norm_in_place(&mut y, weight, bias, eps);
     y
+}
+
+/// As [`layer_norm`], in the place of `x`.
+pub(crate) fn layer_norm_in_place(x: &mut [f32], weight: &[f32], bias: &[f32], eps: f32) {
+    let n = weight.len();
+    if n == 0 {
+        return;
+    }
+    x.par_chunks_mut(TASK.div_ceil(n) * n).for_each(|x| {
+        wide(
+            #[inline(always)]
+            || {
+                for row in x.chunks_exact_mut(n) {
+                    let mean = sum(row, |v| v) / n as f64;
+                    let variance = sum(row, |v| (v - mean) * (v - mean)) / n as f64;
+                    let inv_std = 1.0 / (variance + f64::from(eps)).sqrt();
+                    for ((v, &w), &b) in row.iter_mut().zip(weight).zip(bias) {
+                        *v = ((f64::from(*v) - mean) * inv_std) as f32 * w + b;
+                    }
+                }
+            },
+        );
+    });
+}
+
+/// `Σ f(x)`, in lanes, so that it vectorises.
+#[inline(always)]
+fn sum(x: &[f32], f: impl Fn(f64) -> f64) -> f64 {
+    let mut lanes = [0f64; 16];
+    let (blocks, rest) = x.as_chunks::<16>();
+    for block in blocks {
+        for (lane, &v) in lanes.iter_mut().zip(block) {
+            *lane += f(v.into());
+        }
+    }
+    let rest = rest.iter().map(|&v| f(v.into()));
+    lanes.into_iter().chain(rest).sum()
 }
 
 /// `(x − mean[c]) / √(variance[c] + eps) · weight[c] + bias[c]` for `x` of shape `[…, channels, inner]`.

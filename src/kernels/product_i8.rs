@@ -125,7 +125,9 @@ impl Int8Weight {
 
     /// `acc[m, n] = Σ_k x[m, k] · w[n, k]`, wrapping.
     pub(crate) fn product(&self, x: &[i8], m: usize) -> Vec<i32> {
+        let mut y = vec![0; m * self.n];
         self.map(
+            &mut y,
             x,
             m,
             #[inline(always)]
@@ -133,25 +135,24 @@ impl Int8Weight {
                 let offsets = &self.offsets[col..];
                 y.iter_mut().zip(sums).zip(offsets).for_each(|((y, &sum), &offset)| *y = sum.wrapping_sub(offset));
             },
-        )
+        );
+        y
     }
 
     /// Runs the product, and `finish` while its sums are in cache: from the sums of a run of channels of one row, less the
-    /// [`offsets`](Self::offsets), it makes `y`; it is told the row and the first channel. Mark it `#[inline(always)]`: it is
+    /// [`offsets`](Self::offsets), it makes their part of `y[m, n]`; it is told the row and the first channel. Mark it `#[inline(always)]`: it is
     /// compiled for this processor's vector instructions.
-    pub(crate) fn map<T, F>(&self, x: &[i8], m: usize, finish: F) -> Vec<T>
+    pub(crate) fn map<T, F>(&self, y: &mut [T], x: &[i8], m: usize, finish: F)
     where
         T: Copy + Default + Send,
         F: Fn(usize, usize, &mut [T], &[i32]) + Sync,
     {
         let (n, k) = (self.n, self.k);
-        let mut y = vec![T::default(); m * n];
         if y.is_empty() {
-            return y;
+            return;
         }
         if let Packed::Tiled(panels) = &self.packed {
-            panels.product(&mut y, x, m, &finish);
-            return y;
+            return panels.product(y, x, m, &finish);
         }
         let block = block_rows(m, n);
         let run = |(flipped, sums): &mut (Vec<u8>, Vec<i32>), (at, y): (usize, &mut [T])| {
@@ -169,11 +170,10 @@ impl Int8Weight {
         };
         if m <= block {
             // The product finds its own parallelism; one more hop between threads would cost as much as a small layer.
-            run(&mut Default::default(), (0, &mut y));
+            run(&mut Default::default(), (0, y));
         } else {
             y.par_chunks_mut(block * n).enumerate().for_each_init(Default::default, run);
         }
-        y
     }
 
     /// Sums without tiles; `flipped` is scratch.

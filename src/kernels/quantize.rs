@@ -151,6 +151,22 @@ fn quantize_block(codes: &mut [i8], x: &[f32], q: QParams, range: QuantRange) ->
     number
 }
 
+/// Equation 2 as [`numerics::quantize`](crate::numerics::quantize) has it, where NaN has the code of 0.
+#[inline(always)]
+pub(super) fn quantize_row(codes: &mut [i8], x: &[f32], inv_scale: f32, z: i32, range: QuantRange) {
+    if z.unsigned_abs() > 1 << 20 {
+        // No pair of equation 10, but a graph may have its own; the sum with MAGIC would not be exact.
+        let rule = |x: f32| crate::numerics::quantize(x, inv_scale, z, range.quant_min(), range.quant_max());
+        return codes.iter_mut().zip(x).for_each(|(code, &x)| *code = rule(x) as i8);
+    }
+    let (lo, hi) = ((range.quant_min() - z) as f32, (range.quant_max() - z) as f32);
+    for (code, &x) in codes.iter_mut().zip(x) {
+        let v = x * inv_scale;
+        let v = if v.is_nan() { 0.0 } else { v };
+        *code = rounded(clamp(v, lo, hi), z);
+    }
+}
+
 /// What equation 5 needs beside the factors.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Requantize {
@@ -227,6 +243,20 @@ mod tests {
                     let expected = numerics::quantize(v, q.inv_scale(), z, range.quant_min(), range.quant_max());
                     assert_eq!(i32::from(got), expected, "{v:e} at scale {scale} zero point {z}");
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn rows_equal_the_scalar_rule() {
+        let x: Vec<f32> = hard_values().into_iter().chain([f32::NAN]).collect();
+        for (scale, z) in [(1.0, 0), (0.1, -128), (0.3, 127), (1.7, 42), (1e-3, -5), (1e-40, 3), (1.0, 1 << 24)] {
+            let inv_scale = 1.0 / scale;
+            let mut codes = vec![0; x.len()];
+            quantize_row(&mut codes, &x, inv_scale, z, QuantRange::INT8);
+            for (&x, code) in x.iter().zip(codes) {
+                let expected = numerics::quantize(x, inv_scale, z, -128, 127) as i8;
+                assert_eq!(code, expected, "{x:e} at scale {scale:e} zero point {z}");
             }
         }
     }

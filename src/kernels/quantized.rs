@@ -6,8 +6,9 @@
 use rayon::prelude::*;
 
 use super::broadcast::zip_i8;
+use super::quantize::quantize_row;
 use super::slices::{codes, f32s, i8s, i32s, integers, like, rows_before_last, tensor, with_last};
-use super::{Int8Product, Int8Weight, block_range};
+use super::{Int8Product, Int8Weight, Range, block_range, wide};
 use crate::numerics::{self, AddMultipliers};
 use crate::qparams::{QScheme, QuantRange};
 use crate::tensor::Tensor;
@@ -49,7 +50,7 @@ pub(crate) fn table(x: &Tensor, table: &[i8]) -> Tensor {
 pub(crate) fn choose_qparams(x: &Tensor, qscheme: QScheme, range: QuantRange, eps: f32) -> Result<Tensor, usize> {
     let (lo, hi) = (range.quant_min(), range.quant_max());
     let pair = |(row, values): (usize, &[f32])| {
-        let (seen, finite) = block_range(values);
+        let (seen, finite) = range_of(values);
         let (min, max) = (seen.min.min(0.0), seen.max.max(0.0));
         let (scale, zero_point) = match qscheme {
             QScheme::PerTokenAffine => numerics::per_token_qparams(min, max, lo, hi, eps),
@@ -70,10 +71,26 @@ pub(crate) fn choose_qparams(x: &Tensor, qscheme: QScheme, range: QuantRange, ep
     if row == 0 {
         return Ok(tensor(shape.clone(), [eps, 0.0].repeat(shape.iter().product::<usize>() / 2)));
     }
-    let pairs: Vec<_> = f32s(x).par_chunks_exact(row).enumerate().map(pair).collect();
+    let pairs: Vec<_> =
+        f32s(x).par_chunks_exact(row).enumerate().with_min_len(super::TASK.div_ceil(row)).map(pair).collect();
     // The first of several errors, which a parallel collection would not give.
     let pairs = pairs.into_iter().collect::<Result<Vec<_>, _>>()?;
     Ok(tensor(shape, pairs.concat()))
+}
+
+/// Smallest and largest value, and whether all are finite.
+fn range_of(values: &[f32]) -> (Range, bool) {
+    let of_block = |values: &[f32]| {
+        wide(
+            #[inline(always)]
+            || block_range(values),
+        )
+    };
+    if values.len() <= super::TASK {
+        return of_block(values);
+    }
+    let merge = |(a, a_finite): (Range, bool), (b, b_finite)| (a.merge(b), a_finite && b_finite);
+    values.par_chunks(super::TASK).map(of_block).reduce(|| (Range::EMPTY, true), merge)
 }
 
 /// The pair of each row of `x`, from pairs for the tensor or for each row.
@@ -87,11 +104,18 @@ pub(crate) fn pair_of(pairs: &[f32], row: usize) -> (f32, i32) {
 pub(crate) fn quantize_dynamic(x: &Tensor, pairs: &[f32], range: QuantRange) -> Tensor {
     let cols = x.shape().last().copied().unwrap_or(1).max(1);
     let mut y = vec![0i8; x.len()];
-    y.par_chunks_exact_mut(cols).zip(f32s(x).par_chunks_exact(cols)).enumerate().for_each(|(row, (y, x))| {
-        let (scale, zero_point) = pair_of(pairs, row);
-        let inv_scale = 1.0 / scale;
-        let (lo, hi) = (range.quant_min(), range.quant_max());
-        y.iter_mut().zip(x).for_each(|(y, &x)| *y = numerics::quantize(x, inv_scale, zero_point, lo, hi) as i8);
+    let rows = super::TASK.div_ceil(cols);
+    let tasks = y.par_chunks_mut(rows * cols).zip(f32s(x).par_chunks(rows * cols)).enumerate();
+    tasks.for_each(|(at, (y, x))| {
+        wide(
+            #[inline(always)]
+            || {
+                for (row, (y, x)) in y.chunks_exact_mut(cols).zip(x.chunks_exact(cols)).enumerate() {
+                    let (scale, zero_point) = pair_of(pairs, at * rows + row);
+                    quantize_row(y, x, 1.0 / scale, zero_point, range);
+                }
+            },
+        );
     });
     codes(x.shape(), y)
 }

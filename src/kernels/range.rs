@@ -10,12 +10,14 @@ pub(crate) struct Range {
 impl Range {
     pub(crate) const EMPTY: Self = Self { min: f32::INFINITY, max: f32::NEG_INFINITY };
 
+    #[inline(always)]
     pub(crate) fn merge(self, other: Self) -> Self {
         Self { min: self.min.min(other.min), max: self.max.max(other.max) }
     }
 }
 
 /// Range of one block, and whether all of it is finite; sixteen lanes at a time, so that it vectorises.
+#[inline(always)]
 pub(crate) fn block_range(values: &[f32]) -> (Range, bool) {
     const LANES: usize = 16;
     let (mut min, mut max) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES]);

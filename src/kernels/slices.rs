@@ -34,6 +34,13 @@ pub(crate) fn f32s(tensor: &Tensor) -> &[f32] {
     tensor.as_f32().expect(CHECKED)
 }
 
+pub(crate) fn f32s_mut(tensor: &mut Tensor) -> &mut [f32] {
+    match tensor {
+        Tensor::F32(a) => a.as_slice_mut().expect(CHECKED),
+        _ => unreachable!("{CHECKED}"),
+    }
+}
+
 pub(crate) fn i8s(tensor: &Tensor) -> &[i8] {
     tensor.as_i8().expect(CHECKED)
 }

@@ -14,7 +14,9 @@ use crate::report::report;
 /// The products that this processor has: `Library` where it is exact, `Tiled` with AVX2, the others always.
 fn products() -> Vec<Product> {
     let case = Case::new(1, 1, 1, Data::Random, Ends::Codes, 0);
-    let usable = |product: &Product| Engine::with_options(&case.program(), &Options { product: *product }).is_ok();
+    let usable = |product: &Product| {
+        Engine::with_options(&case.program(), &Options { product: *product, ..Options::default() }).is_ok()
+    };
     let others: Vec<Product> = [Product::Library, Product::Tiled].into_iter().filter(usable).collect();
     #[cfg(target_arch = "x86_64")]
     assert_eq!(others.contains(&Product::Tiled), std::arch::is_x86_feature_detected!("avx2"));
@@ -33,7 +35,8 @@ fn every_product_equals_the_interpreter() {
     for case in &cases {
         let expected = Interpreter::new(&case.graph()).run(&[case.input()]).expect("interpreted");
         for &product in &products {
-            let engine = Engine::with_options(&case.program(), &Options { product }).expect("an engine");
+            let engine =
+                Engine::with_options(&case.program(), &Options { product, ..Options::default() }).expect("an engine");
             let got = engine.run(&[case.input()]).expect("run");
             if let Some(difference) = difference(&got[0], &expected[0]) {
                 panic!("{product:?}: {}: {difference}", case.name);
@@ -80,7 +83,7 @@ fn the_interpreter_equals_the_equations() {
 #[test]
 fn tiles_are_there_or_refused() {
     let case = Case::new(1, 1, 1, Data::Random, Ends::Codes, 0);
-    match Engine::with_options(&case.program(), &Options { product: Product::Tiled }) {
+    match Engine::with_options(&case.program(), &Options { product: Product::Tiled, ..Options::default() }) {
         Ok(_) => assert!(cfg!(target_arch = "x86_64")),
         Err(error) => {
             assert!(matches!(&error, CpuError::Unavailable { product, .. } if product.contains("avx2")), "{error}")
@@ -99,7 +102,9 @@ fn one_weight_changed_by_one_is_named() {
     same.x[64] = 1;
     let of_same = Interpreter::new(&same.graph()).run(&[same.input()]).expect("run");
     for product in products() {
-        let engine = |case: &Case| Engine::with_options(&case.program(), &Options { product }).expect("an engine");
+        let engine = |case: &Case| {
+            Engine::with_options(&case.program(), &Options { product, ..Options::default() }).expect("an engine")
+        };
         let run = |case: &Case| engine(case).run(&[case.input()]).expect("run");
         let named = difference(&run(&changed)[0], &of_same[0]);
         // Column 64 of some row: the first whose first feature is not 0.

@@ -176,22 +176,40 @@ fn tiles(rows: usize) -> impl Iterator<Item = usize> {
 }
 
 /// Codes `[rows, k]` as pairs of i16, tile by tile: `[tile][pair][row of the tile]`, filled up with zeros.
+#[target_feature(enable = "avx2")]
 fn pack(x: &[i8], rows: usize, k: usize) -> Vec<i32> {
     let pairs = k.div_ceil(2);
     let mut packed = vec![0; rows * pairs];
-    let pair = |low: i8, high: i8| i32::from(low) & 0xFFFF | i32::from(high) << 16;
+    // The rows of one tile.
+    let mut wide = vec![[0i16; 2]; ROWS * pairs];
     let mut at = 0;
     for tile in tiles(rows) {
-        let to = &mut packed[at * pairs..][..tile * pairs];
         for row in 0..tile {
-            let x = &x[(at + row) * k..][..k];
-            for (to, x) in to.chunks_exact_mut(tile).zip(x.chunks(2)) {
-                to[row] = pair(x[0], x.get(1).copied().unwrap_or(0));
-            }
+            let wide = wide[row * pairs..][..pairs].as_flattened_mut();
+            wide.iter_mut().zip(&x[(at + row) * k..][..k]).for_each(|(wide, &x)| *wide = x.into());
+        }
+        let (to, wide) = (&mut packed[at * pairs..][..tile * pairs], &wide[..tile * pairs]);
+        match tile {
+            6 => interleave::<6>(to, wide),
+            4 => interleave::<4>(to, wide),
+            2 => interleave::<2>(to, wide),
+            _ => interleave::<1>(to, wide),
         }
         at += tile;
     }
     packed
+}
+
+/// `[M][pairs]` to `[pairs][M]`.
+#[target_feature(enable = "avx2")]
+fn interleave<const M: usize>(to: &mut [i32], from: &[[i16; 2]]) {
+    let pairs = from.len() / M;
+    let rows: [&[[i16; 2]]; M] = std::array::from_fn(|row| &from[row * pairs..][..pairs]);
+    for (pair, to) in to.as_chunks_mut::<M>().0.iter_mut().enumerate() {
+        for row in 0..M {
+            to[row] = bytemuck::must_cast(rows[row][pair]);
+        }
+    }
 }
 
 #[target_feature(enable = "avx2")]

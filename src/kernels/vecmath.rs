@@ -1,0 +1,120 @@
+//! Float functions in vectors, for engines: held to tolerances, where the interpreter and tables keep the bits of `libm`.
+
+use rayon::prelude::*;
+use rten_simd::ops::{BitOps, NumOps};
+use rten_simd::{Isa, SimdOp, SimdUnaryOp};
+use rten_vecmath::{ApproxGelu, Gelu, Sigmoid, Silu, Softmax, Tanh};
+
+use super::{TASK, unary_into};
+use crate::numerics::UnaryOp;
+
+/// `x[i] = op(x[i])`, within 5e-7 · max(1, |x|) of the function itself.
+pub(crate) fn unary_in_place(op: UnaryOp, x: &mut [f32]) {
+    x.par_chunks_mut(TASK).for_each(|x| match op {
+        UnaryOp::Sigmoid => Sigmoid {}.map_mut(x),
+        UnaryOp::Tanh => Tanh {}.map_mut(x),
+        UnaryOp::Gelu => VanishesBelow(Gelu {}).map_mut(x),
+        UnaryOp::GeluTanh => VanishesBelow(ApproxGelu {}).map_mut(x),
+        UnaryOp::Silu => VanishesBelow(Silu {}).map_mut(x),
+        // A comparison, which needs no help.
+        _ => {
+            let y = &mut x.to_vec()[..];
+            unary_into(op, y, x);
+        }
+    });
+}
+
+/// A function whose limit at −∞ is 0, where its formula is 0 · −∞.
+struct VanishesBelow<F>(F);
+
+impl<F: SimdUnaryOp<f32>> SimdUnaryOp<f32> for VanishesBelow<F> {
+    #[inline(always)]
+    fn eval<I: Isa>(&self, isa: I, x: I::F32) -> I::F32 {
+        let ops = isa.f32();
+        let lowest = ops.eq(x, ops.splat(f32::NEG_INFINITY));
+        ops.select(ops.zero(), self.0.eval(isa, x), lowest)
+    }
+}
+
+/// Softmax of each row of `cols` elements. A row of −∞ (all masked) is NaN, as in every framework.
+pub(crate) fn softmax_in_place(x: &mut [f32], cols: usize) {
+    if cols == 0 {
+        return;
+    }
+    x.par_chunks_mut(TASK.div_ceil(cols) * cols).for_each(|x| {
+        x.chunks_exact_mut(cols).for_each(|row| {
+            Softmax::new_mut(row).dispatch();
+        });
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The largest error of a function in vectors over many arguments, in units of max(1, |x|).
+    fn error(op: UnaryOp, against: impl Fn(f64) -> f64) -> f64 {
+        let fine = (-40_000..=40_000i32).map(|i| i as f32 / 1999.0);
+        let x: Vec<f32> = fine.chain([-3e38, -1e20, -1e5, -200.0, -88.0, 88.0, 200.0, 1e5, 1e20]).collect();
+        let mut y = x.clone();
+        unary_in_place(op, &mut y);
+        let errors =
+            x.iter().zip(&y).map(|(&x, &y)| (f64::from(y) - against(x.into())).abs() / f64::from(x.abs().max(1.0)));
+        errors.fold(0.0, |a, b| if b > a || b.is_nan() { b } else { a })
+    }
+
+    #[test]
+    fn functions_are_close_to_f64() {
+        for op in UnaryOp::ALL {
+            let error = error(op, |x| op.eval(x));
+            assert!(error <= 5e-7, "{op:?}: {error:e}");
+        }
+        // The two forms of GELU are further apart than that, so that a mistaken one would show.
+        let error = error(UnaryOp::Gelu, |x| UnaryOp::GeluTanh.eval(x));
+        assert!(error > 1e-4, "{error:e}");
+    }
+
+    #[test]
+    fn functions_have_their_limits() {
+        for op in UnaryOp::ALL {
+            let mut y = [f32::NEG_INFINITY, f32::INFINITY, f32::NAN];
+            unary_in_place(op, &mut y);
+            let limits = [f64::NEG_INFINITY, f64::INFINITY].map(|x| op.eval(x) as f32);
+            assert_eq!(y[..2], limits, "{op:?}");
+            assert!(y[2].is_nan(), "{op:?}");
+        }
+    }
+
+    #[test]
+    fn softmax_is_close_to_f64() {
+        for cols in [1, 2, 7, 8, 17, 64, 1000] {
+            let x: Vec<f32> = (0..3 * cols).map(|i| ((i * 37) % 101) as f32 / 7.0 - 9.0).collect();
+            let mut y = x.clone();
+            // One masked element.
+            y[0] -= 10_000.0;
+            let masked = y.clone();
+            softmax_in_place(&mut y, cols);
+            for (y, x) in y.chunks(cols).zip(masked.chunks(cols)) {
+                let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                let e: Vec<f64> = x.iter().map(|&v| libm::exp(f64::from(v) - f64::from(max))).collect();
+                let sum: f64 = e.iter().sum();
+                for (at, (&y, e)) in y.iter().zip(&e).enumerate() {
+                    assert!(
+                        (f64::from(y) - e / sum).abs() <= 1e-6,
+                        "{cols} columns: {y} at {at}, expected {}",
+                        e / sum
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn softmax_of_what_is_no_number_is_none() {
+        let (mask, nan) = (f32::NEG_INFINITY, f32::NAN);
+        let mut y = [mask, mask, mask, 1.0, nan, 2.0, 0.0, mask, 0.0];
+        softmax_in_place(&mut y, 3);
+        assert!(y[..6].iter().all(|v| v.is_nan()), "{y:?}");
+        assert_eq!(y[6..], [0.5, 0.0, 0.5]);
+    }
+}
