@@ -1,7 +1,8 @@
-//! The CPU engine: executes a [`Program`] fast, with the bits of the interpreter.
+//! The CPU engine: executes a [`Program`] fast, int8 steps with the bits of the interpreter.
 //!
-//! Rows are cut into blocks; for each, the product and its epilogue run while the sums are in cache. int8 products are
-//! the library's where that is exact on this processor, and our own elsewhere.
+//! Rows are shared among threads; for each block, the product and its epilogue run while the sums are in cache. int8
+//! products are the library's where that is exact on this processor, and our own elsewhere. Functions of floats are computed
+//! in vectors, unless [`Functions::Libm`] asks for the interpreter's bits.
 
 mod error;
 mod spare;
