@@ -20,6 +20,7 @@
 //! # Ok::<(), enfold::Error>(())
 //! ```
 
+mod distribution;
 mod isolate;
 mod metrics;
 
@@ -27,6 +28,7 @@ use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::fmt;
 
+pub use self::distribution::{Clipping, Distribution, NodeDistributions, distributions};
 use self::isolate::Actual;
 pub use self::metrics::{cosine, mse, sqnr_db};
 use crate::graph::{Graph, NodeId, Op};
@@ -109,6 +111,8 @@ pub struct Comparison {
     pub nodes: Vec<NodeComparison>,
     /// Signal to quantization noise of the worst output, in dB.
     pub output_sqnr_db: f64,
+    /// Cosine of the angle between the values of an output, of the output with the smallest.
+    pub output_cosine: f64,
 }
 
 impl Comparison {
@@ -150,7 +154,7 @@ impl fmt::Display for Comparison {
                 optional(node.saturated, 100.0),
             )?;
         }
-        writeln!(f, "outputs: {:.2} dB", self.output_sqnr_db)
+        writeln!(f, "outputs: {:.2} dB, cosine {:.6}", self.output_sqnr_db, self.output_cosine)
     }
 }
 
@@ -174,8 +178,7 @@ pub fn compare<T: Borrow<Tensor>>(reference: &Graph, actual: &Graph, inputs: &[T
     for &(ref origin, id) in &reference_values.ordered {
         let Some(&other) = actual_values.by_origin.get(origin) else { continue };
         // What is only quantized is no node of the network.
-        let is_input = |graph: &Graph| graph.inputs().iter().any(|&input| graph.node(input).origin == *origin);
-        if is_input(reference) || is_input(actual) {
+        if is_input(reference, origin) || is_input(actual, origin) {
             continue;
         }
         let (expected, got) = (&reference_values.reals[&id], &actual_values.reals[&other]);
@@ -202,15 +205,21 @@ pub fn compare<T: Borrow<Tensor>>(reference: &Graph, actual: &Graph, inputs: &[T
         return Err(CompareError::NothingShared { reference: name(reference), actual: name(actual) });
     }
     let outputs = real_outputs(&truth, &inputs)?.into_iter().zip(real_outputs(&under_test, &inputs)?);
-    let mut output_sqnr_db = f64::INFINITY;
+    let (mut output_sqnr_db, mut output_cosine) = (f64::INFINITY, 1f64);
     for ((expected, got), id) in outputs.zip(actual.outputs()) {
         if expected.shape() != got.shape() {
             let (actual_shape, expected) = (got.shape().to_vec(), expected.shape().to_vec());
             return Err(CompareError::Shape { node: actual.node(*id).name.clone(), actual: actual_shape, expected });
         }
         output_sqnr_db = output_sqnr_db.min(sqnr_db(floats(&got), floats(&expected)));
+        output_cosine = output_cosine.min(cosine(floats(&got), floats(&expected)));
     }
-    Ok(Comparison { nodes, output_sqnr_db })
+    Ok(Comparison { nodes, output_sqnr_db, output_cosine })
+}
+
+/// Whether a float node is an input of a graph: that is quantized, but computes nothing.
+fn is_input(graph: &Graph, origin: &str) -> bool {
+    graph.inputs().iter().any(|&input| graph.node(input).origin == origin)
 }
 
 fn real_outputs(interpreter: &Interpreter, inputs: &[&Tensor]) -> Result<Vec<Tensor>, CompareError> {
@@ -269,7 +278,9 @@ struct Values {
 }
 
 impl Values {
-    fn of(interpreter: &Interpreter, inputs: &[&Tensor]) -> Result<Self, InterpError> {
+    /// The float nodes whose values can be compared, in execution order of the first node that stands for each, and the last
+    /// node that does.
+    fn comparable(interpreter: &Interpreter) -> Result<(Vec<String>, HashMap<String, NodeId>), InterpError> {
         let graph = interpreter.graph();
         let mut by_origin: HashMap<String, NodeId> = HashMap::new();
         let mut order = Vec::new();
@@ -283,6 +294,12 @@ impl Values {
                 order.push(node.origin.clone());
             }
         }
+        Ok((order, by_origin))
+    }
+
+    fn of(interpreter: &Interpreter, inputs: &[&Tensor]) -> Result<Self, InterpError> {
+        let graph = interpreter.graph();
+        let (order, by_origin) = Self::comparable(interpreter)?;
         let feeds: Vec<_> = graph.inputs().iter().copied().zip(inputs.iter().copied()).collect();
         let wanted: Vec<NodeId> = order.iter().map(|origin| by_origin[origin]).collect();
         if inputs.len() != graph.inputs().len() {
@@ -338,12 +355,24 @@ fn real(graph: &Graph, id: NodeId, value: Tensor) -> Tensor {
     }
 }
 
-fn saturated(graph: &Graph, id: NodeId, reference: &[f32]) -> Option<f64> {
+/// The parameters and the smallest and largest code of what a node's value is quantized to.
+fn quantized_to(graph: &Graph, id: NodeId) -> Option<(QParams, (i32, i32))> {
     let codes = match graph.node(id).op {
         Op::Dequantize { .. } => graph.node(id).inputs[0],
         _ => id,
     };
-    let (qparams, (lo, hi)) = (meaning(graph, codes)?, code_range(graph, codes)?);
+    Some((meaning(graph, codes)?, code_range(graph, codes)?))
+}
+
+/// The smallest and largest real value that a node can have.
+fn clipping(graph: &Graph, id: NodeId) -> Option<(f32, f32)> {
+    let (qparams, (lo, hi)) = quantized_to(graph, id)?;
+    let real = |code: i32| numerics::dequantize(code, qparams.scale(), qparams.zero_point());
+    Some((real(lo), real(hi)))
+}
+
+fn saturated(graph: &Graph, id: NodeId, reference: &[f32]) -> Option<f64> {
+    let (qparams, (lo, hi)) = quantized_to(graph, id)?;
     let limit = |code: i32, half: f32| ((code - qparams.zero_point()) as f32 + half) * qparams.scale();
     let (low, high) = (limit(lo, -0.5), limit(hi, 0.5));
     let beyond = reference.iter().filter(|v| **v < low || **v > high).count();

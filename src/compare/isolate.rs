@@ -6,6 +6,7 @@ use super::{Values, meaning, real, sqnr_db};
 use crate::graph::{NodeId, Op};
 use crate::interp::{InterpError, Interpreter};
 use crate::numerics;
+use crate::qparams::TensorQParams;
 use crate::tensor::{DType, Tensor};
 
 pub(super) struct Actual<'a> {
@@ -69,15 +70,13 @@ impl Actual<'_> {
 
     /// Signal to quantization noise of the weight of the layer that stands for a float node.
     pub(super) fn weight_sqnr_db(&self, origin: &str, truth: &Interpreter) -> Result<Option<f64>, InterpError> {
-        let layer = |interpreter: &Interpreter| {
-            let is_layer = |op: &Op| matches!(op, Op::Linear | Op::IntegerLinear { .. });
-            interpreter.graph().iter().find(|(_, node)| node.origin == origin && is_layer(&node.op)).map(|(id, _)| id)
+        let (Some(of_truth), Some(own)) = (layer_of(truth, origin), layer_of(self.interpreter, origin)) else {
+            return Ok(None);
         };
-        let (Some(of_truth), Some(own)) = (layer(truth), layer(self.interpreter)) else { return Ok(None) };
         let (Some(expected), Some(got)) = (weight(truth, of_truth)?, weight(self.interpreter, own)?) else {
             return Ok(None);
         };
-        Ok((got.len() == expected.len()).then(|| sqnr_db(&got, &expected)))
+        Ok((got.reals.len() == expected.reals.len()).then(|| sqnr_db(&got.reals, &expected.reals)))
     }
 }
 
@@ -93,13 +92,34 @@ fn quantizes(op: &Op) -> bool {
     )
 }
 
-/// The weight of a layer in real units; `None` if it is not known.
-fn weight(interpreter: &Interpreter, layer: NodeId) -> Result<Option<Vec<f32>>, InterpError> {
+/// The linear layer that stands for a float node.
+pub(super) fn layer_of(interpreter: &Interpreter, origin: &str) -> Option<NodeId> {
+    let is_layer = |op: &Op| matches!(op, Op::Linear | Op::IntegerLinear { .. });
+    interpreter.graph().iter().find(|(_, node)| node.origin == origin && is_layer(&node.op)).map(|(id, _)| id)
+}
+
+/// The weight `[N, K]` of a layer in real units.
+#[derive(Debug, Clone)]
+pub(super) struct Weight {
+    pub(super) reals: Vec<f32>,
+    pub(super) k: usize,
+    /// Whether the layer holds it in codes.
+    pub(super) quantized: bool,
+    /// Whether each of the N channels has a scale of its own.
+    pub(super) per_channel: bool,
+}
+
+/// The weight of a layer; `None` if it is not known.
+pub(super) fn weight(interpreter: &Interpreter, layer: NodeId) -> Result<Option<Weight>, InterpError> {
     let graph = interpreter.graph();
     let node = graph.node(layer);
     let Some(weight) = interpreter.constant_value(node.inputs[1])? else { return Ok(None) };
+    let k = weight.shape().last().copied().unwrap_or(1).max(1);
     let Op::IntegerLinear { fraction_bits } = node.op else {
-        return Ok(weight.as_f32().map(<[f32]>::to_vec));
+        let Some(reals) = weight.as_f32().map(<[f32]>::to_vec) else { return Ok(None) };
+        let op = &graph.node(node.inputs[1]).op;
+        let per_channel = matches!(op, Op::Dequantize { qparams: TensorQParams::PerChannel { .. } });
+        return Ok(Some(Weight { reals, k, quantized: matches!(op, Op::Dequantize { .. }), per_channel }));
     };
     // The scales are in the factors of what reads the accumulator.
     let Some((_, end)) = graph.iter().find(|(_, user)| user.inputs.first() == Some(&layer)) else { return Ok(None) };
@@ -117,7 +137,9 @@ fn weight(interpreter: &Interpreter, layer: NodeId) -> Result<Option<Vec<f32>>, 
         _ => return Ok(None),
     };
     let (codes, factors) = (weight.as_i8().unwrap_or_default(), factors.as_f32().unwrap_or_default());
-    let k = weight.shape().last().copied().unwrap_or(1).max(1);
     let real = |(at, &code): (usize, &i8)| (f64::from(code) * f64::from(factors[at / k]) * unit) as f32;
-    Ok(Some(codes.iter().enumerate().map(real).collect()))
+    let reals = codes.iter().enumerate().map(real).collect();
+    // One scale for the tensor stands here once for each channel.
+    let per_channel = factors.windows(2).any(|pair| pair[0] != pair[1]);
+    Ok(Some(Weight { reals, k, quantized: true, per_channel }))
 }

@@ -19,6 +19,20 @@ pub struct Context {
 }
 
 impl Context {
+    /// The adapters that can compute, in the order in which [`request`](Self::request) prefers them; none if the application has
+    /// compiled no backend of wgpu in.
+    pub async fn adapters() -> Vec<wgpu::Adapter> {
+        if wgpu::Instance::enabled_backend_features().is_empty() {
+            return Vec::new();
+        }
+        let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env());
+        let computes = wgpu::DownlevelFlags::COMPUTE_SHADERS;
+        let mut adapters = instance.enumerate_adapters(wgpu::Backends::all()).await;
+        adapters.retain(|adapter| adapter.get_downlevel_capabilities().flags.contains(computes));
+        adapters.sort_by_key(|adapter| preference(adapter.get_info().device_type));
+        adapters
+    }
+
     /// Opens the adapter whose name contains `name`, whatever the case; or, without a name, the most capable: a discrete GPU
     /// before an integrated one before one that is a CPU. `None` if there is no adapter, or if the application has
     /// compiled no backend of wgpu in. What [`Engine::wanted_features`] names is enabled where the
@@ -28,14 +42,7 @@ impl Context {
     /// [`GpuError::NoSuchAdapter`] if adapters exist but none has the name, [`GpuError::Device`] if the adapter gives no
     /// device.
     pub async fn request(name: Option<&str>) -> Result<Option<Self>, GpuError> {
-        if wgpu::Instance::enabled_backend_features().is_empty() {
-            return Ok(None);
-        }
-        let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env());
-        let computes = wgpu::DownlevelFlags::COMPUTE_SHADERS;
-        let mut adapters = instance.enumerate_adapters(wgpu::Backends::all()).await;
-        adapters.retain(|adapter| adapter.get_downlevel_capabilities().flags.contains(computes));
-        adapters.sort_by_key(|adapter| preference(adapter.get_info().device_type));
+        let mut adapters = Self::adapters().await;
         let available: Vec<String> = adapters.iter().map(|adapter| adapter.get_info().name).collect();
         let wanted = name.unwrap_or_default().to_lowercase();
         let chosen = available.iter().position(|name| name.to_lowercase().contains(&wanted));
