@@ -1,1 +1,12 @@
+//! The command line, run as its users run it: the built binary on small files.
 
+#![allow(clippy::unwrap_used)]
+
+mod bench;
+mod calibrate;
+mod compare;
+mod data;
+mod messages;
+mod models;
+mod run;
+mod space;

@@ -1,0 +1,261 @@
+//! `enfold bench`: how long a model takes, after a look at whether it computes what it should.
+
+mod inputs;
+mod on_gpu;
+
+use std::fmt::Write;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use enfold::compare::cosine;
+use enfold::graph::{Graph, Op};
+use enfold::interp::Interpreter;
+use enfold::lower::lower;
+use enfold::{Tensor, cpu};
+
+use super::arrays::{Arrays, floats};
+use super::device::{Choice, Device, OnGpu, time};
+use super::failure::usage;
+use super::feed::{Rest, feed};
+use super::model::{Dims, Model};
+use super::output::{self, count, table};
+use super::progress::Stderr;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Bench {
+    /// The model: .onnx, or an archive. A float model is measured in float.
+    model: PathBuf,
+    /// The device to measure [default: gpu if an adapter answers, and cpu].
+    #[arg(long, value_enum)]
+    device: Option<Device>,
+    /// The GPU adapter whose name contains this, whatever the case; see `enfold adapters`.
+    #[arg(long, value_name = "NAME")]
+    adapter: Option<String>,
+    /// Rows of one batch, if the model leaves its batch to run time [default: 32].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    rows: Option<u32>,
+    /// What to run on, by input name [default: random numbers].
+    #[arg(long, value_name = "DATA", conflicts_with = "rows")]
+    input: Option<PathBuf>,
+    /// How often each time is measured.
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    runs: u32,
+    #[command(flatten)]
+    dims: Dims,
+    /// The result as JSON; times in microseconds.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, serde::Serialize)]
+struct Report {
+    model: String,
+    stage: String,
+    rows: usize,
+    threads: usize,
+    /// One entry for each device.
+    devices: Vec<Measured>,
+}
+
+#[derive(Debug, serde::Serialize)]
+struct Measured {
+    device: &'static str,
+    /// The adapter, or what else computes.
+    name: String,
+    check: Check,
+    times: Vec<Times>,
+}
+
+/// How outputs compare with the reference's.
+#[derive(Debug, Clone, serde::Serialize)]
+struct Check {
+    /// Whether all outputs are the same bits.
+    equal: bool,
+    /// The largest difference, relative to the largest value of its output.
+    largest_error: f64,
+    /// The smallest cosine of an output.
+    cosine: f64,
+}
+
+/// Some measurements of one call.
+#[derive(Debug, serde::Serialize)]
+pub(super) struct Times {
+    /// What is measured.
+    what: &'static str,
+    runs: usize,
+    median_us: f64,
+    min_us: f64,
+    max_us: f64,
+}
+
+impl Bench {
+    pub(super) fn run(&self, stderr: &Stderr) -> Result<()> {
+        let choice = Choice { device: self.device, adapter: self.adapter.clone() };
+        choice.check()?;
+        let model = Model::load(&self.model, &self.dims)?;
+        let graph = model.executable()?;
+        let inputs = self.inputs(&graph, stderr)?;
+        let batched = graph.inputs().iter().position(|&id| graph.node(id).shape.is_batched());
+        let rows = batched.map_or(1, |at| inputs[at].shape()[0]);
+
+        let reference = Interpreter::new(&graph);
+        let expected = stderr.wait_for("running the reference", || reference.run(&inputs))?;
+        let mut devices = Vec::new();
+        if self.device == Some(Device::Reference) {
+            let check = Check { equal: true, largest_error: 0.0, cosine: 1.0 };
+            let times = self.times("run", stderr, || Ok(drop(reference.run(&inputs)?)))?;
+            devices.push(Measured {
+                device: "reference",
+                name: "the interpreter".to_owned(),
+                check,
+                times: vec![times],
+            });
+        }
+        if matches!(self.device, None | Some(Device::Cpu)) {
+            let engine = cpu::Engine::new(&lower(&graph)?)?;
+            let check = Check::of(&graph, &expected, engine.run(&inputs)?, "the CPU engine")?;
+            let times = self.times("run", stderr, || Ok(drop(engine.run(&inputs)?)))?;
+            devices.push(Measured { device: "cpu", name: "the CPU engine".to_owned(), check, times: vec![times] });
+        }
+        if matches!(self.device, None | Some(Device::Gpu)) {
+            match OnGpu::new(&graph, self.adapter.as_deref())? {
+                Some(on_gpu) => {
+                    let name = on_gpu.context.describe();
+                    let outputs = pollster::block_on(on_gpu.model.run(&inputs))?;
+                    let check = Check::of(&graph, &expected, outputs, &name)?;
+                    let times = on_gpu::times(&on_gpu, &inputs, rows, |what, each| self.times(what, stderr, each))?;
+                    devices.push(Measured { device: "gpu", name, check, times });
+                }
+                None if self.device.is_none() => stderr.note("no GPU adapter answers; only the CPU is measured"),
+                None => bail!("no GPU adapter answers; install a Vulkan driver, or use --device cpu"),
+            }
+        }
+        let (stage, threads) = (model.stage.to_string(), rayon::current_num_threads());
+        let report = Report { model: model.path.display().to_string(), stage, rows, threads, devices };
+        if self.json { output::print_json(&report) } else { output::print(&report.text()) }
+    }
+
+    fn inputs(&self, graph: &Graph, stderr: &Stderr) -> Result<Vec<Tensor>> {
+        let batched = graph.inputs().iter().any(|&id| graph.node(id).shape.is_batched());
+        if let Some(rows) = self.rows.filter(|_| !batched) {
+            return Err(usage(format!("--rows {rows}: the model's dimensions are all fixed; leave --rows out")));
+        }
+        match &self.input {
+            None => inputs::random(graph, self.rows.unwrap_or(32) as usize),
+            Some(path) => {
+                let mut feed = feed(graph, &Arrays::load(path)?, None, Rest::Note, stderr)?;
+                if feed.batches.len() > 1 {
+                    stderr.note(&format!("measured on the first of {}", count(feed.batches.len(), "batch")));
+                }
+                Ok(feed.batches.swap_remove(0))
+            }
+        }
+    }
+
+    /// The times of some calls, after some that are not counted.
+    fn times(&self, what: &'static str, stderr: &Stderr, mut call: impl FnMut() -> Result<()>) -> Result<Times> {
+        let started = Instant::now();
+        while started.elapsed() < Duration::from_millis(200) {
+            call()?;
+        }
+        let bar = stderr.bar(what, self.runs as usize);
+        let mut times = Vec::new();
+        for _ in 0..self.runs {
+            let started = Instant::now();
+            call()?;
+            times.push(started.elapsed().as_secs_f64() * 1e6);
+            bar.step();
+        }
+        Ok(Times::of(what, times))
+    }
+}
+
+impl Times {
+    fn of(what: &'static str, mut us: Vec<f64>) -> Self {
+        us.sort_by(f64::total_cmp);
+        let at = |i: usize| us.get(i).copied().unwrap_or_default();
+        let (runs, middle) = (us.len(), us.len() / 2);
+        let median = if runs % 2 == 0 { (at(middle.saturating_sub(1)) + at(middle)) / 2.0 } else { at(middle) };
+        Self { what, runs, median_us: median, min_us: at(0), max_us: at(runs.saturating_sub(1)) }
+    }
+
+    /// The same of one of `calls` calls that were measured together.
+    fn divided(self, calls: usize) -> Self {
+        let each = |us: f64| us / calls as f64;
+        Self { median_us: each(self.median_us), min_us: each(self.min_us), max_us: each(self.max_us), ..self }
+    }
+}
+
+impl Check {
+    /// Refuses outputs that are wrong: what is integer from end to end is equal, all else close.
+    fn of(graph: &Graph, expected: &[Tensor], outputs: Vec<Tensor>, device: &str) -> Result<Self> {
+        let mut check = Self { equal: true, largest_error: 0.0, cosine: 1.0 };
+        for ((expected, got), name) in expected.iter().zip(outputs).zip(graph.output_names().iter()) {
+            let (expected, got) = (floats(expected.clone()), floats(got));
+            let (y, x) = (expected.as_slice().unwrap_or_default(), got.as_slice().unwrap_or_default());
+            if expected.shape() != got.shape() || x.iter().zip(y).any(|(x, y)| x.is_finite() != y.is_finite()) {
+                bail!("{device} computes {name} wrongly: not the reference's shape, or not finite; do not use it");
+            }
+            let largest = y.iter().fold(f32::MIN_POSITIVE, |most, v| most.max(v.abs()));
+            let error = x.iter().zip(y).fold(0f32, |most, (x, y)| most.max((x - y).abs()));
+            check.equal &= x.iter().zip(y).all(|(x, y)| x.to_bits() == y.to_bits());
+            check.largest_error = check.largest_error.max(f64::from(error / largest));
+            check.cosine = check.cosine.min(cosine(x, y));
+        }
+        let dynamic = |op: &Op| matches!(op, Op::ChooseQParams { .. });
+        let exact = graph.summary().float.is_empty() && !graph.nodes().iter().any(|node| dynamic(&node.op));
+        if exact && !check.equal || check.cosine < 0.999 {
+            bail!(
+                "{device} computes other outputs than the reference: cosine {:.6}, largest error {:.1e} of the largest value; \
+                 times of wrong results are not worth having",
+                check.cosine,
+                check.largest_error
+            );
+        }
+        Ok(check)
+    }
+}
+
+impl Report {
+    fn text(&self) -> String {
+        let (rows, threads) = (count(self.rows, "row"), count(self.threads, "CPU thread"));
+        let mut text = format!("{}: {}, {rows}, {threads}\n", self.model, self.stage);
+        let mut lines = vec![["device", "measured", "median", "min", "max", "runs"].map(str::to_owned).to_vec()];
+        for measured in &self.devices {
+            let check = &measured.check;
+            let _ = match check.equal {
+                true => writeln!(text, "{}: outputs equal the reference's bits", measured.name),
+                false => writeln!(
+                    text,
+                    "{}: outputs within {:.1e} of the reference's largest, cosine {:.6}",
+                    measured.name, check.largest_error, check.cosine
+                ),
+            };
+            for times in &measured.times {
+                let [median, min, max] =
+                    [times.median_us, times.min_us, times.max_us].map(|us| time(Duration::from_secs_f64(us / 1e6)));
+                let what = times.what.to_owned();
+                lines.push(vec![measured.device.to_owned(), what, median, min, max, times.runs.to_string()]);
+            }
+        }
+        text + &table(&lines)
+    }
+}
+
+/// The context of an error of the device.
+fn on_device<T>(result: Result<T>) -> Result<T> {
+    result.context("measuring on the GPU")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn medians() {
+        let times = Times::of("run", vec![4.0, 1.0, 3.0, 2.0]);
+        assert_eq!((times.median_us, times.min_us, times.max_us, times.runs), (2.5, 1.0, 4.0, 4));
+        assert_eq!(Times::of("run", vec![5.0, 1.0, 3.0]).divided(2).median_us, 1.5);
+    }
+}

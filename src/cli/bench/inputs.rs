@@ -1,0 +1,50 @@
+//! Numbers to run a model on.
+
+use anyhow::Result;
+use enfold::Tensor;
+use enfold::graph::{Graph, NodeId, Op};
+use enfold::tensor::DType;
+
+/// Random inputs of `rows` rows: floats in −1..1, ids that every table has, and masks of ones.
+pub(super) fn random(graph: &Graph, rows: usize) -> Result<Vec<Tensor>> {
+    let mut random = fastrand::Rng::with_seed(7);
+    let users = graph.users();
+    let input = |&id: &NodeId| {
+        let node = graph.node(id);
+        let shape = node.shape.with_rows(rows);
+        let len = shape.iter().product::<usize>();
+        Ok(match node.dtype {
+            DType::F32 => Tensor::from_f32(&shape, (0..len).map(|_| random.f32() * 2.0 - 1.0).collect())?,
+            DType::I8 => Tensor::from_i8(&shape, (0..len).map(|_| random.i8(..)).collect())?,
+            DType::I32 | DType::I64 => {
+                let id = |_| smallest_table(graph, &users, id).map_or(1, |table| random.i32(0..table));
+                let ids: Vec<i32> = (0..len).map(id).collect();
+                match node.dtype {
+                    DType::I64 => Tensor::from_i64(&shape, ids.into_iter().map(i64::from).collect())?,
+                    _ => Tensor::from_i32(&shape, ids)?,
+                }
+            }
+        })
+    };
+    graph.inputs().iter().map(input).collect()
+}
+
+/// The rows of the smallest table that ids of an input reach, if they reach one.
+fn smallest_table(graph: &Graph, users: &[Vec<NodeId>], id: NodeId) -> Option<i32> {
+    let (mut pending, mut smallest) = (vec![id], None::<usize>);
+    while let Some(at) = pending.pop() {
+        for &user in &users[at.index()] {
+            let node = graph.node(user);
+            match node.op {
+                Op::Embedding if node.inputs[0] == at => {
+                    let table = graph.node(node.inputs[1]).shape.dims().first().copied().unwrap_or(1);
+                    smallest = Some(smallest.map_or(table, |other| other.min(table)));
+                }
+                // Ids that are moved are ids.
+                _ if node.dtype == graph.node(id).dtype => pending.push(user),
+                _ => {}
+            }
+        }
+    }
+    smallest.map(|rows| i32::try_from(rows).unwrap_or(i32::MAX).max(1))
+}

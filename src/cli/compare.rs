@@ -1,0 +1,182 @@
+//! `enfold compare`.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use enfold::compare::{Comparison, compare, distributions};
+use enfold::graph::{Graph, Op};
+
+use super::arrays::Arrays;
+use super::feed::{Rest, feed};
+use super::model::{Dims, Model, Stage};
+use super::output::{self, check_output, count};
+use super::progress::Stderr;
+use super::report::{self, Page, Side};
+
+/// Bins of a histogram: finer ones show noise.
+const BINS: usize = 64;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Compare {
+    /// The float model: .onnx, or an archive.
+    float: PathBuf,
+    /// What it was quantized to.
+    quantized: PathBuf,
+    /// What to run both on, by input name.
+    #[arg(long, value_name = "DATA")]
+    input: PathBuf,
+    /// Also writes a page with plots, one file that needs nothing else.
+    #[arg(long, value_name = "REPORT")]
+    html: Option<PathBuf>,
+    /// Only the first rows of the data, if the model leaves its batch to run time [default: all].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    rows: Option<u32>,
+    #[command(flatten)]
+    dims: Dims,
+    /// The comparison as JSON; null stands for an infinite ratio.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(serde::Serialize)]
+struct Report<'a> {
+    output_sqnr_db: f64,
+    output_cosine: f64,
+    rows: usize,
+    /// The worst first.
+    nodes: Vec<Node<'a>>,
+}
+
+#[derive(serde::Serialize)]
+struct Node<'a> {
+    name: &'a str,
+    op: &'a str,
+    isolated_sqnr_db: f64,
+    sqnr_db: f64,
+    weight_sqnr_db: Option<f64>,
+    mse: f64,
+    cosine: f64,
+    saturated: Option<f64>,
+}
+
+impl Compare {
+    pub(super) fn run(&self, stderr: &Stderr) -> Result<()> {
+        if let Some(html) = &self.html {
+            check_output(html, &[&self.float, &self.quantized, &self.input])?;
+        }
+        let float = Model::load(&self.float, &self.dims)?;
+        // Dimensions of an archive are known.
+        let has_dims = super::output::extension(&self.quantized) == "onnx";
+        let dims = if has_dims { self.dims.clone() } else { Dims { dims: Vec::new() } };
+        let quantized = Model::load(&self.quantized, &dims)?;
+        check_stages(&float, &quantized)?;
+        check_inputs(&float, &quantized)?;
+        let data = Arrays::load(&self.input)?;
+        let batched = float.graph.inputs().iter().any(|&id| float.graph.node(id).shape.is_batched());
+        let asked = self.rows.map(|n| n as usize).filter(|_| batched);
+        let mut feed = feed(&float.graph, &data, asked, Rest::Note, stderr)?;
+        let batches = feed.batches.len();
+        if batches > 1 && asked.is_none() {
+            stderr.note(&format!("compared on the first of {}, {} rows in all", count(batches, "batch"), feed.rows));
+        }
+        let inputs = feed.batches.swap_remove(0);
+        let rows = inputs.first().and_then(|input| input.shape().first()).copied().unwrap_or(1);
+
+        let comparison = stderr.wait_for("comparing", || compare(&float.graph, &quantized.graph, &inputs));
+        let comparison = comparison.with_context(|| format!("{} and {}", float.name(), quantized.name()))?;
+        if let Some(html) = &self.html {
+            let spread =
+                stderr.wait_for("counting", || distributions(&float.graph, &quantized.graph, &inputs, BINS))?;
+            let page = Page {
+                float: side(&float),
+                quantized: side(&quantized),
+                data: data.path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+                rows,
+                comparison: &comparison,
+                distributions: &spread,
+            };
+            output::write(html, report::html(&page)?.as_bytes())?;
+        }
+        if self.json {
+            return output::print_json(&Report::new(&comparison, rows));
+        }
+        output::print(&comparison.to_string())?;
+        self.html.as_ref().map_or(Ok(()), |html| output::print(&format!("report: {}\n", html.display())))
+    }
+}
+
+fn check_stages(float: &Model, quantized: &Model) -> Result<()> {
+    for model in [float, quantized] {
+        if model.stage == Stage::Prepared {
+            return Err(model.unconverted());
+        }
+    }
+    let (reference, actual) = (self::name(float), self::name(quantized));
+    match (float.stage, quantized.stage) {
+        (Stage::Qdq | Stage::Integer, Stage::Float) => {
+            bail!("{reference} is quantized and {actual} is float; the float model comes first")
+        }
+        (Stage::Float, Stage::Float) => {
+            bail!("{actual} is {}; quantize it first, with enfold quantize", quantized.stage)
+        }
+        _ => Ok(()),
+    }
+}
+
+fn name(model: &Model) -> String {
+    model.path.display().to_string()
+}
+
+/// Both models are fed the same tensors.
+fn check_inputs(float: &Model, quantized: &Model) -> Result<()> {
+    let list = |graph: &Graph| -> Vec<String> {
+        let input = |&id: &enfold::graph::NodeId| {
+            let node = graph.node(id);
+            format!("{} {} {}", node.name, node.dtype, node.shape)
+        };
+        graph.inputs().iter().map(input).collect()
+    };
+    let (expected, actual) = (list(&float.graph), list(&quantized.graph));
+    if expected != actual {
+        bail!(
+            "the inputs differ: {} takes {}, {} takes {}; give models of one network, with the same --dim",
+            name(float),
+            expected.join(", "),
+            name(quantized),
+            actual.join(", ")
+        );
+    }
+    Ok(())
+}
+
+fn side(model: &Model) -> Side {
+    let layers = |op: &Op| {
+        matches!(op, Op::Linear | Op::MatMul)
+            || matches!(op, Op::IntegerLinear { .. } | Op::IntegerMatMul { .. } | Op::IntegerMatMulDynamic { .. })
+    };
+    Side {
+        name: model.name(),
+        stage: model.stage.to_string(),
+        file_bytes: model.size_bytes,
+        constant_bytes: model.constant_bytes(),
+        layers: model.graph.nodes().iter().filter(|node| layers(&node.op)).count(),
+    }
+}
+
+impl<'a> Report<'a> {
+    fn new(comparison: &'a Comparison, rows: usize) -> Self {
+        let node = |n: &'a enfold::compare::NodeComparison| Node {
+            name: &n.origin,
+            op: n.op,
+            isolated_sqnr_db: n.isolated_sqnr_db,
+            sqnr_db: n.sqnr_db,
+            weight_sqnr_db: n.weight_sqnr_db,
+            mse: n.mse,
+            cosine: n.cosine,
+            saturated: n.saturated,
+        };
+        let nodes = comparison.ranked().into_iter().map(node).collect();
+        let (output_sqnr_db, output_cosine) = (comparison.output_sqnr_db, comparison.output_cosine);
+        Self { output_sqnr_db, output_cosine, rows, nodes }
+    }
+}

@@ -1,0 +1,47 @@
+//! `enfold export`.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use enfold::onnx::{self, ExportOptions, Preset};
+
+use super::model::{Dims, Model, Stage};
+use super::output::{self, check_output, size};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Export {
+    /// The model: a float or quantize/dequantize archive, or .onnx.
+    model: PathBuf,
+    /// The ONNX file to write.
+    #[arg(long, value_name = "OUT")]
+    onnx: PathBuf,
+    /// What the file is for: onnxruntime or tensorrt.
+    #[arg(long, default_value = "onnxruntime", value_parser = preset)]
+    preset: Preset,
+    #[command(flatten)]
+    dims: Dims,
+}
+
+fn preset(name: &str) -> Result<Preset, String> {
+    name.parse().map_err(|_| "there are onnxruntime and tensorrt".to_owned())
+}
+
+impl Export {
+    pub(super) fn run(&self) -> Result<()> {
+        check_output(&self.onnx, &[&self.model])?;
+        let model = Model::load(&self.model, &self.dims)?;
+        match model.stage {
+            Stage::Prepared => return Err(model.unconverted()),
+            Stage::Integer => bail!(
+                "{} is {}, which ONNX cannot hold; export the quantize/dequantize archive that enfold quantize writes",
+                self.model.display(),
+                model.stage
+            ),
+            Stage::Float | Stage::Qdq => {}
+        }
+        let bytes =
+            onnx::export(&model.graph, &ExportOptions::default().preset(self.preset)).with_context(|| model.name())?;
+        output::write(&self.onnx, &bytes)?;
+        output::print(&format!("{}: {}\n", self.onnx.display(), size(bytes.len() as u64)))
+    }
+}

@@ -1,0 +1,187 @@
+//! Model files: ONNX, or an archive of any stage.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail};
+use enfold::Graph;
+use enfold::archive::{self, ArchiveError};
+use enfold::graph::Op;
+use enfold::onnx::{self, ImportOptions};
+use enfold::quantize::{PreparedGraph, reference};
+
+use super::failure::usage;
+use super::output::extension;
+
+/// Values for the symbolic dimensions of ONNX models.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct Dims {
+    /// The value of a symbolic dimension of an ONNX model. A leading dimension without a value varies at run time.
+    #[arg(long = "dim", value_name = "NAME=N", value_parser = dim)]
+    pub(super) dims: Vec<(String, usize)>,
+}
+
+fn dim(text: &str) -> Result<(String, usize), String> {
+    let (name, value) = text.split_once('=').ok_or("expected NAME=N, as in batch=8")?;
+    let value = value.parse().ok().filter(|&n| n > 0).ok_or_else(|| format!("{value:?} is no number above 0"))?;
+    if name.is_empty() { Err("the name is empty".to_owned()) } else { Ok((name.to_owned(), value)) }
+}
+
+/// How far a model has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    Float,
+    Prepared,
+    Qdq,
+    Integer,
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Float => "a float model",
+            Self::Prepared => "a prepared model, still to be converted",
+            Self::Qdq => "a quantized model (quantize/dequantize form)",
+            Self::Integer => "a quantized model (integer form)",
+        })
+    }
+}
+
+/// A model with what is known of its file.
+#[derive(Debug)]
+pub(super) struct Model {
+    pub(super) path: PathBuf,
+    pub(super) size_bytes: u64,
+    pub(super) format: &'static str,
+    pub(super) stage: Stage,
+    pub(super) graph: Graph,
+    /// A prepared model's observers.
+    pub(super) prepared: Option<PreparedGraph>,
+}
+
+impl Model {
+    /// Loads an ONNX file or an archive, whichever it is by its content.
+    pub(super) fn load(path: &Path, dims: &Dims) -> Result<Self> {
+        let name = path.display();
+        let metadata = std::fs::metadata(path).with_context(|| format!("{name}: the model cannot be read"))?;
+        if metadata.is_dir() {
+            bail!("{name} is a folder; MODEL is an .onnx file or an archive that enfold has written");
+        }
+        let (path, size_bytes) = (path.to_owned(), metadata.len());
+        if !is_archive(&path)? {
+            if extension(&path) != "onnx" {
+                bail!("{name} is no archive of enfold, nor called .onnx; MODEL is one of the two");
+            }
+            let options = dims.dims.iter().fold(ImportOptions::default(), |o, (name, value)| o.dim(name, *value));
+            let graph = onnx::load(&path, &options).with_context(|| path.display().to_string())?;
+            return Ok(Self { stage: stage(&graph), path, size_bytes, format: "ONNX", graph, prepared: None });
+        }
+        if let Some((dim, value)) = dims.dims.first() {
+            return Err(usage(format!(
+                "--dim {dim}={value}: {name} is an archive, whose dimensions were set when its \
+                ONNX model was imported; import it again, or leave --dim out"
+            )));
+        }
+        let (graph, prepared) = match archive::load(&path) {
+            Ok(graph) => (graph, None),
+            Err(ArchiveError::Kind { .. }) => {
+                let prepared = archive::load_prepared(&path).with_context(|| path.display().to_string())?;
+                (prepared.graph().clone(), Some(prepared))
+            }
+            Err(error @ ArchiveError::Header { .. }) => {
+                return Err(anyhow!(error).context(format!("{name} is a safetensors file, but no archive of enfold")));
+            }
+            Err(error) => return Err(anyhow!(error).context(path.display().to_string())),
+        };
+        let stage = if prepared.is_some() { Stage::Prepared } else { stage(&graph) };
+        Ok(Self { stage, path, size_bytes, format: "archive", graph, prepared })
+    }
+
+    /// The graph that engines execute: integers where there are any.
+    pub(super) fn executable(&self) -> Result<Graph> {
+        match self.stage {
+            Stage::Float | Stage::Integer => Ok(self.graph.clone()),
+            Stage::Qdq => reference(&self.graph).with_context(|| self.path.display().to_string()),
+            Stage::Prepared => Err(self.unconverted()),
+        }
+    }
+
+    /// What to do with a prepared model.
+    pub(super) fn unconverted(&self) -> anyhow::Error {
+        let path = self.path.display();
+        anyhow!("{path} is {}: enfold merge {path} --output OUT", self.stage)
+    }
+
+    /// The file's name without its folder.
+    pub(super) fn name(&self) -> String {
+        self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    /// Bytes of all constants as the graph holds them.
+    pub(super) fn constant_bytes(&self) -> u64 {
+        constant_bytes(&self.graph)
+    }
+}
+
+/// Bytes of all constants of a graph.
+pub(super) fn constant_bytes(graph: &Graph) -> u64 {
+    let bytes = |op: &Op| match op {
+        Op::Constant(tensor) => tensor.len() as u64 * element_bytes(tensor.dtype()),
+        _ => 0,
+    };
+    graph.nodes().iter().map(|node| bytes(&node.op)).sum()
+}
+
+fn element_bytes(dtype: enfold::tensor::DType) -> u64 {
+    match dtype {
+        enfold::tensor::DType::I8 => 1,
+        enfold::tensor::DType::F32 | enfold::tensor::DType::I32 => 4,
+        enfold::tensor::DType::I64 => 8,
+    }
+}
+
+/// A safetensors file begins with the length of its JSON header, 8 bytes, and the header.
+fn is_archive(path: &Path) -> Result<bool> {
+    use std::io::Read;
+    let mut start = Vec::new();
+    let file = std::fs::File::open(path).with_context(|| format!("{}: the model cannot be read", path.display()))?;
+    file.take(9).read_to_end(&mut start).with_context(|| path.display().to_string())?;
+    Ok(start.get(8) == Some(&b'{') && start[5..8] == [0; 3] || extension(path) == "safetensors")
+}
+
+fn stage(graph: &Graph) -> Stage {
+    let mut stage = Stage::Float;
+    for node in graph.nodes() {
+        match node.op {
+            Op::IntegerLinear { .. }
+            | Op::IntegerMatMul { .. }
+            | Op::IntegerMatMulDynamic { .. }
+            | Op::IntegerAdd { .. }
+            | Op::IntegerMul { .. }
+            | Op::Requantize { .. }
+            | Op::ScaleAccumulator { .. }
+            | Op::ScaleAccumulatorDynamic { .. }
+            | Op::Table { .. } => return Stage::Integer,
+            Op::Quantize { .. }
+            | Op::Dequantize { .. }
+            | Op::QuantizeDynamic { .. }
+            | Op::DequantizeDynamic
+            | Op::ChooseQParams { .. } => stage = Stage::Qdq,
+            _ => {}
+        }
+    }
+    stage
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dimensions() {
+        assert_eq!(dim("batch=8"), Ok(("batch".to_owned(), 8)));
+        for wrong in ["batch", "batch=", "batch=0", "=8", "batch=-1"] {
+            assert!(dim(wrong).is_err(), "{wrong}");
+        }
+    }
+}

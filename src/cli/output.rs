@@ -1,0 +1,113 @@
+//! What leaves the program: text and files.
+
+use std::io::{ErrorKind, Write};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use super::failure::usage;
+
+/// Prints; a reader that has gone, as in `| head`, is no failure.
+pub(super) fn print(text: &str) -> Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("standard output"),
+        _ => Ok(()),
+    }
+}
+
+/// Prints JSON, indented.
+pub(super) fn print_json(value: &impl serde::Serialize) -> Result<()> {
+    print(&format!("{}\n", serde_json::to_string_pretty(value)?))
+}
+
+/// One line on standard error, where a reader that has gone is none of our concern.
+pub(super) fn complain(line: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{line}");
+}
+
+/// Writes beside the file and renames, so that there is never half a file, and a full disk does not cost the one that was
+/// there.
+pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let beside = path.with_file_name(format!(".{name}.{}.partial", std::process::id()));
+    let written = std::fs::write(&beside, bytes).and_then(|()| std::fs::rename(&beside, path));
+    written
+        .inspect_err(|_| {
+            // What could not be written is of no use.
+            let _ = std::fs::remove_file(&beside);
+        })
+        .with_context(|| format!("{} cannot be written", path.display()))
+}
+
+/// Refuses an output that is an input, or in a folder that does not exist, before any work is done.
+pub(super) fn check_output(output: &Path, inputs: &[&Path]) -> Result<()> {
+    let folder = match output.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    if output.file_name().is_none() || output.is_dir() {
+        return Err(usage(format!("{} is a folder; name a file", output.display())));
+    }
+    if !folder.is_dir() {
+        return Err(usage(format!("{}: the folder {} does not exist", output.display(), folder.display())));
+    }
+    let canonical = |path: &Path| std::fs::canonicalize(path).ok();
+    if let Some(there) = canonical(output)
+        && let Some(input) = inputs.iter().find(|input| canonical(input).as_ref() == Some(&there))
+    {
+        return Err(usage(format!("{} is an input; write to another file than {}", output.display(), input.display())));
+    }
+    Ok(())
+}
+
+/// The extension of a path, in lower case.
+pub(super) fn extension(path: &Path) -> String {
+    path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default()
+}
+
+/// A number of bytes, for people.
+pub(super) fn size(bytes: u64) -> String {
+    let units = ["kB", "MB", "GB"];
+    let (mut value, mut unit) = (bytes as f64, "bytes");
+    for next in units {
+        if value < 1000.0 {
+            break;
+        }
+        (value, unit) = (value / 1000.0, next);
+    }
+    if unit == "bytes" { format!("{bytes} bytes") } else { format!("{value:.1} {unit}") }
+}
+
+/// `1 row`, `2 rows`, `2 batches`.
+pub(super) fn count(n: usize, what: &str) -> String {
+    match n {
+        1 => format!("1 {what}"),
+        _ if what.ends_with('h') => format!("{n} {what}es"),
+        _ => format!("{n} {what}s"),
+    }
+}
+
+/// Rows of cells as aligned columns; the first row is the header.
+pub(super) fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
+    let cell = |row: &Vec<String>, at: usize| row.get(at).map_or(0, |cell| cell.chars().count());
+    let widths: Vec<usize> = (0..columns).map(|at| rows.iter().map(|row| cell(row, at)).max().unwrap_or(0)).collect();
+    let line = |row: &Vec<String>| {
+        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        format!("{}\n", cells.join("  ").trim_end())
+    };
+    rows.iter().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_tables() {
+        assert_eq!((size(999), size(1_234_000)), ("999 bytes".to_owned(), "1.2 MB".to_owned()));
+        let rows = [vec!["a".to_owned(), "b".to_owned()], vec!["long".to_owned(), "c".to_owned()]];
+        assert_eq!(table(&rows), "a     b\nlong  c\n");
+    }
+}

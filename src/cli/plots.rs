@@ -1,0 +1,195 @@
+//! Plots, as SVG that takes its colours from the page.
+
+use anyhow::{Result, anyhow};
+use enfold::compare::{Distribution, NodeComparison};
+use plotters::coord::Shift;
+use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+
+/// Placeholders, which [`themed`] replaces by the page's colours.
+const INK: RGBColor = RGBColor(1, 1, 1);
+const GRID: RGBColor = RGBColor(2, 2, 2);
+const ACCENT: RGBColor = RGBColor(3, 3, 3);
+const SOFT: RGBColor = RGBColor(4, 4, 4);
+const BAD: RGBColor = RGBColor(5, 5, 5);
+const THEME: [(&str, &str); 5] = [
+    ("#010101", "var(--muted)"),
+    ("#020202", "var(--grid)"),
+    ("#030303", "var(--accent)"),
+    ("#040404", "var(--soft)"),
+    ("#050505", "var(--bad)"),
+];
+
+type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+
+/// Signal to noise of every node in graph order: alone as points, of the whole graph as a line; the worst are marked.
+pub(super) fn sqnr(nodes: &[NodeComparison], worst: &[usize]) -> Result<String> {
+    let points: Vec<(f64, f64)> = series(nodes, |node| Some(node.isolated_sqnr_db));
+    let so_far: Vec<(f64, f64)> = series(nodes, |node| Some(node.sqnr_db));
+    let values = || points.iter().chain(&so_far).map(|point| point.1);
+    let (low, high) = (values().fold(f64::INFINITY, f64::min), values().fold(f64::NEG_INFINITY, f64::max));
+    let (low, high) = if low > high { (0.0, 1.0) } else { (low.min(0.0), high * 1.08 + 1.0) };
+    svg((920, 300), |area| {
+        let mut chart = ChartBuilder::on(area)
+            .margin(8)
+            .x_label_area_size(34)
+            .y_label_area_size(48)
+            .build_cartesian_2d(-0.5..nodes.len() as f64 - 0.5, low..high)
+            .map_err(drawn)?;
+        mesh(&mut chart, "node, in execution order", "dB")?;
+        chart.draw_series(LineSeries::new(so_far.iter().copied(), SOFT.stroke_width(2))).map_err(drawn)?;
+        let circle = |&(x, y): &(f64, f64)| Circle::new((x, y), 3, ACCENT.filled());
+        chart.draw_series(points.iter().map(circle)).map_err(drawn)?;
+        for &at in worst {
+            let point = (at as f64, nodes[at].isolated_sqnr_db);
+            chart.draw_series([Circle::new(point, 5, BAD.filled())]).map_err(drawn)?;
+            // Names of nodes near the right edge end at their point.
+            let right = at * 2 > nodes.len();
+            let anchor = Pos::new(if right { HPos::Right } else { HPos::Left }, VPos::Bottom);
+            let style = ("sans-serif", 12).into_font().color(&BAD).pos(anchor);
+            let label = EmptyElement::at(point)
+                + Text::new(shortened(&nodes[at].origin), (if right { -7 } else { 7 }, -2), style);
+            chart.draw_series([label]).map_err(drawn)?;
+        }
+        Ok(())
+    })
+}
+
+/// The share of values beyond the codes, of every node in graph order.
+pub(super) fn saturation(nodes: &[NodeComparison]) -> Result<String> {
+    let shares = series(nodes, |node| node.saturated.map(|share| share * 100.0));
+    let high = shares.iter().fold(0.1, |most: f64, share| most.max(share.1)) * 1.1;
+    svg((920, 180), |area| {
+        let mut chart = ChartBuilder::on(area)
+            .margin(8)
+            .x_label_area_size(34)
+            .y_label_area_size(48)
+            .build_cartesian_2d(-0.5..nodes.len() as f64 - 0.5, 0f64..high)
+            .map_err(drawn)?;
+        mesh(&mut chart, "node, in execution order", "% of values")?;
+        let bar = |&(x, y): &(f64, f64)| Rectangle::new([(x - 0.4, 0.0), (x + 0.4, y)], BAD.filled());
+        chart.draw_series(shares.iter().map(bar)).map_err(drawn)?;
+        Ok(())
+    })
+}
+
+/// A histogram with the range that codes hold; counts are on a logarithmic scale.
+pub(super) fn histogram(spread: &Distribution) -> Result<String> {
+    let (min, max) = (f64::from(spread.min), f64::from(spread.max));
+    let range = spread.clipping.map(|c| (f64::from(c.widest.0), f64::from(c.widest.1)));
+    let (mut left, mut right) = range.map_or((min, max), |(low, high)| (min.min(low), max.max(high)));
+    let margin = ((right - left) * 0.04).max(f64::from(f32::MIN_POSITIVE));
+    (left, right) = (left - margin, right + margin);
+    let logs: Vec<f64> = spread.counts.iter().map(|&count| (count as f64 + 1.0).log10()).collect();
+    let top = logs.iter().copied().fold(0.1, f64::max) * 1.05;
+    let mut outline = vec![(min, 0.0)];
+    let width = if min < max { (max - min) / logs.len() as f64 } else { 0.0 };
+    for (at, &log) in logs.iter().enumerate() {
+        // A single value has no width; the margin makes it visible.
+        let (from, to) = match width {
+            0.0 => (min - margin / 4.0, min + margin / 4.0),
+            width => (min + at as f64 * width, min + (at + 1) as f64 * width),
+        };
+        outline.extend([(from, log), (to, log)]);
+    }
+    outline.push((max, 0.0));
+    svg((420, 170), |area| {
+        let mut chart = ChartBuilder::on(area)
+            .margin(6)
+            .margin_right(14)
+            .x_label_area_size(22)
+            .y_label_area_size(4)
+            .build_cartesian_2d(left..right, 0f64..top)
+            .map_err(drawn)?;
+        let small = ("sans-serif", 11).into_font().color(&INK);
+        chart
+            .configure_mesh()
+            .disable_y_mesh()
+            .disable_y_axis()
+            .x_labels(6)
+            .x_label_formatter(&|v| number(*v, right - left))
+            .label_style(small)
+            .axis_style(GRID)
+            .bold_line_style(GRID)
+            .light_line_style(TRANSPARENT)
+            .draw()
+            .map_err(drawn)?;
+        chart.draw_series([Polygon::new(outline, ACCENT.filled())]).map_err(drawn)?;
+        let line = |x: f64, width: u32| PathElement::new([(x, 0.0), (x, top)], BAD.stroke_width(width));
+        if let Some((low, high)) = range {
+            chart.draw_series([line(low, 2), line(high, 2)]).map_err(drawn)?;
+        }
+        if let Some((low, high)) = spread.clipping.and_then(|c| c.narrowest) {
+            chart.draw_series([line(f64::from(low), 1), line(f64::from(high), 1)]).map_err(drawn)?;
+        }
+        Ok(())
+    })
+}
+
+/// A node's place and its value, where there is a finite one.
+fn series(nodes: &[NodeComparison], value: impl Fn(&NodeComparison) -> Option<f64>) -> Vec<(f64, f64)> {
+    let point = |(at, node): (usize, &NodeComparison)| Some((at as f64, value(node).filter(|v| v.is_finite())?));
+    nodes.iter().enumerate().filter_map(point).collect()
+}
+
+type Chart<'a, 'b> = ChartContext<
+    'a,
+    SVGBackend<'b>,
+    Cartesian2d<plotters::coord::types::RangedCoordf64, plotters::coord::types::RangedCoordf64>,
+>;
+
+fn mesh(chart: &mut Chart<'_, '_>, x: &str, y: &str) -> Result<()> {
+    let style = ("sans-serif", 12).into_font().color(&INK);
+    chart
+        .configure_mesh()
+        .disable_x_mesh()
+        .x_desc(x)
+        .y_desc(y)
+        .x_label_formatter(&|at| format!("{at:.0}"))
+        .label_style(style.clone())
+        .axis_desc_style(style)
+        .axis_style(GRID)
+        .bold_line_style(GRID)
+        .light_line_style(TRANSPARENT)
+        .draw()
+        .map_err(drawn)
+}
+
+/// As few digits as tell ticks apart.
+fn number(value: f64, span: f64) -> String {
+    let digits = (2.0 - span.max(f64::MIN_POSITIVE).log10()).ceil().clamp(0.0, 6.0) as usize;
+    if span > 1e6 || span < 1e-5 { format!("{value:.1e}") } else { format!("{value:.digits$}") }
+}
+
+fn shortened(name: &str) -> String {
+    const MOST: usize = 40;
+    let length = name.chars().count();
+    // The end of a path tells more than its beginning.
+    if length <= MOST {
+        name.to_owned()
+    } else {
+        format!("…{}", name.chars().skip(length - MOST + 1).collect::<String>())
+    }
+}
+
+fn svg(size: (u32, u32), draw: impl FnOnce(&Area<'_>) -> Result<()>) -> Result<String> {
+    let mut text = String::new();
+    {
+        let area = SVGBackend::with_string(&mut text, size).into_drawing_area();
+        draw(&area)?;
+        area.present().map_err(drawn)?;
+    }
+    Ok(themed(&text, size))
+}
+
+fn drawn<E: std::fmt::Debug>(error: E) -> anyhow::Error {
+    anyhow!("a plot could not be drawn: {error:?}")
+}
+
+/// The drawing without a size and a namespace of its own, in the page's colours.
+fn themed(text: &str, (width, height): (u32, u32)) -> String {
+    let inner = text.find('>').map_or(text, |end| &text[end + 1..]);
+    let colours = |text: String, (from, to): &(&str, &str)| text.replace(from, to);
+    let inner = THEME.iter().fold(inner.replace('\n', ""), colours);
+    format!("<svg viewBox=\"0 0 {width} {height}\" role=\"img\">{inner}")
+}

@@ -1,0 +1,295 @@
+//! `enfold quantize` and `enfold merge`.
+
+mod summary;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use enfold::archive;
+use enfold::onnx::{self, ExportOptions};
+use enfold::quantize::{
+    ConvertOptions, ObserverKind, PrepareError, PreparedGraph, QuantizationConfig, WgpuQuantizer, convert, prepare,
+};
+
+use self::summary::Quantized;
+use super::arrays::Arrays;
+use super::failure::usage;
+use super::feed::{Feed, Rest, feed};
+use super::model::{Dims, Model, Stage};
+use super::output::{self, check_output, count, extension};
+use super::progress::Stderr;
+
+/// Quantizes a float model to int8.
+///
+/// Static quantization, the default, needs --calibrate: data like that which the model will see. --dynamic needs none: the scale
+/// of each activation is found at run time. The result is an archive in quantize/dequantize form, or ONNX if OUT ends in .onnx.
+#[derive(Debug, clap::Args)]
+pub(super) struct Quantize {
+    /// The float model: .onnx, or an archive.
+    model: PathBuf,
+    /// Data to calibrate with, by input name.
+    #[arg(long, value_name = "DATA")]
+    calibrate: Option<PathBuf>,
+    /// The archive to write, or .onnx.
+    #[arg(long, value_name = "OUT")]
+    output: Option<PathBuf>,
+    #[command(flatten)]
+    scheme: Scheme,
+    #[command(flatten)]
+    dims: Dims,
+    /// Rows of one calibration batch, if the model leaves its batch to run time [default: 32].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    batch_size: Option<u32>,
+    /// Calibrates with the I-th of N parts of the batches only, and writes --state instead of --output.
+    #[arg(long, value_name = "I/N", value_parser = shard)]
+    shard: Option<(usize, usize)>,
+    /// Where the state of a shard goes, for `enfold merge`.
+    #[arg(long, value_name = "FILE")]
+    state: Option<PathBuf>,
+    #[command(flatten)]
+    say: Say,
+}
+
+/// How much is said of the result.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(super) struct Say {
+    /// Lists every node that computes in integers, and every one that stays in float.
+    #[arg(long, short)]
+    verbose: bool,
+    /// The summary as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What is quantized, and how.
+#[derive(Debug, clap::Args)]
+struct Scheme {
+    /// One scale for each output channel of a weight; the default.
+    #[arg(long)]
+    per_channel: bool,
+    /// One scale for each weight.
+    #[arg(long)]
+    per_tensor: bool,
+    /// Finds the scales of activations at run time: no calibration.
+    #[arg(long)]
+    dynamic: bool,
+    /// With --dynamic, a scale for each row of the last axis.
+    #[arg(long)]
+    per_token: bool,
+    /// How calibration finds the range of an activation [default: histogram].
+    #[arg(long, value_enum)]
+    observer: Option<Observer>,
+    /// Leaves a node in float, or a module and all below it: `encoder.0` covers `encoder.0.fc1`. May be repeated.
+    #[arg(long, value_name = "NAME", num_args = 1..)]
+    leave_float: Vec<String>,
+    /// Also quantizes products of two activations, such as attention's; they stay in float otherwise.
+    #[arg(long)]
+    attention: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Observer {
+    /// A histogram, clipped where the error is smallest.
+    Histogram,
+    /// The smallest and largest value.
+    Minmax,
+    /// All but the outermost 0.01 % of the values.
+    Percentile,
+    /// A histogram, clipped to the least squared error of a grid of ranges.
+    Mse,
+}
+
+fn shard(text: &str) -> Result<(usize, usize), String> {
+    let parse = || {
+        let (part, parts) = text.split_once('/')?;
+        let (part, parts) = (part.parse().ok()?, parts.parse().ok()?);
+        (1 <= part && part <= parts).then_some((part, parts))
+    };
+    parse().ok_or_else(|| "expected I/N with 1 <= I <= N, as in 2/8".to_owned())
+}
+
+impl Scheme {
+    fn check(&self) -> Result<()> {
+        if self.per_channel && self.per_tensor {
+            return Err(usage("--per-channel and --per-tensor contradict each other; give one of them"));
+        }
+        if self.per_token && !self.dynamic {
+            return Err(usage("--per-token is for dynamic quantization; add --dynamic, or leave --per-token out"));
+        }
+        if self.dynamic && self.observer.is_some() {
+            return Err(usage("--observer is for calibration, which --dynamic has none of; leave one of them out"));
+        }
+        Ok(())
+    }
+
+    fn quantizer(&self) -> WgpuQuantizer {
+        let mut config = QuantizationConfig::symmetric();
+        if !self.per_tensor {
+            config = config.per_channel();
+        }
+        config = match (self.dynamic, self.per_token) {
+            (true, true) => config.dynamic_per_token(),
+            (true, false) => config.dynamic(),
+            _ => config.activation_observer(match self.observer.unwrap_or(Observer::Histogram) {
+                Observer::Histogram => ObserverKind::Histogram,
+                Observer::Minmax => ObserverKind::MinMax,
+                Observer::Percentile => ObserverKind::Percentile { fraction: 0.9999 },
+                Observer::Mse => ObserverKind::Mse,
+            }),
+        };
+        let quantizer = WgpuQuantizer::new().set_global(config).quantize_matmul(self.attention);
+        self.leave_float.iter().fold(quantizer, |quantizer, name| quantizer.set_module_name(name, None))
+    }
+
+    fn prepare(&self, model: &Model) -> Result<PreparedGraph> {
+        prepare(&model.graph, &self.quantizer()).map_err(|error| match error {
+            PrepareError::NoMatch { filter, near_names } => {
+                let name = self.leave_float.iter().find(|name| filter.contains(&format!("{name:?}")));
+                let (name, near) = (name.unwrap_or(&filter), near_names.join(", "));
+                usage(format!("--leave-float {name}: the model has no such node or module; near are: {near}"))
+            }
+            error => anyhow::Error::new(error).context(model.name()),
+        })
+    }
+}
+
+impl Quantize {
+    /// Refuses arguments that contradict each other; gives the file to write.
+    fn check(&self) -> Result<&Path> {
+        self.scheme.check()?;
+        if self.scheme.dynamic {
+            if self.calibrate.is_some() {
+                return Err(usage(
+                    "--calibrate makes no sense with --dynamic, which finds scales at run time; leave one out",
+                ));
+            }
+            if self.shard.is_some() || self.state.is_some() || self.batch_size.is_some() {
+                return Err(usage(
+                    "--shard, --state and --batch-size are for calibration, which --dynamic has none of",
+                ));
+            }
+        } else if self.calibrate.is_none() {
+            return Err(usage("static quantization needs data: add --calibrate DATA, or --dynamic"));
+        }
+        let target = match (self.shard, &self.state, &self.output) {
+            (None, None, Some(output)) => output,
+            (Some(_), Some(state), None) => state,
+            (None, Some(_), _) => return Err(usage("--state is for shards; add --shard I/N, or leave --state out")),
+            (Some(_), None, _) => return Err(usage("--shard needs --state FILE, for what its part has calibrated")),
+            (Some(_), Some(_), Some(_)) => {
+                return Err(usage("--shard writes --state only; leave --output to enfold merge"));
+            }
+            (None, None, None) => return Err(usage("--output OUT is missing")),
+        };
+        let calibrate = self.calibrate.as_deref().unwrap_or(&self.model);
+        check_output(target, &[&self.model, calibrate])?;
+        Ok(target)
+    }
+
+    pub(super) fn run(&self, stderr: &Stderr) -> Result<()> {
+        let target = self.check()?;
+        let model = Model::load(&self.model, &self.dims)?;
+        let name = self.model.display();
+        match model.stage {
+            Stage::Float => {}
+            Stage::Prepared => return Err(model.unconverted()),
+            stage => bail!("{name} is {stage} already; give the float model"),
+        }
+        let mut prepared = self.scheme.prepare(&model)?;
+        if let Some(calibrate) = &self.calibrate {
+            let data = Arrays::load(calibrate)?;
+            let size = self.batch_size.map(|n| n as usize);
+            let batched = model.graph.inputs().iter().any(|&id| model.graph.node(id).shape.is_batched());
+            let size = if batched { size.or(Some(32)) } else { size };
+            let Feed { mut batches, .. } = feed(&model.graph, &data, size, Rest::Note, stderr)?;
+            if let Some((part, parts)) = self.shard {
+                let all = batches.len();
+                if parts > all {
+                    return Err(usage(format!(
+                        "--shard {part}/{parts}: the data has {}; use at most as many parts",
+                        count(all, "batch")
+                    )));
+                }
+                batches = batches.drain((part - 1) * all / parts..part * all / parts).collect();
+            }
+            let bar = stderr.bar("calibrating", batches.len());
+            for batch in &batches {
+                prepared.observe(batch).with_context(|| calibrate.display().to_string())?;
+                bar.step();
+            }
+        }
+        if let Some((part, parts)) = self.shard {
+            output::write(target, &archive::prepared_to_bytes(&prepared)?)?;
+            let batches = count(prepared.batches() as usize, "batch");
+            return output::print(&format!("{}: part {part} of {parts}, {batches}\n", target.display()));
+        }
+        let before = model.size_bytes;
+        finish(&prepared, target, Some(before), self.say, stderr)
+    }
+}
+
+/// Joins what shards have calibrated, and converts the result.
+#[derive(Debug, clap::Args)]
+pub(super) struct Merge {
+    /// What `enfold quantize --shard` has written, of every part, in their order.
+    #[arg(required = true)]
+    state: Vec<PathBuf>,
+    /// The archive to write, or .onnx.
+    #[arg(long, value_name = "OUT")]
+    output: PathBuf,
+    #[command(flatten)]
+    say: Say,
+}
+
+impl Merge {
+    pub(super) fn run(&self, stderr: &Stderr) -> Result<()> {
+        let inputs: Vec<&Path> = self.state.iter().map(PathBuf::as_path).collect();
+        check_output(&self.output, &inputs)?;
+        for (at, path) in inputs.iter().enumerate() {
+            if inputs[..at].iter().any(|other| std::fs::canonicalize(other).ok() == std::fs::canonicalize(path).ok()) {
+                return Err(usage(format!("{} is given twice; each part counts once", path.display())));
+            }
+        }
+        let mut merged: Option<PreparedGraph> = None;
+        for path in inputs {
+            let model = Model::load(path, &Dims { dims: Vec::new() })?;
+            let stage = model.stage;
+            let Some(state) = model.prepared else {
+                bail!("{} is {stage}; merge takes what enfold quantize --shard has written", path.display());
+            };
+            match &mut merged {
+                None => merged = Some(state),
+                Some(merged) => merged
+                    .merge(&state)
+                    .with_context(|| format!("{} does not belong to {}", path.display(), self.state[0].display()))?,
+            }
+        }
+        let merged = merged.context("no state to merge")?;
+        finish(&merged, &self.output, None, self.say, stderr)
+    }
+}
+
+/// Converts, writes, and says what has become of the model.
+fn finish(prepared: &PreparedGraph, target: &Path, before: Option<u64>, say: Say, stderr: &Stderr) -> Result<()> {
+    let quantized = stderr.wait_for("converting", || convert(prepared, &ConvertOptions::default()))?;
+    let bytes = match extension(target).as_str() {
+        "onnx" => onnx::export(&quantized, &ExportOptions::default())?,
+        _ => archive::to_bytes(&quantized)?,
+    };
+    output::write(target, &bytes)?;
+    let summary = Quantized::new(target, prepared, &quantized, before, bytes.len() as u64)?;
+    if say.json { output::print_json(&summary) } else { output::print(&summary.text(say.verbose)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards() {
+        assert_eq!((shard("1/1"), shard("2/8")), (Ok((1, 1)), Ok((2, 8))));
+        for wrong in ["", "1", "0/2", "3/2", "1/0", "a/b", "-1/2"] {
+            assert!(shard(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! `enfold run`.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use enfold::graph::Graph;
+use ndarray::{ArrayD, Axis, concatenate};
+
+use super::arrays::{self, Arrays};
+use super::device::{Choice, Runner, time};
+use super::feed::{Rest, feed};
+use super::model::{Dims, Model};
+use super::output::{self, check_output, count};
+use super::progress::Stderr;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Run {
+    /// The model: .onnx, or an archive. A float model runs in float.
+    model: PathBuf,
+    /// The inputs, by name.
+    #[arg(long, value_name = "DATA")]
+    input: PathBuf,
+    /// Where each output goes, under its name and as f32.
+    #[arg(long, value_name = "DATA")]
+    output: PathBuf,
+    #[command(flatten)]
+    choice: Choice,
+    /// Rows of one run, if the model leaves its batch to run time [default: all].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    batch_size: Option<u32>,
+    #[command(flatten)]
+    dims: Dims,
+    /// Says in JSON what was written.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(serde::Serialize)]
+struct Report<'a> {
+    output: String,
+    device: String,
+    rows: usize,
+    batches: usize,
+    seconds: f64,
+    outputs: Vec<OutputReport<'a>>,
+}
+
+#[derive(serde::Serialize)]
+struct OutputReport<'a> {
+    name: &'a str,
+    shape: &'a [usize],
+}
+
+impl Run {
+    pub(super) fn run(&self, stderr: &Stderr) -> Result<()> {
+        self.choice.check()?;
+        check_output(&self.output, &[&self.model, &self.input])?;
+        let model = Model::load(&self.model, &self.dims)?;
+        let graph = model.executable()?;
+        let names = graph.output_names().to_vec();
+        arrays::check_format(&self.output, names.len())?;
+        let data = Arrays::load(&self.input)?;
+        let feed = feed(&graph, &data, self.batch_size.map(|n| n as usize), Rest::Refuse, stderr)?;
+        let runner = stderr.wait_for("loading", || Runner::new(&graph, &self.choice, stderr))?;
+
+        let bar = stderr.bar("running", feed.batches.len());
+        let started = Instant::now();
+        let mut outputs: Vec<Vec<ArrayD<f32>>> = vec![Vec::new(); names.len()];
+        for batch in &feed.batches {
+            let results = runner.run(batch).with_context(|| model.name())?;
+            outputs.iter_mut().zip(results).for_each(|(all, one)| all.push(arrays::floats(one)));
+            bar.step();
+        }
+        drop(bar);
+        let seconds = started.elapsed();
+        let joined = names.iter().zip(outputs).map(|(name, parts)| Ok((name.clone(), joined(name, &graph, parts)?)));
+        let joined: Vec<(String, ArrayD<f32>)> = joined.collect::<Result<_>>()?;
+        arrays::save(&self.output, &joined)?;
+
+        if self.json {
+            let outputs = joined.iter().map(|(name, array)| OutputReport { name, shape: array.shape() }).collect();
+            return output::print_json(&Report {
+                output: self.output.display().to_string(),
+                device: runner.describe(),
+                rows: feed.rows,
+                batches: feed.batches.len(),
+                seconds: seconds.as_secs_f64(),
+                outputs,
+            });
+        }
+        let list: Vec<String> = joined.iter().map(|(name, array)| format!("{name} {:?}", array.shape())).collect();
+        output::print(&format!(
+            "{}: {} ({}, {} on {})\n",
+            self.output.display(),
+            list.join(", "),
+            count(feed.rows, "row"),
+            time(seconds),
+            runner.describe()
+        ))
+    }
+}
+
+/// The rows of all batches.
+fn joined(name: &str, graph: &Graph, mut parts: Vec<ArrayD<f32>>) -> Result<ArrayD<f32>> {
+    if parts.len() == 1 {
+        return Ok(parts.swap_remove(0));
+    }
+    let views: Vec<_> = parts.iter().map(|part| part.view()).collect();
+    if views.iter().any(|view| view.ndim() == 0) {
+        bail!(
+            "{name} is one number a batch, of {} batches of {} inputs; run one batch at a time",
+            parts.len(),
+            graph.inputs().len()
+        );
+    }
+    Ok(concatenate(Axis(0), &views)?)
+}

@@ -1,0 +1,84 @@
+//! A folder of one test, and the binary run in it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// A folder that is empty when the test begins, and stays for a look when it fails.
+pub(crate) struct Space(PathBuf);
+
+/// What a run of the binary gave.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    pub(crate) code: Option<i32>,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+impl Space {
+    pub(crate) fn new(name: &str) -> Self {
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cli").join(name);
+        if path.exists() {
+            std::fs::remove_dir_all(&path).unwrap();
+        }
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    pub(crate) fn read(&self, name: &str) -> String {
+        std::fs::read_to_string(self.path(name)).unwrap()
+    }
+
+    /// The names of all files, sorted: nothing half-written may stay.
+    pub(crate) fn files(&self) -> Vec<String> {
+        let entry = |entry: std::io::Result<std::fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
+        let mut names: Vec<String> = std::fs::read_dir(&self.0).unwrap().map(entry).collect();
+        names.sort();
+        names
+    }
+
+    pub(crate) fn command(&self, arguments: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_enfold"));
+        command.current_dir(&self.0).args(arguments.split_whitespace());
+        command
+    }
+
+    /// Runs `enfold` with arguments that are separated by spaces.
+    pub(crate) fn enfold(&self, arguments: &str) -> Ran {
+        Ran::of(self.command(arguments).output().unwrap())
+    }
+
+    /// The same, which must succeed without a word on standard error; gives what it printed.
+    pub(crate) fn ok(&self, arguments: &str) -> String {
+        let ran = self.enfold(arguments);
+        assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""), "enfold {arguments}\n{}", ran.out);
+        ran.out
+    }
+
+    /// The same, which must print JSON.
+    pub(crate) fn json(&self, arguments: &str) -> serde_json::Value {
+        serde_json::from_str(&self.ok(arguments)).unwrap()
+    }
+
+    /// The same, which must fail with one line that holds all of `parts`, and print and write nothing.
+    pub(crate) fn fails(&self, code: i32, arguments: &str, parts: &[&str]) {
+        let before = self.files();
+        let ran = self.enfold(arguments);
+        let what = format!("enfold {arguments}: {ran:?}");
+        assert_eq!(ran.code, Some(code), "{what}");
+        assert_eq!((ran.err.lines().count(), ran.out.as_str()), (1, ""), "one line: {what}");
+        assert!(ran.err.starts_with("error: "), "{what}");
+        parts.iter().for_each(|part| assert!(ran.err.contains(part), "{part:?} is not in {what}"));
+        assert_eq!(self.files(), before, "{what}");
+    }
+}
+
+impl Ran {
+    pub(crate) fn of(output: Output) -> Self {
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        Self { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+    }
+}
