@@ -37,7 +37,7 @@ fn quantize_is_the_librarys_flow() {
 fn schemes_and_observers_are_what_they_are_called() {
     let space = Space::new("schemes_and_observers_are_what_they_are_called");
     space.save("mlp.enfold", &mlp());
-    let x = space.mlp_data("x.safetensors", 64);
+    let x = space.mlp_data("x.safetensors", 4000);
     let symmetric = QuantizationConfig::symmetric;
     let percentile = ObserverKind::Percentile { fraction: 0.9999 };
     let cases = [
@@ -50,7 +50,7 @@ fn schemes_and_observers_are_what_they_are_called() {
     ];
     let mut seen = Vec::new();
     for (flags, config) in cases {
-        let data = if config.is_dynamic() { "" } else { "--calibrate x.safetensors --batch-size 64" };
+        let data = if config.is_dynamic() { "" } else { "--calibrate x.safetensors --batch-size 4000" };
         space.ok(&format!("quantize mlp.enfold {data} --output q.enfold {flags}"));
         let is_dynamic = config.is_dynamic();
         let mut prepared = prepare(&mlp(), &WgpuQuantizer::new().set_global(config)).unwrap();
@@ -90,7 +90,11 @@ fn products_of_two_activations_are_asked_for() {
     space.encoder_data("data.safetensors", 40);
     let quantize = "quantize encoder.enfold --calibrate data.safetensors --output q.enfold --json";
     let json = space.json(quantize);
-    assert_eq!((json["layers"].as_u64(), json["int8_layers"].as_u64()), (Some(4), Some(2)));
+    assert_eq!(
+        (json["layers"].as_u64(), json["int8_layers"].as_u64()),
+        (Some(4), Some(3)),
+        "a product of codes is one of integers"
+    );
     assert_eq!(json["calibration_batches"].as_u64(), Some(10), "40 rows in batches of 4");
     assert_eq!(space.json(&format!("{quantize} --attention"))["int8_layers"].as_u64(), Some(4));
 }
@@ -154,9 +158,14 @@ fn inspect_tells_what_would_be_quantized() {
     assert_eq!(json["inputs"][0]["dtype"], "i32");
     assert_eq!(json["outputs"][1]["name"], "attention.softmax");
     let out = space.ok("inspect encoder.enfold");
-    for part in ["a float model", "288 parameters", "attention.q     linear", "would be quantized", "softmax)"] {
+    for part in ["a float model", "288 parameters", "would be quantized", "softmax)"] {
         assert!(out.contains(part), "{part:?} is not in\n{out}");
     }
+    let line = out.lines().find(|line| line.starts_with("attention.q ")).unwrap();
+    assert_eq!(
+        line.split_whitespace().collect::<Vec<_>>(),
+        ["attention.q", "linear", "f32", "[4,", "6,", "8]", "64", "sum"]
+    );
     // A quantized model tells what became of it.
     space.encoder_data("data.safetensors", 8);
     space.ok("quantize encoder.enfold --calibrate data.safetensors --output q.enfold");

@@ -71,19 +71,28 @@ impl Space {
         std::fs::write(self.path(name), safetensors::serialize(views, None).unwrap()).unwrap();
     }
 
+    /// Copies a file of `tests/onnx`.
+    pub(crate) fn copy(&self, name: &str) {
+        let from = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/onnx").join(name);
+        std::fs::copy(&from, self.path(name)).unwrap_or_else(|e| panic!("{}: {e}", from.display()));
+    }
+
     /// The arrays of a safetensors file that the binary has written: all are f32.
     pub(crate) fn arrays(&self, name: &str) -> Vec<(String, Vec<usize>, Vec<f32>)> {
+        self.arrays_of(name, "")
+    }
+
+    /// Those whose names begin with `prefix`, sorted by name.
+    pub(crate) fn arrays_of(&self, name: &str, prefix: &str) -> Vec<(String, Vec<usize>, Vec<f32>)> {
         let bytes = std::fs::read(self.path(name)).unwrap();
         let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-        let mut arrays: Vec<_> = file
-            .tensors()
-            .into_iter()
-            .map(|(name, view)| {
-                assert_eq!(view.dtype(), Dtype::F32);
-                let values = view.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
-                (name, view.shape().to_vec(), values)
-            })
-            .collect();
+        let array = |(name, view): (String, TensorView<'_>)| {
+            assert_eq!(view.dtype(), Dtype::F32, "{name}");
+            let values = view.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+            (name, view.shape().to_vec(), values)
+        };
+        let wanted = file.tensors().into_iter().filter(|(name, _)| name.starts_with(prefix));
+        let mut arrays: Vec<_> = wanted.map(array).collect();
         arrays.sort_by(|a: &(String, _, _), b| a.0.cmp(&b.0));
         arrays
     }

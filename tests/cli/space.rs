@@ -42,7 +42,8 @@ impl Space {
 
     pub(crate) fn command(&self, arguments: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_enfold"));
-        command.current_dir(&self.0).args(arguments.split_whitespace());
+        // Drivers complain about a variable that servers lack.
+        command.current_dir(&self.0).env("XDG_RUNTIME_DIR", &self.0).args(arguments.split_whitespace());
         command
     }
 
