@@ -88,8 +88,8 @@ impl Compare {
             let spread =
                 stderr.wait_for("counting", || distributions(&float.graph, &quantized.graph, &inputs, BINS))?;
             let page = Page {
-                float: side(&float),
-                quantized: side(&quantized),
+                float: side(&float)?,
+                quantized: side(&quantized)?,
                 data: data.path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
                 rows,
                 comparison: &comparison,
@@ -149,18 +149,20 @@ fn check_inputs(float: &Model, quantized: &Model) -> Result<()> {
     Ok(())
 }
 
-fn side(model: &Model) -> Side {
-    let layers = |op: &Op| {
-        matches!(op, Op::Linear | Op::MatMul)
-            || matches!(op, Op::IntegerLinear { .. } | Op::IntegerMatMul { .. } | Op::IntegerMatMulDynamic { .. })
-    };
-    Side {
+fn side(model: &Model) -> Result<Side> {
+    let integer =
+        |op: &Op| matches!(op, Op::IntegerLinear { .. } | Op::IntegerMatMul { .. } | Op::IntegerMatMulDynamic { .. });
+    let graph = model.executable()?;
+    let all = |is: &dyn Fn(&Op) -> bool| graph.nodes().iter().filter(|node| is(&node.op)).count();
+    let int8_layers = all(&integer);
+    Ok(Side {
         name: model.name(),
-        stage: model.stage.to_string(),
+        stage: model.stage.to_string().trim_start_matches("a ").to_owned(),
         file_bytes: model.size_bytes,
         constant_bytes: model.constant_bytes(),
-        layers: model.graph.nodes().iter().filter(|node| layers(&node.op)).count(),
-    }
+        layers: int8_layers + all(&|op| matches!(op, Op::Linear | Op::MatMul)),
+        int8_layers,
+    })
 }
 
 impl<'a> Report<'a> {

@@ -34,14 +34,14 @@ pub(super) fn sqnr(nodes: &[NodeComparison], worst: &[usize]) -> Result<String> 
             .margin(8)
             .x_label_area_size(34)
             .y_label_area_size(48)
-            .build_cartesian_2d(-0.5..nodes.len() as f64 - 0.5, low..high)
+            .build_cartesian_2d(0.5..nodes.len() as f64 + 0.5, low..high)
             .map_err(drawn)?;
         mesh(&mut chart, "node, in execution order", "dB")?;
         chart.draw_series(LineSeries::new(so_far.iter().copied(), SOFT.stroke_width(2))).map_err(drawn)?;
         let circle = |&(x, y): &(f64, f64)| Circle::new((x, y), 3, ACCENT.filled());
         chart.draw_series(points.iter().map(circle)).map_err(drawn)?;
         for &at in worst {
-            let point = (at as f64, nodes[at].isolated_sqnr_db);
+            let point = (at as f64 + 1.0, nodes[at].isolated_sqnr_db);
             chart.draw_series([Circle::new(point, 5, BAD.filled())]).map_err(drawn)?;
             // Names of nodes near the right edge end at their point.
             let right = at * 2 > nodes.len();
@@ -64,7 +64,7 @@ pub(super) fn saturation(nodes: &[NodeComparison]) -> Result<String> {
             .margin(8)
             .x_label_area_size(34)
             .y_label_area_size(48)
-            .build_cartesian_2d(-0.5..nodes.len() as f64 - 0.5, 0f64..high)
+            .build_cartesian_2d(0.5..nodes.len() as f64 + 0.5, 0f64..high)
             .map_err(drawn)?;
         mesh(&mut chart, "node, in execution order", "% of values")?;
         let bar = |&(x, y): &(f64, f64)| Rectangle::new([(x - 0.4, 0.0), (x + 0.4, y)], BAD.filled());
@@ -128,7 +128,7 @@ pub(super) fn histogram(spread: &Distribution) -> Result<String> {
 
 /// A node's place and its value, where there is a finite one.
 fn series(nodes: &[NodeComparison], value: impl Fn(&NodeComparison) -> Option<f64>) -> Vec<(f64, f64)> {
-    let point = |(at, node): (usize, &NodeComparison)| Some((at as f64, value(node).filter(|v| v.is_finite())?));
+    let point = |(at, node): (usize, &NodeComparison)| Some((at as f64 + 1.0, value(node).filter(|v| v.is_finite())?));
     nodes.iter().enumerate().filter_map(point).collect()
 }
 
@@ -145,7 +145,8 @@ fn mesh(chart: &mut Chart<'_, '_>, x: &str, y: &str) -> Result<()> {
         .disable_x_mesh()
         .x_desc(x)
         .y_desc(y)
-        .x_label_formatter(&|at| format!("{at:.0}"))
+        .x_labels(12)
+        .x_label_formatter(&place)
         .label_style(style.clone())
         .axis_desc_style(style)
         .axis_style(GRID)
@@ -155,9 +156,16 @@ fn mesh(chart: &mut Chart<'_, '_>, x: &str, y: &str) -> Result<()> {
         .map_err(drawn)
 }
 
+/// The place of a node, counted from 1; nothing between two nodes.
+fn place(at: &f64) -> String {
+    if (at - at.round()).abs() < 1e-6 { format!("{:.0}", at.abs()) } else { String::new() }
+}
+
 /// As few digits as tell ticks apart.
 fn number(value: f64, span: f64) -> String {
-    let digits = (2.0 - span.max(f64::MIN_POSITIVE).log10()).ceil().clamp(0.0, 6.0) as usize;
+    let digits = (1.0 - span.max(f64::MIN_POSITIVE).log10()).ceil().clamp(0.0, 6.0) as usize;
+    // Ticks are computed, and what should be 0 is a little less.
+    let value = if value.abs() < span * 1e-6 { 0.0 } else { value };
     if span > 1e6 || span < 1e-5 { format!("{value:.1e}") } else { format!("{value:.digits$}") }
 }
 
@@ -192,4 +200,29 @@ fn themed(text: &str, (width, height): (u32, u32)) -> String {
     let colours = |text: String, (from, to): &(&str, &str)| text.replace(from, to);
     let inner = THEME.iter().fold(inner.replace('\n', ""), colours);
     format!("<svg viewBox=\"0 0 {width} {height}\" role=\"img\">{inner}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks() {
+        assert_eq!((place(&3.0), place(&2.5)), ("3".to_owned(), String::new()));
+        assert_eq!(
+            (number(-1e-17, 0.9), number(0.25, 0.9), number(120.0, 400.0)),
+            ("0.00".into(), "0.25".into(), "120".into())
+        );
+        assert_eq!(number(3e-7, 1e-6), "3.0e-7");
+    }
+
+    #[test]
+    fn colours_are_the_pages() {
+        let spread = Distribution::of(&[1.0, 2.0, 2.5], 4, None);
+        let svg = histogram(&spread).expect("drawn");
+        assert!(svg.starts_with("<svg viewBox=") && svg.ends_with("</svg>") && svg.contains("var(--accent)"), "{svg}");
+        assert!(!svg.contains("\"#"), "{svg}");
+        // One value alone has no width.
+        assert!(histogram(&Distribution::of(&[0.0; 3], 4, None)).is_ok());
+    }
 }

@@ -23,7 +23,10 @@ pub(super) struct Side {
     pub(super) stage: String,
     pub(super) file_bytes: u64,
     pub(super) constant_bytes: u64,
+    /// Linear layers and products of two activations.
     pub(super) layers: usize,
+    /// Those that compute in integers.
+    pub(super) int8_layers: usize,
 }
 
 /// What the page shows.
@@ -64,11 +67,11 @@ pub(super) fn html(page: &Page<'_>) -> Result<String> {
          whose values are quantized with a range from calibration.</p>\n",
         count(quantized, "node")
     );
-    match quantized {
-        0 => {}
-        _ => write!(body, "<figure>{}</figure>\n", plots::saturation(nodes)?)?,
+    match nodes.iter().any(|node| node.saturated.is_some_and(|share| share > 0.0)) {
+        true => write!(body, "<figure>{}</figure>\n", plots::saturation(nodes)?)?,
+        false => body.push_str("<p><b>No value is saturated.</b></p>\n"),
     }
-    body.push_str(&table(&ranked));
+    body.push_str(&table(&ranked, &place));
     histograms(&mut body, page, &ranked)?;
     Ok(format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
@@ -81,13 +84,14 @@ pub(super) fn html(page: &Page<'_>) -> Result<String> {
 fn header(page: &Page<'_>) -> String {
     let comparison = page.comparison;
     let mut text = String::from("<div class=\"tiles\">");
-    let layers = format!("{} in all, {} compared", page.quantized.layers, count(comparison.nodes.len(), "node"));
+    let layers = format!("{} of {}", page.quantized.int8_layers, page.quantized.layers);
+    let compared = format!("{} compared", count(comparison.nodes.len(), "node"));
     let smaller = page.float.constant_bytes as f64 / page.quantized.constant_bytes.max(1) as f64;
     for (what, value, more) in [
         ("Output, signal to noise", db(comparison.output_sqnr_db), "of the worst output".to_owned()),
         ("Output, cosine", format!("{:.6}", comparison.output_cosine), "of the worst output".to_owned()),
         ("Parameters", size(page.quantized.constant_bytes), format!("{smaller:.1} times smaller")),
-        ("Layers", page.float.layers.to_string(), layers),
+        ("Layers in int8", layers, compared),
         ("Data", count(page.rows, "row"), page.data.clone()),
     ] {
         let (value, more) = (escaped(&value), escaped(&more));
@@ -111,10 +115,12 @@ fn header(page: &Page<'_>) -> String {
     text + "</table></div>\n"
 }
 
-fn table(ranked: &[&NodeComparison]) -> String {
+/// `place` is that of a node in execution order, as in the plots.
+fn table(ranked: &[&NodeComparison], place: &HashMap<&str, usize>) -> String {
     let mut text =
         format!("<h2>All {}, worst first</h2>\n<div class=\"scroll\"><table>\n<tr>", count(ranked.len(), "node"));
     for (name, class) in [
+        ("#", "n"),
         ("Node", ""),
         ("Op", ""),
         ("Alone", "n"),
@@ -136,8 +142,9 @@ fn table(ranked: &[&NodeComparison]) -> String {
         let saturated = node.saturated.map_or("–".to_owned(), percent);
         let _ = writeln!(
             text,
-            "<tr><td>{name}</td><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{weight}</td>\
+            "<tr><td class=\"n\">{}</td><td>{name}</td><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{weight}</td>\
              <td class=\"n\">{:.2e}</td><td class=\"n\">{:.6}</td><td class=\"n\">{saturated}</td></tr>",
+            place.get(node.origin.as_str()).map_or(0, |at| at + 1),
             node.op,
             db(node.isolated_sqnr_db),
             db(node.sqnr_db),

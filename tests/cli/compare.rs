@@ -56,8 +56,9 @@ fn the_page_is_one_file_that_asks_for_nothing() {
     ] {
         assert!(html.contains(part), "{part:?} is missing");
     }
-    // Two plots by node; a histogram for the values of each of five nodes, and for each of three weights.
-    assert_eq!(html.matches("<svg ").count(), 2 + 5 + 3);
+    assert!(html.contains("<b>3 of 3</b>") && html.contains("No value is saturated."));
+    // A plot by node; a histogram for the values of each of five nodes, and for each of three weights.
+    assert_eq!(html.matches("<svg ").count(), 1 + 5 + 3);
     assert_eq!(html.matches("narrowest channel").count(), 3);
     assert_eq!(html.matches("<details").count(), 5);
     let (opened, closed) = (html.matches("<div").count(), html.matches("</div>").count());
