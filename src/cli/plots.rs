@@ -22,13 +22,17 @@ const THEME: [(&str, &str); 5] = [
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
-/// Signal to noise of every node in graph order: alone as points, of the whole graph as a line; the worst are marked.
+/// Ratios above this are drawn as this: nobody minds, and others keep their room.
+pub(super) const MOST_DB: f64 = 100.0;
+
+/// Signal to noise of every node in graph order: alone as points, of the whole graph as a line; the worst are numbered.
 pub(super) fn sqnr(nodes: &[NodeComparison], worst: &[usize]) -> Result<String> {
-    let points: Vec<(f64, f64)> = series(nodes, |node| Some(node.isolated_sqnr_db));
-    let so_far: Vec<(f64, f64)> = series(nodes, |node| Some(node.sqnr_db));
+    let capped = |db: f64| Some(db).filter(|db| db.is_finite()).map(|db| db.min(MOST_DB));
+    let points: Vec<(f64, f64)> = series(nodes, |node| capped(node.isolated_sqnr_db));
+    let so_far: Vec<(f64, f64)> = series(nodes, |node| capped(node.sqnr_db));
     let values = || points.iter().chain(&so_far).map(|point| point.1);
     let (low, high) = (values().fold(f64::INFINITY, f64::min), values().fold(f64::NEG_INFINITY, f64::max));
-    let (low, high) = if low > high { (0.0, 1.0) } else { (low.min(0.0), high * 1.08 + 1.0) };
+    let (low, high) = if low > high { (0.0, 1.0) } else { ((low - 5.0).floor(), (high + 4.0).ceil()) };
     svg((920, 300), |area| {
         let mut chart = ChartBuilder::on(area)
             .margin(8)
@@ -40,15 +44,12 @@ pub(super) fn sqnr(nodes: &[NodeComparison], worst: &[usize]) -> Result<String> 
         chart.draw_series(LineSeries::new(so_far.iter().copied(), SOFT.stroke_width(2))).map_err(drawn)?;
         let circle = |&(x, y): &(f64, f64)| Circle::new((x, y), 3, ACCENT.filled());
         chart.draw_series(points.iter().map(circle)).map_err(drawn)?;
-        for &at in worst {
-            let point = (at as f64 + 1.0, nodes[at].isolated_sqnr_db);
-            chart.draw_series([Circle::new(point, 5, BAD.filled())]).map_err(drawn)?;
-            // Names of nodes near the right edge end at their point.
-            let right = at * 2 > nodes.len();
-            let anchor = Pos::new(if right { HPos::Right } else { HPos::Left }, VPos::Bottom);
-            let style = ("sans-serif", 12).into_font().color(&BAD).pos(anchor);
+        for (rank, &at) in worst.iter().enumerate() {
+            let point = (at as f64 + 1.0, nodes[at].isolated_sqnr_db.min(MOST_DB));
+            let style = ("sans-serif", 13).into_font().color(&BAD).pos(Pos::new(HPos::Center, VPos::Bottom));
             let label = EmptyElement::at(point)
-                + Text::new(shortened(&nodes[at].origin), (if right { -7 } else { 7 }, -2), style);
+                + Circle::new((0, 0), 5, BAD.filled())
+                + Text::new((rank + 1).to_string(), (0, -7), style);
             chart.draw_series([label]).map_err(drawn)?;
         }
         Ok(())
@@ -167,17 +168,6 @@ fn number(value: f64, span: f64) -> String {
     // Ticks are computed, and what should be 0 is a little less.
     let value = if value.abs() < span * 1e-6 { 0.0 } else { value };
     if span > 1e6 || span < 1e-5 { format!("{value:.1e}") } else { format!("{value:.digits$}") }
-}
-
-fn shortened(name: &str) -> String {
-    const MOST: usize = 40;
-    let length = name.chars().count();
-    // The end of a path tells more than its beginning.
-    if length <= MOST {
-        name.to_owned()
-    } else {
-        format!("…{}", name.chars().skip(length - MOST + 1).collect::<String>())
-    }
 }
 
 fn svg(size: (u32, u32), draw: impl FnOnce(&Area<'_>) -> Result<()>) -> Result<String> {

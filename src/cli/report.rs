@@ -14,7 +14,7 @@ const OPEN: usize = 24;
 /// Nodes with histograms at all: more would make the page slow.
 const DRAWN: usize = 240;
 /// Nodes marked in the plot.
-const MARKED: usize = 3;
+const MARKED: usize = 5;
 
 /// One of the two models.
 #[derive(Debug)]
@@ -50,26 +50,35 @@ pub(super) fn html(page: &Page<'_>) -> Result<String> {
 
     let title = format!("{} against {}", page.quantized.name, page.float.name);
     let mut body = format!("<h1>{}</h1>\n{}", escaped(&title), header(page));
+    let name = |(rank, &at): (usize, &usize)| format!("<b>{}</b> {}", rank + 1, escaped(&nodes[at].origin));
+    let names: Vec<String> = marked.iter().enumerate().map(name).collect();
     let _ = write!(
         body,
         "<h2>Signal to noise by node</h2>\n<p>Points: each node alone, fed with the float model's values. Line: the whole model \
-         up to the node. The worst {} marked. Nodes without any error are not drawn.</p>\n<figure>{}</figure>\n",
-        match marked.len() {
-            1 => "is".to_owned(),
-            n => format!("{n} are"),
-        },
+         up to the node. Exact nodes are not drawn, and what is above {} dB is drawn there.</p>\n<p class=\"worst\">Worst: {}</p>\n\
+         <figure>{}</figure>\n",
+        plots::MOST_DB,
+        if names.is_empty() { "none, all is exact".to_owned() } else { names.join(", ") },
         plots::sqnr(nodes, &marked)?
     );
     let quantized = nodes.iter().filter(|node| node.saturated.is_some()).count();
-    let _ = write!(
-        body,
-        "<h2>Saturation by node</h2>\n<p>The share of the float model's values beyond the smallest or largest code, of the {} \
-         whose values are quantized with a range from calibration.</p>\n",
-        count(quantized, "node")
-    );
+    body.push_str("<h2>Saturation by node</h2>\n");
+    let _ = match quantized {
+        0 => writeln!(
+            body,
+            "<p>No value has a range from calibration: dynamic ranges are found at run time, and hold all.</p>"
+        ),
+        n => writeln!(
+            body,
+            "<p>The share of the float model's values beyond the smallest or largest code, of the {} whose values have a range from \
+             calibration.</p>",
+            count(n, "node")
+        ),
+    };
     match nodes.iter().any(|node| node.saturated.is_some_and(|share| share > 0.0)) {
         true => write!(body, "<figure>{}</figure>\n", plots::saturation(nodes)?)?,
-        false => body.push_str("<p><b>No value is saturated.</b></p>\n"),
+        false if quantized > 0 => body.push_str("<p><b>No value is saturated.</b></p>\n"),
+        false => {}
     }
     body.push_str(&table(&ranked, &place));
     histograms(&mut body, page, &ranked)?;
@@ -190,7 +199,10 @@ fn figure(body: &mut String, what: &str, spread: &Distribution) -> Result<()> {
     if spread.counts.is_empty() {
         return Ok(());
     }
-    let number = |v: f32| format!("{v:.4}");
+    let number = |v: f32| match v.abs() {
+        0.0 | 1e-3..1e5 => format!("{v:.4}"),
+        _ => format!("{v:.3e}"),
+    };
     let mut caption = format!("{what} {} … {}", number(spread.min), number(spread.max));
     match spread.clipping {
         Some(clipping) => {
