@@ -1,25 +1,46 @@
 //! NumPy's files.
 
-use std::io::Cursor;
+use std::io::{Cursor, Read};
 
 use anyhow::{Context, Result, bail};
 use enfold::Tensor;
-use ndarray::{ArrayD, IxDyn, OwnedRepr};
-use ndarray_npy::{NpzReader, NpzWriter, ReadNpyError, ReadNpyExt, ReadNpzError, ReadableElement, WriteNpyExt};
+use ndarray::ArrayD;
+use ndarray_npy::{NpzWriter, ReadNpyError, ReadNpyExt, WriteNpyExt};
+use zip::ZipArchive;
 
 use super::arrays::{Array, Values};
 
 /// The array of an `.npy` file.
 pub(super) fn read_npy(bytes: &[u8]) -> Result<Array> {
-    any(&mut Npy(bytes))
+    // The library would allocate what the header asks for.
+    if let Some(elements) = declared_elements(bytes)
+        && elements > bytes.len() as u128
+    {
+        bail!("it is cut short: its shape has {elements} elements, and there are only {} bytes", bytes.len());
+    }
+    macro_rules! tried {
+        ($($t:ty),*) => {
+            $(match ArrayD::<$t>::read_npy(bytes) {
+                Ok(array) => return Elements::from(array).array(stringify!($t)),
+                Err(ReadNpyError::WrongDescriptor(_)) => {}
+                Err(error) => return Err(error.into()),
+            })*
+        };
+    }
+    tried!(f32, f64, i64, i32, i16, i8, u64, u32, u16, u8, bool);
+    bail!("its element type is not one of f32, f64, bool, and signed or unsigned integers; convert it with astype")
 }
 
 /// The arrays of an `.npz` file, by name.
 pub(super) fn read_npz(bytes: &[u8]) -> Result<Vec<(String, Array)>> {
-    let mut reader = NpzReader::new(Cursor::new(bytes))?;
+    let mut archive = ZipArchive::new(Cursor::new(bytes))?;
     let mut arrays = Vec::new();
-    for name in reader.names()? {
-        let array = any(&mut Npz { reader: &mut reader, name: &name }).with_context(|| format!("array {name}"))?;
+    for at in 0..archive.len() {
+        let mut file = archive.by_index(at)?;
+        let name = file.name().to_owned();
+        let mut npy = Vec::new();
+        file.read_to_end(&mut npy).with_context(|| format!("array {name}"))?;
+        let array = read_npy(&npy).with_context(|| format!("array {name}"))?;
         arrays.push((name.strip_suffix(".npy").unwrap_or(&name).to_owned(), array));
     }
     Ok(arrays)
@@ -41,50 +62,16 @@ pub(super) fn write_npz(arrays: &[(String, ArrayD<f32>)]) -> Result<Vec<u8>> {
     Ok(writer.finish()?.into_inner())
 }
 
-/// What holds one array.
-trait Source {
-    /// The array, or `None` if it is of another type.
-    fn read<T: ReadableElement>(&mut self) -> Result<Option<ArrayD<T>>>;
-}
-
-struct Npy<'a>(&'a [u8]);
-
-impl Source for Npy<'_> {
-    fn read<T: ReadableElement>(&mut self) -> Result<Option<ArrayD<T>>> {
-        match ArrayD::<T>::read_npy(self.0) {
-            Ok(array) => Ok(Some(array)),
-            Err(ReadNpyError::WrongDescriptor(_)) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
-    }
-}
-
-struct Npz<'a, 'b> {
-    reader: &'a mut NpzReader<Cursor<&'b [u8]>>,
-    name: &'a str,
-}
-
-impl Source for Npz<'_, '_> {
-    fn read<T: ReadableElement>(&mut self) -> Result<Option<ArrayD<T>>> {
-        match self.reader.by_name::<OwnedRepr<T>, IxDyn>(self.name) {
-            Ok(array) => Ok(Some(array)),
-            Err(ReadNpzError::Npy(ReadNpyError::WrongDescriptor(_))) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
-    }
-}
-
-/// What a source holds, whichever of the types it is.
-fn any(source: &mut impl Source) -> Result<Array> {
-    macro_rules! tried {
-        ($($t:ty),*) => {
-            $(if let Some(array) = source.read::<$t>()? {
-                return Elements::from(array).array(stringify!($t));
-            })*
-        };
-    }
-    tried!(f32, f64, i64, i32, i16, i8, u64, u32, u16, u8, bool);
-    bail!("its element type is not one of f32, f64, bool, and signed or unsigned integers; convert it with astype")
+/// How many elements a header declares; `None` if it cannot be read, which the library then says.
+fn declared_elements(bytes: &[u8]) -> Option<u128> {
+    let header = match bytes.get(6)? {
+        1 => bytes.get(10..)?.get(..usize::from(u16::from_le_bytes([*bytes.get(8)?, *bytes.get(9)?])))?,
+        _ => bytes.get(12..)?.get(..u32::from_le_bytes(bytes.get(8..12)?.try_into().ok()?) as usize)?,
+    };
+    let header = std::str::from_utf8(header).ok()?;
+    let shape = header.split_once("'shape':")?.1.split_once('(')?.1.split_once(')')?.0;
+    let lengths = shape.split(',').map(str::trim).filter(|length| !length.is_empty());
+    lengths.map(|length| length.parse::<u128>().ok()).try_fold(1u128, |n, length| Some(n.saturating_mul(length?)))
 }
 
 /// An array of any element type on its way to one of two.
@@ -118,3 +105,16 @@ macro_rules! elements {
 }
 elements!(f32 => F32, f64 => F64, i64 => Integers, i32 => Integers, i16 => Integers, i8 => Integers, u64 => Unsigned,
     u32 => Integers, u16 => Integers, u8 => Integers, bool => Integers);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_declare_their_elements() {
+        let bytes = write_npy(&ArrayD::zeros(vec![3, 4])).expect("written");
+        assert_eq!(declared_elements(&bytes), Some(12));
+        assert_eq!(declared_elements(&write_npy(&ArrayD::zeros(vec![])).expect("written")), Some(1));
+        assert_eq!(declared_elements(&bytes[..20]), None);
+    }
+}

@@ -86,3 +86,31 @@ fn values_that_cannot_be_calibrated_with_are_named() {
     let quantize = "quantize mlp.enfold --calibrate x.safetensors --output q.enfold";
     space.fails(1, quantize, &["x.safetensors", "element 13", "NaN"]);
 }
+
+#[test]
+fn data_shorter_than_its_shape_is_refused() {
+    let space = Space::new("data_shorter_than_its_shape_is_refused");
+    space.save("mlp.enfold", &mlp());
+    let array = ndarray::ArrayD::<f32>::zeros(vec![2, 12]);
+    let mut npy = Vec::new();
+    array.write_npy(&mut npy).unwrap();
+    // Of as many rows as no machine has memory for, in a header of the same length.
+    let at = npy.windows(7).position(|bytes| bytes == b"(2, 12)").unwrap();
+    let mut huge = npy.clone();
+    huge.splice(at..at + 7, *b"(200000000000, 12)");
+    let end = huge.iter().position(|byte| *byte == b'\n').unwrap();
+    huge.drain(end - 11..end);
+    assert_eq!(huge.len(), npy.len());
+    std::fs::write(space.path("huge.npy"), &huge).unwrap();
+    let run = "run mlp.enfold --output y.npy --device cpu --input";
+    space.fails(1, &format!("{run} huge.npy"), &["huge.npy", "cut short", "2400000000000 elements"]);
+    std::fs::write(space.path("short.npy"), &npy[..npy.len() - 4]).unwrap();
+    space.fails(1, &format!("{run} short.npy"), &["short.npy"]);
+    let mut zip = zip::ZipWriter::new(std::fs::File::create(space.path("huge.npz")).unwrap());
+    zip.start_file("x.npy", zip::write::SimpleFileOptions::default()).unwrap();
+    std::io::Write::write_all(&mut zip, &huge).unwrap();
+    zip.finish().unwrap();
+    space.fails(1, &format!("{run} huge.npz"), &["array x.npy", "cut short"]);
+    std::fs::write(space.path("whole.npy"), &npy).unwrap();
+    space.ok(&format!("{run} whole.npy"));
+}
