@@ -38,12 +38,12 @@ say "formatting"
 cargo fmt --check
 
 say "lints"
-cargo clippy --quiet --all-targets --features coopmat,onnx -- -D warnings
+cargo clippy --quiet --all-targets --features coopmat,cli -- -D warnings
 cargo clippy --quiet --lib -- -D warnings
 cargo clippy --quiet --no-default-features --lib --test host -- -D warnings
 
 say "documentation"
-RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps --features coopmat,onnx
+RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps --features coopmat,cli
 
 say "the browser's target"
 # It can be checked wherever Rust's library for it is installed.
@@ -54,9 +54,9 @@ else
 fi
 
 say "building the tests"
-cargo test --quiet --no-run --features coopmat,onnx
+cargo test --quiet --no-run --features coopmat,cli
 
-if [ "${ENFOLD_ALLOW_NO_GPU:-}" != 1 ] && ! cargo test --quiet --features coopmat,onnx --test gpu an_adapter_answers >/dev/null 2>&1; then
+if [ "${ENFOLD_ALLOW_NO_GPU:-}" != 1 ] && ! cargo test --quiet --features coopmat,cli --test gpu an_adapter_answers >/dev/null 2>&1; then
     install mesa-vulkan-drivers libvulkan1
 fi
 
@@ -70,8 +70,8 @@ tests() {
     "$@" 2>&1 | tee -a "$log"
 }
 
-tests "with the GPU engine" cargo test --features coopmat,onnx
-tests "without a GPU engine" cargo test --no-default-features --features onnx --lib --test host
+tests "with the GPU engine" cargo test --features coopmat,cli
+tests "without a GPU engine" cargo test --no-default-features --lib --test host
 
 say "ONNX Runtime on exported models"
 # Its packages come from PyPI, into target/onnxruntime-venv.
@@ -91,7 +91,7 @@ if [ "${CI:-}" = true ]; then
     [ -e "$icd" ] || install chromium
     [ -e "$icd" ] || missing "$icd, which Debian's chromium carries"
     tests "GPU tests on SwiftShader" env VK_DRIVER_FILES="$icd" VK_ICD_FILENAMES="$icd" ENFOLD_ADAPTER=SwiftShader \
-        cargo test --features coopmat,onnx --test gpu -- "${of_host[@]}"
+        cargo test --features coopmat,cli --test gpu -- "${of_host[@]}"
 fi
 
 say "counts"

@@ -104,7 +104,7 @@ impl Bench {
         let mut devices = Vec::new();
         if self.device == Some(Device::Reference) {
             let check = Check { equal: true, largest_error: 0.0, cosine: 1.0 };
-            let times = self.times("run", stderr, || Ok(drop(reference.run(&inputs)?)))?;
+            let times = self.times("run", stderr, || reference.run(&inputs).map(drop).map_err(Into::into))?;
             devices.push(Measured {
                 device: "reference",
                 name: "the interpreter".to_owned(),
@@ -115,7 +115,7 @@ impl Bench {
         if matches!(self.device, None | Some(Device::Cpu)) {
             let engine = cpu::Engine::new(&lower(&graph)?)?;
             let check = Check::of(&graph, &expected, engine.run(&inputs)?, "the CPU engine")?;
-            let times = self.times("run", stderr, || Ok(drop(engine.run(&inputs)?)))?;
+            let times = self.times("run", stderr, || engine.run(&inputs).map(drop).map_err(Into::into))?;
             devices.push(Measured { device: "cpu", name: "the CPU engine".to_owned(), check, times: vec![times] });
         }
         if matches!(self.device, None | Some(Device::Gpu)) {

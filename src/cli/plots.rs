@@ -167,7 +167,7 @@ fn number(value: f64, span: f64) -> String {
     let digits = (1.0 - span.max(f64::MIN_POSITIVE).log10()).ceil().clamp(0.0, 6.0) as usize;
     // Ticks are computed, and what should be 0 is a little less.
     let value = if value.abs() < span * 1e-6 { 0.0 } else { value };
-    if span > 1e6 || span < 1e-5 { format!("{value:.1e}") } else { format!("{value:.digits$}") }
+    if (1e-5..1e6).contains(&span) { format!("{value:.digits$}") } else { format!("{value:.1e}") }
 }
 
 fn svg(size: (u32, u32), draw: impl FnOnce(&Area<'_>) -> Result<()>) -> Result<String> {

@@ -76,7 +76,7 @@ pub(super) fn html(page: &Page<'_>) -> Result<String> {
         ),
     };
     match nodes.iter().any(|node| node.saturated.is_some_and(|share| share > 0.0)) {
-        true => write!(body, "<figure>{}</figure>\n", plots::saturation(nodes)?)?,
+        true => writeln!(body, "<figure>{}</figure>", plots::saturation(nodes)?)?,
         false if quantized > 0 => body.push_str("<p><b>No value is saturated.</b></p>\n"),
         false => {}
     }

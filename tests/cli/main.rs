@@ -1,6 +1,6 @@
 //! The command line, run as its users run it: the built binary on small files.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::print_stdout, clippy::unwrap_used)]
 
 mod bench;
 mod calibrate;

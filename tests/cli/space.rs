@@ -77,6 +77,16 @@ impl Space {
     }
 }
 
+/// Whether a GPU test can run. That none answers must be allowed, and is counted.
+pub(crate) fn has_adapter(space: &Space) -> bool {
+    let any = !space.json("adapters --json").as_array().unwrap().is_empty();
+    if !any {
+        assert!(std::env::var("ENFOLD_ALLOW_NO_GPU").is_ok_and(|allowed| allowed == "1"), "no adapter answers");
+        println!("skipped, no adapter");
+    }
+    any
+}
+
 impl Ran {
     pub(crate) fn of(output: Output) -> Self {
         let text = |bytes| String::from_utf8(bytes).unwrap();
