@@ -52,7 +52,10 @@ pub(super) struct Bench {
 struct Report {
     model: String,
     stage: String,
-    rows: usize,
+    /// Of one batch, if the model leaves its batch to run time.
+    rows: Option<usize>,
+    /// Names with shapes.
+    inputs: Vec<String>,
     threads: usize,
     /// One entry for each device.
     devices: Vec<Measured>,
@@ -97,7 +100,7 @@ impl Bench {
         let graph = model.executable()?;
         let inputs = self.inputs(&graph, stderr)?;
         let batched = graph.inputs().iter().position(|&id| graph.node(id).shape.is_batched());
-        let rows = batched.map_or(1, |at| inputs[at].shape()[0]);
+        let rows = batched.map(|at| inputs[at].shape()[0]);
 
         let reference = Interpreter::new(&graph);
         let expected = stderr.wait_for("running the reference", || reference.run(&inputs))?;
@@ -124,7 +127,9 @@ impl Bench {
                     let name = on_gpu.context.describe();
                     let outputs = pollster::block_on(on_gpu.model.run(&inputs))?;
                     let check = Check::of(&graph, &expected, outputs, &name)?;
-                    let times = on_gpu::times(&on_gpu, &inputs, rows, |what, each| self.times(what, stderr, each))?;
+                    let times = on_gpu::times(&on_gpu, &inputs, rows.unwrap_or(1), |what, each| {
+                        self.times(what, stderr, each)
+                    })?;
                     devices.push(Measured { device: "gpu", name, check, times });
                 }
                 None if self.device.is_none() => stderr.note("no GPU adapter answers; only the CPU is measured"),
@@ -132,7 +137,10 @@ impl Bench {
             }
         }
         let (stage, threads) = (model.stage.to_string(), rayon::current_num_threads());
-        let report = Report { model: model.path.display().to_string(), stage, rows, threads, devices };
+        let described = graph.inputs().iter().zip(&inputs);
+        let described = described.map(|(&id, input)| format!("{} {:?}", graph.node(id).name, input.shape())).collect();
+        let model = model.path.display().to_string();
+        let report = Report { model, stage, rows, inputs: described, threads, devices };
         if self.json { output::print_json(&report) } else { output::print(&report.text()) }
     }
 
@@ -219,8 +227,8 @@ impl Check {
 
 impl Report {
     fn text(&self) -> String {
-        let (rows, threads) = (count(self.rows, "row"), count(self.threads, "CPU thread"));
-        let mut text = format!("{}: {}, {rows}, {threads}\n", self.model, self.stage);
+        let (inputs, threads) = (self.inputs.join(", "), count(self.threads, "CPU thread"));
+        let mut text = format!("{}: {}; {inputs}; {threads}\n", self.model, self.stage);
         let mut lines = vec![["device", "measured", "median", "min", "max", "runs"].map(str::to_owned).to_vec()];
         for measured in &self.devices {
             let check = &measured.check;

@@ -172,10 +172,12 @@ fn of_fixed_batch(inputs: &[Input<'_>], batch_size: Option<usize>, rest: Rest, s
         let (there, over) = (input.array.shape[0], input.array.shape[0] % lead);
         match rest {
             _ if over == 0 => {}
-            Rest::Note => stderr.note(&format!(
-                "{}: the last {over} of {there} rows fill no batch of {lead}, and are left out",
-                input.name
-            )),
+            Rest::Note => {
+                let what = format!("the last {over} of {there} rows fill no batch of {lead}, and are left out");
+                stderr.note(&format!("{}: {what}", input.name));
+                // The other inputs have as many batches, and it is said once.
+                break;
+            }
             Rest::Refuse => bail!(
                 "{}: the last {over} of {there} rows fill no batch of {lead}, which the model has fixed; add or remove rows",
                 input.name

@@ -73,7 +73,9 @@ impl Model {
                 bail!("{name} is no archive of enfold, nor called .onnx; MODEL is one of the two");
             }
             let options = dims.dims.iter().fold(ImportOptions::default(), |o, (name, value)| o.dim(name, *value));
-            let graph = onnx::load(&path, &options).with_context(|| path.display().to_string())?;
+            // The library's advice, as an argument.
+            let advice = |e: onnx::OnnxError| anyhow!(e.to_string().replace(", as in ", ", as in --dim "));
+            let graph = onnx::load(&path, &options).map_err(advice).with_context(|| path.display().to_string())?;
             return Ok(Self { stage: stage(&graph), path, size_bytes, format: "ONNX", graph, prepared: None });
         }
         if let Some((dim, value)) = dims.dims.first() {

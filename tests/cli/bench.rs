@@ -17,7 +17,7 @@ fn times_come_after_a_check() {
     assert!(0.0 < time("min_us") && time("min_us") <= time("median_us") && time("median_us") <= time("max_us"));
     assert_eq!(time("runs"), 5.0);
     let out = space.ok("bench q.enfold --device cpu --runs 3 --input x.safetensors");
-    assert!(out.contains("64 rows") && out.contains("outputs equal the reference's bits"), "{out}");
+    assert!(out.contains("x [64, 12]") && out.contains("outputs equal the reference's bits"), "{out}");
     assert!(out.contains("device  measured  median"), "{out}");
 }
 
@@ -26,7 +26,7 @@ fn ids_are_drawn_from_the_table() {
     let space = Space::new("ids_are_drawn_from_the_table");
     space.save("encoder.enfold", &encoder());
     let json = space.json("bench encoder.enfold --device reference --runs 2 --json");
-    assert_eq!(json["devices"][0]["device"], "reference");
+    assert_eq!((&json["devices"][0]["device"], &json["rows"]), (&"reference".into(), &serde_json::Value::Null));
     space.fails(2, "bench encoder.enfold --rows 3", &["--rows 3", "fixed"]);
 }
 

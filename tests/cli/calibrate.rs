@@ -108,6 +108,7 @@ fn rows_without_a_batch_are_told() {
     let ran = space.enfold(quantize);
     assert_eq!(ran.code, Some(0), "{ran:?}");
     assert!(ran.err.contains("note: ids: the last 3 of 11 rows fill no batch of 4, and are left out"), "{ran:?}");
+    assert_eq!(ran.err.lines().count(), 1, "said once: {ran:?}");
     assert!(ran.out.contains("calibrated with 2 batches"), "{ran:?}");
     assert_eq!(space.enfold(&format!("{quantize} --quiet")).err, "");
 }
