@@ -46,6 +46,9 @@ enum Command {
     /// Lists a model's graph, parameters and sizes, what would be quantized, and what not and why.
     Inspect(inspect::Inspect),
     /// Quantizes a float model to int8.
+    ///
+    /// Static quantization, the default, needs --calibrate: data like that which the model will see. --dynamic needs none: the scale
+    /// of each activation is found at run time. The result is an archive in quantize/dequantize form, or ONNX if OUT ends in .onnx.
     Quantize(quantize::Quantize),
     /// Joins what shards have calibrated, and converts the result.
     Merge(quantize::Merge),

@@ -258,7 +258,33 @@ fn on_device<T>(result: Result<T>) -> Result<T> {
 
 #[cfg(test)]
 mod tests {
+    use enfold::quantize::{ConvertOptions, QuantizationConfig, WgpuQuantizer, convert, prepare, reference};
+    use enfold::{GraphBuilder, Shape};
+
     use super::*;
+
+    #[test]
+    fn wrong_results_are_not_measured() {
+        let tensor = |shape: &[usize], values: &[f32]| Tensor::from_f32(shape, values.to_vec()).expect("lengths fit");
+        let mut g = GraphBuilder::new();
+        let x = g.input("x", Shape::rows(2)).expect("an input");
+        let y = g.linear("y", x, tensor(&[2, 2], &[0.5, -0.25, 0.1, 0.9]), None).expect("a layer");
+        let float = g.finish([y]).expect("a graph");
+        let quantizer = WgpuQuantizer::new().set_global(QuantizationConfig::symmetric());
+        let mut prepared = prepare(&float, &quantizer).expect("prepared");
+        prepared.observe(&[tensor(&[1, 2], &[1.0, -1.0])]).expect("observed");
+        let integers =
+            reference(&convert(&prepared, &ConvertOptions::default()).expect("converted")).expect("integers");
+
+        let expected = [tensor(&[1, 2], &[1.0, -2.0])];
+        let check = |graph: &Graph, y: &[f32]| Check::of(graph, &expected, vec![tensor(&[1, 2], y)], "it");
+        assert!(check(&integers, &[1.0, -2.0]).expect("equal").equal);
+        let near = check(&float, &[1.0, -1.999]).expect("near enough for floats");
+        assert!(!near.equal && (4e-4..6e-4).contains(&near.largest_error), "{near:?}");
+        let error = check(&integers, &[1.0, -1.999]).expect_err("integers are exact").to_string();
+        assert!(error.starts_with("it computes other outputs") && error.contains("5.0e-4"), "{error}");
+        assert!(check(&float, &[1.0, 2.0]).is_err() && check(&float, &[1.0, f32::NAN]).is_err());
+    }
 
     #[test]
     fn medians() {

@@ -19,10 +19,6 @@ use super::model::{Dims, Model, Stage};
 use super::output::{self, check_output, count, extension};
 use super::progress::Stderr;
 
-/// Quantizes a float model to int8.
-///
-/// Static quantization, the default, needs --calibrate: data like that which the model will see. --dynamic needs none: the scale
-/// of each activation is found at run time. The result is an archive in quantize/dequantize form, or ONNX if OUT ends in .onnx.
 #[derive(Debug, clap::Args)]
 pub(super) struct Quantize {
     /// The float model: .onnx, or an archive.
@@ -82,7 +78,8 @@ struct Scheme {
     /// Leaves a node in float, or a module and all below it: `encoder.0` covers `encoder.0.fc1`. May be repeated.
     #[arg(long, value_name = "NAME", num_args = 1..)]
     leave_float: Vec<String>,
-    /// Also quantizes products of two activations, such as attention's; they stay in float otherwise.
+    /// Quantizes what products of two activations read and give, such as attention's. Otherwise only those compute in integers
+    /// whose inputs are quantized anyway.
     #[arg(long)]
     attention: bool,
 }
@@ -228,7 +225,6 @@ impl Quantize {
     }
 }
 
-/// Joins what shards have calibrated, and converts the result.
 #[derive(Debug, clap::Args)]
 pub(super) struct Merge {
     /// What `enfold quantize --shard` has written, of every part, in their order.
