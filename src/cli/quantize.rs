@@ -72,6 +72,9 @@ struct Scheme {
     /// With --dynamic, a scale for each row of the last axis.
     #[arg(long)]
     per_token: bool,
+    /// Zero points of 0 for activations too, which TensorRT needs.
+    #[arg(long)]
+    symmetric: bool,
     /// How calibration finds the range of an activation [default: histogram].
     #[arg(long, value_enum)]
     observer: Option<Observer>,
@@ -113,6 +116,11 @@ impl Scheme {
         if self.per_token && !self.dynamic {
             return Err(usage("--per-token is for dynamic quantization; add --dynamic, or leave --per-token out"));
         }
+        if self.per_token && self.symmetric {
+            return Err(usage(
+                "--symmetric gives one scale for the tensor, --per-token one for each row; leave one out",
+            ));
+        }
         if self.dynamic && self.observer.is_some() {
             return Err(usage("--observer is for calibration, which --dynamic has none of; leave one of them out"));
         }
@@ -134,6 +142,9 @@ impl Scheme {
                 Observer::Mse => ObserverKind::Mse,
             }),
         };
+        if self.symmetric {
+            config = config.symmetric_activations();
+        }
         let quantizer = WgpuQuantizer::new().set_global(config).quantize_matmul(self.attention);
         self.leave_float.iter().fold(quantizer, |quantizer, name| quantizer.set_module_name(name, None))
     }

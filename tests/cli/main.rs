@@ -8,5 +8,6 @@ mod compare;
 mod data;
 mod messages;
 mod models;
+mod onnx;
 mod run;
 mod space;
