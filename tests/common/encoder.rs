@@ -64,5 +64,5 @@ pub(crate) fn worst_cosine(actual: &Tensor, expected: &Tensor) -> f64 {
     let rows = actual.chunks(width).zip(expected.chunks(width));
     let cosine = |(a, b): (&[f32], &[f32])| dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();
     // A NaN is near nothing.
-    rows.map(cosine).fold(1.0, |worst, c| if c >= worst { worst } else { c })
+    rows.map(cosine).map(|c| if c.is_nan() { -1.0 } else { c }).fold(1.0, f64::min)
 }

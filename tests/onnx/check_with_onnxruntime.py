@@ -262,7 +262,7 @@ def check_all():
     import onnx
     import onnxruntime as ort
 
-    command = "cargo test --quiet --no-default-features --features onnx --test host write_models_for_onnxruntime -- --ignored"
+    command = "cargo test --quiet --features coopmat,cli --test host write_models_for_onnxruntime -- --ignored"
     subprocess.run(command.split(), cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     models = {}
     for path in sorted(MODELS.glob("*.onnx")):

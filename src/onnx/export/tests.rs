@@ -135,7 +135,9 @@ fn outputs_have_the_names_of_their_float_nodes() {
     let c = g.constant("c", f32s(&[1], &[1.0])).expect("a constant");
     let float = g.finish([y, x, c]).expect("a graph");
     let mut rewriter = Rewriter::new(&float);
-    [x, y, c].map(|id| rewriter.copy(id).expect("a node"));
+    for id in [x, y, c] {
+        rewriter.copy(id).expect("a node");
+    }
     let (qparams, range) = (per_tensor(1.0, 0), QuantRange::INT8);
     let inputs = vec![rewriter.get(y).expect("a node")];
     let codes = rewriter.add("y.quantize", Op::Quantize { qparams: qparams.clone(), range }, inputs, "y");
