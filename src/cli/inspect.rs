@@ -102,7 +102,7 @@ impl Report {
             (None, Stage::Float) => {
                 // The summary says which nodes, whatever the observers see: it needs no data.
                 let config = QuantizationConfig::symmetric().per_channel();
-                Some(prepare(graph, &WgpuQuantizer::new().set_global(config))?.summary().clone())
+                Some(prepare(graph, &WgpuQuantizer::new().set_global(config).float_islands(true))?.summary().clone())
             }
             _ => None,
         };

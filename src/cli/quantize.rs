@@ -145,7 +145,8 @@ impl Scheme {
         if self.symmetric {
             config = config.symmetric_activations();
         }
-        let quantizer = WgpuQuantizer::new().set_global(config).quantize_matmul(self.attention);
+        // What only float nodes read stays float: transformers lose too much otherwise, and no integer step is lost.
+        let quantizer = WgpuQuantizer::new().set_global(config).quantize_matmul(self.attention).float_islands(true);
         self.leave_float.iter().fold(quantizer, |quantizer, name| quantizer.set_module_name(name, None))
     }
 
