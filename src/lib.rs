@@ -19,7 +19,7 @@
 //! same conversion.
 //!
 //! Beside them: [`compare`] says what each layer lost and which ones to leave in float; [`archive`] saves and loads every
-//! stage. The README has an example from the first line to the last.
+//! stage; `onnx` reads and writes ONNX files. The README has an example from the first line to the last.
 //!
 //! # Exactness
 //!
@@ -42,10 +42,10 @@
 //!
 //! - `gpu` (default): the wgpu engine. No wgpu backend is enabled here; the application chooses them.
 //! - `webgpu`: `gpu` with the browser's backend, for `wasm32-unknown-unknown`.
-//! - `onnx`: networks from ONNX files, float or quantized.
 //! - `coopmat`: `gpu` with products of int8 on the matrix units of adapters that have cooperative matrices. Experimental, as that
 //!   feature of wgpu is.
-//! - `onnx`: float and quantize/dequantize graphs as ONNX files.
+//! - `onnx`: networks from ONNX files and to ONNX files, float and quantized.
+//! - `cli`: the command line, `enfold`, with the backends of wgpu that it needs. Libraries have no use for it.
 //!
 //! # Glossary
 //!

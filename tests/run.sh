@@ -71,7 +71,8 @@ tests() {
 }
 
 tests "with the GPU engine" cargo test --features coopmat,cli
-tests "without a GPU engine" cargo test --no-default-features --lib --test host
+# Its tests of whole networks are those above; the lints have compiled them.
+tests "without a GPU engine" cargo test --no-default-features --lib
 
 say "ONNX Runtime on exported models"
 # Its packages come from PyPI, into target/onnxruntime-venv.
@@ -82,10 +83,10 @@ else
 fi
 
 if [ "${CI:-}" = true ]; then
-    # What depends on the engine's own bookkeeping, not on a driver, has been tested on the first; so have thousands of networks,
-    # whose steps are tested here one by one.
+    # What depends on the engine's own bookkeeping, not on a driver, has been tested on the first; so have thousands of networks and
+    # every path through the kernels, whose steps are tested here one by one.
     of_host=(--skip allocations:: --skip joined:: --skip loss:: --skip memory:: --skip slices:: --skip tools::
-        --skip networks_of_every_pattern)
+        --skip networks_of_every_pattern --skip every_path)
     say "on SwiftShader without: ${of_host[*]//--skip/}"
     icd=/usr/lib/chromium/vk_swiftshader_icd.json
     [ -e "$icd" ] || install chromium
