@@ -81,8 +81,7 @@ struct Scheme {
     /// Leaves a node in float, or a module and all below it: `encoder.0` covers `encoder.0.fc1`. May be repeated.
     #[arg(long, value_name = "NAME", num_args = 1..)]
     leave_float: Vec<String>,
-    /// Quantizes what products of two activations read and give, such as attention's. Otherwise only those compute in integers
-    /// whose inputs are quantized anyway.
+    /// Quantizes products of two activations too, such as attention's; they stay in float otherwise.
     #[arg(long)]
     attention: bool,
 }
