@@ -159,7 +159,8 @@ fn report(device: &str, actual: &Tensor, expected: &Tensor) -> Result<()> {
     let rows = actual.chunks(width).zip(expected.chunks(width));
     let cosines: Vec<f64> = rows.map(|(a, b)| dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()).collect();
     let mean = cosines.iter().sum::<f64>() / cosines.len() as f64;
-    let worst = cosines.iter().copied().fold(f64::INFINITY, f64::min);
+    // What is no number is near nothing.
+    let worst = cosines.iter().map(|c| if c.is_nan() { -1.0 } else { *c }).fold(1.0, f64::min);
     println!("  cosine to float, {device} int8: worst {worst:.6}, mean {mean:.6} of {} sentences", cosines.len());
     Ok(())
 }

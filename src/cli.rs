@@ -17,6 +17,7 @@ mod progress;
 mod quantize;
 mod report;
 mod run;
+mod values;
 
 use std::process::ExitCode;
 

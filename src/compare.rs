@@ -120,7 +120,12 @@ impl Comparison {
     #[must_use]
     pub fn ranked(&self) -> Vec<&NodeComparison> {
         let mut ranked: Vec<&NodeComparison> = self.nodes.iter().collect();
-        ranked.sort_by(|a, b| a.isolated_sqnr_db.total_cmp(&b.isolated_sqnr_db));
+        // What is no number is worse than any.
+        let key = |node: &NodeComparison| match node.isolated_sqnr_db {
+            db if db.is_nan() => f64::NEG_INFINITY,
+            db => db,
+        };
+        ranked.sort_by(|a, b| key(a).total_cmp(&key(b)));
         ranked
     }
 
@@ -211,10 +216,15 @@ pub fn compare<T: Borrow<Tensor>>(reference: &Graph, actual: &Graph, inputs: &[T
             let (actual_shape, expected) = (got.shape().to_vec(), expected.shape().to_vec());
             return Err(CompareError::Shape { node: actual.node(*id).name.clone(), actual: actual_shape, expected });
         }
-        output_sqnr_db = output_sqnr_db.min(sqnr_db(floats(&got), floats(&expected)));
-        output_cosine = output_cosine.min(cosine(floats(&got), floats(&expected)));
+        output_sqnr_db = worse(output_sqnr_db, sqnr_db(floats(&got), floats(&expected)));
+        output_cosine = worse(output_cosine, cosine(floats(&got), floats(&expected)));
     }
     Ok(Comparison { nodes, output_sqnr_db, output_cosine })
+}
+
+/// The smaller of two figures; what is no number is worse than any.
+fn worse(a: f64, b: f64) -> f64 {
+    if a.is_nan() || a < b { a } else { b }
 }
 
 /// Whether a float node is an input of a graph: that is quantized, but computes nothing.
@@ -381,4 +391,15 @@ fn saturated(graph: &Graph, id: NodeId, reference: &[f32]) -> Option<f64> {
 
 fn floats(tensor: &Tensor) -> &[f32] {
     tensor.as_f32().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_number_is_the_worst() {
+        assert!(worse(1.0, f64::NAN).is_nan() && worse(f64::NAN, 1.0).is_nan());
+        assert_eq!((worse(1.0, 2.0), worse(f64::INFINITY, 3.0)), (1.0, 3.0));
+    }
 }

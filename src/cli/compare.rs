@@ -7,6 +7,7 @@ use enfold::compare::{Comparison, compare, distributions};
 use enfold::graph::{Graph, Op};
 
 use super::arrays::Arrays;
+use super::failure::usage;
 use super::feed::{Rest, feed};
 use super::model::{Dims, Model, Stage};
 use super::output::{self, check_output, count};
@@ -73,7 +74,10 @@ impl Compare {
         check_inputs(&float, &quantized)?;
         let data = Arrays::load(&self.input)?;
         let batched = float.graph.inputs().iter().any(|&id| float.graph.node(id).shape.is_batched());
-        let asked = self.rows.map(|n| n as usize).filter(|_| batched);
+        if let (Some(rows), false) = (self.rows, batched) {
+            return Err(usage(format!("--rows {rows}: the model's batch is fixed; leave it out")));
+        }
+        let asked = self.rows.map(|n| n as usize);
         let mut feed = feed(&float.graph, &data, asked, Rest::Note, stderr)?;
         let batches = feed.batches.len();
         if batches > 1 && asked.is_none() {
@@ -117,7 +121,10 @@ fn check_stages(float: &Model, quantized: &Model) -> Result<()> {
             bail!("{reference} is quantized and {actual} is float; the float model comes first")
         }
         (Stage::Float, Stage::Float) => {
-            bail!("{actual} is {}; quantize it first, with enfold quantize", quantized.stage)
+            bail!(
+                "{actual} is {}: nothing in it is quantized; enfold quantize makes models to compare",
+                quantized.stage
+            )
         }
         _ => Ok(()),
     }

@@ -69,6 +69,10 @@ impl OnGpu {
         let model = pollster::block_on(engine.load(&program))?;
         Ok(Some(Self { context, model }))
     }
+
+    fn is_software(&self) -> bool {
+        self.context.info.device_type == wgpu::DeviceType::Cpu
+    }
 }
 
 impl Runner {
@@ -83,6 +87,11 @@ impl Runner {
                     .context("no GPU adapter answers; install a Vulkan driver, or use --device cpu")?,
             ))),
             None => match OnGpu::new(graph, choice.adapter.as_deref()) {
+                // The engine of the CPU is faster than a driver that plays a GPU on it.
+                Ok(Some(on_gpu)) if on_gpu.is_software() && choice.adapter.is_none() => {
+                    stderr.note("only a software adapter answers; running on the CPU; --device gpu uses it");
+                    Self::cpu(graph)
+                }
                 Ok(Some(on_gpu)) => Ok(Self::Gpu(Box::new(on_gpu))),
                 // The adapter was asked for.
                 Err(error) if choice.adapter.is_some() => Err(error),

@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
-use enfold::onnx::{self, ExportOptions, Preset};
+use anyhow::{Result, anyhow, bail};
+use enfold::onnx::{self, ExportError, ExportOptions, Preset};
 
 use super::model::{Dims, Model, Stage};
-use super::output::{self, check_output, size};
+use super::output::{self, check_output, count, size};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Export {
@@ -39,8 +39,17 @@ impl Export {
             ),
             Stage::Float | Stage::Qdq => {}
         }
-        let bytes =
-            onnx::export(&model.graph, &ExportOptions::default().preset(self.preset)).with_context(|| model.name())?;
+        let exported = onnx::export(&model.graph, &ExportOptions::default().preset(self.preset));
+        let bytes = exported.map_err(|error| match error {
+            ExportError::Asymmetric { nodes, .. } => anyhow!(
+                "{}: for {} activations must have zero point 0, which {} have not, {} among them; quantize with --symmetric",
+                model.name(),
+                self.preset,
+                count(nodes.len(), "node"),
+                nodes.first().map_or("none", |(node, _)| node.as_str())
+            ),
+            error => anyhow::Error::new(error).context(model.name()),
+        })?;
         output::write(&self.onnx, &bytes)?;
         output::print(&format!("{}: {}\n", self.onnx.display(), size(bytes.len() as u64)))
     }

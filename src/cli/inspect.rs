@@ -1,6 +1,6 @@
 //! `enfold inspect`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write;
 use std::path::PathBuf;
 
@@ -10,6 +10,9 @@ use enfold::quantize::{QuantizationConfig, QuantizationSummary, WgpuQuantizer, p
 
 use super::model::{Dims, Model, Stage};
 use super::output::{self, count, size, table};
+
+/// Inputs of one node that are listed: a join may have thousands.
+const MOST_READS: usize = 8;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Inspect {
@@ -149,13 +152,19 @@ impl Report {
         let ops: Vec<String> = self.ops.iter().map(|(op, nodes)| format!("{nodes} {op}")).collect();
         let _ = writeln!(text, "\n{}\n", ops.join(", "));
         let mut rows = vec![["node", "op", "result", "parameters", "reads"].map(str::to_owned).to_vec()];
+        let constants: HashSet<&str> =
+            graph.nodes().iter().filter(|n| matches!(n.op, Op::Constant(_))).map(|n| n.name.as_str()).collect();
         for node in &self.nodes {
             let parameters = if node.parameters > 0 { node.parameters.to_string() } else { String::new() };
-            let constant =
-                |name: &&String| graph.find(name).is_none_or(|id| !matches!(graph.node(id).op, Op::Constant(_)));
-            let reads: Vec<&str> = node.inputs.iter().filter(constant).map(String::as_str).collect();
+            let reads: Vec<&str> =
+                node.inputs.iter().map(String::as_str).filter(|name| !constants.contains(name)).collect();
+            let more = reads.len().saturating_sub(MOST_READS);
+            let mut reads = reads[..reads.len() - more].join(", ");
+            if more > 0 {
+                let _ = write!(reads, " and {more} more");
+            }
             let result = format!("{} {}", node.dtype, node.shape);
-            rows.push(vec![node.name.clone(), node.op.to_owned(), result, parameters, reads.join(", ")]);
+            rows.push(vec![node.name.clone(), node.op.to_owned(), result, parameters, reads]);
         }
         text.push_str(&table(&rows));
         if let Some(summary) = &self.quantization {

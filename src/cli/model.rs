@@ -16,8 +16,9 @@ use super::output::extension;
 /// Values for the symbolic dimensions of ONNX models.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Dims {
-    /// The value of a symbolic dimension of an ONNX model. A leading dimension without a value varies at run time.
-    #[arg(long = "dim", value_name = "NAME=N", value_parser = dim)]
+    /// The value of a symbolic dimension of an ONNX model, or several with commas between them. A leading dimension without a
+    /// value varies at run time.
+    #[arg(long = "dim", value_name = "NAME=N", value_parser = dim, value_delimiter = ',')]
     pub(super) dims: Vec<(String, usize)>,
 }
 

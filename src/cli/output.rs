@@ -29,9 +29,13 @@ pub(super) fn complain(line: &str) {
 /// Writes beside the file and renames, so that there is never half a file, and a full disk does not cost the one that was
 /// there.
 pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let beside = path.with_file_name(format!(".{name}.{}.partial", std::process::id()));
-    let written = std::fs::write(&beside, bytes).and_then(|()| std::fs::rename(&beside, path));
+    // A link is followed; a pipe or a device is written to, not replaced.
+    let target = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    if std::fs::metadata(&target).is_ok_and(|there| !there.is_file()) {
+        return std::fs::write(&target, bytes).with_context(|| format!("{} cannot be written", path.display()));
+    }
+    let beside = target.with_file_name(format!(".enfold.{}.partial", std::process::id()));
+    let written = std::fs::write(&beside, bytes).and_then(|()| std::fs::rename(&beside, &target));
     written
         .inspect_err(|_| {
             // What could not be written is of no use.
@@ -88,13 +92,21 @@ pub(super) fn count(n: usize, what: &str) -> String {
     }
 }
 
-/// Rows of cells as aligned columns; the first row is the header.
+/// Columns in which a cell is longer are not aligned.
+const WIDEST: usize = 300;
+
+/// Rows of cells as aligned columns; the first row is the header. The last column is not filled up.
 pub(super) fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
     let cell = |row: &Vec<String>, at: usize| row.get(at).map_or(0, |cell| cell.chars().count());
     let widths: Vec<usize> = (0..columns).map(|at| rows.iter().map(|row| cell(row, at)).max().unwrap_or(0)).collect();
     let line = |row: &Vec<String>| {
-        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        let cell = |(cell, width): (&String, &usize)| {
+            // The formatter takes no width above 65,535.
+            let missing = if *width > WIDEST { 0 } else { width - cell.chars().count() };
+            format!("{cell}{}", " ".repeat(missing))
+        };
+        let cells: Vec<String> = row.iter().zip(&widths).map(cell).collect();
         format!("{}\n", cells.join("  ").trim_end())
     };
     rows.iter().map(line).collect()
@@ -109,5 +121,8 @@ mod tests {
         assert_eq!((size(999), size(1_234_000)), ("999 bytes".to_owned(), "1.2 MB".to_owned()));
         let rows = [vec!["a".to_owned(), "b".to_owned()], vec!["long".to_owned(), "c".to_owned()]];
         assert_eq!(table(&rows), "a     b\nlong  c\n");
+        // More than the formatter can align.
+        let wide = "x".repeat(70_000);
+        assert_eq!(table(&[vec![wide.clone(), "b".to_owned()]]), format!("{wide}  b\n"));
     }
 }

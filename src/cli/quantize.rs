@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use enfold::archive;
+use enfold::graph::Op;
 use enfold::onnx::{self, ExportOptions};
 use enfold::quantize::{
     ConvertOptions, ObserverKind, PrepareError, PreparedGraph, QuantizationConfig, WgpuQuantizer, convert, prepare,
@@ -283,6 +284,9 @@ fn finish(prepared: &PreparedGraph, target: &Path, before: Option<u64>, say: Say
         "onnx" => onnx::export(&quantized, &ExportOptions::default())?,
         _ => archive::to_bytes(&quantized)?,
     };
+    if !quantized.nodes().iter().any(|node| matches!(node.op, Op::Quantize { .. } | Op::QuantizeDynamic { .. })) {
+        stderr.note("nothing in the model is quantized: enfold inspect says why of each node");
+    }
     output::write(target, &bytes)?;
     let summary = Quantized::new(target, prepared, &quantized, before, bytes.len() as u64)?;
     if say.json { output::print_json(&summary) } else { output::print(&summary.text(say.verbose)) }

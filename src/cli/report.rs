@@ -218,7 +218,7 @@ fn figure(body: &mut String, what: &str, spread: &Distribution) -> Result<()> {
 }
 
 fn db(value: f64) -> String {
-    if value.is_finite() { format!("{value:.2} dB") } else { "exact".to_owned() }
+    if value == f64::INFINITY { "exact".to_owned() } else { format!("{value:.2} dB") }
 }
 
 fn percent(share: f64) -> String {

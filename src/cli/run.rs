@@ -13,6 +13,7 @@ use super::feed::{Rest, feed};
 use super::model::{Dims, Model};
 use super::output::{self, check_output, count};
 use super::progress::Stderr;
+use super::values;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Run {
@@ -68,6 +69,7 @@ impl Run {
         let started = Instant::now();
         let mut outputs: Vec<Vec<ArrayD<f32>>> = vec![Vec::new(); names.len()];
         for batch in &feed.batches {
+            values::check(&graph, batch).with_context(|| model.name())?;
             let results = runner.run(batch).with_context(|| model.name())?;
             outputs.iter_mut().zip(results).for_each(|(all, one)| all.push(arrays::floats(one)));
             bar.step();

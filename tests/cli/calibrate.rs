@@ -75,7 +75,7 @@ fn layers_and_modules_stay_in_float() {
         assert_eq!(json["layers"].as_u64(), Some(3));
         json["int8_layers"].as_u64().unwrap()
     };
-    assert_eq!((int8(""), int8("--leave-float block.fc1"), int8("--leave-float block <head>&co")), (3, 2, 0));
+    assert_eq!((int8(""), int8("--leave-float block.fc1"), int8("--leave-float block <head>&co --quiet")), (3, 2, 0));
     let verbose = "quantize mlp.enfold --calibrate x.safetensors --output q.enfold --leave-float block -v";
     let out = space.ok(verbose);
     assert!(out.contains("1 of 3 layers in int8") && out.contains("\n  block.fc2 (linear): "), "{out}");

@@ -5,7 +5,7 @@ use enfold::{GraphBuilder, Shape, Tensor};
 use ndarray_npy::WriteNpyExt;
 
 use crate::models::{encoder, mlp};
-use crate::space::Space;
+use crate::space::{Space, has_adapter};
 
 #[test]
 fn all_that_does_not_fit_is_one_error() {
@@ -71,6 +71,9 @@ fn ids_that_do_not_fit_are_named() {
     // It fits, but the table has no such row.
     space.data("x.safetensors", &[("ids", &Tensor::from_i64(&[2, 1], vec![1, 3]).unwrap())]);
     space.fails(1, run, &["id 3", "rows 0 to 2"]);
+    if has_adapter(&space) {
+        space.fails(1, &run.replace("cpu", "gpu"), &["id 3", "rows 0 to 2"]);
+    }
     space.data("x.safetensors", &[("ids", &Tensor::from_i8(&[2, 1], vec![2, 0]).unwrap())]);
     space.ok(run);
     assert_eq!(space.arrays("y.safetensors")[0].2, [5.0, 6.0, 1.0, 2.0]);
@@ -85,6 +88,14 @@ fn values_that_cannot_be_calibrated_with_are_named() {
     space.data("x.safetensors", &[("x", &Tensor::from_f32(&[2, 12], x).unwrap())]);
     let quantize = "quantize mlp.enfold --calibrate x.safetensors --output q.enfold";
     space.fails(1, quantize, &["x.safetensors", "element 13", "NaN"]);
+    // A quantized model refuses it on every device.
+    space.ok("quantize mlp.enfold --dynamic --output q.enfold");
+    for device in ["cpu", "reference", "gpu"] {
+        if device != "gpu" || has_adapter(&space) {
+            let run = format!("run q.enfold --input x.safetensors --output y.npz --device {device}");
+            space.fails(1, &run, &["input x", "element 13", "NaN"]);
+        }
+    }
 }
 
 #[test]
@@ -113,4 +124,18 @@ fn data_shorter_than_its_shape_is_refused() {
     space.fails(1, &format!("{run} huge.npz"), &["array x.npy", "cut short"]);
     std::fs::write(space.path("whole.npy"), &npy).unwrap();
     space.ok(&format!("{run} whole.npy"));
+}
+
+#[test]
+#[cfg(unix)]
+fn links_and_pipes_are_written_to_and_not_replaced() {
+    let space = Space::new("links_and_pipes_are_written_to_and_not_replaced");
+    space.save("mlp.enfold", &mlp());
+    std::fs::write(space.path("target.enfold"), "").unwrap();
+    std::os::unix::fs::symlink("target.enfold", space.path("link.enfold")).unwrap();
+    space.ok("quantize mlp.enfold --dynamic --output link.enfold");
+    assert!(std::fs::symlink_metadata(space.path("link.enfold")).unwrap().is_symlink());
+    assert!(std::fs::metadata(space.path("target.enfold")).unwrap().len() > 0);
+    space.ok("quantize mlp.enfold --dynamic --output /dev/null");
+    assert!(!std::fs::metadata("/dev/null").unwrap().is_file());
 }

@@ -22,8 +22,7 @@ fn check(space: &Space, model: &str, data: &str, dims: &str, tolerance: f32) {
 #[test]
 fn float_models_give_what_onnx_runtime_gives() {
     let space = Space::new("float_models_give_what_onnx_runtime_gives");
-    for (name, dims) in [("digits_mlp", ""), ("gated_ffn", "--dim seq=7"), ("tiny_bert", "--dim batch=3 --dim seq=16")]
-    {
+    for (name, dims) in [("digits_mlp", ""), ("gated_ffn", "--dim seq=7"), ("tiny_bert", "--dim batch=3,seq=16")] {
         space.copy(&format!("{name}.onnx"));
         check(&space, &format!("{name}.onnx"), &format!("{name}.safetensors"), dims, 1e-4);
     }

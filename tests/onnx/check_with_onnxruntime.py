@@ -134,7 +134,7 @@ class Counts:
         if not np.isfinite(apart).all():
             self.wrong.append(f"{what}: not finite")
             return
-        steps = np.rint(apart / step).astype(int)
+        steps = np.ceil(-1e-3 + apart / step).astype(int)
         for value, count in zip(*np.unique(steps, return_counts=True)):
             self.steps[int(value)] += int(count)
         if steps.max() > 1:
@@ -312,13 +312,13 @@ def bench(turns):
     sizes = encoder.Sizes()
     path = MODELS / "bench-encoder.onnx"
     onnx.save(encoder.encoder(sizes), path)
-    loaded = encoder.sessions(path, threads, MODELS)
+    loaded = encoder.sessions(path, threads, folder)
     feed = encoder.batch(sizes, rows, seq)
 
     enfold = ROOT / "target" / "release" / "enfold"
     dims = ["--dim", f"batch={rows}", "--dim", f"seq={seq}"]
     subprocess.run("cargo build --release --quiet --features cli --bin enfold".split(), cwd=ROOT, check=True)
-    quantized = MODELS / "bench-encoder.safetensors"
+    quantized = folder / "encoder.safetensors"
     subprocess.run([enfold, "quantize", path, "--dynamic", "--per-token", *dims, "--output", quantized, "--quiet"], check=True)
 
     def ours():

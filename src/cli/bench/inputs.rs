@@ -2,8 +2,10 @@
 
 use anyhow::Result;
 use enfold::Tensor;
-use enfold::graph::{Graph, NodeId, Op};
+use enfold::graph::{Graph, NodeId};
 use enfold::tensor::DType;
+
+use crate::cli::values::smallest_table;
 
 /// Random inputs of `rows` rows: floats in −1..1, ids that every table has, and masks of ones.
 pub(super) fn random(graph: &Graph, rows: usize) -> Result<Vec<Tensor>> {
@@ -27,24 +29,4 @@ pub(super) fn random(graph: &Graph, rows: usize) -> Result<Vec<Tensor>> {
         })
     };
     graph.inputs().iter().map(input).collect()
-}
-
-/// The rows of the smallest table that ids of an input reach, if they reach one.
-fn smallest_table(graph: &Graph, users: &[Vec<NodeId>], id: NodeId) -> Option<i32> {
-    let (mut pending, mut smallest) = (vec![id], None::<usize>);
-    while let Some(at) = pending.pop() {
-        for &user in &users[at.index()] {
-            let node = graph.node(user);
-            match node.op {
-                Op::Embedding if node.inputs[0] == at => {
-                    let table = graph.node(node.inputs[1]).shape.dims().first().copied().unwrap_or(1);
-                    smallest = Some(smallest.map_or(table, |other| other.min(table)));
-                }
-                // Ids that are moved are ids.
-                _ if node.dtype == graph.node(id).dtype => pending.push(user),
-                _ => {}
-            }
-        }
-    }
-    smallest.map(|rows| i32::try_from(rows).unwrap_or(i32::MAX).max(1))
 }
