@@ -233,7 +233,8 @@ def check(name, model, cases, totals):
         checked = [("end to end" if exact else "end to end, of rounded biases or integer kernels", end_to_end)]
         if not exact:
             if cases[0].codes:
-                end_to_end.wrong = []
+                # One flipped code grows downstream: how far apart is only counted. Shapes and what is no number still count.
+                end_to_end.wrong = [line for line in end_to_end.wrong if "apart" not in line]
             checked.append(("each operator", by_parts(model, settings, cases)))
         for what, counts in checked:
             wrong += [f"{name}, {way}: {line}" for line in counts.wrong]
