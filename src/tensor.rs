@@ -174,7 +174,8 @@ macro_rules! from_array {
         impl<D: Dimension> From<Array<$t, D>> for Tensor {
             fn from(a: Array<$t, D>) -> Self {
                 // Row-major, so that the slices of `as_*` always exist.
-                Self::$variant(a.as_standard_layout().into_owned().into_dyn())
+                let a = if a.is_standard_layout() { a } else { a.as_standard_layout().into_owned() };
+                Self::$variant(a.into_dyn())
             }
         }
     };

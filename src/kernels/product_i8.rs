@@ -253,7 +253,9 @@ mod tests {
         let small = [1, 2, 3, 4, 5, 15, 16, 17, 63, 64, 65, 300].map(|k| [1, 2, 7].map(|m| [m, 5, k]));
         let blocks = [383, 384, 385, 769].map(|k| [1, 5, 6].map(|m| [m, 17, k]));
         let rows = [15, 33, 64].map(|n| [16, 17, 129, 200].map(|m| [m, n, 7]));
-        let shapes = [small.as_flattened(), blocks.as_flattened(), rows.as_flattened()].concat();
+        // More rows than one task takes.
+        let tasks = [[400, 3, 769], [1100, 2, 7]];
+        let shapes = [small.as_flattened(), blocks.as_flattened(), rows.as_flattened(), &tasks].concat();
         for [m, n, k] in shapes {
             let pick = |i: usize, salt: usize| extremes[(i * 7 + i / 3 + salt) % 4];
             for same in [false, true] {

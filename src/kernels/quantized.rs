@@ -156,10 +156,13 @@ pub(crate) fn scale_dynamic_row(
     w: Channels<'_>,
     relu: bool,
 ) {
+    // Selecting a floor becomes one instruction where selecting the comparison would not.
+    let floor = if relu { 0.0 } else { f32::NEG_INFINITY };
     let weights = w.scales.iter().zip(w.weight_sums).zip(w.bias);
     for (((y, &sum), &acc_bias), ((&scale, &weight_sum), &bias)) in y.iter_mut().zip(sums).zip(acc_bias).zip(weights) {
         let acc = sum.wrapping_add(acc_bias);
-        *y = numerics::scale_accumulator_dynamic(acc, pair, (scale, weight_sum), bias, relu);
+        let v = numerics::scale_accumulator_dynamic(acc, pair, (scale, weight_sum), bias, false);
+        *y = if v < floor { floor } else { v };
     }
 }
 

@@ -23,10 +23,12 @@ use rayon::prelude::*;
 const COLS: usize = 16;
 /// Rows of the largest tile: with [`COLS`] it fills twelve of sixteen registers with sums.
 const ROWS: usize = 6;
-/// Pairs of features of a block: widened, 12 KiB of a first-level cache of 32.
+/// Pairs of features of a block, whole groups of them: widened, 12 KiB of a first-level cache of 32.
 const PAIRS: usize = 192;
-/// Rows that a task has at most: their codes, widened, and sums stay in a second-level cache.
-const TASK_ROWS: usize = 96;
+/// Pairs of a row that lie together, a register of them: rows are packed without exchanging single codes.
+const GROUP: usize = 8;
+/// Bytes of widened codes that a task has at most: they stay in a second-level cache of 512 KiB.
+const TASK_BYTES: usize = 1 << 18;
 /// Below this many rows, tasks share the panels instead.
 const FEW_ROWS: usize = 16;
 
@@ -42,14 +44,14 @@ pub(super) fn available() -> bool {
 pub(super) struct Panels {
     n: usize,
     k: usize,
-    /// `[n / COLS][k / 2][COLS][2]`, filled up with zeros.
+    /// `[n / COLS][pairs][COLS][2]`, filled up with zeros.
     codes: Vec<[i8; 2 * COLS]>,
 }
 
 impl Panels {
     /// `codes` is `[n, k]`, row-major.
     pub(super) fn new(codes: &[i8], n: usize, k: usize) -> Self {
-        let pairs = k.div_ceil(2);
+        let pairs = padded_pairs(k);
         let mut panels = vec![[0; 2 * COLS]; n.div_ceil(COLS) * pairs];
         if pairs > 0 {
             panels.par_chunks_exact_mut(pairs).zip(codes.par_chunks(COLS * k)).for_each(|(panel, codes)| {
@@ -68,7 +70,7 @@ impl Panels {
     ///
     /// # Panics
     /// On a processor that is not [`available`].
-    pub(super) fn product<T, F>(&self, y: &mut [T], x: &[i8], m: usize, finish: &F)
+    pub(super) fn product<T, F>(&self, mut y: &mut [T], x: &[i8], m: usize, finish: &F)
     where
         T: Copy + Default + Send,
         F: Fn(usize, usize, &mut [T], &[i32]) + Sync,
@@ -85,13 +87,17 @@ impl Panels {
         };
         let panels = n.div_ceil(COLS);
         if m > FEW_ROWS || threads == 1 || panels < 2 * threads {
-            // As many tasks for every thread, in whole tiles.
-            let rounds = m.div_ceil(threads * TASK_ROWS);
-            let rows = m.div_ceil(threads * rounds).next_multiple_of(ROWS);
-            y.par_chunks_mut(rows * n).enumerate().for_each(|(at, y)| {
-                let rows = at * rows..at * rows + y.len() / n;
-                run(Task { x: &x[rows.start * k..rows.end * k], rows, panels: 0..panels }, y);
-            });
+            shares(m, threads, task_rows(k))
+                .map(|rows| {
+                    let (share, rest) = std::mem::take(&mut y).split_at_mut(rows.len() * n);
+                    y = rest;
+                    (rows, share)
+                })
+                .collect::<Vec<_>>()
+                .into_par_iter()
+                .for_each(|(rows, y)| {
+                    run(Task { x: &x[rows.start * k..rows.end * k], rows, panels: 0..panels }, y);
+                });
         } else {
             // Rows are too few to share, and each task's channels lie apart in `y`.
             let share = panels.div_ceil(threads);
@@ -118,7 +124,7 @@ impl Panels {
     #[target_feature(enable = "avx2")]
     fn task<T: Copy, F: Fn(usize, usize, &mut [T], &[i32])>(&self, task: Task<'_>, y: &mut [T], finish: &F) {
         let Task { x, rows, panels } = task;
-        let pairs = self.k.div_ceil(2);
+        let pairs = padded_pairs(self.k);
         let first_col = panels.start * COLS;
         let stride = self.n.min(panels.end * COLS) - first_col;
         let x = pack(x, rows.len(), self.k);
@@ -132,7 +138,7 @@ impl Panels {
                 widen(wide, block);
                 let mut at = 0;
                 for rows in tiles(rows.len()) {
-                    let x = &x[at * pairs + done * rows..][..block.len() * rows];
+                    let x = &x[(at * pairs + done * rows) / GROUP..][..block.len() / GROUP * rows];
                     let sums = &mut sums[at..][..rows];
                     match rows {
                         6 => tile::<6>(sums, x, wide),
@@ -176,41 +182,47 @@ fn tiles(rows: usize) -> impl Iterator<Item = usize> {
     })
 }
 
-/// Codes `[rows, k]` as pairs of i16, tile by tile: `[tile][pair][row of the tile]`, filled up with zeros.
+/// Rows that a task has at most, whole tiles of them.
+fn task_rows(k: usize) -> usize {
+    let rows = TASK_BYTES / (2 * k).max(1);
+    (rows / ROWS * ROWS).clamp(2 * ROWS, 512 / ROWS * ROWS)
+}
+
+/// Splits `m` rows into tasks of at most about `most`: as many for every thread, and as many tiles in each as can be.
+fn shares(m: usize, threads: usize, most: usize) -> impl Iterator<Item = Range<usize>> {
+    let tiles = m.div_ceil(ROWS);
+    let tasks = threads * m.div_ceil(threads * most);
+    let first = move |task: usize| m.min(task * tiles / tasks * ROWS);
+    (0..tasks).map(move |task| first(task)..first(task + 1)).filter(|rows| !rows.is_empty())
+}
+
+/// Pairs of features, in whole groups.
+fn padded_pairs(k: usize) -> usize {
+    k.div_ceil(2).next_multiple_of(GROUP)
+}
+
+/// Codes `[rows, k]` as pairs of i16, tile by tile: `[tile][group][row of the tile][GROUP]`, filled up with zeros.
 #[target_feature(enable = "avx2")]
-fn pack(x: &[i8], rows: usize, k: usize) -> Vec<i32> {
-    let pairs = k.div_ceil(2);
-    let mut packed = vec![0; rows * pairs];
-    // The rows of one tile.
-    let mut wide = vec![[0i16; 2]; ROWS * pairs];
+fn pack(x: &[i8], rows: usize, k: usize) -> Vec<[i32; GROUP]> {
+    let groups = padded_pairs(k) / GROUP;
+    let mut packed = vec![[0; GROUP]; rows * groups];
+    let wide: &mut [[i16; 2 * GROUP]] = bytemuck::must_cast_slice_mut(&mut packed);
     let mut at = 0;
     for tile in tiles(rows) {
+        let wide = &mut wide[at * groups..][..tile * groups];
         for row in 0..tile {
-            let wide = wide[row * pairs..][..pairs].as_flattened_mut();
-            wide.iter_mut().zip(&x[(at + row) * k..][..k]).for_each(|(wide, &x)| *wide = x.into());
-        }
-        let (to, wide) = (&mut packed[at * pairs..][..tile * pairs], &wide[..tile * pairs]);
-        match tile {
-            6 => interleave::<6>(to, wide),
-            4 => interleave::<4>(to, wide),
-            2 => interleave::<2>(to, wide),
-            _ => interleave::<1>(to, wide),
+            let (whole, rest) = x[(at + row) * k..][..k].as_chunks::<{ 2 * GROUP }>();
+            for (group, x) in whole.iter().enumerate() {
+                wide[group * tile + row] = bytemuck::must_cast(_mm256_cvtepi8_epi16(bytemuck::must_cast(*x)));
+            }
+            if !rest.is_empty() {
+                let last = &mut wide[whole.len() * tile + row];
+                last.iter_mut().zip(rest).for_each(|(wide, &x)| *wide = x.into());
+            }
         }
         at += tile;
     }
     packed
-}
-
-/// `[M][pairs]` to `[pairs][M]`.
-#[target_feature(enable = "avx2")]
-fn interleave<const M: usize>(to: &mut [i32], from: &[[i16; 2]]) {
-    let pairs = from.len() / M;
-    let rows: [&[[i16; 2]]; M] = std::array::from_fn(|row| &from[row * pairs..][..pairs]);
-    for (pair, to) in to.as_chunks_mut::<M>().0.iter_mut().enumerate() {
-        for row in 0..M {
-            to[row] = bytemuck::must_cast(rows[row][pair]);
-        }
-    }
 }
 
 #[target_feature(enable = "avx2")]
@@ -223,16 +235,43 @@ fn widen(wide: &mut [Sums], block: &[[i8; 2 * COLS]]) {
 
 /// Adds the products of `M` rows and a block of a panel.
 #[target_feature(enable = "avx2")]
-fn tile<const M: usize>(sums: &mut [Sums], x: &[i32], wide: &[Sums]) {
+fn tile<const M: usize>(sums: &mut [Sums], x: &[[i32; GROUP]], wide: &[Sums]) {
     let mut acc = [[_mm256_setzero_si256(); 2]; M];
-    for (x, w) in x.as_chunks::<M>().0.iter().zip(wide) {
-        for row in 0..M {
-            let x = _mm256_set1_epi32(x[row]);
-            acc[row][0] = _mm256_add_epi32(acc[row][0], _mm256_madd_epi16(x, w[0]));
-            acc[row][1] = _mm256_add_epi32(acc[row][1], _mm256_madd_epi16(x, w[1]));
+    for (x, wide) in x.as_chunks::<M>().0.iter().zip(wide.as_chunks::<GROUP>().0) {
+        for (pair, w) in wide.iter().enumerate() {
+            for row in 0..M {
+                let x = _mm256_set1_epi32(x[row][pair]);
+                acc[row][0] = _mm256_add_epi32(acc[row][0], _mm256_madd_epi16(x, w[0]));
+                acc[row][1] = _mm256_add_epi32(acc[row][1], _mm256_madd_epi16(x, w[1]));
+            }
         }
     }
     for (sums, acc) in sums.iter_mut().zip(acc) {
         *sums = [_mm256_add_epi32(sums[0], acc[0]), _mm256_add_epi32(sums[1], acc[1])];
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_are_all_rows_once_and_even() {
+        for (m, threads, most) in [(1, 2, 12), (17, 2, 12), (512, 2, 84), (512, 2, 336), (513, 3, 96), (5000, 8, 510)] {
+            let shares: Vec<_> = shares(m, threads, most).collect();
+            let rows: Vec<usize> = shares.iter().cloned().flatten().collect();
+            assert_eq!(rows, (0..m).collect::<Vec<_>>(), "{m} rows, {threads} threads");
+            let tiles = shares.iter().map(|rows| rows.len().div_ceil(ROWS));
+            let (least, largest) = (tiles.clone().min(), tiles.max());
+            assert!(largest <= least.map(|least| least + 1), "{least:?} to {largest:?} tiles of {m} rows");
+            assert!(shares.iter().all(|rows| rows.len() <= most + ROWS), "{shares:?} of at most {most}");
+        }
+    }
+
+    #[test]
+    fn tasks_are_whole_tiles_that_fit() {
+        for (k, rows) in [(0, 510), (1, 510), (384, 336), (1536, 84), (1 << 20, 12)] {
+            assert_eq!(task_rows(k), rows, "k {k}");
+        }
     }
 }
