@@ -39,6 +39,18 @@ fn div_flat_f32_f32(thread: Thread) {
 }
 
 @compute @workgroup_size(64)
+fn keep_flat_f32_f32(thread: Thread) {
+    let v = vectors(thread);
+    if v.inside {
+        let bits = a_vecs[v.at];
+        let condition = b_vecs[v.b];
+        y_vecs[v.at] = vec4<u32>(
+            kept(bits.x, condition.x), kept(bits.y, condition.y), kept(bits.z, condition.z), kept(bits.w, condition.w)
+        );
+    }
+}
+
+@compute @workgroup_size(64)
 fn clamp_flat_f32_f32(thread: Thread) {
     let v = vectors(thread);
     if v.inside {

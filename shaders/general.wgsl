@@ -102,6 +102,13 @@ fn clamped(bits: u32) -> u32 {
     return select(raised, bitcast<u32>(params.high), x > params.high);
 }
 
+// The bits of a float where a condition is not 0, or, of kind 1, where it is 0; elsewhere those of -0, which changes nothing
+// that it is added to. By the bits, so that neither NaN nor a subnormal condition depends on the driver.
+fn kept(bits: u32, condition: u32) -> u32 {
+    let is_zero = (condition & 0x7fffffffu) == 0u;
+    return select(0x80000000u, bits, is_zero == (params.kind == 1u));
+}
+
 fn a_code(at: u32) -> i32 {
     return signed_byte(a[at / 4u], at);
 }

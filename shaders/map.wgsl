@@ -50,6 +50,14 @@ fn div_f32_f32(thread: Thread) {
 }
 
 @compute @workgroup_size(64)
+fn keep_f32_f32(thread: Thread) {
+    let e = element(thread);
+    if e.inside {
+        y[e.y] = kept(a[e.a], b[e.b]);
+    }
+}
+
+@compute @workgroup_size(64)
 fn clamp_f32_f32(thread: Thread) {
     let e = element(thread);
     if e.inside {

@@ -290,6 +290,7 @@ impl Engine {
             FloatOp::Add => kernels::zip_f32_onto(own.into_owned(), rest[0], |a, b| a + b),
             FloatOp::Mul => kernels::zip_f32_onto(own.into_owned(), rest[0], |a, b| a * b),
             FloatOp::Div => kernels::zip_f32_onto(own.into_owned(), rest[0], |a, b| a / b),
+            FloatOp::Keep { inverted } => kernels::zip_f32_onto(own.into_owned(), rest[0], kernels::keep(inverted)),
             FloatOp::Clamp { min, max } => {
                 let mut y = own.into_owned();
                 f32s_mut(&mut y).iter_mut().for_each(|v| *v = v.clamp(min, max));

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::graph::{FloatNode, Graph, Node, NodeId, Op};
+use crate::graph::{FloatNode, Graph, Node, NodeId, Op, infer};
 use crate::interp::{InterpError, Interpreter};
 use crate::program::{
     Epilogue, FloatOp, Program, ProgramError, QAdd, QLinear, QMatMul, QMul, Step, StepOp, Value, ValueId, ValueType,
@@ -182,6 +182,7 @@ impl Lowering<'_> {
             Op::Add => self.step(id, StepOp::Float(FloatOp::Add), None),
             Op::Mul => self.step(id, StepOp::Float(FloatOp::Mul), None),
             Op::Div => self.step(id, StepOp::Float(FloatOp::Div), None),
+            Op::Where => self.choose(id, node),
             Op::AddScalar { value } => self.scalar(id, node, FloatOp::Add, *value),
             Op::MulScalar { value } => self.scalar(id, node, FloatOp::Mul, *value),
             Op::Unary(op) => self.step(id, StepOp::Float(FloatOp::Unary(*op)), None),
@@ -264,6 +265,24 @@ impl Lowering<'_> {
         let scalar = self.constant(&format!("{}.scalar", node.name), Tensor::from(ndarray::arr0(value)));
         let Some(input) = self.read(node.inputs[0]) else { return };
         self.push(id, &node.name, StepOp::Float(op), vec![input, scalar], None);
+    }
+
+    /// What the condition keeps of one value, and of the other, and the sum.
+    fn choose(&mut self, id: NodeId, node: &Node) {
+        let &[condition, a, b] = node.inputs.as_slice() else { return };
+        let mut kept = Vec::new();
+        for (x, inverted, part) in [(a, false, "a"), (b, true, "b")] {
+            let Some((input, mask)) = self.read(x).zip(self.read(condition)) else { return };
+            let name = format!("{}.{part}", node.name);
+            let read = [self.graph.node(x), self.graph.node(condition)];
+            // As of any op that broadcasts two.
+            let (shape, _) = infer(&name, &Op::Mul, &read).expect("the choice has a shape, so its parts have");
+            let value = self.value(&name, ValueType::F32, shape, None);
+            let op = StepOp::Float(FloatOp::Keep { inverted });
+            self.steps.push(Step { name, op, inputs: vec![input, mask], output: value });
+            kept.push(value);
+        }
+        self.push(id, &node.name, StepOp::Float(FloatOp::Add), kept, None);
     }
 
     /// `x · factor + offset`, both constants.

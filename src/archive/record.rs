@@ -95,6 +95,7 @@ pub(super) enum OpRecord {
     Add,
     Mul,
     Div,
+    Where,
     AddScalar(f64),
     MulScalar(f64),
     Unary(String),
@@ -195,6 +196,7 @@ impl OpRecord {
             Op::Add => Self::Add,
             Op::Mul => Self::Mul,
             Op::Div => Self::Div,
+            Op::Where => Self::Where,
             Op::Clamp { min, max } => Self::Clamp { min: min.to_string(), max: max.to_string() },
             Op::ToFloat => Self::ToFloat,
             Op::AddScalar { value } => Self::AddScalar((*value).into()),
@@ -258,6 +260,7 @@ impl OpRecord {
             Self::Add => Op::Add,
             Self::Mul => Op::Mul,
             Self::Div => Op::Div,
+            Self::Where => Op::Where,
             Self::Clamp { min, max } => {
                 let bound = |text: &str| text.parse().map_err(|_| context.broken(format!("{text:?} is no bound")));
                 Op::Clamp { min: bound(min)?, max: bound(max)? }

@@ -244,6 +244,11 @@ pub(super) fn general(program: &Program, group: &Group, part: usize) -> Result<G
         StepOp::Float(FloatOp::Add) => pair("add_flat_f32_f32", "add_f32_f32")?,
         StepOp::Float(FloatOp::Mul) => pair("mul_flat_f32_f32", "mul_f32_f32")?,
         StepOp::Float(FloatOp::Div) => pair("div_flat_f32_f32", "div_f32_f32")?,
+        &StepOp::Float(FloatOp::Keep { inverted }) => {
+            let mut general = pair("keep_flat_f32_f32", "keep_f32_f32")?;
+            general.params.kind = inverted.into();
+            general
+        }
         &StepOp::Float(FloatOp::Clamp { min, max }) => {
             let mut general = single("clamp_flat_f32_f32", "clamp_f32_f32")?;
             (general.params.low, general.params.high) = (min, max);

@@ -97,6 +97,11 @@ impl GraphBuilder {
         self.node(name, Op::Div, &[a, b])
     }
 
+    /// `a` where `condition` is not 0, else `b`, broadcast.
+    pub fn where_(&mut self, name: &str, condition: NodeId, a: NodeId, b: NodeId) -> Result<NodeId, GraphError> {
+        self.node(name, Op::Where, &[condition, a, b])
+    }
+
     /// `a · b` of each element, broadcast.
     pub fn mul(&mut self, name: &str, a: NodeId, b: NodeId) -> Result<NodeId, GraphError> {
         self.node(name, Op::Mul, &[a, b])

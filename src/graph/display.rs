@@ -47,6 +47,7 @@ impl fmt::Display for Line<'_> {
             | Op::Add
             | Op::Mul
             | Op::Div
+            | Op::Where
             | Op::Unary(_)
             | Op::ToFloat
             | Op::Embedding

@@ -25,6 +25,12 @@ pub(crate) fn infer(name: &str, op: &Op, inputs: &[&Node]) -> Result<(Shape, DTy
             check.floats(2)?;
             Ok((broadcast(&check, check.shape(0), check.shape(1))?, DType::F32))
         }
+        Op::Where => {
+            check.floats(3)?;
+            // Each choice meets the condition before it meets the other, as in lowering.
+            let [a, b] = [1, 2].map(|at| broadcast(&check, check.shape(at), check.shape(0)));
+            Ok((broadcast(&check, &a?, &b?)?, DType::F32))
+        }
         Op::Unary(_) => {
             check.floats(1)?;
             Ok((check.shape(0).clone(), DType::F32))

@@ -28,6 +28,9 @@ pub enum Op {
     Mul,
     /// Elementwise quotient of two tensors, broadcast.
     Div,
+    /// Of each element, one of two: inputs are a condition, `a` and `b`, broadcast, all floats. `a` where the condition is not 0
+    /// (so that NaN counts as true), else `b`: chosen, so that NaN and infinities of what is not taken do not show.
+    Where,
     /// The sum of each element and one number. Prepare turns the number into a constant.
     AddScalar {
         /// The number.
@@ -226,6 +229,7 @@ impl Op {
             Self::Add => "add",
             Self::Mul => "mul",
             Self::Div => "div",
+            Self::Where => "where",
             Self::Unary(UnaryOp::Relu) => "relu",
             Self::Unary(UnaryOp::Sigmoid) => "sigmoid",
             Self::Unary(UnaryOp::Tanh) => "tanh",

@@ -27,6 +27,18 @@ pub(crate) fn zip_f32_onto(a: Tensor, b: &Tensor, f: impl Fn(f32, f32) -> f32 + 
     }
 }
 
+/// What [`choose`] is made of: `f(x, condition)` is `x` where the condition is not 0, or if `inverted` where it is 0, and −0
+/// elsewhere, which changes nothing that it is added to.
+pub(crate) fn keep(inverted: bool) -> impl Fn(f32, f32) -> f32 + Sync + Send {
+    move |x, condition| if (condition != 0.0) != inverted { x } else { -0.0 }
+}
+
+/// `a` where `condition` is not 0, else `b`, broadcast.
+pub(crate) fn choose(condition: &Tensor, a: &Tensor, b: &Tensor) -> Tensor {
+    let (a, b) = (zip_f32(a, condition, keep(false)), zip_f32(b, condition, keep(true)));
+    zip_f32_onto(a, &b, |a, b| a + b)
+}
+
 /// `f(a, b)` of each pair of codes, broadcast.
 pub(crate) fn zip_i8(a: &Tensor, b: &Tensor, f: impl Fn(i8, i8) -> i8 + Sync + Send) -> Tensor {
     match (a, b) {

@@ -25,7 +25,7 @@ pub enum UnaryOp {
     Erf,
     /// `|x|`.
     Abs,
-    /// 1 of positive numbers, else 0: what comparisons are made of.
+    /// 1 of positive numbers, else 0, also of NaN: what comparisons are made of.
     Step,
 }
 
@@ -46,7 +46,7 @@ impl UnaryOp {
         Self::Step,
     ];
 
-    /// The function itself, in `f64`. NaN stays NaN.
+    /// The function itself, in `f64`. NaN stays NaN, but for the step, which makes 0 of it.
     #[must_use]
     pub fn eval(self, x: f64) -> f64 {
         let sigmoid = |x: f64| 1.0 / (1.0 + libm::exp(-x));
@@ -68,7 +68,6 @@ impl UnaryOp {
             Self::Log => libm::log(x),
             Self::Erf => libm::erf(x),
             Self::Abs => x.abs(),
-            Self::Step if x.is_nan() => x,
             Self::Step => f64::from(u8::from(x > 0.0)),
         }
     }
@@ -123,6 +122,7 @@ mod tests {
             (UnaryOp::Abs, -3.0, 3.0),
             (UnaryOp::Step, 1e-30, 1.0),
             (UnaryOp::Step, 0.0, 0.0),
+            (UnaryOp::Step, f64::NAN, 0.0),
         ] {
             approx::assert_relative_eq!(op.eval(x), y, max_relative = 1e-12);
         }

@@ -20,6 +20,7 @@ pub(super) fn check_step(program: &Program, step: &Step) -> Result<(), ProgramEr
         StepOp::MatMul(_) | StepOp::Add(_) | StepOp::Mul(_) | StepOp::Gather => 2..=2,
         StepOp::QuantizeDynamic { .. } | StepOp::DequantizeDynamic => 2..=2,
         StepOp::Float(FloatOp::MatMul | FloatOp::Add | FloatOp::Mul | FloatOp::Div) => 2..=2,
+        StepOp::Float(FloatOp::Keep { .. }) => 2..=2,
         StepOp::Float(FloatOp::LayerNorm { .. }) => 3..=3,
         StepOp::MatMulDynamic { .. } => 4..=4,
         StepOp::Float(FloatOp::Linear) => 2..=3,
@@ -176,7 +177,9 @@ impl Check<'_> {
                 let stack = broadcast(a_stack, b_stack);
                 k == k_too && stack.is_some_and(|stack| output == [stack.as_slice(), &[m, n]].concat())
             }
-            StepOp::Add(_) | StepOp::Mul(_) | StepOp::Float(FloatOp::Add | FloatOp::Mul | FloatOp::Div) => {
+            StepOp::Add(_)
+            | StepOp::Mul(_)
+            | StepOp::Float(FloatOp::Add | FloatOp::Mul | FloatOp::Div | FloatOp::Keep { .. }) => {
                 broadcast(x, &inputs[1]).as_deref() == Some(output)
             }
             StepOp::ChooseQParams { qscheme, .. } => match qscheme {

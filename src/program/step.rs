@@ -105,8 +105,8 @@ pub enum StepOp {
     /// Rows of a table. Inputs: ids (`i32`), table `[V, D]` (`f32`). Ids that the table lacks are an error on the CPU, and
     /// give the nearest row on a GPU.
     Gather,
-    /// What stays float. Held to tolerances, not to bits; but [`FloatOp::Clamp`], and of the functions the absolute value and the
-    /// step, only compare and choose.
+    /// What stays float. Held to tolerances, not to bits; but [`FloatOp::Clamp`], [`FloatOp::Keep`], and of the functions the
+    /// absolute value and the step, only compare and choose.
     Float(FloatOp),
 }
 
@@ -123,6 +123,12 @@ pub enum FloatOp {
     Mul,
     /// Quotient of each element, broadcast.
     Div,
+    /// The first input where the second is not 0 (NaN is not), and elsewhere −0, which changes nothing that it is added to: two of
+    /// these and a sum choose between two values. Broadcast; the bits of an element.
+    Keep {
+        /// Whether to keep the elements where the second input is 0 instead.
+        inverted: bool,
+    },
     /// A function of each element. Of NaN, and where a function has no result, the CPU makes NaN; a GPU may make anything of it,
     /// but for the absolute value and the step.
     Unary(UnaryOp),
@@ -290,6 +296,7 @@ impl StepOp {
             Self::Float(FloatOp::Add) => "add_f32_f32",
             Self::Float(FloatOp::Mul) => "mul_f32_f32",
             Self::Float(FloatOp::Div) => "div_f32_f32",
+            Self::Float(FloatOp::Keep { .. }) => "keep_f32_f32",
             Self::Float(FloatOp::Unary(_)) => "unary_f32_f32",
             Self::Float(FloatOp::Clamp { .. }) => "clamp_f32_f32",
             Self::Float(FloatOp::Sum { .. }) => "sum_f32_f32",

@@ -19,6 +19,7 @@ pub(super) fn exists(op: &Op) -> bool {
             | Op::Add
             | Op::Mul
             | Op::Div
+            | Op::Where
             | Op::Clamp { .. }
             | Op::Slice { .. }
             | Op::Sum { .. }
@@ -61,6 +62,13 @@ pub(super) fn gradient(op: &Op, at: usize, inputs: &[&Tensor], y: &Tensor, dy: &
                 quotient = kernels::zip_f32(&quotient, y, |d, y| -d * y);
             }
             sum_to(f32s(&quotient), y.shape(), dx, x.shape());
+        }
+        // A step's gradient is 0, and so is a condition's.
+        Op::Where if at == 0 => dx.fill(0.0),
+        Op::Where => {
+            let dy = Tensor::from_f32(y.shape(), dy.to_vec()).expect(LENGTHS);
+            let taken = kernels::zip_f32(&dy, inputs[0], kernels::keep(at == 2));
+            sum_to(f32s(&taken), y.shape(), dx, x.shape());
         }
         Op::Clamp { min, max } => {
             let inside = |x: f32| *min <= x && x <= *max;

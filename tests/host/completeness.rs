@@ -9,7 +9,7 @@ use enfold::{GraphBuilder, Shape, Tensor, cpu};
 use crate::cases::{BITS, difference};
 use crate::ops::{f32s, table};
 
-const OPS: usize = 39;
+const OPS: usize = 40;
 
 fn number(op: &Op) -> usize {
     match op {
@@ -52,6 +52,7 @@ fn number(op: &Op) -> usize {
         Op::ToFloat => 36,
         Op::Slice { .. } => 37,
         Op::Sum { .. } => 38,
+        Op::Where => 39,
     }
 }
 

@@ -184,6 +184,12 @@ impl<'g> Exporter<'g> {
             Op::Add => self.writer.node("Add", name, inputs, output, Vec::new()),
             Op::Mul => self.writer.node("Mul", name, inputs, output, Vec::new()),
             Op::Div => self.writer.node("Div", name, inputs, output, Vec::new()),
+            Op::Where => {
+                let mut parts = Parts { writer: &mut self.writer, node: output };
+                let zero = parts.scalar("zero", 0.0);
+                let is_zero = parts.op("Equal", "is_zero", &[x, &zero]);
+                self.writer.node("Where", name, &[&is_zero, inputs[2], inputs[1]], output, Vec::new());
+            }
             Op::AddScalar { value } => self.with_scalar("Add", name, x, *value, output),
             Op::MulScalar { value } => self.with_scalar("Mul", name, x, *value, output),
             Op::Unary(op) => self.unary(*op, name, x, output),

@@ -42,7 +42,7 @@ impl Importer {
     }
 
     /// A constant that broadcasts with everything.
-    fn number(&mut self, value: f32) -> NodeId {
+    pub(super) fn number(&mut self, value: f32) -> NodeId {
         self.draft.constant("", Tensor::F32(ndarray::arr0(value).into_dyn()))
     }
 
@@ -126,22 +126,19 @@ impl Importer {
             Join::Mul => self.draft.add(name, Op::Mul, &[x.id, y.id])?,
             Join::Div => self.draft.add(name, Op::Div, &[x.id, y.id])?,
             Join::Min | Join::Max => {
-                // s·a + (1 − s)·b is exact, which b + relu(a − b) is not.
+                // A choice is exact, which b + relu(a − b) is not. Of equal infinities, the second is taken.
                 let (greater, less) = if join == Join::Max { (x.id, y.id) } else { (y.id, x.id) };
                 let negative = self.mul_scalar(&call.part("negative"), less, -1.0)?;
                 let difference = self.draft.add(&call.part("difference"), Op::Add, &[greater, negative])?;
                 let step = self.unary(&call.part("step"), UnaryOp::Step, difference)?;
-                let other = self.one_minus(&call.part("other"), step)?;
-                let first = self.draft.add(&call.part("first"), Op::Mul, &[step, x.id])?;
-                let second = self.draft.add(&call.part("second"), Op::Mul, &[other, y.id])?;
-                self.draft.add(name, Op::Add, &[first, second])?
+                self.draft.add(name, Op::Where, &[step, x.id, y.id])?
             }
         };
         Ok(Run { id, merged, kind })
     }
 
     /// What two values are when they have been joined.
-    fn kind(&mut self, a: &Value, b: &Value) -> Result<Kind, String> {
+    pub(super) fn kind(&mut self, a: &Value, b: &Value) -> Result<Kind, String> {
         let mut integer = true;
         for value in [a, b] {
             integer &= match value {

@@ -1,7 +1,7 @@
 //! Comparisons, logic, choices and casts: booleans are 0 and 1 in `f32`.
 
 use super::elementwise::Join;
-use super::{Call, Data, Host, Importer, Kind, Run, Value, Values, one};
+use super::{Call, Importer, Kind, Run, Value, Values, one};
 use crate::graph::{Op, UnaryOp};
 use crate::onnx::host::broadcast;
 use crate::onnx::proto::data_type as ty;
@@ -10,7 +10,8 @@ use crate::onnx::tensor::type_name;
 impl Importer {
     pub(super) fn comparison(&mut self, call: &Call<'_>) -> Values {
         let (a, b) = (call.input(0)?, call.input(1)?);
-        // Each is a step of a difference, or 1 minus one.
+        // Each is a step of a difference, or 1 minus one. Of equal infinities the difference is NaN, whose step is 0: they are
+        // equal, and neither is greater. But so is a NaN, of which ONNX wants all of these false.
         let (left, right, negated) = match call.node.op_type.as_str() {
             "Less" => (b, a, false),
             "Greater" | "Equal" => (a, b, false),
@@ -70,73 +71,26 @@ impl Importer {
         }
     }
 
-    /// `c·a + (1 − c)·b`.
+    /// Chosen by a condition of which something is computed at run time, or between values of which something is.
     pub(super) fn choose(&mut self, call: &Call<'_>) -> Values {
-        let condition = self.boolean_value(call, call.input(0)?)?;
-        let (a, b) = (self.finite(call.input(1)?)?, self.finite(call.input(2)?)?);
-        let lengths = broadcast(&self.logical(&condition), &broadcast(&self.logical(&a), &self.logical(&b))?)?;
-        let otherwise = match &condition {
-            Value::Run(run) => {
-                let id = self.one_minus(&call.part("otherwise"), run.id)?;
-                Value::Run(Run { id, ..*run })
-            }
-            known => {
-                let host = self.host(known)?;
-                let data = Data::F32(host.to_floats()?.into_iter().map(|v| 1.0 - v).collect());
-                Value::Host(Host { data, ..(*host).clone() }.into())
-            }
-        };
-        let zero = |importer: &mut Self, value: &Value| importer.scalar(value) == Some(0.0);
-        let (no_first, no_second) = (zero(self, &a), zero(self, &b));
-        let mut term = |name: &str, mask: &Value, value: &Value| -> Result<Value, String> {
-            if let (Value::Host(_) | Value::Stored(_), Value::Host(_) | Value::Stored(_)) = (mask, value) {
-                return self.known_product(mask, value);
-            }
-            self.join(call, name, Join::Mul, mask, value).map(Value::Run)
-        };
-        let first = (!no_first).then(|| term(&call.part("first"), &condition, &a)).transpose()?;
-        let second = (!no_second).then(|| term(&call.part("second"), &otherwise, &b)).transpose()?;
-        let result = match (first, second) {
-            (Some(first), Some(second)) => self.join(call, &call.name, Join::Add, &first, &second)?,
-            (Some(only), None) | (None, Some(only)) => self.float(call, &only)?,
-            (None, None) => return Err("both of its choices are 0".to_owned()),
-        };
-        if self.logical(&Value::Run(result)) != lengths {
-            return Err("a choice of 0 has more elements than the condition".to_owned());
-        }
-        let boolean = |value: &Value| match value {
+        let (condition, a, b) = (call.input(0)?, call.input(1)?, call.input(2)?);
+        let lengths = broadcast(&self.logical(condition), &broadcast(&self.logical(a), &self.logical(b))?)?;
+        let both = self.is_boolean(a) && self.is_boolean(b);
+        let kind = if both { Kind::Bool } else { self.kind(a, b)? };
+        let condition = self.boolean_value(call, condition)?;
+        let mut operand = |value| self.operand(call, value, &lengths);
+        let (condition, a, b) = (operand(&condition)?, operand(a)?, operand(b)?);
+        let id = self.draft.add(&call.name, Op::Where, &[condition.id, a.id, b.id])?;
+        one(Run { id, merged: condition.merged.max(a.merged).max(b.merged), kind })
+    }
+
+    fn is_boolean(&self, value: &Value) -> bool {
+        match value {
             Value::Run(run) => run.kind == Kind::Bool,
             Value::Host(host) => host.data_type == ty::BOOL,
-            _ => false,
-        };
-        let kind = if boolean(call.input(1)?) && boolean(call.input(2)?) { Kind::Bool } else { result.kind };
-        one(Run { kind, ..result })
-    }
-
-    fn known_product(&mut self, mask: &Value, value: &Value) -> Result<Value, String> {
-        let (mask, value) = (self.host(mask)?, self.host(value)?);
-        let lengths = broadcast(&mask.logical(), &value.logical())?;
-        let (rows, dims) = crate::onnx::host::kept(&lengths)?;
-        self.budget.take(dims.iter().product(), 4)?;
-        let (m, v) = (mask.to_floats()?, value.to_floats()?);
-        let walks = crate::onnx::host::Walk::broadcast(&mask.dims, &dims)
-            .zip(crate::onnx::host::Walk::broadcast(&value.dims, &dims));
-        let data = Data::F32(walks.map(|(i, j)| m[i] * v[j]).collect());
-        Ok(Value::Host(Host { rows, ..Host::new(dims, data) }.into()))
-    }
-
-    /// A known choice without infinities: 0 · ∞ is not 0.
-    fn finite(&mut self, value: &Value) -> Result<Value, String> {
-        if let Value::Run(_) | Value::Unsupported = value {
-            return Ok(value.clone());
+            Value::Stored(at) => self.stored[*at].data_type == ty::BOOL,
+            Value::Quantized(_) | Value::Unsupported => false,
         }
-        let host = self.host(value)?;
-        let Some(floats) = host.floats() else { return Ok(Value::Host(host)) };
-        if floats.iter().all(|v| v.is_finite()) {
-            return Ok(Value::Host(host));
-        }
-        let data = Data::F32(floats.iter().map(|v| v.clamp(f32::MIN, f32::MAX)).collect());
-        Ok(Value::Host(Host { data, ..(*host).clone() }.into()))
     }
 
     pub(super) fn cast(&mut self, call: &Call<'_>) -> Values {

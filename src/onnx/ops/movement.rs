@@ -294,7 +294,8 @@ impl Importer {
         };
         let mask = Host::new(vec![rows, cols], Data::F32((0..rows * cols).map(keep).collect()));
         let mask = self.host_constant(&mask)?;
-        one(Run { id: self.draft.add(&call.name, Op::Mul, &[x.id, mask])?, ..x })
+        let zero = self.number(0.0);
+        one(Run { id: self.draft.add(&call.name, Op::Where, &[mask, x.id, zero])?, ..x })
     }
 
     pub(super) fn dropout(&mut self, call: &Call<'_>) -> Values {

@@ -9,7 +9,7 @@ use super::{OpCase, case, f32s};
 
 /// Rows of [`table`](super::table).
 pub(super) fn table() -> Vec<OpCase> {
-    [functions(), arithmetic(), slices()].into_iter().flatten().collect()
+    [functions(), arithmetic(), choices(), slices()].into_iter().flatten().collect()
 }
 
 fn x(g: &mut GraphBuilder, dims: &[usize]) -> enfold::graph::NodeId {
@@ -78,6 +78,13 @@ fn functions() -> Vec<OpCase> {
             UnaryOp::Step,
             [subnormal, -0.0, -3.0, infinity],
             [1.0, 0.0, 0.0, 1.0],
+            true,
+        ),
+        function(
+            ["step of what is no number", "step of what is no number, of three"],
+            UnaryOp::Step,
+            [f32::NAN, -f32::NAN, f32::from_bits(0x7f80_0001), -subnormal],
+            [0.0, 0.0, 0.0, 0.0],
             true,
         ),
     ]
@@ -219,6 +226,109 @@ fn arithmetic() -> Vec<OpCase> {
             ],
             f32s(&[2, 2], &[2.0, 3.5, 0.0, 0.0]),
             false,
+        ),
+    ]
+}
+
+/// What is not taken is NaN or infinite wherever it can be.
+fn choices() -> Vec<OpCase> {
+    let (nan, infinity, subnormal) = (f32::NAN, f32::INFINITY, f32::from_bits(1));
+    let given = |name, dims: [&[usize]; 3], values: [Tensor; 3], expected: Tensor| {
+        case(
+            name,
+            |g| {
+                let [c, a, b] = [("c", dims[0]), ("a", dims[1]), ("b", dims[2])]
+                    .map(|(name, dims)| g.input(name, Shape::batched(dims)).expect("an input"));
+                g.where_("y", c, a, b)
+            },
+            values.into(),
+            expected,
+            true,
+        )
+    };
+    vec![
+        given(
+            "where of vectors",
+            [&[4], &[4], &[4]],
+            [
+                f32s(&[2, 4], &[1.0, 0.0, -0.0, nan, subnormal, -infinity, 0.0, 1.0]),
+                f32s(&[2, 4], &[-0.0, nan, infinity, 2.0, 3.0, 1e38, nan, -infinity]),
+                f32s(&[2, 4], &[nan, -0.0, 5.0, infinity, nan, -infinity, -infinity, infinity]),
+            ],
+            f32s(&[2, 4], &[-0.0, -0.0, 5.0, 2.0, 3.0, 1e38, -infinity, -infinity]),
+        ),
+        given(
+            "where of three",
+            [&[3], &[3], &[3]],
+            [f32s(&[1, 3], &[1.0, 0.0, 0.5]), f32s(&[1, 3], &[0.0, nan, -2.0]), f32s(&[1, 3], &[nan, 0.0, nan])],
+            f32s(&[1, 3], &[0.0, 0.0, -2.0]),
+        ),
+        given(
+            "where, a column chooses rows",
+            [&[2, 1], &[1, 4], &[2, 4]],
+            [
+                f32s(&[1, 2, 1], &[1.0, 0.0]),
+                f32s(&[1, 1, 4], &[1.0, 2.0, infinity, -0.0]),
+                f32s(&[1, 2, 4], &[nan, nan, infinity, infinity, 5.0, 6.0, -infinity, 8.0]),
+            ],
+            f32s(&[1, 2, 4], &[1.0, 2.0, infinity, -0.0, 5.0, 6.0, -infinity, 8.0]),
+        ),
+        given(
+            "where, a row chooses between columns",
+            [&[1, 3], &[2, 1], &[2, 1]],
+            [
+                f32s(&[2, 1, 3], &[1.0, 0.0, 2.0, 0.0, 0.0, 1.0]),
+                f32s(&[2, 2, 1], &[1.0, 2.0, 3.0, infinity]),
+                f32s(&[2, 2, 1], &[-1.0, -infinity, -3.0, -4.0]),
+            ],
+            f32s(&[2, 2, 3], &[1.0, -1.0, 1.0, 2.0, -infinity, 2.0, -3.0, -3.0, 3.0, -4.0, -4.0, infinity]),
+        ),
+        case(
+            "where, a known triangle, with a number elsewhere",
+            |g| {
+                let c = g.constant("c", f32s(&[2, 2], &[1.0, 0.0, 1.0, 1.0]))?;
+                let a = x(g, &[2, 2]);
+                let b = g.constant("b", f32s(&[], &[-infinity]))?;
+                g.where_("y", c, a, b)
+            },
+            vec![f32s(&[2, 2, 2], &[1.0, nan, 3.0, 4.0, 5.0, infinity, -7.0, -0.0])],
+            f32s(&[2, 2, 2], &[1.0, -infinity, 3.0, 4.0, 5.0, -infinity, -7.0, -0.0]),
+            true,
+        ),
+        case(
+            "where, a condition and what it takes both known",
+            |g| {
+                let c = g.constant("c", f32s(&[3], &[1.0, 0.0, 0.0]))?;
+                let a = g.constant("a", f32s(&[3], &[7.0, nan, infinity]))?;
+                let b = x(g, &[2, 3]);
+                g.where_("y", c, a, b)
+            },
+            vec![f32s(&[1, 2, 3], &[nan, 2.0, 3.0, infinity, 5.0, -0.0])],
+            f32s(&[1, 2, 3], &[7.0, 2.0, 3.0, 7.0, 5.0, -0.0]),
+            true,
+        ),
+        case(
+            "where, one number or another",
+            |g| {
+                let c = x(g, &[4]);
+                let [a, b] = [("a", 0.0), ("b", -infinity)].map(|(name, v)| g.constant(name, f32s(&[], &[v])));
+                g.where_("y", c, a?, b?)
+            },
+            vec![f32s(&[1, 4], &[1.0, 0.0, -1.0, nan])],
+            f32s(&[1, 4], &[0.0, -infinity, 0.0, 0.0]),
+            true,
+        ),
+        case(
+            "where, on a value without a batch",
+            |g| {
+                let c = g.input("c", Shape::fixed(&[2, 1]))?;
+                let a = g.input("a", Shape::fixed(&[3]))?;
+                let b = g.input("b", Shape::batched(&[2, 1]))?;
+                g.where_("y", c, a, b)
+            },
+            vec![f32s(&[2, 1], &[0.0, 3.0]), f32s(&[3], &[1.0, -2.0, 3.0]), f32s(&[2, 2, 1], &[5.0, nan, -6.0, nan])],
+            f32s(&[2, 2, 3], &[5.0, 5.0, 5.0, 1.0, -2.0, 3.0, -6.0, -6.0, -6.0, 1.0, -2.0, 3.0]),
+            true,
         ),
     ]
 }

@@ -46,6 +46,18 @@ fn nodes() {
             node(Op::Div, &[f32s(&[3]), f32s(&[2])]),
             &["y:", "[rows, 3]", "[rows, 2]"],
         ),
+        row("a choice between two conditions", node(Op::Where, &[f32s(&[3]), f32s(&[3])]), &["y:", "2", "3"]),
+        row("a choice by ids", node(Op::Where, &[ids(&[3]), f32s(&[3]), f32s(&[3])]), &["y:", "i32", "f32"]),
+        row(
+            "a choice that does not broadcast",
+            node(Op::Where, &[f32s(&[1]), f32s(&[3]), f32s(&[2])]),
+            &["y:", "[rows, 3]", "[rows, 2]"],
+        ),
+        row(
+            "a choice by too many",
+            node(Op::Where, &[f32s(&[4]), f32s(&[1]), f32s(&[2])]),
+            &["y:", "[rows, 2]", "[rows, 4]"],
+        ),
         row("a quotient of one", node(Op::Div, &[f32s(&[3])]), &["y:", "1", "2"]),
         row("a quotient by ids", node(Op::Div, &[f32s(&[3]), ids(&[3])]), &["y:", "i32", "f32"]),
     ];
@@ -68,10 +80,12 @@ fn steps() {
     let clamp = |min, max| StepOp::Float(FloatOp::Clamp { min, max });
     let sum = |axis| StepOp::Float(FloatOp::Sum { axis });
     let div = StepOp::Float(FloatOp::Div);
+    let keep = StepOp::Float(FloatOp::Keep { inverted: true });
     for (op, values) in [
         (slice(1, 1, 3), vec![ids(&[3]), ids(&[2])]),
         (clamp(0.0, f32::INFINITY), vec![floats(&[3]), floats(&[3])]),
         (sum(1), vec![floats(&[3, 2]), floats(&[2])]),
+        (keep.clone(), vec![floats(&[3]), floats(&[1]), floats(&[3])]),
         (div.clone(), vec![floats(&[3]), floats(&[1]), floats(&[3])]),
         (StepOp::ToFloat, vec![ids(&[3]), floats(&[3])]),
     ] {
@@ -90,6 +104,9 @@ fn steps() {
         row("floats as floats", program(StepOp::ToFloat, &[floats(&[3]), floats(&[3])]), &["v0", "F32", "I32"]),
         row("a sum along the batch", program(sum(0), &[floats(&[]), (ValueType::F32, Shape::fixed(&[]))]), &["step"]),
         row("a sum of other elements", program(sum(1), &[floats(&[3, 2]), floats(&[3])]), &["step", "[rows, 3, 2]"]),
+        row("a keep without a condition", program(keep.clone(), &[floats(&[3]), floats(&[3])]), &["inputs is 1", "2"]),
+        row("a keep by ids", program(keep.clone(), &[floats(&[3]), ids(&[3]), floats(&[3])]), &["v1", "I32", "F32"]),
+        row("a keep of more", program(keep, &[floats(&[3]), floats(&[1]), floats(&[4])]), &["step", "[rows, 4]"]),
         row("a quotient of one", program(div.clone(), &[floats(&[3]), floats(&[3])]), &["step", "inputs is 1", "2"]),
         row("a quotient by ids", program(div, &[floats(&[3]), ids(&[3]), floats(&[3])]), &["v1", "I32", "F32"]),
     ];

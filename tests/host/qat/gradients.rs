@@ -160,6 +160,14 @@ fn cases() -> Vec<(&'static str, Build)> {
             let (a, b) = (value(g, r, ids, "a", &[1, k])?, positive(g, r, ids, "b", &[t, 1])?);
             g.div("y", a, b)
         }),
+        ("where, broadcast", |g, r, ids| {
+            let (t, k) = (d(r), d(r));
+            let (c, a) = (value(g, r, ids, "c", &[t, 1])?, value(g, r, ids, "a", &[1, k])?);
+            let b = value(g, r, ids, "b", &[t, k])?;
+            let c = g.unary("step", UnaryOp::Step, c)?;
+            let y = g.where_("first", c, a, b)?;
+            g.where_("y", c, y, a)
+        }),
         ("a value over its norm", |g, r, ids| {
             // One element over its norm is 1, whatever it is.
             let (t, k) = (d(r), 1 + d(r));

@@ -36,6 +36,11 @@ pub(super) fn evaluate(graph: &Graph, values: &HashMap<String, Array>, norms: No
             Op::Add => zip(&at(0), &at(1), |a, b| a + b),
             Op::Mul => zip(&at(0), &at(1), |a, b| a * b),
             Op::Div => zip(&at(0), &at(1), |a, b| a / b),
+            Op::Where => {
+                let first = zip(&at(1), &at(0), |a, c| if c == 0.0 { 0.0 } else { a });
+                let second = zip(&at(2), &at(0), |b, c| if c == 0.0 { b } else { 0.0 });
+                zip(&first, &second, |a, b| a + b)
+            }
             Op::Unary(op) => at(0).mapv(|v| op.eval(v)),
             Op::Clamp { min, max } => at(0).mapv(|v| v.clamp((*min).into(), (*max).into())),
             // Integers are given as floats.
