@@ -14,9 +14,9 @@
 //!
 //! # Numbers
 //! Floats of any width are computed in `f32`. Integer inputs become `i32` inputs. Booleans and integers that are computed at
-//! run time are floats that hold whole numbers, exact up to 2²⁴. Comparisons at run time are made of differences: a
-//! NaN is equal to everything there and neither greater nor less, `Max` and `Min` of two values take the second if either is NaN,
-//! and a NaN as a boolean is false.
+//! run time are floats that hold whole numbers, exact up to 2²⁴. Comparisons at run time are made of
+//! differences: a NaN is equal to everything there and neither greater nor less, `Max` and `Min` of two values take the second if
+//! either is NaN, and a NaN as a boolean is false. `Where` chooses: nothing of the branch not taken shows.
 //!
 //! # Names
 //! A layer is called as the module that its weight or bias belongs to (`encoder.layer.0.attention.self.query` for a parameter

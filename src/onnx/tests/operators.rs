@@ -114,6 +114,25 @@ fn comparisons_and_choices() {
             .node("Where", "c x m", "y")
     };
     assert_eq!(unary(known), [-2.0, -7.0, 0.0, 0.25, -7.0, 3.0]);
+    // The logarithm has no value where it is not taken.
+    let logarithm = |b: Build| {
+        b.floats("zero", &[], &[0.0])
+            .floats("m", &[], &[-7.0])
+            .node("Greater", "x zero", "c")
+            .node("Log", "x", "l")
+            .node("Where", "c l m", "y")
+    };
+    assert_function(unary(logarithm), |v| if v > 0.0 { v.ln() } else { -7.0 });
+    // Infinities where x is positive, beside numbers.
+    let infinite = |op: &'static str| {
+        move |b: Build| b.floats("k", &[], &[1e3]).node("Mul", "x k", "a").node("Exp", "a", "e").node(op, "e e", "q")
+    };
+    let compared = |op: &'static str| unary(move |b| infinite(op)(b).node("Cast", "q", "y").int("to", 1));
+    for (op, expected) in [("Equal", 1.0), ("Greater", 0.0), ("Less", 0.0), ("LessOrEqual", 1.0)] {
+        assert_function(compared(op), |_| expected);
+    }
+    let largest = unary(|b| infinite("Max")(b).node("Identity", "q", "y"));
+    assert_eq!(largest[5], f32::INFINITY);
 }
 
 #[test]

@@ -98,3 +98,26 @@ fn what_ids_choose_is_no_mask() {
     // The product is an output too; the sum behind the first softmax makes the scores of the second.
     assert_eq!(quantized, ["sum", "product"], "{}", prepared.summary());
 }
+
+/// A mask may also be chosen, before the softmax or behind a sum; what is chosen elsewhere is quantized as ever.
+#[test]
+fn choices_before_a_softmax_make_scores() {
+    let mut g = GraphBuilder::new();
+    let mask = g.typed_input("mask", Shape::rows(6), DType::I32).expect("an input");
+    let x = g.input("x", Shape::rows(6)).expect("an input");
+    let mask = g.to_float("float", mask).expect("floats");
+    let far = g.constant("far", tensor(1, &[6])).expect("a constant");
+    let s = g.add("scores", x, x).expect("a sum");
+    let s = g.where_("chosen", mask, s, far).expect("a choice");
+    let y = g.softmax("softmax", s, 1).expect("softmax");
+    let h = g.add("plain", x, x).expect("a sum");
+    let h = g.where_("other", mask, h, far).expect("a choice");
+    let graph = g.finish([y, h]).expect("a graph");
+    let prepared = prepare(&graph, &WgpuQuantizer::new().set_global(symmetric())).expect("prepared");
+    let summary = prepared.summary();
+    let reason = |name: &str| summary.float.iter().find(|n| n.name == name).map(|n| n.reason.as_str());
+    assert_eq!(reason("scores"), Some("it makes the scores of a softmax"), "{summary}");
+    assert_eq!(reason("chosen"), Some("there is no pattern for where"), "{summary}");
+    let quantized: Vec<&str> = summary.quantized.iter().map(|n| n.name.as_str()).collect();
+    assert_eq!(quantized, ["plain"], "{summary}");
+}
