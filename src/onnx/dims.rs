@@ -111,6 +111,8 @@ fn lengths_of(input: &ValueInfoProto) -> Result<Vec<Length>, OnnxError> {
     }
     let length = |(axis, dim): (usize, &super::proto::DimensionProto)| match (&dim.dim_value, &dim.dim_param) {
         (Some(length), _) if (1..=MAX_LENGTH).contains(length) => Ok(Length::Known(*length as usize)),
+        // What exporters wrote before lengths could be symbols.
+        (Some(-1 | 0), _) => Ok(Length::Symbol(format!("{}.{axis}", input.name))),
         (Some(length), _) => {
             Err(refuse(input, format!("axis {axis} has length {length}, expected from 1 to {MAX_LENGTH}")))
         }

@@ -38,6 +38,17 @@ fn two_batches_are_not_one() {
     assert_eq!(ImportOptions::new().dim("a", 1), ImportOptions::new().dims([("a", 1)]));
 }
 
+/// Exporters wrote these before lengths could be symbols.
+#[test]
+fn lengths_of_0_and_less_have_no_name() {
+    let build = Build::new(17).input("x", &["-1", "0", "2"]).node("Relu", "x", "y").output("y");
+    assert!(matches!(build.import(&[]), Err(OnnxError::MissingDims(dims)) if dims.len() == 1 && dims[0].name == "x.1"));
+    let graph = build.done(&[("x.1", 3)]);
+    assert_eq!(graph.node(graph.outputs()[0]).shape.to_string(), "[rows, 3, 2]");
+    let graph = build.done(&[("x.1", 3), ("x.0", 4)]);
+    assert_eq!(graph.node(graph.outputs()[0]).shape.to_string(), "[4, 3, 2]");
+}
+
 #[test]
 fn shapes_follow_the_batch() {
     // As PyTorch writes it: shape → gather → concat → reshape.
