@@ -243,6 +243,10 @@ impl Importer {
                 let problem = "it merges the batch with another axis".to_owned();
                 return Err(refuse(self.hint(problem)));
             }
+            if matches!(run.kind, Kind::Codes { unsigned: true }) {
+                let problem = "its values are uint8 codes, which a graph has 128 lower; they must be dequantized first";
+                return Err(refuse(problem.to_owned()));
+            }
             let mut id = run.id;
             if matches!(self.draft.node(id).op, Op::Input) || taken.contains(&id) {
                 // An output needs a node of its own.

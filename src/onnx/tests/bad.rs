@@ -94,6 +94,21 @@ fn inputs() {
     assert!(huge.starts_with("input x: shape [2147483647, 2147483647, 2147483647] has more than"), "{huge}");
 }
 
+/// Codes of uint8 are kept 128 lower, which no caller could know.
+#[test]
+fn outputs_of_uint8_codes() {
+    let with = |data_type| {
+        let build = base().floats("s", &[], &[0.5]).store(small("z", data_type, &[], &[3]));
+        build.node("QuantizeLinear", "x s z", "y").output("y")
+    };
+    let expected = "output y: its values are uint8 codes, which a graph has 128 lower; they must be dequantized first";
+    assert_eq!(refused(with(ty::UINT8)), expected);
+    assert_eq!(ops(&with(ty::INT8).done(&[])), ["quantize_per_tensor"]);
+    let build = base().floats("s", &[], &[0.5]).store(small("z", ty::UINT8, &[], &[3]));
+    let build = build.node("QuantizeLinear", "x s z", "q").node("DequantizeLinear", "q s z", "y").output("y");
+    assert_eq!(ops(&build.done(&[])), ["quantize_per_tensor", "dequantize_per_tensor"]);
+}
+
 #[test]
 fn constants_do_not_grow() {
     let grow = |build: Build| {
