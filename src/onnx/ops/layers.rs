@@ -251,7 +251,6 @@ impl Importer {
         let lengths = self.logical(call.input(0)?);
         let at = axis(call.node.int("axis", if old { 1 } else { -1 })?, lengths.len())?;
         let log = call.node.op_type == "LogSoftmax";
-        let name = if log { call.part("softmax") } else { call.name.clone() };
         // Before opset 13, all axes from this one on are one.
         let flat = old && lengths[at + 1..].iter().any(|length| *length != Length::Known(1));
         let mut result = x;
@@ -259,14 +258,31 @@ impl Importer {
             result = self.reshaped(&call.part("flat"), x, &slices::flatten(&lengths, at as i64)?)?;
         }
         let axis = self.inner_axis(result, if flat { 1 } else { at })?;
-        result.id = self.op(&name, Op::Softmax { axis }, result.id)?;
+        result = if log {
+            self.log_softmax(call, result, axis)?
+        } else {
+            Run { id: self.op(&call.name, Op::Softmax { axis }, result.id)?, ..result }
+        };
         if flat {
-            result = self.reshaped(&name, result, &lengths)?;
-        }
-        if log {
-            result.id = self.unary(&call.name, UnaryOp::Log, result.id)?;
+            result = self.reshaped(&call.name, result, &lengths)?;
         }
         one(Run { kind: Kind::Float, ..result })
+    }
+
+    /// `x − max − log Σ exp(x − max)` along an axis of the node: a logarithm of a softmax would be −∞ where that rounds to 0.
+    fn log_softmax(&mut self, call: &Call<'_>, x: Run, axis: usize) -> Result<Run, String> {
+        let mut kept = self.logical(&Value::Run(x));
+        kept[axis - usize::from(x.merged > 1)] = Length::Known(1);
+        let max = self.op(&call.part("max"), Op::Max { axis }, x.id)?;
+        let max = self.reshaped(&call.part("max.kept"), Run { id: max, ..x }, &kept)?;
+        let negative = self.mul_scalar(&call.part("max.negative"), max.id, -1.0)?;
+        let shifted = self.draft.add(&call.part("shifted"), Op::Add, &[x.id, negative])?;
+        let exp = self.unary(&call.part("exp"), UnaryOp::Exp, shifted)?;
+        let sum = self.op(&call.part("sum"), Op::Sum { axis }, exp)?;
+        let log = self.unary(&call.part("log"), UnaryOp::Log, sum)?;
+        let log = self.reshaped(&call.part("log.kept"), Run { id: log, ..x }, &kept)?;
+        let negative = self.mul_scalar(&call.part("log.negative"), log.id, -1.0)?;
+        Ok(Run { id: self.draft.add(&call.name, Op::Add, &[shifted, negative])?, ..x })
     }
 
     /// Rows of a known table, by ids that are computed at run time.
