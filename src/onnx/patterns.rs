@@ -14,6 +14,8 @@ use crate::tensor::{DType, Tensor};
 
 /// How far a number of a pattern may be from what it should be: files spell √2 with few digits.
 const NEAR: f32 = 1e-3;
+/// The same for numbers that files spell in full: a factor of 1/(n − 1), say, is not that of a mean.
+const EXACT: f32 = 1e-6;
 
 /// Rewrites every pattern in the draft. `outputs` are read by the caller of the graph too.
 pub(super) fn apply(draft: &mut Draft, outputs: &BTreeSet<NodeId>) {
@@ -196,7 +198,7 @@ impl Pattern<'_> {
         for part in parts {
             let (op, scalar, x) = if let Some(x) = self.unary(part, UnaryOp::Sigmoid) {
                 (UnaryOp::Silu, 1.0, Some(x))
-            } else if let Some((inner, _)) = self.shifted(part).filter(|(_, one)| near(*one, 1.0)) {
+            } else if let Some((inner, _)) = self.shifted(part).filter(|(_, one)| exact(*one, 1.0)) {
                 if let Some(erf) = self.unary(inner, UnaryOp::Erf) {
                     let x = self.scaled(erf).filter(|(_, v)| near(*v, std::f32::consts::FRAC_1_SQRT_2));
                     (UnaryOp::Gelu, 0.5, x.map(|(x, _)| x))
@@ -210,11 +212,11 @@ impl Pattern<'_> {
             };
             let Some(x) = x else { continue };
             let (factor, parts) = self.product(self.here(), Some(x));
-            let exact = match parts.as_slice() {
+            let only = match parts.as_slice() {
                 &[a, b] => (a == part && b == x) || (b == part && a == x),
                 _ => false,
             };
-            if exact && near(factor, scalar) && self.draft.shape(x) == self.draft.shape(self.here()) {
+            if only && exact(factor, scalar) && self.draft.shape(x) == self.draft.shape(self.here()) {
                 return self.becomes(Op::Unary(op), vec![x]);
             }
         }
@@ -237,7 +239,7 @@ impl Pattern<'_> {
         }
         // The second spelling: one of the factors is the sum, the other is x.
         parts.iter().find_map(|&part| {
-            let (square, _) = self.shifted(part).filter(|(_, one)| near(*one, 1.0))?;
+            let (square, _) = self.shifted(part).filter(|(_, one)| exact(*one, 1.0))?;
             let x = *parts.iter().find(|&&x| x != part)?;
             let (inner, inner_parts) = self.product(square, Some(x));
             let (factor, outer_parts) = self.product(id, Some(x));
@@ -256,7 +258,7 @@ impl Pattern<'_> {
         let n = shape.last()?;
         let kept = self.draft.shape(id);
         let last = axis + 1 == shape.rank() && kept.rank() == shape.rank() && kept.last() == Some(1);
-        (last && near(factor * n as f32, 1.0)).then_some(x)
+        (last && exact(factor * n as f32, 1.0)).then_some(x)
     }
 
     /// The node that a difference from its mean is of.
@@ -342,4 +344,8 @@ impl Pattern<'_> {
 
 fn near(a: f32, b: f32) -> bool {
     (a - b).abs() <= NEAR * b.abs()
+}
+
+fn exact(a: f32, b: f32) -> bool {
+    (a - b).abs() <= EXACT * b.abs()
 }

@@ -142,6 +142,50 @@ fn layer_norm_in_every_spelling() {
     check(new().node("LayerNormalization", "x n.weight", "y").float("epsilon", 0.5), &[-1.0, -1.0, 0.0, 6.0]);
 }
 
+/// What nearly is a pattern is none.
+#[test]
+fn near_misses_are_not_layers() {
+    let normalized = |divisor: f32| {
+        let build = Build::new(17).input("x", &["batch", "2000"]).floats("n", &[], &[divisor]).ints("a", &[1], &[-1]);
+        let build = build.floats("eps", &[], &[1e-6]).node("ReduceMean", "x", "m").list("axes", &[-1]);
+        let build = build.node("Sub", "x m", "d").node("Mul", "d d", "s").node("ReduceSum", "s a", "t");
+        let build = build.int("keepdims", 0).node("Div", "t n", "w").node("Unsqueeze", "w a", "v");
+        let build = build.node("Add", "v eps", "ve").node("Sqrt", "ve", "r").node("Div", "d r", "y").output("y");
+        ops(&build.done(&[])) == ["layer_norm"]
+    };
+    assert!(normalized(2000.0));
+    // Of a sample, not of all.
+    assert!(!normalized(1999.0));
+    let gelu = |one: f32, half: f32, root: f32| {
+        let build = Build::new(17).input("x", &["batch", "2"]).floats("one", &[], &[one]).floats("half", &[], &[half]);
+        let build = build.floats("root", &[], &[root]).node("Div", "x root", "a").node("Erf", "a", "b");
+        let build = build.node("Add", "b one", "c").node("Mul", "x c", "d").node("Mul", "d half", "y").output("y");
+        ops(&build.done(&[])) == [Op::Unary(UnaryOp::Gelu).name()]
+    };
+    assert!(gelu(1.0, 0.5, 1.414));
+    assert!(!gelu(1.0005, 0.5, 1.414) && !gelu(1.0, 0.5004, 1.414) && !gelu(1.0, 0.5, 1.41));
+}
+
+/// Far below the maximum, the softmax is 0, but its logarithm is a number.
+#[test]
+fn log_softmax_is_finite() {
+    let log = |opset: i64, dims: &[&str], axis: i64, x: &Tensor| {
+        let build = Build::new(opset).input("x", dims).node("LogSoftmax", "x", "y").int("axis", axis).output("y");
+        run(&build.done(&[]), std::slice::from_ref(x))
+    };
+    let far = tensor(&[1, 3], &[0.0, 200.0, 1.0]);
+    for opset in [11, 13] {
+        assert_values(&log(opset, &["batch", "3"], 1, &far), &[1, 3], &[-200.0, 0.0, -199.0]);
+    }
+    // Along another axis than the last, and of all axes behind one.
+    let x = tensor(&[1, 3, 2], &[0.0, 1.0, 200.0, 1.0, 1.0, 1.0]);
+    let third = -(3f32.ln());
+    let expected = [-200.0, third, 0.0, third, -199.0, third];
+    assert_values(&log(13, &["batch", "3", "2"], 1, &x), &[1, 3, 2], &expected);
+    let expected = [-200.0, -199.0, 0.0, -199.0, -199.0, -199.0];
+    assert_values(&log(11, &["batch", "3", "2"], 1, &x), &[1, 3, 2], &expected);
+}
+
 #[test]
 fn softmax_of_old_files_flattens() {
     let x = tensor(&[1, 2, 2], &[0.0, 1.0, 2.0, 3.0]);
