@@ -52,6 +52,7 @@ use std::path::Path;
 use prost::bytes::Bytes;
 
 use crate::graph::Graph;
+use external::Folders;
 
 pub use error::{MissingDim, OnnxError, UnsupportedNode};
 pub use export::{ExportError, ExportOptions, Inexpressible, Preset, export, save};
@@ -87,7 +88,8 @@ impl ImportOptions {
     }
 }
 
-/// Imports a file. Data in other files are read from the folder of this one, and from nowhere else.
+/// Imports a file. Data in other files are read from the folder of this one, or where both are links, from the folder that
+/// the link to this one leads to, and from nowhere else.
 ///
 /// # Errors
 /// [`OnnxError`] says what is wrong with the file, or lists all nodes that are not supported.
@@ -100,7 +102,9 @@ pub fn load(path: impl AsRef<Path>, options: &ImportOptions) -> Result<Graph, On
         Some(parent) => parent,
         None => Path::new("."),
     };
-    import(bytes, Some(folder), options)
+    let real = path.canonicalize().ok();
+    let folders = Folders { base: Some(folder), linked: real.as_deref().and_then(Path::parent) };
+    import::import(bytes.into(), folders, options)
 }
 
 /// Imports the bytes of a file. `folder` is where data in other files may lie; without it, a model that has such data is refused.
@@ -108,5 +112,5 @@ pub fn load(path: impl AsRef<Path>, options: &ImportOptions) -> Result<Graph, On
 /// # Errors
 /// As [`load`].
 pub fn import(bytes: impl Into<Bytes>, folder: Option<&Path>, options: &ImportOptions) -> Result<Graph, OnnxError> {
-    import::import(bytes.into(), folder, options)
+    import::import(bytes.into(), Folders { base: folder, linked: None }, options)
 }

@@ -52,6 +52,16 @@ pub enum OnnxError {
         /// What is wrong.
         problem: String,
     },
+    /// Tensors share their data in other files: a small file would become large in memory.
+    #[error(
+        "tensors refer to {referred} bytes of other files, but only to {covered} different ones; at most twice as many are allowed"
+    )]
+    Overlap {
+        /// Bytes of all tensors that have their data in other files.
+        referred: u64,
+        /// Bytes of those files that belong to at least one tensor.
+        covered: u64,
+    },
     /// An input of the model is of a kind that a graph has not.
     #[error("input {input}: {problem}")]
     Input {

@@ -1,5 +1,6 @@
 //! Data that a model keeps in other files: only in its own folder, and never beyond the end of a file.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Component, Path, PathBuf};
@@ -15,14 +16,45 @@ pub(super) struct Region {
     length: usize,
 }
 
+/// Where a model's other files may lie.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Folders<'a> {
+    /// What their names are relative to; without it, there are none.
+    pub(super) base: Option<&'a Path>,
+    /// Where links may lead besides: the folder of the file that the model's own path is a link to. Caches keep files under a
+    /// hash, and models as folders of links to them.
+    pub(super) linked: Option<&'a Path>,
+}
+
+/// How many bytes tensors refer to in all, and how many different ones.
+pub(super) fn coverage<'a>(regions: impl Iterator<Item = &'a Region>) -> (u64, u64) {
+    let mut files: BTreeMap<&Path, Vec<(u64, u64)>> = BTreeMap::new();
+    let mut total = 0u64;
+    for region in regions {
+        let length = region.length as u64;
+        total = total.saturating_add(length);
+        files.entry(&region.path).or_default().push((region.offset, region.offset.saturating_add(length)));
+    }
+    let mut covered = 0u64;
+    for ranges in files.values_mut() {
+        ranges.sort_unstable();
+        let mut end = 0;
+        for &(from, to) in ranges.iter() {
+            covered = covered.saturating_add(to.saturating_sub(from.max(end)));
+            end = end.max(to);
+        }
+    }
+    (total, covered)
+}
+
 /// Finds the data of a tensor that should have `expected` bytes.
-pub(super) fn locate(proto: &TensorProto, folder: Option<&Path>, expected: usize) -> Result<Region, OnnxError> {
+pub(super) fn locate(proto: &TensorProto, folders: Folders<'_>, expected: usize) -> Result<Region, OnnxError> {
     let entry = |key: &str| proto.external_data.iter().find(|e| e.key == key).map(|e| e.value.as_str());
     let location = entry("location").unwrap_or_default();
     let fail = |problem: String| {
         Err(OnnxError::External { tensor: proto.name.clone(), location: location.to_owned(), problem })
     };
-    let Some(folder) = folder else {
+    let Some(folder) = folders.base else {
         return fail("the model was given without a folder".to_owned());
     };
     let relative = Path::new(location);
@@ -36,7 +68,8 @@ pub(super) fn locate(proto: &TensorProto, folder: Option<&Path>, expected: usize
         (Ok(root), Ok(path)) => (root, path),
         (Err(problem), _) | (_, Err(problem)) => return fail(problem),
     };
-    if !path.starts_with(&root) {
+    let linked = || folders.linked.and_then(|folder| folder.canonicalize().ok());
+    if !path.starts_with(&root) && !linked().is_some_and(|linked| path.starts_with(linked)) {
         return fail("it lies outside the model's folder".to_owned());
     }
     let size = match path.metadata() {

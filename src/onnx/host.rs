@@ -44,8 +44,9 @@ pub(super) struct Budget {
 }
 
 impl Budget {
-    pub(super) fn new(file_bytes: usize) -> Self {
-        let limit = file_bytes.saturating_mul(4).max(64 << 20);
+    /// Four times the bytes of all files of a model, and at least `floor`.
+    pub(super) fn new(bytes: usize, floor: usize) -> Self {
+        let limit = bytes.saturating_mul(4).max(floor);
         Self { limit, left: limit }
     }
 

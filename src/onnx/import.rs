@@ -1,7 +1,6 @@
 //! The driver: from a file's bytes to a graph.
 
 use std::collections::{BTreeSet, HashMap};
-use std::path::Path;
 use std::sync::Arc;
 
 use prost::Message;
@@ -9,6 +8,7 @@ use prost::bytes::Bytes;
 
 use super::draft::Draft;
 use super::error::{OnnxError, UnsupportedNode};
+use super::external::{self, Folders};
 use super::host::{Budget, Host};
 use super::names::{Names, clean};
 use super::ops::KNOWN;
@@ -25,6 +25,8 @@ pub(super) struct Importer {
     pub(super) draft: Draft,
     pub(super) budget: Budget,
     pub(super) stored: Vec<Stored>,
+    /// Where in `stored` those with their axes swapped are, made once.
+    pub(super) swaps: HashMap<usize, usize>,
     /// Stored tensors that were decoded for evaluation.
     pub(super) decoded: HashMap<usize, Arc<Host>>,
     /// Stored tensors that are constants of the graph: as they are, or with their axes swapped.
@@ -34,7 +36,20 @@ pub(super) struct Importer {
     unsupported: Vec<UnsupportedNode>,
 }
 
-pub(super) fn import(bytes: Bytes, folder: Option<&Path>, options: &ImportOptions) -> Result<Graph, OnnxError> {
+/// Bytes that constants may take however small a model is.
+const FLOOR: usize = 64 << 20;
+
+pub(super) fn import(bytes: Bytes, folders: Folders<'_>, options: &ImportOptions) -> Result<Graph, OnnxError> {
+    import_with(bytes, folders, options, FLOOR)
+}
+
+/// As [`import`], with another floor.
+pub(super) fn import_with(
+    bytes: Bytes,
+    folders: Folders<'_>,
+    options: &ImportOptions,
+    floor: usize,
+) -> Result<Graph, OnnxError> {
     let file_bytes = bytes.len();
     scan::check(&bytes)?;
     let model = ModelProto::decode(bytes).map_err(|e| OnnxError::Decode { message: e.to_string() })?;
@@ -48,7 +63,11 @@ pub(super) fn import(bytes: Bytes, folder: Option<&Path>, options: &ImportOption
     }
     let mut stored = Vec::with_capacity(graph.initializer.len());
     for proto in std::mem::take(&mut graph.initializer) {
-        stored.push(Stored::new(proto, folder)?);
+        stored.push(Stored::new(proto, folders)?);
+    }
+    let (referred, covered) = external::coverage(stored.iter().filter_map(|tensor| tensor.external.as_ref()));
+    if referred > covered.saturating_mul(2).max(floor as u64) {
+        return Err(OnnxError::Overlap { referred, covered });
     }
     if !graph.sparse_initializer.is_empty() {
         let name = |proto: &super::proto::SparseTensorProto| proto.values.as_ref().map(|v| v.name.clone());
@@ -76,8 +95,9 @@ pub(super) fn import(bytes: Bytes, folder: Option<&Path>, options: &ImportOption
     let mut importer = Importer {
         opset,
         draft,
-        budget: Budget::new(file_bytes),
+        budget: Budget::new(file_bytes.saturating_add(usize::try_from(covered).unwrap_or(usize::MAX)), floor),
         stored,
+        swaps: HashMap::new(),
         decoded: HashMap::new(),
         constants: HashMap::new(),
         batch: dims.batch,

@@ -9,12 +9,14 @@ mod reduce;
 
 use std::sync::Arc;
 
+use super::external::Folders;
 use super::fold::Fold;
 use super::host::{Data, Host};
 use super::import::Importer;
 use super::names::clean;
 use super::proto::NodeProto;
-use super::tensor::Stored;
+use super::slices;
+use super::tensor::{Stored, is_float};
 pub(super) use super::values::{Kind, Quantized, Run, Value};
 use crate::graph::{Op, UnaryOp};
 
@@ -145,6 +147,11 @@ impl Importer {
             "Shape" | "Size" => return self.shape_node(node, &inputs),
             "QuantizeLinear" | "DequantizeLinear" | "MatMul" | "Gemm" => {}
             _ => {
+                if let [Some(value)] = &inputs[..]
+                    && let Some(same) = self.same_data(node, value)?
+                {
+                    return Ok(vec![same]);
+                }
                 let known = inputs.iter().flatten().all(|value| !matches!(value, Value::Run(_)));
                 let transposed = node.op_type == "Transpose" && matches!(inputs[..], [Some(Value::Quantized(_))]);
                 if known && !transposed {
@@ -207,10 +214,39 @@ impl Importer {
         }
     }
 
+    /// What a node makes of a stored value without a copy of its data: floats of another width, or the two axes swapped.
+    fn same_data(&mut self, node: &NodeProto, value: &Value) -> Result<Option<Value>, String> {
+        let stored = match value {
+            Value::Stored(at) if self.stored[*at].is_float() => Some(*at),
+            Value::Quantized(_) => None,
+            _ => return Ok(None),
+        };
+        match (node.op_type.as_str(), stored) {
+            // All floats are computed in f32.
+            ("Cast", _) => {
+                let to = i32::try_from(node.int("to", 0)?).unwrap_or(0);
+                Ok(is_float(to).then(|| value.clone()))
+            }
+            ("Transpose", Some(at)) if self.stored[at].dims.len() == 2 => {
+                if slices::perm(node.ints("perm")?, 2)? != [1, 0] {
+                    return Ok(Some(value.clone()));
+                }
+                if let Some(other) = self.stored[at].swap_of.or_else(|| self.swaps.get(&at).copied()) {
+                    return Ok(Some(Value::Stored(other)));
+                }
+                let Some(swapped) = self.stored[at].swapped(at) else { return Ok(None) };
+                self.swaps.insert(at, self.stored.len());
+                self.stored.push(swapped);
+                Ok(self.swaps.get(&at).copied().map(Value::Stored))
+            }
+            _ => Ok(None),
+        }
+    }
+
     fn constant_node(&mut self, node: &NodeProto) -> Values {
         let name = node.output.first().map(|name| Arc::from(name.as_str()));
         let host = if let Some(proto) = node.tensor("value")? {
-            let stored = Stored::new(proto.clone(), None).map_err(|e| e.to_string())?;
+            let stored = Stored::new(proto.clone(), Folders::default()).map_err(|e| e.to_string())?;
             // As an initializer: weights may stand here too.
             let stored_name = name.as_deref().unwrap_or_default();
             self.stored.push(stored.renamed(stored_name));
@@ -233,7 +269,7 @@ impl Importer {
         let value = inputs.first().and_then(Option::as_ref).ok_or("it has no input")?;
         let lengths = self.logical(value);
         let host = if node.op_type == "Size" {
-            let size = super::slices::flatten(&lengths, 0)?.pop();
+            let size = slices::flatten(&lengths, 0)?.pop();
             Host::new(Vec::new(), Data::lengths(size.into_iter().collect()))
         } else {
             let rank = lengths.len() as i64;

@@ -1,13 +1,14 @@
 //! Stored tensors: checked before anything is allocated, decoded when they are needed.
 
 use std::borrow::Cow;
-use std::path::Path;
+use std::sync::Arc;
 
 use half::{bf16, f16};
+use rayon::prelude::*;
 
 use super::dims::{MAX_RANK, elements};
 use super::error::OnnxError;
-use super::external::{self, Region};
+use super::external::{self, Folders, Region};
 use super::host::Data;
 use super::proto::{TensorProto, data_type as ty};
 
@@ -16,8 +17,10 @@ use super::proto::{TensorProto, data_type as ty};
 pub(super) struct Stored {
     pub(super) dims: Vec<usize>,
     pub(super) data_type: i32,
-    proto: TensorProto,
-    external: Option<Region>,
+    /// Which stored tensor this is with its two axes swapped.
+    pub(super) swap_of: Option<usize>,
+    proto: Arc<TensorProto>,
+    pub(super) external: Option<Region>,
 }
 
 /// Values of `TensorProto::data_location`.
@@ -25,7 +28,7 @@ const EXTERNAL: i32 = 1;
 
 impl Stored {
     /// Checks shape, type and length.
-    pub(super) fn new(proto: TensorProto, folder: Option<&Path>) -> Result<Self, OnnxError> {
+    pub(super) fn new(proto: TensorProto, folders: Folders<'_>) -> Result<Self, OnnxError> {
         let fail = |problem: String| Err(OnnxError::Tensor { tensor: proto.name.clone(), problem });
         if proto.dims.len() > MAX_RANK {
             return fail(format!("it has {} axes, expected up to {MAX_RANK}", proto.dims.len()));
@@ -47,7 +50,7 @@ impl Stored {
         };
         let mut external = None;
         if proto.data_location == EXTERNAL {
-            external = Some(external::locate(&proto, folder, expected)?);
+            external = Some(external::locate(&proto, folders, expected)?);
         } else if proto.raw_data.is_empty() {
             let (actual, expected) = (typed_length(&proto), typed_count(proto.data_type, count));
             if actual != expected {
@@ -60,7 +63,7 @@ impl Stored {
                 type_name(proto.data_type)
             ));
         }
-        Ok(Self { dims, data_type: proto.data_type, proto, external })
+        Ok(Self { dims, data_type: proto.data_type, swap_of: None, proto: Arc::new(proto), external })
     }
 
     pub(super) fn name(&self) -> &str {
@@ -69,8 +72,14 @@ impl Stored {
 
     /// The same under another name.
     pub(super) fn renamed(mut self, name: &str) -> Self {
-        name.clone_into(&mut self.proto.name);
+        name.clone_into(&mut Arc::make_mut(&mut self.proto).name);
         self
+    }
+
+    /// This one, which stands at `at`, with its two axes swapped; `None` if it is not a matrix of floats. It shares the data.
+    pub(super) fn swapped(&self, at: usize) -> Option<Self> {
+        let (&[k, n], true, None) = (self.dims.as_slice(), self.is_float(), self.swap_of) else { return None };
+        Some(Self { dims: vec![n, k], swap_of: Some(at), ..self.clone() })
     }
 
     pub(super) fn len(&self) -> usize {
@@ -78,7 +87,7 @@ impl Stored {
     }
 
     pub(super) fn is_float(&self) -> bool {
-        matches!(self.data_type, ty::FLOAT | ty::DOUBLE | ty::FLOAT16 | ty::BFLOAT16)
+        is_float(self.data_type)
     }
 
     /// How many bytes [`data`](Self::data) takes.
@@ -104,6 +113,14 @@ impl Stored {
 
     /// The elements of a tensor of floats.
     pub(super) fn floats(&self) -> Result<Vec<f32>, String> {
+        let floats = self.floats_as_stored()?;
+        Ok(match (self.swap_of, self.dims.as_slice()) {
+            (Some(_), &[n, k]) => transposed(&floats, k, n),
+            _ => floats,
+        })
+    }
+
+    fn floats_as_stored(&self) -> Result<Vec<f32>, String> {
         let proto = &self.proto;
         if let Some(raw) = self.raw()? {
             return Ok(match self.data_type {
@@ -182,6 +199,10 @@ impl Stored {
     }
 }
 
+pub(super) fn is_float(data_type: i32) -> bool {
+    matches!(data_type, ty::FLOAT | ty::DOUBLE | ty::FLOAT16 | ty::BFLOAT16)
+}
+
 fn bits(data_type: i32) -> Option<usize> {
     Some(match data_type {
         ty::INT4 | ty::UINT4 => 4,
@@ -230,4 +251,25 @@ pub(super) fn type_name(data_type: i32) -> String {
         other => return format!("number {other}"),
     };
     name.to_owned()
+}
+
+/// `[K, N]` to `[N, K]`, in blocks that fit a cache.
+pub(super) fn transposed<T: Copy + Default + Send + Sync>(data: &[T], k: usize, n: usize) -> Vec<T> {
+    const BLOCK: usize = 32;
+    let mut out = vec![T::default(); data.len()];
+    if data.is_empty() {
+        return out;
+    }
+    out.par_chunks_mut(BLOCK * k).enumerate().for_each(|(block, rows)| {
+        let first = block * BLOCK;
+        let width = rows.len() / k;
+        for start in (0..k).step_by(BLOCK) {
+            for row in start..(start + BLOCK).min(k) {
+                for col in 0..width {
+                    rows[col * k + row] = data[row * n + first + col];
+                }
+            }
+        }
+    });
+    out
 }

@@ -3,6 +3,7 @@
 mod bad;
 mod dims;
 mod layers;
+mod memory;
 mod mutations;
 mod operators;
 

@@ -6,7 +6,7 @@ use super::Fold;
 use crate::graph::UnaryOp;
 use crate::onnx::host::{Data, Host, Length, NEEDS_ROWS, Walk, broadcast, kept};
 use crate::onnx::proto::data_type as ty;
-use crate::onnx::tensor::type_name;
+use crate::onnx::tensor::{is_float, type_name};
 
 /// An arithmetic operator of two tensors.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -167,7 +167,12 @@ impl Fold<'_> {
 
     fn cast_to(&mut self, data_type: i32) -> Result<Host, String> {
         let x = self.input(0)?;
-        self.budget.take(x.data.len(), 8)?;
+        let size = match data_type {
+            _ if is_float(data_type) => 4,
+            ty::BOOL => 1,
+            _ => x.data.size().max(8),
+        };
+        self.budget.take(x.data.len(), size)?;
         let data = match data_type {
             ty::FLOAT | ty::DOUBLE | ty::FLOAT16 | ty::BFLOAT16 => Data::F32(x.to_floats()?),
             ty::BOOL => Data::Bool(match &x.data {

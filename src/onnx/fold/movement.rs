@@ -2,6 +2,7 @@
 
 use super::{Fold, Folded};
 use crate::onnx::dims::elements;
+use crate::onnx::external::Folders;
 use crate::onnx::host::{self, Data, Host, Length, NEEDS_ROWS, Walk, axis, kept, strides};
 use crate::onnx::slices::{self, Part};
 use crate::onnx::tensor::Stored;
@@ -261,7 +262,7 @@ impl Fold<'_> {
         let value = match self.node.tensor("value")? {
             None => Host::new(vec![1], Data::F32(vec![0.0])),
             Some(proto) => {
-                let stored = Stored::new(proto.clone(), None).map_err(|e| e.to_string())?;
+                let stored = Stored::new(proto.clone(), Folders::default()).map_err(|e| e.to_string())?;
                 if stored.len() != 1 {
                     return Err(format!("its value has {} elements, expected 1", stored.len()));
                 }

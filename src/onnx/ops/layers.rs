@@ -1,12 +1,11 @@
 //! Layers: products, normalizations, softmax and tables.
 
-use rayon::prelude::*;
-
 use super::{Call, Data, Host, Importer, Kind, Quantized, Run, Value, Values, one};
 use crate::graph::{NodeId, Op, UnaryOp};
 use crate::onnx::fold::reduced_axes;
 use crate::onnx::host::{Length, axis, broadcast, show};
 use crate::onnx::slices;
+use crate::onnx::tensor::transposed;
 use crate::tensor::{DType, Tensor};
 
 impl Importer {
@@ -49,6 +48,11 @@ impl Importer {
     /// A known matrix as the weight `[N, K]` of a linear layer; `transpose` if it is `[K, N]`.
     fn weight(&mut self, value: &Value, transpose: bool) -> Result<NodeId, String> {
         match value {
+            // Swapped twice, it is as it is stored.
+            Value::Stored(at) if self.stored[*at].swap_of.is_some() => {
+                let original = Value::Stored(self.stored[*at].swap_of.unwrap_or(*at));
+                self.weight(&original, !transpose)
+            }
             Value::Stored(at) if !transpose => self.stored_constant(*at),
             Value::Stored(at) => {
                 if let Some(&id) = self.constants.get(&(*at, true)) {
@@ -65,7 +69,7 @@ impl Importer {
                 Ok(id)
             }
             Value::Quantized(quantized) if transpose => {
-                self.budget.take(quantized.codes.len(), 1)?;
+                // Only the constant stays, which counts itself.
                 let quantized = quantized.transposed()?;
                 self.quantized_constant(&quantized)
             }
@@ -80,8 +84,8 @@ impl Importer {
                     return self.host_constant(&host);
                 }
                 self.budget.take(floats.len(), 4)?;
-                let host = Host { data: Data::F32(transposed(floats, k, n)), dims: vec![n, k], ..(*host).clone() };
-                self.host_constant(&host)
+                let tensor = Tensor::from_f32(&[n, k], transposed(floats, k, n)).map_err(|e| e.to_string())?;
+                Ok(self.draft.constant(host.name.as_deref().unwrap_or_default(), tensor))
             }
         }
     }
@@ -318,25 +322,4 @@ impl Quantized {
         let codes = Tensor::from_i8(&[n, k], transposed(codes, k, n)).map_err(|e| e.to_string())?;
         Ok(Self { codes, qparams: self.swapped_qparams(), name: self.name.clone() })
     }
-}
-
-/// `[K, N]` to `[N, K]`, in blocks that fit a cache.
-fn transposed<T: Copy + Default + Send + Sync>(data: &[T], k: usize, n: usize) -> Vec<T> {
-    const BLOCK: usize = 32;
-    let mut out = vec![T::default(); data.len()];
-    if data.is_empty() {
-        return out;
-    }
-    out.par_chunks_mut(BLOCK * k).enumerate().for_each(|(block, rows)| {
-        let first = block * BLOCK;
-        let width = rows.len() / k;
-        for start in (0..k).step_by(BLOCK) {
-            for row in start..(start + BLOCK).min(k) {
-                for col in 0..width {
-                    rows[col * k + row] = data[row * n + first + col];
-                }
-            }
-        }
-    });
-    out
 }
