@@ -24,7 +24,6 @@ use std::sync::Arc;
 use crate::tensor::{DType, Shape};
 
 pub use builder::GraphBuilder;
-#[cfg(feature = "onnx")]
 pub(crate) use infer::infer;
 pub use op::{ObserverId, Op, UnaryOp};
 pub use rewrite::Rewriter;
