@@ -308,10 +308,11 @@ def bench(turns):
     import encoder
     import onnx
 
-    MODELS.mkdir(parents=True, exist_ok=True)
+    folder = ROOT / "target" / "onnxruntime-bench"
+    folder.mkdir(parents=True, exist_ok=True)
     rows, seq, threads = 8, 64, 2
     sizes = encoder.Sizes()
-    path = MODELS / "bench-encoder.onnx"
+    path = folder / "encoder.onnx"
     onnx.save(encoder.encoder(sizes), path)
     loaded = encoder.sessions(path, threads, folder)
     feed = encoder.batch(sizes, rows, seq)
