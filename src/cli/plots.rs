@@ -159,7 +159,7 @@ fn mesh(chart: &mut Chart<'_, '_>, x: &str, y: &str) -> Result<()> {
 
 /// The place of a node, counted from 1; nothing between two nodes.
 fn place(at: &f64) -> String {
-    if (at - at.round()).abs() < 1e-6 { format!("{:.0}", at.abs()) } else { String::new() }
+    if (at - at.round_ties_even()).abs() < 1e-6 { format!("{:.0}", at.abs()) } else { String::new() }
 }
 
 /// As few digits as tell ticks apart.
