@@ -1,4 +1,5 @@
-//! The one module with `unsafe` code: shader modules without run-time checks, and pipeline caches.
+//! Calls of wgpu that are `unsafe`: shader modules without run-time checks, and pipeline caches. The crate's other module with
+//! `unsafe` code is the host's int8 product for AVX2.
 
 #![allow(unsafe_code)]
 

@@ -175,7 +175,7 @@ proptest! {
         }
     }
 
-    /// Every graph lowers, and the CPU engine gives the interpreter's bits, of floats too.
+    /// Each of these graphs lowers, and the CPU engine gives the interpreter's bits, of floats too.
     #[test]
     fn every_graph_lowers_and_runs_bit_for_bit(plan in plan()) {
         let [float, _, quantized, integers] = stages(&plan);

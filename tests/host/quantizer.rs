@@ -156,7 +156,7 @@ fn layers_left_in_float_say_why_and_run() {
     let integers = reference(&convert(&prepared, &ConvertOptions::default()).expect("converted")).expect("rewritten");
     let float: Vec<String> = integers.summary().float.into_iter().map(|node| node.name).collect();
     assert_eq!(float, ["blocks.0.add", "blocks.1.fc2", "blocks.1.add"]);
-    let program = enfold::lower::lower(&integers).expect("every graph lowers");
+    let program = enfold::lower::lower(&integers).expect("each node has a step");
     let x = tensor(3, &[4, 8]);
     let got = enfold::cpu::Engine::new(&program).expect("an engine").run(&[&x]).expect("run");
     assert_eq!(got, Interpreter::new(&integers).run(&[&x]).expect("run"));
