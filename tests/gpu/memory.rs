@@ -72,7 +72,7 @@ fn bound(engine: &Engine, program: &Program, rows: usize) -> (Run, u64) {
 fn random_networks_take_little_more_than_their_peak() {
     let Some((_, engine)) = engine("memory") else { return };
     let (mut closest, mut count) = (0.0f64, 0);
-    for seed in 0..150 {
+    for seed in 0..crate::long::count(150, 40) {
         let program = lower(&configs::quantized(seed, false).integers).expect("lowered");
         // So many rows that megabytes do not hide what is wasted.
         let peak = living(&program, 1).into_iter().max().unwrap_or(1).max(1);

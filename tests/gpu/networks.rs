@@ -13,15 +13,11 @@ use rayon::prelude::*;
 use crate::cases::{BITS, difference};
 use crate::configs::{self, Quantized};
 use crate::device::{buffer, bytes, device_with, engine, read};
+use crate::long::count;
 use crate::nets::Net;
 use crate::operators::close;
 use crate::random::Random;
 use crate::report::report;
-
-/// Random networks of every pattern.
-const NETWORKS: u64 = 10_000;
-/// Of those that are not promised to the bit, how many are run.
-const OTHERS: u64 = 1_000;
 
 fn integers(net: &Net, random: &mut Random) -> Graph {
     let quantizer = WgpuQuantizer::new().set_global(QuantizationConfig::symmetric().per_channel());
@@ -106,12 +102,15 @@ fn engines_and_models_are_shared() {
 #[test]
 fn networks_of_every_pattern_equal_the_interpreter() {
     let Some((_, engine)) = engine("patterns") else { return };
-    let all: Vec<Quantized> = (0..NETWORKS).into_par_iter().map(|seed| configs::quantized(seed, false)).collect();
+    let number = count(10_000, 400);
+    // Of those that are not promised to the bit, how many are run.
+    let others = number / 10;
+    let all: Vec<Quantized> = (0..number).into_par_iter().map(|seed| configs::quantized(seed, false)).collect();
     let (mut exact, mut islands) = (0, 0);
     for (seed, Quantized { integers, batch, dynamic, .. }) in all.iter().enumerate() {
         let promised = integers.summary().float.is_empty() && !dynamic;
         // All of those that are promised to the bit, and some of the others.
-        if !promised && islands == OTHERS {
+        if !promised && islands == others {
             continue;
         }
         let program = lower(integers).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
@@ -127,9 +126,9 @@ fn networks_of_every_pattern_equal_the_interpreter() {
         }
     }
     report(&format!(
-        "of {NETWORKS} networks of every pattern, {exact} equal the interpreter; {islands} with float steps agree"
+        "of {number} networks of every pattern, {exact} equal the interpreter; {islands} with float steps agree"
     ));
-    assert!(exact > NETWORKS / 8, "{exact}");
+    assert!(exact > number / 8, "{exact}");
 }
 
 /// Scales, zero points and codes of dynamic layers are the same bits for the same input; outputs are close.

@@ -7,6 +7,8 @@ mod configs;
 #[cfg(feature = "onnx")]
 #[path = "../common/encoder.rs"]
 mod encoder_model;
+#[path = "../common/long.rs"]
+mod long;
 #[path = "../common/nets.rs"]
 mod nets;
 #[path = "../common/ops.rs"]
@@ -37,7 +39,7 @@ mod products;
 mod properties;
 mod qat;
 mod quantizer;
+mod random_networks;
 #[cfg(feature = "gpu")]
 mod shaders;
-mod ten_thousand;
 mod wrong;

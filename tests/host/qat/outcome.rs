@@ -11,6 +11,7 @@ use enfold::{Graph, GraphBuilder, Shape, Tensor, archive};
 use rayon::prelude::*;
 
 use crate::configs::config;
+use crate::long::count;
 use crate::nets::Net;
 use crate::oracle::{Codes, compare_ops};
 use crate::random::Random;
@@ -67,9 +68,10 @@ fn network(seed: u64, few_bits: bool) -> Result<Option<Codes>, String> {
 }
 
 #[test]
-fn a_thousand_networks_convert_to_what_was_trained() {
+fn networks_convert_to_what_was_trained() {
+    let number = count(1_200, 200);
     for few_bits in [false, true] {
-        let all: Vec<_> = (0..1200).into_par_iter().map(|seed| network(seed, few_bits)).collect();
+        let all: Vec<_> = (0..number).into_par_iter().map(|seed| network(seed, few_bits)).collect();
         let failures: Vec<&String> = all.iter().filter_map(|result| result.as_ref().err()).collect();
         assert!(failures.is_empty(), "{} networks fail, the first:\n{}", failures.len(), failures[0]);
         let (mut codes, mut trained) = (Codes::default(), 0);
@@ -83,7 +85,7 @@ fn a_thousand_networks_convert_to_what_was_trained() {
              codes one step apart",
             codes.apart, codes.compared
         ));
-        assert!(trained >= 1000 && codes.within_bar(), "{codes:?}");
+        assert!(trained >= number * 5 / 6 && codes.within_bar(), "{codes:?}");
     }
 }
 

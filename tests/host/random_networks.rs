@@ -1,4 +1,4 @@
-//! Ten thousand random networks of every pattern, through the whole flow.
+//! Random networks of every pattern, through the whole flow: ten thousand in the long run.
 
 use enfold::graph::Op;
 use enfold::interp::Interpreter;
@@ -8,10 +8,9 @@ use rayon::prelude::*;
 
 use crate::cases::{BITS, difference};
 use crate::configs::{self, Quantized};
+use crate::long::count;
 use crate::oracle::{Codes, compare_ops};
 use crate::report::report;
-
-const NETWORKS: u64 = 10_000;
 
 #[derive(Debug, Default, Clone, Copy)]
 struct Totals {
@@ -87,33 +86,33 @@ fn networks(count: u64, few_bits: bool) -> Totals {
 /// Weights of few bits make sums that are ties far more often, so only the ops have a bar, not the networks.
 #[test]
 fn weights_of_few_bits() {
-    let Totals { codes, ends, differ, .. } = networks(NETWORKS / 5, true);
+    let number = count(2_000, 400);
+    let Totals { codes, ends, differ, .. } = networks(number, true);
     report(&format!(
-        "integer ops of {} random networks with weights of 2 to 4 bits: {} of {} codes one step apart; {differ} of {ends} \
-         networks differ in a final code",
-        NETWORKS / 5,
-        codes.apart,
-        codes.compared
+        "integer ops of {number} random networks with weights of 2 to 4 bits: {} of {} codes one step apart; {differ} of \
+         {ends} networks differ in a final code",
+        codes.apart, codes.compared
     ));
     assert!(codes.within_bar(), "{codes:?}");
 }
 
 #[test]
-fn ten_thousand_networks() {
-    let totals = networks(NETWORKS, false);
+fn networks_of_every_pattern() {
+    let number = count(10_000, 800);
+    let totals = networks(number, false);
     let Totals { codes, ends, differ, integer_only, ops } = totals;
     let [linear, matmul, add, mul, table, concat, dynamic, dynamic_matmul] = ops;
     report(&format!(
-        "{NETWORKS} random networks, {integer_only} without a float node: {linear} linear layers ({dynamic} dynamic), \
+        "{number} random networks, {integer_only} without a float node: {linear} linear layers ({dynamic} dynamic), \
          {matmul} matmul and {dynamic_matmul} dynamic ones, {add} add, {mul} mul, {table} tables, {concat} concat"
     ));
     report(&format!(
-        "integer ops of {NETWORKS} random networks: {} of {} codes one step apart; {} floats within 1e-3",
+        "integer ops of {number} random networks: {} of {} codes one step apart; {} floats within 1e-3",
         codes.apart, codes.compared, codes.floats
     ));
     report(&format!("end to end: {differ} of {ends} networks differ in a final code, and the CPU engine in none"));
     assert!(codes.within_bar(), "{codes:?}");
     assert!(differ * 200 <= ends, "{differ} of {ends} networks differ in a final code");
     // A generator that stopped making a pattern would pass everything above.
-    assert!(ops.iter().all(|&count| count > 100), "{ops:?}");
+    assert!(ops.iter().all(|&of_op| of_op as u64 > number / 100), "{ops:?}");
 }
