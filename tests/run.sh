@@ -5,13 +5,15 @@
 #   bash tests/run.sh
 #
 # CI=true                 also runs the GPU tests on a second Vulkan driver, SwiftShader, from Debian's chromium
+# ENFOLD_LONG=1           thousands of random networks in the place of hundreds, and all of ONNX's conformance tests; lints and
+#                         tests of the features that other sets of features contain
 # ENFOLD_ALLOW_NO_GPU=1   lets the GPU tests be skipped, with a count, where there is no adapter
 # ENFOLD_ALLOW_NO_PYTHON=1  lets the check by ONNX Runtime be skipped where its packages cannot be had
 # ENFOLD_ADAPTER=NAME     runs them on the adapter whose name contains NAME
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-say() { printf '\n== %s\n' "$*"; }
+say() { printf '\n== %s (after %d s)\n' "$*" "$SECONDS"; }
 missing() { printf 'missing: %s\n' "$*" >&2; exit 1; }
 
 # Installs Debian packages, as root or by sudo; without either it says what is missing.
@@ -39,8 +41,10 @@ cargo fmt --check
 
 say "lints"
 cargo clippy --quiet --all-targets --features coopmat,cli -- -D warnings
-cargo clippy --quiet --lib -- -D warnings
 cargo clippy --quiet --no-default-features --lib --test host -- -D warnings
+if [ "${ENFOLD_LONG:-}" = 1 ]; then
+    cargo clippy --quiet --lib -- -D warnings
+fi
 
 say "documentation"
 RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps --features coopmat,cli
@@ -71,8 +75,10 @@ tests() {
 }
 
 tests "with the GPU engine" cargo test --features coopmat,cli
-# Its tests of whole networks are those above; the lints have compiled them.
-tests "without a GPU engine" cargo test --no-default-features --lib
+if [ "${ENFOLD_LONG:-}" = 1 ]; then
+    # The same tests but for those of the features; the lints have compiled them.
+    tests "without a GPU engine" cargo test --no-default-features --lib
+fi
 
 say "ONNX Runtime on exported models"
 # Its packages come from PyPI, into target/onnxruntime-venv.
@@ -91,13 +97,14 @@ if [ "${CI:-}" = true ]; then
     icd=/usr/lib/chromium/vk_swiftshader_icd.json
     [ -e "$icd" ] || install chromium
     [ -e "$icd" ] || missing "$icd, which Debian's chromium carries"
-    tests "GPU tests on SwiftShader" env VK_DRIVER_FILES="$icd" VK_ICD_FILENAMES="$icd" ENFOLD_ADAPTER=SwiftShader \
-        cargo test --features coopmat,cli --test gpu -- "${of_host[@]}"
+    on_swiftshader=(env VK_DRIVER_FILES="$icd" VK_ICD_FILENAMES="$icd" ENFOLD_ADAPTER=SwiftShader)
+    tests "GPU tests on SwiftShader" "${on_swiftshader[@]}" cargo test --features coopmat,cli --test gpu -- "${of_host[@]}"
+    tests "cases on SwiftShader" "${on_swiftshader[@]}" cargo test --features coopmat,cli --test cli cases_hold_on_the_gpu
 fi
 
 say "counts"
 skipped=$(grep -c '^skipped, no adapter' "$log" || true)
 [ "$skipped" -eq 0 ] || echo "$skipped GPU tests skipped: no adapter"
-grep -E '^adapter: |^golden .* compared|files, .* not yet covered|equal the interpreter|one step apart|central differences|^golden: |ONNX Runtime' "$log" || true
+grep -E '^adapter: |^golden .* compared|^cases on |^hostile files|equal the interpreter|one step apart|central differences|^golden: |ONNX Runtime' "$log" || true
 awk '/^test result:/ { passed += $4; failed += $6; ignored += $8 }
      END { printf "%d tests passed, %d failed, %d ignored\n", passed, failed, ignored; exit failed > 0 || passed == 0 }' "$log"
