@@ -10,6 +10,7 @@
 //! Graphs are built by [`GraphBuilder`] and never edited: a pass rebuilds the graph through a [`Rewriter`], and
 //! [`Graph::verify`] checks the result in debug builds and tests.
 
+mod accumulator;
 mod builder;
 mod display;
 mod infer;

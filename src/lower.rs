@@ -144,6 +144,8 @@ impl Lowering<'_> {
                 let acc = &self.graph.node(node.inputs[0]).op;
                 if !matches!(acc, Op::IntegerLinear { .. } | Op::IntegerMatMul { .. }) {
                     self.refuse(id, "its accumulator does not come from a linear layer or a matmul");
+                } else if self.known.contains_key(&node.inputs[0]) {
+                    self.refuse(id, "its accumulator is a constant, but its factors are not");
                 }
             }
             &Op::IntegerAdd { a_zero_point, b_zero_point, multipliers, qparams, lo, hi } => {
@@ -220,7 +222,11 @@ impl Lowering<'_> {
         let (n, k) = (dims[0], dims[1]);
         let mut inputs = vec![x];
         if let Epilogue::Dynamic { .. } = epilogue {
-            inputs.push(self.graph.node(end).inputs[1]);
+            let pairs = self.graph.node(end).inputs[1];
+            if pairs > id && !self.known.contains_key(&pairs) {
+                return self.refuse(id, "its scales and zero points are computed after its sums");
+            }
+            inputs.push(pairs);
         }
         let op = StepOp::Linear(QLinear { weight, n, k, bias, fraction_bits, epilogue });
         self.step_for(end, &node.name, op, &inputs, qparams);
@@ -316,7 +322,13 @@ impl Lowering<'_> {
             if self.refused.iter().any(|node| node.name == self.graph.node(id).name) {
                 continue;
             }
-            let Some(value) = self.read(id) else { continue };
+            let Some(value) = self.read(id) else {
+                // A program without one of its outputs is never made: if no reason is listed yet, this is one.
+                if self.refused.is_empty() {
+                    self.refuse(id, "something that it reads has no step");
+                }
+                continue;
+            };
             let written = self.steps.iter().any(|step| step.output == value);
             if self.options.f16_outputs && self.values[value.index()].value_type == ValueType::F32 {
                 let name = format!("{}.half", self.graph.node(id).name);
@@ -379,23 +391,25 @@ impl Lowering<'_> {
             return Some(value);
         }
         let tensor = self.known.get(&id)?.clone();
+        let tensor = match narrowed(tensor) {
+            Ok(tensor) => tensor,
+            Err((index, value)) => {
+                self.refuse(id, format!("element {index} is {value}, which does not fit i32, and no step writes i64"));
+                return None;
+            }
+        };
         let value = self.constant(&self.graph.node(id).name, tensor);
         self.value_of.insert(id, value);
         Some(value)
     }
 
+    /// A value of the program; `tensor` is not of i64, which [`narrowed`] sees to.
     fn constant(&mut self, name: &str, tensor: impl Into<Arc<Tensor>>) -> ValueId {
-        let mut tensor = tensor.into();
+        let tensor = tensor.into();
         let value_type = match tensor.dtype() {
             DType::F32 => ValueType::F32,
             DType::I8 => ValueType::I8,
-            DType::I32 => ValueType::I32,
-            // Only ids are that wide, and tables have no such rows.
-            DType::I64 => {
-                let Tensor::I64(ids) = &*tensor else { unreachable!("its type is i64") };
-                tensor = Arc::new(Tensor::from(ids.mapv(|id| id as i32)));
-                ValueType::I32
-            }
+            DType::I32 | DType::I64 => ValueType::I32,
         };
         let value = self.value(name, value_type, Shape::fixed(tensor.shape()), None);
         self.constants.push((value, tensor));
@@ -451,4 +465,13 @@ impl Lowering<'_> {
     fn f32(&self, id: NodeId) -> Option<Arc<[f32]>> {
         self.known.get(&id)?.as_f32().map(Into::into)
     }
+}
+
+/// A constant of i64 as i32, if all its elements fit; else the first that does not.
+fn narrowed(tensor: Arc<Tensor>) -> Result<Arc<Tensor>, (usize, i64)> {
+    let Tensor::I64(wide) = &*tensor else { return Ok(tensor) };
+    if let Some((index, &value)) = wide.iter().enumerate().find(|(_, value)| i32::try_from(**value).is_err()) {
+        return Err((index, value));
+    }
+    Ok(Arc::new(Tensor::from(wide.mapv(|value| value as i32))))
 }

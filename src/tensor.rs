@@ -185,6 +185,9 @@ from_array!(i8, I8);
 from_array!(i32, I32);
 from_array!(i64, I64);
 
+/// More elements than any memory holds: with at most so many, sizes in bytes do not overflow.
+pub(crate) const MAX_ELEMENTS: usize = isize::MAX as usize / 16;
+
 /// The shape of a value in a graph: static, except that a leading batch dimension `rows` may be left to run time.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Shape {
@@ -239,6 +242,13 @@ impl Shape {
     #[must_use]
     pub fn last(&self) -> Option<usize> {
         self.dims.last().copied()
+    }
+
+    /// Elements of one batch row, or of all if there is no batch; `None` if no memory can hold so many, whichever axes have length 0.
+    #[must_use]
+    pub fn elements(&self) -> Option<usize> {
+        let most = self.dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d.max(1)))?;
+        (most <= MAX_ELEMENTS).then(|| if self.dims.contains(&0) { 0 } else { most })
     }
 
     /// All axis lengths at a batch of `rows`.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use super::{Graph, GraphError, Node, NodeId, Op, UnaryOp, infer};
+use super::{Graph, GraphError, Node, NodeId, Op, UnaryOp, accumulator, infer};
 use crate::tensor::{DType, Shape, Tensor};
 
 /// Builds a float [`Graph`] node by node; every call checks names, shapes and types.
@@ -253,6 +253,7 @@ impl GraphBuilder {
         }
         let read: Vec<&Node> = inputs.iter().map(|id| &self.nodes[id.index()]).collect();
         let (shape, dtype) = infer::infer(name, &op, &read)?;
+        accumulator::check(&self.nodes, name, &op, inputs)?;
         self.push(name, op, inputs.to_vec(), shape, dtype)
     }
 
