@@ -191,7 +191,11 @@ impl Engine {
             }
         }
         // Without a batch, no value has rows.
-        Ok(rows.unwrap_or(1))
+        let rows = rows.unwrap_or(1);
+        match self.program.values().iter().find(|value| !value.shape.fits(rows)) {
+            None => Ok(rows),
+            Some(value) => Err(CpuError::Elements { value: value.name.clone(), shape: value.shape.clone(), rows }),
+        }
     }
 
     /// `own` is the first input, `rest` are the others.

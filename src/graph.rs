@@ -230,6 +230,14 @@ pub enum GraphError {
         /// What it must be.
         expected: usize,
     },
+    /// A shape holds more elements than memory can, whatever the batch; axes of length 0 count as 1.
+    #[error("{node}: shape {shape} holds more than {max} elements", max = crate::tensor::MAX_ELEMENTS)]
+    Elements {
+        /// The node.
+        node: String,
+        /// Its shape.
+        shape: Shape,
+    },
     /// An input has too few or too many axes.
     #[error("{node}: {what} has {actual} axes, expected {expected}")]
     Rank {

@@ -103,7 +103,7 @@ impl Interpreter {
 
     /// Refuses inputs that do not fit the graph.
     pub(crate) fn check_inputs<T: Borrow<Tensor>>(&self, inputs: &[T]) -> Result<(), InterpError> {
-        self.check_feeds(&self.feeds(inputs)?, &[])
+        self.check_feeds(&self.feeds(inputs)?, &[]).map(drop)
     }
 
     fn feeds<'t, T: Borrow<Tensor>>(&self, inputs: &'t [T]) -> Result<Vec<(NodeId, &'t Tensor)>, InterpError> {
@@ -169,7 +169,7 @@ impl Interpreter {
         observe: &mut dyn FnMut(NodeId, ObserverId, &Tensor),
     ) -> Result<Vec<Tensor>, InterpError> {
         let nodes = self.graph.nodes();
-        self.check_feeds(feeds, wanted)?;
+        let rows = self.check_feeds(feeds, wanted)?;
         let mut values: Vec<Option<Value<'_>>> = vec![None; nodes.len()];
         for &(id, tensor) in feeds {
             values[id.index()] = Some(Value::Fed(tensor));
@@ -181,6 +181,11 @@ impl Interpreter {
             if reads[i] > 0 && values[i].is_none() && !self.constant[i] {
                 if matches!(node.op, Op::Input) {
                     return Err(InterpError::NotFed { node: node.name.clone() });
+                }
+                // Where an axis has length 0, a batch of any number of rows takes no memory, and other values would.
+                if !node.shape.fits(rows) {
+                    let (node, shape) = (node.name.clone(), node.shape.clone());
+                    return Err(InterpError::Elements { node, shape, rows });
                 }
                 node.inputs.iter().for_each(|input| reads[input.index()] += 1);
             }
@@ -233,7 +238,8 @@ impl Interpreter {
         Some(of_weight.get_or_init(|| Packed::new(inputs[1])))
     }
 
-    fn check_feeds(&self, feeds: &[(NodeId, &Tensor)], wanted: &[NodeId]) -> Result<(), InterpError> {
+    /// The rows of the batch; 1 if nothing that is given has any.
+    fn check_feeds(&self, feeds: &[(NodeId, &Tensor)], wanted: &[NodeId]) -> Result<usize, InterpError> {
         let nodes = self.graph.nodes();
         for id in feeds.iter().map(|(id, _)| id).chain(wanted) {
             if id.index() >= nodes.len() {
@@ -265,6 +271,6 @@ impl Interpreter {
                 _ => first = Some((&node.name, rows)),
             }
         }
-        Ok(())
+        Ok(first.map_or(1, |(_, rows)| rows))
     }
 }

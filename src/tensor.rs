@@ -251,6 +251,13 @@ impl Shape {
         (most <= MAX_ELEMENTS).then(|| if self.dims.contains(&0) { 0 } else { most })
     }
 
+    /// Whether memory could hold a batch of `rows`.
+    pub(crate) fn fits(&self, rows: usize) -> bool {
+        let rows = if self.batched { rows } else { 1 };
+        let elements = |shape: &Self| shape.elements().and_then(|n| n.checked_mul(rows));
+        elements(self).is_some_and(|n| n <= MAX_ELEMENTS)
+    }
+
     /// All axis lengths at a batch of `rows`.
     #[must_use]
     pub fn with_rows(&self, rows: usize) -> Vec<usize> {

@@ -331,10 +331,6 @@ impl OpRecord {
         let Some(&dtype) = DTYPES.iter().find(|listed| listed.to_string() == *dtype) else {
             return Err(broken(format!("there is no type {dtype:?}")));
         };
-        // No tensor of this size exists; sizes derived from it would overflow.
-        if dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d.max(1))).is_none_or(|n| n > isize::MAX as usize / 16) {
-            return Err(broken(format!("its dimensions {dims:?} hold more elements than memory can")));
-        }
         Ok(Some((if *batched { Shape::batched(dims) } else { Shape::fixed(dims) }, dtype)))
     }
 }

@@ -50,6 +50,7 @@ impl GraphBuilder {
 
     /// An input of integers: `DType::I32` for ids, `DType::I8` for codes.
     pub fn typed_input(&mut self, name: &str, shape: Shape, dtype: DType) -> Result<NodeId, GraphError> {
+        infer::check_elements(name, &shape)?;
         let id = self.push(name, Op::Input, Vec::new(), shape, dtype)?;
         self.inputs.push(id);
         Ok(id)

@@ -15,6 +15,7 @@ pub(super) fn verify(graph: &Graph) -> Result<(), GraphError> {
             return Err(GraphError::Order { node, input: input.index(), nodes });
         }
         if let super::Op::Input = node.op {
+            infer::check_elements(&node.name, &node.shape)?;
             continue; // declared, not inferred
         }
         let inputs: Vec<_> = node.inputs.iter().map(|&id| graph.node(id)).collect();

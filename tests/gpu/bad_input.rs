@@ -109,6 +109,23 @@ fn binding_and_recording() {
     assert_eq!(errors.load(Ordering::Relaxed), 0, "errors reached the application's handler");
 }
 
+/// A program without rows takes any number of them, and no memory for it.
+#[test]
+fn rows_of_a_program_without_rows() {
+    let Some((context, engine)) = engine("rows of a program without rows") else { return };
+    let mut g = GraphBuilder::new();
+    let x = g.input("x", Shape::fixed(&[2, 3])).expect("an input");
+    let y = g.relu("y", x).expect("a relu");
+    let model = block_on(engine.load(&lower(&g.finish([y]).expect("a graph")).expect("lowered"))).expect("loaded");
+    let [input, output] = [0; 2].map(|_| buffer(&context.device, 24, BufferUsages::STORAGE));
+    let bound = |rows| block_on(model.bind(&[&input], &[&output], rows)).expect("bound");
+    let (one, many) = (bound(1), bound(usize::MAX));
+    assert_eq!((many.max_rows(), many.memory()), (usize::MAX, one.memory()));
+    let mut encoder = context.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+    assert_eq!(many.record(&mut encoder, usize::MAX), Ok(()));
+    context.queue.submit([encoder.finish()]);
+}
+
 /// Loads a transpose that reverses this many axes of length 2 behind the batch.
 fn reversed(engine: &Engine, axes: usize) -> Result<Model, GpuError> {
     let mut g = GraphBuilder::new();

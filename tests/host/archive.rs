@@ -174,6 +174,12 @@ fn wrong_files_are_refused_by_name() {
         let message = error.to_string();
         assert!(parts.iter().all(|part| message.contains(part)), "{what}: {parts:?} are not in {message:?}");
     }
+    // A prepared graph whose observers are gone.
+    let plain = archive::to_bytes(calibrated.graph()).expect_err("a graph of observers").to_string();
+    assert!(plain.contains("observe") && plain.contains("not prepared"), "{plain}");
+    let start = "\"prepared\":{";
+    let lost = archive::from_bytes(&edited(&good_prepared, start, "\"was_prepared\":{")).expect_err("no observers");
+    assert!(matches!(&lost, ArchiveError::Node { node, .. } if node.contains("observe")), "{lost}");
     let kinds = [archive::from_bytes(&good_prepared).map(drop), archive::prepared_from_bytes(&good).map(drop)];
     for kind in kinds {
         assert!(matches!(kind, Err(ArchiveError::Kind { .. })), "{kind:?}");
