@@ -359,7 +359,7 @@ fn code_range(graph: &Graph, id: NodeId) -> Option<(i32, i32)> {
 fn real(graph: &Graph, id: NodeId, value: Tensor) -> Tensor {
     match (value, meaning(graph, id)) {
         (Tensor::I8(codes), Some(q)) => {
-            Tensor::F32(codes.mapv(|code| numerics::dequantize(code.into(), q.scale(), q.zero_point())))
+            Tensor::from(codes.mapv(|code| numerics::dequantize(code.into(), q.scale(), q.zero_point())))
         }
         (value, _) => value,
     }

@@ -28,17 +28,21 @@ impl fmt::Display for DType {
     }
 }
 
-/// A dense host tensor of one of four element types, row-major.
+mod row_major;
+
+pub use row_major::RowMajor;
+
+/// A dense host tensor of one of four element types, row-major. Any array becomes one by [`From`].
 #[derive(Debug, Clone, PartialEq)]
 pub enum Tensor {
     /// Floats.
-    F32(ArrayD<f32>),
+    F32(RowMajor<f32>),
     /// int8 codes.
-    I8(ArrayD<i8>),
+    I8(RowMajor<i8>),
     /// 32-bit integers.
-    I32(ArrayD<i32>),
+    I32(RowMajor<i32>),
     /// 64-bit integers.
-    I64(ArrayD<i64>),
+    I64(RowMajor<i64>),
 }
 
 /// A vector of the wrong length for its shape.
@@ -124,7 +128,7 @@ impl Tensor {
     #[must_use]
     pub fn as_f32(&self) -> Option<&[f32]> {
         match self {
-            Self::F32(a) => a.as_slice(),
+            Self::F32(a) => Some(a.elements()),
             _ => None,
         }
     }
@@ -133,7 +137,7 @@ impl Tensor {
     #[must_use]
     pub fn as_i8(&self) -> Option<&[i8]> {
         match self {
-            Self::I8(a) => a.as_slice(),
+            Self::I8(a) => Some(a.elements()),
             _ => None,
         }
     }
@@ -142,7 +146,7 @@ impl Tensor {
     #[must_use]
     pub fn as_i32(&self) -> Option<&[i32]> {
         match self {
-            Self::I32(a) => a.as_slice(),
+            Self::I32(a) => Some(a.elements()),
             _ => None,
         }
     }
@@ -163,19 +167,18 @@ impl Tensor {
     }
 }
 
-fn array<T>(shape: &[usize], data: Vec<T>) -> Result<ArrayD<T>, TensorError> {
+fn array<T: Clone>(shape: &[usize], data: Vec<T>) -> Result<RowMajor<T>, TensorError> {
     let expected = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).unwrap_or(usize::MAX);
     let actual = data.len();
-    ArrayD::from_shape_vec(IxDyn(shape), data).map_err(|_| TensorError { shape: shape.to_vec(), actual, expected })
+    let array = ArrayD::from_shape_vec(IxDyn(shape), data);
+    array.map(RowMajor::from).map_err(|_| TensorError { shape: shape.to_vec(), actual, expected })
 }
 
 macro_rules! from_array {
     ($t:ty, $variant:ident) => {
         impl<D: Dimension> From<Array<$t, D>> for Tensor {
             fn from(a: Array<$t, D>) -> Self {
-                // Row-major, so that the slices of `as_*` always exist.
-                let a = if a.is_standard_layout() { a } else { a.as_standard_layout().into_owned() };
-                Self::$variant(a.into_dyn())
+                Self::$variant(a.into())
             }
         }
     };

@@ -49,10 +49,10 @@ impl View for Stored {
         }
         // Row-major, as all tensors are; files are little-endian, as all hosts that wgpu runs on.
         Cow::Borrowed(match &*self.tensor {
-            Tensor::F32(a) => bytemuck::cast_slice(a.as_slice().unwrap_or_default()),
-            Tensor::I8(a) => bytemuck::cast_slice(a.as_slice().unwrap_or_default()),
-            Tensor::I32(a) => bytemuck::cast_slice(a.as_slice().unwrap_or_default()),
-            Tensor::I64(a) => bytemuck::cast_slice(a.as_slice().unwrap_or_default()),
+            Tensor::F32(a) => bytemuck::cast_slice(a.elements()),
+            Tensor::I8(a) => bytemuck::cast_slice(a.elements()),
+            Tensor::I32(a) => bytemuck::cast_slice(a.elements()),
+            Tensor::I64(a) => bytemuck::cast_slice(a.elements()),
         })
     }
 

@@ -90,7 +90,7 @@ async fn check_coop(engine: &Engine, chunk_vecs: usize) -> Result<(), GpuError> 
     let program = Program::new(values, Vec::new(), vec![input], vec![output], vec![step]);
     let model = engine.load(&program.map_err(|e| device(e.to_string()))?).await?;
     let x = ndarray::ArrayD::from_shape_vec(vec![layer.m, layer.k], layer.x.clone()).unwrap_or_default();
-    let outputs = model.run(&[Tensor::I8(x)]).await?;
+    let outputs = model.run(&[Tensor::from(x)]).await?;
     let sums = outputs[0].as_f32().unwrap_or_default().iter().map(|&v| v as i64);
     compare("linear_coop", sums, layer.sums().map(i64::from))
 }
@@ -196,7 +196,7 @@ impl Layer {
     }
 
     fn x(&self) -> Tensor {
-        Tensor::I8(ndarray::ArrayD::from_shape_vec(vec![M, K], self.x.clone()).unwrap_or_default())
+        Tensor::from(ndarray::ArrayD::from_shape_vec(vec![M, K], self.x.clone()).unwrap_or_default())
     }
 
     /// Equation 4, row by row.

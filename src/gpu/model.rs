@@ -77,11 +77,9 @@ impl Model {
         for (id, tensor) in program.constants() {
             let value = program.value(*id);
             let bytes: Vec<u8> = match &**tensor {
-                Tensor::I8(a) => {
-                    bytemuck::cast_slice(&pad_rows(a.as_slice().unwrap_or_default(), value.cols())).to_vec()
-                }
-                Tensor::F32(a) => bytemuck::cast_slice(a.as_slice().unwrap_or_default()).to_vec(),
-                Tensor::I32(a) => bytemuck::cast_slice(a.as_slice().unwrap_or_default()).to_vec(),
+                Tensor::I8(a) => bytemuck::cast_slice(&pad_rows(a.elements(), value.cols())).to_vec(),
+                Tensor::F32(a) => bytemuck::cast_slice(a.elements()).to_vec(),
+                Tensor::I32(a) => bytemuck::cast_slice(a.elements()).to_vec(),
                 Tensor::I64(_) => Vec::new(),
             };
             constants.push(storage(engine, &value.name, &bytes).await?);
@@ -144,9 +142,9 @@ impl Model {
         for (&id, tensor) in self.program.inputs().iter().zip(inputs) {
             let name = &self.program.value(id).name;
             let bytes: &[u8] = match tensor.borrow() {
-                Tensor::F32(a) => bytemuck::cast_slice(a.as_slice().unwrap_or_default()),
-                Tensor::I8(a) => bytemuck::cast_slice(a.as_slice().unwrap_or_default()),
-                Tensor::I32(a) => bytemuck::cast_slice(a.as_slice().unwrap_or_default()),
+                Tensor::F32(a) => bytemuck::cast_slice(a.elements()),
+                Tensor::I8(a) => bytemuck::cast_slice(a.elements()),
+                Tensor::I32(a) => bytemuck::cast_slice(a.elements()),
                 Tensor::I64(_) => &[],
             };
             uploaded.push(upload(&shared.device, name, bytes, BufferUsages::STORAGE).await?);

@@ -18,7 +18,7 @@ impl Parameter {
 
     pub(super) fn floats_mut(&mut self) -> &mut [f32] {
         match &mut self.value {
-            Tensor::F32(a) => a.as_slice_mut().unwrap_or_default(),
+            Tensor::F32(a) => a.elements_mut(),
             _ => &mut [],
         }
     }
