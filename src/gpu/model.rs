@@ -80,7 +80,7 @@ impl Model {
                 Tensor::I8(a) => bytemuck::cast_slice(&pad_rows(a.elements(), value.cols())).to_vec(),
                 Tensor::F32(a) => bytemuck::cast_slice(a.elements()).to_vec(),
                 Tensor::I32(a) => bytemuck::cast_slice(a.elements()).to_vec(),
-                Tensor::I64(_) => Vec::new(),
+                Tensor::I64(_) => unreachable!("no value of a program is of i64"),
             };
             constants.push(storage(engine, &value.name, &bytes).await?);
         }
@@ -145,7 +145,7 @@ impl Model {
                 Tensor::F32(a) => bytemuck::cast_slice(a.elements()),
                 Tensor::I8(a) => bytemuck::cast_slice(a.elements()),
                 Tensor::I32(a) => bytemuck::cast_slice(a.elements()),
-                Tensor::I64(_) => &[],
+                Tensor::I64(_) => unreachable!("no value of a program is of i64"),
             };
             uploaded.push(upload(&shared.device, name, bytes, BufferUsages::STORAGE).await?);
         }
@@ -163,7 +163,8 @@ impl Model {
         let mut outputs = Vec::with_capacity(downloads.len());
         for (&id, buffer) in self.program.outputs().iter().zip(&downloads) {
             let value = self.program.value(id);
-            let size = (value.len(rows).unwrap_or_default() * value.value_type.size_bytes()) as u64;
+            let elements = value.len(rows).expect("what was bound has a size");
+            let size = (elements * value.value_type.size_bytes()) as u64;
             let bytes = download(&shared.device, &shared.queue, &value.name, buffer, size).await?;
             outputs.push(tensor(value, rows, &bytes)?);
         }

@@ -264,6 +264,7 @@ impl GraphBuilder {
     /// [`GraphError::Output`] if there is no output, or one is listed twice.
     pub fn finish(self, outputs: impl IntoIterator<Item = NodeId>) -> Result<Graph, GraphError> {
         let outputs: Vec<NodeId> = outputs.into_iter().collect();
+        // An output that is no node is refused below.
         let origin = |id: &NodeId| self.nodes.get(id.index()).map(|node| node.origin.clone()).unwrap_or_default();
         let names: Vec<String> = outputs.iter().map(origin).collect();
         self.finish_parts(outputs, names)

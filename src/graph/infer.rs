@@ -243,8 +243,7 @@ fn concat(check: &Check<'_>, axis: usize) -> Result<(Shape, DType), GraphError> 
 fn slice(check: &Check<'_>, axis: usize, start: usize, end: usize) -> Result<(Shape, DType), GraphError> {
     check.arity(1)?;
     let x = check.shape(0);
-    check.inner_axis(x, axis)?;
-    let length = x.axis(axis).unwrap_or_default();
+    let length = check.inner_axis(x, axis)?;
     if start > end || end > length {
         return Err(check.parameter("range", format!("{start}..{end} of {length}"), "must lie within the axis"));
     }

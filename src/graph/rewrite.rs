@@ -115,7 +115,7 @@ impl<'g> Rewriter<'g> {
     fn push(&mut self, mut node: Node) -> NodeId {
         if self.names.contains(&node.name) {
             let free = (1u32..).map(|i| format!("{}_{i}", node.name)).find(|name| !self.names.contains(name));
-            node.name = free.unwrap_or_default();
+            node.name = free.expect("there are fewer nodes than numbers");
         }
         self.names.insert(node.name.clone());
         self.nodes.push(node);

@@ -180,8 +180,8 @@ fn select(tensor: &Tensor, rows: &[usize]) -> Tensor {
 /// How many labels have the largest output of their row, and how many there are.
 fn hits(output: &Tensor, labels: &Tensor) -> [usize; 2] {
     let classes = output.shape().last().copied().unwrap_or(1).max(1);
-    let rows = output.as_f32().unwrap_or_default().chunks_exact(classes);
-    let labels = labels.as_i32().unwrap_or_default();
+    let rows = output.as_f32().expect("a loss of floats").chunks_exact(classes);
+    let labels = labels.as_i32().expect("the loss has taken them as labels");
     let largest = |row: &[f32]| (1..row.len()).fold(0, |best, at| if row[at] > row[best] { at } else { best });
     let right = rows.zip(labels).filter(|(row, label)| largest(row) as i32 == **label).count();
     [right, labels.len()]

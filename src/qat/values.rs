@@ -115,7 +115,7 @@ impl Values {
     }
 
     pub(super) fn floats(&self, id: NodeId) -> &[f32] {
-        self.get(id).as_f32().unwrap_or_default()
+        self.get(id).as_f32().expect("gradients are of floats")
     }
 
     pub(super) fn set(&mut self, id: NodeId, value: Tensor) {

@@ -233,7 +233,7 @@ impl Histogram {
             self.counts.iter().enumerate().filter(|(_, count)| **count > 0.0).map(squared).sum::<f64>()
         };
         let errors: Vec<f64> = windows.par_iter().map(error).collect();
-        let best = (0..windows.len()).min_by(|&a, &b| errors[a].total_cmp(&errors[b])).unwrap_or_default();
+        let best = (0..windows.len()).min_by(|&a, &b| errors[a].total_cmp(&errors[b])).expect("there are windows");
         windows[best]
     }
 
