@@ -22,7 +22,7 @@ mod verify;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::tensor::{DType, Shape};
+use crate::tensor::{Contents, DType, Shape};
 
 pub use builder::GraphBuilder;
 pub(crate) use infer::infer;
@@ -173,6 +173,14 @@ impl Graph {
         let graph = Self { nodes: nodes.into(), inputs, outputs, output_names, modules };
         debug_assert_eq!(graph.verify(), Ok(()));
         graph
+    }
+}
+
+/// The op with the first constant that was seen of what its own holds.
+fn share(contents: &mut Contents, op: Op) -> Op {
+    match op {
+        Op::Constant(tensor) => Op::Constant(contents.first(&tensor, 0).0),
+        op => op,
     }
 }
 

@@ -13,7 +13,7 @@ use crate::program::{
     Epilogue, FloatOp, Program, ProgramError, QAdd, QLinear, QMatMul, QMul, Step, StepOp, Value, ValueId, ValueType,
 };
 use crate::qparams::{QParams, QuantRange, TensorQParams};
-use crate::tensor::{DType, Shape, Tensor};
+use crate::tensor::{Contents, DType, Shape, Tensor};
 
 /// Why a graph could not be lowered.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -78,6 +78,8 @@ pub fn lower_with(graph: &Graph, options: &LowerOptions) -> Result<Program, Lowe
         known: constants,
         values: Vec::new(),
         constants: Vec::new(),
+        contents: Contents::default(),
+        codes: HashMap::new(),
         value_of: HashMap::new(),
         inputs: Vec::new(),
         steps: Vec::new(),
@@ -104,6 +106,10 @@ struct Lowering<'g> {
     known: HashMap<NodeId, Arc<Tensor>>,
     values: Vec<Value>,
     constants: Vec<(ValueId, Arc<Tensor>)>,
+    /// The constants by what they hold: each is one value, however many nodes hold it.
+    contents: Contents,
+    /// Codes that several steps read are in memory once, by the tensor that holds them, which `known` keeps.
+    codes: HashMap<*const Tensor, Arc<[i8]>>,
     /// The value that holds a node's result.
     value_of: HashMap<NodeId, ValueId>,
     inputs: Vec<ValueId>,
@@ -411,6 +417,11 @@ impl Lowering<'_> {
             DType::I8 => ValueType::I8,
             DType::I32 | DType::I64 => ValueType::I32,
         };
+        let next = self.values.len();
+        let (tensor, number) = self.contents.first(&tensor, next);
+        if number < next {
+            return ValueId::new(number);
+        }
         let value = self.value(name, value_type, Shape::fixed(tensor.shape()), None);
         self.constants.push((value, tensor));
         value
@@ -454,8 +465,10 @@ impl Lowering<'_> {
         self.options.int8_outputs && self.graph.outputs().contains(&id) && self.users[id.index()].is_empty()
     }
 
-    fn i8(&self, id: NodeId) -> Option<Arc<[i8]>> {
-        self.known.get(&id)?.as_i8().map(Into::into)
+    fn i8(&mut self, id: NodeId) -> Option<Arc<[i8]>> {
+        let tensor = self.known.get(&id)?;
+        let codes = tensor.as_i8()?;
+        Some(self.codes.entry(Arc::as_ptr(tensor)).or_insert_with(|| codes.into()).clone())
     }
 
     fn i32(&self, id: NodeId) -> Option<Arc<[i32]>> {

@@ -28,8 +28,10 @@ impl fmt::Display for DType {
     }
 }
 
+mod contents;
 mod row_major;
 
+pub(crate) use contents::Contents;
 pub use row_major::RowMajor;
 
 /// A dense host tensor of one of four element types, row-major. Any array becomes one by [`From`].
@@ -148,6 +150,16 @@ impl Tensor {
         match self {
             Self::I32(a) => Some(a.elements()),
             _ => None,
+        }
+    }
+
+    /// The elements in row-major order, as they are in memory.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        match self {
+            Self::F32(a) => bytemuck::cast_slice(a.elements()),
+            Self::I8(a) => bytemuck::cast_slice(a.elements()),
+            Self::I32(a) => bytemuck::cast_slice(a.elements()),
+            Self::I64(a) => bytemuck::cast_slice(a.elements()),
         }
     }
 

@@ -174,7 +174,7 @@ impl OpRecord {
                 let (dtype, batched, dims) = (dtype.to_string(), shape.is_batched(), shape.dims().to_vec());
                 Self::Input { dtype, batched, dims }
             }
-            Op::Constant(tensor) => Self::Constant(writer.add(Arc::clone(tensor))),
+            Op::Constant(tensor) => Self::Constant(writer.constant(Arc::clone(tensor))),
             Op::Linear => Self::Linear,
             Op::MatMul => Self::Matmul,
             Op::Add => Self::Add,

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use super::{Graph, GraphError, Node, NodeId, Op, UnaryOp, accumulator, infer};
-use crate::tensor::{DType, Shape, Tensor};
+use super::{Graph, GraphError, Node, NodeId, Op, UnaryOp, accumulator, infer, share};
+use crate::tensor::{Contents, DType, Shape, Tensor};
 
 /// Builds a float [`Graph`] node by node; every call checks names, shapes and types.
 ///
@@ -25,6 +25,8 @@ pub struct GraphBuilder {
     names: HashSet<String>,
     inputs: Vec<NodeId>,
     modules: BTreeMap<String, String>,
+    /// Constants that hold the same are one in memory.
+    contents: Contents,
 }
 
 /// # Errors
@@ -317,6 +319,7 @@ impl GraphBuilder {
         if !self.names.insert(name.to_owned()) {
             return Err(GraphError::DuplicateName { name: name.to_owned() });
         }
+        let op = share(&mut self.contents, op);
         let (name, origin) = (name.to_owned(), name.to_owned());
         self.nodes.push(Node { name, op, inputs, shape, dtype, origin, float_reason: None });
         Ok(NodeId::new(self.nodes.len() - 1))
