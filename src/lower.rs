@@ -321,10 +321,10 @@ impl Lowering<'_> {
         self.push(id, &node.name, StepOp::Float(FloatOp::Add), vec![scaled, offsets], None);
     }
 
-    /// Outputs that no step writes, or that two nodes share, are copied.
+    /// Outputs that no step writes, or that two nodes share, are copied. Their values have the outputs' names, as callers know them.
     fn outputs(&mut self) -> Vec<ValueId> {
         let mut outputs = Vec::with_capacity(self.graph.outputs().len());
-        for &id in self.graph.outputs() {
+        for (&id, output_name) in self.graph.outputs().iter().zip(self.graph.output_names()) {
             if self.refused.iter().any(|node| node.name == self.graph.node(id).name) {
                 continue;
             }
@@ -338,18 +338,19 @@ impl Lowering<'_> {
             let written = self.steps.iter().any(|step| step.output == value);
             if self.options.f16_outputs && self.values[value.index()].value_type == ValueType::F32 {
                 let name = format!("{}.half", self.graph.node(id).name);
-                let half = self.value(&name, ValueType::F16, self.values[value.index()].shape.clone(), None);
+                let half = self.value(output_name, ValueType::F16, self.values[value.index()].shape.clone(), None);
                 self.steps.push(Step { name, op: StepOp::ToHalf, inputs: vec![value], output: half });
                 outputs.push(half);
                 continue;
             }
             if written && !outputs.contains(&value) {
+                self.values[value.index()].name.clone_from(output_name);
                 outputs.push(value);
                 continue;
             }
             let Value { value_type, shape, qparams, .. } = self.values[value.index()].clone();
             let name = format!("{}.copy", self.graph.node(id).name);
-            let copy = self.value(&name, value_type, shape, qparams);
+            let copy = self.value(output_name, value_type, shape, qparams);
             self.steps.push(Step { name, op: StepOp::Reshape, inputs: vec![value], output: copy });
             outputs.push(copy);
         }

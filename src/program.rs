@@ -78,7 +78,7 @@ impl ValueType {
 /// One tensor that flows through the program.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Value {
-    /// The name of the graph node that computes it.
+    /// The name of the graph node that computes it; of an output, that of the output.
     pub name: String,
     /// Element type.
     pub value_type: ValueType,

@@ -40,7 +40,7 @@ pub(super) async fn bind(
 ) -> Result<Run, GpuError> {
     let (program, shared, settings) = (&model.program, &model.engine.shared, &model.engine.settings);
     shared.check_lost()?;
-    super::run::check_rows(max_rows, max_rows.max(1))?;
+    super::run::check_rows(max_rows, max_rows)?;
     check_sizes(program, shared, max_rows)?;
     let used = check_slices(program, shared, inputs, outputs, max_rows)?;
     let copied: Vec<bool> =

@@ -12,7 +12,7 @@ use super::layout::{BLOCK_COLS, Channels, WeightBits, block_bytes, pack_channels
 use super::memory::Slice;
 use super::plan::{Plan, Terms, dense_bytes};
 use super::run::Run;
-use super::transfer::{allocate, download, upload};
+use super::transfer::{allocate, download, scoped, upload};
 use crate::program::{Epilogue, Program, QLinear, StepOp, Value, ValueType};
 use crate::tensor::Tensor;
 
@@ -165,7 +165,7 @@ impl Model {
         let descriptor = wgpu::CommandEncoderDescriptor { label: Some("enfold") };
         let mut encoder = shared.device.create_command_encoder(&descriptor);
         run.record(&mut encoder, rows)?;
-        shared.queue.submit([encoder.finish()]);
+        scoped(&shared.device, "run", || shared.queue.submit([encoder.finish()])).await?;
         let mut outputs = Vec::with_capacity(downloads.len());
         for (&id, buffer) in self.program.outputs().iter().zip(&downloads) {
             let value = self.program.value(id);
