@@ -9,6 +9,7 @@
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use enfold::compare::cosine;
 use enfold::gpu::context::Context;
 use enfold::gpu::{self, Run};
 use enfold::graph::Op;
@@ -155,9 +156,8 @@ fn int8_layers(program: &Program) -> usize {
 fn report(device: &str, actual: &Tensor, expected: &Tensor) -> Result<()> {
     let width = expected.shape().last().copied().unwrap_or(1);
     let (actual, expected) = (actual.as_f32().context("floats")?, expected.as_f32().context("floats")?);
-    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
     let rows = actual.chunks(width).zip(expected.chunks(width));
-    let cosines: Vec<f64> = rows.map(|(a, b)| dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()).collect();
+    let cosines: Vec<f64> = rows.map(|(a, b)| cosine(a, b)).collect();
     let mean = cosines.iter().sum::<f64>() / cosines.len() as f64;
     // What is no number is near nothing.
     let worst = cosines.iter().map(|c| if c.is_nan() { -1.0 } else { *c }).fold(1.0, f64::min);

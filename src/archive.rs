@@ -146,8 +146,10 @@ pub fn load_prepared(path: impl AsRef<Path>) -> Result<PreparedGraph, ArchiveErr
 /// The bytes that [`save`] writes.
 ///
 /// # Errors
-/// [`ArchiveError::Format`] if the graph is larger than the format allows.
+/// [`ArchiveError::Format`] if the graph is larger than the format allows, [`ArchiveError::Node`] for the graph of a prepared graph,
+/// whose observers only [`save_prepared`] stores.
 pub fn to_bytes(graph: &Graph) -> Result<Vec<u8>, ArchiveError> {
+    check_observers(graph, 0)?;
     let mut writer = Writer::default();
     let header = header(graph, &mut writer);
     serialize(header, writer)
@@ -162,7 +164,9 @@ pub fn from_bytes(bytes: &[u8]) -> Result<Graph, ArchiveError> {
     if header.prepared.is_some() {
         return Err(ArchiveError::Kind { actual: "a prepared graph", expected: "a graph" });
     }
-    graph(&header, &reader)
+    let graph = graph(&header, &reader)?;
+    check_observers(&graph, 0)?;
+    Ok(graph)
 }
 
 /// The bytes that [`save_prepared`] writes.
@@ -208,13 +212,7 @@ pub fn prepared_from_bytes(bytes: &[u8]) -> Result<PreparedGraph, ArchiveError> 
     }
     let broken = |node: &str, problem: String| Err(ArchiveError::Node { node: node.to_owned(), problem });
     let count = observers.len();
-    for node in graph.nodes() {
-        if let Op::Observe { observer: ObserverId(at) } = node.op
-            && at >= count
-        {
-            return broken(&node.name, format!("its observer is {at}, but there are {count}"));
-        }
-    }
+    check_observers(&graph, count)?;
     // A derived observer comes of others that exist, and not of itself.
     let mut known: HashSet<usize> = HashSet::new();
     let sources = &record.derived_from;
@@ -234,6 +232,24 @@ pub fn prepared_from_bytes(bytes: &[u8]) -> Result<PreparedGraph, ArchiveError> 
     let annotated = record.annotated.into_iter().map(NodeId::new).collect();
     let parts = Parts { graph, derived_from: record.derived_from, annotated, summary: record.summary };
     Ok(PreparedGraph::from_parts(parts, observers, record.batches))
+}
+
+/// Every observer that a node names is there; a graph that is not prepared has none.
+fn check_observers(graph: &Graph, count: usize) -> Result<(), ArchiveError> {
+    let missing = graph.nodes().iter().find_map(|node| match node.op {
+        Op::Observe { observer: ObserverId(at) } if at >= count => Some((node, at)),
+        _ => None,
+    });
+    match missing {
+        None => Ok(()),
+        Some((node, at)) => {
+            let problem = match count {
+                0 => format!("its observer is {at}, and a graph that is not prepared has none"),
+                _ => format!("its observer is {at}, but there are {count}"),
+            };
+            Err(ArchiveError::Node { node: node.name.clone(), problem })
+        }
+    }
 }
 
 fn header(graph: &Graph, writer: &mut Writer) -> Header {

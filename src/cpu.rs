@@ -6,9 +6,13 @@
 
 mod error;
 mod spare;
+#[cfg(test)]
+mod tests;
 
 use std::borrow::{Borrow, Cow};
-use std::sync::Mutex;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, Mutex};
 
 use self::spare::Spare;
 
@@ -69,12 +73,12 @@ pub struct Engine {
 #[derive(Debug)]
 enum Weight {
     Int8(Layer),
-    F32(PackedWeight),
+    F32(Arc<PackedWeight>),
 }
 
 #[derive(Debug)]
 struct Layer {
-    weight: Int8Weight,
+    weight: Arc<Int8Weight>,
     /// The bias of equation 4, minus what the flipped activations add, `<< fraction_bits`.
     bias: Vec<i32>,
 }
@@ -94,11 +98,18 @@ impl Engine {
     /// [`CpuError::Inexact`] if [`Product::Library`] is asked for and may saturate or overflow; [`CpuError::Unavailable`] if
     /// [`Product::Tiled`] is, and this processor lacks its instructions.
     pub fn with_options(program: &Program, options: &Options) -> Result<Self, CpuError> {
+        // What several steps read is packed once.
+        let (mut int8, mut float) = (HashMap::new(), HashMap::new());
         let weights = program.steps().iter().map(|step| match &step.op {
-            StepOp::Linear(linear) => layer(&step.name, linear, options.product).map(Weight::Int8).map(Some),
+            StepOp::Linear(linear) => {
+                let shared = int8.entry((linear.weight.as_ptr(), linear.n, linear.k));
+                layer(&step.name, linear, options.product, shared).map(Weight::Int8).map(Some)
+            }
             StepOp::Float(FloatOp::Linear) => Ok(program.constant(step.inputs[1]).map(|weight| {
                 let (n, k) = (weight.shape()[0], weight.shape()[1]);
-                Weight::F32(PackedWeight::new(f32s(weight), n, k))
+                let packed =
+                    float.entry(step.inputs[1]).or_insert_with(|| PackedWeight::new(f32s(weight), n, k).into());
+                Weight::F32(Arc::clone(packed))
             })),
             _ => Ok(None),
         });
@@ -191,7 +202,11 @@ impl Engine {
             }
         }
         // Without a batch, no value has rows.
-        Ok(rows.unwrap_or(1))
+        let rows = rows.unwrap_or(1);
+        match self.program.values().iter().find(|value| !value.shape.fits(rows)) {
+            None => Ok(rows),
+            Some(value) => Err(CpuError::Elements { value: value.name.clone(), shape: value.shape.clone(), rows }),
+        }
     }
 
     /// `own` is the first input, `rest` are the others.
@@ -277,7 +292,7 @@ impl Engine {
             FloatOp::Linear => {
                 let (n, k) = (rest[0].shape()[0], rest[0].shape()[1]);
                 let packed = match weight {
-                    Some(Weight::F32(packed)) => Some(packed),
+                    Some(Weight::F32(packed)) => Some(&**packed),
                     _ => None,
                 };
                 let m = slices::rows_before_last(own.shape());
@@ -328,7 +343,13 @@ fn is_in_place(op: &StepOp) -> bool {
     }
 }
 
-fn layer(step: &str, linear: &QLinear, product: Product) -> Result<Layer, CpuError> {
+/// `packed` is where the weight's place is among those that are packed.
+fn layer<K>(
+    step: &str,
+    linear: &QLinear,
+    product: Product,
+    packed: Entry<'_, K, Arc<Int8Weight>>,
+) -> Result<Layer, CpuError> {
     let product = match product {
         Product::Auto => Int8Product::best(linear.k),
         Product::Library => Int8Product::Library,
@@ -343,7 +364,8 @@ fn layer(step: &str, linear: &QLinear, product: Product) -> Result<Layer, CpuErr
         });
     }
     log::info!("{step}: int8 product by {}", product.name());
-    let weight = Int8Weight::new(&linear.weight, linear.n, linear.k, product);
+    let weight = packed.or_insert_with(|| Int8Weight::new(&linear.weight, linear.n, linear.k, product).into());
+    let weight = Arc::clone(weight);
     let offsets = weight.offsets().iter().map(|offset| offset << linear.fraction_bits);
     let bias = linear.bias.iter().zip(offsets).map(|(b, offset)| b.wrapping_sub(offset)).collect();
     Ok(Layer { weight, bias })

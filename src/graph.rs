@@ -10,6 +10,7 @@
 //! Graphs are built by [`GraphBuilder`] and never edited: a pass rebuilds the graph through a [`Rewriter`], and
 //! [`Graph::verify`] checks the result in debug builds and tests.
 
+mod accumulator;
 mod builder;
 mod display;
 mod infer;
@@ -21,7 +22,7 @@ mod verify;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::tensor::{DType, Shape};
+use crate::tensor::{Contents, DType, Shape};
 
 pub use builder::GraphBuilder;
 pub(crate) use infer::infer;
@@ -175,6 +176,14 @@ impl Graph {
     }
 }
 
+/// The op with the first constant that was seen of what its own holds.
+fn share(contents: &mut Contents, op: Op) -> Op {
+    match op {
+        Op::Constant(tensor) => Op::Constant(contents.first(&tensor, 0).0),
+        op => op,
+    }
+}
+
 /// Why a graph or a node was refused. Every variant names the node.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -228,6 +237,14 @@ pub enum GraphError {
         actual: usize,
         /// What it must be.
         expected: usize,
+    },
+    /// A shape holds more elements than memory can, whatever the batch; axes of length 0 count as 1.
+    #[error("{node}: shape {shape} holds more than {max} elements", max = crate::tensor::MAX_ELEMENTS)]
+    Elements {
+        /// The node.
+        node: String,
+        /// Its shape.
+        shape: Shape,
     },
     /// An input has too few or too many axes.
     #[error("{node}: {what} has {actual} axes, expected {expected}")]

@@ -6,6 +6,7 @@
 
 mod error;
 mod eval;
+mod same;
 
 use std::borrow::Borrow;
 use std::sync::{Arc, OnceLock};
@@ -22,6 +23,8 @@ pub struct Interpreter {
     graph: Graph,
     /// Per node, whether it depends on constants only.
     constant: Vec<bool>,
+    /// Per constant node, the first one with the same value, whose places below all of them share; itself for the others.
+    same: Vec<NodeId>,
     /// Per constant node, its value once needed.
     values: Vec<OnceLock<Arc<Tensor>>>,
     /// Per constant node, its value in the layout of the product that reads it as a weight.
@@ -70,7 +73,8 @@ impl Interpreter {
         }
         let values = graph.nodes().iter().map(|_| OnceLock::new()).collect();
         let packed = graph.nodes().iter().map(|_| OnceLock::new()).collect();
-        Self { graph: graph.clone(), constant, values, packed }
+        let same = same::constants(graph, &constant);
+        Self { graph: graph.clone(), constant, same, values, packed }
     }
 
     /// The graph.
@@ -103,7 +107,7 @@ impl Interpreter {
 
     /// Refuses inputs that do not fit the graph.
     pub(crate) fn check_inputs<T: Borrow<Tensor>>(&self, inputs: &[T]) -> Result<(), InterpError> {
-        self.check_feeds(&self.feeds(inputs)?, &[])
+        self.check_feeds(&self.feeds(inputs)?, &[]).map(drop)
     }
 
     fn feeds<'t, T: Borrow<Tensor>>(&self, inputs: &'t [T]) -> Result<Vec<(NodeId, &'t Tensor)>, InterpError> {
@@ -135,6 +139,7 @@ impl Interpreter {
         if !self.constant[id.index()] {
             return Ok(None);
         }
+        let id = self.same[id.index()];
         if let Some(value) = self.values[id.index()].get() {
             return Ok(Some(value.clone()));
         }
@@ -142,16 +147,17 @@ impl Interpreter {
         let mut needed = vec![id];
         let mut next = 0;
         while let Some(node) = needed.get(next) {
-            let inputs = &self.graph.node(*node).inputs;
-            let unknown = inputs.iter().filter(|input| self.values[input.index()].get().is_none());
-            needed.extend(unknown.copied().collect::<Vec<_>>());
+            let inputs = self.graph.node(*node).inputs.iter().map(|input| self.same[input.index()]);
+            let unknown = inputs.filter(|input| self.values[input.index()].get().is_none());
+            needed.extend(unknown.collect::<Vec<_>>());
             next += 1;
         }
         needed.sort_unstable();
         needed.dedup();
         for id in needed {
             let node = self.graph.node(id);
-            let inputs: Vec<&Arc<Tensor>> = node.inputs.iter().filter_map(|i| self.values[i.index()].get()).collect();
+            let value = |input: &NodeId| self.values[self.same[input.index()].index()].get();
+            let inputs: Vec<&Arc<Tensor>> = node.inputs.iter().filter_map(value).collect();
             let value = match &node.op {
                 Op::Constant(tensor) => tensor.clone(),
                 Op::Observe { .. } => inputs[0].clone(),
@@ -169,7 +175,7 @@ impl Interpreter {
         observe: &mut dyn FnMut(NodeId, ObserverId, &Tensor),
     ) -> Result<Vec<Tensor>, InterpError> {
         let nodes = self.graph.nodes();
-        self.check_feeds(feeds, wanted)?;
+        let rows = self.check_feeds(feeds, wanted)?;
         let mut values: Vec<Option<Value<'_>>> = vec![None; nodes.len()];
         for &(id, tensor) in feeds {
             values[id.index()] = Some(Value::Fed(tensor));
@@ -181,6 +187,11 @@ impl Interpreter {
             if reads[i] > 0 && values[i].is_none() && !self.constant[i] {
                 if matches!(node.op, Op::Input) {
                     return Err(InterpError::NotFed { node: node.name.clone() });
+                }
+                // Where an axis has length 0, a batch of any number of rows takes no memory, and other values would.
+                if !node.shape.fits(rows) {
+                    let (node, shape) = (node.name.clone(), node.shape.clone());
+                    return Err(InterpError::Elements { node, shape, rows });
                 }
                 node.inputs.iter().for_each(|input| reads[input.index()] += 1);
             }
@@ -224,7 +235,7 @@ impl Interpreter {
         if !matches!(node.op, Op::Linear | Op::IntegerLinear { .. }) || !self.constant[weight.index()] {
             return None;
         }
-        let of_weight = &self.packed[weight.index()];
+        let of_weight = &self.packed[self.same[weight.index()].index()];
         // For one row a float product reads the weight as it is; packing it would take longer than the product.
         let one_row = crate::kernels::slices::rows_before_last(inputs[0].shape()) == 1 && matches!(node.op, Op::Linear);
         if one_row {
@@ -233,7 +244,8 @@ impl Interpreter {
         Some(of_weight.get_or_init(|| Packed::new(inputs[1])))
     }
 
-    fn check_feeds(&self, feeds: &[(NodeId, &Tensor)], wanted: &[NodeId]) -> Result<(), InterpError> {
+    /// The rows of the batch; 1 if nothing that is given has any.
+    fn check_feeds(&self, feeds: &[(NodeId, &Tensor)], wanted: &[NodeId]) -> Result<usize, InterpError> {
         let nodes = self.graph.nodes();
         for id in feeds.iter().map(|(id, _)| id).chain(wanted) {
             if id.index() >= nodes.len() {
@@ -265,6 +277,6 @@ impl Interpreter {
                 _ => first = Some((&node.name, rows)),
             }
         }
-        Ok(())
+        Ok(first.map_or(1, |(_, rows)| rows))
     }
 }

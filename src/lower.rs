@@ -13,7 +13,7 @@ use crate::program::{
     Epilogue, FloatOp, Program, ProgramError, QAdd, QLinear, QMatMul, QMul, Step, StepOp, Value, ValueId, ValueType,
 };
 use crate::qparams::{QParams, QuantRange, TensorQParams};
-use crate::tensor::{DType, Shape, Tensor};
+use crate::tensor::{Contents, DType, Shape, Tensor};
 
 /// Why a graph could not be lowered.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -78,6 +78,8 @@ pub fn lower_with(graph: &Graph, options: &LowerOptions) -> Result<Program, Lowe
         known: constants,
         values: Vec::new(),
         constants: Vec::new(),
+        contents: Contents::default(),
+        codes: HashMap::new(),
         value_of: HashMap::new(),
         inputs: Vec::new(),
         steps: Vec::new(),
@@ -104,6 +106,10 @@ struct Lowering<'g> {
     known: HashMap<NodeId, Arc<Tensor>>,
     values: Vec<Value>,
     constants: Vec<(ValueId, Arc<Tensor>)>,
+    /// The constants by what they hold: each is one value, however many nodes hold it.
+    contents: Contents,
+    /// Codes that several steps read are in memory once, by the tensor that holds them, which `known` keeps.
+    codes: HashMap<*const Tensor, Arc<[i8]>>,
     /// The value that holds a node's result.
     value_of: HashMap<NodeId, ValueId>,
     inputs: Vec<ValueId>,
@@ -144,6 +150,8 @@ impl Lowering<'_> {
                 let acc = &self.graph.node(node.inputs[0]).op;
                 if !matches!(acc, Op::IntegerLinear { .. } | Op::IntegerMatMul { .. }) {
                     self.refuse(id, "its accumulator does not come from a linear layer or a matmul");
+                } else if self.known.contains_key(&node.inputs[0]) {
+                    self.refuse(id, "its accumulator is a constant, but its factors are not");
                 }
             }
             &Op::IntegerAdd { a_zero_point, b_zero_point, multipliers, qparams, lo, hi } => {
@@ -220,7 +228,11 @@ impl Lowering<'_> {
         let (n, k) = (dims[0], dims[1]);
         let mut inputs = vec![x];
         if let Epilogue::Dynamic { .. } = epilogue {
-            inputs.push(self.graph.node(end).inputs[1]);
+            let pairs = self.graph.node(end).inputs[1];
+            if pairs > id && !self.known.contains_key(&pairs) {
+                return self.refuse(id, "its scales and zero points are computed after its sums");
+            }
+            inputs.push(pairs);
         }
         let op = StepOp::Linear(QLinear { weight, n, k, bias, fraction_bits, epilogue });
         self.step_for(end, &node.name, op, &inputs, qparams);
@@ -309,29 +321,36 @@ impl Lowering<'_> {
         self.push(id, &node.name, StepOp::Float(FloatOp::Add), vec![scaled, offsets], None);
     }
 
-    /// Outputs that no step writes, or that two nodes share, are copied.
+    /// Outputs that no step writes, or that two nodes share, are copied. Their values have the outputs' names, as callers know them.
     fn outputs(&mut self) -> Vec<ValueId> {
         let mut outputs = Vec::with_capacity(self.graph.outputs().len());
-        for &id in self.graph.outputs() {
+        for (&id, output_name) in self.graph.outputs().iter().zip(self.graph.output_names()) {
             if self.refused.iter().any(|node| node.name == self.graph.node(id).name) {
                 continue;
             }
-            let Some(value) = self.read(id) else { continue };
+            let Some(value) = self.read(id) else {
+                // A program without one of its outputs is never made: if no reason is listed yet, this is one.
+                if self.refused.is_empty() {
+                    self.refuse(id, "something that it reads has no step");
+                }
+                continue;
+            };
             let written = self.steps.iter().any(|step| step.output == value);
             if self.options.f16_outputs && self.values[value.index()].value_type == ValueType::F32 {
                 let name = format!("{}.half", self.graph.node(id).name);
-                let half = self.value(&name, ValueType::F16, self.values[value.index()].shape.clone(), None);
+                let half = self.value(output_name, ValueType::F16, self.values[value.index()].shape.clone(), None);
                 self.steps.push(Step { name, op: StepOp::ToHalf, inputs: vec![value], output: half });
                 outputs.push(half);
                 continue;
             }
             if written && !outputs.contains(&value) {
+                self.values[value.index()].name.clone_from(output_name);
                 outputs.push(value);
                 continue;
             }
             let Value { value_type, shape, qparams, .. } = self.values[value.index()].clone();
             let name = format!("{}.copy", self.graph.node(id).name);
-            let copy = self.value(&name, value_type, shape, qparams);
+            let copy = self.value(output_name, value_type, shape, qparams);
             self.steps.push(Step { name, op: StepOp::Reshape, inputs: vec![value], output: copy });
             outputs.push(copy);
         }
@@ -379,24 +398,31 @@ impl Lowering<'_> {
             return Some(value);
         }
         let tensor = self.known.get(&id)?.clone();
+        let tensor = match narrowed(tensor) {
+            Ok(tensor) => tensor,
+            Err((index, value)) => {
+                self.refuse(id, format!("element {index} is {value}, which does not fit i32, and no step writes i64"));
+                return None;
+            }
+        };
         let value = self.constant(&self.graph.node(id).name, tensor);
         self.value_of.insert(id, value);
         Some(value)
     }
 
+    /// A value of the program; `tensor` is not of i64, which [`narrowed`] sees to.
     fn constant(&mut self, name: &str, tensor: impl Into<Arc<Tensor>>) -> ValueId {
-        let mut tensor = tensor.into();
+        let tensor = tensor.into();
         let value_type = match tensor.dtype() {
             DType::F32 => ValueType::F32,
             DType::I8 => ValueType::I8,
-            DType::I32 => ValueType::I32,
-            // Only ids are that wide, and tables have no such rows.
-            DType::I64 => {
-                let Tensor::I64(ids) = &*tensor else { unreachable!("its type is i64") };
-                tensor = Arc::new(Tensor::from(ids.mapv(|id| id as i32)));
-                ValueType::I32
-            }
+            DType::I32 | DType::I64 => ValueType::I32,
         };
+        let next = self.values.len();
+        let (tensor, number) = self.contents.first(&tensor, next);
+        if number < next {
+            return ValueId::new(number);
+        }
         let value = self.value(name, value_type, Shape::fixed(tensor.shape()), None);
         self.constants.push((value, tensor));
         value
@@ -440,8 +466,10 @@ impl Lowering<'_> {
         self.options.int8_outputs && self.graph.outputs().contains(&id) && self.users[id.index()].is_empty()
     }
 
-    fn i8(&self, id: NodeId) -> Option<Arc<[i8]>> {
-        self.known.get(&id)?.as_i8().map(Into::into)
+    fn i8(&mut self, id: NodeId) -> Option<Arc<[i8]>> {
+        let tensor = self.known.get(&id)?;
+        let codes = tensor.as_i8()?;
+        Some(self.codes.entry(Arc::as_ptr(tensor)).or_insert_with(|| codes.into()).clone())
     }
 
     fn i32(&self, id: NodeId) -> Option<Arc<[i32]>> {
@@ -451,4 +479,13 @@ impl Lowering<'_> {
     fn f32(&self, id: NodeId) -> Option<Arc<[f32]>> {
         self.known.get(&id)?.as_f32().map(Into::into)
     }
+}
+
+/// A constant of i64 as i32, if all its elements fit; else the first that does not.
+fn narrowed(tensor: Arc<Tensor>) -> Result<Arc<Tensor>, (usize, i64)> {
+    let Tensor::I64(wide) = &*tensor else { return Ok(tensor) };
+    if let Some((index, &value)) = wide.iter().enumerate().find(|(_, value)| i32::try_from(**value).is_err()) {
+        return Err((index, value));
+    }
+    Ok(Arc::new(Tensor::from(wide.mapv(|value| value as i32))))
 }

@@ -28,7 +28,7 @@ impl ValueId {
     /// The value at `index` of [`Program::values`].
     #[must_use]
     pub fn new(index: usize) -> Self {
-        // A program has one value a graph node, and those are counted in u32.
+        // Four billion values do not fit in memory, so nothing has the last number.
         Self(u32::try_from(index).unwrap_or(u32::MAX))
     }
 
@@ -78,13 +78,13 @@ impl ValueType {
 /// One tensor that flows through the program.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Value {
-    /// The name of the graph node that computes it.
+    /// The name of the graph node that computes it; of an output, that of the output.
     pub name: String,
     /// Element type.
     pub value_type: ValueType,
-    /// Its shape; no length may be 0.
+    /// Its shape; no length may be 0, and a batch row holds no more elements than memory can.
     pub shape: Shape,
-    /// What an int8 code means; `None` for other values, and for codes whose parameters are found at run time.
+    /// What an int8 code means; `None` for other values, and for codes whose parameters are found at run time or are not known.
     pub qparams: Option<QParams>,
 }
 
@@ -139,6 +139,11 @@ impl Program {
         program.check_values()?;
         program.check_order()?;
         program.steps.iter().try_for_each(|step| check::check_step(&program, step))?;
+        let means_nothing = |value: &&Value| value.qparams.is_some() && value.value_type != ValueType::I8;
+        if let Some(value) = program.values.iter().find(means_nothing) {
+            let problem = "has a scale and a zero point, and is not of int8 codes";
+            return Err(ProgramError::Order { value: value.name.clone(), problem });
+        }
         Ok(program)
     }
 
@@ -188,8 +193,14 @@ impl Program {
     }
 
     fn check_values(&self) -> Result<(), ProgramError> {
-        if let Some(value) = self.values.iter().find(|v| v.shape.dims().contains(&0)) {
-            return Err(ProgramError::Dims { value: value.name.clone(), dims: value.shape.dims().to_vec() });
+        for value in &self.values {
+            let (name, dims) = (|| value.name.clone(), value.shape.dims());
+            if dims.contains(&0) {
+                return Err(ProgramError::Dims { value: name(), dims: dims.to_vec() });
+            }
+            if value.shape.elements().is_none() {
+                return Err(ProgramError::Elements { value: name(), dims: dims.to_vec() });
+            }
         }
         for (id, tensor) in &self.constants {
             let values = self.values.len();
@@ -240,6 +251,9 @@ impl Program {
             if std::mem::replace(&mut written[step.output.index()], true) {
                 return order(step.output, "is written twice");
             }
+        }
+        if let Some(at) = written.iter().position(|written| !written) {
+            return order(ValueId::new(at), "is no input and no constant, and no step writes it");
         }
         for (i, &id) in self.outputs.iter().enumerate() {
             known("program", id)?;

@@ -298,7 +298,8 @@ impl TrainableGraph {
         let rank = |v: f32| if v.is_nan() { f32::INFINITY } else { v.abs() };
         let larger = |a: f32, b: f32| if rank(b) > rank(a) { b } else { a };
         let all = self.parameters().map(|(name, _, g)| (name.to_owned(), g.iter().copied().fold(0.0, larger)));
-        all.reduce(|a, b| if rank(b.1) > rank(a.1) { b } else { a }).unwrap_or_default()
+        let largest = all.reduce(|a, b| if rank(b.1) > rank(a.1) { b } else { a });
+        largest.unwrap_or_else(|| ("no parameter".to_owned(), 0.0))
     }
 }
 
@@ -309,6 +310,7 @@ fn gradient_of<'g>(
     parameter: usize,
 ) -> &'g [f32] {
     let of_norm = norms.iter().find_map(|norm| norm.gradient(parameter));
+    // Running statistics have none.
     let node = || sources.iter().position(|source| matches!(source, Source::Parameter(at) if *at == parameter));
     of_norm.or_else(|| node().map(|node| gradients.get(NodeId::new(node)))).unwrap_or_default()
 }

@@ -28,17 +28,23 @@ impl fmt::Display for DType {
     }
 }
 
-/// A dense host tensor of one of four element types, row-major.
+mod contents;
+mod row_major;
+
+pub(crate) use contents::Contents;
+pub use row_major::RowMajor;
+
+/// A dense host tensor of one of four element types, row-major. Any array becomes one by [`From`].
 #[derive(Debug, Clone, PartialEq)]
 pub enum Tensor {
     /// Floats.
-    F32(ArrayD<f32>),
+    F32(RowMajor<f32>),
     /// int8 codes.
-    I8(ArrayD<i8>),
+    I8(RowMajor<i8>),
     /// 32-bit integers.
-    I32(ArrayD<i32>),
+    I32(RowMajor<i32>),
     /// 64-bit integers.
-    I64(ArrayD<i64>),
+    I64(RowMajor<i64>),
 }
 
 /// A vector of the wrong length for its shape.
@@ -124,7 +130,7 @@ impl Tensor {
     #[must_use]
     pub fn as_f32(&self) -> Option<&[f32]> {
         match self {
-            Self::F32(a) => a.as_slice(),
+            Self::F32(a) => Some(a.elements()),
             _ => None,
         }
     }
@@ -133,7 +139,7 @@ impl Tensor {
     #[must_use]
     pub fn as_i8(&self) -> Option<&[i8]> {
         match self {
-            Self::I8(a) => a.as_slice(),
+            Self::I8(a) => Some(a.elements()),
             _ => None,
         }
     }
@@ -142,8 +148,18 @@ impl Tensor {
     #[must_use]
     pub fn as_i32(&self) -> Option<&[i32]> {
         match self {
-            Self::I32(a) => a.as_slice(),
+            Self::I32(a) => Some(a.elements()),
             _ => None,
+        }
+    }
+
+    /// The elements in row-major order, as they are in memory.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        match self {
+            Self::F32(a) => bytemuck::cast_slice(a.elements()),
+            Self::I8(a) => bytemuck::cast_slice(a.elements()),
+            Self::I32(a) => bytemuck::cast_slice(a.elements()),
+            Self::I64(a) => bytemuck::cast_slice(a.elements()),
         }
     }
 
@@ -163,19 +179,18 @@ impl Tensor {
     }
 }
 
-fn array<T>(shape: &[usize], data: Vec<T>) -> Result<ArrayD<T>, TensorError> {
+fn array<T: Clone>(shape: &[usize], data: Vec<T>) -> Result<RowMajor<T>, TensorError> {
     let expected = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).unwrap_or(usize::MAX);
     let actual = data.len();
-    ArrayD::from_shape_vec(IxDyn(shape), data).map_err(|_| TensorError { shape: shape.to_vec(), actual, expected })
+    let array = ArrayD::from_shape_vec(IxDyn(shape), data);
+    array.map(RowMajor::from).map_err(|_| TensorError { shape: shape.to_vec(), actual, expected })
 }
 
 macro_rules! from_array {
     ($t:ty, $variant:ident) => {
         impl<D: Dimension> From<Array<$t, D>> for Tensor {
             fn from(a: Array<$t, D>) -> Self {
-                // Row-major, so that the slices of `as_*` always exist.
-                let a = if a.is_standard_layout() { a } else { a.as_standard_layout().into_owned() };
-                Self::$variant(a.into_dyn())
+                Self::$variant(a.into())
             }
         }
     };
@@ -184,6 +199,9 @@ from_array!(f32, F32);
 from_array!(i8, I8);
 from_array!(i32, I32);
 from_array!(i64, I64);
+
+/// More elements than any memory holds: with at most so many, sizes in bytes do not overflow.
+pub(crate) const MAX_ELEMENTS: usize = isize::MAX as usize / 16;
 
 /// The shape of a value in a graph: static, except that a leading batch dimension `rows` may be left to run time.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -239,6 +257,20 @@ impl Shape {
     #[must_use]
     pub fn last(&self) -> Option<usize> {
         self.dims.last().copied()
+    }
+
+    /// Elements of one batch row, or of all if there is no batch; `None` if no memory can hold so many, whichever axes have length 0.
+    #[must_use]
+    pub fn elements(&self) -> Option<usize> {
+        let most = self.dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d.max(1)))?;
+        (most <= MAX_ELEMENTS).then(|| if self.dims.contains(&0) { 0 } else { most })
+    }
+
+    /// Whether memory could hold a batch of `rows`.
+    pub(crate) fn fits(&self, rows: usize) -> bool {
+        let rows = if self.batched { rows } else { 1 };
+        let elements = |shape: &Self| shape.elements().and_then(|n| n.checked_mul(rows));
+        elements(self).is_some_and(|n| n <= MAX_ELEMENTS)
     }
 
     /// All axis lengths at a batch of `rows`.

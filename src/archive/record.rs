@@ -164,22 +164,6 @@ pub(super) enum OpRecord {
     },
 }
 
-/// Names of the unary functions.
-const UNARY: [(&str, UnaryOp); 12] = [
-    ("relu", UnaryOp::Relu),
-    ("sigmoid", UnaryOp::Sigmoid),
-    ("tanh", UnaryOp::Tanh),
-    ("gelu", UnaryOp::Gelu),
-    ("gelu_tanh", UnaryOp::GeluTanh),
-    ("silu", UnaryOp::Silu),
-    ("sqrt", UnaryOp::Sqrt),
-    ("exp", UnaryOp::Exp),
-    ("log", UnaryOp::Log),
-    ("erf", UnaryOp::Erf),
-    ("abs", UnaryOp::Abs),
-    ("step", UnaryOp::Step),
-];
-
 const DTYPES: [DType; 4] = [DType::F32, DType::I8, DType::I32, DType::I64];
 
 impl OpRecord {
@@ -190,7 +174,7 @@ impl OpRecord {
                 let (dtype, batched, dims) = (dtype.to_string(), shape.is_batched(), shape.dims().to_vec());
                 Self::Input { dtype, batched, dims }
             }
-            Op::Constant(tensor) => Self::Constant(writer.add(Arc::clone(tensor))),
+            Op::Constant(tensor) => Self::Constant(writer.constant(Arc::clone(tensor))),
             Op::Linear => Self::Linear,
             Op::MatMul => Self::Matmul,
             Op::Add => Self::Add,
@@ -201,10 +185,8 @@ impl OpRecord {
             Op::ToFloat => Self::ToFloat,
             Op::AddScalar { value } => Self::AddScalar((*value).into()),
             Op::MulScalar { value } => Self::MulScalar((*value).into()),
-            Op::Unary(op) => {
-                let name = UNARY.iter().find(|(_, listed)| listed == op).map_or("", |(name, _)| name);
-                Self::Unary(name.to_owned())
-            }
+            // Files call functions as listings do.
+            Op::Unary(_) => Self::Unary(op.name().to_owned()),
             Op::Reshape { dims } => Self::Reshape(dims.clone()),
             Op::Flatten { start_axis } => Self::Flatten(*start_axis),
             Op::Transpose { perm } => Self::Transpose(perm.clone()),
@@ -268,8 +250,8 @@ impl OpRecord {
             Self::ToFloat => Op::ToFloat,
             Self::AddScalar(value) => Op::AddScalar { value: *value as f32 },
             Self::MulScalar(value) => Op::MulScalar { value: *value as f32 },
-            Self::Unary(name) => match UNARY.iter().find(|(listed, _)| listed == name) {
-                Some((_, op)) => Op::Unary(*op),
+            Self::Unary(name) => match UnaryOp::ALL.map(Op::Unary).into_iter().find(|op| op.name() == name) {
+                Some(op) => op,
                 None => return Err(context.broken(format!("there is no function {name:?}"))),
             },
             Self::Reshape(dims) => Op::Reshape { dims: dims.clone() },
@@ -331,10 +313,6 @@ impl OpRecord {
         let Some(&dtype) = DTYPES.iter().find(|listed| listed.to_string() == *dtype) else {
             return Err(broken(format!("there is no type {dtype:?}")));
         };
-        // No tensor of this size exists; sizes derived from it would overflow.
-        if dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d.max(1))).is_none_or(|n| n > isize::MAX as usize / 16) {
-            return Err(broken(format!("its dimensions {dims:?} hold more elements than memory can")));
-        }
         Ok(Some((if *batched { Shape::batched(dims) } else { Shape::fixed(dims) }, dtype)))
     }
 }

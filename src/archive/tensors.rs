@@ -10,13 +10,13 @@ use safetensors::{Dtype, SafeTensors, View};
 
 use super::ArchiveError;
 use super::packed::{PackedRecord, pack};
-use crate::tensor::Tensor;
+use crate::tensor::{Contents, Tensor};
 
-/// Collects the tensors of a graph; one that several nodes share is stored once.
+/// Collects the tensors of a graph; what several constants hold is stored once.
 #[derive(Debug, Default)]
 pub(super) struct Writer {
     tensors: Vec<Stored>,
-    names: HashMap<*const Tensor, String>,
+    constants: Contents,
     packed: BTreeMap<String, PackedRecord>,
 }
 
@@ -48,12 +48,7 @@ impl View for Stored {
             return Cow::Borrowed(bytes);
         }
         // Row-major, as all tensors are; files are little-endian, as all hosts that wgpu runs on.
-        Cow::Borrowed(match &*self.tensor {
-            Tensor::F32(a) => bytemuck::cast_slice(a.as_slice().unwrap_or_default()),
-            Tensor::I8(a) => bytemuck::cast_slice(a.as_slice().unwrap_or_default()),
-            Tensor::I32(a) => bytemuck::cast_slice(a.as_slice().unwrap_or_default()),
-            Tensor::I64(a) => bytemuck::cast_slice(a.as_slice().unwrap_or_default()),
-        })
+        Cow::Borrowed(self.tensor.bytes())
     }
 
     fn data_len(&self) -> usize {
@@ -62,13 +57,17 @@ impl View for Stored {
 }
 
 impl Writer {
-    /// The name under which a tensor is stored.
-    pub(super) fn add(&mut self, tensor: Arc<Tensor>) -> String {
-        if let Some(name) = self.names.get(&Arc::as_ptr(&tensor)) {
-            return name.clone();
+    /// The name under which a constant is stored.
+    pub(super) fn constant(&mut self, tensor: Arc<Tensor>) -> String {
+        let next = self.tensors.len();
+        match self.constants.first(&tensor, next) {
+            (_, number) if number < next => name(number),
+            _ => self.add(tensor),
         }
-        let name = format!("tensor.{}", self.tensors.len());
-        self.names.insert(Arc::as_ptr(&tensor), name.clone());
+    }
+
+    fn add(&mut self, tensor: Arc<Tensor>) -> String {
+        let name = name(self.tensors.len());
         let packed = pack(&tensor).map(|(record, bytes)| {
             self.packed.insert(name.clone(), record);
             let length = bytes.len();
@@ -92,8 +91,12 @@ impl Writer {
     }
 
     pub(super) fn views(self) -> impl Iterator<Item = (String, Stored)> {
-        self.tensors.into_iter().enumerate().map(|(at, stored)| (format!("tensor.{at}"), stored))
+        self.tensors.into_iter().enumerate().map(|(at, stored)| (name(at), stored))
     }
+}
+
+fn name(number: usize) -> String {
+    format!("tensor.{number}")
 }
 
 /// Reads the tensors of a file.

@@ -109,7 +109,7 @@ pub(super) fn save(path: &Path, arrays: &[(String, ArrayD<f32>)]) -> Result<()> 
 /// A tensor of any type in f32.
 pub(super) fn floats(tensor: Tensor) -> ArrayD<f32> {
     match tensor {
-        Tensor::F32(a) => a,
+        Tensor::F32(a) => a.into_inner(),
         Tensor::I8(a) => a.mapv(f32::from),
         Tensor::I32(a) => a.mapv(|v| v as f32),
         Tensor::I64(a) => a.mapv(|v| v as f32),

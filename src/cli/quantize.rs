@@ -259,17 +259,31 @@ impl Merge {
             }
         }
         let mut merged: Option<PreparedGraph> = None;
+        let mut seen = Vec::new();
         for path in inputs {
             let model = Model::load(path, &Dims { dims: Vec::new() })?;
             let stage = model.stage;
             let Some(state) = model.prepared else {
                 bail!("{} is {stage}; merge takes what enfold quantize --shard has written", path.display());
             };
+            // A copy would count twice what its original has seen.
+            let is_copy = |(_, observers): &&(&Path, Vec<_>)| state.batches() > 0 && observers == state.observers();
+            if let Some((original, _)) = seen.iter().find(is_copy) {
+                let (path, original) = (path.display(), original.display());
+                let message = format!("{path} holds the same as {original}; each part counts once, so leave one out");
+                return Err(usage(message));
+            }
+            seen.push((path, state.observers().to_vec()));
             match &mut merged {
                 None => merged = Some(state),
-                Some(merged) => merged
-                    .merge(&state)
-                    .with_context(|| format!("{} does not belong to {}", path.display(), self.state[0].display()))?,
+                Some(merged) => merged.merge(&state).map_err(|error| {
+                    let (path, first) = (path.display(), self.state[0].display());
+                    let context = match error {
+                        PrepareError::Batches { .. } => format!("{path} cannot be added"),
+                        _ => format!("{path} does not belong to {first}"),
+                    };
+                    anyhow::Error::new(error).context(context)
+                })?,
             }
         }
         let merged = merged.context("no state to merge")?;

@@ -136,7 +136,7 @@ pub(super) fn weight(interpreter: &Interpreter, layer: NodeId) -> Result<Option<
         (Op::ScaleAccumulator { .. }, Some(x)) => steps / x,
         _ => return Ok(None),
     };
-    let (codes, factors) = (weight.as_i8().unwrap_or_default(), factors.as_f32().unwrap_or_default());
+    let (Some(codes), Some(factors)) = (weight.as_i8(), factors.as_f32()) else { return Ok(None) };
     let real = |(at, &code): (usize, &i8)| (f64::from(code) * f64::from(factors[at / k]) * unit) as f32;
     let reals = codes.iter().enumerate().map(real).collect();
     // One scale for the tensor stands here once for each channel.

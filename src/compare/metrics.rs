@@ -23,13 +23,12 @@ pub fn mse(actual: &[f32], reference: &[f32]) -> f64 {
     noise / actual.len().max(1) as f64
 }
 
-/// Cosine of the angle between two vectors; 1 if one of them is zero.
+/// Cosine of the angle between two vectors; NaN if one of them is zero, which has no direction.
 #[must_use]
 pub fn cosine(actual: &[f32], reference: &[f32]) -> f64 {
     let product = sum(actual.iter().zip(reference).map(|(&a, &r)| f64::from(a) * f64::from(r)));
     let length = |v: &[f32]| sum(v.iter().map(|&v| f64::from(v).powi(2))).sqrt();
-    let lengths = length(actual) * length(reference);
-    if lengths == 0.0 { 1.0 } else { product / lengths }
+    product / (length(actual) * length(reference))
 }
 
 #[cfg(test)]
@@ -42,6 +41,9 @@ mod tests {
         approx::assert_relative_eq!(sqnr_db(&a, &r), 20.0);
         approx::assert_relative_eq!(mse(&a, &r), 0.125);
         approx::assert_relative_eq!(cosine(&[1.0, 0.0], &[1.0, 1.0]), 0.5f64.sqrt());
-        assert_eq!((sqnr_db(&a, &a), cosine(&[0.0], &[0.0]), mse(&[], &[])), (f64::INFINITY, 1.0, 0.0));
+        assert_eq!((sqnr_db(&a, &a), mse(&[], &[])), (f64::INFINITY, 0.0));
+        for (a, r) in [([0.0, 0.0], [3.0, 4.0]), ([3.0, 4.0], [0.0, 0.0]), ([0.0, 0.0], [0.0, 0.0])] {
+            assert!(cosine(&a, &r).is_nan(), "{a:?} and {r:?}");
+        }
     }
 }

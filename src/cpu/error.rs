@@ -50,6 +50,16 @@ pub enum CpuError {
         /// The rows of the first.
         expected: usize,
     },
+    /// A batch of so many rows would hold more elements than memory can.
+    #[error("value {value}: {rows} rows of {shape} are more than {max} elements", max = crate::tensor::MAX_ELEMENTS)]
+    Elements {
+        /// The value.
+        value: String,
+        /// Its shape.
+        shape: Shape,
+        /// The rows given.
+        rows: usize,
+    },
     /// A NaN has no code.
     #[error("{step}: element {index} is NaN, which has no code")]
     NotANumber {

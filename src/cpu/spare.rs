@@ -27,7 +27,7 @@ impl Spare {
     /// Takes the buffer of a value that nothing reads any more, if it was computed and of floats.
     pub(super) fn give(&mut self, dead: Option<Cow<'_, Tensor>>) {
         if let Some(Cow::Owned(Tensor::F32(array))) = dead {
-            self.buffers.push(array.into_raw_vec_and_offset().0);
+            self.buffers.push(array.into_vec());
         }
     }
 }

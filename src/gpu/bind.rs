@@ -40,7 +40,7 @@ pub(super) async fn bind(
 ) -> Result<Run, GpuError> {
     let (program, shared, settings) = (&model.program, &model.engine.shared, &model.engine.settings);
     shared.check_lost()?;
-    super::run::check_rows(max_rows, max_rows.max(1))?;
+    super::run::check_rows(max_rows, max_rows)?;
     check_sizes(program, shared, max_rows)?;
     let used = check_slices(program, shared, inputs, outputs, max_rows)?;
     let copied: Vec<bool> =
@@ -67,7 +67,9 @@ pub(super) async fn bind(
     // A digit of the number of rows, or the constants of a dispatch, begins at every multiple of these.
     let uniform_alignment = shared.limits.min_uniform_buffer_offset_alignment.max(4) as usize;
     let digit_stride = size_of::<Digit>().next_multiple_of(uniform_alignment);
-    let rows_table = rows_table(max_rows, digit_stride);
+    // Where nothing has rows, their number changes nothing, however large it is.
+    let batched = program.values().iter().any(|value| value.shape.is_batched());
+    let rows_table = rows_table(if batched { max_rows } else { 1 }, digit_stride);
     let rows_table = upload(&shared.device, "rows", &rows_table, BufferUsages::UNIFORM).await?;
     let stride = size_of::<OpParams>().max(size_of::<LinearParams>()).next_multiple_of(uniform_alignment);
     let mut constants = vec![0; works.len() * stride];

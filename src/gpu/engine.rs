@@ -11,6 +11,7 @@ use super::layout::WeightBits;
 use super::model::Model;
 use super::pipeline::Pipelines;
 use super::tile::{LinearKernel, TileShape};
+use super::transfer::is_lost_now;
 use super::tune::{self, TuningTable};
 use crate::program::Program;
 
@@ -112,12 +113,37 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn check_lost(&self) -> Result<(), GpuError> {
+    /// What is known of a loss already: costs nothing.
+    pub(super) fn check_marked_lost(&self) -> Result<(), GpuError> {
         if self.lost.load(Ordering::Relaxed) { Err(GpuError::DeviceLost) } else { Ok(()) }
+    }
+
+    /// Asks the device too, in case nobody has told.
+    pub(super) fn check_lost(&self) -> Result<(), GpuError> {
+        self.check_marked_lost()?;
+        if is_lost_now(&self.device) {
+            self.lost.store(true, Ordering::Relaxed);
+        }
+        self.check_marked_lost()
     }
 }
 
 impl Engine {
+    /// What a device must allow at least; [`Engine::new`] refuses one that allows less. Of the other limits any will do: layers, batches
+    /// and tiles that are too large for them are refused, or not chosen.
+    pub const MIN_LIMITS: wgpu::Limits = wgpu::Limits {
+        max_bind_groups: 1,
+        max_bindings_per_bind_group: 9,
+        max_dynamic_uniform_buffers_per_pipeline_layout: 2,
+        max_storage_buffers_per_shader_stage: 6,
+        max_uniform_buffers_per_shader_stage: 3,
+        max_compute_workgroup_storage_size: 8320,
+        max_compute_invocations_per_workgroup: 256,
+        max_compute_workgroup_size_x: 256,
+        max_compute_workgroup_size_y: 16,
+        ..wgpu::Limits::downlevel_defaults()
+    };
+
     /// The features that the engine profits from, of those that an adapter has: for `request_device`. It needs none.
     #[must_use]
     pub fn wanted_features(available: wgpu::Features) -> wgpu::Features {
@@ -142,9 +168,10 @@ impl Engine {
     /// for it.
     ///
     /// # Errors
-    /// [`GpuError::KnownAnswer`] if no kernel computes correctly on this device, [`GpuError::Tile`] for a tile shape that it does
-    /// not hold, and [`GpuError::Device`] for errors of wgpu.
+    /// [`GpuError::Limit`] for a device that allows less than [`Engine::MIN_LIMITS`], [`GpuError::KnownAnswer`] if no kernel computes
+    /// correctly on it, [`GpuError::Tile`] for a tile shape that it does not hold, and [`GpuError::Device`] for errors of wgpu.
     pub async fn new(device: &wgpu::Device, queue: &wgpu::Queue, options: &Options) -> Result<Self, GpuError> {
+        check_limits(&device.limits())?;
         let info = device.adapter_info();
         let has_subgroups = device.features().contains(wgpu::Features::SUBGROUP) && !options.without_subgroups;
         let abilities = Abilities {
@@ -205,6 +232,9 @@ impl Engine {
     /// Tells the engine that its device was lost; call it from the device-lost callback, which belongs to the application.
     /// Models and runs of this engine return [`GpuError::DeviceLost`] from now on; a new engine on a new device continues with the
     /// same [`Program`].
+    ///
+    /// Without it, they ask the device whenever they are called, but for [`Run::record_in`](super::Run::record_in), which costs no
+    /// more than its commands, and in a browser, where the answer comes later.
     ///
     /// The callback belongs to the device and an engine keeps its device, so that a callback which owns a clone of the engine makes
     /// a circle that is never freed. Let it hold a [`Weak`](std::sync::Weak) of an `Arc<Engine>`, as `examples/embed` does:
@@ -289,6 +319,33 @@ impl Engine {
     }
 }
 
+/// Refuses a device that allows less than the least, before anything is made on it.
+fn check_limits(limits: &wgpu::Limits) -> Result<(), GpuError> {
+    macro_rules! numbers {
+        ($($limit:ident)*) => {
+            [$((stringify!($limit), Engine::MIN_LIMITS.$limit, limits.$limit)),*]
+        };
+    }
+    let numbers = numbers!(
+        max_bind_groups
+        max_bindings_per_bind_group
+        max_dynamic_uniform_buffers_per_pipeline_layout
+        max_storage_buffers_per_shader_stage
+        max_uniform_buffers_per_shader_stage
+        max_compute_workgroup_storage_size
+        max_compute_invocations_per_workgroup
+        max_compute_workgroup_size_x
+        max_compute_workgroup_size_y
+    );
+    match numbers.into_iter().find(|(_, least, allowed)| allowed < least) {
+        None => Ok(()),
+        Some((name, least, allowed)) => {
+            let (actual, limit) = (least.into(), allowed.into());
+            Err(GpuError::Limit { name: name.to_owned(), what: "the engine needs at least", actual, limit })
+        }
+    }
+}
+
 /// The first choice that computes correctly; if there is none, the first failure.
 async fn choose(
     shared: &Arc<Shared>,
@@ -302,6 +359,7 @@ async fn choose(
         let engine = Engine { shared: Arc::clone(shared), choice, settings: Arc::clone(&settings) };
         match known_answer::check(&engine).await {
             Ok(()) => return Ok(engine),
+            Err(GpuError::DeviceLost) => return Err(GpuError::DeviceLost),
             // Wrong answers, or a driver that cannot compile a kernel: another may do.
             Err(error) => {
                 log::warn!("{}: {error}", engine.choice);

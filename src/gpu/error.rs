@@ -83,11 +83,11 @@ pub enum GpuError {
         other: String,
     },
     /// An empty batch, or one larger than was bound.
-    #[error("{actual} rows, bound for 1 to {max}")]
+    #[error("{actual} rows, {}", if *max == 0 { "expected at least 1".to_owned() } else { format!("bound for 1 to {max}") })]
     Rows {
         /// Rows asked for.
         actual: usize,
-        /// The most that were bound.
+        /// The most that were bound; 0 if nothing was bound yet.
         max: usize,
     },
     /// A host tensor has the wrong shape.
@@ -144,7 +144,7 @@ pub enum GpuError {
         /// What is wrong with it.
         message: String,
     },
-    /// The application has called [`Engine::mark_lost`](super::Engine::mark_lost).
+    /// The device was lost, or the application has called [`Engine::mark_lost`](super::Engine::mark_lost).
     #[error("the device was lost")]
     DeviceLost,
     /// No adapter has the name that was asked for.

@@ -238,7 +238,7 @@ pub(super) fn general(program: &Program, group: &Group, part: usize) -> Result<G
         StepOp::Float(FloatOp::Sum { axis }) => together(step, value(0), y, *axis, "sum_f32_f32")?,
         StepOp::Gather => {
             let mut general = over(y, "gather_i32_f32", Size::Threads(y.cols() as u64));
-            general.params.k = value(1).shape.axis(0).unwrap_or_default() as u32;
+            general.params.k = value(1).shape.axis(0).expect("a table has rows") as u32;
             general
         }
         StepOp::Float(FloatOp::Add) => pair("add_flat_f32_f32", "add_f32_f32")?,
@@ -284,7 +284,8 @@ pub(super) fn general(program: &Program, group: &Group, part: usize) -> Result<G
 
 /// Which function, as the shaders count them.
 pub(super) fn unary_kind(op: UnaryOp) -> u32 {
-    UnaryOp::ALL.iter().position(|listed| *listed == op).unwrap_or_default() as u32
+    // In the order in which they are declared, which is that of the list.
+    op as u32
 }
 
 /// From one row's scale and zero point to the next.

@@ -90,7 +90,7 @@ async fn check_coop(engine: &Engine, chunk_vecs: usize) -> Result<(), GpuError> 
     let program = Program::new(values, Vec::new(), vec![input], vec![output], vec![step]);
     let model = engine.load(&program.map_err(|e| device(e.to_string()))?).await?;
     let x = ndarray::ArrayD::from_shape_vec(vec![layer.m, layer.k], layer.x.clone()).unwrap_or_default();
-    let outputs = model.run(&[Tensor::I8(x)]).await?;
+    let outputs = model.run(&[Tensor::from(x)]).await?;
     let sums = outputs[0].as_f32().unwrap_or_default().iter().map(|&v| v as i64);
     compare("linear_coop", sums, layer.sums().map(i64::from))
 }
@@ -124,14 +124,25 @@ fn value(name: &str, qparams: Option<QParams>, cols: usize) -> Value {
     Value { name: name.to_owned(), value_type, shape: Shape::rows(cols), qparams }
 }
 
+/// Every element, and as many: what was not read back, or was of another type, is no right answer.
 fn compare(
     kernel: &str,
-    actual: impl ExactSizeIterator<Item = i64>,
-    expected: impl Iterator<Item = i64>,
+    mut actual: impl Iterator<Item = i64>,
+    mut expected: impl Iterator<Item = i64>,
 ) -> Result<(), GpuError> {
-    for (index, (actual, expected)) in actual.zip(expected).enumerate() {
-        if actual != expected {
-            return Err(GpuError::KnownAnswer { kernel: kernel.to_owned(), index, actual, expected });
+    for index in 0.. {
+        match (actual.next(), expected.next()) {
+            (None, None) => break,
+            (Some(actual), Some(expected)) if actual == expected => {}
+            (Some(actual), Some(expected)) => {
+                return Err(GpuError::KnownAnswer { kernel: kernel.to_owned(), index, actual, expected });
+            }
+            (more, missing) => {
+                let count = |first: Option<i64>, rest: usize| index + usize::from(first.is_some()) + rest;
+                let (actual, expected) = (count(more, actual.count()), count(missing, expected.count()));
+                let message = format!("known-answer test: {actual} elements, expected {expected}");
+                return Err(GpuError::Device { what: kernel.to_owned(), message });
+            }
         }
     }
     Ok(())
@@ -196,7 +207,7 @@ impl Layer {
     }
 
     fn x(&self) -> Tensor {
-        Tensor::I8(ndarray::ArrayD::from_shape_vec(vec![M, K], self.x.clone()).unwrap_or_default())
+        Tensor::from(ndarray::ArrayD::from_shape_vec(vec![M, K], self.x.clone()).unwrap_or_default())
     }
 
     /// Equation 4, row by row.
@@ -246,5 +257,19 @@ mod tests {
         let error = compare("linear_i8_i8", [1, 2, 3].into_iter(), [1, 5, 3].into_iter()).expect_err("differs");
         let kernel = "linear_i8_i8".to_owned();
         assert_eq!(error, GpuError::KnownAnswer { kernel, index: 1, actual: 2, expected: 5 });
+    }
+
+    #[test]
+    fn answers_that_are_missing_are_wrong() {
+        let of = |actual: &[i64], expected: &[i64]| {
+            compare("table_i8_i8", actual.iter().copied(), expected.iter().copied()).map_err(|e| e.to_string())
+        };
+        assert_eq!(of(&[1, 2], &[1, 2]), Ok(()));
+        for (actual, expected, numbers) in
+            [(&[][..], &[1, 2][..], "0 elements, expected 2"), (&[1, 2, 3], &[1, 2], "3 elements, expected 2")]
+        {
+            let error = of(actual, expected).expect_err(numbers);
+            assert!(error.contains("table_i8_i8") && error.contains(numbers), "{error}");
+        }
     }
 }

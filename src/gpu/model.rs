@@ -1,6 +1,7 @@
 //! A program on a device: its weights, uploaded once.
 
 use std::borrow::Borrow;
+use std::collections::{HashMap, HashSet};
 
 use wgpu::BufferUsages;
 
@@ -11,7 +12,7 @@ use super::layout::{BLOCK_COLS, Channels, WeightBits, block_bytes, pack_channels
 use super::memory::Slice;
 use super::plan::{Plan, Terms, dense_bytes};
 use super::run::Run;
-use super::transfer::{allocate, download, upload};
+use super::transfer::{allocate, download, scoped, upload};
 use crate::program::{Epilogue, Program, QLinear, StepOp, Value, ValueType};
 use crate::tensor::Tensor;
 
@@ -57,9 +58,10 @@ impl Model {
         let terms = Terms { max_rows: 1, unfused, copied: &copied, alignment: 256, max_bytes: u64::MAX };
         Plan::check(program, terms)?;
         let mut of_steps = Vec::with_capacity(program.steps().len());
+        let mut packed = Packed::new();
         for step in program.steps() {
             of_steps.push(match &step.op {
-                StepOp::Linear(linear) => OfStep::Linear(weight_parts(engine, &step.name, linear).await?),
+                StepOp::Linear(linear) => OfStep::Linear(weight_parts(engine, &step.name, linear, &mut packed).await?),
                 StepOp::Table { table } => {
                     OfStep::Buffer(storage(engine, &format!("{}.table", step.name), bytemuck::cast_slice(table)).await?)
                 }
@@ -77,12 +79,10 @@ impl Model {
         for (id, tensor) in program.constants() {
             let value = program.value(*id);
             let bytes: Vec<u8> = match &**tensor {
-                Tensor::I8(a) => {
-                    bytemuck::cast_slice(&pad_rows(a.as_slice().unwrap_or_default(), value.cols())).to_vec()
-                }
-                Tensor::F32(a) => bytemuck::cast_slice(a.as_slice().unwrap_or_default()).to_vec(),
-                Tensor::I32(a) => bytemuck::cast_slice(a.as_slice().unwrap_or_default()).to_vec(),
-                Tensor::I64(_) => Vec::new(),
+                Tensor::I8(a) => bytemuck::cast_slice(&pad_rows(a.elements(), value.cols())).to_vec(),
+                Tensor::F32(a) => bytemuck::cast_slice(a.elements()).to_vec(),
+                Tensor::I32(a) => bytemuck::cast_slice(a.elements()).to_vec(),
+                Tensor::I64(_) => unreachable!("no value of a program is of i64"),
             };
             constants.push(storage(engine, &value.name, &bytes).await?);
         }
@@ -104,12 +104,16 @@ impl Model {
     /// Bytes that weights, biases, multipliers and other constants take on the device, padding included.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
-        let of_step = |step: &OfStep| match step {
-            OfStep::Nothing => 0,
-            OfStep::Buffer(buffer) => buffer.size(),
-            OfStep::Linear(parts) => parts.iter().map(|part| part.weight.size() + part.channels.size()).sum(),
-        };
-        self.of_steps.iter().map(of_step).sum::<u64>() + self.constants.iter().map(wgpu::Buffer::size).sum::<u64>()
+        let mut all: HashSet<&wgpu::Buffer> = self.constants.iter().collect();
+        for step in &self.of_steps {
+            match step {
+                OfStep::Nothing => {}
+                OfStep::Buffer(buffer) => all.extend([buffer]),
+                OfStep::Linear(parts) => all.extend(parts.iter().flat_map(|part| [&part.weight, &part.channels])),
+            }
+        }
+        // Layers may share weights.
+        all.into_iter().map(wgpu::Buffer::size).sum()
     }
 
     /// Makes everything that recording needs: scratch buffers, constants and bind groups, for up to `max_rows` rows.
@@ -144,10 +148,10 @@ impl Model {
         for (&id, tensor) in self.program.inputs().iter().zip(inputs) {
             let name = &self.program.value(id).name;
             let bytes: &[u8] = match tensor.borrow() {
-                Tensor::F32(a) => bytemuck::cast_slice(a.as_slice().unwrap_or_default()),
-                Tensor::I8(a) => bytemuck::cast_slice(a.as_slice().unwrap_or_default()),
-                Tensor::I32(a) => bytemuck::cast_slice(a.as_slice().unwrap_or_default()),
-                Tensor::I64(_) => &[],
+                Tensor::F32(a) => bytemuck::cast_slice(a.elements()),
+                Tensor::I8(a) => bytemuck::cast_slice(a.elements()),
+                Tensor::I32(a) => bytemuck::cast_slice(a.elements()),
+                Tensor::I64(_) => unreachable!("no value of a program is of i64"),
             };
             uploaded.push(upload(&shared.device, name, bytes, BufferUsages::STORAGE).await?);
         }
@@ -161,11 +165,12 @@ impl Model {
         let descriptor = wgpu::CommandEncoderDescriptor { label: Some("enfold") };
         let mut encoder = shared.device.create_command_encoder(&descriptor);
         run.record(&mut encoder, rows)?;
-        shared.queue.submit([encoder.finish()]);
+        scoped(&shared.device, "run", || shared.queue.submit([encoder.finish()])).await?;
         let mut outputs = Vec::with_capacity(downloads.len());
         for (&id, buffer) in self.program.outputs().iter().zip(&downloads) {
             let value = self.program.value(id);
-            let size = (value.len(rows).unwrap_or_default() * value.value_type.size_bytes()) as u64;
+            let elements = value.len(rows).expect("what was bound has a size");
+            let size = (elements * value.value_type.size_bytes()) as u64;
             let bytes = download(&shared.device, &shared.queue, &value.name, buffer, size).await?;
             outputs.push(tensor(value, rows, &bytes)?);
         }
@@ -196,8 +201,17 @@ impl Model {
     }
 }
 
-/// A weight in as few parts as the device's bindings allow, each of whole blocks of columns.
-async fn weight_parts(engine: &Engine, name: &str, linear: &QLinear) -> Result<Vec<WeightPart>, GpuError> {
+/// The parts of weights that are on the device, by where their codes lie on the host, and their channels and features.
+type Packed = HashMap<(usize, usize, usize), Vec<WeightPart>>;
+
+/// A weight in as few parts as the device's bindings allow, each of whole blocks of columns. What several layers read is packed and
+/// uploaded once; each has channels of its own.
+async fn weight_parts(
+    engine: &Engine,
+    name: &str,
+    linear: &QLinear,
+    packed: &mut Packed,
+) -> Result<Vec<WeightPart>, GpuError> {
     let QLinear { weight, n, k, bias, epilogue, .. } = linear;
     let bits = if engine.settings.unpacked_weights { WeightBits::Eight } else { WeightBits::of(weight) };
     let shared = &engine.shared;
@@ -210,8 +224,10 @@ async fn weight_parts(engine: &Engine, name: &str, linear: &QLinear) -> Result<V
         return Err(GpuError::Limit { name: name.to_owned(), what, actual: block, limit });
     }
     let columns_of_part = usize::try_from(limit / of_block).unwrap_or(usize::MAX).saturating_mul(BLOCK_COLS);
+    let key = (weight.as_ptr() as usize, *n, *k);
+    let shared_parts = packed.get(&key);
     let mut parts = Vec::new();
-    for first_column in (0..*n).step_by(columns_of_part) {
+    for (at, first_column) in (0..*n).step_by(columns_of_part).enumerate() {
         let columns = columns_of_part.min(n - first_column);
         let range = first_column..first_column + columns;
         let channels = match epilogue {
@@ -220,13 +236,19 @@ async fn weight_parts(engine: &Engine, name: &str, linear: &QLinear) -> Result<V
             }
             epilogue => pack_channels(&bias[range.clone()], &epilogue.factors()[range.clone()], &[]),
         };
-        let codes = &weight[range.start * k..range.end * k];
-        let packed = pack_weight(codes, columns, *k, bits);
-        let chunk_vecs = engine.choice.coop.map_or(0, |coop| coop.exact_chunk_vecs(codes, columns, *k));
-        let weight = storage(engine, &format!("{name}.weight"), &packed).await?;
         let channels = storage(engine, &format!("{name}.channels"), bytemuck::cast_slice(&channels)).await?;
-        parts.push(WeightPart { first_column, columns, bits, chunk_vecs, weight, channels });
+        parts.push(match shared_parts {
+            Some(parts) => WeightPart { channels, ..parts[at].clone() },
+            None => {
+                let codes = &weight[range.start * k..range.end * k];
+                let packed = pack_weight(codes, columns, *k, bits);
+                let chunk_vecs = engine.choice.coop.map_or(0, |coop| coop.exact_chunk_vecs(codes, columns, *k));
+                let weight = storage(engine, &format!("{name}.weight"), &packed).await?;
+                WeightPart { first_column, columns, bits, chunk_vecs, weight, channels }
+            }
+        });
     }
+    packed.entry(key).or_insert_with(|| parts.clone());
     Ok(parts)
 }
 

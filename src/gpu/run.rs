@@ -189,8 +189,8 @@ impl Run {
     /// Records the program for `rows` rows, as one compute pass.
     ///
     /// # Errors
-    /// [`GpuError::Rows`] unless `rows` is from 1 to what was bound, [`GpuError::DeviceLost`] after
-    /// [`Engine::mark_lost`](super::Engine::mark_lost). Nothing is recorded then.
+    /// [`GpuError::Rows`] unless `rows` is from 1 to what was bound, [`GpuError::DeviceLost`] if the device was lost. Nothing is
+    /// recorded then.
     pub fn record(&self, encoder: &mut wgpu::CommandEncoder, rows: usize) -> Result<(), GpuError> {
         self.check(rows)?;
         let descriptor = wgpu::ComputePassDescriptor { label: Some("enfold"), timestamp_writes: None };
@@ -200,9 +200,11 @@ impl Run {
     /// Records the program for `rows` rows in a compute pass of the caller's. Bind group 0 and the pipeline are left changed.
     ///
     /// # Errors
-    /// As [`Run::record`].
+    /// As [`Run::record`]; but a loss of the device is an error here once any other call has noticed it, or
+    /// [`Engine::mark_lost`](super::Engine::mark_lost) has told.
     pub fn record_in(&self, pass: &mut wgpu::ComputePass<'_>, rows: usize) -> Result<(), GpuError> {
-        self.check(rows)?;
+        self.shared.check_marked_lost()?;
+        check_rows(rows, self.max_rows)?;
         let limit = self.shared.limits.max_compute_workgroups_per_dimension;
         for dispatch in &self.dispatches {
             if self.debug_groups {

@@ -1,9 +1,41 @@
 //! Between host and device, and from wgpu's errors to ours.
 
 use std::future::Future;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use super::error::GpuError;
+
+/// Whether a device was lost, whoever has noticed it.
+///
+/// A device that works refuses a buffer that nobody may use. One that was lost refuses nothing: it hands out objects that do nothing,
+/// which later calls find invalid. No memory of the device is taken either way.
+pub(super) async fn is_lost(device: &wgpu::Device) -> bool {
+    refusal(device).await.is_none()
+}
+
+/// The same at once; `false` in a browser, which answers later.
+pub(super) fn is_lost_now(device: &wgpu::Device) -> bool {
+    let mut context = Context::from_waker(Waker::noop());
+    matches!(pin!(refusal(device)).poll(&mut context), Poll::Ready(None))
+}
+
+fn refusal(device: &wgpu::Device) -> impl Future<Output = Option<wgpu::Error>> {
+    let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
+    let usage = wgpu::BufferUsages::empty();
+    let descriptor = wgpu::BufferDescriptor { label: None, size: 4, usage, mapped_at_creation: false };
+    drop(device.create_buffer(&descriptor));
+    scope.pop()
+}
+
+/// What an error of wgpu is: the loss of the device, where that is behind it.
+pub(super) async fn failure(device: &wgpu::Device, what: &str, message: impl ToString) -> GpuError {
+    if is_lost(device).await {
+        return GpuError::DeviceLost;
+    }
+    GpuError::Device { what: what.to_owned(), message: message.to_string() }
+}
 
 /// Runs `make` with wgpu's errors caught, so that the device's own handler, which may panic, never sees them.
 pub(super) fn scoped<T>(
@@ -17,13 +49,12 @@ pub(super) fn scoped<T>(
     let internal = device.push_error_scope(wgpu::ErrorFilter::Internal);
     let made = make();
     let (internal, memory, validation) = (internal.pop(), memory.pop(), validation.pop());
-    let what = what.to_owned();
+    let (device, what) = (device.clone(), what.to_owned());
     async move {
-        let error = internal.await.or(memory.await).or(validation.await);
-        if let Some(error) = error {
-            return Err(GpuError::Device { what, message: error.to_string() });
+        match internal.await.or(memory.await).or(validation.await) {
+            Some(error) => Err(failure(&device, &what, error).await),
+            None => Ok(made),
         }
-        Ok(made)
     }
 }
 
@@ -42,7 +73,9 @@ pub(super) async fn upload(
     let mapped = buffer.get_mapped_range_mut(..).map(|mut view| {
         view.slice(..contents.len()).copy_from_slice(contents);
     });
-    mapped.map_err(|error| GpuError::Device { what: name.to_owned(), message: error.to_string() })?;
+    if let Err(error) = mapped {
+        return Err(failure(device, name, error).await);
+    }
     buffer.unmap();
     Ok(buffer)
 }
@@ -90,11 +123,19 @@ pub(super) async fn download(
         staging.map_async(wgpu::MapMode::Read, .., |result| drop(sender.send(result)));
     })
     .await?;
-    let error = |message: String| GpuError::Device { what: name.to_owned(), message };
     // In a browser this does nothing, and the event loop completes the mapping.
-    device.poll(wgpu::PollType::wait_indefinitely()).map_err(|e| error(e.to_string()))?;
-    receiver.await.map_err(|e| error(e.to_string()))?.map_err(|e| error(e.to_string()))?;
-    let bytes = staging.get_mapped_range(..).map(|view| view.to_vec()).map_err(|e| error(e.to_string()))?;
+    if let Err(error) = device.poll(wgpu::PollType::wait_indefinitely()) {
+        return Err(failure(device, name, error).await);
+    }
+    match receiver.await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => return Err(failure(device, name, error).await),
+        Err(error) => return Err(failure(device, name, error).await),
+    }
+    let bytes = match staging.get_mapped_range(..) {
+        Ok(view) => view.to_vec(),
+        Err(error) => return Err(failure(device, name, error).await),
+    };
     staging.unmap();
     Ok(bytes.into_iter().take(size as usize).collect())
 }

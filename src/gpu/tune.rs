@@ -9,7 +9,7 @@ use super::known_answer;
 use super::layout::WeightBits;
 use super::run::Run;
 use super::tile::{LinearKernel, TileShape};
-use super::transfer::{allocate, timed_passes};
+use super::transfer::{allocate, is_lost_now, timed_passes};
 use crate::program::{Epilogue, Program, QLinear, Step, StepOp, Value, ValueId, ValueType};
 use crate::qparams::QParams;
 use crate::tensor::Shape;
@@ -162,7 +162,7 @@ const ROUNDS: usize = 5;
 
 pub(super) async fn tune(engine: &Engine, program: &Program, rows: usize) -> Result<TuningTable, GpuError> {
     if rows == 0 {
-        return Err(GpuError::Rows { actual: 0, max: usize::MAX });
+        return Err(GpuError::Rows { actual: 0, max: 0 });
     }
     let shared = &engine.shared;
     shared.check_lost()?;
@@ -245,8 +245,10 @@ async fn measure(engine: &Engine, runs: &[((TileShape, SplitK), Run)], rows: usi
 /// Without timestamp queries: one submission each.
 #[cfg(not(target_arch = "wasm32"))]
 fn by_the_hosts_clock(engine: &Engine, runs: &[((TileShape, SplitK), Run)], rows: usize) -> Result<Vec<f64>, GpuError> {
-    let wgpu_error =
-        |error: wgpu::PollError| GpuError::Device { what: "tuning".to_owned(), message: error.to_string() };
+    let wgpu_error = |error: wgpu::PollError| match is_lost_now(&engine.shared.device) {
+        true => GpuError::DeviceLost,
+        false => GpuError::Device { what: "tuning".to_owned(), message: error.to_string() },
+    };
     let mut seconds = Vec::with_capacity(runs.len());
     for (_, run) in runs {
         let mut encoder = engine.shared.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());

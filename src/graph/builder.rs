@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use super::{Graph, GraphError, Node, NodeId, Op, UnaryOp, infer};
-use crate::tensor::{DType, Shape, Tensor};
+use super::{Graph, GraphError, Node, NodeId, Op, UnaryOp, accumulator, infer, share};
+use crate::tensor::{Contents, DType, Shape, Tensor};
 
 /// Builds a float [`Graph`] node by node; every call checks names, shapes and types.
 ///
@@ -25,6 +25,8 @@ pub struct GraphBuilder {
     names: HashSet<String>,
     inputs: Vec<NodeId>,
     modules: BTreeMap<String, String>,
+    /// Constants that hold the same are one in memory.
+    contents: Contents,
 }
 
 /// # Errors
@@ -50,6 +52,7 @@ impl GraphBuilder {
 
     /// An input of integers: `DType::I32` for ids, `DType::I8` for codes.
     pub fn typed_input(&mut self, name: &str, shape: Shape, dtype: DType) -> Result<NodeId, GraphError> {
+        infer::check_elements(name, &shape)?;
         let id = self.push(name, Op::Input, Vec::new(), shape, dtype)?;
         self.inputs.push(id);
         Ok(id)
@@ -253,6 +256,7 @@ impl GraphBuilder {
         }
         let read: Vec<&Node> = inputs.iter().map(|id| &self.nodes[id.index()]).collect();
         let (shape, dtype) = infer::infer(name, &op, &read)?;
+        accumulator::check(&self.nodes, name, &op, inputs)?;
         self.push(name, op, inputs.to_vec(), shape, dtype)
     }
 
@@ -262,6 +266,7 @@ impl GraphBuilder {
     /// [`GraphError::Output`] if there is no output, or one is listed twice.
     pub fn finish(self, outputs: impl IntoIterator<Item = NodeId>) -> Result<Graph, GraphError> {
         let outputs: Vec<NodeId> = outputs.into_iter().collect();
+        // An output that is no node is refused below.
         let origin = |id: &NodeId| self.nodes.get(id.index()).map(|node| node.origin.clone()).unwrap_or_default();
         let names: Vec<String> = outputs.iter().map(origin).collect();
         self.finish_parts(outputs, names)
@@ -314,6 +319,7 @@ impl GraphBuilder {
         if !self.names.insert(name.to_owned()) {
             return Err(GraphError::DuplicateName { name: name.to_owned() });
         }
+        let op = share(&mut self.contents, op);
         let (name, origin) = (name.to_owned(), name.to_owned());
         self.nodes.push(Node { name, op, inputs, shape, dtype, origin, float_reason: None });
         Ok(NodeId::new(self.nodes.len() - 1))

@@ -9,6 +9,20 @@ use crate::tensor::{DType, Shape};
 
 /// The result of `op` on `inputs`, or why it has none. `name` is for messages.
 pub(crate) fn infer(name: &str, op: &Op, inputs: &[&Node]) -> Result<(Shape, DType), GraphError> {
+    let (shape, dtype) = of_op(name, op, inputs)?;
+    check_elements(name, &shape)?;
+    Ok((shape, dtype))
+}
+
+/// Refuses a shape whose number of elements overflows, so that nothing which is derived from a shape does.
+pub(super) fn check_elements(name: &str, shape: &Shape) -> Result<(), GraphError> {
+    match shape.elements() {
+        Some(_) => Ok(()),
+        None => Err(GraphError::Elements { node: name.to_owned(), shape: shape.clone() }),
+    }
+}
+
+fn of_op(name: &str, op: &Op, inputs: &[&Node]) -> Result<(Shape, DType), GraphError> {
     let check = Check { name, inputs };
     match op {
         Op::Input => Err(check.parameter("input", "no shape", "an input is declared, not inferred")),
@@ -220,7 +234,8 @@ fn concat(check: &Check<'_>, axis: usize) -> Result<(Shape, DType), GraphError> 
                 check.size("length of an axis that is not joined", actual, expected)?;
             }
         }
-        dims[at] += other.dims()[at];
+        // What saturates holds too many elements, which is refused behind.
+        dims[at] = dims[at].saturating_add(other.dims()[at]);
     }
     Ok((make(first.is_batched(), &dims), check.inputs[0].dtype))
 }
@@ -228,8 +243,7 @@ fn concat(check: &Check<'_>, axis: usize) -> Result<(Shape, DType), GraphError> 
 fn slice(check: &Check<'_>, axis: usize, start: usize, end: usize) -> Result<(Shape, DType), GraphError> {
     check.arity(1)?;
     let x = check.shape(0);
-    check.inner_axis(x, axis)?;
-    let length = x.axis(axis).unwrap_or_default();
+    let length = check.inner_axis(x, axis)?;
     if start > end || end > length {
         return Err(check.parameter("range", format!("{start}..{end} of {length}"), "must lie within the axis"));
     }

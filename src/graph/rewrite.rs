@@ -3,7 +3,8 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::{Graph, GraphError, Node, NodeId, Op, infer};
+use super::{Graph, GraphError, Node, NodeId, Op, infer, share};
+use crate::tensor::Contents;
 
 /// Builds a new graph from an old one: a pass walks the old nodes in order and, for each, copies it, replaces it by new
 /// nodes, or leaves it out. Inputs are always kept; whatever else no output needs is dropped at the end.
@@ -13,13 +14,21 @@ pub struct Rewriter<'g> {
     nodes: Vec<Node>,
     names: HashSet<String>,
     map: Vec<Option<NodeId>>,
+    /// Constants that hold the same are one in memory.
+    contents: Contents,
 }
 
 impl<'g> Rewriter<'g> {
     /// Starts with an empty graph.
     #[must_use]
     pub fn new(source: &'g Graph) -> Self {
-        Self { source, nodes: Vec::new(), names: HashSet::new(), map: vec![None; source.nodes.len()] }
+        Self {
+            source,
+            nodes: Vec::new(),
+            names: HashSet::new(),
+            map: vec![None; source.nodes.len()],
+            contents: Contents::default(),
+        }
     }
 
     /// The new node that stands for an old one.
@@ -115,9 +124,10 @@ impl<'g> Rewriter<'g> {
     fn push(&mut self, mut node: Node) -> NodeId {
         if self.names.contains(&node.name) {
             let free = (1u32..).map(|i| format!("{}_{i}", node.name)).find(|name| !self.names.contains(name));
-            node.name = free.unwrap_or_default();
+            node.name = free.expect("there are fewer nodes than numbers");
         }
         self.names.insert(node.name.clone());
+        node.op = share(&mut self.contents, node.op);
         self.nodes.push(node);
         NodeId::new(self.nodes.len() - 1)
     }

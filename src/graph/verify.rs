@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::{Graph, GraphError, infer};
+use super::{Graph, GraphError, accumulator, infer};
 
 pub(super) fn verify(graph: &Graph) -> Result<(), GraphError> {
     let mut names = HashSet::new();
@@ -15,10 +15,12 @@ pub(super) fn verify(graph: &Graph) -> Result<(), GraphError> {
             return Err(GraphError::Order { node, input: input.index(), nodes });
         }
         if let super::Op::Input = node.op {
+            infer::check_elements(&node.name, &node.shape)?;
             continue; // declared, not inferred
         }
         let inputs: Vec<_> = node.inputs.iter().map(|&id| graph.node(id)).collect();
         let (shape, dtype) = infer::infer(&node.name, &node.op, &inputs)?;
+        accumulator::check(&graph.nodes, &node.name, &node.op, &node.inputs)?;
         if (&shape, dtype) != (&node.shape, node.dtype) {
             return Err(GraphError::Inconsistent {
                 node: node.name.clone(),

@@ -52,6 +52,16 @@ pub enum InterpError {
         /// The rows of that.
         expected: usize,
     },
+    /// A batch of so many rows would hold more elements than memory can.
+    #[error("{node}: {rows} rows of {shape} are more than {max} elements", max = crate::tensor::MAX_ELEMENTS)]
+    Elements {
+        /// The node.
+        node: String,
+        /// Its shape.
+        shape: Shape,
+        /// The rows given.
+        rows: usize,
+    },
     /// An input that the wanted nodes depend on was not given.
     #[error("{node}: is needed, and no value was given")]
     NotFed {

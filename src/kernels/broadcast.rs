@@ -14,7 +14,7 @@ use crate::tensor::Tensor;
 /// `f(a, b)` of each pair of floats, broadcast.
 pub(crate) fn zip_f32(a: &Tensor, b: &Tensor, f: impl Fn(f32, f32) -> f32 + Sync + Send) -> Tensor {
     match (a, b) {
-        (Tensor::F32(a), Tensor::F32(b)) => Tensor::F32(zip(Cow::Borrowed(a), b, f)),
+        (Tensor::F32(a), Tensor::F32(b)) => Tensor::from(zip(Cow::Borrowed(&**a), b, f)),
         _ => unreachable!("{CHECKED}"),
     }
 }
@@ -22,7 +22,7 @@ pub(crate) fn zip_f32(a: &Tensor, b: &Tensor, f: impl Fn(f32, f32) -> f32 + Sync
 /// As [`zip_f32`], in the place of `a` where that has the shape of the result.
 pub(crate) fn zip_f32_onto(a: Tensor, b: &Tensor, f: impl Fn(f32, f32) -> f32 + Sync + Send) -> Tensor {
     match (a, b) {
-        (Tensor::F32(a), Tensor::F32(b)) => Tensor::F32(zip(Cow::Owned(a), b, f)),
+        (Tensor::F32(a), Tensor::F32(b)) => Tensor::from(zip(Cow::Owned(a.into_inner()), b, f)),
         _ => unreachable!("{CHECKED}"),
     }
 }
@@ -42,7 +42,7 @@ pub(crate) fn choose(condition: &Tensor, a: &Tensor, b: &Tensor) -> Tensor {
 /// `f(a, b)` of each pair of codes, broadcast.
 pub(crate) fn zip_i8(a: &Tensor, b: &Tensor, f: impl Fn(i8, i8) -> i8 + Sync + Send) -> Tensor {
     match (a, b) {
-        (Tensor::I8(a), Tensor::I8(b)) => Tensor::I8(zip(Cow::Borrowed(a), b, f)),
+        (Tensor::I8(a), Tensor::I8(b)) => Tensor::from(zip(Cow::Borrowed(&**a), b, f)),
         _ => unreachable!("{CHECKED}"),
     }
 }

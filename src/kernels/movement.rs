@@ -22,7 +22,7 @@ macro_rules! for_each_type {
 /// `x` in another shape of as many elements; nothing moves.
 pub(crate) fn reshape_onto(x: Tensor, shape: &[usize]) -> Tensor {
     let shape = IxDyn(shape);
-    for_each_type!(x, a => a.into_shape_with_order(shape).expect(CHECKED))
+    for_each_type!(x, a => a.into_inner().into_shape_with_order(shape).expect(CHECKED))
 }
 
 /// `x` in another shape of as many elements.
@@ -37,7 +37,7 @@ pub(crate) fn transpose(x: &Tensor, perm: &[usize]) -> Tensor {
 /// As [`transpose`], in a buffer of as many floats.
 pub(crate) fn transpose_f32(x: &Tensor, perm: &[usize], y: Vec<f32>) -> Tensor {
     match x {
-        Tensor::F32(a) => Tensor::F32(permuted(a, perm, y)),
+        Tensor::F32(a) => Tensor::from(permuted(a, perm, y)),
         _ => unreachable!("{CHECKED}"),
     }
 }

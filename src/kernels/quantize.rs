@@ -39,7 +39,7 @@ pub(crate) fn quantize(
     if blocks.reduce(|| true, |a, b| a & b) {
         return Ok(codes);
     }
-    Err(NotANumber(x.iter().position(|v| v.is_nan()).unwrap_or_default()))
+    Err(NotANumber(x.iter().position(|v| v.is_nan()).expect("one of them is NaN")))
 }
 
 /// Equations 2 and 1 in one pass: the bits that quantizing and dequantizing give. NaN stays NaN.
@@ -132,7 +132,7 @@ fn tasks<'q>(shape: &[usize], qparams: &'q TensorQParams) -> (&'q [QParams], usi
     match qparams {
         TensorQParams::PerTensor(q) => (std::slice::from_ref(q), TASK, TASK),
         TensorQParams::PerChannel { channels, ch_axis } => {
-            let inner = shape.get(ch_axis + 1..).unwrap_or_default().iter().product::<usize>().max(1);
+            let inner = shape[ch_axis + 1..].iter().product::<usize>().max(1);
             (channels, inner, TASK.div_ceil(inner) * inner)
         }
     }

@@ -62,7 +62,7 @@ pub(crate) fn choose_qparams(x: &Tensor, qscheme: QScheme, range: QuantRange, ep
         }
         let largest = |v: &f32| v.abs() >= max.max(-min);
         let at = values.iter().position(|v| !v.is_finite()).or_else(|| values.iter().position(largest));
-        Err(row * values.len() + at.unwrap_or_default())
+        Err(row * values.len() + at.expect("one is not finite, or the largest"))
     };
     let (shape, row) = match qscheme {
         QScheme::PerTokenAffine => (with_last(x.shape(), 2), x.shape().last().copied().unwrap_or(1)),

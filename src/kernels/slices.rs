@@ -36,7 +36,7 @@ pub(crate) fn f32s(tensor: &Tensor) -> &[f32] {
 
 pub(crate) fn f32s_mut(tensor: &mut Tensor) -> &mut [f32] {
     match tensor {
-        Tensor::F32(a) => a.as_slice_mut().expect(CHECKED),
+        Tensor::F32(a) => a.elements_mut(),
         _ => unreachable!("{CHECKED}"),
     }
 }

@@ -105,6 +105,12 @@ impl UnaryOp {
 mod tests {
     use super::*;
 
+    /// Shaders count the functions in this order.
+    #[test]
+    fn the_list_is_in_the_order_of_the_declaration() {
+        assert!(UnaryOp::ALL.iter().enumerate().all(|(at, op)| *op as usize == at));
+    }
+
     #[test]
     fn known_values() {
         // torch 2.9.1 in f64; from the square root on, Python's math.

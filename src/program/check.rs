@@ -1,8 +1,8 @@
 //! What engines rely on: each step's types, shapes and numbers.
 
-use super::{Epilogue, FloatOp, Program, ProgramError, QLinear, Step, StepOp, Value, ValueType};
+use super::{Epilogue, FloatOp, Program, ProgramError, QAdd, QLinear, QMatMul, QMul, Step, StepOp, Value, ValueType};
 use crate::numerics::{self, MAX_MATMUL_K};
-use crate::qparams::{MAX_SCALE, MIN_SCALE, QScheme};
+use crate::qparams::{MAX_SCALE, MIN_SCALE, QParams, QScheme};
 
 /// Shapes are checked at two numbers of rows that no static length has by accident, so that a shape that confuses `rows` with
 /// another axis does not pass.
@@ -31,7 +31,8 @@ pub(super) fn check_step(program: &Program, step: &Step) -> Result<(), ProgramEr
     }
     check.types()?;
     check.numbers()?;
-    check.shapes()
+    check.shapes()?;
+    check.meaning()
 }
 
 struct Check<'p> {
@@ -101,7 +102,8 @@ impl Check<'_> {
                 self.size("weight length", l.weight.len(), l.n.saturating_mul(l.k))?;
                 self.size("bias length", l.bias.len(), l.n)?;
                 self.epilogue(&l.epilogue, l.n)?;
-                check_accumulator(&self.step.name, l)
+                check_accumulator(&self.step.name, l)?;
+                check_dynamic(&self.step.name, l)
             }
             StepOp::MatMul(m) => {
                 self.zero_points([m.a_zero_point, m.b_zero_point])?;
@@ -131,6 +133,29 @@ impl Check<'_> {
             }
             _ => Ok(()),
         }
+    }
+
+    /// A value says of its codes what the step that writes it makes of them. Steps that read it may take them otherwise.
+    fn meaning(&self) -> Result<(), ProgramError> {
+        let value = self.output();
+        let Some(actual) = value.qparams else { return Ok(()) };
+        let expected = match &self.step.op {
+            StepOp::Quantize { qparams, .. } => Some(*qparams),
+            StepOp::Linear(QLinear { epilogue: Epilogue::Requantize { zero_point, .. }, .. })
+            | StepOp::MatMul(QMatMul { epilogue: Epilogue::Requantize { zero_point, .. }, .. })
+            | StepOp::Add(QAdd { zero_point, .. })
+            | StepOp::Mul(QMul { zero_point, .. }) => QParams::new(actual.scale(), *zero_point).ok(),
+            StepOp::Reshape | StepOp::Transpose { .. } | StepOp::Slice { .. } | StepOp::Max { .. } => {
+                self.input(0).qparams
+            }
+            StepOp::QuantizeDynamic { .. } => None,
+            _ => return Ok(()),
+        };
+        if expected == Some(actual) {
+            return Ok(());
+        }
+        let (step, value) = (self.step.name.clone(), value.name.clone());
+        Err(ProgramError::Meaning { step, value, actual, expected })
     }
 
     fn shapes(&self) -> Result<(), ProgramError> {
@@ -203,8 +228,8 @@ impl Check<'_> {
                 output.get(*axis) == Some(&total) && movable && inputs.iter().all(|i| others(i) == others(output))
             }
             StepOp::Reshape => {
-                let batched = self.input(0).shape.is_batched() == self.output().shape.is_batched();
-                batched && x.iter().product::<usize>() == output.iter().product::<usize>()
+                let (x, y) = (&self.input(0).shape, &self.output().shape);
+                x.is_batched() == y.is_batched() && x.elements() == y.elements()
             }
             StepOp::Transpose { perm } => {
                 let mut sorted = perm.clone();
@@ -337,6 +362,23 @@ fn check_accumulator(step: &str, l: &QLinear) -> Result<(), ProgramError> {
                 bias: bias.abs(),
                 fraction_bits: l.fraction_bits,
             });
+        }
+    }
+    Ok(())
+}
+
+/// The dynamic form of equation 7 has no bias in the sum, and takes the zero point off by the sums of the weights: engines read no
+/// such bias, and the bound of the accumulator holds for those sums.
+fn check_dynamic(step: &str, l: &QLinear) -> Result<(), ProgramError> {
+    let Epilogue::Dynamic { weight_sum, .. } = &l.epilogue else { return Ok(()) };
+    for (channel, row) in l.weight.chunks_exact(l.k).enumerate() {
+        let sum: i64 = row.iter().map(|&w| i64::from(w)).sum();
+        let numbers = [("bias of the accumulator", l.bias[channel], 0), ("weight sum", weight_sum[channel], sum)];
+        for (what, actual, expected) in numbers {
+            let actual = i64::from(actual);
+            if actual != expected {
+                return Err(ProgramError::Channel { step: step.to_owned(), channel, what, actual, expected });
+            }
         }
     }
     Ok(())

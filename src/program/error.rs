@@ -1,6 +1,14 @@
 //! Why a program was refused.
 
 use super::ValueType;
+use crate::qparams::QParams;
+
+fn text(qparams: Option<&QParams>) -> String {
+    match qparams {
+        Some(qparams) => format!("scale {:e} and zero point {}", qparams.scale(), qparams.zero_point()),
+        None => "none that is known".to_owned(),
+    }
+}
 
 /// Why a [`Program`](super::Program) was refused. Every variant names the step or value.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -16,7 +24,7 @@ pub enum ProgramError {
         /// Number of values.
         values: usize,
     },
-    /// A value is not written exactly once before it is read.
+    /// A value is not written exactly once before it is read, or is not what its type says.
     #[error("value {value}: {problem}")]
     Order {
         /// The value.
@@ -27,6 +35,14 @@ pub enum ProgramError {
     /// A value has no elements.
     #[error("value {value}: dimensions {dims:?}; none may be 0")]
     Dims {
+        /// The value.
+        value: String,
+        /// Its dimensions.
+        dims: Vec<usize>,
+    },
+    /// A value holds more elements than memory can.
+    #[error("value {value}: dimensions {dims:?} hold more than {max} elements", max = crate::tensor::MAX_ELEMENTS)]
+    Elements {
         /// The value.
         value: String,
         /// Its dimensions.
@@ -86,7 +102,33 @@ pub enum ProgramError {
         /// The factor.
         factor: f32,
     },
-    /// The codes that a step may write are not a range of int8 around its zero point.
+    /// A number of a channel is not what the rest of the layer makes it.
+    #[error("step {step}: channel {channel}: {what} is {actual}, expected {expected}")]
+    Channel {
+        /// The step.
+        step: String,
+        /// The channel.
+        channel: usize,
+        /// The number in question.
+        what: &'static str,
+        /// Its value.
+        actual: i64,
+        /// What it must be.
+        expected: i64,
+    },
+    /// A value says that its codes mean something else than what the step that writes it makes of them.
+    #[error("step {step}: the codes of value {value} have {}, expected {}", text(Some(actual)), text(expected.as_ref()))]
+    Meaning {
+        /// The step.
+        step: String,
+        /// The value.
+        value: String,
+        /// What the value says.
+        actual: QParams,
+        /// What the step makes of them; `None` if that is not known.
+        expected: Option<QParams>,
+    },
+    /// The codes that a step may write are not a range of int8, or its zero point is none.
     #[error("step {step}: codes {lo}..={hi} with zero point {zero_point} are not a range of int8")]
     Codes {
         /// The step.

@@ -171,7 +171,7 @@ impl NormLayer {
         let pairs = all[gamma].floats().iter().zip(all[variance].floats());
         let factor: Vec<f64> = pairs.map(|(&g, &v)| factor(g, v, self.folded.eps)).collect();
         let bias = self.own_bias.map(|at| all[at].floats());
-        let product_values = product.as_f32().unwrap_or_default();
+        let product_values = product.as_f32().expect("a product of floats");
         let output: Vec<f32> = product_values
             .iter()
             .enumerate()

@@ -13,13 +13,13 @@ pub(super) struct Parameter {
 
 impl Parameter {
     pub(super) fn floats(&self) -> &[f32] {
-        self.value.as_f32().unwrap_or_default()
+        self.value.as_f32().expect("parameters are floats")
     }
 
     pub(super) fn floats_mut(&mut self) -> &mut [f32] {
         match &mut self.value {
-            Tensor::F32(a) => a.as_slice_mut().unwrap_or_default(),
-            _ => &mut [],
+            Tensor::F32(a) => a.elements_mut(),
+            _ => unreachable!("parameters are floats"),
         }
     }
 }

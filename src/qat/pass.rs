@@ -220,5 +220,5 @@ impl TrainableGraph {
 }
 
 fn floats(tensor: &Tensor) -> &[f32] {
-    tensor.as_f32().unwrap_or_default()
+    tensor.as_f32().expect("gradients are of floats")
 }

@@ -170,18 +170,18 @@ impl Sums {
 fn select(tensor: &Tensor, rows: &[usize]) -> Tensor {
     use ndarray::Axis;
     match tensor {
-        Tensor::F32(a) => Tensor::F32(a.select(Axis(0), rows)),
-        Tensor::I8(a) => Tensor::I8(a.select(Axis(0), rows)),
-        Tensor::I32(a) => Tensor::I32(a.select(Axis(0), rows)),
-        Tensor::I64(a) => Tensor::I64(a.select(Axis(0), rows)),
+        Tensor::F32(a) => Tensor::from(a.select(Axis(0), rows)),
+        Tensor::I8(a) => Tensor::from(a.select(Axis(0), rows)),
+        Tensor::I32(a) => Tensor::from(a.select(Axis(0), rows)),
+        Tensor::I64(a) => Tensor::from(a.select(Axis(0), rows)),
     }
 }
 
 /// How many labels have the largest output of their row, and how many there are.
 fn hits(output: &Tensor, labels: &Tensor) -> [usize; 2] {
     let classes = output.shape().last().copied().unwrap_or(1).max(1);
-    let rows = output.as_f32().unwrap_or_default().chunks_exact(classes);
-    let labels = labels.as_i32().unwrap_or_default();
+    let rows = output.as_f32().expect("a loss of floats").chunks_exact(classes);
+    let labels = labels.as_i32().expect("the loss has taken them as labels");
     let largest = |row: &[f32]| (1..row.len()).fold(0, |best, at| if row[at] > row[best] { at } else { best });
     let right = rows.zip(labels).filter(|(row, label)| largest(row) as i32 == **label).count();
     [right, labels.len()]

@@ -115,7 +115,7 @@ impl Values {
     }
 
     pub(super) fn floats(&self, id: NodeId) -> &[f32] {
-        self.get(id).as_f32().unwrap_or_default()
+        self.get(id).as_f32().expect("gradients are of floats")
     }
 
     pub(super) fn set(&mut self, id: NodeId, value: Tensor) {
@@ -125,7 +125,7 @@ impl Values {
     /// Memory for the next value of a node: that of its last one, if it was as long. What is in it is no longer of use.
     pub(super) fn buffer(&mut self, id: NodeId, length: usize) -> Vec<f32> {
         let last = match self.pass[id.index()].take() {
-            Some(Tensor::F32(a)) => a.into_raw_vec_and_offset().0,
+            Some(Tensor::F32(a)) => a.into_vec(),
             _ => Vec::new(),
         };
         if last.len() == length { last } else { vec![0.0; length] }

@@ -24,7 +24,7 @@ pub(super) fn fold_batch_norm(graph: &Graph) -> Result<(Graph, Vec<FoldedNorm>),
         let mut linear = node.inputs[0];
         let mut channel_axis = graph.node(linear).shape.rank() - 1;
         if let Op::Transpose { perm } = &graph.node(linear).op {
-            channel_axis = perm.iter().position(|&axis| axis == perm.len() - 1).unwrap_or_default();
+            channel_axis = perm.iter().position(|&axis| axis == perm.len() - 1).expect("a permutation");
             if !alone(linear) {
                 continue;
             }
@@ -121,7 +121,7 @@ impl FoldedNorm {
 
     /// Weight and bias with the batch norm folded in, computed in `f64`; `value` gives those of the constants.
     pub(crate) fn fold<'t>(&self, value: impl Fn(NodeId) -> &'t Tensor) -> (Tensor, Tensor) {
-        let values = |id: NodeId| value(id).as_f32().unwrap_or_default();
+        let values = |id: NodeId| value(id).as_f32().expect("its constants are floats");
         let [mean, variance, gamma, beta] = self.statistics.map(values);
         let factor = |n: usize| factor(gamma[n], variance[n], self.eps);
         let (n, k) = (gamma.len(), value(self.weight).len() / gamma.len().max(1));

@@ -40,7 +40,8 @@ impl Quantizer for ComposableQuantizer {
             for (id, node) in graph.iter() {
                 match (before.get(id), annotations.get(id)) {
                     (Some(old), new) if new != Some(old) => {
-                        let (node, owner) = (node.name.clone(), owners[id.index()].unwrap_or_default());
+                        let (node, owner) =
+                            (node.name.clone(), owners[id.index()].expect("what is annotated has an owner"));
                         return Err(PrepareError::Overwritten { quantizer, node, owner });
                     }
                     (None, Some(_)) => owners[id.index()] = Some(quantizer),

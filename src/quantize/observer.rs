@@ -137,6 +137,8 @@ impl Observer {
                 };
                 !spec.is_dynamic() && spec.qscheme.ch_axis() == ch_axis && qparams.check_range(spec.range).is_ok()
             }
+            // Without channels there is one range, or none yet.
+            (State::Ranges(ranges), Some(spec)) if spec.qscheme.ch_axis().is_none() && ranges.len() > 1 => false,
             _ => std::mem::discriminant(&self.state) == std::mem::discriminant(&state),
         };
         if !fits {
@@ -311,10 +313,10 @@ fn qparams_of(spec: &ObservedSpec, min: f32, max: f32) -> Result<QParams, Observ
 }
 
 fn check_channels(qscheme: QScheme, actual: usize, expected: usize) -> Result<(), ObserverError> {
-    if actual == expected {
-        return Ok(());
+    match qscheme.ch_axis() {
+        Some(ch_axis) if actual != expected => Err(ObserverError::Channels { ch_axis, actual, expected }),
+        _ => Ok(()),
     }
-    Err(ObserverError::Channels { ch_axis: qscheme.ch_axis().unwrap_or_default(), actual, expected })
 }
 
 /// [`DerivedRule::BiasScale`](super::DerivedRule::BiasScale): `s_x · s_w` in `f32`, zero point 0.

@@ -34,6 +34,9 @@ pub(crate) fn prepare_with_norms(
     graph: &Graph,
     quantizer: &dyn Quantizer,
 ) -> Result<(PreparedGraph, Vec<FoldedNorm>), PrepareError> {
+    if let Some(node) = graph.nodes().iter().find(|node| matches!(node.op, Op::Observe { .. })) {
+        return Err(PrepareError::Prepared { node: node.name.clone() });
+    }
     let (graph, norms) = fold_batch_norm(graph)?;
     let graph = quantizer.transform_for_annotation(&graph)?;
     let annotations = quantizer.annotate(&graph)?;
@@ -152,6 +155,7 @@ impl PreparedGraph {
     /// [`PrepareError::Observer`] for a value that is NaN or infinite, naming the node, and [`PrepareError::Interp`] for
     /// inputs that do not fit the graph or hold no rows. The observers are then as before the batch.
     pub fn observe<T: Borrow<Tensor>>(&mut self, inputs: &[T]) -> Result<Vec<Tensor>, PrepareError> {
+        let batches = self.batches_and(1)?;
         let mut observers = self.observers.clone();
         let mut failed = None;
         let outputs = self.interpreter.run_with(inputs, &mut |id, ObserverId(at), tensor| {
@@ -166,19 +170,21 @@ impl PreparedGraph {
             return Err(error);
         }
         self.observers = observers;
-        self.batches += 1;
+        self.batches = batches;
         Ok(outputs)
     }
 
     /// Takes in what another copy of this prepared graph has observed: calibration sharded over processes or machines.
     ///
     /// # Errors
-    /// [`PrepareError::OtherGraph`] unless `other` was prepared from the same graph in the same way, and
-    /// [`PrepareError::Observer`] for observers that cannot be merged. The observers are then as before.
+    /// [`PrepareError::OtherGraph`] unless `other` was prepared from the same graph in the same way,
+    /// [`PrepareError::Observer`] for observers that cannot be merged, and [`PrepareError::Batches`] for more batches than u64
+    /// counts. The observers are then as before.
     pub fn merge(&mut self, other: &Self) -> Result<(), PrepareError> {
         if let Some(problem) = difference(self.graph(), other.graph()) {
             return Err(PrepareError::OtherGraph { problem });
         }
+        let batches = self.batches_and(other.batches)?;
         let (this, that) = (self.observers.len(), other.observers.len());
         if this != that {
             return Err(PrepareError::OtherGraph { problem: format!("{that} observers, expected {this}") });
@@ -191,8 +197,12 @@ impl PreparedGraph {
             merged.map_err(|source| PrepareError::Observer { node: self.observed[at].clone(), source })?;
         }
         self.observers = observers;
-        self.batches += other.batches;
+        self.batches = batches;
         Ok(())
+    }
+
+    fn batches_and(&self, other: u64) -> Result<u64, PrepareError> {
+        self.batches.checked_add(other).ok_or(PrepareError::Batches { this: self.batches, other })
     }
 
     /// Parameters of every observer; `None` for those that are known only at run time. An error comes with the observer.

@@ -130,6 +130,12 @@ fn shards_merge_to_what_one_run_gives() {
     assert_ne!(qparams(&space, "one.enfold"), qparams(&space, "whole.enfold"));
 
     space.fails(2, "merge 1.state 1.state --output no.enfold", &["1.state is given twice"]);
+    std::fs::copy(space.path("2.state"), space.path("copy.state")).unwrap();
+    space.fails(
+        2,
+        "merge 1.state 2.state copy.state --output no.enfold",
+        &["copy.state", "2.state", "each part counts once"],
+    );
     space.fails(1, "merge 1.state mlp.enfold --output no.enfold", &["mlp.enfold is a float model", "--shard"]);
     space.fails(1, "quantize 1.state --dynamic --output no.enfold", &["prepared", "enfold merge 1.state"]);
     space.fails(1, "run 1.state --input x.safetensors --output no.npz", &["enfold merge 1.state"]);

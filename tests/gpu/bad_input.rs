@@ -79,7 +79,7 @@ fn binding_and_recording() {
             &["x:", "COPY_DST", "STORAGE"],
         ),
         row("one buffer for input and output", bind(&[&input], &[&input], 5), &["y and x"]),
-        row("bound for zero rows", bind(&[&input], &[&output], 0), &["0 rows"]),
+        row("bound for zero rows", bind(&[&input], &[&output], 0), &["0 rows, expected at least 1"]),
         row("zero rows recorded", record(0), &["0 rows", "10"]),
         row("more rows recorded than bound", record(11), &["11 rows", "10"]),
         row("more rows than fit anywhere", bind(&[&input], &[&output], usize::MAX / 8), &["x:", "allows"]),
@@ -107,6 +107,64 @@ fn binding_and_recording() {
     );
     check(&table);
     assert_eq!(errors.load(Ordering::Relaxed), 0, "errors reached the application's handler");
+}
+
+/// A device of the least limits is enough, and of each of them one less is not.
+#[test]
+fn the_least_limits() {
+    let Some((context, _)) = engine("the least limits") else { return };
+    type Change = fn(&mut wgpu::Limits);
+    let less: [(&str, Change); 9] = [
+        ("max_bind_groups", |l| l.max_bind_groups -= 1),
+        ("max_bindings_per_bind_group", |l| l.max_bindings_per_bind_group -= 1),
+        ("max_dynamic_uniform_buffers", |l| l.max_dynamic_uniform_buffers_per_pipeline_layout -= 1),
+        ("max_storage_buffers_per_shader_stage", |l| l.max_storage_buffers_per_shader_stage -= 1),
+        ("max_uniform_buffers_per_shader_stage", |l| l.max_uniform_buffers_per_shader_stage -= 1),
+        ("max_compute_workgroup_storage_size", |l| l.max_compute_workgroup_storage_size -= 1),
+        ("max_compute_invocations_per_workgroup", |l| l.max_compute_invocations_per_workgroup -= 1),
+        ("max_compute_workgroup_size_x", |l| l.max_compute_workgroup_size_x -= 1),
+        ("max_compute_workgroup_size_y", |l| l.max_compute_workgroup_size_y -= 1),
+    ];
+    let made = |limits: wgpu::Limits| {
+        let (device, queue, errors) = watched(context, limits);
+        let engine = block_on(Engine::new(&device, &queue, &Options::default()));
+        assert_eq!(errors.load(Ordering::Relaxed), 0, "errors reached the application's handler");
+        engine
+    };
+    let mut table = Vec::new();
+    for (name, change) in less {
+        let mut limits = Engine::MIN_LIMITS;
+        change(&mut limits);
+        table.push(row("one less", made(limits), &[name, "at least"]));
+    }
+    let downlevel = made(wgpu::Limits::downlevel_defaults());
+    table.push(row("downlevel limits", downlevel, &["max_storage_buffers_per_shader_stage", "6", "4"]));
+    check(&table);
+    // Every family of kernels is compiled and run.
+    let engine = made(Engine::MIN_LIMITS).expect("an engine");
+    for case in crate::ops::table() {
+        if let Ok(program) = lower(&case.graph) {
+            let model = block_on(engine.load(&program)).expect(case.name);
+            block_on(model.run(&case.inputs)).expect(case.name);
+        }
+    }
+}
+
+/// A program without rows takes any number of them, and no memory for it.
+#[test]
+fn rows_of_a_program_without_rows() {
+    let Some((context, engine)) = engine("rows of a program without rows") else { return };
+    let mut g = GraphBuilder::new();
+    let x = g.input("x", Shape::fixed(&[2, 3])).expect("an input");
+    let y = g.relu("y", x).expect("a relu");
+    let model = block_on(engine.load(&lower(&g.finish([y]).expect("a graph")).expect("lowered"))).expect("loaded");
+    let [input, output] = [0; 2].map(|_| buffer(&context.device, 24, BufferUsages::STORAGE));
+    let bound = |rows| block_on(model.bind(&[&input], &[&output], rows)).expect("bound");
+    let (one, many) = (bound(1), bound(usize::MAX));
+    assert_eq!((many.max_rows(), many.memory()), (usize::MAX, one.memory()));
+    let mut encoder = context.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+    assert_eq!(many.record(&mut encoder, usize::MAX), Ok(()));
+    context.queue.submit([encoder.finish()]);
 }
 
 /// Loads a transpose that reverses this many axes of length 2 behind the batch.
@@ -193,7 +251,7 @@ fn tiles_devices_and_adapters() {
             block_on(model.bind(&[input.slice(4..)], &[output.slice(..)], 1)),
             &["x:", "offset 4", "multiples of 256"],
         ),
-        row("a destroyed device", block_on(Engine::new(&lost, &lost_queue, &Options::default())), &["x:", "invalid"]),
+        row("a destroyed device", block_on(Engine::new(&lost, &lost_queue, &Options::default())), &["was lost"]),
         row(
             "an adapter that is not there",
             block_on(Context::request(Some("no such adapter"))),
@@ -206,7 +264,7 @@ fn tiles_devices_and_adapters() {
         GpuError::BufferOffset { .. },
         GpuError::Feature { .. },
         GpuError::TuningTable { .. },
-        GpuError::Device { .. },
+        GpuError::DeviceLost,
         GpuError::NoSuchAdapter { .. },
     );
     check(&table);

@@ -1,7 +1,12 @@
 //! Weights of 2 to 4 bits against the same codes stored as int8.
 
 use enfold::gpu::{LinearKernel, Options, SplitK, TileShape};
+use enfold::graph::Op;
+use enfold::interp::Interpreter;
 use enfold::lower::lower;
+use enfold::qparams::QParams;
+use enfold::tensor::DType;
+use enfold::{GraphBuilder, Shape, Tensor};
 use pollster::block_on;
 
 use crate::cases::difference;
@@ -65,6 +70,36 @@ fn few_bits_give_the_bits_of_int8() {
     report(&format!("few bits: {compared} results equal; of the bytes of int8 they take {ratios:.2?}"));
     // Biases and factors are as large as ever.
     assert!(ratios[0] < 0.35 && ratios[1] < 0.6 && ratios[2] == 1.0, "{ratios:?}");
+}
+
+/// Layers that read one weight: its bytes are on the device once.
+#[test]
+fn shared_weights_are_uploaded_once() {
+    let Some(context) = context("shared weights") else { return };
+    let engine = engine_with(context, &Options::default());
+    let model = |shared: bool| {
+        let mut g = GraphBuilder::new();
+        let mut x = g.typed_input("x", Shape::rows(256), DType::I8).expect("an input");
+        for at in 0..4 {
+            let seed = if shared { 0 } else { at };
+            let mut constant = |what: &str, tensor| g.constant(&format!("{what}{at}"), tensor).expect("a constant");
+            let codes = (0..256 * 256).map(|i| ((i + seed) * 37 % 101) as i8).collect();
+            let w = constant("w", Tensor::from_i8(&[256, 256], codes).expect("fits"));
+            let bias = constant("bias", Tensor::from_i32(&[256], vec![at as i32; 256]).expect("fits"));
+            let factors = constant("factors", Tensor::from_f32(&[256], vec![1e-4; 256]).expect("fits"));
+            let acc = g.node(&format!("fc{at}"), Op::IntegerLinear { fraction_bits: 0 }, &[x, w, bias]).expect("sums");
+            let op = Op::Requantize { qparams: QParams::new(1.0, 0).expect("valid"), lo: -128, hi: 127 };
+            x = g.node(&format!("y{at}"), op, &[acc, factors]).expect("codes");
+        }
+        let graph = g.finish([x]).expect("a graph");
+        let input = Tensor::from_i8(&[3, 256], (0..3 * 256).map(|i| (i % 97) as i8).collect()).expect("fits");
+        let expected = Interpreter::new(&graph).run(&[&input]).expect("interpreted");
+        let model = block_on(engine.load(&lower(&graph).expect("lowered"))).expect("loaded");
+        assert_eq!(block_on(model.run(&[&input])).expect("run"), expected, "shared: {shared}");
+        model.size_bytes()
+    };
+    let (once, four_times) = (model(true), model(false));
+    assert_eq!(four_times - once, 3 * 256 * 256);
 }
 
 /// One weight's code changed by one in the packed form only.

@@ -174,6 +174,12 @@ fn wrong_files_are_refused_by_name() {
         let message = error.to_string();
         assert!(parts.iter().all(|part| message.contains(part)), "{what}: {parts:?} are not in {message:?}");
     }
+    // A prepared graph whose observers are gone.
+    let plain = archive::to_bytes(calibrated.graph()).expect_err("a graph of observers").to_string();
+    assert!(plain.contains("observe") && plain.contains("not prepared"), "{plain}");
+    let start = "\"prepared\":{";
+    let lost = archive::from_bytes(&edited(&good_prepared, start, "\"was_prepared\":{")).expect_err("no observers");
+    assert!(matches!(&lost, ArchiveError::Node { node, .. } if node.contains("observe")), "{lost}");
     let kinds = [archive::from_bytes(&good_prepared).map(drop), archive::prepared_from_bytes(&good).map(drop)];
     for kind in kinds {
         assert!(matches!(kind, Err(ArchiveError::Kind { .. })), "{kind:?}");
@@ -237,6 +243,23 @@ fn a_tensor_is_in_memory_once() {
         other => panic!("{other:?}"),
     };
     assert!(Arc::ptr_eq(&of("a"), &of("b")));
+    // Equal constants too, which are stored once.
+    let bytes = |different: usize| {
+        let mut g = GraphBuilder::new();
+        let mut x = g.input("x", Shape::rows(64)).expect("an input");
+        for at in 0..8 {
+            let value = if at < different { at as f32 } else { 0.5 };
+            let row = Tensor::from_f32(&[64], vec![value; 64]).expect("fits");
+            let row = g.constant(&format!("row{at}"), row).expect("a constant");
+            x = g.add(&format!("sum{at}"), x, row).expect("a sum");
+        }
+        archive::to_bytes(&g.finish([x]).expect("a graph")).expect("saved").len()
+    };
+    let (shared, apart) = (bytes(0), bytes(8));
+    assert!(
+        (7 * 256..7 * 256 + 800).contains(&(apart - shared)),
+        "{shared} bytes, and {apart} of eight different ones"
+    );
 
     let config = QuantizationConfig::symmetric().per_channel().activation_observer(ObserverKind::MinMax);
     let mut prepared = prepare(&small(), &WgpuQuantizer::new().set_global(config)).expect("prepared");

@@ -79,21 +79,17 @@ impl Check<'_> {
         if shape.rank() == rank { Ok(()) } else { Err(self.rank(what, shape, expected)) }
     }
 
-    /// An axis that exists and is not the batch.
-    pub(super) fn inner_axis(&self, shape: &Shape, axis: usize) -> Result<(), GraphError> {
-        if axis >= shape.rank() {
-            return Err(self.parameter("axis", axis, "must be one of the input's axes"));
-        }
+    /// The length of an axis that exists and is not the batch.
+    pub(super) fn inner_axis(&self, shape: &Shape, axis: usize) -> Result<usize, GraphError> {
         if shape.is_batched() && axis == 0 {
             return Err(self.batch("works along the batch"));
         }
-        Ok(())
+        shape.axis(axis).ok_or_else(|| self.parameter("axis", axis, "must be one of the input's axes"))
     }
 
     pub(super) fn channels(&self, qparams: &TensorQParams) -> Result<(), GraphError> {
         let TensorQParams::PerChannel { channels, ch_axis } = qparams else { return Ok(()) };
-        self.inner_axis(self.shape(0), *ch_axis)?;
-        let expected = self.shape(0).axis(*ch_axis).unwrap_or_default();
+        let expected = self.inner_axis(self.shape(0), *ch_axis)?;
         self.size("number of channel scales", channels.len(), expected)
     }
 

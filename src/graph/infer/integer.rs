@@ -124,7 +124,8 @@ fn per_token(check: &Check<'_>) -> Result<Shape, GraphError> {
 /// The shape of a product whose sums fit `i32`.
 fn integer_matmul(check: &Check<'_>) -> Result<Shape, GraphError> {
     let shape = matmul(check)?;
-    let k = check.shape(0).last().unwrap_or_default();
+    let x = check.shape(0);
+    let k = x.last().ok_or_else(|| check.rank("input", x, "a last axis of static length"))?;
     if k > MAX_MATMUL_K {
         return Err(check.parameter("inner dimension", k, "at most 33,025 (equation 9)"));
     }

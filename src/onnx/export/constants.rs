@@ -105,7 +105,7 @@ impl Exporter<'_> {
                     let value = |(n, code): (usize, &i32)| *code as f32 * channel(qparams, n).scale();
                     let values = ArrayD::from_shape_vec(codes.raw_dim(), codes.iter().enumerate().map(value).collect());
                     if let Ok(values) = values {
-                        return Some(self.writer.tensor(&wish, &Tensor::F32(values)));
+                        return Some(self.writer.tensor(&wish, &Tensor::from(values)));
                     }
                 }
             }

@@ -43,7 +43,7 @@ impl Importer {
 
     /// A constant that broadcasts with everything.
     pub(super) fn number(&mut self, value: f32) -> NodeId {
-        self.draft.constant("", Tensor::F32(ndarray::arr0(value).into_dyn()))
+        self.draft.constant("", Tensor::from(ndarray::arr0(value)))
     }
 
     /// `1 − x`.

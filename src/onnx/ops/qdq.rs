@@ -257,7 +257,7 @@ impl Quantized {
 fn integers(codes: &Tensor) -> Box<dyn Iterator<Item = i32> + '_> {
     match codes.as_i32() {
         Some(codes) => Box::new(codes.iter().copied()),
-        None => Box::new(codes.as_i8().unwrap_or_default().iter().map(|&code| code.into())),
+        None => Box::new(codes.as_i8().expect("codes are of i8 or i32").iter().map(|&code| code.into())),
     }
 }
 

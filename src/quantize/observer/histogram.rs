@@ -104,7 +104,9 @@ impl Histogram {
     pub(crate) fn from_parts(min: f32, max: f32, counts: Vec<f32>) -> Option<Self> {
         let sound = counts.len() == BINS && min.is_finite() && max.is_finite() && min <= max;
         let usable = |c: &f32| c.is_finite() && *c >= 0.0;
-        (sound && counts.iter().all(usable)).then_some(Self { min, max, counts })
+        // More than anything has counted; the sums of a few such counts would be infinite.
+        let countable = counts.iter().map(|&c| f64::from(c)).sum::<f64>() <= u64::MAX as f64;
+        (sound && countable && counts.iter().all(usable)).then_some(Self { min, max, counts })
     }
 
     pub(crate) fn min_max(&self) -> (f32, f32) {
@@ -231,7 +233,7 @@ impl Histogram {
             self.counts.iter().enumerate().filter(|(_, count)| **count > 0.0).map(squared).sum::<f64>()
         };
         let errors: Vec<f64> = windows.par_iter().map(error).collect();
-        let best = (0..windows.len()).min_by(|&a, &b| errors[a].total_cmp(&errors[b])).unwrap_or_default();
+        let best = (0..windows.len()).min_by(|&a, &b| errors[a].total_cmp(&errors[b])).expect("there are windows");
         windows[best]
     }
 

@@ -15,12 +15,13 @@ pub(super) fn range_of(values: &[f32]) -> Result<Range, ObserverError> {
 }
 
 fn first_non_finite(values: &[f32]) -> ObserverError {
-    let index = values.iter().position(|v| !v.is_finite()).unwrap_or_default();
+    let index = values.iter().position(|v| !v.is_finite()).expect("one of them is not finite");
     ObserverError::NonFinite { index, value: values[index] }
 }
 
 /// One range per index of `ch_axis`.
 pub(super) fn channel_ranges(values: &[f32], shape: &[usize], ch_axis: usize) -> Result<Vec<Range>, ObserverError> {
+    // An axis that does not exist has no channels, which is refused.
     let channels = shape.get(ch_axis).copied().unwrap_or_default();
     if channels == 0 {
         return Err(ObserverError::Channels { ch_axis, actual: 0, expected: 1 });

@@ -8,6 +8,20 @@ use crate::quantize::observer::ObserverError;
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PrepareError {
+    /// The graph is that of a prepared graph.
+    #[error("{node} is observed already; prepare takes a graph without observers")]
+    Prepared {
+        /// The first observe node.
+        node: String,
+    },
+    /// More batches than can be counted.
+    #[error("{this} batches and {other} more are too many to count; at most {}", u64::MAX)]
+    Batches {
+        /// Batches observed so far.
+        this: u64,
+        /// Batches to be added.
+        other: u64,
+    },
     /// A spec shares the observer of a point that is not annotated.
     #[error("{point} shares the observer of {target}, which is not annotated")]
     SharedWithNothing {

@@ -66,6 +66,9 @@ impl Matcher<'_> {
                 bias => bias,
             },
         };
+        if codes.as_i8().is_none() {
+            return Ok(Err(format!("its weight is of {} codes, expected i8", codes.dtype())));
+        }
         let &[n, k] = codes.shape() else { return Ok(Err("its weight is not a matrix".to_owned())) };
         let scales = match weight_scales(qparams, n) {
             Ok(scales) => scales,
@@ -73,7 +76,7 @@ impl Matcher<'_> {
         };
         let bias = match &bias {
             None => vec![0.0; n],
-            Some(bias) => bias.as_f32().unwrap_or_default().to_vec(),
+            Some(bias) => bias.as_f32().expect(FITS).to_vec(),
         };
         if let Some((at, value)) = bias.iter().enumerate().find(|(_, b)| !b.is_finite()) {
             return Ok(Err(format!("element {at} of its bias is {value}")));
@@ -191,7 +194,7 @@ impl Parameters {
     /// Σ w and Σ |w| of each channel.
     fn sums(&self) -> Vec<(i64, i64)> {
         let add = |(sum, magnitude), &w: &i8| (sum + i64::from(w), magnitude + i64::from(w.unsigned_abs()));
-        let codes = self.codes.as_i8().unwrap_or_default();
+        let codes = self.codes.as_i8().expect("codes of i8, or the layer stays float");
         codes.chunks_exact(self.k).map(|row| row.iter().fold((0, 0), add)).collect()
     }
 

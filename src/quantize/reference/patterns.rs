@@ -47,7 +47,7 @@ impl Matcher<'_> {
     /// Equation 9, static or dynamic.
     pub(super) fn matmul(&self, rewriter: &mut Rewriter<'_>, id: NodeId) -> Result<Fused, String> {
         let node = self.graph.node(id);
-        let k = self.graph.node(node.inputs[0]).shape.last().unwrap_or_default();
+        let k = self.graph.node(node.inputs[0]).shape.last().expect(FITS);
         let fits = || match k {
             0..=MAX_MATMUL_K => Ok(()),
             _ => Err(format!("it sums {k} products, at most {MAX_MATMUL_K} fit the i32 accumulator (equation 9)")),
@@ -72,7 +72,7 @@ impl Matcher<'_> {
         let inputs = [a, b].map(|input| rewriter.get(input).expect(FITS)).to_vec();
         let acc = Op::IntegerMatMul { a_zero_point, b_zero_point };
         let acc = rewriter.add(&node.name, acc, inputs, &node.origin).expect(FITS);
-        let factors = vec![factor; node.shape.last().unwrap_or_default()];
+        let factors = vec![factor; node.shape.last().expect(FITS)];
         Ok(self.finish(rewriter, id, acc, end, factors, fused))
     }
 

@@ -200,6 +200,73 @@ fn scales_and_ranges() {
     check(table);
 }
 
+/// With overflow checks or without: a shape holds no more elements than can be counted, so no size that is derived from one wraps.
+#[test]
+fn lengths_that_overflow() {
+    let half = 1usize << 63;
+    let input = |g: &mut GraphBuilder, dims: &[usize]| g.input("x", Shape::batched(dims));
+    let parts = |g: &mut GraphBuilder, dims: &[usize]| -> Result<Vec<_>, GraphError> {
+        (0..64).map(|at| g.input(&format!("x{at}"), Shape::batched(dims))).collect()
+    };
+    let outer = |op: Op| {
+        built(move |g| {
+            let a = g.input("a", Shape::fixed(&[1 << 40, 1]))?;
+            let b = g.input("b", Shape::fixed(&[1, 1 << 40]))?;
+            g.node("y", op, &[a, b])
+        })
+    };
+    let table = vec![
+        row("an input", built(|g| input(g, &[half, 2])), &["x:", "9223372036854775808"]),
+        row("an input that wraps around to 6", built(|g| input(g, &[half, 2, 6])), &["x:", "9223372036854775808"]),
+        row("an input without elements", built(|g| input(g, &[0, half, 2])), &["x:", "9223372036854775808"]),
+        row(
+            "a reshape to what wraps around to as many elements",
+            built(|g| {
+                let x = input(g, &[6])?;
+                g.reshape("r", x, &[(1 << 63) + 3, 2])
+            }),
+            &["r:", "6"],
+        ),
+        row(
+            "a reshape of nothing",
+            built(|g| {
+                let x = input(g, &[0])?;
+                g.reshape("r", x, &[half, 0, 2])
+            }),
+            &["r:", "9223372036854775808"],
+        ),
+        row(
+            "parts whose lengths wrap around to 0",
+            built(|g| {
+                let parts = parts(g, &[1 << 58])?;
+                g.concat("c", &parts, 1)
+            }),
+            &["c:", "576460752303423487"],
+        ),
+        row(
+            "a layer norm over more than there is",
+            built(|g| {
+                let x = input(g, &[half, 2])?;
+                let w = g.input("w", Shape::fixed(&[half, 2]))?;
+                g.node("n", Op::LayerNorm { eps: 1e-5 }, &[x, w, w])
+            }),
+            &["x:", "9223372036854775808"],
+        ),
+        row("a sum of a column and a row", outer(Op::Add), &["y:", "1099511627776"]),
+        row("a product of a column and a row", outer(Op::MatMul), &["y:", "1099511627776"]),
+    ];
+    covers!(table, Error::Graph(GraphError::Elements { .. }), Error::Graph(GraphError::Size { .. }));
+    check(table);
+    // Rows without elements take no memory, and what is computed of them would.
+    let sum = built(|g| {
+        let x = g.input("x", Shape::rows(0))?;
+        g.sum("s", x, 1)
+    });
+    let many = Tensor::from_f32(&[1 << 61, 0], Vec::new()).expect("no elements");
+    let run = Interpreter::new(&sum.expect("a graph")).run(&[many]);
+    check(vec![row("rows beyond memory", run, &["s:", "2305843009213693952 rows"])]);
+}
+
 #[test]
 fn runs() {
     let two_inputs = {

@@ -9,7 +9,7 @@ use enfold::program::{
 };
 use enfold::qparams::{QParams, QScheme, QuantRange};
 use enfold::tensor::DType;
-use enfold::{Error, Shape, Tensor};
+use enfold::{Error, Graph, Shape, Tensor};
 
 use super::{built, check, f32s, row};
 
@@ -381,6 +381,72 @@ fn constants_that_no_step_takes() {
     let table = vec![
         row("a multiplier of 0", enfold::lower::lower(&factors(0.0)), &["fc", "channel 0", "0e0"]),
         row("a negative multiplier", enfold::lower::lower(&factors(-0.5)), &["fc", "channel 0", "-5e-1"]),
+    ];
+    check(table);
+}
+
+/// A layer whose scale is found at run time, from these constants: fraction bits, bias and sums of the weights.
+fn dynamic(fraction_bits: u32, bias: [i32; 2], sums: [i32; 2]) -> Result<Graph, GraphError> {
+    built(|g| {
+        let x = g.input("x", Shape::rows(2))?;
+        let pairs = g.node("pairs", choose(QScheme::PerTensorAffine, 1e-6), &[x])?;
+        let codes = g.node("codes", Op::QuantizeDynamic { range: QuantRange::INT8 }, &[x, pairs])?;
+        let w = g.constant("w", Tensor::from_i8(&[2, 2], vec![1, 2, 3, -4]).expect("fits"))?;
+        let b = g.constant("b", Tensor::from_i32(&[2], bias.to_vec()).expect("fits"))?;
+        let acc = g.node("fc", Op::IntegerLinear { fraction_bits }, &[codes, w, b])?;
+        let sums = g.constant("sums", Tensor::from_i32(&[2], sums.to_vec()).expect("fits"))?;
+        let (scales, bias) = (g.constant("scales", f32s(&[2], 0.5))?, g.constant("bias", f32s(&[2], 0.5))?);
+        g.node("y", Op::ScaleAccumulatorDynamic { relu: false }, &[acc, pairs, sums, scales, bias])
+    })
+}
+
+/// The interpreter would compute what the engines do not, so no graph holds it.
+#[test]
+fn sums_whose_scale_is_found_at_run_time() {
+    assert!(dynamic(0, [0, 0], [3, -1]).is_ok());
+    let table = vec![
+        row("a bias in the sum", dynamic(0, [0, 9], [3, -1]), &["y:", "bias", "9 of channel 1", "must be 0"]),
+        row("fraction bits", dynamic(2, [0, 0], [3, -1]), &["y:", "fraction_bits", "2", "must be 0"]),
+        row("sums of other weights", dynamic(0, [0, 0], [4, -1]), &["y:", "4 of channel 0", "sum to 3"]),
+    ];
+    check(table);
+}
+
+/// No output is lost: each has a step, or a reason why there is none.
+#[test]
+fn outputs_without_steps() {
+    let i8s = |shape: &[usize]| Tensor::from_i8(shape, vec![1; shape.iter().product()]).expect("fits");
+    let late = built(|g| {
+        let x = g.input("x", Shape::rows(2))?;
+        let first = g.node("first", choose(QScheme::PerTensorAffine, 1e-6), &[x])?;
+        let codes = g.node("codes", Op::QuantizeDynamic { range: QuantRange::INT8 }, &[x, first])?;
+        let (w, b) = (g.constant("w", i8s(&[1, 2]))?, g.constant("b", Tensor::from_i32(&[1], vec![0]).expect("fits"))?);
+        let acc = g.node("fc", Op::IntegerLinear { fraction_bits: 0 }, &[codes, w, b])?;
+        let late = g.node("late", choose(QScheme::PerTensorAffine, 1e-6), &[x])?;
+        let sums = g.constant("sums", Tensor::from_i32(&[1], vec![2]).expect("fits"))?;
+        let (scales, bias) = (g.constant("scales", f32s(&[1], 0.5))?, g.constant("bias", f32s(&[1], 0.5))?);
+        g.node("y", Op::ScaleAccumulatorDynamic { relu: false }, &[acc, late, sums, scales, bias])
+    });
+    let known_sum = built(|g| {
+        let factors = g.input("factors", Shape::fixed(&[1]))?;
+        let (x, w) = (g.constant("x", i8s(&[3, 2]))?, g.constant("w", i8s(&[1, 2]))?);
+        let b = g.constant("b", Tensor::from_i32(&[1], vec![0]).expect("fits"))?;
+        let acc = g.node("fc", Op::IntegerLinear { fraction_bits: 0 }, &[x, w, b])?;
+        g.node("y", Op::Requantize { qparams: unit(), lo: -128, hi: 127 }, &[acc, factors])
+    });
+    let wide = |id: i64| {
+        built(|g| {
+            g.input("x", Shape::rows(2))?;
+            g.constant("ids", Tensor::from_i64(&[2], vec![5, id]).expect("fits"))
+        })
+        .expect("a graph")
+    };
+    let lowered = |graph: Result<Graph, GraphError>| enfold::lower::lower(&graph.expect("a graph"));
+    assert!(lowered(Ok(wide(7))).is_ok_and(|program| program.outputs().len() == 1));
+    let table = vec![
+        row("scales that come after the sums", lowered(late), &["fc", "computed after its sums"]),
+        row("a constant sum with factors that are none", lowered(known_sum), &["y", "is a constant"]),
+        row("an id that i32 does not hold", lowered(Ok(wide(1 << 32))), &["ids", "element 1", "4294967296", "i32"]),
     ];
     check(table);
 }

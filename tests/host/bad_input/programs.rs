@@ -148,6 +148,117 @@ fn programs() {
     check(table);
 }
 
+/// A layer whose input is quantized at run time, with a chance to break it.
+fn dynamic(change: impl FnOnce(&mut QLinear)) -> Result<Program, ProgramError> {
+    let value = |name: &str, value_type, shape| Value { name: name.to_owned(), value_type, shape, qparams: None };
+    let values = vec![
+        value("x", ValueType::I8, Shape::rows(2)),
+        value("pairs", ValueType::F32, Shape::fixed(&[2])),
+        value("y", ValueType::F32, Shape::rows(3)),
+    ];
+    let mut linear = QLinear {
+        weight: vec![1, 2, 3, -4, 5, 6].into(),
+        n: 3,
+        k: 2,
+        bias: vec![0; 3].into(),
+        fraction_bits: 0,
+        epilogue: epilogue(&[3, -1, 11]),
+    };
+    change(&mut linear);
+    let [x, pairs, y] = [0, 1, 2].map(ValueId::new);
+    let step = Step { name: "fc".to_owned(), op: StepOp::Linear(linear), inputs: vec![x, pairs], output: y };
+    Program::new(values, Vec::new(), vec![x, pairs], vec![y], vec![step])
+}
+
+fn epilogue(sums: &[i32]) -> Epilogue {
+    let (scale, bias) = (vec![0.5; 3].into(), vec![0.25; 3].into());
+    Epilogue::Dynamic { scale, weight_sum: sums.into(), bias, relu: false }
+}
+
+/// What engines take for granted is refused where a program is made, whatever made it.
+#[test]
+fn what_engines_rely_on() {
+    assert!(dynamic(|_| {}).is_ok());
+    let unused = {
+        let good = program(|_, _| {}).expect("valid");
+        let mut values = good.values().to_vec();
+        values.push(Value { name: "nobody".to_owned(), ..values[0].clone() });
+        Program::new(values, Vec::new(), good.inputs().to_vec(), good.outputs().to_vec(), good.steps().to_vec())
+    };
+    let of = |zero_point| Some(QParams::new(0.1, zero_point).expect("valid"));
+    // From codes to codes, which mean this.
+    let moved = |op, [x, y]: [Option<QParams>; 2]| {
+        let value = |name: &str, qparams| Value {
+            name: name.to_owned(),
+            value_type: ValueType::I8,
+            shape: Shape::batched(&[1, 3]),
+            qparams,
+        };
+        step(vec![value("x", x), value("y", y)], op, &[0], 1)
+    };
+    let quantized = |says, does: Option<QParams>| {
+        let value = |name: &str, value_type, qparams| Value {
+            name: name.to_owned(),
+            value_type,
+            shape: Shape::rows(3),
+            qparams,
+        };
+        let op = StepOp::Quantize { qparams: does.expect("given"), range: QuantRange::INT8 };
+        step(vec![value("x", ValueType::F32, None), value("y", ValueType::I8, says)], op, &[0], 1)
+    };
+    let turned = || StepOp::Transpose { perm: vec![0, 1, 2] };
+    assert!(moved(turned(), [of(3), of(3)]).is_ok() && moved(turned(), [None, None]).is_ok());
+    assert!(quantized(of(3), of(3)).is_ok() && quantized(None, of(3)).is_ok());
+    let huge = |dims: &[usize]| {
+        let value = |name: &str, dims| Value {
+            name: name.to_owned(),
+            value_type: ValueType::F32,
+            shape: Shape::batched(dims),
+            qparams: None,
+        };
+        step(vec![value("x", dims), value("y", &[7])], StepOp::Reshape, &[0], 1)
+    };
+    let table = vec![
+        row(
+            "a bias in a sum whose scale is found at run time",
+            dynamic(|l| l.bias = vec![0, -5, 0].into()),
+            &["fc", "channel 1", "bias", "-5", "expected 0"],
+        ),
+        row("fraction bits in such a sum", dynamic(|l| l.fraction_bits = 1), &["fc", "fraction bits", "1", "0"]),
+        row(
+            "a sum of weights that is not theirs",
+            dynamic(|l| l.epilogue = epilogue(&[3, -1, 12])),
+            &["fc", "channel 2", "weight sum", "12", "11"],
+        ),
+        row("a value that nothing writes", unused, &["nobody", "no step writes it"]),
+        row(
+            "floats with the parameters of codes",
+            program(|v, l| {
+                v[1].value_type = ValueType::F32;
+                l.epilogue = Epilogue::Scale { scale: vec![0.1; 3].into(), relu: false };
+            }),
+            &["y", "not of int8"],
+        ),
+        row("codes that mean something else", quantized(of(4), of(3)), &["fc", "y", "zero point 4", "zero point 3"]),
+        row("codes with another zero point", program(|v, _| v[1].qparams = of(7)), &["fc", "y", "point 7", "point 0"]),
+        row("codes that changed on their way", moved(turned(), [of(1), of(2)]), &["fc", "y", "point 2", "point 1"]),
+        row("codes that became known on their way", moved(StepOp::Reshape, [None, of(2)]), &["fc", "y", "point 2"]),
+        row(
+            "more elements than a number can count",
+            huge(&[usize::MAX / 2 + 1, 2]),
+            &["x", "9223372036854775808", "576460752303423487"],
+        ),
+        row("a product that wraps around to 7", huge(&[7, 1 << 63, 2]), &["x", "9223372036854775808"]),
+    ];
+    covers!(
+        table,
+        Error::Program(ProgramError::Channel { .. }),
+        Error::Program(ProgramError::Meaning { .. }),
+        Error::Program(ProgramError::Elements { .. }),
+    );
+    check(table);
+}
+
 #[test]
 fn the_cpu_engine() {
     let program = lower(&reference(&quantized()).expect("rewritten")).expect("lowered");

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use enfold::archive;
 use enfold::cpu::{self, CpuError};
 use enfold::interp::{InterpError, Interpreter};
 use enfold::lower::lower;
@@ -263,6 +264,34 @@ fn observers_of_another_graph() {
     );
     covers!(table, Error::Prepare(PrepareError::OtherGraph { .. }));
     check(table);
+    let again = prepare(calibrated.graph(), &quantizer);
+    let table = vec![row("a graph that is prepared already", again, &["observe", "already"])];
+    covers!(table, Error::Prepare(PrepareError::Prepared { .. }));
+    check(table);
+}
+
+/// A file may say that it has seen any number of batches.
+#[test]
+fn batches_beyond_counting() {
+    let mut calibrated = prepare(&net(), &WgpuQuantizer::new().set_global(symmetric())).expect("prepared");
+    let batch = [f32s(&[2, 4], 1.0)];
+    calibrated.observe(&batch).expect("observed");
+    let bytes = archive::prepared_to_bytes(&calibrated).expect("saved");
+    let [from, to] = [1, u64::MAX].map(|batches| format!("\\\"batches\\\":{batches},"));
+    let length = u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes")) as usize;
+    let header = std::str::from_utf8(&bytes[8..8 + length]).expect("text");
+    let changed = header.replacen(&from, &to, 1);
+    assert_ne!(header, changed);
+    let file = [&(changed.len() as u64).to_le_bytes()[..], changed.as_bytes(), &bytes[8 + length..]].concat();
+    let mut full = archive::prepared_from_bytes(&file).expect("loaded");
+    assert_eq!(full.batches(), u64::MAX);
+    let table = vec![
+        row("a merge", calibrated.merge(&full), &["1 batches", "18446744073709551615"]),
+        row("one more batch", full.observe(&batch), &["18446744073709551615 batches", "1 more"]),
+    ];
+    covers!(table, Error::Prepare(PrepareError::Batches { .. }));
+    check(table);
+    assert_eq!(calibrated.batches(), 1, "a merge that is refused changes nothing");
 }
 
 /// A dynamic layer behind an embedding.
