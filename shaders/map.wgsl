@@ -58,6 +58,14 @@ fn keep_f32_f32(thread: Thread) {
 }
 
 @compute @workgroup_size(64)
+fn binary_f32_f32(thread: Thread) {
+    let e = element(thread);
+    if e.inside {
+        y[e.y] = binary(a[e.a], b[e.b]);
+    }
+}
+
+@compute @workgroup_size(64)
 fn clamp_f32_f32(thread: Thread) {
     let e = element(thread);
     if e.inside {

@@ -36,7 +36,8 @@
 //!
 //! **Bits.** int8 results, int8-to-float linear layers, and the scales, zero points and codes of dynamic quantization equal the
 //! interpreter's on every device that passes the known-answer test; a device that fails it is refused. So do steps that only move,
-//! compare or choose (slices, the largest element, clamps, absolute values), and integers as floats. Other steps on floats, and
+//! compare or choose (slices, the largest element, comparisons, clamps, absolute values), and integers as floats. NaN and
+//! infinities are where IEEE 754 has them; [`StepOp::Float`](crate::program::StepOp::Float) says what remains to a GPU. Other steps on floats, and
 //! the float outputs of dynamic layers, agree within tolerances. NaN, which the CPU refuses, has the code of real 0 here, and an
 //! id that its table lacks gives the nearest row.
 //!

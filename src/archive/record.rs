@@ -11,7 +11,7 @@ use super::ArchiveError;
 use super::observers::PreparedRecord;
 use super::packed::PackedRecord;
 use super::tensors::{Reader, Writer};
-use crate::graph::{ObserverId, Op, UnaryOp};
+use crate::graph::{BinaryOp, ObserverId, Op, UnaryOp};
 use crate::numerics::AddMultipliers;
 use crate::qparams::{QParams, QScheme, QuantRange, TensorQParams};
 use crate::tensor::{DType, Shape};
@@ -99,6 +99,7 @@ pub(super) enum OpRecord {
     AddScalar(f64),
     MulScalar(f64),
     Unary(String),
+    Binary(String),
     /// Text, since infinities are no numbers in JSON.
     Clamp {
         min: String,
@@ -165,7 +166,7 @@ pub(super) enum OpRecord {
 }
 
 /// Names of the unary functions.
-const UNARY: [(&str, UnaryOp); 12] = [
+const UNARY: [(&str, UnaryOp); 13] = [
     ("relu", UnaryOp::Relu),
     ("sigmoid", UnaryOp::Sigmoid),
     ("tanh", UnaryOp::Tanh),
@@ -178,6 +179,16 @@ const UNARY: [(&str, UnaryOp); 12] = [
     ("erf", UnaryOp::Erf),
     ("abs", UnaryOp::Abs),
     ("step", UnaryOp::Step),
+    ("sign", UnaryOp::Sign),
+];
+
+/// Names of the functions of two elements.
+const BINARY: [(&str, BinaryOp); 5] = [
+    ("equal", BinaryOp::Equal),
+    ("less", BinaryOp::Less),
+    ("less_or_equal", BinaryOp::LessOrEqual),
+    ("maximum", BinaryOp::Maximum),
+    ("minimum", BinaryOp::Minimum),
 ];
 
 const DTYPES: [DType; 4] = [DType::F32, DType::I8, DType::I32, DType::I64];
@@ -204,6 +215,10 @@ impl OpRecord {
             Op::Unary(op) => {
                 let name = UNARY.iter().find(|(_, listed)| listed == op).map_or("", |(name, _)| name);
                 Self::Unary(name.to_owned())
+            }
+            Op::Binary(op) => {
+                let name = BINARY.iter().find(|(_, listed)| listed == op).map_or("", |(name, _)| name);
+                Self::Binary(name.to_owned())
             }
             Op::Reshape { dims } => Self::Reshape(dims.clone()),
             Op::Flatten { start_axis } => Self::Flatten(*start_axis),
@@ -270,6 +285,10 @@ impl OpRecord {
             Self::MulScalar(value) => Op::MulScalar { value: *value as f32 },
             Self::Unary(name) => match UNARY.iter().find(|(listed, _)| listed == name) {
                 Some((_, op)) => Op::Unary(*op),
+                None => return Err(context.broken(format!("there is no function {name:?}"))),
+            },
+            Self::Binary(name) => match BINARY.iter().find(|(listed, _)| listed == name) {
+                Some((_, op)) => Op::Binary(*op),
                 None => return Err(context.broken(format!("there is no function {name:?}"))),
             },
             Self::Reshape(dims) => Op::Reshape { dims: dims.clone() },

@@ -15,6 +15,8 @@ mod ops;
 mod random;
 #[path = "../common/report.rs"]
 mod report;
+#[path = "../common/specials.rs"]
+mod specials;
 
 mod allocations;
 mod bad_input;
@@ -22,6 +24,7 @@ mod device;
 #[cfg(feature = "onnx")]
 mod encoder;
 mod halves;
+mod ieee;
 mod joined;
 mod kernels;
 mod layers;

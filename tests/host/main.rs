@@ -15,6 +15,8 @@ mod ops;
 mod random;
 #[path = "../common/report.rs"]
 mod report;
+#[path = "../common/specials.rs"]
+mod specials;
 
 mod accuracy;
 mod archive;
@@ -26,6 +28,7 @@ mod encoder;
 mod engines;
 mod flow;
 mod golden;
+mod ieee;
 mod layering;
 mod observers;
 #[cfg(feature = "onnx")]
