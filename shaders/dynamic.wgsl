@@ -45,19 +45,20 @@ fn quotient(a: f32, b: f32) -> f32 {
     return bitcast<f32>(sign | ((u32(exponent) << 23u) + (mantissa - 0x800000u)));
 }
 
-// Smallest and largest of the elements of a row that a thread looks at, widened to include 0. NaN compares false, and is left
-// out.
-fn own_range(thread: Thread, row: u32) -> vec2<f32> {
-    var low = 0.0;
-    var high = 0.0;
+// Smallest and largest of the elements of a row that a thread looks at, widened to include 0, in the order of floats. NaN is
+// left out.
+fn own_range(thread: Thread, row: u32) -> vec2<i32> {
+    var low = 0;
+    var high = 0;
     if row < matrix_rows() {
         for (var column = thread.local; column < params.cols; column += 64u) {
-            let x = bitcast<f32>(a[row * params.cols + column]);
-            low = select(low, x, x < low);
-            high = select(high, x, x > high);
+            let bits = a[row * params.cols + column];
+            let order = select(order_of(bits), 0, is_nan(bits));
+            low = min(low, order);
+            high = max(high, order);
         }
     }
-    return vec2<f32>(low, high);
+    return vec2<i32>(low, high);
 }
 
 // Smallest and largest value of each row of a, widened to include 0. One row a group.
@@ -67,8 +68,8 @@ fn range_f32_f32(thread: Thread) {
     let own = own_range(thread, row);
     let range = group_range(thread, own.x, own.y);
     if thread.local == 0u && row < matrix_rows() {
-        y[row * 2u] = bitcast<u32>(range.x);
-        y[row * 2u + 1u] = bitcast<u32>(range.y);
+        y[row * 2u] = bits_of(range.x);
+        y[row * 2u + 1u] = bits_of(range.y);
     }
 }
 
@@ -109,24 +110,24 @@ fn choose_per_token_f32_f32(thread: Thread) {
 // One pair for all from the ranges of the rows, by one group.
 @compute @workgroup_size(64)
 fn choose_per_tensor_f32_f32(thread: Thread) {
-    var low = 0.0;
-    var high = 0.0;
+    var low = 0;
+    var high = 0;
     for (var row = thread.local; row < matrix_rows(); row += 64u) {
-        low = min(low, bitcast<f32>(a[row * 2u]));
-        high = max(high, bitcast<f32>(a[row * 2u + 1u]));
+        low = min(low, order_of(a[row * 2u]));
+        high = max(high, order_of(a[row * 2u + 1u]));
     }
     let range = group_range(thread, low, high);
     if thread.local == 0u {
-        let pair = chosen(range.x, range.y);
+        let pair = chosen(bitcast<f32>(bits_of(range.x)), bitcast<f32>(bits_of(range.y)));
         y[0] = pair.x;
         y[1] = pair.y;
     }
 }
 
-// NaN has code zero_point. Tested by its bits: compilers may assume that floats are not NaN.
+// NaN has code zero_point.
 fn code_of(bits: u32, inv_scale: f32, zero_point: i32) -> i32 {
     let v = clamp(round(bitcast<f32>(bits) * inv_scale), f32(params.lo - zero_point), f32(params.hi - zero_point));
-    return select(i32(v), 0, (bits & 0x7fffffffu) > 0x7f800000u) + zero_point;
+    return select(i32(v), 0, is_nan(bits)) + zero_point;
 }
 
 // Equation 2 for a row of a, to words of y.
@@ -177,7 +178,7 @@ fn quantize_per_token_f32_i8(thread: Thread) {
     let own = own_range(thread, row);
     let range = group_range(thread, own.x, own.y);
     if thread.local == 0u {
-        shared_pair = chosen(range.x, range.y);
+        shared_pair = chosen(bitcast<f32>(bits_of(range.x)), bitcast<f32>(bits_of(range.y)));
         shared_inv_scale = quotient(1.0, bitcast<f32>(shared_pair.x));
     }
     workgroupBarrier();

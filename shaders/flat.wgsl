@@ -51,6 +51,18 @@ fn keep_flat_f32_f32(thread: Thread) {
 }
 
 @compute @workgroup_size(64)
+fn binary_flat_f32_f32(thread: Thread) {
+    let v = vectors(thread);
+    if v.inside {
+        let left = a_vecs[v.at];
+        let right = b_vecs[v.b];
+        y_vecs[v.at] = vec4<u32>(
+            binary(left.x, right.x), binary(left.y, right.y), binary(left.z, right.z), binary(left.w, right.w)
+        );
+    }
+}
+
+@compute @workgroup_size(64)
 fn clamp_flat_f32_f32(thread: Thread) {
     let v = vectors(thread);
     if v.inside {

@@ -94,12 +94,35 @@ fn offsets(row: u32) -> vec3<u32> {
     return at + rest * params.axes[0].yzw;
 }
 
-// The bits of a float, or of the bound that it is beyond. Only compares and chooses, so that nothing is rounded, and NaN is
-// beyond neither.
+// The bits of a float, or of the bound that it is beyond; NaN is beyond neither.
 fn clamped(bits: u32) -> u32 {
-    let x = bitcast<f32>(bits);
-    let raised = select(bits, bitcast<u32>(params.low), x < params.low);
-    return select(raised, bitcast<u32>(params.high), x > params.high);
+    let order = order_of(bits);
+    let low = bitcast<u32>(params.low);
+    let high = bitcast<u32>(params.high);
+    let raised = select(bits, low, order < order_of(low));
+    return select(raised, high, order > order_of(high) && !is_nan(bits));
+}
+
+// A function of two floats, in the order of the host's list.
+fn binary(left: u32, right: u32) -> u32 {
+    let ordered = !is_nan(left) && !is_nan(right);
+    switch params.kind {
+        case 0u: {
+            return select(0u, ONE, ordered && order_of(left) == order_of(right));
+        }
+        case 1u: {
+            return select(0u, ONE, ordered && order_of(left) < order_of(right));
+        }
+        case 2u: {
+            return select(0u, ONE, ordered && order_of(left) <= order_of(right));
+        }
+        case 3u: {
+            return larger(left, right);
+        }
+        default: {
+            return smaller(left, right);
+        }
+    }
 }
 
 // The bits of a float where a condition is not 0, or, of kind 1, where it is 0; elsewhere those of -0, which changes nothing

@@ -58,6 +58,14 @@ fn keep_f32_f32(thread: Thread) {
 }
 
 @compute @workgroup_size(64)
+fn binary_f32_f32(thread: Thread) {
+    let e = element(thread);
+    if e.inside {
+        y[e.y] = binary(a[e.a], b[e.b]);
+    }
+}
+
+@compute @workgroup_size(64)
 fn clamp_f32_f32(thread: Thread) {
     let e = element(thread);
     if e.inside {
@@ -110,11 +118,11 @@ fn max_f32_f32(thread: Thread) {
     if !e.inside {
         return;
     }
-    var largest = bitcast<f32>(a[e.a]);
+    var largest = a[e.a];
     for (var i = 1u; i < params.k; i++) {
-        largest = max(largest, bitcast<f32>(a[e.a + i * params.b_k]));
+        largest = larger(largest, a[e.a + i * params.b_k]);
     }
-    y[e.y] = bitcast<u32>(largest);
+    y[e.y] = largest;
 }
 
 // The sum of k elements that are b_k apart. Sums of 32 are added up, so that the error does not grow with all of k.

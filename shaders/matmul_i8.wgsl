@@ -103,7 +103,7 @@ fn store_quad(tile: Tile, row: u32, column: u32, quad: Quad, column_sums: vec4<i
         v = vec4<f32>(acc) * factors(column);
     }
     if params.relu != 0u {
-        v = max(v, vec4<f32>(0.0));
+        v = relu_of_four(v);
     }
     let at = tile.at.z + row * params.cols + column;
     y[at] = bitcast<u32>(v.x);

@@ -1,5 +1,10 @@
 // Softmax and layer norm. One line a group of 64 threads.
 
+// e to the power of how far an element lies below the largest. Below −104 that is 0 in f32, also of −∞.
+fn share(bits: u32, largest: f32) -> f32 {
+    return exp(max(bitcast<f32>(bits) - largest, -104.0));
+}
+
 // A line has k elements, a_col apart; a_col lines lie side by side.
 @compute @workgroup_size(64)
 fn softmax_f32_f32(thread: Thread) {
@@ -7,21 +12,24 @@ fn softmax_f32_f32(thread: Thread) {
     let inside = line < matrix_rows();
     let stride = params.a_col;
     let start = select(0u, line / stride * stride * params.k + line % stride, inside);
-    var largest = -3.402823e38;
+    var order = LOWEST;
     for (var i = thread.local; i < params.k; i += 64u) {
-        largest = max(largest, bitcast<f32>(a[start + i * stride]));
+        order = max(order, order_of(a[start + i * stride]));
     }
-    largest = group_range(thread, largest, largest).y;
+    order = group_range(thread, order, order).y;
+    // A line of which nothing but −∞ is there, or that has +∞ or NaN, is NaN.
+    let defined = order > LOWEST && order < HIGHEST;
+    let largest = bitcast<f32>(bits_of(order));
     var sum = 0.0;
     for (var i = thread.local; i < params.k; i += 64u) {
-        sum += exp(bitcast<f32>(a[start + i * stride]) - largest);
+        sum += share(a[start + i * stride], largest);
     }
     let inv_sum = 1.0 / group_sum(thread, sum);
     if !inside {
         return;
     }
     for (var i = thread.local; i < params.k; i += 64u) {
-        y[start + i * stride] = bitcast<u32>(exp(bitcast<f32>(a[start + i * stride]) - largest) * inv_sum);
+        y[start + i * stride] = select(NAN, bitcast<u32>(share(a[start + i * stride], largest) * inv_sum), defined);
     }
 }
 
@@ -43,13 +51,12 @@ fn normalized(at: u32, i: u32, mean: f32, inv_std: f32) -> f32 {
     return (element(at + i) - mean) * inv_std * bitcast<f32>(b[i]) + bitcast<f32>(c[i]);
 }
 
-// NaN has code zero_point. Tested by its bits: compilers may assume that floats are not NaN.
+// NaN has code zero_point.
 fn code_of(x: f32) -> u32 {
     let lo = f32(params.lo - params.zero_point);
     let hi = f32(params.hi - params.zero_point);
     let v = i32(clamp(round(x * params.inv_scale), lo, hi));
-    let is_nan = (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u;
-    return u32(select(v, 0, is_nan) + params.zero_point) & 0xffu;
+    return u32(select(v, 0, is_nan(bitcast<u32>(x))) + params.zero_point) & 0xffu;
 }
 
 // A line has k elements; b is the weight, c the bias, factor is eps.

@@ -1,4 +1,5 @@
-// Sums and extremes of the values of a group of 64 threads, through workgroup memory.
+// Sums and extremes of the values of a group of 64 threads, through workgroup memory. Extremes are those of integers, by which
+// floats.wgsl orders floats.
 
 struct Thread {
     @builtin(workgroup_id) group: vec3<u32>,
@@ -6,11 +7,12 @@ struct Thread {
     @builtin(local_invocation_index) local: u32,
 }
 
-var<workgroup> smallest: array<f32, 64>;
-var<workgroup> largest: array<f32, 64>;
+var<workgroup> smallest: array<i32, 64>;
+var<workgroup> largest: array<i32, 64>;
+var<workgroup> sums: array<f32, 64>;
 
 // The smallest first and the largest second value.
-fn group_range(thread: Thread, low: f32, high: f32) -> vec2<f32> {
+fn group_range(thread: Thread, low: i32, high: i32) -> vec2<i32> {
     let local = thread.local;
     workgroupBarrier();
     smallest[local] = low;
@@ -23,19 +25,19 @@ fn group_range(thread: Thread, low: f32, high: f32) -> vec2<f32> {
         }
         workgroupBarrier();
     }
-    return vec2<f32>(smallest[0], largest[0]);
+    return vec2<i32>(smallest[0], largest[0]);
 }
 
 fn group_sum(thread: Thread, value: f32) -> f32 {
     let local = thread.local;
     workgroupBarrier();
-    smallest[local] = value;
+    sums[local] = value;
     workgroupBarrier();
     for (var half = 32u; half > 0u; half >>= 1u) {
         if local < half {
-            smallest[local] += smallest[local + half];
+            sums[local] += sums[local + half];
         }
         workgroupBarrier();
     }
-    return smallest[0];
+    return sums[0];
 }

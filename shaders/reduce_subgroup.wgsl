@@ -1,4 +1,5 @@
 // Sums and extremes of the values of a group of 64 threads: within subgroups of whatever size, then through workgroup memory.
+// Extremes are those of integers, by which floats.wgsl orders floats.
 
 struct Thread {
     @builtin(workgroup_id) group: vec3<u32>,
@@ -10,21 +11,22 @@ struct Thread {
 }
 
 // One entry a subgroup.
-var<workgroup> smallest: array<f32, 64>;
-var<workgroup> largest: array<f32, 64>;
+var<workgroup> smallest: array<i32, 64>;
+var<workgroup> largest: array<i32, 64>;
+var<workgroup> sums: array<f32, 64>;
 
 // The smallest first and the largest second value.
-fn group_range(thread: Thread, low: f32, high: f32) -> vec2<f32> {
-    let own = vec2<f32>(subgroupMin(low), subgroupMax(high));
+fn group_range(thread: Thread, low: i32, high: i32) -> vec2<i32> {
+    let own = vec2<i32>(subgroupMin(low), subgroupMax(high));
     workgroupBarrier();
     if thread.lane == 0u {
         smallest[thread.subgroup] = own.x;
         largest[thread.subgroup] = own.y;
     }
     workgroupBarrier();
-    var range = vec2<f32>(smallest[0], largest[0]);
+    var range = vec2<i32>(smallest[0], largest[0]);
     for (var i = 1u; i < thread.subgroups; i++) {
-        range = vec2<f32>(min(range.x, smallest[i]), max(range.y, largest[i]));
+        range = vec2<i32>(min(range.x, smallest[i]), max(range.y, largest[i]));
     }
     return range;
 }
@@ -33,12 +35,12 @@ fn group_sum(thread: Thread, value: f32) -> f32 {
     let own = subgroupAdd(value);
     workgroupBarrier();
     if thread.lane == 0u {
-        smallest[thread.subgroup] = own;
+        sums[thread.subgroup] = own;
     }
     workgroupBarrier();
-    var sum = smallest[0];
+    var sum = sums[0];
     for (var i = 1u; i < thread.subgroups; i++) {
-        sum += smallest[i];
+        sum += sums[i];
     }
     return sum;
 }

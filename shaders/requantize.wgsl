@@ -184,7 +184,7 @@ fn scaled_dynamic(sum: vec4<i32>, row: u32, quad: u32) -> vec4<f32> {
 
 fn rectified(v: vec4<f32>) -> vec4<f32> {
     if params.relu != 0u {
-        return max(v, vec4<f32>(0.0));
+        return relu_of_four(v);
     }
     return v;
 }

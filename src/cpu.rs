@@ -305,6 +305,7 @@ impl Engine {
             FloatOp::Add => kernels::zip_f32_onto(own.into_owned(), rest[0], |a, b| a + b),
             FloatOp::Mul => kernels::zip_f32_onto(own.into_owned(), rest[0], |a, b| a * b),
             FloatOp::Div => kernels::zip_f32_onto(own.into_owned(), rest[0], |a, b| a / b),
+            FloatOp::Binary(op) => kernels::binary(op, own.into_owned(), rest[0]),
             FloatOp::Keep { inverted } => kernels::zip_f32_onto(own.into_owned(), rest[0], kernels::keep(inverted)),
             FloatOp::Clamp { min, max } => {
                 let mut y = own.into_owned();

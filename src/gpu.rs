@@ -20,8 +20,8 @@
 //! ```
 //!
 //! The application keeps its device: nothing here installs a handler on it, and recording neither submits nor polls nor
-//! writes a buffer from the host. [`Engine::new`] runs a test with known answers, [`Engine::tune`] and [`Run::timings`] measure,
-//! and [`Model::run`] is a convenience; these submit and wait, and nothing else does. Device loss reaches the engine because the
+//! writes a buffer from the host. [`Engine::new`] runs a test with known answers, [`Engine::load`] those of the kernels that a
+//! program is the first to need, [`Engine::tune`] and [`Run::timings`] measure, and [`Model::run`] is a convenience; these submit and wait, and nothing else does. Device loss reaches the engine because the
 //! application's own callback calls [`Engine::mark_lost`].
 //!
 //! Any device will do: the engine reads its limits, needs no feature, and with WebGPU's default limits everything runs. What it
@@ -35,8 +35,9 @@
 //! **Memory.** Intermediate values share one buffer over time; [`Run::memory`] says how much all of it takes.
 //!
 //! **Bits.** int8 results, int8-to-float linear layers, and the scales, zero points and codes of dynamic quantization equal the
-//! interpreter's on every device that passes the known-answer test; a device that fails it is refused. So do steps that only move,
-//! compare or choose (slices, the largest element, clamps, absolute values), and integers as floats. Other steps on floats, and
+//! interpreter's on every device that passes the known-answer tests; a device that fails one is refused. So do steps that only
+//! move, compare or choose (slices, the largest element, comparisons, clamps, absolute values), and integers as floats. NaN and
+//! infinities are where IEEE 754 has them; [`StepOp::Float`](crate::program::StepOp::Float) says what remains to a GPU. Other steps on floats, and
 //! the float outputs of dynamic layers, agree within tolerances. NaN, which the CPU refuses, has the code of real 0 here, and an
 //! id that its table lacks gives the nearest row.
 //!

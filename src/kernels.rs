@@ -17,7 +17,7 @@ mod vecmath;
 mod wide;
 
 pub(crate) use broadcast::{
-    choose, keep, matmul_dynamic_i8, matmul_f32, matmul_f32_into, matmul_i8, zip_f32, zip_f32_onto,
+    binary, choose, keep, matmul_dynamic_i8, matmul_f32, matmul_f32_into, matmul_i8, zip_f32, zip_f32_onto,
 };
 pub(crate) use elementwise::{to_float, unary, unary_into};
 pub(crate) use movement::{

@@ -194,6 +194,7 @@ impl Lowering<'_> {
             Op::AddScalar { value } => self.scalar(id, node, FloatOp::Add, *value),
             Op::MulScalar { value } => self.scalar(id, node, FloatOp::Mul, *value),
             Op::Unary(op) => self.step(id, StepOp::Float(FloatOp::Unary(*op)), None),
+            Op::Binary(op) => self.step(id, StepOp::Float(FloatOp::Binary(*op)), None),
             &Op::Clamp { min, max } => self.step(id, StepOp::Float(FloatOp::Clamp { min, max }), None),
             Op::Sum { axis } => self.step(id, StepOp::Float(FloatOp::Sum { axis: *axis }), None),
             Op::Softmax { axis } => self.step(id, StepOp::Float(FloatOp::Softmax { axis: *axis }), None),

@@ -11,7 +11,7 @@ use super::ArchiveError;
 use super::observers::PreparedRecord;
 use super::packed::PackedRecord;
 use super::tensors::{Reader, Writer};
-use crate::graph::{ObserverId, Op, UnaryOp};
+use crate::graph::{BinaryOp, ObserverId, Op, UnaryOp};
 use crate::numerics::AddMultipliers;
 use crate::qparams::{QParams, QScheme, QuantRange, TensorQParams};
 use crate::tensor::{DType, Shape};
@@ -99,6 +99,7 @@ pub(super) enum OpRecord {
     AddScalar(f64),
     MulScalar(f64),
     Unary(String),
+    Binary(String),
     /// Text, since infinities are no numbers in JSON.
     Clamp {
         min: String,
@@ -187,6 +188,7 @@ impl OpRecord {
             Op::MulScalar { value } => Self::MulScalar((*value).into()),
             // Files call functions as listings do.
             Op::Unary(_) => Self::Unary(op.name().to_owned()),
+            Op::Binary(_) => Self::Binary(op.name().to_owned()),
             Op::Reshape { dims } => Self::Reshape(dims.clone()),
             Op::Flatten { start_axis } => Self::Flatten(*start_axis),
             Op::Transpose { perm } => Self::Transpose(perm.clone()),
@@ -251,6 +253,10 @@ impl OpRecord {
             Self::AddScalar(value) => Op::AddScalar { value: *value as f32 },
             Self::MulScalar(value) => Op::MulScalar { value: *value as f32 },
             Self::Unary(name) => match UnaryOp::ALL.map(Op::Unary).into_iter().find(|op| op.name() == name) {
+                Some(op) => op,
+                None => return Err(context.broken(format!("there is no function {name:?}"))),
+            },
+            Self::Binary(name) => match BinaryOp::ALL.map(Op::Binary).into_iter().find(|op| op.name() == name) {
                 Some(op) => op,
                 None => return Err(context.broken(format!("there is no function {name:?}"))),
             },

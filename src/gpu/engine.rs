@@ -1,12 +1,13 @@
 //! The engine: one device, its pipelines, and the choice of kernels.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::choice::{Abilities, Candidate, Choice, DeviceClass, choices, pick};
 use super::coop::{CHUNKS, Coop, Fragment};
 use super::error::GpuError;
-use super::known_answer;
+use super::known_answer::{self, Family};
 use super::layout::WeightBits;
 use super::model::Model;
 use super::pipeline::Pipelines;
@@ -110,6 +111,8 @@ pub(super) struct Shared {
     pub(super) limits: wgpu::Limits,
     pub(super) pipelines: Pipelines,
     lost: AtomicBool,
+    /// The families of kernels that have given known answers, and whether with packed dot products.
+    known: Mutex<BTreeSet<(Family, bool)>>,
 }
 
 impl Shared {
@@ -125,6 +128,14 @@ impl Shared {
             self.lost.store(true, Ordering::Relaxed);
         }
         self.check_marked_lost()
+    }
+
+    pub(super) fn is_known(&self, family: (Family, bool)) -> bool {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).contains(&family)
+    }
+
+    pub(super) fn set_known(&self, family: (Family, bool)) {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(family);
     }
 }
 
@@ -164,8 +175,8 @@ impl Engine {
         }
     }
 
-    /// Makes an engine on the caller's device, compiles its kernels and tests them on known answers. Submits work and waits
-    /// for it.
+    /// Makes an engine on the caller's device, compiles its kernels of linear layers and tests them on known answers. Submits work
+    /// and waits for it.
     ///
     /// # Errors
     /// [`GpuError::Limit`] for a device that allows less than [`Engine::MIN_LIMITS`], [`GpuError::KnownAnswer`] if no kernel computes
@@ -190,6 +201,7 @@ impl Engine {
             limits: device.limits(),
             pipelines,
             lost: AtomicBool::new(false),
+            known: Mutex::default(),
         });
         let settings = Settings {
             unpacked_weights: options.unpacked_weights,
@@ -203,12 +215,16 @@ impl Engine {
         Ok(engine)
     }
 
-    /// Packs a program's weights and uploads them.
+    /// Packs a program's weights and uploads them. Before that, kernels whose bits are promised and that no earlier program of this
+    /// engine needed are tested on known answers, which submits work and waits for it.
     ///
     /// # Errors
+    /// [`GpuError::KnownAnswer`] if a kernel that the program needs does not compute correctly on this device;
     /// [`GpuError::Limit`] for a constant that is larger than this device allows, or a step that walks through more than six axes
     /// in different orders; [`GpuError::Device`] if the device has no memory left.
     pub async fn load(&self, program: &Program) -> Result<Model, GpuError> {
+        self.shared.check_lost()?;
+        known_answer::check_program(self, program).await?;
         Model::load(self, program).await
     }
 

@@ -244,6 +244,11 @@ pub(super) fn general(program: &Program, group: &Group, part: usize) -> Result<G
         StepOp::Float(FloatOp::Add) => pair("add_flat_f32_f32", "add_f32_f32")?,
         StepOp::Float(FloatOp::Mul) => pair("mul_flat_f32_f32", "mul_f32_f32")?,
         StepOp::Float(FloatOp::Div) => pair("div_flat_f32_f32", "div_f32_f32")?,
+        &StepOp::Float(FloatOp::Binary(op)) => {
+            let mut general = pair("binary_flat_f32_f32", "binary_f32_f32")?;
+            general.params.kind = op as u32;
+            general
+        }
         &StepOp::Float(FloatOp::Keep { inverted }) => {
             let mut general = pair("keep_flat_f32_f32", "keep_f32_f32")?;
             general.params.kind = inverted.into();

@@ -1,10 +1,14 @@
 //! The test with known answers: some drivers sum packed products wrongly, and Vulkan permits other roundings.
 
 mod coop;
+mod steps;
+
+pub(super) use steps::Family;
 
 use super::choice::Choice;
 use super::engine::{Engine, SplitK};
 use super::error::GpuError;
+use super::model::Model;
 use super::tile::TileShape;
 use crate::numerics;
 use crate::program::{Epilogue, Program, QLinear, Step, StepOp, Value, ValueId, ValueType};
@@ -45,6 +49,44 @@ pub(super) async fn is_right(engine: &Engine, tile: TileShape) -> Result<bool, G
     }
 }
 
+/// Runs the case of each family of kernels that a program is the first of its device to need.
+///
+/// # Errors
+/// [`GpuError::KnownAnswer`] for the first wrong element.
+pub(super) async fn check_program(engine: &Engine, program: &Program) -> Result<(), GpuError> {
+    for family in Family::all_of(program, !engine.settings.unpacked_weights) {
+        // Products of codes are summed in one of two ways.
+        let known = (family, engine.choice.packed_dot);
+        if !engine.shared.is_known(known) {
+            check_family(engine, family).await?;
+            engine.shared.set_known(known);
+        }
+    }
+    Ok(())
+}
+
+async fn check_family(engine: &Engine, family: Family) -> Result<(), GpuError> {
+    let device = |message: String| GpuError::Device { what: "known-answer test".to_owned(), message };
+    let case = family.case().map_err(|e| device(e.to_string()))?;
+    let outputs = Model::load(engine, &case.program).await?.run(&case.inputs).await?;
+    let mut expected = case.expected.iter();
+    outputs.iter().try_for_each(|output| match expected.next() {
+        Some((kernel, expected)) => compare(kernel, bits(output).into_iter(), bits(expected).into_iter()),
+        None => Ok(()),
+    })
+}
+
+/// What is compared of a tensor: codes and integers as they are, floats by their bits, of which NaN has one pattern.
+fn bits(tensor: &Tensor) -> Vec<i64> {
+    let float = |v: &f32| i64::from(if v.is_nan() { f32::NAN.to_bits() } else { v.to_bits() });
+    match tensor {
+        Tensor::F32(a) => a.iter().map(float).collect(),
+        Tensor::I8(a) => a.iter().map(|&v| v.into()).collect(),
+        Tensor::I32(a) => a.iter().map(|&v| v.into()).collect(),
+        Tensor::I64(a) => a.iter().copied().collect(),
+    }
+}
+
 /// `divided`: also where K is divided.
 async fn check_tile(engine: &Engine, tile: TileShape, divided: bool) -> Result<(), GpuError> {
     let only = |split_k| Choice::only(tile, engine.choice.packed_dot, split_k, engine.choice.coop);
@@ -63,7 +105,7 @@ async fn check_tile(engine: &Engine, tile: TileShape, divided: bool) -> Result<(
 
 async fn check_linear(engine: &Engine, kernel: &str) -> Result<(), GpuError> {
     let layer = Layer::new();
-    let model = engine.load(&layer.program()?).await?;
+    let model = Model::load(engine, &layer.program()?).await?;
     let outputs = model.run(&[layer.x()]).await?;
     let codes = outputs[0].as_i8().unwrap_or_default().iter().map(|&c| i64::from(c));
     compare(&format!("{kernel}_i8_i8"), codes, layer.codes())?;
@@ -88,7 +130,7 @@ async fn check_coop(engine: &Engine, chunk_vecs: usize) -> Result<(), GpuError> 
     let step = Step { name: "known".to_owned(), op, inputs: vec![input], output };
     let values = vec![value("x", Some(qparams), layer.k), value("y", None, layer.n)];
     let program = Program::new(values, Vec::new(), vec![input], vec![output], vec![step]);
-    let model = engine.load(&program.map_err(|e| device(e.to_string()))?).await?;
+    let model = Model::load(engine, &program.map_err(|e| device(e.to_string()))?).await?;
     let x = ndarray::ArrayD::from_shape_vec(vec![layer.m, layer.k], layer.x.clone()).unwrap_or_default();
     let outputs = model.run(&[Tensor::from(x)]).await?;
     let sums = outputs[0].as_f32().unwrap_or_default().iter().map(|&v| v as i64);
@@ -110,7 +152,7 @@ async fn check_quantize(engine: &Engine) -> Result<(), GpuError> {
     let program =
         Program::new(values, Vec::new(), vec![input], vec![codes, floats], steps).map_err(|e| device(e.to_string()))?;
     let tensor = Tensor::from_f32(&[1, x.len()], x.to_vec()).map_err(|e| device(e.to_string()))?;
-    let outputs = engine.load(&program).await?.run(&[tensor]).await?;
+    let outputs = Model::load(engine, &program).await?.run(&[tensor]).await?;
     let right = x.map(|x| numerics::quantize(x, qparams.inv_scale(), qparams.zero_point(), -128, 127));
     let codes = outputs[0].as_i8().unwrap_or_default().iter().map(|&c| i64::from(c));
     compare("quantize_f32_i8", codes, right.iter().map(|&c| i64::from(c)))?;
@@ -231,7 +273,12 @@ impl Layer {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::OnceLock;
+
     use super::*;
+    use crate::gpu::context::Context;
+    use crate::gpu::engine::Options;
+    use crate::gpu::pipeline::{GeneralKernel, Key};
 
     #[test]
     fn the_layer_is_valid_and_covers_what_it_should() {
@@ -250,6 +297,58 @@ mod tests {
         };
         let even = |(n, acc): (usize, i32)| (acc as f32 * layer.multiplier[n]).round_ties_even();
         assert!(layer.accumulators().any(|a| away(a) != even(a)));
+    }
+
+    /// An engine of its own, on the one device of this process; `None` where there is no adapter, and that is allowed.
+    fn engine() -> Option<(&'static wgpu::Device, Engine)> {
+        static CONTEXT: OnceLock<Option<Context>> = OnceLock::new();
+        let context = CONTEXT.get_or_init(|| {
+            let name = std::env::var("ENFOLD_ADAPTER").ok();
+            pollster::block_on(Context::request(name.as_deref())).expect("an adapter that gives a device")
+        });
+        let Some(Context { device, queue, .. }) = context else {
+            assert!(std::env::var("ENFOLD_ALLOW_NO_GPU").is_ok_and(|v| v == "1"), "no adapter");
+            return None;
+        };
+        let engine = pollster::block_on(Engine::new(device, queue, &Options::default())).expect("an engine");
+        Some((device, engine))
+    }
+
+    #[test]
+    fn every_family_is_right_here_and_notices_a_kernel_that_does_nothing() {
+        let Some((device, engine)) = engine() else { return };
+        let pipelines = &engine.shared.pipelines;
+        for family in Family::ALL {
+            pipelines.clear();
+            let check = || pollster::block_on(check_family(&engine, family));
+            check().unwrap_or_else(|e| panic!("{family:?}: {e}"));
+            // A layer has kernels for more rows than the case, of which none runs.
+            let (layers, others): (Vec<Key>, Vec<Key>) =
+                pipelines.keys().into_iter().partition(|key| matches!(key, Key::Linear { .. } | Key::Finish { .. }));
+            let sets = others.into_iter().map(|key| vec![key]).chain([layers]).filter(|set| !set.is_empty());
+            for keys in sets {
+                let kept: Vec<_> = keys.iter().map(|&key| (key, pipelines.replace(device, key, None))).collect();
+                let error = check();
+                assert!(matches!(error, Err(GpuError::KnownAnswer { .. })), "{family:?} without {keys:?}: {error:?}");
+                kept.into_iter().for_each(|(key, pipeline)| drop(pipelines.replace(device, key, pipeline)));
+            }
+            assert_eq!(check(), Ok(()), "{family:?}");
+        }
+    }
+
+    /// What a program needs is tested when it is loaded, once.
+    #[test]
+    fn a_program_is_refused_whose_kernels_are_wrong() {
+        let Some((device, engine)) = engine() else { return };
+        let program = Family::Mul.case().expect("a case").program;
+        let load = || pollster::block_on(engine.load(&program)).map(drop);
+        let key = Key::General(GeneralKernel::new("mul_flat_i8_i8"));
+        engine.shared.pipelines.replace(device, key, None);
+        assert!(matches!(load(), Err(GpuError::KnownAnswer { kernel, .. }) if kernel == "mul_flat_i8_i8"));
+        engine.shared.pipelines.clear();
+        assert_eq!(load(), Ok(()));
+        engine.shared.pipelines.replace(device, key, None);
+        assert_eq!(load(), Ok(()), "once is enough");
     }
 
     #[test]

@@ -254,6 +254,46 @@ impl Pipelines {
         Ok(lock(&self.pipelines).entry(key).or_insert(pipeline).clone())
     }
 
+    /// Forgets all pipelines.
+    #[cfg(test)]
+    pub(super) fn clear(&self) {
+        lock(&self.pipelines).clear();
+    }
+
+    /// Those that were made.
+    #[cfg(test)]
+    pub(super) fn keys(&self) -> Vec<Key> {
+        lock(&self.pipelines).keys().copied().collect()
+    }
+
+    /// Puts a pipeline that does nothing, or another, in the place of one; returns that.
+    #[cfg(test)]
+    pub(super) fn replace(
+        &self,
+        device: &wgpu::Device,
+        key: Key,
+        by: Option<wgpu::ComputePipeline>,
+    ) -> Option<wgpu::ComputePipeline> {
+        let layout = match key {
+            Key::Linear { .. } | Key::Finish { .. } => &self.linear,
+            Key::Tensor(_) => &self.tensor,
+            Key::General(_) => &self.general,
+        };
+        let nothing = || {
+            let source = wgpu::ShaderSource::Wgsl("@compute @workgroup_size(1) fn nothing() {}".into());
+            let module = device.create_shader_module(wgpu::ShaderModuleDescriptor { label: None, source });
+            device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+                label: None,
+                layout: Some(&layout.pipeline),
+                module: &module,
+                entry_point: None,
+                compilation_options: wgpu::PipelineCompilationOptions::default(),
+                cache: None,
+            })
+        };
+        lock(&self.pipelines).insert(key, by.unwrap_or_else(nothing))
+    }
+
     fn module(&self, device: &wgpu::Device, shader: &Shader) -> wgpu::ShaderModule {
         if !self.checked {
             return trusted::module(device, shader);

@@ -210,7 +210,7 @@ macro_rules! linear {
     ($kernel:literal, $weights:literal, $suffix:literal, [$($override:literal),*], $subgroups:literal) => {
         Shader {
             name: concat!($kernel, $suffix),
-            wgsl: wgsl!("rows", "dot", $weights, "codes", "half", "unary", "requantize", $kernel),
+            wgsl: wgsl!("rows", "dot", $weights, "codes", "half", "floats", "unary", "requantize", $kernel),
             entries: &[$kernel],
             overrides: &["PACKED_DOT", "END", "HALVES", $($override),*],
             bindings: LINEAR_BINDINGS,
@@ -246,7 +246,7 @@ macro_rules! coop {
         Shader {
             name: concat!($name, $suffix),
             wgsl: wgsl!(
-                $($enable,)? "rows", $weights, "codes", "half", "unary", "requantize", "linear_coop", $fragments
+                $($enable,)? "rows", $weights, "codes", "half", "floats", "unary", "requantize", "linear_coop", $fragments
             ),
             entries: &["linear_coop"],
             overrides: &["END", "HALVES", "PATCH_ROWS", "THREADS", "K_STEP", "CHUNK_VECS"],
@@ -268,7 +268,7 @@ pub const LINEAR_COOP: [[Shader; 3]; 3] = [
 /// The end of layers whose K was divided.
 pub const LINEAR_FINISH: Shader = Shader {
     name: "linear_finish",
-    wgsl: wgsl!("rows", "weights_8", "codes", "half", "unary", "requantize", "linear_finish"),
+    wgsl: wgsl!("rows", "weights_8", "codes", "half", "floats", "unary", "requantize", "linear_finish"),
     entries: &["linear_finish"],
     overrides: &["END", "HALVES"],
     bindings: LINEAR_BINDINGS,
@@ -317,7 +317,7 @@ macro_rules! general {
 /// Kernels on each element.
 pub const MAP: Shader = general!(
     "map",
-    ["thread", "codes", "half", "unary", "general", "map"],
+    ["thread", "codes", "half", "floats", "unary", "general", "map"],
     [],
     false,
     "copy_f32_f32",
@@ -325,6 +325,7 @@ pub const MAP: Shader = general!(
     "mul_f32_f32",
     "div_f32_f32",
     "keep_f32_f32",
+    "binary_f32_f32",
     "clamp_f32_f32",
     "sum_f32_f32",
     "to_float_i32_f32",
@@ -343,13 +344,14 @@ pub const MAP: Shader = general!(
 /// Kernels on each element of operands that lie alike.
 pub const FLAT: Shader = general!(
     "flat",
-    ["thread", "codes", "unary", "general", "flat"],
+    ["thread", "codes", "floats", "unary", "general", "flat"],
     [],
     false,
     "add_flat_f32_f32",
     "mul_flat_f32_f32",
     "div_flat_f32_f32",
     "keep_flat_f32_f32",
+    "binary_flat_f32_f32",
     "clamp_flat_f32_f32",
     "unary_flat_f32_f32",
     "add_flat_i8_i8",
@@ -361,7 +363,7 @@ macro_rules! dynamic {
     ($name:literal, $reduce:literal, $subgroups:literal) => {
         general!(
             $name,
-            [$reduce, "codes", "general", "dynamic"],
+            [$reduce, "codes", "floats", "general", "dynamic"],
             [],
             $subgroups,
             "range_f32_f32",
@@ -382,7 +384,7 @@ macro_rules! normalize {
     ($name:literal, $reduce:literal, $subgroups:literal) => {
         general!(
             $name,
-            [$reduce, "codes", "general", "normalize"],
+            [$reduce, "codes", "floats", "general", "normalize"],
             ["ADD", "KEEP_SUM", "QUANTIZE"],
             $subgroups,
             "softmax_f32_f32",
@@ -398,7 +400,7 @@ pub const NORMALIZE: [Shader; 2] =
 /// Products of two float activations, and float linear layers.
 pub const MATMUL: Shader = general!(
     "matmul",
-    ["thread", "codes", "unary", "general", "tile", "matmul"],
+    ["thread", "codes", "floats", "unary", "general", "tile", "matmul"],
     ["BIAS", "UNARY"],
     false,
     "matmul_f32_f32"
@@ -407,7 +409,7 @@ pub const MATMUL: Shader = general!(
 /// Products of two int8 activations.
 pub const MATMUL_I8: Shader = general!(
     "matmul_i8",
-    ["thread", "codes", "dot", "general", "tile", "matmul_i8"],
+    ["thread", "codes", "dot", "floats", "general", "tile", "matmul_i8"],
     ["PACKED_DOT", "DYNAMIC"],
     false,
     "matmul_i8_i8",

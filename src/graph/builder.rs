@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use super::{Graph, GraphError, Node, NodeId, Op, UnaryOp, accumulator, infer, share};
+use super::{BinaryOp, Graph, GraphError, Node, NodeId, Op, UnaryOp, accumulator, infer, share};
 use crate::tensor::{Contents, DType, Shape, Tensor};
 
 /// Builds a float [`Graph`] node by node; every call checks names, shapes and types.
@@ -153,6 +153,11 @@ impl GraphBuilder {
     /// Any [`UnaryOp`].
     pub fn unary(&mut self, name: &str, op: UnaryOp, x: NodeId) -> Result<NodeId, GraphError> {
         self.node(name, Op::Unary(op), &[x])
+    }
+
+    /// Any [`BinaryOp`], broadcast.
+    pub fn binary(&mut self, name: &str, op: BinaryOp, a: NodeId, b: NodeId) -> Result<NodeId, GraphError> {
+        self.node(name, Op::Binary(op), &[a, b])
     }
 
     /// Each element, but at least `min` and at most `max`; either may be infinite.

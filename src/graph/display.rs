@@ -49,6 +49,7 @@ impl fmt::Display for Line<'_> {
             | Op::Div
             | Op::Where
             | Op::Unary(_)
+            | Op::Binary(_)
             | Op::ToFloat
             | Op::Embedding
             | Op::DequantizeDynamic => Ok(()),

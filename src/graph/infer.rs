@@ -35,7 +35,7 @@ fn of_op(name: &str, op: &Op, inputs: &[&Node]) -> Result<(Shape, DType), GraphE
             check.floats(2)?;
             Ok((matmul(&check)?, DType::F32))
         }
-        Op::Add | Op::Mul | Op::Div => {
+        Op::Add | Op::Mul | Op::Div | Op::Binary(_) => {
             check.floats(2)?;
             Ok((broadcast(&check, check.shape(0), check.shape(1))?, DType::F32))
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::numerics::AddMultipliers;
-pub use crate::numerics::UnaryOp;
+pub use crate::numerics::{BinaryOp, UnaryOp};
 use crate::qparams::{QParams, QScheme, QuantRange, TensorQParams};
 use crate::tensor::Tensor;
 
@@ -43,6 +43,8 @@ pub enum Op {
     },
     /// A function of each element.
     Unary(UnaryOp),
+    /// A comparison of each pair of elements, or the larger or smaller of them, broadcast.
+    Binary(BinaryOp),
     /// Each element, but at least `min` and at most `max`; either may be infinite.
     Clamp {
         /// The smallest result.
@@ -242,6 +244,12 @@ impl Op {
             Self::Unary(UnaryOp::Erf) => "erf",
             Self::Unary(UnaryOp::Abs) => "abs",
             Self::Unary(UnaryOp::Step) => "step",
+            Self::Unary(UnaryOp::Sign) => "sign",
+            Self::Binary(BinaryOp::Equal) => "equal",
+            Self::Binary(BinaryOp::Less) => "less",
+            Self::Binary(BinaryOp::LessOrEqual) => "less_or_equal",
+            Self::Binary(BinaryOp::Maximum) => "maximum",
+            Self::Binary(BinaryOp::Minimum) => "minimum",
             Self::Clamp { .. } => "clamp",
             Self::ToFloat => "to_float",
             Self::AddScalar { .. } => "add_scalar",

@@ -45,6 +45,7 @@ pub(super) fn eval(node: &Node, inputs: &[&Tensor], packed: Option<&Packed>) -> 
         Op::Add => kernels::zip_f32(x, inputs[1], |a, b| a + b),
         Op::Mul => kernels::zip_f32(x, inputs[1], |a, b| a * b),
         Op::Div => kernels::zip_f32(x, inputs[1], |a, b| a / b),
+        Op::Binary(op) => kernels::binary(*op, x.clone(), inputs[1]),
         Op::Where => kernels::choose(x, inputs[1], inputs[2]),
         Op::Clamp { min, max } => like(x, f32s(x).iter().map(|v| v.clamp(*min, *max)).collect()),
         Op::ToFloat => like(x, kernels::to_float(i32s(x))),

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::quantized::pair_of;
 use super::slices::{CHECKED, f32s, i8s, integers, tensor};
 use super::{TASK, wide};
-use crate::numerics;
+use crate::numerics::{self, BinaryOp};
 use crate::tensor::Tensor;
 
 /// `f(a, b)` of each pair of floats, broadcast.
@@ -24,6 +24,18 @@ pub(crate) fn zip_f32_onto(a: Tensor, b: &Tensor, f: impl Fn(f32, f32) -> f32 + 
     match (a, b) {
         (Tensor::F32(a), Tensor::F32(b)) => Tensor::from(zip(Cow::Owned(a.into_inner()), b, f)),
         _ => unreachable!("{CHECKED}"),
+    }
+}
+
+/// `op(a, b)` of each pair of floats, broadcast, in the place of `a` where that has the shape of the result.
+pub(crate) fn binary(op: BinaryOp, a: Tensor, b: &Tensor) -> Tensor {
+    // One loop for each function, which vectorises.
+    match op {
+        BinaryOp::Equal => zip_f32_onto(a, b, |a, b| BinaryOp::Equal.eval(a, b)),
+        BinaryOp::Less => zip_f32_onto(a, b, |a, b| BinaryOp::Less.eval(a, b)),
+        BinaryOp::LessOrEqual => zip_f32_onto(a, b, |a, b| BinaryOp::LessOrEqual.eval(a, b)),
+        BinaryOp::Maximum => zip_f32_onto(a, b, numerics::maximum),
+        BinaryOp::Minimum => zip_f32_onto(a, b, numerics::minimum),
     }
 }
 

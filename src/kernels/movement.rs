@@ -5,6 +5,7 @@ use rayon::prelude::*;
 
 use super::TASK;
 use super::slices::{CHECKED, f32s, f32s_mut, i32s, tensor};
+use crate::numerics;
 use crate::tensor::Tensor;
 
 /// The same expression for an array of any element type.
@@ -123,10 +124,9 @@ pub(crate) fn sum(x: &Tensor, axis: usize) -> Tensor {
 
 /// The largest element along an axis, which the result lacks; NaN if there is one.
 pub(crate) fn max(x: &Tensor, axis: usize) -> Tensor {
-    let larger = |a: f32, b: f32| if b > a || b.is_nan() { b } else { a };
     match x {
         Tensor::I8(a) => Tensor::from(a.fold_axis(Axis(axis), i8::MIN, |&a, &b| a.max(b))),
-        Tensor::F32(a) => Tensor::from(a.fold_axis(Axis(axis), f32::NEG_INFINITY, |&a, &b| larger(a, b))),
+        Tensor::F32(a) => Tensor::from(a.fold_axis(Axis(axis), f32::NEG_INFINITY, |&a, &b| numerics::maximum(a, b))),
         // Inference admits no other type.
         Tensor::I32(_) | Tensor::I64(_) => x.clone(),
     }

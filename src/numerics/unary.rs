@@ -25,13 +25,15 @@ pub enum UnaryOp {
     Erf,
     /// `|x|`.
     Abs,
-    /// 1 of positive numbers, else 0, also of NaN: what comparisons are made of.
+    /// 1 of positive numbers, else 0, also of NaN.
     Step,
+    /// 1 of positive numbers, −1 of negative ones; zeros and NaN stay as they are.
+    Sign,
 }
 
 impl UnaryOp {
     /// Every function.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Relu,
         Self::Sigmoid,
         Self::Tanh,
@@ -44,9 +46,11 @@ impl UnaryOp {
         Self::Erf,
         Self::Abs,
         Self::Step,
+        Self::Sign,
     ];
 
-    /// The function itself, in `f64`. NaN stays NaN, but for the step, which makes 0 of it.
+    /// The function itself, in `f64`. NaN stays NaN, but for the step, which makes 0 of it. At −∞, GELU and SiLU are −∞ · 0, which
+    /// is NaN, as in ONNX and PyTorch.
     #[must_use]
     pub fn eval(self, x: f64) -> f64 {
         let sigmoid = |x: f64| 1.0 / (1.0 + libm::exp(-x));
@@ -55,8 +59,6 @@ impl UnaryOp {
             Self::Relu => x,
             Self::Sigmoid => sigmoid(x),
             Self::Tanh => libm::tanh(x),
-            // The products below are 0 · −∞ there.
-            Self::Gelu | Self::GeluTanh | Self::Silu if x == f64::NEG_INFINITY => 0.0,
             Self::Gelu => 0.5 * x * (1.0 + libm::erf(x * std::f64::consts::FRAC_1_SQRT_2)),
             Self::GeluTanh => {
                 let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x * x * x);
@@ -69,10 +71,14 @@ impl UnaryOp {
             Self::Erf => libm::erf(x),
             Self::Abs => x.abs(),
             Self::Step => f64::from(u8::from(x > 0.0)),
+            Self::Sign if x == 0.0 => x,
+            // NaN has a sign too.
+            Self::Sign if x.is_nan() => x,
+            Self::Sign => x.signum(),
         }
     }
 
-    /// The derivative, in `f64`; that of ReLU and of the absolute value at 0 is 0, that of the step 0 everywhere.
+    /// The derivative, in `f64`; that of ReLU and of the absolute value at 0 is 0, those of the step and the sign 0 everywhere.
     #[must_use]
     pub fn derivative(self, x: f64) -> f64 {
         let sigmoid = |x: f64| 1.0 / (1.0 + libm::exp(-x));
@@ -96,7 +102,7 @@ impl UnaryOp {
             Self::Erf => 2.0 / std::f64::consts::PI.sqrt() * libm::exp(-x * x),
             Self::Abs if x == 0.0 => 0.0,
             Self::Abs => x.signum(),
-            Self::Step => 0.0,
+            Self::Step | Self::Sign => 0.0,
         }
     }
 }
@@ -129,6 +135,8 @@ mod tests {
             (UnaryOp::Step, 1e-30, 1.0),
             (UnaryOp::Step, 0.0, 0.0),
             (UnaryOp::Step, f64::NAN, 0.0),
+            (UnaryOp::Sign, -1e-30, -1.0),
+            (UnaryOp::Sign, 7.0, 1.0),
         ] {
             approx::assert_relative_eq!(op.eval(x), y, max_relative = 1e-12);
         }
@@ -140,15 +148,17 @@ mod tests {
             (UnaryOp::Relu, 0.0, f64::INFINITY),
             (UnaryOp::Sigmoid, 0.0, 1.0),
             (UnaryOp::Tanh, -1.0, 1.0),
-            (UnaryOp::Gelu, 0.0, f64::INFINITY),
-            (UnaryOp::GeluTanh, 0.0, f64::INFINITY),
-            (UnaryOp::Silu, 0.0, f64::INFINITY),
             (UnaryOp::Exp, 0.0, f64::INFINITY),
             (UnaryOp::Erf, -1.0, 1.0),
             (UnaryOp::Abs, f64::INFINITY, f64::INFINITY),
             (UnaryOp::Step, 0.0, 1.0),
+            (UnaryOp::Sign, -1.0, 1.0),
         ] {
             assert_eq!((op.eval(f64::NEG_INFINITY), op.eval(f64::INFINITY)), (low, high), "{op:?}");
+        }
+        for op in [UnaryOp::Gelu, UnaryOp::GeluTanh, UnaryOp::Silu] {
+            let (low, high) = (op.eval(f64::NEG_INFINITY), op.eval(f64::INFINITY));
+            assert!(low.is_nan() && high == f64::INFINITY, "{op:?}: {low} and {high}");
         }
     }
 }

@@ -5,6 +5,7 @@ mod dims;
 mod layers;
 mod memory;
 mod mutations;
+mod nan;
 mod operators;
 
 use super::build::{Build, ops, tensor};

@@ -20,7 +20,7 @@ pub(super) fn check_step(program: &Program, step: &Step) -> Result<(), ProgramEr
         StepOp::MatMul(_) | StepOp::Add(_) | StepOp::Mul(_) | StepOp::Gather => 2..=2,
         StepOp::QuantizeDynamic { .. } | StepOp::DequantizeDynamic => 2..=2,
         StepOp::Float(FloatOp::MatMul | FloatOp::Add | FloatOp::Mul | FloatOp::Div) => 2..=2,
-        StepOp::Float(FloatOp::Keep { .. }) => 2..=2,
+        StepOp::Float(FloatOp::Keep { .. } | FloatOp::Binary(_)) => 2..=2,
         StepOp::Float(FloatOp::LayerNorm { .. }) => 3..=3,
         StepOp::MatMulDynamic { .. } => 4..=4,
         StepOp::Float(FloatOp::Linear) => 2..=3,
@@ -204,7 +204,7 @@ impl Check<'_> {
             }
             StepOp::Add(_)
             | StepOp::Mul(_)
-            | StepOp::Float(FloatOp::Add | FloatOp::Mul | FloatOp::Div | FloatOp::Keep { .. }) => {
+            | StepOp::Float(FloatOp::Add | FloatOp::Mul | FloatOp::Div | FloatOp::Keep { .. } | FloatOp::Binary(_)) => {
                 broadcast(x, &inputs[1]).as_deref() == Some(output)
             }
             StepOp::ChooseQParams { qscheme, .. } => match qscheme {

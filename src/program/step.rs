@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::ValueId;
-use crate::numerics::{AddMultipliers, UnaryOp};
+use crate::numerics::{AddMultipliers, BinaryOp, UnaryOp};
 use crate::qparams::{QParams, QScheme, QuantRange};
 
 /// One step of a program: it reads values and writes one.
@@ -96,8 +96,8 @@ pub enum StepOp {
     },
     /// `i32 → f32`, to nearest and ties to even: the same bits on every engine.
     ToFloat,
-    /// The largest element along an axis, which the output lacks, of floats or codes. Of a NaN among floats, the CPU makes NaN;
-    /// a GPU may make anything.
+    /// The largest element along an axis, which the output lacks, of floats or codes; NaN if there is one. The same bits on every
+    /// engine.
     Max {
         /// The axis.
         axis: usize,
@@ -105,8 +105,15 @@ pub enum StepOp {
     /// Rows of a table. Inputs: ids (`i32`), table `[V, D]` (`f32`). Ids that the table lacks are an error on the CPU, and
     /// give the nearest row on a GPU.
     Gather,
-    /// What stays float. Held to tolerances, not to bits; but [`FloatOp::Clamp`], [`FloatOp::Keep`], and of the functions the
-    /// absolute value and the step, only compare and choose.
+    /// What stays float. Held to tolerances, not to bits; but what only compares and chooses gives the same bits on every engine:
+    /// [`FloatOp::Binary`], [`FloatOp::Clamp`], [`FloatOp::Keep`], and of the functions ReLU, the absolute value, the step and
+    /// the sign.
+    ///
+    /// NaN and infinities are where IEEE 754 has them, on GPUs too, whose compilers may assume that there are none: shaders compare
+    /// and choose by the bits of floats, and arguments for which a function has no value give NaN by a test of theirs. What
+    /// remains to a GPU is arithmetic, also in the sum that ends a choice between two values: it may take subnormal numbers for
+    /// 0, of either sign, and compilers that assume too much (Metal's fast math) may lose a NaN or an infinity that a sum, product
+    /// or quotient makes.
     Float(FloatOp),
 }
 
@@ -129,11 +136,12 @@ pub enum FloatOp {
         /// Whether to keep the elements where the second input is 0 instead.
         inverted: bool,
     },
-    /// A function of each element. Of NaN, and where a function has no result, the CPU makes NaN; a GPU may make anything of it,
-    /// but for the absolute value and the step.
+    /// A function of each element. NaN stays NaN, but for the step, and is made where a function has no value.
     Unary(UnaryOp),
-    /// Each element, but at least `min` and at most `max`; either may be infinite. The bits of an element or of a bound; a GPU
-    /// may take subnormal numbers for 0 when it compares. NaN stays NaN on the CPU; a GPU may make anything of it.
+    /// A comparison of each pair, or the larger or smaller of it, broadcast.
+    Binary(BinaryOp),
+    /// Each element, but at least `min` and at most `max`; either may be infinite. The bits of an element or of a bound. NaN stays
+    /// NaN.
     Clamp {
         /// The smallest result.
         min: f32,
@@ -298,6 +306,7 @@ impl StepOp {
             Self::Float(FloatOp::Div) => "div_f32_f32",
             Self::Float(FloatOp::Keep { .. }) => "keep_f32_f32",
             Self::Float(FloatOp::Unary(_)) => "unary_f32_f32",
+            Self::Float(FloatOp::Binary(_)) => "binary_f32_f32",
             Self::Float(FloatOp::Clamp { .. }) => "clamp_f32_f32",
             Self::Float(FloatOp::Sum { .. }) => "sum_f32_f32",
             Self::Float(FloatOp::Softmax { .. }) => "softmax_f32_f32",

@@ -3,7 +3,7 @@
 use ndarray::{ArrayViewD, ArrayViewMutD, Axis, IxDyn};
 use rayon::prelude::*;
 
-use crate::graph::{Op, UnaryOp};
+use crate::graph::{BinaryOp, Op, UnaryOp};
 use crate::kernels;
 use crate::kernels::slices::{f32s, i32s, rows_before_last};
 use crate::tensor::Tensor;
@@ -20,6 +20,7 @@ pub(super) fn exists(op: &Op) -> bool {
             | Op::Mul
             | Op::Div
             | Op::Where
+            | Op::Binary(_)
             | Op::Clamp { .. }
             | Op::Slice { .. }
             | Op::Sum { .. }
@@ -63,7 +64,15 @@ pub(super) fn gradient(op: &Op, at: usize, inputs: &[&Tensor], y: &Tensor, dy: &
             }
             sum_to(f32s(&quotient), y.shape(), dx, x.shape());
         }
-        // A step's gradient is 0, and so is a condition's.
+        Op::Binary(BinaryOp::Maximum | BinaryOp::Minimum) => {
+            // To the first where it was taken, which it is of equal ones, else to the second.
+            let taken = kernels::zip_f32(inputs[0], y, |a, y| f32::from(a == y || a.is_nan()));
+            let dy = Tensor::from_f32(y.shape(), dy.to_vec()).expect(LENGTHS);
+            let taken = kernels::zip_f32(&dy, &taken, kernels::keep(at == 1));
+            sum_to(f32s(&taken), y.shape(), dx, x.shape());
+        }
+        // What is 0 or 1 has no slope, and a condition has none.
+        Op::Binary(_) => dx.fill(0.0),
         Op::Where if at == 0 => dx.fill(0.0),
         Op::Where => {
             let dy = Tensor::from_f32(y.shape(), dy.to_vec()).expect(LENGTHS);

@@ -1,5 +1,7 @@
 //! One small example an op: what interpreter and engines must make of it.
 
+#[path = "ops/comparisons.rs"]
+mod comparisons;
 #[path = "ops/transformers.rs"]
 mod transformers;
 
@@ -504,6 +506,7 @@ pub(crate) fn table() -> Vec<OpCase> {
             true,
         ),
     ];
+    rows.extend(comparisons::table());
     rows.extend(transformers::table());
     rows
 }

@@ -17,6 +17,8 @@ mod ops;
 mod random;
 #[path = "../common/report.rs"]
 mod report;
+#[path = "../common/specials.rs"]
+mod specials;
 
 mod allocations;
 mod bad_input;
@@ -24,6 +26,7 @@ mod device;
 #[cfg(feature = "onnx")]
 mod encoder;
 mod halves;
+mod ieee;
 mod joined;
 mod kernels;
 mod layers;

@@ -17,6 +17,8 @@ mod ops;
 mod random;
 #[path = "../common/report.rs"]
 mod report;
+#[path = "../common/specials.rs"]
+mod specials;
 
 mod accuracy;
 mod archive;
@@ -28,6 +30,7 @@ mod encoder;
 mod engines;
 mod flow;
 mod golden;
+mod ieee;
 mod layering;
 mod observers;
 #[cfg(feature = "onnx")]

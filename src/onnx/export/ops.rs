@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::ExportOptions;
 use super::dynamic::Parameters;
 use super::writer::{Parts, Writer, element_type, float_attribute, int, int_attribute, ints_attribute, value_info};
-use crate::graph::{Graph, Node, NodeId, Op, UnaryOp};
+use crate::graph::{BinaryOp, Graph, Node, NodeId, Op, UnaryOp};
 use crate::onnx::proto::{GraphProto, ModelProto, OperatorSetIdProto, data_type};
 use crate::qparams::{QuantRange, TensorQParams};
 use crate::tensor::{DType, Shape};
@@ -193,6 +193,7 @@ impl<'g> Exporter<'g> {
             Op::AddScalar { value } => self.with_scalar("Add", name, x, *value, output),
             Op::MulScalar { value } => self.with_scalar("Mul", name, x, *value, output),
             Op::Unary(op) => self.unary(*op, name, x, output),
+            Op::Binary(op) => self.binary(*op, name, inputs, output),
             Op::Clamp { min, max } => self.clip(name, x, [*min, *max], output),
             Op::ToFloat => {
                 self.writer.node("Cast", name, inputs, output, vec![int_attribute("to", data_type::FLOAT.into())]);
@@ -289,6 +290,7 @@ impl<'g> Exporter<'g> {
             UnaryOp::Log => "Log",
             UnaryOp::Erf => "Erf",
             UnaryOp::Abs => "Abs",
+            UnaryOp::Sign => "Sign",
             UnaryOp::Gelu => return self.gelu(name, x, output),
             UnaryOp::GeluTanh => return self.gelu_tanh(name, x, output),
             UnaryOp::Silu => {
@@ -305,6 +307,21 @@ impl<'g> Exporter<'g> {
             }
         };
         self.writer.node(plain, name, &[x], output, Vec::new());
+    }
+
+    /// Comparisons are booleans in ONNX, and numbers here.
+    fn binary(&mut self, op: BinaryOp, name: &str, inputs: &[&str], output: &str) {
+        let compared = match op {
+            BinaryOp::Maximum => return self.writer.node("Max", name, inputs, output, Vec::new()),
+            BinaryOp::Minimum => return self.writer.node("Min", name, inputs, output, Vec::new()),
+            BinaryOp::Equal => "Equal",
+            BinaryOp::Less => "Less",
+            BinaryOp::LessOrEqual => "LessOrEqual",
+        };
+        let mut parts = Parts { writer: &mut self.writer, node: output };
+        let holds = parts.op(compared, "holds", inputs);
+        let to = int_attribute("to", data_type::FLOAT.into());
+        self.writer.node("Cast", name, &[&holds], output, vec![to]);
     }
 
     /// `(x · (1 + erf(x / √2))) · 0.5`, in the order that ONNX Runtime looks for.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Fold;
-use crate::graph::UnaryOp;
+use crate::graph::{BinaryOp, UnaryOp};
 use crate::onnx::host::{Data, Host, Length, NEEDS_ROWS, Walk, broadcast, kept};
 use crate::onnx::proto::data_type as ty;
 use crate::onnx::tensor::{is_float, type_name};
@@ -236,7 +236,7 @@ impl Fold<'_> {
             "Floor" => f64::floor,
             "Ceil" => f64::ceil,
             "Round" => f64::round_ties_even,
-            "Sign" => |v| if v == 0.0 { 0.0 } else { v.signum() },
+            "Sign" => |v| UnaryOp::Sign.eval(v),
             "Not" => {
                 let x = self.input(0)?;
                 let Data::Bool(v) = &x.data else { return Err("its input is not boolean".to_owned()) };
@@ -328,8 +328,8 @@ fn floats(op: Arithmetic, a: f32, b: f32) -> f32 {
         Arithmetic::Div => a / b,
         Arithmetic::Mod => a % b,
         Arithmetic::Pow => libm::pow(a.into(), b.into()) as f32,
-        Arithmetic::Min => a.min(b),
-        Arithmetic::Max => a.max(b),
+        Arithmetic::Min => BinaryOp::Minimum.eval(a, b),
+        Arithmetic::Max => BinaryOp::Maximum.eval(a, b),
     }
 }
 

@@ -25,8 +25,9 @@ impl Fold<'_> {
         let (start, step): (f64, fn(f64, f64) -> f64) = match kind {
             "Sum" | "Mean" => (0.0, |a, v| a + v),
             "Prod" => (1.0, |a, v| a * v),
-            "Max" => (f64::NEG_INFINITY, f64::max),
-            "Min" => (f64::INFINITY, f64::min),
+            // Unlike those of the standard library, they keep NaN.
+            "Max" => (f64::NEG_INFINITY, |a, v| if v > a || v.is_nan() { v } else { a }),
+            "Min" => (f64::INFINITY, |a, v| if v < a || v.is_nan() { v } else { a }),
             "L1" => (0.0, |a, v| a + v.abs()),
             "L2" | "SumSquare" => (0.0, |a, v| a + v * v),
             _ => return Ok(None),

@@ -1,7 +1,7 @@
 //! Arithmetic and functions of each element.
 
 use super::{Call, Importer, Kind, Run, Value, Values, one};
-use crate::graph::{NodeId, Op, UnaryOp};
+use crate::graph::{BinaryOp, NodeId, Op, UnaryOp};
 use crate::onnx::host::{Host, Length, NEEDS_ROWS, broadcast};
 use crate::tensor::Tensor;
 
@@ -12,8 +12,7 @@ pub(in crate::onnx) enum Join {
     Sub,
     Mul,
     Div,
-    Min,
-    Max,
+    Binary(BinaryOp),
 }
 
 impl Importer {
@@ -62,8 +61,8 @@ impl Importer {
             "Sub" => Join::Sub,
             "Mul" => Join::Mul,
             "Div" => Join::Div,
-            "Min" => Join::Min,
-            _ => Join::Max,
+            "Min" => Join::Binary(BinaryOp::Minimum),
+            _ => Join::Binary(BinaryOp::Maximum),
         };
         let count = call.inputs.len();
         let mut result = call.input(0)?.clone();
@@ -110,6 +109,10 @@ impl Importer {
                     let number = self.number(v);
                     self.draft.add(name, Op::Div, &[number, x.id])?
                 }
+                Join::Binary(op @ (BinaryOp::Less | BinaryOp::LessOrEqual)) => {
+                    let number = self.number(v);
+                    self.draft.add(name, Op::Binary(op), &[number, x.id])?
+                }
                 _ => self.with_number(name, join, x.id, v)?,
             };
             return Ok(Run { id, kind, ..x });
@@ -125,14 +128,7 @@ impl Importer {
             }
             Join::Mul => self.draft.add(name, Op::Mul, &[x.id, y.id])?,
             Join::Div => self.draft.add(name, Op::Div, &[x.id, y.id])?,
-            Join::Min | Join::Max => {
-                // A choice is exact, which b + relu(a − b) is not. Of equal infinities, the second is taken.
-                let (greater, less) = if join == Join::Max { (x.id, y.id) } else { (y.id, x.id) };
-                let negative = self.mul_scalar(&call.part("negative"), less, -1.0)?;
-                let difference = self.draft.add(&call.part("difference"), Op::Add, &[greater, negative])?;
-                let step = self.unary(&call.part("step"), UnaryOp::Step, difference)?;
-                self.draft.add(name, Op::Where, &[step, x.id, y.id])?
-            }
+            Join::Binary(op) => self.draft.add(name, Op::Binary(op), &[x.id, y.id])?,
         };
         Ok(Run { id, merged, kind })
     }
@@ -166,8 +162,16 @@ impl Importer {
                 let number = self.number(v);
                 self.draft.add(name, Op::Div, &[x, number])
             }
-            Join::Min => self.draft.add(name, Op::Clamp { min: f32::NEG_INFINITY, max: v }, &[x]),
-            Join::Max => self.draft.add(name, Op::Clamp { min: v, max: f32::INFINITY }, &[x]),
+            Join::Binary(BinaryOp::Minimum) if !v.is_nan() => {
+                self.draft.add(name, Op::Clamp { min: f32::NEG_INFINITY, max: v }, &[x])
+            }
+            Join::Binary(BinaryOp::Maximum) if !v.is_nan() => {
+                self.draft.add(name, Op::Clamp { min: v, max: f32::INFINITY }, &[x])
+            }
+            Join::Binary(op) => {
+                let number = self.number(v);
+                self.draft.add(name, Op::Binary(op), &[x, number])
+            }
         }
     }
 
@@ -329,14 +333,7 @@ impl Importer {
                 let number = self.number(1.0);
                 self.draft.add(name, Op::Div, &[number, x.id])?
             }
-            _ => {
-                // The sign.
-                let positive = self.unary(&part("positive"), UnaryOp::Step, x.id)?;
-                let negative = self.mul_scalar(&part("negative"), x.id, -1.0)?;
-                let negative = self.unary(&part("negative.step"), UnaryOp::Step, negative)?;
-                let negative = self.mul_scalar(&part("minus"), negative, -1.0)?;
-                self.draft.add(name, Op::Add, &[positive, negative])?
-            }
+            _ => self.unary(name, UnaryOp::Sign, x.id)?,
         };
         one(Run { id, kind, ..x })
     }

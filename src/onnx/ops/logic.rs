@@ -2,7 +2,7 @@
 
 use super::elementwise::Join;
 use super::{Call, Importer, Kind, Run, Value, Values, one};
-use crate::graph::{Op, UnaryOp};
+use crate::graph::{BinaryOp, Op, UnaryOp};
 use crate::onnx::host::broadcast;
 use crate::onnx::proto::data_type as ty;
 use crate::onnx::tensor::type_name;
@@ -10,27 +10,15 @@ use crate::onnx::tensor::type_name;
 impl Importer {
     pub(super) fn comparison(&mut self, call: &Call<'_>) -> Values {
         let (a, b) = (call.input(0)?, call.input(1)?);
-        // Each is a step of a difference, or 1 minus one. Of equal infinities the difference is NaN, whose step is 0: they are
-        // equal, and neither is greater. But so is a NaN, of which ONNX wants all of these false.
-        let (left, right, negated) = match call.node.op_type.as_str() {
-            "Less" => (b, a, false),
-            "Greater" | "Equal" => (a, b, false),
-            "LessOrEqual" => (a, b, true),
-            _ => (b, a, true),
+        let (left, right, op) = match call.node.op_type.as_str() {
+            "Less" => (a, b, BinaryOp::Less),
+            "Greater" => (b, a, BinaryOp::Less),
+            "Equal" => (a, b, BinaryOp::Equal),
+            "LessOrEqual" => (a, b, BinaryOp::LessOrEqual),
+            _ => (b, a, BinaryOp::LessOrEqual),
         };
-        let difference = self.join(call, &call.part("difference"), Join::Sub, left, right)?;
-        let equal = call.node.op_type == "Equal";
-        let mut id = difference.id;
-        if equal {
-            id = self.unary(&call.part("abs"), UnaryOp::Abs, id)?;
-        }
-        if equal || negated {
-            let step = self.unary(&call.part("step"), UnaryOp::Step, id)?;
-            id = self.one_minus(&call.name, step)?;
-        } else {
-            id = self.unary(&call.name, UnaryOp::Step, id)?;
-        }
-        one(Run { id, kind: Kind::Bool, ..difference })
+        let compared = self.join(call, &call.name, Join::Binary(op), left, right)?;
+        one(Run { kind: Kind::Bool, ..compared })
     }
 
     pub(super) fn logic(&mut self, call: &Call<'_>) -> Values {

@@ -259,7 +259,7 @@ fn scores(graph: &Graph, users: &[Vec<NodeId>]) -> Vec<bool> {
         let makes = |user: &NodeId| match graph.node(*user).op {
             Op::Softmax { .. } => true,
             Op::Add | Op::Mul | Op::Div | Op::AddScalar { .. } | Op::MulScalar { .. } => scores[user.index()],
-            Op::Where | Op::Reshape { .. } | Op::Transpose { .. } => scores[user.index()],
+            Op::Where | Op::Binary(_) | Op::Reshape { .. } | Op::Transpose { .. } => scores[user.index()],
             _ => false,
         };
         scores[at] = !users.is_empty() && !graph.outputs().contains(&NodeId::new(at)) && users.iter().all(makes);

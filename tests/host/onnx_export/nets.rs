@@ -1,6 +1,6 @@
 //! Float networks that between them have every op that can be exported.
 
-use enfold::graph::{GraphError, NodeId, UnaryOp};
+use enfold::graph::{BinaryOp, GraphError, NodeId, UnaryOp};
 use enfold::tensor::DType;
 use enfold::{Graph, GraphBuilder, Shape, Tensor};
 
@@ -242,7 +242,10 @@ fn elementwise() -> Net {
         let step = g.unary("step", UnaryOp::Step, x)?;
         let clamped = g.clamp("clamped", x, -0.5, 0.75)?;
         let below = g.clamp("below", x, f32::NEG_INFINITY, 0.5)?;
-        let joined = g.concat("all", &[log, root, exp, step, clamped, below], 1)?;
+        let sign = g.unary("sign", UnaryOp::Sign, x)?;
+        let larger = g.binary("larger", BinaryOp::Maximum, x, fixed)?;
+        let less = g.binary("less", BinaryOp::Less, larger, erf)?;
+        let joined = g.concat("all", &[log, root, exp, step, clamped, below, sign, less], 1)?;
         let row = g.linear("row", fixed, p.tensor(&[8, 8], 0.3), Some(p.tensor(&[8], 0.3)))?;
         let quotient = g.div("quotient", joined, row)?;
         let c = g.constant("table", p.tensor(&[2, 8], 1.0))?;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use enfold::graph::{GraphError, NodeId, UnaryOp};
+use enfold::graph::{BinaryOp, GraphError, NodeId, UnaryOp};
 use enfold::qat::TrainableGraph;
 use enfold::tensor::DType;
 use enfold::{Graph, GraphBuilder, Shape, Tensor};
@@ -167,6 +167,19 @@ fn cases() -> Vec<(&'static str, Build)> {
             let c = g.unary("step", UnaryOp::Step, c)?;
             let y = g.where_("first", c, a, b)?;
             g.where_("y", c, y, a)
+        }),
+        ("maximum and minimum, broadcast", |g, r, ids| {
+            let (t, k) = (d(r), d(r));
+            let (a, b) = (value(g, r, ids, "a", &[t, 1])?, value(g, r, ids, "b", &[t, k])?);
+            let c = value(g, r, ids, "c", &[1, k])?;
+            let y = g.binary("larger", BinaryOp::Maximum, a, b)?;
+            g.binary("y", BinaryOp::Minimum, y, c)
+        }),
+        ("a comparison, beside what it gates", |g, r, ids| {
+            let k = d(r);
+            let (a, b) = (value(g, r, ids, "a", &[k])?, value(g, r, ids, "b", &[k])?);
+            let gate = g.binary("gate", BinaryOp::Less, a, b)?;
+            g.mul("y", gate, a)
         }),
         ("a value over its norm", |g, r, ids| {
             // One element over its norm is 1, whatever it is.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use enfold::graph::{Graph, Op};
+use enfold::graph::{BinaryOp, Graph, Op};
 use ndarray::{ArrayD, Axis, Dimension as _, IxDyn, Zip};
 
 pub(super) type Array = ArrayD<f64>;
@@ -42,6 +42,13 @@ pub(super) fn evaluate(graph: &Graph, values: &HashMap<String, Array>, norms: No
                 zip(&first, &second, |a, b| a + b)
             }
             Op::Unary(op) => at(0).mapv(|v| op.eval(v)),
+            Op::Binary(op) => zip(&at(0), &at(1), |a, b| match op {
+                BinaryOp::Equal => f64::from(u8::from(a == b)),
+                BinaryOp::Less => f64::from(u8::from(a < b)),
+                BinaryOp::LessOrEqual => f64::from(u8::from(a <= b)),
+                BinaryOp::Maximum => a.max(b),
+                BinaryOp::Minimum => a.min(b),
+            }),
             Op::Clamp { min, max } => at(0).mapv(|v| v.clamp((*min).into(), (*max).into())),
             // Integers are given as floats.
             Op::ToFloat => at(0),
