@@ -144,6 +144,13 @@ impl Graph {
         users
     }
 
+    /// For every node, whether it is an output: to ask about all nodes, without a walk through the outputs for each.
+    pub(crate) fn output_flags(&self) -> Vec<bool> {
+        let mut flags = vec![false; self.nodes.len()];
+        self.outputs.iter().for_each(|id| flags[id.index()] = true);
+        flags
+    }
+
     /// The same graph with other values of constants, of the same shapes and types.
     pub(crate) fn with_constants(&self, value: impl Fn(NodeId) -> Option<Arc<crate::tensor::Tensor>>) -> Self {
         let node = |(id, node): (NodeId, &Node)| match (&node.op, value(id)) {

@@ -1,6 +1,6 @@
 //! How a pass rebuilds a graph.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::{Graph, GraphError, Node, NodeId, Op, infer};
@@ -12,6 +12,8 @@ pub struct Rewriter<'g> {
     source: &'g Graph,
     nodes: Vec<Node>,
     names: HashSet<String>,
+    /// For each name asked for again, the last number tried: a thousand equal names take a thousand steps.
+    numbers: HashMap<String, u32>,
     map: Vec<Option<NodeId>>,
 }
 
@@ -19,7 +21,13 @@ impl<'g> Rewriter<'g> {
     /// Starts with an empty graph.
     #[must_use]
     pub fn new(source: &'g Graph) -> Self {
-        Self { source, nodes: Vec::new(), names: HashSet::new(), map: vec![None; source.nodes.len()] }
+        Self {
+            source,
+            nodes: Vec::new(),
+            names: HashSet::new(),
+            numbers: HashMap::new(),
+            map: vec![None; source.nodes.len()],
+        }
     }
 
     /// The new node that stands for an old one.
@@ -114,8 +122,14 @@ impl<'g> Rewriter<'g> {
 
     fn push(&mut self, mut node: Node) -> NodeId {
         if self.names.contains(&node.name) {
-            let free = (1u32..).map(|i| format!("{}_{i}", node.name)).find(|name| !self.names.contains(name));
-            node.name = free.unwrap_or_default();
+            let number = self.numbers.entry(node.name.clone()).or_default();
+            node.name = loop {
+                *number += 1;
+                let name = format!("{}_{number}", node.name);
+                if !self.names.contains(&name) {
+                    break name;
+                }
+            };
         }
         self.names.insert(node.name.clone());
         self.nodes.push(node);

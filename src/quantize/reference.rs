@@ -35,7 +35,7 @@ const FITS: &str = "the integer form has the shapes and types of the graph";
 /// [`ReferenceError`] for a constant that cannot be evaluated, such as a row that a table lacks.
 pub fn reference(graph: &Graph) -> Result<Graph, ReferenceError> {
     let interpreter = Interpreter::new(graph);
-    let matcher = Matcher { graph, interpreter: &interpreter, users: graph.users() };
+    let matcher = Matcher { graph, interpreter: &interpreter, users: graph.users(), outputs: graph.output_flags() };
     let mut rewriter = Rewriter::new(graph);
     let mut fused = HashSet::new();
     for (id, node) in graph.iter() {
@@ -116,6 +116,7 @@ struct Matcher<'g> {
     graph: &'g Graph,
     interpreter: &'g Interpreter,
     users: Vec<Vec<NodeId>>,
+    outputs: Vec<bool>,
 }
 
 impl Matcher<'_> {
@@ -205,7 +206,7 @@ impl Matcher<'_> {
     /// The one node that reads a value, unless the caller of the graph reads it too.
     fn only_user(&self, id: NodeId) -> Option<NodeId> {
         match self.users[id.index()].as_slice() {
-            [user] if !self.graph.outputs().contains(&id) => Some(*user),
+            [user] if !self.outputs[id.index()] => Some(*user),
             _ => None,
         }
     }
