@@ -61,7 +61,8 @@ pub struct Node {
     pub dtype: DType,
     /// The name of the float node that it stems from; its own name in a float graph.
     pub origin: String,
-    /// In an integer graph, why this node still computes in float; set by [`reference`](crate::quantize::reference()).
+    /// Why this node computes in float: in an integer graph, set by [`reference`](crate::quantize::reference()); before that, set by
+    /// [`prepare`](crate::quantize::prepare()) of what its quantizer was told to leave, whatever is quantized around it.
     pub float_reason: Option<String>,
 }
 

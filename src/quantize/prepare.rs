@@ -17,7 +17,7 @@ use super::summary::QuantizationSummary;
 use crate::graph::{Graph, GraphError, Node, NodeId, ObserverId, Op, Rewriter};
 use crate::interp::{InterpError, Interpreter};
 use crate::qparams::TensorQParams;
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 
 pub use error::PrepareError;
 
@@ -363,6 +363,9 @@ fn insert(graph: &Graph, annotations: &Annotations, groups: &Groups) -> Result<(
             inputs.push(seen);
         }
         let new = rewriter.copy_with(id, inputs)?;
+        if let Some(reason) = annotations.float_reason(id).filter(|_| stays_float(annotations, id, node)) {
+            rewriter.stays_float(new, reason);
+        }
         if annotations.get(id).is_some() {
             annotated_names.insert(node.name.clone());
         }
@@ -374,6 +377,12 @@ fn insert(graph: &Graph, annotations: &Annotations, groups: &Groups) -> Result<(
     let prepared = rewriter.finish()?;
     let annotated = prepared.iter().filter(|(_, n)| annotated_names.contains(&n.name)).map(|(id, _)| id).collect();
     Ok((prepared, annotated))
+}
+
+/// Whether a node must compute in float in the end.
+fn stays_float(annotations: &Annotations, id: NodeId, node: &Node) -> bool {
+    let computes = !matches!(node.op, Op::Input | Op::Constant(_)) && node.dtype == DType::F32;
+    computes && annotations.is_kept_float(id) && annotations.get(id).is_none()
 }
 
 fn observe(rewriter: &mut Rewriter<'_>, value: NodeId, group: usize) -> Result<NodeId, GraphError> {

@@ -47,6 +47,11 @@ pub fn reference(graph: &Graph) -> Result<Graph, ReferenceError> {
             continue;
         }
         let rewritten = match node.op {
+            // The quantizer was told to leave it, whatever stands around it.
+            _ if node.float_reason.is_some() && !is_integer(&node.op) => {
+                rewriter.copy(id).expect(FITS);
+                continue;
+            }
             Op::Linear => matcher.linear(&mut rewriter, id)?,
             Op::MatMul => matcher.matmul(&mut rewriter, id),
             Op::Add => matcher.add(&mut rewriter, id),
@@ -200,7 +205,8 @@ impl Matcher<'_> {
     }
 
     fn is_relu(&self, id: NodeId) -> bool {
-        self.graph.node(id).op == Op::Unary(UnaryOp::Relu)
+        let node = self.graph.node(id);
+        node.op == Op::Unary(UnaryOp::Relu) && node.float_reason.is_none()
     }
 
     /// The one node that reads a value, unless the caller of the graph reads it too.

@@ -35,11 +35,11 @@ impl<'g> Marks<'g> {
         Self { graph, users, outputs, annotations, taken, matmul, masks, scores }
     }
 
-    /// Keeps a node from all patterns, unless one has taken it.
+    /// Keeps a node from all patterns, and from what would make an integer node of it later, unless a pattern has taken it.
     pub(super) fn leave_float(&mut self, id: NodeId, reason: &str) {
         if !self.taken[id.index()] {
             self.taken[id.index()] = true;
-            self.annotations.leave_float(id, reason);
+            self.annotations.keep_float(id, reason);
         }
     }
 
@@ -207,6 +207,11 @@ impl<'g> Marks<'g> {
                 Op::Input | Op::Constant(_) => continue,
                 // Integers are not left in float.
                 _ if node.dtype != DType::F32 => continue,
+                // A pattern that is left out stays float between quantized values too.
+                Op::Linear | Op::MatMul | Op::Add | Op::Mul | Op::Concat { .. } if !passes(id) => {
+                    self.annotations.keep_float(id, "the filter function leaves it out");
+                    continue;
+                }
                 _ if !passes(id) => "the filter function leaves it out".to_owned(),
                 Op::MatMul if !self.matmul => "products of two activations are quantized only if asked for".to_owned(),
                 Op::Linear | Op::MatMul | Op::Add | Op::Mul | Op::Concat { .. } if !global => {
