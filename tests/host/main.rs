@@ -40,4 +40,6 @@ mod quantizer;
 #[cfg(feature = "gpu")]
 mod shaders;
 mod ten_thousand;
+#[cfg(feature = "onnx")]
+mod walks;
 mod wrong;
