@@ -34,7 +34,7 @@ use self::record::{Context, Header, NodeRecord, OpRecord, QParamsRecord, Version
 use self::tensors::{Reader, Writer};
 use crate::graph::{Graph, GraphBuilder, GraphError, NodeId, ObserverId, Op};
 use crate::kernels::Range;
-use crate::quantize::archived::{Histogram, Histograms, Observer, Parts, State};
+use crate::quantize::archived::{Histogram, Histograms, Observer, Parts, State, in_order};
 use crate::quantize::{PreparedGraph, QuantizationSpec};
 
 /// The format that this version writes, and the newest that it reads. Since format 2, codes of few bits are packed, and products
@@ -214,14 +214,11 @@ pub fn prepared_from_bytes(bytes: &[u8]) -> Result<PreparedGraph, ArchiveError> 
     let count = observers.len();
     check_observers(&graph, count)?;
     // A derived observer comes of others that exist, and not of itself.
-    let mut known: HashSet<usize> = HashSet::new();
     let sources = &record.derived_from;
     if sources.len() != count {
         return broken("observers", format!("{} lists of sources, expected {count}", sources.len()));
     }
-    while let Some(next) = (0..count).find(|at| !known.contains(at) && sources[*at].iter().all(|s| known.contains(s))) {
-        known.insert(next);
-    }
+    let known: HashSet<usize> = in_order(sources).into_iter().collect();
     if let Some(at) = (0..count).find(|at| !known.contains(at)) {
         return broken(&format!("observer {at}"), format!("is derived from {:?}, which leads nowhere", sources[at]));
     }

@@ -21,6 +21,7 @@
 //! ```
 
 mod distribution;
+mod index;
 mod isolate;
 mod metrics;
 
@@ -29,12 +30,13 @@ use std::collections::HashMap;
 use std::fmt;
 
 pub use self::distribution::{Clipping, Distribution, NodeDistributions, distributions};
+use self::index::Index;
 use self::isolate::Actual;
 pub use self::metrics::{cosine, mse, sqnr_db};
 use crate::graph::{Graph, NodeId, Op};
 use crate::interp::{InterpError, Interpreter};
 use crate::numerics;
-use crate::qparams::{QParams, TensorQParams};
+use crate::qparams::QParams;
 use crate::tensor::{DType, Tensor};
 
 /// Why two graphs could not be compared.
@@ -177,13 +179,14 @@ pub fn compare<T: Borrow<Tensor>>(reference: &Graph, actual: &Graph, inputs: &[T
     let reference_values = Values::of(&truth, &inputs)?;
     let under_test = Interpreter::new(actual);
     let actual_values = Values::of(&under_test, &inputs)?;
-    let isolated = Actual { interpreter: &under_test, reference: &reference_values, inputs: &inputs };
+    let (of_truth, of_actual) = (&reference_values.index, &actual_values.index);
+    let isolated = Actual { interpreter: &under_test, index: of_actual, reference: &reference_values, inputs: &inputs };
 
     let mut nodes = Vec::new();
     for &(ref origin, id) in &reference_values.ordered {
         let Some(&other) = actual_values.by_origin.get(origin) else { continue };
         // What is only quantized is no node of the network.
-        if is_input(reference, origin) || is_input(actual, origin) {
+        if of_truth.is_input(origin) || of_actual.is_input(origin) {
             continue;
         }
         let (expected, got) = (&reference_values.reals[&id], &actual_values.reals[&other]);
@@ -200,7 +203,7 @@ pub fn compare<T: Borrow<Tensor>>(reference: &Graph, actual: &Graph, inputs: &[T
             sqnr_db: sqnr_db(got, expected),
             mse: mse(got, expected),
             cosine: cosine(got, expected),
-            saturated: saturated(actual, other, expected),
+            saturated: saturated(actual, of_actual, other, expected),
             weight_sqnr_db: isolated.weight_sqnr_db(origin, &truth)?,
             isolated_sqnr_db: sqnr_db(floats(&alone), expected),
         });
@@ -209,7 +212,8 @@ pub fn compare<T: Borrow<Tensor>>(reference: &Graph, actual: &Graph, inputs: &[T
         let name = |graph: &Graph| graph.node(graph.outputs()[0]).origin.clone();
         return Err(CompareError::NothingShared { reference: name(reference), actual: name(actual) });
     }
-    let outputs = real_outputs(&truth, &inputs)?.into_iter().zip(real_outputs(&under_test, &inputs)?);
+    let outputs = real_outputs(&truth, of_truth, &inputs)?;
+    let outputs = outputs.into_iter().zip(real_outputs(&under_test, of_actual, &inputs)?);
     let (mut output_sqnr_db, mut output_cosine) = (f64::INFINITY, 1f64);
     for ((expected, got), id) in outputs.zip(actual.outputs()) {
         if expected.shape() != got.shape() {
@@ -227,15 +231,10 @@ fn worse(a: f64, b: f64) -> f64 {
     if a.is_nan() || a < b { a } else { b }
 }
 
-/// Whether a float node is an input of a graph: that is quantized, but computes nothing.
-fn is_input(graph: &Graph, origin: &str) -> bool {
-    graph.inputs().iter().any(|&input| graph.node(input).origin == origin)
-}
-
-fn real_outputs(interpreter: &Interpreter, inputs: &[&Tensor]) -> Result<Vec<Tensor>, CompareError> {
+fn real_outputs(interpreter: &Interpreter, index: &Index, inputs: &[&Tensor]) -> Result<Vec<Tensor>, CompareError> {
     let graph = interpreter.graph();
     let values = interpreter.run(inputs)?.into_iter().zip(graph.outputs());
-    let reals = values.map(|(value, &id)| match real(graph, id, value) {
+    let reals = values.map(|(value, &id)| match real(index, id, value) {
         Tensor::F32(reals) => Ok(Tensor::F32(reals)),
         other => Err(CompareError::NotReal { node: graph.node(id).name.clone(), dtype: other.dtype() }),
     });
@@ -285,18 +284,22 @@ struct Values {
     ordered: Vec<(String, NodeId)>,
     by_origin: HashMap<String, NodeId>,
     reals: HashMap<NodeId, Tensor>,
+    index: Index,
 }
 
 impl Values {
     /// The float nodes whose values can be compared, in execution order of the first node that stands for each, and the last
     /// node that does.
-    fn comparable(interpreter: &Interpreter) -> Result<(Vec<String>, HashMap<String, NodeId>), InterpError> {
+    fn comparable(
+        interpreter: &Interpreter,
+        index: &Index,
+    ) -> Result<(Vec<String>, HashMap<String, NodeId>), InterpError> {
         let graph = interpreter.graph();
         let mut by_origin: HashMap<String, NodeId> = HashMap::new();
         let mut order = Vec::new();
         for (id, node) in graph.iter() {
             let real = matches!(node.dtype, DType::F32 | DType::I8) && !matches!(node.op, Op::ChooseQParams { .. });
-            let known = node.dtype == DType::F32 || meaning(graph, id).is_some();
+            let known = node.dtype == DType::F32 || index.meaning(id).is_some();
             if !real || !known || interpreter.constant_value(id)?.is_some() {
                 continue;
             }
@@ -309,55 +312,34 @@ impl Values {
 
     fn of(interpreter: &Interpreter, inputs: &[&Tensor]) -> Result<Self, InterpError> {
         let graph = interpreter.graph();
-        let (order, by_origin) = Self::comparable(interpreter)?;
+        let index = Index::new(graph);
+        let (order, by_origin) = Self::comparable(interpreter, &index)?;
         let feeds: Vec<_> = graph.inputs().iter().copied().zip(inputs.iter().copied()).collect();
         let wanted: Vec<NodeId> = order.iter().map(|origin| by_origin[origin]).collect();
         if inputs.len() != graph.inputs().len() {
             return Err(InterpError::InputCount { actual: inputs.len(), expected: graph.inputs().len() });
         }
         let values = interpreter.run_nodes(&feeds, &wanted)?;
-        let reals = wanted.iter().zip(values).map(|(&id, value)| (id, real(graph, id, value))).collect();
+        let reals = wanted.iter().zip(values).map(|(&id, value)| (id, real(&index, id, value))).collect();
         let ordered = order.into_iter().zip(wanted).collect();
-        Ok(Self { ordered, by_origin, reals })
-    }
-}
-
-/// What the codes of a node mean.
-fn meaning(graph: &Graph, id: NodeId) -> Option<QParams> {
-    let node = graph.node(id);
-    match &node.op {
-        Op::Quantize { qparams: TensorQParams::PerTensor(qparams), .. } if node.dtype == DType::I8 => Some(*qparams),
-        Op::Requantize { qparams, .. } | Op::Table { qparams } => Some(*qparams),
-        Op::IntegerAdd { qparams, .. } | Op::IntegerMul { qparams, .. } => Some(*qparams),
-        // What moves codes keeps their meaning.
-        Op::Reshape { .. }
-        | Op::Flatten { .. }
-        | Op::Transpose { .. }
-        | Op::Concat { .. }
-        | Op::Max { .. }
-        | Op::Slice { .. }
-            if node.dtype == DType::I8 =>
-        {
-            meaning(graph, node.inputs[0])
-        }
-        _ => None,
+        Ok(Self { ordered, by_origin, reals, index })
     }
 }
 
 /// The smallest and largest code that a node may have.
-fn code_range(graph: &Graph, id: NodeId) -> Option<(i32, i32)> {
+fn code_range(graph: &Graph, index: &Index, id: NodeId) -> Option<(i32, i32)> {
     match &graph.node(id).op {
         Op::Quantize { range, .. } => Some((range.quant_min(), range.quant_max())),
         Op::Requantize { lo, hi, .. } | Op::IntegerAdd { lo, hi, .. } | Op::IntegerMul { lo, hi, .. } => {
             Some((*lo, *hi))
         }
-        _ => meaning(graph, id).map(|_| (-128, 127)),
+        _ => index.meaning(id).map(|_| (-128, 127)),
     }
 }
 
 /// Codes in real units; floats as they are.
-fn real(graph: &Graph, id: NodeId, value: Tensor) -> Tensor {
-    match (value, meaning(graph, id)) {
+fn real(index: &Index, id: NodeId, value: Tensor) -> Tensor {
+    match (value, index.meaning(id)) {
         (Tensor::I8(codes), Some(q)) => {
             Tensor::from(codes.mapv(|code| numerics::dequantize(code.into(), q.scale(), q.zero_point())))
         }
@@ -366,23 +348,23 @@ fn real(graph: &Graph, id: NodeId, value: Tensor) -> Tensor {
 }
 
 /// The parameters and the smallest and largest code of what a node's value is quantized to.
-fn quantized_to(graph: &Graph, id: NodeId) -> Option<(QParams, (i32, i32))> {
+fn quantized_to(graph: &Graph, index: &Index, id: NodeId) -> Option<(QParams, (i32, i32))> {
     let codes = match graph.node(id).op {
         Op::Dequantize { .. } => graph.node(id).inputs[0],
         _ => id,
     };
-    Some((meaning(graph, codes)?, code_range(graph, codes)?))
+    Some((index.meaning(codes)?, code_range(graph, index, codes)?))
 }
 
 /// The smallest and largest real value that a node can have.
-fn clipping(graph: &Graph, id: NodeId) -> Option<(f32, f32)> {
-    let (qparams, (lo, hi)) = quantized_to(graph, id)?;
+fn clipping(graph: &Graph, index: &Index, id: NodeId) -> Option<(f32, f32)> {
+    let (qparams, (lo, hi)) = quantized_to(graph, index, id)?;
     let real = |code: i32| numerics::dequantize(code, qparams.scale(), qparams.zero_point());
     Some((real(lo), real(hi)))
 }
 
-fn saturated(graph: &Graph, id: NodeId, reference: &[f32]) -> Option<f64> {
-    let (qparams, (lo, hi)) = quantized_to(graph, id)?;
+fn saturated(graph: &Graph, index: &Index, id: NodeId, reference: &[f32]) -> Option<f64> {
+    let (qparams, (lo, hi)) = quantized_to(graph, index, id)?;
     let limit = |code: i32, half: f32| ((code - qparams.zero_point()) as f32 + half) * qparams.scale();
     let (low, high) = (limit(lo, -0.5), limit(hi, 0.5));
     let beyond = reference.iter().filter(|v| **v < low || **v > high).count();

@@ -62,7 +62,8 @@ pub struct Node {
     pub dtype: DType,
     /// The name of the float node that it stems from; its own name in a float graph.
     pub origin: String,
-    /// In an integer graph, why this node still computes in float; set by [`reference`](crate::quantize::reference()).
+    /// Why this node computes in float: in an integer graph, set by [`reference`](crate::quantize::reference()); before that, set by
+    /// [`prepare`](crate::quantize::prepare()) of what its quantizer was told to leave, whatever is quantized around it.
     pub float_reason: Option<String>,
 }
 
@@ -143,6 +144,13 @@ impl Graph {
             }
         }
         users
+    }
+
+    /// For every node, whether it is an output: to ask about all nodes, without a walk through the outputs for each.
+    pub(crate) fn output_flags(&self) -> Vec<bool> {
+        let mut flags = vec![false; self.nodes.len()];
+        self.outputs.iter().for_each(|id| flags[id.index()] = true);
+        flags
     }
 
     /// The same graph with other values of constants, of the same shapes and types.

@@ -9,6 +9,7 @@ mod eval;
 mod same;
 
 use std::borrow::Borrow;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
 
 use self::eval::Packed;
@@ -143,17 +144,18 @@ impl Interpreter {
         if let Some(value) = self.values[id.index()].get() {
             return Ok(Some(value.clone()));
         }
-        // Without recursion, since a chain of nodes may be long. Ids ascend along every path.
+        // Without recursion, since a chain of nodes may be long, and each node once: 2ⁿ ways may lead through n of them.
+        let mut found = HashSet::from([id]);
         let mut needed = vec![id];
         let mut next = 0;
         while let Some(node) = needed.get(next) {
             let inputs = self.graph.node(*node).inputs.iter().map(|input| self.same[input.index()]);
             let unknown = inputs.filter(|input| self.values[input.index()].get().is_none());
-            needed.extend(unknown.collect::<Vec<_>>());
+            needed.extend(unknown.filter(|&input| found.insert(input)).collect::<Vec<_>>());
             next += 1;
         }
+        // Ids ascend along every path.
         needed.sort_unstable();
-        needed.dedup();
         for id in needed {
             let node = self.graph.node(id);
             let value = |input: &NodeId| self.values[self.same[input.index()].index()].get();
@@ -174,17 +176,17 @@ impl Interpreter {
         wanted: &[NodeId],
         observe: &mut dyn FnMut(NodeId, ObserverId, &Tensor),
     ) -> Result<Vec<Tensor>, InterpError> {
-        let nodes = self.graph.nodes();
         let rows = self.check_feeds(feeds, wanted)?;
-        let mut values: Vec<Option<Value<'_>>> = vec![None; nodes.len()];
-        for &(id, tensor) in feeds {
-            values[id.index()] = Some(Value::Fed(tensor));
-        }
-        // How often each value is still to be read; 0 for a node that nothing needs.
-        let mut reads = vec![0u32; nodes.len()];
-        wanted.iter().for_each(|id| reads[id.index()] += 1);
-        for (i, node) in nodes.iter().enumerate().rev() {
-            if reads[i] > 0 && values[i].is_none() && !self.constant[i] {
+        let mut values: HashMap<NodeId, Value<'_>> =
+            feeds.iter().map(|&(id, tensor)| (id, Value::Fed(tensor))).collect();
+        // How often each value is still to be read. Only what is needed stands here, so that one node of a large graph costs no
+        // more than what it reads. Readers are found before what they read, from the last node back.
+        let mut reads: BTreeMap<NodeId, u32> = BTreeMap::new();
+        wanted.iter().for_each(|id| *reads.entry(*id).or_default() += 1);
+        let mut next = reads.keys().next_back().copied();
+        while let Some(id) = next {
+            if !values.contains_key(&id) && !self.constant[id.index()] {
+                let node = self.graph.node(id);
                 if matches!(node.op, Op::Input) {
                     return Err(InterpError::NotFed { node: node.name.clone() });
                 }
@@ -193,22 +195,25 @@ impl Interpreter {
                     let (node, shape) = (node.name.clone(), node.shape.clone());
                     return Err(InterpError::Elements { node, shape, rows });
                 }
-                node.inputs.iter().for_each(|input| reads[input.index()] += 1);
+                node.inputs.iter().for_each(|input| *reads.entry(*input).or_default() += 1);
             }
+            next = reads.range(..id).next_back().map(|(id, _)| *id);
         }
-        for (id, node) in self.graph.iter() {
-            if reads[id.index()] == 0 || values[id.index()].is_some() {
+        for id in reads.keys().copied().collect::<Vec<_>>() {
+            if values.contains_key(&id) {
                 continue;
             }
             if let Some(value) = self.constant_value(id)? {
-                values[id.index()] = Some(Value::Computed(value));
+                values.insert(id, Value::Computed(value));
                 continue;
             }
-            let inputs: Vec<Value<'_>> = node.inputs.iter().filter_map(|i| values[i.index()].clone()).collect();
+            let node = self.graph.node(id);
+            let inputs: Vec<Value<'_>> = node.inputs.iter().filter_map(|input| values.get(input).cloned()).collect();
             for input in &node.inputs {
-                reads[input.index()] -= 1;
-                if reads[input.index()] == 0 {
-                    values[input.index()] = None;
+                let left = reads.entry(*input).or_default();
+                *left -= 1;
+                if *left == 0 {
+                    values.remove(input);
                 }
             }
             let value = match node.op {
@@ -221,9 +226,9 @@ impl Interpreter {
                     Value::Computed(Arc::new(eval::eval(node, &tensors, self.packed(node, &tensors))?))
                 }
             };
-            values[id.index()] = Some(value);
+            values.insert(id, value);
         }
-        let value = |id: &NodeId| values[id.index()].clone();
+        let value = |id: &NodeId| values.get(id).cloned();
         let kept: Vec<Value<'_>> = wanted.iter().filter_map(value).collect();
         drop(values);
         Ok(kept.into_iter().map(Value::into_tensor).collect())

@@ -4,7 +4,7 @@
 //! for quantize/dequantize patterns: what has no integer form was decided there, and becomes steps on floats. Float graphs
 //! lower too. What depends on constants only is computed here, once.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::graph::{FloatNode, Graph, Node, NodeId, Op, infer};
@@ -75,6 +75,7 @@ pub fn lower_with(graph: &Graph, options: &LowerOptions) -> Result<Program, Lowe
         graph,
         options: *options,
         users: graph.users(),
+        is_output: graph.output_flags(),
         known: constants,
         values: Vec::new(),
         constants: Vec::new(),
@@ -102,6 +103,7 @@ struct Lowering<'g> {
     graph: &'g Graph,
     options: LowerOptions,
     users: Vec<Vec<NodeId>>,
+    is_output: Vec<bool>,
     /// The values of all nodes that depend on constants only.
     known: HashMap<NodeId, Arc<Tensor>>,
     values: Vec<Value>,
@@ -242,7 +244,7 @@ impl Lowering<'_> {
     /// What reads an accumulator: the node, what its codes mean, and what it does.
     fn end(&mut self, acc: NodeId) -> Option<(NodeId, Option<QParams>, Epilogue)> {
         let end = match self.users[acc.index()].as_slice() {
-            [end] if !self.graph.outputs().contains(&acc) => *end,
+            [end] if !self.is_output[acc.index()] => *end,
             _ => {
                 self.refuse(acc, "its accumulator is not read by exactly one node");
                 return None;
@@ -325,8 +327,10 @@ impl Lowering<'_> {
     /// Outputs that no step writes, or that two nodes share, are copied. Their values have the outputs' names, as callers know them.
     fn outputs(&mut self) -> Vec<ValueId> {
         let mut outputs = Vec::with_capacity(self.graph.outputs().len());
+        let refused: HashSet<String> = self.refused.iter().map(|node| node.name.clone()).collect();
+        let mut free: HashSet<ValueId> = self.steps.iter().map(|step| step.output).collect();
         for (&id, output_name) in self.graph.outputs().iter().zip(self.graph.output_names()) {
-            if self.refused.iter().any(|node| node.name == self.graph.node(id).name) {
+            if refused.contains(&self.graph.node(id).name) {
                 continue;
             }
             let Some(value) = self.read(id) else {
@@ -336,7 +340,6 @@ impl Lowering<'_> {
                 }
                 continue;
             };
-            let written = self.steps.iter().any(|step| step.output == value);
             if self.options.f16_outputs && self.values[value.index()].value_type == ValueType::F32 {
                 let name = format!("{}.half", self.graph.node(id).name);
                 let half = self.value(output_name, ValueType::F16, self.values[value.index()].shape.clone(), None);
@@ -344,7 +347,7 @@ impl Lowering<'_> {
                 outputs.push(half);
                 continue;
             }
-            if written && !outputs.contains(&value) {
+            if free.remove(&value) {
                 self.values[value.index()].name.clone_from(output_name);
                 outputs.push(value);
                 continue;
@@ -447,7 +450,7 @@ impl Lowering<'_> {
 
     /// How an input is quantized, if it may enter as int8: by all its readers, in one way.
     fn int8_input(&self, id: NodeId) -> Option<QParams> {
-        if !self.options.int8_inputs || self.graph.outputs().contains(&id) {
+        if !self.options.int8_inputs || self.is_output[id.index()] {
             return None;
         }
         let mut ways = self.users[id.index()].iter().map(|&user| match &self.graph.node(user).op {
@@ -459,12 +462,13 @@ impl Lowering<'_> {
     }
 
     fn is_int8_input(&self, id: NodeId) -> bool {
-        matches!(self.graph.node(id).op, Op::Input) && self.int8_input(id).is_some()
+        // Known since the input was met, which all of its readers ask about.
+        matches!(self.graph.node(id).op, Op::Input) && self.codes_of(id).is_some()
     }
 
     /// Whether a dequantize only feeds the caller, who takes int8.
     fn leaves_as_int8(&self, id: NodeId) -> bool {
-        self.options.int8_outputs && self.graph.outputs().contains(&id) && self.users[id.index()].is_empty()
+        self.options.int8_outputs && self.is_output[id.index()] && self.users[id.index()].is_empty()
     }
 
     fn i8(&mut self, id: NodeId) -> Option<Arc<[i8]>> {

@@ -8,7 +8,7 @@
 //!
 //! # Dimensions
 //! A dimension that the model names (`batch`, `seq`) is given a length by [`ImportOptions::dim`]; one without a name is called
-//! `{input}.{axis}`, and so is one of length 0 or −1, which old files have instead. One that leads all inputs that have it may be left out: it becomes `rows`, which varies at run time. All
+//! `{input}.{axis}`, and so is one of length 0 or −1, which old files have instead, or called `?`. One that leads all inputs that have it may be left out: it becomes `rows`, which varies at run time. All
 //! others must be given. A model that moves the batch or merges it with another axis in a way that a graph cannot express needs
 //! that length too; the error says so.
 //!

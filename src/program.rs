@@ -11,6 +11,7 @@ mod check;
 mod error;
 mod step;
 
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -121,6 +122,8 @@ pub struct Program {
     inputs: Vec<ValueId>,
     outputs: Vec<ValueId>,
     steps: Vec<Step>,
+    /// Where among the constants a value is.
+    constant_at: HashMap<ValueId, usize>,
 }
 
 impl Program {
@@ -135,7 +138,8 @@ impl Program {
         outputs: Vec<ValueId>,
         steps: Vec<Step>,
     ) -> Result<Self, ProgramError> {
-        let program = Self { values, constants, inputs, outputs, steps };
+        let constant_at = constants.iter().enumerate().map(|(at, (id, _))| (*id, at)).collect();
+        let program = Self { values, constants, inputs, outputs, steps, constant_at };
         program.check_values()?;
         program.check_order()?;
         program.steps.iter().try_for_each(|step| check::check_step(&program, step))?;
@@ -171,7 +175,7 @@ impl Program {
     /// The constant that a value is, if it is one.
     #[must_use]
     pub fn constant(&self, id: ValueId) -> Option<&Tensor> {
-        self.constants.iter().find(|(constant, _)| *constant == id).map(|(_, tensor)| &**tensor)
+        self.constant_at.get(&id).map(|&at| &*self.constants[at].1)
     }
 
     /// The values that the caller provides, in the graph's order.
@@ -255,12 +259,14 @@ impl Program {
         if let Some(at) = written.iter().position(|written| !written) {
             return order(ValueId::new(at), "is no input and no constant, and no step writes it");
         }
-        for (i, &id) in self.outputs.iter().enumerate() {
+        let by_steps: HashSet<ValueId> = self.steps.iter().map(|step| step.output).collect();
+        let mut listed = HashSet::new();
+        for &id in &self.outputs {
             known("program", id)?;
-            if !self.steps.iter().any(|step| step.output == id) {
+            if !by_steps.contains(&id) {
                 return order(id, "is an output that no step writes");
             }
-            if self.outputs[..i].contains(&id) {
+            if !listed.insert(id) {
                 return order(id, "is listed twice among the outputs");
             }
         }

@@ -51,4 +51,5 @@ pub(crate) mod trained {
 pub(crate) mod archived {
     pub(crate) use super::observer::{Histogram, Histograms, Observer, State};
     pub(crate) use super::prepare::Parts;
+    pub(crate) use super::sharing::in_order;
 }

@@ -68,7 +68,7 @@ impl Compare {
         let float = Model::load(&self.float, &self.dims)?;
         // Dimensions of an archive are known.
         let has_dims = super::output::extension(&self.quantized) == "onnx";
-        let dims = if has_dims { self.dims.clone() } else { Dims { dims: Vec::new() } };
+        let dims = if has_dims { self.dims.clone() } else { Dims::none() };
         let quantized = Model::load(&self.quantized, &dims)?;
         check_stages(&float, &quantized)?;
         check_inputs(&float, &quantized)?;

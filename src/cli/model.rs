@@ -1,5 +1,6 @@
 //! Model files: ONNX, or an archive of any stage.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -18,14 +19,53 @@ use super::output::extension;
 pub(super) struct Dims {
     /// The value of a symbolic dimension of an ONNX model, or several with commas between them. A leading dimension without a
     /// value varies at run time.
-    #[arg(long = "dim", value_name = "NAME=N", value_parser = dim, value_delimiter = ',')]
-    pub(super) dims: Vec<(String, usize)>,
+    #[arg(long = "dim", value_name = "NAME=N", value_parser = list)]
+    dims: Vec<List>,
 }
 
-fn dim(text: &str) -> Result<(String, usize), String> {
-    let (name, value) = text.split_once('=').ok_or("expected NAME=N, as in batch=8")?;
-    let value = value.parse().ok().filter(|&n| n > 0).ok_or_else(|| format!("{value:?} is no number above 0"))?;
-    if name.is_empty() { Err("the name is empty".to_owned()) } else { Ok((name.to_owned(), value)) }
+/// The dimensions of one argument.
+type List = Vec<(String, usize)>;
+
+impl Dims {
+    /// No dimension has a value.
+    pub(super) fn none() -> Self {
+        Self { dims: Vec::new() }
+    }
+
+    /// All names with their values, each once.
+    pub(super) fn by_name(&self) -> Result<List> {
+        let mut values = HashMap::new();
+        for (name, value) in self.dims.iter().flatten() {
+            if let Some(other) = values.insert(name, value) {
+                return Err(usage(format!("--dim {name} is given twice, as {other} and as {value}; give it once")));
+            }
+        }
+        Ok(self.dims.concat())
+    }
+}
+
+/// Names may hold `=` and `,`: a value follows the last `=`, and a comma begins the next name only behind a value.
+fn list(text: &str) -> Result<List, String> {
+    let (mut list, mut name) = (Vec::new(), String::new());
+    for part in text.split(',') {
+        name += part;
+        match name.rsplit_once('=').and_then(|(name, value)| Some((name.to_owned(), value.parse::<usize>().ok()?))) {
+            Some(pair) => {
+                list.push(pair);
+                name.clear();
+            }
+            None => name.push(','),
+        }
+    }
+    if let Some(rest) = name.strip_suffix(',') {
+        let (_, value) = rest.rsplit_once('=').ok_or("expected NAME=N, as in batch=8")?;
+        return Err(format!("{value:?} is no number above 0"));
+    }
+    match list.iter().find(|(name, value)| name.is_empty() || *value == 0) {
+        Some((name, _)) if name.is_empty() => Err("the name is empty".to_owned()),
+        Some((_, value)) => Err(format!("\"{value}\" is no number above 0")),
+        None => Ok(list),
+    }
 }
 
 /// How far a model has come.
@@ -73,13 +113,13 @@ impl Model {
             if extension(&path) != "onnx" {
                 bail!("{name} is no archive of enfold, nor called .onnx; MODEL is one of the two");
             }
-            let options = dims.dims.iter().fold(ImportOptions::default(), |o, (name, value)| o.dim(name, *value));
+            let options = ImportOptions::new().dims(dims.by_name()?);
             // The library's advice, as an argument.
-            let advice = |e: onnx::OnnxError| anyhow!(e.to_string().replace(", as in ", ", as in --dim "));
+            let advice = |e: onnx::OnnxError| anyhow!(e.with_argument("--dim"));
             let graph = onnx::load(&path, &options).map_err(advice).with_context(|| path.display().to_string())?;
             return Ok(Self { stage: stage(&graph), path, size_bytes, format: "ONNX", graph, prepared: None });
         }
-        if let Some((dim, value)) = dims.dims.first() {
+        if let Some((dim, value)) = dims.by_name()?.first() {
             return Err(usage(format!(
                 "--dim {dim}={value}: {name} is an archive, whose dimensions were set when its \
                 ONNX model was imported; import it again, or leave --dim out"
@@ -182,9 +222,21 @@ mod tests {
 
     #[test]
     fn dimensions() {
-        assert_eq!(dim("batch=8"), Ok(("batch".to_owned(), 8)));
-        for wrong in ["batch", "batch=", "batch=0", "=8", "batch=-1"] {
-            assert!(dim(wrong).is_err(), "{wrong}");
+        let pairs = |all: &[(&str, usize)]| all.iter().map(|&(name, n)| (name.to_owned(), n)).collect::<List>();
+        for (text, expected) in [
+            ("batch=8", &[("batch", 8)][..]),
+            ("batch=8,seq=16", &[("batch", 8), ("seq", 16)]),
+            ("a=b=3", &[("a=b", 3)]),
+            ("max(a,b)=3,c=4", &[("max(a,b)", 3), ("c", 4)]),
+            (",=3", &[(",", 3)]),
+        ] {
+            assert_eq!(list(text), Ok(pairs(expected)), "{text}");
         }
+        for wrong in ["", "batch", "batch=", "batch=0", "=8", "batch=-1", "batch=8,", "batch=8,,c", "batch=8,=2"] {
+            assert!(list(wrong).is_err(), "{wrong}");
+        }
+        let twice = Dims { dims: vec![pairs(&[("a", 1), ("b", 2)]), pairs(&[("a", 3)])] };
+        let error = twice.by_name().expect_err("twice").to_string();
+        assert_eq!(error, "--dim a is given twice, as 1 and as 3; give it once");
     }
 }

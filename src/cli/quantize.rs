@@ -261,7 +261,7 @@ impl Merge {
         let mut merged: Option<PreparedGraph> = None;
         let mut seen = Vec::new();
         for path in inputs {
-            let model = Model::load(path, &Dims { dims: Vec::new() })?;
+            let model = Model::load(path, &Dims::none())?;
             let stage = model.stage;
             let Some(state) = model.prepared else {
                 bail!("{} is {stage}; merge takes what enfold quantize --shard has written", path.display());

@@ -2,19 +2,19 @@
 
 use anyhow::{Result, bail};
 use enfold::Tensor;
-use enfold::graph::{Graph, NodeId, Op};
+use enfold::graph::{Graph, Op};
 
 /// Refuses ids that a table lacks and, for models with codes, floats that are no numbers. The engines of the CPU refuse both, a
 /// GPU computes something.
 pub(super) fn check(graph: &Graph, inputs: &[Tensor]) -> Result<()> {
-    let users = graph.users();
+    let tables = smallest_tables(graph);
     let codes = graph
         .nodes()
         .iter()
         .any(|node| matches!(node.op, Op::Quantize { .. } | Op::QuantizeDynamic { .. } | Op::ChooseQParams { .. }));
     for (&id, input) in graph.inputs().iter().zip(inputs) {
         let name = &graph.node(id).name;
-        if let (Some(ids), Some(rows)) = (input.as_i32(), smallest_table(graph, &users, id))
+        if let (Some(ids), Some(rows)) = (input.as_i32(), tables[id.index()])
             && let Some((at, id)) = ids.iter().enumerate().find(|(_, id)| !(0..rows).contains(*id))
         {
             bail!("input {name}: element {at} is id {id}, and its table has rows 0 to {}", rows - 1);
@@ -26,22 +26,54 @@ pub(super) fn check(graph: &Graph, inputs: &[Tensor]) -> Result<()> {
     Ok(())
 }
 
-/// The rows of the smallest table that ids of an input reach, if they reach one.
-pub(super) fn smallest_table(graph: &Graph, users: &[Vec<NodeId>], id: NodeId) -> Option<i32> {
-    let (mut pending, mut smallest) = (vec![id], None::<usize>);
-    while let Some(at) = pending.pop() {
-        for &user in &users[at.index()] {
-            let node = graph.node(user);
-            match node.op {
-                Op::Embedding if node.inputs[0] == at => {
-                    let table = graph.node(node.inputs[1]).shape.dims().first().copied().unwrap_or(1);
-                    smallest = Some(smallest.map_or(table, |other| other.min(table)));
+/// For each node, the rows of the smallest table that its values reach as ids, if they reach one.
+pub(super) fn smallest_tables(graph: &Graph) -> Vec<Option<i32>> {
+    let mut smallest = vec![None::<i32>; graph.nodes().len()];
+    // Readers come later, so what they reach is known first: each node is looked at once, however many ways lead through it.
+    for (at, node) in graph.nodes().iter().enumerate().rev() {
+        for (position, &input) in node.inputs.iter().enumerate() {
+            let reached = match node.op {
+                Op::Embedding if position == 0 => {
+                    let rows = graph.node(node.inputs[1]).shape.dims().first().copied().unwrap_or(1);
+                    Some(i32::try_from(rows).unwrap_or(i32::MAX).max(1))
                 }
                 // Ids that are moved are ids.
-                _ if node.dtype == graph.node(id).dtype => pending.push(user),
-                _ => {}
-            }
+                _ if node.dtype == graph.node(input).dtype => smallest[at],
+                _ => None,
+            };
+            let own = &mut smallest[input.index()];
+            *own = [*own, reached].into_iter().flatten().min();
         }
     }
-    smallest.map(|rows| i32::try_from(rows).unwrap_or(i32::MAX).max(1))
+    smallest
+}
+
+#[cfg(test)]
+mod tests {
+    use enfold::tensor::DType;
+    use enfold::{GraphBuilder, Shape};
+
+    use super::*;
+
+    /// 64 values behind each other, each of two copies of the one before: 2⁶⁴ ways lead through them.
+    #[test]
+    fn each_node_is_looked_at_once() {
+        let mut g = GraphBuilder::new();
+        let ids = g.typed_input("ids", Shape::fixed(&[2]), DType::I32).expect("an input");
+        let x = g.input("x", Shape::fixed(&[2])).expect("an input");
+        let (mut moved, mut sum) = (ids, x);
+        for i in 0..64 {
+            let [first, second] =
+                [0, 1].map(|at| g.slice(&format!("s{i}.{at}"), moved, 0, at..at + 1).expect("a part"));
+            moved = g.concat(&format!("c{i}"), &[second, first], 0).expect("joined");
+            let relu = g.relu(&format!("r{i}"), sum).expect("a relu");
+            sum = g.add(&format!("a{i}"), sum, relu).expect("a sum");
+        }
+        let table = |rows: usize| enfold::Tensor::from_f32(&[rows, 1], vec![0.0; rows]).expect("lengths fit");
+        let far = g.embedding("far", moved, table(5)).expect("rows");
+        let near = g.embedding("near", ids, table(7)).expect("rows");
+        let graph = g.finish([far, near, sum]).expect("a graph");
+        let tables = smallest_tables(&graph);
+        assert_eq!((tables[ids.index()], tables[moved.index()], tables[x.index()]), (Some(5), Some(5), None));
+    }
 }

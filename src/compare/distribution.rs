@@ -3,8 +3,9 @@
 use std::borrow::Borrow;
 use std::collections::HashMap;
 
-use super::isolate::{Weight, layer_of, weight};
-use super::{CompareError, Values, clipping, floats, is_input};
+use super::index::Index;
+use super::isolate::{Weight, weight};
+use super::{CompareError, Values, clipping, floats};
 use crate::graph::{Graph, NodeId};
 use crate::interp::Interpreter;
 use crate::tensor::Tensor;
@@ -57,19 +58,20 @@ pub fn distributions<T: Borrow<Tensor>>(
     let truth = Interpreter::new(reference);
     let values = Values::of(&truth, &inputs)?;
     let under_test = Interpreter::new(actual);
-    let others: HashMap<String, NodeId> = Values::comparable(&under_test)?.1;
+    let (of_truth, of_actual) = (&values.index, &Index::new(actual));
+    let others: HashMap<String, NodeId> = Values::comparable(&under_test, of_actual)?.1;
     let mut all = Vec::new();
     for (origin, id) in &values.ordered {
         let Some(&other) = others.get(origin) else { continue };
-        if is_input(reference, origin) || is_input(actual, origin) {
+        if of_truth.is_input(origin) || of_actual.is_input(origin) {
             continue;
         }
-        let range = clipping(actual, other).map(|range| Clipping { widest: range, narrowest: None });
+        let range = clipping(actual, of_actual, other).map(|range| Clipping { widest: range, narrowest: None });
         let activation = Distribution::of(floats(&values.reals[id]), bins, range);
-        let weight = match (layer_of(&truth, origin), layer_of(&under_test, origin)) {
-            (Some(of_truth), Some(own)) => match weight(&truth, of_truth)? {
+        let weight = match (of_truth.layer_of(origin), of_actual.layer_of(origin)) {
+            (Some(layer), Some(own)) => match weight(&truth, of_truth, layer)? {
                 Some(expected) => {
-                    let clipping = weight(&under_test, own)?.and_then(|got| got.clipping());
+                    let clipping = weight(&under_test, of_actual, own)?.and_then(|got| got.clipping());
                     Some(Distribution::of(&expected.reals, bins, clipping))
                 }
                 None => None,

@@ -2,7 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Values, meaning, real, sqnr_db};
+use super::index::Index;
+use super::{Values, real, sqnr_db};
 use crate::graph::{NodeId, Op};
 use crate::interp::{InterpError, Interpreter};
 use crate::numerics;
@@ -11,6 +12,8 @@ use crate::tensor::{DType, Tensor};
 
 pub(super) struct Actual<'a> {
     pub(super) interpreter: &'a Interpreter,
+    /// Of the graph under test.
+    pub(super) index: &'a Index,
     pub(super) reference: &'a Values,
     /// Those of both graphs.
     pub(super) inputs: &'a [&'a Tensor],
@@ -40,14 +43,14 @@ impl Actual<'_> {
                 continue;
             }
             // Ids and masks are the same in both.
-            if let Some(at_input) = graph.inputs().iter().position(|&input| input == at) {
+            if let Some(at_input) = self.index.input_at(at) {
                 fed.insert(at, self.inputs[at_input].clone());
             }
             pending.extend(&node.inputs);
         }
         let feeds: Vec<_> = fed.iter().map(|(&id, tensor)| (id, tensor)).collect();
         let value = self.interpreter.run_nodes(&feeds, &[id])?.swap_remove(0);
-        Ok(real(graph, id, value))
+        Ok(real(self.index, id, value))
     }
 
     /// The reference's value of the float node that a node stands for, as that node would hold it.
@@ -63,19 +66,19 @@ impl Actual<'_> {
         let fits = node.shape.admits(value.shape());
         match node.dtype {
             DType::F32 if fits => Some(value.clone()),
-            DType::I8 if fits => codes(meaning(graph, id)?),
+            DType::I8 if fits => codes(self.index.meaning(id)?),
             _ => None,
         }
     }
 
     /// Signal to quantization noise of the weight of the layer that stands for a float node.
     pub(super) fn weight_sqnr_db(&self, origin: &str, truth: &Interpreter) -> Result<Option<f64>, InterpError> {
-        let (Some(of_truth), Some(own)) = (layer_of(truth, origin), layer_of(self.interpreter, origin)) else {
+        let of_truth = &self.reference.index;
+        let (Some(layer), Some(own)) = (of_truth.layer_of(origin), self.index.layer_of(origin)) else {
             return Ok(None);
         };
-        let (Some(expected), Some(got)) = (weight(truth, of_truth)?, weight(self.interpreter, own)?) else {
-            return Ok(None);
-        };
+        let weights = (weight(truth, of_truth, layer)?, weight(self.interpreter, self.index, own)?);
+        let (Some(expected), Some(got)) = weights else { return Ok(None) };
         Ok((got.reals.len() == expected.reals.len()).then(|| sqnr_db(&got.reals, &expected.reals)))
     }
 }
@@ -92,12 +95,6 @@ fn quantizes(op: &Op) -> bool {
     )
 }
 
-/// The linear layer that stands for a float node.
-pub(super) fn layer_of(interpreter: &Interpreter, origin: &str) -> Option<NodeId> {
-    let is_layer = |op: &Op| matches!(op, Op::Linear | Op::IntegerLinear { .. });
-    interpreter.graph().iter().find(|(_, node)| node.origin == origin && is_layer(&node.op)).map(|(id, _)| id)
-}
-
 /// The weight `[N, K]` of a layer in real units.
 #[derive(Debug, Clone)]
 pub(super) struct Weight {
@@ -110,7 +107,7 @@ pub(super) struct Weight {
 }
 
 /// The weight of a layer; `None` if it is not known.
-pub(super) fn weight(interpreter: &Interpreter, layer: NodeId) -> Result<Option<Weight>, InterpError> {
+pub(super) fn weight(interpreter: &Interpreter, index: &Index, layer: NodeId) -> Result<Option<Weight>, InterpError> {
     let graph = interpreter.graph();
     let node = graph.node(layer);
     let Some(weight) = interpreter.constant_value(node.inputs[1])? else { return Ok(None) };
@@ -122,13 +119,13 @@ pub(super) fn weight(interpreter: &Interpreter, layer: NodeId) -> Result<Option<
         return Ok(Some(Weight { reals, k, quantized: matches!(op, Op::Dequantize { .. }), per_channel }));
     };
     // The scales are in the factors of what reads the accumulator.
-    let Some((_, end)) = graph.iter().find(|(_, user)| user.inputs.first() == Some(&layer)) else { return Ok(None) };
+    let Some(end) = index.reader_of(layer).map(|reader| graph.node(reader)) else { return Ok(None) };
     let factors = match end.op {
         Op::ScaleAccumulatorDynamic { .. } => end.inputs[3],
         _ => end.inputs[1],
     };
     let Some(factors) = interpreter.constant_value(factors)? else { return Ok(None) };
-    let x_scale = meaning(graph, node.inputs[0]).map(|x| f64::from(x.scale()));
+    let x_scale = index.meaning(node.inputs[0]).map(|x| f64::from(x.scale()));
     let steps = f64::from(1u32 << fraction_bits);
     let unit = match (&end.op, x_scale) {
         (Op::ScaleAccumulatorDynamic { .. }, _) => 1.0,

@@ -42,8 +42,8 @@ impl Arenas {
         let earliest_first = order(&|v| (v.first as u64, usize::MAX - v.last));
         let longest_first = order(&|v| (u64::MAX - (v.last - v.first) as u64, usize::MAX - v.bytes as usize));
         // What lives while most memory is needed has the least choice.
-        let pressure =
-            |at: usize| values.iter().filter(|v| v.first <= at && at <= v.last).map(|v| v.bytes).sum::<u64>();
+        let living = living(values);
+        let pressure = |at: usize| living[at];
         let tightest = values.iter().map(|v| v.first).max_by_key(|&at| pressure(at)).unwrap_or(0);
         let distance = |v: &Lifetime| v.first.saturating_sub(tightest) + tightest.saturating_sub(v.last);
         let tightest_first = order(&|v| (distance(v) as u64, usize::MAX - v.bytes as usize));
@@ -53,7 +53,7 @@ impl Arenas {
             return Self::default();
         };
         // No plan can be smaller than the most that lives at once.
-        let least = pressure(tightest);
+        let least = values.first().map_or(0, |_| pressure(tightest));
         let mut random = fastrand::Rng::with_seed(0);
         for _ in 0..SEARCH_STEPS / (values.len() * values.len()).max(1) {
             if best.bytes() <= least + least / 50 {
@@ -130,6 +130,23 @@ impl Arenas {
         }
         offset
     }
+}
+
+/// Bytes that live at each dispatch.
+fn living(values: &[Lifetime]) -> Vec<u64> {
+    let dispatches = values.iter().map(|v| v.last + 1).max().unwrap_or(0);
+    let (mut begins, mut ends) = (vec![0u64; dispatches + 1], vec![0u64; dispatches + 1]);
+    for value in values {
+        begins[value.first] = begins[value.first].saturating_add(value.bytes);
+        ends[value.last + 1] = ends[value.last + 1].saturating_add(value.bytes);
+    }
+    let mut now = 0u64;
+    (0..dispatches)
+        .map(|at| {
+            now = now.saturating_add(begins[at]).saturating_sub(ends[at]);
+            now
+        })
+        .collect()
 }
 
 #[cfg(test)]

@@ -14,7 +14,6 @@
 //! it, else its steps stay apart. A sum that is kept lives together with both operands and the norm; where that costs too much
 //! memory, [`Plan`](super::plan::Plan) asks for it to stay apart.
 
-use super::plan::keeps_sum;
 use crate::numerics::UnaryOp;
 use crate::program::{Epilogue, FloatOp, Program, StepOp, ValueId, ValueType};
 use crate::qparams::QScheme;
@@ -36,6 +35,8 @@ pub(super) struct Group {
     pub(super) halves: bool,
     /// The sum before a layer norm.
     pub(super) before: Option<usize>,
+    /// Whether that sum is read by others, or by the caller.
+    pub(super) keeps_sum: bool,
     /// The quantization after a layer norm, or with the scales that the main step chooses.
     pub(super) quantize: Option<usize>,
     /// The transposes of a matmul's operands.
@@ -73,8 +74,9 @@ pub(super) fn groups(program: &Program, joined: Joined) -> Vec<Group> {
         groups.push(group);
     }
     // A transpose is met before its matmul.
-    let transposes: Vec<usize> = groups.iter().flat_map(|group| group.transposes).flatten().collect();
-    groups.retain(|group| !transposes.contains(&group.main));
+    let mut transposes = vec![false; program.steps().len()];
+    groups.iter().flat_map(|group| group.transposes).flatten().for_each(|step| transposes[step] = true);
+    groups.retain(|group| !transposes[group.main]);
     groups.sort_by_key(|group| group.last);
     groups
 }
@@ -98,16 +100,23 @@ struct Fusion<'p> {
     program: &'p Program,
     /// The steps that read each value, with repetition.
     readers: Vec<Vec<usize>>,
+    /// The step that writes each value, if one does.
+    writers: Vec<Option<usize>>,
+    is_output: Vec<bool>,
     joined: Joined,
 }
 
 impl<'p> Fusion<'p> {
     fn new(program: &'p Program, joined: Joined) -> Self {
-        let mut readers = vec![Vec::new(); program.values().len()];
+        let values = program.values().len();
+        let (mut readers, mut writers, mut is_output) =
+            (vec![Vec::new(); values], vec![None; values], vec![false; values]);
         for (at, step) in program.steps().iter().enumerate() {
             step.inputs.iter().for_each(|input| readers[input.index()].push(at));
+            writers[step.output.index()] = Some(at);
         }
-        Self { program, readers, joined }
+        program.outputs().iter().for_each(|id| is_output[id.index()] = true);
+        Self { program, readers, writers, is_output, joined }
     }
 
     fn group(&self, group: Group) -> Group {
@@ -130,7 +139,7 @@ impl<'p> Fusion<'p> {
     fn only_reader(&self, step: usize) -> Option<usize> {
         let output = self.program.steps()[step].output;
         match self.readers[output.index()].as_slice() {
-            [reader] if !self.program.outputs().contains(&output) => Some(*reader),
+            [reader] if !self.is_output[output.index()] => Some(*reader),
             _ => None,
         }
     }
@@ -188,13 +197,15 @@ impl<'p> Fusion<'p> {
         if !same || twice || as_weight {
             return None;
         }
-        let group = Group { main: norm, last: norm, before: Some(group.main), ..group };
-        if self.joined != Joined::All && keeps_sum(self.program, &group) {
+        let readers = &self.readers[sum.output.index()];
+        let keeps_sum = self.is_output[sum.output.index()] || readers.iter().any(|&reader| reader != norm);
+        if self.joined != Joined::All && keeps_sum {
             return None;
         }
+        let group = Group { main: norm, last: norm, before: Some(group.main), keeps_sum, ..group };
         // The group runs where its last step stands, and what reads the sum before that would find none.
         let quantized = self.with_quantize(group);
-        let early = self.readers[sum.output.index()].iter().any(|&reader| reader != norm && reader < quantized.last);
+        let early = readers.iter().any(|&reader| reader != norm && reader < quantized.last);
         Some(if early { group } else { quantized })
     }
 
@@ -233,8 +244,7 @@ impl<'p> Fusion<'p> {
         let mut group = group;
         for (at, slot) in group.transposes.iter_mut().enumerate() {
             let operand = matmul.inputs[at];
-            let transpose = self.program.steps().iter().position(|step| step.output == operand);
-            let Some(transpose) = transpose else { continue };
+            let Some(transpose) = self.writers[operand.index()] else { continue };
             let StepOp::Transpose { perm } = self.op(transpose) else { continue };
             let alone = self.only_reader(transpose) == Some(group.main);
             // The other operand must not lie in the same place.

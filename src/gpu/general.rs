@@ -5,7 +5,6 @@ use super::error::GpuError;
 use super::fuse::Group;
 use super::layout::{OpParams, row_words};
 use super::pipeline::GeneralKernel;
-use super::plan::keeps_sum;
 use crate::numerics::UnaryOp;
 use crate::program::{Epilogue, FloatOp, Program, Step, StepOp, Value, ValueType};
 use crate::qparams::QScheme;
@@ -108,8 +107,8 @@ fn flat(program: &Program, step: &Step, flat: &'static str) -> Option<General> {
     Some(general)
 }
 
-/// The dispatch of a group of steps that a general kernel executes. `part` counts the inputs of a concat, and the two dispatches
-/// that choose parameters.
+/// The dispatch of a group of steps that a general kernel executes. `part` counts the two dispatches that choose
+/// parameters.
 pub(super) fn general(program: &Program, group: &Group, part: usize) -> Result<General, GpuError> {
     let step = &program.steps()[group.main];
     let value = |at: usize| program.value(step.inputs[at]);
@@ -130,8 +129,8 @@ pub(super) fn general(program: &Program, group: &Group, part: usize) -> Result<G
         elementwise(step, y, kernel, &strides, &vec![0; strides.len()])
     };
     Ok(match &step.op {
-        StepOp::Quantize { .. } | StepOp::Dequantize { .. } | StepOp::Linear(_) => {
-            unreachable!("{} has a kernel of its own", step.op.name())
+        StepOp::Quantize { .. } | StepOp::Dequantize { .. } | StepOp::Linear(_) | StepOp::Concat { .. } => {
+            unreachable!("{} has a kernel of its own, or several dispatches", step.op.name())
         }
         StepOp::Add(add) => {
             let mut general = pair("add_flat_i8_i8", "add_i8_i8")?;
@@ -204,7 +203,6 @@ pub(super) fn general(program: &Program, group: &Group, part: usize) -> Result<G
             // Two a thread; rows may share words.
             over(y, "half_f32_f16", Size::Threads(y.cols() as u64))
         }
-        StepOp::Concat { axis } => concat(program, step, *axis, part)?,
         StepOp::Reshape if floats => {
             let mut general = over(y, "copy_f32_f32", Size::Threads(y.cols() as u64));
             let cols = y.cols() as u32;
@@ -310,7 +308,7 @@ fn layer_norm(program: &Program, group: &Group, eps: f32) -> General {
         (params.zero_point, params.inv_scale) = (qparams.zero_point(), qparams.inv_scale());
         (params.lo, params.hi) = (range.quant_min(), range.quant_max());
     }
-    general.kernel.flags = match (group.before.is_some(), keeps_sum(program, group), quantize.is_some()) {
+    general.kernel.flags = match (group.before.is_some(), group.keeps_sum, quantize.is_some()) {
         (false, _, false) => &[],
         (false, _, true) => &["QUANTIZE"],
         (true, false, false) => &["ADD"],
@@ -341,11 +339,21 @@ fn together(step: &Step, x: &Value, y: &Value, axis: usize, kernel: &'static str
     Ok(general)
 }
 
-/// One input of a concat: its rows are copied to where they belong.
-fn concat(program: &Program, step: &Step, axis: usize, part: usize) -> Result<General, GpuError> {
-    let (x, y) = (program.value(step.inputs[part]), program.value(step.output));
+/// The dispatches of a concat, one for each input: its rows are copied to where they belong.
+pub(super) fn concat(program: &Program, step: &Step, axis: usize) -> Result<Vec<General>, GpuError> {
+    let mut before = 0;
+    let mut parts = Vec::with_capacity(step.inputs.len());
+    for &input in &step.inputs {
+        parts.push(concat_part(program, step, program.value(input), axis, before)?);
+        before += program.value(input).shape.axis(axis).unwrap_or(0);
+    }
+    Ok(parts)
+}
+
+/// One input of a concat, with so many elements along the axis before it.
+fn concat_part(program: &Program, step: &Step, x: &Value, axis: usize, before: usize) -> Result<General, GpuError> {
+    let y = program.value(step.output);
     let (from, to) = (axes(x), axes(y));
-    let before: usize = step.inputs[..part].iter().filter_map(|&input| program.value(input).shape.axis(axis)).sum();
     let offset = before * to[axis].stride;
     let last = from.len() - 1;
     let (kernel, threads) = match x.value_type {

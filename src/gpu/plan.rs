@@ -3,7 +3,7 @@
 use super::arena::{Arenas, Lifetime, Place};
 use super::error::GpuError;
 use super::fuse::{Group, Joined, groups};
-use super::general::{General, general};
+use super::general::{General, concat, general};
 use super::layout::row_words;
 use super::pipeline::TensorKernel;
 use crate::program::{Epilogue, Program, StepOp, Value, ValueId, ValueType};
@@ -82,7 +82,7 @@ impl Plan {
         }
         let all = groups(program, Joined::All);
         let plan = Self::of(program, terms, &all)?;
-        if !all.iter().any(|group| keeps_sum(program, group)) {
+        if !all.iter().any(|group| group.keeps_sum) {
             return Ok(plan);
         }
         // A dispatch saved is worth some memory, but not much.
@@ -106,7 +106,12 @@ impl Plan {
 
     /// A plan without places.
     fn dispatched(program: &Program, terms: Terms<'_>, groups: &[Group]) -> Result<Self, GpuError> {
-        let mut planner = Planner { program, terms, plan: Self::default(), slots: vec![None; program.values().len()] };
+        let values = program.values().len();
+        let (slots, output_of) = (vec![None; values], vec![None; values]);
+        let mut planner = Planner { program, terms, plan: Self::default(), slots, output_of };
+        for (at, id) in program.outputs().iter().enumerate() {
+            planner.output_of[id.index()] = Some(at);
+        }
         for (at, (id, _)) in program.constants().iter().enumerate() {
             planner.slots[id.index()] = Some(Slot::Constant(at));
         }
@@ -150,6 +155,8 @@ struct Planner<'p> {
     plan: Plan,
     /// Where each value lies, once it is written.
     slots: Vec<Option<Slot>>,
+    /// Which output each value is, if it is one.
+    output_of: Vec<Option<usize>>,
 }
 
 impl Planner<'_> {
@@ -198,7 +205,7 @@ impl Planner<'_> {
 
     /// Where a value will be written: where the caller wants it, unless in another layout.
     fn write(&mut self, binding: u32, id: ValueId) -> Part {
-        let as_output = self.program.outputs().iter().position(|output| *output == id);
+        let as_output = self.output_of[id.index()];
         let bytes = self.padded(id);
         let slot = match as_output {
             Some(output) if !needs_padding(self.value(id)) => Slot::Output(output),
@@ -210,7 +217,7 @@ impl Planner<'_> {
     /// After a value's last dispatch: it can be read from now on, also by the caller.
     fn written(&mut self, id: ValueId, (_, slot, bytes): Part) {
         self.slots[id.index()] = Some(slot);
-        let as_output = self.program.outputs().iter().position(|output| *output == id);
+        let as_output = self.output_of[id.index()];
         if let (Some(output), Slot::Scratch(_)) = (as_output, slot) {
             let dense = dense_bytes(self.value(id), self.terms.max_rows);
             let (name, kernel) = (self.value(id).name.clone(), PlannedKernel::Tensor(TensorKernel::Unpad, None));
@@ -252,10 +259,10 @@ impl Planner<'_> {
                 self.plan.push(Planned { name, value, parts, kernel: PlannedKernel::Linear(group) });
                 self.written(last.output, y);
             }
-            StepOp::Concat { .. } => {
+            StepOp::Concat { axis } => {
                 let y = self.write(GENERAL_Y, step.output);
-                for (at, &input) in step.inputs.iter().enumerate() {
-                    let kernel = PlannedKernel::General(Box::new(general(program, &group, at)?));
+                for (general, &input) in concat(program, step, *axis)?.into_iter().zip(&step.inputs) {
+                    let kernel = PlannedKernel::General(Box::new(general));
                     let parts = vec![self.read(FIRST, input), y];
                     self.plan.push(Planned { name: name.clone(), value, parts, kernel });
                 }
@@ -297,7 +304,7 @@ impl Planner<'_> {
         if let Some(before) = group.before {
             let sum = &program.steps()[before];
             (inputs[0], fourth) = (sum.inputs[0], Some(sum.inputs[1]));
-            if keeps_sum(program, &group) {
+            if group.keeps_sum {
                 second = Some(sum.output);
             }
         }
@@ -331,15 +338,6 @@ impl Planner<'_> {
         }
         Ok(())
     }
-}
-
-/// Whether the sum before a layer norm is read by others, or by the caller.
-pub(super) fn keeps_sum(program: &Program, group: &Group) -> bool {
-    group.before.is_some_and(|before| {
-        let sum = program.steps()[before].output;
-        let mut others = program.steps().iter().enumerate().filter(|&(at, _)| at != group.main);
-        program.outputs().contains(&sum) || others.any(|(_, step)| step.inputs.contains(&sum))
-    })
 }
 
 /// Whether int8 rows have padding on the device.

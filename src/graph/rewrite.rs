@@ -1,6 +1,6 @@
 //! How a pass rebuilds a graph.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::{Graph, GraphError, Node, NodeId, Op, infer, share};
@@ -13,6 +13,8 @@ pub struct Rewriter<'g> {
     source: &'g Graph,
     nodes: Vec<Node>,
     names: HashSet<String>,
+    /// For each name asked for again, the last number tried: a thousand equal names take a thousand steps.
+    numbers: HashMap<String, u32>,
     map: Vec<Option<NodeId>>,
     /// Constants that hold the same are one in memory.
     contents: Contents,
@@ -26,6 +28,7 @@ impl<'g> Rewriter<'g> {
             source,
             nodes: Vec::new(),
             names: HashSet::new(),
+            numbers: HashMap::new(),
             map: vec![None; source.nodes.len()],
             contents: Contents::default(),
         }
@@ -123,8 +126,14 @@ impl<'g> Rewriter<'g> {
 
     fn push(&mut self, mut node: Node) -> NodeId {
         if self.names.contains(&node.name) {
-            let free = (1u32..).map(|i| format!("{}_{i}", node.name)).find(|name| !self.names.contains(name));
-            node.name = free.expect("there are fewer nodes than numbers");
+            let number = self.numbers.entry(node.name.clone()).or_default();
+            node.name = loop {
+                *number += 1;
+                let name = format!("{}_{number}", node.name);
+                if !self.names.contains(&name) {
+                    break name;
+                }
+            };
         }
         self.names.insert(node.name.clone());
         node.op = share(&mut self.contents, node.op);

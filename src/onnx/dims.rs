@@ -29,7 +29,7 @@ enum Length {
 pub(super) fn resolve(inputs: &[&ValueInfoProto], given: &BTreeMap<String, usize>) -> Result<Dims, OnnxError> {
     let mut lengths = Vec::with_capacity(inputs.len());
     for input in inputs {
-        lengths.push(lengths_of(input)?);
+        lengths.push(lengths_of(input, given)?);
     }
     let mut readers: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     let mut leading = BTreeSet::new();
@@ -100,7 +100,7 @@ pub(super) fn elements(dims: &[usize]) -> Option<usize> {
     Some(if dims.contains(&0) { 0 } else { most })
 }
 
-fn lengths_of(input: &ValueInfoProto) -> Result<Vec<Length>, OnnxError> {
+fn lengths_of(input: &ValueInfoProto, given: &BTreeMap<String, usize>) -> Result<Vec<Length>, OnnxError> {
     let tensor = input.r#type.as_ref().and_then(|t| t.tensor_type.as_ref());
     let tensor = tensor.ok_or_else(|| refuse(input, "is not a tensor".to_owned()))?;
     let Some(TensorShapeProto { dim }) = &tensor.shape else {
@@ -112,14 +112,31 @@ fn lengths_of(input: &ValueInfoProto) -> Result<Vec<Length>, OnnxError> {
     let length = |(axis, dim): (usize, &super::proto::DimensionProto)| match (&dim.dim_value, &dim.dim_param) {
         (Some(length), _) if (1..=MAX_LENGTH).contains(length) => Ok(Length::Known(*length as usize)),
         // What exporters wrote before lengths could be symbols.
-        (Some(-1 | 0), _) => Ok(Length::Symbol(format!("{}.{axis}", input.name))),
+        (Some(-1), _) => Ok(Length::Symbol(format!("{}.{axis}", input.name))),
+        (Some(0), _) => {
+            let name = format!("{}.{axis}", input.name);
+            if given.contains_key(&name) {
+                return Ok(Length::Symbol(name));
+            }
+            Err(refuse(
+                input,
+                format!(
+                    "axis {axis} has length 0, so that it holds nothing; if that stands for any length, give one, as in {name}=8"
+                ),
+            ))
+        }
         (Some(length), _) => {
             Err(refuse(input, format!("axis {axis} has length {length}, expected from 1 to {MAX_LENGTH}")))
         }
-        (None, Some(symbol)) if !symbol.is_empty() => Ok(Length::Symbol(symbol.clone())),
+        (None, Some(symbol)) if is_name(symbol) => Ok(Length::Symbol(symbol.clone())),
         _ => Ok(Length::Symbol(format!("{}.{axis}", input.name))),
     };
     dim.iter().enumerate().map(length).collect()
+}
+
+/// Whether a symbol names a length. Some exporters write the same sign for every length that they do not know.
+fn is_name(symbol: &str) -> bool {
+    symbol.chars().any(char::is_alphanumeric) && !["-1", "None"].contains(&symbol)
 }
 
 fn refuse(input: &ValueInfoProto, problem: String) -> OnnxError {

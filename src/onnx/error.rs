@@ -1,5 +1,7 @@
 //! What can be wrong with a file.
 
+use std::collections::HashMap;
+
 /// Why a file could not be imported.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -29,7 +31,7 @@ pub enum OnnxError {
         limit: usize,
     },
     /// The operators are of a version that is not supported.
-    #[error("the file is written for opset {version}; supported are {} to {}", super::OPSETS.start(), super::OPSETS.end())]
+    #[error("{}; supported are {} to {}", opset(*version), super::OPSETS.start(), super::OPSETS.end())]
     Opset {
         /// The version; 0 if the file names none.
         version: i64,
@@ -71,15 +73,17 @@ pub enum OnnxError {
         problem: String,
     },
     /// An output of the model cannot be an output of a graph.
-    #[error("output {output}: {problem}")]
+    #[error("output {output}: {problem}{}", length_of(dim.as_deref(), ""))]
     Output {
         /// The output, or `graph`.
         output: String,
         /// What is wrong.
         problem: String,
+        /// The dimension that must have a length for it, if one must.
+        dim: Option<String>,
     },
     /// Dimensions have no length.
-    #[error("{} given: {}; give each a length, as in {}", if .0.len() == 1 { "a dimension is not" } else { "dimensions are not" }, missing(.0), example(.0))]
+    #[error("{}", missing(.0, ""))]
     MissingDims(Vec<MissingDim>),
     /// A length is given to a dimension that the model lacks.
     #[error("the model has no dimension called {name}; {}", if known.is_empty() { "all of its dimensions have lengths".to_owned() } else { format!("it has {}", known.join(", ")) })]
@@ -118,7 +122,7 @@ pub enum OnnxError {
         node: String,
     },
     /// Nodes that have no counterpart here: all of them.
-    #[error("{} cannot be imported:{}", if .0.len() == 1 { "1 node".to_owned() } else { format!("{} nodes", .0.len()) }, lines(.0))]
+    #[error("{}", unsupported(.0, ""))]
     Unsupported(Vec<UnsupportedNode>),
     /// The graph that was made is not valid.
     #[error(transparent)]
@@ -143,16 +147,71 @@ pub struct UnsupportedNode {
     pub op_type: String,
     /// Why.
     pub reason: String,
+    /// The dimension that must have a length for it, if that is what is missing.
+    pub dim: Option<String>,
 }
 
-fn missing(dims: &[MissingDim]) -> String {
-    dims.iter().map(|d| format!("{} (of {})", d.name, d.inputs.join(", "))).collect::<Vec<_>>().join(", ")
+/// Lines of a list of nodes; behind them, nodes are only counted.
+const MOST_LINES: usize = 20;
+
+impl OnnxError {
+    /// The message for the caller of a program, where lengths of dimensions follow `argument`, as in `--dim seq=8`.
+    #[must_use]
+    pub fn with_argument(&self, argument: &str) -> String {
+        let argument = format!("{argument} ");
+        match self {
+            Self::MissingDims(dims) => missing(dims, &argument),
+            Self::Unsupported(nodes) => unsupported(nodes, &argument),
+            Self::Output { output, problem, dim } => {
+                format!("output {output}: {problem}{}", length_of(dim.as_deref(), &argument))
+            }
+            other => other.to_string(),
+        }
+    }
 }
 
-fn example(dims: &[MissingDim]) -> String {
-    dims.iter().map(|d| format!("{}=8", d.name)).collect::<Vec<_>>().join(",")
+fn opset(version: i64) -> String {
+    match version {
+        0 => "the file does not say for which opset it is written".to_owned(),
+        version => format!("the file is written for opset {version}"),
+    }
 }
 
-fn lines(nodes: &[UnsupportedNode]) -> String {
-    nodes.iter().map(|n| format!("\n  {} ({}): {}", n.name, n.op_type, n.reason)).collect()
+fn missing(dims: &[MissingDim], argument: &str) -> String {
+    let all = dims.iter().map(|d| format!("{} (of {})", d.name, d.inputs.join(", "))).collect::<Vec<_>>().join(", ");
+    let example = dims.iter().map(|d| format!("{}=8", d.name)).collect::<Vec<_>>().join(",");
+    let are = if dims.len() == 1 { "a dimension is" } else { "dimensions are" };
+    format!("{are} not given: {all}; give each a length, as in {argument}{example}")
+}
+
+fn length_of(dim: Option<&str>, argument: &str) -> String {
+    dim.map_or_else(String::new, |dim| format!("; give {dim} a length, as in {argument}{dim}=8"))
+}
+
+/// One line for all nodes of an operator with the same reason, in the order of the first of each.
+fn unsupported(nodes: &[UnsupportedNode], argument: &str) -> String {
+    let mut line_of: HashMap<(&str, &str), usize> = HashMap::new();
+    let mut lines: Vec<(&UnsupportedNode, usize)> = Vec::new();
+    for node in nodes {
+        let line = *line_of.entry((&node.op_type, &node.reason)).or_insert(lines.len());
+        match lines.get_mut(line) {
+            Some((_, count)) => *count += 1,
+            None => lines.push((node, 1)),
+        }
+    }
+    let count = if nodes.len() == 1 { "1 node".to_owned() } else { format!("{} nodes", nodes.len()) };
+    let mut text = format!("{count} cannot be imported:");
+    for (first, count) in lines.iter().take(MOST_LINES) {
+        let UnsupportedNode { name, op_type, reason, dim } = first;
+        let hint = length_of(dim.as_deref(), argument);
+        text += &match count {
+            1 => format!("\n  {name} ({op_type}): {reason}{hint}"),
+            _ => format!("\n  {op_type} ×{count}, first {name}: {reason}{hint}"),
+        };
+    }
+    let more: usize = lines.iter().skip(MOST_LINES).map(|(_, count)| count).sum();
+    if more > 0 {
+        text += &format!("\n  and {more} more");
+    }
+    text
 }

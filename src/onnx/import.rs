@@ -33,6 +33,8 @@ pub(super) struct Importer {
     pub(super) constants: HashMap<(usize, bool), NodeId>,
     batch: Option<String>,
     values: HashMap<String, Value>,
+    /// What the node that is being translated reads at run time, by name.
+    pub(super) reading: Vec<(String, NodeId)>,
     unsupported: Vec<UnsupportedNode>,
 }
 
@@ -74,7 +76,7 @@ pub(super) fn import_with(
         let tensor = graph.sparse_initializer.first().and_then(name).unwrap_or_default();
         return Err(OnnxError::Tensor { tensor, problem: "is sparse, which is not supported".to_owned() });
     }
-    let mut values = HashMap::new();
+    let mut values: HashMap<String, Value> = HashMap::new();
     for (at, tensor) in stored.iter().enumerate() {
         if values.insert(tensor.name().to_owned(), Value::Stored(at)).is_some() {
             return Err(OnnxError::Duplicate { name: tensor.name().to_owned() });
@@ -82,16 +84,28 @@ pub(super) fn import_with(
     }
     // Old files list stored tensors among the inputs too.
     let inputs: Vec<&ValueInfoProto> = graph.input.iter().filter(|input| !values.contains_key(&input.name)).collect();
-    let dims = dims::resolve(&inputs, &options.dims)?;
-    let mut draft = Draft::new(file_bytes);
-    for (input, shape) in inputs.iter().zip(dims.shapes) {
-        let (dtype, kind) = input_type(input)?;
-        let id = draft.input(&input.name, shape, dtype);
-        if values.insert(input.name.clone(), Value::Run(Run { id, merged: 1, kind })).is_some() {
+    for input in &inputs {
+        // It gets its node as soon as its shape is known.
+        if values.insert(input.name.clone(), Value::Unsupported).is_some() {
             return Err(OnnxError::Duplicate { name: input.name.clone() });
         }
     }
     let order = order(&graph, &values)?;
+    let dims = dims::resolve(&inputs, &options.dims).map_err(|error| match error {
+        // No length helps a model with operators that are unknown.
+        OnnxError::MissingDims(_) => {
+            let nodes = order.iter().map(|&at| &graph.node[at]);
+            let unknown: Vec<_> = nodes.filter_map(|node| Some(unsupported(node, unknown(node)?, None))).collect();
+            if unknown.is_empty() { error } else { OnnxError::Unsupported(unknown) }
+        }
+        error => error,
+    })?;
+    let mut draft = Draft::new(file_bytes);
+    for (input, shape) in inputs.iter().zip(dims.shapes) {
+        let (dtype, kind) = input_type(input)?;
+        let id = draft.input(&input.name, shape, dtype);
+        values.insert(input.name.clone(), Value::Run(Run { id, merged: 1, kind }));
+    }
     let mut importer = Importer {
         opset,
         draft,
@@ -102,6 +116,7 @@ pub(super) fn import_with(
         constants: HashMap::new(),
         batch: dims.batch,
         values,
+        reading: Vec::new(),
         unsupported: Vec::new(),
     };
     let mut readers: HashMap<&str, usize> = HashMap::new();
@@ -109,7 +124,7 @@ pub(super) fn import_with(
     reads.for_each(|name| *readers.entry(name).or_default() += 1);
     for at in order {
         let node = &graph.node[at];
-        importer.node(node);
+        importer.node(node, |name| readers.contains_key(name));
         // What nobody reads any more is dropped, so that memory holds a tensor once.
         for input in &node.input {
             if let Some(left) = readers.get_mut(input.as_str()) {
@@ -126,6 +141,24 @@ pub(super) fn import_with(
     let outputs = importer.outputs(&graph.output)?;
     let Importer { draft, .. } = importer;
     finish(draft, outputs)
+}
+
+/// Why no node of an operator can be imported, whatever it reads.
+fn unknown(node: &NodeProto) -> Option<String> {
+    if !node.is_default_domain() {
+        Some(format!("operators of domain {} are not supported", node.domain))
+    } else if node.has_graph() {
+        Some("it contains a graph of its own".to_owned())
+    } else if !KNOWN.contains(&node.op_type.as_str()) {
+        Some("the operator is not supported".to_owned())
+    } else {
+        None
+    }
+}
+
+fn unsupported(node: &NodeProto, reason: String, dim: Option<String>) -> UnsupportedNode {
+    let domain = if node.is_default_domain() { String::new() } else { format!("{}.", node.domain) };
+    UnsupportedNode { name: node.title().to_owned(), op_type: format!("{domain}{}", node.op_type), reason, dim }
 }
 
 fn input_type(input: &ValueInfoProto) -> Result<(DType, Kind), OnnxError> {
@@ -197,20 +230,16 @@ fn order(graph: &GraphProto, known: &HashMap<String, Value>) -> Result<Vec<usize
 }
 
 impl Importer {
-    /// Translates one node, or notes why not.
-    fn node(&mut self, node: &NodeProto) {
+    /// Translates one node, or notes why not. Others read only some of its results.
+    fn node(&mut self, node: &NodeProto, is_read: impl Fn(&str) -> bool) {
         let inputs: Vec<Option<Value>> =
             node.input.iter().map(|name| if name.is_empty() { None } else { self.values.get(name).cloned() }).collect();
-        let unknown = if !node.is_default_domain() {
-            Some(format!("operators of domain {} are not supported", node.domain))
-        } else if node.has_graph() {
-            Some("it contains a graph of its own".to_owned())
-        } else if !KNOWN.contains(&node.op_type.as_str()) {
-            Some("the operator is not supported".to_owned())
-        } else {
-            None
+        let run = |(name, value): (&String, &Option<Value>)| match value {
+            Some(Value::Run(run)) => Some((name.clone(), run.id)),
+            _ => None,
         };
-        let result = match unknown {
+        self.reading = node.input.iter().zip(&inputs).filter_map(run).collect();
+        let result = match unknown(node) {
             Some(reason) => Err(reason),
             // What it reads is listed already.
             None if inputs.iter().flatten().any(|value| matches!(value, Value::Unsupported)) => {
@@ -218,23 +247,20 @@ impl Importer {
             }
             None => self.evaluate(node, inputs),
         };
-        let count = node.output.iter().rposition(|output| !output.is_empty()).map_or(0, |at| at + 1);
         let result = result.and_then(|values| {
             // A batch norm for training gives more than a graph has.
-            if values.len() < count {
-                Err(format!("only its first {} outputs are supported", values.len()))
-            } else {
-                Ok(values)
+            match node.output.iter().skip(values.len()).find(|output| !output.is_empty() && is_read(output)) {
+                Some(output) => Err(format!(
+                    "its output {output} is read, and only its first {} of {} outputs are supported",
+                    values.len(),
+                    node.output.len()
+                )),
+                None => Ok(values),
             }
         });
         let values = result.unwrap_or_else(|reason| {
-            let domain = if node.is_default_domain() { String::new() } else { format!("{}.", node.domain) };
-            let op_type = format!("{domain}{}", node.op_type);
-            self.unsupported.push(UnsupportedNode {
-                name: node.title().to_owned(),
-                op_type,
-                reason: self.hint(reason),
-            });
+            let dim = self.missing_length(&reason);
+            self.unsupported.push(unsupported(node, reason, dim));
             vec![Value::Unsupported; node.output.len()]
         });
         for (name, value) in node.output.iter().zip(values) {
@@ -244,24 +270,25 @@ impl Importer {
         }
     }
 
-    /// What to do where the batch is in the way.
-    fn hint(&self, reason: String) -> String {
-        match &self.batch {
-            Some(batch) if reason.contains("batch") => format!("{reason}; give {batch} a length, as in {batch}=8"),
-            _ => reason,
-        }
+    /// The batch, where it is in the way: shapes say `rows` for it.
+    fn missing_length(&self, reason: &str) -> Option<String> {
+        let batch = ["batch", "[rows", "·rows", "leading dimension"].iter().any(|word| reason.contains(word));
+        self.batch.clone().filter(|_| batch)
     }
 
     fn outputs(&mut self, outputs: &[ValueInfoProto]) -> Result<Vec<(NodeId, String)>, OnnxError> {
         let mut taken = BTreeSet::new();
         let mut result = Vec::with_capacity(outputs.len());
         for output in outputs {
-            let refuse = |problem: String| OnnxError::Output { output: output.name.clone(), problem };
+            let refuse = |problem: String| OnnxError::Output { output: output.name.clone(), problem, dim: None };
             let value = self.values.get(&output.name).cloned().unwrap_or(Value::Unsupported);
-            let run = self.run(&value).map_err(refuse)?;
+            let run = self.run(&value).map_err(|problem| {
+                let dim = self.missing_length(&problem);
+                OnnxError::Output { output: output.name.clone(), problem, dim }
+            })?;
             if run.merged > 1 {
                 let problem = "it merges the batch with another axis".to_owned();
-                return Err(refuse(self.hint(problem)));
+                return Err(OnnxError::Output { output: output.name.clone(), problem, dim: self.batch.clone() });
             }
             if matches!(run.kind, Kind::Codes { unsigned: true }) {
                 let problem = "its values are uint8 codes, which a graph has 128 lower; they must be dequantized first";

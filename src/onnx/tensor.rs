@@ -248,6 +248,17 @@ pub(super) fn type_name(data_type: i32) -> String {
         ty::BFLOAT16 => "bfloat16",
         ty::UINT4 => "uint4",
         ty::INT4 => "int4",
+        0 => "undefined",
+        14 => "complex64",
+        15 => "complex128",
+        17 => "float8e4m3fn",
+        18 => "float8e4m3fnuz",
+        19 => "float8e5m2",
+        20 => "float8e5m2fnuz",
+        23 => "float4e2m1",
+        24 => "float8e8m0",
+        25 => "uint2",
+        26 => "int2",
         other => return format!("number {other}"),
     };
     name.to_owned()

@@ -104,7 +104,12 @@ impl Importer {
                 self.budget.take(quantized.codes.len(), 4)?;
                 Ok(Arc::new(quantized.host()))
             }
-            Value::Run(_) | Value::Unsupported => Err("one of its inputs must be known while importing".to_owned()),
+            Value::Run(run) => {
+                let name =
+                    self.reading.iter().find(|(_, id)| *id == run.id).map_or("one of its inputs", |(name, _)| name);
+                Err(format!("{name} is computed at run time, and must be known while importing"))
+            }
+            Value::Unsupported => Err("one of its inputs is not supported".to_owned()),
         }
     }
 

@@ -52,6 +52,7 @@ impl Default for QuantizationAnnotation {
 pub struct Annotations {
     of_node: Vec<Option<QuantizationAnnotation>>,
     left_float: Vec<Option<String>>,
+    kept_float: Vec<bool>,
 }
 
 impl Annotations {
@@ -59,7 +60,7 @@ impl Annotations {
     #[must_use]
     pub fn new(graph: &Graph) -> Self {
         let nodes = graph.nodes().len();
-        Self { of_node: vec![None; nodes], left_float: vec![None; nodes] }
+        Self { of_node: vec![None; nodes], left_float: vec![None; nodes], kept_float: vec![false; nodes] }
     }
 
     /// What is said of a node.
@@ -87,6 +88,21 @@ impl Annotations {
         if let Some(slot) = self.left_float.get_mut(id.index()) {
             *slot = Some(reason.into());
         }
+    }
+
+    /// Keeps a node in float, whatever is quantized around it: else functions, sums and what moves elements become integer nodes
+    /// between quantized values.
+    pub fn keep_float(&mut self, id: NodeId, reason: impl Into<String>) {
+        self.leave_float(id, reason);
+        if let Some(slot) = self.kept_float.get_mut(id.index()) {
+            *slot = true;
+        }
+    }
+
+    /// Whether a node is [kept in float](Self::keep_float).
+    #[must_use]
+    pub fn is_kept_float(&self, id: NodeId) -> bool {
+        self.kept_float.get(id.index()).is_some_and(|kept| *kept)
     }
 
     /// Why a node is not quantized, if its quantizer said so.

@@ -14,8 +14,8 @@ use crate::tensor::Tensor;
 ///
 /// `w' = w · γ / √(variance + eps)` for each output channel, `b' = (b − mean) · γ / √(variance + eps) + β`.
 pub(super) fn fold_batch_norm(graph: &Graph) -> Result<(Graph, Vec<FoldedNorm>), GraphError> {
-    let users = graph.users();
-    let alone = |id: NodeId| users[id.index()].len() == 1 && !graph.outputs().contains(&id);
+    let (users, outputs) = (graph.users(), graph.output_flags());
+    let alone = |id: NodeId| users[id.index()].len() == 1 && !outputs[id.index()];
     let constant = |id: NodeId| matches!(graph.node(id).op, Op::Constant(_));
     // The linear layer of each batch norm, and the batch norm of each layer.
     let mut layer_of = HashMap::new();

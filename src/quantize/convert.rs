@@ -98,7 +98,7 @@ fn quantize_dequantize(prepared: &PreparedGraph, conversions: &[Conversion]) -> 
     let graph = prepared.graph();
     let mut rewriter = Rewriter::new(graph);
     let mut quantized: HashMap<NodeId, (Quantized, &Conversion)> = HashMap::new();
-    let users = graph.users();
+    let (users, outputs) = (graph.users(), graph.output_flags());
     for (id, node) in graph.iter() {
         if let Op::Observe { observer } = node.op {
             let conversion = &conversions[observer.0];
@@ -126,7 +126,7 @@ fn quantize_dequantize(prepared: &PreparedGraph, conversions: &[Conversion]) -> 
         }
         let mut inputs = Vec::with_capacity(node.inputs.len());
         for &input in &node.inputs {
-            let read_elsewhere = users[input.index()].len() > 1 || graph.outputs().contains(&input);
+            let read_elsewhere = users[input.index()].len() > 1 || outputs[input.index()];
             let own = prepared.is_annotated(id) && read_elsewhere;
             inputs.push(match quantized.get(&input) {
                 Some((entry, conversion)) if own && entry.dynamic.is_none() => {

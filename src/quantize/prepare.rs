@@ -11,13 +11,13 @@ use super::annotation::{Annotations, EdgeOrNode};
 use super::batch_norm::{FoldedNorm, fold_batch_norm};
 use super::observer::{Observer, ObserverError, bias_scale};
 use super::quantizer::Quantizer;
-use super::sharing::{self, Groups};
+use super::sharing::{self, Groups, in_order};
 use super::spec::{DerivedRule, QuantizationSpec};
 use super::summary::QuantizationSummary;
 use crate::graph::{Graph, GraphError, Node, NodeId, ObserverId, Op, Rewriter};
 use crate::interp::{InterpError, Interpreter};
 use crate::qparams::TensorQParams;
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 
 pub use error::PrepareError;
 
@@ -210,23 +210,20 @@ impl PreparedGraph {
         // A histogram's search takes milliseconds; a network has many.
         let own: Vec<_> = self.observers.par_iter().map(Observer::calculate_qparams).collect();
         let mut all = Vec::with_capacity(own.len());
-        let mut derived = Vec::new();
+        let mut derived = HashSet::new();
         for (at, own) in own.into_iter().enumerate() {
             all.push(match own {
                 Ok(qparams) => Some(qparams),
                 Err(ObserverError::Dynamic) => None,
                 Err(ObserverError::Derived) => {
-                    derived.push(at);
+                    derived.insert(at);
                     None
                 }
                 Err(error) => return Err((at, error)),
             });
         }
-        // There is no circle, so each round settles at least one.
-        while !derived.is_empty() {
-            let settled = |at: &usize| self.parts.derived_from[*at].iter().all(|source| !derived.contains(source));
-            let Some(next) = derived.iter().position(settled) else { break };
-            let at = derived.remove(next);
+        // Those that are derived come after what they are derived from.
+        for at in in_order(&self.parts.derived_from).into_iter().filter(|at| derived.contains(at)) {
             all[at] = Some(self.derive(at, &all).map_err(|error| (at, error))?);
         }
         Ok(all)
@@ -338,12 +335,12 @@ fn difference(a: &Graph, b: &Graph) -> Option<String> {
 }
 
 fn check_inputs(graph: &Graph, annotations: &Annotations) -> Result<(), PrepareError> {
-    for (point, _) in annotations.points(graph) {
-        if let EdgeOrNode::Edge { producer, consumer } = point
-            && !graph.node(consumer).inputs.contains(&producer)
-        {
-            let node = graph.node(consumer).name.clone();
-            return Err(PrepareError::NoSuchInput { node, input: EdgeOrNode::Node(producer).describe(graph) });
+    for (id, node) in graph.iter() {
+        let Some(annotation) = annotations.get(id) else { continue };
+        let inputs: HashSet<NodeId> = node.inputs.iter().copied().collect();
+        if let Some(&(other, _)) = annotation.input_qspec_map.iter().find(|(producer, _)| !inputs.contains(producer)) {
+            let (node, input) = (node.name.clone(), EdgeOrNode::Node(other).describe(graph));
+            return Err(PrepareError::NoSuchInput { node, input });
         }
     }
     Ok(())
@@ -376,6 +373,9 @@ fn insert(graph: &Graph, annotations: &Annotations, groups: &Groups) -> Result<(
             inputs.push(seen);
         }
         let new = rewriter.copy_with(id, inputs)?;
+        if let Some(reason) = annotations.float_reason(id).filter(|_| stays_float(annotations, id, node)) {
+            rewriter.stays_float(new, reason);
+        }
         if annotations.get(id).is_some() {
             annotated_names.insert(node.name.clone());
         }
@@ -387,6 +387,12 @@ fn insert(graph: &Graph, annotations: &Annotations, groups: &Groups) -> Result<(
     let prepared = rewriter.finish()?;
     let annotated = prepared.iter().filter(|(_, n)| annotated_names.contains(&n.name)).map(|(id, _)| id).collect();
     Ok((prepared, annotated))
+}
+
+/// Whether a node must compute in float in the end.
+fn stays_float(annotations: &Annotations, id: NodeId, node: &Node) -> bool {
+    let computes = !matches!(node.op, Op::Input | Op::Constant(_)) && node.dtype == DType::F32;
+    computes && annotations.is_kept_float(id) && annotations.get(id).is_none()
 }
 
 fn observe(rewriter: &mut Rewriter<'_>, value: NodeId, group: usize) -> Result<NodeId, GraphError> {

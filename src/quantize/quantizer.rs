@@ -31,7 +31,11 @@ pub trait Quantizer {
             if let Some(annotation) = own.get(id) {
                 annotations.set(id, annotation.clone());
             } else if let Some(reason) = own.float_reason(id) {
-                annotations.leave_float(id, reason);
+                if own.is_kept_float(id) {
+                    annotations.keep_float(id, reason);
+                } else {
+                    annotations.leave_float(id, reason);
+                }
             }
         }
         Ok(())

@@ -35,7 +35,7 @@ const FITS: &str = "the integer form has the shapes and types of the graph";
 /// [`ReferenceError`] for a constant that cannot be evaluated, such as a row that a table lacks.
 pub fn reference(graph: &Graph) -> Result<Graph, ReferenceError> {
     let interpreter = Interpreter::new(graph);
-    let matcher = Matcher { graph, interpreter: &interpreter, users: graph.users() };
+    let matcher = Matcher { graph, interpreter: &interpreter, users: graph.users(), outputs: graph.output_flags() };
     let mut rewriter = Rewriter::new(graph);
     let mut fused = HashSet::new();
     for (id, node) in graph.iter() {
@@ -47,6 +47,11 @@ pub fn reference(graph: &Graph) -> Result<Graph, ReferenceError> {
             continue;
         }
         let rewritten = match node.op {
+            // The quantizer was told to leave it, whatever stands around it.
+            _ if node.float_reason.is_some() && !is_integer(&node.op) => {
+                rewriter.copy(id).expect(FITS);
+                continue;
+            }
             Op::Linear => matcher.linear(&mut rewriter, id)?,
             Op::MatMul => matcher.matmul(&mut rewriter, id),
             Op::Add => matcher.add(&mut rewriter, id),
@@ -116,6 +121,7 @@ struct Matcher<'g> {
     graph: &'g Graph,
     interpreter: &'g Interpreter,
     users: Vec<Vec<NodeId>>,
+    outputs: Vec<bool>,
 }
 
 impl Matcher<'_> {
@@ -199,13 +205,14 @@ impl Matcher<'_> {
     }
 
     fn is_relu(&self, id: NodeId) -> bool {
-        self.graph.node(id).op == Op::Unary(UnaryOp::Relu)
+        let node = self.graph.node(id);
+        node.op == Op::Unary(UnaryOp::Relu) && node.float_reason.is_none()
     }
 
     /// The one node that reads a value, unless the caller of the graph reads it too.
     fn only_user(&self, id: NodeId) -> Option<NodeId> {
         match self.users[id.index()].as_slice() {
-            [user] if !self.graph.outputs().contains(&id) => Some(*user),
+            [user] if !self.outputs[id.index()] => Some(*user),
             _ => None,
         }
     }

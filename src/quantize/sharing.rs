@@ -5,11 +5,12 @@
 //! The order of the unions decides which point's spec a group takes, and follows PT2E.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use super::annotation::{Annotations, EdgeOrNode};
 use super::prepare::PrepareError;
 use super::spec::QuantizationSpec;
-use crate::graph::Graph;
+use crate::graph::{Graph, NodeId};
 
 /// The observers that a graph needs, and which point each of them serves.
 #[derive(Debug)]
@@ -34,6 +35,13 @@ impl Groups {
 /// [`PrepareError::SharedWithNothing`], [`PrepareError::SharedCycle`], [`PrepareError::SharedContradiction`],
 /// [`PrepareError::DerivedFromNothing`] and [`PrepareError::DerivedCycle`], naming both ends.
 pub(super) fn group(graph: &Graph, annotations: &Annotations) -> Result<Groups, PrepareError> {
+    group_by(graph, annotations, join)
+}
+
+/// Joins the points that share.
+type Join = fn(&Graph, &Annotations, &mut Forest<'_>) -> Result<(), PrepareError>;
+
+fn group_by(graph: &Graph, annotations: &Annotations, join: Join) -> Result<Groups, PrepareError> {
     let mut points: Vec<EdgeOrNode> = Vec::new();
     let mut index: HashMap<EdgeOrNode, usize> = HashMap::new();
     let mut specs = Vec::new();
@@ -61,33 +69,8 @@ pub(super) fn group(graph: &Graph, annotations: &Annotations) -> Result<Groups, 
         }
     }
 
-    let users = graph.users();
     let mut forest = Forest { parent: (0..points.len()).collect(), points: &points, index: &index, specs: &specs };
-    for (at, &point) in points.iter().enumerate() {
-        let shared = match specs[at] {
-            Some(QuantizationSpec::Shared(target)) => Some(index[target]),
-            _ => None,
-        };
-        if let EdgeOrNode::Edge { producer, consumer } = point {
-            let implicit = annotations.get(consumer).is_some_and(|a| a.allow_implicit_sharing);
-            if implicit && let Some(spec) = forest.root_spec(graph, at)? {
-                let others = users[producer.index()]
-                    .iter()
-                    .filter(|&&user| user != consumer)
-                    .map(|&consumer| EdgeOrNode::Edge { producer, consumer });
-                // Other users before the producer: the reverse order can make a shared edge its own ancestor.
-                for other in others.chain([EdgeOrNode::Node(producer)]) {
-                    let Some(&other) = index.get(&other) else { continue };
-                    if forest.root_spec(graph, other)?.is_some_and(|s| s.agrees(spec)) {
-                        forest.union(other, at);
-                    }
-                }
-            }
-        }
-        if let Some(target) = shared {
-            forest.union(target, at);
-        }
-    }
+    join(graph, annotations, &mut forest)?;
 
     let mut group_of = HashMap::new();
     let mut group_of_root: HashMap<usize, usize> = HashMap::new();
@@ -111,6 +94,29 @@ pub(super) fn group(graph: &Graph, annotations: &Annotations) -> Result<Groups, 
     }
     let derived_from = derived_from(graph, &points, &group_of, &group_specs, &first_of)?;
     Ok(Groups { group_of, specs: group_specs, derived_from })
+}
+
+fn join(graph: &Graph, annotations: &Annotations, forest: &mut Forest<'_>) -> Result<(), PrepareError> {
+    let users = graph.users();
+    let mut alike: HashMap<NodeId, Alike<'_>> = HashMap::new();
+    for (at, &point) in forest.points.iter().enumerate() {
+        if let EdgeOrNode::Edge { producer, consumer } = point {
+            let implicit = annotations.get(consumer).is_some_and(|a| a.allow_implicit_sharing);
+            if implicit && let Some(spec) = forest.root_spec(graph, at)? {
+                let of_value = match alike.entry(producer) {
+                    Entry::Occupied(entry) => entry.into_mut(),
+                    Entry::Vacant(entry) => {
+                        entry.insert(Alike::new(graph, &users[producer.index()], producer, forest)?)
+                    }
+                };
+                of_value.share(spec, at, forest);
+            }
+        }
+        if let Some(QuantizationSpec::Shared(target)) = forest.specs[at] {
+            forest.union(forest.index[target], at);
+        }
+    }
+    Ok(())
 }
 
 /// Why a point cannot have the observer of its group's first point.
@@ -162,19 +168,73 @@ fn derived_from(
         _ => Ok(Vec::new()),
     };
     let from: Vec<Vec<usize>> = specs.iter().enumerate().map(sources).collect::<Result<_, _>>()?;
-    // In an order in which every group comes after what it is derived from.
     let mut done = vec![false; specs.len()];
-    loop {
-        let ready = |group: &usize| !done[*group] && from[*group].iter().all(|&source| done[source]);
-        let Some(group) = (0..specs.len()).find(ready) else { break };
-        done[group] = true;
-    }
+    in_order(&from).into_iter().for_each(|group| done[group] = true);
     match done.iter().position(|done| !done) {
         None => Ok(from),
         Some(group) => {
             let target = from[group].iter().find(|&&source| !done[source]).map_or_else(String::new, |&at| name(at));
             Err(PrepareError::DerivedCycle { point: name(group), target })
         }
+    }
+}
+
+/// An order in which each comes after all that it is derived `from`, without what leads back to itself or to what is not there.
+pub(crate) fn in_order(from: &[Vec<usize>]) -> Vec<usize> {
+    let mut waiting: Vec<usize> = from.iter().map(Vec::len).collect();
+    let mut readers = vec![Vec::new(); from.len()];
+    for (at, sources) in from.iter().enumerate() {
+        for &source in sources {
+            if let Some(readers) = readers.get_mut(source) {
+                readers.push(at);
+            }
+        }
+    }
+    let mut order: Vec<usize> = (0..from.len()).filter(|&at| waiting[at] == 0).collect();
+    let mut next = 0;
+    while let Some(&at) = order.get(next) {
+        for &reader in &readers[at] {
+            waiting[reader] -= 1;
+            if waiting[reader] == 0 {
+                order.push(reader);
+            }
+        }
+        next += 1;
+    }
+    order
+}
+
+/// The points of one value that may share implicitly, by what they agree on: its edges in the order of its users, then the value
+/// itself. The reverse order can make a shared edge its own ancestor.
+///
+/// Once an edge has been joined with all that agree with it, these are one group, of which one point is kept: a value with many
+/// users takes a step for each, not for each pair. Joining points never changes what they agree on, except to an error.
+struct Alike<'a> {
+    classes: Vec<(&'a QuantizationSpec, Vec<usize>)>,
+}
+
+impl<'a> Alike<'a> {
+    fn new(graph: &Graph, users: &[NodeId], producer: NodeId, forest: &mut Forest<'a>) -> Result<Self, PrepareError> {
+        let edges = users.iter().map(|&consumer| EdgeOrNode::Edge { producer, consumer });
+        let mut classes: Vec<(&QuantizationSpec, Vec<usize>)> = Vec::new();
+        for point in edges.chain([EdgeOrNode::Node(producer)]) {
+            let Some(&at) = forest.index.get(&point) else { continue };
+            let Some(spec) = forest.root_spec(graph, at)? else { continue };
+            match classes.iter_mut().find(|(other, _)| other.agrees(spec)) {
+                Some((_, points)) => points.push(at),
+                None => classes.push((spec, vec![at])),
+            }
+        }
+        Ok(Self { classes })
+    }
+
+    /// Joins an edge with all other points that agree with it.
+    fn share(&mut self, spec: &QuantizationSpec, at: usize, forest: &mut Forest<'_>) {
+        let Some((_, points)) = self.classes.iter_mut().find(|(other, _)| other.agrees(spec)) else { return };
+        for &other in points.iter().filter(|&&other| other != at) {
+            forest.union(other, at);
+        }
+        points.truncate(1);
     }
 }
 
@@ -292,6 +352,63 @@ mod tests {
         annotations
     }
 
+    fn join_pairs(graph: &Graph, annotations: &Annotations, forest: &mut Forest<'_>) -> Result<(), PrepareError> {
+        let users = graph.users();
+        for (at, &point) in forest.points.iter().enumerate() {
+            if let EdgeOrNode::Edge { producer, consumer } = point
+                && annotations.get(consumer).is_some_and(|a| a.allow_implicit_sharing)
+                && let Some(spec) = forest.root_spec(graph, at)?
+            {
+                let others = users[producer.index()].iter().filter(|&&user| user != consumer);
+                let others = others.map(|&consumer| EdgeOrNode::Edge { producer, consumer });
+                for other in others.chain([EdgeOrNode::Node(producer)]) {
+                    let Some(&other) = forest.index.get(&other) else { continue };
+                    if forest.root_spec(graph, other)?.is_some_and(|s| s.agrees(spec)) {
+                        forest.union(other, at);
+                    }
+                }
+            }
+            if let Some(QuantizationSpec::Shared(target)) = forest.specs[at] {
+                forest.union(forest.index[target], at);
+            }
+        }
+        Ok(())
+    }
+
+    /// 100,000 sums with one constant are 10¹⁰ pairs of edges, which take minutes; and each of their groups comes after those before.
+    #[test]
+    fn edges_of_one_value_take_a_step_each() {
+        const SUMS: usize = 100_000;
+        let mut g = GraphBuilder::new();
+        let x = g.input("x", Shape::rows(1)).expect("an input");
+        let constant = g.constant("c", crate::tensor::Tensor::from(ndarray::arr1(&[1f32]))).expect("a constant");
+        let mut sum = x;
+        for i in 0..SUMS {
+            sum = g.add(&format!("add{i}"), sum, constant).expect("a sum");
+        }
+        let graph = g.finish([sum]).expect("a graph");
+        let mut annotations = Annotations::new(&graph);
+        for (id, node) in graph.iter().skip(2) {
+            // Two kinds in turn, and some that stay float.
+            let spec = [Some(observed(0).into()), Some(observed(1).into()), None][id.index() % 3].clone();
+            let input_qspec_map = vec![(node.inputs[0], Some(observed(0).into())), (constant, spec)];
+            annotations.set(id, QuantizationAnnotation { input_qspec_map, ..QuantizationAnnotation::default() });
+        }
+        let groups = group(&graph, &annotations).expect("groups");
+        // One for each sum's first input, and two for the constant.
+        assert_eq!(groups.specs.len(), SUMS + 2);
+    }
+
+    #[test]
+    fn what_is_derived_comes_after_what_it_is_derived_from() {
+        assert_eq!(in_order(&[vec![2], vec![], vec![1, 1]]), [1, 2, 0]);
+        // One that leads back to itself, what is derived of it, and what is derived of nothing that is there.
+        assert_eq!(in_order(&[vec![1], vec![0], vec![0], vec![9], vec![]]), [4]);
+        // Looking through all again after each would take minutes.
+        let chain: Vec<Vec<usize>> = (0..200_000).map(|at| if at < 199_999 { vec![at + 1] } else { vec![] }).collect();
+        assert!(in_order(&chain).into_iter().eq((0..200_000).rev()));
+    }
+
     fn choices() -> impl Strategy<Value = Vec<Choice>> {
         let spec = || prop::option::weighted(0.9, prop_oneof![4 => 0usize..2, 1 => 2usize..14]);
         prop::collection::vec((any::<bool>(), prop::collection::vec(spec(), 2), spec()), 6)
@@ -299,6 +416,20 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// The form that looks at each pair of edges of a value is what PT2E does.
+        #[test]
+        fn groups_are_those_of_all_pairs(choices in choices()) {
+            let graph = graph();
+            let annotations = annotate(&graph, &choices);
+            match (group(&graph, &annotations), group_by(&graph, &annotations, join_pairs)) {
+                (Ok(groups), Ok(of_pairs)) => {
+                    prop_assert_eq!(groups.group_of, of_pairs.group_of);
+                    prop_assert_eq!(groups.specs, of_pairs.specs);
+                }
+                (groups, of_pairs) => prop_assert_eq!(groups.is_err(), of_pairs.is_err()),
+            }
+        }
 
         /// Groups partition the points: one group each, numbered without gaps, an explicit share always inside one group.
         #[test]

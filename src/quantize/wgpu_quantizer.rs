@@ -111,8 +111,9 @@ impl WgpuQuantizer {
     }
 
     /// Whether what only float nodes read stays float: the sum before a layer norm, the layer before a softmax. It costs no
-    /// integer step, since the value would be dequantized at once, and keeps its accuracy; transformers need it. Off by
-    /// default, as PT2E quantizes every output.
+    /// integer step, since the value would be dequantized at once, and keeps its accuracy; transformers need it. So does what
+    /// only passes through to an output, such as a cache that is joined with new rows. Off by default, as PT2E quantizes every
+    /// output.
     #[must_use]
     pub fn float_islands(mut self, float_islands: bool) -> Self {
         self.float_islands = float_islands;

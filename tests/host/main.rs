@@ -45,4 +45,6 @@ mod quantizer;
 mod random_networks;
 #[cfg(feature = "gpu")]
 mod shaders;
+#[cfg(feature = "onnx")]
+mod walks;
 mod wrong;

@@ -1,6 +1,7 @@
 //! Which nodes are quantized, how, and what they share.
 
 mod functions;
+mod left;
 mod masks;
 mod slices;
 

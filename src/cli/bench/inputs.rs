@@ -5,12 +5,12 @@ use enfold::Tensor;
 use enfold::graph::{Graph, NodeId};
 use enfold::tensor::DType;
 
-use crate::cli::values::smallest_table;
+use crate::cli::values::smallest_tables;
 
 /// Random inputs of `rows` rows: floats in −1..1, ids that every table has, and masks of ones.
 pub(super) fn random(graph: &Graph, rows: usize) -> Result<Vec<Tensor>> {
     let mut random = fastrand::Rng::with_seed(7);
-    let users = graph.users();
+    let tables = smallest_tables(graph);
     let input = |&id: &NodeId| {
         let node = graph.node(id);
         let shape = node.shape.with_rows(rows);
@@ -19,7 +19,7 @@ pub(super) fn random(graph: &Graph, rows: usize) -> Result<Vec<Tensor>> {
             DType::F32 => Tensor::from_f32(&shape, (0..len).map(|_| random.f32() * 2.0 - 1.0).collect())?,
             DType::I8 => Tensor::from_i8(&shape, (0..len).map(|_| random.i8(..)).collect())?,
             DType::I32 | DType::I64 => {
-                let id = |_| smallest_table(graph, &users, id).map_or(1, |table| random.i32(0..table));
+                let id = |_| tables[id.index()].map_or(1, |table| random.i32(0..table));
                 let ids: Vec<i32> = (0..len).map(id).collect();
                 match node.dtype {
                     DType::I64 => Tensor::from_i64(&shape, ids.into_iter().map(i64::from).collect())?,

@@ -23,12 +23,12 @@ pub(super) fn check(graph: &Graph, preset: Preset, needed: &[bool]) -> Result<()
     if let Some((_, node)) = integers.next() {
         return Err(ExportError::Integers { node: node.name.clone(), op: node.op.name(), count: 1 + integers.count() });
     }
-    let users = graph.users();
+    let (users, outputs) = (graph.users(), graph.output_flags());
     let refused: Vec<Inexpressible> = nodes()
         .filter_map(|(id, node)| {
             let readers: Vec<&Node> =
                 users[id.index()].iter().filter(|user| needed[user.index()]).map(|user| graph.node(*user)).collect();
-            let reason = inexpressible(graph, id, node, &readers, preset)?;
+            let reason = inexpressible(graph, id, node, &readers, outputs[id.index()], preset)?;
             Some(Inexpressible { node: node.name.clone(), op: node.op.name(), reason })
         })
         .collect();
@@ -64,11 +64,17 @@ fn is_integer(op: &Op) -> bool {
 }
 
 /// Why a node has no form in ONNX.
-fn inexpressible(graph: &Graph, id: NodeId, node: &Node, readers: &[&Node], preset: Preset) -> Option<String> {
+fn inexpressible(
+    graph: &Graph,
+    id: NodeId,
+    node: &Node,
+    readers: &[&Node],
+    is_output: bool,
+    preset: Preset,
+) -> Option<String> {
     if node.shape.dims().contains(&0) {
         return Some(format!("its shape {} has an axis of length 0", node.shape));
     }
-    let is_output = graph.outputs().contains(&id);
     match &node.op {
         Op::Observe { .. } => Some("is being calibrated; convert the graph first".to_owned()),
         Op::Quantize { range, qparams } if !matches!(graph.node(node.inputs[0]).op, Op::Constant(_)) => {

@@ -20,8 +20,19 @@ impl Exporter<'_> {
     /// Whether a node is a constant, its codes, or what these stand for.
     pub(super) fn is_constant(&self, id: NodeId) -> bool {
         match &self.graph.node(id).op {
-            Op::Dequantize { .. } => self.known(self.graph.node(id).inputs[0]).is_some(),
-            _ => self.known(id).is_some(),
+            Op::Dequantize { .. } => self.is_known(self.graph.node(id).inputs[0]),
+            _ => self.is_known(id),
+        }
+    }
+
+    /// Whether [`known`](Self::known) has a value, which it need not compute.
+    fn is_known(&self, id: NodeId) -> bool {
+        let node = self.graph.node(id);
+        match &node.op {
+            Op::Constant(_) => true,
+            // Inference admits floats only.
+            Op::Quantize { .. } => matches!(self.graph.node(node.inputs[0]).op, Op::Constant(_)),
+            _ => false,
         }
     }
 

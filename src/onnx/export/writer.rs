@@ -17,6 +17,8 @@ pub(super) struct Writer {
     pub(super) initializers: Vec<TensorProto>,
     /// Names of values.
     taken: HashSet<String>,
+    /// For each name asked for again, the last number tried: a thousand equal names take a thousand steps.
+    numbers: HashMap<String, usize>,
     /// Parameters of whole tensors, which a quantize node has in common with its dequantize nodes.
     scalars: HashMap<(u32, i32), [String; 2]>,
 }
@@ -29,11 +31,17 @@ impl Writer {
 
     /// `wish`, or with a number appended if that is taken.
     pub(super) fn unique(&mut self, wish: &str) -> String {
-        let numbered = (1..).map(|n| format!("{wish}.{n}"));
-        let free = std::iter::once(wish.to_owned()).chain(numbered).find(|name| !self.taken.contains(name));
-        let name = free.unwrap_or_else(|| wish.to_owned());
-        self.taken.insert(name.clone());
-        name
+        if self.taken.insert(wish.to_owned()) {
+            return wish.to_owned();
+        }
+        let number = self.numbers.entry(wish.to_owned()).or_default();
+        loop {
+            *number += 1;
+            let name = format!("{wish}.{number}");
+            if self.taken.insert(name.clone()) {
+                return name;
+            }
+        }
     }
 
     /// Adds a node that is called as its graph node, and has one result.

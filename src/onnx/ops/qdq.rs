@@ -52,7 +52,14 @@ impl Importer {
                 }
             }
             Value::Stored(_) | Value::Host(_) => self.data_type(x),
-            _ => return Err("its input is not quantized".to_owned()),
+            Value::Run(run) => {
+                let what = if run.kind == Kind::Float { "floats" } else { "integers" };
+                return Err(format!(
+                    "it reads {what} that are computed or given at run time; supported are codes that are stored, an input \
+                     of int8, or what a QuantizeLinear makes"
+                ));
+            }
+            _ => return Err("its input is dequantized already".to_owned()),
         };
         if let Some(zero_point) = call.optional(2) {
             let other = self.data_type(zero_point);

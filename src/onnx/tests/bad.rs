@@ -36,6 +36,84 @@ fn all_unsupported_nodes_are_listed() {
     assert_eq!(refused(build), expected);
 }
 
+/// One line for all nodes of an operator, and unknown operators before dimensions.
+#[test]
+fn many_unsupported_nodes_are_grouped() {
+    let mut build = Build::new(17).input("x", &["batch", "seq"]);
+    for i in 0..120 {
+        build = build.node("Conv", "x x", &format!("c{i}"));
+    }
+    for i in 0..30 {
+        build = build.node(&format!("Op{i}"), "x", &format!("o{i}"));
+    }
+    for i in 0..120 {
+        build = build.output(&format!("c{i}"));
+    }
+    for i in 0..30 {
+        build = build.output(&format!("o{i}"));
+    }
+    // No length of "seq" would help.
+    let text = refused(build);
+    assert!(
+        text.starts_with("150 nodes cannot be imported:\n  Conv ×120, first c0: the operator is not supported\n"),
+        "{text}"
+    );
+    assert!(text.ends_with("\n  o18 (Op18): the operator is not supported\n  and 11 more"), "{text}");
+    let missing = Build::new(17).input("x", &["batch", "seq"]).node("Relu", "x", "y").output("y");
+    assert!(matches!(missing.import(&[]), Err(OnnxError::MissingDims(_))));
+}
+
+/// Messages name what is wrong, and say nothing that is not so.
+#[test]
+fn messages_say_what_is_wrong() {
+    let with = |data_type| {
+        let mut build = Build::new(17).node("Relu", "x", "y").output("y");
+        build.graph().input.push(value("x", data_type, &["2"]));
+        refused(build)
+    };
+    assert_eq!(with(17), "input x: has type float8e4m3fn, which is not supported");
+    assert_eq!(with(14), "input x: has type complex64, which is not supported");
+    assert_eq!(with(0), "input x: has type undefined, which is not supported");
+    let mut build = base().node("Relu", "x", "y").output("y");
+    build.model.opset_import.clear();
+    assert_eq!(refused(build), "the file does not say for which opset it is written; supported are 11 to 21");
+    // Which input it is that must be known.
+    let reshape = base().ids("target", &["2"]).node("Reshape", "x target", "y").output("y");
+    let expected =
+        "1 node cannot be imported:\n  y (Reshape): target is computed at run time, and must be known while importing";
+    assert_eq!(refused(reshape), expected);
+    // Codes that are none.
+    let mut dequantize = base().floats("s", &[], &[0.5]).node("DequantizeLinear", "u s", "y").output("y");
+    dequantize.graph().input.push(value("u", ty::UINT8, &["batch", "2"]));
+    assert!(refused(dequantize).contains("it reads integers that are computed or given at run time"));
+    // A length that the batch needs, where shapes show it.
+    let reshape = base().ints("s", &[2], &[6, 2]).node("Reshape", "x s", "y").output("y");
+    let text = refused(reshape);
+    assert!(text.ends_with("shape [rows, 2] does not reshape to [6, 2]; give batch a length, as in batch=8"), "{text}");
+    // As the argument of a program, and nothing else that looks like one.
+    let dropout = base().ints("r", &[], &[1]).store(small("t", ty::BOOL, &[], &[1])).node("Dropout", "x _ t", "y");
+    let e = dropout.output("y").import(&[]).expect_err("in training");
+    assert!(e.with_argument("--dim").ends_with("it drops elements, as in training"), "{e}");
+    let moved =
+        base().node("Transpose", "x", "t").node("Relu", "t", "y").output("y").import(&[]).expect_err("moves it");
+    assert!(moved.with_argument("--dim").ends_with("give batch a length, as in --dim batch=8"), "{moved}");
+}
+
+/// Results that nobody reads need not be there.
+#[test]
+fn results_that_nobody_reads() {
+    let dropout = || base().node("Dropout", "x", "d mask").node("Relu", "d", "y").output("y");
+    assert_eq!(ops(&dropout().done(&[])), ["relu"]);
+    let norm = base().floats("w", &[2], &[1.0, 2.0]).node("LayerNormalization", "x w", "y mean deviation");
+    assert_eq!(ops(&norm.clone().output("y").done(&[])), ["layer_norm"]);
+    let expected = "1 node cannot be imported:\n  y (LayerNormalization): its output deviation is read, and only its first 1 of 3 \
+                    outputs are supported";
+    assert_eq!(refused(norm.output("y").output("deviation")), expected);
+    // Read by a node that an output needs, or by one that none needs.
+    assert!(refused(dropout().node("Cast", "mask", "z").int("to", 1).output("z")).contains("its output mask is read"));
+    assert_eq!(ops(&dropout().node("Cast", "mask", "z").int("to", 1).done(&[])), ["relu"]);
+}
+
 #[test]
 fn structure() {
     let relu = || base().node("Relu", "x", "y").output("y");

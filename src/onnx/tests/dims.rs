@@ -1,5 +1,6 @@
 //! Dimensions: given, missing, and the batch.
 
+use super::super::proto::DimensionProto;
 use super::super::{ImportOptions, MissingDim, OnnxError};
 use super::*;
 
@@ -41,12 +42,38 @@ fn two_batches_are_not_one() {
 /// Exporters wrote these before lengths could be symbols.
 #[test]
 fn lengths_of_0_and_less_have_no_name() {
-    let build = Build::new(17).input("x", &["-1", "0", "2"]).node("Relu", "x", "y").output("y");
+    let build = Build::new(17).input("x", &["-1", "-1", "2"]).node("Relu", "x", "y").output("y");
     assert!(matches!(build.import(&[]), Err(OnnxError::MissingDims(dims)) if dims.len() == 1 && dims[0].name == "x.1"));
+    // One of length 0 is an axis without elements, as caches are exported, unless the caller says that it is not.
+    let build = Build::new(17).input("x", &["-1", "0", "2"]).node("Relu", "x", "y").output("y");
+    let e = build.import(&[]).expect_err("no elements").to_string();
+    let expected =
+        "input x: axis 1 has length 0, so that it holds nothing; if that stands for any length, give one, as in x.1=8";
+    assert_eq!(e, expected);
     let graph = build.done(&[("x.1", 3)]);
     assert_eq!(graph.node(graph.outputs()[0]).shape.to_string(), "[rows, 3, 2]");
     let graph = build.done(&[("x.1", 3), ("x.0", 4)]);
     assert_eq!(graph.node(graph.outputs()[0]).shape.to_string(), "[4, 3, 2]");
+}
+
+/// One sign for all lengths that an exporter does not know names none of them.
+#[test]
+fn signs_are_no_names() {
+    for sign in ["?", "*", "-1", "None", "_"] {
+        let mut build = Build::new(17).input("x", &["n", "3", "h", "w"]).node("Relu", "x", "y").output("y");
+        let shape = build.graph().input[0].r#type.as_mut().and_then(|t| t.tensor_type.as_mut());
+        let shape = shape.and_then(|t| t.shape.as_mut()).expect("a shape");
+        for axis in [0, 2, 3] {
+            shape.dim[axis] = DimensionProto { dim_value: None, dim_param: Some(sign.to_owned()) };
+        }
+        let names = match build.import(&[]) {
+            Err(OnnxError::MissingDims(dims)) => dims.into_iter().map(|dim| dim.name).collect::<Vec<_>>(),
+            other => panic!("{sign}: {other:?}"),
+        };
+        assert_eq!(names, ["x.2", "x.3"], "{sign}");
+        let graph = build.done(&[("x.2", 4), ("x.3", 5)]);
+        assert_eq!(graph.node(graph.outputs()[0]).shape.to_string(), "[rows, 3, 4, 5]", "{sign}");
+    }
 }
 
 #[test]

@@ -115,6 +115,7 @@ impl Matcher<'_> {
         let mut next = Some(id);
         while let Some(function) = next
             && matches!(self.graph.node(function).op, Op::Unary(_) | Op::Clamp { .. })
+            && self.graph.node(function).float_reason.is_none()
         {
             fused.push(function);
             next = self.only_user(function);

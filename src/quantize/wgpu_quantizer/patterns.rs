@@ -14,6 +14,7 @@ const LARGEST_SCALAR: f32 = 3.402_823_5e15;
 pub(super) struct Marks<'g> {
     graph: &'g Graph,
     users: Vec<Vec<NodeId>>,
+    outputs: Vec<bool>,
     annotations: &'g mut Annotations,
     taken: Vec<bool>,
     matmul: bool,
@@ -29,16 +30,16 @@ type Covers<'f> = &'f dyn Fn(NodeId) -> bool;
 impl<'g> Marks<'g> {
     pub(super) fn new(graph: &'g Graph, annotations: &'g mut Annotations, matmul: bool) -> Self {
         let taken = graph.iter().map(|(id, _)| annotations.get(id).is_some()).collect();
-        let users = graph.users();
-        let (masks, scores) = (masks(graph), scores(graph, &users));
-        Self { graph, users, annotations, taken, matmul, masks, scores }
+        let (users, outputs) = (graph.users(), graph.output_flags());
+        let (masks, scores) = (masks(graph), scores(graph, &users, &outputs));
+        Self { graph, users, outputs, annotations, taken, matmul, masks, scores }
     }
 
-    /// Keeps a node from all patterns, unless one has taken it.
+    /// Keeps a node from all patterns, and from what would make an integer node of it later, unless a pattern has taken it.
     pub(super) fn leave_float(&mut self, id: NodeId, reason: &str) {
         if !self.taken[id.index()] {
             self.taken[id.index()] = true;
-            self.annotations.leave_float(id, reason);
+            self.annotations.keep_float(id, reason);
         }
     }
 
@@ -67,7 +68,7 @@ impl<'g> Marks<'g> {
                 continue;
             }
             let inner = node.inputs[0];
-            let alone = self.users[inner.index()].len() == 1 && !self.graph.outputs().contains(&inner);
+            let alone = self.users[inner.index()].len() == 1 && !self.outputs[inner.index()];
             if !alone || !covers(inner) || !ops.contains(&self.graph.node(inner).op) {
                 continue;
             }
@@ -142,28 +143,31 @@ impl<'g> Marks<'g> {
     /// All inputs and the output share the observer of one input: the first that comes from a quantized output, else the
     /// first.
     fn concat(&mut self, config: &QuantizationConfig, covers: Covers<'_>) {
+        // Whether each node so far is a quantized output, or moved or clipped of one that is.
+        let mut quantized: Vec<bool> = Vec::with_capacity(self.graph.nodes().len());
         for (id, node) in self.graph.iter() {
-            if !matches!(node.op, Op::Concat { .. }) || self.taken[id.index()] || !covers(id) {
-                continue;
+            if matches!(node.op, Op::Concat { .. }) && !self.taken[id.index()] && covers(id) {
+                self.one_concat(config, id, &quantized);
             }
-            let quantized = |input: &&NodeId| self.comes_from_quantized(**input);
-            let owner = *node.inputs.iter().find(quantized).unwrap_or(&node.inputs[0]);
-            let shared = QuantizationSpec::Shared(EdgeOrNode::Edge { producer: owner, consumer: id });
-            let mut input_qspec_map = vec![(owner, config.input_activation.clone())];
-            for &input in node.inputs.iter().filter(|input| **input != owner) {
-                input_qspec_map.push((input, config.input_activation.as_ref().map(|_| shared.clone())));
-            }
-            let output_qspec = config.output_activation.as_ref().map(|_| shared);
-            self.annotations.set(id, QuantizationAnnotation { input_qspec_map, output_qspec, ..Default::default() });
-            self.taken[id.index()] = true;
+            quantized.push(match self.annotations.get(id) {
+                Some(annotation) => annotation.output_qspec.is_some(),
+                None => shares(&node.op) && quantized[node.inputs[0].index()],
+            });
         }
     }
 
-    fn comes_from_quantized(&self, mut id: NodeId) -> bool {
-        while self.annotations.get(id).is_none() && shares(&self.graph.node(id).op) {
-            id = self.graph.node(id).inputs[0];
+    fn one_concat(&mut self, config: &QuantizationConfig, id: NodeId, quantized: &[bool]) {
+        let node = self.graph.node(id);
+        let from_quantized = |input: &&NodeId| quantized[input.index()];
+        let owner = *node.inputs.iter().find(from_quantized).unwrap_or(&node.inputs[0]);
+        let shared = QuantizationSpec::Shared(EdgeOrNode::Edge { producer: owner, consumer: id });
+        let mut input_qspec_map = vec![(owner, config.input_activation.clone())];
+        for &input in node.inputs.iter().filter(|input| **input != owner) {
+            input_qspec_map.push((input, config.input_activation.as_ref().map(|_| shared.clone())));
         }
-        self.annotations.get(id).is_some_and(|annotation| annotation.output_qspec.is_some())
+        let output_qspec = config.output_activation.as_ref().map(|_| shared);
+        self.annotations.set(id, QuantizationAnnotation { input_qspec_map, output_qspec, ..Default::default() });
+        self.taken[id.index()] = true;
     }
 
     /// What moves or clips a quantized value shares its observer.
@@ -203,6 +207,11 @@ impl<'g> Marks<'g> {
                 Op::Input | Op::Constant(_) => continue,
                 // Integers are not left in float.
                 _ if node.dtype != DType::F32 => continue,
+                // A pattern that is left out stays float between quantized values too.
+                Op::Linear | Op::MatMul | Op::Add | Op::Mul | Op::Concat { .. } if !passes(id) => {
+                    self.annotations.keep_float(id, "the filter function leaves it out");
+                    continue;
+                }
                 _ if !passes(id) => "the filter function leaves it out".to_owned(),
                 Op::MatMul if !self.matmul => "products of two activations are quantized only if asked for".to_owned(),
                 Op::Linear | Op::MatMul | Op::Add | Op::Mul | Op::Concat { .. } if !global => {
@@ -253,7 +262,7 @@ fn masks(graph: &Graph) -> Vec<bool> {
 }
 
 /// For each node, whether all that reads it is a softmax, or elementwise or moving and only read by such.
-fn scores(graph: &Graph, users: &[Vec<NodeId>]) -> Vec<bool> {
+fn scores(graph: &Graph, users: &[Vec<NodeId>], outputs: &[bool]) -> Vec<bool> {
     let mut scores = vec![false; graph.nodes().len()];
     for (at, users) in users.iter().enumerate().rev() {
         let makes = |user: &NodeId| match graph.node(*user).op {
@@ -262,7 +271,7 @@ fn scores(graph: &Graph, users: &[Vec<NodeId>]) -> Vec<bool> {
             Op::Where | Op::Binary(_) | Op::Reshape { .. } | Op::Transpose { .. } => scores[user.index()],
             _ => false,
         };
-        scores[at] = !users.is_empty() && !graph.outputs().contains(&NodeId::new(at)) && users.iter().all(makes);
+        scores[at] = !users.is_empty() && !outputs[at] && users.iter().all(makes);
     }
     scores
 }
