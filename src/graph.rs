@@ -25,7 +25,7 @@ use crate::tensor::{DType, Shape};
 
 pub use builder::GraphBuilder;
 pub(crate) use infer::infer;
-pub use op::{ObserverId, Op, UnaryOp};
+pub use op::{Int32Op, IntegerType, ObserverId, Op, UnaryOp};
 pub use rewrite::Rewriter;
 pub use summary::{FloatNode, Summary};
 

@@ -35,8 +35,11 @@
 //! The choice of scale and zero point from an observed range ([`affine_qparams`], [`symmetric_qparams`]) follows
 //! PyTorch's observers, evaluated in `f32` in the written order.
 
+mod integers;
 mod unary;
 
+pub(crate) use integers::truncate;
+pub use integers::{Int32Op, IntegerType};
 pub use unary::UnaryOp;
 
 /// The largest number of fraction bits that equation 4 considers.

@@ -1,5 +1,7 @@
 //! One small example an op: what interpreter and engines must make of it.
 
+#[path = "ops/integers.rs"]
+mod integers;
 #[path = "ops/transformers.rs"]
 mod transformers;
 
@@ -505,5 +507,6 @@ pub(crate) fn table() -> Vec<OpCase> {
         ),
     ];
     rows.extend(transformers::table());
+    rows.extend(integers::table());
     rows
 }

@@ -9,7 +9,7 @@ use enfold::{GraphBuilder, Shape, Tensor, cpu};
 use crate::cases::{BITS, difference};
 use crate::ops::{f32s, table};
 
-const OPS: usize = 40;
+const OPS: usize = 42;
 
 fn number(op: &Op) -> usize {
     match op {
@@ -53,6 +53,8 @@ fn number(op: &Op) -> usize {
         Op::Slice { .. } => 37,
         Op::Sum { .. } => 38,
         Op::Where => 39,
+        Op::ToInteger { .. } => 40,
+        Op::Int32 { .. } => 41,
     }
 }
 
