@@ -2,10 +2,12 @@
 
 mod bad;
 mod dims;
+mod integers;
 mod layers;
 mod memory;
 mod mutations;
 mod operators;
+mod rows;
 
 use super::build::{Build, ops, tensor};
 use crate::graph::{Graph, Op, UnaryOp};
