@@ -91,6 +91,71 @@ fn to_float_i32_f32(thread: Thread) {
     y[e.y] = bitcast<u32>(select(v, -v, negative));
 }
 
+// A float, of kind 1, without its fraction, or an integer, cut to a type of 32 - shift bits, which has a sign if relu is 1.
+@compute @workgroup_size(64)
+fn to_integer(thread: Thread) {
+    let e = element(thread);
+    if !e.inside {
+        return;
+    }
+    var bits = a[e.a];
+    if params.kind == 1u {
+        // The floats next to the ends of i32: conversions of what is beyond differ.
+        bits = bitcast<u32>(i32(clamp(bitcast<f32>(bits), -2147483648.0, 2147483520.0)));
+    }
+    bits <<= params.shift;
+    y[e.y] = select(bits >> params.shift, bitcast<u32>(bitcast<i32>(bits) >> params.shift), params.relu == 1u);
+}
+
+// Arithmetic of integers, as Int32Op counts it.
+@compute @workgroup_size(64)
+fn int32_i32_i32(thread: Thread) {
+    let e = element(thread);
+    if !e.inside {
+        return;
+    }
+    let left = bitcast<i32>(a[e.a]);
+    let right = bitcast<i32>(b[e.b]);
+    var result = 0;
+    switch params.kind {
+        case 0u: { result = left + right; }
+        case 1u: { result = left - right; }
+        case 2u: { result = left * right; }
+        case 3u: { result = left / right; }
+        case 4u: { result = min(left, right); }
+        case 5u: { result = max(left, right); }
+        case 6u: { result = i32(left == right); }
+        default: { result = i32(left < right); }
+    }
+    y[e.y] = bitcast<u32>(result);
+}
+
+@compute @workgroup_size(64)
+fn sum_i32_i32(thread: Thread) {
+    let e = element(thread);
+    if !e.inside {
+        return;
+    }
+    var sum = 0;
+    for (var i = 0u; i < params.k; i++) {
+        sum += bitcast<i32>(a[e.a + i * params.b_k]);
+    }
+    y[e.y] = bitcast<u32>(sum);
+}
+
+@compute @workgroup_size(64)
+fn max_i32_i32(thread: Thread) {
+    let e = element(thread);
+    if !e.inside {
+        return;
+    }
+    var largest = bitcast<i32>(a[e.a]);
+    for (var i = 1u; i < params.k; i++) {
+        largest = max(largest, bitcast<i32>(a[e.a + i * params.b_k]));
+    }
+    y[e.y] = bitcast<u32>(largest);
+}
+
 @compute @workgroup_size(64)
 fn unary_f32_f32(thread: Thread) {
     let e = element(thread);

@@ -268,6 +268,9 @@ impl Engine {
             StepOp::Transpose { perm } => kernels::transpose(x, perm),
             StepOp::Slice { axis, start, end } => kernels::slice(x, *axis, *start..*end),
             StepOp::ToFloat => tensor(shape, kernels::to_float(slices::i32s(x))),
+            StepOp::ToInteger { to } => kernels::to_integer(x, *to).map_err(no_integer(step))?,
+            StepOp::Int32 { op, checked } => kernels::int32(*op, *checked, x, rest[0]).map_err(no_integer(step))?,
+            StepOp::SumInt32 { axis } => kernels::sum_i32(x, *axis).map_err(no_integer(step))?,
             StepOp::Max { axis } => kernels::max(x, *axis),
             StepOp::Gather => kernels::embedding(x, rest[0]).map_err(|kernels::NoSuchRow(index, id)| CpuError::Id {
                 step: name(),
@@ -333,6 +336,10 @@ impl Engine {
             }
         }
     }
+}
+
+fn no_integer(step: &Step) -> impl Fn(kernels::NoInteger) -> CpuError + '_ {
+    |kernels::NoInteger(index)| CpuError::NoInteger { step: step.name.clone(), index }
 }
 
 /// Whether a step can work in the place of its first input.

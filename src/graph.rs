@@ -26,7 +26,7 @@ use crate::tensor::{Contents, DType, Shape};
 
 pub use builder::GraphBuilder;
 pub(crate) use infer::infer;
-pub use op::{BinaryOp, ObserverId, Op, UnaryOp};
+pub use op::{BinaryOp, Int32Op, IntegerType, ObserverId, Op, UnaryOp};
 pub use rewrite::Rewriter;
 pub use summary::{FloatNode, Summary};
 

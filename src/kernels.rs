@@ -5,6 +5,7 @@
 
 mod broadcast;
 mod elementwise;
+mod integers;
 mod movement;
 mod normalize;
 mod product;
@@ -20,6 +21,7 @@ pub(crate) use broadcast::{
     binary, choose, keep, matmul_dynamic_i8, matmul_f32, matmul_f32_into, matmul_i8, zip_f32, zip_f32_onto,
 };
 pub(crate) use elementwise::{to_float, unary, unary_into};
+pub(crate) use integers::{NoInteger, int32, sum_i32, to_integer};
 pub(crate) use movement::{
     NoSuchRow, along_axis, along_axis_onto, concat, embedding, max, reshape, reshape_onto, slice, sum, transpose,
     transpose_f32,

@@ -186,6 +186,8 @@ impl Lowering<'_> {
                 self.step(id, StepOp::Slice { axis, start, end }, self.codes_of(node.inputs[0]));
             }
             Op::ToFloat => self.step(id, StepOp::ToFloat, None),
+            &Op::ToInteger { to } => self.step(id, StepOp::ToInteger { to }, None),
+            &Op::Int32 { op, checked } => self.step(id, StepOp::Int32 { op, checked }, None),
             Op::Max { axis } => self.step(id, StepOp::Max { axis: *axis }, self.codes_of(node.inputs[0])),
             Op::Linear => self.step(id, StepOp::Float(FloatOp::Linear), None),
             Op::MatMul => self.step(id, StepOp::Float(FloatOp::MatMul), None),
@@ -198,6 +200,7 @@ impl Lowering<'_> {
             Op::Unary(op) => self.step(id, StepOp::Float(FloatOp::Unary(*op)), None),
             Op::Binary(op) => self.step(id, StepOp::Float(FloatOp::Binary(*op)), None),
             &Op::Clamp { min, max } => self.step(id, StepOp::Float(FloatOp::Clamp { min, max }), None),
+            &Op::Sum { axis } if node.dtype == DType::I32 => self.step(id, StepOp::SumInt32 { axis }, None),
             Op::Sum { axis } => self.step(id, StepOp::Float(FloatOp::Sum { axis: *axis }), None),
             Op::Softmax { axis } => self.step(id, StepOp::Float(FloatOp::Softmax { axis: *axis }), None),
             Op::LayerNorm { eps } => self.step(id, StepOp::Float(FloatOp::LayerNorm { eps: *eps }), None),

@@ -36,10 +36,13 @@
 //! PyTorch's observers, evaluated in `f32` in the written order.
 
 mod binary;
+mod integers;
 mod unary;
 
 pub use binary::BinaryOp;
 pub(crate) use binary::{maximum, minimum};
+pub(crate) use integers::truncate;
+pub use integers::{Int32Op, IntegerType};
 pub use unary::UnaryOp;
 
 /// The largest number of fraction bits that equation 4 considers.

@@ -13,10 +13,13 @@
 //! that length too; the error says so.
 //!
 //! # Numbers
-//! Floats of any width are computed in `f32`. Integer inputs become `i32` inputs. Booleans and integers that are computed at
-//! run time are floats that hold whole numbers, exact up to 2²⁴. Comparisons at run time are made of
+//! Floats of any width are computed in `f32`; known ones are rounded where they are cast to 16 bits, and refused where 64 bits
+//! hold more than `f32`. Integers are `i32`, and what is computed of them is exact: types of up to 32 bits wrap around, quotients
+//! lose their fraction. Of wider types and `uint32`, results that `i32` does not hold are an error on interpreter and CPU, as
+//! inputs that do not fit are, and wrap around on a GPU. What has no integer form is refused: no integer becomes a float but by a
+//! cast. Booleans that are computed at run time are floats, 0 and 1. Comparisons of floats at run time are made of
 //! differences: a NaN is equal to everything there and neither greater nor less, `Max` and `Min` of two values take the second if
-//! either is NaN, and a NaN as a boolean is false. `Where` chooses: nothing of the branch not taken shows.
+//! either is NaN, and a NaN as a boolean is true. `Where` chooses: nothing of the branch not taken shows.
 //!
 //! # Names
 //! A layer is called as the module that its weight or bias belongs to (`encoder.layer.0.attention.self.query` for a parameter
@@ -34,10 +37,12 @@ mod external;
 mod fold;
 mod host;
 mod import;
+mod integers;
 mod names;
 mod ops;
 mod patterns;
 mod proto;
+mod rows;
 mod scan;
 mod slices;
 mod tensor;

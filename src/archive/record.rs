@@ -11,7 +11,7 @@ use super::ArchiveError;
 use super::observers::PreparedRecord;
 use super::packed::PackedRecord;
 use super::tensors::{Reader, Writer};
-use crate::graph::{BinaryOp, ObserverId, Op, UnaryOp};
+use crate::graph::{BinaryOp, Int32Op, IntegerType, ObserverId, Op, UnaryOp};
 use crate::numerics::AddMultipliers;
 use crate::qparams::{QParams, QScheme, QuantRange, TensorQParams};
 use crate::tensor::{DType, Shape};
@@ -106,6 +106,11 @@ pub(super) enum OpRecord {
         max: String,
     },
     ToFloat,
+    ToInteger(String),
+    Int32 {
+        op: String,
+        checked: bool,
+    },
     Reshape(Vec<usize>),
     Flatten(usize),
     Transpose(Vec<usize>),
@@ -184,6 +189,8 @@ impl OpRecord {
             Op::Where => Self::Where,
             Op::Clamp { min, max } => Self::Clamp { min: min.to_string(), max: max.to_string() },
             Op::ToFloat => Self::ToFloat,
+            Op::ToInteger { to } => Self::ToInteger(to.to_string()),
+            Op::Int32 { op, checked } => Self::Int32 { op: op.name().to_owned(), checked: *checked },
             Op::AddScalar { value } => Self::AddScalar((*value).into()),
             Op::MulScalar { value } => Self::MulScalar((*value).into()),
             // Files call functions as listings do.
@@ -250,6 +257,14 @@ impl OpRecord {
                 Op::Clamp { min: bound(min)?, max: bound(max)? }
             }
             Self::ToFloat => Op::ToFloat,
+            Self::ToInteger(name) => match IntegerType::ALL.into_iter().find(|to| to.to_string() == *name) {
+                Some(to) => Op::ToInteger { to },
+                None => return Err(context.broken(format!("there is no integer type {name:?}"))),
+            },
+            Self::Int32 { op: name, checked } => match Int32Op::ALL.into_iter().find(|op| op.name() == name) {
+                Some(op) => Op::Int32 { op, checked: *checked },
+                None => return Err(context.broken(format!("there is no arithmetic {name:?}"))),
+            },
             Self::AddScalar(value) => Op::AddScalar { value: *value as f32 },
             Self::MulScalar(value) => Op::MulScalar { value: *value as f32 },
             Self::Unary(name) => match UnaryOp::ALL.map(Op::Unary).into_iter().find(|op| op.name() == name) {

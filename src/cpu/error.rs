@@ -68,6 +68,14 @@ pub enum CpuError {
         /// Row-major index of the first NaN.
         index: usize,
     },
+    /// A result that integers of 32 bits do not hold.
+    #[error("{step}: element {index} is no integer of 32 bits: it is too large, not a number, or divided by 0")]
+    NoInteger {
+        /// The step.
+        step: String,
+        /// Row-major index of the first such element of the result.
+        index: usize,
+    },
     /// The range of a value that is quantized dynamically is not usable.
     #[error(
         "{step}: element {index} is {value}; values quantized dynamically must be finite and span less than f32::MAX"

@@ -5,7 +5,7 @@ use super::error::GpuError;
 use super::fuse::Group;
 use super::layout::{OpParams, row_words};
 use super::pipeline::GeneralKernel;
-use crate::numerics::UnaryOp;
+use crate::numerics::{Int32Op, UnaryOp};
 use crate::program::{Epilogue, FloatOp, Program, Step, StepOp, Value, ValueType};
 use crate::qparams::QScheme;
 use crate::tensor::Shape;
@@ -232,7 +232,29 @@ pub(super) fn general(program: &Program, group: &Group, part: usize) -> Result<G
             let strides = broadcast(value(0), &axes(y));
             elementwise(step, y, "to_float_i32_f32", &strides, &vec![0; strides.len()])?
         }
-        StepOp::Max { axis } => together(step, value(0), y, *axis, if floats { "max_f32_f32" } else { "max_i8_i8" })?,
+        StepOp::ToInteger { to } => {
+            let strides = broadcast(value(0), &axes(y));
+            let mut general = elementwise(step, y, "to_integer", &strides, &vec![0; strides.len()])?;
+            general.params.kind = (value(0).value_type == ValueType::F32).into();
+            (general.params.shift, general.params.relu) = (32 - to.bits(), to.is_signed().into());
+            general
+        }
+        StepOp::Int32 { op, .. } => {
+            let result = axes(y);
+            let strides = [0, 1].map(|at| broadcast(value(at), &result));
+            let mut general = elementwise(step, y, "int32_i32_i32", &strides[0], &strides[1])?;
+            general.params.kind = int32_kind(*op);
+            general
+        }
+        StepOp::SumInt32 { axis } => together(step, value(0), y, *axis, "sum_i32_i32")?,
+        StepOp::Max { axis } => {
+            let kernel = match y.value_type {
+                ValueType::I8 => "max_i8_i8",
+                ValueType::I32 => "max_i32_i32",
+                ValueType::F32 | ValueType::F16 => "max_f32_f32",
+            };
+            together(step, value(0), y, *axis, kernel)?
+        }
         StepOp::Float(FloatOp::Sum { axis }) => together(step, value(0), y, *axis, "sum_f32_f32")?,
         StepOp::Gather => {
             let mut general = over(y, "gather_i32_f32", Size::Threads(y.cols() as u64));
@@ -288,6 +310,11 @@ pub(super) fn general(program: &Program, group: &Group, part: usize) -> Result<G
 /// Which function, as the shaders count them.
 pub(super) fn unary_kind(op: UnaryOp) -> u32 {
     // In the order in which they are declared, which is that of the list.
+    op as u32
+}
+
+/// Which arithmetic, as the shaders count it.
+fn int32_kind(op: Int32Op) -> u32 {
     op as u32
 }
 

@@ -33,6 +33,8 @@ impl fmt::Display for Line<'_> {
             }
             Op::Slice { axis, start, end } => write!(f, " axis {axis} {start}..{end}"),
             Op::Clamp { min, max } => write!(f, " {min}..={max}"),
+            Op::ToInteger { to } => write!(f, " {to}"),
+            Op::Int32 { op, checked } => write!(f, " {}{}", op.name(), if *checked { " checked" } else { "" }),
             Op::LayerNorm { eps } | Op::BatchNorm { eps } => write!(f, " eps {eps:e}"),
             Op::Observe { observer } => write!(f, " observer {}", observer.0),
             Op::Quantize { qparams, range } => write!(f, " {qparams} codes {range}"),

@@ -61,6 +61,19 @@ fn of_op(name: &str, op: &Op, inputs: &[&Node]) -> Result<(Shape, DType), GraphE
             check.dtype(0, DType::I32)?;
             Ok((check.shape(0).clone(), DType::F32))
         }
+        Op::ToInteger { .. } => {
+            check.arity(1)?;
+            if check.inputs[0].dtype != DType::I32 {
+                check.dtype(0, DType::F32)?;
+            }
+            Ok((check.shape(0).clone(), DType::I32))
+        }
+        Op::Int32 { .. } => {
+            check.arity(2)?;
+            check.dtype(0, DType::I32)?;
+            check.dtype(1, DType::I32)?;
+            Ok((broadcast(&check, check.shape(0), check.shape(1))?, DType::I32))
+        }
         Op::Reshape { dims } => reshape(&check, dims),
         Op::Flatten { start_axis } => flatten(&check, *start_axis),
         Op::Transpose { perm } => transpose(&check, perm),
@@ -68,12 +81,15 @@ fn of_op(name: &str, op: &Op, inputs: &[&Node]) -> Result<(Shape, DType), GraphE
         Op::Slice { axis, start, end } => slice(&check, *axis, *start, *end),
         Op::Max { axis } => max(&check, *axis),
         Op::Sum { axis } => {
-            check.floats(1)?;
-            let x = check.shape(0);
+            check.arity(1)?;
+            let (x, dtype) = (check.shape(0), check.inputs[0].dtype);
+            if dtype != DType::I32 {
+                check.dtype(0, DType::F32)?;
+            }
             check.inner_axis(x, *axis)?;
             let mut dims = x.dims().to_vec();
             dims.remove(axis - usize::from(x.is_batched()));
-            Ok((make(x.is_batched(), &dims), DType::F32))
+            Ok((make(x.is_batched(), &dims), dtype))
         }
         Op::Softmax { axis } => {
             check.floats(1)?;
@@ -255,7 +271,7 @@ fn slice(check: &Check<'_>, axis: usize, start: usize, end: usize) -> Result<(Sh
 fn max(check: &Check<'_>, axis: usize) -> Result<(Shape, DType), GraphError> {
     check.arity(1)?;
     let (x, dtype) = (check.shape(0), check.inputs[0].dtype);
-    if dtype != DType::I8 {
+    if !matches!(dtype, DType::I8 | DType::I32) {
         check.dtype(0, DType::F32)?;
     }
     check.inner_axis(x, axis)?;

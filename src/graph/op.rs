@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::numerics::AddMultipliers;
-pub use crate::numerics::{BinaryOp, UnaryOp};
+pub use crate::numerics::{BinaryOp, Int32Op, IntegerType, UnaryOp};
 use crate::qparams::{QParams, QScheme, QuantRange, TensorQParams};
 use crate::tensor::Tensor;
 
@@ -54,6 +54,20 @@ pub enum Op {
     },
     /// `i32 → f32`, to nearest: masks and other numbers that are not ids.
     ToFloat,
+    /// `f32 → i32` or `i32 → i32`: the fraction is cut off, and of what remains the low bits that the type has are kept, as in a
+    /// cast between integers. On the host, a float that is no `i32` is an error; what a GPU makes of it is not defined.
+    ToInteger {
+        /// The type whose values result.
+        to: IntegerType,
+    },
+    /// Arithmetic of two `i32` tensors, broadcast.
+    Int32 {
+        /// What is computed.
+        op: Int32Op,
+        /// Whether the integers stand for wider ones, so that a result beyond `i32` is an error on the host. Otherwise, and on a
+        /// GPU, it wraps around. A division by 0 is an error on the host in any case; a GPU makes the dividend of it.
+        checked: bool,
+    },
     /// The same elements in the same order. `dims` are the static dimensions: `rows` stays in front.
     Reshape {
         /// Static dimensions of the result.
@@ -83,12 +97,13 @@ pub enum Op {
         /// Behind the last element taken.
         end: usize,
     },
-    /// The largest element along an axis, which the result lacks.
+    /// The largest element along an axis, which the result lacks; of floats, codes or `i32`.
     Max {
         /// The axis.
         axis: usize,
     },
-    /// The sum of the elements along an axis, which the result lacks.
+    /// The sum of the elements along an axis, which the result lacks; of floats, or of `i32`, where a sum beyond `i32` is an error
+    /// on the host and wraps around on a GPU.
     Sum {
         /// The axis.
         axis: usize,
@@ -252,6 +267,8 @@ impl Op {
             Self::Binary(BinaryOp::Minimum) => "minimum",
             Self::Clamp { .. } => "clamp",
             Self::ToFloat => "to_float",
+            Self::ToInteger { .. } => "to_integer",
+            Self::Int32 { .. } => "int32",
             Self::AddScalar { .. } => "add_scalar",
             Self::MulScalar { .. } => "mul_scalar",
             Self::Reshape { .. } => "reshape",

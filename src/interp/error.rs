@@ -96,6 +96,14 @@ pub enum InterpError {
         /// Rows of the table.
         rows: usize,
     },
+    /// A result that integers of 32 bits do not hold.
+    #[error("{node}: element {index} is no integer of 32 bits: it is too large, not a number, or divided by 0")]
+    NoInteger {
+        /// The node.
+        node: String,
+        /// Row-major index of the first such element of the result.
+        index: usize,
+    },
     /// The range of a value that is quantized dynamically is not usable.
     #[error(
         "{node}: element {index} is {value}; values quantized dynamically must be finite and span less than f32::MAX"

@@ -49,6 +49,8 @@ pub(super) fn eval(node: &Node, inputs: &[&Tensor], packed: Option<&Packed>) -> 
         Op::Where => kernels::choose(x, inputs[1], inputs[2]),
         Op::Clamp { min, max } => like(x, f32s(x).iter().map(|v| v.clamp(*min, *max)).collect()),
         Op::ToFloat => like(x, kernels::to_float(i32s(x))),
+        Op::ToInteger { to } => kernels::to_integer(x, *to).map_err(no_integer(node))?,
+        Op::Int32 { op, checked } => kernels::int32(*op, *checked, x, inputs[1]).map_err(no_integer(node))?,
         Op::AddScalar { value } => like(x, f32s(x).iter().map(|v| v + value).collect()),
         Op::MulScalar { value } => like(x, f32s(x).iter().map(|v| v * value).collect()),
         Op::Unary(op) => like(x, kernels::unary(*op, f32s(x))),
@@ -58,6 +60,7 @@ pub(super) fn eval(node: &Node, inputs: &[&Tensor], packed: Option<&Packed>) -> 
         Op::Transpose { perm } => kernels::transpose(x, perm),
         Op::Concat { axis } => kernels::concat(inputs, *axis),
         Op::Slice { axis, start, end } => kernels::slice(x, *axis, *start..*end),
+        Op::Sum { axis } if x.as_i32().is_some() => kernels::sum_i32(x, *axis).map_err(no_integer(node))?,
         Op::Sum { axis } => kernels::sum(x, *axis),
         Op::Max { axis } => kernels::max(x, *axis),
         Op::Softmax { axis } => kernels::along_axis(x, *axis, kernels::softmax_rows),
@@ -116,6 +119,10 @@ pub(super) fn eval(node: &Node, inputs: &[&Tensor], packed: Option<&Packed>) -> 
         }
         Op::Table { .. } => kernels::table(x, i8s(inputs[1])),
     })
+}
+
+fn no_integer(node: &Node) -> impl Fn(kernels::NoInteger) -> InterpError + '_ {
+    |kernels::NoInteger(index)| InterpError::NoInteger { node: node.name.clone(), index }
 }
 
 fn quantize(name: &str, x: &Tensor, qparams: &TensorQParams, range: QuantRange) -> Result<Tensor, InterpError> {

@@ -236,7 +236,7 @@ impl<'t> Stacks<'t> {
 }
 
 /// NumPy's rule, for shapes that were checked to broadcast.
-fn broadcast_shape(a: &[usize], b: &[usize]) -> Vec<usize> {
+pub(super) fn broadcast_shape(a: &[usize], b: &[usize]) -> Vec<usize> {
     let (long, short) = if a.len() >= b.len() { (a, b) } else { (b, a) };
     let skip = long.len() - short.len();
     let pick = |(i, &l): (usize, &usize)| if i >= skip && l == 1 { short[i - skip] } else { l };

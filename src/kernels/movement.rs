@@ -127,8 +127,9 @@ pub(crate) fn max(x: &Tensor, axis: usize) -> Tensor {
     match x {
         Tensor::I8(a) => Tensor::from(a.fold_axis(Axis(axis), i8::MIN, |&a, &b| a.max(b))),
         Tensor::F32(a) => Tensor::from(a.fold_axis(Axis(axis), f32::NEG_INFINITY, |&a, &b| numerics::maximum(a, b))),
+        Tensor::I32(a) => Tensor::from(a.fold_axis(Axis(axis), i32::MIN, |&a, &b| a.max(b))),
         // Inference admits no other type.
-        Tensor::I32(_) | Tensor::I64(_) => x.clone(),
+        Tensor::I64(_) => x.clone(),
     }
 }
 

@@ -4,6 +4,7 @@ mod check;
 mod constants;
 mod dynamic;
 mod file;
+mod integers;
 mod ops;
 #[cfg(test)]
 mod tests;

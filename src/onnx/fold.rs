@@ -4,9 +4,12 @@
 //! whatever the batch, and a tensor that is expanded along the batch is kept once.
 
 mod elementwise;
+mod integers;
 mod movement;
+mod product;
 mod reduce;
 
+pub(super) use product::MAX_FACTOR;
 pub(super) use reduce::reduced_axes;
 
 use std::sync::Arc;
@@ -19,6 +22,7 @@ pub(super) struct Fold<'a> {
     pub(super) node: &'a NodeProto,
     pub(super) inputs: &'a [Option<Arc<Host>>],
     pub(super) budget: &'a mut Budget,
+    pub(super) opset: i64,
 }
 
 /// The results of a node; `None` if it is not evaluated here. An error is a reason that concerns this node.
@@ -28,6 +32,9 @@ impl Fold<'_> {
     pub(super) fn run(mut self) -> Folded {
         if let Some(result) = self.movement()? {
             return Ok(Some(result));
+        }
+        if let Some(result) = self.product()? {
+            return Ok(Some(vec![result]));
         }
         if let Some(result) = self.reduce()? {
             return Ok(Some(vec![result]));

@@ -133,6 +133,16 @@ impl Host {
         Self { data_type, ..self }
     }
 
+    /// Refuses what a node made of `inputs` if that are floats of 64 bits, which are kept in 32, and became infinite by that.
+    pub(super) fn in_range(self, inputs: &[Option<Arc<Host>>]) -> Result<Self, String> {
+        let infinite = |host: &Host| host.floats().is_some_and(|v| v.iter().any(|v| v.is_infinite()));
+        let made = self.data_type == ty::DOUBLE && infinite(&self);
+        if made && !inputs.iter().flatten().any(|host| infinite(host)) {
+            return Err("its result is of 64 bits, and too large for 32".to_owned());
+        }
+        Ok(self)
+    }
+
     /// The shape with the batch in it.
     pub(super) fn logical(&self) -> Vec<Length> {
         let mut lengths: Vec<Length> = self.dims.iter().map(|&d| Length::Known(d as i64)).collect();

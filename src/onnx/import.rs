@@ -166,7 +166,7 @@ fn input_type(input: &ValueInfoProto) -> Result<(DType, Kind), OnnxError> {
     Ok(match elem_type {
         ty::FLOAT | ty::FLOAT16 | ty::BFLOAT16 | ty::DOUBLE => (DType::F32, Kind::Float),
         ty::INT64 | ty::INT32 | ty::INT16 | ty::UINT8 | ty::UINT16 | ty::UINT32 | ty::UINT64 | ty::BOOL => {
-            (DType::I32, Kind::Int)
+            (DType::I32, Kind::Int(elem_type))
         }
         ty::INT8 => (DType::I8, Kind::Codes { unsigned: false }),
         other => {

@@ -1,6 +1,7 @@
 //! Nodes that are computed at run time, by family, and what their inputs may be.
 
 mod elementwise;
+mod integers;
 mod layers;
 mod logic;
 mod movement;
@@ -10,13 +11,13 @@ mod reduce;
 use std::sync::Arc;
 
 use super::external::Folders;
-use super::fold::Fold;
+use super::fold::{self, Fold};
 use super::host::{Data, Host};
 use super::import::Importer;
 use super::names::clean;
-use super::proto::NodeProto;
+use super::proto::{NodeProto, data_type as ty};
 use super::slices;
-use super::tensor::{Stored, is_float};
+use super::tensor::Stored;
 pub(super) use super::values::{Kind, Quantized, Run, Value};
 use crate::graph::{Op, UnaryOp};
 
@@ -145,7 +146,9 @@ impl Importer {
                 return inputs.into_iter().next().flatten().map(|v| vec![v]).ok_or("it has no input".to_owned());
             }
             "Shape" | "Size" => return self.shape_node(node, &inputs),
-            "QuantizeLinear" | "DequantizeLinear" | "MatMul" | "Gemm" => {}
+            "QuantizeLinear" | "DequantizeLinear" => {}
+            // A large product of constants stays one, of weights as they are stored.
+            "MatMul" | "Gemm" if !self.is_small_product(&inputs) => {}
             _ => {
                 if let [Some(value)] = &inputs[..]
                     && let Some(same) = self.same_data(node, value)?
@@ -159,9 +162,10 @@ impl Importer {
                         .iter()
                         .map(|value| value.as_ref().map(|value| self.host(value)).transpose())
                         .collect::<Result<Vec<_>, _>>()?;
-                    let fold = Fold { node, inputs: &hosts, budget: &mut self.budget };
+                    let fold = Fold { node, inputs: &hosts, budget: &mut self.budget, opset: self.opset };
                     if let Some(results) = fold.run()? {
-                        return Ok(results.into_iter().map(|host| Value::Host(Arc::new(host))).collect());
+                        let value = |host: Host| Ok(Value::Host(Arc::new(host.in_range(&hosts)?)));
+                        return results.into_iter().map(value).collect();
                     }
                     // Else it is computed like any other node, on constants.
                     inputs = hosts.into_iter().map(|host| host.map(Value::Host)).collect();
@@ -225,7 +229,8 @@ impl Importer {
             // All floats are computed in f32.
             ("Cast", _) => {
                 let to = i32::try_from(node.int("to", 0)?).unwrap_or(0);
-                Ok(is_float(to).then(|| value.clone()))
+                let from = stored.map_or(ty::FLOAT, |at| self.stored[at].data_type);
+                Ok((to == from || matches!(to, ty::FLOAT | ty::DOUBLE)).then(|| value.clone()))
             }
             ("Transpose", Some(at)) if self.stored[at].dims.len() == 2 => {
                 if slices::perm(node.ints("perm")?, 2)? != [1, 0] {
@@ -241,6 +246,17 @@ impl Importer {
             }
             _ => Ok(None),
         }
+    }
+
+    /// Whether factors are known, and not too large to be multiplied while importing.
+    fn is_small_product(&self, inputs: &[Option<Value>]) -> bool {
+        let elements = |value: &Value| match value {
+            Value::Stored(at) => self.stored[*at].len(),
+            Value::Host(host) => host.data.len(),
+            Value::Quantized(quantized) => quantized.codes.len(),
+            Value::Run(_) | Value::Unsupported => usize::MAX,
+        };
+        inputs.iter().flatten().all(|value| elements(value) <= fold::MAX_FACTOR)
     }
 
     fn constant_node(&mut self, node: &NodeProto) -> Values {

@@ -48,7 +48,7 @@ pub(super) fn parts(
 }
 
 /// The lengths of the parts of a `Split`.
-pub(super) fn split(length: usize, outputs: usize, list: Option<&[i64]>) -> Result<Vec<usize>, String> {
+pub(super) fn split(length: usize, outputs: usize, list: Option<&[i64]>, opset: i64) -> Result<Vec<usize>, String> {
     if let Some(list) = list {
         let lengths = list.iter().map(|&n| usize::try_from(n)).collect::<Result<Vec<_>, _>>();
         let lengths = lengths.map_err(|_| "a part of negative length")?;
@@ -60,6 +60,9 @@ pub(super) fn split(length: usize, outputs: usize, list: Option<&[i64]>) -> Resu
     }
     if outputs == 0 {
         return Err("it has no outputs".to_owned());
+    }
+    if opset < 18 && !length.is_multiple_of(outputs) {
+        return Err(format!("{outputs} parts of equal length of an axis of {length}"));
     }
     // Since opset 18, the last part may be shorter.
     let part = length.div_ceil(outputs);

@@ -127,14 +127,14 @@ impl Stored {
                 // A copy where numbers lie in memory as they do in a file.
                 ty::FLOAT if cfg!(target_endian = "little") => bytemuck::pod_collect_to_vec(&raw),
                 ty::FLOAT => raw.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
-                ty::DOUBLE => raw.as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b) as f32).collect(),
+                ty::DOUBLE => narrowed(raw.as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b)))?,
                 ty::FLOAT16 => raw.as_chunks::<2>().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
                 _ => raw.as_chunks::<2>().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect(),
             });
         }
         Ok(match self.data_type {
             ty::FLOAT => proto.float_data.clone(),
-            ty::DOUBLE => proto.double_data.iter().map(|&v| v as f32).collect(),
+            ty::DOUBLE => narrowed(proto.double_data.iter().copied())?,
             ty::FLOAT16 => proto.int32_data.iter().map(|&b| f16::from_bits(b as u16).to_f32()).collect(),
             _ => proto.int32_data.iter().map(|&b| bf16::from_bits(b as u16).to_f32()).collect(),
         })
@@ -197,6 +197,17 @@ impl Stored {
         // Without elements, either form is empty.
         Ok((!self.proto.raw_data.is_empty()).then(|| Cow::Borrowed(&self.proto.raw_data[..])))
     }
+}
+
+/// Floats of 64 bits in 32, but for those that only 64 hold.
+fn narrowed(values: impl Iterator<Item = f64>) -> Result<Vec<f32>, String> {
+    let narrow = |(at, v): (usize, f64)| match v as f32 {
+        narrow if narrow.is_infinite() && v.is_finite() => {
+            Err(format!("element {at} is {v:e}, which does not fit f32"))
+        }
+        narrow => Ok(narrow),
+    };
+    values.enumerate().map(narrow).collect()
 }
 
 pub(super) fn is_float(data_type: i32) -> bool {

@@ -2,11 +2,13 @@
 
 mod bad;
 mod dims;
+mod integers;
 mod layers;
 mod memory;
 mod mutations;
 mod nan;
 mod operators;
+mod rows;
 
 use super::build::{Build, ops, tensor};
 use crate::graph::{Graph, Op, UnaryOp};

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 
 use super::dims::elements;
-use super::host::{Data, Host, Length};
+use super::host::{Host, Length};
 use super::import::Importer;
 use super::names;
 use super::ops::Call;
+use super::proto::data_type as ty;
+use super::tensor::type_name;
 use crate::graph::{NodeId, Op};
 use crate::qparams::TensorQParams;
-use crate::tensor::{DType, Tensor};
+use crate::tensor::Tensor;
 
 /// A value while importing.
 #[derive(Debug, Clone)]
@@ -39,10 +41,8 @@ pub(super) struct Run {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Float,
-    /// Integers, in `i32`.
-    Int,
-    /// Integers, in `f32`.
-    IntFloat,
+    /// Integers of a type of ONNX, in `i32`.
+    Int(i32),
     /// 0 and 1, in `f32`.
     Bool,
     /// int8 codes, or those of uint8 lowered by 128.
@@ -122,13 +122,10 @@ impl Importer {
             Value::Quantized(quantized) => fixed(self.quantized_constant(quantized)?, Kind::Float),
             Value::Host(_) | Value::Stored(_) => {
                 let host = self.host(value)?;
-                host.fixed()?;
-                let kind = match host.data {
-                    Data::F32(_) => Kind::Float,
-                    Data::Bool(_) => Kind::Bool,
-                    _ => Kind::IntFloat,
-                };
-                fixed(self.host_constant(&host)?, kind)
+                match host.rows {
+                    Some(rows) => self.with_rows(&host, rows),
+                    None => self.host_run(&host),
+                }
             }
             Value::Unsupported => Err("one of its inputs is not supported".to_owned()),
         }
@@ -138,6 +135,17 @@ impl Importer {
     pub(super) fn host_constant(&mut self, host: &Host) -> Result<NodeId, String> {
         self.budget.take(host.data.len(), 4)?;
         let tensor = Tensor::from_f32(&host.dims, host.to_floats()?).map_err(|e| e.to_string())?;
+        Ok(self.draft.constant(host.name.as_deref().unwrap_or_default(), tensor))
+    }
+
+    /// A constant of integers; the batch in front is 1.
+    pub(super) fn integer_constant(&mut self, host: &Host) -> Result<NodeId, String> {
+        self.budget.take(host.data.len(), 4)?;
+        let narrow = |(at, v): (usize, i64)| {
+            i32::try_from(v).map_err(|_| format!("element {at} is {v}, which does not fit 32 bits"))
+        };
+        let integers = host.integers()?.into_iter().enumerate().map(narrow).collect::<Result<_, _>>()?;
+        let tensor = Tensor::from_i32(&host.dims, integers).map_err(|e| e.to_string())?;
         Ok(self.draft.constant(host.name.as_deref().unwrap_or_default(), tensor))
     }
 
@@ -153,17 +161,23 @@ impl Importer {
         Ok(id)
     }
 
-    /// A value as floats: integers are converted.
+    /// A value of floats, or of booleans, which are floats here.
     pub(super) fn float(&mut self, call: &Call<'_>, value: &Value) -> Result<Run, String> {
         let run = self.run(value)?;
         match run.kind {
-            Kind::Float | Kind::IntFloat | Kind::Bool => Ok(run),
-            Kind::Int => {
-                let id = self.draft.add(&call.part("float"), Op::ToFloat, &[run.id])?;
-                Ok(Run { id, kind: Kind::IntFloat, ..run })
-            }
+            Kind::Float | Kind::Bool => Ok(run),
+            Kind::Int(ty::BOOL) => self.to_float(call, value),
+            Kind::Int(data_type) => Err(format!("it is not supported for {} at run time", type_name(data_type))),
             Kind::Codes { .. } => Err("it computes on codes of quantized values".to_owned()),
         }
+    }
+
+    /// A value as floats: integers are converted, to nearest.
+    pub(super) fn to_float(&mut self, call: &Call<'_>, value: &Value) -> Result<Run, String> {
+        let run = self.run(value)?;
+        let Kind::Int(data_type) = run.kind else { return self.float(call, value) };
+        let id = self.draft.add(&call.part("float"), Op::ToFloat, &[run.id])?;
+        Ok(Run { id, kind: if data_type == ty::BOOL { Kind::Bool } else { Kind::Float }, ..run })
     }
 
     /// The only element of a known value, if it has one element.
@@ -202,9 +216,5 @@ impl Importer {
             node.name.clone_from(&module);
             node.origin = module;
         }
-    }
-
-    pub(super) fn dtype(&self, run: Run) -> DType {
-        self.draft.node(run.id).dtype
     }
 }

@@ -15,6 +15,8 @@ pub(super) fn check_step(program: &Program, step: &Step) -> Result<(), ProgramEr
         StepOp::Linear(_) | StepOp::Quantize { .. } | StepOp::Dequantize { .. } | StepOp::Table { .. } => 1..=1,
         StepOp::ChooseQParams { .. } | StepOp::Reshape | StepOp::Transpose { .. } => 1..=1,
         StepOp::Max { .. } | StepOp::ToHalf | StepOp::Slice { .. } | StepOp::ToFloat => 1..=1,
+        StepOp::ToInteger { .. } | StepOp::SumInt32 { .. } => 1..=1,
+        StepOp::Int32 { .. } => 2..=2,
         StepOp::Float(FloatOp::Unary(_) | FloatOp::Softmax { .. }) => 1..=1,
         StepOp::Float(FloatOp::Clamp { .. } | FloatOp::Sum { .. }) => 1..=1,
         StepOp::MatMul(_) | StepOp::Add(_) | StepOp::Mul(_) | StepOp::Gather => 2..=2,
@@ -66,10 +68,13 @@ impl Check<'_> {
             StepOp::DequantizeDynamic => (&[I8, F32], F32),
             StepOp::ToHalf => (&[F32], F16),
             StepOp::ToFloat => (&[I32], F32),
+            StepOp::ToInteger { .. } if first == I32 => (&[I32], I32),
+            StepOp::ToInteger { .. } => (&[F32], I32),
+            StepOp::Int32 { .. } | StepOp::SumInt32 { .. } => (&[I32, I32], I32),
             StepOp::Concat { .. } | StepOp::Reshape | StepOp::Transpose { .. } | StepOp::Slice { .. } => {
                 (&vec![first; self.step.inputs.len()], first)
             }
-            StepOp::Max { .. } if first == I8 => (&[I8], I8),
+            StepOp::Max { .. } if matches!(first, I8 | I32) => (&[first], first),
             StepOp::Max { .. } => (&[F32], F32),
             StepOp::Gather => (&[I32, F32], F32),
             StepOp::Float(_) => (&[F32, F32, F32], F32),
@@ -182,7 +187,7 @@ impl Check<'_> {
         match &self.step.op {
             StepOp::Quantize { .. } | StepOp::Dequantize { .. } | StepOp::Table { .. } => output == x,
             StepOp::Float(FloatOp::Unary(_) | FloatOp::Clamp { .. }) => output == x,
-            StepOp::ToHalf | StepOp::ToFloat => output == x,
+            StepOp::ToHalf | StepOp::ToFloat | StepOp::ToInteger { .. } => output == x,
             StepOp::Linear(l) => {
                 let dynamic = inputs.get(1).is_none_or(|given| pairs(x, given));
                 x.last() == Some(&l.k) && with_last(l.n).as_deref() == Some(output) && dynamic
@@ -204,6 +209,7 @@ impl Check<'_> {
             }
             StepOp::Add(_)
             | StepOp::Mul(_)
+            | StepOp::Int32 { .. }
             | StepOp::Float(FloatOp::Add | FloatOp::Mul | FloatOp::Div | FloatOp::Keep { .. } | FloatOp::Binary(_)) => {
                 broadcast(x, &inputs[1]).as_deref() == Some(output)
             }
@@ -245,7 +251,7 @@ impl Check<'_> {
                 *length = end.saturating_sub(*start);
                 movable && inside && shape == output
             }
-            StepOp::Max { axis } | StepOp::Float(FloatOp::Sum { axis }) => {
+            StepOp::Max { axis } | StepOp::SumInt32 { axis } | StepOp::Float(FloatOp::Sum { axis }) => {
                 let mut shape = x.clone();
                 let movable = *axis > 0 || !self.input(0).shape.is_batched();
                 movable && *axis < x.len() && shape.remove(*axis) > 0 && shape == output

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::ValueId;
-use crate::numerics::{AddMultipliers, BinaryOp, UnaryOp};
+use crate::numerics::{AddMultipliers, BinaryOp, Int32Op, IntegerType, UnaryOp};
 use crate::qparams::{QParams, QScheme, QuantRange};
 
 /// One step of a program: it reads values and writes one.
@@ -96,8 +96,28 @@ pub enum StepOp {
     },
     /// `i32 → f32`, to nearest and ties to even: the same bits on every engine.
     ToFloat,
-    /// The largest element along an axis, which the output lacks, of floats or codes; NaN if there is one. The same bits on every
-    /// engine.
+    /// `f32 → i32` or `i32 → i32`: the fraction is cut off, and what remains is cut to a type. Floats that are no `i32` are an
+    /// error on the CPU; a GPU may make anything of them.
+    ToInteger {
+        /// The type whose values result.
+        to: IntegerType,
+    },
+    /// Arithmetic of two `i32`, broadcast: the same bits on every engine, but for what is an error on the CPU.
+    Int32 {
+        /// What is computed.
+        op: Int32Op,
+        /// Whether a result beyond `i32` is an error on the CPU; otherwise, and on a GPU, it wraps around. A division by 0 is an
+        /// error on the CPU in any case, and gives the dividend on a GPU.
+        checked: bool,
+    },
+    /// The sum of the `i32` along an axis, which the output lacks. A sum beyond `i32` is an error on the CPU and wraps around on a
+    /// GPU.
+    SumInt32 {
+        /// The axis.
+        axis: usize,
+    },
+    /// The largest element along an axis, which the output lacks, of floats, codes or `i32`; NaN if there is one. The same
+    /// bits on every engine.
     Max {
         /// The axis.
         axis: usize,
@@ -297,6 +317,9 @@ impl StepOp {
             Self::Transpose { .. } => "transpose",
             Self::Slice { .. } => "slice",
             Self::ToFloat => "to_float_i32_f32",
+            Self::ToInteger { .. } => "to_integer",
+            Self::Int32 { .. } => "int32_i32_i32",
+            Self::SumInt32 { .. } => "sum_i32_i32",
             Self::Max { .. } => "max",
             Self::Gather => "gather_i32_f32",
             Self::Float(FloatOp::Linear) => "linear_f32_f32",

@@ -2,6 +2,8 @@
 
 #[path = "ops/comparisons.rs"]
 mod comparisons;
+#[path = "ops/integers.rs"]
+mod integers;
 #[path = "ops/transformers.rs"]
 mod transformers;
 
@@ -508,5 +510,6 @@ pub(crate) fn table() -> Vec<OpCase> {
     ];
     rows.extend(comparisons::table());
     rows.extend(transformers::table());
+    rows.extend(integers::table());
     rows
 }

@@ -9,7 +9,7 @@ use enfold::{GraphBuilder, Shape, Tensor, cpu};
 use crate::cases::{BITS, difference};
 use crate::ops::{f32s, table};
 
-const OPS: usize = 41;
+const OPS: usize = 43;
 
 fn number(op: &Op) -> usize {
     match op {
@@ -54,6 +54,8 @@ fn number(op: &Op) -> usize {
         Op::Sum { .. } => 38,
         Op::Where => 39,
         Op::Binary(_) => 40,
+        Op::ToInteger { .. } => 41,
+        Op::Int32 { .. } => 42,
     }
 }
 

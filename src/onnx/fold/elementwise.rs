@@ -2,15 +2,19 @@
 
 use std::sync::Arc;
 
+use half::{bf16, f16};
+
 use super::Fold;
+use super::integers::{integers, power, whole};
 use crate::graph::{BinaryOp, UnaryOp};
 use crate::onnx::host::{Data, Host, Length, NEEDS_ROWS, Walk, broadcast, kept};
+use crate::onnx::integers::wrap;
 use crate::onnx::proto::data_type as ty;
 use crate::onnx::tensor::{is_float, type_name};
 
 /// An arithmetic operator of two tensors.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Arithmetic {
+pub(super) enum Arithmetic {
     Add,
     Sub,
     Mul,
@@ -95,6 +99,9 @@ impl Fold<'_> {
     fn arithmetic(&mut self, op: Arithmetic, a: &Host, b: &Host) -> Result<Host, String> {
         let to = self.operands(a, b, a.data.size().max(b.data.size()))?;
         let data = match (&a.data, &b.data) {
+            (Data::F32(_), Data::F32(_)) if op == Arithmetic::Mod && self.node.int("fmod", 0)? == 0 => {
+                return Err("it takes a remainder of floats with fmod 0".to_owned());
+            }
             (Data::F32(x), Data::F32(y)) => Data::F32(to.zip(a, x, b, y, |x, y| Ok(floats(op, x, y)))?),
             // An exponent may be of another type than its base.
             (Data::F32(x), Data::I64(y)) if op == Arithmetic::Pow => {
@@ -102,7 +109,10 @@ impl Fold<'_> {
             }
             (Data::I64(x), Data::I64(y)) => {
                 let fmod = self.node.int("fmod", 0)? != 0;
-                Data::I64(to.zip(a, x, b, y, |x, y| integers(op, x, y, fmod))?)
+                Data::I64(to.zip(a, x, b, y, |x, y| integers(op, x, y, fmod, a.data_type))?)
+            }
+            (Data::I64(x), Data::F32(y)) if op == Arithmetic::Pow => {
+                Data::I64(to.zip(a, x, b, y, |x, y| power(x, y, a.data_type))?)
             }
             _ => {
                 let (x, y) = (a.shape_like()?, b.shape_like()?);
@@ -174,7 +184,9 @@ impl Fold<'_> {
         };
         self.budget.take(x.data.len(), size)?;
         let data = match data_type {
-            ty::FLOAT | ty::DOUBLE | ty::FLOAT16 | ty::BFLOAT16 => Data::F32(x.to_floats()?),
+            ty::FLOAT | ty::DOUBLE => Data::F32(x.to_floats()?),
+            ty::FLOAT16 => Data::F32(x.to_floats()?.into_iter().map(|v| f16::from_f32(v).to_f32()).collect()),
+            ty::BFLOAT16 => Data::F32(x.to_floats()?.into_iter().map(|v| bf16::from_f32(v).to_f32()).collect()),
             ty::BOOL => Data::Bool(match &x.data {
                 Data::F32(v) => v.iter().map(|&v| v != 0.0).collect(),
                 Data::I64(v) => v.iter().map(|&v| v != 0).collect(),
@@ -183,10 +195,14 @@ impl Fold<'_> {
                 Data::Lengths(v) => v.iter().map(|v| *v != Length::Known(0)).collect(),
             }),
             ty::INT64 | ty::INT32 | ty::INT16 | ty::INT8 | ty::UINT64 | ty::UINT32 | ty::UINT16 | ty::UINT8 => {
+                let cut = |v: i128| wrap(v, data_type);
                 match &x.data {
-                    Data::F32(v) => Data::I64(v.iter().map(|&v| v as i64).collect()),
+                    Data::F32(v) => {
+                        Data::I64(v.iter().map(|&v| cut(whole(v, x.data_type)?)).collect::<Result<_, _>>()?)
+                    }
                     Data::Bool(v) => Data::I64(v.iter().map(|&v| v.into()).collect()),
-                    other => other.clone(),
+                    Data::I64(v) => Data::I64(v.iter().map(|&v| cut(v.into())).collect::<Result<_, _>>()?),
+                    Data::Lengths(v) => Data::Lengths(v.clone()),
                 }
             }
             other => return Err(format!("it casts to {}", type_name(other))),
@@ -210,7 +226,7 @@ impl Fold<'_> {
             Data::F32(v) => (0..v.len()).filter(|&i| !starts(i)).for_each(|i| v[i] += v[i - inner]),
             Data::I64(v) => {
                 for i in (0..v.len()).filter(|&i| !starts(i)) {
-                    v[i] = v[i].checked_add(v[i - inner]).ok_or("an integer overflows")?;
+                    v[i] = wrap(i128::from(v[i]) + i128::from(v[i - inner]), x.data_type)?;
                 }
             }
             _ => return Err("it sums neither floats nor integers".to_owned()),
@@ -250,14 +266,15 @@ impl Fold<'_> {
         let data = match &x.data {
             Data::F32(v) => Data::F32(v.iter().map(|&v| float(v.into()) as f32).collect()),
             Data::I64(v) => {
-                let each: fn(i64) -> Option<i64> = match node.op_type.as_str() {
-                    "Neg" => i64::checked_neg,
-                    "Abs" => i64::checked_abs,
-                    "Sign" => |v| Some(v.signum()),
-                    "Relu" => |v| Some(v.max(0)),
+                let each: fn(i128) -> i128 = match node.op_type.as_str() {
+                    "Neg" => |v| -v,
+                    "Abs" => i128::abs,
+                    "Sign" => i128::signum,
+                    "Relu" => |v| v.max(0),
                     _ => return Err("it is not defined for integers".to_owned()),
                 };
-                Data::I64(v.iter().map(|&v| each(v)).collect::<Option<_>>().ok_or("an integer overflows")?)
+                let each = |&v: &i64| wrap(each(v.into()), x.data_type);
+                Data::I64(v.iter().map(each).collect::<Result<_, _>>()?)
             }
             _ => return Err(NEEDS_ROWS.to_owned()),
         };
@@ -333,22 +350,6 @@ fn floats(op: Arithmetic, a: f32, b: f32) -> f32 {
     }
 }
 
-fn integers(op: Arithmetic, a: i64, b: i64, fmod: bool) -> Result<i64, String> {
-    let result = match op {
-        Arithmetic::Add => a.checked_add(b),
-        Arithmetic::Sub => a.checked_sub(b),
-        Arithmetic::Mul => a.checked_mul(b),
-        Arithmetic::Div => a.checked_div(b),
-        Arithmetic::Mod if fmod => a.checked_rem(b),
-        // The sign of the divisor, as in Python.
-        Arithmetic::Mod => a.checked_rem(b).map(|r| if r != 0 && (r < 0) != (b < 0) { r + b } else { r }),
-        Arithmetic::Pow => u32::try_from(b).ok().and_then(|b| a.checked_pow(b)),
-        Arithmetic::Min => Some(a.min(b)),
-        Arithmetic::Max => Some(a.max(b)),
-    };
-    result.ok_or_else(|| format!("integers {a} and {b} overflow, or divide by 0"))
-}
-
 fn lengths(op: Arithmetic, a: Length, b: Length) -> Result<Length, String> {
     use Length::{Known, Rows};
     let rows = |k: i64| match k {
@@ -357,7 +358,7 @@ fn lengths(op: Arithmetic, a: Length, b: Length) -> Result<Length, String> {
         _ => None,
     };
     let result = match (op, a, b) {
-        (_, Known(a), Known(b)) => return integers(op, a, b, false).map(Known),
+        (_, Known(a), Known(b)) => return integers(op, a, b, false, ty::INT64).map(Known),
         (Arithmetic::Add, Rows(a), Rows(b)) => a.checked_add(b).and_then(rows),
         (Arithmetic::Sub, Rows(a), Rows(b)) => rows(a - b),
         (Arithmetic::Add, Rows(a), Known(0)) | (Arithmetic::Add, Known(0), Rows(a)) => rows(a),

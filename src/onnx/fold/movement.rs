@@ -11,7 +11,15 @@ impl Fold<'_> {
     pub(super) fn movement(&mut self) -> Folded {
         let one = |host: Host| Ok(Some(vec![host]));
         match self.node.op_type.as_str() {
-            "Identity" | "Dropout" => one((*self.input(0)?).clone()),
+            "Identity" => one((*self.input(0)?).clone()),
+            "Dropout" => {
+                if let Some(training) = self.optional(2)
+                    && training.scalar() != Some(0.0)
+                {
+                    return Err("it drops elements, as in training".to_owned());
+                }
+                one((*self.input(0)?).clone())
+            }
             "Reshape" => one(self.reshape()?),
             "Flatten" => {
                 let x = self.input(0)?;
@@ -172,7 +180,7 @@ impl Fold<'_> {
             x.fixed()?;
         }
         let list = self.list("split", 1)?;
-        let lengths = slices::split(x.dims[at], self.node.output.len(), list.as_deref())?;
+        let lengths = slices::split(x.dims[at], self.node.output.len(), list.as_deref(), self.opset)?;
         let own = strides(&x.dims);
         let mut start = 0;
         let mut parts = Vec::with_capacity(lengths.len());

@@ -2,6 +2,7 @@
 
 use super::Fold;
 use crate::onnx::host::{Data, Host, Walk, axis, strides};
+use crate::onnx::integers;
 
 /// Which axes a reduction drops.
 pub(in crate::onnx) fn reduced_axes(axes: Option<&[i64]>, rank: usize, noop: bool) -> Result<Vec<bool>, String> {
@@ -58,17 +59,45 @@ impl Fold<'_> {
             _ => sum,
         };
         let mut places = walk;
-        let mut each = |value: &dyn Fn(usize) -> f64| -> Vec<f64> {
-            let mut one =
-                || (0..count).fold(start, |sum, _| places.next().map_or(sum, |place| step(sum, value(place))));
-            (0..outer).map(|_| finish(one())).collect()
-        };
         let data = match &x.data {
-            Data::F32(v) => Data::F32(each(&|i| v[i].into()).into_iter().map(|v| v as f32).collect()),
-            // Exact up to 2⁵³, which no shape exceeds.
-            Data::I64(v) => Data::I64(each(&|i| v[i] as f64).into_iter().map(|v| v as i64).collect()),
+            Data::F32(v) => {
+                let mut one = || {
+                    let steps = (0..count).filter_map(|_| places.next());
+                    finish(steps.fold(start, |sum, place| step(sum, v[place].into()))) as f32
+                };
+                Data::F32((0..outer).map(|_| one()).collect())
+            }
+            Data::I64(v) => {
+                let mut one = || {
+                    let values: Vec<i128> = (0..count).filter_map(|_| places.next()).map(|i| v[i].into()).collect();
+                    integers::wrap(integer(kind, &values, x.data_type)?, x.data_type)
+                };
+                Data::I64((0..outer).map(|_| one()).collect::<Result<_, _>>()?)
+            }
             _ => return Err("it reduces neither floats nor integers".to_owned()),
         };
         Ok(Some(Host::new(dims, data).typed(x.data_type)))
+    }
+}
+
+/// Exactly, as far as 128 bits reach.
+fn integer(kind: &str, values: &[i128], data_type: i32) -> Result<i128, String> {
+    let too_large = || "an integer overflows".to_owned();
+    let sum = |f: fn(i128) -> Option<i128>| {
+        values.iter().try_fold(0i128, |sum, &v| sum.checked_add(f(v)?)).ok_or_else(too_large)
+    };
+    match kind {
+        "Sum" => sum(Some),
+        // As the sum of the type, which may have wrapped around.
+        "Mean" => Ok(i128::from(integers::wrap(sum(Some)?, data_type)?) / values.len() as i128),
+        "L1" => sum(|v| v.checked_abs()),
+        "L2" => sum(|v| v.checked_mul(v)).map(i128::isqrt),
+        "SumSquare" => sum(|v| v.checked_mul(v)),
+        "Max" => Ok(values.iter().copied().fold(i128::MIN, i128::max)),
+        "Min" => Ok(values.iter().copied().fold(i128::MAX, i128::min)),
+        // Cut to the type in between, which gives what cutting at the end gives.
+        _ => values.iter().try_fold(1i128, |product, &v| {
+            integers::wrap(product.checked_mul(v).ok_or_else(too_large)?, data_type).map(i128::from)
+        }),
     }
 }

@@ -2,7 +2,8 @@
 
 use super::{Call, Importer, Kind, Run, Value, Values, one};
 use crate::graph::{BinaryOp, NodeId, Op, UnaryOp};
-use crate::onnx::host::{Host, Length, NEEDS_ROWS, broadcast};
+use crate::onnx::host::{Host, broadcast};
+use crate::onnx::proto::data_type as ty;
 use crate::tensor::Tensor;
 
 /// What joins two values.
@@ -41,7 +42,7 @@ impl Importer {
     }
 
     /// A constant that broadcasts with everything.
-    pub(super) fn number(&mut self, value: f32) -> NodeId {
+    pub(in crate::onnx) fn number(&mut self, value: f32) -> NodeId {
         self.draft.constant("", Tensor::from(ndarray::arr0(value)))
     }
 
@@ -64,6 +65,12 @@ impl Importer {
             "Min" => Join::Binary(BinaryOp::Minimum),
             _ => Join::Binary(BinaryOp::Maximum),
         };
+        if let Some(data_type) = self.integers(call)? {
+            return self.integer_arithmetic(call, join, data_type);
+        }
+        if call.inputs.iter().flatten().any(|value| self.type_of(value) == ty::BOOL) {
+            return Err("it computes on booleans as on numbers".to_owned());
+        }
         let count = call.inputs.len();
         let mut result = call.input(0)?.clone();
         for at in 1..count {
@@ -89,10 +96,7 @@ impl Importer {
     ) -> Result<Run, String> {
         let (left, right) = (self.logical(a), self.logical(b));
         let lengths = broadcast(&left, &right)?;
-        let kind = self.kind(a, b)?;
-        if join == Join::Div && kind == Kind::IntFloat {
-            return Err("it divides integers at run time".to_owned());
-        }
+        let kind = Kind::Float;
         // A number joins the other value as it is.
         if let (Value::Run(_), Some(v)) = (a, self.scalar(b).filter(|_| right.len() <= left.len())) {
             let x = self.float(call, a)?;
@@ -117,8 +121,7 @@ impl Importer {
             };
             return Ok(Run { id, kind, ..x });
         }
-        let x = self.operand(call, a, &lengths)?;
-        let y = self.operand(call, b, &lengths)?;
+        let [x, y] = self.operands(call, [a, b], &lengths)?;
         let merged = x.merged.max(y.merged);
         let id = match join {
             Join::Add => self.draft.add(name, Op::Add, &[x.id, y.id])?,
@@ -130,25 +133,7 @@ impl Importer {
             Join::Div => self.draft.add(name, Op::Div, &[x.id, y.id])?,
             Join::Binary(op) => self.draft.add(name, Op::Binary(op), &[x.id, y.id])?,
         };
-        Ok(Run { id, merged, kind })
-    }
-
-    /// What two values are when they have been joined.
-    pub(super) fn kind(&mut self, a: &Value, b: &Value) -> Result<Kind, String> {
-        let mut integer = true;
-        for value in [a, b] {
-            integer &= match value {
-                Value::Run(run) => match run.kind {
-                    Kind::Float => false,
-                    Kind::Codes { .. } => return Err("it computes on codes of quantized values".to_owned()),
-                    Kind::Int | Kind::IntFloat | Kind::Bool => true,
-                },
-                Value::Stored(at) => !self.stored[*at].is_float(),
-                Value::Host(host) => host.floats().is_none(),
-                Value::Quantized(_) | Value::Unsupported => false,
-            };
-        }
-        Ok(if integer { Kind::IntFloat } else { Kind::Float })
+        self.of_lengths(Run { id, merged, kind }, &lengths)
     }
 
     fn with_number(&mut self, name: &str, join: Join, x: NodeId, v: f32) -> Result<NodeId, String> {
@@ -177,7 +162,7 @@ impl Importer {
 
     /// `−y`; of a constant, another constant.
     fn negative(&mut self, call: &Call<'_>, value: &Value, y: NodeId) -> Result<NodeId, String> {
-        if let Value::Host(_) | Value::Stored(_) = value {
+        if let (Value::Host(_) | Value::Stored(_), Op::Constant(_)) = (value, &self.draft.node(y).op) {
             let host = self.host(value)?;
             let data = super::Data::F32(host.to_floats()?.into_iter().map(|v| -v).collect());
             return self.host_constant(&Host { data, ..(*host).clone() });
@@ -185,26 +170,19 @@ impl Importer {
         self.mul_scalar(&call.part("negative"), y, -1.0)
     }
 
-    /// One of two values that give `lengths` together.
-    pub(super) fn operand(&mut self, call: &Call<'_>, value: &Value, lengths: &[Length]) -> Result<Run, String> {
-        match value {
-            Value::Host(host) if host.rows.is_some() => {
-                // The same for every row, so that one row stands for all, if it is aligned with them.
-                if host.dims.len() != lengths.len() {
-                    return Err(NEEDS_ROWS.to_owned());
-                }
-                let id = self.host_constant(host)?;
-                Ok(Run { id, merged: 1, kind: Kind::Float })
-            }
-            _ => self.float(call, value),
-        }
-    }
-
     pub(super) fn power(&mut self, call: &Call<'_>) -> Values {
-        let x = self.float(call, call.input(0)?)?;
-        let Some(exponent) = self.scalar(call.input(1)?) else {
+        let (base, exponent) = (call.input(0)?, call.input(1)?);
+        let lengths = broadcast(&self.logical(base), &self.logical(exponent))?;
+        let Some(exponent) = self.scalar(exponent) else {
             return Err("its exponent is not one known number".to_owned());
         };
+        let x = self.run(base)?;
+        // The exponent may have more axes, all of length 1.
+        let x = self.reshaped(&call.part("base"), x, &lengths)?;
+        if let Kind::Int(data_type) = x.kind {
+            return one(self.integer_power(call, x, exponent, data_type)?);
+        }
+        let x = self.float(call, &Value::Run(x))?;
         let name = call.name.as_str();
         let id = if exponent == 0.5 {
             self.unary(name, UnaryOp::Sqrt, x.id)?
@@ -230,25 +208,31 @@ impl Importer {
     }
 
     pub(super) fn scaled(&mut self, call: &Call<'_>, value: f32) -> Values {
+        if let Some(data_type) = self.integers(call)? {
+            return self.integer_function(call, data_type);
+        }
         let x = self.float(call, call.input(0)?)?;
-        let kind = if x.kind == Kind::Bool { Kind::IntFloat } else { x.kind };
-        one(Run { id: self.mul_scalar(&call.name, x.id, value)?, kind, ..x })
+        one(Run { id: self.mul_scalar(&call.name, x.id, value)?, kind: Kind::Float, ..x })
     }
 
     /// A node of one input.
     pub(super) fn function(&mut self, call: &Call<'_>, op: Op) -> Values {
+        if let Some(data_type) = self.integers(call)? {
+            return self.integer_function(call, data_type);
+        }
         let x = self.float(call, call.input(0)?)?;
-        let whole = matches!(op, Op::Unary(UnaryOp::Abs | UnaryOp::Relu));
-        let kind = if whole { x.kind } else { Kind::Float };
-        one(Run { id: self.draft.add(&call.name, op, &[x.id])?, kind, ..x })
+        one(Run { id: self.draft.add(&call.name, op, &[x.id])?, kind: Kind::Float, ..x })
     }
 
     pub(super) fn activation(&mut self, call: &Call<'_>) -> Values {
+        if let Some(data_type) = self.integers(call)? {
+            return self.integer_function(call, data_type);
+        }
         let node = call.node;
         let x = self.float(call, call.input(0)?)?;
         let name = call.name.as_str();
         let part = |part: &str| call.part(part);
-        let kind = if node.op_type == "Clip" || node.op_type == "Sign" { x.kind } else { Kind::Float };
+        let kind = Kind::Float;
         let clamp = |min: f32, max: f32| Op::Clamp { min, max };
         let id = match node.op_type.as_str() {
             "Gelu" => match node.string("approximate", "none")? {
@@ -270,17 +254,18 @@ impl Importer {
                 let positive = self.unary(&part("positive"), UnaryOp::Relu, x.id)?;
                 let negative = self.mul_scalar(&part("negative"), x.id, -1.0)?;
                 let negative = self.unary(&part("negative.relu"), UnaryOp::Relu, negative)?;
+                let lengths = self.logical(call.input(0)?);
                 let slope = match call.optional(1) {
                     None => Some(node.float("alpha", 0.01)?),
+                    // Also of one element, if that has more axes.
+                    Some(slope) if broadcast(&lengths, &self.logical(slope))? != lengths => {
+                        return Err("its slope does not broadcast to its input".to_owned());
+                    }
                     Some(slope) => self.scalar(slope),
                 };
                 let below = match (slope, call.optional(1)) {
                     (None, Some(slope)) => {
-                        let lengths = self.logical(call.input(0)?);
-                        if broadcast(&lengths, &self.logical(slope))? != lengths {
-                            return Err("its slope has more elements than its input".to_owned());
-                        }
-                        let slope = self.operand(call, slope, &lengths)?;
+                        let [_, slope] = self.operands(call, [&Value::Run(x), slope], &lengths)?;
                         let minus = self.mul_scalar(&part("slope"), slope.id, -1.0)?;
                         self.draft.add(&part("below"), Op::Mul, &[negative, minus])?
                     }

@@ -1,12 +1,14 @@
 //! Layers: products, normalizations, softmax and tables.
 
+use std::collections::BTreeSet;
+
 use super::{Call, Data, Host, Importer, Kind, Quantized, Run, Value, Values, one};
 use crate::graph::{NodeId, Op, UnaryOp};
 use crate::onnx::fold::reduced_axes;
 use crate::onnx::host::{Length, axis, broadcast, show};
 use crate::onnx::slices;
 use crate::onnx::tensor::transposed;
-use crate::tensor::{DType, Tensor};
+use crate::tensor::Tensor;
 
 impl Importer {
     pub(super) fn matmul(&mut self, call: &Call<'_>) -> Values {
@@ -24,7 +26,10 @@ impl Importer {
         }
         // A vector is a matrix of one row or column, which the result then lacks.
         let (mut x, mut y) = (self.float(call, a)?, self.float(call, b)?);
-        if x.merged > 1 || y.merged > 1 {
+        // The node has two axes for a batch that is merged with another; the same two lead both stacks, or one alone.
+        let merged = x.merged.max(y.merged);
+        let in_both = x.merged == y.merged || [x, y].iter().any(|run| !self.draft.shape(run.id).is_batched());
+        if merged > 1 && (!in_both || left.len() < 2 || right.len() < 2 || matches!(right[..], [Length::Rows(_), _])) {
             return Err("it multiplies stacks of matrices with the batch merged into another axis".to_owned());
         }
         if left.len() == 1 {
@@ -34,7 +39,12 @@ impl Importer {
             y = self.reshaped(&call.part("right"), y, &[right[0], Length::Known(1)])?;
         }
         let id = self.draft.add(&call.name, Op::MatMul, &[x.id, y.id])?;
-        let result = Run { id, merged: 1, kind: Kind::Float };
+        let result = Run { id, merged, kind: Kind::Float };
+        if merged > 1 {
+            let mut lengths = broadcast(&left[..left.len() - 2], &right[..right.len() - 2])?;
+            lengths.extend([left[left.len() - 2], right[right.len() - 1]]);
+            return one(self.of_lengths(result, &lengths)?);
+        }
         let mut target = self.logical(&Value::Run(result));
         if right.len() == 1 {
             target.pop();
@@ -289,10 +299,26 @@ impl Importer {
         Ok(Run { id: self.draft.add(&call.name, Op::Add, &[shifted, negative])?, ..x })
     }
 
+    /// Whether ids are what the caller gives, moved at most: what is computed may be negative, which counts from the end.
+    fn is_given(&self, ids: NodeId) -> bool {
+        let (mut open, mut seen) = (vec![ids], BTreeSet::new());
+        while let Some(id) = open.pop() {
+            let node = self.draft.node(id);
+            match node.op {
+                Op::Input => {}
+                Op::Reshape { .. } | Op::Transpose { .. } | Op::Slice { .. } | Op::Concat { .. } => {
+                    open.extend(node.inputs.iter().filter(|&&input| seen.insert(input)));
+                }
+                _ => return false,
+            }
+        }
+        true
+    }
+
     /// Rows of a known table, by ids that are computed at run time.
     pub(super) fn embedding(&mut self, call: &Call<'_>, table: &Value, ids: &Value) -> Values {
         let ids = self.run(ids)?;
-        if ids.kind != Kind::Int || self.dtype(ids) != DType::I32 {
+        if !matches!(ids.kind, Kind::Int(_)) || !self.is_given(ids.id) {
             return Err("its indices are computed; supported are those that are an input".to_owned());
         }
         if let Value::Run(_) = table {

@@ -4,11 +4,15 @@ use super::elementwise::Join;
 use super::{Call, Importer, Kind, Run, Value, Values, one};
 use crate::graph::{BinaryOp, Op, UnaryOp};
 use crate::onnx::host::broadcast;
+use crate::onnx::integers::is_integer;
 use crate::onnx::proto::data_type as ty;
 use crate::onnx::tensor::type_name;
 
 impl Importer {
     pub(super) fn comparison(&mut self, call: &Call<'_>) -> Values {
+        if let Some(data_type) = self.integers(call)? {
+            return self.integer_comparison(call, data_type);
+        }
         let (a, b) = (call.input(0)?, call.input(1)?);
         let (left, right, op) = match call.node.op_type.as_str() {
             "Less" => (a, b, BinaryOp::Less),
@@ -44,12 +48,21 @@ impl Importer {
 
     /// 0 or 1 for each element that is not known.
     fn boolean(&mut self, call: &Call<'_>, value: &Value) -> Result<Run, String> {
-        let x = self.float(call, value)?;
-        if x.kind == Kind::Bool {
-            return Ok(x);
+        let x = self.run(value)?;
+        match x.kind {
+            Kind::Bool => Ok(x),
+            Kind::Int(_) => self.not_zero(call, x),
+            _ => {
+                // A choice takes anything but 0 for true, NaN and subnormal numbers too.
+                let x = self.float(call, value)?;
+                let (one, zero) = (self.number(1.0), self.number(0.0));
+                Ok(Run {
+                    id: self.draft.add(&call.part("bool"), Op::Where, &[x.id, one, zero])?,
+                    kind: Kind::Bool,
+                    ..x
+                })
+            }
         }
-        let abs = self.unary(&call.part("abs"), UnaryOp::Abs, x.id)?;
-        Ok(Run { id: self.unary(&call.part("bool"), UnaryOp::Step, abs)?, kind: Kind::Bool, ..x })
     }
 
     fn boolean_value(&mut self, call: &Call<'_>, value: &Value) -> Result<Value, String> {
@@ -63,54 +76,36 @@ impl Importer {
     pub(super) fn choose(&mut self, call: &Call<'_>) -> Values {
         let (condition, a, b) = (call.input(0)?, call.input(1)?, call.input(2)?);
         let lengths = broadcast(&self.logical(condition), &broadcast(&self.logical(a), &self.logical(b))?)?;
-        let both = self.is_boolean(a) && self.is_boolean(b);
-        let kind = if both { Kind::Bool } else { self.kind(a, b)? };
-        let condition = self.boolean_value(call, condition)?;
-        let mut operand = |value| self.operand(call, value, &lengths);
-        let (condition, a, b) = (operand(&condition)?, operand(a)?, operand(b)?);
-        let id = self.draft.add(&call.name, Op::Where, &[condition.id, a.id, b.id])?;
-        one(Run { id, merged: condition.merged.max(a.merged).max(b.merged), kind })
-    }
-
-    fn is_boolean(&self, value: &Value) -> bool {
-        match value {
-            Value::Run(run) => run.kind == Kind::Bool,
-            Value::Host(host) => host.data_type == ty::BOOL,
-            Value::Stored(at) => self.stored[*at].data_type == ty::BOOL,
-            Value::Quantized(_) | Value::Unsupported => false,
+        let types = [self.type_of(a), self.type_of(b)];
+        if types[0] != types[1] && types.into_iter().any(|of| is_integer(of) || of == ty::BOOL) {
+            return Err(format!("it chooses between {} and {}", type_name(types[0]), type_name(types[1])));
         }
+        let condition = self.boolean_value(call, condition)?;
+        let [condition, a, b] = self.operands(call, [&condition, a, b], &lengths)?;
+        let id = match a.kind {
+            Kind::Int(_) => self.integer_choice(call, condition, a, b)?,
+            _ => self.draft.add(&call.name, Op::Where, &[condition.id, a.id, b.id])?,
+        };
+        let merged = condition.merged.max(a.merged).max(b.merged);
+        one(self.of_lengths(Run { id, merged, kind: a.kind }, &lengths)?)
     }
 
     pub(super) fn cast(&mut self, call: &Call<'_>) -> Values {
         let to = if call.node.op_type == "CastLike" {
-            match call.input(1)? {
-                Value::Host(host) => host.data_type,
-                Value::Stored(at) => self.stored[*at].data_type,
-                Value::Run(Run { kind: Kind::Float, .. }) | Value::Quantized(_) => ty::FLOAT,
-                Value::Run(Run { kind: Kind::Bool, .. }) => ty::BOOL,
-                _ => ty::INT64,
-            }
+            self.type_of(call.input(1)?)
         } else {
             i32::try_from(call.node.int("to", 0)?).unwrap_or(0)
         };
-        let x = self.run(call.input(0)?)?;
         match to {
             ty::FLOAT | ty::DOUBLE | ty::FLOAT16 | ty::BFLOAT16 => {
-                let x = self.float(call, call.input(0)?)?;
+                let x = self.to_float(call, call.input(0)?)?;
                 one(Run { kind: Kind::Float, ..x })
             }
             ty::BOOL => {
                 let x = self.boolean(call, call.input(0)?)?;
                 one(x)
             }
-            ty::INT64 | ty::INT32 | ty::INT16 | ty::INT8 | ty::UINT64 | ty::UINT32 | ty::UINT16 | ty::UINT8 => {
-                match x.kind {
-                    Kind::Int | Kind::IntFloat => one(x),
-                    Kind::Bool => one(Run { kind: Kind::IntFloat, ..x }),
-                    Kind::Float => Err("it truncates floats to integers at run time".to_owned()),
-                    Kind::Codes { .. } => Err("it casts codes of quantized values".to_owned()),
-                }
-            }
+            to if is_integer(to) => self.to_integers(call, to),
             other => Err(format!("it casts to {}", type_name(other))),
         }
     }

@@ -1,10 +1,11 @@
 //! What moves or repeats elements of values that are computed at run time.
 
 use super::{Call, Host, Importer, Kind, Run, Value, Values, one};
-use crate::graph::{Node, NodeId, Op};
+use crate::graph::{Int32Op, Node, NodeId, Op};
 use crate::onnx::dims::elements;
 use crate::onnx::host::{self, Data, Length, broadcast, kept};
 use crate::onnx::slices::{self, Part};
+use crate::onnx::tensor::type_name;
 use crate::tensor::Tensor;
 
 /// The most pieces that one node is cut into: a list of indices that is not made of ranges is a node for each.
@@ -95,12 +96,17 @@ impl Importer {
             runs.push(self.run(value)?);
         }
         let Some(&one_of) = runs.first() else { return Err("it joins nothing".to_owned()) };
-        if runs.iter().any(|run| run.kind != one_of.kind) {
-            // Integers of both kinds, or integers and booleans.
+        if let Some(other) = runs.iter().find(|run| run.kind != one_of.kind) {
+            let types = [one_of, *other].map(|run| type_name(self.type_of(&Value::Run(run))));
+            if types[0] != types[1] {
+                return Err(format!("it joins {} and {}", types[0], types[1]));
+            }
+            // Booleans of an input are integers.
             for run in &mut runs {
                 *run = self.float(call, &Value::Run(*run))?;
             }
         }
+        let one_of = runs[0];
         let batched = |run: &Run| self.draft.shape(run.id).is_batched();
         if let Some(other) = runs.iter().find(|run| batched(run) != batched(&one_of) || run.merged != one_of.merged) {
             let (a, b) = (self.draft.shape(one_of.id), self.draft.shape(other.id));
@@ -109,8 +115,7 @@ impl Importer {
         let axis = self.inner_axis(one_of, at)?;
         let ids: Vec<NodeId> = runs.iter().map(|run| run.id).collect();
         let id = self.joined(&call.name, &ids, axis)?;
-        let same = runs.iter().all(|run| run.kind == one_of.kind);
-        one(Run { id, kind: if same { one_of.kind } else { Kind::Float }, ..one_of })
+        one(Run { id, ..one_of })
     }
 
     fn joined(&mut self, name: &str, ids: &[NodeId], axis: usize) -> Result<NodeId, String> {
@@ -171,7 +176,9 @@ impl Importer {
         let list = self.list(call, "split", 1)?;
         let mut start = 0;
         let mut parts = Vec::new();
-        for (at, length) in slices::split(length, call.node.output.len(), list.as_deref())?.into_iter().enumerate() {
+        for (at, length) in
+            slices::split(length, call.node.output.len(), list.as_deref(), self.opset)?.into_iter().enumerate()
+        {
             let id = self.cut(&call.part(&at.to_string()), x.id, axis, start, length)?;
             parts.push(Value::Run(Run { id, ..x }));
             start += length;
@@ -190,14 +197,17 @@ impl Importer {
         if lengths == target {
             return one(self.run(call.input(0)?)?);
         }
-        // Times a constant of ones, where it is repeated.
-        let x = self.float(call, call.input(0)?)?;
+        let mut x = self.run(call.input(0)?)?;
         let (_, mut ones) = kept(target)?;
         let extra = target.len() - lengths.len();
-        if let Some(Length::Rows(_)) = target.first()
+        if let Some(&Length::Rows(merged)) = target.first()
             && lengths.first() != target.first()
         {
-            return Err("it repeats a value along the batch".to_owned());
+            if merged != 1 {
+                return Err("it repeats a value along the batch, which is merged with another axis".to_owned());
+            }
+            x = self.along_rows(&call.part("rows"), x, target.len() - 1)?;
+            ones[0] = 1;
         }
         for (at, length) in ones.iter_mut().enumerate() {
             if at >= extra && lengths[at - extra] == target[at] {
@@ -208,9 +218,15 @@ impl Importer {
         let ones = if extra == 0 { &ones[first..] } else { &ones[..] };
         let count = elements(ones).ok_or("the result is too large")?;
         self.budget.take(count, 4)?;
-        let ones = Tensor::from_f32(ones, vec![1.0; count]).map_err(|e| e.to_string())?;
-        let ones = self.draft.constant("", ones);
-        one(Run { id: self.draft.add(&call.name, Op::Mul, &[x.id, ones])?, ..x })
+        // Times a constant of ones, where it is repeated.
+        let (op, ones) = match x.kind {
+            Kind::Codes { .. } => return Err("it computes on codes of quantized values".to_owned()),
+            Kind::Int(_) => (Op::Int32 { op: Int32Op::Mul, checked: false }, Tensor::from_i32(ones, vec![1; count])),
+            Kind::Float | Kind::Bool => (Op::Mul, Tensor::from_f32(ones, vec![1.0; count])),
+        };
+        let ones = self.draft.constant("", ones.map_err(|e| e.to_string())?);
+        let run = Run { id: self.draft.add(&call.name, op, &[x.id, ones])?, ..x };
+        one(self.of_lengths(run, target)?)
     }
 
     pub(super) fn tile(&mut self, call: &Call<'_>) -> Values {
@@ -285,7 +301,7 @@ impl Importer {
             None => 0,
         };
         let upper = call.node.int("upper", 1)? != 0;
-        let x = self.float(call, call.input(0)?)?;
+        let x = self.run(call.input(0)?)?;
         let (rows, cols) = (rows as usize, cols as usize);
         self.budget.take(rows.saturating_mul(cols), 4)?;
         let keep = |i: usize| {
@@ -293,6 +309,13 @@ impl Importer {
             f32::from(u8::from(if upper { diagonal.is_ge() } else { diagonal.is_le() }))
         };
         let mask = Host::new(vec![rows, cols], Data::F32((0..rows * cols).map(keep).collect()));
+        if let Kind::Int(_) = x.kind {
+            let data = Data::I64(mask.to_floats()?.into_iter().map(|v| v as i64).collect());
+            let mask = self.integer_constant(&Host { data, ..mask })?;
+            let op = Op::Int32 { op: Int32Op::Mul, checked: false };
+            return one(Run { id: self.draft.add(&call.name, op, &[x.id, mask])?, ..x });
+        }
+        let x = self.float(call, &Value::Run(x))?;
         let mask = self.host_constant(&mask)?;
         let zero = self.number(0.0);
         one(Run { id: self.draft.add(&call.name, Op::Where, &[mask, x.id, zero])?, ..x })

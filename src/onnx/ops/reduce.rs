@@ -1,9 +1,10 @@
 //! Reductions at run time.
 
-use super::{Call, Importer, Kind, Run, Values, one};
+use super::{Call, Importer, Kind, Run, Value, Values, one};
 use crate::graph::{NodeId, Op, UnaryOp};
 use crate::onnx::fold::reduced_axes;
 use crate::onnx::host::Length;
+use crate::onnx::integers::is_integer;
 
 impl Importer {
     pub(super) fn reduce(&mut self, call: &Call<'_>) -> Values {
@@ -12,14 +13,20 @@ impl Importer {
         let axes = self.list(call, "axes", 1)?;
         let reduced = reduced_axes(axes.as_deref(), lengths.len(), node.int("noop_with_empty_axes", 0)? != 0)?;
         let keep = node.int("keepdims", 1)? != 0;
-        let x = self.float(call, call.input(0)?)?;
+        let x = self.run(call.input(0)?)?;
+        let integers = match x.kind {
+            Kind::Int(data_type) if is_integer(data_type) => Some(data_type),
+            _ => None,
+        };
+        let x = if integers.is_some() { x } else { self.float(call, &Value::Run(x))? };
         let kind = node.op_type.as_str();
         let name = call.name.as_str();
-        let mut id = match kind {
-            "ReduceSum" | "ReduceMean" | "ReduceMax" => x.id,
-            "ReduceMin" => self.mul_scalar(&call.part("negative"), x.id, -1.0)?,
-            "ReduceL1" => self.unary(&call.part("abs"), UnaryOp::Abs, x.id)?,
-            "ReduceL2" | "ReduceSumSquare" => self.draft.add(&call.part("square"), Op::Mul, &[x.id, x.id])?,
+        let mut id = match (kind, integers) {
+            (_, Some(data_type)) => self.before_reduction(call, data_type, x.id)?,
+            ("ReduceSum" | "ReduceMean" | "ReduceMax", None) => x.id,
+            ("ReduceMin", None) => self.mul_scalar(&call.part("negative"), x.id, -1.0)?,
+            ("ReduceL1", None) => self.unary(&call.part("abs"), UnaryOp::Abs, x.id)?,
+            ("ReduceL2" | "ReduceSumSquare", None) => self.draft.add(&call.part("square"), Op::Mul, &[x.id, x.id])?,
             _ => return Err("it is supported only where its inputs are known while importing".to_owned()),
         };
         let max = matches!(kind, "ReduceMax" | "ReduceMin");
@@ -45,14 +52,14 @@ impl Importer {
         }
         target.reverse();
         let end = &call.part("reduced");
-        id = match kind {
-            "ReduceMean" => self.mul_scalar(end, id, (1.0 / count) as f32)?,
-            "ReduceMin" => self.mul_scalar(end, id, -1.0)?,
-            "ReduceL2" => self.unary(end, UnaryOp::Sqrt, id)?,
+        id = match (kind, integers) {
+            (_, Some(data_type)) => self.after_reduction(call, data_type, count, id)?,
+            ("ReduceMean", None) => self.mul_scalar(end, id, (1.0 / count) as f32)?,
+            ("ReduceMin", None) => self.mul_scalar(end, id, -1.0)?,
+            ("ReduceL2", None) => self.unary(end, UnaryOp::Sqrt, id)?,
             _ => id,
         };
-        let whole = !matches!(kind, "ReduceMean" | "ReduceL2") && x.kind != Kind::Float;
-        let run = Run { id, kind: if whole { Kind::IntFloat } else { Kind::Float }, ..x };
+        let run = Run { id, kind: integers.map_or(Kind::Float, Kind::Int), ..x };
         let result = self.reshaped(name, run, &target)?;
         if result.id != x.id {
             // The last step bears the name.

@@ -1,12 +1,14 @@
 //! Quotients, sums, clamps, slices, and integers as floats that cannot be.
 
-use enfold::graph::{GraphError, Op};
+use enfold::graph::{GraphError, Int32Op, IntegerType::U8, Op};
 use enfold::program::{FloatOp, ProgramError, StepOp, ValueType};
 use enfold::tensor::DType;
-use enfold::{Error, Shape};
+use enfold::{Error, GraphBuilder, Shape, Tensor, cpu, interp, lower};
 
 use super::integers::{node, program};
 use super::{check, row};
+
+const LESS: Op = Op::Int32 { op: Int32Op::Less, checked: false };
 
 #[test]
 fn nodes() {
@@ -22,6 +24,8 @@ fn nodes() {
         (clamp(f32::NEG_INFINITY, f32::INFINITY), f32s(&[3])),
         (Op::ToFloat, ids(&[3])),
         (Op::Sum { axis: 1 }, f32s(&[3])),
+        (Op::Sum { axis: 1 }, ids(&[3])),
+        (Op::ToInteger { to: U8 }, ids(&[3])),
     ] {
         assert!(node(op.clone(), &[input]).is_ok(), "{op:?}");
     }
@@ -40,7 +44,10 @@ fn nodes() {
         row("codes as floats", node(Op::ToFloat, &[(DType::I8, Shape::rows(3))]), &["y:", "i8", "i32"]),
         row("a sum along the batch", node(Op::Sum { axis: 0 }, &[f32s(&[3])]), &["y:", "batch"]),
         row("a sum along no axis", node(Op::Sum { axis: 2 }, &[f32s(&[3])]), &["y:", "axis", "2"]),
-        row("a sum of ids", node(Op::Sum { axis: 1 }, &[ids(&[3])]), &["y:", "i32", "f32"]),
+        row("a sum of codes", node(Op::Sum { axis: 1 }, &[(DType::I8, Shape::rows(3))]), &["y:", "i8", "f32"]),
+        row("codes as integers", node(Op::ToInteger { to: U8 }, &[(DType::I8, Shape::rows(3))]), &["y:", "i8", "f32"]),
+        row("integers less floats", node(LESS, &[ids(&[3]), f32s(&[3])]), &["y:", "f32", "i32"]),
+        row("integers that do not broadcast", node(LESS, &[ids(&[3]), ids(&[2])]), &["y:", "[rows, 3]", "[rows, 2]"]),
         row(
             "a quotient that does not broadcast",
             node(Op::Div, &[f32s(&[3]), f32s(&[2])]),
@@ -81,6 +88,7 @@ fn steps() {
     let sum = |axis| StepOp::Float(FloatOp::Sum { axis });
     let div = StepOp::Float(FloatOp::Div);
     let keep = StepOp::Float(FloatOp::Keep { inverted: true });
+    let less = StepOp::Int32 { op: Int32Op::Less, checked: false };
     for (op, values) in [
         (slice(1, 1, 3), vec![ids(&[3]), ids(&[2])]),
         (clamp(0.0, f32::INFINITY), vec![floats(&[3]), floats(&[3])]),
@@ -88,6 +96,9 @@ fn steps() {
         (keep.clone(), vec![floats(&[3]), floats(&[1]), floats(&[3])]),
         (div.clone(), vec![floats(&[3]), floats(&[1]), floats(&[3])]),
         (StepOp::ToFloat, vec![ids(&[3]), floats(&[3])]),
+        (StepOp::ToInteger { to: U8 }, vec![floats(&[3]), ids(&[3])]),
+        (StepOp::SumInt32 { axis: 1 }, vec![ids(&[3, 2]), ids(&[3])]),
+        (less.clone(), vec![ids(&[3]), ids(&[1]), ids(&[3])]),
     ] {
         assert!(program(op.clone(), &values).is_ok(), "{op:?}");
     }
@@ -108,6 +119,23 @@ fn steps() {
         row("a keep by ids", program(keep.clone(), &[floats(&[3]), ids(&[3]), floats(&[3])]), &["v1", "I32", "F32"]),
         row("a keep of more", program(keep, &[floats(&[3]), floats(&[1]), floats(&[4])]), &["step", "[rows, 4]"]),
         row("a quotient of one", program(div.clone(), &[floats(&[3]), floats(&[3])]), &["step", "inputs is 1", "2"]),
+        row(
+            "integers to floats",
+            program(StepOp::ToInteger { to: U8 }, &[ids(&[3]), floats(&[3])]),
+            &["v1", "F32", "I32"],
+        ),
+        row(
+            "a sum of floats as integers",
+            program(StepOp::SumInt32 { axis: 1 }, &[floats(&[3]), ids(&[])]),
+            &["v0", "F32"],
+        ),
+        row(
+            "integers less floats",
+            program(less.clone(), &[ids(&[3]), floats(&[3]), ids(&[3])]),
+            &["v1", "F32", "I32"],
+        ),
+        row("integers of one", program(less.clone(), &[ids(&[3]), ids(&[3])]), &["inputs is 1", "2"]),
+        row("integers of another shape", program(less, &[ids(&[3]), ids(&[1]), ids(&[2])]), &["step", "[rows, 2]"]),
         row("a quotient by ids", program(div, &[floats(&[3]), ids(&[3]), floats(&[3])]), &["v1", "I32", "F32"]),
     ];
     covers!(
@@ -118,4 +146,42 @@ fn steps() {
         Error::Program(ProgramError::Size { .. }),
     );
     check(table);
+}
+
+/// Results that no `i32` holds, on interpreter and CPU: the step and the element are named.
+#[test]
+fn results_beyond_32_bits() {
+    let i32s = |data: &[i32]| Tensor::from_i32(&[1, 3], data.to_vec()).expect("three");
+    let f32s = |data: &[f32]| Tensor::from_f32(&[1, 3], data.to_vec()).expect("three");
+    let int32 = |op, checked| Op::Int32 { op, checked };
+    let (some, most) = (i32s(&[1, -2, 3]), i32s(&[1, 2, i32::MAX]));
+    for (op, inputs, index) in [
+        (int32(Int32Op::Add, true), vec![some.clone(), most.clone()], Some(2)),
+        (int32(Int32Op::Add, false), vec![some.clone(), most.clone()], None),
+        (int32(Int32Op::Div, false), vec![some.clone(), i32s(&[1, 0, 0])], Some(1)),
+        (Op::ToInteger { to: U8 }, vec![f32s(&[0.0, 1.0, f32::NAN])], Some(2)),
+        (Op::ToInteger { to: U8 }, vec![f32s(&[0.0, 3e9, 0.0])], Some(1)),
+        (Op::Sum { axis: 1 }, vec![most], Some(0)),
+        (Op::Sum { axis: 1 }, vec![some], None),
+    ] {
+        let mut g = GraphBuilder::new();
+        let ids = inputs
+            .iter()
+            .enumerate()
+            .map(|(at, input)| g.typed_input(&format!("x{at}"), Shape::rows(3), input.dtype()).expect("an input"));
+        let ids: Vec<_> = ids.collect();
+        let y = g.node("y", op.clone(), &ids).expect("a node");
+        let graph = g.finish([y]).expect("a graph");
+        let by_interpreter = interp::Interpreter::new(&graph).run(&inputs);
+        let engine = cpu::Engine::new(&lower::lower(&graph).expect("a program")).expect("an engine");
+        let by_cpu = engine.run(&inputs);
+        match index {
+            None => assert_eq!(by_interpreter.ok(), by_cpu.ok(), "{op:?}"),
+            Some(index) => {
+                let (node, step) = ("y".to_owned(), "y".to_owned());
+                assert_eq!(by_interpreter, Err(interp::InterpError::NoInteger { node, index }), "{op:?}");
+                assert_eq!(by_cpu, Err(cpu::CpuError::NoInteger { step, index }), "{op:?}");
+            }
+        }
+    }
 }
