@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
+use enfold::files;
 use super::failure::usage;
 
 /// Prints; a reader that has gone, as in `| head`, is no failure.
@@ -26,22 +27,9 @@ pub(super) fn complain(line: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{line}");
 }
 
-/// Writes beside the file and renames, so that there is never half a file, and a full disk does not cost the one that was
-/// there.
+/// Writes a whole file or none.
 pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    // A link is followed; a pipe or a device is written to, not replaced.
-    let target = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    if std::fs::metadata(&target).is_ok_and(|there| !there.is_file()) {
-        return std::fs::write(&target, bytes).with_context(|| format!("{} cannot be written", path.display()));
-    }
-    let beside = target.with_file_name(format!(".enfold.{}.partial", std::process::id()));
-    let written = std::fs::write(&beside, bytes).and_then(|()| std::fs::rename(&beside, &target));
-    written
-        .inspect_err(|_| {
-            // What could not be written is of no use.
-            let _ = std::fs::remove_file(&beside);
-        })
-        .with_context(|| format!("{} cannot be written", path.display()))
+    files::write(path, bytes).with_context(|| format!("{} cannot be written", path.display()))
 }
 
 /// Refuses an output that is an input, or in a folder that does not exist, before any work is done.
