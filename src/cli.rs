@@ -5,6 +5,7 @@ mod arrays;
 mod bench;
 mod compare;
 mod device;
+mod elements;
 mod export;
 mod failure;
 mod feed;

@@ -152,7 +152,7 @@ impl Bench {
         match &self.input {
             None => inputs::random(graph, self.rows.unwrap_or(32) as usize),
             Some(path) => {
-                let mut feed = feed(graph, &Arrays::load(path)?, None, Rest::Note, stderr)?;
+                let mut feed = feed(graph, &mut Arrays::load(path)?, None, Rest::Note, stderr)?;
                 if feed.batches.len() > 1 {
                     stderr.note(&format!("measured on the first of {}", count(feed.batches.len(), "batch")));
                 }

@@ -72,13 +72,13 @@ impl Compare {
         let quantized = Model::load(&self.quantized, &dims)?;
         check_stages(&float, &quantized)?;
         check_inputs(&float, &quantized)?;
-        let data = Arrays::load(&self.input)?;
+        let mut data = Arrays::load(&self.input)?;
         let batched = float.graph.inputs().iter().any(|&id| float.graph.node(id).shape.is_batched());
         if let (Some(rows), false) = (self.rows, batched) {
             return Err(usage(format!("--rows {rows}: the model's batch is fixed; leave it out")));
         }
         let asked = self.rows.map(|n| n as usize);
-        let mut feed = feed(&float.graph, &data, asked, Rest::Note, stderr)?;
+        let mut feed = feed(&float.graph, &mut data, asked, Rest::Note, stderr)?;
         let batches = feed.batches.len();
         if batches > 1 && asked.is_none() {
             stderr.note(&format!("compared on the first of {}, {} rows in all", count(batches, "batch"), feed.rows));

@@ -61,8 +61,8 @@ impl Run {
         let graph = model.executable()?;
         let names = graph.output_names().to_vec();
         arrays::check_format(&self.output, names.len())?;
-        let data = Arrays::load(&self.input)?;
-        let feed = feed(&graph, &data, self.batch_size.map(|n| n as usize), Rest::Refuse, stderr)?;
+        let mut data = Arrays::load(&self.input)?;
+        let feed = feed(&graph, &mut data, self.batch_size.map(|n| n as usize), Rest::Refuse, stderr)?;
         let runner = stderr.wait_for("loading", || Runner::new(&graph, &self.choice, stderr))?;
 
         let bar = stderr.bar("running", feed.batches.len());
