@@ -70,6 +70,10 @@ impl Compare {
         let has_dims = super::output::extension(&self.quantized) == "onnx";
         let dims = if has_dims { self.dims.clone() } else { Dims { dims: Vec::new() } };
         let quantized = Model::load(&self.quantized, &dims)?;
+        if let Some(html) = &self.html {
+            float.check_output(html)?;
+            quantized.check_output(html)?;
+        }
         check_stages(&float, &quantized)?;
         check_inputs(&float, &quantized)?;
         let mut data = Arrays::load(&self.input)?;

@@ -4,9 +4,9 @@ use std::io::{ErrorKind, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result};
-
 use enfold::files;
 use super::failure::usage;
+
 
 /// Prints; a reader that has gone, as in `| head`, is no failure.
 pub(super) fn print(text: &str) -> Result<()> {
@@ -44,13 +44,18 @@ pub(super) fn check_output(output: &Path, inputs: &[&Path]) -> Result<()> {
     if !folder.is_dir() {
         return Err(usage(format!("{}: the folder {} does not exist", output.display(), folder.display())));
     }
-    let canonical = |path: &Path| std::fs::canonicalize(path).ok();
-    if let Some(there) = canonical(output)
-        && let Some(input) = inputs.iter().find(|input| canonical(input).as_ref() == Some(&there))
-    {
-        return Err(usage(format!("{} is an input; write to another file than {}", output.display(), input.display())));
+    match inputs.iter().find(|input| same_file(input, output)) {
+        Some(input) => {
+            Err(usage(format!("{} is an input; write to another file than {}", output.display(), input.display())))
+        }
+        None => Ok(()),
     }
-    Ok(())
+}
+
+/// Whether two paths lead to one file that exists.
+pub(super) fn same_file(a: &Path, b: &Path) -> bool {
+    let canonical = |path: &Path| std::fs::canonicalize(path).ok();
+    canonical(a).is_some_and(|a| canonical(b) == Some(a))
 }
 
 /// The extension of a path, in lower case.

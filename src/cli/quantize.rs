@@ -198,6 +198,7 @@ impl Quantize {
     pub(super) fn run(&self, stderr: &Stderr) -> Result<()> {
         let target = self.check()?;
         let model = Model::load(&self.model, &self.dims)?;
+        model.check_output(target)?;
         let name = self.model.display();
         match model.stage {
             Stage::Float => {}

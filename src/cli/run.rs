@@ -58,6 +58,7 @@ impl Run {
         self.choice.check()?;
         check_output(&self.output, &[&self.model, &self.input])?;
         let model = Model::load(&self.model, &self.dims)?;
+        model.check_output(&self.output)?;
         let graph = model.executable()?;
         let names = graph.output_names().to_vec();
         arrays::check_format(&self.output, names.len())?;
