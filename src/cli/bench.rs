@@ -19,7 +19,7 @@ use super::device::{Choice, Device, OnGpu, time};
 use super::failure::usage;
 use super::feed::{Rest, feed};
 use super::model::{Dims, Model};
-use super::output::{self, count, table};
+use super::output::{self, count, shown, table};
 use super::progress::Stderr;
 
 #[derive(Debug, clap::Args)]
@@ -228,6 +228,7 @@ impl Check {
 impl Report {
     fn text(&self) -> String {
         let (inputs, threads) = (self.inputs.join(", "), count(self.threads, "CPU thread"));
+        let inputs = shown(&inputs);
         let mut text = format!("{}: {}; {inputs}; {threads}\n", self.model, self.stage);
         let mut lines = vec![["device", "measured", "median", "min", "max", "runs"].map(str::to_owned).to_vec()];
         for measured in &self.devices {

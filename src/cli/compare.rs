@@ -10,7 +10,7 @@ use super::arrays::Arrays;
 use super::failure::usage;
 use super::feed::{Rest, feed};
 use super::model::{Dims, Model, Stage};
-use super::output::{self, check_output, count};
+use super::output::{self, check_output, count, shown};
 use super::progress::Stderr;
 use super::report::{self, Page, Side};
 
@@ -108,7 +108,9 @@ impl Compare {
         if self.json {
             return output::print_json(&Report::new(&comparison, rows));
         }
-        output::print(&comparison.to_string())?;
+        let mut lines = comparison.clone();
+        lines.nodes.iter_mut().for_each(|node| node.origin = shown(&node.origin).into_owned());
+        output::print(&lines.to_string())?;
         self.html.as_ref().map_or(Ok(()), |html| output::print(&format!("report: {}\n", html.display())))
     }
 }

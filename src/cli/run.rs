@@ -11,7 +11,7 @@ use super::arrays::{self, Arrays};
 use super::device::{Choice, Runner, time};
 use super::feed::{Rest, feed};
 use super::model::{Dims, Model};
-use super::output::{self, check_output, count};
+use super::output::{self, check_output, count, shown};
 use super::progress::Stderr;
 use super::values;
 
@@ -92,7 +92,8 @@ impl Run {
                 outputs,
             });
         }
-        let list: Vec<String> = joined.iter().map(|(name, array)| format!("{name} {:?}", array.shape())).collect();
+        let list: Vec<String> =
+            joined.iter().map(|(name, array)| format!("{} {:?}", shown(name), array.shape())).collect();
         output::print(&format!(
             "{}: {} ({}, {} on {})\n",
             self.output.display(),
