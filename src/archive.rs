@@ -32,6 +32,7 @@ use safetensors::SafeTensors;
 use self::observers::{HistogramRecord, ObserverRecord, PreparedRecord, SpecRecord, StateRecord};
 use self::record::{Context, Header, NodeRecord, OpRecord, QParamsRecord, Version};
 use self::tensors::{Reader, Writer};
+use crate::files;
 use crate::graph::{Graph, GraphBuilder, GraphError, NodeId, ObserverId, Op};
 use crate::kernels::Range;
 use crate::quantize::archived::{Histogram, Histograms, Observer, Parts, State, in_order};
@@ -375,14 +376,11 @@ fn deserialize(bytes: &[u8]) -> Result<(Header, Reader<'_>), ArchiveError> {
 }
 
 fn write(bytes: &[u8], path: &Path) -> Result<(), ArchiveError> {
-    // Written beside and renamed, so that a full disk does not cost the file that was there.
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".partial");
-    std::fs::write(&beside, bytes).and_then(|()| std::fs::rename(&beside, path)).map_err(|e| io(path, &e))
+    files::write(path, bytes).map_err(|e| io(path, &e))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, ArchiveError> {
-    std::fs::read(path).map_err(|e| io(path, &e))
+    files::read(path).map_err(|e| io(path, &e))
 }
 
 fn io(path: &Path, error: &std::io::Error) -> ArchiveError {

@@ -5,6 +5,7 @@ mod arrays;
 mod bench;
 mod compare;
 mod device;
+mod elements;
 mod export;
 mod failure;
 mod feed;
@@ -19,6 +20,7 @@ mod report;
 mod run;
 mod values;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
@@ -72,7 +74,12 @@ enum Command {
 
 /// Parses the arguments, runs the subcommand, and says in one line what went wrong.
 pub(crate) fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("off")).init();
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("off"))
+        .format(|line, record| {
+            let text = record.args().to_string();
+            writeln!(line, "[{} {}] {}", record.level(), record.target(), output::shown(&text))
+        })
+        .init();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return failure::of_arguments(&error),

@@ -66,6 +66,8 @@ pub mod archive;
 pub mod compare;
 pub mod cpu;
 mod error;
+#[doc(hidden)]
+pub mod files;
 #[cfg(feature = "gpu")]
 pub mod gpu;
 pub mod graph;

@@ -52,10 +52,11 @@ mod values;
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use prost::bytes::Bytes;
 
+use crate::files;
 use crate::graph::Graph;
 use external::Folders;
 
@@ -99,9 +100,19 @@ impl ImportOptions {
 /// # Errors
 /// [`OnnxError`] says what is wrong with the file, or lists all nodes that are not supported.
 pub fn load(path: impl AsRef<Path>, options: &ImportOptions) -> Result<Graph, OnnxError> {
+    import_from(read(path.as_ref())?, path, options)
+}
+
+/// Imports bytes that have been read from `path` already.
+///
+/// # Errors
+/// As [`load`].
+pub fn import_from(
+    bytes: impl Into<Bytes>,
+    path: impl AsRef<Path>,
+    options: &ImportOptions,
+) -> Result<Graph, OnnxError> {
     let path = path.as_ref();
-    let bytes =
-        std::fs::read(path).map_err(|e| OnnxError::Io { path: path.display().to_string(), message: e.to_string() })?;
     let folder = match path.parent() {
         Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
         Some(parent) => parent,
@@ -110,6 +121,20 @@ pub fn load(path: impl AsRef<Path>, options: &ImportOptions) -> Result<Graph, On
     let real = path.canonicalize().ok();
     let folders = Folders { base: Some(folder), linked: real.as_deref().and_then(Path::parent) };
     import::import(bytes.into(), folders, options)
+}
+
+/// The other files in which the model at `path` keeps data: who writes to one of them changes the model.
+///
+/// # Errors
+/// [`OnnxError`] if the model cannot be read.
+pub fn data_files(path: impl AsRef<Path>) -> Result<Vec<PathBuf>, OnnxError> {
+    let path = path.as_ref();
+    external::files(read(path)?, path.parent().unwrap_or(Path::new("")))
+}
+
+fn read(path: &Path) -> Result<Bytes, OnnxError> {
+    let io = |e: std::io::Error| OnnxError::Io { path: path.display().to_string(), message: e.to_string() };
+    Ok(files::read(path).map_err(io)?.into())
 }
 
 /// Imports the bytes of a file. `folder` is where data in other files may lie; without it, a model that has such data is refused.

@@ -1,67 +1,68 @@
 //! Data files: arrays by name.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::File;
+use std::io::{BufReader, Cursor, Read, Seek, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
-use enfold::Tensor;
-use half::{bf16, f16};
+use anyhow::{Context, Result, anyhow};
+use enfold::{Tensor, files};
 use ndarray::ArrayD;
+use ndarray_npy::WriteNpyExt;
 use safetensors::SafeTensors;
-use safetensors::tensor::{Dtype, TensorView};
+use safetensors::tensor::{Dtype, TensorInfo, TensorView};
+use zip::write::SimpleFileOptions;
+use zip::{CompressionMethod, ZipWriter};
 
+use super::elements::Element;
 use super::failure::usage;
-use super::npy;
+use super::npy::{Header, Npz};
 use super::output::{self, extension};
 
-/// One array of a file, row-major.
-#[derive(Debug, Clone)]
-pub(super) struct Array {
+/// What an array is, before its elements are read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ArrayType {
     /// The element type in the file.
-    pub(super) dtype: &'static str,
+    pub(super) element: Element,
     pub(super) shape: Vec<usize>,
-    pub(super) values: Values,
 }
 
-/// Elements as they are fed: floats, or integers that still have to fit the input.
-#[derive(Debug, Clone)]
-pub(super) enum Values {
-    F32(Vec<f32>),
-    Integers(Vec<i64>),
-}
-
-impl Values {
-    /// Refuses numbers that only f64 holds.
-    pub(super) fn of_f64(values: impl Iterator<Item = f64>) -> Result<Self> {
-        let narrow = |(at, v): (usize, f64)| match v as f32 {
-            narrow if narrow.is_infinite() && v.is_finite() => bail!("element {at} is {v:e}, which does not fit f32"),
-            narrow => Ok(narrow),
-        };
-        values.enumerate().map(narrow).collect::<Result<_>>().map(Self::F32)
-    }
-
-    /// Refuses numbers that only u64 holds.
-    pub(super) fn of_u64(values: impl Iterator<Item = u64>) -> Result<Self> {
-        let signed = |(at, v): (usize, u64)| {
-            i64::try_from(v).with_context(|| format!("element {at} is {v}, which does not fit an integer input"))
-        };
-        values.enumerate().map(signed).collect::<Result<_>>().map(Self::Integers)
+impl fmt::Display for ArrayType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {:?}", self.element.name(), self.shape)
     }
 }
 
-/// The arrays of a data file.
+/// The arrays of a data file. Elements are read of those that are asked for, when what they are is known to fit.
 #[derive(Debug)]
 pub(super) struct Arrays {
     pub(super) path: PathBuf,
-    pub(super) by_name: Named,
+    source: Source,
 }
 
-/// With names, or the one array of an `.npy` file.
 #[derive(Debug)]
-pub(super) enum Named {
-    Only(Array),
-    Many(BTreeMap<String, Array>),
+enum Source {
+    /// The one array of an `.npy` file, up to whose elements it has been read.
+    Npy(Header, Box<dyn Stream>),
+    Npz(Npz<Box<dyn Stream>>),
+    Safetensors(Vec<u8>, BTreeMap<String, Stored>),
 }
+
+/// An array of a safetensors file, and where its elements are.
+#[derive(Debug)]
+struct Stored {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    range: Range<usize>,
+}
+
+/// A file, or what came through a pipe.
+trait Stream: Read + Seek + fmt::Debug {}
+
+impl Stream for BufReader<File> {}
+impl Stream for Cursor<Vec<u8>> {}
 
 const FORMATS: &str = ".npy, .npz or .safetensors";
 
@@ -72,14 +73,67 @@ impl Arrays {
         if !["npy", "npz", "safetensors"].contains(&kind.as_str()) {
             return Err(usage(format!("{name}: DATA is {FORMATS}")));
         }
-        let bytes = std::fs::read(path).with_context(|| format!("{name}: the data cannot be read"))?;
-        let by_name = match kind.as_str() {
-            "npy" => npy::read_npy(&bytes).map(Named::Only),
-            "npz" => npy::read_npz(&bytes).map(|arrays| Named::Many(arrays.into_iter().collect())),
-            _ => read_safetensors(&bytes).map(Named::Many),
+        let source = match kind.as_str() {
+            "safetensors" => safetensors(unread(files::read(path), path)?),
+            _ => {
+                let (mut file, size_bytes): (Box<dyn Stream>, u64) = match path.is_file() {
+                    true => {
+                        let (file, metadata) = unread(files::open(path), path)?;
+                        (Box::new(BufReader::new(file)), metadata.len())
+                    }
+                    false => {
+                        let bytes = unread(files::read(path), path)?;
+                        let size_bytes = bytes.len() as u64;
+                        (Box::new(Cursor::new(bytes)), size_bytes)
+                    }
+                };
+                match kind.as_str() {
+                    "npz" => Npz::new(file).map(Source::Npz),
+                    _ => Header::read(&mut file, size_bytes).map(|header| Source::Npy(header, file)),
+                }
+            }
         };
-        Ok(Self { path: path.to_owned(), by_name: by_name.with_context(|| name.to_string())? })
+        Ok(Self { path: path.to_owned(), source: source.with_context(|| name.to_string())? })
     }
+
+    /// The names of the arrays, in order. `None` for the one array of an `.npy` file, which has no name.
+    pub(super) fn names(&self) -> Option<Vec<&str>> {
+        match &self.source {
+            Source::Npy(..) => None,
+            Source::Npz(npz) => Some(npz.names().collect()),
+            Source::Safetensors(_, arrays) => Some(arrays.keys().map(String::as_str).collect()),
+        }
+    }
+
+    /// What the array of a name is; the name of the array without one does not matter.
+    pub(super) fn array_type(&mut self, name: &str) -> Result<ArrayType> {
+        let found = match &mut self.source {
+            Source::Npy(header, _) => Ok((&*header).into()),
+            Source::Npz(npz) => npz.header(name).map(|header| (&header).into()),
+            Source::Safetensors(_, arrays) => stored(arrays, name).and_then(|array| array.array_type(name)),
+        };
+        found.with_context(|| self.path.display().to_string())
+    }
+
+    /// The elements of an array: row by row, and each with its smallest byte first.
+    pub(super) fn elements(&mut self, name: &str) -> Result<Vec<u8>> {
+        let read = match &mut self.source {
+            Source::Npy(header, file) => header.elements(file),
+            Source::Npz(npz) => npz.elements(name),
+            Source::Safetensors(bytes, arrays) => stored(arrays, name).map(|array| bytes[array.range.clone()].to_vec()),
+        };
+        read.with_context(|| self.path.display().to_string())
+    }
+}
+
+impl From<&Header> for ArrayType {
+    fn from(header: &Header) -> Self {
+        Self { element: header.element, shape: header.shape.clone() }
+    }
+}
+
+fn unread<T>(read: std::io::Result<T>, path: &Path) -> Result<T> {
+    read.with_context(|| format!("{}: the data cannot be read", path.display()))
 }
 
 /// Refuses a data file that could not be written, before any work is done.
@@ -99,8 +153,8 @@ pub(super) fn check_format(path: &Path, outputs: usize) -> Result<()> {
 pub(super) fn save(path: &Path, arrays: &[(String, ArrayD<f32>)]) -> Result<()> {
     check_format(path, arrays.len())?;
     let bytes = match (extension(path).as_str(), arrays) {
-        ("npy", [(_, only)]) => npy::write_npy(only)?,
-        ("npz", _) => npy::write_npz(arrays)?,
+        ("npy", [(_, only)]) => write_npy(only)?,
+        ("npz", _) => write_npz(arrays)?,
         _ => write_safetensors(arrays)?,
     };
     output::write(path, &bytes)
@@ -116,6 +170,26 @@ pub(super) fn floats(tensor: Tensor) -> ArrayD<f32> {
     }
 }
 
+fn write_npy(array: &ArrayD<f32>) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    array.write_npy(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn write_npz(arrays: &[(String, ArrayD<f32>)]) -> Result<Vec<u8>> {
+    let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
+    for (name, array) in arrays {
+        let npy = write_npy(array)?;
+        // Members beyond 4 GiB need wider fields, which not every reader knows.
+        let options = SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
+        let options = options.large_file(u32::try_from(npy.len()).is_err());
+        let written = zip.start_file(format!("{name}.npy"), options).map_err(Into::into);
+        let written = written.and_then(|()| anyhow::Ok(zip.write_all(&npy)?));
+        written.with_context(|| format!("array {name}"))?;
+    }
+    Ok(zip.finish()?.into_inner())
+}
+
 fn write_safetensors(arrays: &[(String, ArrayD<f32>)]) -> Result<Vec<u8>> {
     let bytes = |array: &ArrayD<f32>| array.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
     let buffers: Vec<Vec<u8>> = arrays.iter().map(|(_, array)| bytes(array)).collect();
@@ -126,49 +200,44 @@ fn write_safetensors(arrays: &[(String, ArrayD<f32>)]) -> Result<Vec<u8>> {
     Ok(safetensors::serialize(views, None)?)
 }
 
-fn read_safetensors(bytes: &[u8]) -> Result<BTreeMap<String, Array>> {
-    let file = SafeTensors::deserialize(bytes)?;
-    let named = |(name, view): (String, TensorView<'_>)| {
-        let array = array(&view).with_context(|| format!("array {name}"))?;
-        Ok((name, array))
+/// Where the arrays of a safetensors file are.
+fn safetensors(bytes: Vec<u8>) -> Result<Source> {
+    let (header_bytes, metadata) = SafeTensors::read_metadata(&bytes)?;
+    // The length of the header stands before it.
+    let first = size_of::<u64>() + header_bytes;
+    let stored = |(name, info): (String, &TensorInfo)| {
+        let (from, to) = info.data_offsets;
+        (name, Stored { dtype: info.dtype, shape: info.shape.clone(), range: first + from..first + to })
     };
-    file.tensors().into_iter().map(named).collect()
+    let arrays = metadata.tensors().into_iter().map(stored).collect();
+    Ok(Source::Safetensors(bytes, arrays))
 }
 
-fn array(view: &TensorView<'_>) -> Result<Array> {
-    fn each<'a, const N: usize, T>(data: &'a [u8], of: impl Fn([u8; N]) -> T + 'a) -> impl Iterator<Item = T> + 'a {
-        data.as_chunks::<N>().0.iter().map(move |&bytes| of(bytes))
-    }
-    let data = view.data();
-    let integers = |values: &mut dyn Iterator<Item = i64>| Values::Integers(values.collect());
-    let (dtype, values) = match view.dtype() {
-        Dtype::F32 => ("f32", Values::F32(each(data, f32::from_le_bytes).collect())),
-        Dtype::F64 => ("f64", Values::of_f64(each(data, f64::from_le_bytes))?),
-        Dtype::F16 => ("f16", Values::F32(each(data, |b| f16::from_le_bytes(b).to_f32()).collect())),
-        Dtype::BF16 => ("bf16", Values::F32(each(data, |b| bf16::from_le_bytes(b).to_f32()).collect())),
-        Dtype::I64 => ("i64", integers(&mut each(data, i64::from_le_bytes))),
-        Dtype::I32 => ("i32", integers(&mut each(data, |b| i32::from_le_bytes(b).into()))),
-        Dtype::I16 => ("i16", integers(&mut each(data, |b| i16::from_le_bytes(b).into()))),
-        Dtype::I8 => ("i8", integers(&mut each(data, |b| i8::from_le_bytes(b).into()))),
-        Dtype::U64 => ("u64", Values::of_u64(each(data, u64::from_le_bytes))?),
-        Dtype::U32 => ("u32", integers(&mut each(data, |b| u32::from_le_bytes(b).into()))),
-        Dtype::U16 => ("u16", integers(&mut each(data, |b| u16::from_le_bytes(b).into()))),
-        Dtype::U8 => ("u8", integers(&mut each(data, |b| u8::from_le_bytes(b).into()))),
-        Dtype::BOOL => ("bool", integers(&mut each(data, |b| u8::from_le_bytes(b).into()))),
-        other => bail!("its element type is {other}, which is not one of f16, bf16, f32, f64, bool, and integers"),
-    };
-    Ok(Array { dtype, shape: view.shape().to_vec(), values })
+fn stored<'a>(arrays: &'a BTreeMap<String, Stored>, name: &str) -> Result<&'a Stored> {
+    arrays.get(name).with_context(|| format!("there is no array {name}"))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_that_do_not_fit_are_refused() {
-        assert!(Values::of_f64([1.0, f64::INFINITY].into_iter()).is_ok());
-        let error = Values::of_f64([1.0, 1e300].into_iter()).expect_err("beyond f32");
-        assert!(error.to_string().contains("element 1 is 1e300"), "{error}");
-        assert!(Values::of_u64([u64::MAX].into_iter()).is_err());
+impl Stored {
+    fn array_type(&self, name: &str) -> Result<ArrayType> {
+        let element = match self.dtype {
+            Dtype::F32 => Element::F32,
+            Dtype::F64 => Element::F64,
+            Dtype::F16 => Element::F16,
+            Dtype::BF16 => Element::Bf16,
+            Dtype::I64 => Element::I64,
+            Dtype::I32 => Element::I32,
+            Dtype::I16 => Element::I16,
+            Dtype::I8 => Element::I8,
+            Dtype::U64 => Element::U64,
+            Dtype::U32 => Element::U32,
+            Dtype::U16 => Element::U16,
+            Dtype::U8 => Element::U8,
+            Dtype::BOOL => Element::Bool,
+            other => {
+                let only = "which is not one of f16, bf16, f32, f64, bool, and integers";
+                return Err(anyhow!("array {name}: its element type is {other}, {only}"));
+            }
+        };
+        Ok(ArrayType { element, shape: self.shape.clone() })
     }
 }

@@ -19,7 +19,7 @@ use super::device::{Choice, Device, OnGpu, time};
 use super::failure::usage;
 use super::feed::{Rest, feed};
 use super::model::{Dims, Model};
-use super::output::{self, count, table};
+use super::output::{self, count, shown, table};
 use super::progress::Stderr;
 
 #[derive(Debug, clap::Args)]
@@ -157,7 +157,7 @@ impl Bench {
         match &self.input {
             None => inputs::random(graph, self.rows.unwrap_or(32) as usize),
             Some(path) => {
-                let mut feed = feed(graph, &Arrays::load(path)?, None, Rest::Note, stderr)?;
+                let mut feed = feed(graph, &mut Arrays::load(path)?, None, Rest::Note, stderr)?;
                 if feed.batches.len() > 1 {
                     stderr.note(&format!("measured on the first of {}", count(feed.batches.len(), "batch")));
                 }
@@ -243,6 +243,7 @@ impl Check {
 impl Report {
     fn text(&self) -> String {
         let (inputs, threads) = (self.inputs.join(", "), count(self.threads, "CPU thread"));
+        let inputs = shown(&inputs);
         let mut text = format!("{}: {}; {inputs}; {threads}\n", self.model, self.stage);
         let mut lines = vec![["device", "measured", "median", "min", "max", "runs"].map(str::to_owned).to_vec()];
         for measured in &self.devices {

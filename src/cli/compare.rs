@@ -10,7 +10,7 @@ use super::arrays::Arrays;
 use super::failure::usage;
 use super::feed::{Rest, feed};
 use super::model::{Dims, Model, Stage};
-use super::output::{self, check_output, count};
+use super::output::{self, check_output, count, shown};
 use super::progress::Stderr;
 use super::report::{self, Page, Side};
 
@@ -70,15 +70,19 @@ impl Compare {
         let has_dims = super::output::extension(&self.quantized) == "onnx";
         let dims = if has_dims { self.dims.clone() } else { Dims::none() };
         let quantized = Model::load(&self.quantized, &dims)?;
+        if let Some(html) = &self.html {
+            float.check_output(html)?;
+            quantized.check_output(html)?;
+        }
         check_stages(&float, &quantized)?;
         check_inputs(&float, &quantized)?;
-        let data = Arrays::load(&self.input)?;
+        let mut data = Arrays::load(&self.input)?;
         let batched = float.graph.inputs().iter().any(|&id| float.graph.node(id).shape.is_batched());
         if let (Some(rows), false) = (self.rows, batched) {
             return Err(usage(format!("--rows {rows}: the model's batch is fixed; leave it out")));
         }
         let asked = self.rows.map(|n| n as usize);
-        let mut feed = feed(&float.graph, &data, asked, Rest::Note, stderr)?;
+        let mut feed = feed(&float.graph, &mut data, asked, Rest::Note, stderr)?;
         let batches = feed.batches.len();
         if batches > 1 && asked.is_none() {
             stderr.note(&format!("compared on the first of {}, {} rows in all", count(batches, "batch"), feed.rows));
@@ -104,7 +108,9 @@ impl Compare {
         if self.json {
             return output::print_json(&Report::new(&comparison, rows));
         }
-        output::print(&comparison.to_string())?;
+        let mut lines = comparison.clone();
+        lines.nodes.iter_mut().for_each(|node| node.origin = shown(&node.origin).into_owned());
+        output::print(&lines.to_string())?;
         self.html.as_ref().map_or(Ok(()), |html| output::print(&format!("report: {}\n", html.display())))
     }
 }

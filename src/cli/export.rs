@@ -30,6 +30,7 @@ impl Export {
     pub(super) fn run(&self) -> Result<()> {
         check_output(&self.onnx, &[&self.model])?;
         let model = Model::load(&self.model, &self.dims)?;
+        model.check_output(&self.onnx)?;
         match model.stage {
             Stage::Prepared => return Err(model.unconverted()),
             Stage::Integer => bail!(

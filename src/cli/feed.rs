@@ -2,12 +2,13 @@
 
 use std::fmt::Write;
 
-use anyhow::{Result, bail};
-use enfold::graph::Graph;
+use anyhow::{Result, anyhow, bail};
+use enfold::graph::{Graph, Node};
 use enfold::tensor::DType;
 use enfold::{Shape, Tensor};
 
-use super::arrays::{Array, Arrays, Named, Values};
+use super::arrays::{ArrayType, Arrays};
+use super::elements::NoFit;
 use super::failure::usage;
 use super::progress::Stderr;
 
@@ -33,14 +34,15 @@ struct Input<'a> {
     name: &'a str,
     shape: &'a Shape,
     dtype: DType,
-    array: &'a Array,
+    array: ArrayType,
+    elements: Vec<u8>,
 }
 
 /// Cuts a file's arrays into batches of a graph: of `batch_size` rows, or all, if the batch is left to run time, else of the
 /// model's own batch.
 pub(super) fn feed(
     graph: &Graph,
-    arrays: &Arrays,
+    arrays: &mut Arrays,
     batch_size: Option<usize>,
     rest: Rest,
     stderr: &Stderr,
@@ -50,38 +52,40 @@ pub(super) fn feed(
     if batched { at_run_time(&inputs, batch_size) } else { of_fixed_batch(&inputs, batch_size, rest, stderr) }
 }
 
+/// Arrays that are listed in a message: a file may have thousands.
+const MOST_LISTED: usize = 16;
+
 /// The array for every input, or one error that says all that does not fit.
-fn matched<'a>(graph: &'a Graph, arrays: &'a Arrays, stderr: &Stderr) -> Result<Vec<Input<'a>>> {
-    let (mut inputs, mut problems, mut used) = (Vec::new(), Vec::new(), Vec::new());
+fn matched<'a>(graph: &'a Graph, arrays: &mut Arrays, stderr: &Stderr) -> Result<Vec<Input<'a>>> {
     let nodes: Vec<_> = graph.inputs().iter().map(|&id| graph.node(id)).collect();
-    for node in &nodes {
+    let names: Option<Vec<String>> = arrays.names().map(|names| names.into_iter().map(str::to_owned).collect());
+    let (mut found, mut problems) = (Vec::new(), Vec::new());
+    for &node in &nodes {
         let name = &node.name;
-        let array = match &arrays.by_name {
-            Named::Only(array) if nodes.len() == 1 => Some(array),
-            Named::Only(_) => None,
-            Named::Many(by_name) => [name.clone(), format!("in.{name}")].iter().find_map(|key| {
-                let found = by_name.get_key_value(key)?;
-                used.push(found.0);
-                Some(found.1)
-            }),
+        let key = match &names {
+            None => Some(name.clone()).filter(|_| nodes.len() == 1),
+            Some(names) => {
+                [name.clone(), format!("in.{name}")].into_iter().find(|key| names.binary_search(key).is_ok())
+            }
         };
-        let Some(array) = array else {
+        let Some(key) = key else {
             problems.push(format!("{name} is missing"));
             continue;
         };
-        if !takes(node.dtype, &array.values) {
-            problems.push(format!("{name} is {}, expected {}", array.dtype, node.dtype));
+        let array = arrays.array_type(&key)?;
+        if array.element.is_float() != (node.dtype == DType::F32) {
+            problems.push(format!("{name} is {}, expected {}", array.element.name(), node.dtype));
         }
         if !fits(&node.shape, &array.shape) {
             problems.push(format!("{name} has shape {:?}, expected {}", array.shape, node.shape));
         }
-        inputs.push(Input { name, shape: &node.shape, dtype: node.dtype, array });
+        found.push((node, key, array));
     }
-    let rows = |input: &&Input<'_>| input.shape.is_batched() && !input.array.shape.is_empty();
-    if let Some(first) = inputs.iter().find(rows) {
-        for other in inputs.iter().filter(rows).filter(|input| input.array.shape[0] != first.array.shape[0]) {
-            let (a, b) = (first.array.shape[0], other.array.shape[0]);
-            problems.push(format!("{} has {b} rows, but {} has {a}", other.name, first.name));
+    let mut rows = found.iter().filter(|(node, _, array)| node.shape.is_batched() && !array.shape.is_empty());
+    if let Some((first, _, array)) = rows.next() {
+        let a = array.shape[0];
+        for (other, _, array) in rows.filter(|(_, _, array)| array.shape[0] != a) {
+            problems.push(format!("{} has {} rows, but {} has {a}", other.name, array.shape[0], first.name));
         }
     }
     if !problems.is_empty() {
@@ -93,35 +97,39 @@ fn matched<'a>(graph: &'a Graph, arrays: &'a Arrays, stderr: &Stderr) -> Result<
             problems.join(", "),
             expected.join(", ")
         );
-        let there = match &arrays.by_name {
-            Named::Only(array) => format!("one array without a name, {} {:?}", array.dtype, array.shape),
-            Named::Many(by_name) if by_name.is_empty() => "nothing".to_owned(),
-            Named::Many(by_name) => {
-                let array = |(name, array): (&String, &Array)| format!("{name} {} {:?}", array.dtype, array.shape);
-                by_name.iter().map(array).collect::<Vec<_>>().join(", ")
-            }
+        let there = match &names {
+            None => format!("one array without a name, {}", arrays.array_type("")?),
+            Some(names) if names.is_empty() => "nothing".to_owned(),
+            Some(names) => listed(names, |name| match arrays.array_type(name) {
+                Ok(array) => format!("{name} {array}"),
+                Err(_) => format!("{name}, which cannot be read"),
+            }),
         };
         let _ = write!(message, "; there is {there}");
-        if matches!(arrays.by_name, Named::Only(_)) && nodes.len() != 1 {
+        if names.is_none() && nodes.len() != 1 {
             message.push_str("; use .npz or .safetensors, which have names");
         }
         bail!(message);
     }
-    if let Named::Many(by_name) = &arrays.by_name {
-        let unused = by_name.keys().filter(|key| !used.contains(key) && !key.starts_with("out."));
-        let unused: Vec<&str> = unused.map(String::as_str).collect();
-        if !unused.is_empty() {
-            stderr.note(&format!("{}: no input of the model is called {}", arrays.path.display(), unused.join(", ")));
-        }
+    let unused = |name: &&String| !name.starts_with("out.") && !found.iter().any(|(_, key, _)| key == *name);
+    let unused: Vec<String> = names.iter().flatten().filter(unused).cloned().collect();
+    if !unused.is_empty() {
+        let unused = listed(&unused, str::to_owned);
+        stderr.note(&format!("{}: no input of the model is called {unused}", arrays.path.display()));
     }
-    Ok(inputs)
+    let input = |(node, key, array): (&'a Node, String, ArrayType)| {
+        let elements = arrays.elements(&key)?;
+        Ok(Input { name: &node.name, shape: &node.shape, dtype: node.dtype, array, elements })
+    };
+    found.into_iter().map(input).collect()
 }
 
-fn takes(dtype: DType, values: &Values) -> bool {
-    match values {
-        Values::F32(_) => dtype == DType::F32,
-        Values::Integers(_) => dtype != DType::F32,
-    }
+/// The first names of many.
+fn listed(names: &[String], describe: impl FnMut(&str) -> String) -> String {
+    let shown: Vec<String> = names.iter().take(MOST_LISTED).map(String::as_str).map(describe).collect();
+    let more = names.len() - shown.len();
+    let shown = shown.join(", ");
+    if more > 0 { format!("{shown} and {more} more") } else { shown }
 }
 
 /// Whether an array is one batch or more of a shape.
@@ -199,24 +207,20 @@ impl Input<'_> {
     fn tensor(&self, first: usize, end: usize) -> Result<Tensor> {
         let shape = &self.array.shape;
         let row: usize = shape.iter().skip(1).product();
-        let (range, mut dims) = (first * row..end * row, shape.clone());
+        let mut dims = shape.clone();
         if let Some(rows) = dims.first_mut() {
             *rows = end - first;
         }
-        let fit = |kind: &str, at: usize, v: i64| {
-            anyhow::anyhow!("{}: element {} is {v}, which does not fit {kind}", self.name, first * row + at)
+        let (element, size) = (self.array.element, row * self.array.element.size_bytes());
+        let bytes = &self.elements[first * size..end * size];
+        let fit = |NoFit { at, value, expected }| {
+            anyhow!("{}: element {} is {value}, which does not fit {expected}", self.name, first * row + at)
         };
-        Ok(match (&self.array.values, self.dtype) {
-            (Values::F32(values), _) => Tensor::from_f32(&dims, values[range].to_vec())?,
-            (Values::Integers(values), DType::I8) => {
-                let narrow = |(at, &v): (usize, &i64)| i8::try_from(v).map_err(|_| fit("i8", at, v));
-                Tensor::from_i8(&dims, values[range].iter().enumerate().map(narrow).collect::<Result<_>>()?)?
-            }
-            (Values::Integers(values), DType::I64) => Tensor::from_i64(&dims, values[range].to_vec())?,
-            (Values::Integers(values), _) => {
-                let narrow = |(at, &v): (usize, &i64)| i32::try_from(v).map_err(|_| fit("i32", at, v));
-                Tensor::from_i32(&dims, values[range].iter().enumerate().map(narrow).collect::<Result<_>>()?)?
-            }
+        Ok(match self.dtype {
+            DType::F32 => Tensor::from_f32(&dims, element.floats(bytes).map_err(fit)?)?,
+            DType::I8 => Tensor::from_i8(&dims, element.integers(bytes).map_err(fit)?)?,
+            DType::I32 => Tensor::from_i32(&dims, element.integers(bytes).map_err(fit)?)?,
+            DType::I64 => Tensor::from_i64(&dims, element.integers(bytes).map_err(fit)?)?,
         })
     }
 }

@@ -9,7 +9,7 @@ use enfold::graph::{Graph, Op};
 use enfold::quantize::{QuantizationConfig, QuantizationSummary, WgpuQuantizer, prepare};
 
 use super::model::{Dims, Model, Stage};
-use super::output::{self, count, size, table};
+use super::output::{self, count, shown, size, table};
 
 /// Inputs of one node that are listed: a join may have thousands.
 const MOST_READS: usize = 8;
@@ -146,7 +146,7 @@ impl Report {
         );
         for (what, values) in [("input", &self.inputs), ("output", &self.outputs)] {
             for Value { name, dtype, shape } in values {
-                let _ = writeln!(text, "{what:<6}  {name}  {dtype} {shape}");
+                let _ = writeln!(text, "{what:<6}  {}  {dtype} {shape}", shown(name));
             }
         }
         let ops: Vec<String> = self.ops.iter().map(|(op, nodes)| format!("{nodes} {op}")).collect();
@@ -172,9 +172,9 @@ impl Report {
         }
         if let Some(form) = &self.integer_form {
             let _ = writeln!(text, "\nin integers: {}", count(form.integer.len(), "node"));
-            form.integer.iter().for_each(|line| text.push_str(&format!("  {line}\n")));
+            form.integer.iter().for_each(|line| text.push_str(&format!("  {}\n", shown(line))));
             let _ = writeln!(text, "in float: {}", count(form.float.len(), "node"));
-            form.float.iter().for_each(|line| text.push_str(&format!("  {line}\n")));
+            form.float.iter().for_each(|line| text.push_str(&format!("  {}\n", shown(line))));
         }
         text
     }
@@ -184,11 +184,13 @@ impl Report {
             writeln!(text, "\nwould be quantized (static, per channel): {}", count(summary.quantized.len(), "node"));
         for node in &summary.quantized {
             let points: Vec<String> = node.points.iter().map(|p| format!("{} {}", p.name, p.spec)).collect();
-            let _ = writeln!(text, "  {} ({}): {}", node.name, node.op, points.join("; "));
+            let line = format!("{} ({}): {}", node.name, node.op, points.join("; "));
+            let _ = writeln!(text, "  {}", shown(&line));
         }
         let _ = writeln!(text, "would stay in float: {}", count(summary.float.len(), "node"));
         for node in &summary.float {
-            let _ = writeln!(text, "  {} ({}): {}", node.name, node.op, node.reason);
+            let line = format!("{} ({}): {}", node.name, node.op, node.reason);
+            let _ = writeln!(text, "  {}", shown(&line));
         }
     }
 }

@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, bail};
 use enfold::Graph;
 use enfold::archive::{self, ArchiveError};
+use enfold::files;
 use enfold::graph::Op;
 use enfold::onnx::{self, ImportOptions};
 use enfold::quantize::{PreparedGraph, reference};
 
 use super::failure::usage;
-use super::output::extension;
+use super::output::{extension, same_file};
 
 /// Values for the symbolic dimensions of ONNX models.
 #[derive(Debug, Clone, clap::Args)]
@@ -104,19 +105,26 @@ impl Model {
     /// Loads an ONNX file or an archive, whichever it is by its content.
     pub(super) fn load(path: &Path, dims: &Dims) -> Result<Self> {
         let name = path.display();
-        let metadata = std::fs::metadata(path).with_context(|| format!("{name}: the model cannot be read"))?;
-        if metadata.is_dir() {
+        if path.is_dir() {
             bail!("{name} is a folder; MODEL is an .onnx file or an archive that enfold has written");
         }
-        let (path, size_bytes) = (path.to_owned(), metadata.len());
-        if !is_archive(&path)? {
-            if extension(&path) != "onnx" {
+        // Read once: a pipe gives its bytes to the first who asks.
+        let bytes = files::read(path).with_context(|| format!("{name}: the model cannot be read"))?;
+        let (path, size_bytes) = (path.to_owned(), bytes.len() as u64);
+        if !is_archive(&bytes) && extension(&path) != "safetensors" {
+            let is_file = path.is_file();
+            if is_file && extension(&path) != "onnx" {
                 bail!("{name} is no archive of enfold, nor called .onnx; MODEL is one of the two");
             }
             let options = ImportOptions::new().dims(dims.by_name()?);
             // The library's advice, as an argument.
             let advice = |e: onnx::OnnxError| anyhow!(e.with_argument("--dim"));
-            let graph = onnx::load(&path, &options).map_err(advice).with_context(|| path.display().to_string())?;
+            // Beside a pipe there are no files with more data.
+            let graph = match is_file {
+                true => onnx::import_from(bytes, &path, &options),
+                false => onnx::import(bytes, None, &options),
+            };
+            let graph = graph.map_err(advice).with_context(|| path.display().to_string())?;
             return Ok(Self { stage: stage(&graph), path, size_bytes, format: "ONNX", graph, prepared: None });
         }
         if let Some((dim, value)) = dims.by_name()?.first() {
@@ -125,10 +133,10 @@ impl Model {
                 ONNX model was imported; import it again, or leave --dim out"
             )));
         }
-        let (graph, prepared) = match archive::load(&path) {
+        let (graph, prepared) = match archive::from_bytes(&bytes) {
             Ok(graph) => (graph, None),
             Err(ArchiveError::Kind { .. }) => {
-                let prepared = archive::load_prepared(&path).with_context(|| path.display().to_string())?;
+                let prepared = archive::prepared_from_bytes(&bytes).with_context(|| path.display().to_string())?;
                 (prepared.graph().clone(), Some(prepared))
             }
             Err(error @ ArchiveError::Header { .. }) => {
@@ -153,6 +161,23 @@ impl Model {
     pub(super) fn unconverted(&self) -> anyhow::Error {
         let path = self.path.display();
         anyhow!("{path} is {}: enfold merge {path} --output OUT", self.stage)
+    }
+
+    /// Refuses an output in the place of a file that holds the model's weights.
+    pub(super) fn check_output(&self, output: &Path) -> Result<()> {
+        // What does not exist is no such file.
+        if self.format != "ONNX" || !self.path.is_file() || !output.exists() {
+            return Ok(());
+        }
+        let files = onnx::data_files(&self.path).with_context(|| self.path.display().to_string())?;
+        match files.iter().any(|file| same_file(file, output)) {
+            true => Err(usage(format!(
+                "{} holds weights of {}; write to another file",
+                output.display(),
+                self.path.display()
+            ))),
+            false => Ok(()),
+        }
     }
 
     /// The file's name without its folder.
@@ -184,12 +209,8 @@ fn element_bytes(dtype: enfold::tensor::DType) -> u64 {
 }
 
 /// A safetensors file begins with the length of its JSON header, 8 bytes, and the header.
-fn is_archive(path: &Path) -> Result<bool> {
-    use std::io::Read;
-    let mut start = Vec::new();
-    let file = std::fs::File::open(path).with_context(|| format!("{}: the model cannot be read", path.display()))?;
-    file.take(9).read_to_end(&mut start).with_context(|| path.display().to_string())?;
-    Ok(start.get(8) == Some(&b'{') && start[5..8] == [0; 3] || extension(path) == "safetensors")
+fn is_archive(bytes: &[u8]) -> bool {
+    bytes.get(8) == Some(&b'{') && bytes[5..8] == [0; 3]
 }
 
 fn stage(graph: &Graph) -> Stage {

@@ -1,120 +1,422 @@
-//! NumPy's files.
+//! NumPy's files: an array, or a zip of arrays. A header is believed only as far as the bytes behind it go.
 
-use std::io::{Cursor, Read};
+use std::collections::BTreeMap;
+use std::io::{Read, Seek};
 
-use anyhow::{Context, Result, bail};
-use enfold::Tensor;
-use ndarray::ArrayD;
-use ndarray_npy::{NpzWriter, ReadNpyError, ReadNpyExt, WriteNpyExt};
+use anyhow::{Context, Result, bail, ensure};
+use ndarray::{ArrayView, IxDyn, ShapeBuilder};
 use zip::ZipArchive;
+use zip::read::ZipFile;
 
-use super::arrays::{Array, Values};
+use super::elements::Element;
 
-/// The array of an `.npy` file.
-pub(super) fn read_npy(bytes: &[u8]) -> Result<Array> {
-    // The library would allocate what the header asks for.
-    if let Some(elements) = declared_elements(bytes)
-        && elements > bytes.len() as u128
-    {
-        bail!("it is cut short: its shape has {elements} elements, and there are only {} bytes", bytes.len());
-    }
-    macro_rules! tried {
-        ($($t:ty),*) => {
-            $(match ArrayD::<$t>::read_npy(bytes) {
-                Ok(array) => return Elements::from(array).array(stringify!($t)),
-                Err(ReadNpyError::WrongDescriptor(_)) => {}
-                Err(error) => return Err(error.into()),
-            })*
+/// NumPy itself writes some hundred bytes; only arrays of records have more, and they are not read.
+const MOST_HEADER_BYTES: usize = 1 << 16;
+
+/// NumPy's own limit.
+const MOST_AXES: usize = 64;
+
+/// A deflated bit stands for no more than 129 bytes, so a byte for no more than this.
+const MOST_UNPACKED: u64 = 1032;
+
+/// What stands before the elements of an array.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Header {
+    pub(crate) element: Element,
+    pub(crate) shape: Vec<usize>,
+    big_endian: bool,
+    /// Elements of one column lie together, where they do of one row otherwise.
+    by_columns: bool,
+    size_bytes: usize,
+}
+
+impl Header {
+    /// Reads the header of an array that takes `there` bytes with it, up to the first element. Refuses one whose elements take
+    /// another number of bytes.
+    pub(crate) fn read(file: &mut impl Read, there: u64) -> Result<Self> {
+        let mut start = [0; 8];
+        let is_npy = file.read_exact(&mut start).is_ok() && start.starts_with(b"\x93NUMPY");
+        ensure!(is_npy, "it is no .npy file, which begins with \\x93NUMPY");
+        let mut length = [0; 4];
+        let width = match start[6] {
+            1 => 2,
+            2 | 3 => 4,
+            other => bail!("it is of version {other}.{} of the format; versions 1 to 3 are read", start[7]),
         };
-    }
-    tried!(f32, f64, i64, i32, i16, i8, u64, u32, u16, u8, bool);
-    bail!("its element type is not one of f32, f64, bool, and signed or unsigned integers; convert it with astype")
-}
-
-/// The arrays of an `.npz` file, by name.
-pub(super) fn read_npz(bytes: &[u8]) -> Result<Vec<(String, Array)>> {
-    let mut archive = ZipArchive::new(Cursor::new(bytes))?;
-    let mut arrays = Vec::new();
-    for at in 0..archive.len() {
-        let mut file = archive.by_index(at)?;
-        let name = file.name().to_owned();
-        let mut npy = Vec::new();
-        file.read_to_end(&mut npy).with_context(|| format!("array {name}"))?;
-        let array = read_npy(&npy).with_context(|| format!("array {name}"))?;
-        arrays.push((name.strip_suffix(".npy").unwrap_or(&name).to_owned(), array));
-    }
-    Ok(arrays)
-}
-
-/// An `.npy` file of one array.
-pub(super) fn write_npy(array: &ArrayD<f32>) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    array.write_npy(&mut bytes)?;
-    Ok(bytes)
-}
-
-/// An `.npz` file of arrays by name.
-pub(super) fn write_npz(arrays: &[(String, ArrayD<f32>)]) -> Result<Vec<u8>> {
-    let mut writer = NpzWriter::new(Cursor::new(Vec::new()));
-    for (name, array) in arrays {
-        writer.add_array(name.as_str(), array).with_context(|| format!("array {name}"))?;
-    }
-    Ok(writer.finish()?.into_inner())
-}
-
-/// How many elements a header declares; `None` if it cannot be read, which the library then says.
-fn declared_elements(bytes: &[u8]) -> Option<u128> {
-    let header = match bytes.get(6)? {
-        1 => bytes.get(10..)?.get(..usize::from(u16::from_le_bytes([*bytes.get(8)?, *bytes.get(9)?])))?,
-        _ => bytes.get(12..)?.get(..u32::from_le_bytes(bytes.get(8..12)?.try_into().ok()?) as usize)?,
-    };
-    let header = std::str::from_utf8(header).ok()?;
-    let shape = header.split_once("'shape':")?.1.split_once('(')?.1.split_once(')')?.0;
-    let lengths = shape.split(',').map(str::trim).filter(|length| !length.is_empty());
-    lengths.map(|length| length.parse::<u128>().ok()).try_fold(1u128, |n, length| Some(n.saturating_mul(length?)))
-}
-
-/// An array of any element type on its way to one of two.
-enum Elements {
-    F32(ArrayD<f32>),
-    F64(ArrayD<f64>),
-    Integers(ArrayD<i64>),
-    Unsigned(ArrayD<u64>),
-}
-
-impl Elements {
-    fn array(self, dtype: &'static str) -> Result<Array> {
-        let (shape, values) = match self {
-            Self::F32(a) => (a.shape().to_vec(), Values::F32(Tensor::from(a).as_f32().unwrap_or_default().to_vec())),
-            Self::F64(a) => (a.shape().to_vec(), Values::of_f64(a.iter().copied())?),
-            Self::Integers(a) => (a.shape().to_vec(), Values::Integers(a.iter().copied().collect())),
-            Self::Unsigned(a) => (a.shape().to_vec(), Values::of_u64(a.iter().copied())?),
-        };
-        Ok(Array { dtype, shape, values })
-    }
-}
-
-macro_rules! elements {
-    ($($t:ty => $variant:ident),*) => {
-        $(impl From<ArrayD<$t>> for Elements {
-            fn from(array: ArrayD<$t>) -> Self {
-                Self::$variant(array.mapv(Into::into))
+        file.read_exact(&mut length[..width]).context("it is cut short in its header")?;
+        let length = u32::from_le_bytes(length) as usize;
+        ensure!(length <= MOST_HEADER_BYTES, "its header has {length} bytes, expected at most {MOST_HEADER_BYTES}");
+        let mut header = Vec::new();
+        file.by_ref().take(length as u64).read_to_end(&mut header)?;
+        ensure!(
+            header.len() == length,
+            "it is cut short: its header has {length} bytes, and there are only {}",
+            header.len()
+        );
+        let text = std::str::from_utf8(&header).context("its header is no text")?;
+        let header = Text(text).header()?;
+        let data = there.saturating_sub((start.len() + width + length) as u64);
+        let elements = header.shape.iter().fold(1u128, |n, &length| n.saturating_mul(length as u128));
+        match u64::try_from(header.size_bytes) {
+            Ok(size) if size == data => Ok(header),
+            Ok(size) if size < data => {
+                bail!("its shape has {elements} elements, which take {size} bytes, and there are {data}")
             }
-        })*
-    };
+            _ => bail!(
+                "it is cut short: its shape has {elements} elements, which take {} bytes, and there are only {data}",
+                header.size_bytes
+            ),
+        }
+    }
+
+    /// Reads the elements, which follow the header: row by row, and each with its smallest byte first.
+    pub(crate) fn elements(&self, file: &mut impl Read) -> Result<Vec<u8>> {
+        // Grows as bytes come: what a zip says of the length of its members may be wrong.
+        let mut bytes = Vec::new();
+        file.by_ref().take(self.size_bytes as u64 + 1).read_to_end(&mut bytes)?;
+        let there = bytes.len();
+        ensure!(
+            there >= self.size_bytes,
+            "it is cut short: {} bytes of elements, and only {there} there",
+            self.size_bytes
+        );
+        ensure!(there == self.size_bytes, "there is more than {} bytes of elements", self.size_bytes);
+        let size = self.element.size_bytes();
+        if self.big_endian {
+            bytes.chunks_exact_mut(size).for_each(<[u8]>::reverse);
+        }
+        if self.by_columns && self.shape.iter().filter(|&&length| length > 1).count() > 1 {
+            bytes = match size {
+                1 => by_rows::<1>(&bytes, &self.shape),
+                2 => by_rows::<2>(&bytes, &self.shape),
+                4 => by_rows::<4>(&bytes, &self.shape),
+                _ => by_rows::<8>(&bytes, &self.shape),
+            }?;
+        }
+        Ok(bytes)
+    }
 }
-elements!(f32 => F32, f64 => F64, i64 => Integers, i32 => Integers, i16 => Integers, i8 => Integers, u64 => Unsigned,
-    u32 => Integers, u16 => Integers, u8 => Integers, bool => Integers);
+
+/// Elements of `N` bytes, from column by column to row by row.
+fn by_rows<const N: usize>(bytes: &[u8], shape: &[usize]) -> Result<Vec<u8>> {
+    let columns = ArrayView::from_shape(IxDyn(shape).f(), bytes.as_chunks::<N>().0)?;
+    Ok(columns.iter().flatten().copied().collect())
+}
+
+/// The rest of a header, which is a dictionary as Python writes it.
+struct Text<'a>(&'a str);
+
+impl<'a> Text<'a> {
+    fn header(mut self) -> Result<Header> {
+        let (mut descr, mut by_columns, mut shape) = (None, None, None);
+        self.expect('{')?;
+        while !self.take('}') {
+            let key = self.quoted()?;
+            self.expect(':')?;
+            let given_before = match key {
+                "descr" => descr.replace(self.descr()?).is_some(),
+                "fortran_order" => by_columns.replace(self.truth()?).is_some(),
+                "shape" => shape.replace(self.lengths()?).is_some(),
+                other => {
+                    bail!("its header has a key {:?}, which is none of descr, fortran_order and shape", short(other))
+                }
+            };
+            ensure!(!given_before, "its header gives {key} twice");
+            if !self.take(',') {
+                self.expect('}')?;
+                break;
+            }
+        }
+        self.spaces();
+        ensure!(self.0.is_empty(), "its header goes on after its end, with {:?}", short(self.0));
+        let (element, big_endian) = descr.context("its header lacks descr")?;
+        let shape = shape.context("its header lacks shape")?;
+        let by_columns = by_columns.context("its header lacks fortran_order")?;
+        let size_bytes =
+            element.bytes_of(&shape).with_context(|| format!("no memory holds an array of shape {shape:?}"))?;
+        Ok(Header { element, shape, big_endian, by_columns, size_bytes })
+    }
+
+    fn spaces(&mut self) {
+        self.0 = self.0.trim_start_matches([' ', '\t', '\n', '\r']);
+    }
+
+    /// Whether `c` comes next; then it is passed.
+    fn take(&mut self, c: char) -> bool {
+        self.spaces();
+        let rest = self.0.strip_prefix(c);
+        self.0 = rest.unwrap_or(self.0);
+        rest.is_some()
+    }
+
+    fn expect(&mut self, c: char) -> Result<()> {
+        match self.take(c) {
+            true => Ok(()),
+            false => bail!("its header has {:?} where {c:?} is expected", short(self.0)),
+        }
+    }
+
+    fn quoted(&mut self) -> Result<&'a str> {
+        let quote = if self.take('"') { '"' } else { '\'' };
+        if quote == '\'' {
+            self.expect('\'')?;
+        }
+        let (text, rest) = self.0.split_once(quote).context("a text in its header has no end")?;
+        self.0 = rest;
+        Ok(text)
+    }
+
+    /// The type of the elements, and whether their largest byte comes first.
+    fn descr(&mut self) -> Result<(Element, bool)> {
+        let only = "which is not one of f16, f32, f64, bool, and signed or unsigned integers; convert it with astype";
+        self.spaces();
+        ensure!(!self.0.starts_with('['), "its elements are records, {only}");
+        let descr = self.quoted()?;
+        let mut kind = descr.chars();
+        let order = kind.next();
+        let element = match kind.as_str() {
+            "f2" => Element::F16,
+            "f4" => Element::F32,
+            "f8" => Element::F64,
+            "b1" => Element::Bool,
+            "i1" => Element::I8,
+            "i2" => Element::I16,
+            "i4" => Element::I32,
+            "i8" => Element::I64,
+            "u1" => Element::U8,
+            "u2" => Element::U16,
+            "u4" => Element::U32,
+            "u8" => Element::U64,
+            _ => bail!("its element type is {:?}, {only}", short(descr)),
+        };
+        match order {
+            Some('<') => Ok((element, false)),
+            Some('>') => Ok((element, true)),
+            Some('|') if element.size_bytes() == 1 => Ok((element, false)),
+            _ => bail!("its element type is {descr:?}, whose first character is not its byte order, < or >"),
+        }
+    }
+
+    fn truth(&mut self) -> Result<bool> {
+        self.spaces();
+        for (word, value) in [("True", true), ("False", false)] {
+            if let Some(rest) = self.0.strip_prefix(word) {
+                self.0 = rest;
+                return Ok(value);
+            }
+        }
+        bail!("its header has {:?} where True or False is expected", short(self.0))
+    }
+
+    fn lengths(&mut self) -> Result<Vec<usize>> {
+        let mut lengths = Vec::new();
+        self.expect('(')?;
+        while !self.take(')') {
+            lengths.push(self.length()?);
+            ensure!(lengths.len() <= MOST_AXES, "its shape has more than {MOST_AXES} lengths");
+            if !self.take(',') {
+                self.expect(')')?;
+                // In Python, a number in brackets is that number.
+                ensure!(lengths.len() > 1, "its shape is a number, expected a tuple as in ({},)", lengths[0]);
+                break;
+            }
+        }
+        Ok(lengths)
+    }
+
+    fn length(&mut self) -> Result<usize> {
+        self.spaces();
+        let digits = self.0.len() - self.0.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        let (number, rest) = self.0.split_at(digits);
+        ensure!(digits > 0, "its shape has {:?} where a length is expected", short(self.0));
+        self.0 = rest;
+        number.parse().with_context(|| format!("its shape has a length of {digits} digits, {}", short(number)))
+    }
+}
+
+/// The beginning of a text that may be long.
+fn short(text: &str) -> &str {
+    &text[..text.floor_char_boundary(32)]
+}
+
+/// The arrays of an `.npz` file, of which each is read when it is asked for.
+#[derive(Debug)]
+pub(crate) struct Npz<R> {
+    zip: ZipArchive<R>,
+    /// Members by the names of their arrays.
+    members: BTreeMap<String, usize>,
+}
+
+impl<R: Read + Seek> Npz<R> {
+    pub(crate) fn new(file: R) -> Result<Self> {
+        let zip = ZipArchive::new(file)?;
+        let mut members = BTreeMap::new();
+        for at in 0..zip.len() {
+            let name = zip.name_for_index(at).unwrap_or_default();
+            let name = name.strip_suffix(".npy").unwrap_or(name);
+            ensure!(members.insert(name.to_owned(), at).is_none(), "two arrays are called {name}");
+        }
+        Ok(Self { zip, members })
+    }
+
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.members.keys().map(String::as_str)
+    }
+
+    /// What stands before the elements of an array.
+    pub(crate) fn header(&mut self, name: &str) -> Result<Header> {
+        self.member(name, |header, _| Ok(header))
+    }
+
+    /// The elements of an array, as [`Header::elements`] gives them.
+    pub(crate) fn elements(&mut self, name: &str) -> Result<Vec<u8>> {
+        self.member(name, |header, file| header.elements(file))
+    }
+
+    fn member<T>(&mut self, name: &str, read: impl FnOnce(Header, &mut ZipFile<'_, R>) -> Result<T>) -> Result<T> {
+        let at = *self.members.get(name).with_context(|| format!("there is no array {name}"))?;
+        let member = self.zip.name_for_index(at).unwrap_or(name).to_owned();
+        let within = || -> Result<T> {
+            let mut file = self.zip.by_index(at)?;
+            let (packed, unpacked) = (file.compressed_size(), file.size());
+            ensure!(
+                unpacked <= packed.saturating_mul(MOST_UNPACKED),
+                "it is said to have {unpacked} bytes in {packed}, which is more than can be packed into as many"
+            );
+            let header = Header::read(&mut file, unpacked)?;
+            read(header, &mut file)
+        };
+        within().with_context(|| format!("array {member}"))
+    }
+}
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Cursor, Write};
+
+    use zip::ZipWriter;
+    use zip::write::SimpleFileOptions;
+
     use super::*;
 
+    fn file(version: u8, header: &str, data: &[u8]) -> Vec<u8> {
+        let length = (header.len() as u32).to_le_bytes();
+        let length = if version == 1 { &length[..2] } else { &length };
+        [b"\x93NUMPY", [version, 0].as_slice(), length, header.as_bytes(), data].concat()
+    }
+
+    fn read(bytes: &[u8]) -> Result<(Header, Vec<u8>)> {
+        let mut rest = bytes;
+        let header = Header::read(&mut rest, bytes.len() as u64)?;
+        let elements = header.elements(&mut rest)?;
+        assert!(rest.is_empty());
+        Ok((header, elements))
+    }
+
     #[test]
-    fn headers_declare_their_elements() {
-        let bytes = write_npy(&ArrayD::zeros(vec![3, 4])).expect("written");
-        assert_eq!(declared_elements(&bytes), Some(12));
-        assert_eq!(declared_elements(&write_npy(&ArrayD::zeros(vec![])).expect("written")), Some(1));
-        assert_eq!(declared_elements(&bytes[..20]), None);
+    fn headers_as_python_may_write_them() {
+        for header in [
+            "{'descr': '<u2', 'fortran_order': False, 'shape': (2, 3), }          \n",
+            "{\"shape\" : (2,3,),\"fortran_order\":False , 'descr' :\"<u2\"}",
+            "{ 'fortran_order' : False,\n 'descr':\t'<u2', 'shape':( 2 , 3 ) , }",
+        ] {
+            for version in 1..=3 {
+                let (header, elements) =
+                    read(&file(version, header, &[1, 0, 2, 0, 3, 0, 4, 0, 5, 0, 6, 0])).expect(header);
+                assert_eq!((header.element, header.shape.as_slice()), (Element::U16, [2, 3].as_slice()));
+                assert_eq!(Element::U16.integers::<i8>(&elements), Ok(vec![1, 2, 3, 4, 5, 6]));
+            }
+        }
+        let (header, elements) = read(&file(
+            1,
+            "{'descr': '>i4', 'fortran_order': True, 'shape': (2, 3)}",
+            &[0, 0, 0, 1, 0, 0, 0, 4, 0, 0, 0, 2, 0, 0, 0, 5, 0, 0, 0, 3, 255, 255, 255, 250],
+        ))
+        .expect("columns");
+        assert_eq!(header.element.integers::<i32>(&elements), Ok(vec![1, 2, 3, 4, 5, -6]));
+        for (shape, length) in [("()", 1), ("(3,)", 3), ("(0, 4)", 0)] {
+            let header = format!("{{'descr': '|b1', 'fortran_order': True, 'shape': {shape}}}");
+            assert_eq!(read(&file(1, &header, &vec![1; length])).expect("sound").1.len(), length);
+        }
+    }
+
+    #[test]
+    fn headers_that_are_not_sound() {
+        let with = |shape: &str| format!("{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}}}");
+        let digits = "1".repeat(60_000);
+        for (header, part) in [
+            (
+                with("(1000000000000, 4)"),
+                "has 4000000000000 elements, which take 16000000000000 bytes, and there are only 8",
+            ),
+            (with("(1,)"), "take 4 bytes, and there are 8"),
+            (with("(0, 9223372036854775807, 9223372036854775807)"), "no memory"),
+            (with("(18446744073709551615,)"), "no memory"),
+            (with("(18446744073709551616,)"), "a length of 20 digits"),
+            (with(&format!("({digits},)")), "a length of 60000 digits"),
+            (with(&format!("({})", "1,".repeat(65))), "more than 64 lengths"),
+            (with("(2)"), "a tuple as in (2,)"),
+            (with("(-2,)"), "\"-2,)}\" where a length"),
+            (with("[2]"), "where '(' is expected"),
+            (with("(2,), 'shape': (3,)"), "gives shape twice"),
+            (with("(2,)").replace("False", "0"), "True or False"),
+            (with("(2,)").replace("'<f4'", "[('a', '<f4')]"), "records"),
+            (with("(2,)").replace("<f4", "<c8"), "\"<c8\""),
+            (with("(2,)").replace("<f4", "f4"), "\"f4\""),
+            (with("(2,)").replace("<f4", "é"), "\"é\""),
+            (with("(2,)").replace("<f4", ""), "element type"),
+            (with("(2,)").replace("<f4", "|f4"), "byte order"),
+            (with("(2,)").replace("'descr'", "'dtype'"), "\"dtype\""),
+            (with("(2,)").replace("'descr': '<f4',", ""), "lacks descr"),
+            (with("(2,)") + "x", "after its end"),
+            (with("(2,)").replace('}', ""), "where '}' is expected"),
+            (with("(2,)").replace("': (", "(: ("), "no end"),
+            (String::new(), "where '{' is expected"),
+        ] {
+            let error = read(&file(1, &header, &[0; 8])).expect_err(&header).to_string();
+            assert!(error.contains(part), "{error} lacks {part}");
+            assert!(error.len() < 300, "{error}");
+        }
+        let whole = file(1, &with("(2,)"), &[0; 8]);
+        assert!(read(&whole).is_ok());
+        for length in 0..whole.len() {
+            assert!(read(&whole[..length]).is_err(), "cut at {length}");
+        }
+        let long = with(&format!("({},)", "1".repeat(2_000_000)));
+        let error = read(&file(2, &long, &[])).expect_err("long").to_string();
+        assert!(error.contains(&format!("{} bytes, expected at most 65536", long.len())), "{error}");
+        assert!(read(&file(4, &with("(2,)"), &[0; 8])).expect_err("newer").to_string().contains("version 4.0"));
+        // What follows the header ends before it says so.
+        let mut half = &whole[..whole.len() - 1];
+        let header = Header::read(&mut half, whole.len() as u64).expect("sound");
+        assert!(header.elements(&mut half).expect_err("cut").to_string().contains("only 7"));
+    }
+
+    #[test]
+    fn members_are_read_when_they_are_asked_for() {
+        let whole = file(1, "{'descr': '|u1', 'fortran_order': False, 'shape': (100000,)}", &[7; 100_000]);
+        let zip = |members: &[(&str, &[u8])]| {
+            let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
+            for (name, bytes) in members {
+                zip.start_file(*name, SimpleFileOptions::default()).expect("a member");
+                zip.write_all(bytes).expect("written");
+            }
+            zip.finish().expect("a zip").into_inner()
+        };
+        let bytes = zip(&[("a.npy", &whole), ("b.npy", b"no array"), ("c", &whole)]);
+        let mut npz = Npz::new(Cursor::new(bytes.clone())).expect("a zip");
+        assert_eq!(npz.names().collect::<Vec<_>>(), ["a", "b", "c"]);
+        assert_eq!(npz.header("a").expect("an array").shape, [100_000]);
+        assert_eq!(npz.elements("c").expect("an array"), [7; 100_000]);
+        assert!(npz.header("b").is_err() && npz.header("d").is_err());
+        let error = Npz::new(Cursor::new(zip(&[("a.npy", &whole), ("a", &whole)]))).expect_err("twice").to_string();
+        assert!(error.contains("two arrays are called a"), "{error}");
+        // The directory promises more of a member than deflate can have made it of: its length, of 4 bytes, begins 24 bytes
+        // behind the signature of its entry.
+        let entry = bytes.windows(4).position(|four| four == b"PK\x01\x02").expect("an entry");
+        let mut bomb = bytes;
+        bomb[entry + 24..][..4].copy_from_slice(&u32::MAX.to_le_bytes());
+        let error = Npz::new(Cursor::new(bomb)).expect("a zip").elements("a").expect_err("a bomb");
+        assert!(format!("{error:#}").contains("4294967295 bytes in"), "{error:#}");
     }
 }

@@ -1,14 +1,39 @@
 //! What leaves the program: text and files.
 
+use std::borrow::Cow;
 use std::io::{ErrorKind, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use enfold::files;
 
 use super::failure::usage;
 
-/// Prints; a reader that has gone, as in `| head`, is no failure.
+/// What moves the cursor, colours, hides, reorders or ends a line, and so must not come from a file.
+fn acts(c: char) -> bool {
+    let reorders = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    c.is_control() || reorders
+}
+
+/// A text of one line as it is shown: what a terminal would obey is spelled out, so that a name is seen as it is.
+pub(super) fn shown(text: &str) -> Cow<'_, str> {
+    spelled_out(text, |c| acts(c).then(|| c.escape_default().to_string()))
+}
+
+fn spelled_out(text: &str, spell: impl Fn(char) -> Option<String>) -> Cow<'_, str> {
+    if !text.contains(acts) {
+        return text.into();
+    }
+    text.chars().map(|c| spell(c).unwrap_or_else(|| c.to_string())).collect::<String>().into()
+}
+
+/// Prints lines; a reader that has gone, as in `| head`, is no failure.
 pub(super) fn print(text: &str) -> Result<()> {
+    let text = spelled_out(text, |c| (acts(c) && !matches!(c, '\n' | '\t')).then(|| c.escape_default().to_string()));
+    print_as_it_is(&text)
+}
+
+fn print_as_it_is(text: &str) -> Result<()> {
     let mut stdout = std::io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("standard output"),
@@ -18,30 +43,20 @@ pub(super) fn print(text: &str) -> Result<()> {
 
 /// Prints JSON, indented.
 pub(super) fn print_json(value: &impl serde::Serialize) -> Result<()> {
-    print(&format!("{}\n", serde_json::to_string_pretty(value)?))
+    let text = serde_json::to_string_pretty(value)?;
+    // The library escapes what JSON demands, which is less.
+    let text = spelled_out(&text, |c| (acts(c) && c != '\n').then(|| format!("\\u{:04x}", u32::from(c))));
+    print_as_it_is(&format!("{text}\n"))
 }
 
 /// One line on standard error, where a reader that has gone is none of our concern.
 pub(super) fn complain(line: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{line}");
+    let _ = writeln!(std::io::stderr().lock(), "{}", shown(line));
 }
 
-/// Writes beside the file and renames, so that there is never half a file, and a full disk does not cost the one that was
-/// there.
+/// Writes a whole file or none.
 pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    // A link is followed; a pipe or a device is written to, not replaced.
-    let target = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    if std::fs::metadata(&target).is_ok_and(|there| !there.is_file()) {
-        return std::fs::write(&target, bytes).with_context(|| format!("{} cannot be written", path.display()));
-    }
-    let beside = target.with_file_name(format!(".enfold.{}.partial", std::process::id()));
-    let written = std::fs::write(&beside, bytes).and_then(|()| std::fs::rename(&beside, &target));
-    written
-        .inspect_err(|_| {
-            // What could not be written is of no use.
-            let _ = std::fs::remove_file(&beside);
-        })
-        .with_context(|| format!("{} cannot be written", path.display()))
+    files::write(path, bytes).with_context(|| format!("{} cannot be written", path.display()))
 }
 
 /// Refuses an output that is an input, or in a folder that does not exist, before any work is done.
@@ -56,13 +71,18 @@ pub(super) fn check_output(output: &Path, inputs: &[&Path]) -> Result<()> {
     if !folder.is_dir() {
         return Err(usage(format!("{}: the folder {} does not exist", output.display(), folder.display())));
     }
-    let canonical = |path: &Path| std::fs::canonicalize(path).ok();
-    if let Some(there) = canonical(output)
-        && let Some(input) = inputs.iter().find(|input| canonical(input).as_ref() == Some(&there))
-    {
-        return Err(usage(format!("{} is an input; write to another file than {}", output.display(), input.display())));
+    match inputs.iter().find(|input| same_file(input, output)) {
+        Some(input) => {
+            Err(usage(format!("{} is an input; write to another file than {}", output.display(), input.display())))
+        }
+        None => Ok(()),
     }
-    Ok(())
+}
+
+/// Whether two paths lead to one file that exists.
+pub(super) fn same_file(a: &Path, b: &Path) -> bool {
+    let canonical = |path: &Path| std::fs::canonicalize(path).ok();
+    canonical(a).is_some_and(|a| canonical(b) == Some(a))
 }
 
 /// The extension of a path, in lower case.
@@ -97,11 +117,12 @@ const WIDEST: usize = 300;
 
 /// Rows of cells as aligned columns; the first row is the header. The last column is not filled up.
 pub(super) fn table(rows: &[Vec<String>]) -> String {
+    let rows: Vec<Vec<Cow<'_, str>>> = rows.iter().map(|row| row.iter().map(|cell| shown(cell)).collect()).collect();
     let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
-    let cell = |row: &Vec<String>, at: usize| row.get(at).map_or(0, |cell| cell.chars().count());
+    let cell = |row: &Vec<Cow<'_, str>>, at: usize| row.get(at).map_or(0, |cell| cell.chars().count());
     let widths: Vec<usize> = (0..columns).map(|at| rows.iter().map(|row| cell(row, at)).max().unwrap_or(0)).collect();
-    let line = |row: &Vec<String>| {
-        let cell = |(cell, width): (&String, &usize)| {
+    let line = |row: &Vec<Cow<'_, str>>| {
+        let cell = |(cell, width): (&Cow<'_, str>, &usize)| {
             // The formatter takes no width above 65,535.
             let missing = if *width > WIDEST { 0 } else { width - cell.chars().count() };
             format!("{cell}{}", " ".repeat(missing))
@@ -121,6 +142,8 @@ mod tests {
         assert_eq!((size(999), size(1_234_000)), ("999 bytes".to_owned(), "1.2 MB".to_owned()));
         let rows = [vec!["a".to_owned(), "b".to_owned()], vec!["long".to_owned(), "c".to_owned()]];
         assert_eq!(table(&rows), "a     b\nlong  c\n");
+        // A name stays in its row.
+        assert_eq!(table(&[vec!["a\nb\u{1b}[2J".to_owned(), "c".to_owned()]]), "a\\nb\\u{1b}[2J  c\n");
         // More than the formatter can align.
         let wide = "x".repeat(70_000);
         assert_eq!(table(&[vec![wide.clone(), "b".to_owned()]]), format!("{wide}  b\n"));

@@ -198,6 +198,7 @@ impl Quantize {
     pub(super) fn run(&self, stderr: &Stderr) -> Result<()> {
         let target = self.check()?;
         let model = Model::load(&self.model, &self.dims)?;
+        model.check_output(target)?;
         let name = self.model.display();
         match model.stage {
             Stage::Float => {}
@@ -206,11 +207,11 @@ impl Quantize {
         }
         let mut prepared = self.scheme.prepare(&model)?;
         if let Some(calibrate) = &self.calibrate {
-            let data = Arrays::load(calibrate)?;
+            let mut data = Arrays::load(calibrate)?;
             let size = self.batch_size.map(|n| n as usize);
             let batched = model.graph.inputs().iter().any(|&id| model.graph.node(id).shape.is_batched());
             let size = if batched { size.or(Some(32)) } else { size };
-            let Feed { mut batches, .. } = feed(&model.graph, &data, size, Rest::Note, stderr)?;
+            let Feed { mut batches, .. } = feed(&model.graph, &mut data, size, Rest::Note, stderr)?;
             if let Some((part, parts)) = self.shard {
                 let all = batches.len();
                 if parts > all {

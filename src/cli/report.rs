@@ -6,7 +6,7 @@ use std::fmt::Write;
 use anyhow::Result;
 use enfold::compare::{Comparison, Distribution, NodeComparison, NodeDistributions};
 
-use super::output::{count, size};
+use super::output::{count, shown, size};
 use super::plots;
 
 /// Nodes with histograms that are open from the start.
@@ -228,7 +228,7 @@ fn percent(share: f64) -> String {
 /// Text of a model, which may hold anything.
 fn escaped(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
-    for c in text.chars() {
+    for c in shown(text).chars() {
         match c {
             '&' => safe.push_str("&amp;"),
             '<' => safe.push_str("&lt;"),
@@ -249,7 +249,7 @@ mod tests {
 
     #[test]
     fn names_cannot_leave_their_place() {
-        assert_eq!(escaped("<a href='x'>\"&"), "&lt;a href=&#39;x&#39;&gt;&quot;&amp;");
+        assert_eq!(escaped("<a href='x'>\"&\u{1b}"), "&lt;a href=&#39;x&#39;&gt;&quot;&amp;\\u{1b}");
         assert_eq!(
             (db(f64::INFINITY), db(30.0), percent(0.0), percent(0.0125)),
             ("exact".to_owned(), "30.00 dB".to_owned(), "0 %".to_owned(), "1.250 %".to_owned())

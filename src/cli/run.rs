@@ -11,7 +11,7 @@ use super::arrays::{self, Arrays};
 use super::device::{Choice, Runner, time};
 use super::feed::{Rest, feed};
 use super::model::{Dims, Model};
-use super::output::{self, check_output, count};
+use super::output::{self, check_output, count, shown};
 use super::progress::Stderr;
 use super::values;
 
@@ -58,11 +58,12 @@ impl Run {
         self.choice.check()?;
         check_output(&self.output, &[&self.model, &self.input])?;
         let model = Model::load(&self.model, &self.dims)?;
+        model.check_output(&self.output)?;
         let graph = model.executable()?;
         let names = graph.output_names().to_vec();
         arrays::check_format(&self.output, names.len())?;
-        let data = Arrays::load(&self.input)?;
-        let feed = feed(&graph, &data, self.batch_size.map(|n| n as usize), Rest::Refuse, stderr)?;
+        let mut data = Arrays::load(&self.input)?;
+        let feed = feed(&graph, &mut data, self.batch_size.map(|n| n as usize), Rest::Refuse, stderr)?;
         let runner = stderr.wait_for("loading", || Runner::new(&graph, &self.choice, stderr))?;
 
         let bar = stderr.bar("running", feed.batches.len());
@@ -91,7 +92,8 @@ impl Run {
                 outputs,
             });
         }
-        let list: Vec<String> = joined.iter().map(|(name, array)| format!("{name} {:?}", array.shape())).collect();
+        let list: Vec<String> =
+            joined.iter().map(|(name, array)| format!("{} {:?}", shown(name), array.shape())).collect();
         output::print(&format!(
             "{}: {} ({}, {} on {})\n",
             self.output.display(),

@@ -1,12 +1,16 @@
 //! Data that a model keeps in other files: only in its own folder, and never beyond the end of a file.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Component, Path, PathBuf};
 
+use prost::Message;
+use prost::bytes::Bytes;
+
 use super::error::OnnxError;
-use super::proto::TensorProto;
+use super::proto::{ModelProto, TensorProto};
+use super::scan;
 
 /// Where a tensor's data lie.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +28,17 @@ pub(super) struct Folders<'a> {
     /// Where links may lead besides: the folder of the file that the model's own path is a link to. Caches keep files under a
     /// hash, and models as folders of links to them.
     pub(super) linked: Option<&'a Path>,
+}
+
+/// The files in `folder` that tensors of a model have their data in.
+pub(super) fn files(bytes: Bytes, folder: &Path) -> Result<Vec<PathBuf>, OnnxError> {
+    scan::check(&bytes)?;
+    let model = ModelProto::decode(bytes).map_err(|e| OnnxError::Decode { message: e.to_string() })?;
+    let graph = model.graph.unwrap_or_default();
+    let attributes = graph.node.iter().flat_map(|node| &node.attribute).filter_map(|attribute| attribute.t.as_ref());
+    let entries = graph.initializer.iter().chain(attributes).flat_map(|tensor| &tensor.external_data);
+    let names: BTreeSet<&str> = entries.filter(|e| e.key == "location").map(|e| e.value.as_str()).collect();
+    Ok(names.into_iter().map(|name| folder.join(name)).collect())
 }
 
 /// How many bytes tensors refer to in all, and how many different ones.

@@ -2,6 +2,8 @@
 
 use std::process::Stdio;
 
+use enfold::{GraphBuilder, Shape, Tensor};
+
 use crate::models::mlp;
 use crate::space::{Ran, Space};
 
@@ -99,4 +101,73 @@ fn a_closed_pipe_is_no_failure() {
         let ran = Ran::of(child.wait_with_output().unwrap());
         assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""), "{arguments}");
     }
+}
+
+/// What a terminal obeys: colours, a cleared screen in one byte and in two, a line that is written over, text from right to left,
+/// and a line of its own.
+const EVIL: &str = "a\u{1b}[31m\u{9b}2J\u{7f}\r\u{8}\u{202e}\nforged";
+
+/// Refuses output that commands, and a name that makes a line.
+fn is_clean(ran: &Ran, what: &str) {
+    for text in [&ran.out, &ran.err] {
+        let acts = |c: char| c.is_control() && c != '\n' || ('\u{202a}'..='\u{202e}').contains(&c);
+        assert!(!text.contains(acts), "{what}: {ran:?}");
+        assert!(text.lines().all(|line| !line.starts_with("forged")), "{what}: {ran:?}");
+    }
+    assert!(ran.err.lines().count() <= 1, "{what}: {ran:?}");
+}
+
+#[test]
+fn names_do_not_command_the_terminal() {
+    let space = Space::new("names_do_not_command_the_terminal");
+    let mut g = GraphBuilder::new();
+    let x = g.input(&format!("in {EVIL}"), Shape::rows(4)).unwrap();
+    let tensor = |shape: &[usize], value| Tensor::from_f32(shape, vec![value; shape.iter().product()]).unwrap();
+    let h = g.linear(&format!("layer {EVIL}"), x, tensor(&[4, 4], 0.5), None).unwrap();
+    let y = g.softmax(&format!("out {EVIL}"), h, 1).unwrap();
+    space.save("m.enfold", &g.finish([y]).unwrap());
+    let data = tensor(&[3, 4], 0.25);
+    space.data("x.safetensors", &[(&format!("in {EVIL}"), &data), (&format!("unused {EVIL}"), &data)]);
+    space.data("wrong.safetensors", &[(&format!("other {EVIL}"), &data)]);
+    space.with_names("node.onnx", EVIL, ["rows", "rows"]);
+    space.with_names("dims.onnx", "add", [EVIL, &format!("other {EVIL}")]);
+    let quantize = "quantize m.enfold --calibrate x.safetensors --output q.enfold";
+    for (code, arguments) in [
+        (0, "inspect m.enfold"),
+        (0, "inspect m.enfold --json"),
+        (0, quantize),
+        (0, &format!("{quantize} --verbose")),
+        (0, &format!("{quantize} --json")),
+        (2, &format!("{quantize} --leave-float layer")),
+        (0, "inspect q.enfold"),
+        (0, "inspect q.enfold --json"),
+        (0, "run q.enfold --input x.safetensors --output y.npz --device cpu"),
+        (0, "run q.enfold --input x.safetensors --output y.npz --device cpu --json"),
+        (1, "run q.enfold --input wrong.safetensors --output y.npz --device cpu"),
+        (0, "compare m.enfold q.enfold --input x.safetensors --html r.html"),
+        (0, "compare m.enfold q.enfold --input x.safetensors --json"),
+        (0, "bench q.enfold --device cpu --runs 1"),
+        (0, "bench q.enfold --device cpu --runs 1 --json"),
+        (0, "export q.enfold --onnx q.onnx"),
+        (0, "inspect node.onnx"),
+        (1, "inspect dims.onnx"),
+        (2, "inspect m.enfold --\u{1b}[2J"),
+        (1, "inspect \u{1b}[2J.onnx"),
+    ] {
+        let ran = space.enfold(arguments);
+        assert_eq!(ran.code, Some(code), "{arguments}: {ran:?}");
+        is_clean(&ran, arguments);
+        // Names are there, and in JSON they are what they were.
+        if arguments.starts_with("inspect m.") && arguments.ends_with("--json") {
+            let json: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+            assert_eq!(json["nodes"][0]["name"], format!("layer {EVIL}"));
+        } else if arguments == "inspect m.enfold" {
+            assert!(ran.out.contains(r"layer a\u{1b}[31m\u{9b}2J\u{7f}\r\u{8}\u{202e}\nforged"), "{}", ran.out);
+        }
+    }
+    let html = space.read("r.html");
+    assert!(!html.contains(|c: char| c.is_control() && c != '\n') && html.contains(r"\u{1b}[31m"), "{html}");
+    // What is found is found in a text that is not clean.
+    let unclean = Ran { code: None, out: EVIL.to_owned(), err: String::new() };
+    assert!(std::panic::catch_unwind(|| is_clean(&unclean, "a name as it is")).is_err());
 }

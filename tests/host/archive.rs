@@ -225,6 +225,31 @@ fn damaged_files_do_no_harm() {
     }
 }
 
+/// A link that somebody has planted where a file might be written first is neither followed nor taken.
+#[test]
+#[cfg(unix)]
+fn a_planted_link_is_not_followed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name);
+    std::fs::write(at("precious"), "precious").expect("written");
+    std::os::unix::fs::symlink("precious", at("m.enfold.partial")).expect("a link");
+    archive::save(&small(), at("m.enfold")).expect("saved");
+    assert_eq!(std::fs::read(at("precious")).expect("a file"), b"precious");
+    assert_eq!(archive::load(at("m.enfold")).expect("loaded"), small());
+    let mut names: Vec<_> =
+        std::fs::read_dir(folder.path()).expect("a folder").map(|e| e.expect("one").file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["m.enfold", "m.enfold.partial", "precious"]);
+    // A link in the place of the file itself is the user's: what it leads to is replaced.
+    std::os::unix::fs::symlink("precious", at("link.enfold")).expect("a link");
+    archive::save(&small(), at("link.enfold")).expect("saved");
+    assert_eq!(archive::load(at("precious")).expect("loaded"), small());
+    // Nothing that never ends is read.
+    std::os::unix::fs::symlink("/dev/zero", at("zero.enfold")).expect("a link");
+    let error = archive::load(at("zero.enfold")).expect_err("a device").to_string();
+    assert!(error.contains("zero.enfold") && error.contains("a device"), "{error}");
+}
+
 /// A header may name one tensor as often as it likes: in memory it is once, as it was when it was saved.
 #[test]
 fn a_tensor_is_in_memory_once() {

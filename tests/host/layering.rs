@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Each module with what it may import, beside `tensor`, which all may.
-const LAYERS: [(&str, &[&str]); 16] = [
+const LAYERS: [(&str, &[&str]); 17] = [
     ("tensor", &[]),
+    ("files", &[]),
     ("numerics", &[]),
     ("qparams", &["numerics"]),
     ("graph", &["qparams", "numerics"]),
@@ -15,8 +16,8 @@ const LAYERS: [(&str, &[&str]); 16] = [
     ("qat", &["quantize", "interp", "graph", "kernels", "qparams"]),
     ("compare", &["interp", "graph", "qparams", "numerics"]),
     // The interpreter only in its tests.
-    ("onnx", &["interp", "graph", "qparams", "numerics"]),
-    ("archive", &["quantize", "graph", "kernels", "qparams", "numerics"]),
+    ("onnx", &["interp", "graph", "files", "qparams", "numerics"]),
+    ("archive", &["quantize", "graph", "kernels", "files", "qparams", "numerics"]),
     ("program", &["qparams", "numerics"]),
     ("lower", &["interp", "graph", "program", "qparams"]),
     ("cpu", &["program", "kernels", "qparams"]),

@@ -9,7 +9,7 @@ use enfold::graph::{Graph, Op};
 use enfold::quantize::{PreparedGraph, reference};
 
 use crate::cli::model::constant_bytes;
-use crate::cli::output::{count, size};
+use crate::cli::output::{count, shown, size};
 
 /// Counts, sizes, and every node.
 #[derive(Debug, serde::Serialize)]
@@ -88,18 +88,18 @@ impl Quantized {
             writeln!(text, "{integer} in integers, {float} in float{}", if float.starts_with("0 ") { "" } else { ":" });
         if verbose {
             self.float.iter().for_each(|n| {
-                let _ = writeln!(text, "  {} ({}): {}", n.name, n.op, n.reason);
+                let _ = writeln!(text, "  {}", shown(&format!("{} ({}): {}", n.name, n.op, n.reason)));
             });
             let _ = writeln!(text, "in integers:");
             self.integer.iter().for_each(|line| {
-                let _ = writeln!(text, "  {line}");
+                let _ = writeln!(text, "  {}", shown(line));
             });
             return text;
         }
         let mut reasons: Vec<_> = self.float_reasons.iter().collect();
         reasons.sort_by_key(|(_, nodes)| std::cmp::Reverse(**nodes));
         for (reason, nodes) in reasons {
-            let _ = writeln!(text, "  {nodes:>4} {reason}");
+            let _ = writeln!(text, "  {nodes:>4} {}", shown(reason));
         }
         text
     }

@@ -1,13 +1,13 @@
 //! Messages as bytes, in one file or two.
 
-use std::fs::File;
-use std::io::{BufWriter, Write as _};
+use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use prost::Message as _;
 use prost::bytes::Bytes;
 
 use super::ExportError;
+use crate::files::Replacement;
 use crate::onnx::proto::{ModelProto, StringStringEntryProto};
 
 /// Protocol buffers end at 2 GiB; readers differ in how close to it they go.
@@ -29,18 +29,30 @@ pub(super) fn encode(model: &ModelProto, limit_bytes: usize) -> Result<Vec<u8>, 
 
 /// Writes one file, or two if one would exceed `limit_bytes`.
 pub(super) fn save(mut model: ModelProto, path: &Path, limit_bytes: usize) -> Result<(), ExportError> {
+    let mut data = None;
     if model.encoded_len() > limit_bytes {
         let mut beside = path.file_name().unwrap_or_default().to_owned();
         beside.push(".data");
         let data_path = path.with_file_name(&beside);
-        write_data(&mut model, &data_path, &beside.to_string_lossy()).map_err(|e| io(&data_path, &e))?;
+        let failed = |e: std::io::Error| io(&data_path, &e);
+        let mut file = Replacement::new(&data_path).map_err(failed)?;
+        write_data(&mut model, &mut file, &beside.to_string_lossy()).map_err(failed)?;
+        data = Some((data_path, file));
     }
-    std::fs::write(path, encode(&model, limit_bytes)?).map_err(|e| io(path, &e))
+    let bytes = encode(&model, limit_bytes)?;
+    let failed = |e: std::io::Error| io(path, &e);
+    let mut file = Replacement::new(path).map_err(failed)?;
+    file.write_all(&bytes).map_err(failed)?;
+    // Both are whole before one takes its name.
+    if let Some((data_path, data)) = data {
+        data.commit().map_err(|e| io(&data_path, &e))?;
+    }
+    file.commit().map_err(failed)
 }
 
 /// Moves the large tensors of `model` to a file of their own.
-fn write_data(model: &mut ModelProto, path: &Path, location: &str) -> std::io::Result<()> {
-    let mut file = BufWriter::new(File::create(path)?);
+fn write_data(model: &mut ModelProto, file: &mut impl Write, location: &str) -> std::io::Result<()> {
+    let mut file = BufWriter::new(file);
     let mut at = 0;
     let tensors = model.graph.iter_mut().flat_map(|graph| &mut graph.initializer);
     for tensor in tensors.filter(|tensor| tensor.raw_data.len() >= EXTERNAL_FROM_BYTES) {
@@ -70,6 +82,34 @@ mod tests {
     use crate::graph::GraphBuilder;
     use crate::onnx::export::{ExportOptions, model};
     use crate::tensor::{Shape, Tensor};
+
+    #[test]
+    fn what_cannot_be_written_leaves_what_was_there() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| folder.path().join(name);
+        let graph = |value: f32| {
+            let mut g = GraphBuilder::new();
+            let x = g.input("x", Shape::rows(64)).expect("an input");
+            let weight = Tensor::from_f32(&[32, 64], vec![value; 32 * 64]).expect("lengths fit");
+            let y = g.linear("y", x, weight, None).expect("a layer");
+            model(&g.finish([y]).expect("a graph"), &ExportOptions::default()).expect("a model")
+        };
+        save(graph(1.0), &at("model.onnx"), LIMIT_BYTES).expect("one file");
+        // Replaced and not written over: who has the old file open goes on reading it.
+        std::fs::hard_link(at("model.onnx"), at("other.onnx")).expect("a link");
+        save(graph(2.0), &at("model.onnx"), LIMIT_BYTES).expect("one file");
+        let read = |name: &str| ModelProto::decode(&*std::fs::read(at(name)).expect("a file")).expect("a model");
+        assert_eq!((read("other.onnx"), read("model.onnx")), (graph(1.0), graph(2.0)));
+        // The model cannot take its name, so its weights do not take theirs.
+        std::fs::create_dir(at("folder.onnx")).expect("a folder");
+        std::fs::write(at("folder.onnx.data"), "before").expect("written");
+        assert!(matches!(save(graph(1.0), &at("folder.onnx"), 2000), Err(ExportError::Io { .. })));
+        assert_eq!(std::fs::read(at("folder.onnx.data")).expect("a file"), b"before");
+        let mut names: Vec<_> =
+            std::fs::read_dir(folder.path()).expect("a folder").map(|e| e.expect("one").file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["folder.onnx", "folder.onnx.data", "model.onnx", "other.onnx"]);
+    }
 
     #[test]
     fn weights_beyond_the_limit_lie_beside_the_model() {
