@@ -8,7 +8,11 @@ import sys
 import zipfile
 from pathlib import Path
 
-OPSETS = range(11, 22)  # those that enfold reads
+from environment import ROOT
+
+# Those that enfold reads.
+FIRST, LAST = re.search(r"const OPSETS: .*= (\d+)\.\.=(\d+);", (ROOT / "src" / "onnx.rs").read_text()).groups()
+OPSETS = range(int(FIRST), int(LAST) + 1)
 
 
 @dataclasses.dataclass
