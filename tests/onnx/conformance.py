@@ -231,12 +231,13 @@ def differences_of_part(counts):
     then = re.search(f"^{THE_PART}(.*)\\.$", TABLE.read_text() if TABLE.exists() else "", re.M)
     if not then:
         return ["there is no line of the part that runs by default"]
-    if then[1] != right(counts):
-        print(f"right are {right(counts)}; {TABLE.name} says {then[1]}; --write brings it up to date")
-    for entry in then[1].split(", "):
-        form, count = entry.rsplit(" ", 1)
-        if total(counts, form, "right") < int(count):
-            return [f"right were {then[1]}, and are {right(counts)}"]
+    told = f"right are {right(counts)}; when it was written, {then[1]}"
+    then = dict(entry.rsplit(" ", 1) for entry in then[1].split(", "))
+    now = {form: total(counts, form, "right") for form in then}
+    if any(now[form] < int(then[form]) for form in then):
+        return [told]
+    if any(now[form] > int(then[form]) for form in then):
+        print(f"{TABLE.name}: {told}; --write brings it up to date")
     return []
 
 
