@@ -8,7 +8,7 @@
 # ENFOLD_LONG=1           thousands of random networks in the place of hundreds, and all of ONNX's conformance tests; lints and
 #                         tests of the features that other sets of features contain
 # ENFOLD_ALLOW_NO_GPU=1   lets the GPU tests be skipped, with a count, where there is no adapter
-# ENFOLD_ALLOW_NO_PYTHON=1  lets the check by ONNX Runtime be skipped where its packages cannot be had
+# ENFOLD_ALLOW_NO_PYTHON=1  lets the checks by ONNX Runtime and ONNX's tests be skipped where their packages cannot be had
 # ENFOLD_ADAPTER=NAME     runs them on the adapter whose name contains NAME
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -80,10 +80,11 @@ if [ "${ENFOLD_LONG:-}" = 1 ]; then
     tests "without a GPU engine" cargo test --no-default-features --lib
 fi
 
-say "ONNX Runtime on exported models"
-# Its packages come from PyPI, into target/onnxruntime-venv.
+say "ONNX Runtime on exported models, and ONNX's own tests"
+# Their packages come from PyPI, into target/onnxruntime-venv.
 if python3 -c 'import venv, ensurepip' 2>/dev/null; then
     python3 tests/onnx/check_with_onnxruntime.py 2>&1 | tee -a "$log"
+    python3 tests/onnx/conformance.py 2>&1 | tee -a "$log"
 else
     echo "not checked with ONNX Runtime: python3 with venv is missing; on Debian, apt-get install python3-venv" | tee -a "$log"
 fi
@@ -105,6 +106,6 @@ fi
 say "counts"
 skipped=$(grep -c '^skipped, no adapter' "$log" || true)
 [ "$skipped" -eq 0 ] || echo "$skipped GPU tests skipped: no adapter"
-grep -E '^adapter: |^golden .* compared|^cases on |^hostile files|equal the interpreter|one step apart|central differences|^golden: |ONNX Runtime' "$log" || true
+grep -E '^adapter: |^golden .* compared|^cases on |^hostile files|equal the interpreter|one step apart|central differences|^golden: |ONNX Runtime|ONNX backend tests' "$log" || true
 awk '/^test result:/ { passed += $4; failed += $6; ignored += $8 }
      END { printf "%d tests passed, %d failed, %d ignored\n", passed, failed, ignored; exit failed > 0 || passed == 0 }' "$log"

@@ -19,44 +19,20 @@ weights quantize the floats to int8 on their own unless session.qdq_matmulnbits_
 
 import argparse
 import collections
-import hashlib
 import json
 import os
 import statistics
 import subprocess
 import sys
 import time
-import venv
-from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent.parent
+from environment import ROOT, in_venv
+
 MODELS = ROOT / "target" / "onnxruntime"
-VENV = ROOT / "target" / "onnxruntime-venv"
-REQUIREMENTS = HERE / "requirements.txt"
 
 # Without 8-bit weights, nothing saturates.
 FEW_BITS = ("float", "four_bits", "seven_bit_weights")
 FLOAT_TOLERANCE = 1e-4
-
-
-def in_venv():
-    """Goes on in a virtual environment that has the packages, which is made first if need be."""
-    python = VENV / "bin" / "python"
-    wanted = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()
-    stamp = VENV / "requirements.sha256"
-    if not stamp.exists() or stamp.read_text() != wanted:
-        try:
-            venv.create(VENV, clear=True, with_pip=True)
-            subprocess.run([python, "-m", "pip", "install", "--quiet", "-r", REQUIREMENTS], check=True)
-        except (OSError, subprocess.CalledProcessError) as error:
-            print(f"cannot install {REQUIREMENTS.relative_to(ROOT)}: {error}", file=sys.stderr)
-            if os.environ.get("ENFOLD_ALLOW_NO_PYTHON") == "1":
-                print("not checked with ONNX Runtime: no packages")
-                sys.exit(0)
-            sys.exit("set ENFOLD_ALLOW_NO_PYTHON=1 to do without this check")
-        stamp.write_text(wanted)
-    os.execv(python, [python, __file__, *sys.argv[1:], "--in-venv"])
 
 
 def session(model, settings):
@@ -304,7 +280,6 @@ def milliseconds(session, feed):
 
 def bench(turns):
     """Ours and theirs in turns, on the same two threads and model, so that both meet the same machine."""
-    sys.path.insert(0, str(HERE))
     import encoder
     import onnx
 
@@ -347,7 +322,7 @@ def main():
     parser.add_argument("--in-venv", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if not arguments.in_venv:
-        in_venv()
+        in_venv(__file__, "not checked with ONNX Runtime")
     if arguments.bench:
         bench(arguments.turns)
     else:
