@@ -2,8 +2,12 @@
 
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
+#[path = "../common/report.rs"]
+mod report;
+
 mod bench;
 mod calibrate;
+mod cases;
 mod compare;
 mod data;
 mod files;

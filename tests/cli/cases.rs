@@ -1,0 +1,209 @@
+//! Models after what users of inference engines met, each with the outputs that it must give; `tests/cases/README.md` says how they are
+//! written down. `ENFOLD_CASES_DIR` names another directory; a case that cannot be read is a failure.
+
+pub(crate) mod array;
+mod compare;
+mod hostile;
+mod watch;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use array::read_npz;
+use rayon::prelude::*;
+use serde_json::Value;
+use watch::watched;
+
+use crate::report::report;
+use crate::space::{Space, has_adapter};
+
+const DEVICES: [&str; 3] = ["reference", "cpu", "gpu"];
+
+/// Groups whose cases must hold.
+const COVERED: [&str; 12] = [
+    "softmax",
+    "nan",
+    "qdq",
+    "integers",
+    "shapes",
+    "unused-outputs",
+    "fp16",
+    "data",
+    "float",
+    "deep",
+    "quantize",
+    "fold",
+];
+
+/// Groups of operators and forms that are not imported.
+const GROUPS_NOT_YET_COVERED: [&str; 9] =
+    ["dynamic-int8", "qoperator", "int16", "codes", "ids", "contrib", "functions", "opset", "int4"];
+
+/// Cases of covered groups that need what is not imported.
+const CASES_NOT_YET_COVERED: [&str; 6] =
+    ["quantize-ties", "conv1x1", "einsum-linear", "topk-out", "slice-neg-step", "fakequant-decomposed"];
+
+/// The directory of the cases.
+fn root() -> PathBuf {
+    let ours = || Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases");
+    std::env::var_os("ENFOLD_CASES_DIR").map_or_else(ours, PathBuf::from)
+}
+
+/// Folders with a `case.json`, sorted by name, each with its description. Panics, which fails the test, for one that cannot be read.
+fn folders(root: &Path) -> Vec<(String, PathBuf, Value)> {
+    let entries = std::fs::read_dir(root).unwrap_or_else(|e| panic!("{}: {e}", root.display()));
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()).collect();
+    paths.sort();
+    let case = |path: PathBuf| {
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        let text = std::fs::read_to_string(path.join("case.json")).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let case: Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{name}: {e}"));
+        (name, path, case)
+    };
+    // Those of hostile files have rules of their own.
+    paths.into_iter().filter(|path| !path.ends_with("hostile")).map(case).collect()
+}
+
+/// The strings of a list.
+fn words(list: &Value) -> Vec<String> {
+    let items = list.as_array().into_iter().flatten();
+    items.map(|item| item.as_str().map_or_else(|| item.to_string(), str::to_owned)).collect()
+}
+
+/// The devices that a case names.
+fn devices(case: &Value) -> Vec<&'static str> {
+    let named = words(&case["devices"]);
+    assert!(named.iter().all(|name| DEVICES.contains(&name.as_str())), "devices {named:?} of {DEVICES:?}");
+    DEVICES.into_iter().filter(|device| named.iter().any(|name| name == device)).collect()
+}
+
+/// Whether Python, which makes files that are too big to keep, is there; that it is missing must be allowed.
+fn has_python() -> bool {
+    let there = Command::new("python3").arg("--version").stdout(Stdio::null()).status().is_ok_and(|s| s.success());
+    assert!(there || std::env::var("ENFOLD_ALLOW_NO_PYTHON").is_ok_and(|a| a == "1"), "python3 is missing");
+    there
+}
+
+/// What failed, each with its name.
+#[derive(Debug, Default)]
+struct Failures(Vec<String>);
+
+impl Failures {
+    fn add(&mut self, name: &str, result: Result<(), String>) {
+        self.0.extend(result.err().map(|error| format!("{name}: {error}")));
+    }
+
+    fn finish(&self) {
+        assert!(self.0.is_empty(), "{} fail:\n{}", self.0.len(), self.0.join("\n"));
+    }
+}
+
+/// Runs one case on one device.
+fn check(name: &str, folder: &Path, case: &Value, device: &str) -> Result<(), String> {
+    let space = Space::new(&format!("cases/{device}/{name}"));
+    let seconds = case["seconds"].as_u64().unwrap_or(60);
+    let enfold = |command: &str, model: &Path, arguments: &[String]| {
+        let mut run = space.command(command);
+        run.arg(model).args(arguments);
+        watched(run, &space.path(command), seconds).map(|watched| watched.ran)
+    };
+    let dims: Vec<String> = case["dims"]
+        .as_object()
+        .ok_or("no dims in case.json")?
+        .iter()
+        .flat_map(|(dim, value)| ["--dim".to_owned(), format!("{dim}={value}")])
+        .collect();
+    let (mut model, mut of_model) = (folder.join("model.onnx"), dims.clone());
+    if !case["quantize"].is_null() {
+        let quantized = space.path("quantized.enfold");
+        let in_folder =
+            |word: String| if folder.join(&word).is_file() { folder.join(word).display().to_string() } else { word };
+        let mut arguments: Vec<String> = words(&case["quantize"]).into_iter().map(in_folder).collect();
+        arguments.extend(["--output".to_owned(), quantized.display().to_string()]);
+        arguments.extend(dims);
+        let ran = enfold("quantize", &model, &arguments)?;
+        if ran.code != Some(0) {
+            return Err(format!("quantize ended with {ran:?}"));
+        }
+        (model, of_model) = (quantized, Vec::new());
+    }
+    let output = space.path("output.npz");
+    let mut arguments = of_model;
+    let (input, device) = (folder.join("input.npz").display().to_string(), device.to_owned());
+    arguments.extend(["--input".to_owned(), input, "--output".to_owned(), output.display().to_string()]);
+    arguments.extend(["--device".to_owned(), device]);
+    if let (Some(adapter), "gpu") = (adapter(), arguments[arguments.len() - 1].as_str()) {
+        arguments.extend(["--adapter".to_owned(), adapter]);
+    }
+    let ran = enfold("run", &model, &arguments)?;
+    if case["expect"] == "error" {
+        let missing: Vec<String> =
+            words(&case["mentions"]).into_iter().filter(|word| !ran.err.contains(word)).collect();
+        let refused = matches!(ran.code, Some(1 | 2)) && ran.err.lines().count() == 1 && missing.is_empty();
+        return if refused { Ok(()) } else { Err(format!("it must be refused, and mention {missing:?}: {ran:?}")) };
+    }
+    if ran.code != Some(0) {
+        return Err(format!("{ran:?}"));
+    }
+    compare::compare(case, &read_npz(&output)?, &read_npz(&folder.join("expected.npz"))?)
+}
+
+/// The adapter whose driver is tested, if one is named.
+fn adapter() -> Option<String> {
+    std::env::var("ENFOLD_ADAPTER").ok().filter(|name| !name.is_empty())
+}
+
+/// Whether a case must hold.
+fn is_covered(name: &str, case: &Value) -> bool {
+    let group = case["group"].as_str().unwrap_or_default();
+    let known = COVERED.contains(&group) || GROUPS_NOT_YET_COVERED.contains(&group);
+    assert!(known, "{name} is of the unknown group {group:?}");
+    COVERED.contains(&group) && !CASES_NOT_YET_COVERED.contains(&name)
+}
+
+fn hold_on(device: &str) {
+    let cases = folders(&root());
+    assert!(!cases.is_empty(), "no cases in {}", root().display());
+    let covered: Vec<_> = cases.iter().filter(|(name, _, case)| is_covered(name, case)).collect();
+    let of_device: Vec<_> = covered.iter().filter(|(_, _, case)| devices(case).contains(&device)).collect();
+    let results: Vec<_> =
+        of_device.par_iter().map(|(name, folder, case)| (name, check(name, folder, case, device))).collect();
+    let mut failures = Failures::default();
+    results.into_iter().for_each(|(name, result)| failures.add(name, result));
+    let not_yet = cases.len() - covered.len();
+    report(&format!(
+        "cases on {device}: {} compared, {} differ; {not_yet} cases not yet covered",
+        of_device.len(),
+        failures.0.len()
+    ));
+    failures.finish();
+}
+
+#[test]
+fn cases_hold_in_the_interpreter() {
+    hold_on("reference");
+}
+
+#[test]
+fn cases_hold_on_the_cpu() {
+    hold_on("cpu");
+}
+
+#[test]
+fn cases_hold_on_the_gpu() {
+    if has_adapter(&Space::new("cases/adapter")) {
+        hold_on("gpu");
+    }
+}
+
+/// What is listed exists, in our directory.
+#[test]
+fn cases_that_are_not_yet_covered_exist() {
+    let cases = folders(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases"));
+    for name in CASES_NOT_YET_COVERED {
+        assert!(cases.iter().any(|(case, ..)| case == name), "{name}");
+    }
+    for group in COVERED.into_iter().chain(GROUPS_NOT_YET_COVERED) {
+        assert!(cases.iter().any(|(_, _, case)| case["group"] == group), "{group}");
+    }
+}
