@@ -154,7 +154,11 @@ fn nodes() {
         ),
         row("the largest along the batch", node(Op::Max { axis: 0 }, &[f32s(&[3])]), &["y:", "batch"]),
         row("the largest of nothing", node(Op::Max { axis: 1 }, &[i8s(&[0, 3])]), &["y:", "length", "0", "1"]),
-        row("the largest id", node(Op::Max { axis: 1 }, &[acc()]), &["y:", "i32", "f32"]),
+        row(
+            "the largest of 64 bits",
+            node(Op::Max { axis: 1 }, &[(DType::I64, Shape::rows(3))]),
+            &["y:", "i64", "f32"],
+        ),
         row("one part to join", node(Op::Concat { axis: 1 }, &[f32s(&[3])]), &["y:", "1", "2"]),
         row("parts of two types", node(Op::Concat { axis: 1 }, &[f32s(&[3]), i8s(&[3])]), &["y:", "i8", "f32"]),
         row(
@@ -350,7 +354,7 @@ fn steps() {
             program(StepOp::Max { axis: 1 }, &[i8s(&[3, 2]), i8s(&[3])]),
             &["[rows, 3]"],
         ),
-        row("the largest id", program(StepOp::Max { axis: 1 }, &[ids(&[3]), ids(&[])]), &["v0", "I32", "F32"]),
+        row("the largest id", program(StepOp::Max { axis: 1 }, &[ids(&[3]), floats(&[])]), &["v1", "F32", "I32"]),
     ];
     covers!(
         table,

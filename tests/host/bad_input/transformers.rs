@@ -97,7 +97,7 @@ fn steps() {
         (div.clone(), vec![floats(&[3]), floats(&[1]), floats(&[3])]),
         (StepOp::ToFloat, vec![ids(&[3]), floats(&[3])]),
         (StepOp::ToInteger { to: U8 }, vec![floats(&[3]), ids(&[3])]),
-        (StepOp::SumInt32 { axis: 1 }, vec![ids(&[3, 2]), ids(&[3])]),
+        (StepOp::SumInt32 { axis: 1 }, vec![ids(&[3, 2]), ids(&[2])]),
         (less.clone(), vec![ids(&[3]), ids(&[1]), ids(&[3])]),
     ] {
         assert!(program(op.clone(), &values).is_ok(), "{op:?}");
