@@ -1,64 +1,60 @@
 //! What only the engine's own parts tell.
 
-use super::*;
-use crate::graph::{Graph, GraphBuilder, Op};
-use crate::lower::lower;
-use crate::qparams::QParams;
-use crate::tensor::{DType, Shape};
+use std::collections::HashSet;
 
-/// Layers that read the same weight, each from a constant of its own, but for the last one if it is `changed`.
-fn layers(int8: bool, changed: bool) -> Graph {
-    let mut g = GraphBuilder::new();
-    let dtype = if int8 { DType::I8 } else { DType::F32 };
-    let mut x = g.typed_input("x", Shape::rows(4), dtype).expect("an input");
-    for at in 0..16 {
-        let mut w: Vec<i8> = (0..16).map(|i| i * 7 % 11 - 5).collect();
-        w[3] += i8::from(changed && at == 15);
-        let mut constant = |what: &str, tensor: Tensor| g.constant(&format!("{what}{at}"), tensor).expect("a constant");
-        if !int8 {
-            let w = Tensor::from_f32(&[4, 4], w.iter().map(|&w| f32::from(w) * 0.1).collect()).expect("fits");
-            let w = constant("w", w);
-            x = g.linear_nodes(&format!("fc{at}"), x, w, None).expect("a layer");
-            continue;
+use super::*;
+use crate::program::{Step, Value, ValueType};
+use crate::qparams::QParams;
+use crate::tensor::Shape;
+
+/// Sixteen layers that read one weight, but for the last one if it is `changed`: of codes, or of floats.
+fn layers(int8: bool, changed: bool) -> Program {
+    let shared: Arc<[i8]> = vec![1; 16].into();
+    let floats = || Arc::new(Tensor::from_f32(&[4, 4], vec![0.5; 16]).expect("fits"));
+    let (value_type, qparams) = if int8 { (ValueType::I8, QParams::new(1.0, 0).ok()) } else { (ValueType::F32, None) };
+    let value = |name: String, shape, qparams| Value { name, value_type, shape, qparams };
+    let mut values: Vec<Value> = (0..17).map(|at| value(format!("x{at}"), Shape::rows(4), qparams)).collect();
+    let mut constants = Vec::new();
+    if !int8 {
+        for at in 0..2 {
+            values.push(value(format!("w{at}"), Shape::fixed(&[4, 4]), None));
+            constants.push((ValueId::new(17 + at), floats()));
         }
-        let w = constant("w", Tensor::from_i8(&[4, 4], w).expect("fits"));
-        let bias = constant("bias", Tensor::from_i32(&[4], vec![at; 4]).expect("fits"));
-        let factors = constant("factors", Tensor::from_f32(&[4], vec![0.1; 4]).expect("fits"));
-        let acc = g.node(&format!("fc{at}"), Op::IntegerLinear { fraction_bits: 0 }, &[x, w, bias]).expect("sums");
-        let qparams = QParams::new(1.0, 0).expect("valid");
-        x = g.node(&format!("y{at}"), Op::Requantize { qparams, lo: -128, hi: 127 }, &[acc, factors]).expect("codes");
     }
-    g.finish([x]).expect("a graph")
+    let step = |at: usize| {
+        let other = changed && at == 15;
+        let (x, y) = (ValueId::new(at), ValueId::new(at + 1));
+        let (op, inputs) = if int8 {
+            let (multiplier, zero_point) = (vec![0.1; 4].into(), 0);
+            let linear = QLinear {
+                weight: if other { vec![1; 16].into() } else { Arc::clone(&shared) },
+                n: 4,
+                k: 4,
+                bias: vec![at as i32; 4].into(),
+                fraction_bits: 0,
+                epilogue: Epilogue::Requantize { multiplier, zero_point, lo: -128, hi: 127 },
+            };
+            (StepOp::Linear(linear), vec![x])
+        } else {
+            (StepOp::Float(FloatOp::Linear), vec![x, ValueId::new(17 + usize::from(other))])
+        };
+        Step { name: format!("fc{at}"), op, inputs, output: y }
+    };
+    let steps = (0..16).map(step).collect();
+    Program::new(values, constants, vec![ValueId::new(0)], vec![ValueId::new(16)], steps).expect("valid")
 }
 
-/// In programs and in the engine: one weight, however many layers read it.
 #[test]
 fn a_weight_that_layers_share_is_packed_once() {
-    for (changed, expected) in [(false, 1), (true, 2)] {
-        let codes = lower(&layers(true, changed)).expect("lowered");
-        let of_program: std::collections::HashSet<*const i8> = codes
-            .steps()
-            .iter()
-            .filter_map(|step| match &step.op {
-                StepOp::Linear(linear) => Some(linear.weight.as_ptr()),
-                _ => None,
-            })
-            .collect();
-        assert_eq!(of_program.len(), expected);
-        let floats = lower(&layers(false, changed)).expect("lowered");
-        assert_eq!(floats.constants().len(), expected);
-        for program in [codes, floats] {
-            let engine = Engine::new(&program).expect("an engine");
-            let packed: std::collections::HashSet<*const ()> = engine
-                .weights
-                .iter()
-                .flatten()
-                .map(|weight| match weight {
-                    Weight::Int8(layer) => Arc::as_ptr(&layer.weight).cast(),
-                    Weight::F32(packed) => Arc::as_ptr(packed).cast(),
-                })
-                .collect();
-            assert_eq!(packed.len(), expected);
-        }
+    for (int8, changed, expected) in [(true, false, 1), (true, true, 2), (false, false, 1), (false, true, 2)] {
+        let engine = Engine::new(&layers(int8, changed)).expect("an engine");
+        let place = |weight: &Weight| -> *const () {
+            match weight {
+                Weight::Int8(layer) => Arc::as_ptr(&layer.weight).cast(),
+                Weight::F32(packed) => Arc::as_ptr(packed).cast(),
+            }
+        };
+        let places: HashSet<*const ()> = engine.weights.iter().flatten().map(place).collect();
+        assert_eq!(places.len(), expected, "int8: {int8}, changed: {changed}");
     }
 }

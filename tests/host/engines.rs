@@ -1,10 +1,14 @@
 //! The CPU engine against the interpreter, bit for bit, with every product.
 
 use enfold::cpu::{CpuError, Engine, Options, Product};
+use enfold::graph::Op;
 use enfold::interp::Interpreter;
 use enfold::lower::{LowerOptions, lower, lower_with};
+use enfold::program::{Step, StepOp};
+use enfold::qparams::QParams;
 use enfold::quantize::{ConvertOptions, QuantizationConfig, WgpuQuantizer, convert, prepare, reference};
-use enfold::{Graph, Tensor};
+use enfold::tensor::DType;
+use enfold::{Graph, GraphBuilder, Shape, Tensor};
 
 use crate::cases::{self, Case, Data, Ends, difference};
 use crate::nets::Net;
@@ -153,4 +157,68 @@ fn int8_inputs_and_outputs_chain() {
     assert_eq!(engine.run(&[&values[0]]).expect("run")[0], values[1]);
     let value = engine.program().value(engine.program().outputs()[0]);
     assert!(value.qparams.is_some(), "an int8 output says what its codes mean");
+}
+
+/// Layers that read the same weight, each from a constant of its own, but for the last one if it is `changed`.
+fn layers(int8: bool, changed: bool) -> Graph {
+    let mut g = GraphBuilder::new();
+    let dtype = if int8 { DType::I8 } else { DType::F32 };
+    let mut x = g.typed_input("x", Shape::rows(4), dtype).expect("an input");
+    for at in 0..16 {
+        let mut w: Vec<i8> = (0..16).map(|i| i * 7 % 11 - 5).collect();
+        w[3] += i8::from(changed && at == 15);
+        let mut constant = |what: &str, tensor: Tensor| g.constant(&format!("{what}{at}"), tensor).expect("a constant");
+        if !int8 {
+            let w = Tensor::from_f32(&[4, 4], w.iter().map(|&w| f32::from(w) * 0.1).collect()).expect("fits");
+            let w = constant("w", w);
+            x = g.linear_nodes(&format!("fc{at}"), x, w, None).expect("a layer");
+            continue;
+        }
+        let w = constant("w", Tensor::from_i8(&[4, 4], w).expect("fits"));
+        let bias = constant("bias", Tensor::from_i32(&[4], vec![at; 4]).expect("fits"));
+        let factors = constant("factors", Tensor::from_f32(&[4], vec![0.1; 4]).expect("fits"));
+        let acc = g.node(&format!("fc{at}"), Op::IntegerLinear { fraction_bits: 0 }, &[x, w, bias]).expect("sums");
+        let qparams = QParams::new(1.0, 0).expect("valid");
+        x = g.node(&format!("y{at}"), Op::Requantize { qparams, lo: -128, hi: 127 }, &[acc, factors]).expect("codes");
+    }
+    g.finish([x]).expect("a graph")
+}
+
+/// One weight in a program, however many constants hold it.
+#[test]
+fn weights_that_are_equal_are_one_in_a_program() {
+    for (changed, expected) in [(false, 1), (true, 2)] {
+        let weight = |step: &Step| match &step.op {
+            StepOp::Linear(linear) => Some(linear.weight.as_ptr()),
+            _ => None,
+        };
+        let codes = lower(&layers(true, changed)).expect("lowered");
+        let of_codes: std::collections::HashSet<*const i8> = codes.steps().iter().filter_map(weight).collect();
+        let floats = lower(&layers(false, changed)).expect("lowered");
+        assert_eq!((of_codes.len(), floats.constants().len()), (expected, expected));
+    }
+}
+
+/// Errors about an output call it as the caller does, whatever node computes it.
+#[test]
+fn outputs_have_the_names_that_callers_know() {
+    let mut g = GraphBuilder::new();
+    let x = g.input("x", Shape::rows(4)).expect("an input");
+    let w = Tensor::from_f32(&[2, 4], vec![0.5; 8]).expect("fits");
+    let y = g.linear("fc", x, w, None).expect("a layer");
+    let z = g.relu("relu", y).expect("a relu");
+    let named = [(x, "same".to_owned()), (z, "logits".to_owned())];
+    let float = g.finish_named(named).expect("a graph");
+    let mut prepared =
+        prepare(&float, &WgpuQuantizer::new().set_global(QuantizationConfig::symmetric())).expect("prepared");
+    prepared.observe(&[Tensor::from_f32(&[1, 4], vec![1.0; 4]).expect("fits")]).expect("observed");
+    let integers = reference(&convert(&prepared, &ConvertOptions::default()).expect("converted")).expect("integers");
+    for graph in [&float, &integers] {
+        for f16_outputs in [false, true] {
+            let options = LowerOptions { f16_outputs, ..LowerOptions::default() };
+            let program = lower_with(graph, &options).expect("lowered");
+            let names: Vec<&str> = program.outputs().iter().map(|&id| program.value(id).name.as_str()).collect();
+            assert_eq!(names, ["same", "logits"], "{f16_outputs}\n{program}");
+        }
+    }
 }

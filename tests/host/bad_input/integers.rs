@@ -454,3 +454,24 @@ fn outputs_without_steps() {
     ];
     check(table);
 }
+
+/// A weight of i32 codes, which a file may hold: no integer layer reads it, so it stays float, with its bias.
+#[test]
+fn weights_of_wide_codes_stay_float() {
+    use enfold::qparams::TensorQParams;
+    let per_tensor = || TensorQParams::PerTensor(unit());
+    let graph = built(|g| {
+        let x = g.input("x", Shape::rows(2))?;
+        let q = g.node("q", Op::Quantize { qparams: per_tensor(), range: QuantRange::INT8 }, &[x])?;
+        let dq = g.node("dq", Op::Dequantize { qparams: per_tensor() }, &[q])?;
+        let w = g.constant("w", Tensor::from_i32(&[1, 2], vec![300, -2]).expect("fits"))?;
+        let w = g.node("dw", Op::Dequantize { qparams: per_tensor() }, &[w])?;
+        let b = g.constant("b", f32s(&[1], 0.5))?;
+        g.linear_nodes("fc", dq, w, Some(b))
+    });
+    let integers = enfold::quantize::reference(&graph.expect("a graph")).expect("rewritten");
+    let reasons: Vec<String> = integers.summary().float.iter().map(ToString::to_string).collect();
+    assert!(reasons.iter().any(|reason| reason.contains("fc") && reason.contains("i32 codes")), "{reasons:?}");
+    let y = enfold::interp::Interpreter::new(&integers).run(&[f32s(&[1, 2], 1.0)]).expect("run");
+    assert_eq!(y[0].as_f32(), Some(&[298.5][..]));
+}
