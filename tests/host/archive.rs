@@ -250,6 +250,32 @@ fn a_planted_link_is_not_followed() {
     assert!(error.contains("zero.enfold") && error.contains("a device"), "{error}");
 }
 
+/// The test runs itself again where no file may be longer than a block, which is as good as a full disk.
+#[test]
+#[cfg(unix)]
+fn a_full_disk_leaves_what_was_there() {
+    const FOLDER: &str = "ENFOLD_TEST_FULL_DISK";
+    if let Some(folder) = std::env::var_os(FOLDER) {
+        let path = std::path::Path::new(&folder).join("m.enfold");
+        assert!(matches!(archive::save(prepared(0).0.graph(), path), Err(ArchiveError::Io { .. })));
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("m.enfold");
+    archive::save(&small(), &path).expect("saved");
+    let test = std::env::current_exe().expect("this test");
+    let limited = std::process::Command::new("sh")
+        .args(["-c", "trap '' XFSZ; ulimit -f 1; exec \"$@\"", "sh"])
+        .arg(test)
+        .args(["--exact", "archive::a_full_disk_leaves_what_was_there"])
+        .env(FOLDER, folder.path())
+        .output()
+        .expect("a shell");
+    assert!(limited.status.success(), "{}", String::from_utf8_lossy(&limited.stdout));
+    assert_eq!(archive::load(&path).expect("loaded"), small());
+    assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 1);
+}
+
 /// A header may name one tensor as often as it likes: in memory it is once, as it was when it was saved.
 #[test]
 fn a_tensor_is_in_memory_once() {
