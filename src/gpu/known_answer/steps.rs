@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::numerics::{self, AddMultipliers, BinaryOp, UnaryOp};
+use crate::numerics::{self, AddMultipliers, BinaryOp, Int32Op, IntegerType, UnaryOp};
 use crate::program::{
     Epilogue, FloatOp, Program, ProgramError, QAdd, QLinear, QMatMul, QMul, Step, StepOp, Value, ValueId, ValueType,
 };
@@ -24,6 +24,7 @@ pub(in crate::gpu) enum Family {
     Dynamic,
     Move,
     Max,
+    Integers,
     ToFloat,
     Gather,
     Half,
@@ -34,7 +35,7 @@ pub(in crate::gpu) enum Family {
 
 impl Family {
     #[cfg(test)]
-    pub(super) const ALL: [Self; 14] = [
+    pub(super) const ALL: [Self; 15] = [
         Self::Add,
         Self::Mul,
         Self::Table,
@@ -43,6 +44,7 @@ impl Family {
         Self::Dynamic,
         Self::Move,
         Self::Max,
+        Self::Integers,
         Self::ToFloat,
         Self::Gather,
         Self::Half,
@@ -69,6 +71,7 @@ impl Family {
             StepOp::ToHalf => Self::Half,
             StepOp::Concat { .. } | StepOp::Reshape | StepOp::Transpose { .. } | StepOp::Slice { .. } => Self::Move,
             StepOp::ToFloat => Self::ToFloat,
+            StepOp::ToInteger { .. } | StepOp::Int32 { .. } | StepOp::SumInt32 { .. } => Self::Integers,
             StepOp::Max { .. } => Self::Max,
             StepOp::Gather => Self::Gather,
             StepOp::Float(FloatOp::Binary(_) | FloatOp::Clamp { .. } | FloatOp::Keep { .. }) => Self::Choose,
@@ -94,6 +97,7 @@ impl Family {
             Self::Dynamic => dynamic(&mut case),
             Self::Move => moves(&mut case),
             Self::Max => max(&mut case),
+            Self::Integers => integers(&mut case),
             Self::ToFloat => to_float(&mut case),
             Self::Gather => gather(&mut case),
             Self::Half => half(&mut case),
@@ -436,11 +440,42 @@ fn max(case: &mut Maker) {
     let place = |i: usize, row: usize| i / COLS * 3 * COLS + row * COLS + i % COLS;
     let largest = |i: usize| [0, 1, 2].map(|row| code(place(i, row), 0)).into_iter().max().unwrap_or(0);
     case.output("max_i8_i8", StepOp::Max { axis: 1 }, &[x], tensor(&[ROWS, COLS], largest));
+    let integers = case.input(tensor(&WIDE, integer));
+    let largest = |i: usize| [0, 1, 2].map(|row| integer(place(i, row))).into_iter().max().unwrap_or(0);
+    case.output("max_i32_i32", StepOp::Max { axis: 1 }, &[integers], tensor(&[ROWS, COLS], largest));
     // Each with each; a row of the lowest has no other largest.
     let pair = |i: usize| special(if i.is_multiple_of(2) { i / 24 } else { i / 2 });
     let floats = case.input(tensor(&[ROWS, 144, 2], pair));
     let larger = |i: usize| numerics::maximum(pair(2 * i), pair(2 * i + 1));
     case.output("max_f32_f32", StepOp::Max { axis: 2 }, &[floats], tensor(&[ROWS, 144], larger));
+}
+
+/// Integers of all magnitudes, and the ends.
+fn integer(i: usize) -> i32 {
+    match i % 16 {
+        0 => i32::MIN,
+        1 => i32::MAX,
+        _ => (i as i32).wrapping_mul(-1_640_531_527) >> (i % 29),
+    }
+}
+
+fn integers(case: &mut Maker) {
+    let x = case.input(tensor(&WIDE, integer));
+    let column = case.input(tensor(&COLUMN, |i| [3, -1, i32::MIN, i32::MAX][i % 4]));
+    for op in Int32Op::ALL {
+        let of = |i: usize| op.eval(integer(i), [3, -1, i32::MIN, i32::MAX][i / COLS % 4], false).unwrap_or(0);
+        let step = StepOp::Int32 { op, checked: false };
+        case.output("int32_i32_i32", step, &[x, column], tensor(&WIDE, of));
+    }
+    let floats = case.input(tensor(&WIDE, |i| integer(i) as f32 / 4096.0));
+    for to in IntegerType::ALL {
+        case.output("to_integer", StepOp::ToInteger { to }, &[x], tensor(&WIDE, |i| to.wrap(integer(i))));
+        let of = |i: usize| to.wrap(numerics::truncate(integer(i) as f32 / 4096.0).unwrap_or(0));
+        case.output("to_integer", StepOp::ToInteger { to }, &[floats], tensor(&WIDE, of));
+    }
+    let rows = |i: usize| [0, 1, 2].map(|row| integer(i / COLS * 3 * COLS + row * COLS + i % COLS));
+    let sum = |i: usize| rows(i).into_iter().fold(0i32, i32::wrapping_add);
+    case.output("sum_i32_i32", StepOp::SumInt32 { axis: 1 }, &[x], tensor(&[ROWS, COLS], sum));
 }
 
 fn to_float(case: &mut Maker) {

@@ -5,7 +5,7 @@
 
 use super::elementwise::Join;
 use super::{Call, Importer, Kind, Run, Value, Values, one};
-use crate::graph::{Int32Op, IntegerType, NodeId, Op, UnaryOp};
+use crate::graph::{BinaryOp, Int32Op, IntegerType, NodeId, Op, UnaryOp};
 use crate::onnx::host::{Data, broadcast};
 use crate::onnx::integers::{held, is_integer, range};
 use crate::onnx::proto::data_type as ty;
@@ -102,8 +102,9 @@ impl Importer {
             Join::Sub => Int32Op::Sub,
             Join::Mul => Int32Op::Mul,
             Join::Div => Int32Op::Div,
-            Join::Min => Int32Op::Min,
-            Join::Max => Int32Op::Max,
+            Join::Binary(BinaryOp::Minimum) => Int32Op::Min,
+            Join::Binary(BinaryOp::Maximum) => Int32Op::Max,
+            Join::Binary(other) => return Err(format!("{other:?} is no arithmetic of integers")),
         };
         if let "Sum" | "Mean" = call.node.op_type.as_str() {
             return Err(format!("it is not defined for {}", type_name(data_type)));
