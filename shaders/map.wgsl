@@ -107,6 +107,13 @@ fn to_integer(thread: Thread) {
     y[e.y] = select(bits >> params.shift, bitcast<u32>(bitcast<i32>(bits) >> params.shift), params.relu == 1u);
 }
 
+// The quotient toward 0. What a device makes of a division by 0, or of the least number by -1, is not relied on: the first gives
+// the dividend, the second wraps around.
+fn divided(left: i32, right: i32) -> i32 {
+    let quotient = left / select(right, 1, right == 0 || right == -1);
+    return select(quotient, -left, right == -1);
+}
+
 // Arithmetic of integers, as Int32Op counts it.
 @compute @workgroup_size(64)
 fn int32_i32_i32(thread: Thread) {
@@ -121,7 +128,7 @@ fn int32_i32_i32(thread: Thread) {
         case 0u: { result = left + right; }
         case 1u: { result = left - right; }
         case 2u: { result = left * right; }
-        case 3u: { result = left / right; }
+        case 3u: { result = divided(left, right); }
         case 4u: { result = min(left, right); }
         case 5u: { result = max(left, right); }
         case 6u: { result = i32(left == right); }

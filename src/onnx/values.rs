@@ -166,14 +166,14 @@ impl Importer {
         let run = self.run(value)?;
         match run.kind {
             Kind::Float | Kind::Bool => Ok(run),
-            Kind::Int(ty::BOOL) => self.to_float(call, value),
+            Kind::Int(ty::BOOL) => self.as_float(call, value),
             Kind::Int(data_type) => Err(format!("it is not supported for {} at run time", type_name(data_type))),
             Kind::Codes { .. } => Err("it computes on codes of quantized values".to_owned()),
         }
     }
 
     /// A value as floats: integers are converted, to nearest.
-    pub(super) fn to_float(&mut self, call: &Call<'_>, value: &Value) -> Result<Run, String> {
+    pub(super) fn as_float(&mut self, call: &Call<'_>, value: &Value) -> Result<Run, String> {
         let run = self.run(value)?;
         let Kind::Int(data_type) = run.kind else { return self.float(call, value) };
         let id = self.draft.add(&call.part("float"), Op::ToFloat, &[run.id])?;

@@ -27,7 +27,7 @@ impl Exporter<'_> {
     }
 
     /// A cast to the type and back to int32; floats are made int32 first, since a cast from what a type does not hold is undefined.
-    pub(super) fn to_integer(&mut self, node: &Node, to: IntegerType, x: &str, output: &str) {
+    pub(super) fn cast_to(&mut self, node: &Node, to: IntegerType, x: &str, output: &str) {
         let narrow = match to {
             IntegerType::I8 => ty::INT8,
             IntegerType::U8 => ty::UINT8,

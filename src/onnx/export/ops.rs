@@ -198,7 +198,7 @@ impl<'g> Exporter<'g> {
             Op::ToFloat => {
                 self.writer.node("Cast", name, inputs, output, vec![int_attribute("to", data_type::FLOAT.into())]);
             }
-            Op::ToInteger { to } => self.to_integer(node, *to, x, output),
+            Op::ToInteger { to } => self.cast_to(node, *to, x, output),
             Op::Int32 { op, .. } => self.int32(*op, name, inputs, output),
             Op::Reshape { .. } | Op::Flatten { .. } => self.reshape(name, x, &node.shape, output),
             Op::Transpose { perm } => {

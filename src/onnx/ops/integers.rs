@@ -300,7 +300,7 @@ impl Importer {
     }
 
     /// A value as integers of a type.
-    pub(super) fn to_integers(&mut self, call: &Call<'_>, to: i32) -> Values {
+    pub(super) fn as_integers(&mut self, call: &Call<'_>, to: i32) -> Values {
         let x = self.run(call.input(0)?)?;
         let kind = Kind::Int(to);
         let from = match x.kind {

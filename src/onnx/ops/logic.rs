@@ -98,14 +98,14 @@ impl Importer {
         };
         match to {
             ty::FLOAT | ty::DOUBLE | ty::FLOAT16 | ty::BFLOAT16 => {
-                let x = self.to_float(call, call.input(0)?)?;
+                let x = self.as_float(call, call.input(0)?)?;
                 one(Run { kind: Kind::Float, ..x })
             }
             ty::BOOL => {
                 let x = self.boolean(call, call.input(0)?)?;
                 one(x)
             }
-            to if is_integer(to) => self.to_integers(call, to),
+            to if is_integer(to) => self.as_integers(call, to),
             other => Err(format!("it casts to {}", type_name(other))),
         }
     }

@@ -35,7 +35,7 @@ impl Importer {
         if !matches!(x, Value::Run(_)) {
             return self.quantize_known(call, data_type, range, &parameters);
         }
-        let x = self.to_float(call, x)?;
+        let x = self.as_float(call, x)?;
         let qparams = self.run_qparams(x, &parameters)?;
         let id = self.draft.add(&call.name, Op::Quantize { qparams, range }, &[x.id])?;
         one(Run { id, kind: Kind::Codes { unsigned: data_type == ty::UINT8 }, ..x })
