@@ -1,7 +1,7 @@
 //! A program on a device: its weights, uploaded once.
 
 use std::borrow::Borrow;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use wgpu::BufferUsages;
 
@@ -104,7 +104,7 @@ impl Model {
     /// Bytes that weights, biases, multipliers and other constants take on the device, padding included.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
-        let mut all: HashSet<&wgpu::Buffer> = self.constants.iter().collect();
+        let mut all: Vec<&wgpu::Buffer> = self.constants.iter().collect();
         for step in &self.of_steps {
             match step {
                 OfStep::Nothing => {}
@@ -113,6 +113,8 @@ impl Model {
             }
         }
         // Layers may share weights.
+        all.sort_unstable();
+        all.dedup();
         all.into_iter().map(wgpu::Buffer::size).sum()
     }
 

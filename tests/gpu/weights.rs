@@ -85,7 +85,7 @@ fn shared_weights_are_uploaded_once() {
             let mut constant = |what: &str, tensor| g.constant(&format!("{what}{at}"), tensor).expect("a constant");
             let codes = (0..256 * 256).map(|i| ((i + seed) * 37 % 101) as i8).collect();
             let w = constant("w", Tensor::from_i8(&[256, 256], codes).expect("fits"));
-            let bias = constant("bias", Tensor::from_i32(&[256], vec![at as i32; 256]).expect("fits"));
+            let bias = constant("bias", Tensor::from_i32(&[256], vec![at; 256]).expect("fits"));
             let factors = constant("factors", Tensor::from_f32(&[256], vec![1e-4; 256]).expect("fits"));
             let acc = g.node(&format!("fc{at}"), Op::IntegerLinear { fraction_bits: 0 }, &[x, w, bias]).expect("sums");
             let op = Op::Requantize { qparams: QParams::new(1.0, 0).expect("valid"), lo: -128, hi: 127 };
