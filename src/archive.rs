@@ -39,8 +39,8 @@ use crate::quantize::archived::{Histogram, Histograms, Observer, Parts, State, i
 use crate::quantize::{PreparedGraph, QuantizationSpec};
 
 /// The format that this version writes, and the newest that it reads. Since format 2, codes of few bits are packed, and products
-/// of two activations may be dynamic.
-pub const FORMAT: u32 = 2;
+/// of two activations may be dynamic; since format 3, there are comparisons of two values and arithmetic of integers.
+pub const FORMAT: u32 = 3;
 
 /// The metadata key of the header.
 const KEY: &str = "enfold";

@@ -36,8 +36,9 @@
 //!
 //! Only the leading dimension, `rows`, varies at run time. What has no integer form runs as float steps and is listed by
 //! [`Graph::summary`], with the reason; [`lower`](lower::lower) refuses by name what no step computes: values of i64 other than
-//! constants, batch norms whose statistics are not constants, and graphs that are still being calibrated. The sum of a layer must fit `i32` (equation 4): at full weights, K up to
-//! 131,071; of a product of two activations, K up to 33,025 (equation 9); else it stays float.
+//! constants, batch norms whose statistics are not constants, and graphs that are still being calibrated. The sum of a layer must
+//! fit `i32` (equation 4): at full weights, K up to 131,071; of a product of two activations, K up to 33,025 (equation 9); else it
+//! stays float.
 //!
 //! # Features
 //!

@@ -8,8 +8,9 @@
 //!
 //! # Dimensions
 //! A dimension that the model names (`batch`, `seq`) is given a length by [`ImportOptions::dim`]; one without a name is called
-//! `{input}.{axis}`, and so is one of length 0 or −1, which old files have instead, or called `?`. One that leads all inputs that have it may be left out: it becomes `rows`, which varies at run time. All
-//! others must be given. A model that moves the batch or merges it with another axis in a way that a graph cannot express needs
+//! `{input}.{axis}`, and so is one of length −1, which old files have instead, or called `?`; one of length 0 is refused unless it
+//! is given a length by that name. One that leads all inputs that have it may be left out: it becomes `rows`, which varies at run
+//! time. All others must be given. A model that moves the batch or merges it with another axis in a way that a graph cannot express needs
 //! that length too; the error says so.
 //!
 //! # Numbers
@@ -17,9 +18,9 @@
 //! hold more than `f32`. Integers are `i32`, and what is computed of them is exact: types of up to 32 bits wrap around, quotients
 //! lose their fraction. Of wider types and `uint32`, results that `i32` does not hold are an error on interpreter and CPU, as
 //! inputs that do not fit are, and wrap around on a GPU. What has no integer form is refused: no integer becomes a float but by a
-//! cast. Booleans that are computed at run time are floats, 0 and 1. Comparisons of floats at run time are made of
-//! differences: a NaN is equal to everything there and neither greater nor less, `Max` and `Min` of two values take the second if
-//! either is NaN, and a NaN as a boolean is true. `Where` chooses: nothing of the branch not taken shows.
+//! cast. Booleans that are computed at run time are floats, 0 and 1. Comparisons and choices follow IEEE 754: a NaN
+//! is equal to nothing, itself included, and neither greater nor less; `Max` and `Min` are NaN if either value is; a NaN as a
+//! boolean is true. `Where` chooses: nothing of the branch not taken shows.
 //!
 //! # Names
 //! A layer is called as the module that its weight or bias belongs to (`encoder.layer.0.attention.self.query` for a parameter

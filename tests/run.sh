@@ -82,12 +82,9 @@ fi
 
 say "ONNX Runtime on exported models, and ONNX's own tests"
 # Their packages come from PyPI, into target/onnxruntime-venv.
-if python3 -c 'import venv, ensurepip' 2>/dev/null; then
-    python3 tests/onnx/check_with_onnxruntime.py 2>&1 | tee -a "$log"
-    python3 tests/onnx/conformance.py 2>&1 | tee -a "$log"
-else
-    echo "not checked with ONNX Runtime: python3 with venv is missing; on Debian, apt-get install python3-venv" | tee -a "$log"
-fi
+python3 -c 'import venv, ensurepip' 2>/dev/null || install python3 python3-venv
+python3 tests/onnx/check_with_onnxruntime.py 2>&1 | tee -a "$log"
+python3 tests/onnx/conformance.py 2>&1 | tee -a "$log"
 
 if [ "${CI:-}" = true ]; then
     # What depends on the engine's own bookkeeping, not on a driver, has been tested on the first; so have thousands of networks and

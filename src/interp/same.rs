@@ -1,7 +1,6 @@
 //! Constants that several nodes compute alike: layers that share a weight quantize it each for itself.
 
 use std::collections::HashMap;
-use std::mem::discriminant;
 
 use crate::graph::{Graph, NodeId, Op};
 use crate::tensor::Contents;
@@ -9,19 +8,15 @@ use crate::tensor::Contents;
 /// Per node, the first node that has the same value, of those that depend on constants only (`constant`); itself for others.
 pub(super) fn constants(graph: &Graph, constant: &[bool]) -> Vec<NodeId> {
     let mut contents = Contents::default();
-    let mut computed: HashMap<_, Vec<NodeId>> = HashMap::new();
+    let mut computed: HashMap<(String, Vec<NodeId>), NodeId> = HashMap::new();
     let mut same: Vec<NodeId> = Vec::with_capacity(constant.len());
     for (id, node) in graph.iter() {
         let first = match &node.op {
             Op::Constant(tensor) => NodeId::new(contents.first(tensor, id.index()).1),
             op if constant[id.index()] => {
                 let inputs: Vec<NodeId> = node.inputs.iter().map(|input| same[input.index()]).collect();
-                let alike = computed.entry((discriminant(op), inputs)).or_default();
-                let first = alike.iter().copied().find(|&other| graph.node(other).op == *op);
-                first.unwrap_or_else(|| {
-                    alike.push(id);
-                    id
-                })
+                // With all parameters, so that many parts of one constant are told apart at once.
+                *computed.entry((format!("{op:?}"), inputs)).or_insert(id)
             }
             _ => id,
         };

@@ -121,7 +121,8 @@ fn lengths_of(input: &ValueInfoProto, given: &BTreeMap<String, usize>) -> Result
             Err(refuse(
                 input,
                 format!(
-                    "axis {axis} has length 0, so that it holds nothing; if that stands for any length, give one, as in {name}=8"
+                    "axis {axis} has length 0, so that it holds nothing; if that stands for any length, give the dimension \
+                     {name} one"
                 ),
             ))
         }

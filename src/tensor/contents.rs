@@ -9,18 +9,26 @@ use super::Tensor;
 /// Tensors that were seen, each with the number of the first one that is equal to it.
 #[derive(Debug, Default)]
 pub(crate) struct Contents {
-    by_hash: HashMap<u64, Vec<(Arc<Tensor>, usize)>>,
+    /// The first tensor of each hash of parts.
+    firsts: HashMap<u64, (Arc<Tensor>, usize)>,
+    /// Those whose parts are another's, by the hash of all that they hold: most tensors never need it.
+    others: HashMap<u64, Vec<(Arc<Tensor>, usize)>>,
 }
 
 impl Contents {
     /// The first tensor that was seen of the same type, shape and bits, and its number; `tensor` and `number` if there is none.
     pub(crate) fn first(&mut self, tensor: &Arc<Tensor>, number: usize) -> (Arc<Tensor>, usize) {
-        let seen = self.by_hash.entry(hash(tensor)).or_default();
-        if let Some((first, number)) = seen.iter().find(|(first, _)| is_equal(first, tensor)) {
-            return (Arc::clone(first), *number);
+        let new = || (Arc::clone(tensor), number);
+        let first = self.firsts.entry(hash_of_parts(tensor)).or_insert_with(new);
+        if is_equal(&first.0, tensor) {
+            return first.clone();
         }
-        seen.push((Arc::clone(tensor), number));
-        (Arc::clone(tensor), number)
+        let seen = self.others.entry(hash_of_all(tensor)).or_default();
+        if let Some(first) = seen.iter().find(|(first, _)| is_equal(first, tensor)) {
+            return first.clone();
+        }
+        seen.push(new());
+        new()
     }
 }
 
@@ -29,20 +37,30 @@ fn is_equal(a: &Arc<Tensor>, b: &Arc<Tensor>) -> bool {
     Arc::ptr_eq(a, b) || a.dtype() == b.dtype() && a.shape() == b.shape() && a.bytes() == b.bytes()
 }
 
-/// Of all of a small tensor and of parts of a large one, which are compared in full anyway.
-fn hash(tensor: &Tensor) -> u64 {
+/// Of all of a small tensor and of parts of a large one.
+fn hash_of_parts(tensor: &Tensor) -> u64 {
     const PART: usize = 1 << 12;
     const PARTS: usize = 16;
-    let mut hasher = DefaultHasher::new();
-    (tensor.dtype(), tensor.shape()).hash(&mut hasher);
     let bytes = tensor.bytes();
     if bytes.len() <= PART * PARTS {
-        bytes.hash(&mut hasher);
-    } else {
-        let step = (bytes.len() - PART) / (PARTS - 1);
-        (0..PARTS).for_each(|part| bytes[part * step..][..PART].hash(&mut hasher));
+        return hash_of_all(tensor);
     }
+    let mut hasher = hasher_of(tensor);
+    let step = (bytes.len() - PART) / (PARTS - 1);
+    (0..PARTS).for_each(|part| bytes[part * step..][..PART].hash(&mut hasher));
     hasher.finish()
+}
+
+fn hash_of_all(tensor: &Tensor) -> u64 {
+    let mut hasher = hasher_of(tensor);
+    tensor.bytes().hash(&mut hasher);
+    hasher.finish()
+}
+
+fn hasher_of(tensor: &Tensor) -> DefaultHasher {
+    let mut hasher = DefaultHasher::new();
+    (tensor.dtype(), tensor.shape()).hash(&mut hasher);
+    hasher
 }
 
 #[cfg(test)]

@@ -140,7 +140,7 @@ fn wrong_files_are_refused_by_name() {
     let graph = |from: &str, to: &str| archive::from_bytes(&edited(&good, from, to)).expect_err(from);
     let state = |from: &str, to: &str| archive::prepared_from_bytes(&edited(&good_prepared, from, to)).expect_err(from);
     let table: Vec<(&str, ArchiveError, &[&str])> = vec![
-        ("a newer format", graph("\"format\":2", "\"format\":3,\"new\":1"), &["format 3", "up to 2"]),
+        ("a newer format", graph("\"format\":3", "\"format\":4,\"new\":1"), &["format 4", "up to 3"]),
         ("an unknown op", graph("\"linear\"", "\"convolution\""), &["convolution"]),
         ("an unknown function", graph("{\"unary\":\"relu\"}", "{\"unary\":\"gulp\"}"), &["relu", "gulp"]),
         ("a name that repeats", graph("\"name\":\"relu\"", "\"name\":\"fc\""), &["two nodes", "fc"]),
@@ -157,7 +157,7 @@ fn wrong_files_are_refused_by_name() {
         ("other dimensions", graph("\"dims\":[4]", "\"dims\":[5]"), &["fc", "5", "4"]),
         ("an unknown type", graph("\"dtype\":\"f32\"", "\"dtype\":\"f64\""), &["x", "f64"]),
         ("a missing tensor", graph("{\"constant\":\"tensor.0\"}", "{\"constant\":\"tensor.7\"}"), &["tensor.7"]),
-        ("a header that is no JSON", graph("{\"format\":2,", "{\"format\":2"), &["header"]),
+        ("a header that is no JSON", graph("{\"format\":3,", "{\"format\":3"), &["header"]),
         ("an observer that does not exist", state("{\"observe\":1}", "{\"observe\":40}"), &["40", "3"]),
         ("one observer too many", state("{\"observe\":1}", "{\"observe\":3}"), &["3", "there are 3"]),
         ("an impossible range of codes", state("\"range\":[-128,127]", "\"range\":[-300,127]"), &["observer", "-300"]),

@@ -47,8 +47,7 @@ fn lengths_of_0_and_less_have_no_name() {
     // One of length 0 is an axis without elements, as caches are exported, unless the caller says that it is not.
     let build = Build::new(17).input("x", &["-1", "0", "2"]).node("Relu", "x", "y").output("y");
     let e = build.import(&[]).expect_err("no elements").to_string();
-    let expected =
-        "input x: axis 1 has length 0, so that it holds nothing; if that stands for any length, give one, as in x.1=8";
+    let expected = "input x: axis 1 has length 0, so that it holds nothing; if that stands for any length, give the dimension x.1 one";
     assert_eq!(e, expected);
     let graph = build.done(&[("x.1", 3)]);
     assert_eq!(graph.node(graph.outputs()[0]).shape.to_string(), "[rows, 3, 2]");

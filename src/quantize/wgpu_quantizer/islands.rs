@@ -3,8 +3,8 @@
 use super::super::annotation::Annotations;
 use crate::graph::{Graph, NodeId, Op};
 
-/// Takes back the annotations of what no integer node reads or has computed for the caller, except those that were `there` before: a sum or product stays float, a
-/// layer keeps its int8 weight and gets a float output.
+/// Takes back the annotations of what no integer node reads or has computed for the caller, except those that were `there`
+/// before: a sum or product stays float, a layer keeps its int8 weight and gets a float output.
 pub(super) fn keep_float(graph: &Graph, annotations: &mut Annotations, there: &[bool]) {
     // Whether a node's result is wanted as codes; readers come later in the graph, so they have said so first. An output is, if
     // integer nodes have computed it: what only passes through, such as a cache that is joined with new rows, is the caller's
