@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use super::{Graph, GraphError, Node, NodeId, Op, UnaryOp, infer};
+use super::{DeclaredTypes, Graph, GraphError, Node, NodeId, Op, UnaryOp, infer};
 use crate::tensor::{DType, Shape, Tensor};
 
 /// Builds a float [`Graph`] node by node; every call checks names, shapes and types.
@@ -25,6 +25,7 @@ pub struct GraphBuilder {
     names: HashSet<String>,
     inputs: Vec<NodeId>,
     modules: BTreeMap<String, String>,
+    declared: DeclaredTypes,
 }
 
 /// # Errors
@@ -283,9 +284,15 @@ impl GraphBuilder {
     fn finish_parts(self, outputs: Vec<NodeId>, names: Vec<String>) -> Result<Graph, GraphError> {
         let modules = Arc::new(self.modules);
         let output_names = names.into();
-        let graph = Graph { nodes: self.nodes.into(), inputs: self.inputs, outputs, output_names, modules };
+        let declared = Arc::new(self.declared);
+        let graph = Graph { nodes: self.nodes.into(), inputs: self.inputs, outputs, output_names, modules, declared };
         graph.verify()?;
         Ok(graph)
+    }
+
+    /// Sets the types that inputs and outputs have in a file.
+    pub(crate) fn declare(&mut self, declared: DeclaredTypes) {
+        self.declared = declared;
     }
 
     /// Sets what a file knows of the node added last.
