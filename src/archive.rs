@@ -33,7 +33,7 @@ use self::observers::{HistogramRecord, ObserverRecord, PreparedRecord, SpecRecor
 use self::record::{Context, Header, NodeRecord, OpRecord, QParamsRecord, Version};
 use self::tensors::{Reader, Writer};
 use crate::files;
-use crate::graph::{Graph, GraphBuilder, GraphError, NodeId, ObserverId, Op};
+use crate::graph::{DeclaredTypes, Graph, GraphBuilder, GraphError, NodeId, ObserverId, Op};
 use crate::kernels::Range;
 use crate::quantize::archived::{Histogram, Histograms, Observer, Parts, State, in_order};
 use crate::quantize::{PreparedGraph, QuantizationSpec};
@@ -264,7 +264,9 @@ fn header(graph: &Graph, writer: &mut Writer) -> Header {
     let packed = BTreeMap::new();
     let origins = graph.outputs().iter().map(|&id| &graph.node(id).origin);
     let output_names = (!origins.eq(graph.output_names())).then(|| graph.output_names().to_vec());
-    Header { format: FORMAT, nodes, outputs, output_names, modules: graph.modules().clone(), packed, prepared: None }
+    let declared = Some(graph.declared_types()).filter(|declared| **declared != DeclaredTypes::default()).cloned();
+    let modules = graph.modules().clone();
+    Header { format: FORMAT, nodes, outputs, output_names, modules, declared, packed, prepared: None }
 }
 
 /// Nodes are added one by one, so that order, names, shapes and types are checked as of any graph that is built.
@@ -273,6 +275,7 @@ fn graph(header: &Header, reader: &Reader<'_>) -> Result<Graph, ArchiveError> {
     for (path, module_type) in &header.modules {
         builder.module(path, module_type);
     }
+    builder.declare(header.declared.clone().unwrap_or_default());
     for node in &header.nodes {
         match node.op.declared(&node.name)? {
             Some((shape, dtype)) if node.inputs.is_empty() => builder.typed_input(&node.name, shape, dtype)?,
@@ -385,4 +388,23 @@ fn read(path: &Path) -> Result<Vec<u8>, ArchiveError> {
 
 fn io(path: &Path, error: &std::io::Error) -> ArchiveError {
     ArchiveError::Io { path: path.display().to_string(), message: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tensor::Shape;
+
+    #[test]
+    fn declared_types_are_kept() {
+        let mut g = GraphBuilder::new();
+        let x = g.input("x", Shape::rows(2)).expect("an input");
+        let y = g.relu("y", x).expect("a relu");
+        let types = |name: &str, r#type: &str| BTreeMap::from([(name.to_owned(), r#type.to_owned())]);
+        let declared = DeclaredTypes { inputs: types("x", "float16"), outputs: types("y", "bool") };
+        g.declare(declared.clone());
+        let graph = g.finish([y]).expect("a graph");
+        let read = from_bytes(&to_bytes(&graph).expect("bytes")).expect("a graph");
+        assert_eq!((read.declared_types(), &read), (&declared, &graph));
+    }
 }

@@ -77,6 +77,19 @@ pub struct Graph {
     output_names: Arc<[String]>,
     /// Types of modules, by path.
     modules: Arc<BTreeMap<String, String>>,
+    declared: Arc<DeclaredTypes>,
+}
+
+/// The types of inputs and outputs in the file that a graph was imported from, where the graph computes in others: ONNX's names of
+/// types, by name of the input or output. An export declares them again.
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+pub struct DeclaredTypes {
+    /// Of inputs.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub inputs: BTreeMap<String, String>,
+    /// Of outputs.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub outputs: BTreeMap<String, String>,
 }
 
 impl Graph {
@@ -84,6 +97,13 @@ impl Graph {
     #[must_use]
     pub fn modules(&self) -> &BTreeMap<String, String> {
         &self.modules
+    }
+
+    /// The types that inputs and outputs had in the file that the graph was imported from, where they differ from the graph's.
+    /// Every pass keeps them.
+    #[must_use]
+    pub fn declared_types(&self) -> &DeclaredTypes {
+        &self.declared
     }
 
     /// All nodes in execution order.
@@ -170,15 +190,11 @@ impl Graph {
         verify::verify(self)
     }
 
-    /// Used by the builder and the rewriter only, which maintain the invariants.
-    fn from_parts(
-        nodes: Vec<Node>,
-        inputs: Vec<NodeId>,
-        outputs: Vec<NodeId>,
-        output_names: Arc<[String]>,
-        modules: Arc<BTreeMap<String, String>>,
-    ) -> Self {
-        let graph = Self { nodes: nodes.into(), inputs, outputs, output_names, modules };
+    /// Used by the rewriter only, which maintains the invariants. All but nodes is as in `source`.
+    fn from_parts(nodes: Vec<Node>, inputs: Vec<NodeId>, outputs: Vec<NodeId>, source: &Self) -> Self {
+        let (output_names, modules) = (Arc::clone(&source.output_names), Arc::clone(&source.modules));
+        let declared = Arc::clone(&source.declared);
+        let graph = Self { nodes: nodes.into(), inputs, outputs, output_names, modules, declared };
         debug_assert_eq!(graph.verify(), Ok(()));
         graph
     }

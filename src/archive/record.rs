@@ -11,7 +11,7 @@ use super::ArchiveError;
 use super::observers::PreparedRecord;
 use super::packed::PackedRecord;
 use super::tensors::{Reader, Writer};
-use crate::graph::{BinaryOp, Int32Op, IntegerType, ObserverId, Op, UnaryOp};
+use crate::graph::{BinaryOp, DeclaredTypes, Int32Op, IntegerType, ObserverId, Op, UnaryOp};
 use crate::numerics::AddMultipliers;
 use crate::qparams::{QParams, QScheme, QuantRange, TensorQParams};
 use crate::tensor::{DType, Shape};
@@ -26,6 +26,9 @@ pub(super) struct Header {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) output_names: Option<Vec<String>>,
     pub(super) modules: BTreeMap<String, String>,
+    /// Types of inputs and outputs in the file that the graph comes from, where they differ from the graph's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) declared: Option<DeclaredTypes>,
     /// Tensors that are packed, by name. Files of format 1 have none.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) packed: BTreeMap<String, PackedRecord>,

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use super::{BinaryOp, Graph, GraphError, Node, NodeId, Op, UnaryOp, accumulator, infer, share};
+use super::{BinaryOp, DeclaredTypes, Graph, GraphError, Node, NodeId, Op, UnaryOp, accumulator, infer, share};
 use crate::tensor::{Contents, DType, Shape, Tensor};
 
 /// Builds a float [`Graph`] node by node; every call checks names, shapes and types.
@@ -27,6 +27,7 @@ pub struct GraphBuilder {
     modules: BTreeMap<String, String>,
     /// Constants that hold the same are one in memory.
     contents: Contents,
+    declared: DeclaredTypes,
 }
 
 /// # Errors
@@ -293,9 +294,15 @@ impl GraphBuilder {
     fn finish_parts(self, outputs: Vec<NodeId>, names: Vec<String>) -> Result<Graph, GraphError> {
         let modules = Arc::new(self.modules);
         let output_names = names.into();
-        let graph = Graph { nodes: self.nodes.into(), inputs: self.inputs, outputs, output_names, modules };
+        let declared = Arc::new(self.declared);
+        let graph = Graph { nodes: self.nodes.into(), inputs: self.inputs, outputs, output_names, modules, declared };
         graph.verify()?;
         Ok(graph)
+    }
+
+    /// Sets the types that inputs and outputs have in a file.
+    pub(crate) fn declare(&mut self, declared: DeclaredTypes) {
+        self.declared = declared;
     }
 
     /// Sets what a file knows of the node added last.

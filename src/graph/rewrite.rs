@@ -1,7 +1,6 @@
 //! How a pass rebuilds a graph.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 
 use super::{Graph, GraphError, Node, NodeId, Op, infer, share};
 use crate::tensor::Contents;
@@ -162,11 +161,5 @@ fn without_dead_nodes(nodes: Vec<Node>, inputs: &[NodeId], outputs: &[NodeId], s
         }
     }
     let renumber = |ids: &[NodeId]| ids.iter().map(|id| map[id.index()]).collect();
-    Graph::from_parts(
-        kept,
-        renumber(inputs),
-        renumber(outputs),
-        Arc::clone(&source.output_names),
-        Arc::clone(&source.modules),
-    )
+    Graph::from_parts(kept, renumber(inputs), renumber(outputs), source)
 }

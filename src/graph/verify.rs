@@ -80,11 +80,11 @@ mod tests {
     #[test]
     fn broken_graphs_are_refused() {
         let broken = |change: fn(&mut Parts)| {
-            let Graph { nodes, inputs, outputs, output_names, modules } = graph();
+            let Graph { nodes, inputs, outputs, output_names, modules, declared } = graph();
             let mut parts = Parts { nodes: nodes.to_vec(), inputs, outputs };
             change(&mut parts);
             let (nodes, inputs, outputs) = (parts.nodes.into(), parts.inputs, parts.outputs);
-            Graph { nodes, inputs, outputs, output_names, modules }.verify()
+            Graph { nodes, inputs, outputs, output_names, modules, declared }.verify()
         };
         let e = broken(|parts| parts.nodes[1].shape = Shape::rows(3));
         assert!(matches!(e, Err(GraphError::Inconsistent { node, .. }) if node == "y"));

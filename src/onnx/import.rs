@@ -13,10 +13,10 @@ use super::host::{Budget, Host};
 use super::names::{Names, clean};
 use super::ops::KNOWN;
 use super::proto::{GraphProto, ModelProto, NodeProto, ValueInfoProto, data_type as ty};
-use super::tensor::{Stored, type_name};
+use super::tensor::{Stored, element_type, numbers, type_name};
 use super::values::{Kind, Run, Value};
 use super::{ImportOptions, OPSETS, dims, patterns, scan};
-use crate::graph::{Graph, GraphBuilder, Node, NodeId, Op};
+use crate::graph::{DeclaredTypes, Graph, GraphBuilder, Node, NodeId, Op};
 use crate::tensor::DType;
 
 /// What is known while nodes are translated one after the other.
@@ -101,9 +101,14 @@ pub(super) fn import_with(
         error => error,
     })?;
     let mut draft = Draft::new(file_bytes);
+    let mut declared = DeclaredTypes::default();
     for (input, shape) in inputs.iter().zip(dims.shapes) {
         let (dtype, kind) = input_type(input)?;
         let id = draft.input(&input.name, shape, dtype);
+        let usual = if dtype == DType::I32 { ty::INT64 } else { element_type(dtype) };
+        if let Some(name) = declared_type(input, usual) {
+            declared.inputs.insert(input.name.clone(), name);
+        }
         values.insert(input.name.clone(), Value::Run(Run { id, merged: 1, kind }));
     }
     let mut importer = Importer {
@@ -140,7 +145,18 @@ pub(super) fn import_with(
     }
     let outputs = importer.outputs(&graph.output)?;
     let Importer { draft, .. } = importer;
-    finish(draft, outputs)
+    for (output, (id, name)) in graph.output.iter().zip(&outputs) {
+        if let Some(data_type) = declared_type(output, element_type(draft.node(*id).dtype)) {
+            declared.outputs.insert(name.clone(), data_type);
+        }
+    }
+    finish(draft, outputs, declared)
+}
+
+/// The type that a file declares, if an export would not declare that anyway.
+fn declared_type(value: &ValueInfoProto, usual: i32) -> Option<String> {
+    let elem_type = value.r#type.as_ref()?.tensor_type.as_ref()?.elem_type;
+    (elem_type != usual && numbers().any(|(number, _)| number == elem_type)).then(|| type_name(elem_type))
 }
 
 /// Why no node of an operator can be imported, whatever it reads.
@@ -273,7 +289,8 @@ impl Importer {
     /// The batch, where it is in the way: shapes say `rows` for it.
     fn missing_length(&self, reason: &str) -> Option<String> {
         let batch = ["batch", "[rows", "·rows", "leading dimension"].iter().any(|word| reason.contains(word));
-        self.batch.clone().filter(|_| batch)
+        // One that is too large for one row is so for any.
+        self.batch.clone().filter(|_| batch && !reason.ends_with("too large"))
     }
 
     fn outputs(&mut self, outputs: &[ValueInfoProto]) -> Result<Vec<(NodeId, String)>, OnnxError> {
@@ -308,7 +325,7 @@ impl Importer {
 }
 
 /// The graph of a draft: patterns become layers, names unique, and what no output needs is left out.
-fn finish(mut draft: Draft, mut outputs: Vec<(NodeId, String)>) -> Result<Graph, OnnxError> {
+fn finish(mut draft: Draft, mut outputs: Vec<(NodeId, String)>, declared: DeclaredTypes) -> Result<Graph, OnnxError> {
     let ids: BTreeSet<NodeId> = outputs.iter().map(|(id, _)| *id).collect();
     patterns::apply(&mut draft, &ids);
     let nodes = draft.nodes;
@@ -322,6 +339,7 @@ fn finish(mut draft: Draft, mut outputs: Vec<(NodeId, String)>) -> Result<Graph,
     }
     let named = name(&nodes, &live);
     let mut builder = GraphBuilder::new();
+    builder.declare(declared);
     let mut map: Vec<Option<NodeId>> = vec![None; nodes.len()];
     // Constants stand before the first node that reads them; those that only the caller reads come last.
     let (constants, others): (Vec<usize>, Vec<usize>) =

@@ -11,6 +11,7 @@ use super::error::OnnxError;
 use super::external::{self, Folders, Region};
 use super::host::Data;
 use super::proto::{TensorProto, data_type as ty};
+use crate::tensor::DType;
 
 /// A stored tensor whose data are known to be there.
 #[derive(Debug, Clone, PartialEq)]
@@ -238,6 +239,36 @@ fn typed_length(proto: &TensorProto) -> usize {
         ty::UINT32 | ty::UINT64 => proto.uint64_data.len(),
         _ => proto.int32_data.len(),
     }
+}
+
+/// ONNX's type of the graph's.
+pub(super) fn element_type(dtype: DType) -> i32 {
+    match dtype {
+        DType::F32 => ty::FLOAT,
+        DType::I8 => ty::INT8,
+        DType::I32 => ty::INT32,
+        DType::I64 => ty::INT64,
+    }
+}
+
+/// The types whose values a Cast makes of other numbers, with their names.
+pub(super) fn numbers() -> impl Iterator<Item = (i32, String)> {
+    let all = [
+        ty::FLOAT,
+        ty::UINT8,
+        ty::INT8,
+        ty::UINT16,
+        ty::INT16,
+        ty::INT32,
+        ty::INT64,
+        ty::BOOL,
+        ty::FLOAT16,
+        ty::DOUBLE,
+        ty::UINT32,
+        ty::UINT64,
+        ty::BFLOAT16,
+    ];
+    all.into_iter().map(|number| (number, type_name(number)))
 }
 
 /// What a type is called in messages.

@@ -19,7 +19,7 @@ fn wrong_arguments_are_one_line_and_status_2() {
         ("run mlp.enfold --input x.safetensors".to_owned(), vec!["--output <DATA>"]),
         (format!("{quantize} --dim batch"), vec!["NAME=N"]),
         (format!("{quantize} --dynamic --dim batch=8"), vec!["--dim batch=8", "archive"]),
-        (format!("{quantize} --dim a=1,b=2 --dim a=3"), vec!["--dim a is given twice, as 1 and as 3"]),
+        (format!("{quantize} --dynamic --dim a=1,b=2 --dim a=3"), vec!["--dim a is given twice, as 1 and as 3"]),
         (quantize.to_owned(), vec!["--calibrate DATA", "--dynamic"]),
         (format!("{quantize} --dynamic --calibrate x.safetensors"), vec!["--calibrate makes no sense with --dynamic"]),
         (format!("{quantize} --calibrate x.safetensors --per-token"), vec!["--per-token", "--dynamic"]),

@@ -54,17 +54,52 @@ impl Exporter<'_> {
         let node = self.graph.node(id);
         let name = self.name(id).to_owned();
         if let Op::Dequantize { qparams } = &node.op {
-            let codes = node.inputs[0];
-            let (codes, dtype) = (self.value(codes), self.graph.node(codes).dtype);
-            self.writer.linear("DequantizeLinear", &node.name, &codes, &name, qparams, dtype);
+            self.write_dequantized(&node.name, &name, node.inputs[0], qparams);
         } else if let Some(value) = self.known(id).map(Cow::into_owned) {
             self.writer.named_tensor(&name, &value);
         }
     }
 
+    /// Writes the node that dequantizes constant codes. Each has codes of its own, and a zero point: with `session.x64quantprecision`
+    /// ONNX Runtime replaces both for each product that reads them, and refuses to replace one twice.
+    fn write_dequantized(&mut self, name: &str, output: &str, codes: NodeId, qparams: &TensorQParams) {
+        let dtype = self.graph.node(codes).dtype;
+        let copied = self.copies_codes() && self.is_written(codes);
+        let value = match self.known(codes).filter(|_| copied).map(Cow::into_owned) {
+            Some(value) => self.writer.tensor(&format!("{}.copy", self.name(codes)), &value),
+            None => self.value(codes),
+        };
+        if self.copies_codes() {
+            self.writer.linear_apart("DequantizeLinear", name, &value, output, qparams, dtype);
+        } else {
+            self.writer.linear("DequantizeLinear", name, &value, output, qparams, dtype);
+        }
+    }
+
+    /// Whether no two products may read the same codes.
+    fn copies_codes(&self) -> bool {
+        self.options.preset == Preset::OnnxRuntime
+    }
+
+    /// The name of what a product reads: of codes that are dequantized, one of its own.
+    pub(super) fn factor(&mut self, id: NodeId) -> String {
+        let node = self.graph.node(id);
+        match &node.op {
+            Op::Dequantize { qparams } if self.copies_codes() && self.is_written(id) && self.is_constant(id) => {
+                let output = self.writer.unique(&format!("{}.copy", self.name(id)));
+                self.write_dequantized(&output, &output, node.inputs[0], qparams);
+                output
+            }
+            _ => self.value(id),
+        }
+    }
+
     /// The name of a weight `[N, K]` as `[K, N]`.
     pub(super) fn transposed(&mut self, id: NodeId) -> String {
-        if let Some(name) = self.transposed.get(&id) {
+        // Codes, and what dequantizes them, are written for each product.
+        let codes = self.graph.node(id).dtype == DType::I8 || matches!(self.graph.node(id).op, Op::Dequantize { .. });
+        let own = codes && self.copies_codes() && self.is_constant(id);
+        if let Some(name) = self.transposed.get(&id).filter(|_| !own) {
             return name.clone();
         }
         let node = self.graph.node(id);
@@ -79,7 +114,11 @@ impl Exporter<'_> {
                     whole => whole.clone(),
                 };
                 let (output, dtype) = (self.writer.unique(&wish), self.graph.node(node.inputs[0]).dtype);
-                self.writer.linear("DequantizeLinear", &output, &codes, &output, &qparams, dtype);
+                if self.copies_codes() {
+                    self.writer.linear_apart("DequantizeLinear", &output, &codes, &output, &qparams, dtype);
+                } else {
+                    self.writer.linear("DequantizeLinear", &output, &codes, &output, &qparams, dtype);
+                }
                 output
             }
             _ => match self.known(id).map(|tensor| transpose(&tensor)) {

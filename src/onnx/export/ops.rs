@@ -4,9 +4,10 @@ use std::collections::HashMap;
 
 use super::ExportOptions;
 use super::dynamic::Parameters;
-use super::writer::{Parts, Writer, element_type, float_attribute, int, int_attribute, ints_attribute, value_info};
+use super::writer::{Parts, Writer, float_attribute, int, int_attribute, ints_attribute, value_info};
 use crate::graph::{BinaryOp, Graph, Node, NodeId, Op, UnaryOp};
 use crate::onnx::proto::{GraphProto, ModelProto, OperatorSetIdProto, data_type};
+use crate::onnx::tensor::{element_type, numbers, type_name};
 use crate::qparams::{QuantRange, TensorQParams};
 use crate::tensor::{DType, Shape};
 
@@ -31,6 +32,11 @@ pub(super) struct Exporter<'g> {
     pub(super) parameters: HashMap<NodeId, Parameters>,
 }
 
+/// The number of a type by its name; none for a name that is none.
+fn declared(name: Option<&String>) -> Option<i32> {
+    numbers().find(|(_, known)| Some(known) == name).map(|(number, _)| number)
+}
+
 impl<'g> Exporter<'g> {
     pub(super) fn new(graph: &'g Graph, options: &'g ExportOptions) -> Self {
         let nodes = graph.nodes().len();
@@ -52,7 +58,7 @@ impl<'g> Exporter<'g> {
         let batch = &self.options.batch;
         for &id in self.graph.inputs() {
             let node = self.graph.node(id);
-            let elem_type = if node.dtype == DType::I32 { data_type::INT64 } else { element_type(node.dtype) };
+            let elem_type = self.input_type(node);
             graph.input.push(value_info(&node.name, elem_type, &node.shape, batch));
         }
         for (id, node) in self.graph.iter() {
@@ -61,13 +67,18 @@ impl<'g> Exporter<'g> {
                 self.written[id.index()] = true;
             }
         }
+        let mut declared = self.output_types().into_iter();
         for (&id, output) in self.graph.outputs().iter().zip(&outputs) {
             let value = self.value(id);
-            if value != *output {
+            let node = self.graph.node(id);
+            let elem_type = declared.next().flatten();
+            if let Some(to) = elem_type {
+                self.writer.node("Cast", output, &[&value], output, vec![int_attribute("to", to.into())]);
+            } else if value != *output {
                 self.writer.node("Identity", output, &[&value], output, Vec::new());
             }
-            let node = self.graph.node(id);
-            graph.output.push(value_info(output, element_type(node.dtype), &node.shape, batch));
+            let elem_type = elem_type.unwrap_or_else(|| element_type(node.dtype));
+            graph.output.push(value_info(output, elem_type, &node.shape, batch));
         }
         graph.node = self.writer.nodes;
         graph.initializer = self.writer.initializers;
@@ -81,17 +92,36 @@ impl<'g> Exporter<'g> {
         }
     }
 
+    /// The type that an input is declared in: that of the file which the graph comes from, else its own, and of ids `int64`, as
+    /// tokenizers make them.
+    fn input_type(&self, node: &Node) -> i32 {
+        let own = if node.dtype == DType::I32 { data_type::INT64 } else { element_type(node.dtype) };
+        declared(self.graph.declared_types().inputs.get(&node.name)).unwrap_or(own)
+    }
+
+    /// Of each output the type that it is cast to, if it is.
+    fn output_types(&self) -> Vec<Option<i32>> {
+        let types = &self.graph.declared_types().outputs;
+        self.graph.output_names().iter().map(|name| declared(types.get(name))).collect()
+    }
+
+    /// Whether an input is declared in another type than that of its node.
+    fn is_cast(&self, node: &Node) -> bool {
+        node.op == Op::Input && self.input_type(node) != element_type(node.dtype)
+    }
+
     /// Names all values: inputs first, then outputs, which a node of the same name must give way to. The names of outputs.
     fn assign_names(&mut self) -> Vec<String> {
         for &id in self.graph.inputs() {
             self.writer.take(&self.graph.node(id).name);
         }
         let mut outputs = Vec::new();
-        for (&id, wish) in self.graph.outputs().iter().zip(self.graph.output_names()) {
+        let types = self.output_types();
+        for ((&id, wish), cast) in self.graph.outputs().iter().zip(self.graph.output_names()).zip(types) {
             let free = self.writer.take(wish);
             let name = if free { wish.clone() } else { self.writer.unique(&self.graph.node(id).name) };
             // What a node computes can have the name at once; anything else is passed on to it at the end.
-            if !self.is_constant(id) && self.graph.node(id).op != Op::Input {
+            if cast.is_none() && !self.is_constant(id) && self.graph.node(id).op != Op::Input {
                 self.names[id.index()].clone_from(&name);
             }
             outputs.push(name);
@@ -101,8 +131,11 @@ impl<'g> Exporter<'g> {
                 continue;
             }
             self.names[id.index()] = match node.op {
-                // Ids are cast to what the graph takes, under another name.
-                Op::Input if node.dtype == DType::I32 => self.writer.unique(&format!("{}.int32", node.name)),
+                // Ids are cast to what the graph takes, under another name, and so is what is declared otherwise.
+                Op::Input if self.is_cast(node) => {
+                    let of = type_name(element_type(node.dtype));
+                    self.writer.unique(&format!("{}.{of}", node.name))
+                }
                 Op::Input => node.name.clone(),
                 _ => self.writer.unique(&node.name),
             };
@@ -129,10 +162,15 @@ impl<'g> Exporter<'g> {
         self.names[id.index()].clone()
     }
 
+    /// Whether a node's value is there.
+    pub(super) fn is_written(&self, id: NodeId) -> bool {
+        self.written[id.index()]
+    }
+
     fn write(&mut self, id: NodeId, node: &'g Node) {
         match &node.op {
-            Op::Input if node.dtype == DType::I32 => {
-                let to = int_attribute("to", data_type::INT32.into());
+            Op::Input if self.is_cast(node) => {
+                let to = int_attribute("to", element_type(node.dtype).into());
                 let output = self.names[id.index()].clone();
                 self.writer.node("Cast", &output, &[&node.name], &output, vec![to]);
             }
@@ -142,7 +180,9 @@ impl<'g> Exporter<'g> {
             Op::QuantizeDynamic { .. } => self.quantize_dynamic(id),
             Op::DequantizeDynamic => self.dequantize_dynamic(id),
             _ => {
-                let inputs: Vec<String> = node.inputs.iter().map(|&input| self.value(input)).collect();
+                let product = node.op == Op::MatMul;
+                let mut value = |&input| if product { self.factor(input) } else { self.value(input) };
+                let inputs: Vec<String> = node.inputs.iter().map(&mut value).collect();
                 let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
                 let output = self.names[id.index()].clone();
                 self.simple(node, &inputs, &output);
@@ -157,7 +197,7 @@ impl<'g> Exporter<'g> {
         let output = self.names[id.index()].clone();
         let of = self.graph.node(node.inputs[0]);
         if of.shape.rank() == 2 && of.op != Op::DequantizeDynamic {
-            let inputs: Vec<String> = [x, self.value(w)].into_iter().chain(self.bias(id)).collect();
+            let inputs: Vec<String> = [x, self.factor(w)].into_iter().chain(self.bias(id)).collect();
             let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
             self.writer.node("Gemm", &node.name, &inputs, &output, vec![int_attribute("transB", 1)]);
             return;

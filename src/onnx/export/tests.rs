@@ -278,3 +278,102 @@ fn reshapes_keep_the_batch() {
     let dims = &initializer(&graph, "y.shape").raw_data;
     assert_eq!(*dims, [0i64.to_le_bytes(), 6i64.to_le_bytes()].concat());
 }
+
+/// What reads a weight: one layer after another, in each form that a product has, from shared codes or from one dequantize node.
+fn products(rank: usize, dynamic: bool, one_dequantize: bool, per_channel: bool) -> Graph {
+    let mut g = GraphBuilder::new();
+    let dims = [1, 3];
+    let mut x = g.input("x", Shape::batched(&dims[3 - rank..])).expect("an input");
+    let codes = g.constant("w", Tensor::from_i8(&[3, 3], vec![1, -2, 3, 4, 5, -6, 7, 8, 9]).expect("lengths fit"));
+    let codes = codes.expect("a constant");
+    let of_channels = TensorQParams::per_channel(&[0.5, 0.25, 0.125], &[0, 0, 0], 0).expect("valid");
+    let qparams = if per_channel { of_channels } else { per_tensor(0.125, 0) };
+    let dequantize = |g: &mut GraphBuilder, name: &str| {
+        g.node(name, Op::Dequantize { qparams: qparams.clone() }, &[codes]).expect("a node")
+    };
+    let shared = dequantize(&mut g, "shared");
+    for i in 0..3 {
+        let name = format!("x{i}");
+        let read = if dynamic {
+            let range = QuantRange::INT8;
+            let choose = Op::ChooseQParams { qscheme: QScheme::PerTensorAffine, range, eps: 0.001 };
+            let pairs = g.node(&format!("{name}.pairs"), choose, &[x]).expect("a node");
+            let codes = g.node(&format!("{name}.codes"), Op::QuantizeDynamic { range }, &[x, pairs]).expect("a node");
+            g.node(&name, Op::DequantizeDynamic, &[codes, pairs]).expect("a node")
+        } else {
+            pair(&mut g, &name, x, per_tensor(0.125, 0), QuantRange::INT8)
+        };
+        let w = if one_dequantize { shared } else { dequantize(&mut g, &format!("w{i}")) };
+        // A product of two values may read a constant too.
+        x = if i == 2 && rank == 3 && !per_channel {
+            g.matmul(&format!("y{i}"), read, w).expect("a product")
+        } else {
+            g.linear_nodes(&format!("y{i}"), read, w, None).expect("a layer")
+        };
+    }
+    g.finish([x]).expect("a graph")
+}
+
+/// ONNX Runtime replaces codes and zero points of products by those of uint8, each once.
+#[test]
+fn no_two_products_read_the_same_codes_or_zero_point() {
+    for (rank, dynamic) in [(2, false), (2, true), (3, false), (3, true)] {
+        for (one_dequantize, per_channel) in [(true, true), (true, false), (false, true), (false, false)] {
+            let read = |preset| {
+                let graph = products(rank, dynamic, one_dequantize, per_channel);
+                let graph = exported(&graph, &ExportOptions::new().preset(preset));
+                let mut read: [Vec<String>; 2] = Default::default();
+                for product in graph.node.iter().filter(|node| ["Gemm", "MatMul"].contains(&node.op_type.as_str())) {
+                    let dequantize = maker(&graph, &product.input[1]);
+                    assert_eq!(dequantize.op_type, "DequantizeLinear");
+                    assert_eq!(initializer(&graph, &dequantize.input[0]).raw_data.len(), 9);
+                    read[0].push(dequantize.input[0].clone());
+                    read[1].push(dequantize.input[2].clone());
+                }
+                assert_eq!(read[0].len(), 3);
+                read.map(|names| names.into_iter().collect::<std::collections::HashSet<_>>().len())
+            };
+            let what = format!("rank {rank}, dynamic {dynamic}, one node {one_dequantize}, per channel {per_channel}");
+            assert_eq!(read(Preset::OnnxRuntime), [3, 3], "{what}");
+            if !dynamic {
+                assert!(read(Preset::TensorRt)[0] < 3, "{what}: codes are shared where they may be");
+            }
+        }
+    }
+}
+
+/// Inputs and outputs are declared as they were in the file that a graph comes from, by way of every pass.
+#[test]
+fn types_stay_as_they_were_declared() {
+    use crate::onnx::build::{Build, value};
+    let numbers: Vec<i32> = crate::onnx::tensor::numbers().map(|(number, _)| number).collect();
+    let floats = [data_type::FLOAT, data_type::FLOAT16, data_type::DOUBLE, data_type::BFLOAT16];
+    for elem_type in numbers {
+        let op = match elem_type {
+            data_type::INT8 => continue, // Codes, whose type is the graph's.
+            data_type::BOOL => "Not",
+            float if floats.contains(&float) => "Relu",
+            _ => "Identity",
+        };
+        let mut build = Build::new(17).node(op, "v", "y");
+        build.graph().input.push(value("v", elem_type, &["batch", "2"]));
+        build.graph().output.push(value("y", elem_type, &["batch", "2"]));
+        let graph = build.done(&[]);
+        let mut rewriter = Rewriter::new(&graph);
+        for (id, _) in graph.iter() {
+            rewriter.copy(id).expect("a copy");
+        }
+        let file = exported(&rewriter.finish().expect("a graph"), &ExportOptions::default());
+        let declared = |value: &crate::onnx::proto::ValueInfoProto| {
+            value.r#type.as_ref().and_then(|t| t.tensor_type.as_ref()).expect("a tensor").elem_type
+        };
+        assert_eq!((declared(&file.input[0]), declared(&file.output[0])), (elem_type, elem_type));
+        // What reads and makes them fits.
+        let cast = ![data_type::FLOAT, data_type::INT32].contains(&elem_type);
+        if cast {
+            assert_eq!(attribute(maker(&file, "y"), "to"), i64::from(elem_type));
+        }
+        let first = file.node.iter().find(|node| node.input.iter().any(|input| input == "v")).expect("a reader");
+        assert_eq!(first.op_type == "Cast", cast, "{elem_type}");
+    }
+}

@@ -8,6 +8,7 @@ use crate::onnx::proto::{
     AttributeProto, DimensionProto, NodeProto, TensorProto, TensorShapeProto, TensorTypeProto, TypeProto,
     ValueInfoProto, attribute_type, data_type,
 };
+use crate::onnx::tensor::element_type;
 use crate::qparams::{QParams, TensorQParams};
 use crate::tensor::{DType, Shape, Tensor};
 
@@ -111,6 +112,21 @@ impl Writer {
         self.initializers.push(TensorProto { dims, data_type, name: name.to_owned(), raw_data, ..Default::default() });
     }
 
+    /// As [`linear`](Self::linear), with a scale and a zero point that no other node reads.
+    pub(super) fn linear_apart(
+        &mut self,
+        op: &str,
+        name: &str,
+        input: &str,
+        output: &str,
+        qparams: &TensorQParams,
+        codes: DType,
+    ) {
+        let common = std::mem::take(&mut self.scalars);
+        self.linear(op, name, input, output, qparams, codes);
+        self.scalars = common;
+    }
+
     /// QuantizeLinear of a value to int8, or DequantizeLinear of codes of type `codes`.
     pub(super) fn linear(
         &mut self,
@@ -193,15 +209,6 @@ pub(super) fn ints_attribute(name: &str, ints: Vec<i64>) -> AttributeProto {
 /// A length or an axis; none is beyond `i64`.
 pub(super) fn int(n: usize) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
-}
-
-pub(super) fn element_type(dtype: DType) -> i32 {
-    match dtype {
-        DType::F32 => data_type::FLOAT,
-        DType::I8 => data_type::INT8,
-        DType::I32 => data_type::INT32,
-        DType::I64 => data_type::INT64,
-    }
 }
 
 /// The declaration of an input or output.

@@ -90,6 +90,11 @@ fn messages_say_what_is_wrong() {
     let reshape = base().ints("s", &[2], &[6, 2]).node("Reshape", "x s", "y").output("y");
     let text = refused(reshape);
     assert!(text.ends_with("shape [rows, 2] does not reshape to [6, 2]; give batch a length, as in batch=8"), "{text}");
+    let doubled = base().node("Concat", "x x", "c1").int("axis", 1);
+    let doubled =
+        (2..40).fold(doubled, |b, i| b.node("Concat", &format!("c{0} c{0}", i - 1), &format!("c{i}")).int("axis", 1));
+    let text = refused(doubled.output("c39"));
+    assert!(text.ends_with("its result [rows, 8589934592] is too large"), "{text}");
     // As the argument of a program, and nothing else that looks like one.
     let dropout = base().ints("r", &[], &[1]).store(small("t", ty::BOOL, &[], &[1])).node("Dropout", "x _ t", "y");
     let e = dropout.output("y").import(&[]).expect_err("in training");
