@@ -149,8 +149,8 @@ pub(super) fn check_format(path: &Path, outputs: usize) -> Result<()> {
     }
 }
 
-/// Writes outputs by name, as f32.
-pub(super) fn save(path: &Path, arrays: &[(String, ArrayD<f32>)]) -> Result<()> {
+/// Writes outputs by name, each in its type: f32, or i8 or i32, which are exact.
+pub(super) fn save(path: &Path, arrays: &[(String, Tensor)]) -> Result<()> {
     check_format(path, arrays.len())?;
     let bytes = match (extension(path).as_str(), arrays) {
         ("npy", [(_, only)]) => write_npy(only)?,
@@ -170,13 +170,18 @@ pub(super) fn floats(tensor: Tensor) -> ArrayD<f32> {
     }
 }
 
-fn write_npy(array: &ArrayD<f32>) -> Result<Vec<u8>> {
+fn write_npy(tensor: &Tensor) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    array.write_npy(&mut bytes)?;
+    match tensor {
+        Tensor::F32(a) => a.write_npy(&mut bytes)?,
+        Tensor::I8(a) => a.write_npy(&mut bytes)?,
+        Tensor::I32(a) => a.write_npy(&mut bytes)?,
+        Tensor::I64(a) => a.write_npy(&mut bytes)?,
+    }
     Ok(bytes)
 }
 
-fn write_npz(arrays: &[(String, ArrayD<f32>)]) -> Result<Vec<u8>> {
+fn write_npz(arrays: &[(String, Tensor)]) -> Result<Vec<u8>> {
     let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
     for (name, array) in arrays {
         let npy = write_npy(array)?;
@@ -190,12 +195,17 @@ fn write_npz(arrays: &[(String, ArrayD<f32>)]) -> Result<Vec<u8>> {
     Ok(zip.finish()?.into_inner())
 }
 
-fn write_safetensors(arrays: &[(String, ArrayD<f32>)]) -> Result<Vec<u8>> {
-    let bytes = |array: &ArrayD<f32>| array.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
-    let buffers: Vec<Vec<u8>> = arrays.iter().map(|(_, array)| bytes(array)).collect();
+fn write_safetensors(arrays: &[(String, Tensor)]) -> Result<Vec<u8>> {
+    let stored = |tensor: &Tensor| match tensor {
+        Tensor::F32(a) => (Dtype::F32, a.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>()),
+        Tensor::I8(a) => (Dtype::I8, a.iter().flat_map(|v| v.to_le_bytes()).collect()),
+        Tensor::I32(a) => (Dtype::I32, a.iter().flat_map(|v| v.to_le_bytes()).collect()),
+        Tensor::I64(a) => (Dtype::I64, a.iter().flat_map(|v| v.to_le_bytes()).collect()),
+    };
+    let buffers: Vec<(Dtype, Vec<u8>)> = arrays.iter().map(|(_, tensor)| stored(tensor)).collect();
     let mut views = Vec::new();
-    for ((name, array), buffer) in arrays.iter().zip(&buffers) {
-        views.push((name.as_str(), TensorView::new(Dtype::F32, array.shape().to_vec(), buffer)?));
+    for ((name, tensor), (dtype, buffer)) in arrays.iter().zip(&buffers) {
+        views.push((name.as_str(), TensorView::new(*dtype, tensor.shape().to_vec(), buffer)?));
     }
     Ok(safetensors::serialize(views, None)?)
 }

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
+use enfold::Tensor;
 use enfold::graph::Graph;
-use ndarray::{ArrayD, Axis, concatenate};
+use ndarray::{ArrayView, Axis, IxDyn, concatenate};
 
 use super::arrays::{self, Arrays};
 use super::device::{Choice, Runner, time};
@@ -22,7 +23,7 @@ pub(super) struct Run {
     /// The inputs, by name.
     #[arg(long, value_name = "DATA")]
     input: PathBuf,
-    /// Where each output goes, under its name and as f32.
+    /// Where each output goes, under its name: floats as f32, integers as i32.
     #[arg(long, value_name = "DATA")]
     output: PathBuf,
     #[command(flatten)]
@@ -68,17 +69,17 @@ impl Run {
 
         let bar = stderr.bar("running", feed.batches.len());
         let started = Instant::now();
-        let mut outputs: Vec<Vec<ArrayD<f32>>> = vec![Vec::new(); names.len()];
+        let mut outputs: Vec<Vec<Tensor>> = vec![Vec::new(); names.len()];
         for batch in &feed.batches {
             values::check(&graph, batch).with_context(|| model.name())?;
             let results = runner.run(batch).with_context(|| model.name())?;
-            outputs.iter_mut().zip(results).for_each(|(all, one)| all.push(arrays::floats(one)));
+            outputs.iter_mut().zip(results).for_each(|(all, one)| all.push(one));
             bar.step();
         }
         drop(bar);
         let seconds = started.elapsed();
         let joined = names.iter().zip(outputs).map(|(name, parts)| Ok((name.clone(), joined(name, &graph, parts)?)));
-        let joined: Vec<(String, ArrayD<f32>)> = joined.collect::<Result<_>>()?;
+        let joined: Vec<(String, Tensor)> = joined.collect::<Result<_>>()?;
         arrays::save(&self.output, &joined)?;
 
         if self.json {
@@ -106,17 +107,31 @@ impl Run {
 }
 
 /// The rows of all batches.
-fn joined(name: &str, graph: &Graph, mut parts: Vec<ArrayD<f32>>) -> Result<ArrayD<f32>> {
+fn joined(name: &str, graph: &Graph, mut parts: Vec<Tensor>) -> Result<Tensor> {
+    fn join<'t, T: Clone + 't>(
+        parts: &'t [Tensor],
+        view: impl Fn(&'t Tensor) -> Option<ArrayView<'t, T, IxDyn>>,
+    ) -> Result<Tensor>
+    where
+        Tensor: From<ndarray::ArrayD<T>>,
+    {
+        let views: Vec<_> = parts.iter().filter_map(view).collect();
+        Ok(Tensor::from(concatenate(Axis(0), &views)?))
+    }
     if parts.len() == 1 {
         return Ok(parts.swap_remove(0));
     }
-    let views: Vec<_> = parts.iter().map(|part| part.view()).collect();
-    if views.iter().any(|view| view.ndim() == 0) {
+    if parts.iter().any(|part| part.shape().is_empty()) {
         bail!(
             "{name} is one number a batch, of {} batches of {} inputs; run one batch at a time",
             parts.len(),
             graph.inputs().len()
         );
     }
-    Ok(concatenate(Axis(0), &views)?)
+    match &parts[0] {
+        Tensor::F32(_) => join(&parts, |part| if let Tensor::F32(a) = part { Some(a.view()) } else { None }),
+        Tensor::I8(_) => join(&parts, |part| if let Tensor::I8(a) = part { Some(a.view()) } else { None }),
+        Tensor::I32(_) => join(&parts, |part| if let Tensor::I32(a) = part { Some(a.view()) } else { None }),
+        Tensor::I64(_) => join(&parts, |part| if let Tensor::I64(a) = part { Some(a.view()) } else { None }),
+    }
 }

@@ -270,8 +270,9 @@ def difference(test, got, names, outputs):
                 actual = np.where(np.isinf(rounded), actual, rounded)
             actual, expected = actual.astype(np.float64), expected.astype(np.float64)
             right = np.isclose(actual, expected, rtol=rtol, atol=test.atol, equal_nan=True)
+        elif expected.dtype != bool and is_float(actual.dtype):
+            return f"{name} is {actual.dtype}, expected integers"
         else:
-            actual, expected = actual.astype(np.float32), expected.astype(np.float32)
             right = actual == expected
         if not right.all():
             at = np.unravel_index(np.argmin(right), right.shape)
@@ -287,9 +288,14 @@ def changed(outputs):
     outputs = list(outputs)
     for at in reversed(range(len(outputs))):
         if outputs[at].size:
-            values = outputs[at].astype(np.float64 if is_float(outputs[at].dtype) else np.float32)
+            if outputs[at].dtype == bool:
+                values = outputs[at].copy()
+                values.flat[-1] = not values.flat[-1]
+                outputs[at] = values
+                return outputs
+            values = outputs[at].astype(np.float64 if is_float(outputs[at].dtype) else np.int64)
             last = values.flat[-1]
-            values.flat[-1] = 1 if np.isnan(last) else -(last + np.copysign(1, last))
+            values.flat[-1] = 1 if np.isnan(last) else -(last + (1 if last >= 0 else -1))
             outputs[at] = values.astype(outputs[at].dtype) if is_float(outputs[at].dtype) else values
             return outputs
     return None

@@ -22,8 +22,8 @@ Each test of the kinds node, simple, pytorch-converted and pytorch-operator runs
 All cases run on the CPU, each third also in the reference interpreter, and some of those that the CPU runs on a GPU. A case is
 
 - right: names and shapes are those expected, and floats are close, by ONNX's own measure for backends (rtol 1e-3, atol 1e-7; rtol 2^-6
-  for bfloat16), and NaN where NaN is expected. Integers and booleans are equal. The command line writes all as f32: so types cannot
-  be compared, integers are compared after rounding to f32, and of outputs of 16 bits, values that fit are rounded to them first;
+  for bfloat16), and NaN where NaN is expected. Integers and booleans are equal. The command line writes floats and booleans as f32
+  and integers as i32, so that more of types cannot be compared; of outputs of 16 bits, values that fit are rounded to them first;
 - refused: exit status 1 and one line that says why;
 - not applicable: .npz, or for constants, an initializer cannot hold its inputs: strings, complex numbers, sequences, optionals;
 - wrong, or a crash: any other exit status, a message that is not one line, no end within a minute. These fail this script.
@@ -117,8 +117,8 @@ def run(case, device, folder):
         return status(ended.returncode, ended.stderr.decode(errors="replace"))
     with np.load(output) as file:
         got = {name: file[name] for name in file.files}
-    if others := {str(array.dtype) for array in got.values()} - {"float32"}:
-        return "wrong", f"an output is {others.pop()}, expected float32"
+    if others := {str(array.dtype) for array in got.values()} - {"float32", "int32", "int8"}:
+        return "wrong", f"an output is {others.pop()}, expected float32, int32 or int8"
     names = [value.name for value in case.model.graph.output]
     if problem := difference(case.test, got, names, case.outputs):
         return "wrong", problem
