@@ -155,6 +155,9 @@ fn of_recording(device: &wgpu::Device, record_in: impl Fn(&mut wgpu::ComputePass
     [in_pass, whole]
 }
 
+/// Allocations of `Run::record` beyond those of a pass, at most: wgpu's error and its message.
+const MOST_ASKING: usize = 24;
+
 #[test]
 fn recording_allocates_no_more_than_its_dispatches() {
     let Some((context, engine)) = engine("allocations") else { return };
@@ -178,5 +181,13 @@ fn recording_allocates_no_more_than_its_dispatches() {
     });
     report(&format!("allocations of 12 dispatches: {ours:?} in a pass and with it, plain wgpu {bare:?}"));
     assert!(ours[0] <= bare[0] && ours[1] <= bare[1], "{ours:?} allocations, plain wgpu {bare:?}");
+    // Into an encoder, the device is asked first whether it is lost, which it answers by an error.
+    let in_encoder = (0..8).map(|_| {
+        let mut encoder = context.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        allocations(|| run.record(&mut encoder, 17).expect("recorded"))
+    });
+    let in_encoder = in_encoder.skip(4).min().expect("four");
+    report(&format!("asking whether the device is lost: {} allocations more", in_encoder - ours[1]));
+    assert!(in_encoder > ours[1] && in_encoder - ours[1] <= MOST_ASKING, "{in_encoder}, in a pass {ours:?}");
     assert!(with_vec[0] > bare[0], "{with_vec:?} allocations of a recording with one more, plain wgpu {bare:?}");
 }
