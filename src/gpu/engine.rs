@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::choice::{Abilities, Candidate, Choice, DeviceClass, choices, pick};
 use super::coop::{CHUNKS, Coop, Fragment};
 use super::error::GpuError;
-use super::known_answer::{self, Family};
+use super::known_answer;
 use super::layout::WeightBits;
 use super::model::Model;
 use super::pipeline::Pipelines;
@@ -111,8 +111,8 @@ pub(super) struct Shared {
     pub(super) limits: wgpu::Limits,
     pub(super) pipelines: Pipelines,
     lost: AtomicBool,
-    /// The families of kernels that have given known answers, and whether with packed dot products.
-    known: Mutex<BTreeSet<(Family, bool)>>,
+    /// The kernels that have given known answers, and whether with packed dot products.
+    known: Mutex<BTreeSet<(&'static str, bool)>>,
 }
 
 impl Shared {
@@ -130,12 +130,8 @@ impl Shared {
         self.check_marked_lost()
     }
 
-    pub(super) fn is_known(&self, family: (Family, bool)) -> bool {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).contains(&family)
-    }
-
-    pub(super) fn set_known(&self, family: (Family, bool)) {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(family);
+    pub(super) fn known(&self) -> MutexGuard<'_, BTreeSet<(&'static str, bool)>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,7 +1,7 @@
 //! A program on a device: its weights, uploaded once.
 
 use std::borrow::Borrow;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use wgpu::BufferUsages;
 
@@ -53,10 +53,7 @@ impl Model {
     pub(super) async fn load(engine: &Engine, program: &Program) -> Result<Self, GpuError> {
         engine.shared.check_lost()?;
         // What no number of rows can make possible is refused here already.
-        let copied = vec![false; program.inputs().len()];
-        let unfused = engine.settings.unfused;
-        let terms = Terms { max_rows: 1, unfused, copied: &copied, alignment: 256, max_bytes: u64::MAX };
-        Plan::check(program, terms)?;
+        Self::kernels(engine, program)?;
         let mut of_steps = Vec::with_capacity(program.steps().len());
         let mut packed = Packed::new();
         for step in program.steps() {
@@ -87,6 +84,14 @@ impl Model {
             constants.push(storage(engine, &value.name, &bytes).await?);
         }
         Ok(Self { engine: engine.clone(), program: program.clone(), of_steps, constants })
+    }
+
+    /// The general kernels that a program needs.
+    pub(super) fn kernels(engine: &Engine, program: &Program) -> Result<BTreeSet<&'static str>, GpuError> {
+        let copied = vec![false; program.inputs().len()];
+        let unfused = engine.settings.unfused;
+        let terms = Terms { max_rows: 1, unfused, copied: &copied, alignment: 256, max_bytes: u64::MAX };
+        Plan::kernels(program, terms)
     }
 
     /// The same weights, computed with by another engine of the device.

@@ -1,5 +1,7 @@
 //! The dispatches of a program, and where its values lie between them.
 
+use std::collections::BTreeSet;
+
 use super::arena::{Arenas, Lifetime, Place};
 use super::error::GpuError;
 use super::fuse::{Group, Joined, groups};
@@ -51,6 +53,12 @@ const GENERAL_Z: u32 = 8;
 const LINEAR_Y: u32 = 6;
 const LINEAR_OTHER: u32 = 7;
 
+/// Layers of codes with a table or a sum behind, in [`Plan::kernels`].
+pub(super) const LINEAR_TABLE: &str = "linear with a table";
+pub(super) const LINEAR_SUM: &str = "linear with a sum";
+/// Products whose scales come with the operands.
+pub(super) const MATMUL_DYNAMIC: &str = "matmul_dynamic_i8_f32";
+
 /// What sums that are kept may take beyond a tenth.
 const KEPT_SUM_BYTES: u64 = 256 * 1024;
 
@@ -91,10 +99,18 @@ impl Plan {
         Ok(if plan.arenas.bytes() > allowed.saturating_add(KEPT_SUM_BYTES) { smaller } else { plan })
     }
 
-    /// Only what can be refused.
-    pub(super) fn check(program: &Program, terms: Terms<'_>) -> Result<(), GpuError> {
+    /// The general kernels that a program needs, by their entry points, and what is joined to its layers of codes.
+    pub(super) fn kernels(program: &Program, terms: Terms<'_>) -> Result<BTreeSet<&'static str>, GpuError> {
         let joined = if terms.unfused { Joined::Nothing } else { Joined::All };
-        Self::dispatched(program, terms, &groups(program, joined)).map(drop)
+        let plan = Self::dispatched(program, terms, &groups(program, joined))?;
+        let kernels = plan.dispatches.iter().filter_map(|planned| match &planned.kernel {
+            PlannedKernel::General(general) if general.kernel.flags == ["DYNAMIC"] => Some(MATMUL_DYNAMIC),
+            PlannedKernel::General(general) => Some(general.kernel.entry),
+            PlannedKernel::Linear(group) if group.table.is_some() => Some(LINEAR_TABLE),
+            PlannedKernel::Linear(group) if group.sum.is_some() => Some(LINEAR_SUM),
+            PlannedKernel::Linear(_) | PlannedKernel::Tensor(..) => None,
+        });
+        Ok(kernels.collect())
     }
 
     fn of(program: &Program, terms: Terms<'_>, groups: &[Group]) -> Result<Self, GpuError> {
