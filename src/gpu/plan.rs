@@ -391,7 +391,7 @@ pub(super) fn matrix_rows(value: &Value, rows: usize) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::program::Step;
+    use crate::program::{FloatOp, Step};
     use crate::qparams::{QParams, QuantRange};
     use crate::tensor::Shape;
 
@@ -438,6 +438,36 @@ mod tests {
             assert_ne!(read, written);
             assert_eq!(read, plan.dispatches[at - 1].parts[1].1, "each dispatch reads what the last wrote");
         }
+    }
+
+    /// 100,000 products of transposed values, each an output: looking through the steps or the outputs for each is 10¹⁰ looks, in
+    /// several places, which is minutes in each.
+    #[test]
+    fn steps_are_found_without_a_search() {
+        const PRODUCTS: usize = 100_000;
+        let value = |at: usize| Value {
+            name: format!("v{at}"),
+            value_type: ValueType::F32,
+            shape: Shape::fixed(&[4, 4]),
+            qparams: None,
+        };
+        let [a, b] = [0, 1].map(ValueId::new);
+        let steps = (0..PRODUCTS).flat_map(|at| {
+            let [turned, product] = [2 + 2 * at, 3 + 2 * at].map(ValueId::new);
+            let transpose = StepOp::Transpose { perm: vec![1, 0] };
+            let step =
+                |op, inputs: &[ValueId], output| Step { name: String::new(), op, inputs: inputs.to_vec(), output };
+            [step(transpose, &[a], turned), step(StepOp::Float(FloatOp::MatMul), &[b, turned], product)]
+        });
+        let outputs = (0..PRODUCTS).map(|at| ValueId::new(3 + 2 * at)).collect();
+        let values = (0..2 + 2 * PRODUCTS).map(value).collect();
+        let program = Program::new(values, Vec::new(), vec![a, b], outputs, steps.collect()).expect("valid");
+        let groups = groups(&program, Joined::All);
+        assert!(groups.len() == PRODUCTS && groups.iter().all(|group| group.transposes[1].is_some()));
+        let terms = Terms { max_rows: 4, unfused: false, copied: &[false, false], alignment: 16, max_bytes: u64::MAX };
+        let plan = Plan::dispatched(&program, terms, &groups).expect("fits");
+        let written = |dispatch: &Planned| dispatch.parts.iter().find(|part| part.0 == GENERAL_Y).map(|part| part.1);
+        assert!(plan.dispatches.iter().enumerate().all(|(at, dispatch)| written(dispatch) == Some(Slot::Output(at))));
     }
 
     #[test]

@@ -163,3 +163,27 @@ fn without_dead_nodes(nodes: Vec<Node>, inputs: &[NodeId], outputs: &[NodeId], s
     let renumber = |ids: &[NodeId]| ids.iter().map(|id| map[id.index()]).collect();
     Graph::from_parts(kept, renumber(inputs), renumber(outputs), source)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::{GraphBuilder, UnaryOp};
+    use crate::tensor::Shape;
+
+    /// 200,000 nodes of one name: trying all numbers again for each takes 2·10¹⁰ looks, which is hours.
+    #[test]
+    fn names_that_are_asked_for_again_take_a_step_each() {
+        let mut g = GraphBuilder::new();
+        let x = g.input("x", Shape::rows(1)).expect("an input");
+        let graph = g.finish([x]).expect("a graph");
+        let mut rewriter = Rewriter::new(&graph);
+        let x = rewriter.copy(x).expect("a copy");
+        let mut name = |wish: &str| {
+            let id = rewriter.add(wish, Op::Unary(UnaryOp::Relu), vec![x], wish).expect("a node");
+            rewriter.node(id).name.clone()
+        };
+        assert_eq!(["n", "n_2", "n", "n", "n_2"].map(&mut name), ["n", "n_2", "n_1", "n_3", "n_2_1"]);
+        let last = (0..200_000).map(|_| name("n")).last();
+        assert_eq!(last.as_deref(), Some("n_200003"));
+    }
+}

@@ -377,3 +377,12 @@ fn types_stay_as_they_were_declared() {
         assert_eq!(first.op_type == "Cast", cast, "{elem_type}");
     }
 }
+
+/// 200,000 values of one name: trying all numbers again for each takes 2·10¹⁰ looks, which is hours.
+#[test]
+fn names_that_are_asked_for_again_take_a_step_each() {
+    let mut writer = writer::Writer::default();
+    assert_eq!(["n", "n.2", "n", "n", "n.2"].map(|wish| writer.unique(wish)), ["n", "n.2", "n.1", "n.3", "n.2.1"]);
+    let last = (0..200_000).map(|_| writer.unique("n")).last();
+    assert_eq!(last.as_deref(), Some("n.200003"));
+}
