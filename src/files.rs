@@ -2,6 +2,8 @@
 //!
 //! Hidden, since only the command line needs it beside the library.
 
+pub mod safetensors;
+
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};

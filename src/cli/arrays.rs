@@ -11,7 +11,6 @@ use anyhow::{Context, Result, anyhow};
 use enfold::{Tensor, files};
 use ndarray::ArrayD;
 use ndarray_npy::WriteNpyExt;
-use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorInfo, TensorView};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
@@ -202,9 +201,7 @@ fn write_safetensors(arrays: &[(String, ArrayD<f32>)]) -> Result<Vec<u8>> {
 
 /// Where the arrays of a safetensors file are.
 fn safetensors(bytes: Vec<u8>) -> Result<Source> {
-    let (header_bytes, metadata) = SafeTensors::read_metadata(&bytes)?;
-    // The length of the header stands before it.
-    let first = size_of::<u64>() + header_bytes;
+    let (first, metadata) = files::safetensors::metadata(&bytes)?;
     let stored = |(name, info): (String, &TensorInfo)| {
         let (from, to) = info.data_offsets;
         (name, Stored { dtype: info.dtype, shape: info.shape.clone(), range: first + from..first + to })
