@@ -17,7 +17,8 @@ use zip::{CompressionMethod, ZipWriter};
 
 use super::elements::Element;
 use super::failure::usage;
-use super::npy::{Header, Npz};
+use super::npy::Header;
+use super::npz::Npz;
 use super::output::{self, extension};
 
 /// What an array is, before its elements are read.
