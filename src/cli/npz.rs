@@ -30,12 +30,14 @@ const FREE_BYTES: u64 = 64 << 20;
 #[derive(Debug)]
 struct Limited<R> {
     file: R,
+    at: u64,
     left: Rc<Cell<u64>>,
 }
 
 impl<R: Read> Read for Limited<R> {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         let read = self.file.read(bytes)?;
+        self.at += read as u64;
         let left = self.left.get().checked_sub(read as u64);
         self.left.set(left.ok_or_else(|| io::Error::other("its directory is not sound, and has too many ends"))?);
         Ok(read)
@@ -44,7 +46,11 @@ impl<R: Read> Read for Limited<R> {
 
 impl<R: Seek> Seek for Limited<R> {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        self.file.seek(to)
+        // A buffer is lost wherever it is sought to, and `zip` seeks to where it is behind every member.
+        if to != SeekFrom::Current(0) && to != SeekFrom::Start(self.at) {
+            self.at = self.file.seek(to)?;
+        }
+        Ok(self.at)
     }
 }
 
@@ -61,7 +67,7 @@ impl<R: Read + Seek> Npz<R> {
     pub(crate) fn new(mut file: R) -> Result<Self> {
         let file_bytes = file.seek(SeekFrom::End(0))?;
         let left = Rc::new(Cell::new(file_bytes.saturating_mul(MOST_READS).saturating_add(FREE_READS)));
-        let zip = ZipArchive::new(Limited { file, left: Rc::clone(&left) })?;
+        let zip = ZipArchive::new(Limited { file, at: file_bytes, left: Rc::clone(&left) })?;
         // Members are limited by what they are said to have.
         left.set(u64::MAX);
         let mut members = BTreeMap::new();
