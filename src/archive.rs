@@ -363,8 +363,8 @@ fn serialize(mut header: Header, mut writer: Writer) -> Result<Vec<u8>, ArchiveE
 }
 
 fn deserialize(bytes: &[u8]) -> Result<(Header, Reader<'_>), ArchiveError> {
-    let format = |e: safetensors::SafeTensorError| ArchiveError::Format { message: e.to_string() };
-    let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(format)?;
+    let format = |message: String| ArchiveError::Format { message };
+    let (_, metadata) = files::safetensors::metadata(bytes).map_err(|e| format(e.to_string()))?;
     let json = metadata.metadata().as_ref().and_then(|m| m.get(KEY));
     let json = json.ok_or_else(|| ArchiveError::Header { message: format!("there is no entry {KEY:?}") })?;
     let header = |e: serde_json::Error| ArchiveError::Header { message: e.to_string() };
@@ -375,7 +375,8 @@ fn deserialize(bytes: &[u8]) -> Result<(Header, Reader<'_>), ArchiveError> {
     }
     let mut header: Header = serde_json::from_str(json).map_err(header)?;
     let packed = std::mem::take(&mut header.packed);
-    Ok((header, Reader::new(SafeTensors::deserialize(bytes).map_err(format)?, packed)))
+    let tensors = SafeTensors::deserialize(bytes).map_err(|e| format(e.to_string()))?;
+    Ok((header, Reader::new(tensors, packed)))
 }
 
 fn write(bytes: &[u8], path: &Path) -> Result<(), ArchiveError> {

@@ -12,6 +12,7 @@ mod feed;
 mod inspect;
 mod model;
 mod npy;
+mod npz;
 mod output;
 mod plots;
 mod progress;

@@ -2,6 +2,8 @@
 //!
 //! Hidden, since only the command line needs it beside the library.
 
+pub mod safetensors;
+
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
@@ -10,6 +12,9 @@ use tempfile::NamedTempFile;
 
 /// A pipe does not say how much is to come, and may never end. No ONNX file is larger than this.
 const MOST_OF_A_PIPE: u64 = 2 << 30;
+
+/// Linux follows no more either.
+const MOST_LINKS: usize = 40;
 
 /// Opens a file, or a pipe. Folders and devices are refused: to open some waits or changes something, and to read some never ends.
 ///
@@ -55,6 +60,20 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Where links lead, also if nothing is there yet.
+fn followed(path: &Path) -> io::Result<PathBuf> {
+    let mut path = path.to_owned();
+    for _ in 0..MOST_LINKS {
+        match (std::fs::canonicalize(&path), std::fs::read_link(&path)) {
+            (Ok(real), _) => return Ok(real),
+            (Err(_), Ok(next)) => path = path.parent().unwrap_or(Path::new("")).join(next),
+            (Err(_), Err(_)) => return Ok(path),
+        }
+    }
+    // The system says that there are too many.
+    std::fs::canonicalize(path)
+}
+
 /// A file that is written under another name in the folder of the one it replaces, and takes its name when it is whole. If it
 /// never is, nothing of it stays.
 #[derive(Debug)]
@@ -70,12 +89,13 @@ enum Sink {
 }
 
 impl Replacement {
-    /// Begins a file. Where `path` is a link, what it leads to is replaced; a pipe or a device is written to as it is.
+    /// Begins a file. Where `path` is a link, what it leads to is replaced, or made if it is not there; a pipe or a device is
+    /// written to as it is.
     ///
     /// # Errors
     /// Those of the system.
     pub fn new(path: &Path) -> io::Result<Self> {
-        let target = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let target = followed(path)?;
         let there = std::fs::metadata(&target).ok();
         if there.as_ref().is_some_and(|there| !there.is_file()) {
             let file = Sink::Direct(OpenOptions::new().write(true).open(&target)?);
@@ -211,11 +231,17 @@ mod tests {
         use std::os::unix::fs::symlink;
         let folder = folder();
         let at = |name: &str| folder.path().join(name);
-        symlink(at("target"), at("link")).expect("a link");
-        write(&at("target"), b"old").expect("written");
+        // One behind another, and relative to their folder.
+        symlink("next", at("link")).expect("a link");
+        symlink("target", at("next")).expect("a link");
+        write(&at("link"), b"old").expect("made");
+        assert_eq!(std::fs::read(at("target")).expect("a file"), b"old");
         write(&at("link"), b"new").expect("written");
         assert_eq!(std::fs::read(at("target")).expect("a file"), b"new");
         assert!(std::fs::symlink_metadata(at("link")).expect("a link").is_symlink());
+        symlink("circle", at("circle")).expect("a link");
+        assert!(write(&at("circle"), b"new").is_err());
+        assert!(std::fs::symlink_metadata(at("circle")).expect("a link").is_symlink());
         write(Path::new("/dev/null"), b"gone").expect("written");
         assert!(!std::fs::metadata("/dev/null").expect("a device").is_file());
         symlink("/dev/zero", at("endless")).expect("a link");

@@ -11,14 +11,15 @@ use anyhow::{Context, Result, anyhow};
 use enfold::{Tensor, files};
 use ndarray::ArrayD;
 use ndarray_npy::WriteNpyExt;
-use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorInfo, TensorView};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
 use super::elements::Element;
 use super::failure::usage;
-use super::npy::{Header, Npz};
+use super::model::is_archive;
+use super::npy::Header;
+use super::npz::Npz;
 use super::output::{self, extension};
 
 /// What an array is, before its elements are read.
@@ -69,20 +70,26 @@ const FORMATS: &str = ".npy, .npz or .safetensors";
 impl Arrays {
     pub(super) fn load(path: &Path) -> Result<Self> {
         let name = path.display();
-        let kind = extension(path);
+        let mut kind = extension(path);
+        // Without an extension, as of a pipe, the content decides.
+        let whole = if kind.is_empty() { Some(unread(files::read(path), path)?) } else { None };
+        if let Some(bytes) = &whole {
+            kind = by_content(bytes).to_owned();
+        }
         if !["npy", "npz", "safetensors"].contains(&kind.as_str()) {
             return Err(usage(format!("{name}: DATA is {FORMATS}")));
         }
+        let read = |whole: Option<Vec<u8>>| whole.map_or_else(|| unread(files::read(path), path), Ok);
         let source = match kind.as_str() {
-            "safetensors" => safetensors(unread(files::read(path), path)?),
+            "safetensors" => safetensors(read(whole)?),
             _ => {
-                let (mut file, size_bytes): (Box<dyn Stream>, u64) = match path.is_file() {
+                let (mut file, size_bytes): (Box<dyn Stream>, u64) = match whole.is_none() && path.is_file() {
                     true => {
                         let (file, metadata) = unread(files::open(path), path)?;
                         (Box::new(BufReader::new(file)), metadata.len())
                     }
                     false => {
-                        let bytes = unread(files::read(path), path)?;
+                        let bytes = read(whole)?;
                         let size_bytes = bytes.len() as u64;
                         (Box::new(Cursor::new(bytes)), size_bytes)
                     }
@@ -129,6 +136,16 @@ impl Arrays {
 impl From<&Header> for ArrayType {
     fn from(header: &Header) -> Self {
         Self { element: header.element, shape: header.shape.clone() }
+    }
+}
+
+/// The extension that data should have.
+fn by_content(bytes: &[u8]) -> &'static str {
+    match bytes {
+        [b'\x93', b'N', b'U', b'M', b'P', b'Y', ..] => "npy",
+        [b'P', b'K', ..] => "npz",
+        bytes if is_archive(bytes) => "safetensors",
+        _ => "",
     }
 }
 
@@ -212,9 +229,7 @@ fn write_safetensors(arrays: &[(String, Tensor)]) -> Result<Vec<u8>> {
 
 /// Where the arrays of a safetensors file are.
 fn safetensors(bytes: Vec<u8>) -> Result<Source> {
-    let (header_bytes, metadata) = SafeTensors::read_metadata(&bytes)?;
-    // The length of the header stands before it.
-    let first = size_of::<u64>() + header_bytes;
+    let (first, metadata) = files::safetensors::metadata(&bytes)?;
     let stored = |(name, info): (String, &TensorInfo)| {
         let (from, to) = info.data_offsets;
         (name, Stored { dtype: info.dtype, shape: info.shape.clone(), range: first + from..first + to })

@@ -49,7 +49,7 @@ pub(super) fn feed(
 ) -> Result<Feed> {
     let inputs = matched(graph, arrays, stderr)?;
     let batched = inputs.iter().any(|input| input.shape.is_batched());
-    if batched { at_run_time(&inputs, batch_size) } else { of_fixed_batch(&inputs, batch_size, rest, stderr) }
+    if batched { at_run_time(inputs, batch_size) } else { of_fixed_batch(inputs, batch_size, rest, stderr) }
 }
 
 /// Arrays that are listed in a message: a file may have thousands.
@@ -143,24 +143,21 @@ fn fits(shape: &Shape, actual: &[usize]) -> bool {
     }
 }
 
-fn at_run_time(inputs: &[Input<'_>], batch_size: Option<usize>) -> Result<Feed> {
+fn at_run_time(inputs: Vec<Input<'_>>, batch_size: Option<usize>) -> Result<Feed> {
     let rows = inputs.iter().find(|input| input.shape.is_batched()).map_or(0, |input| input.array.shape[0]);
     if let Some(fixed) = inputs.iter().find(|i| !i.shape.is_batched() && i.array.shape != i.shape.dims()) {
         bail!("{} has shape {:?}, expected {}", fixed.name, fixed.array.shape, fixed.shape);
     }
     let size = batch_size.unwrap_or(rows).max(1);
-    let batch = |first: usize| {
-        let cut = |input: &Input<'_>| match input.shape.is_batched() {
-            true => input.tensor(first, (first + size).min(rows)),
-            false => input.tensor(0, input.array.shape.first().copied().unwrap_or(1)),
-        };
-        inputs.iter().map(cut).collect::<Result<Vec<_>>>()
-    };
-    let batches = (0..rows).step_by(size).map(batch).collect::<Result<_>>()?;
+    let firsts: Vec<usize> = (0..rows).step_by(size).collect();
+    let batches = cut(inputs, &firsts, |input, first| match input.shape.is_batched() {
+        true => (first, (first + size).min(rows)),
+        false => (0, input.array.shape.first().copied().unwrap_or(1)),
+    })?;
     Ok(Feed { batches, rows })
 }
 
-fn of_fixed_batch(inputs: &[Input<'_>], batch_size: Option<usize>, rest: Rest, stderr: &Stderr) -> Result<Feed> {
+fn of_fixed_batch(inputs: Vec<Input<'_>>, batch_size: Option<usize>, rest: Rest, stderr: &Stderr) -> Result<Feed> {
     // Of each input, the rows of one batch, and of how many batches there are rows.
     let lead = |input: &Input<'_>| input.shape.dims().first().copied();
     let batches = |input: &Input<'_>| lead(input).map_or(1, |lead| input.array.shape[0] / lead);
@@ -175,7 +172,7 @@ fn of_fixed_batch(inputs: &[Input<'_>], batch_size: Option<usize>, rest: Rest, s
             "--batch-size {asked}: the model's batch is fixed at {fixed}; leave --batch-size out"
         )));
     }
-    for input in inputs {
+    for input in &inputs {
         let Some(lead) = lead(input) else { continue };
         let (there, over) = (input.array.shape[0], input.array.shape[0] % lead);
         match rest {
@@ -192,14 +189,28 @@ fn of_fixed_batch(inputs: &[Input<'_>], batch_size: Option<usize>, rest: Rest, s
             ),
         }
     }
-    let batch = |at: usize| {
-        let cut = |input: &Input<'_>| {
-            let lead = lead(input).unwrap_or(1);
-            input.tensor(at * lead, (at + 1) * lead)
-        };
-        inputs.iter().map(cut).collect::<Result<Vec<_>>>()
-    };
-    Ok(Feed { batches: (0..count).map(batch).collect::<Result<_>>()?, rows: count * fixed })
+    let numbers: Vec<usize> = (0..count).collect();
+    let batches = cut(inputs, &numbers, |input, at| {
+        let lead = lead(input).unwrap_or(1);
+        (at * lead, (at + 1) * lead)
+    })?;
+    Ok(Feed { batches, rows: count * fixed })
+}
+
+/// The rows of each input for each batch. The elements of an input are gone before those of the next are converted.
+fn cut(
+    inputs: Vec<Input<'_>>,
+    batches: &[usize],
+    rows: impl Fn(&Input<'_>, usize) -> (usize, usize),
+) -> Result<Vec<Vec<Tensor>>> {
+    let mut cut: Vec<Vec<Tensor>> = vec![Vec::new(); batches.len()];
+    for input in inputs {
+        for (tensors, &batch) in cut.iter_mut().zip(batches) {
+            let (first, end) = rows(&input, batch);
+            tensors.push(input.tensor(first, end)?);
+        }
+    }
+    Ok(cut)
 }
 
 impl Input<'_> {

@@ -104,6 +104,7 @@ pub(super) struct Model {
 impl Model {
     /// Loads an ONNX file or an archive, whichever it is by its content.
     pub(super) fn load(path: &Path, dims: &Dims) -> Result<Self> {
+        let path = &opened(path);
         let name = path.display();
         if path.is_dir() {
             bail!("{name} is a folder; MODEL is an .onnx file or an archive that enfold has written");
@@ -113,14 +114,15 @@ impl Model {
         let (path, size_bytes) = (path.to_owned(), bytes.len() as u64);
         if !is_archive(&bytes) && extension(&path) != "safetensors" {
             let is_file = path.is_file();
-            if is_file && extension(&path) != "onnx" {
+            // Without an extension, the content decides.
+            if is_file && !["", "onnx"].contains(&extension(&path).as_str()) {
                 bail!("{name} is no archive of enfold, nor called .onnx; MODEL is one of the two");
             }
             let options = ImportOptions::new().dims(dims.by_name()?);
             // The library's advice, as an argument.
             let advice = |e: onnx::OnnxError| anyhow!(e.with_argument("--dim"));
-            // Beside a pipe there are no files with more data.
-            let graph = match is_file {
+            // Beside a pipe, or a file that is open and has no path, there are no files with more data.
+            let graph = match is_file && !is_descriptor(&path) {
                 true => onnx::import_from(bytes, &path, &options),
                 false => onnx::import(bytes, None, &options),
             };
@@ -208,8 +210,18 @@ fn element_bytes(dtype: enfold::tensor::DType) -> u64 {
     }
 }
 
+fn is_descriptor(path: &Path) -> bool {
+    path == Path::new("/dev/stdin") || path.starts_with("/dev/fd") || path.starts_with("/proc/self/fd")
+}
+
+/// The path itself, or of a file that a shell has opened, as in `< m.onnx`, its own: beside that lie the files with more data.
+fn opened(path: &Path) -> PathBuf {
+    let real = is_descriptor(path).then(|| path.canonicalize().ok()).flatten();
+    real.filter(|real| real.is_file()).unwrap_or_else(|| path.to_owned())
+}
+
 /// A safetensors file begins with the length of its JSON header, 8 bytes, and the header.
-fn is_archive(bytes: &[u8]) -> bool {
+pub(super) fn is_archive(bytes: &[u8]) -> bool {
     bytes.get(8) == Some(&b'{') && bytes[5..8] == [0; 3]
 }
 

@@ -1,12 +1,9 @@
-//! NumPy's files: an array, or a zip of arrays. A header is believed only as far as the bytes behind it go.
+//! NumPy's files of one array. A header is believed only as far as the bytes behind it go.
 
-use std::collections::BTreeMap;
-use std::io::{Read, Seek};
+use std::io::Read;
 
 use anyhow::{Context, Result, bail, ensure};
 use ndarray::{ArrayView, IxDyn, ShapeBuilder};
-use zip::ZipArchive;
-use zip::read::ZipFile;
 
 use super::elements::Element;
 
@@ -15,9 +12,6 @@ const MOST_HEADER_BYTES: usize = 1 << 16;
 
 /// NumPy's own limit.
 const MOST_AXES: usize = 64;
-
-/// A deflated bit stands for no more than 129 bytes, so a byte for no more than this.
-const MOST_UNPACKED: u64 = 1032;
 
 /// What stands before the elements of an array.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,8 +65,9 @@ impl Header {
 
     /// Reads the elements, which follow the header: row by row, and each with its smallest byte first.
     pub(crate) fn elements(&self, file: &mut impl Read) -> Result<Vec<u8>> {
-        // Grows as bytes come: what a zip says of the length of its members may be wrong.
         let mut bytes = Vec::new();
+        // No more than is needed; a vector that grows would take up to twice as much.
+        bytes.try_reserve_exact(self.size_bytes)?;
         file.by_ref().take(self.size_bytes as u64 + 1).read_to_end(&mut bytes)?;
         let there = bytes.len();
         ensure!(
@@ -239,64 +234,8 @@ fn short(text: &str) -> &str {
     &text[..text.floor_char_boundary(32)]
 }
 
-/// The arrays of an `.npz` file, of which each is read when it is asked for.
-#[derive(Debug)]
-pub(crate) struct Npz<R> {
-    zip: ZipArchive<R>,
-    /// Members by the names of their arrays.
-    members: BTreeMap<String, usize>,
-}
-
-impl<R: Read + Seek> Npz<R> {
-    pub(crate) fn new(file: R) -> Result<Self> {
-        let zip = ZipArchive::new(file)?;
-        let mut members = BTreeMap::new();
-        for at in 0..zip.len() {
-            let name = zip.name_for_index(at).unwrap_or_default();
-            let name = name.strip_suffix(".npy").unwrap_or(name);
-            ensure!(members.insert(name.to_owned(), at).is_none(), "two arrays are called {name}");
-        }
-        Ok(Self { zip, members })
-    }
-
-    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
-        self.members.keys().map(String::as_str)
-    }
-
-    /// What stands before the elements of an array.
-    pub(crate) fn header(&mut self, name: &str) -> Result<Header> {
-        self.member(name, |header, _| Ok(header))
-    }
-
-    /// The elements of an array, as [`Header::elements`] gives them.
-    pub(crate) fn elements(&mut self, name: &str) -> Result<Vec<u8>> {
-        self.member(name, |header, file| header.elements(file))
-    }
-
-    fn member<T>(&mut self, name: &str, read: impl FnOnce(Header, &mut ZipFile<'_, R>) -> Result<T>) -> Result<T> {
-        let at = *self.members.get(name).with_context(|| format!("there is no array {name}"))?;
-        let member = self.zip.name_for_index(at).unwrap_or(name).to_owned();
-        let within = || -> Result<T> {
-            let mut file = self.zip.by_index(at)?;
-            let (packed, unpacked) = (file.compressed_size(), file.size());
-            ensure!(
-                unpacked <= packed.saturating_mul(MOST_UNPACKED),
-                "it is said to have {unpacked} bytes in {packed}, which is more than can be packed into as many"
-            );
-            let header = Header::read(&mut file, unpacked)?;
-            read(header, &mut file)
-        };
-        within().with_context(|| format!("array {member}"))
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::io::{Cursor, Write};
-
-    use zip::ZipWriter;
-    use zip::write::SimpleFileOptions;
-
     use super::*;
 
     fn file(version: u8, header: &str, data: &[u8]) -> Vec<u8> {
@@ -390,33 +329,5 @@ mod tests {
         let mut half = &whole[..whole.len() - 1];
         let header = Header::read(&mut half, whole.len() as u64).expect("sound");
         assert!(header.elements(&mut half).expect_err("cut").to_string().contains("only 7"));
-    }
-
-    #[test]
-    fn members_are_read_when_they_are_asked_for() {
-        let whole = file(1, "{'descr': '|u1', 'fortran_order': False, 'shape': (100000,)}", &[7; 100_000]);
-        let zip = |members: &[(&str, &[u8])]| {
-            let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
-            for (name, bytes) in members {
-                zip.start_file(*name, SimpleFileOptions::default()).expect("a member");
-                zip.write_all(bytes).expect("written");
-            }
-            zip.finish().expect("a zip").into_inner()
-        };
-        let bytes = zip(&[("a.npy", &whole), ("b.npy", b"no array"), ("c", &whole)]);
-        let mut npz = Npz::new(Cursor::new(bytes.clone())).expect("a zip");
-        assert_eq!(npz.names().collect::<Vec<_>>(), ["a", "b", "c"]);
-        assert_eq!(npz.header("a").expect("an array").shape, [100_000]);
-        assert_eq!(npz.elements("c").expect("an array"), [7; 100_000]);
-        assert!(npz.header("b").is_err() && npz.header("d").is_err());
-        let error = Npz::new(Cursor::new(zip(&[("a.npy", &whole), ("a", &whole)]))).expect_err("twice").to_string();
-        assert!(error.contains("two arrays are called a"), "{error}");
-        // The directory promises more of a member than deflate can have made it of: its length, of 4 bytes, begins 24 bytes
-        // behind the signature of its entry.
-        let entry = bytes.windows(4).position(|four| four == b"PK\x01\x02").expect("an entry");
-        let mut bomb = bytes;
-        bomb[entry + 24..][..4].copy_from_slice(&u32::MAX.to_le_bytes());
-        let error = Npz::new(Cursor::new(bomb)).expect("a zip").elements("a").expect_err("a bomb");
-        assert!(format!("{error:#}").contains("4294967295 bytes in"), "{error:#}");
     }
 }

@@ -213,7 +213,8 @@ pub fn export(graph: &Graph, options: &ExportOptions) -> Result<Vec<u8>, ExportE
 }
 
 /// Writes the graph to an ONNX file. Of models beyond 1.9 GB, which no such file holds, the weights go to a second file beside it,
-/// called as `path` with `.data` appended. Both are complete before either takes the place of a file that is there.
+/// called as `path` with `.data` appended. Both are complete before either takes the place of a file that is there: also of one
+/// in which another model keeps its weights, so compare [`data_files`](crate::onnx::data_files) of such a model.
 ///
 /// # Errors
 /// As [`export()`], and [`ExportError::Io`] for a file that cannot be written.

@@ -3,6 +3,8 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
+use ndarray_npy::WriteNpyExt;
+
 use crate::models::mlp;
 use crate::space::{Ran, Space};
 
@@ -60,13 +62,16 @@ fn a_model_may_come_through_a_pipe() {
     space.copy("digits_mlp.onnx");
     space.copy("digits_mlp.safetensors");
     space.save("mlp.enfold", &mlp());
-    let inspect = |name: &str| {
-        let mut child = space.command("inspect --json /dev/stdin");
-        child.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = child.spawn().unwrap();
-        child.stdin.take().unwrap().write_all(&std::fs::read(space.path(name)).unwrap()).unwrap();
-        let ran = Ran::of(child.wait_with_output().unwrap());
+    // Redirected, as in `< m.onnx`, standard input is the file itself.
+    std::fs::copy(space.path("digits_mlp.onnx"), space.path("without_extension")).unwrap();
+    let redirected = |name: &str| {
+        let file = std::fs::File::open(space.path(name)).unwrap();
+        let ran = Ran::of(space.command("inspect --json /dev/stdin").stdin(file).output().unwrap());
         assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""), "{name}");
+        serde_json::from_str::<serde_json::Value>(&ran.out).unwrap()
+    };
+    let inspect = |name: &str| {
+        let ran = piped(&space, "inspect --json /dev/stdin", name);
         serde_json::from_str::<serde_json::Value>(&ran.out).unwrap()
     };
     for name in ["mlp.enfold", "digits_mlp.onnx"] {
@@ -76,7 +81,54 @@ fn a_model_may_come_through_a_pipe() {
         piped["model"].take();
         file["model"].take();
         assert_eq!(piped, file);
+        let mut redirected = redirected(name);
+        redirected["model"].take();
+        assert_eq!(redirected, file);
     }
+    redirected("without_extension");
+    // Weights in another file lie beside the file itself, and stay.
+    space.with_data_in("m.onnx", "weights.npz");
+    redirected("m.onnx");
+    let mut quantize = space.command("quantize /dev/stdin --dynamic --output weights.npz");
+    let ran = Ran::of(quantize.stdin(std::fs::File::open(space.path("m.onnx")).unwrap()).output().unwrap());
+    assert_eq!((ran.code, ran.err.contains("holds weights of")), (Some(2), true), "{ran:?}");
+}
+
+/// What a command makes of a file that comes through a pipe; it must succeed.
+#[cfg(unix)]
+fn piped(space: &Space, arguments: &str, name: &str) -> Ran {
+    let mut command = space.command(arguments);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(&std::fs::read(space.path(name)).unwrap()).unwrap();
+    let ran = Ran::of(child.wait_with_output().unwrap());
+    assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""), "enfold {arguments} < {name}");
+    ran
+}
+
+#[test]
+#[cfg(unix)]
+fn data_may_come_through_a_pipe() {
+    let space = Space::new("data_may_come_through_a_pipe");
+    space.save("mlp.enfold", &mlp());
+    space.mlp_data("x.safetensors", 8);
+    let x: Vec<f32> = space.arrays("x.safetensors").into_iter().find(|(name, ..)| name == "x").unwrap().2;
+    let x = ndarray::ArrayD::from_shape_vec(vec![8, 12], x).unwrap();
+    x.write_npy(std::fs::File::create(space.path("x.npy")).unwrap()).unwrap();
+    let mut zip = zip::ZipWriter::new(std::fs::File::create(space.path("x.npz")).unwrap());
+    zip.start_file("x.npy", zip::write::SimpleFileOptions::default()).unwrap();
+    zip.write_all(&std::fs::read(space.path("x.npy")).unwrap()).unwrap();
+    zip.finish().unwrap();
+    space.ok("run mlp.enfold --input x.safetensors --output y.npz --device cpu");
+    for name in ["x.npy", "x.npz", "x.safetensors"] {
+        piped(&space, "run mlp.enfold --input /dev/stdin --output z.npz --device cpu", name);
+        assert_eq!(std::fs::read(space.path("z.npz")).unwrap(), std::fs::read(space.path("y.npz")).unwrap(), "{name}");
+        std::fs::copy(space.path(name), space.path("without_extension")).unwrap();
+        space.ok("run mlp.enfold --input without_extension --output z.npz --device cpu");
+    }
+    std::fs::write(space.path("without_extension"), "no data").unwrap();
+    let run = "run mlp.enfold --input without_extension --output w.npz --device cpu";
+    space.fails(2, run, &["without_extension: DATA is .npy, .npz or .safetensors"]);
 }
 
 #[test]

@@ -211,6 +211,16 @@ fn damaged_files_do_no_harm() {
         let file = [&(changed.len() as u64).to_le_bytes()[..], changed.as_bytes(), &good[8 + length..]].concat();
         assert!(matches!(archive::from_bytes(&file), Err(ArchiveError::Format { .. })), "{to}");
     }
+    // Tensors whose sizes are right, one behind another, up to an end from which no length can be added.
+    let step = 1usize << 60;
+    let tensor = |at: usize| {
+        let (from, to) = (at * step, (at + 1).checked_mul(step).unwrap_or(usize::MAX - 7));
+        format!("\"{at:02}\":{{\"dtype\":\"U8\",\"shape\":[{}],\"data_offsets\":[{from},{to}]}}", to - from)
+    };
+    let endless = format!("{{{}}}", (0..16).map(tensor).collect::<Vec<_>>().join(","));
+    let file = [&(endless.len() as u64).to_le_bytes()[..], endless.as_bytes(), &[0; 8]].concat();
+    let error = archive::from_bytes(&file).expect_err("an end beyond the file").to_string();
+    assert!(error.contains("take 18446744073709551608 bytes, and there are 8"), "{error}");
     let mut corrupt = good.clone();
     corrupt[..8].copy_from_slice(&u64::MAX.to_le_bytes());
     assert!(archive::from_bytes(&corrupt).is_err());

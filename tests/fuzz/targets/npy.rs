@@ -7,11 +7,14 @@
 mod elements;
 #[path = "../../../src/cli/npy.rs"]
 mod npy;
+#[path = "../../../src/cli/npz.rs"]
+mod npz;
 
 use std::io::Cursor;
 
 use libfuzzer_sys::fuzz_target;
-use npy::{Header, Npz};
+use npy::Header;
+use npz::Npz;
 
 /// Members of one file that are read.
 const MOST: usize = 8;
