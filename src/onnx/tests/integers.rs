@@ -98,7 +98,7 @@ fn reduced(op: &str, of: &[i128], data_type: i32) -> i128 {
     }
 }
 
-fn stored(name: &str, data_type: i32, dims: &[i64], values: &[i128]) -> TensorProto {
+pub(super) fn stored(name: &str, data_type: i32, dims: &[i64], values: &[i128]) -> TensorProto {
     let bytes = match data_type {
         ty::BOOL | ty::INT8 | ty::UINT8 => 1,
         ty::INT16 | ty::UINT16 => 2,
