@@ -23,3 +23,56 @@ fn clips_by_bounds_beyond_32_bits() {
         assert!(error.contains(&format!("(Clip): its bound is {named}, which does not fit 32 bits")), "{error}");
     }
 }
+
+/// A cast of a known float gives what the cast at run time gives, or is refused as that is.
+#[test]
+fn casts_of_known_floats() {
+    let (mut cut, mut refused) = (0, 0);
+    for to in [ty::INT8, ty::UINT8, ty::INT16, ty::UINT16, ty::INT32] {
+        for v in [1.9, 300.7, -70_000.0, 2_147_483_520.0, -2_147_483_648.0, 2_147_483_648.0, -3e9, f32::NAN] {
+            let new = || Build::new(17).input("x", &["batch", "1"]);
+            let cast = |build: Build, from: &str, out: &str| {
+                build.node("Cast", from, "i").int("to", to.into()).node("Cast", "i", out).int("to", 1)
+            };
+            let known = cast(new().floats("c", &[1], &[v]), "c", "f").node("Add", "x f", "y").output("y").import(&[]);
+            let at_run_time = Interpreter::new(&cast(new(), "x", "y").output("y").done(&[]));
+            match (known, at_run_time.run(&[tensor(&[1, 1], &[v])])) {
+                (Ok(graph), Ok(expected)) => {
+                    assert_eq!(run(&graph, &[tensor(&[1, 1], &[0.0])]), expected[0], "{v} to {to}");
+                    cut += 1;
+                }
+                (Err(error), Err(_)) => {
+                    assert!(error.to_string().contains(&format!("it casts {v} of type float32")), "{error}");
+                    refused += 1;
+                }
+                (known, at_run_time) => panic!("{v} to {to}: {known:?}, but at run time {at_run_time:?}"),
+            }
+        }
+    }
+    assert_eq!((cut, refused), (25, 15));
+    let wide = Build::new(17).input("x", &["batch", "1"]).floats("c", &[1], &[3e9]).node("Cast", "c", "i");
+    let wide = wide.int("to", ty::INT64.into()).node("Cast", "i", "f").int("to", 1).node("Add", "x f", "y");
+    let y = run(&wide.output("y").done(&[]), &[tensor(&[1, 1], &[0.0])]);
+    assert_eq!(y.as_f32(), Some(&[3e9][..]), "64 bits hold it");
+}
+
+/// How many rows there are is not known while importing, and so neither whether their number wraps around.
+#[test]
+fn casts_of_lengths() {
+    let types = [ty::INT8, ty::UINT8, ty::INT16, ty::UINT16, ty::INT32, ty::INT64].map(|to| {
+        let build = Build::new(17).input("x", &["batch", "2", "3"]).ints("zero", &[1], &[0]).ints("six", &[1], &[6]);
+        let build = build.node("Shape", "x", "s").node("Gather", "s zero", "n").node("Cast", "n", "c");
+        let build = build.int("to", to.into()).node("Cast", "c", "w").int("to", ty::INT64.into());
+        let graph = build.node("Concat", "w six", "t").int("axis", 0).node("Reshape", "x t", "y").output("y");
+        graph.import(&[]).map(|_| ()).map_err(|error| error.to_string())
+    });
+    let (narrow, wide) = types.split_at(4);
+    for refused in narrow {
+        let error = refused.as_ref().expect_err("a length in a few bits");
+        assert!(
+            error.contains("(Cast): its value depends on the length of the batch, which may wrap around"),
+            "{error}"
+        );
+    }
+    assert_eq!(wide, [Ok(()), Ok(())]);
+}
