@@ -292,7 +292,7 @@ impl Importer {
         let negative = self.mul_scalar(&call.part("max.negative"), max.id, -1.0)?;
         let shifted = self.draft.add(&call.part("shifted"), Op::Add, &[x.id, negative])?;
         let exp = self.unary(&call.part("exp"), UnaryOp::Exp, shifted)?;
-        let sum = self.op(&call.part("sum"), Op::Sum { axis }, exp)?;
+        let sum = self.op(&call.part("sum"), Op::Sum { axis, checked: false }, exp)?;
         let log = self.unary(&call.part("log"), UnaryOp::Log, sum)?;
         let log = self.reshaped(&call.part("log.kept"), Run { id: log, ..x }, &kept)?;
         let negative = self.mul_scalar(&call.part("log.negative"), log.id, -1.0)?;
