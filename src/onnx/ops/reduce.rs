@@ -60,7 +60,13 @@ impl Importer {
             ("ReduceL2", None) => self.unary(end, UnaryOp::Sqrt, id)?,
             _ => id,
         };
-        let run = Run { id, kind: integers.map_or(Kind::Float, Kind::Int), ..x };
+        let kind = match integers {
+            Some(data_type) => Kind::Int(data_type),
+            // One of them, as none of the others is.
+            None if max => x.kind,
+            None => Kind::Float,
+        };
+        let run = Run { id, kind, ..x };
         let result = self.reshaped(name, run, &target)?;
         if result.id != x.id {
             // The last step bears the name.

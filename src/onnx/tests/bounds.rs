@@ -76,3 +76,39 @@ fn casts_of_lengths() {
     }
     assert_eq!(wide, [Ok(()), Ok(())]);
 }
+
+/// Rows of a table are of floats.
+#[test]
+fn rows_of_tables_of_integers() {
+    let rows = |data_type: i32| {
+        let build = Build::new(17).ids("i", &["batch"]).store(stored("t", data_type, &[3, 2], &[1, 0, 0, 1, 1, 1]));
+        build.node("Gather", "t i", "y").output("y").import(&[])
+    };
+    for (data_type, name) in [(ty::INT64, "int64"), (ty::INT32, "int32"), (ty::UINT8, "uint8")] {
+        let error = rows(data_type).expect_err("rows of integers").to_string();
+        let expected = format!("(Gather): it takes rows of a table of {name} at run time");
+        assert!(error.contains(&expected), "{error}");
+    }
+    assert!(rows(ty::BOOL).is_ok());
+}
+
+/// What chooses among booleans gives booleans: a cast to the type of the result makes 1 of 5.
+#[test]
+fn booleans_that_are_chosen_stay_booleans() {
+    for op in ["Gather", "ReduceMax", "ReduceMin"] {
+        let build = Build::new(20).ids("i", &["batch"]).input("n", &["batch", "2"]);
+        let build = build.store(stored("t", ty::BOOL, &[3, 2], &[1, 0, 0, 0, 1, 1])).node("Gather", "t i", "rows");
+        let build = match op {
+            "Gather" => build.node("Identity", "rows", "b"),
+            _ => build.ints("axes", &[1], &[1]).node("Cast", "n", "given").int("to", ty::BOOL.into()).node(
+                op,
+                "given axes",
+                "b",
+            ),
+        };
+        let build = build.node("CastLike", "n b", "like").node("Cast", "like", "y").int("to", 1).output("y");
+        let ids = Tensor::from_i32(&[3], vec![0, 1, 2]).expect("three");
+        let y = run(&build.done(&[]), &[ids, tensor(&[3, 2], &[5.0, 0.0, 5.0, 5.0, 0.0, 0.0])]);
+        assert_eq!(y.as_f32(), Some(&[1.0, 0.0, 1.0, 1.0, 0.0, 0.0][..]), "{op}");
+    }
+}
