@@ -270,7 +270,7 @@ impl Engine {
             StepOp::ToFloat => tensor(shape, kernels::to_float(slices::i32s(x))),
             StepOp::ToInteger { to } => kernels::to_integer(x, *to).map_err(no_integer(step))?,
             StepOp::Int32 { op, checked } => kernels::int32(*op, *checked, x, rest[0]).map_err(no_integer(step))?,
-            StepOp::SumInt32 { axis } => kernels::sum_i32(x, *axis).map_err(no_integer(step))?,
+            StepOp::SumInt32 { axis, checked } => kernels::sum_i32(x, *axis, *checked).map_err(no_integer(step))?,
             StepOp::Max { axis } => kernels::max(x, *axis),
             StepOp::Gather => kernels::embedding(x, rest[0]).map_err(|kernels::NoSuchRow(index, id)| CpuError::Id {
                 step: name(),

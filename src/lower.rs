@@ -200,8 +200,10 @@ impl Lowering<'_> {
             Op::Unary(op) => self.step(id, StepOp::Float(FloatOp::Unary(*op)), None),
             Op::Binary(op) => self.step(id, StepOp::Float(FloatOp::Binary(*op)), None),
             &Op::Clamp { min, max } => self.step(id, StepOp::Float(FloatOp::Clamp { min, max }), None),
-            &Op::Sum { axis } if node.dtype == DType::I32 => self.step(id, StepOp::SumInt32 { axis }, None),
-            Op::Sum { axis } => self.step(id, StepOp::Float(FloatOp::Sum { axis: *axis }), None),
+            &Op::Sum { axis, checked } if node.dtype == DType::I32 => {
+                self.step(id, StepOp::SumInt32 { axis, checked }, None)
+            }
+            Op::Sum { axis, .. } => self.step(id, StepOp::Float(FloatOp::Sum { axis: *axis }), None),
             Op::Softmax { axis } => self.step(id, StepOp::Float(FloatOp::Softmax { axis: *axis }), None),
             Op::LayerNorm { eps } => self.step(id, StepOp::Float(FloatOp::LayerNorm { eps: *eps }), None),
             Op::BatchNorm { eps } => self.batch_norm(id, node, *eps),

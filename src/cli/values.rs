@@ -37,8 +37,12 @@ pub(super) fn smallest_tables(graph: &Graph) -> Vec<Option<i32>> {
                     let rows = graph.node(node.inputs[1]).shape.dims().first().copied().unwrap_or(1);
                     Some(i32::try_from(rows).unwrap_or(i32::MAX).max(1))
                 }
-                // Ids that are moved are ids.
-                _ if node.dtype == graph.node(input).dtype => smallest[at],
+                // Ids that are moved are ids; what is computed of them need not be.
+                Op::Reshape { .. }
+                | Op::Flatten { .. }
+                | Op::Transpose { .. }
+                | Op::Concat { .. }
+                | Op::Slice { .. } => smallest[at],
                 _ => None,
             };
             let own = &mut smallest[input.index()];
@@ -75,5 +79,32 @@ mod tests {
         let graph = g.finish([far, near, sum]).expect("a graph");
         let tables = smallest_tables(&graph);
         assert_eq!((tables[ids.index()], tables[moved.index()], tables[x.index()]), (Some(5), Some(5), None));
+    }
+
+    /// What is computed of ids may be in the table where they are not.
+    #[test]
+    fn ids_that_are_moved_are_ids_and_others_are_not() {
+        use enfold::graph::{Int32Op, IntegerType, NodeId};
+        type Build = fn(&mut GraphBuilder, NodeId) -> Result<NodeId, enfold::graph::GraphError>;
+        let members: [(Build, Option<i32>); 9] = [
+            (|g, ids| g.reshape("m", ids, &[3, 2]), Some(5)),
+            (|g, ids| g.flatten("m", ids, 1), Some(5)),
+            (|g, ids| g.transpose("m", ids, &[0, 2, 1]), Some(5)),
+            (|g, ids| g.concat("m", &[ids, ids], 1), Some(5)),
+            (|g, ids| g.slice("m", ids, 1, 0..1), Some(5)),
+            (|g, ids| g.node("m", Op::Int32 { op: Int32Op::Sub, checked: true }, &[ids, ids]), None),
+            (|g, ids| g.node("m", Op::ToInteger { to: IntegerType::U8 }, &[ids]), None),
+            (|g, ids| g.max("m", ids, 1), None),
+            (|g, ids| g.sum("m", ids, 1), None),
+        ];
+        for (build, expected) in members {
+            let mut g = GraphBuilder::new();
+            let ids = g.typed_input("ids", Shape::batched(&[2, 3]), DType::I32).expect("an input");
+            let made = build(&mut g, ids).expect("a node");
+            let table = enfold::Tensor::from_f32(&[5, 1], vec![0.0; 5]).expect("lengths fit");
+            let rows = g.embedding("rows", made, table).expect("rows");
+            let graph = g.finish([rows]).expect("a graph");
+            assert_eq!(smallest_tables(&graph)[ids.index()], expected, "{graph}");
+        }
     }
 }

@@ -246,7 +246,7 @@ pub(super) fn general(program: &Program, group: &Group, part: usize) -> Result<G
             general.params.kind = int32_kind(*op);
             general
         }
-        StepOp::SumInt32 { axis } => together(step, value(0), y, *axis, "sum_i32_i32")?,
+        StepOp::SumInt32 { axis, .. } => together(step, value(0), y, *axis, "sum_i32_i32")?,
         StepOp::Max { axis } => {
             let kernel = match y.value_type {
                 ValueType::I8 => "max_i8_i8",

@@ -202,9 +202,9 @@ impl GraphBuilder {
         self.node(name, Op::Slice { axis, start: range.start, end: range.end }, &[x])
     }
 
-    /// The sum of the elements along `axis`, which the result lacks.
+    /// The sum of the elements along `axis`, which the result lacks; of integers, it wraps around.
     pub fn sum(&mut self, name: &str, x: NodeId, axis: usize) -> Result<NodeId, GraphError> {
-        self.node(name, Op::Sum { axis }, &[x])
+        self.node(name, Op::Sum { axis, checked: false }, &[x])
     }
 
     /// The largest element along `axis`, which the result lacks: max pooling over tokens, say.

@@ -28,9 +28,8 @@ impl fmt::Display for Line<'_> {
             Op::Reshape { .. } | Op::Input | Op::Constant(_) => Ok(()), // the shape says it all
             Op::Flatten { start_axis } => write!(f, " start_axis {start_axis}"),
             Op::Transpose { perm } => write!(f, " perm {perm:?}"),
-            Op::Concat { axis } | Op::Max { axis } | Op::Sum { axis } | Op::Softmax { axis } => {
-                write!(f, " axis {axis}")
-            }
+            Op::Concat { axis } | Op::Max { axis } | Op::Softmax { axis } => write!(f, " axis {axis}"),
+            Op::Sum { axis, checked } => write!(f, " axis {axis}{}", if *checked { " checked" } else { "" }),
             Op::Slice { axis, start, end } => write!(f, " axis {axis} {start}..{end}"),
             Op::Clamp { min, max } => write!(f, " {min}..={max}"),
             Op::ToInteger { to } => write!(f, " {to}"),

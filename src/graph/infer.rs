@@ -80,7 +80,7 @@ fn of_op(name: &str, op: &Op, inputs: &[&Node]) -> Result<(Shape, DType), GraphE
         Op::Concat { axis } => concat(&check, *axis),
         Op::Slice { axis, start, end } => slice(&check, *axis, *start, *end),
         Op::Max { axis } => max(&check, *axis),
-        Op::Sum { axis } => {
+        Op::Sum { axis, .. } => {
             check.arity(1)?;
             let (x, dtype) = (check.shape(0), check.inputs[0].dtype);
             if dtype != DType::I32 {

@@ -102,11 +102,13 @@ pub enum Op {
         /// The axis.
         axis: usize,
     },
-    /// The sum of the elements along an axis, which the result lacks; of floats, or of `i32`, where a sum beyond `i32` is an error
-    /// on the host and wraps around on a GPU.
+    /// The sum of the elements along an axis, which the result lacks; of floats or of `i32`.
     Sum {
         /// The axis.
         axis: usize,
+        /// Of `i32`, as for [`Int32`](Self::Int32): whether a sum beyond `i32` is an error on the host. Otherwise, and on a GPU, it
+        /// wraps around. Of floats, it says nothing.
+        checked: bool,
     },
     /// `e^x / Σ e^x` along an axis.
     Softmax {

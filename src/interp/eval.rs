@@ -60,8 +60,10 @@ pub(super) fn eval(node: &Node, inputs: &[&Tensor], packed: Option<&Packed>) -> 
         Op::Transpose { perm } => kernels::transpose(x, perm),
         Op::Concat { axis } => kernels::concat(inputs, *axis),
         Op::Slice { axis, start, end } => kernels::slice(x, *axis, *start..*end),
-        Op::Sum { axis } if x.as_i32().is_some() => kernels::sum_i32(x, *axis).map_err(no_integer(node))?,
-        Op::Sum { axis } => kernels::sum(x, *axis),
+        Op::Sum { axis, checked } if x.as_i32().is_some() => {
+            kernels::sum_i32(x, *axis, *checked).map_err(no_integer(node))?
+        }
+        Op::Sum { axis, .. } => kernels::sum(x, *axis),
         Op::Max { axis } => kernels::max(x, *axis),
         Op::Softmax { axis } => kernels::along_axis(x, *axis, kernels::softmax_rows),
         Op::LayerNorm { eps } => like(x, kernels::layer_norm(f32s(x), f32s(inputs[1]), f32s(inputs[2]), *eps)),

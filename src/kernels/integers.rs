@@ -33,8 +33,8 @@ pub(crate) fn to_integer(x: &Tensor, to: IntegerType) -> Result<Tensor, NoIntege
     Ok(integers(x.shape(), data))
 }
 
-/// The sum of the integers along an axis, which the result lacks.
-pub(crate) fn sum_i32(x: &Tensor, axis: usize) -> Result<Tensor, NoInteger> {
+/// The sum of the integers along an axis, which the result lacks; beyond `i32` it wraps around, unless it is `checked`.
+pub(crate) fn sum_i32(x: &Tensor, axis: usize, checked: bool) -> Result<Tensor, NoInteger> {
     let shape = x.shape();
     let inner: usize = shape[axis + 1..].iter().product();
     let (outer, length) = (shape[..axis].iter().product::<usize>(), shape[axis]);
@@ -43,7 +43,10 @@ pub(crate) fn sum_i32(x: &Tensor, axis: usize) -> Result<Tensor, NoInteger> {
         let first = at / inner * length * inner + at % inner;
         (0..length).map(|line| i64::from(data[first + line * inner])).sum()
     };
-    let sums = (0..outer * inner).map(|at| i32::try_from(sum(at)).map_err(|_| NoInteger(at)));
+    let sums = (0..outer * inner).map(|at| match (sum(at), checked) {
+        (sum, true) => i32::try_from(sum).map_err(|_| NoInteger(at)),
+        (sum, false) => Ok(sum as i32),
+    });
     let sums = sums.collect::<Result<_, _>>()?;
     let shape: Vec<usize> = shape[..axis].iter().chain(&shape[axis + 1..]).copied().collect();
     Ok(integers(&shape, sums))

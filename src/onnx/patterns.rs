@@ -252,7 +252,7 @@ impl Pattern<'_> {
     fn mean(&self, id: NodeId) -> Option<NodeId> {
         let Op::Reshape { .. } = self.op(id) else { return None };
         let (sum, factor) = self.scaled(self.inputs(id)[0])?;
-        let Op::Sum { axis } = *self.op(sum) else { return None };
+        let Op::Sum { axis, .. } = *self.op(sum) else { return None };
         let x = self.inputs(sum)[0];
         let shape = self.draft.shape(x);
         let n = shape.last()?;

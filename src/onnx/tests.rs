@@ -1,6 +1,7 @@
 //! Small models, written message by message, against values worked out by hand.
 
 mod bad;
+mod bounds;
 mod dims;
 mod integers;
 mod layers;

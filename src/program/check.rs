@@ -251,7 +251,7 @@ impl Check<'_> {
                 *length = end.saturating_sub(*start);
                 movable && inside && shape == output
             }
-            StepOp::Max { axis } | StepOp::SumInt32 { axis } | StepOp::Float(FloatOp::Sum { axis }) => {
+            StepOp::Max { axis } | StepOp::SumInt32 { axis, .. } | StepOp::Float(FloatOp::Sum { axis }) => {
                 let mut shape = x.clone();
                 let movable = *axis > 0 || !self.input(0).shape.is_batched();
                 movable && *axis < x.len() && shape.remove(*axis) > 0 && shape == output

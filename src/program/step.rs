@@ -110,11 +110,13 @@ pub enum StepOp {
         /// error on the CPU in any case, and gives the dividend on a GPU.
         checked: bool,
     },
-    /// The sum of the `i32` along an axis, which the output lacks. A sum beyond `i32` is an error on the CPU and wraps around on a
-    /// GPU.
+    /// The sum of the `i32` along an axis, which the output lacks: the same bits on every engine, but for what is an error on the
+    /// CPU.
     SumInt32 {
         /// The axis.
         axis: usize,
+        /// Whether a sum beyond `i32` is an error on the CPU; otherwise, and on a GPU, it wraps around.
+        checked: bool,
     },
     /// The largest element along an axis, which the output lacks, of floats, codes or `i32`; NaN if there is one. The same
     /// bits on every engine.

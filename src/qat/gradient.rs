@@ -103,7 +103,7 @@ pub(super) fn gradient(op: &Op, at: usize, inputs: &[&Tensor], y: &Tensor, dy: &
             whole.slice_axis_inplace(Axis(*axis), (*start..*end).into());
             whole.assign(&view(dy, y.shape()));
         }
-        Op::Sum { axis } => {
+        Op::Sum { axis, .. } => {
             let lines = Lines::of(x.shape(), *axis);
             for (start, &dy) in lines.starts(x.len()).zip(dy) {
                 (0..lines.length).for_each(|i| dx[start + i * lines.inner] = dy);

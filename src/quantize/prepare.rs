@@ -343,6 +343,13 @@ fn check_inputs(graph: &Graph, annotations: &Annotations) -> Result<(), PrepareE
             return Err(PrepareError::NoSuchInput { node, input });
         }
     }
+    for (point, _) in annotations.points(graph).filter(|(_, spec)| spec.is_some()) {
+        let (EdgeOrNode::Edge { producer: id, .. } | EdgeOrNode::Node(id)) = point;
+        let dtype = graph.node(id).dtype;
+        if dtype != DType::F32 {
+            return Err(PrepareError::NotFloat { point: point.describe(graph), dtype });
+        }
+    }
     Ok(())
 }
 

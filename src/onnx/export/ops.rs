@@ -255,7 +255,7 @@ impl<'g> Exporter<'g> {
                 let attributes = vec![ints_attribute("axes", vec![int(*axis)]), int_attribute("keepdims", 0)];
                 self.writer.node("ReduceMax", name, inputs, output, attributes);
             }
-            Op::Sum { axis } => {
+            Op::Sum { axis, .. } => {
                 let axes = self.writer.int64s(&format!("{output}.axes"), &[int(*axis)]);
                 self.writer.node("ReduceSum", name, &[x, &axes], output, vec![int_attribute("keepdims", 0)]);
             }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use half::{bf16, f16};
 
 use super::Fold;
-use super::integers::{integers, power, whole};
+use super::integers::{integers, is_narrow, power, whole};
 use crate::graph::{BinaryOp, UnaryOp};
 use crate::onnx::host::{Data, Host, Length, NEEDS_ROWS, Walk, broadcast, kept};
 use crate::onnx::integers::wrap;
@@ -198,10 +198,14 @@ impl Fold<'_> {
                 let cut = |v: i128| wrap(v, data_type);
                 match &x.data {
                     Data::F32(v) => {
-                        Data::I64(v.iter().map(|&v| cut(whole(v, x.data_type)?)).collect::<Result<_, _>>()?)
+                        let cut = |&v: &f32| cut(whole(v, x.data_type, data_type)?);
+                        Data::I64(v.iter().map(cut).collect::<Result<_, _>>()?)
                     }
                     Data::Bool(v) => Data::I64(v.iter().map(|&v| v.into()).collect()),
                     Data::I64(v) => Data::I64(v.iter().map(|&v| cut(v.into())).collect::<Result<_, _>>()?),
+                    Data::Lengths(_) if is_narrow(data_type) => {
+                        return Err(format!("{NEEDS_ROWS}, which may wrap around as {}", type_name(data_type)));
+                    }
                     Data::Lengths(v) => Data::Lengths(v.clone()),
                 }
             }

@@ -1,6 +1,7 @@
 //! Known integers, which wrap around in their types.
 
 use super::elementwise::Arithmetic;
+use crate::graph::IntegerType;
 use crate::onnx::integers::{held, range, wrap};
 use crate::onnx::proto::data_type as ty;
 use crate::onnx::tensor::type_name;
@@ -44,11 +45,21 @@ pub(super) fn power(a: i64, b: f32, data_type: i32) -> Result<i64, String> {
     Ok(result as i64)
 }
 
-/// A float without its fraction. Those of 64 bits are kept in 32, which may have rounded them.
-pub(super) fn whole(v: f32, data_type: i32) -> Result<i128, String> {
-    let limit = if data_type == ty::DOUBLE { 16_777_216.0 } else { 9_223_372_036_854_775_808.0 };
+/// A float without its fraction, on the way to a type of integers. Those of 64 bits are kept in 32, which may have rounded them.
+/// What `i32` holds becomes an `i32` first, as at run time, where one beyond is refused.
+pub(super) fn whole(v: f32, from: i32, to: i32) -> Result<i128, String> {
+    let limit = match (from, held(to)) {
+        (ty::DOUBLE, _) => 16_777_216.0,
+        (_, Some(_)) => 2_147_483_648.0,
+        (_, None) => 9_223_372_036_854_775_808.0,
+    };
     if v.abs() < limit || v == -limit {
         return Ok(v as i128);
     }
-    Err(format!("it casts {v} of type {} to integers", type_name(data_type)))
+    Err(format!("it casts {v} of type {} to {}", type_name(from), type_name(to)))
+}
+
+/// Whether a type has fewer than 32 bits.
+pub(super) fn is_narrow(data_type: i32) -> bool {
+    held(data_type).is_some_and(|to| to != IntegerType::I32)
 }

@@ -189,8 +189,12 @@ impl Importer {
                     let bound = self.host(bound)?;
                     let Data::I64(bound) = &bound.data else { return Err("its bounds are not integers".to_owned()) };
                     let &[bound] = bound.as_slice() else { return Err("its bounds are not known numbers".to_owned()) };
-                    // What is there fits `i32`, so that a bound beyond changes nothing.
-                    let bound = self.whole(bound.clamp(i32::MIN.into(), i32::MAX.into()) as i32);
+                    // What is there fits `i32`: a bound beyond changes nothing on its own side, and is all that is left on the other.
+                    let near = bound.clamp(i32::MIN.into(), i32::MAX.into()) as i32;
+                    if (op == Int32Op::Max && bound > near.into()) || (op == Int32Op::Min && bound < near.into()) {
+                        return Err(format!("its bound is {bound}, which does not fit 32 bits"));
+                    }
+                    let bound = self.whole(near);
                     id = self.wrapping(&call.part(part), op, id, bound)?;
                 }
                 if id == x.id {

@@ -6,8 +6,9 @@ use super::{Call, Data, Host, Importer, Kind, Quantized, Run, Value, Values, one
 use crate::graph::{NodeId, Op, UnaryOp};
 use crate::onnx::fold::reduced_axes;
 use crate::onnx::host::{Length, axis, broadcast, show};
+use crate::onnx::integers::is_integer;
 use crate::onnx::slices;
-use crate::onnx::tensor::transposed;
+use crate::onnx::tensor::{transposed, type_name};
 use crate::tensor::Tensor;
 
 impl Importer {
@@ -292,7 +293,7 @@ impl Importer {
         let negative = self.mul_scalar(&call.part("max.negative"), max.id, -1.0)?;
         let shifted = self.draft.add(&call.part("shifted"), Op::Add, &[x.id, negative])?;
         let exp = self.unary(&call.part("exp"), UnaryOp::Exp, shifted)?;
-        let sum = self.op(&call.part("sum"), Op::Sum { axis }, exp)?;
+        let sum = self.op(&call.part("sum"), Op::Sum { axis, checked: false }, exp)?;
         let log = self.unary(&call.part("log"), UnaryOp::Log, sum)?;
         let log = self.reshaped(&call.part("log.kept"), Run { id: log, ..x }, &kept)?;
         let negative = self.mul_scalar(&call.part("log.negative"), log.id, -1.0)?;
@@ -324,6 +325,10 @@ impl Importer {
         if let Value::Run(_) = table {
             return Err("it takes rows of a value that is computed at run time".to_owned());
         }
+        let of = self.type_of(table);
+        if is_integer(of) {
+            return Err(format!("it takes rows of a table of {} at run time", type_name(of)));
+        }
         let lengths = self.logical(table);
         if reduced_axes(Some(&[call.node.int("axis", 0)?]), lengths.len(), false)?.first() != Some(&true) {
             return Err("it gathers along an axis that is not the first".to_owned());
@@ -335,7 +340,7 @@ impl Importer {
         self.name_after(id, self.module(table));
         let mut target = self.logical(&Value::Run(ids));
         target.extend(&lengths[1..]);
-        one(self.reshaped(&call.name, Run { id, kind: Kind::Float, ..ids }, &target)?)
+        one(self.reshaped(&call.name, Run { id, kind: run.kind, ..ids }, &target)?)
     }
 }
 

@@ -4,7 +4,7 @@ use super::{Call, Importer, Kind, Run, Value, Values, one};
 use crate::graph::{NodeId, Op, UnaryOp};
 use crate::onnx::fold::reduced_axes;
 use crate::onnx::host::Length;
-use crate::onnx::integers::is_integer;
+use crate::onnx::integers::{held, is_integer};
 
 impl Importer {
     pub(super) fn reduce(&mut self, call: &Call<'_>) -> Values {
@@ -30,6 +30,7 @@ impl Importer {
             _ => return Err("it is supported only where its inputs are known while importing".to_owned()),
         };
         let max = matches!(kind, "ReduceMax" | "ReduceMin");
+        let checked = integers.is_some_and(|data_type| held(data_type).is_none());
         let mut count = 1.0f64;
         let mut target = Vec::with_capacity(lengths.len());
         for at in (0..lengths.len()).rev() {
@@ -43,7 +44,7 @@ impl Importer {
             }
             id = self.draft.add(
                 &call.part(if max { "max" } else { "sum" }),
-                if max { Op::Max { axis } } else { Op::Sum { axis } },
+                if max { Op::Max { axis } } else { Op::Sum { axis, checked } },
                 &[id],
             )?;
             if keep {
@@ -59,7 +60,13 @@ impl Importer {
             ("ReduceL2", None) => self.unary(end, UnaryOp::Sqrt, id)?,
             _ => id,
         };
-        let run = Run { id, kind: integers.map_or(Kind::Float, Kind::Int), ..x };
+        let kind = match integers {
+            Some(data_type) => Kind::Int(data_type),
+            // One of them, as none of the others is.
+            None if max => x.kind,
+            None => Kind::Float,
+        };
+        let run = Run { id, kind, ..x };
         let result = self.reshaped(name, run, &target)?;
         if result.id != x.id {
             // The last step bears the name.

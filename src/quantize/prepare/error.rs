@@ -3,6 +3,7 @@
 use crate::graph::GraphError;
 use crate::interp::InterpError;
 use crate::quantize::observer::ObserverError;
+use crate::tensor::DType;
 
 /// Why a graph could not be prepared, or a batch not be observed.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -103,6 +104,14 @@ pub enum PrepareError {
         node: String,
         /// The producer named.
         input: String,
+    },
+    /// A value that is annotated to be quantized is not of floats.
+    #[error("{point} is annotated to be quantized, but is of {dtype}; expected {}", DType::F32)]
+    NotFloat {
+        /// The annotated point.
+        point: String,
+        /// The type of its values.
+        dtype: DType,
     },
     /// A spec or a value does not suit its observer.
     #[error("{node}: {source}")]

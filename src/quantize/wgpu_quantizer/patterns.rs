@@ -146,7 +146,8 @@ impl<'g> Marks<'g> {
         // Whether each node so far is a quantized output, or moved or clipped of one that is.
         let mut quantized: Vec<bool> = Vec::with_capacity(self.graph.nodes().len());
         for (id, node) in self.graph.iter() {
-            if matches!(node.op, Op::Concat { .. }) && !self.taken[id.index()] && covers(id) {
+            let floats = matches!(node.op, Op::Concat { .. }) && node.dtype == DType::F32;
+            if floats && !self.taken[id.index()] && covers(id) {
                 self.one_concat(config, id, &quantized);
             }
             quantized.push(match self.annotations.get(id) {
@@ -173,7 +174,8 @@ impl<'g> Marks<'g> {
     /// What moves or clips a quantized value shares its observer.
     pub(super) fn propagate(&mut self) {
         for (id, node) in self.graph.iter() {
-            if !shares(&node.op) || self.taken[id.index()] || self.annotations.get(id).is_some() {
+            let floats = shares(&node.op) && node.dtype == DType::F32;
+            if !floats || self.taken[id.index()] || self.annotations.get(id).is_some() {
                 continue;
             }
             let input = node.inputs[0];
@@ -189,7 +191,7 @@ impl<'g> Marks<'g> {
 
     fn dynamic_reasons(&mut self, covers: Covers<'_>) {
         for (id, node) in self.graph.iter() {
-            let pattern = matches!(node.op, Op::Add | Op::Mul | Op::Concat { .. });
+            let pattern = matches!(node.op, Op::Add | Op::Mul | Op::Concat { .. }) && node.dtype == DType::F32;
             if pattern && covers(id) && !self.taken[id.index()] {
                 let reason = "its configuration is dynamic, which quantizes linear layers and matmul only";
                 self.annotations.leave_float(id, reason);

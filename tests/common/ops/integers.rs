@@ -42,7 +42,17 @@ pub(super) fn table() -> Vec<OpCase> {
         ),
         of_floats("floats cut off", IntegerType::I32, &[1.9, -1.9, 2_147_483_520.0], &[1, -1, 2_147_483_520]),
         of_floats("floats cut off to u8", IntegerType::U8, &[300.5, -1.5, 0.5], &[44, 255, 0]),
-        reduced("sum of integers", Op::Sum { axis: 2 }, &[33_554_433, 19, -9]),
+        reduced("sum of integers", Op::Sum { axis: 2, checked: true }, &[33_554_433, 19, -9]),
+        case(
+            "sum of integers that wraps around",
+            |g| {
+                let x = g.typed_input("x", Shape::batched(&[3, 2]), DType::I32)?;
+                g.node("y", Op::Sum { axis: 2, checked: false }, &[x])
+            },
+            vec![i32s(&[1, 3, 2], &[high, 1, low, -1, high, high])],
+            i32s(&[1, 3], &[low, high, -2]),
+            true,
+        ),
         reduced("max of integers along an axis", Op::Max { axis: 2 }, &[16_777_217, 10, -4]),
     ];
     let wide = [200, -200, 70_000];

@@ -107,7 +107,7 @@ fn the_flow() {
         row(
             "ids that cannot be observed",
             prepare(&ids, &Says { node: "table", inputs: vec![("ids", minmax)], output: None }),
-            &["i32", "f32"],
+            &["ids -> table", "i32", "f32"],
         ),
         row("a NaN while calibrating", observe(f32::NAN, &[2, 4]), &["x:", "element 0", "NaN"]),
         row("an infinite value while calibrating", observe(f32::NEG_INFINITY, &[2, 4]), &["x:", "element 0", "-inf"]),
@@ -132,7 +132,7 @@ fn the_flow() {
         Error::Prepare(PrepareError::Observer { source: ObserverError::PerChannelHistogram, .. }),
         Error::Prepare(PrepareError::Observer { source: ObserverError::Channels { .. }, .. }),
         Error::Prepare(PrepareError::Observer { source: ObserverError::NonFinite { .. }, .. }),
-        Error::Prepare(PrepareError::Graph(_)),
+        Error::Prepare(PrepareError::NotFloat { .. }),
         Error::Prepare(PrepareError::Interp(_)),
         Error::Convert(ConvertError::Observer { source: ObserverError::Uncalibrated, .. }),
         Error::Convert(ConvertError::Observer { source: ObserverError::QParams { .. }, .. }),

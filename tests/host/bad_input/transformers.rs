@@ -23,8 +23,8 @@ fn nodes() {
         (clamp(1.0, 1.0), f32s(&[3])),
         (clamp(f32::NEG_INFINITY, f32::INFINITY), f32s(&[3])),
         (Op::ToFloat, ids(&[3])),
-        (Op::Sum { axis: 1 }, f32s(&[3])),
-        (Op::Sum { axis: 1 }, ids(&[3])),
+        (Op::Sum { axis: 1, checked: false }, f32s(&[3])),
+        (Op::Sum { axis: 1, checked: false }, ids(&[3])),
         (Op::ToInteger { to: U8 }, ids(&[3])),
     ] {
         assert!(node(op.clone(), &[input]).is_ok(), "{op:?}");
@@ -42,9 +42,13 @@ fn nodes() {
         row("a clamp of ids", node(clamp(0.0, 1.0), &[ids(&[3])]), &["y:", "i32", "f32"]),
         row("floats as floats", node(Op::ToFloat, &[f32s(&[3])]), &["y:", "f32", "i32"]),
         row("codes as floats", node(Op::ToFloat, &[(DType::I8, Shape::rows(3))]), &["y:", "i8", "i32"]),
-        row("a sum along the batch", node(Op::Sum { axis: 0 }, &[f32s(&[3])]), &["y:", "batch"]),
-        row("a sum along no axis", node(Op::Sum { axis: 2 }, &[f32s(&[3])]), &["y:", "axis", "2"]),
-        row("a sum of codes", node(Op::Sum { axis: 1 }, &[(DType::I8, Shape::rows(3))]), &["y:", "i8", "f32"]),
+        row("a sum along the batch", node(Op::Sum { axis: 0, checked: false }, &[f32s(&[3])]), &["y:", "batch"]),
+        row("a sum along no axis", node(Op::Sum { axis: 2, checked: false }, &[f32s(&[3])]), &["y:", "axis", "2"]),
+        row(
+            "a sum of codes",
+            node(Op::Sum { axis: 1, checked: false }, &[(DType::I8, Shape::rows(3))]),
+            &["y:", "i8", "f32"],
+        ),
         row("codes as integers", node(Op::ToInteger { to: U8 }, &[(DType::I8, Shape::rows(3))]), &["y:", "i8", "f32"]),
         row("integers less floats", node(LESS, &[ids(&[3]), f32s(&[3])]), &["y:", "f32", "i32"]),
         row("integers that do not broadcast", node(LESS, &[ids(&[3]), ids(&[2])]), &["y:", "[rows, 3]", "[rows, 2]"]),
@@ -97,7 +101,7 @@ fn steps() {
         (div.clone(), vec![floats(&[3]), floats(&[1]), floats(&[3])]),
         (StepOp::ToFloat, vec![ids(&[3]), floats(&[3])]),
         (StepOp::ToInteger { to: U8 }, vec![floats(&[3]), ids(&[3])]),
-        (StepOp::SumInt32 { axis: 1 }, vec![ids(&[3, 2]), ids(&[2])]),
+        (StepOp::SumInt32 { axis: 1, checked: true }, vec![ids(&[3, 2]), ids(&[2])]),
         (less.clone(), vec![ids(&[3]), ids(&[1]), ids(&[3])]),
     ] {
         assert!(program(op.clone(), &values).is_ok(), "{op:?}");
@@ -126,7 +130,7 @@ fn steps() {
         ),
         row(
             "a sum of floats as integers",
-            program(StepOp::SumInt32 { axis: 1 }, &[floats(&[3]), ids(&[])]),
+            program(StepOp::SumInt32 { axis: 1, checked: true }, &[floats(&[3]), ids(&[])]),
             &["v0", "F32"],
         ),
         row(
@@ -161,8 +165,9 @@ fn results_beyond_32_bits() {
         (int32(Int32Op::Div, false), vec![some.clone(), i32s(&[1, 0, 0])], Some(1)),
         (Op::ToInteger { to: U8 }, vec![f32s(&[0.0, 1.0, f32::NAN])], Some(2)),
         (Op::ToInteger { to: U8 }, vec![f32s(&[0.0, 3e9, 0.0])], Some(1)),
-        (Op::Sum { axis: 1 }, vec![most], Some(0)),
-        (Op::Sum { axis: 1 }, vec![some], None),
+        (Op::Sum { axis: 1, checked: true }, vec![most.clone()], Some(0)),
+        (Op::Sum { axis: 1, checked: false }, vec![most], None),
+        (Op::Sum { axis: 1, checked: true }, vec![some], None),
     ] {
         let mut g = GraphBuilder::new();
         let ids = inputs

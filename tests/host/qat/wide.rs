@@ -53,7 +53,7 @@ pub(super) fn evaluate(graph: &Graph, values: &HashMap<String, Array>, norms: No
             // Integers are given as floats.
             Op::ToFloat => at(0),
             Op::Slice { axis, start, end } => at(0).slice_axis(Axis(*axis), (*start..*end).into()).to_owned(),
-            Op::Sum { axis } => at(0).sum_axis(Axis(*axis)),
+            Op::Sum { axis, .. } => at(0).sum_axis(Axis(*axis)),
             Op::Reshape { dims } => {
                 let x = at(0);
                 let dims: Vec<usize> = [x.shape()[0]].into_iter().chain(dims.iter().copied()).collect();

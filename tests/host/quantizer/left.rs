@@ -1,7 +1,9 @@
 //! What a quantizer is told to leave in float stays float, whatever is quantized around it.
 
 use enfold::graph::{NodeId, Op};
-use enfold::quantize::{ConvertOptions, Quantizer, WgpuQuantizer, convert, reference};
+use enfold::interp::Interpreter;
+use enfold::quantize::{ConvertOptions, Quantizer, WgpuQuantizer, convert, prepare, reference};
+use enfold::tensor::DType;
 use enfold::{Graph, GraphBuilder, Shape, Tensor};
 
 use super::{prepared, symmetric, tensor};
@@ -109,4 +111,27 @@ fn caches_pass_through_as_they_are() {
     assert_eq!(outputs[2], plain[2], "what is moved and joined");
     assert!(!kept(&run(&graph, false)), "without islands it is rounded");
     assert!(!kept(&run(&cache(true), true)), "an integer layer reads its codes");
+}
+
+/// Integers have no scale, however they are joined and moved.
+#[test]
+fn integers_that_are_joined_and_moved() {
+    let mut g = GraphBuilder::new();
+    let x = g.input("x", Shape::rows(4)).expect("an input");
+    let mask = g.typed_input("mask", Shape::rows(3), DType::I32).expect("an input");
+    let joined = g.concat("joined", &[mask, mask], 1).expect("joined");
+    let moved = g.reshape("moved", joined, &[2, 3]).expect("a node");
+    let part = g.slice("part", moved, 1, 1..2).expect("a node");
+    let y = g.linear("y", x, tensor(1, &[2, 4]), None).expect("a layer");
+    let graph = g.finish([y, part]).expect("a graph");
+    let inputs = [tensor(2, &[1, 4]), Tensor::from_i32(&[1, 3], vec![7, 8, 9]).expect("three")];
+    for config in [symmetric(), symmetric().dynamic()] {
+        let mut prepared = prepare(&graph, &WgpuQuantizer::new().set_global(config)).expect("prepared");
+        let summary = prepared.summary().to_string();
+        assert!(!["joined", "moved", "part"].iter().any(|name| summary.contains(name)), "{summary}");
+        prepared.observe(&inputs).expect("observed");
+        let quantized = convert(&prepared, &ConvertOptions::default()).expect("converted");
+        let outputs = Interpreter::new(&reference(&quantized).expect("rewritten")).run(&inputs).expect("runs");
+        assert_eq!(outputs[1].as_i32(), Some(&[7, 8, 9][..]));
+    }
 }
