@@ -27,6 +27,17 @@ fn half_bits(x: f32) -> u32 {
     return sign | (kept + select(0u, 1u, tail > tie || (tail == tie && (kept & 1u) == 1u)));
 }
 
+// The f32 of a half, by its bits.
+fn float_bits(half: u32) -> u32 {
+    let sign = (half & 0x8000u) << 16u;
+    let magnitude = half & 0x7fffu;
+    if magnitude < 0x400u {
+        // So many times 2^-24.
+        return sign | select(bitcast<u32>(f32(magnitude)) - (24u << 23u), 0u, magnitude == 0u);
+    }
+    return sign | ((magnitude << 13u) + select(0x38000000u, 0x70000000u, magnitude >= 0x7c00u));
+}
+
 fn two_halves(low: f32, high: f32) -> u32 {
     return half_bits(low) | (half_bits(high) << 16u);
 }

@@ -32,6 +32,11 @@ fn sign_of(bits: u32) -> u32 {
     return select(ONE | (bits & 0x80000000u), bits, kept);
 }
 
+// The nearest number whose lower 16 bits are 0, ties to even; the largest become infinite.
+fn round_bf16(bits: u32) -> u32 {
+    return select((bits + 0x7fffu + ((bits >> 16u) & 1u)) & 0xffff0000u, NAN, is_nan(bits));
+}
+
 fn exp_of(x: f32) -> f32 {
     // Beyond the logarithm of the largest number it is infinite.
     let e = bitcast<u32>(exp(clamp(x, -104.0, 88.72283)));
@@ -107,6 +112,12 @@ fn unary(kind: u32, x: f32) -> f32 {
         }
         case 12u: {
             return bitcast<f32>(sign_of(bits));
+        }
+        case 13u: {
+            return bitcast<f32>(float_bits(half_bits(x)));
+        }
+        case 14u: {
+            return bitcast<f32>(round_bf16(bits));
         }
         default: {
             let y = bitcast<u32>(value_of(kind, x));

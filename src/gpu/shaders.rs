@@ -348,7 +348,7 @@ pub const MAP: Shader = general!(
 /// Kernels on each element of operands that lie alike.
 pub const FLAT: Shader = general!(
     "flat",
-    ["thread", "codes", "floats", "unary", "general", "flat"],
+    ["thread", "codes", "half", "floats", "unary", "general", "flat"],
     [],
     false,
     "add_flat_f32_f32",
@@ -404,7 +404,7 @@ pub const NORMALIZE: [Shader; 2] =
 /// Products of two float activations, and float linear layers.
 pub const MATMUL: Shader = general!(
     "matmul",
-    ["thread", "codes", "floats", "unary", "general", "tile", "matmul"],
+    ["thread", "codes", "half", "floats", "unary", "general", "tile", "matmul"],
     ["BIAS", "UNARY"],
     false,
     "matmul_f32_f32"

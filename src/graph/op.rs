@@ -262,6 +262,8 @@ impl Op {
             Self::Unary(UnaryOp::Abs) => "abs",
             Self::Unary(UnaryOp::Step) => "step",
             Self::Unary(UnaryOp::Sign) => "sign",
+            Self::Unary(UnaryOp::RoundF16) => "round_f16",
+            Self::Unary(UnaryOp::RoundBf16) => "round_bf16",
             Self::Binary(BinaryOp::Equal) => "equal",
             Self::Binary(BinaryOp::Less) => "less",
             Self::Binary(BinaryOp::LessOrEqual) => "less_or_equal",

@@ -1,5 +1,7 @@
 //! Float functions of one element, by `libm`, so that they give the same bits on every platform.
 
+use half::{bf16, f16};
+
 /// A float function of one element.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum UnaryOp {
@@ -29,11 +31,15 @@ pub enum UnaryOp {
     Step,
     /// 1 of positive numbers, −1 of negative ones; zeros and NaN stay as they are.
     Sign,
+    /// The nearest `f16`, ties to even; infinite from 65520 on. NaN stays NaN.
+    RoundF16,
+    /// The nearest `bf16`, ties to even. NaN stays NaN.
+    RoundBf16,
 }
 
 impl UnaryOp {
     /// Every function.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Relu,
         Self::Sigmoid,
         Self::Tanh,
@@ -47,10 +53,12 @@ impl UnaryOp {
         Self::Abs,
         Self::Step,
         Self::Sign,
+        Self::RoundF16,
+        Self::RoundBf16,
     ];
 
     /// The function itself, in `f64`. NaN stays NaN, but for the step, which makes 0 of it. At −∞, GELU and SiLU are −∞ · 0, which
-    /// is NaN, as in ONNX and PyTorch.
+    /// is NaN, as in ONNX and PyTorch. The roundings to 16 bits are those of `x` as an `f32`.
     #[must_use]
     pub fn eval(self, x: f64) -> f64 {
         let sigmoid = |x: f64| 1.0 / (1.0 + libm::exp(-x));
@@ -75,10 +83,13 @@ impl UnaryOp {
             // NaN has a sign too.
             Self::Sign if x.is_nan() => x,
             Self::Sign => x.signum(),
+            Self::RoundF16 => f16::from_f32(x as f32).to_f64(),
+            Self::RoundBf16 => bf16::from_f32(x as f32).to_f64(),
         }
     }
 
     /// The derivative, in `f64`; that of ReLU and of the absolute value at 0 is 0, those of the step and the sign 0 everywhere.
+    /// Gradients pass straight through the roundings to 16 bits: 1 everywhere.
     #[must_use]
     pub fn derivative(self, x: f64) -> f64 {
         let sigmoid = |x: f64| 1.0 / (1.0 + libm::exp(-x));
@@ -103,6 +114,7 @@ impl UnaryOp {
             Self::Abs if x == 0.0 => 0.0,
             Self::Abs => x.signum(),
             Self::Step | Self::Sign => 0.0,
+            Self::RoundF16 | Self::RoundBf16 => 1.0,
         }
     }
 }
@@ -137,6 +149,9 @@ mod tests {
             (UnaryOp::Step, f64::NAN, 0.0),
             (UnaryOp::Sign, -1e-30, -1.0),
             (UnaryOp::Sign, 7.0, 1.0),
+            (UnaryOp::RoundF16, 0.1, 0.099_975_585_937_5),
+            (UnaryOp::RoundF16, 65_519.99, 65_504.0),
+            (UnaryOp::RoundBf16, 0.1, 0.100_097_656_25),
         ] {
             approx::assert_relative_eq!(op.eval(x), y, max_relative = 1e-12);
         }
@@ -153,6 +168,8 @@ mod tests {
             (UnaryOp::Abs, f64::INFINITY, f64::INFINITY),
             (UnaryOp::Step, 0.0, 1.0),
             (UnaryOp::Sign, -1.0, 1.0),
+            (UnaryOp::RoundF16, f64::NEG_INFINITY, f64::INFINITY),
+            (UnaryOp::RoundBf16, f64::NEG_INFINITY, f64::INFINITY),
         ] {
             assert_eq!((op.eval(f64::NEG_INFINITY), op.eval(f64::INFINITY)), (low, high), "{op:?}");
         }

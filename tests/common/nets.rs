@@ -81,8 +81,8 @@ impl Net {
                     g.concat(&format!("cat.{i}"), &[h, other], last_axis)
                 }
                 8 => {
-                    // A step would make a difference of 1 of any rounding.
-                    let op = UnaryOp::ALL[random.below(UnaryOp::ALL.len() - 1)];
+                    // The sign and the roundings, which come last, would make a large difference of a small one.
+                    let op = UnaryOp::ALL[random.below(UnaryOp::Sign as usize)];
                     // What keeps it from NaN, infinities and slopes that make much of little.
                     let bounds = match op {
                         UnaryOp::Sqrt | UnaryOp::Log => Some((0.1, f32::INFINITY)),

@@ -42,6 +42,23 @@ const VALUES: [f32; 24] = [
 ];
 const N: usize = VALUES.len();
 
+/// Around the ends of f16, which is infinite from 65520 on, subnormal below 2^-14 and 0 up to 2^-25, and around ties of both types
+/// of 16 bits.
+const HALVES: [f32; 12] = [
+    70_000.0,
+    -65_520.0,
+    f32::from_bits(0x477f_efff),
+    0.1,
+    f32::from_bits(0x3f80_1000),
+    f32::from_bits(0xbf80_3000),
+    f32::from_bits(0x3f80_8001),
+    f32::from_bits(0x3f81_8000),
+    -6.1e-5,
+    f32::from_bits(0x34f0_0000),
+    f32::from_bits(0x3300_0000),
+    f32::from_bits(0xb300_0001),
+];
+
 /// What a device computes with that may take subnormal numbers for 0, of either sign.
 fn flushed(v: f32) -> Vec<f32> {
     if v.is_subnormal() { vec![v, 0.0, -0.0] } else { vec![v] }
@@ -78,8 +95,9 @@ fn functions(
     build: impl Fn(&mut GraphBuilder, NodeId) -> Result<NodeId, GraphError>,
     f: impl Fn(f32) -> f32,
 ) -> Vec<Special> {
+    let all = [&VALUES[..], &HALVES].concat();
     let of = |n: usize| {
-        let values = &VALUES[..n];
+        let values = &all[..n];
         let make = |g: &mut GraphBuilder| {
             let x = g.input("x", Shape::rows(n))?;
             build(g, x)
@@ -87,7 +105,17 @@ fn functions(
         let accepted = values.iter().map(|&v| vec![f(v)]).collect();
         special(format!("{name} of {n}"), make, vec![tensor(&[1, n], values)], accepted, exact)
     };
-    vec![of(N), of(N - 1)]
+    vec![of(all.len()), of(all.len() - 1)]
+}
+
+/// The nearest number of so many significant bits, ties to even, of which the smallest is 2^`least`; infinite from `infinite` on.
+fn rounded(x: f64, bits: i32, least: i32, infinite: f64) -> f64 {
+    if !x.is_finite() || x.abs() >= infinite {
+        return if x.is_nan() { x } else { f64::INFINITY.copysign(x) };
+    }
+    let exponent = if x == 0.0 { least } else { x.abs().log2().floor() as i32 };
+    let unit = 2f64.powi((exponent - bits + 1).max(least));
+    (x / unit).round_ties_even() * unit
 }
 
 fn unary(op: UnaryOp) -> Vec<Special> {
@@ -128,8 +156,13 @@ fn unary(op: UnaryOp) -> Vec<Special> {
                 x
             }
         }
+        UnaryOp::RoundF16 => rounded(x, 11, -24, 65_520.0),
+        UnaryOp::RoundBf16 => rounded(x, 8, -133, 2f64.powi(128) - 2f64.powi(119)),
     };
-    let exact = matches!(op, UnaryOp::Relu | UnaryOp::Abs | UnaryOp::Step | UnaryOp::Sign);
+    let exact = matches!(
+        op,
+        UnaryOp::Relu | UnaryOp::Abs | UnaryOp::Step | UnaryOp::Sign | UnaryOp::RoundF16 | UnaryOp::RoundBf16
+    );
     functions(&format!("{op:?}"), exact, |g, x| g.unary("y", op, x), move |x| wide(x.into()) as f32)
 }
 

@@ -164,15 +164,19 @@ impl Maker {
         if self.outputs.is_empty() {
             return Ok(None);
         }
-        // Only what is read.
-        let read = |id: &ValueId| self.steps.iter().any(|step| step.inputs.contains(id));
-        let keep: Vec<bool> = self.inputs.iter().map(read).collect();
-        let mut kept = keep.iter().copied();
-        self.inputs.retain(|_| kept.next().unwrap_or(true));
-        let mut kept = keep.iter().copied();
-        self.given.retain(|_| kept.next().unwrap_or(true));
-        let program = Program::new(self.values, self.constants, self.inputs, self.outputs, self.steps)?;
-        Ok(Some(Case { program, inputs: self.given, expected: self.expected }))
+        // What no step reads is no input: a constant that nobody reads costs nothing.
+        let (mut inputs, mut given) = (Vec::new(), Vec::new());
+        for (id, tensor) in self.inputs.into_iter().zip(self.given) {
+            if self.steps.iter().any(|step| step.inputs.contains(&id)) {
+                inputs.push(id);
+                given.push(tensor);
+            } else {
+                self.values[id.index()].shape = Shape::fixed(tensor.shape());
+                self.constants.push((id, Arc::new(tensor)));
+            }
+        }
+        let program = Program::new(self.values, self.constants, inputs, self.outputs, self.steps)?;
+        Ok(Some(Case { program, inputs: given, expected: self.expected }))
     }
 }
 

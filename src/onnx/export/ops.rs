@@ -347,8 +347,17 @@ impl<'g> Exporter<'g> {
                 let to = int_attribute("to", data_type::FLOAT.into());
                 return self.writer.node("Cast", name, &[&greater], output, vec![to]);
             }
+            UnaryOp::RoundF16 => return self.rounding(data_type::FLOAT16, name, x, output),
+            UnaryOp::RoundBf16 => return self.rounding(data_type::BFLOAT16, name, x, output),
         };
         self.writer.node(plain, name, &[x], output, Vec::new());
+    }
+
+    /// There and back.
+    fn rounding(&mut self, narrow: i32, name: &str, x: &str, output: &str) {
+        let to = |data_type: i32| vec![int_attribute("to", data_type.into())];
+        let rounded = Parts { writer: &mut self.writer, node: output }.op_with("Cast", "rounded", &[x], to(narrow));
+        self.writer.node("Cast", name, &[&rounded], output, to(data_type::FLOAT));
     }
 
     /// Comparisons are booleans in ONNX, and numbers here.

@@ -252,6 +252,8 @@ fn functions_decompose_into_what_readers_look_for() {
     assert_eq!(of(UnaryOp::GeluTanh), "Pow Mul Add Mul Tanh Add Mul Mul");
     assert_eq!(of(UnaryOp::Silu), "Sigmoid Mul");
     assert_eq!(of(UnaryOp::Step), "Greater Cast");
+    assert_eq!(of(UnaryOp::RoundF16), "Cast Cast");
+    assert_eq!(of(UnaryOp::RoundBf16), "Cast Cast");
     for op in UnaryOp::ALL {
         assert!(!of(op).is_empty(), "{op:?}");
     }

@@ -98,8 +98,24 @@ impl Importer {
         };
         match to {
             ty::FLOAT | ty::DOUBLE | ty::FLOAT16 | ty::BFLOAT16 => {
+                let from = self.type_of(call.input(0)?);
                 let x = self.as_float(call, call.input(0)?)?;
-                one(Run { kind: Kind::Float, ..x })
+                let rounding = match to {
+                    ty::FLOAT16 => Some(UnaryOp::RoundF16),
+                    ty::BFLOAT16 => Some(UnaryOp::RoundBf16),
+                    _ => None,
+                };
+                let id = match rounding {
+                    // Bits and bytes need no rounding, nor does what is rounded already.
+                    Some(op)
+                        if !matches!(from, ty::BOOL | ty::INT8 | ty::UINT8)
+                            && self.draft.node(x.id).op != Op::Unary(op) =>
+                    {
+                        self.unary(&call.name, op, x.id)?
+                    }
+                    _ => x.id,
+                };
+                one(Run { id, kind: Kind::Float, ..x })
             }
             ty::BOOL => {
                 let x = self.boolean(call, call.input(0)?)?;

@@ -270,3 +270,42 @@ fn every_type_is_read() {
     check(raw(ty::FLOAT, &[0, 0, 0x80, 0x3f, 0, 0, 0x40, 0x40]));
     check(raw(ty::DOUBLE, &[0, 0, 0, 0, 0, 0, 0xf0, 0x3f, 0, 0, 0, 0, 0, 0, 0x08, 0x40]));
 }
+
+#[test]
+fn casts_to_16_bits_round_at_run_time() {
+    use super::super::build::{small, value};
+    use super::super::proto::data_type as ty;
+    let of_type = |data_type| {
+        let mut build = Build::new(17);
+        build.graph().input.push(value("x", data_type, &["batch", "4"]));
+        build
+    };
+    let given = [70_000.0, 0.1, -65_519.0, 2049.0];
+    let types = [
+        (ty::FLOAT16, "round_f16", [f32::INFINITY, 0.099_975_586, -65_504.0, 2048.0]),
+        (ty::BFLOAT16, "round_bf16", [70_144.0, 0.100_097_656, -65_536.0, 2048.0]),
+    ];
+    for (to, name, expected) in types {
+        let cast = |build: Build, from: &str, output: &str| build.node("Cast", from, output).int("to", to.into());
+        let check = |build: Build| {
+            let graph = build.output("y").done(&[]);
+            assert_eq!(ops(&graph), [name]);
+            assert_eq!(run(&graph, &[tensor(&[1, 4], &given)]).as_f32(), Some(&expected[..]), "{name}");
+        };
+        for data_type in [ty::FLOAT, ty::DOUBLE] {
+            let new = || of_type(data_type);
+            check(cast(new(), "x", "y"));
+            check(cast(new(), "x", "h").node("Cast", "h", "y").int("to", ty::FLOAT.into()));
+            check(cast(cast(new(), "x", "h"), "h", "y"));
+            check(new().store(small("like", to, &[1], &[0])).node("CastLike", "x like", "y"));
+        }
+        let integers = of_type(ty::INT32);
+        let y = run(
+            &cast(integers, "x", "y").output("y").done(&[]),
+            &[Tensor::from_i32(&[1, 4], vec![70_000, 0, -65_519, 2049]).expect("lengths fit")],
+        );
+        assert_eq!(y.as_f32(), Some(&[expected[0], 0.0, expected[2], expected[3]][..]), "{name} of integers");
+        let booleans = of_type(ty::BOOL);
+        assert!(!ops(&cast(booleans, "x", "y").output("y").done(&[])).contains(&name));
+    }
+}

@@ -243,9 +243,11 @@ fn elementwise() -> Net {
         let clamped = g.clamp("clamped", x, -0.5, 0.75)?;
         let below = g.clamp("below", x, f32::NEG_INFINITY, 0.5)?;
         let sign = g.unary("sign", UnaryOp::Sign, x)?;
+        let half = g.unary("half", UnaryOp::RoundF16, x)?;
+        let brain = g.unary("brain", UnaryOp::RoundBf16, half)?;
         let larger = g.binary("larger", BinaryOp::Maximum, x, fixed)?;
         let less = g.binary("less", BinaryOp::Less, larger, erf)?;
-        let joined = g.concat("all", &[log, root, exp, step, clamped, below, sign, less], 1)?;
+        let joined = g.concat("all", &[log, root, exp, step, clamped, below, sign, half, brain, less], 1)?;
         let row = g.linear("row", fixed, p.tensor(&[8, 8], 0.3), Some(p.tensor(&[8], 0.3)))?;
         let quotient = g.div("quotient", joined, row)?;
         let c = g.constant("table", p.tensor(&[2, 8], 1.0))?;

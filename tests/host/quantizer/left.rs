@@ -127,8 +127,6 @@ fn integers_that_are_joined_and_moved() {
     let inputs = [tensor(2, &[1, 4]), Tensor::from_i32(&[1, 3], vec![7, 8, 9]).expect("three")];
     for config in [symmetric(), symmetric().dynamic()] {
         let mut prepared = prepare(&graph, &WgpuQuantizer::new().set_global(config)).expect("prepared");
-        let summary = prepared.summary().to_string();
-        assert!(!["joined", "moved", "part"].iter().any(|name| summary.contains(name)), "{summary}");
         prepared.observe(&inputs).expect("observed");
         let quantized = convert(&prepared, &ConvertOptions::default()).expect("converted");
         let outputs = Interpreter::new(&reference(&quantized).expect("rewritten")).run(&inputs).expect("runs");

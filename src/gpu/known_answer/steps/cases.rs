@@ -331,15 +331,18 @@ pub(super) fn gather(case: &mut Maker) {
 }
 
 pub(super) fn half(case: &mut Maker) {
-    // Ties, overflow, subnormal halves.
-    let of = |i: usize| match i % 3 {
+    let x = case.input(tensor(&[ROWS, 36], between_halves));
+    let expected = tensor(&[ROWS, 36], |i| half::f16::from_f32(between_halves(i)).to_f32());
+    case.output("half_f32_f16", StepOp::ToHalf, &[x], expected);
+}
+
+/// Ties, overflow, subnormal halves.
+fn between_halves(i: usize) -> f32 {
+    match i % 3 {
         0 => special(i / 3),
         1 => f32::from_bits(0x3f80_1000 + (i as u32) * 0x1000),
         _ => (i as f32 - 20.0) * 2f32.powi(i as i32 % 50 - 30),
-    };
-    let x = case.input(tensor(&[ROWS, 36], of));
-    let expected = tensor(&[ROWS, 36], |i| half::f16::from_f32(of(i)).to_f32());
-    case.output("half_f32_f16", StepOp::ToHalf, &[x], expected);
+    }
 }
 
 pub(super) fn choose(case: &mut Maker) {
@@ -362,8 +365,10 @@ pub(super) fn choose(case: &mut Maker) {
     let expected = tensor(&wide, |i| special(i).clamp(-1.0, special(5)));
     case.output("clamp_flat_f32_f32", float(clamp), &[x], expected);
     case.output("clamp_f32_f32", float(clamp), &[y], tensor(&column, |i| special(i).clamp(-1.0, special(5))));
-    for op in [UnaryOp::Relu, UnaryOp::Abs, UnaryOp::Step, UnaryOp::Sign] {
-        let of = |i: usize| op.eval(special(i).into()) as f32;
+    let x = case.input(tensor(&wide, between_halves));
+    let y = case.input(tensor(&column, between_halves));
+    for op in [UnaryOp::Relu, UnaryOp::Abs, UnaryOp::Step, UnaryOp::Sign, UnaryOp::RoundF16, UnaryOp::RoundBf16] {
+        let of = |i: usize| op.eval(between_halves(i).into()) as f32;
         case.output("unary_flat_f32_f32", float(FloatOp::Unary(op)), &[x], tensor(&wide, of));
         case.output("unary_f32_f32", float(FloatOp::Unary(op)), &[y], tensor(&column, of));
     }
