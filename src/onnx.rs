@@ -15,12 +15,13 @@
 //!
 //! # Numbers
 //! Floats of any width are computed in `f32`; a cast to 16 bits rounds them, to nearest and ties to even, and what else a model
-//! computes in 16 bits keeps the precision of `f32`. Known ones are refused where 64 bits hold more than `f32`. Integers are `i32`, and what is computed of them is exact: types of up to 32 bits wrap around, quotients
-//! lose their fraction. Of wider types and `uint32`, results that `i32` does not hold are an error on interpreter and CPU, as
-//! inputs that do not fit are, and wrap around on a GPU. What has no integer form is refused: no integer becomes a float but by a
-//! cast. Booleans that are computed at run time are floats, 0 and 1. Comparisons and choices follow IEEE 754: a NaN
-//! is equal to nothing, itself included, and neither greater nor less; `Max` and `Min` are NaN if either value is; a NaN as a
-//! boolean is true. `Where` chooses: nothing of the branch not taken shows.
+//! computes in 16 bits keeps the precision of `f32`. Known ones are refused where 64 bits hold more than `f32`. Integers are
+//! `i32`, and what is computed of them is exact: types of up to 32 bits wrap around, quotients lose their fraction. Of wider types
+//! and `uint32`, results that `i32` does not hold are an error on interpreter and CPU, as inputs that do not fit are, and wrap
+//! around on a GPU. What has no integer form is refused: no integer becomes a float but by a cast. Booleans that are computed at
+//! run time are floats, 0 and 1. Comparisons and choices follow IEEE 754: a NaN is equal to nothing, itself included, and neither
+//! greater nor less; `Max` and `Min` are NaN if either value is; a NaN as a boolean is true. `Where` chooses: nothing of the
+//! branch not taken shows.
 //!
 //! # Names
 //! A layer is called as the module that its weight or bias belongs to (`encoder.layer.0.attention.self.query` for a parameter
