@@ -22,8 +22,9 @@ Each test of the kinds node, simple, pytorch-converted and pytorch-operator runs
 All cases run on the CPU, each third also in the reference interpreter, and some of those that the CPU runs on a GPU. A case is
 
 - right: names and shapes are those expected, and floats are close, by ONNX's own measure for backends (rtol 1e-3, atol 1e-7; rtol 2^-6
-  for bfloat16 as well, but 2^-9, two units in the last place, for float16), and NaN where NaN is expected. Integers and booleans are equal. The command line writes floats and booleans as f32
-  and integers as i32, so that more of types cannot be compared; of outputs of 16 bits, values that fit are rounded to them first;
+  for bfloat16; but 2^-9, two units in the last place, for float16), and NaN where NaN is expected. Integers and booleans are equal.
+  The command line writes floats and booleans as f32 and integers as i32, so that more of types cannot be compared; of outputs of
+  16 bits, values that fit are rounded to them first;
 - refused: exit status 1 and one line that says why;
 - not applicable: .npz, or for constants, an initializer cannot hold its inputs: strings, complex numbers, sequences, optionals;
 - wrong, or a crash: any other exit status, a message that is not one line, no end within a minute. These fail this script.
