@@ -11,7 +11,6 @@ use super::run::Run;
 use super::tile::{LinearKernel, TileShape};
 use super::transfer::{allocate, is_lost_now, timed_passes};
 use crate::program::{Epilogue, Program, QLinear, Step, StepOp, Value, ValueId, ValueType};
-use crate::qparams::QParams;
 use crate::tensor::Shape;
 
 /// The fastest kernels of layers on one adapter, as [`Engine::tune`] measured them.
@@ -270,12 +269,12 @@ fn by_the_hosts_clock(_: &Engine, _: &[((TileShape, SplitK), Run)], _: usize) ->
 /// A program of the layer alone, from codes to codes, or to floats by its scales.
 fn alone(linear: &QLinear) -> Result<Program, GpuError> {
     let error = |message: String| GpuError::Device { what: "tuning".to_owned(), message };
-    let qparams = QParams::new(1.0, 0).map_err(|e| error(e.to_string()))?;
     let value = |name: &str, cols: usize, value_type: ValueType| Value {
         name: name.to_owned(),
         value_type,
         shape: Shape::rows(cols),
-        qparams: (value_type == ValueType::I8).then_some(qparams),
+        // What codes stand for makes no difference to the time.
+        qparams: None,
     };
     let mut linear = linear.clone();
     // Dynamic scales are another operand; sums and products are the same.
