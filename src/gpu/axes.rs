@@ -15,7 +15,7 @@ pub(super) struct Axis {
 pub(super) fn axes(value: &Value) -> Vec<Axis> {
     let batch = value.shape.is_batched().then_some(None);
     let mut lengths: Vec<Option<usize>> =
-        batch.into_iter().chain(value.shape.dims().iter().map(|&length| Some(length))).collect();
+        batch.into_iter().chain(value.shape.fixed_dims().iter().map(|&length| Some(length))).collect();
     if value.shape.last().is_none() {
         lengths.push(Some(1));
     }

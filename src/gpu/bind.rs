@@ -183,7 +183,7 @@ async fn works_of<'p>(model: &'p Model, planned: &'p Planned, max_rows: usize) -
         }
         PlannedKernel::Linear(group) => {
             let step = &model.program.steps()[group.main];
-            let (StepOp::Linear(linear), OfStep::Linear(weights)) = (&step.op, &model.of_steps[group.main]) else {
+            let (StepOp::QLinear(linear), OfStep::Linear(weights)) = (&step.op, &model.of_steps[group.main]) else {
                 unreachable!("a linear kernel executes a linear step");
             };
             let rows = matrix_rows(value, max_rows);

@@ -1,6 +1,6 @@
 //! Why the GPU engine refused.
 
-use crate::tensor::{DType, Shape};
+use crate::values::{DType, Shape};
 
 /// Why something could not be done on the GPU. Every variant names the thing and gives both numbers.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -15,8 +15,9 @@
 //! memory, [`Plan`](super::plan::Plan) asks for it to stay apart.
 
 use crate::numerics::UnaryOp;
-use crate::program::{Epilogue, FloatOp, Program, StepOp, ValueId, ValueType};
-use crate::qparams::QScheme;
+use crate::ops::{Add, ChooseQParams, Linear, MatMul, Op, QuantizeDynamic, Transpose, Unary};
+use crate::program::{Epilogue, Program, StepOp, ValueId, ValueType};
+use crate::values::QScheme;
 
 /// Steps that share a dispatch, or a step of its own. Indices are those of [`Program::steps`].
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -85,7 +86,7 @@ impl Group {
     /// Which function follows.
     pub(super) fn unary(&self, program: &Program) -> Option<UnaryOp> {
         match program.steps()[self.function?].op {
-            StepOp::Float(FloatOp::Unary(op)) => Some(op),
+            StepOp::Op(Op::Unary(Unary { op })) => Some(op),
             _ => None,
         }
     }
@@ -122,15 +123,17 @@ impl<'p> Fusion<'p> {
     fn group(&self, group: Group) -> Group {
         let step = &self.program.steps()[group.main];
         match &step.op {
-            StepOp::Linear(linear) => match linear.epilogue {
+            StepOp::QLinear(linear) => match linear.epilogue {
                 Epilogue::Requantize { .. } => self.after_codes(group),
                 Epilogue::Scale { .. } | Epilogue::Dynamic { .. } => self.after_floats(group),
             },
-            StepOp::Float(FloatOp::Linear) => self.with_unary(group),
-            StepOp::Float(FloatOp::Add) => self.add_and_norm(group).unwrap_or(group),
-            StepOp::Float(FloatOp::LayerNorm { .. }) => self.with_quantize(group),
-            StepOp::ChooseQParams { qscheme: QScheme::PerTokenAffine, .. } => self.per_token(group),
-            StepOp::MatMul(_) | StepOp::Float(FloatOp::MatMul) => self.with_transposes(group),
+            StepOp::Op(Op::Linear(Linear)) => self.with_unary(group),
+            StepOp::Op(Op::Add(Add)) => self.add_and_norm(group).unwrap_or(group),
+            StepOp::Op(Op::LayerNorm(_)) => self.with_quantize(group),
+            StepOp::Op(Op::ChooseQParams(ChooseQParams { qscheme: QScheme::PerTokenAffine, .. })) => {
+                self.per_token(group)
+            }
+            StepOp::QMatMul(_) | StepOp::Op(Op::MatMul(MatMul)) => self.with_transposes(group),
             _ => group,
         }
     }
@@ -151,8 +154,10 @@ impl<'p> Fusion<'p> {
     fn after_codes(&self, group: Group) -> Group {
         let Some(reader) = self.only_reader(group.main) else { return group };
         match self.op(reader) {
-            StepOp::Table { .. } => Group { table: Some(reader), last: reader, ..group },
-            StepOp::Add(_) if self.adds_apart(group.main, reader) => Group { sum: Some(reader), last: reader, ..group },
+            StepOp::QLut(_) => Group { table: Some(reader), last: reader, ..group },
+            StepOp::Op(Op::IntegerAdd(_)) if self.adds_apart(group.main, reader) => {
+                Group { sum: Some(reader), last: reader, ..group }
+            }
             _ => group,
         }
     }
@@ -169,7 +174,7 @@ impl<'p> Fusion<'p> {
     fn with_unary(&self, group: Group) -> Group {
         let reader = self.only_reader(group.main);
         match reader.map(|reader| (reader, self.op(reader))) {
-            Some((reader, StepOp::Float(FloatOp::Unary(_)))) => Group { function: Some(reader), last: reader, ..group },
+            Some((reader, StepOp::Op(Op::Unary(_)))) => Group { function: Some(reader), last: reader, ..group },
             _ => group,
         }
     }
@@ -180,7 +185,7 @@ impl<'p> Fusion<'p> {
         let even = self.program.value(self.program.steps()[reader].output).cols().is_multiple_of(2);
         match self.op(reader) {
             // Rows of odd length share words, which threads of different rows would write.
-            StepOp::ToHalf if even => Group { halves: true, last: reader, ..group },
+            StepOp::ToF16 if even => Group { halves: true, last: reader, ..group },
             _ => group,
         }
     }
@@ -189,7 +194,7 @@ impl<'p> Fusion<'p> {
     fn add_and_norm(&self, group: Group) -> Option<Group> {
         let sum = &self.program.steps()[group.main];
         let &norm = self.readers[sum.output.index()].first()?;
-        let StepOp::Float(FloatOp::LayerNorm { .. }) = self.op(norm) else { return None };
+        let StepOp::Op(Op::LayerNorm(_)) = self.op(norm) else { return None };
         let shape = |id: ValueId| &self.program.value(id).shape;
         let same = sum.inputs.iter().all(|&input| shape(input) == shape(sum.output));
         let twice = sum.inputs[0] == sum.inputs[1];
@@ -211,7 +216,7 @@ impl<'p> Fusion<'p> {
 
     fn with_quantize(&self, group: Group) -> Group {
         match self.only_reader(group.main).map(|reader| (reader, self.op(reader))) {
-            Some((reader, StepOp::Quantize { .. })) if self.norms_last_axis(group.main) => {
+            Some((reader, StepOp::Op(Op::Quantize(_)))) if self.norms_last_axis(group.main) => {
                 Group { quantize: Some(reader), last: reader, ..group }
             }
             _ => group,
@@ -229,9 +234,9 @@ impl<'p> Fusion<'p> {
         let Some(&reader) = self.readers[choose.output.index()].first() else { return group };
         let quantize = &self.program.steps()[reader];
         let same = quantize.inputs.first() == choose.inputs.first();
-        let StepOp::ChooseQParams { range: chosen, .. } = &choose.op else { return group };
+        let StepOp::Op(Op::ChooseQParams(ChooseQParams { range: chosen, .. })) = &choose.op else { return group };
         match &quantize.op {
-            StepOp::QuantizeDynamic { range } if same && range == chosen => {
+            StepOp::Op(Op::QuantizeDynamic(QuantizeDynamic { range })) if same && range == chosen => {
                 Group { quantize: Some(reader), last: reader, ..group }
             }
             _ => group,
@@ -245,7 +250,7 @@ impl<'p> Fusion<'p> {
         for (at, slot) in group.transposes.iter_mut().enumerate() {
             let operand = matmul.inputs[at];
             let Some(transpose) = self.writers[operand.index()] else { continue };
-            let StepOp::Transpose { perm } = self.op(transpose) else { continue };
+            let StepOp::Op(Op::Transpose(Transpose { perm })) = self.op(transpose) else { continue };
             let alone = self.only_reader(transpose) == Some(group.main);
             // The other operand must not lie in the same place.
             let source = self.program.steps()[transpose].inputs[0];

@@ -6,9 +6,13 @@ use super::fuse::Group;
 use super::layout::{OpParams, row_words};
 use super::pipeline::GeneralKernel;
 use crate::numerics::{Int32Op, UnaryOp};
-use crate::program::{Epilogue, FloatOp, Program, Step, StepOp, Value, ValueType};
-use crate::qparams::QScheme;
-use crate::tensor::Shape;
+use crate::ops::{
+    Add, Binary, ChooseQParams, Clamp, DequantizeDynamic, Div, Embedding, Int32, IntegerMatMulDynamic, LayerNorm,
+    Linear, Mask, MatMul, Max, Mul, Op, Quantize, QuantizeDynamic, Slice, Softmax, Sum, ToFloat, ToInteger, Transpose,
+    Unary,
+};
+use crate::program::{Epilogue, Program, Step, StepOp, Value, ValueType};
+use crate::values::{QScheme, Shape};
 
 /// Rows and columns of a matmul's tile.
 pub(super) const TILE: u64 = 64;
@@ -84,7 +88,7 @@ fn elementwise(
 /// value's axes is at the end of its memory.
 fn flat(program: &Program, step: &Step, flat: &'static str) -> Option<General> {
     let y = program.value(step.output);
-    let dims = y.shape.dims();
+    let dims = y.shape.fixed_dims();
     let vector = if y.value_type == ValueType::I8 { 16 } else { 4 };
     let whole = y.value_type == ValueType::I8 || y.cols().is_multiple_of(4);
     let a = program.value(step.inputs[0]);
@@ -96,8 +100,8 @@ fn flat(program: &Program, step: &Step, flat: &'static str) -> Option<General> {
         None => 1,
         Some(b) if b.shape == y.shape => u32::MAX,
         Some(b) => {
-            let own = b.shape.dims();
-            let repeats = !b.shape.is_batched() && b.shape.last().is_some() && dims.ends_with(own);
+            let own = b.shape.fixed_dims();
+            let repeats = !b.shape.is_batched() && b.shape.last().is_some() && dims.ends_with(&own);
             repeats.then(|| vectors(b))?
         }
     };
@@ -129,28 +133,31 @@ pub(super) fn general(program: &Program, group: &Group, part: usize) -> Result<G
         elementwise(step, y, kernel, &strides, &vec![0; strides.len()])
     };
     Ok(match &step.op {
-        StepOp::Quantize { .. } | StepOp::Dequantize { .. } | StepOp::Linear(_) | StepOp::Concat { .. } => {
+        StepOp::Op(Op::Quantize(_))
+        | StepOp::Op(Op::Dequantize(_))
+        | StepOp::QLinear(_)
+        | StepOp::Op(Op::Concat(_)) => {
             unreachable!("{} has a kernel of its own, or several dispatches", step.op.name())
         }
-        StepOp::Add(add) => {
+        StepOp::Op(Op::IntegerAdd(add)) => {
             let mut general = pair("add_flat_i8_i8", "add_i8_i8")?;
             let params = &mut general.params;
             (params.a_zero_point, params.b_zero_point) = (add.a_zero_point, add.b_zero_point);
             (params.a_multiplier, params.b_multiplier) = (add.multipliers.a, add.multipliers.b);
             params.shift = add.multipliers.shift;
-            (params.zero_point, params.lo, params.hi) = (add.zero_point, add.lo, add.hi);
+            (params.zero_point, params.lo, params.hi) = (add.qparams.zero_point(), add.lo, add.hi);
             general
         }
-        StepOp::Mul(mul) => {
+        StepOp::Op(Op::IntegerMul(mul)) => {
             let mut general = pair("mul_flat_i8_i8", "mul_i8_i8")?;
             let params = &mut general.params;
             (params.a_zero_point, params.b_zero_point) = (mul.a_zero_point, mul.b_zero_point);
             params.factor = mul.multiplier;
-            (params.zero_point, params.lo, params.hi) = (mul.zero_point, mul.lo, mul.hi);
+            (params.zero_point, params.lo, params.hi) = (mul.qparams.zero_point(), mul.lo, mul.hi);
             general
         }
-        StepOp::Table { .. } => single("table_flat_i8_i8", "table_i8_i8")?,
-        StepOp::MatMul(matmul) => {
+        StepOp::QLut(_) => single("table_flat_i8_i8", "table_i8_i8")?,
+        StepOp::QMatMul(matmul) => {
             let to_float = !matches!(matmul.epilogue, Epilogue::Requantize { .. });
             let mut general = matrices(program, group, if to_float { "matmul_i8_f32" } else { "matmul_i8_i8" })?;
             let params = &mut general.params;
@@ -163,13 +170,13 @@ pub(super) fn general(program: &Program, group: &Group, part: usize) -> Result<G
             }
             general
         }
-        StepOp::MatMulDynamic { relu } => {
+        StepOp::Op(Op::IntegerMatMulDynamic(IntegerMatMulDynamic { relu })) => {
             let mut general = matrices(program, group, "matmul_i8_f32")?;
             general.kernel.flags = &["DYNAMIC"];
             (general.params.relu, general.params.b_col) = ((*relu).into(), pair_stride(value(2)));
             general
         }
-        StepOp::ChooseQParams { qscheme, range, eps } => {
+        StepOp::Op(Op::ChooseQParams(ChooseQParams { qscheme, range, eps })) => {
             let x = value(0);
             let per_token = *qscheme == QScheme::PerTokenAffine;
             let (kernel, size) = match part {
@@ -188,39 +195,39 @@ pub(super) fn general(program: &Program, group: &Group, part: usize) -> Result<G
             };
             general
         }
-        StepOp::QuantizeDynamic { range } => {
+        StepOp::Op(Op::QuantizeDynamic(QuantizeDynamic { range })) => {
             let mut general = over(y, "quantize_dynamic_f32_i8", Size::Groups);
             let params = &mut general.params;
             (params.lo, params.hi, params.b_col) = (range.quant_min(), range.quant_max(), pair_stride(value(1)));
             general
         }
-        StepOp::DequantizeDynamic => {
+        StepOp::Op(Op::DequantizeDynamic(DequantizeDynamic)) => {
             let mut general = over(y, "dequantize_dynamic_i8_f32", Size::Threads(y.cols() as u64));
             (general.params.b_col, general.params.a_words) = (pair_stride(value(1)), row_words(y.cols()) as u32);
             general
         }
-        StepOp::ToHalf => {
+        StepOp::ToF16 => {
             // Two a thread; rows may share words.
             over(y, "half_f32_f16", Size::Threads(y.cols() as u64))
         }
-        StepOp::Reshape if floats => {
+        StepOp::Op(Op::Reshape(_)) if floats => {
             let mut general = over(y, "copy_f32_f32", Size::Threads(y.cols() as u64));
             let cols = y.cols() as u32;
             (general.params.axes[0], general.params.rank, general.params.a_col) = ([0, cols, 0, cols], 1, 1);
             general
         }
-        StepOp::Reshape => {
+        StepOp::Op(Op::Reshape(_)) => {
             let mut general = over(y, "reshape_i8_i8", Size::Threads(row_words(y.cols()) as u64));
             let x = value(0).cols();
             (general.params.a_cols, general.params.a_words) = (x as u32, row_words(x) as u32);
             general
         }
-        StepOp::Transpose { perm } => {
+        StepOp::Op(Op::Transpose(Transpose { perm })) => {
             let strides = transposed(value(0), perm).iter().map(|axis| axis.stride).collect::<Vec<_>>();
             let kernel = if floats { "copy_f32_f32" } else { "copy_i8_i8" };
             elementwise(step, y, kernel, &strides, &vec![0; strides.len()])?
         }
-        StepOp::Slice { axis, start, .. } => {
+        StepOp::Op(Op::Slice(Slice { axis, start, .. })) => {
             let from = axes(value(0));
             let strides: Vec<usize> = from.iter().map(|axis| axis.stride).collect();
             let kernel = if floats { "copy_f32_f32" } else { "copy_i8_i8" };
@@ -228,26 +235,29 @@ pub(super) fn general(program: &Program, group: &Group, part: usize) -> Result<G
             general.params.a_offset = (start * from[*axis].stride) as u32;
             general
         }
-        StepOp::ToFloat => {
+        StepOp::Op(Op::ToFloat(ToFloat)) => {
             let strides = broadcast(value(0), &axes(y));
             elementwise(step, y, "to_float_i32_f32", &strides, &vec![0; strides.len()])?
         }
-        StepOp::ToInteger { to } => {
+        StepOp::Op(Op::ToInteger(ToInteger { to })) => {
             let strides = broadcast(value(0), &axes(y));
             let mut general = elementwise(step, y, "to_integer", &strides, &vec![0; strides.len()])?;
             general.params.kind = (value(0).value_type == ValueType::F32).into();
             (general.params.shift, general.params.relu) = (32 - to.bits(), to.is_signed().into());
             general
         }
-        StepOp::Int32 { op, .. } => {
+        StepOp::Op(Op::Int32(Int32 { op, .. })) => {
             let result = axes(y);
             let strides = [0, 1].map(|at| broadcast(value(at), &result));
             let mut general = elementwise(step, y, "int32_i32_i32", &strides[0], &strides[1])?;
             general.params.kind = int32_kind(*op);
             general
         }
-        StepOp::SumInt32 { axis, .. } => together(step, value(0), y, *axis, "sum_i32_i32")?,
-        StepOp::Max { axis } => {
+        StepOp::Op(Op::Sum(Sum { axis, .. })) => {
+            let kernel = if y.value_type == ValueType::I32 { "sum_i32_i32" } else { "sum_f32_f32" };
+            together(step, value(0), y, *axis, kernel)?
+        }
+        StepOp::Op(Op::Max(Max { axis })) => {
             let kernel = match y.value_type {
                 ValueType::I8 => "max_i8_i8",
                 ValueType::I32 => "max_i32_i32",
@@ -255,37 +265,36 @@ pub(super) fn general(program: &Program, group: &Group, part: usize) -> Result<G
             };
             together(step, value(0), y, *axis, kernel)?
         }
-        StepOp::Float(FloatOp::Sum { axis }) => together(step, value(0), y, *axis, "sum_f32_f32")?,
-        StepOp::Gather => {
+        StepOp::Op(Op::Embedding(Embedding)) => {
             let mut general = over(y, "gather_i32_f32", Size::Threads(y.cols() as u64));
             general.params.k = value(1).shape.axis(0).expect("a table has rows") as u32;
             general
         }
-        StepOp::Float(FloatOp::Add) => pair("add_flat_f32_f32", "add_f32_f32")?,
-        StepOp::Float(FloatOp::Mul) => pair("mul_flat_f32_f32", "mul_f32_f32")?,
-        StepOp::Float(FloatOp::Div) => pair("div_flat_f32_f32", "div_f32_f32")?,
-        &StepOp::Float(FloatOp::Binary(op)) => {
+        StepOp::Op(Op::Add(Add)) => pair("add_flat_f32_f32", "add_f32_f32")?,
+        StepOp::Op(Op::Mul(Mul)) => pair("mul_flat_f32_f32", "mul_f32_f32")?,
+        StepOp::Op(Op::Div(Div)) => pair("div_flat_f32_f32", "div_f32_f32")?,
+        &StepOp::Op(Op::Binary(Binary { op })) => {
             let mut general = pair("binary_flat_f32_f32", "binary_f32_f32")?;
             general.params.kind = op as u32;
             general
         }
-        &StepOp::Float(FloatOp::Keep { inverted }) => {
+        &StepOp::Op(Op::Mask(Mask { inverted })) => {
             let mut general = pair("keep_flat_f32_f32", "keep_f32_f32")?;
             general.params.kind = inverted.into();
             general
         }
-        &StepOp::Float(FloatOp::Clamp { min, max }) => {
+        &StepOp::Op(Op::Clamp(Clamp { min, max })) => {
             let mut general = single("clamp_flat_f32_f32", "clamp_f32_f32")?;
             (general.params.low, general.params.high) = (min, max);
             general
         }
-        StepOp::Float(FloatOp::Unary(op)) => {
+        StepOp::Op(Op::Unary(Unary { op })) => {
             let mut general = single("unary_flat_f32_f32", "unary_f32_f32")?;
             general.params.kind = unary_kind(*op);
             general
         }
-        StepOp::Float(FloatOp::MatMul) => matrices(program, group, "matmul_f32_f32")?,
-        StepOp::Float(FloatOp::Linear) => {
+        StepOp::Op(Op::MatMul(MatMul)) => matrices(program, group, "matmul_f32_f32")?,
+        StepOp::Op(Op::Linear(Linear)) => {
             let mut general = over(y, "matmul_f32_f32", Size::Tiles { m: 0, n: y.cols() as u64 });
             let k = value(0).cols() as u32;
             let params = &mut general.params;
@@ -299,11 +308,12 @@ pub(super) fn general(program: &Program, group: &Group, part: usize) -> Result<G
             params.kind = group.unary(program).map_or(0, unary_kind);
             general
         }
-        StepOp::Float(FloatOp::Softmax { axis }) => {
+        StepOp::Op(Op::Softmax(Softmax { axis })) => {
             let axis = &axes(y)[*axis];
             lines(y, "softmax_f32_f32", axis.length.unwrap_or(1), axis.stride)
         }
-        StepOp::Float(FloatOp::LayerNorm { eps }) => layer_norm(program, group, *eps),
+        StepOp::Op(Op::LayerNorm(LayerNorm { eps })) => layer_norm(program, group, *eps),
+        StepOp::Op(op) => unreachable!("no program has a step of {}", op.name()),
     })
 }
 
@@ -326,12 +336,13 @@ fn pair_stride(pairs: &Value) -> u32 {
 fn layer_norm(program: &Program, group: &Group, eps: f32) -> General {
     let step = &program.steps()[group.main];
     let y = program.value(step.output);
-    let length = program.value(step.inputs[1]).shape.dims().iter().product();
+    let length = program.value(step.inputs[1]).shape.fixed_dims().iter().product();
     let mut general = lines(y, "layer_norm_f32_f32", length, 1);
     let params = &mut general.params;
     params.factor = eps;
     let quantize = group.quantize.map(|quantize| &program.steps()[quantize].op);
-    if let Some(StepOp::Quantize { qparams, range }) = quantize {
+    if let Some(StepOp::Op(Op::Quantize(Quantize { qparams, range }))) = quantize {
+        let qparams = qparams.per_tensor().expect("a step quantizes per tensor");
         (params.zero_point, params.inv_scale) = (qparams.zero_point(), qparams.inv_scale());
         (params.lo, params.hi) = (range.quant_min(), range.quant_max());
     }
@@ -400,7 +411,9 @@ fn concat_part(program: &Program, step: &Step, x: &Value, axis: usize, before: u
 fn matrices(program: &Program, group: &Group, kernel: &'static str) -> Result<General, GpuError> {
     let step = &program.steps()[group.main];
     let operand = |at: usize| match group.transposes[at].map(|transpose| &program.steps()[transpose]) {
-        Some(Step { op: StepOp::Transpose { perm }, inputs, .. }) => transposed(program.value(inputs[0]), perm),
+        Some(Step { op: StepOp::Op(Op::Transpose(Transpose { perm })), inputs, .. }) => {
+            transposed(program.value(inputs[0]), perm)
+        }
         _ => axes(program.value(step.inputs[at])),
     };
     let [a, b] = [operand(0), operand(1)];

@@ -13,9 +13,9 @@ use super::error::GpuError;
 use super::model::Model;
 use super::tile::TileShape;
 use crate::numerics;
+use crate::ops::{Dequantize, Op, Quantize};
 use crate::program::{Epilogue, Program, QLinear, Step, StepOp, Value, ValueId, ValueType};
-use crate::qparams::{QParams, QuantRange};
-use crate::tensor::{Shape, Tensor};
+use crate::values::{QParams, QuantRange, Shape, Tensor};
 
 // Past one block of columns, one part of divided features, and two groups of few rows.
 const M: usize = 9;
@@ -127,7 +127,7 @@ async fn check_coop(engine: &Engine, chunk_vecs: usize) -> Result<(), GpuError> 
     let device = |message: String| GpuError::Device { what: "known-answer test".to_owned(), message };
     let layer = coop::CoopLayer::new(chunk_vecs);
     let qparams = QParams::new(1.0, 0).map_err(|e| device(e.to_string()))?;
-    let op = StepOp::Linear(QLinear {
+    let op = StepOp::QLinear(QLinear {
         weight: layer.w.as_slice().into(),
         n: layer.n,
         k: layer.k,
@@ -154,8 +154,18 @@ async fn check_quantize(engine: &Engine) -> Result<(), GpuError> {
     let range = QuantRange::INT8;
     let (name, input, codes, floats) = ("known".to_owned(), ValueId::new(0), ValueId::new(1), ValueId::new(2));
     let steps = vec![
-        Step { name: name.clone(), op: StepOp::Quantize { qparams, range }, inputs: vec![input], output: codes },
-        Step { name, op: StepOp::Dequantize { qparams }, inputs: vec![codes], output: floats },
+        Step {
+            name: name.clone(),
+            op: StepOp::Op(Op::Quantize(Quantize { qparams: qparams.into(), range })),
+            inputs: vec![input],
+            output: codes,
+        },
+        Step {
+            name,
+            op: StepOp::Op(Op::Dequantize(Dequantize { qparams: qparams.into() })),
+            inputs: vec![codes],
+            output: floats,
+        },
     ];
     let values = vec![value("x", None, x.len()), value("q", Some(qparams), x.len()), value("y", None, x.len())];
     let program =
@@ -238,7 +248,7 @@ impl Layer {
         let error = |message: String| GpuError::Device { what: "known-answer test".to_owned(), message };
         let qparams = QParams::new(1.0, ZERO_POINT).map_err(|e| error(e.to_string()))?;
         let linear = |output, epilogue| {
-            let op = StepOp::Linear(QLinear {
+            let op = StepOp::QLinear(QLinear {
                 weight: self.w.as_slice().into(),
                 n: N,
                 k: K,

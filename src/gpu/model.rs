@@ -13,8 +13,8 @@ use super::memory::Slice;
 use super::plan::{Plan, Terms, dense_bytes};
 use super::run::Run;
 use super::transfer::{allocate, download, scoped, upload};
-use crate::program::{Epilogue, Program, QLinear, StepOp, Value, ValueType};
-use crate::tensor::Tensor;
+use crate::program::{Epilogue, Program, QLinear, QLut, StepOp, Value, ValueType};
+use crate::values::Tensor;
 
 /// A program whose weights are on the device. Several [`Run`]s may share it.
 #[derive(Debug)]
@@ -58,11 +58,11 @@ impl Model {
         let mut packed = Packed::new();
         for step in program.steps() {
             of_steps.push(match &step.op {
-                StepOp::Linear(linear) => OfStep::Linear(weight_parts(engine, &step.name, linear, &mut packed).await?),
-                StepOp::Table { table } => {
+                StepOp::QLinear(linear) => OfStep::Linear(weight_parts(engine, &step.name, linear, &mut packed).await?),
+                StepOp::QLut(QLut { table }) => {
                     OfStep::Buffer(storage(engine, &format!("{}.table", step.name), bytemuck::cast_slice(table)).await?)
                 }
-                StepOp::MatMul(matmul) => {
+                StepOp::QMatMul(matmul) => {
                     // Kernels read whole vectors of four.
                     let mut factors = matmul.epilogue.factors().to_vec();
                     factors.resize(factors.len().next_multiple_of(4), 0.0);

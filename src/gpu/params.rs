@@ -5,8 +5,9 @@ use super::layout::{BLOCK_COLS, LinearParams, TensorParams, k_vecs, row_words};
 use super::model::WeightPart;
 use super::pipeline::{LinearEnd, TensorKernel};
 use super::plan::{Planned, PlannedKernel};
-use crate::program::{Epilogue, Program, QAdd, QLinear, Step, StepOp, Value, ValueType};
-use crate::tensor::Shape;
+use crate::ops::{Dequantize, IntegerAdd, Op, Quantize};
+use crate::program::{Epilogue, Program, QLinear, Step, StepOp, Value, ValueType};
+use crate::values::Shape;
 
 /// Parts into which K is divided, and the fewest words of 16 codes in one.
 const K_PARTS: u32 = 8;
@@ -43,7 +44,7 @@ pub(super) fn linear_params(
 ) -> LinearParams {
     let PlannedKernel::Linear(group) = &planned.kernel else { unreachable!("of a linear kernel") };
     let step = &program.steps()[group.main];
-    let StepOp::Linear(linear) = &step.op else { unreachable!("a linear kernel executes a linear step") };
+    let StepOp::QLinear(linear) = &step.op else { unreachable!("a linear kernel executes a linear step") };
     let value = &program.values()[planned.value];
     let (zero_point, lo, hi, relu) = match linear.epilogue {
         Epilogue::Requantize { zero_point, lo, hi, .. } => (zero_point, lo - zero_point, hi - zero_point, false),
@@ -69,21 +70,23 @@ pub(super) fn linear_params(
         unary: group.unary(program).map_or(0, unary_kind),
         ..LinearParams::default()
     };
-    if let Some((sum, StepOp::Add(add))) = group.sum.map(|sum| &program.steps()[sum]).map(|sum| (sum, &sum.op)) {
+    if let Some((sum, StepOp::Op(Op::IntegerAdd(add)))) =
+        group.sum.map(|sum| &program.steps()[sum]).map(|sum| (sum, &sum.op))
+    {
         add_params(&mut params, step, sum, add);
     }
     params
 }
 
 /// Equation 8, with the layer's own codes as one operand.
-fn add_params(params: &mut LinearParams, linear: &Step, sum: &Step, add: &QAdd) {
+fn add_params(params: &mut LinearParams, linear: &Step, sum: &Step, add: &IntegerAdd) {
     let a = (add.a_zero_point, add.multipliers.a);
     let b = (add.b_zero_point, add.multipliers.b);
     let (own, other) = if sum.inputs[0] == linear.output { (a, b) } else { (b, a) };
     (params.own_zero_point, params.own_multiplier) = own;
     (params.other_zero_point, params.other_multiplier) = other;
     params.shift = add.multipliers.shift;
-    (params.sum_zero_point, params.sum_lo, params.sum_hi) = (add.zero_point, add.lo, add.hi);
+    (params.sum_zero_point, params.sum_lo, params.sum_hi) = (add.qparams.zero_point(), add.lo, add.hi);
 }
 
 pub(super) fn tensor_params(
@@ -106,12 +109,14 @@ pub(super) fn tensor_params(
         hi: 0.0,
     };
     match step.map(|step| &program.steps()[step].op) {
-        Some(StepOp::Quantize { qparams, range }) => {
+        Some(StepOp::Op(Op::Quantize(Quantize { qparams, range }))) => {
+            let qparams = qparams.per_tensor().expect("a step quantizes per tensor");
             let zero_point = qparams.zero_point();
             let [lo, hi] = [range.quant_min(), range.quant_max()].map(|code| (code - zero_point) as f32);
             TensorParams { zero_point, factor: qparams.inv_scale(), lo, hi, ..params }
         }
-        Some(StepOp::Dequantize { qparams }) => {
+        Some(StepOp::Op(Op::Dequantize(Dequantize { qparams }))) => {
+            let qparams = qparams.per_tensor().expect("a step dequantizes per tensor");
             TensorParams { zero_point: qparams.zero_point(), factor: qparams.scale(), ..params }
         }
         _ => params,

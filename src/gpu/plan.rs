@@ -8,6 +8,7 @@ use super::fuse::{Group, Joined, groups};
 use super::general::{General, concat, general};
 use super::layout::row_words;
 use super::pipeline::TensorKernel;
+use crate::ops::{Concat, Op};
 use crate::program::{Epilogue, Program, StepOp, Value, ValueId, ValueType};
 
 /// Where a value lies during a run.
@@ -247,11 +248,11 @@ impl Planner<'_> {
         let (step, last) = (&program.steps()[group.main], &program.steps()[group.last]);
         let (name, value) = (step.name.clone(), last.output.index());
         match &step.op {
-            StepOp::Quantize { .. } | StepOp::Dequantize { .. } => {
+            StepOp::Op(Op::Quantize(_)) | StepOp::Op(Op::Dequantize(_)) => {
                 let rows_are_whole = !padded_rows(self.value(step.output).cols());
                 let kernel = match (&step.op, rows_are_whole) {
-                    (StepOp::Quantize { .. }, true) => TensorKernel::QuantizeFlat,
-                    (StepOp::Quantize { .. }, false) => TensorKernel::Quantize,
+                    (StepOp::Op(Op::Quantize(_)), true) => TensorKernel::QuantizeFlat,
+                    (StepOp::Op(Op::Quantize(_)), false) => TensorKernel::Quantize,
                     (_, true) => TensorKernel::DequantizeFlat,
                     (_, false) => TensorKernel::Dequantize,
                 };
@@ -261,7 +262,7 @@ impl Planner<'_> {
                 self.plan.push(Planned { name, value, parts, kernel });
                 self.written(step.output, y);
             }
-            StepOp::Linear(linear) => {
+            StepOp::QLinear(linear) => {
                 let y = self.write(LINEAR_Y, last.output);
                 let mut parts = vec![self.read(FIRST, step.inputs[0]), y];
                 if let Some(table) = group.table {
@@ -275,7 +276,7 @@ impl Planner<'_> {
                 self.plan.push(Planned { name, value, parts, kernel: PlannedKernel::Linear(group) });
                 self.written(last.output, y);
             }
-            StepOp::Concat { axis } => {
+            StepOp::Op(Op::Concat(Concat { axis })) => {
                 let y = self.write(GENERAL_Y, step.output);
                 for (general, &input) in concat(program, step, *axis)?.into_iter().zip(&step.inputs) {
                     let kernel = PlannedKernel::General(Box::new(general));
@@ -284,7 +285,7 @@ impl Planner<'_> {
                 }
                 self.written(step.output, y);
             }
-            StepOp::ChooseQParams { .. } if group.quantize.is_none() => {
+            StepOp::Op(Op::ChooseQParams(_)) if group.quantize.is_none() => {
                 let bytes = matrix_rows(self.value(step.inputs[0]), self.terms.max_rows).saturating_mul(8);
                 let ranges = self.plan.scratch(bytes);
                 let kernel = PlannedKernel::General(Box::new(general(program, &group, 0)?));
@@ -313,7 +314,7 @@ impl Planner<'_> {
         }
         // The second result: a sum that others read too, or the scales.
         let mut second = match group.quantize {
-            Some(_) if matches!(step.op, StepOp::ChooseQParams { .. }) => Some(step.output),
+            Some(_) if matches!(step.op, StepOp::Op(Op::ChooseQParams(_))) => Some(step.output),
             _ => None,
         };
         let mut fourth = None;
@@ -334,8 +335,8 @@ impl Planner<'_> {
             parts.push((binding, slot, self.padded(id)));
         }
         match &step.op {
-            StepOp::Table { .. } => parts.push((FIRST + 1, Slot::OfStep(group.main), 256)),
-            StepOp::MatMul(matmul) => {
+            StepOp::QLut(_) => parts.push((FIRST + 1, Slot::OfStep(group.main), 256)),
+            StepOp::QMatMul(matmul) => {
                 let bytes = matmul.epilogue.factors().len().next_multiple_of(4) as u64 * 4;
                 parts.push((FIRST + 2, Slot::OfStep(group.main), bytes));
             }
@@ -391,9 +392,9 @@ pub(super) fn matrix_rows(value: &Value, rows: usize) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::program::{FloatOp, Step};
-    use crate::qparams::{QParams, QuantRange};
-    use crate::tensor::Shape;
+    use crate::ops::{Dequantize, MatMul, Quantize, Transpose};
+    use crate::program::Step;
+    use crate::values::{QParams, QuantRange, Shape};
 
     /// x → q0 → f0 → q1 → f1 → …, floats and codes in turn.
     fn chain(links: usize, cols: usize) -> Program {
@@ -410,8 +411,8 @@ mod tests {
         let step = |at: usize| {
             let (name, inputs, output) = (format!("s{at}"), vec![ValueId::new(at)], ValueId::new(at + 1));
             let op = match at % 2 {
-                0 => StepOp::Quantize { qparams, range: QuantRange::INT8 },
-                _ => StepOp::Dequantize { qparams },
+                0 => StepOp::Op(Op::Quantize(Quantize { qparams: qparams.into(), range: QuantRange::INT8 })),
+                _ => StepOp::Op(Op::Dequantize(Dequantize { qparams: qparams.into() })),
             };
             Step { name, op, inputs, output }
         };
@@ -454,10 +455,10 @@ mod tests {
         let [a, b] = [0, 1].map(ValueId::new);
         let steps = (0..PRODUCTS).flat_map(|at| {
             let [turned, product] = [2 + 2 * at, 3 + 2 * at].map(ValueId::new);
-            let transpose = StepOp::Transpose { perm: vec![1, 0] };
+            let transpose = StepOp::Op(Op::Transpose(Transpose { perm: vec![1, 0] }));
             let step =
                 |op, inputs: &[ValueId], output| Step { name: String::new(), op, inputs: inputs.to_vec(), output };
-            [step(transpose, &[a], turned), step(StepOp::Float(FloatOp::MatMul), &[b, turned], product)]
+            [step(transpose, &[a], turned), step(StepOp::Op(Op::MatMul(MatMul)), &[b, turned], product)]
         });
         let outputs = (0..PRODUCTS).map(|at| ValueId::new(3 + 2 * at)).collect();
         let values = (0..2 + 2 * PRODUCTS).map(value).collect();

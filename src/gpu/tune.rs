@@ -11,7 +11,7 @@ use super::run::Run;
 use super::tile::{LinearKernel, TileShape};
 use super::transfer::{allocate, is_lost_now, timed_passes};
 use crate::program::{Epilogue, Program, QLinear, Step, StepOp, Value, ValueId, ValueType};
-use crate::tensor::Shape;
+use crate::values::Shape;
 
 /// The fastest kernels of layers on one adapter, as [`Engine::tune`] measured them.
 #[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
@@ -167,7 +167,7 @@ pub(super) async fn tune(engine: &Engine, program: &Program, rows: usize) -> Res
     shared.check_lost()?;
     let mut table = TuningTable { adapter: adapter(&shared.device.adapter_info()), entries: Vec::new() };
     for step in program.steps() {
-        let StepOp::Linear(linear) = &step.op else { continue };
+        let StepOp::QLinear(linear) = &step.op else { continue };
         let m = super::plan::matrix_rows(program.value(step.output), rows);
         let bits = if engine.settings.unpacked_weights { WeightBits::Eight } else { WeightBits::of(&linear.weight) };
         let known = |e: &Entry| (e.n, e.k, e.bits, e.rows) == (linear.n, linear.k, bits_of(bits), m);
@@ -287,7 +287,7 @@ fn alone(linear: &QLinear) -> Result<Program, GpuError> {
         name: "tuned".to_owned(),
         inputs: vec![ValueId::new(0)],
         output: ValueId::new(1),
-        op: StepOp::Linear(linear),
+        op: StepOp::QLinear(linear),
     };
     Program::new(values, Vec::new(), vec![ValueId::new(0)], vec![ValueId::new(1)], vec![step])
         .map_err(|e| error(e.to_string()))

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::gpu::layout::WeightBits;
 use crate::program::{Program, ProgramError, Step, StepOp, Value, ValueId, ValueType};
-use crate::tensor::{DType, Shape, Tensor};
+use crate::values::{DType, Shape, Tensor};
 
 /// Kernels that are tested together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,7 +76,7 @@ impl Family {
 /// What a program needs of layers whose weights are packed into fewer bits.
 pub(super) fn packed(program: &Program, packed: bool) -> BTreeSet<&'static str> {
     let bits = program.steps().iter().map(|step| match &step.op {
-        StepOp::Linear(linear) if packed => WeightBits::of(&linear.weight),
+        StepOp::QLinear(linear) if packed => WeightBits::of(&linear.weight),
         _ => WeightBits::Eight,
     });
     let kernels = bits.filter_map(|bits| match bits {
@@ -149,7 +149,7 @@ impl Maker {
         if !self.needs(kernel) {
             return inputs[0];
         }
-        let value_type = if matches!(op, StepOp::ToHalf) { ValueType::F16 } else { type_of(&expected) };
+        let value_type = if matches!(op, StepOp::ToF16) { ValueType::F16 } else { type_of(&expected) };
         let id = self.step(op, inputs, value_type, Shape::batched(&expected.shape()[1..]));
         self.answer(kernel, id, expected)
     }

@@ -5,9 +5,12 @@ use std::sync::Arc;
 use super::{Maker, ROWS, code, tensor};
 use crate::gpu::plan::{LINEAR_SUM, LINEAR_TABLE, MATMUL_DYNAMIC};
 use crate::numerics::{self, AddMultipliers, BinaryOp, Int32Op, IntegerType, UnaryOp};
-use crate::program::{Epilogue, FloatOp, QAdd, QLinear, QMatMul, QMul, StepOp, ValueId, ValueType};
-use crate::qparams::{QScheme, QuantRange};
-use crate::tensor::Shape;
+use crate::ops::{
+    Binary, ChooseQParams, Clamp, Concat, DequantizeDynamic, Embedding, Int32, IntegerAdd, IntegerMatMulDynamic,
+    IntegerMul, Mask, Max, Op, QuantizeDynamic, Reshape, Slice, Sum, ToFloat, ToInteger, Transpose, Unary,
+};
+use crate::program::{Epilogue, QLinear, QLut, QMatMul, StepOp, ValueId, ValueType};
+use crate::values::{QParams, QScheme, QuantRange, Shape};
 
 /// Values `[ROWS, 3, 21]` and columns `[ROWS, 3, 1]`, whose rows have padding.
 const COLS: usize = 21;
@@ -19,6 +22,7 @@ pub(super) fn add(case: &mut Maker) {
     let b = case.input(tensor(&WIDE, |i| code(i, 1)));
     let column = case.input(tensor(&COLUMN, |i| code(i, 2)));
     let (a_zero_point, b_zero_point, zero_point, lo, hi) = (3, -7, 5, -100, 127);
+    let qparams = QParams::new(1.0, zero_point).expect("valid");
     // Sums that saturate, and sums that are ties.
     let first = AddMultipliers { a: 700_001, b: 1 << 20, shift: 20 };
     let second = AddMultipliers { a: 1, b: 2, shift: 2 };
@@ -26,7 +30,9 @@ pub(super) fn add(case: &mut Maker) {
         let (a, b) = (i32::from(a) - a_zero_point, i32::from(b) - b_zero_point);
         numerics::add(a, b, multipliers, zero_point, lo, hi) as i8
     };
-    let op = |multipliers| StepOp::Add(QAdd { a_zero_point, b_zero_point, multipliers, zero_point, lo, hi });
+    let op = |multipliers| {
+        StepOp::Op(Op::IntegerAdd(IntegerAdd { a_zero_point, b_zero_point, multipliers, qparams, lo, hi }))
+    };
     case.output("add_flat_i8_i8", op(first), &[a, b], tensor(&WIDE, |i| sum(code(i, 0), code(i, 1), first)));
     let expected = tensor(&WIDE, |i| sum(code(i, 0), code(i / COLS, 2), second));
     case.output("add_i8_i8", op(second), &[a, column], expected);
@@ -45,11 +51,13 @@ pub(super) fn mul(case: &mut Maker) {
     let b = case.input(tensor(&WIDE, |i| code(i, 1)));
     let column = case.input(tensor(&COLUMN, |i| code(i, 2)));
     let (a_zero_point, b_zero_point, zero_point, lo, hi) = (-9, 4, -5, -128, 120);
+    let qparams = QParams::new(1.0, zero_point).expect("valid");
     let product = |a: i8, b: i8, multiplier| {
         let acc = (i32::from(a) - a_zero_point) * (i32::from(b) - b_zero_point);
         numerics::requantize(acc, multiplier, zero_point, lo, hi) as i8
     };
-    let op = |multiplier| StepOp::Mul(QMul { a_zero_point, b_zero_point, multiplier, zero_point, lo, hi });
+    let op =
+        |multiplier| StepOp::Op(Op::IntegerMul(IntegerMul { a_zero_point, b_zero_point, multiplier, qparams, lo, hi }));
     // Halves are ties.
     let (first, second) = (1.0 / 64.0, 0.5);
     case.output("mul_flat_i8_i8", op(first), &[a, b], tensor(&WIDE, |i| product(code(i, 0), code(i, 1), first)));
@@ -60,7 +68,7 @@ pub(super) fn mul(case: &mut Maker) {
 pub(super) fn table(case: &mut Maker) {
     let entries: Arc<[i8]> = (0..256).map(|i| code(i, 5)).collect();
     let entry = |code: i8| entries[(i32::from(code) + 128) as usize];
-    let op = || StepOp::Table { table: Arc::clone(&entries) };
+    let op = || StepOp::QLut(QLut { table: Arc::clone(&entries) });
     let x = case.input(tensor(&[ROWS, 90], |i| code(i, 0)));
     case.output("table_flat_i8_i8", op(), &[x], tensor(&[ROWS, 90], |i| entry(code(i, 0))));
     if !case.needs(LINEAR_TABLE) {
@@ -106,7 +114,7 @@ impl Layer {
         let multiplier = self.multiplier.as_slice().into();
         let epilogue = Epilogue::Requantize { multiplier, zero_point, lo: -128, hi: 127 };
         let (weight, bias) = (self.weight.as_slice().into(), self.bias.as_slice().into());
-        let op = StepOp::Linear(QLinear { weight, n, k, bias, fraction_bits: 0, epilogue });
+        let op = StepOp::QLinear(QLinear { weight, n, k, bias, fraction_bits: 0, epilogue });
         let layer = case.step(op, &[x], ValueType::I8, Shape::rows(n));
         let of = |at: usize| {
             let (row, channel) = (at / n, at % n);
@@ -139,7 +147,7 @@ pub(super) fn matmul(case: &mut Maker) {
     let b = case.input(tensor(&[ROWS, K, N], |i| code(i, 1)));
     let z = [11, -128];
     let shape = [ROWS, M, N];
-    let op = |epilogue| StepOp::MatMul(QMatMul { a_zero_point: z[0], b_zero_point: z[1], epilogue });
+    let op = |epilogue| StepOp::QMatMul(QMatMul { a_zero_point: z[0], b_zero_point: z[1], epilogue });
     let multipliers: Vec<f32> = (0..N).map(|n| [1e-4, 0.5, 3e-4][n % 3]).collect();
     let multiplier = multipliers.as_slice().into();
     let epilogue = Epilogue::Requantize { multiplier, zero_point: 6, lo: -120, hi: 127 };
@@ -149,7 +157,7 @@ pub(super) fn matmul(case: &mut Maker) {
         return;
     }
     let turned = case.input(tensor(&[ROWS, N, K], |i| code(i, 1)));
-    let perm = StepOp::Transpose { perm: vec![0, 2, 1] };
+    let perm = StepOp::Op(Op::Transpose(Transpose { perm: vec![0, 2, 1] }));
     let turned = case.step(perm, &[turned], ValueType::I8, Shape::batched(&[K, N]));
     let epilogue = Epilogue::Scale { scale: multipliers.as_slice().into(), relu: true };
     let to_float = |i: usize| numerics::scale_accumulator(products(i, z, true), multipliers[i % N], true);
@@ -168,7 +176,7 @@ pub(super) fn matmul_dynamic(case: &mut Maker) {
         let acc = products(i, [a_zero_point(i / N), -5], false);
         numerics::scale_matmul_dynamic(acc, a_scale(i / N), 0.25, true)
     });
-    let op = StepOp::MatMulDynamic { relu: true };
+    let op = StepOp::Op(Op::IntegerMatMulDynamic(IntegerMatMulDynamic { relu: true }));
     case.output(MATMUL_DYNAMIC, op, &[a, b, a_pairs, b_pairs], expected);
 }
 
@@ -197,7 +205,7 @@ pub(super) fn dynamic(case: &mut Maker) {
     let x = case.input(tensor(&[ROWS, cols], of));
     let range = QuantRange::INT8;
     let (lo, hi, eps) = (range.quant_min(), range.quant_max(), numerics::EPS);
-    let choose = |qscheme| StepOp::ChooseQParams { qscheme, range, eps };
+    let choose = |qscheme| StepOp::Op(Op::ChooseQParams(ChooseQParams { qscheme, range, eps }));
     let ends =
         |values: std::ops::Range<usize>| values.map(of).fold((0f32, 0f32), |(low, high), v| (low.min(v), high.max(v)));
     let of_row = |row: usize| {
@@ -211,13 +219,23 @@ pub(super) fn dynamic(case: &mut Maker) {
     let pairs = tensor(&[ROWS, 2], |i| pair(i, of_row(i / 2)));
     let per_token = case.output("quantize_per_token_f32_i8", choose(QScheme::PerTokenAffine), &[x], pairs.clone());
     let codes = tensor(&[ROWS, cols], |i| quantized(of(i), of_row(i / cols)));
-    let q = case.output("quantize_per_token_f32_i8", StepOp::QuantizeDynamic { range }, &[x, per_token], codes);
+    let q = case.output(
+        "quantize_per_token_f32_i8",
+        StepOp::Op(Op::QuantizeDynamic(QuantizeDynamic { range })),
+        &[x, per_token],
+        codes,
+    );
     case.output("choose_per_token_f32_f32", choose(QScheme::PerTokenAffine), &[x], pairs);
     let floats = tensor(&[ROWS, cols], |i| {
         let (scale, zero_point) = of_row(i / cols);
         numerics::dequantize(quantized(of(i), (scale, zero_point)).into(), scale, zero_point)
     });
-    case.output("dequantize_dynamic_i8_f32", StepOp::DequantizeDynamic, &[q, per_token], floats);
+    case.output(
+        "dequantize_dynamic_i8_f32",
+        StepOp::Op(Op::DequantizeDynamic(DequantizeDynamic)),
+        &[q, per_token],
+        floats,
+    );
     // One pair for all.
     let (low, high) = ends(0..ROWS * cols);
     let affine = numerics::affine_qparams(low, high, lo, hi, eps);
@@ -226,7 +244,12 @@ pub(super) fn dynamic(case: &mut Maker) {
         let pairs = case.step(choose(qscheme), &[x], ValueType::F32, Shape::fixed(&[2]));
         case.answer("choose_per_tensor_f32_f32", pairs, tensor(&[2], |i| pair(i, qparams)));
         let codes = tensor(&[ROWS, cols], |i| quantized(of(i), qparams));
-        case.output("quantize_dynamic_f32_i8", StepOp::QuantizeDynamic { range }, &[x, pairs], codes);
+        case.output(
+            "quantize_dynamic_f32_i8",
+            StepOp::Op(Op::QuantizeDynamic(QuantizeDynamic { range })),
+            &[x, pairs],
+            codes,
+        );
     }
 }
 
@@ -235,12 +258,17 @@ pub(super) fn moves(case: &mut Maker) {
     let floats = case.input(tensor(&WIDE, |i| i as f32));
     // Where element `i` of each result comes from.
     let turned = |i: usize| i / (3 * COLS) * 3 * COLS + i % 3 * COLS + i / 3 % COLS;
-    let perm = || StepOp::Transpose { perm: vec![0, 2, 1] };
+    let perm = || StepOp::Op(Op::Transpose(Transpose { perm: vec![0, 2, 1] }));
     case.output("copy_i8_i8", perm(), &[x], tensor(&[ROWS, COLS, 3], |i| code(turned(i), 0)));
     case.output("copy_f32_f32", perm(), &[floats], tensor(&[ROWS, COLS, 3], |i| turned(i) as f32));
-    case.output("reshape_i8_i8", StepOp::Reshape, &[x], tensor(&[ROWS, 3 * COLS], |i| code(i, 0)));
+    case.output(
+        "reshape_i8_i8",
+        StepOp::from(Reshape { dims: vec![3 * COLS] }),
+        &[x],
+        tensor(&[ROWS, 3 * COLS], |i| code(i, 0)),
+    );
     let cut = |i: usize| i / 7 * COLS + 5 + i % 7;
-    let slice = StepOp::Slice { axis: 2, start: 5, end: 12 };
+    let slice = StepOp::Op(Op::Slice(Slice { axis: 2, start: 5, end: 12 }));
     let part = case.output("copy_i8_i8", slice, &[x], tensor(&[ROWS, 3, 7], |i| code(cut(i), 0)));
     // Its second part begins within a word.
     let joined = |i: usize| {
@@ -248,7 +276,7 @@ pub(super) fn moves(case: &mut Maker) {
         if column < 7 { cut(row * 7 + column) } else { row * COLS + column - 7 }
     };
     let expected = tensor(&[ROWS, 3, 7 + COLS], |i| code(joined(i), 0));
-    case.output("copy_i8_i8", StepOp::Concat { axis: 2 }, &[part, x], expected);
+    case.output("copy_i8_i8", StepOp::Op(Op::Concat(Concat { axis: 2 })), &[part, x], expected);
 }
 
 /// What is compared and chosen.
@@ -275,15 +303,15 @@ pub(super) fn max(case: &mut Maker) {
     let x = case.input(tensor(&WIDE, |i| code(i, 0)));
     let place = |i: usize, row: usize| i / COLS * 3 * COLS + row * COLS + i % COLS;
     let largest = |i: usize| [0, 1, 2].map(|row| code(place(i, row), 0)).into_iter().max().unwrap_or(0);
-    case.output("max_i8_i8", StepOp::Max { axis: 1 }, &[x], tensor(&[ROWS, COLS], largest));
+    case.output("max_i8_i8", StepOp::Op(Op::Max(Max { axis: 1 })), &[x], tensor(&[ROWS, COLS], largest));
     let integers = case.input(tensor(&WIDE, integer));
     let largest = |i: usize| [0, 1, 2].map(|row| integer(place(i, row))).into_iter().max().unwrap_or(0);
-    case.output("max_i32_i32", StepOp::Max { axis: 1 }, &[integers], tensor(&[ROWS, COLS], largest));
+    case.output("max_i32_i32", StepOp::Op(Op::Max(Max { axis: 1 })), &[integers], tensor(&[ROWS, COLS], largest));
     // Each with each; a row of the lowest has no other largest.
     let pair = |i: usize| special(if i.is_multiple_of(2) { i / 24 } else { i / 2 });
     let floats = case.input(tensor(&[ROWS, 144, 2], pair));
     let larger = |i: usize| numerics::maximum(pair(2 * i), pair(2 * i + 1));
-    case.output("max_f32_f32", StepOp::Max { axis: 2 }, &[floats], tensor(&[ROWS, 144], larger));
+    case.output("max_f32_f32", StepOp::Op(Op::Max(Max { axis: 2 })), &[floats], tensor(&[ROWS, 144], larger));
 }
 
 /// Integers of all magnitudes, and the ends.
@@ -298,27 +326,32 @@ fn integer(i: usize) -> i32 {
 pub(super) fn integers(case: &mut Maker) {
     let x = case.input(tensor(&WIDE, integer));
     let column = case.input(tensor(&COLUMN, |i| [3, -1, i32::MIN, i32::MAX][i % 4]));
-    for op in Int32Op::ALL {
+    for &op in Int32Op::ALL {
         let of = |i: usize| op.eval(integer(i), [3, -1, i32::MIN, i32::MAX][i / COLS % 4], false).unwrap_or(0);
-        let step = StepOp::Int32 { op, checked: false };
+        let step = StepOp::Op(Op::Int32(Int32 { op, checked: false }));
         case.output("int32_i32_i32", step, &[x, column], tensor(&WIDE, of));
     }
     let floats = case.input(tensor(&WIDE, |i| integer(i) as f32 / 4096.0));
-    for to in IntegerType::ALL {
-        case.output("to_integer", StepOp::ToInteger { to }, &[x], tensor(&WIDE, |i| to.wrap(integer(i))));
+    for &to in IntegerType::ALL {
+        case.output(
+            "to_integer",
+            StepOp::Op(Op::ToInteger(ToInteger { to })),
+            &[x],
+            tensor(&WIDE, |i| to.wrap(integer(i))),
+        );
         let of = |i: usize| to.wrap(numerics::truncate(integer(i) as f32 / 4096.0).unwrap_or(0));
-        case.output("to_integer", StepOp::ToInteger { to }, &[floats], tensor(&WIDE, of));
+        case.output("to_integer", StepOp::Op(Op::ToInteger(ToInteger { to })), &[floats], tensor(&WIDE, of));
     }
     let rows = |i: usize| [0, 1, 2].map(|row| integer(i / COLS * 3 * COLS + row * COLS + i % COLS));
     let sum = |i: usize| rows(i).into_iter().fold(0i32, i32::wrapping_add);
-    case.output("sum_i32_i32", StepOp::SumInt32 { axis: 1, checked: false }, &[x], tensor(&[ROWS, COLS], sum));
+    case.output("sum_i32_i32", StepOp::Op(Op::Sum(Sum { axis: 1, checked: false })), &[x], tensor(&[ROWS, COLS], sum));
 }
 
 pub(super) fn to_float(case: &mut Maker) {
     // Those of more than 24 bits are rounded.
     let of = |i: usize| (i as i32).wrapping_mul(-1_640_531_527) >> (i % 9);
     let x = case.input(tensor(&[ROWS, 50], of));
-    case.output("to_float_i32_f32", StepOp::ToFloat, &[x], tensor(&[ROWS, 50], |i| of(i) as f32));
+    case.output("to_float_i32_f32", StepOp::Op(Op::ToFloat(ToFloat)), &[x], tensor(&[ROWS, 50], |i| of(i) as f32));
 }
 
 pub(super) fn gather(case: &mut Maker) {
@@ -327,13 +360,13 @@ pub(super) fn gather(case: &mut Maker) {
     let id = |i: usize| i as i32 * 5 % 11 - 3;
     let ids = case.input(tensor(&[ROWS, 4], id));
     let expected = tensor(&[ROWS, 4, 5], |i| special(id(i / 5).clamp(0, 5) as usize * 5 + i % 5));
-    case.output("gather_i32_f32", StepOp::Gather, &[ids, table], expected);
+    case.output("gather_i32_f32", StepOp::Op(Op::Embedding(Embedding)), &[ids, table], expected);
 }
 
 pub(super) fn half(case: &mut Maker) {
     let x = case.input(tensor(&[ROWS, 36], between_halves));
     let expected = tensor(&[ROWS, 36], |i| half::f16::from_f32(between_halves(i)).to_f32());
-    case.output("half_f32_f16", StepOp::ToHalf, &[x], expected);
+    case.output("half_f32_f16", StepOp::ToF16, &[x], expected);
 }
 
 /// Ties, overflow, subnormal halves.
@@ -350,26 +383,26 @@ pub(super) fn choose(case: &mut Maker) {
     let x = case.input(tensor(&wide, special));
     let y = case.input(tensor(&column, special));
     let z = case.input(tensor(&wide, |i| special(i / 12)));
-    let float = StepOp::Float;
-    for op in BinaryOp::ALL {
+    let float = StepOp::Op;
+    for &op in BinaryOp::ALL {
         let expected = tensor(&wide, |i| op.eval(special(i), special(i / 12)));
-        case.output("binary_flat_f32_f32", float(FloatOp::Binary(op)), &[x, z], expected.clone());
-        case.output("binary_f32_f32", float(FloatOp::Binary(op)), &[x, y], expected);
+        case.output("binary_flat_f32_f32", float(Op::Binary(Binary { op })), &[x, z], expected.clone());
+        case.output("binary_f32_f32", float(Op::Binary(Binary { op })), &[x, y], expected);
     }
     for inverted in [false, true] {
         let kept = |i: usize| if (special(i / 12) != 0.0) != inverted { special(i) } else { -0.0 };
-        case.output("keep_flat_f32_f32", float(FloatOp::Keep { inverted }), &[x, z], tensor(&wide, kept));
-        case.output("keep_f32_f32", float(FloatOp::Keep { inverted }), &[x, y], tensor(&wide, kept));
+        case.output("keep_flat_f32_f32", float(Op::Mask(Mask { inverted })), &[x, z], tensor(&wide, kept));
+        case.output("keep_f32_f32", float(Op::Mask(Mask { inverted })), &[x, y], tensor(&wide, kept));
     }
-    let clamp = FloatOp::Clamp { min: -1.0, max: special(5) };
+    let clamp = Op::Clamp(Clamp { min: -1.0, max: special(5) });
     let expected = tensor(&wide, |i| special(i).clamp(-1.0, special(5)));
-    case.output("clamp_flat_f32_f32", float(clamp), &[x], expected);
+    case.output("clamp_flat_f32_f32", float(clamp.clone()), &[x], expected);
     case.output("clamp_f32_f32", float(clamp), &[y], tensor(&column, |i| special(i).clamp(-1.0, special(5))));
     let x = case.input(tensor(&wide, between_halves));
     let y = case.input(tensor(&column, between_halves));
     for op in [UnaryOp::Relu, UnaryOp::Abs, UnaryOp::Step, UnaryOp::Sign, UnaryOp::RoundF16, UnaryOp::RoundBf16] {
         let of = |i: usize| op.eval(between_halves(i).into()) as f32;
-        case.output("unary_flat_f32_f32", float(FloatOp::Unary(op)), &[x], tensor(&wide, of));
-        case.output("unary_f32_f32", float(FloatOp::Unary(op)), &[y], tensor(&column, of));
+        case.output("unary_flat_f32_f32", float(Op::Unary(Unary { op })), &[x], tensor(&wide, of));
+        case.output("unary_f32_f32", float(Op::Unary(Unary { op })), &[y], tensor(&column, of));
     }
 }
