@@ -5,8 +5,9 @@ use std::fmt;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::operands::{parameter, rank_error};
-use super::{Arguments, EvalError, OpError, Operands, Operator, TensorType};
+use super::error::{EvalError, OpError};
+use super::operands::{Arguments, Operands, TensorType, parameter, rank_error};
+use super::operator::Operator;
 use crate::numerics::{self, wide};
 use crate::values::slices::{codes, integers, tensor, with_last};
 use crate::values::{DType, MAX_SCALE, MIN_SCALE, QParams, QScheme, QuantRange, Shape, Tensor, TensorQParams};
