@@ -12,13 +12,13 @@ use anyhow::{Context as _, Result, bail, ensure};
 use enfold::compare::cosine;
 use enfold::gpu::context::Context;
 use enfold::gpu::{self, Run};
-use enfold::graph::Op;
 use enfold::interp::Interpreter;
 use enfold::lower::lower;
 use enfold::onnx::{self, ImportOptions};
+use enfold::ops::{Embedding, Op};
 use enfold::program::{Program, StepOp};
 use enfold::quantize::{ConvertOptions, QuantizationConfig, WgpuQuantizer, convert, prepare, reference};
-use enfold::tensor::DType;
+use enfold::values::DType;
 use enfold::{Graph, Tensor, cpu};
 use pollster::block_on;
 use wgpu::BufferUsages;
@@ -127,15 +127,15 @@ fn inputs(graph: &Graph, seed: u64) -> Result<Vec<Tensor>> {
     let mut tensors = Vec::new();
     for &id in graph.inputs() {
         let node = graph.node(id);
-        let [batch, seq] = node.shape.dims() else {
+        let [batch, seq] = node.shape.fixed_dims()[..] else {
             bail!("input {} has shape {}, expected [batch, seq]", node.name, node.shape)
         };
         ensure!(node.dtype == DType::I32, "input {} is {}, expected token ids or a mask", node.name, node.dtype);
         if lengths.is_empty() {
-            lengths = (0..*batch).map(|_| random.usize(seq.div_ceil(2)..=*seq)).collect();
+            lengths = (0..batch).map(|_| random.usize(seq.div_ceil(2)..=seq)).collect();
         }
-        let table = graph.iter().find(|(_, n)| n.op == Op::Embedding && n.inputs[0] == id);
-        let words = table.map(|(_, n)| graph.node(n.inputs[1]).shape.dims()[0] as i32);
+        let table = graph.iter().find(|(_, n)| n.op == Op::Embedding(Embedding) && n.inputs[0] == id);
+        let words = table.map(|(_, n)| graph.node(n.inputs[1]).shape.fixed_dims()[0] as i32);
         let mut value = |sentence: usize, token: usize| match words {
             _ if node.name.contains("type") => 0,
             Some(words) if token < lengths[sentence] => random.i32(1..words),
@@ -143,13 +143,13 @@ fn inputs(graph: &Graph, seed: u64) -> Result<Vec<Tensor>> {
             None => i32::from(token < lengths[sentence]),
         };
         let data = (0..batch * seq).map(|at| value(at / seq, at % seq)).collect();
-        tensors.push(Tensor::from_i32(&[*batch, *seq], data)?);
+        tensors.push(Tensor::from_i32(&[batch, seq], data)?);
     }
     Ok(tensors)
 }
 
 fn int8_layers(program: &Program) -> usize {
-    program.steps().iter().filter(|step| matches!(step.op, StepOp::Linear(_))).count()
+    program.steps().iter().filter(|step| matches!(step.op, StepOp::QLinear(_))).count()
 }
 
 /// The cosine of each row with the float model's.

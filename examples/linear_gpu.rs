@@ -9,6 +9,8 @@ mod digits;
 
 use std::time::Instant;
 
+use enfold::ops::Constant;
+
 use anyhow::{Context as _, Result, bail, ensure};
 use enfold::gpu::context::Context;
 use enfold::gpu::{self, Run};
@@ -101,7 +103,7 @@ fn main() -> Result<()> {
     } else {
         let steps = program.steps().iter();
         let linear_bytes = |step: &enfold::program::Step| match &step.op {
-            enfold::program::StepOp::Linear(l) => l.weight.len() + 8 * l.n,
+            enfold::program::StepOp::QLinear(l) => l.weight.len() + 8 * l.n,
             _ => 0,
         };
         println!("weights: {float_bytes} bytes float, {} bytes int8", steps.map(linear_bytes).sum::<usize>());
@@ -139,7 +141,7 @@ impl Arguments {
 
 fn constant_bytes(node: &enfold::graph::Node) -> usize {
     match &node.op {
-        enfold::graph::Op::Constant(tensor) => tensor.len() * 4,
+        enfold::ops::Op::Constant(Constant { tensor }) => tensor.len() * 4,
         _ => 0,
     }
 }

@@ -19,6 +19,7 @@
 //! # Ok::<(), enfold::Error>(())
 //! ```
 
+mod legacy;
 mod observers;
 mod packed;
 mod record;
@@ -29,18 +30,25 @@ use std::path::Path;
 
 use safetensors::SafeTensors;
 
-use self::observers::{HistogramRecord, ObserverRecord, PreparedRecord, SpecRecord, StateRecord};
-use self::record::{Context, Header, NodeRecord, OpRecord, QParamsRecord, Version};
+use self::observers::{
+    Context, HistogramRecord, ObserverRecord, PreparedRecord, QParamsRecord, SpecRecord, StateRecord,
+};
+use self::record::{Header, NodeRecord, Version};
 use self::tensors::{Reader, Writer};
 use crate::files;
-use crate::graph::{DeclaredTypes, Graph, GraphBuilder, GraphError, NodeId, ObserverId, Op};
-use crate::kernels::Range;
+use crate::graph::{DeclaredTypes, Graph, GraphBuilder, GraphError, NodeId};
+use crate::numerics::Range;
+use crate::ops::{Observe, ObserverId, Op};
 use crate::quantize::archived::{Histogram, Histograms, Observer, Parts, State, in_order};
 use crate::quantize::{PreparedGraph, QuantizationSpec};
 
 /// The format that this version writes, and the newest that it reads. Since format 2, codes of few bits are packed, and products
-/// of two activations may be dynamic; since format 3, there are comparisons of two values and arithmetic of integers.
-pub const FORMAT: u32 = 3;
+/// of two activations may be dynamic; since format 3, there are comparisons of two values and arithmetic of integers; since format 4,
+/// operators are written as their types derive it.
+pub const FORMAT: u32 = 4;
+
+/// The first format whose operators need no rewriting.
+const DERIVED_OPERATORS: u32 = 4;
 
 /// The metadata key of the header.
 const KEY: &str = "enfold";
@@ -152,7 +160,7 @@ pub fn load_prepared(path: impl AsRef<Path>) -> Result<PreparedGraph, ArchiveErr
 pub fn to_bytes(graph: &Graph) -> Result<Vec<u8>, ArchiveError> {
     check_observers(graph, 0)?;
     let mut writer = Writer::default();
-    let header = header(graph, &mut writer);
+    let header = header(graph, &mut writer)?;
     serialize(header, writer)
 }
 
@@ -176,7 +184,7 @@ pub fn from_bytes(bytes: &[u8]) -> Result<Graph, ArchiveError> {
 /// As [`save_prepared`].
 pub fn prepared_to_bytes(prepared: &PreparedGraph) -> Result<Vec<u8>, ArchiveError> {
     let mut writer = Writer::default();
-    let mut header = header(prepared.graph(), &mut writer);
+    let mut header = header(prepared.graph(), &mut writer)?;
     let parts = prepared.parts();
     let mut annotated: Vec<usize> = parts.annotated.iter().map(|id| id.index()).collect();
     annotated.sort_unstable();
@@ -235,7 +243,7 @@ pub fn prepared_from_bytes(bytes: &[u8]) -> Result<PreparedGraph, ArchiveError> 
 /// Every observer that a node names is there; a graph that is not prepared has none.
 fn check_observers(graph: &Graph, count: usize) -> Result<(), ArchiveError> {
     let missing = graph.nodes().iter().find_map(|node| match node.op {
-        Op::Observe { observer: ObserverId(at) } if at >= count => Some((node, at)),
+        Op::Observe(Observe { observer: ObserverId(at) }) if at >= count => Some((node, at)),
         _ => None,
     });
     match missing {
@@ -250,15 +258,8 @@ fn check_observers(graph: &Graph, count: usize) -> Result<(), ArchiveError> {
     }
 }
 
-fn header(graph: &Graph, writer: &mut Writer) -> Header {
-    let node = |node: &crate::graph::Node| NodeRecord {
-        name: node.name.clone(),
-        op: OpRecord::new(&node.op, node.dtype, &node.shape, writer),
-        inputs: node.inputs.iter().map(|id| id.index()).collect(),
-        origin: node.origin.clone(),
-        float_reason: node.float_reason.clone(),
-    };
-    let nodes = graph.nodes().iter().map(node).collect();
+fn header(graph: &Graph, writer: &mut Writer) -> Result<Header, ArchiveError> {
+    let nodes = graph.nodes().iter().map(|node| NodeRecord::new(node, writer)).collect::<Result<_, _>>()?;
     let outputs = graph.outputs().iter().map(|id| id.index()).collect();
     // What is packed is known when the last tensor has been added.
     let packed = BTreeMap::new();
@@ -266,7 +267,7 @@ fn header(graph: &Graph, writer: &mut Writer) -> Header {
     let output_names = (!origins.eq(graph.output_names())).then(|| graph.output_names().to_vec());
     let declared = Some(graph.declared_types()).filter(|declared| **declared != DeclaredTypes::default()).cloned();
     let modules = graph.modules().clone();
-    Header { format: FORMAT, nodes, outputs, output_names, modules, declared, packed, prepared: None }
+    Ok(Header { format: FORMAT, nodes, outputs, output_names, modules, declared, packed, prepared: None })
 }
 
 /// Nodes are added one by one, so that order, names, shapes and types are checked as of any graph that is built.
@@ -277,15 +278,17 @@ fn graph(header: &Header, reader: &Reader<'_>) -> Result<Graph, ArchiveError> {
     }
     builder.declare(header.declared.clone().unwrap_or_default());
     for node in &header.nodes {
-        match node.op.declared(&node.name)? {
-            Some((shape, dtype)) if node.inputs.is_empty() => builder.typed_input(&node.name, shape, dtype)?,
+        match node.declared()? {
+            Some(declared) if node.inputs.is_empty() => {
+                builder.typed_input(&node.name, declared.shape(), declared.dtype)?
+            }
             Some(_) => {
                 let problem = format!("is an input that reads {} nodes", node.inputs.len());
                 return Err(ArchiveError::Node { node: node.name.clone(), problem });
             }
             None => {
                 let inputs: Vec<NodeId> = node.inputs.iter().map(|&input| NodeId::new(input)).collect();
-                builder.node(&node.name, node.op.op(&node.name, reader)?, &inputs)?
+                builder.node(&node.name, node.op(reader)?, &inputs)?
             }
         };
         builder.tell_last(&node.origin, node.float_reason.as_deref());
@@ -376,7 +379,11 @@ fn deserialize(bytes: &[u8]) -> Result<(Header, Reader<'_>), ArchiveError> {
     let mut header: Header = serde_json::from_str(json).map_err(header)?;
     let packed = std::mem::take(&mut header.packed);
     let tensors = SafeTensors::deserialize(bytes).map_err(|e| format(e.to_string()))?;
-    Ok((header, Reader::new(tensors, packed)))
+    let reader = Reader::new(tensors, packed);
+    if header.format < DERIVED_OPERATORS {
+        header.nodes.iter_mut().try_for_each(|node| node.upgrade(&reader))?;
+    }
+    Ok((header, reader))
 }
 
 fn write(bytes: &[u8], path: &Path) -> Result<(), ArchiveError> {
@@ -394,7 +401,7 @@ fn io(path: &Path, error: &std::io::Error) -> ArchiveError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tensor::Shape;
+    use crate::values::Shape;
 
     #[test]
     fn declared_types_are_kept() {

@@ -33,11 +33,11 @@ pub use self::distribution::{Clipping, Distribution, NodeDistributions, distribu
 use self::index::Index;
 use self::isolate::Actual;
 pub use self::metrics::{cosine, mse, sqnr_db};
-use crate::graph::{Graph, NodeId, Op};
+use crate::graph::{Graph, NodeId};
 use crate::interp::{InterpError, Interpreter};
 use crate::numerics;
-use crate::qparams::QParams;
-use crate::tensor::{DType, Tensor};
+use crate::ops::{IntegerAdd, IntegerMul, Op, Quantize, Requantize};
+use crate::values::{DType, QParams, Tensor};
 
 /// Why two graphs could not be compared.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -298,7 +298,7 @@ impl Values {
         let mut by_origin: HashMap<String, NodeId> = HashMap::new();
         let mut order = Vec::new();
         for (id, node) in graph.iter() {
-            let real = matches!(node.dtype, DType::F32 | DType::I8) && !matches!(node.op, Op::ChooseQParams { .. });
+            let real = matches!(node.dtype, DType::F32 | DType::I8) && !matches!(node.op, Op::ChooseQParams(_));
             let known = node.dtype == DType::F32 || index.meaning(id).is_some();
             if !real || !known || interpreter.constant_value(id)?.is_some() {
                 continue;
@@ -329,10 +329,10 @@ impl Values {
 /// The smallest and largest code that a node may have.
 fn code_range(graph: &Graph, index: &Index, id: NodeId) -> Option<(i32, i32)> {
     match &graph.node(id).op {
-        Op::Quantize { range, .. } => Some((range.quant_min(), range.quant_max())),
-        Op::Requantize { lo, hi, .. } | Op::IntegerAdd { lo, hi, .. } | Op::IntegerMul { lo, hi, .. } => {
-            Some((*lo, *hi))
-        }
+        Op::Quantize(Quantize { range, .. }) => Some((range.quant_min(), range.quant_max())),
+        Op::Requantize(Requantize { lo, hi, .. })
+        | Op::IntegerAdd(IntegerAdd { lo, hi, .. })
+        | Op::IntegerMul(IntegerMul { lo, hi, .. }) => Some((*lo, *hi)),
         _ => index.meaning(id).map(|_| (-128, 127)),
     }
 }
@@ -350,7 +350,7 @@ fn real(index: &Index, id: NodeId, value: Tensor) -> Tensor {
 /// The parameters and the smallest and largest code of what a node's value is quantized to.
 fn quantized_to(graph: &Graph, index: &Index, id: NodeId) -> Option<(QParams, (i32, i32))> {
     let codes = match graph.node(id).op {
-        Op::Dequantize { .. } => graph.node(id).inputs[0],
+        Op::Dequantize(_) => graph.node(id).inputs[0],
         _ => id,
     };
     Some((index.meaning(codes)?, code_range(graph, index, codes)?))

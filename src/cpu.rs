@@ -16,11 +16,15 @@ use std::sync::{Arc, Mutex};
 
 use self::spare::Spare;
 
-use crate::kernels::slices::{self, CHECKED, f32s, f32s_mut, i8s, tensor};
-use crate::kernels::{self, Channels, Codes, Int8Product, Int8Weight, PackedWeight, Requantize};
-use crate::program::{Epilogue, FloatOp, Program, QLinear, Step, StepOp, ValueId};
-use crate::qparams::TensorQParams;
-use crate::tensor::Tensor;
+use crate::kernels::{self, Channels, Codes, Int8Product, Int8Weight, Requantize};
+use crate::numerics::gemm::{self, PackedWeight};
+use crate::ops::{
+    Binary, ChooseQParams, Clamp, Concat, Dequantize, Int32, IntegerMatMulDynamic, LayerNorm, Mask, Max, Op, Quantize,
+    QuantizeDynamic, Slice, Softmax, Sum, ToInteger, Transpose, Unary,
+};
+use crate::program::{Epilogue, Program, QLinear, Step, StepOp, ValueId};
+use crate::values::Tensor;
+use crate::values::slices::{self, CHECKED, f32s, f32s_mut, i8s, tensor};
 
 pub use error::CpuError;
 
@@ -101,11 +105,11 @@ impl Engine {
         // What several steps read is packed once.
         let (mut int8, mut float) = (HashMap::new(), HashMap::new());
         let weights = program.steps().iter().map(|step| match &step.op {
-            StepOp::Linear(linear) => {
+            StepOp::QLinear(linear) => {
                 let shared = int8.entry((linear.weight.as_ptr(), linear.n, linear.k));
                 layer(&step.name, linear, options.product, shared).map(Weight::Int8).map(Some)
             }
-            StepOp::Float(FloatOp::Linear) => Ok(program.constant(step.inputs[1]).map(|weight| {
+            StepOp::Op(Op::Linear(_)) => Ok(program.constant(step.inputs[1]).map(|weight| {
                 let (n, k) = (weight.shape()[0], weight.shape()[1]);
                 let packed =
                     float.entry(step.inputs[1]).or_insert_with(|| PackedWeight::new(f32s(weight), n, k).into());
@@ -221,21 +225,12 @@ impl Engine {
     ) -> Result<Tensor, CpuError> {
         let x = &*own;
         let shape = self.program.value(step.output).shape.with_rows(rows);
-        let name = || step.name.clone();
         Ok(match &step.op {
-            StepOp::Quantize { qparams, range } => {
-                let codes = kernels::quantize(f32s(x), &[], &TensorQParams::PerTensor(*qparams), *range);
-                let nan = |kernels::NotANumber(index)| CpuError::NotANumber { step: name(), index };
-                slices::codes(&shape, codes.map_err(nan)?)
-            }
-            StepOp::Dequantize { qparams } => {
-                tensor(shape, kernels::dequantize(i8s(x), &[], &TensorQParams::PerTensor(*qparams)))
-            }
-            StepOp::Linear(linear) => match weight {
+            StepOp::QLinear(linear) => match weight {
                 Some(Weight::Int8(layer)) => layer.run(linear, i8s(x), rest.first().map(|p| f32s(p)), &shape, spare),
                 _ => unreachable!("every int8 layer has a weight"),
             },
-            StepOp::MatMul(m) => {
+            StepOp::QMatMul(m) => {
                 let acc = kernels::matmul_i8(x, rest[0], m.a_zero_point, m.b_zero_point);
                 match &m.epilogue {
                     Epilogue::Requantize { multiplier, zero_point, lo, hi } => {
@@ -245,54 +240,68 @@ impl Engine {
                     Epilogue::Dynamic { .. } => unreachable!("{CHECKED}"),
                 }
             }
-            StepOp::MatMulDynamic { relu } => {
-                kernels::matmul_dynamic_i8(x, rest[0], f32s(rest[1]), f32s(rest[2]), *relu)
+            StepOp::QLut(lut) => kernels::lut(x, &lut.table),
+            StepOp::ToF16 => tensor(shape, f32s(x).iter().map(|&v| half::f16::from_f32(v).to_f32()).collect()),
+            StepOp::Op(op) if op.is_integer() => integer(step, op, x, rest)?,
+            StepOp::Op(op) => self.operator(step, op, weight, own, rest, shape, spare)?,
+        })
+    }
+
+    fn operator(
+        &self,
+        step: &Step,
+        op: &Op,
+        weight: Option<&Weight>,
+        own: Cow<'_, Tensor>,
+        rest: &[&Tensor],
+        shape: Vec<usize>,
+        spare: &mut Spare,
+    ) -> Result<Tensor, CpuError> {
+        let x = &*own;
+        Ok(match op {
+            Op::Quantize(Quantize { qparams, range }) => {
+                let nan = |kernels::NotANumber(index)| CpuError::NotANumber { step: step.name.clone(), index };
+                slices::codes(&shape, kernels::quantize(f32s(x), &[], qparams, *range).map_err(nan)?)
             }
-            StepOp::Add(a) => {
-                let y = Codes { zero_point: a.zero_point, lo: a.lo, hi: a.hi };
-                kernels::add_i8(x, rest[0], [a.a_zero_point, a.b_zero_point], a.multipliers, y)
+            Op::Dequantize(Dequantize { qparams }) => tensor(shape, kernels::dequantize(i8s(x), &[], qparams)),
+            Op::Concat(Concat { axis }) => kernels::concat(&[&[x], rest].concat(), *axis),
+            Op::Reshape(_) => kernels::reshape_onto(own.into_owned(), &shape),
+            Op::Transpose(Transpose { perm }) if x.as_f32().is_some() => {
+                kernels::transpose_f32(x, perm, spare.take(x.len()))
             }
-            StepOp::Mul(m) => {
-                let y = Codes { zero_point: m.zero_point, lo: m.lo, hi: m.hi };
-                kernels::mul_i8(x, rest[0], [m.a_zero_point, m.b_zero_point], m.multiplier, y)
+            Op::Transpose(Transpose { perm }) => kernels::transpose(x, perm),
+            &Op::Slice(Slice { axis, start, end }) => kernels::slice(x, axis, start..end),
+            Op::ToFloat(_) => tensor(shape, kernels::to_float(slices::i32s(x))),
+            Op::ToInteger(ToInteger { to }) => kernels::to_integer(x, *to).map_err(no_integer(step))?,
+            &Op::Int32(Int32 { op, checked }) => kernels::int32(op, checked, x, rest[0]).map_err(no_integer(step))?,
+            &Op::Sum(Sum { axis, checked }) if x.as_i32().is_some() => {
+                kernels::sum_i32(x, axis, checked).map_err(no_integer(step))?
             }
-            StepOp::Table { table } => kernels::table(x, table),
-            StepOp::ChooseQParams { qscheme, range, eps } => kernels::choose_qparams(x, *qscheme, *range, *eps)
-                .map_err(|index| CpuError::Range { step: name(), index, value: f32s(x)[index].to_string() })?,
-            StepOp::QuantizeDynamic { range } => kernels::quantize_dynamic(x, f32s(rest[0]), *range),
-            StepOp::DequantizeDynamic => kernels::dequantize_dynamic(x, f32s(rest[0])),
-            StepOp::ToHalf => tensor(shape, f32s(x).iter().map(|&v| half::f16::from_f32(v).to_f32()).collect()),
-            StepOp::Concat { axis } => kernels::concat(&[&[x], rest].concat(), *axis),
-            StepOp::Reshape => kernels::reshape_onto(own.into_owned(), &shape),
-            StepOp::Transpose { perm } if x.as_f32().is_some() => kernels::transpose_f32(x, perm, spare.take(x.len())),
-            StepOp::Transpose { perm } => kernels::transpose(x, perm),
-            StepOp::Slice { axis, start, end } => kernels::slice(x, *axis, *start..*end),
-            StepOp::ToFloat => tensor(shape, kernels::to_float(slices::i32s(x))),
-            StepOp::ToInteger { to } => kernels::to_integer(x, *to).map_err(no_integer(step))?,
-            StepOp::Int32 { op, checked } => kernels::int32(*op, *checked, x, rest[0]).map_err(no_integer(step))?,
-            StepOp::SumInt32 { axis, checked } => kernels::sum_i32(x, *axis, *checked).map_err(no_integer(step))?,
-            StepOp::Max { axis } => kernels::max(x, *axis),
-            StepOp::Gather => kernels::embedding(x, rest[0]).map_err(|kernels::NoSuchRow(index, id)| CpuError::Id {
-                step: name(),
-                index,
-                id,
-                rows: rest[0].shape()[0],
-            })?,
-            StepOp::Float(op) => self.float(*op, weight, own, rest, shape, spare),
+            Op::Max(Max { axis }) => kernels::max(x, *axis),
+            Op::Embedding(_) => {
+                let rows = rest[0].shape()[0];
+                kernels::embedding(x, rest[0]).map_err(|kernels::NoSuchRow(index, id)| CpuError::Id {
+                    step: step.name.clone(),
+                    index,
+                    id,
+                    rows,
+                })?
+            }
+            op => self.float(op, weight, own, rest, shape, spare),
         })
     }
 
     fn float(
         &self,
-        op: FloatOp,
+        op: &Op,
         weight: Option<&Weight>,
         own: Cow<'_, Tensor>,
         rest: &[&Tensor],
         shape: Vec<usize>,
         spare: &mut Spare,
     ) -> Tensor {
-        match op {
-            FloatOp::Linear => {
+        match *op {
+            Op::Linear(_) => {
                 let (n, k) = (rest[0].shape()[0], rest[0].shape()[1]);
                 let packed = match weight {
                     Some(Weight::F32(packed)) => Some(&**packed),
@@ -301,52 +310,82 @@ impl Engine {
                 let m = slices::rows_before_last(own.shape());
                 let bias = rest.get(1).map(|b| f32s(b));
                 let mut y = spare.take(m * n);
-                kernels::linear_into(&mut y, f32s(&own), [m, n, k], f32s(rest[0]), packed, bias);
+                gemm::linear_into(&mut y, f32s(&own), [m, n, k], f32s(rest[0]), packed, bias);
                 tensor(shape, y)
             }
-            FloatOp::MatMul => kernels::matmul_f32_into(&own, rest[0], spare.take(shape.iter().product())),
-            FloatOp::Add => kernels::zip_f32_onto(own.into_owned(), rest[0], |a, b| a + b),
-            FloatOp::Mul => kernels::zip_f32_onto(own.into_owned(), rest[0], |a, b| a * b),
-            FloatOp::Div => kernels::zip_f32_onto(own.into_owned(), rest[0], |a, b| a / b),
-            FloatOp::Binary(op) => kernels::binary(op, own.into_owned(), rest[0]),
-            FloatOp::Keep { inverted } => kernels::zip_f32_onto(own.into_owned(), rest[0], kernels::keep(inverted)),
-            FloatOp::Clamp { min, max } => {
+            Op::MatMul(_) => kernels::matmul_f32_into(&own, rest[0], spare.take(shape.iter().product())),
+            Op::Add(_) => kernels::zip_f32_onto(own.into_owned(), rest[0], |a, b| a + b),
+            Op::Mul(_) => kernels::zip_f32_onto(own.into_owned(), rest[0], |a, b| a * b),
+            Op::Div(_) => kernels::zip_f32_onto(own.into_owned(), rest[0], |a, b| a / b),
+            Op::Binary(Binary { op }) => kernels::binary(op, own.into_owned(), rest[0]),
+            Op::Mask(Mask { inverted }) => kernels::zip_f32_onto(own.into_owned(), rest[0], kernels::mask(inverted)),
+            Op::Clamp(Clamp { min, max }) => {
                 let mut y = own.into_owned();
                 f32s_mut(&mut y).iter_mut().for_each(|v| *v = v.clamp(min, max));
                 y
             }
-            FloatOp::Sum { axis } => kernels::sum(&own, axis),
-            FloatOp::Unary(op) if self.functions == Functions::Libm => tensor(shape, kernels::unary(op, f32s(&own))),
-            FloatOp::Unary(op) => {
+            Op::Sum(Sum { axis, .. }) => kernels::sum(&own, axis),
+            Op::Unary(Unary { op }) if self.functions == Functions::Libm => {
+                tensor(shape, kernels::unary(op, f32s(&own)))
+            }
+            Op::Unary(Unary { op }) => {
                 let mut y = own.into_owned();
                 kernels::unary_in_place(op, f32s_mut(&mut y));
                 y
             }
-            FloatOp::Softmax { axis } => {
+            Op::Softmax(Softmax { axis }) => {
                 let rows = match self.functions {
                     Functions::Vectors => kernels::softmax_in_place,
                     Functions::Libm => kernels::softmax_rows,
                 };
                 kernels::along_axis_onto(own.into_owned(), axis, rows)
             }
-            FloatOp::LayerNorm { eps } => {
+            Op::LayerNorm(LayerNorm { eps }) => {
                 let mut y = own.into_owned();
                 kernels::layer_norm_in_place(f32s_mut(&mut y), f32s(rest[0]), f32s(rest[1]), eps);
                 y
             }
+            _ => unreachable!("{CHECKED}"),
         }
     }
+}
+
+/// A step that computes with quantized values.
+fn integer(step: &Step, op: &Op, x: &Tensor, rest: &[&Tensor]) -> Result<Tensor, CpuError> {
+    Ok(match *op {
+        Op::IntegerMatMulDynamic(IntegerMatMulDynamic { relu }) => {
+            kernels::matmul_dynamic_i8(x, rest[0], f32s(rest[1]), f32s(rest[2]), relu)
+        }
+        Op::IntegerAdd(a) => {
+            let y = Codes { zero_point: a.qparams.zero_point(), lo: a.lo, hi: a.hi };
+            kernels::add_i8(x, rest[0], [a.a_zero_point, a.b_zero_point], a.multipliers, y)
+        }
+        Op::IntegerMul(m) => {
+            let y = Codes { zero_point: m.qparams.zero_point(), lo: m.lo, hi: m.hi };
+            kernels::mul_i8(x, rest[0], [m.a_zero_point, m.b_zero_point], m.multiplier, y)
+        }
+        Op::ChooseQParams(ChooseQParams { qscheme, range, eps }) => {
+            let range_error = |index: usize| {
+                let value = f32s(x)[index].to_string();
+                CpuError::Range { step: step.name.clone(), index, value }
+            };
+            kernels::choose_qparams(x, qscheme, range, eps).map_err(range_error)?
+        }
+        Op::QuantizeDynamic(QuantizeDynamic { range }) => kernels::quantize_dynamic(x, f32s(rest[0]), range),
+        Op::DequantizeDynamic(_) => kernels::dequantize_dynamic(x, f32s(rest[0])),
+        _ => unreachable!("{CHECKED}"),
+    })
 }
 
 fn no_integer(step: &Step) -> impl Fn(kernels::NoInteger) -> CpuError + '_ {
     |kernels::NoInteger(index)| CpuError::NoInteger { step: step.name.clone(), index }
 }
 
-/// Whether a step can work in the place of its first input.
+/// Whether a step can write its result in the place of its first input.
 fn is_in_place(op: &StepOp) -> bool {
     match op {
-        StepOp::Reshape => true,
-        StepOp::Float(op) => !matches!(op, FloatOp::Linear | FloatOp::MatMul | FloatOp::Sum { .. }),
+        StepOp::Op(Op::Reshape(_) | Op::Softmax(_) | Op::LayerNorm(_)) => true,
+        StepOp::Op(op) => op.is_pointwise() && !op.is_integer(),
         _ => false,
     }
 }

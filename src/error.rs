@@ -12,9 +12,8 @@ use crate::lower::LowerError;
 use crate::onnx::{ExportError, OnnxError};
 use crate::program::ProgramError;
 use crate::qat::QatError;
-use crate::qparams::QParamsError;
 use crate::quantize::{ConvertError, ObserverError, PrepareError, ReferenceError};
-use crate::tensor::TensorError;
+use crate::values::{QParamsError, TensorError};
 
 /// The union of the stage errors; every message is that of its stage.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]

@@ -13,8 +13,6 @@
 mod accumulator;
 mod builder;
 mod display;
-mod infer;
-mod op;
 mod rewrite;
 mod summary;
 mod verify;
@@ -22,11 +20,10 @@ mod verify;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::tensor::{Contents, DType, Shape};
+use crate::ops::{Constant, Op, OpError, Operand, TensorType, check_elements};
+use crate::values::{Contents, DType, Shape};
 
 pub use builder::GraphBuilder;
-pub(crate) use infer::infer;
-pub use op::{BinaryOp, Int32Op, IntegerType, ObserverId, Op, UnaryOp};
 pub use rewrite::Rewriter;
 pub use summary::{FloatNode, Summary};
 
@@ -174,9 +171,9 @@ impl Graph {
     }
 
     /// The same graph with other values of constants, of the same shapes and types.
-    pub(crate) fn with_constants(&self, value: impl Fn(NodeId) -> Option<Arc<crate::tensor::Tensor>>) -> Self {
+    pub(crate) fn with_constants(&self, value: impl Fn(NodeId) -> Option<Arc<crate::values::Tensor>>) -> Self {
         let node = |(id, node): (NodeId, &Node)| match (&node.op, value(id)) {
-            (Op::Constant(_), Some(value)) => Node { op: Op::Constant(value), ..node.clone() },
+            (Op::Constant(_), Some(value)) => Node { op: Op::Constant(Constant { tensor: value }), ..node.clone() },
             _ => node.clone(),
         };
         Self { nodes: self.iter().map(node).collect(), ..self.clone() }
@@ -200,10 +197,22 @@ impl Graph {
     }
 }
 
+/// Refuses the declared shape of an input that holds too many elements.
+fn check_declared(name: &str, shape: &Shape) -> Result<(), GraphError> {
+    check_elements(shape).map_err(|source| GraphError::Op { node: name.to_owned(), source })
+}
+
+/// Shape and type of the result of `op` on nodes; `name` is for messages.
+pub(crate) fn infer(name: &str, op: &Op, inputs: &[&Node]) -> Result<TensorType, GraphError> {
+    let inputs: Vec<Operand<'_>> =
+        inputs.iter().map(|node| Operand { dtype: node.dtype, shape: &node.shape }).collect();
+    op.infer(&inputs).map_err(|source| GraphError::Op { node: name.to_owned(), source })
+}
+
 /// The op with the first constant that was seen of what its own holds.
 fn share(contents: &mut Contents, op: Op) -> Op {
     match op {
-        Op::Constant(tensor) => Op::Constant(contents.first(&tensor, 0).0),
+        Op::Constant(Constant { tensor }) => Op::Constant(Constant { tensor: contents.first(&tensor, 0).0 }),
         op => op,
     }
 }
@@ -228,89 +237,13 @@ pub enum GraphError {
         /// How many nodes precede it.
         nodes: usize,
     },
-    /// An op has too few or too many inputs.
-    #[error("{node}: {actual} inputs, expected {expected}")]
-    Arity {
+    /// An operator does not take its inputs or parameters.
+    #[error("{node}: {source}")]
+    Op {
         /// The node.
         node: String,
-        /// Inputs given.
-        actual: usize,
-        /// Inputs taken.
-        expected: usize,
-    },
-    /// An input has the wrong element type.
-    #[error("{node}: input {input} is {actual}, expected {expected}")]
-    DType {
-        /// The node.
-        node: String,
-        /// Which input.
-        input: usize,
-        /// Its type.
-        actual: DType,
-        /// The type taken.
-        expected: DType,
-    },
-    /// Two sizes that must agree do not.
-    #[error("{node}: {what} is {actual}, expected {expected}")]
-    Size {
-        /// The node.
-        node: String,
-        /// The size in question.
-        what: &'static str,
-        /// Its value.
-        actual: usize,
-        /// What it must be.
-        expected: usize,
-    },
-    /// A shape holds more elements than memory can, whatever the batch; axes of length 0 count as 1.
-    #[error("{node}: shape {shape} holds more than {max} elements", max = crate::tensor::MAX_ELEMENTS)]
-    Elements {
-        /// The node.
-        node: String,
-        /// Its shape.
-        shape: Shape,
-    },
-    /// An input has too few or too many axes.
-    #[error("{node}: {what} has {actual} axes, expected {expected}")]
-    Rank {
-        /// The node.
-        node: String,
-        /// The input in question.
-        what: &'static str,
-        /// Its number of axes.
-        actual: usize,
-        /// The number taken.
-        expected: &'static str,
-    },
-    /// Two shapes do not broadcast.
-    #[error("{node}: shapes {left} and {right} do not broadcast")]
-    Broadcast {
-        /// The node.
-        node: String,
-        /// First shape.
-        left: Shape,
-        /// Second shape.
-        right: Shape,
-    },
-    /// The op would move, merge or mix the batch dimension.
-    #[error("{node}: {problem}; only the leading dimension may vary, and it stays in front")]
-    Batch {
-        /// The node.
-        node: String,
-        /// What it would do.
-        problem: &'static str,
-    },
-    /// A parameter of the op is out of its range.
-    #[error("{node}: {what} {value} is not usable: {rule}")]
-    Parameter {
-        /// The node.
-        node: String,
-        /// The parameter.
-        what: &'static str,
-        /// Its value.
-        value: String,
-        /// The rule it breaks.
-        rule: &'static str,
+        /// The problem.
+        source: OpError,
     },
     /// A weight or bias is NaN or infinite.
     #[error("{node}: element {index} is {value}; weights must be finite")]
@@ -321,14 +254,6 @@ pub enum GraphError {
         index: usize,
         /// The element.
         value: f32,
-    },
-    /// Quantization parameters do not fit the node.
-    #[error("{node}: {source}")]
-    QParams {
-        /// The node.
-        node: String,
-        /// What is wrong.
-        source: crate::qparams::QParamsError,
     },
     /// The stored shape or type is not what inference gives.
     #[error("{node}: is stored as {stored}, but its inputs make it {inferred}")]

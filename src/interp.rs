@@ -5,16 +5,16 @@
 //! are computed once, when first needed, and kept.
 
 mod error;
-mod eval;
 mod same;
 
 use std::borrow::Borrow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
 
-use self::eval::Packed;
-use crate::graph::{Graph, Node, NodeId, ObserverId, Op};
-use crate::tensor::Tensor;
+use crate::graph::{Graph, Node, NodeId};
+use crate::ops::{Arguments, Constant, Input, Observe, ObserverId, Op, PackedWeight};
+use crate::values::Tensor;
+use crate::values::slices::{f32s, rows_before_last};
 
 pub use error::InterpError;
 
@@ -29,7 +29,7 @@ pub struct Interpreter {
     /// Per constant node, its value once needed.
     values: Vec<OnceLock<Arc<Tensor>>>,
     /// Per constant node, its value in the layout of the product that reads it as a weight.
-    packed: Vec<OnceLock<Packed>>,
+    packed: Vec<OnceLock<PackedWeight>>,
 }
 
 /// A value during a run: the caller's, or one that was computed.
@@ -55,9 +55,15 @@ impl Value<'_> {
     }
 }
 
+/// The value of one node; an error names it.
+fn eval(node: &Node, inputs: &[&Tensor], packed: Option<&PackedWeight>) -> Result<Tensor, InterpError> {
+    let arguments = Arguments { tensors: inputs, output: &node.shape, packed };
+    node.op.eval(&arguments).map_err(|source| InterpError::new(&node.name, source))
+}
+
 /// The value of one node from those of its inputs, whose shapes and types fit.
 pub(crate) fn evaluate(node: &Node, inputs: &[&Tensor]) -> Result<Tensor, InterpError> {
-    eval::eval(node, inputs, None)
+    eval(node, inputs, None)
 }
 
 impl Interpreter {
@@ -68,7 +74,7 @@ impl Interpreter {
         for node in graph.nodes() {
             constant.push(match node.op {
                 Op::Constant(_) => true,
-                Op::Input => false,
+                Op::Input(Input) => false,
                 _ => node.inputs.iter().all(|input| constant[input.index()]),
             });
         }
@@ -161,9 +167,9 @@ impl Interpreter {
             let value = |input: &NodeId| self.values[self.same[input.index()].index()].get();
             let inputs: Vec<&Arc<Tensor>> = node.inputs.iter().filter_map(value).collect();
             let value = match &node.op {
-                Op::Constant(tensor) => tensor.clone(),
-                Op::Observe { .. } => inputs[0].clone(),
-                _ => Arc::new(eval::eval(node, &inputs.iter().map(|t| &***t).collect::<Vec<_>>(), None)?),
+                Op::Constant(Constant { tensor }) => tensor.clone(),
+                Op::Observe(_) => inputs[0].clone(),
+                _ => Arc::new(eval(node, &inputs.iter().map(|t| &***t).collect::<Vec<_>>(), None)?),
             };
             self.values[id.index()].get_or_init(|| value);
         }
@@ -187,7 +193,7 @@ impl Interpreter {
         while let Some(id) = next {
             if !values.contains_key(&id) && !self.constant[id.index()] {
                 let node = self.graph.node(id);
-                if matches!(node.op, Op::Input) {
+                if matches!(node.op, Op::Input(Input)) {
                     return Err(InterpError::NotFed { node: node.name.clone() });
                 }
                 // Where an axis has length 0, a batch of any number of rows takes no memory, and other values would.
@@ -217,13 +223,13 @@ impl Interpreter {
                 }
             }
             let value = match node.op {
-                Op::Observe { observer } => {
+                Op::Observe(Observe { observer }) => {
                     observe(id, observer, inputs[0].tensor());
                     inputs[0].clone()
                 }
                 _ => {
                     let tensors: Vec<&Tensor> = inputs.iter().map(Value::tensor).collect();
-                    Value::Computed(Arc::new(eval::eval(node, &tensors, self.packed(node, &tensors))?))
+                    Value::Computed(Arc::new(eval(node, &tensors, self.packed(node, &tensors))?))
                 }
             };
             values.insert(id, value);
@@ -234,19 +240,19 @@ impl Interpreter {
         Ok(kept.into_iter().map(Value::into_tensor).collect())
     }
 
-    /// The weight of a product that reads a constant one, packed when more than one row first needs it.
-    fn packed(&self, node: &crate::graph::Node, inputs: &[&Tensor]) -> Option<&Packed> {
+    /// The weight of a linear layer that reads a constant one, packed when more than one row first needs it.
+    fn packed(&self, node: &Node, inputs: &[&Tensor]) -> Option<&PackedWeight> {
         let weight = *node.inputs.get(1)?;
-        if !matches!(node.op, Op::Linear | Op::IntegerLinear { .. }) || !self.constant[weight.index()] {
+        if !matches!(node.op, Op::Linear(_)) || !self.constant[weight.index()] {
             return None;
         }
         let of_weight = &self.packed[self.same[weight.index()].index()];
-        // For one row a float product reads the weight as it is; packing it would take longer than the product.
-        let one_row = crate::kernels::slices::rows_before_last(inputs[0].shape()) == 1 && matches!(node.op, Op::Linear);
-        if one_row {
+        // For one row the product reads the weight as it is; packing it would take longer than the product.
+        if rows_before_last(inputs[0].shape()) == 1 {
             return of_weight.get();
         }
-        Some(of_weight.get_or_init(|| Packed::new(inputs[1])))
+        let (n, k) = (inputs[1].shape()[0], inputs[1].shape()[1]);
+        Some(of_weight.get_or_init(|| PackedWeight::new(f32s(inputs[1]), n, k)))
     }
 
     /// The rows of the batch; 1 if nothing that is given has any.

@@ -8,38 +8,25 @@ mod elementwise;
 mod integers;
 mod movement;
 mod normalize;
-mod product;
 mod product_i8;
 mod quantize;
 mod quantized;
-mod range;
-pub(crate) mod slices;
 mod vecmath;
-mod wide;
 
-pub(crate) use broadcast::{
-    binary, choose, keep, matmul_dynamic_i8, matmul_f32, matmul_f32_into, matmul_i8, zip_f32, zip_f32_onto,
-};
+pub(crate) use broadcast::{binary, mask, matmul_dynamic_i8, matmul_f32_into, matmul_i8, zip_f32_onto};
 pub(crate) use elementwise::{to_float, unary, unary_into};
 pub(crate) use integers::{NoInteger, int32, sum_i32, to_integer};
 pub(crate) use movement::{
-    NoSuchRow, along_axis, along_axis_onto, concat, embedding, max, reshape, reshape_onto, slice, sum, transpose,
-    transpose_f32,
+    NoSuchRow, along_axis_onto, concat, embedding, max, reshape_onto, slice, sum, transpose, transpose_f32,
 };
-pub(crate) use normalize::{batch_norm, layer_norm, layer_norm_in_place, softmax_rows};
-pub(crate) use product::{PackedWeight, linear, linear_into, matmul, matmul_transposed};
+pub(crate) use normalize::{layer_norm_in_place, softmax_rows};
 pub(crate) use product_i8::{Int8Product, Int8Weight, library_max_k};
-pub(crate) use quantize::{
-    NotANumber, Requantize, dequantize, dequantize_i32, fake_quantize, quantize, quantize_i32, requantize_row,
-    scale_row, straight_through,
-};
+pub(crate) use quantize::{NotANumber, Requantize, dequantize, quantize, requantize_row, scale_row};
 pub(crate) use quantized::{
-    Channels, Codes, add_i8, choose_qparams, dequantize_dynamic, integer_linear, mul_i8, pair_of, quantize_dynamic,
-    requantize, scale_accumulator, scale_accumulator_dynamic, scale_dynamic_row, table,
+    Channels, Codes, add_i8, choose_qparams, dequantize_dynamic, lut, mul_i8, pair_of, quantize_dynamic, requantize,
+    scale_accumulator, scale_dynamic_row,
 };
-pub(crate) use range::{Range, block_range};
 pub(crate) use vecmath::{softmax_in_place, unary_in_place};
-pub(crate) use wide::wide;
 
 /// Elements that one parallel task should at least have.
 const TASK: usize = 1 << 14;

@@ -78,15 +78,15 @@ pub mod lower;
 pub mod numerics;
 #[cfg(feature = "onnx")]
 pub mod onnx;
+pub mod ops;
 pub mod program;
 pub mod qat;
-pub mod qparams;
 pub mod quantize;
-pub mod tensor;
+pub mod values;
 
 pub use error::Error;
 pub use graph::{Graph, GraphBuilder};
-pub use tensor::{Shape, Tensor};
+pub use values::{Shape, Tensor};
 
 /// The README's examples are tests.
 #[cfg(all(doctest, feature = "gpu"))]

@@ -1,19 +1,25 @@
 //! Lowering: from an integer graph to a [`Program`].
 //!
-//! `lower` matches the nodes that [`reference()`](crate::quantize::reference()) makes, one or two to a step, and never looks
-//! for quantize/dequantize patterns: what has no integer form was decided there, and becomes steps on floats. Float graphs
-//! lower too. What depends on constants only is computed here, once.
+//! Each node becomes a step, or two nodes together: an accumulator and the node that requantizes or scales it. `lower` never looks for
+//! quantize/dequantize patterns: [`reference()`](crate::quantize::reference()) has decided what has no integer form, and that becomes
+//! steps on floats. Float graphs lower too. Operators that no step computes are decomposed first, and values that depend on constants
+//! only are computed once.
+
+mod decompose;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use crate::graph::{FloatNode, Graph, Node, NodeId, Op, infer};
+use crate::graph::{FloatNode, Graph, GraphError, Node, NodeId};
 use crate::interp::{InterpError, Interpreter};
-use crate::program::{
-    Epilogue, FloatOp, Program, ProgramError, QAdd, QLinear, QMatMul, QMul, Step, StepOp, Value, ValueId, ValueType,
+use crate::ops::{
+    Dequantize, IntegerLinear, IntegerMatMul, Lut, Op, Quantize, Requantize, Reshape, ScaleAccumulator,
+    ScaleAccumulatorDynamic,
 };
-use crate::qparams::{QParams, QuantRange, TensorQParams};
-use crate::tensor::{Contents, DType, Shape, Tensor};
+use crate::program::{
+    Epilogue, Program, ProgramError, QLinear, QLut, QMatMul, Step, StepOp, Value, ValueId, ValueType,
+};
+use crate::values::{Contents, DType, QParams, QuantRange, Shape, Tensor, TensorQParams};
 
 /// Why a graph could not be lowered.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -30,6 +36,9 @@ pub enum LowerError {
     /// A constant could not be computed.
     #[error(transparent)]
     Constant(#[from] InterpError),
+    /// A node could not be decomposed.
+    #[error(transparent)]
+    Graph(#[from] GraphError),
     /// The program is not valid.
     #[error(transparent)]
     Program(#[from] ProgramError),
@@ -64,6 +73,8 @@ pub fn lower(graph: &Graph) -> Result<Program, LowerError> {
 /// # Errors
 /// As [`lower`].
 pub fn lower_with(graph: &Graph, options: &LowerOptions) -> Result<Program, LowerError> {
+    let total = graph.nodes().len();
+    let graph = &decompose::decompose(graph)?;
     let interpreter = Interpreter::new(graph);
     let mut constants = HashMap::new();
     for (id, _) in graph.iter() {
@@ -94,7 +105,7 @@ pub fn lower_with(graph: &Graph, options: &LowerOptions) -> Result<Program, Lowe
     let outputs = lowering.outputs();
     let Lowering { values, constants, inputs, steps, refused, .. } = lowering;
     if !refused.is_empty() {
-        return Err(LowerError::Unsupported { nodes: refused, total: graph.nodes().len() });
+        return Err(LowerError::Unsupported { nodes: refused, total });
     }
     Ok(Program::new(values, constants, inputs, outputs, steps)?)
 }
@@ -122,93 +133,57 @@ struct Lowering<'g> {
 impl Lowering<'_> {
     fn node(&mut self, id: NodeId, node: &Node) {
         match &node.op {
-            Op::Input => self.input(id, node),
+            Op::Input(_) => self.input(id, node),
             Op::Constant(_) => {}
-            Op::Quantize { qparams: TensorQParams::PerTensor(qparams), range } if *range != QuantRange::INT32 => {
+            Op::Quantize(Quantize { qparams: TensorQParams::PerTensor(qparams), range })
+                if *range != QuantRange::INT32 =>
+            {
                 if self.is_int8_input(node.inputs[0]) {
                     return self.alias(id, node.inputs[0]);
                 }
-                self.step(id, StepOp::Quantize { qparams: *qparams, range: *range }, Some(*qparams));
+                self.step(id, Some(*qparams));
             }
-            Op::Dequantize { qparams: TensorQParams::PerTensor(qparams) } => {
+            Op::Dequantize(Dequantize { qparams: TensorQParams::PerTensor(_) }) => {
                 if self.leaves_as_int8(id) {
                     return self.alias(id, node.inputs[0]);
                 }
-                self.step(id, StepOp::Dequantize { qparams: *qparams }, None);
+                self.step(id, None);
             }
-            Op::Quantize { .. } | Op::Dequantize { .. } => {
-                self.refuse(id, "only constants can have a scale a channel, or codes of i32");
+            Op::Quantize(_) | Op::Dequantize(_) => {
+                self.refuse(id, "only constants can have a scale for each channel, or quantized values of i32");
             }
-            Op::IntegerLinear { fraction_bits } => self.linear(id, node, *fraction_bits),
-            Op::IntegerMatMul { a_zero_point, b_zero_point } => {
-                let (a_zero_point, b_zero_point) = (*a_zero_point, *b_zero_point);
-                let Some((end, qparams, epilogue)) = self.end(id) else { return };
-                let op = StepOp::MatMul(QMatMul { a_zero_point, b_zero_point, epilogue });
+            Op::IntegerLinear(IntegerLinear { fraction_bits }) => self.linear(id, node, *fraction_bits),
+            &Op::IntegerMatMul(IntegerMatMul { a_zero_point, b_zero_point }) => {
+                let Some((end, qparams, epilogue)) = self.epilogue(id) else { return };
+                let op = StepOp::QMatMul(QMatMul { a_zero_point, b_zero_point, epilogue });
                 self.step_for(end, &node.name, op, &node.inputs, qparams);
             }
-            Op::IntegerMatMulDynamic { relu } => self.step(id, StepOp::MatMulDynamic { relu: *relu }, None),
-            // Written by the step of their accumulator, or refused with it.
-            Op::Requantize { .. } | Op::ScaleAccumulator { .. } | Op::ScaleAccumulatorDynamic { .. } => {
-                let acc = &self.graph.node(node.inputs[0]).op;
-                if !matches!(acc, Op::IntegerLinear { .. } | Op::IntegerMatMul { .. }) {
-                    self.refuse(id, "its accumulator does not come from a linear layer or a matmul");
-                } else if self.known.contains_key(&node.inputs[0]) {
-                    self.refuse(id, "its accumulator is a constant, but its factors are not");
-                }
+            Op::Requantize(_) | Op::ScaleAccumulator(_) | Op::ScaleAccumulatorDynamic(_) => {
+                self.check_epilogue(id, node)
             }
-            &Op::IntegerAdd { a_zero_point, b_zero_point, multipliers, qparams, lo, hi } => {
-                let zero_point = qparams.zero_point();
-                let add = QAdd { a_zero_point, b_zero_point, multipliers, zero_point, lo, hi };
-                self.step(id, StepOp::Add(add), Some(qparams));
-            }
-            &Op::IntegerMul { a_zero_point, b_zero_point, multiplier, qparams, lo, hi } => {
-                let zero_point = qparams.zero_point();
-                let mul = QMul { a_zero_point, b_zero_point, multiplier, zero_point, lo, hi };
-                self.step(id, StepOp::Mul(mul), Some(qparams));
-            }
-            Op::Table { qparams } => match self.i8(node.inputs[1]) {
+            Op::IntegerAdd(add) => self.step(id, Some(add.qparams)),
+            Op::IntegerMul(mul) => self.step(id, Some(mul.qparams)),
+            Op::Lut(Lut { qparams }) => match self.i8(node.inputs[1]) {
                 Some(table) => {
-                    self.step_for(id, &node.name, StepOp::Table { table }, &node.inputs[..1], Some(*qparams));
+                    let op = StepOp::QLut(QLut { table });
+                    self.step_for(id, &node.name, op, &node.inputs[..1], Some(*qparams));
                 }
-                None => self.refuse(id, "its table is not a constant"),
+                None => self.refuse(id, "its lookup table is not a constant"),
             },
-            &Op::ChooseQParams { qscheme, range, eps } => {
-                self.step(id, StepOp::ChooseQParams { qscheme, range, eps }, None);
-            }
-            Op::QuantizeDynamic { range } => self.step(id, StepOp::QuantizeDynamic { range: *range }, None),
-            Op::DequantizeDynamic => self.step(id, StepOp::DequantizeDynamic, None),
-            Op::Concat { axis } => self.step(id, StepOp::Concat { axis: *axis }, self.codes_of(node.inputs[0])),
-            Op::Reshape { .. } | Op::Flatten { .. } => self.step(id, StepOp::Reshape, self.codes_of(node.inputs[0])),
-            Op::Transpose { perm } => {
-                self.step(id, StepOp::Transpose { perm: perm.clone() }, self.codes_of(node.inputs[0]));
-            }
-            &Op::Slice { axis, start, end } => {
-                self.step(id, StepOp::Slice { axis, start, end }, self.codes_of(node.inputs[0]));
-            }
-            Op::ToFloat => self.step(id, StepOp::ToFloat, None),
-            &Op::ToInteger { to } => self.step(id, StepOp::ToInteger { to }, None),
-            &Op::Int32 { op, checked } => self.step(id, StepOp::Int32 { op, checked }, None),
-            Op::Max { axis } => self.step(id, StepOp::Max { axis: *axis }, self.codes_of(node.inputs[0])),
-            Op::Linear => self.step(id, StepOp::Float(FloatOp::Linear), None),
-            Op::MatMul => self.step(id, StepOp::Float(FloatOp::MatMul), None),
-            Op::Add => self.step(id, StepOp::Float(FloatOp::Add), None),
-            Op::Mul => self.step(id, StepOp::Float(FloatOp::Mul), None),
-            Op::Div => self.step(id, StepOp::Float(FloatOp::Div), None),
-            Op::Where => self.choose(id, node),
-            Op::AddScalar { value } => self.scalar(id, node, FloatOp::Add, *value),
-            Op::MulScalar { value } => self.scalar(id, node, FloatOp::Mul, *value),
-            Op::Unary(op) => self.step(id, StepOp::Float(FloatOp::Unary(*op)), None),
-            Op::Binary(op) => self.step(id, StepOp::Float(FloatOp::Binary(*op)), None),
-            &Op::Clamp { min, max } => self.step(id, StepOp::Float(FloatOp::Clamp { min, max }), None),
-            &Op::Sum { axis, checked } if node.dtype == DType::I32 => {
-                self.step(id, StepOp::SumInt32 { axis, checked }, None)
-            }
-            Op::Sum { axis, .. } => self.step(id, StepOp::Float(FloatOp::Sum { axis: *axis }), None),
-            Op::Softmax { axis } => self.step(id, StepOp::Float(FloatOp::Softmax { axis: *axis }), None),
-            Op::LayerNorm { eps } => self.step(id, StepOp::Float(FloatOp::LayerNorm { eps: *eps }), None),
-            Op::BatchNorm { eps } => self.batch_norm(id, node, *eps),
-            Op::Embedding => self.step(id, StepOp::Gather, None),
-            Op::Observe { .. } => self.refuse(id, "the graph is still being calibrated; convert it first"),
+            Op::BatchNorm(_) => self.refuse(id, "its statistics are not constants"),
+            Op::Observe(_) => self.refuse(id, "the graph is still being calibrated; convert it first"),
+            op if op.moves_values() => self.step(id, self.qparams_of(node.inputs[0])),
+            _ => self.step(id, None),
+        }
+    }
+
+    /// An epilogue is part of the step of its accumulator, or is refused with it.
+    fn check_epilogue(&mut self, id: NodeId, node: &Node) {
+        let acc = &self.graph.node(node.inputs[0]).op;
+        if !matches!(acc, Op::IntegerLinear(_) | Op::IntegerMatMul(_)) {
+            self.refuse(id, "its accumulator does not come from a linear layer or a matmul");
+        } else if self.known.contains_key(&node.inputs[0]) {
+            self.refuse(id, "its accumulator is a constant, but its factors are not");
         }
     }
 
@@ -228,11 +203,11 @@ impl Lowering<'_> {
 
     fn linear(&mut self, id: NodeId, node: &Node, fraction_bits: u32) {
         let [x, w, bias] = node.inputs[..] else { return };
-        let Some((end, qparams, epilogue)) = self.end(id) else { return };
+        let Some((end, qparams, epilogue)) = self.epilogue(id) else { return };
         let Some((weight, bias)) = self.i8(w).zip(self.i32(bias)) else {
             return self.refuse(id, "its weight and bias codes are not constants");
         };
-        let dims = self.graph.node(w).shape.dims();
+        let dims = self.graph.node(w).shape.fixed_dims();
         let (n, k) = (dims[0], dims[1]);
         let mut inputs = vec![x];
         if let Epilogue::Dynamic { .. } = epilogue {
@@ -242,12 +217,12 @@ impl Lowering<'_> {
             }
             inputs.push(pairs);
         }
-        let op = StepOp::Linear(QLinear { weight, n, k, bias, fraction_bits, epilogue });
+        let op = StepOp::QLinear(QLinear { weight, n, k, bias, fraction_bits, epilogue });
         self.step_for(end, &node.name, op, &inputs, qparams);
     }
 
-    /// What reads an accumulator: the node, what its codes mean, and what it does.
-    fn end(&mut self, acc: NodeId) -> Option<(NodeId, Option<QParams>, Epilogue)> {
+    /// The node that reads an accumulator, the scale and zero point of its result, and the epilogue that it is.
+    fn epilogue(&mut self, acc: NodeId) -> Option<(NodeId, Option<QParams>, Epilogue)> {
         let end = match self.users[acc.index()].as_slice() {
             [end] if !self.is_output[acc.index()] => *end,
             _ => {
@@ -258,12 +233,14 @@ impl Lowering<'_> {
         let node = self.graph.node(end);
         let vector = |at: usize| node.inputs.get(at).and_then(|&f| self.f32(f));
         let made = match node.op {
-            Op::Requantize { qparams, lo, hi } => vector(1).map(|multiplier| {
+            Op::Requantize(Requantize { qparams, lo, hi }) => vector(1).map(|multiplier| {
                 let zero_point = qparams.zero_point();
                 (Some(qparams), Epilogue::Requantize { multiplier, zero_point, lo, hi })
             }),
-            Op::ScaleAccumulator { relu } => vector(1).map(|scale| (None, Epilogue::Scale { scale, relu })),
-            Op::ScaleAccumulatorDynamic { relu } => {
+            Op::ScaleAccumulator(ScaleAccumulator { relu }) => {
+                vector(1).map(|scale| (None, Epilogue::Scale { scale, relu }))
+            }
+            Op::ScaleAccumulatorDynamic(ScaleAccumulatorDynamic { relu }) => {
                 let sums = node.inputs.get(2).and_then(|&sums| self.i32(sums));
                 vector(3)
                     .zip(vector(4))
@@ -279,54 +256,6 @@ impl Lowering<'_> {
             self.refuse(acc, "its factors are not constants");
         }
         made.map(|(qparams, epilogue)| (end, qparams, epilogue))
-    }
-
-    fn scalar(&mut self, id: NodeId, node: &Node, op: FloatOp, value: f32) {
-        let scalar = self.constant(&format!("{}.scalar", node.name), Tensor::from(ndarray::arr0(value)));
-        let Some(input) = self.read(node.inputs[0]) else { return };
-        self.push(id, &node.name, StepOp::Float(op), vec![input, scalar], None);
-    }
-
-    /// What the condition keeps of one value, and of the other, and the sum.
-    fn choose(&mut self, id: NodeId, node: &Node) {
-        let &[condition, a, b] = node.inputs.as_slice() else { return };
-        let mut kept = Vec::new();
-        for (x, inverted, part) in [(a, false, "a"), (b, true, "b")] {
-            let Some((input, mask)) = self.read(x).zip(self.read(condition)) else { return };
-            let name = format!("{}.{part}", node.name);
-            let read = [self.graph.node(x), self.graph.node(condition)];
-            // As of any op that broadcasts two.
-            let (shape, _) = infer(&name, &Op::Mul, &read).expect("the choice has a shape, so its parts have");
-            let value = self.value(&name, ValueType::F32, shape, None);
-            let op = StepOp::Float(FloatOp::Keep { inverted });
-            self.steps.push(Step { name, op, inputs: vec![input, mask], output: value });
-            kept.push(value);
-        }
-        self.push(id, &node.name, StepOp::Float(FloatOp::Add), kept, None);
-    }
-
-    /// `x · factor + offset`, both constants.
-    fn batch_norm(&mut self, id: NodeId, node: &Node, eps: f32) {
-        let vectors: Option<Vec<Arc<[f32]>>> = node.inputs[1..].iter().map(|&input| self.f32(input)).collect();
-        let Some([mean, variance, weight, bias]) = vectors.as_deref() else {
-            return self.refuse(id, "its statistics are not constants");
-        };
-        let factor = |c: usize| f64::from(weight[c]) / (f64::from(variance[c]) + f64::from(eps)).sqrt();
-        let offset = |c: usize| (f64::from(bias[c]) - f64::from(mean[c]) * factor(c)) as f32;
-        // Channels are axis 1; behind them, the vectors are broadcast.
-        let mut shape = vec![mean.len()];
-        shape.resize(node.shape.rank() - 1, 1);
-        let vector = |f: &dyn Fn(usize) -> f32| {
-            Tensor::from_f32(&shape, (0..mean.len()).map(f).collect()).expect("as many as channels")
-        };
-        let factors = self.constant(&format!("{}.factor", node.name), vector(&|c| factor(c) as f32));
-        let offsets = self.constant(&format!("{}.offset", node.name), vector(&offset));
-        let Some(input) = self.read(node.inputs[0]) else { return };
-        let name = format!("{}.scaled", node.name);
-        let scaled = self.value(&name, ValueType::F32, node.shape.clone(), None);
-        let (op, inputs) = (StepOp::Float(FloatOp::Mul), vec![input, factors]);
-        self.steps.push(Step { name, op, inputs, output: scaled });
-        self.push(id, &node.name, StepOp::Float(FloatOp::Add), vec![scaled, offsets], None);
     }
 
     /// Outputs that no step writes, or that two nodes share, are copied. Their values have the outputs' names, as callers know them.
@@ -348,7 +277,7 @@ impl Lowering<'_> {
             if self.options.f16_outputs && self.values[value.index()].value_type == ValueType::F32 {
                 let name = format!("{}.half", self.graph.node(id).name);
                 let half = self.value(output_name, ValueType::F16, self.values[value.index()].shape.clone(), None);
-                self.steps.push(Step { name, op: StepOp::ToHalf, inputs: vec![value], output: half });
+                self.steps.push(Step { name, op: StepOp::ToF16, inputs: vec![value], output: half });
                 outputs.push(half);
                 continue;
             }
@@ -359,8 +288,9 @@ impl Lowering<'_> {
             }
             let Value { value_type, shape, qparams, .. } = self.values[value.index()].clone();
             let name = format!("{}.copy", self.graph.node(id).name);
+            let op = StepOp::from(Reshape { dims: shape.fixed_dims() });
             let copy = self.value(output_name, value_type, shape, qparams);
-            self.steps.push(Step { name, op: StepOp::Reshape, inputs: vec![value], output: copy });
+            self.steps.push(Step { name, op, inputs: vec![value], output: copy });
             outputs.push(copy);
         }
         outputs
@@ -371,10 +301,10 @@ impl Lowering<'_> {
         self.refused.push(FloatNode { name: node.name.clone(), op: node.op.name(), reason: reason.into() });
     }
 
-    /// A step for a node, with its inputs.
-    fn step(&mut self, id: NodeId, op: StepOp, qparams: Option<QParams>) {
+    /// A step that computes a node's operator as it is.
+    fn step(&mut self, id: NodeId, qparams: Option<QParams>) {
         let node = self.graph.node(id);
-        self.step_for(id, &node.name, op, &node.inputs, qparams);
+        self.step_for(id, &node.name, StepOp::Op(node.op.clone()), &node.inputs, qparams);
     }
 
     /// A step that writes a node's value. Nothing if an input was refused, which its own reason explains.
@@ -387,7 +317,7 @@ impl Lowering<'_> {
 
     fn push(&mut self, id: NodeId, name: &str, op: StepOp, inputs: Vec<ValueId>, qparams: Option<QParams>) {
         let node = self.graph.node(id);
-        if node.shape.dims().contains(&0) {
+        if node.shape.fixed_dims().contains(&0) {
             return self.refuse(id, format!("its shape {} has an axis of length 0", node.shape));
         }
         let value_type = match node.dtype {
@@ -448,8 +378,8 @@ impl Lowering<'_> {
         }
     }
 
-    /// What the codes of an earlier node mean.
-    fn codes_of(&self, id: NodeId) -> Option<QParams> {
+    /// Scale and zero point of an earlier node.
+    fn qparams_of(&self, id: NodeId) -> Option<QParams> {
         self.values[self.value_of.get(&id)?.index()].qparams
     }
 
@@ -459,7 +389,7 @@ impl Lowering<'_> {
             return None;
         }
         let mut ways = self.users[id.index()].iter().map(|&user| match &self.graph.node(user).op {
-            Op::Quantize { qparams: TensorQParams::PerTensor(q), range } => Some((*q, *range)),
+            Op::Quantize(Quantize { qparams: TensorQParams::PerTensor(q), range }) => Some((*q, *range)),
             _ => None,
         });
         let first = ways.next()??;
@@ -468,7 +398,7 @@ impl Lowering<'_> {
 
     fn is_int8_input(&self, id: NodeId) -> bool {
         // Known since the input was met, which all of its readers ask about.
-        matches!(self.graph.node(id).op, Op::Input) && self.codes_of(id).is_some()
+        matches!(self.graph.node(id).op, Op::Input(_)) && self.qparams_of(id).is_some()
     }
 
     /// Whether a dequantize only feeds the caller, who takes int8.

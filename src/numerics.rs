@@ -36,13 +36,18 @@
 //! PyTorch's observers, evaluated in `f32` in the written order.
 
 mod binary;
+pub(crate) mod gemm;
 mod integers;
+mod reduce;
+mod simd;
 mod unary;
 
 pub use binary::BinaryOp;
 pub(crate) use binary::{maximum, minimum};
 pub(crate) use integers::truncate;
 pub use integers::{Int32Op, IntegerType};
+pub(crate) use reduce::{Range, block_range, sum_of};
+pub(crate) use simd::wide;
 pub use unary::UnaryOp;
 
 /// The largest number of fraction bits that equation 4 considers.
@@ -124,6 +129,16 @@ pub fn torch_fused_qparams(min: f32, max: f32, quant_min: i32, quant_max: i32, s
         zero_point = f64::from(quant_min + quant_max) / 2.0;
     }
     (scale as f32, zero_point.clamp(lo, hi).round_ties_even() as i32)
+}
+
+/// Rounds a number below 2²² in magnitude to the nearest integer, ties to even. −0 and what rounds to it give 0.
+///
+/// Adding and subtracting 1.5 · 2²³ leaves no fraction bits, under the rounding mode that every host runs in. Unlike
+/// [`f32::round_ties_even`] this vectorizes on processors without a rounding instruction.
+#[inline(always)]
+pub(crate) fn round_small(v: f32) -> f32 {
+    const MAGIC: f32 = 12_582_912.0;
+    v + MAGIC - MAGIC
 }
 
 /// Equation 2. `x` must not be NaN (a NaN gives code `zero_point`, as on a GPU).
@@ -215,7 +230,7 @@ pub fn scale_matmul_dynamic(acc: i32, a_scale: f32, b_scale: f32, relu: bool) ->
 pub const MAX_MATMUL_K: usize = i32::MAX as usize / (255 * 255);
 
 /// The integer ratios of equation 8.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct AddMultipliers {
     /// `rne(s_a · 2^shift / s_y)`, at most 2^21.
     pub a: i32,

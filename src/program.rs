@@ -15,11 +15,10 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
-use crate::qparams::QParams;
-use crate::tensor::{DType, Shape, Tensor};
+use crate::values::{DType, QParams, Shape, Tensor};
 
 pub use error::ProgramError;
-pub use step::{Epilogue, FloatOp, QAdd, QLinear, QMatMul, QMul, Step, StepOp};
+pub use step::{Epilogue, QLinear, QLut, QMatMul, Step, StepOp};
 
 /// Names a value of one [`Program`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -49,7 +48,7 @@ pub enum ValueType {
     I8,
     /// 32-bit integer, four bytes an element: ids.
     I32,
-    /// 16-bit float, two bytes an element in a caller's buffer: outputs of [`StepOp::ToHalf`]. Host tensors hold the same numbers
+    /// 16-bit float, two bytes an element in a caller's buffer: outputs of [`StepOp::ToF16`]. Host tensors hold the same numbers
     /// as `f32`.
     F16,
 }
@@ -93,7 +92,8 @@ impl Value {
     /// Matrix rows for each batch row; all matrix rows of a value without a batch.
     #[must_use]
     pub fn rows_factor(&self) -> usize {
-        let leading = self.shape.dims().split_last().map_or(&[][..], |(_, leading)| leading);
+        let mut leading = self.shape.fixed_dims();
+        leading.pop();
         leading.iter().fold(1, |n, &d| n.saturating_mul(d))
     }
 
@@ -198,7 +198,7 @@ impl Program {
 
     fn check_values(&self) -> Result<(), ProgramError> {
         for value in &self.values {
-            let (name, dims) = (|| value.name.clone(), value.shape.dims());
+            let (name, dims) = (|| value.name.clone(), value.shape.fixed_dims());
             if dims.contains(&0) {
                 return Err(ProgramError::Dims { value: name(), dims: dims.to_vec() });
             }
@@ -279,7 +279,7 @@ impl fmt::Display for Program {
         for step in &self.steps {
             let inputs: Vec<&str> = step.inputs.iter().map(|&input| self.value(input).name.as_str()).collect();
             write!(f, "{} = {}({})", self.value(step.output).name, step.op.name(), inputs.join(", "))?;
-            if let StepOp::Linear(l) = &step.op {
+            if let StepOp::QLinear(l) = &step.op {
                 write!(f, " n {} k {} fraction_bits {}", l.n, l.k, l.fraction_bits)?;
             }
             writeln!(f)?;

@@ -45,12 +45,13 @@ use std::sync::Arc;
 use self::gradients::Gradients;
 use self::norm::Batch;
 use self::values::{Source, Values};
-use crate::graph::{Graph, NodeId, ObserverId, Op};
+use crate::graph::{Graph, NodeId};
+use crate::ops::{Observe, ObserverId, Op};
 use crate::quantize::trained::prepare_with_norms;
 use crate::quantize::{
     FakeQuantize, ObserverError, PreparedGraph, QParamsRule, QuantizationSpec, Quantizer, WgpuQuantizer,
 };
-use crate::tensor::Tensor;
+use crate::values::Tensor;
 
 pub use error::QatError;
 pub use loss::Loss;
@@ -138,7 +139,8 @@ impl TrainableGraph {
                 }
                 Source::Fixed(_) => false,
                 Source::Pass => {
-                    let learned = matches!(node.op, Op::Observe { observer } if self.fakes[observer.0].learns_step());
+                    let learned =
+                        matches!(node.op, Op::Observe(Observe { observer }) if self.fakes[observer.0].learns_step());
                     learned || node.inputs.iter().any(|input| wanted[input.index()])
                 }
             };

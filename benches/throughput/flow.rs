@@ -7,10 +7,10 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 use enfold::archive;
 use enfold::interp::Interpreter;
-use enfold::qparams::{QScheme, QuantRange};
 use enfold::quantize::{
     ConvertOptions, ObservedSpec, Observer, ObserverKind, QuantizationConfig, WgpuQuantizer, convert, prepare,
 };
+use enfold::values::{QScheme, QuantRange};
 use enfold::{Graph, GraphBuilder, Shape, Tensor};
 use rten_gemm::{GemmExecutor, GemmInputA, GemmInputB, GemmOptions};
 use rten_tensor::NdTensorView;

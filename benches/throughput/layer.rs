@@ -3,12 +3,11 @@
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
-use enfold::graph::Op;
 use enfold::interp::Interpreter;
 use enfold::lower::lower;
+use enfold::ops::{Constant, IntegerLinear, Op, Requantize};
 use enfold::program::Program;
-use enfold::qparams::QParams;
-use enfold::tensor::DType;
+use enfold::values::{DType, QParams};
 use enfold::{Graph, GraphBuilder, Shape, Tensor};
 
 use crate::random::Random;
@@ -108,12 +107,12 @@ impl Layer {
 fn graph(k: usize, n: usize, w: Arc<Tensor>, bias: Vec<i32>, multiplier: Vec<f32>) -> Result<Graph> {
     let mut g = GraphBuilder::new();
     let input = g.typed_input("x", Shape::rows(k), DType::I8)?;
-    let weight = g.node("w", Op::Constant(w), &[])?;
+    let weight = g.node("w", Op::Constant(Constant { tensor: w }), &[])?;
     let biases = g.constant("bias", Tensor::from_i32(&[n], bias)?)?;
     let factors = g.constant("multiplier", Tensor::from_f32(&[n], multiplier)?)?;
-    let acc = g.node("fc", Op::IntegerLinear { fraction_bits: 0 }, &[input, weight, biases])?;
+    let acc = g.node("fc", Op::IntegerLinear(IntegerLinear { fraction_bits: 0 }), &[input, weight, biases])?;
     let qparams = QParams::new(0.05, ZERO_POINT)?;
-    let y = g.node("y", Op::Requantize { qparams, lo: -128, hi: 127 }, &[acc, factors])?;
+    let y = g.node("y", Op::Requantize(Requantize { qparams, lo: -128, hi: 127 }), &[acc, factors])?;
     Ok(g.finish([y])?)
 }
 

@@ -4,11 +4,10 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use enfold::gpu::Run;
-use enfold::graph::Op;
 use enfold::interp::Interpreter;
 use enfold::lower::lower;
-use enfold::qparams::QParams;
-use enfold::tensor::DType;
+use enfold::ops::{IntegerLinear, Op, Requantize};
+use enfold::values::{DType, QParams};
 use enfold::{Graph, GraphBuilder, Shape, Tensor};
 use pollster::block_on;
 use wgpu::{BufferUsages, CommandEncoder};
@@ -105,9 +104,10 @@ fn mlp(random: &mut Random) -> Result<Graph> {
         let weight = g.constant(&format!("w{at}"), weight)?;
         let bias = g.constant(&format!("b{at}"), Tensor::from_i32(&[WIDTH], vec![17; WIDTH])?)?;
         let factors = g.constant(&format!("m{at}"), Tensor::from_f32(&[WIDTH], vec![1e-3; WIDTH])?)?;
-        let acc = g.node(&format!("fc{at}"), Op::IntegerLinear { fraction_bits: 0 }, &[h, weight, bias])?;
+        let acc =
+            g.node(&format!("fc{at}"), Op::IntegerLinear(IntegerLinear { fraction_bits: 0 }), &[h, weight, bias])?;
         let qparams = QParams::new(0.05, 3)?;
-        h = g.node(&format!("h{at}"), Op::Requantize { qparams, lo: -128, hi: 127 }, &[acc, factors])?;
+        h = g.node(&format!("h{at}"), Op::Requantize(Requantize { qparams, lo: -128, hi: 127 }), &[acc, factors])?;
     }
     Ok(g.finish([h])?)
 }

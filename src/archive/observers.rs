@@ -1,15 +1,17 @@
-//! What stands in a file's header of a prepared graph: observers, their specs and their state.
+//! The header of a prepared graph's file: observers, their specs and their state.
+//!
+//! Floats are written as `f64`, which holds every `f32` exactly and survives JSON.
 
 use serde::{Deserialize, Serialize};
 
 use super::ArchiveError;
-use super::record::{Context, QParamsRecord, SchemeRecord, pair, scheme, scheme_of};
-use super::tensors::Reader;
+use super::tensors::{Reader, Writer};
 use crate::graph::NodeId;
 use crate::quantize::{
     DerivedRule, DerivedSpec, EdgeOrNode, FixedQParamsSpec, ObservedSpec, ObserverKind, QuantizationSpec,
     QuantizationSummary,
 };
+use crate::values::{QParams, QScheme, QuantRange, TensorQParams};
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct PreparedRecord {
@@ -63,6 +65,29 @@ pub(super) enum KindRecord {
     Percentile(f64),
     Mse,
     Placeholder,
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(super) enum SchemeRecord {
+    TensorAffine,
+    TensorSymmetric,
+    ChannelAffine(usize),
+    ChannelSymmetric(usize),
+    TokenAffine,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum QParamsRecord {
+    PerTensor {
+        scale: f64,
+        zero_point: i32,
+    },
+    /// Tensors.
+    PerChannel {
+        scales: String,
+        zero_points: String,
+        ch_axis: usize,
+    },
 }
 
 impl SpecRecord {
@@ -130,5 +155,77 @@ impl SpecRecord {
                 DerivedSpec { derived_from, rule: DerivedRule::BiasScale, range: context.range(*range)? }.into()
             }
         })
+    }
+}
+
+impl QParamsRecord {
+    pub(super) fn new(qparams: &TensorQParams, writer: &mut Writer) -> Self {
+        match qparams {
+            TensorQParams::PerTensor(q) => Self::PerTensor { scale: q.scale().into(), zero_point: q.zero_point() },
+            TensorQParams::PerChannel { channels, ch_axis } => Self::PerChannel {
+                scales: writer.floats(channels.iter().map(QParams::scale).collect()),
+                zero_points: writer.integers(channels.iter().map(QParams::zero_point).collect()),
+                ch_axis: *ch_axis,
+            },
+        }
+    }
+}
+
+/// Where a number stands, for messages.
+pub(super) struct Context<'c> {
+    pub(super) node: &'c str,
+    pub(super) reader: &'c Reader<'c>,
+}
+
+impl Context<'_> {
+    fn broken(&self, problem: String) -> ArchiveError {
+        ArchiveError::Node { node: self.node.to_owned(), problem }
+    }
+
+    fn pair(&self, scale: f64, zero_point: i32) -> Result<QParams, ArchiveError> {
+        QParams::new(scale as f32, zero_point).map_err(|e| self.broken(e.to_string()))
+    }
+
+    fn range(&self, [lo, hi]: [i32; 2]) -> Result<QuantRange, ArchiveError> {
+        if [lo, hi] == pair(QuantRange::INT32) {
+            return Ok(QuantRange::INT32);
+        }
+        QuantRange::new(lo, hi).map_err(|e| self.broken(e.to_string()))
+    }
+
+    pub(super) fn qparams(&self, record: &QParamsRecord) -> Result<TensorQParams, ArchiveError> {
+        match record {
+            QParamsRecord::PerTensor { scale, zero_point } => {
+                self.pair(*scale, *zero_point).map(TensorQParams::PerTensor)
+            }
+            QParamsRecord::PerChannel { scales, zero_points, ch_axis } => {
+                let (scales, zero_points) = (self.reader.floats(scales)?, self.reader.integers(zero_points)?);
+                TensorQParams::per_channel(&scales, &zero_points, *ch_axis).map_err(|e| self.broken(e.to_string()))
+            }
+        }
+    }
+}
+
+fn pair(range: QuantRange) -> [i32; 2] {
+    [range.quant_min(), range.quant_max()]
+}
+
+fn scheme(qscheme: QScheme) -> SchemeRecord {
+    match qscheme {
+        QScheme::PerTensorAffine => SchemeRecord::TensorAffine,
+        QScheme::PerTensorSymmetric => SchemeRecord::TensorSymmetric,
+        QScheme::PerChannelAffine { ch_axis } => SchemeRecord::ChannelAffine(ch_axis),
+        QScheme::PerChannelSymmetric { ch_axis } => SchemeRecord::ChannelSymmetric(ch_axis),
+        QScheme::PerTokenAffine => SchemeRecord::TokenAffine,
+    }
+}
+
+fn scheme_of(record: SchemeRecord) -> QScheme {
+    match record {
+        SchemeRecord::TensorAffine => QScheme::PerTensorAffine,
+        SchemeRecord::TensorSymmetric => QScheme::PerTensorSymmetric,
+        SchemeRecord::ChannelAffine(ch_axis) => QScheme::PerChannelAffine { ch_axis },
+        SchemeRecord::ChannelSymmetric(ch_axis) => QScheme::PerChannelSymmetric { ch_axis },
+        SchemeRecord::TokenAffine => QScheme::PerTokenAffine,
     }
 }

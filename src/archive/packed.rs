@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::tensor::Tensor;
+use crate::values::Tensor;
 
 /// What a file's header says of a packed tensor, which is stored as `U8`.
 #[derive(Debug, Serialize, Deserialize)]

@@ -10,7 +10,7 @@ use safetensors::{Dtype, SafeTensors, View};
 
 use super::ArchiveError;
 use super::packed::{PackedRecord, pack};
-use crate::tensor::{Contents, Tensor};
+use crate::values::{Contents, Tensor};
 
 /// Collects the tensors of a graph; what several constants hold is stored once.
 #[derive(Debug, Default)]

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use enfold::compare::cosine;
-use enfold::graph::{Graph, Op};
+use enfold::graph::Graph;
 use enfold::interp::Interpreter;
 use enfold::lower::lower;
+use enfold::ops::Op;
 use enfold::{Tensor, cpu};
 
 use super::arrays::{Arrays, floats};
@@ -226,7 +227,7 @@ impl Check {
             let angle = cosine(&x, &y);
             check.cosine = if angle < check.cosine { angle } else { check.cosine };
         }
-        let dynamic = |op: &Op| matches!(op, Op::ChooseQParams { .. });
+        let dynamic = |op: &Op| matches!(op, Op::ChooseQParams(_));
         let exact = graph.summary().float.is_empty() && !graph.nodes().iter().any(|node| dynamic(&node.op));
         if exact && !check.equal || check.cosine < LEAST_COSINE || check.largest_error > MOST_ERROR {
             bail!(

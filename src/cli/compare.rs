@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use enfold::compare::{Comparison, compare, distributions};
-use enfold::graph::{Graph, Op};
+use enfold::graph::Graph;
+use enfold::ops::{Linear, MatMul, Op};
 
 use super::arrays::Arrays;
 use super::failure::usage;
@@ -163,8 +164,7 @@ fn check_inputs(float: &Model, quantized: &Model) -> Result<()> {
 }
 
 fn side(model: &Model) -> Result<Side> {
-    let integer =
-        |op: &Op| matches!(op, Op::IntegerLinear { .. } | Op::IntegerMatMul { .. } | Op::IntegerMatMulDynamic { .. });
+    let integer = |op: &Op| matches!(op, Op::IntegerLinear(_) | Op::IntegerMatMul(_) | Op::IntegerMatMulDynamic(_));
     let graph = model.executable()?;
     let all = |is: &dyn Fn(&Op) -> bool| graph.nodes().iter().filter(|node| is(&node.op)).count();
     let int8_layers = all(&integer);
@@ -173,7 +173,7 @@ fn side(model: &Model) -> Result<Side> {
         stage: model.stage.to_string().trim_start_matches("a ").to_owned(),
         file_bytes: model.size_bytes,
         constant_bytes: model.constant_bytes(),
-        layers: int8_layers + all(&|op| matches!(op, Op::Linear | Op::MatMul)),
+        layers: int8_layers + all(&|op| matches!(op, Op::Linear(Linear) | Op::MatMul(MatMul))),
         int8_layers,
     })
 }

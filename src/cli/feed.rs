@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use anyhow::{Result, anyhow, bail};
 use enfold::graph::{Graph, Node};
-use enfold::tensor::DType;
+use enfold::values::DType;
 use enfold::{Shape, Tensor};
 
 use super::arrays::{ArrayType, Arrays};
@@ -134,7 +134,7 @@ fn listed(names: &[String], describe: impl FnMut(&str) -> String) -> String {
 
 /// Whether an array is one batch or more of a shape.
 fn fits(shape: &Shape, actual: &[usize]) -> bool {
-    match (shape.is_batched(), shape.dims().split_first()) {
+    match (shape.is_batched(), shape.fixed_dims().split_first()) {
         (true, _) => shape.admits(actual) && actual[0] > 0,
         (false, None) => actual.is_empty(),
         (false, Some((&first, rest))) => {
@@ -145,7 +145,7 @@ fn fits(shape: &Shape, actual: &[usize]) -> bool {
 
 fn at_run_time(inputs: Vec<Input<'_>>, batch_size: Option<usize>) -> Result<Feed> {
     let rows = inputs.iter().find(|input| input.shape.is_batched()).map_or(0, |input| input.array.shape[0]);
-    if let Some(fixed) = inputs.iter().find(|i| !i.shape.is_batched() && i.array.shape != i.shape.dims()) {
+    if let Some(fixed) = inputs.iter().find(|i| !i.shape.is_batched() && i.array.shape != i.shape.fixed_dims()) {
         bail!("{} has shape {:?}, expected {}", fixed.name, fixed.array.shape, fixed.shape);
     }
     let size = batch_size.unwrap_or(rows).max(1);
@@ -159,7 +159,7 @@ fn at_run_time(inputs: Vec<Input<'_>>, batch_size: Option<usize>) -> Result<Feed
 
 fn of_fixed_batch(inputs: Vec<Input<'_>>, batch_size: Option<usize>, rest: Rest, stderr: &Stderr) -> Result<Feed> {
     // Of each input, the rows of one batch, and of how many batches there are rows.
-    let lead = |input: &Input<'_>| input.shape.dims().first().copied();
+    let lead = |input: &Input<'_>| input.shape.fixed_dims().first().copied();
     let batches = |input: &Input<'_>| lead(input).map_or(1, |lead| input.array.shape[0] / lead);
     let Some(first) = inputs.first() else { return Ok(Feed { batches: vec![Vec::new()], rows: 0 }) };
     let count = batches(first);

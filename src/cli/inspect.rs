@@ -5,7 +5,8 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use anyhow::Result;
-use enfold::graph::{Graph, Op};
+use enfold::graph::Graph;
+use enfold::ops::{Constant, Input, Op};
 use enfold::quantize::{QuantizationConfig, QuantizationSummary, WgpuQuantizer, prepare};
 
 use super::model::{Dims, Model, Stage};
@@ -84,12 +85,12 @@ impl Report {
             Value { name: name.to_owned(), dtype: node.dtype.to_string(), shape: node.shape.to_string() }
         };
         let mut ops = BTreeMap::new();
-        let computes = |op: &Op| !matches!(op, Op::Input | Op::Constant(_));
+        let computes = |op: &Op| !matches!(op, Op::Input(Input) | Op::Constant(_));
         for node in graph.nodes().iter().filter(|node| computes(&node.op)) {
             *ops.entry(node.op.name()).or_default() += 1;
         }
         let elements = |op: &Op| match op {
-            Op::Constant(tensor) => tensor.len() as u64,
+            Op::Constant(Constant { tensor }) => tensor.len() as u64,
             _ => 0,
         };
         let node = |node: &enfold::graph::Node| NodeReport {

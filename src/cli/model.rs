@@ -8,8 +8,8 @@ use anyhow::{Context, Result, anyhow, bail};
 use enfold::Graph;
 use enfold::archive::{self, ArchiveError};
 use enfold::files;
-use enfold::graph::Op;
 use enfold::onnx::{self, ImportOptions};
+use enfold::ops::{Constant, DequantizeDynamic, Op};
 use enfold::quantize::{PreparedGraph, reference};
 
 use super::failure::usage;
@@ -196,17 +196,17 @@ impl Model {
 /// Bytes of all constants of a graph.
 pub(super) fn constant_bytes(graph: &Graph) -> u64 {
     let bytes = |op: &Op| match op {
-        Op::Constant(tensor) => tensor.len() as u64 * element_bytes(tensor.dtype()),
+        Op::Constant(Constant { tensor }) => tensor.len() as u64 * element_bytes(tensor.dtype()),
         _ => 0,
     };
     graph.nodes().iter().map(|node| bytes(&node.op)).sum()
 }
 
-fn element_bytes(dtype: enfold::tensor::DType) -> u64 {
+fn element_bytes(dtype: enfold::values::DType) -> u64 {
     match dtype {
-        enfold::tensor::DType::I8 => 1,
-        enfold::tensor::DType::F32 | enfold::tensor::DType::I32 => 4,
-        enfold::tensor::DType::I64 => 8,
+        enfold::values::DType::I8 => 1,
+        enfold::values::DType::F32 | enfold::values::DType::I32 => 4,
+        enfold::values::DType::I64 => 8,
     }
 }
 
@@ -229,20 +229,20 @@ fn stage(graph: &Graph) -> Stage {
     let mut stage = Stage::Float;
     for node in graph.nodes() {
         match node.op {
-            Op::IntegerLinear { .. }
-            | Op::IntegerMatMul { .. }
-            | Op::IntegerMatMulDynamic { .. }
-            | Op::IntegerAdd { .. }
-            | Op::IntegerMul { .. }
-            | Op::Requantize { .. }
-            | Op::ScaleAccumulator { .. }
-            | Op::ScaleAccumulatorDynamic { .. }
-            | Op::Table { .. } => return Stage::Integer,
-            Op::Quantize { .. }
-            | Op::Dequantize { .. }
-            | Op::QuantizeDynamic { .. }
-            | Op::DequantizeDynamic
-            | Op::ChooseQParams { .. } => stage = Stage::Qdq,
+            Op::IntegerLinear(_)
+            | Op::IntegerMatMul(_)
+            | Op::IntegerMatMulDynamic(_)
+            | Op::IntegerAdd(_)
+            | Op::IntegerMul(_)
+            | Op::Requantize(_)
+            | Op::ScaleAccumulator(_)
+            | Op::ScaleAccumulatorDynamic(_)
+            | Op::Lut(_) => return Stage::Integer,
+            Op::Quantize(_)
+            | Op::Dequantize(_)
+            | Op::QuantizeDynamic(_)
+            | Op::DequantizeDynamic(DequantizeDynamic)
+            | Op::ChooseQParams(_) => stage = Stage::Qdq,
             _ => {}
         }
     }

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use enfold::archive;
-use enfold::graph::Op;
 use enfold::onnx::{self, ExportOptions};
+use enfold::ops::Op;
 use enfold::quantize::{
     ConvertOptions, ObserverKind, PrepareError, PreparedGraph, QuantizationConfig, WgpuQuantizer, convert, prepare,
 };
@@ -299,7 +299,7 @@ fn finish(prepared: &PreparedGraph, target: &Path, before: Option<u64>, say: Say
         "onnx" => onnx::export(&quantized, &ExportOptions::default())?,
         _ => archive::to_bytes(&quantized)?,
     };
-    if !quantized.nodes().iter().any(|node| matches!(node.op, Op::Quantize { .. } | Op::QuantizeDynamic { .. })) {
+    if !quantized.nodes().iter().any(|node| matches!(node.op, Op::Quantize(_) | Op::QuantizeDynamic(_))) {
         stderr.note("nothing in the model is quantized: enfold inspect says why of each node");
     }
     output::write(target, &bytes)?;

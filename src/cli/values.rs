@@ -2,7 +2,8 @@
 
 use anyhow::{Result, bail};
 use enfold::Tensor;
-use enfold::graph::{Graph, Op};
+use enfold::graph::Graph;
+use enfold::ops::{Embedding, Op};
 
 /// Refuses ids that a table lacks and, for models with codes, floats that are no numbers. The engines of the CPU refuse both, a
 /// GPU computes something.
@@ -11,7 +12,7 @@ pub(super) fn check(graph: &Graph, inputs: &[Tensor]) -> Result<()> {
     let codes = graph
         .nodes()
         .iter()
-        .any(|node| matches!(node.op, Op::Quantize { .. } | Op::QuantizeDynamic { .. } | Op::ChooseQParams { .. }));
+        .any(|node| matches!(node.op, Op::Quantize(_) | Op::QuantizeDynamic(_) | Op::ChooseQParams(_)));
     for (&id, input) in graph.inputs().iter().zip(inputs) {
         let name = &graph.node(id).name;
         if let (Some(ids), Some(rows)) = (input.as_i32(), tables[id.index()])
@@ -33,16 +34,12 @@ pub(super) fn smallest_tables(graph: &Graph) -> Vec<Option<i32>> {
     for (at, node) in graph.nodes().iter().enumerate().rev() {
         for (position, &input) in node.inputs.iter().enumerate() {
             let reached = match node.op {
-                Op::Embedding if position == 0 => {
-                    let rows = graph.node(node.inputs[1]).shape.dims().first().copied().unwrap_or(1);
+                Op::Embedding(Embedding) if position == 0 => {
+                    let rows = graph.node(node.inputs[1]).shape.fixed_dims().first().copied().unwrap_or(1);
                     Some(i32::try_from(rows).unwrap_or(i32::MAX).max(1))
                 }
                 // Ids that are moved are ids; what is computed of them need not be.
-                Op::Reshape { .. }
-                | Op::Flatten { .. }
-                | Op::Transpose { .. }
-                | Op::Concat { .. }
-                | Op::Slice { .. } => smallest[at],
+                Op::Reshape(_) | Op::Flatten(_) | Op::Transpose(_) | Op::Concat(_) | Op::Slice(_) => smallest[at],
                 _ => None,
             };
             let own = &mut smallest[input.index()];
@@ -54,7 +51,7 @@ pub(super) fn smallest_tables(graph: &Graph) -> Vec<Option<i32>> {
 
 #[cfg(test)]
 mod tests {
-    use enfold::tensor::DType;
+    use enfold::values::DType;
     use enfold::{GraphBuilder, Shape};
 
     use super::*;
@@ -84,7 +81,8 @@ mod tests {
     /// What is computed of ids may be in the table where they are not.
     #[test]
     fn ids_that_are_moved_are_ids_and_others_are_not() {
-        use enfold::graph::{Int32Op, IntegerType, NodeId};
+        use enfold::graph::NodeId;
+        use enfold::ops::{Int32Op, IntegerType};
         type Build = fn(&mut GraphBuilder, NodeId) -> Result<NodeId, enfold::graph::GraphError>;
         let members: [(Build, Option<i32>); 9] = [
             (|g, ids| g.reshape("m", ids, &[3, 2]), Some(5)),
@@ -92,8 +90,8 @@ mod tests {
             (|g, ids| g.transpose("m", ids, &[0, 2, 1]), Some(5)),
             (|g, ids| g.concat("m", &[ids, ids], 1), Some(5)),
             (|g, ids| g.slice("m", ids, 1, 0..1), Some(5)),
-            (|g, ids| g.node("m", Op::Int32 { op: Int32Op::Sub, checked: true }, &[ids, ids]), None),
-            (|g, ids| g.node("m", Op::ToInteger { to: IntegerType::U8 }, &[ids]), None),
+            (|g, ids| g.node("m", Op::Int32(Int32 { op: Int32Op::Sub, checked: true }), &[ids, ids]), None),
+            (|g, ids| g.node("m", Op::ToInteger(ToInteger { to: IntegerType::U8 }), &[ids]), None),
             (|g, ids| g.max("m", ids, 1), None),
             (|g, ids| g.sum("m", ids, 1), None),
         ];

@@ -8,7 +8,7 @@ use super::isolate::{Weight, weight};
 use super::{CompareError, Values, clipping, floats};
 use crate::graph::{Graph, NodeId};
 use crate::interp::Interpreter;
-use crate::tensor::Tensor;
+use crate::values::Tensor;
 
 /// The values of one tensor, counted in equal bins.
 #[derive(Debug, Clone, PartialEq)]

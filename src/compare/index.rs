@@ -2,9 +2,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::graph::{Graph, NodeId, Op};
-use crate::qparams::{QParams, TensorQParams};
-use crate::tensor::DType;
+use crate::graph::{Graph, NodeId};
+use crate::ops::{IntegerAdd, IntegerMul, Linear, Lut, Op, Quantize, Requantize};
+use crate::values::{DType, QParams, TensorQParams};
 
 #[derive(Debug)]
 pub(super) struct Index {
@@ -24,25 +24,24 @@ impl Index {
         let (mut layers, mut readers) = (HashMap::new(), HashMap::new());
         for (id, node) in graph.iter() {
             meanings.push(match &node.op {
-                Op::Quantize { qparams: TensorQParams::PerTensor(qparams), .. } if node.dtype == DType::I8 => {
+                Op::Quantize(Quantize { qparams: TensorQParams::PerTensor(qparams), .. })
+                    if node.dtype == DType::I8 =>
+                {
                     Some(*qparams)
                 }
-                Op::Requantize { qparams, .. } | Op::Table { qparams } => Some(*qparams),
-                Op::IntegerAdd { qparams, .. } | Op::IntegerMul { qparams, .. } => Some(*qparams),
+                Op::Requantize(Requantize { qparams, .. }) | Op::Lut(Lut { qparams }) => Some(*qparams),
+                Op::IntegerAdd(IntegerAdd { qparams, .. }) | Op::IntegerMul(IntegerMul { qparams, .. }) => {
+                    Some(*qparams)
+                }
                 // What moves codes keeps their meaning.
-                Op::Reshape { .. }
-                | Op::Flatten { .. }
-                | Op::Transpose { .. }
-                | Op::Concat { .. }
-                | Op::Max { .. }
-                | Op::Slice { .. }
+                Op::Reshape(_) | Op::Flatten(_) | Op::Transpose(_) | Op::Concat(_) | Op::Max(_) | Op::Slice(_)
                     if node.dtype == DType::I8 =>
                 {
                     meanings[node.inputs[0].index()]
                 }
                 _ => None,
             });
-            if matches!(node.op, Op::Linear | Op::IntegerLinear { .. }) {
+            if matches!(node.op, Op::Linear(Linear) | Op::IntegerLinear(_)) {
                 layers.entry(node.origin.clone()).or_insert(id);
             }
             if let Some(&first) = node.inputs.first() {

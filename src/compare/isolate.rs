@@ -4,11 +4,11 @@ use std::collections::{HashMap, HashSet};
 
 use super::index::Index;
 use super::{Values, real, sqnr_db};
-use crate::graph::{NodeId, Op};
+use crate::graph::NodeId;
 use crate::interp::{InterpError, Interpreter};
 use crate::numerics;
-use crate::qparams::TensorQParams;
-use crate::tensor::{DType, Tensor};
+use crate::ops::{Dequantize, DequantizeDynamic, Input, IntegerLinear, Op, Requantize};
+use crate::values::{DType, Tensor, TensorQParams};
 
 pub(super) struct Actual<'a> {
     pub(super) interpreter: &'a Interpreter,
@@ -33,7 +33,7 @@ impl Actual<'_> {
                 continue;
             }
             let node = graph.node(at);
-            let of_another = node.origin != *origin || matches!(node.op, Op::Input);
+            let of_another = node.origin != *origin || matches!(node.op, Op::Input(Input));
             if of_another
                 && at != id
                 && !quantizes(&node.op)
@@ -59,7 +59,7 @@ impl Actual<'_> {
         let node = graph.node(id);
         let reference = self.reference.by_origin.get(&node.origin)?;
         let value = &self.reference.reals[reference];
-        let codes = |q: crate::qparams::QParams| {
+        let codes = |q: crate::values::QParams| {
             let quantize = |&v: &f32| numerics::quantize(v, q.inv_scale(), q.zero_point(), -128, 127) as i8;
             Tensor::from_i8(value.shape(), value.as_f32()?.iter().map(quantize).collect()).ok()
         };
@@ -87,11 +87,11 @@ impl Actual<'_> {
 fn quantizes(op: &Op) -> bool {
     matches!(
         op,
-        Op::Quantize { .. }
-            | Op::Dequantize { .. }
-            | Op::ChooseQParams { .. }
-            | Op::QuantizeDynamic { .. }
-            | Op::DequantizeDynamic
+        Op::Quantize(_)
+            | Op::Dequantize(_)
+            | Op::ChooseQParams(_)
+            | Op::QuantizeDynamic(_)
+            | Op::DequantizeDynamic(DequantizeDynamic)
     )
 }
 
@@ -112,25 +112,25 @@ pub(super) fn weight(interpreter: &Interpreter, index: &Index, layer: NodeId) ->
     let node = graph.node(layer);
     let Some(weight) = interpreter.constant_value(node.inputs[1])? else { return Ok(None) };
     let k = weight.shape().last().copied().unwrap_or(1).max(1);
-    let Op::IntegerLinear { fraction_bits } = node.op else {
+    let Op::IntegerLinear(IntegerLinear { fraction_bits }) = node.op else {
         let Some(reals) = weight.as_f32().map(<[f32]>::to_vec) else { return Ok(None) };
         let op = &graph.node(node.inputs[1]).op;
-        let per_channel = matches!(op, Op::Dequantize { qparams: TensorQParams::PerChannel { .. } });
-        return Ok(Some(Weight { reals, k, quantized: matches!(op, Op::Dequantize { .. }), per_channel }));
+        let per_channel = matches!(op, Op::Dequantize(Dequantize { qparams: TensorQParams::PerChannel { .. } }));
+        return Ok(Some(Weight { reals, k, quantized: matches!(op, Op::Dequantize(_)), per_channel }));
     };
     // The scales are in the factors of what reads the accumulator.
     let Some(end) = index.reader_of(layer).map(|reader| graph.node(reader)) else { return Ok(None) };
     let factors = match end.op {
-        Op::ScaleAccumulatorDynamic { .. } => end.inputs[3],
+        Op::ScaleAccumulatorDynamic(_) => end.inputs[3],
         _ => end.inputs[1],
     };
     let Some(factors) = interpreter.constant_value(factors)? else { return Ok(None) };
     let x_scale = index.meaning(node.inputs[0]).map(|x| f64::from(x.scale()));
     let steps = f64::from(1u32 << fraction_bits);
     let unit = match (&end.op, x_scale) {
-        (Op::ScaleAccumulatorDynamic { .. }, _) => 1.0,
-        (Op::Requantize { qparams, .. }, Some(x)) => f64::from(qparams.scale()) * steps / x,
-        (Op::ScaleAccumulator { .. }, Some(x)) => steps / x,
+        (Op::ScaleAccumulatorDynamic(_), _) => 1.0,
+        (Op::Requantize(Requantize { qparams, .. }), Some(x)) => f64::from(qparams.scale()) * steps / x,
+        (Op::ScaleAccumulator(_), Some(x)) => steps / x,
         _ => return Ok(None),
     };
     let (Some(codes), Some(factors)) = (weight.as_i8(), factors.as_f32()) else { return Ok(None) };

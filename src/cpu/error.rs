@@ -1,6 +1,6 @@
 //! Why the CPU engine refused.
 
-use crate::tensor::{DType, Shape};
+use crate::values::{DType, Shape};
 
 /// Why a program could not be run on the CPU. Every variant names the input or step.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -51,7 +51,7 @@ pub enum CpuError {
         expected: usize,
     },
     /// A batch of so many rows would hold more elements than memory can.
-    #[error("value {value}: {rows} rows of {shape} are more than {max} elements", max = crate::tensor::MAX_ELEMENTS)]
+    #[error("value {value}: {rows} rows of {shape} are more than {max} elements", max = crate::values::MAX_ELEMENTS)]
     Elements {
         /// The value.
         value: String,

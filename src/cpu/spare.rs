@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::tensor::Tensor;
+use crate::values::Tensor;
 
 /// Buffers of floats, which are the large ones.
 #[derive(Debug, Default)]

@@ -3,9 +3,9 @@
 use std::collections::HashSet;
 
 use super::*;
+use crate::ops::{Linear, Op};
 use crate::program::{Step, Value, ValueType};
-use crate::qparams::QParams;
-use crate::tensor::Shape;
+use crate::values::{QParams, Shape};
 
 /// Sixteen layers that read one weight, but for the last one if it is `changed`: of codes, or of floats.
 fn layers(int8: bool, changed: bool) -> Program {
@@ -34,9 +34,9 @@ fn layers(int8: bool, changed: bool) -> Program {
                 fraction_bits: 0,
                 epilogue: Epilogue::Requantize { multiplier, zero_point, lo: -128, hi: 127 },
             };
-            (StepOp::Linear(linear), vec![x])
+            (StepOp::QLinear(linear), vec![x])
         } else {
-            (StepOp::Float(FloatOp::Linear), vec![x, ValueId::new(17 + usize::from(other))])
+            (StepOp::Op(Op::Linear(Linear)), vec![x, ValueId::new(17 + usize::from(other))])
         };
         Step { name: format!("fc{at}"), op, inputs, output: y }
     };

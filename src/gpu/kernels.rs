@@ -29,42 +29,41 @@ use strum::IntoEnumIterator;
 use super::device::error::GpuError;
 use super::device::pipeline::PipelineKey;
 use super::device::shader::Shader;
-use crate::program::{FloatOp, ProgramError, StepOp};
+use crate::ops::Op;
+use crate::program::{ProgramError, StepOp};
 
 /// The dispatches of a step; none of an int8 linear layer before its weight is packed.
 ///
 /// # Errors
 /// [`GpuError::Limit`] if the operands walk through too many axes in different orders.
 pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Result<Vec<PlannedDispatch>, GpuError> {
-    match &fused.step(planning.program).op {
-        StepOp::Linear(linear) => Ok(linear::plan::plan(planning, fused, linear)),
-        StepOp::MatMul(_) | StepOp::MatMulDynamic { .. } | StepOp::Float(FloatOp::MatMul | FloatOp::Linear) => {
-            matmul::plan(planning, fused)
-        }
-        StepOp::Add(_)
-        | StepOp::Mul(_)
-        | StepOp::Int32 { .. }
-        | StepOp::Float(
-            FloatOp::Add | FloatOp::Mul | FloatOp::Div | FloatOp::Binary(_) | FloatOp::Keep { .. },
-        ) => elementwise::plan(planning, fused),
-        StepOp::Table { .. }
-        | StepOp::ToFloat
-        | StepOp::ToInteger { .. }
-        | StepOp::ToHalf
-        | StepOp::Float(FloatOp::Unary(_) | FloatOp::Clamp { .. }) => unary::plan(planning, fused),
-        StepOp::SumInt32 { .. } | StepOp::Max { .. } | StepOp::Float(FloatOp::Sum { .. }) => {
-            reduce::plan(planning, fused)
-        }
-        StepOp::Float(FloatOp::Softmax { .. } | FloatOp::LayerNorm { .. }) => Ok(norm::plan(planning, fused)),
-        StepOp::Concat { .. } | StepOp::Reshape | StepOp::Transpose { .. } | StepOp::Slice { .. } => {
-            movement::plan(planning, fused)
-        }
-        StepOp::Gather => Ok(embedding::plan(planning, fused)),
-        StepOp::Quantize { .. }
-        | StepOp::Dequantize { .. }
-        | StepOp::ChooseQParams { .. }
-        | StepOp::QuantizeDynamic { .. }
-        | StepOp::DequantizeDynamic => Ok(quantize::plan(planning, fused)),
+    let op = match &fused.step(planning.program).op {
+        StepOp::QLinear(linear) => return Ok(linear::plan::plan(planning, fused, linear)),
+        StepOp::QMatMul(_) => return matmul::plan(planning, fused),
+        StepOp::QLut(_) | StepOp::ToF16 => return unary::plan(planning, fused),
+        StepOp::Op(op) => op,
+    };
+    match op {
+        Op::IntegerMatMulDynamic(_) | Op::MatMul(_) | Op::Linear(_) => matmul::plan(planning, fused),
+        Op::IntegerAdd(_)
+        | Op::IntegerMul(_)
+        | Op::Int32(_)
+        | Op::Add(_)
+        | Op::Mul(_)
+        | Op::Div(_)
+        | Op::Binary(_)
+        | Op::Mask(_) => elementwise::plan(planning, fused),
+        Op::ToFloat(_) | Op::ToInteger(_) | Op::Unary(_) | Op::Clamp(_) => unary::plan(planning, fused),
+        Op::Sum(_) | Op::Max(_) => reduce::plan(planning, fused),
+        Op::Softmax(_) | Op::LayerNorm(_) => Ok(norm::plan(planning, fused)),
+        Op::Concat(_) | Op::Reshape(_) | Op::Transpose(_) | Op::Slice(_) => movement::plan(planning, fused),
+        Op::Embedding(_) => Ok(embedding::plan(planning, fused)),
+        Op::Quantize(_)
+        | Op::Dequantize(_)
+        | Op::ChooseQParams(_)
+        | Op::QuantizeDynamic(_)
+        | Op::DequantizeDynamic(_) => Ok(quantize::plan(planning, fused)),
+        op => unreachable!("no program has a step of {}", op.name()),
     }
 }
 
@@ -73,7 +72,7 @@ pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Result<Vec<Pla
 /// # Errors
 /// As [`plan`].
 pub(crate) fn needed(planning: &Planning<'_>, fused: &FusedStep) -> Result<Vec<PipelineKey>, GpuError> {
-    if let StepOp::Linear(linear) = &fused.step(planning.program).op {
+    if let StepOp::QLinear(linear) = &fused.step(planning.program).op {
         return Ok(linear::known_answer::needed(planning, fused, linear));
     }
     let pipelines = plan(planning, fused)?.into_iter().filter_map(|dispatch| match dispatch.work {

@@ -19,7 +19,7 @@ use super::kernels::linear::tile::TileShape;
 use super::model::Model;
 use super::schedule::plan;
 use crate::program::{Program, ProgramError};
-use crate::tensor::Tensor;
+use crate::values::Tensor;
 
 /// Tests all kernels of int8 linear layers in an engine's choice.
 ///

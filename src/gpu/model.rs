@@ -20,8 +20,8 @@ use super::kernels::linear::weights::{
 use super::memory::BufferRange;
 use super::run::Run;
 use super::schedule::plan;
-use crate::program::{Epilogue, Program, QLinear, StepOp, Value, ValueType};
-use crate::tensor::Tensor;
+use crate::program::{Epilogue, Program, QLinear, QLut, StepOp, Value, ValueType};
+use crate::values::Tensor;
 
 /// A program whose weights are on the device. Several [`Run`]s may share it.
 #[derive(Debug)]
@@ -78,14 +78,14 @@ impl Model {
         let mut packed = Packed::new();
         for step in program.steps() {
             steps.push(match &step.op {
-                StepOp::Linear(linear) => {
+                StepOp::QLinear(linear) => {
                     StepData::Linear(upload_weight(device, config, &step.name, linear, &mut packed).await?)
                 }
-                StepOp::Table { table } => {
+                StepOp::QLut(QLut { table }) => {
                     let name = format!("{}.lut", step.name);
                     StepData::Buffer(storage(device, &name, bytemuck::cast_slice(table)).await?)
                 }
-                StepOp::MatMul(matmul) => {
+                StepOp::QMatMul(matmul) => {
                     let name = format!("{}.factors", step.name);
                     // Kernels read whole vectors of four.
                     let mut factors = matmul.epilogue.factors().to_vec();

@@ -14,7 +14,7 @@ use super::known_answer;
 use super::model::Model;
 use super::run::Run;
 use crate::program::{Epilogue, Program, QLinear, Step, StepOp, Value, ValueId, ValueType};
-use crate::tensor::Shape;
+use crate::values::Shape;
 
 /// The shapes that may be the fastest for `m` rows on a device.
 fn shapes(config: &Config, m: u64) -> Vec<(TileShape, SplitK)> {
@@ -51,7 +51,7 @@ pub(super) async fn tune(
     device.check_lost()?;
     let mut table = TuningTable::new(&device.wgpu.adapter_info());
     for step in program.steps() {
-        let StepOp::Linear(linear) = &step.op else { continue };
+        let StepOp::QLinear(linear) = &step.op else { continue };
         let m = matrix_rows(program.value(step.output), rows);
         let layer = (linear.n, linear.k, config.weight_bits(&linear.weight));
         if table.contains(layer, m) {
@@ -185,7 +185,7 @@ fn alone(linear: &QLinear) -> Result<Program, GpuError> {
         name: "tuned".to_owned(),
         inputs: vec![ValueId::new(0)],
         output: ValueId::new(1),
-        op: StepOp::Linear(linear),
+        op: StepOp::QLinear(linear),
     };
     Program::new(values, Vec::new(), vec![ValueId::new(0)], vec![ValueId::new(1)], vec![step])
         .map_err(|e| error(e.to_string()))

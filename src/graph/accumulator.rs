@@ -2,24 +2,28 @@
 //!
 //! Engines rely on it and read no such bias, so a graph that has one is refused where it is built or loaded.
 
-use super::{GraphError, Node, NodeId, Op};
-use crate::tensor::Tensor;
+use super::{GraphError, Node, NodeId};
+use crate::ops::{Constant, IntegerLinear, Op, OpError};
+use crate::values::Tensor;
 
 /// # Errors
-/// [`GraphError::Parameter`] with the first number that is wrong. What is no constant here is checked by lowering.
+/// [`OpError::Parameter`] with the first number that is wrong. What is no constant here is checked by lowering.
 pub(super) fn check(nodes: &[Node], name: &str, op: &Op, inputs: &[NodeId]) -> Result<(), GraphError> {
-    let (Op::ScaleAccumulatorDynamic { .. }, &[acc, _, sums, ..]) = (op, inputs) else { return Ok(()) };
+    let (Op::ScaleAccumulatorDynamic(_), &[acc, _, sums, ..]) = (op, inputs) else { return Ok(()) };
     let acc = &nodes[acc.index()];
-    let (Op::IntegerLinear { fraction_bits }, &[_, weight, bias]) = (&acc.op, acc.inputs.as_slice()) else {
+    let (Op::IntegerLinear(IntegerLinear { fraction_bits }), &[_, weight, bias]) = (&acc.op, acc.inputs.as_slice())
+    else {
         return Ok(());
     };
-    let refuse = |what, value: String, rule| Err(GraphError::Parameter { node: name.to_owned(), what, value, rule });
+    let refuse = |what, value: String, rule| {
+        Err(GraphError::Op { node: name.to_owned(), source: OpError::Parameter { what, value, rule } })
+    };
     if *fraction_bits != 0 {
         let rule = "must be 0 where the scale is found at run time (equation 7)";
         return refuse("fraction_bits of the accumulator", fraction_bits.to_string(), rule);
     }
     let constant = |id: NodeId| match &nodes[id.index()].op {
-        Op::Constant(tensor) => Some(&**tensor),
+        Op::Constant(Constant { tensor }) => Some(&**tensor),
         _ => None,
     };
     if let Some((channel, b)) =

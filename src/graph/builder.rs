@@ -3,8 +3,13 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use super::{BinaryOp, DeclaredTypes, Graph, GraphError, Node, NodeId, Op, UnaryOp, accumulator, infer, share};
-use crate::tensor::{Contents, DType, Shape, Tensor};
+use super::{DeclaredTypes, Graph, GraphError, Node, NodeId, accumulator, check_declared, infer, share};
+use crate::ops::{
+    Add, AddScalar, BatchNorm, Binary, BinaryOp, Clamp, Concat, Constant, Div, Embedding, Flatten, Input, LayerNorm,
+    Linear, MatMul, Max, Mul, MulScalar, Op, Reshape, Slice, Softmax, Sum, TensorType, ToFloat, Transpose, Unary,
+    UnaryOp, Where,
+};
+use crate::values::{Contents, DType, Shape, Tensor};
 
 /// Builds a float [`Graph`] node by node; every call checks names, shapes and types.
 ///
@@ -53,15 +58,15 @@ impl GraphBuilder {
 
     /// An input of integers: `DType::I32` for ids, `DType::I8` for codes.
     pub fn typed_input(&mut self, name: &str, shape: Shape, dtype: DType) -> Result<NodeId, GraphError> {
-        infer::check_elements(name, &shape)?;
-        let id = self.push(name, Op::Input, Vec::new(), shape, dtype)?;
+        check_declared(name, &shape)?;
+        let id = self.push(name, Op::Input(Input), Vec::new(), shape, dtype)?;
         self.inputs.push(id);
         Ok(id)
     }
 
     /// A value that the graph holds.
     pub fn constant(&mut self, name: &str, value: impl Into<Tensor>) -> Result<NodeId, GraphError> {
-        self.node(name, Op::Constant(Arc::new(value.into())), &[])
+        self.node(name, Constant { tensor: Arc::new(value.into()) }, &[])
     }
 
     /// `x[…, K] · w[N, K]ᵀ + b[N]`. The constants are called `{name}.weight` and `{name}.bias`.
@@ -83,42 +88,42 @@ impl GraphBuilder {
     /// [`linear`](Self::linear) with a weight and bias that are nodes already, for layers that share them.
     pub fn linear_nodes(&mut self, name: &str, x: NodeId, w: NodeId, b: Option<NodeId>) -> Result<NodeId, GraphError> {
         let inputs: Vec<NodeId> = [x, w].into_iter().chain(b).collect();
-        self.node(name, Op::Linear, &inputs)
+        self.node(name, Linear, &inputs)
     }
 
     /// `a[…, M, K] · b[…, K, N]`.
     pub fn matmul(&mut self, name: &str, a: NodeId, b: NodeId) -> Result<NodeId, GraphError> {
-        self.node(name, Op::MatMul, &[a, b])
+        self.node(name, MatMul, &[a, b])
     }
 
     /// `a + b`, broadcast.
     pub fn add(&mut self, name: &str, a: NodeId, b: NodeId) -> Result<NodeId, GraphError> {
-        self.node(name, Op::Add, &[a, b])
+        self.node(name, Add, &[a, b])
     }
 
     /// `a / b` of each element, broadcast.
     pub fn div(&mut self, name: &str, a: NodeId, b: NodeId) -> Result<NodeId, GraphError> {
-        self.node(name, Op::Div, &[a, b])
+        self.node(name, Div, &[a, b])
     }
 
     /// `a` where `condition` is not 0, else `b`, broadcast.
     pub fn where_(&mut self, name: &str, condition: NodeId, a: NodeId, b: NodeId) -> Result<NodeId, GraphError> {
-        self.node(name, Op::Where, &[condition, a, b])
+        self.node(name, Where, &[condition, a, b])
     }
 
     /// `a · b` of each element, broadcast.
     pub fn mul(&mut self, name: &str, a: NodeId, b: NodeId) -> Result<NodeId, GraphError> {
-        self.node(name, Op::Mul, &[a, b])
+        self.node(name, Mul, &[a, b])
     }
 
     /// `x + value`.
     pub fn add_scalar(&mut self, name: &str, x: NodeId, value: f32) -> Result<NodeId, GraphError> {
-        self.node(name, Op::AddScalar { value }, &[x])
+        self.node(name, AddScalar { value }, &[x])
     }
 
     /// `x · value`.
     pub fn mul_scalar(&mut self, name: &str, x: NodeId, value: f32) -> Result<NodeId, GraphError> {
-        self.node(name, Op::MulScalar { value }, &[x])
+        self.node(name, MulScalar { value }, &[x])
     }
 
     /// `max(x, 0)`.
@@ -153,42 +158,42 @@ impl GraphBuilder {
 
     /// Any [`UnaryOp`].
     pub fn unary(&mut self, name: &str, op: UnaryOp, x: NodeId) -> Result<NodeId, GraphError> {
-        self.node(name, Op::Unary(op), &[x])
+        self.node(name, Unary { op }, &[x])
     }
 
     /// Any [`BinaryOp`], broadcast.
     pub fn binary(&mut self, name: &str, op: BinaryOp, a: NodeId, b: NodeId) -> Result<NodeId, GraphError> {
-        self.node(name, Op::Binary(op), &[a, b])
+        self.node(name, Binary { op }, &[a, b])
     }
 
     /// Each element, but at least `min` and at most `max`; either may be infinite.
     pub fn clamp(&mut self, name: &str, x: NodeId, min: f32, max: f32) -> Result<NodeId, GraphError> {
-        self.node(name, Op::Clamp { min, max }, &[x])
+        self.node(name, Clamp { min, max }, &[x])
     }
 
     /// Integers as floats: masks and other numbers that are not ids.
     pub fn to_float(&mut self, name: &str, x: NodeId) -> Result<NodeId, GraphError> {
-        self.node(name, Op::ToFloat, &[x])
+        self.node(name, ToFloat, &[x])
     }
 
     /// The same elements as `[rows, dims…]`, or as `[dims…]` if `x` has no batch.
     pub fn reshape(&mut self, name: &str, x: NodeId, dims: &[usize]) -> Result<NodeId, GraphError> {
-        self.node(name, Op::Reshape { dims: dims.to_vec() }, &[x])
+        self.node(name, Reshape { dims: dims.to_vec() }, &[x])
     }
 
     /// Merges the axes from `start_axis` to the last.
     pub fn flatten(&mut self, name: &str, x: NodeId, start_axis: usize) -> Result<NodeId, GraphError> {
-        self.node(name, Op::Flatten { start_axis }, &[x])
+        self.node(name, Flatten { start_axis }, &[x])
     }
 
     /// Axis `i` of the result is axis `perm[i]` of `x`; with a batch, `perm[0]` is 0.
     pub fn transpose(&mut self, name: &str, x: NodeId, perm: &[usize]) -> Result<NodeId, GraphError> {
-        self.node(name, Op::Transpose { perm: perm.to_vec() }, &[x])
+        self.node(name, Transpose { perm: perm.to_vec() }, &[x])
     }
 
     /// Joins two or more tensors along `axis`.
     pub fn concat(&mut self, name: &str, xs: &[NodeId], axis: usize) -> Result<NodeId, GraphError> {
-        self.node(name, Op::Concat { axis }, xs)
+        self.node(name, Concat { axis }, xs)
     }
 
     /// The elements `start..end` along `axis`.
@@ -199,22 +204,22 @@ impl GraphBuilder {
         axis: usize,
         range: std::ops::Range<usize>,
     ) -> Result<NodeId, GraphError> {
-        self.node(name, Op::Slice { axis, start: range.start, end: range.end }, &[x])
+        self.node(name, Slice { axis, start: range.start, end: range.end }, &[x])
     }
 
     /// The sum of the elements along `axis`, which the result lacks; of integers, it wraps around.
     pub fn sum(&mut self, name: &str, x: NodeId, axis: usize) -> Result<NodeId, GraphError> {
-        self.node(name, Op::Sum { axis, checked: false }, &[x])
+        self.node(name, Sum { axis, checked: false }, &[x])
     }
 
     /// The largest element along `axis`, which the result lacks: max pooling over tokens, say.
     pub fn max(&mut self, name: &str, x: NodeId, axis: usize) -> Result<NodeId, GraphError> {
-        self.node(name, Op::Max { axis }, &[x])
+        self.node(name, Max { axis }, &[x])
     }
 
     /// Softmax along `axis`.
     pub fn softmax(&mut self, name: &str, x: NodeId, axis: usize) -> Result<NodeId, GraphError> {
-        self.node(name, Op::Softmax { axis }, &[x])
+        self.node(name, Softmax { axis }, &[x])
     }
 
     /// Layer normalization over the last axes, whose shape `weight` and `bias` have. The constants are called
@@ -229,7 +234,7 @@ impl GraphBuilder {
     ) -> Result<NodeId, GraphError> {
         let weight = self.parameter(&format!("{name}.weight"), weight.into())?;
         let bias = self.parameter(&format!("{name}.bias"), bias.into())?;
-        self.node(name, Op::LayerNorm { eps }, &[x, weight, bias])
+        self.node(name, LayerNorm { eps }, &[x, weight, bias])
     }
 
     /// Batch normalization over axis 1 with fixed statistics: `(x − mean) / √(variance + eps) · weight + bias`, all
@@ -245,23 +250,24 @@ impl GraphBuilder {
         let variance = self.parameter(&format!("{name}.running_var"), variance)?;
         let weight = self.parameter(&format!("{name}.weight"), weight)?;
         let bias = self.parameter(&format!("{name}.bias"), bias)?;
-        self.node(name, Op::BatchNorm { eps }, &[x, mean, variance, weight, bias])
+        self.node(name, BatchNorm { eps }, &[x, mean, variance, weight, bias])
     }
 
     /// Row `ids` of a table `[V, D]`. The constant is called `{name}.weight`.
     pub fn embedding(&mut self, name: &str, ids: NodeId, table: impl Into<Tensor>) -> Result<NodeId, GraphError> {
         let table = self.parameter(&format!("{name}.weight"), table.into())?;
-        self.node(name, Op::Embedding, &[ids, table])
+        self.node(name, Embedding, &[ids, table])
     }
 
     /// Any op on any nodes: how integer graphs are written by hand.
-    pub fn node(&mut self, name: &str, op: Op, inputs: &[NodeId]) -> Result<NodeId, GraphError> {
+    pub fn node(&mut self, name: &str, op: impl Into<Op>, inputs: &[NodeId]) -> Result<NodeId, GraphError> {
+        let op = op.into();
         let nodes = self.nodes.len();
         if let Some(input) = inputs.iter().find(|input| input.index() >= nodes) {
             return Err(GraphError::Order { node: name.to_owned(), input: input.index(), nodes });
         }
         let read: Vec<&Node> = inputs.iter().map(|id| &self.nodes[id.index()]).collect();
-        let (shape, dtype) = infer::infer(name, &op, &read)?;
+        let TensorType { shape, dtype } = infer(name, &op, &read)?;
         accumulator::check(&self.nodes, name, &op, inputs)?;
         self.push(name, op, inputs.to_vec(), shape, dtype)
     }

@@ -2,8 +2,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Graph, GraphError, Node, NodeId, Op, infer, share};
-use crate::tensor::Contents;
+use super::{Graph, GraphError, Node, NodeId, infer, share};
+use crate::ops::{Input, Op, TensorType};
+use crate::values::Contents;
 
 /// Builds a new graph from an old one: a pass walks the old nodes in order and, for each, copies it, replaces it by new
 /// nodes, or leaves it out. Inputs are always kept; whatever else no output needs is dropped at the end.
@@ -67,7 +68,7 @@ impl<'g> Rewriter<'g> {
     /// As [`Rewriter::add`].
     pub fn copy_with(&mut self, old: NodeId, inputs: Vec<NodeId>) -> Result<NodeId, GraphError> {
         let node = self.source.node(old);
-        let new = if matches!(node.op, Op::Input) {
+        let new = if matches!(node.op, Op::Input(Input)) {
             self.push(Node { inputs, ..node.clone() })
         } else {
             self.add(&node.name, node.op.clone(), inputs, &node.origin)?
@@ -81,9 +82,16 @@ impl<'g> Rewriter<'g> {
     ///
     /// # Errors
     /// [`GraphError`] if the inputs do not fit the op.
-    pub fn add(&mut self, name: &str, op: Op, inputs: Vec<NodeId>, origin: &str) -> Result<NodeId, GraphError> {
+    pub fn add(
+        &mut self,
+        name: &str,
+        op: impl Into<Op>,
+        inputs: Vec<NodeId>,
+        origin: &str,
+    ) -> Result<NodeId, GraphError> {
+        let op = op.into();
         let read: Vec<&Node> = inputs.iter().map(|&id| self.node(id)).collect();
-        let (shape, dtype) = infer::infer(name, &op, &read)?;
+        let TensorType { shape, dtype } = infer(name, &op, &read)?;
         let (name, origin) = (name.to_owned(), origin.to_owned());
         Ok(self.push(Node { name, op, inputs, shape, dtype, origin, float_reason: None }))
     }
@@ -167,8 +175,9 @@ fn without_dead_nodes(nodes: Vec<Node>, inputs: &[NodeId], outputs: &[NodeId], s
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::graph::{GraphBuilder, UnaryOp};
-    use crate::tensor::Shape;
+    use crate::graph::GraphBuilder;
+    use crate::ops::{Unary, UnaryOp};
+    use crate::values::Shape;
 
     /// 200,000 nodes of one name: trying all numbers again for each takes 2·10¹⁰ looks, which is hours.
     #[test]
@@ -179,7 +188,7 @@ mod tests {
         let mut rewriter = Rewriter::new(&graph);
         let x = rewriter.copy(x).expect("a copy");
         let mut name = |wish: &str| {
-            let id = rewriter.add(wish, Op::Unary(UnaryOp::Relu), vec![x], wish).expect("a node");
+            let id = rewriter.add(wish, Unary { op: UnaryOp::Relu }, vec![x], wish).expect("a node");
             rewriter.node(id).name.clone()
         };
         assert_eq!(["n", "n_2", "n", "n", "n_2"].map(&mut name), ["n", "n_2", "n_1", "n_3", "n_2_1"]);

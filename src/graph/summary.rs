@@ -2,8 +2,12 @@
 
 use std::fmt;
 
-use super::{Graph, Node, Op};
-use crate::tensor::DType;
+use super::{Graph, Node};
+use crate::ops::{
+    DequantizeDynamic, Input, IntegerAdd, IntegerLinear, IntegerMatMulDynamic, IntegerMul, Lut, Op, Requantize,
+    ScaleAccumulator, ScaleAccumulatorDynamic,
+};
+use crate::values::DType;
 
 /// A node that computes in float.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,36 +44,37 @@ impl Graph {
         let users = self.users();
         let mut constant = Vec::with_capacity(self.nodes.len());
         for node in self.nodes() {
-            let known = !matches!(node.op, Op::Input) && node.inputs.iter().all(|input| constant[input.index()]);
+            let known = !matches!(node.op, Op::Input(Input)) && node.inputs.iter().all(|input| constant[input.index()]);
             constant.push(known);
         }
         for (id, node) in self.iter() {
             match &node.op {
-                Op::IntegerLinear { fraction_bits } => {
+                Op::IntegerLinear(IntegerLinear { fraction_bits }) => {
                     let user = users[id.index()].first().map(|&user| &self.node(user).op);
                     summary.integer.push(linear_line(self, node, *fraction_bits, user));
                 }
                 // Part of the line of their layer.
-                Op::Requantize { .. } | Op::ScaleAccumulator { .. } | Op::ScaleAccumulatorDynamic { .. } => {}
-                Op::Input | Op::Constant(_) | Op::Observe { .. } => {}
-                Op::Quantize { .. } | Op::Dequantize { .. } => {}
-                Op::ChooseQParams { .. } | Op::QuantizeDynamic { .. } | Op::DequantizeDynamic => {}
-                Op::IntegerMatMul { .. } => {
+                Op::Requantize(_) | Op::ScaleAccumulator(_) | Op::ScaleAccumulatorDynamic(_) => {}
+                Op::Input(Input) | Op::Constant(_) | Op::Observe(_) => {}
+                Op::Quantize(_) | Op::Dequantize(_) => {}
+                Op::ChooseQParams(_) | Op::QuantizeDynamic(_) | Op::DequantizeDynamic(DequantizeDynamic) => {}
+                Op::IntegerMatMul(_) => {
                     let (a, b) = (self.node(node.inputs[0]), self.node(node.inputs[1]));
                     let user = users[id.index()].first().map(|&user| &self.node(user).op);
                     summary.integer.push(format!("{} (matmul): {} · {}, to {}", node.name, a.shape, b.shape, to(user)));
                 }
-                Op::IntegerMatMulDynamic { relu } => {
+                Op::IntegerMatMulDynamic(IntegerMatMulDynamic { relu }) => {
                     let (a, b) = (self.node(node.inputs[0]), self.node(node.inputs[1]));
                     let end = format!("float{}, inputs quantized dynamically", if *relu { " with relu" } else { "" });
                     summary.integer.push(format!("{} (matmul): {} · {}, to {end}", node.name, a.shape, b.shape));
                 }
-                Op::IntegerAdd { lo, hi, qparams, .. } | Op::IntegerMul { lo, hi, qparams, .. } => {
-                    let op = if matches!(node.op, Op::IntegerAdd { .. }) { "add" } else { "mul" };
+                Op::IntegerAdd(IntegerAdd { lo, hi, qparams, .. })
+                | Op::IntegerMul(IntegerMul { lo, hi, qparams, .. }) => {
+                    let op = if matches!(node.op, Op::IntegerAdd(_)) { "add" } else { "mul" };
                     let z = qparams.zero_point();
                     summary.integer.push(format!("{} ({op}): to int8 {lo}..={hi}, zero point {z}", node.name));
                 }
-                Op::Table { qparams } => {
+                Op::Lut(Lut { qparams }) => {
                     let z = qparams.zero_point();
                     summary.integer.push(format!("{} (table of 256 codes): to int8, zero point {z}", node.name));
                 }
@@ -92,7 +97,7 @@ impl Graph {
 }
 
 fn linear_line(graph: &Graph, node: &Node, fraction_bits: u32, user: Option<&Op>) -> String {
-    let dims = graph.node(node.inputs[1]).shape.dims();
+    let dims = graph.node(node.inputs[1]).shape.fixed_dims();
     format!("{} (linear): {} -> {}, {fraction_bits} fraction bits, to {}", node.name, dims[1], dims[0], to(user))
 }
 
@@ -100,9 +105,13 @@ fn linear_line(graph: &Graph, node: &Node, fraction_bits: u32, user: Option<&Op>
 fn to(user: Option<&Op>) -> String {
     match user {
         // Whether a ReLU is in it shows in the codes alone: they begin at the zero point, as they may without one.
-        Some(Op::Requantize { qparams, lo, hi }) => format!("int8 {lo}..={hi}, zero point {}", qparams.zero_point()),
-        Some(Op::ScaleAccumulator { relu }) => format!("float{}", if *relu { " with relu" } else { "" }),
-        Some(Op::ScaleAccumulatorDynamic { relu }) => {
+        Some(Op::Requantize(Requantize { qparams, lo, hi })) => {
+            format!("int8 {lo}..={hi}, zero point {}", qparams.zero_point())
+        }
+        Some(Op::ScaleAccumulator(ScaleAccumulator { relu })) => {
+            format!("float{}", if *relu { " with relu" } else { "" })
+        }
+        Some(Op::ScaleAccumulatorDynamic(ScaleAccumulatorDynamic { relu })) => {
             format!("float{}, input quantized dynamically", if *relu { " with relu" } else { "" })
         }
         _ => "i32".to_owned(),

@@ -2,7 +2,9 @@
 
 use std::collections::HashSet;
 
-use super::{Graph, GraphError, accumulator, infer};
+use super::{Graph, GraphError, accumulator, check_declared, infer};
+use crate::ops::Input;
+use crate::ops::{Op, TensorType};
 
 pub(super) fn verify(graph: &Graph) -> Result<(), GraphError> {
     let mut names = HashSet::new();
@@ -14,12 +16,12 @@ pub(super) fn verify(graph: &Graph) -> Result<(), GraphError> {
             let (node, nodes) = (node.name.clone(), id.index());
             return Err(GraphError::Order { node, input: input.index(), nodes });
         }
-        if let super::Op::Input = node.op {
-            infer::check_elements(&node.name, &node.shape)?;
+        if let Op::Input(Input) = node.op {
+            check_declared(&node.name, &node.shape)?;
             continue; // declared, not inferred
         }
         let inputs: Vec<_> = node.inputs.iter().map(|&id| graph.node(id)).collect();
-        let (shape, dtype) = infer::infer(&node.name, &node.op, &inputs)?;
+        let TensorType { shape, dtype } = infer(&node.name, &node.op, &inputs)?;
         accumulator::check(&graph.nodes, &node.name, &node.op, &node.inputs)?;
         if (&shape, dtype) != (&node.shape, node.dtype) {
             return Err(GraphError::Inconsistent {
@@ -51,7 +53,7 @@ fn outputs(graph: &Graph) -> Result<(), GraphError> {
     }
     let inputs: HashSet<_> = graph.inputs.iter().copied().collect();
     let listed =
-        |(id, node): (super::NodeId, &super::Node)| matches!(node.op, super::Op::Input) == inputs.contains(&id);
+        |(id, node): (super::NodeId, &super::Node)| matches!(node.op, Op::Input(Input)) == inputs.contains(&id);
     if !graph.iter().all(listed) {
         return error("graph", "lists inputs that are not its input nodes");
     }
@@ -61,7 +63,7 @@ fn outputs(graph: &Graph) -> Result<(), GraphError> {
 #[cfg(test)]
 mod tests {
     use crate::graph::{Graph, GraphBuilder, GraphError, Node, NodeId};
-    use crate::tensor::Shape;
+    use crate::values::Shape;
 
     fn graph() -> Graph {
         let mut g = GraphBuilder::new();

@@ -1,6 +1,7 @@
 //! Why a run failed.
 
-use crate::tensor::{DType, Shape};
+use crate::ops::EvalError;
+use crate::values::{DType, Shape};
 
 /// Why a graph could not be run. Every variant names the node.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -53,7 +54,7 @@ pub enum InterpError {
         expected: usize,
     },
     /// A batch of so many rows would hold more elements than memory can.
-    #[error("{node}: {rows} rows of {shape} are more than {max} elements", max = crate::tensor::MAX_ELEMENTS)]
+    #[error("{node}: {rows} rows of {shape} are more than {max} elements", max = crate::values::MAX_ELEMENTS)]
     Elements {
         /// The node.
         node: String,
@@ -116,4 +117,16 @@ pub enum InterpError {
         /// The element.
         value: String,
     },
+}
+
+impl InterpError {
+    pub(super) fn new(node: &str, source: EvalError) -> Self {
+        let node = node.to_owned();
+        match source {
+            EvalError::NotANumber { index } => Self::NotANumber { node, index },
+            EvalError::Id { index, id, rows } => Self::Id { node, index, id, rows },
+            EvalError::NotAnInteger { index } => Self::NoInteger { node, index },
+            EvalError::Range { index, value } => Self::Range { node, index, value },
+        }
+    }
 }

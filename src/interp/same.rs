@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 
-use crate::graph::{Graph, NodeId, Op};
-use crate::tensor::Contents;
+use crate::graph::{Graph, NodeId};
+use crate::ops::{Constant, Op};
+use crate::values::Contents;
 
 /// Per node, the first node that has the same value, of those that depend on constants only (`constant`); itself for others.
 pub(super) fn constants(graph: &Graph, constant: &[bool]) -> Vec<NodeId> {
@@ -12,7 +13,7 @@ pub(super) fn constants(graph: &Graph, constant: &[bool]) -> Vec<NodeId> {
     let mut same: Vec<NodeId> = Vec::with_capacity(constant.len());
     for (id, node) in graph.iter() {
         let first = match &node.op {
-            Op::Constant(tensor) => NodeId::new(contents.first(tensor, id.index()).1),
+            Op::Constant(Constant { tensor }) => NodeId::new(contents.first(tensor, id.index()).1),
             op if constant[id.index()] => {
                 let inputs: Vec<NodeId> = node.inputs.iter().map(|input| same[input.index()]).collect();
                 // With all parameters, so that many parts of one constant are told apart at once.
@@ -27,10 +28,11 @@ pub(super) fn constants(graph: &Graph, constant: &[bool]) -> Vec<NodeId> {
 
 #[cfg(test)]
 mod tests {
-    use crate::graph::{GraphBuilder, Op};
+    use crate::graph::GraphBuilder;
     use crate::interp::Interpreter;
-    use crate::qparams::{QParams, TensorQParams};
-    use crate::tensor::{Shape, Tensor};
+    use crate::ops::Dequantize;
+    use crate::ops::Op;
+    use crate::values::{QParams, Shape, Tensor, TensorQParams};
 
     /// Sixteen layers, each with nodes of its own for one weight: its codes, and the floats that they stand for.
     #[test]
@@ -43,7 +45,7 @@ mod tests {
                 let qparams = TensorQParams::PerTensor(QParams::new(scale, 0).expect("valid"));
                 let codes = Tensor::from_i8(&[3, 3], vec![1, 0, 0, 0, 2, 0, 0, 0, 1]).expect("fits");
                 let codes = g.constant(&format!("codes{at}"), codes).expect("a constant");
-                let w = g.node(&format!("w{at}"), Op::Dequantize { qparams }, &[codes]).expect("a weight");
+                let w = g.node(&format!("w{at}"), Op::Dequantize(Dequantize { qparams }), &[codes]).expect("a weight");
                 x = g.linear_nodes(&format!("fc{at}"), x, w, None).expect("a layer");
             }
             let interpreter = Interpreter::new(&g.finish([x]).expect("a graph"));

@@ -5,19 +5,12 @@ use std::borrow::Cow;
 use ndarray::{ArrayD, IxDyn, Zip};
 use rayon::prelude::*;
 
+use super::TASK;
 use super::quantized::pair_of;
-use super::slices::{CHECKED, f32s, i8s, integers, tensor};
-use super::{TASK, wide};
+use crate::numerics::wide;
 use crate::numerics::{self, BinaryOp};
-use crate::tensor::Tensor;
-
-/// `f(a, b)` of each pair of floats, broadcast.
-pub(crate) fn zip_f32(a: &Tensor, b: &Tensor, f: impl Fn(f32, f32) -> f32 + Sync + Send) -> Tensor {
-    match (a, b) {
-        (Tensor::F32(a), Tensor::F32(b)) => Tensor::from(zip(Cow::Borrowed(&**a), b, f)),
-        _ => unreachable!("{CHECKED}"),
-    }
-}
+use crate::values::Tensor;
+use crate::values::slices::{CHECKED, f32s, i8s, integers, tensor};
 
 /// As [`zip_f32`], in the place of `a` where that has the shape of the result.
 pub(crate) fn zip_f32_onto(a: Tensor, b: &Tensor, f: impl Fn(f32, f32) -> f32 + Sync + Send) -> Tensor {
@@ -39,16 +32,9 @@ pub(crate) fn binary(op: BinaryOp, a: Tensor, b: &Tensor) -> Tensor {
     }
 }
 
-/// What [`choose`] is made of: `f(x, condition)` is `x` where the condition is not 0, or if `inverted` where it is 0, and −0
-/// elsewhere, which changes nothing that it is added to.
-pub(crate) fn keep(inverted: bool) -> impl Fn(f32, f32) -> f32 + Sync + Send {
+/// `f(x, mask)` is `x` where the mask is not 0, or if `inverted` where it is 0, and −0 elsewhere.
+pub(crate) fn mask(inverted: bool) -> impl Fn(f32, f32) -> f32 + Sync + Send {
     move |x, condition| if (condition != 0.0) != inverted { x } else { -0.0 }
-}
-
-/// `a` where `condition` is not 0, else `b`, broadcast.
-pub(crate) fn choose(condition: &Tensor, a: &Tensor, b: &Tensor) -> Tensor {
-    let (a, b) = (zip_f32(a, condition, keep(false)), zip_f32(b, condition, keep(true)));
-    zip_f32_onto(a, &b, |a, b| a + b)
 }
 
 /// `f(a, b)` of each pair of codes, broadcast.
@@ -126,12 +112,6 @@ where
     });
 }
 
-/// `a[…, M, K] · b[…, K, N]` in float, leading axes broadcast.
-pub(crate) fn matmul_f32(a: &Tensor, b: &Tensor) -> Tensor {
-    let y = vec![0.0; Stacks::new(a, b).shape().iter().product()];
-    matmul_f32_into(a, b, y)
-}
-
 /// As [`matmul_f32`], in a buffer of as many elements as the result.
 pub(crate) fn matmul_f32_into(a: &Tensor, b: &Tensor, mut y: Vec<f32>) -> Tensor {
     let stacks = Stacks::new(a, b);
@@ -140,11 +120,11 @@ pub(crate) fn matmul_f32_into(a: &Tensor, b: &Tensor, mut y: Vec<f32>) -> Tensor
     let (a, b) = (f32s(a), f32s(b));
     if stacks.b.iter().product::<usize>() == 1 && stacks.a.len() == stacks.y.len() {
         // One matrix on the right: one product with all rows of the left.
-        super::matmul(&mut y, a, b, [stacks.y.iter().product::<usize>() * m, n, k]);
+        crate::numerics::gemm::matmul(&mut y, a, b, [stacks.y.iter().product::<usize>() * m, n, k]);
     } else if m * n > 0 {
         y.par_chunks_exact_mut(m * n).enumerate().for_each(|(at, y)| {
             let (i, j) = stacks.position(at);
-            super::matmul(y, &a[i * m * k..][..m * k], &b[j * k * n..][..k * n], [m, n, k]);
+            crate::numerics::gemm::matmul(y, &a[i * m * k..][..m * k], &b[j * k * n..][..k * n], [m, n, k]);
         });
     }
     tensor(shape, y)

@@ -33,7 +33,7 @@ mod tests {
     fn slices_equal_the_scalar_function() {
         let x: Vec<f32> =
             (-400..400i16).map(|i| f32::from(i) / 37.0).chain([f32::INFINITY, f32::NEG_INFINITY]).collect();
-        for op in UnaryOp::ALL {
+        for &op in UnaryOp::ALL {
             for (&x, y) in x.iter().zip(unary(op, &x)) {
                 assert_eq!(y.to_bits(), (op.eval(f64::from(x)) as f32).to_bits(), "{op:?} {x}");
             }

@@ -3,9 +3,9 @@
 use ndarray::IxDyn;
 
 use super::broadcast::broadcast_shape;
-use super::slices::{CHECKED, f32s, i32s, integers};
 use crate::numerics::{Int32Op, IntegerType, truncate};
-use crate::tensor::Tensor;
+use crate::values::Tensor;
+use crate::values::slices::{CHECKED, f32s, i32s, integers};
 
 /// The row-major index of the first result that is no `i32`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,9 +4,9 @@ use ndarray::{ArrayD, Axis, IxDyn};
 use rayon::prelude::*;
 
 use super::TASK;
-use super::slices::{CHECKED, f32s, f32s_mut, i32s, tensor};
 use crate::numerics;
-use crate::tensor::Tensor;
+use crate::values::Tensor;
+use crate::values::slices::{CHECKED, f32s, f32s_mut, i32s, tensor};
 
 /// The same expression for an array of any element type.
 macro_rules! for_each_type {
@@ -24,11 +24,6 @@ macro_rules! for_each_type {
 pub(crate) fn reshape_onto(x: Tensor, shape: &[usize]) -> Tensor {
     let shape = IxDyn(shape);
     for_each_type!(x, a => a.into_inner().into_shape_with_order(shape).expect(CHECKED))
-}
-
-/// `x` in another shape of as many elements.
-pub(crate) fn reshape(x: &Tensor, shape: &[usize]) -> Tensor {
-    reshape_onto(x.clone(), shape)
 }
 
 pub(crate) fn transpose(x: &Tensor, perm: &[usize]) -> Tensor {
@@ -131,11 +126,6 @@ pub(crate) fn max(x: &Tensor, axis: usize) -> Tensor {
         // Inference admits no other type.
         Tensor::I64(_) => x.clone(),
     }
-}
-
-/// Lets `f` work in place on rows along `axis`; it is given all rows and their length.
-pub(crate) fn along_axis(x: &Tensor, axis: usize, f: impl Fn(&mut [f32], usize)) -> Tensor {
-    along_axis_onto(x.clone(), axis, f)
 }
 
 /// As [`along_axis`], in the place of `x` if the axis is the last.

@@ -2,7 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::{TASK, wide};
+use super::TASK;
+use crate::numerics::wide;
 
 /// Softmax of each row of `cols` elements, in place.
 pub(crate) fn softmax_rows(x: &mut [f32], cols: usize) {
@@ -16,13 +17,6 @@ pub(crate) fn softmax_rows(x: &mut [f32], cols: usize) {
         let sum: f64 = row.iter().map(|&v| f64::from(v)).sum();
         row.iter_mut().for_each(|v| *v = (f64::from(*v) / sum) as f32);
     });
-}
-
-/// `(x − mean) / √(variance + eps) · weight + bias` over each row of `weight.len()` elements.
-pub(crate) fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32) -> Vec<f32> {
-    let mut y = x.to_vec();
-    layer_norm_in_place(&mut y, weight, bias, eps);
-    y
 }
 
 /// As [`layer_norm`], in the place of `x`.
@@ -60,22 +54,4 @@ fn sum(x: &[f32], f: impl Fn(f64) -> f64) -> f64 {
     }
     let rest = rest.iter().map(|&v| f(v.into()));
     lanes.into_iter().chain(rest).sum()
-}
-
-/// `(x − mean[c]) / √(variance[c] + eps) · weight[c] + bias[c]` for `x` of shape `[…, channels, inner]`.
-pub(crate) fn batch_norm(x: &[f32], inner: usize, [mean, variance, weight, bias]: [&[f32]; 4], eps: f32) -> Vec<f32> {
-    let channels = mean.len();
-    let mut y = vec![0.0; x.len()];
-    if channels == 0 || inner == 0 {
-        return y;
-    }
-    let rows = y.par_chunks_exact_mut(inner).zip(x.par_chunks_exact(inner)).enumerate();
-    rows.for_each(|(row, (y, x))| {
-        let c = row % channels;
-        let factor = f64::from(weight[c]) / (f64::from(variance[c]) + f64::from(eps)).sqrt();
-        for (y, &x) in y.iter_mut().zip(x) {
-            *y = ((f64::from(x) - f64::from(mean[c])) * factor + f64::from(bias[c])) as f32;
-        }
-    });
-    y
 }

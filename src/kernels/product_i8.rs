@@ -7,8 +7,8 @@
 use rayon::prelude::*;
 use rten_gemm::{GemmExecutor, GemmInputA, GemmInputB, GemmOptions, PackedBMatrix};
 
-use super::product::{SIZES, matrix, transposed};
-use super::wide;
+use crate::numerics::gemm::{SIZES, matrix, transposed};
+use crate::numerics::wide;
 
 #[cfg(target_arch = "x86_64")]
 mod tiled;
@@ -125,6 +125,7 @@ impl Int8Weight {
     }
 
     /// `acc[m, n] = Σ_k x[m, k] · w[n, k]`, wrapping.
+    #[cfg(test)]
     pub(crate) fn product(&self, x: &[i8], m: usize) -> Vec<i32> {
         let mut y = vec![0; m * self.n];
         self.map(

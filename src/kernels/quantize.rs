@@ -6,8 +6,9 @@
 
 use rayon::prelude::*;
 
-use super::{TASK, wide};
-use crate::qparams::{QParams, QuantRange, TensorQParams};
+use super::TASK;
+use crate::numerics::wide;
+use crate::values::{QParams, QuantRange, TensorQParams};
 
 /// 1.5 · 2²³: the last bit of a sum with it has weight one.
 const MAGIC: f32 = 12_582_912.0;
@@ -40,71 +41,6 @@ pub(crate) fn quantize(
         return Ok(codes);
     }
     Err(NotANumber(x.iter().position(|v| v.is_nan()).expect("one of them is NaN")))
-}
-
-/// Equations 2 and 1 in one pass: the bits that quantizing and dequantizing give. NaN stays NaN.
-pub(crate) fn fake_quantize(y: &mut [f32], x: &[f32], shape: &[usize], qparams: &TensorQParams, range: QuantRange) {
-    each_channel(y, x, shape, qparams, |y, x, q| {
-        let (inv_scale, scale, z) = (q.inv_scale(), q.scale(), q.zero_point());
-        let (lo, hi) = ((range.quant_min() - z) as f32, (range.quant_max() - z) as f32);
-        for (y, &x) in y.iter_mut().zip(x) {
-            let code = clamp(x * inv_scale, lo, hi) + MAGIC - MAGIC;
-            *y = if x.is_nan() { x } else { code * scale };
-        }
-    });
-}
-
-/// The gradient of [`fake_quantize`], straight through: `dy` where the code before the clamp is in range, else 0.
-pub(crate) fn straight_through(dy: &mut [f32], x: &[f32], shape: &[usize], qparams: &TensorQParams, range: QuantRange) {
-    each_channel(dy, x, shape, qparams, |dy, x, q| {
-        let (inv_scale, z) = (q.inv_scale(), q.zero_point());
-        let (lo, hi) = ((range.quant_min() - z) as f32, (range.quant_max() - z) as f32);
-        for (dy, &x) in dy.iter_mut().zip(x) {
-            // One step beyond the range is as far out as any.
-            let code = clamp(x * inv_scale, lo - 1.0, hi + 1.0) + MAGIC - MAGIC;
-            *dy = if code >= lo && code <= hi { *dy } else { 0.0 };
-        }
-    });
-}
-
-/// Runs `f` on each run of elements of `y` and `x` that have the same parameters.
-fn each_channel(
-    y: &mut [f32],
-    x: &[f32],
-    shape: &[usize],
-    qparams: &TensorQParams,
-    f: impl Fn(&mut [f32], &[f32], QParams) + Sync,
-) {
-    let (channels, inner, task) = tasks(shape, qparams);
-    y.par_chunks_mut(task).zip(x.par_chunks(task)).enumerate().for_each(|(at, (y, x))| {
-        let first = at * (task / inner);
-        wide(
-            #[inline(always)]
-            || {
-                for (row, (y, x)) in y.chunks_mut(inner).zip(x.chunks(inner)).enumerate() {
-                    f(y, x, channels[(first + row) % channels.len()]);
-                }
-            },
-        );
-    });
-}
-
-/// Equation 2 to `i32` codes, zero points 0: biases, which are few.
-pub(crate) fn quantize_i32(x: &[f32], shape: &[usize], qparams: &TensorQParams) -> Result<Vec<i32>, NotANumber> {
-    if let Some(at) = x.iter().position(|v| v.is_nan()) {
-        return Err(NotANumber(at));
-    }
-    let (channels, inner, _) = tasks(shape, qparams);
-    let scale = |at: usize| channels[at / inner % channels.len()].inv_scale();
-    // The conversion saturates.
-    Ok(x.iter().enumerate().map(|(at, &v)| (v * scale(at)).round_ties_even() as i32).collect())
-}
-
-/// Equation 1 on `i32` codes, zero points 0.
-pub(crate) fn dequantize_i32(codes: &[i32], shape: &[usize], qparams: &TensorQParams) -> Vec<f32> {
-    let (channels, inner, _) = tasks(shape, qparams);
-    let scale = |at: usize| channels[at / inner % channels.len()].scale();
-    codes.iter().enumerate().map(|(at, &q)| q as f32 * scale(at)).collect()
 }
 
 /// Equation 1 on a tensor of shape `shape`.

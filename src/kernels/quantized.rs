@@ -7,11 +7,10 @@ use rayon::prelude::*;
 
 use super::broadcast::zip_i8;
 use super::quantize::quantize_row;
-use super::slices::{codes, f32s, i8s, i32s, integers, like, rows_before_last, tensor, with_last};
-use super::{Int8Product, Int8Weight, Range, block_range, wide};
 use crate::numerics::{self, AddMultipliers};
-use crate::qparams::{QScheme, QuantRange};
-use crate::tensor::Tensor;
+use crate::numerics::{Range, block_range, wide};
+use crate::values::slices::{codes, f32s, i8s, i32s, like, tensor, with_last};
+use crate::values::{QScheme, QuantRange, Tensor};
 
 /// The codes that a result may take, and its zero point.
 #[derive(Debug, Clone, Copy)]
@@ -37,7 +36,7 @@ pub(crate) fn mul_i8(a: &Tensor, b: &Tensor, zero_points: [i32; 2], multiplier: 
 }
 
 /// Entry `code + 128` of a table.
-pub(crate) fn table(x: &Tensor, table: &[i8]) -> Tensor {
+pub(crate) fn lut(x: &Tensor, table: &[i8]) -> Tensor {
     let mut y = vec![0i8; x.len()];
     y.par_chunks_mut(super::TASK).zip(i8s(x).par_chunks(super::TASK)).for_each(|(y, x)| {
         y.iter_mut().zip(x).for_each(|(y, &x)| *y = table[(i32::from(x) + 128) as usize]);
@@ -164,43 +163,6 @@ pub(crate) fn scale_dynamic_row(
         let v = numerics::scale_accumulator_dynamic(acc, pair, (scale, weight_sum), bias, false);
         *y = if v < floor { floor } else { v };
     }
-}
-
-/// Equation 7, dynamic form.
-pub(crate) fn scale_accumulator_dynamic(acc: &Tensor, pairs: &[f32], w: Channels<'_>, relu: bool) -> Tensor {
-    let mut y = vec![0f32; acc.len()];
-    let n = w.scales.len().max(1);
-    y.par_chunks_exact_mut(n).zip(i32s(acc).par_chunks_exact(n)).enumerate().for_each(|(row, (y, acc))| {
-        let x = pair_of(pairs, row);
-        for (channel, (y, &acc)) in y.iter_mut().zip(acc).enumerate() {
-            let weight = (w.scales[channel], w.weight_sums[channel]);
-            *y = numerics::scale_accumulator_dynamic(acc, x, weight, w.bias[channel], relu);
-        }
-    });
-    like(acc, y)
-}
-
-/// Equation 4.
-pub(crate) fn integer_linear(
-    x: &Tensor,
-    weight: &Tensor,
-    packed: Option<&Int8Weight>,
-    bias: &[i32],
-    fraction_bits: u32,
-) -> Tensor {
-    let (n, k) = (weight.shape()[0], weight.shape()[1]);
-    let m = rows_before_last(x.shape());
-    let mut acc = match packed {
-        Some(packed) => packed.product(i8s(x), m),
-        None => Int8Weight::new(i8s(weight), n, k, Int8Product::Exact).product(i8s(x), m),
-    };
-    if n > 0 {
-        acc.par_chunks_exact_mut(n).for_each(|row| {
-            // The bound of equation 4 keeps this inside i32; wrapping says what happens if a graph breaks it.
-            row.iter_mut().zip(bias).for_each(|(acc, &b)| *acc = (*acc << fraction_bits).wrapping_add(b));
-        });
-    }
-    integers(&with_last(x.shape(), n), acc)
 }
 
 /// Equation 5.

@@ -67,7 +67,7 @@ mod tests {
     #[test]
     fn other_functions_are_those_of_the_interpreter() {
         let x: Vec<f32> = (-400..=400i16).map(|i| f32::from(i) / 37.0).collect();
-        for op in UnaryOp::ALL.into_iter().filter(|op| !IN_VECTORS.contains(op)) {
+        for &op in UnaryOp::ALL.iter().filter(|op| !IN_VECTORS.contains(op)) {
             let mut y = x.clone();
             unary_in_place(op, &mut y);
             let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();

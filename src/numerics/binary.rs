@@ -2,7 +2,23 @@
 
 /// A function of two floats. Both zeros are equal. Comparisons are 1 where they hold and 0 elsewhere, also where an operand is
 /// NaN; the larger and the smaller of two are NaN if either is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Hash,
+    serde::Serialize,
+    serde::Deserialize,
+    strum::Display,
+    strum::EnumIter,
+    strum::IntoStaticStr,
+    strum::VariantArray,
+)]
+#[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
+#[non_exhaustive]
 pub enum BinaryOp {
     /// Whether `a` equals `b`.
     Equal,
@@ -18,7 +34,13 @@ pub enum BinaryOp {
 
 impl BinaryOp {
     /// Every function, in the order of the shaders.
-    pub const ALL: [Self; 5] = [Self::Equal, Self::Less, Self::LessOrEqual, Self::Maximum, Self::Minimum];
+    pub const ALL: &[Self] = <Self as strum::VariantArray>::VARIANTS;
+
+    /// The name in listings and files.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        self.into()
+    }
 
     /// The function itself.
     #[must_use]
@@ -60,7 +82,7 @@ mod tests {
             (1.0, NAN, [0.0, 0.0, 0.0, NAN, NAN]),
             (NAN, NAN, [0.0, 0.0, 0.0, NAN, NAN]),
         ] {
-            let got = BinaryOp::ALL.map(|op| op.eval(a, b).to_bits());
+            let got: Vec<u32> = BinaryOp::ALL.iter().map(|op| op.eval(a, b).to_bits()).collect();
             assert_eq!(got, expected.map(f32::to_bits), "{a} and {b}");
         }
     }

@@ -1,9 +1,23 @@
 //! Arithmetic of plain integers, those that no scale belongs to: ids, lengths, masks.
 
-use std::fmt;
-
 /// What is made of two `i32`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Hash,
+    serde::Serialize,
+    serde::Deserialize,
+    strum::Display,
+    strum::EnumIter,
+    strum::IntoStaticStr,
+    strum::VariantArray,
+)]
+#[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
+#[non_exhaustive]
 pub enum Int32Op {
     /// `a + b`.
     Add,
@@ -24,23 +38,13 @@ pub enum Int32Op {
 }
 
 impl Int32Op {
-    /// All of them, as shaders count them.
-    pub const ALL: [Self; 8] =
-        [Self::Add, Self::Sub, Self::Mul, Self::Div, Self::Min, Self::Max, Self::Equal, Self::Less];
+    /// Every function, in the order of the shaders.
+    pub const ALL: &[Self] = <Self as strum::VariantArray>::VARIANTS;
 
-    /// The name in listings and archives.
+    /// The name in listings and files.
     #[must_use]
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Add => "add",
-            Self::Sub => "sub",
-            Self::Mul => "mul",
-            Self::Div => "div",
-            Self::Min => "min",
-            Self::Max => "max",
-            Self::Equal => "equal",
-            Self::Less => "less",
-        }
+        self.into()
     }
 
     /// The result; `None` of a division by 0 and, if `checked`, of what does not fit `i32`, which otherwise wraps around.
@@ -72,7 +76,23 @@ impl Int32Op {
 }
 
 /// Integers of up to 32 bits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Hash,
+    serde::Serialize,
+    serde::Deserialize,
+    strum::Display,
+    strum::EnumIter,
+    strum::IntoStaticStr,
+    strum::VariantArray,
+)]
+#[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
+#[non_exhaustive]
 pub enum IntegerType {
     /// −128 to 127.
     I8,
@@ -88,7 +108,7 @@ pub enum IntegerType {
 
 impl IntegerType {
     /// Every type.
-    pub const ALL: [Self; 5] = [Self::I8, Self::U8, Self::I16, Self::U16, Self::I32];
+    pub const ALL: &[Self] = <Self as strum::VariantArray>::VARIANTS;
 
     /// How many low bits it keeps.
     #[must_use]
@@ -111,18 +131,6 @@ impl IntegerType {
     pub fn wrap(self, v: i32) -> i32 {
         let shift = 32 - self.bits();
         if self.is_signed() { (v << shift) >> shift } else { (((v as u32) << shift) >> shift) as i32 }
-    }
-}
-
-impl fmt::Display for IntegerType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::I8 => "i8",
-            Self::U8 => "u8",
-            Self::I16 => "i16",
-            Self::U16 => "u16",
-            Self::I32 => "i32",
-        })
     }
 }
 
@@ -160,7 +168,8 @@ mod tests {
     fn casts_wrap_around() {
         for v in [i32::MIN, -129, -1, 0, 127, 128, 255, 256, 300, 32_768, 65_536, i32::MAX] {
             let expected = [v as i8 as i32, v as u8 as i32, v as i16 as i32, v as u16 as i32, v];
-            assert_eq!(IntegerType::ALL.map(|to| to.wrap(v)), expected, "{v}");
+            let wrapped: Vec<i32> = IntegerType::ALL.iter().map(|to| to.wrap(v)).collect();
+            assert_eq!(wrapped, expected, "{v}");
         }
         let floats = [1.9, -1.9, f32::NAN, 2_147_483_648.0, -2_147_483_648.0, f32::INFINITY];
         assert_eq!(floats.map(truncate), [Some(1), Some(-1), None, None, Some(i32::MIN), None]);

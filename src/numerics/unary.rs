@@ -3,7 +3,23 @@
 use half::{bf16, f16};
 
 /// A float function of one element.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Hash,
+    serde::Serialize,
+    serde::Deserialize,
+    strum::Display,
+    strum::EnumIter,
+    strum::IntoStaticStr,
+    strum::VariantArray,
+)]
+#[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
+#[non_exhaustive]
 pub enum UnaryOp {
     /// `max(x, 0)`.
     Relu,
@@ -38,24 +54,14 @@ pub enum UnaryOp {
 }
 
 impl UnaryOp {
-    /// Every function.
-    pub const ALL: [Self; 15] = [
-        Self::Relu,
-        Self::Sigmoid,
-        Self::Tanh,
-        Self::Gelu,
-        Self::GeluTanh,
-        Self::Silu,
-        Self::Sqrt,
-        Self::Exp,
-        Self::Log,
-        Self::Erf,
-        Self::Abs,
-        Self::Step,
-        Self::Sign,
-        Self::RoundF16,
-        Self::RoundBf16,
-    ];
+    /// Every function, in the order of the shaders.
+    pub const ALL: &[Self] = <Self as strum::VariantArray>::VARIANTS;
+
+    /// The name in listings and files.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        self.into()
+    }
 
     /// The function itself, in `f64`. NaN stays NaN, but for the step, which makes 0 of it. At −∞, GELU and SiLU are −∞ · 0, which
     /// is NaN, as in ONNX and PyTorch. The roundings to 16 bits are those of `x` as an `f32`.

@@ -9,7 +9,7 @@ use super::proto::{
 };
 use super::{ImportOptions, OnnxError, import};
 use crate::graph::Graph;
-use crate::tensor::Tensor;
+use crate::values::Tensor;
 
 /// A model that is written node by node.
 #[derive(Debug, Clone)]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::error::{MissingDim, OnnxError};
 use super::proto::{TensorShapeProto, ValueInfoProto};
-use crate::tensor::Shape;
+use crate::values::Shape;
 
 /// The longest axis.
 pub(super) const MAX_LENGTH: i64 = i32::MAX as i64;

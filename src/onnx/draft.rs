@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use super::dims::elements;
 use super::names::short;
-use crate::graph::{GraphError, Node, NodeId, Op, infer};
-use crate::tensor::{DType, Shape, Tensor};
+use crate::graph::{GraphError, Node, NodeId, infer};
+use crate::ops::{Constant, Input, Op, TensorType};
+use crate::values::{DType, Shape, Tensor};
 
 /// Nodes so far. The `origin` of a node is the parameter that it is, or is named after; else it is empty.
 #[derive(Debug)]
@@ -30,13 +31,13 @@ impl Draft {
     }
 
     pub(super) fn input(&mut self, name: &str, shape: Shape, dtype: DType) -> NodeId {
-        self.push(name, Op::Input, Vec::new(), shape, dtype)
+        self.push(name, Op::Input(Input), Vec::new(), shape, dtype)
     }
 
     /// A constant that belongs to the parameter called `parameter`, if it does.
     pub(super) fn constant(&mut self, parameter: &str, tensor: Tensor) -> NodeId {
         let (shape, dtype) = (Shape::fixed(tensor.shape()), tensor.dtype());
-        let id = self.push("", Op::Constant(Arc::new(tensor)), Vec::new(), shape, dtype);
+        let id = self.push("", Op::Constant(Constant { tensor: Arc::new(tensor) }), Vec::new(), shape, dtype);
         self.nodes[id.index()].origin = short(parameter).to_owned();
         id
     }
@@ -50,8 +51,8 @@ impl Draft {
             ));
         }
         let read: Vec<&Node> = inputs.iter().map(|&id| self.node(id)).collect();
-        let (shape, dtype) = infer(name, &op, &read).map_err(|e| problem(name, &e))?;
-        if elements(shape.dims()).is_none() {
+        let TensorType { shape, dtype } = infer(name, &op, &read).map_err(|e| problem(name, &e))?;
+        if elements(&shape.fixed_dims()).is_none() {
             return Err(format!("its result {shape} is too large"));
         }
         Ok(self.push(name, op, inputs.to_vec(), shape, dtype))

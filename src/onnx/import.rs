@@ -16,8 +16,9 @@ use super::proto::{GraphProto, ModelProto, NodeProto, ValueInfoProto, data_type 
 use super::tensor::{Stored, element_type, numbers, type_name};
 use super::values::{Kind, Run, Value};
 use super::{ImportOptions, OPSETS, dims, patterns, scan};
-use crate::graph::{DeclaredTypes, Graph, GraphBuilder, Node, NodeId, Op};
-use crate::tensor::DType;
+use crate::graph::{DeclaredTypes, Graph, GraphBuilder, Node, NodeId};
+use crate::ops::{Embedding, Input, Linear, Op, Reshape};
+use crate::values::DType;
 
 /// What is known while nodes are translated one after the other.
 pub(super) struct Importer {
@@ -312,10 +313,10 @@ impl Importer {
                 return Err(refuse(problem.to_owned()));
             }
             let mut id = run.id;
-            if matches!(self.draft.node(id).op, Op::Input) || taken.contains(&id) {
+            if matches!(self.draft.node(id).op, Op::Input(Input)) || taken.contains(&id) {
                 // An output needs a node of its own.
-                let dims = self.draft.shape(id).dims().to_vec();
-                id = self.draft.add(&clean(&output.name), Op::Reshape { dims }, &[id]).map_err(refuse)?;
+                let dims = self.draft.shape(id).fixed_dims().to_vec();
+                id = self.draft.add(&clean(&output.name), Op::Reshape(Reshape { dims }), &[id]).map_err(refuse)?;
             }
             taken.insert(id);
             result.push((id, output.name.clone()));
@@ -335,7 +336,7 @@ fn finish(mut draft: Draft, mut outputs: Vec<(NodeId, String)>, declared: Declar
         if live[at] {
             node.inputs.iter().for_each(|input| live[input.index()] = true);
         }
-        live[at] |= matches!(node.op, Op::Input);
+        live[at] |= matches!(node.op, Op::Input(Input));
     }
     let named = name(&nodes, &live);
     let mut builder = GraphBuilder::new();
@@ -351,7 +352,7 @@ fn finish(mut draft: Draft, mut outputs: Vec<(NodeId, String)>, declared: Declar
             let Some(node) = nodes[at].take() else { continue };
             let inputs: Vec<NodeId> = node.inputs.iter().filter_map(|id| map[id.index()]).collect();
             map[at] = Some(match node.op {
-                Op::Input => builder.typed_input(&named[at], node.shape, node.dtype)?,
+                Op::Input(Input) => builder.typed_input(&named[at], node.shape, node.dtype)?,
                 op => builder.node(&named[at], op, &inputs)?,
             });
         }
@@ -369,33 +370,32 @@ fn name(nodes: &[Node], live: &[bool]) -> Vec<String> {
     let mut names = Names::default();
     let mut result = vec![String::new(); nodes.len()];
     for (at, node) in nodes.iter().enumerate() {
-        if matches!(node.op, Op::Input) {
+        if matches!(node.op, Op::Input(Input)) {
             result[at] = names.unique(&node.name);
         }
     }
     for (at, node) in nodes.iter().enumerate() {
-        if live[at] && !matches!(node.op, Op::Input | Op::Constant(_) | Op::Dequantize { .. }) {
+        if live[at] && !matches!(node.op, Op::Input(Input) | Op::Constant(_) | Op::Dequantize(_)) {
             result[at] = names.unique(&node.name);
         }
     }
     // A dequantized constant is named as its parameter is.
     let is_constant = |at: usize| matches!(nodes[at].op, Op::Constant(_));
-    let dequantized =
-        |at: usize| matches!(nodes[at].op, Op::Dequantize { .. }) && is_constant(nodes[at].inputs[0].index());
+    let dequantized = |at: usize| matches!(nodes[at].op, Op::Dequantize(_)) && is_constant(nodes[at].inputs[0].index());
     for (at, node) in nodes.iter().enumerate() {
         if !live[at] || matches!(node.op, Op::Constant(_)) {
             continue;
         }
-        if matches!(node.op, Op::Dequantize { .. }) {
+        if matches!(node.op, Op::Dequantize(_)) {
             if !dequantized(at) && result[at].is_empty() {
                 result[at] = names.unique(&node.name);
             }
             continue;
         }
         let roles: &[&str] = match node.op {
-            Op::Linear | Op::LayerNorm { .. } => &["", "weight", "bias"],
-            Op::Embedding => &["", "weight"],
-            Op::BatchNorm { .. } => &["", "running_mean", "running_var", "weight", "bias"],
+            Op::Linear(Linear) | Op::LayerNorm(_) => &["", "weight", "bias"],
+            Op::Embedding(Embedding) => &["", "weight"],
+            Op::BatchNorm(_) => &["", "running_mean", "running_var", "weight", "bias"],
             _ => &[],
         };
         for (position, input) in node.inputs.iter().enumerate() {

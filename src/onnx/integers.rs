@@ -2,7 +2,7 @@
 
 use super::proto::data_type as ty;
 use super::tensor::type_name;
-use crate::graph::IntegerType;
+use crate::ops::IntegerType;
 
 /// Whether a type is one of integers that operators compute on.
 pub(super) fn is_integer(data_type: i32) -> bool {

@@ -19,7 +19,7 @@ use super::proto::{NodeProto, data_type as ty};
 use super::slices;
 use super::tensor::Stored;
 pub(super) use super::values::{Kind, Quantized, Run, Value};
-use crate::graph::{Op, UnaryOp};
+use crate::ops::{Op, Unary, UnaryOp};
 
 /// Every operator that has a translation, at least of known inputs.
 pub(super) const KNOWN: &[&str] = &[
@@ -177,7 +177,7 @@ impl Importer {
     }
 
     fn translate(&mut self, call: &Call<'_>) -> Values {
-        let unary = |op| Op::Unary(op);
+        let unary = |op| Op::Unary(Unary { op });
         match call.node.op_type.as_str() {
             "Add" | "Sum" | "Sub" | "Mul" | "Div" | "Min" | "Max" | "Mean" => self.arithmetic(call),
             "Pow" => self.power(call),

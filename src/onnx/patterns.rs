@@ -9,8 +9,9 @@ use std::sync::Arc;
 
 use super::draft::Draft;
 use super::names;
-use crate::graph::{NodeId, Op, UnaryOp};
-use crate::tensor::{DType, Tensor};
+use crate::graph::NodeId;
+use crate::ops::{Add, AddScalar, Constant, Div, Input, LayerNorm, Linear, Mul, MulScalar, Op, Sum, Unary, UnaryOp};
+use crate::values::{DType, Tensor};
 
 /// How far a number of a pattern may be from what it should be: files spell √2 with few digits.
 const NEAR: f32 = 1e-3;
@@ -49,13 +50,13 @@ impl Pattern<'_> {
 
     /// The input of a node with this function.
     fn unary(&self, id: NodeId, op: UnaryOp) -> Option<NodeId> {
-        (*self.op(id) == Op::Unary(op)).then(|| self.inputs(id)[0])
+        (*self.op(id) == Op::Unary(Unary { op })).then(|| self.inputs(id)[0])
     }
 
     /// The input of a product with one number, and the number.
     fn scaled(&self, id: NodeId) -> Option<(NodeId, f32)> {
         match *self.op(id) {
-            Op::MulScalar { value } => Some((self.inputs(id)[0], value)),
+            Op::MulScalar(MulScalar { value }) => Some((self.inputs(id)[0], value)),
             _ => None,
         }
     }
@@ -63,7 +64,7 @@ impl Pattern<'_> {
     /// The input of a sum with one number, and the number.
     fn shifted(&self, id: NodeId) -> Option<(NodeId, f32)> {
         match *self.op(id) {
-            Op::AddScalar { value } => Some((self.inputs(id)[0], value)),
+            Op::AddScalar(AddScalar { value }) => Some((self.inputs(id)[0], value)),
             _ => None,
         }
     }
@@ -77,7 +78,7 @@ impl Pattern<'_> {
 
     fn constant(&self, id: NodeId) -> Option<Arc<Tensor>> {
         match self.op(id) {
-            Op::Constant(tensor) if tensor.dtype() == DType::F32 => Some(Arc::clone(tensor)),
+            Op::Constant(Constant { tensor }) if tensor.dtype() == DType::F32 => Some(Arc::clone(tensor)),
             _ => None,
         }
     }
@@ -88,7 +89,8 @@ impl Pattern<'_> {
             return true;
         }
         let (x, y) = (self.draft.node(a), self.draft.node(b));
-        let alike = !matches!(x.op, Op::Input | Op::Constant(_)) && x.op == y.op && x.inputs.len() == y.inputs.len();
+        let alike =
+            !matches!(x.op, Op::Input(Input) | Op::Constant(_)) && x.op == y.op && x.inputs.len() == y.inputs.len();
         depth > 0 && alike && x.inputs.iter().zip(&y.inputs).all(|(&a, &b)| self.same(a, b, depth - 1))
     }
 
@@ -103,10 +105,10 @@ impl Pattern<'_> {
 
     /// A value that is repeated only to meet another of that shape.
     fn expanded(&mut self) -> bool {
-        let (Op::Add | Op::Mul | Op::Div) = self.op(self.here()) else { return false };
+        let (Op::Add(Add) | Op::Mul(Mul) | Op::Div(Div)) = self.op(self.here()) else { return false };
         for position in 0..2 {
             let (a, other) = (self.inputs(self.here())[position], self.inputs(self.here())[1 - position]);
-            let Some((x, ones)) = self.pair(a, &Op::Mul) else { continue };
+            let Some((x, ones)) = self.pair(a, &Op::Mul(Mul)) else { continue };
             let is_ones = self.constant(ones).is_some_and(|t| t.as_f32().is_some_and(|v| v.iter().all(|v| *v == 1.0)));
             let here = self.draft.shape(self.here());
             if is_ones && self.draft.shape(other) == here && self.draft.shape(x).rank() == here.rank() {
@@ -121,17 +123,17 @@ impl Pattern<'_> {
 
     /// A product with a constant, and a constant row: a linear layer with its bias.
     fn bias(&mut self) -> bool {
-        let Some((a, b)) = self.pair(self.here(), &Op::Add) else { return false };
+        let Some((a, b)) = self.pair(self.here(), &Op::Add(Add)) else { return false };
         for (product, bias) in [(a, b), (b, a)] {
-            let (Op::Linear, &[x, weight]) = (self.op(product), self.inputs(product)) else { continue };
-            let n = self.draft.shape(weight).dims()[0];
+            let (Op::Linear(Linear), &[x, weight]) = (self.op(product), self.inputs(product)) else { continue };
+            let n = self.draft.shape(weight).fixed_dims()[0];
             let codes = match self.op(bias) {
-                Op::Constant(tensor) if tensor.dtype() == DType::F32 => Some(bias),
-                Op::Dequantize { .. } => Some(self.inputs(bias)[0]),
+                Op::Constant(Constant { tensor }) if tensor.dtype() == DType::F32 => Some(bias),
+                Op::Dequantize(_) => Some(self.inputs(bias)[0]),
                 _ => None,
             };
             let constant = codes.is_some_and(|codes| matches!(self.op(codes), Op::Constant(_)));
-            let dims = self.draft.shape(bias).dims().to_vec();
+            let dims = self.draft.shape(bias).fixed_dims().to_vec();
             let row = dims.last() == Some(&n) && dims[..dims.len() - 1].iter().all(|&d| d == 1);
             let same_shape = self.draft.shape(self.here()) == self.draft.shape(product);
             if !constant || !row || !same_shape || self.readers[product.index()] != 1 {
@@ -152,7 +154,7 @@ impl Pattern<'_> {
             let node = &mut self.draft.nodes[self.at];
             node.name = name;
             node.origin = module.unwrap_or_default();
-            return self.becomes(Op::Linear, vec![x, weight, bias]);
+            return self.becomes(Op::Linear(Linear), vec![x, weight, bias]);
         }
         false
     }
@@ -163,8 +165,8 @@ impl Pattern<'_> {
             return None;
         }
         let node = &mut self.draft.nodes[id.index()];
-        node.shape = crate::tensor::Shape::fixed(value.shape());
-        node.op = Op::Constant(Arc::new(value));
+        node.shape = crate::values::Shape::fixed(value.shape());
+        node.op = Op::Constant(Constant { tensor: Arc::new(value) });
         Some(id)
     }
 
@@ -175,7 +177,7 @@ impl Pattern<'_> {
                 *scalar *= value;
                 return self.factors(x, stop, depth - 1, scalar, factors);
             }
-            if let Some((a, b)) = self.pair(id, &Op::Mul) {
+            if let Some((a, b)) = self.pair(id, &Op::Mul(Mul)) {
                 self.factors(a, stop, depth - 1, scalar, factors);
                 return self.factors(b, stop, depth - 1, scalar, factors);
             }
@@ -191,7 +193,7 @@ impl Pattern<'_> {
 
     /// `x · sigmoid(x)`, and both forms of `x · 0.5 · (1 + …)`.
     fn gelu(&mut self) -> bool {
-        if !matches!(self.op(self.here()), Op::Mul | Op::MulScalar { .. }) {
+        if !matches!(self.op(self.here()), Op::Mul(Mul) | Op::MulScalar(_)) {
             return false;
         }
         let (_, parts) = self.product(self.here(), None);
@@ -217,7 +219,7 @@ impl Pattern<'_> {
                 _ => false,
             };
             if only && exact(factor, scalar) && self.draft.shape(x) == self.draft.shape(self.here()) {
-                return self.becomes(Op::Unary(op), vec![x]);
+                return self.becomes(Op::Unary(Unary { op }), vec![x]);
             }
         }
         false
@@ -229,7 +231,7 @@ impl Pattern<'_> {
         let root = (2.0 / std::f32::consts::PI).sqrt();
         let (factor, parts) = self.product(id, None);
         if let &[sum] = parts.as_slice()
-            && let Some((a, b)) = self.pair(sum, &Op::Add)
+            && let Some((a, b)) = self.pair(sum, &Op::Add(Add))
             && near(factor, root)
         {
             return [(a, b), (b, a)].into_iter().find_map(|(x, cube)| {
@@ -250,9 +252,9 @@ impl Pattern<'_> {
 
     /// The node that a mean over the last axis is of.
     fn mean(&self, id: NodeId) -> Option<NodeId> {
-        let Op::Reshape { .. } = self.op(id) else { return None };
+        let Op::Reshape(_) = self.op(id) else { return None };
         let (sum, factor) = self.scaled(self.inputs(id)[0])?;
-        let Op::Sum { axis, .. } = *self.op(sum) else { return None };
+        let Op::Sum(Sum { axis, .. }) = *self.op(sum) else { return None };
         let x = self.inputs(sum)[0];
         let shape = self.draft.shape(x);
         let n = shape.last()?;
@@ -263,7 +265,7 @@ impl Pattern<'_> {
 
     /// The node that a difference from its mean is of.
     fn centred(&self, id: NodeId) -> Option<NodeId> {
-        let (a, b) = self.pair(id, &Op::Add)?;
+        let (a, b) = self.pair(id, &Op::Add(Add))?;
         [(a, b), (b, a)].into_iter().find_map(|(x, mean)| {
             let (mean, minus) = self.scaled(mean)?;
             (minus == -1.0 && self.mean(mean)? == x).then_some(x)
@@ -274,11 +276,11 @@ impl Pattern<'_> {
     fn layer_norm(&mut self) -> bool {
         let here = self.here();
         let quotient = match self.op(here) {
-            Op::Div => self.pair(here, &Op::Div),
+            Op::Div(Div) => self.pair(here, &Op::Div(Div)),
             // By way of a reciprocal.
-            Op::Mul => self.pair(here, &Op::Mul).and_then(|(a, b)| {
+            Op::Mul(Mul) => self.pair(here, &Op::Mul(Mul)).and_then(|(a, b)| {
                 [(a, b), (b, a)].into_iter().find_map(|(x, inverse)| {
-                    let (one, root) = self.pair(inverse, &Op::Div)?;
+                    let (one, root) = self.pair(inverse, &Op::Div(Div))?;
                     let one = self.constant(one)?;
                     (one.as_f32() == Some(&[1.0])).then_some((x, root))
                 })
@@ -289,7 +291,7 @@ impl Pattern<'_> {
             let x = self.centred(difference)?;
             let (variance, eps) = self.shifted(self.unary(root, UnaryOp::Sqrt)?)?;
             let square = self.mean(variance)?;
-            let (a, b) = self.pair(square, &Op::Mul)?;
+            let (a, b) = self.pair(square, &Op::Mul(Mul))?;
             let fits = self.same(a, difference, 6) && self.same(b, difference, 6) && eps > 0.0;
             fits.then_some((x, eps))
         }) else {
@@ -297,7 +299,7 @@ impl Pattern<'_> {
         };
         let Some(n) = self.draft.shape(x).last() else { return false };
         let (weight, bias) = (self.row(n, 1.0), self.row(n, 0.0));
-        self.becomes(Op::LayerNorm { eps }, vec![x, weight, bias])
+        self.becomes(Op::LayerNorm(LayerNorm { eps }), vec![x, weight, bias])
     }
 
     /// A new constant of one number. It stands behind this node, but constants are put before their readers in the end.
@@ -310,21 +312,21 @@ impl Pattern<'_> {
     fn affine(&mut self) -> bool {
         let here = self.here();
         let position = match self.op(here) {
-            Op::Mul => 1,
-            Op::Add => 2,
+            Op::Mul(Mul) => 1,
+            Op::Add(Add) => 2,
             _ => return false,
         };
         let inputs = self.inputs(here);
         for (norm, row) in [(inputs[0], inputs[1]), (inputs[1], inputs[0])] {
-            let Op::LayerNorm { eps } = *self.op(norm) else { continue };
+            let Op::LayerNorm(LayerNorm { eps }) = *self.op(norm) else { continue };
             let (&[x, weight, bias], 1) = (self.inputs(norm), self.readers[norm.index()]) else { continue };
             let plain = |id: NodeId, v: f32| {
                 self.constant(id).is_some_and(|t| t.as_f32().is_some_and(|values| values.iter().all(|x| *x == v)))
             };
             let free = if position == 1 { plain(weight, 1.0) && plain(bias, 0.0) } else { plain(bias, 0.0) };
-            let n = self.draft.shape(weight).dims().to_vec();
+            let n = self.draft.shape(weight).fixed_dims().to_vec();
             let same_shape = self.draft.shape(here) == self.draft.shape(norm);
-            if self.constant(row).is_none() || !free || !same_shape || self.draft.shape(row).dims() != n {
+            if self.constant(row).is_none() || !free || !same_shape || self.draft.shape(row).fixed_dims() != n {
                 continue;
             }
             let mut inputs = vec![x, weight, bias];
@@ -336,7 +338,7 @@ impl Pattern<'_> {
             let node = &mut self.draft.nodes[self.at];
             node.name = name;
             node.origin = module.unwrap_or_default();
-            return self.becomes(Op::LayerNorm { eps }, inputs);
+            return self.becomes(Op::LayerNorm(LayerNorm { eps }), inputs);
         }
         false
     }

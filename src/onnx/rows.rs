@@ -5,9 +5,9 @@ use super::import::Importer;
 use super::integers::is_integer;
 use super::ops::Call;
 use super::values::{Kind, Run, Value};
-use crate::graph::{Int32Op, IntegerType, NodeId, Op};
-use crate::qparams::{QParams, TensorQParams};
-use crate::tensor::DType;
+use crate::graph::NodeId;
+use crate::ops::{Dequantize, Input, Int32, Int32Op, IntegerType, Op, Reshape, Slice, ToFloat, ToInteger, Where};
+use crate::values::{DType, QParams, TensorQParams};
 
 impl Importer {
     /// Values that give `lengths` together, as nodes that do. A known one that is the same for every row may stay one row, which
@@ -74,37 +74,37 @@ impl Importer {
         let condition = self.condition(rank)?;
         let id = if let Kind::Int(_) = x.kind {
             let zero = self.number(0.0);
-            let zeros = self.draft.add(&format!("{name}.rows"), Op::Where, &[condition, zero, zero])?;
+            let zeros = self.draft.add(&format!("{name}.rows"), Op::Where(Where), &[condition, zero, zero])?;
             let to = IntegerType::I32;
-            let zeros = self.draft.add(&format!("{name}.zeros"), Op::ToInteger { to }, &[zeros])?;
-            self.draft.add(name, Op::Int32 { op: Int32Op::Add, checked: false }, &[zeros, x.id])?
+            let zeros = self.draft.add(&format!("{name}.zeros"), Op::ToInteger(ToInteger { to }), &[zeros])?;
+            self.draft.add(name, Op::Int32(Int32 { op: Int32Op::Add, checked: false }), &[zeros, x.id])?
         } else {
             // Chosen from the same twice, whatever the input holds.
-            self.draft.add(name, Op::Where, &[condition, x.id, x.id])?
+            self.draft.add(name, Op::Where(Where), &[condition, x.id, x.id])?
         };
         Ok(Run { id, ..x })
     }
 
     /// Some float for each row, in a shape of `rank` more axes.
     fn condition(&mut self, rank: usize) -> Result<NodeId, String> {
-        let inputs = || self.draft.nodes.iter().enumerate().take_while(|(_, node)| matches!(node.op, Op::Input));
+        let inputs = || self.draft.nodes.iter().enumerate().take_while(|(_, node)| matches!(node.op, Op::Input(Input)));
         let batched = || inputs().filter(|(_, node)| node.shape.is_batched());
         // Of an input of integers, what follows is a mask still, and no quantity.
         let of_integers = batched().find(|(_, node)| node.dtype == DType::I32);
         let (at, input) = of_integers.or_else(|| batched().next()).ok_or(NEEDS_ROWS)?;
-        let (name, elements, dtype) = (input.name.clone(), input.shape.dims().iter().product(), input.dtype);
+        let (name, elements, dtype) = (input.name.clone(), input.shape.fixed_dims().iter().product(), input.dtype);
         let part = |part: &str| format!("{name}.{part}");
-        let flat = self.draft.add(&part("flat"), Op::Reshape { dims: vec![elements] }, &[NodeId::new(at)])?;
-        let first = self.draft.add(&part("first"), Op::Slice { axis: 1, start: 0, end: 1 }, &[flat])?;
+        let flat = self.draft.add(&part("flat"), Op::Reshape(Reshape { dims: vec![elements] }), &[NodeId::new(at)])?;
+        let first = self.draft.add(&part("first"), Op::Slice(Slice { axis: 1, start: 0, end: 1 }), &[flat])?;
         let float = match dtype {
-            DType::I32 => self.draft.add(&part("first.float"), Op::ToFloat, &[first])?,
+            DType::I32 => self.draft.add(&part("first.float"), Op::ToFloat(ToFloat), &[first])?,
             DType::I8 => {
                 let qparams = TensorQParams::PerTensor(QParams::new(1.0, 0).map_err(|e| e.to_string())?);
-                self.draft.add(&part("first.float"), Op::Dequantize { qparams }, &[first])?
+                self.draft.add(&part("first.float"), Op::Dequantize(Dequantize { qparams }), &[first])?
             }
             _ => first,
         };
-        self.draft.add(&part("row"), Op::Reshape { dims: vec![1; rank] }, &[float])
+        self.draft.add(&part("row"), Op::Reshape(Reshape { dims: vec![1; rank] }), &[float])
     }
 
     /// A known value as a constant, the batch in front as 1.

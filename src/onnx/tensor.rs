@@ -11,7 +11,7 @@ use super::error::OnnxError;
 use super::external::{self, Folders, Region};
 use super::host::Data;
 use super::proto::{TensorProto, data_type as ty};
-use crate::tensor::DType;
+use crate::values::DType;
 
 /// A stored tensor whose data are known to be there.
 #[derive(Debug, Clone, PartialEq)]

@@ -12,9 +12,10 @@ mod operators;
 mod rows;
 
 use super::build::{Build, ops, tensor};
-use crate::graph::{Graph, Op, UnaryOp};
+use crate::graph::Graph;
 use crate::interp::Interpreter;
-use crate::tensor::Tensor;
+use crate::ops::{Op, UnaryOp};
+use crate::values::Tensor;
 
 /// The only output for these inputs.
 fn run(graph: &Graph, inputs: &[Tensor]) -> Tensor {

@@ -9,9 +9,9 @@ use super::names;
 use super::ops::Call;
 use super::proto::data_type as ty;
 use super::tensor::type_name;
-use crate::graph::{NodeId, Op};
-use crate::qparams::TensorQParams;
-use crate::tensor::Tensor;
+use crate::graph::NodeId;
+use crate::ops::{Op, ToFloat};
+use crate::values::{Tensor, TensorQParams};
 
 /// A value while importing.
 #[derive(Debug, Clone)]
@@ -72,9 +72,9 @@ impl Importer {
             Value::Run(run) => {
                 let shape = self.draft.shape(run.id);
                 if !shape.is_batched() {
-                    return known(shape.dims());
+                    return known(&shape.fixed_dims());
                 }
-                let rest = &shape.dims()[usize::from(run.merged > 1)..];
+                let rest = &shape.fixed_dims()[usize::from(run.merged > 1)..];
                 std::iter::once(Length::Rows(run.merged as i64)).chain(known(rest)).collect()
             }
         }
@@ -176,7 +176,7 @@ impl Importer {
     pub(super) fn as_float(&mut self, call: &Call<'_>, value: &Value) -> Result<Run, String> {
         let run = self.run(value)?;
         let Kind::Int(data_type) = run.kind else { return self.float(call, value) };
-        let id = self.draft.add(&call.part("float"), Op::ToFloat, &[run.id])?;
+        let id = self.draft.add(&call.part("float"), Op::ToFloat(ToFloat), &[run.id])?;
         Ok(Run { id, kind: if data_type == ty::BOOL { Kind::Bool } else { Kind::Float }, ..run })
     }
 

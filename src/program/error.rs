@@ -1,7 +1,8 @@
 //! Why a program was refused.
 
 use super::ValueType;
-use crate::qparams::QParams;
+use crate::ops::OpError;
+use crate::values::QParams;
 
 fn text(qparams: Option<&QParams>) -> String {
     match qparams {
@@ -41,7 +42,7 @@ pub enum ProgramError {
         dims: Vec<usize>,
     },
     /// A value holds more elements than memory can.
-    #[error("value {value}: dimensions {dims:?} hold more than {max} elements", max = crate::tensor::MAX_ELEMENTS)]
+    #[error("value {value}: dimensions {dims:?} hold more than {max} elements", max = crate::values::MAX_ELEMENTS)]
     Elements {
         /// The value.
         value: String,
@@ -140,15 +141,27 @@ pub enum ProgramError {
         /// Zero point.
         zero_point: i32,
     },
-    /// The bounds of a clamp are not two numbers in order.
-    #[error("step {step}: bounds {min}..={max}; two numbers are expected, the smaller one first")]
-    Bounds {
+    /// An operator does not take the values or parameters that the step gives it.
+    #[error("step {step}: {source} (inputs {}, output {output})", inputs.join(", "))]
+    Op {
         /// The step.
         step: String,
-        /// The smallest result.
-        min: f32,
-        /// The largest result.
-        max: f32,
+        /// The problem.
+        source: OpError,
+        /// The shapes of its inputs.
+        inputs: Vec<String>,
+        /// The shape of its output.
+        output: String,
+    },
+    /// No step computes an operator.
+    #[error("step {step}: {op} {problem}")]
+    NoStep {
+        /// The step.
+        step: String,
+        /// The operator.
+        op: &'static str,
+        /// The problem.
+        problem: &'static str,
     },
     /// A channel's sum could leave `i32` (equation 4).
     #[error(

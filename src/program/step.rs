@@ -1,196 +1,58 @@
-//! The steps: what is done to values, one equation or two each.
+//! Steps: one operator of [`ops`](crate::ops) each, or a fused form that only a program has.
 
 use std::sync::Arc;
 
 use super::ValueId;
-use crate::numerics::{AddMultipliers, BinaryOp, Int32Op, IntegerType, UnaryOp};
-use crate::qparams::{QParams, QScheme, QuantRange};
+use crate::ops::Op;
 
 /// One step of a program: it reads values and writes one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Step {
     /// Name of the graph node.
     pub name: String,
-    /// What is done.
+    /// The operation.
     pub op: StepOp,
-    /// The values that it reads, in the order that [`StepOp`] documents.
+    /// The values that it reads, in the order that the operator documents.
     pub inputs: Vec<ValueId>,
     /// The value that it writes.
     pub output: ValueId,
 }
 
 /// What a step does. Axes are counted with `rows`, if the value has them.
+///
+/// All engines give the same bits for integer steps, for steps that move values, and for float steps that only compare and select:
+/// [`Binary`](crate::ops::Binary), [`Clamp`](crate::ops::Clamp), [`Mask`](crate::ops::Mask), [`Max`](crate::ops::Max), and of the
+/// functions ReLU, the absolute value, the step and the sign. Other float steps are held to tolerances.
+///
+/// NaN and infinities are where IEEE 754 has them, on GPUs too, whose compilers may assume that there are none: shaders compare and
+/// select by the bits of floats, and test for arguments outside the domain of a function. In float arithmetic, a GPU may flush
+/// subnormal numbers to 0, and a compiler that assumes too much (Metal's fast math) may lose a NaN or an infinity that a sum, product
+/// or quotient makes.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum StepOp {
-    /// `f32 → int8` by equation 2.
-    Quantize {
-        /// Scale and zero point of the output.
-        qparams: QParams,
-        /// The codes.
-        range: QuantRange,
-    },
-    /// `int8 → f32` by equation 1.
-    Dequantize {
-        /// Scale and zero point of the input.
-        qparams: QParams,
-    },
-    /// int8 linear layer. Inputs: int8 activations `[m, k]`; with [`Epilogue::Dynamic`], also the pairs of their scales and zero
-    /// points.
-    Linear(QLinear),
+    /// An operator of graphs, except for those that [`lower`](crate::lower::lower) fuses or decomposes.
+    Op(Op),
+    /// int8 linear layer. Inputs: int8 activations `[…, K]`; with [`Epilogue::Dynamic`], also their dynamic qparams.
+    QLinear(QLinear),
     /// Product of two int8 activations `a[…, M, K] · b[…, K, N]`, leading axes broadcast.
-    MatMul(QMatMul),
-    /// Product of two int8 activations whose parameters are found at run time, `a[…, M, K] · b[…, K, N]`, leading axes broadcast,
-    /// to float by equation 9d. Inputs: a, b, the pairs of a, `[2]` or `[…, M, 2]`, and those of b, `[2]`.
-    MatMulDynamic {
-        /// Whether negative results become 0.
-        relu: bool,
-    },
-    /// `int8 + int8 → int8` by equation 8, broadcast.
-    Add(QAdd),
-    /// `int8 · int8 → int8` of each element by equations 9 and 5, broadcast.
-    Mul(QMul),
-    /// `int8 → int8`: entry `code + 128` of 256.
-    Table {
-        /// The entries.
-        table: Arc<[i8]>,
-    },
-    /// Pairs of scale and zero point of a float value by equation 10: `[2]`, or `[…, 2]` for each row.
-    ChooseQParams {
-        /// Per tensor or per token.
-        qscheme: QScheme,
-        /// The codes.
-        range: QuantRange,
-        /// The smallest scale.
-        eps: f32,
-    },
-    /// `f32 → int8` by equation 2. Inputs: the value, and its pairs.
-    QuantizeDynamic {
-        /// The codes.
-        range: QuantRange,
-    },
-    /// `int8 → f32` by equation 1. Inputs: the codes, and their pairs.
-    DequantizeDynamic,
-    /// `f32 → f16`, to nearest and ties to even; beyond 65504 infinite. Only the caller reads halves.
-    ToHalf,
-    /// Joins values of one type along an axis.
-    Concat {
-        /// The axis.
-        axis: usize,
-    },
-    /// The same elements, in the same order, of a value of any type.
-    Reshape,
-    /// Axis `i` of the output is axis `perm[i]` of the input, of any type.
-    Transpose {
-        /// A permutation of all axes.
-        perm: Vec<usize>,
-    },
-    /// The elements `start..end` along an axis, of any type: the same bits.
-    Slice {
-        /// The axis.
-        axis: usize,
-        /// The first element taken.
-        start: usize,
-        /// Behind the last element taken; above `start`.
-        end: usize,
-    },
-    /// `i32 → f32`, to nearest and ties to even: the same bits on every engine.
-    ToFloat,
-    /// `f32 → i32` or `i32 → i32`: the fraction is cut off, and what remains is cut to a type. Floats that are no `i32` are an
-    /// error on the CPU; a GPU may make anything of them.
-    ToInteger {
-        /// The type whose values result.
-        to: IntegerType,
-    },
-    /// Arithmetic of two `i32`, broadcast: the same bits on every engine, but for what is an error on the CPU.
-    Int32 {
-        /// What is computed.
-        op: Int32Op,
-        /// Whether a result beyond `i32` is an error on the CPU; otherwise, and on a GPU, it wraps around. A division by 0 is an
-        /// error on the CPU in any case, and gives the dividend on a GPU.
-        checked: bool,
-    },
-    /// The sum of the `i32` along an axis, which the output lacks: the same bits on every engine, but for what is an error on the
-    /// CPU.
-    SumInt32 {
-        /// The axis.
-        axis: usize,
-        /// Whether a sum beyond `i32` is an error on the CPU; otherwise, and on a GPU, it wraps around.
-        checked: bool,
-    },
-    /// The largest element along an axis, which the output lacks, of floats, codes or `i32`; NaN if there is one. The same
-    /// bits on every engine.
-    Max {
-        /// The axis.
-        axis: usize,
-    },
-    /// Rows of a table. Inputs: ids (`i32`), table `[V, D]` (`f32`). Ids that the table lacks are an error on the CPU, and
-    /// give the nearest row on a GPU.
-    Gather,
-    /// What stays float. Held to tolerances, not to bits; but what only compares and chooses gives the same bits on every engine:
-    /// [`FloatOp::Binary`], [`FloatOp::Clamp`], [`FloatOp::Keep`], and of the functions ReLU, the absolute value, the step and
-    /// the sign.
-    ///
-    /// NaN and infinities are where IEEE 754 has them, on GPUs too, whose compilers may assume that there are none: shaders compare
-    /// and choose by the bits of floats, and arguments for which a function has no value give NaN by a test of theirs. What
-    /// remains to a GPU is arithmetic, also in the sum that ends a choice between two values: it may take subnormal numbers for
-    /// 0, of either sign, and compilers that assume too much (Metal's fast math) may lose a NaN or an infinity that a sum, product
-    /// or quotient makes.
-    Float(FloatOp),
+    QMatMul(QMatMul),
+    /// `int8 → int8` by a lookup table.
+    QLut(QLut),
+    /// `f32 → f16`, to nearest and ties to even; infinite beyond 65504. No step reads the result, only the caller.
+    ToF16,
 }
 
-/// A step on floats.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum FloatOp {
-    /// `x[…, K] · w[N, K]ᵀ (+ b[N])`. Inputs: x, w, and b unless it has none.
-    Linear,
-    /// `a[…, M, K] · b[…, K, N]`, leading axes broadcast.
-    MatMul,
-    /// Sum, broadcast.
-    Add,
-    /// Product of each element, broadcast.
-    Mul,
-    /// Quotient of each element, broadcast.
-    Div,
-    /// The first input where the second is not 0 (NaN is not), and elsewhere −0, which changes nothing that it is added to: two of
-    /// these and a sum choose between two values. Broadcast; the bits of an element.
-    Keep {
-        /// Whether to keep the elements where the second input is 0 instead.
-        inverted: bool,
-    },
-    /// A function of each element. NaN stays NaN, but for the step, and is made where a function has no value.
-    Unary(UnaryOp),
-    /// A comparison of each pair, or the larger or smaller of it, broadcast.
-    Binary(BinaryOp),
-    /// Each element, but at least `min` and at most `max`; either may be infinite. The bits of an element or of a bound. NaN stays
-    /// NaN.
-    Clamp {
-        /// The smallest result.
-        min: f32,
-        /// The largest result; not below `min`.
-        max: f32,
-    },
-    /// The sum of the elements along an axis, which the output lacks.
-    Sum {
-        /// The axis.
-        axis: usize,
-    },
-    /// `e^x / Σ e^x` along an axis.
-    Softmax {
-        /// The axis.
-        axis: usize,
-    },
-    /// Normalization over the last axes, those of the weight. Inputs: x, weight, bias.
-    LayerNorm {
-        /// Added to the variance.
-        eps: f32,
-    },
+impl<T: Into<Op>> From<T> for StepOp {
+    fn from(op: T) -> Self {
+        Self::Op(op.into())
+    }
 }
 
 /// An int8 linear layer, `y = epilogue((x · wᵀ) << fraction_bits + bias)`, by equations 4 to 7.
 #[derive(Debug, Clone, PartialEq)]
 pub struct QLinear {
-    /// int8 weights `[n, k]`, row-major. Any code of int8 may occur.
+    /// int8 weights `[n, k]`, row-major. Any int8 value may occur.
     pub weight: Arc<[i8]>,
     /// Output channels.
     pub n: usize,
@@ -215,42 +77,16 @@ pub struct QMatMul {
     pub epilogue: Epilogue,
 }
 
-/// A sum of codes.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct QAdd {
-    /// Zero point of the first input.
-    pub a_zero_point: i32,
-    /// Zero point of the second input.
-    pub b_zero_point: i32,
-    /// The ratios of the input scales to the output scale.
-    pub multipliers: AddMultipliers,
-    /// Zero point of the output.
-    pub zero_point: i32,
-    /// Smallest code.
-    pub lo: i32,
-    /// Largest code.
-    pub hi: i32,
-}
-
-/// A product of codes.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct QMul {
-    /// Zero point of the first input.
-    pub a_zero_point: i32,
-    /// Zero point of the second input.
-    pub b_zero_point: i32,
-    /// A positive normal `f32`.
-    pub multiplier: f32,
-    /// Zero point of the output.
-    pub zero_point: i32,
-    /// Smallest code.
-    pub lo: i32,
-    /// Largest code.
-    pub hi: i32,
+/// A lookup table, `y = table[x + 128]` (equation 12).
+#[derive(Debug, Clone, PartialEq)]
+pub struct QLut {
+    /// 256 entries.
+    pub table: Arc<[i8]>,
 }
 
 /// What becomes of an `i32` accumulator.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub enum Epilogue {
     /// int8 output by equation 5.
     Requantize {
@@ -258,9 +94,9 @@ pub enum Epilogue {
         multiplier: Arc<[f32]>,
         /// Zero point of the output.
         zero_point: i32,
-        /// Smallest code; a fused ReLU has raised it to the zero point (equation 6).
+        /// Smallest quantized value; a fused ReLU has raised it to the zero point (equation 6).
         lo: i32,
-        /// Largest code.
+        /// Largest quantized value.
         hi: i32,
     },
     /// Float output by equation 7; a fused ReLU is a maximum with 0 after the product.
@@ -295,47 +131,18 @@ impl Epilogue {
 }
 
 impl StepOp {
-    /// The name in listings, that of the kernel's entry point where there is one.
+    /// The name in listings.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
-            Self::Quantize { .. } => "quantize_f32_i8",
-            Self::Dequantize { .. } => "dequantize_i8_f32",
-            Self::Linear(QLinear { epilogue: Epilogue::Requantize { .. }, .. }) => "linear_i8_i8",
-            Self::Linear(QLinear { epilogue: Epilogue::Scale { .. }, .. }) => "linear_i8_f32",
-            Self::Linear(QLinear { epilogue: Epilogue::Dynamic { .. }, .. }) => "linear_dynamic_i8_f32",
-            Self::MatMul(QMatMul { epilogue: Epilogue::Requantize { .. }, .. }) => "matmul_i8_i8",
-            Self::MatMul(_) => "matmul_i8_f32",
-            Self::MatMulDynamic { .. } => "matmul_dynamic_i8_f32",
-            Self::Add(_) => "add_i8_i8",
-            Self::Mul(_) => "mul_i8_i8",
-            Self::Table { .. } => "table_i8_i8",
-            Self::ChooseQParams { .. } => "choose_qparams_f32_f32",
-            Self::QuantizeDynamic { .. } => "quantize_dynamic_f32_i8",
-            Self::DequantizeDynamic => "dequantize_dynamic_i8_f32",
-            Self::ToHalf => "half_f32_f16",
-            Self::Concat { .. } => "concat",
-            Self::Reshape => "reshape",
-            Self::Transpose { .. } => "transpose",
-            Self::Slice { .. } => "slice",
-            Self::ToFloat => "to_float_i32_f32",
-            Self::ToInteger { .. } => "to_integer",
-            Self::Int32 { .. } => "int32_i32_i32",
-            Self::SumInt32 { .. } => "sum_i32_i32",
-            Self::Max { .. } => "max",
-            Self::Gather => "gather_i32_f32",
-            Self::Float(FloatOp::Linear) => "linear_f32_f32",
-            Self::Float(FloatOp::MatMul) => "matmul_f32_f32",
-            Self::Float(FloatOp::Add) => "add_f32_f32",
-            Self::Float(FloatOp::Mul) => "mul_f32_f32",
-            Self::Float(FloatOp::Div) => "div_f32_f32",
-            Self::Float(FloatOp::Keep { .. }) => "keep_f32_f32",
-            Self::Float(FloatOp::Unary(_)) => "unary_f32_f32",
-            Self::Float(FloatOp::Binary(_)) => "binary_f32_f32",
-            Self::Float(FloatOp::Clamp { .. }) => "clamp_f32_f32",
-            Self::Float(FloatOp::Sum { .. }) => "sum_f32_f32",
-            Self::Float(FloatOp::Softmax { .. }) => "softmax_f32_f32",
-            Self::Float(FloatOp::LayerNorm { .. }) => "layer_norm_f32_f32",
+            Self::Op(op) => op.name(),
+            Self::QLinear(QLinear { epilogue: Epilogue::Requantize { .. }, .. }) => "linear_i8_i8",
+            Self::QLinear(QLinear { epilogue: Epilogue::Scale { .. }, .. }) => "linear_i8_f32",
+            Self::QLinear(QLinear { epilogue: Epilogue::Dynamic { .. }, .. }) => "linear_dynamic_i8_f32",
+            Self::QMatMul(QMatMul { epilogue: Epilogue::Requantize { .. }, .. }) => "matmul_i8_i8",
+            Self::QMatMul(_) => "matmul_i8_f32",
+            Self::QLut(_) => "lut_i8_i8",
+            Self::ToF16 => "to_f16",
         }
     }
 }

@@ -3,40 +3,43 @@
 use ndarray::{ArrayViewD, ArrayViewMutD, Axis, IxDyn};
 use rayon::prelude::*;
 
-use crate::graph::{BinaryOp, Op, UnaryOp};
-use crate::kernels;
-use crate::kernels::slices::{f32s, i32s, rows_before_last};
-use crate::tensor::Tensor;
+use crate::numerics::gemm;
+use crate::ops::{
+    self, Add, BatchNorm, Binary, BinaryOp, Clamp, Concat, Div, Embedding, Input, LayerNorm, Linear, MatMul, Max, Mul,
+    MulScalar, Op, Slice, Softmax, Sum, Transpose, Unary, UnaryOp, Where,
+};
+use crate::values::Tensor;
+use crate::values::slices::{f32s, i32s, rows_before_last};
 
 /// Whether an op has a gradient with respect to its float inputs.
 pub(super) fn exists(op: &Op) -> bool {
     matches!(
         op,
-        Op::Input
+        Op::Input(Input)
             | Op::Constant(_)
-            | Op::Linear
-            | Op::MatMul
-            | Op::Add
-            | Op::Mul
-            | Op::Div
-            | Op::Where
+            | Op::Linear(Linear)
+            | Op::MatMul(MatMul)
+            | Op::Add(Add)
+            | Op::Mul(Mul)
+            | Op::Div(Div)
+            | Op::Where(Where)
             | Op::Binary(_)
-            | Op::Clamp { .. }
-            | Op::Slice { .. }
-            | Op::Sum { .. }
-            | Op::AddScalar { .. }
-            | Op::MulScalar { .. }
+            | Op::Clamp(_)
+            | Op::Slice(_)
+            | Op::Sum(_)
+            | Op::AddScalar(_)
+            | Op::MulScalar(_)
             | Op::Unary(_)
-            | Op::Reshape { .. }
-            | Op::Flatten { .. }
-            | Op::Transpose { .. }
-            | Op::Concat { .. }
-            | Op::Max { .. }
-            | Op::Softmax { .. }
-            | Op::LayerNorm { .. }
-            | Op::BatchNorm { .. }
-            | Op::Embedding
-            | Op::Observe { .. }
+            | Op::Reshape(_)
+            | Op::Flatten(_)
+            | Op::Transpose(_)
+            | Op::Concat(_)
+            | Op::Max(_)
+            | Op::Softmax(_)
+            | Op::LayerNorm(_)
+            | Op::BatchNorm(_)
+            | Op::Embedding(Embedding)
+            | Op::Observe(_)
     )
 }
 
@@ -44,80 +47,80 @@ pub(super) fn exists(op: &Op) -> bool {
 pub(super) fn gradient(op: &Op, at: usize, inputs: &[&Tensor], y: &Tensor, dy: &[f32], dx: &mut [f32]) {
     let x = inputs[at];
     match op {
-        Op::Linear => {
+        Op::Linear(Linear) => {
             let (n, k) = (inputs[1].shape()[0], inputs[1].shape()[1]);
             linear(at, [rows_before_last(y.shape()), n, k], f32s(inputs[0]), f32s(inputs[1]), dy, dx);
         }
-        Op::MatMul => matmul(at, inputs, y, dy, dx),
-        Op::Add => sum_to(dy, y.shape(), dx, x.shape()),
-        Op::Mul => {
+        Op::MatMul(MatMul) => matmul(at, inputs, y, dy, dx),
+        Op::Add(Add) => sum_to(dy, y.shape(), dx, x.shape()),
+        Op::Mul(Mul) => {
             let dy = Tensor::from_f32(y.shape(), dy.to_vec()).expect(LENGTHS);
-            let product = kernels::zip_f32(&dy, inputs[1 - at], |dy, other| dy * other);
+            let product = ops::zip_f32(&dy, inputs[1 - at], |dy, other| dy * other);
             sum_to(f32s(&product), y.shape(), dx, x.shape());
         }
-        Op::Div => {
+        Op::Div(Div) => {
             let dy = Tensor::from_f32(y.shape(), dy.to_vec()).expect(LENGTHS);
-            let mut quotient = kernels::zip_f32(&dy, inputs[1], |dy, b| dy / b);
+            let mut quotient = ops::zip_f32(&dy, inputs[1], |dy, b| dy / b);
             if at == 1 {
                 // −dy · a / b².
-                quotient = kernels::zip_f32(&quotient, y, |d, y| -d * y);
+                quotient = ops::zip_f32(&quotient, y, |d, y| -d * y);
             }
             sum_to(f32s(&quotient), y.shape(), dx, x.shape());
         }
-        Op::Binary(BinaryOp::Maximum | BinaryOp::Minimum) => {
+        Op::Binary(Binary { op: BinaryOp::Maximum | BinaryOp::Minimum }) => {
             // To the first where it was taken, which it is of equal ones, else to the second.
-            let taken = kernels::zip_f32(inputs[0], y, |a, y| f32::from(a == y || a.is_nan()));
+            let taken = ops::zip_f32(inputs[0], y, |a, y| f32::from(a == y || a.is_nan()));
             let dy = Tensor::from_f32(y.shape(), dy.to_vec()).expect(LENGTHS);
-            let taken = kernels::zip_f32(&dy, &taken, kernels::keep(at == 1));
+            let taken = ops::zip_f32(&dy, &taken, keep(at == 1));
             sum_to(f32s(&taken), y.shape(), dx, x.shape());
         }
         // What is 0 or 1 has no slope, and a condition has none.
         Op::Binary(_) => dx.fill(0.0),
-        Op::Where if at == 0 => dx.fill(0.0),
-        Op::Where => {
+        Op::Where(Where) if at == 0 => dx.fill(0.0),
+        Op::Where(Where) => {
             let dy = Tensor::from_f32(y.shape(), dy.to_vec()).expect(LENGTHS);
-            let taken = kernels::zip_f32(&dy, inputs[0], kernels::keep(at == 2));
+            let taken = ops::zip_f32(&dy, inputs[0], keep(at == 2));
             sum_to(f32s(&taken), y.shape(), dx, x.shape());
         }
-        Op::Clamp { min, max } => {
+        Op::Clamp(Clamp { min, max }) => {
             let inside = |x: f32| *min <= x && x <= *max;
             dx.iter_mut().zip(f32s(x)).zip(dy).for_each(|((dx, &x), &dy)| *dx = if inside(x) { dy } else { 0.0 });
         }
-        Op::MulScalar { value } => dx.iter_mut().zip(dy).for_each(|(dx, dy)| *dx = dy * value),
-        Op::Unary(op) => unary(*op, f32s(x), dy, dx),
-        Op::Transpose { perm } => {
+        Op::MulScalar(MulScalar { value }) => dx.iter_mut().zip(dy).for_each(|(dx, dy)| *dx = dy * value),
+        Op::Unary(Unary { op }) => unary(*op, f32s(x), dy, dx),
+        Op::Transpose(Transpose { perm }) => {
             // The result's axes, moved back.
             let mut back = vec![0; perm.len()];
             perm.iter().enumerate().for_each(|(to, &from)| back[from] = to);
             copy(view(dy, y.shape()).permuted_axes(IxDyn(&back)), dx);
         }
-        Op::Concat { axis } => {
+        Op::Concat(Concat { axis }) => {
             let before: usize = inputs[..at].iter().map(|input| input.shape()[*axis]).sum();
             let mut part = view(dy, y.shape());
             part.slice_axis_inplace(Axis(*axis), (before..before + x.shape()[*axis]).into());
             copy(part, dx);
         }
-        Op::Slice { axis, start, end } => {
+        Op::Slice(Slice { axis, start, end }) => {
             dx.fill(0.0);
             let mut whole = ArrayViewMutD::from_shape(IxDyn(x.shape()), dx).expect(LENGTHS);
             whole.slice_axis_inplace(Axis(*axis), (*start..*end).into());
             whole.assign(&view(dy, y.shape()));
         }
-        Op::Sum { axis, .. } => {
+        Op::Sum(Sum { axis, .. }) => {
             let lines = Lines::of(x.shape(), *axis);
             for (start, &dy) in lines.starts(x.len()).zip(dy) {
                 (0..lines.length).for_each(|i| dx[start + i * lines.inner] = dy);
             }
         }
-        Op::Max { axis } => max(f32s(x), Lines::of(x.shape(), *axis), dy, dx),
-        Op::Softmax { axis } => softmax(f32s(y), Lines::of(y.shape(), *axis), dy, dx),
-        Op::LayerNorm { eps } => layer_norm(at, f32s(inputs[0]), f32s(inputs[1]), *eps, dy, dx),
-        Op::BatchNorm { eps } => {
+        Op::Max(Max { axis }) => max(f32s(x), Lines::of(x.shape(), *axis), dy, dx),
+        Op::Softmax(Softmax { axis }) => softmax(f32s(y), Lines::of(y.shape(), *axis), dy, dx),
+        Op::LayerNorm(LayerNorm { eps }) => layer_norm(at, f32s(inputs[0]), f32s(inputs[1]), *eps, dy, dx),
+        Op::BatchNorm(BatchNorm { eps }) => {
             let inner = y.shape()[2..].iter().product();
             let statistics = [1, 2, 3].map(|i| f32s(inputs[i]));
             batch_norm(at, f32s(inputs[0]), inner, statistics, *eps, dy, dx);
         }
-        Op::Embedding => {
+        Op::Embedding(Embedding) => {
             let d = x.shape()[1].max(1);
             dx.fill(0.0);
             for (&id, dy) in i32s(inputs[0]).iter().zip(dy.chunks_exact(d)) {
@@ -139,6 +142,11 @@ fn view<'d>(data: &'d [f32], shape: &[usize]) -> ArrayViewD<'d, f32> {
 
 fn copy(from: ArrayViewD<'_, f32>, to: &mut [f32]) {
     to.iter_mut().zip(from.iter()).for_each(|(to, from)| *to = *from);
+}
+
+/// `dy` where a condition holds, or if `inverted` where it does not, else 0.
+fn keep(inverted: bool) -> impl Fn(f32, f32) -> f32 + Sync + Send {
+    move |dy, condition| if (condition != 0.0) != inverted { dy } else { 0.0 }
 }
 
 /// Sums over the axes along which `own` was broadcast to `shape`.
@@ -176,8 +184,8 @@ fn sum_to(dy: &[f32], shape: &[usize], dx: &mut [f32], own: &[usize]) {
 /// `dx = dy · w`, `dw = dyᵀ · x`, `db = Σ dy`; `[m, n, k]` are rows, output and input features.
 pub(super) fn linear(at: usize, [m, n, k]: [usize; 3], x: &[f32], w: &[f32], dy: &[f32], dx: &mut [f32]) {
     match at {
-        0 => kernels::matmul(dx, dy, w, [m, k, n]),
-        1 => kernels::matmul_transposed(dx, dy, x, [n, k, m]),
+        0 => gemm::matmul(dx, dy, w, [m, k, n]),
+        1 => gemm::matmul_transposed(dx, dy, x, [n, k, m]),
         _ => column_sums(dy, dx),
     }
 }
@@ -197,12 +205,12 @@ fn matmul(at: usize, inputs: &[&Tensor], y: &Tensor, dy: &[f32], dx: &mut [f32])
         let mut perm: Vec<usize> = (0..x.shape().len()).collect();
         let last = perm.len() - 1;
         perm.swap(last - 1, last);
-        kernels::transpose(x, &perm)
+        ops::transposed(x, &perm)
     };
     let dy = Tensor::from_f32(y.shape(), dy.to_vec()).expect(LENGTHS);
     let product = match at {
-        0 => kernels::matmul_f32(&dy, &turned(inputs[1])),
-        _ => kernels::matmul_f32(&turned(inputs[0]), &dy),
+        0 => ops::matmul_f32(&dy, &turned(inputs[1])),
+        _ => ops::matmul_f32(&turned(inputs[0]), &dy),
     };
     sum_to(f32s(&product), product.shape(), dx, inputs[at].shape());
 }

@@ -1,7 +1,7 @@
 //! What training makes smaller.
 
 use super::QatError;
-use crate::tensor::{DType, Tensor};
+use crate::values::{DType, Tensor};
 
 /// A loss: the mean over a batch, with its gradient.
 #[derive(Debug, Clone, Copy, PartialEq)]

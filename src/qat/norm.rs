@@ -6,7 +6,7 @@ use super::gradients::Gradients;
 use super::parameter::Parameter;
 use crate::graph::NodeId;
 use crate::quantize::trained::{FoldedNorm, factor};
-use crate::tensor::Tensor;
+use crate::values::Tensor;
 
 /// How much of a batch's statistics goes into the running ones, as in PyTorch.
 const MOMENTUM: f64 = 0.1;

@@ -1,6 +1,6 @@
 //! What training changes.
 
-use crate::tensor::Tensor;
+use crate::values::Tensor;
 
 /// A float constant of the graph that training changes.
 #[derive(Debug, Clone)]

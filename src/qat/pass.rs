@@ -5,14 +5,14 @@ use std::borrow::Borrow;
 use super::norm::Batch;
 use super::values::Values;
 use super::{QatError, TrainableGraph, gradient};
-use crate::graph::{NodeId, ObserverId, Op};
+use crate::graph::NodeId;
 use crate::interp;
-use crate::kernels;
-use crate::kernels::slices::{rows_before_last, tensor, with_last};
-use crate::qparams::TensorQParams;
+use crate::numerics::gemm;
+use crate::ops::{self, BatchNorm, Input, Linear, Observe, ObserverId, Op, Unary};
 use crate::quantize::trained::derived;
 use crate::quantize::{FakeQuantize, ObserverError, QuantizationSpec};
-use crate::tensor::Tensor;
+use crate::values::slices::{rows_before_last, tensor, with_last};
+use crate::values::{Tensor, TensorQParams};
 
 impl TrainableGraph {
     /// The outputs in training: observers update, batch norms use the batch, and everything is kept for
@@ -51,7 +51,7 @@ impl TrainableGraph {
         }
         for at in 0..self.graph.nodes().len() {
             let id = NodeId::new(at);
-            if self.values.is_pass(id) && !matches!(self.graph.node(id).op, Op::Input) {
+            if self.values.is_pass(id) && !matches!(self.graph.node(id).op, Op::Input(Input)) {
                 let value = self.value(id, training)?;
                 self.values.set(id, value);
             }
@@ -65,38 +65,38 @@ impl TrainableGraph {
         let batch_norms = training && !self.norms_frozen;
         let norm = self.values.norms.iter().position(|norm| norm.layer == id).filter(|_| batch_norms);
         match (&node.op, norm) {
-            (&Op::Observe { observer: ObserverId(at) }, _) => {
+            (&Op::Observe(Observe { observer: ObserverId(at) }), _) => {
                 let derived = self.derived(at).map_err(|source| self.named(at, source))?;
                 let observe = training && !self.template.is_passive(id);
                 let buffer = self.values.buffer(id, self.values.get(node.inputs[0]).len());
                 let y = self.fakes[at].forward_with(self.values.get(node.inputs[0]), observe, derived, buffer);
                 y.map_err(|source| self.named(at, source))
             }
-            (&Op::BatchNorm { eps }, _) if batch_norms => self.batch_norm(id, eps),
-            (Op::Linear, Some(norm)) => {
+            (&Op::BatchNorm(BatchNorm { eps }), _) if batch_norms => self.batch_norm(id, eps),
+            (Op::Linear(Linear), Some(norm)) => {
                 let [x, w] = [0, 1].map(|at| self.values.get(node.inputs[at]));
                 let (n, k) = (w.shape()[0], w.shape()[1]);
                 let m = rows_before_last(x.shape());
-                let product = kernels::linear(floats(x), [m, n, k], floats(w), None, None);
+                let product = gemm::linear(floats(x), [m, n, k], floats(w), None, None);
                 let product = tensor(with_last(x.shape(), n), product);
                 let Values { norms, parameters, .. } = &mut self.values;
                 norms[norm].forward(&node.name, &product, parameters)
             }
             // The two that take the time, in the memory of the last pass.
-            (Op::Linear, None) => {
+            (Op::Linear(Linear), None) => {
                 let shape =
                     with_last(self.values.get(node.inputs[0]).shape(), self.values.get(node.inputs[1]).shape()[0]);
                 let mut y = self.values.buffer(id, shape.iter().product());
                 let [x, w] = [0, 1].map(|at| self.values.get(node.inputs[at]));
                 let bias = node.inputs.get(2).map(|&bias| self.values.floats(bias));
                 let sizes = [rows_before_last(x.shape()), w.shape()[0], w.shape()[1]];
-                kernels::linear_into(&mut y, floats(x), sizes, floats(w), None, bias);
+                gemm::linear_into(&mut y, floats(x), sizes, floats(w), None, bias);
                 Ok(tensor(shape, y))
             }
-            (&Op::Unary(op), _) => {
+            (&Op::Unary(Unary { op }), _) => {
                 let mut y = self.values.buffer(id, self.values.get(node.inputs[0]).len());
                 let x = self.values.get(node.inputs[0]);
-                kernels::unary_into(op, floats(x), &mut y);
+                ops::unary_into(op, floats(x), &mut y);
                 Ok(tensor(x.shape().to_vec(), y))
             }
             _ => {
@@ -187,11 +187,11 @@ impl TrainableGraph {
         let node = graph.node(id);
         let norm = values.norms.iter().position(|norm| norm.layer == id && norm.in_training());
         match node.op {
-            Op::Observe { observer: ObserverId(at) } => {
+            Op::Observe(Observe { observer: ObserverId(at) }) => {
                 fakes[at].backward(values.get(node.inputs[0]), &mut dy);
                 dy = gradients.give(node.inputs[0], dy);
             }
-            Op::BatchNorm { .. } if batches.contains_key(&id) => {
+            Op::BatchNorm(_) if batches.contains_key(&id) => {
                 let batch = &batches[&id];
                 let (x, gamma) = (values.get(node.inputs[0]), values.floats(node.inputs[3]));
                 let mut of_x = vec![0.0; x.len()];

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{Loss, Optimizer, QatError, Schedule, TrainableGraph};
-use crate::tensor::Tensor;
+use crate::values::Tensor;
 
 /// Trains a graph's first output on a set of examples. All fields may be changed before [`fit`](Self::fit).
 #[derive(Debug, Clone)]

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use super::norm::NormLayer;
 use super::parameter::Parameter;
-use crate::graph::{Graph, NodeId, Op};
+use crate::graph::{Graph, NodeId};
+use crate::ops::{Constant, Embedding, Linear, Op};
 use crate::quantize::trained::FoldedNorm;
-use crate::tensor::{DType, Tensor};
+use crate::values::{DType, Tensor};
 
 /// Where a node's value comes from.
 #[derive(Debug, Clone)]
@@ -34,7 +35,7 @@ impl Values {
     /// The parameters of a prepared graph; `float` is the graph before its batch norms were folded.
     pub(super) fn new(float: &Graph, graph: &Graph, folded: Vec<FoldedNorm>) -> Self {
         let source = |node: &crate::graph::Node| match &node.op {
-            Op::Constant(tensor) => Source::Fixed(Arc::clone(tensor)),
+            Op::Constant(Constant { tensor }) => Source::Fixed(Arc::clone(tensor)),
             _ => Source::Pass,
         };
         let mut values = Self {
@@ -48,9 +49,9 @@ impl Values {
         }
         for node in graph.nodes() {
             let (trained, running): (&[usize], &[usize]) = match node.op {
-                Op::Linear | Op::LayerNorm { .. } => (&[1, 2], &[]),
-                Op::BatchNorm { .. } => (&[3, 4], &[1, 2]),
-                Op::Embedding => (&[1], &[]),
+                Op::Linear(Linear) | Op::LayerNorm(_) => (&[1, 2], &[]),
+                Op::BatchNorm(_) => (&[3, 4], &[1, 2]),
+                Op::Embedding(Embedding) => (&[1], &[]),
                 _ => continue,
             };
             for (inputs, trained) in [(trained, true), (running, false)] {
@@ -79,7 +80,7 @@ impl Values {
         let mut parameter = |id: NodeId, trained| {
             let node = float.node(id);
             let value = match &node.op {
-                Op::Constant(tensor) => (**tensor).clone(),
+                Op::Constant(Constant { tensor }) => (**tensor).clone(),
                 _ => Tensor::from(ndarray::arr0(0f32)),
             };
             self.add(node.name.clone(), value, trained)
@@ -160,10 +161,7 @@ impl Values {
 
 /// What an op reads, before it was observed, and moved by ops that only move.
 fn behind_moves(graph: &Graph, mut id: NodeId) -> NodeId {
-    while matches!(
-        graph.node(id).op,
-        Op::Observe { .. } | Op::Transpose { .. } | Op::Reshape { .. } | Op::Flatten { .. }
-    ) {
+    while matches!(graph.node(id).op, Op::Observe(_) | Op::Transpose(_) | Op::Reshape(_) | Op::Flatten(_)) {
         id = graph.node(id).inputs[0];
     }
     id

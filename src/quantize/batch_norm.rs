@@ -3,8 +3,9 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use crate::graph::{Graph, GraphError, NodeId, Op, Rewriter};
-use crate::tensor::Tensor;
+use crate::graph::{Graph, GraphError, NodeId, Rewriter};
+use crate::ops::{BatchNorm, Constant, Linear, Op, Transpose};
+use crate::values::Tensor;
 
 /// Folds every batch norm whose channels are those of the linear layer that feeds it: directly, if the layer's output has
 /// two axes, or through a transpose that moves the layer's channels to axis 1. The layer and the batch norm must have no
@@ -20,22 +21,23 @@ pub(super) fn fold_batch_norm(graph: &Graph) -> Result<(Graph, Vec<FoldedNorm>),
     // The linear layer of each batch norm, and the batch norm of each layer.
     let mut layer_of = HashMap::new();
     let mut norm_of = HashMap::new();
-    for (id, node) in graph.iter().filter(|(_, node)| matches!(node.op, Op::BatchNorm { .. })) {
+    for (id, node) in graph.iter().filter(|(_, node)| matches!(node.op, Op::BatchNorm(_))) {
         let mut linear = node.inputs[0];
         let mut channel_axis = graph.node(linear).shape.rank() - 1;
-        if let Op::Transpose { perm } = &graph.node(linear).op {
+        if let Op::Transpose(Transpose { perm }) = &graph.node(linear).op {
             channel_axis = perm.iter().position(|&axis| axis == perm.len() - 1).expect("a permutation");
             if !alone(linear) {
                 continue;
             }
             linear = graph.node(linear).inputs[0];
         }
-        let node_is =
-            |id: NodeId| graph.node(id).op == Op::Linear && graph.node(id).inputs[1..].iter().all(|&i| constant(i));
+        let node_is = |id: NodeId| {
+            graph.node(id).op == Op::Linear(Linear) && graph.node(id).inputs[1..].iter().all(|&i| constant(i))
+        };
         if channel_axis == 1 && node_is(linear) && alone(linear) && node.inputs[1..].iter().all(|&i| constant(i)) {
             layer_of.insert(id, linear);
             norm_of.insert(linear, id);
-        } else if graph.node(linear).op == Op::Linear {
+        } else if graph.node(linear).op == Op::Linear(Linear) {
             log::warn!(
                 "{}: is not folded into {}: its channels are not the layer's, or others read it",
                 node.name,
@@ -54,7 +56,7 @@ pub(super) fn fold_batch_norm(graph: &Graph) -> Result<(Graph, Vec<FoldedNorm>),
         .map(|(id, _)| id)
         .collect();
     let constant_value = |id: NodeId| match &graph.node(id).op {
-        Op::Constant(tensor) => &**tensor,
+        Op::Constant(Constant { tensor }) => &**tensor,
         _ => unreachable!("only layers and norms of constants are folded"),
     };
     let mut norms = Vec::new();
@@ -77,7 +79,7 @@ pub(super) fn fold_batch_norm(graph: &Graph) -> Result<(Graph, Vec<FoldedNorm>),
                 if let Some((index, value)) = value.first_non_finite() {
                     return Err(GraphError::NonFinite { node: name, index, value });
                 }
-                rewriter.add(&name, Op::Constant(Arc::new(value)), Vec::new(), &node.origin)
+                rewriter.add(&name, Op::Constant(Constant { tensor: Arc::new(value) }), Vec::new(), &node.origin)
             };
             let inputs = vec![
                 rewriter.get(node.inputs[0])?,
@@ -112,7 +114,7 @@ impl FoldedNorm {
     fn of(graph: &Graph, linear: NodeId, norm: NodeId) -> Self {
         let (layer, norm) = (graph.node(linear), graph.node(norm));
         let eps = match norm.op {
-            Op::BatchNorm { eps } => eps,
+            Op::BatchNorm(BatchNorm { eps }) => eps,
             _ => 0.0,
         };
         let statistics = [1, 2, 3, 4].map(|i| norm.inputs[i]);

@@ -3,7 +3,7 @@
 use super::prepare::PrepareError;
 use super::spec::{ObservedSpec, ObserverKind, QuantizationSpec};
 use crate::numerics::EPS;
-use crate::qparams::{QScheme, QuantRange};
+use crate::values::{QScheme, QuantRange};
 
 /// The specs that a quantizer hands to its patterns.
 #[derive(Debug, Clone, PartialEq)]

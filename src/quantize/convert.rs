@@ -7,8 +7,9 @@ use super::observer::{Observer, ObserverError};
 use super::prepare::PreparedGraph;
 use super::reference::{ReferenceError, reference};
 use super::spec::{ObservedSpec, QuantizationSpec};
-use crate::graph::{Graph, GraphError, NodeId, ObserverId, Op, Rewriter};
-use crate::qparams::{QuantRange, TensorQParams};
+use crate::graph::{Graph, GraphError, NodeId, Rewriter};
+use crate::ops::{ChooseQParams, Dequantize, DequantizeDynamic, Observe, ObserverId, Op, Quantize, QuantizeDynamic};
+use crate::values::{QuantRange, TensorQParams};
 
 /// How [`convert`] leaves the graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,7 +101,7 @@ fn quantize_dequantize(prepared: &PreparedGraph, conversions: &[Conversion]) -> 
     let mut quantized: HashMap<NodeId, (Quantized, &Conversion)> = HashMap::new();
     let (users, outputs) = (graph.users(), graph.output_flags());
     for (id, node) in graph.iter() {
-        if let Op::Observe { observer } = node.op {
+        if let Op::Observe(Observe { observer }) = node.op {
             let conversion = &conversions[observer.0];
             let value = rewriter.get(node.inputs[0])?;
             let name = &graph.node(node.inputs[0]).name;
@@ -109,13 +110,14 @@ fn quantize_dequantize(prepared: &PreparedGraph, conversions: &[Conversion]) -> 
                 |suffix: &str, op, inputs| rewriter.add(&format!("{stem}.{suffix}"), op, inputs, &node.origin);
             let entry = match conversion {
                 Conversion::Static(qparams, range) => {
-                    let op = Op::Quantize { qparams: qparams.clone(), range: *range };
+                    let op = Op::Quantize(Quantize { qparams: qparams.clone(), range: *range });
                     Quantized { value, codes: add("quantize", op, vec![value])?, dynamic: None }
                 }
                 Conversion::Dynamic(ObservedSpec { qscheme, range, eps, .. }) => {
-                    let op = Op::ChooseQParams { qscheme: *qscheme, range: *range, eps: *eps };
+                    let op = Op::ChooseQParams(ChooseQParams { qscheme: *qscheme, range: *range, eps: *eps });
                     let qparams = add("choose_qparams", op, vec![value])?;
-                    let codes = add("quantize", Op::QuantizeDynamic { range: *range }, vec![value, qparams])?;
+                    let codes =
+                        add("quantize", Op::QuantizeDynamic(QuantizeDynamic { range: *range }), vec![value, qparams])?;
                     Quantized { value, codes, dynamic: Some(qparams) }
                 }
             };
@@ -152,8 +154,8 @@ fn dequantize(
     let mut inputs = vec![quantized.codes];
     inputs.extend(quantized.dynamic);
     let op = match conversion {
-        Conversion::Static(qparams, _) => Op::Dequantize { qparams: qparams.clone() },
-        Conversion::Dynamic(_) => Op::DequantizeDynamic,
+        Conversion::Static(qparams, _) => Op::Dequantize(Dequantize { qparams: qparams.clone() }),
+        Conversion::Dynamic(_) => Op::DequantizeDynamic(DequantizeDynamic),
     };
     rewriter.add(&format!("{stem}.dequantize"), op, inputs, origin)
 }

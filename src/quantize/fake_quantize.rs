@@ -2,11 +2,10 @@
 
 use super::observer::{Observer, ObserverError, State, of_channels};
 use super::spec::{ObservedSpec, QuantizationSpec};
-use crate::kernels;
-use crate::kernels::slices::{f32s, like};
 use crate::numerics;
-use crate::qparams::{MAX_SCALE, MIN_SCALE, QParams, QuantRange, TensorQParams};
-use crate::tensor::Tensor;
+use crate::ops::{self, ChooseQParams};
+use crate::values::slices::{f32s, like};
+use crate::values::{MAX_SCALE, MIN_SCALE, QParams, QuantRange, Tensor, TensorQParams};
 
 /// How training makes scale and zero point of an observed range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -191,9 +190,8 @@ impl FakeQuantize {
         }
         if let Some(spec) = self.dynamic() {
             let ObservedSpec { qscheme, range, eps, .. } = *spec;
-            let pairs = kernels::choose_qparams(x, qscheme, range, eps)
-                .map_err(|index| ObserverError::NonFinite { index, value: f32s(x)[index] })?;
-            return Ok(kernels::dequantize_dynamic(&kernels::quantize_dynamic(x, f32s(&pairs), range), f32s(&pairs)));
+            return ops::fake_quantize_dynamic(x, ChooseQParams { qscheme, range, eps })
+                .map_err(|index| ObserverError::NonFinite { index, value: f32s(x)[index] });
         }
         let qparams = match (derived, &self.learned, self.rule) {
             (Some(derived), ..) => derived,
@@ -227,7 +225,7 @@ impl FakeQuantize {
             learned.gradients(x, dy, qparams, self.observer.range());
         }
         if self.observer.range() != QuantRange::INT32 {
-            kernels::straight_through(dy, f32s(x), x.shape(), qparams, self.observer.range());
+            ops::straight_through(dy, f32s(x), x.shape(), qparams, self.observer.range());
         }
     }
 
@@ -241,11 +239,9 @@ impl FakeQuantize {
 
 fn fake_quantize(x: &Tensor, qparams: &TensorQParams, range: QuantRange, mut y: Vec<f32>) -> Tensor {
     if range == QuantRange::INT32 {
-        // Only a NaN has no code, and it spreads.
-        let codes = kernels::quantize_i32(f32s(x), x.shape(), qparams);
-        return codes.map_or_else(|_| x.clone(), |codes| like(x, kernels::dequantize_i32(&codes, x.shape(), qparams)));
+        return ops::fake_quantize_i32(x, qparams);
     }
-    kernels::fake_quantize(&mut y, f32s(x), x.shape(), qparams, range);
+    ops::fake_quantize(&mut y, f32s(x), x.shape(), qparams, range);
     like(x, y)
 }
 

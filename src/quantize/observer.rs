@@ -9,10 +9,9 @@ use std::sync::Arc;
 use self::histogram::Window;
 pub(crate) use self::histogram::{Histogram, Histograms};
 use super::spec::{DerivedSpec, FixedQParamsSpec, ObservedSpec, ObserverKind, QuantizationSpec};
-use crate::kernels::Range;
 use crate::numerics;
-use crate::qparams::{QParams, QScheme, QuantRange, TensorQParams};
-use crate::tensor::Tensor;
+use crate::numerics::Range;
+use crate::values::{QParams, QScheme, QuantRange, Tensor, TensorQParams};
 
 pub use error::ObserverError;
 
@@ -50,13 +49,13 @@ impl Observer {
             }
             Err(ObserverError::Parameter { what, value, min, max })
         };
-        parameter("eps", eps, f32::MIN_POSITIVE, crate::qparams::MAX_SCALE)?;
+        parameter("eps", eps, f32::MIN_POSITIVE, crate::values::MAX_SCALE)?;
         match observer {
             ObserverKind::MovingAverageMinMax { averaging_constant } => {
                 parameter("averaging constant", averaging_constant, 0.0, 1.0)?;
             }
             ObserverKind::Percentile { fraction } => parameter("fraction", fraction, 0.0, 1.0)?,
-            ObserverKind::Placeholder => parameter("eps", eps, crate::qparams::MIN_SCALE, crate::qparams::MAX_SCALE)?,
+            ObserverKind::Placeholder => parameter("eps", eps, crate::values::MIN_SCALE, crate::values::MAX_SCALE)?,
             ObserverKind::MinMax | ObserverKind::Histogram | ObserverKind::Mse => {}
         }
         let dynamic = observer == ObserverKind::Placeholder;
@@ -336,7 +335,7 @@ pub(super) fn bias_scale(from: &[TensorQParams]) -> Result<TensorQParams, String
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::qparams::{QScheme, QuantRange};
+    use crate::values::{QScheme, QuantRange};
 
     fn observer(observer: ObserverKind, qscheme: QScheme) -> Observer {
         Observer::new(ObservedSpec { range: QuantRange::INT8, qscheme, observer, eps: numerics::EPS })

@@ -14,10 +14,10 @@ use super::quantizer::Quantizer;
 use super::sharing::{self, Groups, in_order};
 use super::spec::{DerivedRule, QuantizationSpec};
 use super::summary::QuantizationSummary;
-use crate::graph::{Graph, GraphError, Node, NodeId, ObserverId, Op, Rewriter};
+use crate::graph::{Graph, GraphError, Node, NodeId, Rewriter};
 use crate::interp::{InterpError, Interpreter};
-use crate::qparams::TensorQParams;
-use crate::tensor::{DType, Tensor};
+use crate::ops::{Input, Observe, ObserverId, Op};
+use crate::values::{DType, Tensor, TensorQParams};
 
 pub use error::PrepareError;
 
@@ -34,7 +34,7 @@ pub(crate) fn prepare_with_norms(
     graph: &Graph,
     quantizer: &dyn Quantizer,
 ) -> Result<(PreparedGraph, Vec<FoldedNorm>), PrepareError> {
-    if let Some(node) = graph.nodes().iter().find(|node| matches!(node.op, Op::Observe { .. })) {
+    if let Some(node) = graph.nodes().iter().find(|node| matches!(node.op, Op::Observe(_))) {
         return Err(PrepareError::Prepared { node: node.name.clone() });
     }
     let (graph, norms) = fold_batch_norm(graph)?;
@@ -250,7 +250,7 @@ impl PreparedGraph {
     fn observe_constants(&mut self) -> Result<(), PrepareError> {
         let graph = self.interpreter.graph().clone();
         for (_, node) in graph.iter() {
-            let Op::Observe { observer } = node.op else { continue };
+            let Op::Observe(Observe { observer }) = node.op else { continue };
             if let Some(value) = self.interpreter.constant_value(node.inputs[0])? {
                 let error = |source| PrepareError::Observer { node: graph.node(node.inputs[0]).name.clone(), source };
                 self.observers[observer.0].observe(&value).map_err(error)?;
@@ -264,7 +264,7 @@ impl PreparedGraph {
         let graph = self.graph();
         let mut constant: HashSet<usize> = (0..self.observers.len()).collect();
         for (_, node) in graph.iter() {
-            if let Op::Observe { observer } = node.op
+            if let Op::Observe(Observe { observer }) = node.op
                 && !matches!(self.interpreter.constant_value(node.inputs[0]), Ok(Some(_)))
             {
                 constant.remove(&observer.0);
@@ -287,7 +287,7 @@ pub(crate) fn derived(rule: &DerivedRule, from: &[TensorQParams]) -> Result<Tens
 fn observed(graph: &Graph, observers: usize) -> Vec<String> {
     let mut observed = vec![String::new(); observers];
     for (_, node) in graph.iter() {
-        if let Op::Observe { observer: ObserverId(at) } = node.op
+        if let Op::Observe(Observe { observer: ObserverId(at) }) = node.op
             && observed[at].is_empty()
         {
             observed[at].clone_from(&graph.node(node.inputs[0]).name);
@@ -299,21 +299,16 @@ fn observed(graph: &Graph, observers: usize) -> Vec<String> {
 /// Observe nodes behind an op that only moves elements which the same observer has seen.
 fn passive(graph: &Graph) -> HashSet<NodeId> {
     let by = |id: NodeId| match graph.node(id).op {
-        Op::Observe { observer } => Some(observer),
+        Op::Observe(Observe { observer }) => Some(observer),
         _ => None,
     };
     let seen = |(id, node): (NodeId, &Node)| {
         let observer = by(id)?;
         let moved = graph.node(node.inputs[0]);
         let moves = match moved.op {
-            Op::Reshape { .. }
-            | Op::Flatten { .. }
-            | Op::Transpose { .. }
-            | Op::Concat { .. }
-            | Op::Max { .. }
-            | Op::Slice { .. } => true,
+            Op::Reshape(_) | Op::Flatten(_) | Op::Transpose(_) | Op::Concat(_) | Op::Max(_) | Op::Slice(_) => true,
             // The value itself, observed twice in a row.
-            Op::Observe { .. } => return (by(node.inputs[0]) == Some(observer)).then_some(id),
+            Op::Observe(_) => return (by(node.inputs[0]) == Some(observer)).then_some(id),
             _ => false,
         };
         (moves && moved.inputs.iter().all(|&input| by(input) == Some(observer))).then_some(id)
@@ -398,12 +393,12 @@ fn insert(graph: &Graph, annotations: &Annotations, groups: &Groups) -> Result<(
 
 /// Whether a node must compute in float in the end.
 fn stays_float(annotations: &Annotations, id: NodeId, node: &Node) -> bool {
-    let computes = !matches!(node.op, Op::Input | Op::Constant(_)) && node.dtype == DType::F32;
+    let computes = !matches!(node.op, Op::Input(Input) | Op::Constant(_)) && node.dtype == DType::F32;
     computes && annotations.is_kept_float(id) && annotations.get(id).is_none()
 }
 
 fn observe(rewriter: &mut Rewriter<'_>, value: NodeId, group: usize) -> Result<NodeId, GraphError> {
     let node = rewriter.node(value);
     let (name, origin) = (format!("{}.observe", node.name), node.origin.clone());
-    rewriter.add(&name, Op::Observe { observer: ObserverId(group) }, vec![value], &origin)
+    rewriter.add(&name, Op::Observe(Observe { observer: ObserverId(group) }), vec![value], &origin)
 }

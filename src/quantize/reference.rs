@@ -15,10 +15,13 @@ use std::sync::Arc;
 
 use ndarray::Array1;
 
-use crate::graph::{Graph, NodeId, Op, Rewriter, UnaryOp};
+use crate::graph::{Graph, NodeId, Rewriter};
 use crate::interp::{InterpError, Interpreter};
-use crate::qparams::{QParams, QuantRange, TensorQParams};
-use crate::tensor::Tensor;
+use crate::ops::{
+    Add, Constant, Dequantize, DequantizeDynamic, Input, Linear, MatMul, Mul, Op, Quantize, Requantize,
+    ScaleAccumulator, Unary, UnaryOp,
+};
+use crate::values::{QParams, QuantRange, Tensor, TensorQParams};
 
 /// Why no integer form could be made: a constant could not be evaluated. A single node without an integer form is not an
 /// error: it stays float.
@@ -42,7 +45,7 @@ pub fn reference(graph: &Graph) -> Result<Graph, ReferenceError> {
         if fused.contains(&id) {
             continue;
         }
-        if matches!(node.op, Op::Input | Op::Constant(_)) || interpreter.constant_value(id)?.is_some() {
+        if matches!(node.op, Op::Input(Input) | Op::Constant(_)) || interpreter.constant_value(id)?.is_some() {
             rewriter.copy(id).expect(FITS);
             continue;
         }
@@ -52,17 +55,17 @@ pub fn reference(graph: &Graph) -> Result<Graph, ReferenceError> {
                 rewriter.copy(id).expect(FITS);
                 continue;
             }
-            Op::Linear => matcher.linear(&mut rewriter, id)?,
-            Op::MatMul => matcher.matmul(&mut rewriter, id),
-            Op::Add => matcher.add(&mut rewriter, id),
-            Op::Mul => matcher.mul(&mut rewriter, id),
-            Op::Unary(_) | Op::Clamp { .. } => matcher.table(&mut rewriter, id),
-            Op::Concat { .. } => matcher.concat(&mut rewriter, id),
-            Op::Reshape { .. } | Op::Flatten { .. } | Op::Transpose { .. } | Op::Max { .. } | Op::Slice { .. } => {
+            Op::Linear(Linear) => matcher.linear(&mut rewriter, id)?,
+            Op::MatMul(MatMul) => matcher.matmul(&mut rewriter, id),
+            Op::Add(Add) => matcher.add(&mut rewriter, id),
+            Op::Mul(Mul) => matcher.mul(&mut rewriter, id),
+            Op::Unary(_) | Op::Clamp(_) => matcher.table(&mut rewriter, id),
+            Op::Concat(_) => matcher.concat(&mut rewriter, id),
+            Op::Reshape(_) | Op::Flatten(_) | Op::Transpose(_) | Op::Max(_) | Op::Slice(_) => {
                 matcher.movement(&mut rewriter, id)
             }
-            Op::Quantize { .. } if matcher.requantize(&mut rewriter, id) => continue,
-            Op::Observe { .. } => Err("the graph is still being calibrated; convert it first".to_owned()),
+            Op::Quantize(_) if matcher.requantize(&mut rewriter, id) => continue,
+            Op::Observe(_) => Err("the graph is still being calibrated; convert it first".to_owned()),
             _ if is_integer(&node.op) => {
                 rewriter.copy(id).expect(FITS);
                 continue;
@@ -74,7 +77,7 @@ pub fn reference(graph: &Graph) -> Result<Graph, ReferenceError> {
             Err(reason) => {
                 let new = rewriter.copy(id).expect(FITS);
                 // What moves codes is an integer node already.
-                if graph.node(id).dtype == crate::tensor::DType::F32 {
+                if graph.node(id).dtype == crate::values::DType::F32 {
                     rewriter.stays_float(new, reason);
                 }
             }
@@ -87,20 +90,20 @@ pub fn reference(graph: &Graph) -> Result<Graph, ReferenceError> {
 fn is_integer(op: &Op) -> bool {
     matches!(
         op,
-        Op::Quantize { .. }
-            | Op::Dequantize { .. }
-            | Op::ChooseQParams { .. }
-            | Op::QuantizeDynamic { .. }
-            | Op::DequantizeDynamic
-            | Op::IntegerLinear { .. }
-            | Op::IntegerMatMul { .. }
-            | Op::IntegerMatMulDynamic { .. }
-            | Op::IntegerAdd { .. }
-            | Op::IntegerMul { .. }
-            | Op::Table { .. }
-            | Op::Requantize { .. }
-            | Op::ScaleAccumulator { .. }
-            | Op::ScaleAccumulatorDynamic { .. }
+        Op::Quantize(_)
+            | Op::Dequantize(_)
+            | Op::ChooseQParams(_)
+            | Op::QuantizeDynamic(_)
+            | Op::DequantizeDynamic(DequantizeDynamic)
+            | Op::IntegerLinear(_)
+            | Op::IntegerMatMul(_)
+            | Op::IntegerMatMulDynamic(_)
+            | Op::IntegerAdd(_)
+            | Op::IntegerMul(_)
+            | Op::Lut(_)
+            | Op::Requantize(_)
+            | Op::ScaleAccumulator(_)
+            | Op::ScaleAccumulatorDynamic(_)
     )
 }
 
@@ -160,12 +163,12 @@ impl Matcher<'_> {
         let new = match end {
             End::Int8 { qparams, lo, hi } => {
                 let multiplier = self.constant(rewriter, id, "multiplier", factors);
-                let op = Op::Requantize { qparams, lo, hi };
+                let op = Op::Requantize(Requantize { qparams, lo, hi });
                 rewriter.add(&self.graph.node(last).name, op, vec![acc, multiplier], origin)
             }
             End::Float { relu } => {
                 let scale = self.constant(rewriter, id, "output_scale", factors);
-                let op = Op::ScaleAccumulator { relu };
+                let op = Op::ScaleAccumulator(ScaleAccumulator { relu });
                 rewriter.add(&format!("{}.output", node.name), op, vec![acc, scale], origin)
             }
         };
@@ -177,7 +180,12 @@ impl Matcher<'_> {
     fn constant(&self, rewriter: &mut Rewriter<'_>, of: NodeId, suffix: &str, value: impl Into<Arc<Tensor>>) -> NodeId {
         let node = self.graph.node(of);
         rewriter
-            .add(&format!("{}.{suffix}", node.name), Op::Constant(value.into()), Vec::new(), &node.origin)
+            .add(
+                &format!("{}.{suffix}", node.name),
+                Op::Constant(Constant { tensor: value.into() }),
+                Vec::new(),
+                &node.origin,
+            )
             .expect(FITS)
     }
 
@@ -185,8 +193,8 @@ impl Matcher<'_> {
     fn operand(&self, id: NodeId) -> Option<(NodeId, QParams)> {
         let node = self.graph.node(id);
         match node.op {
-            Op::Dequantize { qparams: TensorQParams::PerTensor(qparams) }
-                if self.graph.node(node.inputs[0]).dtype == crate::tensor::DType::I8 =>
+            Op::Dequantize(Dequantize { qparams: TensorQParams::PerTensor(qparams) })
+                if self.graph.node(node.inputs[0]).dtype == crate::values::DType::I8 =>
             {
                 Some((node.inputs[0], qparams))
             }
@@ -197,7 +205,9 @@ impl Matcher<'_> {
     /// A quantize node to int8 with one scale.
     fn quantize(&self, id: NodeId) -> Option<(NodeId, QParams, QuantRange)> {
         match &self.graph.node(id).op {
-            Op::Quantize { qparams: TensorQParams::PerTensor(qparams), range } if *range != QuantRange::INT32 => {
+            Op::Quantize(Quantize { qparams: TensorQParams::PerTensor(qparams), range })
+                if *range != QuantRange::INT32 =>
+            {
                 Some((id, *qparams, *range))
             }
             _ => None,
@@ -206,7 +216,7 @@ impl Matcher<'_> {
 
     fn is_relu(&self, id: NodeId) -> bool {
         let node = self.graph.node(id);
-        node.op == Op::Unary(UnaryOp::Relu) && node.float_reason.is_none()
+        node.op == Op::Unary(Unary { op: UnaryOp::Relu }) && node.float_reason.is_none()
     }
 
     /// The one node that reads a value, unless the caller of the graph reads it too.

@@ -300,9 +300,8 @@ mod tests {
     use super::*;
     use crate::graph::{GraphBuilder, NodeId};
     use crate::numerics::EPS;
-    use crate::qparams::{QScheme, QuantRange};
     use crate::quantize::{ObservedSpec, ObserverKind, QuantizationAnnotation};
-    use crate::tensor::Shape;
+    use crate::values::{QScheme, QuantRange, Shape};
 
     /// A chain and a fan of adds: values with several readers.
     fn graph() -> Graph {
@@ -381,7 +380,7 @@ mod tests {
         const SUMS: usize = 100_000;
         let mut g = GraphBuilder::new();
         let x = g.input("x", Shape::rows(1)).expect("an input");
-        let constant = g.constant("c", crate::tensor::Tensor::from(ndarray::arr1(&[1f32]))).expect("a constant");
+        let constant = g.constant("c", crate::values::Tensor::from(ndarray::arr1(&[1f32]))).expect("a constant");
         let mut sum = x;
         for i in 0..SUMS {
             sum = g.add(&format!("add{i}"), sum, constant).expect("a sum");

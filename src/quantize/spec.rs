@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::annotation::EdgeOrNode;
-use crate::qparams::{QParams, QScheme, QuantRange, TensorQParams};
+use crate::values::{QParams, QScheme, QuantRange, TensorQParams};
 
 /// Which statistics an observer keeps. Granularity comes from the [`QScheme`], not from here.
 #[derive(Debug, Clone, Copy, PartialEq)]

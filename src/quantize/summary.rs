@@ -5,7 +5,8 @@ use std::fmt;
 use super::annotation::{Annotations, EdgeOrNode};
 use super::sharing::Groups;
 use super::spec::QuantizationSpec;
-use crate::graph::{Graph, NodeId, Op};
+use crate::graph::{Graph, NodeId};
+use crate::ops::{Input, Op};
 
 /// Which nodes are quantized, how and by which observer; which are not, and why. Print it.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -57,7 +58,7 @@ impl QuantizationSummary {
             let points = points(graph, annotations, groups, id);
             if !points.is_empty() {
                 summary.quantized.push(QuantizedNode { name, op, points });
-            } else if !matches!(node.op, Op::Input | Op::Constant(_)) {
+            } else if !matches!(node.op, Op::Input(Input) | Op::Constant(_)) {
                 let reason = annotations.float_reason(id).unwrap_or("its quantizer does not annotate it").to_owned();
                 summary.float.push(UnquantizedNode { name, op, reason });
             }

@@ -13,8 +13,9 @@ use super::annotation::Annotations;
 use super::config::QuantizationConfig;
 use super::prepare::PrepareError;
 use super::quantizer::Quantizer;
-use crate::graph::{Graph, Node, Op, Rewriter};
-use crate::tensor::Tensor;
+use crate::graph::{Graph, Node, Rewriter};
+use crate::ops::{Add, AddScalar, Constant, Input, Mul, MulScalar, Op};
+use crate::values::Tensor;
 
 type Filter = Arc<dyn Fn(&Node) -> bool + Send + Sync>;
 
@@ -127,8 +128,8 @@ impl Quantizer for WgpuQuantizer {
         let mut rewriter = Rewriter::new(graph);
         for (id, node) in graph.iter() {
             let (op, value) = match node.op {
-                Op::AddScalar { value } => (Op::Add, value),
-                Op::MulScalar { value } => (Op::Mul, value),
+                Op::AddScalar(AddScalar { value }) => (Op::Add(Add), value),
+                Op::MulScalar(MulScalar { value }) => (Op::Mul(Mul), value),
                 _ => {
                     rewriter.copy(id)?;
                     continue;
@@ -136,7 +137,8 @@ impl Quantizer for WgpuQuantizer {
             };
             let name = format!("{}.scalar", node.name);
             let constant = Arc::new(Tensor::from(ndarray::arr0(value)));
-            let constant = rewriter.add(&name, Op::Constant(constant), Vec::new(), &node.origin)?;
+            let constant =
+                rewriter.add(&name, Op::Constant(Constant { tensor: constant }), Vec::new(), &node.origin)?;
             let input = rewriter.get(node.inputs[0])?;
             let new = rewriter.add(&node.name, op, vec![input, constant], &node.origin)?;
             rewriter.replace(id, new);
@@ -157,7 +159,7 @@ impl Quantizer for WgpuQuantizer {
         self.scopes.check()?;
         self.scopes.check_matches(graph)?;
         let passes = |node: &Node| self.filter.as_ref().is_none_or(|filter| filter(node));
-        let computes = |node: &&Node| !matches!(node.op, Op::Input | Op::Constant(_));
+        let computes = |node: &&Node| !matches!(node.op, Op::Input(Input) | Op::Constant(_));
         if self.filter.is_some() && !graph.nodes().iter().filter(computes).any(passes) {
             let (filter, near_names) = ("the filter function".to_owned(), Vec::new());
             return Err(PrepareError::NoMatch { filter, near_names });

@@ -1,9 +1,9 @@
 //! `quantize`, shards and `merge`, `inspect` and `export`.
 
 use enfold::archive;
-use enfold::graph::Op;
-use enfold::qparams::TensorQParams;
+use enfold::ops::{Dequantize, Op, Quantize};
 use enfold::quantize::{ConvertOptions, ObserverKind, QuantizationConfig, WgpuQuantizer, convert, prepare};
+use enfold::values::TensorQParams;
 
 use crate::models::{encoder, mlp};
 use crate::space::Space;
@@ -12,7 +12,9 @@ use crate::space::Space;
 fn qparams(space: &Space, name: &str) -> Vec<(String, TensorQParams)> {
     let graph = archive::load(space.path(name)).unwrap();
     let of = |node: &enfold::graph::Node| match &node.op {
-        Op::Quantize { qparams, .. } | Op::Dequantize { qparams } => Some((node.name.clone(), qparams.clone())),
+        Op::Quantize(Quantize { qparams, .. }) | Op::Dequantize(Dequantize { qparams }) => {
+            Some((node.name.clone(), qparams.clone()))
+        }
         _ => None,
     };
     graph.nodes().iter().filter_map(of).collect()

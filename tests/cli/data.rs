@@ -1,6 +1,6 @@
 //! Data that does not fit.
 
-use enfold::tensor::DType;
+use enfold::values::DType;
 use enfold::{GraphBuilder, Shape, Tensor};
 use ndarray_npy::WriteNpyExt;
 

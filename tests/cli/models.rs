@@ -1,6 +1,6 @@
 //! Small models and data for them.
 
-use enfold::tensor::DType;
+use enfold::values::DType;
 use enfold::{Graph, GraphBuilder, Shape, Tensor, archive};
 use safetensors::tensor::{Dtype, TensorView};
 

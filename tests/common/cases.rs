@@ -1,12 +1,11 @@
 //! The one list of cases that interpreter, CPU engine, GPU engine and bench self-checks share: single linear layers in
 //! integers, below, at and above every tile and word.
 
-use enfold::graph::Op;
 use enfold::lower::{LowerOptions, lower_with};
 use enfold::numerics;
+use enfold::ops::{Dequantize, IntegerLinear, Op, Quantize, Requantize, ScaleAccumulator};
 use enfold::program::Program;
-use enfold::qparams::{QParams, QuantRange, TensorQParams};
-use enfold::tensor::DType;
+use enfold::values::{DType, QParams, QuantRange, TensorQParams};
 use enfold::{Graph, GraphBuilder, Shape, Tensor};
 
 use crate::random::Random;
@@ -158,7 +157,7 @@ impl Case {
         let x = if self.ends == Ends::Floats {
             let x = g.input("x", Shape::rows(k))?;
             let qparams = TensorQParams::PerTensor(self.x_qparams());
-            g.node("x.quantize", Op::Quantize { qparams, range: QuantRange::INT8 }, &[x])?
+            g.node("x.quantize", Op::Quantize(Quantize { qparams, range: QuantRange::INT8 }), &[x])?
         } else {
             g.typed_input("x", Shape::rows(k), DType::I8)?
         };
@@ -166,15 +165,18 @@ impl Case {
         let w = g.constant("w", tensor(Tensor::from_i8(&[n, k], self.w.clone())))?;
         let bias = g.constant("bias", tensor(Tensor::from_i32(&[n], self.bias.clone())))?;
         let factors = g.constant("factors", tensor(Tensor::from_f32(&[n], self.factors.clone())))?;
-        let acc = g.node("fc", Op::IntegerLinear { fraction_bits: self.fraction_bits }, &[x, w, bias])?;
+        let acc =
+            g.node("fc", Op::IntegerLinear(IntegerLinear { fraction_bits: self.fraction_bits }), &[x, w, bias])?;
         let qparams = QParams::new(0.037, self.zero_point).expect("valid");
         let lo = if self.relu { self.zero_point } else { -128 };
         let y = match self.ends {
-            Ends::FloatOut => g.node("y", Op::ScaleAccumulator { relu: self.relu }, &[acc, factors])?,
-            Ends::Codes => g.node("y", Op::Requantize { qparams, lo, hi: 127 }, &[acc, factors])?,
+            Ends::FloatOut => {
+                g.node("y", Op::ScaleAccumulator(ScaleAccumulator { relu: self.relu }), &[acc, factors])?
+            }
+            Ends::Codes => g.node("y", Op::Requantize(Requantize { qparams, lo, hi: 127 }), &[acc, factors])?,
             Ends::Floats => {
-                let q = g.node("y.quantize", Op::Requantize { qparams, lo, hi: 127 }, &[acc, factors])?;
-                g.node("y", Op::Dequantize { qparams: TensorQParams::PerTensor(qparams) }, &[q])?
+                let q = g.node("y.quantize", Op::Requantize(Requantize { qparams, lo, hi: 127 }), &[acc, factors])?;
+                g.node("y", Op::Dequantize(Dequantize { qparams: TensorQParams::PerTensor(qparams) }), &[q])?
             }
         };
         g.finish([y])

@@ -1,10 +1,10 @@
 //! Random ways to quantize.
 
-use enfold::qparams::QuantRange;
 use enfold::quantize::{
     ConvertOptions, ObserverKind, PreparedGraph, QuantizationConfig, QuantizationSpec, WgpuQuantizer, convert, prepare,
     reference,
 };
+use enfold::values::QuantRange;
 use enfold::{Graph, Tensor};
 
 use crate::nets::Net;

@@ -1,6 +1,7 @@
 //! Random float networks of linear layers.
 
-use enfold::graph::{NodeId, UnaryOp};
+use enfold::graph::NodeId;
+use enfold::ops::UnaryOp;
 use enfold::{Graph, GraphBuilder, Shape, Tensor};
 
 use crate::random::Random;

@@ -7,10 +7,13 @@ mod integers;
 #[path = "ops/transformers.rs"]
 mod transformers;
 
-use enfold::graph::{GraphError, NodeId, Op};
+use enfold::graph::{GraphError, NodeId};
 use enfold::numerics::{AddMultipliers, EPS};
-use enfold::qparams::{QParams, QScheme, QuantRange, TensorQParams};
-use enfold::tensor::DType;
+use enfold::ops::{
+    ChooseQParams, Dequantize, DequantizeDynamic, IntegerAdd, IntegerLinear, IntegerMatMul, IntegerMatMulDynamic,
+    IntegerMul, Lut, Op, Quantize, QuantizeDynamic, Requantize, ScaleAccumulator, ScaleAccumulatorDynamic,
+};
+use enfold::values::{DType, QParams, QScheme, QuantRange, TensorQParams};
 use enfold::{Graph, GraphBuilder, Shape, Tensor};
 
 /// One small graph.
@@ -251,7 +254,7 @@ pub(crate) fn table() -> Vec<OpCase> {
             "quantize",
             |g| {
                 let x = x(g, &[3])?;
-                g.node("y", Op::Quantize { qparams: per_tensor(0.5, 1), range: QuantRange::INT8 }, &[x])
+                g.node("y", Op::Quantize(Quantize { qparams: per_tensor(0.5, 1), range: QuantRange::INT8 }), &[x])
             },
             vec![x23()],
             i8s(&[2, 3], &[3, -3, 7, 2, 1, -1]),
@@ -261,7 +264,7 @@ pub(crate) fn table() -> Vec<OpCase> {
             "dequantize",
             |g| {
                 let x = g.typed_input("x", Shape::rows(2), DType::I8)?;
-                g.node("y", Op::Dequantize { qparams: per_tensor(0.5, 1) }, &[x])
+                g.node("y", Op::Dequantize(Dequantize { qparams: per_tensor(0.5, 1) }), &[x])
             },
             vec![i8s(&[1, 2], &[3, -128])],
             f32s(&[1, 2], &[1.0, -64.5]),
@@ -273,9 +276,13 @@ pub(crate) fn table() -> Vec<OpCase> {
                 let x = g.typed_input("x", Shape::rows(2), DType::I8)?;
                 let w = g.constant("w", i8s(&[2, 2], &[1, 2, -1, 0]))?;
                 let b = g.constant("b", i32s(&[2], &[1, 2]))?;
-                let acc = g.node("acc", Op::IntegerLinear { fraction_bits: 1 }, &[x, w, b])?;
+                let acc = g.node("acc", Op::IntegerLinear(IntegerLinear { fraction_bits: 1 }), &[x, w, b])?;
                 let m = g.constant("m", f32s(&[2], &[0.5, 0.5]))?;
-                g.node("y", Op::Requantize { qparams: QParams::new(1.0, 3).expect("valid"), lo: 3, hi: 127 }, &[acc, m])
+                g.node(
+                    "y",
+                    Op::Requantize(Requantize { qparams: QParams::new(1.0, 3).expect("valid"), lo: 3, hi: 127 }),
+                    &[acc, m],
+                )
             },
             // acc: 2 · (10 + 2 · 20) + 1 = 101 and 2 · −10 + 2 = −18; halves, plus 3, at least 3.
             vec![i8s(&[1, 2], &[10, 20])],
@@ -288,9 +295,9 @@ pub(crate) fn table() -> Vec<OpCase> {
                 let x = g.typed_input("x", Shape::rows(2), DType::I8)?;
                 let w = g.constant("w", i8s(&[2, 2], &[1, 2, -1, 0]))?;
                 let b = g.constant("b", i32s(&[2], &[1, 2]))?;
-                let acc = g.node("acc", Op::IntegerLinear { fraction_bits: 0 }, &[x, w, b])?;
+                let acc = g.node("acc", Op::IntegerLinear(IntegerLinear { fraction_bits: 0 }), &[x, w, b])?;
                 let s = g.constant("s", f32s(&[2], &[0.5, 0.25]))?;
-                g.node("y", Op::ScaleAccumulator { relu: true }, &[acc, s])
+                g.node("y", Op::ScaleAccumulator(ScaleAccumulator { relu: true }), &[acc, s])
             },
             vec![i8s(&[1, 2], &[10, 20])],
             f32s(&[1, 2], &[25.5, 0.0]),
@@ -312,16 +319,20 @@ pub(crate) fn table() -> Vec<OpCase> {
             |g| {
                 let x = x(g, &[2])?;
                 let range = QuantRange::INT8;
-                let choose = Op::ChooseQParams { qscheme: QScheme::PerTensorAffine, range, eps: EPS };
+                let choose = Op::ChooseQParams(ChooseQParams { qscheme: QScheme::PerTensorAffine, range, eps: EPS });
                 let pairs = g.node("pairs", choose, &[x])?;
-                let q = g.node("q", Op::QuantizeDynamic { range }, &[x, pairs])?;
+                let q = g.node("q", Op::QuantizeDynamic(QuantizeDynamic { range }), &[x, pairs])?;
                 let w = g.constant("w", i8s(&[2, 2], &[1, 2, -1, 0]))?;
                 let zeros = g.constant("zeros", i32s(&[2], &[0, 0]))?;
-                let acc = g.node("acc", Op::IntegerLinear { fraction_bits: 0 }, &[q, w, zeros])?;
+                let acc = g.node("acc", Op::IntegerLinear(IntegerLinear { fraction_bits: 0 }), &[q, w, zeros])?;
                 let sums = g.constant("sums", i32s(&[2], &[3, -1]))?;
                 let scales = g.constant("scales", f32s(&[2], &[1.0, 2.0]))?;
                 let bias = g.constant("bias", f32s(&[2], &[0.5, 0.25]))?;
-                g.node("y", Op::ScaleAccumulatorDynamic { relu: true }, &[acc, pairs, sums, scales, bias])
+                g.node(
+                    "y",
+                    Op::ScaleAccumulatorDynamic(ScaleAccumulatorDynamic { relu: true }),
+                    &[acc, pairs, sums, scales, bias],
+                )
             },
             // Scale 2, zero point −128 + 64 = −64: 255 · 2 = 510 from −128 to 382.
             vec![f32s(&[1, 2], &[-128.0, 382.0])],
@@ -333,10 +344,10 @@ pub(crate) fn table() -> Vec<OpCase> {
             |g| {
                 let x = x(g, &[2])?;
                 let range = QuantRange::INT8;
-                let choose = Op::ChooseQParams { qscheme: QScheme::PerTokenAffine, range, eps: EPS };
+                let choose = Op::ChooseQParams(ChooseQParams { qscheme: QScheme::PerTokenAffine, range, eps: EPS });
                 let pairs = g.node("pairs", choose, &[x])?;
-                let q = g.node("q", Op::QuantizeDynamic { range }, &[x, pairs])?;
-                g.node("y", Op::DequantizeDynamic, &[q, pairs])
+                let q = g.node("q", Op::QuantizeDynamic(QuantizeDynamic { range }), &[x, pairs])?;
+                g.node("y", Op::DequantizeDynamic(DequantizeDynamic), &[q, pairs])
             },
             // Scales 2 and 1: the second row does not feel the first.
             vec![f32s(&[2, 2], &[-128.0, 382.0, 0.0, 255.0])],
@@ -348,10 +359,10 @@ pub(crate) fn table() -> Vec<OpCase> {
             |g| {
                 let x = g.input("x", Shape::fixed(&[2, 2]))?;
                 let range = QuantRange::INT8;
-                let choose = Op::ChooseQParams { qscheme: QScheme::PerTokenAffine, range, eps: EPS };
+                let choose = Op::ChooseQParams(ChooseQParams { qscheme: QScheme::PerTokenAffine, range, eps: EPS });
                 let pairs = g.node("pairs", choose, &[x])?;
-                let q = g.node("q", Op::QuantizeDynamic { range }, &[x, pairs])?;
-                g.node("y", Op::DequantizeDynamic, &[q, pairs])
+                let q = g.node("q", Op::QuantizeDynamic(QuantizeDynamic { range }), &[x, pairs])?;
+                g.node("y", Op::DequantizeDynamic(DequantizeDynamic), &[q, pairs])
             },
             vec![f32s(&[2, 2], &[-128.0, 382.0, 0.0, 255.0])],
             f32s(&[2, 2], &[-128.0, 382.0, 0.0, 255.0]),
@@ -364,7 +375,14 @@ pub(crate) fn table() -> Vec<OpCase> {
                 let b = g.constant("b", i8s(&[2], &[4, -128]))?;
                 let multipliers = AddMultipliers::new(0.5, 1.0, 1.0).expect("usable");
                 let qparams = QParams::new(1.0, 3).expect("valid");
-                let op = Op::IntegerAdd { a_zero_point: 1, b_zero_point: 2, multipliers, qparams, lo: 3, hi: 127 };
+                let op = Op::IntegerAdd(IntegerAdd {
+                    a_zero_point: 1,
+                    b_zero_point: 2,
+                    multipliers,
+                    qparams,
+                    lo: 3,
+                    hi: 127,
+                });
                 g.node("y", op, &[a, b])
             },
             // (6 − 1) / 2 + 4 − 2 = 4.5, to even 4, plus 3; and far below 3.
@@ -378,8 +396,14 @@ pub(crate) fn table() -> Vec<OpCase> {
                 let a = g.typed_input("x", Shape::rows(2), DType::I8)?;
                 let b = g.constant("b", i8s(&[1], &[4]))?;
                 let qparams = QParams::new(1.0, 3).expect("valid");
-                let op =
-                    Op::IntegerMul { a_zero_point: 1, b_zero_point: 2, multiplier: 0.25, qparams, lo: -128, hi: 127 };
+                let op = Op::IntegerMul(IntegerMul {
+                    a_zero_point: 1,
+                    b_zero_point: 2,
+                    multiplier: 0.25,
+                    qparams,
+                    lo: -128,
+                    hi: 127,
+                });
                 g.node("y", op, &[a, b])
             },
             vec![i8s(&[1, 2], &[6, 0])],
@@ -391,11 +415,12 @@ pub(crate) fn table() -> Vec<OpCase> {
             |g| {
                 let a = g.typed_input("x", Shape::batched(&[1, 2]), DType::I8)?;
                 let b = g.constant("b", i8s(&[2, 2], &[1, 2, 3, 4]))?;
-                let acc = g.node("acc", Op::IntegerMatMul { a_zero_point: 1, b_zero_point: -1 }, &[a, b])?;
+                let acc =
+                    g.node("acc", Op::IntegerMatMul(IntegerMatMul { a_zero_point: 1, b_zero_point: -1 }), &[a, b])?;
                 let m = g.constant("m", f32s(&[2], &[1.0, 1.0]))?;
                 g.node(
                     "y",
-                    Op::Requantize { qparams: QParams::new(1.0, 0).expect("valid"), lo: -128, hi: 127 },
+                    Op::Requantize(Requantize { qparams: QParams::new(1.0, 0).expect("valid"), lo: -128, hi: 127 }),
                     &[acc, m],
                 )
             },
@@ -411,7 +436,7 @@ pub(crate) fn table() -> Vec<OpCase> {
                 let a_pairs = g.input("pairs", Shape::batched(&[2, 2]))?;
                 let b = g.constant("b", i8s(&[2, 2], &[1, 2, 3, 4]))?;
                 let b_pairs = g.constant("b.pairs", f32s(&[2], &[0.25, -1.0]))?;
-                g.node("y", Op::IntegerMatMulDynamic { relu: false }, &[a, b, a_pairs, b_pairs])
+                g.node("y", Op::IntegerMatMulDynamic(IntegerMatMulDynamic { relu: false }), &[a, b, a_pairs, b_pairs])
             },
             // 2 · 2 + 3 · 4 and 2 · 3 + 3 · 5, by 0.5 · 0.25; −127 · 2 + 128 · 4 and −127 · 3 + 128 · 5, by 2 · 0.25.
             vec![i8s(&[1, 2, 2], &[3, 4, -128, 127]), f32s(&[1, 2, 2], &[0.5, 1.0, 2.0, -1.0])],
@@ -425,8 +450,16 @@ pub(crate) fn table() -> Vec<OpCase> {
                 let a_pairs = g.constant("pairs", f32s(&[2], &[0.5, -128.0]))?;
                 let b = g.constant("b", i8s(&[2, 2, 1], &[127, -128, 0, 126]))?;
                 let b_pairs = g.constant("b.pairs", f32s(&[2], &[2.0, 127.0]))?;
-                let y = g.node("m", Op::IntegerMatMulDynamic { relu: false }, &[a, b, a_pairs, b_pairs])?;
-                let z = g.node("z", Op::IntegerMatMulDynamic { relu: true }, &[a, b, a_pairs, b_pairs])?;
+                let y = g.node(
+                    "m",
+                    Op::IntegerMatMulDynamic(IntegerMatMulDynamic { relu: false }),
+                    &[a, b, a_pairs, b_pairs],
+                )?;
+                let z = g.node(
+                    "z",
+                    Op::IntegerMatMulDynamic(IntegerMatMulDynamic { relu: true }),
+                    &[a, b, a_pairs, b_pairs],
+                )?;
                 g.concat("y", &[y, z], 3)
             },
             // 255 · 0 − 3 · 255 and −255 · 127 − 3 · 1.
@@ -440,7 +473,7 @@ pub(crate) fn table() -> Vec<OpCase> {
                 let x = g.typed_input("x", Shape::rows(3), DType::I8)?;
                 let table: Vec<i8> = (-128..=127i8).map(|code| code / 2).collect();
                 let table = g.constant("table", i8s(&[256], &table))?;
-                g.node("y", Op::Table { qparams: QParams::new(1.0, 3).expect("valid") }, &[x, table])
+                g.node("y", Op::Lut(Lut { qparams: QParams::new(1.0, 3).expect("valid") }), &[x, table])
             },
             vec![i8s(&[1, 3], &[-128, 0, 127])],
             i8s(&[1, 3], &[-64, 0, 63]),

@@ -1,7 +1,8 @@
 //! What IEEE 754 and ONNX make of NaN, infinities, both zeros, subnormal and the largest numbers: every function of elements, and
 //! every reduction that chooses. Written apart from the crate's own functions.
 
-use enfold::graph::{BinaryOp, GraphError, NodeId, UnaryOp};
+use enfold::graph::{GraphError, NodeId};
+use enfold::ops::{BinaryOp, UnaryOp};
 use enfold::{Graph, GraphBuilder, Shape, Tensor};
 
 /// One graph, its inputs, and what each element of its output may be.
@@ -158,6 +159,7 @@ fn unary(op: UnaryOp) -> Vec<Special> {
         }
         UnaryOp::RoundF16 => rounded(x, 11, -24, 65_520.0),
         UnaryOp::RoundBf16 => rounded(x, 8, -133, 2f64.powi(128) - 2f64.powi(119)),
+        other => panic!("{other} has no special values here"),
     };
     let exact = matches!(
         op,
@@ -211,6 +213,7 @@ fn binary(op: BinaryOp) -> Vec<Special> {
                 a
             }
         }
+        other => panic!("{other} has no special values here"),
     };
     pairs(&format!("{op:?}"), true, |g, a, b| g.binary("y", op, a, b), move |a, b| vec![f(a, b)])
 }
@@ -263,8 +266,8 @@ fn maximum(row: &[f32]) -> Vec<f32> {
 
 /// All of it.
 pub(crate) fn specials() -> Vec<Special> {
-    let mut all: Vec<Special> = UnaryOp::ALL.into_iter().flat_map(unary).collect();
-    all.extend(BinaryOp::ALL.into_iter().flat_map(binary));
+    let mut all: Vec<Special> = UnaryOp::ALL.iter().copied().flat_map(unary).collect();
+    all.extend(BinaryOp::ALL.iter().copied().flat_map(binary));
     let infinity = f32::INFINITY;
     for (low, high) in [(-1.0, 2.0), (0.0, infinity), (-infinity, -0.0), (-infinity, infinity), (VALUES[8], VALUES[7])]
     {

@@ -1,12 +1,15 @@
 //! Small networks in integers, built layer by layer, of which a test decides everything.
 
-use enfold::graph::{NodeId, Op};
+use enfold::graph::NodeId;
 use enfold::interp::Interpreter;
 use enfold::lower::lower;
 use enfold::numerics::{AddMultipliers, EPS};
+use enfold::ops::{
+    ChooseQParams, IntegerAdd, IntegerLinear, IntegerMatMul, Lut, Op, Quantize, QuantizeDynamic, Requantize,
+    ScaleAccumulator, ScaleAccumulatorDynamic,
+};
 use enfold::program::Program;
-use enfold::qparams::{QParams, QScheme, QuantRange};
-use enfold::tensor::DType;
+use enfold::values::{DType, QParams, QScheme, QuantRange};
 use enfold::{Graph, GraphBuilder, Shape, Tensor};
 
 use crate::random::Random;
@@ -71,7 +74,7 @@ impl Layers {
         let w = self.constant(i8s(&[n, k], weight));
         let bias = (0..n).map(|_| self.random.between(-20_000, 20_000)).collect();
         let bias = self.constant(Tensor::from_i32(&[n], bias).expect("fits"));
-        self.node("sums", Op::IntegerLinear { fraction_bits: 2 }, &[x, w, bias])
+        self.node("sums", Op::IntegerLinear(IntegerLinear { fraction_bits: 2 }), &[x, w, bias])
     }
 
     /// An int8 layer from codes to codes.
@@ -79,7 +82,7 @@ impl Layers {
         let sums = self.sums(x, n, k);
         let factors = self.factors(n, k);
         let qparams = QParams::new(0.05, self.random.between(-60, 60)).expect("valid");
-        self.node("linear", Op::Requantize { qparams, lo: -128, hi: 127 }, &[sums, factors])
+        self.node("linear", Op::Requantize(Requantize { qparams, lo: -128, hi: 127 }), &[sums, factors])
     }
 
     /// An int8 layer from codes to floats.
@@ -87,14 +90,14 @@ impl Layers {
         let sums = self.sums(x, n, k);
         let factors = self.factors(n, k);
         let relu = self.random.below(2) == 0;
-        self.node("linear", Op::ScaleAccumulator { relu }, &[sums, factors])
+        self.node("linear", Op::ScaleAccumulator(ScaleAccumulator { relu }), &[sums, factors])
     }
 
     /// Scales of each row, and its codes.
     pub(crate) fn per_token(&mut self, x: NodeId) -> [NodeId; 2] {
         let (qscheme, range) = (QScheme::PerTokenAffine, QuantRange::INT8);
-        let pairs = self.node("pairs", Op::ChooseQParams { qscheme, range, eps: EPS }, &[x]);
-        [pairs, self.node("codes", Op::QuantizeDynamic { range }, &[x, pairs])]
+        let pairs = self.node("pairs", Op::ChooseQParams(ChooseQParams { qscheme, range, eps: EPS }), &[x]);
+        [pairs, self.node("codes", Op::QuantizeDynamic(QuantizeDynamic { range }), &[x, pairs])]
     }
 
     /// A dynamic layer of floats.
@@ -108,20 +111,24 @@ impl Layers {
         let sums = weight.chunks(k).map(|row| row.iter().map(|&w| i32::from(w)).sum()).collect();
         let w = self.constant(i8s(&[n, k], weight));
         let zeros = self.constant(Tensor::from_i32(&[n], vec![0; n]).expect("fits"));
-        let acc = self.node("sums", Op::IntegerLinear { fraction_bits: 0 }, &[codes, w, zeros]);
+        let acc = self.node("sums", Op::IntegerLinear(IntegerLinear { fraction_bits: 0 }), &[codes, w, zeros]);
         let sums = self.constant(Tensor::from_i32(&[n], sums).expect("fits"));
         let scales = (0..n).map(|_| self.random.uniform() as f32 * 0.01 + 1e-3).collect();
         let scales = self.constant(f32s(&[n], scales));
         let bias = self.normals(&[n], 0.1);
         let bias = self.constant(bias);
-        self.node("linear", Op::ScaleAccumulatorDynamic { relu: false }, &[acc, pairs, sums, scales, bias])
+        self.node(
+            "linear",
+            Op::ScaleAccumulatorDynamic(ScaleAccumulatorDynamic { relu: false }),
+            &[acc, pairs, sums, scales, bias],
+        )
     }
 
     pub(crate) fn table(&mut self, x: NodeId) -> NodeId {
         let table = self.random.codes(256);
         let table = self.constant(i8s(&[256], table));
         let qparams = QParams::new(0.05, self.random.between(-60, 60)).expect("valid");
-        self.node("table", Op::Table { qparams }, &[x, table])
+        self.node("table", Op::Lut(Lut { qparams }), &[x, table])
     }
 
     /// A sum of codes, perhaps with a ReLU.
@@ -131,12 +138,16 @@ impl Layers {
         let qparams = QParams::new(0.07, zero_point).expect("valid");
         let [a_zero_point, b_zero_point] = [0; 2].map(|_| self.random.between(-60, 60));
         let lo = if relu { zero_point } else { -128 };
-        self.node("sum", Op::IntegerAdd { a_zero_point, b_zero_point, multipliers, qparams, lo, hi: 127 }, &[a, b])
+        self.node(
+            "sum",
+            Op::IntegerAdd(IntegerAdd { a_zero_point, b_zero_point, multipliers, qparams, lo, hi: 127 }),
+            &[a, b],
+        )
     }
 
     pub(crate) fn quantize(&mut self, x: NodeId) -> NodeId {
-        let qparams = enfold::qparams::TensorQParams::PerTensor(QParams::new(0.03, 5).expect("valid"));
-        self.node("quantize", Op::Quantize { qparams, range: QuantRange::INT8 }, &[x])
+        let qparams = enfold::values::TensorQParams::PerTensor(QParams::new(0.03, 5).expect("valid"));
+        self.node("quantize", Op::Quantize(Quantize { qparams, range: QuantRange::INT8 }), &[x])
     }
 
     pub(crate) fn gelu(&mut self, x: NodeId) -> NodeId {
@@ -171,10 +182,11 @@ impl Layers {
     }
 
     pub(crate) fn integer_matmul(&mut self, a: NodeId, b: NodeId, n: usize, k: usize) -> NodeId {
-        let acc = self.node("products", Op::IntegerMatMul { a_zero_point: 3, b_zero_point: -7 }, &[a, b]);
+        let acc =
+            self.node("products", Op::IntegerMatMul(IntegerMatMul { a_zero_point: 3, b_zero_point: -7 }), &[a, b]);
         let factors = self.constant(f32s(&[n], vec![0.01 / (k as f32).sqrt(); n]));
         let qparams = QParams::new(0.05, -11).expect("valid");
-        self.node("matmul", Op::Requantize { qparams, lo: -128, hi: 127 }, &[acc, factors])
+        self.node("matmul", Op::Requantize(Requantize { qparams, lo: -128, hi: 127 }), &[acc, factors])
     }
 
     pub(crate) fn finish(self, outputs: &[NodeId]) -> Graph {

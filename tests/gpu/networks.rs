@@ -1,11 +1,11 @@
 //! Whole networks against the interpreter.
 
 use enfold::gpu::{Engine, Model, Options, Run};
-use enfold::graph::Op;
 use enfold::interp::Interpreter;
 use enfold::lower::{LowerOptions, lower, lower_with};
-use enfold::qparams::{QScheme, QuantRange};
+use enfold::ops::{ChooseQParams, IntegerLinear, Op, QuantizeDynamic, ScaleAccumulatorDynamic};
 use enfold::quantize::{ConvertOptions, QuantizationConfig, WgpuQuantizer, convert, prepare, reference};
+use enfold::values::{QScheme, QuantRange};
 use enfold::{Graph, GraphBuilder, Shape, Tensor, cpu};
 use pollster::block_on;
 use rayon::prelude::*;
@@ -196,7 +196,7 @@ fn nans_are_zero_and_unknown_ids_the_nearest() {
         }
     }
     let mut g = GraphBuilder::new();
-    let ids = g.typed_input("ids", Shape::batched(&[]), enfold::tensor::DType::I32).expect("ids");
+    let ids = g.typed_input("ids", Shape::batched(&[]), enfold::values::DType::I32).expect("ids");
     let table = Tensor::from_f32(&[3, 2], vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0]).expect("fits");
     let y = g.embedding("table", ids, table).expect("rows");
     let graph = g.finish([y]).expect("a graph");
@@ -210,19 +210,23 @@ fn dynamic_layer(random: &mut Random, k: usize, n: usize, qscheme: QScheme, rang
     let mut g = GraphBuilder::new();
     let mut build = || {
         let x = g.input("x", Shape::rows(k))?;
-        let pairs = g.node("pairs", Op::ChooseQParams { qscheme, range, eps: 1.0 / 4096.0 }, &[x])?;
-        let q = g.node("q", Op::QuantizeDynamic { range }, &[x, pairs])?;
+        let pairs = g.node("pairs", Op::ChooseQParams(ChooseQParams { qscheme, range, eps: 1.0 / 4096.0 }), &[x])?;
+        let q = g.node("q", Op::QuantizeDynamic(QuantizeDynamic { range }), &[x, pairs])?;
         let codes = random.codes(n * k);
         let sums = codes.chunks(k).map(|row| row.iter().map(|&w| i32::from(w)).sum()).collect();
         let w = g.constant("w", Tensor::from_i8(&[n, k], codes).expect("fits"))?;
         let zeros = g.constant("zeros", Tensor::from_i32(&[n], vec![0; n]).expect("fits"))?;
-        let acc = g.node("acc", Op::IntegerLinear { fraction_bits: 0 }, &[q, w, zeros])?;
+        let acc = g.node("acc", Op::IntegerLinear(IntegerLinear { fraction_bits: 0 }), &[q, w, zeros])?;
         let sums = g.constant("sums", Tensor::from_i32(&[n], sums).expect("fits"))?;
         let scales = (0..n).map(|_| (random.uniform() * 0.01 + 1e-4) as f32).collect();
         let scales = g.constant("scales", Tensor::from_f32(&[n], scales).expect("fits"))?;
         let bias = g.constant("bias", Tensor::from_f32(&[n], random.normals(n, 0.1)).expect("fits"))?;
         let relu = random.below(2) == 0;
-        let y = g.node("y", Op::ScaleAccumulatorDynamic { relu }, &[acc, pairs, sums, scales, bias])?;
+        let y = g.node(
+            "y",
+            Op::ScaleAccumulatorDynamic(ScaleAccumulatorDynamic { relu }),
+            &[acc, pairs, sums, scales, bias],
+        )?;
         Ok::<_, enfold::graph::GraphError>([pairs, q, y])
     };
     let outputs = build().expect("a layer");

@@ -1,11 +1,10 @@
 //! Weights of 2 to 4 bits against the same codes stored as int8.
 
 use enfold::gpu::{LinearKernel, Options, SplitK, TileShape};
-use enfold::graph::Op;
 use enfold::interp::Interpreter;
 use enfold::lower::lower;
-use enfold::qparams::QParams;
-use enfold::tensor::DType;
+use enfold::ops::{IntegerLinear, Op, Requantize};
+use enfold::values::{DType, QParams};
 use enfold::{GraphBuilder, Shape, Tensor};
 use pollster::block_on;
 
@@ -87,8 +86,10 @@ fn shared_weights_are_uploaded_once() {
             let w = constant("w", Tensor::from_i8(&[256, 256], codes).expect("fits"));
             let bias = constant("bias", Tensor::from_i32(&[256], vec![at; 256]).expect("fits"));
             let factors = constant("factors", Tensor::from_f32(&[256], vec![1e-4; 256]).expect("fits"));
-            let acc = g.node(&format!("fc{at}"), Op::IntegerLinear { fraction_bits: 0 }, &[x, w, bias]).expect("sums");
-            let op = Op::Requantize { qparams: QParams::new(1.0, 0).expect("valid"), lo: -128, hi: 127 };
+            let acc = g
+                .node(&format!("fc{at}"), Op::IntegerLinear(IntegerLinear { fraction_bits: 0 }), &[x, w, bias])
+                .expect("sums");
+            let op = Op::Requantize(Requantize { qparams: QParams::new(1.0, 0).expect("valid"), lo: -128, hi: 127 });
             x = g.node(&format!("y{at}"), op, &[acc, factors]).expect("codes");
         }
         let graph = g.finish([x]).expect("a graph");

@@ -1,13 +1,13 @@
 //! The integer form against the quantize/dequantize form: each integer op, fed the latter's codes, is at most one step away,
 //! on at most 0.02 % of all codes.
 
-use enfold::graph::{NodeId, Op};
+use enfold::graph::NodeId;
 use enfold::interp::Interpreter;
-use enfold::qparams::{QuantRange, TensorQParams};
+use enfold::ops::{Constant, Dequantize, Input, Op};
 use enfold::quantize::{
     ConvertOptions, ObserverKind, QuantizationConfig, QuantizationSpec, WgpuQuantizer, convert, prepare, reference,
 };
-use enfold::tensor::DType;
+use enfold::values::{DType, QuantRange, TensorQParams};
 use enfold::{Graph, GraphBuilder, Shape, Tensor};
 
 use crate::golden;
@@ -45,12 +45,12 @@ fn integer_ops_equal_the_golden_networks() {
 /// No float is computed between the quantize nodes at the inputs and the dequantize nodes at the outputs.
 fn only_integers(graph: &Graph) -> Result<(), String> {
     for node in graph.nodes() {
-        let between = matches!(node.op, Op::Input | Op::Constant(_) | Op::Dequantize { .. });
+        let between = matches!(node.op, Op::Input(Input) | Op::Constant(_) | Op::Dequantize(_));
         if node.dtype == DType::F32 && !between {
             return Err(format!("{} is {}: {:?}", node.name, node.op.name(), node.float_reason));
         }
-        let at_an_input = |id: &NodeId| matches!(graph.node(*id).op, Op::Input);
-        if matches!(node.op, Op::Quantize { .. }) && !node.inputs.iter().all(at_an_input) {
+        let at_an_input = |id: &NodeId| matches!(graph.node(*id).op, Op::Input(Input));
+        if matches!(node.op, Op::Quantize(_)) && !node.inputs.iter().all(at_an_input) {
             return Err(format!("{} quantizes in the middle", node.name));
         }
     }
@@ -157,7 +157,7 @@ fn the_option_of_convert_gives_the_same_integers() {
     let unfolded = convert(&prepared, &unfolded).expect("converted");
     let quantizes = |graph: &Graph| {
         let constant = |id| matches!(graph.node(id).op, Op::Constant(_));
-        graph.iter().filter(|(_, n)| matches!(n.op, Op::Quantize { .. }) && constant(n.inputs[0])).count()
+        graph.iter().filter(|(_, n)| matches!(n.op, Op::Quantize(_)) && constant(n.inputs[0])).count()
     };
     assert!(quantizes(&unfolded) > 0 && quantizes(&folded) == 0);
     let x = net.batch(&mut random);
@@ -170,8 +170,8 @@ fn the_option_of_convert_gives_the_same_integers() {
 #[test]
 fn per_tensor_weights_have_one_scale() {
     let (quantized, ..) = random_net(1);
-    let per_tensor = |op: &Op| matches!(op, Op::Dequantize { qparams: TensorQParams::PerTensor(_) });
-    assert!(quantized.nodes().iter().filter(|n| matches!(n.op, Op::Dequantize { .. })).all(|n| per_tensor(&n.op)));
+    let per_tensor = |op: &Op| matches!(op, Op::Dequantize(Dequantize { qparams: TensorQParams::PerTensor(_) }));
+    assert!(quantized.nodes().iter().filter(|n| matches!(n.op, Op::Dequantize(_))).all(|n| per_tensor(&n.op)));
 }
 
 /// Element i is ((i · a) mod m − o) / d: exact in f32.
@@ -204,13 +204,13 @@ fn a_worked_example_equals_torchao() {
         let quantized = convert(&prepared, &ConvertOptions::default()).expect("converted");
 
         let weight = quantized.node(quantized.find("fc.weight.quantize").expect("codes"));
-        let Op::Constant(codes) = &weight.op else { panic!("{weight:?} is not folded") };
+        let Op::Constant(Constant { tensor: codes }) = &weight.op else { panic!("{weight:?} is not folded") };
         let second: [i8; 4] = if per_channel { [-127, 95, -95, 127] } else { [-85, 64, -64, 85] };
         let expected = [first, second, [-42, 106, -21, 127]].concat();
         assert_eq!(codes.as_i8(), Some(expected.as_slice()));
         let of = |name: &str| match &quantized.node(quantized.find(name).expect(name)).op {
-            Op::Dequantize { qparams: TensorQParams::PerTensor(q) } => vec![(q.scale(), q.zero_point())],
-            Op::Dequantize { qparams: TensorQParams::PerChannel { channels, .. } } => {
+            Op::Dequantize(Dequantize { qparams: TensorQParams::PerTensor(q) }) => vec![(q.scale(), q.zero_point())],
+            Op::Dequantize(Dequantize { qparams: TensorQParams::PerChannel { channels, .. } }) => {
                 channels.iter().map(|q| (q.scale(), q.zero_point())).collect()
             }
             other => panic!("{name} is {other:?}"),

@@ -5,14 +5,14 @@ mod packed;
 use std::sync::Arc;
 
 use enfold::archive::{self, ArchiveError};
-use enfold::graph::Op;
 use enfold::interp::Interpreter;
 use enfold::numerics::EPS;
-use enfold::qparams::{QScheme, QuantRange, TensorQParams};
+use enfold::ops::{Constant, Dequantize, Op};
 use enfold::quantize::{
     Annotations, ConvertOptions, DerivedRule, DerivedSpec, EdgeOrNode, ObservedSpec, ObserverKind, PrepareError,
     PreparedGraph, QuantizationAnnotation, QuantizationConfig, Quantizer, WgpuQuantizer, convert, prepare, reference,
 };
+use enfold::values::{QScheme, QuantRange, TensorQParams};
 use enfold::{Error, Graph, GraphBuilder, Shape, Tensor};
 
 use crate::configs;
@@ -140,9 +140,9 @@ fn wrong_files_are_refused_by_name() {
     let graph = |from: &str, to: &str| archive::from_bytes(&edited(&good, from, to)).expect_err(from);
     let state = |from: &str, to: &str| archive::prepared_from_bytes(&edited(&good_prepared, from, to)).expect_err(from);
     let table: Vec<(&str, ArchiveError, &[&str])> = vec![
-        ("a newer format", graph("\"format\":3", "\"format\":4,\"new\":1"), &["format 4", "up to 3"]),
+        ("a newer format", graph("\"format\":4", "\"format\":5,\"new\":1"), &["format 5", "up to 4"]),
         ("an unknown op", graph("\"linear\"", "\"convolution\""), &["convolution"]),
-        ("an unknown function", graph("{\"unary\":\"relu\"}", "{\"unary\":\"gulp\"}"), &["relu", "gulp"]),
+        ("an unknown function", graph("{\"op\":\"relu\"}", "{\"op\":\"gulp\"}"), &["relu", "gulp"]),
         ("a name that repeats", graph("\"name\":\"relu\"", "\"name\":\"fc\""), &["two nodes", "fc"]),
         ("a cycle", graph("\"inputs\":[0,1]", "\"inputs\":[3,1]"), &["fc", "3", "2"]),
         ("a node that reads itself", graph("\"inputs\":[0,1]", "\"inputs\":[2,1]"), &["fc", "2"]),
@@ -156,10 +156,10 @@ fn wrong_files_are_refused_by_name() {
         ),
         ("other dimensions", graph("\"dims\":[4]", "\"dims\":[5]"), &["fc", "5", "4"]),
         ("an unknown type", graph("\"dtype\":\"f32\"", "\"dtype\":\"f64\""), &["x", "f64"]),
-        ("a missing tensor", graph("{\"constant\":\"tensor.0\"}", "{\"constant\":\"tensor.7\"}"), &["tensor.7"]),
-        ("a header that is no JSON", graph("{\"format\":3,", "{\"format\":3"), &["header"]),
-        ("an observer that does not exist", state("{\"observe\":1}", "{\"observe\":40}"), &["40", "3"]),
-        ("one observer too many", state("{\"observe\":1}", "{\"observe\":3}"), &["3", "there are 3"]),
+        ("a missing tensor", graph("\"tensor\":\"tensor.0\"", "\"tensor\":\"tensor.7\""), &["tensor.7"]),
+        ("a header that is no JSON", graph("{\"format\":4,", "{\"format\":4"), &["header"]),
+        ("an observer that does not exist", state("{\"observer\":1}", "{\"observer\":40}"), &["40", "3"]),
+        ("one observer too many", state("{\"observer\":1}", "{\"observer\":3}"), &["3", "there are 3"]),
         ("an impossible range of codes", state("\"range\":[-128,127]", "\"range\":[-300,127]"), &["observer", "-300"]),
         (
             "an observer that contradicts itself",
@@ -292,15 +292,16 @@ fn a_tensor_is_in_memory_once() {
     let mut g = GraphBuilder::new();
     let x = g.input("x", Shape::rows(4)).expect("an input");
     let shared = std::sync::Arc::new(Tensor::from_f32(&[4], vec![1.0; 4]).expect("fits"));
-    let constant =
-        |g: &mut GraphBuilder, name| g.node(name, Op::Constant(Arc::clone(&shared)), &[]).expect("a constant");
+    let constant = |g: &mut GraphBuilder, name| {
+        g.node(name, Op::Constant(Constant { tensor: Arc::clone(&shared) }), &[]).expect("a constant")
+    };
     let (a, b) = (constant(&mut g, "a"), constant(&mut g, "b"));
     let h = g.add("add", x, a).expect("a sum");
     let y = g.mul("mul", h, b).expect("a product");
     let loaded =
         archive::from_bytes(&archive::to_bytes(&g.finish([y]).expect("a graph")).expect("saved")).expect("loaded");
     let of = |name: &str| match &loaded.node(loaded.find(name).expect(name)).op {
-        Op::Constant(tensor) => Arc::clone(tensor),
+        Op::Constant(Constant { tensor }) => Arc::clone(tensor),
         other => panic!("{other:?}"),
     };
     assert!(Arc::ptr_eq(&of("a"), &of("b")));
@@ -377,8 +378,8 @@ fn derived_biases_have_the_scales_of_their_layer_and_custom_rules_stay_here() {
     let by_rule = prepared(DerivedRule::BiasScale);
     let quantized = convert(&by_rule, &ConvertOptions::default()).expect("converted");
     let of = |name: &str| match &quantized.node(quantized.find(name).expect(name)).op {
-        enfold::graph::Op::Dequantize { qparams: TensorQParams::PerChannel { channels, .. } } => channels.to_vec(),
-        enfold::graph::Op::Dequantize { qparams: TensorQParams::PerTensor(q) } => vec![*q],
+        Op::Dequantize(Dequantize { qparams: TensorQParams::PerChannel { channels, .. } }) => channels.to_vec(),
+        Op::Dequantize(Dequantize { qparams: TensorQParams::PerTensor(q) }) => vec![*q],
         other => panic!("{name} is {other:?}"),
     };
     let (x, w, b) = (of("x.dequantize"), of("fc.weight.dequantize"), of("fc.bias.dequantize"));
@@ -393,7 +394,7 @@ fn derived_biases_have_the_scales_of_their_layer_and_custom_rules_stay_here() {
     let custom = |scale: f32| {
         DerivedRule::Custom(Arc::new(move |from: &[TensorQParams]| {
             assert_eq!(from.len(), 2);
-            enfold::qparams::QParams::new(scale, 0).map(TensorQParams::PerTensor).map_err(|e| e.to_string())
+            enfold::values::QParams::new(scale, 0).map(TensorQParams::PerTensor).map_err(|e| e.to_string())
         }))
     };
     let mine = prepared(custom(0.001));

@@ -1,70 +1,22 @@
-//! Every op has inference, interpretation, and a lowering or a reason. The table is checked for gaps by an exhaustive match:
-//! a new op does not compile until it is numbered here, and fails until it has a row.
+//! Every operator has inference, interpretation, and a lowering or a reason. A walk over the enum finds operators that the table lacks.
 
-use enfold::graph::{ObserverId, Op, UnaryOp};
+use std::collections::BTreeSet;
+
 use enfold::interp::Interpreter;
 use enfold::lower::{LowerError, lower};
+use enfold::ops::{Observe, ObserverId, Op, OpKind};
 use enfold::{GraphBuilder, Shape, Tensor, cpu};
+use strum::IntoEnumIterator;
 
 use crate::cases::{BITS, difference};
 use crate::ops::{f32s, table};
 
-const OPS: usize = 43;
-
-fn number(op: &Op) -> usize {
-    match op {
-        Op::Input => 0,
-        Op::Constant(_) => 1,
-        Op::Linear => 2,
-        Op::MatMul => 3,
-        Op::Add => 4,
-        Op::Mul => 5,
-        Op::Unary(UnaryOp::Relu) => 6,
-        Op::Unary(_) => 7,
-        Op::Reshape { .. } => 8,
-        Op::Flatten { .. } => 9,
-        Op::Transpose { .. } => 10,
-        Op::Concat { .. } => 11,
-        Op::Softmax { .. } => 12,
-        Op::LayerNorm { .. } => 13,
-        Op::BatchNorm { .. } => 14,
-        Op::Embedding => 15,
-        Op::Observe { .. } => 16,
-        Op::Quantize { .. } => 17,
-        Op::Dequantize { .. } => 18,
-        Op::IntegerLinear { .. } => 19,
-        Op::Requantize { .. } => 20,
-        Op::ScaleAccumulator { .. } => 21,
-        Op::AddScalar { .. } => 22,
-        Op::MulScalar { .. } => 23,
-        Op::ChooseQParams { .. } => 24,
-        Op::QuantizeDynamic { .. } => 25,
-        Op::DequantizeDynamic => 26,
-        Op::ScaleAccumulatorDynamic { .. } => 27,
-        Op::IntegerAdd { .. } => 28,
-        Op::IntegerMul { .. } => 29,
-        Op::IntegerMatMul { .. } => 30,
-        Op::Table { .. } => 31,
-        Op::Max { .. } => 32,
-        Op::IntegerMatMulDynamic { .. } => 33,
-        Op::Div => 34,
-        Op::Clamp { .. } => 35,
-        Op::ToFloat => 36,
-        Op::Slice { .. } => 37,
-        Op::Sum { .. } => 38,
-        Op::Where => 39,
-        Op::Binary(_) => 40,
-        Op::ToInteger { .. } => 41,
-        Op::Int32 { .. } => 42,
-    }
-}
-
 #[test]
 fn every_op_is_inferred_interpreted_and_lowered_or_refused() {
-    let mut seen = [false; OPS];
+    let mut seen = BTreeSet::new();
     for case in table() {
         let name = case.name;
-        case.graph.nodes().iter().for_each(|node| seen[number(&node.op)] = true);
+        seen.extend(case.graph.nodes().iter().map(|node| node.op.kind()));
         assert_eq!(case.graph.verify(), Ok(()), "{name}");
         let got = Interpreter::new(&case.graph).run(&case.inputs).unwrap_or_else(|e| panic!("{name}: {e}"));
         let output = case.graph.node(case.graph.outputs()[0]);
@@ -98,17 +50,17 @@ fn every_op_is_inferred_interpreted_and_lowered_or_refused() {
     // Lowering refuses one op, by name: a graph that is still being calibrated.
     let mut g = GraphBuilder::new();
     let x = g.input("x", Shape::rows(3)).expect("an input");
-    let y = g.node("seen", Op::Observe { observer: ObserverId(0) }, &[x]).expect("an observer");
+    let y = g.node("seen", Op::Observe(Observe { observer: ObserverId(0) }), &[x]).expect("an observer");
     let graph = g.finish([y]).expect("a graph");
     let x = f32s(&[1, 3], &[1.0, 2.0, 3.0]);
     assert_eq!(Interpreter::new(&graph).run(&[&x]).expect("run")[0], x);
-    graph.nodes().iter().for_each(|node| seen[number(&node.op)] = true);
+    seen.extend(graph.nodes().iter().map(|node| node.op.kind()));
     match lower(&graph) {
         Err(LowerError::Unsupported { nodes, .. }) => assert_eq!(nodes[0].name, "seen"),
         other => panic!("{other:?}"),
     }
-    let missing: Vec<usize> = (0..OPS).filter(|&op| !seen[op]).collect();
-    assert!(missing.is_empty(), "ops without a row, by number: {missing:?}");
+    let missing: Vec<OpKind> = OpKind::iter().filter(|kind| !seen.contains(kind)).collect();
+    assert!(missing.is_empty(), "operators without a row: {missing:?}");
 }
 
 /// Whatever an op is, training either goes through it and back or says by name that it cannot.

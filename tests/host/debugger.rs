@@ -1,11 +1,11 @@
 //! What the numeric debugger reports, and the remedy that follows from it.
 
 use enfold::compare::{CompareError, compare, remedy};
-use enfold::qparams::{QParams, QuantRange};
 use enfold::quantize::{
     Annotations, ConvertOptions, FixedQParamsSpec, ObserverKind, PrepareError, QuantizationAnnotation,
     QuantizationConfig, Quantizer, WgpuQuantizer, convert, prepare, reference,
 };
+use enfold::values::{QParams, QuantRange};
 use enfold::{Error, Graph, GraphBuilder, Shape, Tensor};
 
 use crate::random::Random;

@@ -1,8 +1,8 @@
 //! An encoder's int8 forms stay near the float model, in the interpreter and on the CPU engine.
 
-use enfold::graph::Op;
 use enfold::interp::Interpreter;
 use enfold::lower::lower;
+use enfold::ops::{Constant, Op};
 use enfold::program::StepOp;
 use enfold::quantize::reference;
 use enfold::{Tensor, cpu};
@@ -16,7 +16,7 @@ fn int8_encoders_stay_near_float() {
     for form in forms(&float) {
         let integers = reference(&form.graph).expect("integers");
         let program = lower(&integers).expect("a program");
-        let layers = program.steps().iter().filter(|step| matches!(step.op, StepOp::Linear(_))).count();
+        let layers = program.steps().iter().filter(|step| matches!(step.op, StepOp::QLinear(_))).count();
         assert_eq!(layers, 12, "{}: int8 layers\n{}", form.name, integers.summary());
         let engine = cpu::Engine::new(&program).expect("an engine");
         let mut worst = [1f64; 3];
@@ -45,11 +45,11 @@ fn a_broken_layer_is_noticed() {
     let expected = Interpreter::new(&float).run(&inputs).expect("float").swap_remove(0);
     let mut form = forms(&float).swap_remove(0);
     let layer = |(id, node): (_, &enfold::graph::Node)| {
-        matches!(&node.op, Op::Constant(w) if w.as_i8().is_some()).then_some(id)
+        matches!(&node.op, Op::Constant(Constant { tensor: w }) if w.as_i8().is_some()).then_some(id)
     };
     let weight = form.graph.iter().find_map(layer).expect("an int8 weight");
     let bytes = enfold::archive::to_bytes(&form.graph).expect("bytes");
-    let Op::Constant(codes) = &form.graph.node(weight).op else { unreachable!("found as one") };
+    let Op::Constant(Constant { tensor: codes }) = &form.graph.node(weight).op else { unreachable!("found as one") };
     let codes = codes.as_i8().expect("codes");
     // The codes lie in the file as they are.
     let needle: Vec<u8> = codes.iter().map(|&code| code as u8).collect();

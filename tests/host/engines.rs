@@ -1,13 +1,12 @@
 //! The CPU engine against the interpreter, bit for bit, with every product.
 
 use enfold::cpu::{CpuError, Engine, Options, Product};
-use enfold::graph::Op;
 use enfold::interp::Interpreter;
 use enfold::lower::{LowerOptions, lower, lower_with};
+use enfold::ops::{IntegerLinear, Op, Requantize};
 use enfold::program::{Step, StepOp};
-use enfold::qparams::QParams;
 use enfold::quantize::{ConvertOptions, QuantizationConfig, WgpuQuantizer, convert, prepare, reference};
-use enfold::tensor::DType;
+use enfold::values::{DType, QParams};
 use enfold::{Graph, GraphBuilder, Shape, Tensor};
 
 use crate::cases::{self, Case, Data, Ends, difference};
@@ -177,9 +176,13 @@ fn layers(int8: bool, changed: bool) -> Graph {
         let w = constant("w", Tensor::from_i8(&[4, 4], w).expect("fits"));
         let bias = constant("bias", Tensor::from_i32(&[4], vec![at; 4]).expect("fits"));
         let factors = constant("factors", Tensor::from_f32(&[4], vec![0.1; 4]).expect("fits"));
-        let acc = g.node(&format!("fc{at}"), Op::IntegerLinear { fraction_bits: 0 }, &[x, w, bias]).expect("sums");
+        let acc = g
+            .node(&format!("fc{at}"), Op::IntegerLinear(IntegerLinear { fraction_bits: 0 }), &[x, w, bias])
+            .expect("sums");
         let qparams = QParams::new(1.0, 0).expect("valid");
-        x = g.node(&format!("y{at}"), Op::Requantize { qparams, lo: -128, hi: 127 }, &[acc, factors]).expect("codes");
+        x = g
+            .node(&format!("y{at}"), Op::Requantize(Requantize { qparams, lo: -128, hi: 127 }), &[acc, factors])
+            .expect("codes");
     }
     g.finish([x]).expect("a graph")
 }
@@ -189,7 +192,7 @@ fn layers(int8: bool, changed: bool) -> Graph {
 fn weights_that_are_equal_are_one_in_a_program() {
     for (changed, expected) in [(false, 1), (true, 2)] {
         let weight = |step: &Step| match &step.op {
-            StepOp::Linear(linear) => Some(linear.weight.as_ptr()),
+            StepOp::QLinear(linear) => Some(linear.weight.as_ptr()),
             _ => None,
         };
         let codes = lower(&layers(true, changed)).expect("lowered");

@@ -1,14 +1,15 @@
 //! Where the flow puts observers, quantize and dequantize nodes, on networks where that is not obvious.
 
-use enfold::graph::{Op, Rewriter, UnaryOp};
+use enfold::graph::Rewriter;
 use enfold::interp::Interpreter;
 use enfold::lower::{LowerOptions, lower_with};
+use enfold::ops::{Dequantize, Op, Quantize, Requantize, Unary, UnaryOp};
 use enfold::program::ValueType;
-use enfold::qparams::{QParams, QScheme, QuantRange, TensorQParams};
 use enfold::quantize::{
     ConvertOptions, ObserverKind, PreparedGraph, QuantizationConfig, QuantizationSpec, WgpuQuantizer, convert, prepare,
     reference,
 };
+use enfold::values::{QParams, QScheme, QuantRange, TensorQParams};
 use enfold::{Graph, GraphBuilder, Shape, Tensor};
 
 use crate::random::Random;
@@ -23,7 +24,7 @@ fn batch(k: usize) -> Tensor {
 
 fn prepared(graph: &Graph, config: QuantizationConfig) -> PreparedGraph {
     let mut prepared = prepare(graph, &WgpuQuantizer::new().set_global(config)).expect("prepared");
-    let k = graph.node(graph.inputs()[0]).shape.dims()[0];
+    let k = graph.node(graph.inputs()[0]).shape.fixed_dims()[0];
     prepared.observe(&[batch(k)]).expect("observed");
     prepared
 }
@@ -121,7 +122,7 @@ fn a_relu_before_a_symmetric_output_clamps_at_the_zero_point() {
     let quantized = convert(&prepared(&graph, config), &ConvertOptions::default()).expect("converted");
     let integers = reference(&quantized).expect("rewritten");
     let last = integers.node(integers.find("relu.quantize").expect("the requantize node"));
-    assert!(matches!(last.op, Op::Requantize { lo: 0, hi: 127, .. }), "{integers}");
+    assert!(matches!(last.op, Op::Requantize(Requantize { lo: 0, hi: 127, .. })), "{integers}");
     let x = batch(4);
     let run = |graph: &Graph| Interpreter::new(graph).run(&[&x]).expect("run").swap_remove(0);
     let (expected, got) = (run(&quantized), run(&integers));
@@ -138,10 +139,11 @@ fn int8_inputs_need_one_way_of_quantizing() {
         let x = g.input("x", Shape::rows(16)).expect("an input");
         let quantize = |scale| {
             let qparams = TensorQParams::PerTensor(QParams::new(scale, 0).expect("valid"));
-            Op::Quantize { qparams, range: QuantRange::INT8 }
+            Op::Quantize(Quantize { qparams, range: QuantRange::INT8 })
         };
-        let dequantize =
-            |scale| Op::Dequantize { qparams: TensorQParams::PerTensor(QParams::new(scale, 0).expect("valid")) };
+        let dequantize = |scale| {
+            Op::Dequantize(Dequantize { qparams: TensorQParams::PerTensor(QParams::new(scale, 0).expect("valid")) })
+        };
         let a = g.node("a", quantize(0.1), &[x]).expect("a");
         let b = g.node("b", quantize(second), &[x]).expect("b");
         let a = g.node("fa", dequantize(0.1), &[a]).expect("fa");
@@ -166,7 +168,7 @@ fn every_node_knows_where_it_comes_from() {
     }
     let fc1 = integers.node(integers.find("fc1.quantize").expect("the requantize node"));
     assert_eq!(fc1.origin, "fc1");
-    assert!(matches!(integers.node(integers.find("tanh").expect("tanh")).op, Op::Unary(UnaryOp::Tanh)));
+    assert!(matches!(integers.node(integers.find("tanh").expect("tanh")).op, Op::Unary(Unary { op: UnaryOp::Tanh })));
 }
 
 /// A pass that copies a node keeps the reason for its staying float.
@@ -188,9 +190,10 @@ fn copies_keep_their_reasons() {
 fn codes_are_passed_on_only_where_they_mean_the_same() {
     let quantize = |g: &mut GraphBuilder, name: &str, x, scale, range| {
         let qparams = TensorQParams::PerTensor(QParams::new(scale, 0).expect("valid"));
-        let codes =
-            g.node(&format!("{name}.q"), Op::Quantize { qparams: qparams.clone(), range }, &[x]).expect("codes");
-        g.node(&format!("{name}.dq"), Op::Dequantize { qparams }, &[codes]).expect("reals")
+        let codes = g
+            .node(&format!("{name}.q"), Op::Quantize(Quantize { qparams: qparams.clone(), range }), &[x])
+            .expect("codes");
+        g.node(&format!("{name}.dq"), Op::Dequantize(Dequantize { qparams }), &[codes]).expect("reals")
     };
     let few = QuantRange::new(-10, 10).expect("valid");
     let x = Tensor::from_f32(&[1, 4], vec![5.0, -5.0, 0.5, 2.0]).expect("fits");
@@ -229,10 +232,10 @@ fn affine_weights_stay_float_and_say_so() {
     let mut g = GraphBuilder::new();
     let x = g.input("x", Shape::rows(2)).expect("an input");
     let of = |z| TensorQParams::PerTensor(QParams::new(0.1, z).expect("valid"));
-    let codes = g.node("x.q", Op::Quantize { qparams: of(0), range: QuantRange::INT8 }, &[x]).expect("codes");
-    let h = g.node("x.dq", Op::Dequantize { qparams: of(0) }, &[codes]).expect("reals");
+    let codes = g.node("x.q", Op::Quantize(Quantize { qparams: of(0), range: QuantRange::INT8 }), &[x]).expect("codes");
+    let h = g.node("x.dq", Op::Dequantize(Dequantize { qparams: of(0) }), &[codes]).expect("reals");
     let w = g.constant("w", Tensor::from_i8(&[1, 2], vec![5, -3]).expect("fits")).expect("codes");
-    let w = g.node("w.dq", Op::Dequantize { qparams: of(3) }, &[w]).expect("reals");
+    let w = g.node("w.dq", Op::Dequantize(Dequantize { qparams: of(3) }), &[w]).expect("reals");
     let y = g.linear_nodes("fc", h, w, None).expect("a layer");
     let graph = g.finish([y]).expect("a graph");
     let integers = reference(&graph).expect("rewritten");

@@ -2,8 +2,8 @@
 
 use enfold::Tensor;
 use enfold::numerics::EPS;
-use enfold::qparams::{QParams, QScheme, QuantRange, TensorQParams};
 use enfold::quantize::{FixedQParamsSpec, ObservedSpec, Observer, ObserverError, ObserverKind};
+use enfold::values::{QParams, QScheme, QuantRange, TensorQParams};
 use proptest::prelude::*;
 
 use crate::random::Random;

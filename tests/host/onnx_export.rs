@@ -3,10 +3,10 @@
 mod nets;
 mod write;
 
-use enfold::graph::Op;
 use enfold::onnx::{ExportError, ExportOptions, Preset, export, save};
-use enfold::qparams::{QParams, QScheme, QuantRange, TensorQParams};
+use enfold::ops::{ChooseQParams, Op, Quantize, QuantizeDynamic};
 use enfold::quantize::{ConvertOptions, QuantizationConfig, WgpuQuantizer, convert, prepare, reference};
+use enfold::values::{QParams, QScheme, QuantRange, TensorQParams};
 use enfold::{Graph, GraphBuilder, Shape};
 
 use crate::random::Random;
@@ -76,12 +76,15 @@ fn every_node_without_a_form_is_listed() {
     let x = g.input("x", Shape::rows(3)).expect("an input");
     let range = QuantRange::new(-3, 3).expect("valid");
     let qparams = TensorQParams::per_channel(&[1.0, 2.0, 3.0], &[0; 3], 1).expect("valid");
-    let narrow = g.node("narrow", Op::Quantize { qparams, range }, &[x]).expect("a node");
+    let narrow = g.node("narrow", Op::Quantize(Quantize { qparams, range }), &[x]).expect("a node");
     let wide = TensorQParams::PerTensor(QParams::new(1.0, 0).expect("valid"));
-    let wide = g.node("wide", Op::Quantize { qparams: wide, range: QuantRange::INT32 }, &[x]).expect("a node");
-    let choose = Op::ChooseQParams { qscheme: QScheme::PerTokenAffine, range: QuantRange::INT8, eps: 1e-6 };
+    let wide =
+        g.node("wide", Op::Quantize(Quantize { qparams: wide, range: QuantRange::INT32 }), &[x]).expect("a node");
+    let choose =
+        Op::ChooseQParams(ChooseQParams { qscheme: QScheme::PerTokenAffine, range: QuantRange::INT8, eps: 1e-6 });
     let pairs = g.node("pairs", choose, &[x]).expect("a node");
-    let codes = g.node("codes", Op::QuantizeDynamic { range: QuantRange::INT8 }, &[x, pairs]).expect("a node");
+    let codes =
+        g.node("codes", Op::QuantizeDynamic(QuantizeDynamic { range: QuantRange::INT8 }), &[x, pairs]).expect("a node");
     g.slice("unneeded", wide, 1, 0..0).expect("a node");
     let graph = g.finish([narrow, wide, codes]).expect("a graph");
     let error = export(&graph, &ExportOptions::default()).expect_err("no form");

@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 
-use enfold::graph::{NodeId, Op};
+use enfold::graph::NodeId;
 use enfold::interp::Interpreter;
-use enfold::tensor::DType;
+use enfold::ops::{Input, Op};
+use enfold::values::DType;
 use enfold::{Graph, Tensor};
 
 /// How many codes were compared, and how many were one step apart.
@@ -43,23 +44,17 @@ pub(crate) fn compare_ops(quantized: &Graph, integers: &Graph, inputs: &[&Tensor
         let constant = rewritten.constant_value(id).map_err(|e| e.to_string())?.is_some();
         let moved = matches!(
             node.op,
-            Op::Concat { .. }
-                | Op::Reshape { .. }
-                | Op::Flatten { .. }
-                | Op::Transpose { .. }
-                | Op::Max { .. }
-                | Op::Slice { .. }
-                | Op::Table { .. }
+            Op::Concat(_) | Op::Reshape(_) | Op::Flatten(_) | Op::Transpose(_) | Op::Max(_) | Op::Slice(_) | Op::Lut(_)
         ) && node.dtype == DType::I8;
         let result = match node.op {
             _ if constant => continue,
-            Op::Requantize { .. } | Op::IntegerAdd { .. } | Op::IntegerMul { .. } => value(&node.name)?,
+            Op::Requantize(_) | Op::IntegerAdd(_) | Op::IntegerMul(_) => value(&node.name)?,
             // On the way to a table of its own.
             _ if moved && !values.contains_key(node.name.as_str()) => continue,
             _ if moved && value(&node.name)?.dtype() != DType::I8 => continue,
             _ if moved => value(&node.name)?,
-            Op::ScaleAccumulator { .. } | Op::ScaleAccumulatorDynamic { .. } => value(&node.origin)?,
-            Op::IntegerMatMulDynamic { .. } => value(&node.origin)?,
+            Op::ScaleAccumulator(_) | Op::ScaleAccumulatorDynamic(_) => value(&node.origin)?,
+            Op::IntegerMatMulDynamic(_) => value(&node.origin)?,
             _ => continue,
         };
         let fed = frontier(integers, &rewritten, id, &values);
@@ -79,7 +74,7 @@ pub(crate) fn compare_ops(quantized: &Graph, integers: &Graph, inputs: &[&Tensor
             }
             _ => {
                 // The bias of a static layer is rounded to a 256th of a step; f32 sums to some millionths.
-                let dynamic = matches!(node.op, Op::ScaleAccumulatorDynamic { .. } | Op::IntegerMatMulDynamic { .. });
+                let dynamic = matches!(node.op, Op::ScaleAccumulatorDynamic(_) | Op::IntegerMatMulDynamic(_));
                 let tolerance = if dynamic { 1e-5 } else { 1e-3 };
                 let (got, expected) = (got.as_f32().unwrap_or_default(), result.as_f32().unwrap_or_default());
                 let largest = expected.iter().fold(0f32, |m, v| m.max(v.abs())).max(1e-3);
@@ -105,7 +100,7 @@ fn frontier(graph: &Graph, interpreter: &Interpreter, id: NodeId, known: &HashMa
             continue;
         }
         let value = known.get(node.name.as_str()).filter(|value| value.dtype() == node.dtype);
-        let codes = node.dtype == DType::I8 || matches!(node.op, Op::ChooseQParams { .. } | Op::Input);
+        let codes = node.dtype == DType::I8 || matches!(node.op, Op::ChooseQParams(_) | Op::Input(Input));
         match value {
             Some(_) if codes => found.push(at),
             _ => pending.extend(&node.inputs),

@@ -1,12 +1,12 @@
 //! Products of two activations that are quantized dynamically: equation 9d, and how the flow comes to it.
 
-use enfold::graph::{NodeId, Op};
+use enfold::graph::NodeId;
 use enfold::interp::Interpreter;
 use enfold::lower::lower;
 use enfold::numerics::{EPS, MAX_MATMUL_K};
-use enfold::qparams::{QParams, QScheme, QuantRange, TensorQParams};
+use enfold::ops::{ChooseQParams, Dequantize, DequantizeDynamic, IntegerMatMulDynamic, Op, Quantize, QuantizeDynamic};
 use enfold::quantize::{ConvertOptions, PreparedGraph, QuantizationConfig, WgpuQuantizer, convert, prepare, reference};
-use enfold::tensor::DType;
+use enfold::values::{DType, QParams, QScheme, QuantRange, TensorQParams};
 use enfold::{Graph, GraphBuilder, Shape, Tensor, cpu};
 
 use crate::cases::{BITS, difference};
@@ -50,7 +50,9 @@ impl Product {
         let b = g.typed_input("b", declared(1), DType::I8).expect("b");
         let a_pairs = g.input("a.pairs", declared(2)).expect("pairs");
         let b_pairs = g.input("b.pairs", Shape::fixed(&[2])).expect("pairs");
-        let y = g.node("y", Op::IntegerMatMulDynamic { relu }, &[a, b, a_pairs, b_pairs]).expect("a product");
+        let y = g
+            .node("y", Op::IntegerMatMulDynamic(IntegerMatMulDynamic { relu }), &[a, b, a_pairs, b_pairs])
+            .expect("a product");
         let inputs =
             vec![i8s(shapes[0], data.0), i8s(shapes[1], data.1), f32s(shapes[2], data.2), f32s(&[2], data.3.to_vec())];
         Self { graph: g.finish([y]).expect("a graph"), inputs, relu }
@@ -216,13 +218,13 @@ fn quantized(graph: &Graph, config: QuantizationConfig) -> Graph {
 fn scheme(graph: &Graph, product: &str, input: usize) -> QScheme {
     let read = graph.node(graph.find(product).expect(product)).inputs[input];
     match graph.node(graph.node(read).inputs[1]).op {
-        Op::ChooseQParams { qscheme, .. } => qscheme,
+        Op::ChooseQParams(ChooseQParams { qscheme, .. }) => qscheme,
         ref other => panic!("{product} reads {other:?}"),
     }
 }
 
 fn is_dynamic(graph: &Graph, name: &str) -> bool {
-    matches!(graph.node(graph.find(name).expect(name)).op, Op::IntegerMatMulDynamic { .. })
+    matches!(graph.node(graph.find(name).expect(name)).op, Op::IntegerMatMulDynamic(_))
 }
 
 /// The integer form of a graph gives what its quantize/dequantize form does, on both interpreters of it.
@@ -305,7 +307,7 @@ fn a_relu_is_taken_in() {
         let quantized = quantized(&graph, QuantizationConfig::symmetric().dynamic_per_token());
         let integers = reference(&quantized).expect("rewritten");
         let op = &integers.node(integers.find("product").expect("the product")).op;
-        assert_eq!(*op, Op::IntegerMatMulDynamic { relu: outputs == 1 }, "{integers}");
+        assert_eq!(*op, Op::IntegerMatMulDynamic(IntegerMatMulDynamic { relu: outputs == 1 }), "{integers}");
         assert_eq!(integers.summary().float.len(), outputs - 1, "{}", integers.summary());
         check(&quantized, &integers, &[&normals(8, &[2, 4, 4])]);
     }
@@ -317,14 +319,14 @@ fn quantize(g: &mut GraphBuilder, name: &str, x: NodeId, qscheme: Option<QScheme
     let mut node = |suffix: &str, op, inputs: &[NodeId]| g.node(&format!("{name}.{suffix}"), op, inputs).expect(name);
     match qscheme {
         Some(qscheme) => {
-            let pairs = node("choose_qparams", Op::ChooseQParams { qscheme, range, eps: EPS }, &[x]);
-            let codes = node("quantize", Op::QuantizeDynamic { range }, &[x, pairs]);
-            node("dequantize", Op::DequantizeDynamic, &[codes, pairs])
+            let pairs = node("choose_qparams", Op::ChooseQParams(ChooseQParams { qscheme, range, eps: EPS }), &[x]);
+            let codes = node("quantize", Op::QuantizeDynamic(QuantizeDynamic { range }), &[x, pairs]);
+            node("dequantize", Op::DequantizeDynamic(DequantizeDynamic), &[codes, pairs])
         }
         None => {
             let qparams = TensorQParams::PerTensor(QParams::new(0.05, 3).expect("valid"));
-            let codes = node("quantize", Op::Quantize { qparams: qparams.clone(), range }, &[x]);
-            node("dequantize", Op::Dequantize { qparams }, &[codes])
+            let codes = node("quantize", Op::Quantize(Quantize { qparams: qparams.clone(), range }), &[x]);
+            node("dequantize", Op::Dequantize(Dequantize { qparams }), &[codes])
         }
     }
 }

@@ -1,8 +1,9 @@
 //! What holds for every graph: proptest draws them, and shrinks those that break a rule.
 
-use enfold::graph::{NodeId, Op};
+use enfold::graph::NodeId;
 use enfold::interp::Interpreter;
 use enfold::lower::lower;
+use enfold::ops::{Linear, Op};
 use enfold::quantize::{ConvertOptions, ObserverKind, QuantizationConfig, WgpuQuantizer, convert, prepare, reference};
 use enfold::{Graph, GraphBuilder, Shape, Tensor, cpu};
 use proptest::prelude::*;
@@ -162,9 +163,9 @@ proptest! {
     fn every_linear_layer_is_rewritten_or_listed(plan in plan()) {
         let [_, _, quantized, integers] = stages(&plan);
         let summary = integers.summary();
-        for node in quantized.nodes().iter().filter(|n| n.op == Op::Linear) {
+        for node in quantized.nodes().iter().filter(|n| n.op == Op::Linear(Linear)) {
             let id = integers.find(&node.name).expect("the node keeps its name");
-            let rewritten = matches!(integers.node(id).op, Op::IntegerLinear { .. });
+            let rewritten = matches!(integers.node(id).op, Op::IntegerLinear(_));
             let listed = summary.float.iter().any(|f| f.name == node.name && !f.reason.is_empty());
             prop_assert!(rewritten != listed, "{}: rewritten {rewritten}, listed {listed}", node.name);
             // What this quantizer annotates always has an integer form.

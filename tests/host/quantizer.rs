@@ -5,15 +5,15 @@ mod left;
 mod masks;
 mod slices;
 
-use enfold::graph::Op;
 use enfold::interp::Interpreter;
 use enfold::numerics::EPS;
-use enfold::qparams::{QParams, QScheme, QuantRange, TensorQParams};
+use enfold::ops::{Dequantize, Linear, Op, Quantize};
 use enfold::quantize::{
     Annotations, ComposableQuantizer, ConvertOptions, EdgeOrNode, ObservedSpec, ObserverKind, PrepareError,
     PreparedGraph, QuantizationAnnotation, QuantizationConfig, QuantizationSpec, Quantizer, WgpuQuantizer, convert,
     prepare, reference,
 };
+use enfold::values::{QParams, QScheme, QuantRange, TensorQParams};
 use enfold::{Graph, GraphBuilder, Shape, Tensor};
 
 use crate::random::Random;
@@ -64,7 +64,7 @@ fn quantized(graph: &Graph, quantizer: &WgpuQuantizer) -> Vec<String> {
 fn weight_channels(graph: &Graph, layer: &str) -> Option<bool> {
     let weight = graph.node(graph.node(graph.find(layer).expect("the layer")).inputs[1]);
     match &weight.op {
-        Op::Dequantize { qparams } => Some(matches!(qparams, TensorQParams::PerChannel { .. })),
+        Op::Dequantize(Dequantize { qparams }) => Some(matches!(qparams, TensorQParams::PerChannel { .. })),
         _ => None,
     }
 }
@@ -211,7 +211,7 @@ fn scalars_become_constants() {
     assert_eq!(float.len(), 1, "{}", prepared.summary());
     assert!(float[0].name == "mask" && float[0].reason.contains("mask.scalar is larger"), "{}", float[0].reason);
     let integers = reference(&convert(&prepared, &ConvertOptions::default()).expect("converted")).expect("rewritten");
-    assert!(integers.nodes().iter().any(|n| matches!(n.op, Op::IntegerAdd { .. })), "{integers}");
+    assert!(integers.nodes().iter().any(|n| matches!(n.op, Op::IntegerAdd(_))), "{integers}");
 }
 
 /// Annotates one node's output.
@@ -262,7 +262,7 @@ fn a_shared_value_is_observed_once_a_batch() {
     let y = g.concat("cat", &[f, b], 1).expect("joined");
     let graph = g.finish([y]).expect("a graph");
     let prepared = prepared(&graph, &WgpuQuantizer::new().set_global(symmetric()));
-    let sites = prepared.graph().nodes().iter().filter(|n| matches!(n.op, Op::Observe { .. })).count();
+    let sites = prepared.graph().nodes().iter().filter(|n| matches!(n.op, Op::Observe(_))).count();
     let totals: Vec<f32> = prepared.observers().iter().filter_map(|o| o.histogram()).map(|h| h.iter().sum()).collect();
     // 16 rows: x has 8 values a row; a, flat, b and cat share one observer, which sees a's 6 and b's 6.
     assert_eq!(totals, [128.0, 192.0], "{}", prepared.graph());
@@ -292,7 +292,7 @@ fn ops_that_share_an_observer_stay_in_codes() {
     assert!(integers.summary().float.is_empty(), "{}", integers.summary());
     for name in ["turn", "fold", "pool", "flat"] {
         let moved = integers.nodes().iter().find(|n| n.origin == name).expect(name);
-        assert_eq!(moved.dtype, enfold::tensor::DType::I8, "{integers}");
+        assert_eq!(moved.dtype, enfold::values::DType::I8, "{integers}");
     }
     let program = enfold::lower::lower(&integers).expect("lowered");
     for value in program.values() {
@@ -310,7 +310,7 @@ fn implicit_sharing_can_be_refused() {
     impl Quantizer for Fan {
         fn annotate(&self, graph: &Graph) -> Result<Annotations, PrepareError> {
             let mut annotations = Annotations::new(graph);
-            for (id, node) in graph.iter().filter(|(_, n)| n.op == Op::Linear) {
+            for (id, node) in graph.iter().filter(|(_, n)| n.op == Op::Linear(Linear)) {
                 annotations.set(
                     id,
                     QuantizationAnnotation {
@@ -377,7 +377,7 @@ fn batch_norms_are_folded_where_their_channels_are_the_layers() {
     for (dims, through, folds) in [(&[4][..], false, true), (&[3, 4], true, true), (&[3, 4], false, false)] {
         let graph = normed(dims, through);
         let prepared = prepare(&graph, &WgpuQuantizer::new()).expect("prepared");
-        let left = prepared.graph().nodes().iter().any(|n| matches!(n.op, Op::BatchNorm { .. }));
+        let left = prepared.graph().nodes().iter().any(|n| matches!(n.op, Op::BatchNorm(_)));
         assert_eq!(left, !folds, "{dims:?}: {}", prepared.graph());
         let x = tensor(8, &[&[6], dims].concat());
         let run = |graph: &Graph| Interpreter::new(graph).run(&[&x]).expect("run").swap_remove(0);
@@ -500,7 +500,9 @@ fn symmetric_activations_have_zero_points_of_0() {
     let zero_points = |config: QuantizationConfig| {
         let graph = converted(&blocks(), &WgpuQuantizer::new().set_global(config));
         let of = |op: &Op| match op {
-            Op::Quantize { qparams: TensorQParams::PerTensor(q), range } => Some((q.zero_point(), range.quant_min())),
+            Op::Quantize(Quantize { qparams: TensorQParams::PerTensor(q), range }) => {
+                Some((q.zero_point(), range.quant_min()))
+            }
             _ => None,
         };
         graph.nodes().iter().filter_map(|node| of(&node.op)).collect::<Vec<_>>()
@@ -515,7 +517,7 @@ fn symmetric_activations_have_zero_points_of_0() {
     let largest = tensor(99, &[16, 8]).as_f32().expect("floats").iter().fold(0f32, |most, v| most.max(v.abs()));
     let quantize = &graph.node(graph.find("x.quantize").expect("the input's")).op;
     let expected = TensorQParams::PerTensor(QParams::new(largest / 127.0, 0).expect("valid"));
-    assert_eq!(*quantize, Op::Quantize { qparams: expected, range: QuantRange::INT8_NARROW });
+    assert_eq!(*quantize, Op::Quantize(Quantize { qparams: expected, range: QuantRange::INT8_NARROW }));
 
     let dynamic = symmetric().dynamic_per_token().symmetric_activations();
     let Some(QuantizationSpec::Observed(spec)) = dynamic.input_activation else { panic!("no spec") };

@@ -1,8 +1,8 @@
 //! Random networks of every pattern, through the whole flow: ten thousand in the long run.
 
-use enfold::graph::Op;
 use enfold::interp::Interpreter;
 use enfold::lower::lower;
+use enfold::ops::Op;
 use enfold::{Graph, Tensor, cpu};
 use rayon::prelude::*;
 
@@ -37,21 +37,21 @@ impl Totals {
 fn ops(graph: &Graph) -> [usize; 8] {
     let count = |is: fn(&Op) -> bool| graph.nodes().iter().filter(|node| is(&node.op)).count();
     [
-        count(|op| matches!(op, Op::IntegerLinear { .. })),
-        count(|op| matches!(op, Op::IntegerMatMul { .. })),
-        count(|op| matches!(op, Op::IntegerAdd { .. })),
-        count(|op| matches!(op, Op::IntegerMul { .. })),
-        count(|op| matches!(op, Op::Table { .. })),
-        count(|op| matches!(op, Op::Concat { .. })),
-        count(|op| matches!(op, Op::ScaleAccumulatorDynamic { .. })),
-        count(|op| matches!(op, Op::IntegerMatMulDynamic { .. })),
+        count(|op| matches!(op, Op::IntegerLinear(_))),
+        count(|op| matches!(op, Op::IntegerMatMul(_))),
+        count(|op| matches!(op, Op::IntegerAdd(_))),
+        count(|op| matches!(op, Op::IntegerMul(_))),
+        count(|op| matches!(op, Op::Lut(_))),
+        count(|op| matches!(op, Op::Concat(_))),
+        count(|op| matches!(op, Op::ScaleAccumulatorDynamic(_))),
+        count(|op| matches!(op, Op::IntegerMatMulDynamic(_))),
     ]
 }
 
 /// The codes of the output, if the graph ends in a dequantize.
 fn final_codes(graph: &Graph, x: &Tensor) -> Option<Tensor> {
     let output = graph.node(graph.outputs()[0]);
-    let Op::Dequantize { .. } = output.op else { return None };
+    let Op::Dequantize(_) = output.op else { return None };
     let feeds = [(graph.inputs()[0], x)];
     Some(Interpreter::new(graph).run_nodes(&feeds, &[output.inputs[0]]).expect("run").swap_remove(0))
 }

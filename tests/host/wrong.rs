@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use enfold::graph::{NodeId, Op, Rewriter};
+use enfold::graph::{NodeId, Rewriter};
+use enfold::ops::{Constant, Input, IntegerLinear, Op};
 use enfold::{Graph, Tensor};
 
 /// The integer graph with every node's op passed through `change`.
 fn rebuilt(graph: &Graph, mut change: impl FnMut(NodeId, &Op) -> Op) -> Graph {
     let mut rewriter = Rewriter::new(graph);
     for (id, node) in graph.iter() {
-        if matches!(node.op, Op::Input) {
+        if matches!(node.op, Op::Input(Input)) {
             rewriter.copy(id).expect("copied");
             continue;
         }
@@ -24,29 +25,27 @@ fn rebuilt(graph: &Graph, mut change: impl FnMut(NodeId, &Op) -> Op) -> Graph {
 pub(crate) fn without_fraction_bits(graph: &Graph) -> Graph {
     let bits = |id: NodeId| {
         graph.nodes().iter().find_map(|n| match n.op {
-            Op::IntegerLinear { fraction_bits } if n.inputs[2] == id => Some(fraction_bits),
+            Op::IntegerLinear(IntegerLinear { fraction_bits }) if n.inputs[2] == id => Some(fraction_bits),
             _ => None,
         })
     };
     let factor_bits = |id: NodeId| {
         graph.nodes().iter().find_map(|n| match n.op {
-            Op::Requantize { .. } | Op::ScaleAccumulator { .. } if n.inputs[1] == id => {
-                bits(graph.node(n.inputs[0]).inputs[2])
-            }
+            Op::Requantize(_) | Op::ScaleAccumulator(_) if n.inputs[1] == id => bits(graph.node(n.inputs[0]).inputs[2]),
             _ => None,
         })
     };
     rebuilt(graph, |id, op| match (op, bits(id), factor_bits(id)) {
-        (Op::IntegerLinear { .. }, ..) => Op::IntegerLinear { fraction_bits: 0 },
-        (Op::Constant(t), Some(p), _) => {
+        (Op::IntegerLinear(_), ..) => Op::IntegerLinear(IntegerLinear { fraction_bits: 0 }),
+        (Op::Constant(Constant { tensor: t }), Some(p), _) => {
             let steps = f64::from(1u32 << p);
             let round = |&b: &i32| (f64::from(b) / steps).round_ties_even() as i32;
             let biases: Vec<i32> = t.as_i32().expect("biases").iter().map(round).collect();
-            Op::Constant(Arc::new(Tensor::from_i32(t.shape(), biases).expect("lengths fit")))
+            Op::Constant(Constant { tensor: Arc::new(Tensor::from_i32(t.shape(), biases).expect("lengths fit")) })
         }
-        (Op::Constant(t), _, Some(p)) => {
+        (Op::Constant(Constant { tensor: t }), _, Some(p)) => {
             let factors = t.as_f32().expect("factors").iter().map(|f| f * (1u32 << p) as f32).collect();
-            Op::Constant(Arc::new(Tensor::from_f32(t.shape(), factors).expect("lengths fit")))
+            Op::Constant(Constant { tensor: Arc::new(Tensor::from_f32(t.shape(), factors).expect("lengths fit")) })
         }
         (op, ..) => op.clone(),
     })
@@ -55,14 +54,14 @@ pub(crate) fn without_fraction_bits(graph: &Graph) -> Graph {
 /// The same graph with one weight of the first layer changed by one.
 pub(crate) fn with_changed_weight(graph: &Graph) -> Graph {
     let weight = graph.nodes().iter().find_map(|n| match n.op {
-        Op::IntegerLinear { .. } => Some(n.inputs[1]),
+        Op::IntegerLinear(_) => Some(n.inputs[1]),
         _ => None,
     });
     rebuilt(graph, |id, op| match op {
-        Op::Constant(t) if Some(id) == weight => {
+        Op::Constant(Constant { tensor: t }) if Some(id) == weight => {
             let mut codes = t.as_i8().expect("codes").to_vec();
             codes[0] -= codes[0].signum() | 1;
-            Op::Constant(Arc::new(Tensor::from_i8(t.shape(), codes).expect("lengths fit")))
+            Op::Constant(Constant { tensor: Arc::new(Tensor::from_i8(t.shape(), codes).expect("lengths fit")) })
         }
         op => op.clone(),
     })

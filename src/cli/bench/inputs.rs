@@ -3,7 +3,7 @@
 use anyhow::Result;
 use enfold::Tensor;
 use enfold::graph::{Graph, NodeId};
-use enfold::tensor::DType;
+use enfold::values::DType;
 
 use crate::cli::values::smallest_tables;
 

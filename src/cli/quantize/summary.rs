@@ -5,7 +5,8 @@ use std::fmt::Write;
 use std::path::Path;
 
 use anyhow::Result;
-use enfold::graph::{Graph, Op};
+use enfold::graph::Graph;
+use enfold::ops::{Linear, MatMul, Op};
 use enfold::quantize::{PreparedGraph, reference};
 
 use crate::cli::model::constant_bytes;
@@ -47,9 +48,8 @@ impl Quantized {
         let integers = reference(quantized)?;
         let summary = integers.summary();
         let all = |is: fn(&Op) -> bool| integers.nodes().iter().filter(|node| is(&node.op)).count();
-        let int8_layers = all(|op| {
-            matches!(op, Op::IntegerLinear { .. } | Op::IntegerMatMul { .. } | Op::IntegerMatMulDynamic { .. })
-        });
+        let int8_layers =
+            all(|op| matches!(op, Op::IntegerLinear(_) | Op::IntegerMatMul(_) | Op::IntegerMatMulDynamic(_)));
         let mut float_reasons = BTreeMap::new();
         for node in &summary.float {
             *float_reasons.entry(node.reason.clone()).or_default() += 1;
@@ -58,7 +58,7 @@ impl Quantized {
         Ok(Self {
             output: path.display().to_string(),
             calibration_batches: prepared.batches(),
-            layers: int8_layers + all(|op| matches!(op, Op::Linear | Op::MatMul)),
+            layers: int8_layers + all(|op| matches!(op, Op::Linear(Linear) | Op::MatMul(MatMul))),
             int8_layers,
             float_reasons,
             file_bytes_before,

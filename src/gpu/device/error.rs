@@ -1,6 +1,6 @@
 //! Errors of the GPU engine.
 
-use crate::tensor::{DType, Shape};
+use crate::values::{DType, Shape};
 
 /// An error of the GPU engine. Every variant names what it concerns and gives both numbers.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -7,7 +7,7 @@ use super::config::Config;
 use super::kernel::Kernel;
 use crate::gpu::device::pipeline::PipelineKey;
 use crate::program::{Program, ProgramError, Step, StepOp, Value, ValueId, ValueType};
-use crate::tensor::{DType, Shape, Tensor};
+use crate::values::{DType, Shape, Tensor};
 
 /// A program with its inputs and the right outputs, each with the pipeline that computes it.
 #[derive(Debug)]
@@ -88,18 +88,19 @@ impl<'c> CaseBuilder<'c> {
     }
 
     /// A step whose result is not compared.
-    pub(crate) fn step(&mut self, op: StepOp, inputs: &[ValueId], value_type: ValueType, shape: Shape) -> ValueId {
-        let output = self.value(value_type, shape);
+    pub(crate) fn step(&mut self, op: impl Into<StepOp>, inputs: &[ValueId], value_type: ValueType, shape: Shape) -> ValueId {
+        let (op, output) = (op.into(), self.value(value_type, shape));
         self.steps.push(Step { name: "known".to_owned(), op, inputs: inputs.to_vec(), output });
         output
     }
 
     /// A step whose result, of shape `[rows, dims…]`, is known. Adds nothing if its kernel is not needed.
-    pub(crate) fn output(&mut self, kernel: impl Kernel, op: StepOp, inputs: &[ValueId], expected: Tensor) -> ValueId {
+    pub(crate) fn output(&mut self, kernel: impl Kernel, op: impl Into<StepOp>, inputs: &[ValueId], expected: Tensor) -> ValueId {
         if !self.needs(kernel) {
             return inputs[0];
         }
-        let value_type = if matches!(op, StepOp::ToHalf) { ValueType::F16 } else { type_of(&expected) };
+        let op = op.into();
+        let value_type = if matches!(op, StepOp::ToF16) { ValueType::F16 } else { type_of(&expected) };
         let id = self.step(op, inputs, value_type, Shape::batched(&expected.shape()[1..]));
         self.answer(kernel, id, expected)
     }

@@ -10,7 +10,9 @@ use super::wgsl::{ADD, BYTES, ELEMENTS, FLOATS, GRID, REQUANTIZE, STRIDED, THREA
 use crate::gpu::device::error::GpuError;
 use crate::gpu::device::shader::{self, Binding, Digit, FIRST_STORAGE, Shader, Struct, read_write, wgsl_struct};
 use crate::numerics::{self, AddMultipliers, BinaryOp, Int32Op};
-use crate::program::{FloatOp, QAdd, QMul, StepOp};
+use crate::ops::{Add, Binary, Div, Int32, IntegerAdd, IntegerMul, Mask, Mul, Op};
+use crate::program::StepOp;
+use crate::values::QParams;
 
 wgsl_struct! {
     /// `AddParams` of `shared/add.wgsl`: equation 8.
@@ -27,14 +29,14 @@ wgsl_struct! {
 }
 
 impl AddParams {
-    pub(crate) fn of(add: &QAdd) -> Self {
+    pub(crate) fn of(add: &IntegerAdd) -> Self {
         Self {
             a_zero_point: add.a_zero_point,
             b_zero_point: add.b_zero_point,
             a_multiplier: add.multipliers.a,
             b_multiplier: add.multipliers.b,
             shift: add.multipliers.shift,
-            zero_point: add.zero_point,
+            zero_point: add.qparams.zero_point(),
             lo: add.lo,
             hi: add.hi,
         }
@@ -198,26 +200,26 @@ pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Result<Vec<Pla
     let step = fused.step(planning.program);
     let mut params = ElementwiseParams::default();
     let (strided_kernel, vec4_kernel) = match &step.op {
-        StepOp::Add(add) => {
+        StepOp::Op(Op::IntegerAdd(add)) => {
             params.add = AddParams::of(add);
             (K::AddI8, Some(K::AddI8Vec4))
         }
-        StepOp::Mul(mul) => {
+        StepOp::Op(Op::IntegerMul(mul)) => {
             set_mul(&mut params, mul);
             (K::MulI8, Some(K::MulI8Vec4))
         }
-        StepOp::Int32 { op, .. } => {
+        StepOp::Op(Op::Int32(Int32 { op, .. })) => {
             params.int32_op = *op as u32;
             (K::Int32, None)
         }
-        StepOp::Float(FloatOp::Add) => (K::AddF32, Some(K::AddF32Vec4)),
-        StepOp::Float(FloatOp::Mul) => (K::MulF32, Some(K::MulF32Vec4)),
-        StepOp::Float(FloatOp::Div) => (K::DivF32, Some(K::DivF32Vec4)),
-        &StepOp::Float(FloatOp::Binary(op)) => {
+        StepOp::Op(Op::Add(Add)) => (K::AddF32, Some(K::AddF32Vec4)),
+        StepOp::Op(Op::Mul(Mul)) => (K::MulF32, Some(K::MulF32Vec4)),
+        StepOp::Op(Op::Div(Div)) => (K::DivF32, Some(K::DivF32Vec4)),
+        &StepOp::Op(Op::Binary(Binary { op })) => {
             params.binary_op = op as u32;
             (K::BinaryF32, Some(K::BinaryF32Vec4))
         }
-        &StepOp::Float(FloatOp::Keep { inverted }) => {
+        &StepOp::Op(Op::Mask(Mask { inverted })) => {
             params.mask_inverted = inverted.into();
             (K::MaskF32, Some(K::MaskF32Vec4))
         }
@@ -241,24 +243,31 @@ pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Result<Vec<Pla
     Ok(vec![dispatch.binding(reads, [planning.at(Y, step.output)])])
 }
 
-fn set_mul(params: &mut ElementwiseParams, mul: &QMul) {
+fn set_mul(params: &mut ElementwiseParams, mul: &IntegerMul) {
+    let zero_point = mul.qparams.zero_point();
     (params.a_zero_point, params.b_zero_point) = (mul.a_zero_point, mul.b_zero_point);
-    (params.multiplier, params.zero_point) = (mul.multiplier, mul.zero_point);
-    (params.lo, params.hi) = ((mul.lo - mul.zero_point) as f32, (mul.hi - mul.zero_point) as f32);
+    (params.multiplier, params.zero_point) = (mul.multiplier, zero_point);
+    (params.lo, params.hi) = ((mul.lo - zero_point) as f32, (mul.hi - zero_point) as f32);
 }
 
 /// A sum that saturates, and its equation.
-pub(crate) fn known_add() -> (StepOp, impl Fn(i8, i8) -> i8) {
+pub(crate) fn known_add() -> (IntegerAdd, impl Fn(i8, i8) -> i8) {
     known_add_of(AddMultipliers { a: 700_001, b: 1 << 20, shift: 20 })
 }
 
-fn known_add_of(multipliers: AddMultipliers) -> (StepOp, impl Fn(i8, i8) -> i8) {
+fn known_add_of(multipliers: AddMultipliers) -> (IntegerAdd, impl Fn(i8, i8) -> i8) {
     let (a_zero_point, b_zero_point, zero_point, lo, hi) = (3, -7, 5, -100, 127);
+    let qparams = known_qparams(zero_point);
     let add = move |a: i8, b: i8| {
         let (a, b) = (i32::from(a) - a_zero_point, i32::from(b) - b_zero_point);
         numerics::add(a, b, multipliers, zero_point, lo, hi) as i8
     };
-    (StepOp::Add(QAdd { a_zero_point, b_zero_point, multipliers, zero_point, lo, hi }), add)
+    (IntegerAdd { a_zero_point, b_zero_point, multipliers, qparams, lo, hi }, add)
+}
+
+/// Scale 1; kernels use only the zero point.
+fn known_qparams(zero_point: i32) -> QParams {
+    QParams::new(1.0, zero_point).unwrap_or_else(|_| unreachable!("zero points of int8 are valid"))
 }
 
 /// int8 and int32 arithmetic, comparisons and masks.
@@ -279,7 +288,8 @@ pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
         let acc = (i32::from(a) - a_zero_point) * (i32::from(b) - b_zero_point);
         numerics::requantize(acc, multiplier, zero_point, lo, hi) as i8
     };
-    let op = |multiplier| StepOp::Mul(QMul { a_zero_point, b_zero_point, multiplier, zero_point, lo, hi });
+    let qparams = known_qparams(zero_point);
+    let op = |multiplier| IntegerMul { a_zero_point, b_zero_point, multiplier, qparams, lo, hi };
     let expected = tensor(&WIDE, |i| mul(int8(i, 0), int8(i, 1), 1.0 / 64.0));
     case.output(ElementwiseKernel::MulI8Vec4, op(1.0 / 64.0), &[a, b], expected);
     // Halves are ties.
@@ -289,9 +299,9 @@ pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
     let x = case.input(tensor(&WIDE, int32));
     let right = |i: usize| [3, -1, i32::MIN, i32::MAX][i % 4];
     let column = case.input(tensor(&COLUMN, right));
-    for op in Int32Op::ALL {
+    for &op in Int32Op::ALL {
         let expected = tensor(&WIDE, |i| op.eval(int32(i), right(i / COLS), false).unwrap_or(0));
-        case.output(ElementwiseKernel::Int32, StepOp::Int32 { op, checked: false }, &[x, column], expected);
+        case.output(ElementwiseKernel::Int32, Int32 { op, checked: false }, &[x, column], expected);
     }
     known_floats(case);
 }
@@ -302,16 +312,14 @@ fn known_floats(case: &mut CaseBuilder<'_>) {
     let x = case.input(tensor(&wide, special));
     let y = case.input(tensor(&column, special));
     let z = case.input(tensor(&wide, |i| special(i / 12)));
-    for op in BinaryOp::ALL {
+    for &op in BinaryOp::ALL {
         let expected = tensor(&wide, |i| op.eval(special(i), special(i / 12)));
-        let step = || StepOp::Float(FloatOp::Binary(op));
-        case.output(ElementwiseKernel::BinaryF32Vec4, step(), &[x, z], expected.clone());
-        case.output(ElementwiseKernel::BinaryF32, step(), &[x, y], expected);
+        case.output(ElementwiseKernel::BinaryF32Vec4, Binary { op }, &[x, z], expected.clone());
+        case.output(ElementwiseKernel::BinaryF32, Binary { op }, &[x, y], expected);
     }
     for inverted in [false, true] {
         let masked = |i: usize| if (special(i / 12) != 0.0) != inverted { special(i) } else { -0.0 };
-        let step = || StepOp::Float(FloatOp::Keep { inverted });
-        case.output(ElementwiseKernel::MaskF32Vec4, step(), &[x, z], tensor(&wide, masked));
-        case.output(ElementwiseKernel::MaskF32, step(), &[x, y], tensor(&wide, masked));
+        case.output(ElementwiseKernel::MaskF32Vec4, Mask { inverted }, &[x, z], tensor(&wide, masked));
+        case.output(ElementwiseKernel::MaskF32, Mask { inverted }, &[x, y], tensor(&wide, masked));
     }
 }

@@ -7,7 +7,7 @@ use super::grid::GridSize;
 use super::kernel::{Kernel, KernelOptions};
 use super::wgsl::{GRID, THREAD};
 use crate::gpu::device::shader::{self, Digit, FIRST_STORAGE, Shader, read_write, wgsl_struct};
-use crate::program::StepOp;
+use crate::ops::Embedding;
 
 wgsl_struct! {
     /// `EmbeddingParams` of `embedding/embedding.wgsl`.
@@ -75,5 +75,5 @@ pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
     let id = |i: usize| i as i32 * 5 % 11 - 3;
     let ids = case.input(tensor(&[ROWS, 4], id));
     let expected = tensor(&[ROWS, 4, 5], |i| special(id(i / 5).clamp(0, 5) as usize * 5 + i % 5));
-    case.output(EmbeddingKernel::Embedding, StepOp::Gather, &[ids, table], expected);
+    case.output(EmbeddingKernel::Embedding, Embedding, &[ids, table], expected);
 }

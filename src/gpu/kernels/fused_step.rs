@@ -1,7 +1,8 @@
 //! Steps that share a dispatch.
 
 use crate::numerics::UnaryOp;
-use crate::program::{FloatOp, Program, Step, StepOp};
+use crate::ops::{Op, Unary};
+use crate::program::{Program, Step, StepOp};
 
 /// Steps that share a dispatch, or one step alone. Indices are those of [`Program::steps`].
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -47,7 +48,7 @@ impl FusedStep {
     /// The unary function that follows.
     pub(crate) fn unary_op(&self, program: &Program) -> Option<UnaryOp> {
         match program.steps()[self.function?].op {
-            StepOp::Float(FloatOp::Unary(op)) => Some(op),
+            StepOp::Op(Op::Unary(Unary { op })) => Some(op),
             _ => None,
         }
     }

@@ -12,8 +12,9 @@ use super::wgsl::{BYTES, DOT, F16, FLOATS, FUNCTIONS, REQUANTIZE, STRIDED, THREA
 use crate::gpu::device::error::GpuError;
 use crate::gpu::device::shader::{self, Digit, FIRST_STORAGE, Shader, Struct, read_write, wgsl_struct};
 use crate::numerics;
-use crate::program::{Epilogue, FloatOp, QMatMul, Step, StepOp, Value, ValueType};
-use crate::tensor::Shape;
+use crate::ops::{IntegerMatMulDynamic, Linear, MatMul, Op, Transpose};
+use crate::program::{Epilogue, QMatMul, Step, StepOp, Value, ValueType};
+use crate::values::Shape;
 
 wgsl_struct! {
     /// `MatmulParams` of `matmul/params.wgsl`.
@@ -153,23 +154,23 @@ pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Result<Vec<Pla
     let program = planning.program;
     let step = fused.step(program);
     let mut params = match &step.op {
-        StepOp::Float(FloatOp::Linear) => linear_params(planning, fused),
+        StepOp::Op(Op::Linear(Linear)) => linear_params(planning, fused),
         _ => stack_params(planning, fused)?,
     };
     let mut reads = vec![operand(planning, fused, A, 0), operand(planning, fused, B, 1)];
     let kernel = match &step.op {
-        StepOp::Float(FloatOp::Linear) => {
+        StepOp::Op(Op::Linear(Linear)) => {
             let bias = step.inputs.get(2);
             reads.extend(bias.map(|&bias| planning.at(BIAS, bias)));
             params.function = fused.unary_op(program).map_or(0, |op| op as u32);
             MatmulKernel::F32 { bias: bias.is_some(), function: fused.function.is_some() }
         }
-        StepOp::Float(FloatOp::MatMul) => MatmulKernel::F32 { bias: false, function: false },
-        StepOp::MatMul(matmul) => {
+        StepOp::Op(Op::MatMul(MatMul)) => MatmulKernel::F32 { bias: false, function: false },
+        StepOp::QMatMul(matmul) => {
             reads.push(Bound::whole(FACTORS, Operand::StepBuffer(fused.main)));
             set_int8(&mut params, matmul)
         }
-        StepOp::MatMulDynamic { relu } => {
+        StepOp::Op(Op::IntegerMatMulDynamic(IntegerMatMulDynamic { relu })) => {
             reads.extend([planning.at(A_QPARAMS, step.inputs[2]), planning.at(B_QPARAMS, step.inputs[3])]);
             (params.relu, params.qparams_stride) = ((*relu).into(), qparams_stride(planning.input(fused, 2)));
             MatmulKernel::DynamicI8ToF32
@@ -230,7 +231,7 @@ fn stack_params(planning: &Planning<'_>, fused: &FusedStep) -> Result<MatmulPara
     let program = planning.program;
     let step = fused.step(program);
     let operand = |at: usize| match fused.transposes[at].map(|transpose| &program.steps()[transpose]) {
-        Some(Step { op: StepOp::Transpose { perm }, inputs, .. }) => transposed(program.value(inputs[0]), perm),
+        Some(Step { op: StepOp::Op(Op::Transpose(Transpose { perm })), inputs, .. }) => transposed(program.value(inputs[0]), perm),
         _ => axes(planning.input(fused, at)),
     };
     let [a, b] = [operand(0), operand(1)];
@@ -286,7 +287,7 @@ pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
     let b = case.input(tensor(&[ROWS, K, N], |i| int8(i, 1)));
     let z = [11, -128];
     let shape = [ROWS, M, N];
-    let op = |epilogue| StepOp::MatMul(QMatMul { a_zero_point: z[0], b_zero_point: z[1], epilogue });
+    let op = |epilogue| StepOp::QMatMul(QMatMul { a_zero_point: z[0], b_zero_point: z[1], epilogue });
     let multipliers: Vec<f32> = (0..N).map(|n| [1e-4, 0.5, 3e-4][n % 3]).collect();
     let multiplier = multipliers.as_slice().into();
     let epilogue = Epilogue::Requantize { multiplier, zero_point: 6, lo: -120, hi: 127 };
@@ -294,7 +295,7 @@ pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
     case.output(MatmulKernel::I8, op(epilogue), &[a, b], tensor(&shape, to_int8));
     if case.needs(MatmulKernel::I8ToF32) {
         let turned = case.input(tensor(&[ROWS, N, K], |i| int8(i, 1)));
-        let perm = StepOp::Transpose { perm: vec![0, 2, 1] };
+        let perm = Transpose { perm: vec![0, 2, 1] };
         let turned = case.step(perm, &[turned], ValueType::I8, Shape::batched(&[K, N]));
         let epilogue = Epilogue::Scale { scale: multipliers.as_slice().into(), relu: true };
         let to_float = |i: usize| numerics::scale_accumulator(products(i, z, true), multipliers[i % N], true);
@@ -309,6 +310,6 @@ pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
         let acc = products(i, [a_zero_point(i / N), -5], false);
         numerics::scale_matmul_dynamic(acc, a_scale(i / N), 0.25, true)
     });
-    let op = StepOp::MatMulDynamic { relu: true };
+    let op = IntegerMatMulDynamic { relu: true };
     case.output(MatmulKernel::DynamicI8ToF32, op, &[a, b, a_qparams, b_qparams], expected);
 }

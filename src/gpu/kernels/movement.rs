@@ -10,6 +10,7 @@ use super::strided::{Strided, axes, strides, transposed};
 use super::wgsl::{BYTES, ELEMENTS, GRID, STRIDED, THREAD, WORDS};
 use crate::gpu::device::error::GpuError;
 use crate::gpu::device::shader::{self, Binding, Digit, FIRST_STORAGE, Shader, Struct, read_write, wgsl_struct};
+use crate::ops::{Concat, Op, Reshape, Slice, Transpose};
 use crate::program::{Step, StepOp, Value, ValueType};
 
 wgsl_struct! {
@@ -128,23 +129,23 @@ pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Result<Vec<Pla
     let copy = if is_int8 { MovementKernel::CopyI8 } else { MovementKernel::CopyF32 };
     let mut params = MovementParams::default();
     let kernel = match &step.op {
-        StepOp::Concat { axis } => return concat(planning, step, *axis),
-        StepOp::Reshape if is_int8 => {
+        StepOp::Op(Op::Concat(Concat { axis })) => return concat(planning, step, *axis),
+        StepOp::Op(Op::Reshape(_)) if is_int8 => {
             params.strided = Strided::rows(y, row_words(y.cols()));
             (params.a_cols, params.a_row_words) = (x.cols() as u32, row_words(x.cols()) as u32);
             MovementKernel::ReshapeI8
         }
-        StepOp::Reshape => {
+        StepOp::Op(Op::Reshape(_)) => {
             params.strided = Strided::rows(y, y.cols());
             let cols = y.cols() as u32;
             (params.strided.axes[0], params.strided.rank, params.strided.a_col) = ([0, cols, 0, cols], 1, 1);
             copy
         }
-        StepOp::Transpose { perm } => {
+        StepOp::Op(Op::Transpose(Transpose { perm })) => {
             params.strided = Strided::unary(step, y, &strides(&transposed(x, perm)))?;
             copy
         }
-        StepOp::Slice { axis, start, .. } => {
+        StepOp::Op(Op::Slice(Slice { axis, start, .. })) => {
             let from = axes(x);
             params.strided = Strided::unary(step, y, &strides(&from))?;
             params.strided.a_offset = (start * from[*axis].stride) as u32;
@@ -191,13 +192,13 @@ pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
     let floats = case.input(tensor(&WIDE, |i| i as f32));
     // The source of element `i` of each result.
     let turned = |i: usize| i / (3 * COLS) * 3 * COLS + i % 3 * COLS + i / 3 % COLS;
-    let perm = || StepOp::Transpose { perm: vec![0, 2, 1] };
+    let perm = || Transpose { perm: vec![0, 2, 1] };
     case.output(MovementKernel::CopyI8, perm(), &[x], tensor(&[ROWS, COLS, 3], |i| int8(turned(i), 0)));
     case.output(MovementKernel::CopyF32, perm(), &[floats], tensor(&[ROWS, COLS, 3], |i| turned(i) as f32));
     let expected = tensor(&[ROWS, 3 * COLS], |i| int8(i, 0));
-    case.output(MovementKernel::ReshapeI8, StepOp::Reshape, &[x], expected);
+    case.output(MovementKernel::ReshapeI8, Reshape { dims: vec![3 * COLS] }, &[x], expected);
     let cut = |i: usize| i / 7 * COLS + 5 + i % 7;
-    let slice = StepOp::Slice { axis: 2, start: 5, end: 12 };
+    let slice = Slice { axis: 2, start: 5, end: 12 };
     let part = case.output(MovementKernel::CopyI8, slice, &[x], tensor(&[ROWS, 3, 7], |i| int8(cut(i), 0)));
     // The second part begins within a word.
     let source = |i: usize| {
@@ -205,5 +206,5 @@ pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
         if column < 7 { cut(row * 7 + column) } else { row * COLS + column - 7 }
     };
     let expected = tensor(&[ROWS, 3, 7 + COLS], |i| int8(source(i), 0));
-    case.output(MovementKernel::CopyI8, StepOp::Concat { axis: 2 }, &[part, x], expected);
+    case.output(MovementKernel::CopyI8, Concat { axis: 2 }, &[part, x], expected);
 }

@@ -5,10 +5,12 @@ use super::fused_step::FusedStep;
 use super::grid::GridSize;
 use super::kernel::{Kernel, KernelOptions, flags};
 use super::layout::row_words;
+use super::quantize::per_tensor;
 use super::strided::axes;
 use super::wgsl::{FLOATS, GRID, QUANTIZE, ROWS, SUBGROUP_REDUCE, THREAD, WORKGROUP_REDUCE};
 use crate::gpu::device::shader::{self, Binding, Digit, FIRST_STORAGE, Shader, Struct, read_write, wgsl_struct};
-use crate::program::{FloatOp, StepOp};
+use crate::ops::{LayerNorm, Op, Quantize, Softmax};
+use crate::program::StepOp;
 
 wgsl_struct! {
     /// `NormParams` of `norm/params.wgsl`.
@@ -140,8 +142,8 @@ impl Kernel for NormKernel {
 /// The dispatch of a softmax or layer norm.
 pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Vec<PlannedDispatch> {
     match fused.step(planning.program).op {
-        StepOp::Float(FloatOp::Softmax { axis }) => vec![softmax(planning, fused, axis)],
-        StepOp::Float(FloatOp::LayerNorm { eps }) => vec![layer_norm(planning, fused, eps)],
+        StepOp::Op(Op::Softmax(Softmax { axis })) => vec![softmax(planning, fused, axis)],
+        StepOp::Op(Op::LayerNorm(LayerNorm { eps })) => vec![layer_norm(planning, fused, eps)],
         ref op => unreachable!("{} is no norm", op.name()),
     }
 }
@@ -158,10 +160,11 @@ fn softmax(planning: &Planning<'_>, fused: &FusedStep, axis: usize) -> PlannedDi
 fn layer_norm(planning: &Planning<'_>, fused: &FusedStep, eps: f32) -> PlannedDispatch {
     let program = planning.program;
     let step = fused.step(program);
-    let length = planning.input(fused, 1).shape.dims().iter().product();
+    let length = planning.input(fused, 1).shape.fixed_dims().iter().product();
     let mut params = NormParams { stride: 1, eps, ..NormParams::default() };
     let quantize = fused.quantize.map(|quantize| &program.steps()[quantize].op);
-    if let Some(StepOp::Quantize { qparams, range }) = quantize {
+    if let Some(StepOp::Op(Op::Quantize(Quantize { qparams, range }))) = quantize {
+        let qparams = per_tensor(qparams);
         (params.zero_point, params.inv_scale) = (qparams.zero_point(), qparams.inv_scale());
         [params.lo, params.hi] = [range.quant_min(), range.quant_max()].map(|q| (q - qparams.zero_point()) as f32);
     }

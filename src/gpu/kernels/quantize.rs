@@ -9,9 +9,9 @@ use super::layout::{padded_rows, row_words};
 use super::wgsl::{BYTES, FLOATS, GRID, QUANTIZE, SUBGROUP_REDUCE, THREAD, WORKGROUP_REDUCE};
 use crate::gpu::device::shader::{self, Binding, Digit, FIRST_STORAGE, Shader, Struct, read_write, wgsl_struct};
 use crate::numerics;
+use crate::ops::{ChooseQParams, Dequantize, DequantizeDynamic, Op, Quantize, QuantizeDynamic};
 use crate::program::{StepOp, Value, ValueId, ValueType};
-use crate::qparams::{QParams, QScheme, QuantRange};
-use crate::tensor::Shape;
+use crate::values::{QParams, QScheme, QuantRange, Shape, TensorQParams};
 
 wgsl_struct! {
     /// `QuantizeParams` of `quantize/params.wgsl`.
@@ -154,6 +154,11 @@ pub(crate) fn qparams_stride(qparams: &Value) -> u32 {
     if qparams.shape == Shape::fixed(&[2]) { 0 } else { 2 }
 }
 
+/// The qparams of a static step.
+pub(crate) fn per_tensor(qparams: &TensorQParams) -> QParams {
+    qparams.per_tensor().unwrap_or_else(|| unreachable!("a step quantizes per tensor"))
+}
+
 /// The dispatches of a step that quantizes, dequantizes or chooses qparams.
 pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Vec<PlannedDispatch> {
     let step = fused.step(planning.program);
@@ -162,23 +167,23 @@ pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Vec<PlannedDis
     let words = row_words(y.cols()) as u64;
     let mut params = params_of(y);
     let (kernel, size) = match &step.op {
-        StepOp::Quantize { qparams, range } => {
-            set_static(&mut params, *qparams);
+        StepOp::Op(Op::Quantize(Quantize { qparams, range })) => {
+            set_static(&mut params, per_tensor(qparams));
             set_range(&mut params, *range);
             let kernel = if whole { QuantizeKernel::QuantizeVec4 } else { QuantizeKernel::Quantize };
             (kernel, GridSize::Threads(words))
         }
-        StepOp::Dequantize { qparams } => {
-            set_static(&mut params, *qparams);
+        StepOp::Op(Op::Dequantize(Dequantize { qparams })) => {
+            set_static(&mut params, per_tensor(qparams));
             let kernel = if whole { QuantizeKernel::DequantizeVec4 } else { QuantizeKernel::Dequantize };
             (kernel, GridSize::Threads(words))
         }
-        StepOp::QuantizeDynamic { range } => {
+        StepOp::Op(Op::QuantizeDynamic(QuantizeDynamic { range })) => {
             set_range(&mut params, *range);
             (QuantizeKernel::QuantizeDynamic, GridSize::Workgroups)
         }
-        StepOp::DequantizeDynamic => (QuantizeKernel::DequantizeDynamic, GridSize::Threads(y.cols() as u64)),
-        StepOp::ChooseQParams { qscheme, range, eps } => {
+        StepOp::Op(Op::DequantizeDynamic(DequantizeDynamic)) => (QuantizeKernel::DequantizeDynamic, GridSize::Threads(y.cols() as u64)),
+        StepOp::Op(Op::ChooseQParams(ChooseQParams { qscheme, range, eps })) => {
             return choose_qparams(planning, fused, *qscheme, *range, *eps);
         }
         op => unreachable!("{} does not quantize", op.name()),
@@ -281,10 +286,10 @@ fn known_static(case: &mut CaseBuilder<'_>) {
     ] {
         let shape = [ROWS, cols];
         let x = case.input(tensor(&shape, |i| X[i % 16]));
-        let op = StepOp::Quantize { qparams, range: QuantRange::INT8 };
+        let op = Quantize { qparams: qparams.into(), range: QuantRange::INT8 };
         case.output(quantize, op, &[x], tensor(&shape, |i| quantized(X[i % 16])));
         let q = case.input(tensor(&shape, |i| int8(i, 0)));
-        let op = StepOp::Dequantize { qparams };
+        let op = Dequantize { qparams: qparams.into() };
         case.output(dequantize, op, &[q], tensor(&shape, |i| dequantized(int8(i, 0))));
     }
 }
@@ -305,7 +310,7 @@ fn known_dynamic(case: &mut CaseBuilder<'_>) {
     let range = QuantRange::INT8;
     let (lo, hi, eps) = (range.quant_min(), range.quant_max(), numerics::EPS);
     let x = case.input(tensor(&[ROWS, COLS], dynamic_value));
-    let choose = |qscheme| StepOp::ChooseQParams { qscheme, range, eps };
+    let choose = |qscheme| ChooseQParams { qscheme, range, eps };
     let extremes = |values: std::ops::Range<usize>| {
         values.map(dynamic_value).fold((0f32, 0f32), |(low, high), v| (low.min(v), high.max(v)))
     };
@@ -319,15 +324,15 @@ fn known_dynamic(case: &mut CaseBuilder<'_>) {
     // The qparams and quantized values of each row in one dispatch, and the qparams alone.
     let expected = tensor(&[ROWS, 2], |i| word(i, of_row(i / 2)));
     let per_token = choose(QScheme::PerTokenAffine);
-    let qparams = case.output(QuantizeKernel::QuantizePerToken, per_token.clone(), &[x], expected.clone());
+    let qparams = case.output(QuantizeKernel::QuantizePerToken, per_token, &[x], expected.clone());
     let values = tensor(&[ROWS, COLS], |i| quantized(dynamic_value(i), of_row(i / COLS)));
-    let q = case.output(QuantizeKernel::QuantizePerToken, StepOp::QuantizeDynamic { range }, &[x, qparams], values);
+    let q = case.output(QuantizeKernel::QuantizePerToken, QuantizeDynamic { range }, &[x, qparams], values);
     case.output(QuantizeKernel::ChoosePerToken, per_token, &[x], expected);
     let floats = tensor(&[ROWS, COLS], |i| {
         let (scale, zero_point) = of_row(i / COLS);
         numerics::dequantize(quantized(dynamic_value(i), (scale, zero_point)).into(), scale, zero_point)
     });
-    case.output(QuantizeKernel::DequantizeDynamic, StepOp::DequantizeDynamic, &[q, qparams], floats);
+    case.output(QuantizeKernel::DequantizeDynamic, DequantizeDynamic, &[q, qparams], floats);
     // The qparams of all rows.
     let (low, high) = extremes(0..ROWS * COLS);
     let affine = numerics::affine_qparams(low, high, lo, hi, eps);
@@ -336,6 +341,6 @@ fn known_dynamic(case: &mut CaseBuilder<'_>) {
         let qparams: ValueId = case.step(choose(qscheme), &[x], ValueType::F32, Shape::fixed(&[2]));
         case.answer(QuantizeKernel::ChoosePerTensor, qparams, tensor(&[2], |i| word(i, right)));
         let values = tensor(&[ROWS, COLS], |i| quantized(dynamic_value(i), right));
-        case.output(QuantizeKernel::QuantizeDynamic, StepOp::QuantizeDynamic { range }, &[x, qparams], values);
+        case.output(QuantizeKernel::QuantizeDynamic, QuantizeDynamic { range }, &[x, qparams], values);
     }
 }

@@ -10,7 +10,8 @@ use super::wgsl::{BYTES, ELEMENTS, FLOATS, GRID, STRIDED, THREAD, WORDS};
 use crate::gpu::device::error::GpuError;
 use crate::gpu::device::shader::{self, Digit, FIRST_STORAGE, Shader, read_write, wgsl_struct};
 use crate::numerics;
-use crate::program::{FloatOp, StepOp, ValueType};
+use crate::ops::{Max, Op, Sum};
+use crate::program::{StepOp, ValueType};
 
 wgsl_struct! {
     /// `ReduceParams` of `reduce/reduce.wgsl`.
@@ -82,9 +83,11 @@ pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Result<Vec<Pla
     let step = fused.step(planning.program);
     let (x, y) = (planning.input(fused, 0), planning.value(step.output));
     let (axis, kernel) = match step.op {
-        StepOp::Float(FloatOp::Sum { axis }) => (axis, ReduceKernel::SumF32),
-        StepOp::SumInt32 { axis, .. } => (axis, ReduceKernel::SumI32),
-        StepOp::Max { axis } => match y.value_type {
+        StepOp::Op(Op::Sum(Sum { axis, .. })) => match y.value_type {
+            ValueType::I32 => (axis, ReduceKernel::SumI32),
+            _ => (axis, ReduceKernel::SumF32),
+        },
+        StepOp::Op(Op::Max(Max { axis })) => match y.value_type {
             ValueType::I8 => (axis, ReduceKernel::MaxI8),
             ValueType::I32 => (axis, ReduceKernel::MaxI32),
             ValueType::F32 | ValueType::F16 => (axis, ReduceKernel::MaxF32),
@@ -108,16 +111,16 @@ pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
     let element = |i: usize, row: usize| i / COLS * 3 * COLS + row * COLS + i % COLS;
     let x = case.input(tensor(&WIDE, |i| int8(i, 0)));
     let largest = |i: usize| [0, 1, 2].map(|row| int8(element(i, row), 0)).into_iter().max().unwrap_or(0);
-    case.output(ReduceKernel::MaxI8, StepOp::Max { axis: 1 }, &[x], tensor(&[ROWS, COLS], largest));
+    case.output(ReduceKernel::MaxI8, Max { axis: 1 }, &[x], tensor(&[ROWS, COLS], largest));
     let integers = case.input(tensor(&WIDE, int32));
     let largest = |i: usize| [0, 1, 2].map(|row| int32(element(i, row))).into_iter().max().unwrap_or(0);
-    case.output(ReduceKernel::MaxI32, StepOp::Max { axis: 1 }, &[integers], tensor(&[ROWS, COLS], largest));
+    case.output(ReduceKernel::MaxI32, Max { axis: 1 }, &[integers], tensor(&[ROWS, COLS], largest));
     let sum = |i: usize| [0, 1, 2].map(|row| int32(element(i, row))).into_iter().fold(0i32, i32::wrapping_add);
-    let op = StepOp::SumInt32 { axis: 1, checked: false };
+    let op = Sum { axis: 1, checked: false };
     case.output(ReduceKernel::SumI32, op, &[integers], tensor(&[ROWS, COLS], sum));
     // Each special float with each; a pair of the lowest has no larger element.
     let pair = |i: usize| special(if i.is_multiple_of(2) { i / 24 } else { i / 2 });
     let floats = case.input(tensor(&[ROWS, 144, 2], pair));
     let larger = |i: usize| numerics::maximum(pair(2 * i), pair(2 * i + 1));
-    case.output(ReduceKernel::MaxF32, StepOp::Max { axis: 2 }, &[floats], tensor(&[ROWS, 144], larger));
+    case.output(ReduceKernel::MaxF32, Max { axis: 2 }, &[floats], tensor(&[ROWS, 144], larger));
 }

@@ -34,7 +34,7 @@ pub(crate) struct Axis {
 pub(crate) fn axes(value: &Value) -> Vec<Axis> {
     let batch = value.shape.is_batched().then_some(None);
     let mut lengths: Vec<Option<usize>> =
-        batch.into_iter().chain(value.shape.dims().iter().map(|&length| Some(length))).collect();
+        batch.into_iter().chain(value.shape.fixed_dims().iter().map(|&length| Some(length))).collect();
     if value.shape.last().is_none() {
         lengths.push(Some(1));
     }
@@ -163,7 +163,7 @@ impl Contiguous {
             Some(b) if b.shape == y.shape => u32::MAX,
             Some(b) => {
                 let repeats =
-                    !b.shape.is_batched() && b.shape.last().is_some() && y.shape.dims().ends_with(b.shape.dims());
+                    !b.shape.is_batched() && b.shape.last().is_some() && y.shape.fixed_dims().ends_with(&b.shape.fixed_dims());
                 repeats.then(|| vectors(b))?
             }
         };

@@ -12,7 +12,8 @@ use super::wgsl::{BYTES, ELEMENTS, F16, FLOATS, FUNCTIONS, GRID, LOOK_UP, STRIDE
 use crate::gpu::device::error::GpuError;
 use crate::gpu::device::shader::{self, Digit, FIRST_STORAGE, Shader, Struct, read_write, wgsl_struct};
 use crate::numerics::{self, IntegerType, UnaryOp};
-use crate::program::{FloatOp, StepOp, ValueType};
+use crate::ops::{Clamp, Op, ToFloat, ToInteger, Unary};
+use crate::program::{QLut, StepOp, ValueType};
 
 wgsl_struct! {
     /// `UnaryParams` of `unary/params.wgsl`.
@@ -145,25 +146,25 @@ pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Result<Vec<Pla
     let mut params = UnaryParams::default();
     let mut reads = vec![planning.at(A, step.inputs[0])];
     let (strided_kernel, vec4_kernel) = match &step.op {
-        StepOp::Float(FloatOp::Unary(op)) => {
+        StepOp::Op(Op::Unary(Unary { op })) => {
             params.function = *op as u32;
             (K::Function, Some(K::FunctionVec4))
         }
-        &StepOp::Float(FloatOp::Clamp { min, max }) => {
+        &StepOp::Op(Op::Clamp(Clamp { min, max })) => {
             (params.low, params.high) = (min, max);
             (K::Clamp, Some(K::ClampVec4))
         }
-        StepOp::Table { .. } => {
+        StepOp::QLut(_) => {
             reads.push(Bound::whole(LUT, Operand::StepBuffer(fused.main)));
             (K::Lut, Some(K::LutVec4))
         }
-        StepOp::ToFloat => (K::ToFloat, None),
-        StepOp::ToInteger { to } => {
+        StepOp::Op(Op::ToFloat(ToFloat)) => (K::ToFloat, None),
+        StepOp::Op(Op::ToInteger(ToInteger { to })) => {
             params.from_float = (x.value_type == ValueType::F32).into();
             (params.shift, params.has_sign) = (32 - to.bits(), to.is_signed().into());
             (K::ToInteger, None)
         }
-        StepOp::ToHalf => {
+        StepOp::ToF16 => {
             // Each thread computes two elements; rows may share words.
             params.strided = Strided::rows(y, y.cols());
             (K::ToF16, None)
@@ -191,7 +192,7 @@ pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Result<Vec<Pla
 pub(crate) fn known_lut() -> (StepOp, impl Fn(i8) -> i8) {
     let table: Arc<[i8]> = (0..256).map(|i| int8(i, 5)).collect();
     let entries = Arc::clone(&table);
-    (StepOp::Table { table }, move |q| entries[(i32::from(q) + 128) as usize])
+    (StepOp::QLut(QLut { table }), move |q| entries[(i32::from(q) + 128) as usize])
 }
 
 /// Lookup tables, casts, clamps and the functions that only select.
@@ -202,19 +203,19 @@ pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
 
     let integers = case.input(tensor(&[ROWS, 63], int32));
     let floats = case.input(tensor(&[ROWS, 63], |i| int32(i) as f32 / 4096.0));
-    for to in IntegerType::ALL {
+    for &to in IntegerType::ALL {
         let expected = tensor(&[ROWS, 63], |i| to.wrap(int32(i)));
-        case.output(UnaryKernel::ToInteger, StepOp::ToInteger { to }, &[integers], expected);
+        case.output(UnaryKernel::ToInteger, ToInteger { to }, &[integers], expected);
         let expected = tensor(&[ROWS, 63], |i| to.wrap(numerics::truncate(int32(i) as f32 / 4096.0).unwrap_or(0)));
-        case.output(UnaryKernel::ToInteger, StepOp::ToInteger { to }, &[floats], expected);
+        case.output(UnaryKernel::ToInteger, ToInteger { to }, &[floats], expected);
     }
     // Integers of more than 24 bits are rounded.
     let of = |i: usize| (i as i32).wrapping_mul(-1_640_531_527) >> (i % 9);
     let x = case.input(tensor(&[ROWS, 50], of));
-    case.output(UnaryKernel::ToFloat, StepOp::ToFloat, &[x], tensor(&[ROWS, 50], |i| of(i) as f32));
+    case.output(UnaryKernel::ToFloat, ToFloat, &[x], tensor(&[ROWS, 50], |i| of(i) as f32));
     let x = case.input(tensor(&[ROWS, 36], between_f16));
     let expected = tensor(&[ROWS, 36], |i| half::f16::from_f32(between_f16(i)).to_f32());
-    case.output(UnaryKernel::ToF16, StepOp::ToHalf, &[x], expected);
+    case.output(UnaryKernel::ToF16, StepOp::ToF16, &[x], expected);
 
     // Rows of 12 are vectors, rows of 1 are not.
     for (shape, function, clamp) in [
@@ -222,12 +223,12 @@ pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
         ([ROWS, 12, 1], UnaryKernel::Function, UnaryKernel::Clamp),
     ] {
         let x = case.input(tensor(&shape, special));
-        let op = StepOp::Float(FloatOp::Clamp { min: -1.0, max: special(5) });
+        let op = Clamp { min: -1.0, max: special(5) };
         case.output(clamp, op, &[x], tensor(&shape, |i| special(i).clamp(-1.0, special(5))));
         let x = case.input(tensor(&shape, between_f16));
         for op in [UnaryOp::Relu, UnaryOp::Abs, UnaryOp::Step, UnaryOp::Sign, UnaryOp::RoundF16, UnaryOp::RoundBf16] {
             let expected = tensor(&shape, |i| op.eval(between_f16(i).into()) as f32);
-            case.output(function, StepOp::Float(FloatOp::Unary(op)), &[x], expected);
+            case.output(function, Unary { op }, &[x], expected);
         }
     }
 }

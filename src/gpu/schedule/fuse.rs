@@ -15,8 +15,9 @@
 //! memory, [`Plan`](super::plan::Plan) asks for other fusions.
 
 use crate::gpu::kernels::fused_step::FusedStep;
-use crate::program::{Epilogue, FloatOp, Program, StepOp, ValueId, ValueType};
-use crate::qparams::QScheme;
+use crate::ops::{Add, ChooseQParams, Linear, MatMul, Op, QuantizeDynamic, Transpose};
+use crate::program::{Epilogue, Program, StepOp, ValueId, ValueType};
+use crate::values::QScheme;
 
 /// Which patterns are fused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,15 +83,17 @@ impl<'p> Fusion<'p> {
     fn fuse(&self, fused: FusedStep) -> FusedStep {
         let step = &self.program.steps()[fused.main];
         match &step.op {
-            StepOp::Linear(linear) => match linear.epilogue {
+            StepOp::QLinear(linear) => match linear.epilogue {
                 Epilogue::Requantize { .. } => self.after_int8(fused),
                 Epilogue::Scale { .. } | Epilogue::Dynamic { .. } => self.after_floats(fused),
             },
-            StepOp::Float(FloatOp::Linear) => self.with_unary(fused),
-            StepOp::Float(FloatOp::Add) => self.add_and_norm(fused).unwrap_or(fused),
-            StepOp::Float(FloatOp::LayerNorm { .. }) => self.with_quantize(fused),
-            StepOp::ChooseQParams { qscheme: QScheme::PerTokenAffine, .. } => self.per_token(fused),
-            StepOp::MatMul(_) | StepOp::Float(FloatOp::MatMul) => self.with_transposes(fused),
+            StepOp::Op(Op::Linear(Linear)) => self.with_unary(fused),
+            StepOp::Op(Op::Add(Add)) => self.add_and_norm(fused).unwrap_or(fused),
+            StepOp::Op(Op::LayerNorm(_)) => self.with_quantize(fused),
+            StepOp::Op(Op::ChooseQParams(ChooseQParams { qscheme: QScheme::PerTokenAffine, .. })) => {
+                self.per_token(fused)
+            },
+            StepOp::QMatMul(_) | StepOp::Op(Op::MatMul(MatMul)) => self.with_transposes(fused),
             _ => fused,
         }
     }
@@ -111,8 +114,8 @@ impl<'p> Fusion<'p> {
     fn after_int8(&self, fused: FusedStep) -> FusedStep {
         let Some(reader) = self.only_reader(fused.main) else { return fused };
         match self.op(reader) {
-            StepOp::Table { .. } => FusedStep { lut: Some(reader), last: reader, ..fused },
-            StepOp::Add(_) if self.adds_apart(fused.main, reader) => FusedStep { add: Some(reader), last: reader, ..fused },
+            StepOp::QLut(_) => FusedStep { lut: Some(reader), last: reader, ..fused },
+            StepOp::Op(Op::IntegerAdd(_)) if self.adds_apart(fused.main, reader) => FusedStep { add: Some(reader), last: reader, ..fused },
             _ => fused,
         }
     }
@@ -129,7 +132,7 @@ impl<'p> Fusion<'p> {
     fn with_unary(&self, fused: FusedStep) -> FusedStep {
         let reader = self.only_reader(fused.main);
         match reader.map(|reader| (reader, self.op(reader))) {
-            Some((reader, StepOp::Float(FloatOp::Unary(_)))) => FusedStep { function: Some(reader), last: reader, ..fused },
+            Some((reader, StepOp::Op(Op::Unary(_)))) => FusedStep { function: Some(reader), last: reader, ..fused },
             _ => fused,
         }
     }
@@ -140,7 +143,7 @@ impl<'p> Fusion<'p> {
         let even = self.program.value(self.program.steps()[reader].output).cols().is_multiple_of(2);
         match self.op(reader) {
             // Rows of odd length share words, which threads of different rows would write.
-            StepOp::ToHalf if even => FusedStep { to_f16: true, last: reader, ..fused },
+            StepOp::ToF16 if even => FusedStep { to_f16: true, last: reader, ..fused },
             _ => fused,
         }
     }
@@ -149,7 +152,7 @@ impl<'p> Fusion<'p> {
     fn add_and_norm(&self, fused: FusedStep) -> Option<FusedStep> {
         let sum = &self.program.steps()[fused.main];
         let &norm = self.readers[sum.output.index()].first()?;
-        let StepOp::Float(FloatOp::LayerNorm { .. }) = self.op(norm) else { return None };
+        let StepOp::Op(Op::LayerNorm(_)) = self.op(norm) else { return None };
         let shape = |id: ValueId| &self.program.value(id).shape;
         let same = sum.inputs.iter().all(|&input| shape(input) == shape(sum.output));
         let twice = sum.inputs[0] == sum.inputs[1];
@@ -171,7 +174,7 @@ impl<'p> Fusion<'p> {
 
     fn with_quantize(&self, fused: FusedStep) -> FusedStep {
         match self.only_reader(fused.main).map(|reader| (reader, self.op(reader))) {
-            Some((reader, StepOp::Quantize { .. })) if self.norms_last_axis(fused.main) => {
+            Some((reader, StepOp::Op(Op::Quantize(_)))) if self.norms_last_axis(fused.main) => {
                 FusedStep { quantize: Some(reader), last: reader, ..fused }
             }
             _ => fused,
@@ -189,9 +192,9 @@ impl<'p> Fusion<'p> {
         let Some(&reader) = self.readers[choose.output.index()].first() else { return fused };
         let quantize = &self.program.steps()[reader];
         let same = quantize.inputs.first() == choose.inputs.first();
-        let StepOp::ChooseQParams { range: chosen, .. } = &choose.op else { return fused };
+        let StepOp::Op(Op::ChooseQParams(ChooseQParams { range: chosen, .. })) = &choose.op else { return fused };
         match &quantize.op {
-            StepOp::QuantizeDynamic { range } if same && range == chosen => {
+            StepOp::Op(Op::QuantizeDynamic(QuantizeDynamic { range })) if same && range == chosen => {
                 FusedStep { quantize: Some(reader), last: reader, ..fused }
             }
             _ => fused,
@@ -205,7 +208,7 @@ impl<'p> Fusion<'p> {
         for (at, slot) in fused.transposes.iter_mut().enumerate() {
             let operand = matmul.inputs[at];
             let Some(transpose) = self.writers[operand.index()] else { continue };
-            let StepOp::Transpose { perm } = self.op(transpose) else { continue };
+            let StepOp::Op(Op::Transpose(Transpose { perm })) = self.op(transpose) else { continue };
             let alone = self.only_reader(transpose) == Some(fused.main);
             // The other operand must not lie in the same place.
             let source = self.program.steps()[transpose].inputs[0];

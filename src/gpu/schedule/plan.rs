@@ -264,9 +264,9 @@ mod tests {
     use crate::gpu::kernels::dispatch::Work;
     use crate::gpu::kernels::linear::choice::{Choice, SplitK};
     use crate::gpu::kernels::linear::tile::{LinearKernel, TileShape};
-    use crate::program::{FloatOp, Step, StepOp, Value, ValueType};
-    use crate::qparams::{QParams, QuantRange};
-    use crate::tensor::Shape;
+    use crate::ops::{Dequantize, MatMul, Quantize, Transpose};
+    use crate::program::{Step, StepOp, Value, ValueType};
+    use crate::values::{QParams, QuantRange, Shape};
 
     fn config() -> Config {
         let limits = wgpu::Limits::default();
@@ -299,8 +299,8 @@ mod tests {
         let step = |at: usize| {
             let (name, inputs, output) = (format!("s{at}"), vec![ValueId::new(at)], ValueId::new(at + 1));
             let op = match at % 2 {
-                0 => StepOp::Quantize { qparams, range: QuantRange::INT8 },
-                _ => StepOp::Dequantize { qparams },
+                0 => StepOp::from(Quantize { qparams: qparams.into(), range: QuantRange::INT8 }),
+                _ => StepOp::from(Dequantize { qparams: qparams.into() }),
             };
             Step { name, op, inputs, output }
         };
@@ -345,10 +345,10 @@ mod tests {
         let [a, b] = [0, 1].map(ValueId::new);
         let steps = (0..PRODUCTS).flat_map(|at| {
             let [turned, product] = [2 + 2 * at, 3 + 2 * at].map(ValueId::new);
-            let transpose = StepOp::Transpose { perm: vec![1, 0] };
+            let transpose = StepOp::from(Transpose { perm: vec![1, 0] });
             let step =
                 |op, inputs: &[ValueId], output| Step { name: String::new(), op, inputs: inputs.to_vec(), output };
-            [step(transpose, &[a], turned), step(StepOp::Float(FloatOp::MatMul), &[b, turned], product)]
+            [step(transpose, &[a], turned), step(StepOp::from(MatMul), &[b, turned], product)]
         });
         let outputs = (0..PRODUCTS).map(|at| ValueId::new(3 + 2 * at)).collect();
         let values = (0..2 + 2 * PRODUCTS).map(value).collect();

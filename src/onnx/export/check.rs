@@ -1,8 +1,9 @@
 //! What cannot be exported, found before anything is written, so that it can be listed in full.
 
 use super::{ExportError, Inexpressible, Preset};
-use crate::graph::{Graph, Node, NodeId, Op};
-use crate::qparams::{QuantRange, TensorQParams};
+use crate::graph::{Graph, Node, NodeId};
+use crate::ops::{ChooseQParams, Dequantize, DequantizeDynamic, Op, Quantize, QuantizeDynamic};
+use crate::values::{QuantRange, TensorQParams};
 
 /// Per node, whether an output depends on it.
 pub(super) fn needed(graph: &Graph) -> Vec<bool> {
@@ -51,15 +52,15 @@ pub(super) fn check(graph: &Graph, preset: Preset, needed: &[bool]) -> Result<()
 fn is_integer(op: &Op) -> bool {
     matches!(
         op,
-        Op::IntegerLinear { .. }
-            | Op::Requantize { .. }
-            | Op::ScaleAccumulator { .. }
-            | Op::ScaleAccumulatorDynamic { .. }
-            | Op::IntegerAdd { .. }
-            | Op::IntegerMul { .. }
-            | Op::IntegerMatMul { .. }
-            | Op::IntegerMatMulDynamic { .. }
-            | Op::Table { .. }
+        Op::IntegerLinear(_)
+            | Op::Requantize(_)
+            | Op::ScaleAccumulator(_)
+            | Op::ScaleAccumulatorDynamic(_)
+            | Op::IntegerAdd(_)
+            | Op::IntegerMul(_)
+            | Op::IntegerMatMul(_)
+            | Op::IntegerMatMulDynamic(_)
+            | Op::Lut(_)
     )
 }
 
@@ -72,12 +73,12 @@ fn inexpressible(
     is_output: bool,
     preset: Preset,
 ) -> Option<String> {
-    if node.shape.dims().contains(&0) {
+    if node.shape.fixed_dims().contains(&0) {
         return Some(format!("its shape {} has an axis of length 0", node.shape));
     }
     match &node.op {
-        Op::Observe { .. } => Some("is being calibrated; convert the graph first".to_owned()),
-        Op::Quantize { range, qparams } if !matches!(graph.node(node.inputs[0]).op, Op::Constant(_)) => {
+        Op::Observe(_) => Some("is being calibrated; convert the graph first".to_owned()),
+        Op::Quantize(Quantize { range, qparams }) if !matches!(graph.node(node.inputs[0]).op, Op::Constant(_)) => {
             if *range == QuantRange::INT32 {
                 Some("QuantizeLinear has no codes of 32 bits, and its input is not a constant".to_owned())
             } else if *range != QuantRange::INT8 && matches!(qparams, TensorQParams::PerChannel { .. }) {
@@ -86,30 +87,36 @@ fn inexpressible(
                 None
             }
         }
-        Op::ChooseQParams { .. } | Op::QuantizeDynamic { .. } | Op::DequantizeDynamic if preset == Preset::TensorRt => {
+        Op::ChooseQParams(_) | Op::QuantizeDynamic(_) | Op::DequantizeDynamic(DequantizeDynamic)
+            if preset == Preset::TensorRt =>
+        {
             Some("its scale is found when the value is known; quantize statically".to_owned())
         }
-        Op::ChooseQParams { .. } | Op::QuantizeDynamic { .. } if is_output => {
+        Op::ChooseQParams(_) | Op::QuantizeDynamic(_) if is_output => {
             Some("what dynamic quantization finds and makes stays inside of the graph".to_owned())
         }
-        Op::ChooseQParams { range, .. } => {
+        Op::ChooseQParams(ChooseQParams { range, .. }) => {
             let fits = |reader: &&Node| match reader.op {
-                Op::QuantizeDynamic { range: of_codes } => reader.inputs[1] == id && of_codes == *range,
-                Op::DequantizeDynamic => reader.inputs[1] == id,
+                Op::QuantizeDynamic(QuantizeDynamic { range: of_codes }) => {
+                    reader.inputs[1] == id && of_codes == *range
+                }
+                Op::DequantizeDynamic(DequantizeDynamic) => reader.inputs[1] == id,
                 _ => false,
             };
             let odd = readers.iter().find(|reader| !fits(reader))?;
             Some(format!("{} does not quantize or dequantize to its codes of {range}", odd.name))
         }
-        Op::QuantizeDynamic { .. } => {
-            let fits = |reader: &&Node| reader.op == Op::DequantizeDynamic && reader.inputs[1] == node.inputs[1];
+        Op::QuantizeDynamic(_) => {
+            let fits = |reader: &&Node| {
+                reader.op == Op::DequantizeDynamic(DequantizeDynamic) && reader.inputs[1] == node.inputs[1]
+            };
             let odd = readers.iter().find(|reader| !fits(reader))?;
             Some(format!("{} reads its codes without dequantizing them", odd.name))
         }
-        Op::DequantizeDynamic => {
+        Op::DequantizeDynamic(DequantizeDynamic) => {
             let made_of = graph.node(node.inputs[0]);
-            let by_both = matches!(made_of.op, Op::QuantizeDynamic { .. })
-                && matches!(graph.node(node.inputs[1]).op, Op::ChooseQParams { .. });
+            let by_both = matches!(made_of.op, Op::QuantizeDynamic(_))
+                && matches!(graph.node(node.inputs[1]).op, Op::ChooseQParams(_));
             (!by_both).then(|| format!("{} is not quantized with a scale that is found there", made_of.name))
         }
         _ => None,
@@ -118,7 +125,7 @@ fn inexpressible(
 
 fn qparams(op: &Op) -> Option<&TensorQParams> {
     match op {
-        Op::Quantize { qparams, .. } | Op::Dequantize { qparams } => Some(qparams),
+        Op::Quantize(Quantize { qparams, .. }) | Op::Dequantize(Dequantize { qparams }) => Some(qparams),
         _ => None,
     }
 }

@@ -8,10 +8,10 @@ use ndarray::{ArrayD, Ix2};
 use super::Preset;
 use super::ops::Exporter;
 use super::writer::ints_attribute;
-use crate::graph::{NodeId, Op};
+use crate::graph::NodeId;
 use crate::numerics;
-use crate::qparams::{QParams, QuantRange, TensorQParams};
-use crate::tensor::{DType, Tensor};
+use crate::ops::{Constant, Dequantize, Op, Quantize};
+use crate::values::{DType, QParams, QuantRange, Tensor, TensorQParams};
 
 /// Weights whose codes are all smaller than this are of few bits.
 const FEW_BITS: u8 = 64;
@@ -20,7 +20,7 @@ impl Exporter<'_> {
     /// Whether a node is a constant, its codes, or what these stand for.
     pub(super) fn is_constant(&self, id: NodeId) -> bool {
         match &self.graph.node(id).op {
-            Op::Dequantize { .. } => self.is_known(self.graph.node(id).inputs[0]),
+            Op::Dequantize(_) => self.is_known(self.graph.node(id).inputs[0]),
             _ => self.is_known(id),
         }
     }
@@ -31,7 +31,7 @@ impl Exporter<'_> {
         match &node.op {
             Op::Constant(_) => true,
             // Inference admits floats only.
-            Op::Quantize { .. } => matches!(self.graph.node(node.inputs[0]).op, Op::Constant(_)),
+            Op::Quantize(_) => matches!(self.graph.node(node.inputs[0]).op, Op::Constant(_)),
             _ => false,
         }
     }
@@ -40,9 +40,9 @@ impl Exporter<'_> {
     fn known(&self, id: NodeId) -> Option<Cow<'_, Tensor>> {
         let node = self.graph.node(id);
         match &node.op {
-            Op::Constant(tensor) => Some(Cow::Borrowed(tensor)),
-            Op::Quantize { qparams, range } => match &self.graph.node(node.inputs[0]).op {
-                Op::Constant(tensor) => Some(Cow::Owned(quantized(tensor, qparams, *range)?)),
+            Op::Constant(Constant { tensor }) => Some(Cow::Borrowed(tensor)),
+            Op::Quantize(Quantize { qparams, range }) => match &self.graph.node(node.inputs[0]).op {
+                Op::Constant(Constant { tensor }) => Some(Cow::Owned(quantized(tensor, qparams, *range)?)),
                 _ => None,
             },
             _ => None,
@@ -53,7 +53,7 @@ impl Exporter<'_> {
     pub(super) fn write_constant(&mut self, id: NodeId) {
         let node = self.graph.node(id);
         let name = self.name(id).to_owned();
-        if let Op::Dequantize { qparams } = &node.op {
+        if let Op::Dequantize(Dequantize { qparams }) = &node.op {
             self.write_dequantized(&node.name, &name, node.inputs[0], qparams);
         } else if let Some(value) = self.known(id).map(Cow::into_owned) {
             self.writer.named_tensor(&name, &value);
@@ -85,7 +85,9 @@ impl Exporter<'_> {
     pub(super) fn factor(&mut self, id: NodeId) -> String {
         let node = self.graph.node(id);
         match &node.op {
-            Op::Dequantize { qparams } if self.copies_codes() && self.is_written(id) && self.is_constant(id) => {
+            Op::Dequantize(Dequantize { qparams })
+                if self.copies_codes() && self.is_written(id) && self.is_constant(id) =>
+            {
                 let output = self.writer.unique(&format!("{}.copy", self.name(id)));
                 self.write_dequantized(&output, &output, node.inputs[0], qparams);
                 output
@@ -97,7 +99,7 @@ impl Exporter<'_> {
     /// The name of a weight `[N, K]` as `[K, N]`.
     pub(super) fn transposed(&mut self, id: NodeId) -> String {
         // Codes, and what dequantizes them, are written for each product.
-        let codes = self.graph.node(id).dtype == DType::I8 || matches!(self.graph.node(id).op, Op::Dequantize { .. });
+        let codes = self.graph.node(id).dtype == DType::I8 || matches!(self.graph.node(id).op, Op::Dequantize(_));
         let own = codes && self.copies_codes() && self.is_constant(id);
         if let Some(name) = self.transposed.get(&id).filter(|_| !own) {
             return name.clone();
@@ -105,7 +107,7 @@ impl Exporter<'_> {
         let node = self.graph.node(id);
         let wish = format!("{}.transposed", self.name(id));
         let name = match &node.op {
-            Op::Dequantize { qparams } if self.is_constant(id) => {
+            Op::Dequantize(Dequantize { qparams }) if self.is_constant(id) => {
                 let codes = self.transposed(node.inputs[0]);
                 let qparams = match qparams {
                     TensorQParams::PerChannel { channels, ch_axis } => {
@@ -149,7 +151,7 @@ impl Exporter<'_> {
                 }
             }
             Preset::TensorRt => {
-                if let (Op::Dequantize { qparams }, true) = (&self.graph.node(b).op, self.is_constant(b))
+                if let (Op::Dequantize(Dequantize { qparams }), true) = (&self.graph.node(b).op, self.is_constant(b))
                     && let Some(Tensor::I32(codes)) = self.known(self.graph.node(b).inputs[0]).as_deref()
                 {
                     let value = |(n, code): (usize, &i32)| *code as f32 * channel(qparams, n).scale();
@@ -168,8 +170,8 @@ impl Exporter<'_> {
     /// with a float bias.
     fn bias_codes(&self, x: NodeId, w: NodeId, b: NodeId) -> Option<(Tensor, TensorQParams)> {
         let node = |id| self.graph.node(id);
-        let Op::Dequantize { qparams: TensorQParams::PerTensor(of_x) } = &node(x).op else { return None };
-        let Op::Dequantize { qparams: of_w } = &node(w).op else { return None };
+        let Op::Dequantize(Dequantize { qparams: TensorQParams::PerTensor(of_x) }) = &node(x).op else { return None };
+        let Op::Dequantize(Dequantize { qparams: of_w }) = &node(w).op else { return None };
         let by_row = matches!(of_w, TensorQParams::PerTensor(_) | TensorQParams::PerChannel { ch_axis: 0, .. });
         if node(node(x).inputs[0]).dtype != DType::I8 || !by_row {
             return None;

@@ -3,7 +3,7 @@
 use super::ops::Exporter;
 use super::writer::{Parts, int_attribute, ints_attribute};
 use crate::graph::NodeId;
-use crate::qparams::{QScheme, QuantRange};
+use crate::values::{QScheme, QuantRange};
 
 /// What a choice of parameters became: names of values.
 #[derive(Debug)]

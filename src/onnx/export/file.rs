@@ -81,7 +81,7 @@ mod tests {
     use super::*;
     use crate::graph::GraphBuilder;
     use crate::onnx::export::{ExportOptions, model};
-    use crate::tensor::{Shape, Tensor};
+    use crate::values::{Shape, Tensor};
 
     #[test]
     fn what_cannot_be_written_leaves_what_was_there() {

@@ -2,9 +2,10 @@
 
 use super::ops::Exporter;
 use super::writer::int_attribute;
-use crate::graph::{Int32Op, IntegerType, Node};
+use crate::graph::Node;
 use crate::onnx::proto::data_type as ty;
-use crate::tensor::DType;
+use crate::ops::{Int32Op, IntegerType};
+use crate::values::DType;
 
 impl Exporter<'_> {
     pub(super) fn int32(&mut self, op: Int32Op, name: &str, inputs: &[&str], output: &str) {

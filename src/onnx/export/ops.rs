@@ -5,11 +5,15 @@ use std::collections::HashMap;
 use super::ExportOptions;
 use super::dynamic::Parameters;
 use super::writer::{Parts, Writer, float_attribute, int, int_attribute, ints_attribute, value_info};
-use crate::graph::{BinaryOp, Graph, Node, NodeId, Op, UnaryOp};
+use crate::graph::{Graph, Node, NodeId};
 use crate::onnx::proto::{GraphProto, ModelProto, OperatorSetIdProto, data_type};
 use crate::onnx::tensor::{element_type, numbers, type_name};
-use crate::qparams::{QuantRange, TensorQParams};
-use crate::tensor::{DType, Shape};
+use crate::ops::{
+    Add, AddScalar, BatchNorm, Binary, BinaryOp, ChooseQParams, Clamp, Concat, Dequantize, DequantizeDynamic, Div,
+    Embedding, Input, Int32, LayerNorm, Linear, MatMul, Max, Mul, MulScalar, Op, Quantize, Slice, Softmax, Sum,
+    ToFloat, ToInteger, Transpose, Unary, UnaryOp, Where,
+};
+use crate::values::{DType, QuantRange, Shape, TensorQParams};
 
 /// The version of the set of operators.
 const OPSET: i64 = 17;
@@ -107,7 +111,7 @@ impl<'g> Exporter<'g> {
 
     /// Whether an input is declared in another type than that of its node.
     fn is_cast(&self, node: &Node) -> bool {
-        node.op == Op::Input && self.input_type(node) != element_type(node.dtype)
+        node.op == Op::Input(Input) && self.input_type(node) != element_type(node.dtype)
     }
 
     /// Names all values: inputs first, then outputs, which a node of the same name must give way to. The names of outputs.
@@ -121,7 +125,7 @@ impl<'g> Exporter<'g> {
             let free = self.writer.take(wish);
             let name = if free { wish.clone() } else { self.writer.unique(&self.graph.node(id).name) };
             // What a node computes can have the name at once; anything else is passed on to it at the end.
-            if cast.is_none() && !self.is_constant(id) && self.graph.node(id).op != Op::Input {
+            if cast.is_none() && !self.is_constant(id) && self.graph.node(id).op != Op::Input(Input) {
                 self.names[id.index()].clone_from(&name);
             }
             outputs.push(name);
@@ -132,11 +136,11 @@ impl<'g> Exporter<'g> {
             }
             self.names[id.index()] = match node.op {
                 // Ids are cast to what the graph takes, under another name, and so is what is declared otherwise.
-                Op::Input if self.is_cast(node) => {
+                Op::Input(Input) if self.is_cast(node) => {
                     let of = type_name(element_type(node.dtype));
                     self.writer.unique(&format!("{}.{of}", node.name))
                 }
-                Op::Input => node.name.clone(),
+                Op::Input(Input) => node.name.clone(),
                 _ => self.writer.unique(&node.name),
             };
         }
@@ -169,18 +173,18 @@ impl<'g> Exporter<'g> {
 
     fn write(&mut self, id: NodeId, node: &'g Node) {
         match &node.op {
-            Op::Input if self.is_cast(node) => {
+            Op::Input(Input) if self.is_cast(node) => {
                 let to = int_attribute("to", element_type(node.dtype).into());
                 let output = self.names[id.index()].clone();
                 self.writer.node("Cast", &output, &[&node.name], &output, vec![to]);
             }
-            Op::Input | Op::Constant(_) => {}
-            Op::Linear => self.linear(id, node),
-            Op::ChooseQParams { qscheme, range, eps } => self.choose(id, *qscheme, *range, *eps),
-            Op::QuantizeDynamic { .. } => self.quantize_dynamic(id),
-            Op::DequantizeDynamic => self.dequantize_dynamic(id),
+            Op::Input(Input) | Op::Constant(_) => {}
+            Op::Linear(Linear) => self.linear(id, node),
+            Op::ChooseQParams(ChooseQParams { qscheme, range, eps }) => self.choose(id, *qscheme, *range, *eps),
+            Op::QuantizeDynamic(_) => self.quantize_dynamic(id),
+            Op::DequantizeDynamic(DequantizeDynamic) => self.dequantize_dynamic(id),
             _ => {
-                let product = node.op == Op::MatMul;
+                let product = node.op == Op::MatMul(MatMul);
                 let mut value = |&input| if product { self.factor(input) } else { self.value(input) };
                 let inputs: Vec<String> = node.inputs.iter().map(&mut value).collect();
                 let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
@@ -196,7 +200,7 @@ impl<'g> Exporter<'g> {
         let (x, w) = (self.value(node.inputs[0]), node.inputs[1]);
         let output = self.names[id.index()].clone();
         let of = self.graph.node(node.inputs[0]);
-        if of.shape.rank() == 2 && of.op != Op::DequantizeDynamic {
+        if of.shape.rank() == 2 && of.op != Op::DequantizeDynamic(DequantizeDynamic) {
             let inputs: Vec<String> = [x, self.factor(w)].into_iter().chain(self.bias(id)).collect();
             let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
             self.writer.node("Gemm", &node.name, &inputs, &output, vec![int_attribute("transB", 1)]);
@@ -220,59 +224,59 @@ impl<'g> Exporter<'g> {
         let rank = |at: usize| self.graph.node(node.inputs[at]).shape.rank();
         let axis = |at: usize| vec![int_attribute("axis", int(at))];
         match &node.op {
-            Op::MatMul => self.writer.node("MatMul", name, inputs, output, Vec::new()),
-            Op::Add => self.writer.node("Add", name, inputs, output, Vec::new()),
-            Op::Mul => self.writer.node("Mul", name, inputs, output, Vec::new()),
-            Op::Div => self.writer.node("Div", name, inputs, output, Vec::new()),
-            Op::Where => {
+            Op::MatMul(MatMul) => self.writer.node("MatMul", name, inputs, output, Vec::new()),
+            Op::Add(Add) => self.writer.node("Add", name, inputs, output, Vec::new()),
+            Op::Mul(Mul) => self.writer.node("Mul", name, inputs, output, Vec::new()),
+            Op::Div(Div) => self.writer.node("Div", name, inputs, output, Vec::new()),
+            Op::Where(Where) => {
                 let mut parts = Parts { writer: &mut self.writer, node: output };
                 let zero = parts.scalar("zero", 0.0);
                 let is_zero = parts.op("Equal", "is_zero", &[x, &zero]);
                 self.writer.node("Where", name, &[&is_zero, inputs[2], inputs[1]], output, Vec::new());
             }
-            Op::AddScalar { value } => self.with_scalar("Add", name, x, *value, output),
-            Op::MulScalar { value } => self.with_scalar("Mul", name, x, *value, output),
-            Op::Unary(op) => self.unary(*op, name, x, output),
-            Op::Binary(op) => self.binary(*op, name, inputs, output),
-            Op::Clamp { min, max } => self.clip(name, x, [*min, *max], output),
-            Op::ToFloat => {
+            Op::AddScalar(AddScalar { value }) => self.with_scalar("Add", name, x, *value, output),
+            Op::MulScalar(MulScalar { value }) => self.with_scalar("Mul", name, x, *value, output),
+            Op::Unary(Unary { op }) => self.unary(*op, name, x, output),
+            Op::Binary(Binary { op }) => self.binary(*op, name, inputs, output),
+            Op::Clamp(Clamp { min, max }) => self.clip(name, x, [*min, *max], output),
+            Op::ToFloat(ToFloat) => {
                 self.writer.node("Cast", name, inputs, output, vec![int_attribute("to", data_type::FLOAT.into())]);
             }
-            Op::ToInteger { to } => self.cast_to(node, *to, x, output),
-            Op::Int32 { op, .. } => self.int32(*op, name, inputs, output),
-            Op::Reshape { .. } | Op::Flatten { .. } => self.reshape(name, x, &node.shape, output),
-            Op::Transpose { perm } => {
+            Op::ToInteger(ToInteger { to }) => self.cast_to(node, *to, x, output),
+            Op::Int32(Int32 { op, .. }) => self.int32(*op, name, inputs, output),
+            Op::Reshape(_) | Op::Flatten(_) => self.reshape(name, x, &node.shape, output),
+            Op::Transpose(Transpose { perm }) => {
                 let perm = ints_attribute("perm", perm.iter().map(|&axis| int(axis)).collect());
                 self.writer.node("Transpose", name, inputs, output, vec![perm]);
             }
-            Op::Concat { axis: at } => self.writer.node("Concat", name, inputs, output, axis(*at)),
-            Op::Slice { axis, start, end } => {
+            Op::Concat(Concat { axis: at }) => self.writer.node("Concat", name, inputs, output, axis(*at)),
+            Op::Slice(Slice { axis, start, end }) => {
                 let [start, end, axis] = [("start", start), ("end", end), ("axis", axis)]
                     .map(|(what, n)| self.writer.int64s(&format!("{output}.{what}"), &[int(*n)]));
                 self.writer.node("Slice", name, &[x, &start, &end, &axis], output, Vec::new());
             }
-            Op::Max { axis } => {
+            Op::Max(Max { axis }) => {
                 let attributes = vec![ints_attribute("axes", vec![int(*axis)]), int_attribute("keepdims", 0)];
                 self.writer.node("ReduceMax", name, inputs, output, attributes);
             }
-            Op::Sum { axis, .. } => {
+            Op::Sum(Sum { axis, .. }) => {
                 let axes = self.writer.int64s(&format!("{output}.axes"), &[int(*axis)]);
                 self.writer.node("ReduceSum", name, &[x, &axes], output, vec![int_attribute("keepdims", 0)]);
             }
-            Op::Softmax { axis: at } => self.writer.node("Softmax", name, inputs, output, axis(*at)),
-            Op::LayerNorm { eps } => {
+            Op::Softmax(Softmax { axis: at }) => self.writer.node("Softmax", name, inputs, output, axis(*at)),
+            Op::LayerNorm(LayerNorm { eps }) => {
                 let mut attributes = axis(rank(0) - rank(1));
                 attributes.push(float_attribute("epsilon", *eps));
                 self.writer.node("LayerNormalization", name, inputs, output, attributes);
             }
-            Op::BatchNorm { eps } => {
+            Op::BatchNorm(BatchNorm { eps }) => {
                 let &[x, mean, variance, weight, bias] = inputs else { return };
                 let inputs = [x, weight, bias, mean, variance];
                 self.writer.node("BatchNormalization", name, &inputs, output, vec![float_attribute("epsilon", *eps)]);
             }
-            Op::Embedding => self.writer.node("Gather", name, &[inputs[1], x], output, axis(0)),
-            Op::Quantize { qparams, range } => self.quantize(name, x, qparams, *range, output),
-            Op::Dequantize { qparams } => {
+            Op::Embedding(Embedding) => self.writer.node("Gather", name, &[inputs[1], x], output, axis(0)),
+            Op::Quantize(Quantize { qparams, range }) => self.quantize(name, x, qparams, *range, output),
+            Op::Dequantize(Dequantize { qparams }) => {
                 let codes = self.graph.node(node.inputs[0]).dtype;
                 self.writer.linear("DequantizeLinear", name, x, output, qparams, codes);
             }
@@ -317,7 +321,7 @@ impl<'g> Exporter<'g> {
     /// A length of 0 stands for that of the input, which has `rows` in front too.
     fn reshape(&mut self, name: &str, x: &str, shape: &Shape, output: &str) {
         let rows = shape.is_batched().then_some(0);
-        let dims: Vec<i64> = rows.into_iter().chain(shape.dims().iter().map(|&d| int(d))).collect();
+        let dims: Vec<i64> = rows.into_iter().chain(shape.fixed_dims().iter().map(|&d| int(d))).collect();
         let dims = self.writer.int64s(&format!("{output}.shape"), &dims);
         self.writer.node("Reshape", name, &[x, &dims], output, Vec::new());
     }

@@ -3,10 +3,10 @@
 use prost::Message as _;
 
 use super::*;
-use crate::graph::{GraphBuilder, NodeId, Op, Rewriter, UnaryOp};
+use crate::graph::{GraphBuilder, NodeId, Rewriter};
 use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, TensorProto, data_type};
-use crate::qparams::{QParams, QScheme, QuantRange, TensorQParams};
-use crate::tensor::{DType, Shape, Tensor};
+use crate::ops::{ChooseQParams, Dequantize, DequantizeDynamic, Op, Quantize, QuantizeDynamic, UnaryOp};
+use crate::values::{DType, QParams, QScheme, QuantRange, Shape, Tensor, TensorQParams};
 
 fn exported(graph: &Graph, options: &ExportOptions) -> GraphProto {
     let bytes = export(graph, options).expect("exported");
@@ -53,16 +53,17 @@ fn f32s(shape: &[usize], data: &[f32]) -> Tensor {
 }
 
 fn pair(g: &mut GraphBuilder, name: &str, x: NodeId, qparams: TensorQParams, range: QuantRange) -> NodeId {
-    let quantize = Op::Quantize { qparams: qparams.clone(), range };
+    let quantize = Op::Quantize(Quantize { qparams: qparams.clone(), range });
     let codes = g.node(&format!("{name}.quantize"), quantize, &[x]).expect("a node");
-    g.node(&format!("{name}.dequantize"), Op::Dequantize { qparams }, &[codes]).expect("a node")
+    g.node(&format!("{name}.dequantize"), Op::Dequantize(Dequantize { qparams }), &[codes]).expect("a node")
 }
 
 /// A weight `[2, 3]` of codes, with one scale for each of two channels.
 fn weight(g: &mut GraphBuilder, codes: [i8; 6]) -> NodeId {
     let codes = g.constant("fc.weight", Tensor::from_i8(&[2, 3], codes.to_vec()).expect("lengths fit"));
     let qparams = TensorQParams::per_channel(&[0.5, 0.25], &[0, 0], 0).expect("valid");
-    g.node("fc.weight.dequantize", Op::Dequantize { qparams }, &[codes.expect("a constant")]).expect("a node")
+    g.node("fc.weight.dequantize", Op::Dequantize(Dequantize { qparams }), &[codes.expect("a constant")])
+        .expect("a node")
 }
 
 const CODES: [i8; 6] = [127, -2, 3, 4, 5, -126];
@@ -140,9 +141,9 @@ fn outputs_have_the_names_of_their_float_nodes() {
     }
     let (qparams, range) = (per_tensor(1.0, 0), QuantRange::INT8);
     let inputs = vec![rewriter.get(y).expect("a node")];
-    let codes = rewriter.add("y.quantize", Op::Quantize { qparams: qparams.clone(), range }, inputs, "y");
+    let codes = rewriter.add("y.quantize", Op::Quantize(Quantize { qparams: qparams.clone(), range }), inputs, "y");
     let codes = vec![codes.expect("a node")];
-    let real = rewriter.add("y.dequantize", Op::Dequantize { qparams }, codes, "y").expect("a node");
+    let real = rewriter.add("y.dequantize", Op::Dequantize(Dequantize { qparams }), codes, "y").expect("a node");
     rewriter.replace(y, real);
     let graph = rewriter.finish().expect("a graph");
     let graph = exported(&graph, &ExportOptions::default());
@@ -198,10 +199,10 @@ fn dynamic(qscheme: QScheme) -> Graph {
     let mut g = GraphBuilder::new();
     let x = g.input("x", Shape::rows(3)).expect("an input");
     let range = QuantRange::INT8;
-    let choose = Op::ChooseQParams { qscheme, range, eps: 0.001 };
+    let choose = Op::ChooseQParams(ChooseQParams { qscheme, range, eps: 0.001 });
     let pairs = g.node("pairs", choose, &[x]).expect("a node");
-    let codes = g.node("codes", Op::QuantizeDynamic { range }, &[x, pairs]).expect("a node");
-    let x = g.node("real", Op::DequantizeDynamic, &[codes, pairs]).expect("a node");
+    let codes = g.node("codes", Op::QuantizeDynamic(QuantizeDynamic { range }), &[x, pairs]).expect("a node");
+    let x = g.node("real", Op::DequantizeDynamic(DequantizeDynamic), &[codes, pairs]).expect("a node");
     let w = weight(&mut g, CODES);
     let y = g.linear_nodes("fc", x, w, None).expect("a layer");
     g.finish([y]).expect("a graph")
@@ -254,7 +255,7 @@ fn functions_decompose_into_what_readers_look_for() {
     assert_eq!(of(UnaryOp::Step), "Greater Cast");
     assert_eq!(of(UnaryOp::RoundF16), "Cast Cast");
     assert_eq!(of(UnaryOp::RoundBf16), "Cast Cast");
-    for op in UnaryOp::ALL {
+    for &op in UnaryOp::ALL {
         assert!(!of(op).is_empty(), "{op:?}");
     }
 }
@@ -291,17 +292,19 @@ fn products(rank: usize, dynamic: bool, one_dequantize: bool, per_channel: bool)
     let of_channels = TensorQParams::per_channel(&[0.5, 0.25, 0.125], &[0, 0, 0], 0).expect("valid");
     let qparams = if per_channel { of_channels } else { per_tensor(0.125, 0) };
     let dequantize = |g: &mut GraphBuilder, name: &str| {
-        g.node(name, Op::Dequantize { qparams: qparams.clone() }, &[codes]).expect("a node")
+        g.node(name, Op::Dequantize(Dequantize { qparams: qparams.clone() }), &[codes]).expect("a node")
     };
     let shared = dequantize(&mut g, "shared");
     for i in 0..3 {
         let name = format!("x{i}");
         let read = if dynamic {
             let range = QuantRange::INT8;
-            let choose = Op::ChooseQParams { qscheme: QScheme::PerTensorAffine, range, eps: 0.001 };
+            let choose = Op::ChooseQParams(ChooseQParams { qscheme: QScheme::PerTensorAffine, range, eps: 0.001 });
             let pairs = g.node(&format!("{name}.pairs"), choose, &[x]).expect("a node");
-            let codes = g.node(&format!("{name}.codes"), Op::QuantizeDynamic { range }, &[x, pairs]).expect("a node");
-            g.node(&name, Op::DequantizeDynamic, &[codes, pairs]).expect("a node")
+            let codes = g
+                .node(&format!("{name}.codes"), Op::QuantizeDynamic(QuantizeDynamic { range }), &[x, pairs])
+                .expect("a node");
+            g.node(&name, Op::DequantizeDynamic(DequantizeDynamic), &[codes, pairs]).expect("a node")
         } else {
             pair(&mut g, &name, x, per_tensor(0.125, 0), QuantRange::INT8)
         };

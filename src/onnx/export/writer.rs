@@ -9,8 +9,7 @@ use crate::onnx::proto::{
     ValueInfoProto, attribute_type, data_type,
 };
 use crate::onnx::tensor::element_type;
-use crate::qparams::{QParams, TensorQParams};
-use crate::tensor::{DType, Shape, Tensor};
+use crate::values::{DType, QParams, Shape, Tensor, TensorQParams};
 
 #[derive(Debug, Default)]
 pub(super) struct Writer {
@@ -214,7 +213,7 @@ pub(super) fn int(n: usize) -> i64 {
 /// The declaration of an input or output.
 pub(super) fn value_info(name: &str, elem_type: i32, shape: &Shape, batch: &str) -> ValueInfoProto {
     let rows = shape.is_batched().then(|| DimensionProto { dim_value: None, dim_param: Some(batch.to_owned()) });
-    let dims = shape.dims().iter().map(|&d| DimensionProto { dim_value: Some(int(d)), dim_param: None });
+    let dims = shape.fixed_dims().into_iter().map(|d| DimensionProto { dim_value: Some(int(d)), dim_param: None });
     let shape = Some(TensorShapeProto { dim: rows.into_iter().chain(dims).collect() });
     let tensor_type = Some(TensorTypeProto { elem_type, shape });
     ValueInfoProto { name: name.to_owned(), r#type: Some(TypeProto { tensor_type }) }

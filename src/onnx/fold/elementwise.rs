@@ -6,11 +6,11 @@ use half::{bf16, f16};
 
 use super::Fold;
 use super::integers::{integers, is_narrow, power, whole};
-use crate::graph::{BinaryOp, UnaryOp};
 use crate::onnx::host::{Data, Host, Length, NEEDS_ROWS, Walk, broadcast, kept};
 use crate::onnx::integers::wrap;
 use crate::onnx::proto::data_type as ty;
 use crate::onnx::tensor::{is_float, type_name};
+use crate::ops::{BinaryOp, UnaryOp};
 
 /// An arithmetic operator of two tensors.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -1,10 +1,10 @@
 //! Known integers, which wrap around in their types.
 
 use super::elementwise::Arithmetic;
-use crate::graph::IntegerType;
 use crate::onnx::integers::{held, range, wrap};
 use crate::onnx::proto::data_type as ty;
 use crate::onnx::tensor::type_name;
+use crate::ops::IntegerType;
 
 /// Integers of a type, where results wrap around; lengths are refused instead.
 pub(super) fn integers(op: Arithmetic, a: i64, b: i64, fmod: bool, data_type: i32) -> Result<i64, String> {

@@ -1,10 +1,11 @@
 //! Arithmetic and functions of each element.
 
 use super::{Call, Importer, Kind, Run, Value, Values, one};
-use crate::graph::{BinaryOp, NodeId, Op, UnaryOp};
+use crate::graph::NodeId;
 use crate::onnx::host::{Host, broadcast};
 use crate::onnx::proto::data_type as ty;
-use crate::tensor::Tensor;
+use crate::ops::{Add, AddScalar, Binary, BinaryOp, Clamp, Div, Mul, MulScalar, Op, Unary, UnaryOp};
+use crate::values::Tensor;
 
 /// What joins two values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,10 +24,10 @@ impl Importer {
             return Ok(x);
         }
         if value.is_finite() {
-            return self.draft.add(name, Op::AddScalar { value }, &[x]);
+            return self.draft.add(name, Op::AddScalar(AddScalar { value }), &[x]);
         }
         let constant = self.number(value);
-        self.draft.add(name, Op::Add, &[x, constant])
+        self.draft.add(name, Op::Add(Add), &[x, constant])
     }
 
     /// `x · value`.
@@ -35,10 +36,10 @@ impl Importer {
             return Ok(x);
         }
         if value.is_finite() {
-            return self.draft.add(name, Op::MulScalar { value }, &[x]);
+            return self.draft.add(name, Op::MulScalar(MulScalar { value }), &[x]);
         }
         let constant = self.number(value);
-        self.draft.add(name, Op::Mul, &[x, constant])
+        self.draft.add(name, Op::Mul(Mul), &[x, constant])
     }
 
     /// A constant that broadcasts with everything.
@@ -53,7 +54,7 @@ impl Importer {
     }
 
     pub(super) fn unary(&mut self, name: &str, op: UnaryOp, x: NodeId) -> Result<NodeId, String> {
-        self.draft.add(name, Op::Unary(op), &[x])
+        self.draft.add(name, Op::Unary(Unary { op }), &[x])
     }
 
     pub(super) fn arithmetic(&mut self, call: &Call<'_>) -> Values {
@@ -111,11 +112,11 @@ impl Importer {
                 }
                 Join::Div => {
                     let number = self.number(v);
-                    self.draft.add(name, Op::Div, &[number, x.id])?
+                    self.draft.add(name, Op::Div(Div), &[number, x.id])?
                 }
                 Join::Binary(op @ (BinaryOp::Less | BinaryOp::LessOrEqual)) => {
                     let number = self.number(v);
-                    self.draft.add(name, Op::Binary(op), &[number, x.id])?
+                    self.draft.add(name, Op::Binary(Binary { op }), &[number, x.id])?
                 }
                 _ => self.with_number(name, join, x.id, v)?,
             };
@@ -124,14 +125,14 @@ impl Importer {
         let [x, y] = self.operands(call, [a, b], &lengths)?;
         let merged = x.merged.max(y.merged);
         let id = match join {
-            Join::Add => self.draft.add(name, Op::Add, &[x.id, y.id])?,
+            Join::Add => self.draft.add(name, Op::Add(Add), &[x.id, y.id])?,
             Join::Sub => {
                 let negative = self.negative(call, b, y.id)?;
-                self.draft.add(name, Op::Add, &[x.id, negative])?
+                self.draft.add(name, Op::Add(Add), &[x.id, negative])?
             }
-            Join::Mul => self.draft.add(name, Op::Mul, &[x.id, y.id])?,
-            Join::Div => self.draft.add(name, Op::Div, &[x.id, y.id])?,
-            Join::Binary(op) => self.draft.add(name, Op::Binary(op), &[x.id, y.id])?,
+            Join::Mul => self.draft.add(name, Op::Mul(Mul), &[x.id, y.id])?,
+            Join::Div => self.draft.add(name, Op::Div(Div), &[x.id, y.id])?,
+            Join::Binary(op) => self.draft.add(name, Op::Binary(Binary { op }), &[x.id, y.id])?,
         };
         self.of_lengths(Run { id, merged, kind }, &lengths)
     }
@@ -145,17 +146,17 @@ impl Importer {
             Join::Div if inverse.is_normal() => self.mul_scalar(name, x, inverse),
             Join::Div => {
                 let number = self.number(v);
-                self.draft.add(name, Op::Div, &[x, number])
+                self.draft.add(name, Op::Div(Div), &[x, number])
             }
             Join::Binary(BinaryOp::Minimum) if !v.is_nan() => {
-                self.draft.add(name, Op::Clamp { min: f32::NEG_INFINITY, max: v }, &[x])
+                self.draft.add(name, Op::Clamp(Clamp { min: f32::NEG_INFINITY, max: v }), &[x])
             }
             Join::Binary(BinaryOp::Maximum) if !v.is_nan() => {
-                self.draft.add(name, Op::Clamp { min: v, max: f32::INFINITY }, &[x])
+                self.draft.add(name, Op::Clamp(Clamp { min: v, max: f32::INFINITY }), &[x])
             }
             Join::Binary(op) => {
                 let number = self.number(v);
-                self.draft.add(name, Op::Binary(op), &[x, number])
+                self.draft.add(name, Op::Binary(Binary { op }), &[x, number])
             }
         }
     }
@@ -189,16 +190,16 @@ impl Importer {
         } else if exponent == -0.5 {
             let root = self.unary(&call.part("sqrt"), UnaryOp::Sqrt, x.id)?;
             let number = self.number(1.0);
-            self.draft.add(name, Op::Div, &[number, root])?
+            self.draft.add(name, Op::Div(Div), &[number, root])?
         } else if exponent == -1.0 {
             let number = self.number(1.0);
-            self.draft.add(name, Op::Div, &[number, x.id])?
+            self.draft.add(name, Op::Div(Div), &[number, x.id])?
         } else if exponent.fract() == 0.0 && (1.0..=8.0).contains(&exponent) {
             let mut product = x.id;
             for factor in 2..=exponent as u32 {
                 let step =
                     if factor == exponent as u32 { name.to_owned() } else { call.part(&format!("power{factor}")) };
-                product = self.draft.add(&step, Op::Mul, &[product, x.id])?;
+                product = self.draft.add(&step, Op::Mul(Mul), &[product, x.id])?;
             }
             product
         } else {
@@ -233,7 +234,7 @@ impl Importer {
         let name = call.name.as_str();
         let part = |part: &str| call.part(part);
         let kind = Kind::Float;
-        let clamp = |min: f32, max: f32| Op::Clamp { min, max };
+        let clamp = |min: f32, max: f32| Op::Clamp(Clamp { min, max });
         let id = match node.op_type.as_str() {
             "Gelu" => match node.string("approximate", "none")? {
                 "none" => self.unary(name, UnaryOp::Gelu, x.id)?,
@@ -267,11 +268,11 @@ impl Importer {
                     (None, Some(slope)) => {
                         let [_, slope] = self.operands(call, [&Value::Run(x), slope], &lengths)?;
                         let minus = self.mul_scalar(&part("slope"), slope.id, -1.0)?;
-                        self.draft.add(&part("below"), Op::Mul, &[negative, minus])?
+                        self.draft.add(&part("below"), Op::Mul(Mul), &[negative, minus])?
                     }
                     (slope, _) => self.mul_scalar(&part("below"), negative, -slope.unwrap_or(0.01))?,
                 };
-                self.draft.add(name, Op::Add, &[positive, below])?
+                self.draft.add(name, Op::Add(Add), &[positive, below])?
             }
             "HardSigmoid" | "HardSwish" => {
                 let swish = node.op_type == "HardSwish";
@@ -281,7 +282,7 @@ impl Importer {
                 let moved = self.add_scalar(&part("moved"), scaled, beta)?;
                 if swish {
                     let gate = self.draft.add(&part("gate"), clamp(0.0, 1.0), &[moved])?;
-                    self.draft.add(name, Op::Mul, &[x.id, gate])?
+                    self.draft.add(name, Op::Mul(Mul), &[x.id, gate])?
                 } else {
                     self.draft.add(name, clamp(0.0, 1.0), &[moved])?
                 }
@@ -296,7 +297,7 @@ impl Importer {
                 let exp = self.unary(&part("exp"), UnaryOp::Exp, below)?;
                 let less = self.add_scalar(&part("minus_one"), exp, -1.0)?;
                 let below = self.mul_scalar(&part("below"), less, alpha)?;
-                let sum = self.draft.add(if selu { "sum" } else { name }, Op::Add, &[positive, below])?;
+                let sum = self.draft.add(if selu { "sum" } else { name }, Op::Add(Add), &[positive, below])?;
                 self.mul_scalar(name, sum, gamma)?
             }
             "Softplus" | "Mish" => {
@@ -304,7 +305,7 @@ impl Importer {
                 let softplus = self.softplus(call, if mish { part("softplus") } else { name.to_owned() }, x.id)?;
                 if mish {
                     let tanh = self.unary(&part("tanh"), UnaryOp::Tanh, softplus)?;
-                    self.draft.add(name, Op::Mul, &[x.id, tanh])?
+                    self.draft.add(name, Op::Mul(Mul), &[x.id, tanh])?
                 } else {
                     softplus
                 }
@@ -312,11 +313,11 @@ impl Importer {
             "Softsign" => {
                 let abs = self.unary(&part("abs"), UnaryOp::Abs, x.id)?;
                 let below = self.add_scalar(&part("plus_one"), abs, 1.0)?;
-                self.draft.add(name, Op::Div, &[x.id, below])?
+                self.draft.add(name, Op::Div(Div), &[x.id, below])?
             }
             "Reciprocal" => {
                 let number = self.number(1.0);
-                self.draft.add(name, Op::Div, &[number, x.id])?
+                self.draft.add(name, Op::Div(Div), &[number, x.id])?
             }
             _ => self.unary(name, UnaryOp::Sign, x.id)?,
         };
@@ -332,6 +333,6 @@ impl Importer {
         let exp = self.unary(&part("exp"), UnaryOp::Exp, negative)?;
         let sum = self.add_scalar(&part("plus_one"), exp, 1.0)?;
         let log = self.unary(&part("log"), UnaryOp::Log, sum)?;
-        self.draft.add(&name, Op::Add, &[positive, log])
+        self.draft.add(&name, Op::Add(Add), &[positive, log])
     }
 }

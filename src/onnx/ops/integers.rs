@@ -5,12 +5,13 @@
 
 use super::elementwise::Join;
 use super::{Call, Importer, Kind, Run, Value, Values, one};
-use crate::graph::{BinaryOp, Int32Op, IntegerType, NodeId, Op, UnaryOp};
+use crate::graph::NodeId;
 use crate::onnx::host::{Data, broadcast};
 use crate::onnx::integers::{held, is_integer, range};
 use crate::onnx::proto::data_type as ty;
 use crate::onnx::tensor::type_name;
-use crate::tensor::Tensor;
+use crate::ops::{BinaryOp, Int32, Int32Op, IntegerType, Op, ToFloat, ToInteger, UnaryOp};
+use crate::values::Tensor;
 
 /// The largest power that is written out.
 const MAX_POWER: u32 = 8;
@@ -61,7 +62,7 @@ impl Importer {
 
     /// Arithmetic that wraps around in `i32`.
     fn wrapping(&mut self, name: &str, op: Int32Op, a: NodeId, b: NodeId) -> Result<NodeId, String> {
-        self.draft.add(name, Op::Int32 { op, checked: false }, &[a, b])
+        self.draft.add(name, Op::Int32(Int32 { op, checked: false }), &[a, b])
     }
 
     /// Arithmetic in a type of ONNX.
@@ -74,9 +75,9 @@ impl Importer {
         match to {
             Some(to) if to != IntegerType::I32 && !stays => {
                 let wide = self.wrapping(&format!("{name}.wide"), op, a, b)?;
-                self.draft.add(name, Op::ToInteger { to }, &[wide])
+                self.draft.add(name, Op::ToInteger(ToInteger { to }), &[wide])
             }
-            _ => self.draft.add(name, Op::Int32 { op, checked: to.is_none() && !stays }, &[a, b]),
+            _ => self.draft.add(name, Op::Int32(Int32 { op, checked: to.is_none() && !stays }), &[a, b]),
         }
     }
 
@@ -139,7 +140,7 @@ impl Importer {
     /// 1 and 0 as booleans, which are floats in a graph.
     fn answer(&mut self, call: &Call<'_>, answer: Run, negated: bool) -> Result<Run, String> {
         let name = if negated { call.part("bool") } else { call.name.clone() };
-        let mut id = self.draft.add(&name, Op::ToFloat, &[answer.id])?;
+        let mut id = self.draft.add(&name, Op::ToFloat(ToFloat), &[answer.id])?;
         if negated {
             id = self.one_minus(&call.name, id)?;
         }
@@ -156,7 +157,7 @@ impl Importer {
     /// One of two integers: `b + c · (a − b)`, which is exact, since it wraps around.
     pub(super) fn integer_choice(&mut self, call: &Call<'_>, condition: Run, a: Run, b: Run) -> Result<NodeId, String> {
         let to = IntegerType::I32;
-        let condition = self.draft.add(&call.part("condition"), Op::ToInteger { to }, &[condition.id])?;
+        let condition = self.draft.add(&call.part("condition"), Op::ToInteger(ToInteger { to }), &[condition.id])?;
         let difference = self.wrapping(&call.part("difference"), Int32Op::Sub, a.id, b.id)?;
         let chosen = self.wrapping(&call.part("chosen"), Int32Op::Mul, condition, difference)?;
         self.wrapping(&call.name, Int32Op::Add, b.id, chosen)
@@ -244,9 +245,9 @@ impl Importer {
     /// The root without its fraction. That of a float is off by 1 at most, which two divisions put right: r is too large where
     /// x / r < r, and too small where r + 1 ≤ x / (r + 1). Of a negative number it is an error on the host.
     fn integer_root(&mut self, call: &Call<'_>, x: NodeId) -> Result<NodeId, String> {
-        let float = self.draft.add(&call.part("float"), Op::ToFloat, &[x])?;
+        let float = self.draft.add(&call.part("float"), Op::ToFloat(ToFloat), &[x])?;
         let root = self.unary(&call.part("root"), UnaryOp::Sqrt, float)?;
-        let root = self.draft.add(&call.part("near"), Op::ToInteger { to: IntegerType::I32 }, &[root])?;
+        let root = self.draft.add(&call.part("near"), Op::ToInteger(ToInteger { to: IntegerType::I32 }), &[root])?;
         let one = self.whole(1);
         let root = self.wrapping(&call.part("positive"), Int32Op::Max, root, one)?;
         let quotient = self.wrapping(&call.part("quotient"), Int32Op::Div, x, root)?;
@@ -292,7 +293,7 @@ impl Importer {
             kind => {
                 let mut y = y;
                 if let Some(to) = held(data_type).filter(|to| *to != IntegerType::I32) {
-                    y = self.draft.add(&call.part("sum.cut"), Op::ToInteger { to }, &[y])?;
+                    y = self.draft.add(&call.part("sum.cut"), Op::ToInteger(ToInteger { to }), &[y])?;
                 }
                 if kind != "ReduceMean" || count == 1.0 {
                     return Ok(y);
@@ -311,7 +312,7 @@ impl Importer {
             Kind::Codes { .. } => return Err("it casts codes of quantized values".to_owned()),
             Kind::Float => ty::FLOAT,
             Kind::Bool => {
-                let id = self.draft.add(&call.name, Op::ToInteger { to: IntegerType::I32 }, &[x.id])?;
+                let id = self.draft.add(&call.name, Op::ToInteger(ToInteger { to: IntegerType::I32 }), &[x.id])?;
                 return one(Run { id, kind, ..x });
             }
             Kind::Int(from) => from,
@@ -330,6 +331,6 @@ impl Importer {
             }
             None => IntegerType::I32,
         };
-        one(Run { id: self.draft.add(&call.name, Op::ToInteger { to: cut }, &[x.id])?, kind, ..x })
+        one(Run { id: self.draft.add(&call.name, Op::ToInteger(ToInteger { to: cut }), &[x.id])?, kind, ..x })
     }
 }

@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 
 use super::{Call, Data, Host, Importer, Kind, Quantized, Run, Value, Values, one};
-use crate::graph::{NodeId, Op, UnaryOp};
+use crate::graph::NodeId;
 use crate::onnx::fold::reduced_axes;
 use crate::onnx::host::{Length, axis, broadcast, show};
 use crate::onnx::integers::is_integer;
 use crate::onnx::slices;
 use crate::onnx::tensor::{transposed, type_name};
-use crate::tensor::Tensor;
+use crate::ops::{Add, BatchNorm, Embedding, Input, LayerNorm, Linear, MatMul, Max, Op, Softmax, Sum, UnaryOp};
+use crate::values::Tensor;
 
 impl Importer {
     pub(super) fn matmul(&mut self, call: &Call<'_>) -> Values {
@@ -21,7 +22,7 @@ impl Importer {
         if let (Value::Stored(_) | Value::Host(_) | Value::Quantized(_), [_, _]) = (b, right.as_slice()) {
             let x = self.float(call, a)?;
             let weight = self.weight(b, true)?;
-            let id = self.draft.add(&call.name, Op::Linear, &[x.id, weight])?;
+            let id = self.draft.add(&call.name, Op::Linear(Linear), &[x.id, weight])?;
             self.name_after(id, self.module(b));
             return one(Run { id, kind: Kind::Float, ..x });
         }
@@ -39,7 +40,7 @@ impl Importer {
         if right.len() == 1 {
             y = self.reshaped(&call.part("right"), y, &[right[0], Length::Known(1)])?;
         }
-        let id = self.draft.add(&call.name, Op::MatMul, &[x.id, y.id])?;
+        let id = self.draft.add(&call.name, Op::MatMul(MatMul), &[x.id, y.id])?;
         let result = Run { id, merged, kind: Kind::Float };
         if merged > 1 {
             let mut lengths = broadcast(&left[..left.len() - 2], &right[..right.len() - 2])?;
@@ -129,7 +130,7 @@ impl Importer {
         let mut result = if linear {
             let weight = self.weight(b, !trans_b)?;
             let inputs: Vec<NodeId> = [x.id, weight].into_iter().chain(own_bias).collect();
-            let id = self.draft.add(&name, Op::Linear, &inputs)?;
+            let id = self.draft.add(&name, Op::Linear(Linear), &inputs)?;
             let module = self.module(b).or_else(|| own_bias.and_then(|_| self.module(bias?)));
             self.name_after(id, module);
             Run { id, kind: Kind::Float, ..x }
@@ -141,7 +142,7 @@ impl Importer {
             if x.merged > 1 || y.merged > 1 {
                 return Err("it multiplies matrices with the batch merged into another axis".to_owned());
             }
-            Run { id: self.draft.add(&name, Op::MatMul, &[x.id, y.id])?, merged: 1, kind: Kind::Float }
+            Run { id: self.draft.add(&name, Op::MatMul(MatMul), &[x.id, y.id])?, merged: 1, kind: Kind::Float }
         };
         result.id = self.mul_scalar(&call.part("alpha"), result.id, alpha)?;
         if let (Some(bias), None) = (bias, own_bias) {
@@ -204,7 +205,7 @@ impl Importer {
         let eps = node.float("epsilon", 1e-5)?;
         let weight = self.affine(call, 1, &lengths[at..], 1.0)?;
         let bias = self.affine(call, 2, &lengths[at..], 0.0)?;
-        let id = self.draft.add(&call.name, Op::LayerNorm { eps }, &[x.id, weight, bias])?;
+        let id = self.draft.add(&call.name, Op::LayerNorm(LayerNorm { eps }), &[x.id, weight, bias])?;
         let module = call.optional(1).and_then(|w| self.module(w)).or_else(|| self.module(call.optional(2)?));
         self.name_after(id, module);
         one(Run { id, kind: Kind::Float, ..x })
@@ -255,7 +256,7 @@ impl Importer {
             }
             inputs.push(self.run(value)?.id);
         }
-        let id = self.draft.add(&call.name, Op::BatchNorm { eps }, &inputs)?;
+        let id = self.draft.add(&call.name, Op::BatchNorm(BatchNorm { eps }), &inputs)?;
         self.name_after(id, self.module(call.input(1)?));
         one(Run { id, kind: Kind::Float, ..x })
     }
@@ -276,7 +277,7 @@ impl Importer {
         result = if log {
             self.log_softmax(call, result, axis)?
         } else {
-            Run { id: self.op(&call.name, Op::Softmax { axis }, result.id)?, ..result }
+            Run { id: self.op(&call.name, Op::Softmax(Softmax { axis }), result.id)?, ..result }
         };
         if flat {
             result = self.reshaped(&call.name, result, &lengths)?;
@@ -288,16 +289,16 @@ impl Importer {
     fn log_softmax(&mut self, call: &Call<'_>, x: Run, axis: usize) -> Result<Run, String> {
         let mut kept = self.logical(&Value::Run(x));
         kept[axis - usize::from(x.merged > 1)] = Length::Known(1);
-        let max = self.op(&call.part("max"), Op::Max { axis }, x.id)?;
+        let max = self.op(&call.part("max"), Op::Max(Max { axis }), x.id)?;
         let max = self.reshaped(&call.part("max.kept"), Run { id: max, ..x }, &kept)?;
         let negative = self.mul_scalar(&call.part("max.negative"), max.id, -1.0)?;
-        let shifted = self.draft.add(&call.part("shifted"), Op::Add, &[x.id, negative])?;
+        let shifted = self.draft.add(&call.part("shifted"), Op::Add(Add), &[x.id, negative])?;
         let exp = self.unary(&call.part("exp"), UnaryOp::Exp, shifted)?;
-        let sum = self.op(&call.part("sum"), Op::Sum { axis, checked: false }, exp)?;
+        let sum = self.op(&call.part("sum"), Op::Sum(Sum { axis, checked: false }), exp)?;
         let log = self.unary(&call.part("log"), UnaryOp::Log, sum)?;
         let log = self.reshaped(&call.part("log.kept"), Run { id: log, ..x }, &kept)?;
         let negative = self.mul_scalar(&call.part("log.negative"), log.id, -1.0)?;
-        Ok(Run { id: self.draft.add(&call.name, Op::Add, &[shifted, negative])?, ..x })
+        Ok(Run { id: self.draft.add(&call.name, Op::Add(Add), &[shifted, negative])?, ..x })
     }
 
     /// Whether ids are what the caller gives, moved at most: what is computed may be negative, which counts from the end.
@@ -306,8 +307,8 @@ impl Importer {
         while let Some(id) = open.pop() {
             let node = self.draft.node(id);
             match node.op {
-                Op::Input => {}
-                Op::Reshape { .. } | Op::Transpose { .. } | Op::Slice { .. } | Op::Concat { .. } => {
+                Op::Input(Input) => {}
+                Op::Reshape(_) | Op::Transpose(_) | Op::Slice(_) | Op::Concat(_) => {
                     open.extend(node.inputs.iter().filter(|&&input| seen.insert(input)));
                 }
                 _ => return false,
@@ -336,7 +337,7 @@ impl Importer {
         let run = self.run(table)?;
         let flat = slices::flatten(&lengths, 1)?;
         let rows = self.reshaped(&call.part("table"), run, &flat)?;
-        let id = self.draft.add(&call.name, Op::Embedding, &[ids.id, rows.id])?;
+        let id = self.draft.add(&call.name, Op::Embedding(Embedding), &[ids.id, rows.id])?;
         self.name_after(id, self.module(table));
         let mut target = self.logical(&Value::Run(ids));
         target.extend(&lengths[1..]);

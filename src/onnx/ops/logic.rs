@@ -2,11 +2,11 @@
 
 use super::elementwise::Join;
 use super::{Call, Importer, Kind, Run, Value, Values, one};
-use crate::graph::{BinaryOp, Op, UnaryOp};
 use crate::onnx::host::broadcast;
 use crate::onnx::integers::is_integer;
 use crate::onnx::proto::data_type as ty;
 use crate::onnx::tensor::type_name;
+use crate::ops::{BinaryOp, Clamp, Op, Unary, UnaryOp, Where};
 
 impl Importer {
     pub(super) fn comparison(&mut self, call: &Call<'_>) -> Values {
@@ -36,7 +36,7 @@ impl Importer {
             "And" => self.join(call, &call.name, Join::Mul, &a, &b)?,
             "Or" => {
                 let sum = self.join(call, &call.part("sum"), Join::Add, &a, &b)?;
-                Run { id: self.draft.add(&call.name, Op::Clamp { min: 0.0, max: 1.0 }, &[sum.id])?, ..sum }
+                Run { id: self.draft.add(&call.name, Op::Clamp(Clamp { min: 0.0, max: 1.0 }), &[sum.id])?, ..sum }
             }
             _ => {
                 let difference = self.join(call, &call.part("difference"), Join::Sub, &a, &b)?;
@@ -57,7 +57,7 @@ impl Importer {
                 let x = self.float(call, value)?;
                 let (one, zero) = (self.number(1.0), self.number(0.0));
                 Ok(Run {
-                    id: self.draft.add(&call.part("bool"), Op::Where, &[x.id, one, zero])?,
+                    id: self.draft.add(&call.part("bool"), Op::Where(Where), &[x.id, one, zero])?,
                     kind: Kind::Bool,
                     ..x
                 })
@@ -84,7 +84,7 @@ impl Importer {
         let [condition, a, b] = self.operands(call, [&condition, a, b], &lengths)?;
         let id = match a.kind {
             Kind::Int(_) => self.integer_choice(call, condition, a, b)?,
-            _ => self.draft.add(&call.name, Op::Where, &[condition.id, a.id, b.id])?,
+            _ => self.draft.add(&call.name, Op::Where(Where), &[condition.id, a.id, b.id])?,
         };
         let merged = condition.merged.max(a.merged).max(b.merged);
         one(self.of_lengths(Run { id, merged, kind: a.kind }, &lengths)?)
@@ -109,7 +109,7 @@ impl Importer {
                     // Bits and bytes need no rounding, nor does what is rounded already.
                     Some(op)
                         if !matches!(from, ty::BOOL | ty::INT8 | ty::UINT8)
-                            && self.draft.node(x.id).op != Op::Unary(op) =>
+                            && self.draft.node(x.id).op != Op::Unary(Unary { op }) =>
                     {
                         self.unary(&call.name, op, x.id)?
                     }

@@ -1,12 +1,13 @@
 //! What moves or repeats elements of values that are computed at run time.
 
 use super::{Call, Host, Importer, Kind, Run, Value, Values, one};
-use crate::graph::{Int32Op, Node, NodeId, Op};
+use crate::graph::{Node, NodeId};
 use crate::onnx::dims::elements;
 use crate::onnx::host::{self, Data, Length, broadcast, kept};
 use crate::onnx::slices::{self, Part};
 use crate::onnx::tensor::type_name;
-use crate::tensor::Tensor;
+use crate::ops::{Concat, Int32, Int32Op, Mul, Op, Reshape, Slice, Transpose, Where};
+use crate::values::Tensor;
 
 /// The most pieces that one node is cut into: a list of indices that is not made of ranges is a node for each.
 const MAX_PIECES: usize = 4096;
@@ -38,10 +39,10 @@ impl Importer {
             Some(merged) => dims[0] = merged,
         }
         let merged = rows.unwrap_or(1);
-        if self.draft.shape(x.id).dims() == dims && self.draft.shape(x.id).is_batched() == rows.is_some() {
+        if self.draft.shape(x.id).fixed_dims() == dims && self.draft.shape(x.id).is_batched() == rows.is_some() {
             return Ok(Run { merged, ..x });
         }
-        let id = self.draft.add(name, Op::Reshape { dims }, &[x.id])?;
+        let id = self.draft.add(name, Op::Reshape(Reshape { dims }), &[x.id])?;
         Ok(Run { id, merged, ..x })
     }
 
@@ -80,7 +81,7 @@ impl Importer {
         } else {
             perm.to_vec()
         };
-        Ok(Run { id: self.draft.add(name, Op::Transpose { perm }, &[x.id])?, ..x })
+        Ok(Run { id: self.draft.add(name, Op::Transpose(Transpose { perm }), &[x.id])?, ..x })
     }
 
     pub(super) fn concat(&mut self, call: &Call<'_>) -> Values {
@@ -121,7 +122,7 @@ impl Importer {
     fn joined(&mut self, name: &str, ids: &[NodeId], axis: usize) -> Result<NodeId, String> {
         match ids {
             [only] => Ok(*only),
-            ids => self.draft.add(name, Op::Concat { axis }, ids),
+            ids => self.draft.add(name, Op::Concat(Concat { axis }), ids),
         }
     }
 
@@ -130,7 +131,7 @@ impl Importer {
         if start == 0 && self.draft.shape(x).axis(axis) == Some(length) {
             return Ok(x);
         }
-        self.draft.add(name, Op::Slice { axis, start, end: start + length }, &[x])
+        self.draft.add(name, Op::Slice(Slice { axis, start, end: start + length }), &[x])
     }
 
     pub(super) fn slice(&mut self, call: &Call<'_>) -> Values {
@@ -221,8 +222,10 @@ impl Importer {
         // Times a constant of ones, where it is repeated.
         let (op, ones) = match x.kind {
             Kind::Codes { .. } => return Err("it computes on codes of quantized values".to_owned()),
-            Kind::Int(_) => (Op::Int32 { op: Int32Op::Mul, checked: false }, Tensor::from_i32(ones, vec![1; count])),
-            Kind::Float | Kind::Bool => (Op::Mul, Tensor::from_f32(ones, vec![1.0; count])),
+            Kind::Int(_) => {
+                (Op::Int32(Int32 { op: Int32Op::Mul, checked: false }), Tensor::from_i32(ones, vec![1; count]))
+            }
+            Kind::Float | Kind::Bool => (Op::Mul(Mul), Tensor::from_f32(ones, vec![1.0; count])),
         };
         let ones = self.draft.constant("", ones.map_err(|e| e.to_string())?);
         let run = Run { id: self.draft.add(&call.name, op, &[x.id, ones])?, ..x };
@@ -312,13 +315,13 @@ impl Importer {
         if let Kind::Int(_) = x.kind {
             let data = Data::I64(mask.to_floats()?.into_iter().map(|v| v as i64).collect());
             let mask = self.integer_constant(&Host { data, ..mask })?;
-            let op = Op::Int32 { op: Int32Op::Mul, checked: false };
+            let op = Op::Int32(Int32 { op: Int32Op::Mul, checked: false });
             return one(Run { id: self.draft.add(&call.name, op, &[x.id, mask])?, ..x });
         }
         let x = self.float(call, &Value::Run(x))?;
         let mask = self.host_constant(&mask)?;
         let zero = self.number(0.0);
-        one(Run { id: self.draft.add(&call.name, Op::Where, &[mask, x.id, zero])?, ..x })
+        one(Run { id: self.draft.add(&call.name, Op::Where(Where), &[mask, x.id, zero])?, ..x })
     }
 
     pub(super) fn dropout(&mut self, call: &Call<'_>) -> Values {

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use super::{Call, Data, Host, Importer, Kind, Quantized, Run, Value, Values, one};
-use crate::graph::{NodeId, Op};
+use crate::graph::NodeId;
 use crate::numerics;
 use crate::onnx::host::{Length, Walk, axis, show};
 use crate::onnx::proto::data_type as ty;
 use crate::onnx::tensor::type_name;
-use crate::qparams::{QParams, QParamsError, QuantRange, TensorQParams};
-use crate::tensor::Tensor;
+use crate::ops::{Dequantize, Op, Quantize};
+use crate::values::{QParams, QParamsError, QuantRange, Tensor, TensorQParams};
 
 /// Scales and zero points as a file gives them.
 struct Parameters {
@@ -37,7 +37,7 @@ impl Importer {
         }
         let x = self.as_float(call, x)?;
         let qparams = self.run_qparams(x, &parameters)?;
-        let id = self.draft.add(&call.name, Op::Quantize { qparams, range }, &[x.id])?;
+        let id = self.draft.add(&call.name, Op::Quantize(Quantize { qparams, range }), &[x.id])?;
         one(Run { id, kind: Kind::Codes { unsigned: data_type == ty::UINT8 }, ..x })
     }
 
@@ -71,7 +71,7 @@ impl Importer {
         let parameters = self.parameters(call, data_type)?;
         let Value::Run(x) = x else { return self.dequantize_known(call, data_type, &parameters) };
         let qparams = self.run_qparams(*x, &parameters)?;
-        let id = self.draft.add(&call.name, Op::Dequantize { qparams }, &[x.id])?;
+        let id = self.draft.add(&call.name, Op::Dequantize(Dequantize { qparams }), &[x.id])?;
         one(Run { id, kind: Kind::Float, ..*x })
     }
 
@@ -205,7 +205,7 @@ impl Importer {
     pub(in crate::onnx) fn quantized_constant(&mut self, quantized: &Quantized) -> Result<NodeId, String> {
         self.budget.take(quantized.codes.len(), 1)?;
         let codes = self.draft.constant(&quantized.name, quantized.codes.clone());
-        let id = self.draft.add("", Op::Dequantize { qparams: quantized.qparams.clone() }, &[codes])?;
+        let id = self.draft.add("", Op::Dequantize(Dequantize { qparams: quantized.qparams.clone() }), &[codes])?;
         self.draft.nodes[id.index()].origin.clone_from(&quantized.name);
         Ok(id)
     }

@@ -1,10 +1,11 @@
 //! Reductions at run time.
 
 use super::{Call, Importer, Kind, Run, Value, Values, one};
-use crate::graph::{NodeId, Op, UnaryOp};
+use crate::graph::NodeId;
 use crate::onnx::fold::reduced_axes;
 use crate::onnx::host::Length;
 use crate::onnx::integers::{held, is_integer};
+use crate::ops::{Max, Mul, Op, Sum, UnaryOp};
 
 impl Importer {
     pub(super) fn reduce(&mut self, call: &Call<'_>) -> Values {
@@ -26,7 +27,9 @@ impl Importer {
             ("ReduceSum" | "ReduceMean" | "ReduceMax", None) => x.id,
             ("ReduceMin", None) => self.mul_scalar(&call.part("negative"), x.id, -1.0)?,
             ("ReduceL1", None) => self.unary(&call.part("abs"), UnaryOp::Abs, x.id)?,
-            ("ReduceL2" | "ReduceSumSquare", None) => self.draft.add(&call.part("square"), Op::Mul, &[x.id, x.id])?,
+            ("ReduceL2" | "ReduceSumSquare", None) => {
+                self.draft.add(&call.part("square"), Op::Mul(Mul), &[x.id, x.id])?
+            }
             _ => return Err("it is supported only where its inputs are known while importing".to_owned()),
         };
         let max = matches!(kind, "ReduceMax" | "ReduceMin");
@@ -44,7 +47,7 @@ impl Importer {
             }
             id = self.draft.add(
                 &call.part(if max { "max" } else { "sum" }),
-                if max { Op::Max { axis } } else { Op::Sum { axis, checked } },
+                if max { Op::Max(Max { axis }) } else { Op::Sum(Sum { axis, checked }) },
                 &[id],
             )?;
             if keep {

@@ -1,6 +1,7 @@
 //! Layers, and the patterns that become layers.
 
 use super::*;
+use crate::ops::Unary;
 
 #[test]
 fn gemm_with_every_attribute() {
@@ -52,14 +53,14 @@ fn assert_becomes(build: Build, op: Op) {
     let build = Build { model: build.output("y").model };
     let graph = build.done(&[]);
     assert_eq!(ops(&graph), [op.name()], "{graph}");
-    let Op::Unary(f) = op else { return };
+    let Op::Unary(Unary { op: f }) = op else { return };
     let expected = gelu_input().as_f32().expect("floats").iter().map(|&v| f.eval(v.into()) as f32).collect::<Vec<_>>();
     assert_values(&run(&graph, &[gelu_input()]), &[2, 2], &expected);
 }
 
 #[test]
 fn gelu_in_every_spelling() {
-    let erf = Op::Unary(UnaryOp::Gelu);
+    let erf = Op::Unary(Unary { op: UnaryOp::Gelu });
     let new = || {
         Build::new(17)
             .input("x", &["batch", "2"])
@@ -82,7 +83,7 @@ fn gelu_in_every_spelling() {
 
 #[test]
 fn tanh_gelu_and_silu() {
-    let tanh = Op::Unary(UnaryOp::GeluTanh);
+    let tanh = Op::Unary(Unary { op: UnaryOp::GeluTanh });
     let new = || {
         Build::new(17)
             .input("x", &["batch", "2"])
@@ -100,7 +101,7 @@ fn tanh_gelu_and_silu() {
     assert_becomes(tail(sum(new().node("Mul", "x x", "xx").node("Mul", "x xx", "p"))), tanh.clone());
     let factored = new().node("Mul", "x x", "xx").node("Mul", "xx cube", "q").node("Add", "q one", "s");
     assert_becomes(tail(factored.node("Mul", "x root", "xr").node("Mul", "xr s", "d")), tanh);
-    assert_becomes(new().node("Sigmoid", "x", "s").node("Mul", "x s", "y"), Op::Unary(UnaryOp::Silu));
+    assert_becomes(new().node("Sigmoid", "x", "s").node("Mul", "x s", "y"), Op::Unary(Unary { op: UnaryOp::Silu }));
 }
 
 #[test]
@@ -160,7 +161,7 @@ fn near_misses_are_not_layers() {
         let build = Build::new(17).input("x", &["batch", "2"]).floats("one", &[], &[one]).floats("half", &[], &[half]);
         let build = build.floats("root", &[], &[root]).node("Div", "x root", "a").node("Erf", "a", "b");
         let build = build.node("Add", "b one", "c").node("Mul", "x c", "d").node("Mul", "d half", "y").output("y");
-        ops(&build.done(&[])) == [Op::Unary(UnaryOp::Gelu).name()]
+        ops(&build.done(&[])) == [Op::Unary(Unary { op: UnaryOp::Gelu }).name()]
     };
     assert!(gelu(1.0, 0.5, 1.414));
     assert!(!gelu(1.0005, 0.5, 1.414) && !gelu(1.0, 0.5004, 1.414) && !gelu(1.0, 0.5, 1.41));

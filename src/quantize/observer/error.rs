@@ -1,8 +1,7 @@
 //! Why observing failed.
 
-use crate::qparams::{QParamsError, QScheme};
 use crate::quantize::spec::ObserverKind;
-use crate::tensor::DType;
+use crate::values::{DType, QParamsError, QScheme};
 
 /// Why an observer refused a tensor, or has no parameters to give.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::ObserverError;
-use crate::kernels::{Range, block_range};
+use crate::numerics::{Range, block_range};
 
 /// Smallest and largest of a non-empty slice, which must be finite.
 pub(super) fn range_of(values: &[f32]) -> Result<Range, ObserverError> {

@@ -3,7 +3,7 @@
 use crate::graph::GraphError;
 use crate::interp::InterpError;
 use crate::quantize::observer::ObserverError;
-use crate::tensor::DType;
+use crate::values::DType;
 
 /// Why a graph could not be prepared, or a batch not be observed.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use ndarray::Array1;
 
 use super::{End, FITS, Fused, Match, Matcher};
-use crate::graph::{NodeId, Op, Rewriter};
+use crate::graph::{NodeId, Rewriter};
 use crate::numerics;
-use crate::qparams::{QParams, TensorQParams};
-use crate::tensor::Tensor;
+use crate::ops::{Dequantize, DequantizeDynamic, IntegerLinear, Op, ScaleAccumulatorDynamic};
+use crate::values::{QParams, Tensor, TensorQParams};
 
 /// What quantizes a layer's input.
 enum Input {
@@ -35,10 +35,10 @@ impl Matcher<'_> {
         let inputs = &self.graph.node(linear).inputs;
         let x = self.graph.node(inputs[0]);
         let input = match x.op {
-            Op::Dequantize { qparams: TensorQParams::PerTensor(qparams) } => {
+            Op::Dequantize(Dequantize { qparams: TensorQParams::PerTensor(qparams) }) => {
                 Input::Static { codes: x.inputs[0], qparams }
             }
-            Op::DequantizeDynamic => Input::Dynamic { codes: x.inputs[0], pairs: x.inputs[1] },
+            Op::DequantizeDynamic(DequantizeDynamic) => Input::Dynamic { codes: x.inputs[0], pairs: x.inputs[1] },
             _ => return Ok(Err("its input is not quantized per tensor".to_owned())),
         };
         let parameters = match self.parameters(inputs)? {
@@ -52,7 +52,7 @@ impl Matcher<'_> {
     }
 
     fn parameters(&self, inputs: &[NodeId]) -> Match<Parameters> {
-        let Op::Dequantize { qparams } = &self.graph.node(inputs[1]).op else {
+        let Op::Dequantize(Dequantize { qparams }) = &self.graph.node(inputs[1]).op else {
             return Ok(Err("its weight is not quantized".to_owned()));
         };
         let weight = self.graph.node(inputs[1]).inputs[0];
@@ -106,7 +106,7 @@ impl Matcher<'_> {
         let w = self.weight(rewriter, linear, parameters);
         let bias = self.constant(rewriter, linear, "bias.codes", Tensor::from(Array1::from(bias)));
         let inputs = vec![rewriter.get(codes).expect(FITS), w, bias];
-        let acc = Op::IntegerLinear { fraction_bits };
+        let acc = Op::IntegerLinear(IntegerLinear { fraction_bits });
         let acc = rewriter.add(&node.name, acc, inputs, &node.origin).expect(FITS);
         Ok(self.finish(rewriter, linear, acc, end, factors, fused))
     }
@@ -142,9 +142,9 @@ impl Matcher<'_> {
         let scales = self.constant(rewriter, linear, "weight.scales", vector(parameters.scales.clone()));
         let bias = self.constant(rewriter, linear, "bias", vector(parameters.bias.clone()));
         let inputs = vec![rewriter.get(codes).expect(FITS), w, zeros];
-        let acc = Op::IntegerLinear { fraction_bits: 0 };
+        let acc = Op::IntegerLinear(IntegerLinear { fraction_bits: 0 });
         let acc = rewriter.add(&node.name, acc, inputs, &node.origin).expect(FITS);
-        let op = Op::ScaleAccumulatorDynamic { relu: relu.is_some() };
+        let op = Op::ScaleAccumulatorDynamic(ScaleAccumulatorDynamic { relu: relu.is_some() });
         let inputs = vec![acc, rewriter.get(pairs).expect(FITS), sums, scales, bias];
         let last = relu.unwrap_or(linear);
         let origin = &self.graph.node(last).origin;

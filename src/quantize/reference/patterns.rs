@@ -3,10 +3,12 @@
 use ndarray::Array1;
 
 use super::{End, FITS, Fused, Matcher};
-use crate::graph::{NodeId, Op, Rewriter};
+use crate::graph::{NodeId, Rewriter};
 use crate::numerics::{self, AddMultipliers, MAX_MATMUL_K};
-use crate::qparams::{QParams, QuantRange};
-use crate::tensor::{Shape, Tensor};
+use crate::ops::{
+    Clamp, DequantizeDynamic, IntegerAdd, IntegerMatMul, IntegerMatMulDynamic, IntegerMul, Lut, Op, Quantize, Unary,
+};
+use crate::values::{QParams, QuantRange, Shape, Tensor};
 
 const NOT_INPUTS: &str = "its inputs are not all quantized per tensor";
 const NOT_OUTPUT: &str = "its output is not quantized, or others read it before it is";
@@ -29,7 +31,7 @@ impl Matcher<'_> {
             format!("input scales {a:e} and {b:e} are out of proportion to the output scale {y:e} (equation 8)")
         })?;
         let (a_zero_point, b_zero_point) = (a_qparams.zero_point(), b_qparams.zero_point());
-        let op = Op::IntegerAdd { a_zero_point, b_zero_point, multipliers, qparams, lo, hi };
+        let op = Op::IntegerAdd(IntegerAdd { a_zero_point, b_zero_point, multipliers, qparams, lo, hi });
         Ok(self.replace(rewriter, fused, op, &[a, b]))
     }
 
@@ -40,7 +42,7 @@ impl Matcher<'_> {
         let (End::Int8 { qparams, lo, hi }, fused) = self.end(id) else { return Err(NOT_OUTPUT.to_owned()) };
         let multiplier = multiplier(a_qparams, b_qparams, Some(qparams))?;
         let (a_zero_point, b_zero_point) = (a_qparams.zero_point(), b_qparams.zero_point());
-        let op = Op::IntegerMul { a_zero_point, b_zero_point, multiplier, qparams, lo, hi };
+        let op = Op::IntegerMul(IntegerMul { a_zero_point, b_zero_point, multiplier, qparams, lo, hi });
         Ok(self.replace(rewriter, fused, op, &[a, b]))
     }
 
@@ -70,7 +72,7 @@ impl Matcher<'_> {
         };
         let (a_zero_point, b_zero_point) = (a_qparams.zero_point(), b_qparams.zero_point());
         let inputs = [a, b].map(|input| rewriter.get(input).expect(FITS)).to_vec();
-        let acc = Op::IntegerMatMul { a_zero_point, b_zero_point };
+        let acc = Op::IntegerMatMul(IntegerMatMul { a_zero_point, b_zero_point });
         let acc = rewriter.add(&node.name, acc, inputs, &node.origin).expect(FITS);
         let factors = vec![factor; node.shape.last().expect(FITS)];
         Ok(self.finish(rewriter, id, acc, end, factors, fused))
@@ -94,7 +96,7 @@ impl Matcher<'_> {
         let relu = self.only_user(id).filter(|&id| self.is_relu(id));
         let last = relu.unwrap_or(id);
         let inputs = [a, b, a_pairs, b_pairs].map(|input| rewriter.get(input).expect(FITS)).to_vec();
-        let op = Op::IntegerMatMulDynamic { relu: relu.is_some() };
+        let op = Op::IntegerMatMulDynamic(IntegerMatMulDynamic { relu: relu.is_some() });
         let (name, origin) = (&self.graph.node(id).name, &self.graph.node(last).origin);
         let new = rewriter.add(name, op, inputs, origin).expect(FITS);
         rewriter.replace(last, new);
@@ -104,7 +106,7 @@ impl Matcher<'_> {
     /// The codes and the pairs behind a value that was dequantized dynamically.
     fn dynamic_operand(&self, id: NodeId) -> Option<[NodeId; 2]> {
         let node = self.graph.node(id);
-        matches!(node.op, Op::DequantizeDynamic).then(|| [node.inputs[0], node.inputs[1]])
+        matches!(node.op, Op::DequantizeDynamic(DequantizeDynamic)).then(|| [node.inputs[0], node.inputs[1]])
     }
 
     /// A chain of functions of one element between codes: one table, unless it makes NaN of a code that may come.
@@ -114,7 +116,7 @@ impl Matcher<'_> {
         let mut fused = Vec::new();
         let mut next = Some(id);
         while let Some(function) = next
-            && matches!(self.graph.node(function).op, Op::Unary(_) | Op::Clamp { .. })
+            && matches!(self.graph.node(function).op, Op::Unary(_) | Op::Clamp(_))
             && self.graph.node(function).float_reason.is_none()
         {
             fused.push(function);
@@ -143,7 +145,7 @@ impl Matcher<'_> {
     /// The first code among those that `x` may hold of which a chain makes NaN, and the function that does.
     fn nan(&self, x: NodeId, qparams: QParams, chain: &[NodeId]) -> Option<(i32, NodeId)> {
         let range = match &self.graph.node(x).op {
-            Op::Quantize { range, .. } => *range,
+            Op::Quantize(Quantize { range, .. }) => *range,
             _ => QuantRange::INT8,
         };
         (range.quant_min()..=range.quant_max()).find_map(|code| {
@@ -216,7 +218,7 @@ impl Matcher<'_> {
     /// Whether codes mean the same, and fit the range, as they are.
     fn same(&self, x: NodeId, x_qparams: QParams, qparams: QParams, range: QuantRange) -> bool {
         let fits = match &self.graph.node(x).op {
-            Op::Quantize { range: own, .. } => {
+            Op::Quantize(Quantize { range: own, .. }) => {
                 own.quant_min() >= range.quant_min() && own.quant_max() <= range.quant_max()
             }
             _ => range == QuantRange::INT8,
@@ -244,7 +246,7 @@ impl Matcher<'_> {
         let table: Array1<i8> = (i8::MIN..=i8::MAX).map(entry).collect();
         let table = self.constant(rewriter, quantize, "table", Tensor::from(table));
         let node = self.graph.node(quantize);
-        rewriter.add(name, Op::Table { qparams: y }, vec![codes, table], &node.origin).expect(FITS)
+        rewriter.add(name, Op::Lut(Lut { qparams: y }), vec![codes, table], &node.origin).expect(FITS)
     }
 
     /// Adds an op on codes that stands for the quantize node at the end.
@@ -262,8 +264,8 @@ impl Matcher<'_> {
 /// A function of one element, as the interpreter evaluates it.
 fn apply(op: &Op, v: f32) -> f32 {
     match op {
-        Op::Unary(op) => op.eval(f64::from(v)) as f32,
-        Op::Clamp { min, max } => v.clamp(*min, *max),
+        Op::Unary(Unary { op }) => op.eval(f64::from(v)) as f32,
+        Op::Clamp(Clamp { min, max }) => v.clamp(*min, *max),
         _ => v,
     }
 }

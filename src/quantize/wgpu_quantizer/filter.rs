@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use crate::graph::{Graph, NodeId, Op};
+use crate::graph::{Graph, NodeId};
+use crate::ops::{Embedding, Input, Linear, Op};
 use crate::quantize::config::QuantizationConfig;
 use crate::quantize::prepare::PrepareError;
 
@@ -58,10 +59,10 @@ impl Scope {
 /// A layer with parameters is a module of its own.
 fn layer_type(op: &Op) -> Option<&'static str> {
     match op {
-        Op::Linear => Some("Linear"),
-        Op::LayerNorm { .. } => Some("LayerNorm"),
-        Op::BatchNorm { .. } => Some("BatchNorm"),
-        Op::Embedding => Some("Embedding"),
+        Op::Linear(Linear) => Some("Linear"),
+        Op::LayerNorm(_) => Some("LayerNorm"),
+        Op::BatchNorm(_) => Some("BatchNorm"),
+        Op::Embedding(Embedding) => Some("Embedding"),
         _ => None,
     }
 }
@@ -114,7 +115,7 @@ impl Scopes {
     /// Refuses a scope without a node.
     pub(super) fn check_matches(&self, graph: &Graph) -> Result<(), PrepareError> {
         for (scope, _) in &self.0 {
-            let computes = |id: NodeId| !matches!(graph.node(id).op, Op::Input | Op::Constant(_));
+            let computes = |id: NodeId| !matches!(graph.node(id).op, Op::Input(Input) | Op::Constant(_));
             if graph.iter().any(|(id, _)| computes(id) && scope.contains(graph, id)) {
                 continue;
             }

@@ -1,7 +1,8 @@
 //! Values that only float nodes read.
 
 use super::super::annotation::Annotations;
-use crate::graph::{Graph, NodeId, Op};
+use crate::graph::{Graph, NodeId};
+use crate::ops::{Linear, MatMul, Op};
 
 /// Takes back the annotations of what no integer node reads or has computed for the caller, except those that were `there`
 /// before: a sum or product stays float, a layer keeps its int8 weight and gets a float output.
@@ -15,7 +16,7 @@ pub(super) fn keep_float(graph: &Graph, annotations: &mut Annotations, there: &[
     for &id in ids.iter().rev() {
         let node = graph.node(id);
         if let Some(annotation) = annotations.get(id).filter(|_| !wanted[id.index()] && !there[id.index()]) {
-            if matches!(node.op, Op::Linear | Op::MatMul) {
+            if matches!(node.op, Op::Linear(Linear) | Op::MatMul(MatMul)) {
                 let mut annotation = annotation.clone();
                 annotation.output_qspec = None;
                 annotations.set(id, annotation);
@@ -40,7 +41,7 @@ fn computed(graph: &Graph, annotations: &Annotations) -> Vec<bool> {
     for (id, node) in graph.iter() {
         computed.push(match &node.op {
             Op::Constant(_) => true,
-            op if super::patterns::shares(op) || matches!(op, Op::Concat { .. }) => {
+            op if super::patterns::shares(op) || matches!(op, Op::Concat(_)) => {
                 node.inputs.iter().all(|input| computed[input.index()])
             }
             _ => annotations.get(id).is_some(),
@@ -50,5 +51,5 @@ fn computed(graph: &Graph, annotations: &Annotations) -> Vec<bool> {
 }
 
 fn passes_on(op: &Op) -> bool {
-    super::patterns::shares(op) || matches!(op, Op::Unary(_) | Op::Clamp { .. })
+    super::patterns::shares(op) || matches!(op, Op::Unary(_) | Op::Clamp(_))
 }

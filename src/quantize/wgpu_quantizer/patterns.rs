@@ -1,11 +1,11 @@
 //! The patterns, and which nodes they take.
 
-use crate::graph::{Graph, NodeId, Op, UnaryOp};
-use crate::qparams::QScheme;
+use crate::graph::{Graph, NodeId};
+use crate::ops::{Add, Constant, Div, Embedding, Input, Linear, MatMul, Mul, Op, Unary, UnaryOp, Where};
 use crate::quantize::annotation::{Annotations, EdgeOrNode, QuantizationAnnotation};
 use crate::quantize::config::QuantizationConfig;
 use crate::quantize::spec::{ObservedSpec, QuantizationSpec};
-use crate::tensor::DType;
+use crate::values::{DType, QScheme};
 
 /// Beyond this, a one-element constant is a mask or a sentinel, whose scale would leave nothing of the other input.
 const LARGEST_SCALAR: f32 = 3.402_823_5e15;
@@ -45,26 +45,26 @@ impl<'g> Marks<'g> {
 
     /// All patterns with one configuration.
     pub(super) fn patterns(&mut self, config: &QuantizationConfig, covers: Covers<'_>, relu_covers: Covers<'_>) {
-        self.with_relu(&[Op::Linear], config, covers, relu_covers);
-        self.alone(&[Op::Linear], config, covers);
+        self.with_relu(&[Op::Linear(Linear)], config, covers, relu_covers);
+        self.alone(&[Op::Linear(Linear)], config, covers);
         if self.matmul {
-            self.alone(&[Op::MatMul], config, covers);
+            self.alone(&[Op::MatMul(MatMul)], config, covers);
         }
         if config.is_dynamic() {
             self.dynamic_reasons(covers);
             return;
         }
-        self.with_relu(&[Op::Add], config, covers, relu_covers);
-        self.alone(&[Op::Add], config, covers);
-        self.with_relu(&[Op::Mul], config, covers, relu_covers);
-        self.alone(&[Op::Mul], config, covers);
+        self.with_relu(&[Op::Add(Add)], config, covers, relu_covers);
+        self.alone(&[Op::Add(Add)], config, covers);
+        self.with_relu(&[Op::Mul(Mul)], config, covers, relu_covers);
+        self.alone(&[Op::Mul(Mul)], config, covers);
         self.concat(config, covers);
     }
 
     /// A node of `ops` with a ReLU as its only reader: inputs on the node, output on the ReLU.
     fn with_relu(&mut self, ops: &[Op], config: &QuantizationConfig, covers: Covers<'_>, relu_covers: Covers<'_>) {
         for (relu, node) in self.graph.iter() {
-            if node.op != Op::Unary(UnaryOp::Relu) || !relu_covers(relu) {
+            if node.op != Op::Unary(Unary { op: UnaryOp::Relu }) || !relu_covers(relu) {
                 continue;
             }
             let inner = node.inputs[0];
@@ -94,21 +94,21 @@ impl<'g> Marks<'g> {
     /// Weight and bias of a linear node.
     fn parameters(&self, id: NodeId) -> &'g [NodeId] {
         let node = self.graph.node(id);
-        if node.op == Op::Linear { &node.inputs[1..] } else { &[] }
+        if node.op == Op::Linear(Linear) { &node.inputs[1..] } else { &[] }
     }
 
     /// Whether no input is a mask, or a scalar that is out of all proportion, and the result no scores.
     fn suits(&mut self, id: NodeId) -> bool {
         let graph = self.graph;
         let huge = |input: &&NodeId| match &graph.node(**input).op {
-            Op::Constant(tensor) => matches!(tensor.as_f32(), Some([v]) if v.abs() > LARGEST_SCALAR),
+            Op::Constant(Constant { tensor }) => matches!(tensor.as_f32(), Some([v]) if v.abs() > LARGEST_SCALAR),
             _ => false,
         };
         let node = graph.node(id);
-        if node.op == Op::Linear {
+        if node.op == Op::Linear(Linear) {
             return true;
         }
-        let elementwise = matches!(node.op, Op::Add | Op::Mul);
+        let elementwise = matches!(node.op, Op::Add(Add) | Op::Mul(Mul));
         let name = |input: &NodeId| &graph.node(*input).name;
         let reason = if let Some(input) = node.inputs.iter().find(huge) {
             format!("its input {} is larger than {LARGEST_SCALAR:e}", name(input))
@@ -129,8 +129,8 @@ impl<'g> Marks<'g> {
         let act = &config.input_activation;
         // The bias stays float here; the integer form quantizes it from the scales of input and weight.
         let specs = match self.graph.node(id).op {
-            Op::Linear => [act.clone(), config.weight.clone(), None],
-            Op::MatMul => [act.clone(), act.clone().map(for_the_tensor), None],
+            Op::Linear(Linear) => [act.clone(), config.weight.clone(), None],
+            Op::MatMul(MatMul) => [act.clone(), act.clone().map(for_the_tensor), None],
             _ => [act.clone(), act.clone(), None],
         };
         let input_qspec_map = inputs.iter().copied().zip(specs).collect();
@@ -146,7 +146,7 @@ impl<'g> Marks<'g> {
         // Whether each node so far is a quantized output, or moved or clipped of one that is.
         let mut quantized: Vec<bool> = Vec::with_capacity(self.graph.nodes().len());
         for (id, node) in self.graph.iter() {
-            let floats = matches!(node.op, Op::Concat { .. }) && node.dtype == DType::F32;
+            let floats = matches!(node.op, Op::Concat(_)) && node.dtype == DType::F32;
             if floats && !self.taken[id.index()] && covers(id) {
                 self.one_concat(config, id, &quantized);
             }
@@ -191,7 +191,7 @@ impl<'g> Marks<'g> {
 
     fn dynamic_reasons(&mut self, covers: Covers<'_>) {
         for (id, node) in self.graph.iter() {
-            let pattern = matches!(node.op, Op::Add | Op::Mul | Op::Concat { .. }) && node.dtype == DType::F32;
+            let pattern = matches!(node.op, Op::Add(Add) | Op::Mul(Mul) | Op::Concat(_)) && node.dtype == DType::F32;
             if pattern && covers(id) && !self.taken[id.index()] {
                 let reason = "its configuration is dynamic, which quantizes linear layers and matmul only";
                 self.annotations.leave_float(id, reason);
@@ -206,20 +206,24 @@ impl<'g> Marks<'g> {
                 continue;
             }
             let reason = match node.op {
-                Op::Input | Op::Constant(_) => continue,
+                Op::Input(Input) | Op::Constant(_) => continue,
                 // Integers are not left in float.
                 _ if node.dtype != DType::F32 => continue,
                 // A pattern that is left out stays float between quantized values too.
-                Op::Linear | Op::MatMul | Op::Add | Op::Mul | Op::Concat { .. } if !passes(id) => {
+                Op::Linear(Linear) | Op::MatMul(MatMul) | Op::Add(Add) | Op::Mul(Mul) | Op::Concat(_)
+                    if !passes(id) =>
+                {
                     self.annotations.keep_float(id, "the filter function leaves it out");
                     continue;
                 }
                 _ if !passes(id) => "the filter function leaves it out".to_owned(),
-                Op::MatMul if !self.matmul => "products of two activations are quantized only if asked for".to_owned(),
-                Op::Linear | Op::MatMul | Op::Add | Op::Mul | Op::Concat { .. } if !global => {
+                Op::MatMul(MatMul) if !self.matmul => {
+                    "products of two activations are quantized only if asked for".to_owned()
+                }
+                Op::Linear(Linear) | Op::MatMul(MatMul) | Op::Add(Add) | Op::Mul(Mul) | Op::Concat(_) if !global => {
                     "no configuration covers it".to_owned()
                 }
-                Op::Linear | Op::MatMul | Op::Add | Op::Mul | Op::Concat { .. } => {
+                Op::Linear(Linear) | Op::MatMul(MatMul) | Op::Add(Add) | Op::Mul(Mul) | Op::Concat(_) => {
                     "the configuration that covers it does not quantize it".to_owned()
                 }
                 ref op if shares(op) => "the output of what it reads is not quantized".to_owned(),
@@ -253,8 +257,8 @@ fn masks(graph: &Graph) -> Vec<bool> {
     for node in graph.nodes() {
         let inputs = || node.inputs.iter().map(|input| from[input.index()]);
         from.push(match node.op {
-            Op::Input if matches!(node.dtype, DType::I32 | DType::I64) => From::Integers,
-            Op::Input | Op::Embedding => From::Floats,
+            Op::Input(Input) if matches!(node.dtype, DType::I32 | DType::I64) => From::Integers,
+            Op::Input(Input) | Op::Embedding(Embedding) => From::Floats,
             _ if inputs().any(|input| input == From::Floats) => From::Floats,
             _ if inputs().any(|input| input == From::Integers) => From::Integers,
             _ => From::Constants,
@@ -268,9 +272,9 @@ fn scores(graph: &Graph, users: &[Vec<NodeId>], outputs: &[bool]) -> Vec<bool> {
     let mut scores = vec![false; graph.nodes().len()];
     for (at, users) in users.iter().enumerate().rev() {
         let makes = |user: &NodeId| match graph.node(*user).op {
-            Op::Softmax { .. } => true,
-            Op::Add | Op::Mul | Op::Div | Op::AddScalar { .. } | Op::MulScalar { .. } => scores[user.index()],
-            Op::Where | Op::Binary(_) | Op::Reshape { .. } | Op::Transpose { .. } => scores[user.index()],
+            Op::Softmax(_) => true,
+            Op::Add(Add) | Op::Mul(Mul) | Op::Div(Div) | Op::AddScalar(_) | Op::MulScalar(_) => scores[user.index()],
+            Op::Where(Where) | Op::Binary(_) | Op::Reshape(_) | Op::Transpose(_) => scores[user.index()],
             _ => false,
         };
         scores[at] = !users.is_empty() && !outputs[at] && users.iter().all(makes);
@@ -282,11 +286,11 @@ fn scores(graph: &Graph, users: &[Vec<NodeId>], outputs: &[bool]) -> Vec<bool> {
 pub(super) fn shares(op: &Op) -> bool {
     matches!(
         op,
-        Op::Unary(UnaryOp::Relu)
-            | Op::Reshape { .. }
-            | Op::Flatten { .. }
-            | Op::Transpose { .. }
-            | Op::Max { .. }
-            | Op::Slice { .. }
+        Op::Unary(Unary { op: UnaryOp::Relu })
+            | Op::Reshape(_)
+            | Op::Flatten(_)
+            | Op::Transpose(_)
+            | Op::Max(_)
+            | Op::Slice(_)
     )
 }

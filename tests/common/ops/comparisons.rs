@@ -1,7 +1,7 @@
 //! Examples of functions of two floats, and of the sign.
 
 use enfold::Shape;
-use enfold::graph::{BinaryOp, UnaryOp};
+use enfold::ops::{BinaryOp, Mask, UnaryOp};
 
 use super::{OpCase, case, f32s};
 
@@ -22,7 +22,21 @@ pub(super) fn table() -> Vec<OpCase> {
             true,
         )
     };
+    let mask = |name, inverted, expected: [f32; 8]| {
+        case(
+            name,
+            |g| {
+                let [x, mask] = ["x", "mask"].map(|name| g.input(name, Shape::rows(4)).expect("an input"));
+                g.node("y", Mask { inverted }, &[x, mask])
+            },
+            vec![f32s(&[2, 4], &a), f32s(&[2, 4], &[1.0, 0.0, nan, 0.0, -0.0, subnormal, -2.0, 0.0])],
+            f32s(&[2, 4], &expected),
+            true,
+        )
+    };
     vec![
+        mask("mask", false, [1.0, -0.0, -0.0, -0.0, -0.0, subnormal, 3.0, -0.0]),
+        mask("mask, inverted", true, [-0.0, nan, -0.0, infinity, -2.0, -0.0, -0.0, 3.0]),
         vectors("equal", BinaryOp::Equal, [0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 1.0]),
         vectors("less", BinaryOp::Less, [1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]),
         vectors("less_or_equal", BinaryOp::LessOrEqual, [1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 1.0]),

@@ -1,7 +1,7 @@
 //! Plain integers: arithmetic, casts and reductions in `i32`.
 
-use enfold::graph::{Int32Op, IntegerType, Op};
-use enfold::tensor::DType;
+use enfold::ops::{Int32, Int32Op, IntegerType, Max, Op, Sum, ToInteger};
+use enfold::values::DType;
 use enfold::{Shape, Tensor};
 
 use super::{OpCase, case, f32s};
@@ -34,7 +34,7 @@ pub(super) fn table() -> Vec<OpCase> {
                 let a = g.typed_input("a", Shape::batched(&[2]), DType::I32)?;
                 let b = g.constant("b", i32s(&[2, 1, 2], &[10, 20, 30, 40]))?;
                 let a = g.reshape("rows", a, &[1, 1, 2])?;
-                g.node("y", Op::Int32 { op: Int32Op::Sub, checked: true }, &[a, b])
+                g.node("y", Op::Int32(Int32 { op: Int32Op::Sub, checked: true }), &[a, b])
             },
             vec![i32s(&[2, 2], &[1, 2, 3, 4])],
             i32s(&[2, 2, 1, 2], &[-9, -18, -29, -38, -7, -16, -27, -36]),
@@ -42,18 +42,18 @@ pub(super) fn table() -> Vec<OpCase> {
         ),
         of_floats("floats cut off", IntegerType::I32, &[1.9, -1.9, 2_147_483_520.0], &[1, -1, 2_147_483_520]),
         of_floats("floats cut off to u8", IntegerType::U8, &[300.5, -1.5, 0.5], &[44, 255, 0]),
-        reduced("sum of integers", Op::Sum { axis: 2, checked: true }, &[33_554_433, 19, -9]),
+        reduced("sum of integers", Op::Sum(Sum { axis: 2, checked: true }), &[33_554_433, 19, -9]),
         case(
             "sum of integers that wraps around",
             |g| {
                 let x = g.typed_input("x", Shape::batched(&[3, 2]), DType::I32)?;
-                g.node("y", Op::Sum { axis: 2, checked: false }, &[x])
+                g.node("y", Op::Sum(Sum { axis: 2, checked: false }), &[x])
             },
             vec![i32s(&[1, 3, 2], &[high, 1, low, -1, high, high])],
             i32s(&[1, 3], &[low, high, -2]),
             true,
         ),
-        reduced("max of integers along an axis", Op::Max { axis: 2 }, &[16_777_217, 10, -4]),
+        reduced("max of integers along an axis", Op::Max(Max { axis: 2 }), &[16_777_217, 10, -4]),
     ];
     let wide = [200, -200, 70_000];
     for (name, to, expected) in [
@@ -66,7 +66,7 @@ pub(super) fn table() -> Vec<OpCase> {
             name,
             |g| {
                 let x = g.typed_input("x", Shape::batched(&[3]), DType::I32)?;
-                g.node("y", Op::ToInteger { to }, &[x])
+                g.node("y", Op::ToInteger(ToInteger { to }), &[x])
             },
             vec![i32s(&[1, 3], &wide)],
             i32s(&[1, 3], &expected),
@@ -81,7 +81,7 @@ fn int32(name: &'static str, op: Int32Op, a: &[i32; 3], b: &[i32; 3], expected: 
         name,
         |g| {
             let [a, b] = ["a", "b"].map(|name| g.typed_input(name, Shape::batched(&[3]), DType::I32));
-            g.node("y", Op::Int32 { op, checked: false }, &[a?, b?])
+            g.node("y", Op::Int32(Int32 { op, checked: false }), &[a?, b?])
         },
         vec![i32s(&[1, 3], a), i32s(&[1, 3], b)],
         i32s(&[1, 3], expected),
@@ -94,7 +94,7 @@ fn of_floats(name: &'static str, to: IntegerType, x: &[f32; 3], expected: &[i32;
         name,
         |g| {
             let x = g.input("x", Shape::batched(&[3]))?;
-            g.node("y", Op::ToInteger { to }, &[x])
+            g.node("y", Op::ToInteger(ToInteger { to }), &[x])
         },
         vec![f32s(&[1, 3], x)],
         i32s(&[1, 3], expected),

@@ -1,8 +1,8 @@
 //! Examples of what transformers need beside products and norms: masks, pooling, slices, and functions that their exports are
 //! made of.
 
-use enfold::graph::UnaryOp;
-use enfold::tensor::DType;
+use enfold::ops::UnaryOp;
+use enfold::values::DType;
 use enfold::{GraphBuilder, Shape, Tensor};
 
 use super::{OpCase, case, f32s};

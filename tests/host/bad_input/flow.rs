@@ -1,14 +1,13 @@
 //! Preparing, calibrating, converting and lowering.
 
-use enfold::graph::Op;
 use enfold::lower::{LowerError, lower};
-use enfold::qparams::{QScheme, QuantRange};
+use enfold::ops::{IntegerLinear, Op, ScaleAccumulator};
 use enfold::quantize::{
     Annotations, ConvertError, ConvertOptions, EdgeOrNode, ObservedSpec, Observer, ObserverError, ObserverKind,
     PrepareError, QuantizationAnnotation, QuantizationConfig, QuantizationSpec, Quantizer, WgpuQuantizer, convert,
     prepare, reference,
 };
-use enfold::tensor::DType;
+use enfold::values::{DType, QScheme, QuantRange};
 use enfold::{Error, Graph, Shape, Tensor};
 
 use super::{built, check, f32s, net, prepared, row};
@@ -162,8 +161,8 @@ pub(super) fn long_layer(k: usize, bias: i32) -> Graph {
         let w = g.constant("w", Tensor::from_i8(&[1, k], vec![-128; k]).expect("fits"))?;
         let b = g.constant("b", Tensor::from_i32(&[1], vec![bias]).expect("fits"))?;
         let s = g.constant("s", f32s(&[1], 1.0))?;
-        let acc = g.node("fc", Op::IntegerLinear { fraction_bits: 0 }, &[x, w, b])?;
-        g.node("y", Op::ScaleAccumulator { relu: false }, &[acc, s])
+        let acc = g.node("fc", Op::IntegerLinear(IntegerLinear { fraction_bits: 0 }), &[x, w, b])?;
+        g.node("y", Op::ScaleAccumulator(ScaleAccumulator { relu: false }), &[acc, s])
     })
     .expect("a graph")
 }

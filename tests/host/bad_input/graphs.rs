@@ -1,9 +1,9 @@
 //! Graphs, scales and runs.
 
-use enfold::graph::{GraphError, Op};
+use enfold::graph::GraphError;
 use enfold::interp::{InterpError, Interpreter};
-use enfold::qparams::{QParams, QParamsError, QuantRange, TensorQParams};
-use enfold::tensor::{DType, TensorError};
+use enfold::ops::{Add, IntegerLinear, LayerNorm, MatMul, Op, OpError, Quantize};
+use enfold::values::{DType, QParams, QParamsError, QuantRange, TensorError, TensorQParams};
 use enfold::{Error, Graph, GraphBuilder, Shape, Tensor};
 
 use super::{built, check, f32s, net, quantized, row};
@@ -75,7 +75,7 @@ fn graphs() {
             "too few inputs",
             built(|g| {
                 let x = rows(g, 4);
-                g.node("sum", Op::Add, &[x])
+                g.node("sum", Op::Add(Add), &[x])
             }),
             &["sum", "1", "2"],
         ),
@@ -133,7 +133,7 @@ fn graphs() {
             built(|g| {
                 let x = rows(g, 4);
                 let qparams = TensorQParams::PerTensor(QParams::new(1.0, -128).expect("valid"));
-                g.node("q", Op::Quantize { qparams, range: QuantRange::INT8_NARROW }, &[x])
+                g.node("q", Op::Quantize(Quantize { qparams, range: QuantRange::INT8_NARROW }), &[x])
             }),
             &["q:", "-128", "-127"],
         ),
@@ -143,7 +143,7 @@ fn graphs() {
                 let x = g.typed_input("x", Shape::rows(1), DType::I8)?;
                 let w = g.constant("w", Tensor::from_i8(&[1, 1], vec![1]).expect("fits"))?;
                 let b = g.constant("b", Tensor::from_i32(&[1], vec![1]).expect("fits"))?;
-                g.node("fc", Op::IntegerLinear { fraction_bits: 9 }, &[x, w, b])
+                g.node("fc", Op::IntegerLinear(IntegerLinear { fraction_bits: 9 }), &[x, w, b])
             }),
             &["fc:", "9", "8"],
         ),
@@ -163,15 +163,15 @@ fn graphs() {
         table,
         Error::Graph(GraphError::DuplicateName { .. }),
         Error::Graph(GraphError::Order { .. }),
-        Error::Graph(GraphError::Arity { .. }),
-        Error::Graph(GraphError::DType { .. }),
-        Error::Graph(GraphError::Size { .. }),
-        Error::Graph(GraphError::Rank { .. }),
-        Error::Graph(GraphError::Broadcast { .. }),
-        Error::Graph(GraphError::Batch { .. }),
-        Error::Graph(GraphError::Parameter { .. }),
+        Error::Graph(GraphError::Op { source: OpError::Arity { .. }, .. }),
+        Error::Graph(GraphError::Op { source: OpError::DType { .. }, .. }),
+        Error::Graph(GraphError::Op { source: OpError::Size { .. }, .. }),
+        Error::Graph(GraphError::Op { source: OpError::Rank { .. }, .. }),
+        Error::Graph(GraphError::Op { source: OpError::Broadcast { .. }, .. }),
+        Error::Graph(GraphError::Op { source: OpError::Batch { .. }, .. }),
+        Error::Graph(GraphError::Op { source: OpError::Parameter { .. }, .. }),
         Error::Graph(GraphError::NonFinite { .. }),
-        Error::Graph(GraphError::QParams { .. }),
+        Error::Graph(GraphError::Op { source: OpError::QParams(_), .. }),
         Error::Graph(GraphError::Output { .. }),
         Error::Tensor(TensorError { .. }),
     );
@@ -248,14 +248,18 @@ fn lengths_that_overflow() {
             built(|g| {
                 let x = input(g, &[half, 2])?;
                 let w = g.input("w", Shape::fixed(&[half, 2]))?;
-                g.node("n", Op::LayerNorm { eps: 1e-5 }, &[x, w, w])
+                g.node("n", Op::LayerNorm(LayerNorm { eps: 1e-5 }), &[x, w, w])
             }),
             &["x:", "9223372036854775808"],
         ),
-        row("a sum of a column and a row", outer(Op::Add), &["y:", "1099511627776"]),
-        row("a product of a column and a row", outer(Op::MatMul), &["y:", "1099511627776"]),
+        row("a sum of a column and a row", outer(Op::Add(Add)), &["y:", "1099511627776"]),
+        row("a product of a column and a row", outer(Op::MatMul(MatMul)), &["y:", "1099511627776"]),
     ];
-    covers!(table, Error::Graph(GraphError::Elements { .. }), Error::Graph(GraphError::Size { .. }));
+    covers!(
+        table,
+        Error::Graph(GraphError::Op { source: OpError::Elements { .. }, .. }),
+        Error::Graph(GraphError::Op { source: OpError::Size { .. }, .. })
+    );
     check(table);
     // Rows without elements take no memory, and what is computed of them would.
     let sum = built(|g| {

@@ -2,9 +2,10 @@
 
 use enfold::cpu::{self, CpuError};
 use enfold::lower::lower;
+use enfold::ops::{ChooseQParams, Op, Quantize, Reshape, Transpose};
 use enfold::program::{Epilogue, Program, ProgramError, QLinear, Step, StepOp, Value, ValueId, ValueType};
-use enfold::qparams::{QParams, QScheme, QuantRange};
 use enfold::quantize::reference;
+use enfold::values::{QParams, QScheme, QuantRange};
 use enfold::{Error, Shape, Tensor};
 
 use super::flow::long_layer;
@@ -38,7 +39,7 @@ fn wired(
         epilogue: Epilogue::Requantize { multiplier: vec![0.1; 3].into(), zero_point: 0, lo: -128, hi: 127 },
     };
     change(&mut values, &mut linear);
-    step(values, StepOp::Linear(linear), &[input], output)
+    step(values, StepOp::QLinear(linear), &[input], output)
 }
 
 /// A program of one step, from value 0 to value 1.
@@ -46,6 +47,10 @@ fn step(values: Vec<Value>, op: StepOp, inputs: &[usize], output: usize) -> Resu
     let inputs = inputs.iter().map(|&input| ValueId::new(input)).collect();
     let step = Step { name: "fc".to_owned(), op, inputs, output: ValueId::new(output) };
     Program::new(values, Vec::new(), vec![ValueId::new(0)], vec![ValueId::new(1)], vec![step])
+}
+
+fn reshape(dims: &[usize]) -> StepOp {
+    Reshape { dims: dims.to_vec() }.into()
 }
 
 #[test]
@@ -65,7 +70,7 @@ fn programs() {
     let floats = |name: &str, value_type, shape| Value { name: name.to_owned(), value_type, shape, qparams: None };
     let moved = |value_type| {
         let values = vec![floats("x", value_type, Shape::rows(4)), floats("y", value_type, Shape::rows(4))];
-        step(values, StepOp::Reshape, &[0], 1)
+        step(values, reshape(&[4]), &[0], 1)
     };
     let of_two = |x: (ValueType, Shape), y: (ValueType, Shape), op| {
         step(vec![floats("x", x.0, x.1), floats("y", y.0, y.1)], op, &[0], 1)
@@ -76,10 +81,14 @@ fn programs() {
         let ids = |at| ValueId::new(at);
         let to =
             |name: &str, op, from, to| Step { name: name.to_owned(), op, inputs: vec![ids(from)], output: ids(to) };
-        let steps = vec![to("h", StepOp::ToHalf, 0, 1), to("fc", StepOp::Reshape, 1, 2)];
+        let steps = vec![to("h", StepOp::ToF16, 0, 1), to("fc", reshape(&[4]), 1, 2)];
         Program::new(values, Vec::new(), vec![ids(0)], vec![ids(2)], steps)
     };
-    let per_token = StepOp::ChooseQParams { qscheme: QScheme::PerTokenAffine, range: QuantRange::INT8, eps: 1e-6 };
+    let per_token = StepOp::Op(Op::ChooseQParams(ChooseQParams {
+        qscheme: QScheme::PerTokenAffine,
+        range: QuantRange::INT8,
+        eps: 1e-6,
+    }));
     let table = vec![
         row("halves from the caller", moved(ValueType::F16), &["x", "16-bit"]),
         row("halves that a step reads", halves_read, &["fc", "h", "F16", "F32"]),
@@ -93,7 +102,7 @@ fn programs() {
             of_two(
                 (ValueType::F32, Shape::batched(&[])),
                 (ValueType::F32, Shape::batched(&[])),
-                StepOp::Transpose { perm: vec![0] },
+                StepOp::Op(Op::Transpose(Transpose { perm: vec![0] })),
             ),
             &["fc", "[rows]"],
         ),
@@ -166,7 +175,7 @@ fn dynamic(change: impl FnOnce(&mut QLinear)) -> Result<Program, ProgramError> {
     };
     change(&mut linear);
     let [x, pairs, y] = [0, 1, 2].map(ValueId::new);
-    let step = Step { name: "fc".to_owned(), op: StepOp::Linear(linear), inputs: vec![x, pairs], output: y };
+    let step = Step { name: "fc".to_owned(), op: StepOp::QLinear(linear), inputs: vec![x, pairs], output: y };
     Program::new(values, Vec::new(), vec![x, pairs], vec![y], vec![step])
 }
 
@@ -203,10 +212,10 @@ fn what_engines_rely_on() {
             shape: Shape::rows(3),
             qparams,
         };
-        let op = StepOp::Quantize { qparams: does.expect("given"), range: QuantRange::INT8 };
+        let op = StepOp::Op(Op::Quantize(Quantize { qparams: does.expect("given").into(), range: QuantRange::INT8 }));
         step(vec![value("x", ValueType::F32, None), value("y", ValueType::I8, says)], op, &[0], 1)
     };
-    let turned = || StepOp::Transpose { perm: vec![0, 1, 2] };
+    let turned = || StepOp::Op(Op::Transpose(Transpose { perm: vec![0, 1, 2] }));
     assert!(moved(turned(), [of(3), of(3)]).is_ok() && moved(turned(), [None, None]).is_ok());
     assert!(quantized(of(3), of(3)).is_ok() && quantized(None, of(3)).is_ok());
     let huge = |dims: &[usize]| {
@@ -216,7 +225,7 @@ fn what_engines_rely_on() {
             shape: Shape::batched(dims),
             qparams: None,
         };
-        step(vec![value("x", dims), value("y", &[7])], StepOp::Reshape, &[0], 1)
+        step(vec![value("x", dims), value("y", &[7])], reshape(&[7]), &[0], 1)
     };
     let table = vec![
         row(
@@ -242,7 +251,7 @@ fn what_engines_rely_on() {
         row("codes that mean something else", quantized(of(4), of(3)), &["fc", "y", "zero point 4", "zero point 3"]),
         row("codes with another zero point", program(|v, _| v[1].qparams = of(7)), &["fc", "y", "point 7", "point 0"]),
         row("codes that changed on their way", moved(turned(), [of(1), of(2)]), &["fc", "y", "point 2", "point 1"]),
-        row("codes that became known on their way", moved(StepOp::Reshape, [None, of(2)]), &["fc", "y", "point 2"]),
+        row("codes that became known on their way", moved(reshape(&[1, 3]), [None, of(2)]), &["fc", "y", "point 2"]),
         row(
             "more elements than a number can count",
             huge(&[usize::MAX / 2 + 1, 2]),
@@ -280,7 +289,7 @@ fn the_cpu_engine() {
             value("qb", ValueType::I8, Some(qparams)),
         ];
         let quantize = |name: &str, at| {
-            let op = StepOp::Quantize { qparams, range: QuantRange::INT8 };
+            let op = StepOp::Op(Op::Quantize(Quantize { qparams: qparams.into(), range: QuantRange::INT8 }));
             Step { name: name.to_owned(), op, inputs: vec![ValueId::new(at)], output: ValueId::new(at + 2) }
         };
         let ids = |a, b| vec![ValueId::new(a), ValueId::new(b)];

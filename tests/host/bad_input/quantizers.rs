@@ -7,13 +7,12 @@ use enfold::archive;
 use enfold::cpu::{self, CpuError};
 use enfold::interp::{InterpError, Interpreter};
 use enfold::lower::lower;
-use enfold::qparams::{QParams, QScheme, QuantRange};
 use enfold::quantize::{
     ConvertError, ConvertOptions, DerivedRule, DerivedSpec, EdgeOrNode, FixedQParamsSpec, ObservedSpec, Observer,
     ObserverError, ObserverKind, PrepareError, PreparedGraph, QuantizationConfig, QuantizationSpec, Quantizer,
     WgpuQuantizer, convert, prepare, reference,
 };
-use enfold::tensor::DType;
+use enfold::values::{DType, QParams, QScheme, QuantRange};
 use enfold::{Error, Graph, GraphBuilder, Shape, Tensor};
 
 use super::flow::{Says, spec};

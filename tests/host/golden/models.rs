@@ -2,14 +2,15 @@
 
 use std::collections::HashMap;
 
-use enfold::graph::{GraphError, NodeId, Op, UnaryOp};
+use enfold::graph::{GraphError, NodeId};
 use enfold::numerics::EPS;
-use enfold::qparams::{QParams, QScheme, QuantRange};
+use enfold::ops::{Linear, Op, Unary, UnaryOp};
 use enfold::quantize::{
     Annotations, ComposableQuantizer, ConvertOptions, DerivedRule, DerivedSpec, EdgeOrNode, FixedQParamsSpec,
     ObservedSpec, ObserverKind, PrepareError, QuantizationAnnotation, QuantizationConfig, QuantizationSpec, Quantizer,
     WgpuQuantizer, convert, prepare,
 };
+use enfold::values::{QParams, QScheme, QuantRange};
 use enfold::{Graph, GraphBuilder, Shape};
 
 use super::file::Golden;
@@ -157,7 +158,7 @@ struct DerivedBias;
 impl Quantizer for DerivedBias {
     fn annotate(&self, graph: &Graph) -> Result<Annotations, PrepareError> {
         let mut annotations = Annotations::new(graph);
-        for (id, node) in graph.iter().filter(|(_, node)| node.op == Op::Linear) {
+        for (id, node) in graph.iter().filter(|(_, node)| node.op == Op::Linear(Linear)) {
             let [x, w, b] = node.inputs[..] else { continue };
             let edge = |producer| EdgeOrNode::Edge { producer, consumer: id };
             let weight = ObservedSpec {
@@ -182,7 +183,7 @@ struct FixedSigmoid;
 impl Quantizer for FixedSigmoid {
     fn annotate(&self, graph: &Graph) -> Result<Annotations, PrepareError> {
         let mut annotations = Annotations::new(graph);
-        for (id, node) in graph.iter().filter(|(_, node)| node.op == Op::Unary(UnaryOp::Sigmoid)) {
+        for (id, node) in graph.iter().filter(|(_, node)| node.op == Op::Unary(Unary { op: UnaryOp::Sigmoid })) {
             let qparams = QParams::new(1.0 / 256.0, -128).expect("valid");
             let fixed = FixedQParamsSpec { qparams, range: QuantRange::INT8 };
             let input_qspec_map = vec![(node.inputs[0], Some(activation()))];

@@ -1,7 +1,7 @@
 //! Observers over several batches.
 
-use enfold::qparams::{QScheme, QuantRange, TensorQParams};
 use enfold::quantize::{ObservedSpec, Observer, ObserverKind};
+use enfold::values::{QScheme, QuantRange, TensorQParams};
 
 use super::file::Golden;
 

@@ -3,9 +3,12 @@
 use std::collections::BTreeMap;
 
 use enfold::Graph;
-use enfold::graph::{NodeId, Op};
+use enfold::graph::NodeId;
 use enfold::interp::Interpreter;
-use enfold::qparams::{QuantRange, TensorQParams};
+use enfold::ops::{
+    Add, ChooseQParams, Constant, Dequantize, DequantizeDynamic, Input, Linear, Mul, Op, Quantize, QuantizeDynamic,
+};
+use enfold::values::{QuantRange, TensorQParams};
 use serde_json::Value;
 
 use super::file::Golden;
@@ -40,7 +43,9 @@ fn outputs(golden: &Golden, float: &Graph, quantized: &Graph) -> Result<(), Stri
 
     let (y, expected) = (y[0].as_f32().unwrap_or_default(), golden.f32s("out.y")?);
     match &quantized.node(quantized.outputs()[0]).op {
-        Op::Dequantize { qparams: TensorQParams::PerTensor(step) } => within_a_step(y, expected, step.scale()),
+        Op::Dequantize(Dequantize { qparams: TensorQParams::PerTensor(step) }) => {
+            within_a_step(y, expected, step.scale())
+        }
         // Float sums in another order, and now and then a code that they flip.
         _ => within(y, expected, 1e-5),
     }
@@ -155,16 +160,16 @@ impl Walk<'_> {
         }
         let numbers: Vec<f64> = theirs.args.iter().filter_map(Value::as_f64).collect();
         match &ours.op {
-            Op::Input => return Ok(()),
+            Op::Input(Input) => return Ok(()),
             Op::Constant(_) => return self.constant(id, name),
-            Op::Quantize { qparams: TensorQParams::PerTensor(q), range } => {
+            Op::Quantize(Quantize { qparams: TensorQParams::PerTensor(q), range }) => {
                 self.per_tensor(name, q.scale(), q.zero_point(), theirs)?;
                 self.codes(name, *range, &numbers[2..])?;
             }
-            Op::Dequantize { qparams: TensorQParams::PerTensor(q) } => {
+            Op::Dequantize(Dequantize { qparams: TensorQParams::PerTensor(q) }) => {
                 self.per_tensor(name, q.scale(), q.zero_point(), theirs)?;
             }
-            Op::Dequantize { qparams: TensorQParams::PerChannel { channels, ch_axis } } => {
+            Op::Dequantize(Dequantize { qparams: TensorQParams::PerChannel { channels, ch_axis } }) => {
                 let attr = |at: usize| format!("out.attr.{}", theirs.args[at].as_str().unwrap_or_default());
                 let scales: Vec<f32> = channels.iter().map(|q| q.scale()).collect();
                 close(&format!("{name}: scale"), &scales, self.golden.f32s(&attr(1))?)?;
@@ -175,13 +180,13 @@ impl Walk<'_> {
                 // Their scales and zero points are nodes, ours are not.
                 return self.node(ours.inputs[0], theirs.args[0].as_str().unwrap_or_default());
             }
-            Op::ChooseQParams { range, eps, .. } => {
+            Op::ChooseQParams(ChooseQParams { range, eps, .. }) => {
                 self.codes(name, *range, &numbers)?;
                 close(&format!("{name}: eps"), &[*eps], &[numbers[2] as f32])?;
             }
-            Op::QuantizeDynamic { range } => self.codes(name, *range, &numbers)?,
-            Op::Linear | Op::Add | Op::Mul | Op::Unary(_) | Op::Concat { .. } | Op::Flatten { .. } => {}
-            Op::LayerNorm { .. } | Op::DequantizeDynamic => {}
+            Op::QuantizeDynamic(QuantizeDynamic { range }) => self.codes(name, *range, &numbers)?,
+            Op::Linear(Linear) | Op::Add(Add) | Op::Mul(Mul) | Op::Unary(_) | Op::Concat(_) | Op::Flatten(_) => {}
+            Op::LayerNorm(_) | Op::DequantizeDynamic(DequantizeDynamic) => {}
             op => return Err(format!("{name}: no comparison for {}", op.name())),
         }
         let feeds = self.feeds(theirs);
@@ -226,7 +231,9 @@ impl Walk<'_> {
 
     /// Weight codes and biases are equal.
     fn constant(&self, id: NodeId, name: &str) -> Result<(), String> {
-        let Op::Constant(ours) = &self.graph.node(id).op else { return Err(format!("{name} is not a constant")) };
+        let Op::Constant(Constant { tensor: ours }) = &self.graph.node(id).op else {
+            return Err(format!("{name} is not a constant"));
+        };
         let theirs = self.golden.tensor(&format!("out.attr.{name}"))?;
         if **ours == *theirs {
             return Ok(());

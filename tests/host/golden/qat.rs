@@ -3,10 +3,10 @@
 use enfold::Tensor;
 use enfold::numerics::EPS;
 use enfold::qat::{Loss, Optimizer, OptimizerKind, TrainableGraph, prepare_qat};
-use enfold::qparams::{QScheme, QuantRange, TensorQParams};
 use enfold::quantize::{
     ConvertOptions, FakeQuantize, ObservedSpec, Observer, ObserverKind, QParamsRule, WgpuQuantizer, convert,
 };
+use enfold::values::{QScheme, QuantRange, TensorQParams};
 
 use super::file::Golden;
 use super::models;
@@ -53,7 +53,7 @@ pub(super) fn compare_fake_quantize(golden: &Golden) -> Result<(), String> {
         }
         Err(_) => {
             let zero_point = golden.i32s("in.zero_point")?[0];
-            let qparams = enfold::qparams::QParams::new(scales[0], zero_point).map_err(text)?;
+            let qparams = enfold::values::QParams::new(scales[0], zero_point).map_err(text)?;
             (QScheme::PerTensorAffine, TensorQParams::PerTensor(qparams))
         }
     };

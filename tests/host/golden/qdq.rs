@@ -1,8 +1,8 @@
 //! Quantize and dequantize of one tensor.
 
-use enfold::graph::Op;
 use enfold::interp::Interpreter;
-use enfold::qparams::{QParams, QScheme, QuantRange, TensorQParams};
+use enfold::ops::{ChooseQParams, Dequantize, DequantizeDynamic, Op, Quantize, QuantizeDynamic};
+use enfold::values::{QParams, QScheme, QuantRange, TensorQParams};
 use enfold::{GraphBuilder, Shape};
 
 use super::file::Golden;
@@ -21,8 +21,8 @@ pub(super) fn compare(golden: &Golden) -> Result<(), String> {
     let mut g = GraphBuilder::new();
     let build = |g: &mut GraphBuilder| {
         let id = g.input("x", Shape::fixed(x.shape()))?;
-        let q = g.node("q", Op::Quantize { qparams: qparams.clone(), range }, &[id])?;
-        let dq = g.node("dq", Op::Dequantize { qparams }, &[q])?;
+        let q = g.node("q", Op::Quantize(Quantize { qparams: qparams.clone(), range }), &[id])?;
+        let dq = g.node("dq", Op::Dequantize(Dequantize { qparams }), &[q])?;
         Ok::<_, enfold::graph::GraphError>([q, dq])
     };
     let outputs = build(&mut g).map_err(|e| e.to_string())?;
@@ -53,9 +53,9 @@ pub(super) fn compare_dynamic(golden: &Golden) -> Result<(), String> {
     let mut g = GraphBuilder::new();
     let built = (|| {
         let x = g.input("x", Shape::batched(&x.shape()[1..]))?;
-        let pairs = g.node("pairs", Op::ChooseQParams { qscheme, range, eps }, &[x])?;
-        let q = g.node("q", Op::QuantizeDynamic { range }, &[x, pairs])?;
-        let dq = g.node("dq", Op::DequantizeDynamic, &[q, pairs])?;
+        let pairs = g.node("pairs", Op::ChooseQParams(ChooseQParams { qscheme, range, eps }), &[x])?;
+        let q = g.node("q", Op::QuantizeDynamic(QuantizeDynamic { range }), &[x, pairs])?;
+        let dq = g.node("dq", Op::DequantizeDynamic(DequantizeDynamic), &[q, pairs])?;
         Ok([pairs, q, dq])
     })();
     let outputs = built.map_err(|e: enfold::graph::GraphError| e.to_string())?;

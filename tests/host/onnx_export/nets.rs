@@ -1,7 +1,8 @@
 //! Float networks that between them have every op that can be exported.
 
-use enfold::graph::{BinaryOp, GraphError, NodeId, UnaryOp};
-use enfold::tensor::DType;
+use enfold::graph::{GraphError, NodeId};
+use enfold::ops::{BinaryOp, UnaryOp};
+use enfold::values::DType;
 use enfold::{Graph, GraphBuilder, Shape, Tensor};
 
 use crate::random::Random;

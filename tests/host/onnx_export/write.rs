@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use enfold::graph::{NodeId, Op};
+use enfold::graph::NodeId;
 use enfold::interp::Interpreter;
 use enfold::onnx::{ExportOptions, Preset, save};
-use enfold::qparams::{QuantRange, TensorQParams};
+use enfold::ops::{Dequantize, Op};
 use enfold::quantize::{ConvertOptions, QuantizationConfig, QuantizationSpec, WgpuQuantizer, convert, prepare};
-use enfold::tensor::DType;
+use enfold::values::{DType, QuantRange, TensorQParams};
 use enfold::{Graph, Tensor};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
@@ -67,8 +67,8 @@ fn step(graph: &Graph, mut id: NodeId) -> Option<f32> {
     loop {
         let node = graph.node(id);
         match &node.op {
-            Op::Dequantize { qparams: TensorQParams::PerTensor(q) } => return Some(q.scale()),
-            Op::Reshape { .. } | Op::Flatten { .. } | Op::Transpose { .. } | Op::Max { .. } | Op::Slice { .. } => {
+            Op::Dequantize(Dequantize { qparams: TensorQParams::PerTensor(q) }) => return Some(q.scale()),
+            Op::Reshape(_) | Op::Flatten(_) | Op::Transpose(_) | Op::Max(_) | Op::Slice(_) => {
                 id = node.inputs[0];
             }
             _ => return None,
@@ -94,7 +94,7 @@ fn write(directory: &Path, name: &str, graph: &Graph, net: &Net, preset: Preset)
         let quantizes = |id: &NodeId| {
             let node = graph.node(*id);
             let constant = |id: &NodeId| matches!(interpreter.constant_value(*id), Ok(Some(_)));
-            matches!(node.op, Op::Quantize { .. }) && !constant(id)
+            matches!(node.op, Op::Quantize(_)) && !constant(id)
         };
         let codes: Vec<NodeId> = graph.iter().map(|(id, _)| id).filter(quantizes).collect();
         let values = interpreter.run_nodes(&fed, &codes).unwrap_or_else(|e| panic!("{name}: {e}"));

@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 
-use enfold::graph::{BinaryOp, GraphError, NodeId, UnaryOp};
+use enfold::graph::{GraphError, NodeId};
+use enfold::ops::{BinaryOp, UnaryOp};
 use enfold::qat::TrainableGraph;
-use enfold::tensor::DType;
+use enfold::values::DType;
 use enfold::{Graph, GraphBuilder, Shape, Tensor};
 use ndarray::IxDyn;
 

@@ -1,12 +1,12 @@
 //! Losses, optimizers, schedules and fake quantizers against numbers worked out by hand.
 
-use enfold::graph::UnaryOp;
 use enfold::numerics::torch_fused_qparams;
+use enfold::ops::UnaryOp;
 use enfold::qat::{Loss, Optimizer, OptimizerKind, Schedule, TrainableGraph, prepare_qat};
-use enfold::qparams::{QParams, QScheme, QuantRange, TensorQParams};
 use enfold::quantize::{
     Annotations, FakeQuantize, ObservedSpec, Observer, ObserverKind, PrepareError, QuantizationAnnotation, Quantizer,
 };
+use enfold::values::{QParams, QScheme, QuantRange, TensorQParams};
 use enfold::{Graph, GraphBuilder, Shape, Tensor};
 
 fn floats(shape: &[usize], data: &[f32]) -> Tensor {
@@ -323,7 +323,7 @@ fn known_parameters_fit_their_spec() {
 /// Derivatives against central differences of the functions.
 #[test]
 fn derivatives() {
-    for op in UnaryOp::ALL {
+    for &op in UnaryOp::ALL {
         if matches!(op, UnaryOp::RoundF16 | UnaryOp::RoundBf16) {
             // Straight through.
             assert_eq!([-30.0, 0.0, 1e-3].map(|at| op.derivative(at)), [1.0; 3], "{op:?}");

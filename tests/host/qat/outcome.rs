@@ -1,12 +1,13 @@
 //! What is trained is what one gets.
 
 use enfold::interp::Interpreter;
+use enfold::ops::Constant;
 use enfold::qat::{Loss, Optimizer, OptimizerKind, QatError, Schedule, TrainableGraph, Trainer, prepare_qat};
-use enfold::qparams::QuantRange;
 use enfold::quantize::{
     Annotations, ConvertOptions, DerivedRule, DerivedSpec, EdgeOrNode, PrepareError, QuantizationAnnotation,
     QuantizationConfig, Quantizer, WgpuQuantizer, convert, reference,
 };
+use enfold::values::QuantRange;
 use enfold::{Graph, GraphBuilder, Shape, Tensor, archive};
 use rayon::prelude::*;
 
@@ -131,7 +132,7 @@ fn batch_norms_run_along_freeze_and_fold() {
     let constant = |prepared: &enfold::quantize::PreparedGraph, name: &str| {
         let graph = prepared.graph();
         let id = graph.find(name).unwrap_or_else(|| panic!("no {name} in {graph}"));
-        let enfold::graph::Op::Constant(value) = &graph.node(id).op else { panic!("{name}") };
+        let enfold::ops::Op::Constant(Constant { tensor: value }) = &graph.node(id).op else { panic!("{name}") };
         (**value).clone()
     };
     assert_ne!(constant(&before, "bn2.running_var"), constant(&after, "bn2.running_var"));

@@ -1,9 +1,10 @@
 //! Bad input to training: an error that names the thing, before anything has changed.
 
-use enfold::graph::{NodeId, Op};
+use enfold::graph::NodeId;
+use enfold::ops::{Dequantize, Op, Quantize};
 use enfold::qat::{Loss, Optimizer, OptimizerKind, QatError, TrainableGraph, Trainer, prepare_qat};
-use enfold::qparams::{QParams, QuantRange, TensorQParams};
 use enfold::quantize::{QuantizationConfig, WgpuQuantizer};
+use enfold::values::{QParams, QuantRange, TensorQParams};
 use enfold::{Error, Graph, GraphBuilder, Shape, Tensor};
 
 use crate::report::report;
@@ -80,8 +81,10 @@ fn by_name() {
     };
     let integers = with(|g, h| {
         let qparams = TensorQParams::PerTensor(QParams::new(0.1, 0).expect("valid"));
-        let q = g.node("q", Op::Quantize { qparams: qparams.clone(), range: QuantRange::INT8 }, &[h]).expect("codes");
-        g.node("dq", Op::Dequantize { qparams }, &[q]).expect("reals")
+        let q = g
+            .node("q", Op::Quantize(Quantize { qparams: qparams.clone(), range: QuantRange::INT8 }), &[h])
+            .expect("codes");
+        g.node("dq", Op::Dequantize(Dequantize { qparams }), &[q]).expect("reals")
     });
     let nothing = {
         let mut g = GraphBuilder::new();

@@ -2,8 +2,13 @@
 
 use std::collections::HashMap;
 
-use enfold::graph::{BinaryOp, Graph, Op};
+use enfold::graph::Graph;
 use ndarray::{ArrayD, Axis, Dimension as _, IxDyn, Zip};
+
+use enfold::ops::{
+    Add, BatchNorm, Binary, BinaryOp, Clamp, Concat, Constant, Div, Embedding, Flatten, LayerNorm, Linear, MatMul, Max,
+    Mul, Op, Reshape, Slice, Softmax, Sum, ToFloat, Transpose, Unary, Where,
+};
 
 pub(super) type Array = ArrayD<f64>;
 
@@ -24,55 +29,56 @@ pub(super) fn evaluate(graph: &Graph, values: &HashMap<String, Array>, norms: No
         }
         let at = |i: usize| all[node.inputs[i].index()].clone();
         all.push(match &node.op {
-            Op::Constant(tensor) => {
+            Op::Constant(Constant { tensor }) => {
                 let data = tensor.as_f32().expect("a float constant").iter().map(|&v| f64::from(v)).collect();
                 Array::from_shape_vec(IxDyn(tensor.shape()), data).expect("fits")
             }
-            Op::Linear => {
+            Op::Linear(Linear) => {
                 let y = matmul(&at(0), &at(1).reversed_axes());
                 if node.inputs.len() == 3 { zip(&y, &at(2), |a, b| a + b) } else { y }
             }
-            Op::MatMul => matmul(&at(0), &at(1)),
-            Op::Add => zip(&at(0), &at(1), |a, b| a + b),
-            Op::Mul => zip(&at(0), &at(1), |a, b| a * b),
-            Op::Div => zip(&at(0), &at(1), |a, b| a / b),
-            Op::Where => {
+            Op::MatMul(MatMul) => matmul(&at(0), &at(1)),
+            Op::Add(Add) => zip(&at(0), &at(1), |a, b| a + b),
+            Op::Mul(Mul) => zip(&at(0), &at(1), |a, b| a * b),
+            Op::Div(Div) => zip(&at(0), &at(1), |a, b| a / b),
+            Op::Where(Where) => {
                 let first = zip(&at(1), &at(0), |a, c| if c == 0.0 { 0.0 } else { a });
                 let second = zip(&at(2), &at(0), |b, c| if c == 0.0 { b } else { 0.0 });
                 zip(&first, &second, |a, b| a + b)
             }
-            Op::Unary(op) => at(0).mapv(|v| op.eval(v)),
-            Op::Binary(op) => zip(&at(0), &at(1), |a, b| match op {
+            Op::Unary(Unary { op }) => at(0).mapv(|v| op.eval(v)),
+            Op::Binary(Binary { op }) => zip(&at(0), &at(1), |a, b| match op {
                 BinaryOp::Equal => f64::from(u8::from(a == b)),
                 BinaryOp::Less => f64::from(u8::from(a < b)),
                 BinaryOp::LessOrEqual => f64::from(u8::from(a <= b)),
                 BinaryOp::Maximum => a.max(b),
                 BinaryOp::Minimum => a.min(b),
+                other => panic!("{other}"),
             }),
-            Op::Clamp { min, max } => at(0).mapv(|v| v.clamp((*min).into(), (*max).into())),
+            Op::Clamp(Clamp { min, max }) => at(0).mapv(|v| v.clamp((*min).into(), (*max).into())),
             // Integers are given as floats.
-            Op::ToFloat => at(0),
-            Op::Slice { axis, start, end } => at(0).slice_axis(Axis(*axis), (*start..*end).into()).to_owned(),
-            Op::Sum { axis, .. } => at(0).sum_axis(Axis(*axis)),
-            Op::Reshape { dims } => {
+            Op::ToFloat(ToFloat) => at(0),
+            Op::Slice(Slice { axis, start, end }) => at(0).slice_axis(Axis(*axis), (*start..*end).into()).to_owned(),
+            Op::Sum(Sum { axis, .. }) => at(0).sum_axis(Axis(*axis)),
+            Op::Reshape(Reshape { dims }) => {
                 let x = at(0);
                 let dims: Vec<usize> = [x.shape()[0]].into_iter().chain(dims.iter().copied()).collect();
                 x.to_shape(IxDyn(&dims)).expect("fits").to_owned()
             }
-            Op::Flatten { start_axis } => {
+            Op::Flatten(Flatten { start_axis }) => {
                 let x = at(0);
                 let mut dims = x.shape()[..*start_axis].to_vec();
                 dims.push(x.shape()[*start_axis..].iter().product());
                 x.to_shape(IxDyn(&dims)).expect("fits").to_owned()
             }
-            Op::Transpose { perm } => at(0).permuted_axes(IxDyn(perm)).as_standard_layout().to_owned(),
-            Op::Concat { axis } => {
+            Op::Transpose(Transpose { perm }) => at(0).permuted_axes(IxDyn(perm)).as_standard_layout().to_owned(),
+            Op::Concat(Concat { axis }) => {
                 let parts: Vec<Array> = (0..node.inputs.len()).map(at).collect();
                 let views: Vec<_> = parts.iter().map(|part| part.view()).collect();
                 ndarray::concatenate(Axis(*axis), &views).expect("fits")
             }
-            Op::Max { axis } => at(0).map_axis(Axis(*axis), |line| line.fold(f64::NEG_INFINITY, |a, &b| a.max(b))),
-            Op::Softmax { axis } => {
+            Op::Max(Max { axis }) => at(0).map_axis(Axis(*axis), |line| line.fold(f64::NEG_INFINITY, |a, &b| a.max(b))),
+            Op::Softmax(Softmax { axis }) => {
                 let mut y = at(0);
                 for mut line in y.lanes_mut(Axis(*axis)) {
                     let largest = line.fold(f64::NEG_INFINITY, |a, &b| a.max(b));
@@ -82,7 +88,7 @@ pub(super) fn evaluate(graph: &Graph, values: &HashMap<String, Array>, norms: No
                 }
                 y
             }
-            Op::LayerNorm { eps } => {
+            Op::LayerNorm(LayerNorm { eps }) => {
                 let (x, w, b) = (at(0), at(1), at(2));
                 let normalized: usize = w.shape().iter().product();
                 let rows = x.len() / normalized.max(1);
@@ -95,7 +101,7 @@ pub(super) fn evaluate(graph: &Graph, values: &HashMap<String, Array>, norms: No
                 let normal = flat.to_shape(IxDyn(x.shape())).expect("fits").to_owned();
                 zip(&zip(&normal, &w, |a, b| a * b), &b, |a, b| a + b)
             }
-            Op::BatchNorm { eps } => {
+            Op::BatchNorm(BatchNorm { eps }) => {
                 let mut y = at(0);
                 let [mean, variance, gamma, beta] = [1, 2, 3, 4].map(at);
                 for (c, mut channel) in y.axis_iter_mut(Axis(1)).enumerate() {
@@ -112,7 +118,7 @@ pub(super) fn evaluate(graph: &Graph, values: &HashMap<String, Array>, norms: No
                 }
                 y
             }
-            Op::Embedding => {
+            Op::Embedding(Embedding) => {
                 // Ids are given as floats.
                 let (ids, table) = (at(0), at(1));
                 let rows: Vec<_> = ids.iter().map(|&id| table.index_axis(Axis(0), id as usize)).collect();

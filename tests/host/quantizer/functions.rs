@@ -1,9 +1,10 @@
 //! Chains of functions between codes become tables, unless a code has no result.
 
-use enfold::graph::{NodeId, Op, UnaryOp};
+use enfold::graph::NodeId;
 use enfold::interp::Interpreter;
-use enfold::qparams::{QParams, QuantRange, TensorQParams};
+use enfold::ops::{Dequantize, Op, Quantize, Unary, UnaryOp};
 use enfold::quantize::{ConvertOptions, QuantizationConfig, WgpuQuantizer, convert, reference};
+use enfold::values::{QParams, QuantRange, TensorQParams};
 use enfold::{Graph, GraphBuilder, Shape, Tensor};
 
 use super::{prepared, symmetric, tensor};
@@ -24,7 +25,7 @@ fn chain(config: QuantizationConfig, build: impl FnOnce(&mut GraphBuilder, NodeI
 }
 
 fn tables(graph: &Graph) -> usize {
-    graph.nodes().iter().filter(|n| matches!(n.op, Op::Table { .. })).count()
+    graph.nodes().iter().filter(|n| matches!(n.op, Op::Lut(_))).count()
 }
 
 /// A clamp is a function like others: first, last, and between them.
@@ -49,7 +50,7 @@ fn clamps_are_in_the_table_of_their_chain() {
         g.unary("log", UnaryOp::Log, h).expect("log")
     });
     let table = |graph: &Graph| {
-        let table = graph.nodes().iter().find(|n| matches!(n.op, Op::Table { .. })).expect("a table").inputs[1];
+        let table = graph.nodes().iter().find(|n| matches!(n.op, Op::Lut(_))).expect("a table").inputs[1];
         graph.node(table).op.clone()
     };
     assert_ne!(table(&integers), table(&without));
@@ -60,8 +61,9 @@ fn between_codes(op: UnaryOp, zero_point: i32, range: QuantRange) -> Graph {
     let mut g = GraphBuilder::new();
     let per_tensor = |scale, z| TensorQParams::PerTensor(QParams::new(scale, z).expect("valid"));
     let codes = |g: &mut GraphBuilder, name: &str, x, qparams: TensorQParams, range| {
-        let q = g.node(&format!("{name}.quantize"), Op::Quantize { qparams: qparams.clone(), range }, &[x])?;
-        g.node(&format!("{name}.dequantize"), Op::Dequantize { qparams }, &[q])
+        let q =
+            g.node(&format!("{name}.quantize"), Op::Quantize(Quantize { qparams: qparams.clone(), range }), &[x])?;
+        g.node(&format!("{name}.dequantize"), Op::Dequantize(Dequantize { qparams }), &[q])
     };
     let x = g.input("x", Shape::rows(4)).expect("an input");
     let h = codes(&mut g, "x", x, per_tensor(0.5, zero_point), range).expect("codes");
@@ -77,7 +79,7 @@ fn between_codes(op: UnaryOp, zero_point: i32, range: QuantRange) -> Graph {
 fn chains_that_make_nan_stay_in_float() {
     let from = |lo| QuantRange::new(lo, 127).expect("valid");
     for op in [UnaryOp::Sqrt, UnaryOp::Log] {
-        let name = Op::Unary(op).name();
+        let name = Op::Unary(Unary { op }).name();
         for (zero_point, range, bad) in [
             (0, QuantRange::INT8, Some("-128, which is -6.4e1")),
             (0, QuantRange::INT8_NARROW, Some("-127, which is -6.35e1")),

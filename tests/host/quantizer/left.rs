@@ -1,9 +1,10 @@
 //! What a quantizer is told to leave in float stays float, whatever is quantized around it.
 
-use enfold::graph::{NodeId, Op};
+use enfold::graph::NodeId;
 use enfold::interp::Interpreter;
+use enfold::ops::{Add, Linear, Mul, Op};
 use enfold::quantize::{ConvertOptions, Quantizer, WgpuQuantizer, convert, prepare, reference};
-use enfold::tensor::DType;
+use enfold::values::DType;
 use enfold::{Graph, GraphBuilder, Shape, Tensor};
 
 use super::{prepared, symmetric, tensor};
@@ -68,7 +69,8 @@ fn nodes_that_are_named_stay_float() {
             let by_operator = all.clone().set_operator_type(operator, None);
             assert!(float_reason(&graph, &by_operator).is_some_and(|r| r.contains(operator)), "{what}");
         }
-        if let Op::Add | Op::Mul | Op::Concat { .. } | Op::Linear = graph.node(graph.find("left").expect("the node")).op
+        if let Op::Add(Add) | Op::Mul(Mul) | Op::Concat(_) | Op::Linear(Linear) =
+            graph.node(graph.find("left").expect("the node")).op
         {
             let filtered = all.set_filter_function(|node| node.name != "left");
             assert_eq!(float_reason(&graph, &filtered).as_deref(), Some("the filter function leaves it out"), "{what}");

@@ -3,7 +3,7 @@
 use enfold::graph::NodeId;
 use enfold::interp::Interpreter;
 use enfold::quantize::{ConvertOptions, WgpuQuantizer, convert, prepare};
-use enfold::tensor::DType;
+use enfold::values::DType;
 use enfold::{Graph, GraphBuilder, Shape, Tensor};
 
 use super::{symmetric, tensor};

@@ -1,9 +1,9 @@
 //! Slices stay in the codes of what they are cut from.
 
-use enfold::graph::Op;
 use enfold::interp::Interpreter;
+use enfold::ops::Op;
 use enfold::quantize::{ConvertOptions, WgpuQuantizer, convert, reference};
-use enfold::tensor::DType;
+use enfold::values::DType;
 use enfold::{Graph, GraphBuilder, Shape, cpu};
 
 use super::{prepared, symmetric, tensor};
@@ -43,7 +43,7 @@ fn slices_share_the_observer_of_their_source() {
     assert!(integers.summary().float.is_empty(), "{}", integers.summary());
     for name in ["a", "b", "inner"] {
         let cut = integers.nodes().iter().find(|n| n.origin == name).expect(name);
-        assert!(cut.dtype == DType::I8 && matches!(cut.op, Op::Slice { .. }), "{integers}");
+        assert!(cut.dtype == DType::I8 && matches!(cut.op, Op::Slice(_)), "{integers}");
     }
     let program = enfold::lower::lower(&integers).expect("lowered");
     for value in program.values() {

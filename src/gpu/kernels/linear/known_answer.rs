@@ -15,7 +15,7 @@ use crate::gpu::kernels::kernel::Kernel;
 use crate::gpu::kernels::unary;
 use crate::numerics;
 use crate::program::{Epilogue, QLinear, StepOp, ValueId, ValueType};
-use crate::tensor::Shape;
+use crate::values::Shape;
 
 /// The pipeline that stands for a kind of layer in the known answers: that of [`SmallLayer`].
 fn stand_in(config: &Config, bits: WeightBits, epilogue: LinearEpilogue) -> LinearPipeline {
@@ -92,7 +92,7 @@ impl SmallLayer {
         let multiplier = self.multiplier.as_slice().into();
         let epilogue = Epilogue::Requantize { multiplier, zero_point, lo: -128, hi: 127 };
         let (weight, bias) = (self.weight.as_slice().into(), self.bias.as_slice().into());
-        let op = StepOp::Linear(QLinear { weight, n, k, bias, fraction_bits: 0, epilogue });
+        let op = StepOp::QLinear(QLinear { weight, n, k, bias, fraction_bits: 0, epilogue });
         let layer = case.step(op, &[x], ValueType::I8, Shape::rows(n));
         let of = |at: usize| {
             let (row, channel) = (at / n, at % n);
@@ -138,7 +138,7 @@ pub(crate) fn tile_answer(case: &mut CaseBuilder<'_>) {
 /// The layer that tests what cooperative matrices can get wrong beyond other kernels.
 pub(crate) fn coopmat_answer(case: &mut CaseBuilder<'_>, chunk_vecs: u32) {
     let layer = CoopmatLayer::new(chunk_vecs as usize);
-    let op = StepOp::Linear(QLinear {
+    let op = StepOp::QLinear(QLinear {
         weight: layer.w.as_slice().into(),
         n: layer.n,
         k: layer.k,
@@ -188,7 +188,7 @@ impl TileLayer {
 
     fn op(&self, epilogue: Epilogue) -> StepOp {
         let (weight, bias) = (self.w.as_slice().into(), self.bias.as_slice().into());
-        StepOp::Linear(QLinear { weight, n: N, k: K, bias, fraction_bits: FRACTION_BITS, epilogue })
+        StepOp::QLinear(QLinear { weight, n: N, k: K, bias, fraction_bits: FRACTION_BITS, epilogue })
     }
 
     /// Equation 4, row by row.

@@ -13,7 +13,8 @@ use crate::gpu::kernels::fused_step::FusedStep;
 use crate::gpu::kernels::kernel::Kernel;
 use crate::gpu::kernels::layout::{k_vecs, matrix_rows, row_words};
 use crate::gpu::kernels::quantize::qparams_stride;
-use crate::program::{Epilogue, QAdd, QLinear, Step, StepOp};
+use crate::ops::{IntegerAdd, Op};
+use crate::program::{Epilogue, QLinear, Step, StepOp};
 
 /// Parts into which K is divided, and the fewest vectors of 16 features in one.
 const K_PARTS: u32 = 8;
@@ -166,7 +167,7 @@ fn params(
         Epilogue::Scale { relu, .. } | Epilogue::Dynamic { relu, .. } => (0, 0, 0, relu),
     };
     let add = match fused.add.map(|add| &program.steps()[add]) {
-        Some(add_step @ Step { op: StepOp::Add(add), .. }) => add_params(step, add_step, add),
+        Some(add_step @ Step { op: StepOp::Op(Op::IntegerAdd(add)), .. }) => add_params(step, add_step, add),
         _ => AddParams::default(),
     };
     LinearParams {
@@ -191,7 +192,7 @@ fn params(
 }
 
 /// Equation 8, with the layer's own result as the first operand.
-fn add_params(linear: &Step, add_step: &Step, add: &QAdd) -> AddParams {
+fn add_params(linear: &Step, add_step: &Step, add: &IntegerAdd) -> AddParams {
     let params = AddParams::of(add);
     if add_step.inputs[0] == linear.output { params } else { params.swapped() }
 }

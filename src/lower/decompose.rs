@@ -1,0 +1,111 @@
+//! Rewrites operators that no step computes into operators that have one, so that lowering maps a node to a step.
+
+use ndarray::arr0;
+
+use super::LowerError;
+use crate::graph::{Graph, GraphError, Node, NodeId, Rewriter};
+use crate::interp::Interpreter;
+use crate::ops::{Add, AddScalar, BatchNorm, Constant, Flatten, Mask, Mul, MulScalar, Op, Reshape};
+use crate::values::Tensor;
+use crate::values::slices::f32s;
+
+/// The same graph without `Where`, batch norms with constant statistics, sums and products with a number, and `Flatten`. Each output
+/// keeps its name, and its bits.
+pub(super) fn decompose(graph: &Graph) -> Result<Graph, LowerError> {
+    if !graph.nodes().iter().any(|node| is_composite(&node.op)) {
+        return Ok(graph.clone());
+    }
+    let interpreter = Interpreter::new(graph);
+    let mut rewriter = Rewriter::new(graph);
+    for (id, node) in graph.iter() {
+        let mut parts = Parts { rewriter: &mut rewriter, node };
+        let new = match &node.op {
+            Op::Where(_) => Some(parts.select()?),
+            &Op::AddScalar(AddScalar { value }) => Some(parts.with_number(Add.into(), value)?),
+            &Op::MulScalar(MulScalar { value }) => Some(parts.with_number(Mul.into(), value)?),
+            Op::Flatten(Flatten { .. }) => Some(parts.last(Reshape { dims: node.shape.fixed_dims() }, &node.inputs)?),
+            &Op::BatchNorm(BatchNorm { eps }) => {
+                let statistics = node.inputs[1..].iter().map(|&input| interpreter.constant_value(input));
+                let statistics: Option<Vec<_>> = statistics.collect::<Result<_, _>>()?;
+                statistics.map(|known| parts.batch_norm([0, 1, 2, 3].map(|at| f32s(&known[at])), eps)).transpose()?
+            }
+            _ => None,
+        };
+        match new {
+            Some(new) => {
+                if let Some(reason) = &node.float_reason {
+                    rewriter.stays_float(new, reason.clone());
+                }
+                rewriter.replace(id, new);
+            }
+            None => {
+                rewriter.copy(id)?;
+            }
+        }
+    }
+    Ok(rewriter.finish()?)
+}
+
+fn is_composite(op: &Op) -> bool {
+    matches!(op, Op::Where(_) | Op::AddScalar(_) | Op::MulScalar(_) | Op::Flatten(_) | Op::BatchNorm(_))
+}
+
+/// The nodes that stand for one node.
+struct Parts<'p, 'g> {
+    rewriter: &'p mut Rewriter<'g>,
+    node: &'g Node,
+}
+
+impl Parts<'_, '_> {
+    /// A node on new inputs; its name has a suffix.
+    fn part(&mut self, suffix: &str, op: impl Into<Op>, inputs: Vec<NodeId>) -> Result<NodeId, GraphError> {
+        self.rewriter.add(&format!("{}.{suffix}", self.node.name), op, inputs, &self.node.origin)
+    }
+
+    /// The node that computes the result, on old inputs.
+    fn last(&mut self, op: impl Into<Op>, inputs: &[NodeId]) -> Result<NodeId, GraphError> {
+        let inputs = inputs.iter().map(|&input| self.rewriter.get(input)).collect::<Result<_, _>>()?;
+        self.rewriter.add(&self.node.name, op, inputs, &self.node.origin)
+    }
+
+    fn input(&self, at: usize) -> Result<NodeId, GraphError> {
+        self.rewriter.get(self.node.inputs[at])
+    }
+
+    /// What the condition keeps of one value, plus what it keeps of the other.
+    fn select(&mut self) -> Result<NodeId, GraphError> {
+        let [condition, a, b] = [self.input(0)?, self.input(1)?, self.input(2)?];
+        let a = self.part("a", Mask { inverted: false }, vec![a, condition])?;
+        let b = self.part("b", Mask { inverted: true }, vec![b, condition])?;
+        self.rewriter.add(&self.node.name, Add, vec![a, b], &self.node.origin)
+    }
+
+    fn with_number(&mut self, op: Op, value: f32) -> Result<NodeId, GraphError> {
+        let x = self.input(0)?;
+        let number = self.part("scalar", constant(Tensor::from(arr0(value))), Vec::new())?;
+        self.rewriter.add(&self.node.name, op, vec![x, number], &self.node.origin)
+    }
+
+    /// `x · factor + offset`, computed in `f64` and rounded once.
+    fn batch_norm(&mut self, [mean, variance, weight, bias]: [&[f32]; 4], eps: f32) -> Result<NodeId, GraphError> {
+        let factor = |c: usize| f64::from(weight[c]) / (f64::from(variance[c]) + f64::from(eps)).sqrt();
+        let offset = |c: usize| f64::from(bias[c]) - f64::from(mean[c]) * factor(c);
+        // Channels are axis 1. The axes behind it are broadcast.
+        let mut shape = vec![mean.len()];
+        shape.resize(self.node.shape.rank() - 1, 1);
+        let vector = |value: &dyn Fn(usize) -> f64| {
+            let values = (0..mean.len()).map(|c| value(c) as f32).collect();
+            constant(Tensor::from_f32(&shape, values).expect("one value for each channel"))
+        };
+        let (factors, offsets) = (vector(&factor), vector(&offset));
+        let factors = self.part("factor", factors, Vec::new())?;
+        let offsets = self.part("offset", offsets, Vec::new())?;
+        let scaled = vec![self.input(0)?, factors];
+        let scaled = self.part("scaled", Mul, scaled)?;
+        self.rewriter.add(&self.node.name, Add, vec![scaled, offsets], &self.node.origin)
+    }
+}
+
+fn constant(tensor: Tensor) -> Constant {
+    Constant { tensor: tensor.into() }
+}

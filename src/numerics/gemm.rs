@@ -1,0 +1,138 @@
+//! Products by a library, `rten-gemm`: of floats, whose sums have the library's order, and of integers, where every sum is exact.
+
+use rten_gemm::{BiasVector, GemmExecutor, GemmInputA, GemmInputB, GemmOptions, PackedBMatrix};
+use rten_tensor::{Matrix, NdTensorView};
+
+/// Why a product cannot fail: the library refuses sizes that do not fit, and here they come from the slices themselves.
+pub(crate) const SIZES: &str = "sizes follow from the slices";
+
+/// A weight `[N, K]` in the layout of the product kernel. The library takes no empty matrices, so those are not packed.
+pub(crate) struct PackedWeight {
+    packed: Option<PackedBMatrix<f32>>,
+}
+
+impl std::fmt::Debug for PackedWeight {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let dims = self.packed.as_ref().map(|packed| (packed.cols(), packed.rows()));
+        write!(f, "PackedWeight{dims:?}")
+    }
+}
+
+impl PackedWeight {
+    /// `weight` is `[n, k]`, row-major.
+    pub(crate) fn new(weight: &[f32], n: usize, k: usize) -> Self {
+        let pack = || GemmExecutor::<f32>::new().prepack_b(transposed(weight, n, k));
+        Self { packed: (n > 0 && k > 0).then(pack) }
+    }
+}
+
+/// `x[m, k] · weight[n, k]ᵀ + bias[n]`.
+pub(crate) fn linear(
+    x: &[f32],
+    [m, n, k]: [usize; 3],
+    weight: &[f32],
+    packed: Option<&PackedWeight>,
+    bias: Option<&[f32]>,
+) -> Vec<f32> {
+    let mut y = vec![0.0; m * n];
+    linear_into(&mut y, x, [m, n, k], weight, packed, bias);
+    y
+}
+
+/// As [`linear`], into a buffer.
+pub(crate) fn linear_into(
+    y: &mut [f32],
+    x: &[f32],
+    [m, n, k]: [usize; 3],
+    weight: &[f32],
+    packed: Option<&PackedWeight>,
+    bias: Option<&[f32]>,
+) {
+    if y.is_empty() {
+        return;
+    }
+    if k == 0 {
+        match bias {
+            Some(bias) => y.chunks_exact_mut(n).for_each(|row| row.copy_from_slice(bias)),
+            None => y.fill(0.0),
+        }
+        return;
+    }
+    // For one row the library has a vector product, which reads the weight as it is.
+    let b = match packed.and_then(|packed| packed.packed.as_ref()) {
+        Some(packed) if m > 1 => GemmInputB::Packed(packed),
+        _ => GemmInputB::Unpacked(transposed(weight, n, k)),
+    };
+    let options = GemmOptions { bias: bias.map(BiasVector::Row), ..GemmOptions::default() };
+    let a = GemmInputA::Unpacked(matrix(x, m, k));
+    GemmExecutor::<f32>::new().gemm(y, a, b, options).expect(SIZES);
+}
+
+/// `y[m, n] = a[m, k] · b[k, n]`.
+pub(crate) fn matmul(y: &mut [f32], a: &[f32], b: &[f32], [m, n, k]: [usize; 3]) {
+    if y.is_empty() || k == 0 {
+        return y.fill(0.0);
+    }
+    let (a, b) = (GemmInputA::Unpacked(matrix(a, m, k)), GemmInputB::Unpacked(matrix(b, k, n)));
+    GemmExecutor::<f32>::new().gemm(y, a, b, GemmOptions::default()).expect(SIZES);
+}
+
+/// `y[m, n] = a[k, m]ᵀ · b[k, n]`.
+pub(crate) fn matmul_transposed(y: &mut [f32], a: &[f32], b: &[f32], [m, n, k]: [usize; 3]) {
+    if y.is_empty() || k == 0 {
+        return y.fill(0.0);
+    }
+    let (a, b) = (GemmInputA::Unpacked(transposed(a, k, m)), GemmInputB::Unpacked(matrix(b, k, n)));
+    GemmExecutor::<f32>::new().gemm(y, a, b, GemmOptions::default()).expect(SIZES);
+}
+
+pub(crate) fn matrix<T>(data: &[T], rows: usize, cols: usize) -> Matrix<'_, T> {
+    NdTensorView::from_data([rows, cols], data)
+}
+
+/// `[n, k]` read as `[k, n]`.
+pub(crate) fn transposed<T>(data: &[T], n: usize, k: usize) -> Matrix<'_, T> {
+    matrix(data, n, k).transposed()
+}
+
+/// `x[m, k] · weight[n, k]ᵀ` of int8, in `i32`. A sum that does not fit wraps around.
+///
+/// Each product is below 2¹⁴ in magnitude, so a float holds every partial sum of 2¹⁰ products exactly, whatever their order.
+pub(crate) fn integer_linear(x: &[i8], weight: &[i8], [m, n, k]: [usize; 3]) -> Vec<i32> {
+    const EXACT: usize = 1 << 10;
+    let mut y = vec![0i32; m * n];
+    if y.is_empty() {
+        return y;
+    }
+    let mut sums = vec![0f32; m * n];
+    for first in (0..k).step_by(EXACT) {
+        let length = EXACT.min(k - first);
+        let floats = |values: &[i8]| -> Vec<f32> {
+            values.chunks_exact(k).flat_map(|row| &row[first..][..length]).map(|&v| f32::from(v)).collect()
+        };
+        linear_into(&mut sums, &floats(x), [m, n, length], &floats(weight), None, None);
+        y.iter_mut().zip(&sums).for_each(|(y, &sum)| *y = y.wrapping_add(sum as i32));
+    }
+    y
+}
+
+#[cfg(test)]
+mod tests {
+    use super::integer_linear;
+
+    /// The largest products, more of them than one float holds the sum of exactly, and one that is off by one.
+    #[test]
+    fn integer_products_are_exact() {
+        for k in [1, 1023, 1024, 1025, 3000] {
+            let mut x = vec![-128i8; 2 * k];
+            x[k - 1] = 127;
+            let weight = [vec![-128i8; k], vec![127; k], vec![1; k]].concat();
+            let y = integer_linear(&x, &weight, [2, 3, k]);
+            let expected = |row: usize, col: usize| -> i32 {
+                (0..k).map(|at| i32::from(x[row * k + at]) * i32::from(weight[col * k + at])).sum()
+            };
+            let expected: Vec<i32> = (0..6).map(|at| expected(at / 3, at % 3)).collect();
+            assert_eq!(y, expected, "{k}");
+        }
+    }
+}

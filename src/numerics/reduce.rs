@@ -1,0 +1,59 @@
+//! Ranges and sums of slices.
+
+/// The smallest and largest value seen.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Range {
+    pub(crate) min: f32,
+    pub(crate) max: f32,
+}
+
+impl Range {
+    pub(crate) const EMPTY: Self = Self { min: f32::INFINITY, max: f32::NEG_INFINITY };
+
+    #[inline(always)]
+    pub(crate) fn merge(self, other: Self) -> Self {
+        Self { min: self.min.min(other.min), max: self.max.max(other.max) }
+    }
+}
+
+/// Range of one block, and whether all of it is finite; sixteen lanes at a time, so that it vectorises.
+#[inline(always)]
+pub(crate) fn block_range(values: &[f32]) -> (Range, bool) {
+    const LANES: usize = 16;
+    let (mut min, mut max) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES]);
+    let mut finite = [true; LANES];
+    let (blocks, rest) = values.as_chunks::<LANES>();
+    for block in blocks {
+        for lane in 0..LANES {
+            let v = block[lane];
+            min[lane] = if v < min[lane] { v } else { min[lane] };
+            max[lane] = if v > max[lane] { v } else { max[lane] };
+            finite[lane] &= v.abs() < f32::INFINITY;
+        }
+    }
+    let mut range = Range::EMPTY;
+    for lane in 0..LANES {
+        range = range.merge(Range { min: min[lane], max: max[lane] });
+    }
+    let mut all = finite.iter().all(|&f| f);
+    for &v in rest {
+        range = range.merge(Range { min: v, max: v });
+        all &= v.is_finite();
+    }
+    (range, all)
+}
+
+/// `Σ f(x)` in `f64`, as sixteen interleaved partial sums that are then added in order, so that it vectorizes.
+#[inline(always)]
+pub(crate) fn sum_of(x: &[f32], f: impl Fn(f64) -> f64) -> f64 {
+    const LANES: usize = 16;
+    let mut lanes = [0f64; LANES];
+    let (blocks, rest) = x.as_chunks::<LANES>();
+    for block in blocks {
+        for (lane, &v) in lanes.iter_mut().zip(block) {
+            *lane += f(v.into());
+        }
+    }
+    let rest = rest.iter().map(|&v| f(v.into()));
+    lanes.into_iter().chain(rest).sum()
+}

@@ -1,0 +1,338 @@
+//! Operators: what the nodes of a graph and the steps of a program compute.
+//!
+//! Each operator is one struct in the file of its family. It holds the parameters and states everything about the operator that does
+//! not depend on an engine: name, shape and type inference, scalar evaluation, and which kind of operator it is. [`Op`] is the closed
+//! enum of all of them. Graphs, programs and the ONNX importer use the same operators, and evaluation is what every engine is compared
+//! with: it follows the equations of [`numerics`](crate::numerics), and for products it uses a library where the order of a sum cannot
+//! change the result.
+
+mod elementwise;
+mod embedding;
+mod error;
+mod integer;
+mod linear;
+mod matmul;
+mod movement;
+mod norm;
+mod operands;
+mod quantize;
+mod reduce;
+mod unary;
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+pub(crate) use self::elementwise::zip_f32;
+pub use self::elementwise::{Add, AddScalar, Binary, Div, IntegerAdd, IntegerMul, Mask, Mul, MulScalar, Where};
+pub use self::embedding::Embedding;
+pub(crate) use self::error::EvalError;
+pub use self::error::OpError;
+pub use self::integer::{Int32, ToFloat, ToInteger};
+pub(crate) use self::linear::PackedWeight;
+pub use self::linear::{IntegerLinear, Linear, Requantize, ScaleAccumulator, ScaleAccumulatorDynamic};
+pub(crate) use self::matmul::matmul_f32;
+pub use self::matmul::{IntegerMatMul, IntegerMatMulDynamic, MatMul};
+pub(crate) use self::movement::transposed;
+pub use self::movement::{Concat, Flatten, Reshape, Slice, Transpose};
+pub use self::norm::{BatchNorm, LayerNorm, Softmax};
+pub use self::operands::TensorType;
+pub(crate) use self::operands::{Arguments, Operand, Operands};
+pub use self::quantize::{
+    ChooseQParams, Dequantize, DequantizeDynamic, Observe, ObserverId, Quantize, QuantizeDynamic,
+};
+pub(crate) use self::quantize::{fake_quantize, fake_quantize_dynamic, fake_quantize_i32, straight_through};
+pub use self::reduce::{Max, Sum};
+pub(crate) use self::unary::unary_into;
+pub use self::unary::{Clamp, Lut, Unary};
+pub use crate::numerics::{BinaryOp, Int32Op, IntegerType, UnaryOp};
+use crate::values::Tensor;
+
+/// What an operator states about itself.
+pub(crate) trait Operator: fmt::Debug {
+    /// The name in listings and in configurations by operator type.
+    fn name(&self) -> &'static str;
+
+    /// Shape and type of the result.
+    fn infer(&self, inputs: &Operands<'_>) -> Result<TensorType, OpError>;
+
+    /// The result, by the scalar equations.
+    fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError>;
+
+    /// Writes the parameters behind the name in a listing; each begins with a space.
+    fn parameters(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Ok(())
+    }
+
+    /// Whether each element of the result is an element of an input, unchanged, so that the operator works on any type and quantized
+    /// values keep their scale and zero point.
+    fn moves_values(&self) -> bool {
+        false
+    }
+
+    /// Whether each element of the result depends on one element of each input.
+    fn is_pointwise(&self) -> bool {
+        false
+    }
+
+    /// Whether the operator belongs to the integer form of a graph: it computes with quantized values.
+    fn is_integer(&self) -> bool {
+        false
+    }
+
+    /// Whether a step of a program computes the operator as it is. Lowering fuses or decomposes all others.
+    fn is_step(&self) -> bool {
+        true
+    }
+}
+
+macro_rules! operators {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+        /// What a node computes. In shapes, `…` stands for any number of leading axes.
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, strum::EnumDiscriminants)]
+        #[serde(rename_all = "snake_case")]
+        #[strum_discriminants(name(OpKind), derive(strum::EnumIter, Hash, PartialOrd, Ord), doc = "An operator without its parameters.")]
+        #[non_exhaustive]
+        pub enum Op {
+            $($(#[$doc])* $name($name),)*
+        }
+
+        $(impl From<$name> for Op {
+            fn from(operator: $name) -> Self {
+                Self::$name(operator)
+            }
+        })*
+
+        impl Op {
+            fn operator(&self) -> &dyn Operator {
+                match self {
+                    $(Self::$name(operator) => operator,)*
+                }
+            }
+        }
+    };
+}
+
+operators! {
+    /// A value that the caller provides.
+    Input,
+    /// A value that the graph holds.
+    Constant,
+    /// `x[…, K] · w[N, K]ᵀ (+ b[N])`.
+    Linear,
+    /// `a[…, M, K] · b[…, K, N]`.
+    MatMul,
+    /// Elementwise sum.
+    Add,
+    /// Elementwise product.
+    Mul,
+    /// Elementwise quotient.
+    Div,
+    /// One of two values, by a condition.
+    Where,
+    /// The elements where a mask is not 0, and −0 elsewhere.
+    Mask,
+    /// The sum of each element and one number.
+    AddScalar,
+    /// The product of each element and one number.
+    MulScalar,
+    /// A function of each element.
+    Unary,
+    /// A comparison of two elements, or the larger or smaller one.
+    Binary,
+    /// Each element, limited to a range.
+    Clamp,
+    /// `i32 → f32`.
+    ToFloat,
+    /// `f32 → i32`, or a cast between integers.
+    ToInteger,
+    /// Arithmetic of two `i32` tensors.
+    Int32,
+    /// The same elements in another shape.
+    Reshape,
+    /// Merges axes.
+    Flatten,
+    /// Permutes axes.
+    Transpose,
+    /// Joins tensors along an axis.
+    Concat,
+    /// A range of elements along an axis.
+    Slice,
+    /// The largest element along an axis.
+    Max,
+    /// The sum of the elements along an axis.
+    Sum,
+    /// `e^x / Σ e^x` along an axis.
+    Softmax,
+    /// Normalization over the last axes.
+    LayerNorm,
+    /// Normalization of channels with fixed statistics.
+    BatchNorm,
+    /// Rows of a table.
+    Embedding,
+    /// The input, seen by an observer.
+    Observe,
+    /// `f32 → int8` (equation 2).
+    Quantize,
+    /// `int8 → f32` (equation 1).
+    Dequantize,
+    /// Dynamic quantization parameters (equation 10).
+    ChooseQParams,
+    /// `f32 → int8` with dynamic quantization parameters.
+    QuantizeDynamic,
+    /// `int8 → f32` with dynamic quantization parameters.
+    DequantizeDynamic,
+    /// The accumulator of an int8 linear layer (equation 4).
+    IntegerLinear,
+    /// `i32 → int8` (equation 5).
+    Requantize,
+    /// `i32 → f32` (equation 7).
+    ScaleAccumulator,
+    /// `i32 → f32` with dynamic quantization parameters (equation 7).
+    ScaleAccumulatorDynamic,
+    /// `int8 + int8 → int8` (equation 8).
+    IntegerAdd,
+    /// `int8 · int8 → int8` of each element (equations 9 and 5).
+    IntegerMul,
+    /// The accumulator of a product of two int8 tensors (equation 9).
+    IntegerMatMul,
+    /// A product of two int8 tensors with dynamic quantization parameters (equation 9d).
+    IntegerMatMulDynamic,
+    /// `int8 → int8` by a lookup table of 256 entries.
+    Lut,
+}
+
+impl Op {
+    /// The name in listings and in configurations by operator type.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.operator().name()
+    }
+
+    /// The operator without its parameters.
+    #[must_use]
+    pub fn kind(&self) -> OpKind {
+        self.into()
+    }
+
+    /// Whether each element of the result is an element of an input, unchanged, so that the operator works on any type and quantized
+    /// values keep their scale and zero point.
+    #[must_use]
+    pub fn moves_values(&self) -> bool {
+        self.operator().moves_values()
+    }
+
+    /// Whether each element of the result depends on one element of each input.
+    #[must_use]
+    pub fn is_pointwise(&self) -> bool {
+        self.operator().is_pointwise()
+    }
+
+    /// Whether the operator belongs to the integer form of a graph: it computes with quantized values.
+    #[must_use]
+    pub fn is_integer(&self) -> bool {
+        self.operator().is_integer()
+    }
+
+    /// Whether a step of a program computes the operator as it is.
+    pub(crate) fn is_step(&self) -> bool {
+        self.operator().is_step()
+    }
+
+    /// Shape and type of the result.
+    pub(crate) fn infer(&self, inputs: &[Operand<'_>]) -> Result<TensorType, OpError> {
+        let result = self.operator().infer(&Operands(inputs))?;
+        check_elements(&result.shape)?;
+        Ok(result)
+    }
+
+    /// The result, by the scalar equations; the inputs have the shapes and types that inference admits.
+    pub(crate) fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
+        self.operator().eval(inputs)
+    }
+
+    /// The tensor of a constant.
+    #[must_use]
+    pub fn constant(&self) -> Option<&Arc<Tensor>> {
+        match self {
+            Self::Constant(Constant { tensor }) => Some(tensor),
+            _ => None,
+        }
+    }
+}
+
+/// The name and the parameters, as a listing shows them: `softmax axis 1`.
+impl fmt::Display for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())?;
+        self.write_parameters(f)
+    }
+}
+
+impl Op {
+    pub(crate) fn write_parameters(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.operator().parameters(f)
+    }
+}
+
+/// Refuses a shape whose number of elements overflows, so that nothing which is derived from a shape does.
+pub(crate) fn check_elements(shape: &crate::values::Shape) -> Result<(), OpError> {
+    match shape.elements() {
+        Some(_) => Ok(()),
+        None => Err(OpError::Elements { shape: shape.clone() }),
+    }
+}
+
+/// A value that the caller provides. No inputs; its shape and type are declared, not inferred.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Input;
+
+impl Operator for Input {
+    fn name(&self) -> &'static str {
+        "input"
+    }
+
+    fn infer(&self, _: &Operands<'_>) -> Result<TensorType, OpError> {
+        Err(operands::parameter("input", "no shape", "an input is declared, not inferred"))
+    }
+
+    fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
+        unreachable!("an input of shape {} is given, not computed", inputs.output)
+    }
+
+    fn is_step(&self) -> bool {
+        false
+    }
+}
+
+/// A value that the graph holds. No inputs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Constant {
+    /// The value. Files store it beside the operator.
+    #[serde(skip, default = "empty")]
+    pub tensor: Arc<Tensor>,
+}
+
+fn empty() -> Arc<Tensor> {
+    Arc::new(ndarray::Array1::<f32>::zeros(0).into())
+}
+
+impl Operator for Constant {
+    fn name(&self) -> &'static str {
+        "constant"
+    }
+
+    fn infer(&self, inputs: &Operands<'_>) -> Result<TensorType, OpError> {
+        inputs.expect_arity(0)?;
+        Ok(TensorType::new(self.tensor.dtype(), crate::values::Shape::fixed(self.tensor.shape())))
+    }
+
+    fn eval(&self, _: &Arguments<'_>) -> Result<Tensor, EvalError> {
+        Ok((*self.tensor).clone())
+    }
+
+    fn is_step(&self) -> bool {
+        false
+    }
+}

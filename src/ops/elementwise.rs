@@ -1,0 +1,337 @@
+//! Functions of two elements, broadcast.
+
+use std::fmt;
+
+use ndarray::{IxDyn, Zip};
+use serde::{Deserialize, Serialize};
+
+use super::linear::write_range;
+use super::operands::{broadcast, expect_int8_range, expect_multiplier, expect_zero_points, parameter};
+use super::{Arguments, EvalError, OpError, Operands, Operator, TensorType};
+use crate::numerics::{self, AddMultipliers, BinaryOp};
+use crate::values::slices::{CHECKED, tensor};
+use crate::values::{DType, QParams, RowMajor, Shape, Tensor};
+
+macro_rules! float_arithmetic {
+    ($($(#[$doc:meta])* $operator:ident $name:literal $sign:tt),*) => {$(
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+        pub struct $operator;
+
+        impl Operator for $operator {
+            fn name(&self) -> &'static str {
+                $name
+            }
+
+            fn infer(&self, inputs: &Operands<'_>) -> Result<TensorType, OpError> {
+                float_pairs(inputs)
+            }
+
+            fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
+                Ok(zip_f32(inputs.tensor(0), inputs.tensor(1), |a, b| a $sign b))
+            }
+
+            fn is_pointwise(&self) -> bool {
+                true
+            }
+        }
+    )*};
+}
+
+float_arithmetic! {
+    /// `a + b` of each pair of floats, broadcast.
+    Add "add" +,
+    /// `a · b` of each pair of floats, broadcast.
+    Mul "mul" *,
+    /// `a / b` of each pair of floats, broadcast.
+    Div "div" /
+}
+
+macro_rules! scalar_arithmetic {
+    ($($(#[$doc:meta])* $operator:ident $name:literal $sign:tt),*) => {$(
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+        pub struct $operator {
+            /// The number, which is finite.
+            pub value: f32,
+        }
+
+        impl Operator for $operator {
+            fn name(&self) -> &'static str {
+                $name
+            }
+
+            fn infer(&self, inputs: &Operands<'_>) -> Result<TensorType, OpError> {
+                inputs.expect_floats(1)?;
+                if !self.value.is_finite() {
+                    return Err(parameter("scalar", self.value, "must be finite"));
+                }
+                Ok(TensorType::new(DType::F32, inputs.shape(0).clone()))
+            }
+
+            fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
+                let y = inputs.f32s(0).iter().map(|v| v $sign self.value).collect();
+                Ok(tensor(inputs.tensor(0).shape().to_vec(), y))
+            }
+
+            fn parameters(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, " {}", self.value)
+            }
+
+            fn is_pointwise(&self) -> bool {
+                true
+            }
+
+            fn is_step(&self) -> bool {
+                false
+            }
+        }
+    )*};
+}
+
+scalar_arithmetic! {
+    /// The sum of each element and one number. Prepare turns the number into a constant.
+    AddScalar "add_scalar" +,
+    /// The product of each element and one number. Prepare turns the number into a constant.
+    MulScalar "mul_scalar" *
+}
+
+/// `a` where the condition is not 0 (NaN is not 0), else `b`. Inputs: condition, `a` and `b`, broadcast, all floats. The element is
+/// selected, so that NaN and infinities of the other one do not show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Where;
+
+impl Operator for Where {
+    fn name(&self) -> &'static str {
+        "where"
+    }
+
+    fn infer(&self, inputs: &Operands<'_>) -> Result<TensorType, OpError> {
+        inputs.expect_floats(3)?;
+        // Each of the two meets the condition before it meets the other, as in the masks that this decomposes into.
+        let a = broadcast(inputs.shape(1), inputs.shape(0))?;
+        let b = broadcast(inputs.shape(2), inputs.shape(0))?;
+        Ok(TensorType::new(DType::F32, broadcast(&a, &b)?))
+    }
+
+    fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
+        let tensors = [0, 1, 2].map(|input| inputs.tensor(input));
+        let shape = broadcast_shapes(tensors.map(Tensor::shape));
+        let [condition, a, b] = tensors.map(|tensor| match tensor {
+            Tensor::F32(array) => array.broadcast(shape.clone()).expect(CHECKED),
+            _ => unreachable!("{CHECKED}"),
+        });
+        let select = |&condition: &f32, &a: &f32, &b: &f32| if condition != 0.0 { a } else { b };
+        Ok(Zip::from(&condition).and(&a).and(&b).map_collect(select).into())
+    }
+
+    fn is_pointwise(&self) -> bool {
+        true
+    }
+
+    fn is_step(&self) -> bool {
+        false
+    }
+}
+
+/// `x` where the mask is not 0 (NaN is not 0), and elsewhere −0, which changes nothing that it is added to: two of these and a sum
+/// select between two values ([`Where`]). Inputs: x and mask, broadcast, both floats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mask {
+    /// Whether to take `x` where the mask is 0 instead.
+    pub inverted: bool,
+}
+
+impl Operator for Mask {
+    fn name(&self) -> &'static str {
+        "mask"
+    }
+
+    fn infer(&self, inputs: &Operands<'_>) -> Result<TensorType, OpError> {
+        float_pairs(inputs)
+    }
+
+    fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
+        let select = |x, mask| if (mask != 0.0) != self.inverted { x } else { -0.0 };
+        Ok(zip_f32(inputs.tensor(0), inputs.tensor(1), select))
+    }
+
+    fn parameters(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.inverted { " inverted" } else { "" })
+    }
+
+    fn is_pointwise(&self) -> bool {
+        true
+    }
+}
+
+/// A comparison of each pair of floats, or the larger or smaller one, broadcast.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Binary {
+    /// The function.
+    pub op: BinaryOp,
+}
+
+impl Operator for Binary {
+    fn name(&self) -> &'static str {
+        self.op.name()
+    }
+
+    fn infer(&self, inputs: &Operands<'_>) -> Result<TensorType, OpError> {
+        float_pairs(inputs)
+    }
+
+    fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
+        Ok(zip_f32(inputs.tensor(0), inputs.tensor(1), |a, b| self.op.eval(a, b)))
+    }
+
+    fn is_pointwise(&self) -> bool {
+        true
+    }
+}
+
+/// `int8 + int8 → int8` (equation 8), broadcast.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct IntegerAdd {
+    /// Zero point of the first input.
+    pub a_zero_point: i32,
+    /// Zero point of the second input.
+    pub b_zero_point: i32,
+    /// The ratios of the input scales to the output scale.
+    pub multipliers: AddMultipliers,
+    /// Scale and zero point of the result. Only the zero point enters the arithmetic.
+    pub qparams: QParams,
+    /// Smallest quantized value.
+    pub lo: i32,
+    /// Largest quantized value.
+    pub hi: i32,
+}
+
+impl Operator for IntegerAdd {
+    fn name(&self) -> &'static str {
+        "integer_add"
+    }
+
+    fn infer(&self, inputs: &Operands<'_>) -> Result<TensorType, OpError> {
+        if !self.multipliers.are_usable() {
+            return Err(parameter("multipliers", format!("{:?}", self.multipliers), "are those of equation 8"));
+        }
+        int8_pairs(inputs, [self.a_zero_point, self.b_zero_point], self.lo, self.hi)
+    }
+
+    fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
+        let Self { a_zero_point, b_zero_point, multipliers, qparams, lo, hi } = *self;
+        Ok(zip_i8(inputs, |a, b| {
+            numerics::add(a - a_zero_point, b - b_zero_point, multipliers, qparams.zero_point(), lo, hi)
+        }))
+    }
+
+    fn parameters(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_range(f, self.qparams, self.lo, self.hi)
+    }
+
+    fn is_pointwise(&self) -> bool {
+        true
+    }
+
+    fn is_integer(&self) -> bool {
+        true
+    }
+}
+
+/// `int8 · int8 → int8` of each element (equations 9 and 5), broadcast.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct IntegerMul {
+    /// Zero point of the first input.
+    pub a_zero_point: i32,
+    /// Zero point of the second input.
+    pub b_zero_point: i32,
+    /// The product of the input scales over the output scale: a positive normal `f32`.
+    pub multiplier: f32,
+    /// Scale and zero point of the result. Only the zero point enters the arithmetic.
+    pub qparams: QParams,
+    /// Smallest quantized value.
+    pub lo: i32,
+    /// Largest quantized value.
+    pub hi: i32,
+}
+
+impl Operator for IntegerMul {
+    fn name(&self) -> &'static str {
+        "integer_mul"
+    }
+
+    fn infer(&self, inputs: &Operands<'_>) -> Result<TensorType, OpError> {
+        expect_multiplier(self.multiplier)?;
+        int8_pairs(inputs, [self.a_zero_point, self.b_zero_point], self.lo, self.hi)
+    }
+
+    fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
+        let Self { a_zero_point, b_zero_point, multiplier, qparams, lo, hi } = *self;
+        Ok(zip_i8(inputs, |a, b| {
+            numerics::requantize((a - a_zero_point) * (b - b_zero_point), multiplier, qparams.zero_point(), lo, hi)
+        }))
+    }
+
+    fn parameters(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_range(f, self.qparams, self.lo, self.hi)
+    }
+
+    fn is_pointwise(&self) -> bool {
+        true
+    }
+
+    fn is_integer(&self) -> bool {
+        true
+    }
+}
+
+fn float_pairs(inputs: &Operands<'_>) -> Result<TensorType, OpError> {
+    inputs.expect_floats(2)?;
+    Ok(TensorType::new(DType::F32, broadcast(inputs.shape(0), inputs.shape(1))?))
+}
+
+fn int8_pairs(inputs: &Operands<'_>, zero_points: [i32; 2], lo: i32, hi: i32) -> Result<TensorType, OpError> {
+    inputs.expect_dtypes(&[DType::I8, DType::I8])?;
+    expect_zero_points(&zero_points)?;
+    expect_int8_range(lo, hi)?;
+    Ok(TensorType::new(DType::I8, broadcast(inputs.shape(0), inputs.shape(1))?))
+}
+
+/// The shape to which tensors broadcast, which inference has checked.
+fn broadcast_shapes<'t>(shapes: impl IntoIterator<Item = &'t [usize]>) -> IxDyn {
+    let all = shapes.into_iter().map(Shape::fixed).reduce(|a, b| broadcast(&a, &b).expect(CHECKED));
+    IxDyn(&all.expect(CHECKED).fixed_dims())
+}
+
+/// `f(a, b)` of each pair of elements, broadcast.
+pub(super) fn zip<T, R>(a: &RowMajor<T>, b: &RowMajor<T>, f: impl Fn(T, T) -> R + Sync + Send) -> RowMajor<R>
+where
+    T: Copy + Send + Sync,
+    R: Clone + Copy + Send + Sync,
+{
+    let shape = broadcast_shapes([a.shape(), b.shape()]);
+    let (a, b) = (a.broadcast(shape.clone()).expect(CHECKED), b.broadcast(shape).expect(CHECKED));
+    const PARALLEL: usize = 1 << 15;
+    let pairs = Zip::from(&a).and(&b);
+    RowMajor::from(match a.len() {
+        ..PARALLEL => pairs.map_collect(|&a, &b| f(a, b)),
+        _ => pairs.par_map_collect(|&a, &b| f(a, b)),
+    })
+}
+
+/// `f(a, b)` of each pair of floats, broadcast.
+pub(crate) fn zip_f32(a: &Tensor, b: &Tensor, f: impl Fn(f32, f32) -> f32 + Sync + Send) -> Tensor {
+    match (a, b) {
+        (Tensor::F32(a), Tensor::F32(b)) => Tensor::F32(zip(a, b, f)),
+        _ => unreachable!("{CHECKED}"),
+    }
+}
+
+/// `f(a, b)` of each pair of quantized values, broadcast.
+fn zip_i8(inputs: &Arguments<'_>, f: impl Fn(i32, i32) -> i32 + Sync + Send) -> Tensor {
+    match (inputs.tensor(0), inputs.tensor(1)) {
+        (Tensor::I8(a), Tensor::I8(b)) => Tensor::I8(zip(a, b, |a, b| f(a.into(), b.into()) as i8)),
+        _ => unreachable!("{CHECKED}"),
+    }
+}

@@ -1,0 +1,246 @@
+//! Linear layers: float, and the integer form with the ends of its accumulator.
+
+use std::fmt;
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::operands::{expect_int8_range, expect_size, parameter, rank_error};
+use super::{Arguments, EvalError, OpError, Operands, Operator, TensorType};
+use crate::numerics::{self, MAX_FRACTION_BITS, gemm};
+use crate::values::slices::{codes, integers, rows_before_last, tensor, with_last};
+use crate::values::{DType, QParams, Shape, Tensor};
+
+pub(crate) use crate::numerics::gemm::PackedWeight;
+
+/// `x[…, K] · w[N, K]ᵀ (+ b[N])`, all floats. Inputs: x, w, and b unless the layer has no bias. Output: `[…, N]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Linear;
+
+impl Operator for Linear {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn infer(&self, inputs: &Operands<'_>) -> Result<TensorType, OpError> {
+        inputs.expect_floats(if inputs.len() == 3 { 3 } else { 2 })?;
+        Ok(TensorType::new(DType::F32, linear_shape(inputs)?))
+    }
+
+    fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
+        let [m, n, k] = sizes(inputs);
+        let bias = inputs.tensors.get(2).map(|_| inputs.f32s(2));
+        let y = gemm::linear(inputs.f32s(0), [m, n, k], inputs.f32s(1), inputs.packed, bias);
+        Ok(tensor(with_last(inputs.tensor(0).shape(), n), y))
+    }
+}
+
+/// The accumulator of an int8 linear layer (equation 4), in `i32`. Inputs: x `[…, K]` int8, w `[N, K]` int8, bias `[N]` i32. Output:
+/// `[…, N]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IntegerLinear {
+    /// `p` of equation 4.
+    pub fraction_bits: u32,
+}
+
+impl Operator for IntegerLinear {
+    fn name(&self) -> &'static str {
+        "integer_linear"
+    }
+
+    fn infer(&self, inputs: &Operands<'_>) -> Result<TensorType, OpError> {
+        inputs.expect_dtypes(&[DType::I8, DType::I8, DType::I32])?;
+        if self.fraction_bits > MAX_FRACTION_BITS {
+            return Err(parameter("fraction_bits", self.fraction_bits, "at most 8 (equation 4)"));
+        }
+        Ok(TensorType::new(DType::I32, linear_shape(inputs)?))
+    }
+
+    fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
+        let [m, n, k] = sizes(inputs);
+        let mut acc = gemm::integer_linear(inputs.i8s(0), inputs.i8s(1), [m, n, k]);
+        let bias = inputs.i32s(2);
+        if n > 0 {
+            acc.par_chunks_exact_mut(n).for_each(|row| {
+                // The bound of equation 4 keeps this inside i32. A graph that breaks the bound wraps around.
+                row.iter_mut().zip(bias).for_each(|(acc, &b)| *acc = (*acc << self.fraction_bits).wrapping_add(b));
+            });
+        }
+        Ok(integers(&with_last(inputs.tensor(0).shape(), n), acc))
+    }
+
+    fn parameters(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, " fraction_bits {}", self.fraction_bits)
+    }
+
+    fn is_integer(&self) -> bool {
+        true
+    }
+
+    fn is_step(&self) -> bool {
+        false
+    }
+}
+
+/// `i32 → int8` (equation 5). Inputs: acc `[…, N]`, multiplier `[N]`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Requantize {
+    /// Scale and zero point of the result. Only the zero point enters the arithmetic.
+    pub qparams: QParams,
+    /// Smallest quantized value. A fused ReLU has raised it to the zero point (equation 6).
+    pub lo: i32,
+    /// Largest quantized value.
+    pub hi: i32,
+}
+
+impl Operator for Requantize {
+    fn name(&self) -> &'static str {
+        "requantize"
+    }
+
+    fn infer(&self, inputs: &Operands<'_>) -> Result<TensorType, OpError> {
+        expect_int8_range(self.lo, self.hi)?;
+        Ok(TensorType::new(DType::I8, accumulator_shape(inputs)?))
+    }
+
+    fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
+        let zero_point = self.qparams.zero_point();
+        let rule = |acc, multiplier| numerics::requantize(acc, multiplier, zero_point, self.lo, self.hi) as i8;
+        Ok(codes(inputs.tensor(0).shape(), each_channel(inputs, rule)))
+    }
+
+    fn parameters(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_range(f, self.qparams, self.lo, self.hi)
+    }
+
+    fn is_integer(&self) -> bool {
+        true
+    }
+
+    fn is_step(&self) -> bool {
+        false
+    }
+}
+
+/// `i32 → f32` (equation 7, static). Inputs: acc `[…, N]`, scale `[N]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScaleAccumulator {
+    /// Whether negative results become 0: a fused ReLU.
+    pub relu: bool,
+}
+
+impl Operator for ScaleAccumulator {
+    fn name(&self) -> &'static str {
+        "scale_accumulator"
+    }
+
+    fn infer(&self, inputs: &Operands<'_>) -> Result<TensorType, OpError> {
+        Ok(TensorType::new(DType::F32, accumulator_shape(inputs)?))
+    }
+
+    fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
+        let y = each_channel(inputs, |acc, scale| numerics::scale_accumulator(acc, scale, self.relu));
+        Ok(tensor(inputs.tensor(0).shape().to_vec(), y))
+    }
+
+    fn parameters(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.relu { " relu" } else { "" })
+    }
+
+    fn is_integer(&self) -> bool {
+        true
+    }
+
+    fn is_step(&self) -> bool {
+        false
+    }
+}
+
+/// `i32 → f32` (equation 7, dynamic). Inputs: acc `[…, N]`, the dynamic qparams of x, weight sums `[N]` (i32), weight scales `[N]`, bias
+/// `[N]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScaleAccumulatorDynamic {
+    /// Whether negative results become 0: a fused ReLU.
+    pub relu: bool,
+}
+
+impl Operator for ScaleAccumulatorDynamic {
+    fn name(&self) -> &'static str {
+        "scale_accumulator_dynamic"
+    }
+
+    fn infer(&self, inputs: &Operands<'_>) -> Result<TensorType, OpError> {
+        inputs.expect_dtypes(&[DType::I32, DType::F32, DType::I32, DType::F32, DType::F32])?;
+        super::quantize::expect_dynamic_qparams(inputs, 1)?;
+        let n = inputs.features()?;
+        for (input, what) in [(2, "weight sums"), (3, "weight scales"), (4, "bias length")] {
+            inputs.expect_vector(input, what, n)?;
+        }
+        Ok(TensorType::new(DType::F32, inputs.shape(0).clone()))
+    }
+
+    fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
+        let (sums, scales, bias) = (inputs.i32s(2), inputs.f32s(3), inputs.f32s(4));
+        let acc = inputs.i32s(0);
+        let n = scales.len().max(1);
+        let mut y = vec![0f32; acc.len()];
+        y.par_chunks_exact_mut(n).zip(acc.par_chunks_exact(n)).enumerate().for_each(|(row, (y, acc))| {
+            let x = super::quantize::qparams_of_row(inputs.f32s(1), row);
+            for (channel, (y, &acc)) in y.iter_mut().zip(acc).enumerate() {
+                let weight = (scales[channel], sums[channel]);
+                *y = numerics::scale_accumulator_dynamic(acc, x, weight, bias[channel], self.relu);
+            }
+        });
+        Ok(tensor(inputs.tensor(0).shape().to_vec(), y))
+    }
+
+    fn parameters(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.relu { " relu" } else { "" })
+    }
+
+    fn is_integer(&self) -> bool {
+        true
+    }
+
+    fn is_step(&self) -> bool {
+        false
+    }
+}
+
+/// `[…, K]` and `[N, K]` and, if given, `[N]` → `[…, N]`.
+fn linear_shape(inputs: &Operands<'_>) -> Result<Shape, OpError> {
+    inputs.expect_fixed_rank(1, "weight", 2, "2")?;
+    let (x, w) = (inputs.shape(0), inputs.shape(1).fixed_dims());
+    let (n, k) = (w[0], w[1]);
+    expect_size("input features", inputs.features()?, k)?;
+    if inputs.len() == 3 {
+        inputs.expect_vector(2, "bias length", n)?;
+    }
+    Ok(x.with_last(n))
+}
+
+/// The shape of an accumulator `[…, N]` with one factor for each channel.
+fn accumulator_shape(inputs: &Operands<'_>) -> Result<Shape, OpError> {
+    inputs.expect_dtypes(&[DType::I32, DType::F32])?;
+    inputs.expect_fixed_rank(1, "factors", 1, "1")?;
+    let shape = inputs.shape(0);
+    let n = shape.last().ok_or_else(|| rank_error("input", shape, "a last axis of static length"))?;
+    inputs.expect_vector(1, "factors", n)?;
+    Ok(shape.clone())
+}
+
+fn sizes(inputs: &Arguments<'_>) -> [usize; 3] {
+    let weight = inputs.tensor(1).shape();
+    [rows_before_last(inputs.tensor(0).shape()), weight[0], weight[1]]
+}
+
+/// `rule(acc, factor)` of each accumulator and the factor of its channel.
+fn each_channel<T: Send>(inputs: &Arguments<'_>, rule: impl Fn(i32, f32) -> T + Sync + Send) -> Vec<T> {
+    let factors = inputs.f32s(1);
+    inputs.i32s(0).par_iter().enumerate().map(|(at, &acc)| rule(acc, factors[at % factors.len()])).collect()
+}
+
+/// The parameters of an operator whose result is int8.
+pub(super) fn write_range(f: &mut fmt::Formatter<'_>, qparams: QParams, lo: i32, hi: i32) -> fmt::Result {
+    write!(f, " scale {:e} zero_point {} codes {lo}..={hi}", qparams.scale(), qparams.zero_point())
+}

@@ -1,0 +1,250 @@
+//! Operators that move elements of any type.
+
+use std::fmt;
+
+use ndarray::{Axis, IxDyn};
+use serde::{Deserialize, Serialize};
+
+use super::operands::{batch, expect_size, inner_axis, parameter, with_axis};
+use super::{Arguments, EvalError, OpError, Operands, Operator, TensorType};
+use crate::values::slices::CHECKED;
+use crate::values::{Shape, Tensor};
+
+/// The same expression for an array of any element type.
+macro_rules! for_each_type {
+    ($tensor:expr, $a:ident => $result:expr) => {
+        match $tensor {
+            Tensor::F32($a) => Tensor::from($result),
+            Tensor::I8($a) => Tensor::from($result),
+            Tensor::I32($a) => Tensor::from($result),
+            Tensor::I64($a) => Tensor::from($result),
+        }
+    };
+}
+
+/// The same elements in the same order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reshape {
+    /// Lengths of the axes of the result; `rows` stays in front of them.
+    pub dims: Vec<usize>,
+}
+
+impl Operator for Reshape {
+    fn name(&self) -> &'static str {
+        "reshape"
+    }
+
+    fn infer(&self, inputs: &Operands<'_>) -> Result<TensorType, OpError> {
+        inputs.expect_arity(1)?;
+        let x = inputs.shape(0);
+        expect_size("elements of the new shape", elements(&self.dims), elements(&x.fixed_dims()))?;
+        Ok(TensorType::new(inputs.dtype(0), Shape::new(x.is_batched(), &self.dims)))
+    }
+
+    fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
+        Ok(reshaped(inputs))
+    }
+
+    fn moves_values(&self) -> bool {
+        true
+    }
+}
+
+/// Merges the axes from `start_axis` to the last into one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flatten {
+    /// The first axis that is merged.
+    pub start_axis: usize,
+}
+
+impl Operator for Flatten {
+    fn name(&self) -> &'static str {
+        "flatten"
+    }
+
+    fn infer(&self, inputs: &Operands<'_>) -> Result<TensorType, OpError> {
+        inputs.expect_arity(1)?;
+        let x = inputs.shape(0);
+        inner_axis(x, self.start_axis)?;
+        let mut dims = x.fixed_dims();
+        let merged = dims.split_off(self.start_axis - usize::from(x.is_batched()));
+        dims.push(elements(&merged));
+        Ok(TensorType::new(inputs.dtype(0), Shape::new(x.is_batched(), &dims)))
+    }
+
+    fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
+        Ok(reshaped(inputs))
+    }
+
+    fn parameters(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, " start_axis {}", self.start_axis)
+    }
+
+    fn moves_values(&self) -> bool {
+        true
+    }
+
+    fn is_step(&self) -> bool {
+        false
+    }
+}
+
+/// Axis `i` of the result is axis `perm[i]` of the input.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Transpose {
+    /// A permutation of all axes; `rows` stays in front.
+    pub perm: Vec<usize>,
+}
+
+impl Operator for Transpose {
+    fn name(&self) -> &'static str {
+        "transpose"
+    }
+
+    fn infer(&self, inputs: &Operands<'_>) -> Result<TensorType, OpError> {
+        inputs.expect_arity(1)?;
+        let x = inputs.shape(0);
+        let mut sorted = self.perm.clone();
+        sorted.sort_unstable();
+        if !sorted.iter().copied().eq(0..x.rank()) {
+            let rule = "a permutation of all axes of the input";
+            return Err(parameter("perm", format!("{:?}", self.perm), rule));
+        }
+        let dims = self.perm.iter().map(|&axis| x.dims()[axis]).collect();
+        let moves = || batch("moves the batch");
+        if x.is_batched() && self.perm[0] != 0 {
+            return Err(moves());
+        }
+        Ok(TensorType::new(inputs.dtype(0), Shape::from_dims(dims).ok_or_else(moves)?))
+    }
+
+    fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
+        Ok(transposed(inputs.tensor(0), &self.perm))
+    }
+
+    fn parameters(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, " perm {:?}", self.perm)
+    }
+
+    fn moves_values(&self) -> bool {
+        true
+    }
+}
+
+/// Joins two or more tensors of one type along an axis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Concat {
+    /// The axis.
+    pub axis: usize,
+}
+
+impl Operator for Concat {
+    fn name(&self) -> &'static str {
+        "concat"
+    }
+
+    fn infer(&self, inputs: &Operands<'_>) -> Result<TensorType, OpError> {
+        if inputs.len() < 2 {
+            return Err(OpError::Arity { actual: inputs.len(), expected: 2 });
+        }
+        let first = inputs.shape(0);
+        let mut total = inner_axis(first, self.axis)?;
+        for input in 1..inputs.len() {
+            inputs.expect_dtype(input, inputs.dtype(0))?;
+            let other = inputs.shape(input);
+            if other.is_batched() != first.is_batched() || other.rank() != first.rank() {
+                return Err(OpError::Broadcast { left: first.clone(), right: other.clone() });
+            }
+            for axis in (0..first.rank()).filter(|&axis| axis != self.axis) {
+                if let (Some(actual), Some(expected)) = (other.axis(axis), first.axis(axis)) {
+                    expect_size("length of an axis that is not joined", actual, expected)?;
+                }
+            }
+            // A sum that saturates holds too many elements, which is refused later.
+            total = total.saturating_add(inner_axis(other, self.axis)?);
+        }
+        Ok(TensorType::new(inputs.dtype(0), with_axis(first, self.axis, total)))
+    }
+
+    fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
+        macro_rules! join {
+            ($variant:ident) => {{
+                let arrays = inputs.tensors.iter().map(|tensor| match tensor {
+                    Tensor::$variant(array) => array.view(),
+                    _ => unreachable!("{CHECKED}"),
+                });
+                ndarray::concatenate(Axis(self.axis), &arrays.collect::<Vec<_>>()).expect(CHECKED).into()
+            }};
+        }
+        Ok(match inputs.tensor(0) {
+            Tensor::F32(_) => join!(F32),
+            Tensor::I8(_) => join!(I8),
+            Tensor::I32(_) => join!(I32),
+            Tensor::I64(_) => join!(I64),
+        })
+    }
+
+    fn parameters(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, " axis {}", self.axis)
+    }
+
+    fn moves_values(&self) -> bool {
+        true
+    }
+}
+
+/// The elements `start..end` along an axis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Slice {
+    /// The axis.
+    pub axis: usize,
+    /// The first element that is taken.
+    pub start: usize,
+    /// One more than the last element that is taken.
+    pub end: usize,
+}
+
+impl Operator for Slice {
+    fn name(&self) -> &'static str {
+        "slice"
+    }
+
+    fn infer(&self, inputs: &Operands<'_>) -> Result<TensorType, OpError> {
+        inputs.expect_arity(1)?;
+        let Self { axis, start, end } = *self;
+        let length = inner_axis(inputs.shape(0), axis)?;
+        if start > end || end > length {
+            return Err(parameter("range", format!("{start}..{end} of {length}"), "must lie within the axis"));
+        }
+        Ok(TensorType::new(inputs.dtype(0), with_axis(inputs.shape(0), axis, end - start)))
+    }
+
+    fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
+        let range = (self.start..self.end).into();
+        Ok(for_each_type!(inputs.tensor(0), a => a.slice_axis(Axis(self.axis), range).to_owned()))
+    }
+
+    fn parameters(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, " axis {} {}..{}", self.axis, self.start, self.end)
+    }
+
+    fn moves_values(&self) -> bool {
+        true
+    }
+}
+
+fn reshaped(inputs: &Arguments<'_>) -> Tensor {
+    let x = inputs.tensor(0);
+    let rows = x.shape().first().copied().unwrap_or(1);
+    let shape = IxDyn(&inputs.output.with_rows(rows));
+    for_each_type!(x, a => a.clone().into_inner().into_shape_with_order(shape).expect(CHECKED))
+}
+
+/// Axis `i` of the result is axis `perm[i]` of `x`.
+pub(crate) fn transposed(x: &Tensor, perm: &[usize]) -> Tensor {
+    for_each_type!(x, a => a.view().permuted_axes(perm).to_owned())
+}
+
+fn elements(dims: &[usize]) -> usize {
+    dims.iter().fold(1, |n, &d| n.saturating_mul(d))
+}

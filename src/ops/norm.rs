@@ -1,0 +1,159 @@
+//! Softmax and normalizations. Sums are taken in `f64`, so that long rows lose nothing.
+
+use std::fmt;
+
+use ndarray::{ArrayViewMut1, Axis, Zip};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::operands::{expect_eps, expect_size, inner_axis, rank_error};
+use super::{Arguments, EvalError, OpError, Operands, Operator, TensorType};
+use crate::numerics::sum_of;
+use crate::values::slices::{CHECKED, tensor};
+use crate::values::{DType, Tensor};
+
+/// `e^x / Σ e^x` along an axis. Where all elements are −∞ (all masked), the result is NaN, as in PyTorch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Softmax {
+    /// The axis that sums to 1.
+    pub axis: usize,
+}
+
+impl Operator for Softmax {
+    fn name(&self) -> &'static str {
+        "softmax"
+    }
+
+    fn infer(&self, inputs: &Operands<'_>) -> Result<TensorType, OpError> {
+        inputs.expect_floats(1)?;
+        inner_axis(inputs.shape(0), self.axis)?;
+        Ok(TensorType::new(DType::F32, inputs.shape(0).clone()))
+    }
+
+    fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
+        let Tensor::F32(x) = inputs.tensor(0) else { unreachable!("{CHECKED}") };
+        let mut y = x.clone().into_inner();
+        if !y.is_empty() {
+            Zip::from(y.lanes_mut(Axis(self.axis))).par_for_each(softmax);
+        }
+        Ok(y.into())
+    }
+
+    fn parameters(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, " axis {}", self.axis)
+    }
+}
+
+fn softmax(mut line: ArrayViewMut1<'_, f32>) {
+    let max = line.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    line.iter_mut().for_each(|v| *v = libm::expf(*v - max));
+    let sum: f64 = line.iter().map(|&v| f64::from(v)).sum();
+    line.iter_mut().for_each(|v| *v = (f64::from(*v) / sum) as f32);
+}
+
+/// `(x − mean) / √(variance + eps) · weight + bias` over the last axes, those of the weight. Inputs: x, weight, bias.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct LayerNorm {
+    /// Added to the variance.
+    pub eps: f32,
+}
+
+impl Operator for LayerNorm {
+    fn name(&self) -> &'static str {
+        "layer_norm"
+    }
+
+    fn infer(&self, inputs: &Operands<'_>) -> Result<TensorType, OpError> {
+        inputs.expect_floats(3)?;
+        expect_eps(self.eps)?;
+        let (x, weight, bias) = (inputs.shape(0), inputs.shape(1), inputs.shape(2));
+        let (normalized, lengths) = (weight.fixed_dims(), x.fixed_dims());
+        if weight.is_batched() || normalized.is_empty() || normalized.len() > lengths.len() {
+            return Err(rank_error("weight", weight, "from 1 to the static axes of the input, none of them the batch"));
+        }
+        if bias != weight {
+            return Err(OpError::Broadcast { left: weight.clone(), right: bias.clone() });
+        }
+        for (&actual, &expected) in normalized.iter().zip(&lengths[lengths.len() - normalized.len()..]) {
+            expect_size("normalized length", actual, expected)?;
+        }
+        Ok(TensorType::new(DType::F32, x.clone()))
+    }
+
+    fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
+        let (weight, bias) = (inputs.f32s(1), inputs.f32s(2));
+        let mut y = inputs.f32s(0).to_vec();
+        let n = weight.len();
+        if n > 0 {
+            y.par_chunks_exact_mut(n).with_min_len((1 << 14) / n).for_each(|row| self.normalize(row, weight, bias));
+        }
+        Ok(tensor(inputs.tensor(0).shape().to_vec(), y))
+    }
+
+    fn parameters(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, " eps {:e}", self.eps)
+    }
+}
+
+impl LayerNorm {
+    fn normalize(&self, row: &mut [f32], weight: &[f32], bias: &[f32]) {
+        let n = row.len() as f64;
+        let mean = sum_of(row, |v| v) / n;
+        let variance = sum_of(row, |v| (v - mean) * (v - mean)) / n;
+        let inv_std = 1.0 / (variance + f64::from(self.eps)).sqrt();
+        for ((v, &w), &b) in row.iter_mut().zip(weight).zip(bias) {
+            *v = ((f64::from(*v) - mean) * inv_std) as f32 * w + b;
+        }
+    }
+}
+
+/// `(x − mean[c]) / √(variance[c] + eps) · weight[c] + bias[c]`, where `c` indexes axis 1. Inputs: x, mean, variance, weight, bias, all
+/// but x of shape `[C]`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct BatchNorm {
+    /// Added to the variance.
+    pub eps: f32,
+}
+
+impl Operator for BatchNorm {
+    fn name(&self) -> &'static str {
+        "batch_norm"
+    }
+
+    fn infer(&self, inputs: &Operands<'_>) -> Result<TensorType, OpError> {
+        inputs.expect_floats(5)?;
+        expect_eps(self.eps)?;
+        let x = inputs.shape(0);
+        let channels = x.axis(1).ok_or_else(|| rank_error("input", x, "2 or more"))?;
+        (1..5).try_for_each(|input| {
+            inputs.expect_fixed_rank(input, "statistics", 1, "1")?;
+            inputs.expect_vector(input, "channels", channels)
+        })?;
+        Ok(TensorType::new(DType::F32, x.clone()))
+    }
+
+    fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
+        let x = inputs.tensor(0);
+        let [mean, variance, weight, bias] = [1, 2, 3, 4].map(|input| inputs.f32s(input));
+        let inner: usize = x.shape()[2..].iter().product();
+        let mut y = inputs.f32s(0).to_vec();
+        if inner > 0 {
+            y.par_chunks_exact_mut(inner).enumerate().for_each(|(row, y)| {
+                let c = row % mean.len();
+                let factor = f64::from(weight[c]) / (f64::from(variance[c]) + f64::from(self.eps)).sqrt();
+                for y in y {
+                    *y = ((f64::from(*y) - f64::from(mean[c])) * factor + f64::from(bias[c])) as f32;
+                }
+            });
+        }
+        Ok(tensor(x.shape().to_vec(), y))
+    }
+
+    fn parameters(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, " eps {:e}", self.eps)
+    }
+
+    fn is_step(&self) -> bool {
+        false
+    }
+}

@@ -1,0 +1,403 @@
+//! Between floats and quantized values, with static and dynamic quantization parameters (qparams).
+
+use std::fmt;
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::operands::{parameter, rank_error};
+use super::{Arguments, EvalError, OpError, Operands, Operator, TensorType};
+use crate::numerics::{self, wide};
+use crate::values::slices::{codes, integers, tensor, with_last};
+use crate::values::{DType, MAX_SCALE, MIN_SCALE, QParams, QScheme, QuantRange, Shape, Tensor, TensorQParams};
+
+/// Names an observer of a prepared graph.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ObserverId(pub usize);
+
+/// The input, seen by an observer. Input and output: floats of any shape.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Observe {
+    /// The observer of the prepared graph.
+    pub observer: ObserverId,
+}
+
+impl Operator for Observe {
+    fn name(&self) -> &'static str {
+        "observe"
+    }
+
+    fn infer(&self, inputs: &Operands<'_>) -> Result<TensorType, OpError> {
+        inputs.expect_floats(1)?;
+        Ok(TensorType::new(DType::F32, inputs.shape(0).clone()))
+    }
+
+    fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
+        Ok(inputs.tensor(0).clone())
+    }
+
+    fn parameters(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, " observer {}", self.observer.0)
+    }
+
+    fn is_step(&self) -> bool {
+        false
+    }
+}
+
+/// `f32 → int8` (equation 2), or to `i32` with [`QuantRange::INT32`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Quantize {
+    /// Scale and zero point, of the tensor or of each channel.
+    pub qparams: TensorQParams,
+    /// The range of quantized values.
+    pub range: QuantRange,
+}
+
+impl Operator for Quantize {
+    fn name(&self) -> &'static str {
+        match self.qparams {
+            TensorQParams::PerTensor(_) => "quantize_per_tensor",
+            TensorQParams::PerChannel { .. } => "quantize_per_channel",
+        }
+    }
+
+    fn infer(&self, inputs: &Operands<'_>) -> Result<TensorType, OpError> {
+        inputs.expect_floats(1)?;
+        inputs.expect_channels(&self.qparams)?;
+        self.qparams.check_range(self.range)?;
+        Ok(TensorType::new(self.range.dtype(), inputs.shape(0).clone()))
+    }
+
+    fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
+        let (x, shape) = (inputs.f32s(0), inputs.tensor(0).shape());
+        if let Some(index) = x.iter().position(|v| v.is_nan()) {
+            return Err(EvalError::NotANumber { index });
+        }
+        if self.range == QuantRange::INT32 {
+            // The conversion saturates. The zero point is 0.
+            let rule = |v: f32, q: QParams| (v * q.inv_scale()).round_ties_even() as i32;
+            return Ok(integers(shape, each_channel(x, shape, &self.qparams, rule)));
+        }
+        let (lo, hi) = (self.range.quant_min(), self.range.quant_max());
+        let rule = |v: f32, q: QParams| numerics::quantize(v, q.inv_scale(), q.zero_point(), lo, hi) as i8;
+        Ok(codes(shape, each_channel(x, shape, &self.qparams, rule)))
+    }
+
+    fn parameters(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, " {} codes {}", self.qparams, self.range)
+    }
+}
+
+/// `int8 → f32` (equation 1); biases also from `i32`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Dequantize {
+    /// Scale and zero point, of the tensor or of each channel.
+    pub qparams: TensorQParams,
+}
+
+impl Operator for Dequantize {
+    fn name(&self) -> &'static str {
+        match self.qparams {
+            TensorQParams::PerTensor(_) => "dequantize_per_tensor",
+            TensorQParams::PerChannel { .. } => "dequantize_per_channel",
+        }
+    }
+
+    fn infer(&self, inputs: &Operands<'_>) -> Result<TensorType, OpError> {
+        inputs.expect_arity(1)?;
+        inputs.expect_one_of(0, &[DType::I8, DType::I32])?;
+        inputs.expect_channels(&self.qparams)?;
+        Ok(TensorType::new(DType::F32, inputs.shape(0).clone()))
+    }
+
+    fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
+        let shape = inputs.tensor(0).shape();
+        let y = match inputs.tensor(0) {
+            // Integers of 32 bits are biases, whose zero point is 0.
+            Tensor::I32(x) => each_channel(x.elements(), shape, &self.qparams, |v, q| v as f32 * q.scale()),
+            _ => each_channel(inputs.i8s(0), shape, &self.qparams, |v, q| {
+                numerics::dequantize(v.into(), q.scale(), q.zero_point())
+            }),
+        };
+        Ok(tensor(shape.to_vec(), y))
+    }
+
+    fn parameters(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, " {}", self.qparams)
+    }
+}
+
+/// Dynamic qparams of a float tensor (equation 10), as pairs of scale and zero point in floats: `[2]` for the tensor, or `[…, 2]` for
+/// each row of the last axis.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct ChooseQParams {
+    /// Per tensor, or per token.
+    pub qscheme: QScheme,
+    /// The range of quantized values.
+    pub range: QuantRange,
+    /// The smallest scale.
+    pub eps: f32,
+}
+
+impl Operator for ChooseQParams {
+    fn name(&self) -> &'static str {
+        "choose_qparams"
+    }
+
+    fn infer(&self, inputs: &Operands<'_>) -> Result<TensorType, OpError> {
+        inputs.expect_floats(1)?;
+        if !(MIN_SCALE..=MAX_SCALE).contains(&self.eps) {
+            return Err(parameter("eps", self.eps, "must be a usable scale"));
+        }
+        let shape = match self.qscheme {
+            QScheme::PerTensorAffine | QScheme::PerTensorSymmetric => Shape::fixed(&[2]),
+            QScheme::PerTokenAffine => per_token(inputs)?,
+            other => return Err(parameter("scheme", format!("{other:?}"), "is not chosen at run time")),
+        };
+        Ok(TensorType::new(DType::F32, shape))
+    }
+
+    fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
+        let (x, shape) = (inputs.f32s(0), inputs.tensor(0).shape());
+        let (shape, row) = match self.qscheme {
+            QScheme::PerTokenAffine => (with_last(shape, 2), shape.last().copied().unwrap_or(1)),
+            _ => (vec![2], x.len()),
+        };
+        if row == 0 {
+            return Ok(tensor(shape.clone(), [self.eps, 0.0].repeat(shape.iter().product::<usize>() / 2)));
+        }
+        let pairs = x.chunks_exact(row).enumerate().map(|(at, values)| self.choose(at * row, values));
+        Ok(tensor(shape, pairs.collect::<Result<Vec<_>, _>>()?.concat()))
+    }
+
+    fn parameters(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, " {} codes {} eps {:e}", self.qscheme, self.range, self.eps)
+    }
+
+    fn is_integer(&self) -> bool {
+        true
+    }
+}
+
+impl ChooseQParams {
+    /// Scale and zero point of some values, the first of which has row-major index `first`.
+    fn choose(&self, first: usize, values: &[f32]) -> Result<[f32; 2], EvalError> {
+        let widen = |(min, max): (f32, f32), &v: &f32| (if v < min { v } else { min }, if v > max { v } else { max });
+        let (min, max) = values.iter().fold((0.0, 0.0), widen);
+        let (lo, hi) = (self.range.quant_min(), self.range.quant_max());
+        let (scale, zero_point) = match self.qscheme {
+            QScheme::PerTokenAffine => numerics::per_token_qparams(min, max, lo, hi, self.eps),
+            QScheme::PerTensorSymmetric => numerics::symmetric_qparams(min, max, lo, hi, self.eps),
+            _ => numerics::affine_qparams(min, max, lo, hi, self.eps),
+        };
+        // Values whose range overflows f32 are as unusable as those that are not finite.
+        let largest = |v: &f32| !scale.is_finite() && v.abs() >= max.max(-min);
+        match values.iter().position(|v| !v.is_finite()).or_else(|| values.iter().position(largest)) {
+            None => Ok([scale, zero_point as f32]),
+            Some(at) => Err(EvalError::Range { index: first + at, value: values[at].to_string() }),
+        }
+    }
+}
+
+/// `f32 → int8` (equation 2). Inputs: x, and the dynamic qparams of a [`ChooseQParams`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuantizeDynamic {
+    /// The range of quantized values, inside int8.
+    pub range: QuantRange,
+}
+
+impl Operator for QuantizeDynamic {
+    fn name(&self) -> &'static str {
+        "quantize_dynamic"
+    }
+
+    fn infer(&self, inputs: &Operands<'_>) -> Result<TensorType, OpError> {
+        inputs.expect_floats(2)?;
+        expect_dynamic_qparams(inputs, 1)?;
+        if self.range == QuantRange::INT32 {
+            return Err(parameter("quantized range", self.range, "must fit int8"));
+        }
+        Ok(TensorType::new(DType::I8, inputs.shape(0).clone()))
+    }
+
+    fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
+        let (lo, hi) = (self.range.quant_min(), self.range.quant_max());
+        let rule = |v: f32, (scale, zero_point)| numerics::quantize(v, 1.0 / scale, zero_point, lo, hi) as i8;
+        let shape = inputs.tensor(0).shape();
+        Ok(codes(shape, each_row(inputs.f32s(0), shape, inputs.f32s(1), rule)))
+    }
+
+    fn parameters(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, " codes {}", self.range)
+    }
+
+    fn is_integer(&self) -> bool {
+        true
+    }
+}
+
+/// `int8 → f32` (equation 1). Inputs: quantized values, and the dynamic qparams of a [`ChooseQParams`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DequantizeDynamic;
+
+impl Operator for DequantizeDynamic {
+    fn name(&self) -> &'static str {
+        "dequantize_dynamic"
+    }
+
+    fn infer(&self, inputs: &Operands<'_>) -> Result<TensorType, OpError> {
+        inputs.expect_dtypes(&[DType::I8, DType::F32])?;
+        expect_dynamic_qparams(inputs, 1)?;
+        Ok(TensorType::new(DType::F32, inputs.shape(0).clone()))
+    }
+
+    fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
+        let rule = |v: i8, (scale, zero_point)| numerics::dequantize(v.into(), scale, zero_point);
+        let shape = inputs.tensor(0).shape();
+        Ok(tensor(shape.to_vec(), each_row(inputs.i8s(0), shape, inputs.f32s(1), rule)))
+    }
+
+    fn is_integer(&self) -> bool {
+        true
+    }
+}
+
+/// Input `at` holds the dynamic qparams of all of input 0, or of each of its rows.
+pub(super) fn expect_dynamic_qparams(inputs: &Operands<'_>, at: usize) -> Result<(), OpError> {
+    let qparams = inputs.shape(at);
+    if *qparams == Shape::fixed(&[2]) || *qparams == per_token(inputs)? {
+        return Ok(());
+    }
+    Err(OpError::Broadcast { left: inputs.shape(0).clone(), right: qparams.clone() })
+}
+
+fn per_token(inputs: &Operands<'_>) -> Result<Shape, OpError> {
+    let x = inputs.shape(0);
+    x.last().ok_or_else(|| rank_error("input", x, "a last axis of static length"))?;
+    Ok(x.with_last(2))
+}
+
+/// Scale and zero point of a row, from dynamic qparams for the tensor or for each row.
+pub(super) fn qparams_of_row(pairs: &[f32], row: usize) -> (f32, i32) {
+    let at = if pairs.len() == 2 { 0 } else { row * 2 };
+    (pairs[at], pairs[at + 1] as i32)
+}
+
+/// `rule(x, qparams)` of each element and the dynamic qparams of its row.
+fn each_row<T: Copy + Sync, R: Default + Clone + Send>(
+    x: &[T],
+    shape: &[usize],
+    pairs: &[f32],
+    rule: impl Fn(T, (f32, i32)) -> R + Sync,
+) -> Vec<R> {
+    let cols = shape.last().copied().unwrap_or(1).max(1);
+    let mut y = vec![R::default(); x.len()];
+    y.par_chunks_mut(cols).zip(x.par_chunks(cols)).enumerate().for_each(|(row, (y, x))| {
+        let qparams = qparams_of_row(pairs, row);
+        y.iter_mut().zip(x).for_each(|(y, &x)| *y = rule(x, qparams));
+    });
+    y
+}
+
+/// `rule(x, qparams)` of each element and the qparams of its channel.
+fn each_channel<T: Copy + Sync, R: Default + Clone + Send>(
+    x: &[T],
+    shape: &[usize],
+    qparams: &TensorQParams,
+    rule: impl Fn(T, QParams) -> R + Sync,
+) -> Vec<R> {
+    let mut y = vec![R::default(); x.len()];
+    for_each_channel(&mut y, x, shape, qparams, |y, x, q| y.iter_mut().zip(x).for_each(|(y, &x)| *y = rule(x, q)));
+    y
+}
+
+/// Runs `f` on each run of elements of `y` and `x` that have the same qparams, compiled for the vector instructions of this
+/// processor: training quantizes every weight in every step.
+fn for_each_channel<T: Sync, R: Send>(
+    y: &mut [R],
+    x: &[T],
+    shape: &[usize],
+    qparams: &TensorQParams,
+    f: impl Fn(&mut [R], &[T], QParams) + Sync,
+) {
+    const TASK: usize = 1 << 14;
+    let (channels, inner) = match qparams {
+        TensorQParams::PerTensor(q) => (std::slice::from_ref(q), TASK),
+        TensorQParams::PerChannel { channels, ch_axis } => (&channels[..], shape[ch_axis + 1..].iter().product()),
+    };
+    if y.is_empty() {
+        return;
+    }
+    let runs = TASK.div_ceil(inner);
+    y.par_chunks_mut(runs * inner).zip(x.par_chunks(runs * inner)).enumerate().for_each(|(at, (y, x))| {
+        wide(
+            #[inline(always)]
+            || {
+                for (run, (y, x)) in y.chunks_mut(inner).zip(x.chunks(inner)).enumerate() {
+                    f(y, x, channels[(at * runs + run) % channels.len()]);
+                }
+            },
+        );
+    });
+}
+
+/// Equations 2 and 1 in one pass: the bits that quantizing and dequantizing give. NaN stays NaN.
+pub(crate) fn fake_quantize(y: &mut [f32], x: &[f32], shape: &[usize], qparams: &TensorQParams, range: QuantRange) {
+    for_each_channel(
+        y,
+        x,
+        shape,
+        qparams,
+        #[inline(always)]
+        |y: &mut [f32], x: &[f32], q| {
+            let (inv_scale, scale, z) = (q.inv_scale(), q.scale(), q.zero_point());
+            let (lo, hi) = ((range.quant_min() - z) as f32, (range.quant_max() - z) as f32);
+            for (y, &x) in y.iter_mut().zip(x) {
+                let steps = (x * inv_scale).clamp(lo, hi);
+                *y = if x.is_nan() { x } else { numerics::round_small(steps) * scale };
+            }
+        },
+    );
+}
+
+/// As [`fake_quantize`], to [`QuantRange::INT32`]. A tensor with a NaN is returned as it is.
+pub(crate) fn fake_quantize_i32(x: &Tensor, qparams: &TensorQParams) -> Tensor {
+    let quantize = Quantize { qparams: qparams.clone(), range: QuantRange::INT32 };
+    let eval = |op: &dyn Operator, x: &Tensor| {
+        op.eval(&Arguments { tensors: &[x], output: &Shape::fixed(x.shape()), packed: None })
+    };
+    let dequantize = Dequantize { qparams: qparams.clone() };
+    eval(&quantize, x).and_then(|q| eval(&dequantize, &q)).unwrap_or_else(|_| x.clone())
+}
+
+/// Quantizes with dynamic qparams and dequantizes. An error is the row-major index of the first value that is not usable.
+pub(crate) fn fake_quantize_dynamic(x: &Tensor, choose: ChooseQParams) -> Result<Tensor, usize> {
+    let eval = |op: &dyn Operator, tensors: &[&Tensor]| {
+        let result = op.eval(&Arguments { tensors, output: &Shape::fixed(x.shape()), packed: None });
+        result.map_err(|error| error.index())
+    };
+    let qparams = eval(&choose, &[x])?;
+    let quantized = eval(&QuantizeDynamic { range: choose.range }, &[x, &qparams])?;
+    eval(&DequantizeDynamic, &[&quantized, &qparams])
+}
+
+/// The straight-through gradient of [`fake_quantize`]: `dy` where the quantized value before the clamp is in range, else 0.
+pub(crate) fn straight_through(dy: &mut [f32], x: &[f32], shape: &[usize], qparams: &TensorQParams, range: QuantRange) {
+    for_each_channel(
+        dy,
+        x,
+        shape,
+        qparams,
+        #[inline(always)]
+        |dy: &mut [f32], x: &[f32], q| {
+            let (inv_scale, z) = (q.inv_scale(), q.zero_point());
+            let (lo, hi) = ((range.quant_min() - z) as f32, (range.quant_max() - z) as f32);
+            for (dy, &x) in dy.iter_mut().zip(x) {
+                // One step beyond the range is as far out as any.
+                let steps = numerics::round_small((x * inv_scale).clamp(lo - 1.0, hi + 1.0));
+                *dy = if steps >= lo && steps <= hi { *dy } else { 0.0 };
+            }
+        },
+    );
+}

@@ -1,0 +1,147 @@
+//! Functions of one element.
+
+use std::fmt;
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::operands::{expect_size, parameter};
+use super::{Arguments, EvalError, OpError, Operands, Operator, TensorType};
+use crate::numerics::UnaryOp;
+use crate::values::slices::{codes, tensor};
+use crate::values::{DType, QParams, Tensor};
+
+/// A function of each element, of floats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unary {
+    /// The function.
+    pub op: UnaryOp,
+}
+
+impl Operator for Unary {
+    fn name(&self) -> &'static str {
+        self.op.name()
+    }
+
+    fn infer(&self, inputs: &Operands<'_>) -> Result<TensorType, OpError> {
+        inputs.expect_floats(1)?;
+        Ok(TensorType::new(DType::F32, inputs.shape(0).clone()))
+    }
+
+    fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
+        let x = inputs.f32s(0);
+        let mut y = vec![0.0; x.len()];
+        unary_into(self.op, x, &mut y);
+        Ok(tensor(inputs.tensor(0).shape().to_vec(), y))
+    }
+
+    fn is_pointwise(&self) -> bool {
+        true
+    }
+}
+
+/// `y[i] = op(x[i])`.
+pub(crate) fn unary_into(op: UnaryOp, x: &[f32], y: &mut [f32]) {
+    const TASK: usize = 1 << 14;
+    y.par_chunks_mut(TASK).zip(x.par_chunks(TASK)).for_each(|(y, x)| match op {
+        // Training meets this function most, and a comparison in f32 gives the same bits.
+        UnaryOp::Relu => y.iter_mut().zip(x).for_each(|(y, &x)| *y = if x < 0.0 { 0.0 } else { x }),
+        _ => y.iter_mut().zip(x).for_each(|(y, &x)| *y = op.eval(x.into()) as f32),
+    });
+}
+
+/// Each element, but at least `min` and at most `max`. NaN stays NaN.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Clamp {
+    /// The smallest result, which may be −∞.
+    #[serde(with = "float_text")]
+    pub min: f32,
+    /// The largest result, which may be ∞; not below `min`.
+    #[serde(with = "float_text")]
+    pub max: f32,
+}
+
+impl Operator for Clamp {
+    fn name(&self) -> &'static str {
+        "clamp"
+    }
+
+    fn infer(&self, inputs: &Operands<'_>) -> Result<TensorType, OpError> {
+        inputs.expect_floats(1)?;
+        let Self { min, max } = *self;
+        if min.is_nan() || max.is_nan() || min > max {
+            return Err(parameter("bounds", format!("{min}..={max}"), "numbers, the smaller one first"));
+        }
+        Ok(TensorType::new(DType::F32, inputs.shape(0).clone()))
+    }
+
+    fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
+        let y = inputs.f32s(0).iter().map(|v| v.clamp(self.min, self.max)).collect();
+        Ok(tensor(inputs.tensor(0).shape().to_vec(), y))
+    }
+
+    fn parameters(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, " {}..={}", self.min, self.max)
+    }
+
+    fn is_pointwise(&self) -> bool {
+        true
+    }
+}
+
+/// `int8 → int8`: entry `x + 128` of a lookup table (equation 12). Inputs: x, table `[256]`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Lut {
+    /// Scale and zero point of the result. Neither enters the arithmetic.
+    pub qparams: QParams,
+}
+
+impl Operator for Lut {
+    fn name(&self) -> &'static str {
+        "lut"
+    }
+
+    fn infer(&self, inputs: &Operands<'_>) -> Result<TensorType, OpError> {
+        inputs.expect_dtypes(&[DType::I8, DType::I8])?;
+        inputs.expect_fixed_rank(1, "table", 1, "1")?;
+        expect_size("length of the table", inputs.shape(1).fixed_dims()[0], 256)?;
+        Ok(TensorType::new(DType::I8, inputs.shape(0).clone()))
+    }
+
+    fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
+        let table = inputs.i8s(1);
+        let y = inputs.i8s(0).iter().map(|&x| table[(i32::from(x) + 128) as usize]).collect();
+        Ok(codes(inputs.tensor(0).shape(), y))
+    }
+
+    fn parameters(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, " scale {:e} zero_point {}", self.qparams.scale(), self.qparams.zero_point())
+    }
+
+    fn is_pointwise(&self) -> bool {
+        true
+    }
+
+    fn is_integer(&self) -> bool {
+        true
+    }
+
+    fn is_step(&self) -> bool {
+        false
+    }
+}
+
+/// Floats as text, since JSON has no infinities.
+mod float_text {
+    use serde::{Deserialize, Deserializer, Serializer, de};
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+    pub(super) fn serialize<S: Serializer>(value: &f32, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(value)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f32, D::Error> {
+        let text = <std::borrow::Cow<'_, str>>::deserialize(deserializer)?;
+        text.parse().map_err(|_| de::Error::custom(format!("{text:?} is not a float")))
+    }
+}

@@ -1,0 +1,380 @@
+//! Quantization parameters: what a scale, a zero point and a range are, validated at construction.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::DType;
+
+/// Why quantization parameters were refused.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum QParamsError {
+    /// The scale, or its reciprocal, is not a positive normal `f32`.
+    #[error("scale {scale:e} is not usable: a scale is a positive normal f32 between {MIN_SCALE:e} and {MAX_SCALE:e}")]
+    Scale {
+        /// The refused scale.
+        scale: f32,
+    },
+    /// The zero point is not one of the codes.
+    #[error("zero point {zero_point} is outside the quantized range {quant_min}..={quant_max}")]
+    ZeroPoint {
+        /// The refused zero point.
+        zero_point: i32,
+        /// Smallest code.
+        quant_min: i32,
+        /// Largest code.
+        quant_max: i32,
+    },
+    /// The range does not fit int8, does not contain 0, or is empty.
+    #[error(
+        "quantized range {quant_min}..={quant_max} is not usable: it must contain 0, hold two codes and fit -128..=127"
+    )]
+    Range {
+        /// Smallest code.
+        quant_min: i32,
+        /// Largest code.
+        quant_max: i32,
+    },
+    /// The vectors of a per-channel scheme differ in length.
+    #[error("{scales} scales but {zero_points} zero points")]
+    ChannelCount {
+        /// Number of scales.
+        scales: usize,
+        /// Number of zero points.
+        zero_points: usize,
+    },
+}
+
+/// The smallest usable scale, 2⁻¹²⁴: below it a GPU that flushes subnormals to zero could quantize an input differently.
+pub const MIN_SCALE: f32 = f32::MIN_POSITIVE * 4.0;
+/// The largest usable scale, 2¹²⁴: above it the reciprocal approaches the subnormals.
+pub const MAX_SCALE: f32 = 1.0 / MIN_SCALE;
+
+/// One scale and one zero point: `real = scale · (q − zero_point)`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "UncheckedQParams", into = "UncheckedQParams")]
+pub struct QParams {
+    scale: f32,
+    zero_point: i32,
+}
+
+impl QParams {
+    /// Checks that `scale` is a positive normal number whose reciprocal is one too, and that real 0 has an int8 code.
+    ///
+    /// # Errors
+    /// [`QParamsError::Scale`] and [`QParamsError::ZeroPoint`].
+    pub fn new(scale: f32, zero_point: i32) -> Result<Self, QParamsError> {
+        if !(MIN_SCALE..=MAX_SCALE).contains(&scale) {
+            return Err(QParamsError::Scale { scale });
+        }
+        QuantRange::INT8.check_zero_point(zero_point)?;
+        Ok(Self { scale, zero_point })
+    }
+
+    /// Real units per integer step.
+    #[must_use]
+    pub fn scale(&self) -> f32 {
+        self.scale
+    }
+
+    /// `1 / scale`, the factor of equation 2.
+    #[must_use]
+    pub fn inv_scale(&self) -> f32 {
+        1.0 / self.scale
+    }
+
+    /// The code of real 0.
+    #[must_use]
+    pub fn zero_point(&self) -> i32 {
+        self.zero_point
+    }
+}
+
+/// Parameters in a file, which are checked when they are read.
+#[derive(Serialize, Deserialize)]
+struct UncheckedQParams {
+    scale: f32,
+    zero_point: i32,
+}
+
+impl TryFrom<UncheckedQParams> for QParams {
+    type Error = QParamsError;
+
+    fn try_from(unchecked: UncheckedQParams) -> Result<Self, QParamsError> {
+        Self::new(unchecked.scale, unchecked.zero_point)
+    }
+}
+
+impl From<QParams> for UncheckedQParams {
+    fn from(QParams { scale, zero_point }: QParams) -> Self {
+        Self { scale, zero_point }
+    }
+}
+
+/// The range of quantized values that a tensor may hold, both ends included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "[i32; 2]", into = "[i32; 2]")]
+pub struct QuantRange {
+    quant_min: i32,
+    quant_max: i32,
+}
+
+impl QuantRange {
+    /// All of int8, `-128..=127`: activations.
+    pub const INT8: Self = Self { quant_min: -128, quant_max: 127 };
+    /// `-127..=127`: weights, so that a symmetric scale maps ±max to ±127.
+    pub const INT8_NARROW: Self = Self { quant_min: -127, quant_max: 127 };
+
+    /// All of `i32`, with zero point 0: biases whose parameters are derived from those of their layer.
+    pub const INT32: Self = Self { quant_min: i32::MIN, quant_max: i32::MAX };
+
+    /// The type that holds the codes.
+    #[must_use]
+    pub fn dtype(&self) -> DType {
+        if *self == Self::INT32 { DType::I32 } else { DType::I8 }
+    }
+
+    /// A range inside int8 that contains 0 and at least two codes.
+    ///
+    /// # Errors
+    /// [`QParamsError::Range`].
+    pub fn new(quant_min: i32, quant_max: i32) -> Result<Self, QParamsError> {
+        let inside = quant_min >= i32::from(i8::MIN) && quant_max <= i32::from(i8::MAX);
+        if !inside || quant_min > 0 || quant_max < 0 || quant_min >= quant_max {
+            return Err(QParamsError::Range { quant_min, quant_max });
+        }
+        Ok(Self { quant_min, quant_max })
+    }
+
+    /// Smallest code.
+    #[must_use]
+    pub fn quant_min(&self) -> i32 {
+        self.quant_min
+    }
+
+    /// Largest code.
+    #[must_use]
+    pub fn quant_max(&self) -> i32 {
+        self.quant_max
+    }
+
+    /// # Errors
+    /// [`QParamsError::ZeroPoint`] unless `zero_point` is one of the codes.
+    pub fn check_zero_point(&self, zero_point: i32) -> Result<(), QParamsError> {
+        let Self { quant_min, quant_max } = *self;
+        if (quant_min..=quant_max).contains(&zero_point) {
+            Ok(())
+        } else {
+            Err(QParamsError::ZeroPoint { zero_point, quant_min, quant_max })
+        }
+    }
+}
+
+impl TryFrom<[i32; 2]> for QuantRange {
+    type Error = QParamsError;
+
+    fn try_from([quant_min, quant_max]: [i32; 2]) -> Result<Self, QParamsError> {
+        if [quant_min, quant_max] == <[i32; 2]>::from(Self::INT32) {
+            return Ok(Self::INT32);
+        }
+        Self::new(quant_min, quant_max)
+    }
+}
+
+impl From<QuantRange> for [i32; 2] {
+    fn from(range: QuantRange) -> Self {
+        [range.quant_min, range.quant_max]
+    }
+}
+
+impl fmt::Display for QuantRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}..={}", self.quant_min, self.quant_max)
+    }
+}
+
+/// How scale and zero point are chosen, and how many of them a tensor has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum QScheme {
+    /// One scale and zero point; the range may be one-sided.
+    PerTensorAffine,
+    /// One scale, zero point 0.
+    PerTensorSymmetric,
+    /// A scale and zero point per index of `ch_axis`.
+    PerChannelAffine {
+        /// The axis that is indexed by channel.
+        ch_axis: usize,
+    },
+    /// A scale per index of `ch_axis`, zero point 0.
+    PerChannelSymmetric {
+        /// The axis that is indexed by channel.
+        ch_axis: usize,
+    },
+    /// A scale and zero point per row of the last axis, found when the value is known. For dynamic quantization only.
+    PerTokenAffine,
+}
+
+impl fmt::Display for QScheme {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PerTensorAffine => f.write_str("per tensor affine"),
+            Self::PerTensorSymmetric => f.write_str("per tensor symmetric"),
+            Self::PerChannelAffine { ch_axis } => write!(f, "per channel (axis {ch_axis}) affine"),
+            Self::PerChannelSymmetric { ch_axis } => write!(f, "per channel (axis {ch_axis}) symmetric"),
+            Self::PerTokenAffine => f.write_str("per token affine"),
+        }
+    }
+}
+
+impl QScheme {
+    /// The channel axis of a per-channel scheme.
+    #[must_use]
+    pub fn ch_axis(&self) -> Option<usize> {
+        match *self {
+            Self::PerChannelAffine { ch_axis } | Self::PerChannelSymmetric { ch_axis } => Some(ch_axis),
+            Self::PerTensorAffine | Self::PerTensorSymmetric | Self::PerTokenAffine => None,
+        }
+    }
+
+    /// Whether the zero point is 0 by construction.
+    #[must_use]
+    pub fn is_symmetric(&self) -> bool {
+        matches!(self, Self::PerTensorSymmetric | Self::PerChannelSymmetric { .. })
+    }
+}
+
+/// The quantization parameters of a whole tensor.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "UncheckedTensorQParams", into = "UncheckedTensorQParams")]
+pub enum TensorQParams {
+    /// One pair for all elements.
+    PerTensor(QParams),
+    /// One pair per index of `ch_axis`.
+    PerChannel {
+        /// One entry per channel.
+        channels: Arc<[QParams]>,
+        /// The axis that is indexed by channel.
+        ch_axis: usize,
+    },
+}
+
+impl TensorQParams {
+    /// Builds per-channel parameters from parallel vectors, as files and observers hold them.
+    ///
+    /// # Errors
+    /// [`QParamsError`] for the first channel that is not valid, or for vectors of different lengths.
+    pub fn per_channel(scales: &[f32], zero_points: &[i32], ch_axis: usize) -> Result<Self, QParamsError> {
+        if scales.len() != zero_points.len() {
+            return Err(QParamsError::ChannelCount { scales: scales.len(), zero_points: zero_points.len() });
+        }
+        let channels =
+            scales.iter().zip(zero_points).map(|(&s, &z)| QParams::new(s, z)).collect::<Result<Arc<[_]>, _>>()?;
+        Ok(Self::PerChannel { channels, ch_axis })
+    }
+
+    /// The parameters of the whole tensor; `None` if each channel has its own.
+    #[must_use]
+    pub fn per_tensor(&self) -> Option<QParams> {
+        match self {
+            Self::PerTensor(qparams) => Some(*qparams),
+            Self::PerChannel { .. } => None,
+        }
+    }
+
+    /// # Errors
+    /// [`QParamsError::ZeroPoint`] unless every zero point is a code of `range`.
+    pub fn check_range(&self, range: QuantRange) -> Result<(), QParamsError> {
+        match self {
+            Self::PerTensor(q) => range.check_zero_point(q.zero_point),
+            Self::PerChannel { channels, .. } => channels.iter().try_for_each(|q| range.check_zero_point(q.zero_point)),
+        }
+    }
+}
+
+impl From<QParams> for TensorQParams {
+    fn from(qparams: QParams) -> Self {
+        Self::PerTensor(qparams)
+    }
+}
+
+/// Parameters in a file, which are checked when they are read.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum UncheckedTensorQParams {
+    PerTensor { scale: f32, zero_point: i32 },
+    PerChannel { scales: Vec<f32>, zero_points: Vec<i32>, ch_axis: usize },
+}
+
+impl TryFrom<UncheckedTensorQParams> for TensorQParams {
+    type Error = QParamsError;
+
+    fn try_from(unchecked: UncheckedTensorQParams) -> Result<Self, QParamsError> {
+        match unchecked {
+            UncheckedTensorQParams::PerTensor { scale, zero_point } => {
+                QParams::new(scale, zero_point).map(Self::PerTensor)
+            }
+            UncheckedTensorQParams::PerChannel { scales, zero_points, ch_axis } => {
+                Self::per_channel(&scales, &zero_points, ch_axis)
+            }
+        }
+    }
+}
+
+impl From<TensorQParams> for UncheckedTensorQParams {
+    fn from(qparams: TensorQParams) -> Self {
+        match qparams {
+            TensorQParams::PerTensor(QParams { scale, zero_point }) => Self::PerTensor { scale, zero_point },
+            TensorQParams::PerChannel { channels, ch_axis } => {
+                let (scales, zero_points) = channels.iter().map(|q| (q.scale, q.zero_point)).unzip();
+                Self::PerChannel { scales, zero_points, ch_axis }
+            }
+        }
+    }
+}
+
+impl fmt::Display for TensorQParams {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PerTensor(q) => write!(f, "scale {:e} zero_point {}", q.scale, q.zero_point),
+            Self::PerChannel { channels, ch_axis } => {
+                let (lo, hi) = channels.iter().fold((f32::MAX, 0f32), |(lo, hi), q| (lo.min(q.scale), hi.max(q.scale)));
+                write!(f, "{} scales {lo:e}..={hi:e} on axis {ch_axis}", channels.len())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scales_must_be_normal_with_a_normal_reciprocal() {
+        for scale in [0.0, -1.0, f32::NAN, f32::INFINITY, 1e-40, f32::MIN_POSITIVE, 3e38] {
+            assert!(matches!(QParams::new(scale, 0), Err(QParamsError::Scale { .. })), "{scale}");
+        }
+        for scale in [MIN_SCALE, 1.0, MAX_SCALE] {
+            assert!(QParams::new(scale, 0).is_ok_and(|q| q.inv_scale().is_normal()), "{scale}");
+        }
+    }
+
+    #[test]
+    fn ranges_hold_zero_and_fit_int8() {
+        for (lo, hi) in [(-129, 127), (-128, 128), (1, 5), (-5, -1), (0, 0), (5, -5)] {
+            assert_eq!(QuantRange::new(lo, hi), Err(QParamsError::Range { quant_min: lo, quant_max: hi }));
+        }
+        assert!(QuantRange::new(-8, 7).is_ok());
+        assert!(QParams::new(1.0, 128).is_err());
+    }
+
+    #[test]
+    fn per_channel_vectors_match() {
+        assert!(matches!(
+            TensorQParams::per_channel(&[1.0, 2.0], &[0], 0),
+            Err(QParamsError::ChannelCount { scales: 2, zero_points: 1 })
+        ));
+    }
+}

@@ -1,0 +1,159 @@
+//! Arrays whose elements lie in row-major order.
+
+use std::fmt;
+use std::ops::{Deref, Index, IndexMut};
+
+use ndarray::{Array, ArrayD, Dimension, IxDyn, NdIndex};
+
+/// An array whose elements lie in row-major order, without gaps: what kernels, files and devices read as a slice.
+///
+/// It can be read as any array of `ndarray`, and its elements can be changed, but not its strides.
+///
+/// ```
+/// use enfold::Tensor;
+/// use enfold::values::RowMajor;
+///
+/// let transposed = ndarray::array![[1f32, 2.0], [3.0, 4.0]].reversed_axes();
+/// let a = RowMajor::from(transposed);
+/// assert_eq!(a.elements(), [1.0, 3.0, 2.0, 4.0]);
+/// assert_eq!(Tensor::F32(a.clone()).shape(), a.shape());
+/// ```
+#[derive(Clone, PartialEq)]
+pub struct RowMajor<T>(ArrayD<T>);
+
+const ROW_MAJOR: &str = "made in row-major order, and never changed but for its elements";
+
+impl<T> RowMajor<T> {
+    /// The elements in row-major order.
+    #[must_use]
+    pub fn elements(&self) -> &[T] {
+        self.0.as_slice().expect(ROW_MAJOR)
+    }
+
+    /// The elements in row-major order, to be changed.
+    #[must_use]
+    pub fn elements_mut(&mut self) -> &mut [T] {
+        self.0.as_slice_mut().expect(ROW_MAJOR)
+    }
+
+    /// As the method of `ndarray`: always `Some`.
+    #[must_use]
+    pub fn as_slice_mut(&mut self) -> Option<&mut [T]> {
+        self.0.as_slice_mut()
+    }
+
+    /// The array.
+    #[must_use]
+    pub fn into_inner(self) -> ArrayD<T> {
+        self.0
+    }
+
+    /// The elements in row-major order.
+    #[must_use]
+    pub fn into_vec(self) -> Vec<T> {
+        let len = self.0.len();
+        let (mut elements, offset) = self.0.into_raw_vec_and_offset();
+        // A slice of a larger array has elements of others on both sides.
+        elements.drain(..offset.unwrap_or(0));
+        elements.truncate(len);
+        elements
+    }
+}
+
+/// Elements that lie in another order are copied.
+impl<T: Clone, D: Dimension> From<Array<T, D>> for RowMajor<T> {
+    fn from(a: Array<T, D>) -> Self {
+        let a = if a.is_standard_layout() { a } else { a.as_standard_layout().into_owned() };
+        Self(a.into_dyn())
+    }
+}
+
+impl<T> Deref for RowMajor<T> {
+    type Target = ArrayD<T>;
+
+    fn deref(&self) -> &ArrayD<T> {
+        &self.0
+    }
+}
+
+impl<T, I: NdIndex<IxDyn>> Index<I> for RowMajor<T> {
+    type Output = T;
+
+    fn index(&self, index: I) -> &T {
+        &self.0[index]
+    }
+}
+
+impl<T, I: NdIndex<IxDyn>> IndexMut<I> for RowMajor<T> {
+    fn index_mut(&mut self, index: I) -> &mut T {
+        &mut self.0[index]
+    }
+}
+
+impl<T> IntoIterator for RowMajor<T> {
+    type Item = T;
+    type IntoIter = std::vec::IntoIter<T>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.into_vec().into_iter()
+    }
+}
+
+impl<'a, T> IntoIterator for &'a RowMajor<T> {
+    type Item = &'a T;
+    type IntoIter = std::slice::Iter<'a, T>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.elements().iter()
+    }
+}
+
+impl<T: fmt::Display> fmt::Display for RowMajor<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for RowMajor<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::values::Tensor;
+
+    /// Whatever an array looks like, the tensor made of it has a slice.
+    #[test]
+    fn every_layout_becomes_row_major() {
+        let base = Array::from_shape_vec([2, 3, 4], (0..24).collect::<Vec<i32>>()).expect("24 elements");
+        let mut turned = base.clone();
+        turned.swap_axes(0, 2);
+        let mut backwards = base.clone();
+        backwards.invert_axis(ndarray::Axis(1));
+        let mut part = base.clone();
+        part.slice_collapse(ndarray::s![1.., 1..;2, ..]);
+        let broadcast = base.broadcast([5, 2, 3, 4]).expect("repeated").to_owned();
+        for array in [base.into_dyn(), turned.into_dyn(), backwards.into_dyn(), part.into_dyn(), broadcast.into_dyn()] {
+            let expected: Vec<i32> = array.iter().copied().collect();
+            let shape = array.shape().to_vec();
+            let mut a = RowMajor::from(array);
+            assert_eq!(a.elements(), expected, "{shape:?}");
+            let tensor = Tensor::I32(a.clone());
+            assert_eq!((tensor.shape(), tensor.as_i32()), (&shape[..], Some(&expected[..])));
+            a.elements_mut()[0] += 1;
+            assert_eq!(a.iter().next(), Some(&(expected[0] + 1)));
+            assert_eq!(a.into_vec().len(), expected.len(), "{shape:?}");
+            assert_eq!(Tensor::I32(a_of(&tensor)), tensor);
+        }
+    }
+
+    fn a_of(tensor: &Tensor) -> RowMajor<i32> {
+        match tensor {
+            Tensor::I32(a) => RowMajor::from(a.clone().into_inner()),
+            other => panic!("{}", other.dtype()),
+        }
+    }
+}
