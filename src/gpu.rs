@@ -1,4 +1,4 @@
-//! The GPU engine: executes a [`Program`](crate::program::Program) inside the caller's own wgpu device.
+//! The GPU engine: executes a [`Program`](crate::program::Program) in the caller's own wgpu device.
 //!
 //! ```no_run
 //! # async fn frame(
@@ -19,65 +19,72 @@
 //! # }
 //! ```
 //!
-//! The application keeps its device: nothing here installs a handler on it, and recording neither submits nor polls nor
-//! writes a buffer from the host. [`Engine::new`] runs a test with known answers, [`Engine::load`] those of the kernels that a
-//! program is the first to need, [`Engine::tune`] and [`Run::timings`] measure, and [`Model::run`] is a convenience; these submit and wait, and nothing else does. Device loss reaches the engine because the
-//! application's own callback calls [`Engine::mark_lost`].
+//! The application keeps its device: the engine installs no handlers, and recording neither submits nor polls nor writes a buffer from
+//! the host. [`Engine::new`] and [`Engine::load`] run known-answer tests, [`Engine::tune`] and [`Run::timings`] measure, and
+//! [`Model::run`] is a convenience; only these submit work and wait for it. The application's own device-lost callback calls
+//! [`Engine::mark_lost`].
 //!
-//! Any device will do: the engine reads its limits, needs no feature, and with WebGPU's default limits everything runs. What it
-//! profits from, [`Engine::wanted_features`] and [`Engine::wanted_limits`] name for `request_device`.
+//! Any device will do: the engine reads its limits, needs no feature, and runs everything with WebGPU's default limits.
+//! [`Engine::wanted_features`] and [`Engine::wanted_limits`] name for `request_device` what makes it faster.
 //!
-//! **Speed.** [`LinearKernel`] lists the kernels; a table by class of device chooses among them, and [`Engine::tune`] refines it.
-//! Steps that belong together share a dispatch (functions, sums and rounding behind layers, sums before norms). Weights of 2 to 4
-//! bits stay packed. Where a grid would be too small for the device, K is divided; where a dispatch would be too long for a
-//! driver's watchdog, its rows are. None of it changes a bit of what is promised below.
+//! **Engines share a device.** Pipelines are compiled and tested when a model first needs them, once for a device. Clones of an engine
+//! and engines from [`Engine::with_options`] share them.
 //!
-//! **Memory.** Intermediate values share one buffer over time; [`Run::memory`] says how much all of it takes.
+//! **Speed.** [`LinearKernel`] lists the kernels of int8 linear layers. A table by class of device chooses among them, and
+//! [`Engine::tune`] refines it. Fused steps share a dispatch (functions, sums and casts after layers, sums before norms). Weights of
+//! 2 to 4 bits stay packed. If a grid would be too small for the device, K is divided; if a dispatch would be too long for a driver's
+//! watchdog, its rows are divided. None of this changes the bits that are promised below.
 //!
-//! **Bits.** int8 results, int8-to-float linear layers, and the scales, zero points and codes of dynamic quantization equal the
-//! interpreter's on every device that passes the known-answer tests; a device that fails one is refused. So do steps that only
-//! move, compare or choose (slices, the largest element, comparisons, clamps, absolute values), and integers as floats. NaN and
-//! infinities are where IEEE 754 has them; [`StepOp::Float`](crate::program::StepOp::Float) says what remains to a GPU. Other steps on floats, and
-//! the float outputs of dynamic layers, agree within tolerances. NaN, which the CPU refuses, has the code of real 0 here, and an
-//! id that its table lacks gives the nearest row.
+//! **Memory.** Intermediate values share one buffer over time; [`Run::memory`] reports all sizes.
 //!
-//! **Buffers** that the caller binds, whole or as slices, are dense and row-major, with the usage `STORAGE`: four bytes a float,
-//! two bytes a half, one byte a code, the size rounded up to whole words of 4 bytes. Inputs are bound for writing, but never
-//! written.
+//! **Bits.** int8 results, int8-to-float linear layers, and scales, zero points and quantized values of dynamic quantization equal
+//! the interpreter's on every device that passes the known-answer tests; the engine refuses a device that fails one. So do steps that
+//! only move, compare or select (slices, maxima, comparisons, clamps, absolute values), and int32 arithmetic. NaN and infinities are
+//! where IEEE 754 has them: shaders compare and select by the bits of floats. Other steps on floats, and the float outputs of dynamic
+//! layers, agree within tolerances: a GPU may treat subnormal numbers as 0, and compilers that assume too much (Metal's fast math) may
+//! lose a NaN or an infinity that a sum, product or quotient makes. The CPU refuses NaN when it quantizes; a GPU makes it the zero
+//! point. An id outside its table gives the nearest row.
+//!
+//! **Buffers** that the caller binds, whole or as [`BufferRange`]s, are dense and row-major, with the usage `STORAGE`: four bytes for an
+//! f32 or i32, two for an f16, one for an i8, and the size rounded up to whole words of 4 bytes. Inputs are bound as read_write, but
+//! never written.
 
-mod arena;
-mod axes;
 mod bind;
-mod choice;
 pub mod context;
-// Compiled either way, so that the rest need not know of the feature.
-#[cfg_attr(not(feature = "coopmat"), allow(dead_code, unreachable_pub))]
-mod coop;
+mod device;
 mod engine;
-mod error;
-mod fuse;
-mod general;
+// Compiled with and without the feature `coopmat`, so that the rest need not know of it.
+#[cfg_attr(not(feature = "coopmat"), allow(dead_code, unreachable_pub))]
+mod kernels;
 mod known_answer;
-mod layout;
 mod memory;
 mod model;
-mod params;
-mod pipeline;
-mod plan;
+mod options;
 mod run;
-pub mod shaders;
-mod tile;
-mod transfer;
-mod trusted;
+mod schedule;
 mod tune;
 
+pub use device::error::GpuError;
+pub use engine::Engine;
 #[cfg(feature = "coopmat")]
-pub use coop::Fragment;
-pub use engine::{Engine, Options, PackedDot, SplitK};
-pub use error::GpuError;
-pub use memory::{Memory, Slice};
+pub use kernels::linear::coopmat::Fragment;
+pub use kernels::linear::choice::{PackedDot, SplitK};
+pub use kernels::linear::tile::{LinearKernel, TileShape};
+pub use kernels::linear::tuning::TuningTable;
+pub use memory::{BufferRange, Memory};
 pub use model::Model;
+pub use options::Options;
 pub use run::{Run, StepTiming, Timings};
-pub use tile::{LinearKernel, TileShape};
-pub use tune::TuningTable;
 pub use wgpu;
+
+/// The shaders, for the crate's own tests: no part of the API.
+#[doc(hidden)]
+pub mod shaders {
+    pub use super::device::shader::{Binding, BindingKind, Shader, Struct};
+
+    /// Every shader with its entry points.
+    #[must_use]
+    pub fn all() -> Vec<(&'static Shader, Vec<&'static str>)> {
+        super::kernels::shaders()
+    }
+}

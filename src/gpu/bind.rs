@@ -1,344 +1,218 @@
-//! From a model and buffers to a run: memory, constants, bind groups and pipelines.
+//! From a model and buffers to a run: memory, parameters, bind groups and pipelines.
 
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use wgpu::BufferUsages;
 
-use super::choice::Candidate;
-use super::error::GpuError;
-use super::general::{General, Size, TILE};
-use super::layout::{Digit, LinearParams, OpParams, k_vecs};
-use super::memory::{Memory, Slice, check_sizes, check_slices};
-use super::model::{Model, OfStep, WeightPart};
-use super::params::{linear_end, linear_params, part_vecs, tensor_params};
-use super::pipeline::{Family, Key, LinearEnd, TensorKernel};
-use super::plan::{Part, Plan, Planned, PlannedKernel, Slot, Terms, matrix_rows};
-use super::run::{Dispatch, LinearTile, LinearWork, Run, Work};
-use super::tile::LinearKernel;
-use super::transfer::{allocate, scoped, upload};
-use crate::program::{QLinear, StepOp};
-
-/// Most partial sums of a divided layer, so that they stay small beside everything else: 768 KiB.
-const MAX_PARTIAL_SUMS: u64 = 192 * 1024;
-/// Rows of a dispatch that is divided are a multiple of this, where that many may be in one, so that tiles stay whole.
-const ROW_STEP: u64 = 128;
-
-/// What a linear kernel is bound to beside values.
-const LINEAR_WEIGHT: u32 = 4;
-const LINEAR_CHANNELS: u32 = 5;
-const LINEAR_PARTIAL: u32 = 8;
-/// Bindings of the kernels that handle one word at a time, and of the others.
-const TENSOR_BINDINGS: u32 = 5;
-const BINDINGS: u32 = 9;
+use super::device::error::GpuError;
+use super::device::pipeline::{PipelineKey, Pipelines};
+use super::device::shader::{Digit, FIRST_STORAGE, Shader};
+use super::device::transfer::{allocate, scoped, upload};
+use super::kernels::dispatch::{Bound, Operand, PlannedDispatch, Work};
+use super::kernels::linear::weights::WeightPart;
+use super::kernels::linear::work::{LinearTile, LinearWork};
+use super::memory::{BufferRange, Memory, check_ranges, check_sizes};
+use super::model::{Model, PartBuffers, StepData};
+use super::run::{Dispatch, Run, check_rows};
+use super::schedule::plan::{Plan, PlanOptions};
 
 pub(super) async fn bind(
     model: &Model,
-    inputs: &[Slice<'_>],
-    outputs: &[Slice<'_>],
+    inputs: &[BufferRange<'_>],
+    outputs: &[BufferRange<'_>],
     max_rows: usize,
 ) -> Result<Run, GpuError> {
-    let (program, shared, settings) = (&model.program, &model.engine.shared, &model.engine.settings);
-    shared.check_lost()?;
-    super::run::check_rows(max_rows, max_rows)?;
-    check_sizes(program, shared, max_rows)?;
-    let used = check_slices(program, shared, inputs, outputs, max_rows)?;
+    let (program, device) = (&model.program, &model.device);
+    device.check_lost()?;
+    check_rows(max_rows, max_rows)?;
+    check_sizes(program, &device.limits, max_rows)?;
+    let used = check_ranges(program, &device.limits, inputs, outputs, max_rows)?;
     let copied: Vec<bool> =
         (0..inputs.len()).map(|at| used[..at].iter().any(|earlier| earlier.overlaps(&used[at]))).collect();
-    let alignment = u64::from(shared.limits.min_storage_buffer_offset_alignment);
-    let max_bytes = shared.limits.max_buffer_size;
-    let terms = Terms { max_rows, unfused: settings.unfused, copied: &copied, alignment, max_bytes };
-    let plan = Plan::new(program, terms)?;
-
-    let mut arenas = Vec::with_capacity(plan.arenas.sizes.len());
-    for &size in &plan.arenas.sizes {
-        arenas.push(allocate(&shared.device, "values", size, BufferUsages::STORAGE).await?);
-    }
-    let mut works = Vec::with_capacity(plan.dispatches.len());
-    for planned in &plan.dispatches {
-        works.extend(works_of(model, planned, max_rows).await?);
-    }
-    let partial_sums = works.iter().map(|work| work.partial_sums).max().unwrap_or(0);
-    let partial = match partial_sums {
-        0 => None,
-        sums => Some(allocate(&shared.device, "partial sums", sums * 4, BufferUsages::STORAGE).await?),
+    let weights: Vec<&[WeightPart]> = model.steps.iter().map(StepData::parts).collect();
+    let options = PlanOptions {
+        max_rows,
+        weights: &weights,
+        copied: &copied,
+        alignment: device.limits.min_storage_buffer_offset_alignment.into(),
+        max_bytes: device.limits.max_buffer_size,
     };
-
-    // A digit of the number of rows, or the constants of a dispatch, begins at every multiple of these.
-    let uniform_alignment = shared.limits.min_uniform_buffer_offset_alignment.max(4) as usize;
-    let digit_stride = size_of::<Digit>().next_multiple_of(uniform_alignment);
-    // Where nothing has rows, their number changes nothing, however large it is.
-    let batched = program.values().iter().any(|value| value.shape.is_batched());
-    let rows_table = rows_table(if batched { max_rows } else { 1 }, digit_stride);
-    let rows_table = upload(&shared.device, "rows", &rows_table, BufferUsages::UNIFORM).await?;
-    let stride = size_of::<OpParams>().max(size_of::<LinearParams>()).next_multiple_of(uniform_alignment);
-    let mut constants = vec![0; works.len() * stride];
-    for (work, slot) in works.iter().zip(constants.chunks_exact_mut(stride)) {
-        slot[..work.params.len()].copy_from_slice(&work.params);
-    }
-    let constants = upload(&shared.device, "constants", &constants, BufferUsages::UNIFORM).await?;
-
-    let binder = Binder { model, plan: &plan, inputs, outputs, arenas: &arenas };
-    let limit = shared.limits.max_compute_workgroups_per_dimension;
-    let mut dispatches = Vec::with_capacity(works.len());
-    for (at, work) in works.into_iter().enumerate() {
-        let first = [
-            part_of(&constants, (at * stride) as u64, work.params.len() as u64),
-            part_of(&rows_table, 0, size_of::<Digit>() as u64),
-            part_of(&rows_table, 0, size_of::<Digit>() as u64),
-        ];
-        let entries = binder.entries(&work, first, partial.as_ref());
-        let layout = shared.pipelines.layout(work.family);
-        let name = &work.planned.name;
-        let descriptor = wgpu::BindGroupDescriptor { label: Some(name), layout, entries: &entries };
-        let bind_group = scoped(&shared.device, name, || shared.device.create_bind_group(&descriptor)).await?;
-        let Prepared { planned, work, rows_factor, batched, .. } = work;
-        let dispatch = Dispatch { name: planned.name.clone(), bind_group, rows_factor, batched, work };
-        // Grids grow with the rows, and those of all tiles are checked, so that what fits here fits every recording.
+    let plan = Plan::new(program, &model.config, options)?;
+    let buffers = Buffers::new(model, &plan, max_rows).await?;
+    let limit = device.limits.max_compute_workgroups_per_dimension;
+    let binder = Binder { model, plan: &plan, inputs, outputs, buffers: &buffers };
+    let mut dispatches = Vec::with_capacity(plan.dispatches.len());
+    for (at, planned) in plan.dispatches.iter().enumerate() {
+        let dispatch = binder.dispatch(at, planned).await?;
+        // Grids grow with the rows, and those of all tiles are checked, so what fits here fits every recording.
         dispatch.check(max_rows, limit)?;
         dispatches.push(dispatch);
     }
     let memory = Memory {
         weights: model.size_bytes(),
-        values: arenas.iter().map(wgpu::Buffer::size).sum(),
-        partial_sums: partial.as_ref().map_or(0, wgpu::Buffer::size),
-        constants: constants.size() + rows_table.size(),
+        values: buffers.arenas.iter().map(wgpu::Buffer::size).sum(),
+        partial_sums: buffers.partial_sums.as_ref().map_or(0, wgpu::Buffer::size),
+        constants: buffers.params.size() + buffers.rows.size(),
     };
     log::debug!("bound for {max_rows} rows: {memory}");
-    Ok(Run::new(Arc::clone(shared), dispatches, max_rows, digit_stride as u32, memory, settings.debug_groups))
+    let debug_groups = model.config.debug_groups;
+    Ok(Run::new(Arc::clone(device), dispatches, max_rows, buffers.digit_stride as u32, memory, debug_groups))
 }
 
-/// A dispatch before it has buffers.
-struct Prepared<'p> {
-    planned: &'p Planned,
-    family: Family,
-    params: Vec<u8>,
-    /// The weight's part of a linear layer.
-    weight: Option<&'p WeightPart>,
-    work: Work,
-    rows_factor: u64,
-    batched: bool,
-    partial_sums: u64,
+/// The buffers of a run.
+struct Buffers {
+    arenas: Vec<wgpu::Buffer>,
+    /// The sums of parts of K, if a layer needs them.
+    partial_sums: Option<wgpu::Buffer>,
+    /// The digits of numbers of rows, each at a multiple of the stride.
+    rows: wgpu::Buffer,
+    digit_stride: usize,
+    /// The parameters of the dispatches, each at a multiple of the stride.
+    params: wgpu::Buffer,
+    params_stride: usize,
 }
 
-/// The dispatches of a planned one: for each part of its weight, and for as many rows as one may have.
-async fn works_of<'p>(model: &'p Model, planned: &'p Planned, max_rows: usize) -> Result<Vec<Prepared<'p>>, GpuError> {
-    let shared = &model.engine.shared;
-    let value = &model.program.values()[planned.value];
-    let (rows_factor, batched) = (value.rows_factor() as u64, value.shape.is_batched());
-    let prepared = |family, params: Vec<u8>, work| Prepared {
-        planned,
-        family,
-        params,
-        weight: None,
-        work,
-        rows_factor,
-        batched,
-        partial_sums: 0,
-    };
-    match &planned.kernel {
-        PlannedKernel::Tensor(kernel, step) => {
-            let pipeline = shared.pipelines.get(&shared.device, Key::Tensor(*kernel)).await?;
-            let params = tensor_params(&model.program, value, *kernel, *step);
-            let words_of_4_rows = match kernel {
-                // Dense rows may share words.
-                TensorKernel::Unpad => value.cols() as u64,
-                _ => 4 * u64::from(params.row_words),
-            };
-            let params = bytemuck::bytes_of(&params).to_vec();
-            Ok(vec![prepared(Family::Tensor, params, Work::Words { pipeline, words_of_4_rows })])
+impl Buffers {
+    async fn new(model: &Model, plan: &Plan, max_rows: usize) -> Result<Self, GpuError> {
+        let device = &model.device;
+        let mut arenas = Vec::with_capacity(plan.arenas.sizes.len());
+        for &size in &plan.arenas.sizes {
+            arenas.push(allocate(&device.wgpu, "values", size, BufferUsages::STORAGE).await?);
         }
-        PlannedKernel::General(general) => {
-            let mut general = (**general).clone();
-            if general.kernel.entry.starts_with("matmul_i8") {
-                general.kernel.packed_dot = Some(model.engine.choice.packed_dot);
-            }
-            let pipeline = shared.pipelines.get(&shared.device, Key::General(general.kernel)).await?;
-            let of_general = |general: &General, most_groups| Prepared {
-                rows_factor: general.rows_factor as u64,
-                batched: general.batched,
-                ..prepared(
-                    Family::General,
-                    bytemuck::bytes_of(&general.params).to_vec(),
-                    Work::General {
-                        pipeline: pipeline.clone(),
-                        size: general.size,
-                        first_group: general.params.first_group.into(),
-                        most_groups,
-                    },
-                )
-            };
-            let Size::Tiles { n, .. } = general.size else { return Ok(vec![of_general(&general, u64::MAX)]) };
-            // Tiles along the rows that one dispatch may have.
-            let macs = TILE * n.max(1) * u64::from(general.params.k.max(1));
-            let most = (model.engine.settings.macs_per_dispatch / macs).max(1);
-            let rows = if general.batched { max_rows } else { 1 } as u64;
-            let all = general.size.row_tiles(rows.saturating_mul(general.rows_factor as u64));
-            let mut works = Vec::new();
-            for first in (0..all).step_by(usize::try_from(most).unwrap_or(usize::MAX)) {
-                general.params.first_group = first as u32;
-                works.push(of_general(&general, most));
-            }
-            Ok(works)
-        }
-        PlannedKernel::Linear(group) => {
-            let step = &model.program.steps()[group.main];
-            let (StepOp::QLinear(linear), OfStep::Linear(weights)) = (&step.op, &model.of_steps[group.main]) else {
-                unreachable!("a linear kernel executes a linear step");
-            };
-            let rows = matrix_rows(value, max_rows);
-            let per_row = (linear.n * linear.k) as u64;
-            let most = (model.engine.settings.macs_per_dispatch / per_row.max(1)).max(1);
-            let most = if most >= ROW_STEP { most / ROW_STEP * ROW_STEP } else { most };
-            let mut works = Vec::new();
-            for weight in weights {
-                let (tiles, finish) = linear_tiles(model, planned, linear, weight, rows).await?;
-                for first_row in (0..rows).step_by(usize::try_from(most).unwrap_or(usize::MAX)) {
-                    let end_row = first_row.saturating_add(most);
-                    let params = linear_params(&model.program, planned, weight, first_row, end_row);
-                    let parts = params.k_vecs.div_ceil(params.part_vecs);
-                    let quads = u64::from(params.quads);
-                    let sums_of_row = quads * 4;
-                    let divisible = parts > 1 && finish.is_some();
-                    let most_divided = if divisible { MAX_PARTIAL_SUMS / sums_of_row } else { 0 };
-                    let work = Work::Linear(LinearWork {
-                        n: weight.columns,
-                        first_row,
-                        end_row,
-                        quads,
-                        tiles: tiles.clone(),
-                        finish: finish.clone(),
-                        parts,
-                        most_divided,
-                    });
-                    works.push(Prepared {
-                        weight: Some(weight),
-                        partial_sums: most_divided.min(rows.min(end_row) - first_row) * sums_of_row,
-                        ..prepared(Family::Linear, bytemuck::bytes_of(&params).to_vec(), work)
-                    });
-                }
-            }
-            Ok(works)
-        }
-    }
-}
-
-async fn linear_tiles(
-    model: &Model,
-    planned: &Planned,
-    linear: &QLinear,
-    weight: &WeightPart,
-    most_rows: u64,
-) -> Result<(Vec<LinearTile>, Option<wgpu::ComputePipeline>), GpuError> {
-    let (shared, packed_dot) = (&model.engine.shared, model.engine.choice.packed_dot);
-    let (end, halves) = linear_end(planned, linear);
-    let candidates = model.engine.candidates(linear.n, linear.k, weight.bits);
-    let candidates = reachable(candidates, most_rows, weight.columns);
-    let mut tiles = Vec::with_capacity(candidates.len());
-    let divides =
-        candidates.iter().any(|candidate| candidate.split_below > 0) && part_vecs(linear) < k_vecs(linear.k) as u32;
-    for candidate in candidates {
-        let key = |end| {
-            let part = (end == LinearEnd::Partial).then(|| part_vecs(linear));
-            let coop = model.engine.choice.coop.filter(|_| candidate.tile.kernel() == LinearKernel::Coop);
-            let coop = coop.map(|coop| coop.of_layer(weight.chunk_vecs, part));
-            Key::Linear { tile: candidate.tile, packed_dot, bits: weight.bits, end, halves, coop }
+        let sums = plan.dispatches.iter().map(|planned| match &planned.work {
+            Work::Linear(linear) => linear.partial_sums,
+            Work::Single { .. } => 0,
+        });
+        let partial_sums = match sums.max().unwrap_or(0) {
+            0 => None,
+            sums => Some(allocate(&device.wgpu, "partial sums", sums * 4, BufferUsages::STORAGE).await?),
         };
-        let whole = shared.pipelines.get(&shared.device, key(end)).await?;
-        let part = match candidate.split_below > 0 && divides {
-            true => Some(shared.pipelines.get(&shared.device, key(LinearEnd::Partial)).await?),
-            false => None,
-        };
-        tiles.push(LinearTile { candidate, whole, part });
+        let alignment = device.limits.min_uniform_buffer_offset_alignment.max(4) as usize;
+        let digit_stride = size_of::<Digit>().next_multiple_of(alignment);
+        // If nothing has rows, their number changes nothing, however large it is.
+        let batched = model.program.values().iter().any(|value| value.shape.is_batched());
+        let rows = rows_table(if batched { max_rows } else { 1 }, digit_stride);
+        let rows = upload(&device.wgpu, "rows", &rows, BufferUsages::UNIFORM).await?;
+        let largest = plan.dispatches.iter().map(|planned| planned.params.len()).max().unwrap_or(0);
+        let params_stride = largest.max(1).next_multiple_of(alignment);
+        let mut params = vec![0; plan.dispatches.len() * params_stride];
+        for (planned, slot) in plan.dispatches.iter().zip(params.chunks_exact_mut(params_stride)) {
+            slot[..planned.params.len()].copy_from_slice(&planned.params);
+        }
+        let params = upload(&device.wgpu, "constants", &params, BufferUsages::UNIFORM).await?;
+        Ok(Self { arenas, partial_sums, rows, digit_stride, params, params_stride })
     }
-    let finish = match divides {
-        true => Some(shared.pipelines.get(&shared.device, Key::Finish { end, halves }).await?),
-        false => None,
-    };
-    Ok((tiles, finish))
 }
 
-/// The candidates that some number of rows up to `most_rows` picks: no others are compiled.
-fn reachable(candidates: Vec<Candidate>, most_rows: u64, n: usize) -> Vec<Candidate> {
-    let last = candidates.last().copied();
-    let mut kept = Vec::with_capacity(candidates.len());
-    for candidate in candidates {
-        if candidate.tile.grid(most_rows, n, u32::MAX).groups() < candidate.least_groups {
-            continue;
-        }
-        kept.push(candidate);
-        if candidate.most_rows >= most_rows && candidate.least_groups == 0 {
-            return kept;
-        }
-    }
-    // None applies to most rows: the last counts then.
-    match (kept.last(), last) {
-        (Some(kept_last), Some(last)) if *kept_last == last => {}
-        _ => kept.extend(last),
-    }
-    kept
-}
-
-/// What slots are, on the device.
+/// Resolves operands to buffers.
 struct Binder<'b> {
     model: &'b Model,
     plan: &'b Plan,
-    inputs: &'b [Slice<'b>],
-    outputs: &'b [Slice<'b>],
-    arenas: &'b [wgpu::Buffer],
+    inputs: &'b [BufferRange<'b>],
+    outputs: &'b [BufferRange<'b>],
+    buffers: &'b Buffers,
 }
 
 impl<'b> Binder<'b> {
-    /// No more than is used: the caller's buffer may be larger than a binding can be.
-    fn part(&self, (_, slot, bytes): Part) -> wgpu::BufferBinding<'b> {
-        match slot {
-            Slot::Input(at) => part_of(self.inputs[at].buffer, self.inputs[at].offset, bytes),
-            Slot::Output(at) => part_of(self.outputs[at].buffer, self.outputs[at].offset, bytes),
-            Slot::Constant(at) => part_of(&self.model.constants[at], 0, bytes),
-            Slot::Scratch(at) => {
-                let place = self.plan.place(at);
-                part_of(&self.arenas[place.arena], place.offset, bytes)
-            }
-            Slot::OfStep(step) => match &self.model.of_steps[step] {
-                OfStep::Buffer(buffer) => part_of(buffer, 0, buffer.size()),
-                _ => unreachable!("the step has a buffer"),
-            },
-        }
+    async fn dispatch(&self, at: usize, planned: &PlannedDispatch) -> Result<Dispatch, GpuError> {
+        let device = &self.model.device;
+        let (work, shader) = compile(&device.pipelines, &device.wgpu, &planned.work).await?;
+        let layout = device.pipelines.layout(&device.wgpu, shader).await?;
+        let entries = self.entries(at, planned, shader);
+        let name = &planned.name;
+        let descriptor =
+            wgpu::BindGroupDescriptor { label: Some(name), layout: &layout.bind_group, entries: &entries };
+        let bind_group = scoped(&device.wgpu, name, || device.wgpu.create_bind_group(&descriptor)).await?;
+        Ok(Dispatch { name: name.clone(), bind_group, rows: planned.rows, work })
     }
 
-    /// One entry for each binding of the family.
-    fn entries(
-        &self,
-        work: &Prepared<'b>,
-        first: [wgpu::BufferBinding<'b>; 3],
-        partial: Option<&'b wgpu::Buffer>,
-    ) -> Vec<wgpu::BindGroupEntry<'b>> {
-        let bindings = if work.family == Family::Tensor { TENSOR_BINDINGS } else { BINDINGS };
-        let of_binding = |binding: u32| {
-            if let Some(first) = first.get(binding as usize) {
-                return first.clone();
-            }
-            if let Some(&part) = work.planned.parts.iter().find(|part| part.0 == binding) {
-                return self.part(part);
-            }
-            match (binding, work.weight, partial) {
-                (LINEAR_WEIGHT, Some(weight), _) => part_of(&weight.weight, 0, weight.weight.size()),
-                (LINEAR_CHANNELS, Some(weight), _) => part_of(&weight.channels, 0, weight.channels.size()),
-                (LINEAR_PARTIAL, Some(_), Some(partial)) => part_of(partial, 0, partial.size()),
-                _ => self.model.engine.shared.pipelines.unused(binding),
-            }
+    /// One entry for each binding of the shader.
+    fn entries(&self, at: usize, planned: &PlannedDispatch, shader: &Shader) -> Vec<wgpu::BindGroupEntry<'b>> {
+        let Buffers { rows, params, params_stride, .. } = self.buffers;
+        let digit = part_of(rows, 0, size_of::<Digit>() as u64);
+        let params = part_of(params, (at * params_stride) as u64, planned.params.len() as u64);
+        let uniforms = [params, digit.clone(), digit];
+        let entry = |binding, buffer| {
+            let resource = wgpu::BindingResource::Buffer(buffer);
+            wgpu::BindGroupEntry { binding, resource }
         };
-        let entry =
-            |binding| wgpu::BindGroupEntry { binding, resource: wgpu::BindingResource::Buffer(of_binding(binding)) };
-        (0..bindings).map(entry).collect()
+        let mut entries: Vec<_> = (0..).zip(uniforms).map(|(binding, buffer)| entry(binding, buffer)).collect();
+        let mut numbers: Vec<u32> = shader.bindings.iter().map(|binding| binding.binding).collect();
+        numbers.retain(|&number| number >= FIRST_STORAGE);
+        numbers.sort_unstable();
+        numbers.dedup();
+        for number in numbers {
+            let bound = planned.reads.iter().chain(&planned.writes).find(|bound| bound.binding == number);
+            let buffer = bound.and_then(|bound| self.buffer(bound));
+            entries.push(entry(number, buffer.unwrap_or_else(|| self.model.device.pipelines.unused(number))));
+        }
+        entries
     }
+
+    /// The buffer of an operand, no more of it than is used: the caller's buffer may be larger than a binding can be.
+    fn buffer(&self, bound: &Bound) -> Option<wgpu::BufferBinding<'b>> {
+        let (buffer, offset) = match bound.operand {
+            Operand::Input(at) => (self.inputs[at].buffer, self.inputs[at].offset),
+            Operand::Output(at) => (self.outputs[at].buffer, self.outputs[at].offset),
+            Operand::Constant(at) => (&self.model.constants[at], 0),
+            Operand::Scratch(at) => {
+                let place = self.plan.place(at);
+                (&self.buffers.arenas[place.arena], place.offset)
+            }
+            Operand::StepBuffer(step) => match &self.model.steps[step] {
+                StepData::Buffer(buffer) => (buffer, 0),
+                _ => unreachable!("the step has a buffer"),
+            },
+            Operand::Weight { step, part } => (&self.linear(step)[part].weight, 0),
+            Operand::Channels { step, part } => (&self.linear(step)[part].channels, 0),
+            Operand::PartialSums => (self.buffers.partial_sums.as_ref()?, 0),
+            Operand::Value(_) | Operand::Temporary(_) => unreachable!("the plan has placed all values"),
+        };
+        Some(part_of(buffer, offset, bound.bytes.unwrap_or(buffer.size())))
+    }
+
+    fn linear(&self, step: usize) -> &'b [PartBuffers] {
+        match &self.model.steps[step] {
+            StepData::Linear(data) => &data.buffers,
+            _ => unreachable!("the step has a weight"),
+        }
+    }
+}
+
+/// Compiles the pipelines of a dispatch; also returns one of their shaders, which all have the same bindings.
+async fn compile(
+    pipelines: &Pipelines,
+    device: &wgpu::Device,
+    work: &Work<PipelineKey>,
+) -> Result<(Work<wgpu::ComputePipeline>, &'static Shader), GpuError> {
+    let linear = match work {
+        Work::Single { pipeline, size } => {
+            let (compiled, size) = (pipelines.get(device, pipeline).await?, *size);
+            return Ok((Work::Single { pipeline: compiled, size }, pipeline.shader));
+        }
+        Work::Linear(linear) => linear,
+    };
+    let optional = async |key: &Option<PipelineKey>| match key {
+        Some(key) => pipelines.get(device, key).await.map(Some),
+        None => Ok(None),
+    };
+    let mut tiles = Vec::with_capacity(linear.tiles.len());
+    for LinearTile { candidate, whole, part } in &linear.tiles {
+        let (whole, part) = (pipelines.get(device, whole).await?, optional(part).await?);
+        tiles.push(LinearTile { candidate: *candidate, whole, part });
+    }
+    let LinearWork { n, first_row, end_row, quads, parts, most_divided, partial_sums, .. } = *linear;
+    let finish = optional(&linear.finish).await?;
+    let work = LinearWork { n, first_row, end_row, quads, tiles, finish, parts, most_divided, partial_sums };
+    Ok((Work::Linear(work), linear.tiles[0].whole.shader))
 }
 
 fn part_of(buffer: &wgpu::Buffer, offset: u64, size: u64) -> wgpu::BufferBinding<'_> {
     wgpu::BufferBinding { buffer, offset, size: NonZeroU64::new(size) }
 }
 
-/// The digits that two dynamic offsets pick from: high and low digit, to base 256, of any number of rows.
+/// The table of digits from which two dynamic offsets select the high and the low digit, to base 256, of a number of rows.
 fn rows_table(max_rows: usize, stride: usize) -> Vec<u8> {
     let digits = (max_rows / 256).max(max_rows.min(255)) + 1;
     let mut table = vec![0; digits * stride];
@@ -346,31 +220,4 @@ fn rows_table(max_rows: usize, stride: usize) -> Vec<u8> {
         entry[..size_of::<Digit>()].copy_from_slice(bytemuck::bytes_of(&Digit { value }));
     }
     table
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::gpu::choice::pick;
-    use crate::gpu::tile::TileShape;
-
-    /// Whatever the rows, the kept candidates pick what all would.
-    #[test]
-    fn what_no_rows_reach_is_not_compiled() {
-        let limits = wgpu::Limits::default();
-        let tile = |kernel, rows, k_step| TileShape::new(kernel, rows, k_step, &limits).expect("fits");
-        let gemv =
-            |rows: u32| Candidate { most_rows: rows.into(), ..Candidate::always(tile(LinearKernel::Gemv, rows, 4)) };
-        let large = Candidate { least_groups: 128, ..Candidate::always(tile(LinearKernel::Large, 128, 2)) };
-        let all = vec![gemv(1), gemv(8), large, Candidate::always(tile(LinearKernel::Workgroup, 64, 4))];
-        for (most_rows, n, expected) in [(1, 64, 1), (2, 64, 2), (9, 64, 3), (9, 128 * 128, 4), (4096, 4096, 4)] {
-            let kept = reachable(all.clone(), most_rows, n);
-            assert_eq!(kept.len(), expected, "{most_rows} rows, {n} columns");
-            for m in 1..=most_rows {
-                let of = |candidates: &[Candidate]| candidates[pick(candidates.iter(), m, n)];
-                assert_eq!(of(&kept), of(&all), "{m} of {most_rows} rows, {n} columns");
-            }
-        }
-        assert_eq!(reachable(vec![gemv(1)], 9, 64), [gemv(1)]);
-    }
 }

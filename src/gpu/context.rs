@@ -1,14 +1,14 @@
-//! A device for examples, tests and benches, which have no application around them.
+//! A device for examples, tests and benches, which no application surrounds.
 //!
-//! An application that has a device hands that to [`Engine::new`](super::Engine::new) and needs nothing of this module.
+//! An application has a device, gives it to [`Engine::new`](super::Engine::new), and does not need this module.
 
 use super::engine::Engine;
-use super::error::GpuError;
+use super::device::error::GpuError;
 
 /// An adapter with a device and its queue.
 #[derive(Debug, Clone)]
 pub struct Context {
-    /// What the adapter says of itself.
+    /// The properties of the adapter.
     pub info: wgpu::AdapterInfo,
     /// The adapter.
     pub adapter: wgpu::Adapter,
@@ -19,8 +19,8 @@ pub struct Context {
 }
 
 impl Context {
-    /// The adapters that can compute, in the order in which [`request`](Self::request) prefers them; none if the application has
-    /// compiled no backend of wgpu in.
+    /// The adapters that can compute, in the order in which [`request`](Self::request) prefers them; none if the application was
+    /// compiled without wgpu backends.
     pub async fn adapters() -> Vec<wgpu::Adapter> {
         if wgpu::Instance::enabled_backend_features().is_empty() {
             return Vec::new();
@@ -33,10 +33,9 @@ impl Context {
         adapters
     }
 
-    /// Opens the adapter whose name contains `name`, whatever the case; or, without a name, the most capable: a discrete GPU
-    /// before an integrated one before one that is a CPU. `None` if there is no adapter, or if the application has
-    /// compiled no backend of wgpu in. What [`Engine::wanted_features`] names is enabled where the
-    /// adapter has it.
+    /// Opens the adapter whose name contains `name`, ignoring case; or, without a name, the most capable: a discrete GPU before an
+    /// integrated one before a software adapter. `None` if there is no adapter, or if the application was compiled without wgpu
+    /// backends. Enables the features of [`Engine::wanted_features`] that the adapter has.
     ///
     /// # Errors
     /// [`GpuError::NoSuchAdapter`] if adapters exist but none has the name, [`GpuError::Device`] if the adapter gives no
@@ -71,7 +70,7 @@ impl Context {
         format!("{} [{:?}, {:?}]", self.info.name, self.info.backend, self.info.device_type)
     }
 
-    /// Whether the adapter is a CPU.
+    /// Whether the adapter is a software adapter, which runs on a CPU.
     #[must_use]
     pub fn is_software(&self) -> bool {
         self.info.device_type == wgpu::DeviceType::Cpu

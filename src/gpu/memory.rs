@@ -1,59 +1,67 @@
-//! What is bound, and how much of the device it takes.
+//! The caller's buffers, and the device memory of a run.
 
 use std::fmt;
 
-use super::engine::Shared;
-use super::error::GpuError;
-use super::plan::{dense_bytes, padded_bytes};
+use super::device::error::GpuError;
+use super::kernels::layout::{dense_bytes, padded_bytes};
 use crate::program::{Program, Value};
 
-/// Part of a buffer of the caller's.
+/// A range of one of the caller's buffers.
+///
+/// ```no_run
+/// # use enfold::gpu::{BufferRange, GpuError, Model, Run};
+/// # async fn bind(model: &Model, frame: &wgpu::Buffer, output: &wgpu::Buffer) -> Result<Run, GpuError> {
+/// // The input is the second kilobyte of a larger buffer; the output is a whole buffer.
+/// let input = BufferRange::from(frame.slice(1024..2048));
+/// model.bind(&[input], &[output], 1).await
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy)]
-pub struct Slice<'b> {
+pub struct BufferRange<'b> {
     /// The buffer, with the usage `STORAGE`.
     pub buffer: &'b wgpu::Buffer,
-    /// Where it begins, in bytes: a multiple of the device's `min_storage_buffer_offset_alignment`.
+    /// The offset in bytes: a multiple of the device's `min_storage_buffer_offset_alignment`.
     pub offset: u64,
-    /// Its length in bytes.
+    /// The size in bytes.
     pub size: u64,
 }
 
-impl<'b> From<&'b wgpu::Buffer> for Slice<'b> {
+impl<'b> From<&'b wgpu::Buffer> for BufferRange<'b> {
     fn from(buffer: &'b wgpu::Buffer) -> Self {
         Self { buffer, offset: 0, size: buffer.size() }
     }
 }
 
-impl<'b> From<wgpu::BufferSlice<'b>> for Slice<'b> {
+impl<'b> From<wgpu::BufferSlice<'b>> for BufferRange<'b> {
     fn from(slice: wgpu::BufferSlice<'b>) -> Self {
         Self { buffer: slice.buffer(), offset: slice.offset(), size: slice.size() }
     }
 }
 
-impl Slice<'_> {
+impl BufferRange<'_> {
     pub(super) fn overlaps(&self, other: &Self) -> bool {
         // Sizes are the caller's, and may be anything.
-        let end = |slice: &Self| slice.offset.saturating_add(slice.size);
+        let end = |range: &Self| range.offset.saturating_add(range.size);
         let together = self.offset < end(other) && other.offset < end(self);
         self.buffer == other.buffer && together
     }
 }
 
-/// Bytes of device memory of a bound model, beside the caller's buffers.
+/// The device memory of a bound model in bytes, without the caller's buffers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Memory {
     /// Weights, biases, multipliers and other constants, which all runs of a model share.
     pub weights: u64,
-    /// Intermediate values, which share one buffer over time: the peak of what lives at once.
+    /// Intermediate values, which share one buffer over time: their peak.
     pub values: u64,
     /// Sums of divided layers.
     pub partial_sums: u64,
-    /// Constants of the steps, and the table of numbers of rows.
+    /// Parameters of the dispatches, and the table of numbers of rows.
     pub constants: u64,
 }
 
 impl Memory {
-    /// All of it.
+    /// The sum.
     #[must_use]
     pub fn total(&self) -> u64 {
         self.weights + self.values + self.partial_sums + self.constants
@@ -71,9 +79,9 @@ impl fmt::Display for Memory {
     }
 }
 
-/// No value is larger than the device's bindings, or than 32 bits can address.
-pub(super) fn check_sizes(program: &Program, shared: &Shared, max_rows: usize) -> Result<(), GpuError> {
-    let limit = shared.limits.max_storage_buffer_binding_size;
+/// Checks that no value is larger than the device's bindings, or than 32 bits can address.
+pub(super) fn check_sizes(program: &Program, limits: &wgpu::Limits, max_rows: usize) -> Result<(), GpuError> {
+    let limit = limits.max_storage_buffer_binding_size;
     for value in program.values() {
         let actual = padded_bytes(value, max_rows);
         let name = || value.name.clone();
@@ -89,41 +97,41 @@ pub(super) fn check_sizes(program: &Program, shared: &Shared, max_rows: usize) -
     Ok(())
 }
 
-/// What is used of the slices, inputs first, if they fit.
-pub(super) fn check_slices<'b>(
+/// Checks the caller's buffer ranges; returns the parts that are used, inputs first.
+pub(super) fn check_ranges<'b>(
     program: &Program,
-    shared: &Shared,
-    inputs: &[Slice<'b>],
-    outputs: &[Slice<'b>],
+    limits: &wgpu::Limits,
+    inputs: &[BufferRange<'b>],
+    outputs: &[BufferRange<'b>],
     rows: usize,
-) -> Result<Vec<Slice<'b>>, GpuError> {
+) -> Result<Vec<BufferRange<'b>>, GpuError> {
     let count = |what, actual, expected| {
         if actual == expected { Ok(()) } else { Err(GpuError::Count { what, actual, expected }) }
     };
     count("input buffers", inputs.len(), program.inputs().len())?;
     count("output buffers", outputs.len(), program.outputs().len())?;
     let ids = program.inputs().iter().chain(program.outputs());
-    let all: Vec<(&Value, Slice<'b>)> =
+    let all: Vec<(&Value, BufferRange<'b>)> =
         ids.map(|id| program.value(*id)).zip(inputs.iter().chain(outputs).copied()).collect();
-    let alignment = u64::from(shared.limits.min_storage_buffer_offset_alignment);
+    let alignment = u64::from(limits.min_storage_buffer_offset_alignment);
     let mut used = Vec::with_capacity(all.len());
-    for (value, slice) in &all {
-        let (name, actual, needed) = (value.name.clone(), slice.size, dense_bytes(value, rows));
+    for (value, range) in &all {
+        let (name, actual, needed) = (value.name.clone(), range.size, dense_bytes(value, rows));
         if actual < needed {
             return Err(GpuError::BufferSize { name, actual, needed, rows });
         }
-        if slice.offset.checked_add(needed).is_none_or(|end| end > slice.buffer.size()) {
-            let actual = slice.buffer.size().saturating_sub(slice.offset);
+        if range.offset.checked_add(needed).is_none_or(|end| end > range.buffer.size()) {
+            let actual = range.buffer.size().saturating_sub(range.offset);
             return Err(GpuError::BufferSize { name, actual, needed, rows });
         }
-        if !slice.offset.is_multiple_of(alignment) {
-            return Err(GpuError::BufferOffset { name, actual: slice.offset, alignment });
+        if !range.offset.is_multiple_of(alignment) {
+            return Err(GpuError::BufferOffset { name, actual: range.offset, alignment });
         }
-        let (actual, needed_usage) = (slice.buffer.usage(), wgpu::BufferUsages::STORAGE);
+        let (actual, needed_usage) = (range.buffer.usage(), wgpu::BufferUsages::STORAGE);
         if !actual.contains(needed_usage) {
             return Err(GpuError::BufferUsage { name, actual, needed: needed_usage });
         }
-        used.push(Slice { size: needed, ..*slice });
+        used.push(BufferRange { size: needed, ..*range });
     }
     for (at, (value, _)) in all.iter().enumerate().skip(inputs.len()) {
         if let Some(other) = (0..at).find(|&other| used[other].overlaps(&used[at])) {

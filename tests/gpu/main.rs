@@ -22,23 +22,23 @@ mod specials;
 
 mod allocations;
 mod bad_input;
+mod buffer_ranges;
+#[cfg(feature = "coopmat")]
+mod coopmat;
 mod device;
 #[cfg(feature = "onnx")]
 mod encoder;
-mod halves;
+mod f16;
+mod fused;
 mod ieee;
-mod joined;
 mod kernels;
 mod layers;
 mod loss;
-#[cfg(feature = "coopmat")]
-mod matrix_units;
 mod memory;
 mod networks;
 mod operators;
 mod paths;
 mod recording;
-mod slices;
 mod splits;
 mod tools;
 mod weights;

@@ -1,4 +1,4 @@
-//! Every shader by naga, without a GPU: valid, translated to every backend, and in agreement with the host.
+//! Every shader is valid, translates to every backend and agrees with the host. By naga, without a GPU.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -9,13 +9,13 @@ use naga::valid::{Capabilities, FunctionInfo, ModuleInfo, ValidationFlags, Valid
 use naga::{AddressSpace, BinaryOperator, Expression, Function, Handle, MathFunction, Module, ScalarKind, ShaderStage};
 use naga::{Block, Literal, Statement, StorageAccess};
 
-/// Parses and validates with no capability beyond plain WGSL, and what a shader says that it uses.
+/// Parses and validates with no capabilities except plain WGSL and those that the shader declares.
 fn parse(wgsl: &str, shader: &Shader) -> (Module, ModuleInfo) {
-    let Shader { subgroups, matrices, .. } = *shader;
+    let Shader { subgroups, coopmat, .. } = *shader;
     let module = naga::front::wgsl::parse_str(wgsl).unwrap_or_else(|e| panic!("{}", e.emit_to_string(wgsl)));
     let mut capabilities = Capabilities::empty();
     capabilities.set(Capabilities::SUBGROUP, subgroups);
-    capabilities.set(Capabilities::SHADER_FLOAT16 | Capabilities::COOPERATIVE_MATRIX, matrices);
+    capabilities.set(Capabilities::SHADER_FLOAT16 | Capabilities::COOPERATIVE_MATRIX, coopmat);
     let mut validator = Validator::new(ValidationFlags::all(), capabilities);
     if subgroups {
         validator.subgroup_stages(naga::valid::ShaderStages::COMPUTE);
@@ -26,6 +26,11 @@ fn parse(wgsl: &str, shader: &Shader) -> (Module, ModuleInfo) {
     (module, info)
 }
 
+/// The shader of this name, with its entry points.
+fn named(name: &str) -> (&'static Shader, Vec<&'static str>) {
+    shaders::all().into_iter().find(|(shader, _)| shader.name == name).expect("a shader")
+}
+
 /// Values of the override constants to try: the defaults, and others.
 fn constants(shader: &Shader) -> Vec<back::PipelineConstants> {
     let value = |name: &str| match name {
@@ -33,11 +38,11 @@ fn constants(shader: &Shader) -> Vec<back::PipelineConstants> {
         "THREADS_Y" | "K_STEP" | "K_LANES" => 2.0,
         "ROWS" => 8.0,
         "LANES" => 4.0,
-        "END" => 6.0,
+        "EPILOGUE" => 6.0,
         "PATCH_ROWS" => 4.0,
         "THREADS" => 256.0,
         "CHUNK_VECS" => 128.0,
-        "HALVES" | "ADD" | "KEEP_SUM" | "QUANTIZE" | "BIAS" | "UNARY" | "DYNAMIC" => 1.0,
+        "F16" | "ADD" | "KEEP_SUM" | "QUANTIZE" | "BIAS" | "UNARY" | "DYNAMIC" => 1.0,
         other => panic!("no value for the override {other}"),
     };
     let others = shader.overrides.iter().map(|name| ((*name).to_owned(), value(name))).collect();
@@ -47,11 +52,11 @@ fn constants(shader: &Shader) -> Vec<back::PipelineConstants> {
 #[test]
 fn every_entry_translates_to_every_backend() {
     let mut translated = 0;
-    for shader in shaders::ALL {
-        let (module, info) = parse(shader.wgsl, &shader);
-        for (entry, constants) in
-            shader.entries.iter().flat_map(|e| constants(&shader).into_iter().map(move |c| (*e, c)))
-        {
+    let mut expected = 0;
+    for (shader, entries) in shaders::all() {
+        let (module, info) = parse(&shader.wgsl(), shader);
+        expected += 2 * entries.len();
+        for (entry, constants) in entries.iter().flat_map(|e| constants(shader).into_iter().map(move |c| (*e, c))) {
             let stage = (ShaderStage::Compute, entry);
             let (module, info) = back::pipeline_constants::process_overrides(&module, &info, Some(stage), &constants)
                 .unwrap_or_else(|e| panic!("{entry}: {e}"));
@@ -63,14 +68,14 @@ fn every_entry_translates_to_every_backend() {
                     .unwrap_or_else(|e| panic!("{entry} to SPIR-V {lang_version:?}: {e}"));
             }
             // Cooperative matrices came with 2.3.
-            for lang_version in [(2, 0), (2, 4)].into_iter().skip(usize::from(shader.matrices)) {
+            for lang_version in [(2, 0), (2, 4)].into_iter().skip(usize::from(shader.coopmat)) {
                 let options = msl::Options { lang_version, ..msl::Options::default() };
                 msl::write_string(&module, &info, &options, &msl::PipelineOptions::default())
                     .unwrap_or_else(|e| panic!("{entry} to MSL {lang_version:?}: {e}"));
             }
             translated += 1;
             // Neither knows cooperative matrices.
-            if shader.matrices {
+            if shader.coopmat {
                 continue;
             }
             for shader_model in [hlsl::ShaderModel::V5_1, hlsl::ShaderModel::V6_4] {
@@ -92,11 +97,11 @@ fn every_entry_translates_to_every_backend() {
                 .unwrap_or_else(|e| panic!("{entry} to GLSL: {e}"));
         }
     }
-    assert_eq!(translated, 2 * shaders::ALL.iter().map(|s| s.entries.len()).sum::<usize>());
+    assert!(translated == expected && expected > 100, "{translated} of {expected}");
 }
 
-/// What a module declares and the host does not list, or the other way round.
-fn orphans(shader: &Shader, module: &Module) -> Vec<String> {
+/// The names that a module declares and the host does not list, or the other way round.
+fn orphans(shader: &Shader, entries: &[&str], module: &Module) -> Vec<String> {
     let mut orphans = Vec::new();
     let mut compare = |what: &str, declared: BTreeSet<String>, listed: BTreeSet<String>| {
         let missing = declared.difference(&listed).map(|name| format!("{what} {name} is declared and not listed"));
@@ -104,7 +109,7 @@ fn orphans(shader: &Shader, module: &Module) -> Vec<String> {
         orphans.extend(listed.difference(&declared).map(|name| format!("{what} {name} is listed and not declared")));
     };
     let names = |list: &[&str]| list.iter().map(|n| (*n).to_owned()).collect();
-    compare("entry", module.entry_points.iter().map(|e| e.name.clone()).collect(), names(shader.entries));
+    compare("entry", module.entry_points.iter().map(|e| e.name.clone()).collect(), names(entries));
     let overrides = module.overrides.iter().filter_map(|(_, o)| o.name.clone()).collect();
     compare("override", overrides, names(shader.overrides));
 
@@ -130,15 +135,16 @@ fn orphans(shader: &Shader, module: &Module) -> Vec<String> {
     });
     compare("binding", declared.collect(), listed.collect());
 
-    // Structs that reach a binding, directly or as an array's element.
-    let bound = module.global_variables.iter().filter(|(_, v)| v.binding.is_some()).map(|(_, v)| v.ty);
-    let element = |ty: Handle<naga::Type>| match module.types[ty].inner {
-        naga::TypeInner::Array { base, .. } => base,
-        _ => ty,
-    };
+    // Structs that are bound, directly, as an array's element or as a member.
+    let mut bound: Vec<Handle<naga::Type>> =
+        module.global_variables.iter().filter(|(_, v)| v.binding.is_some()).map(|(_, v)| v.ty).collect();
     let mut declared = BTreeSet::new();
-    for ty in bound.map(element).collect::<HashSet<_>>() {
+    while let Some(ty) = bound.pop() {
+        if let naga::TypeInner::Array { base, .. } = module.types[ty].inner {
+            bound.push(base);
+        }
         let naga::TypeInner::Struct { members, span } = &module.types[ty].inner else { continue };
+        bound.extend(members.iter().map(|member| member.ty));
         let name = module.types[ty].name.as_deref().unwrap_or("unnamed");
         declared.insert(format!("{name} of {span} bytes"));
         for member in members {
@@ -156,33 +162,33 @@ fn orphans(shader: &Shader, module: &Module) -> Vec<String> {
 
 #[test]
 fn shaders_and_host_agree() {
-    for shader in shaders::ALL {
-        let (module, _) = parse(shader.wgsl, &shader);
-        let orphans = orphans(&shader, &module);
+    for (shader, entries) in shaders::all() {
+        let (module, _) = parse(&shader.wgsl(), shader);
+        let orphans = orphans(shader, &entries, &module);
         assert!(orphans.is_empty(), "{}: {}", shader.name, orphans.join("\n"));
     }
 }
 
 #[test]
 fn an_orphan_on_either_side_is_named() {
-    let check = |shader: &Shader, wgsl: &str, expected: &str| {
-        let orphans = orphans(shader, &parse(wgsl, shader).0);
+    let (shader, entries) = named("quantize_static");
+    let check = |overrides: &'static [&'static str], entries: &[&str], wgsl: &str, expected: &str| {
+        let Shader { name, sources, bindings, structs, .. } = *shader;
+        let shader = Shader { name, sources, overrides, bindings, structs, subgroups: false, coopmat: false };
+        let orphans = orphans(&shader, entries, &parse(wgsl, &shader).0);
         assert!(orphans.iter().any(|o| o.contains(expected)), "{expected} not in {orphans:?}");
     };
-    let wgsl = shaders::QUANTIZE.wgsl;
-    check(&shaders::QUANTIZE, &format!("{wgsl}\noverride EXTRA: u32 = 1u;"), "override EXTRA is declared");
-    check(&Shader { overrides: &["GONE"], ..shaders::QUANTIZE }, wgsl, "override GONE is listed");
-    check(&shaders::QUANTIZE, &wgsl.replace("cols: u32,", "cols: u32, pad: u32,"), "TensorParams.row_words at 8");
-    check(
-        &shaders::QUANTIZE,
-        &wgsl.replace("@binding(4) var<storage, read_write> dst:", "@binding(5) var<storage, read_write> dst:"),
-        "dst at 0.5",
-    );
-    check(&Shader { entries: &["quantize_f32_i8"], ..shaders::QUANTIZE }, wgsl, "entry dequantize_i8_f32");
+    let wgsl = shader.wgsl();
+    check(&[], &entries, &format!("{wgsl}\noverride EXTRA: u32 = 1u;"), "override EXTRA is declared");
+    check(&["GONE"], &entries, &wgsl, "override GONE is listed");
+    check(&[], &entries, &wgsl.replace("cols: u32,", "cols: u32, pad: u32,"), "QuantizeParams.row_words at 8");
+    let other = wgsl.replace("@binding(4) var<storage, read_write> y:", "@binding(5) var<storage, read_write> y:");
+    check(&[], &entries, &other, "y at 0.5");
+    check(&[], &["quantize_f32_i8"], &wgsl, "entry dequantize_i8_f32");
 }
 
-/// Float operations reachable from an entry point, with these values of the override constants, that could round differently
-/// from device to device, or be fused: any but a product, a comparison, and functions whose result is exact.
+/// Float operations that an entry point reaches, with these values of the override constants, and that devices may round differently
+/// or fuse: all operations except products, comparisons, and functions whose result is exact.
 fn inexact(wgsl: &str, shader: &Shader, entry: &str, constants: &[(&str, f64)]) -> Vec<String> {
     let (module, info) = parse(wgsl, shader);
     let constants = constants.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
@@ -270,52 +276,52 @@ impl Lint<'_> {
     }
 }
 
-/// Whether this lint is to show that results of an entry point are the same everywhere: all but floats from floats, of which some
-/// only compare and choose. Choosing scales adds floats, correctly rounded and with nothing to fuse, and matrix units add integers that floats hold; tests on devices
-/// hold both to the bit.
+/// Whether this lint can show that results of an entry point are the same everywhere: all entry points except those from floats to
+/// floats, of which some only compare and select. The choice of qparams adds floats, correctly rounded and with nothing to fuse, and
+/// cooperative matrices add integers that floats hold exactly; tests on devices compare the bits of both.
 fn promises_bits(entry: &str) -> bool {
-    let chooses = ["binary_", "clamp_", "keep_", "max_"].iter().any(|chooses| entry.starts_with(chooses));
-    let float = (entry.ends_with("_f32_f32") && !chooses) || entry.contains("dynamic_i8_f32");
-    !float && !["gather_i32_f32", "quantize_per_token_f32_i8", "linear_coop"].contains(&entry)
+    let selects = ["binary_", "clamp_", "mask_", "max_"].iter().any(|selects| entry.starts_with(selects));
+    let float = (entry.ends_with("_f32_f32") && !selects) || entry.contains("dynamic_i8_f32");
+    !float && !["quantize_per_token_f32_i8", "linear_coopmat"].contains(&entry)
 }
 
 #[test]
 fn entries_that_promise_bits_only_multiply() {
     let mut checked = 0;
-    for shader in shaders::ALL {
-        for entry in shader.entries.iter().filter(|entry| promises_bits(entry)) {
-            // Linear kernels: to codes in three ways, to floats by a scale, and to partial sums. Half of them also as halves.
-            let ends: &[&[(&str, f64)]] = match shader.overrides.contains(&"END") {
+    for (shader, entries) in shaders::all() {
+        for entry in entries.iter().filter(|entry| promises_bits(entry)) {
+            // Linear kernels: to int8 in three ways, to floats and f16 by a scale, and to partial sums.
+            let epilogues: &[&[(&str, f64)]] = match shader.overrides.contains(&"EPILOGUE") {
                 true => &[
-                    &[("END", 0.0)],
-                    &[("END", 1.0)],
-                    &[("END", 2.0)],
-                    &[("END", 3.0)],
-                    &[("END", 3.0), ("HALVES", 1.0)],
-                    &[("END", 7.0)],
+                    &[("EPILOGUE", 0.0)],
+                    &[("EPILOGUE", 1.0)],
+                    &[("EPILOGUE", 2.0)],
+                    &[("EPILOGUE", 3.0)],
+                    &[("EPILOGUE", 3.0), ("F16", 1.0)],
+                    &[("EPILOGUE", 7.0)],
                 ],
                 false => &[&[]],
             };
-            for constants in ends {
-                let found = inexact(shader.wgsl, &shader, entry, constants);
+            for constants in epilogues {
+                let found = inexact(&shader.wgsl(), shader, entry, constants);
                 assert!(found.is_empty(), "{entry} {constants:?} computes in float: {}", found.join("\n"));
                 checked += 1;
             }
         }
     }
-    assert_eq!(checked, 16 * 6 + ENTRIES_WITHOUT_END, "entries checked");
+    assert_eq!(checked, 16 * 6 + ENTRIES_WITHOUT_EPILOGUE, "entries checked");
 }
 
-/// What the other shaders promise to the bit.
-const ENTRIES_WITHOUT_END: usize = 33;
+/// The entry points of other shaders that promise bits.
+const ENTRIES_WITHOUT_EPILOGUE: usize = 33;
 
-/// The same lint on ends that add floats: without them, it would prove nothing of what overrides rule out.
+/// The same lint on epilogues that add floats: otherwise it would not prove that overrides rule them out elsewhere.
 #[test]
-fn ends_that_add_floats_are_caught() {
-    let shader = shaders::LINEAR_REG[0];
-    for end in [4.0, 5.0, 6.0] {
-        let found = inexact(shader.wgsl, &shader, "linear_reg", &[("END", end)]);
-        assert!(!found.is_empty(), "END {end}");
+fn epilogues_that_add_floats_are_caught() {
+    let (shader, _) = named("linear_register_8");
+    for epilogue in [4.0, 5.0, 6.0] {
+        let found = inexact(&shader.wgsl(), shader, "linear_reg", &[("EPILOGUE", epilogue)]);
+        assert!(!found.is_empty(), "EPILOGUE {epilogue}");
     }
 }
 
@@ -329,12 +335,12 @@ fn a_float_sum_or_quotient_is_caught_wherever_it_hides() {
         @compute @workgroup_size(1) fn adds() { loop { y[0] = sum(y[0]); if y[0] > 9.0 { break; } } }
         @compute @workgroup_size(1) fn divides() { y[0] = quotient(vec2<f32>(y[0])); }
         @compute @workgroup_size(1) fn roots() { y[0] = sqrt(y[0]); }
-        @compute @workgroup_size(1) fn chooses() { if ON { y[0] = sum(y[0]); } }
+        @compute @workgroup_size(1) fn selects() { if ON { y[0] = sum(y[0]); } }
         @compute @workgroup_size(1) fn multiplies() { y[0] = round(y[0] * 2.0); y[u32(3 + i32(y[0]))] = 0.0; }";
-    let plain = shaders::MAP;
-    for entry in ["adds", "divides", "roots", "chooses"] {
-        assert_eq!(inexact(wgsl, &plain, entry, &[]).len(), 1, "{entry}");
+    let (plain, _) = named("reduce");
+    for entry in ["adds", "divides", "roots", "selects"] {
+        assert_eq!(inexact(wgsl, plain, entry, &[]).len(), 1, "{entry}");
     }
-    assert!(inexact(wgsl, &plain, "multiplies", &[]).is_empty());
-    assert!(inexact(wgsl, &plain, "chooses", &[("ON", 0.0)]).is_empty());
+    assert!(inexact(wgsl, plain, "multiplies", &[]).is_empty());
+    assert!(inexact(wgsl, plain, "selects", &[("ON", 0.0)]).is_empty());
 }

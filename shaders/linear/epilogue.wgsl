@@ -1,0 +1,204 @@
+// Parameters, bindings and epilogue of all int8 linear kernels: equations 4, 5 and 7.
+//
+// Four adjacent output columns are a quad: one word of int8 output, one entry of `channels`.
+
+struct LinearParams {
+    // Input features in vectors of 16 int8 values: the row stride of `x`.
+    k_vecs: u32,
+    // Output columns: the row stride of a float output.
+    n: u32,
+    // Row stride of an int8 output, in words.
+    row_words: u32,
+    // Matrix rows for each row of the batch.
+    rows_factor: u32,
+    // The range of matrix rows of this dispatch.
+    first_row: u32,
+    end_row: u32,
+    // The first quad of this dispatch, and the number of quads in its blocks of weights.
+    first_quad: u32,
+    quads: u32,
+    // Vectors of 16 features in each part of K, where it is divided.
+    part_vecs: u32,
+    // p of equation 4.
+    fraction_bits: u32,
+    zero_point: i32,
+    // Bounds of equation 5, relative to the zero point.
+    lo: f32,
+    hi: f32,
+    // 1 to replace negative float results by 0.
+    relu: u32,
+    // From the dynamic qparams of one row of `x` to those of the next: 2, or 0 if all rows share them.
+    qparams_stride: u32,
+    // Which function follows a float result.
+    function: u32,
+    // Equation 8, where another value is added: a is the result of the layer, b the other value.
+    add: AddParams,
+}
+
+struct Channels {
+    // The bias of equation 4. Dynamic layers: the sums of the weights.
+    bias: vec4<i32>,
+    // Factors of the accumulator: multipliers of equation 3 or scales of equation 7.
+    factor: vec4<f32>,
+    // Dynamic layers: the bias in real units.
+    offset: vec4<f32>,
+}
+
+// What follows the sums of products: one of the constants below.
+override EPILOGUE: u32 = 0u;
+const TO_I8: u32 = 0u;
+const TO_I8_LUT: u32 = 1u;
+const TO_I8_ADD: u32 = 2u;
+const TO_F32: u32 = 3u;
+const TO_F32_UNARY: u32 = 4u;
+const DYNAMIC_TO_F32: u32 = 5u;
+const DYNAMIC_TO_F32_UNARY: u32 = 6u;
+// The sums are added to those of other parts of K; linear/finish.wgsl applies the epilogue.
+const PARTIAL: u32 = 7u;
+
+// Whether float results are written as f16.
+override F16: bool = false;
+
+@group(0) @binding(0) var<uniform> params: LinearParams;
+// Activations `[m][k_vecs]`, each row padded to 16 bytes. All activations share a buffer, which cannot be bound in two ways at once,
+// so they are bound as read_write.
+@group(0) @binding(3) var<storage, read_write> x: array<vec4<u32>>;
+// One entry for each quad, padded to blocks of 64 columns.
+@group(0) @binding(5) var<storage, read> channels: array<Channels>;
+// int8 values, four to a word, or the bits of floats.
+@group(0) @binding(6) var<storage, read_write> y: array<u32>;
+// The operand of the epilogue: dynamic qparams of the rows of `x`, a lookup table of 256 int8 values, or the value to add.
+@group(0) @binding(7) var<storage, read_write> operand: array<u32>;
+// Sums of parts of K, `[rows][4 quads]`; all 0 between dispatches.
+@group(0) @binding(8) var<storage, read_write> partial: array<atomic<i32>>;
+
+fn end_row() -> u32 {
+    return min(batch_rows() * params.rows_factor, params.end_row);
+}
+
+// The first row of a workgroup that has `tile_rows` rows. Rows use two dimensions of the grid, unless the third divides K.
+fn first_row(group: vec3<u32>, groups: vec3<u32>, tile_rows: u32) -> u32 {
+    let tile = select(group.z * groups.y + group.y, group.y, EPILOGUE == PARTIAL);
+    return params.first_row + tile * tile_rows;
+}
+
+// Where a row of `x` begins. Rows beyond the last repeat it; `store` drops them.
+fn row_start(row: u32) -> u32 {
+    return min(row, end_row() - 1u) * params.k_vecs;
+}
+
+// The range of vectors along K of a workgroup.
+fn k_range(group: vec3<u32>) -> vec2<u32> {
+    if EPILOGUE == PARTIAL {
+        let first = group.z * params.part_vecs;
+        return vec2<u32>(first, min(first + params.part_vecs, params.k_vecs));
+    }
+    return vec2<u32>(0u, params.k_vecs);
+}
+
+// Applies the epilogue to the sums of a quad and writes the result. It drops rows and quads beyond the output.
+fn store(sum: vec4<i32>, row: u32, quad: u32) {
+    if row >= end_row() || quad >= params.quads {
+        return;
+    }
+    if EPILOGUE == TO_I8 {
+        store_int8(requantized(sum, quad), row, quad);
+    } else if EPILOGUE == TO_I8_LUT {
+        store_int8(look_up(requantized(sum, quad)), row, quad);
+    } else if EPILOGUE == TO_I8_ADD {
+        store_int8(added(requantized(sum, quad), row, quad), row, quad);
+    } else if EPILOGUE == TO_F32 {
+        store_floats(scaled(sum, quad), row, quad);
+    } else if EPILOGUE == TO_F32_UNARY {
+        store_floats(apply_to_four(params.function, scaled(sum, quad)), row, quad);
+    } else if EPILOGUE == DYNAMIC_TO_F32 {
+        store_floats(scaled_dynamic(sum, row, quad), row, quad);
+    } else if EPILOGUE == DYNAMIC_TO_F32_UNARY {
+        store_floats(apply_to_four(params.function, scaled_dynamic(sum, row, quad)), row, quad);
+    } else if EPILOGUE == PARTIAL {
+        let at = ((row - params.first_row) * params.quads + quad) * 4u;
+        atomicAdd(&partial[at], sum.x);
+        atomicAdd(&partial[at + 1u], sum.y);
+        atomicAdd(&partial[at + 2u], sum.z);
+        atomicAdd(&partial[at + 3u], sum.w);
+    }
+}
+
+// Equation 4.
+fn accumulator(sum: vec4<i32>, bias: vec4<i32>) -> vec4<i32> {
+    return (sum << vec4<u32>(params.fraction_bits)) + bias;
+}
+
+fn requantized(sum: vec4<i32>, quad: u32) -> vec4<i32> {
+    let channel = channels[quad];
+    return requantize(accumulator(sum, channel.bias), channel.factor, params.zero_point, params.lo, params.hi);
+}
+
+fn lut_word(at: u32) -> u32 {
+    return operand[at];
+}
+
+// The sum with another value of the same shape.
+fn added(values: vec4<i32>, row: u32, quad: u32) -> vec4<i32> {
+    let column_quad = params.first_quad + quad;
+    if column_quad >= params.row_words {
+        return values;
+    }
+    return add(values, unpack4xI8(operand[row * params.row_words + column_quad]), params.add);
+}
+
+// Equation 7.
+fn scaled(sum: vec4<i32>, quad: u32) -> vec4<f32> {
+    let channel = channels[quad];
+    return rectified(vec4<f32>(accumulator(sum, channel.bias)) * channel.factor);
+}
+
+// Equation 7, dynamic form. A compiler may fuse its sum, so its bits may differ between devices.
+fn scaled_dynamic(sum: vec4<i32>, row: u32, quad: u32) -> vec4<f32> {
+    let channel = channels[quad];
+    let scale = bitcast<f32>(operand[row * params.qparams_stride]);
+    let zero_point = i32(bitcast<f32>(operand[row * params.qparams_stride + 1u]));
+    let acc = sum - vec4<i32>(zero_point) * channel.bias;
+    return rectified(vec4<f32>(acc) * scale * channel.factor + channel.offset);
+}
+
+fn rectified(v: vec4<f32>) -> vec4<f32> {
+    if params.relu != 0u {
+        return relu_of_four(v);
+    }
+    return v;
+}
+
+fn store_int8(values: vec4<i32>, row: u32, quad: u32) {
+    let column_quad = params.first_quad + quad;
+    if column_quad < params.row_words {
+        y[row * params.row_words + column_quad] = pack4xI8(values);
+    }
+}
+
+fn store_floats(v: vec4<f32>, row: u32, quad: u32) {
+    let column = (params.first_quad + quad) * 4u;
+    let at = row * params.n + column;
+    if F16 {
+        // n is even, so that no two rows share a word.
+        if column < params.n {
+            y[at / 2u] = pack_f16(v.x, v.y);
+        }
+        if column + 2u < params.n {
+            y[at / 2u + 1u] = pack_f16(v.z, v.w);
+        }
+        return;
+    }
+    if column < params.n {
+        y[at] = bitcast<u32>(v.x);
+    }
+    if column + 1u < params.n {
+        y[at + 1u] = bitcast<u32>(v.y);
+    }
+    if column + 2u < params.n {
+        y[at + 2u] = bitcast<u32>(v.z);
+    }
+    if column + 3u < params.n {
+        y[at + 3u] = bitcast<u32>(v.w);
+    }
+}

@@ -1,0 +1,124 @@
+// int8 linear layer for few rows: 64 columns and ROWS rows a workgroup, one column a thread, so that each weight is read once.
+// K_LANES threads share the features of a column and add their sums in workgroup memory; the order of integer sums does not matter.
+
+// 1, 2, 4 or 8.
+override ROWS: u32 = 1u;
+override K_LANES: u32 = 4u;
+
+// One sum for each lane, column and row: four rows, and four more if there are eight.
+var<workgroup> sums_low: array<vec4<i32>, K_LANES * 64u>;
+var<workgroup> sums_high: array<vec4<i32>, select(1u, K_LANES * 64u, ROWS > 4u)>;
+
+struct Sums {
+    low: vec4<i32>,
+    high: vec4<i32>,
+}
+
+struct Starts {
+    x0: u32,
+    x1: u32,
+    x2: u32,
+    x3: u32,
+    x4: u32,
+    x5: u32,
+    x6: u32,
+    x7: u32,
+}
+
+fn plus(sums: Sums, at: Starts, k: u32, b: vec4<u32>) -> Sums {
+    var sum = sums;
+    sum.low.x += dot16(x[at.x0 + k], b);
+    if ROWS > 1u {
+        sum.low.y += dot16(x[at.x1 + k], b);
+    }
+    if ROWS > 2u {
+        sum.low.z += dot16(x[at.x2 + k], b);
+        sum.low.w += dot16(x[at.x3 + k], b);
+    }
+    if ROWS > 4u {
+        sum.high.x += dot16(x[at.x4 + k], b);
+        sum.high.y += dot16(x[at.x5 + k], b);
+        sum.high.z += dot16(x[at.x6 + k], b);
+        sum.high.w += dot16(x[at.x7 + k], b);
+    }
+    return sum;
+}
+
+// Stores four columns of the first `rows` of four rows.
+fn store_quads(c0: vec4<i32>, c1: vec4<i32>, c2: vec4<i32>, c3: vec4<i32>, row: u32, quad: u32, rows: u32) {
+    store(vec4<i32>(c0.x, c1.x, c2.x, c3.x), row, quad);
+    if rows > 1u {
+        store(vec4<i32>(c0.y, c1.y, c2.y, c3.y), row + 1u, quad);
+    }
+    if rows > 2u {
+        store(vec4<i32>(c0.z, c1.z, c2.z, c3.z), row + 2u, quad);
+        store(vec4<i32>(c0.w, c1.w, c2.w, c3.w), row + 3u, quad);
+    }
+}
+
+@compute @workgroup_size(64, K_LANES)
+fn linear_gemv(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_id) local: vec3<u32>,
+) {
+    let row = first_row(group, groups, ROWS);
+    let at = Starts(
+        row_start(row), row_start(row + 1u), row_start(row + 2u), row_start(row + 3u),
+        row_start(row + 4u), row_start(row + 5u), row_start(row + 6u), row_start(row + 7u)
+    );
+    let w_start = group.x * params.k_vecs * 64u + local.x;
+    let range = k_range(group);
+    var sums: Sums;
+    var k = range.x + local.y;
+    // Four loads are in flight before the first is waited for.
+    for (; k + 3u * K_LANES < range.y; k += 4u * K_LANES) {
+        let b0 = weight(w_start + k * 64u);
+        let b1 = weight(w_start + (k + K_LANES) * 64u);
+        let b2 = weight(w_start + (k + 2u * K_LANES) * 64u);
+        let b3 = weight(w_start + (k + 3u * K_LANES) * 64u);
+        sums = plus(sums, at, k, b0);
+        sums = plus(sums, at, k + K_LANES, b1);
+        sums = plus(sums, at, k + 2u * K_LANES, b2);
+        sums = plus(sums, at, k + 3u * K_LANES, b3);
+    }
+    for (; k < range.y; k += K_LANES) {
+        sums = plus(sums, at, k, weight(w_start + k * 64u));
+    }
+    sums_low[local.y * 64u + local.x] = sums.low;
+    if ROWS > 4u {
+        sums_high[local.y * 64u + local.x] = sums.high;
+    }
+    workgroupBarrier();
+    // The slots of a quad are 16 apart.
+    if local.x >= 16u || local.y > 0u {
+        return;
+    }
+    let quad = group.x * 16u + local.x;
+    var c0 = vec4<i32>();
+    var c1 = vec4<i32>();
+    var c2 = vec4<i32>();
+    var c3 = vec4<i32>();
+    for (var lane = 0u; lane < K_LANES; lane++) {
+        let slot = lane * 64u + local.x;
+        c0 += sums_low[slot];
+        c1 += sums_low[slot + 16u];
+        c2 += sums_low[slot + 32u];
+        c3 += sums_low[slot + 48u];
+    }
+    store_quads(c0, c1, c2, c3, row, quad, ROWS);
+    if ROWS > 4u {
+        c0 = vec4<i32>();
+        c1 = vec4<i32>();
+        c2 = vec4<i32>();
+        c3 = vec4<i32>();
+        for (var lane = 0u; lane < K_LANES; lane++) {
+            let slot = lane * 64u + local.x;
+            c0 += sums_high[slot];
+            c1 += sums_high[slot + 16u];
+            c2 += sums_high[slot + 32u];
+            c3 += sums_high[slot + 48u];
+        }
+        store_quads(c0, c1, c2, c3, row + 4u, quad, 4u);
+    }
+}

@@ -1,0 +1,56 @@
+// int8 linear layer without workgroup memory: 64 columns and 8 * THREADS_Y rows a workgroup, 8 x 4 outputs a thread. It suits
+// devices whose workgroup memory is no faster than a cache: mobile GPUs and software adapters.
+
+// Threads along the rows.
+override THREADS_Y: u32 = 4u;
+
+@compute @workgroup_size(16, THREADS_Y)
+fn linear_reg(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_id) local: vec3<u32>,
+) {
+    let row = first_row(group, groups, THREADS_Y * 8u) + local.y * 8u;
+    let x0 = row_start(row);
+    let x1 = row_start(row + 1u);
+    let x2 = row_start(row + 2u);
+    let x3 = row_start(row + 3u);
+    let x4 = row_start(row + 4u);
+    let x5 = row_start(row + 5u);
+    let x6 = row_start(row + 6u);
+    let x7 = row_start(row + 7u);
+    let w_start = group.x * params.k_vecs * 64u + local.x;
+    let range = k_range(group);
+    var s0 = vec4<i32>();
+    var s1 = vec4<i32>();
+    var s2 = vec4<i32>();
+    var s3 = vec4<i32>();
+    var s4 = vec4<i32>();
+    var s5 = vec4<i32>();
+    var s6 = vec4<i32>();
+    var s7 = vec4<i32>();
+    for (var k = range.x; k < range.y; k++) {
+        let w_at = w_start + k * 64u;
+        let b0 = weight(w_at);
+        let b1 = weight(w_at + 16u);
+        let b2 = weight(w_at + 32u);
+        let b3 = weight(w_at + 48u);
+        s0 += dot16x4(x[x0 + k], b0, b1, b2, b3);
+        s1 += dot16x4(x[x1 + k], b0, b1, b2, b3);
+        s2 += dot16x4(x[x2 + k], b0, b1, b2, b3);
+        s3 += dot16x4(x[x3 + k], b0, b1, b2, b3);
+        s4 += dot16x4(x[x4 + k], b0, b1, b2, b3);
+        s5 += dot16x4(x[x5 + k], b0, b1, b2, b3);
+        s6 += dot16x4(x[x6 + k], b0, b1, b2, b3);
+        s7 += dot16x4(x[x7 + k], b0, b1, b2, b3);
+    }
+    let quad = group.x * 16u + local.x;
+    store(s0, row, quad);
+    store(s1, row + 1u, quad);
+    store(s2, row + 2u, quad);
+    store(s3, row + 3u, quad);
+    store(s4, row + 4u, quad);
+    store(s5, row + 5u, quad);
+    store(s6, row + 6u, quad);
+    store(s7, row + 7u, quad);
+}

@@ -1,0 +1,89 @@
+// Float products: of two activations, and float linear layers, where b is stored transposed. 4 x 4 outputs a thread.
+
+@group(0) @binding(3) var<storage, read_write> a: array<u32>;
+@group(0) @binding(4) var<storage, read_write> b: array<u32>;
+@group(0) @binding(5) var<storage, read_write> bias: array<u32>;
+
+// Whether a bias is added, and whether a unary function follows.
+override BIAS: bool = false;
+override UNARY: bool = false;
+
+var<workgroup> a_tile: array<vec4<f32>, 256>;
+var<workgroup> b_tile: array<vec4<f32>, 256>;
+
+fn a_at(tile: Tile, row: u32, k: u32) -> f32 {
+    if row < tile.rows && k < params.k {
+        return bitcast<f32>(a[tile.at.x + row * params.a_row + k]);
+    }
+    return 0.0;
+}
+
+fn b_at(tile: Tile, k: u32, column: u32) -> f32 {
+    if k < params.k && column < params.strided.cols {
+        return bitcast<f32>(b[tile.at.y + k * params.b_row + column * params.strided.b_col]);
+    }
+    return 0.0;
+}
+
+fn store_float(tile: Tile, row: u32, column: u32, sum: f32) {
+    if row >= tile.rows || column >= params.strided.cols {
+        return;
+    }
+    var v = sum;
+    if BIAS {
+        v += bitcast<f32>(bias[column]);
+    }
+    if UNARY {
+        v = apply(params.function, v);
+    }
+    y[tile.at.z + row * params.y_row + column] = bitcast<u32>(v);
+}
+
+fn store_quad(tile: Tile, row: u32, column: u32, sums: vec4<f32>) {
+    store_float(tile, row, column, sums.x);
+    store_float(tile, row, column + 1u, sums.y);
+    store_float(tile, row, column + 2u, sums.z);
+    store_float(tile, row, column + 3u, sums.w);
+}
+
+@compute @workgroup_size(256)
+fn matmul_f32_f32(thread: Thread) {
+    let tile = tile_of(thread);
+    let x = thread.local % 16u;
+    let y = thread.local / 16u;
+    var s0 = vec4<f32>();
+    var s1 = vec4<f32>();
+    var s2 = vec4<f32>();
+    var s3 = vec4<f32>();
+    for (var k0 = 0u; k0 < params.k; k0 += 16u) {
+        // Entry [k][quad] of a tile holds four rows of a, or four columns of b.
+        let row = tile.row + x * 4u;
+        let k = k0 + y;
+        a_tile[thread.local] = vec4<f32>(
+            a_at(tile, row, k), a_at(tile, row + 1u, k), a_at(tile, row + 2u, k), a_at(tile, row + 3u, k)
+        );
+        let column = tile.column + x * 4u;
+        b_tile[thread.local] = vec4<f32>(
+            b_at(tile, k, column), b_at(tile, k, column + 1u), b_at(tile, k, column + 2u), b_at(tile, k, column + 3u)
+        );
+        workgroupBarrier();
+        for (var i = 0u; i < 256u; i += 16u) {
+            let left = a_tile[i + y];
+            let right = b_tile[i + x];
+            s0 += left.x * right;
+            s1 += left.y * right;
+            s2 += left.z * right;
+            s3 += left.w * right;
+        }
+        workgroupBarrier();
+    }
+    if !tile.inside {
+        return;
+    }
+    let row = tile.row + y * 4u;
+    let column = tile.column + x * 4u;
+    store_quad(tile, row, column, s0);
+    store_quad(tile, row + 1u, column, s1);
+    store_quad(tile, row + 2u, column, s2);
+    store_quad(tile, row + 3u, column, s3);
+}

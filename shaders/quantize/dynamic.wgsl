@@ -1,0 +1,205 @@
+// Dynamic quantization: scale and zero point of each row, or of all rows together, and quantization with them.
+//
+// Equation 10 gives the same bits everywhere: WGSL's division is not exact, so a long division of integers computes the quotients,
+// once a row.
+
+// Scales and zero points, two words for each row, or for all.
+@group(0) @binding(5) var<storage, read_write> qparams: array<u32>;
+
+// a / b, correctly rounded, for positive b. A quotient below the normal numbers becomes 0.
+fn quotient(a: f32, b: f32) -> f32 {
+    let a_bits = bitcast<u32>(a);
+    let b_bits = bitcast<u32>(b);
+    let sign = a_bits & 0x80000000u;
+    let a_exponent = (a_bits >> 23u) & 0xffu;
+    let b_exponent = (b_bits >> 23u) & 0xffu;
+    if a_exponent == 0u || b_exponent == 0u {
+        return 0.0;
+    }
+    let dividend = (a_bits & 0x7fffffu) | 0x800000u;
+    let divisor = (b_bits & 0x7fffffu) | 0x800000u;
+    // floor(dividend * 2^26 / divisor), 26 or 27 bits, eight at a time; remainders stay below 2^24.
+    var digits = dividend / divisor;
+    var rest = dividend % divisor;
+    for (var step = 0u; step < 3u; step++) {
+        rest <<= 8u;
+        digits = (digits << 8u) | (rest / divisor);
+        rest %= divisor;
+    }
+    rest <<= 2u;
+    digits = (digits << 2u) | (rest / divisor);
+    // To 24 bits. There are no ties: 25 significant bits times the divisor would be more than the dividend's 24.
+    let wide = digits >= 0x4000000u;
+    let drop = select(2u, 3u, wide);
+    let half = 1u << (drop - 1u);
+    let tail = digits & ((1u << drop) - 1u);
+    var mantissa = digits >> drop;
+    if tail >= half {
+        mantissa += 1u;
+    }
+    // A carry out of the mantissa moves into the exponent by itself.
+    let exponent = i32(a_exponent) - i32(b_exponent) + select(126, 127, wide);
+    if exponent <= 0 {
+        return 0.0;
+    }
+    if exponent >= 255 {
+        return bitcast<f32>(sign | 0x7f800000u);
+    }
+    return bitcast<f32>(sign | ((u32(exponent) << 23u) + (mantissa - 0x800000u)));
+}
+
+// The smallest and the largest element of a row among those that this thread reads, widened to include 0, in the order of floats.
+// NaN is ignored.
+fn thread_range(thread: Thread, row: u32) -> vec2<i32> {
+    var low = 0;
+    var high = 0;
+    if row < matrix_rows() {
+        for (var column = thread.local; column < params.cols; column += 64u) {
+            let bits = a[row * params.cols + column];
+            let order = select(order_of(bits), 0, is_nan(bits));
+            low = min(low, order);
+            high = max(high, order);
+        }
+    }
+    return vec2<i32>(low, high);
+}
+
+// The smallest and the largest element of each row, widened to include 0: one row a workgroup.
+@compute @workgroup_size(64)
+fn range_f32_f32(thread: Thread) {
+    let row = group_index(thread);
+    let own = thread_range(thread, row);
+    let range = workgroup_range(thread, own.x, own.y);
+    if thread.local == 0u && row < matrix_rows() {
+        y[row * 2u] = bits_of(range.x);
+        y[row * 2u + 1u] = bits_of(range.y);
+    }
+}
+
+// Equation 10: scale and zero point, as words.
+fn choose_qparams(low: f32, high: f32) -> vec2<u32> {
+    let lo = f32(params.quant_min);
+    let hi = f32(params.quant_max);
+    var scale = 0.0;
+    if params.rule == 1u {
+        scale = max(quotient(max(-low, high), (hi - lo) * 0.5), params.eps);
+    } else {
+        scale = max(quotient(high - low, hi - lo), params.eps);
+    }
+    var zero_point = 0.0;
+    if params.rule == 0u {
+        zero_point = clamp(lo - round(quotient(low, scale)), lo, hi);
+    } else if params.rule == 2u {
+        let from_low = quotient(low, scale);
+        let from_high = quotient(high, scale);
+        let worse_above = (lo + from_low) + (hi + from_high) > 0.0;
+        zero_point = round(clamp(select(hi - from_high, lo - from_low, worse_above), lo, hi));
+    }
+    // A negative 0 becomes positive: a driver may keep its sign through an integer.
+    return vec2<u32>(bitcast<u32>(scale), select(bitcast<u32>(zero_point), 0u, zero_point == 0.0));
+}
+
+// The qparams of each row from its range.
+@compute @workgroup_size(64)
+fn choose_per_token_f32_f32(thread: Thread) {
+    let row = thread_index(thread);
+    if row < matrix_rows() {
+        let chosen = choose_qparams(bitcast<f32>(a[row * 2u]), bitcast<f32>(a[row * 2u + 1u]));
+        y[row * 2u] = chosen.x;
+        y[row * 2u + 1u] = chosen.y;
+    }
+}
+
+// The qparams of all rows from their ranges, in one workgroup.
+@compute @workgroup_size(64)
+fn choose_per_tensor_f32_f32(thread: Thread) {
+    var low = 0;
+    var high = 0;
+    for (var row = thread.local; row < matrix_rows(); row += 64u) {
+        low = min(low, order_of(a[row * 2u]));
+        high = max(high, order_of(a[row * 2u + 1u]));
+    }
+    let range = workgroup_range(thread, low, high);
+    if thread.local == 0u {
+        let chosen = choose_qparams(bitcast<f32>(bits_of(range.x)), bitcast<f32>(bits_of(range.y)));
+        y[0] = chosen.x;
+        y[1] = chosen.y;
+    }
+}
+
+fn quantize_at(at: u32, column: u32, inv_scale: f32, zero_point: i32, range: vec2<f32>) -> i32 {
+    if column < params.cols {
+        return quantize(bitcast<f32>(a[at]), inv_scale, zero_point, range.x, range.y);
+    }
+    return 0;
+}
+
+// Equation 2 for a row.
+fn store_row(thread: Thread, row: u32, inv_scale: f32, zero_point: i32) {
+    let range = range_about(zero_point);
+    for (var word = thread.local; word < params.row_words; word += 64u) {
+        let column = word * 4u;
+        let at = row * params.cols + column;
+        y[row * params.row_words + word] = pack4xI8(vec4<i32>(
+            quantize_at(at, column, inv_scale, zero_point, range),
+            quantize_at(at + 1u, column + 1u, inv_scale, zero_point, range),
+            quantize_at(at + 2u, column + 2u, inv_scale, zero_point, range),
+            quantize_at(at + 3u, column + 3u, inv_scale, zero_point, range)
+        ));
+    }
+}
+
+// One thread computes them for all threads of its row: scale and zero point, and the inverse scale.
+var<workgroup> shared_qparams: vec2<u32>;
+var<workgroup> shared_inv_scale: f32;
+
+// Equation 2 with given qparams: one row a workgroup, which divides once.
+@compute @workgroup_size(64)
+fn quantize_dynamic_f32_i8(thread: Thread) {
+    let row = group_index(thread);
+    let inside = row < matrix_rows();
+    let at = select(0u, row * params.qparams_stride, inside);
+    if thread.local == 0u {
+        shared_inv_scale = quotient(1.0, bitcast<f32>(qparams[at]));
+    }
+    workgroupBarrier();
+    if inside {
+        store_row(thread, row, shared_inv_scale, i32(bitcast<f32>(qparams[at + 1u])));
+    }
+}
+
+// Equations 10 and 2 together: writes the qparams of each row and its quantized values. One row a workgroup, which reads the row a
+// second time from a cache.
+@compute @workgroup_size(64)
+fn quantize_per_token_f32_i8(thread: Thread) {
+    let row = group_index(thread);
+    let own = thread_range(thread, row);
+    let range = workgroup_range(thread, own.x, own.y);
+    if thread.local == 0u {
+        shared_qparams = choose_qparams(bitcast<f32>(bits_of(range.x)), bitcast<f32>(bits_of(range.y)));
+        shared_inv_scale = quotient(1.0, bitcast<f32>(shared_qparams.x));
+    }
+    workgroupBarrier();
+    if row >= matrix_rows() {
+        return;
+    }
+    if thread.local == 0u {
+        qparams[row * 2u] = shared_qparams.x;
+        qparams[row * 2u + 1u] = shared_qparams.y;
+    }
+    store_row(thread, row, shared_inv_scale, i32(bitcast<f32>(shared_qparams.y)));
+}
+
+// Equation 1 with given qparams: one element a thread.
+@compute @workgroup_size(64)
+fn dequantize_dynamic_i8_f32(thread: Thread) {
+    let index = thread_index(thread);
+    let row = index / params.cols;
+    if row >= matrix_rows() {
+        return;
+    }
+    let scale = bitcast<f32>(qparams[row * params.qparams_stride]);
+    let zero_point = i32(bitcast<f32>(qparams[row * params.qparams_stride + 1u]));
+    let byte = row * params.row_words * 4u + index % params.cols;
+    y[index] = bitcast<u32>(dequantize(signed_byte(a[byte / 4u], byte), scale, zero_point));
+}

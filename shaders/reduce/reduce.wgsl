@@ -1,0 +1,87 @@
+// Reductions along one axis, which the result lacks: one element or one word of int8 values a thread.
+
+struct ReduceParams {
+    // The strides of a are those of its first element along the axis.
+    strided: Strided,
+    // Elements along the axis, and their stride in a.
+    length: u32,
+    stride: u32,
+    unused_0: u32,
+    unused_1: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: ReduceParams;
+// Operands and results share a buffer, which cannot be bound in two ways at once, so all of them are bound as read_write.
+@group(0) @binding(3) var<storage, read_write> a: array<u32>;
+@group(0) @binding(4) var<storage, read_write> y: array<u32>;
+
+@compute @workgroup_size(64)
+fn sum_i32_i32(thread: Thread) {
+    let e = element(thread);
+    if !e.inside {
+        return;
+    }
+    var sum = 0;
+    for (var i = 0u; i < params.length; i++) {
+        sum += bitcast<i32>(a[e.a + i * params.stride]);
+    }
+    y[e.y] = bitcast<u32>(sum);
+}
+
+@compute @workgroup_size(64)
+fn max_i32_i32(thread: Thread) {
+    let e = element(thread);
+    if !e.inside {
+        return;
+    }
+    var largest = bitcast<i32>(a[e.a]);
+    for (var i = 1u; i < params.length; i++) {
+        largest = max(largest, bitcast<i32>(a[e.a + i * params.stride]));
+    }
+    y[e.y] = bitcast<u32>(largest);
+}
+
+@compute @workgroup_size(64)
+fn max_f32_f32(thread: Thread) {
+    let e = element(thread);
+    if !e.inside {
+        return;
+    }
+    var largest = a[e.a];
+    for (var i = 1u; i < params.length; i++) {
+        largest = larger(largest, a[e.a + i * params.stride]);
+    }
+    y[e.y] = largest;
+}
+
+// Sums of 32 elements are added up, so that the error does not grow with the whole length.
+@compute @workgroup_size(64)
+fn sum_f32_f32(thread: Thread) {
+    let e = element(thread);
+    if !e.inside {
+        return;
+    }
+    var sum = 0.0;
+    for (var first = 0u; first < params.length; first += 32u) {
+        var part = 0.0;
+        for (var i = first; i < min(first + 32u, params.length); i++) {
+            part += bitcast<f32>(a[e.a + i * params.stride]);
+        }
+        sum += part;
+    }
+    y[e.y] = bitcast<u32>(sum);
+}
+
+@compute @workgroup_size(64)
+fn max_i8_i8(thread: Thread) {
+    var word = word_at(thread);
+    if !word.inside {
+        return;
+    }
+    var largest = a_values(word);
+    for (var i = 1u; i < params.length; i++) {
+        word.a += params.stride;
+        largest = max(largest, a_values(word));
+    }
+    y[word.y] = pack4xI8(largest);
+}

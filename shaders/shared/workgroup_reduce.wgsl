@@ -1,0 +1,37 @@
+// Sums and ranges of the values of a workgroup of 64 threads, through workgroup memory. Ranges are those of the integers by which
+// floats.wgsl orders floats.
+
+var<workgroup> smallest: array<i32, 64>;
+var<workgroup> largest: array<i32, 64>;
+var<workgroup> sums: array<f32, 64>;
+
+// The smallest `low` and the largest `high` of all threads.
+fn workgroup_range(thread: Thread, low: i32, high: i32) -> vec2<i32> {
+    let local = thread.local;
+    workgroupBarrier();
+    smallest[local] = low;
+    largest[local] = high;
+    workgroupBarrier();
+    for (var half = 32u; half > 0u; half >>= 1u) {
+        if local < half {
+            smallest[local] = min(smallest[local], smallest[local + half]);
+            largest[local] = max(largest[local], largest[local + half]);
+        }
+        workgroupBarrier();
+    }
+    return vec2<i32>(smallest[0], largest[0]);
+}
+
+fn workgroup_sum(thread: Thread, value: f32) -> f32 {
+    let local = thread.local;
+    workgroupBarrier();
+    sums[local] = value;
+    workgroupBarrier();
+    for (var half = 32u; half > 0u; half >>= 1u) {
+        if local < half {
+            sums[local] += sums[local + half];
+        }
+        workgroupBarrier();
+    }
+    return sums[0];
+}

@@ -1,0 +1,78 @@
+//! What belongs to one wgpu device: pipelines, known answers, and whether the device was lost. All engines, models and runs of a
+//! device share it.
+
+pub(crate) mod error;
+pub(crate) mod pipeline;
+pub(crate) mod shader;
+pub(crate) mod transfer;
+mod unchecked;
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use error::GpuError;
+use pipeline::{PipelineKey, Pipelines};
+use transfer::is_lost_now;
+
+/// A wgpu device, with what was compiled and tested on it.
+#[derive(Debug)]
+pub(crate) struct Device {
+    pub(crate) wgpu: wgpu::Device,
+    pub(crate) queue: wgpu::Queue,
+    pub(crate) limits: wgpu::Limits,
+    pub(crate) pipelines: Pipelines,
+    lost: AtomicBool,
+    /// The pipelines that have given known answers.
+    known: Mutex<HashSet<PipelineKey>>,
+}
+
+impl Device {
+    pub(crate) async fn new(
+        device: &wgpu::Device,
+        queue: &wgpu::Queue,
+        pipeline_cache: Option<&[u8]>,
+    ) -> Result<Self, GpuError> {
+        Ok(Self {
+            wgpu: device.clone(),
+            queue: queue.clone(),
+            limits: device.limits(),
+            pipelines: Pipelines::new(device, pipeline_cache).await?,
+            lost: AtomicBool::new(false),
+            known: Mutex::default(),
+        })
+    }
+
+    /// Returns an error if somebody has noticed the loss of the device already. Costs nothing.
+    pub(crate) fn check_marked_lost(&self) -> Result<(), GpuError> {
+        if self.lost.load(Ordering::Relaxed) { Err(GpuError::DeviceLost) } else { Ok(()) }
+    }
+
+    /// Returns an error if the device was lost, whether or not somebody has noticed it.
+    pub(crate) fn check_lost(&self) -> Result<(), GpuError> {
+        self.check_marked_lost()?;
+        if is_lost_now(&self.wgpu) {
+            self.mark_lost();
+        }
+        self.check_marked_lost()
+    }
+
+    pub(crate) fn mark_lost(&self) {
+        self.lost.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a pipeline has given known answers.
+    pub(crate) fn is_known(&self, key: &PipelineKey) -> bool {
+        self.known().contains(key)
+    }
+
+    /// Remembers that pipelines have given known answers.
+    pub(crate) fn remember(&self, keys: impl IntoIterator<Item = PipelineKey>) {
+        self.known().extend(keys);
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashSet<PipelineKey>> {
+        // An entry is there or not, also after a panic.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

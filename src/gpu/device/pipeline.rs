@@ -1,0 +1,176 @@
+//! Bind group layouts, shader modules and compute pipelines: made when first needed, and kept.
+
+use std::collections::HashMap;
+use std::num::NonZeroU64;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::error::GpuError;
+use super::shader::{Binding, BindingKind, Shader};
+use super::transfer::{allocate, scoped};
+use super::unchecked;
+
+/// Names one pipeline of a device.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct PipelineKey {
+    pub(crate) shader: &'static Shader,
+    pub(crate) entry: &'static str,
+    /// Values of override constants; the others have their defaults.
+    pub(crate) overrides: Vec<(&'static str, u32)>,
+    /// Whether the shader is compiled with wgpu's run-time checks.
+    pub(crate) checked: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Pipelines {
+    pub(crate) cache: Option<wgpu::PipelineCache>,
+    /// Bound to what a kernel does not read: a range for each binding, so that none overlap.
+    unused: wgpu::Buffer,
+    layouts: Mutex<HashMap<&'static [Binding], Layout>>,
+    /// By the names of shaders, and whether they are checked.
+    modules: Mutex<HashMap<(&'static str, bool), wgpu::ShaderModule>>,
+    pipelines: Mutex<HashMap<PipelineKey, wgpu::ComputePipeline>>,
+}
+
+/// The layouts of all shaders with the same bindings.
+#[derive(Debug, Clone)]
+pub(crate) struct Layout {
+    pub(crate) bind_group: wgpu::BindGroupLayout,
+    pipeline: wgpu::PipelineLayout,
+}
+
+/// Bytes of a binding that is not used: more than any element, and a multiple of the strictest alignment.
+const UNUSED_BYTES: u64 = 256;
+const MAX_BINDINGS: u64 = 9;
+
+impl Pipelines {
+    pub(crate) async fn new(device: &wgpu::Device, cache: Option<&[u8]>) -> Result<Self, GpuError> {
+        let cache = scoped(device, "pipeline cache", || unchecked::pipeline_cache(device, cache)).await?;
+        let size = UNUSED_BYTES * MAX_BINDINGS;
+        let unused = allocate(device, "unused bindings", size, wgpu::BufferUsages::STORAGE).await?;
+        let (layouts, modules, pipelines) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Ok(Self { cache, unused, layouts, modules, pipelines })
+    }
+
+    /// The buffer range for a `binding` that a kernel does not read.
+    pub(crate) fn unused(&self, binding: u32) -> wgpu::BufferBinding<'_> {
+        let (offset, size) = (UNUSED_BYTES * u64::from(binding), NonZeroU64::new(UNUSED_BYTES));
+        wgpu::BufferBinding { buffer: &self.unused, offset, size }
+    }
+
+    /// The layouts of a shader.
+    pub(crate) async fn layout(&self, device: &wgpu::Device, shader: &'static Shader) -> Result<Layout, GpuError> {
+        if let Some(layout) = lock(&self.layouts).get(shader.bindings) {
+            return Ok(layout.clone());
+        }
+        let layout = scoped(device, shader.name, || make_layout(device, shader.bindings)).await?;
+        Ok(lock(&self.layouts).entry(shader.bindings).or_insert(layout).clone())
+    }
+
+    pub(crate) async fn get(&self, device: &wgpu::Device, key: &PipelineKey) -> Result<wgpu::ComputePipeline, GpuError> {
+        if let Some(pipeline) = lock(&self.pipelines).get(key) {
+            return Ok(pipeline.clone());
+        }
+        let layout = self.layout(device, key.shader).await?;
+        let constants: Vec<(&str, f64)> = key.overrides.iter().map(|&(name, value)| (name, value.into())).collect();
+        let pipeline = scoped(device, key.shader.name, || {
+            device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+                label: Some(key.entry),
+                layout: Some(&layout.pipeline),
+                module: &self.module(device, key),
+                entry_point: Some(key.entry),
+                compilation_options: wgpu::PipelineCompilationOptions {
+                    constants: &constants,
+                    // Every kernel writes its workgroup memory before it reads it.
+                    zero_initialize_workgroup_memory: false,
+                },
+                cache: self.cache.as_ref(),
+            })
+        })
+        .await?;
+        Ok(lock(&self.pipelines).entry(key.clone()).or_insert(pipeline).clone())
+    }
+
+    fn module(&self, device: &wgpu::Device, key: &PipelineKey) -> wgpu::ShaderModule {
+        let PipelineKey { shader, checked, .. } = *key;
+        let make = || {
+            let source = wgpu::ShaderSource::Wgsl(shader.wgsl().into());
+            let descriptor = wgpu::ShaderModuleDescriptor { label: Some(shader.name), source };
+            match checked {
+                true => device.create_shader_module(descriptor),
+                false => unchecked::module(device, descriptor),
+            }
+        };
+        lock(&self.modules).entry((shader.name, checked)).or_insert_with(make).clone()
+    }
+
+    /// Forgets all pipelines.
+    #[cfg(test)]
+    pub(crate) fn clear(&self) {
+        lock(&self.pipelines).clear();
+    }
+
+    /// The keys of all pipelines that were made.
+    #[cfg(test)]
+    pub(crate) fn keys(&self) -> Vec<PipelineKey> {
+        lock(&self.pipelines).keys().cloned().collect()
+    }
+
+    /// Replaces a pipeline by another, or by one that does nothing; returns the old one.
+    #[cfg(test)]
+    pub(crate) async fn replace(
+        &self,
+        device: &wgpu::Device,
+        key: &PipelineKey,
+        by: Option<wgpu::ComputePipeline>,
+    ) -> Option<wgpu::ComputePipeline> {
+        let layout = self.layout(device, key.shader).await.ok()?;
+        let nothing = || {
+            let source = wgpu::ShaderSource::Wgsl("@compute @workgroup_size(1) fn nothing() {}".into());
+            let module = device.create_shader_module(wgpu::ShaderModuleDescriptor { label: None, source });
+            device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+                label: None,
+                layout: Some(&layout.pipeline),
+                module: &module,
+                entry_point: None,
+                compilation_options: wgpu::PipelineCompilationOptions::default(),
+                cache: None,
+            })
+        };
+        lock(&self.pipelines).insert(key.clone(), by.unwrap_or_else(nothing))
+    }
+}
+
+fn make_layout(device: &wgpu::Device, bindings: &[Binding]) -> Layout {
+    let entries: Vec<wgpu::BindGroupLayoutEntry> = bindings
+        .iter()
+        .enumerate()
+        // The words and the vectors of one buffer are one binding.
+        .filter(|&(at, binding)| bindings[..at].iter().all(|earlier| earlier.binding != binding.binding))
+        .map(|(_, binding)| {
+            let (ty, has_dynamic_offset, size) = match binding.kind {
+                BindingKind::Uniform { size, dynamic } => (wgpu::BufferBindingType::Uniform, dynamic, size as u64),
+                BindingKind::Read => (wgpu::BufferBindingType::Storage { read_only: true }, false, 0),
+                BindingKind::ReadWrite => (wgpu::BufferBindingType::Storage { read_only: false }, false, 0),
+            };
+            wgpu::BindGroupLayoutEntry {
+                binding: binding.binding,
+                visibility: wgpu::ShaderStages::COMPUTE,
+                ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset, min_binding_size: NonZeroU64::new(size) },
+                count: None,
+            }
+        })
+        .collect();
+    let descriptor = wgpu::BindGroupLayoutDescriptor { label: Some("enfold"), entries: &entries };
+    let bind_group = device.create_bind_group_layout(&descriptor);
+    let pipeline = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+        label: Some("enfold"),
+        bind_group_layouts: &[Some(&bind_group)],
+        immediate_size: 0,
+    });
+    Layout { bind_group, pipeline }
+}
+
+/// A poisoned map is still a valid map: an entry is there or not.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

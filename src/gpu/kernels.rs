@@ -1,0 +1,153 @@
+//! Kernels by family: each file states parameters, bindings, entry points, how a step becomes dispatches, and known answers.
+
+pub(crate) mod case;
+pub(crate) mod config;
+pub(crate) mod dispatch;
+mod elementwise;
+mod embedding;
+pub(crate) mod fused_step;
+pub(crate) mod grid;
+pub(crate) mod kernel;
+pub(crate) mod layout;
+pub(crate) mod linear;
+mod matmul;
+pub(crate) mod movement;
+mod norm;
+mod quantize;
+mod reduce;
+mod strided;
+mod unary;
+mod wgsl;
+
+use case::{Case, CaseBuilder};
+use config::Config;
+use dispatch::{PlannedDispatch, Planning, Work};
+use fused_step::FusedStep;
+use kernel::{Kernel, KernelOptions};
+use strum::IntoEnumIterator;
+
+use super::device::error::GpuError;
+use super::device::pipeline::PipelineKey;
+use super::device::shader::Shader;
+use crate::ops::Op;
+use crate::program::{ProgramError, StepOp};
+
+/// The dispatches of a step; none of an int8 linear layer before its weight is packed.
+///
+/// # Errors
+/// [`GpuError::Limit`] if the operands walk through too many axes in different orders.
+pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Result<Vec<PlannedDispatch>, GpuError> {
+    let op = match &fused.step(planning.program).op {
+        StepOp::QLinear(linear) => return Ok(linear::plan::plan(planning, fused, linear)),
+        StepOp::QMatMul(_) => return matmul::plan(planning, fused),
+        StepOp::QLut(_) | StepOp::ToF16 => return unary::plan(planning, fused),
+        StepOp::Op(op) => op,
+    };
+    match op {
+        Op::IntegerMatMulDynamic(_) | Op::MatMul(_) | Op::Linear(_) => matmul::plan(planning, fused),
+        Op::IntegerAdd(_)
+        | Op::IntegerMul(_)
+        | Op::Int32(_)
+        | Op::Add(_)
+        | Op::Mul(_)
+        | Op::Div(_)
+        | Op::Binary(_)
+        | Op::Mask(_) => elementwise::plan(planning, fused),
+        Op::ToFloat(_) | Op::ToInteger(_) | Op::Unary(_) | Op::Clamp(_) => unary::plan(planning, fused),
+        Op::Sum(_) | Op::Max(_) => reduce::plan(planning, fused),
+        Op::Softmax(_) | Op::LayerNorm(_) => Ok(norm::plan(planning, fused)),
+        Op::Concat(_) | Op::Reshape(_) | Op::Transpose(_) | Op::Slice(_) => movement::plan(planning, fused),
+        Op::Embedding(_) => Ok(embedding::plan(planning, fused)),
+        Op::Quantize(_)
+        | Op::Dequantize(_)
+        | Op::ChooseQParams(_)
+        | Op::QuantizeDynamic(_)
+        | Op::DequantizeDynamic(_) => Ok(quantize::plan(planning, fused)),
+        op => unreachable!("no program has a step of {}", op.name()),
+    }
+}
+
+/// The pipelines whose known answers a step needs.
+///
+/// # Errors
+/// As [`plan`].
+pub(crate) fn needed(planning: &Planning<'_>, fused: &FusedStep) -> Result<Vec<PipelineKey>, GpuError> {
+    if let StepOp::QLinear(linear) = &fused.step(planning.program).op {
+        return Ok(linear::known_answer::needed(planning, fused, linear));
+    }
+    let pipelines = plan(planning, fused)?.into_iter().filter_map(|dispatch| match dispatch.work {
+        Work::Single { pipeline, .. } => Some(pipeline),
+        Work::Linear(_) => None,
+    });
+    Ok(pipelines.collect())
+}
+
+/// A family of kernels that has known answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::EnumIter)]
+pub(crate) enum Family {
+    Linear,
+    Matmul,
+    Elementwise,
+    Unary,
+    Reduce,
+    Movement,
+    Embedding,
+    Quantize,
+}
+
+impl Family {
+    /// The case of its kernels that are needed, or of all; `None` if there are none.
+    pub(crate) fn case(
+        self,
+        config: &Config,
+        needed: Option<&std::collections::HashSet<PipelineKey>>,
+    ) -> Result<Option<Case>, ProgramError> {
+        let mut case = CaseBuilder::new(config, needed);
+        match self {
+            Self::Linear => linear::known_answer::known_answer(&mut case),
+            Self::Matmul => matmul::known_answer(&mut case),
+            Self::Elementwise => elementwise::known_answer(&mut case),
+            Self::Unary => unary::known_answer(&mut case),
+            Self::Reduce => reduce::known_answer(&mut case),
+            Self::Movement => movement::known_answer(&mut case),
+            Self::Embedding => embedding::known_answer(&mut case),
+            Self::Quantize => quantize::known_answer(&mut case),
+        }
+        case.finish()
+    }
+}
+
+/// Every shader with its entry points.
+pub(crate) fn shaders() -> Vec<(&'static Shader, Vec<&'static str>)> {
+    let mut shaders: Vec<(&'static Shader, Vec<&'static str>)> = Vec::new();
+    let mut add = |shader: &'static Shader, entry: &'static str| match shaders.iter_mut().find(|(s, _)| *s == shader) {
+        Some((_, entries)) if entries.contains(&entry) => {}
+        Some((_, entries)) => entries.push(entry),
+        None => shaders.push((shader, vec![entry])),
+    };
+    linear::entries().into_iter().for_each(|(shader, entry)| add(shader, entry));
+    for subgroups in [false, true] {
+        let options = KernelOptions { packed_dot: true, subgroups, checked: false };
+        each_kernel(options, |pipeline, _| add(pipeline.shader, pipeline.entry));
+    }
+    shaders
+}
+
+/// Calls `f` with each pipeline of all families but the linear one, and whether it promises bits.
+fn each_kernel(options: KernelOptions, mut f: impl FnMut(PipelineKey, bool)) {
+    macro_rules! families {
+        ($($kernel:ty),*) => {
+            $(<$kernel>::iter().for_each(|kernel| f(kernel.pipeline(options), kernel.promises_bits()));)*
+        };
+    }
+    families!(
+        matmul::MatmulKernel,
+        elementwise::ElementwiseKernel,
+        unary::UnaryKernel,
+        reduce::ReduceKernel,
+        norm::NormKernel,
+        movement::MovementKernel,
+        embedding::EmbeddingKernel,
+        quantize::QuantizeKernel
+    );
+}

@@ -1,0 +1,196 @@
+//! Known-answer cases: programs with inputs, and what the equations make of them.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::config::Config;
+use super::kernel::Kernel;
+use crate::gpu::device::pipeline::PipelineKey;
+use crate::program::{Program, ProgramError, Step, StepOp, Value, ValueId, ValueType};
+use crate::values::{DType, Shape, Tensor};
+
+/// A program with its inputs and the right outputs, each with the pipeline that computes it.
+#[derive(Debug)]
+pub(crate) struct Case {
+    pub(crate) program: Program,
+    pub(crate) inputs: Vec<Tensor>,
+    pub(crate) expected: Vec<(PipelineKey, Tensor)>,
+}
+
+/// The rows of the batch.
+pub(crate) const ROWS: usize = 3;
+/// int8 values `[ROWS, 3, 21]` and columns `[ROWS, 3, 1]`, whose rows have padding.
+pub(crate) const COLS: usize = 21;
+pub(crate) const WIDE: [usize; 3] = [ROWS, 3, COLS];
+pub(crate) const COLUMN: [usize; 3] = [ROWS, 3, 1];
+
+/// Builds a [`Case`] of the kernels that are needed.
+#[derive(Debug)]
+pub(crate) struct CaseBuilder<'c> {
+    pub(crate) config: &'c Config,
+    /// The pipelines that the case is for; all if `None`.
+    needed: Option<&'c HashSet<PipelineKey>>,
+    values: Vec<Value>,
+    constants: Vec<(ValueId, Arc<Tensor>)>,
+    inputs: Vec<ValueId>,
+    outputs: Vec<ValueId>,
+    steps: Vec<Step>,
+    given: Vec<Tensor>,
+    expected: Vec<(PipelineKey, Tensor)>,
+}
+
+impl<'c> CaseBuilder<'c> {
+    pub(crate) fn new(config: &'c Config, needed: Option<&'c HashSet<PipelineKey>>) -> Self {
+        let (values, constants, inputs, outputs) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Self {
+            config,
+            needed,
+            values,
+            constants,
+            inputs,
+            outputs,
+            steps: Vec::new(),
+            given: Vec::new(),
+            expected: Vec::new(),
+        }
+    }
+
+    /// Whether the case is for a kernel.
+    pub(crate) fn needs(&self, kernel: impl Kernel) -> bool {
+        let key = kernel.pipeline(self.config.kernel_options());
+        self.needed.is_none_or(|needed| needed.contains(&key))
+    }
+
+    /// Adds everything that `add` adds, whether or not its kernels are needed.
+    pub(crate) fn always(&mut self, add: impl FnOnce(&mut Self)) {
+        let needed = self.needed.take();
+        add(self);
+        self.needed = needed;
+    }
+
+    fn value(&mut self, value_type: ValueType, shape: Shape) -> ValueId {
+        self.values.push(Value { name: format!("known {}", self.values.len()), value_type, shape, qparams: None });
+        ValueId::new(self.values.len() - 1)
+    }
+
+    /// An input of shape `[rows, dims…]`.
+    pub(crate) fn input(&mut self, tensor: Tensor) -> ValueId {
+        let id = self.value(type_of(&tensor), Shape::batched(&tensor.shape()[1..]));
+        self.inputs.push(id);
+        self.given.push(tensor);
+        id
+    }
+
+    pub(crate) fn constant(&mut self, tensor: Tensor) -> ValueId {
+        let id = self.value(type_of(&tensor), Shape::fixed(tensor.shape()));
+        self.constants.push((id, Arc::new(tensor)));
+        id
+    }
+
+    /// A step whose result is not compared.
+    pub(crate) fn step(&mut self, op: impl Into<StepOp>, inputs: &[ValueId], value_type: ValueType, shape: Shape) -> ValueId {
+        let (op, output) = (op.into(), self.value(value_type, shape));
+        self.steps.push(Step { name: "known".to_owned(), op, inputs: inputs.to_vec(), output });
+        output
+    }
+
+    /// A step whose result, of shape `[rows, dims…]`, is known. Adds nothing if its kernel is not needed.
+    pub(crate) fn output(&mut self, kernel: impl Kernel, op: impl Into<StepOp>, inputs: &[ValueId], expected: Tensor) -> ValueId {
+        if !self.needs(kernel) {
+            return inputs[0];
+        }
+        let op = op.into();
+        let value_type = if matches!(op, StepOp::ToF16) { ValueType::F16 } else { type_of(&expected) };
+        let id = self.step(op, inputs, value_type, Shape::batched(&expected.shape()[1..]));
+        self.answer(kernel, id, expected)
+    }
+
+    /// Compares a value with the right result.
+    pub(crate) fn answer(&mut self, kernel: impl Kernel, id: ValueId, expected: Tensor) -> ValueId {
+        self.outputs.push(id);
+        self.expected.push((kernel.pipeline(self.config.kernel_options()), expected));
+        id
+    }
+
+    /// The case; `None` if it compares nothing.
+    pub(crate) fn finish(mut self) -> Result<Option<Case>, ProgramError> {
+        if self.outputs.is_empty() {
+            return Ok(None);
+        }
+        // An input that no step reads becomes a constant, which costs nothing.
+        let (mut inputs, mut given) = (Vec::new(), Vec::new());
+        for (id, tensor) in self.inputs.into_iter().zip(self.given) {
+            if self.steps.iter().any(|step| step.inputs.contains(&id)) {
+                inputs.push(id);
+                given.push(tensor);
+            } else {
+                self.values[id.index()].shape = Shape::fixed(tensor.shape());
+                self.constants.push((id, Arc::new(tensor)));
+            }
+        }
+        let program = Program::new(self.values, self.constants, inputs, self.outputs, self.steps)?;
+        Ok(Some(Case { program, inputs: given, expected: self.expected }))
+    }
+}
+
+fn type_of(tensor: &Tensor) -> ValueType {
+    match tensor.dtype() {
+        DType::I8 => ValueType::I8,
+        DType::I32 => ValueType::I32,
+        DType::F32 | DType::I64 => ValueType::F32,
+    }
+}
+
+/// A tensor of which element `i` is `f(i)`.
+pub(crate) fn tensor<T: Clone>(shape: &[usize], f: impl FnMut(usize) -> T) -> Tensor
+where
+    Tensor: From<ndarray::ArrayD<T>>,
+{
+    let mut f = f;
+    let mut at = 0..;
+    Tensor::from(ndarray::ArrayD::from_shape_simple_fn(ndarray::IxDyn(shape), || f(at.next().unwrap_or(0))))
+}
+
+/// All int8 values, in no order.
+pub(crate) fn int8(i: usize, seed: usize) -> i8 {
+    (i * 97 + i / 13 * 31 + seed * 57) as u8 as i8
+}
+
+/// int32 values of all magnitudes, and the extremes.
+pub(crate) fn int32(i: usize) -> i32 {
+    match i % 16 {
+        0 => i32::MIN,
+        1 => i32::MAX,
+        _ => (i as i32).wrapping_mul(-1_640_531_527) >> (i % 29),
+    }
+}
+
+/// The floats that comparisons and selections can get wrong.
+const SPECIAL: [u32; 12] = [
+    0x7fc0_0000,
+    0x7f80_0000,
+    0xff80_0000,
+    0,
+    0x8000_0000,
+    1,
+    0x8000_0001,
+    0x7f7f_ffff,
+    0xff7f_ffff,
+    0x3f80_0000,
+    0xbf80_0000,
+    0x0080_0000,
+];
+
+/// NaN, infinities, zeros, subnormal numbers and others, in turns.
+pub(crate) fn special(i: usize) -> f32 {
+    f32::from_bits(SPECIAL[i % SPECIAL.len()])
+}
+
+/// Floats whose f16 is a tie, overflows or is subnormal.
+pub(crate) fn between_f16(i: usize) -> f32 {
+    match i % 3 {
+        0 => special(i / 3),
+        1 => f32::from_bits(0x3f80_1000 + (i as u32) * 0x1000),
+        _ => (i as f32 - 20.0) * 2f32.powi(i as i32 % 50 - 30),
+    }
+}

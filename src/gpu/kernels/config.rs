@@ -1,0 +1,62 @@
+//! How programs are executed: an engine's options, resolved for its device.
+
+use super::kernel::KernelOptions;
+use super::linear::choice::{Candidate, Choice, lanes_of};
+use super::linear::tile::{LinearKernel, TileShape};
+use super::linear::tuning::TuningTable;
+use super::linear::weights::WeightBits;
+
+/// An engine's options, resolved for its device.
+#[derive(Debug, Clone)]
+pub(crate) struct Config {
+    pub(crate) choice: Choice,
+    /// What was measured for some layers; it comes before the choice.
+    pub(crate) tuning: TuningTable,
+    /// The fewest threads of a subgroup, if the device has subgroup operations and may use them.
+    pub(crate) subgroup: Option<u32>,
+    pub(crate) limits: wgpu::Limits,
+    pub(crate) checked: bool,
+    pub(crate) unpacked_weights: bool,
+    pub(crate) unfused: bool,
+    pub(crate) debug_groups: bool,
+    pub(crate) macs_per_dispatch: u64,
+}
+
+impl Config {
+    /// The same with another choice, and without tuning.
+    pub(crate) fn with_choice(&self, choice: Choice) -> Self {
+        Self { choice, tuning: TuningTable::default(), ..self.clone() }
+    }
+
+    pub(crate) fn kernel_options(&self) -> KernelOptions {
+        let (packed_dot, subgroups, checked) = (self.choice.packed_dot, self.subgroup.is_some(), self.checked);
+        KernelOptions { packed_dot, subgroups, checked }
+    }
+
+    /// Lanes that can share what they load, for [`LinearKernel::Subgroup`].
+    pub(crate) fn subgroup_lanes(&self) -> Option<u32> {
+        self.subgroup.and_then(lanes_of)
+    }
+
+    /// Whether a shape that fits the device's limits may be used: a tuning table may come from a device that was made with other
+    /// features, and may have been edited.
+    pub(crate) fn allows(&self, tile: TileShape) -> bool {
+        match tile.kernel() {
+            LinearKernel::Subgroup => self.subgroup_lanes().is_some_and(|most| tile.k_step() <= most),
+            LinearKernel::Coopmat => self.choice.coopmat.is_some_and(|coopmat| coopmat.fits(tile, &self.limits)),
+            _ => true,
+        }
+    }
+
+    /// The candidates for a linear layer.
+    pub(crate) fn candidates(&self, n: usize, k: usize, bits: WeightBits) -> Vec<Candidate> {
+        let mut candidates = self.tuning.candidates(n, k, bits, &self.limits, |tile| self.allows(tile));
+        candidates.extend(&self.choice.candidates);
+        candidates
+    }
+
+    /// How many bits the values of a weight take on the device.
+    pub(crate) fn weight_bits(&self, weight: &[i8]) -> WeightBits {
+        if self.unpacked_weights { WeightBits::Eight } else { WeightBits::of(weight) }
+    }
+}

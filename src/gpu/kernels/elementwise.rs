@@ -1,0 +1,325 @@
+//! Kernels that combine two values element by element: float and int32 arithmetic, comparisons, masks, and int8 sums and products.
+
+use super::case::{COLS, COLUMN, CaseBuilder, ROWS, WIDE, int8, int32, special, tensor};
+use super::dispatch::{PlannedDispatch, Planning};
+use super::fused_step::FusedStep;
+use super::grid::GridSize;
+use super::kernel::{Kernel, KernelOptions};
+use super::strided::{Contiguous, Strided, axes, broadcast};
+use super::wgsl::{ADD, BYTES, ELEMENTS, FLOATS, GRID, REQUANTIZE, STRIDED, THREAD, VECTORS, WORDS};
+use crate::gpu::device::error::GpuError;
+use crate::gpu::device::shader::{self, Binding, Digit, FIRST_STORAGE, Shader, Struct, read_write, wgsl_struct};
+use crate::numerics::{self, AddMultipliers, BinaryOp, Int32Op};
+use crate::ops::{Add, Binary, Div, Int32, IntegerAdd, IntegerMul, Mask, Mul, Op};
+use crate::program::StepOp;
+use crate::values::QParams;
+
+wgsl_struct! {
+    /// `AddParams` of `shared/add.wgsl`: equation 8.
+    AddParams {
+        a_zero_point: i32,
+        b_zero_point: i32,
+        a_multiplier: i32,
+        b_multiplier: i32,
+        shift: u32,
+        zero_point: i32,
+        lo: i32,
+        hi: i32,
+    }
+}
+
+impl AddParams {
+    pub(crate) fn of(add: &IntegerAdd) -> Self {
+        Self {
+            a_zero_point: add.a_zero_point,
+            b_zero_point: add.b_zero_point,
+            a_multiplier: add.multipliers.a,
+            b_multiplier: add.multipliers.b,
+            shift: add.multipliers.shift,
+            zero_point: add.qparams.zero_point(),
+            lo: add.lo,
+            hi: add.hi,
+        }
+    }
+
+    /// The same sum with its operands exchanged.
+    pub(crate) fn swapped(self) -> Self {
+        Self {
+            a_zero_point: self.b_zero_point,
+            b_zero_point: self.a_zero_point,
+            a_multiplier: self.b_multiplier,
+            b_multiplier: self.a_multiplier,
+            ..self
+        }
+    }
+}
+
+wgsl_struct! {
+    /// `ElementwiseParams` of `elementwise/params.wgsl`.
+    ElementwiseParams {
+        strided: Strided,
+        add: AddParams,
+        b_vecs: u32,
+        binary_op: u32,
+        int32_op: u32,
+        mask_inverted: u32,
+        a_zero_point: i32,
+        b_zero_point: i32,
+        multiplier: f32,
+        zero_point: i32,
+        lo: f32,
+        hi: f32,
+        unused_0: u32,
+        unused_1: u32,
+    }
+}
+
+const A: u32 = FIRST_STORAGE;
+const B: u32 = 4;
+const Y: u32 = 5;
+
+const BINDINGS: &[Binding] = &[
+    shader::params(ElementwiseParams::LAYOUT),
+    shader::ROWS[0],
+    shader::ROWS[1],
+    read_write("a", A),
+    read_write("a_vecs", A),
+    read_write("b", B),
+    read_write("b_vecs", B),
+    read_write("y", Y),
+    read_write("y_vecs", Y),
+];
+
+const STRUCTS: &[Struct] = &[ElementwiseParams::LAYOUT, Strided::LAYOUT, AddParams::LAYOUT, Digit::LAYOUT];
+
+const PARAMS_WGSL: &str = include_str!("../../../shaders/elementwise/params.wgsl");
+
+static STRIDED_SHADER: Shader = Shader {
+    name: "elementwise_strided",
+    sources: &[
+        super::wgsl::ROWS,
+        THREAD,
+        GRID,
+        BYTES,
+        FLOATS,
+        ADD,
+        REQUANTIZE,
+        STRIDED,
+        ELEMENTS,
+        WORDS,
+        PARAMS_WGSL,
+        include_str!("../../../shaders/elementwise/strided.wgsl"),
+    ],
+    overrides: &[],
+    bindings: BINDINGS,
+    structs: STRUCTS,
+    subgroups: false,
+    coopmat: false,
+};
+
+static VEC4_SHADER: Shader = Shader {
+    name: "elementwise_vec4",
+    sources: &[
+        super::wgsl::ROWS,
+        THREAD,
+        GRID,
+        FLOATS,
+        ADD,
+        REQUANTIZE,
+        STRIDED,
+        VECTORS,
+        PARAMS_WGSL,
+        include_str!("../../../shaders/elementwise/vec4.wgsl"),
+    ],
+    overrides: &[],
+    bindings: BINDINGS,
+    structs: STRUCTS,
+    subgroups: false,
+    coopmat: false,
+};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::EnumIter, strum::IntoStaticStr)]
+pub(crate) enum ElementwiseKernel {
+    #[strum(serialize = "add_f32_f32")]
+    AddF32,
+    #[strum(serialize = "mul_f32_f32")]
+    MulF32,
+    #[strum(serialize = "div_f32_f32")]
+    DivF32,
+    #[strum(serialize = "mask_f32_f32")]
+    MaskF32,
+    #[strum(serialize = "binary_f32_f32")]
+    BinaryF32,
+    #[strum(serialize = "int32_i32_i32")]
+    Int32,
+    #[strum(serialize = "add_i8_i8")]
+    AddI8,
+    #[strum(serialize = "mul_i8_i8")]
+    MulI8,
+    #[strum(serialize = "add_vec4_f32_f32")]
+    AddF32Vec4,
+    #[strum(serialize = "mul_vec4_f32_f32")]
+    MulF32Vec4,
+    #[strum(serialize = "div_vec4_f32_f32")]
+    DivF32Vec4,
+    #[strum(serialize = "mask_vec4_f32_f32")]
+    MaskF32Vec4,
+    #[strum(serialize = "binary_vec4_f32_f32")]
+    BinaryF32Vec4,
+    #[strum(serialize = "add_vec4_i8_i8")]
+    AddI8Vec4,
+    #[strum(serialize = "mul_vec4_i8_i8")]
+    MulI8Vec4,
+}
+
+impl Kernel for ElementwiseKernel {
+    fn shader(self, _options: KernelOptions) -> &'static Shader {
+        match self {
+            Self::AddF32 | Self::MulF32 | Self::DivF32 | Self::MaskF32 | Self::BinaryF32 | Self::Int32 | Self::AddI8
+            | Self::MulI8 => &STRIDED_SHADER,
+            _ => &VEC4_SHADER,
+        }
+    }
+
+    fn entry(self) -> &'static str {
+        self.into()
+    }
+
+    fn promises_bits(self) -> bool {
+        use ElementwiseKernel::{AddF32, AddF32Vec4, DivF32, DivF32Vec4, MulF32, MulF32Vec4};
+        !matches!(self, AddF32 | MulF32 | DivF32 | AddF32Vec4 | MulF32Vec4 | DivF32Vec4)
+    }
+}
+
+/// The dispatch of an elementwise step.
+///
+/// # Errors
+/// [`GpuError::Limit`] if the operands walk through too many axes in different orders.
+pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Result<Vec<PlannedDispatch>, GpuError> {
+    use ElementwiseKernel as K;
+    let step = fused.step(planning.program);
+    let mut params = ElementwiseParams::default();
+    let (strided_kernel, vec4_kernel) = match &step.op {
+        StepOp::Op(Op::IntegerAdd(add)) => {
+            params.add = AddParams::of(add);
+            (K::AddI8, Some(K::AddI8Vec4))
+        }
+        StepOp::Op(Op::IntegerMul(mul)) => {
+            set_mul(&mut params, mul);
+            (K::MulI8, Some(K::MulI8Vec4))
+        }
+        StepOp::Op(Op::Int32(Int32 { op, .. })) => {
+            params.int32_op = *op as u32;
+            (K::Int32, None)
+        }
+        StepOp::Op(Op::Add(Add)) => (K::AddF32, Some(K::AddF32Vec4)),
+        StepOp::Op(Op::Mul(Mul)) => (K::MulF32, Some(K::MulF32Vec4)),
+        StepOp::Op(Op::Div(Div)) => (K::DivF32, Some(K::DivF32Vec4)),
+        &StepOp::Op(Op::Binary(Binary { op })) => {
+            params.binary_op = op as u32;
+            (K::BinaryF32, Some(K::BinaryF32Vec4))
+        }
+        &StepOp::Op(Op::Mask(Mask { inverted })) => {
+            params.mask_inverted = inverted.into();
+            (K::MaskF32, Some(K::MaskF32Vec4))
+        }
+        op => unreachable!("{} is no elementwise step", op.name()),
+    };
+    let y = planning.value(step.output);
+    let kernel = match vec4_kernel.zip(Contiguous::of(planning.program, step)) {
+        Some((kernel, Contiguous { strided, b_vecs })) => {
+            (params.strided, params.b_vecs) = (strided, b_vecs);
+            kernel
+        }
+        None => {
+            let strides = [0, 1].map(|at| broadcast(planning.input(fused, at), &axes(y)));
+            params.strided = Strided::elementwise(step, y, &strides[0], &strides[1])?;
+            strided_kernel
+        }
+    };
+    let size = GridSize::Threads(params.strided.row_threads.into());
+    let dispatch = PlannedDispatch::single(planning, &step.name, y, kernel, &params, size);
+    let reads = [planning.at(A, step.inputs[0]), planning.at(B, step.inputs[1])];
+    Ok(vec![dispatch.binding(reads, [planning.at(Y, step.output)])])
+}
+
+fn set_mul(params: &mut ElementwiseParams, mul: &IntegerMul) {
+    let zero_point = mul.qparams.zero_point();
+    (params.a_zero_point, params.b_zero_point) = (mul.a_zero_point, mul.b_zero_point);
+    (params.multiplier, params.zero_point) = (mul.multiplier, zero_point);
+    (params.lo, params.hi) = ((mul.lo - zero_point) as f32, (mul.hi - zero_point) as f32);
+}
+
+/// A sum that saturates, and its equation.
+pub(crate) fn known_add() -> (IntegerAdd, impl Fn(i8, i8) -> i8) {
+    known_add_of(AddMultipliers { a: 700_001, b: 1 << 20, shift: 20 })
+}
+
+fn known_add_of(multipliers: AddMultipliers) -> (IntegerAdd, impl Fn(i8, i8) -> i8) {
+    let (a_zero_point, b_zero_point, zero_point, lo, hi) = (3, -7, 5, -100, 127);
+    let qparams = known_qparams(zero_point);
+    let add = move |a: i8, b: i8| {
+        let (a, b) = (i32::from(a) - a_zero_point, i32::from(b) - b_zero_point);
+        numerics::add(a, b, multipliers, zero_point, lo, hi) as i8
+    };
+    (IntegerAdd { a_zero_point, b_zero_point, multipliers, qparams, lo, hi }, add)
+}
+
+/// Scale 1; kernels use only the zero point.
+fn known_qparams(zero_point: i32) -> QParams {
+    QParams::new(1.0, zero_point).unwrap_or_else(|_| unreachable!("zero points of int8 are valid"))
+}
+
+/// int8 and int32 arithmetic, comparisons and masks.
+pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
+    let a = case.input(tensor(&WIDE, |i| int8(i, 0)));
+    let b = case.input(tensor(&WIDE, |i| int8(i, 1)));
+    let column = case.input(tensor(&COLUMN, |i| int8(i, 2)));
+    let (op, add) = known_add();
+    let expected = tensor(&WIDE, |i| add(int8(i, 0), int8(i, 1)));
+    case.output(ElementwiseKernel::AddI8Vec4, op, &[a, b], expected);
+    // Sums that are ties.
+    let (op, add) = known_add_of(AddMultipliers { a: 1, b: 2, shift: 2 });
+    let expected = tensor(&WIDE, |i| add(int8(i, 0), int8(i / COLS, 2)));
+    case.output(ElementwiseKernel::AddI8, op, &[a, column], expected);
+
+    let (a_zero_point, b_zero_point, zero_point, lo, hi) = (-9, 4, -5, -128, 120);
+    let mul = |a: i8, b: i8, multiplier| {
+        let acc = (i32::from(a) - a_zero_point) * (i32::from(b) - b_zero_point);
+        numerics::requantize(acc, multiplier, zero_point, lo, hi) as i8
+    };
+    let qparams = known_qparams(zero_point);
+    let op = |multiplier| IntegerMul { a_zero_point, b_zero_point, multiplier, qparams, lo, hi };
+    let expected = tensor(&WIDE, |i| mul(int8(i, 0), int8(i, 1), 1.0 / 64.0));
+    case.output(ElementwiseKernel::MulI8Vec4, op(1.0 / 64.0), &[a, b], expected);
+    // Halves are ties.
+    let expected = tensor(&WIDE, |i| mul(int8(i, 0), int8(i / COLS, 2), 0.5));
+    case.output(ElementwiseKernel::MulI8, op(0.5), &[a, column], expected);
+
+    let x = case.input(tensor(&WIDE, int32));
+    let right = |i: usize| [3, -1, i32::MIN, i32::MAX][i % 4];
+    let column = case.input(tensor(&COLUMN, right));
+    for &op in Int32Op::ALL {
+        let expected = tensor(&WIDE, |i| op.eval(int32(i), right(i / COLS), false).unwrap_or(0));
+        case.output(ElementwiseKernel::Int32, Int32 { op, checked: false }, &[x, column], expected);
+    }
+    known_floats(case);
+}
+
+/// Each special float with each.
+fn known_floats(case: &mut CaseBuilder<'_>) {
+    let (wide, column) = ([ROWS, 12, 12], [ROWS, 12, 1]);
+    let x = case.input(tensor(&wide, special));
+    let y = case.input(tensor(&column, special));
+    let z = case.input(tensor(&wide, |i| special(i / 12)));
+    for &op in BinaryOp::ALL {
+        let expected = tensor(&wide, |i| op.eval(special(i), special(i / 12)));
+        case.output(ElementwiseKernel::BinaryF32Vec4, Binary { op }, &[x, z], expected.clone());
+        case.output(ElementwiseKernel::BinaryF32, Binary { op }, &[x, y], expected);
+    }
+    for inverted in [false, true] {
+        let masked = |i: usize| if (special(i / 12) != 0.0) != inverted { special(i) } else { -0.0 };
+        case.output(ElementwiseKernel::MaskF32Vec4, Mask { inverted }, &[x, z], tensor(&wide, masked));
+        case.output(ElementwiseKernel::MaskF32, Mask { inverted }, &[x, y], tensor(&wide, masked));
+    }
+}

@@ -1,0 +1,79 @@
+//! Kernels that look up rows of a table.
+
+use super::case::{CaseBuilder, ROWS, special, tensor};
+use super::dispatch::{PlannedDispatch, Planning};
+use super::fused_step::FusedStep;
+use super::grid::GridSize;
+use super::kernel::{Kernel, KernelOptions};
+use super::wgsl::{GRID, THREAD};
+use crate::gpu::device::shader::{self, Digit, FIRST_STORAGE, Shader, read_write, wgsl_struct};
+use crate::ops::Embedding;
+
+wgsl_struct! {
+    /// `EmbeddingParams` of `embedding/embedding.wgsl`.
+    EmbeddingParams { rows_factor: u32, cols: u32, table_rows: u32 }
+}
+
+const IDS: u32 = FIRST_STORAGE;
+const TABLE: u32 = 4;
+const Y: u32 = 5;
+
+static SHADER: Shader = Shader {
+    name: "embedding",
+    sources: &[super::wgsl::ROWS, THREAD, GRID, include_str!("../../../shaders/embedding/embedding.wgsl")],
+    overrides: &[],
+    bindings: &[
+        shader::params(EmbeddingParams::LAYOUT),
+        shader::ROWS[0],
+        shader::ROWS[1],
+        read_write("ids", IDS),
+        read_write("table", TABLE),
+        read_write("y", Y),
+    ],
+    structs: &[EmbeddingParams::LAYOUT, Digit::LAYOUT],
+    subgroups: false,
+    coopmat: false,
+};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::EnumIter, strum::IntoStaticStr)]
+pub(crate) enum EmbeddingKernel {
+    #[strum(serialize = "embedding_i32_f32")]
+    Embedding,
+}
+
+impl Kernel for EmbeddingKernel {
+    fn shader(self, _options: KernelOptions) -> &'static Shader {
+        &SHADER
+    }
+
+    fn entry(self) -> &'static str {
+        self.into()
+    }
+
+    fn promises_bits(self) -> bool {
+        true
+    }
+}
+
+/// The dispatch of an embedding.
+pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Vec<PlannedDispatch> {
+    let step = fused.step(planning.program);
+    let y = planning.value(step.output);
+    let table_rows = planning.input(fused, 1).shape.axis(0).unwrap_or_else(|| unreachable!("a table has rows"));
+    let (rows_factor, cols, table_rows) = (y.rows_factor() as u32, y.cols() as u32, table_rows as u32);
+    let params = EmbeddingParams { rows_factor, cols, table_rows };
+    let size = GridSize::Threads(cols.into());
+    let dispatch = PlannedDispatch::single(planning, &step.name, y, EmbeddingKernel::Embedding, &params, size);
+    let reads = [planning.at(IDS, step.inputs[0]), planning.at(TABLE, step.inputs[1])];
+    vec![dispatch.binding(reads, [planning.at(Y, step.output)])]
+}
+
+/// Ids inside and outside the table.
+pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
+    let table = case.constant(tensor(&[6, 5], special));
+    // An id outside the table gives the nearest row.
+    let id = |i: usize| i as i32 * 5 % 11 - 3;
+    let ids = case.input(tensor(&[ROWS, 4], id));
+    let expected = tensor(&[ROWS, 4, 5], |i| special(id(i / 5).clamp(0, 5) as usize * 5 + i % 5));
+    case.output(EmbeddingKernel::Embedding, Embedding, &[ids, table], expected);
+}

@@ -1,0 +1,61 @@
+//! Steps that share a dispatch.
+
+use crate::numerics::UnaryOp;
+use crate::ops::{Op, Unary};
+use crate::program::{Program, Step, StepOp};
+
+/// Steps that share a dispatch, or one step alone. Indices are those of [`Program::steps`].
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub(crate) struct FusedStep {
+    /// The step that decides over the kernel.
+    pub(crate) main: usize,
+    /// The last step, whose output the dispatch writes.
+    pub(crate) last: usize,
+    /// The lookup table after an int8 linear layer.
+    pub(crate) lut: Option<usize>,
+    /// The int8 sum after an int8 linear layer.
+    pub(crate) add: Option<usize>,
+    /// The unary function after a linear layer.
+    pub(crate) function: Option<usize>,
+    /// Whether the result is written as f16.
+    pub(crate) to_f16: bool,
+    /// The sum before a layer norm.
+    pub(crate) add_before: Option<usize>,
+    /// Whether other steps, or the caller, read that sum.
+    pub(crate) keeps_sum: bool,
+    /// The quantization after a layer norm, or after the choice of its qparams.
+    pub(crate) quantize: Option<usize>,
+    /// The transposes of a matmul's operands.
+    pub(crate) transposes: [Option<usize>; 2],
+}
+
+impl FusedStep {
+    /// A step alone.
+    pub(crate) fn single(step: usize) -> Self {
+        Self { main: step, last: step, ..Self::default() }
+    }
+
+    /// The main step.
+    pub(crate) fn step<'p>(&self, program: &'p Program) -> &'p Step {
+        &program.steps()[self.main]
+    }
+
+    /// The last step.
+    pub(crate) fn last_step<'p>(&self, program: &'p Program) -> &'p Step {
+        &program.steps()[self.last]
+    }
+
+    /// The unary function that follows.
+    pub(crate) fn unary_op(&self, program: &Program) -> Option<UnaryOp> {
+        match program.steps()[self.function?].op {
+            StepOp::Op(Op::Unary(Unary { op })) => Some(op),
+            _ => None,
+        }
+    }
+
+    /// All steps except transposes, with repetition.
+    pub(crate) fn steps(&self) -> impl Iterator<Item = usize> {
+        let others = [self.lut, self.add, self.function, self.add_before, self.quantize];
+        [Some(self.main), Some(self.last)].into_iter().chain(others).flatten()
+    }
+}

@@ -1,0 +1,45 @@
+//! Kernels: entry points of shaders with values of their override constants.
+
+use std::fmt::Debug;
+
+use crate::gpu::device::pipeline::PipelineKey;
+use crate::gpu::device::shader::Shader;
+
+/// What decides over the pipelines of all kernels of an engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct KernelOptions {
+    /// Whether products of int8 values use WGSL's packed dot product.
+    pub(crate) packed_dot: bool,
+    /// Whether reductions use subgroup operations.
+    pub(crate) subgroups: bool,
+    /// Whether shaders are compiled with wgpu's run-time checks.
+    pub(crate) checked: bool,
+}
+
+/// A kernel of some family.
+pub(crate) trait Kernel: Copy + Debug {
+    /// The shader module.
+    fn shader(self, options: KernelOptions) -> &'static Shader;
+
+    /// The entry point.
+    fn entry(self) -> &'static str;
+
+    /// The override constants that differ from their defaults.
+    fn overrides(self, _options: KernelOptions) -> Vec<(&'static str, u32)> {
+        Vec::new()
+    }
+
+    /// Whether its results have the same bits as the interpreter's; other results agree within tolerances.
+    fn promises_bits(self) -> bool;
+
+    /// The pipeline.
+    fn pipeline(self, options: KernelOptions) -> PipelineKey {
+        let (shader, entry, checked) = (self.shader(options), self.entry(), options.checked);
+        PipelineKey { shader, entry, overrides: self.overrides(options), checked }
+    }
+}
+
+/// The override constants that are true, of these.
+pub(crate) fn flags(all: &[(&'static str, bool)]) -> Vec<(&'static str, u32)> {
+    all.iter().filter(|(_, value)| *value).map(|(name, _)| (*name, 1)).collect()
+}

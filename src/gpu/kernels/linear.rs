@@ -1,0 +1,224 @@
+//! int8 linear layers: parameters, bindings, shaders and pipelines.
+
+pub(crate) mod choice;
+pub(crate) mod coopmat;
+mod coopmat_answer;
+pub(crate) mod known_answer;
+pub(crate) mod plan;
+pub(crate) mod tile;
+pub(crate) mod tuning;
+pub(crate) mod weights;
+pub(crate) mod work;
+
+use coopmat::{Coopmat, Fragment};
+use tile::{LinearKernel, TileShape};
+use weights::{Channels, WeightBits};
+
+use super::elementwise::AddParams;
+use super::kernel::{Kernel, KernelOptions};
+use super::wgsl::{ADD, BYTES, DOT, F16, FLOATS, FUNCTIONS, LOOK_UP, REQUANTIZE, ROWS};
+use crate::gpu::device::shader::{self, Binding, Digit, FIRST_STORAGE, Shader, Struct, read, read_write, wgsl_struct};
+
+wgsl_struct! {
+    /// `LinearParams` of `linear/epilogue.wgsl`.
+    LinearParams {
+        k_vecs: u32,
+        n: u32,
+        row_words: u32,
+        rows_factor: u32,
+        first_row: u32,
+        end_row: u32,
+        first_quad: u32,
+        quads: u32,
+        part_vecs: u32,
+        fraction_bits: u32,
+        zero_point: i32,
+        lo: f32,
+        hi: f32,
+        relu: u32,
+        qparams_stride: u32,
+        function: u32,
+        add: AddParams,
+    }
+}
+
+pub(crate) const X: u32 = FIRST_STORAGE;
+pub(crate) const WEIGHT: u32 = 4;
+pub(crate) const CHANNELS: u32 = 5;
+pub(crate) const Y: u32 = 6;
+pub(crate) const OPERAND: u32 = 7;
+pub(crate) const PARTIAL: u32 = 8;
+
+const BINDINGS: &[Binding] = &[
+    shader::params(LinearParams::LAYOUT),
+    shader::ROWS[0],
+    shader::ROWS[1],
+    read_write("x", X),
+    read("w", WEIGHT),
+    read("channels", CHANNELS),
+    read_write("y", Y),
+    read_write("operand", OPERAND),
+    read_write("partial", PARTIAL),
+];
+
+const STRUCTS: &[Struct] = &[LinearParams::LAYOUT, AddParams::LAYOUT, Channels::LAYOUT, Digit::LAYOUT];
+
+/// The epilogue of a linear kernel: EPILOGUE of `linear/epilogue.wgsl`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, strum::EnumIter)]
+pub(crate) enum LinearEpilogue {
+    ToI8,
+    ToI8Lut,
+    ToI8Add,
+    ToF32,
+    ToF32Unary,
+    DynamicToF32,
+    DynamicToF32Unary,
+    Partial,
+}
+
+/// A pipeline of an int8 linear layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum LinearPipeline {
+    /// Computes outputs, or sums of parts of K.
+    Layer {
+        tile: TileShape,
+        bits: WeightBits,
+        epilogue: LinearEpilogue,
+        to_f16: bool,
+        /// Only for [`LinearKernel::Coopmat`].
+        coopmat: Option<Coopmat>,
+    },
+    /// Applies the epilogue to the sums of parts of K.
+    Finish { epilogue: LinearEpilogue, to_f16: bool },
+}
+
+impl Kernel for LinearPipeline {
+    fn shader(self, _options: KernelOptions) -> &'static Shader {
+        match self {
+            Self::Layer { tile, bits, coopmat, .. } => {
+                let fragment = coopmat.map_or(Fragment::Emulated, |coopmat| coopmat.fragment);
+                &shaders_of(tile.kernel(), fragment)[bits as usize]
+            }
+            Self::Finish { .. } => &FINISH,
+        }
+    }
+
+    fn entry(self) -> &'static str {
+        match self {
+            Self::Layer { tile, .. } => tile.kernel().name(),
+            Self::Finish { .. } => "linear_finish",
+        }
+    }
+
+    fn overrides(self, options: KernelOptions) -> Vec<(&'static str, u32)> {
+        let (mut overrides, epilogue, to_f16) = match self {
+            Self::Layer { tile, epilogue, to_f16, coopmat, .. } => {
+                let mut overrides = tile.overrides();
+                match coopmat {
+                    Some(coopmat) => {
+                        let threads = coopmat.threads(tile.rows());
+                        overrides.extend([("THREADS", threads), ("CHUNK_VECS", coopmat.chunk_vecs)]);
+                    }
+                    None => overrides.push(("PACKED_DOT", options.packed_dot.into())),
+                }
+                (overrides, epilogue, to_f16)
+            }
+            Self::Finish { epilogue, to_f16 } => (Vec::new(), epilogue, to_f16),
+        };
+        overrides.extend([("EPILOGUE", epilogue as u32), ("F16", to_f16.into())]);
+        overrides
+    }
+
+    fn promises_bits(self) -> bool {
+        true
+    }
+}
+
+/// The shaders of a kernel, for weights of 8, 4 and 2 bits.
+fn shaders_of(kernel: LinearKernel, fragment: Fragment) -> &'static [Shader; 3] {
+    match (kernel, fragment) {
+        (LinearKernel::Workgroup, _) => &WORKGROUP,
+        (LinearKernel::Large, _) => &LARGE,
+        (LinearKernel::Register, _) => &REGISTER,
+        (LinearKernel::Subgroup, _) => &SUBGROUP,
+        (LinearKernel::Gemv, _) => &GEMV,
+        (LinearKernel::Coopmat, Fragment::Sixteen) => &COOPMAT_16,
+        (LinearKernel::Coopmat, Fragment::Eight) => &COOPMAT_8,
+        (LinearKernel::Coopmat, Fragment::Emulated) => &COOPMAT_EMULATED,
+    }
+}
+
+/// All shaders with their entry points.
+pub(crate) fn entries() -> Vec<(&'static Shader, &'static str)> {
+    let fragments = [Fragment::Sixteen, Fragment::Eight, Fragment::Emulated];
+    let kernels = LinearKernel::ALL.into_iter().flat_map(|kernel| match kernel {
+        LinearKernel::Coopmat => fragments.map(|fragment| (kernel, fragment)).to_vec(),
+        _ => vec![(kernel, Fragment::Emulated)],
+    });
+    let shaders = kernels.flat_map(|(kernel, fragment)| {
+        shaders_of(kernel, fragment).iter().map(move |shader| (shader, kernel.name()))
+    });
+    shaders.chain([(&FINISH, "linear_finish")]).collect()
+}
+
+const WEIGHTS_8: &str = include_str!("../../../shaders/linear/weights_8.wgsl");
+const WEIGHTS_4: &str = include_str!("../../../shaders/linear/weights_4.wgsl");
+const WEIGHTS_2: &str = include_str!("../../../shaders/linear/weights_2.wgsl");
+const EPILOGUE: &str = include_str!("../../../shaders/linear/epilogue.wgsl");
+const COOPMAT_ENABLE: &str = include_str!("../../../shaders/linear/coopmat_enable.wgsl");
+const COOPMAT: &str = include_str!("../../../shaders/linear/coopmat.wgsl");
+
+/// One shader for each number of bits of weights.
+macro_rules! shaders {
+    ($name:literal, [$($first:expr)?], [$($source:expr),*], [$($override:literal),*], $subgroups:literal, $coopmat:literal) => {
+        [
+            shaders!(@ concat!($name, "_8"), WEIGHTS_8, [$($first)?], [$($source),*], [$($override),*], $subgroups, $coopmat),
+            shaders!(@ concat!($name, "_4"), WEIGHTS_4, [$($first)?], [$($source),*], [$($override),*], $subgroups, $coopmat),
+            shaders!(@ concat!($name, "_2"), WEIGHTS_2, [$($first)?], [$($source),*], [$($override),*], $subgroups, $coopmat),
+        ]
+    };
+    (@ $name:expr, $weights:expr, [$($first:expr)?], [$($source:expr),*], [$($override:literal),*], $subgroups:literal, $coopmat:literal) => {
+        Shader {
+            name: $name,
+            sources: &[
+                $($first,)? ROWS, $weights, BYTES, ADD, REQUANTIZE, LOOK_UP, F16, FLOATS, FUNCTIONS, EPILOGUE, $($source),*
+            ],
+            overrides: &["EPILOGUE", "F16", $($override),*],
+            bindings: BINDINGS,
+            structs: STRUCTS,
+            subgroups: $subgroups,
+            coopmat: $coopmat,
+        }
+    };
+}
+
+macro_rules! source {
+    ($file:literal) => {
+        include_str!(concat!("../../../shaders/linear/", $file, ".wgsl"))
+    };
+}
+
+static WORKGROUP: [Shader; 3] = shaders!(
+    "linear_workgroup", [], [DOT, source!("workgroup")], ["PACKED_DOT", "THREADS_Y", "K_STEP"], false, false
+);
+static LARGE: [Shader; 3] = shaders!("linear_large", [], [DOT, source!("large")], ["PACKED_DOT"], false, false);
+static REGISTER: [Shader; 3] =
+    shaders!("linear_register", [], [DOT, source!("register")], ["PACKED_DOT", "THREADS_Y"], false, false);
+static SUBGROUP: [Shader; 3] =
+    shaders!("linear_subgroup", [], [DOT, source!("subgroup")], ["PACKED_DOT", "LANES", "ROWS"], true, false);
+static GEMV: [Shader; 3] =
+    shaders!("linear_gemv", [], [DOT, source!("gemv")], ["PACKED_DOT", "ROWS", "K_LANES"], false, false);
+static COOPMAT_16: [Shader; 3] = shaders!(
+    "linear_coopmat_16", [COOPMAT_ENABLE], [COOPMAT, source!("coopmat_16")],
+    ["PATCH_ROWS", "THREADS", "K_STEP", "CHUNK_VECS"], true, true
+);
+static COOPMAT_8: [Shader; 3] = shaders!(
+    "linear_coopmat_8", [COOPMAT_ENABLE], [COOPMAT, source!("coopmat_8")],
+    ["PATCH_ROWS", "THREADS", "K_STEP", "CHUNK_VECS"], true, true
+);
+static COOPMAT_EMULATED: [Shader; 3] = shaders!(
+    "linear_coopmat_emulated", [], [COOPMAT, source!("coopmat_emulated")],
+    ["PATCH_ROWS", "THREADS", "K_STEP", "CHUNK_VECS"], true, false
+);
+static FINISH: Shader =
+    shaders!(@ "linear_finish", WEIGHTS_8, [], [source!("finish")], [], false, false);

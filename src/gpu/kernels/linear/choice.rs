@@ -1,0 +1,374 @@
+//! Which kernel computes which linear layer.
+
+use std::fmt;
+
+use super::coopmat::{CHUNKS, Coopmat, Fragment};
+use super::tile::{LinearKernel, TileShape};
+use crate::gpu::device::error::GpuError;
+
+/// How four products of int8 values are summed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum PackedDot {
+    /// WGSL's packed dot product, unless the known-answer test finds that the device's is wrong.
+    #[default]
+    Auto,
+    /// WGSL's packed dot product.
+    Native,
+    /// Separate multiplications.
+    Emulated,
+}
+
+/// Whether K is divided among workgroups, which add their sums in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum SplitK {
+    /// Where the grid would be too small to keep the device busy.
+    #[default]
+    Auto,
+    /// Nowhere.
+    Never,
+    /// Wherever K is long enough to be divided and the sums fit.
+    Always,
+}
+
+/// A tile shape, and when it is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Candidate {
+    pub(crate) tile: TileShape,
+    /// The most matrix rows.
+    pub(crate) most_rows: u64,
+    /// The fewest workgroups of the grid.
+    pub(crate) least_workgroups: u64,
+    /// K is divided if the grid would have fewer workgroups than this; never if it is 0.
+    pub(crate) split_below: u64,
+}
+
+impl Candidate {
+    pub(crate) fn always(tile: TileShape) -> Self {
+        Self { tile, most_rows: u64::MAX, least_workgroups: 0, split_below: 0 }
+    }
+}
+
+/// Which kernels to use: the first candidate that applies, else the last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Choice {
+    pub(crate) candidates: Vec<Candidate>,
+    pub(crate) packed_dot: bool,
+    /// How cooperative matrices are used, if they are.
+    pub(crate) coopmat: Option<Coopmat>,
+}
+
+impl Choice {
+    /// One tile shape for any number of rows.
+    pub(crate) fn only(tile: TileShape, packed_dot: bool, split_k: SplitK, coopmat: Option<Coopmat>) -> Self {
+        let split_below = if split_k == SplitK::Always { u64::MAX } else { 0 };
+        let coopmat = coopmat.filter(|_| tile.kernel() == LinearKernel::Coopmat);
+        Self { candidates: vec![Candidate { split_below, ..Candidate::always(tile) }], packed_dot, coopmat }
+    }
+}
+
+/// The index of the candidate for `m` matrix rows and `n` columns.
+pub(crate) fn pick<'c>(candidates: impl ExactSizeIterator<Item = &'c Candidate>, m: u64, n: usize) -> usize {
+    let last = candidates.len().saturating_sub(1);
+    candidates.enumerate().find(|(_, c)| applies(c, m, n)).map_or(last, |(at, _)| at)
+}
+
+fn applies(candidate: &Candidate, m: u64, n: usize) -> bool {
+    // The number of workgroups does not depend on the limit along a dimension.
+    m <= candidate.most_rows && candidate.tile.grid(m, n, u32::MAX).count() >= candidate.least_workgroups
+}
+
+/// For logs, as in `up to 1 rows linear_gemv 1 x 64, else linear_reg 32 x 64, emulated dot product`.
+impl fmt::Display for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for Candidate { tile, most_rows, least_workgroups, .. } in &self.candidates {
+            match (*most_rows, *least_workgroups) {
+                (u64::MAX, 0) => write!(f, "else ")?,
+                (u64::MAX, workgroups) => write!(f, "from {workgroups} workgroups ")?,
+                (rows, _) => write!(f, "up to {rows} rows ")?,
+            }
+            write!(f, "{} {} x {}, ", tile.kernel().name(), tile.rows(), tile.kernel().cols())?;
+        }
+        write!(f, "{} dot product", if self.packed_dot { "packed" } else { "emulated" })
+    }
+}
+
+/// The class of a device, known without measuring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DeviceClass {
+    /// A GPU with its own memory and many processors.
+    Discrete,
+    /// A GPU that shares memory with the CPU.
+    Integrated,
+    /// A GPU whose workgroup memory is no faster than a cache.
+    Mobile,
+    /// A driver that runs on a CPU.
+    Software,
+}
+
+impl DeviceClass {
+    pub(crate) fn of(info: &wgpu::AdapterInfo) -> Self {
+        const QUALCOMM: u32 = 0x5143;
+        const ARM: u32 = 0x13B5;
+        const IMAGINATION: u32 = 0x1010;
+        match (info.device_type, info.vendor) {
+            (wgpu::DeviceType::Cpu, _) => Self::Software,
+            (_, QUALCOMM | ARM | IMAGINATION) => Self::Mobile,
+            (wgpu::DeviceType::DiscreteGpu | wgpu::DeviceType::VirtualGpu, _) => Self::Discrete,
+            _ => Self::Integrated,
+        }
+    }
+
+    /// The most multiplications and additions of one dispatch, so that none comes near a driver's watchdog: a tenth of a second at a
+    /// pessimistic rate.
+    pub(crate) fn macs_per_dispatch(self) -> u64 {
+        match self {
+            Self::Discrete => 100_000_000_000,
+            Self::Integrated => 10_000_000_000,
+            Self::Mobile => 2_000_000_000,
+            // No watchdog looks at a CPU.
+            Self::Software => u64::MAX,
+        }
+    }
+
+    /// Workgroups that keep all processors busy.
+    fn full_grid(self) -> u64 {
+        match self {
+            Self::Discrete => 256,
+            Self::Integrated => 32,
+            Self::Mobile => 16,
+            Self::Software => 0,
+        }
+    }
+}
+
+/// The properties of a device that decide over kernels.
+#[derive(Debug, Clone)]
+pub(crate) struct Abilities {
+    pub(crate) class: DeviceClass,
+    pub(crate) limits: wgpu::Limits,
+    /// The fewest threads of a subgroup, if it has subgroup operations and may use them.
+    pub(crate) subgroup: Option<u32>,
+    /// Its cooperative matrices, if it has any and may use them.
+    pub(crate) coopmat: Option<Coopmat>,
+}
+
+impl Abilities {
+    /// The cooperative matrices with each length of chunks, longest first, if the device can hold the tile.
+    fn coopmats(&self, tile: TileShape) -> impl Iterator<Item = Coopmat> {
+        let fits = move |coopmat: &Coopmat| coopmat.fits(tile, &self.limits);
+        let coopmat = self.coopmat.filter(|_| self.subgroup.is_some_and(|size| size >= 8)).filter(fits);
+        CHUNKS.into_iter().filter_map(move |chunk_vecs| Some(Coopmat { chunk_vecs, ..coopmat? }))
+    }
+
+    fn shape(&self, kernel: LinearKernel, rows: u32, k_step: u32) -> Result<TileShape, GpuError> {
+        TileShape::new(kernel, rows, k_step, &self.limits)
+    }
+
+    /// The kernels for any number of rows, best first.
+    fn mains(&self) -> Result<Vec<TileShape>, GpuError> {
+        let workgroup = self.shape(LinearKernel::Workgroup, 64, 4);
+        let register = self.shape(LinearKernel::Register, 32, 1);
+        let mains = match self.class {
+            DeviceClass::Discrete | DeviceClass::Integrated => vec![workgroup, register],
+            DeviceClass::Mobile => vec![register, workgroup],
+            DeviceClass::Software => {
+                let lanes = self.subgroup.and_then(lanes_of);
+                let subgroup = lanes.map(|lanes| self.shape(LinearKernel::Subgroup, 16, lanes));
+                subgroup.into_iter().chain([register, workgroup]).collect()
+            }
+        };
+        if mains.iter().all(Result::is_err) {
+            mains.into_iter().next().transpose()?;
+            return Ok(Vec::new());
+        }
+        Ok(mains.into_iter().flatten().collect())
+    }
+
+    /// The kernels for few rows.
+    fn few(&self) -> Vec<Candidate> {
+        // The most matrix rows, rows of a workgroup, and threads that share a column. On a GPU more threads hide the latency of
+        // memory, and up to 8 rows the weights' bytes decide; a CPU is limited by its arithmetic from 3 rows on.
+        let few: &[(u64, u32, u32)] = match self.class {
+            DeviceClass::Software => &[(1, 1, 1), (2, 2, 1)],
+            _ => &[(1, 1, 4), (2, 2, 4), (4, 4, 4), (8, 8, 4)],
+        };
+        let candidate = |&(most_rows, rows, k_step): &(u64, u32, u32)| {
+            let tile = self.shape(LinearKernel::Gemv, rows, k_step).ok()?;
+            Some(Candidate { most_rows, ..Candidate::always(tile) })
+        };
+        few.iter().filter_map(candidate).collect()
+    }
+
+    /// The kernel for large grids.
+    fn large(&self) -> Vec<Candidate> {
+        let large = self.shape(LinearKernel::Large, 128, 2).ok().filter(|_| self.class == DeviceClass::Discrete);
+        let candidate = |tile| Candidate { least_workgroups: self.class.full_grid() / 2, ..Candidate::always(tile) };
+        large.map(candidate).into_iter().collect()
+    }
+
+    /// The dot products to try, best first.
+    fn dots(&self, wanted: PackedDot) -> &'static [bool] {
+        match wanted {
+            // Software adapters are no faster, and SwiftShader is slower, with the packed form.
+            PackedDot::Auto if self.class == DeviceClass::Software => &[false, true],
+            PackedDot::Auto => &[true, false],
+            PackedDot::Native => &[true],
+            PackedDot::Emulated => &[false],
+        }
+    }
+
+    /// The choices for one tile shape.
+    fn only(&self, tile: TileShape, wanted: &Wanted) -> Result<Vec<Choice>, GpuError> {
+        // The shape may have been made for other limits.
+        let tile = self.shape(tile.kernel(), tile.rows(), tile.k_step())?;
+        if tile.kernel() == LinearKernel::Subgroup && self.subgroup.is_none_or(|size| size < tile.k_step()) {
+            let actual = self.subgroup.unwrap_or(0).into();
+            let (what, rule, limit) = ("lanes of a subgroup", "needed are", tile.k_step().into());
+            return Err(GpuError::Tile { kernel: tile.kernel().name(), what, actual, rule, limit });
+        }
+        let dots = self.dots(wanted.packed_dot);
+        if tile.kernel() == LinearKernel::Coopmat {
+            let choice = |coopmat| Choice::only(tile, dots[0], wanted.split_k, Some(coopmat));
+            let choices: Vec<Choice> = self.coopmats(tile).map(choice).collect();
+            let needed = Fragment::FEATURES;
+            return match choices.is_empty() {
+                true => Err(GpuError::Feature { what: "linear_coopmat", needed }),
+                false => Ok(choices),
+            };
+        }
+        Ok(dots.iter().map(|&packed_dot| Choice::only(tile, packed_dot, wanted.split_k, None)).collect())
+    }
+
+    /// The choices with cooperative matrices for grids that keep most of them busy.
+    fn with_coopmat(&self, main: TileShape, few: &[Candidate], packed_dot: bool) -> Vec<Choice> {
+        if self.class == DeviceClass::Software {
+            return Vec::new();
+        }
+        let tiles = [128, 64].into_iter().filter_map(|rows| self.shape(LinearKernel::Coopmat, rows, 2).ok());
+        let mut tiles = tiles.map(|tile| (tile, self.coopmats(tile).collect::<Vec<_>>()));
+        let Some((tile, coopmats)) = tiles.find(|(_, coopmats)| !coopmats.is_empty()) else { return Vec::new() };
+        let large = Candidate { least_workgroups: self.class.full_grid() / 4, ..Candidate::always(tile) };
+        let candidates = [few, &[large, Candidate::always(main)]].concat();
+        let choice = |coopmat| Choice { candidates: candidates.clone(), packed_dot, coopmat: Some(coopmat) };
+        coopmats.into_iter().map(choice).collect()
+    }
+}
+
+/// What an engine's options ask for.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Wanted {
+    pub(crate) tile: Option<TileShape>,
+    pub(crate) packed_dot: PackedDot,
+    pub(crate) split_k: SplitK,
+}
+
+/// The choices to try on a device, best first.
+pub(crate) fn choices(abilities: &Abilities, wanted: &Wanted) -> Result<Vec<Choice>, GpuError> {
+    if let Some(tile) = wanted.tile {
+        return abilities.only(tile, wanted);
+    }
+    let dots = abilities.dots(wanted.packed_dot);
+    let mains = abilities.mains()?;
+    let (few, large) = (abilities.few(), abilities.large());
+    let mut choices = match mains.first() {
+        Some(&main) => abilities.with_coopmat(main, &few, dots[0]),
+        None => Vec::new(),
+    };
+    for &packed_dot in dots {
+        for &main in &mains {
+            for (few, large) in [(few.as_slice(), large.as_slice()), (few.as_slice(), &[]), (&[], &[])] {
+                let candidates = [few, large, &[Candidate::always(main)]].concat();
+                choices.push(Choice { candidates, packed_dot, coopmat: None });
+            }
+        }
+    }
+    let split_below = match wanted.split_k {
+        SplitK::Auto => abilities.class.full_grid(),
+        SplitK::Never => 0,
+        SplitK::Always => u64::MAX,
+    };
+    let candidates = choices.iter_mut().flat_map(|choice| &mut choice.candidates);
+    candidates.for_each(|candidate| candidate.split_below = split_below);
+    choices.dedup();
+    Ok(choices)
+}
+
+/// Lanes that can share what they load, in subgroups of at least `size` threads.
+pub(crate) fn lanes_of(size: u32) -> Option<u32> {
+    match size {
+        0..4 => None,
+        4..8 => Some(4),
+        _ => Some(8),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn abilities(class: DeviceClass, limits: wgpu::Limits, subgroup: Option<u32>) -> Abilities {
+        Abilities { class, limits, subgroup, coopmat: None }
+    }
+
+    fn kernel(choice: &Choice, m: u64, n: usize) -> LinearKernel {
+        choice.candidates[pick(choice.candidates.iter(), m, n)].tile.kernel()
+    }
+
+    #[test]
+    fn choices_fall_back_step_by_step() {
+        let limits = wgpu::Limits::default();
+        let discrete = abilities(DeviceClass::Discrete, limits.clone(), Some(32));
+        let all = choices(&discrete, &Wanted::default()).expect("fit");
+        let shapes = [(1, 4096), (8, 4096), (9, 4096), (4096, 4096), (4096, 64)];
+        assert_eq!(shapes.map(|(m, n)| kernel(&all[0], m, n)), {
+            use LinearKernel::{Gemv, Large, Workgroup};
+            [Gemv, Gemv, Workgroup, Large, Workgroup]
+        });
+        assert_eq!(kernel(&all[1], 4096, 4096), LinearKernel::Workgroup);
+        assert_eq!(kernel(&all[2], 1, 4096), LinearKernel::Workgroup);
+        assert_eq!(kernel(&all[3], 4096, 64), LinearKernel::Register);
+        assert!(all[..6].iter().all(|c| c.packed_dot) && all[6..].iter().all(|c| !c.packed_dot));
+
+        let software = abilities(DeviceClass::Software, limits.clone(), Some(8));
+        let all = choices(&software, &Wanted::default()).expect("fit");
+        assert_eq!(kernel(&all[0], 9, 64), LinearKernel::Subgroup);
+        assert!(!all[0].packed_dot && all.last().is_some_and(|c| c.packed_dot));
+        let software = abilities(DeviceClass::Software, limits.clone(), None);
+        let all = choices(&software, &Wanted::default()).expect("fit");
+        assert_eq!(kernel(&all[0], 9, 64), LinearKernel::Register);
+        let mobile = abilities(DeviceClass::Mobile, limits, None);
+        assert_eq!(kernel(&choices(&mobile, &Wanted::default()).expect("fit")[0], 9, 64), LinearKernel::Register);
+    }
+
+    #[test]
+    fn cooperative_matrices_come_first_and_with_shorter_chunks_before_none() {
+        let coopmat = Some(Coopmat { fragment: Fragment::Sixteen, lanes: 32, chunk_vecs: 64 });
+        let limits = wgpu::Limits { max_compute_workgroup_storage_size: 49_152, ..wgpu::Limits::default() };
+        let units = Abilities { coopmat, ..abilities(DeviceClass::Discrete, limits, Some(32)) };
+        let all = choices(&units, &Wanted::default()).expect("fit");
+        let chunks: Vec<Option<u32>> = all[..5].iter().map(|c| c.coopmat.map(|coopmat| coopmat.chunk_vecs)).collect();
+        assert_eq!(chunks, [Some(64), Some(32), Some(16), Some(8), None]);
+        assert_eq!([1, 9, 4096].map(|m| kernel(&all[0], m, 4096)), {
+            [LinearKernel::Gemv, LinearKernel::Coopmat, LinearKernel::Coopmat]
+        });
+        assert_eq!(kernel(&all[0], 9, 64), LinearKernel::Workgroup);
+        // 16 KiB hold half of the rows, and subgroups of four lanes are too small.
+        let small = Abilities { limits: wgpu::Limits::default(), ..units.clone() };
+        let all = choices(&small, &Wanted::default()).expect("fit");
+        assert_eq!(all[0].candidates[all[0].candidates.len() - 2].tile.rows(), 64);
+        let narrow = Abilities { subgroup: Some(4), ..units };
+        assert!(choices(&narrow, &Wanted::default()).expect("fit").iter().all(|c| c.coopmat.is_none()));
+    }
+
+    #[test]
+    fn small_devices_get_what_fits() {
+        let limits = wgpu::Limits { max_compute_workgroup_storage_size: 0, ..wgpu::Limits::default() };
+        let small = abilities(DeviceClass::Integrated, limits, None);
+        let all = choices(&small, &Wanted::default()).expect("fit");
+        assert!(all.iter().all(|c| kernel(c, 1, 64) == LinearKernel::Register));
+        let limits = wgpu::Limits { max_compute_invocations_per_workgroup: 8, ..wgpu::Limits::default() };
+        assert!(choices(&abilities(DeviceClass::Integrated, limits, None), &Wanted::default()).is_err());
+    }
+}

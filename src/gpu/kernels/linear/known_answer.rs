@@ -1,0 +1,234 @@
+//! Known answers of int8 linear layers.
+
+use super::coopmat_answer::CoopmatLayer;
+use super::plan::pipeline_at;
+use super::tile::TileShape;
+use super::weights::WeightBits;
+use super::{LinearEpilogue, LinearPipeline};
+use crate::gpu::device::pipeline::PipelineKey;
+use crate::gpu::kernels::case::{CaseBuilder, ROWS, int8, tensor};
+use crate::gpu::kernels::config::Config;
+use crate::gpu::kernels::dispatch::Planning;
+use crate::gpu::kernels::elementwise;
+use crate::gpu::kernels::fused_step::FusedStep;
+use crate::gpu::kernels::kernel::Kernel;
+use crate::gpu::kernels::unary;
+use crate::numerics;
+use crate::program::{Epilogue, QLinear, StepOp, ValueId, ValueType};
+use crate::values::Shape;
+
+/// The pipeline that stands for a kind of layer in the known answers: that of [`SmallLayer`].
+fn stand_in(config: &Config, bits: WeightBits, epilogue: LinearEpilogue) -> LinearPipeline {
+    pipeline_at(config, (SmallLayer::N, SmallLayer::K, ROWS as u64), bits, epilogue)
+}
+
+/// The pipelines whose known answers a linear step needs beyond those of tile shapes, which an engine tests when it is made.
+pub(crate) fn needed(planning: &Planning<'_>, fused: &FusedStep, linear: &QLinear) -> Vec<PipelineKey> {
+    let config = planning.config;
+    let mut needed = Vec::new();
+    if fused.lut.is_some() {
+        needed.push(stand_in(config, WeightBits::Eight, LinearEpilogue::ToI8Lut));
+    }
+    if fused.add.is_some() {
+        needed.push(stand_in(config, WeightBits::Eight, LinearEpilogue::ToI8Add));
+    }
+    match config.weight_bits(&linear.weight) {
+        WeightBits::Eight => {}
+        bits => needed.push(stand_in(config, bits, LinearEpilogue::ToI8)),
+    }
+    needed.into_iter().map(|kernel| kernel.pipeline(config.kernel_options())).collect()
+}
+
+/// Fused epilogues, and weights of few bits.
+pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
+    let kernel = stand_in(case.config, WeightBits::Eight, LinearEpilogue::ToI8Add);
+    if case.needs(kernel) {
+        let (layer, y) = SmallLayer::new(-128, 256).step(case);
+        let other = case.input(tensor(&[ROWS, SmallLayer::N], |i| int8(i, 3)));
+        let (op, add) = elementwise::known_add();
+        let expected = tensor(&[ROWS, SmallLayer::N], |i| add(y[i], int8(i, 3)));
+        case.output(kernel, op, &[layer, other], expected);
+    }
+    let kernel = stand_in(case.config, WeightBits::Eight, LinearEpilogue::ToI8Lut);
+    if case.needs(kernel) {
+        let (layer, y) = SmallLayer::new(-128, 256).step(case);
+        let (op, look_up) = unary::known_lut();
+        case.output(kernel, op, &[layer], tensor(&[ROWS, SmallLayer::N], |i| look_up(y[i])));
+    }
+    for (bits, lowest, weights) in [(WeightBits::Four, -8, 16), (WeightBits::Two, -2, 4)] {
+        let kernel = stand_in(case.config, bits, LinearEpilogue::ToI8);
+        if case.needs(kernel) && !case.config.unpacked_weights {
+            let (layer, y) = SmallLayer::new(lowest, weights).step(case);
+            case.answer(kernel, layer, tensor(&[ROWS, SmallLayer::N], |i| y[i]));
+        }
+    }
+}
+
+/// A layer whose weights are `weights` values from `lowest` on.
+struct SmallLayer {
+    weight: Vec<i8>,
+    bias: Vec<i32>,
+    multiplier: Vec<f32>,
+}
+
+impl SmallLayer {
+    // More than one block of columns, and more than one vector of features.
+    const N: usize = 70;
+    const K: usize = 37;
+    const ZERO_POINT: i32 = -3;
+
+    fn new(lowest: i32, weights: i32) -> Self {
+        let weight =
+            (0..Self::N * Self::K).map(|i| (lowest + i32::from(int8(i, 6)).rem_euclid(weights)) as i8).collect();
+        // Some results saturate, some are ties.
+        let multiplier = [1e-3, 0.5, 1.0 / 3.0, 7e-3].into_iter().cycle().take(Self::N).collect();
+        Self { weight, bias: (0..Self::N as i32).map(|n| n * 101 - 3000).collect(), multiplier }
+    }
+
+    /// Adds the layer to a case, with an input of its own. Returns its output and the right values.
+    fn step(&self, case: &mut CaseBuilder<'_>) -> (ValueId, Vec<i8>) {
+        let (n, k, zero_point) = (Self::N, Self::K, Self::ZERO_POINT);
+        let x = case.input(tensor(&[ROWS, k], |i| int8(i, 9)));
+        let multiplier = self.multiplier.as_slice().into();
+        let epilogue = Epilogue::Requantize { multiplier, zero_point, lo: -128, hi: 127 };
+        let (weight, bias) = (self.weight.as_slice().into(), self.bias.as_slice().into());
+        let op = StepOp::QLinear(QLinear { weight, n, k, bias, fraction_bits: 0, epilogue });
+        let layer = case.step(op, &[x], ValueType::I8, Shape::rows(n));
+        let of = |at: usize| {
+            let (row, channel) = (at / n, at % n);
+            let product = |i: usize| i32::from(int8(row * k + i, 9)) * i32::from(self.weight[channel * k + i]);
+            let acc = (0..k).map(product).sum::<i32>() + self.bias[channel];
+            numerics::requantize(acc, self.multiplier[channel], zero_point, -128, 127) as i8
+        };
+        (layer, (0..ROWS * n).map(of).collect())
+    }
+}
+
+// More than one block of columns, one part of divided features, and two workgroups of few rows.
+const M: usize = 9;
+const N: usize = 70;
+const K: usize = 150;
+const ZERO_POINT: i32 = -3;
+/// As many as equation 4 considers, so that sums exceed 2^24 and their conversion to float must round.
+const FRACTION_BITS: u32 = numerics::MAX_FRACTION_BITS;
+
+/// The pipelines that [`tile_answer`] tests for a tile shape: to int8 values, and of divided layers if `divided`.
+pub(crate) fn tile_pipeline(config: &Config, tile: TileShape, divided: bool) -> PipelineKey {
+    let epilogue = if divided { LinearEpilogue::Partial } else { LinearEpilogue::ToI8 };
+    let coopmat = config.choice.coopmat;
+    let layer = LinearPipeline::Layer { tile, bits: WeightBits::Eight, epilogue, to_f16: false, coopmat };
+    layer.pipeline(config.kernel_options())
+}
+
+/// The layer that tests the tile shapes of `case.config`, to int8 and to float.
+pub(crate) fn tile_answer(case: &mut CaseBuilder<'_>) {
+    let layer = TileLayer::new();
+    let x = case.input(tensor(&[M, K], |i| layer.x[i]));
+    let multiplier = layer.multiplier.as_slice().into();
+    let requantize = Epilogue::Requantize { multiplier, zero_point: ZERO_POINT, lo: -128, hi: 127 };
+    let scale = Epilogue::Scale { scale: layer.scale.as_slice().into(), relu: false };
+    let kernel = |epilogue| pipeline_at(case.config, (N, K, M as u64), WeightBits::Eight, epilogue);
+    let (to_i8, to_f32) = (kernel(LinearEpilogue::ToI8), kernel(LinearEpilogue::ToF32));
+    let int8: Vec<i8> = layer.int8().collect();
+    case.output(to_i8, layer.op(requantize), &[x], tensor(&[M, N], |i| int8[i]));
+    let floats: Vec<f32> = layer.floats().collect();
+    case.output(to_f32, layer.op(scale), &[x], tensor(&[M, N], |i| floats[i]));
+}
+
+/// The layer that tests what cooperative matrices can get wrong beyond other kernels.
+pub(crate) fn coopmat_answer(case: &mut CaseBuilder<'_>, chunk_vecs: u32) {
+    let layer = CoopmatLayer::new(chunk_vecs as usize);
+    let op = StepOp::QLinear(QLinear {
+        weight: layer.w.as_slice().into(),
+        n: layer.n,
+        k: layer.k,
+        bias: vec![0; layer.n].into(),
+        fraction_bits: 0,
+        epilogue: Epilogue::Scale { scale: vec![1.0; layer.n].into(), relu: false },
+    });
+    let shape = (layer.n, layer.k, layer.m as u64);
+    let kernel = pipeline_at(case.config, shape, WeightBits::Eight, LinearEpilogue::ToF32);
+    let x = case.input(tensor(&[layer.m, layer.k], |i| layer.x[i]));
+    let sums: Vec<f32> = layer.sums().map(|sum| sum as f32).collect();
+    case.output(kernel, op, &[x], tensor(&[layer.m, layer.n], |i| sums[i]));
+}
+
+/// A layer with extremes, ties, sums beyond 2^24 and saturating multipliers.
+struct TileLayer {
+    x: Vec<i8>,
+    w: Vec<i8>,
+    bias: Vec<i32>,
+    multiplier: Vec<f32>,
+    scale: Vec<f32>,
+}
+
+impl TileLayer {
+    fn new() -> Self {
+        let extremes = [-128, 127, -127, -1, 1, 0, 64];
+        let pick = |i: usize, step: usize| extremes[(i * step + i / 5) % extremes.len()];
+        let mut x: Vec<i8> = (0..M * K).map(|i| pick(i, 3)).collect();
+        let mut w: Vec<i8> = (0..N * K).map(|i| pick(i, 5)).collect();
+        // The largest sums of either sign.
+        x[..K].fill(-128);
+        w[N / 2 * K..][..K].fill(-128);
+        w[(N / 2 + 1) * K..][..K].fill(127);
+        // Channels without weights: their accumulator is the bias.
+        const TIES: [i32; 8] = [1, 3, 5, -1, -3, -5, 7, 255];
+        const ROUNDED: [i32; 6] = [(1 << 24) + 1, (1 << 24) + 3, -(1 << 24) - 1, (1 << 25) + 6, i32::MAX, 1 - i32::MAX];
+        let mut bias: Vec<i32> = (0..N as i32).map(|i| i * 7919 - 200_000).collect();
+        let mut multiplier: Vec<f32> = [3e-8f32, 1.0 / 3.0, 1e-6, 1e30, 7e-7].into_iter().cycle().take(N).collect();
+        let mut scale: Vec<f32> = [1.0f32, 1e-6, 0.1].into_iter().cycle().take(N).collect();
+        for (channel, &b) in TIES.iter().chain(&ROUNDED).enumerate() {
+            w[channel * K..][..K].fill(0);
+            bias[channel] = b;
+            (multiplier[channel], scale[channel]) = if channel < TIES.len() { (0.5, 0.5) } else { (1e-7, 1.0) };
+        }
+        Self { x, w, bias, multiplier, scale }
+    }
+
+    fn op(&self, epilogue: Epilogue) -> StepOp {
+        let (weight, bias) = (self.w.as_slice().into(), self.bias.as_slice().into());
+        StepOp::QLinear(QLinear { weight, n: N, k: K, bias, fraction_bits: FRACTION_BITS, epilogue })
+    }
+
+    /// Equation 4, row by row.
+    fn accumulators(&self) -> impl Iterator<Item = (usize, i32)> + '_ {
+        (0..M * N).map(|at| {
+            let (row, channel) = (&self.x[at / N * K..][..K], at % N);
+            let products = row.iter().zip(&self.w[channel * K..][..K]).map(|(&x, &w)| i32::from(x) * i32::from(w));
+            (channel, (products.sum::<i32>() << FRACTION_BITS) + self.bias[channel])
+        })
+    }
+
+    fn int8(&self) -> impl Iterator<Item = i8> + '_ {
+        let requantize = |(n, acc)| numerics::requantize(acc, self.multiplier[n], ZERO_POINT, -128, 127) as i8;
+        self.accumulators().map(requantize)
+    }
+
+    fn floats(&self) -> impl Iterator<Item = f32> + '_ {
+        self.accumulators().map(|(n, acc)| numerics::scale_accumulator(acc, self.scale[n], false))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_layer_covers_what_it_should() {
+        let layer = TileLayer::new();
+        let accs: Vec<i32> = layer.accumulators().map(|(_, acc)| acc).collect();
+        assert!(accs.iter().any(|acc| acc.abs() > 1 << 24 && *acc as f32 as i64 != i64::from(*acc)));
+        let values: Vec<i8> = layer.int8().collect();
+        assert!(values.contains(&-128) && values.contains(&127));
+        let inside = values.iter().filter(|c| (-127..127).contains(*c)).count();
+        assert!(inside > values.len() / 4, "{inside} of {} values are not saturated", values.len());
+        // Rounding half away from zero would show.
+        let away = |(n, acc): (usize, i32)| {
+            let v = acc as f32 * layer.multiplier[n];
+            (v.abs() + 0.5).floor().copysign(v)
+        };
+        let even = |(n, acc): (usize, i32)| (acc as f32 * layer.multiplier[n]).round_ties_even();
+        assert!(layer.accumulators().any(|a| away(a) != even(a)));
+    }
+}

@@ -1,0 +1,237 @@
+//! From an int8 linear step to dispatches: one for each part of its weight and of its rows.
+
+use super::choice::{Candidate, pick};
+use super::tile::LinearKernel;
+use super::weights::{BLOCK_COLS, WeightBits, WeightPart};
+use super::work::{LinearTile, LinearWork};
+use super::{CHANNELS, LinearEpilogue, LinearParams, LinearPipeline, OPERAND, PARTIAL, WEIGHT, X, Y};
+use crate::gpu::device::pipeline::PipelineKey;
+use crate::gpu::kernels::config::Config;
+use crate::gpu::kernels::dispatch::{Bound, Operand, PlannedDispatch, Planning, Rows, Work};
+use crate::gpu::kernels::elementwise::AddParams;
+use crate::gpu::kernels::fused_step::FusedStep;
+use crate::gpu::kernels::kernel::Kernel;
+use crate::gpu::kernels::layout::{k_vecs, matrix_rows, row_words};
+use crate::gpu::kernels::quantize::qparams_stride;
+use crate::ops::{IntegerAdd, Op};
+use crate::program::{Epilogue, QLinear, Step, StepOp};
+
+/// Parts into which K is divided, and the fewest vectors of 16 features in one.
+const K_PARTS: u32 = 8;
+const LEAST_PART_VECS: u32 = 8;
+/// The most partial sums of a divided layer, so that they stay small compared with everything else: 768 KiB.
+const MAX_PARTIAL_SUMS: u64 = 192 * 1024;
+/// The rows of a dispatch that is divided are a multiple of this, if it may have that many, so that tiles stay whole.
+const ROW_STEP: u64 = 128;
+
+/// The dispatches of a linear step; none before its weight is packed.
+pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep, linear: &QLinear) -> Vec<PlannedDispatch> {
+    let Some(weights) = planning.weights.get(fused.main) else { return Vec::new() };
+    let y = planning.output(fused);
+    let rows = matrix_rows(y, planning.max_rows);
+    let per_row = (linear.n * linear.k) as u64;
+    let most = (planning.config.macs_per_dispatch / per_row.max(1)).max(1);
+    let most = if most >= ROW_STEP { most / ROW_STEP * ROW_STEP } else { most };
+    let mut dispatches = Vec::new();
+    for (part, weight) in weights.iter().enumerate() {
+        let (tiles, finish) = tiles(planning.config, fused, linear, weight, rows);
+        for first_row in (0..rows).step_by(usize::try_from(most).unwrap_or(usize::MAX)) {
+            let end_row = first_row.saturating_add(most);
+            let params = params(planning, fused, linear, weight, first_row, end_row);
+            let parts = params.k_vecs.div_ceil(params.part_vecs);
+            let sums_of_row = u64::from(params.quads) * 4;
+            let most_divided = if parts > 1 && finish.is_some() { MAX_PARTIAL_SUMS / sums_of_row } else { 0 };
+            let work = LinearWork {
+                n: weight.columns,
+                first_row,
+                end_row,
+                quads: params.quads.into(),
+                tiles: tiles.clone(),
+                finish: finish.clone(),
+                parts,
+                most_divided,
+                partial_sums: most_divided.min(rows.min(end_row) - first_row) * sums_of_row,
+            };
+            dispatches.push(PlannedDispatch {
+                name: fused.step(planning.program).name.clone(),
+                params: bytemuck::bytes_of(&params).to_vec(),
+                rows: Rows::of(y),
+                reads: reads(planning, fused, linear, part),
+                writes: vec![planning.at(Y, fused.last_step(planning.program).output)],
+                work: Work::Linear(work),
+            });
+        }
+    }
+    dispatches
+}
+
+fn reads(planning: &Planning<'_>, fused: &FusedStep, linear: &QLinear, part: usize) -> Vec<Bound> {
+    let step = fused.step(planning.program);
+    let mut reads = vec![
+        planning.at(X, step.inputs[0]),
+        Bound::whole(WEIGHT, Operand::Weight { step: fused.main, part }),
+        Bound::whole(CHANNELS, Operand::Channels { step: fused.main, part }),
+        Bound::whole(PARTIAL, Operand::PartialSums),
+    ];
+    if let Some(lut) = fused.lut {
+        reads.push(Bound::whole(OPERAND, Operand::StepBuffer(lut)));
+    } else if let Some(add) = fused.add {
+        let other = planning.program.steps()[add].inputs.iter().find(|&&input| input != step.output);
+        reads.extend(other.map(|&other| planning.at(OPERAND, other)));
+    } else if let Epilogue::Dynamic { .. } = linear.epilogue {
+        reads.push(planning.at(OPERAND, step.inputs[1]));
+    }
+    reads
+}
+
+/// The epilogue of a step's kernels.
+fn epilogue(fused: &FusedStep, linear: &QLinear) -> LinearEpilogue {
+    match (&linear.epilogue, fused.function) {
+        (Epilogue::Requantize { .. }, _) if fused.lut.is_some() => LinearEpilogue::ToI8Lut,
+        (Epilogue::Requantize { .. }, _) if fused.add.is_some() => LinearEpilogue::ToI8Add,
+        (Epilogue::Requantize { .. }, _) => LinearEpilogue::ToI8,
+        (Epilogue::Scale { .. }, None) => LinearEpilogue::ToF32,
+        (Epilogue::Scale { .. }, Some(_)) => LinearEpilogue::ToF32Unary,
+        (Epilogue::Dynamic { .. }, None) => LinearEpilogue::DynamicToF32,
+        (Epilogue::Dynamic { .. }, Some(_)) => LinearEpilogue::DynamicToF32Unary,
+    }
+}
+
+/// The pipelines of part of a weight: the tile shapes for up to `most_rows` rows, and what finishes divided layers.
+fn tiles(
+    config: &Config,
+    fused: &FusedStep,
+    linear: &QLinear,
+    weight: &WeightPart,
+    most_rows: u64,
+) -> (Vec<LinearTile<PipelineKey>>, Option<PipelineKey>) {
+    let (epilogue, to_f16, options) = (epilogue(fused, linear), fused.to_f16, config.kernel_options());
+    let part_vecs = part_vecs(linear.k);
+    let candidates = config.candidates(linear.n, linear.k, weight.bits);
+    let candidates = reachable(candidates, most_rows, weight.columns);
+    let divides =
+        candidates.iter().any(|candidate| candidate.split_below > 0) && part_vecs < k_vecs(linear.k) as u32;
+    let tile = |candidate: Candidate| {
+        let key = |epilogue| {
+            let part = (epilogue == LinearEpilogue::Partial).then_some(part_vecs);
+            let coopmat = config.choice.coopmat.filter(|_| candidate.tile.kernel() == LinearKernel::Coopmat);
+            let coopmat = coopmat.map(|coopmat| coopmat.for_layer(weight.chunk_vecs, part));
+            LinearPipeline::Layer { tile: candidate.tile, bits: weight.bits, epilogue, to_f16, coopmat }.pipeline(options)
+        };
+        let part = (candidate.split_below > 0 && divides).then(|| key(LinearEpilogue::Partial));
+        LinearTile { candidate, whole: key(epilogue), part }
+    };
+    let finish = divides.then(|| LinearPipeline::Finish { epilogue, to_f16 }.pipeline(options));
+    (candidates.into_iter().map(tile).collect(), finish)
+}
+
+/// Vectors of 16 features in each part of K, where it is divided.
+fn part_vecs(k: usize) -> u32 {
+    (k_vecs(k) as u32).div_ceil(K_PARTS).max(LEAST_PART_VECS).next_multiple_of(4)
+}
+
+/// The candidates that some number of rows up to `most_rows` picks: no others are compiled.
+fn reachable(candidates: Vec<Candidate>, most_rows: u64, n: usize) -> Vec<Candidate> {
+    let last = candidates.last().copied();
+    let mut kept = Vec::with_capacity(candidates.len());
+    for candidate in candidates {
+        if candidate.tile.grid(most_rows, n, u32::MAX).count() < candidate.least_workgroups {
+            continue;
+        }
+        kept.push(candidate);
+        if candidate.most_rows >= most_rows && candidate.least_workgroups == 0 {
+            return kept;
+        }
+    }
+    // If none applies to the most rows, the last counts.
+    match (kept.last(), last) {
+        (Some(kept_last), Some(last)) if *kept_last == last => {}
+        _ => kept.extend(last),
+    }
+    kept
+}
+
+/// The parameters of one dispatch. Sizes fit, as `bind` checks.
+fn params(
+    planning: &Planning<'_>,
+    fused: &FusedStep,
+    linear: &QLinear,
+    weight: &WeightPart,
+    first_row: u64,
+    end_row: u64,
+) -> LinearParams {
+    let (program, y) = (planning.program, planning.output(fused));
+    let step = fused.step(program);
+    let (zero_point, lo, hi, relu) = match linear.epilogue {
+        Epilogue::Requantize { zero_point, lo, hi, .. } => (zero_point, lo - zero_point, hi - zero_point, false),
+        Epilogue::Scale { relu, .. } | Epilogue::Dynamic { relu, .. } => (0, 0, 0, relu),
+    };
+    let add = match fused.add.map(|add| &program.steps()[add]) {
+        Some(add_step @ Step { op: StepOp::Op(Op::IntegerAdd(add)), .. }) => add_params(step, add_step, add),
+        _ => AddParams::default(),
+    };
+    LinearParams {
+        k_vecs: k_vecs(linear.k) as u32,
+        n: linear.n as u32,
+        row_words: row_words(y.cols()) as u32,
+        rows_factor: y.rows_factor() as u32,
+        first_row: u32::try_from(first_row).unwrap_or(u32::MAX),
+        end_row: u32::try_from(end_row).unwrap_or(u32::MAX),
+        first_quad: (weight.first_column / 4) as u32,
+        quads: (weight.columns.div_ceil(BLOCK_COLS) * BLOCK_COLS / 4) as u32,
+        part_vecs: part_vecs(linear.k),
+        fraction_bits: linear.fraction_bits,
+        zero_point,
+        lo: lo as f32,
+        hi: hi as f32,
+        relu: relu.into(),
+        qparams_stride: step.inputs.get(1).map_or(0, |&qparams| qparams_stride(program.value(qparams))),
+        function: fused.unary_op(program).map_or(0, |op| op as u32),
+        add,
+    }
+}
+
+/// Equation 8, with the layer's own result as the first operand.
+fn add_params(linear: &Step, add_step: &Step, add: &IntegerAdd) -> AddParams {
+    let params = AddParams::of(add);
+    if add_step.inputs[0] == linear.output { params } else { params.swapped() }
+}
+
+/// The pipeline that computes a layer of `n` and `k` at `rows` matrix rows: its known answer stands for those of other tile shapes.
+pub(crate) fn pipeline_at(
+    config: &Config,
+    (n, k, rows): (usize, usize, u64),
+    bits: WeightBits,
+    epilogue: LinearEpilogue,
+) -> LinearPipeline {
+    let candidates = config.candidates(n, k, bits);
+    let tile = candidates[pick(candidates.iter(), rows, n)].tile;
+    let coopmat = config.choice.coopmat.filter(|_| tile.kernel() == LinearKernel::Coopmat);
+    LinearPipeline::Layer { tile, bits, epilogue, to_f16: false, coopmat }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gpu::kernels::linear::tile::TileShape;
+
+    /// Whatever the rows, the kept candidates pick what all would.
+    #[test]
+    fn unreachable_candidates_are_not_compiled() {
+        let limits = wgpu::Limits::default();
+        let tile = |kernel, rows, k_step| TileShape::new(kernel, rows, k_step, &limits).expect("fits");
+        let gemv =
+            |rows: u32| Candidate { most_rows: rows.into(), ..Candidate::always(tile(LinearKernel::Gemv, rows, 4)) };
+        let large = Candidate { least_workgroups: 128, ..Candidate::always(tile(LinearKernel::Large, 128, 2)) };
+        let all = vec![gemv(1), gemv(8), large, Candidate::always(tile(LinearKernel::Workgroup, 64, 4))];
+        for (most_rows, n, expected) in [(1, 64, 1), (2, 64, 2), (9, 64, 3), (9, 128 * 128, 4), (4096, 4096, 4)] {
+            let kept = reachable(all.clone(), most_rows, n);
+            assert_eq!(kept.len(), expected, "{most_rows} rows, {n} columns");
+            for m in 1..=most_rows {
+                let of = |candidates: &[Candidate]| candidates[pick(candidates.iter(), m, n)];
+                assert_eq!(of(&kept), of(&all), "{m} of {most_rows} rows, {n} columns");
+            }
+        }
+        assert_eq!(reachable(vec![gemv(1)], 9, 64), [gemv(1)]);
+    }
+}

@@ -1,0 +1,315 @@
+//! Products of two activations, and float linear layers.
+
+use super::case::{CaseBuilder, ROWS, int8, tensor};
+use super::dispatch::{Bound, Operand, PlannedDispatch, Planning};
+use super::fused_step::FusedStep;
+use super::grid::{GridSize, TILE, Tiles};
+use super::kernel::{Kernel, KernelOptions, flags};
+use super::layout::row_words;
+use super::quantize::qparams_stride;
+use super::strided::{Axis, Strided, aligned, axes, strides, transposed};
+use super::wgsl::{BYTES, DOT, F16, FLOATS, FUNCTIONS, REQUANTIZE, STRIDED, THREAD};
+use crate::gpu::device::error::GpuError;
+use crate::gpu::device::shader::{self, Digit, FIRST_STORAGE, Shader, Struct, read_write, wgsl_struct};
+use crate::numerics;
+use crate::ops::{IntegerMatMulDynamic, Linear, MatMul, Op, Transpose};
+use crate::program::{Epilogue, QMatMul, Step, StepOp, Value, ValueType};
+use crate::values::Shape;
+
+wgsl_struct! {
+    /// `MatmulParams` of `matmul/params.wgsl`.
+    MatmulParams {
+        strided: Strided,
+        k: u32,
+        m: u32,
+        a_row: u32,
+        b_row: u32,
+        y_row: u32,
+        first_tile: u32,
+        relu: u32,
+        function: u32,
+        a_zero_point: i32,
+        b_zero_point: i32,
+        qparams_stride: u32,
+        zero_point: i32,
+        lo: f32,
+        hi: f32,
+        unused_0: u32,
+        unused_1: u32,
+    }
+}
+
+const A: u32 = FIRST_STORAGE;
+const B: u32 = 4;
+const BIAS: u32 = 5;
+const FACTORS: u32 = 5;
+const Y: u32 = 6;
+const A_QPARAMS: u32 = 7;
+const B_QPARAMS: u32 = 8;
+
+const STRUCTS: &[Struct] = &[MatmulParams::LAYOUT, Strided::LAYOUT, Digit::LAYOUT];
+
+const PARAMS_WGSL: &str = include_str!("../../../shaders/matmul/params.wgsl");
+
+static FLOAT_SHADER: Shader = Shader {
+    name: "matmul_float",
+    sources: &[
+        super::wgsl::ROWS,
+        THREAD,
+        F16,
+        FLOATS,
+        FUNCTIONS,
+        STRIDED,
+        PARAMS_WGSL,
+        include_str!("../../../shaders/matmul/float.wgsl"),
+    ],
+    overrides: &["BIAS", "UNARY"],
+    bindings: &[
+        shader::params(MatmulParams::LAYOUT),
+        shader::ROWS[0],
+        shader::ROWS[1],
+        read_write("a", A),
+        read_write("b", B),
+        read_write("bias", BIAS),
+        read_write("y", Y),
+    ],
+    structs: STRUCTS,
+    subgroups: false,
+    coopmat: false,
+};
+
+static INT8_SHADER: Shader = Shader {
+    name: "matmul_int8",
+    sources: &[
+        super::wgsl::ROWS,
+        THREAD,
+        BYTES,
+        FLOATS,
+        DOT,
+        REQUANTIZE,
+        STRIDED,
+        PARAMS_WGSL,
+        include_str!("../../../shaders/matmul/int8.wgsl"),
+    ],
+    overrides: &["PACKED_DOT", "DYNAMIC"],
+    bindings: &[
+        shader::params(MatmulParams::LAYOUT),
+        shader::ROWS[0],
+        shader::ROWS[1],
+        read_write("a", A),
+        read_write("b", B),
+        read_write("factors", FACTORS),
+        read_write("y", Y),
+        read_write("a_qparams", A_QPARAMS),
+        read_write("b_qparams", B_QPARAMS),
+    ],
+    structs: STRUCTS,
+    subgroups: false,
+    coopmat: false,
+};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::EnumIter)]
+pub(crate) enum MatmulKernel {
+    F32 {
+        bias: bool,
+        /// Whether a unary function follows.
+        function: bool,
+    },
+    I8,
+    I8ToF32,
+    /// With dynamic qparams.
+    DynamicI8ToF32,
+}
+
+impl Kernel for MatmulKernel {
+    fn shader(self, _options: KernelOptions) -> &'static Shader {
+        if matches!(self, Self::F32 { .. }) { &FLOAT_SHADER } else { &INT8_SHADER }
+    }
+
+    fn entry(self) -> &'static str {
+        match self {
+            Self::F32 { .. } => "matmul_f32_f32",
+            Self::I8 => "matmul_i8_i8",
+            Self::I8ToF32 | Self::DynamicI8ToF32 => "matmul_i8_f32",
+        }
+    }
+
+    fn overrides(self, options: KernelOptions) -> Vec<(&'static str, u32)> {
+        if let Self::F32 { bias, function } = self {
+            return flags(&[("BIAS", bias), ("UNARY", function)]);
+        }
+        vec![("PACKED_DOT", options.packed_dot.into()), ("DYNAMIC", (self == Self::DynamicI8ToF32).into())]
+    }
+
+    fn promises_bits(self) -> bool {
+        !matches!(self, Self::F32 { .. })
+    }
+}
+
+/// The dispatches of a matrix product: several where one would take too long for a driver's watchdog.
+///
+/// # Errors
+/// [`GpuError::Limit`] if the operands walk through too many axes in different orders.
+pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Result<Vec<PlannedDispatch>, GpuError> {
+    let program = planning.program;
+    let step = fused.step(program);
+    let mut params = match &step.op {
+        StepOp::Op(Op::Linear(Linear)) => linear_params(planning, fused),
+        _ => stack_params(planning, fused)?,
+    };
+    let mut reads = vec![operand(planning, fused, A, 0), operand(planning, fused, B, 1)];
+    let kernel = match &step.op {
+        StepOp::Op(Op::Linear(Linear)) => {
+            let bias = step.inputs.get(2);
+            reads.extend(bias.map(|&bias| planning.at(BIAS, bias)));
+            params.function = fused.unary_op(program).map_or(0, |op| op as u32);
+            MatmulKernel::F32 { bias: bias.is_some(), function: fused.function.is_some() }
+        }
+        StepOp::Op(Op::MatMul(MatMul)) => MatmulKernel::F32 { bias: false, function: false },
+        StepOp::QMatMul(matmul) => {
+            reads.push(Bound::whole(FACTORS, Operand::StepBuffer(fused.main)));
+            set_int8(&mut params, matmul)
+        }
+        StepOp::Op(Op::IntegerMatMulDynamic(IntegerMatMulDynamic { relu })) => {
+            reads.extend([planning.at(A_QPARAMS, step.inputs[2]), planning.at(B_QPARAMS, step.inputs[3])]);
+            (params.relu, params.qparams_stride) = ((*relu).into(), qparams_stride(planning.input(fused, 2)));
+            MatmulKernel::DynamicI8ToF32
+        }
+        op => unreachable!("{} is no matrix product", op.name()),
+    };
+    let y = planning.value(step.output);
+    let n = y.cols() as u64;
+    // Row tiles that one dispatch may have.
+    let macs = TILE * n.max(1) * u64::from(params.k.max(1));
+    let most = (planning.config.macs_per_dispatch / macs).max(1);
+    let all = Tiles { m: params.m.into(), n, first: 0, most };
+    let rows = if y.shape.is_batched() { planning.max_rows as u64 } else { 1 };
+    let tiles = all.along_rows(rows.saturating_mul(y.rows_factor() as u64));
+    let mut dispatches = Vec::new();
+    for first in (0..tiles).step_by(usize::try_from(most).unwrap_or(usize::MAX)) {
+        params.first_tile = first as u32;
+        let size = GridSize::Tiles(Tiles { first, ..all });
+        let dispatch = PlannedDispatch::single(planning, &step.name, y, kernel, &params, size);
+        let writes = [planning.at(Y, fused.last_step(program).output)];
+        dispatches.push(dispatch.binding(reads.iter().copied(), writes));
+    }
+    Ok(dispatches)
+}
+
+/// An operand, or what its fused transpose reads.
+fn operand(planning: &Planning<'_>, fused: &FusedStep, binding: u32, at: usize) -> Bound {
+    let source = fused.transposes[at].map(|transpose| planning.program.steps()[transpose].inputs[0]);
+    planning.at(binding, source.unwrap_or(fused.step(planning.program).inputs[at]))
+}
+
+fn set_int8(params: &mut MatmulParams, matmul: &QMatMul) -> MatmulKernel {
+    (params.a_zero_point, params.b_zero_point) = (matmul.a_zero_point, matmul.b_zero_point);
+    match matmul.epilogue {
+        Epilogue::Requantize { zero_point, lo, hi, .. } => {
+            params.zero_point = zero_point;
+            (params.lo, params.hi) = ((lo - zero_point) as f32, (hi - zero_point) as f32);
+            MatmulKernel::I8
+        }
+        Epilogue::Scale { relu, .. } | Epilogue::Dynamic { relu, .. } => {
+            params.relu = relu.into();
+            MatmulKernel::I8ToF32
+        }
+    }
+}
+
+/// `x[…, K] · w[N, K]ᵀ`: one matrix with all rows.
+fn linear_params(planning: &Planning<'_>, fused: &FusedStep) -> MatmulParams {
+    let y = planning.output(fused);
+    let k = planning.input(fused, 0).cols() as u32;
+    let mut strided = Strided::rows(y, 0);
+    strided.b_col = k;
+    MatmulParams { strided, k, a_row: k, b_row: 1, y_row: y.cols() as u32, ..MatmulParams::default() }
+}
+
+/// `a[…, M, K] · b[…, K, N]`, each perhaps read through a transpose.
+fn stack_params(planning: &Planning<'_>, fused: &FusedStep) -> Result<MatmulParams, GpuError> {
+    let program = planning.program;
+    let step = fused.step(program);
+    let operand = |at: usize| match fused.transposes[at].map(|transpose| &program.steps()[transpose]) {
+        Some(Step { op: StepOp::Op(Op::Transpose(Transpose { perm })), inputs, .. }) => transposed(program.value(inputs[0]), perm),
+        _ => axes(planning.input(fused, at)),
+    };
+    let [a, b] = [operand(0), operand(1)];
+    let y = planning.value(step.output);
+    let result = axes(y);
+    let stack = &result[..result.len() - 2];
+    let [.., a_row, a_column] = a[..] else { unreachable!("a matrix has two axes") };
+    let [.., b_row, b_column] = b[..] else { unreachable!("a matrix has two axes") };
+    let mut strided = Strided::rows(y, 0);
+    strided.b_col = b_column.stride as u32;
+    // The matrices have other lengths, so the strides are those of the axes before them.
+    let along = |own: &[Axis]| aligned(&own[..own.len() - 2], stack);
+    strided.set_axes(&step.name, stack, [&along(&a), &along(&b), &strides(stack)])?;
+    Ok(MatmulParams {
+        strided,
+        k: a_column.length.unwrap_or(1) as u32,
+        // The rows of the only matrix may be the batch.
+        m: result[stack.len()].length.unwrap_or(0) as u32,
+        a_row: a_row.stride as u32,
+        b_row: b_row.stride as u32,
+        y_row: row_stride(y),
+        ..MatmulParams::default()
+    })
+}
+
+/// From one row of a value to the next: bytes of int8 values, else elements.
+fn row_stride(value: &Value) -> u32 {
+    match value.value_type {
+        ValueType::I8 => row_words(value.cols()) as u32 * 4,
+        _ => value.cols() as u32,
+    }
+}
+
+/// Products of `[ROWS, M, K]` and `[ROWS, K, N]`.
+const M: usize = 5;
+const K: usize = 37;
+const N: usize = 9;
+
+/// Element `i` of the product, where the right factor may be stored transposed.
+fn products(i: usize, zero_points: [i32; 2], turned: bool) -> i32 {
+    let (stack, row, column) = (i / N / M, i / N % M, i % N);
+    let of = |k: usize| {
+        let a = i32::from(int8((stack * M + row) * K + k, 0)) - zero_points[0];
+        let at = if turned { (stack * N + column) * K + k } else { (stack * K + k) * N + column };
+        a * (i32::from(int8(at, 1)) - zero_points[1])
+    };
+    (0..K).map(of).sum()
+}
+
+/// Products of int8 values.
+pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
+    let a = case.input(tensor(&[ROWS, M, K], |i| int8(i, 0)));
+    let b = case.input(tensor(&[ROWS, K, N], |i| int8(i, 1)));
+    let z = [11, -128];
+    let shape = [ROWS, M, N];
+    let op = |epilogue| StepOp::QMatMul(QMatMul { a_zero_point: z[0], b_zero_point: z[1], epilogue });
+    let multipliers: Vec<f32> = (0..N).map(|n| [1e-4, 0.5, 3e-4][n % 3]).collect();
+    let multiplier = multipliers.as_slice().into();
+    let epilogue = Epilogue::Requantize { multiplier, zero_point: 6, lo: -120, hi: 127 };
+    let to_int8 = |i: usize| numerics::requantize(products(i, z, false), multipliers[i % N], 6, -120, 127) as i8;
+    case.output(MatmulKernel::I8, op(epilogue), &[a, b], tensor(&shape, to_int8));
+    if case.needs(MatmulKernel::I8ToF32) {
+        let turned = case.input(tensor(&[ROWS, N, K], |i| int8(i, 1)));
+        let perm = Transpose { perm: vec![0, 2, 1] };
+        let turned = case.step(perm, &[turned], ValueType::I8, Shape::batched(&[K, N]));
+        let epilogue = Epilogue::Scale { scale: multipliers.as_slice().into(), relu: true };
+        let to_float = |i: usize| numerics::scale_accumulator(products(i, z, true), multipliers[i % N], true);
+        case.output(MatmulKernel::I8ToF32, op(epilogue), &[a, turned], tensor(&shape, to_float));
+    }
+    // Powers of two: in whatever order a device multiplies by them, nothing is rounded twice.
+    let (a_scale, a_zero_point) = (|row: usize| 1.0 / (1 << (row % 3)) as f32, |row: usize| row as i32 * 9 - 60);
+    let word = |i: usize| if i.is_multiple_of(2) { a_scale(i / 2) } else { a_zero_point(i / 2) as f32 };
+    let a_qparams = case.input(tensor(&[ROWS, M, 2], word));
+    let b_qparams = case.constant(tensor(&[2], |i| [0.25f32, -5.0][i]));
+    let expected = tensor(&shape, |i| {
+        let acc = products(i, [a_zero_point(i / N), -5], false);
+        numerics::scale_matmul_dynamic(acc, a_scale(i / N), 0.25, true)
+    });
+    let op = IntegerMatMulDynamic { relu: true };
+    case.output(MatmulKernel::DynamicI8ToF32, op, &[a, b, a_qparams, b_qparams], expected);
+}

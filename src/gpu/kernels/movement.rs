@@ -1,0 +1,210 @@
+//! Kernels that move values: reshape, transpose, slice and concat, and the changes of layout at inputs and outputs.
+
+use super::case::{COLS, CaseBuilder, ROWS, WIDE, int8, tensor};
+use super::dispatch::{Bound, PlannedDispatch, Planning};
+use super::fused_step::FusedStep;
+use super::grid::GridSize;
+use super::kernel::{Kernel, KernelOptions};
+use super::layout::row_words;
+use super::strided::{Strided, axes, strides, transposed};
+use super::wgsl::{BYTES, ELEMENTS, GRID, STRIDED, THREAD, WORDS};
+use crate::gpu::device::error::GpuError;
+use crate::gpu::device::shader::{self, Binding, Digit, FIRST_STORAGE, Shader, Struct, read_write, wgsl_struct};
+use crate::ops::{Concat, Op, Reshape, Slice, Transpose};
+use crate::program::{Step, StepOp, Value, ValueType};
+
+wgsl_struct! {
+    /// `MovementParams` of `movement/params.wgsl`.
+    MovementParams { strided: Strided, a_cols: u32, a_row_words: u32, unused_0: u32, unused_1: u32 }
+}
+
+pub(crate) const A: u32 = FIRST_STORAGE;
+pub(crate) const Y: u32 = 4;
+
+const BINDINGS: &[Binding] =
+    &[shader::params(MovementParams::LAYOUT), shader::ROWS[0], shader::ROWS[1], read_write("a", A), read_write("y", Y)];
+
+const STRUCTS: &[Struct] = &[MovementParams::LAYOUT, Strided::LAYOUT, Digit::LAYOUT];
+
+const PARAMS_WGSL: &str = include_str!("../../../shaders/movement/params.wgsl");
+
+static STRIDED_SHADER: Shader = Shader {
+    name: "movement_strided",
+    sources: &[
+        super::wgsl::ROWS,
+        THREAD,
+        GRID,
+        BYTES,
+        STRIDED,
+        ELEMENTS,
+        WORDS,
+        PARAMS_WGSL,
+        include_str!("../../../shaders/movement/strided.wgsl"),
+    ],
+    overrides: &[],
+    bindings: BINDINGS,
+    structs: STRUCTS,
+    subgroups: false,
+    coopmat: false,
+};
+
+static LAYOUT_SHADER: Shader = Shader {
+    name: "movement_layout",
+    sources: &[
+        super::wgsl::ROWS,
+        THREAD,
+        GRID,
+        STRIDED,
+        PARAMS_WGSL,
+        include_str!("../../../shaders/movement/layout.wgsl"),
+    ],
+    overrides: &[],
+    bindings: BINDINGS,
+    structs: STRUCTS,
+    subgroups: false,
+    coopmat: false,
+};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::EnumIter, strum::IntoStaticStr)]
+pub(crate) enum MovementKernel {
+    #[strum(serialize = "copy_f32_f32")]
+    CopyF32,
+    #[strum(serialize = "copy_i8_i8")]
+    CopyI8,
+    #[strum(serialize = "reshape_i8_i8")]
+    ReshapeI8,
+    /// From the caller's layout.
+    #[strum(serialize = "pad_i8_i8")]
+    Pad,
+    /// To the caller's layout.
+    #[strum(serialize = "unpad_i8_i8")]
+    Unpad,
+    /// All words of a value.
+    #[strum(serialize = "copy_u32_u32")]
+    CopyWords,
+}
+
+impl Kernel for MovementKernel {
+    fn shader(self, _options: KernelOptions) -> &'static Shader {
+        match self {
+            Self::CopyF32 | Self::CopyI8 | Self::ReshapeI8 => &STRIDED_SHADER,
+            Self::Pad | Self::Unpad | Self::CopyWords => &LAYOUT_SHADER,
+        }
+    }
+
+    fn entry(self) -> &'static str {
+        self.into()
+    }
+
+    fn promises_bits(self) -> bool {
+        true
+    }
+}
+
+/// The dispatch that changes the layout of a value, or copies it.
+pub(crate) fn layout(planning: &Planning<'_>, value: &Value, kernel: MovementKernel, a: Bound, y: Bound) -> PlannedDispatch {
+    let words = row_words(value.cols());
+    let threads = match (kernel, value.value_type) {
+        (MovementKernel::CopyWords, ValueType::F32 | ValueType::I32) => value.cols(),
+        _ => words,
+    };
+    let strided = Strided::rows(value, threads);
+    let (a_cols, a_row_words) = (value.cols() as u32, words as u32);
+    let params = MovementParams { strided, a_cols, a_row_words, ..MovementParams::default() };
+    let size = match kernel {
+        MovementKernel::Unpad => GridSize::DenseWords(value.cols() as u64),
+        _ => GridSize::Threads(threads as u64),
+    };
+    PlannedDispatch::single(planning, &value.name, value, kernel, &params, size).binding([a], [y])
+}
+
+/// The dispatches of a step that moves values.
+///
+/// # Errors
+/// [`GpuError::Limit`] if the operand walks through too many axes in another order.
+pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Result<Vec<PlannedDispatch>, GpuError> {
+    let step = fused.step(planning.program);
+    let (x, y) = (planning.input(fused, 0), planning.value(step.output));
+    let is_int8 = y.value_type == ValueType::I8;
+    let copy = if is_int8 { MovementKernel::CopyI8 } else { MovementKernel::CopyF32 };
+    let mut params = MovementParams::default();
+    let kernel = match &step.op {
+        StepOp::Op(Op::Concat(Concat { axis })) => return concat(planning, step, *axis),
+        StepOp::Op(Op::Reshape(_)) if is_int8 => {
+            params.strided = Strided::rows(y, row_words(y.cols()));
+            (params.a_cols, params.a_row_words) = (x.cols() as u32, row_words(x.cols()) as u32);
+            MovementKernel::ReshapeI8
+        }
+        StepOp::Op(Op::Reshape(_)) => {
+            params.strided = Strided::rows(y, y.cols());
+            let cols = y.cols() as u32;
+            (params.strided.axes[0], params.strided.rank, params.strided.a_col) = ([0, cols, 0, cols], 1, 1);
+            copy
+        }
+        StepOp::Op(Op::Transpose(Transpose { perm })) => {
+            params.strided = Strided::unary(step, y, &strides(&transposed(x, perm)))?;
+            copy
+        }
+        StepOp::Op(Op::Slice(Slice { axis, start, .. })) => {
+            let from = axes(x);
+            params.strided = Strided::unary(step, y, &strides(&from))?;
+            params.strided.a_offset = (start * from[*axis].stride) as u32;
+            copy
+        }
+        op => unreachable!("{} moves no values", op.name()),
+    };
+    let size = GridSize::Threads(params.strided.row_threads.into());
+    let dispatch = PlannedDispatch::single(planning, &step.name, y, kernel, &params, size);
+    Ok(vec![dispatch.binding([planning.at(A, step.inputs[0])], [planning.at(Y, step.output)])])
+}
+
+/// One dispatch for each input, which copies its rows to their place.
+fn concat(planning: &Planning<'_>, step: &Step, axis: usize) -> Result<Vec<PlannedDispatch>, GpuError> {
+    let y = planning.value(step.output);
+    let to = axes(y);
+    // Elements along the axis in earlier inputs.
+    let mut before = 0;
+    let mut dispatches = Vec::with_capacity(step.inputs.len());
+    for &input in &step.inputs {
+        let x = planning.value(input);
+        let from = axes(x);
+        let last = from.len() - 1;
+        let offset = before * to[axis].stride;
+        let (kernel, threads) = match x.value_type {
+            ValueType::I8 => (MovementKernel::CopyI8, (offset % 4 + x.cols()).div_ceil(4)),
+            ValueType::F32 | ValueType::F16 | ValueType::I32 => (MovementKernel::CopyF32, x.cols()),
+        };
+        let mut strided = Strided::rows(x, threads);
+        (strided.a_col, strided.y_offset) = (1, offset as u32);
+        strided.set_axes(&step.name, &from[..last], [&strides(&from), &vec![0; last], &strides(&to)])?;
+        let params = MovementParams { strided, ..MovementParams::default() };
+        let size = GridSize::Threads(threads as u64);
+        let dispatch = PlannedDispatch::single(planning, &step.name, x, kernel, &params, size);
+        dispatches.push(dispatch.binding([planning.at(A, input)], [planning.at(Y, step.output)]));
+        before += x.shape.axis(axis).unwrap_or(0);
+    }
+    Ok(dispatches)
+}
+
+/// Transposes, reshapes, slices and concats; the layouts of inputs and outputs are part of every case.
+pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
+    let x = case.input(tensor(&WIDE, |i| int8(i, 0)));
+    let floats = case.input(tensor(&WIDE, |i| i as f32));
+    // The source of element `i` of each result.
+    let turned = |i: usize| i / (3 * COLS) * 3 * COLS + i % 3 * COLS + i / 3 % COLS;
+    let perm = || Transpose { perm: vec![0, 2, 1] };
+    case.output(MovementKernel::CopyI8, perm(), &[x], tensor(&[ROWS, COLS, 3], |i| int8(turned(i), 0)));
+    case.output(MovementKernel::CopyF32, perm(), &[floats], tensor(&[ROWS, COLS, 3], |i| turned(i) as f32));
+    let expected = tensor(&[ROWS, 3 * COLS], |i| int8(i, 0));
+    case.output(MovementKernel::ReshapeI8, Reshape { dims: vec![3 * COLS] }, &[x], expected);
+    let cut = |i: usize| i / 7 * COLS + 5 + i % 7;
+    let slice = Slice { axis: 2, start: 5, end: 12 };
+    let part = case.output(MovementKernel::CopyI8, slice, &[x], tensor(&[ROWS, 3, 7], |i| int8(cut(i), 0)));
+    // The second part begins within a word.
+    let source = |i: usize| {
+        let (row, column) = (i / (7 + COLS), i % (7 + COLS));
+        if column < 7 { cut(row * 7 + column) } else { row * COLS + column - 7 }
+    };
+    let expected = tensor(&[ROWS, 3, 7 + COLS], |i| int8(source(i), 0));
+    case.output(MovementKernel::CopyI8, Concat { axis: 2 }, &[part, x], expected);
+}

@@ -1,0 +1,202 @@
+//! Kernels that normalize: softmax and layer norm.
+
+use super::dispatch::{PlannedDispatch, Planning};
+use super::fused_step::FusedStep;
+use super::grid::GridSize;
+use super::kernel::{Kernel, KernelOptions, flags};
+use super::layout::row_words;
+use super::quantize::per_tensor;
+use super::strided::axes;
+use super::wgsl::{FLOATS, GRID, QUANTIZE, ROWS, SUBGROUP_REDUCE, THREAD, WORKGROUP_REDUCE};
+use crate::gpu::device::shader::{self, Binding, Digit, FIRST_STORAGE, Shader, Struct, read_write, wgsl_struct};
+use crate::ops::{LayerNorm, Op, Quantize, Softmax};
+use crate::program::StepOp;
+
+wgsl_struct! {
+    /// `NormParams` of `norm/params.wgsl`.
+    NormParams {
+        rows_factor: u32,
+        length: u32,
+        stride: u32,
+        row_words: u32,
+        eps: f32,
+        inv_scale: f32,
+        zero_point: i32,
+        lo: f32,
+        hi: f32,
+    }
+}
+
+const A: u32 = FIRST_STORAGE;
+const Y: u32 = 4;
+const WEIGHT: u32 = 5;
+const BIAS: u32 = 6;
+const ADDEND: u32 = 7;
+const SUM: u32 = 8;
+
+const STRUCTS: &[Struct] = &[NormParams::LAYOUT, Digit::LAYOUT];
+
+const PARAMS_WGSL: &str = include_str!("../../../shaders/norm/params.wgsl");
+const SOFTMAX_WGSL: &str = include_str!("../../../shaders/norm/softmax.wgsl");
+const LAYER_NORM_WGSL: &str = include_str!("../../../shaders/norm/layer_norm.wgsl");
+
+const SOFTMAX_BINDINGS: &[Binding] =
+    &[shader::params(NormParams::LAYOUT), shader::ROWS[0], shader::ROWS[1], read_write("a", A), read_write("y", Y)];
+
+const LAYER_NORM_BINDINGS: &[Binding] = &[
+    shader::params(NormParams::LAYOUT),
+    shader::ROWS[0],
+    shader::ROWS[1],
+    read_write("a", A),
+    read_write("y", Y),
+    read_write("weight", WEIGHT),
+    read_write("bias", BIAS),
+    read_write("addend", ADDEND),
+    read_write("sum", SUM),
+];
+
+/// Without and with subgroup operations.
+static SOFTMAX: [Shader; 2] = [
+    Shader {
+        name: "softmax",
+        sources: &[ROWS, THREAD, WORKGROUP_REDUCE, GRID, FLOATS, PARAMS_WGSL, SOFTMAX_WGSL],
+        overrides: &[],
+        bindings: SOFTMAX_BINDINGS,
+        structs: STRUCTS,
+        subgroups: false,
+        coopmat: false,
+    },
+    Shader {
+        name: "softmax_subgroup",
+        sources: &[ROWS, SUBGROUP_REDUCE, GRID, FLOATS, PARAMS_WGSL, SOFTMAX_WGSL],
+        overrides: &[],
+        bindings: SOFTMAX_BINDINGS,
+        structs: STRUCTS,
+        subgroups: true,
+        coopmat: false,
+    },
+];
+
+/// Without and with subgroup operations.
+static LAYER_NORM: [Shader; 2] = [
+    Shader {
+        name: "layer_norm",
+        sources: &[ROWS, THREAD, WORKGROUP_REDUCE, GRID, FLOATS, QUANTIZE, PARAMS_WGSL, LAYER_NORM_WGSL],
+        overrides: &["ADD", "KEEP_SUM", "QUANTIZE"],
+        bindings: LAYER_NORM_BINDINGS,
+        structs: STRUCTS,
+        subgroups: false,
+        coopmat: false,
+    },
+    Shader {
+        name: "layer_norm_subgroup",
+        sources: &[ROWS, SUBGROUP_REDUCE, GRID, FLOATS, QUANTIZE, PARAMS_WGSL, LAYER_NORM_WGSL],
+        overrides: &["ADD", "KEEP_SUM", "QUANTIZE"],
+        bindings: LAYER_NORM_BINDINGS,
+        structs: STRUCTS,
+        subgroups: true,
+        coopmat: false,
+    },
+];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::EnumIter)]
+pub(crate) enum NormKernel {
+    Softmax,
+    LayerNorm {
+        /// Whether a value is added first.
+        add: bool,
+        /// Whether that sum is written too.
+        keep_sum: bool,
+        /// Whether int8 values are written.
+        quantize: bool,
+    },
+}
+
+impl Kernel for NormKernel {
+    fn shader(self, options: KernelOptions) -> &'static Shader {
+        let shaders = if self == Self::Softmax { &SOFTMAX } else { &LAYER_NORM };
+        &shaders[usize::from(options.subgroups)]
+    }
+
+    fn entry(self) -> &'static str {
+        match self {
+            Self::Softmax => "softmax_f32_f32",
+            Self::LayerNorm { .. } => "layer_norm_f32_f32",
+        }
+    }
+
+    fn overrides(self, _options: KernelOptions) -> Vec<(&'static str, u32)> {
+        match self {
+            Self::Softmax => Vec::new(),
+            Self::LayerNorm { add, keep_sum, quantize } => {
+                flags(&[("ADD", add), ("KEEP_SUM", keep_sum), ("QUANTIZE", quantize)])
+            }
+        }
+    }
+
+    fn promises_bits(self) -> bool {
+        false
+    }
+}
+
+/// The dispatch of a softmax or layer norm.
+pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Vec<PlannedDispatch> {
+    match fused.step(planning.program).op {
+        StepOp::Op(Op::Softmax(Softmax { axis })) => vec![softmax(planning, fused, axis)],
+        StepOp::Op(Op::LayerNorm(LayerNorm { eps })) => vec![layer_norm(planning, fused, eps)],
+        ref op => unreachable!("{} is no norm", op.name()),
+    }
+}
+
+fn softmax(planning: &Planning<'_>, fused: &FusedStep, axis: usize) -> PlannedDispatch {
+    let step = fused.step(planning.program);
+    let axis = axes(planning.output(fused))[axis];
+    let (length, stride) = (axis.length.unwrap_or(1), axis.stride as u32);
+    let params = NormParams { stride, ..NormParams::default() };
+    let dispatch = lines(planning, fused, NormKernel::Softmax, params, length);
+    dispatch.binding([planning.at(A, step.inputs[0])], [planning.at(Y, step.output)])
+}
+
+fn layer_norm(planning: &Planning<'_>, fused: &FusedStep, eps: f32) -> PlannedDispatch {
+    let program = planning.program;
+    let step = fused.step(program);
+    let length = planning.input(fused, 1).shape.fixed_dims().iter().product();
+    let mut params = NormParams { stride: 1, eps, ..NormParams::default() };
+    let quantize = fused.quantize.map(|quantize| &program.steps()[quantize].op);
+    if let Some(StepOp::Op(Op::Quantize(Quantize { qparams, range }))) = quantize {
+        let qparams = per_tensor(qparams);
+        (params.zero_point, params.inv_scale) = (qparams.zero_point(), qparams.inv_scale());
+        [params.lo, params.hi] = [range.quant_min(), range.quant_max()].map(|q| (q - qparams.zero_point()) as f32);
+    }
+    let (mut reads, mut writes) = (Vec::new(), Vec::new());
+    match fused.add_before.map(|add| &program.steps()[add]) {
+        Some(add) => {
+            reads.extend([planning.at(A, add.inputs[0]), planning.at(ADDEND, add.inputs[1])]);
+            writes.extend(fused.keeps_sum.then(|| planning.at(SUM, add.output)));
+        }
+        None => reads.push(planning.at(A, step.inputs[0])),
+    }
+    reads.extend([planning.at(WEIGHT, step.inputs[1]), planning.at(BIAS, step.inputs[2])]);
+    writes.insert(0, planning.at(Y, fused.last_step(program).output));
+    let (add, quantize) = (fused.add_before.is_some(), quantize.is_some());
+    let kernel = NormKernel::LayerNorm { add, keep_sum: add && fused.keeps_sum, quantize };
+    lines(planning, fused, kernel, params, length).binding(reads, writes)
+}
+
+/// A workgroup for each line of `length` elements.
+fn lines(
+    planning: &Planning<'_>,
+    fused: &FusedStep,
+    kernel: NormKernel,
+    params: NormParams,
+    length: usize,
+) -> PlannedDispatch {
+    let step = fused.step(planning.program);
+    let y = planning.value(step.output);
+    let lines = y.rows_factor() * y.cols() / length;
+    let (rows_factor, length, row_words) = (lines as u32, length as u32, row_words(y.cols()) as u32);
+    let params = NormParams { rows_factor, length, row_words, ..params };
+    let mut dispatch = PlannedDispatch::single(planning, &step.name, y, kernel, &params, GridSize::Workgroups);
+    dispatch.rows.factor = lines as u64;
+    dispatch
+}

@@ -1,0 +1,346 @@
+//! Kernels that quantize and dequantize, with static and dynamic qparams.
+
+use super::case::{CaseBuilder, ROWS, int8, tensor};
+use super::dispatch::{Bound, Operand, PlannedDispatch, Planning, two_floats_a_row};
+use super::fused_step::FusedStep;
+use super::grid::GridSize;
+use super::kernel::{Kernel, KernelOptions};
+use super::layout::{padded_rows, row_words};
+use super::wgsl::{BYTES, FLOATS, GRID, QUANTIZE, SUBGROUP_REDUCE, THREAD, WORKGROUP_REDUCE};
+use crate::gpu::device::shader::{self, Binding, Digit, FIRST_STORAGE, Shader, Struct, read_write, wgsl_struct};
+use crate::numerics;
+use crate::ops::{ChooseQParams, Dequantize, DequantizeDynamic, Op, Quantize, QuantizeDynamic};
+use crate::program::{StepOp, Value, ValueId, ValueType};
+use crate::values::{QParams, QScheme, QuantRange, Shape, TensorQParams};
+
+wgsl_struct! {
+    /// `QuantizeParams` of `quantize/params.wgsl`.
+    QuantizeParams {
+        rows_factor: u32,
+        cols: u32,
+        row_words: u32,
+        scale: f32,
+        inv_scale: f32,
+        zero_point: i32,
+        quant_min: i32,
+        quant_max: i32,
+        eps: f32,
+        rule: u32,
+        qparams_stride: u32,
+    }
+}
+
+const A: u32 = FIRST_STORAGE;
+const Y: u32 = 4;
+const QPARAMS: u32 = 5;
+
+const STRUCTS: &[Struct] = &[QuantizeParams::LAYOUT, Digit::LAYOUT];
+
+const PARAMS_WGSL: &str = include_str!("../../../shaders/quantize/params.wgsl");
+const DYNAMIC_WGSL: &str = include_str!("../../../shaders/quantize/dynamic.wgsl");
+
+static STATIC_SHADER: Shader = Shader {
+    name: "quantize_static",
+    sources: &[
+        super::wgsl::ROWS,
+        THREAD,
+        GRID,
+        FLOATS,
+        QUANTIZE,
+        PARAMS_WGSL,
+        include_str!("../../../shaders/quantize/static.wgsl"),
+    ],
+    overrides: &[],
+    bindings: &[
+        shader::params(QuantizeParams::LAYOUT),
+        shader::ROWS[0],
+        shader::ROWS[1],
+        read_write("a", A),
+        read_write("a_vecs", A),
+        read_write("y", Y),
+        read_write("y_vecs", Y),
+    ],
+    structs: STRUCTS,
+    subgroups: false,
+    coopmat: false,
+};
+
+const DYNAMIC_BINDINGS: &[Binding] = &[
+    shader::params(QuantizeParams::LAYOUT),
+    shader::ROWS[0],
+    shader::ROWS[1],
+    read_write("a", A),
+    read_write("y", Y),
+    read_write("qparams", QPARAMS),
+];
+
+/// Without and with subgroup operations.
+static DYNAMIC_SHADERS: [Shader; 2] = [
+    Shader {
+        name: "quantize_dynamic",
+        sources: &[
+            super::wgsl::ROWS,
+            THREAD,
+            WORKGROUP_REDUCE,
+            GRID,
+            BYTES,
+            FLOATS,
+            QUANTIZE,
+            PARAMS_WGSL,
+            DYNAMIC_WGSL,
+        ],
+        overrides: &[],
+        bindings: DYNAMIC_BINDINGS,
+        structs: STRUCTS,
+        subgroups: false,
+        coopmat: false,
+    },
+    Shader {
+        name: "quantize_dynamic_subgroup",
+        sources: &[super::wgsl::ROWS, SUBGROUP_REDUCE, GRID, BYTES, FLOATS, QUANTIZE, PARAMS_WGSL, DYNAMIC_WGSL],
+        overrides: &[],
+        bindings: DYNAMIC_BINDINGS,
+        structs: STRUCTS,
+        subgroups: true,
+        coopmat: false,
+    },
+];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::EnumIter, strum::IntoStaticStr)]
+pub(crate) enum QuantizeKernel {
+    #[strum(serialize = "quantize_f32_i8")]
+    Quantize,
+    #[strum(serialize = "quantize_vec4_f32_i8")]
+    QuantizeVec4,
+    #[strum(serialize = "dequantize_i8_f32")]
+    Dequantize,
+    #[strum(serialize = "dequantize_vec4_i8_f32")]
+    DequantizeVec4,
+    /// The smallest and the largest element of each row.
+    #[strum(serialize = "range_f32_f32")]
+    Range,
+    #[strum(serialize = "choose_per_token_f32_f32")]
+    ChoosePerToken,
+    #[strum(serialize = "choose_per_tensor_f32_f32")]
+    ChoosePerTensor,
+    #[strum(serialize = "quantize_dynamic_f32_i8")]
+    QuantizeDynamic,
+    /// Chooses qparams and quantizes with them.
+    #[strum(serialize = "quantize_per_token_f32_i8")]
+    QuantizePerToken,
+    #[strum(serialize = "dequantize_dynamic_i8_f32")]
+    DequantizeDynamic,
+}
+
+impl Kernel for QuantizeKernel {
+    fn shader(self, options: KernelOptions) -> &'static Shader {
+        match self {
+            Self::Quantize | Self::QuantizeVec4 | Self::Dequantize | Self::DequantizeVec4 => &STATIC_SHADER,
+            _ => &DYNAMIC_SHADERS[usize::from(options.subgroups)],
+        }
+    }
+
+    fn entry(self) -> &'static str {
+        self.into()
+    }
+
+    fn promises_bits(self) -> bool {
+        true
+    }
+}
+
+/// From the dynamic qparams of one row to those of the next.
+pub(crate) fn qparams_stride(qparams: &Value) -> u32 {
+    if qparams.shape == Shape::fixed(&[2]) { 0 } else { 2 }
+}
+
+/// The qparams of a static step.
+pub(crate) fn per_tensor(qparams: &TensorQParams) -> QParams {
+    qparams.per_tensor().unwrap_or_else(|| unreachable!("a step quantizes per tensor"))
+}
+
+/// The dispatches of a step that quantizes, dequantizes or chooses qparams.
+pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Vec<PlannedDispatch> {
+    let step = fused.step(planning.program);
+    let y = planning.value(step.output);
+    let whole = !padded_rows(y.cols());
+    let words = row_words(y.cols()) as u64;
+    let mut params = params_of(y);
+    let (kernel, size) = match &step.op {
+        StepOp::Op(Op::Quantize(Quantize { qparams, range })) => {
+            set_static(&mut params, per_tensor(qparams));
+            set_range(&mut params, *range);
+            let kernel = if whole { QuantizeKernel::QuantizeVec4 } else { QuantizeKernel::Quantize };
+            (kernel, GridSize::Threads(words))
+        }
+        StepOp::Op(Op::Dequantize(Dequantize { qparams })) => {
+            set_static(&mut params, per_tensor(qparams));
+            let kernel = if whole { QuantizeKernel::DequantizeVec4 } else { QuantizeKernel::Dequantize };
+            (kernel, GridSize::Threads(words))
+        }
+        StepOp::Op(Op::QuantizeDynamic(QuantizeDynamic { range })) => {
+            set_range(&mut params, *range);
+            (QuantizeKernel::QuantizeDynamic, GridSize::Workgroups)
+        }
+        StepOp::Op(Op::DequantizeDynamic(DequantizeDynamic)) => (QuantizeKernel::DequantizeDynamic, GridSize::Threads(y.cols() as u64)),
+        StepOp::Op(Op::ChooseQParams(ChooseQParams { qscheme, range, eps })) => {
+            return choose_qparams(planning, fused, *qscheme, *range, *eps);
+        }
+        op => unreachable!("{} does not quantize", op.name()),
+    };
+    let mut reads = vec![planning.at(A, step.inputs[0])];
+    if let Some(&qparams) = step.inputs.get(1) {
+        params.qparams_stride = qparams_stride(planning.value(qparams));
+        reads.push(planning.at(QPARAMS, qparams));
+    }
+    let dispatch = PlannedDispatch::single(planning, &step.name, y, kernel, &params, size);
+    vec![dispatch.binding(reads, [planning.at(Y, step.output)])]
+}
+
+fn params_of(value: &Value) -> QuantizeParams {
+    let (rows_factor, cols) = (value.rows_factor() as u32, value.cols() as u32);
+    QuantizeParams { rows_factor, cols, row_words: row_words(value.cols()) as u32, ..QuantizeParams::default() }
+}
+
+fn set_static(params: &mut QuantizeParams, qparams: QParams) {
+    (params.scale, params.inv_scale, params.zero_point) = (qparams.scale(), qparams.inv_scale(), qparams.zero_point());
+}
+
+fn set_range(params: &mut QuantizeParams, range: QuantRange) {
+    (params.quant_min, params.quant_max) = (range.quant_min(), range.quant_max());
+}
+
+/// Either the ranges of the rows and then the qparams; or, with a fused quantization, everything in one dispatch.
+fn choose_qparams(
+    planning: &Planning<'_>,
+    fused: &FusedStep,
+    qscheme: QScheme,
+    range: QuantRange,
+    eps: f32,
+) -> Vec<PlannedDispatch> {
+    let step = fused.step(planning.program);
+    let x = planning.input(fused, 0);
+    let mut params = params_of(x);
+    set_range(&mut params, range);
+    params.eps = eps;
+    params.rule = match qscheme {
+        QScheme::PerTokenAffine => 2,
+        QScheme::PerTensorSymmetric => 1,
+        _ => 0,
+    };
+    let single = |kernel, size| PlannedDispatch::single(planning, &step.name, x, kernel, &params, size);
+    let read = planning.at(A, step.inputs[0]);
+    if fused.quantize.is_some() {
+        let writes = [planning.at(Y, fused.last_step(planning.program).output), planning.at(QPARAMS, step.output)];
+        return vec![single(QuantizeKernel::QuantizePerToken, GridSize::Workgroups).binding([read], writes)];
+    }
+    let (kernel, size) = match qscheme {
+        QScheme::PerTokenAffine => (QuantizeKernel::ChoosePerToken, GridSize::Threads(1)),
+        _ => (QuantizeKernel::ChoosePerTensor, GridSize::Single),
+    };
+    let bytes = Some(two_floats_a_row(x, planning.max_rows));
+    let ranges = |binding| Bound { binding, operand: Operand::Temporary(step.output), bytes };
+    vec![
+        single(QuantizeKernel::Range, GridSize::Workgroups).binding([read], [ranges(Y)]),
+        single(kernel, size).binding([ranges(A)], [planning.at(Y, step.output)]),
+    ]
+}
+
+/// Static and dynamic quantization.
+pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
+    known_static(case);
+    use QuantizeKernel::{ChoosePerTensor, ChoosePerToken, DequantizeDynamic, QuantizeDynamic, QuantizePerToken};
+    let kernels = [ChoosePerTensor, ChoosePerToken, DequantizeDynamic, QuantizeDynamic, QuantizePerToken];
+    // They read each other's results, so they are tested together.
+    if kernels.into_iter().any(|kernel| case.needs(kernel)) {
+        case.always(known_dynamic);
+    }
+}
+
+/// Ties, and values that saturate or are not finite, in rows with and without padding.
+fn known_static(case: &mut CaseBuilder<'_>) {
+    const X: [f32; 16] = [
+        0.0,
+        0.5,
+        1.5,
+        2.5,
+        -0.5,
+        -1.5,
+        0.499_999_97,
+        1e-40,
+        1e9,
+        -1e9,
+        f32::INFINITY,
+        f32::NEG_INFINITY,
+        f32::NAN,
+        127.5,
+        -125.5,
+        -3.0,
+    ];
+    let Ok(qparams) = QParams::new(1.0, -3) else { return };
+    let quantized = |x: f32| numerics::quantize(x, qparams.inv_scale(), qparams.zero_point(), -128, 127) as i8;
+    let dequantized = |q: i8| numerics::dequantize(q.into(), qparams.scale(), qparams.zero_point());
+    for (cols, quantize, dequantize) in [
+        (13, QuantizeKernel::Quantize, QuantizeKernel::Dequantize),
+        (16, QuantizeKernel::QuantizeVec4, QuantizeKernel::DequantizeVec4),
+    ] {
+        let shape = [ROWS, cols];
+        let x = case.input(tensor(&shape, |i| X[i % 16]));
+        let op = Quantize { qparams: qparams.into(), range: QuantRange::INT8 };
+        case.output(quantize, op, &[x], tensor(&shape, |i| quantized(X[i % 16])));
+        let q = case.input(tensor(&shape, |i| int8(i, 0)));
+        let op = Dequantize { qparams: qparams.into() };
+        case.output(dequantize, op, &[q], tensor(&shape, |i| dequantized(int8(i, 0))));
+    }
+}
+
+/// Columns of a row: more than a workgroup has threads.
+const COLS: usize = 70;
+
+/// A row of everyday numbers, a row of the largest, a row of zeros.
+fn dynamic_value(i: usize) -> f32 {
+    match i / COLS {
+        0 => f32::from(int8(i, 0)) / 7.0,
+        1 => f32::from(int8(i, 1)) * -1e36,
+        _ => 0.0,
+    }
+}
+
+fn known_dynamic(case: &mut CaseBuilder<'_>) {
+    let range = QuantRange::INT8;
+    let (lo, hi, eps) = (range.quant_min(), range.quant_max(), numerics::EPS);
+    let x = case.input(tensor(&[ROWS, COLS], dynamic_value));
+    let choose = |qscheme| ChooseQParams { qscheme, range, eps };
+    let extremes = |values: std::ops::Range<usize>| {
+        values.map(dynamic_value).fold((0f32, 0f32), |(low, high), v| (low.min(v), high.max(v)))
+    };
+    let of_row = |row: usize| {
+        let (low, high) = extremes(row * COLS..(row + 1) * COLS);
+        numerics::per_token_qparams(low, high, lo, hi, eps)
+    };
+    let word = |i: usize, (scale, zero_point): (f32, i32)| if i.is_multiple_of(2) { scale } else { zero_point as f32 };
+    let quantized =
+        |x: f32, (scale, zero_point): (f32, i32)| numerics::quantize(x, 1.0 / scale, zero_point, lo, hi) as i8;
+    // The qparams and quantized values of each row in one dispatch, and the qparams alone.
+    let expected = tensor(&[ROWS, 2], |i| word(i, of_row(i / 2)));
+    let per_token = choose(QScheme::PerTokenAffine);
+    let qparams = case.output(QuantizeKernel::QuantizePerToken, per_token, &[x], expected.clone());
+    let values = tensor(&[ROWS, COLS], |i| quantized(dynamic_value(i), of_row(i / COLS)));
+    let q = case.output(QuantizeKernel::QuantizePerToken, QuantizeDynamic { range }, &[x, qparams], values);
+    case.output(QuantizeKernel::ChoosePerToken, per_token, &[x], expected);
+    let floats = tensor(&[ROWS, COLS], |i| {
+        let (scale, zero_point) = of_row(i / COLS);
+        numerics::dequantize(quantized(dynamic_value(i), (scale, zero_point)).into(), scale, zero_point)
+    });
+    case.output(QuantizeKernel::DequantizeDynamic, DequantizeDynamic, &[q, qparams], floats);
+    // The qparams of all rows.
+    let (low, high) = extremes(0..ROWS * COLS);
+    let affine = numerics::affine_qparams(low, high, lo, hi, eps);
+    let symmetric = numerics::symmetric_qparams(low, high, lo, hi, eps);
+    for (qscheme, right) in [(QScheme::PerTensorAffine, affine), (QScheme::PerTensorSymmetric, symmetric)] {
+        let qparams: ValueId = case.step(choose(qscheme), &[x], ValueType::F32, Shape::fixed(&[2]));
+        case.answer(QuantizeKernel::ChoosePerTensor, qparams, tensor(&[2], |i| word(i, right)));
+        let values = tensor(&[ROWS, COLS], |i| quantized(dynamic_value(i), right));
+        case.output(QuantizeKernel::QuantizeDynamic, QuantizeDynamic { range }, &[x, qparams], values);
+    }
+}

@@ -1,0 +1,126 @@
+//! Kernels that reduce one axis: sums and maxima.
+
+use super::case::{COLS, CaseBuilder, ROWS, WIDE, int8, int32, special, tensor};
+use super::dispatch::{PlannedDispatch, Planning};
+use super::fused_step::FusedStep;
+use super::grid::GridSize;
+use super::kernel::{Kernel, KernelOptions};
+use super::strided::{Strided, axes, strides};
+use super::wgsl::{BYTES, ELEMENTS, FLOATS, GRID, STRIDED, THREAD, WORDS};
+use crate::gpu::device::error::GpuError;
+use crate::gpu::device::shader::{self, Digit, FIRST_STORAGE, Shader, read_write, wgsl_struct};
+use crate::numerics;
+use crate::ops::{Max, Op, Sum};
+use crate::program::{StepOp, ValueType};
+
+wgsl_struct! {
+    /// `ReduceParams` of `reduce/reduce.wgsl`.
+    ReduceParams { strided: Strided, length: u32, stride: u32, unused_0: u32, unused_1: u32 }
+}
+
+const A: u32 = FIRST_STORAGE;
+const Y: u32 = 4;
+
+static SHADER: Shader = Shader {
+    name: "reduce",
+    sources: &[
+        super::wgsl::ROWS,
+        THREAD,
+        GRID,
+        BYTES,
+        FLOATS,
+        STRIDED,
+        ELEMENTS,
+        WORDS,
+        include_str!("../../../shaders/reduce/reduce.wgsl"),
+    ],
+    overrides: &[],
+    bindings: &[
+        shader::params(ReduceParams::LAYOUT),
+        shader::ROWS[0],
+        shader::ROWS[1],
+        read_write("a", A),
+        read_write("y", Y),
+    ],
+    structs: &[ReduceParams::LAYOUT, Strided::LAYOUT, Digit::LAYOUT],
+    subgroups: false,
+    coopmat: false,
+};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::EnumIter, strum::IntoStaticStr)]
+pub(crate) enum ReduceKernel {
+    #[strum(serialize = "sum_f32_f32")]
+    SumF32,
+    #[strum(serialize = "sum_i32_i32")]
+    SumI32,
+    #[strum(serialize = "max_f32_f32")]
+    MaxF32,
+    #[strum(serialize = "max_i32_i32")]
+    MaxI32,
+    #[strum(serialize = "max_i8_i8")]
+    MaxI8,
+}
+
+impl Kernel for ReduceKernel {
+    fn shader(self, _options: KernelOptions) -> &'static Shader {
+        &SHADER
+    }
+
+    fn entry(self) -> &'static str {
+        self.into()
+    }
+
+    fn promises_bits(self) -> bool {
+        self != Self::SumF32
+    }
+}
+
+/// The dispatch of a reduction.
+///
+/// # Errors
+/// [`GpuError::Limit`] if the operand has too many axes.
+pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Result<Vec<PlannedDispatch>, GpuError> {
+    let step = fused.step(planning.program);
+    let (x, y) = (planning.input(fused, 0), planning.value(step.output));
+    let (axis, kernel) = match step.op {
+        StepOp::Op(Op::Sum(Sum { axis, .. })) => match y.value_type {
+            ValueType::I32 => (axis, ReduceKernel::SumI32),
+            _ => (axis, ReduceKernel::SumF32),
+        },
+        StepOp::Op(Op::Max(Max { axis })) => match y.value_type {
+            ValueType::I8 => (axis, ReduceKernel::MaxI8),
+            ValueType::I32 => (axis, ReduceKernel::MaxI32),
+            ValueType::F32 | ValueType::F16 => (axis, ReduceKernel::MaxF32),
+        },
+        ref op => unreachable!("{} is no reduction", op.name()),
+    };
+    let mut kept = axes(x);
+    let axis = kept.remove(axis);
+    let mut strides = strides(&kept);
+    strides.resize(axes(y).len(), 0);
+    let strided = Strided::unary(step, y, &strides)?;
+    let (length, stride) = (axis.length.unwrap_or(1) as u32, axis.stride as u32);
+    let params = ReduceParams { strided, length, stride, ..ReduceParams::default() };
+    let size = GridSize::Threads(strided.row_threads.into());
+    let dispatch = PlannedDispatch::single(planning, &step.name, y, kernel, &params, size);
+    Ok(vec![dispatch.binding([planning.at(A, step.inputs[0])], [planning.at(Y, step.output)])])
+}
+
+/// Sums of integers, and all maxima.
+pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
+    let element = |i: usize, row: usize| i / COLS * 3 * COLS + row * COLS + i % COLS;
+    let x = case.input(tensor(&WIDE, |i| int8(i, 0)));
+    let largest = |i: usize| [0, 1, 2].map(|row| int8(element(i, row), 0)).into_iter().max().unwrap_or(0);
+    case.output(ReduceKernel::MaxI8, Max { axis: 1 }, &[x], tensor(&[ROWS, COLS], largest));
+    let integers = case.input(tensor(&WIDE, int32));
+    let largest = |i: usize| [0, 1, 2].map(|row| int32(element(i, row))).into_iter().max().unwrap_or(0);
+    case.output(ReduceKernel::MaxI32, Max { axis: 1 }, &[integers], tensor(&[ROWS, COLS], largest));
+    let sum = |i: usize| [0, 1, 2].map(|row| int32(element(i, row))).into_iter().fold(0i32, i32::wrapping_add);
+    let op = Sum { axis: 1, checked: false };
+    case.output(ReduceKernel::SumI32, op, &[integers], tensor(&[ROWS, COLS], sum));
+    // Each special float with each; a pair of the lowest has no larger element.
+    let pair = |i: usize| special(if i.is_multiple_of(2) { i / 24 } else { i / 2 });
+    let floats = case.input(tensor(&[ROWS, 144, 2], pair));
+    let larger = |i: usize| numerics::maximum(pair(2 * i), pair(2 * i + 1));
+    case.output(ReduceKernel::MaxF32, Max { axis: 2 }, &[floats], tensor(&[ROWS, 144], larger));
+}

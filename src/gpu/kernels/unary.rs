@@ -1,0 +1,234 @@
+//! Kernels that compute each element from one other: float functions, clamps, lookup tables and casts.
+
+use std::sync::Arc;
+
+use super::case::{CaseBuilder, ROWS, between_f16, int8, int32, special, tensor};
+use super::dispatch::{Bound, Operand, PlannedDispatch, Planning};
+use super::fused_step::FusedStep;
+use super::grid::GridSize;
+use super::kernel::{Kernel, KernelOptions};
+use super::strided::{Contiguous, Strided, axes, broadcast};
+use super::wgsl::{BYTES, ELEMENTS, F16, FLOATS, FUNCTIONS, GRID, LOOK_UP, STRIDED, THREAD, VECTORS, WORDS};
+use crate::gpu::device::error::GpuError;
+use crate::gpu::device::shader::{self, Digit, FIRST_STORAGE, Shader, Struct, read_write, wgsl_struct};
+use crate::numerics::{self, IntegerType, UnaryOp};
+use crate::ops::{Clamp, Op, ToFloat, ToInteger, Unary};
+use crate::program::{QLut, StepOp, ValueType};
+
+wgsl_struct! {
+    /// `UnaryParams` of `unary/params.wgsl`.
+    UnaryParams {
+        strided: Strided,
+        function: u32,
+        low: f32,
+        high: f32,
+        from_float: u32,
+        shift: u32,
+        has_sign: u32,
+        unused_0: u32,
+        unused_1: u32,
+    }
+}
+
+const A: u32 = FIRST_STORAGE;
+const Y: u32 = 4;
+const LUT: u32 = 5;
+
+const STRUCTS: &[Struct] = &[UnaryParams::LAYOUT, Strided::LAYOUT, Digit::LAYOUT];
+
+const PARAMS_WGSL: &str = include_str!("../../../shaders/unary/params.wgsl");
+
+static UNARY_SHADER: Shader = Shader {
+    name: "unary",
+    sources: &[
+        super::wgsl::ROWS,
+        THREAD,
+        GRID,
+        F16,
+        FLOATS,
+        FUNCTIONS,
+        STRIDED,
+        ELEMENTS,
+        VECTORS,
+        PARAMS_WGSL,
+        include_str!("../../../shaders/unary/unary.wgsl"),
+    ],
+    overrides: &[],
+    bindings: &[
+        shader::params(UnaryParams::LAYOUT),
+        shader::ROWS[0],
+        shader::ROWS[1],
+        read_write("a", A),
+        read_write("a_vecs", A),
+        read_write("y", Y),
+        read_write("y_vecs", Y),
+    ],
+    structs: STRUCTS,
+    subgroups: false,
+    coopmat: false,
+};
+
+static LUT_SHADER: Shader = Shader {
+    name: "lut",
+    sources: &[
+        super::wgsl::ROWS,
+        THREAD,
+        GRID,
+        BYTES,
+        LOOK_UP,
+        STRIDED,
+        WORDS,
+        VECTORS,
+        PARAMS_WGSL,
+        include_str!("../../../shaders/unary/lut.wgsl"),
+    ],
+    overrides: &[],
+    bindings: &[
+        shader::params(UnaryParams::LAYOUT),
+        shader::ROWS[0],
+        shader::ROWS[1],
+        read_write("a", A),
+        read_write("a_vecs", A),
+        read_write("y", Y),
+        read_write("y_vecs", Y),
+        read_write("lut", LUT),
+    ],
+    structs: STRUCTS,
+    subgroups: false,
+    coopmat: false,
+};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::EnumIter, strum::IntoStaticStr)]
+pub(crate) enum UnaryKernel {
+    #[strum(serialize = "unary_f32_f32")]
+    Function,
+    #[strum(serialize = "unary_vec4_f32_f32")]
+    FunctionVec4,
+    #[strum(serialize = "clamp_f32_f32")]
+    Clamp,
+    #[strum(serialize = "clamp_vec4_f32_f32")]
+    ClampVec4,
+    #[strum(serialize = "to_float_i32_f32")]
+    ToFloat,
+    #[strum(serialize = "to_integer")]
+    ToInteger,
+    #[strum(serialize = "to_f16_f32_f16")]
+    ToF16,
+    #[strum(serialize = "lut_i8_i8")]
+    Lut,
+    #[strum(serialize = "lut_vec4_i8_i8")]
+    LutVec4,
+}
+
+impl Kernel for UnaryKernel {
+    fn shader(self, _options: KernelOptions) -> &'static Shader {
+        if matches!(self, Self::Lut | Self::LutVec4) { &LUT_SHADER } else { &UNARY_SHADER }
+    }
+
+    fn entry(self) -> &'static str {
+        self.into()
+    }
+
+    /// Of the functions, those that only select promise bits.
+    fn promises_bits(self) -> bool {
+        true
+    }
+}
+
+/// The dispatch of a unary step.
+///
+/// # Errors
+/// [`GpuError::Limit`] if the operand walks through too many axes in another order.
+pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Result<Vec<PlannedDispatch>, GpuError> {
+    use UnaryKernel as K;
+    let step = fused.step(planning.program);
+    let (x, y) = (planning.input(fused, 0), planning.value(step.output));
+    let mut params = UnaryParams::default();
+    let mut reads = vec![planning.at(A, step.inputs[0])];
+    let (strided_kernel, vec4_kernel) = match &step.op {
+        StepOp::Op(Op::Unary(Unary { op })) => {
+            params.function = *op as u32;
+            (K::Function, Some(K::FunctionVec4))
+        }
+        &StepOp::Op(Op::Clamp(Clamp { min, max })) => {
+            (params.low, params.high) = (min, max);
+            (K::Clamp, Some(K::ClampVec4))
+        }
+        StepOp::QLut(_) => {
+            reads.push(Bound::whole(LUT, Operand::StepBuffer(fused.main)));
+            (K::Lut, Some(K::LutVec4))
+        }
+        StepOp::Op(Op::ToFloat(ToFloat)) => (K::ToFloat, None),
+        StepOp::Op(Op::ToInteger(ToInteger { to })) => {
+            params.from_float = (x.value_type == ValueType::F32).into();
+            (params.shift, params.has_sign) = (32 - to.bits(), to.is_signed().into());
+            (K::ToInteger, None)
+        }
+        StepOp::ToF16 => {
+            // Each thread computes two elements; rows may share words.
+            params.strided = Strided::rows(y, y.cols());
+            (K::ToF16, None)
+        }
+        op => unreachable!("{} is no unary step", op.name()),
+    };
+    let contiguous = vec4_kernel.zip(Contiguous::of(planning.program, step));
+    let kernel = match contiguous {
+        Some((kernel, Contiguous { strided, .. })) => {
+            params.strided = strided;
+            kernel
+        }
+        None if strided_kernel == K::ToF16 => strided_kernel,
+        None => {
+            params.strided = Strided::unary(step, y, &broadcast(x, &axes(y)))?;
+            strided_kernel
+        }
+    };
+    let size = GridSize::Threads(params.strided.row_threads.into());
+    let dispatch = PlannedDispatch::single(planning, &step.name, y, kernel, &params, size);
+    Ok(vec![dispatch.binding(reads, [planning.at(Y, step.output)])])
+}
+
+/// A lookup table, and its entries.
+pub(crate) fn known_lut() -> (StepOp, impl Fn(i8) -> i8) {
+    let table: Arc<[i8]> = (0..256).map(|i| int8(i, 5)).collect();
+    let entries = Arc::clone(&table);
+    (StepOp::QLut(QLut { table }), move |q| entries[(i32::from(q) + 128) as usize])
+}
+
+/// Lookup tables, casts, clamps and the functions that only select.
+pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
+    let (op, look_up) = known_lut();
+    let x = case.input(tensor(&[ROWS, 90], |i| int8(i, 0)));
+    case.output(UnaryKernel::LutVec4, op, &[x], tensor(&[ROWS, 90], |i| look_up(int8(i, 0))));
+
+    let integers = case.input(tensor(&[ROWS, 63], int32));
+    let floats = case.input(tensor(&[ROWS, 63], |i| int32(i) as f32 / 4096.0));
+    for &to in IntegerType::ALL {
+        let expected = tensor(&[ROWS, 63], |i| to.wrap(int32(i)));
+        case.output(UnaryKernel::ToInteger, ToInteger { to }, &[integers], expected);
+        let expected = tensor(&[ROWS, 63], |i| to.wrap(numerics::truncate(int32(i) as f32 / 4096.0).unwrap_or(0)));
+        case.output(UnaryKernel::ToInteger, ToInteger { to }, &[floats], expected);
+    }
+    // Integers of more than 24 bits are rounded.
+    let of = |i: usize| (i as i32).wrapping_mul(-1_640_531_527) >> (i % 9);
+    let x = case.input(tensor(&[ROWS, 50], of));
+    case.output(UnaryKernel::ToFloat, ToFloat, &[x], tensor(&[ROWS, 50], |i| of(i) as f32));
+    let x = case.input(tensor(&[ROWS, 36], between_f16));
+    let expected = tensor(&[ROWS, 36], |i| half::f16::from_f32(between_f16(i)).to_f32());
+    case.output(UnaryKernel::ToF16, StepOp::ToF16, &[x], expected);
+
+    // Rows of 12 are vectors, rows of 1 are not.
+    for (shape, function, clamp) in [
+        ([ROWS, 12, 12], UnaryKernel::FunctionVec4, UnaryKernel::ClampVec4),
+        ([ROWS, 12, 1], UnaryKernel::Function, UnaryKernel::Clamp),
+    ] {
+        let x = case.input(tensor(&shape, special));
+        let op = Clamp { min: -1.0, max: special(5) };
+        case.output(clamp, op, &[x], tensor(&shape, |i| special(i).clamp(-1.0, special(5))));
+        let x = case.input(tensor(&shape, between_f16));
+        for op in [UnaryOp::Relu, UnaryOp::Abs, UnaryOp::Step, UnaryOp::Sign, UnaryOp::RoundF16, UnaryOp::RoundBf16] {
+            let expected = tensor(&shape, |i| op.eval(between_f16(i).into()) as f32);
+            case.output(function, Unary { op }, &[x], expected);
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! How an engine computes.
+
+use super::kernels::linear::choice::{PackedDot, SplitK, Wanted};
+use super::kernels::linear::coopmat::Fragment;
+use super::kernels::linear::tile::TileShape;
+use super::kernels::linear::tuning::TuningTable;
+
+/// How an engine computes. Options do not change the bits that the [module](super) promises. Other float steps, and int8 values that
+/// follow them, may differ in a rounding.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Options {
+    /// One tile shape for all linear layers and rows, instead of the engine's choice for the device.
+    pub tile: Option<TileShape>,
+    /// How products of int8 values are summed.
+    pub packed_dot: PackedDot,
+    /// Whether K is divided among workgroups.
+    pub split_k: SplitK,
+    /// Compiles shaders with wgpu's run-time checks. By default they have none, because the host validates what they would check.
+    pub checked: bool,
+    /// Stores weights of 2 to 4 bits unpacked, one byte a value.
+    pub unpacked_weights: bool,
+    /// Gives each step a dispatch of its own, instead of fusing steps.
+    pub unfused: bool,
+    /// Uses no subgroup operations, even if the device has them.
+    pub without_subgroups: bool,
+    /// Records a debug group with the node's name around each step, for tools that capture frames.
+    pub debug_groups: bool,
+    /// The size of the adapter's cooperative matrices, from [`Fragment::of`], for int8 products. The engine uses them if the device
+    /// was made with [`Fragment::FEATURES`] and they pass their known-answer test; otherwise it silently does not.
+    #[cfg(feature = "coopmat")]
+    pub fragment: Option<Fragment>,
+    /// The most multiplications and additions in one dispatch, instead of the engine's choice for the device. Larger steps are divided
+    /// by rows, so that no dispatch is too long for a driver's watchdog.
+    pub macs_per_dispatch: Option<u64>,
+    /// Measurements of [`Engine::tune`](super::Engine::tune), for layers of the shapes that it measured.
+    pub tuning: Option<TuningTable>,
+    /// Data of [`Engine::pipeline_cache_data`](super::Engine::pipeline_cache_data), so that the driver need not compile again.
+    /// [`Engine::with_options`](super::Engine::with_options) ignores it: engines of one device share pipelines.
+    pub pipeline_cache: Option<Vec<u8>>,
+}
+
+impl Options {
+    #[cfg(feature = "coopmat")]
+    pub(super) fn wanted_fragment(&self) -> Option<Fragment> {
+        self.fragment
+    }
+
+    #[cfg(not(feature = "coopmat"))]
+    pub(super) fn wanted_fragment(&self) -> Option<Fragment> {
+        None
+    }
+
+    /// What decides over the kernels of linear layers.
+    pub(super) fn wanted(&self) -> Wanted {
+        Wanted { tile: self.tile, packed_dot: self.packed_dot, split_k: self.split_k }
+    }
+}

@@ -1,0 +1,5 @@
+//! From a program to its dispatches, and the memory that its values share.
+
+mod arena;
+mod fuse;
+pub(crate) mod plan;
