@@ -28,7 +28,7 @@ pub use rewrite::Rewriter;
 pub use summary::{FloatNode, Summary};
 
 /// Names a node of one graph.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct NodeId(u32);
 
 impl NodeId {

@@ -17,7 +17,6 @@
 use crate::numerics::UnaryOp;
 use crate::ops::{Add, ChooseQParams, Linear, MatMul, Op, QuantizeDynamic, Transpose, Unary};
 use crate::program::{Epilogue, Program, StepOp, ValueId, ValueType};
-use crate::values::QScheme;
 
 /// Steps that share a dispatch, or a step of its own. Indices are those of [`Program::steps`].
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -130,7 +129,7 @@ impl<'p> Fusion<'p> {
             StepOp::Op(Op::Linear(Linear)) => self.with_unary(group),
             StepOp::Op(Op::Add(Add)) => self.add_and_norm(group).unwrap_or(group),
             StepOp::Op(Op::LayerNorm(_)) => self.with_quantize(group),
-            StepOp::Op(Op::ChooseQParams(ChooseQParams { qscheme: QScheme::PerTokenAffine, .. })) => {
+            StepOp::Op(Op::ChooseQParams(ChooseQParams { qscheme, .. })) if qscheme.is_per_token() => {
                 self.per_token(group)
             }
             StepOp::QMatMul(_) | StepOp::Op(Op::MatMul(MatMul)) => self.with_transposes(group),

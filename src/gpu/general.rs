@@ -12,7 +12,7 @@ use crate::ops::{
     Unary,
 };
 use crate::program::{Epilogue, Program, Step, StepOp, Value, ValueType};
-use crate::values::{QScheme, Shape};
+use crate::values::Shape;
 
 /// Rows and columns of a matmul's tile.
 pub(super) const TILE: u64 = 64;
@@ -178,7 +178,7 @@ pub(super) fn general(program: &Program, group: &Group, part: usize) -> Result<G
         }
         StepOp::Op(Op::ChooseQParams(ChooseQParams { qscheme, range, eps })) => {
             let x = value(0);
-            let per_token = *qscheme == QScheme::PerTokenAffine;
+            let per_token = qscheme.is_per_token();
             let (kernel, size) = match part {
                 _ if group.quantize.is_some() => ("quantize_per_token_f32_i8", Size::Groups),
                 0 => ("range_f32_f32", Size::Groups),
@@ -188,11 +188,7 @@ pub(super) fn general(program: &Program, group: &Group, part: usize) -> Result<G
             let mut general = over(x, kernel, size);
             let params = &mut general.params;
             (params.lo, params.hi, params.factor) = (range.quant_min(), range.quant_max(), *eps);
-            params.kind = match qscheme {
-                QScheme::PerTokenAffine => 2,
-                QScheme::PerTensorSymmetric => 1,
-                _ => 0,
-            };
+            params.kind = if per_token { 2 } else { qscheme.is_symmetric().into() };
             general
         }
         StepOp::Op(Op::QuantizeDynamic(QuantizeDynamic { range })) => {

@@ -163,7 +163,7 @@ fn wrong_files_are_refused_by_name() {
         ("an impossible range of codes", state("\"range\":[-128,127]", "\"range\":[-300,127]"), &["observer", "-300"]),
         (
             "an observer that contradicts itself",
-            state("\"observer\":\"MinMax\"", "\"observer\":\"Placeholder\""),
+            state("\"observer\":\"min_max\"", "\"observer\":\"placeholder\""),
             &["observer"],
         ),
         ("an eps of zero", state("\"eps\":0.000244140625", "\"eps\":0.0"), &["observer", "eps"]),
@@ -351,9 +351,9 @@ impl Quantizer for Rule {
         let observed =
             |qscheme, range| ObservedSpec { range, qscheme, observer: ObserverKind::MinMax, eps: EPS }.into();
         let bias = DerivedSpec { derived_from: vec![edge(x), edge(w)], rule: self.0.clone(), range: QuantRange::INT32 };
-        let channels = QScheme::PerChannelSymmetric { ch_axis: 0 };
+        let channels = QScheme::per_channel_symmetric(0);
         let input_qspec_map = vec![
-            (x, Some(observed(QScheme::PerTensorAffine, QuantRange::INT8))),
+            (x, Some(observed(QScheme::per_tensor_affine(), QuantRange::INT8))),
             (w, Some(observed(channels, QuantRange::INT8_NARROW))),
             (b, Some(bias.into())),
         ];

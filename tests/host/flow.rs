@@ -117,7 +117,7 @@ fn a_relu_before_a_symmetric_output_clamps_at_the_zero_point() {
     let mut config = QuantizationConfig::symmetric().activation_observer(ObserverKind::MinMax);
     for spec in [&mut config.input_activation, &mut config.output_activation] {
         let Some(QuantizationSpec::Observed(spec)) = spec else { panic!("no spec") };
-        spec.qscheme = QScheme::PerTensorSymmetric;
+        spec.qscheme = QScheme::per_tensor_symmetric();
     }
     let quantized = convert(&prepared(&graph, config), &ConvertOptions::default()).expect("converted");
     let integers = reference(&quantized).expect("rewritten");

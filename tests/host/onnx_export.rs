@@ -81,7 +81,7 @@ fn every_node_without_a_form_is_listed() {
     let wide =
         g.node("wide", Op::Quantize(Quantize { qparams: wide, range: QuantRange::INT32 }), &[x]).expect("a node");
     let choose =
-        Op::ChooseQParams(ChooseQParams { qscheme: QScheme::PerTokenAffine, range: QuantRange::INT8, eps: 1e-6 });
+        Op::ChooseQParams(ChooseQParams { qscheme: QScheme::per_token_affine(), range: QuantRange::INT8, eps: 1e-6 });
     let pairs = g.node("pairs", choose, &[x]).expect("a node");
     let codes =
         g.node("codes", Op::QuantizeDynamic(QuantizeDynamic { range: QuantRange::INT8 }), &[x, pairs]).expect("a node");

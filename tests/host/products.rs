@@ -247,7 +247,7 @@ fn check(quantized: &Graph, integers: &Graph, inputs: &[&Tensor]) {
 fn attention_multiplies_codes() {
     let graph = attention();
     let symmetric = || QuantizationConfig::symmetric().per_channel();
-    let (tensor, token) = (QScheme::PerTensorAffine, QScheme::PerTokenAffine);
+    let (tensor, token) = (QScheme::per_tensor_affine(), QScheme::per_token_affine());
     for (config, of_a) in [(symmetric().dynamic(), tensor), (symmetric().dynamic_per_token(), token)] {
         let quantized = quantized(&graph, config);
         let integers = reference(&quantized).expect("rewritten");
@@ -334,8 +334,8 @@ fn quantize(g: &mut GraphBuilder, name: &str, x: NodeId, qscheme: Option<QScheme
 /// What has no integer form runs as it is, and says why with all numbers.
 #[test]
 fn products_without_an_integer_form_say_why() {
-    let (tensor, token) = (Some(QScheme::PerTensorAffine), Some(QScheme::PerTokenAffine));
-    let symmetric = Some(QScheme::PerTensorSymmetric);
+    let (tensor, token) = (Some(QScheme::per_tensor_affine()), Some(QScheme::per_token_affine()));
+    let symmetric = Some(QScheme::per_tensor_symmetric());
     let long = MAX_MATMUL_K + 1;
     type Case<'c> = ([Option<QScheme>; 2], usize, &'c [&'c str]);
     let cases: [Case<'_>; 8] = [

@@ -188,7 +188,7 @@ fn configurations_differ_as_they_say() {
     assert_eq!(observed(&qat.weight).observer, ObserverKind::MOVING_AVERAGE);
     let dynamic = symmetric().dynamic().qat();
     assert!(dynamic.is_dynamic() && dynamic.output_activation.is_none());
-    assert_eq!(observed(&symmetric().dynamic_per_token().input_activation).qscheme, QScheme::PerTokenAffine);
+    assert_eq!(observed(&symmetric().dynamic_per_token().input_activation).qscheme, QScheme::per_token_affine());
     let narrow = QuantRange::new(-8, 7).expect("valid");
     let custom = symmetric().weight_range(narrow).activation_range(QuantRange::INT8_NARROW);
     assert_eq!(
@@ -231,7 +231,7 @@ impl Quantizer for Takes {
 }
 
 fn activation(observer: ObserverKind) -> QuantizationSpec {
-    let (range, qscheme) = (QuantRange::INT8, QScheme::PerTensorAffine);
+    let (range, qscheme) = (QuantRange::INT8, QScheme::per_tensor_affine());
     ObservedSpec { range, qscheme, observer, eps: EPS }.into()
 }
 
@@ -460,9 +460,9 @@ fn shares_that_cannot_be_are_refused_by_both_names() {
     let graph = blocks();
     let node = |name: &str| EdgeOrNode::Node(graph.find(name).expect("the node"));
     let spec = |qscheme, observer| Some(ObservedSpec { range: QuantRange::INT8, qscheme, observer, eps: EPS }.into());
-    let per_tensor = spec(QScheme::PerTensorAffine, ObserverKind::MinMax);
-    let channels = spec(QScheme::PerChannelAffine { ch_axis: 1 }, ObserverKind::MinMax);
-    let dynamic = spec(QScheme::PerTensorAffine, ObserverKind::Placeholder);
+    let per_tensor = spec(QScheme::per_tensor_affine(), ObserverKind::MinMax);
+    let channels = spec(QScheme::per_channel_affine(1), ObserverKind::MinMax);
+    let dynamic = spec(QScheme::per_tensor_affine(), ObserverKind::Placeholder);
     let share = |name: &str| Some(QuantizationSpec::Shared(node(name)));
     let edge = EdgeOrNode::Edge {
         producer: graph.find("blocks.1.add").expect("the node"),
@@ -521,5 +521,5 @@ fn symmetric_activations_have_zero_points_of_0() {
 
     let dynamic = symmetric().dynamic_per_token().symmetric_activations();
     let Some(QuantizationSpec::Observed(spec)) = dynamic.input_activation else { panic!("no spec") };
-    assert_eq!((spec.qscheme, spec.is_dynamic()), (QScheme::PerTensorSymmetric, true));
+    assert_eq!((spec.qscheme, spec.is_dynamic()), (QScheme::per_tensor_symmetric(), true));
 }

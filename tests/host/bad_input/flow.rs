@@ -49,7 +49,7 @@ fn broken_constant() -> Graph {
 #[test]
 fn the_flow() {
     let net = net();
-    let minmax = spec(ObserverKind::MinMax, QScheme::PerTensorAffine);
+    let minmax = spec(ObserverKind::MinMax, QScheme::per_tensor_affine());
     let id = |name: &str| net.find(name).expect("a node");
     let says = |inputs: &[(&'static str, QuantizationSpec)], output| {
         let inputs = inputs.to_vec();
@@ -71,7 +71,7 @@ fn the_flow() {
         g.embedding("table", ids, f32s(&[3, 2], 1.0))
     })
     .expect("a graph");
-    let per_row = spec(ObserverKind::MinMax, QScheme::PerChannelAffine { ch_axis: 0 });
+    let per_row = spec(ObserverKind::MinMax, QScheme::per_channel_affine(0));
     let along_the_batch = says(&[("x", per_row)], None).map(|mut prepared| {
         prepared.observe(&[f32s(&[2, 4], 1.0)]).expect("observed");
         convert(&prepared, &ConvertOptions::default())
@@ -95,12 +95,12 @@ fn the_flow() {
         row("an input that the node does not read", says(&[("fc", minmax.clone())], None), &["fc", "does not read"]),
         row(
             "a histogram per channel",
-            says(&[("x", spec(ObserverKind::Histogram, QScheme::PerChannelAffine { ch_axis: 1 }))], None),
+            says(&[("x", spec(ObserverKind::Histogram, QScheme::per_channel_affine(1)))], None),
             &["x:", "MinMax"],
         ),
         row(
             "an axis that the weight does not have",
-            says(&[("fc.weight", spec(ObserverKind::MinMax, QScheme::PerChannelSymmetric { ch_axis: 2 }))], None),
+            says(&[("fc.weight", spec(ObserverKind::MinMax, QScheme::per_channel_symmetric(2)))], None),
             &["fc.weight", "axis 2"],
         ),
         row(
@@ -144,7 +144,7 @@ fn the_flow() {
 
 #[test]
 fn observers_take_floats() {
-    let QuantizationSpec::Observed(spec) = spec(ObserverKind::MinMax, QScheme::PerTensorAffine) else {
+    let QuantizationSpec::Observed(spec) = spec(ObserverKind::MinMax, QScheme::per_tensor_affine()) else {
         panic!("not an observed spec")
     };
     let mut observer = Observer::new(spec).expect("valid");

@@ -85,7 +85,7 @@ fn programs() {
         Program::new(values, Vec::new(), vec![ids(0)], vec![ids(2)], steps)
     };
     let per_token = StepOp::Op(Op::ChooseQParams(ChooseQParams {
-        qscheme: QScheme::PerTokenAffine,
+        qscheme: QScheme::per_token_affine(),
         range: QuantRange::INT8,
         eps: 1e-6,
     }));

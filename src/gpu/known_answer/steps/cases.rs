@@ -217,7 +217,7 @@ pub(super) fn dynamic(case: &mut Maker) {
         |x: f32, (scale, zero_point): (f32, i32)| numerics::quantize(x, 1.0 / scale, zero_point, lo, hi) as i8;
     // Scales and codes of each row in one dispatch, and the scales alone.
     let pairs = tensor(&[ROWS, 2], |i| pair(i, of_row(i / 2)));
-    let per_token = case.output("quantize_per_token_f32_i8", choose(QScheme::PerTokenAffine), &[x], pairs.clone());
+    let per_token = case.output("quantize_per_token_f32_i8", choose(QScheme::per_token_affine()), &[x], pairs.clone());
     let codes = tensor(&[ROWS, cols], |i| quantized(of(i), of_row(i / cols)));
     let q = case.output(
         "quantize_per_token_f32_i8",
@@ -225,7 +225,7 @@ pub(super) fn dynamic(case: &mut Maker) {
         &[x, per_token],
         codes,
     );
-    case.output("choose_per_token_f32_f32", choose(QScheme::PerTokenAffine), &[x], pairs);
+    case.output("choose_per_token_f32_f32", choose(QScheme::per_token_affine()), &[x], pairs);
     let floats = tensor(&[ROWS, cols], |i| {
         let (scale, zero_point) = of_row(i / cols);
         numerics::dequantize(quantized(of(i), (scale, zero_point)).into(), scale, zero_point)
@@ -240,7 +240,7 @@ pub(super) fn dynamic(case: &mut Maker) {
     let (low, high) = ends(0..ROWS * cols);
     let affine = numerics::affine_qparams(low, high, lo, hi, eps);
     let symmetric = numerics::symmetric_qparams(low, high, lo, hi, eps);
-    for (qscheme, qparams) in [(QScheme::PerTensorAffine, affine), (QScheme::PerTensorSymmetric, symmetric)] {
+    for (qscheme, qparams) in [(QScheme::per_tensor_affine(), affine), (QScheme::per_tensor_symmetric(), symmetric)] {
         let pairs = case.step(choose(qscheme), &[x], ValueType::F32, Shape::fixed(&[2]));
         case.answer("choose_per_tensor_f32_f32", pairs, tensor(&[2], |i| pair(i, qparams)));
         let codes = tensor(&[ROWS, cols], |i| quantized(of(i), qparams));
