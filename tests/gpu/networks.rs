@@ -4,7 +4,7 @@ use enfold::gpu::{Engine, Model, Options, Run};
 use enfold::interp::Interpreter;
 use enfold::lower::{LowerOptions, lower, lower_with};
 use enfold::ops::{ChooseQParams, IntegerLinear, Op, QuantizeDynamic, ScaleAccumulatorDynamic};
-use enfold::quantize::{ConvertOptions, QuantizationConfig, WgpuQuantizer, convert, prepare, reference};
+use enfold::quantize::{ConvertOptions, QuantizationConfig, WgpuQuantizer, convert, prepare, to_integer};
 use enfold::values::{QScheme, QuantRange};
 use enfold::{Graph, GraphBuilder, Shape, Tensor, cpu};
 use pollster::block_on;
@@ -23,7 +23,7 @@ fn integers(net: &Net, random: &mut Random) -> Graph {
     let quantizer = WgpuQuantizer::new().set_global(QuantizationConfig::symmetric().per_channel());
     let mut prepared = prepare(&net.graph, &quantizer).expect("prepared");
     prepared.observe(&[net.batch(random)]).expect("observed");
-    reference(&convert(&prepared, &ConvertOptions::default()).expect("converted")).expect("rewritten")
+    to_integer(&convert(&prepared, &ConvertOptions::default()).expect("converted")).expect("rewritten")
 }
 
 /// The program with int8 or float ends, and what it should make of a batch.
@@ -261,7 +261,7 @@ fn a_feed_forward_block_is_one_recording() {
         let mut prepared = prepare(&float, &quantizer).expect("prepared");
         prepared.observe(&[&batch]).expect("observed");
         let integers =
-            reference(&convert(&prepared, &ConvertOptions::default()).expect("converted")).expect("rewritten");
+            to_integer(&convert(&prepared, &ConvertOptions::default()).expect("converted")).expect("rewritten");
         let program = lower(&integers).expect("lowered");
         let model = block_on(engine.load(&program)).expect("loaded");
         let (input, output) = (buffer(context, &bytes(&batch)), buffer(context, &vec![0; batch.len() * 4]));

@@ -11,7 +11,7 @@ use enfold::ops::{Dequantize, Linear, Op, Quantize};
 use enfold::quantize::{
     Annotations, ComposableQuantizer, ConvertOptions, EdgeOrNode, ObservedSpec, ObserverKind, PrepareError,
     PreparedGraph, QuantizationAnnotation, QuantizationConfig, QuantizationSpec, Quantizer, WgpuQuantizer, convert,
-    prepare, reference,
+    prepare, to_integer,
 };
 use enfold::values::{QParams, QScheme, QuantRange, TensorQParams};
 use enfold::{Graph, GraphBuilder, Shape, Tensor};
@@ -154,7 +154,7 @@ fn layers_left_in_float_say_why_and_run() {
     ] {
         assert!(text.contains(line), "{line:?} is not in\n{text}");
     }
-    let integers = reference(&convert(&prepared, &ConvertOptions::default()).expect("converted")).expect("rewritten");
+    let integers = to_integer(&convert(&prepared, &ConvertOptions::default()).expect("converted")).expect("rewritten");
     let float: Vec<String> = integers.summary().float.into_iter().map(|node| node.name).collect();
     assert_eq!(float, ["blocks.0.add", "blocks.1.fc2", "blocks.1.add"]);
     let program = enfold::lower::lower(&integers).expect("each node has a step");
@@ -210,7 +210,7 @@ fn scalars_become_constants() {
     let float = &prepared.summary().float;
     assert_eq!(float.len(), 1, "{}", prepared.summary());
     assert!(float[0].name == "mask" && float[0].reason.contains("mask.scalar is larger"), "{}", float[0].reason);
-    let integers = reference(&convert(&prepared, &ConvertOptions::default()).expect("converted")).expect("rewritten");
+    let integers = to_integer(&convert(&prepared, &ConvertOptions::default()).expect("converted")).expect("rewritten");
     assert!(integers.nodes().iter().any(|n| matches!(n.op, Op::IntegerAdd(_))), "{integers}");
 }
 
@@ -288,7 +288,7 @@ fn ops_that_share_an_observer_stay_in_codes() {
     // Of 16 rows: the 18 values of a, and the 18 that the ReLU makes of them. What is moved or picked is not new.
     let totals: Vec<f32> = prepared.observers().iter().filter_map(|o| o.histogram()).map(|h| h.iter().sum()).collect();
     assert_eq!(totals, [16.0 * 12.0, 16.0 * 36.0, 16.0 * 5.0], "{}", prepared.graph());
-    let integers = reference(&convert(&prepared, &ConvertOptions::default()).expect("converted")).expect("rewritten");
+    let integers = to_integer(&convert(&prepared, &ConvertOptions::default()).expect("converted")).expect("rewritten");
     assert!(integers.summary().float.is_empty(), "{}", integers.summary());
     for name in ["turn", "fold", "pool", "flat"] {
         let moved = integers.nodes().iter().find(|n| n.origin == name).expect(name);

@@ -506,7 +506,7 @@ fn weights_of_wide_codes_stay_float() {
         let b = g.constant("b", f32s(&[1], 0.5))?;
         g.linear_nodes("fc", dq, w, Some(b))
     });
-    let integers = enfold::quantize::reference(&graph.expect("a graph")).expect("rewritten");
+    let integers = enfold::quantize::to_integer(&graph.expect("a graph")).expect("rewritten");
     let reasons: Vec<String> = integers.summary().float.iter().map(ToString::to_string).collect();
     assert!(reasons.iter().any(|reason| reason.contains("fc") && reason.contains("i32 codes")), "{reasons:?}");
     let y = enfold::interp::Interpreter::new(&integers).run(&[f32s(&[1, 2], 1.0)]).expect("run");

@@ -10,7 +10,7 @@ use enfold::lower::lower;
 use enfold::quantize::{
     ConvertError, ConvertOptions, DerivedRule, DerivedSpec, EdgeOrNode, FixedQParamsSpec, ObservedSpec, Observer,
     ObserverError, ObserverKind, PrepareError, PreparedGraph, QuantizationConfig, QuantizationSpec, Quantizer,
-    WgpuQuantizer, convert, prepare, reference,
+    WgpuQuantizer, convert, prepare, to_integer,
 };
 use enfold::values::{DType, QParams, QScheme, QuantRange};
 use enfold::{Error, Graph, GraphBuilder, Shape, Tensor};
@@ -299,7 +299,7 @@ fn dynamic(config: QuantizationConfig) -> Graph {
         g.linear("fc", sum, f32s(&[3, 2], 0.5), None)
     });
     let prepared = prepare(&graph.expect("a graph"), &WgpuQuantizer::new().set_global(config)).expect("prepared");
-    reference(&convert(&prepared, &ConvertOptions::default()).expect("converted")).expect("rewritten")
+    to_integer(&convert(&prepared, &ConvertOptions::default()).expect("converted")).expect("rewritten")
 }
 
 #[test]
