@@ -95,7 +95,7 @@ impl Layers {
 
     /// Scales of each row, and its codes.
     pub(crate) fn per_token(&mut self, x: NodeId) -> [NodeId; 2] {
-        let (qscheme, range) = (QScheme::PerTokenAffine, QuantRange::INT8);
+        let (qscheme, range) = (QScheme::per_token_affine(), QuantRange::INT8);
         let pairs = self.node("pairs", Op::ChooseQParams(ChooseQParams { qscheme, range, eps: EPS }), &[x]);
         [pairs, self.node("codes", Op::QuantizeDynamic(QuantizeDynamic { range }), &[x, pairs])]
     }

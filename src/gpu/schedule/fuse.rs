@@ -90,9 +90,7 @@ impl<'p> Fusion<'p> {
             StepOp::Op(Op::Linear(Linear)) => self.with_unary(fused),
             StepOp::Op(Op::Add(Add)) => self.add_and_norm(fused).unwrap_or(fused),
             StepOp::Op(Op::LayerNorm(_)) => self.with_quantize(fused),
-            StepOp::Op(Op::ChooseQParams(ChooseQParams { qscheme: QScheme::PerTokenAffine, .. })) => {
-                self.per_token(fused)
-            },
+            StepOp::Op(Op::ChooseQParams(choose)) if choose.qscheme.is_per_token() => self.per_token(fused),
             StepOp::QMatMul(_) | StepOp::Op(Op::MatMul(MatMul)) => self.with_transposes(fused),
             _ => fused,
         }
