@@ -121,8 +121,7 @@ impl<'b> Binder<'b> {
         let layout = device.pipelines.layout(&device.wgpu, shader).await?;
         let entries = self.entries(at, planned, shader);
         let name = &planned.name;
-        let descriptor =
-            wgpu::BindGroupDescriptor { label: Some(name), layout: &layout.bind_group, entries: &entries };
+        let descriptor = wgpu::BindGroupDescriptor { label: Some(name), layout: &layout.bind_group, entries: &entries };
         let bind_group = scoped(&device.wgpu, name, || device.wgpu.create_bind_group(&descriptor)).await?;
         Ok(Dispatch { name: name.clone(), bind_group, rows: planned.rows, work })
     }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use enfold::gpu::{Engine, GpuError, Options, BufferRange};
+use enfold::gpu::{BufferRange, Engine, GpuError, Options};
 use enfold::lower::lower;
 use enfold::program::Program;
 use enfold::{Graph, Tensor};
@@ -120,7 +120,8 @@ fn slices_that_do_not_fit_are_refused() {
     let usage = BufferUsages::STORAGE;
     let all =
         device.create_buffer(&wgpu::BufferDescriptor { label: None, size: 4096, usage, mapped_at_creation: false });
-    let bind = |input: BufferRange<'_>, output: BufferRange<'_>| block_on(model.bind(&[input], &[output], 10)).map(drop);
+    let bind =
+        |input: BufferRange<'_>, output: BufferRange<'_>| block_on(model.bind(&[input], &[output], 10)).map(drop);
     let slice = |first: u64, end: u64| BufferRange::from(all.slice(first..end));
     let raw = |offset, size| BufferRange { buffer: &all, offset, size };
     let (x, y) = (|| "x".to_owned(), || "y".to_owned());

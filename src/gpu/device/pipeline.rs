@@ -66,7 +66,11 @@ impl Pipelines {
         Ok(lock(&self.layouts).entry(shader.bindings).or_insert(layout).clone())
     }
 
-    pub(crate) async fn get(&self, device: &wgpu::Device, key: &PipelineKey) -> Result<wgpu::ComputePipeline, GpuError> {
+    pub(crate) async fn get(
+        &self,
+        device: &wgpu::Device,
+        key: &PipelineKey,
+    ) -> Result<wgpu::ComputePipeline, GpuError> {
         if let Some(pipeline) = lock(&self.pipelines).get(key) {
             return Ok(pipeline.clone());
         }

@@ -175,7 +175,13 @@ pub(crate) enum ElementwiseKernel {
 impl Kernel for ElementwiseKernel {
     fn shader(self, _options: KernelOptions) -> &'static Shader {
         match self {
-            Self::AddF32 | Self::MulF32 | Self::DivF32 | Self::MaskF32 | Self::BinaryF32 | Self::Int32 | Self::AddI8
+            Self::AddF32
+            | Self::MulF32
+            | Self::DivF32
+            | Self::MaskF32
+            | Self::BinaryF32
+            | Self::Int32
+            | Self::AddI8
             | Self::MulI8 => &STRIDED_SHADER,
             _ => &VEC4_SHADER,
         }

@@ -155,9 +155,8 @@ pub(crate) fn entries() -> Vec<(&'static Shader, &'static str)> {
         LinearKernel::Coopmat => fragments.map(|fragment| (kernel, fragment)).to_vec(),
         _ => vec![(kernel, Fragment::Emulated)],
     });
-    let shaders = kernels.flat_map(|(kernel, fragment)| {
-        shaders_of(kernel, fragment).iter().map(move |shader| (shader, kernel.name()))
-    });
+    let shaders = kernels
+        .flat_map(|(kernel, fragment)| shaders_of(kernel, fragment).iter().map(move |shader| (shader, kernel.name())));
     shaders.chain([(&FINISH, "linear_finish")]).collect()
 }
 
@@ -198,9 +197,8 @@ macro_rules! source {
     };
 }
 
-static WORKGROUP: [Shader; 3] = shaders!(
-    "linear_workgroup", [], [DOT, source!("workgroup")], ["PACKED_DOT", "THREADS_Y", "K_STEP"], false, false
-);
+static WORKGROUP: [Shader; 3] =
+    shaders!("linear_workgroup", [], [DOT, source!("workgroup")], ["PACKED_DOT", "THREADS_Y", "K_STEP"], false, false);
 static LARGE: [Shader; 3] = shaders!("linear_large", [], [DOT, source!("large")], ["PACKED_DOT"], false, false);
 static REGISTER: [Shader; 3] =
     shaders!("linear_register", [], [DOT, source!("register")], ["PACKED_DOT", "THREADS_Y"], false, false);
@@ -209,16 +207,27 @@ static SUBGROUP: [Shader; 3] =
 static GEMV: [Shader; 3] =
     shaders!("linear_gemv", [], [DOT, source!("gemv")], ["PACKED_DOT", "ROWS", "K_LANES"], false, false);
 static COOPMAT_16: [Shader; 3] = shaders!(
-    "linear_coopmat_16", [COOPMAT_ENABLE], [COOPMAT, source!("coopmat_16")],
-    ["PATCH_ROWS", "THREADS", "K_STEP", "CHUNK_VECS"], true, true
+    "linear_coopmat_16",
+    [COOPMAT_ENABLE],
+    [COOPMAT, source!("coopmat_16")],
+    ["PATCH_ROWS", "THREADS", "K_STEP", "CHUNK_VECS"],
+    true,
+    true
 );
 static COOPMAT_8: [Shader; 3] = shaders!(
-    "linear_coopmat_8", [COOPMAT_ENABLE], [COOPMAT, source!("coopmat_8")],
-    ["PATCH_ROWS", "THREADS", "K_STEP", "CHUNK_VECS"], true, true
+    "linear_coopmat_8",
+    [COOPMAT_ENABLE],
+    [COOPMAT, source!("coopmat_8")],
+    ["PATCH_ROWS", "THREADS", "K_STEP", "CHUNK_VECS"],
+    true,
+    true
 );
 static COOPMAT_EMULATED: [Shader; 3] = shaders!(
-    "linear_coopmat_emulated", [], [COOPMAT, source!("coopmat_emulated")],
-    ["PATCH_ROWS", "THREADS", "K_STEP", "CHUNK_VECS"], true, false
+    "linear_coopmat_emulated",
+    [],
+    [COOPMAT, source!("coopmat_emulated")],
+    ["PATCH_ROWS", "THREADS", "K_STEP", "CHUNK_VECS"],
+    true,
+    false
 );
-static FINISH: Shader =
-    shaders!(@ "linear_finish", WEIGHTS_8, [], [source!("finish")], [], false, false);
+static FINISH: Shader = shaders!(@ "linear_finish", WEIGHTS_8, [], [source!("finish")], [], false, false);

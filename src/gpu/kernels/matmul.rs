@@ -231,7 +231,9 @@ fn stack_params(planning: &Planning<'_>, fused: &FusedStep) -> Result<MatmulPara
     let program = planning.program;
     let step = fused.step(program);
     let operand = |at: usize| match fused.transposes[at].map(|transpose| &program.steps()[transpose]) {
-        Some(Step { op: StepOp::Op(Op::Transpose(Transpose { perm })), inputs, .. }) => transposed(program.value(inputs[0]), perm),
+        Some(Step { op: StepOp::Op(Op::Transpose(Transpose { perm })), inputs, .. }) => {
+            transposed(program.value(inputs[0]), perm)
+        }
         _ => axes(planning.input(fused, at)),
     };
     let [a, b] = [operand(0), operand(1)];

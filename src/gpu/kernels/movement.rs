@@ -102,7 +102,13 @@ impl Kernel for MovementKernel {
 }
 
 /// The dispatch that changes the layout of a value, or copies it.
-pub(crate) fn layout(planning: &Planning<'_>, value: &Value, kernel: MovementKernel, a: Bound, y: Bound) -> PlannedDispatch {
+pub(crate) fn layout(
+    planning: &Planning<'_>,
+    value: &Value,
+    kernel: MovementKernel,
+    a: Bound,
+    y: Bound,
+) -> PlannedDispatch {
     let words = row_words(value.cols());
     let threads = match (kernel, value.value_type) {
         (MovementKernel::CopyWords, ValueType::F32 | ValueType::I32) => value.cols(),

@@ -182,7 +182,9 @@ pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Vec<PlannedDis
             set_range(&mut params, *range);
             (QuantizeKernel::QuantizeDynamic, GridSize::Workgroups)
         }
-        StepOp::Op(Op::DequantizeDynamic(DequantizeDynamic)) => (QuantizeKernel::DequantizeDynamic, GridSize::Threads(y.cols() as u64)),
+        StepOp::Op(Op::DequantizeDynamic(DequantizeDynamic)) => {
+            (QuantizeKernel::DequantizeDynamic, GridSize::Threads(y.cols() as u64))
+        }
         StepOp::Op(Op::ChooseQParams(ChooseQParams { qscheme, range, eps })) => {
             return choose_qparams(planning, fused, *qscheme, *range, *eps);
         }

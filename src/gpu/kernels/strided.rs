@@ -117,9 +117,7 @@ impl Strided {
             let own = strides.map(|strides| strides[at]);
             match (merged.last_mut(), axis.length) {
                 (Some(_), Some(1)) => {}
-                (Some((outer, outer_strides)), Some(length))
-                    if (0..3).all(|i| outer_strides[i] == own[i] * length) =>
-                {
+                (Some((outer, outer_strides)), Some(length)) if (0..3).all(|i| outer_strides[i] == own[i] * length) => {
                     *outer = outer.map(|outer| outer * length);
                     *outer_strides = own;
                 }
@@ -162,8 +160,9 @@ impl Contiguous {
             None => 1,
             Some(b) if b.shape == y.shape => u32::MAX,
             Some(b) => {
-                let repeats =
-                    !b.shape.is_batched() && b.shape.last().is_some() && y.shape.fixed_dims().ends_with(&b.shape.fixed_dims());
+                let repeats = !b.shape.is_batched()
+                    && b.shape.last().is_some()
+                    && y.shape.fixed_dims().ends_with(&b.shape.fixed_dims());
                 repeats.then(|| vectors(b))?
             }
         };

@@ -17,7 +17,6 @@
 use crate::gpu::kernels::fused_step::FusedStep;
 use crate::ops::{Add, ChooseQParams, Linear, MatMul, Op, QuantizeDynamic, Transpose};
 use crate::program::{Epilogue, Program, StepOp, ValueId, ValueType};
-use crate::values::QScheme;
 
 /// Which patterns are fused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,7 +112,9 @@ impl<'p> Fusion<'p> {
         let Some(reader) = self.only_reader(fused.main) else { return fused };
         match self.op(reader) {
             StepOp::QLut(_) => FusedStep { lut: Some(reader), last: reader, ..fused },
-            StepOp::Op(Op::IntegerAdd(_)) if self.adds_apart(fused.main, reader) => FusedStep { add: Some(reader), last: reader, ..fused },
+            StepOp::Op(Op::IntegerAdd(_)) if self.adds_apart(fused.main, reader) => {
+                FusedStep { add: Some(reader), last: reader, ..fused }
+            }
             _ => fused,
         }
     }
