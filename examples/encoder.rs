@@ -6,7 +6,6 @@
 
 #![allow(clippy::print_stdout)]
 
-use enfold::ops::Embedding;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -17,6 +16,7 @@ use enfold::gpu::{self, Run};
 use enfold::interp::Interpreter;
 use enfold::lower::lower;
 use enfold::onnx::{self, ImportOptions};
+use enfold::ops::{Embedding, Op};
 use enfold::program::{Program, StepOp, ValueId};
 use enfold::quantize::{ConvertOptions, QuantizationConfig, WgpuQuantizer, convert, prepare, to_integer};
 use enfold::values::DType;

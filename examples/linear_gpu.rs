@@ -7,7 +7,7 @@
 #[path = "common/digits.rs"]
 mod digits;
 
-use enfold::ops::{Constant, Op};
+use enfold::ops::Constant;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};

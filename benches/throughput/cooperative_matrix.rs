@@ -30,7 +30,7 @@ pub(crate) fn prepare(gpu: &Gpu<'_>, layer: &Layer) -> Result<Prepared> {
     let context = Context { device, queue, ..gpu.context.clone() };
     let gpu = Gpu::new(&context, None);
     let engine = gpu.new_engine(Options { fragment: Some(fragment), ..Options::default() })?;
-    if !engine.uses_matrix_units() {
+    if !engine.uses_coopmat() {
         return Ok(LeftOut("its cooperative matrices fail their known-answer test".to_owned()).into());
     }
     gpu.resident("gpu matrix units", &engine, layer, 8)

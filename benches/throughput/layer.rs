@@ -6,7 +6,6 @@ use anyhow::{Context as _, Result, ensure};
 use enfold::interp::Interpreter;
 use enfold::lower::lower;
 use enfold::ops::{Constant, IntegerLinear, Op, Requantize};
-use enfold::ops::{Constant, IntegerLinear, Op, Requantize};
 use enfold::program::Program;
 use enfold::values::{DType, QParams};
 use enfold::{Graph, GraphBuilder, Shape, Tensor};

@@ -1,6 +1,5 @@
 //! `enfold compare` compares a quantized model with its float model.
 
-use enfold::ops::{Linear, MatMul};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};

@@ -1,6 +1,5 @@
 //! `enfold inspect` lists what a model consists of.
 
-use enfold::ops::{Constant, Input};
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write;
 use std::path::PathBuf;

@@ -1,6 +1,5 @@
 //! Loads model files: ONNX, or an archive of any stage.
 
-use enfold::ops::{Constant, DequantizeDynamic};
 use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};

@@ -3,7 +3,6 @@
 use anyhow::{Result, bail};
 use enfold::Tensor;
 use enfold::graph::Graph;
-use enfold::ops::{Embedding, Int32, ToInteger};
 use enfold::ops::{Embedding, Op};
 
 /// Refuses ids that an embedding table lacks and, for quantized models, NaN. The interpreter and the CPU engine would refuse both; a GPU

@@ -1,6 +1,5 @@
 //! Summarizes a quantized model.
 
-use enfold::ops::{Linear, MatMul};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
