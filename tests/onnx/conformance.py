@@ -267,7 +267,9 @@ def main():
     global ENFOLD, TESTS, ON_GPU, VERBOSE
     ENFOLD = arguments.enfold
     if ENFOLD is None:
-        subprocess.run("cargo build --quiet --features coopmat,cli --bin enfold".split(), cwd=ROOT, check=True)
+        # The tests of the command line need the program too. Building it alone would build its dependencies once more, with other
+        # features.
+        subprocess.run("cargo test --quiet --features coopmat,cli --test cli --no-run".split(), cwd=ROOT, check=True)
         ENFOLD = ROOT / "target" / "debug" / "enfold"
     started = time.monotonic()
     TESTS, VERBOSE = all_tests(), arguments.only is not None
