@@ -51,6 +51,18 @@ pub enum UnaryOp {
     RoundF16,
     /// The nearest `bf16`, ties to even. NaN stays NaN.
     RoundBf16,
+    /// Sine of an angle in radians; NaN of infinities.
+    Sin,
+    /// Cosine of an angle in radians; NaN of infinities.
+    Cos,
+    /// The nearest integer, ties to even.
+    Round,
+    /// The largest integer that is not above `x`.
+    Floor,
+    /// The smallest integer that is not below `x`.
+    Ceil,
+    /// 1 of NaN, else 0.
+    IsNan,
 }
 
 impl UnaryOp {
@@ -63,7 +75,7 @@ impl UnaryOp {
         self.into()
     }
 
-    /// The function itself, in `f64`. NaN stays NaN, but for the step, which makes 0 of it. At −∞, GELU and SiLU are −∞ · 0, which
+    /// The function itself, in `f64`. NaN stays NaN, but for the step, which makes 0 of it, and [`IsNan`](Self::IsNan). At −∞, GELU and SiLU are −∞ · 0, which
     /// is NaN, as in ONNX and PyTorch. The roundings to 16 bits are those of `x` as an `f32`.
     #[must_use]
     pub fn eval(self, x: f64) -> f64 {
@@ -91,10 +103,17 @@ impl UnaryOp {
             Self::Sign => x.signum(),
             Self::RoundF16 => f16::from_f32(x as f32).to_f64(),
             Self::RoundBf16 => bf16::from_f32(x as f32).to_f64(),
+            Self::Sin => libm::sin(x),
+            Self::Cos => libm::cos(x),
+            Self::Round => x.round_ties_even(),
+            Self::Floor => x.floor(),
+            Self::Ceil => x.ceil(),
+            Self::IsNan => f64::from(u8::from(x.is_nan())),
         }
     }
 
-    /// The derivative, in `f64`; that of ReLU and of the absolute value at 0 is 0, those of the step and the sign 0 everywhere.
+    /// The derivative, in `f64`; that of ReLU and of the absolute value at 0 is 0, those of the step, the sign and the roundings to integers 0
+    /// everywhere.
     /// Gradients pass straight through the roundings to 16 bits: 1 everywhere.
     #[must_use]
     pub fn derivative(self, x: f64) -> f64 {
@@ -119,7 +138,9 @@ impl UnaryOp {
             Self::Erf => 2.0 / std::f64::consts::PI.sqrt() * libm::exp(-x * x),
             Self::Abs if x == 0.0 => 0.0,
             Self::Abs => x.signum(),
-            Self::Step | Self::Sign => 0.0,
+            Self::Step | Self::Sign | Self::Round | Self::Floor | Self::Ceil | Self::IsNan => 0.0,
+            Self::Sin => libm::cos(x),
+            Self::Cos => -libm::sin(x),
             Self::RoundF16 | Self::RoundBf16 => 1.0,
         }
     }
@@ -158,6 +179,13 @@ mod tests {
             (UnaryOp::RoundF16, 0.1, 0.099_975_585_937_5),
             (UnaryOp::RoundF16, 65_519.99, 65_504.0),
             (UnaryOp::RoundBf16, 0.1, 0.100_097_656_25),
+            (UnaryOp::Sin, 2.0, 0.909_297_426_825_681_7),
+            (UnaryOp::Cos, 2.0, -0.416_146_836_547_142_4),
+            (UnaryOp::Round, 2.5, 2.0),
+            (UnaryOp::Floor, -1e-30, -1.0),
+            (UnaryOp::Ceil, 1e-30, 1.0),
+            (UnaryOp::IsNan, f64::NAN, 1.0),
+            (UnaryOp::IsNan, f64::INFINITY, 0.0),
         ] {
             approx::assert_relative_eq!(op.eval(x), y, max_relative = 1e-12);
         }

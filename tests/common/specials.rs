@@ -159,12 +159,23 @@ fn unary(op: UnaryOp) -> Vec<Special> {
         }
         UnaryOp::RoundF16 => rounded(x, 11, -24, 65_520.0),
         UnaryOp::RoundBf16 => rounded(x, 8, -133, 2f64.powi(128) - 2f64.powi(119)),
+        UnaryOp::Sin => x.sin(),
+        UnaryOp::Cos => x.cos(),
+        UnaryOp::Round => x.round_ties_even(),
+        UnaryOp::Floor => x.floor(),
+        UnaryOp::Ceil => x.ceil(),
+        UnaryOp::IsNan => {
+            if x.is_nan() {
+                1.0
+            } else {
+                0.0
+            }
+        }
         other => panic!("{other} has no special values here"),
     };
-    let exact = matches!(
-        op,
-        UnaryOp::Relu | UnaryOp::Abs | UnaryOp::Step | UnaryOp::Sign | UnaryOp::RoundF16 | UnaryOp::RoundBf16
-    );
+    let rounds = matches!(op, UnaryOp::Round | UnaryOp::Floor | UnaryOp::Ceil | UnaryOp::RoundF16 | UnaryOp::RoundBf16);
+    let selects = matches!(op, UnaryOp::Relu | UnaryOp::Abs | UnaryOp::Step | UnaryOp::Sign | UnaryOp::IsNan);
+    let exact = rounds || selects;
     functions(&format!("{op:?}"), exact, |g, x| g.unary("y", op, x), move |x| wide(x.into()) as f32)
 }
 
