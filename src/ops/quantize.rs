@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::operands::{parameter, rank_error};
 use super::{Arguments, EvalError, OpError, Operands, Operator, TensorType};
-use crate::numerics::{self, wide};
+use crate::numerics::{self, vectorized};
 use crate::values::slices::{codes, integers, tensor, with_last};
 use crate::values::{DType, MAX_SCALE, MIN_SCALE, QParams, QScheme, QuantRange, Shape, Tensor, TensorQParams};
 
@@ -331,7 +331,7 @@ fn for_each_channel<T: Sync, R: Send>(
     }
     let runs = TASK.div_ceil(inner);
     y.par_chunks_mut(runs * inner).zip(x.par_chunks(runs * inner)).enumerate().for_each(|(at, (y, x))| {
-        wide(
+        vectorized(
             #[inline(always)]
             || {
                 for (run, (y, x)) in y.chunks_mut(inner).zip(x.chunks(inner)).enumerate() {
