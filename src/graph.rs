@@ -5,7 +5,7 @@
 //! Names are unique and hierarchical (`blocks.0.fc1`). `origin` is the name of the float node that a node stems from;
 //! every pass copies it, so that a number can be traced from the integer form back to the network.
 //!
-//! Only the leading dimension, `rows`, varies at run time (see [`Shape`]); an op that would move it is refused.
+//! Only the leading dimension, `rows`, varies at run time (see [`Shape`]); an operator that would move it is refused.
 //!
 //! Graphs are built by [`GraphBuilder`] and never edited: a pass rebuilds the graph through a [`Rewriter`], and
 //! [`Graph::verify`] checks the result in debug builds and tests.

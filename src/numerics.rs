@@ -16,16 +16,16 @@
 //!    conversion: converting first saturates, and adding the zero point then wraps.
 //! 6. A ReLU after a quantized linear layer is `lo = max(lo, z_y)` in equation 5. It needs no kernel of its own.
 //! 7. A float output is `f32(acc) · f32(s_x · s_w[n] / 2^p)`: one product, hence the same bits everywhere.
-//!    The dynamic form, whose bits may differ, is `(f32(Σ_k x·w − z_x · Σ_k w) · s_x) · s_w[n] + b[n]`, where `s_x` and `z_x` belong to the
-//!    row or the tensor (equation 10).
+//!    The dynamic form, whose bits may differ, is `(f32(Σ_k x·w − z_x · Σ_k w) · s_x) · s_w[n] + b[n]`, where `s_x` and `z_x` belong
+//!    to the row or the tensor (equation 10).
 //! 8. `int8 + int8 → int8`: `clamp(rne((a − z_a) · m_a + (b − z_b) · m_b, 2^shift) + z_y, lo, hi)` in `i32`, with
 //!    `shift = 20 − floor(log2(max(s_a, s_b) / s_y))`, `m = rne(s · 2^shift / s_y)`, and
 //!    `rne(acc, 2^shift) = (acc + 2^(shift−1) − 1 + ((acc >> shift) & 1)) >> shift`. A node whose shift is not 1..=30 stays float.
 //! 9. Products of two activations: `acc = Σ_k (a − z_a) · (b − z_b)` in `i32`, exact for K up to 33,025; then equation 5 or 7
 //!    with the multiplier `f32(f64(s_a) · f64(s_b) / f64(s_y))`. For an elementwise product, K is 1.
-//!    The dynamic form (9d) is a float: `(f32(Σ_k (a − z_a[m]) · (b − z_b)) · s_a[m]) · s_b`, where `s_a` and `z_a` belong to the row of `a`
-//!    or the tensor, and `s_b` and `z_b` to the tensor: those of a row of `b` would vary along the sum. A compiler cannot contract two
-//!    products without a sum, but WGSL lets a device regroup them and flush subnormals, so the bits may differ.
+//!    The dynamic form (9d) is a float: `(f32(Σ_k (a − z_a[m]) · (b − z_b)) · s_a[m]) · s_b`, where `s_a` and `z_a` belong to the row
+//!    of `a` or the tensor, and `s_b` and `z_b` to the tensor: those of a row of `b` would vary along the sum. A compiler cannot
+//!    contract two products without a sum, but WGSL lets a device regroup them and flush subnormals, so the bits may differ.
 //! 10. Dynamic qparams are computed in `f32` from the smallest and the largest value, widened to include 0: per tensor by
 //!     [`affine_qparams`] or [`symmetric_qparams`], per token by [`per_token_qparams`].
 //! 11. Float functions and reductions have no equation here: [`UnaryOp`] and [`BinaryOp`] define the functions.
@@ -283,7 +283,7 @@ mod tests {
 
     #[test]
     fn affine_matches_torch() {
-        // Computed with torchao 0.15.0, int8, eps 2^-12.
+        // torchao 0.15.0 computed these values, for int8 and eps 2^-12.
         for (min, max, scale, zero_point) in
             [(-1.0, 0.5, 0.005_882_353, 42), (0.0, 0.0, EPS, -128), (0.2, 1.0, 0.003_921_569, -128)]
         {
@@ -325,7 +325,7 @@ mod tests {
 
     #[test]
     fn biases_round_to_even_and_carry_the_zero_point() {
-        // b · 2^p / (s_x · s_w), then − z_x · 2^p · Σw.
+        // The bias is b · 2^p / (s_x · s_w), rounded, − z_x · 2^p · Σw.
         let bias = |b: f32, z: i32, sum: i64, p: u32| folded_bias(b, 0.5, z, 0.5, sum, p);
         assert_eq!([0.625, 0.875, -0.625, -0.875, 0.65, -0.65].map(|b| bias(b, 0, 0, 0)), [2, 4, -2, -4, 3, -3]);
         assert_eq!([0.65, -0.65].map(|b| bias(b, 0, 0, 8)), [666, -666]);
@@ -359,7 +359,7 @@ mod tests {
         for (a, b) in [(1.999_999_9, 1.999_999_9), (524_287.97, 524_287.97), (9.8e-4, 9.8e-4)] {
             let m = AddMultipliers::new(a, b, 1.0).expect("usable");
             assert!(m.are_usable(), "{m:?}");
-            // The largest sums stay inside i32: this would panic.
+            // The largest sums fit i32: an overflow would panic.
             assert_eq!(add(255, 255, m, 0, -128, 127).signum(), i32::from(a > 0.01));
         }
     }

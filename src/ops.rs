@@ -30,9 +30,7 @@ pub use self::elementwise::{Add, AddScalar, Binary, Div, IntegerAdd, IntegerMul,
 pub use self::embedding::Embedding;
 pub(crate) use self::error::EvalError;
 pub use self::error::OpError;
-pub(crate) use self::fake_quantize::{
-    fake_quantize, fake_quantize_dynamic, fake_quantize_i32, straight_through,
-};
+pub(crate) use self::fake_quantize::{fake_quantize, fake_quantize_dynamic, fake_quantize_i32, straight_through};
 pub use self::integer::{Int32, ToFloat, ToInteger};
 pub(crate) use self::linear::PackedWeight;
 pub use self::linear::{IntegerLinear, Linear, Requantize, ScaleAccumulator, ScaleAccumulatorDynamic};

@@ -37,7 +37,8 @@ pub(super) fn check(nodes: &[Node], name: &str, op: &Op, inputs: &[NodeId]) -> R
     }
     let (Some(weight), Some(sums)) = (constant(weight), constant(sums).and_then(Tensor::as_i32)) else { return Ok(()) };
     let Some(quantized) = weight.as_i8() else { return Ok(()) };
-    let rows = quantized.chunks_exact(weight.shape()[1].max(1)).map(|row| row.iter().map(|&w| i64::from(w)).sum::<i64>());
+    let rows =
+        quantized.chunks_exact(weight.shape()[1].max(1)).map(|row| row.iter().map(|&w| i64::from(w)).sum::<i64>());
     for (channel, (expected, &sum)) in rows.zip(sums).enumerate() {
         if i64::from(sum) != expected {
             let value = format!("{sum} of channel {channel}, whose weights sum to {expected},");

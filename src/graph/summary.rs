@@ -65,7 +65,8 @@ impl Graph {
                 }
                 Op::IntegerMatMulDynamic(IntegerMatMulDynamic { relu }) => {
                     let (a, b) = (self.node(node.inputs[0]), self.node(node.inputs[1]));
-                    let result = format!("float{}, inputs quantized dynamically", if *relu { " with relu" } else { "" });
+                    let result =
+                        format!("float{}, inputs quantized dynamically", if *relu { " with relu" } else { "" });
                     summary.integer.push(format!("{} (matmul): {} · {}, to {result}", node.name, a.shape, b.shape));
                 }
                 Op::IntegerAdd(IntegerAdd { lo, hi, qparams, .. })
@@ -76,10 +77,10 @@ impl Graph {
                 }
                 Op::Lut(Lut { qparams }) => {
                     let z = qparams.zero_point();
-                    summary.integer.push(format!("{} (table of 256 codes): to int8, zero point {z}", node.name));
+                    summary.integer.push(format!("{} (lookup table): to int8, zero point {z}", node.name));
                 }
                 op if node.dtype == DType::I8 => {
-                    summary.integer.push(format!("{} ({}) of codes", node.name, op.name()))
+                    summary.integer.push(format!("{} ({}) of quantized values", node.name, op.name()))
                 }
                 // The interpreter and `lower` compute nodes between constants only once.
                 _ if constant[id.index()] => {}

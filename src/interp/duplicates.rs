@@ -45,7 +45,8 @@ mod tests {
                 let qparams = TensorQParams::PerTensor(QParams::new(scale, 0).expect("valid"));
                 let quantized = Tensor::from_i8(&[3, 3], vec![1, 0, 0, 0, 2, 0, 0, 0, 1]).expect("fits");
                 let quantized = g.constant(&format!("q{at}"), quantized).expect("a constant");
-                let w = g.node(&format!("w{at}"), Op::Dequantize(Dequantize { qparams }), &[quantized]).expect("a weight");
+                let w =
+                    g.node(&format!("w{at}"), Op::Dequantize(Dequantize { qparams }), &[quantized]).expect("a weight");
                 x = g.linear_nodes(&format!("fc{at}"), x, w, None).expect("a layer");
             }
             let interpreter = Interpreter::new(&g.finish([x]).expect("a graph"));

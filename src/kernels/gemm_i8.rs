@@ -39,7 +39,7 @@ const MAX_RTEN_K: usize = i32::MAX as usize / (255 * 128);
 /// The kernel of an int8 product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Int8Gemm {
-    /// `rten-gemm`.
+    /// The `rten-gemm` crate.
     Rten,
     /// Register tiles, for AVX2.
     Avx2,
@@ -213,7 +213,7 @@ fn portable(acc: &mut [i32], x: &[i8], w: &[i8], n: usize, k: usize) {
         return acc.fill(0);
     }
     acc.par_chunks_mut(n).zip(x.par_chunks_exact(k)).for_each(|(acc, x)| {
-        // As i16, since one SIMD instruction computes the sum of two products of i16.
+        // The factors are i16, since one SIMD instruction adds two products of i16.
         let x: Vec<i16> = x.iter().map(|&x| i16::from(x)).collect();
         vectorized(
             #[inline(always)]

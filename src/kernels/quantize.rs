@@ -114,14 +114,7 @@ pub(crate) struct Int8Output {
 
 /// Requantizes the sums of one row (equation 5). The accumulator is that of equation 4, `(sum << shift) + bias`, wrapping.
 #[inline(always)]
-pub(crate) fn requantize_row(
-    q: &mut [i8],
-    sums: &[i32],
-    bias: &[i32],
-    multiplier: &[f32],
-    shift: u32,
-    y: Int8Output,
-) {
+pub(crate) fn requantize_row(q: &mut [i8], sums: &[i32], bias: &[i32], multiplier: &[f32], shift: u32, y: Int8Output) {
     let Int8Output { zero_point: z, lo, hi } = y;
     let (lo, hi) = ((lo - z) as f32, (hi - z) as f32);
     for (((q, &sum), &bias), &m) in q.iter_mut().zip(sums).zip(bias).zip(multiplier) {

@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn known_values() {
-        // torch 2.9.1 in f64; from the square root on, Python's math.
+        // torch 2.9.1 computed these in f64, and from the square root on Python's math.
         for (op, x, y) in [
             (UnaryOp::Relu, -1.0, 0.0),
             (UnaryOp::Sigmoid, 1.0, 0.731_058_578_630_004_9),

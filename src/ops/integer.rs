@@ -33,8 +33,8 @@ impl Operator for ToFloat {
     }
 }
 
-/// Cast of floats or `i32` to an integer type, whose values the result holds as `i32`. It rounds toward 0, and keeps the low bits of the
-/// integer. A float that does not fit `i32` is an error on the host; on a GPU, the result is not defined.
+/// Cast of floats or `i32` to an integer type, whose values the result holds as `i32`. It rounds toward 0, and keeps the low bits of
+/// the integer. A float that does not fit `i32` is an error on the host; on a GPU, the result is not defined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ToInteger {
     /// The type that is cast to.

@@ -243,5 +243,5 @@ fn each_channel<T: Send>(inputs: &Arguments<'_>, rule: impl Fn(i32, f32) -> T + 
 
 /// Writes the parameters of an operator whose result is int8.
 pub(super) fn write_range(f: &mut fmt::Formatter<'_>, qparams: QParams, lo: i32, hi: i32) -> fmt::Result {
-    write!(f, " scale {:e} zero_point {} codes {lo}..={hi}", qparams.scale(), qparams.zero_point())
+    write!(f, " scale {:e} zero_point {} range {lo}..={hi}", qparams.scale(), qparams.zero_point())
 }

@@ -71,8 +71,8 @@ impl Operator for IntegerMatMul {
     }
 }
 
-/// Matrix product `int8 · int8 → f32` (equation 9d): `a[…, M, K] · b[…, K, N]`, leading axes broadcast. Inputs: a and b, both int8, then
-/// the dynamic qparams of each: those of a for the tensor `[2]` or for each row `[…, M, 2]`, those of b for the tensor.
+/// Matrix product `int8 · int8 → f32` (equation 9d): `a[…, M, K] · b[…, K, N]`, leading axes broadcast. Inputs: a and b, both int8,
+/// then the dynamic qparams of each: those of a for the tensor `[2]` or for each row `[…, M, 2]`, those of b for the tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IntegerMatMulDynamic {
     /// Whether a ReLU is fused: negative results become 0.
@@ -171,8 +171,8 @@ pub(crate) fn matmul_f32(a: &Tensor, b: &Tensor) -> Tensor {
 }
 
 /// Computes the shape and the elements of a product of two int8 tensors: `finish(row, Σ_k (a − z_a) · (b − z_b))`, where `row` counts
-/// the rows of all matrices of `a`, and `zero_points(row)` are z_a and z_b. The bound of equation 9 keeps sums inside `i32`. They wrap
-/// around if a graph computes zero points that no int8 range has.
+/// the rows of all matrices of `a`, and `zero_points(row)` are z_a and z_b. The bound of equation 9 keeps sums inside `i32`. They
+/// wrap around if a graph computes zero points that no int8 range has.
 fn integer_products<T: Copy + Default + Send>(
     inputs: &Arguments<'_>,
     zero_points: impl Fn(usize) -> (i32, i32) + Sync,

@@ -12,8 +12,8 @@ use crate::numerics::sum_of;
 use crate::values::slices::{CHECKED, tensor};
 use crate::values::{DType, Tensor};
 
-/// Softmax, `e^x / Σ e^x`, along an axis. Where all elements are −∞ (all masked), the result is NaN, as in PyTorch. Input: floats of any
-/// shape.
+/// Softmax, `e^x / Σ e^x`, along an axis. Where all elements are −∞ (all masked), the result is NaN, as in PyTorch. Input: floats of
+/// any shape.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Softmax {
     /// The axis along which the result sums to 1.
@@ -52,8 +52,8 @@ fn softmax(mut line: ArrayViewMut1<'_, f32>) {
     line.iter_mut().for_each(|v| *v = (f64::from(*v) / sum) as f32);
 }
 
-/// Layer normalization, `(x − mean) / √(variance + eps) · weight + bias`, over the last axes, whose lengths are the shape of weight and
-/// bias. Inputs: x, weight, bias.
+/// Layer normalization, `(x − mean) / √(variance + eps) · weight + bias`, over the last axes, whose lengths are the shape of weight
+/// and bias. Inputs: x, weight, bias.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct LayerNorm {
     /// Number added to the variance.

@@ -85,7 +85,7 @@ impl Operator for Quantize {
     }
 
     fn parameters(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, " {} codes {}", self.qparams, self.range)
+        write!(f, " {} range {}", self.qparams, self.range)
     }
 }
 
@@ -172,7 +172,7 @@ impl Operator for ChooseQParams {
     }
 
     fn parameters(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, " {} codes {} eps {:e}", self.qscheme, self.range, self.eps)
+        write!(f, " {} range {} eps {:e}", self.qscheme, self.range, self.eps)
     }
 
     fn is_integer(&self) -> bool {
@@ -229,7 +229,7 @@ impl Operator for QuantizeDynamic {
     }
 
     fn parameters(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, " codes {}", self.range)
+        write!(f, " range {}", self.range)
     }
 
     fn is_integer(&self) -> bool {

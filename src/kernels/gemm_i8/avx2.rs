@@ -69,7 +69,7 @@ impl Panels {
     /// from `channel` on, and their part of `y[m, n]`.
     ///
     /// # Panics
-    /// On a processor that is not [`available`].
+    /// Panics if the instructions are not [`available`].
     pub(super) fn product<T, F>(&self, mut y: &mut [T], x: &[i8], m: usize, finish: &F)
     where
         T: Copy + Default + Send,
