@@ -1,4 +1,4 @@
-//! One error for callers that run all stages.
+//! The union of all errors, for callers that run several stages.
 
 use crate::archive::ArchiveError;
 use crate::compare::CompareError;
@@ -15,46 +15,46 @@ use crate::qat::QatError;
 use crate::quantize::{ConvertError, ObserverError, PrepareError, ToIntegerError};
 use crate::values::{QParamsError, TensorError};
 
-/// The union of the stage errors; every message is that of its stage.
+/// The union of the errors of all stages. A message is that of the stage.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 #[error(transparent)]
 pub enum Error {
-    /// A tensor of the wrong length.
+    /// The error of making a tensor.
     Tensor(#[from] TensorError),
-    /// Quantization parameters that are not usable.
+    /// The error of quantization parameters that are not usable.
     QParams(#[from] QParamsError),
-    /// A graph that is not valid.
+    /// The error of building or checking a graph.
     Graph(#[from] GraphError),
-    /// A run of a graph.
+    /// The error of running a graph.
     Interp(#[from] InterpError),
-    /// Observing one tensor.
+    /// The error of an observer.
     Observer(#[from] ObserverError),
-    /// Preparing and calibrating.
+    /// The error of preparing and calibrating.
     Prepare(#[from] PrepareError),
-    /// Converting.
+    /// The error of converting.
     Convert(#[from] ConvertError),
-    /// Rewriting into integers.
+    /// The error of rewriting a graph into its integer form.
     ToInteger(#[from] ToIntegerError),
-    /// Training.
+    /// The error of training.
     Qat(#[from] QatError),
-    /// Comparing two graphs.
+    /// The error of comparing two graphs.
     Compare(#[from] CompareError),
-    /// Saving and loading.
+    /// The error of saving and loading.
     Archive(#[from] ArchiveError),
-    /// Importing.
+    /// The error of importing from ONNX.
     #[cfg(feature = "onnx")]
     Onnx(#[from] OnnxError),
-    /// Lowering.
+    /// The error of lowering.
     Lower(#[from] LowerError),
-    /// A program that is not valid.
+    /// The error of checking a program.
     Program(#[from] ProgramError),
-    /// The CPU engine.
+    /// The error of the CPU engine.
     Cpu(#[from] CpuError),
-    /// Exporting to ONNX.
+    /// The error of exporting to ONNX.
     #[cfg(feature = "onnx")]
     Export(#[from] ExportError),
-    /// The GPU engine.
+    /// The error of the GPU engine.
     #[cfg(feature = "gpu")]
     Gpu(#[from] GpuError),
 }

@@ -1,6 +1,6 @@
-//! Whole files. What is read has an end; what is written takes the place of another file when it is whole, or not at all.
+//! Reading and atomic writing of whole files.
 //!
-//! Hidden, since only the command line needs it beside the library.
+//! The module is hidden, since only the library and the command line need it.
 
 pub mod safetensors;
 
@@ -10,25 +10,27 @@ use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
-/// A pipe does not say how much is to come, and may never end. No ONNX file is larger than this.
-const MOST_OF_A_PIPE: u64 = 2 << 30;
+/// Largest number of bytes that are read from a pipe, which has no length and may never end. No ONNX file is larger.
+const MAX_PIPE_BYTES: u64 = 2 << 30;
 
-/// Linux follows no more either.
-const MOST_LINKS: usize = 40;
+/// Largest number of symbolic links that are followed, as on Linux.
+const MAX_LINKS: usize = 40;
 
-/// Opens a file, or a pipe. Folders and devices are refused: to open some waits or changes something, and to read some never ends.
+/// Opens a file or a pipe for reading. It refuses folders and devices: opening one may block or change something, and reading one may
+/// never end.
 ///
 /// # Errors
-/// Those of the system, and for what is neither a file nor a pipe.
+/// Returns errors of the system, and an error for a path that is neither a file nor a pipe.
 pub fn open(path: &Path) -> io::Result<(File, Metadata)> {
     readable(&std::fs::metadata(path)?)?;
     let file = File::open(path)?;
-    // Another may have taken its place.
+    // Another file may have taken its place since the first check.
     let metadata = file.metadata()?;
     readable(&metadata)?;
     Ok((file, metadata))
 }
 
+/// Refuses folders and devices.
 fn readable(metadata: &Metadata) -> io::Result<()> {
     #[cfg(unix)]
     {
@@ -41,41 +43,41 @@ fn readable(metadata: &Metadata) -> io::Result<()> {
     if metadata.is_dir() { Err(ErrorKind::IsADirectory.into()) } else { Ok(()) }
 }
 
-/// Reads a file, or a pipe up to its end.
+/// Reads a whole file, or a pipe up to its end.
 ///
 /// # Errors
-/// As [`open`], and for a pipe of more than 2 GiB.
+/// Returns the errors of [`open`], and an error for a pipe of more than 2 GiB.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     let (mut file, metadata) = open(path)?;
     let mut bytes = Vec::new();
     if metadata.is_file() {
         file.read_to_end(&mut bytes)?;
     } else {
-        file.take(MOST_OF_A_PIPE + 1).read_to_end(&mut bytes)?;
-        if bytes.len() as u64 > MOST_OF_A_PIPE {
-            let message = format!("the pipe has not ended after {MOST_OF_A_PIPE} bytes; write it to a file first");
+        file.take(MAX_PIPE_BYTES + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > MAX_PIPE_BYTES {
+            let message = format!("the pipe has not ended after {MAX_PIPE_BYTES} bytes; write it to a file first");
             return Err(io::Error::new(ErrorKind::FileTooLarge, message));
         }
     }
     Ok(bytes)
 }
 
-/// Where links lead, also if nothing is there yet.
+/// Follows symbolic links, even if their target does not exist yet.
 fn followed(path: &Path) -> io::Result<PathBuf> {
     let mut path = path.to_owned();
-    for _ in 0..MOST_LINKS {
+    for _ in 0..MAX_LINKS {
         match (std::fs::canonicalize(&path), std::fs::read_link(&path)) {
             (Ok(real), _) => return Ok(real),
             (Err(_), Ok(next)) => path = path.parent().unwrap_or(Path::new("")).join(next),
             (Err(_), Err(_)) => return Ok(path),
         }
     }
-    // The system says that there are too many.
+    // There are too many links. The system's error says so.
     std::fs::canonicalize(path)
 }
 
-/// A file that is written under another name in the folder of the one it replaces, and takes its name when it is whole. If it
-/// never is, nothing of it stays.
+/// A file that replaces another one atomically. It is written under a temporary name in the same folder, and renamed by
+/// [`commit`](Self::commit). Without a commit, it is deleted.
 #[derive(Debug)]
 pub struct Replacement {
     target: PathBuf,
@@ -84,47 +86,47 @@ pub struct Replacement {
 
 #[derive(Debug)]
 enum Sink {
-    Beside(NamedTempFile),
+    Temporary(NamedTempFile),
     Direct(File),
 }
 
 impl Replacement {
-    /// Begins a file. Where `path` is a link, what it leads to is replaced, or made if it is not there; a pipe or a device is
-    /// written to as it is.
+    /// Creates the temporary file. If `path` is a symbolic link, the file replaces the target of the link, or creates it. A pipe or a
+    /// device is written to directly.
     ///
     /// # Errors
-    /// Those of the system.
+    /// Returns errors of the system.
     pub fn new(path: &Path) -> io::Result<Self> {
         let target = followed(path)?;
-        let there = std::fs::metadata(&target).ok();
-        if there.as_ref().is_some_and(|there| !there.is_file()) {
+        let old = std::fs::metadata(&target).ok();
+        if old.as_ref().is_some_and(|old| !old.is_file()) {
             let file = Sink::Direct(OpenOptions::new().write(true).open(&target)?);
             return Ok(Self { target, file });
         }
         let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let mut name = tempfile::Builder::new();
         name.prefix(".enfold.").suffix(".partial");
-        // A random name that nothing has: a process of the same number in another container cannot choose it too, and a link that
-        // somebody has planted is not followed.
+        // The name is random and must not exist yet. A process with the same id in another container cannot choose it too, and a
+        // link that an attacker has planted is not followed.
         let create = |path: &Path| OpenOptions::new().write(true).create_new(true).open(path);
-        let beside = name.make_in(folder, create)?;
-        if let Some(there) = there {
-            beside.as_file().set_permissions(there.permissions())?;
+        let temporary = name.make_in(folder, create)?;
+        if let Some(old) = old {
+            temporary.as_file().set_permissions(old.permissions())?;
         }
-        Ok(Self { target, file: Sink::Beside(beside) })
+        Ok(Self { target, file: Sink::Temporary(temporary) })
     }
 
-    /// Gives the file its name.
+    /// Renames the file to its final name.
     ///
     /// # Errors
-    /// Those of the system; then what was there before still is.
+    /// Returns errors of the system. Then the old file is unchanged.
     pub fn commit(self) -> io::Result<()> {
         match self.file {
             Sink::Direct(mut file) => file.flush(),
-            Sink::Beside(beside) => {
-                // Some file systems say only now that the disk is full.
-                beside.as_file().sync_all()?;
-                beside.persist(&self.target).map(drop).map_err(|e| e.error)
+            Sink::Temporary(temporary) => {
+                // Some file systems report a full disk only here.
+                temporary.as_file().sync_all()?;
+                temporary.persist(&self.target).map(drop).map_err(|e| e.error)
             }
         }
     }
@@ -134,22 +136,22 @@ impl Write for Replacement {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match &mut self.file {
             Sink::Direct(file) => file.write(bytes),
-            Sink::Beside(beside) => beside.as_file_mut().write(bytes),
+            Sink::Temporary(temporary) => temporary.as_file_mut().write(bytes),
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
         match &mut self.file {
             Sink::Direct(file) => file.flush(),
-            Sink::Beside(beside) => beside.as_file_mut().flush(),
+            Sink::Temporary(temporary) => temporary.as_file_mut().flush(),
         }
     }
 }
 
-/// Writes a whole file in the place of the one that is there, if one is.
+/// Writes a whole file, and replaces an old one atomically.
 ///
 /// # Errors
-/// Those of the system; then what was there before still is.
+/// Returns errors of the system. Then the old file is unchanged.
 pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = Replacement::new(path)?;
     file.write_all(bytes)?;
@@ -201,7 +203,7 @@ mod tests {
         drop(file);
         assert_eq!(names(folder.path()), ["a"]);
         assert_eq!(std::fs::read(&path).expect("a file"), b"old");
-        // A name that cannot be taken.
+        // These paths cannot be written.
         assert!(write(&folder.path().join("none").join("a"), b"new").is_err());
         assert!(write(folder.path(), b"new").is_err(), "a folder");
         assert_eq!(names(folder.path()), ["a"]);
@@ -231,7 +233,7 @@ mod tests {
         use std::os::unix::fs::symlink;
         let folder = folder();
         let at = |name: &str| folder.path().join(name);
-        // One behind another, and relative to their folder.
+        // A chain of links, relative to their folder.
         symlink("next", at("link")).expect("a link");
         symlink("target", at("next")).expect("a link");
         write(&at("link"), b"old").expect("made");

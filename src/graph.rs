@@ -5,7 +5,7 @@
 //! Names are unique and hierarchical (`blocks.0.fc1`). `origin` is the name of the float node that a node stems from;
 //! every pass copies it, so that a number can be traced from the integer form back to the network.
 //!
-//! Only the leading dimension, `rows`, varies at run time (see [`Shape`]); an op that would move it is refused.
+//! Only the leading dimension, `rows`, varies at run time (see [`Shape`]); an operator that would move it is refused.
 //!
 //! Graphs are built by [`GraphBuilder`] and never edited: a pass rebuilds the graph through a [`Rewriter`], and
 //! [`Graph::verify`] checks the result in debug builds and tests.
@@ -27,17 +27,17 @@ pub use builder::GraphBuilder;
 pub use rewrite::Rewriter;
 pub use summary::{FloatNode, Summary};
 
-/// Names a node of one graph.
+/// Identifies a node of one graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct NodeId(u32);
 
 impl NodeId {
     pub(crate) fn new(index: usize) -> Self {
-        // Four billion nodes do not fit in memory.
+        // An overflow cannot happen: four billion nodes do not fit in memory.
         Self(u32::try_from(index).unwrap_or(u32::MAX))
     }
 
-    /// Position in [`Graph::nodes`].
+    /// Index into [`Graph::nodes`].
     #[must_use]
     pub fn index(self) -> usize {
         self.0 as usize
@@ -47,63 +47,63 @@ impl NodeId {
 /// One operation and its result.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Node {
-    /// Unique in its graph.
+    /// Name, unique in its graph.
     pub name: String,
-    /// What it computes.
+    /// Operator, with its parameters.
     pub op: Op,
-    /// What it reads, in the order that [`Op`] documents.
+    /// Nodes that the operator reads, in the order that [`Op`] documents.
     pub inputs: Vec<NodeId>,
     /// Shape of the result.
     pub shape: Shape,
     /// Element type of the result.
     pub dtype: DType,
-    /// The name of the float node that it stems from; its own name in a float graph.
+    /// Name of the float node that the node stems from. In a float graph, it is the node's own name.
     pub origin: String,
-    /// Why this node computes in float: in an integer graph, set by [`to_integer`](crate::quantize::to_integer()); before that, set by
-    /// [`prepare`](crate::quantize::prepare()) of what its quantizer was told to leave, whatever is quantized around it.
+    /// Reason why the node computes in float. [`prepare`](crate::quantize::prepare()) sets it for nodes that the quantizer was told to
+    /// leave in float, and [`to_integer`](crate::quantize::to_integer()) for all that have no integer form.
     pub float_reason: Option<String>,
 }
 
-/// A network; cheap to clone.
+/// A network: nodes in execution order. Cloning is cheap, since clones share the nodes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Graph {
     nodes: Arc<[Node]>,
     inputs: Vec<NodeId>,
     outputs: Vec<NodeId>,
-    /// What outputs are called, one name each.
+    /// Names of the outputs.
     output_names: Arc<[String]>,
-    /// Types of modules, by path.
+    /// Module types by path.
     modules: Arc<BTreeMap<String, String>>,
     declared: Arc<DeclaredTypes>,
 }
 
-/// The types of inputs and outputs in the file that a graph was imported from, where the graph computes in others: ONNX's names of
-/// types, by name of the input or output. An export declares them again.
+/// Element types that the imported ONNX file declares for inputs and outputs, where they differ from the types in the graph. Maps
+/// the name of an input or output to the ONNX name of its type. An export declares them again.
 #[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct DeclaredTypes {
-    /// Of inputs.
+    /// Types of inputs.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub inputs: BTreeMap<String, String>,
-    /// Of outputs.
+    /// Types of outputs.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub outputs: BTreeMap<String, String>,
 }
 
 impl Graph {
-    /// The types of modules that the builder was told, by path.
+    /// Module types by path, as given to [`GraphBuilder::module`].
     #[must_use]
     pub fn modules(&self) -> &BTreeMap<String, String> {
         &self.modules
     }
 
-    /// The types that inputs and outputs had in the file that the graph was imported from, where they differ from the graph's.
-    /// Every pass keeps them.
+    /// Element types that the imported file declares for inputs and outputs, where they differ from the graph's. Every pass keeps
+    /// them.
     #[must_use]
     pub fn declared_types(&self) -> &DeclaredTypes {
         &self.declared
     }
 
-    /// All nodes in execution order.
+    /// All nodes, in execution order.
     #[must_use]
     pub fn nodes(&self) -> &[Node] {
         &self.nodes
@@ -114,16 +114,16 @@ impl Graph {
         self.nodes.iter().enumerate().map(|(i, n)| (NodeId::new(i), n))
     }
 
-    /// What `id` names.
+    /// The node with this id.
     ///
     /// # Panics
-    /// If the graph has no such node: `id` belongs to a larger graph.
+    /// Panics if the graph has no such node: `id` belongs to a larger graph.
     #[must_use]
     pub fn node(&self, id: NodeId) -> &Node {
         &self.nodes[id.index()]
     }
 
-    /// The node called `name`.
+    /// Finds the node called `name`.
     #[must_use]
     pub fn find(&self, name: &str) -> Option<NodeId> {
         self.iter().find(|(_, n)| n.name == name).map(|(id, _)| id)
@@ -141,14 +141,14 @@ impl Graph {
         &self.outputs
     }
 
-    /// What the outputs are called, in their order: as [`GraphBuilder::finish_named`] was told, else as the origins of their
+    /// Names of the outputs, in their order. They are those given to [`GraphBuilder::finish_named`], else the origins of the output
     /// nodes. Every pass keeps them.
     #[must_use]
     pub fn output_names(&self) -> &[String] {
         &self.output_names
     }
 
-    /// For every node, the nodes that read it, in execution order; a node that reads it twice is listed once.
+    /// Lists, for every node, the nodes that read it, in execution order. A node that reads it twice is listed once.
     #[must_use]
     pub fn users(&self) -> Vec<Vec<NodeId>> {
         let mut users = vec![Vec::new(); self.nodes.len()];
@@ -163,14 +163,14 @@ impl Graph {
         users
     }
 
-    /// For every node, whether it is an output: to ask about all nodes, without a walk through the outputs for each.
+    /// Returns, for every node, whether it is an output. Callers that ask about many nodes avoid a search for each.
     pub(crate) fn output_flags(&self) -> Vec<bool> {
         let mut flags = vec![false; self.nodes.len()];
         self.outputs.iter().for_each(|id| flags[id.index()] = true);
         flags
     }
 
-    /// The same graph with other values of constants, of the same shapes and types.
+    /// Returns the same graph with other values of constants. The values have the same shapes and types.
     pub(crate) fn with_constants(&self, value: impl Fn(NodeId) -> Option<Arc<crate::values::Tensor>>) -> Self {
         let node = |(id, node): (NodeId, &Node)| match (&node.op, value(id)) {
             (Op::Constant(_), Some(value)) => Node { op: Op::Constant(Constant { tensor: value }), ..node.clone() },
@@ -179,15 +179,15 @@ impl Graph {
         Self { nodes: self.iter().map(node).collect(), ..self.clone() }
     }
 
-    /// Checks what every pass must keep: order, unique names, arity, and that shapes and types are what inference gives.
+    /// Checks the invariants of a graph: order, unique names, arity, and that shapes and types are what inference gives.
     ///
     /// # Errors
-    /// [`GraphError`] for the first node that breaks a rule.
+    /// Returns [`GraphError`] for the first node that breaks an invariant.
     pub fn verify(&self) -> Result<(), GraphError> {
         verify::verify(self)
     }
 
-    /// Used by the rewriter only, which maintains the invariants. All but nodes is as in `source`.
+    /// Makes a graph of nodes that the rewriter has built, with the names and modules of `source`.
     fn from_parts(nodes: Vec<Node>, inputs: Vec<NodeId>, outputs: Vec<NodeId>, source: &Self) -> Self {
         let (output_names, modules) = (Arc::clone(&source.output_names), Arc::clone(&source.modules));
         let declared = Arc::clone(&source.declared);
@@ -197,19 +197,19 @@ impl Graph {
     }
 }
 
-/// Refuses the declared shape of an input that holds too many elements.
+/// Refuses an input whose declared shape has too many elements.
 fn check_declared(name: &str, shape: &Shape) -> Result<(), GraphError> {
     check_elements(shape).map_err(|source| GraphError::Op { node: name.to_owned(), source })
 }
 
-/// Shape and type of the result of `op` on nodes; `name` is for messages.
+/// Infers shape and type of the result of `op` on nodes. `name` is for error messages.
 pub(crate) fn infer(name: &str, op: &Op, inputs: &[&Node]) -> Result<TensorType, GraphError> {
     let inputs: Vec<Operand<'_>> =
         inputs.iter().map(|node| Operand { dtype: node.dtype, shape: &node.shape }).collect();
     op.infer(&inputs).map_err(|source| GraphError::Op { node: name.to_owned(), source })
 }
 
-/// The op with the first constant that was seen of what its own holds.
+/// Replaces the tensor of a constant by an equal one that `contents` already has, so that it is in memory once.
 fn share(contents: &mut Contents, op: Op) -> Op {
     match op {
         Op::Constant(Constant { tensor }) => Op::Constant(Constant { tensor: contents.first(&tensor, 0).0 }),
@@ -217,7 +217,7 @@ fn share(contents: &mut Contents, op: Op) -> Op {
     }
 }
 
-/// Why a graph or a node was refused. Every variant names the node.
+/// The error of building, rewriting or verifying a graph. Every variant names the node.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum GraphError {
@@ -234,10 +234,10 @@ pub enum GraphError {
         node: String,
         /// The index that it reads.
         input: usize,
-        /// How many nodes precede it.
+        /// Number of nodes before it.
         nodes: usize,
     },
-    /// An operator does not take its inputs or parameters.
+    /// An operator refuses its inputs or parameters.
     #[error("{node}: {source}")]
     Op {
         /// The node.
@@ -248,7 +248,7 @@ pub enum GraphError {
     /// A weight or bias is NaN or infinite.
     #[error("{node}: element {index} is {value}; weights must be finite")]
     NonFinite {
-        /// The constant.
+        /// Name of the constant.
         node: String,
         /// Row-major index of the first such element.
         index: usize,
@@ -265,12 +265,12 @@ pub enum GraphError {
         /// Inferred shape and type.
         inferred: String,
     },
-    /// The graph has no output, or one twice.
+    /// The lists of inputs and outputs are not valid.
     #[error("{node}: {problem}")]
     Output {
         /// The output, or "graph".
         node: String,
-        /// What is wrong.
+        /// Description of the problem.
         problem: &'static str,
     },
 }

@@ -1,11 +1,11 @@
 //! The interpreter: evaluates any graph of the flow on the CPU, node by node.
 //!
-//! Float graphs and the quantize/dequantize form run on fast library products; integer graphs follow the equations of
-//! [`numerics`](crate::numerics) and are what every engine must equal bit for bit. Values that depend on constants only
-//! are computed once, when first needed, and kept.
+//! Integer graphs follow the equations of [`numerics`](crate::numerics), and every engine must give the same bits. Float graphs and
+//! the quantize/dequantize form use the matrix products of `rten-gemm`. Values that depend on constants only are computed once, when
+//! first needed, and kept.
 
+mod duplicates;
 mod error;
-mod same;
 
 use std::borrow::Borrow;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -19,20 +19,42 @@ use crate::values::slices::{f32s, rows_before_last};
 pub use error::InterpError;
 
 /// Evaluates one graph.
+///
+/// ```
+/// use enfold::interp::Interpreter;
+/// use enfold::{GraphBuilder, Shape, Tensor};
+///
+/// let mut g = GraphBuilder::new();
+/// let x = g.input("x", Shape::rows(2))?;
+/// let h = g.linear("fc", x, Tensor::from_f32(&[1, 2], vec![1.0, -1.0])?, None)?;
+/// let y = g.relu("relu", h)?;
+/// let interpreter = Interpreter::new(&g.finish([y])?);
+///
+/// // Two rows, and one output `[rows, 1]`.
+/// let outputs = interpreter.run(&[Tensor::from_f32(&[2, 2], vec![3.0, 1.0, 1.0, 3.0])?])?;
+/// assert_eq!(outputs[0].as_f32(), Some(&[2.0, 0.0][..]));
+///
+/// // The value of one node, for given values of the nodes that it reads.
+/// let h_value = Tensor::from_f32(&[1, 1], vec![-5.0])?;
+/// let outputs = interpreter.run_nodes(&[(h, &h_value)], &[y])?;
+/// assert_eq!(outputs[0].as_f32(), Some(&[0.0][..]));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Interpreter {
     graph: Graph,
-    /// Per node, whether it depends on constants only.
+    /// For each node, whether it depends on constants only.
     constant: Vec<bool>,
-    /// Per constant node, the first one with the same value, whose places below all of them share; itself for the others.
-    same: Vec<NodeId>,
-    /// Per constant node, its value once needed.
+    /// For each constant node, the first one with the same value, at whose index `values` and `packed` store it. For other nodes, the
+    /// node itself.
+    first_duplicate: Vec<NodeId>,
+    /// For each constant node, its value once it is needed.
     values: Vec<OnceLock<Arc<Tensor>>>,
-    /// Per constant node, its value in the layout of the product that reads it as a weight.
+    /// For each constant node that is a weight, its value in the layout of the GEMM kernel, once it is needed.
     packed: Vec<OnceLock<PackedWeight>>,
 }
 
-/// A value during a run: the caller's, or one that was computed.
+/// A value during a run: given by the caller, or computed.
 #[derive(Clone)]
 enum Value<'t> {
     Fed(&'t Tensor),
@@ -55,19 +77,19 @@ impl Value<'_> {
     }
 }
 
-/// The value of one node; an error names it.
+/// Evaluates one node. An error names it.
 fn eval(node: &Node, inputs: &[&Tensor], packed: Option<&PackedWeight>) -> Result<Tensor, InterpError> {
     let arguments = Arguments { tensors: inputs, output: &node.shape, packed };
     node.op.eval(&arguments).map_err(|source| InterpError::new(&node.name, source))
 }
 
-/// The value of one node from those of its inputs, whose shapes and types fit.
+/// Evaluates one node for values of its inputs, whose shapes and types fit.
 pub(crate) fn evaluate(node: &Node, inputs: &[&Tensor]) -> Result<Tensor, InterpError> {
     eval(node, inputs, None)
 }
 
 impl Interpreter {
-    /// Prepares to run `graph`; constants and packed weights are made when first needed.
+    /// Prepares to run `graph`. Constants are computed and weights packed when a run first needs them.
     #[must_use]
     pub fn new(graph: &Graph) -> Self {
         let mut constant = Vec::with_capacity(graph.nodes().len());
@@ -80,30 +102,30 @@ impl Interpreter {
         }
         let values = graph.nodes().iter().map(|_| OnceLock::new()).collect();
         let packed = graph.nodes().iter().map(|_| OnceLock::new()).collect();
-        let same = same::constants(graph, &constant);
-        Self { graph: graph.clone(), constant, same, values, packed }
+        let first_duplicate = duplicates::first_duplicates(graph, &constant);
+        Self { graph: graph.clone(), constant, first_duplicate, values, packed }
     }
 
-    /// The graph.
+    /// The graph that the interpreter evaluates.
     #[must_use]
     pub fn graph(&self) -> &Graph {
         &self.graph
     }
 
-    /// Evaluates the outputs for inputs in the order of [`Graph::inputs`]. All batched inputs have the same number of
-    /// rows, at least one.
+    /// Evaluates the outputs, in the order of [`Graph::outputs`], for inputs in the order of [`Graph::inputs`]. All batched inputs have
+    /// the same number of rows, at least one.
     ///
     /// # Errors
-    /// [`InterpError`] names the input or node that does not fit.
+    /// Returns [`InterpError`], which names the input that does not fit, or the node that has no result for its values.
     pub fn run<T: Borrow<Tensor>>(&self, inputs: &[T]) -> Result<Vec<Tensor>, InterpError> {
         self.run_with(inputs, &mut |_, _, _| {})
     }
 
-    /// As [`run`](Self::run), and shows `observe` every value that passes an observe node, in execution order; constants
-    /// are not shown.
+    /// Like [`run`](Self::run), but also calls `observe` with every value that passes an observe node, in execution order, except for
+    /// constants.
     ///
     /// # Errors
-    /// As [`run`](Self::run).
+    /// Returns the errors of [`run`](Self::run).
     pub fn run_with<T: Borrow<Tensor>>(
         &self,
         inputs: &[T],
@@ -112,7 +134,7 @@ impl Interpreter {
         self.execute(&self.feeds(inputs)?, self.graph.outputs(), observe)
     }
 
-    /// Refuses inputs that do not fit the graph.
+    /// Checks that inputs fit the graph.
     pub(crate) fn check_inputs<T: Borrow<Tensor>>(&self, inputs: &[T]) -> Result<(), InterpError> {
         self.check_feeds(&self.feeds(inputs)?, &[]).map(drop)
     }
@@ -125,20 +147,20 @@ impl Interpreter {
         Ok(self.graph.inputs().iter().copied().zip(inputs.iter().map(Borrow::borrow)).collect())
     }
 
-    /// Evaluates any nodes from given values of any others: only what lies between is computed. This is how one layer is
-    /// run on another graph's values.
+    /// Evaluates the nodes `wanted` for given values of other nodes. Only the nodes between them are computed. This way, one layer can
+    /// run on the values of another graph.
     ///
     /// # Errors
-    /// As [`run`](Self::run), and [`InterpError::NotFed`] for an input that is needed and not given.
+    /// Returns the errors of [`run`](Self::run), and [`InterpError::NotFed`] for an input that is needed and not given.
     pub fn run_nodes(&self, feeds: &[(NodeId, &Tensor)], wanted: &[NodeId]) -> Result<Vec<Tensor>, InterpError> {
         self.execute(feeds, wanted, &mut |_, _, _| {})
     }
 
-    /// The value of a node that depends on constants only; `None` if it depends on an input.
+    /// Evaluates a node that depends on constants only. The result is `None` if the node depends on an input.
     ///
     /// # Errors
-    /// [`InterpError::NotANumber`] for a constant that is quantized and NaN, [`InterpError::Id`] for a constant row that a
-    /// table lacks, [`InterpError::UnknownNode`] for a node of another graph.
+    /// Returns [`InterpError::NotANumber`] for a NaN that is quantized, [`InterpError::Id`] for an id outside the embedding table, and
+    /// [`InterpError::UnknownNode`] for a node of another graph.
     pub fn constant_value(&self, id: NodeId) -> Result<Option<Arc<Tensor>>, InterpError> {
         if id.index() >= self.constant.len() {
             return Err(InterpError::UnknownNode { index: id.index(), nodes: self.constant.len() });
@@ -146,25 +168,25 @@ impl Interpreter {
         if !self.constant[id.index()] {
             return Ok(None);
         }
-        let id = self.same[id.index()];
+        let id = self.first_duplicate[id.index()];
         if let Some(value) = self.values[id.index()].get() {
             return Ok(Some(value.clone()));
         }
-        // Without recursion, since a chain of nodes may be long, and each node once: 2ⁿ ways may lead through n of them.
+        // Recursion could overflow the stack on a long chain of nodes. Each node is visited once, since n nodes may have 2ⁿ paths.
         let mut found = HashSet::from([id]);
         let mut needed = vec![id];
         let mut next = 0;
         while let Some(node) = needed.get(next) {
-            let inputs = self.graph.node(*node).inputs.iter().map(|input| self.same[input.index()]);
+            let inputs = self.graph.node(*node).inputs.iter().map(|input| self.first_duplicate[input.index()]);
             let unknown = inputs.filter(|input| self.values[input.index()].get().is_none());
             needed.extend(unknown.filter(|&input| found.insert(input)).collect::<Vec<_>>());
             next += 1;
         }
-        // Ids ascend along every path.
+        // Ids ascend along every path, so this is an execution order.
         needed.sort_unstable();
         for id in needed {
             let node = self.graph.node(id);
-            let value = |input: &NodeId| self.values[self.same[input.index()].index()].get();
+            let value = |input: &NodeId| self.values[self.first_duplicate[input.index()].index()].get();
             let inputs: Vec<&Arc<Tensor>> = node.inputs.iter().filter_map(value).collect();
             let value = match &node.op {
                 Op::Constant(Constant { tensor }) => tensor.clone(),
@@ -185,8 +207,8 @@ impl Interpreter {
         let rows = self.check_feeds(feeds, wanted)?;
         let mut values: HashMap<NodeId, Value<'_>> =
             feeds.iter().map(|&(id, tensor)| (id, Value::Fed(tensor))).collect();
-        // How often each value is still to be read. Only what is needed stands here, so that one node of a large graph costs no
-        // more than what it reads. Readers are found before what they read, from the last node back.
+        // The number of times that each value will still be read. Only needed nodes are listed, so that evaluating one node of a
+        // large graph costs no more than the nodes it depends on. The walk goes from the last node back: readers come first.
         let mut reads: BTreeMap<NodeId, u32> = BTreeMap::new();
         wanted.iter().for_each(|id| *reads.entry(*id).or_default() += 1);
         let mut next = reads.keys().next_back().copied();
@@ -196,7 +218,7 @@ impl Interpreter {
                 if matches!(node.op, Op::Input(Input)) {
                     return Err(InterpError::NotFed { node: node.name.clone() });
                 }
-                // Where an axis has length 0, a batch of any number of rows takes no memory, and other values would.
+                // An input with an axis of length 0 may have any number of rows, and other values would not fit in memory.
                 if !node.shape.fits(rows) {
                     let (node, shape) = (node.name.clone(), node.shape.clone());
                     return Err(InterpError::Elements { node, shape, rows });
@@ -240,22 +262,22 @@ impl Interpreter {
         Ok(kept.into_iter().map(Value::into_tensor).collect())
     }
 
-    /// The weight of a linear layer that reads a constant one, packed when more than one row first needs it.
+    /// Returns the packed weight of a linear layer whose weight is constant. It is packed for the first batch of more than one row.
     fn packed(&self, node: &Node, inputs: &[&Tensor]) -> Option<&PackedWeight> {
         let weight = *node.inputs.get(1)?;
         if !matches!(node.op, Op::Linear(_)) || !self.constant[weight.index()] {
             return None;
         }
-        let of_weight = &self.packed[self.same[weight.index()].index()];
-        // For one row the product reads the weight as it is; packing it would take longer than the product.
+        let packed = &self.packed[self.first_duplicate[weight.index()].index()];
+        // For one row, packing the weight would take longer than the product, which can read it unpacked.
         if rows_before_last(inputs[0].shape()) == 1 {
-            return of_weight.get();
+            return packed.get();
         }
         let (n, k) = (inputs[1].shape()[0], inputs[1].shape()[1]);
-        Some(of_weight.get_or_init(|| PackedWeight::new(f32s(inputs[1]), n, k)))
+        Some(packed.get_or_init(|| PackedWeight::new(f32s(inputs[1]), n, k)))
     }
 
-    /// The rows of the batch; 1 if nothing that is given has any.
+    /// Checks given values, and returns the number of rows of the batch: 1 if no given value is batched.
     fn check_feeds(&self, feeds: &[(NodeId, &Tensor)], wanted: &[NodeId]) -> Result<usize, InterpError> {
         let nodes = self.graph.nodes();
         for id in feeds.iter().map(|(id, _)| id).chain(wanted) {

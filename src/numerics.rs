@@ -1,36 +1,38 @@
 //! The scalar rules of quantized arithmetic, as numbered equations.
 //!
-//! Everything else in the crate is an optimisation of what stands here: the interpreter calls these functions, the fast
-//! CPU kernels and the shaders are tested to give the same bits. Other files quote the equation numbers.
+//! The interpreter calls these functions. The CPU kernels and the shaders are faster forms of them, and tests check that they give
+//! the same bits. Other files quote the equation numbers.
 //!
 //! 1. `real = scale · (q − zero_point)`. Real 0 is exactly representable; `scale` is a positive normal `f32`.
 //! 2. `quantize(x) = i32(clamp(rne(x · inv_scale), quant_min − z, quant_max − z)) + z` with `inv_scale = 1f32 / scale`.
-//!    NaN is an error on the CPU and gives code `z` on a GPU.
+//!    NaN is an error on the CPU and gives `z` on a GPU.
 //! 3. `multiplier[n] = f32(f64(s_x) · f64(s_w[n]) / (f64(s_y) · 2^p))`, refused unless a normal `f32`.
 //! 4. `acc[m,n] = (Σ_k x[m,k] · w[n,k]) << p + bias[n]` in `i32`, with
 //!    `bias[n] = rne(b[n] · 2^p / (s_x · s_w[n])) − z_x · 2^p · Σ_k w[n,k]` (the rounding in `f64`).
 //!    `p`, the layer's *fraction bits*, is the largest of 0..=8 for which in every channel
 //!    `(Σ_k |w[n,k]| · 128) · 2^p + |bias[n]| ≤ i32::MAX`. A layer that `p = 0` does not satisfy is refused.
-//!    Without fraction bits, rounding the bias to a whole accumulator step flips about 0.05 % of the output codes.
+//!    Without fraction bits, rounding the bias to a whole accumulator step changes about 0.05 % of the quantized outputs.
 //! 5. `requantize(acc) = i32(clamp(rne(f32(acc) · multiplier), lo − z_y, hi − z_y)) + z_y`. The clamp comes before the
 //!    conversion: converting first saturates, and adding the zero point then wraps.
-//! 6. A ReLU after a quantized linear layer is `lo = max(lo, z_y)` in equation 5: no code of its own.
+//! 6. A ReLU after a quantized linear layer is `lo = max(lo, z_y)` in equation 5. It needs no kernel of its own.
 //! 7. A float output is `f32(acc) · f32(s_x · s_w[n] / 2^p)`: one product, hence the same bits everywhere.
-//!    Dynamic, not promised to the bit: `(f32(Σ_k x·w − z_x · Σ_k w) · s_x) · s_w[n] + b[n]`, where `s_x` and `z_x` belong to the
-//!    row or the tensor (equation 10).
+//!    The dynamic form, whose bits may differ, is `(f32(Σ_k x·w − z_x · Σ_k w) · s_x) · s_w[n] + b[n]`, where `s_x` and `z_x` belong
+//!    to the row or the tensor (equation 10).
 //! 8. `int8 + int8 → int8`: `clamp(rne((a − z_a) · m_a + (b − z_b) · m_b, 2^shift) + z_y, lo, hi)` in `i32`, with
 //!    `shift = 20 − floor(log2(max(s_a, s_b) / s_y))`, `m = rne(s · 2^shift / s_y)`, and
 //!    `rne(acc, 2^shift) = (acc + 2^(shift−1) − 1 + ((acc >> shift) & 1)) >> shift`. A node whose shift is not 1..=30 stays float.
 //! 9. Products of two activations: `acc = Σ_k (a − z_a) · (b − z_b)` in `i32`, exact for K up to 33,025; then equation 5 or 7
-//!    with the multiplier `f32(f64(s_a) · f64(s_b) / f64(s_y))`. Of single elements, K is 1.
-//!    Dynamic (9d), a float: `(f32(Σ_k (a − z_a[m]) · (b − z_b)) · s_a[m]) · s_b`, where `s_a` and `z_a` belong to the row of `a`
-//!    or the tensor, and `s_b` and `z_b` to the tensor: those of a row of `b` would vary along the sum. Two products and no sum,
-//!    so there is nothing to contract; yet WGSL lets a device regroup them and flush subnormals, so it is not promised to the bit.
-//! 10. Dynamic parameters, in `f32` from the smallest and largest value, both widened to include 0. Per tensor: those of
-//!     [`affine_qparams`] or [`symmetric_qparams`]. Per token: [`per_token_qparams`].
+//!    with the multiplier `f32(f64(s_a) · f64(s_b) / f64(s_y))`. For an elementwise product, K is 1.
+//!    The dynamic form (9d) is a float: `(f32(Σ_k (a − z_a[m]) · (b − z_b)) · s_a[m]) · s_b`, where `s_a` and `z_a` belong to the row
+//!    of `a` or the tensor, and `s_b` and `z_b` to the tensor: those of a row of `b` would vary along the sum. A compiler cannot
+//!    contract two products without a sum, but WGSL lets a device regroup them and flush subnormals, so the bits may differ.
+//! 10. Dynamic qparams are computed in `f32` from the smallest and the largest value, widened to include 0: per tensor by
+//!     [`affine_qparams`] or [`symmetric_qparams`], per token by [`per_token_qparams`].
+//! 11. Float functions and reductions have no equation here: [`UnaryOp`] and [`BinaryOp`] define the functions.
+//! 12. A chain of pointwise functions from int8 to int8 is a lookup table of 256 entries, computed on the host in `f64` with `libm`.
 //!
 //! `rne` is round to nearest, ties to even: [`f32::round_ties_even`] here, `round` in WGSL. Between an int8 input and an
-//! int8 output there is exactly one float product and no float sum, so no compiler can contract its way to another answer.
+//! int8 output there is exactly one float product and no float sum, so no compiler can change the result by contraction.
 //!
 //! The choice of scale and zero point from an observed range ([`affine_qparams`], [`symmetric_qparams`]) follows
 //! PyTorch's observers, evaluated in `f32` in the written order.
@@ -47,29 +49,30 @@ pub(crate) use binary::{maximum, minimum};
 pub(crate) use integers::truncate;
 pub use integers::{Int32Op, IntegerType};
 pub(crate) use reduce::{Range, block_range, sum_of};
-pub(crate) use simd::wide;
+pub(crate) use simd::vectorized;
 pub use unary::UnaryOp;
 
-/// The largest number of fraction bits that equation 4 considers.
+/// The largest number of fraction bits in equation 4.
 pub const MAX_FRACTION_BITS: u32 = 8;
 
-/// The smallest scale that PT2E's symmetric configuration lets an observer return: 2⁻¹².
+/// The smallest scale that an observer returns in PT2E's symmetric configuration: 2⁻¹².
 pub const EPS: f32 = 1.0 / 4096.0;
 
-/// Scale and zero point of an affine scheme for the observed range `[min, max]`, which is widened to include 0.
+/// Computes scale and zero point of an affine scheme for the observed range `[min, max]`, widened to include 0, as PyTorch's
+/// observers do.
 ///
 /// `scale = max((max − min) / (quant_max − quant_min), eps)`, `zero_point = clamp(quant_min − rne(min / scale))`.
 /// The caller guarantees finite `min ≤ max` and `quant_min < quant_max`.
 #[must_use]
 pub fn affine_qparams(min: f32, max: f32, quant_min: i32, quant_max: i32, eps: f32) -> (f32, i32) {
     let (negative, positive) = (min.min(0.0), max.max(0.0));
-    // In f32, as upstream: the difference of two large finite numbers may overflow, which the caller must refuse.
+    // The difference is in f32, as in PyTorch. It may overflow for two large finite numbers, which the caller must refuse.
     let scale = ((positive - negative) / (quant_max - quant_min) as f32).max(eps);
     let zero_point = quant_min - (negative / scale).round_ties_even() as i32;
     (scale, zero_point.clamp(quant_min, quant_max))
 }
 
-/// Scale and zero point (always 0) of a symmetric scheme for the observed range `[min, max]`.
+/// Computes scale and zero point (always 0) of a symmetric scheme for the observed range `[min, max]`, as PyTorch's observers do.
 ///
 /// `scale = max(max(−min, max) / ((quant_max − quant_min) / 2), eps)`. The caller guarantees finite `min ≤ max`.
 #[must_use]
@@ -79,8 +82,9 @@ pub fn symmetric_qparams(min: f32, max: f32, quant_min: i32, quant_max: i32, eps
     (scale, 0)
 }
 
-/// Scale and zero point of one row of a dynamically quantized tensor, as PyTorch's
-/// `choose_qparams_per_token_asymmetric`: the zero point comes from the end of the range whose code would be further off.
+/// Computes scale and zero point of one row of a dynamically quantized tensor, as PyTorch's
+/// `choose_qparams_per_token_asymmetric` does: from the end of the range that has the larger error.
+///
 /// The caller guarantees finite `min ≤ max` and `quant_min < quant_max`.
 #[must_use]
 pub fn per_token_qparams(min: f32, max: f32, quant_min: i32, quant_max: i32, eps: f32) -> (f32, i32) {
@@ -92,8 +96,9 @@ pub fn per_token_qparams(min: f32, max: f32, quant_min: i32, quant_max: i32, eps
     (scale, zero_point.clamp(lo, hi).round_ties_even() as i32)
 }
 
-/// Scale and zero point that PyTorch's fused fake-quantize module trains with, by QNNPACK's `ChooseQuantizationParams`. The
-/// caller guarantees finite `min ≤ max`.
+/// Computes scale and zero point as PyTorch's fused fake-quantize module does, by QNNPACK's `ChooseQuantizationParams`.
+///
+/// The caller guarantees finite `min ≤ max`.
 #[must_use]
 pub fn torch_fused_qparams(min: f32, max: f32, quant_min: i32, quant_max: i32, symmetric: bool) -> (f32, i32) {
     const SMALLEST: f32 = 6.1e-5;
@@ -131,7 +136,7 @@ pub fn torch_fused_qparams(min: f32, max: f32, quant_min: i32, quant_max: i32, s
     (scale as f32, zero_point.clamp(lo, hi).round_ties_even() as i32)
 }
 
-/// Rounds a number below 2²² in magnitude to the nearest integer, ties to even. −0 and what rounds to it give 0.
+/// Rounds a number below 2²² in magnitude to the nearest integer, ties to even. The result is never −0.
 ///
 /// Adding and subtracting 1.5 · 2²³ leaves no fraction bits, under the rounding mode that every host runs in. Unlike
 /// [`f32::round_ties_even`] this vectorizes on processors without a rounding instruction.
@@ -141,7 +146,7 @@ pub(crate) fn round_small(v: f32) -> f32 {
     v + MAGIC - MAGIC
 }
 
-/// Equation 2. `x` must not be NaN (a NaN gives code `zero_point`, as on a GPU).
+/// Quantizes one element (equation 2). `x` must not be NaN (NaN gives `zero_point`, as on a GPU).
 #[must_use]
 pub fn quantize(x: f32, inv_scale: f32, zero_point: i32, quant_min: i32, quant_max: i32) -> i32 {
     let lo = (quant_min - zero_point) as f32;
@@ -149,13 +154,13 @@ pub fn quantize(x: f32, inv_scale: f32, zero_point: i32, quant_min: i32, quant_m
     (x * inv_scale).round_ties_even().clamp(lo, hi) as i32 + zero_point
 }
 
-/// Equation 1. The difference is taken in integers, so one float product decides the result.
+/// Dequantizes one element (equation 1). The difference is computed in integers, so the result is one float product.
 #[must_use]
 pub fn dequantize(q: i32, scale: f32, zero_point: i32) -> f32 {
     (q - zero_point) as f32 * scale
 }
 
-/// Equation 3; `None` unless the result is a normal `f32`.
+/// Computes the multiplier of equation 3. It is `None` unless the result is a normal `f32`.
 #[must_use]
 pub fn multiplier(x_scale: f32, w_scale: f32, y_scale: f32, fraction_bits: u32) -> Option<f32> {
     let steps = f64::from(1u32 << fraction_bits);
@@ -163,14 +168,14 @@ pub fn multiplier(x_scale: f32, w_scale: f32, y_scale: f32, fraction_bits: u32) 
     multiplier.is_normal().then_some(multiplier)
 }
 
-/// The factor of equation 7; `None` unless it is a normal `f32`.
+/// Computes the factor of equation 7. It is `None` unless the result is a normal `f32`.
 #[must_use]
 pub fn output_scale(x_scale: f32, w_scale: f32, fraction_bits: u32) -> Option<f32> {
     let scale = (f64::from(x_scale) * f64::from(w_scale) / f64::from(1u32 << fraction_bits)) as f32;
     scale.is_normal().then_some(scale)
 }
 
-/// The bias of equation 4 at `fraction_bits`, in `i64` so that the caller can test it against the bound.
+/// Computes the bias of equation 4 at `fraction_bits`, in `i64`, so that the caller can test it against the bound.
 ///
 /// `weight_sum` is Σ_k w\[n,k\].
 #[must_use]
@@ -183,9 +188,9 @@ pub fn folded_bias(
     fraction_bits: u32,
 ) -> i64 {
     let steps = f64::from(1u32 << fraction_bits);
-    let code = f64::from(bias) * steps / (f64::from(x_scale) * f64::from(w_scale));
+    let quotient = f64::from(bias) * steps / (f64::from(x_scale) * f64::from(w_scale));
     // A float that is too large for i64 saturates, and the bound then refuses it.
-    let rounded = code.round_ties_even() as i64;
+    let rounded = quotient.round_ties_even() as i64;
     rounded.saturating_sub((i64::from(x_zero_point) * weight_sum) << fraction_bits)
 }
 
@@ -196,21 +201,23 @@ pub fn fits_accumulator(weight_magnitude: i64, bias: i64, fraction_bits: u32) ->
     products.saturating_add(bias.saturating_abs()) <= i64::from(i32::MAX)
 }
 
-/// Equation 5.
+/// Requantizes an accumulator to int8 (equation 5); `lo..=hi` is the range of the result.
 #[must_use]
 pub fn requantize(acc: i32, multiplier: f32, zero_point: i32, lo: i32, hi: i32) -> i32 {
     let v = (acc as f32 * multiplier).round_ties_even();
     v.clamp((lo - zero_point) as f32, (hi - zero_point) as f32) as i32 + zero_point
 }
 
-/// Equation 7, static form; with `relu`, negative results become 0.
+/// Scales an accumulator to a float (equation 7, static form). With `relu`, negative results become 0.
 #[must_use]
 pub fn scale_accumulator(acc: i32, scale: f32, relu: bool) -> f32 {
     let y = acc as f32 * scale;
     if relu && y < 0.0 { 0.0 } else { y }
 }
 
-/// Equation 7, dynamic form; with `relu`, negative results become 0. `weight_sum` is Σ_k w\[n,k\].
+/// Scales an accumulator to a float (equation 7, dynamic form). With `relu`, negative results become 0.
+///
+/// `x` is the scale and zero point of the activations, `weight` the scale and the sum Σ_k w\[n,k\] of the channel.
 #[must_use]
 pub fn scale_accumulator_dynamic(acc: i32, x: (f32, i32), weight: (f32, i32), bias: f32, relu: bool) -> f32 {
     let ((x_scale, x_zero_point), (w_scale, weight_sum)) = (x, weight);
@@ -219,29 +226,30 @@ pub fn scale_accumulator_dynamic(acc: i32, x: (f32, i32), weight: (f32, i32), bi
     if relu && y < 0.0 { 0.0 } else { y }
 }
 
-/// Equation 9d, of the sum of products; with `relu`, negative results become 0.
+/// Scales a sum of products to a float (equation 9d). With `relu`, negative results become 0.
 #[must_use]
 pub fn scale_matmul_dynamic(acc: i32, a_scale: f32, b_scale: f32, relu: bool) -> f32 {
     let y = acc as f32 * a_scale * b_scale;
     if relu && y < 0.0 { 0.0 } else { y }
 }
 
-/// The largest K for which `Σ_k (a − z_a) · (b − z_b)` cannot leave `i32`.
+/// The largest K for which `Σ_k (a − z_a) · (b − z_b)` always fits `i32` (equation 9).
 pub const MAX_MATMUL_K: usize = i32::MAX as usize / (255 * 255);
 
-/// The integer ratios of equation 8.
+/// The integer multipliers of equation 8.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct AddMultipliers {
     /// `rne(s_a · 2^shift / s_y)`, at most 2^21.
     pub a: i32,
     /// `rne(s_b · 2^shift / s_y)`, at most 2^21.
     pub b: i32,
-    /// How far the sum is shifted down, 1 to 30.
+    /// Number of bits by which the sum is shifted right, 1 to 30.
     pub shift: u32,
 }
 
 impl AddMultipliers {
-    /// Ratios of the input scales to the output scale; `None` if the larger one is not in `2^−10..2^20`.
+    /// Computes the multipliers from the scales. They are `None` if the larger ratio of an input scale to the output scale is not in
+    /// `2^−10..2^20`.
     #[must_use]
     pub fn new(a_scale: f32, b_scale: f32, y_scale: f32) -> Option<Self> {
         let [a, b] = [a_scale, b_scale].map(|s| f64::from(s) / f64::from(y_scale));
@@ -252,7 +260,7 @@ impl AddMultipliers {
         Some(Self { a: ratio(a), b: ratio(b), shift })
     }
 
-    /// Whether [`add`] cannot overflow with them.
+    /// Whether [`add`] cannot overflow with these multipliers.
     #[must_use]
     pub fn are_usable(&self) -> bool {
         let fits = |m: i32| (0..=1 << 21).contains(&m);
@@ -260,7 +268,7 @@ impl AddMultipliers {
     }
 }
 
-/// Equation 8; `a` and `b` are codes less their zero points.
+/// Adds two quantized values (equation 8); `a` and `b` are quantized values minus their zero points.
 #[must_use]
 pub fn add(a: i32, b: i32, multipliers: AddMultipliers, zero_point: i32, lo: i32, hi: i32) -> i32 {
     let AddMultipliers { a: m_a, b: m_b, shift } = multipliers;
@@ -275,7 +283,7 @@ mod tests {
 
     #[test]
     fn affine_matches_torch() {
-        // Computed with torchao 0.15.0, int8, eps 2^-12.
+        // torchao 0.15.0 computed these values, for int8 and eps 2^-12.
         for (min, max, scale, zero_point) in
             [(-1.0, 0.5, 0.005_882_353, 42), (0.0, 0.0, EPS, -128), (0.2, 1.0, 0.003_921_569, -128)]
         {
@@ -293,8 +301,8 @@ mod tests {
 
     #[test]
     fn quantize_rounds_ties_to_even_before_the_zero_point() {
-        let codes: Vec<i32> = [0.5, 1.5, 2.5, -0.5, -1.5].map(|x| quantize(x, 1.0, 3, -128, 127) - 3).to_vec();
-        assert_eq!(codes, [0, 2, 2, 0, -2]);
+        let rounded: Vec<i32> = [0.5, 1.5, 2.5, -0.5, -1.5].map(|x| quantize(x, 1.0, 3, -128, 127) - 3).to_vec();
+        assert_eq!(rounded, [0, 2, 2, 0, -2]);
         assert_eq!(quantize(f32::INFINITY, 1.0, 3, -128, 127), 127);
         assert_eq!(quantize(f32::NEG_INFINITY, 1.0, 3, -128, 127), -128);
         assert_eq!(quantize(f32::NAN, 1.0, 3, -128, 127), 3);
@@ -317,7 +325,7 @@ mod tests {
 
     #[test]
     fn biases_round_to_even_and_carry_the_zero_point() {
-        // b · 2^p / (s_x · s_w), then − z_x · 2^p · Σw.
+        // The bias is b · 2^p / (s_x · s_w), rounded, − z_x · 2^p · Σw.
         let bias = |b: f32, z: i32, sum: i64, p: u32| folded_bias(b, 0.5, z, 0.5, sum, p);
         assert_eq!([0.625, 0.875, -0.625, -0.875, 0.65, -0.65].map(|b| bias(b, 0, 0, 0)), [2, 4, -2, -4, 3, -3]);
         assert_eq!([0.65, -0.65].map(|b| bias(b, 0, 0, 8)), [666, -666]);
@@ -351,7 +359,7 @@ mod tests {
         for (a, b) in [(1.999_999_9, 1.999_999_9), (524_287.97, 524_287.97), (9.8e-4, 9.8e-4)] {
             let m = AddMultipliers::new(a, b, 1.0).expect("usable");
             assert!(m.are_usable(), "{m:?}");
-            // The largest sums stay inside i32: this would panic.
+            // The largest sums fit i32: an overflow would panic.
             assert_eq!(add(255, 255, m, 0, -128, 127).signum(), i32::from(a > 0.01));
         }
     }

@@ -1,14 +1,15 @@
-//! Operators: what the nodes of a graph and the steps of a program compute.
+//! Operators of graphs and programs.
 //!
 //! Each operator is one struct in the file of its family. It holds the parameters and states everything about the operator that does
 //! not depend on an engine: name, shape and type inference, scalar evaluation, and which kind of operator it is. [`Op`] is the closed
-//! enum of all of them. Graphs, programs and the ONNX importer use the same operators, and evaluation is what every engine is compared
-//! with: it follows the equations of [`numerics`](crate::numerics), and for products it uses a library where the order of a sum cannot
-//! change the result.
+//! enum of all operators. Graphs, programs and the ONNX importer use the same ones. Tests compare every engine with the evaluation
+//! here, which follows the equations of [`numerics`](crate::numerics); for float products, and for integer products, whose sums are
+//! exact in any order, it uses a library.
 
 mod elementwise;
 mod embedding;
 mod error;
+mod fake_quantize;
 mod integer;
 mod linear;
 mod matmul;
@@ -30,6 +31,7 @@ pub use self::elementwise::{Add, AddScalar, Binary, Div, IntegerAdd, IntegerMul,
 pub use self::embedding::Embedding;
 pub(crate) use self::error::EvalError;
 pub use self::error::OpError;
+pub(crate) use self::fake_quantize::{fake_quantize, fake_quantize_dynamic, fake_quantize_i32, straight_through};
 pub use self::integer::{Int32, ToFloat, ToInteger};
 pub use self::linear::{IntegerLinear, Linear, Requantize, ScaleAccumulator, ScaleAccumulatorDynamic};
 pub(crate) use self::matmul::matmul_f32;
@@ -43,7 +45,6 @@ use self::operator::Operator;
 pub use self::quantize::{
     ChooseQParams, Dequantize, DequantizeDynamic, Observe, ObserverId, Quantize, QuantizeDynamic,
 };
-pub(crate) use self::quantize::{fake_quantize, fake_quantize_dynamic, fake_quantize_i32, straight_through};
 pub use self::reduce::{Max, Sum};
 pub(crate) use self::unary::unary_into;
 pub use self::unary::{Clamp, Lut, Unary};
@@ -53,7 +54,7 @@ use crate::values::Tensor;
 
 macro_rules! operators {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
-        /// What a node computes. In shapes, `…` stands for any number of leading axes.
+        /// An operator with its parameters. In shapes, `…` stands for any number of leading axes.
         #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, strum::EnumDiscriminants)]
         #[serde(rename_all = "snake_case")]
         #[strum_discriminants(name(OpKind), derive(strum::EnumIter, Hash, PartialOrd, Ord), doc = "An operator without its parameters.")]
@@ -87,13 +88,13 @@ operators! {
     Linear,
     /// `a[…, M, K] · b[…, K, N]`.
     MatMul,
-    /// Elementwise sum.
+    /// Elementwise sum `a + b`.
     Add,
-    /// Elementwise product.
+    /// Elementwise product `a · b`.
     Mul,
-    /// Elementwise quotient.
+    /// Elementwise quotient `a / b`.
     Div,
-    /// One of two values, by a condition.
+    /// Selection of one of two values by a condition.
     Where,
     /// The elements where a mask is not 0, and −0 elsewhere.
     Mask,
@@ -103,7 +104,7 @@ operators! {
     MulScalar,
     /// A function of each element.
     Unary,
-    /// A comparison of two elements, or the larger or smaller one.
+    /// A comparison of two elements, or their maximum or minimum.
     Binary,
     /// Each element, limited to a range.
     Clamp,
@@ -133,9 +134,9 @@ operators! {
     LayerNorm,
     /// Normalization of channels with fixed statistics.
     BatchNorm,
-    /// Rows of a table.
+    /// Rows of an embedding table.
     Embedding,
-    /// The input, seen by an observer.
+    /// The input, unchanged, which an observer sees.
     Observe,
     /// `f32 → int8` (equation 2).
     Quantize,
@@ -157,7 +158,7 @@ operators! {
     ScaleAccumulatorDynamic,
     /// `int8 + int8 → int8` (equation 8).
     IntegerAdd,
-    /// `int8 · int8 → int8` of each element (equations 9 and 5).
+    /// Elementwise `int8 · int8 → int8` (equations 9 and 5).
     IntegerMul,
     /// The accumulator of a product of two int8 tensors (equation 9).
     IntegerMatMul,
@@ -168,13 +169,13 @@ operators! {
 }
 
 impl Op {
-    /// The name in listings and in configurations by operator type.
+    /// Returns the name in listings and in configurations by operator type.
     #[must_use]
     pub fn name(&self) -> &'static str {
         self.operator().name()
     }
 
-    /// The operator without its parameters.
+    /// Returns the operator without its parameters.
     #[must_use]
     pub fn kind(&self) -> OpKind {
         self.into()
@@ -204,19 +205,19 @@ impl Op {
         self.operator().is_step()
     }
 
-    /// Shape and type of the result.
+    /// Infers shape and type of the result.
     pub(crate) fn infer(&self, inputs: &[Operand<'_>]) -> Result<TensorType, OpError> {
         let result = self.operator().infer(&Operands(inputs))?;
         check_elements(&result.shape)?;
         Ok(result)
     }
 
-    /// The result, by the scalar equations; the inputs have the shapes and types that inference admits.
+    /// Computes the result, by the scalar equations. The inputs have shapes and types that inference admits.
     pub(crate) fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
         self.operator().eval(inputs)
     }
 
-    /// The tensor of a constant.
+    /// Returns the tensor of a constant, and `None` for other operators.
     #[must_use]
     pub fn constant(&self) -> Option<&Arc<Tensor>> {
         match self {
@@ -226,7 +227,7 @@ impl Op {
     }
 }
 
-/// The name and the parameters, as a listing shows them: `softmax axis 1`.
+/// Formats the name and the parameters as a listing does: `softmax axis 1`.
 impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())?;
@@ -240,7 +241,7 @@ impl Op {
     }
 }
 
-/// Refuses a shape whose number of elements overflows, so that nothing which is derived from a shape does.
+/// Refuses a shape with too many elements, so that numbers derived from a shape do not overflow.
 pub(crate) fn check_elements(shape: &crate::values::Shape) -> Result<(), OpError> {
     match shape.elements() {
         Some(_) => Ok(()),

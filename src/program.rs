@@ -1,9 +1,9 @@
-//! What both engines execute: a device-neutral list of steps.
+//! Programs: device-neutral lists of steps, which both engines execute.
 //!
 //! A [`Program`] comes from [`lower`](crate::lower::lower) and knows no graph, no observer and no device. Every value is a
 //! dense row-major tensor `[rows, dims…]`, where `rows` is the batch that the caller chooses for each run, or `[dims…]`.
 //! Steps see it as a matrix `[rows · rows_factor, cols]`: `cols` is the last dimension and `rows_factor` the product of those
-//! before it. How an engine lays a value out on its device is its own affair; what it takes and returns is dense.
+//! before it. An engine may use any layout on its device, but its inputs and outputs are dense.
 //!
 //! The arithmetic of each int8 step is an equation of [`numerics`](crate::numerics), so all engines give the same bits.
 
@@ -20,15 +20,15 @@ use crate::values::{DType, QParams, Shape, Tensor};
 pub use error::ProgramError;
 pub use step::{Epilogue, QLinear, QLut, QMatMul, Step, StepOp};
 
-/// Names a value of one [`Program`].
+/// Identifies a value of one [`Program`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ValueId(u32);
 
 impl ValueId {
-    /// The value at `index` of [`Program::values`].
+    /// Returns the id of the value at `index` of [`Program::values`].
     #[must_use]
     pub fn new(index: usize) -> Self {
-        // Four billion values do not fit in memory, so nothing has the last number.
+        // An overflow cannot happen: four billion values do not fit in memory.
         Self(u32::try_from(index).unwrap_or(u32::MAX))
     }
 
@@ -44,17 +44,16 @@ impl ValueId {
 pub enum ValueType {
     /// 32-bit float, four bytes an element.
     F32,
-    /// int8 code, one byte an element.
+    /// Quantized value, one byte an element.
     I8,
     /// 32-bit integer, four bytes an element: ids.
     I32,
-    /// 16-bit float, two bytes an element in a caller's buffer: outputs of [`StepOp::ToF16`]. Host tensors hold the same numbers
-    /// as `f32`.
+    /// f16, two bytes an element in a caller's buffer: the output of [`StepOp::ToF16`]. Host tensors hold the same numbers as `f32`.
     F16,
 }
 
 impl ValueType {
-    /// Bytes of one element in a dense buffer.
+    /// Returns the size of one element in a dense buffer, in bytes.
     #[must_use]
     pub fn size_bytes(self) -> usize {
         match self {
@@ -64,7 +63,7 @@ impl ValueType {
         }
     }
 
-    /// The type of a host tensor that holds such a value.
+    /// Returns the element type of a host tensor that holds such a value.
     #[must_use]
     pub fn dtype(self) -> DType {
         match self {
@@ -75,21 +74,21 @@ impl ValueType {
     }
 }
 
-/// One tensor that flows through the program.
+/// The description of one tensor of a program: an input, a constant, or the result of a step.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Value {
-    /// The name of the graph node that computes it; of an output, that of the output.
+    /// Name of the graph node that computes it. An output has the name of the graph's output.
     pub name: String,
     /// Element type.
     pub value_type: ValueType,
-    /// Its shape; no length may be 0, and a batch row holds no more elements than memory can.
+    /// Shape. No length may be 0, and one row of the batch must fit in memory.
     pub shape: Shape,
-    /// What an int8 code means; `None` for other values, and for codes whose parameters are found at run time or are not known.
+    /// Scale and zero point of int8 values. `None` for other types, for dynamic qparams, and if they are not known.
     pub qparams: Option<QParams>,
 }
 
 impl Value {
-    /// Matrix rows for each batch row; all matrix rows of a value without a batch.
+    /// Number of matrix rows for each row of the batch. For a value without a batch, it is the number of all matrix rows.
     #[must_use]
     pub fn rows_factor(&self) -> usize {
         let mut leading = self.shape.fixed_dims();
@@ -97,13 +96,13 @@ impl Value {
         leading.iter().fold(1, |n, &d| n.saturating_mul(d))
     }
 
-    /// Matrix columns. A value `[rows]` is a column.
+    /// Number of matrix columns. A value `[rows]` is a column.
     #[must_use]
     pub fn cols(&self) -> usize {
         self.shape.last().unwrap_or(1)
     }
 
-    /// Elements at a batch of `rows`, or `None` if that number does not fit.
+    /// Number of elements for a batch of `rows`, or `None` if it overflows.
     #[must_use]
     pub fn len(&self, rows: usize) -> Option<usize> {
         let rows = if self.shape.is_batched() { rows } else { 1 };
@@ -111,10 +110,42 @@ impl Value {
     }
 }
 
-/// A network, ready for an engine.
+/// A network as a list of steps, ready for an engine. [`lower`](crate::lower::lower) makes it of a graph.
 ///
-/// Steps are in execution order; every value is an input, a constant, or written by exactly one step, before it is read. No
-/// value is both an input and an output, and no value is listed twice among the outputs.
+/// Steps are in execution order. Every value is an input, a constant, or written by exactly one step, before it is read. No value is
+/// both an input and an output, and no value is listed twice among the outputs.
+///
+/// This is how to read a program:
+///
+/// ```
+/// use enfold::lower::lower;
+/// use enfold::program::{StepOp, ValueType};
+/// use enfold::{GraphBuilder, Shape, Tensor};
+///
+/// let mut g = GraphBuilder::new();
+/// let x = g.input("x", Shape::rows(2))?;
+/// let h = g.linear("fc", x, Tensor::from_f32(&[3, 2], vec![0.5; 6])?, None)?;
+/// let y = g.relu("y", h)?;
+/// let program = lower(&g.finish([y])?)?;
+///
+/// println!("{program}"); // one line for each step
+/// for step in program.steps() {
+///     let output = program.value(step.output);
+///     println!("{} writes {}: {:?} {}", step.name, output.name, output.value_type, output.shape);
+///     for &input in &step.inputs {
+///         // The elements of a constant are in the program; those of other values exist only while an engine runs.
+///         let kind = if program.constant(input).is_some() { "constant" } else { "computed or given" };
+///         println!("  reads {}, {kind}", program.value(input).name);
+///     }
+///     if let StepOp::QLinear(linear) = &step.op {
+///         println!("  int8 weights [{}, {}]", linear.n, linear.k);
+///     }
+/// }
+/// let names: Vec<&str> = program.steps().iter().map(|step| step.op.name()).collect();
+/// assert_eq!(names, ["linear", "relu"]);
+/// assert_eq!(program.value(program.inputs()[0]).value_type, ValueType::F32);
+/// # Ok::<(), enfold::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Program {
     values: Vec<Value>,
@@ -122,15 +153,16 @@ pub struct Program {
     inputs: Vec<ValueId>,
     outputs: Vec<ValueId>,
     steps: Vec<Step>,
-    /// Where among the constants a value is.
+    /// Index into `constants` of each value that is one.
     constant_at: HashMap<ValueId, usize>,
 }
 
 impl Program {
-    /// Checks everything that the engines rely on: order, shapes, types, vector lengths, factors and the accumulator bound.
+    /// Makes a program, and checks everything that the engines rely on: order, shapes, types, vector lengths, factors and the
+    /// accumulator bound (equation 4).
     ///
     /// # Errors
-    /// [`ProgramError`], naming the first step or value that is wrong.
+    /// Returns [`ProgramError`], which names the first step or value that is wrong.
     pub fn new(
         values: Vec<Value>,
         constants: Vec<(ValueId, Arc<Tensor>)>,
@@ -143,9 +175,9 @@ impl Program {
         program.check_values()?;
         program.check_order()?;
         program.steps.iter().try_for_each(|step| check::check_step(&program, step))?;
-        let means_nothing = |value: &&Value| value.qparams.is_some() && value.value_type != ValueType::I8;
-        if let Some(value) = program.values.iter().find(means_nothing) {
-            let problem = "has a scale and a zero point, and is not of int8 codes";
+        let is_not_quantized = |value: &&Value| value.qparams.is_some() && value.value_type != ValueType::I8;
+        if let Some(value) = program.values.iter().find(is_not_quantized) {
+            let problem = "has a scale and a zero point, but its elements are not of int8";
             return Err(ProgramError::Order { value: value.name.clone(), problem });
         }
         Ok(program)
@@ -157,34 +189,34 @@ impl Program {
         &self.values
     }
 
-    /// What `id` names.
+    /// The value with this id.
     ///
     /// # Panics
-    /// If the program has no such value: `id` belongs to a larger program.
+    /// Panics if the program has no such value: `id` belongs to a larger program.
     #[must_use]
     pub fn value(&self, id: ValueId) -> &Value {
         &self.values[id.index()]
     }
 
-    /// The values that the program holds.
+    /// The constants, with the values that they are.
     #[must_use]
     pub fn constants(&self) -> &[(ValueId, Arc<Tensor>)] {
         &self.constants
     }
 
-    /// The constant that a value is, if it is one.
+    /// The tensor of a value that is a constant, and `None` for other values.
     #[must_use]
     pub fn constant(&self, id: ValueId) -> Option<&Tensor> {
         self.constant_at.get(&id).map(|&at| &*self.constants[at].1)
     }
 
-    /// The values that the caller provides, in the graph's order.
+    /// The values that the caller provides, in the order of the graph's inputs.
     #[must_use]
     pub fn inputs(&self) -> &[ValueId] {
         &self.inputs
     }
 
-    /// The values that the caller receives, in the graph's order.
+    /// The values that the caller receives, in the order of the graph's outputs.
     #[must_use]
     pub fn outputs(&self) -> &[ValueId] {
         &self.outputs
@@ -196,6 +228,7 @@ impl Program {
         &self.steps
     }
 
+    /// Checks shapes, and that constants have the shape and type of their values.
     fn check_values(&self) -> Result<(), ProgramError> {
         for value in &self.values {
             let (name, dims) = (|| value.name.clone(), value.shape.fixed_dims());
@@ -222,11 +255,12 @@ impl Program {
         Ok(())
     }
 
+    /// Checks that every value is written once, before it is read, and that outputs are written by steps.
     fn check_order(&self) -> Result<(), ProgramError> {
         for &id in self.inputs.iter().chain(self.constants.iter().map(|(id, _)| id)) {
-            if let Some(half) = self.values.get(id.index()).filter(|value| value.value_type == ValueType::F16) {
-                let problem = "is of 16-bit floats, which only the caller reads";
-                return Err(ProgramError::Order { value: half.name.clone(), problem });
+            if let Some(value) = self.values.get(id.index()).filter(|value| value.value_type == ValueType::F16) {
+                let problem = "has 16-bit floats (f16), which only the caller reads";
+                return Err(ProgramError::Order { value: value.name.clone(), problem });
             }
         }
         let mut written = vec![false; self.values.len()];
@@ -259,11 +293,11 @@ impl Program {
         if let Some(at) = written.iter().position(|written| !written) {
             return order(ValueId::new(at), "is no input and no constant, and no step writes it");
         }
-        let by_steps: HashSet<ValueId> = self.steps.iter().map(|step| step.output).collect();
+        let written_by_steps: HashSet<ValueId> = self.steps.iter().map(|step| step.output).collect();
         let mut listed = HashSet::new();
         for &id in &self.outputs {
             known("program", id)?;
-            if !by_steps.contains(&id) {
+            if !written_by_steps.contains(&id) {
                 return order(id, "is an output that no step writes");
             }
             if !listed.insert(id) {

@@ -52,6 +52,7 @@ pub(super) fn smallest_tables(graph: &Graph) -> Vec<Option<i32>> {
 
 #[cfg(test)]
 mod tests {
+    use enfold::ops::{Int32, ToInteger};
     use enfold::values::DType;
     use enfold::{GraphBuilder, Shape};
 

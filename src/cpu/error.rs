@@ -1,17 +1,17 @@
-//! Why the CPU engine refused.
+//! The error of the CPU engine.
 
 use crate::values::{DType, Shape};
 
-/// Why a program could not be run on the CPU. Every variant names the input or step.
+/// The error of the CPU engine. Every variant names the input or step.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CpuError {
-    /// Too few or too many inputs.
+    /// The number of inputs is wrong.
     #[error("{actual} inputs for a program that takes {expected}")]
     InputCount {
-        /// Inputs given.
+        /// Number of inputs given.
         actual: usize,
-        /// Inputs taken.
+        /// Number of inputs that the program takes.
         expected: usize,
     },
     /// An input has the wrong shape.
@@ -31,10 +31,10 @@ pub enum CpuError {
         input: String,
         /// The given type.
         actual: DType,
-        /// The type taken.
+        /// The input's type.
         expected: DType,
     },
-    /// An empty batch.
+    /// A batch is empty.
     #[error("input {input}: the batch has 0 rows, expected at least 1")]
     NoRows {
         /// The input.
@@ -45,38 +45,38 @@ pub enum CpuError {
     Rows {
         /// The input.
         input: String,
-        /// Its rows.
+        /// Its number of rows.
         actual: usize,
-        /// The rows of the first.
+        /// Number of rows of the first input.
         expected: usize,
     },
-    /// A batch of so many rows would hold more elements than memory can.
+    /// The batch has so many rows that a value would not fit in memory.
     #[error("value {value}: {rows} rows of {shape} are more than {max} elements", max = crate::values::MAX_ELEMENTS)]
     Elements {
         /// The value.
         value: String,
         /// Its shape.
         shape: Shape,
-        /// The rows given.
+        /// Number of rows given.
         rows: usize,
     },
-    /// A NaN has no code.
-    #[error("{step}: element {index} is NaN, which has no code")]
+    /// A value to quantize is NaN.
+    #[error("{step}: element {index} is NaN, which has no quantized value")]
     NotANumber {
         /// The quantize step.
         step: String,
         /// Row-major index of the first NaN.
         index: usize,
     },
-    /// A result that integers of 32 bits do not hold.
-    #[error("{step}: element {index} is no integer of 32 bits: it is too large, not a number, or divided by 0")]
+    /// A result does not fit `i32`.
+    #[error("{step}: element {index} does not fit i32: it is too large, not a number, or divided by 0")]
     NoInteger {
         /// The step.
         step: String,
         /// Row-major index of the first such element of the result.
         index: usize,
     },
-    /// The range of a value that is quantized dynamically is not usable.
+    /// A value that is quantized dynamically is not finite, or its range overflows.
     #[error(
         "{step}: element {index} is {value}; values quantized dynamically must be finite and span less than f32::MAX"
     )]
@@ -88,7 +88,7 @@ pub enum CpuError {
         /// The element.
         value: String,
     },
-    /// An id is not a row of its table.
+    /// An id is outside the embedding table.
     #[error("{step}: element {index} is id {id}, the table has rows 0 to {}", rows - 1)]
     Id {
         /// The step.
@@ -97,26 +97,26 @@ pub enum CpuError {
         index: usize,
         /// The id.
         id: i32,
-        /// Rows of the table.
+        /// Number of rows of the table.
         rows: usize,
     },
-    /// The library's product was asked for where it is not exact.
+    /// The backend `rten-gemm` is requested, and is not exact.
     #[error(
-        "{step}: the library's int8 product is not exact for k {k} on this processor (exact up to {max})",
-        max = crate::kernels::library_max_k()
+        "{step}: the int8 products of rten-gemm are not exact for k {k} on this processor (exact up to {max})",
+        max = crate::kernels::rten_max_k()
     )]
     Inexact {
         /// The linear step.
         step: String,
-        /// Its input features.
+        /// Its number of input features.
         k: usize,
     },
-    /// A product was asked for that this processor lacks the instructions for.
-    #[error("{step}: this processor lacks the int8 product {product}")]
+    /// A backend is requested whose instructions this processor lacks.
+    #[error("{step}: this processor lacks the instructions of the GEMM backend {backend}")]
     Unavailable {
         /// The linear step.
         step: String,
-        /// The product, with its instructions.
-        product: String,
+        /// The backend.
+        backend: String,
     },
 }

@@ -1,13 +1,15 @@
-//! What only the engine's own parts tell.
+//! Tests of private parts of the engine.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
-use super::*;
+use super::Engine;
+use super::linear::Weight;
 use crate::ops::{Linear, Op};
-use crate::program::{Step, Value, ValueType};
-use crate::values::{QParams, Shape};
+use crate::program::{Epilogue, Program, QLinear, Step, StepOp, Value, ValueId, ValueType};
+use crate::values::{QParams, Shape, Tensor};
 
-/// Sixteen layers that read one weight, but for the last one if it is `changed`: of codes, or of floats.
+/// Sixteen layers in int8 or in float that share a weight. If `changed`, the last layer has another one.
 fn layers(int8: bool, changed: bool) -> Program {
     let shared: Arc<[i8]> = vec![1; 16].into();
     let floats = || Arc::new(Tensor::from_f32(&[4, 4], vec![0.5; 16]).expect("fits"));

@@ -1,13 +1,16 @@
-//! What the dynamic form of equation 7 demands of constants: no bias in the sum, no fraction bits, and the true sums of the weights.
+//! A check of the constants of dynamically quantized layers. The dynamic form of equation 7 requires no bias in the sum, no fraction
+//! bits, and the true sums of the weights.
 //!
-//! Engines rely on it and read no such bias, so a graph that has one is refused where it is built or loaded.
+//! Engines rely on it and ignore such a bias, so a graph that has one is refused when it is built or loaded.
 
 use super::{GraphError, Node, NodeId};
 use crate::ops::{Constant, IntegerLinear, Op, OpError};
 use crate::values::Tensor;
 
+/// Checks the constants of one node. Lowering checks those that are computed.
+///
 /// # Errors
-/// [`OpError::Parameter`] with the first number that is wrong. What is no constant here is checked by lowering.
+/// Returns [`OpError::Parameter`] with the first number that is wrong.
 pub(super) fn check(nodes: &[Node], name: &str, op: &Op, inputs: &[NodeId]) -> Result<(), GraphError> {
     let (Op::ScaleAccumulatorDynamic(_), &[acc, _, sums, ..]) = (op, inputs) else { return Ok(()) };
     let acc = &nodes[acc.index()];
@@ -33,8 +36,9 @@ pub(super) fn check(nodes: &[Node], name: &str, op: &Op, inputs: &[NodeId]) -> R
         return refuse("bias of the accumulator", format!("{b} of channel {channel}"), rule);
     }
     let (Some(weight), Some(sums)) = (constant(weight), constant(sums).and_then(Tensor::as_i32)) else { return Ok(()) };
-    let Some(codes) = weight.as_i8() else { return Ok(()) };
-    let rows = codes.chunks_exact(weight.shape()[1].max(1)).map(|row| row.iter().map(|&w| i64::from(w)).sum::<i64>());
+    let Some(quantized) = weight.as_i8() else { return Ok(()) };
+    let rows =
+        quantized.chunks_exact(weight.shape()[1].max(1)).map(|row| row.iter().map(|&w| i64::from(w)).sum::<i64>());
     for (channel, (expected, &sum)) in rows.zip(sums).enumerate() {
         if i64::from(sum) != expected {
             let value = format!("{sum} of channel {channel}, whose weights sum to {expected},");

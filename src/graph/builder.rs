@@ -1,4 +1,4 @@
-//! How a user writes a network.
+//! The builder of graphs.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -30,33 +30,33 @@ pub struct GraphBuilder {
     names: HashSet<String>,
     inputs: Vec<NodeId>,
     modules: BTreeMap<String, String>,
-    /// Constants that hold the same are one in memory.
+    /// Tensors of constants, so that equal ones are in memory once.
     contents: Contents,
     declared: DeclaredTypes,
 }
 
 /// # Errors
-/// Every method that adds a node returns [`GraphError::DuplicateName`] for a name that is taken, and the error of shape
-/// inference if its inputs do not fit.
+/// Every method that adds a node returns [`GraphError::DuplicateName`] for a name that is taken, and [`GraphError::Op`] if the
+/// operator refuses its inputs.
 impl GraphBuilder {
-    /// An empty graph.
+    /// Creates a builder of an empty graph.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Notes that the nodes whose names begin with `path.` form a module of this type, for configurations by module type.
-    /// Layers with parameters are modules of their own: `Linear`, `LayerNorm`, `BatchNorm` and `Embedding`.
+    /// Declares that the nodes whose names begin with `path.` form a module of this type, for configurations by module type.
+    /// Layers with parameters are modules themselves: `Linear`, `LayerNorm`, `BatchNorm` and `Embedding`.
     pub fn module(&mut self, path: &str, module_type: &str) {
         self.modules.insert(path.to_owned(), module_type.to_owned());
     }
 
-    /// A float input.
+    /// Adds a float input.
     pub fn input(&mut self, name: &str, shape: Shape) -> Result<NodeId, GraphError> {
         self.typed_input(name, shape, DType::F32)
     }
 
-    /// An input of integers: `DType::I32` for ids, `DType::I8` for codes.
+    /// Adds an input of any element type: `DType::I32` for ids, `DType::I8` for quantized values.
     pub fn typed_input(&mut self, name: &str, shape: Shape, dtype: DType) -> Result<NodeId, GraphError> {
         check_declared(name, &shape)?;
         let id = self.push(name, Op::Input(Input), Vec::new(), shape, dtype)?;
@@ -64,15 +64,15 @@ impl GraphBuilder {
         Ok(id)
     }
 
-    /// A value that the graph holds.
+    /// Adds a constant.
     pub fn constant(&mut self, name: &str, value: impl Into<Tensor>) -> Result<NodeId, GraphError> {
         self.node(name, Constant { tensor: Arc::new(value.into()) }, &[])
     }
 
-    /// `x[…, K] · w[N, K]ᵀ + b[N]`. The constants are called `{name}.weight` and `{name}.bias`.
+    /// Adds a linear layer, `x[…, K] · w[N, K]ᵀ + b[N]`. The constants are called `{name}.weight` and `{name}.bias`.
     ///
     /// # Errors
-    /// [`GraphError::NonFinite`] for a NaN or infinite weight or bias.
+    /// Returns [`GraphError::NonFinite`] for a NaN or infinite weight or bias.
     pub fn linear(
         &mut self,
         name: &str,
@@ -85,118 +85,118 @@ impl GraphBuilder {
         self.linear_nodes(name, x, w, b)
     }
 
-    /// [`linear`](Self::linear) with a weight and bias that are nodes already, for layers that share them.
+    /// Like [`linear`](Self::linear), but with a weight and a bias that are nodes already, for layers that share them.
     pub fn linear_nodes(&mut self, name: &str, x: NodeId, w: NodeId, b: Option<NodeId>) -> Result<NodeId, GraphError> {
         let inputs: Vec<NodeId> = [x, w].into_iter().chain(b).collect();
         self.node(name, Linear, &inputs)
     }
 
-    /// `a[…, M, K] · b[…, K, N]`.
+    /// Adds a matrix product, `a[…, M, K] · b[…, K, N]`; leading axes broadcast.
     pub fn matmul(&mut self, name: &str, a: NodeId, b: NodeId) -> Result<NodeId, GraphError> {
         self.node(name, MatMul, &[a, b])
     }
 
-    /// `a + b`, broadcast.
+    /// Adds an elementwise sum, `a + b`, broadcast.
     pub fn add(&mut self, name: &str, a: NodeId, b: NodeId) -> Result<NodeId, GraphError> {
         self.node(name, Add, &[a, b])
     }
 
-    /// `a / b` of each element, broadcast.
+    /// Adds an elementwise quotient, `a / b`, broadcast.
     pub fn div(&mut self, name: &str, a: NodeId, b: NodeId) -> Result<NodeId, GraphError> {
         self.node(name, Div, &[a, b])
     }
 
-    /// `a` where `condition` is not 0, else `b`, broadcast.
+    /// Adds a selection: `a` where `condition` is not 0, else `b`, broadcast.
     pub fn where_(&mut self, name: &str, condition: NodeId, a: NodeId, b: NodeId) -> Result<NodeId, GraphError> {
         self.node(name, Where, &[condition, a, b])
     }
 
-    /// `a · b` of each element, broadcast.
+    /// Adds an elementwise product, `a · b`, broadcast.
     pub fn mul(&mut self, name: &str, a: NodeId, b: NodeId) -> Result<NodeId, GraphError> {
         self.node(name, Mul, &[a, b])
     }
 
-    /// `x + value`.
+    /// Adds the sum `x + value`.
     pub fn add_scalar(&mut self, name: &str, x: NodeId, value: f32) -> Result<NodeId, GraphError> {
         self.node(name, AddScalar { value }, &[x])
     }
 
-    /// `x · value`.
+    /// Adds the product `x · value`.
     pub fn mul_scalar(&mut self, name: &str, x: NodeId, value: f32) -> Result<NodeId, GraphError> {
         self.node(name, MulScalar { value }, &[x])
     }
 
-    /// `max(x, 0)`.
+    /// Adds a ReLU, `max(x, 0)`.
     pub fn relu(&mut self, name: &str, x: NodeId) -> Result<NodeId, GraphError> {
         self.unary(name, UnaryOp::Relu, x)
     }
 
-    /// `1 / (1 + e^−x)`.
+    /// Adds a sigmoid, `1 / (1 + e^−x)`.
     pub fn sigmoid(&mut self, name: &str, x: NodeId) -> Result<NodeId, GraphError> {
         self.unary(name, UnaryOp::Sigmoid, x)
     }
 
-    /// Hyperbolic tangent.
+    /// Adds a hyperbolic tangent.
     pub fn tanh(&mut self, name: &str, x: NodeId) -> Result<NodeId, GraphError> {
         self.unary(name, UnaryOp::Tanh, x)
     }
 
-    /// GELU with the error function.
+    /// Adds a GELU with the error function.
     pub fn gelu(&mut self, name: &str, x: NodeId) -> Result<NodeId, GraphError> {
         self.unary(name, UnaryOp::Gelu, x)
     }
 
-    /// GELU in its tanh approximation.
+    /// Adds a GELU in its tanh approximation.
     pub fn gelu_tanh(&mut self, name: &str, x: NodeId) -> Result<NodeId, GraphError> {
         self.unary(name, UnaryOp::GeluTanh, x)
     }
 
-    /// `x · sigmoid(x)`.
+    /// Adds a SiLU, `x · sigmoid(x)`.
     pub fn silu(&mut self, name: &str, x: NodeId) -> Result<NodeId, GraphError> {
         self.unary(name, UnaryOp::Silu, x)
     }
 
-    /// Any [`UnaryOp`].
+    /// Adds any [`UnaryOp`].
     pub fn unary(&mut self, name: &str, op: UnaryOp, x: NodeId) -> Result<NodeId, GraphError> {
         self.node(name, Unary { op }, &[x])
     }
 
-    /// Any [`BinaryOp`], broadcast.
+    /// Adds any [`BinaryOp`], broadcast.
     pub fn binary(&mut self, name: &str, op: BinaryOp, a: NodeId, b: NodeId) -> Result<NodeId, GraphError> {
         self.node(name, Binary { op }, &[a, b])
     }
 
-    /// Each element, but at least `min` and at most `max`; either may be infinite.
+    /// Adds a clamp of each element to `min..=max`. Either bound may be infinite.
     pub fn clamp(&mut self, name: &str, x: NodeId, min: f32, max: f32) -> Result<NodeId, GraphError> {
         self.node(name, Clamp { min, max }, &[x])
     }
 
-    /// Integers as floats: masks and other numbers that are not ids.
+    /// Adds a conversion of integers to floats, for masks and other numbers that are not ids.
     pub fn to_float(&mut self, name: &str, x: NodeId) -> Result<NodeId, GraphError> {
         self.node(name, ToFloat, &[x])
     }
 
-    /// The same elements as `[rows, dims…]`, or as `[dims…]` if `x` has no batch.
+    /// Adds a reshape to `[rows, dims…]`, or to `[dims…]` if `x` has no batch.
     pub fn reshape(&mut self, name: &str, x: NodeId, dims: &[usize]) -> Result<NodeId, GraphError> {
         self.node(name, Reshape { dims: dims.to_vec() }, &[x])
     }
 
-    /// Merges the axes from `start_axis` to the last.
+    /// Adds a flatten, which merges the axes from `start_axis` to the last.
     pub fn flatten(&mut self, name: &str, x: NodeId, start_axis: usize) -> Result<NodeId, GraphError> {
         self.node(name, Flatten { start_axis }, &[x])
     }
 
-    /// Axis `i` of the result is axis `perm[i]` of `x`; with a batch, `perm[0]` is 0.
+    /// Adds a transpose: axis `i` of the result is axis `perm[i]` of `x`. With a batch, `perm[0]` must be 0.
     pub fn transpose(&mut self, name: &str, x: NodeId, perm: &[usize]) -> Result<NodeId, GraphError> {
         self.node(name, Transpose { perm: perm.to_vec() }, &[x])
     }
 
-    /// Joins two or more tensors along `axis`.
+    /// Adds a concatenation of two or more tensors along `axis`.
     pub fn concat(&mut self, name: &str, xs: &[NodeId], axis: usize) -> Result<NodeId, GraphError> {
         self.node(name, Concat { axis }, xs)
     }
 
-    /// The elements `start..end` along `axis`.
+    /// Adds a slice: the elements in `range` along `axis`.
     pub fn slice(
         &mut self,
         name: &str,
@@ -207,22 +207,22 @@ impl GraphBuilder {
         self.node(name, Slice { axis, start: range.start, end: range.end }, &[x])
     }
 
-    /// The sum of the elements along `axis`, which the result lacks; of integers, it wraps around.
+    /// Adds the sum of the elements along `axis`, which the result lacks. A sum of integers wraps around.
     pub fn sum(&mut self, name: &str, x: NodeId, axis: usize) -> Result<NodeId, GraphError> {
         self.node(name, Sum { axis, checked: false }, &[x])
     }
 
-    /// The largest element along `axis`, which the result lacks: max pooling over tokens, say.
+    /// Adds the largest element along `axis`, which the result lacks: max pooling over tokens, for example.
     pub fn max(&mut self, name: &str, x: NodeId, axis: usize) -> Result<NodeId, GraphError> {
         self.node(name, Max { axis }, &[x])
     }
 
-    /// Softmax along `axis`.
+    /// Adds a softmax along `axis`.
     pub fn softmax(&mut self, name: &str, x: NodeId, axis: usize) -> Result<NodeId, GraphError> {
         self.node(name, Softmax { axis }, &[x])
     }
 
-    /// Layer normalization over the last axes, whose shape `weight` and `bias` have. The constants are called
+    /// Adds a layer normalization over the last axes, whose lengths are the shape of `weight` and `bias`. The constants are called
     /// `{name}.weight` and `{name}.bias`.
     pub fn layer_norm(
         &mut self,
@@ -237,7 +237,7 @@ impl GraphBuilder {
         self.node(name, LayerNorm { eps }, &[x, weight, bias])
     }
 
-    /// Batch normalization over axis 1 with fixed statistics: `(x − mean) / √(variance + eps) · weight + bias`, all
+    /// Adds a batch normalization over axis 1 with fixed statistics: `(x − mean) / √(variance + eps) · weight + bias`, all
     /// four `[C]`. The constants are called `{name}.running_mean`, `.running_var`, `.weight` and `.bias`.
     pub fn batch_norm(
         &mut self,
@@ -253,13 +253,16 @@ impl GraphBuilder {
         self.node(name, BatchNorm { eps }, &[x, mean, variance, weight, bias])
     }
 
-    /// Row `ids` of a table `[V, D]`. The constant is called `{name}.weight`.
+    /// Adds an embedding: rows `ids` of a table `[V, D]`. The constant is called `{name}.weight`.
     pub fn embedding(&mut self, name: &str, ids: NodeId, table: impl Into<Tensor>) -> Result<NodeId, GraphError> {
         let table = self.parameter(&format!("{name}.weight"), table.into())?;
         self.node(name, Embedding, &[ids, table])
     }
 
-    /// Any op on any nodes: how integer graphs are written by hand.
+    /// Adds any operator on any nodes. Integer graphs are written by hand this way.
+    ///
+    /// # Errors
+    /// Also returns [`GraphError::Order`] for an input that is not a node of this builder.
     pub fn node(&mut self, name: &str, op: impl Into<Op>, inputs: &[NodeId]) -> Result<NodeId, GraphError> {
         let op = op.into();
         let nodes = self.nodes.len();
@@ -272,22 +275,22 @@ impl GraphBuilder {
         self.push(name, op, inputs.to_vec(), shape, dtype)
     }
 
-    /// The finished graph.
+    /// Finishes the graph. The outputs are named after their nodes.
     ///
     /// # Errors
-    /// [`GraphError::Output`] if there is no output, or one is listed twice.
+    /// Returns [`GraphError::Output`] if there is no output, or one is listed twice.
     pub fn finish(self, outputs: impl IntoIterator<Item = NodeId>) -> Result<Graph, GraphError> {
         let outputs: Vec<NodeId> = outputs.into_iter().collect();
-        // An output that is no node is refused below.
+        // `finish_parts` refuses an output that is not a node.
         let origin = |id: &NodeId| self.nodes.get(id.index()).map(|node| node.origin.clone()).unwrap_or_default();
         let names: Vec<String> = outputs.iter().map(origin).collect();
         self.finish_parts(outputs, names)
     }
 
-    /// The finished graph, with outputs that have names of their own ([`Graph::output_names`]).
+    /// Finishes the graph, with names for its outputs ([`Graph::output_names`]).
     ///
     /// # Errors
-    /// As [`finish`](Self::finish), and [`GraphError::DuplicateName`] if two outputs have one name.
+    /// Returns [`GraphError::Output`] like [`finish`](Self::finish), and [`GraphError::DuplicateName`] if two outputs have one name.
     pub fn finish_named(self, outputs: impl IntoIterator<Item = (NodeId, String)>) -> Result<Graph, GraphError> {
         let (outputs, names): (Vec<NodeId>, Vec<String>) = outputs.into_iter().unzip();
         let mut seen = HashSet::new();
@@ -306,12 +309,12 @@ impl GraphBuilder {
         Ok(graph)
     }
 
-    /// Sets the types that inputs and outputs have in a file.
+    /// Sets the element types that a file declares for inputs and outputs.
     pub(crate) fn declare(&mut self, declared: DeclaredTypes) {
         self.declared = declared;
     }
 
-    /// Sets what a file knows of the node added last.
+    /// Sets the origin and the float reason of the node added last, as an archive stores them.
     pub(crate) fn tell_last(&mut self, origin: &str, float_reason: Option<&str>) {
         if let Some(node) = self.nodes.last_mut() {
             node.origin = origin.to_owned();

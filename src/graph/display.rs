@@ -1,4 +1,4 @@
-//! One line a node.
+//! The listing of a graph: one line for each node.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! How a pass rebuilds a graph.
+//! The rewriter, with which passes rebuild a graph.
 
 use std::collections::{HashMap, HashSet};
 
@@ -6,22 +6,52 @@ use super::{Graph, GraphError, Node, NodeId, infer, share};
 use crate::ops::{Input, Op, TensorType};
 use crate::values::Contents;
 
-/// Builds a new graph from an old one: a pass walks the old nodes in order and, for each, copies it, replaces it by new
-/// nodes, or leaves it out. Inputs are always kept; whatever else no output needs is dropped at the end.
+/// Builds a new graph from an old one. A pass walks the old nodes in order and, for each, copies it, replaces it by new nodes, or
+/// leaves it out. Inputs are always kept. [`finish`](Self::finish) drops all other nodes that no output needs.
+///
+/// This pass replaces each ReLU by a clamp:
+///
+/// ```
+/// use enfold::graph::{GraphError, Rewriter};
+/// use enfold::ops::{Clamp, Op, Unary, UnaryOp};
+/// use enfold::{Graph, GraphBuilder, Shape};
+///
+/// fn relu_as_clamp(graph: &Graph) -> Result<Graph, GraphError> {
+///     let mut rewriter = Rewriter::new(graph);
+///     for (id, node) in graph.iter() {
+///         if let Op::Unary(Unary { op: UnaryOp::Relu }) = node.op {
+///             let x = rewriter.get(node.inputs[0])?;
+///             let clamp = Clamp { min: 0.0, max: f32::INFINITY };
+///             let new = rewriter.add(&node.name, clamp, vec![x], &node.origin)?;
+///             rewriter.replace(id, new);
+///         } else {
+///             rewriter.copy(id)?;
+///         }
+///     }
+///     rewriter.finish()
+/// }
+///
+/// let mut g = GraphBuilder::new();
+/// let x = g.input("x", Shape::rows(3))?;
+/// let y = g.relu("y", x)?;
+/// let graph = relu_as_clamp(&g.finish([y])?)?;
+/// assert_eq!(graph.to_string(), "x: f32[rows, 3] = input()\ny: f32[rows, 3] = clamp(x) 0..=inf\nreturn y\n");
+/// # Ok::<(), GraphError>(())
+/// ```
 #[derive(Debug)]
 pub struct Rewriter<'g> {
     source: &'g Graph,
     nodes: Vec<Node>,
     names: HashSet<String>,
-    /// For each name asked for again, the last number tried: a thousand equal names take a thousand steps.
+    /// For each name that was requested again, the last suffix tried, so that n equal names take n steps.
     numbers: HashMap<String, u32>,
     map: Vec<Option<NodeId>>,
-    /// Constants that hold the same are one in memory.
+    /// Tensors of constants, so that equal ones are in memory once.
     contents: Contents,
 }
 
 impl<'g> Rewriter<'g> {
-    /// Starts with an empty graph.
+    /// Creates a rewriter of `source`, with an empty new graph.
     #[must_use]
     pub fn new(source: &'g Graph) -> Self {
         Self {
@@ -34,10 +64,10 @@ impl<'g> Rewriter<'g> {
         }
     }
 
-    /// The new node that stands for an old one.
+    /// Returns the new node that replaces an old one.
     ///
     /// # Errors
-    /// [`GraphError::Order`] if nothing stands for it yet: a pass that reads ahead.
+    /// Returns [`GraphError::Order`] if the pass has not yet copied or replaced the old node.
     pub fn get(&self, old: NodeId) -> Result<NodeId, GraphError> {
         self.map[old.index()].ok_or_else(|| GraphError::Order {
             node: self.source.node(old).name.clone(),
@@ -46,26 +76,26 @@ impl<'g> Rewriter<'g> {
         })
     }
 
-    /// A new node.
+    /// The new node with this id.
     #[must_use]
     pub fn node(&self, id: NodeId) -> &Node {
         &self.nodes[id.index()]
     }
 
-    /// Copies an old node, reading what stands for its inputs, and lets the copy stand for it.
+    /// Copies an old node. The copy reads the nodes that replace the old inputs.
     ///
     /// # Errors
-    /// As [`Rewriter::add`].
+    /// Returns the errors of [`Rewriter::get`] and [`Rewriter::add`].
     pub fn copy(&mut self, old: NodeId) -> Result<NodeId, GraphError> {
         let node = self.source.node(old);
         let inputs = node.inputs.iter().map(|&input| self.get(input)).collect::<Result<_, _>>()?;
         self.copy_with(old, inputs)
     }
 
-    /// Copies an old node with other inputs, and lets the copy stand for it.
+    /// Copies an old node, with other inputs, which are new nodes.
     ///
     /// # Errors
-    /// As [`Rewriter::add`].
+    /// Returns the errors of [`Rewriter::add`].
     pub fn copy_with(&mut self, old: NodeId, inputs: Vec<NodeId>) -> Result<NodeId, GraphError> {
         let node = self.source.node(old);
         let new = if matches!(node.op, Op::Input(Input)) {
@@ -78,10 +108,10 @@ impl<'g> Rewriter<'g> {
         Ok(new)
     }
 
-    /// Adds a node that the old graph lacks. A name that is taken gets the first free `_1`, `_2`, ….
+    /// Adds a node that the old graph lacks. A name that is taken gets the first free suffix `_1`, `_2`, ….
     ///
     /// # Errors
-    /// [`GraphError`] if the inputs do not fit the op.
+    /// Returns [`GraphError::Op`] if the operator refuses its inputs.
     pub fn add(
         &mut self,
         name: &str,
@@ -96,25 +126,25 @@ impl<'g> Rewriter<'g> {
         Ok(self.push(Node { name, op, inputs, shape, dtype, origin, float_reason: None }))
     }
 
-    /// Notes why a new node still computes in float.
+    /// Sets the reason why a new node computes in float ([`Node::float_reason`]).
     pub fn stays_float(&mut self, id: NodeId, reason: impl Into<String>) {
         self.nodes[id.index()].float_reason = Some(reason.into());
     }
 
-    /// Says which float node a new node stems from, where that is not the one it was copied from.
+    /// Sets the float node that a new node stems from ([`Node::origin`]).
     pub fn set_origin(&mut self, id: NodeId, origin: &str) {
         self.nodes[id.index()].origin = origin.to_owned();
     }
 
-    /// Lets `new` stand for `old` from here on.
+    /// Replaces the old node `old` by the new node `new`, from here on.
     pub fn replace(&mut self, old: NodeId, new: NodeId) {
         self.map[old.index()] = Some(new);
     }
 
-    /// The new graph, with what stands for the old outputs as outputs.
+    /// Finishes the new graph. Its outputs are the nodes that replace the old outputs.
     ///
     /// # Errors
-    /// [`GraphError::Order`] if nothing stands for an input or output, [`GraphError::Output`] if one node stands for two
+    /// Returns [`GraphError::Order`] if an input or output has no replacement, and [`GraphError::Output`] if one node replaces two
     /// outputs.
     pub fn finish(self) -> Result<Graph, GraphError> {
         let mut outputs = Vec::with_capacity(self.source.outputs.len());
@@ -179,9 +209,9 @@ mod tests {
     use crate::ops::{Unary, UnaryOp};
     use crate::values::Shape;
 
-    /// 200,000 nodes of one name: trying all numbers again for each takes 2·10¹⁰ looks, which is hours.
+    /// Gives 200,000 nodes one name. Trying all suffixes again for each would take 2·10¹⁰ look-ups, which is hours.
     #[test]
-    fn names_that_are_asked_for_again_take_a_step_each() {
+    fn names_that_are_requested_again_take_a_step_each() {
         let mut g = GraphBuilder::new();
         let x = g.input("x", Shape::rows(1)).expect("an input");
         let graph = g.finish([x]).expect("a graph");

@@ -1,4 +1,4 @@
-//! What of a graph computes in integers, what in float, and why.
+//! The summary of a graph: which nodes compute in integers, which in float, and why.
 
 use std::fmt;
 
@@ -12,11 +12,11 @@ use crate::values::DType;
 /// A node that computes in float.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FloatNode {
-    /// Its name.
+    /// Name of the node.
     pub name: String,
-    /// Its op.
+    /// Name of its operator.
     pub op: &'static str,
-    /// Why it has no integer form.
+    /// Reason why it has no integer form.
     pub reason: String,
 }
 
@@ -26,7 +26,7 @@ impl fmt::Display for FloatNode {
     }
 }
 
-/// What of a graph computes in integers, what in float, and why; print it.
+/// The nodes of a graph that compute in integers, those that compute in float, and why. Print it to read it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Summary {
     /// One line for each node that computes in integers, in execution order.
@@ -36,8 +36,8 @@ pub struct Summary {
 }
 
 impl Graph {
-    /// Sorts all nodes into integer and float ones. Inputs, constants and the quantize and dequantize nodes between the two
-    /// worlds are neither.
+    /// Lists the nodes that compute in integers and those that compute in float. Inputs, constants, quantize and dequantize nodes are
+    /// in neither list.
     #[must_use]
     pub fn summary(&self) -> Summary {
         let mut summary = Summary { integer: Vec::new(), float: Vec::new() };
@@ -53,7 +53,7 @@ impl Graph {
                     let user = users[id.index()].first().map(|&user| &self.node(user).op);
                     summary.integer.push(linear_line(self, node, *fraction_bits, user));
                 }
-                // Part of the line of their layer.
+                // The line of their layer describes these.
                 Op::Requantize(_) | Op::ScaleAccumulator(_) | Op::ScaleAccumulatorDynamic(_) => {}
                 Op::Input(Input) | Op::Constant(_) | Op::Observe(_) => {}
                 Op::Quantize(_) | Op::Dequantize(_) => {}
@@ -65,8 +65,9 @@ impl Graph {
                 }
                 Op::IntegerMatMulDynamic(IntegerMatMulDynamic { relu }) => {
                     let (a, b) = (self.node(node.inputs[0]), self.node(node.inputs[1]));
-                    let end = format!("float{}, inputs quantized dynamically", if *relu { " with relu" } else { "" });
-                    summary.integer.push(format!("{} (matmul): {} · {}, to {end}", node.name, a.shape, b.shape));
+                    let result =
+                        format!("float{}, inputs quantized dynamically", if *relu { " with relu" } else { "" });
+                    summary.integer.push(format!("{} (matmul): {} · {}, to {result}", node.name, a.shape, b.shape));
                 }
                 Op::IntegerAdd(IntegerAdd { lo, hi, qparams, .. })
                 | Op::IntegerMul(IntegerMul { lo, hi, qparams, .. }) => {
@@ -76,14 +77,14 @@ impl Graph {
                 }
                 Op::Lut(Lut { qparams }) => {
                     let z = qparams.zero_point();
-                    summary.integer.push(format!("{} (table of 256 codes): to int8, zero point {z}", node.name));
+                    summary.integer.push(format!("{} (lookup table): to int8, zero point {z}", node.name));
                 }
                 op if node.dtype == DType::I8 => {
-                    summary.integer.push(format!("{} ({}) of codes", node.name, op.name()))
+                    summary.integer.push(format!("{} ({}) of quantized values", node.name, op.name()))
                 }
-                // Between constants only, which the interpreter and `lower` compute once.
+                // The interpreter and `lower` compute nodes between constants only once.
                 _ if constant[id.index()] => {}
-                // Ids and masks.
+                // These are ids and masks.
                 _ if node.dtype != DType::F32 => {}
                 _ => {
                     let reason = node.float_reason.as_deref().unwrap_or("the graph is not in integer form");
@@ -101,10 +102,10 @@ fn linear_line(graph: &Graph, node: &Node, fraction_bits: u32, user: Option<&Op>
     format!("{} (linear): {} -> {}, {fraction_bits} fraction bits, to {}", node.name, dims[1], dims[0], to(user))
 }
 
-/// What becomes of an accumulator.
+/// Describes the result that `user`, the node that reads an accumulator, makes of it.
 fn to(user: Option<&Op>) -> String {
     match user {
-        // Whether a ReLU is in it shows in the codes alone: they begin at the zero point, as they may without one.
+        // A fused ReLU shows as a range that begins at the zero point, but so may a range without one.
         Some(Op::Requantize(Requantize { qparams, lo, hi })) => {
             format!("int8 {lo}..={hi}, zero point {}", qparams.zero_point())
         }

@@ -1,4 +1,4 @@
-//! The rules that every pass must keep.
+//! The invariants that every pass must keep.
 
 use std::collections::HashSet;
 
@@ -6,6 +6,7 @@ use super::{Graph, GraphError, accumulator, check_declared, infer};
 use crate::ops::Input;
 use crate::ops::{Op, TensorType};
 
+/// Checks all invariants of a graph.
 pub(super) fn verify(graph: &Graph) -> Result<(), GraphError> {
     let mut names = HashSet::new();
     for (id, node) in graph.iter() {
@@ -18,7 +19,7 @@ pub(super) fn verify(graph: &Graph) -> Result<(), GraphError> {
         }
         if let Op::Input(Input) = node.op {
             check_declared(&node.name, &node.shape)?;
-            continue; // declared, not inferred
+            continue; // Shape and type of an input are declared, not inferred.
         }
         let inputs: Vec<_> = node.inputs.iter().map(|&id| graph.node(id)).collect();
         let TensorType { shape, dtype } = infer(&node.name, &node.op, &inputs)?;
@@ -34,6 +35,7 @@ pub(super) fn verify(graph: &Graph) -> Result<(), GraphError> {
     outputs(graph)
 }
 
+/// Checks the lists of inputs and outputs.
 fn outputs(graph: &Graph) -> Result<(), GraphError> {
     let error = |node: &str, problem| Err(GraphError::Output { node: node.to_owned(), problem });
     if graph.outputs.is_empty() {
@@ -78,7 +80,7 @@ mod tests {
         outputs: Vec<NodeId>,
     }
 
-    /// What a wrong pass could leave behind.
+    /// Breaks each invariant, as a wrong pass could.
     #[test]
     fn broken_graphs_are_refused() {
         let broken = |change: fn(&mut Parts)| {

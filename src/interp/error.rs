@@ -1,18 +1,18 @@
-//! Why a run failed.
+//! The error of the interpreter.
 
 use crate::ops::EvalError;
 use crate::values::{DType, Shape};
 
-/// Why a graph could not be run. Every variant names the node.
+/// The error of a run of a graph. Every variant names the node.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InterpError {
-    /// Too few or too many inputs.
+    /// The number of inputs is wrong.
     #[error("{actual} inputs for a graph that takes {expected}")]
     InputCount {
-        /// Inputs given.
+        /// Number of inputs given.
         actual: usize,
-        /// Inputs taken.
+        /// Number of inputs that the graph takes.
         expected: usize,
     },
     /// A given value has the wrong shape.
@@ -35,7 +35,7 @@ pub enum InterpError {
         /// The node's type.
         expected: DType,
     },
-    /// An empty batch.
+    /// A batch is empty.
     #[error("{node}: the batch has 0 rows, expected at least 1")]
     NoRows {
         /// The node.
@@ -46,21 +46,21 @@ pub enum InterpError {
     Rows {
         /// The node.
         node: String,
-        /// Its rows.
+        /// Number of rows of the node.
         actual: usize,
-        /// The first batched value given.
+        /// Name of the first batched value given.
         other: String,
-        /// The rows of that.
+        /// Its number of rows.
         expected: usize,
     },
-    /// A batch of so many rows would hold more elements than memory can.
+    /// The batch has so many rows that a value would not fit in memory.
     #[error("{node}: {rows} rows of {shape} are more than {max} elements", max = crate::values::MAX_ELEMENTS)]
     Elements {
         /// The node.
         node: String,
         /// Its shape.
         shape: Shape,
-        /// The rows given.
+        /// Number of rows given.
         rows: usize,
     },
     /// An input that the wanted nodes depend on was not given.
@@ -69,23 +69,23 @@ pub enum InterpError {
         /// The input.
         node: String,
     },
-    /// An id of another graph.
+    /// A node id belongs to another graph.
     #[error("node {index} does not exist, the graph has {nodes}")]
     UnknownNode {
-        /// The id's index.
+        /// Index of the id.
         index: usize,
-        /// Nodes of the graph.
+        /// Number of nodes of the graph.
         nodes: usize,
     },
-    /// A NaN has no code.
-    #[error("{node}: element {index} is NaN, which has no code")]
+    /// A value to quantize is NaN.
+    #[error("{node}: element {index} is NaN, which has no quantized value")]
     NotANumber {
         /// The quantize node.
         node: String,
         /// Row-major index of the first NaN.
         index: usize,
     },
-    /// An embedding id outside the table.
+    /// An id is outside the embedding table.
     #[error("{node}: id {id} at element {index} is outside the table of {rows} rows")]
     Id {
         /// The embedding node.
@@ -94,18 +94,18 @@ pub enum InterpError {
         index: usize,
         /// The id.
         id: i32,
-        /// Rows of the table.
+        /// Number of rows of the table.
         rows: usize,
     },
-    /// A result that integers of 32 bits do not hold.
-    #[error("{node}: element {index} is no integer of 32 bits: it is too large, not a number, or divided by 0")]
+    /// A result does not fit `i32`.
+    #[error("{node}: element {index} does not fit i32: it is too large, not a number, or divided by 0")]
     NoInteger {
         /// The node.
         node: String,
         /// Row-major index of the first such element of the result.
         index: usize,
     },
-    /// The range of a value that is quantized dynamically is not usable.
+    /// A value that is quantized dynamically is not finite, or its range overflows.
     #[error(
         "{node}: element {index} is {value}; values quantized dynamically must be finite and span less than f32::MAX"
     )]

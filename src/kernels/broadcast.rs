@@ -6,13 +6,12 @@ use ndarray::{ArrayD, IxDyn, Zip};
 use rayon::prelude::*;
 
 use super::TASK;
-use super::quantized::pair_of;
-use crate::numerics::wide;
-use crate::numerics::{self, BinaryOp};
+use super::quantized::qparams_of_row;
+use crate::numerics::{self, BinaryOp, vectorized};
 use crate::values::Tensor;
 use crate::values::slices::{CHECKED, f32s, i8s, integers, tensor};
 
-/// As [`zip_f32`], in the place of `a` where that has the shape of the result.
+/// Computes `f(a, b)` of each pair of floats, broadcast. It reuses the buffer of `a` where `a` has the shape of the result.
 pub(crate) fn zip_f32_onto(a: Tensor, b: &Tensor, f: impl Fn(f32, f32) -> f32 + Sync + Send) -> Tensor {
     match (a, b) {
         (Tensor::F32(a), Tensor::F32(b)) => Tensor::from(zip(Cow::Owned(a.into_inner()), b, f)),
@@ -20,9 +19,9 @@ pub(crate) fn zip_f32_onto(a: Tensor, b: &Tensor, f: impl Fn(f32, f32) -> f32 + 
     }
 }
 
-/// `op(a, b)` of each pair of floats, broadcast, in the place of `a` where that has the shape of the result.
+/// Computes `op(a, b)` of each pair of floats, broadcast. It reuses the buffer of `a` where `a` has the shape of the result.
 pub(crate) fn binary(op: BinaryOp, a: Tensor, b: &Tensor) -> Tensor {
-    // One loop for each function, which vectorises.
+    // Each function has a loop of its own, so that the loop vectorizes.
     match op {
         BinaryOp::Equal => zip_f32_onto(a, b, |a, b| BinaryOp::Equal.eval(a, b)),
         BinaryOp::Less => zip_f32_onto(a, b, |a, b| BinaryOp::Less.eval(a, b)),
@@ -32,12 +31,12 @@ pub(crate) fn binary(op: BinaryOp, a: Tensor, b: &Tensor) -> Tensor {
     }
 }
 
-/// `f(x, mask)` is `x` where the mask is not 0, or if `inverted` where it is 0, and −0 elsewhere.
+/// Returns the function of `x` and a mask that gives `x` where the mask is not 0 (if `inverted`, where it is 0), and −0 elsewhere.
 pub(crate) fn mask(inverted: bool) -> impl Fn(f32, f32) -> f32 + Sync + Send {
     move |x, condition| if (condition != 0.0) != inverted { x } else { -0.0 }
 }
 
-/// `f(a, b)` of each pair of codes, broadcast.
+/// Computes `f(a, b)` of each pair of quantized values, broadcast.
 pub(crate) fn zip_i8(a: &Tensor, b: &Tensor, f: impl Fn(i8, i8) -> i8 + Sync + Send) -> Tensor {
     match (a, b) {
         (Tensor::I8(a), Tensor::I8(b)) => Tensor::from(zip(Cow::Borrowed(&**a), b, f)),
@@ -66,14 +65,14 @@ where
     y
 }
 
-/// `y = f(y, b)`, `b` broadcast to the shape of `y`.
+/// Sets `y` to `f(y, b)`, with `b` broadcast to the shape of `y`.
 fn zip_assign<T>(y: &mut ArrayD<T>, b: &ArrayD<T>, f: impl Fn(T, T) -> T + Sync)
 where
     T: Copy + Send + Sync,
 {
     let shape = y.shape().to_vec();
     let own = |axis: usize| (axis + b.ndim()).checked_sub(shape.len()).map_or(1, |axis| b.shape()[axis]);
-    // The last axes, along all of which `b` either runs, or stays where it is.
+    // Finds the last axes along all of which `b` either has the length of `y` or is broadcast: `run` elements, in one loop.
     let (mut runs, mut run, mut axis) = (None, 1, shape.len());
     while axis > 0 {
         let length = shape[axis - 1];
@@ -90,7 +89,7 @@ where
         return;
     }
     let assign = |y: &mut [T], b: &[T]| {
-        wide(
+        vectorized(
             #[inline(always)]
             || match b {
                 _ if runs => y.iter_mut().zip(b).for_each(|(y, &b)| *y = f(*y, b)),
@@ -112,14 +111,14 @@ where
     });
 }
 
-/// As [`matmul_f32`], in a buffer of as many elements as the result.
+/// Multiplies `a[…, M, K] · b[…, K, N]`, leading axes broadcast. `y` is a buffer of as many elements as the result.
 pub(crate) fn matmul_f32_into(a: &Tensor, b: &Tensor, mut y: Vec<f32>) -> Tensor {
     let stacks = Stacks::new(a, b);
     let (m, n, k) = (stacks.m, stacks.n, stacks.k);
     let shape = stacks.shape();
     let (a, b) = (f32s(a), f32s(b));
     if stacks.b.iter().product::<usize>() == 1 && stacks.a.len() == stacks.y.len() {
-        // One matrix on the right: one product with all rows of the left.
+        // With one matrix on the right, one product takes all rows of the left.
         crate::numerics::gemm::matmul(&mut y, a, b, [stacks.y.iter().product::<usize>() * m, n, k]);
     } else if m * n > 0 {
         y.par_chunks_exact_mut(m * n).enumerate().for_each(|(at, y)| {
@@ -130,7 +129,7 @@ pub(crate) fn matmul_f32_into(a: &Tensor, b: &Tensor, mut y: Vec<f32>) -> Tensor
     tensor(shape, y)
 }
 
-/// `Σ (a − z_a) · (b − z_b)` of `a[…, M, K]` and `b[…, K, N]`, leading axes broadcast: equation 9.
+/// Computes equation 9, `Σ (a − z_a) · (b − z_b)`, of `a[…, M, K]` and `b[…, K, N]`, leading axes broadcast.
 pub(crate) fn matmul_i8(a: &Tensor, b: &Tensor, a_zero_point: i32, b_zero_point: i32) -> Tensor {
     let stacks = Stacks::new(a, b);
     let shape = stacks.shape();
@@ -145,19 +144,19 @@ pub(crate) fn matmul_i8(a: &Tensor, b: &Tensor, a_zero_point: i32, b_zero_point:
     integers(&shape, y)
 }
 
-/// Equation 9d: `a[…, M, K]` with pairs for the tensor or for each row, `b[…, K, N]` with one for the tensor, leading axes
-/// broadcast.
-pub(crate) fn matmul_dynamic_i8(a: &Tensor, b: &Tensor, a_pairs: &[f32], b_pairs: &[f32], relu: bool) -> Tensor {
+/// Computes equation 9d of `a[…, M, K]`, with dynamic qparams for the tensor or for each row, and `b[…, K, N]`, with those of the
+/// tensor; leading axes broadcast.
+pub(crate) fn matmul_dynamic_i8(a: &Tensor, b: &Tensor, a_qparams: &[f32], b_qparams: &[f32], relu: bool) -> Tensor {
     let stacks = Stacks::new(a, b);
     let shape = stacks.shape();
     let mut y = vec![0f32; shape.iter().product()];
     let (a, b) = (i8s(a), i8s(b));
-    let (b_scale, b_zero_point) = pair_of(b_pairs, 0);
+    let (b_scale, b_zero_point) = qparams_of_row(b_qparams, 0);
     if !y.is_empty() {
         let rows = y.par_chunks_exact_mut(stacks.n).enumerate();
         rows.for_each_init(Vec::new, |acc: &mut Vec<i32>, (row, y)| {
             let (a_row, (a, b)) = stacks.row(row, a, b);
-            let (a_scale, a_zero_point) = pair_of(a_pairs, a_row);
+            let (a_scale, a_zero_point) = qparams_of_row(a_qparams, a_row);
             acc.clear();
             acc.resize(y.len(), 0);
             add_products(acc, a, b, [a_zero_point, b_zero_point]);
@@ -170,7 +169,7 @@ pub(crate) fn matmul_dynamic_i8(a: &Tensor, b: &Tensor, a_pairs: &[f32], b_pairs
 }
 
 /// Adds a row `a[K]` times a matrix `b[K, N]`, both less their zero points, to `acc[N]`. The bound of equation 9 keeps sums
-/// inside `i32`; wrapping says what happens where a graph computes pairs of its own that no codes can have.
+/// inside `i32`. They wrap around if a graph computes zero points that no int8 range has.
 fn add_products(acc: &mut [i32], a: &[i8], b: &[i8], [a_zero_point, b_zero_point]: [i32; 2]) {
     for (&a, b) in a.iter().zip(b.chunks_exact(acc.len())) {
         let a = i32::from(a).wrapping_sub(a_zero_point);
@@ -180,7 +179,7 @@ fn add_products(acc: &mut [i32], a: &[i8], b: &[i8], [a_zero_point, b_zero_point
     }
 }
 
-/// The shapes of `a[…, M, K] · b[…, K, N]`: the stacks are their leading axes, which broadcast to those of the result.
+/// The shapes of `a[…, M, K] · b[…, K, N]`. The stacks are the leading axes, which broadcast to those of the result.
 struct Stacks<'t> {
     a: &'t [usize],
     b: &'t [usize],
@@ -201,12 +200,12 @@ impl<'t> Stacks<'t> {
         self.y.iter().copied().chain([self.m, self.n]).collect()
     }
 
-    /// Which matrices of `a` and `b` make matrix `at` of the result.
+    /// Returns the indices of the matrices of `a` and `b` whose product is matrix `at` of the result.
     fn position(&self, at: usize) -> (usize, usize) {
         (position(at, &self.y, self.a), position(at, &self.y, self.b))
     }
 
-    /// For a row of the result: which row of `a` it comes from, that row, and the matrix of `b`.
+    /// Returns, for a row of the result, the index of the row of `a` that it comes from, that row, and the matrix of `b`.
     fn row<'d>(&self, row: usize, a: &'d [i8], b: &'d [i8]) -> (usize, (&'d [i8], &'d [i8])) {
         let (m, n, k) = (self.m, self.n, self.k);
         let (i, j) = self.position(row / m);
@@ -215,7 +214,7 @@ impl<'t> Stacks<'t> {
     }
 }
 
-/// NumPy's rule, for shapes that were checked to broadcast.
+/// The broadcast shape by NumPy's rule, of shapes that inference has checked.
 pub(super) fn broadcast_shape(a: &[usize], b: &[usize]) -> Vec<usize> {
     let (long, short) = if a.len() >= b.len() { (a, b) } else { (b, a) };
     let skip = long.len() - short.len();
@@ -223,7 +222,7 @@ pub(super) fn broadcast_shape(a: &[usize], b: &[usize]) -> Vec<usize> {
     long.iter().enumerate().map(pick).collect()
 }
 
-/// Where element `at` of a stack of shape `stack` lies in a stack of shape `own` that is broadcast to it.
+/// Returns the index, in a stack of shape `own`, of the element that broadcasts to element `at` of a stack of shape `stack`.
 fn position(mut at: usize, stack: &[usize], own: &[usize]) -> usize {
     let (mut position, mut stride) = (0, 1);
     for (axis, &len) in stack.iter().enumerate().rev() {

@@ -1,18 +1,18 @@
-//! Functions of one element.
+//! Kernels that apply a function to each element.
 
 use rayon::prelude::*;
 
 use super::TASK;
 use crate::numerics::UnaryOp;
 
-/// `y[i] = op(x[i])`.
+/// Computes `y[i] = op(x[i])`.
 pub(crate) fn unary(op: UnaryOp, x: &[f32]) -> Vec<f32> {
     let mut y = vec![0.0; x.len()];
     unary_into(op, x, &mut y);
     y
 }
 
-/// As [`unary`], into a buffer.
+/// Like [`unary`], but writes into a buffer.
 pub(crate) fn unary_into(op: UnaryOp, x: &[f32], y: &mut [f32]) {
     y.par_chunks_mut(TASK).zip(x.par_chunks(TASK)).for_each(|(y, x)| match op {
         UnaryOp::Relu => y.iter_mut().zip(x).for_each(|(y, &x)| *y = if x < 0.0 { 0.0 } else { x }),
@@ -20,7 +20,7 @@ pub(crate) fn unary_into(op: UnaryOp, x: &[f32], y: &mut [f32]) {
     });
 }
 
-/// Integers as floats, to nearest.
+/// Converts integers to floats, to nearest.
 pub(crate) fn to_float(x: &[i32]) -> Vec<f32> {
     x.iter().map(|&x| x as f32).collect()
 }

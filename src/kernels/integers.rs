@@ -1,4 +1,4 @@
-//! Plain integers: arithmetic, casts and sums in `i32`, with what does not fit as an error.
+//! Arithmetic, casts and sums of `i32` tensors. A result that does not fit `i32` is an error.
 
 use ndarray::IxDyn;
 
@@ -7,11 +7,11 @@ use crate::numerics::{Int32Op, IntegerType, truncate};
 use crate::values::Tensor;
 use crate::values::slices::{CHECKED, f32s, i32s, integers};
 
-/// The row-major index of the first result that is no `i32`.
+/// Row-major index of the first result that does not fit `i32`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct NoInteger(pub(crate) usize);
 
-/// `op` of each pair of integers, broadcast.
+/// Computes `op(a, b)` of each pair of integers, broadcast.
 pub(crate) fn int32(op: Int32Op, checked: bool, a: &Tensor, b: &Tensor) -> Result<Tensor, NoInteger> {
     let (Tensor::I32(a), Tensor::I32(b)) = (a, b) else { unreachable!("{CHECKED}") };
     let shape = broadcast_shape(a.shape(), b.shape());
@@ -21,7 +21,7 @@ pub(crate) fn int32(op: Int32Op, checked: bool, a: &Tensor, b: &Tensor) -> Resul
     Ok(integers(&shape, data.collect::<Result<_, _>>()?))
 }
 
-/// Floats or integers as those of a type.
+/// Casts floats or integers to an integer type.
 pub(crate) fn to_integer(x: &Tensor, to: IntegerType) -> Result<Tensor, NoInteger> {
     let data = match x {
         Tensor::I32(_) => i32s(x).iter().map(|&v| to.wrap(v)).collect(),
@@ -33,7 +33,7 @@ pub(crate) fn to_integer(x: &Tensor, to: IntegerType) -> Result<Tensor, NoIntege
     Ok(integers(x.shape(), data))
 }
 
-/// The sum of the integers along an axis, which the result lacks; beyond `i32` it wraps around, unless it is `checked`.
+/// Sums integers along an axis, which the result lacks. A sum beyond `i32` is an error if `checked`, else it wraps around.
 pub(crate) fn sum_i32(x: &Tensor, axis: usize, checked: bool) -> Result<Tensor, NoInteger> {
     let shape = x.shape();
     let inner: usize = shape[axis + 1..].iter().product();

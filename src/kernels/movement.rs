@@ -1,4 +1,4 @@
-//! Kernels that move elements of tensors of any type.
+//! Kernels that move elements of tensors of any type, and reductions along an axis.
 
 use ndarray::{ArrayD, Axis, IxDyn};
 use rayon::prelude::*;
@@ -8,7 +8,7 @@ use crate::numerics;
 use crate::values::Tensor;
 use crate::values::slices::{CHECKED, f32s, f32s_mut, i32s, tensor};
 
-/// The same expression for an array of any element type.
+/// Evaluates the same expression for an array of any element type.
 macro_rules! for_each_type {
     ($tensor:expr, $a:ident => $result:expr) => {
         match $tensor {
@@ -20,17 +20,18 @@ macro_rules! for_each_type {
     };
 }
 
-/// `x` in another shape of as many elements; nothing moves.
+/// Gives `x` another shape of as many elements, without copying.
 pub(crate) fn reshape_onto(x: Tensor, shape: &[usize]) -> Tensor {
     let shape = IxDyn(shape);
     for_each_type!(x, a => a.into_inner().into_shape_with_order(shape).expect(CHECKED))
 }
 
+/// Permutes axes: axis `i` of the result is axis `perm[i]` of `x`.
 pub(crate) fn transpose(x: &Tensor, perm: &[usize]) -> Tensor {
     for_each_type!(x, a => permuted(a, perm, vec![Default::default(); a.len()]))
 }
 
-/// As [`transpose`], in a buffer of as many floats.
+/// Like [`transpose`], but writes into a buffer of as many floats.
 pub(crate) fn transpose_f32(x: &Tensor, perm: &[usize], y: Vec<f32>) -> Tensor {
     match x {
         Tensor::F32(a) => Tensor::from(permuted(a, perm, y)),
@@ -38,7 +39,7 @@ pub(crate) fn transpose_f32(x: &Tensor, perm: &[usize], y: Vec<f32>) -> Tensor {
     }
 }
 
-/// Axis `i` of the result is axis `perm[i]` of `x`, row by row.
+/// Permutes axes, one row of the result at a time.
 fn permuted<T: Copy + Send + Sync>(x: &ArrayD<T>, perm: &[usize], y: Vec<T>) -> ArrayD<T> {
     let shape: Vec<usize> = perm.iter().map(|&axis| x.shape()[axis]).collect();
     let mut y = ArrayD::from_shape_vec(IxDyn(&shape), y).expect(CHECKED);
@@ -53,7 +54,7 @@ fn permuted<T: Copy + Send + Sync>(x: &ArrayD<T>, perm: &[usize], y: Vec<T>) -> 
     let rows = TASK.div_ceil(cols);
     to.par_chunks_mut(rows * cols).enumerate().for_each(|(at, to)| {
         for (row, to) in to.chunks_exact_mut(cols).enumerate() {
-            // Where this row begins in `x`.
+            // `first` is where this row begins in `x`.
             let (mut index, mut first) = (at * rows + row, 0);
             for (&length, stride) in leading.iter().zip(strides).rev() {
                 first += index % length * stride;
@@ -68,6 +69,7 @@ fn permuted<T: Copy + Send + Sync>(x: &ArrayD<T>, perm: &[usize], y: Vec<T>) -> 
     y
 }
 
+/// Joins tensors of one type along an axis.
 pub(crate) fn concat(inputs: &[&Tensor], axis: usize) -> Tensor {
     macro_rules! join {
         ($variant:ident) => {{
@@ -92,12 +94,12 @@ pub(crate) fn concat(inputs: &[&Tensor], axis: usize) -> Tensor {
     }
 }
 
-/// The elements of a range along an axis.
+/// Copies a range of elements along an axis.
 pub(crate) fn slice(x: &Tensor, axis: usize, range: std::ops::Range<usize>) -> Tensor {
     for_each_type!(x, a => a.slice_axis(Axis(axis), range.into()).as_standard_layout().into_owned())
 }
 
-/// The sum of the elements along an axis, which the result lacks, in `f64` and then rounded once.
+/// Sums floats along an axis, which the result lacks, in `f64`, and rounds once.
 pub(crate) fn sum(x: &Tensor, axis: usize) -> Tensor {
     let shape = x.shape();
     let (outer, length) = (shape[..axis].iter().product::<usize>(), shape[axis]);
@@ -117,21 +119,21 @@ pub(crate) fn sum(x: &Tensor, axis: usize) -> Tensor {
     tensor(shape, y)
 }
 
-/// The largest element along an axis, which the result lacks; NaN if there is one.
+/// Takes the largest element along an axis, which the result lacks. It is NaN if an element is.
 pub(crate) fn max(x: &Tensor, axis: usize) -> Tensor {
     match x {
         Tensor::I8(a) => Tensor::from(a.fold_axis(Axis(axis), i8::MIN, |&a, &b| a.max(b))),
         Tensor::F32(a) => Tensor::from(a.fold_axis(Axis(axis), f32::NEG_INFINITY, |&a, &b| numerics::maximum(a, b))),
         Tensor::I32(a) => Tensor::from(a.fold_axis(Axis(axis), i32::MIN, |&a, &b| a.max(b))),
-        // Inference admits no other type.
+        // Inference refuses i64.
         Tensor::I64(_) => x.clone(),
     }
 }
 
-/// As [`along_axis`], in the place of `x` if the axis is the last.
+/// Applies `f` to the elements as rows along an axis, with the length of a row. It works in place if the axis is the last.
 pub(crate) fn along_axis_onto(x: Tensor, axis: usize, f: impl Fn(&mut [f32], usize)) -> Tensor {
     let last = x.shape().len() - 1;
-    // Swapping two axes undoes itself.
+    // Swapping two axes twice restores their order, so one permutation serves both ways.
     let mut perm: Vec<usize> = (0..=last).collect();
     perm.swap(axis, last);
     let mut y = if axis == last { x } else { transpose(&x, &perm) };
@@ -140,11 +142,11 @@ pub(crate) fn along_axis_onto(x: Tensor, axis: usize, f: impl Fn(&mut [f32], usi
     if axis == last { y } else { transpose(&y, &perm) }
 }
 
-/// An id that a table lacks: its row-major index, and the id.
+/// An id outside the embedding table: its row-major index, and the id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct NoSuchRow(pub(crate) usize, pub(crate) i32);
 
-/// Row `ids` of `table`.
+/// Copies rows `ids` of `table[V, D]`.
 pub(crate) fn embedding(ids: &Tensor, table: &Tensor) -> Result<Tensor, NoSuchRow> {
     let (rows, cols) = (table.shape()[0], table.shape()[1]);
     let data = f32s(table);

@@ -1,17 +1,17 @@
-//! Softmax and the normalizations. Sums are taken in `f64`, so that long rows lose nothing.
+//! Softmax and normalization. Sums are computed in `f64`, so that long rows lose no precision.
 
 use rayon::prelude::*;
 
 use super::TASK;
-use crate::numerics::wide;
+use crate::numerics::vectorized;
 
-/// Softmax of each row of `cols` elements, in place.
+/// Computes the softmax of each row of `cols` elements, in place.
 pub(crate) fn softmax_rows(x: &mut [f32], cols: usize) {
     if cols == 0 {
         return;
     }
     x.par_chunks_exact_mut(cols).for_each(|row| {
-        // A row of −∞ (all masked) is NaN, as in every framework.
+        // The softmax of a row of −∞ (all masked) is NaN, as in PyTorch.
         let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         row.iter_mut().for_each(|v| *v = libm::expf(*v - max));
         let sum: f64 = row.iter().map(|&v| f64::from(v)).sum();
@@ -19,14 +19,14 @@ pub(crate) fn softmax_rows(x: &mut [f32], cols: usize) {
     });
 }
 
-/// As [`layer_norm`], in the place of `x`.
+/// Normalizes each row of `weight.len()` elements, in place: `(x − mean) / √(variance + eps) · weight + bias`.
 pub(crate) fn layer_norm_in_place(x: &mut [f32], weight: &[f32], bias: &[f32], eps: f32) {
     let n = weight.len();
     if n == 0 {
         return;
     }
     x.par_chunks_mut(TASK.div_ceil(n) * n).for_each(|x| {
-        wide(
+        vectorized(
             #[inline(always)]
             || {
                 for row in x.chunks_exact_mut(n) {
@@ -42,7 +42,7 @@ pub(crate) fn layer_norm_in_place(x: &mut [f32], weight: &[f32], bias: &[f32], e
     });
 }
 
-/// `Σ f(x)`, in lanes, so that it vectorises.
+/// Computes `Σ f(x)` in 16 interleaved partial sums, so that the loop vectorizes.
 #[inline(always)]
 fn sum(x: &[f32], f: impl Fn(f64) -> f64) -> f64 {
     let mut lanes = [0f64; 16];

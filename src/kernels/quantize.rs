@@ -1,61 +1,61 @@
-//! Equations 1, 2, 5 and 7 on slices.
+//! Kernels for equations 1, 2, 5 and 7 on slices.
 //!
-//! Rounding to nearest even uses 1.5 · 2²³: adding and subtracting it leaves no fraction bits, under the rounding mode
-//! that every host runs in. Unlike `round_ties_even` it vectorises on processors without a rounding instruction. It is
-//! right below 2²², hence the clamp comes first; clamping at integers and rounding commute.
+//! To round to nearest even, they add 1.5 · 2²³, which leaves no fraction bits under the rounding mode that every host runs in.
+//! Unlike `round_ties_even`, this vectorizes on processors without a rounding instruction. It is correct below 2²², hence the clamp
+//! comes first; clamping at integers and rounding commute.
 
 use rayon::prelude::*;
 
 use super::TASK;
-use crate::numerics::wide;
+use crate::numerics::vectorized;
 use crate::values::{QParams, QuantRange, TensorQParams};
 
-/// 1.5 · 2²³: the last bit of a sum with it has weight one.
+/// 1.5 · 2²³: the last bit of a sum with it counts ones.
 const MAGIC: f32 = 12_582_912.0;
 
-/// A NaN at this row-major index, which has no code.
+/// Row-major index of a NaN, which has no quantized value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct NotANumber(pub(crate) usize);
 
-/// Equation 2 on a tensor of shape `shape`.
+/// Quantizes a tensor of shape `shape` (equation 2).
 pub(crate) fn quantize(
     x: &[f32],
     shape: &[usize],
     qparams: &TensorQParams,
     range: QuantRange,
 ) -> Result<Vec<i8>, NotANumber> {
-    let mut codes = vec![0i8; x.len()];
+    let mut q = vec![0i8; x.len()];
     let (channels, inner, task) = tasks(shape, qparams);
-    let blocks = codes.par_chunks_mut(task).zip(x.par_chunks(task)).enumerate().map(|(at, (codes, x))| {
+    let blocks = q.par_chunks_mut(task).zip(x.par_chunks(task)).enumerate().map(|(at, (q, x))| {
         let first = at * (task / inner);
-        wide(
+        vectorized(
             #[inline(always)]
             || {
-                let rows = codes.chunks_mut(inner).zip(x.chunks(inner)).enumerate();
-                rows.map(|(row, (codes, x))| quantize_block(codes, x, channels[(first + row) % channels.len()], range))
+                let rows = q.chunks_mut(inner).zip(x.chunks(inner)).enumerate();
+                rows.map(|(row, (q, x))| quantize_block(q, x, channels[(first + row) % channels.len()], range))
                     .fold(true, |a, b| a & b)
             },
         )
     });
     if blocks.reduce(|| true, |a, b| a & b) {
-        return Ok(codes);
+        return Ok(q);
     }
     Err(NotANumber(x.iter().position(|v| v.is_nan()).expect("one of them is NaN")))
 }
 
-/// Equation 1 on a tensor of shape `shape`.
-pub(crate) fn dequantize(codes: &[i8], shape: &[usize], qparams: &TensorQParams) -> Vec<f32> {
-    let mut x = vec![0f32; codes.len()];
+/// Dequantizes a tensor of shape `shape` (equation 1).
+pub(crate) fn dequantize(q: &[i8], shape: &[usize], qparams: &TensorQParams) -> Vec<f32> {
+    let mut x = vec![0f32; q.len()];
     let (channels, inner, task) = tasks(shape, qparams);
-    x.par_chunks_mut(task).zip(codes.par_chunks(task)).enumerate().for_each(|(at, (x, codes))| {
+    x.par_chunks_mut(task).zip(q.par_chunks(task)).enumerate().for_each(|(at, (x, q))| {
         let first = at * (task / inner);
-        wide(
+        vectorized(
             #[inline(always)]
             || {
-                for (row, (x, codes)) in x.chunks_mut(inner).zip(codes.chunks(inner)).enumerate() {
-                    let q = channels[(first + row) % channels.len()];
-                    let (scale, z) = (q.scale(), q.zero_point());
-                    x.iter_mut().zip(codes).for_each(|(x, &code)| *x = (i32::from(code) - z) as f32 * scale);
+                for (row, (x, q)) in x.chunks_mut(inner).zip(q.chunks(inner)).enumerate() {
+                    let channel = channels[(first + row) % channels.len()];
+                    let (scale, z) = (channel.scale(), channel.zero_point());
+                    x.iter_mut().zip(q).for_each(|(x, &q)| *x = (i32::from(q) - z) as f32 * scale);
                 }
             },
         );
@@ -63,7 +63,8 @@ pub(crate) fn dequantize(codes: &[i8], shape: &[usize], qparams: &TensorQParams)
     x
 }
 
-/// The parameters of each run of `inner` elements in turn, and how many elements, whole runs of them, make a task.
+/// Returns the qparams that consecutive runs of elements take in turn, the length of a run, and the length of a task, which is a
+/// multiple of it.
 fn tasks<'q>(shape: &[usize], qparams: &'q TensorQParams) -> (&'q [QParams], usize, usize) {
     match qparams {
         TensorQParams::PerTensor(q) => (std::slice::from_ref(q), TASK, TASK),
@@ -74,62 +75,55 @@ fn tasks<'q>(shape: &[usize], qparams: &'q TensorQParams) -> (&'q [QParams], usi
     }
 }
 
-/// Whether none is NaN.
+/// Quantizes elements that share qparams. Returns whether none is NaN.
 #[inline(always)]
-fn quantize_block(codes: &mut [i8], x: &[f32], q: QParams, range: QuantRange) -> bool {
-    let (inv_scale, z) = (q.inv_scale(), q.zero_point());
+fn quantize_block(q: &mut [i8], x: &[f32], qparams: QParams, range: QuantRange) -> bool {
+    let (inv_scale, z) = (qparams.inv_scale(), qparams.zero_point());
     let (lo, hi) = ((range.quant_min() - z) as f32, (range.quant_max() - z) as f32);
     let mut number = true;
-    for (code, &v) in codes.iter_mut().zip(x) {
-        *code = rounded(clamp(v * inv_scale, lo, hi), z);
+    for (q, &v) in q.iter_mut().zip(x) {
+        *q = rounded(clamp(v * inv_scale, lo, hi), z);
         number &= !v.is_nan();
     }
     number
 }
 
-/// Equation 2 as [`numerics::quantize`](crate::numerics::quantize) has it, where NaN has the code of 0.
+/// Quantizes a row as [`numerics::quantize`](crate::numerics::quantize) does (equation 2): NaN gives the zero point.
 #[inline(always)]
-pub(super) fn quantize_row(codes: &mut [i8], x: &[f32], inv_scale: f32, z: i32, range: QuantRange) {
+pub(super) fn quantize_row(q: &mut [i8], x: &[f32], inv_scale: f32, z: i32, range: QuantRange) {
     if z.unsigned_abs() > 1 << 20 {
-        // No pair of equation 10, but a graph may have its own; the sum with MAGIC would not be exact.
+        // Equation 10 gives no such zero point, but a graph may compute its own. The sum with MAGIC would not be exact.
         let rule = |x: f32| crate::numerics::quantize(x, inv_scale, z, range.quant_min(), range.quant_max());
-        return codes.iter_mut().zip(x).for_each(|(code, &x)| *code = rule(x) as i8);
+        return q.iter_mut().zip(x).for_each(|(q, &x)| *q = rule(x) as i8);
     }
     let (lo, hi) = ((range.quant_min() - z) as f32, (range.quant_max() - z) as f32);
-    for (code, &x) in codes.iter_mut().zip(x) {
+    for (q, &x) in q.iter_mut().zip(x) {
         let v = x * inv_scale;
         let v = if v.is_nan() { 0.0 } else { v };
-        *code = rounded(clamp(v, lo, hi), z);
+        *q = rounded(clamp(v, lo, hi), z);
     }
 }
 
-/// What equation 5 needs beside the factors.
+/// The zero point and the range of an int8 result.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Requantize {
+pub(crate) struct Int8Output {
     pub(crate) zero_point: i32,
     pub(crate) lo: i32,
     pub(crate) hi: i32,
 }
 
-/// Equation 5 on the accumulators of one row, made on the way as in equation 4: `(sum << shift) + bias`, wrapping.
+/// Requantizes the sums of one row (equation 5). The accumulator is that of equation 4, `(sum << shift) + bias`, wrapping.
 #[inline(always)]
-pub(crate) fn requantize_row(
-    codes: &mut [i8],
-    sums: &[i32],
-    bias: &[i32],
-    multiplier: &[f32],
-    shift: u32,
-    rule: Requantize,
-) {
-    let Requantize { zero_point: z, lo, hi } = rule;
+pub(crate) fn requantize_row(q: &mut [i8], sums: &[i32], bias: &[i32], multiplier: &[f32], shift: u32, y: Int8Output) {
+    let Int8Output { zero_point: z, lo, hi } = y;
     let (lo, hi) = ((lo - z) as f32, (hi - z) as f32);
-    for (((code, &sum), &bias), &m) in codes.iter_mut().zip(sums).zip(bias).zip(multiplier) {
+    for (((q, &sum), &bias), &m) in q.iter_mut().zip(sums).zip(bias).zip(multiplier) {
         let acc = (sum << shift).wrapping_add(bias);
-        *code = rounded(clamp(acc as f32 * m, lo, hi), z);
+        *q = rounded(clamp(acc as f32 * m, lo, hi), z);
     }
 }
 
-/// Equation 7 on the accumulators of one row, made as in [`requantize_row`].
+/// Scales the sums of one row to floats (equation 7). The accumulator is that of [`requantize_row`].
 #[inline(always)]
 pub(crate) fn scale_row(y: &mut [f32], sums: &[i32], bias: &[i32], scale: &[f32], shift: u32, relu: bool) {
     let floor = if relu { 0.0 } else { f32::NEG_INFINITY };
@@ -139,17 +133,17 @@ pub(crate) fn scale_row(y: &mut [f32], sums: &[i32], bias: &[i32], scale: &[f32]
     }
 }
 
-/// As `f32::clamp`, in the form that becomes two instructions; NaN gives `lo`.
+/// Like `f32::clamp`, in a form that compiles to two instructions. NaN gives `lo`.
 #[inline(always)]
 fn clamp(v: f32, lo: f32, hi: f32) -> f32 {
     let v = if v > lo { v } else { lo };
     if v < hi { v } else { hi }
 }
 
-/// `rne(v) + z` for |v| < 2²², as a code of int8.
+/// Computes `rne(v) + z` for |v| < 2²², as int8.
 #[inline(always)]
 fn rounded(v: f32, z: i32) -> i8 {
-    // The rounded integer is in the low bits, in two's complement; the low byte of MAGIC itself is 0.
+    // The low bits of the sum hold the rounded integer in two's complement, since the low byte of MAGIC is 0.
     ((v + MAGIC).to_bits() as i32).wrapping_add(z) as i8
 }
 
@@ -158,7 +152,7 @@ mod tests {
     use super::*;
     use crate::numerics;
 
-    /// Every value within a few ulp of a tie, and the extremes.
+    /// The values within a few ulp of each tie, and the extremes.
     fn hard_values() -> Vec<f32> {
         let near = (-600i32..=600).flat_map(|half| {
             let v = half as f32 / 2.0;
@@ -188,11 +182,11 @@ mod tests {
         let x: Vec<f32> = hard_values().into_iter().chain([f32::NAN]).collect();
         for (scale, z) in [(1.0, 0), (0.1, -128), (0.3, 127), (1.7, 42), (1e-3, -5), (1e-40, 3), (1.0, 1 << 24)] {
             let inv_scale = 1.0 / scale;
-            let mut codes = vec![0; x.len()];
-            quantize_row(&mut codes, &x, inv_scale, z, QuantRange::INT8);
-            for (&x, code) in x.iter().zip(codes) {
+            let mut quantized = vec![0; x.len()];
+            quantize_row(&mut quantized, &x, inv_scale, z, QuantRange::INT8);
+            for (&x, q) in x.iter().zip(quantized) {
                 let expected = numerics::quantize(x, inv_scale, z, -128, 127) as i8;
-                assert_eq!(code, expected, "{x:e} at scale {scale:e} zero point {z}");
+                assert_eq!(q, expected, "{x:e} at scale {scale:e} zero point {z}");
             }
         }
     }
@@ -201,9 +195,9 @@ mod tests {
     fn channels_have_their_own_parameters() {
         let q = TensorQParams::per_channel(&[1.0, 0.5, 0.25], &[0, 1, 2], 1).expect("valid");
         let x: Vec<f32> = (0..12u8).map(f32::from).collect();
-        let codes = quantize(&x, &[2, 3, 2], &q, QuantRange::INT8).expect("no NaN");
-        assert_eq!(codes, [0, 1, 5, 7, 18, 22, 6, 7, 17, 19, 42, 46]);
-        assert_eq!(dequantize(&codes, &[2, 3, 2], &q), x);
+        let quantized = quantize(&x, &[2, 3, 2], &q, QuantRange::INT8).expect("no NaN");
+        assert_eq!(quantized, [0, 1, 5, 7, 18, 22, 6, 7, 17, 19, 42, 46]);
+        assert_eq!(dequantize(&quantized, &[2, 3, 2], &q), x);
     }
 
     #[test]
@@ -221,13 +215,13 @@ mod tests {
             for (zero_point, lo, hi) in [(0, -128, 127), (-128, -128, 127), (127, -128, 127), (-3, -3, 100)] {
                 for shift in [0, 1, 8] {
                     for bias in [0, 1, -77] {
-                        let (n, rule) = (sums.len(), Requantize { zero_point, lo, hi });
-                        let mut codes = vec![0; n];
-                        requantize_row(&mut codes, &sums, &vec![bias; n], &vec![m; n], shift, rule);
-                        for (&sum, code) in sums.iter().zip(codes) {
+                        let (n, y) = (sums.len(), Int8Output { zero_point, lo, hi });
+                        let mut quantized = vec![0; n];
+                        requantize_row(&mut quantized, &sums, &vec![bias; n], &vec![m; n], shift, y);
+                        for (&sum, q) in sums.iter().zip(quantized) {
                             let acc = (sum << shift).wrapping_add(bias);
                             let expected = numerics::requantize(acc, m, zero_point, lo, hi);
-                            assert_eq!(i32::from(code), expected, "acc {acc} multiplier {m:e} z {zero_point}");
+                            assert_eq!(i32::from(q), expected, "acc {acc} multiplier {m:e} z {zero_point}");
                         }
                     }
                 }

@@ -1,33 +1,21 @@
-//! The integer ops on tensors: the equations of [`numerics`](crate::numerics), one op each.
-//!
-//! The scalar functions are applied as they are written there, without blocking: this is the reference that engines are
-//! held to.
+//! Kernels for the integer operators, by the equations of [`numerics`](crate::numerics).
 
 use rayon::prelude::*;
 
 use super::broadcast::zip_i8;
-use super::quantize::quantize_row;
-use crate::numerics::{self, AddMultipliers};
-use crate::numerics::{Range, block_range, wide};
+use super::quantize::{Int8Output, quantize_row};
+use crate::numerics::{self, AddMultipliers, Range, block_range, vectorized};
 use crate::values::slices::{codes, f32s, i8s, i32s, like, tensor, with_last};
 use crate::values::{QScheme, QuantRange, Tensor};
 
-/// The codes that a result may take, and its zero point.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Codes {
-    pub(crate) zero_point: i32,
-    pub(crate) lo: i32,
-    pub(crate) hi: i32,
-}
-
-/// Equation 8, broadcast.
-pub(crate) fn add_i8(a: &Tensor, b: &Tensor, zero_points: [i32; 2], m: AddMultipliers, y: Codes) -> Tensor {
+/// Adds quantized values (equation 8), broadcast.
+pub(crate) fn add_i8(a: &Tensor, b: &Tensor, zero_points: [i32; 2], m: AddMultipliers, y: Int8Output) -> Tensor {
     let [a_zero, b_zero] = zero_points;
     zip_i8(a, b, |a, b| numerics::add(i32::from(a) - a_zero, i32::from(b) - b_zero, m, y.zero_point, y.lo, y.hi) as i8)
 }
 
-/// Equation 9 of single elements and equation 5, broadcast.
-pub(crate) fn mul_i8(a: &Tensor, b: &Tensor, zero_points: [i32; 2], multiplier: f32, y: Codes) -> Tensor {
+/// Multiplies quantized values element by element (equation 9 with K = 1, then equation 5), broadcast.
+pub(crate) fn mul_i8(a: &Tensor, b: &Tensor, zero_points: [i32; 2], multiplier: f32, y: Int8Output) -> Tensor {
     let [a_zero, b_zero] = zero_points;
     zip_i8(a, b, |a, b| {
         let acc = (i32::from(a) - a_zero) * (i32::from(b) - b_zero);
@@ -35,7 +23,7 @@ pub(crate) fn mul_i8(a: &Tensor, b: &Tensor, zero_points: [i32; 2], multiplier: 
     })
 }
 
-/// Entry `code + 128` of a table.
+/// Looks up each element: entry `x + 128` of a lookup table of 256 entries.
 pub(crate) fn lut(x: &Tensor, table: &[i8]) -> Tensor {
     let mut y = vec![0i8; x.len()];
     y.par_chunks_mut(super::TASK).zip(i8s(x).par_chunks(super::TASK)).for_each(|(y, x)| {
@@ -44,11 +32,11 @@ pub(crate) fn lut(x: &Tensor, table: &[i8]) -> Tensor {
     codes(x.shape(), y)
 }
 
-/// Equation 10: pairs of scale and zero point, `[2]` or `[…, 2]`. An error for values that are not finite, or whose range is
-/// wider than the largest float: the row-major index of the first value that is to blame.
+/// Computes dynamic qparams (equation 10): scale and zero point, `[2]` for the tensor or `[…, 2]` for each row. Values that are not
+/// finite, or whose range is wider than the largest float, are an error: the row-major index of the first value to blame.
 pub(crate) fn choose_qparams(x: &Tensor, qscheme: QScheme, range: QuantRange, eps: f32) -> Result<Tensor, usize> {
     let (lo, hi) = (range.quant_min(), range.quant_max());
-    let pair = |(row, values): (usize, &[f32])| {
+    let choose = |(row, values): (usize, &[f32])| {
         let (seen, finite) = range_of(values);
         let (min, max) = (seen.min.min(0.0), seen.max.max(0.0));
         let rule = match (qscheme.is_per_token(), qscheme.is_symmetric()) {
@@ -72,17 +60,17 @@ pub(crate) fn choose_qparams(x: &Tensor, qscheme: QScheme, range: QuantRange, ep
     if row == 0 {
         return Ok(tensor(shape.clone(), [eps, 0.0].repeat(shape.iter().product::<usize>() / 2)));
     }
-    let pairs: Vec<_> =
-        f32s(x).par_chunks_exact(row).enumerate().with_min_len(super::TASK.div_ceil(row)).map(pair).collect();
-    // The first of several errors, which a parallel collection would not give.
-    let pairs = pairs.into_iter().collect::<Result<Vec<_>, _>>()?;
-    Ok(tensor(shape, pairs.concat()))
+    let qparams: Vec<_> =
+        f32s(x).par_chunks_exact(row).enumerate().with_min_len(super::TASK.div_ceil(row)).map(choose).collect();
+    // Collecting into a `Result` in order gives the first of several errors. In parallel, it would give any of them.
+    let qparams = qparams.into_iter().collect::<Result<Vec<_>, _>>()?;
+    Ok(tensor(shape, qparams.concat()))
 }
 
-/// Smallest and largest value, and whether all are finite.
+/// Returns the smallest and the largest value, and whether all are finite.
 fn range_of(values: &[f32]) -> (Range, bool) {
     let of_block = |values: &[f32]| {
-        wide(
+        vectorized(
             #[inline(always)]
             || block_range(values),
         )
@@ -94,25 +82,25 @@ fn range_of(values: &[f32]) -> (Range, bool) {
     values.par_chunks(super::TASK).map(of_block).reduce(|| (Range::EMPTY, true), merge)
 }
 
-/// The pair of each row of `x`, from pairs for the tensor or for each row.
+/// Returns scale and zero point of a row, from dynamic qparams for the tensor or for each row.
 #[inline(always)]
-pub(crate) fn pair_of(pairs: &[f32], row: usize) -> (f32, i32) {
-    let at = if pairs.len() == 2 { 0 } else { row * 2 };
-    (pairs[at], pairs[at + 1] as i32)
+pub(crate) fn qparams_of_row(qparams: &[f32], row: usize) -> (f32, i32) {
+    let at = if qparams.len() == 2 { 0 } else { row * 2 };
+    (qparams[at], qparams[at + 1] as i32)
 }
 
-/// Equation 2 with pairs; a NaN has the code of 0, which equation 10 does not let happen.
-pub(crate) fn quantize_dynamic(x: &Tensor, pairs: &[f32], range: QuantRange) -> Tensor {
+/// Quantizes with dynamic qparams (equation 2). NaN, which equation 10 refuses, would give the zero point.
+pub(crate) fn quantize_dynamic(x: &Tensor, qparams: &[f32], range: QuantRange) -> Tensor {
     let cols = x.shape().last().copied().unwrap_or(1).max(1);
     let mut y = vec![0i8; x.len()];
     let rows = super::TASK.div_ceil(cols);
     let tasks = y.par_chunks_mut(rows * cols).zip(f32s(x).par_chunks(rows * cols)).enumerate();
     tasks.for_each(|(at, (y, x))| {
-        wide(
+        vectorized(
             #[inline(always)]
             || {
                 for (row, (y, x)) in y.chunks_exact_mut(cols).zip(x.chunks_exact(cols)).enumerate() {
-                    let (scale, zero_point) = pair_of(pairs, at * rows + row);
+                    let (scale, zero_point) = qparams_of_row(qparams, at * rows + row);
                     quantize_row(y, x, 1.0 / scale, zero_point, range);
                 }
             },
@@ -121,17 +109,17 @@ pub(crate) fn quantize_dynamic(x: &Tensor, pairs: &[f32], range: QuantRange) -> 
     codes(x.shape(), y)
 }
 
-/// Equation 1 with pairs.
-pub(crate) fn dequantize_dynamic(q: &Tensor, pairs: &[f32]) -> Tensor {
+/// Dequantizes with dynamic qparams (equation 1).
+pub(crate) fn dequantize_dynamic(q: &Tensor, qparams: &[f32]) -> Tensor {
     let cols = q.shape().last().copied().unwrap_or(1).max(1);
     let row = |(row, q): (usize, &[i8])| {
-        let (scale, zero_point) = pair_of(pairs, row);
+        let (scale, zero_point) = qparams_of_row(qparams, row);
         q.iter().map(move |&q| numerics::dequantize(q.into(), scale, zero_point)).collect::<Vec<_>>()
     };
     tensor(q.shape().to_vec(), i8s(q).chunks_exact(cols).enumerate().flat_map(row).collect())
 }
 
-/// What the dynamic form of equation 7 knows of the channels.
+/// The vectors `[n]` of the dynamic form of equation 7, one element for each output channel.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Channels<'a> {
     pub(crate) weight_sums: &'a [i32],
@@ -140,45 +128,47 @@ pub(crate) struct Channels<'a> {
 }
 
 impl<'a> Channels<'a> {
-    /// The channels from `first` on.
+    /// Returns the channels from `first` on.
     pub(crate) fn from(self, first: usize) -> Self {
         let Self { weight_sums, scales, bias } = self;
         Self { weight_sums: &weight_sums[first..], scales: &scales[first..], bias: &bias[first..] }
     }
 }
 
-/// The dynamic form of equation 7 on the sums of one row; the accumulator is `sum + acc_bias`.
+/// Scales the sums of one row by the dynamic form of equation 7. The accumulator is `sum + acc_bias`, and `x` are scale and zero
+/// point of the row of activations.
 #[inline(always)]
 pub(crate) fn scale_dynamic_row(
     y: &mut [f32],
     sums: &[i32],
     acc_bias: &[i32],
-    pair: (f32, i32),
+    x: (f32, i32),
     w: Channels<'_>,
     relu: bool,
 ) {
-    // Selecting a floor becomes one instruction where selecting the comparison would not.
+    // A floor that is always applied compiles to one instruction; a branch on `relu` would not.
     let floor = if relu { 0.0 } else { f32::NEG_INFINITY };
     let weights = w.scales.iter().zip(w.weight_sums).zip(w.bias);
     for (((y, &sum), &acc_bias), ((&scale, &weight_sum), &bias)) in y.iter_mut().zip(sums).zip(acc_bias).zip(weights) {
         let acc = sum.wrapping_add(acc_bias);
-        let v = numerics::scale_accumulator_dynamic(acc, pair, (scale, weight_sum), bias, false);
+        let v = numerics::scale_accumulator_dynamic(acc, x, (scale, weight_sum), bias, false);
         *y = if v < floor { floor } else { v };
     }
 }
 
-/// Equation 5.
+/// Requantizes accumulators `[…, n]` to int8 (equation 5).
 pub(crate) fn requantize(acc: &Tensor, multiplier: &[f32], zero_point: i32, lo: i32, hi: i32) -> Tensor {
     let rule = |(&acc, &m): (&i32, &f32)| numerics::requantize(acc, m, zero_point, lo, hi) as i8;
     codes(acc.shape(), by_channel(acc, multiplier, rule))
 }
 
-/// Equation 7.
+/// Scales accumulators `[…, n]` to floats (equation 7).
 pub(crate) fn scale_accumulator(acc: &Tensor, scale: &[f32], relu: bool) -> Tensor {
     let rule = |(&acc, &s): (&i32, &f32)| numerics::scale_accumulator(acc, s, relu);
     like(acc, by_channel(acc, scale, rule))
 }
 
+/// Computes `rule(acc, factor)` of each accumulator and the factor of its channel.
 fn by_channel<T: Send + Clone + Default>(
     acc: &Tensor,
     factors: &[f32],
@@ -187,6 +177,6 @@ fn by_channel<T: Send + Clone + Default>(
     let mut y = vec![T::default(); acc.len()];
     let n = factors.len().max(1);
     let rows = y.par_chunks_exact_mut(n).zip(i32s(acc).par_chunks_exact(n));
-    rows.for_each(|(y, acc)| y.iter_mut().zip(acc.iter().zip(factors)).for_each(|(y, pair)| *y = rule(pair)));
+    rows.for_each(|(y, acc)| y.iter_mut().zip(acc.iter().zip(factors)).for_each(|(y, operands)| *y = rule(operands)));
     y
 }

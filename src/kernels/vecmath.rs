@@ -1,4 +1,4 @@
-//! Float functions in vectors, for engines: held to tolerances, where the interpreter and tables keep the bits of `libm`.
+//! SIMD float functions, for the CPU engine. They are held to tolerances, while the interpreter and lookup tables use `libm`.
 
 use rayon::prelude::*;
 use rten_simd::{SimdOp, SimdUnaryOp};
@@ -7,7 +7,7 @@ use rten_vecmath::{ApproxGelu, Gelu, Sigmoid, Silu, Softmax, Tanh};
 use super::{TASK, unary_into};
 use crate::numerics::UnaryOp;
 
-/// `x[i] = op(x[i])`, within 5e-7 · max(1, |x|) of the function itself.
+/// Computes `x[i] = op(x[i])` in place, within 5e-7 · max(1, |x|) of the exact function.
 pub(crate) fn unary_in_place(op: UnaryOp, x: &mut [f32]) {
     x.par_chunks_mut(TASK).for_each(|x| match op {
         UnaryOp::Sigmoid => Sigmoid {}.map_mut(x),
@@ -15,7 +15,7 @@ pub(crate) fn unary_in_place(op: UnaryOp, x: &mut [f32]) {
         UnaryOp::Gelu => Gelu {}.map_mut(x),
         UnaryOp::GeluTanh => ApproxGelu {}.map_mut(x),
         UnaryOp::Silu => Silu {}.map_mut(x),
-        // A comparison, which needs no help.
+        // The other functions have no SIMD form here.
         _ => {
             let y = &mut x.to_vec()[..];
             unary_into(op, y, x);
@@ -23,7 +23,7 @@ pub(crate) fn unary_in_place(op: UnaryOp, x: &mut [f32]) {
     });
 }
 
-/// Softmax of each row of `cols` elements. A row of −∞ (all masked) is NaN, as in every framework.
+/// Computes the softmax of each row of `cols` elements, in place. For a row of −∞ (all masked) it is NaN, as in PyTorch.
 pub(crate) fn softmax_in_place(x: &mut [f32], cols: usize) {
     if cols == 0 {
         return;
@@ -40,9 +40,9 @@ mod tests {
     use super::*;
     use crate::kernels::unary;
 
-    const IN_VECTORS: [UnaryOp; 5] = [UnaryOp::Sigmoid, UnaryOp::Tanh, UnaryOp::Gelu, UnaryOp::GeluTanh, UnaryOp::Silu];
+    const SIMD: [UnaryOp; 5] = [UnaryOp::Sigmoid, UnaryOp::Tanh, UnaryOp::Gelu, UnaryOp::GeluTanh, UnaryOp::Silu];
 
-    /// The largest error of a function in vectors over many arguments, in units of max(1, |x|).
+    /// The largest error of a SIMD function over many arguments, in units of max(1, |x|).
     fn error(op: UnaryOp, against: impl Fn(f64) -> f64) -> f64 {
         let fine = (-40_000..=40_000i32).map(|i| i as f32 / 1999.0);
         let x: Vec<f32> = fine.chain([-3e38, -1e20, -1e5, -200.0, -88.0, 88.0, 200.0, 1e5, 1e20]).collect();
@@ -55,11 +55,11 @@ mod tests {
 
     #[test]
     fn functions_are_close_to_f64() {
-        for op in IN_VECTORS {
+        for op in SIMD {
             let error = error(op, |x| op.eval(x));
             assert!(error <= 5e-7, "{op:?}: {error:e}");
         }
-        // The two forms of GELU are further apart than that, so that a mistaken one would show.
+        // The two forms of GELU differ by more than that, so that the test would notice a mix-up.
         let error = error(UnaryOp::Gelu, |x| UnaryOp::GeluTanh.eval(x));
         assert!(error > 1e-4, "{error:e}");
     }
@@ -67,7 +67,7 @@ mod tests {
     #[test]
     fn other_functions_are_those_of_the_interpreter() {
         let x: Vec<f32> = (-400..=400i16).map(|i| f32::from(i) / 37.0).collect();
-        for &op in UnaryOp::ALL.iter().filter(|op| !IN_VECTORS.contains(op)) {
+        for &op in UnaryOp::ALL.iter().filter(|op| !SIMD.contains(op)) {
             let mut y = x.clone();
             unary_in_place(op, &mut y);
             let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
@@ -77,7 +77,7 @@ mod tests {
 
     #[test]
     fn functions_have_their_limits() {
-        for op in IN_VECTORS {
+        for op in SIMD {
             let mut y = [f32::NEG_INFINITY, f32::INFINITY, f32::NAN];
             unary_in_place(op, &mut y);
             for (x, y) in [f32::NEG_INFINITY, f32::INFINITY, f32::NAN].into_iter().zip(y) {
@@ -92,7 +92,7 @@ mod tests {
         for cols in [1, 2, 7, 8, 17, 64, 1000] {
             let x: Vec<f32> = (0..3 * cols).map(|i| ((i * 37) % 101) as f32 / 7.0 - 9.0).collect();
             let mut y = x.clone();
-            // One masked element.
+            // This element is masked.
             y[0] -= 10_000.0;
             let masked = y.clone();
             softmax_in_place(&mut y, cols);
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn softmax_of_what_is_no_number_is_none() {
+    fn softmax_of_nan_is_nan() {
         let (mask, nan) = (f32::NEG_INFINITY, f32::NAN);
         let mut y = [mask, mask, mask, 1.0, nan, 2.0, 0.0, mask, 0.0];
         softmax_in_place(&mut y, 3);

@@ -1,16 +1,16 @@
-//! Rewrites operators that no step computes into operators that have one, so that lowering maps a node to a step.
+//! A graph pass that rewrites operators without a step into operators with one, so that lowering maps a node to a step.
 
 use ndarray::arr0;
 
-use super::LowerError;
+use super::error::LowerError;
 use crate::graph::{Graph, GraphError, Node, NodeId, Rewriter};
 use crate::interp::Interpreter;
 use crate::ops::{Add, AddScalar, BatchNorm, Constant, Flatten, Mask, Mul, MulScalar, Op, Reshape};
 use crate::values::Tensor;
 use crate::values::slices::f32s;
 
-/// The same graph without `Where`, batch norms with constant statistics, sums and products with a number, and `Flatten`. Each output
-/// keeps its name, and its bits.
+/// Rewrites `Where`, batch norms with constant statistics, sums and products with a number, and `Flatten`. Each output keeps its name
+/// and its bits.
 pub(super) fn decompose(graph: &Graph) -> Result<Graph, LowerError> {
     if !graph.nodes().iter().any(|node| is_composite(&node.op)) {
         return Ok(graph.clone());
@@ -46,23 +46,24 @@ pub(super) fn decompose(graph: &Graph) -> Result<Graph, LowerError> {
     Ok(rewriter.finish()?)
 }
 
+/// Whether the pass rewrites an operator.
 fn is_composite(op: &Op) -> bool {
     matches!(op, Op::Where(_) | Op::AddScalar(_) | Op::MulScalar(_) | Op::Flatten(_) | Op::BatchNorm(_))
 }
 
-/// The nodes that stand for one node.
+/// The rewrite of one node.
 struct Parts<'p, 'g> {
     rewriter: &'p mut Rewriter<'g>,
     node: &'g Node,
 }
 
 impl Parts<'_, '_> {
-    /// A node on new inputs; its name has a suffix.
+    /// Adds a node on new inputs, with a suffix to the name.
     fn part(&mut self, suffix: &str, op: impl Into<Op>, inputs: Vec<NodeId>) -> Result<NodeId, GraphError> {
         self.rewriter.add(&format!("{}.{suffix}", self.node.name), op, inputs, &self.node.origin)
     }
 
-    /// The node that computes the result, on old inputs.
+    /// Adds the node that computes the result, on old inputs.
     fn last(&mut self, op: impl Into<Op>, inputs: &[NodeId]) -> Result<NodeId, GraphError> {
         let inputs = inputs.iter().map(|&input| self.rewriter.get(input)).collect::<Result<_, _>>()?;
         self.rewriter.add(&self.node.name, op, inputs, &self.node.origin)
@@ -72,7 +73,7 @@ impl Parts<'_, '_> {
         self.rewriter.get(self.node.inputs[at])
     }
 
-    /// What the condition keeps of one value, plus what it keeps of the other.
+    /// Rewrites `Where` as the sum of two values, each masked by the condition.
     fn select(&mut self) -> Result<NodeId, GraphError> {
         let [condition, a, b] = [self.input(0)?, self.input(1)?, self.input(2)?];
         let a = self.part("a", Mask { inverted: false }, vec![a, condition])?;
@@ -80,17 +81,18 @@ impl Parts<'_, '_> {
         self.rewriter.add(&self.node.name, Add, vec![a, b], &self.node.origin)
     }
 
+    /// Rewrites an operator with a number as `op` with a constant.
     fn with_number(&mut self, op: Op, value: f32) -> Result<NodeId, GraphError> {
         let x = self.input(0)?;
         let number = self.part("scalar", constant(Tensor::from(arr0(value))), Vec::new())?;
         self.rewriter.add(&self.node.name, op, vec![x, number], &self.node.origin)
     }
 
-    /// `x · factor + offset`, computed in `f64` and rounded once.
+    /// Rewrites a batch norm as `x · factor + offset`. Factor and offset are computed in `f64` and rounded once.
     fn batch_norm(&mut self, [mean, variance, weight, bias]: [&[f32]; 4], eps: f32) -> Result<NodeId, GraphError> {
         let factor = |c: usize| f64::from(weight[c]) / (f64::from(variance[c]) + f64::from(eps)).sqrt();
         let offset = |c: usize| f64::from(bias[c]) - f64::from(mean[c]) * factor(c);
-        // Channels are axis 1. The axes behind it are broadcast.
+        // Channels are axis 1. The axes after it are broadcast.
         let mut shape = vec![mean.len()];
         shape.resize(self.node.shape.rank() - 1, 1);
         let vector = |value: &dyn Fn(usize) -> f64| {

@@ -1,7 +1,7 @@
-//! Functions of two floats that only compare and choose: the same bits on every engine.
+//! Functions of two floats that only compare and select, so that every engine gives the same bits.
 
-/// A function of two floats. Both zeros are equal. Comparisons are 1 where they hold and 0 elsewhere, also where an operand is
-/// NaN; the larger and the smaller of two are NaN if either is.
+/// A function of two floats. +0 and −0 are equal. A comparison is 1 where it holds, else 0, also if an operand is NaN. Maximum and
+/// minimum are NaN if an operand is.
 #[derive(
     Debug,
     Clone,
@@ -26,9 +26,9 @@ pub enum BinaryOp {
     Less,
     /// Whether `a` is at most `b`.
     LessOrEqual,
-    /// The larger of the two, the first of equal ones.
+    /// The larger of the two; `a` if they are equal.
     Maximum,
-    /// The smaller of the two, the first of equal ones.
+    /// The smaller of the two; `a` if they are equal.
     Minimum,
 }
 
@@ -36,13 +36,13 @@ impl BinaryOp {
     /// Every function, in the order of the shaders.
     pub const ALL: &[Self] = <Self as strum::VariantArray>::VARIANTS;
 
-    /// The name in listings and files.
+    /// Returns the name in listings and files.
     #[must_use]
     pub fn name(self) -> &'static str {
         self.into()
     }
 
-    /// The function itself.
+    /// Computes the function.
     #[must_use]
     pub fn eval(self, a: f32, b: f32) -> f32 {
         match self {
@@ -55,12 +55,12 @@ impl BinaryOp {
     }
 }
 
-/// As [`BinaryOp::Maximum`]: unlike [`f32::max`], NaN if either is.
+/// Computes [`BinaryOp::Maximum`]. Unlike [`f32::max`], it gives NaN if an operand is NaN.
 pub(crate) fn maximum(a: f32, b: f32) -> f32 {
     if a.is_nan() || !(b > a || b.is_nan()) { a } else { b }
 }
 
-/// As [`BinaryOp::Minimum`]: unlike [`f32::min`], NaN if either is.
+/// Computes [`BinaryOp::Minimum`]. Unlike [`f32::min`], it gives NaN if an operand is NaN.
 pub(crate) fn minimum(a: f32, b: f32) -> f32 {
     if a.is_nan() || !(b < a || b.is_nan()) { a } else { b }
 }

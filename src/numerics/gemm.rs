@@ -1,12 +1,12 @@
-//! Products by a library, `rten-gemm`: of floats, whose sums have the library's order, and of integers, where every sum is exact.
+//! Matrix products by `rten-gemm`: float products, whose sums have the library's order, and integer products, whose sums are exact.
 
 use rten_gemm::{BiasVector, GemmExecutor, GemmInputA, GemmInputB, GemmOptions, PackedBMatrix};
 use rten_tensor::{Matrix, NdTensorView};
 
-/// Why a product cannot fail: the library refuses sizes that do not fit, and here they come from the slices themselves.
+/// The reason why a product cannot fail: `rten-gemm` refuses sizes that do not fit, and here they come from the slices.
 pub(crate) const SIZES: &str = "sizes follow from the slices";
 
-/// A weight `[N, K]` in the layout of the product kernel. The library takes no empty matrices, so those are not packed.
+/// A weight `[N, K]` in the layout of the GEMM kernel. `rten-gemm` refuses empty matrices, so those are not packed.
 pub(crate) struct PackedWeight {
     packed: Option<PackedBMatrix<f32>>,
 }
@@ -19,14 +19,14 @@ impl std::fmt::Debug for PackedWeight {
 }
 
 impl PackedWeight {
-    /// `weight` is `[n, k]`, row-major.
+    /// Packs `weight[n, k]`, row-major.
     pub(crate) fn new(weight: &[f32], n: usize, k: usize) -> Self {
         let pack = || GemmExecutor::<f32>::new().prepack_b(transposed(weight, n, k));
         Self { packed: (n > 0 && k > 0).then(pack) }
     }
 }
 
-/// `x[m, k] · weight[n, k]ᵀ + bias[n]`.
+/// Computes `x[m, k] · weight[n, k]ᵀ + bias[n]`.
 pub(crate) fn linear(
     x: &[f32],
     [m, n, k]: [usize; 3],
@@ -39,7 +39,7 @@ pub(crate) fn linear(
     y
 }
 
-/// As [`linear`], into a buffer.
+/// Like [`linear`], but writes into a buffer `y[m, n]`.
 pub(crate) fn linear_into(
     y: &mut [f32],
     x: &[f32],
@@ -58,7 +58,7 @@ pub(crate) fn linear_into(
         }
         return;
     }
-    // For one row the library has a vector product, which reads the weight as it is.
+    // For one row, `rten-gemm` has a faster vector product, which reads the weight unpacked.
     let b = match packed.and_then(|packed| packed.packed.as_ref()) {
         Some(packed) if m > 1 => GemmInputB::Packed(packed),
         _ => GemmInputB::Unpacked(transposed(weight, n, k)),
@@ -68,7 +68,7 @@ pub(crate) fn linear_into(
     GemmExecutor::<f32>::new().gemm(y, a, b, options).expect(SIZES);
 }
 
-/// `y[m, n] = a[m, k] · b[k, n]`.
+/// Computes `y[m, n] = a[m, k] · b[k, n]`.
 pub(crate) fn matmul(y: &mut [f32], a: &[f32], b: &[f32], [m, n, k]: [usize; 3]) {
     if y.is_empty() || k == 0 {
         return y.fill(0.0);
@@ -77,7 +77,7 @@ pub(crate) fn matmul(y: &mut [f32], a: &[f32], b: &[f32], [m, n, k]: [usize; 3])
     GemmExecutor::<f32>::new().gemm(y, a, b, GemmOptions::default()).expect(SIZES);
 }
 
-/// `y[m, n] = a[k, m]ᵀ · b[k, n]`.
+/// Computes `y[m, n] = a[k, m]ᵀ · b[k, n]`.
 pub(crate) fn matmul_transposed(y: &mut [f32], a: &[f32], b: &[f32], [m, n, k]: [usize; 3]) {
     if y.is_empty() || k == 0 {
         return y.fill(0.0);
@@ -86,16 +86,17 @@ pub(crate) fn matmul_transposed(y: &mut [f32], a: &[f32], b: &[f32], [m, n, k]: 
     GemmExecutor::<f32>::new().gemm(y, a, b, GemmOptions::default()).expect(SIZES);
 }
 
+/// Views a slice as a row-major matrix.
 pub(crate) fn matrix<T>(data: &[T], rows: usize, cols: usize) -> Matrix<'_, T> {
     NdTensorView::from_data([rows, cols], data)
 }
 
-/// `[n, k]` read as `[k, n]`.
+/// Views a row-major matrix `[n, k]` as its transpose `[k, n]`.
 pub(crate) fn transposed<T>(data: &[T], n: usize, k: usize) -> Matrix<'_, T> {
     matrix(data, n, k).transposed()
 }
 
-/// `x[m, k] · weight[n, k]ᵀ` of int8, in `i32`. A sum that does not fit wraps around.
+/// Computes `x[m, k] · weight[n, k]ᵀ` of int8, in `i32`. A sum that does not fit wraps around.
 ///
 /// Each product is below 2¹⁴ in magnitude, so a float holds every partial sum of 2¹⁰ products exactly, whatever their order.
 pub(crate) fn integer_linear(x: &[i8], weight: &[i8], [m, n, k]: [usize; 3]) -> Vec<i32> {
@@ -120,7 +121,7 @@ pub(crate) fn integer_linear(x: &[i8], weight: &[i8], [m, n, k]: [usize; 3]) -> 
 mod tests {
     use super::integer_linear;
 
-    /// The largest products, more of them than one float holds the sum of exactly, and one that is off by one.
+    /// Sums of the largest products, more of them than a float adds exactly.
     #[test]
     fn integer_products_are_exact() {
         for k in [1, 1023, 1024, 1025, 3000] {

@@ -1,6 +1,6 @@
-//! Arithmetic of plain integers, those that no scale belongs to: ids, lengths, masks.
+//! Arithmetic of plain integers, which have no scale: ids, lengths, masks.
 
-/// What is made of two `i32`.
+/// A function of two `i32`.
 #[derive(
     Debug,
     Clone,
@@ -25,7 +25,7 @@ pub enum Int32Op {
     Sub,
     /// `a · b`.
     Mul,
-    /// `a / b`, toward 0.
+    /// `a / b`, rounded toward 0.
     Div,
     /// The smaller one.
     Min,
@@ -41,13 +41,14 @@ impl Int32Op {
     /// Every function, in the order of the shaders.
     pub const ALL: &[Self] = <Self as strum::VariantArray>::VARIANTS;
 
-    /// The name in listings and files.
+    /// Returns the name in listings and files.
     #[must_use]
     pub fn name(self) -> &'static str {
         self.into()
     }
 
-    /// The result; `None` of a division by 0 and, if `checked`, of what does not fit `i32`, which otherwise wraps around.
+    /// Computes the function. A result that does not fit `i32` is `None` if `checked`, else it wraps around. A division by 0 is
+    /// `None` in any case.
     #[must_use]
     pub fn eval(self, a: i32, b: i32, checked: bool) -> Option<i32> {
         let exact = match self {
@@ -75,7 +76,7 @@ impl Int32Op {
     }
 }
 
-/// Integers of up to 32 bits.
+/// An integer type of up to 32 bits.
 #[derive(
     Debug,
     Clone,
@@ -102,7 +103,7 @@ pub enum IntegerType {
     I16,
     /// 0 to 65535.
     U16,
-    /// All that `i32` holds.
+    /// −2³¹ to 2³¹ − 1.
     I32,
 }
 
@@ -110,7 +111,7 @@ impl IntegerType {
     /// Every type.
     pub const ALL: &[Self] = <Self as strum::VariantArray>::VARIANTS;
 
-    /// How many low bits it keeps.
+    /// Number of bits.
     #[must_use]
     pub fn bits(self) -> u32 {
         match self {
@@ -120,13 +121,13 @@ impl IntegerType {
         }
     }
 
-    /// Whether the highest of them is a sign.
+    /// Whether the type has a sign.
     #[must_use]
     pub fn is_signed(self) -> bool {
         matches!(self, Self::I8 | Self::I16 | Self::I32)
     }
 
-    /// `v` cut to the type.
+    /// Casts `v` to the type: keeps the low bits.
     #[must_use]
     pub fn wrap(self, v: i32) -> i32 {
         let shift = 32 - self.bits();
@@ -134,9 +135,9 @@ impl IntegerType {
     }
 }
 
-/// A float without its fraction; `None` of NaN and of what does not fit `i32`.
+/// Converts a float to `i32`, rounded toward 0. The result is `None` for NaN and for floats that do not fit.
 pub(crate) fn truncate(v: f32) -> Option<i32> {
-    // -2^31 is a float, 2^31 the first beyond.
+    // Both bounds are floats: −2^31 fits, and 2^31 is the first float that does not.
     let fits = (-2_147_483_648.0..2_147_483_648.0).contains(&v);
     fits.then_some(v as i32)
 }

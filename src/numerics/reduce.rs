@@ -1,6 +1,6 @@
-//! Ranges and sums of slices.
+//! Ranges and sums of slices of floats.
 
-/// The smallest and largest value seen.
+/// The smallest and the largest value of a slice.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Range {
     pub(crate) min: f32,
@@ -16,7 +16,7 @@ impl Range {
     }
 }
 
-/// Range of one block, and whether all of it is finite; sixteen lanes at a time, so that it vectorises.
+/// Returns the range of a slice, and whether all its values are finite. It works on sixteen lanes, so that the loop vectorizes.
 #[inline(always)]
 pub(crate) fn block_range(values: &[f32]) -> (Range, bool) {
     const LANES: usize = 16;
@@ -43,7 +43,7 @@ pub(crate) fn block_range(values: &[f32]) -> (Range, bool) {
     (range, all)
 }
 
-/// `Σ f(x)` in `f64`, as sixteen interleaved partial sums that are then added in order, so that it vectorizes.
+/// Computes `Σ f(x)` in `f64`, as sixteen interleaved partial sums that are then added in order, so that the loop vectorizes.
 #[inline(always)]
 pub(crate) fn sum_of(x: &[f32], f: impl Fn(f64) -> f64) -> f64 {
     const LANES: usize = 16;

@@ -1,17 +1,17 @@
-//! Plain loops, compiled for the widest vectors of the processor they run on.
+//! Compilation of plain loops for the vector instructions of the processor that runs them.
 
 use rten_simd::{Isa, SimdOp};
 
-/// Runs `f` in a copy of its code that was compiled for this processor's vector instructions. Only what is inlined into
-/// `f` profits: mark it `#[inline(always)]`. The results are the same bits on all processors, since the compiler never
-/// fuses or reorders float operations.
-pub(crate) fn wide<R>(f: impl FnOnce() -> R) -> R {
-    Wide(f).dispatch()
+/// Runs a copy of `f` that was compiled for this processor's vector instructions. Mark `f` `#[inline(always)]`, since only inlined
+/// code is compiled this way. The results have the same bits on all processors, since the compiler never fuses or reorders float
+/// operations.
+pub(crate) fn vectorized<R>(f: impl FnOnce() -> R) -> R {
+    Vectorized(f).dispatch()
 }
 
-struct Wide<F>(F);
+struct Vectorized<F>(F);
 
-impl<R, F: FnOnce() -> R> SimdOp for Wide<F> {
+impl<R, F: FnOnce() -> R> SimdOp for Vectorized<F> {
     type Output = R;
 
     #[inline(always)]

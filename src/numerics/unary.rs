@@ -1,4 +1,4 @@
-//! Float functions of one element, by `libm`, so that they give the same bits on every platform.
+//! Float functions of one element. They use `libm`, so that every platform gives the same bits.
 
 use half::{bf16, f16};
 
@@ -33,23 +33,23 @@ pub enum UnaryOp {
     GeluTanh,
     /// `x · sigmoid(x)`.
     Silu,
-    /// Square root; NaN of negative numbers.
+    /// Square root; NaN for negative numbers.
     Sqrt,
     /// `e^x`.
     Exp,
-    /// Natural logarithm; NaN of negative numbers.
+    /// Natural logarithm; NaN for negative numbers.
     Log,
     /// The error function.
     Erf,
     /// `|x|`.
     Abs,
-    /// 1 of positive numbers, else 0, also of NaN.
+    /// 1 for positive numbers, else 0, also for NaN.
     Step,
-    /// 1 of positive numbers, −1 of negative ones; zeros and NaN stay as they are.
+    /// 1 for positive numbers, −1 for negative ones; zeros and NaN stay as they are.
     Sign,
-    /// The nearest `f16`, ties to even; infinite from 65520 on. NaN stays NaN.
+    /// The nearest f16, ties to even; infinite from 65520 on. NaN stays NaN.
     RoundF16,
-    /// The nearest `bf16`, ties to even. NaN stays NaN.
+    /// The nearest bf16, ties to even. NaN stays NaN.
     RoundBf16,
     /// Sine of an angle in radians; NaN of infinities.
     Sin,
@@ -69,14 +69,15 @@ impl UnaryOp {
     /// Every function, in the order of the shaders.
     pub const ALL: &[Self] = <Self as strum::VariantArray>::VARIANTS;
 
-    /// The name in listings and files.
+    /// Returns the name in listings and files.
     #[must_use]
     pub fn name(self) -> &'static str {
         self.into()
     }
 
-    /// The function itself, in `f64`. NaN stays NaN, but for the step, which makes 0 of it, and [`IsNan`](Self::IsNan). At −∞, GELU and SiLU are −∞ · 0, which
-    /// is NaN, as in ONNX and PyTorch. The roundings to 16 bits are those of `x` as an `f32`.
+    /// Computes the function in `f64`. NaN gives NaN, except that the step gives 0 and
+    /// [`IsNan`](Self::IsNan) gives 1. At −∞, GELU and SiLU are −∞ · 0, which is NaN, as
+    /// in ONNX and PyTorch. Rounding to 16 bits converts `x` to `f32` first.
     #[must_use]
     pub fn eval(self, x: f64) -> f64 {
         let sigmoid = |x: f64| 1.0 / (1.0 + libm::exp(-x));
@@ -98,7 +99,7 @@ impl UnaryOp {
             Self::Abs => x.abs(),
             Self::Step => f64::from(u8::from(x > 0.0)),
             Self::Sign if x == 0.0 => x,
-            // NaN has a sign too.
+            // `signum` would give the sign of a NaN.
             Self::Sign if x.is_nan() => x,
             Self::Sign => x.signum(),
             Self::RoundF16 => f16::from_f32(x as f32).to_f64(),
@@ -112,9 +113,8 @@ impl UnaryOp {
         }
     }
 
-    /// The derivative, in `f64`; that of ReLU and of the absolute value at 0 is 0, those of the step, the sign and the roundings to integers 0
-    /// everywhere.
-    /// Gradients pass straight through the roundings to 16 bits: 1 everywhere.
+    /// Computes the derivative in `f64`. At 0, the derivative of ReLU and of the absolute value is 0. The derivative of the step,
+    /// the sign, [`IsNan`](Self::IsNan) and the roundings to integers is 0 everywhere, and that of rounding to 16 bits is 1 everywhere (a straight-through gradient).
     #[must_use]
     pub fn derivative(self, x: f64) -> f64 {
         let sigmoid = |x: f64| 1.0 / (1.0 + libm::exp(-x));
@@ -150,7 +150,7 @@ impl UnaryOp {
 mod tests {
     use super::*;
 
-    /// Shaders count the functions in this order.
+    /// Shaders number the functions in this order.
     #[test]
     fn the_list_is_in_the_order_of_the_declaration() {
         assert!(UnaryOp::ALL.iter().enumerate().all(|(at, op)| *op as usize == at));
@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn known_values() {
-        // torch 2.9.1 in f64; from the square root on, Python's math.
+        // torch 2.9.1 computed these in f64, and from the square root on Python's math.
         for (op, x, y) in [
             (UnaryOp::Relu, -1.0, 0.0),
             (UnaryOp::Sigmoid, 1.0, 0.731_058_578_630_004_9),

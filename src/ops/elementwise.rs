@@ -1,4 +1,4 @@
-//! Functions of two elements, broadcast.
+//! Elementwise operators of several inputs, broadcast.
 
 use std::fmt;
 
@@ -42,11 +42,11 @@ macro_rules! float_arithmetic {
 }
 
 float_arithmetic! {
-    /// `a + b` of each pair of floats, broadcast.
+    /// Elementwise sum of floats, `a + b`. Inputs: a and b, broadcast.
     Add "add" +,
-    /// `a · b` of each pair of floats, broadcast.
+    /// Elementwise product of floats, `a · b`. Inputs: a and b, broadcast.
     Mul "mul" *,
-    /// `a / b` of each pair of floats, broadcast.
+    /// Elementwise quotient of floats, `a / b`. Inputs: a and b, broadcast.
     Div "div" /
 }
 
@@ -93,9 +93,9 @@ macro_rules! scalar_arithmetic {
 }
 
 scalar_arithmetic! {
-    /// The sum of each element and one number. Prepare turns the number into a constant.
+    /// The sum of each element and one number. Input: floats of any shape. Prepare turns the number into a constant.
     AddScalar "add_scalar" +,
-    /// The product of each element and one number. Prepare turns the number into a constant.
+    /// The product of each element and one number. Input: floats of any shape. Prepare turns the number into a constant.
     MulScalar "mul_scalar" *
 }
 
@@ -111,7 +111,7 @@ impl Operator for Where {
 
     fn infer(&self, inputs: &Operands<'_>) -> Result<TensorType, OpError> {
         inputs.expect_floats(3)?;
-        // Each of the two meets the condition before it meets the other, as in the masks that this decomposes into.
+        // Each value is broadcast with the condition first, as in the masks that this operator decomposes into.
         let a = broadcast(inputs.shape(1), inputs.shape(0))?;
         let b = broadcast(inputs.shape(2), inputs.shape(0))?;
         Ok(TensorType::new(DType::F32, broadcast(&a, &b)?))
@@ -137,8 +137,8 @@ impl Operator for Where {
     }
 }
 
-/// `x` where the mask is not 0 (NaN is not 0), and elsewhere −0, which changes nothing that it is added to: two of these and a sum
-/// select between two values ([`Where`]). Inputs: x and mask, broadcast, both floats.
+/// `x` where the mask is not 0 (NaN is not 0), and −0 elsewhere. Adding −0 changes no number, so the sum of two of these selects
+/// between two values ([`Where`]). Inputs: x and mask, broadcast, both floats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mask {
     /// Whether to take `x` where the mask is 0 instead.
@@ -168,7 +168,7 @@ impl Operator for Mask {
     }
 }
 
-/// A comparison of each pair of floats, or the larger or smaller one, broadcast.
+/// Elementwise comparison of floats, or their maximum or minimum. Inputs: a and b, broadcast.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Binary {
     /// The function.
@@ -193,7 +193,7 @@ impl Operator for Binary {
     }
 }
 
-/// `int8 + int8 → int8` (equation 8), broadcast.
+/// Elementwise sum of quantized values, `int8 + int8 → int8` (equation 8). Inputs: a and b, broadcast.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct IntegerAdd {
     /// Zero point of the first input.
@@ -242,7 +242,7 @@ impl Operator for IntegerAdd {
     }
 }
 
-/// `int8 · int8 → int8` of each element (equations 9 and 5), broadcast.
+/// Elementwise product of quantized values, `int8 · int8 → int8` (equations 9 and 5). Inputs: a and b, broadcast.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct IntegerMul {
     /// Zero point of the first input.
@@ -301,13 +301,13 @@ fn int8_pairs(inputs: &Operands<'_>, zero_points: [i32; 2], lo: i32, hi: i32) ->
     Ok(TensorType::new(DType::I8, broadcast(inputs.shape(0), inputs.shape(1))?))
 }
 
-/// The shape to which tensors broadcast, which inference has checked.
+/// Returns the broadcast shape of tensors, whose shapes inference has checked.
 fn broadcast_shapes<'t>(shapes: impl IntoIterator<Item = &'t [usize]>) -> IxDyn {
     let all = shapes.into_iter().map(Shape::fixed).reduce(|a, b| broadcast(&a, &b).expect(CHECKED));
     IxDyn(&all.expect(CHECKED).fixed_dims())
 }
 
-/// `f(a, b)` of each pair of elements, broadcast.
+/// Computes `f(a, b)` of each pair of elements, broadcast.
 pub(super) fn zip<T, R>(a: &RowMajor<T>, b: &RowMajor<T>, f: impl Fn(T, T) -> R + Sync + Send) -> RowMajor<R>
 where
     T: Copy + Send + Sync,
@@ -323,7 +323,7 @@ where
     })
 }
 
-/// `f(a, b)` of each pair of floats, broadcast.
+/// Computes `f(a, b)` of each pair of floats, broadcast.
 pub(crate) fn zip_f32(a: &Tensor, b: &Tensor, f: impl Fn(f32, f32) -> f32 + Sync + Send) -> Tensor {
     match (a, b) {
         (Tensor::F32(a), Tensor::F32(b)) => Tensor::F32(zip(a, b, f)),
@@ -331,7 +331,7 @@ pub(crate) fn zip_f32(a: &Tensor, b: &Tensor, f: impl Fn(f32, f32) -> f32 + Sync
     }
 }
 
-/// `f(a, b)` of each pair of quantized values, broadcast.
+/// Computes `f(a, b)` of each pair of quantized values, broadcast.
 fn zip_i8(inputs: &Arguments<'_>, f: impl Fn(i32, i32) -> i32 + Sync + Send) -> Tensor {
     match (inputs.tensor(0), inputs.tensor(1)) {
         (Tensor::I8(a), Tensor::I8(b)) => Tensor::I8(zip(a, b, |a, b| f(a.into(), b.into()) as i8)),

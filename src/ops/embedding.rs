@@ -1,4 +1,4 @@
-//! Rows of tables.
+//! Embedding: rows of a table by id.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,8 +8,8 @@ use super::operator::Operator;
 use crate::values::slices::tensor;
 use crate::values::{DType, Tensor};
 
-/// Rows of a table. Inputs: ids (`i32`) of any shape, table `[V, D]` of floats. The result appends an axis of length D to the shape of
-/// the ids. An id outside the table is an error on the host; a GPU returns the nearest row.
+/// Rows of an embedding table. Inputs: ids (`i32`) of any shape, table `[V, D]` of floats. The result appends an axis of length D to
+/// the shape of the ids. An id outside the table is an error on the host; a GPU returns the nearest row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Embedding;
 

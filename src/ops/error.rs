@@ -1,17 +1,17 @@
-//! Errors of operators. They name no node: the graph, program or run that holds the operator adds the name.
+//! Errors of operators. They do not name the node: the graph, program or run that contains the operator adds the name.
 
 use crate::values::{DType, QParamsError, Shape};
 
-/// Why an operator does not take its inputs or parameters.
+/// The error of inference: an operator refuses its inputs or parameters.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpError {
-    /// Too few or too many inputs.
+    /// The number of inputs is wrong.
     #[error("{actual} inputs, expected {expected}")]
     Arity {
-        /// Inputs given.
+        /// Number of inputs given.
         actual: usize,
-        /// Inputs taken.
+        /// Number of inputs that the operator takes.
         expected: usize,
     },
     /// An input has the wrong element type.
@@ -21,7 +21,7 @@ pub enum OpError {
         input: usize,
         /// Its type.
         actual: DType,
-        /// The type taken.
+        /// The type that the operator takes.
         expected: DType,
     },
     /// Two sizes that must agree do not.
@@ -34,7 +34,7 @@ pub enum OpError {
         /// The value that it must have.
         expected: usize,
     },
-    /// A shape holds more elements than memory can, whatever the batch; axes of length 0 count as 1.
+    /// A shape has more elements than fit in memory, for any batch. Axes of length 0 count as 1.
     #[error("shape {shape} holds more than {max} elements", max = crate::values::MAX_ELEMENTS)]
     Elements {
         /// The shape.
@@ -47,7 +47,7 @@ pub enum OpError {
         what: &'static str,
         /// Its number of axes.
         actual: usize,
-        /// The number taken.
+        /// The number that the operator takes.
         expected: &'static str,
     },
     /// Two shapes do not broadcast.
@@ -61,7 +61,7 @@ pub enum OpError {
     /// The operator would move, merge or mix the batch dimension.
     #[error("{problem}; only the leading dimension may vary, and it stays in front")]
     Batch {
-        /// The operation that is not possible.
+        /// Description of the operation that is not possible.
         problem: &'static str,
     },
     /// A parameter of the operator is out of its range.
@@ -79,21 +79,21 @@ pub enum OpError {
     QParams(#[from] QParamsError),
 }
 
-/// Why an operator has no result for the values of its inputs.
+/// The error of evaluation: an operator has no result for the values of its inputs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum EvalError {
     /// The element at a row-major index is NaN, which has no quantized value.
     NotANumber { index: usize },
     /// An id at a row-major index is outside the table.
     Id { index: usize, id: i32, rows: usize },
-    /// The element of the result at a row-major index does not fit an integer of 32 bits.
+    /// The element of the result at a row-major index does not fit `i32`.
     NotAnInteger { index: usize },
-    /// The range of values that choose their own scale is not usable.
+    /// A value that is quantized dynamically is not finite, or its range overflows.
     Range { index: usize, value: String },
 }
 
 impl EvalError {
-    /// The row-major index of the element that is to blame.
+    /// Returns the row-major index of the element to blame.
     pub(crate) fn index(&self) -> usize {
         match *self {
             Self::NotANumber { index }

@@ -1,4 +1,4 @@
-//! Plain integers, to which no scale belongs: ids, lengths, masks.
+//! Operators on plain integers, which have no scale: ids, lengths, masks.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use crate::numerics::{Int32Op, IntegerType, truncate};
 use crate::values::slices::{CHECKED, integers, tensor};
 use crate::values::{DType, Tensor};
 
-/// `i32 → f32`, to nearest, ties to even.
+/// Conversion `i32 → f32`, to nearest, ties to even. Input: `i32` of any shape.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ToFloat;
 
@@ -34,11 +34,11 @@ impl Operator for ToFloat {
     }
 }
 
-/// `f32 → i32` or `i32 → i32`: the fraction is cut off, and of the integer the low bits that the type has are kept, as in a cast
-/// between integers. On the host, a float that does not fit `i32` is an error; the result on a GPU is not defined.
+/// Cast of floats or `i32` to an integer type, whose values the result holds as `i32`. It rounds toward 0, and keeps the low bits of
+/// the integer. A float that does not fit `i32` is an error on the host; on a GPU, the result is not defined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ToInteger {
-    /// The type whose values result.
+    /// The type that is cast to.
     pub to: IntegerType,
 }
 
@@ -73,13 +73,13 @@ impl Operator for ToInteger {
     }
 }
 
-/// Arithmetic of two `i32` tensors, broadcast.
+/// Elementwise arithmetic of `i32`. Inputs: a and b, broadcast.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Int32 {
     /// The function.
     pub op: Int32Op,
-    /// Whether the integers stand for wider ones, so that a result beyond `i32` is an error on the host. Otherwise, and on a GPU, it
-    /// wraps around. A division by 0 is an error on the host in any case; a GPU returns the dividend.
+    /// Whether a result beyond `i32` is an error on the host, since the integers stand for wider ones. Otherwise, and on a GPU, the
+    /// result wraps around. A division by 0 is an error on the host in any case; a GPU returns the dividend.
     pub checked: bool,
 }
 

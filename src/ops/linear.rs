@@ -1,4 +1,4 @@
-//! Linear layers: float, and the integer form with the ends of its accumulator.
+//! Linear layers in float, and in integers with the epilogues of their accumulator.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ use crate::numerics::{self, MAX_FRACTION_BITS, gemm};
 use crate::values::slices::{codes, integers, rows_before_last, tensor, with_last};
 use crate::values::{DType, QParams, Shape, Tensor};
 
-/// `x[…, K] · w[N, K]ᵀ (+ b[N])`, all floats. Inputs: x, w, and b unless the layer has no bias. Output: `[…, N]`.
+/// Linear layer, `x[…, K] · w[N, K]ᵀ (+ b[N])`, all floats. Inputs: x, w, and b if the layer has a bias. Output: `[…, N]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Linear;
 
@@ -38,7 +38,7 @@ impl Operator for Linear {
 /// `[…, N]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IntegerLinear {
-    /// `p` of equation 4.
+    /// Number of fraction bits, `p` of equation 4: 0 to 8.
     pub fraction_bits: u32,
 }
 
@@ -81,7 +81,7 @@ impl Operator for IntegerLinear {
     }
 }
 
-/// `i32 → int8` (equation 5). Inputs: acc `[…, N]`, multiplier `[N]`.
+/// Requantization of an accumulator, `i32 → int8` (equation 5). Inputs: acc `[…, N]`, multiplier `[N]`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Requantize {
     /// Scale and zero point of the result. Only the zero point enters the arithmetic.
@@ -121,10 +121,10 @@ impl Operator for Requantize {
     }
 }
 
-/// `i32 → f32` (equation 7, static). Inputs: acc `[…, N]`, scale `[N]`.
+/// Scaling of an accumulator, `i32 → f32` (equation 7, static). Inputs: acc `[…, N]`, scale `[N]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ScaleAccumulator {
-    /// Whether negative results become 0: a fused ReLU.
+    /// Whether a ReLU is fused: negative results become 0.
     pub relu: bool,
 }
 
@@ -155,11 +155,11 @@ impl Operator for ScaleAccumulator {
     }
 }
 
-/// `i32 → f32` (equation 7, dynamic). Inputs: acc `[…, N]`, the dynamic qparams of x, weight sums `[N]` (i32), weight scales `[N]`, bias
-/// `[N]`.
+/// Scaling of an accumulator, `i32 → f32` (equation 7, dynamic). Inputs: acc `[…, N]`, the dynamic qparams of x, weight sums `[N]`
+/// (i32), weight scales `[N]`, bias `[N]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ScaleAccumulatorDynamic {
-    /// Whether negative results become 0: a fused ReLU.
+    /// Whether a ReLU is fused: negative results become 0.
     pub relu: bool,
 }
 
@@ -206,7 +206,7 @@ impl Operator for ScaleAccumulatorDynamic {
     }
 }
 
-/// `[…, K]` and `[N, K]` and, if given, `[N]` → `[…, N]`.
+/// Infers the shape `[…, N]` of x `[…, K]`, w `[N, K]` and, if given, bias `[N]`.
 fn linear_shape(inputs: &Operands<'_>) -> Result<Shape, OpError> {
     inputs.expect_fixed_rank(1, "weight", 2, "2")?;
     let (x, w) = (inputs.shape(0), inputs.shape(1).fixed_dims());
@@ -218,7 +218,7 @@ fn linear_shape(inputs: &Operands<'_>) -> Result<Shape, OpError> {
     Ok(x.with_last(n))
 }
 
-/// The shape of an accumulator `[…, N]` with one factor for each channel.
+/// Returns the shape of an accumulator `[…, N]`, and checks that there is one factor for each channel.
 fn accumulator_shape(inputs: &Operands<'_>) -> Result<Shape, OpError> {
     inputs.expect_dtypes(&[DType::I32, DType::F32])?;
     inputs.expect_fixed_rank(1, "factors", 1, "1")?;
@@ -228,18 +228,19 @@ fn accumulator_shape(inputs: &Operands<'_>) -> Result<Shape, OpError> {
     Ok(shape.clone())
 }
 
+/// Returns M, N and K of a linear layer.
 fn sizes(inputs: &Arguments<'_>) -> [usize; 3] {
     let weight = inputs.tensor(1).shape();
     [rows_before_last(inputs.tensor(0).shape()), weight[0], weight[1]]
 }
 
-/// `rule(acc, factor)` of each accumulator and the factor of its channel.
+/// Computes `rule(acc, factor)` of each accumulator and the factor of its channel.
 fn each_channel<T: Send>(inputs: &Arguments<'_>, rule: impl Fn(i32, f32) -> T + Sync + Send) -> Vec<T> {
     let factors = inputs.f32s(1);
     inputs.i32s(0).par_iter().enumerate().map(|(at, &acc)| rule(acc, factors[at % factors.len()])).collect()
 }
 
-/// The parameters of an operator whose result is int8.
+/// Writes the parameters of an operator whose result is int8.
 pub(super) fn write_range(f: &mut fmt::Formatter<'_>, qparams: QParams, lo: i32, hi: i32) -> fmt::Result {
-    write!(f, " scale {:e} zero_point {} codes {lo}..={hi}", qparams.scale(), qparams.zero_point())
+    write!(f, " scale {:e} zero_point {} range {lo}..={hi}", qparams.scale(), qparams.zero_point())
 }

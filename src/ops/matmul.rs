@@ -1,4 +1,4 @@
-//! Products of two activations.
+//! Matrix products of two activations.
 
 use std::fmt;
 
@@ -15,7 +15,7 @@ use crate::numerics::{self, MAX_MATMUL_K, gemm};
 use crate::values::slices::{f32s, integers, tensor};
 use crate::values::{DType, Shape, Tensor};
 
-/// `a[…, M, K] · b[…, K, N]`, all floats; leading axes broadcast.
+/// Matrix product, `a[…, M, K] · b[…, K, N]`, all floats; leading axes broadcast. Output: `[…, M, N]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MatMul;
 
@@ -34,7 +34,8 @@ impl Operator for MatMul {
     }
 }
 
-/// `Σ_k (a − z_a) · (b − z_b)` of `a[…, M, K]` and `b[…, K, N]`, both int8, in `i32` (equation 9); leading axes broadcast.
+/// The accumulator of a matrix product of int8, `Σ_k (a − z_a) · (b − z_b)` in `i32` (equation 9). Inputs: `a[…, M, K]` and
+/// `b[…, K, N]`, both int8; leading axes broadcast. Output: `[…, M, N]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IntegerMatMul {
     /// Zero point of the first input.
@@ -73,11 +74,11 @@ impl Operator for IntegerMatMul {
     }
 }
 
-/// `int8 · int8 → f32` (equation 9d): `a[…, M, K] · b[…, K, N]`, leading axes broadcast. Inputs: a and b, both int8, then the dynamic
-/// qparams of each: those of a for the tensor `[2]` or for each row `[…, M, 2]`, those of b for the tensor.
+/// Matrix product `int8 · int8 → f32` (equation 9d): `a[…, M, K] · b[…, K, N]`, leading axes broadcast. Inputs: a and b, both int8,
+/// then the dynamic qparams of each: those of a for the tensor `[2]` or for each row `[…, M, 2]`, those of b for the tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IntegerMatMulDynamic {
-    /// Whether negative results become 0: a fused ReLU.
+    /// Whether a ReLU is fused: negative results become 0.
     pub relu: bool,
 }
 
@@ -117,7 +118,7 @@ impl Operator for IntegerMatMulDynamic {
     }
 }
 
-/// The shape of `a[…, M, K] · b[…, K, N]`.
+/// Infers the shape of `a[…, M, K] · b[…, K, N]`.
 fn matmul_shape(inputs: &Operands<'_>) -> Result<Shape, OpError> {
     let (a, b) = (inputs.shape(0), inputs.shape(1));
     for shape in [a, b] {
@@ -143,7 +144,7 @@ fn matmul_shape(inputs: &Operands<'_>) -> Result<Shape, OpError> {
     Shape::from_dims(dims).ok_or_else(|| batch("moves the batch"))
 }
 
-/// The shape of a product whose sums fit `i32`.
+/// Infers the shape of an int8 product, and checks that its sums fit `i32` (equation 9).
 fn integer_matmul_shape(inputs: &Operands<'_>) -> Result<Shape, OpError> {
     let shape = matmul_shape(inputs)?;
     let k = inputs.features()?;
@@ -153,7 +154,7 @@ fn integer_matmul_shape(inputs: &Operands<'_>) -> Result<Shape, OpError> {
     Ok(shape)
 }
 
-/// `a[…, M, K] · b[…, K, N]` in float, leading axes broadcast.
+/// Computes `a[…, M, K] · b[…, K, N]` in float, leading axes broadcast.
 pub(crate) fn matmul_f32(a: &Tensor, b: &Tensor) -> Tensor {
     let stacks = Stacks::new(a.shape(), b.shape());
     let [m, n, k] = stacks.sizes;
@@ -161,7 +162,7 @@ pub(crate) fn matmul_f32(a: &Tensor, b: &Tensor) -> Tensor {
     let mut y = vec![0.0; shape.iter().product()];
     let (a, b) = (f32s(a), f32s(b));
     if stacks.b.iter().product::<usize>() == 1 && stacks.a.len() == stacks.y.len() {
-        // One matrix on the right: one product with all rows of the left.
+        // With one matrix on the right, one product takes all rows of the left.
         gemm::matmul(&mut y, a, b, [stacks.y.iter().product::<usize>() * m, n, k]);
     } else if m * n > 0 {
         y.par_chunks_exact_mut(m * n).enumerate().for_each(|(at, y)| {
@@ -172,9 +173,9 @@ pub(crate) fn matmul_f32(a: &Tensor, b: &Tensor) -> Tensor {
     tensor(shape, y)
 }
 
-/// The shape and the elements of a product of two int8 tensors: `finish(row, Σ_k (a − z_a) · (b − z_b))`, where `row` counts the rows
-/// of all matrices of `a`, and `zero_points(row)` are z_a and z_b. The bound of equation 9 keeps sums inside `i32`. A graph that
-/// computes zero points of its own which no int8 range has wraps around.
+/// Computes the shape and the elements of a product of two int8 tensors: `finish(row, Σ_k (a − z_a) · (b − z_b))`, where `row` counts
+/// the rows of all matrices of `a`, and `zero_points(row)` are z_a and z_b. The bound of equation 9 keeps sums inside `i32`. They
+/// wrap around if a graph computes zero points that no int8 range has.
 fn integer_products<T: Copy + Default + Send>(
     inputs: &Arguments<'_>,
     zero_points: impl Fn(usize) -> (i32, i32) + Sync,
@@ -205,7 +206,7 @@ fn integer_products<T: Copy + Default + Send>(
     (shape, y)
 }
 
-/// The matrices of `a[…, M, K] · b[…, K, N]`. The stacks are the leading axes, which broadcast to those of the result.
+/// The shapes of `a[…, M, K] · b[…, K, N]`. The stacks are the leading axes, which broadcast to those of the result.
 struct Stacks<'t> {
     a: &'t [usize],
     b: &'t [usize],
@@ -226,7 +227,7 @@ impl<'t> Stacks<'t> {
         self.y.iter().copied().chain([self.sizes[0], self.sizes[1]]).collect()
     }
 
-    /// The positions of the matrices of `a` and `b` whose product is matrix `at` of the result.
+    /// Returns the indices of the matrices of `a` and `b` whose product is matrix `at` of the result.
     fn position(&self, at: usize) -> (usize, usize) {
         let (mut rest, mut positions, mut strides) = (at, [0, 0], [1, 1]);
         for (from_last, &length) in self.y.iter().rev().enumerate() {

@@ -1,4 +1,4 @@
-//! Operators that move elements of any type.
+//! Operators that move elements of any type without changing them.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use super::operator::Operator;
 use crate::values::slices::CHECKED;
 use crate::values::{Shape, Tensor};
 
-/// The same expression for an array of any element type.
+/// Evaluates the same expression for an array of any element type.
 macro_rules! for_each_type {
     ($tensor:expr, $a:ident => $result:expr) => {
         match $tensor {
@@ -23,10 +23,10 @@ macro_rules! for_each_type {
     };
 }
 
-/// The same elements in the same order.
+/// The same elements in the same order, in another shape: `[rows, dims…]`, or `[dims…]` if the input has no batch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reshape {
-    /// Lengths of the axes of the result; `rows` stays in front of them.
+    /// Lengths of the axes of the result, without `rows`, which stays in front.
     pub dims: Vec<usize>,
 }
 
@@ -51,7 +51,7 @@ impl Operator for Reshape {
     }
 }
 
-/// Merges the axes from `start_axis` to the last into one.
+/// Merge of the axes from `start_axis` to the last into one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Flatten {
     /// The first axis that is merged.
@@ -90,7 +90,7 @@ impl Operator for Flatten {
     }
 }
 
-/// Axis `i` of the result is axis `perm[i]` of the input.
+/// Permutation of axes: axis `i` of the result is axis `perm[i]` of the input.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Transpose {
     /// A permutation of all axes; `rows` stays in front.
@@ -132,10 +132,10 @@ impl Operator for Transpose {
     }
 }
 
-/// Joins two or more tensors of one type along an axis.
+/// Concatenation of two or more tensors of one type along an axis. All other lengths are equal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Concat {
-    /// The axis.
+    /// The axis, which is not the batch.
     pub axis: usize,
 }
 
@@ -161,7 +161,7 @@ impl Operator for Concat {
                     expect_size("length of an axis that is not joined", actual, expected)?;
                 }
             }
-            // A sum that saturates holds too many elements, which is refused later.
+            // If the sum saturates, the result has too many elements, which `Op::infer` refuses.
             total = total.saturating_add(inner_axis(other, self.axis)?);
         }
         Ok(TensorType::new(inputs.dtype(0), with_axis(first, self.axis, total)))
@@ -194,14 +194,14 @@ impl Operator for Concat {
     }
 }
 
-/// The elements `start..end` along an axis.
+/// The range `start..end` of elements along an axis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Slice {
-    /// The axis.
+    /// The axis, which is not the batch.
     pub axis: usize,
-    /// The first element that is taken.
+    /// Index of the first element.
     pub start: usize,
-    /// One more than the last element that is taken.
+    /// Index after the last element.
     pub end: usize,
 }
 
@@ -234,6 +234,7 @@ impl Operator for Slice {
     }
 }
 
+/// Computes a reshape to the shape of the result.
 fn reshaped(inputs: &Arguments<'_>) -> Tensor {
     let x = inputs.tensor(0);
     let rows = x.shape().first().copied().unwrap_or(1);
@@ -241,11 +242,12 @@ fn reshaped(inputs: &Arguments<'_>) -> Tensor {
     for_each_type!(x, a => a.clone().into_inner().into_shape_with_order(shape).expect(CHECKED))
 }
 
-/// Axis `i` of the result is axis `perm[i]` of `x`.
+/// Permutes axes: axis `i` of the result is axis `perm[i]` of `x`.
 pub(crate) fn transposed(x: &Tensor, perm: &[usize]) -> Tensor {
     for_each_type!(x, a => a.view().permuted_axes(perm).to_owned())
 }
 
+/// Number of elements of a shape.
 fn elements(dims: &[usize]) -> usize {
     dims.iter().fold(1, |n, &d| n.saturating_mul(d))
 }

@@ -1,4 +1,4 @@
-//! Softmax and normalizations. Sums are taken in `f64`, so that long rows lose nothing.
+//! Softmax and normalizations. Sums are computed in `f64`, so that long rows lose no precision.
 
 use std::fmt;
 
@@ -13,10 +13,11 @@ use crate::numerics::sum_of;
 use crate::values::slices::{CHECKED, tensor};
 use crate::values::{DType, Tensor};
 
-/// `e^x / Σ e^x` along an axis. Where all elements are −∞ (all masked), the result is NaN, as in PyTorch.
+/// Softmax, `e^x / Σ e^x`, along an axis. Where all elements are −∞ (all masked), the result is NaN, as in PyTorch. Input: floats of
+/// any shape.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Softmax {
-    /// The axis that sums to 1.
+    /// The axis along which the result sums to 1.
     pub axis: usize,
 }
 
@@ -52,10 +53,11 @@ fn softmax(mut line: ArrayViewMut1<'_, f32>) {
     line.iter_mut().for_each(|v| *v = (f64::from(*v) / sum) as f32);
 }
 
-/// `(x − mean) / √(variance + eps) · weight + bias` over the last axes, those of the weight. Inputs: x, weight, bias.
+/// Layer normalization, `(x − mean) / √(variance + eps) · weight + bias`, over the last axes, whose lengths are the shape of weight
+/// and bias. Inputs: x, weight, bias.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct LayerNorm {
-    /// Added to the variance.
+    /// Number added to the variance.
     pub eps: f32,
 }
 
@@ -108,11 +110,11 @@ impl LayerNorm {
     }
 }
 
-/// `(x − mean[c]) / √(variance[c] + eps) · weight[c] + bias[c]`, where `c` indexes axis 1. Inputs: x, mean, variance, weight, bias, all
-/// but x of shape `[C]`.
+/// Batch normalization with fixed statistics, `(x − mean[c]) / √(variance[c] + eps) · weight[c] + bias[c]`, where `c` indexes axis 1.
+/// Inputs: x, mean, variance, weight, bias, all but x of shape `[C]`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct BatchNorm {
-    /// Added to the variance.
+    /// Number added to the variance.
     pub eps: f32,
 }
 

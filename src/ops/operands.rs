@@ -1,4 +1,4 @@
-//! The inputs of an operator: their shapes and types for inference, their tensors for evaluation.
+//! The inputs of an operator: shapes and types for inference, tensors for evaluation.
 
 use super::error::OpError;
 use crate::numerics::gemm::PackedWeight;
@@ -20,14 +20,14 @@ impl TensorType {
     }
 }
 
-/// A [`TensorType`] that somebody else holds.
+/// A borrowed [`TensorType`], that of one input.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Operand<'a> {
     pub(crate) dtype: DType,
     pub(crate) shape: &'a Shape,
 }
 
-/// Shapes and types of all inputs, with the checks that inference makes.
+/// Shapes and types of all inputs, with the checks of inference.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Operands<'a>(pub(crate) &'a [Operand<'a>]);
 
@@ -53,7 +53,7 @@ impl<'a> Operands<'a> {
         self.expect_one_of(input, &[expected])
     }
 
-    /// Of several types, the error names the first.
+    /// Checks that an input has one of several types. The error names the first.
     pub(super) fn expect_one_of(&self, input: usize, expected: &[DType]) -> Result<(), OpError> {
         let actual = self.dtype(input);
         if expected.contains(&actual) {
@@ -62,18 +62,19 @@ impl<'a> Operands<'a> {
         Err(OpError::DType { input, actual, expected: expected[0] })
     }
 
-    /// As many inputs as there are types, each of its type.
+    /// Checks that there is one input of each type, in this order.
     pub(super) fn expect_dtypes(&self, expected: &[DType]) -> Result<(), OpError> {
         self.expect_arity(expected.len())?;
         expected.iter().enumerate().try_for_each(|(input, &dtype)| self.expect_dtype(input, dtype))
     }
 
+    /// Checks that there are `arity` inputs, all of them floats.
     pub(super) fn expect_floats(&self, arity: usize) -> Result<(), OpError> {
         self.expect_arity(arity)?;
         (0..arity).try_for_each(|input| self.expect_dtype(input, DType::F32))
     }
 
-    /// An input that is not batched and has this many axes.
+    /// Checks that an input is not batched and has `rank` axes.
     pub(super) fn expect_fixed_rank(
         &self,
         input: usize,
@@ -88,20 +89,20 @@ impl<'a> Operands<'a> {
         if shape.rank() == rank { Ok(()) } else { Err(rank_error(what, shape, expected)) }
     }
 
-    /// A vector of one value for each of `length` channels.
+    /// Checks that an input is a vector of `length` elements, one for each channel.
     pub(super) fn expect_vector(&self, input: usize, what: &'static str, length: usize) -> Result<(), OpError> {
         self.expect_fixed_rank(input, what, 1, "1")?;
         let actual = self.shape(input).axis(0);
         expect_size(what, actual.expect("an axis of fixed length"), length)
     }
 
-    /// The length of the last axis of the first input.
+    /// Returns the length of the last axis of the first input.
     pub(super) fn features(&self) -> Result<usize, OpError> {
         let x = self.shape(0);
         x.last().ok_or_else(|| rank_error("input", x, "a last axis of static length"))
     }
 
-    /// One scale for each index of the channel axis.
+    /// Checks that there is one scale for each index of the channel axis.
     pub(super) fn expect_channels(&self, qparams: &TensorQParams) -> Result<(), OpError> {
         let TensorQParams::PerChannel { channels, ch_axis } = qparams else { return Ok(()) };
         let expected = inner_axis(self.shape(0), *ch_axis)?;
@@ -115,7 +116,7 @@ pub(crate) struct Arguments<'a> {
     pub(crate) tensors: &'a [&'a Tensor],
     /// The shape of the result.
     pub(crate) output: &'a Shape,
-    /// The second input, if it is a constant weight that was packed before.
+    /// The packed second input, if that is a constant weight and the caller has packed it.
     pub(crate) packed: Option<&'a PackedWeight>,
 }
 
@@ -167,7 +168,7 @@ pub(super) fn expect_eps(eps: f32) -> Result<(), OpError> {
     Err(parameter("eps", eps, "must be finite and not negative"))
 }
 
-/// The length of an axis that exists and is not the batch.
+/// Returns the length of an axis, and checks that it exists and is not the batch.
 pub(super) fn inner_axis(shape: &Shape, axis: usize) -> Result<usize, OpError> {
     match shape.dims().get(axis) {
         Some(Dim::Fixed(length)) => Ok(*length),
@@ -176,21 +177,21 @@ pub(super) fn inner_axis(shape: &Shape, axis: usize) -> Result<usize, OpError> {
     }
 }
 
-/// A shape without one of its axes, which is not the batch.
+/// Removes an axis, which is not the batch, from a shape.
 pub(super) fn without_axis(shape: &Shape, axis: usize) -> Shape {
     let mut dims = shape.dims().to_vec();
     dims.remove(axis);
     Shape::from_dims(dims).expect("the batch stays in front")
 }
 
-/// A shape with another length of one axis, which is not the batch.
+/// Replaces the length of an axis, which is not the batch.
 pub(super) fn with_axis(shape: &Shape, axis: usize, length: usize) -> Shape {
     let mut dims = shape.dims().to_vec();
     dims[axis] = Dim::Fixed(length);
     Shape::from_dims(dims).expect("the batch stays in front")
 }
 
-/// The shape of two operands by NumPy's rule: the last axes are aligned, and lengths are equal or 1.
+/// Returns the broadcast shape of two operands by NumPy's rule: the last axes are aligned, and lengths are equal or 1.
 pub(super) fn broadcast(a: &Shape, b: &Shape) -> Result<Shape, OpError> {
     let refuse = || OpError::Broadcast { left: a.clone(), right: b.clone() };
     let (long, short) = if a.rank() >= b.rank() { (a, b) } else { (b, a) };

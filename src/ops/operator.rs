@@ -6,18 +6,18 @@ use super::error::{EvalError, OpError};
 use super::operands::{Arguments, Operands, TensorType};
 use crate::values::Tensor;
 
-/// Everything that an operator states about itself and that depends on no engine.
+/// The properties and the evaluation of an operator, which depend on no engine.
 pub(crate) trait Operator: fmt::Debug {
-    /// The name in listings and in configurations by operator type.
+    /// Returns the name in listings and in configurations by operator type.
     fn name(&self) -> &'static str;
 
-    /// Shape and type of the result.
+    /// Infers shape and type of the result.
     fn infer(&self, inputs: &Operands<'_>) -> Result<TensorType, OpError>;
 
-    /// The result, by the scalar equations.
+    /// Computes the result, by the scalar equations.
     fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError>;
 
-    /// Writes the parameters behind the name in a listing; each begins with a space.
+    /// Writes the parameters that follow the name in a listing. Each begins with a space.
     fn parameters(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Between floats and quantized values, with static and dynamic quantization parameters (qparams).
+//! Conversions between floats and quantized values, with static and dynamic quantization parameters (qparams).
 
 use std::fmt;
 
@@ -8,17 +8,17 @@ use serde::{Deserialize, Serialize};
 use super::error::{EvalError, OpError};
 use super::operands::{Arguments, Operands, TensorType, parameter, rank_error};
 use super::operator::Operator;
-use crate::numerics::{self, wide};
+use crate::numerics::{self, vectorized};
 use crate::values::slices::{codes, integers, tensor, with_last};
 use crate::values::{
     DType, Granularity, MAX_SCALE, MIN_SCALE, QParams, QScheme, QuantRange, Shape, Symmetry, Tensor, TensorQParams,
 };
 
-/// Names an observer of a prepared graph.
+/// Identifies an observer of a prepared graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ObserverId(pub usize);
 
-/// The input, seen by an observer. Input and output: floats of any shape.
+/// The input, unchanged, which an observer sees. Input and output: floats of any shape.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Observe {
     /// The observer of the prepared graph.
@@ -48,7 +48,7 @@ impl Operator for Observe {
     }
 }
 
-/// `f32 → int8` (equation 2), or to `i32` with [`QuantRange::INT32`].
+/// Quantization `f32 → int8` (equation 2), or to `i32` with [`QuantRange::INT32`]. Input: floats of any shape.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Quantize {
     /// Scale and zero point, of the tensor or of each channel.
@@ -88,11 +88,11 @@ impl Operator for Quantize {
     }
 
     fn parameters(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, " {} codes {}", self.qparams, self.range)
+        write!(f, " {} range {}", self.qparams, self.range)
     }
 }
 
-/// `int8 → f32` (equation 1); biases also from `i32`.
+/// Dequantization `int8 → f32` (equation 1), or `i32 → f32` for biases. Input: quantized values of any shape.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Dequantize {
     /// Scale and zero point, of the tensor or of each channel.
@@ -131,11 +131,11 @@ impl Operator for Dequantize {
     }
 }
 
-/// Dynamic qparams of a float tensor (equation 10), as pairs of scale and zero point in floats: `[2]` for the tensor, or `[…, 2]` for
+/// Dynamic qparams of a float tensor (equation 10): scale and zero point, both as floats. Output: `[2]` for the tensor, or `[…, 2]` for
 /// each row of the last axis.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct ChooseQParams {
-    /// Per tensor, or per token.
+    /// Scheme, per tensor or per token.
     pub qscheme: QScheme,
     /// The range of quantized values.
     pub range: QuantRange,
@@ -172,12 +172,12 @@ impl Operator for ChooseQParams {
         if row == 0 {
             return Ok(tensor(shape.clone(), [self.eps, 0.0].repeat(shape.iter().product::<usize>() / 2)));
         }
-        let pairs = x.chunks_exact(row).enumerate().map(|(at, values)| self.choose(at * row, values));
-        Ok(tensor(shape, pairs.collect::<Result<Vec<_>, _>>()?.concat()))
+        let qparams = x.chunks_exact(row).enumerate().map(|(at, values)| self.choose(at * row, values));
+        Ok(tensor(shape, qparams.collect::<Result<Vec<_>, _>>()?.concat()))
     }
 
     fn parameters(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, " {} codes {} eps {:e}", self.qscheme, self.range, self.eps)
+        write!(f, " {} range {} eps {:e}", self.qscheme, self.range, self.eps)
     }
 
     fn is_integer(&self) -> bool {
@@ -186,7 +186,7 @@ impl Operator for ChooseQParams {
 }
 
 impl ChooseQParams {
-    /// Scale and zero point of some values, the first of which has row-major index `first`.
+    /// Computes scale and zero point of values, the first of which has row-major index `first`.
     fn choose(&self, first: usize, values: &[f32]) -> Result<[f32; 2], EvalError> {
         let widen = |(min, max): (f32, f32), &v: &f32| (if v < min { v } else { min }, if v > max { v } else { max });
         let (min, max) = values.iter().fold((0.0, 0.0), widen);
@@ -197,7 +197,7 @@ impl ChooseQParams {
             (_, Symmetry::Affine) => numerics::affine_qparams,
         };
         let (scale, zero_point) = rule(min, max, lo, hi, self.eps);
-        // Values whose range overflows f32 are as unusable as those that are not finite.
+        // A range that overflows f32 is refused like values that are not finite.
         let largest = |v: &f32| !scale.is_finite() && v.abs() >= max.max(-min);
         match values.iter().position(|v| !v.is_finite()).or_else(|| values.iter().position(largest)) {
             None => Ok([scale, zero_point as f32]),
@@ -206,7 +206,7 @@ impl ChooseQParams {
     }
 }
 
-/// `f32 → int8` (equation 2). Inputs: x, and the dynamic qparams of a [`ChooseQParams`].
+/// Quantization `f32 → int8` (equation 2). Inputs: x, and its dynamic qparams, computed by [`ChooseQParams`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QuantizeDynamic {
     /// The range of quantized values, inside int8.
@@ -235,7 +235,7 @@ impl Operator for QuantizeDynamic {
     }
 
     fn parameters(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, " codes {}", self.range)
+        write!(f, " range {}", self.range)
     }
 
     fn is_integer(&self) -> bool {
@@ -243,7 +243,7 @@ impl Operator for QuantizeDynamic {
     }
 }
 
-/// `int8 → f32` (equation 1). Inputs: quantized values, and the dynamic qparams of a [`ChooseQParams`].
+/// Dequantization `int8 → f32` (equation 1). Inputs: quantized values, and their dynamic qparams, computed by [`ChooseQParams`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DequantizeDynamic;
 
@@ -269,7 +269,7 @@ impl Operator for DequantizeDynamic {
     }
 }
 
-/// Input `at` holds the dynamic qparams of all of input 0, or of each of its rows.
+/// Checks that input `at` has the shape of dynamic qparams of input 0, for the tensor or for each row.
 pub(super) fn expect_dynamic_qparams(inputs: &Operands<'_>, at: usize) -> Result<(), OpError> {
     let qparams = inputs.shape(at);
     if *qparams == Shape::fixed(&[2]) || *qparams == per_token(inputs)? {
@@ -278,35 +278,36 @@ pub(super) fn expect_dynamic_qparams(inputs: &Operands<'_>, at: usize) -> Result
     Err(OpError::Broadcast { left: inputs.shape(0).clone(), right: qparams.clone() })
 }
 
+/// Returns the shape of dynamic qparams for each row of input 0.
 fn per_token(inputs: &Operands<'_>) -> Result<Shape, OpError> {
     let x = inputs.shape(0);
     x.last().ok_or_else(|| rank_error("input", x, "a last axis of static length"))?;
     Ok(x.with_last(2))
 }
 
-/// Scale and zero point of a row, from dynamic qparams for the tensor or for each row.
-pub(super) fn qparams_of_row(pairs: &[f32], row: usize) -> (f32, i32) {
-    let at = if pairs.len() == 2 { 0 } else { row * 2 };
-    (pairs[at], pairs[at + 1] as i32)
+/// Returns scale and zero point of a row, from dynamic qparams for the tensor or for each row.
+pub(super) fn qparams_of_row(qparams: &[f32], row: usize) -> (f32, i32) {
+    let at = if qparams.len() == 2 { 0 } else { row * 2 };
+    (qparams[at], qparams[at + 1] as i32)
 }
 
-/// `rule(x, qparams)` of each element and the dynamic qparams of its row.
+/// Computes `rule(x, qparams)` of each element and the dynamic qparams of its row.
 fn each_row<T: Copy + Sync, R: Default + Clone + Send>(
     x: &[T],
     shape: &[usize],
-    pairs: &[f32],
+    qparams: &[f32],
     rule: impl Fn(T, (f32, i32)) -> R + Sync,
 ) -> Vec<R> {
     let cols = shape.last().copied().unwrap_or(1).max(1);
     let mut y = vec![R::default(); x.len()];
     y.par_chunks_mut(cols).zip(x.par_chunks(cols)).enumerate().for_each(|(row, (y, x))| {
-        let qparams = qparams_of_row(pairs, row);
-        y.iter_mut().zip(x).for_each(|(y, &x)| *y = rule(x, qparams));
+        let row_qparams = qparams_of_row(qparams, row);
+        y.iter_mut().zip(x).for_each(|(y, &x)| *y = rule(x, row_qparams));
     });
     y
 }
 
-/// `rule(x, qparams)` of each element and the qparams of its channel.
+/// Computes `rule(x, qparams)` of each element and the qparams of its channel.
 fn each_channel<T: Copy + Sync, R: Default + Clone + Send>(
     x: &[T],
     shape: &[usize],
@@ -318,9 +319,9 @@ fn each_channel<T: Copy + Sync, R: Default + Clone + Send>(
     y
 }
 
-/// Runs `f` on each run of elements of `y` and `x` that have the same qparams, compiled for the vector instructions of this
-/// processor: training quantizes every weight in every step.
-fn for_each_channel<T: Sync, R: Send>(
+/// Calls `f` with consecutive elements of `y` and `x` that have the same qparams. It is compiled for the vector instructions of this
+/// processor, since training quantizes every weight in every step.
+pub(super) fn for_each_channel<T: Sync, R: Send>(
     y: &mut [R],
     x: &[T],
     shape: &[usize],
@@ -337,7 +338,7 @@ fn for_each_channel<T: Sync, R: Send>(
     }
     let runs = TASK.div_ceil(inner);
     y.par_chunks_mut(runs * inner).zip(x.par_chunks(runs * inner)).enumerate().for_each(|(at, (y, x))| {
-        wide(
+        vectorized(
             #[inline(always)]
             || {
                 for (run, (y, x)) in y.chunks_mut(inner).zip(x.chunks(inner)).enumerate() {
@@ -346,64 +347,4 @@ fn for_each_channel<T: Sync, R: Send>(
             },
         );
     });
-}
-
-/// Equations 2 and 1 in one pass: the bits that quantizing and dequantizing give. NaN stays NaN.
-pub(crate) fn fake_quantize(y: &mut [f32], x: &[f32], shape: &[usize], qparams: &TensorQParams, range: QuantRange) {
-    for_each_channel(
-        y,
-        x,
-        shape,
-        qparams,
-        #[inline(always)]
-        |y: &mut [f32], x: &[f32], q| {
-            let (inv_scale, scale, z) = (q.inv_scale(), q.scale(), q.zero_point());
-            let (lo, hi) = ((range.quant_min() - z) as f32, (range.quant_max() - z) as f32);
-            for (y, &x) in y.iter_mut().zip(x) {
-                let steps = (x * inv_scale).clamp(lo, hi);
-                *y = if x.is_nan() { x } else { numerics::round_small(steps) * scale };
-            }
-        },
-    );
-}
-
-/// As [`fake_quantize`], to [`QuantRange::INT32`]. A tensor with a NaN is returned as it is.
-pub(crate) fn fake_quantize_i32(x: &Tensor, qparams: &TensorQParams) -> Tensor {
-    let quantize = Quantize { qparams: qparams.clone(), range: QuantRange::INT32 };
-    let eval = |op: &dyn Operator, x: &Tensor| {
-        op.eval(&Arguments { tensors: &[x], output: &Shape::fixed(x.shape()), packed: None })
-    };
-    let dequantize = Dequantize { qparams: qparams.clone() };
-    eval(&quantize, x).and_then(|q| eval(&dequantize, &q)).unwrap_or_else(|_| x.clone())
-}
-
-/// Quantizes with dynamic qparams and dequantizes. An error is the row-major index of the first value that is not usable.
-pub(crate) fn fake_quantize_dynamic(x: &Tensor, choose: ChooseQParams) -> Result<Tensor, usize> {
-    let eval = |op: &dyn Operator, tensors: &[&Tensor]| {
-        let result = op.eval(&Arguments { tensors, output: &Shape::fixed(x.shape()), packed: None });
-        result.map_err(|error| error.index())
-    };
-    let qparams = eval(&choose, &[x])?;
-    let quantized = eval(&QuantizeDynamic { range: choose.range }, &[x, &qparams])?;
-    eval(&DequantizeDynamic, &[&quantized, &qparams])
-}
-
-/// The straight-through gradient of [`fake_quantize`]: `dy` where the quantized value before the clamp is in range, else 0.
-pub(crate) fn straight_through(dy: &mut [f32], x: &[f32], shape: &[usize], qparams: &TensorQParams, range: QuantRange) {
-    for_each_channel(
-        dy,
-        x,
-        shape,
-        qparams,
-        #[inline(always)]
-        |dy: &mut [f32], x: &[f32], q| {
-            let (inv_scale, z) = (q.inv_scale(), q.zero_point());
-            let (lo, hi) = ((range.quant_min() - z) as f32, (range.quant_max() - z) as f32);
-            for (dy, &x) in dy.iter_mut().zip(x) {
-                // One step beyond the range is as far out as any.
-                let steps = numerics::round_small((x * inv_scale).clamp(lo - 1.0, hi + 1.0));
-                *dy = if steps >= lo && steps <= hi { *dy } else { 0.0 };
-            }
-        },
-    );
 }

@@ -12,14 +12,14 @@ use crate::numerics;
 use crate::values::slices::CHECKED;
 use crate::values::{DType, Tensor};
 
-/// The sum of the elements along an axis, which the result lacks; of floats or of `i32`. Floats are added in `f64`, in order, and
-/// the sum is rounded once.
+/// The sum of the elements along an axis, which the result lacks. Input: floats or `i32`. Floats are added in `f64`, in order, and the
+/// sum is rounded once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sum {
-    /// The axis.
+    /// The axis, which is not the batch.
     pub axis: usize,
-    /// Of `i32`, as for [`Int32`](super::Int32): whether a sum beyond `i32` is an error on the host. Otherwise, and on a GPU, it wraps
-    /// around. Sums of floats ignore it.
+    /// Whether a sum of `i32` that does not fit `i32` is an error on the host, as for [`Int32`](super::Int32). Otherwise, and on a GPU,
+    /// it wraps around. Sums of floats ignore this flag.
     pub checked: bool,
 }
 
@@ -58,10 +58,11 @@ impl Operator for Sum {
     }
 }
 
-/// The largest element along an axis, which the result lacks; of floats, quantized values or `i32`. NaN if there is one.
+/// The largest element along an axis, which the result lacks. Input: floats, quantized values or `i32`. The result is NaN if an element
+/// is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Max {
-    /// The axis.
+    /// The axis, which is not the batch and not empty.
     pub axis: usize,
 }
 

@@ -1,4 +1,4 @@
-//! Functions of one element.
+//! Functions of each element of one input.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ use crate::numerics::UnaryOp;
 use crate::values::slices::{codes, tensor};
 use crate::values::{DType, QParams, Tensor};
 
-/// A function of each element, of floats.
+/// A function of each element. Input: floats of any shape.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unary {
     /// The function.
@@ -41,23 +41,23 @@ impl Operator for Unary {
     }
 }
 
-/// `y[i] = op(x[i])`.
+/// Computes `y[i] = op(x[i])`.
 pub(crate) fn unary_into(op: UnaryOp, x: &[f32], y: &mut [f32]) {
     const TASK: usize = 1 << 14;
     y.par_chunks_mut(TASK).zip(x.par_chunks(TASK)).for_each(|(y, x)| match op {
-        // Training meets this function most, and a comparison in f32 gives the same bits.
+        // ReLU is the most frequent function in training. A comparison in f32 is faster and gives the same bits.
         UnaryOp::Relu => y.iter_mut().zip(x).for_each(|(y, &x)| *y = if x < 0.0 { 0.0 } else { x }),
         _ => y.iter_mut().zip(x).for_each(|(y, &x)| *y = op.eval(x.into()) as f32),
     });
 }
 
-/// Each element, but at least `min` and at most `max`. NaN stays NaN.
+/// Each element, limited to `min..=max`. NaN stays NaN. Input: floats of any shape.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Clamp {
-    /// The smallest result, which may be −∞.
+    /// Smallest result, which may be −∞.
     #[serde(with = "float_text")]
     pub min: f32,
-    /// The largest result, which may be ∞; not below `min`.
+    /// Largest result, which may be ∞; not below `min`.
     #[serde(with = "float_text")]
     pub max: f32,
 }
@@ -90,7 +90,7 @@ impl Operator for Clamp {
     }
 }
 
-/// `int8 → int8`: entry `x + 128` of a lookup table (equation 12). Inputs: x, table `[256]`.
+/// Lookup table `int8 → int8`: entry `x + 128` (equation 12). Inputs: x, lookup table `[256]`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Lut {
     /// Scale and zero point of the result. Neither enters the arithmetic.
@@ -132,7 +132,7 @@ impl Operator for Lut {
     }
 }
 
-/// Floats as text, since JSON has no infinities.
+/// Serialization of floats as text, since JSON has no infinities.
 mod float_text {
     use serde::{Deserialize, Deserializer, Serializer, de};
 

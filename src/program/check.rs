@@ -1,18 +1,19 @@
-//! The invariants that engines rely on: types, shapes and numbers of each step.
+//! Checks of one step: the types, shapes and numbers that engines rely on.
 
 use super::{Epilogue, Program, ProgramError, QLinear, QLut, QMatMul, Step, StepOp, Value, ValueType};
 use crate::numerics;
 use crate::ops::{Op, OpError, Operand, TensorType};
 use crate::values::{DType, QParams, QuantRange, Shape, TensorQParams};
 
+/// Checks one step. The ids of its values exist.
 pub(super) fn check_step(program: &Program, step: &Step) -> Result<(), ProgramError> {
     let check = Check { program, step };
     if step.inputs.is_empty() {
         return Err(check.refuse(OpError::Arity { actual: 0, expected: 1 }));
     }
-    // Only the caller reads 16-bit floats.
-    if let Some(half) = check.inputs().find(|value| value.value_type == ValueType::F16) {
-        return check.has_type(half, ValueType::F32);
+    // Only the caller reads f16.
+    if let Some(value) = check.inputs().find(|value| value.value_type == ValueType::F16) {
+        return check.has_type(value, ValueType::F32);
     }
     match &step.op {
         StepOp::Op(op) => check.operator(op)?,
@@ -57,14 +58,14 @@ impl<'p> Check<'p> {
             let (step, op) = (self.step.name.clone(), op.name());
             return Err(ProgramError::NoStep { step, op, problem });
         }
-        // Engines transpose the last axis of fixed length with the others.
+        // Engines rely on a last axis of fixed length.
         if matches!(op, Op::Transpose(_)) && self.input(0).shape.last().is_none() {
             return Err(self.shapes());
         }
         self.infer(op)
     }
 
-    /// The output has the shape and type that inference gives.
+    /// Checks that the output has the shape and type that inference gives.
     fn infer(&self, op: &Op) -> Result<(), ProgramError> {
         let TensorType { dtype, shape } = self.inferred(op)?;
         self.has_type(self.output(), value_type(dtype))?;
@@ -95,7 +96,7 @@ impl<'p> Check<'p> {
                 return Err(self.shapes());
             }
         }
-        // A batch without features is a column, which no layer reads.
+        // An input `[rows]` has no features.
         if x.shape.last().is_none() {
             return Err(self.shapes());
         }
@@ -128,7 +129,7 @@ impl<'p> Check<'p> {
         self.has_shape(&self.input(0).shape)
     }
 
-    /// The output declares the scale and zero point that the step gives it. Steps that read it may interpret it otherwise.
+    /// Checks that the output declares the scale and zero point that the step gives it. Steps that read it may use others.
     fn output_qparams(&self) -> Result<(), ProgramError> {
         let value = self.output();
         let Some(actual) = value.qparams else { return Ok(()) };
@@ -141,7 +142,7 @@ impl<'p> Check<'p> {
             StepOp::Op(Op::Quantize(quantize)) => quantize.qparams.per_tensor(),
             StepOp::Op(Op::IntegerAdd(add)) => same_scale(add.qparams.zero_point()),
             StepOp::Op(Op::IntegerMul(mul)) => same_scale(mul.qparams.zero_point()),
-            // The parts of a concatenation need not agree.
+            // The inputs of a concatenation may have different qparams.
             StepOp::Op(Op::Concat(_)) => return Ok(()),
             StepOp::Op(op) if op.moves_values() => self.input(0).qparams,
             StepOp::Op(Op::QuantizeDynamic(_)) => None,
@@ -159,7 +160,7 @@ impl<'p> Check<'p> {
         self.factors(epilogue.factors())?;
         match epilogue {
             Epilogue::Requantize { zero_point, lo, hi, .. } => {
-                self.codes(*lo, *hi, *zero_point)?;
+                self.int8_range(*lo, *hi, *zero_point)?;
                 self.has_type(self.output(), ValueType::I8)
             }
             Epilogue::Scale { .. } => self.has_type(self.output(), ValueType::F32),
@@ -200,7 +201,7 @@ impl<'p> Check<'p> {
         (inputs, self.output().shape.to_string())
     }
 
-    /// An error of inference, which names values instead of positions.
+    /// Converts an error of inference, so that it names values instead of positions.
     fn refuse(&self, source: OpError) -> ProgramError {
         let step = self.step.name.clone();
         match source {
@@ -218,7 +219,7 @@ impl<'p> Check<'p> {
         }
     }
 
-    fn codes(&self, lo: i32, hi: i32, zero_point: i32) -> Result<(), ProgramError> {
+    fn int8_range(&self, lo: i32, hi: i32, zero_point: i32) -> Result<(), ProgramError> {
         let inside = |value: i32| i8::try_from(value).is_ok();
         if inside(lo) && inside(hi) && inside(zero_point) && lo <= hi {
             return Ok(());
@@ -242,13 +243,15 @@ fn value_type(dtype: DType) -> ValueType {
     }
 }
 
+/// Returns a problem if there is a scale for each channel.
 fn per_channel(qparams: &TensorQParams) -> Option<&'static str> {
     matches!(qparams, TensorQParams::PerChannel { .. }).then_some("has a scale for each channel, which no step reads")
 }
 
-/// The bound of equation 4 on every channel; twice that of the products, where a zero point is taken off later.
+/// Checks the bound of equation 4 for every channel. With dynamic qparams, the zero point is subtracted later, so the products count
+/// twice.
 fn check_accumulator(step: &str, l: &QLinear) -> Result<(), ProgramError> {
-    // Guards the shift below; `fraction_bits` counts as a size here.
+    // The shift below must not overflow. The error counts fraction bits as a size.
     let dynamic = matches!(l.epilogue, Epilogue::Dynamic { .. });
     let most = if dynamic { 0 } else { numerics::MAX_FRACTION_BITS as usize };
     if l.fraction_bits as usize > most {
@@ -274,8 +277,8 @@ fn check_accumulator(step: &str, l: &QLinear) -> Result<(), ProgramError> {
     Ok(())
 }
 
-/// The dynamic form of equation 7 has no bias in the sum, and takes the zero point off by the sums of the weights: engines read no
-/// such bias, and the bound of the accumulator holds for those sums.
+/// Checks that a layer with dynamic qparams has no bias in the sum and the true sums of the weights (equation 7, dynamic). Engines
+/// ignore such a bias, and the bound of the accumulator holds for those sums.
 fn check_dynamic(step: &str, l: &QLinear) -> Result<(), ProgramError> {
     let Epilogue::Dynamic { weight_sum, .. } = &l.epilogue else { return Ok(()) };
     for (channel, row) in l.weight.chunks_exact(l.k).enumerate() {

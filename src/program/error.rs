@@ -1,9 +1,10 @@
-//! Why a program was refused.
+//! The error of programs.
 
 use super::ValueType;
 use crate::ops::OpError;
 use crate::values::QParams;
 
+/// Formats qparams, which may not be known.
 fn text(qparams: Option<&QParams>) -> String {
     match qparams {
         Some(qparams) => format!("scale {:e} and zero point {}", qparams.scale(), qparams.zero_point()),
@@ -11,11 +12,11 @@ fn text(qparams: Option<&QParams>) -> String {
     }
 }
 
-/// Why a [`Program`](super::Program) was refused. Every variant names the step or value.
+/// The error of checking a [`Program`](super::Program). Every variant names the step or value.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProgramError {
-    /// A step names a value that does not exist.
+    /// A step reads or writes a value that does not exist.
     #[error("step {step}: value {index} does not exist, the program has {values}")]
     UnknownValue {
         /// The step, or "program" for its inputs and outputs.
@@ -25,12 +26,12 @@ pub enum ProgramError {
         /// Number of values.
         values: usize,
     },
-    /// A value is not written exactly once before it is read, or is not what its type says.
+    /// A value is not written exactly once before it is read, or its type does not fit its use.
     #[error("value {value}: {problem}")]
     Order {
         /// The value.
         value: String,
-        /// What is wrong with it.
+        /// Description of the problem.
         problem: &'static str,
     },
     /// A value has no elements.
@@ -41,7 +42,7 @@ pub enum ProgramError {
         /// Its dimensions.
         dims: Vec<usize>,
     },
-    /// A value holds more elements than memory can.
+    /// A value has more elements than fit in memory.
     #[error("value {value}: dimensions {dims:?} hold more than {max} elements", max = crate::values::MAX_ELEMENTS)]
     Elements {
         /// The value.
@@ -49,7 +50,7 @@ pub enum ProgramError {
         /// Its dimensions.
         dims: Vec<usize>,
     },
-    /// A constant is not what its value says.
+    /// A constant does not have the type and shape of its value.
     #[error("value {value}: the constant is {actual}, expected {shape}")]
     Constant {
         /// The value.
@@ -59,7 +60,7 @@ pub enum ProgramError {
         /// Type and shape of the value.
         shape: String,
     },
-    /// A step cannot make its output's shape of those of its inputs.
+    /// The shape of a step's output does not follow from those of its inputs.
     #[error("step {step}: inputs {} do not give {output}", inputs.join(", "))]
     Shapes {
         /// The step.
@@ -78,7 +79,7 @@ pub enum ProgramError {
         what: &'static str,
         /// Its value.
         actual: usize,
-        /// What it must be.
+        /// The value that it must have.
         expected: usize,
     },
     /// A value has the wrong element type for its use.
@@ -90,7 +91,7 @@ pub enum ProgramError {
         value: String,
         /// Its type.
         actual: ValueType,
-        /// The type that the step takes.
+        /// The type that the step requires.
         expected: ValueType,
     },
     /// A per-channel factor is not a positive normal `f32`.
@@ -103,7 +104,7 @@ pub enum ProgramError {
         /// The factor.
         factor: f32,
     },
-    /// A number of a channel is not what the rest of the layer makes it.
+    /// A number of a channel does not follow from the layer's weights.
     #[error("step {step}: channel {channel}: {what} is {actual}, expected {expected}")]
     Channel {
         /// The step.
@@ -114,34 +115,34 @@ pub enum ProgramError {
         what: &'static str,
         /// Its value.
         actual: i64,
-        /// What it must be.
+        /// The value that it must have.
         expected: i64,
     },
-    /// A value says that its codes mean something else than what the step that writes it makes of them.
-    #[error("step {step}: the codes of value {value} have {}, expected {}", text(Some(actual)), text(expected.as_ref()))]
+    /// The scale or zero point of a value differs from that of the step which writes it.
+    #[error("step {step}: value {value} has {}, expected {}", text(Some(actual)), text(expected.as_ref()))]
     Meaning {
         /// The step.
         step: String,
         /// The value.
         value: String,
-        /// What the value says.
+        /// The qparams of the value.
         actual: QParams,
-        /// What the step makes of them; `None` if that is not known.
+        /// The qparams that the step gives it; `None` if they are not known.
         expected: Option<QParams>,
     },
-    /// The codes that a step may write are not a range of int8, or its zero point is none.
-    #[error("step {step}: codes {lo}..={hi} with zero point {zero_point} are not a range of int8")]
+    /// The quantized range of a step does not fit int8, or its zero point does not.
+    #[error("step {step}: quantized values {lo}..={hi} with zero point {zero_point} are not a range of int8")]
     Codes {
         /// The step.
         step: String,
-        /// Smallest code.
+        /// Smallest quantized value.
         lo: i32,
-        /// Largest code.
+        /// Largest quantized value.
         hi: i32,
         /// Zero point.
         zero_point: i32,
     },
-    /// An operator does not take the values or parameters that the step gives it.
+    /// An operator refuses its inputs or parameters.
     #[error("step {step}: {source} (inputs {}, output {output})", inputs.join(", "))]
     Op {
         /// The step.
@@ -153,17 +154,17 @@ pub enum ProgramError {
         /// The shape of its output.
         output: String,
     },
-    /// No step computes an operator.
+    /// A program cannot contain an operator as a step.
     #[error("step {step}: {op} {problem}")]
     NoStep {
         /// The step.
         step: String,
         /// The operator.
         op: &'static str,
-        /// The problem.
+        /// Description of the problem.
         problem: &'static str,
     },
-    /// A channel's sum could leave `i32` (equation 4).
+    /// The sum of a channel may overflow `i32` (equation 4).
     #[error(
         "step {step}: channel {channel}: |products| up to {products} and |bias| {bias} at {fraction_bits} fraction bits \
          exceed the i32 accumulator ({max})", max = i32::MAX
@@ -173,11 +174,11 @@ pub enum ProgramError {
         step: String,
         /// The channel.
         channel: usize,
-        /// Bound on the magnitude of the sum of products, fraction bits included.
+        /// Bound on the magnitude of the sum of products, shifted by the fraction bits.
         products: i64,
         /// Magnitude of the folded bias.
         bias: i64,
-        /// `p` of equation 4.
+        /// Number of fraction bits, `p` of equation 4.
         fraction_bits: u32,
     },
 }

@@ -1,4 +1,4 @@
-//! Steps: one operator of [`ops`](crate::ops) each, or a fused form that only a program has.
+//! The steps of a program: operators of [`ops`](crate::ops), and fused forms that only programs have.
 
 use std::sync::Arc;
 
@@ -8,38 +8,38 @@ use crate::ops::Op;
 /// One step of a program: it reads values and writes one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Step {
-    /// Name of the graph node.
+    /// Name of the graph node that the step computes.
     pub name: String,
     /// The operation.
     pub op: StepOp,
-    /// The values that it reads, in the order that the operator documents.
+    /// Values that it reads, in the order that the operator documents.
     pub inputs: Vec<ValueId>,
-    /// The value that it writes.
+    /// Value that it writes.
     pub output: ValueId,
 }
 
-/// What a step does. Axes are counted with `rows`, if the value has them.
+/// The operation of a step. Axes are counted with `rows`, if the value has them.
 ///
 /// All engines give the same bits for integer steps, for steps that move values, and for float steps that only compare and select:
-/// [`Binary`](crate::ops::Binary), [`Clamp`](crate::ops::Clamp), [`Mask`](crate::ops::Mask), [`Max`](crate::ops::Max), and of the
-/// functions ReLU, the absolute value, the step and the sign. Other float steps are held to tolerances.
+/// [`Binary`](crate::ops::Binary), [`Clamp`](crate::ops::Clamp), [`Mask`](crate::ops::Mask), [`Max`](crate::ops::Max), ReLU, the
+/// absolute value, the step function and the sign. Other float steps agree within tolerances.
 ///
-/// NaN and infinities are where IEEE 754 has them, on GPUs too, whose compilers may assume that there are none: shaders compare and
-/// select by the bits of floats, and test for arguments outside the domain of a function. In float arithmetic, a GPU may flush
-/// subnormal numbers to 0, and a compiler that assumes too much (Metal's fast math) may lose a NaN or an infinity that a sum, product
-/// or quotient makes.
+/// NaN and infinities occur where IEEE 754 requires them. GPU compilers may assume that there are none, so shaders compare and select
+/// by the bits of floats, and test for arguments outside the domain of a function. In float arithmetic, a GPU may flush subnormal
+/// numbers to 0, and a compiler that assumes too much (Metal's fast math) may lose a NaN or an infinity that a sum, product or
+/// quotient gives.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum StepOp {
-    /// An operator of graphs, except for those that [`lower`](crate::lower::lower) fuses or decomposes.
+    /// An operator of graphs, unless [`lower`](crate::lower::lower) fuses or decomposes it.
     Op(Op),
-    /// int8 linear layer. Inputs: int8 activations `[…, K]`; with [`Epilogue::Dynamic`], also their dynamic qparams.
+    /// An int8 linear layer. Inputs: int8 activations `[…, K]`; with [`Epilogue::Dynamic`], also their dynamic qparams.
     QLinear(QLinear),
-    /// Product of two int8 activations `a[…, M, K] · b[…, K, N]`, leading axes broadcast.
+    /// A matrix product of two int8 activations `a[…, M, K] · b[…, K, N]`, leading axes broadcast.
     QMatMul(QMatMul),
-    /// `int8 → int8` by a lookup table.
+    /// A lookup table `int8 → int8`.
     QLut(QLut),
-    /// `f32 → f16`, to nearest and ties to even; infinite beyond 65504. No step reads the result, only the caller.
+    /// A conversion `f32 → f16`, to nearest and ties to even; infinite beyond 65504. Only the caller reads the result, no step.
     ToF16,
 }
 
@@ -54,43 +54,43 @@ impl<T: Into<Op>> From<T> for StepOp {
 pub struct QLinear {
     /// int8 weights `[n, k]`, row-major. Any int8 value may occur.
     pub weight: Arc<[i8]>,
-    /// Output channels.
+    /// Number of output channels.
     pub n: usize,
-    /// Input features.
+    /// Number of input features.
     pub k: usize,
-    /// `[n]`: the bias of equation 4, which carries the input's zero point; zeros if that is dynamic.
+    /// `[n]`: bias of equation 4, which includes the input's zero point. Zeros if the input is quantized dynamically.
     pub bias: Arc<[i32]>,
-    /// `p` of equation 4, at most 8.
+    /// Number of fraction bits, `p` of equation 4, at most 8.
     pub fraction_bits: u32,
-    /// What becomes of the accumulator.
+    /// Conversion of the accumulator to the output.
     pub epilogue: Epilogue,
 }
 
-/// A product of two int8 activations, `y = epilogue(Σ (a − z_a) · (b − z_b))`, by equations 9, 5 and 7.
+/// A matrix product of two int8 activations, `y = epilogue(Σ (a − z_a) · (b − z_b))`, by equations 9, 5 and 7.
 #[derive(Debug, Clone, PartialEq)]
 pub struct QMatMul {
     /// Zero point of the first input.
     pub a_zero_point: i32,
     /// Zero point of the second input.
     pub b_zero_point: i32,
-    /// What becomes of the accumulator; not [`Epilogue::Dynamic`].
+    /// Conversion of the accumulator to the output; not [`Epilogue::Dynamic`].
     pub epilogue: Epilogue,
 }
 
 /// A lookup table, `y = table[x + 128]` (equation 12).
 #[derive(Debug, Clone, PartialEq)]
 pub struct QLut {
-    /// 256 entries.
+    /// 256 entries, those of −128 to 127.
     pub table: Arc<[i8]>,
 }
 
-/// What becomes of an `i32` accumulator.
+/// The conversion of an `i32` accumulator to the output of a layer.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Epilogue {
     /// int8 output by equation 5.
     Requantize {
-        /// `[n]`, each a positive normal `f32` (equation 3).
+        /// `[n]`: multipliers, each a positive normal `f32` (equation 3).
         multiplier: Arc<[f32]>,
         /// Zero point of the output.
         zero_point: i32,
@@ -99,9 +99,9 @@ pub enum Epilogue {
         /// Largest quantized value.
         hi: i32,
     },
-    /// Float output by equation 7; a fused ReLU is a maximum with 0 after the product.
+    /// Float output by equation 7. A fused ReLU is a maximum with 0 after the product.
     Scale {
-        /// `[n]`, each a positive normal `f32`.
+        /// `[n]`: scales, each a positive normal `f32`.
         scale: Arc<[f32]>,
         /// Whether negative results become 0.
         relu: bool,
@@ -112,7 +112,7 @@ pub enum Epilogue {
         scale: Arc<[f32]>,
         /// `[n]`: Σ_k w\[n,k\].
         weight_sum: Arc<[i32]>,
-        /// `[n]`, in real units.
+        /// `[n]`: bias, in real units.
         bias: Arc<[f32]>,
         /// Whether negative results become 0.
         relu: bool,
@@ -120,7 +120,7 @@ pub enum Epilogue {
 }
 
 impl Epilogue {
-    /// Multipliers or scales, one for each output channel.
+    /// Returns the multipliers or scales, one for each output channel.
     #[must_use]
     pub fn factors(&self) -> &Arc<[f32]> {
         match self {
@@ -131,7 +131,7 @@ impl Epilogue {
 }
 
 impl StepOp {
-    /// The name in listings.
+    /// Returns the name in listings.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {

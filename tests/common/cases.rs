@@ -64,7 +64,7 @@ pub(crate) struct Case {
 /// A CPU engine with the interpreter's bits of floats too.
 #[allow(dead_code)]
 pub(crate) const BITS: enfold::cpu::Options =
-    enfold::cpu::Options { product: enfold::cpu::Product::Auto, functions: enfold::cpu::Functions::Libm };
+    enfold::cpu::Options { gemm: enfold::cpu::GemmBackend::Auto, functions: enfold::cpu::Functions::Libm };
 
 /// Rows of the list.
 pub(crate) const ROWS: [usize; 7] = [1, 2, 3, 8, 17, 64, 129];

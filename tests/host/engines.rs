@@ -1,6 +1,6 @@
-//! The CPU engine against the interpreter, bit for bit, with every product.
+//! The CPU engine against the interpreter, bit for bit, with every GEMM backend.
 
-use enfold::cpu::{CpuError, Engine, Options, Product};
+use enfold::cpu::{CpuError, Engine, GemmBackend, Options};
 use enfold::interp::Interpreter;
 use enfold::lower::{LowerOptions, lower, lower_with};
 use enfold::ops::{IntegerLinear, Op, Requantize};
@@ -14,22 +14,22 @@ use crate::nets::Net;
 use crate::random::Random;
 use crate::report::report;
 
-/// The products that this processor has: `Library` where it is exact, `Tiled` with AVX2, the others always.
-fn products() -> Vec<Product> {
+/// The GEMM backends that this processor has: `Rten` where it is exact, `Avx2` with AVX2, the others always.
+fn backends() -> Vec<GemmBackend> {
     let case = Case::new(1, 1, 1, Data::Random, Ends::Codes, 0);
-    let usable = |product: &Product| {
-        Engine::with_options(&case.program(), &Options { product: *product, ..Options::default() }).is_ok()
+    let usable = |gemm: &GemmBackend| {
+        Engine::with_options(&case.program(), &Options { gemm: *gemm, ..Options::default() }).is_ok()
     };
-    let others: Vec<Product> = [Product::Library, Product::Tiled].into_iter().filter(usable).collect();
+    let others: Vec<GemmBackend> = [GemmBackend::Rten, GemmBackend::Avx2].into_iter().filter(usable).collect();
     #[cfg(target_arch = "x86_64")]
-    assert_eq!(others.contains(&Product::Tiled), std::arch::is_x86_feature_detected!("avx2"));
-    [vec![Product::Auto, Product::Exact], others].concat()
+    assert_eq!(others.contains(&GemmBackend::Avx2), std::arch::is_x86_feature_detected!("avx2"));
+    [vec![GemmBackend::Auto, GemmBackend::Portable], others].concat()
 }
 
 #[test]
 fn every_product_equals_the_interpreter() {
-    let (mut cases, products) = (cases::all(), products());
-    // Below, at and above the features that a tile of the CPU takes at once.
+    let (mut cases, backends) = (cases::all(), backends());
+    // Sizes below, at and above the features that a tile of the CPU takes at once.
     for (turn, k) in [383, 384, 385, 769].into_iter().enumerate() {
         for data in Data::ALL {
             cases.push(Case::new([1, 7, 129][turn % 3], 50, k, data, Ends::ALL[turn % 3], turn as u64));
@@ -37,16 +37,16 @@ fn every_product_equals_the_interpreter() {
     }
     for case in &cases {
         let expected = Interpreter::new(&case.graph()).run(&[case.input()]).expect("interpreted");
-        for &product in &products {
+        for &gemm in &backends {
             let engine =
-                Engine::with_options(&case.program(), &Options { product, ..Options::default() }).expect("an engine");
+                Engine::with_options(&case.program(), &Options { gemm, ..Options::default() }).expect("an engine");
             let got = engine.run(&[case.input()]).expect("run");
             if let Some(difference) = difference(&got[0], &expected[0]) {
-                panic!("{product:?}: {}: {difference}", case.name);
+                panic!("{gemm:?}: {}: {difference}", case.name);
             }
         }
     }
-    report(&format!("cpu engine: {} cases equal the interpreter with {products:?}", cases.len()));
+    report(&format!("cpu engine: {} cases equal the interpreter with {backends:?}", cases.len()));
 }
 
 /// The interpreter multiplies by the same library as the engine; this does not.
@@ -86,10 +86,10 @@ fn the_interpreter_equals_the_equations() {
 #[test]
 fn tiles_are_there_or_refused() {
     let case = Case::new(1, 1, 1, Data::Random, Ends::Codes, 0);
-    match Engine::with_options(&case.program(), &Options { product: Product::Tiled, ..Options::default() }) {
+    match Engine::with_options(&case.program(), &Options { gemm: GemmBackend::Avx2, ..Options::default() }) {
         Ok(_) => assert_eq!(std::env::consts::ARCH, "x86_64"),
         Err(error) => {
-            assert!(matches!(&error, CpuError::Unavailable { product, .. } if product.contains("avx2")), "{error}")
+            assert!(matches!(&error, CpuError::Unavailable { backend, .. } if backend.contains("avx2")), "{error}")
         }
     }
 }
@@ -104,17 +104,17 @@ fn one_weight_changed_by_one_is_named() {
     let mut same = case.clone();
     same.x[64] = 1;
     let of_same = Interpreter::new(&same.graph()).run(&[same.input()]).expect("run");
-    for product in products() {
+    for gemm in backends() {
         let engine = |case: &Case| {
-            Engine::with_options(&case.program(), &Options { product, ..Options::default() }).expect("an engine")
+            Engine::with_options(&case.program(), &Options { gemm, ..Options::default() }).expect("an engine")
         };
         let run = |case: &Case| engine(case).run(&[case.input()]).expect("run");
         let named = difference(&run(&changed)[0], &of_same[0]);
         // Column 64 of some row: the first whose first feature is not 0.
         let at: usize =
             named.as_deref().and_then(|d| d.split(' ').nth(1)).expect("a difference").parse().expect("an index");
-        assert_eq!(at % 65, 64, "{product:?}: {named:?}");
-        assert_eq!(difference(&run(&case)[0], &expected[0]), None, "{product:?}");
+        assert_eq!(at % 65, 64, "{gemm:?}: {named:?}");
+        assert_eq!(difference(&run(&case)[0], &expected[0]), None, "{gemm:?}");
     }
 }
 

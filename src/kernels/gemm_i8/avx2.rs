@@ -1,14 +1,14 @@
-//! The exact product on AVX2: tiles of sums that stay in registers.
+//! The exact int8 product on AVX2: tiles of sums that stay in registers.
 //!
-//! Codes widen to i16, since `vpmaddwd`, which adds two products of i16 into i32, is exact for every code: 2 · 128 · 128. The
-//! u8 · i8 instruction of this generation multiplies twice as many, but saturates at 16 bits, and needs a second
-//! multiplication to reach 32: three instructions where this takes four. On a Zen 3 core that is 92 against 76 billion products
-//! a second, the price of being exact.
+//! int8 values are widened to i16, since `vpmaddwd`, which adds two products of i16 into i32, is exact for all of them:
+//! 2 · 128 · 128. The u8 · i8 instruction of this generation of processors multiplies twice as many, but saturates at 16 bits and
+//! needs a second multiplication to reach 32: three instructions where this kernel takes four. On a Zen 3 core that is 92 against
+//! 76 billion products a second, the price of being exact.
 //!
-//! Weights are kept as panels of [`COLS`] channels, pairs of features together. A block of a panel is widened into the first
-//! cache, where all rows of a task then meet it.
+//! Weights are stored as panels of [`COLS`] channels, with pairs of features side by side. A task widens one block of a panel into
+//! the L1 cache and multiplies all of its rows with it.
 
-// Calls to functions that need AVX2 are unsafe; the one call is below, behind the check.
+// A call to a function that needs AVX2 is unsafe. The only call is below, after the check.
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::{
@@ -19,23 +19,23 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-/// Channels of a panel: two registers of sums.
+/// Channels of a panel: their sums fill two registers.
 const COLS: usize = 16;
 /// Rows of the largest tile: with [`COLS`] it fills twelve of sixteen registers with sums.
 const ROWS: usize = 6;
-/// Pairs of features of a block, whole groups of them: widened, 12 KiB of a first-level cache of 32.
+/// Pairs of features of a block, a multiple of [`GROUP`]. Widened, a block takes 12 KiB of an L1 cache of 32.
 const PAIRS: usize = 192;
-/// Pairs of a row that lie together, a register of them: rows are packed without exchanging single codes.
+/// Consecutive pairs of one row that fill a register, so that rows are packed without moving single values.
 const GROUP: usize = 8;
-/// Bytes of widened codes that a task has at most: they stay in a second-level cache of 512 KiB.
+/// Largest size of the widened values of a task: they stay in an L2 cache of 512 KiB.
 const TASK_BYTES: usize = 1 << 18;
-/// Below this many rows, tasks share the panels instead.
+/// Up to this many rows, tasks split the panels instead of the rows.
 const FEW_ROWS: usize = 16;
 
-/// Sums of a row over a panel.
+/// The sums of a row and a panel.
 type Sums = [__m256i; 2];
 
-/// Whether this processor has the instructions.
+/// Whether this processor has AVX2.
 pub(super) fn available() -> bool {
     std::arch::is_x86_feature_detected!("avx2")
 }
@@ -44,32 +44,32 @@ pub(super) fn available() -> bool {
 pub(super) struct Panels {
     n: usize,
     k: usize,
-    /// `[n / COLS][pairs][COLS][2]`, filled up with zeros.
-    codes: Vec<[i8; 2 * COLS]>,
+    /// Weights `[n / COLS][pairs][COLS][2]`, padded with zeros.
+    weights: Vec<[i8; 2 * COLS]>,
 }
 
 impl Panels {
-    /// `codes` is `[n, k]`, row-major.
-    pub(super) fn new(codes: &[i8], n: usize, k: usize) -> Self {
+    /// Packs `weight[n, k]`, row-major.
+    pub(super) fn new(weight: &[i8], n: usize, k: usize) -> Self {
         let pairs = padded_pairs(k);
         let mut panels = vec![[0; 2 * COLS]; n.div_ceil(COLS) * pairs];
         if pairs > 0 {
-            panels.par_chunks_exact_mut(pairs).zip(codes.par_chunks(COLS * k)).for_each(|(panel, codes)| {
-                for (col, row) in codes.chunks_exact(k).enumerate() {
+            panels.par_chunks_exact_mut(pairs).zip(weight.par_chunks(COLS * k)).for_each(|(panel, weight)| {
+                for (col, row) in weight.chunks_exact(k).enumerate() {
                     for (to, from) in panel.iter_mut().zip(row.chunks(2)) {
                         to[2 * col..][..from.len()].copy_from_slice(from);
                     }
                 }
             });
         }
-        Self { n, k, codes: panels }
+        Self { n, k, weights: panels }
     }
 
-    /// Gives `finish` the sums `Σ_k x[m, k] · w[n, k]`, wrapping, of runs of channels of each row: the row, the first channel,
-    /// their place in `y[m, n]`, and the sums.
+    /// Calls `finish(row, channel, y, sums)` with the sums `Σ_k x[m, k] · w[n, k]`, wrapping, of consecutive channels of each row,
+    /// from `channel` on, and their part of `y[m, n]`.
     ///
     /// # Panics
-    /// On a processor that is not [`available`].
+    /// Panics if the instructions are not [`available`].
     pub(super) fn product<T, F>(&self, mut y: &mut [T], x: &[i8], m: usize, finish: &F)
     where
         T: Copy + Default + Send,
@@ -82,7 +82,7 @@ impl Panels {
         }
         let threads = rayon::current_num_threads();
         let run = |task: Task<'_>, y: &mut [T]| {
-            // SAFETY: the function needs AVX2, which was found above; all else about it is safe.
+            // SAFETY: the function needs AVX2, which the assertion above has checked, and nothing else.
             unsafe { self.task(task, y, finish) }
         };
         let panels = n.div_ceil(COLS);
@@ -99,7 +99,7 @@ impl Panels {
                     run(Task { x: &x[rows.start * k..rows.end * k], rows, panels: 0..panels }, y);
                 });
         } else {
-            // Rows are too few to share, and each task's channels lie apart in `y`.
+            // There are too few rows to split. The channels of a task are not contiguous in `y`, so tasks write into buffers.
             let share = panels.div_ceil(threads);
             let parts: Vec<(usize, Vec<T>)> = (0..threads.min(panels.div_ceil(share)))
                 .into_par_iter()
@@ -120,7 +120,7 @@ impl Panels {
         }
     }
 
-    /// `y` holds the channels of the task's panels.
+    /// Runs one task. `y` holds the channels of the task's panels only.
     #[target_feature(enable = "avx2")]
     fn task<T: Copy, F: Fn(usize, usize, &mut [T], &[i32])>(&self, task: Task<'_>, y: &mut [T], finish: &F) {
         let Task { x, rows, panels } = task;
@@ -129,22 +129,22 @@ impl Panels {
         let stride = self.n.min(panels.end * COLS) - first_col;
         let x = pack(x, rows.len(), self.k);
         let mut sums = vec![[_mm256_setzero_si256(); 2]; rows.len()];
-        let mut wide = [[_mm256_setzero_si256(); 2]; PAIRS];
+        let mut widened = [[_mm256_setzero_si256(); 2]; PAIRS];
         for panel in panels {
             sums.fill([_mm256_setzero_si256(); 2]);
             let mut done = 0;
-            for block in self.codes[panel * pairs..][..pairs].chunks(PAIRS) {
-                let wide = &mut wide[..block.len()];
-                widen(wide, block);
+            for block in self.weights[panel * pairs..][..pairs].chunks(PAIRS) {
+                let widened = &mut widened[..block.len()];
+                widen(widened, block);
                 let mut at = 0;
                 for rows in tiles(rows.len()) {
                     let x = &x[(at * pairs + done * rows) / GROUP..][..block.len() / GROUP * rows];
                     let sums = &mut sums[at..][..rows];
                     match rows {
-                        6 => tile::<6>(sums, x, wide),
-                        4 => tile::<4>(sums, x, wide),
-                        2 => tile::<2>(sums, x, wide),
-                        _ => tile::<1>(sums, x, wide),
+                        6 => tile::<6>(sums, x, widened),
+                        4 => tile::<4>(sums, x, widened),
+                        2 => tile::<2>(sums, x, widened),
+                        _ => tile::<1>(sums, x, widened),
                     }
                     at += rows;
                 }
@@ -154,7 +154,7 @@ impl Panels {
             let width = COLS.min(stride - col);
             for ((row, y), sums) in rows.clone().zip(y.chunks_exact_mut(stride)).zip(&sums) {
                 let sums: [i32; COLS] = bytemuck::must_cast(*sums);
-                // The usual length is known to the compiler.
+                // This branch has a length that the compiler knows.
                 if width == COLS {
                     finish(row, panel * COLS, &mut y[col..][..COLS], &sums);
                 } else {
@@ -166,13 +166,13 @@ impl Panels {
 }
 
 struct Task<'x> {
-    /// Codes of `rows`.
+    /// The activations of `rows`.
     x: &'x [i8],
     rows: Range<usize>,
     panels: Range<usize>,
 }
 
-/// How many rows each tile of `rows` rows has, in order.
+/// The heights of the tiles that make up `rows` rows, in order.
 fn tiles(rows: usize) -> impl Iterator<Item = usize> {
     let mut left = rows;
     std::iter::from_fn(move || {
@@ -182,13 +182,14 @@ fn tiles(rows: usize) -> impl Iterator<Item = usize> {
     })
 }
 
-/// Rows that a task has at most, whole tiles of them.
+/// Largest number of rows of a task, a multiple of [`ROWS`].
 fn task_rows(k: usize) -> usize {
     let rows = TASK_BYTES / (2 * k).max(1);
     (rows / ROWS * ROWS).clamp(2 * ROWS, 512 / ROWS * ROWS)
 }
 
-/// Splits `m` rows into tasks of at most about `most`: as many for every thread, and as many tiles in each as can be.
+/// Splits `m` rows into tasks of at most about `most` rows. Every thread gets the same number of tasks, and tasks have about the
+/// same number of tiles.
 fn shares(m: usize, threads: usize, most: usize) -> impl Iterator<Item = Range<usize>> {
     let tiles = m.div_ceil(ROWS);
     let tasks = threads * m.div_ceil(threads * most);
@@ -196,28 +197,28 @@ fn shares(m: usize, threads: usize, most: usize) -> impl Iterator<Item = Range<u
     (0..tasks).map(move |task| first(task)..first(task + 1)).filter(|rows| !rows.is_empty())
 }
 
-/// Pairs of features, in whole groups.
+/// Number of pairs of features, rounded up to whole groups.
 fn padded_pairs(k: usize) -> usize {
     k.div_ceil(2).next_multiple_of(GROUP)
 }
 
-/// Codes `[rows, k]` as pairs of i16, tile by tile: `[tile][group][row of the tile][GROUP]`, filled up with zeros.
+/// Widens `x[rows, k]` to pairs of i16, tile by tile: `[tile][group][row of the tile][GROUP]`, padded with zeros.
 #[target_feature(enable = "avx2")]
 fn pack(x: &[i8], rows: usize, k: usize) -> Vec<[i32; GROUP]> {
     let groups = padded_pairs(k) / GROUP;
     let mut packed = vec![[0; GROUP]; rows * groups];
-    let wide: &mut [[i16; 2 * GROUP]] = bytemuck::must_cast_slice_mut(&mut packed);
+    let widened: &mut [[i16; 2 * GROUP]] = bytemuck::must_cast_slice_mut(&mut packed);
     let mut at = 0;
     for tile in tiles(rows) {
-        let wide = &mut wide[at * groups..][..tile * groups];
+        let widened = &mut widened[at * groups..][..tile * groups];
         for row in 0..tile {
             let (whole, rest) = x[(at + row) * k..][..k].as_chunks::<{ 2 * GROUP }>();
             for (group, x) in whole.iter().enumerate() {
-                wide[group * tile + row] = bytemuck::must_cast(_mm256_cvtepi8_epi16(bytemuck::must_cast(*x)));
+                widened[group * tile + row] = bytemuck::must_cast(_mm256_cvtepi8_epi16(bytemuck::must_cast(*x)));
             }
             if !rest.is_empty() {
-                let last = &mut wide[whole.len() * tile + row];
-                last.iter_mut().zip(rest).for_each(|(wide, &x)| *wide = x.into());
+                let last = &mut widened[whole.len() * tile + row];
+                last.iter_mut().zip(rest).for_each(|(widened, &x)| *widened = x.into());
             }
         }
         at += tile;
@@ -225,20 +226,21 @@ fn pack(x: &[i8], rows: usize, k: usize) -> Vec<[i32; GROUP]> {
     packed
 }
 
+/// Widens a block of a panel to i16.
 #[target_feature(enable = "avx2")]
-fn widen(wide: &mut [Sums], block: &[[i8; 2 * COLS]]) {
-    for (wide, codes) in wide.iter_mut().zip(block) {
-        let [low, high]: [__m128i; 2] = bytemuck::must_cast(*codes);
-        *wide = [_mm256_cvtepi8_epi16(low), _mm256_cvtepi8_epi16(high)];
+fn widen(widened: &mut [Sums], block: &[[i8; 2 * COLS]]) {
+    for (widened, pair) in widened.iter_mut().zip(block) {
+        let [low, high]: [__m128i; 2] = bytemuck::must_cast(*pair);
+        *widened = [_mm256_cvtepi8_epi16(low), _mm256_cvtepi8_epi16(high)];
     }
 }
 
 /// Adds the products of `M` rows and a block of a panel.
 #[target_feature(enable = "avx2")]
-fn tile<const M: usize>(sums: &mut [Sums], x: &[[i32; GROUP]], wide: &[Sums]) {
+fn tile<const M: usize>(sums: &mut [Sums], x: &[[i32; GROUP]], widened: &[Sums]) {
     let mut acc = [[_mm256_setzero_si256(); 2]; M];
-    for (x, wide) in x.as_chunks::<M>().0.iter().zip(wide.as_chunks::<GROUP>().0) {
-        for (pair, w) in wide.iter().enumerate() {
+    for (x, widened) in x.as_chunks::<M>().0.iter().zip(widened.as_chunks::<GROUP>().0) {
+        for (pair, w) in widened.iter().enumerate() {
             for row in 0..M {
                 let x = _mm256_set1_epi32(x[row][pair]);
                 acc[row][0] = _mm256_add_epi32(acc[row][0], _mm256_madd_epi16(x, w[0]));

@@ -1,21 +1,21 @@
-//! Exact int8 products.
+//! Exact int8 GEMM (matrix products of int8 with `i32` sums).
 //!
-//! The library multiplies u8 by i8. An int8 activation becomes u8 by flipping its top bit, which adds 128, and 128 · Σw is
-//! taken back per channel. On processors without a non-saturating instruction the library's kernel may saturate its
-//! intermediate 16-bit sums; there a product of our own is used: tiles of registers on AVX2, plain loops elsewhere.
+//! `rten-gemm` multiplies u8 by i8. Flipping the top bit of an int8 activation makes it u8 and adds 128, so 128 · Σw is subtracted
+//! again for each channel. On processors without a non-saturating instruction, `rten-gemm` may saturate its intermediate 16-bit
+//! sums. There, enfold uses its own kernels: register tiles on AVX2, plain loops elsewhere.
 
 use rayon::prelude::*;
 use rten_gemm::{GemmExecutor, GemmInputA, GemmInputB, GemmOptions, PackedBMatrix};
 
 use crate::numerics::gemm::{SIZES, matrix, transposed};
-use crate::numerics::wide;
+use crate::numerics::vectorized;
 
 #[cfg(target_arch = "x86_64")]
-mod tiled;
-/// Elsewhere it is never available.
+mod avx2;
+/// On other architectures, the AVX2 kernel is never available.
 #[cfg(not(target_arch = "x86_64"))]
-mod tiled {
-    /// Nobody has any, which only this module knows: callers would be warned that what follows is unreachable.
+mod avx2 {
+    /// A type without values. It is private to this module, since callers would otherwise be warned of unreachable code.
     pub(super) struct Panels(std::convert::Infallible);
 
     pub(super) fn available() -> bool {
@@ -24,7 +24,7 @@ mod tiled {
 
     impl Panels {
         pub(super) fn new(_: &[i8], _: usize, _: usize) -> Self {
-            unreachable!("tiles were not available")
+            unreachable!("AVX2 is not available")
         }
 
         pub(super) fn product<T, F>(&self, _: &mut [T], _: &[i8], _: usize, _: &F) {
@@ -34,64 +34,67 @@ mod tiled {
 }
 
 /// The largest K at which a sum of u8 · i8 products cannot leave i32: 255 · 128 · K ≤ i32::MAX.
-const MAX_LIBRARY_K: usize = i32::MAX as usize / (255 * 128);
+const MAX_RTEN_K: usize = i32::MAX as usize / (255 * 128);
 
-/// Which exact product to use.
+/// The kernel of an int8 product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Int8Product {
-    Library,
-    Tiled,
-    Exact,
+pub(crate) enum Int8Gemm {
+    /// The `rten-gemm` crate.
+    Rten,
+    /// Register tiles, for AVX2.
+    Avx2,
+    /// Plain loops, for any processor.
+    Portable,
 }
 
-impl Int8Product {
-    /// The library's where it is exact on this processor and for this K; else tiles where this processor has them.
+impl Int8Gemm {
+    /// The fastest kernel: `rten-gemm` where it is exact on this processor and for this K, else AVX2 where available.
     pub(crate) fn best(k: usize) -> Self {
-        let fast = [Self::Library, Self::Tiled].into_iter().find(|product| product.is_usable(k));
-        fast.unwrap_or(Self::Exact)
+        let fast = [Self::Rten, Self::Avx2].into_iter().find(|gemm| gemm.is_usable(k));
+        fast.unwrap_or(Self::Portable)
     }
 
-    /// Whether this processor has it, and it is exact for this K.
+    /// Whether this processor has the kernel, and the kernel is exact for this K.
     pub(crate) fn is_usable(self, k: usize) -> bool {
         match self {
-            Self::Library => k <= library_max_k(),
-            Self::Tiled => tiled::available(),
-            Self::Exact => true,
+            Self::Rten => k <= rten_max_k(),
+            Self::Avx2 => avx2::available(),
+            Self::Portable => true,
         }
     }
 
-    /// What a log should call it.
+    /// The name in logs and errors, with the instruction set.
     pub(crate) fn name(self) -> String {
         match self {
-            Self::Library => format!("rten-gemm {}", GemmExecutor::<u8, i8, i32>::new().kernel_name()),
-            Self::Tiled => "tiled, avx2".to_owned(),
-            Self::Exact => "exact".to_owned(),
+            Self::Rten => format!("rten-gemm {}", GemmExecutor::<u8, i8, i32>::new().kernel_name()),
+            Self::Avx2 => "avx2".to_owned(),
+            Self::Portable => "portable".to_owned(),
         }
     }
 }
 
-/// The largest K for which the library's product is exact on this processor; 0 if it may saturate.
-pub(crate) fn library_max_k() -> usize {
-    if GemmExecutor::<u8, i8, i32>::new().may_saturate() { 0 } else { MAX_LIBRARY_K }
+/// The largest K for which `rten-gemm` is exact on this processor; 0 if it may saturate.
+pub(crate) fn rten_max_k() -> usize {
+    if GemmExecutor::<u8, i8, i32>::new().may_saturate() { 0 } else { MAX_RTEN_K }
 }
 
-/// An int8 weight `[n, k]`, ready for products.
+/// An int8 weight `[n, k]`, packed for one kernel.
 pub(crate) struct Int8Weight {
     n: usize,
     k: usize,
-    /// 128 · Σ_k w of each channel where rows are flipped, else 0. Wrapping, as is all accumulation here.
+    /// For each channel, 128 · Σ_k w where activations become u8, else 0. It wraps around, like all sums here.
     offsets: Vec<i32>,
     packed: Packed,
 }
 
 enum Packed {
-    Library {
+    Rten {
         packed: PackedBMatrix<i8>,
-        /// One row is a vector product over the weight as it is.
-        codes: Vec<i8>,
+        /// The weight as it is, `[n, k]`: for one row, `rten-gemm` has a faster vector product that reads it.
+        unpacked: Vec<i8>,
     },
-    Tiled(tiled::Panels),
-    Exact(Vec<i8>),
+    Avx2(avx2::Panels),
+    Portable(Vec<i8>),
 }
 
 impl std::fmt::Debug for Int8Weight {
@@ -101,30 +104,30 @@ impl std::fmt::Debug for Int8Weight {
 }
 
 impl Int8Weight {
-    /// `codes` is `[n, k]`, row-major; `product` must be usable.
-    pub(crate) fn new(codes: &[i8], n: usize, k: usize, product: Int8Product) -> Self {
+    /// Packs `weight[n, k]`, row-major. `gemm` must be usable for `k`.
+    pub(crate) fn new(weight: &[i8], n: usize, k: usize, gemm: Int8Gemm) -> Self {
         let mut offsets = vec![0; n];
-        let packed = match product {
-            // The library takes no empty matrices.
-            Int8Product::Library if n > 0 && k > 0 => {
-                offsets.par_iter_mut().zip(codes.par_chunks_exact(k)).for_each(|(offset, row)| {
+        let packed = match gemm {
+            // `rten-gemm` refuses empty matrices.
+            Int8Gemm::Rten if n > 0 && k > 0 => {
+                offsets.par_iter_mut().zip(weight.par_chunks_exact(k)).for_each(|(offset, row)| {
                     *offset = row.iter().fold(0i32, |sum, &w| sum.wrapping_add(i32::from(w))).wrapping_mul(128);
                 });
-                let packed = GemmExecutor::<u8, i8, i32>::new().prepack_b(transposed(codes, n, k));
-                Packed::Library { packed, codes: codes.to_vec() }
+                let packed = GemmExecutor::<u8, i8, i32>::new().prepack_b(transposed(weight, n, k));
+                Packed::Rten { packed, unpacked: weight.to_vec() }
             }
-            Int8Product::Tiled => Packed::Tiled(tiled::Panels::new(codes, n, k)),
-            Int8Product::Library | Int8Product::Exact => Packed::Exact(codes.to_vec()),
+            Int8Gemm::Avx2 => Packed::Avx2(avx2::Panels::new(weight, n, k)),
+            Int8Gemm::Rten | Int8Gemm::Portable => Packed::Portable(weight.to_vec()),
         };
         Self { n, k, offsets, packed }
     }
 
-    /// What is to be subtracted from the sums that [`map`](Self::map) gives, per channel: 0 but for the library's product.
+    /// For each channel, the number to subtract from the sums that [`map`](Self::map) gives: 0 unless the kernel is `rten-gemm`.
     pub(crate) fn offsets(&self) -> &[i32] {
         &self.offsets
     }
 
-    /// `acc[m, n] = Σ_k x[m, k] · w[n, k]`, wrapping.
+    /// Computes `acc[m, n] = Σ_k x[m, k] · w[n, k]`, wrapping.
     #[cfg(test)]
     pub(crate) fn product(&self, x: &[i8], m: usize) -> Vec<i32> {
         let mut y = vec![0; m * self.n];
@@ -141,9 +144,9 @@ impl Int8Weight {
         y
     }
 
-    /// Runs the product, and `finish` while its sums are in cache: from the sums of a run of channels of one row, less the
-    /// [`offsets`](Self::offsets), it makes their part of `y[m, n]`; it is told the row and the first channel. Mark it `#[inline(always)]`: it is
-    /// compiled for this processor's vector instructions.
+    /// Computes the product, and runs the epilogue `finish` while the sums are in cache. `finish(row, channel, y, sums)` turns the
+    /// sums of consecutive channels of one row, from `channel` on, into their part of `y[m, n]`; it subtracts the
+    /// [`offsets`](Self::offsets). Mark it `#[inline(always)]`, so that it is compiled for this processor's vector instructions.
     pub(crate) fn map<T, F>(&self, y: &mut [T], x: &[i8], m: usize, finish: F)
     where
         T: Copy + Default + Send,
@@ -153,15 +156,15 @@ impl Int8Weight {
         if y.is_empty() {
             return;
         }
-        if let Packed::Tiled(panels) = &self.packed {
+        if let Packed::Avx2(panels) = &self.packed {
             return panels.product(y, x, m, &finish);
         }
         let block = block_rows(m, n);
         let run = |(flipped, sums): &mut (Vec<u8>, Vec<i32>), (at, y): (usize, &mut [T])| {
             let rows = y.len() / n;
             sums.resize(y.len(), 0);
-            self.plain(sums, flipped, &x[at * block * k..][..rows * k], rows);
-            wide(
+            self.sums(sums, flipped, &x[at * block * k..][..rows * k], rows);
+            vectorized(
                 #[inline(always)]
                 || {
                     for (row, (y, sums)) in y.chunks_exact_mut(n).zip(sums.chunks_exact(n)).enumerate() {
@@ -171,48 +174,48 @@ impl Int8Weight {
             );
         };
         if m <= block {
-            // The product finds its own parallelism; one more hop between threads would cost as much as a small layer.
+            // The kernels are parallel themselves. One more hop between threads would cost as much as a small layer.
             run(&mut Default::default(), (0, y));
         } else {
             y.par_chunks_mut(block * n).enumerate().for_each_init(Default::default, run);
         }
     }
 
-    /// Sums without tiles; `flipped` is scratch.
-    fn plain(&self, sums: &mut [i32], flipped: &mut Vec<u8>, x: &[i8], m: usize) {
+    /// Computes `sums[m, n]` of `x[m, k]` by a kernel that gives all of them at once. `flipped` is scratch memory.
+    fn sums(&self, sums: &mut [i32], flipped: &mut Vec<u8>, x: &[i8], m: usize) {
         match &self.packed {
-            Packed::Library { packed, codes } => {
+            Packed::Rten { packed, unpacked } => {
                 flip_all(flipped, x);
                 let b = match m {
-                    1 => GemmInputB::Unpacked(transposed(codes, self.n, self.k)),
+                    1 => GemmInputB::Unpacked(transposed(unpacked, self.n, self.k)),
                     _ => GemmInputB::Packed(packed),
                 };
                 let a = GemmInputA::Unpacked(matrix(flipped, m, self.k));
                 GemmExecutor::<u8, i8, i32>::new().gemm(sums, a, b, GemmOptions::default()).expect(SIZES);
             }
-            Packed::Exact(codes) => exact(sums, x, codes, self.n, self.k),
-            Packed::Tiled(_) => unreachable!("tiles were multiplied before"),
+            Packed::Portable(weight) => portable(sums, x, weight, self.n, self.k),
+            Packed::Avx2(_) => unreachable!("`map` calls the AVX2 kernel itself"),
         }
     }
 }
 
-/// Rows of one block: enough that the packed weight is worth streaming once more, few enough that the sums stay in a
-/// second-level cache and every core has work.
+/// Number of rows of one block: enough to be worth streaming the packed weight once more, few enough that the sums stay in the
+/// L2 cache and every core has work.
 fn block_rows(m: usize, n: usize) -> usize {
     const SUMS: usize = 1 << 17;
     let per_core = m.div_ceil(rayon::current_num_threads());
     (SUMS / n.max(1)).clamp(32, 256).min(per_core.max(32))
 }
 
-/// `acc[m, n] = Σ_k x[m, k] · w[n, k]`, by one dot product each.
-fn exact(acc: &mut [i32], x: &[i8], w: &[i8], n: usize, k: usize) {
+/// Computes `acc[m, n] = Σ_k x[m, k] · w[n, k]`, by one dot product for each element.
+fn portable(acc: &mut [i32], x: &[i8], w: &[i8], n: usize, k: usize) {
     if k == 0 {
         return acc.fill(0);
     }
     acc.par_chunks_mut(n).zip(x.par_chunks_exact(k)).for_each(|(acc, x)| {
-        // i16 holds both factors, and a sum of two i16 products is one SIMD instruction.
+        // The factors are i16, since one SIMD instruction adds two products of i16.
         let x: Vec<i16> = x.iter().map(|&x| i16::from(x)).collect();
-        wide(
+        vectorized(
             #[inline(always)]
             || {
                 for (acc, w) in acc.iter_mut().zip(w.chunks_exact(k)) {
@@ -224,10 +227,10 @@ fn exact(acc: &mut [i32], x: &[i8], w: &[i8], n: usize, k: usize) {
     });
 }
 
-/// int8 to u8, plus 128.
+/// Converts int8 to u8 and adds 128.
 fn flip_all(flipped: &mut Vec<u8>, x: &[i8]) {
     flipped.resize(x.len(), 0);
-    wide(
+    vectorized(
         #[inline(always)]
         || flipped.iter_mut().zip(x).for_each(|(flipped, &x)| *flipped = x as u8 ^ 0x80),
     );
@@ -242,20 +245,20 @@ mod tests {
         (0..m * n).map(|at| dot(at / n, at % n)).collect()
     }
 
-    fn usable(k: usize) -> Vec<Int8Product> {
-        let mut products = vec![Int8Product::Library, Int8Product::Tiled, Int8Product::Exact];
-        products.retain(|product| product.is_usable(k));
-        products
+    fn usable(k: usize) -> Vec<Int8Gemm> {
+        let mut kernels = vec![Int8Gemm::Rten, Int8Gemm::Avx2, Int8Gemm::Portable];
+        kernels.retain(|gemm| gemm.is_usable(k));
+        kernels
     }
 
     #[test]
     fn products_are_exact_at_the_extremes() {
         let extremes = [-128i8, 127, -127, 1];
-        // Below, at and above pairs, tiles, panels, blocks of features, and the rows of a task.
+        // Sizes below, at and above pairs, tiles, panels, blocks of features, and the rows of a task.
         let small = [1, 2, 3, 4, 5, 15, 16, 17, 63, 64, 65, 300].map(|k| [1, 2, 7].map(|m| [m, 5, k]));
         let blocks = [383, 384, 385, 769].map(|k| [1, 5, 6].map(|m| [m, 17, k]));
         let rows = [15, 33, 64].map(|n| [16, 17, 129, 200].map(|m| [m, n, 7]));
-        // More rows than one task takes.
+        // These have more rows than one task takes.
         let tasks = [[400, 3, 769], [1100, 2, 7]];
         let shapes = [small.as_flattened(), blocks.as_flattened(), rows.as_flattened(), &tasks].concat();
         for [m, n, k] in shapes {
@@ -264,9 +267,9 @@ mod tests {
                 let x: Vec<i8> = (0..m * k).map(|i| if same { -128 } else { pick(i, 1) }).collect();
                 let w: Vec<i8> = (0..n * k).map(|i| if same { -128 } else { pick(i, 2) }).collect();
                 let expected = naive(&x, &w, m, n, k);
-                for product in usable(k) {
-                    let weight = Int8Weight::new(&w, n, k, product);
-                    assert_eq!(weight.product(&x, m), expected, "{product:?} m {m} n {n} k {k}");
+                for gemm in usable(k) {
+                    let weight = Int8Weight::new(&w, n, k, gemm);
+                    assert_eq!(weight.product(&x, m), expected, "{gemm:?} m {m} n {n} k {k}");
                 }
             }
         }
@@ -274,28 +277,28 @@ mod tests {
 
     #[test]
     fn empty_products_are_zeros() {
-        for product in usable(0) {
-            assert_eq!(Int8Weight::new(&[], 17, 0, product).product(&[], 2), [0; 34], "{product:?}");
-            assert_eq!(Int8Weight::new(&[], 0, 3, product).product(&[1; 6], 2), [0; 0], "{product:?}");
+        for gemm in usable(0) {
+            assert_eq!(Int8Weight::new(&[], 17, 0, gemm).product(&[], 2), [0; 34], "{gemm:?}");
+            assert_eq!(Int8Weight::new(&[], 0, 3, gemm).product(&[1; 6], 2), [0; 0], "{gemm:?}");
         }
     }
 
     #[test]
     fn one_changed_weight_shows() {
         let x = vec![3i8; 17 * 40];
-        for product in usable(40) {
+        for gemm in usable(40) {
             let mut w = vec![1i8; 20 * 40];
-            let before = Int8Weight::new(&w, 20, 40, product).product(&x, 17);
+            let before = Int8Weight::new(&w, 20, 40, gemm).product(&x, 17);
             w[18 * 40 + 17] += 1;
-            let after = Int8Weight::new(&w, 20, 40, product).product(&x, 17);
+            let after = Int8Weight::new(&w, 20, 40, gemm).product(&x, 17);
             let changed: Vec<usize> = (0..17 * 20).filter(|&at| before[at] != after[at]).collect();
-            assert_eq!(changed, (0..17).map(|row| row * 20 + 18).collect::<Vec<_>>(), "{product:?}");
+            assert_eq!(changed, (0..17).map(|row| row * 20 + 18).collect::<Vec<_>>(), "{gemm:?}");
         }
     }
 
     #[test]
-    fn long_sums_are_left_to_our_own() {
-        assert!(!Int8Product::Library.is_usable(MAX_LIBRARY_K + 1));
-        assert_ne!(Int8Product::best(MAX_LIBRARY_K + 1), Int8Product::Library);
+    fn rten_is_refused_for_long_sums() {
+        assert!(!Int8Gemm::Rten.is_usable(MAX_RTEN_K + 1));
+        assert_ne!(Int8Gemm::best(MAX_RTEN_K + 1), Int8Gemm::Rten);
     }
 }

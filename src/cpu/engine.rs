@@ -1,0 +1,186 @@
+//! The engine: packed weights, and the order and the memory of a run.
+
+use std::borrow::{Borrow, Cow};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use super::buffer_pool::BufferPool;
+use super::error::CpuError;
+use super::linear::{Int8Layer, Weight};
+use super::options::{Functions, Options};
+use super::steps::{StepRun, is_in_place};
+use crate::numerics::gemm::PackedWeight;
+use crate::ops::Op;
+use crate::program::{Program, StepOp, ValueId};
+use crate::values::Tensor;
+use crate::values::slices::{CHECKED, f32s};
+
+/// Runs one program on the CPU. Threads may share it.
+///
+/// ```
+/// use enfold::cpu::{Engine, Functions, GemmBackend, Options};
+/// use enfold::lower::lower;
+/// use enfold::{GraphBuilder, Shape, Tensor};
+///
+/// let mut g = GraphBuilder::new();
+/// let x = g.input("x", Shape::rows(2))?;
+/// let y = g.linear("fc", x, Tensor::from_f32(&[1, 2], vec![2.0, -1.0])?, None)?;
+/// let program = lower(&g.finish([y])?)?;
+///
+/// let engine = Engine::new(&program)?;
+/// let outputs = engine.run(&[Tensor::from_f32(&[2, 2], vec![1.0, 0.5, 3.0, 4.0])?])?;
+/// assert_eq!(outputs[0].shape(), [2, 1]);
+/// assert_eq!(outputs[0].as_f32(), Some(&[1.5, 2.0][..]));
+///
+/// // The interpreter's bits in all functions, and plain loops for int8 products.
+/// let options = Options { gemm: GemmBackend::Portable, functions: Functions::Libm };
+/// let exact = Engine::with_options(&program, &options)?;
+/// # let _ = exact;
+/// # Ok::<(), enfold::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Engine {
+    program: Program,
+    /// For each step, its packed weight, if it has one.
+    pub(super) weights: Vec<Option<Weight>>,
+    /// For each value, the last step that reads it; `None` for outputs.
+    last_read: Vec<Option<usize>>,
+    functions: Functions,
+    /// Number of rows of the last run, and its buffers.
+    buffer_pool: Mutex<Option<(usize, BufferPool)>>,
+}
+
+impl Engine {
+    /// Makes an engine with default options, and packs the weights of `program`.
+    ///
+    /// # Errors
+    /// Returns no error: [`GemmBackend::Auto`](super::GemmBackend::Auto) has a backend on every processor. See
+    /// [`Engine::with_options`].
+    pub fn new(program: &Program) -> Result<Self, CpuError> {
+        Self::with_options(program, &Options::default())
+    }
+
+    /// Like [`Engine::new`], but with options.
+    ///
+    /// # Errors
+    /// Returns [`CpuError::Inexact`] if [`GemmBackend::Rten`](super::GemmBackend::Rten) is requested and its sums may saturate or
+    /// overflow, and [`CpuError::Unavailable`] if [`GemmBackend::Avx2`](super::GemmBackend::Avx2) is requested on a processor without
+    /// AVX2.
+    pub fn with_options(program: &Program, options: &Options) -> Result<Self, CpuError> {
+        // A weight that several steps read is packed once.
+        let (mut int8, mut float) = (HashMap::new(), HashMap::new());
+        let weights = program.steps().iter().map(|step| match &step.op {
+            StepOp::QLinear(linear) => {
+                let packed = int8.entry((linear.weight.as_ptr(), linear.n, linear.k));
+                Int8Layer::new(&step.name, linear, options.gemm, packed).map(Weight::Int8).map(Some)
+            }
+            StepOp::Op(Op::Linear(_)) => Ok(program.constant(step.inputs[1]).map(|weight| {
+                let (n, k) = (weight.shape()[0], weight.shape()[1]);
+                let packed =
+                    float.entry(step.inputs[1]).or_insert_with(|| PackedWeight::new(f32s(weight), n, k).into());
+                Weight::F32(Arc::clone(packed))
+            })),
+            _ => Ok(None),
+        });
+        let weights = weights.collect::<Result<Vec<_>, _>>()?;
+        let mut last_read = vec![None; program.values().len()];
+        for (at, step) in program.steps().iter().enumerate() {
+            step.inputs.iter().for_each(|input| last_read[input.index()] = Some(at));
+        }
+        program.outputs().iter().for_each(|id| last_read[id.index()] = None);
+        let (program, functions) = (program.clone(), options.functions);
+        Ok(Self { program, weights, last_read, functions, buffer_pool: Mutex::default() })
+    }
+
+    /// The program that the engine runs.
+    #[must_use]
+    pub fn program(&self) -> &Program {
+        &self.program
+    }
+
+    /// Runs the program on inputs `[rows, dims…]`, in the order of [`Program::inputs`], and returns its outputs. All inputs have the
+    /// same number of rows, at least one.
+    ///
+    /// # Errors
+    /// Returns [`CpuError`], which names the input that does not fit, or the step that has no result for its values, such as NaN or
+    /// an id outside the embedding table.
+    pub fn run<T: Borrow<Tensor>>(&self, inputs: &[T]) -> Result<Vec<Tensor>, CpuError> {
+        let rows = self.rows(inputs)?;
+        // A run at the same time as another, or with other rows than the last, starts with an empty pool.
+        let last = self.buffer_pool.lock().ok().and_then(|mut last| last.take());
+        let mut pool = last.filter(|(of_rows, _)| *of_rows == rows).map(|(_, pool)| pool).unwrap_or_default();
+        let mut values: Vec<Option<Cow<'_, Tensor>>> = vec![None; self.program.values().len()];
+        for (id, tensor) in self.program.inputs().iter().zip(inputs) {
+            values[id.index()] = Some(Cow::Borrowed(tensor.borrow()));
+        }
+        for (id, tensor) in self.program.constants() {
+            values[id.index()] = Some(Cow::Borrowed(tensor));
+        }
+        for (at, (step, weight)) in self.program.steps().iter().zip(&self.weights).enumerate() {
+            let is_last_read = |input: &ValueId| self.last_read[input.index()] == Some(at);
+            let (first, rest) = step.inputs.split_first().expect(CHECKED);
+            // A step may work in the buffer of an input that nothing else reads.
+            let owned = match &mut values[first.index()] {
+                value @ Some(Cow::Owned(_))
+                    if is_in_place(&step.op) && is_last_read(first) && !rest.contains(first) =>
+                {
+                    value.take()
+                }
+                _ => None,
+            };
+            let read = |id: &ValueId| values[id.index()].as_deref().expect(CHECKED);
+            let x = owned.unwrap_or_else(|| Cow::Borrowed(read(first)));
+            let rest: Vec<&Tensor> = rest.iter().map(read).collect();
+            let shape = self.program.value(step.output).shape.with_rows(rows);
+            let functions = self.functions;
+            let y = StepRun { step, weight: weight.as_ref(), shape, functions, pool: &mut pool }.run(x, &rest)?;
+            for input in step.inputs.iter().filter(|input| is_last_read(input)) {
+                pool.give(values[input.index()].take());
+            }
+            values[step.output.index()] = Some(Cow::Owned(y));
+        }
+        let output = |id: &ValueId| values[id.index()].take().expect(CHECKED).into_owned();
+        let outputs = self.program.outputs().iter().map(output).collect();
+        if let Ok(mut last) = self.buffer_pool.lock() {
+            *last = Some((rows, pool));
+        }
+        Ok(outputs)
+    }
+
+    /// Checks the inputs, and returns the number of rows of the batch: 1 if no input is batched.
+    fn rows<T: Borrow<Tensor>>(&self, inputs: &[T]) -> Result<usize, CpuError> {
+        let (actual, expected) = (inputs.len(), self.program.inputs().len());
+        if actual != expected {
+            return Err(CpuError::InputCount { actual, expected });
+        }
+        let mut rows = None;
+        for (id, tensor) in self.program.inputs().iter().zip(inputs) {
+            let (value, tensor) = (self.program.value(*id), tensor.borrow());
+            let input = || value.name.clone();
+            let expected = value.value_type.dtype();
+            if tensor.dtype() != expected {
+                return Err(CpuError::DType { input: input(), actual: tensor.dtype(), expected });
+            }
+            if !value.shape.admits(tensor.shape()) {
+                let (actual, expected) = (tensor.shape().to_vec(), value.shape.clone());
+                return Err(CpuError::Shape { input: input(), actual, expected });
+            }
+            if !value.shape.is_batched() {
+                continue;
+            }
+            let actual = tensor.shape()[0];
+            match rows {
+                _ if actual == 0 => return Err(CpuError::NoRows { input: input() }),
+                Some(expected) if actual != expected => {
+                    return Err(CpuError::Rows { input: input(), actual, expected });
+                }
+                _ => rows = Some(actual),
+            }
+        }
+        let rows = rows.unwrap_or(1);
+        match self.program.values().iter().find(|value| !value.shape.fits(rows)) {
+            None => Ok(rows),
+            Some(value) => Err(CpuError::Elements { value: value.name.clone(), shape: value.shape.clone(), rows }),
+        }
+    }
+}

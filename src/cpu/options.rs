@@ -1,0 +1,38 @@
+//! The options of the CPU engine.
+
+/// The kernel that computes int8 matrix products (GEMM). All of them give the same bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum GemmBackend {
+    /// The fastest backend that is exact on this processor, chosen for each layer.
+    #[default]
+    Auto,
+    /// The `rten-gemm` crate. It is an error if its sums may saturate or overflow: on processors without non-saturating int8
+    /// instructions, and for K above 65,793.
+    Rten,
+    /// Register tiles for AVX2. It is an error on processors without AVX2.
+    Avx2,
+    /// Plain loops, for any processor.
+    Portable,
+}
+
+/// The implementation of softmax, GELU and the other float functions. Functions between int8 values are lookup tables, whose bits do
+/// not depend on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Functions {
+    /// SIMD: within 5e-7 · max(1, |x|) of the exact function, and softmax within 1e-6.
+    #[default]
+    Vectors,
+    /// `libm`, with the bits of the interpreter, and many times slower.
+    Libm,
+}
+
+/// The options of an [`Engine`](super::Engine). The bits of int8 steps do not depend on them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Options {
+    /// Kernel of int8 matrix products.
+    pub gemm: GemmBackend,
+    /// Implementation of float functions.
+    pub functions: Functions,
+}
