@@ -141,7 +141,7 @@ impl Arguments {
 
 fn constant_bytes(node: &enfold::graph::Node) -> usize {
     match &node.op {
-        enfold::ops::Op::Constant(Constant { tensor }) => tensor.len() * 4,
+        enfold::ops::Op::Constant(Constant { tensor, .. }) => tensor.len() * 4,
         _ => 0,
     }
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use crate::graph::{FloatNode, Graph, GraphError, Node, NodeId};
 use crate::interp::{InterpError, Interpreter};
 use crate::ops::{
-    Dequantize, IntegerLinear, IntegerMatMul, Lut, Op, Quantize, Requantize, Reshape, ScaleAccumulator,
+    Constant, Dequantize, IntegerLinear, IntegerMatMul, Lut, Op, Quantize, Requantize, Reshape, ScaleAccumulator,
     ScaleAccumulatorDynamic,
 };
 use crate::program::{
@@ -217,7 +217,12 @@ impl Lowering<'_> {
             }
             inputs.push(pairs);
         }
-        let op = StepOp::QLinear(QLinear { weight, n, k, bias, fraction_bits, epilogue });
+        // A constant that does not state its bits has 8.
+        let bits = match self.graph.node(w).op {
+            Op::Constant(Constant { bits: Some(bits), .. }) => bits,
+            _ => 8,
+        };
+        let op = StepOp::QLinear(QLinear { weight, bits, n, k, bias, fraction_bits, epilogue });
         self.step_for(end, &node.name, op, &inputs, qparams);
     }
 

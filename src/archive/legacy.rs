@@ -7,7 +7,7 @@ use super::ArchiveError;
 use super::observers::ObserverRecord;
 use super::record::NodeRecord;
 use super::tensors::Reader;
-use crate::values::QuantRange;
+use crate::values::{QuantRange, Tensor, check_bits};
 
 pub(super) fn upgrade_node(node: &mut NodeRecord, reader: &Reader<'_>) -> Result<(), ArchiveError> {
     let broken = |problem: String| ArchiveError::Node { node: node.name.clone(), problem };
@@ -25,7 +25,8 @@ pub(super) fn upgrade_node(node: &mut NodeRecord, reader: &Reader<'_>) -> Result
         "constant" => {
             let tensor = old.as_str().ok_or_else(|| broken(format!("{old} is not the name of a tensor")))?;
             node.tensor = Some(tensor.to_owned());
-            ("constant", json!({}))
+            let bits = few_bits(&*reader.shared(tensor)?);
+            ("constant", bits.map_or(json!({}), |bits| json!({ "bits": bits })))
         }
         "matmul" => ("mat_mul", old),
         "add_scalar" | "mul_scalar" => (tag.as_str(), one("value")),
@@ -68,6 +69,12 @@ pub(super) fn upgrade_node(node: &mut NodeRecord, reader: &Reader<'_>) -> Result
     };
     node.op = json!({ name: op });
     Ok(())
+}
+
+/// The smallest number of bits that holds all values of an int8 tensor, if it is at most 4. Old files do not record the bits of a
+/// weight, so its values are the only source.
+fn few_bits(tensor: &Tensor) -> Option<u32> {
+    (2..=4).find(|&bits| check_bits(tensor, bits).is_ok())
 }
 
 /// Adds two zero points.

@@ -129,6 +129,7 @@ async fn check_coop(engine: &Engine, chunk_vecs: usize) -> Result<(), GpuError> 
     let qparams = QParams::new(1.0, 0).map_err(|e| device(e.to_string()))?;
     let op = StepOp::QLinear(QLinear {
         weight: layer.w.as_slice().into(),
+        bits: 8,
         n: layer.n,
         k: layer.k,
         bias: vec![0; layer.n].into(),
@@ -250,6 +251,7 @@ impl Layer {
         let linear = |output, epilogue| {
             let op = StepOp::QLinear(QLinear {
                 weight: self.w.as_slice().into(),
+                bits: 8,
                 n: N,
                 k: K,
                 bias: self.bias.as_slice().into(),

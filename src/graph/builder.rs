@@ -66,7 +66,7 @@ impl GraphBuilder {
 
     /// A value that the graph holds.
     pub fn constant(&mut self, name: &str, value: impl Into<Tensor>) -> Result<NodeId, GraphError> {
-        self.node(name, Constant { tensor: Arc::new(value.into()) }, &[])
+        self.node(name, Constant::new(value.into()), &[])
     }
 
     /// `x[…, K] · w[N, K]ᵀ + b[N]`. The constants are called `{name}.weight` and `{name}.bias`.

@@ -13,7 +13,7 @@ pub(super) fn constants(graph: &Graph, constant: &[bool]) -> Vec<NodeId> {
     let mut same: Vec<NodeId> = Vec::with_capacity(constant.len());
     for (id, node) in graph.iter() {
         let first = match &node.op {
-            Op::Constant(Constant { tensor }) => NodeId::new(contents.first(tensor, id.index()).1),
+            Op::Constant(Constant { tensor, .. }) => NodeId::new(contents.first(tensor, id.index()).1),
             op if constant[id.index()] => {
                 let inputs: Vec<NodeId> = node.inputs.iter().map(|input| same[input.index()]).collect();
                 // With all parameters, so that many parts of one constant are told apart at once.

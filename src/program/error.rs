@@ -2,7 +2,7 @@
 
 use super::ValueType;
 use crate::ops::OpError;
-use crate::values::QParams;
+use crate::values::{QParams, QuantizedTensorError};
 
 fn text(qparams: Option<&QParams>) -> String {
     match qparams {
@@ -162,6 +162,14 @@ pub enum ProgramError {
         op: &'static str,
         /// The problem.
         problem: &'static str,
+    },
+    /// The bits of a layer's weight do not hold it.
+    #[error("step {step}: weight: {source}")]
+    Bits {
+        /// The step.
+        step: String,
+        /// The problem.
+        source: QuantizedTensorError,
     },
     /// A channel's sum could leave `i32` (equation 4).
     #[error(

@@ -35,7 +35,7 @@ impl Values {
     /// The parameters of a prepared graph; `float` is the graph before its batch norms were folded.
     pub(super) fn new(float: &Graph, graph: &Graph, folded: Vec<FoldedNorm>) -> Self {
         let source = |node: &crate::graph::Node| match &node.op {
-            Op::Constant(Constant { tensor }) => Source::Fixed(Arc::clone(tensor)),
+            Op::Constant(Constant { tensor, .. }) => Source::Fixed(Arc::clone(tensor)),
             _ => Source::Pass,
         };
         let mut values = Self {
@@ -80,7 +80,7 @@ impl Values {
         let mut parameter = |id: NodeId, trained| {
             let node = float.node(id);
             let value = match &node.op {
-                Op::Constant(Constant { tensor }) => (**tensor).clone(),
+                Op::Constant(Constant { tensor, .. }) => (**tensor).clone(),
                 _ => Tensor::from(ndarray::arr0(0f32)),
             };
             self.add(node.name.clone(), value, trained)

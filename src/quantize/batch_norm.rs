@@ -1,7 +1,6 @@
 //! A batch norm behind a linear layer becomes part of its weight and bias.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 
 use crate::graph::{Graph, GraphError, NodeId, Rewriter};
 use crate::ops::{BatchNorm, Constant, Linear, Op, Transpose};
@@ -56,7 +55,7 @@ pub(super) fn fold_batch_norm(graph: &Graph) -> Result<(Graph, Vec<FoldedNorm>),
         .map(|(id, _)| id)
         .collect();
     let constant_value = |id: NodeId| match &graph.node(id).op {
-        Op::Constant(Constant { tensor }) => &**tensor,
+        Op::Constant(Constant { tensor, .. }) => &**tensor,
         _ => unreachable!("only layers and norms of constants are folded"),
     };
     let mut norms = Vec::new();
@@ -79,7 +78,7 @@ pub(super) fn fold_batch_norm(graph: &Graph) -> Result<(Graph, Vec<FoldedNorm>),
                 if let Some((index, value)) = value.first_non_finite() {
                     return Err(GraphError::NonFinite { node: name, index, value });
                 }
-                rewriter.add(&name, Op::Constant(Constant { tensor: Arc::new(value) }), Vec::new(), &node.origin)
+                rewriter.add(&name, Constant::new(value), Vec::new(), &node.origin)
             };
             let inputs = vec![
                 rewriter.get(node.inputs[0])?,

@@ -16,7 +16,6 @@ mod quantize;
 mod unary;
 
 use std::collections::HashSet;
-use std::sync::Arc;
 
 use ndarray::Array1;
 
@@ -200,7 +199,7 @@ impl Matcher<'_> {
     ) -> Fused {
         let last = fused.last().copied().unwrap_or(id);
         let (node, origin) = (self.graph.node(id), &self.graph.node(last).origin);
-        let factors = Tensor::from(Array1::from(factors));
+        let factors = Constant::new(Tensor::from(Array1::from(factors)));
         let new = match epilogue {
             Epilogue::Int8 { qparams, lo, hi } => {
                 let multiplier = self.constant(rewriter, id, "multiplier", factors);
@@ -218,16 +217,21 @@ impl Matcher<'_> {
     }
 
     /// Adds a constant that belongs to a rewritten node.
-    fn constant(&self, rewriter: &mut Rewriter<'_>, of: NodeId, suffix: &str, value: impl Into<Arc<Tensor>>) -> NodeId {
+    fn constant(&self, rewriter: &mut Rewriter<'_>, of: NodeId, suffix: &str, constant: Constant) -> NodeId {
         let node = self.graph.node(of);
-        rewriter
-            .add(
-                &format!("{}.{suffix}", node.name),
-                Op::Constant(Constant { tensor: value.into() }),
-                Vec::new(),
-                &node.origin,
-            )
-            .expect(FITS)
+        let name = format!("{}.{suffix}", node.name);
+        rewriter.add(&name, constant, Vec::new(), &node.origin).expect(FITS)
+    }
+
+    /// The bits of a quantized constant: those that it or its quantize node states, else 8.
+    fn bits(&self, id: NodeId) -> u32 {
+        let node = self.graph.node(id);
+        match &node.op {
+            Op::Constant(Constant { bits, .. }) => bits.unwrap_or(8),
+            Op::Quantize(Quantize { range, .. }) => range.bits(),
+            op if op.moves_values() => node.inputs.iter().map(|&input| self.bits(input)).max().unwrap_or(8),
+            _ => 8,
+        }
     }
 
     /// The int8 value that a node dequantizes, with its qparams.

@@ -136,9 +136,8 @@ impl Quantizer for WgpuQuantizer {
                 }
             };
             let name = format!("{}.scalar", node.name);
-            let constant = Arc::new(Tensor::from(ndarray::arr0(value)));
-            let constant =
-                rewriter.add(&name, Op::Constant(Constant { tensor: constant }), Vec::new(), &node.origin)?;
+            let constant = Constant::new(Tensor::from(ndarray::arr0(value)));
+            let constant = rewriter.add(&name, constant, Vec::new(), &node.origin)?;
             let input = rewriter.get(node.inputs[0])?;
             let new = rewriter.add(&node.name, op, vec![input, constant], &node.origin)?;
             rewriter.replace(id, new);

@@ -204,7 +204,7 @@ fn a_worked_example_equals_torchao() {
         let quantized = convert(&prepared, &ConvertOptions::default()).expect("converted");
 
         let weight = quantized.node(quantized.find("fc.weight.quantize").expect("codes"));
-        let Op::Constant(Constant { tensor: codes }) = &weight.op else { panic!("{weight:?} is not folded") };
+        let Op::Constant(Constant { tensor: codes, .. }) = &weight.op else { panic!("{weight:?} is not folded") };
         let second: [i8; 4] = if per_channel { [-127, 95, -95, 127] } else { [-85, 64, -64, 85] };
         let expected = [first, second, [-42, 106, -21, 127]].concat();
         assert_eq!(codes.as_i8(), Some(expected.as_slice()));

@@ -293,7 +293,7 @@ fn a_tensor_is_in_memory_once() {
     let x = g.input("x", Shape::rows(4)).expect("an input");
     let shared = std::sync::Arc::new(Tensor::from_f32(&[4], vec![1.0; 4]).expect("fits"));
     let constant = |g: &mut GraphBuilder, name| {
-        g.node(name, Op::Constant(Constant { tensor: Arc::clone(&shared) }), &[]).expect("a constant")
+        g.node(name, Op::Constant(Constant::new(Arc::clone(&shared))), &[]).expect("a constant")
     };
     let (a, b) = (constant(&mut g, "a"), constant(&mut g, "b"));
     let h = g.add("add", x, a).expect("a sum");
@@ -301,7 +301,7 @@ fn a_tensor_is_in_memory_once() {
     let loaded =
         archive::from_bytes(&archive::to_bytes(&g.finish([y]).expect("a graph")).expect("saved")).expect("loaded");
     let of = |name: &str| match &loaded.node(loaded.find(name).expect(name)).op {
-        Op::Constant(Constant { tensor }) => Arc::clone(tensor),
+        Op::Constant(Constant { tensor, .. }) => Arc::clone(tensor),
         other => panic!("{other:?}"),
     };
     assert!(Arc::ptr_eq(&of("a"), &of("b")));

@@ -5,7 +5,7 @@ use ndarray::Array1;
 use super::{FITS, Fused, Matcher, NOT_INPUT, NOT_OUTPUT, Rewritten, ToIntegerError};
 use crate::graph::{NodeId, Rewriter};
 use crate::numerics;
-use crate::ops::{Clamp, Lut, Op, Quantize, Unary};
+use crate::ops::{Clamp, Constant, Lut, Op, Quantize, Unary};
 use crate::values::{QParams, QuantRange, Tensor};
 
 /// The rule of the family.
@@ -89,7 +89,7 @@ impl Matcher<'_> {
             numerics::quantize(real, y.inv_scale(), y.zero_point(), range.quant_min(), range.quant_max()) as i8
         };
         let table: Array1<i8> = (i8::MIN..=i8::MAX).map(entry).collect();
-        let table = self.constant(rewriter, quantize, "table", Tensor::from(table));
+        let table = self.constant(rewriter, quantize, "table", Constant::new(Tensor::from(table)));
         let node = self.graph.node(quantize);
         rewriter.add(name, Op::Lut(Lut { qparams: y }), vec![codes, table], &node.origin).expect(FITS)
     }

@@ -101,7 +101,7 @@ impl<'g> Marks<'g> {
     fn suits(&mut self, id: NodeId) -> bool {
         let graph = self.graph;
         let huge = |input: &&NodeId| match &graph.node(**input).op {
-            Op::Constant(Constant { tensor }) => matches!(tensor.as_f32(), Some([v]) if v.abs() > LARGEST_SCALAR),
+            Op::Constant(Constant { tensor, .. }) => matches!(tensor.as_f32(), Some([v]) if v.abs() > LARGEST_SCALAR),
             _ => false,
         };
         let node = graph.node(id);

@@ -2,6 +2,8 @@
 
 use enfold::archive::{self, ArchiveError};
 use enfold::interp::Interpreter;
+use enfold::ops::{Constant, Op};
+use enfold::program::StepOp;
 use enfold::quantize::{ConvertOptions, QuantizationConfig, WgpuQuantizer, convert, prepare, to_integer};
 use enfold::values::QuantRange;
 use enfold::{Graph, GraphBuilder, Shape, Tensor};
@@ -19,10 +21,16 @@ fn i8s(shape: &[usize], codes: Vec<i8>) -> Tensor {
     Tensor::from_i8(shape, codes).expect("fits")
 }
 
-/// A graph that holds these codes.
+/// A graph of constants, each with the smallest number of bits that holds it.
 fn holding(tensors: &[Tensor]) -> Graph {
     let mut g = GraphBuilder::new();
-    let constant = |(at, tensor): (usize, &Tensor)| g.constant(&format!("c{at}"), tensor.clone()).expect("a constant");
+    let constant = |(at, tensor): (usize, &Tensor)| {
+        let holds = |bits: u32, v: i8| i8::MIN >> (8 - bits) <= v && v <= i8::MAX >> (8 - bits);
+        let values = tensor.as_i8().expect("int8");
+        let bits = (2..=8).find(|&bits| values.iter().all(|&v| holds(bits, v)));
+        let op = Op::Constant(Constant { bits, ..Constant::new(tensor.clone()) });
+        g.node(&format!("c{at}"), op, &[]).expect("a constant")
+    };
     let outputs: Vec<_> = tensors.iter().enumerate().map(constant).collect();
     g.finish(outputs).expect("a graph")
 }
@@ -56,6 +64,39 @@ fn weights_of_few_bits_are_small() {
     let whole = n * k;
     assert_eq!(sizes, [whole / 4, whole / 4, whole / 2, whole / 2, whole / 2, whole / 2, whole, whole]);
     report(&format!("archives: a weight of {whole} codes takes {sizes:?} bytes at 2, 2, 3, 3, 4, 4, 5 and 8 bits"));
+}
+
+/// A weight states its bits from the spec to the program, whatever its values are, and files keep them.
+#[test]
+fn bits_are_recorded_and_not_guessed() {
+    let mut g = GraphBuilder::new();
+    let x = g.input("x", Shape::rows(2)).expect("an input");
+    // The largest element is 7 times the others: with 4 bits, most values need only 2.
+    let weight = Tensor::from_f32(&[2, 2], vec![0.1, 0.7, -0.1, 0.1]).expect("fits");
+    let y = g.linear("fc", x, weight, None).expect("a layer");
+    let graph = g.finish([y]).expect("a graph");
+    for (range, bits) in [((-7, 7), 4), ((-15, 15), 5), ((-127, 127), 8)] {
+        let range = QuantRange::new(range.0, range.1).expect("valid");
+        let config = QuantizationConfig::symmetric().per_channel().weight_range(range);
+        let mut prepared = prepare(&graph, &WgpuQuantizer::new().set_global(config)).expect("prepared");
+        prepared.observe(&[Tensor::from_f32(&[1, 2], vec![1.0, -1.0]).expect("fits")]).expect("observed");
+        for fold_quantize in [true, false] {
+            let options = ConvertOptions { fold_quantize, ..ConvertOptions::default() };
+            let integers = to_integer(&convert(&prepared, &options).expect("converted")).expect("rewritten");
+            let loaded = archive::from_bytes(&archive::to_bytes(&integers).expect("saved")).expect("loaded");
+            let program = enfold::lower::lower(&loaded).expect("lowered");
+            let recorded = program.steps().iter().find_map(|step| match &step.op {
+                StepOp::QLinear(linear) => Some(linear.bits),
+                _ => None,
+            });
+            assert_eq!(recorded, Some(bits), "{range}, folded: {fold_quantize}");
+        }
+    }
+    let constant = |bits| Op::Constant(Constant { bits: Some(bits), ..Constant::new(i8s(&[2], vec![0, 8])) });
+    for (bits, problem) in [(4, "element 1 is 8, which 4 bits do not hold"), (1, "1 bits"), (9, "9 bits")] {
+        let error = GraphBuilder::new().node("c", constant(bits), &[]).expect_err("refused").to_string();
+        assert!(error.contains("c: ") && error.contains(problem), "{error}");
+    }
 }
 
 /// Any number of codes of any bits, in any shape: also none, one, and what does not fill its last byte.
@@ -114,11 +155,11 @@ fn packed_tensors_that_lie_are_refused_by_name() {
             &["5 bytes", "memory", "12297829382473034414"],
         ),
         ("fewer bits", says("2", "[3,3]"), &["5 bytes", "expected 3", "2 bits"]),
-        ("codes outside", says("3", "[3,3]"), &["code 0 is -8", "-4..=3"]),
+        ("codes outside", says("3", "[3,3]"), &["value 0 is -8", "-4..=3"]),
         ("a bit", says("1", "[3,3]"), &["1 bits", "2 to 4"]),
         ("more bits", says("8", "[3,3]"), &["8 bits", "2 to 4"]),
         ("bits beyond all", says("4000000000", "[3,3]"), &["4000000000 bits", "2 to 4"]),
-        ("something behind the last", padding, &["code 9 is 7", "behind the last of 9", "expected 0"]),
+        ("something behind the last", padding, &["value 9 is 7", "after the last of 9", "expected 0"]),
         ("another type", file("\"dtype\":\"U8\"", "\"dtype\":\"I8\""), &["packed", "I8", "U8"]),
         ("a packed tensor of which nothing is said", unnamed, &["U8", "i8"]),
         ("bytes in another shape", file("\"shape\":[5]", "\"shape\":[6]"), &["safetensors"]),
@@ -220,9 +261,12 @@ fn files_of_format_3_are_read() {
         // Operators that are newer than the format have no file.
         let Ok(old) = std::fs::read(&path) else { continue };
         assert!(String::from_utf8_lossy(&old[..data_start(&old)]).contains("\\\"format\\\":3,"), "another format");
-        let bytes = |graph: &enfold::Graph| archive::to_bytes(graph).expect("saved");
-        // By bytes, since NaN does not equal itself.
-        assert_eq!(bytes(&archive::from_bytes(&old).expect("loaded")), bytes(&case.graph), "{name}");
+        // By text, since NaN does not equal itself; without the bits, which old files do not record.
+        let text = |graph: &Graph| {
+            let without = |text: String, bits: u32| text.replace(&format!("bits: Some({bits})"), "bits: None");
+            (2..=4).fold(format!("{graph:?}"), without)
+        };
+        assert_eq!(text(&archive::from_bytes(&old).expect("loaded")), text(&case.graph), "{name}");
         read += 1;
     }
     assert_eq!(

@@ -231,7 +231,7 @@ impl Walk<'_> {
 
     /// Weight codes and biases are equal.
     fn constant(&self, id: NodeId, name: &str) -> Result<(), String> {
-        let Op::Constant(Constant { tensor: ours }) = &self.graph.node(id).op else {
+        let Op::Constant(Constant { tensor: ours, .. }) = &self.graph.node(id).op else {
             return Err(format!("{name} is not a constant"));
         };
         let theirs = self.golden.tensor(&format!("out.attr.{name}"))?;

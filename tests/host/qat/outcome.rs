@@ -132,7 +132,7 @@ fn batch_norms_run_along_freeze_and_fold() {
     let constant = |prepared: &enfold::quantize::PreparedGraph, name: &str| {
         let graph = prepared.graph();
         let id = graph.find(name).unwrap_or_else(|| panic!("no {name} in {graph}"));
-        let enfold::ops::Op::Constant(Constant { tensor: value }) = &graph.node(id).op else { panic!("{name}") };
+        let enfold::ops::Op::Constant(Constant { tensor: value, .. }) = &graph.node(id).op else { panic!("{name}") };
         (**value).clone()
     };
     assert_ne!(constant(&before, "bn2.running_var"), constant(&after, "bn2.running_var"));

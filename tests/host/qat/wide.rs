@@ -29,7 +29,7 @@ pub(super) fn evaluate(graph: &Graph, values: &HashMap<String, Array>, norms: No
         }
         let at = |i: usize| all[node.inputs[i].index()].clone();
         all.push(match &node.op {
-            Op::Constant(Constant { tensor }) => {
+            Op::Constant(Constant { tensor, .. }) => {
                 let data = tensor.as_f32().expect("a float constant").iter().map(|&v| f64::from(v)).collect();
                 Array::from_shape_vec(IxDyn(tensor.shape()), data).expect("fits")
             }

@@ -114,7 +114,7 @@ impl Layer {
         let multiplier = self.multiplier.as_slice().into();
         let epilogue = Epilogue::Requantize { multiplier, zero_point, lo: -128, hi: 127 };
         let (weight, bias) = (self.weight.as_slice().into(), self.bias.as_slice().into());
-        let op = StepOp::QLinear(QLinear { weight, n, k, bias, fraction_bits: 0, epilogue });
+        let op = StepOp::QLinear(QLinear { weight, bits: 8, n, k, bias, fraction_bits: 0, epilogue });
         let layer = case.step(op, &[x], ValueType::I8, Shape::rows(n));
         let of = |at: usize| {
             let (row, channel) = (at / n, at % n);
