@@ -1,6 +1,6 @@
-//! What the numeric debugger reports, and the remedy that follows from it.
+//! The numeric debugger, and the sensitivity of layers.
 
-use enfold::compare::{CompareError, compare, remedy};
+use enfold::compare::{CompareError, compare, sensitivity};
 use enfold::quantize::{
     Annotations, ConvertOptions, FixedQParamsSpec, ObserverKind, PrepareError, QuantizationAnnotation,
     QuantizationConfig, Quantizer, WgpuQuantizer, convert, prepare, to_integer,
@@ -154,29 +154,29 @@ fn half_a_step_beyond_the_last_code_is_not_yet_saturated() {
     assert_eq!(comparison.get("relu").expect("compared").saturated, Some(0.5), "{comparison}");
 }
 
-/// A quantizer that does not leave out what it is told to: the remedy ends, with every layer once.
+/// A quantizer that does not leave out what it is told to: the search ends, with every layer once.
 #[test]
 fn a_target_out_of_reach_ends() {
     let (graph, x) = network();
     let quantize = |_: &[String]| quantized(&graph, &x, &[], minmax());
-    let remedy = remedy(&graph, std::slice::from_ref(&x), 200.0, quantize).expect("compared");
-    let mut layers = remedy.layers.clone();
+    let found = sensitivity(&graph, std::slice::from_ref(&x), 200.0, quantize).expect("compared");
+    let mut layers = found.layers.clone();
     layers.sort_unstable();
-    assert!(!remedy.reached && layers == ["fc.0", "fc.1", "fc.2", "fc.3"], "{remedy:?}");
+    assert!(!found.reached && layers == ["fc.0", "fc.1", "fc.2", "fc.3"], "{found:?}");
 }
 
 #[test]
-fn the_remedy_reaches_its_target() {
+fn sensitivity_reaches_its_target() {
     let (graph, x) = network();
     let quantize = |left: &[String]| quantized(&graph, &x, left, minmax());
-    let easy = remedy::<Error>(&graph, std::slice::from_ref(&x), 5.0, quantize).expect("compared");
+    let easy = sensitivity::<Error>(&graph, std::slice::from_ref(&x), 5.0, quantize).expect("compared");
     assert!(easy.layers.is_empty() && easy.reached, "{easy:?}");
-    let found = remedy::<Error>(&graph, std::slice::from_ref(&x), 28.0, quantize).expect("compared");
+    let found = sensitivity::<Error>(&graph, std::slice::from_ref(&x), 28.0, quantize).expect("compared");
     assert_eq!((found.layers.as_slice(), found.reached), (&["fc.2".to_owned()][..], true), "{found:?}");
     let check = compare(&graph, &quantize(&found.layers).expect("converted"), &[&x]).expect("comparable");
     assert_eq!(check.output_sqnr_db, found.output_sqnr_db);
     // With everything in float there is no noise left.
-    let all = remedy::<Error>(&graph, std::slice::from_ref(&x), 500.0, quantize).expect("compared");
+    let all = sensitivity::<Error>(&graph, std::slice::from_ref(&x), 500.0, quantize).expect("compared");
     assert!(all.layers.len() == 4 && all.reached && all.output_sqnr_db == f64::INFINITY, "{all:?}");
 }
 
