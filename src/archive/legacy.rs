@@ -162,7 +162,7 @@ fn edge_or_node(old: &Value) -> Value {
     }
 }
 
-/// Scales and zero points of channels, which were tensors of the file.
+/// Quantization parameters. The scales and zero points of channels were tensors of the file.
 fn qparams(old: &Value, reader: &Reader<'_>, broken: &impl Fn(String) -> ArchiveError) -> Result<Value, ArchiveError> {
     if let Some(one) = old.get("PerTensor") {
         return Ok(json!({ "per_tensor": one }));

@@ -171,7 +171,7 @@ fn wrong_type(name: &str, tensor: &Tensor, expected: &str) -> ArchiveError {
     ArchiveError::Tensor { tensor: name.to_owned(), problem }
 }
 
-/// As many elements as the file holds bytes for; it need not be aligned.
+/// The elements of a tensor, whose bytes need not be aligned.
 fn elements<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(view: &TensorView<'_>) -> Vec<T> {
     bytemuck::pod_collect_to_vec(view.data())
 }

@@ -1,4 +1,4 @@
-//! A batch norm behind a linear layer becomes part of its weight and bias.
+//! Folds a batch norm that follows a linear layer into the weight and bias of the layer.
 
 use std::collections::{HashMap, HashSet};
 
@@ -10,7 +10,8 @@ use crate::values::Tensor;
 /// two axes, or through a transpose that moves the layer's channels to axis 1. The layer and the batch norm must have no
 /// other reader between them, and constant parameters.
 ///
-/// A variance that has no root is [`GraphError::NonFinite`].
+/// # Errors
+/// [`GraphError::NonFinite`] for a variance that has no real root.
 ///
 /// `w' = w · γ / √(variance + eps)` for each output channel, `b' = (b − mean) · γ / √(variance + eps) + β`.
 pub(super) fn fold_batch_norm(graph: &Graph) -> Result<(Graph, Vec<FoldedNorm>), GraphError> {
@@ -65,7 +66,7 @@ pub(super) fn fold_batch_norm(graph: &Graph) -> Result<(Graph, Vec<FoldedNorm>),
             continue;
         }
         if layer_of.contains_key(&id) {
-            // What feeds it computes what it computed.
+            // The folded layer now computes the value of the norm.
             let input = rewriter.get(node.inputs[0])?;
             rewriter.set_origin(input, &node.origin);
             rewriter.replace(id, input);
@@ -86,7 +87,7 @@ pub(super) fn fold_batch_norm(graph: &Graph) -> Result<(Graph, Vec<FoldedNorm>),
                 constant(&mut rewriter, "bias", bias)?,
             ];
             let new = rewriter.copy_with(id, inputs)?;
-            // No float node has its value, unless the norm reads it directly.
+            // No node of the float graph has the value of the folded layer, unless the norm reads it directly.
             rewriter.set_origin(new, &format!("{}.folded", node.origin));
         } else {
             rewriter.copy(id)?;
@@ -95,7 +96,7 @@ pub(super) fn fold_batch_norm(graph: &Graph) -> Result<(Graph, Vec<FoldedNorm>),
     Ok((rewriter.finish()?, norms))
 }
 
-/// A batch norm that its layer has taken in, and what the two were before.
+/// A batch norm that was folded into its layer, with the constants that both had before.
 #[derive(Debug, Clone)]
 pub(crate) struct FoldedNorm {
     /// The layer's name, which it keeps.

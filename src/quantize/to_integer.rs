@@ -94,7 +94,7 @@ pub fn to_integer(graph: &Graph) -> Result<Graph, ToIntegerError> {
 /// The former name of [`to_integer`].
 ///
 /// # Errors
-/// As [`to_integer`].
+/// The same as [`to_integer`].
 #[deprecated(note = "renamed to `to_integer`")]
 pub fn reference(graph: &Graph) -> Result<Graph, ToIntegerError> {
     to_integer(graph)
@@ -103,17 +103,17 @@ pub fn reference(graph: &Graph) -> Result<Graph, ToIntegerError> {
 /// The nodes after a rewritten one that were fused with it.
 type Fused = Vec<NodeId>;
 
-/// A reason for staying float is data, an error is not: hence the result inside the result.
+/// The inner result is a reason for staying float, which is data; the outer one is an error.
 type Match<T> = Result<Result<T, String>, ToIntegerError>;
 
 /// Rewrites a node of one family; `None` for nodes of others.
 type Family = fn(&Matcher<'_>, &mut Rewriter<'_>, NodeId) -> Result<Option<Rewritten>, ToIntegerError>;
 
-/// What became of a node.
+/// The result of rewriting one node.
 enum Rewritten {
-    /// An integer operator, together with these nodes after it.
+    /// An integer operator replaces it, together with these nodes after it.
     Fused(Fused),
-    /// Nothing: it is copied.
+    /// The node is copied.
     Unchanged,
     /// It stays float, for this reason.
     Float(String),
@@ -125,7 +125,7 @@ impl From<Result<Fused, String>> for Rewritten {
     }
 }
 
-/// What follows an accumulator.
+/// The conversion of an accumulator to the result of a layer.
 #[derive(Clone, Copy)]
 enum Epilogue {
     Int8 { qparams: QParams, lo: i32, hi: i32 },

@@ -78,7 +78,7 @@ impl Matcher<'_> {
             },
         };
         if values.dtype() != DType::I8 {
-            return Ok(Err(format!("its weight is of {} codes, expected i8", values.dtype())));
+            return Ok(Err(format!("its weight is of {}, expected i8", values.dtype())));
         }
         let &[n, k] = values.shape() else { return Ok(Err("its weight is not a matrix".to_owned())) };
         let weight = match QuantizedTensor::new(values, qparams.clone(), self.bits(node)) {

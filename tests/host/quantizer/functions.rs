@@ -92,8 +92,9 @@ fn chains_that_make_nan_stay_in_float() {
             let graph = between_codes(op, zero_point, range);
             let summary = graph.summary();
             let reason = summary.float.iter().find(|n| n.name == "first").map(|n| n.reason.clone());
-            let expected =
-                bad.map(|code| format!("{name} at second makes NaN of code {code}, and no code stands for NaN"));
+            let expected = bad.map(|code| {
+                format!("{name} at second makes NaN of the quantized value {code}, and no quantized value is NaN")
+            });
             assert_eq!(reason, expected, "zero point {zero_point}, codes {range}");
             assert_eq!((tables(&graph), summary.float.len()), if bad.is_some() { (0, 3) } else { (1, 0) }, "{graph}");
             // Either form runs, where no NaN comes.
