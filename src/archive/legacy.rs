@@ -13,7 +13,10 @@ pub(super) fn upgrade_node(node: &mut NodeRecord, reader: &Reader<'_>) -> Result
     let broken = |problem: String| ArchiveError::Node { node: node.name.clone(), problem };
     let (tag, old) = match node.op.take() {
         Value::String(tag) => (tag, Value::Null),
-        Value::Object(one) if one.len() == 1 => one.into_iter().next().unwrap_or_default(),
+        Value::Object(fields) => match <[(String, Value); 1]>::try_from(Vec::from_iter(fields)) {
+            Ok([only]) => only,
+            Err(fields) => return Err(broken(format!("an object of {} fields is not an operator", fields.len()))),
+        },
         other => return Err(broken(format!("{other} is not an operator"))),
     };
     let one = |field: &str| json!({ field: old });

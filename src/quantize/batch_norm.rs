@@ -15,36 +15,10 @@ use crate::values::Tensor;
 ///
 /// `w' = w · γ / √(variance + eps)` for each output channel, `b' = (b − mean) · γ / √(variance + eps) + β`.
 pub(super) fn fold_batch_norm(graph: &Graph) -> Result<(Graph, Vec<FoldedNorm>), GraphError> {
-    let (users, outputs) = (graph.users(), graph.output_flags());
-    let alone = |id: NodeId| users[id.index()].len() == 1 && !outputs[id.index()];
+    let users = graph.users();
     let constant = |id: NodeId| matches!(graph.node(id).op, Op::Constant(_));
-    // The linear layer of each batch norm, and the batch norm of each layer.
-    let mut layer_of = HashMap::new();
-    let mut norm_of = HashMap::new();
-    for (id, node) in graph.iter().filter(|(_, node)| matches!(node.op, Op::BatchNorm(_))) {
-        let mut linear = node.inputs[0];
-        let mut channel_axis = graph.node(linear).shape.rank() - 1;
-        if let Op::Transpose(Transpose { perm }) = &graph.node(linear).op {
-            channel_axis = perm.iter().position(|&axis| axis == perm.len() - 1).expect("a permutation");
-            if !alone(linear) {
-                continue;
-            }
-            linear = graph.node(linear).inputs[0];
-        }
-        let node_is = |id: NodeId| {
-            graph.node(id).op == Op::Linear(Linear) && graph.node(id).inputs[1..].iter().all(|&i| constant(i))
-        };
-        if channel_axis == 1 && node_is(linear) && alone(linear) && node.inputs[1..].iter().all(|&i| constant(i)) {
-            layer_of.insert(id, linear);
-            norm_of.insert(linear, id);
-        } else if graph.node(linear).op == Op::Linear(Linear) {
-            log::warn!(
-                "{}: is not folded into {}: its channels are not the layer's, or others read it",
-                node.name,
-                graph.node(linear).name
-            );
-        }
-    }
+    let layer_of = foldable(graph, &users);
+    let norm_of: HashMap<NodeId, NodeId> = layer_of.iter().map(|(&norm, &layer)| (layer, norm)).collect();
     if layer_of.is_empty() {
         return Ok((graph.clone(), Vec::new()));
     }
@@ -94,6 +68,36 @@ pub(super) fn fold_batch_norm(graph: &Graph) -> Result<(Graph, Vec<FoldedNorm>),
         }
     }
     Ok((rewriter.finish()?, norms))
+}
+
+/// The linear layer of each batch norm that can be folded.
+fn foldable(graph: &Graph, users: &[Vec<NodeId>]) -> HashMap<NodeId, NodeId> {
+    let outputs = graph.output_flags();
+    let alone = |id: NodeId| users[id.index()].len() == 1 && !outputs[id.index()];
+    let constants = |ids: &[NodeId]| ids.iter().all(|&id| matches!(graph.node(id).op, Op::Constant(_)));
+    let mut layer_of = HashMap::new();
+    for (id, node) in graph.iter().filter(|(_, node)| matches!(node.op, Op::BatchNorm(_))) {
+        let mut linear = node.inputs[0];
+        let mut channel_axis = graph.node(linear).shape.rank() - 1;
+        if let Op::Transpose(Transpose { perm }) = &graph.node(linear).op {
+            channel_axis = perm.iter().position(|&axis| axis == perm.len() - 1).expect("a permutation");
+            if !alone(linear) {
+                continue;
+            }
+            linear = graph.node(linear).inputs[0];
+        }
+        let layer = graph.node(linear);
+        if layer.op != Op::Linear(Linear) {
+            continue;
+        }
+        if channel_axis == 1 && alone(linear) && constants(&layer.inputs[1..]) && constants(&node.inputs[1..]) {
+            layer_of.insert(id, linear);
+        } else {
+            let (norm, layer) = (&node.name, &layer.name);
+            log::warn!("{norm}: is not folded into {layer}: its channels are not the layer's, or others read it");
+        }
+    }
+    layer_of
 }
 
 /// A batch norm that was folded into its layer, with the constants that both had before.
