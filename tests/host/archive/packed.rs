@@ -1,4 +1,4 @@
-//! Codes of few bits in files, and files from before they were packed.
+//! Quantized values of few bits in files, and files of older formats.
 
 use enfold::archive::{self, ArchiveError};
 use enfold::interp::Interpreter;
@@ -12,7 +12,7 @@ use super::edited;
 use crate::random::Random;
 use crate::report::report;
 
-/// Where the tensors of a file begin.
+/// The offset of the tensors of a file.
 fn data_start(bytes: &[u8]) -> usize {
     8 + u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes")) as usize
 }
@@ -35,8 +35,7 @@ fn holding(tensors: &[Tensor]) -> Graph {
     g.finish(outputs).expect("a graph")
 }
 
-/// A weight of 2 bits takes a quarter of a byte a code, one of 3 or 4 bits half a byte, one of 5 bits a whole one; and all are
-/// loaded as they were.
+/// A value of 2 bits takes a quarter of a byte, one of 3 or 4 bits half a byte, and one of 5 bits a whole byte. All are loaded unchanged.
 #[test]
 fn weights_of_few_bits_are_small() {
     let (n, k) = (96, 128);
@@ -53,7 +52,7 @@ fn weights_of_few_bits_are_small() {
         prepared.observe(&[&batch]).expect("observed");
         let quantized = convert(&prepared, &ConvertOptions::default()).expect("converted");
         let bytes = archive::to_bytes(&quantized).expect("saved");
-        // With one scale for the tensor, which is in the header, the codes are the only tensor.
+        // The scale is in the header, so the weight is the only tensor.
         sizes.push(bytes.len() - data_start(&bytes));
         assert_eq!(archive::from_bytes(&bytes).expect("loaded"), quantized, "{lo}..={hi}");
         let integers = to_integer(&quantized).expect("rewritten");
@@ -99,7 +98,7 @@ fn bits_are_recorded_and_not_guessed() {
     }
 }
 
-/// Any number of codes of any bits, in any shape: also none, one, and what does not fill its last byte.
+/// Tensors of any bits and shape survive, also empty ones, and those that do not fill their last byte.
 #[test]
 fn packed_codes_survive() {
     let mut random = Random::new(3);
@@ -111,13 +110,13 @@ fn packed_codes_survive() {
         }
         let (a, b, c) = (1 + random.below(4), 1 + random.below(5), 1 + random.below(6));
         tensors.push(i8s(&[a, b, c], (0..a * b * c).map(|_| random.between(lo, hi) as i8).collect()));
-        // The ends of the range alone, in all places of a byte.
+        // The smallest and largest value, in all places of a byte.
         tensors.push(i8s(&[5], vec![lo as i8, hi as i8, hi as i8, lo as i8, lo as i8]));
     }
     let graph = holding(&tensors);
     let bytes = archive::to_bytes(&graph).expect("saved");
     assert_eq!(archive::from_bytes(&bytes).expect("loaded"), graph);
-    // One code changed by one is another file, and is loaded as that.
+    // A change of one value by one gives another file, which is loaded with the change.
     let mut codes = tensors[3 + 15].as_i8().expect("codes").to_vec();
     codes[14] ^= 1;
     tensors[3 + 15] = i8s(&[15], codes);
@@ -127,7 +126,7 @@ fn packed_codes_survive() {
     assert_ne!(archive::from_bytes(&changed).expect("loaded"), graph);
 }
 
-/// What a file says of its packed tensors must be so, and the message has both numbers.
+/// Wrong records of packed tensors are refused by name, with both numbers.
 #[test]
 fn packed_tensors_that_lie_are_refused_by_name() {
     let good = archive::to_bytes(&holding(&[i8s(&[3, 3], vec![-8, 7, 3, 0, 5, -1, 2, -3, 1])])).expect("saved");
@@ -183,8 +182,8 @@ fn packed_tensors_that_lie_are_refused_by_name() {
     }
 }
 
-/// A file from before codes were packed, with weights of 2, 4 and 8 bits that are all int8 there: it is loaded, computes what it
-/// did when it was written, and is saved smaller.
+/// A file of format 1, which stored weights of 2, 4 and 8 bits as int8, is loaded, computes the same as when it was written, and is saved
+/// smaller.
 #[test]
 fn files_of_format_1_are_read() {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/archives/format_1.safetensors");
@@ -219,7 +218,7 @@ fn files_of_format_1_are_read() {
     assert_eq!(data(&old) - data(&new), (30 - 8) + (15 - 8) + 10 * 8);
 }
 
-/// A file from before comparisons and arithmetic of integers: attention, quantized dynamically.
+/// A file of format 2: dynamically quantized attention.
 #[test]
 fn files_of_format_2_are_read() {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/archives/format_2.safetensors");

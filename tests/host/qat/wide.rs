@@ -1,4 +1,4 @@
-//! An evaluation of float graphs in `f64`, written apart from the crate's own: what gradients are measured against.
+//! An evaluation of float graphs in `f64`, independent of the crate's own, with which gradients are compared.
 
 use std::collections::HashMap;
 
@@ -12,7 +12,7 @@ use enfold::ops::{
 
 pub(super) type Array = ArrayD<f64>;
 
-/// Batch norms by the batch, or by their running statistics.
+/// Whether batch norms use the batch or their running statistics.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Norms {
     Batch,
