@@ -393,4 +393,23 @@ mod tests {
         };
         assert_eq!(Observer::new(spec), Err(ObserverError::PerChannelHistogram));
     }
+
+    #[test]
+    fn schemes_that_no_observer_supports_are_refused() {
+        let new = |qscheme, observer| {
+            Observer::new(ObservedSpec { range: QuantRange::INT8, qscheme, observer, eps: numerics::EPS })
+        };
+        let group = QScheme { granularity: Granularity::Group { axis: 1, size: 32 }, ..QScheme::per_tensor_affine() };
+        let token = QScheme { symmetry: crate::values::Symmetry::Symmetric, ..QScheme::per_token_affine() };
+        for (qscheme, observer) in [
+            (group, ObserverKind::MinMax),
+            (group, ObserverKind::Placeholder),
+            (token, ObserverKind::Placeholder),
+            (QScheme::per_token_affine(), ObserverKind::MinMax),
+        ] {
+            assert_eq!(new(qscheme, observer), Err(ObserverError::Scheme { qscheme, observer }));
+        }
+        let error = new(QScheme::per_tensor_affine().with_bits(4), ObserverKind::MinMax).expect_err("4 bits");
+        assert!(error.to_string().contains("4 bits do not hold quantized values of -128..=127"), "{error}");
+    }
 }

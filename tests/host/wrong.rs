@@ -1,7 +1,5 @@
 //! Integer graphs that are wrong on purpose, for negative controls.
 
-use std::sync::Arc;
-
 use enfold::graph::{NodeId, Rewriter};
 use enfold::ops::{Constant, Input, IntegerLinear, Op};
 use enfold::{Graph, Tensor};
