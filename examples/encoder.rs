@@ -140,7 +140,7 @@ fn report(device: &str, actual: &Tensor, expected: &Tensor) -> Result<()> {
     let width = expected.shape().last().copied().unwrap_or(1);
     let (actual, expected) = (actual.as_f32().context("floats")?, expected.as_f32().context("floats")?);
     let rows = actual.chunks(width).zip(expected.chunks(width));
-    let cosines: Vec<f64> = rows.map(|(a, b)| cosine(a, b)).collect();
+    let cosines = rows.map(|(a, b)| cosine(b, a)).collect::<Result<Vec<f64>, _>>()?;
     let mean = cosines.iter().sum::<f64>() / cosines.len() as f64;
     // NaN counts as the worst cosine.
     let worst = cosines.iter().map(|c| if c.is_nan() { -1.0 } else { *c }).fold(1.0, f64::min);

@@ -115,7 +115,7 @@ fn quantize(float: &Graph, digits: &Digits) -> Result<Graph> {
 
 fn constant_bytes(node: &enfold::graph::Node) -> usize {
     match &node.op {
-        enfold::ops::Op::Constant(Constant { tensor }) => tensor.len() * 4,
+        enfold::ops::Op::Constant(Constant { tensor, .. }) => tensor.len() * 4,
         _ => 0,
     }
 }

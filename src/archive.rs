@@ -1,13 +1,15 @@
-//! Files: any graph of the flow, with everything that a later stage needs, as one safetensors file.
+//! Archives: saves any graph of the flow as one safetensors file, with everything that a later stage needs.
 //!
-//! A file holds the tensors of the graph and, in its metadata, a JSON header: nodes, ops, outputs, and of a prepared graph
-//! the state of its observers, so that calibration can be interrupted, or sharded and [merged](PreparedGraph::merge). What is
-//! loaded computes the same bits. Files of an older format are read, files of a newer one are refused.
+//! A file holds the tensors of the graph and, in its metadata, a JSON header with nodes, operators and outputs. The file
+//! of a prepared graph also holds the state of its observers, so that calibration can be interrupted, or sharded and
+//! [merged](PreparedGraph::merge). A loaded graph computes the same bits. Files of an older format are read, files of a newer one are
+//! refused.
 //!
-//! int8 codes that need only 2 bits are stored four to a byte, those of 3 or 4 bits two to a byte; in memory they are int8.
+//! Quantized values of 2 bits are stored four to a byte, and values of 3 or 4 bits two to a byte; in memory they are int8. A constant
+//! states its bits.
 //!
-//! A file from anywhere can be loaded: every number in it is checked, and no more memory is taken than the file is large, four
-//! times as much where codes are packed.
+//! Files from untrusted sources can be loaded: every number is checked, and the memory taken is at most the size of the file, or four
+//! times as much for packed values.
 //!
 //! ```
 //! # let mut g = enfold::GraphBuilder::new();
@@ -39,9 +41,9 @@ use crate::ops::{Observe, ObserverId, Op};
 use crate::quantize::PreparedGraph;
 use crate::quantize::archived::{Parts, in_order};
 
-/// The format that this version writes, and the newest that it reads. Since format 2, codes of few bits are packed, and products
-/// of two activations may be dynamic; since format 3, there are comparisons of two values and arithmetic of integers; since format 4,
-/// operators are written as their types derive it.
+/// The format that this version writes, and the newest that it reads. Format 2 added packed values of few bits and dynamic products of two
+/// activations, format 3 comparisons of two values and arithmetic of integers. Since format 4, operators and observers are written in the
+/// form that serde derives from their types, and constants state their bits.
 pub const FORMAT: u32 = 4;
 
 /// The first format whose operators need no rewriting.
@@ -50,7 +52,7 @@ const DERIVED_OPERATORS: u32 = 4;
 /// The metadata key of the header.
 const KEY: &str = "enfold";
 
-/// Why a file could not be written or read.
+/// A file could not be written or read.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ArchiveError {
@@ -59,13 +61,13 @@ pub enum ArchiveError {
     Io {
         /// The file.
         path: String,
-        /// What the system says.
+        /// The message of the operating system.
         message: String,
     },
     /// The file is not a sound safetensors file: truncated, or with tensors that overlap or are larger than it.
     #[error("not a sound safetensors file: {message}")]
     Format {
-        /// What is wrong.
+        /// The problem.
         message: String,
     },
     /// The file was made by a newer version.
@@ -74,18 +76,18 @@ pub enum ArchiveError {
         /// Its format.
         format: u32,
     },
-    /// The header is not one of ours: unknown ops, or fields that are missing.
+    /// The header is not sound: fields are missing, or the JSON is not valid.
     #[error("the header cannot be read: {message}")]
     Header {
-        /// What is wrong.
+        /// The problem.
         message: String,
     },
     /// A graph was asked for and the file holds a prepared graph, or the other way round.
     #[error("the file holds {actual}, expected {expected}")]
     Kind {
-        /// What it holds.
+        /// The kind that it holds.
         actual: &'static str,
-        /// What was asked for.
+        /// The kind that was asked for.
         expected: &'static str,
     },
     /// A tensor is missing or of the wrong type.
@@ -93,7 +95,7 @@ pub enum ArchiveError {
     Tensor {
         /// The tensor.
         tensor: String,
-        /// What is wrong.
+        /// The problem.
         problem: String,
     },
     /// A node or observer has numbers that are not possible.
@@ -101,13 +103,13 @@ pub enum ArchiveError {
     Node {
         /// The node or observer.
         node: String,
-        /// What is wrong.
+        /// The problem.
         problem: String,
     },
     /// The nodes do not make a graph.
     #[error(transparent)]
     Graph(#[from] GraphError),
-    /// A prepared graph derives parameters by a function of the caller's, which no file can hold.
+    /// A prepared graph derives qparams by a function of the caller, which no file can hold.
     #[error("observer {observer} of {node} has a custom rule, which cannot be saved")]
     CustomRule {
         /// The observer's number.
@@ -164,7 +166,7 @@ pub fn to_bytes(graph: &Graph) -> Result<Vec<u8>, ArchiveError> {
 /// The graph of a file's bytes.
 ///
 /// # Errors
-/// As [`load`].
+/// The same as [`load`].
 pub fn from_bytes(bytes: &[u8]) -> Result<Graph, ArchiveError> {
     let (header, reader) = deserialize(bytes)?;
     if header.prepared.is_some() {
@@ -178,7 +180,7 @@ pub fn from_bytes(bytes: &[u8]) -> Result<Graph, ArchiveError> {
 /// The bytes that [`save_prepared`] writes.
 ///
 /// # Errors
-/// As [`save_prepared`].
+/// The same as [`save_prepared`].
 pub fn prepared_to_bytes(prepared: &PreparedGraph) -> Result<Vec<u8>, ArchiveError> {
     let mut writer = Writer::default();
     let mut header = header(prepared.graph(), &mut writer)?;
@@ -206,7 +208,7 @@ pub fn prepared_to_bytes(prepared: &PreparedGraph) -> Result<Vec<u8>, ArchiveErr
 /// The prepared graph of a file's bytes.
 ///
 /// # Errors
-/// As [`load_prepared`].
+/// The same as [`load_prepared`].
 pub fn prepared_from_bytes(bytes: &[u8]) -> Result<PreparedGraph, ArchiveError> {
     let (mut header, reader) = deserialize(bytes)?;
     let Some(record) = header.prepared.take() else {
@@ -220,7 +222,7 @@ pub fn prepared_from_bytes(bytes: &[u8]) -> Result<PreparedGraph, ArchiveError> 
     let broken = |node: &str, problem: String| Err(ArchiveError::Node { node: node.to_owned(), problem });
     let count = observers.len();
     check_observers(&graph, count)?;
-    // A derived observer comes of others that exist, and not of itself.
+    // A derived observer has sources that exist, and is not derived from itself.
     let sources = &record.derived_from;
     if sources.len() != count {
         return broken("observers", format!("{} lists of sources, expected {count}", sources.len()));
@@ -238,7 +240,7 @@ pub fn prepared_from_bytes(bytes: &[u8]) -> Result<PreparedGraph, ArchiveError> 
     Ok(PreparedGraph::from_parts(parts, observers, record.batches))
 }
 
-/// Every observer that a node names is there; a graph that is not prepared has none.
+/// Checks that every observer that a node names exists; a graph that is not prepared has none.
 fn check_observers(graph: &Graph, count: usize) -> Result<(), ArchiveError> {
     let missing = graph.nodes().iter().find_map(|node| match node.op {
         Op::Observe(Observe { observer: ObserverId(at) }) if at >= count => Some((node, at)),
@@ -259,7 +261,7 @@ fn check_observers(graph: &Graph, count: usize) -> Result<(), ArchiveError> {
 fn header(graph: &Graph, writer: &mut Writer) -> Result<Header, ArchiveError> {
     let nodes = graph.nodes().iter().map(|node| NodeRecord::new(node, writer)).collect::<Result<_, _>>()?;
     let outputs = graph.outputs().iter().map(|id| id.index()).collect();
-    // What is packed is known when the last tensor has been added.
+    // The records of packed tensors are complete after the last tensor was added.
     let packed = BTreeMap::new();
     let origins = graph.outputs().iter().map(|&id| &graph.node(id).origin);
     let output_names = (!origins.eq(graph.output_names())).then(|| graph.output_names().to_vec());
@@ -268,7 +270,7 @@ fn header(graph: &Graph, writer: &mut Writer) -> Result<Header, ArchiveError> {
     Ok(Header { format: FORMAT, nodes, outputs, output_names, modules, declared, packed, prepared: None })
 }
 
-/// Nodes are added one by one, so that order, names, shapes and types are checked as of any graph that is built.
+/// Adds the nodes one by one, so that order, names, shapes and types are checked as in any graph that is built.
 fn graph(header: &Header, reader: &Reader<'_>) -> Result<Graph, ArchiveError> {
     let mut builder = GraphBuilder::new();
     for (path, module_type) in &header.modules {
@@ -314,7 +316,7 @@ fn deserialize(bytes: &[u8]) -> Result<(Header, Reader<'_>), ArchiveError> {
     let json = metadata.metadata().as_ref().and_then(|m| m.get(KEY));
     let json = json.ok_or_else(|| ArchiveError::Header { message: format!("there is no entry {KEY:?}") })?;
     let header = |e: serde_json::Error| ArchiveError::Header { message: e.to_string() };
-    // The version first: the rest of a newer header may not parse.
+    // The version is read first, since the rest of a newer header may not parse.
     let version: Version = serde_json::from_str(json).map_err(header)?;
     if version.format > FORMAT {
         return Err(ArchiveError::Newer { format: version.format });

@@ -1,7 +1,7 @@
-//! The numeric debugger: two graphs on the same inputs, node by node.
+//! The numeric debugger: compares two graphs on the same inputs, node by node.
 //!
-//! Every pass copies `origin`, the float node's name, so that nodes of any two stages that stand for the same float node are
-//! compared: float against quantize/dequantize, quantize/dequantize against integers. Codes are compared by what they mean.
+//! Every pass copies `origin`, the name of the float node, so that nodes of any two stages with the same origin can be compared: float
+//! with quantize/dequantize, quantize/dequantize with integers. Quantized values are compared in real units.
 //!
 //! ```
 //! # use enfold::{GraphBuilder, Shape, Tensor};
@@ -24,6 +24,7 @@ mod distribution;
 mod index;
 mod isolate;
 mod metrics;
+mod sensitivity;
 
 use std::borrow::Borrow;
 use std::collections::HashMap;
@@ -33,13 +34,14 @@ pub use self::distribution::{Clipping, Distribution, NodeDistributions, distribu
 use self::index::Index;
 use self::isolate::Actual;
 pub use self::metrics::{cosine, mse, sqnr_db};
+pub use self::sensitivity::{Sensitivity, sensitivity};
 use crate::graph::{Graph, NodeId};
 use crate::interp::{InterpError, Interpreter};
 use crate::numerics;
 use crate::ops::{IntegerAdd, IntegerMul, Op, Quantize, Requantize};
 use crate::values::{DType, QParams, Tensor};
 
-/// Why two graphs could not be compared.
+/// Two graphs could not be compared.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CompareError {
@@ -56,7 +58,7 @@ pub enum CompareError {
         /// Its shape in the reference.
         expected: Vec<usize>,
     },
-    /// No node of one graph stands for a node of the other.
+    /// No node of one graph has the origin of a node of the other.
     #[error("the graphs have no node in common: the first is of {reference}, the second of {actual}")]
     NothingShared {
         /// A node of the reference.
@@ -64,13 +66,21 @@ pub enum CompareError {
         /// A node of the graph under test.
         actual: String,
     },
-    /// The values of an output are codes, or ids, that no scale makes real.
+    /// The values of an output are integers without a scale, such as ids.
     #[error("{node}: its values are {dtype} without a scale, which cannot be compared")]
     NotReal {
         /// The output.
         node: String,
         /// The type of its values.
         dtype: DType,
+    },
+    /// Two slices of values differ in length.
+    #[error("{actual} values, but {expected} in the reference")]
+    Lengths {
+        /// Values under test.
+        actual: usize,
+        /// Values of the reference.
+        expected: usize,
     },
     /// The graphs have different numbers of outputs.
     #[error("{actual} outputs, but {expected} in the reference")]
@@ -82,14 +92,14 @@ pub enum CompareError {
     },
 }
 
-/// What became of one float node.
+/// The comparison of one float node.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NodeComparison {
-    /// The float node that both graphs' nodes stand for.
+    /// The name of the float node, which is the origin of the nodes of both graphs.
     pub origin: String,
-    /// The op of the reference.
+    /// The operator in the reference.
     pub op: &'static str,
-    /// The node of the graph under test whose value was compared: the last that stands for the float node.
+    /// The node of the graph under test whose value was compared: the last with this origin.
     pub node: String,
     /// Signal to quantization noise of the whole graph up to here, in dB.
     pub sqnr_db: f64,
@@ -97,12 +107,12 @@ pub struct NodeComparison {
     pub mse: f64,
     /// Cosine of the angle between the values.
     pub cosine: f64,
-    /// The share of the reference's values beyond the smallest or largest code, by more than half a step; none if the
-    /// value is not quantized.
+    /// The share of the reference's values that are outside the quantized range by more than half a step; `None` if the value is not
+    /// quantized.
     pub saturated: Option<f64>,
     /// Signal to quantization noise of the weight alone, in dB, if the node has one.
     pub weight_sqnr_db: Option<f64>,
-    /// Signal to quantization noise of this node in isolation, fed with the reference's values, in dB.
+    /// Signal to quantization noise of this node alone, with inputs from the reference, in dB.
     pub isolated_sqnr_db: f64,
 }
 
@@ -113,7 +123,7 @@ pub struct Comparison {
     pub nodes: Vec<NodeComparison>,
     /// Signal to quantization noise of the worst output, in dB.
     pub output_sqnr_db: f64,
-    /// Cosine of the angle between the values of an output, of the output with the smallest.
+    /// The smallest cosine of an output.
     pub output_cosine: f64,
 }
 
@@ -122,7 +132,7 @@ impl Comparison {
     #[must_use]
     pub fn ranked(&self) -> Vec<&NodeComparison> {
         let mut ranked: Vec<&NodeComparison> = self.nodes.iter().collect();
-        // What is no number is worse than any.
+        // NaN is worse than any number.
         let key = |node: &NodeComparison| match node.isolated_sqnr_db {
             db if db.is_nan() => f64::NEG_INFINITY,
             db => db,
@@ -131,7 +141,7 @@ impl Comparison {
         ranked
     }
 
-    /// What was found for a float node.
+    /// The comparison of a float node.
     #[must_use]
     pub fn get(&self, origin: &str) -> Option<&NodeComparison> {
         self.nodes.iter().find(|node| node.origin == origin)
@@ -140,7 +150,7 @@ impl Comparison {
 
 impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let width = self.nodes.iter().map(|node| node.origin.len()).max().unwrap_or_default().max(4);
+        let width = self.nodes.iter().map(|node| node.origin.len()).max().unwrap_or(0).max(4);
         writeln!(
             f,
             "{:width$}  op              alone dB   so far dB   weight dB        MSE     cosine   saturated",
@@ -185,7 +195,7 @@ pub fn compare<T: Borrow<Tensor>>(reference: &Graph, actual: &Graph, inputs: &[T
     let mut nodes = Vec::new();
     for &(ref origin, id) in &reference_values.ordered {
         let Some(&other) = actual_values.by_origin.get(origin) else { continue };
-        // What is only quantized is no node of the network.
+        // Inputs may be quantized, but are no nodes of the network.
         if of_truth.is_input(origin) || of_actual.is_input(origin) {
             continue;
         }
@@ -200,12 +210,12 @@ pub fn compare<T: Borrow<Tensor>>(reference: &Graph, actual: &Graph, inputs: &[T
             origin: origin.clone(),
             op: reference.node(id).op.name(),
             node: actual.node(other).name.clone(),
-            sqnr_db: sqnr_db(got, expected),
-            mse: mse(got, expected),
-            cosine: cosine(got, expected),
+            sqnr_db: sqnr_db(expected, got)?,
+            mse: mse(expected, got)?,
+            cosine: cosine(expected, got)?,
             saturated: saturated(actual, of_actual, other, expected),
             weight_sqnr_db: isolated.weight_sqnr_db(origin, &truth)?,
-            isolated_sqnr_db: sqnr_db(floats(&alone), expected),
+            isolated_sqnr_db: sqnr_db(expected, floats(&alone))?,
         });
     }
     if nodes.is_empty() {
@@ -220,13 +230,13 @@ pub fn compare<T: Borrow<Tensor>>(reference: &Graph, actual: &Graph, inputs: &[T
             let (actual_shape, expected) = (got.shape().to_vec(), expected.shape().to_vec());
             return Err(CompareError::Shape { node: actual.node(*id).name.clone(), actual: actual_shape, expected });
         }
-        output_sqnr_db = worse(output_sqnr_db, sqnr_db(floats(&got), floats(&expected)));
-        output_cosine = worse(output_cosine, cosine(floats(&got), floats(&expected)));
+        output_sqnr_db = worse(output_sqnr_db, sqnr_db(floats(&expected), floats(&got))?);
+        output_cosine = worse(output_cosine, cosine(floats(&expected), floats(&got))?);
     }
     Ok(Comparison { nodes, output_sqnr_db, output_cosine })
 }
 
-/// The smaller of two figures; what is no number is worse than any.
+/// The smaller of two numbers; NaN is smaller than any.
 fn worse(a: f64, b: f64) -> f64 {
     if a.is_nan() || a < b { a } else { b }
 }
@@ -241,46 +251,9 @@ fn real_outputs(interpreter: &Interpreter, index: &Index, inputs: &[&Tensor]) ->
     reals.collect()
 }
 
-/// The layers that must stay in float for an output to reach a signal to quantization noise.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Remedy {
-    /// Names for [`WgpuQuantizer::set_module_name`](crate::quantize), the worst layer first.
-    pub layers: Vec<String>,
-    /// What the worst output reaches with them in float, in dB.
-    pub output_sqnr_db: f64,
-    /// Whether that is enough.
-    pub reached: bool,
-}
-
-/// Leaves one layer after another in float, each time the one with the largest error in isolation, until the worst output
-/// reaches `target_sqnr_db`. `quantize` is given the names of the layers to leave in float, and returns the graph to compare.
-///
-/// # Errors
-/// Those of `quantize`, and [`CompareError`].
-pub fn remedy<E: From<CompareError>>(
-    float: &Graph,
-    inputs: &[Tensor],
-    target_sqnr_db: f64,
-    mut quantize: impl FnMut(&[String]) -> Result<Graph, E>,
-) -> Result<Remedy, E> {
-    let is_layer = |op: &str| ["linear", "matmul", "add", "mul", "concat"].contains(&op);
-    let mut layers: Vec<String> = Vec::new();
-    loop {
-        let comparison = compare(float, &quantize(&layers)?, inputs)?;
-        let output_sqnr_db = comparison.output_sqnr_db;
-        let reached = output_sqnr_db >= target_sqnr_db;
-        let lossy = |node: &&NodeComparison| node.isolated_sqnr_db < f64::INFINITY && is_layer(node.op);
-        let worst = comparison.ranked().into_iter().filter(lossy).find(|node| !layers.contains(&node.origin));
-        match worst {
-            Some(worst) if !reached => layers.push(worst.origin.clone()),
-            _ => return Ok(Remedy { layers, output_sqnr_db, reached }),
-        }
-    }
-}
-
 /// The values of a graph that can be compared, in real units.
 struct Values {
-    /// For each float node, the last node that stands for it, in execution order of the first.
+    /// For each origin, the last node that has it, in execution order of the first.
     ordered: Vec<(String, NodeId)>,
     by_origin: HashMap<String, NodeId>,
     reals: HashMap<NodeId, Tensor>,
@@ -288,8 +261,8 @@ struct Values {
 }
 
 impl Values {
-    /// The float nodes whose values can be compared, in execution order of the first node that stands for each, and the last
-    /// node that does.
+    /// The origins of all nodes whose values can be compared, in execution order of the first node with each, and the last node with
+    /// each.
     fn comparable(
         interpreter: &Interpreter,
         index: &Index,
@@ -299,7 +272,7 @@ impl Values {
         let mut order = Vec::new();
         for (id, node) in graph.iter() {
             let real = matches!(node.dtype, DType::F32 | DType::I8) && !matches!(node.op, Op::ChooseQParams(_));
-            let known = node.dtype == DType::F32 || index.meaning(id).is_some();
+            let known = node.dtype == DType::F32 || index.qparams(id).is_some();
             if !real || !known || interpreter.constant_value(id)?.is_some() {
                 continue;
             }
@@ -326,53 +299,54 @@ impl Values {
     }
 }
 
-/// The smallest and largest code that a node may have.
-fn code_range(graph: &Graph, index: &Index, id: NodeId) -> Option<(i32, i32)> {
+/// The smallest and largest quantized value that a node may have.
+fn quantized_range(graph: &Graph, index: &Index, id: NodeId) -> Option<(i32, i32)> {
     match &graph.node(id).op {
         Op::Quantize(Quantize { range, .. }) => Some((range.quant_min(), range.quant_max())),
         Op::Requantize(Requantize { lo, hi, .. })
         | Op::IntegerAdd(IntegerAdd { lo, hi, .. })
         | Op::IntegerMul(IntegerMul { lo, hi, .. }) => Some((*lo, *hi)),
-        _ => index.meaning(id).map(|_| (-128, 127)),
+        _ => index.qparams(id).map(|_| (-128, 127)),
     }
 }
 
-/// Codes in real units; floats as they are.
+/// Converts quantized values to real units; other values are unchanged.
 fn real(index: &Index, id: NodeId, value: Tensor) -> Tensor {
-    match (value, index.meaning(id)) {
-        (Tensor::I8(codes), Some(q)) => {
-            Tensor::from(codes.mapv(|code| numerics::dequantize(code.into(), q.scale(), q.zero_point())))
+    match (value, index.qparams(id)) {
+        (Tensor::I8(values), Some(q)) => {
+            Tensor::from(values.mapv(|value| numerics::dequantize(value.into(), q.scale(), q.zero_point())))
         }
         (value, _) => value,
     }
 }
 
-/// The parameters and the smallest and largest code of what a node's value is quantized to.
+/// The qparams and the quantized range of a node's value.
 fn quantized_to(graph: &Graph, index: &Index, id: NodeId) -> Option<(QParams, (i32, i32))> {
-    let codes = match graph.node(id).op {
+    let quantized = match graph.node(id).op {
         Op::Dequantize(_) => graph.node(id).inputs[0],
         _ => id,
     };
-    Some((index.meaning(codes)?, code_range(graph, index, codes)?))
+    Some((index.qparams(quantized)?, quantized_range(graph, index, quantized)?))
 }
 
 /// The smallest and largest real value that a node can have.
 fn clipping(graph: &Graph, index: &Index, id: NodeId) -> Option<(f32, f32)> {
     let (qparams, (lo, hi)) = quantized_to(graph, index, id)?;
-    let real = |code: i32| numerics::dequantize(code, qparams.scale(), qparams.zero_point());
+    let real = |value: i32| numerics::dequantize(value, qparams.scale(), qparams.zero_point());
     Some((real(lo), real(hi)))
 }
 
+/// The share of the reference's values that are more than half a step outside the quantized range.
 fn saturated(graph: &Graph, index: &Index, id: NodeId, reference: &[f32]) -> Option<f64> {
     let (qparams, (lo, hi)) = quantized_to(graph, index, id)?;
-    let limit = |code: i32, half: f32| ((code - qparams.zero_point()) as f32 + half) * qparams.scale();
+    let limit = |value: i32, half: f32| ((value - qparams.zero_point()) as f32 + half) * qparams.scale();
     let (low, high) = (limit(lo, -0.5), limit(hi, 0.5));
     let beyond = reference.iter().filter(|v| **v < low || **v > high).count();
     Some(beyond as f64 / reference.len().max(1) as f64)
 }
 
 fn floats(tensor: &Tensor) -> &[f32] {
-    tensor.as_f32().expect("compared are real values")
+    tensor.as_f32().expect("only real values are compared")
 }
 
 #[cfg(test)]

@@ -173,7 +173,7 @@ impl Graph {
     /// Returns the same graph with other values of constants. The values have the same shapes and types.
     pub(crate) fn with_constants(&self, value: impl Fn(NodeId) -> Option<Arc<crate::values::Tensor>>) -> Self {
         let node = |(id, node): (NodeId, &Node)| match (&node.op, value(id)) {
-            (Op::Constant(_), Some(value)) => Node { op: Op::Constant(Constant { tensor: value }), ..node.clone() },
+            (Op::Constant(_), Some(value)) => Node { op: Constant::new(value).into(), ..node.clone() },
             _ => node.clone(),
         };
         Self { nodes: self.iter().map(node).collect(), ..self.clone() }
@@ -212,7 +212,9 @@ pub(crate) fn infer(name: &str, op: &Op, inputs: &[&Node]) -> Result<TensorType,
 /// Replaces the tensor of a constant by an equal one that `contents` already has, so that it is in memory once.
 fn share(contents: &mut Contents, op: Op) -> Op {
     match op {
-        Op::Constant(Constant { tensor }) => Op::Constant(Constant { tensor: contents.first(&tensor, 0).0 }),
+        Op::Constant(Constant { tensor, bits }) => {
+            Op::Constant(Constant { tensor: contents.first(&tensor, 0).0, bits })
+        }
         op => op,
     }
 }

@@ -189,7 +189,7 @@ impl Interpreter {
             let value = |input: &NodeId| self.values[self.first_duplicate[input.index()].index()].get();
             let inputs: Vec<&Arc<Tensor>> = node.inputs.iter().filter_map(value).collect();
             let value = match &node.op {
-                Op::Constant(Constant { tensor }) => tensor.clone(),
+                Op::Constant(Constant { tensor, .. }) => tensor.clone(),
                 Op::Observe(_) => inputs[0].clone(),
                 _ => Arc::new(eval(node, &inputs.iter().map(|t| &***t).collect::<Vec<_>>(), None)?),
             };

@@ -50,7 +50,7 @@ pub(crate) use self::unary::unary_into;
 pub use self::unary::{Clamp, Lut, Unary};
 pub(crate) use crate::numerics::gemm::PackedWeight;
 pub use crate::numerics::{BinaryOp, Int32Op, IntegerType, UnaryOp};
-use crate::values::Tensor;
+use crate::values::{QuantizedTensor, Tensor, check_bits};
 
 macro_rules! operators {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
@@ -221,7 +221,7 @@ impl Op {
     #[must_use]
     pub fn constant(&self) -> Option<&Arc<Tensor>> {
         match self {
-            Self::Constant(Constant { tensor }) => Some(tensor),
+            Self::Constant(Constant { tensor, .. }) => Some(tensor),
             _ => None,
         }
     }
@@ -277,6 +277,25 @@ pub struct Constant {
     /// The value. Files store it beside the operator.
     #[serde(skip, default = "empty")]
     pub tensor: Arc<Tensor>,
+    /// The bits that hold each element of a quantized tensor, 2 to 8. `None` if the tensor is not quantized, or if nothing has stated its
+    /// bits: then they are 8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bits: Option<u32>,
+}
+
+impl Constant {
+    /// A constant without stated bits.
+    #[must_use]
+    pub fn new(tensor: impl Into<Arc<Tensor>>) -> Self {
+        Self { tensor: tensor.into(), bits: None }
+    }
+}
+
+/// The quantized values, with their bits. Scales and zero points are those of the operators that read the constant.
+impl From<&QuantizedTensor> for Constant {
+    fn from(quantized: &QuantizedTensor) -> Self {
+        Self { tensor: Arc::clone(quantized.tensor()), bits: Some(quantized.bits()) }
+    }
 }
 
 fn empty() -> Arc<Tensor> {
@@ -290,6 +309,9 @@ impl Operator for Constant {
 
     fn infer(&self, inputs: &Operands<'_>) -> Result<TensorType, OpError> {
         inputs.expect_arity(0)?;
+        if let Some(bits) = self.bits {
+            check_bits(&self.tensor, bits)?;
+        }
         Ok(TensorType::new(self.tensor.dtype(), crate::values::Shape::fixed(self.tensor.shape())))
     }
 

@@ -1,9 +1,9 @@
-//! Quantization-aware training: a network learns to live with its codes.
+//! Quantization-aware training (QAT): trains a network with the rounding of int8.
 //!
-//! [`prepare_qat`] puts a [`FakeQuantize`] at every point that a quantizer annotates: values go on as what int8 would make of
-//! them, and gradients pass straight through. [`Trainer::fit`] trains the parameters; [`TrainableGraph::prepared`] is what
+//! [`prepare_qat`] puts a [`FakeQuantize`] at every point that a quantizer annotates: values are quantized and dequantized, and gradients
+//! pass straight through. [`Trainer::fit`] trains the parameters; [`TrainableGraph::prepared`] is what
 //! [`convert`](crate::quantize::convert()) takes. With the observers off, the outputs of training and of the converted graph
-//! are the same bits: one rule makes scales and zero points for both.
+//! have the same bits, since one rule computes scales and zero points for both.
 //!
 //! ```
 //! use enfold::qat::{Loss, Optimizer, Trainer, prepare_qat};
@@ -65,8 +65,8 @@ pub use trainer::{Progress, Trainer};
 /// are asked at every step, and moving averages answer at once, where a histogram would search.
 ///
 /// # Errors
-/// [`QatError::Prepare`] as [`prepare`](crate::quantize::prepare), [`QatError::NoGradient`] for an op that gradients cannot
-/// pass, [`QatError::NoParameters`] if there is nothing to train, [`QatError::SharedWithNorm`] for constants that cannot be told
+/// [`QatError::Prepare`] for errors of [`prepare`](crate::quantize::prepare), [`QatError::NoGradient`] for an operator that gradients
+/// cannot pass, [`QatError::NoParameters`] if there is nothing to train, [`QatError::SharedWithNorm`] for constants that cannot be told
 /// apart.
 pub fn prepare_qat(graph: &Graph, quantizer: &dyn Quantizer) -> Result<TrainableGraph, QatError> {
     let (prepared, folded) = prepare_with_norms(graph, quantizer)?;
@@ -105,12 +105,12 @@ pub fn prepare_qat(graph: &Graph, quantizer: &dyn Quantizer) -> Result<Trainable
 pub struct TrainableGraph {
     /// The structure; its constants are those from before training.
     graph: Graph,
-    /// What convert starts from.
+    /// The prepared graph that convert starts from.
     template: Arc<PreparedGraph>,
     fakes: Vec<FakeQuantize>,
     values: Values,
     gradients: GradientBuffers,
-    /// The statistics of the last pass, of batch norms that no layer has taken in.
+    /// The batch statistics of the last pass, for batch norms that are not folded into a layer.
     batches: HashMap<NodeId, Batch>,
     norms_frozen: bool,
     forward_done: bool,
@@ -121,12 +121,12 @@ impl TrainableGraph {
     /// Makes the parameters of a float graph trainable, without any quantization.
     ///
     /// # Errors
-    /// As [`prepare_qat`].
+    /// The same as [`prepare_qat`].
     pub fn new(graph: &Graph) -> Result<Self, QatError> {
         prepare_qat(graph, &WgpuQuantizer::new())
     }
 
-    /// Which nodes gradients have to reach; refuses those that they cannot pass.
+    /// For each node, whether gradients have to reach it. Refuses nodes that gradients cannot pass.
     fn wanted(&self) -> Result<Vec<bool>, QatError> {
         // `prepare` leaves no node that no output depends on.
         let nodes = self.graph.nodes();
@@ -171,7 +171,7 @@ impl TrainableGraph {
         gradient_of(norms, sources, &self.gradients, parameter)
     }
 
-    /// Another value for a parameter.
+    /// Sets the value of a parameter, in the shape that it has.
     ///
     /// # Errors
     /// [`QatError::UnknownParameter`] for a name that no parameter has, [`QatError::Size`] for another shape.
@@ -187,7 +187,7 @@ impl TrainableGraph {
         Ok(())
     }
 
-    /// Whether a parameter is trained; all are at first.
+    /// Sets whether a parameter is trained; all are at first.
     ///
     /// # Errors
     /// [`QatError::UnknownParameter`] for a name that no parameter has, [`QatError::NoParameters`] if none would be left.
@@ -213,30 +213,30 @@ impl TrainableGraph {
         })
     }
 
-    /// Switches all observers on or off: off, scales and zero points rest.
+    /// Switches all observers on or off. While they are off, scales and zero points do not change.
     pub fn enable_observers(&mut self, on: bool) {
         self.fakes.iter_mut().for_each(|fake| fake.enable_observer(on));
     }
 
-    /// Switches all fake quantization on or off: off, values pass as they are.
+    /// Switches all fake quantization on or off. While it is off, values pass unchanged.
     pub fn enable_fake_quant(&mut self, on: bool) {
         self.fakes.iter_mut().for_each(|fake| fake.enable_fake_quant(on));
         self.forward_done = false;
     }
 
-    /// Whether batch norms use their running statistics, as they will once converted, instead of those of the batch. They do
-    /// not at first.
+    /// Sets whether batch norms use their running statistics, as the converted graph does, instead of those of the batch. They use those
+    /// of the batch at first.
     pub fn freeze_norms(&mut self, frozen: bool) {
         self.norms_frozen = frozen;
     }
 
-    /// Another rule from ranges to scales and zero points.
+    /// Sets the rule from observed ranges to scales and zero points.
     pub fn set_rule(&mut self, rule: QParamsRule) {
         self.fakes.iter_mut().for_each(|fake| fake.set_rule(rule));
     }
 
-    /// Makes all static scales and zero points parameters, which are trained from here on (LSQ). They start from what the
-    /// observers have seen, so let at least one batch pass before. With `scale_gradients`, their gradients are divided by
+    /// Makes all static scales and zero points parameters, which are trained from here on (LSQ). They start from the
+    /// statistics of the observers, so run at least one batch before. With `scale_gradients`, their gradients are divided by
     /// `√(elements · quant_max)`.
     ///
     /// # Errors
@@ -277,9 +277,8 @@ impl TrainableGraph {
         self.forward_done = false;
     }
 
-    /// What [`convert`](crate::quantize::convert()) takes: the parameters as trained, batch norms folded by their running
-    /// statistics, and the observers with what they have seen. Of a float graph, [`PreparedGraph::graph`] is the trained
-    /// network.
+    /// The prepared graph for [`convert`](crate::quantize::convert()): the trained parameters, batch norms folded by their running
+    /// statistics, and the observers with their statistics. For a float graph, [`PreparedGraph::graph`] is the trained network.
     ///
     /// # Errors
     /// [`QatError::Observer`] for learned steps that are not usable.
@@ -313,7 +312,7 @@ fn gradient_of<'g>(
     parameter: usize,
 ) -> &'g [f32] {
     let of_norm = norms.iter().find_map(|norm| norm.gradient(parameter));
-    // Running statistics have none.
+    // Running statistics have no gradient.
     let node = || sources.iter().position(|source| matches!(source, Source::Parameter(at) if *at == parameter));
-    of_norm.or_else(|| node().map(|node| gradients.get(NodeId::new(node)))).unwrap_or_default()
+    of_norm.or_else(|| node().map(|node| gradients.get(NodeId::new(node)))).unwrap_or(&[])
 }

@@ -5,9 +5,9 @@
 //! 1. A [`Quantizer`] looks at the graph and *annotates* it: for each point, an edge or a node's value, a
 //!    [`QuantizationSpec`] says how it is to be quantized.
 //! 2. [`prepare`] groups the points that share an observer and inserts an `observe` node for each. Constants are observed
-//!    at once.
+//!    here.
 //! 3. [`PreparedGraph::observe`] runs calibration batches.
-//! 4. [`convert()`] asks each observer for its scale and zero point and puts a quantize and a dequantize node in its place.
+//! 4. [`convert()`] replaces each observer by a quantize and a dequantize node with the scale and zero point that it derives.
 //!    Weights are folded to int8 constants. The result still computes in float, on values that int8 can hold: it is the
 //!    oracle for everything after it.
 //! 5. [`to_integer()`] rewrites that graph into integers, by the equations of [`numerics`](crate::numerics).
@@ -43,13 +43,13 @@ pub use to_integer::reference;
 pub use to_integer::{ToIntegerError, to_integer};
 pub use wgpu_quantizer::WgpuQuantizer;
 
-/// What training needs beside the public flow.
+/// Items for training that are not part of the public flow.
 pub(crate) mod trained {
     pub(crate) use super::batch_norm::{FoldedNorm, factor};
     pub(crate) use super::prepare::{derived, prepare_with_norms};
 }
 
-/// What a file of a prepared graph holds.
+/// Items for archives: the parts of a prepared graph.
 pub(crate) mod archived {
     pub(crate) use super::observer::{Histogram, Histograms, Observer, State};
     pub(crate) use super::prepare::Parts;

@@ -107,7 +107,7 @@ impl Layer {
 fn graph(k: usize, n: usize, w: Arc<Tensor>, bias: Vec<i32>, multiplier: Vec<f32>) -> Result<Graph> {
     let mut g = GraphBuilder::new();
     let input = g.typed_input("x", Shape::rows(k), DType::I8)?;
-    let weight = g.node("w", Op::Constant(Constant { tensor: w }), &[])?;
+    let weight = g.node("w", Op::Constant(Constant::new(w)), &[])?;
     let biases = g.constant("bias", Tensor::from_i32(&[n], bias)?)?;
     let factors = g.constant("multiplier", Tensor::from_f32(&[n], multiplier)?)?;
     let acc = g.node("fc", Op::IntegerLinear(IntegerLinear { fraction_bits: 0 }), &[input, weight, biases])?;

@@ -7,13 +7,16 @@ use super::ArchiveError;
 use super::observers::ObserverRecord;
 use super::record::NodeRecord;
 use super::tensors::Reader;
-use crate::values::QuantRange;
+use crate::values::{QuantRange, Tensor, check_bits};
 
 pub(super) fn upgrade_node(node: &mut NodeRecord, reader: &Reader<'_>) -> Result<(), ArchiveError> {
     let broken = |problem: String| ArchiveError::Node { node: node.name.clone(), problem };
     let (tag, old) = match node.op.take() {
         Value::String(tag) => (tag, Value::Null),
-        Value::Object(one) if one.len() == 1 => one.into_iter().next().unwrap_or_default(),
+        Value::Object(fields) => match <[(String, Value); 1]>::try_from(Vec::from_iter(fields)) {
+            Ok([only]) => only,
+            Err(fields) => return Err(broken(format!("an object of {} fields is not an operator", fields.len()))),
+        },
         other => return Err(broken(format!("{other} is not an operator"))),
     };
     let one = |field: &str| json!({ field: old });
@@ -25,7 +28,8 @@ pub(super) fn upgrade_node(node: &mut NodeRecord, reader: &Reader<'_>) -> Result
         "constant" => {
             let tensor = old.as_str().ok_or_else(|| broken(format!("{old} is not the name of a tensor")))?;
             node.tensor = Some(tensor.to_owned());
-            ("constant", json!({}))
+            let bits = few_bits(&*reader.shared(tensor)?);
+            ("constant", bits.map_or(json!({}), |bits| json!({ "bits": bits })))
         }
         "matmul" => ("mat_mul", old),
         "add_scalar" | "mul_scalar" => (tag.as_str(), one("value")),
@@ -68,6 +72,12 @@ pub(super) fn upgrade_node(node: &mut NodeRecord, reader: &Reader<'_>) -> Result
     };
     node.op = json!({ name: op });
     Ok(())
+}
+
+/// The smallest number of bits that holds all values of an int8 tensor, if it is at most 4. Old files do not record the bits of a
+/// weight, so its values are the only source.
+fn few_bits(tensor: &Tensor) -> Option<u32> {
+    (2..=4).find(|&bits| check_bits(tensor, bits).is_ok())
 }
 
 /// Adds two zero points.
@@ -155,7 +165,7 @@ fn edge_or_node(old: &Value) -> Value {
     }
 }
 
-/// Scales and zero points of channels, which were tensors of the file.
+/// Quantization parameters. The scales and zero points of channels were tensors of the file.
 fn qparams(old: &Value, reader: &Reader<'_>, broken: &impl Fn(String) -> ArchiveError) -> Result<Value, ArchiveError> {
     if let Some(one) = old.get("PerTensor") {
         return Ok(json!({ "per_tensor": one }));

@@ -49,7 +49,7 @@ impl ObserverRecord {
     /// The record of an observer; its statistics go to `writer`.
     ///
     /// # Errors
-    /// For a rule that a file cannot hold.
+    /// A spec has a rule that a file cannot hold.
     pub(super) fn new(observer: &Observer, writer: &mut Writer) -> Result<Self, serde_json::Error> {
         let state = match observer.state() {
             State::Nothing => StateRecord::Nothing,

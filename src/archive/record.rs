@@ -84,7 +84,10 @@ impl NodeRecord {
         Ok(Self {
             name: node.name.clone(),
             op: serde_json::to_value(&node.op).map_err(broken)?,
-            tensor: node.op.constant().map(|tensor| writer.constant(Arc::clone(tensor))),
+            tensor: match &node.op {
+                Op::Constant(Constant { tensor, bits }) => Some(writer.constant(Arc::clone(tensor), *bits)),
+                _ => None,
+            },
             declared: declared.map(serde_json::to_value).transpose().map_err(broken)?,
             inputs: node.inputs.iter().map(|id| id.index()).collect(),
             origin: node.origin.clone(),
@@ -102,7 +105,9 @@ impl NodeRecord {
     pub(super) fn op(&self, reader: &Reader<'_>) -> Result<Op, ArchiveError> {
         let broken = |problem: String| ArchiveError::Node { node: self.name.clone(), problem };
         match (Op::deserialize(&self.op).map_err(|e| broken(e.to_string()))?, &self.tensor) {
-            (Op::Constant(_), Some(name)) => Ok(Op::Constant(Constant { tensor: reader.shared(name)? })),
+            (Op::Constant(constant), Some(name)) => {
+                Ok(Op::Constant(Constant { tensor: reader.shared(name)?, ..constant }))
+            }
             (Op::Constant(_), None) => Err(broken("is a constant without a tensor".to_owned())),
             (op, _) => Ok(op),
         }

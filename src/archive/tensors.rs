@@ -12,7 +12,7 @@ use super::ArchiveError;
 use super::packed::{PackedRecord, pack};
 use crate::values::{Contents, Tensor};
 
-/// Collects the tensors of a graph; what several constants hold is stored once.
+/// Collects the tensors of a graph. Equal constants are stored once.
 #[derive(Debug, Default)]
 pub(super) struct Writer {
     tensors: Vec<Stored>,
@@ -24,7 +24,7 @@ pub(super) struct Writer {
 #[derive(Debug)]
 pub(super) struct Stored {
     tensor: Arc<Tensor>,
-    /// Codes of few bits, and how many bytes they take.
+    /// Quantized values of at most 4 bits, packed, and the number of bytes.
     packed: Option<(Vec<u8>, [usize; 1])>,
 }
 
@@ -57,18 +57,18 @@ impl View for Stored {
 }
 
 impl Writer {
-    /// The name under which a constant is stored.
-    pub(super) fn constant(&mut self, tensor: Arc<Tensor>) -> String {
+    /// The name under which a constant is stored; `bits` are those of quantized values.
+    pub(super) fn constant(&mut self, tensor: Arc<Tensor>, bits: Option<u32>) -> String {
         let next = self.tensors.len();
         match self.constants.first(&tensor, next) {
             (_, number) if number < next => name(number),
-            _ => self.add(tensor),
+            _ => self.add(tensor, bits),
         }
     }
 
-    fn add(&mut self, tensor: Arc<Tensor>) -> String {
+    fn add(&mut self, tensor: Arc<Tensor>, bits: Option<u32>) -> String {
         let name = name(self.tensors.len());
-        let packed = pack(&tensor).map(|(record, bytes)| {
+        let packed = pack(&tensor, bits).map(|(record, bytes)| {
             self.packed.insert(name.clone(), record);
             let length = bytes.len();
             (bytes, [length])
@@ -78,10 +78,10 @@ impl Writer {
     }
 
     pub(super) fn floats(&mut self, data: Vec<f32>) -> String {
-        self.add(Arc::new(Tensor::from(ndarray::Array1::from(data))))
+        self.add(Arc::new(Tensor::from(ndarray::Array1::from(data))), None)
     }
 
-    /// What the header must say of the tensors that are packed.
+    /// The records of all packed tensors, for the header.
     pub(super) fn packed(&mut self) -> BTreeMap<String, PackedRecord> {
         std::mem::take(&mut self.packed)
     }
@@ -97,8 +97,8 @@ fn name(number: usize) -> String {
 
 /// Reads the tensors of a file.
 ///
-/// Whatever a header says, each is in memory once: constants that name the same tensor share it, as they did when they were
-/// saved, and lists of numbers are never shared.
+/// Each tensor is in memory once, whatever the header names: constants that name the same tensor share it, as they did when they were
+/// saved, and a list of numbers can be named only once.
 #[derive(Debug)]
 pub(super) struct Reader<'f> {
     file: SafeTensors<'f>,
@@ -171,7 +171,7 @@ fn wrong_type(name: &str, tensor: &Tensor, expected: &str) -> ArchiveError {
     ArchiveError::Tensor { tensor: name.to_owned(), problem }
 }
 
-/// As many elements as the file holds bytes for; it need not be aligned.
+/// The elements of a tensor, whose bytes need not be aligned.
 fn elements<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(view: &TensorView<'_>) -> Vec<T> {
     bytemuck::pod_collect_to_vec(view.data())
 }

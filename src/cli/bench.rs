@@ -225,7 +225,7 @@ impl Check {
             let errors = x.iter().zip(&y).map(|(x, y)| (f64::from(*x) - f64::from(*y)).abs());
             check.largest_error = check.largest_error.max(errors.fold(0.0, f64::max) / f64::from(largest));
             // The cosine of an output of zeros is NaN. The largest error covers that case.
-            let angle = cosine(&x, &y);
+            let angle = cosine(&y, &x)?;
             check.cosine = if angle < check.cosine { angle } else { check.cosine };
         }
         let dynamic = |op: &Op| matches!(op, Op::ChooseQParams(_));

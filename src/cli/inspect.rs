@@ -90,7 +90,7 @@ impl Report {
             *ops.entry(node.op.name()).or_default() += 1;
         }
         let elements = |op: &Op| match op {
-            Op::Constant(Constant { tensor }) => tensor.len() as u64,
+            Op::Constant(Constant { tensor, .. }) => tensor.len() as u64,
             _ => 0,
         };
         let node = |node: &enfold::graph::Node| NodeReport {

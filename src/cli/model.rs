@@ -202,7 +202,7 @@ pub(super) fn file_name(path: &Path) -> String {
 /// Returns the bytes of all constants of a graph.
 pub(super) fn constant_bytes(graph: &Graph) -> u64 {
     let bytes = |op: &Op| match op {
-        Op::Constant(Constant { tensor }) => tensor.len() as u64 * element_bytes(tensor.dtype()),
+        Op::Constant(Constant { tensor, .. }) => tensor.len() as u64 * element_bytes(tensor.dtype()),
         _ => 0,
     };
     graph.nodes().iter().map(|node| bytes(&node.op)).sum()

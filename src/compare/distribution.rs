@@ -1,4 +1,4 @@
-//! How values are spread, and what of them codes can hold.
+//! Histograms of values, and the range that quantized values can represent.
 
 use std::borrow::Borrow;
 use std::collections::HashMap;
@@ -19,11 +19,11 @@ pub struct Distribution {
     pub max: f32,
     /// Values in each bin. One bin if all values are equal, none without a value.
     pub counts: Vec<u64>,
-    /// What codes can hold; `None` if the tensor is not quantized, or if its range is found at run time.
+    /// The range that quantized values can represent; `None` if the tensor is not quantized, or quantized dynamically.
     pub clipping: Option<Clipping>,
 }
 
-/// The smallest and largest real value that a code stands for.
+/// The smallest and largest real value that quantized values can represent.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Clipping {
     /// The range of the tensor, or of the channel with the widest.
@@ -37,13 +37,13 @@ pub struct Clipping {
 pub struct NodeDistributions {
     /// The float node, as in [`NodeComparison::origin`](super::NodeComparison::origin).
     pub origin: String,
-    /// Of its values in the reference, with the range that they are quantized to in the graph under test.
+    /// Its values in the reference, with the range that they are quantized to in the graph under test.
     pub activation: Distribution,
-    /// Of its weight in the reference, likewise, if it is a layer.
+    /// Its weight in the reference, likewise, if it is a layer.
     pub weight: Option<Distribution>,
 }
 
-/// Counts the reference's values of every node that [`compare`](super::compare()) compares, in the same order, in `bins` bins.
+/// Counts the values in the reference of every node that [`compare`](super::compare()) compares, in the same order, in `bins` bins.
 /// Values that are not finite are not counted.
 ///
 /// # Errors
@@ -94,7 +94,7 @@ impl Distribution {
         }
         let bins = if min == max { 1 } else { bins.max(1) };
         let mut counts = vec![0; bins];
-        // In f64: the difference of two f32 may overflow f32.
+        // The difference of two f32 may overflow f32, so this is f64.
         let per_bin = bins as f64 / (f64::from(max) - f64::from(min)).max(f64::MIN_POSITIVE);
         for v in finite() {
             let at = ((f64::from(v) - f64::from(min)) * per_bin) as usize;
@@ -105,7 +105,7 @@ impl Distribution {
 }
 
 impl Weight {
-    /// The range of codes, symmetric: what the largest code of the tensor, or of each channel, stands for.
+    /// The range of the tensor and of its narrowest channel: ± the largest magnitude.
     fn clipping(&self) -> Option<Clipping> {
         let largest = |values: &[f32]| values.iter().fold(0f32, |most, v| most.max(v.abs()));
         if !self.quantized || self.reals.is_empty() {

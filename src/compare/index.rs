@@ -1,4 +1,4 @@
-//! What is asked of a graph for each of its nodes, found in one walk.
+//! An index of a graph: qparams, layers and readers of its nodes, found in one walk.
 
 use std::collections::{HashMap, HashSet};
 
@@ -6,39 +6,34 @@ use crate::graph::{Graph, NodeId};
 use crate::ops::{IntegerAdd, IntegerMul, Linear, Lut, Op, Quantize, Requantize};
 use crate::values::{DType, QParams, TensorQParams};
 
+/// What the comparison needs to know of each node.
 #[derive(Debug)]
 pub(super) struct Index {
-    meanings: Vec<Option<QParams>>,
-    /// The first linear layer that stands for each float node.
+    qparams: Vec<Option<QParams>>,
+    /// The first linear layer with each origin.
     layers: HashMap<String, NodeId>,
-    /// The first node that reads each node before all else.
+    /// The first node whose first input is each node.
     readers: HashMap<NodeId, NodeId>,
-    /// Where each input stands among the inputs.
+    /// The position of each input among the inputs.
     inputs: HashMap<NodeId, usize>,
     input_origins: HashSet<String>,
 }
 
 impl Index {
     pub(super) fn new(graph: &Graph) -> Self {
-        let mut meanings: Vec<Option<QParams>> = Vec::with_capacity(graph.nodes().len());
+        let mut qparams: Vec<Option<QParams>> = Vec::with_capacity(graph.nodes().len());
         let (mut layers, mut readers) = (HashMap::new(), HashMap::new());
         for (id, node) in graph.iter() {
-            meanings.push(match &node.op {
-                Op::Quantize(Quantize { qparams: TensorQParams::PerTensor(qparams), .. })
-                    if node.dtype == DType::I8 =>
-                {
-                    Some(*qparams)
+            qparams.push(match &node.op {
+                Op::Quantize(Quantize { qparams: TensorQParams::PerTensor(own), .. }) if node.dtype == DType::I8 => {
+                    Some(*own)
                 }
-                Op::Requantize(Requantize { qparams, .. }) | Op::Lut(Lut { qparams }) => Some(*qparams),
-                Op::IntegerAdd(IntegerAdd { qparams, .. }) | Op::IntegerMul(IntegerMul { qparams, .. }) => {
-                    Some(*qparams)
+                Op::Requantize(Requantize { qparams: own, .. }) | Op::Lut(Lut { qparams: own }) => Some(*own),
+                Op::IntegerAdd(IntegerAdd { qparams: own, .. }) | Op::IntegerMul(IntegerMul { qparams: own, .. }) => {
+                    Some(*own)
                 }
-                // What moves codes keeps their meaning.
-                Op::Reshape(_) | Op::Flatten(_) | Op::Transpose(_) | Op::Concat(_) | Op::Max(_) | Op::Slice(_)
-                    if node.dtype == DType::I8 =>
-                {
-                    meanings[node.inputs[0].index()]
-                }
+                // Moved values keep their qparams.
+                op if op.moves_values() && node.dtype == DType::I8 => qparams[node.inputs[0].index()],
                 _ => None,
             });
             if matches!(node.op, Op::Linear(Linear) | Op::IntegerLinear(_)) {
@@ -50,30 +45,30 @@ impl Index {
         }
         let inputs = graph.inputs().iter().enumerate().map(|(at, &id)| (id, at)).collect();
         let input_origins = graph.inputs().iter().map(|&id| graph.node(id).origin.clone()).collect();
-        Self { meanings, layers, readers, inputs, input_origins }
+        Self { qparams, layers, readers, inputs, input_origins }
     }
 
-    /// What the codes of a node mean.
-    pub(super) fn meaning(&self, id: NodeId) -> Option<QParams> {
-        self.meanings[id.index()]
+    /// The qparams of a node's quantized values.
+    pub(super) fn qparams(&self, id: NodeId) -> Option<QParams> {
+        self.qparams[id.index()]
     }
 
-    /// The linear layer that stands for a float node.
+    /// The linear layer with the origin of a float node.
     pub(super) fn layer_of(&self, origin: &str) -> Option<NodeId> {
         self.layers.get(origin).copied()
     }
 
-    /// The first node that reads another before all else: what follows an accumulator.
+    /// The first node whose first input is `id`: the epilogue of an accumulator.
     pub(super) fn reader_of(&self, id: NodeId) -> Option<NodeId> {
         self.readers.get(&id).copied()
     }
 
-    /// Where an input stands among the inputs.
+    /// The position of an input among the inputs.
     pub(super) fn input_at(&self, id: NodeId) -> Option<usize> {
         self.inputs.get(&id).copied()
     }
 
-    /// Whether a float node is an input of the graph: that is quantized, but computes nothing.
+    /// Whether a float node is an input of the graph, which may be quantized but computes nothing.
     pub(super) fn is_input(&self, origin: &str) -> bool {
         self.input_origins.contains(origin)
     }

@@ -1,9 +1,9 @@
-//! One node of the graph under test, fed with the reference's values.
+//! Runs one node of the graph under test with the inputs that it has in the reference.
 
 use std::collections::{HashMap, HashSet};
 
 use super::index::Index;
-use super::{Values, real, sqnr_db};
+use super::{CompareError, Values, real, sqnr_db};
 use crate::graph::NodeId;
 use crate::interp::{InterpError, Interpreter};
 use crate::numerics;
@@ -12,16 +12,16 @@ use crate::values::{DType, Tensor, TensorQParams};
 
 pub(super) struct Actual<'a> {
     pub(super) interpreter: &'a Interpreter,
-    /// Of the graph under test.
+    /// The index of the graph under test.
     pub(super) index: &'a Index,
     pub(super) reference: &'a Values,
-    /// Those of both graphs.
+    /// The inputs of both graphs.
     pub(super) inputs: &'a [&'a Tensor],
 }
 
 impl Actual<'_> {
-    /// The value of a node when everything that it reads comes from the reference: floats as they are, codes as the
-    /// reference's values are quantized. What quantizes its inputs belongs to the node.
+    /// The value of a node when all values that it reads come from the reference, quantized where the node reads quantized values. The
+    /// nodes that quantize its inputs are run with it.
     pub(super) fn run(&self, id: NodeId) -> Result<Tensor, InterpError> {
         let graph = self.interpreter.graph();
         let origin = &graph.node(id).origin;
@@ -53,37 +53,37 @@ impl Actual<'_> {
         Ok(real(self.index, id, value))
     }
 
-    /// The reference's value of the float node that a node stands for, as that node would hold it.
+    /// The value of a node's origin in the reference, quantized if the node is.
     fn value(&self, id: NodeId) -> Option<Tensor> {
         let graph = self.interpreter.graph();
         let node = graph.node(id);
         let reference = self.reference.by_origin.get(&node.origin)?;
         let value = &self.reference.reals[reference];
-        let codes = |q: crate::values::QParams| {
+        let quantized = |q: crate::values::QParams| {
             let quantize = |&v: &f32| numerics::quantize(v, q.inv_scale(), q.zero_point(), -128, 127) as i8;
             Tensor::from_i8(value.shape(), value.as_f32()?.iter().map(quantize).collect()).ok()
         };
         let fits = node.shape.admits(value.shape());
         match node.dtype {
             DType::F32 if fits => Some(value.clone()),
-            DType::I8 if fits => codes(self.index.meaning(id)?),
+            DType::I8 if fits => quantized(self.index.qparams(id)?),
             _ => None,
         }
     }
 
-    /// Signal to quantization noise of the weight of the layer that stands for a float node.
-    pub(super) fn weight_sqnr_db(&self, origin: &str, truth: &Interpreter) -> Result<Option<f64>, InterpError> {
+    /// Signal to quantization noise of the weight of the layer with this origin, in dB.
+    pub(super) fn weight_sqnr_db(&self, origin: &str, truth: &Interpreter) -> Result<Option<f64>, CompareError> {
         let of_truth = &self.reference.index;
         let (Some(layer), Some(own)) = (of_truth.layer_of(origin), self.index.layer_of(origin)) else {
             return Ok(None);
         };
         let weights = (weight(truth, of_truth, layer)?, weight(self.interpreter, self.index, own)?);
         let (Some(expected), Some(got)) = weights else { return Ok(None) };
-        Ok((got.reals.len() == expected.reals.len()).then(|| sqnr_db(&got.reals, &expected.reals)))
+        (got.reals.len() == expected.reals.len()).then(|| sqnr_db(&expected.reals, &got.reals)).transpose()
     }
 }
 
-/// Nodes that carry the origin of what they quantize.
+/// Whether a node has the origin of the value that it quantizes.
 fn quantizes(op: &Op) -> bool {
     matches!(
         op,
@@ -100,9 +100,9 @@ fn quantizes(op: &Op) -> bool {
 pub(super) struct Weight {
     pub(super) reals: Vec<f32>,
     pub(super) k: usize,
-    /// Whether the layer holds it in codes.
+    /// Whether it is quantized.
     pub(super) quantized: bool,
-    /// Whether each of the N channels has a scale of its own.
+    /// Whether it is quantized per channel.
     pub(super) per_channel: bool,
 }
 
@@ -118,25 +118,25 @@ pub(super) fn weight(interpreter: &Interpreter, index: &Index, layer: NodeId) ->
         let per_channel = matches!(op, Op::Dequantize(Dequantize { qparams: TensorQParams::PerChannel { .. } }));
         return Ok(Some(Weight { reals, k, quantized: matches!(op, Op::Dequantize(_)), per_channel }));
     };
-    // The scales are in the factors of what reads the accumulator.
-    let Some(end) = index.reader_of(layer).map(|reader| graph.node(reader)) else { return Ok(None) };
-    let factors = match end.op {
-        Op::ScaleAccumulatorDynamic(_) => end.inputs[3],
-        _ => end.inputs[1],
+    // The scales are in the factors of the epilogue.
+    let Some(epilogue) = index.reader_of(layer).map(|reader| graph.node(reader)) else { return Ok(None) };
+    let factors = match epilogue.op {
+        Op::ScaleAccumulatorDynamic(_) => epilogue.inputs[3],
+        _ => epilogue.inputs[1],
     };
     let Some(factors) = interpreter.constant_value(factors)? else { return Ok(None) };
-    let x_scale = index.meaning(node.inputs[0]).map(|x| f64::from(x.scale()));
+    let x_scale = index.qparams(node.inputs[0]).map(|x| f64::from(x.scale()));
     let steps = f64::from(1u32 << fraction_bits);
-    let unit = match (&end.op, x_scale) {
+    let unit = match (&epilogue.op, x_scale) {
         (Op::ScaleAccumulatorDynamic(_), _) => 1.0,
         (Op::Requantize(Requantize { qparams, .. }), Some(x)) => f64::from(qparams.scale()) * steps / x,
         (Op::ScaleAccumulator(_), Some(x)) => steps / x,
         _ => return Ok(None),
     };
-    let (Some(codes), Some(factors)) = (weight.as_i8(), factors.as_f32()) else { return Ok(None) };
-    let real = |(at, &code): (usize, &i8)| (f64::from(code) * f64::from(factors[at / k]) * unit) as f32;
-    let reals = codes.iter().enumerate().map(real).collect();
-    // One scale for the tensor stands here once for each channel.
+    let (Some(values), Some(factors)) = (weight.as_i8(), factors.as_f32()) else { return Ok(None) };
+    let real = |(at, &value): (usize, &i8)| (f64::from(value) * f64::from(factors[at / k]) * unit) as f32;
+    let reals = values.iter().enumerate().map(real).collect();
+    // A scale for the tensor is repeated for each channel.
     let per_channel = factors.windows(2).any(|pair| pair[0] != pair[1]);
     Ok(Some(Weight { reals, k, quantized: true, per_channel }))
 }

@@ -30,6 +30,7 @@ fn layers(int8: bool, changed: bool) -> Program {
             let (multiplier, zero_point) = (vec![0.1; 4].into(), 0);
             let linear = QLinear {
                 weight: if other { vec![1; 16].into() } else { Arc::clone(&shared) },
+                bits: 8,
                 n: 4,
                 k: 4,
                 bias: vec![at as i32; 4].into(),

@@ -240,7 +240,7 @@ async fn upload_weight(
     packed: &mut Packed,
 ) -> Result<LinearData, GpuError> {
     let QLinear { weight, n, k, .. } = linear;
-    let bits = config.weight_bits(weight);
+    let bits = config.weight_bits(linear.bits);
     let columns_of_part = columns_of_part(device, name, linear, bits)?;
     let key = (weight.as_ptr() as usize, *n, *k);
     let shared = packed.get(&key);

@@ -26,7 +26,7 @@ pub(super) fn check(nodes: &[Node], name: &str, op: &Op, inputs: &[NodeId]) -> R
         return refuse("fraction_bits of the accumulator", fraction_bits.to_string(), rule);
     }
     let constant = |id: NodeId| match &nodes[id.index()].op {
-        Op::Constant(Constant { tensor }) => Some(&**tensor),
+        Op::Constant(Constant { tensor, .. }) => Some(&**tensor),
         _ => None,
     };
     if let Some((channel, b)) =

@@ -66,7 +66,7 @@ impl GraphBuilder {
 
     /// Adds a constant.
     pub fn constant(&mut self, name: &str, value: impl Into<Tensor>) -> Result<NodeId, GraphError> {
-        self.node(name, Constant { tensor: Arc::new(value.into()) }, &[])
+        self.node(name, Constant::new(value.into()), &[])
     }
 
     /// Adds a linear layer, `x[…, K] · w[N, K]ᵀ + b[N]`. The constants are called `{name}.weight` and `{name}.bias`.

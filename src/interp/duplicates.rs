@@ -13,7 +13,7 @@ pub(super) fn first_duplicates(graph: &Graph, constant: &[bool]) -> Vec<NodeId> 
     let mut first_duplicate: Vec<NodeId> = Vec::with_capacity(constant.len());
     for (id, node) in graph.iter() {
         let first = match &node.op {
-            Op::Constant(Constant { tensor }) => NodeId::new(contents.first(tensor, id.index()).1),
+            Op::Constant(Constant { tensor, .. }) => NodeId::new(contents.first(tensor, id.index()).1),
             op if constant[id.index()] => {
                 let inputs: Vec<NodeId> = node.inputs.iter().map(|input| first_duplicate[input.index()]).collect();
                 // The key contains all parameters, since slices of one constant have the same operator and input.

@@ -109,5 +109,5 @@ impl Parts<'_, '_> {
 }
 
 fn constant(tensor: Tensor) -> Constant {
-    Constant { tensor: tensor.into() }
+    Constant::new(tensor)
 }

@@ -6,10 +6,7 @@ use std::sync::Arc;
 use super::LowerOptions;
 use super::error::LowerError;
 use crate::graph::{FloatNode, Graph, Node, NodeId};
-use crate::ops::{
-    Dequantize, IntegerLinear, IntegerMatMul, Lut, Op, Quantize, Requantize, Reshape, ScaleAccumulator,
-    ScaleAccumulatorDynamic,
-};
+use crate::ops::{Constant, Dequantize, IntegerLinear, IntegerMatMul, Lut, Op, Quantize, Requantize, Reshape, ScaleAccumulator, ScaleAccumulatorDynamic};
 use crate::program::{Epilogue, Program, QLinear, QLut, QMatMul, Step, StepOp, Value, ValueId, ValueType};
 use crate::values::{Contents, DType, QParams, QuantRange, Shape, Tensor, TensorQParams};
 
@@ -156,7 +153,12 @@ impl<'g> Lowering<'g> {
             }
             inputs.push(dynamic_qparams);
         }
-        let op = StepOp::QLinear(QLinear { weight, n, k, bias, fraction_bits, epilogue });
+        // A constant that does not state its bits has 8.
+        let bits = match self.graph.node(w).op {
+            Op::Constant(Constant { bits: Some(bits), .. }) => bits,
+            _ => 8,
+        };
+        let op = StepOp::QLinear(QLinear { weight, bits, n, k, bias, fraction_bits, epilogue });
         self.step_for(reader, &node.name, op, &inputs, qparams);
     }
 

@@ -1,7 +1,5 @@
 //! The graph while it is made: nodes in execution order, with names that need not be unique yet.
 
-use std::sync::Arc;
-
 use super::dims::elements;
 use super::names::short;
 use crate::graph::{GraphError, Node, NodeId, infer};
@@ -37,7 +35,7 @@ impl Draft {
     /// A constant that belongs to the parameter called `parameter`, if it does.
     pub(super) fn constant(&mut self, parameter: &str, tensor: Tensor) -> NodeId {
         let (shape, dtype) = (Shape::fixed(tensor.shape()), tensor.dtype());
-        let id = self.push("", Op::Constant(Constant { tensor: Arc::new(tensor) }), Vec::new(), shape, dtype);
+        let id = self.push("", Constant::new(tensor).into(), Vec::new(), shape, dtype);
         self.nodes[id.index()].origin = short(parameter).to_owned();
         id
     }

@@ -78,7 +78,7 @@ impl Pattern<'_> {
 
     fn constant(&self, id: NodeId) -> Option<Arc<Tensor>> {
         match self.op(id) {
-            Op::Constant(Constant { tensor }) if tensor.dtype() == DType::F32 => Some(Arc::clone(tensor)),
+            Op::Constant(Constant { tensor, .. }) if tensor.dtype() == DType::F32 => Some(Arc::clone(tensor)),
             _ => None,
         }
     }
@@ -128,7 +128,7 @@ impl Pattern<'_> {
             let (Op::Linear(Linear), &[x, weight]) = (self.op(product), self.inputs(product)) else { continue };
             let n = self.draft.shape(weight).fixed_dims()[0];
             let codes = match self.op(bias) {
-                Op::Constant(Constant { tensor }) if tensor.dtype() == DType::F32 => Some(bias),
+                Op::Constant(Constant { tensor, .. }) if tensor.dtype() == DType::F32 => Some(bias),
                 Op::Dequantize(_) => Some(self.inputs(bias)[0]),
                 _ => None,
             };
@@ -166,7 +166,7 @@ impl Pattern<'_> {
         }
         let node = &mut self.draft.nodes[id.index()];
         node.shape = crate::values::Shape::fixed(value.shape());
-        node.op = Op::Constant(Constant { tensor: Arc::new(value) });
+        node.op = Constant::new(value).into();
         Some(id)
     }
 

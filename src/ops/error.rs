@@ -1,6 +1,6 @@
 //! Errors of operators. They do not name the node: the graph, program or run that contains the operator adds the name.
 
-use crate::values::{DType, QParamsError, Shape};
+use crate::values::{DType, QParamsError, QuantizedTensorError, Shape};
 
 /// The error of inference: an operator refuses its inputs or parameters.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -77,6 +77,9 @@ pub enum OpError {
     /// Quantization parameters do not fit the operator.
     #[error(transparent)]
     QParams(#[from] QParamsError),
+    /// The bits of a constant do not hold its quantized values.
+    #[error(transparent)]
+    Bits(#[from] QuantizedTensorError),
 }
 
 /// The error of evaluation: an operator has no result for the values of its inputs.

@@ -3,7 +3,7 @@
 use super::{Epilogue, Program, ProgramError, QLinear, QLut, QMatMul, Step, StepOp, Value, ValueType};
 use crate::numerics;
 use crate::ops::{Op, OpError, Operand, TensorType};
-use crate::values::{DType, QParams, QuantRange, Shape, TensorQParams};
+use crate::values::{DType, QParams, QuantRange, Shape, TensorQParams, check_values};
 
 /// Checks one step. The ids of its values exist.
 pub(super) fn check_step(program: &Program, step: &Step) -> Result<(), ProgramError> {
@@ -87,6 +87,8 @@ impl<'p> Check<'p> {
         self.size("weight length", linear.weight.len(), linear.n.saturating_mul(linear.k))?;
         self.size("bias length", linear.bias.len(), linear.n)?;
         self.epilogue(&linear.epilogue, linear.n)?;
+        let step = || self.step.name.clone();
+        check_values(&linear.weight, linear.bits).map_err(|source| ProgramError::Bits { step: step(), source })?;
         check_accumulator(&self.step.name, linear)?;
         check_dynamic(&self.step.name, linear)?;
         if dynamic {

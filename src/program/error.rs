@@ -2,7 +2,7 @@
 
 use super::ValueType;
 use crate::ops::OpError;
-use crate::values::QParams;
+use crate::values::{QParams, QuantizedTensorError};
 
 /// Formats qparams, which may not be known.
 fn text(qparams: Option<&QParams>) -> String {
@@ -163,6 +163,14 @@ pub enum ProgramError {
         op: &'static str,
         /// Description of the problem.
         problem: &'static str,
+    },
+    /// The bits of a layer's weight do not hold it.
+    #[error("step {step}: weight: {source}")]
+    Bits {
+        /// The step.
+        step: String,
+        /// The problem.
+        source: QuantizedTensorError,
     },
     /// The sum of a channel may overflow `i32` (equation 4).
     #[error(

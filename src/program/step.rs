@@ -52,8 +52,10 @@ impl<T: Into<Op>> From<T> for StepOp {
 /// An int8 linear layer, `y = epilogue((x · wᵀ) << fraction_bits + bias)`, by equations 4 to 7.
 #[derive(Debug, Clone, PartialEq)]
 pub struct QLinear {
-    /// int8 weights `[n, k]`, row-major. Any int8 value may occur.
+    /// int8 weights `[n, k]`, row-major, each of which `bits` hold.
     pub weight: Arc<[i8]>,
+    /// Number of bits that hold a weight, 2 to 8.
+    pub bits: u32,
     /// Number of output channels.
     pub n: usize,
     /// Number of input features.

@@ -1,4 +1,4 @@
-//! The gradients of a pass, in buffers that the next pass uses again.
+//! Buffers for the gradients of a pass, which the next pass reuses.
 
 use std::collections::HashMap;
 
@@ -11,8 +11,8 @@ pub(super) struct GradientBuffers {
     pub(super) wanted: Vec<bool>,
     buffers: Vec<Vec<f32>>,
     filled: Vec<bool>,
-    /// Buffers that nothing uses, by length.
-    spare: HashMap<usize, Vec<Vec<f32>>>,
+    /// Unused buffers, by length.
+    free: HashMap<usize, Vec<Vec<f32>>>,
 }
 
 impl GradientBuffers {
@@ -21,11 +21,11 @@ impl GradientBuffers {
             wanted: vec![false; nodes],
             buffers: vec![Vec::new(); nodes],
             filled: vec![false; nodes],
-            spare: HashMap::new(),
+            free: HashMap::new(),
         }
     }
 
-    /// Forgets the last pass, but not its buffers.
+    /// Discards the gradients of the last pass, but not its buffers.
     pub(super) fn start(&mut self) {
         self.filled.fill(false);
     }
@@ -42,13 +42,13 @@ impl GradientBuffers {
             self.filled[at] = true;
             return;
         }
-        let mut more = self.spare.get_mut(&length).and_then(Vec::pop).unwrap_or_else(|| vec![0.0; length]);
+        let mut more = self.free.get_mut(&length).and_then(Vec::pop).unwrap_or_else(|| vec![0.0; length]);
         write(&mut more);
         self.buffers[at].iter_mut().zip(&more).for_each(|(sum, more)| *sum += more);
-        self.spare.entry(length).or_default().push(more);
+        self.free.entry(length).or_default().push(more);
     }
 
-    /// Adds a gradient that nothing else needs: its buffer changes places with that of the node.
+    /// Adds a gradient whose buffer is no longer needed: it may be exchanged with that of the node. Returns the unused buffer.
     pub(super) fn give(&mut self, id: NodeId, mut gradient: Vec<f32>) -> Vec<f32> {
         let at = id.index();
         if self.wanted[at] && !self.filled[at] {
@@ -60,7 +60,7 @@ impl GradientBuffers {
         gradient
     }
 
-    /// The gradient of a node; nothing if none has reached it.
+    /// The gradient of a node; empty if none has reached it.
     pub(super) fn get(&self, id: NodeId) -> &[f32] {
         if self.filled[id.index()] { &self.buffers[id.index()] } else { &[] }
     }

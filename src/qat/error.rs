@@ -1,9 +1,9 @@
-//! Why training failed.
+//! Errors of training.
 
 use crate::interp::InterpError;
 use crate::quantize::{ObserverError, PrepareError};
 
-/// Why a graph could not be trained. Every variant names the node or gives the step.
+/// A graph could not be trained. Every variant names the node or gives the step.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum QatError {
@@ -12,13 +12,13 @@ pub enum QatError {
     NoGradient {
         /// The node.
         node: String,
-        /// Its op.
+        /// Its operator.
         op: &'static str,
     },
     /// There is nothing to train.
     #[error("the graph has no float parameter that an output depends on")]
     NoParameters,
-    /// A layer that takes in a batch norm has a constant that others read too, so that one value would have two gradients.
+    /// A layer into which a batch norm is folded has a constant that others read too, so that one value would have two gradients.
     #[error("{constant} is read by {layer}, which has a batch norm, and by {other}; give each a constant of its own")]
     SharedWithNorm {
         /// The constant.
@@ -33,13 +33,13 @@ pub enum QatError {
     UnknownParameter {
         /// The name asked for.
         name: String,
-        /// Those that exist.
+        /// The names that exist.
         names: Vec<String>,
     },
-    /// The quantizer or the graph.
+    /// The graph could not be prepared.
     #[error(transparent)]
     Prepare(#[from] PrepareError),
-    /// Inputs that do not fit the graph.
+    /// Inputs do not fit the graph.
     #[error(transparent)]
     Interp(#[from] InterpError),
     /// A value does not suit its observer.
@@ -47,7 +47,7 @@ pub enum QatError {
     Observer {
         /// The observed value.
         node: String,
-        /// What is wrong.
+        /// The problem.
         source: ObserverError,
     },
     /// A target does not fit the output.
@@ -67,7 +67,7 @@ pub enum QatError {
         row: usize,
         /// The label.
         label: i32,
-        /// How many classes the output has.
+        /// The number of classes of the output.
         classes: usize,
     },
     /// Data or options of another size than they should have.
@@ -77,23 +77,23 @@ pub enum QatError {
         what: &'static str,
         /// Its value.
         actual: usize,
-        /// What it should be.
+        /// The expected value.
         expected: String,
     },
     /// An option out of its range.
     #[error("{what} is {value}, expected {expected}")]
     Option {
-        /// Which.
+        /// The option.
         what: &'static str,
         /// Its value.
         value: f64,
-        /// What it should be.
+        /// The expected value.
         expected: &'static str,
     },
     /// A batch norm in training has one value per channel, which has no variance.
     #[error("{node}: a batch norm in training needs more than {rows} value for each channel")]
     OneRow {
-        /// The batch norm, or the layer that has taken it in.
+        /// The batch norm, or the layer into which it was folded.
         node: String,
         /// Values per channel.
         rows: usize,

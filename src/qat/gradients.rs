@@ -17,7 +17,7 @@ use ndarray::{ArrayViewD, IxDyn};
 use crate::ops::Op;
 use crate::values::Tensor;
 
-/// What the gradient of one input is computed from.
+/// The values from which the gradient of one input is computed.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Backward<'a> {
     /// The input whose gradient is asked for.
@@ -135,7 +135,7 @@ impl Lines {
         Self { length: shape[axis], inner: shape[axis + 1..].iter().product() }
     }
 
-    /// Where each line begins.
+    /// The index of the first element of each line.
     fn starts(self, elements: usize) -> impl Iterator<Item = usize> {
         let block = self.length * self.inner;
         let blocks = elements.checked_div(block).unwrap_or(0);

@@ -1,4 +1,4 @@
-//! What training makes smaller.
+//! Losses, which training minimizes.
 
 use super::QatError;
 use crate::values::{DType, Tensor};

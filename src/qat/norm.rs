@@ -1,4 +1,4 @@
-//! Batch norms in training: the statistics of the batch, and those that run along.
+//! Batch norms in training: the statistics of the batch, and the running statistics.
 
 use super::QatError;
 use super::buffers::GradientBuffers;
@@ -8,10 +8,10 @@ use crate::graph::NodeId;
 use crate::quantize::trained::{FoldedNorm, factor};
 use crate::values::Tensor;
 
-/// How much of a batch's statistics goes into the running ones, as in PyTorch.
+/// The share of the statistics of a batch in the running statistics, as in PyTorch.
 const MOMENTUM: f64 = 0.1;
 
-/// Mean and variance of each channel of one batch, and what the backward pass needs beside.
+/// Mean and variance of each channel of one batch, for the forward and the backward pass.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Batch {
     mean: Vec<f64>,
@@ -22,7 +22,7 @@ pub(super) struct Batch {
     eps: f64,
 }
 
-/// Channel by channel, the runs of `inner` elements of `x`, of shape `[…, channels, inner]`.
+/// The runs of `inner` elements of `x`, of shape `[…, channels, inner]`, each with its channel.
 fn runs(x: &[f32], channels: usize, inner: usize) -> impl Iterator<Item = (usize, &[f32])> {
     x.chunks_exact(inner.max(1)).enumerate().map(move |(run, x)| (run % channels, x))
 }
@@ -30,7 +30,7 @@ fn runs(x: &[f32], channels: usize, inner: usize) -> impl Iterator<Item = (usize
 impl Batch {
     /// The statistics of `x`, of shape `[…, channels, inner]`.
     pub(super) fn of(x: &[f32], channels: usize, inner: usize, eps: f32) -> Self {
-        let count = x.len().checked_div(channels).unwrap_or_default();
+        let count = x.len().checked_div(channels).unwrap_or(0);
         let n = count.max(1) as f64;
         let mut mean = vec![0f64; channels];
         runs(x, channels, inner).for_each(|(c, x)| mean[c] += x.iter().map(|&v| f64::from(v)).sum::<f64>());
@@ -57,8 +57,8 @@ impl Batch {
         y
     }
 
-    /// Moves the running mean and variance towards those of the batch; the variance as of a sample, over `count − 1`.
-    pub(super) fn run_along(&self, mean: &mut [f32], variance: &mut [f32]) {
+    /// Moves the running mean and variance towards those of the batch. The variance is that of a sample, over `count − 1`.
+    pub(super) fn update_running(&self, mean: &mut [f32], variance: &mut [f32]) {
         let sample = self.count as f64 / (self.count as f64 - 1.0).max(1.0);
         let step = |running: &mut f32, batch: f64| {
             *running = (f64::from(*running) * (1.0 - MOMENTUM) + batch * MOMENTUM) as f32;
@@ -79,8 +79,8 @@ impl Batch {
             }
         }
         let n = self.count.max(1) as f64;
-        let pairs = runs(x, channels, inner).zip(runs(dy, channels, inner));
-        for (dx, ((c, x), (_, dy))) in dx.chunks_exact_mut(inner.max(1)).zip(pairs) {
+        let both = runs(x, channels, inner).zip(runs(dy, channels, inner));
+        for (dx, ((c, x), (_, dy))) in dx.chunks_exact_mut(inner.max(1)).zip(both) {
             let inv_std = self.inv_std(c);
             let factor = f64::from(gamma[c]) * inv_std;
             for ((dx, &x), &dy) in dx.iter_mut().zip(x).zip(dy) {
@@ -92,9 +92,9 @@ impl Batch {
     }
 }
 
-/// A linear layer that has taken in a batch norm. Its weight is quantized as it will be once converted, with the norm's
-/// running statistics folded in; in training, its output is scaled back and normalized by the batch (Jacob et al. 2018, in the
-/// form that PyTorch trains convolutions in).
+/// A linear layer into which a batch norm was folded. Its weight is quantized as in the converted graph, with the running statistics of
+/// the norm folded in. In training, its output is scaled back and normalized by the batch (Jacob et al. 2018, in the form in which
+/// PyTorch trains convolutions).
 #[derive(Debug, Clone)]
 pub(super) struct NormLayer {
     /// The linear node of the prepared graph.
@@ -108,13 +108,13 @@ pub(super) struct NormLayer {
     parameters: [usize; 5],
     own_bias: Option<usize>,
     folded: FoldedNorm,
-    /// What the last pass has kept, if it was in training.
+    /// The values that the last pass in training has kept.
     pass: Option<Pass>,
     /// The gradients of weight, γ, β and bias.
     gradients: [Vec<f32>; 4],
 }
 
-/// A pass in training, and what its backward pass finds.
+/// The values of a pass in training, for its backward pass.
 #[derive(Debug, Clone)]
 struct Pass {
     /// The product, before it is scaled back.
@@ -144,7 +144,7 @@ impl NormLayer {
         norm
     }
 
-    /// Folds the parameters as convert does.
+    /// Folds the current parameters, as prepare does.
     pub(super) fn fold(&mut self, all: &[Parameter]) {
         let [weight, mean, variance, gamma, beta] = self.parameters;
         let by_node = |id: NodeId| {
@@ -168,8 +168,8 @@ impl NormLayer {
     pub(super) fn forward(&mut self, name: &str, product: &Tensor, all: &mut [Parameter]) -> Result<Tensor, QatError> {
         let [_, mean, variance, gamma, beta] = self.parameters;
         let n = all[gamma].floats().len();
-        let pairs = all[gamma].floats().iter().zip(all[variance].floats());
-        let factor: Vec<f64> = pairs.map(|(&g, &v)| factor(g, v, self.folded.eps)).collect();
+        let channels = all[gamma].floats().iter().zip(all[variance].floats());
+        let factor: Vec<f64> = channels.map(|(&g, &v)| factor(g, v, self.folded.eps)).collect();
         let bias = self.own_bias.map(|at| all[at].floats());
         let product_values = product.as_f32().expect("a product of floats");
         let output: Vec<f32> = product_values
@@ -188,7 +188,7 @@ impl NormLayer {
         let y = batch.normalize(&output, 1, all[gamma].floats(), all[beta].floats());
         let y = Tensor::from_f32(product.shape(), y).expect("as many values");
         let [mean, variance] = all.get_disjoint_mut([mean, variance]).expect("two parameters");
-        batch.run_along(mean.floats_mut(), variance.floats_mut());
+        batch.update_running(mean.floats_mut(), variance.floats_mut());
         let of_factor = vec![0.0; n];
         self.pass = Some(Pass { product: product_values.to_vec(), output, batch, factor, of_factor });
         Ok(y)
@@ -222,7 +222,7 @@ impl NormLayer {
         of_product
     }
 
-    /// From the gradients of the folded constants to those of the parameters:
+    /// Computes the gradients of the parameters from those of the folded constants:
     /// `w' = w · f`, `b' = (b − mean) · f + β`, `f = γ / √(variance + eps)`.
     pub(super) fn backward(&mut self, gradients: &GradientBuffers, all: &[Parameter]) {
         let [weight, mean, variance, gamma, _] = self.parameters;
@@ -231,7 +231,7 @@ impl NormLayer {
         let (n, k) = (gamma.len(), w.len() / gamma.len().max(1));
         let variance = all[variance].floats();
         let factors: Vec<f64> = gamma.iter().zip(variance).map(|(&g, &v)| factor(g, v, self.folded.eps)).collect();
-        // In training, the weight was folded with the variance from before the pass.
+        // In training, the weight was folded with the variance that was current before the pass.
         let factors = self.pass.as_ref().map_or(factors, |pass| pass.factor.clone());
         let mut of_factor = self.pass.as_ref().map_or_else(|| vec![0.0; n], |pass| pass.of_factor.clone());
         if self.pass.is_none() {
@@ -263,7 +263,7 @@ impl NormLayer {
         }
     }
 
-    /// The gradient of one of its parameters.
+    /// The gradient of a parameter of this layer.
     pub(super) fn gradient(&self, parameter: usize) -> Option<&[f32]> {
         let [weight, _, _, gamma, beta] = self.parameters;
         let own = [Some(weight), Some(gamma), Some(beta), self.own_bias];

@@ -1,4 +1,4 @@
-//! How parameters follow their gradients.
+//! Optimizers, which change parameters by their gradients.
 
 use std::collections::HashMap;
 
@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::QatError;
 
-/// The rule, in PyTorch's formulas.
+/// The update rule, by the formulas of PyTorch.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum OptimizerKind {
@@ -19,7 +19,7 @@ pub enum OptimizerKind {
     },
     /// Kingma & Ba 2015: `p −= rate · m̂ / (√v̂ + eps)`, where `g` includes `weight_decay · p`.
     Adam {
-        /// Of the mean and of the mean square; 0.9 and 0.999 are usual.
+        /// The decay rates of the mean and of the mean square of the gradients; 0.9 and 0.999 are usual.
         betas: [f32; 2],
         /// 1e-8 is usual.
         eps: f32,
@@ -28,7 +28,7 @@ pub enum OptimizerKind {
     },
     /// Loshchilov & Hutter 2019: Adam, with `p −= rate · weight_decay · p` apart from the gradient.
     AdamW {
-        /// Of the mean and of the mean square; 0.9 and 0.999 are usual.
+        /// The decay rates of the mean and of the mean square of the gradients; 0.9 and 0.999 are usual.
         betas: [f32; 2],
         /// 1e-8 is usual.
         eps: f32,
@@ -43,13 +43,13 @@ pub struct Optimizer {
     kind: OptimizerKind,
     /// The step size; a schedule changes it from step to step.
     pub learning_rate: f32,
-    /// Per parameter: momentum, or mean and mean square.
+    /// The momentum of each parameter, or its mean and mean square.
     state: HashMap<usize, [Vec<f32>; 2]>,
     steps: i32,
 }
 
 impl Optimizer {
-    /// An optimizer at rest.
+    /// An optimizer without state.
     ///
     /// # Errors
     /// [`QatError::Option`] for a rate that is not positive and finite, or a factor outside of 0..1.
@@ -79,19 +79,19 @@ impl Optimizer {
     /// Adam with the usual constants.
     ///
     /// # Errors
-    /// As [`Self::new`].
+    /// The same as [`Self::new`].
     pub fn adam(learning_rate: f32) -> Result<Self, QatError> {
         Self::new(OptimizerKind::Adam { betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.0 }, learning_rate)
     }
 
-    /// One step: each parameter with its gradient, and a number that is always the same parameter's.
+    /// Makes one step. Each parameter comes with its gradient, and with a number that identifies it in all steps.
     pub(super) fn step<'p>(&mut self, parameters: impl Iterator<Item = (usize, &'p mut [f32], &'p [f32])>) {
         const TASK: usize = 1 << 14;
         self.steps += 1;
         let (rate, kind, steps) = (self.learning_rate, self.kind, self.steps);
         for (number, p, g) in parameters {
             let [first, second] = self.state.entry(number).or_default();
-            // Another length is that of another graph's parameter.
+            // A parameter of another length belongs to another graph.
             if first.len() != p.len() {
                 let of_second = if matches!(kind, OptimizerKind::Sgd { .. }) { 0 } else { p.len() };
                 (*first, *second) = (vec![0.0; p.len()], vec![0.0; of_second]);
@@ -126,13 +126,13 @@ impl Optimizer {
     }
 }
 
-/// How the learning rate changes from step to step, as a factor.
+/// A schedule: the factor of the learning rate at each step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum Schedule {
-    /// Not at all.
+    /// The factor is always 1.
     Constant,
-    /// Times `factor` after every so many steps.
+    /// The rate is multiplied by `factor` after every `every` steps.
     Step {
         /// Steps of equal rate.
         every: u64,

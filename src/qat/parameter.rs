@@ -1,4 +1,4 @@
-//! What training changes.
+//! Parameters: the values that training changes.
 
 use crate::values::Tensor;
 
@@ -7,7 +7,7 @@ use crate::values::Tensor;
 pub(super) struct Parameter {
     pub(super) name: String,
     pub(super) value: Tensor,
-    /// By gradients; running statistics change on their own.
+    /// Whether gradients change it. Running statistics change without gradients.
     pub(super) trained: bool,
 }
 

@@ -16,7 +16,7 @@ use crate::values::slices::{rows_before_last, tensor, with_last};
 use crate::values::{Tensor, TensorQParams};
 
 impl TrainableGraph {
-    /// The outputs in training: observers update, batch norms use the batch, and everything is kept for
+    /// Runs a forward pass in training and returns the outputs: observers update, batch norms use the batch, and all values are kept for
     /// [`backward`](Self::backward).
     ///
     /// # Errors
@@ -28,11 +28,11 @@ impl TrainableGraph {
         Ok(self.outputs())
     }
 
-    /// The outputs as they will be once converted, bit for bit: nothing is updated. Whatever a forward pass has kept is
-    /// gone.
+    /// Runs a forward pass and returns the outputs of the converted graph, bit for bit. Nothing is updated. The values that a forward pass
+    /// has kept for [`backward`](Self::backward) are lost.
     ///
     /// # Errors
-    /// [`QatError::Interp`] for inputs that do not fit, [`QatError::Observer`] for what has not been observed.
+    /// [`QatError::Interp`] for inputs that do not fit, [`QatError::Observer`] for values that have not been observed.
     pub fn evaluate<T: Borrow<Tensor>>(&mut self, inputs: &[T]) -> Result<Vec<Tensor>, QatError> {
         self.run(inputs, false)?;
         Ok(self.outputs())
@@ -83,7 +83,7 @@ impl TrainableGraph {
                 let Values { norms, parameters, .. } = &mut self.values;
                 norms[norm].forward(&node.name, &product, parameters)
             }
-            // The two that take the time, in the memory of the last pass.
+            // Linear layers and functions take most of the time, so they reuse the memory of the last pass.
             (Op::Linear(Linear), None) => {
                 let shape =
                     with_last(self.values.get(node.inputs[0]).shape(), self.values.get(node.inputs[1]).shape()[0]);
@@ -107,7 +107,7 @@ impl TrainableGraph {
         }
     }
 
-    /// A batch norm that no layer could take in, with the statistics of the batch.
+    /// A batch norm that is not folded into a layer, with the statistics of the batch.
     fn batch_norm(&mut self, id: NodeId, eps: f32) -> Result<Tensor, QatError> {
         let node = self.graph.node(id);
         let x = self.values.get(node.inputs[0]);
@@ -121,13 +121,13 @@ impl TrainableGraph {
         if let [Some(mean), Some(variance)] = [1, 2].map(|at| self.values.parameter_of(node.inputs[at]))
             && let Ok([mean, variance]) = self.values.parameters.get_disjoint_mut([mean, variance])
         {
-            batch.run_along(mean.floats_mut(), variance.floats_mut());
+            batch.update_running(mean.floats_mut(), variance.floats_mut());
         }
         self.batches.insert(id, batch);
         Ok(y)
     }
 
-    /// The parameters of an observer that follow from those of others.
+    /// The qparams of an observer that are derived from those of others.
     fn derived(&self, at: usize) -> Result<Option<TensorQParams>, ObserverError> {
         let fake = &self.fakes[at];
         let QuantizationSpec::Derived(spec) = fake.observer().spec() else { return Ok(None) };
@@ -139,7 +139,7 @@ impl TrainableGraph {
         derived(&spec.rule, &from).map(Some)
     }
 
-    /// Goes back through the last [`forward`](Self::forward), from the gradient of each output to those of the parameters.
+    /// Runs the backward pass of the last [`forward`](Self::forward), from the gradient of each output to those of the parameters.
     ///
     /// # Errors
     /// [`QatError::NoForward`] without a forward pass before it, [`QatError::Size`] for gradients that are not those of the
@@ -170,7 +170,7 @@ impl TrainableGraph {
             self.gradients.add(id, gradient.len(), |dx| dx.copy_from_slice(floats(gradient)));
         }
         for at in (0..self.graph.nodes().len()).rev() {
-            self.back(NodeId::new(at));
+            self.backward_node(NodeId::new(at));
         }
         for norm in &mut self.values.norms {
             norm.backward(&self.gradients, &self.values.parameters);
@@ -178,8 +178,8 @@ impl TrainableGraph {
         Ok(())
     }
 
-    /// From the gradient of a node to those of its inputs.
-    fn back(&mut self, id: NodeId) {
+    /// Adds to the gradients of the inputs of a node, from the gradient of its value.
+    fn backward_node(&mut self, id: NodeId) {
         let Self { graph, values, gradients, fakes, batches, .. } = self;
         if !values.is_pass(id) {
             return;
@@ -207,7 +207,7 @@ impl TrainableGraph {
                     let parameters = &values.parameters;
                     dy = values.norms[norm].product_gradient(&dy, parameters);
                 }
-                // The bias of a layer with a norm in training is the norm's.
+                // The bias of a layer with a norm in training belongs to the norm.
                 let inputs = if norm.is_some() { &node.inputs[..2] } else { &node.inputs[..] };
                 let read: Vec<&Tensor> = inputs.iter().map(|&input| values.get(input)).collect();
                 let rule = gradients::rule(&node.op).expect("operators without a gradient are refused before training");

@@ -1,4 +1,4 @@
-//! The loop: mini-batches, losses, steps.
+//! The training loop.
 
 use std::fmt;
 
@@ -8,24 +8,24 @@ use crate::values::Tensor;
 /// Trains a graph's first output on a set of examples. All fields may be changed before [`fit`](Self::fit).
 #[derive(Debug, Clone)]
 pub struct Trainer {
-    /// What becomes smaller.
+    /// The loss that training minimizes.
     pub loss: Loss,
-    /// How parameters follow their gradients. It keeps its state, so that training can go on.
+    /// The optimizer. It keeps its state from one call to the next.
     pub optimizer: Optimizer,
-    /// How its rate changes over all steps of a call.
+    /// The schedule of the learning rate over all steps of a call.
     pub schedule: Schedule,
-    /// How often all examples are seen: 10 at first.
+    /// The number of passes over all examples: 10 at first.
     pub epochs: usize,
-    /// Examples in a step; the last step of an epoch may have fewer. 64 at first.
+    /// The number of examples in a step; the last step of an epoch may have fewer. 64 at first.
     pub batch_rows: usize,
-    /// Decides the order of the examples.
+    /// The seed of the order of the examples.
     pub seed: u64,
-    /// For so many epochs at the end, observers are off and batch norms frozen, so that the network settles on the scales and
+    /// The number of epochs at the end in which observers are off and batch norms frozen, so that the network settles on the scales and
     /// statistics that it will have. 0 at first.
     pub settled_epochs: usize,
 }
 
-/// One step, as a callback sees it; prints itself in one line.
+/// The progress after one step, for callbacks; prints itself in one line.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Progress {
     /// The step, counted from 1 over all epochs.
@@ -36,7 +36,7 @@ pub struct Progress {
     pub epoch: usize,
     /// The mean loss of the epoch so far.
     pub loss: f64,
-    /// With labels: the share of the epoch's examples so far whose label had the largest output.
+    /// The share of the examples of this epoch so far whose label had the largest output; `None` without labels.
     pub accuracy: Option<f64>,
     /// The rate of this step.
     pub learning_rate: f32,
@@ -65,7 +65,7 @@ impl Trainer {
     ///
     /// # Errors
     /// [`QatError::Size`] for no examples, no epochs, or inputs and targets of different lengths; [`QatError::Diverged`] for a
-    /// loss that is not finite, with the parameters as they were before that step; and whatever a pass refuses.
+    /// loss that is not finite, with the parameters as they were before that step; and the errors of [`TrainableGraph::forward`] and of [`Loss::evaluate`].
     pub fn fit(
         &mut self,
         model: &mut TrainableGraph,
@@ -107,7 +107,7 @@ impl Trainer {
         Ok(())
     }
 
-    /// One step on one batch. The loss and, with labels, how many were right of how many.
+    /// Makes one step on one batch. Returns the loss and, with labels, the number of correct and of all labels.
     fn step(
         &mut self,
         model: &mut TrainableGraph,
@@ -129,7 +129,7 @@ impl Trainer {
     }
 
     fn examples(&self, inputs: &[&Tensor], targets: &Tensor) -> Result<usize, QatError> {
-        let examples = targets.shape().first().copied().unwrap_or_default();
+        let examples = targets.shape().first().copied().unwrap_or(0);
         let at_least = |what, actual: usize| match actual {
             0 => Err(QatError::Size { what, actual, expected: "at least 1".to_owned() }),
             _ => Ok(()),
@@ -138,7 +138,7 @@ impl Trainer {
         at_least("number of epochs", self.epochs)?;
         at_least("number of examples in a step", self.batch_rows)?;
         for input in inputs {
-            let actual = input.shape().first().copied().unwrap_or_default();
+            let actual = input.shape().first().copied().unwrap_or(0);
             if actual != examples {
                 let expected = format!("{examples} as in the targets");
                 return Err(QatError::Size { what: "number of examples of an input", actual, expected });
@@ -166,7 +166,7 @@ impl Sums {
     }
 }
 
-/// Some rows of a tensor.
+/// Selects rows of a tensor.
 fn select(tensor: &Tensor, rows: &[usize]) -> Tensor {
     use ndarray::Axis;
     match tensor {
@@ -177,7 +177,7 @@ fn select(tensor: &Tensor, rows: &[usize]) -> Tensor {
     }
 }
 
-/// How many labels have the largest output of their row, and how many there are.
+/// The number of labels that have the largest output of their row, and the number of all labels.
 fn hits(output: &Tensor, labels: &Tensor) -> [usize; 2] {
     let classes = output.shape().last().copied().unwrap_or(1).max(1);
     let rows = output.as_f32().expect("a loss of floats").chunks_exact(classes);

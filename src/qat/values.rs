@@ -1,4 +1,4 @@
-//! The values of a pass: parameters, constants, and what is computed of them.
+//! The values of a pass: parameters, constants and computed values.
 
 use std::sync::Arc;
 
@@ -9,16 +9,16 @@ use crate::ops::{Constant, Embedding, Linear, Op};
 use crate::quantize::trained::FoldedNorm;
 use crate::values::{DType, Tensor};
 
-/// Where a node's value comes from.
+/// The source of a node's value.
 #[derive(Debug, Clone)]
 pub(super) enum Source {
     Parameter(usize),
     Fixed(Arc<Tensor>),
-    /// The weight of a layer that has taken in a batch norm.
+    /// The weight of a layer into which a batch norm was folded.
     FoldedWeight(usize),
-    /// Its bias.
+    /// The bias of such a layer.
     FoldedBias(usize),
-    /// The pass: an input, or computed.
+    /// The pass: the node is an input, or is computed.
     Pass,
 }
 
@@ -35,7 +35,7 @@ impl Values {
     /// The parameters of a prepared graph; `float` is the graph before its batch norms were folded.
     pub(super) fn new(float: &Graph, graph: &Graph, folded: Vec<FoldedNorm>) -> Self {
         let source = |node: &crate::graph::Node| match &node.op {
-            Op::Constant(Constant { tensor }) => Source::Fixed(Arc::clone(tensor)),
+            Op::Constant(Constant { tensor, .. }) => Source::Fixed(Arc::clone(tensor)),
             _ => Source::Pass,
         };
         let mut values = Self {
@@ -56,7 +56,7 @@ impl Values {
             };
             for (inputs, trained) in [(trained, true), (running, false)] {
                 for &input in inputs.iter().filter_map(|&at| node.inputs.get(at)) {
-                    let id = behind_moves(graph, input);
+                    let id = moved_from(graph, input);
                     let constant = graph.node(id);
                     if let (Source::Fixed(tensor), DType::F32) = (&values.sources[id.index()], constant.dtype) {
                         let value = (**tensor).clone();
@@ -74,13 +74,13 @@ impl Values {
         self.parameters.len() - 1
     }
 
-    /// A layer that has taken in a batch norm: its parameters are those from before.
+    /// Adds the parameters of a layer into which a batch norm was folded: those from before folding.
     fn fold(&mut self, float: &Graph, graph: &Graph, folded: FoldedNorm) {
         let Some(layer) = graph.find(&folded.layer) else { return };
         let mut parameter = |id: NodeId, trained| {
             let node = float.node(id);
             let value = match &node.op {
-                Op::Constant(Constant { tensor }) => (**tensor).clone(),
+                Op::Constant(Constant { tensor, .. }) => (**tensor).clone(),
                 _ => Tensor::from(ndarray::arr0(0f32)),
             };
             self.add(node.name.clone(), value, trained)
@@ -92,7 +92,7 @@ impl Values {
         let [gamma, beta] = [gamma, beta].map(|id| parameter(id, true));
         let at = self.norms.len();
         let inputs = &graph.node(layer).inputs;
-        let [of_weight, of_bias] = [1, 2].map(|input| behind_moves(graph, inputs[input]));
+        let [of_weight, of_bias] = [1, 2].map(|input| moved_from(graph, inputs[input]));
         self.sources[of_weight.index()] = Source::FoldedWeight(at);
         self.sources[of_bias.index()] = Source::FoldedBias(at);
         let parameters = [weight, mean, variance, gamma, beta];
@@ -104,7 +104,7 @@ impl Values {
         matches!(self.sources[id.index()], Source::Pass)
     }
 
-    /// The value of a node; of a computed one, once the pass has come to it.
+    /// The value of a node. A computed value exists after the pass has reached its node.
     pub(super) fn get(&self, id: NodeId) -> &Tensor {
         match &self.sources[id.index()] {
             Source::Parameter(at) => &self.parameters[*at].value,
@@ -123,7 +123,7 @@ impl Values {
         self.pass[id.index()] = Some(value);
     }
 
-    /// Memory for the next value of a node: that of its last one, if it was as long. What is in it is no longer of use.
+    /// Memory for the next value of a node: that of its last value, if it had the same length. The contents are arbitrary.
     pub(super) fn buffer(&mut self, id: NodeId, length: usize) -> Vec<f32> {
         let last = match self.pass[id.index()].take() {
             Some(Tensor::F32(a)) => a.into_vec(),
@@ -132,7 +132,7 @@ impl Values {
         if last.len() == length { last } else { vec![0.0; length] }
     }
 
-    /// The parameters as they are, folded anew, and no values of a pass.
+    /// The current parameters, with batch norms folded, without the values of a pass.
     pub(super) fn at_rest(&self) -> Self {
         let mut values = Self {
             parameters: self.parameters.clone(),
@@ -144,7 +144,7 @@ impl Values {
         values
     }
 
-    /// Folds all batch norms anew.
+    /// Folds all batch norms with the current parameters.
     pub(super) fn fold_norms(&mut self) {
         let Self { norms, parameters, .. } = self;
         norms.iter_mut().for_each(|norm| norm.fold(parameters));
@@ -159,8 +159,8 @@ impl Values {
     }
 }
 
-/// What an op reads, before it was observed, and moved by ops that only move.
-fn behind_moves(graph: &Graph, mut id: NodeId) -> NodeId {
+/// The node whose value an input has, before it was observed, transposed or reshaped.
+fn moved_from(graph: &Graph, mut id: NodeId) -> NodeId {
     while matches!(graph.node(id).op, Op::Observe(_) | Op::Transpose(_) | Op::Reshape(_) | Op::Flatten(_)) {
         id = graph.node(id).inputs[0];
     }

@@ -1,4 +1,4 @@
-//! Which points of a graph a quantizer wants quantized: a side table, not part of the graph.
+//! Annotations: the points of a graph that a quantizer wants quantized. They are a side table, not part of the graph.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +9,7 @@ use crate::graph::{Graph, NodeId};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EdgeOrNode {
-    /// A value on its way into one consumer. A consumer that reads it twice is one edge.
+    /// A value as one consumer reads it. A consumer that reads it twice is one edge.
     Edge {
         /// The node whose value it is.
         producer: NodeId,
@@ -21,7 +21,7 @@ pub enum EdgeOrNode {
 }
 
 impl EdgeOrNode {
-    /// How messages name the point.
+    /// The name of the point in messages.
     #[must_use]
     pub fn describe(self, graph: &Graph) -> String {
         let name = |id: NodeId| graph.nodes().get(id.index()).map_or("a node that does not exist", |n| &n.name);
@@ -32,12 +32,12 @@ impl EdgeOrNode {
     }
 }
 
-/// What a quantizer says of one node.
+/// The annotation of one node.
 #[derive(Debug, Clone, PartialEq)]
 pub struct QuantizationAnnotation {
-    /// For each producer that the node reads, in the order of insertion. `None` says "leave it in float".
+    /// The spec of each input, by the node that produces it. `None` leaves it in float.
     pub input_qspec_map: Vec<(NodeId, Option<QuantizationSpec>)>,
-    /// For the node's own value.
+    /// The spec of the node's output.
     pub output_qspec: Option<QuantizationSpec>,
     /// Whether an input edge may share the observer of its producer, or of another consumer of the same value, when
     /// the specs agree.
@@ -50,7 +50,7 @@ impl Default for QuantizationAnnotation {
     }
 }
 
-/// The annotations of one graph, and what its quantizer says of the nodes that it leaves in float.
+/// The annotations of one graph, and the reasons why other nodes are left in float.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Annotations {
     of_node: Vec<Option<QuantizationAnnotation>>,
@@ -66,20 +66,20 @@ impl Annotations {
         Self { of_node: vec![None; nodes], left_float: vec![None; nodes], kept_float: vec![false; nodes] }
     }
 
-    /// What is said of a node.
+    /// The annotation of a node.
     #[must_use]
     pub fn get(&self, id: NodeId) -> Option<&QuantizationAnnotation> {
         self.of_node.get(id.index())?.as_ref()
     }
 
-    /// Replaces what is said of a node; a node of another graph is ignored.
+    /// Replaces the annotation of a node; a node of another graph is ignored.
     pub fn set(&mut self, id: NodeId, annotation: QuantizationAnnotation) {
         if let Some(slot) = self.of_node.get_mut(id.index()) {
             *slot = Some(annotation);
         }
     }
 
-    /// Takes back what is said of a node.
+    /// Removes the annotation of a node.
     pub fn remove(&mut self, id: NodeId) {
         if let Some(slot) = self.of_node.get_mut(id.index()) {
             *slot = None;
@@ -93,7 +93,7 @@ impl Annotations {
         }
     }
 
-    /// Keeps a node in float, whatever is quantized around it: else functions, sums and what moves elements become integer nodes
+    /// Keeps a node in float. Without this, a function, a sum or an operator that moves elements becomes an integer node if it stands
     /// between quantized values.
     pub fn keep_float(&mut self, id: NodeId, reason: impl Into<String>) {
         self.leave_float(id, reason);
@@ -108,7 +108,7 @@ impl Annotations {
         self.kept_float.get(id.index()).is_some_and(|kept| *kept)
     }
 
-    /// Why a node is not quantized, if its quantizer said so.
+    /// The reason why a node is not quantized, if its quantizer gave one.
     #[must_use]
     pub fn float_reason(&self, id: NodeId) -> Option<&str> {
         self.left_float.get(id.index())?.as_deref()

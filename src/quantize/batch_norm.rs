@@ -1,7 +1,6 @@
-//! A batch norm behind a linear layer becomes part of its weight and bias.
+//! Folds a batch norm that follows a linear layer into the weight and bias of the layer.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 
 use crate::graph::{Graph, GraphError, NodeId, Rewriter};
 use crate::ops::{BatchNorm, Constant, Linear, Op, Transpose};
@@ -11,40 +10,15 @@ use crate::values::Tensor;
 /// two axes, or through a transpose that moves the layer's channels to axis 1. The layer and the batch norm must have no
 /// other reader between them, and constant parameters.
 ///
-/// A variance that has no root is [`GraphError::NonFinite`].
+/// # Errors
+/// [`GraphError::NonFinite`] for a variance that has no real root.
 ///
 /// `w' = w · γ / √(variance + eps)` for each output channel, `b' = (b − mean) · γ / √(variance + eps) + β`.
 pub(super) fn fold_batch_norm(graph: &Graph) -> Result<(Graph, Vec<FoldedNorm>), GraphError> {
-    let (users, outputs) = (graph.users(), graph.output_flags());
-    let alone = |id: NodeId| users[id.index()].len() == 1 && !outputs[id.index()];
+    let users = graph.users();
     let constant = |id: NodeId| matches!(graph.node(id).op, Op::Constant(_));
-    // The linear layer of each batch norm, and the batch norm of each layer.
-    let mut layer_of = HashMap::new();
-    let mut norm_of = HashMap::new();
-    for (id, node) in graph.iter().filter(|(_, node)| matches!(node.op, Op::BatchNorm(_))) {
-        let mut linear = node.inputs[0];
-        let mut channel_axis = graph.node(linear).shape.rank() - 1;
-        if let Op::Transpose(Transpose { perm }) = &graph.node(linear).op {
-            channel_axis = perm.iter().position(|&axis| axis == perm.len() - 1).expect("a permutation");
-            if !alone(linear) {
-                continue;
-            }
-            linear = graph.node(linear).inputs[0];
-        }
-        let node_is = |id: NodeId| {
-            graph.node(id).op == Op::Linear(Linear) && graph.node(id).inputs[1..].iter().all(|&i| constant(i))
-        };
-        if channel_axis == 1 && node_is(linear) && alone(linear) && node.inputs[1..].iter().all(|&i| constant(i)) {
-            layer_of.insert(id, linear);
-            norm_of.insert(linear, id);
-        } else if graph.node(linear).op == Op::Linear(Linear) {
-            log::warn!(
-                "{}: is not folded into {}: its channels are not the layer's, or others read it",
-                node.name,
-                graph.node(linear).name
-            );
-        }
-    }
+    let layer_of = foldable(graph, &users);
+    let norm_of: HashMap<NodeId, NodeId> = layer_of.iter().map(|(&norm, &layer)| (layer, norm)).collect();
     if layer_of.is_empty() {
         return Ok((graph.clone(), Vec::new()));
     }
@@ -56,7 +30,7 @@ pub(super) fn fold_batch_norm(graph: &Graph) -> Result<(Graph, Vec<FoldedNorm>),
         .map(|(id, _)| id)
         .collect();
     let constant_value = |id: NodeId| match &graph.node(id).op {
-        Op::Constant(Constant { tensor }) => &**tensor,
+        Op::Constant(Constant { tensor, .. }) => &**tensor,
         _ => unreachable!("only layers and norms of constants are folded"),
     };
     let mut norms = Vec::new();
@@ -66,7 +40,7 @@ pub(super) fn fold_batch_norm(graph: &Graph) -> Result<(Graph, Vec<FoldedNorm>),
             continue;
         }
         if layer_of.contains_key(&id) {
-            // What feeds it computes what it computed.
+            // The folded layer now computes the value of the norm.
             let input = rewriter.get(node.inputs[0])?;
             rewriter.set_origin(input, &node.origin);
             rewriter.replace(id, input);
@@ -79,7 +53,7 @@ pub(super) fn fold_batch_norm(graph: &Graph) -> Result<(Graph, Vec<FoldedNorm>),
                 if let Some((index, value)) = value.first_non_finite() {
                     return Err(GraphError::NonFinite { node: name, index, value });
                 }
-                rewriter.add(&name, Op::Constant(Constant { tensor: Arc::new(value) }), Vec::new(), &node.origin)
+                rewriter.add(&name, Constant::new(value), Vec::new(), &node.origin)
             };
             let inputs = vec![
                 rewriter.get(node.inputs[0])?,
@@ -87,7 +61,7 @@ pub(super) fn fold_batch_norm(graph: &Graph) -> Result<(Graph, Vec<FoldedNorm>),
                 constant(&mut rewriter, "bias", bias)?,
             ];
             let new = rewriter.copy_with(id, inputs)?;
-            // No float node has its value, unless the norm reads it directly.
+            // No node of the float graph has the value of the folded layer, unless the norm reads it directly.
             rewriter.set_origin(new, &format!("{}.folded", node.origin));
         } else {
             rewriter.copy(id)?;
@@ -96,7 +70,37 @@ pub(super) fn fold_batch_norm(graph: &Graph) -> Result<(Graph, Vec<FoldedNorm>),
     Ok((rewriter.finish()?, norms))
 }
 
-/// A batch norm that its layer has taken in, and what the two were before.
+/// The linear layer of each batch norm that can be folded.
+fn foldable(graph: &Graph, users: &[Vec<NodeId>]) -> HashMap<NodeId, NodeId> {
+    let outputs = graph.output_flags();
+    let alone = |id: NodeId| users[id.index()].len() == 1 && !outputs[id.index()];
+    let constants = |ids: &[NodeId]| ids.iter().all(|&id| matches!(graph.node(id).op, Op::Constant(_)));
+    let mut layer_of = HashMap::new();
+    for (id, node) in graph.iter().filter(|(_, node)| matches!(node.op, Op::BatchNorm(_))) {
+        let mut linear = node.inputs[0];
+        let mut channel_axis = graph.node(linear).shape.rank() - 1;
+        if let Op::Transpose(Transpose { perm }) = &graph.node(linear).op {
+            channel_axis = perm.iter().position(|&axis| axis == perm.len() - 1).expect("a permutation");
+            if !alone(linear) {
+                continue;
+            }
+            linear = graph.node(linear).inputs[0];
+        }
+        let layer = graph.node(linear);
+        if layer.op != Op::Linear(Linear) {
+            continue;
+        }
+        if channel_axis == 1 && alone(linear) && constants(&layer.inputs[1..]) && constants(&node.inputs[1..]) {
+            layer_of.insert(id, linear);
+        } else {
+            let (norm, layer) = (&node.name, &layer.name);
+            log::warn!("{norm}: is not folded into {layer}: its channels are not the layer's, or others read it");
+        }
+    }
+    layer_of
+}
+
+/// A batch norm that was folded into its layer, with the constants that both had before.
 #[derive(Debug, Clone)]
 pub(crate) struct FoldedNorm {
     /// The layer's name, which it keeps.

@@ -1,4 +1,4 @@
-//! Several quantizers as one.
+//! Combines several quantizers into one.
 
 use super::annotation::Annotations;
 use super::prepare::PrepareError;
@@ -6,7 +6,7 @@ use super::quantizer::Quantizer;
 use crate::graph::Graph;
 
 /// Runs quantizers one after another; put the more special ones first. A node that one of them has annotated belongs to
-/// it: if a later one annotates it otherwise, that is an error.
+/// it: [`PrepareError::Overwritten`] if a later one changes the annotation.
 #[derive(Default)]
 pub struct ComposableQuantizer {
     quantizers: Vec<Box<dyn Quantizer>>,
@@ -19,7 +19,7 @@ impl std::fmt::Debug for ComposableQuantizer {
 }
 
 impl ComposableQuantizer {
-    /// Of these quantizers, in this order.
+    /// Combines these quantizers, in this order.
     #[must_use]
     pub fn new(quantizers: Vec<Box<dyn Quantizer>>) -> Self {
         Self { quantizers }
@@ -41,7 +41,7 @@ impl Quantizer for ComposableQuantizer {
                 match (before.get(id), annotations.get(id)) {
                     (Some(old), new) if new != Some(old) => {
                         let (node, owner) =
-                            (node.name.clone(), owners[id.index()].expect("what is annotated has an owner"));
+                            (node.name.clone(), owners[id.index()].expect("an annotated node has an owner"));
                         return Err(PrepareError::Overwritten { quantizer, node, owner });
                     }
                     (None, Some(_)) => owners[id.index()] = Some(quantizer),

@@ -1,18 +1,18 @@
-//! What a quantizer hands to its patterns.
+//! Quantization configurations: the specs that a quantizer gives to its patterns.
 
 use super::prepare::PrepareError;
 use super::spec::{ObservedSpec, ObserverKind, QuantizationSpec};
 use crate::numerics::EPS;
 use crate::values::{QScheme, QuantRange};
 
-/// The specs that a quantizer hands to its patterns.
+/// The specs that a quantizer gives to the inputs, the output and the weight of its patterns.
 #[derive(Debug, Clone, PartialEq)]
 pub struct QuantizationConfig {
-    /// For the input of a pattern.
+    /// The spec of the inputs of a pattern.
     pub input_activation: Option<QuantizationSpec>,
-    /// For its output.
+    /// The spec of its output.
     pub output_activation: Option<QuantizationSpec>,
-    /// For its weight.
+    /// The spec of its weight.
     pub weight: Option<QuantizationSpec>,
 }
 
@@ -40,7 +40,7 @@ impl QuantizationConfig {
         }
     }
 
-    /// The same with one weight scale per output channel.
+    /// The same with one weight scale for each output channel.
     #[must_use]
     pub fn per_channel(mut self) -> Self {
         if let Some(QuantizationSpec::Observed(weight)) = &mut self.weight {
@@ -49,8 +49,8 @@ impl QuantizationConfig {
         self
     }
 
-    /// The same with activations that are quantized when they are known, one scale for the whole batch, and float outputs.
-    /// Only linear layers can be quantized so, and products of two activations on request.
+    /// The same with dynamic quantization: the scale and zero point of an activation are computed at run time, one for the whole batch,
+    /// and outputs are float. Only linear layers can be quantized dynamically, and products of two activations on request.
     #[must_use]
     pub fn dynamic(self) -> Self {
         let mut config = self.activations(|spec| spec.observer = ObserverKind::Placeholder);
@@ -58,15 +58,15 @@ impl QuantizationConfig {
         config
     }
 
-    /// As [`dynamic`](Self::dynamic), with a scale and zero point for each row of the last axis: more accurate, and what one
-    /// row becomes does not depend on the other rows. The right factor of a product of two activations keeps one scale: one for
-    /// each row would vary along the sum.
+    /// The same with [`dynamic`](Self::dynamic) quantization and a scale and zero point for each row of the last axis. It is more
+    /// accurate, and the result for one row does not depend on the other rows. The right factor of a product of two activations keeps
+    /// one scale, since a scale for each row would vary along the sum.
     #[must_use]
     pub fn dynamic_per_token(self) -> Self {
         self.dynamic().activations(|spec| spec.qscheme = QScheme::per_token_affine().with_bits(spec.qscheme.bits))
     }
 
-    /// The same for training: static activations and weights are tracked by moving averages.
+    /// The same for quantization-aware training: moving averages observe static activations and weights.
     #[must_use]
     pub fn qat(self) -> Self {
         let observer = ObserverKind::MOVING_AVERAGE;
@@ -87,9 +87,9 @@ impl QuantizationConfig {
         self.activations(|spec| spec.observer = observer)
     }
 
-    /// The same with zero points of 0 for activations too, which TensorRT insists on, in −127..=127: the largest magnitude is code
-    /// ±127. In −128..=127 it would lie half-way between two codes. Values of one sign, such as those behind a ReLU, use half of the
-    /// codes. Dynamic activations get one scale for the tensor: there is no symmetric scheme per token.
+    /// The same with zero points of 0 for activations too, which TensorRT requires, in −127..=127: the largest magnitude becomes ±127. In
+    /// −128..=127 it would lie half-way between two quantized values. Values of one sign, such as those after a ReLU, use half of the
+    /// range. Dynamic activations get one scale for the tensor: there is no symmetric scheme per token.
     #[must_use]
     pub fn symmetric_activations(self) -> Self {
         self.activations(|spec| {
@@ -98,7 +98,7 @@ impl QuantizationConfig {
         })
     }
 
-    /// The same with other codes for activations.
+    /// The same with another range of quantized values for activations, and the bits that hold it.
     #[must_use]
     pub fn activation_range(self, range: QuantRange) -> Self {
         self.activations(|spec| {
@@ -107,7 +107,7 @@ impl QuantizationConfig {
         })
     }
 
-    /// The same with other codes for weights, such as −7..=7 for four bits.
+    /// The same with another range of quantized values for weights, such as −7..=7 for 4 bits, and the bits that hold it.
     #[must_use]
     pub fn weight_range(mut self, range: QuantRange) -> Self {
         if let Some(QuantizationSpec::Observed(weight)) = &mut self.weight {
@@ -124,7 +124,7 @@ impl QuantizationConfig {
         self
     }
 
-    /// Whether activations are quantized when they are known.
+    /// Whether activations are quantized dynamically.
     #[must_use]
     pub fn is_dynamic(&self) -> bool {
         self.input_activation.as_ref().is_some_and(QuantizationSpec::is_dynamic)
@@ -139,7 +139,7 @@ impl QuantizationConfig {
         self
     }
 
-    /// Refuses what the integer form could not honour; `name` is how the configuration was set.
+    /// Refuses specs that the integer form could not honour; `name` says for what the configuration was set.
     pub(super) fn check(&self, name: &str) -> Result<(), PrepareError> {
         let refuse = |problem: &str| Err(PrepareError::Config { config: name.to_owned(), problem: problem.to_owned() });
         if self.is_dynamic() && self.output_activation.is_some() {

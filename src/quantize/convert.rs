@@ -1,4 +1,4 @@
-//! Convert: observers become quantize/dequantize pairs, weights become int8 constants.
+//! Convert: replaces observers by quantize and dequantize nodes, and weights by int8 constants.
 
 use std::collections::HashMap;
 
@@ -11,12 +11,12 @@ use crate::graph::{Graph, GraphError, NodeId, Rewriter};
 use crate::ops::{ChooseQParams, Dequantize, DequantizeDynamic, Observe, ObserverId, Op, Quantize, QuantizeDynamic};
 use crate::values::{QuantRange, TensorQParams};
 
-/// How [`convert`] leaves the graph.
+/// Options of [`convert`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConvertOptions {
-    /// Replace the quantize node of a constant by an int8 constant. On by default.
+    /// Whether the quantize node of a constant is replaced by an int8 constant. On by default.
     pub fold_quantize: bool,
-    /// Rewrite the result into integers, as [`to_integer()`] does. Off by default.
+    /// Whether the result is rewritten into integers by [`to_integer()`]. Off by default.
     pub use_reference_representation: bool,
 }
 
@@ -26,18 +26,18 @@ impl Default for ConvertOptions {
     }
 }
 
-/// Why a prepared graph could not be converted.
+/// A prepared graph could not be converted.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConvertError {
-    /// An observer has seen nothing, or what it saw gives no usable parameters.
+    /// An observer has observed nothing, or its statistics give no usable qparams.
     #[error("{node}: {source} ({batches} batches observed)")]
     Observer {
         /// The observed node.
         node: String,
-        /// What is wrong.
+        /// The problem.
         source: ObserverError,
-        /// How many batches were observed in all.
+        /// The number of batches that were observed.
         batches: u64,
     },
     /// The converted graph is not valid.
@@ -48,11 +48,32 @@ pub enum ConvertError {
     ToInteger(#[from] ToIntegerError),
 }
 
-/// Turns every observer into a quantize and a dequantize node. Each annotated consumer gets a dequantize of its own, so
-/// that a layer and its dequantizes can be matched without looking at other layers.
+/// Replaces every observer by a quantize and a dequantize node (Q/DQ). Each annotated consumer gets a dequantize node of its own, so that
+/// a layer and its dequantize nodes can be matched without looking at other layers.
+///
+/// ```
+/// # use enfold::{GraphBuilder, Shape, Tensor};
+/// # use enfold::quantize::{QuantizationConfig, WgpuQuantizer, prepare};
+/// # let mut g = GraphBuilder::new();
+/// # let x = g.input("x", Shape::rows(2))?;
+/// # let y = g.linear("fc", x, Tensor::from_f32(&[2, 2], vec![0.5, -0.25, 0.1, 0.9])?, None)?;
+/// # let graph = g.finish([y])?;
+/// # let batch = Tensor::from_f32(&[2, 2], vec![1.0, -1.0, 0.3, 0.7])?;
+/// use enfold::interp::Interpreter;
+/// use enfold::quantize::{ConvertOptions, convert};
+///
+/// let mut prepared = prepare(&graph, &WgpuQuantizer::new().set_global(QuantizationConfig::symmetric()))?;
+/// prepared.observe(&[&batch])?;
+/// let quantized = convert(&prepared, &ConvertOptions::default())?;
+/// // The graph still takes and gives floats, and runs in the interpreter.
+/// let y = Interpreter::new(&quantized).run(&[&batch])?;
+/// # assert_eq!(y[0].shape(), [2, 2]);
+/// # Ok::<(), enfold::Error>(())
+/// ```
 ///
 /// # Errors
-/// [`ConvertError::Observer`] names the first value that was never observed or whose range is not usable.
+/// [`ConvertError::Observer`] names the first value that was never observed or whose range is not usable;
+/// [`ConvertError::ToInteger`] with `use_reference_representation`, for a constant that cannot be evaluated.
 pub fn convert(prepared: &PreparedGraph, options: &ConvertOptions) -> Result<Graph, ConvertError> {
     let conversions = conversions(prepared)?;
     let mut graph = quantize_dequantize(prepared, &conversions)?;
@@ -80,8 +101,8 @@ fn conversions(prepared: &PreparedGraph) -> Result<Vec<Conversion>, ConvertError
     let conversion = |(observer, qparams): (&Observer, Option<TensorQParams>)| match (observer.spec(), qparams) {
         (QuantizationSpec::Observed(spec), None) => Conversion::Dynamic(*spec),
         (_, Some(qparams)) => Conversion::Static(qparams, observer.range()),
-        // Derived parameters are known or an error.
-        (_, None) => unreachable!("only what is observed may be dynamic"),
+        // Derived qparams are known, or an error.
+        (_, None) => unreachable!("only observed specs may be dynamic"),
     };
     Ok(prepared.observers().iter().zip(qparams).map(conversion).collect())
 }
@@ -90,8 +111,8 @@ fn conversions(prepared: &PreparedGraph) -> Result<Vec<Conversion>, ConvertError
 struct Quantized {
     /// The value before it was quantized.
     value: NodeId,
-    codes: NodeId,
-    /// For a dynamic value, its parameters and its only dequantize.
+    quantized: NodeId,
+    /// The dynamic qparams of a dynamically quantized value, which has one dequantize node.
     dynamic: Option<NodeId>,
 }
 
@@ -111,14 +132,14 @@ fn quantize_dequantize(prepared: &PreparedGraph, conversions: &[Conversion]) -> 
             let entry = match conversion {
                 Conversion::Static(qparams, range) => {
                     let op = Op::Quantize(Quantize { qparams: qparams.clone(), range: *range });
-                    Quantized { value, codes: add("quantize", op, vec![value])?, dynamic: None }
+                    Quantized { value, quantized: add("quantize", op, vec![value])?, dynamic: None }
                 }
                 Conversion::Dynamic(ObservedSpec { qscheme, range, eps, .. }) => {
                     let op = Op::ChooseQParams(ChooseQParams { qscheme: *qscheme, range: *range, eps: *eps });
                     let qparams = add("choose_qparams", op, vec![value])?;
-                    let codes =
+                    let quantized =
                         add("quantize", Op::QuantizeDynamic(QuantizeDynamic { range: *range }), vec![value, qparams])?;
-                    Quantized { value, codes, dynamic: Some(qparams) }
+                    Quantized { value, quantized, dynamic: Some(qparams) }
                 }
             };
             let dq = dequantize(&mut rewriter, stem, &node.origin, &entry, conversion)?;
@@ -151,7 +172,7 @@ fn dequantize(
     quantized: &Quantized,
     conversion: &Conversion,
 ) -> Result<NodeId, GraphError> {
-    let mut inputs = vec![quantized.codes];
+    let mut inputs = vec![quantized.quantized];
     inputs.extend(quantized.dynamic);
     let op = match conversion {
         Conversion::Static(qparams, _) => Op::Dequantize(Dequantize { qparams: qparams.clone() }),

@@ -1,4 +1,4 @@
-//! Fake quantization: float values that int8 can hold, with a gradient.
+//! Fake quantization: rounds float values to those that int8 can hold, and passes gradients straight through.
 
 use super::observer::{Observer, ObserverError, State, of_channels};
 use super::spec::{ObservedSpec, QuantizationSpec};
@@ -7,18 +7,18 @@ use crate::ops::{self, ChooseQParams};
 use crate::values::slices::{f32s, like};
 use crate::values::{MAX_SCALE, MIN_SCALE, QParams, QuantRange, Tensor, TensorQParams};
 
-/// How training makes scale and zero point of an observed range.
+/// The rule from an observed range to scale and zero point in training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum QParamsRule {
-    /// As [`convert()`](super::convert()) does, so that what is trained is what one gets.
+    /// The rule of [`convert()`](super::convert()), so that training and the converted graph agree.
     #[default]
     Convert,
-    /// As PyTorch's fused module does while it trains, whose `convert` then uses the other rule: up to half a percent apart.
-    /// For comparisons with PyTorch only.
+    /// The rule of PyTorch's fused module, which trains with it and converts with the other one: they differ by up to half a percent.
+    /// Use it for comparisons with PyTorch only.
     TorchFused,
 }
 
-/// An observer whose value goes on as what int8 would make of it, with the straight-through gradient.
+/// An observer that also quantizes and dequantizes its value, with the straight-through gradient.
 ///
 /// The usual schedule: observers and fake quantization on; then, for the last epochs, observers off, so that scales rest.
 #[derive(Debug, Clone)]
@@ -44,7 +44,7 @@ pub(crate) struct LearnedStep {
 }
 
 impl FakeQuantize {
-    /// Observes and quantizes.
+    /// A fake quantizer that observes and quantizes.
     #[must_use]
     pub fn new(observer: Observer) -> Self {
         Self {
@@ -57,10 +57,10 @@ impl FakeQuantize {
         }
     }
 
-    /// Quantizes with parameters that are known.
+    /// A fake quantizer with known qparams.
     ///
     /// # Errors
-    /// [`ObserverError`] for a spec that contradicts itself, or that has no such parameters: other codes or channels.
+    /// [`ObserverError`] for a spec that contradicts itself, or that `qparams` do not fit: another range or other channels.
     pub fn with_qparams(spec: ObservedSpec, qparams: TensorQParams) -> Result<Self, ObserverError> {
         let observer = Observer::new(spec)?;
         let (qscheme, observer_kind) = (spec.qscheme, spec.observer);
@@ -91,7 +91,7 @@ impl FakeQuantize {
         self.fake_quant_enabled
     }
 
-    /// Another rule from ranges to parameters.
+    /// Sets the rule from ranges to qparams.
     pub fn set_rule(&mut self, rule: QParamsRule) {
         self.rule = rule;
         self.qparams = None;
@@ -134,16 +134,16 @@ impl FakeQuantize {
         self.learned.as_mut()
     }
 
-    /// The parameters of the last pass; `None` before the first, and for what is dynamic.
+    /// The qparams of the last pass; `None` before the first, and for dynamic quantization.
     #[must_use]
     pub fn qparams(&self) -> Option<&TensorQParams> {
         self.qparams.as_ref()
     }
 
-    /// What convert will use.
+    /// The qparams that convert will use.
     ///
     /// # Errors
-    /// As [`Observer::calculate_qparams`].
+    /// The same as [`Observer::calculate_qparams`].
     pub(crate) fn calculate_qparams(&self) -> Result<TensorQParams, ObserverError> {
         match (&self.learned, self.observer.spec()) {
             (Some(learned), QuantizationSpec::Observed(spec)) => learned.qparams(spec),
@@ -151,7 +151,7 @@ impl FakeQuantize {
         }
     }
 
-    /// An observer that gives convert the parameters of this.
+    /// An observer with the qparams of this fake quantizer, for convert.
     pub(crate) fn to_observer(&self) -> Result<Observer, ObserverError> {
         Ok(match self.learned {
             Some(_) => self.observer.clone().with_known(self.calculate_qparams()?),
@@ -159,7 +159,7 @@ impl FakeQuantize {
         })
     }
 
-    /// The value that goes on; the range is updated before, if the observer is on.
+    /// The fake-quantized value; the observed range is updated before, if the observer is on.
     ///
     /// # Errors
     /// [`ObserverError`] for values that are not finite while they are observed, and parameters that are not known yet.
@@ -167,8 +167,8 @@ impl FakeQuantize {
         self.forward_with(x, true, None, Vec::new())
     }
 
-    /// As [`forward`](Self::forward). `observe` is whether this pass may update the range; `derived` is given for parameters that
-    /// follow from those of others; the result is made in `buffer`.
+    /// Does the same as [`forward`](Self::forward). `observe` is whether this pass may update the range, `derived` are qparams that are
+    /// derived from those of others, and the result is written to `buffer`.
     ///
     /// # Errors
     /// [`ObserverError`] for values that are not finite while they are observed, and parameters that are not known yet.
@@ -205,7 +205,7 @@ impl FakeQuantize {
         Ok(y)
     }
 
-    /// Forgets the gradients of learned steps. What several values share adds up from here on.
+    /// Sets the gradients of learned steps to 0. Gradients of several values that share a step add up from here on.
     pub(crate) fn start_gradients(&mut self) {
         if let Some(learned) = &mut self.learned {
             learned.scale_gradient.fill(0.0);
@@ -213,10 +213,10 @@ impl FakeQuantize {
         }
     }
 
-    /// Turns the gradient of the value that went on, in the last pass, into that of `x`, whose length it has: straight through
-    /// where the code was in range before it was clipped, 0 elsewhere. Keeps those of a learned step.
+    /// Turns the gradient of the result of the last pass into that of `x`, of the same length: it passes straight through where the
+    /// quantized value was in range before it was clipped, and is 0 elsewhere. The gradients of a learned step are kept.
     pub fn backward(&mut self, x: &Tensor, dy: &mut [f32]) {
-        // Dynamic ranges cover what they quantize; what rounding puts beyond the last code is less than a step.
+        // Dynamic ranges cover all values, except for less than a step through rounding.
         let Some(qparams) = self.qparams.as_ref().filter(|_| self.fake_quant_enabled && self.dynamic().is_none())
         else {
             return;
@@ -246,11 +246,11 @@ fn fake_quantize(x: &Tensor, qparams: &TensorQParams, range: QuantRange, mut y: 
 }
 
 impl LearnedStep {
-    /// The nearest parameters that an int8 tensor can have.
+    /// The nearest qparams that an int8 tensor can have.
     fn qparams(&self, spec: &ObservedSpec) -> Result<TensorQParams, ObserverError> {
         let (lo, hi) = (spec.range.quant_min(), spec.range.quant_max());
         let of = |(&scale, &zero_point): (&f32, &f32)| {
-            // NaN, from a gradient that was, becomes the smallest.
+            // A NaN, from a gradient that was NaN, becomes the smallest scale.
             let scale = scale.max(spec.eps).clamp(MIN_SCALE, MAX_SCALE);
             let zero_point = if self.symmetric { 0 } else { (zero_point.round_ties_even() as i32).clamp(lo, hi) };
             QParams::new(scale, zero_point).map_err(|source| ObserverError::QParams { min: scale, max: scale, source })
@@ -258,7 +258,7 @@ impl LearnedStep {
         of_channels(spec, self.scale.iter().zip(&self.zero_point).map(of))
     }
 
-    /// In range: `∂y/∂s = (y − x)/s`. Beyond: `∂y/∂s = q − z` and `∂y/∂z = −s`.
+    /// Adds the gradients of scale and zero point: `∂y/∂s = (y − x)/s` in range, `∂y/∂s = q − z` and `∂y/∂z = −s` beyond.
     fn gradients(&mut self, x: &Tensor, dy: &[f32], qparams: &TensorQParams, range: QuantRange) {
         let (channels, inner): (&[QParams], usize) = match qparams {
             TensorQParams::PerTensor(q) => (std::slice::from_ref(q), x.len().max(1)),
@@ -277,13 +277,13 @@ impl LearnedStep {
             let (q, sum) = (channels[channel], &mut sums[channel]);
             let (s, z) = (f64::from(q.scale()), f64::from(q.zero_point()));
             for (&x, &dy) in x.iter().zip(dy) {
-                let code = f64::from((x * q.inv_scale()).round_ties_even()) + z;
+                let quantized = f64::from((x * q.inv_scale()).round_ties_even()) + z;
                 let dy = f64::from(dy);
-                if code < lo || code > hi {
-                    sum.0 += dy * (code.clamp(lo, hi) - z);
+                if quantized < lo || quantized > hi {
+                    sum.0 += dy * (quantized.clamp(lo, hi) - z);
                     sum.1 -= dy * s;
                 } else {
-                    sum.0 += dy * ((code - z) - f64::from(x) / s);
+                    sum.0 += dy * ((quantized - z) - f64::from(x) / s);
                 }
             }
         }
@@ -294,7 +294,7 @@ impl LearnedStep {
     }
 }
 
-/// The parameters that PyTorch's fused module trains with.
+/// The qparams that PyTorch's fused module trains with.
 fn torch_fused_qparams(observer: &Observer) -> Result<TensorQParams, ObserverError> {
     let QuantizationSpec::Observed(spec) = observer.spec() else { return observer.calculate_qparams() };
     let (lo, hi) = (spec.range.quant_min(), spec.range.quant_max());

@@ -2,29 +2,34 @@
 
 use crate::graph::{Graph, GraphError, Rewriter};
 use crate::interp::Interpreter;
-use crate::ops::{Constant, Op};
+use crate::ops::{Constant, Op, Quantize};
+use crate::values::{QuantRange, QuantizedTensor};
 
-/// Replaces every quantize node whose input depends on constants only by its int8 value, under the same name. What fed it
-/// disappears; dequantize nodes and other constants stay as they are.
+/// Replaces every quantize node whose input depends on constants only by its quantized value, under the same name and with the bits of
+/// its range. The nodes that it read disappear; dequantize nodes and other constants stay as they are.
 pub(super) fn fold_quantize(graph: &Graph) -> Result<Graph, GraphError> {
     let interpreter = Interpreter::new(graph);
     let mut rewriter = Rewriter::new(graph);
     for (id, node) in graph.iter() {
         let value = match node.op {
-            // Only a NaN has no code, and observers refuse it.
+            // Only NaN has no quantized value, and observers refuse it.
             Op::Quantize(_) => interpreter.constant_value(id).ok().flatten(),
             _ => None,
         };
-        match value {
-            Some(value) => {
-                let new =
-                    rewriter.add(&node.name, Op::Constant(Constant { tensor: value }), Vec::new(), &node.origin)?;
-                rewriter.replace(id, new);
-            }
-            None => {
-                rewriter.copy(id)?;
-            }
-        }
+        let (Some(value), Op::Quantize(Quantize { qparams, range })) = (value, &node.op) else {
+            rewriter.copy(id)?;
+            continue;
+        };
+        let constant = if *range == QuantRange::INT32 {
+            Constant::new(value)
+        } else {
+            let quantized = QuantizedTensor::new(value, qparams.clone(), range.bits());
+            Constant::from(
+                &quantized.expect("a quantize node has values of its range, and the channels of its qparams"),
+            )
+        };
+        let new = rewriter.add(&node.name, constant, Vec::new(), &node.origin)?;
+        rewriter.replace(id, new);
     }
     rewriter.finish()
 }

@@ -15,7 +15,7 @@ use crate::values::{Granularity, QParams, QScheme, QuantRange, Tensor, TensorQPa
 
 pub use error::ObserverError;
 
-/// Watches tensors and derives [`TensorQParams`] from them.
+/// Observes tensors and derives [`TensorQParams`] from their statistics.
 ///
 /// Calibration can be sharded: observers of the same spec that saw different batches [`merge`](Self::merge) into one.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,17 +26,17 @@ pub struct Observer {
 
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum State {
-    /// One range, or one per channel; empty until the first tensor.
+    /// One range, or one for each channel; empty until the first tensor.
     Ranges(Vec<Range>),
     Histograms(Histograms),
-    /// Of dynamic, fixed and derived parameters.
+    /// No statistics: the qparams are dynamic, fixed or derived.
     Nothing,
-    /// Parameters that were trained.
+    /// Qparams that were trained.
     Known(TensorQParams),
 }
 
 impl Observer {
-    /// An observer that has seen nothing.
+    /// An observer that has observed nothing.
     ///
     /// # Errors
     /// [`ObserverError::PerChannelHistogram`], [`ObserverError::Scheme`], [`ObserverError::Bits`] and
@@ -81,25 +81,25 @@ impl Observer {
         Ok(Self { spec: QuantizationSpec::Observed(spec), state })
     }
 
-    /// Watches nothing, and gives constants.
+    /// An observer that keeps no statistics and has fixed qparams.
     #[must_use]
     pub fn fixed(spec: FixedQParamsSpec) -> Self {
         Self { spec: spec.into(), state: State::Nothing }
     }
 
-    /// Watches nothing; [`PreparedGraph`](super::PreparedGraph) asks the rule for its parameters.
+    /// An observer that keeps no statistics; [`PreparedGraph`](super::PreparedGraph) asks the rule for its qparams.
     #[must_use]
     pub fn derived(spec: DerivedSpec) -> Self {
         Self { spec: spec.into(), state: State::Nothing }
     }
 
-    /// What it was made from; never [`QuantizationSpec::Shared`].
+    /// The spec, which is never [`QuantizationSpec::Shared`].
     #[must_use]
     pub fn spec(&self) -> &QuantizationSpec {
         &self.spec
     }
 
-    /// The codes.
+    /// The range of quantized values.
     #[must_use]
     pub fn range(&self) -> QuantRange {
         match &self.spec {
@@ -110,7 +110,7 @@ impl Observer {
         }
     }
 
-    /// The spec, if something is watched.
+    /// The spec, if tensors are observed.
     fn observed(&self) -> Option<&ObservedSpec> {
         match &self.spec {
             QuantizationSpec::Observed(spec) => Some(spec),
@@ -122,12 +122,12 @@ impl Observer {
         &self.state
     }
 
-    /// The same observer with parameters that were trained, whatever it has seen.
+    /// The same observer with trained qparams in place of its statistics.
     pub(super) fn with_known(self, qparams: TensorQParams) -> Self {
         Self { state: State::Known(qparams), ..self }
     }
 
-    /// The same observer with other statistics, as a file holds them.
+    /// The same observer with statistics from a file; `None` if they do not fit the spec.
     pub(crate) fn with_state(mut self, state: State) -> Option<Self> {
         let fits = match (&state, self.observed()) {
             (State::Known(qparams), Some(spec)) => {
@@ -148,7 +148,7 @@ impl Observer {
         Some(self)
     }
 
-    /// Takes one tensor into the statistics; a tensor without elements changes nothing.
+    /// Updates the statistics with one tensor; a tensor without elements changes nothing.
     ///
     /// # Errors
     /// [`ObserverError::NonFinite`], [`ObserverError::DType`] and [`ObserverError::Channels`], all before anything has
@@ -187,12 +187,12 @@ impl Observer {
         Ok(())
     }
 
-    /// Takes in what another observer of the same spec has seen, so that calibration can be sharded over processes or
-    /// machines. Merging is associative, and changes nothing if `other` has seen nothing.
+    /// Merges the statistics of another observer of the same spec, so that calibration can be sharded over processes or machines.
+    /// Merging is associative, and changes nothing if `other` has observed nothing.
     ///
-    /// What it keeps: for min/max, exactly the parameters of one pass over all batches. For histograms, the counts of each
-    /// shard, which are spread over common bins once, when parameters are calculated: that moves each count by at most one
-    /// bin. (One pass spreads its counts whenever its range grows.)
+    /// Min/max observers give exactly the qparams of one pass over all batches. Histogram observers keep the counts of each shard and
+    /// spread them over common bins once, when qparams are calculated, which moves each count by at most one bin. (One pass spreads its
+    /// counts whenever its range grows.)
     ///
     /// # Errors
     /// [`ObserverError::MergeSpecs`], [`ObserverError::MergeMovingAverage`], [`ObserverError::MergeTrained`] and
@@ -232,7 +232,7 @@ impl Observer {
         Err(ObserverError::MergeSpecs { this, other })
     }
 
-    /// The smallest and largest value seen, of the tensor or of each channel; empty before the first tensor.
+    /// The smallest and largest observed value, of the tensor or of each channel; empty before the first tensor.
     #[must_use]
     pub fn min_max(&self) -> Vec<(f32, f32)> {
         match &self.state {
@@ -252,7 +252,7 @@ impl Observer {
         }
     }
 
-    /// The range that the parameters are derived from: what was seen, or what a histogram keeps of it.
+    /// The range that the qparams are derived from: the observed range, or the part of it that a histogram keeps.
     #[must_use]
     pub fn kept_range(&self) -> Vec<(f32, f32)> {
         match (&self.state, self.observed()) {
@@ -288,7 +288,7 @@ impl Observer {
     }
 }
 
-/// The parameters of a tensor from those of its channels, of which there is one if it has one scale.
+/// The qparams of a tensor from those of its channels; a tensor that is quantized per tensor has one channel.
 pub(super) fn of_channels(
     spec: &ObservedSpec,
     channels: impl Iterator<Item = Result<QParams, ObserverError>>,
@@ -301,7 +301,7 @@ pub(super) fn of_channels(
     }
 }
 
-/// From a range, codes and the smallest scale to scale and zero point.
+/// The function from a range of values, the range of quantized values and the smallest scale to scale and zero point.
 fn qparams_rule(spec: &ObservedSpec) -> fn(f32, f32, i32, i32, f32) -> (f32, i32) {
     if spec.qscheme.is_symmetric() { numerics::symmetric_qparams } else { numerics::affine_qparams }
 }
@@ -392,5 +392,24 @@ mod tests {
             eps: numerics::EPS,
         };
         assert_eq!(Observer::new(spec), Err(ObserverError::PerChannelHistogram));
+    }
+
+    #[test]
+    fn schemes_that_no_observer_supports_are_refused() {
+        let new = |qscheme, observer| {
+            Observer::new(ObservedSpec { range: QuantRange::INT8, qscheme, observer, eps: numerics::EPS })
+        };
+        let group = QScheme { granularity: Granularity::Group { axis: 1, size: 32 }, ..QScheme::per_tensor_affine() };
+        let token = QScheme { symmetry: crate::values::Symmetry::Symmetric, ..QScheme::per_token_affine() };
+        for (qscheme, observer) in [
+            (group, ObserverKind::MinMax),
+            (group, ObserverKind::Placeholder),
+            (token, ObserverKind::Placeholder),
+            (QScheme::per_token_affine(), ObserverKind::MinMax),
+        ] {
+            assert_eq!(new(qscheme, observer), Err(ObserverError::Scheme { qscheme, observer }));
+        }
+        let error = new(QScheme::per_tensor_affine().with_bits(4), ObserverKind::MinMax).expect_err("4 bits");
+        assert!(error.to_string().contains("4 bits do not hold quantized values of -128..=127"), "{error}");
     }
 }

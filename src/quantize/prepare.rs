@@ -1,27 +1,49 @@
-//! Prepare: a quantizer's annotations become observers in the graph.
+//! Prepare: inserts observers at the points that a quantizer annotates.
 
 mod error;
+mod insert;
 
 use std::borrow::Borrow;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use rayon::prelude::*;
 
-use super::annotation::{Annotations, EdgeOrNode};
+use self::insert::{check_inputs, insert};
 use super::batch_norm::{FoldedNorm, fold_batch_norm};
 use super::observer::{Observer, ObserverError, bias_scale};
 use super::quantizer::Quantizer;
-use super::sharing::{self, Groups, in_order};
+use super::sharing::{self, in_order};
 use super::spec::{DerivedRule, QuantizationSpec};
 use super::summary::QuantizationSummary;
-use crate::graph::{Graph, GraphError, Node, NodeId, Rewriter};
+use crate::graph::{Graph, Node, NodeId};
 use crate::interp::{InterpError, Interpreter};
-use crate::ops::{Input, Observe, ObserverId, Op};
-use crate::values::{DType, Tensor, TensorQParams};
+use crate::ops::{Observe, ObserverId, Op};
+use crate::values::{Tensor, TensorQParams};
 
 pub use error::PrepareError;
 
-/// Inserts an observer at every point that `quantizer` annotates. Constants are observed here, once.
+/// Inserts an observer at every point that `quantizer` annotates. Constants are observed here; activations are observed by
+/// [`PreparedGraph::observe`].
+///
+/// ```
+/// use enfold::quantize::{ConvertOptions, QuantizationConfig, WgpuQuantizer, convert, prepare};
+/// use enfold::{GraphBuilder, Shape, Tensor};
+///
+/// let mut g = GraphBuilder::new();
+/// let x = g.input("x", Shape::rows(2))?;
+/// let y = g.linear("fc", x, Tensor::from_f32(&[2, 2], vec![0.5, -0.25, 0.1, 0.9])?, None)?;
+/// let graph = g.finish([y])?;
+///
+/// let quantizer = WgpuQuantizer::new().set_global(QuantizationConfig::symmetric());
+/// let mut prepared = prepare(&graph, &quantizer)?;
+/// println!("{}", prepared.summary());
+/// for batch in [[1.0, -1.0], [0.3, 0.7]] {
+///     prepared.observe(&[Tensor::from_f32(&[1, 2], batch.to_vec())?])?;
+/// }
+/// assert_eq!(prepared.batches(), 2);
+/// let quantized = convert(&prepared, &ConvertOptions::default())?;
+/// # Ok::<(), enfold::Error>(())
+/// ```
 ///
 /// # Errors
 /// [`PrepareError`], naming the node; for example for a weight that is not finite.
@@ -29,7 +51,7 @@ pub fn prepare(graph: &Graph, quantizer: &dyn Quantizer) -> Result<PreparedGraph
     prepare_with_norms(graph, quantizer).map(|(prepared, _)| prepared)
 }
 
-/// As [`prepare`], with the batch norms that were folded.
+/// Does the same as [`prepare`], and returns the batch norms that were folded too.
 pub(crate) fn prepare_with_norms(
     graph: &Graph,
     quantizer: &dyn Quantizer,
@@ -59,24 +81,24 @@ fn observer(spec: QuantizationSpec) -> Result<Observer, ObserverError> {
     }
 }
 
-/// A float graph with observers on the way: run batches through it, then [`convert`](super::convert()) it.
+/// A float graph with observers: run calibration batches through it, then [`convert`](super::convert()) it.
 #[derive(Debug)]
 pub struct PreparedGraph {
     interpreter: Interpreter,
     observers: Vec<Observer>,
-    /// Per observer, the name of the first value that it sees.
+    /// For each observer, the name of the first value that it observes.
     observed: Vec<String>,
-    /// Observe nodes whose data their observer sees elsewhere already.
+    /// Observe nodes whose values their observer has already observed at another node.
     passive: HashSet<NodeId>,
     parts: Parts,
     batches: u64,
 }
 
-/// What a prepared graph is made of, but for its observers.
+/// The parts of a prepared graph without its observers.
 #[derive(Debug, Clone)]
 pub(crate) struct Parts {
     pub(crate) graph: Graph,
-    /// Per observer, those that it is derived from.
+    /// For each observer, the observers that it is derived from.
     pub(crate) derived_from: Vec<Vec<usize>>,
     /// Nodes that the quantizer annotated: each gets a dequantize of its own.
     pub(crate) annotated: HashSet<NodeId>,
@@ -98,14 +120,14 @@ impl PreparedGraph {
         Ok(prepared)
     }
 
-    /// From what a file holds, whose observers have seen the constants already.
+    /// A prepared graph whose observers have observed the constants already, such as one from a file.
     pub(crate) fn from_parts(parts: Parts, observers: Vec<Observer>, batches: u64) -> Self {
         let observed = observed(&parts.graph, observers.len());
         let passive = passive(&parts.graph);
         Self { interpreter: Interpreter::new(&parts.graph), observers, observed, passive, parts, batches }
     }
 
-    /// Whether what an observe node sees is seen elsewhere already.
+    /// Whether the observer of an observe node has already observed its value at another node.
     pub(crate) fn is_passive(&self, id: NodeId) -> bool {
         self.passive.contains(&id)
     }
@@ -115,7 +137,7 @@ impl PreparedGraph {
         self.interpreter.check_inputs(inputs)
     }
 
-    /// The same with what training has made of its constants and observers.
+    /// The same prepared graph with the constants and observers of training.
     pub(crate) fn trained(&self, graph: Graph, observers: Vec<Observer>, batches: u64) -> Self {
         Self::from_parts(Parts { graph, ..self.parts.clone() }, observers, batches)
     }
@@ -136,20 +158,20 @@ impl PreparedGraph {
         &self.observers
     }
 
-    /// How many batches have been observed.
+    /// The number of batches that have been observed.
     #[must_use]
     pub fn batches(&self) -> u64 {
         self.batches
     }
 
-    /// Which nodes are quantized, how, and by which observer; which are not, and why.
+    /// The nodes that are quantized, with specs and observers, and the nodes that are not, with reasons.
     #[must_use]
     pub fn summary(&self) -> &QuantizationSummary {
         &self.parts.summary
     }
 
-    /// Runs one batch, lets every observer see its tensors, and returns the float outputs. A value whose observer is
-    /// shared is seen once, however often it is reshaped, transposed or joined.
+    /// Runs one batch, lets every observer observe its tensors, and returns the float outputs. A value whose observer is shared is
+    /// observed once, however often it is reshaped, transposed or concatenated.
     ///
     /// # Errors
     /// [`PrepareError::Observer`] for a value that is NaN or infinite, naming the node, and [`PrepareError::Interp`] for
@@ -174,7 +196,7 @@ impl PreparedGraph {
         Ok(outputs)
     }
 
-    /// Takes in what another copy of this prepared graph has observed: calibration sharded over processes or machines.
+    /// Merges the statistics of another copy of this prepared graph, for calibration that is sharded over processes or machines.
     ///
     /// # Errors
     /// [`PrepareError::OtherGraph`] unless `other` was prepared from the same graph in the same way,
@@ -192,7 +214,7 @@ impl PreparedGraph {
         let mut observers = self.observers.clone();
         let constants = self.constant_observers();
         for (at, (mine, theirs)) in observers.iter_mut().zip(&other.observers).enumerate() {
-            // Both have seen the constants, which are not batches.
+            // Both have observed the constants, which are not batches.
             let merged = if constants.contains(&at) { mine.check_spec(theirs) } else { mine.merge(theirs) };
             merged.map_err(|source| PrepareError::Observer { node: self.observed[at].clone(), source })?;
         }
@@ -205,7 +227,7 @@ impl PreparedGraph {
         self.batches.checked_add(other).ok_or(PrepareError::Batches { this: self.batches, other })
     }
 
-    /// Parameters of every observer; `None` for those that are known only at run time. An error comes with the observer.
+    /// The qparams of every observer; `None` for dynamic quantization. An error comes with the index of its observer.
     pub(super) fn calculate_qparams(&self) -> Result<Vec<Option<TensorQParams>>, (usize, ObserverError)> {
         // A histogram's search takes milliseconds; a network has many.
         let own: Vec<_> = self.observers.par_iter().map(Observer::calculate_qparams).collect();
@@ -222,7 +244,7 @@ impl PreparedGraph {
                 Err(error) => return Err((at, error)),
             });
         }
-        // Those that are derived come after what they are derived from.
+        // Derived qparams are computed after those that they are derived from.
         for at in in_order(&self.parts.derived_from).into_iter().filter(|at| derived.contains(at)) {
             all[at] = Some(self.derive(at, &all).map_err(|error| (at, error))?);
         }
@@ -242,7 +264,7 @@ impl PreparedGraph {
         self.parts.annotated.contains(&id)
     }
 
-    /// What messages call an observer: the value that it sees.
+    /// The name of an observer in messages: the first value that it observes.
     pub(crate) fn observed(&self, id: ObserverId) -> &str {
         &self.observed[id.0]
     }
@@ -259,7 +281,7 @@ impl PreparedGraph {
         Ok(())
     }
 
-    /// Observers that see constants only.
+    /// The observers that observe constants only.
     fn constant_observers(&self) -> HashSet<usize> {
         let graph = self.graph();
         let mut constant: HashSet<usize> = (0..self.observers.len()).collect();
@@ -274,7 +296,7 @@ impl PreparedGraph {
     }
 }
 
-/// The parameters that follow from those of other points.
+/// Derives the qparams of a point from those of other points.
 pub(crate) fn derived(rule: &DerivedRule, from: &[TensorQParams]) -> Result<TensorQParams, ObserverError> {
     let derived = match rule {
         DerivedRule::BiasScale => bias_scale(from),
@@ -283,7 +305,7 @@ pub(crate) fn derived(rule: &DerivedRule, from: &[TensorQParams]) -> Result<Tens
     derived.map_err(|reason| ObserverError::Rule { reason })
 }
 
-/// Per observer, the name of the first value that it sees.
+/// For each observer, the name of the first value that it observes.
 fn observed(graph: &Graph, observers: usize) -> Vec<String> {
     let mut observed = vec![String::new(); observers];
     for (_, node) in graph.iter() {
@@ -296,7 +318,7 @@ fn observed(graph: &Graph, observers: usize) -> Vec<String> {
     observed
 }
 
-/// Observe nodes behind an op that only moves elements which the same observer has seen.
+/// The observe nodes that follow an operator which moves elements that the same observer has observed already.
 fn passive(graph: &Graph) -> HashSet<NodeId> {
     let by = |id: NodeId| match graph.node(id).op {
         Op::Observe(Observe { observer }) => Some(observer),
@@ -305,18 +327,16 @@ fn passive(graph: &Graph) -> HashSet<NodeId> {
     let seen = |(id, node): (NodeId, &Node)| {
         let observer = by(id)?;
         let moved = graph.node(node.inputs[0]);
-        let moves = match moved.op {
-            Op::Reshape(_) | Op::Flatten(_) | Op::Transpose(_) | Op::Concat(_) | Op::Max(_) | Op::Slice(_) => true,
-            // The value itself, observed twice in a row.
-            Op::Observe(_) => return (by(node.inputs[0]) == Some(observer)).then_some(id),
-            _ => false,
-        };
-        (moves && moved.inputs.iter().all(|&input| by(input) == Some(observer))).then_some(id)
+        if let Op::Observe(_) = moved.op {
+            // The value itself is observed twice in a row.
+            return (by(node.inputs[0]) == Some(observer)).then_some(id);
+        }
+        (moved.op.moves_values() && moved.inputs.iter().all(|&input| by(input) == Some(observer))).then_some(id)
     };
     graph.iter().filter_map(seen).collect()
 }
 
-/// Where two graphs first differ.
+/// The first difference between two graphs.
 fn difference(a: &Graph, b: &Graph) -> Option<String> {
     if a == b {
         return None;
@@ -327,78 +347,4 @@ fn difference(a: &Graph, b: &Graph) -> Option<String> {
         Some((a, b)) => format!("{} stands where {} is expected", b.name, a.name),
         None => format!("{} nodes, expected {}", b.nodes().len(), a.nodes().len()),
     })
-}
-
-fn check_inputs(graph: &Graph, annotations: &Annotations) -> Result<(), PrepareError> {
-    for (id, node) in graph.iter() {
-        let Some(annotation) = annotations.get(id) else { continue };
-        let inputs: HashSet<NodeId> = node.inputs.iter().copied().collect();
-        if let Some(&(other, _)) = annotation.input_qspec_map.iter().find(|(producer, _)| !inputs.contains(producer)) {
-            let (node, input) = (node.name.clone(), EdgeOrNode::Node(other).describe(graph));
-            return Err(PrepareError::NoSuchInput { node, input });
-        }
-    }
-    for (point, _) in annotations.points(graph).filter(|(_, spec)| spec.is_some()) {
-        let (EdgeOrNode::Edge { producer: id, .. } | EdgeOrNode::Node(id)) = point;
-        let dtype = graph.node(id).dtype;
-        if dtype != DType::F32 {
-            return Err(PrepareError::NotFloat { point: point.describe(graph), dtype });
-        }
-    }
-    Ok(())
-}
-
-/// The graph with `observe` nodes, and which of its nodes are annotated.
-fn insert(graph: &Graph, annotations: &Annotations, groups: &Groups) -> Result<(Graph, HashSet<NodeId>), PrepareError> {
-    let mut rewriter = Rewriter::new(graph);
-    // What an observer has already been put behind, and the node that it made.
-    let mut observed: HashMap<(NodeId, usize), NodeId> = HashMap::new();
-    let mut annotated_names = HashSet::new();
-    for (id, node) in graph.iter() {
-        let mut inputs = Vec::with_capacity(node.inputs.len());
-        for &producer in &node.inputs {
-            let current = rewriter.get(producer)?;
-            let Some(group) = groups.observed(EdgeOrNode::Edge { producer, consumer: id }) else {
-                inputs.push(current);
-                continue;
-            };
-            // The producer's own observer is this one: its consumers already read it.
-            if groups.observed(EdgeOrNode::Node(producer)) == Some(group) {
-                inputs.push(current);
-                continue;
-            }
-            let seen = match observed.get(&(current, group)) {
-                Some(&seen) => seen,
-                None => observe(&mut rewriter, current, group)?,
-            };
-            observed.insert((current, group), seen);
-            inputs.push(seen);
-        }
-        let new = rewriter.copy_with(id, inputs)?;
-        if let Some(reason) = annotations.float_reason(id).filter(|_| stays_float(annotations, id, node)) {
-            rewriter.stays_float(new, reason);
-        }
-        if annotations.get(id).is_some() {
-            annotated_names.insert(node.name.clone());
-        }
-        if let Some(group) = groups.observed(EdgeOrNode::Node(id)) {
-            let seen = observe(&mut rewriter, new, group)?;
-            rewriter.replace(id, seen);
-        }
-    }
-    let prepared = rewriter.finish()?;
-    let annotated = prepared.iter().filter(|(_, n)| annotated_names.contains(&n.name)).map(|(id, _)| id).collect();
-    Ok((prepared, annotated))
-}
-
-/// Whether a node must compute in float in the end.
-fn stays_float(annotations: &Annotations, id: NodeId, node: &Node) -> bool {
-    let computes = !matches!(node.op, Op::Input(Input) | Op::Constant(_)) && node.dtype == DType::F32;
-    computes && annotations.is_kept_float(id) && annotations.get(id).is_none()
-}
-
-fn observe(rewriter: &mut Rewriter<'_>, value: NodeId, group: usize) -> Result<NodeId, GraphError> {
-    let node = rewriter.node(value);
-    let (name, origin) = (format!("{}.observe", node.name), node.origin.clone());
-    rewriter.add(&name, Op::Observe(Observe { observer: ObserverId(group) }), vec![value], &origin)
 }

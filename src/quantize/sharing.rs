@@ -1,4 +1,4 @@
-//! Which points share one observer: union-find over the annotated points.
+//! Sharing: finds the points that share one observer, by union-find over the annotated points.
 //!
 //! Sharing is explicit ([`QuantizationSpec::Shared`]) or implicit: an input edge whose spec agrees with that of another
 //! edge of the same value, or of the value itself, is the same tensor quantized the same way, so one observer serves.
@@ -12,7 +12,7 @@ use super::prepare::PrepareError;
 use super::spec::QuantizationSpec;
 use crate::graph::{Graph, NodeId};
 
-/// The observers that a graph needs, and which point each of them serves.
+/// The observers that a graph needs, and the points of each.
 #[derive(Debug)]
 pub(super) struct Groups {
     group_of: HashMap<EdgeOrNode, usize>,
@@ -38,7 +38,7 @@ pub(super) fn group(graph: &Graph, annotations: &Annotations) -> Result<Groups, 
     group_by(graph, annotations, join)
 }
 
-/// Joins the points that share.
+/// Unites the points that share.
 type Join = fn(&Graph, &Annotations, &mut Forest<'_>) -> Result<(), PrepareError>;
 
 fn group_by(graph: &Graph, annotations: &Annotations, join: Join) -> Result<Groups, PrepareError> {
@@ -46,7 +46,7 @@ fn group_by(graph: &Graph, annotations: &Annotations, join: Join) -> Result<Grou
     let mut index: HashMap<EdgeOrNode, usize> = HashMap::new();
     let mut specs = Vec::new();
     for (point, spec) in annotations.points(graph) {
-        // One producer read through two arguments is a single edge; the last word counts, as in a map.
+        // A producer that is read through two arguments is one edge; the last spec counts, as in a map.
         if let Some(&at) = index.get(&point) {
             specs[at] = spec;
             continue;
@@ -119,7 +119,7 @@ fn join(graph: &Graph, annotations: &Annotations, forest: &mut Forest<'_>) -> Re
     Ok(())
 }
 
-/// Why a point cannot have the observer of its group's first point.
+/// Refuses a point that cannot have the observer of the first point of its group.
 fn contradiction(
     graph: &Graph,
     (point, own): (EdgeOrNode, &QuantizationSpec),
@@ -179,7 +179,8 @@ fn derived_from(
     }
 }
 
-/// An order in which each comes after all that it is derived `from`, without what leads back to itself or to what is not there.
+/// An order in which each group comes after the groups that it is derived `from`. Groups of a circle, and those that are derived from a
+/// group which does not exist, are left out.
 pub(crate) fn in_order(from: &[Vec<usize>]) -> Vec<usize> {
     let mut waiting: Vec<usize> = from.iter().map(Vec::len).collect();
     let mut readers = vec![Vec::new(); from.len()];
@@ -204,11 +205,11 @@ pub(crate) fn in_order(from: &[Vec<usize>]) -> Vec<usize> {
     order
 }
 
-/// The points of one value that may share implicitly, by what they agree on: its edges in the order of its users, then the value
+/// The points of one value that may share implicitly, in classes whose specs agree: the edges in the order of the users, then the value
 /// itself. The reverse order can make a shared edge its own ancestor.
 ///
-/// Once an edge has been joined with all that agree with it, these are one group, of which one point is kept: a value with many
-/// users takes a step for each, not for each pair. Joining points never changes what they agree on, except to an error.
+/// After an edge was united with all points of its class, the class keeps one of them: a value with many users takes one step for each
+/// user, not for each pair of users. Uniting points never changes which specs agree, except to an error.
 struct Alike<'a> {
     classes: Vec<(&'a QuantizationSpec, Vec<usize>)>,
 }
@@ -228,7 +229,7 @@ impl<'a> Alike<'a> {
         Ok(Self { classes })
     }
 
-    /// Joins an edge with all other points that agree with it.
+    /// Unites an edge with all other points of its class.
     fn share(&mut self, spec: &QuantizationSpec, at: usize, forest: &mut Forest<'_>) {
         let Some((_, points)) = self.classes.iter_mut().find(|(other, _)| other.agrees(spec)) else { return };
         for &other in points.iter().filter(|&&other| other != at) {
@@ -258,7 +259,7 @@ impl<'a> Forest<'a> {
         root
     }
 
-    /// Puts the child's group under the parent's, except where that would lead a shared spec back to itself.
+    /// Puts the group of the child under that of the parent, unless a shared spec would lead back to itself.
     fn union(&mut self, parent: usize, child: usize) {
         let (parent, child) = (self.find(parent), self.find(child));
         if parent == child {
@@ -272,7 +273,7 @@ impl<'a> Forest<'a> {
         }
     }
 
-    /// Follows shared specs through the groups to one that is not shared.
+    /// Follows shared specs through the groups to a spec that is not shared.
     fn root_spec(&mut self, graph: &Graph, at: usize) -> Result<Option<&'a QuantizationSpec>, PrepareError> {
         let mut root = self.find(at);
         for _ in 0..=self.points.len() {
@@ -281,7 +282,7 @@ impl<'a> Forest<'a> {
                 own => return Ok(own),
             }
         }
-        // Every spec on the circle is shared, this point's too or that of its group.
+        // Every spec on the circle is shared: that of this point, or that of its group.
         let own = [at, root].into_iter().find_map(|at| match self.specs[at] {
             Some(QuantizationSpec::Shared(target)) => Some((self.points[at], *target)),
             _ => None,

@@ -1,4 +1,4 @@
-//! How a value is to be quantized.
+//! Quantization specs: how one value is quantized.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,16 +8,16 @@ use serde::{Deserialize, Serialize};
 use super::annotation::EdgeOrNode;
 use crate::values::{QParams, QScheme, QuantRange, TensorQParams};
 
-/// Which statistics an observer keeps. Granularity comes from the [`QScheme`], not from here.
+/// The statistics that an observer keeps. The [`QScheme`] decides the granularity.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ObserverKind {
     /// The smallest and largest value seen, of the tensor or of each channel.
     MinMax,
-    /// Smallest and largest value, each moved by `averaging_constant` of the way to that of the next batch.
+    /// Moving averages of the smallest and the largest value of each batch: `average += averaging_constant · (value − average)`.
     MovingAverageMinMax {
-        /// In 0..=1; 0.01 is usual. 1 keeps the last batch only.
+        /// A number in 0..=1; 0.01 is usual. 1 keeps the last batch only.
         averaging_constant: f32,
     },
     /// A histogram of 2048 bins whose range is narrowed to where the quantization error is smallest. Per tensor only.
@@ -25,13 +25,13 @@ pub enum ObserverKind {
     /// The histogram, narrowed to the values between two quantiles: `fraction` of the mass, cut equally at both ends. Per
     /// tensor only.
     Percentile {
-        /// In 0..=1; 0.9999 is usual.
+        /// The share of the mass that is kept, in 0..=1; 0.9999 is usual.
         fraction: f32,
     },
     /// The histogram, narrowed to the window with the smallest mean squared error of all windows that shrink both ends by
     /// the same share, and each end alone. Per tensor only.
     Mse,
-    /// Nothing: scale and zero point are found when the value is known. This is dynamic quantization.
+    /// No statistics: scale and zero point are computed from each value at run time. This is dynamic quantization.
     Placeholder,
 }
 
@@ -39,7 +39,7 @@ impl ObserverKind {
     /// A moving average with PT2E's constant, 0.01.
     pub const MOVING_AVERAGE: Self = Self::MovingAverageMinMax { averaging_constant: 0.01 };
 
-    /// Whether it counts values in a histogram.
+    /// Whether the observer counts values in a histogram.
     pub(super) fn is_histogram(self) -> bool {
         matches!(self, Self::Histogram | Self::Percentile { .. } | Self::Mse)
     }
@@ -61,9 +61,9 @@ impl fmt::Display for ObserverKind {
 /// "Observe this tensor and derive its quantization parameters."
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct ObservedSpec {
-    /// The codes.
+    /// The range of quantized values.
     pub range: QuantRange,
-    /// Symmetric or affine, per tensor or per channel; per token for dynamic quantization.
+    /// Granularity, symmetry and bits, which must hold `range`; per token for dynamic quantization only.
     pub qscheme: QScheme,
     /// The statistics kept.
     pub observer: ObserverKind,
@@ -72,7 +72,7 @@ pub struct ObservedSpec {
 }
 
 impl ObservedSpec {
-    /// Whether scale and zero point are found when the value is known.
+    /// Whether scale and zero point are computed at run time.
     #[must_use]
     pub fn is_dynamic(&self) -> bool {
         self.observer == ObserverKind::Placeholder
@@ -84,7 +84,7 @@ impl ObservedSpec {
 pub struct FixedQParamsSpec {
     /// Scale and zero point.
     pub qparams: QParams,
-    /// The codes.
+    /// The range of quantized values.
     pub range: QuantRange,
 }
 
@@ -93,23 +93,23 @@ pub struct FixedQParamsSpec {
 pub struct DerivedSpec {
     /// The points, in the order in which the rule takes them.
     pub derived_from: Vec<EdgeOrNode>,
-    /// How.
+    /// The function that derives them.
     pub rule: DerivedRule,
-    /// The codes; [`QuantRange::INT32`] for a bias.
+    /// The range of quantized values; [`QuantRange::INT32`] for a bias.
     pub range: QuantRange,
 }
 
 /// A function from the parameters of other points to those of this one, or the reason why there are none.
 pub type DeriveFn = Arc<dyn Fn(&[TensorQParams]) -> Result<TensorQParams, String> + Send + Sync>;
 
-/// How parameters are derived.
+/// A rule that derives qparams from those of other points.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DerivedRule {
-    /// Scale `s_x · s_w` in `f32`, of each channel if the weight has one scale a channel, and zero point 0: the `i32` bias of
-    /// a linear layer. Derived from the layer's input and weight.
+    /// Scale `s_x · s_w` in `f32`, for each channel if the weight is quantized per channel, and zero point 0: the `i32` bias of
+    /// a linear layer. It is derived from the input and the weight of the layer, in this order.
     BiasScale,
-    /// A function of the caller's. A prepared graph that has one cannot be saved.
+    /// A function of the caller. A prepared graph that has one cannot be saved.
     #[serde(skip)]
     Custom(DeriveFn),
 }
@@ -133,24 +133,24 @@ impl PartialEq for DerivedRule {
     }
 }
 
-/// How one value is quantized.
+/// The spec of one value.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum QuantizationSpec {
-    /// By its own observer.
+    /// The value has its own observer.
     Observed(ObservedSpec),
-    /// By constants.
+    /// The qparams are given.
     #[serde(rename = "fixed_qparams")]
     FixedQParams(FixedQParamsSpec),
-    /// By the very observer of another point.
+    /// The value has the observer of another point.
     Shared(EdgeOrNode),
-    /// By a function of the parameters of other points.
+    /// The qparams are a function of those of other points.
     Derived(DerivedSpec),
 }
 
 impl QuantizationSpec {
-    /// Whether scale and zero point are found when the value is known.
+    /// Whether scale and zero point are computed at run time.
     #[must_use]
     pub fn is_dynamic(&self) -> bool {
         matches!(self, Self::Observed(spec) if spec.is_dynamic())
@@ -186,7 +186,7 @@ impl From<DerivedSpec> for QuantizationSpec {
     }
 }
 
-/// How a summary tells it.
+/// One line, for summaries and messages.
 impl fmt::Display for QuantizationSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

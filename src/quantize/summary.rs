@@ -1,4 +1,4 @@
-//! What a quantizer does to a graph, for people.
+//! The summary of a prepared graph: which nodes are quantized, and how.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use super::spec::QuantizationSpec;
 use crate::graph::{Graph, NodeId};
 use crate::ops::{Input, Op};
 
-/// Which nodes are quantized, how and by which observer; which are not, and why. Print it.
+/// The nodes that are quantized, with specs and observers, and the nodes that are not, with reasons. Print it.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct QuantizationSummary {
     /// Every annotated node, in execution order.
@@ -22,7 +22,7 @@ pub struct QuantizationSummary {
 pub struct QuantizedNode {
     /// Its name.
     pub name: String,
-    /// Its op.
+    /// The name of its operator.
     pub op: String,
     /// Its quantized inputs, and its output if that is quantized.
     pub points: Vec<QuantizedPoint>,
@@ -35,7 +35,7 @@ pub struct QuantizedPoint {
     pub name: String,
     /// The number of its observer.
     pub observer: usize,
-    /// How, as in `-128..=127 per tensor affine histogram`.
+    /// Its spec, such as `-128..=127 per tensor affine histogram`.
     pub spec: String,
 }
 
@@ -44,9 +44,9 @@ pub struct QuantizedPoint {
 pub struct UnquantizedNode {
     /// Its name.
     pub name: String,
-    /// Its op.
+    /// The name of its operator.
     pub op: String,
-    /// Why it is not quantized.
+    /// The reason why it is not quantized.
     pub reason: String,
 }
 

@@ -16,7 +16,6 @@ mod quantize;
 mod unary;
 
 use std::collections::HashSet;
-use std::sync::Arc;
 
 use ndarray::Array1;
 
@@ -95,7 +94,7 @@ pub fn to_integer(graph: &Graph) -> Result<Graph, ToIntegerError> {
 /// The former name of [`to_integer`].
 ///
 /// # Errors
-/// As [`to_integer`].
+/// The same as [`to_integer`].
 #[deprecated(note = "renamed to `to_integer`")]
 pub fn reference(graph: &Graph) -> Result<Graph, ToIntegerError> {
     to_integer(graph)
@@ -104,17 +103,17 @@ pub fn reference(graph: &Graph) -> Result<Graph, ToIntegerError> {
 /// The nodes after a rewritten one that were fused with it.
 type Fused = Vec<NodeId>;
 
-/// A reason for staying float is data, an error is not: hence the result inside the result.
+/// The inner result is a reason for staying float, which is data; the outer one is an error.
 type Match<T> = Result<Result<T, String>, ToIntegerError>;
 
 /// Rewrites a node of one family; `None` for nodes of others.
 type Family = fn(&Matcher<'_>, &mut Rewriter<'_>, NodeId) -> Result<Option<Rewritten>, ToIntegerError>;
 
-/// What became of a node.
+/// The result of rewriting one node.
 enum Rewritten {
-    /// An integer operator, together with these nodes after it.
+    /// An integer operator replaces it, together with these nodes after it.
     Fused(Fused),
-    /// Nothing: it is copied.
+    /// The node is copied.
     Unchanged,
     /// It stays float, for this reason.
     Float(String),
@@ -126,7 +125,7 @@ impl From<Result<Fused, String>> for Rewritten {
     }
 }
 
-/// What follows an accumulator.
+/// The conversion of an accumulator to the result of a layer.
 #[derive(Clone, Copy)]
 enum Epilogue {
     Int8 { qparams: QParams, lo: i32, hi: i32 },
@@ -200,7 +199,7 @@ impl Matcher<'_> {
     ) -> Fused {
         let last = fused.last().copied().unwrap_or(id);
         let (node, origin) = (self.graph.node(id), &self.graph.node(last).origin);
-        let factors = Tensor::from(Array1::from(factors));
+        let factors = Constant::new(Tensor::from(Array1::from(factors)));
         let new = match epilogue {
             Epilogue::Int8 { qparams, lo, hi } => {
                 let multiplier = self.constant(rewriter, id, "multiplier", factors);
@@ -218,16 +217,21 @@ impl Matcher<'_> {
     }
 
     /// Adds a constant that belongs to a rewritten node.
-    fn constant(&self, rewriter: &mut Rewriter<'_>, of: NodeId, suffix: &str, value: impl Into<Arc<Tensor>>) -> NodeId {
+    fn constant(&self, rewriter: &mut Rewriter<'_>, of: NodeId, suffix: &str, constant: Constant) -> NodeId {
         let node = self.graph.node(of);
-        rewriter
-            .add(
-                &format!("{}.{suffix}", node.name),
-                Op::Constant(Constant { tensor: value.into() }),
-                Vec::new(),
-                &node.origin,
-            )
-            .expect(FITS)
+        let name = format!("{}.{suffix}", node.name);
+        rewriter.add(&name, constant, Vec::new(), &node.origin).expect(FITS)
+    }
+
+    /// The bits of a quantized constant: those that it or its quantize node states, else 8.
+    fn bits(&self, id: NodeId) -> u32 {
+        let node = self.graph.node(id);
+        match &node.op {
+            Op::Constant(Constant { bits, .. }) => bits.unwrap_or(8),
+            Op::Quantize(Quantize { range, .. }) => range.bits(),
+            op if op.moves_values() => node.inputs.iter().map(|&input| self.bits(input)).max().unwrap_or(8),
+            _ => 8,
+        }
     }
 
     /// The int8 value that a node dequantizes, with its qparams.

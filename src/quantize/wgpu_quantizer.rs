@@ -1,4 +1,4 @@
-//! The quantizer for the engines of this crate, with the rules of XNNPACK's.
+//! The quantizer for the engines of this crate, with the rules of the XNNPACK quantizer.
 
 mod filter;
 mod islands;
@@ -19,26 +19,51 @@ use crate::values::Tensor;
 
 type Filter = Arc<dyn Fn(&Node) -> bool + Send + Sync>;
 
-/// Annotates linear layers, sums, products and concatenations, each with a ReLU behind it or not, and lets what only moves
-/// or clips quantized values share their parameters.
+/// Annotates linear layers, sums, products and concatenations, with or without a ReLU after them. Operators that move or clip quantized
+/// values share their qparams.
 ///
-/// **Which configuration a node gets**: that of the first module name that it lies in, else of the first module type, else
-/// of its operator type, else the global one. Nodes in a named module or type never fall through to the latter two. `None`
-/// instead of a configuration leaves the nodes in float. A name stands for the node or module of that name and all below it:
-/// "blocks.0" covers "blocks.0.fc1".
+/// ```
+/// use enfold::quantize::{QuantizationConfig, WgpuQuantizer, prepare};
+/// use enfold::{GraphBuilder, Shape, Tensor};
 ///
-/// **Patterns**, in this order, each leaving alone what an earlier one has taken:
+/// let mut g = GraphBuilder::new();
+/// let x = g.input("x", Shape::rows(2))?;
+/// let weight = || Tensor::from_f32(&[2, 2], vec![0.5, -0.25, 0.1, 0.9]);
+/// let h = g.linear("blocks.0.fc", x, weight()?, None)?;
+/// let h = g.relu("blocks.0.relu", h)?;
+/// let y = g.linear("head", h, weight()?, None)?;
+/// let graph = g.finish([y])?;
+///
+/// // 8 bits everywhere, 4 bits for the weights of the first block, and a head in float.
+/// let config = QuantizationConfig::symmetric().per_channel();
+/// let range = enfold::values::QuantRange::new(-7, 7).map_err(|e| e.to_string())?;
+/// let quantizer = WgpuQuantizer::new()
+///     .set_global(config.clone())
+///     .set_module_name("blocks.0", config.weight_range(range))
+///     .set_module_name("head", None);
+/// let summary = prepare(&graph, &quantizer)?.summary().clone();
+/// assert_eq!(summary.quantized.len(), 2);
+/// assert_eq!(summary.float[0].name, "head");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// **Configurations.** A node gets the configuration of the first module name that it belongs to, else of the first module type, else of
+/// its operator type, else the global one. Nodes in a named module or type never fall through to the latter two. `None` instead of a
+/// configuration leaves the nodes in float. A name covers the node or module of that name and all below it: "blocks.0" covers
+/// "blocks.0.fc1".
+///
+/// **Patterns.** They are tried in this order, and none changes a node that an earlier one has annotated:
 /// - linear + ReLU: inputs are annotated on the linear node, the output on the ReLU, so that nothing is rounded between them.
-///   The ReLU must be the layer's only reader, and both must lie in the module.
+///   The ReLU must be the only reader of the layer, and both must belong to the module.
 /// - linear.
-/// - matmul of two activations, if [asked for](Self::quantize_matmul). A dynamic configuration ends here.
+/// - matmul of two activations, if [asked for](Self::quantize_matmul). A dynamic configuration applies no further pattern.
 /// - add + ReLU, add, mul + ReLU, mul.
 /// - concat: its inputs and its output share one observer.
-/// - last, behind any quantized output: ReLU, reshape, flatten, transpose, slice and max, which share it.
+/// - ReLU, reshape, flatten, transpose, slice and max after any quantized output, whose observer they share.
 ///
-/// **What stays float**, of sums and products: those with a one-element constant that is out of all proportion, those with an
-/// input that is computed from integers and constants only, which is a mask, and those whose result is only made scores of for a
-/// softmax. What is left of scores beside a mask of −10⁹ would be nothing.
+/// **Sums and products that stay float**: those with a one-element constant that is out of all proportion, those with an input that is
+/// computed from integers and constants only, which is a mask, and those that only compute the scores of a softmax. Beside a mask of
+/// −10⁹, the scores themselves would be quantized to 0.
 #[derive(Clone, Default)]
 pub struct WgpuQuantizer {
     global: Option<QuantizationConfig>,
@@ -61,27 +86,27 @@ impl fmt::Debug for WgpuQuantizer {
 }
 
 impl WgpuQuantizer {
-    /// Quantizes nothing until it is given a configuration.
+    /// A quantizer without a configuration, which quantizes nothing.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The configuration for every node that no other covers.
+    /// Sets the configuration for every node that no other covers.
     #[must_use]
     pub fn set_global(mut self, config: QuantizationConfig) -> Self {
         self.global = Some(config);
         self
     }
 
-    /// The configuration for a node or module by name, and all below it; `None` leaves it in float.
+    /// Sets the configuration for a node or module by name, and all below it; `None` leaves it in float.
     #[must_use]
     pub fn set_module_name(mut self, name: &str, config: impl Into<Option<QuantizationConfig>>) -> Self {
         self.scopes.push(Scope::Name(name.to_owned()), config.into());
         self
     }
 
-    /// The configuration for all modules of a type (see [`GraphBuilder::module`](crate::GraphBuilder::module)); `None` leaves
+    /// Sets the configuration for all modules of a type (see [`GraphBuilder::module`](crate::GraphBuilder::module)); `None` leaves
     /// them in float.
     #[must_use]
     pub fn set_module_type(mut self, module_type: &str, config: impl Into<Option<QuantizationConfig>>) -> Self {
@@ -89,32 +114,32 @@ impl WgpuQuantizer {
         self
     }
 
-    /// The configuration for all ops with this [`Op::name`], such as "linear" or "add"; `None` leaves them in float.
+    /// Sets the configuration for all operators with this [`Op::name`], such as "linear" or "add"; `None` leaves them in float.
     #[must_use]
     pub fn set_operator_type(mut self, op: &str, config: impl Into<Option<QuantizationConfig>>) -> Self {
         self.scopes.push(Scope::Operator(op.to_owned()), config.into());
         self
     }
 
-    /// Only patterns whose nodes all pass are quantized, whatever the configurations say.
+    /// Sets a filter: only patterns whose nodes all pass it are quantized.
     #[must_use]
     pub fn set_filter_function(mut self, filter: impl Fn(&Node) -> bool + Send + Sync + 'static) -> Self {
         self.filter = Some(Arc::new(filter));
         self
     }
 
-    /// Whether products of two activations are quantized too, statically or dynamically as their configuration says; they are
-    /// not by default.
+    /// Sets whether products of two activations are quantized too, statically or dynamically as their configuration says. Off by
+    /// default.
     #[must_use]
     pub fn quantize_matmul(mut self, matmul: bool) -> Self {
         self.matmul = matmul;
         self
     }
 
-    /// Whether what only float nodes read stays float: the sum before a layer norm, the layer before a softmax. It costs no
-    /// integer step, since the value would be dequantized at once, and keeps its accuracy; transformers need it. So does what
-    /// only passes through to an output, such as a cache that is joined with new rows. Off by default, as PT2E quantizes every
-    /// output.
+    /// Sets whether values that only float nodes read stay float, such as the sum before a layer norm or the output of a layer before a
+    /// softmax. No integer step is lost, since the value would be dequantized at once, and the accuracy is kept; transformers need it.
+    /// Values that only pass through to an output, such as a cache that is concatenated with new rows, stay float too. Off by default,
+    /// since PT2E quantizes every output.
     #[must_use]
     pub fn float_islands(mut self, float_islands: bool) -> Self {
         self.float_islands = float_islands;
@@ -123,7 +148,7 @@ impl WgpuQuantizer {
 }
 
 impl Quantizer for WgpuQuantizer {
-    /// The numbers of `add_scalar` and `mul_scalar` become constants, so that they can be quantized too.
+    /// Replaces the numbers of `add_scalar` and `mul_scalar` by constants, so that they can be quantized too.
     fn transform_for_annotation(&self, graph: &Graph) -> Result<Graph, PrepareError> {
         let mut rewriter = Rewriter::new(graph);
         for (id, node) in graph.iter() {
@@ -136,9 +161,8 @@ impl Quantizer for WgpuQuantizer {
                 }
             };
             let name = format!("{}.scalar", node.name);
-            let constant = Arc::new(Tensor::from(ndarray::arr0(value)));
-            let constant =
-                rewriter.add(&name, Op::Constant(Constant { tensor: constant }), Vec::new(), &node.origin)?;
+            let constant = Constant::new(Tensor::from(ndarray::arr0(value)));
+            let constant = rewriter.add(&name, constant, Vec::new(), &node.origin)?;
             let input = rewriter.get(node.inputs[0])?;
             let new = rewriter.add(&node.name, op, vec![input, constant], &node.origin)?;
             rewriter.replace(id, new);
@@ -171,7 +195,7 @@ impl Quantizer for WgpuQuantizer {
             match config {
                 Some(config) => {
                     let covers = |id| passes(id) && self.scopes.covers(graph, scope, id);
-                    // A ReLU behind a covered operator need not be of that type itself.
+                    // A ReLU after a covered operator need not be of that type itself.
                     let relu_covers = |id| if scope.is_operator() { passes(id) } else { covers(id) };
                     marks.patterns(config, &covers, &relu_covers);
                 }

@@ -1,4 +1,4 @@
-//! Tensors by what they hold, so that equal ones are kept once.
+//! Tensors by their contents, so that equal tensors are kept once.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -9,9 +9,9 @@ use super::Tensor;
 /// Tensors that were seen, each with the number of the first one that is equal to it.
 #[derive(Debug, Default)]
 pub(crate) struct Contents {
-    /// The first tensor of each hash of parts.
+    /// The first tensor with each hash of some parts of its bytes.
     firsts: HashMap<u64, (Arc<Tensor>, usize)>,
-    /// Those whose parts are another's, by the hash of all that they hold: most tensors never need it.
+    /// The tensors whose parts equal those of another tensor, by the hash of all bytes. Few tensors need it.
     others: HashMap<u64, Vec<(Arc<Tensor>, usize)>>,
 }
 
@@ -33,11 +33,11 @@ impl Contents {
 }
 
 fn is_equal(a: &Arc<Tensor>, b: &Arc<Tensor>) -> bool {
-    // By bits: a NaN equals itself, and 0 is not −0.
+    // Bits are compared: a NaN equals itself, and 0 is not −0.
     Arc::ptr_eq(a, b) || a.dtype() == b.dtype() && a.shape() == b.shape() && a.bytes() == b.bytes()
 }
 
-/// Of all of a small tensor and of parts of a large one.
+/// The hash of all bytes of a small tensor, and of some parts of a large one.
 fn hash_of_parts(tensor: &Tensor) -> u64 {
     const PART: usize = 1 << 12;
     const PARTS: usize = 16;
@@ -83,7 +83,7 @@ mod tests {
             floats(&[1], vec![0.0]),
             floats(&[1], vec![-0.0]),
             floats(&[1], vec![f32::NAN]),
-            // Places that the hash does not see too.
+            // These differ also in places that the hash of parts does not read.
             large(0),
             large(2_000),
             large(2_001),

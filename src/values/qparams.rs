@@ -1,4 +1,4 @@
-//! Quantization parameters: what a scale, a zero point and a range are, validated at construction.
+//! Quantization parameters: scale, zero point and range of quantized values, checked where they are made.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,24 +17,24 @@ pub enum QParamsError {
         /// The refused scale.
         scale: f32,
     },
-    /// The zero point is not one of the codes.
+    /// The zero point is not a quantized value of the range.
     #[error("zero point {zero_point} is outside the quantized range {quant_min}..={quant_max}")]
     ZeroPoint {
         /// The refused zero point.
         zero_point: i32,
-        /// Smallest code.
+        /// Smallest quantized value.
         quant_min: i32,
-        /// Largest code.
+        /// Largest quantized value.
         quant_max: i32,
     },
     /// The range does not fit int8, does not contain 0, or is empty.
     #[error(
-        "quantized range {quant_min}..={quant_max} is not usable: it must contain 0, hold two codes and fit -128..=127"
+        "quantized range {quant_min}..={quant_max} is not usable: it must contain 0, hold two values and fit -128..=127"
     )]
     Range {
-        /// Smallest code.
+        /// Smallest quantized value.
         quant_min: i32,
-        /// Largest code.
+        /// Largest quantized value.
         quant_max: i32,
     },
     /// A scheme whose bits are not 2 to 8, or do not hold the range of quantized values.
@@ -69,7 +69,7 @@ pub struct QParams {
 }
 
 impl QParams {
-    /// Checks that `scale` is a positive normal number whose reciprocal is one too, and that real 0 has an int8 code.
+    /// Checks that `scale` is a positive normal number whose reciprocal is one too, and that `zero_point` is an int8 value.
     ///
     /// # Errors
     /// [`QParamsError::Scale`] and [`QParamsError::ZeroPoint`].
@@ -87,13 +87,13 @@ impl QParams {
         self.scale
     }
 
-    /// `1 / scale`, the factor of equation 2.
+    /// `1 / scale`, the factor of equation 2, in steps per real unit.
     #[must_use]
     pub fn inv_scale(&self) -> f32 {
         1.0 / self.scale
     }
 
-    /// The code of real 0.
+    /// The quantized value of real 0.
     #[must_use]
     pub fn zero_point(&self) -> i32 {
         self.zero_point
@@ -138,13 +138,13 @@ impl QuantRange {
     /// All of `i32`, with zero point 0: biases whose parameters are derived from those of their layer.
     pub const INT32: Self = Self { quant_min: i32::MIN, quant_max: i32::MAX };
 
-    /// The type that holds the codes.
+    /// The type that holds the quantized values.
     #[must_use]
     pub fn dtype(&self) -> DType {
         if *self == Self::INT32 { DType::I32 } else { DType::I8 }
     }
 
-    /// A range inside int8 that contains 0 and at least two codes.
+    /// A range inside int8 that contains 0 and at least two values.
     ///
     /// # Errors
     /// [`QParamsError::Range`].
@@ -156,13 +156,13 @@ impl QuantRange {
         Ok(Self { quant_min, quant_max })
     }
 
-    /// Smallest code.
+    /// Smallest quantized value.
     #[must_use]
     pub fn quant_min(&self) -> i32 {
         self.quant_min
     }
 
-    /// Largest code.
+    /// Largest quantized value.
     #[must_use]
     pub fn quant_max(&self) -> i32 {
         self.quant_max
@@ -176,7 +176,7 @@ impl QuantRange {
     }
 
     /// # Errors
-    /// [`QParamsError::ZeroPoint`] unless `zero_point` is one of the codes.
+    /// [`QParamsError::ZeroPoint`] unless `zero_point` is in the range.
     pub fn check_zero_point(&self, zero_point: i32) -> Result<(), QParamsError> {
         let Self { quant_min, quant_max } = *self;
         if (quant_min..=quant_max).contains(&zero_point) {
@@ -214,9 +214,9 @@ impl fmt::Display for QuantRange {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "UncheckedTensorQParams", into = "UncheckedTensorQParams")]
 pub enum TensorQParams {
-    /// One pair for all elements.
+    /// One scale and zero point for all elements.
     PerTensor(QParams),
-    /// One pair per index of `ch_axis`.
+    /// One scale and zero point for each index of `ch_axis`.
     PerChannel {
         /// One entry per channel.
         channels: Arc<[QParams]>,
@@ -249,7 +249,7 @@ impl TensorQParams {
     }
 
     /// # Errors
-    /// [`QParamsError::ZeroPoint`] unless every zero point is a code of `range`.
+    /// [`QParamsError::ZeroPoint`] unless every zero point is in `range`.
     pub fn check_range(&self, range: QuantRange) -> Result<(), QParamsError> {
         match self {
             Self::PerTensor(q) => range.check_zero_point(q.zero_point),

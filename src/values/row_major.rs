@@ -36,7 +36,7 @@ impl<T> RowMajor<T> {
         self.0.as_slice_mut().expect(ROW_MAJOR)
     }
 
-    /// As the method of `ndarray`: always `Some`.
+    /// The elements in row-major order, like the method of `ndarray` with this name: always `Some`.
     #[must_use]
     pub fn as_slice_mut(&mut self) -> Option<&mut [T]> {
         self.0.as_slice_mut()
@@ -53,7 +53,7 @@ impl<T> RowMajor<T> {
     pub fn into_vec(self) -> Vec<T> {
         let len = self.0.len();
         let (mut elements, offset) = self.0.into_raw_vec_and_offset();
-        // A slice of a larger array has elements of others on both sides.
+        // If the array was cut out of a larger one, elements of that one lie on both sides.
         elements.drain(..offset.unwrap_or(0));
         elements.truncate(len);
         elements
@@ -125,7 +125,7 @@ mod tests {
     use super::*;
     use crate::values::Tensor;
 
-    /// Whatever an array looks like, the tensor made of it has a slice.
+    /// An array of any strides becomes a tensor whose elements are one slice.
     #[test]
     fn every_layout_becomes_row_major() {
         let base = Array::from_shape_vec([2, 3, 4], (0..24).collect::<Vec<i32>>()).expect("24 elements");

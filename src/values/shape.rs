@@ -68,11 +68,11 @@ impl Shape {
         Self { dims: rows.into_iter().chain(dims.iter().map(|&length| Dim::Fixed(length))).collect() }
     }
 
-    /// A shape of these axes; `None` if an axis behind the first is the batch.
+    /// A shape with these axes; `None` if an axis after the first is the batch.
     #[must_use]
     pub fn from_dims(dims: Vec<Dim>) -> Option<Self> {
-        let behind = dims.get(1..).unwrap_or(&[]);
-        (!behind.contains(&Dim::Rows)).then_some(Self { dims })
+        let others = dims.get(1..).unwrap_or(&[]);
+        (!others.contains(&Dim::Rows)).then_some(Self { dims })
     }
 
     /// Whether the leading axis is `rows`.
@@ -152,7 +152,7 @@ impl Shape {
         self.dims.iter().map(|dim| dim.fixed().unwrap_or(rows)).collect()
     }
 
-    /// Whether a host tensor of shape `actual` may stand for this one, at some batch.
+    /// Whether a host tensor of shape `actual` has this shape for some length of the batch.
     #[must_use]
     pub fn admits(&self, actual: &[usize]) -> bool {
         let fits = |(dim, length): (&Dim, &usize)| dim.fixed().is_none_or(|fixed| fixed == *length);

@@ -1,4 +1,4 @@
-//! Between tensors and the slices that kernels work on.
+//! Converts tensors to the slices that kernels work on, and back.
 
 use crate::values::Tensor;
 

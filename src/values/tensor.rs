@@ -9,7 +9,7 @@ use super::{DType, RowMajor};
 pub enum Tensor {
     /// Floats.
     F32(RowMajor<f32>),
-    /// int8 codes.
+    /// Quantized values, or other 8-bit integers.
     I8(RowMajor<i8>),
     /// 32-bit integers.
     I32(RowMajor<i32>),
@@ -137,7 +137,7 @@ impl Tensor {
     #[must_use]
     pub fn first_non_finite(&self) -> Option<(usize, f32)> {
         let values = self.as_f32()?;
-        // Blocks first: the sum of absolute values is finite only if all are, and it vectorises.
+        // Whole blocks are tested first, which vectorises.
         const BLOCK: usize = 1024;
         values.chunks(BLOCK).enumerate().find_map(|(block, chunk)| {
             if chunk.iter().fold(true, |all, v| all & v.is_finite()) {

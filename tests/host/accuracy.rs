@@ -1,5 +1,5 @@
-//! The integer form against the quantize/dequantize form: each integer op, fed the latter's codes, is at most one step away,
-//! on at most 0.02 % of all codes.
+//! The integer form against the quantize/dequantize form: each integer operator, with inputs from the latter, is at most one step away,
+//! for at most 0.02 % of all values.
 
 use enfold::graph::NodeId;
 use enfold::interp::Interpreter;
@@ -17,8 +17,8 @@ use crate::random::Random;
 use crate::report::report;
 use crate::wrong;
 
-/// torchao's own integer form truncates where it should round, and fails on several of the cases, so it is no oracle: the
-/// quantize/dequantize form of the same case is.
+/// The integer form of torchao truncates where it should round, and fails on several of the cases, so the oracle is the
+/// quantize/dequantize form of the same case.
 #[test]
 fn integer_ops_equal_the_golden_networks() {
     let kinds = ["pt2e/static", "pt2e/dynamic", "pt2e/static/reference", "pt2e/dynamic/reference", "settings"];
@@ -99,7 +99,7 @@ fn integer_ops_equal_a_thousand_random_networks() {
     assert!(total.within_bar(), "{total:?}");
 }
 
-/// What the bar is for: a bias rounded to whole steps flips more codes than it admits.
+/// A bias that is rounded to whole steps changes more values than the bound admits.
 #[test]
 fn a_bias_without_fraction_bits_is_caught() {
     let mut total = Codes::default();
@@ -126,7 +126,7 @@ fn one_weight_changed_by_one_is_caught() {
     assert!(caught, "a changed weight passes");
 }
 
-/// End to end a flipped code may grow, so only the ratio of signal to noise is bounded.
+/// A difference of one step may grow on the way to the output, so only the SQNR of outputs is bounded.
 #[test]
 fn whole_networks_keep_their_signal() {
     for seed in 0..100 {
@@ -166,7 +166,7 @@ fn the_option_of_convert_gives_the_same_integers() {
     assert_eq!(run(&to_integer(&unfolded).expect("rewritten")), run(&integers));
 }
 
-/// A per-tensor weight is the case that upstream's reference form is made for.
+/// The reference form of PyTorch is made for per-tensor weights.
 #[test]
 fn per_tensor_weights_have_one_scale() {
     let (quantized, ..) = random_net(1);
@@ -204,7 +204,7 @@ fn a_worked_example_equals_torchao() {
         let quantized = convert(&prepared, &ConvertOptions::default()).expect("converted");
 
         let weight = quantized.node(quantized.find("fc.weight.quantize").expect("codes"));
-        let Op::Constant(Constant { tensor: codes }) = &weight.op else { panic!("{weight:?} is not folded") };
+        let Op::Constant(Constant { tensor: codes, .. }) = &weight.op else { panic!("{weight:?} is not folded") };
         let second: [i8; 4] = if per_channel { [-127, 95, -95, 127] } else { [-85, 64, -64, 85] };
         let expected = [first, second, [-42, 106, -21, 127]].concat();
         assert_eq!(codes.as_i8(), Some(expected.as_slice()));

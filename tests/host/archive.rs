@@ -1,4 +1,4 @@
-//! Files of every stage, and damaged ones.
+//! Archives of every stage, and damaged files.
 
 mod packed;
 
@@ -30,8 +30,7 @@ fn prepared(seed: u64) -> (PreparedGraph, Tensor) {
     (prepared, net.batch(&mut random))
 }
 
-/// The float network, what it was prepared to, and both forms of what it was converted to: loaded, they are the same graphs,
-/// and give the same bits.
+/// Float, prepared, quantize/dequantize and integer graphs are the same after saving and loading, and compute the same bits.
 #[test]
 fn every_stage_survives() {
     let mut graphs = 0;
@@ -57,17 +56,17 @@ fn every_stage_survives() {
             graphs += 1;
         }
     }
-    // And every op there is.
+    // Every operator survives too.
     for case in ops::table() {
         let loaded = archive::from_bytes(&archive::to_bytes(&case.graph).expect("saved")).expect(case.name);
-        // By text, in which a constant that is NaN equals itself.
+        // Texts are compared, in which a constant that is NaN equals itself.
         assert_eq!(format!("{loaded:?}"), format!("{:?}", case.graph), "{}", case.name);
         graphs += 1;
     }
     report(&format!("archives: {graphs} graphs and 150 prepared graphs survive"));
 }
 
-/// Calibration on two machines: each saves what it has seen, and one merges both.
+/// Calibration on two machines: each saves its statistics, and one merges both.
 #[test]
 fn calibration_is_sharded_by_files() {
     let mut random = Random::new(3);
@@ -93,7 +92,7 @@ fn calibration_is_sharded_by_files() {
     assert_eq!(whole.batches(), 4);
     assert_eq!(convert(&whole, &ConvertOptions::default()).expect("converted"), one_pass);
     std::fs::remove_dir_all(directory).expect("removed");
-    // One that has seen nothing takes everything in, its weights' ranges too; and one that has, loses nothing.
+    // Merging into and from a prepared graph without batches gives the same result.
     let mut fresh = calibrated(&[]);
     fresh.merge(&whole).expect("merged");
     assert_eq!(convert(&fresh, &ConvertOptions::default()).expect("converted"), one_pass);
@@ -123,7 +122,7 @@ fn small() -> Graph {
 fn edited(bytes: &[u8], from: &str, to: &str) -> Vec<u8> {
     let length = u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes")) as usize;
     let header = std::str::from_utf8(&bytes[8..8 + length]).expect("text");
-    // The header's own JSON is a string inside the file's.
+    // The JSON of the header is a string inside the JSON of the file.
     let escape = |text: &str| text.replace('"', "\\\"");
     let changed = header.replacen(&escape(from), &escape(to), 1);
     assert_ne!(header, changed, "{from} is not in {header}");
@@ -190,8 +189,8 @@ fn wrong_files_are_refused_by_name() {
     report(&format!("archives: {} kinds of wrong file refused", table.len() + 4));
 }
 
-/// Truncated anywhere, with tensors that overlap or are larger than the file, or with any bit flipped: an error or a graph, never a
-/// panic, and no more memory than the file justifies.
+/// Files that are truncated, have overlapping or too large tensors, or any bit flipped give an error or a graph, never a panic, and take no
+/// more memory than their size justifies.
 #[test]
 fn damaged_files_do_no_harm() {
     let good = archive::to_bytes(&small()).expect("saved");
@@ -211,7 +210,7 @@ fn damaged_files_do_no_harm() {
         let file = [&(changed.len() as u64).to_le_bytes()[..], changed.as_bytes(), &good[8 + length..]].concat();
         assert!(matches!(archive::from_bytes(&file), Err(ArchiveError::Format { .. })), "{to}");
     }
-    // Tensors whose sizes are right, one behind another, up to an end from which no length can be added.
+    // The sizes of the tensors are consistent, but their last offset is beyond the file.
     let step = 1usize << 60;
     let tensor = |at: usize| {
         let (from, to) = (at * step, (at + 1).checked_mul(step).unwrap_or(usize::MAX - 7));
@@ -235,7 +234,7 @@ fn damaged_files_do_no_harm() {
     }
 }
 
-/// A link that somebody has planted where a file might be written first is neither followed nor taken.
+/// A symbolic link at the path of the temporary file is neither followed nor replaced.
 #[test]
 #[cfg(unix)]
 fn a_planted_link_is_not_followed() {
@@ -250,11 +249,11 @@ fn a_planted_link_is_not_followed() {
         std::fs::read_dir(folder.path()).expect("a folder").map(|e| e.expect("one").file_name()).collect();
     names.sort();
     assert_eq!(names, ["m.enfold", "m.enfold.partial", "precious"]);
-    // A link in the place of the file itself is the user's: what it leads to is replaced.
+    // A symbolic link at the path of the file itself is followed: its target is replaced.
     std::os::unix::fs::symlink("precious", at("link.enfold")).expect("a link");
     archive::save(&small(), at("link.enfold")).expect("saved");
     assert_eq!(archive::load(at("precious")).expect("loaded"), small());
-    // Nothing that never ends is read.
+    // A device is not read.
     std::os::unix::fs::symlink("/dev/zero", at("zero.enfold")).expect("a link");
     let error = archive::load(at("zero.enfold")).expect_err("a device").to_string();
     assert!(error.contains("zero.enfold") && error.contains("a device"), "{error}");
@@ -286,14 +285,14 @@ fn a_full_disk_leaves_what_was_there() {
     assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 1);
 }
 
-/// A header may name one tensor as often as it likes: in memory it is once, as it was when it was saved.
+/// A tensor that a header names several times is in memory once.
 #[test]
 fn a_tensor_is_in_memory_once() {
     let mut g = GraphBuilder::new();
     let x = g.input("x", Shape::rows(4)).expect("an input");
     let shared = std::sync::Arc::new(Tensor::from_f32(&[4], vec![1.0; 4]).expect("fits"));
     let constant = |g: &mut GraphBuilder, name| {
-        g.node(name, Op::Constant(Constant { tensor: Arc::clone(&shared) }), &[]).expect("a constant")
+        g.node(name, Op::Constant(Constant::new(Arc::clone(&shared))), &[]).expect("a constant")
     };
     let (a, b) = (constant(&mut g, "a"), constant(&mut g, "b"));
     let h = g.add("add", x, a).expect("a sum");
@@ -301,11 +300,11 @@ fn a_tensor_is_in_memory_once() {
     let loaded =
         archive::from_bytes(&archive::to_bytes(&g.finish([y]).expect("a graph")).expect("saved")).expect("loaded");
     let of = |name: &str| match &loaded.node(loaded.find(name).expect(name)).op {
-        Op::Constant(Constant { tensor }) => Arc::clone(tensor),
+        Op::Constant(Constant { tensor, .. }) => Arc::clone(tensor),
         other => panic!("{other:?}"),
     };
     assert!(Arc::ptr_eq(&of("a"), &of("b")));
-    // Equal constants too, which are stored once.
+    // Equal constants are stored once too.
     let bytes = |different: usize| {
         let mut g = GraphBuilder::new();
         let mut x = g.input("x", Shape::rows(64)).expect("an input");
@@ -339,7 +338,7 @@ fn a_tensor_is_in_memory_once() {
     assert!(error.contains("observer") && error.contains("range is 3e0..=-1e0"), "{error}");
 }
 
-/// A linear layer whose bias has a rule of the caller's.
+/// A quantizer that derives the bias of a linear layer by a rule.
 struct Rule(DerivedRule);
 
 impl Quantizer for Rule {
@@ -388,7 +387,7 @@ fn derived_biases_have_the_scales_of_their_layer_and_custom_rules_stay_here() {
     }
     let loaded = archive::prepared_from_bytes(&archive::prepared_to_bytes(&by_rule).expect("saved")).expect("loaded");
     assert_eq!(convert(&loaded, &ConvertOptions::default()).expect("converted"), quantized);
-    // In integers the bias is folded into the accumulator, derived or not.
+    // The integer form folds the bias into the accumulator, derived or not.
     assert!(to_integer(&quantized).expect("rewritten").summary().float.is_empty());
 
     let custom = |scale: f32| {

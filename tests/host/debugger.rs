@@ -1,6 +1,6 @@
-//! What the numeric debugger reports, and the remedy that follows from it.
+//! The numeric debugger, and the sensitivity of layers.
 
-use enfold::compare::{CompareError, compare, remedy};
+use enfold::compare::{CompareError, compare, sensitivity};
 use enfold::quantize::{
     Annotations, ConvertOptions, FixedQParamsSpec, ObserverKind, PrepareError, QuantizationAnnotation,
     QuantizationConfig, Quantizer, WgpuQuantizer, convert, prepare, to_integer,
@@ -12,7 +12,7 @@ use crate::random::Random;
 
 const WIDTH: usize = 16;
 
-/// Four layers, of which the third has one weight that is so large that its others are lost at one scale.
+/// Four layers. The third has one weight so large that its others are lost at one scale.
 fn network() -> (Graph, Tensor) {
     let mut random = Random::new(21);
     let mut g = GraphBuilder::new();
@@ -49,11 +49,11 @@ fn the_worst_layer_is_ranked_first_and_stands_out_only_alone() {
     let (graph, x) = network();
     let quantized = quantized(&graph, &x, &[], minmax()).expect("converted");
     let comparison = compare(&graph, &quantized, &[&x]).expect("comparable");
-    // First the function whose input that layer makes so coarse, then the layer.
+    // The function whose input is so coarse comes first, then the layer.
     let ranked = comparison.ranked();
     assert_eq!((ranked[0].origin.as_str(), ranked[1].origin.as_str()), ("tanh.2", "fc.2"), "{comparison}");
     assert!(ranked[1].isolated_sqnr_db + 10.0 < ranked[2].isolated_sqnr_db, "{comparison}");
-    // So far, its error is in every node behind it; in isolation, it is not.
+    // The error of the layer is in the values of all later nodes, but not in their values alone.
     let last = comparison.get("fc.3").expect("compared");
     assert!(last.sqnr_db < 25.0 && last.isolated_sqnr_db > 30.0, "{comparison}");
     let weight = |i| comparison.get(&format!("fc.{i}")).and_then(|n| n.weight_sqnr_db).expect("a weight");
@@ -63,7 +63,7 @@ fn the_worst_layer_is_ranked_first_and_stands_out_only_alone() {
     assert_eq!(text.lines().count(), comparison.nodes.len() + 2, "{text}");
     assert!(text.lines().nth(1).is_some_and(|line| line.starts_with("tanh.2 ")), "{text}");
 
-    // One scale a channel is the cure for this one.
+    // One scale for each channel removes this error.
     let cured = self::quantized(&graph, &x, &[], minmax().per_channel()).expect("converted");
     let after = compare(&graph, &cured, &[&x]).expect("comparable");
     assert!(after.output_sqnr_db > comparison.output_sqnr_db + 5.0, "{after}");
@@ -81,7 +81,7 @@ fn every_stage_can_be_compared_with_any_other() {
         assert!(of_integers.nodes.len() >= 4, "{of_integers}");
         for node in &of_integers.nodes {
             let before = of_quantized.get(&node.origin).expect("the same node");
-            // The codes of a dynamic value mean something only with its scale, so there only layers are the same nodes.
+            // Dynamically quantized values have no known scale, so only layers are compared there.
             if dynamic && node.op != "linear" {
                 continue;
             }
@@ -106,7 +106,7 @@ fn every_stage_can_be_compared_with_any_other() {
     }
 }
 
-/// Values beyond the range that calibration saw are counted.
+/// Values beyond the calibrated range are counted.
 #[test]
 fn saturation_is_counted() {
     let (graph, x) = network();
@@ -125,7 +125,6 @@ fn saturation_is_counted() {
     assert!(beyond > 0.02 && beyond < 0.3, "{beyond}");
 }
 
-/// The list that the debugger proposes, given back to the quantizer, reaches the target; without need it is empty.
 /// Fixed parameters for the output of one node.
 struct Fixes;
 
@@ -140,7 +139,7 @@ impl Quantizer for Fixes {
     }
 }
 
-/// A value is saturated if it lies beyond the last code by more than half a step: 12.7 is the last here.
+/// A value is saturated if it is more than half a step beyond the last quantized value, which is 12.7 here.
 #[test]
 fn half_a_step_beyond_the_last_code_is_not_yet_saturated() {
     let mut g = GraphBuilder::new();
@@ -154,29 +153,29 @@ fn half_a_step_beyond_the_last_code_is_not_yet_saturated() {
     assert_eq!(comparison.get("relu").expect("compared").saturated, Some(0.5), "{comparison}");
 }
 
-/// A quantizer that does not leave out what it is told to: the remedy ends, with every layer once.
+/// The search ends, with every layer once, if the quantizer ignores the layers that it should leave in float.
 #[test]
 fn a_target_out_of_reach_ends() {
     let (graph, x) = network();
     let quantize = |_: &[String]| quantized(&graph, &x, &[], minmax());
-    let remedy = remedy(&graph, std::slice::from_ref(&x), 200.0, quantize).expect("compared");
-    let mut layers = remedy.layers.clone();
+    let found = sensitivity(&graph, std::slice::from_ref(&x), 200.0, quantize).expect("compared");
+    let mut layers = found.layers.clone();
     layers.sort_unstable();
-    assert!(!remedy.reached && layers == ["fc.0", "fc.1", "fc.2", "fc.3"], "{remedy:?}");
+    assert!(!found.reached && layers == ["fc.0", "fc.1", "fc.2", "fc.3"], "{found:?}");
 }
 
 #[test]
-fn the_remedy_reaches_its_target() {
+fn sensitivity_reaches_its_target() {
     let (graph, x) = network();
     let quantize = |left: &[String]| quantized(&graph, &x, left, minmax());
-    let easy = remedy::<Error>(&graph, std::slice::from_ref(&x), 5.0, quantize).expect("compared");
+    let easy = sensitivity::<Error>(&graph, std::slice::from_ref(&x), 5.0, quantize).expect("compared");
     assert!(easy.layers.is_empty() && easy.reached, "{easy:?}");
-    let found = remedy::<Error>(&graph, std::slice::from_ref(&x), 28.0, quantize).expect("compared");
+    let found = sensitivity::<Error>(&graph, std::slice::from_ref(&x), 28.0, quantize).expect("compared");
     assert_eq!((found.layers.as_slice(), found.reached), (&["fc.2".to_owned()][..], true), "{found:?}");
     let check = compare(&graph, &quantize(&found.layers).expect("converted"), &[&x]).expect("comparable");
     assert_eq!(check.output_sqnr_db, found.output_sqnr_db);
     // With everything in float there is no noise left.
-    let all = remedy::<Error>(&graph, std::slice::from_ref(&x), 500.0, quantize).expect("compared");
+    let all = sensitivity::<Error>(&graph, std::slice::from_ref(&x), 500.0, quantize).expect("compared");
     assert!(all.layers.len() == 4 && all.reached && all.output_sqnr_db == f64::INFINITY, "{all:?}");
 }
 
@@ -203,7 +202,7 @@ fn graphs_that_do_not_match_are_refused_by_name() {
         let error: CompareError = compare(&graph, actual, &[&x]).expect_err("they differ");
         assert!(parts.iter().all(|part| error.to_string().contains(part)), "{error}");
     }
-    // Codes of the same shape, whose scale nobody knows.
+    // int8 values of the same shape, without a known scale.
     let mut g = GraphBuilder::new();
     let input = g.input("x", Shape::rows(WIDTH)).expect("an input");
     let zeros = g.constant("codes", Tensor::from_i8(&[WIDTH], vec![0; WIDTH]).expect("fits")).expect("a constant");
@@ -219,7 +218,7 @@ fn graphs_that_do_not_match_are_refused_by_name() {
         matches!(&error, CompareError::NotReal { .. }) && error.to_string().contains("codes: its values are i8"),
         "{error}"
     );
-    // Outputs that stand for different nodes, of different shapes.
+    // The outputs have different origins and shapes.
     let flat = {
         let mut g = GraphBuilder::new();
         let input = g.input("x", Shape::rows(WIDTH)).expect("an input");

@@ -45,11 +45,13 @@ fn a_broken_layer_is_noticed() {
     let expected = Interpreter::new(&float).run(&inputs).expect("float").swap_remove(0);
     let mut form = forms(&float).swap_remove(0);
     let layer = |(id, node): (_, &enfold::graph::Node)| {
-        matches!(&node.op, Op::Constant(Constant { tensor: w }) if w.as_i8().is_some()).then_some(id)
+        matches!(&node.op, Op::Constant(Constant { tensor: w, .. }) if w.as_i8().is_some()).then_some(id)
     };
     let weight = form.graph.iter().find_map(layer).expect("an int8 weight");
     let bytes = enfold::archive::to_bytes(&form.graph).expect("bytes");
-    let Op::Constant(Constant { tensor: codes }) = &form.graph.node(weight).op else { unreachable!("found as one") };
+    let Op::Constant(Constant { tensor: codes, .. }) = &form.graph.node(weight).op else {
+        unreachable!("found as one")
+    };
     let codes = codes.as_i8().expect("codes");
     // The codes lie in the file as they are.
     let needle: Vec<u8> = codes.iter().map(|&code| code as u8).collect();

@@ -1,4 +1,4 @@
-//! Where the flow puts observers, quantize and dequantize nodes, on networks where that is not obvious.
+//! The places of observers, quantize and dequantize nodes in networks where they are not obvious.
 
 use enfold::graph::Rewriter;
 use enfold::interp::Interpreter;
@@ -53,14 +53,14 @@ fn each_annotated_consumer_gets_a_dequantize_of_its_own() {
     let x = quantized.find("x.quantize").expect("one quantize node");
     let readers = quantized.users()[x.index()].len();
     assert_eq!((count(&quantized, "quantize_per_tensor"), readers), (3, 2), "{quantized}");
-    // The unannotated consumer reads the input as it was.
+    // The consumer without annotation reads the float input.
     let tanh = quantized.node(quantized.find("tanh").expect("tanh"));
     assert_eq!(tanh.inputs, [quantized.inputs()[0]]);
     let linears: Vec<_> = ["fc1", "fc2"].map(|name| quantized.node(quantized.find(name).expect(name)).inputs[0]).into();
     assert_ne!(linears[0], linears[1]);
 }
 
-/// Two consumers of one value share its observer, since their specs agree; it sees the value once a batch.
+/// Two consumers of one value share its observer, since their specs agree; it observes the value once a batch.
 #[test]
 fn one_observer_serves_equal_specs() {
     let prepared = prepared(&fan(), QuantizationConfig::symmetric());
@@ -86,7 +86,7 @@ fn constants_are_observed_once() {
     assert!(seen(&prepared).iter().all(|s| *s));
 }
 
-/// A ReLU is taken into the layer only where nothing else reads the layer.
+/// A ReLU is fused with the layer only if nothing else reads the layer.
 #[test]
 fn a_layer_that_is_read_elsewhere_keeps_its_relu_apart() {
     for outputs in 1..3 {
@@ -99,14 +99,14 @@ fn a_layer_that_is_read_elsewhere_keeps_its_relu_apart() {
         let fused = outputs == 1;
         assert!(quantized.find("relu.quantize").is_some(), "{quantized}");
         assert_eq!(quantized.find("fc.quantize").is_some(), !fused, "{quantized}");
-        // Apart, the ReLU shares the layer's parameters, and becomes a table.
+        // A ReLU that is not fused shares the qparams of the layer, and becomes a lookup table.
         let summary = to_integer(&quantized).expect("rewritten").summary();
         assert!(summary.float.is_empty(), "{summary}");
         assert_eq!(summary.integer.len(), outputs, "{summary}");
     }
 }
 
-/// Equation 6: where the zero point is not the smallest code, a fused ReLU raises the smallest code to it.
+/// By equation 6, a fused ReLU raises the smallest quantized value to the zero point.
 #[test]
 fn a_relu_before_a_symmetric_output_clamps_at_the_zero_point() {
     let mut g = GraphBuilder::new();
@@ -171,7 +171,7 @@ fn every_node_knows_where_it_comes_from() {
     assert!(matches!(integers.node(integers.find("tanh").expect("tanh")).op, Op::Unary(Unary { op: UnaryOp::Tanh })));
 }
 
-/// A pass that copies a node keeps the reason for its staying float.
+/// A pass that copies a node keeps the reason why it stays float.
 #[test]
 fn copies_keep_their_reasons() {
     let integers = to_integer(&quantized(&fan())).expect("rewritten");
@@ -185,7 +185,7 @@ fn copies_keep_their_reasons() {
     assert_eq!(to_integer(&integers).expect("rewritten"), integers, "what is in integers stays as it is");
 }
 
-/// Codes that mean something else, or are more than the output has, are not passed on as they are.
+/// Quantized values with other qparams or a wider range than the output are not passed on unchanged.
 #[test]
 fn codes_are_passed_on_only_where_they_mean_the_same() {
     let quantize = |g: &mut GraphBuilder, name: &str, x, scale, range| {
@@ -226,7 +226,7 @@ fn codes_are_passed_on_only_where_they_mean_the_same() {
     }
 }
 
-/// A weight that is affine, as another program may have quantized it, has no integer form here: it says so, and runs.
+/// An affine weight, which another program may have made, has no integer form: its layer states the reason, and runs.
 #[test]
 fn affine_weights_stay_float_and_say_so() {
     let mut g = GraphBuilder::new();
@@ -246,7 +246,7 @@ fn affine_weights_stay_float_and_say_so() {
     assert_eq!(run(&integers), run(&graph));
 }
 
-/// Nodes that no quantizer has annotated share the one dequantize of what they read.
+/// Nodes without annotation share the dequantize node of the value that they read.
 #[test]
 fn consumers_that_are_not_annotated_share_a_dequantize() {
     let mut g = GraphBuilder::new();
@@ -258,7 +258,7 @@ fn consumers_that_are_not_annotated_share_a_dequantize() {
     assert_eq!(reads[0], reads[1], "{quantized}");
 }
 
-/// A network that is quantized in part can be quantized further: what has been quantized stays as it was.
+/// A partly quantized network can be quantized further, and the quantized part does not change.
 #[test]
 fn a_quantized_network_can_be_quantized_further() {
     let mut g = GraphBuilder::new();
@@ -291,7 +291,7 @@ fn a_quantized_network_can_be_quantized_further() {
     assert!(db(&twice) > db(&together) - 6.0, "{} and {} dB", db(&twice), db(&together));
 }
 
-/// Whatever computes a weight from constants is folded into its codes, and what has nothing to do with it is left alone.
+/// Nodes that compute a weight from constants are folded into its quantized values, and other nodes are unchanged.
 #[test]
 fn what_computes_a_weight_is_folded_and_other_constants_are_not() {
     let mut g = GraphBuilder::new();

@@ -1,4 +1,4 @@
-//! torchao's own results, file by file.
+//! Comparison with results of torchao, file by file.
 //!
 //! `tests/golden` holds safetensors files: `in.*` and `param.*` are inputs, `out.*` torchao's results, and the metadata's
 //! `case` describes the case in JSON. `ENFOLD_GOLDEN_DIR` names another directory. Each file belongs to a kind, each kind
@@ -16,7 +16,7 @@ use file::Golden;
 
 use crate::report::report;
 
-/// Kinds that a test below compares; those of integer forms, [`accuracy`](crate::accuracy).
+/// The kinds that the tests below compare. The kinds of integer forms are compared in [`accuracy`](crate::accuracy).
 const COVERED: [&str; 19] = [
     "quantize_per_tensor",
     "quantize_per_channel",
@@ -59,7 +59,7 @@ fn compare_all(kind: &str, compare: impl Fn(&Golden) -> Result<(), String>) {
         files.iter().filter_map(|f| compare(f).err().map(|e| format!("{}: {e}", f.name))).collect();
     report(&format!("golden {kind}: {} files compared, {} differ", files.len(), failures.len()));
     assert!(failures.is_empty(), "{} of {} files differ:\n{}", failures.len(), files.len(), failures.join("\n"));
-    // Another directory may hold only some kinds; ours holds all.
+    // Another directory may hold only some kinds; the one of this repository holds all.
     assert!(!files.is_empty() || file::replaced(), "no file of kind {kind}");
 }
 
@@ -145,7 +145,7 @@ fn quantization_aware_training() {
     compare_all("qat", qat::compare);
 }
 
-/// One changed number on one side must show, in every harness.
+/// Every harness must notice one changed number on one side.
 mod negative_controls {
     use super::*;
 

@@ -1,4 +1,4 @@
-//! What observers keep when calibration is sharded, and the observers that PyTorch lacks.
+//! Observers in sharded calibration, and the observers that PyTorch lacks.
 
 use enfold::Tensor;
 use enfold::numerics::EPS;
@@ -39,7 +39,7 @@ fn merged(parts: &[Observer]) -> Observer {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// However the batches are dealt out and however the shards are joined, min/max give the parameters of one pass.
+    /// Min/max observers give the qparams of one pass, however the batches are sharded and the shards merged.
     #[test]
     fn merged_ranges_give_exactly_the_parameters_of_one_pass(seed in any::<u64>(), cut in 1usize..5, channels in any::<bool>()) {
         let qscheme = if channels { QScheme::per_channel_symmetric(1) } else { QScheme::per_tensor_affine() };
@@ -53,7 +53,7 @@ proptest! {
         prop_assert_eq!(other_way, whole);
     }
 
-    /// (a + b) + c is a + (b + c), for every kind that merges; and what has seen nothing changes nothing.
+    /// Merging is associative for every kind that merges, and an observer that has observed nothing changes nothing.
     #[test]
     fn merging_is_associative(seed in any::<u64>(), kind in 0usize..4) {
         let kinds = [
@@ -70,7 +70,7 @@ proptest! {
     }
 }
 
-/// By how much cumulative counts leave the space between those of `other` a bin to the left and a bin to the right.
+/// How far cumulative counts are outside of those of `other` one bin to the left and one bin to the right.
 fn beyond_a_bin(histogram: &Observer, other: &Observer) -> f64 {
     let [a, b] = [histogram, other].map(|observer| {
         let counts = observer.histogram().expect("calibrated");
@@ -88,9 +88,9 @@ fn joined(batches: &[Tensor]) -> Tensor {
     Tensor::from_f32(&[data.len()], data).expect("lengths fit")
 }
 
-/// Merging moves each count by at most one bin: against the histogram of all values at once, cumulative counts lie between
-/// those of the bins beside. One pass over the batches spreads its counts whenever its range grows, up to five times here, so
-/// it is itself further from that than shards are.
+/// Merging moves each count by at most one bin: cumulative counts lie between those of the neighbouring bins in the histogram of all
+/// values at once. One pass over the batches spreads its counts whenever its range grows, up to five times here, so it is further from
+/// that histogram than shards are.
 #[test]
 fn merged_histograms_move_counts_by_at_most_a_bin() {
     let histogram = |batches: &[Tensor]| seen(ObserverKind::Histogram, QScheme::per_tensor_affine(), batches);
@@ -116,10 +116,10 @@ fn merged_histograms_move_counts_by_at_most_a_bin() {
          {one_pass_from_all:.3}, merged from pairs against one pass {from_one_pass:.3}; scales at most {:.2} % apart",
         scales * 100.0
     ));
-    // What f32 loses in sums of 2400.
+    // The bound is the error of f32 in sums of 2400.
     assert!(from_all < 2e-3, "{from_all}");
     assert!(from_one_pass < 0.5, "{from_one_pass}");
-    // A shard that was lost would show.
+    // A lost shard would be noticed.
     let all = batches(1, 6);
     assert!(beyond_a_bin(&histogram(&all[..5]), &histogram(&[joined(&all)])) > 100.0);
 }

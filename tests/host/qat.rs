@@ -1,4 +1,4 @@
-//! Training: gradients, what training promises of its outcome, and what it refuses.
+//! Training: gradients, the agreement of training and conversion, and bad input.
 
 mod gradients;
 mod numbers;

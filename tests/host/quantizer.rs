@@ -1,4 +1,4 @@
-//! Which nodes are quantized, how, and what they share.
+//! The WgpuQuantizer: the nodes that it quantizes, their specs, and the observers that they share.
 
 mod functions;
 mod left;
@@ -60,7 +60,7 @@ fn quantized(graph: &Graph, quantizer: &WgpuQuantizer) -> Vec<String> {
     prepare(graph, quantizer).expect("prepared").summary().quantized.iter().map(|node| node.name.clone()).collect()
 }
 
-/// How a layer's weight is quantized: per channel or not; `None` if it is float.
+/// Whether the weight of a layer is quantized per channel; `None` if it is float.
 fn weight_channels(graph: &Graph, layer: &str) -> Option<bool> {
     let weight = graph.node(graph.node(graph.find(layer).expect("the layer")).inputs[1]);
     match &weight.op {
@@ -78,7 +78,7 @@ fn names_come_before_types_operators_and_the_global_configuration() {
         .set_module_type("Block", symmetric())
         .set_module_name("blocks.1.fc1", symmetric().per_channel());
     let q = converted(&graph, &quantizer);
-    // By its operator, since it lies in no named module or type; by type; by name, though its type is configured too.
+    // The first is configured by its operator, the second by its type, and the third by its name, although its type is configured too.
     assert_eq!(weight_channels(&q, "head"), Some(true));
     assert_eq!(weight_channels(&q, "blocks.0.fc1"), Some(false));
     assert_eq!(weight_channels(&q, "blocks.1.fc1"), Some(true));
@@ -92,7 +92,7 @@ fn names_come_before_types_operators_and_the_global_configuration() {
     assert_eq!(converted(&graph, &other), q);
 }
 
-/// What a module's configuration leaves alone, no operator type and no global configuration takes up.
+/// A node of a configured module never gets the configuration of its operator type or the global one.
 #[test]
 fn nodes_of_a_configured_module_never_fall_through() {
     let graph = blocks();
@@ -105,7 +105,7 @@ fn nodes_of_a_configured_module_never_fall_through() {
     }
 }
 
-/// A ReLU belongs to the operator in front of it, whose type was configured.
+/// A ReLU belongs to the operator before it, whose type was configured.
 #[test]
 fn an_operator_type_takes_the_relu_with_it() {
     let graph = blocks();
@@ -251,7 +251,7 @@ fn composed_quantizers_respect_each_other() {
     assert_eq!(error, PrepareError::Overwritten { quantizer: 1, node: "head".to_owned(), owner: 0 });
 }
 
-/// A value that is only moved is seen once, though each of its sites has a quantize node.
+/// A value that is only moved is observed once, although each of its points has a quantize node.
 #[test]
 fn a_shared_value_is_observed_once_a_batch() {
     let mut g = GraphBuilder::new();
@@ -264,12 +264,12 @@ fn a_shared_value_is_observed_once_a_batch() {
     let prepared = prepared(&graph, &WgpuQuantizer::new().set_global(symmetric()));
     let sites = prepared.graph().nodes().iter().filter(|n| matches!(n.op, Op::Observe(_))).count();
     let totals: Vec<f32> = prepared.observers().iter().filter_map(|o| o.histogram()).map(|h| h.iter().sum()).collect();
-    // 16 rows: x has 8 values a row; a, flat, b and cat share one observer, which sees a's 6 and b's 6.
+    // There are 16 rows. x has 8 values a row; a, flat, b and cat share one observer, which observes 6 values of a and 6 of b.
     assert_eq!(totals, [128.0, 192.0], "{}", prepared.graph());
     assert!(sites > totals.len() + 2, "{sites} sites");
 }
 
-/// What moves, clips or picks codes stays in codes: one observer, one scale, no float step between two layers.
+/// Operators that move, clip or select quantized values stay integer: they share one observer, and no float step is between two layers.
 #[test]
 fn ops_that_share_an_observer_stay_in_codes() {
     let mut g = GraphBuilder::new();
@@ -285,7 +285,7 @@ fn ops_that_share_an_observer_stay_in_codes() {
     let prepared = prepared(&graph, &WgpuQuantizer::new().set_global(symmetric()));
     // x, the moved value, the output and two weights.
     assert_eq!(prepared.observers().len(), 5, "{}", prepared.summary());
-    // Of 16 rows: the 18 values of a, and the 18 that the ReLU makes of them. What is moved or picked is not new.
+    // There are 16 rows: the observer observes 18 values of a, and 18 results of the ReLU. Moved values are not new.
     let totals: Vec<f32> = prepared.observers().iter().filter_map(|o| o.histogram()).map(|h| h.iter().sum()).collect();
     assert_eq!(totals, [16.0 * 12.0, 16.0 * 36.0, 16.0 * 5.0], "{}", prepared.graph());
     let integers = to_integer(&convert(&prepared, &ConvertOptions::default()).expect("converted")).expect("rewritten");
@@ -301,7 +301,7 @@ fn ops_that_share_an_observer_stay_in_codes() {
     }
 }
 
-/// Whether edges that agree share implicitly is the consumer's to say.
+/// The consumer decides whether edges whose specs agree share implicitly.
 #[test]
 fn implicit_sharing_can_be_refused() {
     struct Fan {
@@ -331,7 +331,7 @@ fn implicit_sharing_can_be_refused() {
     assert_eq!((observers(true), observers(false)), (1, 2));
 }
 
-/// Chained shares are one group, and an explicit share of a node's value is that of all its consumers.
+/// A chain of shared specs is one group, and a spec that shares the value of a node shares with all its consumers.
 #[test]
 fn sharing_is_transitive() {
     let mut g = GraphBuilder::new();
@@ -355,7 +355,7 @@ fn sharing_is_transitive() {
     );
 }
 
-/// A layer with a batch norm behind it, of rank 2, or through the transpose that puts channels on axis 1.
+/// A layer with a batch norm after it, of rank 2, or through the transpose that moves channels to axis 1.
 fn normed(dims: &[usize], through: bool) -> Graph {
     let mut g = GraphBuilder::new();
     let x = g.input("x", Shape::batched(dims)).expect("an input");
@@ -385,7 +385,7 @@ fn batch_norms_are_folded_where_their_channels_are_the_layers() {
         for (a, b) in before.as_f32().expect("floats").iter().zip(after.as_f32().expect("floats")) {
             approx::assert_abs_diff_eq!(*a, *b, epsilon = 1e-5);
         }
-        // What is left runs on the engines as a scale and an offset.
+        // A norm that is not folded runs on the engines as a scale and an offset.
         let program = enfold::lower::lower(&graph).expect("lowered");
         let by_cpu = enfold::cpu::Engine::new(&program).expect("an engine").run(&[&x]).expect("run");
         for (a, b) in before.as_f32().expect("floats").iter().zip(by_cpu[0].as_f32().expect("floats")) {
@@ -394,7 +394,7 @@ fn batch_norms_are_folded_where_their_channels_are_the_layers() {
     }
 }
 
-/// What others read before the norm has to stay as it is.
+/// A layer that others read before the norm is not folded.
 #[test]
 fn a_layer_that_is_read_before_its_batch_norm_is_not_folded() {
     let mut g = GraphBuilder::new();
@@ -410,7 +410,7 @@ fn a_layer_that_is_read_before_its_batch_norm_is_not_folded() {
     assert_eq!(run(prepared.graph()), run(&graph));
 }
 
-/// A variance that no square root has: refused by name, not folded into NaN.
+/// A negative variance has no square root, so it is refused by name and not folded into NaN.
 #[test]
 fn a_batch_norm_of_negative_variance_is_refused() {
     let mut g = GraphBuilder::new();
@@ -422,7 +422,7 @@ fn a_batch_norm_of_negative_variance_is_refused() {
     assert!(error.contains("fc.weight") && error.contains("NaN"), "{error}");
 }
 
-/// Folded, the layer and its ReLU are one integer layer, and the debugger still knows what it stands for.
+/// After folding, the layer and its ReLU are one integer layer, and the debugger still finds its origin.
 #[test]
 fn a_folded_layer_is_quantized_with_its_relu() {
     let graph = normed(&[4], false);
@@ -494,7 +494,7 @@ fn shares_that_cannot_be_are_refused_by_both_names() {
     assert_eq!(prepare(&graph, &Shares { specs: fine }).expect("prepared").observers().len(), 1);
 }
 
-/// What TensorRT insists on: zero points of 0. The largest magnitude is code ±127 and no tie.
+/// TensorRT requires zero points of 0. The largest magnitude becomes ±127, and is no tie.
 #[test]
 fn symmetric_activations_have_zero_points_of_0() {
     let zero_points = |config: QuantizationConfig| {

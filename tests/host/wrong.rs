@@ -1,7 +1,5 @@
 //! Integer graphs that are wrong on purpose, for negative controls.
 
-use std::sync::Arc;
-
 use enfold::graph::{NodeId, Rewriter};
 use enfold::ops::{Constant, Input, IntegerLinear, Op};
 use enfold::{Graph, Tensor};
@@ -37,15 +35,15 @@ pub(crate) fn without_fraction_bits(graph: &Graph) -> Graph {
     };
     rebuilt(graph, |id, op| match (op, bits(id), factor_bits(id)) {
         (Op::IntegerLinear(_), ..) => Op::IntegerLinear(IntegerLinear { fraction_bits: 0 }),
-        (Op::Constant(Constant { tensor: t }), Some(p), _) => {
+        (Op::Constant(Constant { tensor: t, .. }), Some(p), _) => {
             let steps = f64::from(1u32 << p);
             let round = |&b: &i32| (f64::from(b) / steps).round_ties_even() as i32;
             let biases: Vec<i32> = t.as_i32().expect("biases").iter().map(round).collect();
-            Op::Constant(Constant { tensor: Arc::new(Tensor::from_i32(t.shape(), biases).expect("lengths fit")) })
+            Op::Constant(Constant::new(Tensor::from_i32(t.shape(), biases).expect("lengths fit")))
         }
-        (Op::Constant(Constant { tensor: t }), _, Some(p)) => {
+        (Op::Constant(Constant { tensor: t, .. }), _, Some(p)) => {
             let factors = t.as_f32().expect("factors").iter().map(|f| f * (1u32 << p) as f32).collect();
-            Op::Constant(Constant { tensor: Arc::new(Tensor::from_f32(t.shape(), factors).expect("lengths fit")) })
+            Op::Constant(Constant::new(Tensor::from_f32(t.shape(), factors).expect("lengths fit")))
         }
         (op, ..) => op.clone(),
     })
@@ -58,10 +56,10 @@ pub(crate) fn with_changed_weight(graph: &Graph) -> Graph {
         _ => None,
     });
     rebuilt(graph, |id, op| match op {
-        Op::Constant(Constant { tensor: t }) if Some(id) == weight => {
+        Op::Constant(Constant { tensor: t, .. }) if Some(id) == weight => {
             let mut codes = t.as_i8().expect("codes").to_vec();
             codes[0] -= codes[0].signum() | 1;
-            Op::Constant(Constant { tensor: Arc::new(Tensor::from_i8(t.shape(), codes).expect("lengths fit")) })
+            Op::Constant(Constant::new(Tensor::from_i8(t.shape(), codes).expect("lengths fit")))
         }
         op => op.clone(),
     })

@@ -55,8 +55,8 @@ impl Config {
         candidates
     }
 
-    /// How many bits the values of a weight take on the device.
-    pub(crate) fn weight_bits(&self, weight: &[i8]) -> WeightBits {
-        if self.unpacked_weights { WeightBits::Eight } else { WeightBits::of(weight) }
+    /// How many bits a weight of `bits` bits takes on the device.
+    pub(crate) fn weight_bits(&self, bits: u32) -> WeightBits {
+        if self.unpacked_weights { WeightBits::Eight } else { WeightBits::holding(bits) }
     }
 }

@@ -40,9 +40,9 @@ impl Exporter<'_> {
     fn known(&self, id: NodeId) -> Option<Cow<'_, Tensor>> {
         let node = self.graph.node(id);
         match &node.op {
-            Op::Constant(Constant { tensor }) => Some(Cow::Borrowed(tensor)),
+            Op::Constant(Constant { tensor, .. }) => Some(Cow::Borrowed(tensor)),
             Op::Quantize(Quantize { qparams, range }) => match &self.graph.node(node.inputs[0]).op {
-                Op::Constant(Constant { tensor }) => Some(Cow::Owned(quantized(tensor, qparams, *range)?)),
+                Op::Constant(Constant { tensor, .. }) => Some(Cow::Owned(quantized(tensor, qparams, *range)?)),
                 _ => None,
             },
             _ => None,

@@ -1,9 +1,9 @@
-//! Why observing failed.
+//! Errors of observers.
 
 use crate::quantize::spec::ObserverKind;
 use crate::values::{DType, QParamsError, QScheme};
 
-/// Why an observer refused a tensor, or has no parameters to give.
+/// An observer refused a tensor, or has no qparams.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ObserverError {
@@ -48,13 +48,13 @@ pub enum ObserverError {
     /// The bits of the scheme do not hold the range of quantized values.
     #[error(transparent)]
     Bits {
-        /// Both of them.
+        /// The bits and the range.
         source: QParamsError,
     },
     /// A parameter of the observer is out of its range.
     #[error("{what} is {value}, expected {min} to {max}")]
     Parameter {
-        /// Which.
+        /// The parameter.
         what: &'static str,
         /// Its value.
         value: f32,
@@ -63,7 +63,7 @@ pub enum ObserverError {
         /// The largest allowed.
         max: f32,
     },
-    /// The parameters are found when the value is known, not before.
+    /// The qparams are computed at run time, not before.
     #[error("it is quantized dynamically: its parameters are not known before it is")]
     Dynamic,
     /// The parameters come from other observers; the prepared graph asks those.
@@ -72,15 +72,15 @@ pub enum ObserverError {
     /// A rule gave no parameters.
     #[error("no parameters could be derived: {reason}")]
     Rule {
-        /// What the rule says.
+        /// The reason that the rule gave.
         reason: String,
     },
     /// Two observers of different specs cannot be merged.
     #[error("an observer of {this} cannot be merged with one of {other}")]
     MergeSpecs {
-        /// What this observer was made from.
+        /// The spec of this observer.
         this: String,
-        /// What the other was made from.
+        /// The spec of the other.
         other: String,
     },
     /// Parameters that were trained cannot be merged.
@@ -98,7 +98,7 @@ pub enum ObserverError {
         min: f32,
         /// Largest value seen.
         max: f32,
-        /// What is wrong.
+        /// The problem.
         source: QParamsError,
     },
 }

@@ -18,18 +18,18 @@ use crate::quantize::spec::ObservedSpec;
 const BINS: usize = 2048;
 /// Old bins are split this fine before they are spread over new ones.
 const UPSAMPLE: usize = 16;
-/// Codes that the error estimate assumes: those of int8, also where the range is narrower.
-const CODES: usize = 256;
+/// The number of quantized values that the error estimate assumes: that of int8, also where the range is narrower.
+const QUANTIZED_VALUES: usize = 256;
 const STEP: f64 = 1e-5;
 
-/// How the kept range is found.
+/// The search for the kept range.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Window {
-    /// PT2E's search.
+    /// The search of PT2E.
     Greedy,
-    /// All but the mass beyond two quantiles.
+    /// The values between two quantiles.
     Quantiles { fraction: f32 },
-    /// The least error of a grid of windows, with the codes and the scheme of a spec.
+    /// The least error of a grid of windows, with the range and the scheme of a spec.
     LeastSquares(ObservedSpec),
 }
 
@@ -100,11 +100,11 @@ impl Histogram {
         (self.min, self.max, self.counts) = (new_min, new_max, counts);
     }
 
-    /// As a file holds it; `None` unless the counts are of one histogram.
+    /// A histogram from a file; `None` unless the counts are those of one histogram.
     pub(crate) fn from_parts(min: f32, max: f32, counts: Vec<f32>) -> Option<Self> {
         let sound = counts.len() == BINS && min.is_finite() && max.is_finite() && min <= max;
         let usable = |c: &f32| c.is_finite() && *c >= 0.0;
-        // More than anything has counted; the sums of a few such counts would be infinite.
+        // No calibration counts more values; sums of a few larger counts would be infinite.
         let countable = counts.iter().map(|&c| f64::from(c)).sum::<f64>() <= u64::MAX as f64;
         (sound && countable && counts.iter().all(usable)).then_some(Self { min, max, counts })
     }
@@ -130,7 +130,7 @@ impl Histogram {
     /// Adds the old counts to `counts`, whose bins cover `new_min..=new_max`.
     fn spread(&self, counts: &mut [f32], new_min: f32, new_max: f32) {
         if self.min == self.max {
-            // All old mass is one value.
+            // All old counts are of one value.
             counts[bin(self.min, new_min, new_max)] += self.counts.iter().sum::<f32>();
             return;
         }
@@ -191,7 +191,7 @@ impl Histogram {
         (start, end)
     }
 
-    /// First and last bin of what is left when half of `1 − fraction` of the mass is cut at each end.
+    /// First and last bin of the window that remains when half of `1 − fraction` of the mass is cut at each end.
     fn quantiles(&self, fraction: f64) -> (usize, usize) {
         let total: f64 = self.counts.iter().map(|&c| f64::from(c)).sum();
         let cut = total * (1.0 - fraction) / 2.0;
@@ -208,8 +208,8 @@ impl Histogram {
         (start.min(end), end)
     }
 
-    /// The window with the smallest error of a grid: from 0 to 90 % of the bins cut, at either end or shared between both.
-    /// The error is that of every bin's centre, quantized by the very parameters that the window gives.
+    /// The window with the smallest error of a grid, which cuts 0 to 90 % of the bins, at one end or half at each. The error is that of
+    /// the centre of every bin, quantized with the qparams of the window.
     fn least_squares(&self, spec: &ObservedSpec) -> (usize, usize) {
         const STEPS: usize = 100;
         let last = BINS - 1;
@@ -243,29 +243,29 @@ impl Histogram {
         (self.min + bin_width * start as f32, self.min + bin_width * (end + 1) as f32)
     }
 
-    /// Estimated squared error if the bins `start..=end` are quantized to [`CODES`] codes and the rest clipped.
+    /// Estimated squared error if the bins `start..=end` are quantized to [`QUANTIZED_VALUES`] values and the rest is clipped.
     ///
-    /// Within a bin the values are taken as uniform. A source bin from `s0` to `s1` reaches from code `d0` to code `d1`;
-    /// ∫ over each piece of the squared distance to the code's centre is `G(u, v) = (v³ − u³) / 3`.
+    /// Values are taken as uniform within a bin. A source bin from `s0` to `s1` reaches from quantized value `d0` to `d1`; the integral of
+    /// the squared distance to the centre of a quantized value over each piece is `G(u, v) = (v³ − u³) / 3`.
     fn quantization_error(&self, start: usize, end: usize) -> f64 {
         let bin_width = (f64::from(self.max) - f64::from(self.min)) / BINS as f64;
-        let code_width = bin_width * (end - start + 1) as f64 / CODES as f64;
-        if code_width == 0.0 {
+        let step = bin_width * (end - start + 1) as f64 / QUANTIZED_VALUES as f64;
+        if step == 0.0 {
             return 0.0;
         }
         let g = |from: f64, to: f64| (to * to * to - from * from * from) / 3.0;
-        let half = code_width / 2.0;
+        let half = step / 2.0;
         let whole = g(-half, half);
-        let last = (CODES - 1) as f64;
+        let last = (QUANTIZED_VALUES - 1) as f64;
         let mut error = 0.0;
         for (i, &count) in self.counts.iter().enumerate() {
             let s0 = (i as f64 - start as f64) * bin_width;
             let s1 = s0 + bin_width;
-            let d0 = (s0 / code_width).floor().clamp(0.0, last);
-            let d1 = (s1 / code_width).floor().clamp(0.0, last);
+            let d0 = (s0 / step).floor().clamp(0.0, last);
+            let d1 = (s1 / step).floor().clamp(0.0, last);
             let density = f64::from(count) / bin_width;
-            let first = g(s0 - (d0 + 0.5) * code_width, half);
-            error += density * (first + (d1 - d0 - 1.0) * whole + g(-half, s1 - (d1 * code_width + half)));
+            let first = g(s0 - (d0 + 0.5) * step, half);
+            error += density * (first + (d1 - d0 - 1.0) * whole + g(-half, s1 - (d1 * step + half)));
         }
         error
     }
@@ -290,7 +290,7 @@ fn count(values: &[f32], min: f32, max: f32) -> Vec<f32> {
 }
 
 fn count_block(counts: &mut [u32], values: &[f32], min: f32, max: f32) {
-    // First the bins of some values, which vectorises, then the counting, which does not.
+    // The bins of a block of values are computed first, which vectorises, and then counted, which does not.
     let mut bins = [0i32; 256];
     let (lo, hi) = edges(min, max);
     for block in values.chunks(bins.len()) {
@@ -309,7 +309,7 @@ fn bin(v: f32, min: f32, max: f32) -> usize {
     (((v - lo) * BINS as f32 / (hi - lo)) as usize).min(BINS - 1)
 }
 
-/// A constant gets a range around it.
+/// The range of the bins: a constant gets a range around it.
 fn edges(min: f32, max: f32) -> (f32, f32) {
     if min == max { (min - 1.0, max + 1.0) } else { (min, max) }
 }

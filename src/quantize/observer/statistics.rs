@@ -19,10 +19,10 @@ fn first_non_finite(values: &[f32]) -> ObserverError {
     ObserverError::NonFinite { index, value: values[index] }
 }
 
-/// One range per index of `ch_axis`.
+/// One range for each index of `ch_axis`.
 pub(super) fn channel_ranges(values: &[f32], shape: &[usize], ch_axis: usize) -> Result<Vec<Range>, ObserverError> {
     // An axis that does not exist has no channels, which is refused.
-    let channels = shape.get(ch_axis).copied().unwrap_or_default();
+    let channels = shape.get(ch_axis).copied().unwrap_or(0);
     if channels == 0 {
         return Err(ObserverError::Channels { ch_axis, actual: 0, expected: 1 });
     }

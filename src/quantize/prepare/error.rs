@@ -1,15 +1,15 @@
-//! Why preparing failed.
+//! Errors of prepare and of calibration.
 
 use crate::graph::GraphError;
 use crate::interp::InterpError;
 use crate::quantize::observer::ObserverError;
 use crate::values::DType;
 
-/// Why a graph could not be prepared, or a batch not be observed.
+/// A graph could not be prepared, or a batch could not be observed.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PrepareError {
-    /// The graph is that of a prepared graph.
+    /// The graph is the graph of a prepared graph.
     #[error("{node} is observed already; prepare takes a graph without observers")]
     Prepared {
         /// The first observe node.
@@ -28,7 +28,7 @@ pub enum PrepareError {
     SharedWithNothing {
         /// The point that shares.
         point: String,
-        /// What it names.
+        /// The point that it names.
         target: String,
     },
     /// Shared specs lead back to themselves.
@@ -36,7 +36,7 @@ pub enum PrepareError {
     SharedCycle {
         /// The point that shares.
         point: String,
-        /// Where the circle closes.
+        /// The point where the circle closes.
         target: String,
     },
     /// A spec shares an observer that cannot serve its point.
@@ -46,7 +46,7 @@ pub enum PrepareError {
         point: String,
         /// The point whose observer it shares.
         target: String,
-        /// Why that cannot be.
+        /// The contradiction.
         problem: String,
     },
     /// A spec is derived from a point that is not annotated, or stays in float.
@@ -54,7 +54,7 @@ pub enum PrepareError {
     DerivedFromNothing {
         /// The derived point.
         point: String,
-        /// What it names.
+        /// The point that it names.
         target: String,
     },
     /// Derived specs lead back to themselves.
@@ -62,7 +62,7 @@ pub enum PrepareError {
     DerivedCycle {
         /// The derived point.
         point: String,
-        /// What it names.
+        /// The point that it names.
         target: String,
     },
     /// A configuration of the quantizer matches no node.
@@ -76,19 +76,19 @@ pub enum PrepareError {
     /// The configurations of a quantizer contradict each other.
     #[error("{config}: {problem}")]
     Config {
-        /// Which configuration.
+        /// The configuration.
         config: String,
-        /// What contradicts.
+        /// The contradiction.
         problem: String,
     },
     /// A composed quantizer has changed what another has annotated.
     #[error("quantizer {quantizer} changes the annotation of {node}, which quantizer {owner} made")]
     Overwritten {
-        /// Which quantizer, counted from 0.
+        /// The position of the quantizer, counted from 0.
         quantizer: usize,
         /// The node.
         node: String,
-        /// Which quantizer annotated it first.
+        /// The position of the quantizer that annotated it first.
         owner: usize,
     },
     /// Observers of another graph cannot be merged.
@@ -118,7 +118,7 @@ pub enum PrepareError {
     Observer {
         /// The observed node.
         node: String,
-        /// What is wrong.
+        /// The problem.
         source: ObserverError,
     },
     /// The prepared graph is not valid.

@@ -1,32 +1,31 @@
 //! Linear layers, static and dynamic.
 
-use std::sync::Arc;
-
 use ndarray::Array1;
 
-use super::{Epilogue, FITS, Fused, Match, Matcher, Rewritten, ToIntegerError};
+use super::{Epilogue, FITS, Fused, Match, Matcher, NOT_INPUT, Rewritten, ToIntegerError};
 use crate::graph::{NodeId, Rewriter};
 use crate::numerics;
-use crate::ops::{Dequantize, DequantizeDynamic, IntegerLinear, Linear, Op, ScaleAccumulatorDynamic};
-use crate::values::{QParams, Tensor, TensorQParams};
+use crate::ops::{Constant, Dequantize, DequantizeDynamic, IntegerLinear, Linear, Op, ScaleAccumulatorDynamic};
+use crate::values::{DType, QParams, QuantizedTensor, Tensor, TensorQParams};
 
-/// What quantizes a layer's input.
+/// The quantized input of a layer.
 enum Input {
-    /// The int8 input.
-    Static { codes: NodeId, qparams: QParams },
-    /// The int8 input and the pairs of its scales and zero points.
-    Dynamic { codes: NodeId, pairs: NodeId },
+    /// int8 values with known scale and zero point.
+    Static { values: NodeId, qparams: QParams },
+    /// int8 values, and their dynamic qparams.
+    Dynamic { values: NodeId, qparams: NodeId },
 }
 
-/// A layer's constants.
+/// The constants of a layer of N output and K input features.
 struct Parameters {
-    /// The int8 weight `[N, K]`: a node, and its codes.
-    weight: NodeId,
-    codes: Arc<Tensor>,
+    /// The node of the weight.
+    node: NodeId,
+    /// The weight `[N, K]`, with zero points of 0.
+    weight: QuantizedTensor,
     k: usize,
-    /// `[N]`
+    /// The scale of each channel of the weight, `[N]`.
     scales: Vec<f32>,
-    /// `[N]`
+    /// The bias in real units, `[N]`.
     bias: Vec<f32>,
 }
 
@@ -48,18 +47,18 @@ impl Matcher<'_> {
         let x = self.graph.node(inputs[0]);
         let input = match x.op {
             Op::Dequantize(Dequantize { qparams: TensorQParams::PerTensor(qparams) }) => {
-                Input::Static { codes: x.inputs[0], qparams }
+                Input::Static { values: x.inputs[0], qparams }
             }
-            Op::DequantizeDynamic(DequantizeDynamic) => Input::Dynamic { codes: x.inputs[0], pairs: x.inputs[1] },
-            _ => return Ok(Err("its input is not quantized per tensor".to_owned())),
+            Op::DequantizeDynamic(DequantizeDynamic) => Input::Dynamic { values: x.inputs[0], qparams: x.inputs[1] },
+            _ => return Ok(Err(NOT_INPUT.to_owned())),
         };
         let parameters = match self.parameters(inputs)? {
             Ok(parameters) => parameters,
             Err(reason) => return Ok(Err(reason)),
         };
         Ok(match input {
-            Input::Static { codes, qparams } => self.static_linear(rewriter, linear, codes, qparams, &parameters),
-            Input::Dynamic { codes, pairs } => self.dynamic_linear(rewriter, linear, [codes, pairs], &parameters),
+            Input::Static { values, qparams } => self.static_linear(rewriter, linear, values, qparams, &parameters),
+            Input::Dynamic { values, qparams } => self.dynamic_linear(rewriter, linear, [values, qparams], &parameters),
         })
     }
 
@@ -67,8 +66,8 @@ impl Matcher<'_> {
         let Op::Dequantize(Dequantize { qparams }) = &self.graph.node(inputs[1]).op else {
             return Ok(Err("its weight is not quantized".to_owned()));
         };
-        let weight = self.graph.node(inputs[1]).inputs[0];
-        let Some(codes) = self.interpreter.constant_value(weight)? else {
+        let node = self.graph.node(inputs[1]).inputs[0];
+        let Some(values) = self.interpreter.constant_value(node)? else {
             return Ok(Err("its weight is not a constant".to_owned()));
         };
         let bias = match inputs.get(2) {
@@ -78,10 +77,14 @@ impl Matcher<'_> {
                 bias => bias,
             },
         };
-        if codes.as_i8().is_none() {
-            return Ok(Err(format!("its weight is of {} codes, expected i8", codes.dtype())));
+        if values.dtype() != DType::I8 {
+            return Ok(Err(format!("its weight is of {}, expected i8", values.dtype())));
         }
-        let &[n, k] = codes.shape() else { return Ok(Err("its weight is not a matrix".to_owned())) };
+        let &[n, k] = values.shape() else { return Ok(Err("its weight is not a matrix".to_owned())) };
+        let weight = match QuantizedTensor::new(values, qparams.clone(), self.bits(node)) {
+            Ok(weight) => weight,
+            Err(error) => return Ok(Err(format!("its weight is not sound: {error}"))),
+        };
         let scales = match weight_scales(qparams, n) {
             Ok(scales) => scales,
             Err(reason) => return Ok(Err(reason)),
@@ -96,14 +99,14 @@ impl Matcher<'_> {
         if k == 0 {
             return Ok(Err("it has 0 input features, expected at least 1".to_owned()));
         }
-        Ok(Ok(Parameters { weight, codes, k, scales, bias }))
+        Ok(Ok(Parameters { node, weight, k, scales, bias }))
     }
 
     fn static_linear(
         &self,
         rewriter: &mut Rewriter<'_>,
         linear: NodeId,
-        codes: NodeId,
+        x: NodeId,
         x_qparams: QParams,
         parameters: &Parameters,
     ) -> Result<Fused, String> {
@@ -118,8 +121,8 @@ impl Matcher<'_> {
         };
         let factors = factors(&parameters.scales, x_qparams.scale(), factor)?;
         let w = self.weight(rewriter, linear, parameters);
-        let bias = self.constant(rewriter, linear, "bias.codes", Tensor::from(Array1::from(bias)));
-        let inputs = vec![rewriter.get(codes).expect(FITS), w, bias];
+        let bias = self.constant(rewriter, linear, "bias.codes", vector(bias));
+        let inputs = vec![rewriter.get(x).expect(FITS), w, bias];
         let acc = Op::IntegerLinear(IntegerLinear { fraction_bits });
         let acc = rewriter.add(&node.name, acc, inputs, &node.origin).expect(FITS);
         Ok(self.finish(rewriter, linear, acc, epilogue, factors, fused))
@@ -129,13 +132,13 @@ impl Matcher<'_> {
         &self,
         rewriter: &mut Rewriter<'_>,
         linear: NodeId,
-        [codes, pairs]: [NodeId; 2],
+        [x, x_qparams]: [NodeId; 2],
         parameters: &Parameters,
     ) -> Result<Fused, String> {
         let node = self.graph.node(linear);
         let mut sums = Vec::with_capacity(parameters.scales.len());
         for (channel, (sum, magnitude)) in parameters.sums().into_iter().enumerate() {
-            // |x − z_x| ≤ 255, and the product is made before z_x · Σ w is taken from it.
+            // |x − z_x| ≤ 255, and z_x · Σ w is subtracted after the sum.
             match i32::try_from(magnitude * 255) {
                 Ok(_) => sums.push(sum as i32),
                 Err(_) => {
@@ -146,20 +149,19 @@ impl Matcher<'_> {
                 }
             }
         }
-        // What follows is dynamic again, so only a ReLU is taken in.
+        // The result is float, so only a ReLU is fused.
         let relu = self.only_user(linear).filter(|&id| self.is_relu(id));
         let n = parameters.scales.len();
-        let vector = |data: Vec<f32>| Tensor::from(Array1::from(data));
         let w = self.weight(rewriter, linear, parameters);
-        let zeros = self.constant(rewriter, linear, "zeros", Tensor::from(Array1::from(vec![0i32; n])));
-        let sums = self.constant(rewriter, linear, "weight.sums", Tensor::from(Array1::from(sums)));
+        let zeros = self.constant(rewriter, linear, "zeros", vector(vec![0i32; n]));
+        let sums = self.constant(rewriter, linear, "weight.sums", vector(sums));
         let scales = self.constant(rewriter, linear, "weight.scales", vector(parameters.scales.clone()));
         let bias = self.constant(rewriter, linear, "bias", vector(parameters.bias.clone()));
-        let inputs = vec![rewriter.get(codes).expect(FITS), w, zeros];
+        let inputs = vec![rewriter.get(x).expect(FITS), w, zeros];
         let acc = Op::IntegerLinear(IntegerLinear { fraction_bits: 0 });
         let acc = rewriter.add(&node.name, acc, inputs, &node.origin).expect(FITS);
         let op = Op::ScaleAccumulatorDynamic(ScaleAccumulatorDynamic { relu: relu.is_some() });
-        let inputs = vec![acc, rewriter.get(pairs).expect(FITS), sums, scales, bias];
+        let inputs = vec![acc, rewriter.get(x_qparams).expect(FITS), sums, scales, bias];
         let last = relu.unwrap_or(linear);
         let origin = &self.graph.node(last).origin;
         let new = rewriter.add(&format!("{}.output", node.name), op, inputs, origin).expect(FITS);
@@ -167,13 +169,20 @@ impl Matcher<'_> {
         Ok(relu.into_iter().collect())
     }
 
-    /// A weight that was not folded is folded now.
+    /// The weight as a constant: a weight that was not folded is folded here.
     fn weight(&self, rewriter: &mut Rewriter<'_>, linear: NodeId, parameters: &Parameters) -> NodeId {
-        match self.graph.node(parameters.weight).op {
-            Op::Constant(_) => rewriter.get(parameters.weight).expect(FITS),
-            _ => self.constant(rewriter, linear, "weight.codes", Arc::clone(&parameters.codes)),
+        match self.graph.node(parameters.node).op {
+            Op::Constant(_) => rewriter.get(parameters.node).expect(FITS),
+            _ => self.constant(rewriter, linear, "weight.codes", Constant::from(&parameters.weight)),
         }
     }
+}
+
+fn vector<T>(data: Vec<T>) -> Constant
+where
+    Tensor: From<Array1<T>>,
+{
+    Constant::new(Tensor::from(Array1::from(data)))
 }
 
 /// A multiplier or an output scale for each channel.
@@ -189,7 +198,7 @@ fn factors(scales: &[f32], s_x: f32, factor: impl Fn(f32) -> Option<f32>) -> Res
     scales.iter().enumerate().map(channel).collect()
 }
 
-/// One scale per output channel, for weights without zero points.
+/// The scale of each of `n` output channels, for weights whose zero points are 0.
 fn weight_scales(qparams: &TensorQParams, n: usize) -> Result<Vec<f32>, String> {
     let channels: &[QParams] = match qparams {
         TensorQParams::PerTensor(q) => std::slice::from_ref(q),
@@ -205,14 +214,13 @@ fn weight_scales(qparams: &TensorQParams, n: usize) -> Result<Vec<f32>, String> 
 }
 
 impl Parameters {
-    /// Σ w and Σ |w| of each channel.
+    /// `Σ w` and `Σ |w|` of each channel.
     fn sums(&self) -> Vec<(i64, i64)> {
         let add = |(sum, magnitude), &w: &i8| (sum + i64::from(w), magnitude + i64::from(w.unsigned_abs()));
-        let codes = self.codes.as_i8().expect("codes of i8, or the layer stays float");
-        codes.chunks_exact(self.k).map(|row| row.iter().fold((0, 0), add)).collect()
+        self.weight.values().chunks_exact(self.k).map(|row| row.iter().fold((0, 0), add)).collect()
     }
 
-    /// The fraction bits and the folded bias of equation 4.
+    /// The most fraction bits that fit the accumulator, and the folded bias, by equation 4.
     fn folded_bias(&self, x_qparams: QParams) -> Result<(u32, Vec<i32>), String> {
         let sums = self.sums();
         let folded = |fraction_bits: u32| -> Result<Vec<i32>, String> {
@@ -233,7 +241,7 @@ impl Parameters {
                 })
                 .collect()
         };
-        // The most fraction bits that fit; the reason given is that of none at all.
+        // If no number of fraction bits fits, the reason given is that of 0 bits.
         let mut refused = String::new();
         for fraction_bits in (0..=numerics::MAX_FRACTION_BITS).rev() {
             match folded(fraction_bits) {

@@ -26,12 +26,12 @@ impl Matcher<'_> {
         let (quantize, qparams, range) = quantize.ok_or_else(|| NOT_OUTPUT.to_owned())?;
         let mut inputs = Vec::with_capacity(operands.len());
         for (at, &(x, x_qparams)) in operands.iter().enumerate() {
-            let codes = rewriter.get(x).expect(FITS);
+            let values = rewriter.get(x).expect(FITS);
             inputs.push(if self.is_unchanged(x, x_qparams, qparams, range) {
-                codes
+                values
             } else {
                 let name = format!("{}.input{at}", node.name);
-                self.lookup_table(rewriter, quantize, &name, codes, x_qparams, &[], (qparams, range))
+                self.lookup_table(rewriter, quantize, &name, values, x_qparams, &[], (qparams, range))
             });
         }
         let name = &self.graph.node(quantize).name;
@@ -46,11 +46,11 @@ impl Matcher<'_> {
         let (x, x_qparams) = self.operands(id).map_err(|_| NOT_INPUT.to_owned())?[0];
         let quantize = self.only_user(id).and_then(|id| self.quantize(id));
         let (quantize, qparams, range) = quantize.ok_or_else(|| NOT_OUTPUT.to_owned())?;
-        let codes = rewriter.get(x).expect(FITS);
+        let values = rewriter.get(x).expect(FITS);
         let same = self.is_unchanged(x, x_qparams, qparams, range);
         let quantized = &self.graph.node(quantize).name;
         let name = if same { quantized } else { &node.name };
-        let mut new = rewriter.add(name, node.op.clone(), vec![codes], &node.origin).expect(FITS);
+        let mut new = rewriter.add(name, node.op.clone(), vec![values], &node.origin).expect(FITS);
         if !same {
             new = self.lookup_table(rewriter, quantize, quantized, new, x_qparams, &[], (qparams, range));
         }

@@ -29,11 +29,11 @@ impl Matcher<'_> {
         else {
             return false;
         };
-        let codes = rewriter.get(x).expect(FITS);
+        let values = rewriter.get(x).expect(FITS);
         let new = if self.is_unchanged(x, x_qparams, qparams, range) {
-            codes
+            values
         } else {
-            self.lookup_table(rewriter, id, &node.name, codes, x_qparams, &[], (qparams, range))
+            self.lookup_table(rewriter, id, &node.name, values, x_qparams, &[], (qparams, range))
         };
         rewriter.replace(id, new);
         true

@@ -5,7 +5,7 @@ use ndarray::Array1;
 use super::{FITS, Fused, Matcher, NOT_INPUT, NOT_OUTPUT, Rewritten, ToIntegerError};
 use crate::graph::{NodeId, Rewriter};
 use crate::numerics;
-use crate::ops::{Clamp, Lut, Op, Quantize, Unary};
+use crate::ops::{Clamp, Constant, Lut, Op, Quantize, Unary};
 use crate::values::{QParams, QuantRange, Tensor};
 
 /// The rule of the family.
@@ -38,12 +38,12 @@ impl Matcher<'_> {
         let Some((quantize, qparams, range)) = next.and_then(|id| self.quantize(id)) else {
             return Err(NOT_OUTPUT.to_owned());
         };
-        if let Some((code, function)) = self.nan(x, x_qparams, &fused) {
-            let (function, of) =
-                (self.graph.node(function), numerics::dequantize(code, x_qparams.scale(), x_qparams.zero_point()));
+        if let Some((value, function)) = self.nan(x, x_qparams, &fused) {
+            let real = numerics::dequantize(value, x_qparams.scale(), x_qparams.zero_point());
+            let function = self.graph.node(function);
             let (name, op) = (&function.name, function.op.name());
             return Err(format!(
-                "{op} at {name} makes NaN of code {code}, which is {of:e}, and no code stands for NaN"
+                "{op} at {name} makes NaN of the quantized value {value}, which is {real:e}, and no quantized value is NaN"
             ));
         }
         fused.push(quantize);
@@ -60,38 +60,38 @@ impl Matcher<'_> {
             Op::Quantize(Quantize { range, .. }) => *range,
             _ => QuantRange::INT8,
         };
-        (range.quant_min()..=range.quant_max()).find_map(|code| {
-            let mut real = numerics::dequantize(code, qparams.scale(), qparams.zero_point());
+        (range.quant_min()..=range.quant_max()).find_map(|value| {
+            let mut real = numerics::dequantize(value, qparams.scale(), qparams.zero_point());
             let function = chain.iter().find(|&&id| {
                 real = apply(&self.graph.node(id).op, real);
                 real.is_nan()
             });
-            function.map(|&id| (code, id))
+            function.map(|&id| (value, id))
         })
     }
 
     /// Adds a lookup table. Each entry is a value dequantized, passed through the chain and quantized, by the same functions that the
     /// graph would apply.
-    #[allow(clippy::too_many_arguments)] // One number each, and all of them different.
+    #[allow(clippy::too_many_arguments)] // The arguments have nothing in common.
     pub(super) fn lookup_table(
         &self,
         rewriter: &mut Rewriter<'_>,
         quantize: NodeId,
         name: &str,
-        codes: NodeId,
-        x: QParams,
+        x: NodeId,
+        x_qparams: QParams,
         chain: &[&Op],
         (y, range): (QParams, QuantRange),
     ) -> NodeId {
-        let entry = |code: i8| {
-            let real = numerics::dequantize(code.into(), x.scale(), x.zero_point());
+        let entry = |value: i8| {
+            let real = numerics::dequantize(value.into(), x_qparams.scale(), x_qparams.zero_point());
             let real = chain.iter().fold(real, |v, op| apply(op, v));
             numerics::quantize(real, y.inv_scale(), y.zero_point(), range.quant_min(), range.quant_max()) as i8
         };
         let table: Array1<i8> = (i8::MIN..=i8::MAX).map(entry).collect();
-        let table = self.constant(rewriter, quantize, "table", Tensor::from(table));
+        let table = self.constant(rewriter, quantize, "table", Constant::new(Tensor::from(table)));
         let node = self.graph.node(quantize);
-        rewriter.add(name, Op::Lut(Lut { qparams: y }), vec![codes, table], &node.origin).expect(FITS)
+        rewriter.add(name, Op::Lut(Lut { qparams: y }), vec![x, table], &node.origin).expect(FITS)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Which nodes a configuration covers.
+//! Scopes: the nodes that a configuration covers.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -8,7 +8,7 @@ use crate::ops::{Embedding, Input, Linear, Op};
 use crate::quantize::config::QuantizationConfig;
 use crate::quantize::prepare::PrepareError;
 
-/// What a configuration was set for.
+/// The part of a graph that a configuration was set for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Scope {
     Name(String),
@@ -31,7 +31,7 @@ impl Scope {
         matches!(self, Self::Operator(_))
     }
 
-    /// The order in which kinds of scope take their nodes.
+    /// The precedence of a kind of scope; 0 is the first.
     fn rank(&self) -> usize {
         match self {
             Self::Name(_) => 0,
@@ -40,7 +40,7 @@ impl Scope {
         }
     }
 
-    /// Whether a node lies in it, whatever else it lies in.
+    /// Whether a node is in the scope, regardless of other scopes.
     fn contains(&self, graph: &Graph, id: NodeId) -> bool {
         let node = graph.node(id);
         match self {

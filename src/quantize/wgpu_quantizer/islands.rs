@@ -1,15 +1,15 @@
-//! Values that only float nodes read.
+//! Float islands: values that only float nodes read stay float.
 
 use super::super::annotation::Annotations;
 use crate::graph::{Graph, NodeId};
 use crate::ops::{Linear, MatMul, Op};
 
-/// Takes back the annotations of what no integer node reads or has computed for the caller, except those that were `there`
-/// before: a sum or product stays float, a layer keeps its int8 weight and gets a float output.
+/// Removes the annotations of values that no integer node reads and that are not outputs computed by integer nodes, except annotations
+/// that were `there` before. A sum or product becomes float, and a layer keeps its int8 weight and gets a float output.
 pub(super) fn keep_float(graph: &Graph, annotations: &mut Annotations, there: &[bool]) {
-    // Whether a node's result is wanted as codes; readers come later in the graph, so they have said so first. An output is, if
-    // integer nodes have computed it: what only passes through, such as a cache that is joined with new rows, is the caller's
-    // to keep as it is.
+    // Whether the quantized values of a node are wanted. Nodes are visited from last to first, readers before what they read. An output
+    // is wanted if integer nodes compute it; a value that only passes through, such as a cache that is concatenated with new rows, is
+    // returned to the caller as it came.
     let computed = computed(graph, annotations);
     let mut wanted: Vec<bool> = graph.output_flags().into_iter().zip(computed).map(|(out, by)| out && by).collect();
     let ids: Vec<NodeId> = graph.iter().map(|(id, _)| id).collect();
@@ -25,17 +25,18 @@ pub(super) fn keep_float(graph: &Graph, annotations: &mut Annotations, there: &[
                 annotations.leave_float(id, "no integer node reads its result");
             }
         }
-        // What moves codes, or is a table of them, passes the question on.
+        // Operators that move quantized values, and functions of one element, want the quantized values of their inputs if theirs are
+        // wanted.
         let passed = node.inputs.iter().filter(|_| passes_on(&node.op) && wanted[id.index()]);
         let annotated = annotations.get(id).into_iter().flat_map(|annotation| &annotation.input_qspec_map);
         let annotated = annotated.filter(|(_, spec)| spec.is_some()).map(|(input, _)| input);
         let read: Vec<NodeId> = passed.chain(annotated).copied().collect();
-        // Another quantizer may have named a node of another graph, which is refused later.
+        // A node of another graph, which another quantizer may have named, is refused later.
         read.iter().for_each(|input| wanted.get_mut(input.index()).into_iter().for_each(|wanted| *wanted = true));
     }
 }
 
-/// For each node, whether integer nodes, which have annotations, compute all of it, or only move what they have computed.
+/// For each node, whether integer nodes compute its value, or move a value that integer nodes have computed.
 fn computed(graph: &Graph, annotations: &Annotations) -> Vec<bool> {
     let mut computed: Vec<bool> = Vec::with_capacity(graph.nodes().len());
     for (id, node) in graph.iter() {

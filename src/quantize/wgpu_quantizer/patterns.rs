@@ -1,4 +1,4 @@
-//! The patterns, and which nodes they take.
+//! The patterns that are quantized, and the nodes that each of them annotates.
 
 use crate::graph::{Graph, NodeId};
 use crate::ops::{Add, Constant, Div, Embedding, Input, Linear, MatMul, Mul, Op, Unary, UnaryOp, Where};
@@ -7,10 +7,10 @@ use crate::quantize::config::QuantizationConfig;
 use crate::quantize::spec::{ObservedSpec, QuantizationSpec};
 use crate::values::{DType, QScheme};
 
-/// Beyond this, a one-element constant is a mask or a sentinel, whose scale would leave nothing of the other input.
+/// A one-element constant that is larger is a mask or a sentinel: at its scale, the other input would be 0.
 const LARGEST_SCALAR: f32 = 3.402_823_5e15;
 
-/// The table under construction, and which nodes a pattern or a configuration has taken.
+/// The annotations under construction, and the nodes that a pattern or a configuration has taken.
 pub(super) struct Marks<'g> {
     graph: &'g Graph,
     users: Vec<Vec<NodeId>>,
@@ -35,7 +35,7 @@ impl<'g> Marks<'g> {
         Self { graph, users, outputs, annotations, taken, matmul, masks, scores }
     }
 
-    /// Keeps a node from all patterns, and from what would make an integer node of it later, unless a pattern has taken it.
+    /// Keeps a node in float, in all patterns and in the integer form, unless a pattern has taken it.
     pub(super) fn leave_float(&mut self, id: NodeId, reason: &str) {
         if !self.taken[id.index()] {
             self.taken[id.index()] = true;
@@ -61,7 +61,7 @@ impl<'g> Marks<'g> {
         self.concat(config, covers);
     }
 
-    /// A node of `ops` with a ReLU as its only reader: inputs on the node, output on the ReLU.
+    /// Annotates nodes of `ops` whose only reader is a ReLU: the inputs on the node, the output on the ReLU.
     fn with_relu(&mut self, ops: &[Op], config: &QuantizationConfig, covers: Covers<'_>, relu_covers: Covers<'_>) {
         for (relu, node) in self.graph.iter() {
             if node.op != Op::Unary(Unary { op: UnaryOp::Relu }) || !relu_covers(relu) {
@@ -83,6 +83,7 @@ impl<'g> Marks<'g> {
         }
     }
 
+    /// Annotates nodes of `ops` without a ReLU.
     fn alone(&mut self, ops: &[Op], config: &QuantizationConfig, covers: Covers<'_>) {
         for (id, node) in self.graph.iter() {
             if ops.contains(&node.op) && !self.taken[id.index()] && covers(id) && self.suits(id) {
@@ -97,11 +98,12 @@ impl<'g> Marks<'g> {
         if node.op == Op::Linear(Linear) { &node.inputs[1..] } else { &[] }
     }
 
-    /// Whether no input is a mask, or a scalar that is out of all proportion, and the result no scores.
+    /// Whether a node may be quantized: no input is a mask or a scalar out of all proportion, and the result is not the scores of a
+    /// softmax. Else notes the reason.
     fn suits(&mut self, id: NodeId) -> bool {
         let graph = self.graph;
         let huge = |input: &&NodeId| match &graph.node(**input).op {
-            Op::Constant(Constant { tensor }) => matches!(tensor.as_f32(), Some([v]) if v.abs() > LARGEST_SCALAR),
+            Op::Constant(Constant { tensor, .. }) => matches!(tensor.as_f32(), Some([v]) if v.abs() > LARGEST_SCALAR),
             _ => false,
         };
         let node = graph.node(id);
@@ -171,7 +173,7 @@ impl<'g> Marks<'g> {
         self.taken[id.index()] = true;
     }
 
-    /// What moves or clips a quantized value shares its observer.
+    /// Lets operators that move or clip a quantized value share its observer.
     pub(super) fn propagate(&mut self) {
         for (id, node) in self.graph.iter() {
             let floats = shares(&node.op) && node.dtype == DType::F32;
@@ -199,7 +201,7 @@ impl<'g> Marks<'g> {
         }
     }
 
-    /// Why each remaining node is left in float.
+    /// Notes for each remaining node why it is left in float.
     pub(super) fn reasons(&mut self, global: bool, passes: Covers<'_>) {
         for (id, node) in self.graph.iter() {
             if self.annotations.get(id).is_some() || self.annotations.float_reason(id).is_some() {
@@ -209,7 +211,7 @@ impl<'g> Marks<'g> {
                 Op::Input(Input) | Op::Constant(_) => continue,
                 // Integers are not left in float.
                 _ if node.dtype != DType::F32 => continue,
-                // A pattern that is left out stays float between quantized values too.
+                // A pattern that the filter excludes stays float between quantized values too.
                 Op::Linear(Linear) | Op::MatMul(MatMul) | Op::Add(Add) | Op::Mul(Mul) | Op::Concat(_)
                     if !passes(id) =>
                 {
@@ -234,7 +236,7 @@ impl<'g> Marks<'g> {
     }
 }
 
-/// The right factor of a product, whose rows lie along the sum, cannot have a scale for each (equation 9d): it has one.
+/// The spec of the right factor of a product: per tensor, since its rows lie along the sum and cannot each have a scale (equation 9d).
 fn for_the_tensor(spec: QuantizationSpec) -> QuantizationSpec {
     match spec {
         QuantizationSpec::Observed(spec) if spec.qscheme.is_per_token() => {
@@ -267,7 +269,8 @@ fn masks(graph: &Graph) -> Vec<bool> {
     from.into_iter().map(|from| from == From::Integers).collect()
 }
 
-/// For each node, whether all that reads it is a softmax, or elementwise or moving and only read by such.
+/// For each node, whether its value is only used to compute the scores of a softmax, by elementwise operators and operators that move
+/// elements.
 fn scores(graph: &Graph, users: &[Vec<NodeId>], outputs: &[bool]) -> Vec<bool> {
     let mut scores = vec![false; graph.nodes().len()];
     for (at, users) in users.iter().enumerate().rev() {
@@ -282,15 +285,12 @@ fn scores(graph: &Graph, users: &[Vec<NodeId>], outputs: &[bool]) -> Vec<bool> {
     scores
 }
 
-/// Ops whose output has the parameters of their input.
+/// Whether the output of an operator has the qparams of its input.
 pub(super) fn shares(op: &Op) -> bool {
-    matches!(
-        op,
-        Op::Unary(Unary { op: UnaryOp::Relu })
-            | Op::Reshape(_)
-            | Op::Flatten(_)
-            | Op::Transpose(_)
-            | Op::Max(_)
-            | Op::Slice(_)
-    )
+    match op {
+        Op::Unary(Unary { op }) => *op == UnaryOp::Relu,
+        // Its inputs need not have the same qparams.
+        Op::Concat(_) => false,
+        op => op.moves_values(),
+    }
 }

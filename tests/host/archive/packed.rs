@@ -1,7 +1,9 @@
-//! Codes of few bits in files, and files from before they were packed.
+//! Quantized values of few bits in files, and files of older formats.
 
 use enfold::archive::{self, ArchiveError};
 use enfold::interp::Interpreter;
+use enfold::ops::{Constant, Op};
+use enfold::program::StepOp;
 use enfold::quantize::{ConvertOptions, QuantizationConfig, WgpuQuantizer, convert, prepare, to_integer};
 use enfold::values::QuantRange;
 use enfold::{Graph, GraphBuilder, Shape, Tensor};
@@ -10,7 +12,7 @@ use super::edited;
 use crate::random::Random;
 use crate::report::report;
 
-/// Where the tensors of a file begin.
+/// The offset of the tensors of a file.
 fn data_start(bytes: &[u8]) -> usize {
     8 + u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes")) as usize
 }
@@ -19,16 +21,21 @@ fn i8s(shape: &[usize], codes: Vec<i8>) -> Tensor {
     Tensor::from_i8(shape, codes).expect("fits")
 }
 
-/// A graph that holds these codes.
+/// A graph of constants, each with the smallest number of bits that holds it.
 fn holding(tensors: &[Tensor]) -> Graph {
     let mut g = GraphBuilder::new();
-    let constant = |(at, tensor): (usize, &Tensor)| g.constant(&format!("c{at}"), tensor.clone()).expect("a constant");
+    let constant = |(at, tensor): (usize, &Tensor)| {
+        let holds = |bits: u32, v: i8| i8::MIN >> (8 - bits) <= v && v <= i8::MAX >> (8 - bits);
+        let values = tensor.as_i8().expect("int8");
+        let bits = (2..=8).find(|&bits| values.iter().all(|&v| holds(bits, v)));
+        let op = Op::Constant(Constant { bits, ..Constant::new(tensor.clone()) });
+        g.node(&format!("c{at}"), op, &[]).expect("a constant")
+    };
     let outputs: Vec<_> = tensors.iter().enumerate().map(constant).collect();
     g.finish(outputs).expect("a graph")
 }
 
-/// A weight of 2 bits takes a quarter of a byte a code, one of 3 or 4 bits half a byte, one of 5 bits a whole one; and all are
-/// loaded as they were.
+/// A value of 2 bits takes a quarter of a byte, one of 3 or 4 bits half a byte, and one of 5 bits a whole byte. All are loaded unchanged.
 #[test]
 fn weights_of_few_bits_are_small() {
     let (n, k) = (96, 128);
@@ -45,7 +52,7 @@ fn weights_of_few_bits_are_small() {
         prepared.observe(&[&batch]).expect("observed");
         let quantized = convert(&prepared, &ConvertOptions::default()).expect("converted");
         let bytes = archive::to_bytes(&quantized).expect("saved");
-        // With one scale for the tensor, which is in the header, the codes are the only tensor.
+        // The scale is in the header, so the weight is the only tensor.
         sizes.push(bytes.len() - data_start(&bytes));
         assert_eq!(archive::from_bytes(&bytes).expect("loaded"), quantized, "{lo}..={hi}");
         let integers = to_integer(&quantized).expect("rewritten");
@@ -58,7 +65,40 @@ fn weights_of_few_bits_are_small() {
     report(&format!("archives: a weight of {whole} codes takes {sizes:?} bytes at 2, 2, 3, 3, 4, 4, 5 and 8 bits"));
 }
 
-/// Any number of codes of any bits, in any shape: also none, one, and what does not fill its last byte.
+/// A weight states its bits from the spec to the program, whatever its values are, and files keep them.
+#[test]
+fn bits_are_recorded_and_not_guessed() {
+    let mut g = GraphBuilder::new();
+    let x = g.input("x", Shape::rows(2)).expect("an input");
+    // The largest element is 7 times the others: with 4 bits, most values need only 2.
+    let weight = Tensor::from_f32(&[2, 2], vec![0.1, 0.7, -0.1, 0.1]).expect("fits");
+    let y = g.linear("fc", x, weight, None).expect("a layer");
+    let graph = g.finish([y]).expect("a graph");
+    for (range, bits) in [((-7, 7), 4), ((-15, 15), 5), ((-127, 127), 8)] {
+        let range = QuantRange::new(range.0, range.1).expect("valid");
+        let config = QuantizationConfig::symmetric().per_channel().weight_range(range);
+        let mut prepared = prepare(&graph, &WgpuQuantizer::new().set_global(config)).expect("prepared");
+        prepared.observe(&[Tensor::from_f32(&[1, 2], vec![1.0, -1.0]).expect("fits")]).expect("observed");
+        for fold_quantize in [true, false] {
+            let options = ConvertOptions { fold_quantize, ..ConvertOptions::default() };
+            let integers = to_integer(&convert(&prepared, &options).expect("converted")).expect("rewritten");
+            let loaded = archive::from_bytes(&archive::to_bytes(&integers).expect("saved")).expect("loaded");
+            let program = enfold::lower::lower(&loaded).expect("lowered");
+            let recorded = program.steps().iter().find_map(|step| match &step.op {
+                StepOp::QLinear(linear) => Some(linear.bits),
+                _ => None,
+            });
+            assert_eq!(recorded, Some(bits), "{range}, folded: {fold_quantize}");
+        }
+    }
+    let constant = |bits| Op::Constant(Constant { bits: Some(bits), ..Constant::new(i8s(&[2], vec![0, 8])) });
+    for (bits, problem) in [(4, "element 1 is 8, which 4 bits do not hold"), (1, "1 bits"), (9, "9 bits")] {
+        let error = GraphBuilder::new().node("c", constant(bits), &[]).expect_err("refused").to_string();
+        assert!(error.contains("c: ") && error.contains(problem), "{error}");
+    }
+}
+
+/// Tensors of any bits and shape survive, also empty ones, and those that do not fill their last byte.
 #[test]
 fn packed_codes_survive() {
     let mut random = Random::new(3);
@@ -70,13 +110,13 @@ fn packed_codes_survive() {
         }
         let (a, b, c) = (1 + random.below(4), 1 + random.below(5), 1 + random.below(6));
         tensors.push(i8s(&[a, b, c], (0..a * b * c).map(|_| random.between(lo, hi) as i8).collect()));
-        // The ends of the range alone, in all places of a byte.
+        // The smallest and largest value, in all places of a byte.
         tensors.push(i8s(&[5], vec![lo as i8, hi as i8, hi as i8, lo as i8, lo as i8]));
     }
     let graph = holding(&tensors);
     let bytes = archive::to_bytes(&graph).expect("saved");
     assert_eq!(archive::from_bytes(&bytes).expect("loaded"), graph);
-    // One code changed by one is another file, and is loaded as that.
+    // A change of one value by one gives another file, which is loaded with the change.
     let mut codes = tensors[3 + 15].as_i8().expect("codes").to_vec();
     codes[14] ^= 1;
     tensors[3 + 15] = i8s(&[15], codes);
@@ -86,7 +126,7 @@ fn packed_codes_survive() {
     assert_ne!(archive::from_bytes(&changed).expect("loaded"), graph);
 }
 
-/// What a file says of its packed tensors must be so, and the message has both numbers.
+/// Wrong records of packed tensors are refused by name, with both numbers.
 #[test]
 fn packed_tensors_that_lie_are_refused_by_name() {
     let good = archive::to_bytes(&holding(&[i8s(&[3, 3], vec![-8, 7, 3, 0, 5, -1, 2, -3, 1])])).expect("saved");
@@ -114,11 +154,11 @@ fn packed_tensors_that_lie_are_refused_by_name() {
             &["5 bytes", "memory", "12297829382473034414"],
         ),
         ("fewer bits", says("2", "[3,3]"), &["5 bytes", "expected 3", "2 bits"]),
-        ("codes outside", says("3", "[3,3]"), &["code 0 is -8", "-4..=3"]),
+        ("codes outside", says("3", "[3,3]"), &["value 0 is -8", "-4..=3"]),
         ("a bit", says("1", "[3,3]"), &["1 bits", "2 to 4"]),
         ("more bits", says("8", "[3,3]"), &["8 bits", "2 to 4"]),
         ("bits beyond all", says("4000000000", "[3,3]"), &["4000000000 bits", "2 to 4"]),
-        ("something behind the last", padding, &["code 9 is 7", "behind the last of 9", "expected 0"]),
+        ("something behind the last", padding, &["value 9 is 7", "after the last of 9", "expected 0"]),
         ("another type", file("\"dtype\":\"U8\"", "\"dtype\":\"I8\""), &["packed", "I8", "U8"]),
         ("a packed tensor of which nothing is said", unnamed, &["U8", "i8"]),
         ("bytes in another shape", file("\"shape\":[5]", "\"shape\":[6]"), &["safetensors"]),
@@ -142,8 +182,8 @@ fn packed_tensors_that_lie_are_refused_by_name() {
     }
 }
 
-/// A file from before codes were packed, with weights of 2, 4 and 8 bits that are all int8 there: it is loaded, computes what it
-/// did when it was written, and is saved smaller.
+/// A file of format 1, which stored weights of 2, 4 and 8 bits as int8, is loaded, computes the same as when it was written, and is saved
+/// smaller.
 #[test]
 fn files_of_format_1_are_read() {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/archives/format_1.safetensors");
@@ -178,7 +218,7 @@ fn files_of_format_1_are_read() {
     assert_eq!(data(&old) - data(&new), (30 - 8) + (15 - 8) + 10 * 8);
 }
 
-/// A file from before comparisons and arithmetic of integers: attention, quantized dynamically.
+/// A file of format 2: dynamically quantized attention.
 #[test]
 fn files_of_format_2_are_read() {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/archives/format_2.safetensors");
@@ -220,9 +260,12 @@ fn files_of_format_3_are_read() {
         // Operators that are newer than the format have no file.
         let Ok(old) = std::fs::read(&path) else { continue };
         assert!(String::from_utf8_lossy(&old[..data_start(&old)]).contains("\\\"format\\\":3,"), "another format");
-        let bytes = |graph: &enfold::Graph| archive::to_bytes(graph).expect("saved");
-        // By bytes, since NaN does not equal itself.
-        assert_eq!(bytes(&archive::from_bytes(&old).expect("loaded")), bytes(&case.graph), "{name}");
+        // By text, since NaN does not equal itself; without the bits, which old files do not record.
+        let text = |graph: &Graph| {
+            let without = |text: String, bits: u32| text.replace(&format!("bits: Some({bits})"), "bits: None");
+            (2..=4).fold(format!("{graph:?}"), without)
+        };
+        assert_eq!(text(&archive::from_bytes(&old).expect("loaded")), text(&case.graph), "{name}");
         read += 1;
     }
     assert_eq!(

@@ -32,6 +32,7 @@ fn wired(
     let mut values = vec![value("x", 2), value("y", 3)];
     let mut linear = QLinear {
         weight: vec![1; 6].into(),
+        bits: 8,
         n: 3,
         k: 2,
         bias: vec![0; 3].into(),
@@ -167,6 +168,7 @@ fn dynamic(change: impl FnOnce(&mut QLinear)) -> Result<Program, ProgramError> {
     ];
     let mut linear = QLinear {
         weight: vec![1, 2, 3, -4, 5, 6].into(),
+        bits: 8,
         n: 3,
         k: 2,
         bias: vec![0; 3].into(),

@@ -25,12 +25,12 @@ pub(super) fn compare(golden: &Golden) -> Result<(), String> {
         if (node.mse / number("mse")?).ln().abs() > 0.05 {
             return Err(format!("{}: mean squared error {:e}, expected {expected}", node.origin, node.mse));
         }
-        // A linear layer's own error is part of what accumulates.
+        // The error of the layer alone is part of the accumulated error.
         if node.op == "linear" && node.weight_sqnr_db.is_none() {
             return Err(format!("{} has no weight error", node.origin));
         }
     }
-    // Node identity survives the integer form: its values are the same but for a flipped code.
+    // The nodes of the integer form have the same origins and the same values, up to single steps.
     let integers = to_integer(&quantized).map_err(|e| e.to_string())?;
     let of_integers = compare_graphs(&float, &integers, &[golden.tensor("in.x")?]).map_err(|e| e.to_string())?;
     for node in of_integers.nodes {

@@ -12,7 +12,7 @@ use serde_json::Value;
 pub(super) struct Golden {
     /// Path inside the directory.
     pub(super) name: String,
-    /// What test compares it.
+    /// The kind, which decides the test that compares it.
     pub(super) kind: String,
     /// The description.
     pub(super) case: Value,
@@ -68,7 +68,7 @@ impl Golden {
                 Dtype::F32 => Tensor::from_f32(shape, words().map(f32::from_le_bytes).collect()),
                 Dtype::I32 => Tensor::from_i32(shape, words().map(i32::from_le_bytes).collect()),
                 Dtype::I8 => Tensor::from_i8(shape, data.iter().map(|&b| b as i8).collect()),
-                // Of kinds not yet covered.
+                // Types of kinds that are not covered.
                 Dtype::I64 | Dtype::F64 | Dtype::BOOL | Dtype::U8 | Dtype::I16 => continue,
                 other => return Err(format!("{tensor_name} is {other:?}")),
             };
@@ -136,7 +136,7 @@ impl Golden {
     }
 }
 
-/// Refines the file's own kind where one kind spans features of very different age.
+/// The kind of a file, which is finer than the one that it states.
 fn kind(case: &Value) -> String {
     let text = |field: &str| case[field].as_str().unwrap_or("missing").to_owned();
     match text("kind").as_str() {

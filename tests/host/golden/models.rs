@@ -99,7 +99,7 @@ impl Layers<'_> {
     fn add(&mut self, node: impl FnOnce(&mut GraphBuilder) -> Result<NodeId, GraphError>) -> NodeId {
         node(&mut self.builder).unwrap_or_else(|e| {
             self.error.get_or_insert(e.to_string());
-            // Some node; the error is returned in the end.
+            // Any node will do, since the error is returned in the end.
             self.builder.input("failed", Shape::rows(1)).expect("an input")
         })
     }
@@ -152,7 +152,7 @@ fn activation() -> QuantizationSpec {
     ObservedSpec { range, qscheme, observer: ObserverKind::MinMax, eps: EPS }.into()
 }
 
-/// Linear layers whose bias is quantized by what its layer's scales give.
+/// Quantizes the bias of linear layers with the scales of input and weight.
 struct DerivedBias;
 
 impl Quantizer for DerivedBias {

@@ -46,7 +46,7 @@ fn outputs(golden: &Golden, float: &Graph, quantized: &Graph) -> Result<(), Stri
         Op::Dequantize(Dequantize { qparams: TensorQParams::PerTensor(step) }) => {
             within_a_step(y, expected, step.scale())
         }
-        // Float sums in another order, and now and then a code that they flip.
+        // Float sums have another order, which changes single quantized values.
         _ => within(y, expected, 1e-5),
     }
 }
@@ -134,7 +134,7 @@ impl Walk<'_> {
         self.node(self.graph.outputs()[0], self.upstream.1)
     }
 
-    /// Compares a node of ours with one of torch's, and then what feeds them.
+    /// Compares a node with one of torch, and then their inputs.
     fn node(&self, id: NodeId, name: &str) -> Result<(), String> {
         let ours = self.graph.node(id);
         let theirs = self.upstream.0.get(name).ok_or_else(|| format!("no node {name}"))?;
@@ -177,7 +177,7 @@ impl Walk<'_> {
                 if zero_points != self.golden.i32s(&attr(2))? || theirs.args[3].as_u64() != Some(*ch_axis as u64) {
                     return Err(format!("{name}: zero points {zero_points:?} on axis {ch_axis}"));
                 }
-                // Their scales and zero points are nodes, ours are not.
+                // Scales and zero points are nodes in torch, but not here.
                 return self.node(ours.inputs[0], theirs.args[0].as_str().unwrap_or_default());
             }
             Op::ChooseQParams(ChooseQParams { range, eps, .. }) => {
@@ -196,7 +196,7 @@ impl Walk<'_> {
         ours.inputs.iter().zip(feeds).try_for_each(|(input, feed)| self.node(*input, feed))
     }
 
-    /// The nodes that a node of torch's reads; a pair of parameters is the node that chose both.
+    /// The inputs of a node of torch. The two results of choose_qparams are one node here.
     fn feeds(&self, theirs: &Upstream<'_>) -> Vec<&str> {
         let names = theirs.args.iter().filter_map(Value::as_str);
         let names = names.flat_map(|arg| arg.trim_matches(['[', ']']).split(", "));
@@ -229,9 +229,9 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Weight codes and biases are equal.
+    /// Quantized weights and biases are equal.
     fn constant(&self, id: NodeId, name: &str) -> Result<(), String> {
-        let Op::Constant(Constant { tensor: ours }) = &self.graph.node(id).op else {
+        let Op::Constant(Constant { tensor: ours, .. }) = &self.graph.node(id).op else {
             return Err(format!("{name} is not a constant"));
         };
         let theirs = self.golden.tensor(&format!("out.attr.{name}"))?;

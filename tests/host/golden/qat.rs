@@ -96,7 +96,7 @@ pub(super) fn compare_fused(golden: &Golden) -> Result<(), String> {
     Ok(())
 }
 
-/// With PyTorch's rule, the numbers; with our own, nearly so, and a converted graph that computes what was trained.
+/// PyTorch's rule gives the same numbers. The rule of convert gives nearly the same, and a converted graph that agrees with training.
 pub(super) fn compare(golden: &Golden) -> Result<(), String> {
     let trained = train(golden, QParamsRule::TorchFused, 1e-5)?;
     converted(golden, &trained)?;
@@ -138,7 +138,7 @@ fn train(golden: &Golden, rule: QParamsRule, tolerance: f32) -> Result<Trainable
     Ok(model)
 }
 
-/// Folded weights, and outputs within a step.
+/// Folded weights are equal, and outputs are within a step.
 fn converted(golden: &Golden, model: &TrainableGraph) -> Result<(), String> {
     let quantized = convert(&model.prepared().map_err(text)?, &ConvertOptions::default()).map_err(text)?;
     let mut weights = golden.names().filter(|name| name.starts_with("out.attr.quantize_per_")).peekable();

@@ -40,7 +40,7 @@ pub(super) fn compare(golden: &Golden) -> Result<(), String> {
     Ok(())
 }
 
-/// Dynamic parameters: a scale and a zero point, and the codes that they give.
+/// Dynamic qparams: scale and zero point, and the quantized values.
 pub(super) fn compare_dynamic(golden: &Golden) -> Result<(), String> {
     let per_token = golden.kind == "choose_qparams_per_token_asymmetric";
     let x = golden.tensor("in.x")?;

@@ -1,4 +1,4 @@
-//! Every op's gradient against central differences in `f64`.
+//! The gradient of every operator against central differences in `f64`.
 
 use std::collections::HashMap;
 
@@ -35,7 +35,7 @@ fn normals(random: &mut Random, shape: &[usize]) -> Tensor {
     Tensor::from_f32(shape, random.normals(shape.iter().product(), 1.0)).expect("fits")
 }
 
-/// One small graph an op, of lengths that are drawn, some of them 1.
+/// A small graph for each operator, with random lengths, some of them 1.
 fn cases() -> Vec<(&'static str, Build)> {
     fn d(random: &mut Random) -> usize {
         1 + random.below(4)
@@ -183,7 +183,7 @@ fn cases() -> Vec<(&'static str, Build)> {
             g.mul("y", gate, a)
         }),
         ("a value over its norm", |g, r, ids| {
-            // One element over its norm is 1, whatever it is.
+            // One element divided by its norm is 1 for every value.
             let (t, k) = (d(r), 1 + d(r));
             let x = value(g, r, ids, "x", &[t, k])?;
             let square = g.mul("square", x, x)?;
@@ -249,7 +249,7 @@ fn cases() -> Vec<(&'static str, Build)> {
     ]
 }
 
-/// As [`value`], of numbers from 0.3 to some.
+/// The same as [`value`], with numbers of at least 0.3.
 fn positive(
     g: &mut GraphBuilder,
     r: &mut Random,
@@ -298,7 +298,7 @@ fn worst(graph: &Graph, random: &mut Random, norms: Norms, wrong: bool) -> f64 {
     model.backward(&[Tensor::from_f32(y.shape(), weights.clone()).expect("fits")]).expect("backward");
     let weights: Vec<f64> = weights.into_iter().map(f64::from).collect();
 
-    // The graph that computes is the one from before folding; scalars are constants there and here.
+    // The graph to evaluate is the one from before folding. Scalars are constants in both.
     let plain = TrainableGraph::new(graph).expect("trainable");
     let reference = if plain.graph().nodes().len() < graph.nodes().len() { graph } else { plain.graph() };
     let mut values: HashMap<String, Array> = model.parameters().map(|(n, v, _)| (n.to_owned(), wide(v))).collect();
@@ -306,7 +306,7 @@ fn worst(graph: &Graph, random: &mut Random, norms: Norms, wrong: bool) -> f64 {
     let loss = |values: &HashMap<String, Array>| -> f64 {
         evaluate(reference, values, norms).iter().zip(&weights).map(|(y, w)| y * w).sum()
     };
-    // The forward passes agree to begin with.
+    // The forward passes agree.
     let expected = evaluate(reference, &values, norms);
     for (a, b) in y.as_f32().expect("floats").iter().zip(&expected) {
         assert!((f64::from(*a) - b).abs() < 1e-4 * (1.0 + b.abs()), "{a} and {b}");
@@ -352,7 +352,7 @@ fn every_gradient_equals_its_differences() {
     report(&format!("gradients: {compared} graphs of {} kinds equal central differences in f64", cases().len()));
 }
 
-/// A gradient that is off by a thousandth is noticed.
+/// An error of a thousandth in a gradient is noticed.
 #[test]
 fn a_wrong_gradient_is_caught() {
     let mut g = GraphBuilder::new();

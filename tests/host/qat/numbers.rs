@@ -57,7 +57,7 @@ fn labels_of(labels: &[i32]) -> Tensor {
     Tensor::from_i32(&[labels.len()], labels.to_vec()).expect("fits")
 }
 
-/// `y = x · w` with one weight: its gradient is what is given, if x is 1.
+/// `y = x · w` with one weight: with x = 1, its gradient is the given one.
 fn one_weight(w: f32) -> TrainableGraph {
     let mut g = GraphBuilder::new();
     let x = g.input("x", Shape::rows(1)).expect("an input");
@@ -143,7 +143,7 @@ fn spec(qscheme: QScheme) -> ObservedSpec {
     ObservedSpec { range: QuantRange::INT8, qscheme, observer: ObserverKind::MOVING_AVERAGE, eps: 1e-6 }
 }
 
-/// The element formula's edges: what rounds into the range passes its gradient.
+/// The edges of the range: a value that rounds into the range passes its gradient.
 #[test]
 fn straight_through_at_the_edges() {
     let of = |scale, z| TensorQParams::PerTensor(QParams::new(scale, z).expect("valid"));
@@ -155,9 +155,9 @@ fn straight_through_at_the_edges() {
     let mut dy = [1.0; 8];
     fake.backward(&x, &mut dy);
     assert_eq!(dy, [1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 1.0, 1.0]);
-    // A NaN spreads, so that the loss shows it.
+    // A NaN stays NaN, so that the loss shows it.
     assert!(fake.forward(&floats(&[1], &[f32::NAN])).expect("forward").as_f32().expect("floats")[0].is_nan());
-    // Switched off, values and gradients pass as they are.
+    // While it is off, values and gradients pass unchanged.
     fake.enable_fake_quant(false);
     assert_eq!(fake.forward(&x).expect("forward"), x);
     let mut dy = [1.0; 8];
@@ -230,7 +230,7 @@ fn gradients_of_learned_steps() {
     }
 }
 
-/// The table of the two rules: PyTorch's in training, and what its convert makes.
+/// The two rules: that of PyTorch in training, and that of its convert.
 #[test]
 fn the_fused_rule() {
     for (min, max, scale, zero_point) in [
@@ -269,7 +269,7 @@ fn scalars_without_a_quantizer() {
     assert_eq!(gradients, [-12.0]);
 }
 
-/// A tenth of the way to the batch's mean, and to its variance as of a sample.
+/// Running statistics move a tenth of the way to the mean of the batch, and to its sample variance.
 #[test]
 fn running_statistics() {
     for layer in [false, true] {
@@ -286,7 +286,7 @@ fn running_statistics() {
     }
 }
 
-/// What a parameter is to an op, it is through what moves it.
+/// A constant that is transposed or reshaped before an operator reads it is a parameter too.
 #[test]
 fn a_weight_that_is_stored_the_other_way_round_is_trained() {
     let mut g = GraphBuilder::new();
@@ -301,7 +301,7 @@ fn a_weight_that_is_stored_the_other_way_round_is_trained() {
     assert_eq!(gradients, [("stored".to_owned(), vec![5.0, 10.0, 15.0, 7.0, 14.0, 21.0])]);
 }
 
-/// Known parameters have the channels and the codes of their spec.
+/// Known qparams have the channels and the range of their spec.
 #[test]
 fn known_parameters_fit_their_spec() {
     let of = |z| TensorQParams::PerTensor(QParams::new(1.0, z).expect("valid"));
@@ -325,7 +325,7 @@ fn known_parameters_fit_their_spec() {
 fn derivatives() {
     for &op in UnaryOp::ALL {
         if matches!(op, UnaryOp::RoundF16 | UnaryOp::RoundBf16) {
-            // Straight through.
+            // The gradient passes straight through.
             assert_eq!([-30.0, 0.0, 1e-3].map(|at| op.derivative(at)), [1.0; 3], "{op:?}");
             continue;
         }
@@ -336,7 +336,7 @@ fn derivatives() {
             }
             let step = 1e-6 * f64::abs(at).min(1.0);
             let difference = (op.eval(at + step) - op.eval(at - step)) / (2.0 * step);
-            // Those of the exponential and of the logarithm grow far beyond 1.
+            // The derivatives of the exponential and of the logarithm grow far beyond 1.
             let epsilon = 1e-7 * difference.abs().max(1.0);
             approx::assert_abs_diff_eq!(op.derivative(at), difference, epsilon = epsilon);
         }

@@ -1,4 +1,4 @@
-//! What is trained is what one gets.
+//! Training and the converted graph agree.
 
 use enfold::interp::Interpreter;
 use enfold::ops::Constant;
@@ -36,7 +36,7 @@ fn train(model: &mut TrainableGraph, batches: &[Tensor]) -> Result<(), QatError>
     Ok(())
 }
 
-/// Refuses unless the converted graph computes the bits of the trained one; the integer form's codes against it.
+/// Refuses unless the converted graph has the bits of the trained one, and the integer form agrees with it.
 fn outcome(model: &mut TrainableGraph, batch: &Tensor) -> Result<Codes, String> {
     let quantized = convert(&model.prepared().map_err(|e| e.to_string())?, &ConvertOptions::default());
     let quantized = quantized.map_err(|e| e.to_string())?;
@@ -61,7 +61,7 @@ fn network(seed: u64, few_bits: bool) -> Result<Option<Codes>, String> {
     let batches: Vec<Tensor> = (0..3).map(|_| net.batch(&mut random)).collect();
     train(&mut model, &batches).map_err(|e| format!("seed {seed}: {e}"))?;
     if seed.is_multiple_of(4) {
-        // Learned steps too.
+        // Learned steps agree too.
         model.learn_steps(seed.is_multiple_of(8)).map_err(|e| format!("seed {seed}: {e}"))?;
         train(&mut model, &batches).map_err(|e| format!("seed {seed}: {e}"))?;
     }
@@ -90,7 +90,7 @@ fn networks_convert_to_what_was_trained() {
     }
 }
 
-/// Two layers with batch norms, one of them behind a transpose, and one norm that no layer takes in.
+/// Two layers with batch norms, one of them after a transpose, and one norm that is not folded.
 fn normed(random: &mut Random) -> Graph {
     let mut g = GraphBuilder::new();
     let mut tensor =
@@ -127,12 +127,12 @@ fn batch_norms_run_along_freeze_and_fold() {
     train(&mut model, &batches).expect("trained");
     outcome(&mut model, &batch(&mut random)).unwrap_or_else(|e| panic!("{e}"));
 
-    // The statistics have moved; frozen, they rest.
+    // The statistics have moved; while they are frozen, they do not.
     let after = model.prepared().expect("prepared");
     let constant = |prepared: &enfold::quantize::PreparedGraph, name: &str| {
         let graph = prepared.graph();
         let id = graph.find(name).unwrap_or_else(|| panic!("no {name} in {graph}"));
-        let enfold::ops::Op::Constant(Constant { tensor: value }) = &graph.node(id).op else { panic!("{name}") };
+        let enfold::ops::Op::Constant(Constant { tensor: value, .. }) = &graph.node(id).op else { panic!("{name}") };
         (**value).clone()
     };
     assert_ne!(constant(&before, "bn2.running_var"), constant(&after, "bn2.running_var"));
@@ -142,7 +142,7 @@ fn batch_norms_run_along_freeze_and_fold() {
     assert_eq!(constant(&after, "bn2.running_var"), constant(&frozen, "bn2.running_var"));
     outcome(&mut model, &batch(&mut random)).unwrap_or_else(|e| panic!("{e}"));
 
-    // Going back twice through one pass finds the same gradients.
+    // Two backward passes of one forward pass give the same gradients.
     model.freeze_norms(false);
     let y = model.forward(&[&batches[0]]).expect("forward");
     let mut gradients = || -> Vec<Vec<f32>> {
@@ -151,7 +151,7 @@ fn batch_norms_run_along_freeze_and_fold() {
     };
     assert_eq!(gradients(), gradients());
 
-    // Without quantization, training and the float graph are one: what is folded comes apart again.
+    // Without quantization, training agrees with the float graph: the folded norms are separated again.
     let mut float = TrainableGraph::new(&graph).expect("trainable");
     let x = batch(&mut random);
     let frozen = float.evaluate(&[&x]).expect("run");
@@ -161,7 +161,7 @@ fn batch_norms_run_along_freeze_and_fold() {
     }
 }
 
-/// With fake quantization off, the observers of training see what those of calibration see, and as often.
+/// With fake quantization off, the observers of training observe the same values as those of calibration, and as often.
 #[test]
 fn training_observes_what_calibration_does() {
     let mut compared = 0;
@@ -183,8 +183,7 @@ fn training_observes_what_calibration_does() {
     assert!(compared > 70, "{compared}");
 }
 
-/// Gradients that meet behind observers add up: with fake quantization off, they are those of the float graph, though one value
-/// is observed in two ways.
+/// Gradients of several observers of one value add up: with fake quantization off, they are those of the float graph.
 #[test]
 fn gradients_behind_observers_are_those_of_the_float_graph() {
     let mut random = Random::new(31);
@@ -244,7 +243,7 @@ fn derived_biases_are_trained_too() {
     let y = g.linear("fc", x, tensor(&[3, 4]), Some(tensor(&[3]))).expect("a layer");
     let mut model = prepare_qat(&g.finish([y]).expect("a graph"), &DerivedBias).expect("prepared");
     let batches = [tensor(&[8, 4]), tensor(&[8, 4])];
-    // With fake quantization off there is nothing to derive from.
+    // With fake quantization off, there are no qparams to derive from.
     model.enable_fake_quant(false);
     train(&mut model, &batches).expect("trained");
     model.enable_fake_quant(true);
@@ -253,7 +252,7 @@ fn derived_biases_are_trained_too() {
     assert!(model.parameters().all(|(_, _, gradient)| gradient.iter().any(|&g| g != 0.0)));
 }
 
-/// Points in two rings: what a straight line cannot tell apart.
+/// Points in two rings, which no straight line separates.
 fn rings(rows: usize) -> (Tensor, Tensor) {
     let mut random = Random::new(17);
     let (mut points, mut labels) = (Vec::new(), Vec::new());
@@ -317,7 +316,7 @@ fn training_recovers_what_few_bits_lose() {
     report(&format!("rings: float {of_float:.3}, weights of two bits {of_rounded:.3}, trained {of_trained:.3}"));
     assert!(of_rounded < of_float - 0.1 && of_trained > of_float - 0.03, "{of_float} {of_rounded} {of_trained}");
 
-    // Distilled from the float network, without a label.
+    // The network is distilled from the float network, without labels.
     let teacher = Interpreter::new(&float).run(&[&x]).expect("run").swap_remove(0);
     let mut student = prepare_qat(&float, &two_bits()).expect("prepared");
     let mut distilled = trainer();
@@ -327,7 +326,7 @@ fn training_recovers_what_few_bits_lose() {
     assert!(accuracy(&student, &x, &labels) > of_rounded + 0.05);
 }
 
-/// For the last epochs, scales and running statistics rest; the parameters do not.
+/// In the last epochs, scales and running statistics do not change; the parameters do.
 #[test]
 fn settled_epochs_leave_scales_and_statistics_alone() {
     let mut random = Random::new(7);
@@ -368,7 +367,7 @@ fn progress_tells_rates_and_means() {
     let halves = Schedule::Step { every: 1, factor: 0.5 };
     let rates: Vec<f32> = fit(2, halves, 0.1).0.iter().map(|progress| progress.learning_rate).collect();
     assert_eq!(rates, [0.1, 0.05, 0.025, 0.0125]);
-    // From the second step on, nothing moves.
+    // Nothing changes after the first step.
     let once = Schedule::Step { every: 1, factor: 0.0 };
     assert_eq!(fit(1, once, 0.1).1, fit(3, once, 0.1).1);
     // At hardly any rate, the mean over an epoch of 3 and 1 examples is that of all four.
@@ -435,7 +434,7 @@ fn learned_steps_are_trained_and_saved() {
     }
     let loaded = archive::prepared_from_bytes(&archive::prepared_to_bytes(&prepared).expect("saved")).expect("loaded");
     assert_eq!(loaded.observers(), prepared.observers());
-    // What was trained apart cannot be merged; the same can.
+    // Qparams that were trained separately cannot be merged; equal ones can.
     let mut same = loaded.observers()[0].clone();
     assert_eq!(same.merge(&prepared.observers()[0]), Ok(()));
     trainer.fit(&mut model, &[&x], &labels, |_| {}).expect("trained");

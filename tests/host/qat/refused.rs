@@ -34,7 +34,7 @@ fn trainer() -> Trainer {
     Trainer::new(Loss::CrossEntropy, Optimizer::adam(1e-3).expect("an optimizer"))
 }
 
-/// A layer whose output goes through an op.
+/// A layer whose output goes through an operator.
 fn with(op: impl FnOnce(&mut GraphBuilder, NodeId) -> NodeId) -> Graph {
     let mut g = GraphBuilder::new();
     let x = g.input("x", Shape::rows(4)).expect("an input");

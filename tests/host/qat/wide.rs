@@ -1,4 +1,4 @@
-//! An evaluation of float graphs in `f64`, written apart from the crate's own: what gradients are measured against.
+//! An evaluation of float graphs in `f64`, independent of the crate's own, with which gradients are compared.
 
 use std::collections::HashMap;
 
@@ -12,7 +12,7 @@ use enfold::ops::{
 
 pub(super) type Array = ArrayD<f64>;
 
-/// Batch norms by the batch, or by their running statistics.
+/// Whether batch norms use the batch or their running statistics.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Norms {
     Batch,
@@ -29,7 +29,7 @@ pub(super) fn evaluate(graph: &Graph, values: &HashMap<String, Array>, norms: No
         }
         let at = |i: usize| all[node.inputs[i].index()].clone();
         all.push(match &node.op {
-            Op::Constant(Constant { tensor }) => {
+            Op::Constant(Constant { tensor, .. }) => {
                 let data = tensor.as_f32().expect("a float constant").iter().map(|&v| f64::from(v)).collect();
                 Array::from_shape_vec(IxDyn(tensor.shape()), data).expect("fits")
             }

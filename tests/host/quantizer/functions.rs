@@ -1,4 +1,4 @@
-//! Chains of functions between codes become tables, unless a code has no result.
+//! Chains of functions between quantized values become lookup tables, unless the result of a value is NaN.
 
 use enfold::graph::NodeId;
 use enfold::interp::Interpreter;
@@ -10,7 +10,7 @@ use enfold::{Graph, GraphBuilder, Shape, Tensor};
 use super::{prepared, symmetric, tensor};
 use crate::oracle::compare_ops;
 
-/// A layer, a chain, and a layer, in integers; beside it the quantize/dequantize form.
+/// The integer form of a layer, a chain and a layer, and its quantize/dequantize form.
 fn chain(config: QuantizationConfig, build: impl FnOnce(&mut GraphBuilder, NodeId) -> NodeId) -> [Graph; 2] {
     let mut g = GraphBuilder::new();
     let x = g.input("x", Shape::rows(4)).expect("an input");
@@ -42,7 +42,7 @@ fn clamps_are_in_the_table_of_their_chain() {
     assert_eq!(tables(&integers), 1, "{integers}");
     let x = tensor(5, &[40, 4]);
     assert!(compare_ops(&quantized, &integers, &[&x]).expect("the oracle agrees").compared > 0);
-    // The table is that of all five: without one of them, other codes come out.
+    // The lookup table is that of all five functions: without one of them, other values come out.
     let [_, without] = chain(symmetric(), |g, h| {
         let h = g.clamp("first", h, -1.0, f32::INFINITY).expect("a clamp");
         let h = g.tanh("tanh", h).expect("tanh");
@@ -56,7 +56,7 @@ fn clamps_are_in_the_table_of_their_chain() {
     assert_ne!(table(&integers), table(&without));
 }
 
-/// Codes of a zero point and a range, through two functions, to codes.
+/// Two functions between int8 values with this zero point and range.
 fn between_codes(op: UnaryOp, zero_point: i32, range: QuantRange) -> Graph {
     let mut g = GraphBuilder::new();
     let per_tensor = |scale, z| TensorQParams::PerTensor(QParams::new(scale, z).expect("valid"));
@@ -74,7 +74,7 @@ fn between_codes(op: UnaryOp, zero_point: i32, range: QuantRange) -> Graph {
     to_integer(&g.finish([y]).expect("a graph")).expect("rewritten")
 }
 
-/// What has no code is not made into one: the chain stays float, and the reason names function and code.
+/// NaN has no quantized value, so the chain stays float, and the reason names the function and the value.
 #[test]
 fn chains_that_make_nan_stay_in_float() {
     let from = |lo| QuantRange::new(lo, 127).expect("valid");
@@ -84,7 +84,7 @@ fn chains_that_make_nan_stay_in_float() {
             (0, QuantRange::INT8, Some("-128, which is -6.4e1")),
             (0, QuantRange::INT8_NARROW, Some("-127, which is -6.35e1")),
             (-127, QuantRange::INT8, Some("-128, which is -5e-1")),
-            // Codes that never come do no harm, and minus infinity has a code.
+            // Values that never occur do no harm, and minus infinity is clamped.
             (-127, QuantRange::INT8_NARROW, None),
             (0, from(0), None),
             (-128, QuantRange::INT8, None),
@@ -92,11 +92,12 @@ fn chains_that_make_nan_stay_in_float() {
             let graph = between_codes(op, zero_point, range);
             let summary = graph.summary();
             let reason = summary.float.iter().find(|n| n.name == "first").map(|n| n.reason.clone());
-            let expected =
-                bad.map(|code| format!("{name} at second makes NaN of code {code}, and no code stands for NaN"));
+            let expected = bad.map(|code| {
+                format!("{name} at second makes NaN of the quantized value {code}, and no quantized value is NaN")
+            });
             assert_eq!(reason, expected, "zero point {zero_point}, codes {range}");
             assert_eq!((tables(&graph), summary.float.len()), if bad.is_some() { (0, 3) } else { (1, 0) }, "{graph}");
-            // Either form runs, where no NaN comes.
+            // Both forms run on inputs without NaN results.
             let x = Tensor::from_f32(&[1, 4], vec![0.5, 1.0, 7.5, 30.0]).expect("lengths fit");
             let y = Interpreter::new(&graph).run(&[&x]).expect("run").swap_remove(0);
             let expected = |x: f32| (op.eval(x.into()).tanh() * 100.0).round() / 100.0;
@@ -105,6 +106,6 @@ fn chains_that_make_nan_stay_in_float() {
             }
         }
     }
-    // The absolute value makes no NaN of any.
+    // The absolute value gives no NaN.
     assert_eq!(tables(&between_codes(UnaryOp::Abs, 0, QuantRange::INT8)), 1);
 }

@@ -1,4 +1,4 @@
-//! What a quantizer is told to leave in float stays float, whatever is quantized around it.
+//! Nodes that a quantizer was told to leave in float stay float, whatever is quantized around them.
 
 use enfold::graph::NodeId;
 use enfold::interp::Interpreter;
@@ -11,8 +11,8 @@ use super::{prepared, symmetric, tensor};
 
 type Build = fn(&mut GraphBuilder, NodeId, NodeId) -> NodeId;
 
-/// Everything that becomes an integer node between quantized values, without an annotation of its own or with one: called "left", of
-/// two values that are quantized.
+/// Every operator that becomes an integer node between quantized values, with or without an annotation. The node is called "left" and reads
+/// two quantized values.
 const MEMBERS: [(&str, Build); 12] = [
     ("gelu", |g, a, _| g.gelu("left", a).expect("a node")),
     ("clamp", |g, a, _| g.clamp("left", a, -0.5, 0.5).expect("a node")),
@@ -40,15 +40,15 @@ fn graph(build: Build) -> Graph {
     let [a, b] = ["a", "b"].map(|name| g.linear(name, x, tensor(1, &[6, 4]), None).expect("a layer"));
     let h = build(&mut g, a, b);
     let k = g.linear("other", a, tensor(4, &[3, 6]), None).expect("a layer");
-    // A layer that reads codes behind it, so that it stands between quantized values.
+    // A layer reads the result, so that the node stands between quantized values.
     let y = g.mul("behind", h, h).expect("a product");
     g.finish([y, k]).expect("a graph")
 }
 
-/// Why the node called "left" is float in the integer form; `None` if it is not.
+/// The reason why the node called "left" is float in the integer form; `None` if it is not.
 fn float_reason(graph: &Graph, quantizer: &dyn Quantizer) -> Option<String> {
     let quantized = convert(&prepared(graph, quantizer), &ConvertOptions::default()).expect("converted");
-    // Archives keep the mark too.
+    // Archives keep the reason too.
     let bytes = enfold::archive::to_bytes(&quantized).expect("bytes");
     let quantized = enfold::archive::from_bytes(&bytes).expect("the same");
     let integers = to_integer(&quantized).expect("rewritten");
@@ -78,7 +78,7 @@ fn nodes_that_are_named_stay_float() {
     }
 }
 
-/// What only passes through to an output is the caller's: no code stands for it.
+/// A value that only passes through to an output stays float.
 #[test]
 fn caches_pass_through_as_they_are() {
     let cache = |read_by_layer: bool| {
@@ -115,7 +115,7 @@ fn caches_pass_through_as_they_are() {
     assert!(!kept(&run(&cache(true), true)), "an integer layer reads its codes");
 }
 
-/// Integers have no scale, however they are joined and moved.
+/// Integers have no scale, however they are concatenated and moved.
 #[test]
 fn integers_that_are_joined_and_moved() {
     let mut g = GraphBuilder::new();

@@ -58,17 +58,17 @@ fn sums_and_products_with_masks_stay_in_float_and_say_so() {
         assert_eq!(reason(name), Some(expected), "{name}: {summary}");
     }
     assert_eq!(reason("scaled").as_deref(), Some("it makes the scores of a softmax"), "{summary}");
-    // What is no mask is quantized as ever.
+    // All other sums are quantized.
     for name in ["q", "scores", "context", "out", "residual"] {
         assert!(summary.quantized.iter().any(|n| n.name == name), "{name} is not quantized: {summary}");
     }
-    // Integers are not floats that were left so.
+    // Integers are not listed as nodes left in float.
     assert_eq!(reason("mask"), None);
     prepared.observe(&batch()).expect("observed");
     let quantized = convert(&prepared, &ConvertOptions::default()).expect("converted");
     let comparison = enfold::compare::compare(&graph, &quantized, &batch()).expect("comparable");
     assert!(comparison.output_sqnr_db > 25.0, "{comparison}");
-    // What a masked token says is not heard.
+    // A masked token has no influence.
     let mut other = batch();
     other[0] = {
         let mut data = other[0].as_f32().expect("floats").to_vec();
@@ -79,7 +79,7 @@ fn sums_and_products_with_masks_stay_in_float_and_say_so() {
     assert_eq!(run(&batch()), run(&other));
 }
 
-/// Rows of a table are no mask, though ids choose them; nor is what only some make scores of.
+/// Rows of an embedding are no mask, although ids select them. A value of which only some readers compute scores is quantized.
 #[test]
 fn what_ids_choose_is_no_mask() {
     let mut g = GraphBuilder::new();
@@ -95,11 +95,11 @@ fn what_ids_choose_is_no_mask() {
     let graph = g.finish([s, only]).expect("a graph");
     let prepared = prepare(&graph, &WgpuQuantizer::new().set_global(symmetric())).expect("prepared");
     let quantized: Vec<&str> = prepared.summary().quantized.iter().map(|n| n.name.as_str()).collect();
-    // The product is an output too; the sum behind the first softmax makes the scores of the second.
+    // The product is an output too; the sum after the first softmax computes the scores of the second.
     assert_eq!(quantized, ["sum", "product"], "{}", prepared.summary());
 }
 
-/// A mask may also be chosen, before the softmax or behind a sum; what is chosen elsewhere is quantized as ever.
+/// A mask may also be applied by Where, before the softmax or after a sum; other uses of Where are quantized.
 #[test]
 fn choices_before_a_softmax_make_scores() {
     let mut g = GraphBuilder::new();

@@ -1,4 +1,4 @@
-//! Slices stay in the codes of what they are cut from.
+//! Slices keep the qparams of the value that they are cut from.
 
 use enfold::interp::Interpreter;
 use enfold::ops::Op;
@@ -10,7 +10,7 @@ use super::{prepared, symmetric, tensor};
 use crate::cases::difference;
 use crate::oracle::compare_ops;
 
-/// One layer for two gates, whose slices are moved, cut again, picked from and joined.
+/// One layer for two gates, whose slices are moved, cut again, reduced by Max and concatenated.
 fn gates() -> Graph {
     let mut g = GraphBuilder::new();
     let x = g.input("x", Shape::batched(&[3, 4])).expect("an input");
@@ -33,9 +33,9 @@ fn gates() -> Graph {
 fn slices_share_the_observer_of_their_source() {
     let graph = gates();
     let prepared = prepared(&graph, &WgpuQuantizer::new().set_global(symmetric()));
-    // x, what is cut and moved, the output, and two weights.
+    // The observers are those of x, of the value that is cut and moved, of the output, and of two weights.
     assert_eq!(prepared.observers().len(), 5, "{}", prepared.summary());
-    // Of 16 rows: all of the layer's values once, and what the ReLU makes of its own. Slices are seen with their source.
+    // There are 16 rows: the observer observes all values of the layer once, and the results of the ReLU. Slices are no new values.
     let totals: Vec<f32> = prepared.observers().iter().filter_map(|o| o.histogram()).map(|h| h.iter().sum()).collect();
     assert_eq!(totals, [16.0 * 12.0, 16.0 * (30.0 + 3.0), 16.0 * 2.0], "{}", prepared.graph());
     let quantized = convert(&prepared, &ConvertOptions::default()).expect("converted");
@@ -56,7 +56,7 @@ fn slices_share_the_observer_of_their_source() {
     let expected = Interpreter::new(&integers).run(&[&x]).expect("run");
     let got = cpu::Engine::new(&program).expect("an engine").run(&[&x]).expect("run");
     assert_eq!(difference(&got[0], &expected[0]), None);
-    // The debugger reads slices of codes by what they mean.
+    // The debugger compares slices of quantized values in real units.
     let comparison = enfold::compare::compare(&graph, &integers, &[&x]).expect("comparable");
     for name in ["a", "b", "inner"] {
         let node = comparison.nodes.iter().find(|n| n.origin == name).expect(name);
@@ -64,7 +64,7 @@ fn slices_share_the_observer_of_their_source() {
     }
 }
 
-/// A slice whose codes are given other parameters passes through a table.
+/// A slice whose output has other qparams passes through a lookup table.
 #[test]
 fn slices_between_two_scales() {
     let mut g = GraphBuilder::new();

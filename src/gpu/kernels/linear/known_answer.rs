@@ -15,7 +15,7 @@ use crate::gpu::kernels::kernel::Kernel;
 use crate::gpu::kernels::unary;
 use crate::numerics;
 use crate::program::{Epilogue, QLinear, StepOp, ValueId, ValueType};
-use crate::values::Shape;
+use crate::values::{Shape, check_values};
 
 /// The pipeline that stands for a kind of layer in the known answers: that of [`SmallLayer`].
 fn stand_in(config: &Config, bits: WeightBits, epilogue: LinearEpilogue) -> LinearPipeline {
@@ -32,7 +32,7 @@ pub(crate) fn needed(planning: &Planning<'_>, fused: &FusedStep, linear: &QLinea
     if fused.add.is_some() {
         needed.push(stand_in(config, WeightBits::Eight, LinearEpilogue::ToI8Add));
     }
-    match config.weight_bits(&linear.weight) {
+    match config.weight_bits(linear.bits) {
         WeightBits::Eight => {}
         bits => needed.push(stand_in(config, bits, LinearEpilogue::ToI8)),
     }
@@ -92,7 +92,7 @@ impl SmallLayer {
         let multiplier = self.multiplier.as_slice().into();
         let epilogue = Epilogue::Requantize { multiplier, zero_point, lo: -128, hi: 127 };
         let (weight, bias) = (self.weight.as_slice().into(), self.bias.as_slice().into());
-        let op = StepOp::QLinear(QLinear { weight, n, k, bias, fraction_bits: 0, epilogue });
+        let op = StepOp::QLinear(QLinear { bits: fewest_bits(&self.weight), weight, n, k, bias, fraction_bits: 0, epilogue });
         let layer = case.step(op, &[x], ValueType::I8, Shape::rows(n));
         let of = |at: usize| {
             let (row, channel) = (at / n, at % n);
@@ -135,11 +135,17 @@ pub(crate) fn tile_answer(case: &mut CaseBuilder<'_>) {
     case.output(to_f32, layer.op(scale), &[x], tensor(&[M, N], |i| floats[i]));
 }
 
+/// The fewest bits that hold a weight.
+fn fewest_bits(weight: &[i8]) -> u32 {
+    (2..8).find(|&bits| check_values(weight, bits).is_ok()).unwrap_or(8)
+}
+
 /// The layer that tests what cooperative matrices can get wrong beyond other kernels.
 pub(crate) fn coopmat_answer(case: &mut CaseBuilder<'_>, chunk_vecs: u32) {
     let layer = CoopmatLayer::new(chunk_vecs as usize);
     let op = StepOp::QLinear(QLinear {
         weight: layer.w.as_slice().into(),
+        bits: 8,
         n: layer.n,
         k: layer.k,
         bias: vec![0; layer.n].into(),
@@ -188,7 +194,7 @@ impl TileLayer {
 
     fn op(&self, epilogue: Epilogue) -> StepOp {
         let (weight, bias) = (self.w.as_slice().into(), self.bias.as_slice().into());
-        StepOp::QLinear(QLinear { weight, n: N, k: K, bias, fraction_bits: FRACTION_BITS, epilogue })
+        StepOp::QLinear(QLinear { bits: fewest_bits(&self.w), weight, n: N, k: K, bias, fraction_bits: FRACTION_BITS, epilogue })
     }
 
     /// Equation 4, row by row.

@@ -32,15 +32,12 @@ pub(crate) enum WeightBits {
 }
 
 impl WeightBits {
-    /// The fewest bits that hold all values.
-    pub(crate) fn of(values: &[i8]) -> Self {
-        let within = |lo: i8, hi: i8| values.iter().all(|value| (lo..=hi).contains(value));
-        if within(-2, 1) {
-            Self::Two
-        } else if within(-8, 7) {
-            Self::Four
-        } else {
-            Self::Eight
+    /// The smallest width that holds values of `bits` bits.
+    pub(crate) fn holding(bits: u32) -> Self {
+        match bits {
+            ..=2 => Self::Two,
+            3..=4 => Self::Four,
+            _ => Self::Eight,
         }
     }
 
@@ -136,17 +133,9 @@ mod tests {
     }
 
     #[test]
-    fn few_bits_are_chosen_by_the_values() {
-        for (values, bits) in [
-            (&[-2, 1][..], WeightBits::Two),
-            (&[-2, 2], WeightBits::Four),
-            (&[-3], WeightBits::Four),
-            (&[-8, 7], WeightBits::Four),
-            (&[-9], WeightBits::Eight),
-            (&[8], WeightBits::Eight),
-        ] {
-            assert_eq!(WeightBits::of(values), bits, "{values:?}");
-        }
+    fn the_smallest_width_holds_the_bits() {
+        let widths = [2, 3, 4, 5, 8].map(WeightBits::holding);
+        assert_eq!(widths, [WeightBits::Two, WeightBits::Four, WeightBits::Four, WeightBits::Eight, WeightBits::Eight]);
     }
 
     #[test]
