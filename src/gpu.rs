@@ -66,9 +66,9 @@ mod tune;
 
 pub use device::error::GpuError;
 pub use engine::Engine;
+pub use kernels::linear::choice::{PackedDot, SplitK};
 #[cfg(feature = "coopmat")]
 pub use kernels::linear::coopmat::Fragment;
-pub use kernels::linear::choice::{PackedDot, SplitK};
 pub use kernels::linear::tile::{LinearKernel, TileShape};
 pub use kernels::linear::tuning::TuningTable;
 pub use memory::{BufferRange, Memory};

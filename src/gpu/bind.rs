@@ -7,7 +7,7 @@ use wgpu::BufferUsages;
 
 use super::device::error::GpuError;
 use super::device::pipeline::{PipelineKey, Pipelines};
-use super::device::shader::{Digit, FIRST_STORAGE, Shader};
+use super::device::shader::{Digit, Shader};
 use super::device::transfer::{allocate, scoped, upload};
 use super::kernels::dispatch::{Bound, Operand, PlannedDispatch, Work};
 use super::kernels::linear::weights::WeightPart;
@@ -121,8 +121,7 @@ impl<'b> Binder<'b> {
         let layout = device.pipelines.layout(&device.wgpu, shader).await?;
         let entries = self.entries(at, planned, shader);
         let name = &planned.name;
-        let descriptor =
-            wgpu::BindGroupDescriptor { label: Some(name), layout: &layout.bind_group, entries: &entries };
+        let descriptor = wgpu::BindGroupDescriptor { label: Some(name), layout: &layout.bind_group, entries: &entries };
         let bind_group = scoped(&device.wgpu, name, || device.wgpu.create_bind_group(&descriptor)).await?;
         Ok(Dispatch { name: name.clone(), bind_group, rows: planned.rows, work })
     }
@@ -138,8 +137,7 @@ impl<'b> Binder<'b> {
             wgpu::BindGroupEntry { binding, resource }
         };
         let mut entries: Vec<_> = (0..).zip(uniforms).map(|(binding, buffer)| entry(binding, buffer)).collect();
-        let mut numbers: Vec<u32> = shader.bindings.iter().map(|binding| binding.binding).collect();
-        numbers.retain(|&number| number >= FIRST_STORAGE);
+        let mut numbers: Vec<u32> = shader.storage.iter().map(|binding| binding.binding).collect();
         numbers.sort_unstable();
         numbers.dedup();
         for number in numbers {

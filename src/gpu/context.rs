@@ -2,8 +2,8 @@
 //!
 //! An application has a device, gives it to [`Engine::new`](super::Engine::new), and does not need this module.
 
-use super::engine::Engine;
 use super::device::error::GpuError;
+use super::engine::Engine;
 
 /// An adapter with a device and its queue.
 #[derive(Debug, Clone)]

@@ -130,7 +130,9 @@ impl Model {
             match step {
                 StepData::Nothing => {}
                 StepData::Buffer(buffer) => all.extend([buffer]),
-                StepData::Linear(data) => all.extend(data.buffers.iter().flat_map(|part| [&part.weight, &part.channels])),
+                StepData::Linear(data) => {
+                    all.extend(data.buffers.iter().flat_map(|part| [&part.weight, &part.channels]))
+                }
             }
         }
         // Layers may share weights.

@@ -33,7 +33,7 @@ pub(crate) fn context(test: &str) -> Option<&'static Context> {
     context.as_ref()
 }
 
-/// What `tests/run.sh` asks before it installs a driver.
+/// `tests/run.sh` runs this test before it installs a driver.
 #[test]
 fn an_adapter_answers() {
     context("an adapter answers");

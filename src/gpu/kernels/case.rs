@@ -88,14 +88,26 @@ impl<'c> CaseBuilder<'c> {
     }
 
     /// A step whose result is not compared.
-    pub(crate) fn step(&mut self, op: impl Into<StepOp>, inputs: &[ValueId], value_type: ValueType, shape: Shape) -> ValueId {
+    pub(crate) fn step(
+        &mut self,
+        op: impl Into<StepOp>,
+        inputs: &[ValueId],
+        value_type: ValueType,
+        shape: Shape,
+    ) -> ValueId {
         let (op, output) = (op.into(), self.value(value_type, shape));
         self.steps.push(Step { name: "known".to_owned(), op, inputs: inputs.to_vec(), output });
         output
     }
 
     /// A step whose result, of shape `[rows, dims…]`, is known. Adds nothing if its kernel is not needed.
-    pub(crate) fn output(&mut self, kernel: impl Kernel, op: impl Into<StepOp>, inputs: &[ValueId], expected: Tensor) -> ValueId {
+    pub(crate) fn output(
+        &mut self,
+        kernel: impl Kernel,
+        op: impl Into<StepOp>,
+        inputs: &[ValueId],
+        expected: Tensor,
+    ) -> ValueId {
         if !self.needs(kernel) {
             return inputs[0];
         }

@@ -164,7 +164,11 @@ impl PlannedDispatch {
     }
 
     /// The same with what it reads and writes.
-    pub(crate) fn binding(mut self, reads: impl IntoIterator<Item = Bound>, writes: impl IntoIterator<Item = Bound>) -> Self {
+    pub(crate) fn binding(
+        mut self,
+        reads: impl IntoIterator<Item = Bound>,
+        writes: impl IntoIterator<Item = Bound>,
+    ) -> Self {
         self.reads.extend(reads);
         self.writes.extend(writes);
         self

@@ -39,6 +39,18 @@ pub(crate) trait Kernel: Copy + Debug {
     }
 }
 
+/// Declares the kernels of a family, each with its entry point.
+macro_rules! kernels {
+    ($name:ident { $($(#[$doc:meta])* $variant:ident = $entry:literal,)* }) => {
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, strum::EnumIter, strum::IntoStaticStr)]
+        pub(crate) enum $name {
+            $($(#[$doc])* #[strum(serialize = $entry)] $variant),*
+        }
+    };
+}
+
+pub(crate) use kernels;
+
 /// The override constants that are true, of these.
 pub(crate) fn flags(all: &[(&'static str, bool)]) -> Vec<(&'static str, u32)> {
     all.iter().filter(|(_, value)| *value).map(|(name, _)| (*name, 1)).collect()

@@ -11,15 +11,8 @@ const MAX_AXES: usize = 5;
 wgsl_struct! {
     /// `Strided` of `shared/strided.wgsl`.
     Strided {
-        axes: [[u32; 4]; MAX_AXES],
-        rank: u32,
-        rows_factor: u32,
-        cols: u32,
-        row_threads: u32,
-        a_col: u32,
-        b_col: u32,
-        a_offset: u32,
-        y_offset: u32,
+        axes: [[u32; 4]; MAX_AXES], rank: u32, rows_factor: u32, cols: u32, row_threads: u32, a_col: u32, b_col: u32,
+        a_offset: u32, y_offset: u32,
     }
 }
 
@@ -117,9 +110,7 @@ impl Strided {
             let own = strides.map(|strides| strides[at]);
             match (merged.last_mut(), axis.length) {
                 (Some(_), Some(1)) => {}
-                (Some((outer, outer_strides)), Some(length))
-                    if (0..3).all(|i| outer_strides[i] == own[i] * length) =>
-                {
+                (Some((outer, outer_strides)), Some(length)) if (0..3).all(|i| outer_strides[i] == own[i] * length) => {
                     *outer = outer.map(|outer| outer * length);
                     *outer_strides = own;
                 }
@@ -162,8 +153,9 @@ impl Contiguous {
             None => 1,
             Some(b) if b.shape == y.shape => u32::MAX,
             Some(b) => {
-                let repeats =
-                    !b.shape.is_batched() && b.shape.last().is_some() && y.shape.fixed_dims().ends_with(&b.shape.fixed_dims());
+                let repeats = !b.shape.is_batched()
+                    && b.shape.last().is_some()
+                    && y.shape.fixed_dims().ends_with(&b.shape.fixed_dims());
                 repeats.then(|| vectors(b))?
             }
         };

@@ -92,7 +92,7 @@ impl<'p> Fusion<'p> {
             StepOp::Op(Op::LayerNorm(_)) => self.with_quantize(fused),
             StepOp::Op(Op::ChooseQParams(ChooseQParams { qscheme: QScheme::PerTokenAffine, .. })) => {
                 self.per_token(fused)
-            },
+            }
             StepOp::QMatMul(_) | StepOp::Op(Op::MatMul(MatMul)) => self.with_transposes(fused),
             _ => fused,
         }
@@ -115,7 +115,9 @@ impl<'p> Fusion<'p> {
         let Some(reader) = self.only_reader(fused.main) else { return fused };
         match self.op(reader) {
             StepOp::QLut(_) => FusedStep { lut: Some(reader), last: reader, ..fused },
-            StepOp::Op(Op::IntegerAdd(_)) if self.adds_apart(fused.main, reader) => FusedStep { add: Some(reader), last: reader, ..fused },
+            StepOp::Op(Op::IntegerAdd(_)) if self.adds_apart(fused.main, reader) => {
+                FusedStep { add: Some(reader), last: reader, ..fused }
+            }
             _ => fused,
         }
     }

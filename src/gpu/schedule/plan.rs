@@ -170,7 +170,13 @@ impl Planner<'_> {
     }
 
     /// A dispatch that moves a value to scratch memory; its new place.
-    fn moved(&mut self, id: ValueId, kernel: MovementKernel, (from, from_bytes): (Operand, u64), bytes: u64) -> Operand {
+    fn moved(
+        &mut self,
+        id: ValueId,
+        kernel: MovementKernel,
+        (from, from_bytes): (Operand, u64),
+        bytes: u64,
+    ) -> Operand {
         let to = self.plan.scratch(Some(bytes));
         let a = Bound { binding: movement::A, operand: from, bytes: Some(from_bytes) };
         let y = Bound { binding: movement::Y, operand: to, bytes: Some(bytes) };

@@ -99,7 +99,10 @@ impl Coopmat {
         let least = self.chunk_vecs as usize;
         let magnitude = |values: &[i8]| values.iter().map(|value| u64::from(value.unsigned_abs())).sum::<u64>();
         let fits = |chunk: usize| {
-            weight.chunks_exact(k).take(n).all(|row| row.chunks(chunk * 16).all(|values| magnitude(values) * 128 <= most))
+            weight
+                .chunks_exact(k)
+                .take(n)
+                .all(|row| row.chunks(chunk * 16).all(|values| magnitude(values) * 128 <= most))
         };
         let mut chunk = k_vecs(k).next_power_of_two().max(least);
         while chunk > least && !fits(chunk) {

@@ -109,14 +109,14 @@ fn tiles(
     let part_vecs = part_vecs(linear.k);
     let candidates = config.candidates(linear.n, linear.k, weight.bits);
     let candidates = reachable(candidates, most_rows, weight.columns);
-    let divides =
-        candidates.iter().any(|candidate| candidate.split_below > 0) && part_vecs < k_vecs(linear.k) as u32;
+    let divides = candidates.iter().any(|candidate| candidate.split_below > 0) && part_vecs < k_vecs(linear.k) as u32;
     let tile = |candidate: Candidate| {
         let key = |epilogue| {
             let part = (epilogue == LinearEpilogue::Partial).then_some(part_vecs);
             let coopmat = config.choice.coopmat.filter(|_| candidate.tile.kernel() == LinearKernel::Coopmat);
             let coopmat = coopmat.map(|coopmat| coopmat.for_layer(weight.chunk_vecs, part));
-            LinearPipeline::Layer { tile: candidate.tile, bits: weight.bits, epilogue, to_f16, coopmat }.pipeline(options)
+            LinearPipeline::Layer { tile: candidate.tile, bits: weight.bits, epilogue, to_f16, coopmat }
+                .pipeline(options)
         };
         let part = (candidate.split_below > 0 && divides).then(|| key(LinearEpilogue::Partial));
         LinearTile { candidate, whole: key(epilogue), part }

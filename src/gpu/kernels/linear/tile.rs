@@ -26,7 +26,8 @@ pub enum LinearKernel {
 
 impl LinearKernel {
     /// Every kernel.
-    pub const ALL: [Self; 6] = [Self::Workgroup, Self::Large, Self::Register, Self::Subgroup, Self::Gemv, Self::Coopmat];
+    pub const ALL: [Self; 6] =
+        [Self::Workgroup, Self::Large, Self::Register, Self::Subgroup, Self::Gemv, Self::Coopmat];
 
     /// The name of its entry point.
     #[must_use]

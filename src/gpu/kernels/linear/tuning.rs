@@ -180,7 +180,9 @@ mod tests {
         let small = wgpu::Limits { max_compute_invocations_per_workgroup: 32, ..limits.clone() };
         assert_eq!(table.candidates(64, 32, WeightBits::Eight, &small, |_| true).len(), 1);
         assert!(
-            table.candidates(64, 32, WeightBits::Eight, &limits, |tile| tile.kernel() == LinearKernel::Coopmat).is_empty()
+            table
+                .candidates(64, 32, WeightBits::Eight, &limits, |tile| tile.kernel() == LinearKernel::Coopmat)
+                .is_empty()
         );
     }
 }
