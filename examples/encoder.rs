@@ -17,7 +17,7 @@ use enfold::lower::lower;
 use enfold::onnx::{self, ImportOptions};
 use enfold::ops::{Embedding, Op};
 use enfold::program::{Program, StepOp};
-use enfold::quantize::{ConvertOptions, QuantizationConfig, WgpuQuantizer, convert, prepare, reference};
+use enfold::quantize::{ConvertOptions, QuantizationConfig, WgpuQuantizer, convert, prepare, to_integer};
 use enfold::values::DType;
 use enfold::{Graph, Tensor, cpu};
 use pollster::block_on;
@@ -72,7 +72,7 @@ fn main() -> Result<()> {
             }
         }
         let quantized = convert(&prepared, &ConvertOptions::default())?;
-        let program = lower(&reference(&quantized)?)?;
+        let program = lower(&to_integer(&quantized)?)?;
         println!("\n{name}: {} int8 layers, quantized in {:.0} ms", int8_layers(&program), milliseconds(start));
 
         let cpu = cpu::Engine::new(&program)?;

@@ -16,7 +16,7 @@ use enfold::gpu::context::Context;
 use enfold::gpu::{self, Run};
 use enfold::interp::Interpreter;
 use enfold::lower::{LowerOptions, lower_with};
-use enfold::quantize::{ConvertOptions, ObserverKind, QuantizationConfig, WgpuQuantizer, convert, prepare, reference};
+use enfold::quantize::{ConvertOptions, ObserverKind, QuantizationConfig, WgpuQuantizer, convert, prepare, to_integer};
 use enfold::{Graph, Tensor, cpu};
 use pollster::block_on;
 use wgpu::BufferUsages;
@@ -57,7 +57,7 @@ fn main() -> Result<()> {
     let quantized = convert(&prepared, &ConvertOptions::default())?;
 
     // Integers: the reference form, and the program that both engines execute.
-    let integers = reference(&quantized)?;
+    let integers = to_integer(&quantized)?;
     log::info!("{}", integers.summary());
     let program = lower_with(&integers, &LowerOptions { int8_outputs: true, ..LowerOptions::default() })?;
 

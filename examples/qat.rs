@@ -14,7 +14,7 @@ use enfold::gpu::{Engine, Options};
 use enfold::interp::Interpreter;
 use enfold::lower::{LowerOptions, lower_with};
 use enfold::qat::{Loss, Optimizer, Schedule, Trainer, prepare_qat};
-use enfold::quantize::{ConvertOptions, ObserverKind, QuantizationConfig, WgpuQuantizer, convert, prepare, reference};
+use enfold::quantize::{ConvertOptions, ObserverKind, QuantizationConfig, WgpuQuantizer, convert, prepare, to_integer};
 use enfold::values::QuantRange;
 use enfold::{Graph, Tensor};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -108,7 +108,7 @@ fn accuracy(digits: &Digits, graph: &Graph) -> Result<f64> {
 
 /// Runs the integer form on the GPU, and returns how many codes differ from the interpreter's.
 fn on_gpu(digits: &Digits, engine: &Engine, name: &str, quantized: &Graph) -> Result<usize> {
-    let integers = reference(quantized)?;
+    let integers = to_integer(quantized)?;
     let program = lower_with(&integers, &LowerOptions { int8_outputs: true, ..LowerOptions::default() })?;
     let batches = digits.batches(digits.labels.len())?;
     let interpreter = Interpreter::new(&integers);

@@ -30,17 +30,14 @@ use std::path::Path;
 
 use safetensors::SafeTensors;
 
-use self::observers::{
-    Context, HistogramRecord, ObserverRecord, PreparedRecord, QParamsRecord, SpecRecord, StateRecord,
-};
+use self::observers::{ObserverRecord, PreparedRecord};
 use self::record::{Header, NodeRecord, Version};
 use self::tensors::{Reader, Writer};
 use crate::files;
 use crate::graph::{DeclaredTypes, Graph, GraphBuilder, GraphError, NodeId};
-use crate::numerics::Range;
 use crate::ops::{Observe, ObserverId, Op};
-use crate::quantize::archived::{Histogram, Histograms, Observer, Parts, State, in_order};
-use crate::quantize::{PreparedGraph, QuantizationSpec};
+use crate::quantize::PreparedGraph;
+use crate::quantize::archived::{Parts, in_order};
 
 /// The format that this version writes, and the newest that it reads. Since format 2, codes of few bits are packed, and products
 /// of two activations may be dynamic; since format 3, there are comparisons of two values and arithmetic of integers; since format 4,
@@ -190,10 +187,11 @@ pub fn prepared_to_bytes(prepared: &PreparedGraph) -> Result<Vec<u8>, ArchiveErr
     annotated.sort_unstable();
     let mut observers = Vec::with_capacity(prepared.observers().len());
     for (at, observer) in prepared.observers().iter().enumerate() {
-        let node = || prepared.observed(ObserverId(at)).to_owned();
-        let spec =
-            SpecRecord::new(observer.spec()).ok_or_else(|| ArchiveError::CustomRule { observer: at, node: node() })?;
-        observers.push(ObserverRecord { spec, state: state(observer.state(), &mut writer) });
+        let record = ObserverRecord::new(observer, &mut writer);
+        observers.push(record.map_err(|_| ArchiveError::CustomRule {
+            observer: at,
+            node: prepared.observed(ObserverId(at)).to_owned(),
+        })?);
     }
     header.prepared = Some(PreparedRecord {
         batches: prepared.batches(),
@@ -217,7 +215,7 @@ pub fn prepared_from_bytes(bytes: &[u8]) -> Result<PreparedGraph, ArchiveError> 
     let graph = graph(&header, &reader)?;
     let mut observers = Vec::with_capacity(record.observers.len());
     for (at, observer) in record.observers.iter().enumerate() {
-        observers.push(self::observer(at, observer, &reader)?);
+        observers.push(observer.observer(at, &reader)?);
     }
     let broken = |node: &str, problem: String| Err(ArchiveError::Node { node: node.to_owned(), problem });
     let count = observers.len();
@@ -302,61 +300,6 @@ fn graph(header: &Header, reader: &Reader<'_>) -> Result<Graph, ArchiveError> {
     Ok(builder.finish_named(outputs.zip(names.iter().cloned()))?)
 }
 
-fn state(state: &State, writer: &mut Writer) -> StateRecord {
-    match state {
-        State::Nothing => StateRecord::Nothing,
-        State::Known(qparams) => StateRecord::Known(QParamsRecord::new(qparams, writer)),
-        State::Ranges(ranges) => StateRecord::Ranges {
-            min: writer.floats(ranges.iter().map(|range| range.min).collect()),
-            max: writer.floats(ranges.iter().map(|range| range.max).collect()),
-        },
-        State::Histograms(Histograms(shards)) => {
-            let shard = |histogram: &Histogram| {
-                let (min, max) = histogram.min_max();
-                let counts = writer.floats(histogram.counts().to_vec());
-                HistogramRecord { min: min.into(), max: max.into(), counts }
-            };
-            StateRecord::Histograms(shards.iter().map(shard).collect())
-        }
-    }
-}
-
-fn observer(at: usize, record: &ObserverRecord, reader: &Reader<'_>) -> Result<Observer, ArchiveError> {
-    let node = format!("observer {at}");
-    let broken = |problem: String| ArchiveError::Node { node: node.clone(), problem };
-    let observer = match record.spec.spec(&node, reader)? {
-        QuantizationSpec::Observed(spec) => Observer::new(spec).map_err(|e| broken(e.to_string()))?,
-        QuantizationSpec::FixedQParams(spec) => Observer::fixed(spec),
-        QuantizationSpec::Derived(spec) => Observer::derived(spec),
-        QuantizationSpec::Shared(_) => return Err(broken("is shared with nothing".to_owned())),
-    };
-    let state = match &record.state {
-        StateRecord::Nothing => State::Nothing,
-        StateRecord::Known(qparams) => State::Known(Context { node: &node, reader }.qparams(qparams)?),
-        StateRecord::Ranges { min, max } => {
-            let (min, max) = (reader.floats(min)?, reader.floats(max)?);
-            if min.len() != max.len() {
-                return Err(broken(format!("{} smallest values but {} largest", min.len(), max.len())));
-            }
-            let ranges: Vec<Range> = min.into_iter().zip(max).map(|(min, max)| Range { min, max }).collect();
-            let sound = |r: &Range| r.min.is_finite() && r.max.is_finite() && r.min <= r.max;
-            if let Some(range) = ranges.iter().find(|range| !sound(range)) {
-                return Err(broken(format!("its range is {:e}..={:e}", range.min, range.max)));
-            }
-            State::Ranges(ranges)
-        }
-        StateRecord::Histograms(shards) => {
-            let shard = |record: &HistogramRecord| {
-                let counts = reader.floats(&record.counts)?;
-                Histogram::from_parts(record.min as f32, record.max as f32, counts)
-                    .ok_or_else(|| broken(format!("the histogram in {} is not sound", record.counts)))
-            };
-            State::Histograms(Histograms(shards.iter().map(shard).collect::<Result<_, _>>()?))
-        }
-    };
-    observer.with_state(state).ok_or_else(|| broken("its state is not that of its spec".to_owned()))
-}
-
 fn serialize(mut header: Header, mut writer: Writer) -> Result<Vec<u8>, ArchiveError> {
     let format = |message: String| ArchiveError::Format { message };
     header.packed = writer.packed();
@@ -381,7 +324,9 @@ fn deserialize(bytes: &[u8]) -> Result<(Header, Reader<'_>), ArchiveError> {
     let tensors = SafeTensors::deserialize(bytes).map_err(|e| format(e.to_string()))?;
     let reader = Reader::new(tensors, packed);
     if header.format < DERIVED_OPERATORS {
-        header.nodes.iter_mut().try_for_each(|node| node.upgrade(&reader))?;
+        header.nodes.iter_mut().try_for_each(|node| legacy::upgrade_node(node, &reader))?;
+        let observers = header.prepared.iter_mut().flat_map(|prepared| prepared.observers.iter_mut().enumerate());
+        observers.into_iter().try_for_each(|(at, observer)| legacy::upgrade_observer(at, observer, &reader))?;
     }
     Ok((header, reader))
 }

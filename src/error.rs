@@ -12,7 +12,7 @@ use crate::lower::LowerError;
 use crate::onnx::{ExportError, OnnxError};
 use crate::program::ProgramError;
 use crate::qat::QatError;
-use crate::quantize::{ConvertError, ObserverError, PrepareError, ReferenceError};
+use crate::quantize::{ConvertError, ObserverError, PrepareError, ToIntegerError};
 use crate::values::{QParamsError, TensorError};
 
 /// The union of the stage errors; every message is that of its stage.
@@ -35,7 +35,7 @@ pub enum Error {
     /// Converting.
     Convert(#[from] ConvertError),
     /// Rewriting into integers.
-    Reference(#[from] ReferenceError),
+    ToInteger(#[from] ToIntegerError),
     /// Training.
     Qat(#[from] QatError),
     /// Comparing two graphs.

@@ -28,7 +28,7 @@ pub use rewrite::Rewriter;
 pub use summary::{FloatNode, Summary};
 
 /// Names a node of one graph.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct NodeId(u32);
 
 impl NodeId {
@@ -59,7 +59,7 @@ pub struct Node {
     pub dtype: DType,
     /// The name of the float node that it stems from; its own name in a float graph.
     pub origin: String,
-    /// Why this node computes in float: in an integer graph, set by [`reference`](crate::quantize::reference()); before that, set by
+    /// Why this node computes in float: in an integer graph, set by [`to_integer`](crate::quantize::to_integer()); before that, set by
     /// [`prepare`](crate::quantize::prepare()) of what its quantizer was told to leave, whatever is quantized around it.
     pub float_reason: Option<String>,
 }

@@ -1,7 +1,7 @@
 //! Quantize a float network to int8 and run it on any GPU that wgpu reaches, its integer steps bit for bit.
 //!
 //! ```text
-//! float Graph ──prepare──▶ PreparedGraph ──convert──▶ Graph (Q/DQ) ──reference──▶ Graph (integers) ──lower──▶ Program
+//! float Graph ──prepare──▶ PreparedGraph ──convert──▶ Graph (Q/DQ) ──to_integer──▶ Graph (integers) ──lower──▶ Program
 //!    │                     observe                     │                          │                     │       │
 //!  interp                                            interp                     interp               cpu::    gpu::
 //!                                                 (the oracle)               (normative)           Engine   Engine
@@ -11,7 +11,7 @@
 //! 2. [`quantize`]: a [`Quantizer`](quantize::Quantizer) says what is quantized and how, statically or dynamically;
 //!    [`prepare`](quantize::prepare) puts observers there; calibration batches pass through;
 //!    [`convert`](quantize::convert()) replaces observers by quantize/dequantize pairs and folds the weights to int8.
-//! 3. [`reference`](quantize::reference()) rewrites that into integers, and lists what stays float, with the reason.
+//! 3. [`to_integer`](quantize::to_integer()) rewrites that into integers, and lists what stays float, with the reason.
 //! 4. [`lower`](lower::lower) makes a [`Program`](program::Program) of any graph, which [`cpu::Engine`] and `gpu::Engine`
 //!    execute.
 //!

@@ -1,7 +1,7 @@
 //! Lowering: from an integer graph to a [`Program`].
 //!
 //! Each node becomes a step, or two nodes together: an accumulator and the node that requantizes or scales it. `lower` never looks for
-//! quantize/dequantize patterns: [`reference()`](crate::quantize::reference()) has decided what has no integer form, and that becomes
+//! quantize/dequantize patterns: [`to_integer()`](crate::quantize::to_integer()) has decided what has no integer form, and that becomes
 //! steps on floats. Float graphs lower too. Operators that no step computes are decomposed first, and values that depend on constants
 //! only are computed once.
 

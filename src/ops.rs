@@ -15,6 +15,7 @@ mod matmul;
 mod movement;
 mod norm;
 mod operands;
+mod operator;
 mod quantize;
 mod reduce;
 mod unary;
@@ -30,7 +31,6 @@ pub use self::embedding::Embedding;
 pub(crate) use self::error::EvalError;
 pub use self::error::OpError;
 pub use self::integer::{Int32, ToFloat, ToInteger};
-pub(crate) use self::linear::PackedWeight;
 pub use self::linear::{IntegerLinear, Linear, Requantize, ScaleAccumulator, ScaleAccumulatorDynamic};
 pub(crate) use self::matmul::matmul_f32;
 pub use self::matmul::{IntegerMatMul, IntegerMatMulDynamic, MatMul};
@@ -39,6 +39,7 @@ pub use self::movement::{Concat, Flatten, Reshape, Slice, Transpose};
 pub use self::norm::{BatchNorm, LayerNorm, Softmax};
 pub use self::operands::TensorType;
 pub(crate) use self::operands::{Arguments, Operand, Operands};
+use self::operator::Operator;
 pub use self::quantize::{
     ChooseQParams, Dequantize, DequantizeDynamic, Observe, ObserverId, Quantize, QuantizeDynamic,
 };
@@ -46,46 +47,9 @@ pub(crate) use self::quantize::{fake_quantize, fake_quantize_dynamic, fake_quant
 pub use self::reduce::{Max, Sum};
 pub(crate) use self::unary::unary_into;
 pub use self::unary::{Clamp, Lut, Unary};
+pub(crate) use crate::numerics::gemm::PackedWeight;
 pub use crate::numerics::{BinaryOp, Int32Op, IntegerType, UnaryOp};
 use crate::values::Tensor;
-
-/// What an operator states about itself.
-pub(crate) trait Operator: fmt::Debug {
-    /// The name in listings and in configurations by operator type.
-    fn name(&self) -> &'static str;
-
-    /// Shape and type of the result.
-    fn infer(&self, inputs: &Operands<'_>) -> Result<TensorType, OpError>;
-
-    /// The result, by the scalar equations.
-    fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError>;
-
-    /// Writes the parameters behind the name in a listing; each begins with a space.
-    fn parameters(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Ok(())
-    }
-
-    /// Whether each element of the result is an element of an input, unchanged, so that the operator works on any type and quantized
-    /// values keep their scale and zero point.
-    fn moves_values(&self) -> bool {
-        false
-    }
-
-    /// Whether each element of the result depends on one element of each input.
-    fn is_pointwise(&self) -> bool {
-        false
-    }
-
-    /// Whether the operator belongs to the integer form of a graph: it computes with quantized values.
-    fn is_integer(&self) -> bool {
-        false
-    }
-
-    /// Whether a step of a program computes the operator as it is. Lowering fuses or decomposes all others.
-    fn is_step(&self) -> bool {
-        true
-    }
-}
 
 macro_rules! operators {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {

@@ -28,8 +28,8 @@
 //! A float graph is trained in the same way, by [`TrainableGraph::new`]. Everything is deterministic, on any number of
 //! threads.
 
+mod buffers;
 mod error;
-mod gradient;
 mod gradients;
 mod loss;
 mod norm;
@@ -42,7 +42,7 @@ mod values;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use self::gradients::Gradients;
+use self::buffers::GradientBuffers;
 use self::norm::Batch;
 use self::values::{Source, Values};
 use crate::graph::{Graph, NodeId};
@@ -83,7 +83,7 @@ pub fn prepare_qat(graph: &Graph, quantizer: &dyn Quantizer) -> Result<Trainable
     }
     let structure = prepared.graph().clone();
     let values = Values::new(graph, &structure, folded);
-    let gradients = Gradients::new(structure.nodes().len());
+    let gradients = GradientBuffers::new(structure.nodes().len());
     let fakes = prepared.observers().iter().cloned().map(FakeQuantize::new).collect();
     let mut model = TrainableGraph {
         graph: structure,
@@ -109,7 +109,7 @@ pub struct TrainableGraph {
     template: Arc<PreparedGraph>,
     fakes: Vec<FakeQuantize>,
     values: Values,
-    gradients: Gradients,
+    gradients: GradientBuffers,
     /// The statistics of the last pass, of batch norms that no layer has taken in.
     batches: HashMap<NodeId, Batch>,
     norms_frozen: bool,
@@ -145,7 +145,8 @@ impl TrainableGraph {
                 }
             };
             wanted.push(trained);
-            if trained && !gradient::exists(&node.op) {
+            let computed = matches!(self.values.sources[at], Source::Pass);
+            if trained && computed && gradients::rule(&node.op).is_none() {
                 return Err(QatError::NoGradient { node: node.name.clone(), op: node.op.name() });
             }
         }
@@ -308,7 +309,7 @@ impl TrainableGraph {
 fn gradient_of<'g>(
     norms: &'g [norm::NormLayer],
     sources: &[Source],
-    gradients: &'g Gradients,
+    gradients: &'g GradientBuffers,
     parameter: usize,
 ) -> &'g [f32] {
     let of_norm = norms.iter().find_map(|norm| norm.gradient(parameter));

@@ -10,7 +10,7 @@
 //! 4. [`convert()`] asks each observer for its scale and zero point and puts a quantize and a dequantize node in its place.
 //!    Weights are folded to int8 constants. The result still computes in float, on values that int8 can hold: it is the
 //!    oracle for everything after it.
-//! 5. [`reference()`] rewrites that graph into integers, by the equations of [`numerics`](crate::numerics).
+//! 5. [`to_integer()`] rewrites that graph into integers, by the equations of [`numerics`](crate::numerics).
 
 mod annotation;
 mod batch_norm;
@@ -22,10 +22,10 @@ mod fold;
 mod observer;
 mod prepare;
 mod quantizer;
-mod reference;
 mod sharing;
 mod spec;
 mod summary;
+mod to_integer;
 mod wgpu_quantizer;
 
 pub use annotation::{Annotations, EdgeOrNode, QuantizationAnnotation};
@@ -36,9 +36,11 @@ pub use fake_quantize::{FakeQuantize, QParamsRule};
 pub use observer::{Observer, ObserverError};
 pub use prepare::{PrepareError, PreparedGraph, prepare};
 pub use quantizer::Quantizer;
-pub use reference::{ReferenceError, reference};
 pub use spec::{DeriveFn, DerivedRule, DerivedSpec, FixedQParamsSpec, ObservedSpec, ObserverKind, QuantizationSpec};
 pub use summary::{QuantizationSummary, QuantizedNode, QuantizedPoint, UnquantizedNode};
+#[allow(deprecated)]
+pub use to_integer::reference;
+pub use to_integer::{ToIntegerError, to_integer};
 pub use wgpu_quantizer::WgpuQuantizer;
 
 /// What training needs beside the public flow.

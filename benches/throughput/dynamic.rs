@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use enfold::interp::Interpreter;
 use enfold::lower::lower;
-use enfold::quantize::{ConvertOptions, QuantizationConfig, WgpuQuantizer, convert, prepare as annotate, reference};
+use enfold::quantize::{ConvertOptions, QuantizationConfig, WgpuQuantizer, convert, prepare as annotate, to_integer};
 use enfold::{GraphBuilder, Shape, Tensor};
 use pollster::block_on;
 
@@ -30,7 +30,7 @@ pub(crate) fn prepare(gpu: &Gpu<'_>, shape @ [rows, k, n]: [usize; 3]) -> Result
     let graph = g.finish([y])?;
     let config = QuantizationConfig::symmetric().per_channel().dynamic_per_token();
     let prepared = annotate(&graph, &WgpuQuantizer::new().set_global(config))?;
-    let integers = reference(&convert(&prepared, &ConvertOptions::default())?)?;
+    let integers = to_integer(&convert(&prepared, &ConvertOptions::default())?)?;
     let program = lower(&integers)?;
 
     let engine = gpu.engine()?;

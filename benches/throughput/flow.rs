@@ -103,7 +103,7 @@ pub(crate) fn measure() -> Result<Vec<Measured>> {
 fn searches(random: &mut Random) -> Result<f64> {
     let mut all = Vec::new();
     for observer in [ObserverKind::Histogram, ObserverKind::Percentile { fraction: 0.9999 }, ObserverKind::Mse] {
-        let (range, qscheme) = (QuantRange::INT8, QScheme::PerTensorAffine);
+        let (range, qscheme) = (QuantRange::INT8, QScheme::per_tensor_affine());
         let mut observers = Observer::new(ObservedSpec { range, qscheme, observer, eps: enfold::numerics::EPS })?;
         for _ in 0..4 {
             observers.observe(&Tensor::from_f32(&[ROWS, 4096], random.normals(ROWS * 4096, 1.0))?)?;

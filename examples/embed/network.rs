@@ -6,7 +6,7 @@ use anyhow::Result;
 use enfold::lower::lower;
 use enfold::program::Program;
 use enfold::qat::{Loss, Optimizer, Schedule, Trainer, prepare_qat};
-use enfold::quantize::{ConvertOptions, QuantizationConfig, WgpuQuantizer, convert, reference};
+use enfold::quantize::{ConvertOptions, QuantizationConfig, WgpuQuantizer, convert, to_integer};
 use enfold::{Graph, GraphBuilder, Shape, Tensor};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -55,7 +55,7 @@ pub(crate) fn train() -> Result<Program> {
         println!("trained: {FEATURES}-{HIDDEN}-{HIDDEN}-3 in {seconds:.1} s, {} steps, loss {loss:.5}", last.steps);
     }
 
-    let integers = reference(&convert(&model.prepared()?, &ConvertOptions::default())?)?;
+    let integers = to_integer(&convert(&model.prepared()?, &ConvertOptions::default())?)?;
     log::info!("{}", integers.summary());
     Ok(lower(&integers)?)
 }

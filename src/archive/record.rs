@@ -7,7 +7,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::ArchiveError;
-use super::legacy;
 use super::observers::PreparedRecord;
 use super::packed::PackedRecord;
 use super::tensors::{Reader, Writer};
@@ -91,11 +90,6 @@ impl NodeRecord {
             origin: node.origin.clone(),
             float_reason: node.float_reason.clone(),
         })
-    }
-
-    /// The same record as the newest format writes it.
-    pub(super) fn upgrade(&mut self, reader: &Reader<'_>) -> Result<(), ArchiveError> {
-        legacy::upgrade(self, reader)
     }
 
     /// Shape and type of an input; `None` for other nodes.

@@ -81,10 +81,6 @@ impl Writer {
         self.add(Arc::new(Tensor::from(ndarray::Array1::from(data))))
     }
 
-    pub(super) fn integers(&mut self, data: Vec<i32>) -> String {
-        self.add(Arc::new(Tensor::from(ndarray::Array1::from(data))))
-    }
-
     /// What the header must say of the tensors that are packed.
     pub(super) fn packed(&mut self) -> BTreeMap<String, PackedRecord> {
         std::mem::take(&mut self.packed)

@@ -275,7 +275,7 @@ fn on_device<T>(result: Result<T>) -> Result<T> {
 
 #[cfg(test)]
 mod tests {
-    use enfold::quantize::{ConvertOptions, QuantizationConfig, WgpuQuantizer, convert, prepare, reference};
+    use enfold::quantize::{ConvertOptions, QuantizationConfig, WgpuQuantizer, convert, prepare, to_integer};
     use enfold::{GraphBuilder, Shape};
 
     use super::*;
@@ -291,7 +291,7 @@ mod tests {
         let mut prepared = prepare(&float, &quantizer).expect("prepared");
         prepared.observe(&[tensor(&[1, 2], &[1.0, -1.0])]).expect("observed");
         let integers =
-            reference(&convert(&prepared, &ConvertOptions::default()).expect("converted")).expect("integers");
+            to_integer(&convert(&prepared, &ConvertOptions::default()).expect("converted")).expect("integers");
 
         let expected = [tensor(&[1, 2], &[1.0, -2.0])];
         let check = |graph: &Graph, y: &[f32]| Check::of(graph, &expected, vec![tensor(&[1, 2], y)], "it");

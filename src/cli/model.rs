@@ -10,7 +10,7 @@ use enfold::archive::{self, ArchiveError};
 use enfold::files;
 use enfold::onnx::{self, ImportOptions};
 use enfold::ops::{Constant, DequantizeDynamic, Op};
-use enfold::quantize::{PreparedGraph, reference};
+use enfold::quantize::{PreparedGraph, to_integer};
 
 use super::failure::usage;
 use super::output::{extension, same_file};
@@ -154,7 +154,7 @@ impl Model {
     pub(super) fn executable(&self) -> Result<Graph> {
         match self.stage {
             Stage::Float | Stage::Integer => Ok(self.graph.clone()),
-            Stage::Qdq => reference(&self.graph).with_context(|| self.path.display().to_string()),
+            Stage::Qdq => to_integer(&self.graph).with_context(|| self.path.display().to_string()),
             Stage::Prepared => Err(self.unconverted()),
         }
     }

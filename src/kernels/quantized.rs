@@ -51,11 +51,12 @@ pub(crate) fn choose_qparams(x: &Tensor, qscheme: QScheme, range: QuantRange, ep
     let pair = |(row, values): (usize, &[f32])| {
         let (seen, finite) = range_of(values);
         let (min, max) = (seen.min.min(0.0), seen.max.max(0.0));
-        let (scale, zero_point) = match qscheme {
-            QScheme::PerTokenAffine => numerics::per_token_qparams(min, max, lo, hi, eps),
-            QScheme::PerTensorSymmetric => numerics::symmetric_qparams(min, max, lo, hi, eps),
-            _ => numerics::affine_qparams(min, max, lo, hi, eps),
+        let rule = match (qscheme.is_per_token(), qscheme.is_symmetric()) {
+            (true, _) => numerics::per_token_qparams,
+            (false, true) => numerics::symmetric_qparams,
+            (false, false) => numerics::affine_qparams,
         };
+        let (scale, zero_point) = rule(min, max, lo, hi, eps);
         if finite && scale.is_finite() {
             return Ok([scale, zero_point as f32]);
         }
@@ -63,9 +64,10 @@ pub(crate) fn choose_qparams(x: &Tensor, qscheme: QScheme, range: QuantRange, ep
         let at = values.iter().position(|v| !v.is_finite()).or_else(|| values.iter().position(largest));
         Err(row * values.len() + at.expect("one is not finite, or the largest"))
     };
-    let (shape, row) = match qscheme {
-        QScheme::PerTokenAffine => (with_last(x.shape(), 2), x.shape().last().copied().unwrap_or(1)),
-        _ => (vec![2], x.len()),
+    let (shape, row) = if qscheme.is_per_token() {
+        (with_last(x.shape(), 2), x.shape().last().copied().unwrap_or(1))
+    } else {
+        (vec![2], x.len())
     };
     if row == 0 {
         return Ok(tensor(shape.clone(), [eps, 0.0].repeat(shape.iter().product::<usize>() / 2)));

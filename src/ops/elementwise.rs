@@ -5,9 +5,12 @@ use std::fmt;
 use ndarray::{IxDyn, Zip};
 use serde::{Deserialize, Serialize};
 
+use super::error::{EvalError, OpError};
 use super::linear::write_range;
-use super::operands::{broadcast, expect_int8_range, expect_multiplier, expect_zero_points, parameter};
-use super::{Arguments, EvalError, OpError, Operands, Operator, TensorType};
+use super::operands::{
+    Arguments, Operands, TensorType, broadcast, expect_int8_range, expect_multiplier, expect_zero_points, parameter,
+};
+use super::operator::Operator;
 use crate::numerics::{self, AddMultipliers, BinaryOp};
 use crate::values::slices::{CHECKED, tensor};
 use crate::values::{DType, QParams, RowMajor, Shape, Tensor};

@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Arguments, EvalError, OpError, Operands, Operator, TensorType};
+use super::error::{EvalError, OpError};
+use super::operands::{Arguments, Operands, TensorType};
+use super::operator::Operator;
 use crate::values::slices::tensor;
 use crate::values::{DType, Tensor};
 

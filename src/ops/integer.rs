@@ -4,8 +4,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::operands::broadcast;
-use super::{Arguments, EvalError, OpError, Operands, Operator, TensorType};
+use super::error::{EvalError, OpError};
+use super::operands::{Arguments, Operands, TensorType, broadcast};
+use super::operator::Operator;
 use crate::numerics::{Int32Op, IntegerType, truncate};
 use crate::values::slices::{CHECKED, integers, tensor};
 use crate::values::{DType, Tensor};

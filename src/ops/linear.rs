@@ -5,13 +5,12 @@ use std::fmt;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::operands::{expect_int8_range, expect_size, parameter, rank_error};
-use super::{Arguments, EvalError, OpError, Operands, Operator, TensorType};
+use super::error::{EvalError, OpError};
+use super::operands::{Arguments, Operands, TensorType, expect_int8_range, expect_size, parameter, rank_error};
+use super::operator::Operator;
 use crate::numerics::{self, MAX_FRACTION_BITS, gemm};
 use crate::values::slices::{codes, integers, rows_before_last, tensor, with_last};
 use crate::values::{DType, QParams, Shape, Tensor};
-
-pub(crate) use crate::numerics::gemm::PackedWeight;
 
 /// `x[…, K] · w[N, K]ᵀ (+ b[N])`, all floats. Inputs: x, w, and b unless the layer has no bias. Output: `[…, N]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,9 +5,12 @@ use std::fmt;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::operands::{batch, broadcast, expect_size, expect_zero_points, parameter, rank_error};
+use super::error::{EvalError, OpError};
+use super::operands::{
+    Arguments, Operands, TensorType, batch, broadcast, expect_size, expect_zero_points, parameter, rank_error,
+};
+use super::operator::Operator;
 use super::quantize::{expect_dynamic_qparams, qparams_of_row};
-use super::{Arguments, EvalError, OpError, Operands, Operator, TensorType};
 use crate::numerics::{self, MAX_MATMUL_K, gemm};
 use crate::values::slices::{f32s, integers, tensor};
 use crate::values::{DType, Shape, Tensor};

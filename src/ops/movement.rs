@@ -5,8 +5,9 @@ use std::fmt;
 use ndarray::{Axis, IxDyn};
 use serde::{Deserialize, Serialize};
 
-use super::operands::{batch, expect_size, inner_axis, parameter, with_axis};
-use super::{Arguments, EvalError, OpError, Operands, Operator, TensorType};
+use super::error::{EvalError, OpError};
+use super::operands::{Arguments, Operands, TensorType, batch, expect_size, inner_axis, parameter, with_axis};
+use super::operator::Operator;
 use crate::values::slices::CHECKED;
 use crate::values::{Shape, Tensor};
 

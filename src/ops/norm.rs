@@ -6,8 +6,9 @@ use ndarray::{ArrayViewMut1, Axis, Zip};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::operands::{expect_eps, expect_size, inner_axis, rank_error};
-use super::{Arguments, EvalError, OpError, Operands, Operator, TensorType};
+use super::error::{EvalError, OpError};
+use super::operands::{Arguments, Operands, TensorType, expect_eps, expect_size, inner_axis, rank_error};
+use super::operator::Operator;
 use crate::numerics::sum_of;
 use crate::values::slices::{CHECKED, tensor};
 use crate::values::{DType, Tensor};

@@ -1,7 +1,7 @@
 //! The inputs of an operator: their shapes and types for inference, their tensors for evaluation.
 
-use super::OpError;
-use super::linear::PackedWeight;
+use super::error::OpError;
+use crate::numerics::gemm::PackedWeight;
 use crate::values::slices::{f32s, i8s, i32s};
 use crate::values::{DType, Dim, QuantRange, Shape, Tensor, TensorQParams};
 

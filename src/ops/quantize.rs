@@ -5,11 +5,14 @@ use std::fmt;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::operands::{parameter, rank_error};
-use super::{Arguments, EvalError, OpError, Operands, Operator, TensorType};
+use super::error::{EvalError, OpError};
+use super::operands::{Arguments, Operands, TensorType, parameter, rank_error};
+use super::operator::Operator;
 use crate::numerics::{self, wide};
 use crate::values::slices::{codes, integers, tensor, with_last};
-use crate::values::{DType, MAX_SCALE, MIN_SCALE, QParams, QScheme, QuantRange, Shape, Tensor, TensorQParams};
+use crate::values::{
+    DType, Granularity, MAX_SCALE, MIN_SCALE, QParams, QScheme, QuantRange, Shape, Symmetry, Tensor, TensorQParams,
+};
 
 /// Names an observer of a prepared graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -150,19 +153,21 @@ impl Operator for ChooseQParams {
         if !(MIN_SCALE..=MAX_SCALE).contains(&self.eps) {
             return Err(parameter("eps", self.eps, "must be a usable scale"));
         }
-        let shape = match self.qscheme {
-            QScheme::PerTensorAffine | QScheme::PerTensorSymmetric => Shape::fixed(&[2]),
-            QScheme::PerTokenAffine => per_token(inputs)?,
-            other => return Err(parameter("scheme", format!("{other:?}"), "is not chosen at run time")),
+        self.qscheme.check_range(self.range)?;
+        let shape = match (self.qscheme.granularity, self.qscheme.symmetry) {
+            (Granularity::Tensor, _) => Shape::fixed(&[2]),
+            (Granularity::Token, Symmetry::Affine) => per_token(inputs)?,
+            _ => return Err(parameter("scheme", self.qscheme, "is not chosen at run time")),
         };
         Ok(TensorType::new(DType::F32, shape))
     }
 
     fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
         let (x, shape) = (inputs.f32s(0), inputs.tensor(0).shape());
-        let (shape, row) = match self.qscheme {
-            QScheme::PerTokenAffine => (with_last(shape, 2), shape.last().copied().unwrap_or(1)),
-            _ => (vec![2], x.len()),
+        let (shape, row) = if self.qscheme.is_per_token() {
+            (with_last(shape, 2), shape.last().copied().unwrap_or(1))
+        } else {
+            (vec![2], x.len())
         };
         if row == 0 {
             return Ok(tensor(shape.clone(), [self.eps, 0.0].repeat(shape.iter().product::<usize>() / 2)));
@@ -186,11 +191,12 @@ impl ChooseQParams {
         let widen = |(min, max): (f32, f32), &v: &f32| (if v < min { v } else { min }, if v > max { v } else { max });
         let (min, max) = values.iter().fold((0.0, 0.0), widen);
         let (lo, hi) = (self.range.quant_min(), self.range.quant_max());
-        let (scale, zero_point) = match self.qscheme {
-            QScheme::PerTokenAffine => numerics::per_token_qparams(min, max, lo, hi, self.eps),
-            QScheme::PerTensorSymmetric => numerics::symmetric_qparams(min, max, lo, hi, self.eps),
-            _ => numerics::affine_qparams(min, max, lo, hi, self.eps),
+        let rule = match (self.qscheme.granularity, self.qscheme.symmetry) {
+            (Granularity::Token, _) => numerics::per_token_qparams,
+            (_, Symmetry::Symmetric) => numerics::symmetric_qparams,
+            (_, Symmetry::Affine) => numerics::affine_qparams,
         };
+        let (scale, zero_point) = rule(min, max, lo, hi, self.eps);
         // Values whose range overflows f32 are as unusable as those that are not finite.
         let largest = |v: &f32| !scale.is_finite() && v.abs() >= max.max(-min);
         match values.iter().position(|v| !v.is_finite()).or_else(|| values.iter().position(largest)) {

@@ -5,8 +5,9 @@ use std::fmt;
 use ndarray::{Axis, Zip};
 use serde::{Deserialize, Serialize};
 
-use super::operands::{inner_axis, parameter, without_axis};
-use super::{Arguments, EvalError, OpError, Operands, Operator, TensorType};
+use super::error::{EvalError, OpError};
+use super::operands::{Arguments, Operands, TensorType, inner_axis, parameter, without_axis};
+use super::operator::Operator;
 use crate::numerics;
 use crate::values::slices::CHECKED;
 use crate::values::{DType, Tensor};

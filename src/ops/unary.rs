@@ -5,8 +5,9 @@ use std::fmt;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::operands::{expect_size, parameter};
-use super::{Arguments, EvalError, OpError, Operands, Operator, TensorType};
+use super::error::{EvalError, OpError};
+use super::operands::{Arguments, Operands, TensorType, expect_size, parameter};
+use super::operator::Operator;
 use crate::numerics::UnaryOp;
 use crate::values::slices::{codes, tensor};
 use crate::values::{DType, QParams, Tensor};

@@ -1,8 +1,8 @@
 //! Batch norms in training: the statistics of the batch, and those that run along.
 
 use super::QatError;
-use super::gradient::column_sums;
-use super::gradients::Gradients;
+use super::buffers::GradientBuffers;
+use super::gradients::column_sums;
 use super::parameter::Parameter;
 use crate::graph::NodeId;
 use crate::quantize::trained::{FoldedNorm, factor};
@@ -110,7 +110,7 @@ pub(super) struct NormLayer {
     folded: FoldedNorm,
     /// What the last pass has kept, if it was in training.
     pass: Option<Pass>,
-    /// Gradients of weight, γ, β and bias.
+    /// The gradients of weight, γ, β and bias.
     gradients: [Vec<f32>; 4],
 }
 
@@ -224,7 +224,7 @@ impl NormLayer {
 
     /// From the gradients of the folded constants to those of the parameters:
     /// `w' = w · f`, `b' = (b − mean) · f + β`, `f = γ / √(variance + eps)`.
-    pub(super) fn backward(&mut self, gradients: &Gradients, all: &[Parameter]) {
+    pub(super) fn backward(&mut self, gradients: &GradientBuffers, all: &[Parameter]) {
         let [weight, mean, variance, gamma, _] = self.parameters;
         let [of_weight, of_bias] = self.constants.map(|id| gradients.get(id));
         let (w, gamma) = (all[weight].floats(), all[gamma].floats());

@@ -2,9 +2,10 @@
 
 use std::borrow::Borrow;
 
+use super::gradients::{self, Backward};
 use super::norm::Batch;
 use super::values::Values;
-use super::{QatError, TrainableGraph, gradient};
+use super::{QatError, TrainableGraph};
 use crate::graph::NodeId;
 use crate::interp;
 use crate::numerics::gemm;
@@ -209,9 +210,10 @@ impl TrainableGraph {
                 // The bias of a layer with a norm in training is the norm's.
                 let inputs = if norm.is_some() { &node.inputs[..2] } else { &node.inputs[..] };
                 let read: Vec<&Tensor> = inputs.iter().map(|&input| values.get(input)).collect();
+                let rule = gradients::rule(&node.op).expect("operators without a gradient are refused before training");
                 for (at, &input) in inputs.iter().enumerate() {
-                    let y = values.get(id);
-                    gradients.add(input, read[at].len(), |dx| gradient::gradient(&node.op, at, &read, y, &dy, dx));
+                    let step = Backward { at, inputs: &read, y: values.get(id), dy: &dy };
+                    gradients.add(input, read[at].len(), |dx| rule(&step, dx));
                 }
             }
         }

@@ -1,10 +1,13 @@
 //! Which points of a graph a quantizer wants quantized: a side table, not part of the graph.
 
+use serde::{Deserialize, Serialize};
+
 use super::spec::QuantizationSpec;
 use crate::graph::{Graph, NodeId};
 
 /// A point where a value can be quantized.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum EdgeOrNode {
     /// A value on its way into one consumer. A consumer that reads it twice is one edge.
     Edge {

@@ -23,13 +23,13 @@ impl QuantizationConfig {
     pub fn symmetric() -> Self {
         let activation = ObservedSpec {
             range: QuantRange::INT8,
-            qscheme: QScheme::PerTensorAffine,
+            qscheme: QScheme::per_tensor_affine(),
             observer: ObserverKind::Histogram,
             eps: EPS,
         };
         let weight = ObservedSpec {
             range: QuantRange::INT8_NARROW,
-            qscheme: QScheme::PerTensorSymmetric,
+            qscheme: QScheme::per_tensor_symmetric(),
             observer: ObserverKind::MinMax,
             eps: EPS,
         };
@@ -44,7 +44,7 @@ impl QuantizationConfig {
     #[must_use]
     pub fn per_channel(mut self) -> Self {
         if let Some(QuantizationSpec::Observed(weight)) = &mut self.weight {
-            weight.qscheme = QScheme::PerChannelSymmetric { ch_axis: 0 };
+            weight.qscheme = QScheme::per_channel_symmetric(0).with_bits(weight.qscheme.bits);
         }
         self
     }
@@ -63,7 +63,7 @@ impl QuantizationConfig {
     /// each row would vary along the sum.
     #[must_use]
     pub fn dynamic_per_token(self) -> Self {
-        self.dynamic().activations(|spec| spec.qscheme = QScheme::PerTokenAffine)
+        self.dynamic().activations(|spec| spec.qscheme = QScheme::per_token_affine().with_bits(spec.qscheme.bits))
     }
 
     /// The same for training: static activations and weights are tracked by moving averages.
@@ -93,7 +93,7 @@ impl QuantizationConfig {
     #[must_use]
     pub fn symmetric_activations(self) -> Self {
         self.activations(|spec| {
-            spec.qscheme = QScheme::PerTensorSymmetric;
+            spec.qscheme = QScheme::per_tensor_symmetric();
             spec.range = QuantRange::INT8_NARROW;
         })
     }
@@ -101,7 +101,10 @@ impl QuantizationConfig {
     /// The same with other codes for activations.
     #[must_use]
     pub fn activation_range(self, range: QuantRange) -> Self {
-        self.activations(|spec| spec.range = range)
+        self.activations(|spec| {
+            spec.range = range;
+            spec.qscheme.bits = range.bits();
+        })
     }
 
     /// The same with other codes for weights, such as −7..=7 for four bits.
@@ -109,6 +112,7 @@ impl QuantizationConfig {
     pub fn weight_range(mut self, range: QuantRange) -> Self {
         if let Some(QuantizationSpec::Observed(weight)) = &mut self.weight {
             weight.range = range;
+            weight.qscheme.bits = range.bits();
         }
         self
     }

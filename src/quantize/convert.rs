@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use super::fold;
 use super::observer::{Observer, ObserverError};
 use super::prepare::PreparedGraph;
-use super::reference::{ReferenceError, reference};
 use super::spec::{ObservedSpec, QuantizationSpec};
+use super::to_integer::{ToIntegerError, to_integer};
 use crate::graph::{Graph, GraphError, NodeId, Rewriter};
 use crate::ops::{ChooseQParams, Dequantize, DequantizeDynamic, Observe, ObserverId, Op, Quantize, QuantizeDynamic};
 use crate::values::{QuantRange, TensorQParams};
@@ -16,7 +16,7 @@ use crate::values::{QuantRange, TensorQParams};
 pub struct ConvertOptions {
     /// Replace the quantize node of a constant by an int8 constant. On by default.
     pub fold_quantize: bool,
-    /// Rewrite the result into integers, as [`reference()`] does. Off by default.
+    /// Rewrite the result into integers, as [`to_integer()`] does. Off by default.
     pub use_reference_representation: bool,
 }
 
@@ -45,7 +45,7 @@ pub enum ConvertError {
     Graph(#[from] GraphError),
     /// The integer form could not be made.
     #[error(transparent)]
-    Reference(#[from] ReferenceError),
+    ToInteger(#[from] ToIntegerError),
 }
 
 /// Turns every observer into a quantize and a dequantize node. Each annotated consumer gets a dequantize of its own, so
@@ -60,7 +60,7 @@ pub fn convert(prepared: &PreparedGraph, options: &ConvertOptions) -> Result<Gra
         graph = fold::fold_quantize(&graph)?;
     }
     if options.use_reference_representation {
-        graph = reference(&graph)?;
+        graph = to_integer(&graph)?;
     }
     Ok(graph)
 }

@@ -11,7 +11,7 @@ pub(crate) use self::histogram::{Histogram, Histograms};
 use super::spec::{DerivedSpec, FixedQParamsSpec, ObservedSpec, ObserverKind, QuantizationSpec};
 use crate::numerics;
 use crate::numerics::Range;
-use crate::values::{QParams, QScheme, QuantRange, Tensor, TensorQParams};
+use crate::values::{Granularity, QParams, QScheme, QuantRange, Tensor, TensorQParams};
 
 pub use error::ObserverError;
 
@@ -39,7 +39,8 @@ impl Observer {
     /// An observer that has seen nothing.
     ///
     /// # Errors
-    /// [`ObserverError::PerChannelHistogram`], [`ObserverError::Scheme`] and [`ObserverError::Parameter`] for a spec that
+    /// [`ObserverError::PerChannelHistogram`], [`ObserverError::Scheme`], [`ObserverError::Bits`] and
+    /// [`ObserverError::Parameter`] for a spec that
     /// contradicts itself.
     pub fn new(spec: ObservedSpec) -> Result<Self, ObserverError> {
         let ObservedSpec { qscheme, observer, range, eps } = spec;
@@ -59,17 +60,17 @@ impl Observer {
             ObserverKind::MinMax | ObserverKind::Histogram | ObserverKind::Mse => {}
         }
         let dynamic = observer == ObserverKind::Placeholder;
-        match qscheme {
-            QScheme::PerChannelAffine { .. } | QScheme::PerChannelSymmetric { .. } if observer.is_histogram() => {
-                return Err(ObserverError::PerChannelHistogram);
-            }
-            QScheme::PerChannelAffine { .. } | QScheme::PerChannelSymmetric { .. } if dynamic => {
-                return Err(ObserverError::Scheme { qscheme, observer });
-            }
-            QScheme::PerTokenAffine if !dynamic => return Err(ObserverError::Scheme { qscheme, observer }),
-            _ if range == QuantRange::INT32 => return Err(ObserverError::Scheme { qscheme, observer }),
-            _ => {}
+        let supported = match qscheme.granularity {
+            Granularity::Channel { .. } if observer.is_histogram() => return Err(ObserverError::PerChannelHistogram),
+            Granularity::Tensor => true,
+            Granularity::Channel { .. } => !dynamic,
+            Granularity::Token => dynamic && !qscheme.is_symmetric(),
+            Granularity::Group { .. } => false,
+        };
+        if !supported || range == QuantRange::INT32 {
+            return Err(ObserverError::Scheme { qscheme, observer });
         }
+        qscheme.check_range(range).map_err(|source| ObserverError::Bits { source })?;
         let state = match observer {
             ObserverKind::MinMax | ObserverKind::MovingAverageMinMax { .. } => State::Ranges(Vec::new()),
             ObserverKind::Placeholder => State::Nothing,
@@ -349,7 +350,7 @@ mod tests {
     #[test]
     fn channels_of_any_axis() {
         let x = tensor(&[2, 3, 2], (0..12u8).map(f32::from).collect());
-        let mut o = observer(ObserverKind::MinMax, QScheme::PerChannelSymmetric { ch_axis: 1 });
+        let mut o = observer(ObserverKind::MinMax, QScheme::per_channel_symmetric(1));
         o.observe(&x).expect("finite");
         assert_eq!(o.min_max(), [(0.0, 7.0), (2.0, 9.0), (4.0, 11.0)]);
         let wrong = tensor(&[2, 2, 2], vec![0.0; 8]);
@@ -359,7 +360,7 @@ mod tests {
     #[test]
     fn a_refused_tensor_changes_nothing() {
         for kind in [ObserverKind::MinMax, ObserverKind::Histogram] {
-            let mut o = observer(kind, QScheme::PerTensorAffine);
+            let mut o = observer(kind, QScheme::per_tensor_affine());
             o.observe(&tensor(&[40], (0..40u8).map(f32::from).collect())).expect("finite");
             let before = o.clone();
             for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
@@ -374,7 +375,7 @@ mod tests {
 
     #[test]
     fn uncalibrated_and_too_wide() {
-        let mut o = observer(ObserverKind::MinMax, QScheme::PerTensorAffine);
+        let mut o = observer(ObserverKind::MinMax, QScheme::per_tensor_affine());
         assert_eq!(o.calculate_qparams(), Err(ObserverError::Uncalibrated));
         o.observe(&tensor(&[0], vec![])).expect("nothing to see");
         assert_eq!(o.calculate_qparams(), Err(ObserverError::Uncalibrated));
@@ -386,7 +387,7 @@ mod tests {
     fn histograms_have_no_channels() {
         let spec = ObservedSpec {
             range: QuantRange::INT8,
-            qscheme: QScheme::PerChannelSymmetric { ch_axis: 0 },
+            qscheme: QScheme::per_channel_symmetric(0),
             observer: ObserverKind::Histogram,
             eps: numerics::EPS,
         };

@@ -316,7 +316,7 @@ mod tests {
 
     fn observed(kind: usize) -> ObservedSpec {
         let range = [QuantRange::INT8, QuantRange::INT8_NARROW][kind % 2];
-        ObservedSpec { range, qscheme: QScheme::PerTensorAffine, observer: ObserverKind::MinMax, eps: EPS }
+        ObservedSpec { range, qscheme: QScheme::per_tensor_affine(), observer: ObserverKind::MinMax, eps: EPS }
     }
 
     /// For each node: whether it shares implicitly, and a spec for each input edge and the output, where numbers pick an

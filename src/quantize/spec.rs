@@ -3,11 +3,14 @@
 use std::fmt;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::annotation::EdgeOrNode;
 use crate::values::{QParams, QScheme, QuantRange, TensorQParams};
 
 /// Which statistics an observer keeps. Granularity comes from the [`QScheme`], not from here.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ObserverKind {
     /// The smallest and largest value seen, of the tensor or of each channel.
@@ -56,7 +59,7 @@ impl fmt::Display for ObserverKind {
 }
 
 /// "Observe this tensor and derive its quantization parameters."
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct ObservedSpec {
     /// The codes.
     pub range: QuantRange,
@@ -77,7 +80,7 @@ impl ObservedSpec {
 }
 
 /// "Use these constants": ranges that are known, such as a sigmoid's.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct FixedQParamsSpec {
     /// Scale and zero point.
     pub qparams: QParams,
@@ -86,7 +89,7 @@ pub struct FixedQParamsSpec {
 }
 
 /// "Derive the parameters from those of other points", when the graph is converted.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DerivedSpec {
     /// The points, in the order in which the rule takes them.
     pub derived_from: Vec<EdgeOrNode>,
@@ -100,12 +103,14 @@ pub struct DerivedSpec {
 pub type DeriveFn = Arc<dyn Fn(&[TensorQParams]) -> Result<TensorQParams, String> + Send + Sync>;
 
 /// How parameters are derived.
-#[derive(Clone)]
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum DerivedRule {
     /// Scale `s_x · s_w` in `f32`, of each channel if the weight has one scale a channel, and zero point 0: the `i32` bias of
     /// a linear layer. Derived from the layer's input and weight.
     BiasScale,
     /// A function of the caller's. A prepared graph that has one cannot be saved.
+    #[serde(skip)]
     Custom(DeriveFn),
 }
 
@@ -129,12 +134,14 @@ impl PartialEq for DerivedRule {
 }
 
 /// How one value is quantized.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum QuantizationSpec {
     /// By its own observer.
     Observed(ObservedSpec),
     /// By constants.
+    #[serde(rename = "fixed_qparams")]
     FixedQParams(FixedQParamsSpec),
     /// By the very observer of another point.
     Shared(EdgeOrNode),

@@ -37,6 +37,14 @@ pub enum QParamsError {
         /// Largest code.
         quant_max: i32,
     },
+    /// A scheme whose bits are not 2 to 8, or do not hold the range of quantized values.
+    #[error("{bits} bits do not hold quantized values of {range}; a scheme has 2 to 8 bits")]
+    Bits {
+        /// The bits of the scheme.
+        bits: u32,
+        /// The range of quantized values.
+        range: QuantRange,
+    },
     /// The vectors of a per-channel scheme differ in length.
     #[error("{scales} scales but {zero_points} zero points")]
     ChannelCount {
@@ -160,6 +168,13 @@ impl QuantRange {
         self.quant_max
     }
 
+    /// The smallest number of bits, at least 2, whose two's complement holds the range: 4 for `-8..=7` and for `-7..=7`.
+    #[must_use]
+    pub fn bits(&self) -> u32 {
+        let magnitude_bits = |v: i32| i32::BITS - (if v < 0 { !v } else { v }).leading_zeros();
+        (magnitude_bits(self.quant_min).max(magnitude_bits(self.quant_max)) + 1).max(2)
+    }
+
     /// # Errors
     /// [`QParamsError::ZeroPoint`] unless `zero_point` is one of the codes.
     pub fn check_zero_point(&self, zero_point: i32) -> Result<(), QParamsError> {
@@ -192,57 +207,6 @@ impl From<QuantRange> for [i32; 2] {
 impl fmt::Display for QuantRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}..={}", self.quant_min, self.quant_max)
-    }
-}
-
-/// How scale and zero point are chosen, and how many of them a tensor has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum QScheme {
-    /// One scale and zero point; the range may be one-sided.
-    PerTensorAffine,
-    /// One scale, zero point 0.
-    PerTensorSymmetric,
-    /// A scale and zero point per index of `ch_axis`.
-    PerChannelAffine {
-        /// The axis that is indexed by channel.
-        ch_axis: usize,
-    },
-    /// A scale per index of `ch_axis`, zero point 0.
-    PerChannelSymmetric {
-        /// The axis that is indexed by channel.
-        ch_axis: usize,
-    },
-    /// A scale and zero point per row of the last axis, found when the value is known. For dynamic quantization only.
-    PerTokenAffine,
-}
-
-impl fmt::Display for QScheme {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::PerTensorAffine => f.write_str("per tensor affine"),
-            Self::PerTensorSymmetric => f.write_str("per tensor symmetric"),
-            Self::PerChannelAffine { ch_axis } => write!(f, "per channel (axis {ch_axis}) affine"),
-            Self::PerChannelSymmetric { ch_axis } => write!(f, "per channel (axis {ch_axis}) symmetric"),
-            Self::PerTokenAffine => f.write_str("per token affine"),
-        }
-    }
-}
-
-impl QScheme {
-    /// The channel axis of a per-channel scheme.
-    #[must_use]
-    pub fn ch_axis(&self) -> Option<usize> {
-        match *self {
-            Self::PerChannelAffine { ch_axis } | Self::PerChannelSymmetric { ch_axis } => Some(ch_axis),
-            Self::PerTensorAffine | Self::PerTensorSymmetric | Self::PerTokenAffine => None,
-        }
-    }
-
-    /// Whether the zero point is 0 by construction.
-    #[must_use]
-    pub fn is_symmetric(&self) -> bool {
-        matches!(self, Self::PerTensorSymmetric | Self::PerChannelSymmetric { .. })
     }
 }
 
@@ -367,6 +331,12 @@ mod tests {
             assert_eq!(QuantRange::new(lo, hi), Err(QParamsError::Range { quant_min: lo, quant_max: hi }));
         }
         assert!(QuantRange::new(-8, 7).is_ok());
+        for (lo, hi, bits) in
+            [(-1, 1, 2), (-2, 1, 2), (0, 3, 3), (-3, 3, 3), (-7, 7, 4), (-8, 7, 4), (-8, 8, 5), (-128, 127, 8)]
+        {
+            assert_eq!(QuantRange::new(lo, hi).map(|range| range.bits()), Ok(bits), "{lo}..={hi}");
+        }
+        assert_eq!(QuantRange::INT32.bits(), 32);
         assert!(QParams::new(1.0, 128).is_err());
     }
 

@@ -1,7 +1,7 @@
 //! `run`, and what it reads and writes.
 
 use enfold::interp::Interpreter;
-use enfold::quantize::reference;
+use enfold::quantize::to_integer;
 use enfold::{Tensor, archive};
 use ndarray::{ArrayD, Ix2};
 use ndarray_npy::{NpzReader, NpzWriter, ReadNpyExt, WriteNpyExt};
@@ -32,7 +32,7 @@ fn the_cpu_equals_the_reference() {
         space.ok(&format!("run q.enfold --input x.safetensors --output {device}.safetensors --device {device}"));
     }
     assert_eq!(space.arrays("cpu.safetensors"), space.arrays("reference.safetensors"));
-    let integers = reference(&archive::load(space.path("q.enfold")).unwrap()).unwrap();
+    let integers = to_integer(&archive::load(space.path("q.enfold")).unwrap()).unwrap();
     let expected = Interpreter::new(&integers).run(&[&x]).unwrap();
     assert_eq!(space.arrays("cpu.safetensors")[0].2, expected[0].as_f32().unwrap());
     // Not the float model's, which is what a run of the wrong graph would give.

@@ -2,7 +2,7 @@
 
 use enfold::quantize::{
     ConvertOptions, ObserverKind, PreparedGraph, QuantizationConfig, QuantizationSpec, WgpuQuantizer, convert, prepare,
-    reference,
+    to_integer,
 };
 use enfold::values::QuantRange;
 use enfold::{Graph, Tensor};
@@ -63,7 +63,7 @@ pub(crate) fn quantized(seed: u64, few_bits: bool) -> Quantized {
     }
     let quantized = convert(&prepared, &ConvertOptions::default())
         .unwrap_or_else(|e| panic!("seed {seed}: {e}\n{}", prepared.graph()));
-    let integers = reference(&quantized).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+    let integers = to_integer(&quantized).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
     assert_eq!(integers.verify(), Ok(()), "seed {seed}");
     Quantized { quantized, integers, batch: net.batch(&mut random), dynamic }
 }

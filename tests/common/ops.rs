@@ -319,7 +319,8 @@ pub(crate) fn table() -> Vec<OpCase> {
             |g| {
                 let x = x(g, &[2])?;
                 let range = QuantRange::INT8;
-                let choose = Op::ChooseQParams(ChooseQParams { qscheme: QScheme::PerTensorAffine, range, eps: EPS });
+                let choose =
+                    Op::ChooseQParams(ChooseQParams { qscheme: QScheme::per_tensor_affine(), range, eps: EPS });
                 let pairs = g.node("pairs", choose, &[x])?;
                 let q = g.node("q", Op::QuantizeDynamic(QuantizeDynamic { range }), &[x, pairs])?;
                 let w = g.constant("w", i8s(&[2, 2], &[1, 2, -1, 0]))?;
@@ -344,7 +345,7 @@ pub(crate) fn table() -> Vec<OpCase> {
             |g| {
                 let x = x(g, &[2])?;
                 let range = QuantRange::INT8;
-                let choose = Op::ChooseQParams(ChooseQParams { qscheme: QScheme::PerTokenAffine, range, eps: EPS });
+                let choose = Op::ChooseQParams(ChooseQParams { qscheme: QScheme::per_token_affine(), range, eps: EPS });
                 let pairs = g.node("pairs", choose, &[x])?;
                 let q = g.node("q", Op::QuantizeDynamic(QuantizeDynamic { range }), &[x, pairs])?;
                 g.node("y", Op::DequantizeDynamic(DequantizeDynamic), &[q, pairs])
@@ -359,7 +360,7 @@ pub(crate) fn table() -> Vec<OpCase> {
             |g| {
                 let x = g.input("x", Shape::fixed(&[2, 2]))?;
                 let range = QuantRange::INT8;
-                let choose = Op::ChooseQParams(ChooseQParams { qscheme: QScheme::PerTokenAffine, range, eps: EPS });
+                let choose = Op::ChooseQParams(ChooseQParams { qscheme: QScheme::per_token_affine(), range, eps: EPS });
                 let pairs = g.node("pairs", choose, &[x])?;
                 let q = g.node("q", Op::QuantizeDynamic(QuantizeDynamic { range }), &[x, pairs])?;
                 g.node("y", Op::DequantizeDynamic(DequantizeDynamic), &[q, pairs])

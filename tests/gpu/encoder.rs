@@ -2,7 +2,7 @@
 
 use enfold::interp::Interpreter;
 use enfold::lower::lower;
-use enfold::quantize::reference;
+use enfold::quantize::to_integer;
 use pollster::block_on;
 
 use crate::device::engine;
@@ -19,7 +19,7 @@ fn int8_encoders_stay_near_float() {
     let output = block_on(model.run(&batches(&graph, 0))).expect("a run").swap_remove(0);
     assert_eq!(close(&output, &expected(0), 1e-4), None, "the float model");
     for form in forms(&graph) {
-        let program = lower(&reference(&form.graph).expect("integers")).expect("a program");
+        let program = lower(&to_integer(&form.graph).expect("integers")).expect("a program");
         let model = block_on(engine.load(&program)).expect("a model");
         let mut worst = 1f64;
         for seed in 0..4 {

@@ -4,7 +4,7 @@ use enfold::gpu::{Engine, Options};
 use enfold::graph::{GraphError, NodeId};
 use enfold::interp::Interpreter;
 use enfold::lower::lower;
-use enfold::quantize::{ConvertOptions, QuantizationConfig, WgpuQuantizer, convert, prepare, reference};
+use enfold::quantize::{ConvertOptions, QuantizationConfig, WgpuQuantizer, convert, prepare, to_integer};
 use enfold::{Graph, GraphBuilder, Shape, Tensor};
 use pollster::block_on;
 
@@ -80,7 +80,7 @@ fn pattern(
     let mut prepared = prepare(&float, &quantizer).unwrap_or_else(|e| panic!("{name}: {e}"));
     prepared.observe(&[&x]).unwrap_or_else(|e| panic!("{name}: {e}"));
     let quantized = convert(&prepared, &ConvertOptions::default()).unwrap_or_else(|e| panic!("{name}: {e}"));
-    let graph = reference(&quantized).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let graph = to_integer(&quantized).unwrap_or_else(|e| panic!("{name}: {e}"));
     Pattern { name, graph, x, saved, exact }
 }
 

@@ -95,7 +95,7 @@ impl Layers {
 
     /// The dynamic qparams of each row, and its quantized values.
     pub(crate) fn per_token(&mut self, x: NodeId) -> [NodeId; 2] {
-        let (qscheme, range) = (QScheme::PerTokenAffine, QuantRange::INT8);
+        let (qscheme, range) = (QScheme::per_token_affine(), QuantRange::INT8);
         let qparams = self.node("qparams", Op::ChooseQParams(ChooseQParams { qscheme, range, eps: EPS }), &[x]);
         [qparams, self.node("quantized", Op::QuantizeDynamic(QuantizeDynamic { range }), &[x, qparams])]
     }

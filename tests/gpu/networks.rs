@@ -4,7 +4,7 @@ use enfold::gpu::{Engine, Model, Options, Run};
 use enfold::interp::Interpreter;
 use enfold::lower::{LowerOptions, lower, lower_with};
 use enfold::ops::{ChooseQParams, IntegerLinear, Op, QuantizeDynamic, ScaleAccumulatorDynamic};
-use enfold::quantize::{ConvertOptions, QuantizationConfig, WgpuQuantizer, convert, prepare, reference};
+use enfold::quantize::{ConvertOptions, QuantizationConfig, WgpuQuantizer, convert, prepare, to_integer};
 use enfold::values::{QScheme, QuantRange};
 use enfold::{Graph, GraphBuilder, Shape, Tensor, cpu};
 use pollster::block_on;
@@ -23,7 +23,7 @@ fn integers(net: &Net, random: &mut Random) -> Graph {
     let quantizer = WgpuQuantizer::new().set_global(QuantizationConfig::symmetric().per_channel());
     let mut prepared = prepare(&net.graph, &quantizer).expect("prepared");
     prepared.observe(&[net.batch(random)]).expect("observed");
-    reference(&convert(&prepared, &ConvertOptions::default()).expect("converted")).expect("rewritten")
+    to_integer(&convert(&prepared, &ConvertOptions::default()).expect("converted")).expect("rewritten")
 }
 
 /// The program with int8 or float inputs and outputs, a batch, and the right outputs.
@@ -139,8 +139,8 @@ fn dynamic_layers_have_the_same_codes() {
     for seed in 0..60 {
         let mut random = Random::new(seed);
         let (rows, k, n) = (1 + random.below(130), 1 + random.below(200), 1 + random.below(90));
-        let qscheme =
-            [QScheme::PerTensorAffine, QScheme::PerTokenAffine, QScheme::PerTensorSymmetric][seed as usize % 3];
+        let qscheme = [QScheme::per_tensor_affine(), QScheme::per_token_affine(), QScheme::per_tensor_symmetric()]
+            [seed as usize % 3];
         let range = [QuantRange::INT8, QuantRange::INT8_NARROW][seed as usize / 3 % 2];
         let graph = dynamic_layer(&mut random, k, n, qscheme, range);
         let scale = (random.normal() * 4.0).exp();
@@ -178,7 +178,7 @@ fn nans_are_zero_and_unknown_ids_the_nearest() {
         let program = lower(graph).expect("lowered");
         block_on(block_on(engine.load(&program)).expect("loaded").run(&[x])).expect("run")
     };
-    for qscheme in [QScheme::PerTensorAffine, QScheme::PerTokenAffine] {
+    for qscheme in [QScheme::per_tensor_affine(), QScheme::per_token_affine()] {
         let mut random = Random::new(5);
         let graph = dynamic_layer(&mut random, 9, 4, qscheme, QuantRange::INT8);
         let mut data = random.normals(27, 1.0);
@@ -262,7 +262,7 @@ fn a_feed_forward_block_is_one_recording() {
         let mut prepared = prepare(&float, &quantizer).expect("prepared");
         prepared.observe(&[&batch]).expect("observed");
         let integers =
-            reference(&convert(&prepared, &ConvertOptions::default()).expect("converted")).expect("rewritten");
+            to_integer(&convert(&prepared, &ConvertOptions::default()).expect("converted")).expect("rewritten");
         let program = lower(&integers).expect("lowered");
         let model = block_on(engine.load(&program)).expect("loaded");
         let (input, output) = (buffer(context, &bytes(&batch)), buffer(context, &vec![0; batch.len() * 4]));

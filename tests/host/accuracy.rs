@@ -5,7 +5,7 @@ use enfold::graph::NodeId;
 use enfold::interp::Interpreter;
 use enfold::ops::{Constant, Dequantize, Input, Op};
 use enfold::quantize::{
-    ConvertOptions, ObserverKind, QuantizationConfig, QuantizationSpec, WgpuQuantizer, convert, prepare, reference,
+    ConvertOptions, ObserverKind, QuantizationConfig, QuantizationSpec, WgpuQuantizer, convert, prepare, to_integer,
 };
 use enfold::values::{DType, QuantRange, TensorQParams};
 use enfold::{Graph, GraphBuilder, Shape, Tensor};
@@ -26,7 +26,7 @@ fn integer_ops_equal_the_golden_networks() {
         let mut total = Codes::default();
         let mut graphs = 0;
         for (name, quantized, x) in golden::quantized_networks(&[kind]) {
-            let integers = reference(&quantized).expect("rewritten");
+            let integers = to_integer(&quantized).expect("rewritten");
             if name.contains("static") && ["mlp", "linear", "tied", "views", "cat"].iter().any(|m| name.contains(m)) {
                 only_integers(&integers).unwrap_or_else(|e| panic!("{name}: {e}"));
             }
@@ -82,7 +82,7 @@ fn random_net(seed: u64) -> (Graph, Graph, Tensor) {
         prepared.observe(&[net.batch(&mut random)]).expect("observed");
     }
     let quantized = convert(&prepared, &ConvertOptions::default()).expect("converted");
-    let integers = reference(&quantized).expect("rewritten");
+    let integers = to_integer(&quantized).expect("rewritten");
     assert!(integers.summary().float.is_empty(), "seed {seed}: {}", integers.summary());
     (quantized, integers, net.batch(&mut random))
 }
@@ -150,7 +150,7 @@ fn the_option_of_convert_gives_the_same_integers() {
     let options = ConvertOptions { use_reference_representation: true, ..ConvertOptions::default() };
     let integers = convert(&prepared, &options).expect("converted");
     let folded = convert(&prepared, &ConvertOptions::default()).expect("converted");
-    assert_eq!(integers, reference(&folded).expect("rewritten"));
+    assert_eq!(integers, to_integer(&folded).expect("rewritten"));
 
     // Without folding, the weights are quantized when the graph runs; the integer form folds them itself.
     let unfolded = ConvertOptions { fold_quantize: false, ..ConvertOptions::default() };
@@ -163,7 +163,7 @@ fn the_option_of_convert_gives_the_same_integers() {
     let x = net.batch(&mut random);
     let run = |graph: &Graph| Interpreter::new(graph).run(&[&x]).expect("run");
     assert_eq!(run(&unfolded), run(&folded));
-    assert_eq!(run(&reference(&unfolded).expect("rewritten")), run(&integers));
+    assert_eq!(run(&to_integer(&unfolded).expect("rewritten")), run(&integers));
 }
 
 /// A per-tensor weight is the case that upstream's reference form is made for.
@@ -229,7 +229,7 @@ fn a_worked_example_equals_torchao() {
             }
             assert_eq!(of(name).len(), expected.len(), "{name}");
         }
-        for graph in [quantized.clone(), reference(&quantized).expect("rewritten")] {
+        for graph in [quantized.clone(), to_integer(&quantized).expect("rewritten")] {
             let y = Interpreter::new(&graph).run(&[&x]).expect("run");
             for (got, expected) in y[0].as_f32().expect("floats").iter().zip(if relu { rectified } else { plain }) {
                 approx::assert_abs_diff_eq!(*got, expected, epsilon = 1e-6);

@@ -10,7 +10,7 @@ use enfold::numerics::EPS;
 use enfold::ops::{Constant, Dequantize, Op};
 use enfold::quantize::{
     Annotations, ConvertOptions, DerivedRule, DerivedSpec, EdgeOrNode, ObservedSpec, ObserverKind, PrepareError,
-    PreparedGraph, QuantizationAnnotation, QuantizationConfig, Quantizer, WgpuQuantizer, convert, prepare, reference,
+    PreparedGraph, QuantizationAnnotation, QuantizationConfig, Quantizer, WgpuQuantizer, convert, prepare, to_integer,
 };
 use enfold::values::{QScheme, QuantRange, TensorQParams};
 use enfold::{Error, Graph, GraphBuilder, Shape, Tensor};
@@ -46,7 +46,7 @@ fn every_stage_survives() {
         assert_eq!(convert(&after, &ConvertOptions::default()).expect("converted"), quantized, "seed {seed}");
         let unfolded = ConvertOptions { fold_quantize: false, ..ConvertOptions::default() };
         let unfolded = convert(&before, &unfolded).expect("converted");
-        let integers = reference(&quantized).expect("rewritten");
+        let integers = to_integer(&quantized).expect("rewritten");
         for graph in [&quantized, &unfolded, &integers] {
             let bytes = archive::to_bytes(graph).expect("saved");
             let loaded = archive::from_bytes(&bytes).expect("loaded");
@@ -163,7 +163,7 @@ fn wrong_files_are_refused_by_name() {
         ("an impossible range of codes", state("\"range\":[-128,127]", "\"range\":[-300,127]"), &["observer", "-300"]),
         (
             "an observer that contradicts itself",
-            state("\"observer\":\"MinMax\"", "\"observer\":\"Placeholder\""),
+            state("\"observer\":\"min_max\"", "\"observer\":\"placeholder\""),
             &["observer"],
         ),
         ("an eps of zero", state("\"eps\":0.000244140625", "\"eps\":0.0"), &["observer", "eps"]),
@@ -351,9 +351,9 @@ impl Quantizer for Rule {
         let observed =
             |qscheme, range| ObservedSpec { range, qscheme, observer: ObserverKind::MinMax, eps: EPS }.into();
         let bias = DerivedSpec { derived_from: vec![edge(x), edge(w)], rule: self.0.clone(), range: QuantRange::INT32 };
-        let channels = QScheme::PerChannelSymmetric { ch_axis: 0 };
+        let channels = QScheme::per_channel_symmetric(0);
         let input_qspec_map = vec![
-            (x, Some(observed(QScheme::PerTensorAffine, QuantRange::INT8))),
+            (x, Some(observed(QScheme::per_tensor_affine(), QuantRange::INT8))),
             (w, Some(observed(channels, QuantRange::INT8_NARROW))),
             (b, Some(bias.into())),
         ];
@@ -389,7 +389,7 @@ fn derived_biases_have_the_scales_of_their_layer_and_custom_rules_stay_here() {
     let loaded = archive::prepared_from_bytes(&archive::prepared_to_bytes(&by_rule).expect("saved")).expect("loaded");
     assert_eq!(convert(&loaded, &ConvertOptions::default()).expect("converted"), quantized);
     // In integers the bias is folded into the accumulator, derived or not.
-    assert!(reference(&quantized).expect("rewritten").summary().float.is_empty());
+    assert!(to_integer(&quantized).expect("rewritten").summary().float.is_empty());
 
     let custom = |scale: f32| {
         DerivedRule::Custom(Arc::new(move |from: &[TensorQParams]| {

@@ -3,7 +3,7 @@
 use enfold::compare::{CompareError, compare, remedy};
 use enfold::quantize::{
     Annotations, ConvertOptions, FixedQParamsSpec, ObserverKind, PrepareError, QuantizationAnnotation,
-    QuantizationConfig, Quantizer, WgpuQuantizer, convert, prepare, reference,
+    QuantizationConfig, Quantizer, WgpuQuantizer, convert, prepare, to_integer,
 };
 use enfold::values::{QParams, QuantRange};
 use enfold::{Error, Graph, GraphBuilder, Shape, Tensor};
@@ -75,7 +75,7 @@ fn every_stage_can_be_compared_with_any_other() {
     for config in [minmax(), minmax().per_channel(), minmax().dynamic(), minmax().dynamic_per_token().per_channel()] {
         let dynamic = config.is_dynamic();
         let quantized = quantized(&graph, &x, &[], config).expect("converted");
-        let integers = reference(&quantized).expect("rewritten");
+        let integers = to_integer(&quantized).expect("rewritten");
         let of_quantized = compare(&graph, &quantized, &[&x]).expect("comparable");
         let of_integers = compare(&graph, &integers, &[&x]).expect("comparable");
         assert!(of_integers.nodes.len() >= 4, "{of_integers}");

@@ -4,7 +4,7 @@ use enfold::interp::Interpreter;
 use enfold::lower::lower;
 use enfold::ops::{Constant, Op};
 use enfold::program::StepOp;
-use enfold::quantize::reference;
+use enfold::quantize::to_integer;
 use enfold::{Tensor, cpu};
 
 use crate::encoder_model::{batches, float, forms, worst_cosine};
@@ -14,7 +14,7 @@ use crate::report::report;
 fn int8_encoders_stay_near_float() {
     let float = float();
     for form in forms(&float) {
-        let integers = reference(&form.graph).expect("integers");
+        let integers = to_integer(&form.graph).expect("integers");
         let program = lower(&integers).expect("a program");
         let layers = program.steps().iter().filter(|step| matches!(step.op, StepOp::QLinear(_))).count();
         assert_eq!(layers, 12, "{}: int8 layers\n{}", form.name, integers.summary());

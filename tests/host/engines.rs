@@ -5,7 +5,7 @@ use enfold::interp::Interpreter;
 use enfold::lower::{LowerOptions, lower, lower_with};
 use enfold::ops::{IntegerLinear, Op, Requantize};
 use enfold::program::{Step, StepOp};
-use enfold::quantize::{ConvertOptions, QuantizationConfig, WgpuQuantizer, convert, prepare, reference};
+use enfold::quantize::{ConvertOptions, QuantizationConfig, WgpuQuantizer, convert, prepare, to_integer};
 use enfold::values::{DType, QParams};
 use enfold::{Graph, GraphBuilder, Shape, Tensor};
 
@@ -122,7 +122,7 @@ fn integers(net: &Net, random: &mut Random) -> Graph {
     let quantizer = WgpuQuantizer::new().set_global(QuantizationConfig::symmetric().per_channel());
     let mut prepared = prepare(&net.graph, &quantizer).expect("prepared");
     prepared.observe(&[net.batch(random)]).expect("observed");
-    reference(&convert(&prepared, &ConvertOptions::default()).expect("converted")).expect("rewritten")
+    to_integer(&convert(&prepared, &ConvertOptions::default()).expect("converted")).expect("rewritten")
 }
 
 #[test]
@@ -215,7 +215,7 @@ fn outputs_have_the_names_that_callers_know() {
     let mut prepared =
         prepare(&float, &WgpuQuantizer::new().set_global(QuantizationConfig::symmetric())).expect("prepared");
     prepared.observe(&[Tensor::from_f32(&[1, 4], vec![1.0; 4]).expect("fits")]).expect("observed");
-    let integers = reference(&convert(&prepared, &ConvertOptions::default()).expect("converted")).expect("integers");
+    let integers = to_integer(&convert(&prepared, &ConvertOptions::default()).expect("converted")).expect("integers");
     for graph in [&float, &integers] {
         for f16_outputs in [false, true] {
             let options = LowerOptions { f16_outputs, ..LowerOptions::default() };

@@ -7,7 +7,7 @@ use enfold::ops::{Dequantize, Op, Quantize, Requantize, Unary, UnaryOp};
 use enfold::program::ValueType;
 use enfold::quantize::{
     ConvertOptions, ObserverKind, PreparedGraph, QuantizationConfig, QuantizationSpec, WgpuQuantizer, convert, prepare,
-    reference,
+    to_integer,
 };
 use enfold::values::{QParams, QScheme, QuantRange, TensorQParams};
 use enfold::{Graph, GraphBuilder, Shape, Tensor};
@@ -100,7 +100,7 @@ fn a_layer_that_is_read_elsewhere_keeps_its_relu_apart() {
         assert!(quantized.find("relu.quantize").is_some(), "{quantized}");
         assert_eq!(quantized.find("fc.quantize").is_some(), !fused, "{quantized}");
         // Apart, the ReLU shares the layer's parameters, and becomes a table.
-        let summary = reference(&quantized).expect("rewritten").summary();
+        let summary = to_integer(&quantized).expect("rewritten").summary();
         assert!(summary.float.is_empty(), "{summary}");
         assert_eq!(summary.integer.len(), outputs, "{summary}");
     }
@@ -117,10 +117,10 @@ fn a_relu_before_a_symmetric_output_clamps_at_the_zero_point() {
     let mut config = QuantizationConfig::symmetric().activation_observer(ObserverKind::MinMax);
     for spec in [&mut config.input_activation, &mut config.output_activation] {
         let Some(QuantizationSpec::Observed(spec)) = spec else { panic!("no spec") };
-        spec.qscheme = QScheme::PerTensorSymmetric;
+        spec.qscheme = QScheme::per_tensor_symmetric();
     }
     let quantized = convert(&prepared(&graph, config), &ConvertOptions::default()).expect("converted");
-    let integers = reference(&quantized).expect("rewritten");
+    let integers = to_integer(&quantized).expect("rewritten");
     let last = integers.node(integers.find("relu.quantize").expect("the requantize node"));
     assert!(matches!(last.op, Op::Requantize(Requantize { lo: 0, hi: 127, .. })), "{integers}");
     let x = batch(4);
@@ -162,7 +162,7 @@ fn int8_inputs_need_one_way_of_quantizing() {
 #[test]
 fn every_node_knows_where_it_comes_from() {
     let graph = fan();
-    let integers = reference(&quantized(&graph)).expect("rewritten");
+    let integers = to_integer(&quantized(&graph)).expect("rewritten");
     for node in integers.nodes() {
         assert!(graph.find(&node.origin).is_some(), "{} comes from {}", node.name, node.origin);
     }
@@ -174,7 +174,7 @@ fn every_node_knows_where_it_comes_from() {
 /// A pass that copies a node keeps the reason for its staying float.
 #[test]
 fn copies_keep_their_reasons() {
-    let integers = reference(&quantized(&fan())).expect("rewritten");
+    let integers = to_integer(&quantized(&fan())).expect("rewritten");
     let mut rewriter = Rewriter::new(&integers);
     for (id, _) in integers.iter() {
         rewriter.copy(id).expect("copied");
@@ -182,7 +182,7 @@ fn copies_keep_their_reasons() {
     let copy = rewriter.finish().expect("a graph");
     assert!(!integers.summary().float.is_empty());
     assert_eq!((copy.summary(), &copy), (integers.summary(), &integers));
-    assert_eq!(reference(&integers).expect("rewritten"), integers, "what is in integers stays as it is");
+    assert_eq!(to_integer(&integers).expect("rewritten"), integers, "what is in integers stays as it is");
 }
 
 /// Codes that mean something else, or are more than the output has, are not passed on as they are.
@@ -213,7 +213,7 @@ fn codes_are_passed_on_only_where_they_mean_the_same() {
             };
             let y = quantize(&mut g, "y", h, scale, range);
             let graph = g.finish([y]).expect("a graph");
-            let integers = reference(&graph).expect("rewritten");
+            let integers = to_integer(&graph).expect("rewritten");
             assert!(integers.summary().float.is_empty(), "{through}: {}", integers.summary());
             let run = |graph: &Graph| Interpreter::new(graph).run(&[&x]).expect("run");
             assert_eq!(run(&integers), run(&graph), "{through}: {integers}");
@@ -238,7 +238,7 @@ fn affine_weights_stay_float_and_say_so() {
     let w = g.node("w.dq", Op::Dequantize(Dequantize { qparams: of(3) }), &[w]).expect("reals");
     let y = g.linear_nodes("fc", h, w, None).expect("a layer");
     let graph = g.finish([y]).expect("a graph");
-    let integers = reference(&graph).expect("rewritten");
+    let integers = to_integer(&graph).expect("rewritten");
     let reasons: Vec<String> = integers.summary().float.iter().map(ToString::to_string).collect();
     assert!(reasons.len() == 1 && reasons[0].contains("fc") && reasons[0].contains("zero point 3"), "{reasons:?}");
     let x = Tensor::from_f32(&[1, 2], vec![1.0, 2.0]).expect("fits");
@@ -279,7 +279,7 @@ fn a_quantized_network_can_be_quantized_further() {
         let of = |graph: &Graph| graph.node(graph.find(name).expect(name)).op.clone();
         assert_eq!(of(&once), of(&twice), "{name}");
     }
-    let integers = reference(&twice).expect("rewritten");
+    let integers = to_integer(&twice).expect("rewritten");
     assert!(integers.summary().float.is_empty(), "{}", integers.summary());
     let together = {
         let mut prepared =

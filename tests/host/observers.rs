@@ -42,7 +42,7 @@ proptest! {
     /// However the batches are dealt out and however the shards are joined, min/max give the parameters of one pass.
     #[test]
     fn merged_ranges_give_exactly_the_parameters_of_one_pass(seed in any::<u64>(), cut in 1usize..5, channels in any::<bool>()) {
-        let qscheme = if channels { QScheme::PerChannelSymmetric { ch_axis: 1 } } else { QScheme::PerTensorAffine };
+        let qscheme = if channels { QScheme::per_channel_symmetric(1) } else { QScheme::per_tensor_affine() };
         let all = batches(seed, 6);
         let one_pass = seen(ObserverKind::MinMax, qscheme, &all);
         let parts = [&all[..cut], &all[cut..]].map(|part| seen(ObserverKind::MinMax, qscheme, part));
@@ -59,12 +59,12 @@ proptest! {
         let kinds = [
             ObserverKind::MinMax, ObserverKind::Histogram, ObserverKind::Mse, ObserverKind::Percentile { fraction: 0.99 },
         ];
-        let part = |at| seen(kinds[kind], QScheme::PerTensorAffine, &batches(seed.wrapping_add(at), 2));
+        let part = |at| seen(kinds[kind], QScheme::per_tensor_affine(), &batches(seed.wrapping_add(at), 2));
         let [a, b, c] = [part(0), part(1), part(2)];
         let left = merged(&[merged(&[a.clone(), b.clone()]), c.clone()]);
         let right = merged(&[a, merged(&[b, c])]);
         prop_assert_eq!(left.calculate_qparams(), right.calculate_qparams());
-        let nothing = observer(kinds[kind], QScheme::PerTensorAffine);
+        let nothing = observer(kinds[kind], QScheme::per_tensor_affine());
         prop_assert_eq!(merged(&[nothing.clone(), left.clone()]).calculate_qparams(), left.calculate_qparams());
         prop_assert_eq!(merged(&[left.clone(), nothing]), left);
     }
@@ -93,7 +93,7 @@ fn joined(batches: &[Tensor]) -> Tensor {
 /// it is itself further from that than shards are.
 #[test]
 fn merged_histograms_move_counts_by_at_most_a_bin() {
-    let histogram = |batches: &[Tensor]| seen(ObserverKind::Histogram, QScheme::PerTensorAffine, batches);
+    let histogram = |batches: &[Tensor]| seen(ObserverKind::Histogram, QScheme::per_tensor_affine(), batches);
     let scale = |observer: &Observer| match observer.calculate_qparams().expect("calibrated") {
         TensorQParams::PerTensor(q) => q.scale(),
         TensorQParams::PerChannel { .. } => unreachable!("per tensor"),
@@ -126,18 +126,18 @@ fn merged_histograms_move_counts_by_at_most_a_bin() {
 
 #[test]
 fn moving_averages_and_other_specs_do_not_merge() {
-    let moving = || seen(ObserverKind::MOVING_AVERAGE, QScheme::PerTensorAffine, &batches(1, 2));
+    let moving = || seen(ObserverKind::MOVING_AVERAGE, QScheme::per_tensor_affine(), &batches(1, 2));
     let error = moving().merge(&moving()).expect_err("depends on the order");
     assert_eq!(error, ObserverError::MergeMovingAverage);
     assert!(error.to_string().contains("order of the batches"));
     let (mut a, b) = (
-        observer(ObserverKind::MinMax, QScheme::PerTensorAffine),
-        observer(ObserverKind::Mse, QScheme::PerTensorAffine),
+        observer(ObserverKind::MinMax, QScheme::per_tensor_affine()),
+        observer(ObserverKind::Mse, QScheme::per_tensor_affine()),
     );
     assert!(matches!(a.merge(&b), Err(ObserverError::MergeSpecs { .. })));
     let channels = |n: usize| {
         let x = Tensor::from_f32(&[n, 2], vec![1.0; n * 2]).expect("lengths fit");
-        seen(ObserverKind::MinMax, QScheme::PerChannelSymmetric { ch_axis: 0 }, &[x])
+        seen(ObserverKind::MinMax, QScheme::per_channel_symmetric(0), &[x])
     };
     let mut three = channels(3);
     assert_eq!(three.merge(&channels(4)), Err(ObserverError::Channels { ch_axis: 0, actual: 4, expected: 3 }));
@@ -154,7 +154,7 @@ fn with_outliers() -> Tensor {
 #[test]
 fn percentiles_cut_what_lies_beyond() {
     let kept = |fraction| {
-        seen(ObserverKind::Percentile { fraction }, QScheme::PerTensorAffine, &[with_outliers()]).kept_range()[0]
+        seen(ObserverKind::Percentile { fraction }, QScheme::per_tensor_affine(), &[with_outliers()]).kept_range()[0]
     };
     let all = kept(1.0);
     assert!((all.0 + 1.0).abs() < 0.01 && all.1 == 50.0, "{all:?}");
@@ -165,7 +165,7 @@ fn percentiles_cut_what_lies_beyond() {
     assert!(
         Observer::new(ObservedSpec {
             range: QuantRange::INT8,
-            qscheme: QScheme::PerTensorAffine,
+            qscheme: QScheme::per_tensor_affine(),
             observer: ObserverKind::Percentile { fraction: 1.5 },
             eps: EPS,
         })
@@ -185,7 +185,7 @@ fn least_squares_has_the_smallest_error() {
         (bell(), four_bits, 0.7),
     ] {
         let error = |kind| {
-            let spec = ObservedSpec { range, qscheme: QScheme::PerTensorAffine, observer: kind, eps: EPS };
+            let spec = ObservedSpec { range, qscheme: QScheme::per_tensor_affine(), observer: kind, eps: EPS };
             let mut observer = Observer::new(spec).expect("valid");
             observer.observe(&x).expect("finite");
             let TensorQParams::PerTensor(q) = observer.calculate_qparams().expect("calibrated") else {
@@ -209,6 +209,6 @@ fn fixed_parameters_are_what_was_given() {
     let mut fixed = Observer::fixed(FixedQParamsSpec { qparams, range: QuantRange::INT8 });
     fixed.observe(&with_outliers()).expect("ignored");
     assert_eq!(fixed.calculate_qparams(), Ok(TensorQParams::PerTensor(qparams)));
-    let placeholder = observer(ObserverKind::Placeholder, QScheme::PerTokenAffine);
+    let placeholder = observer(ObserverKind::Placeholder, QScheme::per_token_affine());
     assert_eq!(placeholder.calculate_qparams(), Err(ObserverError::Dynamic));
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use enfold::interp::Interpreter;
 use enfold::onnx::{ImportOptions, OnnxError, import, load};
 use enfold::ops::{Linear, Op};
-use enfold::quantize::reference;
+use enfold::quantize::to_integer;
 use enfold::{Graph, Tensor};
 use safetensors::{Dtype, SafeTensors};
 
@@ -151,7 +151,7 @@ fn a_quantized_model_is_integers_throughout() {
     for dims in [&[][..], &[("batch", 32)]] {
         let graph = model("digits_mlp.qdq", dims);
         let (inputs, expected) = data("digits_mlp.qdq", &graph);
-        let integers = reference(&graph).expect("an integer form");
+        let integers = to_integer(&graph).expect("an integer form");
         let summary = integers.summary();
         assert!(summary.float.is_empty() && summary.integer.len() == 3, "{summary}\n{graph}");
         for graph in [&graph, &integers] {

@@ -5,7 +5,7 @@ mod write;
 
 use enfold::onnx::{ExportError, ExportOptions, Preset, export, save};
 use enfold::ops::{ChooseQParams, Op, Quantize, QuantizeDynamic};
-use enfold::quantize::{ConvertOptions, QuantizationConfig, WgpuQuantizer, convert, prepare, reference};
+use enfold::quantize::{ConvertOptions, QuantizationConfig, WgpuQuantizer, convert, prepare, to_integer};
 use enfold::values::{QParams, QScheme, QuantRange, TensorQParams};
 use enfold::{Graph, GraphBuilder, Shape};
 
@@ -63,7 +63,7 @@ fn tensorrt_refuses_scales_that_are_found_at_run_time() {
 
 #[test]
 fn the_integer_form_is_refused_with_what_to_do() {
-    let graph = reference(&quantized(&nets::mlp(), QuantizationConfig::symmetric())).expect("integers");
+    let graph = to_integer(&quantized(&nets::mlp(), QuantizationConfig::symmetric())).expect("integers");
     let error = export(&graph, &ExportOptions::default()).expect_err("integers");
     assert!(matches!(&error, ExportError::Integers { op: "integer_linear", count: 6, .. }), "{error:?}");
     assert!(error.to_string().contains("export the quantize/dequantize graph"), "{error}");
@@ -81,7 +81,7 @@ fn every_node_without_a_form_is_listed() {
     let wide =
         g.node("wide", Op::Quantize(Quantize { qparams: wide, range: QuantRange::INT32 }), &[x]).expect("a node");
     let choose =
-        Op::ChooseQParams(ChooseQParams { qscheme: QScheme::PerTokenAffine, range: QuantRange::INT8, eps: 1e-6 });
+        Op::ChooseQParams(ChooseQParams { qscheme: QScheme::per_token_affine(), range: QuantRange::INT8, eps: 1e-6 });
     let pairs = g.node("pairs", choose, &[x]).expect("a node");
     let codes =
         g.node("codes", Op::QuantizeDynamic(QuantizeDynamic { range: QuantRange::INT8 }), &[x, pairs]).expect("a node");

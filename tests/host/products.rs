@@ -5,7 +5,9 @@ use enfold::interp::Interpreter;
 use enfold::lower::lower;
 use enfold::numerics::{EPS, MAX_MATMUL_K};
 use enfold::ops::{ChooseQParams, Dequantize, DequantizeDynamic, IntegerMatMulDynamic, Op, Quantize, QuantizeDynamic};
-use enfold::quantize::{ConvertOptions, PreparedGraph, QuantizationConfig, WgpuQuantizer, convert, prepare, reference};
+use enfold::quantize::{
+    ConvertOptions, PreparedGraph, QuantizationConfig, WgpuQuantizer, convert, prepare, to_integer,
+};
 use enfold::values::{DType, QParams, QScheme, QuantRange, TensorQParams};
 use enfold::{Graph, GraphBuilder, Shape, Tensor, cpu};
 
@@ -247,10 +249,10 @@ fn check(quantized: &Graph, integers: &Graph, inputs: &[&Tensor]) {
 fn attention_multiplies_codes() {
     let graph = attention();
     let symmetric = || QuantizationConfig::symmetric().per_channel();
-    let (tensor, token) = (QScheme::PerTensorAffine, QScheme::PerTokenAffine);
+    let (tensor, token) = (QScheme::per_tensor_affine(), QScheme::per_token_affine());
     for (config, of_a) in [(symmetric().dynamic(), tensor), (symmetric().dynamic_per_token(), token)] {
         let quantized = quantized(&graph, config);
-        let integers = reference(&quantized).expect("rewritten");
+        let integers = to_integer(&quantized).expect("rewritten");
         for product in ["scores", "context"] {
             assert_eq!([0, 1].map(|at| scheme(&quantized, product, at)), [of_a, tensor], "{product}");
             assert!(is_dynamic(&integers, product), "{integers}");
@@ -288,7 +290,7 @@ fn squares_and_constants() {
     let graph = g.finish([y]).expect("a graph");
     for config in [QuantizationConfig::symmetric().dynamic(), QuantizationConfig::symmetric().dynamic_per_token()] {
         let quantized = quantized(&graph, config);
-        let integers = reference(&quantized).expect("rewritten");
+        let integers = to_integer(&quantized).expect("rewritten");
         assert!(is_dynamic(&integers, "square") && is_dynamic(&integers, "by constant"), "{integers}");
         assert!(integers.summary().float.is_empty(), "{}", integers.summary());
         check(&quantized, &integers, &[&normals(7, &[2, 4, 4])]);
@@ -305,7 +307,7 @@ fn a_relu_is_taken_in() {
         let y = g.relu("relu", product).expect("a relu");
         let graph = g.finish([y, product].into_iter().take(outputs)).expect("a graph");
         let quantized = quantized(&graph, QuantizationConfig::symmetric().dynamic_per_token());
-        let integers = reference(&quantized).expect("rewritten");
+        let integers = to_integer(&quantized).expect("rewritten");
         let op = &integers.node(integers.find("product").expect("the product")).op;
         assert_eq!(*op, Op::IntegerMatMulDynamic(IntegerMatMulDynamic { relu: outputs == 1 }), "{integers}");
         assert_eq!(integers.summary().float.len(), outputs - 1, "{}", integers.summary());
@@ -334,8 +336,8 @@ fn quantize(g: &mut GraphBuilder, name: &str, x: NodeId, qscheme: Option<QScheme
 /// What has no integer form runs as it is, and says why with all numbers.
 #[test]
 fn products_without_an_integer_form_say_why() {
-    let (tensor, token) = (Some(QScheme::PerTensorAffine), Some(QScheme::PerTokenAffine));
-    let symmetric = Some(QScheme::PerTensorSymmetric);
+    let (tensor, token) = (Some(QScheme::per_tensor_affine()), Some(QScheme::per_token_affine()));
+    let symmetric = Some(QScheme::per_tensor_symmetric());
     let long = MAX_MATMUL_K + 1;
     type Case<'c> = ([Option<QScheme>; 2], usize, &'c [&'c str]);
     let cases: [Case<'_>; 8] = [
@@ -355,7 +357,7 @@ fn products_without_an_integer_form_say_why() {
         let (a, b) = (quantize(&mut g, "a", a, of_a), quantize(&mut g, "b", b, of_b));
         let y = g.matmul("product", a, b).expect("a product");
         let graph = g.finish([y]).expect("a graph");
-        let integers = reference(&graph).expect("rewritten");
+        let integers = to_integer(&graph).expect("rewritten");
         let (a, b) = (normals(9, &[2, 3, k]), normals(10, &[2, k, 2]));
         let listed: Vec<String> = integers.summary().float.iter().map(ToString::to_string).collect();
         if reason.is_empty() {

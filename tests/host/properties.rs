@@ -4,7 +4,7 @@ use enfold::graph::NodeId;
 use enfold::interp::Interpreter;
 use enfold::lower::lower;
 use enfold::ops::{Linear, Op};
-use enfold::quantize::{ConvertOptions, ObserverKind, QuantizationConfig, WgpuQuantizer, convert, prepare, reference};
+use enfold::quantize::{ConvertOptions, ObserverKind, QuantizationConfig, WgpuQuantizer, convert, prepare, to_integer};
 use enfold::{Graph, GraphBuilder, Shape, Tensor, cpu};
 use proptest::prelude::*;
 
@@ -135,7 +135,7 @@ fn stages(plan: &Plan) -> [Graph; 4] {
     prepared.observe(&[batch(plan, 5, plan.seed)]).expect("observed");
     let options = ConvertOptions { fold_quantize: plan.fold, ..ConvertOptions::default() };
     let quantized = convert(&prepared, &options).expect("converted");
-    let integers = reference(&quantized).expect("rewritten");
+    let integers = to_integer(&quantized).expect("rewritten");
     [float, prepared.graph().clone(), quantized, integers]
 }
 
@@ -158,7 +158,7 @@ proptest! {
         prop_assert_eq!(run(&float), run(&prepared));
     }
 
-    /// `reference` rewrites each annotated layer, or says why not.
+    /// `to_integer` rewrites each annotated layer, or says why not.
     #[test]
     fn every_linear_layer_is_rewritten_or_listed(plan in plan()) {
         let [_, _, quantized, integers] = stages(&plan);

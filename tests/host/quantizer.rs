@@ -11,7 +11,7 @@ use enfold::ops::{Dequantize, Linear, Op, Quantize};
 use enfold::quantize::{
     Annotations, ComposableQuantizer, ConvertOptions, EdgeOrNode, ObservedSpec, ObserverKind, PrepareError,
     PreparedGraph, QuantizationAnnotation, QuantizationConfig, QuantizationSpec, Quantizer, WgpuQuantizer, convert,
-    prepare, reference,
+    prepare, to_integer,
 };
 use enfold::values::{QParams, QScheme, QuantRange, TensorQParams};
 use enfold::{Graph, GraphBuilder, Shape, Tensor};
@@ -154,7 +154,7 @@ fn layers_left_in_float_say_why_and_run() {
     ] {
         assert!(text.contains(line), "{line:?} is not in\n{text}");
     }
-    let integers = reference(&convert(&prepared, &ConvertOptions::default()).expect("converted")).expect("rewritten");
+    let integers = to_integer(&convert(&prepared, &ConvertOptions::default()).expect("converted")).expect("rewritten");
     let float: Vec<String> = integers.summary().float.into_iter().map(|node| node.name).collect();
     assert_eq!(float, ["blocks.0.add", "blocks.1.fc2", "blocks.1.add"]);
     let program = enfold::lower::lower(&integers).expect("each node has a step");
@@ -188,7 +188,7 @@ fn configurations_differ_as_they_say() {
     assert_eq!(observed(&qat.weight).observer, ObserverKind::MOVING_AVERAGE);
     let dynamic = symmetric().dynamic().qat();
     assert!(dynamic.is_dynamic() && dynamic.output_activation.is_none());
-    assert_eq!(observed(&symmetric().dynamic_per_token().input_activation).qscheme, QScheme::PerTokenAffine);
+    assert_eq!(observed(&symmetric().dynamic_per_token().input_activation).qscheme, QScheme::per_token_affine());
     let narrow = QuantRange::new(-8, 7).expect("valid");
     let custom = symmetric().weight_range(narrow).activation_range(QuantRange::INT8_NARROW);
     assert_eq!(
@@ -210,7 +210,7 @@ fn scalars_become_constants() {
     let float = &prepared.summary().float;
     assert_eq!(float.len(), 1, "{}", prepared.summary());
     assert!(float[0].name == "mask" && float[0].reason.contains("mask.scalar is larger"), "{}", float[0].reason);
-    let integers = reference(&convert(&prepared, &ConvertOptions::default()).expect("converted")).expect("rewritten");
+    let integers = to_integer(&convert(&prepared, &ConvertOptions::default()).expect("converted")).expect("rewritten");
     assert!(integers.nodes().iter().any(|n| matches!(n.op, Op::IntegerAdd(_))), "{integers}");
 }
 
@@ -231,7 +231,7 @@ impl Quantizer for Takes {
 }
 
 fn activation(observer: ObserverKind) -> QuantizationSpec {
-    let (range, qscheme) = (QuantRange::INT8, QScheme::PerTensorAffine);
+    let (range, qscheme) = (QuantRange::INT8, QScheme::per_tensor_affine());
     ObservedSpec { range, qscheme, observer, eps: EPS }.into()
 }
 
@@ -288,7 +288,7 @@ fn ops_that_share_an_observer_stay_in_codes() {
     // Of 16 rows: the 18 values of a, and the 18 that the ReLU makes of them. What is moved or picked is not new.
     let totals: Vec<f32> = prepared.observers().iter().filter_map(|o| o.histogram()).map(|h| h.iter().sum()).collect();
     assert_eq!(totals, [16.0 * 12.0, 16.0 * 36.0, 16.0 * 5.0], "{}", prepared.graph());
-    let integers = reference(&convert(&prepared, &ConvertOptions::default()).expect("converted")).expect("rewritten");
+    let integers = to_integer(&convert(&prepared, &ConvertOptions::default()).expect("converted")).expect("rewritten");
     assert!(integers.summary().float.is_empty(), "{}", integers.summary());
     for name in ["turn", "fold", "pool", "flat"] {
         let moved = integers.nodes().iter().find(|n| n.origin == name).expect(name);
@@ -460,9 +460,9 @@ fn shares_that_cannot_be_are_refused_by_both_names() {
     let graph = blocks();
     let node = |name: &str| EdgeOrNode::Node(graph.find(name).expect("the node"));
     let spec = |qscheme, observer| Some(ObservedSpec { range: QuantRange::INT8, qscheme, observer, eps: EPS }.into());
-    let per_tensor = spec(QScheme::PerTensorAffine, ObserverKind::MinMax);
-    let channels = spec(QScheme::PerChannelAffine { ch_axis: 1 }, ObserverKind::MinMax);
-    let dynamic = spec(QScheme::PerTensorAffine, ObserverKind::Placeholder);
+    let per_tensor = spec(QScheme::per_tensor_affine(), ObserverKind::MinMax);
+    let channels = spec(QScheme::per_channel_affine(1), ObserverKind::MinMax);
+    let dynamic = spec(QScheme::per_tensor_affine(), ObserverKind::Placeholder);
     let share = |name: &str| Some(QuantizationSpec::Shared(node(name)));
     let edge = EdgeOrNode::Edge {
         producer: graph.find("blocks.1.add").expect("the node"),
@@ -521,5 +521,5 @@ fn symmetric_activations_have_zero_points_of_0() {
 
     let dynamic = symmetric().dynamic_per_token().symmetric_activations();
     let Some(QuantizationSpec::Observed(spec)) = dynamic.input_activation else { panic!("no spec") };
-    assert_eq!((spec.qscheme, spec.is_dynamic()), (QScheme::PerTensorSymmetric, true));
+    assert_eq!((spec.qscheme, spec.is_dynamic()), (QScheme::per_tensor_symmetric(), true));
 }

@@ -6,7 +6,7 @@ use enfold::compare::{compare, distributions};
 use enfold::interp::Interpreter;
 use enfold::lower::{LowerOptions, lower_with};
 use enfold::onnx::{self, ExportOptions, ImportOptions};
-use enfold::quantize::{ConvertOptions, QuantizationConfig, WgpuQuantizer, convert, prepare, reference};
+use enfold::quantize::{ConvertOptions, QuantizationConfig, WgpuQuantizer, convert, prepare, to_integer};
 use enfold::{Graph, GraphBuilder, Shape, Tensor, archive, cpu};
 
 fn f32s(shape: &[usize], value: f32) -> Tensor {
@@ -24,10 +24,10 @@ fn flow(graph: &Graph, x: &Tensor, config: &QuantizationConfig) {
         prepared.merge(&archive::prepared_from_bytes(&state).expect("the same")).expect("merged");
     }
     let quantized = convert(&prepared, &ConvertOptions::default()).expect("converted");
-    let integers = reference(&quantized).expect("integers");
+    let integers = to_integer(&quantized).expect("integers");
     assert!(!integers.summary().integer.is_empty());
     let options = LowerOptions { int8_inputs: true, int8_outputs: true, ..LowerOptions::default() };
-    let program = lower_with(&reference(&quantized).expect("integers"), &LowerOptions::default()).expect("lowered");
+    let program = lower_with(&to_integer(&quantized).expect("integers"), &LowerOptions::default()).expect("lowered");
     lower_with(&integers, &options).expect("lowered");
     cpu::Engine::new(&program).expect("an engine").run(&[x]).expect("runs");
     let comparison = compare(graph, &quantized, &[x]).expect("compared");

@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::Result;
 use enfold::graph::Graph;
 use enfold::ops::{Linear, MatMul, Op};
-use enfold::quantize::{PreparedGraph, reference};
+use enfold::quantize::{PreparedGraph, to_integer};
 
 use crate::cli::model::constant_bytes;
 use crate::cli::output::{count, shown, size};
@@ -45,7 +45,7 @@ impl Quantized {
         file_bytes_before: Option<u64>,
         file_bytes_after: u64,
     ) -> Result<Self> {
-        let integers = reference(quantized)?;
+        let integers = to_integer(quantized)?;
         let summary = integers.summary();
         let all = |is: fn(&Op) -> bool| integers.nodes().iter().filter(|node| is(&node.op)).count();
         let int8_layers =

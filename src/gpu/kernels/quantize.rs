@@ -158,20 +158,17 @@ fn choose_qparams(
     let mut params = params_of(x);
     set_range(&mut params, range);
     params.eps = eps;
-    params.rule = match qscheme {
-        QScheme::PerTokenAffine => 2,
-        QScheme::PerTensorSymmetric => 1,
-        _ => 0,
-    };
+    params.rule = if qscheme.is_per_token() { 2 } else { qscheme.is_symmetric().into() };
     let single = |kernel, size| PlannedDispatch::single(planning, &step.name, x, kernel, &params, size);
     let read = planning.at(A, step.inputs[0]);
     if fused.quantize.is_some() {
         let writes = [planning.at(Y, fused.last_step(planning.program).output), planning.at(QPARAMS, step.output)];
         return vec![single(QuantizeKernel::QuantizePerToken, GridSize::Workgroups).binding([read], writes)];
     }
-    let (kernel, size) = match qscheme {
-        QScheme::PerTokenAffine => (QuantizeKernel::ChoosePerToken, GridSize::Threads(1)),
-        _ => (QuantizeKernel::ChoosePerTensor, GridSize::Single),
+    let (kernel, size) = if qscheme.is_per_token() {
+        (QuantizeKernel::ChoosePerToken, GridSize::Threads(1))
+    } else {
+        (QuantizeKernel::ChoosePerTensor, GridSize::Single)
     };
     let bytes = Some(two_floats_a_row(x, planning.max_rows));
     let ranges = |binding| Bound { binding, operand: Operand::Temporary(step.output), bytes };
@@ -258,7 +255,7 @@ fn known_dynamic(case: &mut CaseBuilder<'_>) {
         |x: f32, (scale, zero_point): (f32, i32)| numerics::quantize(x, 1.0 / scale, zero_point, lo, hi) as i8;
     // The qparams and quantized values of each row in one dispatch, and the qparams alone.
     let expected = tensor(&[ROWS, 2], |i| word(i, of_row(i / 2)));
-    let per_token = choose(QScheme::PerTokenAffine);
+    let per_token = choose(QScheme::per_token_affine());
     let qparams = case.output(QuantizeKernel::QuantizePerToken, per_token, &[x], expected.clone());
     let values = tensor(&[ROWS, COLS], |i| quantized(dynamic_value(i), of_row(i / COLS)));
     let q = case.output(QuantizeKernel::QuantizePerToken, QuantizeDynamic { range }, &[x, qparams], values);
@@ -272,7 +269,7 @@ fn known_dynamic(case: &mut CaseBuilder<'_>) {
     let (low, high) = extremes(0..ROWS * COLS);
     let affine = numerics::affine_qparams(low, high, lo, hi, eps);
     let symmetric = numerics::symmetric_qparams(low, high, lo, hi, eps);
-    for (qscheme, right) in [(QScheme::PerTensorAffine, affine), (QScheme::PerTensorSymmetric, symmetric)] {
+    for (qscheme, right) in [(QScheme::per_tensor_affine(), affine), (QScheme::per_tensor_symmetric(), symmetric)] {
         let qparams: ValueId = case.step(choose(qscheme), &[x], ValueType::F32, Shape::fixed(&[2]));
         case.answer(QuantizeKernel::ChoosePerTensor, qparams, tensor(&[2], |i| word(i, right)));
         let values = tensor(&[ROWS, COLS], |i| quantized(dynamic_value(i), right));

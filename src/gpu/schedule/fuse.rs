@@ -17,7 +17,6 @@
 use crate::gpu::kernels::fused_step::FusedStep;
 use crate::ops::{Add, ChooseQParams, Linear, MatMul, Op, QuantizeDynamic, Transpose};
 use crate::program::{Epilogue, Program, StepOp, ValueId, ValueType};
-use crate::values::QScheme;
 
 /// Which patterns are fused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,9 +89,7 @@ impl<'p> Fusion<'p> {
             StepOp::Op(Op::Linear(Linear)) => self.with_unary(fused),
             StepOp::Op(Op::Add(Add)) => self.add_and_norm(fused).unwrap_or(fused),
             StepOp::Op(Op::LayerNorm(_)) => self.with_quantize(fused),
-            StepOp::Op(Op::ChooseQParams(ChooseQParams { qscheme: QScheme::PerTokenAffine, .. })) => {
-                self.per_token(fused)
-            }
+            StepOp::Op(Op::ChooseQParams(choose)) if choose.qscheme.is_per_token() => self.per_token(fused),
             StepOp::QMatMul(_) | StepOp::Op(Op::MatMul(MatMul)) => self.with_transposes(fused),
             _ => fused,
         }

@@ -23,7 +23,7 @@ pub(super) enum Parameters {
 impl Exporter<'_> {
     pub(super) fn choose(&mut self, id: NodeId, qscheme: QScheme, range: QuantRange, eps: f32) {
         let x = self.graph.node(id).inputs[0];
-        let parameters = if qscheme == QScheme::PerTensorAffine && range == QuantRange::INT8 {
+        let parameters = if qscheme == QScheme::per_tensor_affine() && range == QuantRange::INT8 {
             self.choose_by_operator(id, x)
         } else {
             self.choose_by_arithmetic(id, x, qscheme, range, eps)
@@ -57,7 +57,7 @@ impl Exporter<'_> {
         let [zero, one, eps] = [("zero", 0.0), ("one", 1.0), ("eps", eps)].map(|(part, v)| parts.scalar(part, v));
         let [lo, hi] = [("quant_min", quant_min), ("quant_max", quant_max)].map(|(part, v)| parts.scalar(part, v));
 
-        let per_token = qscheme == QScheme::PerTokenAffine;
+        let per_token = qscheme.is_per_token();
         let axes = per_token.then(|| ints_attribute("axes", vec![-1]));
         let attributes: Vec<_> = axes.into_iter().chain([int_attribute("keepdims", per_token.into())]).collect();
         let smallest = parts.op_with("ReduceMin", "smallest", &[&x], attributes.clone());

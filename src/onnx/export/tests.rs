@@ -210,19 +210,19 @@ fn dynamic(qscheme: QScheme) -> Graph {
 
 #[test]
 fn dynamic_quantization_is_an_operator_or_arithmetic() {
-    let graph = exported(&dynamic(QScheme::PerTensorAffine), &ExportOptions::default());
+    let graph = exported(&dynamic(QScheme::per_tensor_affine()), &ExportOptions::default());
     assert_eq!(ops(&graph), ["DynamicQuantizeLinear", "DequantizeLinear", "DequantizeLinear", "MatMul"]);
     let dequantize = maker(&graph, &node(&graph, "MatMul").input[0]);
     assert_eq!(dequantize.input, node(&graph, "DynamicQuantizeLinear").output);
 
-    for qscheme in [QScheme::PerTokenAffine, QScheme::PerTensorSymmetric] {
+    for qscheme in [QScheme::per_token_affine(), QScheme::per_tensor_symmetric()] {
         let graph = exported(&dynamic(qscheme), &ExportOptions::default());
         let ops = ops(&graph);
         assert!(ops.contains(&"Round") && !ops.contains(&"DynamicQuantizeLinear"), "{qscheme}: {ops:?}");
         let eps = floats(initializer(&graph, "pairs.eps"));
         assert_eq!(eps, [0.001], "{qscheme}");
         let axes = &node(&graph, "ReduceMax").attribute;
-        assert_eq!(axes.iter().any(|a| a.ints == [-1]), qscheme == QScheme::PerTokenAffine, "{qscheme}: {axes:?}");
+        assert_eq!(axes.iter().any(|a| a.ints == [-1]), qscheme.is_per_token(), "{qscheme}: {axes:?}");
     }
 }
 
@@ -299,7 +299,7 @@ fn products(rank: usize, dynamic: bool, one_dequantize: bool, per_channel: bool)
         let name = format!("x{i}");
         let read = if dynamic {
             let range = QuantRange::INT8;
-            let choose = Op::ChooseQParams(ChooseQParams { qscheme: QScheme::PerTensorAffine, range, eps: 0.001 });
+            let choose = Op::ChooseQParams(ChooseQParams { qscheme: QScheme::per_tensor_affine(), range, eps: 0.001 });
             let pairs = g.node(&format!("{name}.pairs"), choose, &[x]).expect("a node");
             let codes = g
                 .node(&format!("{name}.codes"), Op::QuantizeDynamic(QuantizeDynamic { range }), &[x, pairs])

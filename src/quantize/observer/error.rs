@@ -45,6 +45,12 @@ pub enum ObserverError {
         /// The observer.
         observer: ObserverKind,
     },
+    /// The bits of the scheme do not hold the range of quantized values.
+    #[error(transparent)]
+    Bits {
+        /// Both of them.
+        source: QParamsError,
+    },
     /// A parameter of the observer is out of its range.
     #[error("{what} is {value}, expected {min} to {max}")]
     Parameter {

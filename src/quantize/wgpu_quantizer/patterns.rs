@@ -237,8 +237,8 @@ impl<'g> Marks<'g> {
 /// The right factor of a product, whose rows lie along the sum, cannot have a scale for each (equation 9d): it has one.
 fn for_the_tensor(spec: QuantizationSpec) -> QuantizationSpec {
     match spec {
-        QuantizationSpec::Observed(spec) if spec.qscheme == QScheme::PerTokenAffine => {
-            ObservedSpec { qscheme: QScheme::PerTensorAffine, ..spec }.into()
+        QuantizationSpec::Observed(spec) if spec.qscheme.is_per_token() => {
+            ObservedSpec { qscheme: QScheme::per_tensor_affine().with_bits(spec.qscheme.bits), ..spec }.into()
         }
         other => other,
     }

@@ -2,11 +2,11 @@
 
 use enfold::archive::{self, ArchiveError};
 use enfold::interp::Interpreter;
-use enfold::quantize::{ConvertOptions, QuantizationConfig, WgpuQuantizer, convert, prepare, reference};
+use enfold::quantize::{ConvertOptions, QuantizationConfig, WgpuQuantizer, convert, prepare, to_integer};
 use enfold::values::QuantRange;
 use enfold::{Graph, GraphBuilder, Shape, Tensor};
 
-use super::{edited, small};
+use super::edited;
 use crate::random::Random;
 use crate::report::report;
 
@@ -48,7 +48,7 @@ fn weights_of_few_bits_are_small() {
         // With one scale for the tensor, which is in the header, the codes are the only tensor.
         sizes.push(bytes.len() - data_start(&bytes));
         assert_eq!(archive::from_bytes(&bytes).expect("loaded"), quantized, "{lo}..={hi}");
-        let integers = reference(&quantized).expect("rewritten");
+        let integers = to_integer(&quantized).expect("rewritten");
         let loaded = archive::from_bytes(&archive::to_bytes(&integers).expect("saved")).expect("loaded");
         let run = |graph: &Graph| Interpreter::new(graph).run(&[&batch]).expect("run");
         assert_eq!((&loaded, run(&loaded)), (&integers, run(&integers)), "{lo}..={hi}");

@@ -5,7 +5,7 @@ use enfold::ops::{IntegerLinear, Op, ScaleAccumulator};
 use enfold::quantize::{
     Annotations, ConvertError, ConvertOptions, EdgeOrNode, ObservedSpec, Observer, ObserverError, ObserverKind,
     PrepareError, QuantizationAnnotation, QuantizationConfig, QuantizationSpec, Quantizer, WgpuQuantizer, convert,
-    prepare, reference,
+    prepare, to_integer,
 };
 use enfold::values::{DType, QScheme, QuantRange};
 use enfold::{Error, Graph, Shape, Tensor};
@@ -49,7 +49,7 @@ fn broken_constant() -> Graph {
 #[test]
 fn the_flow() {
     let net = net();
-    let minmax = spec(ObserverKind::MinMax, QScheme::PerTensorAffine);
+    let minmax = spec(ObserverKind::MinMax, QScheme::per_tensor_affine());
     let id = |name: &str| net.find(name).expect("a node");
     let says = |inputs: &[(&'static str, QuantizationSpec)], output| {
         let inputs = inputs.to_vec();
@@ -71,7 +71,7 @@ fn the_flow() {
         g.embedding("table", ids, f32s(&[3, 2], 1.0))
     })
     .expect("a graph");
-    let per_row = spec(ObserverKind::MinMax, QScheme::PerChannelAffine { ch_axis: 0 });
+    let per_row = spec(ObserverKind::MinMax, QScheme::per_channel_affine(0));
     let along_the_batch = says(&[("x", per_row)], None).map(|mut prepared| {
         prepared.observe(&[f32s(&[2, 4], 1.0)]).expect("observed");
         convert(&prepared, &ConvertOptions::default())
@@ -95,12 +95,12 @@ fn the_flow() {
         row("an input that the node does not read", says(&[("fc", minmax.clone())], None), &["fc", "does not read"]),
         row(
             "a histogram per channel",
-            says(&[("x", spec(ObserverKind::Histogram, QScheme::PerChannelAffine { ch_axis: 1 }))], None),
+            says(&[("x", spec(ObserverKind::Histogram, QScheme::per_channel_affine(1)))], None),
             &["x:", "MinMax"],
         ),
         row(
             "an axis that the weight does not have",
-            says(&[("fc.weight", spec(ObserverKind::MinMax, QScheme::PerChannelSymmetric { ch_axis: 2 }))], None),
+            says(&[("fc.weight", spec(ObserverKind::MinMax, QScheme::per_channel_symmetric(2)))], None),
             &["fc.weight", "axis 2"],
         ),
         row(
@@ -120,7 +120,7 @@ fn the_flow() {
         ),
         row("a scale per row of the batch", along_the_batch.expect("prepared"), &["x.quantize", "batch"]),
         row("an infinite scale", infinite_scale.expect("prepared"), &["x:", "scale inf"]),
-        row("a constant that cannot be evaluated", reference(&broken_constant()), &["table", "id 7", "3 rows"]),
+        row("a constant that cannot be evaluated", to_integer(&broken_constant()), &["table", "id 7", "3 rows"]),
         row("the same while converting", broken, &["table", "id 7", "3 rows"]),
     ];
     covers!(
@@ -136,15 +136,15 @@ fn the_flow() {
         Error::Convert(ConvertError::Observer { source: ObserverError::Uncalibrated, .. }),
         Error::Convert(ConvertError::Observer { source: ObserverError::QParams { .. }, .. }),
         Error::Convert(ConvertError::Graph(_)),
-        Error::Convert(ConvertError::Reference(_)),
-        Error::Reference(_),
+        Error::Convert(ConvertError::ToInteger(_)),
+        Error::ToInteger(_),
     );
     check(table);
 }
 
 #[test]
 fn observers_take_floats() {
-    let QuantizationSpec::Observed(spec) = spec(ObserverKind::MinMax, QScheme::PerTensorAffine) else {
+    let QuantizationSpec::Observed(spec) = spec(ObserverKind::MinMax, QScheme::per_tensor_affine()) else {
         panic!("not an observed spec")
     };
     let mut observer = Observer::new(spec).expect("valid");
@@ -182,7 +182,7 @@ fn k_too_large_for_the_accumulator() {
     });
     let mut prepared = prepared(&graph.expect("a graph"));
     prepared.observe(&[f32s(&[1, k], 1.0)]).expect("observed");
-    let integers = reference(&convert(&prepared, &ConvertOptions::default()).expect("converted")).expect("rewritten");
+    let integers = to_integer(&convert(&prepared, &ConvertOptions::default()).expect("converted")).expect("rewritten");
     let summary = integers.summary();
     assert_eq!(summary.float.len(), 1, "{summary}");
     let reason = &summary.float[0].to_string();
@@ -198,7 +198,7 @@ fn k_too_large_for_the_accumulator() {
         let quantizer = WgpuQuantizer::new().set_global(QuantizationConfig::symmetric().dynamic());
         let prepared = prepare(&graph.expect("a graph"), &quantizer).expect("prepared");
         let quantized = convert(&prepared, &ConvertOptions::default()).expect("converted");
-        let integers = reference(&quantized).expect("rewritten");
+        let integers = to_integer(&quantized).expect("rewritten");
         assert_eq!(integers.summary().float.len(), float, "{k}: {}", integers.summary());
         let engine = enfold::cpu::Engine::new(&lower(&integers).expect("lowered")).expect("an engine");
         // One row far on either side of its zero point: the largest sums there are.
@@ -225,7 +225,7 @@ fn k_too_large_for_a_product_of_activations() {
         let mut prepared = prepare(&graph.expect("a graph"), &quantizer).expect("prepared");
         prepared.observe(&[f32s(&[1, 1, k], 1.0)]).expect("observed");
         let quantized = convert(&prepared, &ConvertOptions::default()).expect("converted");
-        let integers = reference(&quantized).expect("rewritten");
+        let integers = to_integer(&quantized).expect("rewritten");
         let summary = integers.summary();
         let reason = summary.float.iter().find(|n| n.name == "product").map(ToString::to_string);
         assert_eq!(reason.is_some(), float == 1, "{k}: {summary}");

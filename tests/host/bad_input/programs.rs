@@ -4,7 +4,7 @@ use enfold::cpu::{self, CpuError};
 use enfold::lower::lower;
 use enfold::ops::{ChooseQParams, Op, Quantize, Reshape, Transpose};
 use enfold::program::{Epilogue, Program, ProgramError, QLinear, Step, StepOp, Value, ValueId, ValueType};
-use enfold::quantize::reference;
+use enfold::quantize::to_integer;
 use enfold::values::{QParams, QScheme, QuantRange};
 use enfold::{Error, Shape, Tensor};
 
@@ -85,7 +85,7 @@ fn programs() {
         Program::new(values, Vec::new(), vec![ids(0)], vec![ids(2)], steps)
     };
     let per_token = StepOp::Op(Op::ChooseQParams(ChooseQParams {
-        qscheme: QScheme::PerTokenAffine,
+        qscheme: QScheme::per_token_affine(),
         range: QuantRange::INT8,
         eps: 1e-6,
     }));
@@ -270,7 +270,7 @@ fn what_engines_rely_on() {
 
 #[test]
 fn the_cpu_engine() {
-    let program = lower(&reference(&quantized()).expect("rewritten")).expect("lowered");
+    let program = lower(&to_integer(&quantized()).expect("rewritten")).expect("lowered");
     let engine = cpu::Engine::new(&program).expect("an engine");
     let long = lower(&long_layer(70_000, 0)).expect("lowered");
     let library = cpu::Options { product: cpu::Product::Library, ..cpu::Options::default() };

@@ -10,7 +10,7 @@ use enfold::lower::lower;
 use enfold::quantize::{
     ConvertError, ConvertOptions, DerivedRule, DerivedSpec, EdgeOrNode, FixedQParamsSpec, ObservedSpec, Observer,
     ObserverError, ObserverKind, PrepareError, PreparedGraph, QuantizationConfig, QuantizationSpec, Quantizer,
-    WgpuQuantizer, convert, prepare, reference,
+    WgpuQuantizer, convert, prepare, to_integer,
 };
 use enfold::values::{DType, QParams, QScheme, QuantRange};
 use enfold::{Error, Graph, GraphBuilder, Shape, Tensor};
@@ -103,30 +103,26 @@ fn configurations_that_contradict_themselves() {
     let table = vec![
         row(
             "dynamic inputs and quantized outputs",
-            activation(ObserverKind::Placeholder, QScheme::PerTensorAffine),
+            activation(ObserverKind::Placeholder, QScheme::per_tensor_affine()),
             &["\"fc\"", "inputs are dynamic", "outputs"],
         ),
         row(
             "dynamic outputs",
-            one_sided(|c| c.output_activation = Some(spec(ObserverKind::Placeholder, QScheme::PerTensorAffine))),
+            one_sided(|c| c.output_activation = Some(spec(ObserverKind::Placeholder, QScheme::per_tensor_affine()))),
             &["\"fc\"", "outputs cannot be dynamic"],
         ),
         row("inputs without weights", one_sided(|c| c.weight = None), &["\"fc\"", "both quantized or both float"]),
         row("weights without inputs", one_sided(|c| c.input_activation = None), &["\"fc\"", "both"]),
-        row(
-            "activations per channel",
-            activation(minmax, QScheme::PerChannelAffine { ch_axis: 1 }),
-            &["\"fc\"", "one scale"],
-        ),
-        row("affine weights", weight(minmax, QScheme::PerTensorAffine), &["\"fc\"", "symmetric"]),
+        row("activations per channel", activation(minmax, QScheme::per_channel_affine(1)), &["\"fc\"", "one scale"]),
+        row("affine weights", weight(minmax, QScheme::per_tensor_affine()), &["\"fc\"", "symmetric"]),
         row(
             "dynamic weights",
-            weight(ObserverKind::Placeholder, QScheme::PerTensorSymmetric),
+            weight(ObserverKind::Placeholder, QScheme::per_tensor_symmetric()),
             &["\"fc\"", "not dynamic"],
         ),
         row(
             "weights with channels on the other axis",
-            weight(minmax, QScheme::PerChannelSymmetric { ch_axis: 1 }),
+            weight(minmax, QScheme::per_channel_symmetric(1)),
             &["\"fc\"", "axis 0"],
         ),
     ];
@@ -138,7 +134,7 @@ fn configurations_that_contradict_themselves() {
 fn specs_that_no_observer_serves() {
     let observer = |observer, qscheme, range, eps| Observer::new(ObservedSpec { range, qscheme, observer, eps });
     let of = |kind, qscheme| observer(kind, qscheme, QuantRange::INT8, 1e-6);
-    let affine = QScheme::PerTensorAffine;
+    let affine = QScheme::per_tensor_affine();
     let average = |averaging_constant| of(ObserverKind::MovingAverageMinMax { averaging_constant }, affine);
     let fixed = FixedQParamsSpec { qparams: QParams::new(0.1, 0).expect("valid"), range: QuantRange::INT8 };
     let derived = DerivedSpec { derived_from: Vec::new(), rule: DerivedRule::BiasScale, range: QuantRange::INT32 };
@@ -146,10 +142,10 @@ fn specs_that_no_observer_serves() {
         a.expect("valid").merge(&b.expect("valid"))
     };
     let table = vec![
-        row("per token, but static", of(ObserverKind::MinMax, QScheme::PerTokenAffine), &["per token", "min/max"]),
+        row("per token, but static", of(ObserverKind::MinMax, QScheme::per_token_affine()), &["per token", "min/max"]),
         row(
             "per channel, but dynamic",
-            of(ObserverKind::Placeholder, QScheme::PerChannelSymmetric { ch_axis: 0 }),
+            of(ObserverKind::Placeholder, QScheme::per_channel_symmetric(0)),
             &["per channel", "dynamic"],
         ),
         row(
@@ -205,7 +201,7 @@ fn derivations_that_lead_nowhere() {
     };
     let says =
         |inputs: Vec<(&'static str, QuantizationSpec)>| prepare(&net, &Says { node: "fc", inputs, output: None });
-    let minmax = || spec(ObserverKind::MinMax, QScheme::PerTensorAffine);
+    let minmax = || spec(ObserverKind::MinMax, QScheme::per_tensor_affine());
     let by = |from: &[&str], rule| says(vec![("x", minmax()), ("fc.bias", derived(from, rule))]);
     let converted = |prepared: Result<PreparedGraph, PrepareError>| {
         let mut prepared = prepared.expect("prepared");
@@ -303,7 +299,7 @@ fn dynamic(config: QuantizationConfig) -> Graph {
         g.linear("fc", sum, f32s(&[3, 2], 0.5), None)
     });
     let prepared = prepare(&graph.expect("a graph"), &WgpuQuantizer::new().set_global(config)).expect("prepared");
-    reference(&convert(&prepared, &ConvertOptions::default()).expect("converted")).expect("rewritten")
+    to_integer(&convert(&prepared, &ConvertOptions::default()).expect("converted")).expect("rewritten")
 }
 
 #[test]

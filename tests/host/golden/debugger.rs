@@ -1,7 +1,7 @@
 //! The numeric debugger, node by node.
 
 use enfold::compare::compare as compare_graphs;
-use enfold::quantize::reference;
+use enfold::quantize::to_integer;
 use serde_json::Value;
 
 use super::file::Golden;
@@ -31,7 +31,7 @@ pub(super) fn compare(golden: &Golden) -> Result<(), String> {
         }
     }
     // Node identity survives the integer form: its values are the same but for a flipped code.
-    let integers = reference(&quantized).map_err(|e| e.to_string())?;
+    let integers = to_integer(&quantized).map_err(|e| e.to_string())?;
     let of_integers = compare_graphs(&float, &integers, &[golden.tensor("in.x")?]).map_err(|e| e.to_string())?;
     for node in of_integers.nodes {
         let before = comparison.get(&node.origin).ok_or_else(|| format!("{} is new", node.origin))?;

@@ -148,7 +148,7 @@ fn quantizer(golden: &Golden) -> Result<Box<dyn Quantizer>, String> {
 }
 
 fn activation() -> QuantizationSpec {
-    let (range, qscheme) = (QuantRange::INT8, QScheme::PerTensorAffine);
+    let (range, qscheme) = (QuantRange::INT8, QScheme::per_tensor_affine());
     ObservedSpec { range, qscheme, observer: ObserverKind::MinMax, eps: EPS }.into()
 }
 
@@ -163,7 +163,7 @@ impl Quantizer for DerivedBias {
             let edge = |producer| EdgeOrNode::Edge { producer, consumer: id };
             let weight = ObservedSpec {
                 range: QuantRange::INT8_NARROW,
-                qscheme: QScheme::PerTensorSymmetric,
+                qscheme: QScheme::per_tensor_symmetric(),
                 observer: ObserverKind::MinMax,
                 eps: EPS,
             };

@@ -8,10 +8,10 @@ use super::file::Golden;
 pub(super) fn compare(golden: &Golden) -> Result<(), String> {
     let ch_axis = usize::try_from(golden.int("ch_axis")?).map_err(|e| e.to_string())?;
     let qscheme = match golden.text("qscheme")? {
-        "per_tensor_affine" => QScheme::PerTensorAffine,
-        "per_tensor_symmetric" => QScheme::PerTensorSymmetric,
-        "per_channel_affine" => QScheme::PerChannelAffine { ch_axis },
-        "per_channel_symmetric" => QScheme::PerChannelSymmetric { ch_axis },
+        "per_tensor_affine" => QScheme::per_tensor_affine(),
+        "per_tensor_symmetric" => QScheme::per_tensor_symmetric(),
+        "per_channel_affine" => QScheme::per_channel_affine(ch_axis),
+        "per_channel_symmetric" => QScheme::per_channel_symmetric(ch_axis),
         other => return Err(format!("unknown scheme {other}")),
     };
     let observer = match golden.text("observer")? {

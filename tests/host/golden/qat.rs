@@ -47,14 +47,14 @@ pub(super) fn compare_fake_quantize(golden: &Golden) -> Result<(), String> {
             let ch_axis = usize::try_from(axis).map_err(text)?;
             let zeros = vec![0; scales.len()];
             (
-                QScheme::PerChannelSymmetric { ch_axis },
+                QScheme::per_channel_symmetric(ch_axis),
                 TensorQParams::per_channel(scales, &zeros, ch_axis).map_err(text)?,
             )
         }
         Err(_) => {
             let zero_point = golden.i32s("in.zero_point")?[0];
             let qparams = enfold::values::QParams::new(scales[0], zero_point).map_err(text)?;
-            (QScheme::PerTensorAffine, TensorQParams::PerTensor(qparams))
+            (QScheme::per_tensor_affine(), TensorQParams::PerTensor(qparams))
         }
     };
     let spec = spec(golden, qscheme, ObserverKind::MinMax)?;
@@ -70,8 +70,8 @@ pub(super) fn compare_fake_quantize(golden: &Golden) -> Result<(), String> {
 /// The module that observes and quantizes at once, over several batches.
 pub(super) fn compare_fused(golden: &Golden) -> Result<(), String> {
     let qscheme = match golden.text("qscheme")? {
-        "per_channel_symmetric" => QScheme::PerChannelSymmetric { ch_axis: 0 },
-        "per_tensor_affine" => QScheme::PerTensorAffine,
+        "per_channel_symmetric" => QScheme::per_channel_symmetric(0),
+        "per_tensor_affine" => QScheme::per_tensor_affine(),
         other => return Err(format!("unknown scheme {other}")),
     };
     let observer = ObserverKind::MovingAverageMinMax { averaging_constant: golden.float("averaging_constant")? };

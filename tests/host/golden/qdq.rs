@@ -46,9 +46,9 @@ pub(super) fn compare_dynamic(golden: &Golden) -> Result<(), String> {
     let x = golden.tensor("in.x")?;
     let range = QuantRange::new(golden.int("quant_min")?, golden.int("quant_max")?).map_err(|e| e.to_string())?;
     let (qscheme, eps) = if per_token {
-        (QScheme::PerTokenAffine, f32::EPSILON)
+        (QScheme::per_token_affine(), f32::EPSILON)
     } else {
-        (QScheme::PerTensorAffine, golden.float("eps")?)
+        (QScheme::per_tensor_affine(), golden.float("eps")?)
     };
     let mut g = GraphBuilder::new();
     let built = (|| {

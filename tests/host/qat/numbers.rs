@@ -147,7 +147,7 @@ fn spec(qscheme: QScheme) -> ObservedSpec {
 #[test]
 fn straight_through_at_the_edges() {
     let of = |scale, z| TensorQParams::PerTensor(QParams::new(scale, z).expect("valid"));
-    let mut fake = FakeQuantize::with_qparams(spec(QScheme::PerTensorAffine), of(1.0, 0)).expect("valid");
+    let mut fake = FakeQuantize::with_qparams(spec(QScheme::per_tensor_affine()), of(1.0, 0)).expect("valid");
     let x = floats(&[8], &[127.4, 127.5, -128.5, -128.6, f32::INFINITY, 2.5, 3.5, -0.2]);
     let y = fake.forward(&x).expect("forward");
     assert_eq!(y.as_f32().expect("floats"), [127.0, 127.0, -128.0, -128.0, 127.0, 2.0, 4.0, 0.0]);
@@ -168,7 +168,7 @@ fn straight_through_at_the_edges() {
 /// The observer moves with each batch until it is switched off.
 #[test]
 fn switches() {
-    let mut fake = FakeQuantize::new(Observer::new(spec(QScheme::PerTensorAffine)).expect("valid"));
+    let mut fake = FakeQuantize::new(Observer::new(spec(QScheme::per_tensor_affine())).expect("valid"));
     fake.forward(&floats(&[2], &[0.0, 2.55])).expect("forward");
     let first = fake.qparams().cloned();
     fake.forward(&floats(&[2], &[0.0, 255.0])).expect("forward");
@@ -189,7 +189,7 @@ fn gradients_of_learned_steps() {
         fn annotate(&self, graph: &Graph) -> Result<Annotations, PrepareError> {
             let mut annotations = Annotations::new(graph);
             let range = QuantRange::new(-4, 3).expect("valid");
-            let spec = ObservedSpec { range, ..spec(QScheme::PerTensorAffine) };
+            let spec = ObservedSpec { range, ..spec(QScheme::per_tensor_affine()) };
             let annotation = QuantizationAnnotation { output_qspec: Some(spec.into()), ..Default::default() };
             annotations.set(graph.find("fc").expect("the layer"), annotation);
             Ok(annotations)
@@ -306,13 +306,13 @@ fn a_weight_that_is_stored_the_other_way_round_is_trained() {
 fn known_parameters_fit_their_spec() {
     let of = |z| TensorQParams::PerTensor(QParams::new(1.0, z).expect("valid"));
     let channels = TensorQParams::per_channel(&[1.0, 2.0], &[0, 0], 0).expect("valid");
-    let narrow = ObservedSpec { range: QuantRange::new(-4, 3).expect("valid"), ..spec(QScheme::PerTensorAffine) };
-    let dynamic = ObservedSpec { observer: ObserverKind::Placeholder, ..spec(QScheme::PerTensorAffine) };
+    let narrow = ObservedSpec { range: QuantRange::new(-4, 3).expect("valid"), ..spec(QScheme::per_tensor_affine()) };
+    let dynamic = ObservedSpec { observer: ObserverKind::Placeholder, ..spec(QScheme::per_tensor_affine()) };
     assert!(FakeQuantize::with_qparams(narrow, of(3)).is_ok());
     for (what, spec, qparams) in [
-        ("channels", spec(QScheme::PerTensorAffine), channels.clone()),
-        ("no channels", spec(QScheme::PerChannelSymmetric { ch_axis: 0 }), of(0)),
-        ("another axis", spec(QScheme::PerChannelSymmetric { ch_axis: 1 }), channels),
+        ("channels", spec(QScheme::per_tensor_affine()), channels.clone()),
+        ("no channels", spec(QScheme::per_channel_symmetric(0)), of(0)),
+        ("another axis", spec(QScheme::per_channel_symmetric(1)), channels),
         ("a zero point that is no code", narrow, of(4)),
         ("dynamic", dynamic, of(0)),
     ] {

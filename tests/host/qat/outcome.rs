@@ -5,7 +5,7 @@ use enfold::ops::Constant;
 use enfold::qat::{Loss, Optimizer, OptimizerKind, QatError, Schedule, TrainableGraph, Trainer, prepare_qat};
 use enfold::quantize::{
     Annotations, ConvertOptions, DerivedRule, DerivedSpec, EdgeOrNode, PrepareError, QuantizationAnnotation,
-    QuantizationConfig, Quantizer, WgpuQuantizer, convert, reference,
+    QuantizationConfig, Quantizer, WgpuQuantizer, convert, to_integer,
 };
 use enfold::values::QuantRange;
 use enfold::{Graph, GraphBuilder, Shape, Tensor, archive};
@@ -45,7 +45,7 @@ fn outcome(model: &mut TrainableGraph, batch: &Tensor) -> Result<Codes, String> 
     if bits(&got[0]) != bits(&expected[0]) {
         return Err(format!("trained {:?}\nconverted {:?}\n{quantized}", got[0], expected[0]));
     }
-    let integers = reference(&quantized).map_err(|e| e.to_string())?;
+    let integers = to_integer(&quantized).map_err(|e| e.to_string())?;
     compare_ops(&quantized, &integers, &[batch])
 }
 

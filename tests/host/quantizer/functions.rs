@@ -3,7 +3,7 @@
 use enfold::graph::NodeId;
 use enfold::interp::Interpreter;
 use enfold::ops::{Dequantize, Op, Quantize, Unary, UnaryOp};
-use enfold::quantize::{ConvertOptions, QuantizationConfig, WgpuQuantizer, convert, reference};
+use enfold::quantize::{ConvertOptions, QuantizationConfig, WgpuQuantizer, convert, to_integer};
 use enfold::values::{QParams, QuantRange, TensorQParams};
 use enfold::{Graph, GraphBuilder, Shape, Tensor};
 
@@ -20,7 +20,7 @@ fn chain(config: QuantizationConfig, build: impl FnOnce(&mut GraphBuilder, NodeI
     let graph = g.finish([y]).expect("a graph");
     let prepared = prepared(&graph, &WgpuQuantizer::new().set_global(config));
     let quantized = convert(&prepared, &ConvertOptions::default()).expect("converted");
-    let integers = reference(&quantized).expect("rewritten");
+    let integers = to_integer(&quantized).expect("rewritten");
     [quantized, integers]
 }
 
@@ -71,7 +71,7 @@ fn between_codes(op: UnaryOp, zero_point: i32, range: QuantRange) -> Graph {
     let h = g.unary("second", op, h).expect("a function");
     let h = g.tanh("third", h).expect("a function");
     let y = codes(&mut g, "y", h, per_tensor(0.01, 0), QuantRange::INT8).expect("codes");
-    reference(&g.finish([y]).expect("a graph")).expect("rewritten")
+    to_integer(&g.finish([y]).expect("a graph")).expect("rewritten")
 }
 
 /// What has no code is not made into one: the chain stays float, and the reason names function and code.

@@ -3,7 +3,7 @@
 use enfold::graph::NodeId;
 use enfold::interp::Interpreter;
 use enfold::ops::{Add, Linear, Mul, Op};
-use enfold::quantize::{ConvertOptions, Quantizer, WgpuQuantizer, convert, prepare, reference};
+use enfold::quantize::{ConvertOptions, Quantizer, WgpuQuantizer, convert, prepare, to_integer};
 use enfold::values::DType;
 use enfold::{Graph, GraphBuilder, Shape, Tensor};
 
@@ -51,7 +51,7 @@ fn float_reason(graph: &Graph, quantizer: &dyn Quantizer) -> Option<String> {
     // Archives keep the mark too.
     let bytes = enfold::archive::to_bytes(&quantized).expect("bytes");
     let quantized = enfold::archive::from_bytes(&bytes).expect("the same");
-    let integers = reference(&quantized).expect("rewritten");
+    let integers = to_integer(&quantized).expect("rewritten");
     let left = |node: &&enfold::graph::FloatNode| node.name == "left";
     integers.summary().float.iter().find(left).map(|node| node.reason.clone())
 }
@@ -99,7 +99,7 @@ fn caches_pass_through_as_they_are() {
         let mut prepared = enfold::quantize::prepare(graph, &quantizer).expect("prepared");
         prepared.observe(&[&x, &past]).expect("observed");
         let quantized = convert(&prepared, &ConvertOptions::default()).expect("converted");
-        let integers = reference(&quantized).expect("rewritten");
+        let integers = to_integer(&quantized).expect("rewritten");
         enfold::interp::Interpreter::new(&integers).run(&[&x, &past]).expect("runs")
     };
     let kept = |outputs: &[Tensor]| {
@@ -131,7 +131,7 @@ fn integers_that_are_joined_and_moved() {
         let mut prepared = prepare(&graph, &WgpuQuantizer::new().set_global(config)).expect("prepared");
         prepared.observe(&inputs).expect("observed");
         let quantized = convert(&prepared, &ConvertOptions::default()).expect("converted");
-        let outputs = Interpreter::new(&reference(&quantized).expect("rewritten")).run(&inputs).expect("runs");
+        let outputs = Interpreter::new(&to_integer(&quantized).expect("rewritten")).run(&inputs).expect("runs");
         assert_eq!(outputs[1].as_i32(), Some(&[7, 8, 9][..]));
     }
 }

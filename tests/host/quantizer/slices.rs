@@ -2,7 +2,7 @@
 
 use enfold::interp::Interpreter;
 use enfold::ops::Op;
-use enfold::quantize::{ConvertOptions, WgpuQuantizer, convert, reference};
+use enfold::quantize::{ConvertOptions, WgpuQuantizer, convert, to_integer};
 use enfold::values::DType;
 use enfold::{Graph, GraphBuilder, Shape, cpu};
 
@@ -39,7 +39,7 @@ fn slices_share_the_observer_of_their_source() {
     let totals: Vec<f32> = prepared.observers().iter().filter_map(|o| o.histogram()).map(|h| h.iter().sum()).collect();
     assert_eq!(totals, [16.0 * 12.0, 16.0 * (30.0 + 3.0), 16.0 * 2.0], "{}", prepared.graph());
     let quantized = convert(&prepared, &ConvertOptions::default()).expect("converted");
-    let integers = reference(&quantized).expect("rewritten");
+    let integers = to_integer(&quantized).expect("rewritten");
     assert!(integers.summary().float.is_empty(), "{}", integers.summary());
     for name in ["a", "b", "inner"] {
         let cut = integers.nodes().iter().find(|n| n.origin == name).expect(name);
@@ -76,7 +76,7 @@ fn slices_between_two_scales() {
     let graph = g.finish([y]).expect("a graph");
     let prepared = prepared(&graph, &WgpuQuantizer::new().set_global(symmetric()));
     let quantized = convert(&prepared, &ConvertOptions::default()).expect("converted");
-    let integers = reference(&quantized).expect("rewritten");
+    let integers = to_integer(&quantized).expect("rewritten");
     let x = tensor(5, &[4, 6]);
     assert!(compare_ops(&quantized, &integers, &[&x]).expect("the oracle agrees").compared > 0);
     let expected = Interpreter::new(&integers).run(&[&x]).expect("run");

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use ndarray::Array1;
 
-use super::{End, FITS, Fused, Match, Matcher};
+use super::{Epilogue, FITS, Fused, Match, Matcher, Rewritten, ToIntegerError};
 use crate::graph::{NodeId, Rewriter};
 use crate::numerics;
-use crate::ops::{Dequantize, DequantizeDynamic, IntegerLinear, Op, ScaleAccumulatorDynamic};
+use crate::ops::{Dequantize, DequantizeDynamic, IntegerLinear, Linear, Op, ScaleAccumulatorDynamic};
 use crate::values::{QParams, Tensor, TensorQParams};
 
 /// What quantizes a layer's input.
@@ -30,8 +30,20 @@ struct Parameters {
     bias: Vec<f32>,
 }
 
+/// The rule of the family.
+pub(super) fn rewrite(
+    matcher: &Matcher<'_>,
+    rewriter: &mut Rewriter<'_>,
+    id: NodeId,
+) -> Result<Option<Rewritten>, ToIntegerError> {
+    match matcher.graph.node(id).op {
+        Op::Linear(Linear) => Ok(Some(matcher.linear(rewriter, id)?.into())),
+        _ => Ok(None),
+    }
+}
+
 impl Matcher<'_> {
-    pub(super) fn linear(&self, rewriter: &mut Rewriter<'_>, linear: NodeId) -> Match<Fused> {
+    fn linear(&self, rewriter: &mut Rewriter<'_>, linear: NodeId) -> Match<Fused> {
         let inputs = &self.graph.node(linear).inputs;
         let x = self.graph.node(inputs[0]);
         let input = match x.op {
@@ -97,10 +109,12 @@ impl Matcher<'_> {
     ) -> Result<Fused, String> {
         let node = self.graph.node(linear);
         let (fraction_bits, bias) = parameters.folded_bias(x_qparams)?;
-        let (end, fused) = self.end(linear);
-        let factor = |s_w: f32| match end {
-            End::Int8 { qparams, .. } => numerics::multiplier(x_qparams.scale(), s_w, qparams.scale(), fraction_bits),
-            End::Float { .. } => numerics::output_scale(x_qparams.scale(), s_w, fraction_bits),
+        let (epilogue, fused) = self.epilogue(linear);
+        let factor = |s_w: f32| match epilogue {
+            Epilogue::Int8 { qparams, .. } => {
+                numerics::multiplier(x_qparams.scale(), s_w, qparams.scale(), fraction_bits)
+            }
+            Epilogue::Float { .. } => numerics::output_scale(x_qparams.scale(), s_w, fraction_bits),
         };
         let factors = factors(&parameters.scales, x_qparams.scale(), factor)?;
         let w = self.weight(rewriter, linear, parameters);
@@ -108,7 +122,7 @@ impl Matcher<'_> {
         let inputs = vec![rewriter.get(codes).expect(FITS), w, bias];
         let acc = Op::IntegerLinear(IntegerLinear { fraction_bits });
         let acc = rewriter.add(&node.name, acc, inputs, &node.origin).expect(FITS);
-        Ok(self.finish(rewriter, linear, acc, end, factors, fused))
+        Ok(self.finish(rewriter, linear, acc, epilogue, factors, fused))
     }
 
     fn dynamic_linear(

@@ -1,0 +1,45 @@
+//! The interface of operators.
+
+use std::fmt;
+
+use super::error::{EvalError, OpError};
+use super::operands::{Arguments, Operands, TensorType};
+use crate::values::Tensor;
+
+/// Everything that an operator states about itself and that depends on no engine.
+pub(crate) trait Operator: fmt::Debug {
+    /// The name in listings and in configurations by operator type.
+    fn name(&self) -> &'static str;
+
+    /// Shape and type of the result.
+    fn infer(&self, inputs: &Operands<'_>) -> Result<TensorType, OpError>;
+
+    /// The result, by the scalar equations.
+    fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError>;
+
+    /// Writes the parameters behind the name in a listing; each begins with a space.
+    fn parameters(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Ok(())
+    }
+
+    /// Whether each element of the result is an element of an input, unchanged, so that the operator works on any type and quantized
+    /// values keep their scale and zero point.
+    fn moves_values(&self) -> bool {
+        false
+    }
+
+    /// Whether each element of the result depends on one element of each input.
+    fn is_pointwise(&self) -> bool {
+        false
+    }
+
+    /// Whether the operator belongs to the integer form of a graph: it computes with quantized values.
+    fn is_integer(&self) -> bool {
+        false
+    }
+
+    /// Whether a step of a program computes the operator as it is. Lowering fuses or decomposes all others.
+    fn is_step(&self) -> bool {
+        true
+    }
+}

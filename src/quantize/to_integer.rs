@@ -1,0 +1,301 @@
+//! Rewrites a quantize/dequantize graph into its integer form, which the engines execute.
+//!
+//! These operators become integer operators where their inputs and outputs are quantized: linear layers and matrix products
+//! (equations 3 to 7 and 9), sums (8), products of elements (9), any chain of functions of one element (a lookup table of 256
+//! entries), concatenation, and operators that move elements. A ReLU and a quantize node that follow are fused. Dynamically quantized
+//! linear layers and matrix products accumulate integers too, and their results are floats.
+//!
+//! An operator that cannot be rewritten stays float, and its node states the reason ([`Graph::summary`] lists all of them). Quantize and
+//! dequantize nodes remain where a float value enters or leaves.
+
+mod elementwise;
+mod linear;
+mod matmul;
+mod movement;
+mod quantize;
+mod unary;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use ndarray::Array1;
+
+use crate::graph::{Graph, NodeId, Rewriter};
+use crate::interp::{InterpError, Interpreter};
+use crate::numerics;
+use crate::ops::{Constant, Dequantize, Input, Op, Quantize, Requantize, ScaleAccumulator, Unary, UnaryOp};
+use crate::values::{DType, QParams, QuantRange, Tensor, TensorQParams};
+
+/// A constant of the graph could not be evaluated. A node without an integer form is not an error: it stays float.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(transparent)]
+pub struct ToIntegerError(#[from] InterpError);
+
+/// Rewriting cannot fail: each new node has the shape and type of the node that it replaces.
+const FITS: &str = "the integer form has the shapes and types of the graph";
+
+const NOT_INPUTS: &str = "its inputs are not all quantized per tensor";
+const NOT_INPUT: &str = "its input is not quantized per tensor";
+const NOT_OUTPUT: &str = "its output is not quantized, or others read it before it is";
+
+/// Rewrites a quantize/dequantize graph into integers.
+///
+/// ```
+/// use enfold::quantize::{ConvertOptions, QuantizationConfig, WgpuQuantizer, convert, prepare, to_integer};
+/// use enfold::{GraphBuilder, Shape, Tensor};
+///
+/// let mut g = GraphBuilder::new();
+/// let x = g.input("x", Shape::rows(2))?;
+/// let y = g.linear("fc", x, Tensor::from_f32(&[2, 2], vec![0.5, -0.25, 0.1, 0.9])?, None)?;
+/// let graph = g.finish([y])?;
+///
+/// let quantizer = WgpuQuantizer::new().set_global(QuantizationConfig::symmetric().per_channel());
+/// let mut prepared = prepare(&graph, &quantizer)?;
+/// prepared.observe(&[Tensor::from_f32(&[2, 2], vec![1.0, -1.0, 0.3, 0.7])?])?;
+/// let quantized = convert(&prepared, &ConvertOptions::default())?;
+///
+/// let integers = to_integer(&quantized)?;
+/// // No operator computes in float; a graph says of each operator that does, why.
+/// assert!(integers.summary().float.is_empty());
+/// # Ok::<(), enfold::Error>(())
+/// ```
+///
+/// # Errors
+/// [`ToIntegerError`] for a constant that cannot be evaluated, for example an embedding of a row that its table lacks.
+pub fn to_integer(graph: &Graph) -> Result<Graph, ToIntegerError> {
+    let interpreter = Interpreter::new(graph);
+    let matcher = Matcher { graph, interpreter: &interpreter, users: graph.users(), outputs: graph.output_flags() };
+    let mut rewriter = Rewriter::new(graph);
+    let mut fused = HashSet::new();
+    for (id, node) in graph.iter() {
+        if fused.contains(&id) {
+            continue;
+        }
+        let is_input = matches!(node.op, Op::Input(Input) | Op::Constant(_));
+        let rewritten = if is_input || interpreter.constant_value(id)?.is_some() || matcher.is_kept(id) {
+            Rewritten::Unchanged
+        } else {
+            matcher.rewrite(&mut rewriter, id)?
+        };
+        match rewritten {
+            Rewritten::Fused(nodes) => fused.extend(nodes),
+            Rewritten::Unchanged => drop(rewriter.copy(id).expect(FITS)),
+            Rewritten::Float(reason) => {
+                let new = rewriter.copy(id).expect(FITS);
+                // An operator that moves quantized values is an integer operator as it is.
+                if node.dtype == DType::F32 {
+                    rewriter.stays_float(new, reason);
+                }
+            }
+        }
+    }
+    Ok(rewriter.finish().expect(FITS))
+}
+
+/// The former name of [`to_integer`].
+///
+/// # Errors
+/// As [`to_integer`].
+#[deprecated(note = "renamed to `to_integer`")]
+pub fn reference(graph: &Graph) -> Result<Graph, ToIntegerError> {
+    to_integer(graph)
+}
+
+/// The nodes after a rewritten one that were fused with it.
+type Fused = Vec<NodeId>;
+
+/// A reason for staying float is data, an error is not: hence the result inside the result.
+type Match<T> = Result<Result<T, String>, ToIntegerError>;
+
+/// Rewrites a node of one family; `None` for nodes of others.
+type Family = fn(&Matcher<'_>, &mut Rewriter<'_>, NodeId) -> Result<Option<Rewritten>, ToIntegerError>;
+
+/// What became of a node.
+enum Rewritten {
+    /// An integer operator, together with these nodes after it.
+    Fused(Fused),
+    /// Nothing: it is copied.
+    Unchanged,
+    /// It stays float, for this reason.
+    Float(String),
+}
+
+impl From<Result<Fused, String>> for Rewritten {
+    fn from(result: Result<Fused, String>) -> Self {
+        result.map_or_else(Self::Float, Self::Fused)
+    }
+}
+
+/// What follows an accumulator.
+#[derive(Clone, Copy)]
+enum Epilogue {
+    Int8 { qparams: QParams, lo: i32, hi: i32 },
+    Float { relu: bool },
+}
+
+struct Matcher<'g> {
+    graph: &'g Graph,
+    interpreter: &'g Interpreter,
+    users: Vec<Vec<NodeId>>,
+    outputs: Vec<bool>,
+}
+
+impl Matcher<'_> {
+    /// Rewrites a node by the rule of its family.
+    fn rewrite(&self, rewriter: &mut Rewriter<'_>, id: NodeId) -> Result<Rewritten, ToIntegerError> {
+        let families: [Family; 6] = [
+            linear::rewrite,
+            matmul::rewrite,
+            elementwise::rewrite,
+            unary::rewrite,
+            movement::rewrite,
+            quantize::rewrite,
+        ];
+        for family in families {
+            if let Some(rewritten) = family(self, rewriter, id)? {
+                return Ok(rewritten);
+            }
+        }
+        let op = &self.graph.node(id).op;
+        if is_integer(op) {
+            return Ok(Rewritten::Unchanged);
+        }
+        Ok(Rewritten::Float(format!("{} has no integer form", op.name())))
+    }
+
+    /// Whether the quantizer was told to leave a node in float, whatever surrounds it.
+    fn is_kept(&self, id: NodeId) -> bool {
+        let node = self.graph.node(id);
+        node.float_reason.is_some() && !is_integer(&node.op)
+    }
+
+    /// The nodes that follow and are fused: a ReLU, a quantize node, both, or neither.
+    fn epilogue(&self, id: NodeId) -> (Epilogue, Fused) {
+        let mut fused = Vec::new();
+        let mut next = self.only_user(id);
+        let relu = next.filter(|&id| self.is_relu(id));
+        if let Some(relu) = relu {
+            fused.push(relu);
+            next = self.only_user(relu);
+        }
+        let Some((id, qparams, range)) = next.and_then(|id| self.quantize(id)) else {
+            return (Epilogue::Float { relu: relu.is_some() }, fused);
+        };
+        fused.push(id);
+        // Equation 6.
+        let (lo, hi) = (range.quant_min(), range.quant_max());
+        let lo = if relu.is_some() { lo.max(qparams.zero_point()) } else { lo };
+        (Epilogue::Int8 { qparams, lo, hi }, fused)
+    }
+
+    /// Adds the operator that makes the result from an accumulator, in place of the last fused node.
+    fn finish(
+        &self,
+        rewriter: &mut Rewriter<'_>,
+        id: NodeId,
+        acc: NodeId,
+        epilogue: Epilogue,
+        factors: Vec<f32>,
+        fused: Fused,
+    ) -> Fused {
+        let last = fused.last().copied().unwrap_or(id);
+        let (node, origin) = (self.graph.node(id), &self.graph.node(last).origin);
+        let factors = Tensor::from(Array1::from(factors));
+        let new = match epilogue {
+            Epilogue::Int8 { qparams, lo, hi } => {
+                let multiplier = self.constant(rewriter, id, "multiplier", factors);
+                let op = Op::Requantize(Requantize { qparams, lo, hi });
+                rewriter.add(&self.graph.node(last).name, op, vec![acc, multiplier], origin)
+            }
+            Epilogue::Float { relu } => {
+                let scale = self.constant(rewriter, id, "output_scale", factors);
+                let op = Op::ScaleAccumulator(ScaleAccumulator { relu });
+                rewriter.add(&format!("{}.output", node.name), op, vec![acc, scale], origin)
+            }
+        };
+        rewriter.replace(last, new.expect(FITS));
+        fused
+    }
+
+    /// Adds a constant that belongs to a rewritten node.
+    fn constant(&self, rewriter: &mut Rewriter<'_>, of: NodeId, suffix: &str, value: impl Into<Arc<Tensor>>) -> NodeId {
+        let node = self.graph.node(of);
+        rewriter
+            .add(
+                &format!("{}.{suffix}", node.name),
+                Op::Constant(Constant { tensor: value.into() }),
+                Vec::new(),
+                &node.origin,
+            )
+            .expect(FITS)
+    }
+
+    /// The int8 value that a node dequantizes, with its qparams.
+    fn operand(&self, id: NodeId) -> Option<(NodeId, QParams)> {
+        let node = self.graph.node(id);
+        match node.op {
+            Op::Dequantize(Dequantize { qparams: TensorQParams::PerTensor(qparams) })
+                if self.graph.node(node.inputs[0]).dtype == DType::I8 =>
+            {
+                Some((node.inputs[0], qparams))
+            }
+            _ => None,
+        }
+    }
+
+    /// A node that quantizes to int8 with one scale.
+    fn quantize(&self, id: NodeId) -> Option<(NodeId, QParams, QuantRange)> {
+        match &self.graph.node(id).op {
+            Op::Quantize(Quantize { qparams: TensorQParams::PerTensor(qparams), range })
+                if *range != QuantRange::INT32 =>
+            {
+                Some((id, *qparams, *range))
+            }
+            _ => None,
+        }
+    }
+
+    fn is_relu(&self, id: NodeId) -> bool {
+        let node = self.graph.node(id);
+        node.op == Op::Unary(Unary { op: UnaryOp::Relu }) && node.float_reason.is_none()
+    }
+
+    /// The one node that reads a value, unless the caller of the graph reads it too.
+    fn only_user(&self, id: NodeId) -> Option<NodeId> {
+        match self.users[id.index()].as_slice() {
+            [user] if !self.outputs[id.index()] => Some(*user),
+            _ => None,
+        }
+    }
+
+    /// The int8 values of all inputs, with their qparams.
+    fn operands(&self, id: NodeId) -> Result<Vec<(NodeId, QParams)>, String> {
+        let operands = self.graph.node(id).inputs.iter().map(|&input| self.operand(input));
+        operands.collect::<Option<_>>().ok_or_else(|| NOT_INPUTS.to_owned())
+    }
+
+    /// Adds an integer operator in place of the last fused node.
+    fn replace(&self, rewriter: &mut Rewriter<'_>, fused: Fused, op: Op, inputs: &[NodeId]) -> Fused {
+        if let Some(&last) = fused.last() {
+            let node = self.graph.node(last);
+            let inputs = inputs.iter().map(|&input| rewriter.get(input).expect(FITS)).collect();
+            let new = rewriter.add(&node.name, op, inputs, &node.origin).expect(FITS);
+            rewriter.replace(last, new);
+        }
+        fused
+    }
+}
+
+/// Operators of the integer form, and those between floats and quantized values.
+fn is_integer(op: &Op) -> bool {
+    op.is_integer() || matches!(op, Op::Quantize(_) | Op::Dequantize(_))
+}
+
+/// `s_a · s_b / s_y`, or without an output scale `s_a · s_b`.
+fn multiplier(a: QParams, b: QParams, y: Option<QParams>) -> Result<f32, String> {
+    let y = y.map_or(1.0, |y| y.scale());
+    numerics::multiplier(a.scale(), b.scale(), y, 0).ok_or_else(|| {
+        let (a, b) = (a.scale(), b.scale());
+        format!("input scales {a:e} and {b:e} over {y:e} give a multiplier that is not a normal f32 (equation 9)")
+    })
+}
