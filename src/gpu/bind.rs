@@ -1,4 +1,4 @@
-//! From a model and buffers to a run: memory, parameters, bind groups and pipelines.
+//! Makes a run of a model and buffers: memory, parameters, bind groups and pipelines.
 
 use std::num::NonZeroU64;
 use std::sync::Arc;

@@ -33,7 +33,7 @@ fn with_f16(pattern: Pattern) -> Pattern {
 }
 
 /// Each row of the table in `fuse.rs`, in all its forms.
-fn fused() -> Vec<Pattern> {
+fn fused_patterns() -> Vec<Pattern> {
     let linear_and_sum = |name, first: bool, relu| {
         pattern(name, 1, true, move |l| {
             let (x, other) = (l.int8(&[33]), l.int8(&[20]));
@@ -249,7 +249,7 @@ fn every_pattern_is_joined_and_no_other() {
     let Some(context) = context("fused patterns") else { return };
     let (fused, unfused) = (Options::default(), Options { unfused: true, ..Options::default() });
     let [fused, unfused] = [fused, unfused].map(|options| engine_with(context, &options));
-    let (fused, apart) = (fused(), apart());
+    let (fused, apart) = (fused_patterns(), apart());
     for pattern in fused.iter().chain(&apart) {
         let program = pattern.program();
         let [less, more] = [&fused, &unfused].map(|engine| dispatches(engine, &program));
@@ -273,7 +273,7 @@ fn every_path_gives_the_same_bytes() {
         ("emulated", Options { packed_dot: PackedDot::Emulated, tile: Some(register), ..d() }),
         ("K divided", Options { split_k: SplitK::Always, macs_per_dispatch: Some(2000), ..d() }),
     ];
-    let all: Vec<Pattern> = fused().into_iter().chain(apart()).collect();
+    let all: Vec<Pattern> = fused_patterns().into_iter().chain(apart()).collect();
     let made: Vec<(Program, Vec<Tensor>, Vec<Tensor>)> = all
         .iter()
         .map(|pattern| {

@@ -1,6 +1,8 @@
 //! How programs are executed: an engine's options, resolved for its device.
 
 use super::kernel::KernelOptions;
+#[cfg(test)]
+use super::linear::choice::SplitK;
 use super::linear::choice::{Candidate, Choice, lanes_of};
 use super::linear::tile::{LinearKernel, TileShape};
 use super::linear::tuning::TuningTable;
@@ -10,7 +12,7 @@ use super::linear::weights::WeightBits;
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
     pub(crate) choice: Choice,
-    /// What was measured for some layers; it comes before the choice.
+    /// Measurements of some layers, which take precedence over the choice.
     pub(crate) tuning: TuningTable,
     /// The fewest threads of a subgroup, if the device has subgroup operations and may use them.
     pub(crate) subgroup: Option<u32>,
@@ -53,6 +55,24 @@ impl Config {
         let mut candidates = self.tuning.candidates(n, k, bits, &self.limits, |tile| self.allows(tile));
         candidates.extend(&self.choice.candidates);
         candidates
+    }
+
+    /// One tile shape for all layers, on a device with WebGPU's default limits.
+    #[cfg(test)]
+    pub(crate) fn for_tests() -> Self {
+        let limits = wgpu::Limits::default();
+        let tile = TileShape::new(LinearKernel::Register, 32, 1, &limits).expect("fits");
+        Self {
+            choice: Choice::only(tile, true, SplitK::Never, None),
+            tuning: TuningTable::default(),
+            subgroup: None,
+            limits,
+            checked: false,
+            unpacked_weights: false,
+            unfused: false,
+            debug_groups: false,
+            macs_per_dispatch: u64::MAX,
+        }
     }
 
     /// How many bits the values of a weight take on the device.

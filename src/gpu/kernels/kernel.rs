@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use crate::gpu::device::pipeline::PipelineKey;
 use crate::gpu::device::shader::Shader;
 
-/// What decides over the pipelines of all kernels of an engine.
+/// The options that select the pipelines of all kernels of an engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct KernelOptions {
     /// Whether products of int8 values use WGSL's packed dot product.

@@ -45,7 +45,7 @@ const STORAGE: &[Binding] = &[
 ];
 
 /// The epilogue of a linear kernel: EPILOGUE of `linear/epilogue.wgsl`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, strum::EnumIter)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum LinearEpilogue {
     ToI8,
     ToI8Lut,

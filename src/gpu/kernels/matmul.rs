@@ -203,7 +203,7 @@ fn stack_params(planning: &Planning<'_>, fused: &FusedStep) -> Result<MatmulPara
     })
 }
 
-/// From one row of a value to the next: bytes of int8 values, else elements.
+/// The stride from one row of a value to the next: in bytes for int8 values, else in elements.
 fn row_stride(value: &Value) -> u32 {
     match value.value_type {
         ValueType::I8 => row_words(value.cols()) as u32 * 4,

@@ -82,7 +82,7 @@ impl Kernel for QuantizeKernel {
     }
 }
 
-/// From the dynamic qparams of one row to those of the next.
+/// The stride from the dynamic qparams of one row to those of the next.
 pub(crate) fn qparams_stride(qparams: &Value) -> u32 {
     if qparams.shape == Shape::fixed(&[2]) { 0 } else { 2 }
 }

@@ -62,7 +62,7 @@ impl Kernel for UnaryKernel {
         self.into()
     }
 
-    /// Of the functions, those that only select promise bits.
+    /// Functions that only select promise bits. The others do not, but they share an entry point.
     fn promises_bits(self) -> bool {
         true
     }
