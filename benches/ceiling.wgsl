@@ -1,9 +1,10 @@
-// What a device does when nothing else is in its way: packed dot products on registers alone. The one store keeps them alive.
+// Computes packed dot products on registers alone, to measure the ceiling of a device. The one store keeps the compiler from removing
+// them.
 
 @group(0) @binding(0) var<uniform> iterations: u32;
 @group(0) @binding(1) var<storage, read_write> y: array<i32>;
 
-// Each sum is an operand too, so that no product can be moved out of the loop.
+// Each sum is an operand of the next product, so that no product can be moved out of the loop.
 fn dots(s: vec4<i32>, w: u32) -> vec4<i32> {
     let x = bitcast<vec4<u32>>(s);
     return s + vec4<i32>(dot4I8Packed(x.x, w), dot4I8Packed(x.y, w), dot4I8Packed(x.z, w), dot4I8Packed(x.w, w));
@@ -13,7 +14,7 @@ fn four(s: vec4<i32>, w: u32) -> vec4<i32> {
     return dots(dots(dots(dots(s, w), w), w), w);
 }
 
-// 16 independent sums, and 256 dot products an iteration.
+// A thread has 16 independent sums, and computes 256 dot products in an iteration.
 @compute @workgroup_size(256)
 fn dot_ceiling(@builtin(global_invocation_id) id: vec3<u32>) {
     let seed = id.x * 0x9E3779B9u;

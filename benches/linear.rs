@@ -1,5 +1,5 @@
-//! One int8 linear layer under criterion: how a change moves the CPU engine and the GPU engine. For tables and ratios within
-//! one run see `throughput`.
+//! Measures one int8 linear layer with criterion, to see how a change affects the CPU engine and the GPU engine. The bench
+//! `throughput` prints tables and ratios within one run.
 
 #![allow(missing_docs)]
 
@@ -33,15 +33,15 @@ fn measure(criterion: &mut Criterion) -> Result<()> {
         group.throughput(Throughput::Elements((2 * rows * k * n) as u64));
 
         let engine = cpu::Engine::new(&layer.program)?;
-        layer.check("cpu", engine.run(&[&layer.x])?[0].as_i8().unwrap_or_default())?;
+        layer.check("cpu", engine.run(&[&layer.x])?[0].as_i8().context("an int8 output")?)?;
         group.bench_function(BenchmarkId::new("cpu", &name), |b| b.iter(|| engine.run(&[&layer.x])));
 
         let Some(context) = &context else { continue };
         let (device, queue) = (&context.device, &context.queue);
         let engine = block_on(gpu::Engine::new(device, queue, &gpu::Options::default()))?;
         let model = block_on(engine.load(&layer.program))?;
-        layer.check("gpu", block_on(model.run(&[&layer.x]))?[0].as_i8().unwrap_or_default())?;
-        let mut contents: Vec<u8> = layer.x.as_i8().context("codes")?.iter().map(|&code| code as u8).collect();
+        layer.check("gpu", block_on(model.run(&[&layer.x]))?[0].as_i8().context("an int8 output")?)?;
+        let mut contents: Vec<u8> = layer.x.as_i8().context("int8 values")?.iter().map(|&value| value as u8).collect();
         contents.resize(contents.len().next_multiple_of(4), 0);
         let usage = BufferUsages::STORAGE;
         let descriptor = wgpu::util::BufferInitDescriptor { label: Some("x"), contents: &contents, usage };

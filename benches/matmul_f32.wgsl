@@ -1,6 +1,6 @@
-// A float product to compare with, of the engine's tile: 64 x 64 outputs a workgroup and 4 x 4 a thread, 16 features at a time
-// through workgroup memory. x is [m][k], w is [k][n], as if packed ahead; m and n are whole tiles and k is a multiple of 16, filled
-// up with zeros, so that nothing is checked here.
+// A float matrix product with the engine's tile, to compare with: a workgroup computes 64 x 64 outputs, a thread 4 x 4, and 16 features
+// at a time go through workgroup memory. x is [m][k] and w is [k][n]. m and n are padded with zeros to whole tiles and k to a multiple
+// of 16, so that the shader needs no bounds checks.
 
 struct Params {
     n_vecs: u32,
@@ -12,7 +12,7 @@ struct Params {
 @group(0) @binding(2) var<storage, read> w: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read_write> y: array<vec4<f32>>;
 
-// A row takes one vector more than it has, so that rows begin in different banks.
+// Rows of the tile have one vector of padding, so that they begin in different memory banks.
 const X_STRIDE = 5u;
 var<workgroup> tile_x: array<vec4<f32>, 320>;
 var<workgroup> tile_w: array<vec4<f32>, 256>;
@@ -26,7 +26,7 @@ fn matmul_f32(
     let x_row = index / 4u;
     let x_at = (group.y * 64u + x_row) * params.k_vecs + index % 4u;
     let w_at = local.y * params.n_vecs + group.x * 16u + local.x;
-    // Written out: some drivers keep an array that a loop indexes in memory.
+    // The loops over these are unrolled by hand: some drivers keep an array that a loop indexes in memory.
     var sum0 = vec4<f32>();
     var sum1 = vec4<f32>();
     var sum2 = vec4<f32>();

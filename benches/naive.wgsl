@@ -1,5 +1,5 @@
-// What one writes first, to compare with: one output a thread, words of four codes, no reuse in registers or workgroup
-// memory. x is [m][k_words], w is [n][k_words]; K is padded to whole words with zeros.
+// A naive kernel to compare with: a thread computes one output from words of four int8 values, without reuse in registers or workgroup
+// memory. x is [m][k_words] and w is [n][k_words]; K is padded with zeros to whole words.
 
 struct Params {
     m: u32,

@@ -1,12 +1,12 @@
-//! Throughput of one int8 linear layer on every engine, and the costs of recording, calibrating, converting and training: a
-//! table, and JSON.
+//! Measures the throughput of one int8 linear layer on every engine, and the costs of recording, calibrating, converting and
+//! training. Prints a table, and writes JSON.
 //!
 //! `cargo bench --bench throughput -- [--shape R,K,N]… [--full] [--series NAME]… [--json [FILE]] [--adapter NAME]
 //! [--tile KERNEL,ROWS,K_STEP]`
 //!
-//! Each series first checks its output against the interpreter. The series of a shape take turns in several rounds and the
-//! median is reported, so that ratios within one run mean something on a noisy machine. What the adapter reaches at most is
-//! measured in the same run.
+//! Each series first checks its output against the interpreter. The series of a shape take turns in several rounds, and the table
+//! has the medians, so that ratios within one run mean something on a noisy machine. The same run measures the ceilings: the
+//! highest throughput that the adapter reaches.
 
 #![allow(clippy::print_stdout, missing_docs)]
 
@@ -16,6 +16,8 @@ mod arguments;
 mod baseline;
 #[path = "throughput/ceiling.rs"]
 mod ceiling;
+#[path = "throughput/cooperative_matrix.rs"]
+mod cooperative_matrix;
 #[path = "throughput/cpu.rs"]
 mod cpu;
 #[path = "throughput/device.rs"]
@@ -28,8 +30,6 @@ mod flow;
 mod gpu;
 #[path = "throughput/layer.rs"]
 mod layer;
-#[path = "throughput/matrix_units.rs"]
-mod matrix_units;
 #[path = "throughput/qat.rs"]
 mod qat;
 #[path = "../tests/common/random.rs"]
@@ -42,6 +42,7 @@ mod report;
 use std::time::Instant;
 
 use anyhow::Result;
+use clap::Parser;
 use enfold::gpu::context::Context;
 
 use arguments::{Arguments, layer_series};
@@ -51,19 +52,20 @@ use layer::Layer;
 use report::{Measured, print_ratios, write_json};
 
 const ROUNDS: usize = 9;
-/// A shape has fewer rounds, but not fewer than these, once it has taken so many seconds.
-const LEAST_ROUNDS: usize = 3;
-const LONG: f64 = 6.0;
+/// The least number of rounds of a shape that takes long.
+const MIN_ROUNDS: usize = 3;
+/// After so many seconds, a shape has no more rounds than [`MIN_ROUNDS`].
+const SECONDS_A_SHAPE: f64 = 6.0;
 
-/// What runs once and says how many seconds it took.
+/// Runs a series once, and returns how many seconds it took.
 pub(crate) type Runner = Box<dyn FnMut() -> Result<f64>>;
 
-/// A series at a shape, its output checked.
+/// A series at one shape, whose output was checked.
 pub(crate) struct Series {
     run: Runner,
-    /// Of weights and activations.
+    /// Bytes of weights and activations that one run reads and writes.
     bytes: usize,
-    /// Elements of the output.
+    /// How many elements of the output were compared.
     compared: usize,
     kernel: Option<String>,
 }
@@ -87,7 +89,7 @@ impl From<LeftOut> for Prepared {
 
 fn main() -> Result<()> {
     let start = Instant::now();
-    let arguments = Arguments::parse()?;
+    let arguments = Arguments::parse();
     let context = pollster::block_on(Context::request(arguments.adapter.as_deref()))?;
     match &context {
         Some(context) => {
@@ -103,8 +105,8 @@ fn main() -> Result<()> {
     }
     println!("cpu: {} threads", rayon::current_num_threads());
     let gpu = context.as_ref().map(|context| Gpu::new(context, arguments.tile));
-    let wants_gpu = gpu::SERIES.iter().any(|series| arguments.wants(series));
-    let ceilings = context.as_ref().filter(|_| wants_gpu).map(ceiling::measure).transpose()?;
+    let needs_gpu = gpu::SERIES.iter().any(|series| arguments.wants(series));
+    let ceilings = context.as_ref().filter(|_| needs_gpu).map(ceiling::measure).transpose()?;
 
     let mut results = Vec::new();
     let shapes = arguments.shapes(context.as_ref().is_some_and(|context| !context.is_software()));
@@ -121,8 +123,8 @@ fn main() -> Result<()> {
     if qat::SERIES.iter().any(|series| arguments.wants(series)) {
         results.extend(qat::measure()?);
     }
-    if let Some(json) = &arguments.json {
-        let path = write_json(json, context.as_ref(), ceilings.as_ref(), ROUNDS, &results)?;
+    if let Some(file) = &arguments.json {
+        let path = write_json(file.as_deref(), context.as_ref(), ceilings.as_ref(), ROUNDS, &results)?;
         println!("\nwritten: {}", path.display());
     }
     println!("all in {:.0} s", start.elapsed().as_secs_f64());
@@ -155,14 +157,7 @@ fn measure_shape(
         }
     }
     drop(layer);
-    let start = Instant::now();
-    let mut rounds = 0;
-    while rounds < LEAST_ROUNDS || (rounds < ROUNDS && start.elapsed().as_secs_f64() < LONG) {
-        for (_, series, seconds) in &mut all {
-            seconds.push((series.run)()?);
-        }
-        rounds += 1;
-    }
+    let rounds = take_turns(&mut all)?;
     let mut results = Vec::new();
     let mut compared: Vec<(usize, Vec<&str>)> = Vec::new();
     for (name, series, seconds) in all {
@@ -183,7 +178,7 @@ fn measure_shape(
             ..Measured::default()
         };
         if let Some(ceilings) = ceilings.filter(|_| gpu::SERIES.contains(&name)) {
-            measured = measured.against(ceilings);
+            measured = measured.compared_with(ceilings);
         }
         measured.print();
         results.push(measured);
@@ -198,12 +193,25 @@ fn measure_shape(
     Ok(results)
 }
 
+/// Runs all series in turn, and returns how many rounds there were.
+fn take_turns(all: &mut [(&str, Series, Vec<f64>)]) -> Result<usize> {
+    let start = Instant::now();
+    let mut rounds = 0;
+    while rounds < MIN_ROUNDS || (rounds < ROUNDS && start.elapsed().as_secs_f64() < SECONDS_A_SHAPE) {
+        for (_, series, seconds) in &mut *all {
+            seconds.push((series.run)()?);
+        }
+        rounds += 1;
+    }
+    Ok(rounds)
+}
+
 pub(crate) fn median(mut seconds: Vec<f64>) -> f64 {
     seconds.sort_by(f64::total_cmp);
     seconds[seconds.len() / 2]
 }
 
-/// Seconds of one call, averaged over enough calls to be measurable.
+/// Returns the seconds of one call, averaged over enough calls to be measurable.
 pub(crate) fn time(mut run: impl FnMut() -> Result<()>) -> Result<f64> {
     const LONG_ENOUGH: f64 = 0.02;
     let mut calls = 1u32;

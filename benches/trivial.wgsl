@@ -1,4 +1,4 @@
-// Next to nothing, with bindings as the engine's: what recording a dispatch costs on the host without the engine.
+// Does next to nothing, with bindings like the engine's, to measure the cost of recording a dispatch on the host without the engine.
 
 struct Digit {
     value: u32,

@@ -1,11 +1,11 @@
-//! A network inside an application's own frame: a window, or a picture file, in which an int8 network shades every
-//! pixel and a render pass draws what it wrote, from one command encoder and without a byte read back.
+//! Embeds a network in an application's own frame: an int8 network shades every pixel of a window or of a picture file, and a render
+//! pass draws the network's output buffer. Both are in one command encoder, and nothing is read back to the host.
 //!
 //! `cargo run --release --example embed -- [--headless] [--size WxH] [--frames N] [--out FILE] [--adapter NAME]`
 //!
-//! The network is trained when the program starts, with quantization in mind: see `embed/network.rs`. Instance,
-//! adapter, device, surface, encoder and submission are the application's (`embed/device.rs`, `embed/window.rs`,
-//! `embed/headless.rs`); the crate records one step of the frame, in `embed/renderer.rs`.
+//! The program trains the network when it starts, by quantization-aware training (`embed/network.rs`). The application owns instance,
+//! adapter, device, surface, encoder and submission (`embed/device.rs`, `embed/window.rs`, `embed/headless.rs`); the crate records one
+//! step of the frame (`embed/renderer.rs`).
 
 #![allow(clippy::print_stdout)]
 
@@ -26,68 +26,41 @@ mod window;
 
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::Result;
+use clap::Parser;
 
-const HELP: &str = "\
-Trains a small network on a moving picture, quantizes it to int8, and lets it shade every pixel of a window.
-
-  --headless      draw into a texture instead, check it, and write the last frame as a PNG
-  --size WxH      size of the picture, or of the window at first (default: 256x256)
-  --frames N      frames until the end (default: 8 with --headless; a window stays until it is closed)
-  --out FILE      with --headless: the PNG (default: enfold-embed.png in the directory for temporary files)
-  --adapter NAME  the adapter whose name contains NAME (default: the most capable)
-  --help          this text";
-
-fn main() -> Result<()> {
-    env_logger::init();
-    let Some(arguments) = Arguments::parse()? else {
-        println!("{HELP}");
-        return Ok(());
-    };
-    if arguments.headless { headless::run(&arguments) } else { window::run(arguments) }
-}
-
+/// Trains a small network on a moving picture, quantizes it to int8, and lets it shade every pixel of a window.
+#[derive(Parser)]
+#[command(name = "embed")]
 struct Arguments {
+    /// Draws into a texture instead, checks it, and writes the last frame as a PNG.
+    #[arg(long)]
     headless: bool,
+    /// The size of the picture, or the first size of the window.
+    #[arg(long, value_name = "WxH", default_value = "256x256", value_parser = size)]
     size: [u32; 2],
+    /// Frames until the end [default: 8 with --headless; a window stays until it is closed].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     frames: Option<u32>,
+    /// With --headless: the PNG to write [default: enfold-embed.png in the directory for temporary files].
+    #[arg(long, value_name = "FILE", requires = "headless")]
     out: Option<PathBuf>,
+    /// The adapter whose name contains NAME [default: the most capable].
+    #[arg(long, value_name = "NAME")]
     adapter: Option<String>,
 }
 
-impl Arguments {
-    /// `None` if the user asks for help.
-    fn parse() -> Result<Option<Self>> {
-        let mut arguments = Self { headless: false, size: [256, 256], frames: None, out: None, adapter: None };
-        let mut words = std::env::args().skip(1);
-        while let Some(word) = words.next() {
-            let mut value = || words.next().with_context(|| format!("{word} needs a value"));
-            match word.as_str() {
-                "--headless" => arguments.headless = true,
-                "--size" => arguments.size = size(&value()?)?,
-                "--frames" => {
-                    let text = value()?;
-                    let frames = text.parse().with_context(|| format!("--frames {text}"))?;
-                    ensure!(frames > 0, "--frames {frames}: there has to be one");
-                    arguments.frames = Some(frames);
-                }
-                "--out" => arguments.out = Some(value()?.into()),
-                "--adapter" => arguments.adapter = Some(value()?),
-                "--help" | "-h" => return Ok(None),
-                other => bail!("unknown argument {other}\n\n{HELP}"),
-            }
-        }
-        ensure!(arguments.headless || arguments.out.is_none(), "--out is for --headless");
-        Ok(Some(arguments))
-    }
+fn size(text: &str) -> Result<[u32; 2], String> {
+    let (width, height) = text.split_once('x').ok_or("expected WxH, as in 640x480")?;
+    let side = |side: &str| match side.parse() {
+        Ok(pixels) if pixels > 0 => Ok(pixels),
+        _ => Err(format!("{side:?} is no number of pixels above 0")),
+    };
+    Ok([side(width)?, side(height)?])
 }
 
-fn size(text: &str) -> Result<[u32; 2]> {
-    let (width, height) =
-        text.split_once('x').with_context(|| format!("--size {text}: expected WxH, as in 640x480"))?;
-    let side =
-        |side: &str| side.parse::<u32>().with_context(|| format!("--size {text}: {side:?} is no number of pixels"));
-    let size = [side(width)?, side(height)?];
-    ensure!(size.iter().all(|&side| side > 0), "--size {text}: a picture has at least one pixel");
-    Ok(size)
+fn main() -> Result<()> {
+    env_logger::init();
+    let arguments = Arguments::parse();
+    if arguments.headless { headless::run(&arguments) } else { window::run(arguments) }
 }

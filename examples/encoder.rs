@@ -1,14 +1,15 @@
-//! A sentence-embedding encoder goes in as an ONNX file, int8 on the GPU comes out.
+//! Imports a sentence-embedding encoder from an ONNX file, quantizes it to int8, and runs it on the CPU and the GPU.
 //!
 //! `cargo run --release --features onnx --example encoder -- [MODEL.onnx] [--batch N] [--seq N] [--adapter NAME] [--help]`
 //!
-//! The model takes token ids and a mask `[batch, seq]`, as encoders exported from PyTorch do, and returns one row a sentence.
+//! The model takes token ids and a mask `[batch, seq]`, as encoders exported from PyTorch do, and returns one row for each sentence.
 
 #![allow(clippy::print_stdout)]
 
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use clap::Parser;
 use enfold::compare::cosine;
 use enfold::gpu::context::Context;
 use enfold::gpu::{self, Run};
@@ -16,7 +17,7 @@ use enfold::interp::Interpreter;
 use enfold::lower::lower;
 use enfold::onnx::{self, ImportOptions};
 use enfold::ops::{Embedding, Op};
-use enfold::program::{Program, StepOp};
+use enfold::program::{Program, StepOp, ValueId};
 use enfold::quantize::{ConvertOptions, QuantizationConfig, WgpuQuantizer, convert, prepare, to_integer};
 use enfold::values::DType;
 use enfold::{Graph, Tensor, cpu};
@@ -24,22 +25,33 @@ use pollster::block_on;
 use wgpu::BufferUsages;
 
 const CALIBRATION_BATCHES: u64 = 16;
-const HELP: &str = "\
-Imports a sentence encoder, quantizes it to int8 twice (dynamically per token, and statically with random calibration
-batches), and compares its embeddings on the CPU and the GPU with those of the float model.
 
-  MODEL.onnx      the encoder (default: a small one that comes with the crate)
-  --batch N       sentences in a batch (default 8)
-  --seq N         tokens in a sentence, padding included (default 32)
-  --adapter NAME  the adapter whose name contains NAME (default: the most capable)
-  --help          this text";
+/// Imports a sentence encoder, quantizes it to int8 twice (dynamically per token, and statically with random calibration batches),
+/// and compares its embeddings on the CPU and the GPU with those of the float model.
+#[derive(Parser)]
+#[command(name = "encoder")]
+struct Arguments {
+    /// The encoder [default: a small one that comes with the crate].
+    #[arg(
+        value_name = "MODEL.onnx",
+        default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/onnx/tiny_bert.onnx"),
+        hide_default_value = true
+    )]
+    model: String,
+    /// Sentences in a batch.
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    batch: usize,
+    /// Tokens in a sentence, padding included.
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    seq: usize,
+    /// The adapter whose name contains NAME [default: the most capable].
+    #[arg(long, value_name = "NAME")]
+    adapter: Option<String>,
+}
 
 fn main() -> Result<()> {
     env_logger::init();
-    let Some(arguments) = Arguments::parse()? else {
-        println!("{HELP}");
-        return Ok(());
-    };
+    let arguments = Arguments::parse();
     let context = block_on(Context::request(arguments.adapter.as_deref()))?;
     match &context {
         Some(context) => println!("adapter: {}", context.describe()),
@@ -58,7 +70,7 @@ fn main() -> Result<()> {
     println!("time per batch: cpu float {float_time:.1} ms");
 
     let symmetric = || QuantizationConfig::symmetric().per_channel();
-    // What only a layer norm or a softmax reads stays float.
+    // Activations that only a layer norm or a softmax reads stay float.
     for (name, config) in
         [("dynamic, per token", symmetric().dynamic_per_token()), ("static, per channel", symmetric().float_output())]
     {
@@ -91,36 +103,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-struct Arguments {
-    model: String,
-    batch: usize,
-    seq: usize,
-    adapter: Option<String>,
-}
-
-impl Arguments {
-    /// `None` if the user asks for help.
-    fn parse() -> Result<Option<Self>> {
-        let model = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/onnx/tiny_bert.onnx").to_owned();
-        let mut arguments = Self { model, batch: 8, seq: 32, adapter: None };
-        let mut words = std::env::args().skip(1);
-        while let Some(word) = words.next() {
-            let mut value = || words.next().with_context(|| format!("{word} needs a value"));
-            let number = |text: String| text.parse().with_context(|| format!("{text:?} is no number"));
-            match word.as_str() {
-                "--batch" => arguments.batch = number(value()?)?,
-                "--seq" => arguments.seq = number(value()?)?,
-                "--adapter" => arguments.adapter = Some(value()?),
-                "--help" | "-h" => return Ok(None),
-                other if other.starts_with('-') => bail!("unknown argument {other}\n\n{HELP}"),
-                path => arguments.model = path.to_owned(),
-            }
-        }
-        Ok(Some(arguments))
-    }
-}
-
-/// Random sentences of random lengths, padded: token ids that the table has, a mask, and segment ids of zero.
+/// Makes random sentences of random lengths, padded: token ids that the embedding table has, a mask, and segment ids of zero.
 fn inputs(graph: &Graph, seed: u64) -> Result<Vec<Tensor>> {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut lengths = Vec::new();
@@ -152,20 +135,20 @@ fn int8_layers(program: &Program) -> usize {
     program.steps().iter().filter(|step| matches!(step.op, StepOp::QLinear(_))).count()
 }
 
-/// The cosine of each row with the float model's.
+/// Prints how near each row comes to the float model's, as a cosine.
 fn report(device: &str, actual: &Tensor, expected: &Tensor) -> Result<()> {
     let width = expected.shape().last().copied().unwrap_or(1);
     let (actual, expected) = (actual.as_f32().context("floats")?, expected.as_f32().context("floats")?);
     let rows = actual.chunks(width).zip(expected.chunks(width));
     let cosines: Vec<f64> = rows.map(|(a, b)| cosine(a, b)).collect();
     let mean = cosines.iter().sum::<f64>() / cosines.len() as f64;
-    // What is no number is near nothing.
+    // NaN counts as the worst cosine.
     let worst = cosines.iter().map(|c| if c.is_nan() { -1.0 } else { *c }).fold(1.0, f64::min);
     println!("  cosine to float, {device} int8: worst {worst:.6}, mean {mean:.6} of {} sentences", cosines.len());
     Ok(())
 }
 
-/// Inputs and outputs stay on the device: the time of one recording, with buffers of the application's.
+/// Milliseconds of one run, with inputs and outputs in buffers on the device.
 fn resident(context: &Context, model: &gpu::Model, program: &Program, inputs: &[Tensor]) -> Result<f64> {
     let buffer = |size: usize| {
         let usage = BufferUsages::STORAGE | BufferUsages::COPY_DST;
@@ -178,8 +161,9 @@ fn resident(context: &Context, model: &gpu::Model, program: &Program, inputs: &[
         let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
         context.queue.write_buffer(buffer, 0, &bytes);
     }
-    let lengths = program.outputs().iter().map(|&id| program.value(id).len(1).unwrap_or_default() * 4);
-    let outputs: Vec<wgpu::Buffer> = lengths.map(buffer).collect();
+    let bytes = |&id: &ValueId| Ok(program.value(id).len(1).context("an output is too large")? * 4);
+    let outputs = program.outputs().iter().map(bytes).collect::<Result<Vec<usize>>>()?;
+    let outputs: Vec<wgpu::Buffer> = outputs.into_iter().map(buffer).collect();
     let run: Run = block_on(model.bind(&buffers.iter().collect::<Vec<_>>(), &outputs.iter().collect::<Vec<_>>(), 1))?;
     median(|| {
         let mut encoder = context.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
@@ -190,7 +174,7 @@ fn resident(context: &Context, model: &gpu::Model, program: &Program, inputs: &[
     })
 }
 
-/// The median of some calls after the first, in milliseconds.
+/// The median time of nine calls in milliseconds, after one that is not measured.
 fn median(mut run: impl FnMut() -> Result<()>) -> Result<f64> {
     let mut times = Vec::new();
     run()?;

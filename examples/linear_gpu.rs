@@ -1,4 +1,4 @@
-//! A float network goes in, int8 on the GPU comes out: handwritten digits, from loading the weights to accuracy and time.
+//! Quantizes a float network for handwritten digits to int8 and runs it on the GPU: from loading the weights to accuracy and time.
 //!
 //! `cargo run --release --example linear_gpu -- [--rows N] [--adapter NAME] [--help]`
 
@@ -7,15 +7,16 @@
 #[path = "common/digits.rs"]
 mod digits;
 
+use enfold::ops::Constant;
 use std::time::Instant;
 
-use enfold::ops::Constant;
-
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
+use clap::Parser;
 use enfold::gpu::context::Context;
 use enfold::gpu::{self, Run};
 use enfold::interp::Interpreter;
 use enfold::lower::{LowerOptions, lower_with};
+use enfold::program::{Program, Step, StepOp};
 use enfold::quantize::{ConvertOptions, ObserverKind, QuantizationConfig, WgpuQuantizer, convert, prepare, to_integer};
 use enfold::{Graph, Tensor, cpu};
 use pollster::block_on;
@@ -24,39 +25,32 @@ use wgpu::BufferUsages;
 use digits::{CLASSES, Digits, PIXELS, collect, float_graph, images, mismatching};
 
 const CALIBRATION_IMAGES: usize = 512;
-const HELP: &str = "\
-Quantizes a float MLP for handwritten digits to int8 and runs it on the GPU.
 
-  --rows N        images in a batch (default: all 360 test images)
-  --adapter NAME  the adapter whose name contains NAME (default: the most capable)
-  --help          this text";
+/// Quantizes a float MLP for handwritten digits to int8 and runs it on the GPU.
+#[derive(Parser)]
+#[command(name = "linear_gpu")]
+struct Arguments {
+    /// Images in a batch [default: all 360 test images].
+    #[arg(long, value_name = "N")]
+    rows: Option<usize>,
+    /// The adapter whose name contains NAME [default: the most capable].
+    #[arg(long, value_name = "NAME")]
+    adapter: Option<String>,
+}
 
 fn main() -> Result<()> {
     env_logger::init();
-    let Some(arguments) = Arguments::parse()? else {
-        println!("{HELP}");
-        return Ok(());
-    };
-
+    let arguments = Arguments::parse();
     let context = block_on(Context::request(arguments.adapter.as_deref()))?;
     match &context {
         Some(context) => println!("adapter: {}", context.describe()),
         None => println!("adapter: none; running on the CPU"),
     }
 
-    // Quantize: float graph, observers, calibration, quantize/dequantize form.
     let digits = Digits::load()?;
     let float = float_graph()?;
-    // A histogram clips outliers once it has seen enough of them; 512 images have none to spare.
-    let config = QuantizationConfig::symmetric().per_channel().activation_observer(ObserverKind::MinMax);
-    let quantizer = WgpuQuantizer::new().set_global(config);
-    let mut prepared = prepare(&float, &quantizer)?;
-    for batch in digits.train[..CALIBRATION_IMAGES * PIXELS].chunks(64 * PIXELS) {
-        prepared.observe(&[images(batch)?])?;
-    }
-    let quantized = convert(&prepared, &ConvertOptions::default())?;
-
-    // Integers: the reference form, and the program that both engines execute.
+    let quantized = quantize(&float, &digits)?;
+    // The integer form, and the program that both engines execute.
     let integers = to_integer(&quantized)?;
     log::info!("{}", integers.summary());
     let program = lower_with(&integers, &LowerOptions { int8_outputs: true, ..LowerOptions::default() })?;
@@ -65,32 +59,32 @@ fn main() -> Result<()> {
     ensure!((1..=digits.labels.len()).contains(&rows), "--rows {rows}: there are {} test images", digits.labels.len());
     let batches = digits.batches(rows)?;
 
-    let of_graph = |graph: &Graph| {
+    let interpret = |graph: &Graph| {
         let interpreter = Interpreter::new(graph);
         collect(&batches, |batch| Ok(interpreter.run(&[batch])?.swap_remove(0)))
     };
-    println!("float accuracy: {:.4}", digits.accuracy(&of_graph(&float)?)?);
-    println!("q/dq accuracy: {:.4}", digits.accuracy(&of_graph(&quantized)?)?);
+    println!("float accuracy: {:.4}", digits.accuracy(&interpret(&float)?)?);
+    println!("q/dq accuracy: {:.4}", digits.accuracy(&interpret(&quantized)?)?);
 
-    // The codes before the last dequantize node, by the interpreter: what every engine must equal.
+    // The interpreter's int8 values before the last dequantize node: every engine must compute exactly these.
     let interpreter = Interpreter::new(&integers);
     let (input, last) = (integers.inputs()[0], integers.node(integers.outputs()[0]).inputs[0]);
     let expected = collect(&batches, |batch| Ok(interpreter.run_nodes(&[(input, batch)], &[last])?.swap_remove(0)))?;
 
     let cpu = cpu::Engine::new(&program)?;
-    let cpu_codes = collect(&batches, |batch| Ok(cpu.run(&[batch])?.swap_remove(0)))?;
-    println!("int8 cpu accuracy: {:.4}", digits.accuracy(&cpu_codes)?);
+    let cpu_outputs = collect(&batches, |batch| Ok(cpu.run(&[batch])?.swap_remove(0)))?;
+    println!("int8 cpu accuracy: {:.4}", digits.accuracy(&cpu_outputs)?);
     let cpu_time = microseconds(|| Ok(cpu.run(&[&batches[0]]).map(drop)?))?;
 
     let float_bytes: usize = float.iter().map(|(_, node)| constant_bytes(node)).sum();
-    let mut mismatches = mismatching("cpu", &cpu_codes, &expected)?;
+    let mut mismatches = mismatching("cpu", &cpu_outputs, &expected)?;
     if let Some(context) = &context {
         let device = Device { context, batch: &batches[0] };
         let engine = block_on(gpu::Engine::new(&context.device, &context.queue, &gpu::Options::default()))?;
         let model = block_on(engine.load(&program))?;
-        let codes = collect(&batches, |batch| Ok(block_on(model.run(&[batch]))?.swap_remove(0)))?;
-        println!("int8 gpu accuracy: {:.4}", digits.accuracy(&codes)?);
-        mismatches += mismatching("gpu", &codes, &expected)?;
+        let gpu_outputs = collect(&batches, |batch| Ok(block_on(model.run(&[batch]))?.swap_remove(0)))?;
+        println!("int8 gpu accuracy: {:.4}", digits.accuracy(&gpu_outputs)?);
+        mismatches += mismatching("gpu", &gpu_outputs, &expected)?;
         println!("weights: {float_bytes} bytes float, {} bytes int8", model.size_bytes());
         let (input, output) = device.buffers()?;
         let run = block_on(model.bind(&[&input], &[&output], rows))?;
@@ -101,42 +95,22 @@ fn main() -> Result<()> {
             device.round_trip(&run, rows, &input, &output)?,
         );
     } else {
-        let steps = program.steps().iter();
-        let linear_bytes = |step: &enfold::program::Step| match &step.op {
-            enfold::program::StepOp::QLinear(l) => l.weight.len() + 8 * l.n,
-            _ => 0,
-        };
-        println!("weights: {float_bytes} bytes float, {} bytes int8", steps.map(linear_bytes).sum::<usize>());
+        println!("weights: {float_bytes} bytes float, {} bytes int8", int8_bytes(&program));
         println!("time per batch of {rows}: cpu int8 {cpu_time:.0} us");
     }
     ensure!(mismatches == 0, "{mismatches} codes differ from the reference");
     Ok(())
 }
 
-struct Arguments {
-    rows: Option<usize>,
-    adapter: Option<String>,
-}
-
-impl Arguments {
-    /// `None` if the user asks for help.
-    fn parse() -> Result<Option<Self>> {
-        let mut arguments = Self { rows: None, adapter: None };
-        let mut words = std::env::args().skip(1);
-        while let Some(word) = words.next() {
-            let mut value = || words.next().with_context(|| format!("{word} needs a value"));
-            match word.as_str() {
-                "--rows" => {
-                    let text = value()?;
-                    arguments.rows = Some(text.parse().with_context(|| format!("--rows {text}"))?);
-                }
-                "--adapter" => arguments.adapter = Some(value()?),
-                "--help" | "-h" => return Ok(None),
-                other => bail!("unknown argument {other}\n\n{HELP}"),
-            }
-        }
-        Ok(Some(arguments))
+/// Calibrates on training images, and returns the graph in quantize/dequantize form.
+fn quantize(float: &Graph, digits: &Digits) -> Result<Graph> {
+    // A histogram observer clips rare large values as outliers. In 512 images every value counts, so use min/max.
+    let config = QuantizationConfig::symmetric().per_channel().activation_observer(ObserverKind::MinMax);
+    let mut prepared = prepare(float, &WgpuQuantizer::new().set_global(config))?;
+    for batch in digits.train[..CALIBRATION_IMAGES * PIXELS].chunks(64 * PIXELS) {
+        prepared.observe(&[images(batch)?])?;
     }
+    Ok(convert(&prepared, &ConvertOptions::default())?)
 }
 
 fn constant_bytes(node: &enfold::graph::Node) -> usize {
@@ -146,7 +120,16 @@ fn constant_bytes(node: &enfold::graph::Node) -> usize {
     }
 }
 
-/// The median of some calls after the first.
+/// The bytes of int8 weights, with a bias and a multiplier of 4 bytes for each output channel.
+fn int8_bytes(program: &Program) -> usize {
+    let bytes = |step: &Step| match &step.op {
+        StepOp::QLinear(l) => l.weight.len() + 8 * l.n,
+        _ => 0,
+    };
+    program.steps().iter().map(bytes).sum()
+}
+
+/// The median time of 15 calls, after one that is not measured.
 fn microseconds(mut run: impl FnMut() -> Result<()>) -> Result<f64> {
     let mut times = Vec::new();
     run()?;
@@ -159,7 +142,7 @@ fn microseconds(mut run: impl FnMut() -> Result<()>) -> Result<f64> {
     Ok(times[times.len() / 2])
 }
 
-/// How an application drives the engine with buffers of its own.
+/// Drives the engine with an application's own buffers.
 struct Device<'a> {
     context: &'a Context,
     batch: &'a Tensor,
@@ -168,13 +151,13 @@ struct Device<'a> {
 impl Device<'_> {
     fn buffers(&self) -> Result<(wgpu::Buffer, wgpu::Buffer)> {
         let input = self.buffer(self.batch.len() * 4, BufferUsages::STORAGE | BufferUsages::COPY_DST);
-        let codes = self.batch.shape()[0] * CLASSES;
-        let output = self.buffer(codes.next_multiple_of(4), BufferUsages::STORAGE | BufferUsages::COPY_SRC);
+        let output_bytes = self.batch.shape()[0] * CLASSES;
+        let output = self.buffer(output_bytes.next_multiple_of(4), BufferUsages::STORAGE | BufferUsages::COPY_SRC);
         self.context.queue.write_buffer(&input, 0, &self.bytes()?);
         Ok((input, output))
     }
 
-    /// Input and output stay on the device; several recordings share a submission.
+    /// Microseconds of one run with input and output on the device; several recordings share a submission.
     fn resident(&self, run: &Run, rows: usize) -> Result<f64> {
         const CALLS: usize = 10;
         let time = microseconds(|| {
@@ -185,7 +168,7 @@ impl Device<'_> {
         Ok(time / CALLS as f64)
     }
 
-    /// Upload, run, read back.
+    /// Microseconds to upload the input, run, and read the output back.
     fn round_trip(&self, run: &Run, rows: usize, input: &wgpu::Buffer, output: &wgpu::Buffer) -> Result<f64> {
         let size = output.size();
         let staging = self.buffer(size as usize, BufferUsages::MAP_READ | BufferUsages::COPY_DST);
@@ -197,9 +180,9 @@ impl Device<'_> {
             encoder.copy_buffer_to_buffer(output, 0, &staging, 0, size);
             encoder.map_buffer_on_submit(&staging, wgpu::MapMode::Read, .., |_| {});
             self.submit(encoder)?;
-            let codes = staging.get_mapped_range(..)?.to_vec();
+            let bytes = staging.get_mapped_range(..)?.to_vec();
             staging.unmap();
-            ensure!(codes.len() as u64 == size, "{} bytes read back, expected {size}", codes.len());
+            ensure!(bytes.len() as u64 == size, "{} bytes read back, expected {size}", bytes.len());
             Ok(())
         })
     }

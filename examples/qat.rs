@@ -1,5 +1,5 @@
-//! What training with quantization in mind is worth: handwritten digits at weights of 2, 3, 4 and 8 bits, quantized after
-//! training and trained on, and the better of both on the GPU.
+//! Compares post-training quantization with quantization-aware training: handwritten digits with weights of 2, 3, 4 and 8 bits.
+//! The better network of each pair then runs on the GPU.
 //!
 //! `cargo run --release --example qat -- [--epochs N] [--adapter NAME] [--help]`
 
@@ -8,7 +8,8 @@
 #[path = "common/digits.rs"]
 mod digits;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, ensure};
+use clap::Parser;
 use enfold::gpu::context::Context;
 use enfold::gpu::{Engine, Options};
 use enfold::interp::Interpreter;
@@ -22,19 +23,21 @@ use pollster::block_on;
 
 use digits::{Digits, PIXELS, collect, float_graph, images, mismatching};
 
-const HELP: &str = "\
-Trains a float MLP for handwritten digits on with quantized weights, and compares.
-
-  --epochs N      how often the training images are seen for each number of bits (default: 20)
-  --adapter NAME  the adapter whose name contains NAME (default: the most capable)
-  --help          this text";
+/// Continues the training of a float MLP for handwritten digits with quantized weights, and compares.
+#[derive(Parser)]
+#[command(name = "qat")]
+struct Arguments {
+    /// Passes over the training images for each number of bits.
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    epochs: usize,
+    /// The adapter whose name contains NAME [default: the most capable].
+    #[arg(long, value_name = "NAME")]
+    adapter: Option<String>,
+}
 
 fn main() -> Result<()> {
     env_logger::init();
-    let Some(arguments) = Arguments::parse()? else {
-        println!("{HELP}");
-        return Ok(());
-    };
+    let arguments = Arguments::parse();
     let digits = Digits::load()?;
     let float = float_graph()?;
     println!("accuracy float: {:.4}", accuracy(&digits, &float)?);
@@ -68,7 +71,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Quantized after training: the training images are seen once, to find ranges.
+/// Quantizes after training: passes over the training images once, to find the ranges of activations.
 fn calibrate(digits: &Digits, float: &Graph, config: QuantizationConfig) -> Result<Graph> {
     let quantizer = WgpuQuantizer::new().set_global(config.activation_observer(ObserverKind::MinMax));
     let mut prepared = prepare(float, &quantizer)?;
@@ -78,7 +81,7 @@ fn calibrate(digits: &Digits, float: &Graph, config: QuantizationConfig) -> Resu
     Ok(convert(&prepared, &ConvertOptions::default())?)
 }
 
-/// Trained on, with fake quantization.
+/// Continues the training with fake quantization.
 fn train(digits: &Digits, float: &Graph, config: QuantizationConfig, bits: u32, epochs: usize) -> Result<Graph> {
     let mut model = prepare_qat(float, &WgpuQuantizer::new().set_global(config.qat()))?;
     let labels: Vec<i32> = digits.train_labels.iter().map(|&label| label.into()).collect();
@@ -86,7 +89,7 @@ fn train(digits: &Digits, float: &Graph, config: QuantizationConfig, bits: u32, 
     let mut trainer = Trainer::new(Loss::CrossEntropy, Optimizer::adam(1e-3)?);
     trainer.epochs = epochs;
     trainer.schedule = Schedule::Cosine { warmup: 0, least: 0.01 };
-    // Scales rest for the last fifth.
+    // The scales are frozen for the last fifth of the epochs.
     trainer.settled_epochs = epochs / 5;
     let bar = ProgressBar::new(0);
     bar.set_style(ProgressStyle::with_template("{prefix} {bar:40} {pos}/{len} {msg}")?);
@@ -106,7 +109,7 @@ fn accuracy(digits: &Digits, graph: &Graph) -> Result<f64> {
     digits.accuracy(&collect(&digits.batches(digits.labels.len())?, run)?)
 }
 
-/// Runs the integer form on the GPU, and returns how many codes differ from the interpreter's.
+/// Runs the integer form on the GPU, and returns how many quantized values differ from the interpreter's.
 fn on_gpu(digits: &Digits, engine: &Engine, name: &str, quantized: &Graph) -> Result<usize> {
     let integers = to_integer(quantized)?;
     let program = lower_with(&integers, &LowerOptions { int8_outputs: true, ..LowerOptions::default() })?;
@@ -115,33 +118,7 @@ fn on_gpu(digits: &Digits, engine: &Engine, name: &str, quantized: &Graph) -> Re
     let (input, last) = (integers.inputs()[0], integers.node(integers.outputs()[0]).inputs[0]);
     let expected = collect(&batches, |batch| Ok(interpreter.run_nodes(&[(input, batch)], &[last])?.swap_remove(0)))?;
     let model = block_on(engine.load(&program))?;
-    let codes = collect(&batches, |batch| Ok(block_on(model.run(&[batch]))?.swap_remove(0)))?;
-    println!("accuracy gpu {name}: {:.4}", digits.accuracy(&codes)?);
-    mismatching("gpu", &codes, &expected)
-}
-
-struct Arguments {
-    epochs: usize,
-    adapter: Option<String>,
-}
-
-impl Arguments {
-    /// `None` if the user asks for help.
-    fn parse() -> Result<Option<Self>> {
-        let mut arguments = Self { epochs: 20, adapter: None };
-        let mut words = std::env::args().skip(1);
-        while let Some(word) = words.next() {
-            let mut value = || words.next().with_context(|| format!("{word} needs a value"));
-            match word.as_str() {
-                "--epochs" => {
-                    let text = value()?;
-                    arguments.epochs = text.parse().with_context(|| format!("--epochs {text}"))?;
-                }
-                "--adapter" => arguments.adapter = Some(value()?),
-                "--help" | "-h" => return Ok(None),
-                other => bail!("unknown argument {other}\n\n{HELP}"),
-            }
-        }
-        Ok(Some(arguments))
-    }
+    let outputs = collect(&batches, |batch| Ok(block_on(model.run(&[batch]))?.swap_remove(0)))?;
+    println!("accuracy gpu {name}: {:.4}", digits.accuracy(&outputs)?);
+    mismatching("gpu", &outputs, &expected)
 }

@@ -1,4 +1,4 @@
-//! Subcommands and their arguments; one file each does the work.
+//! The subcommands and their arguments. Each subcommand has a file.
 
 mod adapters;
 mod arrays;
@@ -26,19 +26,19 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use self::failure::{Failure, one_line};
+use self::failure::{UsageError, one_line};
 use self::progress::Stderr;
 
-/// Quantizes networks to int8, runs them on any GPU or the CPU, and says what it costs.
+/// Quantizes networks to int8, runs them on a GPU or the CPU, and measures the loss of accuracy and the time.
 ///
-/// MODEL is an .onnx file or an archive that enfold has written. DATA is .npy (models with one input), .npz or .safetensors, with
-/// arrays by input name, or by `in.NAME`.
+/// MODEL is an .onnx file or an archive that enfold has written. DATA is an .npy file (for models with one input), or an .npz or
+/// .safetensors file whose arrays have the names of the inputs, or `in.NAME`.
 ///
-/// Exit status: 0 if all went well, 1 if not, 2 if the arguments are wrong.
+/// Exit status: 0 for success, 1 for an error, 2 for wrong arguments.
 #[derive(Debug, Parser)]
 #[command(name = "enfold", version, max_term_width = 100)]
 struct Cli {
-    /// No progress bars and no notes.
+    /// Prints neither progress bars nor notes.
     #[arg(long, short, global = true)]
     quiet: bool,
     #[command(subcommand)]
@@ -47,50 +47,51 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Lists a model's graph, parameters and sizes, what would be quantized, and what not and why.
+    /// Lists a model's graph, parameters and sizes, and which nodes would be quantized, which not, and why.
     Inspect(inspect::Inspect),
     /// Quantizes a float model to int8.
     ///
-    /// Static quantization, the default, needs --calibrate: data like that which the model will see. --dynamic needs none: the scale
-    /// of each activation is found at run time. The result is an archive in quantize/dequantize form, or ONNX if OUT ends in .onnx.
+    /// Static quantization, the default, needs --calibrate with data like those that the model will see. Dynamic quantization,
+    /// --dynamic, needs no data: it computes the scale of each activation at run time. The result is an archive in quantize/dequantize
+    /// form, or an ONNX file if OUT ends in .onnx.
     Quantize(quantize::Quantize),
-    /// Joins what shards have calibrated, and converts the result.
+    /// Merges the calibration states of shards, and converts the result.
     Merge(quantize::Merge),
-    /// Runs a model, and writes each output under its name.
+    /// Runs a model on data, and writes each output under its name.
     Run(run::Run),
     /// Compares a quantized model with its float model, node by node.
     Compare(compare::Compare),
-    /// Writes a float or quantize/dequantize model as ONNX.
+    /// Writes a float or quantize/dequantize model as an ONNX file.
     Export(export::Export),
-    /// Measures a model, after checking its outputs against the reference.
+    /// Measures the time of a model, after comparing its outputs with the interpreter's.
     Bench(bench::Bench),
-    /// Lists the GPU adapters that answer.
+    /// Lists the GPU adapters of this machine.
     Adapters(adapters::Adapters),
-    /// Prints the completions of a shell, for example for `source <(enfold completions bash)`.
+    /// Prints the completion script of a shell, for use as in `source <(enfold completions bash)`.
     Completions {
         /// The shell.
         shell: clap_complete::Shell,
     },
 }
 
-/// Parses the arguments, runs the subcommand, and says in one line what went wrong.
+/// Parses the arguments and runs the subcommand. Prints an error in one line.
 pub(crate) fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("off"))
         .format(|line, record| {
             let text = record.args().to_string();
-            writeln!(line, "[{} {}] {}", record.level(), record.target(), output::shown(&text))
+            writeln!(line, "[{} {}] {}", record.level(), record.target(), output::printable(&text))
         })
         .init();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => return failure::of_arguments(&error),
+        Err(error) => return failure::report_arguments(&error),
     };
     let stderr = Stderr::new(cli.quiet);
     match cli.command.run(&stderr) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             stderr.error(&one_line(&error));
-            ExitCode::from(if error.is::<Failure>() { 2 } else { 1 })
+            ExitCode::from(if error.is::<UsageError>() { 2 } else { 1 })
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `enfold` on the command line: from a model file to an int8 one, and what it costs.
+//! The command line `enfold`: quantizes model files to int8, runs, compares and exports them.
 
 mod cli;
 

@@ -1,22 +1,22 @@
 #!/usr/bin/env bash
-# The test command: formatting, lints, documentation and all tests. It sets up what it needs on a Debian or Ubuntu machine
-# that has a Rust toolchain.
+# Runs formatting, lints, documentation and all tests. On a Debian or Ubuntu machine with a Rust toolchain it installs the packages that
+# it needs.
 #
 #   bash tests/run.sh
 #
-# CI=true                 also runs the GPU tests on a second Vulkan driver, SwiftShader, from Debian's chromium
-# ENFOLD_LONG=1           thousands of random networks in the place of hundreds, and all of ONNX's conformance tests; lints and
-#                         tests of the features that other sets of features contain
-# ENFOLD_ALLOW_NO_GPU=1   lets the GPU tests be skipped, with a count, where there is no adapter
-# ENFOLD_ALLOW_NO_PYTHON=1  lets the checks by ONNX Runtime and ONNX's tests be skipped where their packages cannot be had
-# ENFOLD_ADAPTER=NAME     runs them on the adapter whose name contains NAME
+# CI=true                   also runs the GPU tests on a second Vulkan driver, SwiftShader, from Debian's chromium
+# ENFOLD_LONG=1             tests thousands of random networks instead of hundreds, and runs all of ONNX's conformance tests; also lints and
+#                           tests the crate without features and with the default features
+# ENFOLD_ALLOW_NO_GPU=1     skips and counts the GPU tests if there is no adapter
+# ENFOLD_ALLOW_NO_PYTHON=1  skips the checks by ONNX Runtime and ONNX's tests if their packages cannot be installed
+# ENFOLD_ADAPTER=NAME       runs the GPU tests on the adapter whose name contains NAME
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 say() { printf '\n== %s (after %d s)\n' "$*" "$SECONDS"; }
 missing() { printf 'missing: %s\n' "$*" >&2; exit 1; }
 
-# Installs Debian packages, as root or by sudo; without either it says what is missing.
+# Installs Debian packages, as root or with sudo. Fails with a message if neither is possible.
 install() {
     local as_root=()
     command -v apt-get >/dev/null || missing "$* (this is no Debian or Ubuntu; install the equivalent)"
@@ -50,7 +50,7 @@ say "documentation"
 RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps --features coopmat,cli
 
 say "the browser's target"
-# It can be checked wherever Rust's library for it is installed.
+# The check needs Rust's library for this target.
 if [ -d "$(rustc --print sysroot)/lib/rustlib/wasm32-unknown-unknown" ]; then
     cargo check --quiet --lib --target wasm32-unknown-unknown --no-default-features --features webgpu
 else
@@ -67,7 +67,7 @@ fi
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 
-# Runs tests and keeps what they print, for the counts.
+# Runs tests and logs their output, for the counts below.
 tests() {
     say "tests: $1"
     shift
@@ -76,27 +76,27 @@ tests() {
 
 tests "with the GPU engine" cargo test --features coopmat,cli
 if [ "${ENFOLD_LONG:-}" = 1 ]; then
-    # The same tests but for those of the features; the lints have compiled them.
+    # These are the same tests without those of the features. The lints have compiled them.
     tests "without a GPU engine" cargo test --no-default-features --lib
 fi
 
 say "ONNX Runtime on exported models, and ONNX's own tests"
-# Their packages come from PyPI, into target/onnxruntime-venv.
+# The scripts install their packages from PyPI into target/onnxruntime-venv.
 python3 -c 'import venv, ensurepip' 2>/dev/null || install python3 python3-venv
 python3 tests/onnx/check_with_onnxruntime.py 2>&1 | tee -a "$log"
 python3 tests/onnx/conformance.py 2>&1 | tee -a "$log"
 
 if [ "${CI:-}" = true ]; then
-    # What depends on the engine's own bookkeeping, not on a driver, has been tested on the first; so have thousands of networks and
-    # every path through the kernels, whose steps are tested here one by one.
-    of_host=(--skip allocations:: --skip joined:: --skip loss:: --skip memory:: --skip slices:: --skip tools::
+    # The skipped tests do not depend on the driver, or test combinations of kernels that the other tests cover one by one. The first
+    # driver has run them all.
+    skipped_tests=(--skip allocations:: --skip joined:: --skip loss:: --skip memory:: --skip slices:: --skip tools::
         --skip networks_of_every_pattern --skip every_path)
-    say "on SwiftShader without: ${of_host[*]//--skip/}"
+    say "on SwiftShader without: ${skipped_tests[*]//--skip/}"
     icd=/usr/lib/chromium/vk_swiftshader_icd.json
     [ -e "$icd" ] || install chromium
     [ -e "$icd" ] || missing "$icd, which Debian's chromium carries"
     on_swiftshader=(env VK_DRIVER_FILES="$icd" VK_ICD_FILENAMES="$icd" ENFOLD_ADAPTER=SwiftShader)
-    tests "GPU tests on SwiftShader" "${on_swiftshader[@]}" cargo test --features coopmat,cli --test gpu -- "${of_host[@]}"
+    tests "GPU tests on SwiftShader" "${on_swiftshader[@]}" cargo test --features coopmat,cli --test gpu -- "${skipped_tests[@]}"
     tests "cases on SwiftShader" "${on_swiftshader[@]}" cargo test --features coopmat,cli --test cli cases_hold_on_the_gpu
 fi
 

@@ -1,4 +1,5 @@
-//! What an adapter reaches when nothing else is in its way, measured in the same run as everything that is held against it.
+//! Measures the ceilings of an adapter: packed dot products on registers alone, and a copy of a buffer. The series of the same run
+//! are compared with them.
 
 use anyhow::{Result, ensure};
 use enfold::gpu::context::Context;
@@ -11,18 +12,19 @@ use crate::median;
 
 const ROUNDS: usize = 5;
 const COPY_BYTES: u64 = 256 << 20;
-const THREADS_OF_GROUP: u32 = 256;
-/// Dot products of an iteration, and operations of each.
+const WORKGROUP_SIZE: u32 = 256;
+/// How many dot products a thread computes in one iteration.
 const DOTS: u32 = 256;
+/// How many operations a dot product counts as: four multiplications and four additions.
 const OPERATIONS: f64 = 8.0;
 
 #[derive(Clone, Copy)]
 pub(crate) struct Ceilings {
-    /// 10¹² operations a second of packed dot products on registers, four multiplications and four additions each.
+    /// Packed dot products on registers, in 10¹² operations a second.
     pub(crate) dot_tops: f64,
-    /// 10⁹ bytes a second, read and written, of a copy from buffer to buffer.
+    /// A copy from buffer to buffer, in 10⁹ bytes read and written a second.
     pub(crate) copy_gigabytes: f64,
-    /// Bytes of that buffer.
+    /// The size of the copied buffer in bytes.
     pub(crate) copy_bytes: u64,
 }
 
@@ -37,13 +39,13 @@ pub(crate) fn measure(context: &Context) -> Result<Ceilings> {
 }
 
 fn dots(context: &Context) -> Result<f64> {
-    // More threads than any device holds at once, but for a processor.
+    // A GPU gets more threads than any holds at once. A CPU needs few.
     let (groups, iterations) = if context.is_software() { (64u32, 8u32) } else { (4096, 32) };
     let module = context.device.create_shader_module(wgpu::include_wgsl!("../ceiling.wgsl"));
     let pipeline = pipeline(context, &module, "dot_ceiling");
     let uniform: Vec<u8> = [iterations, 0, 0, 0].into_iter().flat_map(u32::to_le_bytes).collect();
     let uniform = buffer(context, &uniform, BufferUsages::UNIFORM);
-    let threads = groups * THREADS_OF_GROUP;
+    let threads = groups * WORKGROUP_SIZE;
     let y = empty(context, "y", u64::from(threads) * 4, BufferUsages::STORAGE | BufferUsages::COPY_SRC);
     let bind_group = bind_group(context, &pipeline, &[&uniform, &y]);
     let record = |pass: &mut wgpu::ComputePass<'_>, calls: usize| {
@@ -71,7 +73,7 @@ fn dots(context: &Context) -> Result<f64> {
     Ok(f64::from(threads) * f64::from(iterations * DOTS) * OPERATIONS / seconds * 1e-12)
 }
 
-/// What a thread of `ceiling.wgsl` stores.
+/// Computes the number that a thread of `ceiling.wgsl` stores.
 fn expected(id: u32, iterations: u32) -> i32 {
     let seed = id.wrapping_mul(0x9E37_79B9);
     let w = (seed ^ 0x5A3C_96E1).to_le_bytes();
@@ -81,7 +83,7 @@ fn expected(id: u32, iterations: u32) -> i32 {
             sum.wrapping_add(products.sum())
         })
     };
-    // a begins at the seed, and b, c and d at 4, 8 and 12 more.
+    // The shader's vector `a` begins at the seed, and `b`, `c` and `d` at 4, 8 and 12 more.
     (0..16).fold(0, |sum: i32, at| sum.wrapping_add(after(seed.wrapping_add(at))))
 }
 

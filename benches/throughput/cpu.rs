@@ -1,8 +1,8 @@
-//! Series on the CPU.
+//! The series on the CPU: the interpreter, the engine, and the bare product of the library rten-gemm.
 
 use std::hint::black_box;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use enfold::cpu::Engine;
 use enfold::interp::Interpreter;
 use rten_gemm::{GemmExecutor, GemmInputA, GemmInputB, GemmOptions};
@@ -14,21 +14,21 @@ use crate::{Prepared, Runner, Series, time};
 
 pub(crate) const SERIES: [&str; 3] = ["cpu reference", "cpu engine", "rten-gemm bare"];
 
-/// Beyond so many operations a run would take long.
-const MOST_OPERATIONS: f64 = 5e11;
+/// Layers with more operations are left out: a run would take long.
+const MAX_OPERATIONS: f64 = 5e11;
 
 pub(crate) fn prepare(series: &str, layer: &Layer) -> Result<Prepared> {
     let Layer { rows, k, n, .. } = *layer;
     let operations = 2.0 * rows as f64 * k as f64 * n as f64;
-    if operations > MOST_OPERATIONS {
-        let most = MOST_OPERATIONS;
-        return Ok(LeftOut(format!("{operations:.1e} operations are more than {most:.1e}, the most on the CPU")).into());
+    if operations > MAX_OPERATIONS {
+        let max = MAX_OPERATIONS;
+        return Ok(LeftOut(format!("{operations:.1e} operations are more than {max:.1e}, the most on the CPU")).into());
     }
     let x = layer.x.clone();
     let (run, compared): (Runner, usize) = match series {
         "cpu reference" => {
             let interpreter = Interpreter::new(&layer.graph);
-            let compared = layer.check(series, interpreter.run(&[&x])?[0].as_i8().unwrap_or_default())?;
+            let compared = layer.check(series, interpreter.run(&[&x])?[0].as_i8().context("an int8 output")?)?;
             let run = move || {
                 black_box(interpreter.run(&[&x])?);
                 Ok(())
@@ -37,7 +37,7 @@ pub(crate) fn prepare(series: &str, layer: &Layer) -> Result<Prepared> {
         }
         "cpu engine" => {
             let engine = Engine::new(&layer.program)?;
-            let compared = layer.check(series, engine.run(&[&x])?[0].as_i8().unwrap_or_default())?;
+            let compared = layer.check(series, engine.run(&[&x])?[0].as_i8().context("an int8 output")?)?;
             let run = move || {
                 black_box(engine.run(&[&x])?);
                 Ok(())
@@ -50,17 +50,17 @@ pub(crate) fn prepare(series: &str, layer: &Layer) -> Result<Prepared> {
     Ok(Series { run, bytes: n * k + rows * k + rows * n, compared, kernel: None }.into())
 }
 
-/// The library's product alone: prepacked weights, u8 activations, i32 sums into one buffer that is used again.
+/// Prepares the library's product alone: prepacked weights, u8 activations, and i32 sums into one buffer that is reused.
 fn bare(layer: &Layer) -> Result<(Runner, usize)> {
     let (m, k, n) = (layer.rows, layer.k, layer.n);
     let executor = GemmExecutor::<u8, i8, i32>::new();
-    let x: Vec<u8> = layer.x.as_i8().unwrap_or_default().iter().map(|&v| v as u8 ^ 0x80).collect();
-    let w = layer.w.as_i8().unwrap_or_default().to_vec();
+    let x: Vec<u8> = layer.x.as_i8().context("int8 values")?.iter().map(|&v| v as u8 ^ 0x80).collect();
+    let w = layer.w.as_i8().context("int8 values")?.to_vec();
     let packed = executor.prepack_b(NdTensorView::from_data([n, k], w.as_slice()).transposed());
     let saturates = executor.may_saturate();
     let mut sums = vec![0i32; m * n];
     let mut run = move || -> Result<i32> {
-        // As the engine does: for one row the library has a vector product, which reads the weight as it is.
+        // For one row the library has a product of a vector, which reads unpacked weights. The engine chooses in the same way.
         let b = if m == 1 {
             GemmInputB::Unpacked(NdTensorView::from_data([n, k], w.as_slice()).transposed())
         } else {
@@ -73,7 +73,7 @@ fn bare(layer: &Layer) -> Result<(Runner, usize)> {
         Ok(black_box(sums[m * n - 1]))
     };
     if !saturates {
-        let (x, w) = (layer.x.as_i8().unwrap_or_default(), layer.w.as_i8().unwrap_or_default());
+        let (x, w) = (layer.x.as_i8().context("int8 values")?, layer.w.as_i8().context("int8 values")?);
         let last = x[(m - 1) * k..].iter().zip(&w[(n - 1) * k..]);
         let expected: i32 = last.map(|(&x, &w)| (i32::from(x) + 128) * i32::from(w)).sum();
         let got = run()?;

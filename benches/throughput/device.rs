@@ -1,12 +1,13 @@
-//! Buffers, submissions and clocks of a device.
+//! Creates buffers, submits commands and reads the clock of a device.
 
 use anyhow::Result;
 use enfold::gpu::context::Context;
 use wgpu::util::DeviceExt;
 use wgpu::{Buffer, BufferUsages, CommandEncoder, CommandEncoderDescriptor, ComputePass, ComputePassDescriptor};
 
-/// Seconds of the submissions that are timed: long against what a submission costs.
+/// How many seconds a measured submission should take: long compared with the cost of submitting.
 const LONG_ENOUGH: f64 = 0.03;
+/// A call that takes more seconds is not repeated to leave out the time of compiling.
 const SLOW: f64 = 1.0;
 
 pub(crate) fn buffer(context: &Context, contents: &[u8], usage: BufferUsages) -> Buffer {
@@ -26,7 +27,7 @@ pub(crate) fn encoder(context: &Context) -> CommandEncoder {
     context.device.create_command_encoder(&CommandEncoderDescriptor::default())
 }
 
-/// A pipeline whose bindings follow from its shader.
+/// Creates a pipeline whose bindings follow from its shader.
 pub(crate) fn pipeline(context: &Context, module: &wgpu::ShaderModule, entry: &str) -> wgpu::ComputePipeline {
     context.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
         label: Some(entry),
@@ -38,7 +39,7 @@ pub(crate) fn pipeline(context: &Context, module: &wgpu::ShaderModule, entry: &s
     })
 }
 
-/// Bind group 0 of a pipeline, of whole buffers.
+/// Creates bind group 0 of a pipeline, of whole buffers.
 pub(crate) fn bind_group(context: &Context, pipeline: &wgpu::ComputePipeline, buffers: &[&Buffer]) -> wgpu::BindGroup {
     let entries: Vec<wgpu::BindGroupEntry<'_>> = (0u32..)
         .zip(buffers)
@@ -60,14 +61,14 @@ pub(crate) fn read(context: &Context, encoder: CommandEncoder, staging: &Buffer)
     Ok(bytes)
 }
 
-/// Submits what is recorded, and reads a buffer after it.
+/// Submits the recorded commands, and reads a buffer after them.
 pub(crate) fn download(context: &Context, mut encoder: CommandEncoder, from: &Buffer) -> Result<Vec<u8>> {
     let staging = staging(context, from.size());
     encoder.copy_buffer_to_buffer(from, 0, &staging, 0, from.size());
     read(context, encoder, &staging)
 }
 
-/// Two readings of the device's clock.
+/// Reads the device's clock twice, by timestamp queries.
 struct Clock {
     query_set: wgpu::QuerySet,
     resolved: Buffer,
@@ -84,7 +85,7 @@ impl Clock {
         })
     }
 
-    /// Which of the readings are taken at the begin and at the end of a pass.
+    /// Assigns a reading to the beginning of a pass, one to its end, or both.
     fn writes(&self, begin: Option<u32>, end: Option<u32>) -> wgpu::ComputePassTimestampWrites<'_> {
         wgpu::ComputePassTimestampWrites {
             query_set: &self.query_set,
@@ -109,8 +110,8 @@ fn wall(context: &Context, encoder: CommandEncoder) -> Result<f64> {
     Ok(start.elapsed().as_secs_f64())
 }
 
-/// Seconds of one of `calls` recordings in one pass of one submission: by the device's own clock where it has one, which
-/// leaves out what submitting costs.
+/// Returns the seconds of one of `calls` recordings in one pass of one submission. The device's own clock, where it has one, leaves
+/// out the cost of submitting.
 pub(crate) fn timed(
     context: &Context,
     calls: usize,
@@ -128,7 +129,7 @@ pub(crate) fn timed(
     Ok(seconds / calls as f64)
 }
 
-/// As [`timed`], of commands outside a pass: between the end of an empty pass and the begin of another.
+/// Does the same as [`timed`] for commands outside a pass, between the end of an empty pass and the beginning of another.
 pub(crate) fn timed_commands(context: &Context, calls: usize, record: impl FnOnce(&mut CommandEncoder)) -> Result<f64> {
     let mut encoder = encoder(context);
     let seconds = match Clock::new(context) {
@@ -150,9 +151,9 @@ pub(crate) fn timed_commands(context: &Context, calls: usize, record: impl FnOnc
     Ok(seconds / calls as f64)
 }
 
-/// As many calls in one submission as take long against the submission itself.
+/// Chooses how many calls to record in one submission, so that the cost of submitting does not matter.
 pub(crate) fn calls(one: impl Fn() -> Result<f64>) -> Result<usize> {
-    // The first use of a pipeline may compile, which does not matter where it takes long without.
+    // The first call may compile the pipeline, so it is repeated, unless it took so long that compiling does not matter.
     let first = one()?;
     let seconds = if first > SLOW { first } else { one()? };
     Ok(((LONG_ENOUGH / seconds.max(1e-7)) as usize).clamp(1, 2000))

@@ -1,6 +1,6 @@
-//! A layer from float to float: each row is quantized when it is known.
+//! The series of a dynamic layer, which has float inputs and outputs and quantizes each row at run time.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use enfold::interp::Interpreter;
 use enfold::lower::lower;
 use enfold::quantize::{ConvertOptions, QuantizationConfig, WgpuQuantizer, convert, prepare as annotate, to_integer};
@@ -12,7 +12,7 @@ use crate::layer::Sample;
 use crate::random::Random;
 use crate::{Prepared, Series};
 
-/// Of the largest output, by which two float products may differ.
+/// How far outputs may differ, relative to the largest output.
 const TOLERANCE: f32 = 1e-6;
 
 pub(crate) fn prepare(gpu: &Gpu<'_>, shape @ [rows, k, n]: [usize; 3]) -> Result<Prepared> {
@@ -20,7 +20,7 @@ pub(crate) fn prepare(gpu: &Gpu<'_>, shape @ [rows, k, n]: [usize; 3]) -> Result
         return Ok(left_out.into());
     }
     let mut random = Random::new((rows + k + n) as u64);
-    let mut floats = |len: usize, scale: f32| random.codes(len).into_iter().map(|c| f32::from(c) * scale).collect();
+    let mut floats = |len: usize, scale: f32| random.codes(len).into_iter().map(|v| f32::from(v) * scale).collect();
     let weight = Tensor::from_f32(&[n, k], floats(n * k, 1e-3))?;
     let bias = Tensor::from_f32(&[n], floats(n, 1e-2))?;
     let x = Tensor::from_f32(&[rows, k], floats(rows * k, 1e-2))?;
@@ -35,14 +35,14 @@ pub(crate) fn prepare(gpu: &Gpu<'_>, shape @ [rows, k, n]: [usize; 3]) -> Result
 
     let engine = gpu.engine()?;
     let got = block_on(block_on(engine.load(&program))?.run(&[&x]))?;
-    let (got, values) = (got[0].as_f32().unwrap_or_default(), x.as_f32().unwrap_or_default());
+    let (got, values) = (got[0].as_f32().context("a float output")?, x.as_f32().context("float inputs")?);
     ensure!(got.len() == rows * n, "gpu dynamic: {} outputs, expected {}", got.len(), rows * n);
-    // What a row becomes does not depend on the others.
+    // The output of a row does not depend on the other rows, so a sample of rows can be compared alone.
     let sample = Sample::of(shape).rows;
     let picked: Vec<f32> = sample.iter().flat_map(|&row| values[row * k..][..k].iter().copied()).collect();
     let picked = Tensor::from_f32(&[sample.len(), k], picked)?;
     let expected = Interpreter::new(&integers).run(&[&picked])?.swap_remove(0);
-    let expected = expected.as_f32().unwrap_or_default();
+    let expected = expected.as_f32().context("a float output")?;
     let largest = expected.iter().fold(0f32, |largest, v| largest.max(v.abs()));
     for (at, &row) in sample.iter().enumerate() {
         for (column, (got, expected)) in got[row * n..][..n].iter().zip(&expected[at * n..][..n]).enumerate() {

@@ -1,5 +1,5 @@
-//! What quantizing costs: calibration against plain forward passes, the search for a histogram's range, conversion, the
-//! interpreter against its products, and files against memory.
+//! Measures the costs of quantizing: calibration compared with plain forward passes, the search for a histogram's range, conversion,
+//! the interpreter compared with its bare products, and files compared with copies in memory.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -25,7 +25,7 @@ pub(crate) const SERIES: [&str; 6] =
 const DIMS: [usize; 4] = [1024, 4096, 4096, 1024];
 const ROWS: usize = 128;
 const BATCHES: usize = 16;
-/// Of what passes over all batches.
+/// How many rounds a series has that passes over all batches.
 const FEW_ROUNDS: usize = 3;
 
 pub(crate) fn measure() -> Result<Vec<Measured>> {
@@ -34,7 +34,7 @@ pub(crate) fn measure() -> Result<Vec<Measured>> {
     let input = |random: &mut Random| Tensor::from_f32(&[ROWS, DIMS[0]], random.normals(ROWS * DIMS[0], 1.0));
     let batches: Vec<Tensor> = (0..BATCHES).map(|_| input(&mut random)).collect::<Result<_, _>>()?;
     let interpreter = Interpreter::new(&graph);
-    interpreter.run(&[&batches[0]])?; // packs the weights
+    interpreter.run(&[&batches[0]])?; // The first run packs the weights.
     let mut bare = bare_products(&graph)?;
 
     let (mut products, mut forward, mut calibrate, mut converts) = (vec![], vec![], vec![], vec![]);
@@ -55,7 +55,7 @@ pub(crate) fn measure() -> Result<Vec<Measured>> {
         plain.push(start.elapsed().as_secs_f64());
         let quantizer = WgpuQuantizer::new().set_global(QuantizationConfig::symmetric().per_channel());
         let mut prepared = prepare(&graph, &quantizer)?;
-        // As above: packing the weights is not calibration.
+        // The first run packs the weights, which is not calibration.
         prepared.observe(&[&batches[0]])?;
         let start = Instant::now();
         for batch in &batches {
@@ -99,7 +99,7 @@ pub(crate) fn measure() -> Result<Vec<Measured>> {
     ])
 }
 
-/// Seconds that the greedy search of one histogram observer takes; prints those of the other kinds too.
+/// Returns the seconds of the range search of one histogram observer. Prints those of the other observers too.
 fn searches(random: &mut Random) -> Result<f64> {
     let mut all = Vec::new();
     for observer in [ObserverKind::Histogram, ObserverKind::Percentile { fraction: 0.9999 }, ObserverKind::Mse] {
@@ -118,7 +118,7 @@ fn searches(random: &mut Random) -> Result<f64> {
     Ok(all[0])
 }
 
-/// Seconds to save the float graph to a file and to load it, against copying as many bytes in memory.
+/// Returns the seconds to save the float graph to a file and to load it. Prints the speed of copying as many bytes in memory too.
 fn archive_speed(graph: &Graph) -> Result<[f64; 2]> {
     let path = std::env::temp_dir().join(format!("enfold-throughput-{}.safetensors", std::process::id()));
     let (mut save, mut load, mut copy) = (vec![], vec![], vec![]);
@@ -131,7 +131,7 @@ fn archive_speed(graph: &Graph) -> Result<[f64; 2]> {
         let loaded = archive::load(&path)?;
         load.push(start.elapsed().as_secs_f64());
         if loaded != *graph {
-            bail!("the graph has not survived its file");
+            bail!("the loaded graph differs from the saved one");
         }
         let file = std::fs::read(&path)?;
         bytes = file.len();
@@ -167,7 +167,7 @@ fn mlp(random: &mut Random) -> Result<Graph> {
     Ok(g.finish([h])?)
 }
 
-/// The library's f32 products of the MLP alone, with prepacked weights, each from and to a buffer that is used again.
+/// Prepares the f32 products of the MLP by the library alone, with prepacked weights, from and to buffers that are reused.
 fn bare_products(graph: &Graph) -> Result<impl FnMut() -> Result<()> + use<>> {
     let executor = GemmExecutor::<f32>::new();
     let mut layers = Vec::new();

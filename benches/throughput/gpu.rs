@@ -1,4 +1,4 @@
-//! Series of the engine on the GPU.
+//! The series on the GPU.
 
 use std::cell::OnceCell;
 
@@ -11,7 +11,7 @@ use wgpu::{Buffer, BufferUsages};
 
 use crate::device::{buffer, calls, empty, encoder, read, staging, timed};
 use crate::layer::Layer;
-use crate::{Prepared, Runner, Series, baseline, dynamic, matrix_units, time};
+use crate::{Prepared, Runner, Series, baseline, cooperative_matrix, dynamic, time};
 
 pub(crate) const SERIES: [&str; 10] = [
     "gpu naive",
@@ -26,16 +26,18 @@ pub(crate) const SERIES: [&str; 10] = [
     "gpu round trip",
 ];
 
-/// Weights of hardware GPUs are rotated, so that they come from memory as in a network, not from a cache.
+/// Runs on hardware GPUs rotate through copies of the weights of at least so many bytes, so that weights come from memory, as in a
+/// network, and not from a cache.
 const LAST_LEVEL_CACHE: usize = 128 << 20;
 
-/// A tile shape to use instead of the engine's choice.
-pub(crate) type Tile = Option<(LinearKernel, u32, u32)>;
+/// A tile shape: the kernel, its rows and its step along K.
+pub(crate) type Tile = (LinearKernel, u32, u32);
 
 /// An adapter, and the engines on it, which all shapes share.
 pub(crate) struct Gpu<'c> {
     pub(crate) context: &'c Context,
-    tile: Tile,
+    /// Used instead of the engine's choice.
+    tile: Option<Tile>,
     engine: OnceCell<Engine>,
     checked: OnceCell<Engine>,
 }
@@ -44,18 +46,18 @@ pub(crate) struct Gpu<'c> {
 pub(crate) struct LeftOut(pub(crate) String);
 
 impl LeftOut {
-    /// If a buffer of one of these sizes cannot be bound.
+    /// Returns a reason if a buffer of one of these sizes cannot be bound.
     pub(crate) fn too_large<const N: usize>(context: &Context, sizes: [usize; N]) -> Option<Self> {
         let limits = context.device.limits();
-        let most = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
+        let max = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
         let size = sizes.into_iter().max().unwrap_or(0) as u64;
-        (size > most).then(|| Self(format!("a buffer of {size} bytes is beyond this device's {most}")))
+        (size > max).then(|| Self(format!("a buffer of {size} bytes is beyond this device's {max}")))
     }
 
-    /// If one run takes so many operations that it would take long, or a driver would stop it.
+    /// Returns a reason if one run has so many operations that it would take long, or a driver would stop it.
     fn too_long(context: &Context, series: &str, operations: f64) -> Option<Self> {
         let plain = matches!(series, "gpu naive" | "gpu f32");
-        let most = match context.info.device_type {
+        let max = match context.info.device_type {
             wgpu::DeviceType::Cpu if series == "gpu tuned" => 3e8,
             wgpu::DeviceType::Cpu if series == "gpu f32" => 1.2e9,
             wgpu::DeviceType::Cpu if series == "gpu naive" => 2e9,
@@ -64,38 +66,36 @@ impl LeftOut {
             wgpu::DeviceType::IntegratedGpu => 5e11,
             _ => 5e12,
         };
-        (operations > most).then(|| {
+        (operations > max).then(|| {
             let kind = context.info.device_type;
-            Self(format!(
-                "{operations:.1e} operations are more than {most:.1e}, the most for this series on a {kind:?}"
-            ))
+            Self(format!("{operations:.1e} operations are more than {max:.1e}, the most for this series on a {kind:?}"))
         })
     }
 }
 
 impl<'c> Gpu<'c> {
-    pub(crate) fn new(context: &'c Context, tile: Tile) -> Self {
+    pub(crate) fn new(context: &'c Context, tile: Option<Tile>) -> Self {
         Self { context, tile, engine: OnceCell::new(), checked: OnceCell::new() }
     }
 
-    pub(crate) fn make(&self, options: Options) -> Result<Engine> {
+    pub(crate) fn new_engine(&self, options: Options) -> Result<Engine> {
         let shape = |(kernel, rows, k_step)| TileShape::new(kernel, rows, k_step, &self.context.device.limits());
         let options = Options { tile: self.tile.map(shape).transpose()?, ..options };
         Ok(block_on(Engine::new(&self.context.device, &self.context.queue, &options))?)
     }
 
-    /// With the engine's own choice, unless there is a tile.
+    /// Returns the engine with its own choice of tiles, unless the user gave one.
     pub(crate) fn engine(&self) -> Result<&Engine> {
-        get(&self.engine, || self.make(Options::default()))
+        get(&self.engine, || self.new_engine(Options::default()))
     }
 
     fn checked(&self) -> Result<&Engine> {
-        get(&self.checked, || self.make(Options { checked: true, ..Options::default() }))
+        get(&self.checked, || self.new_engine(Options { checked: true, ..Options::default() }))
     }
 
     pub(crate) fn prepare(&self, series: &str, layer: &Layer) -> Result<Prepared> {
         let shape @ [rows, k, n] = [layer.rows, layer.k, layer.n];
-        // These compute whole tiles, however few the rows.
+        // These series compute whole tiles, however few the rows are.
         let whole_tiles = matches!(series, "gpu f32" | "gpu tuned");
         let computed = if whole_tiles { rows.next_multiple_of(64) } else { rows };
         let operations = 2.0 * computed as f64 * k as f64 * n as f64;
@@ -111,7 +111,7 @@ impl<'c> Gpu<'c> {
             "gpu dynamic" => dynamic::prepare(self, shape),
             "gpu 4 bit" => self.resident(series, self.engine()?, &Layer::of_bits(shape, 4)?, 4),
             "gpu 2 bit" => self.resident(series, self.engine()?, &Layer::of_bits(shape, 2)?, 2),
-            "gpu matrix units" => matrix_units::prepare(self, layer),
+            "gpu matrix units" => cooperative_matrix::prepare(self, layer),
             "gpu round trip" => self.round_trip(series, layer),
             other => bail!("no series {other}"),
         }
@@ -121,8 +121,8 @@ impl<'c> Gpu<'c> {
         let Layer { rows, k, n, .. } = *layer;
         let model = block_on(engine.load(&layer.program))?;
         let got = block_on(model.run(&[&layer.x]))?;
-        let compared = layer.check(series, got[0].as_i8().unwrap_or_default())?;
-        let x = words(layer);
+        let compared = layer.check(series, got[0].as_i8().context("an int8 output")?)?;
+        let x = padded_input(layer)?;
         let run = self.runner(engine, &layer.program, &x, [rows, rows * n], n * k * bits / 8)?;
         let tile = engine.tile(rows, n);
         let kernel =
@@ -131,7 +131,7 @@ impl<'c> Gpu<'c> {
         Ok(Series { run, bytes, compared, kernel: Some(kernel) }.into())
     }
 
-    /// Runs a program on its own copies of the weights in turn.
+    /// Prepares a program with one model for each copy of the weights, which the calls use in turn.
     pub(crate) fn runner(
         &self,
         engine: &Engine,
@@ -170,19 +170,19 @@ impl<'c> Gpu<'c> {
             if entry["split_k"] == true { ", K divided" } else { "" }
         );
         let pipeline_cache = self.engine()?.pipeline_cache_data();
-        let engine = self.make(Options { tuning: Some(table), pipeline_cache, ..Options::default() })?;
+        let engine = self.new_engine(Options { tuning: Some(table), pipeline_cache, ..Options::default() })?;
         let prepared = self.resident(series, &engine, layer, 8)?;
         Ok(match prepared {
-            Prepared::Series(of) => Prepared::Series(Series { kernel: Some(kernel), ..of }),
+            Prepared::Series(series) => Prepared::Series(Series { kernel: Some(kernel), ..series }),
             left_out => left_out,
         })
     }
 
-    /// Upload, run, read back; buffers are used again.
+    /// Prepares upload, run and readback, with buffers that are reused.
     fn round_trip(&self, series: &str, layer: &Layer) -> Result<Prepared> {
         let Layer { rows, k, n, .. } = *layer;
         let model = block_on(self.engine()?.load(&layer.program))?;
-        let x = words(layer);
+        let x = padded_input(layer)?;
         let (input, output) = buffers(self.context, &x, rows * n);
         let run = block_on(model.bind(&[&input], &[&output], rows))?;
         let context = self.context.clone();
@@ -195,8 +195,8 @@ impl<'c> Gpu<'c> {
             read(&context, encoder, &staging)
         };
         let bytes = trip().context("gpu round trip")?;
-        let codes: Vec<i8> = bytes[..rows * n].iter().map(|&byte| byte as i8).collect();
-        let compared = layer.check(series, &codes)?;
+        let outputs: Vec<i8> = bytes[..rows * n].iter().map(|&byte| byte as i8).collect();
+        let compared = layer.check(series, &outputs)?;
         let run = Box::new(move || time(|| trip().map(drop)));
         Ok(Series { run, bytes: n * k + rows * k + rows * n, compared, kernel: None }.into())
     }
@@ -210,7 +210,7 @@ fn get(cell: &OnceCell<Engine>, make: impl FnOnce() -> Result<Engine>) -> Result
     Ok(cell.get_or_init(|| engine))
 }
 
-/// How often weights of so many bytes are held.
+/// Returns how many copies of weights of so many bytes a series rotates through.
 pub(crate) fn copies(context: &Context, weight_bytes: usize) -> usize {
     if context.is_software() { 1 } else { LAST_LEVEL_CACHE.div_ceil(weight_bytes).clamp(1, 128) }
 }
@@ -220,9 +220,9 @@ fn buffers(context: &Context, x: &[u8], y_bytes: usize) -> (Buffer, Buffer) {
     (input, empty(context, "y", y_bytes as u64, BufferUsages::STORAGE | BufferUsages::COPY_SRC))
 }
 
-/// The input's codes, filled up to whole words.
-fn words(layer: &Layer) -> Vec<u8> {
-    let mut bytes = bytemuck::cast_slice(layer.x.as_i8().unwrap_or_default()).to_vec();
+/// Returns the bytes of the input, padded to a multiple of 4.
+fn padded_input(layer: &Layer) -> Result<Vec<u8>> {
+    let mut bytes = bytemuck::cast_slice(layer.x.as_i8().context("int8 values")?).to_vec();
     bytes.resize(bytes.len().next_multiple_of(4), 0);
-    bytes
+    Ok(bytes)
 }

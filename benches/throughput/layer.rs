@@ -1,8 +1,8 @@
-//! The layer that is measured.
+//! The int8 linear layer that the series measure.
 
 use std::sync::Arc;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use enfold::interp::Interpreter;
 use enfold::lower::lower;
 use enfold::ops::{Constant, IntegerLinear, Op, Requantize};
@@ -14,14 +14,13 @@ use crate::random::Random;
 
 pub(crate) const ZERO_POINT: i32 = 3;
 
-/// Up to so many products the interpreter computes all of a layer, beyond only a sample of its rows and columns.
-const CHECKED_WHOLE: usize = 1 << 33;
-/// Rows, and columns, of a sample.
+/// Up to so many products the whole output of a layer is compared; of larger layers, a sample of rows and columns.
+const COMPARED_WHOLE: usize = 1 << 33;
+/// How many rows, and how many columns, a sample has.
 const SAMPLE: usize = 64;
 
-// Each bench reads its own selection of the fields.
-#[allow(dead_code)]
-/// int8 codes in, int8 codes out, without fraction bits, as the naive kernel computes it.
+/// A layer with int8 inputs and outputs and without fraction bits, as the naive kernel computes it.
+#[allow(dead_code)] // Each bench reads its own selection of the fields.
 pub(crate) struct Layer {
     pub(crate) rows: usize,
     pub(crate) k: usize,
@@ -33,25 +32,26 @@ pub(crate) struct Layer {
     pub(crate) graph: Graph,
     pub(crate) program: Program,
     pub(crate) sample: Sample,
-    /// Of the sample, by the interpreter.
+    /// The interpreter's output for the sample.
     expected: Vec<i8>,
 }
 
-/// The rows and columns that are compared: all, or some.
+/// The rows and columns whose outputs are compared.
 pub(crate) struct Sample {
     pub(crate) rows: Vec<usize>,
     pub(crate) columns: Vec<usize>,
 }
 
 impl Sample {
+    /// Takes all rows and columns of a small layer, and some of a large one.
     pub(crate) fn of([rows, k, n]: [usize; 3]) -> Self {
-        if rows * k * n <= CHECKED_WHOLE {
+        if rows * k * n <= COMPARED_WHOLE {
             return Self { rows: (0..rows).collect(), columns: (0..n).collect() };
         }
         Self::small([rows, n])
     }
 
-    /// The first, the last, and what is as evenly between them as whole numbers allow, so that all residues occur.
+    /// Takes the first row, the last, and rows between them at distances as even as whole numbers allow, and columns likewise.
     pub(crate) fn small([rows, n]: [usize; 2]) -> Self {
         let spread = |all: usize| match all {
             0..=SAMPLE => (0..all).collect(),
@@ -64,7 +64,7 @@ impl Sample {
         self.rows.len() * self.columns.len()
     }
 
-    /// Row and column of each element.
+    /// Iterates over the row and the column of each element.
     pub(crate) fn elements(&self) -> impl Iterator<Item = (usize, usize)> {
         self.rows.iter().flat_map(|&row| self.columns.iter().map(move |&column| (row, column)))
     }
@@ -75,14 +75,14 @@ impl Layer {
         Self::of_bits(shape, 8)
     }
 
-    /// With weights whose codes are of so many bits.
+    /// Makes a layer with weights of so many bits.
     pub(crate) fn of_bits(shape @ [rows, k, n]: [usize; 3], bits: u32) -> Result<Self> {
         let mut random = Random::new((rows + k + n) as u64);
         let x = Tensor::from_i8(&[rows, k], random.codes(rows * k))?;
-        let codes = random.codes(n * k).into_iter().map(|code| code >> (8 - bits)).collect();
-        let w = Arc::new(Tensor::from_i8(&[n, k], codes)?);
+        let weights = random.codes(n * k).into_iter().map(|value| value >> (8 - bits)).collect();
+        let w = Arc::new(Tensor::from_i8(&[n, k], weights)?);
         let bias: Vec<i32> = (0..n).map(|_| random.between(-10_000, 10_000) >> (8 - bits)).collect();
-        // Sums of random codes have a deviation of 74² · √K; most codes then lie inside the range.
+        // Sums of products of random int8 values have a standard deviation of 74² · √K. This multiplier makes few outputs saturate.
         let deviation = 74.0 * 74.0 / f64::from(1 << (8 - bits)) * (k as f64).sqrt();
         let multiplier = vec![(40.0 / deviation) as f32; n];
         let graph = graph(k, n, Arc::clone(&w), bias.clone(), multiplier.clone())?;
@@ -92,13 +92,13 @@ impl Layer {
         Ok(Self { rows, k, n, x, w, bias, multiplier, graph, program, sample, expected })
     }
 
-    /// Fails unless a series computes what the interpreter does; returns how many elements were compared.
-    pub(crate) fn check(&self, series: &str, codes: &[i8]) -> Result<usize> {
+    /// Fails unless the outputs of a series equal the interpreter's. Returns how many elements were compared.
+    pub(crate) fn check(&self, series: &str, outputs: &[i8]) -> Result<usize> {
         let all = self.rows * self.n;
-        ensure!(codes.len() == all, "{series}: {} codes, expected {all}", codes.len());
+        ensure!(outputs.len() == all, "{series}: {} outputs, expected {all}", outputs.len());
         for ((row, column), expected) in self.sample.elements().zip(&self.expected) {
-            let code = codes[row * self.n + column];
-            ensure!(code == *expected, "{series}: row {row}, column {column} is {code}, expected {expected}");
+            let output = outputs[row * self.n + column];
+            ensure!(output == *expected, "{series}: row {row}, column {column} is {output}, expected {expected}");
         }
         Ok(self.sample.len())
     }
@@ -116,18 +116,18 @@ fn graph(k: usize, n: usize, w: Arc<Tensor>, bias: Vec<i32>, multiplier: Vec<f32
     Ok(g.finish([y])?)
 }
 
-/// The layer of the sample's rows and columns alone, by the interpreter.
+/// Computes the sample's rows and columns by the interpreter.
 fn expected(sample: &Sample, x: &Tensor, w: &Tensor, bias: &[i32], multiplier: &[f32]) -> Result<Vec<i8>> {
     let k = x.shape()[1];
-    let rows_of = |codes: &Tensor, rows: &[usize]| {
-        let codes = codes.as_i8().unwrap_or_default();
-        let picked = rows.iter().flat_map(|&row| codes[row * k..][..k].iter().copied()).collect();
-        Tensor::from_i8(&[rows.len(), k], picked)
+    let rows_of = |tensor: &Tensor, rows: &[usize]| -> Result<Tensor> {
+        let values = tensor.as_i8().context("int8 values")?;
+        let picked = rows.iter().flat_map(|&row| values[row * k..][..k].iter().copied()).collect();
+        Ok(Tensor::from_i8(&[rows.len(), k], picked)?)
     };
     let columns = &sample.columns;
     let (x, w) = (rows_of(x, &sample.rows)?, Arc::new(rows_of(w, columns)?));
     let bias = columns.iter().map(|&column| bias[column]).collect();
     let multiplier = columns.iter().map(|&column| multiplier[column]).collect();
     let graph = graph(k, columns.len(), w, bias, multiplier)?;
-    Ok(Interpreter::new(&graph).run(&[&x])?[0].as_i8().unwrap_or_default().to_vec())
+    Ok(Interpreter::new(&graph).run(&[&x])?[0].as_i8().context("an int8 output")?.to_vec())
 }

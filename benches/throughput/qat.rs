@@ -1,4 +1,4 @@
-//! Steps of training: forward, loss, backward and update, with fake quantization and without.
+//! Measures a step of training (forward, loss, backward and update) with fake quantization and without.
 
 use std::hint::black_box;
 
@@ -13,7 +13,7 @@ use crate::{ROUNDS, median, time};
 
 pub(crate) const SERIES: [&str; 1] = ["qat step"];
 
-/// Rows of a batch, and widths.
+/// The measured networks: rows of a batch, and widths.
 const NETS: [(usize, [usize; 4]); 2] = [(64, [64, 256, 128, 10]), (256, [784, 1024, 1024, 10])];
 
 pub(crate) fn measure() -> Result<Vec<Measured>> {

@@ -1,8 +1,8 @@
-//! What recording costs on the host: a frame of many small layers, next to the same commands recorded without the engine.
+//! Measures the cost of recording on the host: a frame of many small layers, and the same number of bare wgpu commands.
 
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use enfold::gpu::Run;
 use enfold::interp::Interpreter;
 use enfold::lower::lower;
@@ -33,25 +33,25 @@ pub(crate) fn measure(gpu: &Gpu<'_>) -> Result<Vec<Measured>> {
     let x = Tensor::from_i8(&[1, WIDTH], random.codes(WIDTH))?;
     let expected = Interpreter::new(&graph).run(&[&x])?;
     ensure!(block_on(model.run(&[&x]))? == expected, "record: the network differs from the interpreter");
-    let codes: &[u8] = bytemuck::cast_slice(x.as_i8().unwrap_or_default());
-    let input = buffer(gpu.context, codes, BufferUsages::STORAGE);
+    let bytes: &[u8] = bytemuck::cast_slice(x.as_i8().context("int8 values")?);
+    let input = buffer(gpu.context, bytes, BufferUsages::STORAGE);
     let output = empty(gpu.context, "y", WIDTH as u64, BufferUsages::STORAGE);
     let run = block_on(model.bind(&[&input], &[&output], 1))?;
     let dispatches = run.dispatches();
-    let twin = Twin::new(gpu, dispatches);
+    let bare = Bare::new(gpu, dispatches);
 
     let mut seconds: [Vec<f64>; 4] = Default::default();
     for at in 0..WARM_UP + RECORDINGS {
-        let of_engine = recorded(gpu, |encoder| record(&run, encoder))?;
-        let of_twin = recorded(gpu, |encoder| twin.record(encoder))?;
+        let engine_seconds = recorded(gpu, |encoder| record(&run, encoder))?;
+        let bare_seconds = recorded(gpu, |encoder| bare.record(encoder))?;
         if at >= WARM_UP {
-            let of_both = [of_engine[0], of_twin[0], of_engine[1], of_twin[1]];
-            seconds.iter_mut().zip(of_both).for_each(|(all, one)| all.push(one));
+            let both = [engine_seconds[0], bare_seconds[0], engine_seconds[1], bare_seconds[1]];
+            seconds.iter_mut().zip(both).for_each(|(all, one)| all.push(one));
         }
     }
-    // Both are valid commands.
+    // Submitting both once shows that they are valid commands.
     for all in
-        [&|encoder: &mut CommandEncoder| record(&run, encoder), &|encoder: &mut CommandEncoder| twin.record(encoder)]
+        [&|encoder: &mut CommandEncoder| record(&run, encoder), &|encoder: &mut CommandEncoder| bare.record(encoder)]
             as [&dyn Fn(&mut CommandEncoder) -> Result<()>; 2]
     {
         let mut encoder = encoder(gpu.context);
@@ -83,7 +83,7 @@ fn record(run: &Run, encoder: &mut CommandEncoder) -> Result<()> {
     Ok(run.record(encoder, 1)?)
 }
 
-/// Seconds of recording alone, and of finishing the encoder, where wgpu hands its commands to the driver. Nothing is submitted.
+/// Returns the seconds of recording alone, and of finishing the encoder, where wgpu hands its commands to the driver. Submits nothing.
 fn recorded(gpu: &Gpu<'_>, record: impl Fn(&mut CommandEncoder) -> Result<()>) -> Result<[f64; 2]> {
     let mut encoder = encoder(gpu.context);
     let start = Instant::now();
@@ -95,7 +95,7 @@ fn recorded(gpu: &Gpu<'_>, record: impl Fn(&mut CommandEncoder) -> Result<()>) -
     Ok([recorded, finished])
 }
 
-/// Layers from codes to codes, one dispatch each.
+/// Builds layers with int8 inputs and outputs, one dispatch each.
 fn mlp(random: &mut Random) -> Result<Graph> {
     let mut g = GraphBuilder::new();
     let mut h = g.typed_input("x", Shape::rows(WIDTH), DType::I8)?;
@@ -112,14 +112,14 @@ fn mlp(random: &mut Random) -> Result<Graph> {
     Ok(g.finish([h])?)
 }
 
-/// As many dispatches of a shader that does next to nothing: one pipeline, a bind group each, two dynamic offsets.
-struct Twin {
+/// Bare wgpu commands: dispatches of a shader that does next to nothing, with one pipeline, a bind group each and two dynamic offsets.
+struct Bare {
     pipeline: wgpu::ComputePipeline,
     bind_groups: Vec<wgpu::BindGroup>,
     offset: u32,
 }
 
-impl Twin {
+impl Bare {
     fn new(gpu: &Gpu<'_>, dispatches: usize) -> Self {
         let device = &gpu.context.device;
         let module = device.create_shader_module(wgpu::include_wgsl!("../trivial.wgsl"));

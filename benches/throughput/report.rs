@@ -1,4 +1,4 @@
-//! The table and the JSON.
+//! Prints the table, and writes the JSON.
 
 use std::path::{Path, PathBuf};
 
@@ -6,7 +6,6 @@ use anyhow::{Context as _, Result};
 use enfold::gpu::context::Context;
 use serde_json::{Value, json};
 
-use crate::arguments::Json;
 use crate::ceiling::Ceilings;
 
 /// One line of the table.
@@ -16,18 +15,18 @@ pub(crate) struct Measured {
     pub(crate) shape: [usize; 3],
     pub(crate) seconds: f64,
     pub(crate) gops: f64,
-    /// Of which `seconds` is the median.
+    /// How many rounds there were; `seconds` is their median.
     pub(crate) rounds: usize,
     pub(crate) least_seconds: Option<f64>,
-    /// Of weights and activations.
+    /// Bytes of weights and activations that one run reads and writes.
     pub(crate) bytes: Option<usize>,
-    /// Elements of the output that were compared with what they should be.
+    /// How many elements of the output were compared with the interpreter's.
     pub(crate) compared: Option<usize>,
     pub(crate) kernel: Option<String>,
     pub(crate) of_ceilings: Option<OfCeilings>,
 }
 
-/// Fractions of what was measured without anything in the way.
+/// Throughput as a fraction of the ceilings.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct OfCeilings {
     pub(crate) dot: f64,
@@ -39,7 +38,7 @@ impl Measured {
         self.bytes.map(|bytes| 1e-9 * bytes as f64 / self.seconds)
     }
 
-    pub(crate) fn against(mut self, ceilings: &Ceilings) -> Self {
+    pub(crate) fn compared_with(mut self, ceilings: &Ceilings) -> Self {
         let dot = self.gops * 1e-3 / ceilings.dot_tops;
         self.of_ceilings =
             self.gigabytes().map(|gigabytes| OfCeilings { dot, copy: gigabytes / ceilings.copy_gigabytes });
@@ -62,7 +61,7 @@ impl Measured {
     }
 }
 
-/// Who is held against whom.
+/// The series that are compared with another one, and the words to print before the ratio.
 const RATIOS: [(&str, &str, &str); 7] = [
     ("cpu engine", "rten-gemm bare", ""),
     ("gpu resident", "gpu naive", "picked against naive: "),
@@ -83,18 +82,18 @@ pub(crate) fn print_ratios(results: &[Measured]) {
     }
 }
 
-/// Returns where it has written to.
+/// Writes the results to `file`, or to a file called after the adapter. Returns its path.
 pub(crate) fn write_json(
-    json: &Json,
+    file: Option<&Path>,
     context: Option<&Context>,
     ceilings: Option<&Ceilings>,
     rounds: usize,
     results: &[Measured],
 ) -> Result<PathBuf> {
     let info = context.map(|context| &context.info);
-    let path = match json {
-        Json::File(file) => PathBuf::from(file),
-        Json::ByAdapter => {
+    let path = match file {
+        Some(file) => file.to_owned(),
+        None => {
             let name = info.map_or("no adapter", |info| info.name.as_str());
             Path::new("benches/results").join(format!("{}.json", file_stem(name)))
         }
@@ -103,7 +102,7 @@ pub(crate) fn write_json(
         std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     }
     let naive = |shape| results.iter().find(|m| m.shape == shape && m.series == "gpu naive").map(|m| m.seconds);
-    let results: Vec<Value> = results.iter().map(|m| of_measured(m, naive(m.shape))).collect();
+    let results: Vec<Value> = results.iter().map(|m| json_of(m, naive(m.shape))).collect();
     let json = json!({
         "adapter": info.map(|i| i.name.clone()),
         "backend": info.map(|i| format!("{:?}", i.backend)),
@@ -121,7 +120,7 @@ pub(crate) fn write_json(
     Ok(path)
 }
 
-fn of_measured(m: &Measured, naive: Option<f64>) -> Value {
+fn json_of(m: &Measured, naive: Option<f64>) -> Value {
     let [rows, k, n] = m.shape;
     let mut value = json!({
         "series": m.series, "rows": rows, "k": k, "n": n, "seconds": m.seconds, "gops": m.gops, "rounds": m.rounds,
@@ -136,15 +135,15 @@ fn of_measured(m: &Measured, naive: Option<f64>) -> Value {
         ("elements_compared", m.compared.map(Value::from)),
         ("kernel", m.kernel.clone().map(Value::from)),
     ];
-    for (key, of_key) in optional {
-        if let Some(of_key) = of_key {
-            value[key] = of_key;
+    for (key, member) in optional {
+        if let Some(member) = member {
+            value[key] = member;
         }
     }
     value
 }
 
-/// Lowercase letters, digits and single dashes.
+/// Reduces a name to lowercase letters, digits and single dashes.
 fn file_stem(name: &str) -> String {
     let plain = name.to_lowercase().replace(|c: char| !c.is_ascii_alphanumeric(), " ");
     plain.split_whitespace().collect::<Vec<_>>().join("-")

@@ -1,4 +1,4 @@
-//! The handwritten digits that the examples work on, and a float network for them.
+//! Loads handwritten digits and a trained float network for them.
 
 use std::path::Path;
 
@@ -10,10 +10,10 @@ use safetensors::{Dtype, SafeTensors};
 pub(crate) const PIXELS: usize = 64;
 pub(crate) const CLASSES: usize = 10;
 
-/// Images `[n, 64]`, pixels divided by 16, with their labels.
+/// Images `[n, 64]` with pixels from 0 to 1, and their labels.
 pub(crate) struct Digits {
     pub(crate) train: Vec<f32>,
-    #[allow(dead_code)] // Only training needs them.
+    #[allow(dead_code)] // Only the example that trains reads them.
     pub(crate) train_labels: Vec<u8>,
     pub(crate) test: Vec<f32>,
     pub(crate) labels: Vec<u8>,
@@ -35,12 +35,12 @@ impl Digits {
         })
     }
 
-    /// The test images, so many rows at a time.
+    /// The test images in batches of `rows`; the last batch may be smaller.
     pub(crate) fn batches(&self, rows: usize) -> Result<Vec<Tensor>> {
         self.test.chunks(rows * PIXELS).map(images).collect()
     }
 
-    /// The share of test images whose largest of ten outputs, floats or codes, is that of the label.
+    /// The share of test images whose largest output belongs to the label. Outputs may be floats or quantized values.
     pub(crate) fn accuracy(&self, outputs: &[f32]) -> Result<f64> {
         ensure!(outputs.len() == self.labels.len() * CLASSES, "{} outputs", outputs.len());
         let right = outputs.chunks_exact(CLASSES).zip(&self.labels).filter(|(scores, label)| {
@@ -51,7 +51,7 @@ impl Digits {
     }
 }
 
-/// Images as a batch.
+/// Makes a batch `[n, 64]` of pixels.
 pub(crate) fn images(pixels: &[f32]) -> Result<Tensor> {
     Ok(Tensor::from_f32(&[pixels.len() / PIXELS, PIXELS], pixels.to_vec())?)
 }
@@ -76,26 +76,26 @@ pub(crate) fn float_graph() -> Result<Graph> {
 }
 
 fn read(name: &str) -> Result<Vec<u8>> {
-    let of_crate = Path::new(env!("CARGO_MANIFEST_DIR"));
-    // Where the crate is not, as on a machine that got the binary alone, the data lies under the working directory.
-    let root = if of_crate.exists() { of_crate } else { Path::new("") };
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    // A machine that got the binary alone has no crate; there the data lies under the working directory.
+    let root = if manifest.exists() { manifest } else { Path::new("") };
     let path = root.join("examples/data/digits").join(name);
     std::fs::read(&path).with_context(|| path.display().to_string())
 }
 
-/// A tensor of the expected type.
+/// Returns a tensor of the file, and fails if it has another type.
 fn data<'f>(file: &SafeTensors<'f>, name: &str, expected: Dtype) -> Result<TensorView<'f>> {
     let view = file.tensor(name).with_context(|| name.to_owned())?;
     ensure!(view.dtype() == expected, "{name} is {:?}, expected {expected:?}", view.dtype());
     Ok(view)
 }
 
-/// The outputs of all batches, codes as floats.
+/// Runs all batches and returns their outputs as floats; quantized values keep their numbers.
 pub(crate) fn collect(batches: &[Tensor], run: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Vec<f32>> {
     let mut outputs = Vec::new();
     for batch in batches {
         match run(batch)? {
-            Tensor::I8(codes) => outputs.extend(codes.iter().map(|&code| f32::from(code))),
+            Tensor::I8(values) => outputs.extend(values.iter().map(|&value| f32::from(value))),
             Tensor::F32(floats) => outputs.extend(floats.iter().copied()),
             other => anyhow::bail!("an output of {}", other.dtype()),
         }
@@ -103,11 +103,11 @@ pub(crate) fn collect(batches: &[Tensor], run: impl Fn(&Tensor) -> Result<Tensor
     Ok(outputs)
 }
 
-/// Prints and returns how many codes differ.
+/// Prints and returns how many quantized values differ.
 #[allow(clippy::print_stdout)]
-pub(crate) fn mismatching(engine: &str, codes: &[f32], expected: &[f32]) -> Result<usize> {
-    ensure!(codes.len() == expected.len(), "{} codes from {engine}, expected {}", codes.len(), expected.len());
-    let count = codes.iter().zip(expected).filter(|(a, b)| a != b).count();
+pub(crate) fn mismatching(engine: &str, actual: &[f32], expected: &[f32]) -> Result<usize> {
+    ensure!(actual.len() == expected.len(), "{} values from {engine}, expected {}", actual.len(), expected.len());
+    let count = actual.iter().zip(expected).filter(|(a, b)| a != b).count();
     println!("mismatching codes {engine} vs reference: {count} of {}", expected.len());
     Ok(count)
 }

@@ -1,4 +1,4 @@
-//! The application's own device, and the engine that it lends it to.
+//! The application's own device, and the engine that uses it.
 
 use std::sync::{Arc, OnceLock};
 
@@ -7,11 +7,11 @@ use enfold::gpu::{Engine, Options};
 use pollster::block_on;
 use wgpu::{DeviceType, DownlevelFlags};
 
-/// All adapters that can compute and draw, whose name contains `name`, the most capable first. None if there is no
-/// adapter at all.
+/// Lists the adapters that can compute and draw and whose name contains `name`, the most capable first. The list is empty if no
+/// adapter answers.
 ///
 /// # Errors
-/// If there are adapters, but none has the name.
+/// If there are adapters, but none with that name.
 pub(crate) fn adapters(instance: &wgpu::Instance, name: Option<&str>) -> Result<Vec<wgpu::Adapter>> {
     let needed = DownlevelFlags::COMPUTE_SHADERS | DownlevelFlags::FRAGMENT_STORAGE;
     let mut adapters = block_on(instance.enumerate_adapters(wgpu::Backends::all()));
@@ -32,13 +32,13 @@ pub(crate) fn adapters(instance: &wgpu::Instance, name: Option<&str>) -> Result<
     Ok(adapters)
 }
 
-/// A device as this application wants it.
+/// The application's device with its queue, its engine, and the errors that it reported.
 pub(crate) struct Gpu {
     pub(crate) adapter: wgpu::Adapter,
     pub(crate) device: wgpu::Device,
     pub(crate) queue: wgpu::Queue,
     pub(crate) engine: Arc<Engine>,
-    /// The first error that no call returned.
+    /// The first error that wgpu reported to a callback instead of to a call.
     failure: Arc<OnceLock<String>>,
 }
 
@@ -46,8 +46,8 @@ impl Gpu {
     pub(crate) fn open(adapter: wgpu::Adapter) -> Result<Self> {
         let (info, available) = (adapter.get_info(), adapter.limits());
         println!("adapter: {} [{:?}, {:?}]", info.name, info.backend, info.device_type);
-        // What the engine profits from is what the application wants too: timestamps, and large buffers, since a row of features
-        // for each pixel is much.
+        // The features and limits that the engine asks for suit the application too: timestamps, and large buffers, since each pixel
+        // has a row of features.
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("embed"),
             required_features: Engine::wanted_features(adapter.features()),
@@ -61,7 +61,7 @@ impl Gpu {
         device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| drop(first.set(error.to_string()))));
 
         let engine = Arc::new(block_on(Engine::new(&device, &queue, &Options::default()))?);
-        // The callback belongs to the device and the engine keeps the device: a strong reference would be a circle.
+        // The device owns the callback and the engine holds the device: a strong reference would be a cycle that is never freed.
         let (lost, first) = (Arc::downgrade(&engine), Arc::clone(&failure));
         device.set_device_lost_callback(move |reason, message| {
             if let Some(engine) = lost.upgrade() {
@@ -72,8 +72,10 @@ impl Gpu {
         Ok(Self { adapter, device, queue, engine, failure })
     }
 
+    /// Fails if the device has reported an error to a callback.
+    ///
     /// # Errors
-    /// The first error that the device has told its callbacks.
+    /// The first such error.
     pub(crate) fn check(&self) -> Result<()> {
         match self.failure.get() {
             Some(failure) => bail!("{failure}"),

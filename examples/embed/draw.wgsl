@@ -1,4 +1,4 @@
-// Draws the network's output buffer over the whole target: three floats a row, one row a pixel, dense.
+// Draws the network's output buffer over the whole target. A pixel has a row of three floats; rows have no padding.
 
 struct Frame {
     width: u32,
@@ -7,13 +7,13 @@ struct Frame {
     phase: f32,
 }
 
-// The network learned colours as screens and files hold them. A target that encodes what is written wants light.
+// Whether the target is sRGB, and so encodes the linear light that is written. The network computes colours that are encoded already.
 override target_encodes: bool = false;
 
 @group(0) @binding(0) var<uniform> frame: Frame;
 @group(0) @binding(1) var<storage, read> colors: array<f32>;
 
-// One triangle that covers the target.
+// The corners of one triangle that covers the target.
 @vertex
 fn cover(@builtin(vertex_index) index: u32) -> @builtin(position) vec4<f32> {
     return vec4(select(-1.0, 3.0, index == 1u), select(-1.0, 3.0, index == 2u), 0.0, 1.0);

@@ -1,16 +1,17 @@
-// The network's input: for each pixel, sine and cosine of waves through the picture. One row a pixel, dense.
+// Computes the network's input: for each pixel, the sine and the cosine of each wave through the picture. A pixel has one row; rows
+// have no padding.
 
 struct Frame {
-    // The shaded picture, in pixels.
+    // The size of the shaded picture in pixels.
     width: u32,
     height: u32,
-    // Pixels of the target along one side of a shaded pixel.
+    // How many pixels of the target one shaded pixel covers along each side.
     block: u32,
     phase: f32,
 }
 
 @group(0) @binding(0) var<uniform> frame: Frame;
-// Factors of x, y and phase.
+// The factors of x, y and phase of each wave.
 @group(0) @binding(1) var<storage, read> waves: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read_write> features: array<vec2<f32>>;
 

@@ -1,4 +1,4 @@
-//! Without a window: frames into a texture, which is then checked and written to a file.
+//! Renders frames into a texture without a window, checks the last one, and writes it to a file.
 
 use std::fs::File;
 use std::io::BufWriter;
@@ -25,7 +25,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let gpu = Gpu::open(adapter)?;
     check_size(&gpu, arguments.size)?;
     let program = network::train()?;
-    // Not an sRGB format: what the shader writes is what the file holds.
+    // The format is not sRGB, so the file holds the bytes that the shader wrote.
     let format = wgpu::TextureFormat::Rgba8Unorm;
     let mut renderer = Renderer::new(&gpu, &program, format)?;
     renderer.resize(&gpu, arguments.size)?;
@@ -49,7 +49,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         let start = Instant::now();
         let encoder = renderer.frame(&gpu, &view, phase(frame))?;
         gpu.queue.submit([encoder.finish()]);
-        // Only to time it; a window does not wait.
+        // This example waits to measure the time of a frame. A window does not wait.
         gpu.device.poll(PollType::wait_indefinitely())?;
         times.add(start.elapsed(), renderer.timer.as_mut().map_or(Ok(None), |timer| timer.read())?);
         gpu.check()?;
@@ -68,10 +68,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// What the last frame left on the device.
+/// The network's input and output of the last frame, and the picture, read back from the device.
 struct LastFrame {
-    /// The network's input and output, a row for each shaded pixel.
+    /// The network's input, one row for each shaded pixel.
     input: Vec<f32>,
+    /// The network's output, one row for each shaded pixel.
     output: Vec<f32>,
     size: [u32; 2],
     /// Red, green and blue, a byte each.
@@ -96,7 +97,7 @@ impl LastFrame {
         let copy = wgpu::TexelCopyBufferInfo { buffer: &pixels, layout };
         encoder.copy_texture_to_buffer(target.as_image_copy(), copy, target.size());
         for staging in [&input.1, &output.1, &pixels] {
-            // A mapping that failed shows when the range is asked for.
+            // `get_mapped_range` reports a mapping that failed.
             encoder.map_buffer_on_submit(staging, wgpu::MapMode::Read, .., |_| {});
         }
         gpu.queue.submit([encoder.finish()]);
@@ -104,7 +105,7 @@ impl LastFrame {
         gpu.check()?;
 
         let lines = pixels.get_mapped_range(..)?;
-        let of_line = |line: &[u8]| {
+        let colors = |line: &[u8]| {
             let texels = line.chunks_exact(4).take(width as usize);
             texels.flat_map(|texel| texel[..3].to_vec()).collect::<Vec<u8>>()
         };
@@ -112,11 +113,11 @@ impl LastFrame {
             input: bytemuck::pod_collect_to_vec(&input.1.get_mapped_range(..)?),
             output: bytemuck::pod_collect_to_vec(&output.1.get_mapped_range(..)?),
             size: [width, height],
-            pixels: lines.chunks_exact(bytes_per_row as usize).flat_map(of_line).collect(),
+            pixels: lines.chunks_exact(bytes_per_row as usize).flat_map(colors).collect(),
         })
     }
 
-    /// How many of the network's outputs are not the bits that the CPU makes of the same input.
+    /// Counts the network's outputs whose bits differ from those that the CPU engine computes from the same input.
     fn mismatches(&self, program: &Program) -> Result<usize> {
         let input = Tensor::from_f32(&[self.input.len() / FEATURES, FEATURES], self.input.clone())?;
         let outputs = cpu::Engine::new(program)?.run(&[&input])?;
@@ -125,7 +126,7 @@ impl LastFrame {
         Ok(self.output.iter().zip(expected).filter(|(actual, expected)| actual.to_bits() != expected.to_bits()).count())
     }
 
-    /// How near the drawn picture comes to the one that the network was trained on, in decibels.
+    /// Returns the peak signal-to-noise ratio of the drawn picture against the picture that the network was trained on, in decibels.
     fn psnr(&self, phase: f32) -> f64 {
         let [width, height] = self.size.map(|side| side as usize);
         let positions = (0..height).flat_map(|row| (0..width).map(move |column| (column, row)));

@@ -1,4 +1,4 @@
-//! The network: trained for its codes, then turned into integers.
+//! Trains the network with fake quantization, and lowers it to an int8 program.
 
 use std::time::Instant;
 
@@ -16,11 +16,11 @@ const HIDDEN: usize = 32;
 const EXAMPLES: usize = 1 << 15;
 const EPOCHS: usize = 40;
 
-/// Trains on random pixels of random moments, and returns what both engines execute.
+/// Trains on random pixels at random moments, and returns the program that both engines execute.
 pub(crate) fn train() -> Result<Program> {
     let start = Instant::now();
     let mut random = fastrand::Rng::with_seed(1);
-    // The last layer's output stays float: one product makes it from the integer sum, finer than 256 steps would be.
+    // The last layer's output stays float, which is finer than 256 steps: the layer scales its integer sum by one product.
     let config = QuantizationConfig::symmetric().per_channel().qat();
     let quantizer = WgpuQuantizer::new().set_module_name("color", config.clone().float_output()).set_global(config);
     let mut model = prepare_qat(&float_graph(&mut random)?, &quantizer)?;
@@ -38,7 +38,7 @@ pub(crate) fn train() -> Result<Program> {
     let mut trainer = Trainer::new(Loss::Mse, Optimizer::adam(2e-2)?);
     (trainer.epochs, trainer.batch_rows) = (EPOCHS, 128);
     trainer.schedule = Schedule::Cosine { warmup: 0, least: 0.01 };
-    // Scales rest for the last quarter.
+    // The scales are frozen for the last quarter of the epochs.
     trainer.settled_epochs = EPOCHS / 4;
     let bar = ProgressBar::new(0);
     bar.set_style(ProgressStyle::with_template("training {bar:40} {pos}/{len} {msg}")?);
@@ -63,7 +63,7 @@ pub(crate) fn train() -> Result<Program> {
 fn float_graph(random: &mut fastrand::Rng) -> Result<Graph> {
     let mut g = GraphBuilder::new();
     let mut linear = |g: &mut GraphBuilder, name: &str, x, inputs: usize, outputs: usize| -> Result<_> {
-        // He et al. 2015.
+        // The initialization of He et al. 2015, for layers before a ReLU.
         let bound = (6.0 / inputs as f32).sqrt();
         let weight = (0..outputs * inputs).map(|_| bound * (2.0 * random.f32() - 1.0)).collect();
         let weight = Tensor::from_f32(&[outputs, inputs], weight)?;

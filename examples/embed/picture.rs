@@ -1,8 +1,7 @@
-//! The picture that the network learns, and the features that it sees of a pixel.
+//! The picture that the network learns, and the features of a pixel that are the network's input.
 
-/// A feature pair is the sine and cosine of one wave through the picture: the dot product of (x, y, phase) with these.
-/// The factors of the phase are whole, so that the animation repeats without a seam. The fourth number makes a `vec4`
-/// of them.
+/// The waves through the picture: a pixel has the sine and the cosine of the dot product of (x, y, phase) with each of these.
+/// The factors of the phase are whole numbers, so the animation repeats without a seam. The fourth number pads them to a `vec4`.
 pub(crate) const WAVES: [[f32; 4]; 16] = [
     [0.0, 0.0, 1.0, 0.0],
     [0.0, 0.0, 2.0, 0.0],
@@ -21,10 +20,10 @@ pub(crate) const WAVES: [[f32; 4]; 16] = [
     [2.1, 2.1, 1.0, 0.0],
     [2.1, -2.1, 1.0, 0.0],
 ];
-/// The network's inputs.
+/// How many inputs the network has.
 pub(crate) const FEATURES: usize = 2 * WAVES.len();
 
-/// What `features.wgsl` computes, for training.
+/// Computes the features of a pixel on the host, for training, as `features.wgsl` does on the GPU.
 pub(crate) fn features([x, y]: [f32; 2], phase: f32) -> impl Iterator<Item = f32> {
     WAVES.into_iter().flat_map(move |[by_x, by_y, by_phase, _]| {
         let (sin, cos) = (by_x * x + by_y * y + by_phase * phase).sin_cos();
@@ -32,19 +31,19 @@ pub(crate) fn features([x, y]: [f32; 2], phase: f32) -> impl Iterator<Item = f32
     })
 }
 
-/// Where the centre of a pixel is: both coordinates run from -1 to 1, whatever the picture's proportions.
+/// Returns the centre of a pixel. Both coordinates run from -1 to 1, whatever the picture's proportions.
 pub(crate) fn position(column: usize, row: usize, [width, height]: [u32; 2]) -> [f32; 2] {
     [(2 * column + 1) as f32 / width as f32 - 1.0, (2 * row + 1) as f32 / height as f32 - 1.0]
 }
 
-/// The target: folds of silk that move, with a lamp that circles before them. Red, green and blue from 0 to 1.
+/// Computes the target, folds of silk that move and a lamp that circles before them: red, green and blue from 0 to 1.
 pub(crate) fn color([x, y]: [f32; 2], phase: f32) -> [f32; 3] {
     let u = x + 0.35 * (2.1 * y + phase).sin();
     let v = y + 0.35 * (1.8 * x - phase + 0.7).sin();
     let fold = 0.5 + 0.5 * (2.9 * u + 1.8 * v + 1.3 * (1.9 * v - 1.1 * u + phase).sin()).sin();
     let lamp = [x - 0.55 * phase.cos(), y - 0.45 * phase.sin()];
     let glow = (-9.0 * (lamp[0] * lamp[0] + lamp[1] * lamp[1])).exp();
-    // From night blue over violet and rose to sand, along a cubic Bezier curve.
+    // The colours follow a cubic Bézier curve from night blue over violet and rose to sand.
     let stops = [[0.02, 0.05, 0.22], [0.36, 0.02, 0.62], [1.0, 0.30, 0.38], [1.0, 0.86, 0.58]];
     let rest = 1.0 - fold;
     let weights = [rest * rest * rest, 3.0 * rest * rest * fold, 3.0 * rest * fold * fold, fold * fold * fold];

@@ -1,4 +1,4 @@
-//! A frame: features, network, picture, in one command encoder. Nothing goes back to the host.
+//! Records a frame, which is features, network and picture, in one command encoder. Nothing is read back to the host.
 
 use anyhow::{Context as _, Result, ensure};
 use bytemuck::{Pod, Zeroable};
@@ -11,7 +11,7 @@ use crate::device::Gpu;
 use crate::picture::{FEATURES, WAVES};
 use crate::timer::{Pass, Timer};
 
-/// As `Frame` in the shaders.
+/// The uniform buffer `Frame` of the shaders.
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct Frame {
@@ -31,11 +31,11 @@ pub(crate) struct Renderer {
     pub(crate) timer: Option<Timer>,
 }
 
-/// What depends on the size of the target.
+/// The buffers and bind groups that depend on the size of the target.
 pub(crate) struct Bound {
-    /// The shaded picture, in pixels; each has a row in the network's input and output.
+    /// The size of the shaded picture in pixels. Each pixel has a row in the network's input and output.
     pub(crate) size: [u32; 2],
-    /// Pixels of the target along one side of a shaded pixel.
+    /// How many pixels of the target one shaded pixel covers along each side.
     block: u32,
     pub(crate) input: wgpu::Buffer,
     pub(crate) output: wgpu::Buffer,
@@ -51,7 +51,7 @@ impl Bound {
 }
 
 impl Renderer {
-    /// Uploads the network, and makes the pipelines around it for targets of a format.
+    /// Uploads the network, and creates the pipelines around it for targets of this format.
     pub(crate) fn new(gpu: &Gpu, program: &Program, format: TextureFormat) -> Result<Self> {
         let device = &gpu.device;
         let model = block_on(gpu.engine.load(program))?;
@@ -98,12 +98,12 @@ impl Renderer {
         Ok(Self { model, features, draw, frame, waves, bound: None, timer })
     }
 
-    /// Makes the network's buffers for a target of this size and binds the network to them.
+    /// Creates the network's buffers for a target of this size, and binds the network to them.
     pub(crate) fn resize(&mut self, gpu: &Gpu, target: [u32; 2]) -> Result<()> {
         let (device, limits) = (&gpu.device, gpu.device.limits());
-        // Before the new buffers come, the old ones may go.
+        // This frees the old buffers before the new ones are allocated.
         self.bound = None;
-        // A target with more pixels than a binding has rows is shaded in blocks.
+        // If a binding has fewer rows than the target has pixels, one row shades a block of pixels.
         let most = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
         let bytes = |size: [u32; 2], columns: usize| u64::from(size[0]) * u64::from(size[1]) * columns as u64 * 4;
         let shaded = |block: u32| target.map(|side| side.div_ceil(block));
@@ -111,7 +111,7 @@ impl Renderer {
         let block = block.context("the device has no room for one pixel's features")?;
         let size = shaded(block);
 
-        // COPY_SRC only for the checks at the end of a headless run.
+        // The checks at the end of a headless run need COPY_SRC. Drawing does not.
         let usage = BufferUsages::STORAGE | BufferUsages::COPY_SRC;
         let input = buffer(device, "input", bytes(size, FEATURES), usage);
         let output = buffer(device, "output", bytes(size, 3), usage);
@@ -132,12 +132,12 @@ impl Renderer {
         Ok(())
     }
 
-    /// What the network is bound to.
+    /// Returns the buffers that the network is bound to.
     pub(crate) fn bound(&self) -> Result<&Bound> {
         self.bound.as_ref().context("a frame before its size is known")
     }
 
-    /// Records a frame into a new encoder, which is the caller's to submit.
+    /// Records a frame into a new encoder, which the caller submits.
     pub(crate) fn frame(&mut self, gpu: &Gpu, target: &TextureView, phase: f32) -> Result<CommandEncoder> {
         let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("frame") });
         let bound = self.bound()?;
@@ -154,7 +154,7 @@ impl Renderer {
             pass.dispatch_workgroups(width.div_ceil(8), height.div_ceil(8), 1);
         }
         {
-            // `Run::record` takes the encoder itself; a pass of our own can have timestamps.
+            // `Run::record` would begin its own pass. `Run::record_in` takes this one, which has timestamps.
             let timestamp_writes = self.timer.as_ref().map(|timer| timer.compute(Pass::Network));
             let descriptor = wgpu::ComputePassDescriptor { label: Some("network"), timestamp_writes };
             bound.run.record_in(&mut encoder.begin_compute_pass(&descriptor), bound.rows())?;
@@ -181,8 +181,10 @@ impl Renderer {
     }
 }
 
+/// Checks that the device has textures of this size.
+///
 /// # Errors
-/// If a device's textures cannot be that large.
+/// If it has not.
 pub(crate) fn check_size(gpu: &Gpu, [width, height]: [u32; 2]) -> Result<()> {
     let most = gpu.device.limits().max_texture_dimension_2d;
     ensure!(

@@ -1,4 +1,4 @@
-//! What a frame takes, by timestamps of the GPU and by the clock on the wall.
+//! Measures the time of a frame, by timestamps of the GPU and by the host's clock.
 
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
@@ -16,18 +16,18 @@ pub(crate) enum Pass {
 
 const STAMPS: u32 = 6;
 
-/// Writes a timestamp at both ends of each pass, and reads them once they are there.
+/// Writes timestamps at the beginning and at the end of each pass, and reads them when they have arrived.
 pub(crate) struct Timer {
     queries: QuerySet,
     resolved: wgpu::Buffer,
     staging: wgpu::Buffer,
-    /// Nanoseconds of a tick.
+    /// How many nanoseconds one tick takes.
     period: f32,
-    /// Whether `staging` is on its way, and tells when it has come.
+    /// While `staging` is being mapped, the receiver of the result.
     pending: Option<Receiver<Result<(), wgpu::BufferAsyncError>>>,
 }
 
-/// Milliseconds on the GPU.
+/// Milliseconds on the GPU, of the whole frame and of the network's pass.
 #[derive(Clone, Copy)]
 pub(crate) struct GpuTime {
     pub(crate) frame: f64,
@@ -55,22 +55,22 @@ impl Timer {
     }
 
     pub(crate) fn compute(&self, pass: Pass) -> ComputePassTimestampWrites<'_> {
-        let [beginning_of_pass_write_index, end_of_pass_write_index] = ends(pass);
+        let [beginning_of_pass_write_index, end_of_pass_write_index] = write_indices(pass);
         ComputePassTimestampWrites { query_set: &self.queries, beginning_of_pass_write_index, end_of_pass_write_index }
     }
 
     pub(crate) fn render(&self, pass: Pass) -> RenderPassTimestampWrites<'_> {
-        let [beginning_of_pass_write_index, end_of_pass_write_index] = ends(pass);
+        let [beginning_of_pass_write_index, end_of_pass_write_index] = write_indices(pass);
         RenderPassTimestampWrites { query_set: &self.queries, beginning_of_pass_write_index, end_of_pass_write_index }
     }
 
-    /// Sends the timestamps to the host, unless those of an earlier frame are still on their way.
+    /// Copies the timestamps to the host, unless the copy of an earlier frame has not arrived yet.
     pub(crate) fn resolve(&mut self, encoder: &mut CommandEncoder) {
         if self.pending.is_none() {
             encoder.resolve_query_set(&self.queries, 0..STAMPS, &self.resolved, 0);
             encoder.copy_buffer_to_buffer(&self.resolved, 0, &self.staging, 0, self.resolved.size());
             let (sender, receiver) = channel();
-            // Nobody listens if the application has ended.
+            // Sending fails if the application has ended, which is no error.
             encoder.map_buffer_on_submit(&self.staging, wgpu::MapMode::Read, .., move |mapped| {
                 sender.send(mapped).ok();
             });
@@ -78,7 +78,7 @@ impl Timer {
         }
     }
 
-    /// The timestamps of the last frame that has sent its own, once.
+    /// Returns the times of the last frame whose timestamps have arrived, once.
     pub(crate) fn read(&mut self) -> Result<Option<GpuTime>> {
         let Some(mapped) = self.pending.as_ref().and_then(|pending| pending.try_recv().ok()) else { return Ok(None) };
         self.pending = None;
@@ -92,11 +92,12 @@ impl Timer {
     }
 }
 
-fn ends(pass: Pass) -> [Option<u32>; 2] {
+/// The indices of the timestamps at the beginning and at the end of a pass.
+fn write_indices(pass: Pass) -> [Option<u32>; 2] {
     [Some(2 * pass as u32), Some(2 * pass as u32 + 1)]
 }
 
-/// The times of some frames.
+/// Collects the times of frames.
 pub(crate) struct Times {
     /// Whether the device has timestamp queries.
     timestamps: bool,
@@ -119,9 +120,9 @@ impl Times {
         self.gpu.clear();
     }
 
-    /// Medians, in one line.
+    /// Returns the medians in one line.
     pub(crate) fn describe(&self) -> String {
-        let wall = median(self.wall.iter().copied()).unwrap_or_default();
+        let Some(wall) = median(self.wall.iter().copied()) else { return "no frame yet".to_owned() };
         let frame = median(self.gpu.iter().map(|time| time.frame));
         let network = median(self.gpu.iter().map(|time| time.network));
         match (frame, network) {

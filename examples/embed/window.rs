@@ -1,4 +1,4 @@
-//! In a window: frames as fast as the screen takes them, with their times in the title.
+//! Renders into a window, as fast as the screen takes frames, and shows their times in the title.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,15 +17,16 @@ use crate::renderer::{Renderer, check_size};
 use crate::timer::Times;
 use crate::{Arguments, network};
 
-/// How long the animation takes, and how often the title changes.
+/// How long one turn of the animation takes.
 const TURN: Duration = Duration::from_secs(12);
+/// How often the title changes.
 const TITLE: Duration = Duration::from_millis(500);
 
 pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let event_loop = EventLoop::new().context("no window can be opened here; --headless needs none")?;
     let display = Box::new(event_loop.owned_display_handle());
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_with_display_handle_from_env(display));
-    // Before the training, which would be in vain.
+    // Checked before the training, which would be in vain.
     if adapters(&instance, arguments.adapter.as_deref())?.is_empty() {
         println!("adapter: none; there is nothing to draw with");
         return Ok(());
@@ -41,7 +42,7 @@ struct Application {
     instance: wgpu::Instance,
     program: Program,
     view: Option<View>,
-    /// What the program ends with.
+    /// The result that the program ends with.
     result: Result<()>,
 }
 
@@ -59,7 +60,7 @@ impl ApplicationHandler for Application {
         let Some(view) = &mut self.view else { return };
         match event {
             WindowEvent::CloseRequested => self.end(event_loop, Ok(())),
-            // The next frame sees the new size: of many on the way, only the last counts.
+            // The next frame asks for the size itself, so several changes cost one frame.
             WindowEvent::Resized(_) | WindowEvent::Occluded(false) => view.window.request_redraw(),
             WindowEvent::RedrawRequested => match view.redraw() {
                 Ok(_) if self.arguments.frames.is_some_and(|frames| view.frames >= frames) => {
@@ -77,7 +78,7 @@ impl ApplicationHandler for Application {
 impl Application {
     fn end(&mut self, event_loop: &ActiveEventLoop, result: Result<()>) {
         if let (Ok(()), Some(view)) = (&result, &self.view) {
-            // Before the title has changed for the first time, there are only these times.
+            // The title holds the latest times, once it has changed for the first time.
             let times = if view.title.is_empty() { &view.times.describe() } else { &view.title };
             println!("frames: {}, of late {times}", view.frames);
         }
@@ -86,7 +87,7 @@ impl Application {
     }
 }
 
-/// A window with all that draws into it.
+/// A window, and the surface, device and renderer that draw into it.
 struct View {
     window: Arc<Window>,
     surface: Surface<'static>,
@@ -94,9 +95,9 @@ struct View {
     gpu: Gpu,
     renderer: Renderer,
     start: Instant,
-    /// Frames shown.
+    /// How many frames were shown.
     frames: u32,
-    /// When the last one began.
+    /// When the last frame began.
     last: Option<Instant>,
     times: Times,
     titled: Instant,
@@ -148,7 +149,7 @@ impl View {
         })
     }
 
-    /// Whether the next frame may come at once; if not, the window cannot be seen.
+    /// Draws a frame. Returns whether to request the next one; if not, the window is not visible.
     fn redraw(&mut self) -> Result<bool> {
         let PhysicalSize { width, height } = self.window.inner_size();
         if width == 0 || height == 0 {
@@ -181,7 +182,7 @@ impl View {
         self.window.pre_present_notify();
         self.gpu.queue.present(texture);
         self.frames += 1;
-        // Timestamps of earlier frames arrive here, without waiting.
+        // Polling lets the timestamps of earlier frames arrive, and does not wait.
         self.gpu.device.poll(PollType::Poll)?;
         self.gpu.check()?;
         self.time()?;

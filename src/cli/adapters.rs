@@ -1,4 +1,4 @@
-//! `enfold adapters`.
+//! `enfold adapters` lists the GPU adapters.
 
 use anyhow::Result;
 use enfold::gpu::context::Context;
@@ -9,12 +9,12 @@ use super::progress::Stderr;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Adapters {
-    /// The list as JSON.
+    /// Prints the list as JSON.
     #[arg(long)]
     json: bool,
 }
 
-/// An adapter with what matters to the engine.
+/// An adapter, with the features and limits that matter to the engine.
 #[derive(Debug, serde::Serialize)]
 struct Adapter {
     name: String,
@@ -22,13 +22,13 @@ struct Adapter {
     device_type: String,
     driver: String,
     driver_info: String,
-    /// Sums across the threads of a subgroup.
+    /// Whether shaders can sum across the threads of a subgroup.
     subgroups: bool,
     subgroup_min_size: u32,
     subgroup_max_size: u32,
-    /// Times of single steps.
+    /// Whether the times of single steps can be measured.
     timestamps: bool,
-    /// Compiled kernels can be kept between processes.
+    /// Whether compiled kernels can be kept between processes.
     pipeline_cache: bool,
     max_buffer_bytes: u64,
     max_binding_bytes: u64,

@@ -1,4 +1,4 @@
-//! Data files: arrays by name.
+//! Reads and writes data files, which hold arrays by name.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,7 +22,7 @@ use super::npy::Header;
 use super::npz::Npz;
 use super::output::{self, extension};
 
-/// What an array is, before its elements are read.
+/// The element type and the shape of an array.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ArrayType {
     /// The element type in the file.
@@ -36,7 +36,7 @@ impl fmt::Display for ArrayType {
     }
 }
 
-/// The arrays of a data file. Elements are read of those that are asked for, when what they are is known to fit.
+/// The arrays of a data file. [`array_type`](Self::array_type) reads the type of one array, [`elements`](Self::elements) its elements.
 #[derive(Debug)]
 pub(super) struct Arrays {
     pub(super) path: PathBuf,
@@ -45,21 +45,22 @@ pub(super) struct Arrays {
 
 #[derive(Debug)]
 enum Source {
-    /// The one array of an `.npy` file, up to whose elements it has been read.
+    /// The one array of an `.npy` file: its header, and the file at the first element.
     Npy(Header, Box<dyn Stream>),
     Npz(Npz<Box<dyn Stream>>),
     Safetensors(Vec<u8>, BTreeMap<String, Stored>),
 }
 
-/// An array of a safetensors file, and where its elements are.
+/// An array of a safetensors file.
 #[derive(Debug)]
 struct Stored {
     dtype: Dtype,
     shape: Vec<usize>,
+    /// The bytes of its elements in the file.
     range: Range<usize>,
 }
 
-/// A file, or what came through a pipe.
+/// A file, or the bytes that came through a pipe.
 trait Stream: Read + Seek + fmt::Debug {}
 
 impl Stream for BufReader<File> {}
@@ -71,21 +72,21 @@ impl Arrays {
     pub(super) fn load(path: &Path) -> Result<Self> {
         let name = path.display();
         let mut kind = extension(path);
-        // Without an extension, as of a pipe, the content decides.
-        let whole = if kind.is_empty() { Some(unread(files::read(path), path)?) } else { None };
+        // A file without an extension, such as a pipe, is recognized by its content.
+        let whole = if kind.is_empty() { Some(read_context(files::read(path), path)?) } else { None };
         if let Some(bytes) = &whole {
             kind = by_content(bytes).to_owned();
         }
         if !["npy", "npz", "safetensors"].contains(&kind.as_str()) {
             return Err(usage(format!("{name}: DATA is {FORMATS}")));
         }
-        let read = |whole: Option<Vec<u8>>| whole.map_or_else(|| unread(files::read(path), path), Ok);
+        let read = |whole: Option<Vec<u8>>| whole.map_or_else(|| read_context(files::read(path), path), Ok);
         let source = match kind.as_str() {
             "safetensors" => safetensors(read(whole)?),
             _ => {
                 let (mut file, size_bytes): (Box<dyn Stream>, u64) = match whole.is_none() && path.is_file() {
                     true => {
-                        let (file, metadata) = unread(files::open(path), path)?;
+                        let (file, metadata) = read_context(files::open(path), path)?;
                         (Box::new(BufReader::new(file)), metadata.len())
                     }
                     false => {
@@ -103,7 +104,7 @@ impl Arrays {
         Ok(Self { path: path.to_owned(), source: source.with_context(|| name.to_string())? })
     }
 
-    /// The names of the arrays, in order. `None` for the one array of an `.npy` file, which has no name.
+    /// Returns the names of the arrays in order, or `None` for an `.npy` file, whose one array has no name.
     pub(super) fn names(&self) -> Option<Vec<&str>> {
         match &self.source {
             Source::Npy(..) => None,
@@ -112,7 +113,7 @@ impl Arrays {
         }
     }
 
-    /// What the array of a name is; the name of the array without one does not matter.
+    /// Reads the element type and the shape of an array. The name is ignored for an `.npy` file.
     pub(super) fn array_type(&mut self, name: &str) -> Result<ArrayType> {
         let found = match &mut self.source {
             Source::Npy(header, _) => Ok((&*header).into()),
@@ -122,7 +123,7 @@ impl Arrays {
         found.with_context(|| self.path.display().to_string())
     }
 
-    /// The elements of an array: row by row, and each with its smallest byte first.
+    /// Reads the elements of an array, row-major and little-endian.
     pub(super) fn elements(&mut self, name: &str) -> Result<Vec<u8>> {
         let read = match &mut self.source {
             Source::Npy(header, file) => header.elements(file),
@@ -139,7 +140,7 @@ impl From<&Header> for ArrayType {
     }
 }
 
-/// The extension that data should have.
+/// Recognizes a data file by its first bytes. Returns its extension, or an empty text.
 fn by_content(bytes: &[u8]) -> &'static str {
     match bytes {
         [b'\x93', b'N', b'U', b'M', b'P', b'Y', ..] => "npy",
@@ -149,11 +150,11 @@ fn by_content(bytes: &[u8]) -> &'static str {
     }
 }
 
-fn unread<T>(read: std::io::Result<T>, path: &Path) -> Result<T> {
+fn read_context<T>(read: std::io::Result<T>, path: &Path) -> Result<T> {
     read.with_context(|| format!("{}: the data cannot be read", path.display()))
 }
 
-/// Refuses a data file that could not be written, before any work is done.
+/// Refuses an output file whose format does not exist or cannot hold the outputs, before any work is done.
 pub(super) fn check_format(path: &Path, outputs: usize) -> Result<()> {
     match extension(path).as_str() {
         "npz" | "safetensors" => Ok(()),
@@ -166,7 +167,7 @@ pub(super) fn check_format(path: &Path, outputs: usize) -> Result<()> {
     }
 }
 
-/// Writes outputs by name, each in its type: f32, or i8 or i32, which are exact.
+/// Writes outputs by name, each in its own type.
 pub(super) fn save(path: &Path, arrays: &[(String, Tensor)]) -> Result<()> {
     check_format(path, arrays.len())?;
     let bytes = match (extension(path).as_str(), arrays) {
@@ -177,7 +178,7 @@ pub(super) fn save(path: &Path, arrays: &[(String, Tensor)]) -> Result<()> {
     output::write(path, &bytes)
 }
 
-/// A tensor of any type in f32.
+/// Converts a tensor of any type to f32.
 pub(super) fn floats(tensor: Tensor) -> ArrayD<f32> {
     match tensor {
         Tensor::F32(a) => a.into_inner(),
@@ -202,7 +203,7 @@ fn write_npz(arrays: &[(String, Tensor)]) -> Result<Vec<u8>> {
     let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
     for (name, array) in arrays {
         let npy = write_npy(array)?;
-        // Members beyond 4 GiB need wider fields, which not every reader knows.
+        // Members beyond 4 GiB need wider length fields, which not every reader supports, so smaller ones do without.
         let options = SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
         let options = options.large_file(u32::try_from(npy.len()).is_err());
         let written = zip.start_file(format!("{name}.npy"), options).map_err(Into::into);
@@ -227,7 +228,7 @@ fn write_safetensors(arrays: &[(String, Tensor)]) -> Result<Vec<u8>> {
     Ok(safetensors::serialize(views, None)?)
 }
 
-/// Where the arrays of a safetensors file are.
+/// Finds the arrays of a safetensors file.
 fn safetensors(bytes: Vec<u8>) -> Result<Source> {
     let (first, metadata) = files::safetensors::metadata(&bytes)?;
     let stored = |(name, info): (String, &TensorInfo)| {

@@ -1,4 +1,4 @@
-//! `enfold bench`: how long a model takes, after a look at whether it computes what it should.
+//! `enfold bench` measures the time of a model, after comparing its outputs with the interpreter's.
 
 mod inputs;
 mod on_gpu;
@@ -16,11 +16,11 @@ use enfold::ops::Op;
 use enfold::{Tensor, cpu};
 
 use super::arrays::{Arrays, floats};
-use super::device::{Choice, Device, OnGpu, time};
+use super::device::{Device, DeviceArgs, OnGpu, time};
 use super::failure::usage;
-use super::feed::{Rest, feed};
+use super::feed::{Remainder, feed};
 use super::model::{Dims, Model};
-use super::output::{self, count, shown, table};
+use super::output::{self, count, printable, table};
 use super::progress::Stderr;
 
 #[derive(Debug, clap::Args)]
@@ -30,21 +30,21 @@ pub(super) struct Bench {
     /// The device to measure [default: gpu if an adapter answers, and cpu].
     #[arg(long, value_enum)]
     device: Option<Device>,
-    /// The GPU adapter whose name contains this, whatever the case; see `enfold adapters`.
+    /// The GPU adapter whose name contains NAME, in upper or lower case; see `enfold adapters`.
     #[arg(long, value_name = "NAME")]
     adapter: Option<String>,
     /// Rows of one batch, if the model leaves its batch to run time [default: 32].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     rows: Option<u32>,
-    /// What to run on, by input name [default: random numbers].
+    /// Data to run on, by input name [default: random numbers].
     #[arg(long, value_name = "DATA", conflicts_with = "rows")]
     input: Option<PathBuf>,
-    /// How often each time is measured.
+    /// Measurements of each time.
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
     #[command(flatten)]
     dims: Dims,
-    /// The result as JSON; times in microseconds.
+    /// Prints the result as JSON, with times in microseconds.
     #[arg(long)]
     json: bool,
 }
@@ -53,44 +53,45 @@ pub(super) struct Bench {
 struct Report {
     model: String,
     stage: String,
-    /// Of one batch, if the model leaves its batch to run time.
+    /// The rows of one batch, if the model leaves its batch to run time.
     rows: Option<usize>,
-    /// Names with shapes.
+    /// The names and shapes of the inputs.
     inputs: Vec<String>,
     threads: usize,
-    /// One entry for each device.
+    /// The measurements, one entry for each device.
     devices: Vec<Measured>,
 }
 
 #[derive(Debug, serde::Serialize)]
 struct Measured {
     device: &'static str,
-    /// The adapter, or what else computes.
+    /// The name of the adapter, or of an engine without one.
     name: String,
     check: Check,
     times: Vec<Times>,
 }
 
-/// How outputs compare with the reference's.
+/// How near the outputs come to the interpreter's.
 #[derive(Debug, Clone, serde::Serialize)]
 struct Check {
-    /// Whether all outputs are the same bits.
+    /// Whether all outputs have the interpreter's bits.
     equal: bool,
     /// The largest difference, relative to the largest value of its output.
     largest_error: f64,
-    /// The smallest cosine of an output; outputs that are 0 throughout have none.
+    /// The smallest cosine of an output. Outputs whose values are all 0 have none.
     cosine: f64,
 }
 
-/// The most that an output may be off, relative to its largest value: float steps round otherwise on other devices, and codes that
-/// are found at run time may then be off by a step.
-const MOST_ERROR: f64 = 0.05;
-const LEAST_COSINE: f64 = 0.999;
+/// The largest error of an output, relative to its largest value. Float steps round differently on other devices, so values that are
+/// quantized at run time may differ by a step.
+const MAX_ERROR: f64 = 0.05;
+/// The smallest cosine between an output and the interpreter's.
+const MIN_COSINE: f64 = 0.999;
 
-/// Some measurements of one call.
+/// Several measurements of one call.
 #[derive(Debug, serde::Serialize)]
 pub(super) struct Times {
-    /// What is measured.
+    /// The name of the measured call.
     what: &'static str,
     runs: usize,
     median_us: f64,
@@ -100,7 +101,7 @@ pub(super) struct Times {
 
 impl Bench {
     pub(super) fn run(&self, stderr: &Stderr) -> Result<()> {
-        let choice = Choice { device: self.device, adapter: self.adapter.clone() };
+        let choice = DeviceArgs { device: self.device, adapter: self.adapter.clone() };
         choice.check()?;
         let model = Model::load(&self.model, &self.dims)?;
         let graph = model.executable()?;
@@ -158,7 +159,7 @@ impl Bench {
         match &self.input {
             None => inputs::random(graph, self.rows.unwrap_or(32) as usize),
             Some(path) => {
-                let mut feed = feed(graph, &mut Arrays::load(path)?, None, Rest::Note, stderr)?;
+                let mut feed = feed(graph, &mut Arrays::load(path)?, None, Remainder::Note, stderr)?;
                 if feed.batches.len() > 1 {
                     stderr.note(&format!("measured on the first of {}", count(feed.batches.len(), "batch")));
                 }
@@ -167,7 +168,7 @@ impl Bench {
         }
     }
 
-    /// The times of some calls, after some that are not counted.
+    /// Measures calls, after calls of 200 ms that are not counted.
     fn times(&self, what: &'static str, stderr: &Stderr, mut call: impl FnMut() -> Result<()>) -> Result<Times> {
         let started = Instant::now();
         while started.elapsed() < Duration::from_millis(200) {
@@ -188,13 +189,13 @@ impl Bench {
 impl Times {
     fn of(what: &'static str, mut us: Vec<f64>) -> Self {
         us.sort_by(f64::total_cmp);
-        let at = |i: usize| us.get(i).copied().unwrap_or_default();
+        let at = |i: usize| us.get(i).copied().unwrap_or(f64::NAN);
         let (runs, middle) = (us.len(), us.len() / 2);
         let median = if runs % 2 == 0 { (at(middle.saturating_sub(1)) + at(middle)) / 2.0 } else { at(middle) };
         Self { what, runs, median_us: median, min_us: at(0), max_us: at(runs.saturating_sub(1)) }
     }
 
-    /// The same of one of `calls` calls that were measured together.
+    /// Divides the times by the number of calls that were measured together.
     fn divided(self, calls: usize) -> Self {
         let each = |us: f64| us / calls as f64;
         Self { median_us: each(self.median_us), min_us: each(self.min_us), max_us: each(self.max_us), ..self }
@@ -202,7 +203,7 @@ impl Times {
 }
 
 impl Check {
-    /// Refuses outputs that are wrong: what is integer from end to end is equal, all else close.
+    /// Compares outputs with the interpreter's, and refuses wrong ones. The outputs of a graph of integers must be equal, others close.
     fn of(graph: &Graph, expected: &[Tensor], outputs: Vec<Tensor>, device: &str) -> Result<Self> {
         let mut check = Self { equal: true, largest_error: 0.0, cosine: 1.0 };
         if outputs.len() != expected.len() {
@@ -210,7 +211,7 @@ impl Check {
         }
         for ((expected, got), name) in expected.iter().zip(outputs).zip(graph.output_names().iter()) {
             let (expected, got) = (floats(expected.clone()), floats(got));
-            let (y, x) = (expected.as_slice().unwrap_or_default(), got.as_slice().unwrap_or_default());
+            let (y, x) = (expected.as_slice().context("row-major")?, got.as_slice().context("row-major")?);
             let same_kind = |(x, y): (&f32, &f32)| match y.is_finite() {
                 true => x.is_finite(),
                 false => x == y || x.is_nan() && y.is_nan(),
@@ -223,13 +224,13 @@ impl Check {
             let largest = y.iter().fold(f32::MIN_POSITIVE, |most, v| most.max(v.abs()));
             let errors = x.iter().zip(&y).map(|(x, y)| (f64::from(*x) - f64::from(*y)).abs());
             check.largest_error = check.largest_error.max(errors.fold(0.0, f64::max) / f64::from(largest));
-            // What is 0 throughout has no direction: the error tells whether the other is.
+            // The cosine of an output of zeros is NaN. The largest error covers that case.
             let angle = cosine(&x, &y);
             check.cosine = if angle < check.cosine { angle } else { check.cosine };
         }
         let dynamic = |op: &Op| matches!(op, Op::ChooseQParams(_));
         let exact = graph.summary().float.is_empty() && !graph.nodes().iter().any(|node| dynamic(&node.op));
-        if exact && !check.equal || check.cosine < LEAST_COSINE || check.largest_error > MOST_ERROR {
+        if exact && !check.equal || check.cosine < MIN_COSINE || check.largest_error > MAX_ERROR {
             bail!(
                 "{device} computes other outputs than the reference: cosine {:.6}, largest error {:.1e} of the largest value; \
                  times of wrong results are not worth having",
@@ -244,7 +245,7 @@ impl Check {
 impl Report {
     fn text(&self) -> String {
         let (inputs, threads) = (self.inputs.join(", "), count(self.threads, "CPU thread"));
-        let inputs = shown(&inputs);
+        let inputs = printable(&inputs);
         let mut text = format!("{}: {}; {inputs}; {threads}\n", self.model, self.stage);
         let mut lines = vec![["device", "measured", "median", "min", "max", "runs"].map(str::to_owned).to_vec()];
         for measured in &self.devices {
@@ -268,7 +269,7 @@ impl Report {
     }
 }
 
-/// The context of an error of the device.
+/// Adds to an error that it happened while measuring on the GPU.
 fn on_device<T>(result: Result<T>) -> Result<T> {
     result.context("measuring on the GPU")
 }
@@ -301,7 +302,7 @@ mod tests {
         let error = check(&integers, &[1.0, -1.999]).expect_err("integers are exact").to_string();
         assert!(error.starts_with("it computes other outputs") && error.contains("5.0e-4"), "{error}");
         assert!(check(&float, &[1.0, 2.0]).is_err() && check(&float, &[1.0, f32::NAN]).is_err());
-        // A kernel that writes nothing, and one that is off in one element, whatever the angle.
+        // Zeros stand for a kernel that writes nothing. One wrong element must be noticed, even if the cosine is near 1.
         let nothing = check(&float, &[0.0, 0.0]).expect_err("zeros are no result").to_string();
         assert!(nothing.contains("largest error 1.0e0"), "{nothing}");
         let of = |expected: &[f32], y: &[f32]| {

@@ -1,4 +1,4 @@
-//! `enfold compare`.
+//! `enfold compare` compares a quantized model with its float model.
 
 use std::path::PathBuf;
 
@@ -9,33 +9,33 @@ use enfold::ops::{Linear, MatMul, Op};
 
 use super::arrays::Arrays;
 use super::failure::usage;
-use super::feed::{Rest, feed};
-use super::model::{Dims, Model, Stage};
-use super::output::{self, check_output, count, shown};
+use super::feed::{Remainder, feed};
+use super::model::{Dims, Model, Stage, file_name};
+use super::output::{self, check_output, count, printable};
 use super::progress::Stderr;
 use super::report::{self, Page, Side};
 
-/// Bins of a histogram: finer ones show noise.
+/// How many bins a histogram has. Finer ones would show noise.
 const BINS: usize = 64;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Compare {
     /// The float model: .onnx, or an archive.
     float: PathBuf,
-    /// What it was quantized to.
+    /// The quantized model: .onnx, or an archive.
     quantized: PathBuf,
-    /// What to run both on, by input name.
+    /// Data to run both models on, by input name.
     #[arg(long, value_name = "DATA")]
     input: PathBuf,
-    /// Also writes a page with plots, one file that needs nothing else.
+    /// Also writes an HTML page with plots, which is one file and loads nothing else.
     #[arg(long, value_name = "REPORT")]
     html: Option<PathBuf>,
-    /// Only the first rows of the data, if the model leaves its batch to run time [default: all].
+    /// Rows to compare, from the first row of the data, if the model leaves its batch to run time [default: all].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     rows: Option<u32>,
     #[command(flatten)]
     dims: Dims,
-    /// The comparison as JSON; null stands for an infinite ratio.
+    /// Prints the comparison as JSON, with null for an infinite ratio.
     #[arg(long)]
     json: bool,
 }
@@ -45,7 +45,7 @@ struct Report<'a> {
     output_sqnr_db: f64,
     output_cosine: f64,
     rows: usize,
-    /// The worst first.
+    /// The compared nodes, the worst first.
     nodes: Vec<Node<'a>>,
 }
 
@@ -67,9 +67,9 @@ impl Compare {
             check_output(html, &[&self.float, &self.quantized, &self.input])?;
         }
         let float = Model::load(&self.float, &self.dims)?;
-        // Dimensions of an archive are known.
-        let has_dims = super::output::extension(&self.quantized) == "onnx";
-        let dims = if has_dims { self.dims.clone() } else { Dims::none() };
+        // The dimensions of an archive are fixed, so --dim is for ONNX files only.
+        let is_onnx = super::output::extension(&self.quantized) == "onnx";
+        let dims = if is_onnx { self.dims.clone() } else { Dims::none() };
         let quantized = Model::load(&self.quantized, &dims)?;
         if let Some(html) = &self.html {
             float.check_output(html)?;
@@ -83,7 +83,7 @@ impl Compare {
             return Err(usage(format!("--rows {rows}: the model's batch is fixed; leave it out")));
         }
         let asked = self.rows.map(|n| n as usize);
-        let mut feed = feed(&float.graph, &mut data, asked, Rest::Note, stderr)?;
+        let mut feed = feed(&float.graph, &mut data, asked, Remainder::Note, stderr)?;
         let batches = feed.batches.len();
         if batches > 1 && asked.is_none() {
             stderr.note(&format!("compared on the first of {}, {} rows in all", count(batches, "batch"), feed.rows));
@@ -94,15 +94,15 @@ impl Compare {
         let comparison = stderr.wait_for("comparing", || compare(&float.graph, &quantized.graph, &inputs));
         let comparison = comparison.with_context(|| format!("{} and {}", float.name(), quantized.name()))?;
         if let Some(html) = &self.html {
-            let spread =
+            let distributions =
                 stderr.wait_for("counting", || distributions(&float.graph, &quantized.graph, &inputs, BINS))?;
             let page = Page {
                 float: side(&float)?,
                 quantized: side(&quantized)?,
-                data: data.path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+                data: file_name(&data.path),
                 rows,
                 comparison: &comparison,
-                distributions: &spread,
+                distributions: &distributions,
             };
             output::write(html, report::html(&page)?.as_bytes())?;
         }
@@ -110,7 +110,7 @@ impl Compare {
             return output::print_json(&Report::new(&comparison, rows));
         }
         let mut lines = comparison.clone();
-        lines.nodes.iter_mut().for_each(|node| node.origin = shown(&node.origin).into_owned());
+        lines.nodes.iter_mut().for_each(|node| node.origin = printable(&node.origin).into_owned());
         output::print(&lines.to_string())?;
         self.html.as_ref().map_or(Ok(()), |html| output::print(&format!("report: {}\n", html.display())))
     }
@@ -141,7 +141,7 @@ fn name(model: &Model) -> String {
     model.path.display().to_string()
 }
 
-/// Both models are fed the same tensors.
+/// Refuses models with different inputs: both run on the same tensors.
 fn check_inputs(float: &Model, quantized: &Model) -> Result<()> {
     let list = |graph: &Graph| -> Vec<String> {
         let input = |&id: &enfold::graph::NodeId| {

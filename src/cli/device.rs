@@ -1,4 +1,4 @@
-//! Where a model runs.
+//! Chooses the engine that runs a model.
 
 use std::time::Duration;
 
@@ -12,29 +12,29 @@ use enfold::{Graph, Tensor, cpu};
 use super::failure::usage;
 use super::progress::Stderr;
 
-/// The engines.
+/// The engines that can run a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Device {
     /// The wgpu engine.
     Gpu,
-    /// The fast engine on the CPU.
+    /// The engine on the CPU.
     Cpu,
-    /// The interpreter, which defines what is right.
+    /// The interpreter, which defines the right results.
     Reference,
 }
 
-/// Which engine, and on which adapter.
+/// The arguments that choose an engine and an adapter.
 #[derive(Debug, Clone, clap::Args)]
-pub(super) struct Choice {
-    /// Where to run [default: gpu if an adapter answers, else cpu].
+pub(super) struct DeviceArgs {
+    /// The device to run on [default: gpu if an adapter answers, else cpu].
     #[arg(long, value_enum)]
     pub(super) device: Option<Device>,
-    /// The GPU adapter whose name contains this, whatever the case; see `enfold adapters`.
+    /// The GPU adapter whose name contains NAME, in upper or lower case; see `enfold adapters`.
     #[arg(long, value_name = "NAME")]
     pub(super) adapter: Option<String>,
 }
 
-impl Choice {
+impl DeviceArgs {
     pub(super) fn check(&self) -> Result<()> {
         match (&self.adapter, self.device) {
             (Some(_), Some(Device::Cpu | Device::Reference)) => {
@@ -45,7 +45,7 @@ impl Choice {
     }
 }
 
-/// A graph, ready to run.
+/// A graph that an engine has loaded.
 #[derive(Debug)]
 pub(super) enum Runner {
     Reference(Box<Interpreter>),
@@ -61,7 +61,7 @@ pub(super) struct OnGpu {
 }
 
 impl OnGpu {
-    /// `None` if there is no adapter.
+    /// Loads a graph on an adapter. Returns `None` if there is no adapter.
     pub(super) fn new(graph: &Graph, adapter: Option<&str>) -> Result<Option<Self>> {
         let Some(context) = pollster::block_on(Context::request(adapter))? else { return Ok(None) };
         let program = lower(graph)?;
@@ -76,8 +76,8 @@ impl OnGpu {
 }
 
 impl Runner {
-    /// Makes a graph ready on the chosen device.
-    pub(super) fn new(graph: &Graph, choice: &Choice, stderr: &Stderr) -> Result<Self> {
+    /// Loads a graph on the chosen device.
+    pub(super) fn new(graph: &Graph, choice: &DeviceArgs, stderr: &Stderr) -> Result<Self> {
         choice.check()?;
         match choice.device {
             Some(Device::Reference) => Ok(Self::Reference(Box::new(Interpreter::new(graph)))),
@@ -87,13 +87,13 @@ impl Runner {
                     .context("no GPU adapter answers; install a Vulkan driver, or use --device cpu")?,
             ))),
             None => match OnGpu::new(graph, choice.adapter.as_deref()) {
-                // The engine of the CPU is faster than a driver that plays a GPU on it.
+                // The CPU engine is faster than a software driver.
                 Ok(Some(on_gpu)) if on_gpu.is_software() && choice.adapter.is_none() => {
                     stderr.note("only a software adapter answers; running on the CPU; --device gpu uses it");
                     Self::cpu(graph)
                 }
                 Ok(Some(on_gpu)) => Ok(Self::Gpu(Box::new(on_gpu))),
-                // The adapter was asked for.
+                // The user asked for this adapter, so the CPU is no substitute.
                 Err(error) if choice.adapter.is_some() => Err(error),
                 Ok(None) => {
                     stderr.note("no GPU adapter answers; running on the CPU");
@@ -129,7 +129,7 @@ impl Runner {
     }
 }
 
-/// A duration, for people.
+/// Formats a duration for people.
 pub(super) fn time(duration: Duration) -> String {
     let ms = duration.as_secs_f64() * 1e3;
     match ms {

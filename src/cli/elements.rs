@@ -1,8 +1,8 @@
-//! Element types of data files, and their bytes.
+//! The element types of data files, and the conversion of their bytes.
 
 use half::{bf16, f16};
 
-/// What an array of a data file is made of.
+/// The element type of an array in a data file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Element {
     F16,
@@ -20,16 +20,16 @@ pub(crate) enum Element {
     U64,
 }
 
-/// An element that the type of an input does not hold.
+/// An element whose value does not fit the type of the input.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct NoFit {
-    /// Its place among the elements.
+pub(crate) struct ElementError {
+    /// The index of the element.
     pub(crate) at: usize,
     pub(crate) value: String,
     pub(crate) expected: &'static str,
 }
 
-/// An integer type of inputs.
+/// The integer types that an input can have.
 pub(crate) trait Integer: TryFrom<i128> {
     const NAME: &'static str;
 }
@@ -78,19 +78,18 @@ impl Element {
         matches!(self, Self::F16 | Self::Bf16 | Self::F32 | Self::F64)
     }
 
-    /// How many bytes an array of some lengths takes; `None` if no memory holds an array of these lengths, were it not for those
-    /// that are 0.
+    /// Returns how many bytes an array of this shape takes. Returns `None` if that number overflows when lengths of 0 count as 1.
     pub(crate) fn bytes_of(self, shape: &[usize]) -> Option<usize> {
-        let longest = |bytes: usize, length: &usize| bytes.checked_mul((*length).max(1));
-        let most = shape.iter().try_fold(self.size_bytes(), longest).filter(|&bytes| isize::try_from(bytes).is_ok())?;
-        Some(if shape.contains(&0) { 0 } else { most })
+        let times = |bytes: usize, length: &usize| bytes.checked_mul((*length).max(1));
+        let max = shape.iter().try_fold(self.size_bytes(), times).filter(|&bytes| isize::try_from(bytes).is_ok())?;
+        Some(if shape.contains(&0) { 0 } else { max })
     }
 
-    /// Little-endian bytes of a float type as f32. Refuses numbers that only f64 holds.
-    pub(crate) fn floats(self, bytes: &[u8]) -> Result<Vec<f32>, NoFit> {
+    /// Converts little-endian bytes of a float type to f32. Refuses finite numbers beyond the range of f32.
+    pub(crate) fn floats(self, bytes: &[u8]) -> Result<Vec<f32>, ElementError> {
         let narrow = |(at, bytes): (usize, &[u8; 8])| match f64::from_le_bytes(*bytes) {
             value if (value as f32).is_infinite() && value.is_finite() => {
-                Err(NoFit { at, value: format!("{value:e}"), expected: "f32" })
+                Err(ElementError { at, value: format!("{value:e}"), expected: "f32" })
             }
             value => Ok(value as f32),
         };
@@ -99,22 +98,26 @@ impl Element {
             Self::Bf16 => Ok(bytes.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect()),
             Self::F32 => Ok(bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()),
             Self::F64 => bytes.as_chunks().0.iter().enumerate().map(narrow).collect(),
-            other => Err(other.of_no_such_type("f32")),
+            other => Err(other.wrong_type("f32")),
         }
     }
 
-    /// Little-endian bytes of an integer type. Refuses what `T` does not hold, and booleans that are neither 0 nor 1.
-    pub(crate) fn integers<T: Integer>(self, bytes: &[u8]) -> Result<Vec<T>, NoFit> {
-        fn each<const N: usize, T: Integer>(bytes: &[u8], of: impl Fn([u8; N]) -> i128) -> Result<Vec<T>, NoFit> {
+    /// Converts little-endian bytes of an integer type to `T`. Refuses numbers outside the range of `T`, and booleans that are neither 0
+    /// nor 1.
+    pub(crate) fn integers<T: Integer>(self, bytes: &[u8]) -> Result<Vec<T>, ElementError> {
+        fn each<const N: usize, T: Integer>(
+            bytes: &[u8],
+            of: impl Fn([u8; N]) -> i128,
+        ) -> Result<Vec<T>, ElementError> {
             let integer = |(at, bytes): (usize, &[u8; N])| {
                 let value = of(*bytes);
-                T::try_from(value).map_err(|_| NoFit { at, value: value.to_string(), expected: T::NAME })
+                T::try_from(value).map_err(|_| ElementError { at, value: value.to_string(), expected: T::NAME })
             };
             bytes.as_chunks().0.iter().enumerate().map(integer).collect()
         }
         match self {
             Self::Bool => match bytes.iter().position(|&byte| byte > 1) {
-                Some(at) => Err(NoFit { at, value: bytes[at].to_string(), expected: "bool" }),
+                Some(at) => Err(ElementError { at, value: bytes[at].to_string(), expected: "bool" }),
                 None => each(bytes, |b| u8::from_le_bytes(b).into()),
             },
             Self::I8 => each(bytes, |b| i8::from_le_bytes(b).into()),
@@ -125,12 +128,12 @@ impl Element {
             Self::U16 => each(bytes, |b| u16::from_le_bytes(b).into()),
             Self::U32 => each(bytes, |b| u32::from_le_bytes(b).into()),
             Self::U64 => each(bytes, |b| u64::from_le_bytes(b).into()),
-            Self::F16 | Self::Bf16 | Self::F32 | Self::F64 => Err(self.of_no_such_type(T::NAME)),
+            Self::F16 | Self::Bf16 | Self::F32 | Self::F64 => Err(self.wrong_type(T::NAME)),
         }
     }
 
-    fn of_no_such_type(self, expected: &'static str) -> NoFit {
-        NoFit { at: 0, value: format!("of type {}", self.name()), expected }
+    fn wrong_type(self, expected: &'static str) -> ElementError {
+        ElementError { at: 0, value: format!("of type {}", self.name()), expected }
     }
 }
 

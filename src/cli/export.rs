@@ -1,4 +1,4 @@
-//! `enfold export`.
+//! `enfold export` writes ONNX files.
 
 use std::path::PathBuf;
 
@@ -15,7 +15,7 @@ pub(super) struct Export {
     /// The ONNX file to write.
     #[arg(long, value_name = "OUT")]
     onnx: PathBuf,
-    /// What the file is for: onnxruntime or tensorrt.
+    /// The runtime that will read the file: onnxruntime or tensorrt.
     #[arg(long, default_value = "onnxruntime", value_parser = preset)]
     preset: Preset,
     #[command(flatten)]

@@ -1,4 +1,4 @@
-//! Arrays become the inputs of a graph, in batches.
+//! Converts arrays to the inputs of a graph, in batches.
 
 use std::fmt::Write;
 
@@ -8,28 +8,28 @@ use enfold::values::DType;
 use enfold::{Shape, Tensor};
 
 use super::arrays::{ArrayType, Arrays};
-use super::elements::NoFit;
+use super::elements::ElementError;
 use super::failure::usage;
 use super::progress::Stderr;
 
-/// What to do with rows that fill no batch of a model whose batch is fixed.
+/// How to treat the rows after the last full batch, if the model's batch is fixed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Rest {
-    /// An error: each row of the data has a row in the result.
+pub(super) enum Remainder {
+    /// They are an error, since each row of the data must have a row in the result.
     Refuse,
-    /// A note: the other rows suffice.
+    /// They are left out, with a note.
     Note,
 }
 
-/// The inputs of some runs.
+/// The inputs of one run or more.
 #[derive(Debug)]
 pub(super) struct Feed {
     pub(super) batches: Vec<Vec<Tensor>>,
-    /// Rows in all batches; none for a model without a batch dimension.
+    /// How many rows all batches have; 0 for a model without inputs.
     pub(super) rows: usize,
 }
 
-/// One input of a graph with the array for it.
+/// One input of a graph, with its array.
 struct Input<'a> {
     name: &'a str,
     shape: &'a Shape,
@@ -38,24 +38,24 @@ struct Input<'a> {
     elements: Vec<u8>,
 }
 
-/// Cuts a file's arrays into batches of a graph: of `batch_size` rows, or all, if the batch is left to run time, else of the
-/// model's own batch.
+/// Cuts a file's arrays into batches for a graph. If the model leaves its batch to run time, a batch has `batch_size` rows or all rows;
+/// otherwise it has the rows that the model has fixed.
 pub(super) fn feed(
     graph: &Graph,
     arrays: &mut Arrays,
     batch_size: Option<usize>,
-    rest: Rest,
+    remainder: Remainder,
     stderr: &Stderr,
 ) -> Result<Feed> {
     let inputs = matched(graph, arrays, stderr)?;
     let batched = inputs.iter().any(|input| input.shape.is_batched());
-    if batched { at_run_time(inputs, batch_size) } else { of_fixed_batch(inputs, batch_size, rest, stderr) }
+    if batched { variable_batches(inputs, batch_size) } else { fixed_batches(inputs, batch_size, remainder, stderr) }
 }
 
-/// Arrays that are listed in a message: a file may have thousands.
-const MOST_LISTED: usize = 16;
+/// How many arrays a message lists. A file may have thousands.
+const MAX_LISTED: usize = 16;
 
-/// The array for every input, or one error that says all that does not fit.
+/// Finds the array for every input. Reports all that does not fit in one error.
 fn matched<'a>(graph: &'a Graph, arrays: &mut Arrays, stderr: &Stderr) -> Result<Vec<Input<'a>>> {
     let nodes: Vec<_> = graph.inputs().iter().map(|&id| graph.node(id)).collect();
     let names: Option<Vec<String>> = arrays.names().map(|names| names.into_iter().map(str::to_owned).collect());
@@ -124,15 +124,15 @@ fn matched<'a>(graph: &'a Graph, arrays: &mut Arrays, stderr: &Stderr) -> Result
     found.into_iter().map(input).collect()
 }
 
-/// The first names of many.
+/// Lists the first names of many.
 fn listed(names: &[String], describe: impl FnMut(&str) -> String) -> String {
-    let shown: Vec<String> = names.iter().take(MOST_LISTED).map(String::as_str).map(describe).collect();
-    let more = names.len() - shown.len();
-    let shown = shown.join(", ");
-    if more > 0 { format!("{shown} and {more} more") } else { shown }
+    let first: Vec<String> = names.iter().take(MAX_LISTED).map(String::as_str).map(describe).collect();
+    let more = names.len() - first.len();
+    let first = first.join(", ");
+    if more > 0 { format!("{first} and {more} more") } else { first }
 }
 
-/// Whether an array is one batch or more of a shape.
+/// Whether an array holds one batch or more of a shape.
 fn fits(shape: &Shape, actual: &[usize]) -> bool {
     match (shape.is_batched(), shape.fixed_dims().split_first()) {
         (true, _) => shape.admits(actual) && actual[0] > 0,
@@ -143,7 +143,7 @@ fn fits(shape: &Shape, actual: &[usize]) -> bool {
     }
 }
 
-fn at_run_time(inputs: Vec<Input<'_>>, batch_size: Option<usize>) -> Result<Feed> {
+fn variable_batches(inputs: Vec<Input<'_>>, batch_size: Option<usize>) -> Result<Feed> {
     let rows = inputs.iter().find(|input| input.shape.is_batched()).map_or(0, |input| input.array.shape[0]);
     if let Some(fixed) = inputs.iter().find(|i| !i.shape.is_batched() && i.array.shape != i.shape.fixed_dims()) {
         bail!("{} has shape {:?}, expected {}", fixed.name, fixed.array.shape, fixed.shape);
@@ -157,8 +157,13 @@ fn at_run_time(inputs: Vec<Input<'_>>, batch_size: Option<usize>) -> Result<Feed
     Ok(Feed { batches, rows })
 }
 
-fn of_fixed_batch(inputs: Vec<Input<'_>>, batch_size: Option<usize>, rest: Rest, stderr: &Stderr) -> Result<Feed> {
-    // Of each input, the rows of one batch, and of how many batches there are rows.
+fn fixed_batches(
+    inputs: Vec<Input<'_>>,
+    batch_size: Option<usize>,
+    remainder: Remainder,
+    stderr: &Stderr,
+) -> Result<Feed> {
+    // `lead` is the number of rows in one batch of an input, `batches` the number of its full batches.
     let lead = |input: &Input<'_>| input.shape.fixed_dims().first().copied();
     let batches = |input: &Input<'_>| lead(input).map_or(1, |lead| input.array.shape[0] / lead);
     let Some(first) = inputs.first() else { return Ok(Feed { batches: vec![Vec::new()], rows: 0 }) };
@@ -175,15 +180,15 @@ fn of_fixed_batch(inputs: Vec<Input<'_>>, batch_size: Option<usize>, rest: Rest,
     for input in &inputs {
         let Some(lead) = lead(input) else { continue };
         let (there, over) = (input.array.shape[0], input.array.shape[0] % lead);
-        match rest {
+        match remainder {
             _ if over == 0 => {}
-            Rest::Note => {
+            Remainder::Note => {
                 let what = format!("the last {over} of {there} rows fill no batch of {lead}, and are left out");
                 stderr.note(&format!("{}: {what}", input.name));
-                // The other inputs have as many batches, and it is said once.
+                // The other inputs have as many batches, so one note suffices.
                 break;
             }
-            Rest::Refuse => bail!(
+            Remainder::Refuse => bail!(
                 "{}: the last {over} of {there} rows fill no batch of {lead}, which the model has fixed; add or remove rows",
                 input.name
             ),
@@ -197,7 +202,7 @@ fn of_fixed_batch(inputs: Vec<Input<'_>>, batch_size: Option<usize>, rest: Rest,
     Ok(Feed { batches, rows: count * fixed })
 }
 
-/// The rows of each input for each batch. The elements of an input are gone before those of the next are converted.
+/// Cuts each input into batches. Frees the elements of an input before it converts those of the next.
 fn cut(
     inputs: Vec<Input<'_>>,
     batches: &[usize],
@@ -214,7 +219,7 @@ fn cut(
 }
 
 impl Input<'_> {
-    /// The rows from `first` up to `end`, in the type of the input.
+    /// Converts the rows from `first` up to `end` to the type of the input.
     fn tensor(&self, first: usize, end: usize) -> Result<Tensor> {
         let shape = &self.array.shape;
         let row: usize = shape.iter().skip(1).product();
@@ -224,7 +229,7 @@ impl Input<'_> {
         }
         let (element, size) = (self.array.element, row * self.array.element.size_bytes());
         let bytes = &self.elements[first * size..end * size];
-        let fit = |NoFit { at, value, expected }| {
+        let fit = |ElementError { at, value, expected }| {
             anyhow!("{}: element {} is {value}, which does not fit {expected}", self.name, first * row + at)
         };
         Ok(match self.dtype {

@@ -1,4 +1,4 @@
-//! `enfold inspect`.
+//! `enfold inspect` lists what a model consists of.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write;
@@ -10,10 +10,10 @@ use enfold::ops::{Constant, Input, Op};
 use enfold::quantize::{QuantizationConfig, QuantizationSummary, WgpuQuantizer, prepare};
 
 use super::model::{Dims, Model, Stage};
-use super::output::{self, count, shown, size, table};
+use super::output::{self, count, printable, size, table};
 
-/// Inputs of one node that are listed: a join may have thousands.
-const MOST_READS: usize = 8;
+/// How many inputs of a node are listed. A concatenation may have thousands.
+const MAX_READS: usize = 8;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Inspect {
@@ -21,7 +21,7 @@ pub(super) struct Inspect {
     model: PathBuf,
     #[command(flatten)]
     dims: Dims,
-    /// Everything as JSON.
+    /// Prints everything as JSON.
     #[arg(long)]
     json: bool,
 }
@@ -38,10 +38,10 @@ struct Report {
     outputs: Vec<Value>,
     ops: BTreeMap<&'static str, usize>,
     nodes: Vec<NodeReport>,
-    /// Of a float or prepared model.
+    /// Which nodes of a float or prepared model are quantized, and why the others are not.
     #[serde(skip_serializing_if = "Option::is_none")]
     quantization: Option<QuantizationSummary>,
-    /// Of a quantized model: why each node that stays in float does.
+    /// Which nodes of a quantized model compute in integers, and why the others do not.
     #[serde(skip_serializing_if = "Option::is_none")]
     integer_form: Option<IntegerForm>,
 }
@@ -104,7 +104,7 @@ impl Report {
         let quantization = match (&model.prepared, model.stage) {
             (Some(prepared), _) => Some(prepared.summary().clone()),
             (None, Stage::Float) => {
-                // The summary says which nodes, whatever the observers see: it needs no data.
+                // The summary needs no calibration: it does not depend on the observers.
                 let config = QuantizationConfig::symmetric().per_channel();
                 Some(prepare(graph, &WgpuQuantizer::new().set_global(config).float_islands(true))?.summary().clone())
             }
@@ -147,7 +147,7 @@ impl Report {
         );
         for (what, values) in [("input", &self.inputs), ("output", &self.outputs)] {
             for Value { name, dtype, shape } in values {
-                let _ = writeln!(text, "{what:<6}  {}  {dtype} {shape}", shown(name));
+                let _ = writeln!(text, "{what:<6}  {}  {dtype} {shape}", printable(name));
             }
         }
         let ops: Vec<String> = self.ops.iter().map(|(op, nodes)| format!("{nodes} {op}")).collect();
@@ -159,7 +159,7 @@ impl Report {
             let parameters = if node.parameters > 0 { node.parameters.to_string() } else { String::new() };
             let reads: Vec<&str> =
                 node.inputs.iter().map(String::as_str).filter(|name| !constants.contains(name)).collect();
-            let more = reads.len().saturating_sub(MOST_READS);
+            let more = reads.len().saturating_sub(MAX_READS);
             let mut reads = reads[..reads.len() - more].join(", ");
             if more > 0 {
                 let _ = write!(reads, " and {more} more");
@@ -173,9 +173,9 @@ impl Report {
         }
         if let Some(form) = &self.integer_form {
             let _ = writeln!(text, "\nin integers: {}", count(form.integer.len(), "node"));
-            form.integer.iter().for_each(|line| text.push_str(&format!("  {}\n", shown(line))));
+            form.integer.iter().for_each(|line| text.push_str(&format!("  {}\n", printable(line))));
             let _ = writeln!(text, "in float: {}", count(form.float.len(), "node"));
-            form.float.iter().for_each(|line| text.push_str(&format!("  {}\n", shown(line))));
+            form.float.iter().for_each(|line| text.push_str(&format!("  {}\n", printable(line))));
         }
         text
     }
@@ -186,12 +186,12 @@ impl Report {
         for node in &summary.quantized {
             let points: Vec<String> = node.points.iter().map(|p| format!("{} {}", p.name, p.spec)).collect();
             let line = format!("{} ({}): {}", node.name, node.op, points.join("; "));
-            let _ = writeln!(text, "  {}", shown(&line));
+            let _ = writeln!(text, "  {}", printable(&line));
         }
         let _ = writeln!(text, "would stay in float: {}", count(summary.float.len(), "node"));
         for node in &summary.float {
             let line = format!("{} ({}): {}", node.name, node.op, node.reason);
-            let _ = writeln!(text, "  {}", shown(&line));
+            let _ = writeln!(text, "  {}", printable(&line));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Model files: ONNX, or an archive of any stage.
+//! Loads model files: ONNX, or an archive of any stage.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -28,12 +28,12 @@ pub(super) struct Dims {
 type List = Vec<(String, usize)>;
 
 impl Dims {
-    /// No dimension has a value.
+    /// Gives no dimension a value.
     pub(super) fn none() -> Self {
         Self { dims: Vec::new() }
     }
 
-    /// All names with their values, each once.
+    /// Returns all names with their values. Refuses a name that is given twice.
     pub(super) fn by_name(&self) -> Result<List> {
         let mut values = HashMap::new();
         for (name, value) in self.dims.iter().flatten() {
@@ -45,7 +45,8 @@ impl Dims {
     }
 }
 
-/// Names may hold `=` and `,`: a value follows the last `=`, and a comma begins the next name only behind a value.
+/// Parses `NAME=N,NAME=N`. Names may contain `=` and `,`: a value follows the last `=`, and only a comma after a value begins the next
+/// name.
 fn list(text: &str) -> Result<List, String> {
     let (mut list, mut name) = (Vec::new(), String::new());
     for part in text.split(',') {
@@ -69,7 +70,7 @@ fn list(text: &str) -> Result<List, String> {
     }
 }
 
-/// How far a model has come.
+/// The stage of the quantization flow that a model is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
     Float,
@@ -89,7 +90,7 @@ impl fmt::Display for Stage {
     }
 }
 
-/// A model with what is known of its file.
+/// A model, with its file's path, size and format.
 #[derive(Debug)]
 pub(super) struct Model {
     pub(super) path: PathBuf,
@@ -97,31 +98,31 @@ pub(super) struct Model {
     pub(super) format: &'static str,
     pub(super) stage: Stage,
     pub(super) graph: Graph,
-    /// A prepared model's observers.
+    /// The prepared graph with its observers, if this is the model's stage.
     pub(super) prepared: Option<PreparedGraph>,
 }
 
 impl Model {
-    /// Loads an ONNX file or an archive, whichever it is by its content.
+    /// Loads an ONNX file or an archive. The content tells which it is.
     pub(super) fn load(path: &Path, dims: &Dims) -> Result<Self> {
         let path = &opened(path);
         let name = path.display();
         if path.is_dir() {
             bail!("{name} is a folder; MODEL is an .onnx file or an archive that enfold has written");
         }
-        // Read once: a pipe gives its bytes to the first who asks.
+        // The file is read once, since a pipe cannot be read twice.
         let bytes = files::read(path).with_context(|| format!("{name}: the model cannot be read"))?;
         let (path, size_bytes) = (path.to_owned(), bytes.len() as u64);
         if !is_archive(&bytes) && extension(&path) != "safetensors" {
             let is_file = path.is_file();
-            // Without an extension, the content decides.
+            // A file without an extension is recognized by its content.
             if is_file && !["", "onnx"].contains(&extension(&path).as_str()) {
                 bail!("{name} is no archive of enfold, nor called .onnx; MODEL is one of the two");
             }
             let options = ImportOptions::new().dims(dims.by_name()?);
-            // The library's advice, as an argument.
+            // The library's advice names the argument --dim.
             let advice = |e: onnx::OnnxError| anyhow!(e.with_argument("--dim"));
-            // Beside a pipe, or a file that is open and has no path, there are no files with more data.
+            // A pipe, or an open file without a path, has no folder in which external data could lie.
             let graph = match is_file && !is_descriptor(&path) {
                 true => onnx::import_from(bytes, &path, &options),
                 false => onnx::import(bytes, None, &options),
@@ -150,7 +151,7 @@ impl Model {
         Ok(Self { stage, path, size_bytes, format: "archive", graph, prepared })
     }
 
-    /// The graph that engines execute: integers where there are any.
+    /// Returns the graph that engines execute: the integer form of a quantized model, and a float model as it is.
     pub(super) fn executable(&self) -> Result<Graph> {
         match self.stage {
             Stage::Float | Stage::Integer => Ok(self.graph.clone()),
@@ -159,15 +160,15 @@ impl Model {
         }
     }
 
-    /// What to do with a prepared model.
+    /// Makes the error that a prepared model has to be converted first.
     pub(super) fn unconverted(&self) -> anyhow::Error {
         let path = self.path.display();
         anyhow!("{path} is {}: enfold merge {path} --output OUT", self.stage)
     }
 
-    /// Refuses an output in the place of a file that holds the model's weights.
+    /// Refuses an output that would overwrite a file with the model's weights.
     pub(super) fn check_output(&self, output: &Path) -> Result<()> {
-        // What does not exist is no such file.
+        // An output that does not exist yet overwrites nothing.
         if self.format != "ONNX" || !self.path.is_file() || !output.exists() {
             return Ok(());
         }
@@ -182,18 +183,23 @@ impl Model {
         }
     }
 
-    /// The file's name without its folder.
+    /// Returns the file's name without its folder.
     pub(super) fn name(&self) -> String {
-        self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+        file_name(&self.path)
     }
 
-    /// Bytes of all constants as the graph holds them.
+    /// Returns the bytes of all constants as the graph holds them.
     pub(super) fn constant_bytes(&self) -> u64 {
         constant_bytes(&self.graph)
     }
 }
 
-/// Bytes of all constants of a graph.
+/// Returns a file's name without its folder, or the whole path if it has no name.
+pub(super) fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}
+
+/// Returns the bytes of all constants of a graph.
 pub(super) fn constant_bytes(graph: &Graph) -> u64 {
     let bytes = |op: &Op| match op {
         Op::Constant(Constant { tensor }) => tensor.len() as u64 * element_bytes(tensor.dtype()),
@@ -214,13 +220,14 @@ fn is_descriptor(path: &Path) -> bool {
     path == Path::new("/dev/stdin") || path.starts_with("/dev/fd") || path.starts_with("/proc/self/fd")
 }
 
-/// The path itself, or of a file that a shell has opened, as in `< m.onnx`, its own: beside that lie the files with more data.
+/// Returns the real path of a file that a shell has opened, as in `< m.onnx`, since its external data lie beside it. Returns other paths
+/// unchanged.
 fn opened(path: &Path) -> PathBuf {
     let real = is_descriptor(path).then(|| path.canonicalize().ok()).flatten();
     real.filter(|real| real.is_file()).unwrap_or_else(|| path.to_owned())
 }
 
-/// A safetensors file begins with the length of its JSON header, 8 bytes, and the header.
+/// Whether a file looks like safetensors, which begins with the length of its JSON header in 8 bytes, followed by the header.
 pub(super) fn is_archive(bytes: &[u8]) -> bool {
     bytes.get(8) == Some(&b'{') && bytes[5..8] == [0; 3]
 }

@@ -1,4 +1,4 @@
-//! NumPy's files of one array. A header is believed only as far as the bytes behind it go.
+//! Reads `.npy` files, NumPy's files of one array. A header is accepted only if the file has as many bytes as its shape needs.
 
 use std::io::Read;
 
@@ -7,27 +7,28 @@ use ndarray::{ArrayView, IxDyn, ShapeBuilder};
 
 use super::elements::Element;
 
-/// NumPy itself writes some hundred bytes; only arrays of records have more, and they are not read.
-const MOST_HEADER_BYTES: usize = 1 << 16;
+/// The longest header that is read. NumPy writes about a hundred bytes; only arrays of records, which are not read, have more.
+const MAX_HEADER_BYTES: usize = 1 << 16;
 
-/// NumPy's own limit.
-const MOST_AXES: usize = 64;
+/// The largest number of axes, which is NumPy's own limit.
+const MAX_AXES: usize = 64;
 
-/// What stands before the elements of an array.
+/// The header of an array: its element type, its shape, and the order of its elements.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Header {
     pub(crate) element: Element,
     pub(crate) shape: Vec<usize>,
     big_endian: bool,
-    /// Elements of one column lie together, where they do of one row otherwise.
-    by_columns: bool,
+    /// Whether the elements are in Fortran order, which is column-major, instead of row-major.
+    fortran_order: bool,
+    /// The bytes of all elements.
     size_bytes: usize,
 }
 
 impl Header {
-    /// Reads the header of an array that takes `there` bytes with it, up to the first element. Refuses one whose elements take
-    /// another number of bytes.
-    pub(crate) fn read(file: &mut impl Read, there: u64) -> Result<Self> {
+    /// Reads the header of a file of `file_bytes` bytes, up to the first element. Refuses a header whose elements would take another
+    /// number of bytes than the rest of the file has.
+    pub(crate) fn read(file: &mut impl Read, file_bytes: u64) -> Result<Self> {
         let mut start = [0; 8];
         let is_npy = file.read_exact(&mut start).is_ok() && start.starts_with(b"\x93NUMPY");
         ensure!(is_npy, "it is no .npy file, which begins with \\x93NUMPY");
@@ -39,7 +40,7 @@ impl Header {
         };
         file.read_exact(&mut length[..width]).context("it is cut short in its header")?;
         let length = u32::from_le_bytes(length) as usize;
-        ensure!(length <= MOST_HEADER_BYTES, "its header has {length} bytes, expected at most {MOST_HEADER_BYTES}");
+        ensure!(length <= MAX_HEADER_BYTES, "its header has {length} bytes, expected at most {MAX_HEADER_BYTES}");
         let mut header = Vec::new();
         file.by_ref().take(length as u64).read_to_end(&mut header)?;
         ensure!(
@@ -48,8 +49,8 @@ impl Header {
             header.len()
         );
         let text = std::str::from_utf8(&header).context("its header is no text")?;
-        let header = Text(text).header()?;
-        let data = there.saturating_sub((start.len() + width + length) as u64);
+        let header = HeaderParser(text).header()?;
+        let data = file_bytes.saturating_sub((start.len() + width + length) as u64);
         let elements = header.shape.iter().fold(1u128, |n, &length| n.saturating_mul(length as u128));
         match u64::try_from(header.size_bytes) {
             Ok(size) if size == data => Ok(header),
@@ -63,54 +64,54 @@ impl Header {
         }
     }
 
-    /// Reads the elements, which follow the header: row by row, and each with its smallest byte first.
+    /// Reads the elements, which follow the header. Returns them row-major and little-endian.
     pub(crate) fn elements(&self, file: &mut impl Read) -> Result<Vec<u8>> {
         let mut bytes = Vec::new();
-        // No more than is needed; a vector that grows would take up to twice as much.
+        // Reserves exactly the needed bytes; a vector that grows would take up to twice as much.
         bytes.try_reserve_exact(self.size_bytes)?;
         file.by_ref().take(self.size_bytes as u64 + 1).read_to_end(&mut bytes)?;
-        let there = bytes.len();
+        let read = bytes.len();
         ensure!(
-            there >= self.size_bytes,
-            "it is cut short: {} bytes of elements, and only {there} there",
+            read >= self.size_bytes,
+            "it is cut short: {} bytes of elements, and only {read} there",
             self.size_bytes
         );
-        ensure!(there == self.size_bytes, "there is more than {} bytes of elements", self.size_bytes);
+        ensure!(read == self.size_bytes, "there is more than {} bytes of elements", self.size_bytes);
         let size = self.element.size_bytes();
         if self.big_endian {
             bytes.chunks_exact_mut(size).for_each(<[u8]>::reverse);
         }
-        if self.by_columns && self.shape.iter().filter(|&&length| length > 1).count() > 1 {
+        if self.fortran_order && self.shape.iter().filter(|&&length| length > 1).count() > 1 {
             bytes = match size {
-                1 => by_rows::<1>(&bytes, &self.shape),
-                2 => by_rows::<2>(&bytes, &self.shape),
-                4 => by_rows::<4>(&bytes, &self.shape),
-                _ => by_rows::<8>(&bytes, &self.shape),
+                1 => row_major::<1>(&bytes, &self.shape),
+                2 => row_major::<2>(&bytes, &self.shape),
+                4 => row_major::<4>(&bytes, &self.shape),
+                _ => row_major::<8>(&bytes, &self.shape),
             }?;
         }
         Ok(bytes)
     }
 }
 
-/// Elements of `N` bytes, from column by column to row by row.
-fn by_rows<const N: usize>(bytes: &[u8], shape: &[usize]) -> Result<Vec<u8>> {
+/// Reorders elements of `N` bytes from column-major to row-major.
+fn row_major<const N: usize>(bytes: &[u8], shape: &[usize]) -> Result<Vec<u8>> {
     let columns = ArrayView::from_shape(IxDyn(shape).f(), bytes.as_chunks::<N>().0)?;
     Ok(columns.iter().flatten().copied().collect())
 }
 
-/// The rest of a header, which is a dictionary as Python writes it.
-struct Text<'a>(&'a str);
+/// Parses a header, which is a dictionary as Python writes it. Holds the text that is not parsed yet.
+struct HeaderParser<'a>(&'a str);
 
-impl<'a> Text<'a> {
+impl<'a> HeaderParser<'a> {
     fn header(mut self) -> Result<Header> {
-        let (mut descr, mut by_columns, mut shape) = (None, None, None);
+        let (mut descr, mut fortran_order, mut shape) = (None, None, None);
         self.expect('{')?;
         while !self.take('}') {
             let key = self.quoted()?;
             self.expect(':')?;
             let given_before = match key {
                 "descr" => descr.replace(self.descr()?).is_some(),
-                "fortran_order" => by_columns.replace(self.truth()?).is_some(),
+                "fortran_order" => fortran_order.replace(self.boolean()?).is_some(),
                 "shape" => shape.replace(self.lengths()?).is_some(),
                 other => {
                     bail!("its header has a key {:?}, which is none of descr, fortran_order and shape", short(other))
@@ -126,17 +127,17 @@ impl<'a> Text<'a> {
         ensure!(self.0.is_empty(), "its header goes on after its end, with {:?}", short(self.0));
         let (element, big_endian) = descr.context("its header lacks descr")?;
         let shape = shape.context("its header lacks shape")?;
-        let by_columns = by_columns.context("its header lacks fortran_order")?;
+        let fortran_order = fortran_order.context("its header lacks fortran_order")?;
         let size_bytes =
             element.bytes_of(&shape).with_context(|| format!("no memory holds an array of shape {shape:?}"))?;
-        Ok(Header { element, shape, big_endian, by_columns, size_bytes })
+        Ok(Header { element, shape, big_endian, fortran_order, size_bytes })
     }
 
     fn spaces(&mut self) {
         self.0 = self.0.trim_start_matches([' ', '\t', '\n', '\r']);
     }
 
-    /// Whether `c` comes next; then it is passed.
+    /// Skips `c` if it comes next. Returns whether it did.
     fn take(&mut self, c: char) -> bool {
         self.spaces();
         let rest = self.0.strip_prefix(c);
@@ -161,7 +162,7 @@ impl<'a> Text<'a> {
         Ok(text)
     }
 
-    /// The type of the elements, and whether their largest byte comes first.
+    /// Parses the type of the elements, and whether they are big-endian.
     fn descr(&mut self) -> Result<(Element, bool)> {
         let only = "which is not one of f16, f32, f64, bool, and signed or unsigned integers; convert it with astype";
         self.spaces();
@@ -192,7 +193,7 @@ impl<'a> Text<'a> {
         }
     }
 
-    fn truth(&mut self) -> Result<bool> {
+    fn boolean(&mut self) -> Result<bool> {
         self.spaces();
         for (word, value) in [("True", true), ("False", false)] {
             if let Some(rest) = self.0.strip_prefix(word) {
@@ -208,10 +209,10 @@ impl<'a> Text<'a> {
         self.expect('(')?;
         while !self.take(')') {
             lengths.push(self.length()?);
-            ensure!(lengths.len() <= MOST_AXES, "its shape has more than {MOST_AXES} lengths");
+            ensure!(lengths.len() <= MAX_AXES, "its shape has more than {MAX_AXES} lengths");
             if !self.take(',') {
                 self.expect(')')?;
-                // In Python, a number in brackets is that number.
+                // In Python, a number in parentheses is that number, not a tuple.
                 ensure!(lengths.len() > 1, "its shape is a number, expected a tuple as in ({},)", lengths[0]);
                 break;
             }
@@ -229,7 +230,7 @@ impl<'a> Text<'a> {
     }
 }
 
-/// The beginning of a text that may be long.
+/// Returns the beginning of a text that may be long.
 fn short(text: &str) -> &str {
     &text[..text.floor_char_boundary(32)]
 }
@@ -325,7 +326,7 @@ mod tests {
         let error = read(&file(2, &long, &[])).expect_err("long").to_string();
         assert!(error.contains(&format!("{} bytes, expected at most 65536", long.len())), "{error}");
         assert!(read(&file(4, &with("(2,)"), &[0; 8])).expect_err("newer").to_string().contains("version 4.0"));
-        // What follows the header ends before it says so.
+        // The elements end before the length that the caller gave.
         let mut half = &whole[..whole.len() - 1];
         let header = Header::read(&mut half, whole.len() as u64).expect("sound");
         assert!(header.elements(&mut half).expect_err("cut").to_string().contains("only 7"));

@@ -1,4 +1,5 @@
-//! NumPy's files of several arrays, which are zips of `.npy` files. Time and memory stay in proportion to the file.
+//! Reads `.npz` files, NumPy's files of several arrays, which are zip archives of `.npy` files. Time and memory stay in proportion to
+//! the size of the file.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -11,22 +12,23 @@ use zip::read::ZipFile;
 
 use super::npy::Header;
 
-/// A deflated bit stands for no more than 129 bytes, so a byte for no more than this.
-const MOST_UNPACKED: u64 = 1032;
+/// The most bytes that one deflated byte can stand for: a bit stands for at most 129 bytes.
+const MAX_UNPACKED: u64 = 1032;
 
-/// How many times as many bytes as the file has the elements of an array may take: what is deflated to less holds next to nothing, and
-/// would let a small file take all memory.
-const MOST_GROWTH: u64 = 100;
+/// The most bytes that the elements of an array may take, as a multiple of the file's bytes. Arrays that deflate to less hold next to
+/// no information, and would let a small file take all memory.
+const MAX_GROWTH: u64 = 100;
 
-/// How many times as many bytes as the file has may be read to find its directory. A file may claim to have thousands of them, one
-/// in place of the other, and `zip` tries each.
-const MOST_READS: u64 = 8;
+/// The most bytes that may be read to find the directory, as a multiple of the file's bytes. A file may claim to have thousands of
+/// directories, and `zip` tries each.
+const MAX_READS: u64 = 8;
 
-/// What may be read to find a directory, and what the elements of an array may take, however small the file is.
+/// How many bytes may be read to find the directory, however small the file is.
 const FREE_READS: u64 = 1 << 20;
+/// How many bytes the elements of an array may take, however small the file is.
 const FREE_BYTES: u64 = 64 << 20;
 
-/// A file from which so many bytes can be read as are left.
+/// A file that returns an error after `left` more bytes were read.
 #[derive(Debug)]
 struct Limited<R> {
     file: R,
@@ -46,7 +48,7 @@ impl<R: Read> Read for Limited<R> {
 
 impl<R: Seek> Seek for Limited<R> {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        // A buffer is lost wherever it is sought to, and `zip` seeks to where it is behind every member.
+        // Seeking drops the buffer of a `BufReader`, and `zip` seeks to the current position after every member.
         if to != SeekFrom::Current(0) && to != SeekFrom::Start(self.at) {
             self.at = self.file.seek(to)?;
         }
@@ -54,25 +56,25 @@ impl<R: Seek> Seek for Limited<R> {
     }
 }
 
-/// The arrays of an `.npz` file, of which each is read when it is asked for.
+/// The arrays of an `.npz` file. Each is read when it is asked for.
 #[derive(Debug)]
 pub(crate) struct Npz<R> {
     zip: ZipArchive<Limited<R>>,
     file_bytes: u64,
-    /// Members by the names of their arrays.
+    /// The indices of the members, by the names of their arrays.
     members: BTreeMap<String, usize>,
 }
 
 impl<R: Read + Seek> Npz<R> {
     pub(crate) fn new(mut file: R) -> Result<Self> {
         let file_bytes = file.seek(SeekFrom::End(0))?;
-        let left = Rc::new(Cell::new(file_bytes.saturating_mul(MOST_READS).saturating_add(FREE_READS)));
+        let left = Rc::new(Cell::new(file_bytes.saturating_mul(MAX_READS).saturating_add(FREE_READS)));
         let zip = ZipArchive::new(Limited { file, at: file_bytes, left: Rc::clone(&left) })?;
-        // Members are limited by what they are said to have.
+        // From here on, the sizes in the directory limit the reads.
         left.set(u64::MAX);
         let mut members = BTreeMap::new();
         for at in 0..zip.len() {
-            let name = zip.name_for_index(at).unwrap_or_default();
+            let name = zip.name_for_index(at).context("a member of the directory has no name")?;
             let name = name.strip_suffix(".npy").unwrap_or(name);
             ensure!(members.insert(name.to_owned(), at).is_none(), "two arrays are called {name}");
         }
@@ -83,19 +85,19 @@ impl<R: Read + Seek> Npz<R> {
         self.members.keys().map(String::as_str)
     }
 
-    /// What stands before the elements of an array.
+    /// Reads the header of an array.
     pub(crate) fn header(&mut self, name: &str) -> Result<Header> {
         self.member(name, |header, _| Ok(header))
     }
 
-    /// The elements of an array, as [`Header::elements`] gives them.
+    /// Reads the elements of an array, as [`Header::elements`] does.
     pub(crate) fn elements(&mut self, name: &str) -> Result<Vec<u8>> {
         let file_bytes = self.file_bytes;
         self.member(name, |header, file| {
             let size = file.size();
             ensure!(
-                size <= file_bytes.saturating_mul(MOST_GROWTH).max(FREE_BYTES),
-                "it has {size} bytes, more than {MOST_GROWTH} times the {file_bytes} of the file; write it without compression, as \
+                size <= file_bytes.saturating_mul(MAX_GROWTH).max(FREE_BYTES),
+                "it has {size} bytes, more than {MAX_GROWTH} times the {file_bytes} of the file; write it without compression, as \
                 numpy.savez does"
             );
             header.elements(file)
@@ -113,7 +115,7 @@ impl<R: Read + Seek> Npz<R> {
             let mut file = self.zip.by_index(at)?;
             let (packed, unpacked) = (file.compressed_size(), file.size());
             ensure!(
-                unpacked <= packed.saturating_mul(MOST_UNPACKED),
+                unpacked <= packed.saturating_mul(MAX_UNPACKED),
                 "it is said to have {unpacked} bytes in {packed}, which is more than can be packed into as many"
             );
             let header = Header::read(&mut file, unpacked)?;
@@ -157,8 +159,8 @@ mod tests {
         assert!(npz.header("b").is_err() && npz.header("d").is_err());
         let error = Npz::new(Cursor::new(zip(&[("a.npy", &whole), ("a", &whole)]))).expect_err("twice").to_string();
         assert!(error.contains("two arrays are called a"), "{error}");
-        // The directory promises more of a member than deflate can have made it of: its length, of 4 bytes, begins 24 bytes
-        // behind the signature of its entry.
+        // The directory claims that a member has more bytes than deflate can pack into its compressed size. The claimed length, of 4
+        // bytes, begins 24 bytes after the start of the entry.
         let entry = bytes.windows(4).position(|four| four == b"PK\x01\x02").expect("an entry");
         let mut bomb = bytes;
         bomb[entry + 24..][..4].copy_from_slice(&u32::MAX.to_le_bytes());
@@ -172,7 +174,7 @@ mod tests {
         let whole = npy(most + 1);
         let error = Npz::new(Cursor::new(zip(&[("a.npy", &whole)]))).expect("a zip").elements("a").expect_err("a bomb");
         assert!(format!("{error:#}").contains("more than 100 times the"), "{error:#}");
-        // The file is what counts, not the member: beside one that does not deflate, it is nothing.
+        // The size of the whole file counts: beside a member that does not deflate, the same array is allowed.
         let mut state = 1u32;
         let noise = std::iter::repeat_with(|| {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -185,7 +187,7 @@ mod tests {
 
     #[test]
     fn directories_that_fail_are_not_all_tried() {
-        // Each end of the directory claims one member more than there is.
+        // Each end record of the directory claims one member more than there is.
         let members = 2000u16;
         let member = |_| [&b"PK\x01\x02"[..], &[0; 24], &[1, 0], &[0; 16], b"a"].concat();
         let end = [&b"PK\x05\x06\0\0\0\0"[..], &(members + 1).to_le_bytes().repeat(2), &[0; 10]].concat();

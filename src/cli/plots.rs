@@ -1,4 +1,4 @@
-//! Plots, as SVG that takes its colours from the page.
+//! Draws plots as SVG that takes its colours from the page.
 
 use anyhow::{Result, anyhow};
 use enfold::compare::{Distribution, NodeComparison};
@@ -6,7 +6,7 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-/// Placeholders, which [`themed`] replaces by the page's colours.
+/// Placeholders for the page's colours, which [`themed`] replaces.
 const INK: RGBColor = RGBColor(1, 1, 1);
 const GRID: RGBColor = RGBColor(2, 2, 2);
 const ACCENT: RGBColor = RGBColor(3, 3, 3);
@@ -22,12 +22,13 @@ const THEME: [(&str, &str); 5] = [
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
-/// Ratios above this are drawn as this: nobody minds, and others keep their room.
-pub(super) const MOST_DB: f64 = 100.0;
+/// The top of the plot of ratios. Higher ratios are drawn here, so that the low ones, which matter, keep their room.
+pub(super) const MAX_DB: f64 = 100.0;
 
-/// Signal to noise of every node in graph order: alone as points, of the whole graph as a line; the worst are numbered.
+/// Draws the signal-to-noise ratio of every node in execution order: points for the node alone, a line for the whole graph up to it.
+/// Numbers the worst nodes.
 pub(super) fn sqnr(nodes: &[NodeComparison], worst: &[usize]) -> Result<String> {
-    let capped = |db: f64| Some(db).filter(|db| db.is_finite()).map(|db| db.min(MOST_DB));
+    let capped = |db: f64| Some(db).filter(|db| db.is_finite()).map(|db| db.min(MAX_DB));
     let points: Vec<(f64, f64)> = series(nodes, |node| capped(node.isolated_sqnr_db));
     let so_far: Vec<(f64, f64)> = series(nodes, |node| capped(node.sqnr_db));
     let values = || points.iter().chain(&so_far).map(|point| point.1);
@@ -45,7 +46,7 @@ pub(super) fn sqnr(nodes: &[NodeComparison], worst: &[usize]) -> Result<String> 
         let circle = |&(x, y): &(f64, f64)| Circle::new((x, y), 3, ACCENT.filled());
         chart.draw_series(points.iter().map(circle)).map_err(drawn)?;
         for (rank, &at) in worst.iter().enumerate() {
-            let point = (at as f64 + 1.0, nodes[at].isolated_sqnr_db.min(MOST_DB));
+            let point = (at as f64 + 1.0, nodes[at].isolated_sqnr_db.min(MAX_DB));
             let style = ("sans-serif", 13).into_font().color(&BAD).pos(Pos::new(HPos::Center, VPos::Bottom));
             let label = EmptyElement::at(point)
                 + Circle::new((0, 0), 5, BAD.filled())
@@ -56,10 +57,10 @@ pub(super) fn sqnr(nodes: &[NodeComparison], worst: &[usize]) -> Result<String> 
     })
 }
 
-/// The share of values beyond the codes, of every node in graph order.
+/// Draws the share of saturated values of every node in execution order.
 pub(super) fn saturation(nodes: &[NodeComparison]) -> Result<String> {
     let shares = series(nodes, |node| node.saturated.map(|share| share * 100.0));
-    let high = shares.iter().fold(0.1, |most: f64, share| most.max(share.1)) * 1.1;
+    let high = shares.iter().fold(0.1, |max: f64, share| max.max(share.1)) * 1.1;
     svg((920, 180), |area| {
         let mut chart = ChartBuilder::on(area)
             .margin(8)
@@ -74,14 +75,14 @@ pub(super) fn saturation(nodes: &[NodeComparison]) -> Result<String> {
     })
 }
 
-/// A histogram with the range that codes hold; counts are on a logarithmic scale.
-pub(super) fn histogram(spread: &Distribution) -> Result<String> {
-    let (min, max) = (f64::from(spread.min), f64::from(spread.max));
-    let range = spread.clipping.map(|c| (f64::from(c.widest.0), f64::from(c.widest.1)));
+/// Draws a histogram, with counts on a logarithmic scale, and the range that quantized values can represent.
+pub(super) fn histogram(values: &Distribution) -> Result<String> {
+    let (min, max) = (f64::from(values.min), f64::from(values.max));
+    let range = values.clipping.map(|c| (f64::from(c.widest.0), f64::from(c.widest.1)));
     let (mut left, mut right) = range.map_or((min, max), |(low, high)| (min.min(low), max.max(high)));
     let margin = ((right - left) * 0.04).max(f64::from(f32::MIN_POSITIVE));
     (left, right) = (left - margin, right + margin);
-    let logs: Vec<f64> = spread.counts.iter().map(|&count| (count as f64 + 1.0).log10()).collect();
+    let logs: Vec<f64> = values.counts.iter().map(|&count| (count as f64 + 1.0).log10()).collect();
     let top = logs.iter().copied().fold(0.1, f64::max) * 1.05;
     let mut outline = vec![(min, 0.0)];
     let width = if min < max { (max - min) / logs.len() as f64 } else { 0.0 };
@@ -120,14 +121,14 @@ pub(super) fn histogram(spread: &Distribution) -> Result<String> {
         if let Some((low, high)) = range {
             chart.draw_series([line(low, 2), line(high, 2)]).map_err(drawn)?;
         }
-        if let Some((low, high)) = spread.clipping.and_then(|c| c.narrowest) {
+        if let Some((low, high)) = values.clipping.and_then(|c| c.narrowest) {
             chart.draw_series([line(f64::from(low), 1), line(f64::from(high), 1)]).map_err(drawn)?;
         }
         Ok(())
     })
 }
 
-/// A node's place and its value, where there is a finite one.
+/// Returns the place, counted from 1, and the value of each node that has a finite value.
 fn series(nodes: &[NodeComparison], value: impl Fn(&NodeComparison) -> Option<f64>) -> Vec<(f64, f64)> {
     let point = |(at, node): (usize, &NodeComparison)| Some((at as f64 + 1.0, value(node).filter(|v| v.is_finite())?));
     nodes.iter().enumerate().filter_map(point).collect()
@@ -157,15 +158,15 @@ fn mesh(chart: &mut Chart<'_, '_>, x: &str, y: &str) -> Result<()> {
         .map_err(drawn)
 }
 
-/// The place of a node, counted from 1; nothing between two nodes.
+/// Labels a tick with the place of a node, counted from 1. A tick between two nodes has no label.
 fn place(at: &f64) -> String {
     if (at - at.round_ties_even()).abs() < 1e-6 { format!("{:.0}", at.abs()) } else { String::new() }
 }
 
-/// As few digits as tell ticks apart.
+/// Labels a tick with as few digits as tell the ticks of a span apart.
 fn number(value: f64, span: f64) -> String {
     let digits = (1.0 - span.max(f64::MIN_POSITIVE).log10()).ceil().clamp(0.0, 6.0) as usize;
-    // Ticks are computed, and what should be 0 is a little less.
+    // Rounding errors can make a tick at 0 slightly negative.
     let value = if value.abs() < span * 1e-6 { 0.0 } else { value };
     if (1e-5..1e6).contains(&span) { format!("{value:.digits$}") } else { format!("{value:.1e}") }
 }
@@ -184,7 +185,7 @@ fn drawn<E: std::fmt::Debug>(error: E) -> anyhow::Error {
     anyhow!("a plot could not be drawn: {error:?}")
 }
 
-/// The drawing without a size and a namespace of its own, in the page's colours.
+/// Replaces the drawing's colours by the page's, and its opening tag by one without a fixed size and a namespace.
 fn themed(text: &str, (width, height): (u32, u32)) -> String {
     let inner = text.find('>').map_or(text, |end| &text[end + 1..]);
     let colours = |text: String, (from, to): &(&str, &str)| text.replace(from, to);
@@ -208,11 +209,11 @@ mod tests {
 
     #[test]
     fn colours_are_the_pages() {
-        let spread = Distribution::of(&[1.0, 2.0, 2.5], 4, None);
-        let svg = histogram(&spread).expect("drawn");
+        let values = Distribution::of(&[1.0, 2.0, 2.5], 4, None);
+        let svg = histogram(&values).expect("drawn");
         assert!(svg.starts_with("<svg viewBox=") && svg.ends_with("</svg>") && svg.contains("var(--accent)"), "{svg}");
         assert!(!svg.contains("\"#"), "{svg}");
-        // One value alone has no width.
+        // A distribution of one value has no width, and can be drawn.
         assert!(histogram(&Distribution::of(&[0.0; 3], 4, None)).is_ok());
     }
 }

@@ -1,16 +1,16 @@
-//! What is said on standard error: notes, and progress of what takes longer than a second.
+//! Prints notes on standard error, and the progress of work that takes long.
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::output::complain;
+use super::output::print_stderr;
 
-/// Before this, a bar would only flicker.
+/// How long work has to take before its bar appears. An earlier bar would only flicker.
 const PATIENCE: Duration = Duration::from_millis(700);
 
-/// Standard error, which may be asked to be quiet.
+/// Standard error, which prints nothing but errors if the user asks for quiet.
 #[derive(Debug)]
 pub(super) struct Stderr {
     quiet: bool,
@@ -22,19 +22,19 @@ impl Stderr {
         Self { quiet, terminal: std::io::stderr().is_terminal() }
     }
 
-    /// Something that the user should know, though all goes well.
+    /// Prints a note, which the user should know though there is no error.
     pub(super) fn note(&self, text: &str) {
         if !self.quiet {
-            complain(&format!("note: {text}"));
+            print_stderr(&format!("note: {text}"));
         }
     }
 
-    /// Said even if quiet is asked for.
+    /// Prints an error, even if the user asks for quiet.
     pub(super) fn error(&self, text: &str) {
-        complain(&format!("error: {text}"));
+        print_stderr(&format!("error: {text}"));
     }
 
-    /// A bar of `steps`, that appears when there is something to wait for.
+    /// Makes a progress bar of `steps`, which appears when the work takes long.
     pub(super) fn bar(&self, what: &str, steps: usize) -> Bar {
         let bar = ProgressBar::with_draw_target(Some(steps as u64), ProgressDrawTarget::hidden());
         if let Ok(style) = ProgressStyle::with_template("{msg} {bar:32} {pos}/{len}, {eta} left") {
@@ -44,7 +44,7 @@ impl Stderr {
         Bar { bar, started: Instant::now(), visible: !self.quiet && self.terminal }
     }
 
-    /// Runs something that cannot say how far it is.
+    /// Runs work without known steps, and shows a spinner meanwhile.
     pub(super) fn wait_for<T>(&self, what: &str, work: impl FnOnce() -> T) -> T {
         if self.quiet || !self.terminal {
             return work();
@@ -57,7 +57,7 @@ impl Stderr {
     }
 }
 
-/// A progress bar, gone when it is dropped.
+/// A progress bar, which disappears when it is dropped.
 #[derive(Debug)]
 pub(super) struct Bar {
     bar: ProgressBar,

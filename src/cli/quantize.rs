@@ -1,10 +1,11 @@
-//! `enfold quantize` and `enfold merge`.
+//! `enfold quantize` quantizes a float model, and `enfold merge` merges the calibration of shards.
 
 mod summary;
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use enfold::Tensor;
 use enfold::archive;
 use enfold::onnx::{self, ExportOptions};
 use enfold::ops::Op;
@@ -12,10 +13,10 @@ use enfold::quantize::{
     ConvertOptions, ObserverKind, PrepareError, PreparedGraph, QuantizationConfig, WgpuQuantizer, convert, prepare,
 };
 
-use self::summary::Quantized;
+use self::summary::Summary;
 use super::arrays::Arrays;
 use super::failure::usage;
-use super::feed::{Feed, Rest, feed};
+use super::feed::{Feed, Remainder, feed};
 use super::model::{Dims, Model, Stage};
 use super::output::{self, check_output, count, extension};
 use super::progress::Stderr;
@@ -24,7 +25,7 @@ use super::progress::Stderr;
 pub(super) struct Quantize {
     /// The float model: .onnx, or an archive.
     model: PathBuf,
-    /// Data to calibrate with, by input name.
+    /// Data for calibration, by input name.
     #[arg(long, value_name = "DATA")]
     calibrate: Option<PathBuf>,
     /// The archive to write, or .onnx.
@@ -37,65 +38,65 @@ pub(super) struct Quantize {
     /// Rows of one calibration batch, if the model leaves its batch to run time [default: 32].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     batch_size: Option<u32>,
-    /// Calibrates with the I-th of N parts of the batches only, and writes --state instead of --output.
+    /// Calibrates with part I of N of the batches, and writes --state instead of --output.
     #[arg(long, value_name = "I/N", value_parser = shard)]
     shard: Option<(usize, usize)>,
-    /// Where the state of a shard goes, for `enfold merge`.
+    /// The file for the state of a shard, which `enfold merge` reads.
     #[arg(long, value_name = "FILE")]
     state: Option<PathBuf>,
     #[command(flatten)]
-    say: Say,
+    summary: SummaryArgs,
 }
 
-/// How much is said of the result.
+/// The arguments for the summary of the result.
 #[derive(Debug, Clone, Copy, clap::Args)]
-pub(super) struct Say {
-    /// Lists every node that computes in integers, and every one that stays in float.
+pub(super) struct SummaryArgs {
+    /// Lists every node that computes in integers, and every node that stays in float.
     #[arg(long, short)]
     verbose: bool,
-    /// The summary as JSON.
+    /// Prints the summary as JSON.
     #[arg(long)]
     json: bool,
 }
 
-/// What is quantized, and how.
+/// The arguments for which nodes are quantized, and how.
 #[derive(Debug, clap::Args)]
 struct Scheme {
-    /// One scale for each output channel of a weight; the default.
+    /// Gives each output channel of a weight a scale; the default.
     #[arg(long)]
     per_channel: bool,
-    /// One scale for each weight.
+    /// Gives each weight one scale.
     #[arg(long)]
     per_tensor: bool,
-    /// Finds the scales of activations at run time: no calibration.
+    /// Computes the scales of activations at run time, without calibration.
     #[arg(long)]
     dynamic: bool,
-    /// With --dynamic, a scale for each row of the last axis.
+    /// With --dynamic, computes a scale for each row along the last axis.
     #[arg(long)]
     per_token: bool,
-    /// Zero points of 0 for activations too, which TensorRT needs.
+    /// Uses zero points of 0 for activations too, as TensorRT needs.
     #[arg(long)]
     symmetric: bool,
-    /// How calibration finds the range of an activation [default: histogram].
+    /// The observer that finds the range of an activation in calibration [default: histogram].
     #[arg(long, value_enum)]
     observer: Option<Observer>,
-    /// Leaves a node in float, or a module and all below it: `encoder.0` covers `encoder.0.fc1`. May be repeated.
+    /// Leaves a node in float, or a module and all nodes in it: `encoder.0` covers `encoder.0.fc1`. May be repeated.
     #[arg(long, value_name = "NAME", num_args = 1..)]
     leave_float: Vec<String>,
-    /// Quantizes products of two activations too, such as attention's; they stay in float otherwise.
+    /// Quantizes products of two activations too, such as those of attention. Otherwise they stay in float.
     #[arg(long)]
     attention: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Observer {
-    /// A histogram, clipped where the error is smallest.
+    /// Collects a histogram, and clips it where the quantization error is smallest.
     Histogram,
-    /// The smallest and largest value.
+    /// Takes the smallest and the largest value.
     Minmax,
-    /// All but the outermost 0.01 % of the values.
+    /// Collects a histogram, and leaves out the outermost 0.01 % of the values.
     Percentile,
-    /// A histogram, clipped to the least squared error of a grid of ranges.
+    /// Collects a histogram, and clips it to the range with the least squared error in a grid.
     Mse,
 }
 
@@ -145,7 +146,7 @@ impl Scheme {
         if self.symmetric {
             config = config.symmetric_activations();
         }
-        // What only float nodes read stays float: transformers lose too much otherwise, and no integer step is lost.
+        // Activations that only float nodes read stay float. No integer step is lost, and transformers lose much accuracy otherwise.
         let quantizer = WgpuQuantizer::new().set_global(config).quantize_matmul(self.attention).float_islands(true);
         self.leave_float.iter().fold(quantizer, |quantizer, name| quantizer.set_module_name(name, None))
     }
@@ -163,7 +164,7 @@ impl Scheme {
 }
 
 impl Quantize {
-    /// Refuses arguments that contradict each other; gives the file to write.
+    /// Refuses arguments that contradict each other. Returns the file to write.
     fn check(&self) -> Result<&Path> {
         self.scheme.check()?;
         if self.scheme.dynamic {
@@ -207,21 +208,7 @@ impl Quantize {
         }
         let mut prepared = self.scheme.prepare(&model)?;
         if let Some(calibrate) = &self.calibrate {
-            let mut data = Arrays::load(calibrate)?;
-            let size = self.batch_size.map(|n| n as usize);
-            let batched = model.graph.inputs().iter().any(|&id| model.graph.node(id).shape.is_batched());
-            let size = if batched { size.or(Some(32)) } else { size };
-            let Feed { mut batches, .. } = feed(&model.graph, &mut data, size, Rest::Note, stderr)?;
-            if let Some((part, parts)) = self.shard {
-                let all = batches.len();
-                if parts > all {
-                    return Err(usage(format!(
-                        "--shard {part}/{parts}: the data has {}; use at most as many parts",
-                        count(all, "batch")
-                    )));
-                }
-                batches = batches.drain((part - 1) * all / parts..part * all / parts).collect();
-            }
+            let batches = self.batches(&model, calibrate, stderr)?;
             let bar = stderr.bar("calibrating", batches.len());
             for batch in &batches {
                 prepared.observe(batch).with_context(|| calibrate.display().to_string())?;
@@ -233,21 +220,36 @@ impl Quantize {
             let batches = count(prepared.batches() as usize, "batch");
             return output::print(&format!("{}: part {part} of {parts}, {batches}\n", target.display()));
         }
-        let before = model.size_bytes;
-        finish(&prepared, target, Some(before), self.say, stderr)
+        finish(&prepared, target, Some(model.size_bytes), self.summary, stderr)
+    }
+
+    /// Reads the calibration data, and returns the batches of this shard, or all batches.
+    fn batches(&self, model: &Model, calibrate: &Path, stderr: &Stderr) -> Result<Vec<Vec<Tensor>>> {
+        let mut data = Arrays::load(calibrate)?;
+        let size = self.batch_size.map(|n| n as usize);
+        let batched = model.graph.inputs().iter().any(|&id| model.graph.node(id).shape.is_batched());
+        let size = if batched { size.or(Some(32)) } else { size };
+        let Feed { mut batches, .. } = feed(&model.graph, &mut data, size, Remainder::Note, stderr)?;
+        let Some((part, parts)) = self.shard else { return Ok(batches) };
+        let all = batches.len();
+        if parts > all {
+            let there = count(all, "batch");
+            return Err(usage(format!("--shard {part}/{parts}: the data has {there}; use at most as many parts")));
+        }
+        Ok(batches.drain((part - 1) * all / parts..part * all / parts).collect())
     }
 }
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Merge {
-    /// What `enfold quantize --shard` has written, of every part, in their order.
+    /// The states that `enfold quantize --shard` has written for all parts, in order.
     #[arg(required = true)]
     state: Vec<PathBuf>,
     /// The archive to write, or .onnx.
     #[arg(long, value_name = "OUT")]
     output: PathBuf,
     #[command(flatten)]
-    say: Say,
+    summary: SummaryArgs,
 }
 
 impl Merge {
@@ -267,7 +269,7 @@ impl Merge {
             let Some(state) = model.prepared else {
                 bail!("{} is {stage}; merge takes what enfold quantize --shard has written", path.display());
             };
-            // A copy would count twice what its original has seen.
+            // A copy would count the batches of its original twice.
             let is_copy = |(_, observers): &&(&Path, Vec<_>)| state.batches() > 0 && observers == state.observers();
             if let Some((original, _)) = seen.iter().find(is_copy) {
                 let (path, original) = (path.display(), original.display());
@@ -288,12 +290,18 @@ impl Merge {
             }
         }
         let merged = merged.context("no state to merge")?;
-        finish(&merged, &self.output, None, self.say, stderr)
+        finish(&merged, &self.output, None, self.summary, stderr)
     }
 }
 
-/// Converts, writes, and says what has become of the model.
-fn finish(prepared: &PreparedGraph, target: &Path, before: Option<u64>, say: Say, stderr: &Stderr) -> Result<()> {
+/// Converts a prepared graph, writes the file, and prints the summary.
+fn finish(
+    prepared: &PreparedGraph,
+    target: &Path,
+    bytes_before: Option<u64>,
+    arguments: SummaryArgs,
+    stderr: &Stderr,
+) -> Result<()> {
     let quantized = stderr.wait_for("converting", || convert(prepared, &ConvertOptions::default()))?;
     let bytes = match extension(target).as_str() {
         "onnx" => onnx::export(&quantized, &ExportOptions::default())?,
@@ -303,8 +311,8 @@ fn finish(prepared: &PreparedGraph, target: &Path, before: Option<u64>, say: Say
         stderr.note("nothing in the model is quantized: enfold inspect says why of each node");
     }
     output::write(target, &bytes)?;
-    let summary = Quantized::new(target, prepared, &quantized, before, bytes.len() as u64)?;
-    if say.json { output::print_json(&summary) } else { output::print(&summary.text(say.verbose)) }
+    let summary = Summary::new(target, prepared, &quantized, bytes_before, bytes.len() as u64)?;
+    if arguments.json { output::print_json(&summary) } else { output::print(&summary.text(arguments.verbose)) }
 }
 
 #[cfg(test)]

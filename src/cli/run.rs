@@ -1,4 +1,4 @@
-//! `enfold run`.
+//! `enfold run` runs a model on data.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -9,10 +9,10 @@ use enfold::graph::Graph;
 use ndarray::{ArrayView, Axis, IxDyn, concatenate};
 
 use super::arrays::{self, Arrays};
-use super::device::{Choice, Runner, time};
-use super::feed::{Rest, feed};
+use super::device::{DeviceArgs, Runner, time};
+use super::feed::{Remainder, feed};
 use super::model::{Dims, Model};
-use super::output::{self, check_output, count, shown};
+use super::output::{self, check_output, count, printable};
 use super::progress::Stderr;
 use super::values;
 
@@ -20,20 +20,20 @@ use super::values;
 pub(super) struct Run {
     /// The model: .onnx, or an archive. A float model runs in float.
     model: PathBuf,
-    /// The inputs, by name.
+    /// Data with the inputs, by name.
     #[arg(long, value_name = "DATA")]
     input: PathBuf,
-    /// Where each output goes, under its name: floats as f32, integers as i32.
+    /// The file for the outputs, by name: floats as f32, integers as integers.
     #[arg(long, value_name = "DATA")]
     output: PathBuf,
     #[command(flatten)]
-    choice: Choice,
+    choice: DeviceArgs,
     /// Rows of one run, if the model leaves its batch to run time [default: all].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     batch_size: Option<u32>,
     #[command(flatten)]
     dims: Dims,
-    /// Says in JSON what was written.
+    /// Prints the outputs' names and shapes, the device and the time as JSON.
     #[arg(long)]
     json: bool,
 }
@@ -64,7 +64,7 @@ impl Run {
         let names = graph.output_names().to_vec();
         arrays::check_format(&self.output, names.len())?;
         let mut data = Arrays::load(&self.input)?;
-        let feed = feed(&graph, &mut data, self.batch_size.map(|n| n as usize), Rest::Refuse, stderr)?;
+        let feed = feed(&graph, &mut data, self.batch_size.map(|n| n as usize), Remainder::Refuse, stderr)?;
         let runner = stderr.wait_for("loading", || Runner::new(&graph, &self.choice, stderr))?;
 
         let bar = stderr.bar("running", feed.batches.len());
@@ -78,12 +78,12 @@ impl Run {
         }
         drop(bar);
         let seconds = started.elapsed();
-        let joined = names.iter().zip(outputs).map(|(name, parts)| Ok((name.clone(), joined(name, &graph, parts)?)));
-        let joined: Vec<(String, Tensor)> = joined.collect::<Result<_>>()?;
-        arrays::save(&self.output, &joined)?;
+        let whole = |(name, parts): (&String, _)| Ok((name.clone(), concatenated(name, &graph, parts)?));
+        let outputs: Vec<(String, Tensor)> = names.iter().zip(outputs).map(whole).collect::<Result<_>>()?;
+        arrays::save(&self.output, &outputs)?;
 
         if self.json {
-            let outputs = joined.iter().map(|(name, array)| OutputReport { name, shape: array.shape() }).collect();
+            let outputs = outputs.iter().map(|(name, array)| OutputReport { name, shape: array.shape() }).collect();
             return output::print_json(&Report {
                 output: self.output.display().to_string(),
                 device: runner.describe(),
@@ -94,7 +94,7 @@ impl Run {
             });
         }
         let list: Vec<String> =
-            joined.iter().map(|(name, array)| format!("{} {:?}", shown(name), array.shape())).collect();
+            outputs.iter().map(|(name, array)| format!("{} {:?}", printable(name), array.shape())).collect();
         output::print(&format!(
             "{}: {} ({}, {} on {})\n",
             self.output.display(),
@@ -106,8 +106,8 @@ impl Run {
     }
 }
 
-/// The rows of all batches.
-fn joined(name: &str, graph: &Graph, mut parts: Vec<Tensor>) -> Result<Tensor> {
+/// Concatenates the outputs of all batches.
+fn concatenated(name: &str, graph: &Graph, mut parts: Vec<Tensor>) -> Result<Tensor> {
     fn join<'t, T: Clone + 't>(
         parts: &'t [Tensor],
         view: impl Fn(&'t Tensor) -> Option<ArrayView<'t, T, IxDyn>>,

@@ -1,15 +1,15 @@
-//! What no device may be given: a GPU has no way to refuse it.
+//! Checks the values of inputs. A GPU cannot refuse wrong ones, so they are checked for all devices.
 
 use anyhow::{Result, bail};
 use enfold::Tensor;
 use enfold::graph::Graph;
 use enfold::ops::{Embedding, Op};
 
-/// Refuses ids that a table lacks and, for models with codes, floats that are no numbers. The engines of the CPU refuse both, a
-/// GPU computes something.
+/// Refuses ids that an embedding table lacks and, for quantized models, NaN. The interpreter and the CPU engine would refuse both; a GPU
+/// would compute something.
 pub(super) fn check(graph: &Graph, inputs: &[Tensor]) -> Result<()> {
     let tables = smallest_tables(graph);
-    let codes = graph
+    let quantizes = graph
         .nodes()
         .iter()
         .any(|node| matches!(node.op, Op::Quantize(_) | Op::QuantizeDynamic(_) | Op::ChooseQParams(_)));
@@ -20,17 +20,18 @@ pub(super) fn check(graph: &Graph, inputs: &[Tensor]) -> Result<()> {
         {
             bail!("input {name}: element {at} is id {id}, and its table has rows 0 to {}", rows - 1);
         }
-        if let Some(at) = input.as_f32().filter(|_| codes).and_then(|values| values.iter().position(|v| v.is_nan())) {
-            bail!("input {name}: element {at} is NaN, which has no code");
+        if let Some(at) = input.as_f32().filter(|_| quantizes).and_then(|values| values.iter().position(|v| v.is_nan()))
+        {
+            bail!("input {name}: element {at} is NaN, which cannot be quantized");
         }
     }
     Ok(())
 }
 
-/// For each node, the rows of the smallest table that its values reach as ids, if they reach one.
+/// Finds, for each node, the number of rows of the smallest embedding table that reads its values as ids, if there is one.
 pub(super) fn smallest_tables(graph: &Graph) -> Vec<Option<i32>> {
     let mut smallest = vec![None::<i32>; graph.nodes().len()];
-    // Readers come later, so what they reach is known first: each node is looked at once, however many ways lead through it.
+    // Readers come later in a graph, so walking backwards visits each node once, after all its readers.
     for (at, node) in graph.nodes().iter().enumerate().rev() {
         for (position, &input) in node.inputs.iter().enumerate() {
             let reached = match node.op {
@@ -38,7 +39,7 @@ pub(super) fn smallest_tables(graph: &Graph) -> Vec<Option<i32>> {
                     let rows = graph.node(node.inputs[1]).shape.fixed_dims().first().copied().unwrap_or(1);
                     Some(i32::try_from(rows).unwrap_or(i32::MAX).max(1))
                 }
-                // Ids that are moved are ids; what is computed of them need not be.
+                // Operators that only move values keep ids as they are. The result of arithmetic on ids need not be an id.
                 Op::Reshape(_) | Op::Flatten(_) | Op::Transpose(_) | Op::Concat(_) | Op::Slice(_) => smallest[at],
                 _ => None,
             };
@@ -56,7 +57,7 @@ mod tests {
 
     use super::*;
 
-    /// 64 values behind each other, each of two copies of the one before: 2⁶⁴ ways lead through them.
+    /// Each of 64 values in a row reads the one before it twice, so 2⁶⁴ paths lead through them.
     #[test]
     fn each_node_is_looked_at_once() {
         let mut g = GraphBuilder::new();
@@ -78,7 +79,7 @@ mod tests {
         assert_eq!((tables[ids.index()], tables[moved.index()], tables[x.index()]), (Some(5), Some(5), None));
     }
 
-    /// What is computed of ids may be in the table where they are not.
+    /// The result of arithmetic on ids may be a row of the table although the ids are not.
     #[test]
     fn ids_that_are_moved_are_ids_and_others_are_not() {
         use enfold::graph::NodeId;

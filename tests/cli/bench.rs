@@ -1,4 +1,4 @@
-//! `bench` and `adapters`.
+//! Tests of `bench` and `adapters`.
 
 use crate::models::{encoder, mlp};
 use crate::space::{Space, has_adapter};

@@ -1,4 +1,4 @@
-//! `quantize`, shards and `merge`, `inspect` and `export`.
+//! Tests of `quantize`, of shards and `merge`, and of `inspect`.
 
 use enfold::archive;
 use enfold::ops::{Dequantize, Op, Quantize};
@@ -8,16 +8,16 @@ use enfold::values::TensorQParams;
 use crate::models::{encoder, mlp};
 use crate::space::Space;
 
-/// Every scale and zero point of a quantized archive, by node.
+/// Returns every scale and zero point of a quantized archive, by node.
 fn qparams(space: &Space, name: &str) -> Vec<(String, TensorQParams)> {
     let graph = archive::load(space.path(name)).unwrap();
-    let of = |node: &enfold::graph::Node| match &node.op {
+    let read = |node: &enfold::graph::Node| match &node.op {
         Op::Quantize(Quantize { qparams, .. }) | Op::Dequantize(Dequantize { qparams }) => {
             Some((node.name.clone(), qparams.clone()))
         }
         _ => None,
     };
-    graph.nodes().iter().filter_map(of).collect()
+    graph.nodes().iter().filter_map(read).collect()
 }
 
 #[test]
@@ -106,7 +106,7 @@ fn rows_without_a_batch_are_told() {
     let ran = space.enfold(quantize);
     assert_eq!(ran.code, Some(0), "{ran:?}");
     assert!(ran.err.contains("note: ids: the last 3 of 11 rows fill no batch of 4, and are left out"), "{ran:?}");
-    assert_eq!(ran.err.lines().count(), 1, "said once: {ran:?}");
+    assert_eq!(ran.err.lines().count(), 1, "one note: {ran:?}");
     assert!(ran.out.contains("calibrated with 2 batches"), "{ran:?}");
     assert_eq!(space.enfold(&format!("{quantize} --quiet")).err, "");
 }
@@ -127,7 +127,7 @@ fn shards_merge_to_what_one_run_gives() {
     let out = space.ok("merge 1.state 2.state 3.state --output merged.enfold");
     assert!(out.contains("calibrated with 7 batches"), "{out}");
     assert_eq!(qparams(&space, "merged.enfold"), qparams(&space, "whole.enfold"));
-    // A part alone has seen less.
+    // One part alone has observed fewer batches.
     space.ok("merge 1.state --output one.enfold");
     assert_ne!(qparams(&space, "one.enfold"), qparams(&space, "whole.enfold"));
 
@@ -171,7 +171,7 @@ fn inspect_tells_what_would_be_quantized() {
         line.split_whitespace().collect::<Vec<_>>(),
         ["attention.q", "linear", "f32", "[4,", "6,", "8]", "64", "sum"]
     );
-    // A quantized model tells what became of it.
+    // The listing of a quantized model has its integer form.
     space.encoder_data("data.safetensors", 8);
     space.ok("quantize encoder.enfold --calibrate data.safetensors --output q.enfold");
     let out = space.ok("inspect q.enfold");

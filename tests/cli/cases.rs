@@ -1,5 +1,5 @@
-//! Models after what users of inference engines met, each with the outputs that it must give; `tests/cases/README.md` says how they are
-//! written down. `ENFOLD_CASES_DIR` names another directory; a case that cannot be read is a failure.
+//! Runs models after public reports of users of inference engines, and compares their outputs. `tests/cases/README.md` documents the
+//! files. `ENFOLD_CASES_DIR` names another directory. A case that cannot be read is a failure.
 
 pub(crate) mod array;
 mod compare;
@@ -19,7 +19,7 @@ use crate::space::{Space, has_adapter};
 
 const DEVICES: [&str; 3] = ["reference", "cpu", "gpu"];
 
-/// Groups whose cases must hold.
+/// The groups whose cases must hold.
 const COVERED: [&str; 12] = [
     "softmax",
     "nan",
@@ -35,21 +35,21 @@ const COVERED: [&str; 12] = [
     "fold",
 ];
 
-/// Groups of operators and forms that are not imported.
+/// The groups with operators and forms that the importer does not support.
 const GROUPS_NOT_YET_COVERED: [&str; 9] =
     ["dynamic-int8", "qoperator", "int16", "codes", "ids", "contrib", "functions", "opset", "int4"];
 
-/// Cases of covered groups that need what is not imported.
+/// The cases of covered groups with operators that the importer does not support.
 const CASES_NOT_YET_COVERED: [&str; 6] =
     ["quantize-ties", "conv1x1", "einsum-linear", "topk-out", "slice-neg-step", "fakequant-decomposed"];
 
-/// The directory of the cases.
+/// Returns the directory of the cases.
 fn root() -> PathBuf {
     let ours = || Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases");
     std::env::var_os("ENFOLD_CASES_DIR").map_or_else(ours, PathBuf::from)
 }
 
-/// Folders with a `case.json`, sorted by name, each with its description. Panics, which fails the test, for one that cannot be read.
+/// Lists the folders with a `case.json`, sorted by name, each with its description. Panics if one cannot be read.
 fn folders(root: &Path) -> Vec<(String, PathBuf, Value)> {
     let entries = std::fs::read_dir(root).unwrap_or_else(|e| panic!("{}: {e}", root.display()));
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()).collect();
@@ -60,31 +60,31 @@ fn folders(root: &Path) -> Vec<(String, PathBuf, Value)> {
         let case: Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{name}: {e}"));
         (name, path, case)
     };
-    // Those of hostile files have rules of their own.
+    // Cases of hostile files have rules of their own.
     paths.into_iter().filter(|path| !path.ends_with("hostile")).map(case).collect()
 }
 
-/// The strings of a list.
+/// Returns the strings of a list.
 fn words(list: &Value) -> Vec<String> {
     let items = list.as_array().into_iter().flatten();
     items.map(|item| item.as_str().map_or_else(|| item.to_string(), str::to_owned)).collect()
 }
 
-/// The devices that a case names.
+/// Returns the devices that a case names.
 fn devices(case: &Value) -> Vec<&'static str> {
     let named = words(&case["devices"]);
     assert!(named.iter().all(|name| DEVICES.contains(&name.as_str())), "devices {named:?} of {DEVICES:?}");
     DEVICES.into_iter().filter(|device| named.iter().any(|name| name == device)).collect()
 }
 
-/// Whether Python, which makes files that are too big to keep, is there; that it is missing must be allowed.
+/// Whether Python is installed, which makes the files that are too large to keep. Panics if it is missing and that is not allowed.
 fn has_python() -> bool {
-    let there = Command::new("python3").arg("--version").stdout(Stdio::null()).status().is_ok_and(|s| s.success());
-    assert!(there || std::env::var("ENFOLD_ALLOW_NO_PYTHON").is_ok_and(|a| a == "1"), "python3 is missing");
-    there
+    let found = Command::new("python3").arg("--version").stdout(Stdio::null()).status().is_ok_and(|s| s.success());
+    assert!(found || std::env::var("ENFOLD_ALLOW_NO_PYTHON").is_ok_and(|a| a == "1"), "python3 is missing");
+    found
 }
 
-/// What failed, each with its name.
+/// Collects the cases that failed, each with its name.
 #[derive(Debug, Default)]
 struct Failures(Vec<String>);
 
@@ -113,7 +113,8 @@ fn check(name: &str, folder: &Path, case: &Value, device: &str) -> Result<(), St
         .iter()
         .flat_map(|(dim, value)| ["--dim".to_owned(), format!("{dim}={value}")])
         .collect();
-    let (mut model, mut of_model) = (folder.join("model.onnx"), dims.clone());
+    // An archive has fixed dimensions and takes no --dim.
+    let (mut model, mut model_dims) = (folder.join("model.onnx"), dims.clone());
     if !case["quantize"].is_null() {
         let quantized = space.path("quantized.enfold");
         let in_folder =
@@ -125,10 +126,10 @@ fn check(name: &str, folder: &Path, case: &Value, device: &str) -> Result<(), St
         if ran.code != Some(0) {
             return Err(format!("quantize ended with {ran:?}"));
         }
-        (model, of_model) = (quantized, Vec::new());
+        (model, model_dims) = (quantized, Vec::new());
     }
     let output = space.path("output.npz");
-    let mut arguments = of_model;
+    let mut arguments = model_dims;
     let (input, device) = (folder.join("input.npz").display().to_string(), device.to_owned());
     arguments.extend(["--input".to_owned(), input, "--output".to_owned(), output.display().to_string()]);
     arguments.extend(["--device".to_owned(), device]);
@@ -148,32 +149,32 @@ fn check(name: &str, folder: &Path, case: &Value, device: &str) -> Result<(), St
     compare::compare(case, &read_npz(&output)?, &read_npz(&folder.join("expected.npz"))?)
 }
 
-/// The adapter whose driver is tested, if one is named.
+/// Returns the adapter to test on, if `ENFOLD_ADAPTER` names one.
 fn adapter() -> Option<String> {
     std::env::var("ENFOLD_ADAPTER").ok().filter(|name| !name.is_empty())
 }
 
 /// Whether a case must hold.
 fn is_covered(name: &str, case: &Value) -> bool {
-    let group = case["group"].as_str().unwrap_or_default();
+    let group = case["group"].as_str().unwrap_or_else(|| panic!("{name} has no group"));
     let known = COVERED.contains(&group) || GROUPS_NOT_YET_COVERED.contains(&group);
     assert!(known, "{name} is of the unknown group {group:?}");
     COVERED.contains(&group) && !CASES_NOT_YET_COVERED.contains(&name)
 }
 
-fn hold_on(device: &str) {
+fn cases_hold(device: &str) {
     let cases = folders(&root());
     assert!(!cases.is_empty(), "no cases in {}", root().display());
     let covered: Vec<_> = cases.iter().filter(|(name, _, case)| is_covered(name, case)).collect();
-    let of_device: Vec<_> = covered.iter().filter(|(_, _, case)| devices(case).contains(&device)).collect();
+    let on_device: Vec<_> = covered.iter().filter(|(_, _, case)| devices(case).contains(&device)).collect();
     let results: Vec<_> =
-        of_device.par_iter().map(|(name, folder, case)| (name, check(name, folder, case, device))).collect();
+        on_device.par_iter().map(|(name, folder, case)| (name, check(name, folder, case, device))).collect();
     let mut failures = Failures::default();
     results.into_iter().for_each(|(name, result)| failures.add(name, result));
     let not_yet = cases.len() - covered.len();
     report(&format!(
         "cases on {device}: {} compared, {} differ; {not_yet} cases not yet covered",
-        of_device.len(),
+        on_device.len(),
         failures.0.len()
     ));
     failures.finish();
@@ -181,22 +182,22 @@ fn hold_on(device: &str) {
 
 #[test]
 fn cases_hold_in_the_interpreter() {
-    hold_on("reference");
+    cases_hold("reference");
 }
 
 #[test]
 fn cases_hold_on_the_cpu() {
-    hold_on("cpu");
+    cases_hold("cpu");
 }
 
 #[test]
 fn cases_hold_on_the_gpu() {
     if has_adapter(&Space::new("cases/adapter")) {
-        hold_on("gpu");
+        cases_hold("gpu");
     }
 }
 
-/// What is listed exists, in our directory.
+/// The listed groups and cases must exist in this repository's directory.
 #[test]
 fn cases_that_are_not_yet_covered_exist() {
     let cases = folders(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases"));

@@ -1,4 +1,4 @@
-//! `compare` and its page.
+//! Tests of `compare` and its HTML page.
 
 use enfold::compare::compare;
 use enfold::{GraphBuilder, Shape, Tensor, archive};
@@ -28,7 +28,7 @@ fn the_table_is_the_librarys() {
     assert_eq!(nodes.len(), expected.nodes.len());
     assert_eq!(nodes[0]["name"].as_str().unwrap(), expected.ranked()[0].origin);
     assert_eq!(number(&nodes[0]["isolated_sqnr_db"]), expected.ranked()[0].isolated_sqnr_db);
-    // Fewer rows are other numbers.
+    // Fewer rows give other numbers.
     let fewer = space.json("compare mlp.enfold q.enfold --input x.safetensors --json --rows 8");
     assert_eq!(fewer["rows"].as_u64(), Some(8));
     assert_ne!(fewer["output_sqnr_db"], json["output_sqnr_db"]);
@@ -57,13 +57,13 @@ fn the_page_is_one_file_that_asks_for_nothing() {
         assert!(html.contains(part), "{part:?} is missing");
     }
     assert!(html.contains("<b>3 of 3</b>") && html.contains("No value is saturated."));
-    // A plot by node; a histogram for the values of each of five nodes, and for each of three weights.
+    // The page has one plot over all nodes, a histogram for each of five nodes, and one for each of three weights.
     assert_eq!(html.matches("<svg ").count(), 1 + 5 + 3);
     assert_eq!(html.matches("narrowest channel").count(), 3);
     assert_eq!(html.matches("<details").count(), 5);
     let (opened, closed) = (html.matches("<div").count(), html.matches("</div>").count());
     assert_eq!(opened, closed);
-    // No placeholder of a colour is left.
+    // All placeholders of colours were replaced.
     assert!(!html.contains("#01010") && !html.contains("#05050"));
 }
 

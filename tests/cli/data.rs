@@ -1,4 +1,4 @@
-//! Data that does not fit.
+//! Tests of data that do not fit the model.
 
 use enfold::values::DType;
 use enfold::{GraphBuilder, Shape, Tensor};
@@ -68,7 +68,7 @@ fn ids_that_do_not_fit_are_named() {
     let run = "run table.enfold --input x.safetensors --output y.safetensors --device cpu";
     space.data("x.safetensors", &[("ids", &Tensor::from_i64(&[2, 1], vec![1, 5_000_000_000]).unwrap())]);
     space.fails(1, run, &["ids: element 1 is 5000000000, which does not fit i32"]);
-    // It fits, but the table has no such row.
+    // The id fits i32, but the embedding table has no such row.
     space.data("x.safetensors", &[("ids", &Tensor::from_i64(&[2, 1], vec![1, 3]).unwrap())]);
     space.fails(1, run, &["id 3", "rows 0 to 2"]);
     if has_adapter(&space) {
@@ -88,7 +88,7 @@ fn values_that_cannot_be_calibrated_with_are_named() {
     space.data("x.safetensors", &[("x", &Tensor::from_f32(&[2, 12], x).unwrap())]);
     let quantize = "quantize mlp.enfold --calibrate x.safetensors --output q.enfold";
     space.fails(1, quantize, &["x.safetensors", "element 13", "NaN"]);
-    // A quantized model refuses it on every device.
+    // A quantized model refuses NaN on every device.
     space.ok("quantize mlp.enfold --dynamic --output q.enfold");
     for device in ["cpu", "reference", "gpu"] {
         if device != "gpu" || has_adapter(&space) {
@@ -105,7 +105,7 @@ fn data_shorter_than_its_shape_is_refused() {
     let array = ndarray::ArrayD::<f32>::zeros(vec![2, 12]);
     let mut npy = Vec::new();
     array.write_npy(&mut npy).unwrap();
-    // Of as many rows as no machine has memory for, in a header of the same length.
+    // The changed header has the same length, and a shape that no memory can hold.
     let at = npy.windows(7).position(|bytes| bytes == b"(2, 12)").unwrap();
     let mut huge = npy.clone();
     huge.splice(at..at + 7, *b"(200000000000, 12)");

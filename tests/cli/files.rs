@@ -1,4 +1,4 @@
-//! Files that are written whole or not at all, and files that are read once.
+//! Tests of files: they are written whole or not at all, and read once.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -44,7 +44,7 @@ fn a_full_disk_leaves_what_was_there() {
     ] {
         std::fs::write(space.path(written), "before").unwrap();
         let before = space.files();
-        // No file may be longer than a block of 512 bytes, which is as good as a full disk.
+        // The shell limits files to a block of 512 bytes, so writing fails as on a full disk.
         let script = "trap '' XFSZ; ulimit -f 1; exec \"$@\"";
         let mut limited = Command::new("sh");
         limited.current_dir(space.path("")).args(["-c", script, "sh", env!("CARGO_BIN_EXE_enfold")]);
@@ -62,7 +62,7 @@ fn a_model_may_come_through_a_pipe() {
     space.copy("digits_mlp.onnx");
     space.copy("digits_mlp.safetensors");
     space.save("mlp.enfold", &mlp());
-    // Redirected, as in `< m.onnx`, standard input is the file itself.
+    // With a redirection, as in `< m.onnx`, standard input is the file itself.
     std::fs::copy(space.path("digits_mlp.onnx"), space.path("without_extension")).unwrap();
     let redirected = |name: &str| {
         let file = std::fs::File::open(space.path(name)).unwrap();
@@ -77,7 +77,7 @@ fn a_model_may_come_through_a_pipe() {
     for name in ["mlp.enfold", "digits_mlp.onnx"] {
         let (mut piped, mut file) = (inspect(name), space.json(&format!("inspect --json {name}")));
         assert_eq!(piped["file_bytes"], std::fs::metadata(space.path(name)).unwrap().len());
-        // All but the path.
+        // All members must be equal except the path.
         piped["model"].take();
         file["model"].take();
         assert_eq!(piped, file);
@@ -86,7 +86,7 @@ fn a_model_may_come_through_a_pipe() {
         assert_eq!(redirected, file);
     }
     redirected("without_extension");
-    // Weights in another file lie beside the file itself, and stay.
+    // External data lie beside the redirected file, and are not overwritten.
     space.with_data_in("m.onnx", "weights.npz");
     redirected("m.onnx");
     let mut quantize = space.command("quantize /dev/stdin --dynamic --output weights.npz");
@@ -94,7 +94,7 @@ fn a_model_may_come_through_a_pipe() {
     assert_eq!((ran.code, ran.err.contains("holds weights of")), (Some(2), true), "{ran:?}");
 }
 
-/// What a command makes of a file that comes through a pipe; it must succeed.
+/// Runs a command on a file that comes through a pipe. The command must succeed.
 #[cfg(unix)]
 fn piped(space: &Space, arguments: &str, name: &str) -> Ran {
     let mut command = space.command(arguments);
@@ -133,8 +133,8 @@ fn data_may_come_through_a_pipe() {
 
 #[test]
 #[cfg(unix)]
-fn what_never_ends_is_not_read() {
-    let space = Space::new("what_never_ends_is_not_read");
+fn devices_are_not_read() {
+    let space = Space::new("devices_are_not_read");
     space.save("mlp.enfold", &mlp());
     space.mlp_data("x.safetensors", 8);
     for name in ["zero.onnx", "zero.enfold", "zero.safetensors", "zero.npy", "zero.npz"] {

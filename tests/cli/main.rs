@@ -1,4 +1,4 @@
-//! The command line, run as its users run it: the built binary on small files.
+//! Tests of the command line, which run the built binary on small files.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 

@@ -1,4 +1,4 @@
-//! Arguments that make no sense, files that are something else, and pipes that close.
+//! Tests of messages: wrong arguments, files of another kind, closed pipes, and names with control characters.
 
 use std::process::Stdio;
 
@@ -96,22 +96,22 @@ fn a_closed_pipe_is_no_failure() {
     space.save("mlp.enfold", &mlp());
     for arguments in ["--help", "inspect mlp.enfold --json", "completions bash"] {
         let mut child = space.command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        // The reader goes before anything is written.
+        // Close the pipe before anything is written.
         drop(child.stdout.take());
         let ran = Ran::of(child.wait_with_output().unwrap());
         assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""), "{arguments}");
     }
 }
 
-/// What a terminal obeys: colours, a cleared screen in one byte and in two, a line that is written over, text from right to left,
-/// and a line of its own.
+/// A name with control characters: a colour, a cleared screen in one byte and in two, a carriage return, text from right to left, and a
+/// line break.
 const EVIL: &str = "a\u{1b}[31m\u{9b}2J\u{7f}\r\u{8}\u{202e}\nforged";
 
-/// Refuses output that commands, and a name that makes a line.
-fn is_clean(ran: &Ran, what: &str) {
+/// Panics if the output contains control characters, or a name with a line break.
+fn assert_clean(ran: &Ran, what: &str) {
     for text in [&ran.out, &ran.err] {
-        let acts = |c: char| c.is_control() && c != '\n' || ('\u{202a}'..='\u{202e}').contains(&c);
-        assert!(!text.contains(acts), "{what}: {ran:?}");
+        let control = |c: char| c.is_control() && c != '\n' || ('\u{202a}'..='\u{202e}').contains(&c);
+        assert!(!text.contains(control), "{what}: {ran:?}");
         assert!(text.lines().all(|line| !line.starts_with("forged")), "{what}: {ran:?}");
     }
     assert!(ran.err.lines().count() <= 1, "{what}: {ran:?}");
@@ -156,8 +156,8 @@ fn names_do_not_command_the_terminal() {
     ] {
         let ran = space.enfold(arguments);
         assert_eq!(ran.code, Some(code), "{arguments}: {ran:?}");
-        is_clean(&ran, arguments);
-        // Names are there, and in JSON they are what they were.
+        assert_clean(&ran, arguments);
+        // Names are printed escaped, and JSON decodes to the original names.
         if arguments.starts_with("inspect m.") && arguments.ends_with("--json") {
             let json: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
             assert_eq!(json["nodes"][0]["name"], format!("layer {EVIL}"));
@@ -167,7 +167,7 @@ fn names_do_not_command_the_terminal() {
     }
     let html = space.read("r.html");
     assert!(!html.contains(|c: char| c.is_control() && c != '\n') && html.contains(r"\u{1b}[31m"), "{html}");
-    // What is found is found in a text that is not clean.
+    // The check itself must fail for an unescaped name.
     let unclean = Ran { code: None, out: EVIL.to_owned(), err: String::new() };
-    assert!(std::panic::catch_unwind(|| is_clean(&unclean, "a name as it is")).is_err());
+    assert!(std::panic::catch_unwind(|| assert_clean(&unclean, "a name as it is")).is_err());
 }

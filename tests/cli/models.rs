@@ -1,4 +1,4 @@
-//! Small models and data for them.
+//! Small models, and data for them.
 
 use enfold::values::DType;
 use enfold::{Graph, GraphBuilder, Shape, Tensor, archive};
@@ -15,7 +15,7 @@ fn tensor(seed: u64, shape: &[usize], scale: f32) -> Tensor {
     Tensor::from_f32(shape, normals(seed, shape.iter().product(), scale)).unwrap()
 }
 
-/// Three layers, statically in int8 from end to end; the last is called as an HTML page must not take it.
+/// Builds three layers that static quantization makes integer from end to end. HTML must escape the name of the last.
 pub(crate) fn mlp() -> Graph {
     let mut g = GraphBuilder::new();
     let x = g.input("x", Shape::rows(12)).unwrap();
@@ -27,7 +27,7 @@ pub(crate) fn mlp() -> Graph {
     g.finish([y]).unwrap()
 }
 
-/// Ids and a mask of one fixed batch, two inputs and two outputs, with a product of two activations.
+/// Builds an encoder with a fixed batch, two inputs (ids and a bias), two outputs, and products of two activations.
 pub(crate) fn encoder() -> Graph {
     let mut g = GraphBuilder::new();
     let ids = g.typed_input("ids", Shape::fixed(&[4, 6]), DType::I32).unwrap();
@@ -48,21 +48,21 @@ impl Space {
         archive::save(graph, self.path(name)).unwrap();
     }
 
-    /// `rows` rows for [`mlp`].
+    /// Writes and returns `rows` rows for [`mlp`].
     pub(crate) fn mlp_data(&self, name: &str, rows: usize) -> Tensor {
         let x = tensor(9, &[rows, 12], 1.5);
         self.data(name, &[("x", &x)]);
         x
     }
 
-    /// Data for [`encoder`], `rows` of them.
+    /// Writes `rows` rows for [`encoder`].
     pub(crate) fn encoder_data(&self, name: &str, rows: usize) {
         let mut random = fastrand::Rng::with_seed(5);
         let ids = Tensor::from_i64(&[rows, 6], (0..rows * 6).map(|_| random.i64(0..20)).collect()).unwrap();
         self.data(name, &[("in.ids", &ids), ("in.bias", &tensor(10, &[rows, 6, 8], 1.0)), ("out.y", &ids)]);
     }
 
-    /// A safetensors file.
+    /// Writes a safetensors file.
     pub(crate) fn data(&self, name: &str, arrays: &[(&str, &Tensor)]) {
         let bytes: Vec<(Dtype, Vec<u8>)> = arrays.iter().map(|(_, tensor)| bytes(tensor)).collect();
         let views = arrays.iter().zip(&bytes).map(|((name, tensor), (dtype, bytes))| {
@@ -71,18 +71,18 @@ impl Space {
         std::fs::write(self.path(name), safetensors::serialize(views, None).unwrap()).unwrap();
     }
 
-    /// Copies a file of `tests/onnx`.
+    /// Copies a file from `tests/onnx`.
     pub(crate) fn copy(&self, name: &str) {
         let from = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/onnx").join(name);
         std::fs::copy(&from, self.path(name)).unwrap_or_else(|e| panic!("{}: {e}", from.display()));
     }
 
-    /// The arrays of a safetensors file that the binary has written: all are f32.
+    /// Reads the arrays of a safetensors file, which must all be f32.
     pub(crate) fn arrays(&self, name: &str) -> Vec<(String, Vec<usize>, Vec<f32>)> {
         self.arrays_of(name, "")
     }
 
-    /// Those whose names begin with `prefix`, sorted by name.
+    /// Reads the arrays whose names begin with `prefix`, sorted by name. They must be f32.
     pub(crate) fn arrays_of(&self, name: &str, prefix: &str) -> Vec<(String, Vec<usize>, Vec<f32>)> {
         let bytes = std::fs::read(self.path(name)).unwrap();
         let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();

@@ -1,10 +1,10 @@
-//! From ONNX files to int8 ones and back, with what ONNX Runtime computed beside them.
+//! Tests of ONNX files: float models and quantized ones, compared with the outputs of ONNX Runtime, and exports.
 
 use enfold::compare::cosine;
 
 use crate::space::Space;
 
-/// What is expected, and how far a run of a model may be from it, relative to the largest value.
+/// Runs a model, and compares its outputs with the expected ones. The tolerance is relative to the largest value.
 fn check(space: &Space, model: &str, data: &str, dims: &str, tolerance: f32) {
     space.copy(data);
     space.ok(&format!("run {model} --input {data} --output y.safetensors --device cpu {dims}"));
@@ -67,7 +67,7 @@ fn exported_files_are_read_again() {
     assert!(cosine(&ours[0].2, &again[0].2) > 0.9999);
     let out = space.ok("inspect q.onnx");
     assert!(out.contains("a quantized model (quantize/dequantize form), ONNX of"), "{out}");
-    // TensorRT takes zero points of 0 only.
+    // TensorRT supports only zero points of 0.
     space.fails(1, "export q.enfold --onnx t.onnx --preset tensorrt", &["q.enfold", "zero point"]);
     space.ok(&format!("quantize digits_mlp.onnx --calibrate {data} --output s.enfold --symmetric"));
     space.ok("export s.enfold --onnx t.onnx --preset tensorrt");

@@ -1,4 +1,4 @@
-//! ONNX files that no exporter writes, field by field.
+//! Writes ONNX files field by field, which no exporter would write.
 
 use crate::space::Space;
 
@@ -10,7 +10,7 @@ fn varint(mut value: u64, bytes: &mut Vec<u8>) {
     bytes.push(value as u8);
 }
 
-/// A field that holds a number.
+/// Encodes a field that holds a number.
 fn number(tag: u64, value: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
     varint(tag << 3, &mut bytes);
@@ -18,7 +18,7 @@ fn number(tag: u64, value: u64) -> Vec<u8> {
     bytes
 }
 
-/// A field that holds a message, a text or bytes.
+/// Encodes a field that holds a message, a text or bytes.
 fn field(tag: u64, content: impl AsRef<[u8]>) -> Vec<u8> {
     let mut bytes = Vec::new();
     varint(tag << 3 | 2, &mut bytes);
@@ -27,7 +27,7 @@ fn field(tag: u64, content: impl AsRef<[u8]>) -> Vec<u8> {
     bytes
 }
 
-/// A float value of shape `[rows, 4]` with a name, and a name for its rows.
+/// Encodes the declaration of a float value of shape `[rows, 4]`, with symbolic rows.
 fn value(name: &str, rows: &str) -> Vec<u8> {
     let dims = [field(1, field(2, rows)), field(1, number(1, 4))].concat();
     let tensor = [number(1, 1), field(2, dims)].concat();
@@ -35,7 +35,7 @@ fn value(name: &str, rows: &str) -> Vec<u8> {
 }
 
 impl Space {
-    /// A product of `x` and 4 x 4 weights that lie in another file.
+    /// Writes a product of `x` and 4 × 4 weights of ones, which are external data in `location`.
     pub(crate) fn with_data_in(&self, name: &str, location: &str) {
         let weight = [
             number(1, 4),
@@ -53,7 +53,7 @@ impl Space {
         std::fs::write(self.path(location), [0, 0, 128, 63].repeat(16)).unwrap();
     }
 
-    /// `Add` of two inputs whose rows have different names, so that one needs a length; the node is called `node`.
+    /// Writes an `Add`, called `node`, of two inputs whose rows have different symbolic names, so that one of them needs a value.
     pub(crate) fn with_names(&self, name: &str, node: &str, dims: [&str; 2]) {
         let node = [field(1, "x"), field(1, "z"), field(2, "y"), field(3, node), field(4, "Add")].concat();
         let inputs = [field(11, value("x", dims[0])), field(11, value("z", dims[1]))].concat();

@@ -1,4 +1,4 @@
-//! `run`, and what it reads and writes.
+//! Tests of `run`, and of the data files that it reads and writes.
 
 use enfold::interp::Interpreter;
 use enfold::quantize::to_integer;
@@ -35,10 +35,10 @@ fn the_cpu_equals_the_reference() {
     let integers = to_integer(&archive::load(space.path("q.enfold")).unwrap()).unwrap();
     let expected = Interpreter::new(&integers).run(&[&x]).unwrap();
     assert_eq!(space.arrays("cpu.safetensors")[0].2, expected[0].as_f32().unwrap());
-    // Not the float model's, which is what a run of the wrong graph would give.
+    // The outputs of the float model differ, so the comparison would notice a run of the wrong graph.
     let float = Interpreter::new(&mlp()).run(&[&x]).unwrap();
     assert_ne!(space.arrays("cpu.safetensors")[0].2, float[0].as_f32().unwrap());
-    // In batches of 16, 16 and 8: the same rows.
+    // Batches of 16, 16 and 8 rows give the same rows.
     space.ok("run q.enfold --input x.safetensors --output batches.safetensors --device cpu --batch-size 16");
     assert_eq!(space.arrays("cpu.safetensors"), space.arrays("batches.safetensors"));
 }
@@ -70,10 +70,10 @@ fn a_fixed_batch_is_run_again_and_again() {
     let arrays = space.arrays("y.safetensors");
     let shapes: Vec<_> = arrays.iter().map(|(name, shape, _)| (name.as_str(), shape.clone())).collect();
     assert_eq!(shapes, [("attention.mixed", vec![12, 6, 8]), ("attention.softmax", vec![12, 6, 6])]);
-    // Rows of softmax sum to 1, in the last batch too.
+    // The rows of a softmax sum to 1, in the last batch too.
     let last: f32 = arrays[1].2[11 * 36 + 30..].iter().sum();
     assert!((last - 1.0).abs() < 1e-5, "{last}");
-    // Two outputs do not fit one array, and what is left of a batch has no place in the result.
+    // An .npy file cannot hold two outputs, and rows that fill no batch are refused.
     space.fails(2, &format!("{run} --output y.npy"), &["one array", "2 outputs", ".npz"]);
     space.encoder_data("more.safetensors", 13);
     let more = "run encoder.enfold --input more.safetensors --output z.npz --device cpu";
@@ -88,7 +88,7 @@ fn numpy_files_go_in_and_out() {
     let x = space.mlp_data("x.safetensors", 3);
     let Tensor::F32(x) = x else { panic!("floats") };
     x.write_npy(std::fs::File::create(space.path("x.npy")).unwrap()).unwrap();
-    // In f64, and column-major, as NumPy may write it.
+    // NumPy may write f64, and column-major arrays.
     let mut npz = NpzWriter::new_compressed(std::fs::File::create(space.path("x.npz")).unwrap());
     let wide = x.mapv(f64::from).into_dimensionality::<Ix2>().unwrap();
     let columns = wide.t().as_standard_layout().into_owned().reversed_axes();

@@ -1,12 +1,12 @@
-//! A folder of one test, and the binary run in it.
+//! Runs the binary in a folder of one test.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-/// A folder that is empty when the test begins, and stays for a look when it fails.
+/// A folder that is empty when the test begins, and stays afterwards, so that it can be inspected.
 pub(crate) struct Space(PathBuf);
 
-/// What a run of the binary gave.
+/// The exit status and the output of a run of the binary.
 #[derive(Debug)]
 pub(crate) struct Ran {
     pub(crate) code: Option<i32>,
@@ -32,7 +32,7 @@ impl Space {
         std::fs::read_to_string(self.path(name)).unwrap()
     }
 
-    /// The names of all files, sorted: nothing half-written may stay.
+    /// Lists the names of all files, sorted.
     pub(crate) fn files(&self) -> Vec<String> {
         let entry = |entry: std::io::Result<std::fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
         let mut names: Vec<String> = std::fs::read_dir(&self.0).unwrap().map(entry).collect();
@@ -42,29 +42,29 @@ impl Space {
 
     pub(crate) fn command(&self, arguments: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_enfold"));
-        // Drivers complain about a variable that servers lack.
+        // Drivers print a warning if this variable is missing.
         command.current_dir(&self.0).env("XDG_RUNTIME_DIR", &self.0).args(arguments.split_whitespace());
         command
     }
 
-    /// Runs `enfold` with arguments that are separated by spaces.
+    /// Runs `enfold` with arguments separated by spaces.
     pub(crate) fn enfold(&self, arguments: &str) -> Ran {
         Ran::of(self.command(arguments).output().unwrap())
     }
 
-    /// The same, which must succeed without a word on standard error; gives what it printed.
+    /// Runs `enfold`, which must succeed and print nothing on standard error. Returns its output.
     pub(crate) fn ok(&self, arguments: &str) -> String {
         let ran = self.enfold(arguments);
         assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""), "enfold {arguments}\n{}", ran.out);
         ran.out
     }
 
-    /// The same, which must print JSON.
+    /// Runs `enfold`, which must succeed and print JSON.
     pub(crate) fn json(&self, arguments: &str) -> serde_json::Value {
         serde_json::from_str(&self.ok(arguments)).unwrap()
     }
 
-    /// The same, which must fail with one line that holds all of `parts`, and print and write nothing.
+    /// Runs `enfold`, which must fail with a line on standard error that contains all of `parts`, and must write nothing else.
     pub(crate) fn fails(&self, code: i32, arguments: &str, parts: &[&str]) {
         let before = self.files();
         let ran = self.enfold(arguments);
@@ -77,7 +77,7 @@ impl Space {
     }
 }
 
-/// Whether a GPU test can run. That none answers must be allowed, and is counted.
+/// Whether a GPU adapter answers. Panics if none does and that is not allowed; `tests/run.sh` counts the printed line.
 pub(crate) fn has_adapter(space: &Space) -> bool {
     let any = !space.json("adapters --json").as_array().unwrap().is_empty();
     if !any {

@@ -1,6 +1,6 @@
-//! The layers of the crate: what each module may import. This is the only copy of the table.
+//! The layers of the crate: what each module may import. This is the only copy of the table. Between files, no circle is larger than two.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Each module with what it may import, beside `values`, which all may.
@@ -93,4 +93,132 @@ fn an_upward_import_is_caught() {
     assert_eq!(violations("cpu", "use crate::{graph, program};"), ["cpu imports \"\""]);
     assert_eq!(violations("unheard_of", ""), ["module unheard_of has no layer"]);
     assert!(violations("lower", "/// [`x`](crate::quantize)\nuse crate::program::Step;").is_empty());
+}
+
+/// The code of a source text: without comments, and without the tests at its bottom.
+fn code(source: &str) -> String {
+    let source = source.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+    source.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
+}
+
+/// The paths of a use tree: `a::{b, c::{d}}` names `a::b` and `a::c::d`.
+fn paths(tree: &str) -> Vec<String> {
+    let tree = tree.trim();
+    let Some((prefix, rest)) = tree.split_once('{') else {
+        return vec![tree.split(" as ").next().unwrap_or_default().to_owned()];
+    };
+    let inside = rest.trim_end().strip_suffix('}').expect("a use tree ends with a brace");
+    let (mut depth, mut start, mut found) = (0, 0, Vec::new());
+    for (at, c) in inside.char_indices().chain([(inside.len(), ',')]) {
+        match c {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            ',' if depth == 0 => {
+                let part = &inside[start..at];
+                found.extend(paths(part).into_iter().filter(|p| !p.is_empty()).map(|p| format!("{prefix}{p}")));
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+/// The files that a file imports from, by their module paths.
+fn imported(file: &[String], source: &str, files: &BTreeMap<Vec<String>, String>) -> BTreeSet<Vec<String>> {
+    let code = code(source);
+    let uses = code.split("use ").skip(1).filter_map(|rest| rest.split_once(';')).flat_map(|(tree, _)| paths(tree));
+    let starts = ["crate::", "super::"].into_iter().flat_map(|start| code.match_indices(start));
+    let path = |(at, _): (usize, &str)| {
+        code[at..].chars().take_while(|c| c.is_alphanumeric() || matches!(c, '_' | ':')).collect::<String>()
+    };
+    let mut found = BTreeSet::new();
+    for path in uses.chain(starts.map(path)) {
+        let mut parts = path.split("::").map(str::trim).peekable();
+        let mut module: Vec<String> = match parts.peek() {
+            Some(&"crate") => Vec::new(),
+            Some(&("super" | "self")) => file.to_vec(),
+            _ => continue,
+        };
+        for part in parts {
+            match part {
+                "crate" | "self" => {}
+                "super" => drop(module.pop()),
+                part => {
+                    module.push(part.to_owned());
+                    if !files.contains_key(&module) {
+                        module.pop();
+                        break;
+                    }
+                }
+            }
+        }
+        if files.contains_key(&module) && module != file {
+            found.insert(module);
+        }
+    }
+    found
+}
+
+/// Groups of more than two files, each of which imports from all others, directly or through them.
+fn circles(files: &BTreeMap<Vec<String>, String>) -> BTreeSet<BTreeSet<String>> {
+    let direct: BTreeMap<_, _> = files.iter().map(|(file, source)| (file, imported(file, source, files))).collect();
+    let reach = |file: &Vec<String>| {
+        let mut seen = BTreeSet::new();
+        let mut next = vec![file];
+        while let Some(file) = next.pop() {
+            next.extend(direct[file].iter().filter(|import| seen.insert((*import).clone())));
+        }
+        seen
+    };
+    let reached: BTreeMap<_, _> = files.keys().map(|file| (file, reach(file))).collect();
+    let circle = |file: &&Vec<String>| -> BTreeSet<String> {
+        let back = reached[*file].iter().filter(|other| reached[*other].contains(*file));
+        back.map(|other| other.join("/")).chain([file.join("/")]).collect()
+    };
+    files.keys().map(|file| circle(&file)).filter(|circle| circle.len() > 2).collect()
+}
+
+#[test]
+fn no_circle_of_files_is_larger_than_two() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut all = Vec::new();
+    sources(&root, &mut all);
+    let mut files = BTreeMap::new();
+    for path in all.iter().filter(|path| path.extension().is_some_and(|e| e == "rs")) {
+        let inside = path.strip_prefix(&root).expect("below the root").with_extension("");
+        let module: Vec<String> = inside.iter().map(|part| part.to_string_lossy().into_owned()).collect();
+        // The binary has a crate of its own above the library, and `lib` only names its parts.
+        if !["lib", "main", "cli"].contains(&module[0].as_str()) {
+            files.insert(module, std::fs::read_to_string(path).expect("source text"));
+        }
+    }
+    assert!(files.len() > 100, "only {} files found", files.len());
+    assert_eq!(circles(&files), BTreeSet::new());
+}
+
+#[test]
+fn a_circle_of_three_is_found() {
+    let files = |sources: [(&str, &str); 4]| {
+        let module = |path: &str| path.split('/').map(str::to_owned).collect::<Vec<_>>();
+        sources.map(|(path, source)| (module(path), source.to_owned())).into()
+    };
+    let three = [
+        ("a", "mod b; mod c; use self::b::B;"),
+        ("a/b", "use super::c::{self, C};"),
+        ("a/c", "fn f() { super::g() }"),
+        ("d", "use crate::a::{A, b::{B}};"),
+    ];
+    assert_eq!(circles(&files(three)), BTreeSet::from([["a", "a/b", "a/c"].map(str::to_owned).into()]));
+    let two =
+        [("a", "use self::b::B;"), ("a/b", "use super::A;"), ("a/c", "use super::b::B;"), ("d", "use crate::a::A;")];
+    assert!(circles(&files(two)).is_empty());
+    // Comments and tests do not count.
+    let comments = [
+        ("a", "use self::b::B;"),
+        ("a/b", "use super::c::C;"),
+        ("a/c", "// use super::A;\n#[cfg(test)]\nmod tests { use super::super::A; }"),
+        ("d", ""),
+    ];
+    assert!(circles(&files(comments)).is_empty());
 }

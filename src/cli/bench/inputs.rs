@@ -1,4 +1,4 @@
-//! Numbers to run a model on.
+//! Random inputs of a model.
 
 use anyhow::Result;
 use enfold::Tensor;
@@ -7,7 +7,7 @@ use enfold::values::DType;
 
 use crate::cli::values::smallest_tables;
 
-/// Random inputs of `rows` rows: floats in −1..1, ids that every table has, and masks of ones.
+/// Makes random inputs of `rows` rows: floats between −1 and 1, ids that every embedding table has, and masks of ones.
 pub(super) fn random(graph: &Graph, rows: usize) -> Result<Vec<Tensor>> {
     let mut random = fastrand::Rng::with_seed(7);
     let tables = smallest_tables(graph);

@@ -1,4 +1,4 @@
-//! Times on a GPU: with everything on the device, and with the way there and back.
+//! Measures the times on a GPU: with inputs and outputs on the device, and with upload and readback.
 
 use std::time::Instant;
 
@@ -11,7 +11,7 @@ use enfold::program::ValueId;
 use super::{Times, on_device};
 use crate::cli::device::OnGpu;
 
-/// Measures `model` with its inputs and outputs on the device, and from host memory to host memory.
+/// Measures a model with its inputs and outputs on the device, and from host memory to host memory.
 pub(super) fn times(
     on_gpu: &OnGpu,
     inputs: &[Tensor],
@@ -22,7 +22,7 @@ pub(super) fn times(
     let (read, written): (Vec<&wgpu::Buffer>, Vec<&wgpu::Buffer>) =
         (buffers.inputs.iter().map(|(buffer, _)| buffer).collect(), buffers.outputs.iter().collect());
     let run = pollster::block_on(on_gpu.model.bind(&read, &written, rows))?;
-    // Short runs are recorded together, so that the time of a submission does not hide theirs.
+    // Several short runs share a submission, so that the time of submitting does not hide theirs.
     buffers.resident(&run, 1)?;
     let started = Instant::now();
     buffers.resident(&run, 1)?;
@@ -35,7 +35,7 @@ pub(super) fn times(
 struct Buffers<'a> {
     on_gpu: &'a OnGpu,
     rows: usize,
-    /// With what is uploaded to them.
+    /// The input buffers, with the bytes that are uploaded to them.
     inputs: Vec<(wgpu::Buffer, Vec<u8>)>,
     outputs: Vec<wgpu::Buffer>,
     staging: Vec<wgpu::Buffer>,
@@ -99,7 +99,7 @@ impl<'a> Buffers<'a> {
         }
         self.submit(encoder)?;
         for staging in &self.staging {
-            // The copy is what an application would do at least.
+            // An application would at least copy the bytes.
             std::hint::black_box(staging.get_mapped_range(..)?.to_vec());
             staging.unmap();
         }

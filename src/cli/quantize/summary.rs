@@ -1,4 +1,4 @@
-//! What quantization has made of a model.
+//! Summarizes a quantized model.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -10,17 +10,18 @@ use enfold::ops::{Linear, MatMul, Op};
 use enfold::quantize::{PreparedGraph, to_integer};
 
 use crate::cli::model::constant_bytes;
-use crate::cli::output::{count, shown, size};
+use crate::cli::output::{count, printable, size};
 
-/// Counts, sizes, and every node.
+/// The counts and sizes of a quantized model, and its nodes.
 #[derive(Debug, serde::Serialize)]
-pub(super) struct Quantized {
+pub(super) struct Summary {
     output: String,
     calibration_batches: u64,
-    /// Linear layers and products of two activations.
+    /// How many linear layers and products of two activations there are.
     layers: usize,
+    /// How many of them compute in integers.
     int8_layers: usize,
-    /// How many nodes stay in float, by reason.
+    /// How many nodes stay in float for each reason.
     float_reasons: BTreeMap<String, usize>,
     file_bytes_before: Option<u64>,
     file_bytes_after: u64,
@@ -37,7 +38,7 @@ struct FloatNode {
     reason: String,
 }
 
-impl Quantized {
+impl Summary {
     pub(super) fn new(
         path: &Path,
         prepared: &PreparedGraph,
@@ -88,18 +89,18 @@ impl Quantized {
             writeln!(text, "{integer} in integers, {float} in float{}", if float.starts_with("0 ") { "" } else { ":" });
         if verbose {
             self.float.iter().for_each(|n| {
-                let _ = writeln!(text, "  {}", shown(&format!("{} ({}): {}", n.name, n.op, n.reason)));
+                let _ = writeln!(text, "  {}", printable(&format!("{} ({}): {}", n.name, n.op, n.reason)));
             });
             let _ = writeln!(text, "in integers:");
             self.integer.iter().for_each(|line| {
-                let _ = writeln!(text, "  {}", shown(line));
+                let _ = writeln!(text, "  {}", printable(line));
             });
             return text;
         }
         let mut reasons: Vec<_> = self.float_reasons.iter().collect();
         reasons.sort_by_key(|(_, nodes)| std::cmp::Reverse(**nodes));
         for (reason, nodes) in reasons {
-            let _ = writeln!(text, "  {nodes:>4} {}", shown(reason));
+            let _ = writeln!(text, "  {nodes:>4} {}", printable(reason));
         }
         text
     }

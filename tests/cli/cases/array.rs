@@ -1,4 +1,4 @@
-//! NumPy's arrays, as cases hold them.
+//! Reads the NumPy arrays of cases.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -6,16 +6,16 @@ use std::path::Path;
 
 use half::f16;
 
-/// An array of any type, its elements in f64.
+/// An array of any type, with elements as f64.
 #[derive(Debug, Clone)]
 pub(crate) struct Array {
     pub(crate) shape: Vec<usize>,
-    /// Whether the elements are floats; others are integers and booleans.
+    /// Whether the elements are floats, and not integers or booleans.
     pub(crate) is_float: bool,
     pub(crate) values: Vec<f64>,
 }
 
-/// The arrays of an `.npz` file, by name.
+/// Reads the arrays of an `.npz` file, by name.
 pub(crate) fn read_npz(path: &Path) -> Result<BTreeMap<String, Array>, String> {
     let in_file = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
     let file = std::fs::File::open(path).map_err(|e| in_file(&e))?;
@@ -32,7 +32,8 @@ pub(crate) fn read_npz(path: &Path) -> Result<BTreeMap<String, Array>, String> {
     Ok(arrays)
 }
 
-/// One array in version 1 of the format: 10 bytes, of which the last two give the length of the header, the header, the elements.
+/// Parses one array in version 1 of the format: 10 bytes, the last two of which give the length of the header, then the header, then
+/// the elements.
 fn parse(bytes: &[u8]) -> Option<Array> {
     let start = 10 + usize::from(u16::from_le_bytes([*bytes.get(8)?, *bytes.get(9)?]));
     let (header, data) = (std::str::from_utf8(bytes.get(10..start)?).ok()?, bytes.get(start..)?);
@@ -41,7 +42,8 @@ fn parse(bytes: &[u8]) -> Option<Array> {
     let lengths = inside.split(',').map(str::trim).filter(|length| !length.is_empty());
     let shape = lengths.map(|length| length.parse().ok()).collect::<Option<Vec<usize>>>()?;
     after("fortran_order")?.strip_prefix("False")?;
-    let each = |size: usize, of: &dyn Fn(&[u8]) -> Option<f64>| data.chunks(size).map(of).collect::<Option<Vec<f64>>>();
+    let each =
+        |size: usize, parse: &dyn Fn(&[u8]) -> Option<f64>| data.chunks(size).map(parse).collect::<Option<Vec<f64>>>();
     let values = match after("descr")?.split('\'').nth(1)? {
         "<f2" => each(2, &|b| Some(f16::from_le_bytes(b.try_into().ok()?).to_f64())),
         "<f4" => each(4, &|b| Some(f32::from_le_bytes(b.try_into().ok()?).into())),

@@ -1,4 +1,4 @@
-//! What a case allows its outputs to be off by.
+//! Compares the outputs of a case with the expected ones, within the case's tolerance.
 
 use std::collections::BTreeMap;
 
@@ -6,31 +6,31 @@ use serde_json::Value;
 
 use super::array::Array;
 
-/// How near floats must be.
+/// The tolerance for floats.
 #[derive(Debug, Clone, Copy)]
 enum Bound {
-    /// `atol + rtol * max(abs(expected))` of the whole output.
-    OfOutput { rtol: f64, atol: f64 },
-    /// `atol + rtol * abs(expected)` of each element.
-    OfElement { rtol: f64, atol: f64 },
-    /// At most one step of this size off, in at most 1 % of the elements, rounded up.
+    /// Allows `atol + rtol * max(abs(expected))`, with the largest element of the output.
+    Output { rtol: f64, atol: f64 },
+    /// Allows `atol + rtol * abs(expected)` for each element.
+    Element { rtol: f64, atol: f64 },
+    /// Allows one step of this size in at most 1 % of the elements, rounded up.
     Steps(f64),
 }
 
-/// The bound of one output of a case.
+/// Reads the tolerance of one output of a case.
 fn bound(case: &Value, output: usize) -> Option<Bound> {
     match &case["steps"] {
         Value::Null => {
             let (rtol, atol) = (case["rtol"].as_f64()?, case["atol"].as_f64()?);
             let each = case["each"].as_bool().unwrap_or(false);
-            Some(if each { Bound::OfElement { rtol, atol } } else { Bound::OfOutput { rtol, atol } })
+            Some(if each { Bound::Element { rtol, atol } } else { Bound::Output { rtol, atol } })
         }
         Value::Array(steps) => Some(Bound::Steps(steps.get(output)?.as_f64()?)),
         step => Some(Bound::Steps(step.as_f64()?)),
     }
 }
 
-/// Compares all outputs: names, shapes, values. An error names the output, the element, and both numbers.
+/// Compares the names, shapes and values of all outputs. An error names the output, the element, and both numbers.
 pub(super) fn compare(
     case: &Value,
     actual: &BTreeMap<String, Array>,
@@ -62,10 +62,10 @@ fn values(bound: Bound, actual: &Array, expected: &Array) -> Result<(), String> 
             a == e || (a.is_nan() && e.is_nan())
         } else {
             match bound {
-                Bound::OfOutput { rtol, atol } => (a - e).abs() <= atol + rtol * largest,
-                Bound::OfElement { rtol, atol } => (a - e).abs() <= atol + rtol * e.abs(),
+                Bound::Output { rtol, atol } => (a - e).abs() <= atol + rtol * largest,
+                Bound::Element { rtol, atol } => (a - e).abs() <= atol + rtol * e.abs(),
                 Bound::Steps(step) => {
-                    // A product of a scale and an integer is off by half a bit of f32.
+                    // The product of a scale and an integer has a rounding error of f32.
                     let (off, rest) = (((a - e) / step).round(), ((a - e) / step).fract().abs());
                     steps_off += usize::from(off != 0.0);
                     let between = rest.min(1.0 - rest) * step;
@@ -84,7 +84,7 @@ fn values(bound: Bound, actual: &Array, expected: &Array) -> Result<(), String> 
     Ok(())
 }
 
-/// A changed element, shape or name must show.
+/// The comparison must fail for a changed element, shape or name.
 #[test]
 fn what_differs_is_noticed() {
     let array = |values: &[f64], is_float| Array { shape: vec![values.len()], is_float, values: values.to_vec() };
@@ -107,17 +107,17 @@ fn what_differs_is_noticed() {
         }
         check(case.clone(), &expected[..3], true).unwrap_err();
     }
-    // A thousandth of the largest, and of the element.
+    // An error of 0.1 is below a thousandth of the largest element, and above a thousandth of its own.
     let near = [1.1, -200.0, f64::NAN, f64::INFINITY];
     check(whole.clone(), &near, true).unwrap();
     check(each, &near, true).unwrap_err();
-    // One step is allowed, once in four elements; half a step is not, nor are two elements.
+    // One element of four may be a step off. Half a step is refused, and so are two elements.
     check(steps.clone(), &[1.5, -200.0, f64::NAN, f64::INFINITY], true).unwrap();
     check(steps.clone(), &[1.25, -200.0, f64::NAN, f64::INFINITY], true).unwrap_err();
     check(steps, &[1.5, -199.5, f64::NAN, f64::INFINITY], true).unwrap_err();
-    // Integers are exact.
+    // Integers must be equal.
     let integers =
-        |a: f64, e: f64| values(Bound::OfOutput { rtol: 1.0, atol: 1.0 }, &array(&[a], false), &array(&[e], false));
+        |a: f64, e: f64| values(Bound::Output { rtol: 1.0, atol: 1.0 }, &array(&[a], false), &array(&[e], false));
     integers(16_777_216.0, 16_777_217.0).unwrap_err();
     integers(3.0, 4.0).unwrap_err();
     let other = BTreeMap::from([("z".to_owned(), array(&[1.0], true))]);

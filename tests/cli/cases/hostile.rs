@@ -1,4 +1,4 @@
-//! Files that somebody might send: an error of one line or success, within a time and a size.
+//! Runs hostile files: the binary must succeed or fail with one line, within limits of time and memory.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use super::{Failures, devices, folders, has_python, root, words};
 use crate::report::report;
 use crate::space::Space;
 
-/// The command of `arguments`, in an address space of so many MB.
+/// Makes a command whose address space is limited to so many MB.
 fn limited(space: &Space, arguments: &[String], address_space_mb: u64) -> Command {
     let enfold = space.command("");
     let mut command = Command::new("sh");
@@ -22,7 +22,7 @@ fn limited(space: &Space, arguments: &[String], address_space_mb: u64) -> Comman
     command
 }
 
-/// The files of a hostile case, made first where they are too big to keep.
+/// Returns the folder with a hostile case's files. Files that are too large to keep are made first.
 fn files(space: &Space, folder: &Path, case: &Value) -> Result<PathBuf, String> {
     if case["make"].is_null() {
         return Ok(folder.to_owned());
@@ -37,7 +37,7 @@ fn files(space: &Space, folder: &Path, case: &Value) -> Result<PathBuf, String> 
     if status.map_err(|e| e.to_string())?.success() { Ok(made) } else { Err("its script failed".to_owned()) }
 }
 
-/// What is wrong with what a command did.
+/// Checks the exit status, the output and the memory of a command against the case.
 fn judge(watched: &Watched, case: &Value) -> Result<(), String> {
     let Watched { ran, peak_mb } = watched;
     let limit = case["megabytes"].as_u64().ok_or("no megabytes in case.json")?;
@@ -63,7 +63,7 @@ fn check(folder: &Path, name: &str, case: &Value) -> Result<(), String> {
     let commands = case["commands"].as_array().ok_or("no commands in case.json")?;
     let mut outputs = Vec::new();
     let all = devices(case);
-    // What must agree is held to the reference as well.
+    // Cases whose devices must agree are compared with the interpreter too.
     let reference = (case["expect"] == "agree").then_some("reference");
     for device in reference.into_iter().chain(all) {
         for (index, command) in commands.iter().enumerate() {
@@ -76,7 +76,7 @@ fn check(folder: &Path, name: &str, case: &Value) -> Result<(), String> {
                     word => arguments.push(word.replace("{out}", &out.display().to_string())),
                 }
             }
-            // A driver maps more than it uses, so only the memory of a GPU's run is limited.
+            // GPU drivers map more memory than they use, so a run on the GPU has no limit on its address space, only on its memory.
             let command = match device {
                 "gpu" => {
                     let mut command = space.command("");
@@ -85,9 +85,9 @@ fn check(folder: &Path, name: &str, case: &Value) -> Result<(), String> {
                 }
                 _ => limited(&space, &arguments, address_space),
             };
-            let of_command = |error| format!("{device}: enfold {}: {error}", arguments.join(" "));
-            let watched = watched(command, &out, seconds).map_err(of_command)?;
-            judge(&watched, case).map_err(of_command)?;
+            let with_command = |error| format!("{device}: enfold {}: {error}", arguments.join(" "));
+            let watched = watched(command, &out, seconds).map_err(with_command)?;
+            judge(&watched, case).map_err(with_command)?;
             outputs.push((device, watched.ran.code, read_npz(&out.with_extension("npz")).ok()));
         }
     }
@@ -119,7 +119,7 @@ fn hostile_files_are_harmless() {
     failures.finish();
 }
 
-/// Each limit must be noticed.
+/// The checks must fail for a command that exceeds a limit.
 #[test]
 fn limits_are_noticed() {
     let space = Space::new("limits_are_noticed");

@@ -1,4 +1,4 @@
-//! The engine on an adapter's matrix units, on a device of its own: they are an experimental feature of wgpu.
+//! The series of the engine with cooperative matrices. It has a device of its own, since they are an experimental feature of wgpu.
 
 use anyhow::Result;
 
@@ -14,13 +14,13 @@ pub(crate) fn prepare(gpu: &Gpu<'_>, layer: &Layer) -> Result<Prepared> {
 
     let adapter = &gpu.context.adapter;
     let Some(fragment) = Fragment::of(adapter) else {
-        return Ok(LeftOut("this adapter has no matrix units that wgpu reaches".to_owned()).into());
+        return Ok(LeftOut("this adapter has no cooperative matrices that wgpu supports".to_owned()).into());
     };
-    // SAFETY: accepts that wgpu may have faults here. The only shaders on this device are the crate's own.
+    // SAFETY: experimental features may have faults in wgpu, which this bench accepts. This device runs the crate's own shaders only.
     #[allow(unsafe_code)]
     let experimental_features = unsafe { wgpu::ExperimentalFeatures::enabled() };
     let descriptor = wgpu::DeviceDescriptor {
-        label: Some("matrix units"),
+        label: Some("cooperative matrices"),
         required_features: Engine::wanted_features(adapter.features()) | Fragment::FEATURES,
         required_limits: adapter.limits(),
         experimental_features,
@@ -29,9 +29,9 @@ pub(crate) fn prepare(gpu: &Gpu<'_>, layer: &Layer) -> Result<Prepared> {
     let (device, queue) = block_on(adapter.request_device(&descriptor))?;
     let context = Context { device, queue, ..gpu.context.clone() };
     let gpu = Gpu::new(&context, None);
-    let engine = gpu.make(Options { fragment: Some(fragment), ..Options::default() })?;
+    let engine = gpu.new_engine(Options { fragment: Some(fragment), ..Options::default() })?;
     if !engine.uses_coopmat() {
-        return Ok(LeftOut("its matrix units fail their test with known answers".to_owned()).into());
+        return Ok(LeftOut("its cooperative matrices fail their known-answer test".to_owned()).into());
     }
     gpu.resident("gpu matrix units", &engine, layer, 8)
 }
