@@ -6,9 +6,9 @@ struct ElementwiseParams {
     add: AddParams,
     // Vectors of b before it repeats. Only kernels on vectors.
     b_vecs: u32,
-    // Which comparison or extreme of floats.
+    // The number of the comparison or extreme of floats.
     binary_op: u32,
-    // Which arithmetic of int32 values.
+    // The number of the int32 operation.
     int32_op: u32,
     // 1 to keep the elements whose mask is 0.
     mask_inverted: u32,

@@ -9,7 +9,7 @@ alias Fragments = array<coop_mat16x16<f32, C>, 4>;
 var<workgroup> x_tile: array<vec4<f16>, PATCH_ROWS * 32u * (K_STEP * 4u + 2u)>;
 var<workgroup> w_tile: array<vec4<f16>, 64u * (K_STEP * 4u + 2u)>;
 
-// In vectors, like the strides of the loads below, which count elements of the pointer's type.
+// The stride is in vectors, like the strides of the loads below, which count elements of the pointer's type.
 fn tile_stride() -> u32 {
     return K_STEP * 4u + 2u;
 }

@@ -27,9 +27,9 @@ struct LinearParams {
     hi: f32,
     // 1 to replace negative float results by 0.
     relu: u32,
-    // From the dynamic qparams of one row of `x` to those of the next: 2, or 0 if all rows share them.
+    // The stride from the dynamic qparams of one row of `x` to those of the next: 2, or 0 if all rows share them.
     qparams_stride: u32,
-    // Which function follows a float result.
+    // The number of the function that follows a float result.
     function: u32,
     // Equation 8, where another value is added: a is the result of the layer, b the other value.
     add: AddParams,
@@ -44,7 +44,7 @@ struct Channels {
     offset: vec4<f32>,
 }
 
-// What follows the sums of products: one of the constants below.
+// The epilogue of the sums of products: one of the constants below.
 override EPILOGUE: u32 = 0u;
 const TO_I8: u32 = 0u;
 const TO_I8_LUT: u32 = 1u;
@@ -82,7 +82,7 @@ fn first_row(group: vec3<u32>, groups: vec3<u32>, tile_rows: u32) -> u32 {
     return params.first_row + tile * tile_rows;
 }
 
-// Where a row of `x` begins. Rows beyond the last repeat it; `store` drops them.
+// The beginning of a row of `x`. Rows beyond the last repeat it; `store` drops them.
 fn row_start(row: u32) -> u32 {
     return min(row, end_row() - 1u) * params.k_vecs;
 }

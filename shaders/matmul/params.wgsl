@@ -7,7 +7,7 @@ struct MatmulParams {
     k: u32,
     // Rows of each matrix; 0 where the rows are those of the batch: then there is one matrix.
     m: u32,
-    // From one row of a, b and y to the next. The columns of b are `strided.b_col` apart.
+    // The strides from one row of a, b and y to the next. The columns of b are `strided.b_col` apart.
     a_row: u32,
     b_row: u32,
     y_row: u32,
@@ -15,12 +15,12 @@ struct MatmulParams {
     first_tile: u32,
     // 1 to replace negative float results by 0.
     relu: u32,
-    // Which function follows a float result.
+    // The number of the function that follows a float result.
     function: u32,
     // Static zero points of int8 operands.
     a_zero_point: i32,
     b_zero_point: i32,
-    // From the dynamic qparams of one row of a to those of the next: 2, or 0 if all rows share them.
+    // The stride from the dynamic qparams of one row of a to those of the next: 2, or 0 if all rows share them.
     qparams_stride: u32,
     // Equation 5. `lo` and `hi` are relative to the zero point.
     zero_point: i32,
@@ -35,7 +35,7 @@ struct MatmulParams {
 @group(0) @binding(6) var<storage, read_write> y: array<u32>;
 
 struct Tile {
-    // Where the matrices begin in a, b and y.
+    // The beginnings of the matrices in a, b and y.
     at: vec3<u32>,
     // Rows of each matrix, and the first row and column of this tile.
     rows: u32,

@@ -5,7 +5,7 @@ struct NormParams {
     rows_factor: u32,
     // Elements of a line.
     length: u32,
-    // From one element of a line to the next; as many lines lie side by side. Only softmax.
+    // The stride from one element of a line to the next; this many lines are interleaved. Only softmax.
     stride: u32,
     // Words of a padded int8 row of y.
     row_words: u32,

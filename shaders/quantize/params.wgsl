@@ -15,7 +15,7 @@ struct QuantizeParams {
     // Equation 10: the smallest scale, and the rule: 0 affine, 1 symmetric, 2 per token.
     eps: f32,
     rule: u32,
-    // From the dynamic qparams of one row to those of the next: 2, or 0 if all rows share them.
+    // The stride from the dynamic qparams of one row to those of the next: 2, or 0 if all rows share them.
     qparams_stride: u32,
 }
 

@@ -24,7 +24,7 @@ fn bits_of(order: i32) -> u32 {
     return select(u32(order), u32(-order) | 0x80000000u, order < 0);
 }
 
-// Of equal operands the first; NaN if either is NaN.
+// The larger float. If both are equal, it is the first; if either is NaN, it is NaN.
 fn larger(a: u32, b: u32) -> u32 {
     return select(a, b, order_of(b) > order_of(a));
 }

@@ -18,7 +18,7 @@ struct Strided {
     // Strides along a row: 0 for a broadcast operand.
     a_col: u32,
     b_col: u32,
-    // Where the first rows of a and y begin.
+    // The beginnings of the first rows of a and y.
     a_offset: u32,
     y_offset: u32,
 }
@@ -27,7 +27,7 @@ fn matrix_rows() -> u32 {
     return batch_rows() * params.strided.rows_factor;
 }
 
-// Where row `row` begins in a, b and y.
+// The beginnings of row `row` in a, b and y.
 fn offsets(row: u32) -> vec3<u32> {
     var at = vec3<u32>(params.strided.a_offset, 0u, params.strided.y_offset);
     var rest = row;

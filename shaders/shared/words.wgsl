@@ -3,7 +3,7 @@
 // A word of y: four columns. The first may lie before the row and the last behind it.
 struct Word {
     inside: bool,
-    // Where the rows of a and b begin, in bytes.
+    // The beginnings of the rows of a and b, in bytes.
     a: u32,
     b: u32,
     // Index into y.

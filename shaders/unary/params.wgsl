@@ -2,7 +2,7 @@
 
 struct UnaryParams {
     strided: Strided,
-    // Which function of a float.
+    // The number of the function of a float.
     function: u32,
     // The bounds of a clamp.
     low: f32,

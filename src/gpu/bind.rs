@@ -1,4 +1,4 @@
-//! From a model and buffers to a run: memory, parameters, bind groups and pipelines.
+//! Makes a run of a model and buffers: memory, parameters, bind groups and pipelines.
 
 use std::num::NonZeroU64;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use wgpu::BufferUsages;
 
 use super::device::error::GpuError;
 use super::device::pipeline::{PipelineKey, Pipelines};
-use super::device::shader::{Digit, FIRST_STORAGE, Shader};
+use super::device::shader::{Digit, Shader};
 use super::device::transfer::{allocate, scoped, upload};
 use super::kernels::dispatch::{Bound, Operand, PlannedDispatch, Work};
 use super::kernels::linear::weights::WeightPart;
@@ -137,8 +137,7 @@ impl<'b> Binder<'b> {
             wgpu::BindGroupEntry { binding, resource }
         };
         let mut entries: Vec<_> = (0..).zip(uniforms).map(|(binding, buffer)| entry(binding, buffer)).collect();
-        let mut numbers: Vec<u32> = shader.bindings.iter().map(|binding| binding.binding).collect();
-        numbers.retain(|&number| number >= FIRST_STORAGE);
+        let mut numbers: Vec<u32> = shader.storage.iter().map(|binding| binding.binding).collect();
         numbers.sort_unstable();
         numbers.dedup();
         for number in numbers {

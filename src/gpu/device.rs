@@ -1,5 +1,5 @@
-//! What belongs to one wgpu device: pipelines, known answers, and whether the device was lost. All engines, models and runs of a
-//! device share it.
+//! The state of one wgpu device that all its engines, models and runs share: pipelines, known answers, and whether the device was
+//! lost.
 
 pub(crate) mod error;
 pub(crate) mod pipeline;

@@ -19,6 +19,8 @@ mod strided;
 mod unary;
 mod wgsl;
 
+use std::collections::HashSet;
+
 use case::{Case, CaseBuilder};
 use config::Config;
 use dispatch::{PlannedDispatch, Planning, Work};
@@ -100,7 +102,7 @@ impl Family {
     pub(crate) fn case(
         self,
         config: &Config,
-        needed: Option<&std::collections::HashSet<PipelineKey>>,
+        needed: Option<&HashSet<PipelineKey>>,
     ) -> Result<Option<Case>, ProgramError> {
         let mut case = CaseBuilder::new(config, needed);
         match self {
@@ -150,4 +152,44 @@ fn each_kernel(options: KernelOptions, mut f: impl FnMut(PipelineKey, bool)) {
         embedding::EmbeddingKernel,
         quantize::QuantizeKernel
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::elementwise::ElementwiseKernel;
+    use super::*;
+
+    /// Kernels that other cases test: the changes of layout at inputs and outputs, and the ranges of rows before their qparams. No
+    /// program has a lookup table whose operand has another layout.
+    const PART_OF_OTHERS: [&str; 5] = ["pad_i8_i8", "unpad_i8_i8", "copy_u32_u32", "range_f32_f32", "lut_i8_i8"];
+
+    fn pipelines(case: &Case) -> HashSet<PipelineKey> {
+        case.expected.iter().map(|(key, _)| key.clone()).collect()
+    }
+
+    #[test]
+    fn every_kernel_that_promises_bits_has_a_case() {
+        let config = Config::for_tests();
+        let case = |family: Family| family.case(&config, None).expect("valid").expect("a case");
+        let known: HashSet<PipelineKey> = Family::iter().flat_map(|family| pipelines(&case(family))).collect();
+        let mut found = 0;
+        each_kernel(config.kernel_options(), |key, promises_bits| {
+            let has_case = known.contains(&key);
+            let expected = promises_bits && !PART_OF_OTHERS.contains(&key.entry);
+            assert_eq!(has_case, expected, "{}", key.entry);
+            found += usize::from(has_case);
+        });
+        assert!(found > 25, "{found}");
+    }
+
+    #[test]
+    fn a_case_has_only_the_kernels_that_are_needed() {
+        let config = Config::for_tests();
+        let needed = HashSet::from([ElementwiseKernel::AddI8.pipeline(config.kernel_options())]);
+        let of = |family: Family| family.case(&config, Some(&needed)).expect("valid");
+        let case = of(Family::Elementwise).expect("a case");
+        assert_eq!((case.program.steps().len(), case.inputs.len()), (1, 2));
+        assert_eq!(pipelines(&case), needed);
+        assert!(Family::iter().filter(|family| *family != Family::Elementwise).all(|family| of(family).is_none()));
+    }
 }

@@ -68,7 +68,7 @@ impl Memory {
     }
 }
 
-/// As in `62720 bytes of weights, 138240 of values at the peak, 0 of partial sums, 9152 of constants`.
+/// Formats as in `62720 bytes of weights, 138240 of values at the peak, 0 of partial sums, 9152 of constants`.
 impl fmt::Display for Memory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { weights, values, partial_sums, constants } = self;

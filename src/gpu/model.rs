@@ -29,13 +29,13 @@ pub struct Model {
     pub(super) device: Arc<Device>,
     pub(super) config: Arc<Config>,
     pub(super) program: Program,
-    /// For each step, what it reads besides values.
+    /// For each step, the buffers that it reads besides values.
     pub(super) steps: Vec<StepData>,
     /// The program's constants.
     pub(super) constants: Vec<wgpu::Buffer>,
 }
 
-/// What a step reads besides values.
+/// The buffers that a step reads besides values.
 #[derive(Debug, Clone)]
 pub(super) enum StepData {
     Nothing,

@@ -50,7 +50,7 @@ impl Options {
         None
     }
 
-    /// What decides over the kernels of linear layers.
+    /// The options that concern the kernels of linear layers.
     pub(super) fn wanted(&self) -> Wanted {
         Wanted { tile: self.tile, packed_dot: self.packed_dot, split_k: self.split_k }
     }

@@ -1,4 +1,4 @@
-//! From a program to its dispatches, and the memory that its values share.
+//! The schedule of a program: its dispatches, and the memory that its values share.
 
 mod arena;
 mod fuse;

@@ -1,4 +1,4 @@
-//! What recording allocates on the host: nothing of its own.
+//! Recording allocates nothing of its own on the host.
 // The only unsafe code of the tests: an allocator that counts.
 #![allow(unsafe_code)]
 
@@ -59,7 +59,7 @@ fn allocations(work: impl FnOnce()) -> usize {
     COUNT.get() - before
 }
 
-/// What plain wgpu needs for as many dispatches of as many bindings: nine to a group, of which two have dynamic offsets.
+/// The same dispatches and bindings by plain wgpu: nine bindings to a group, of which two have dynamic offsets.
 struct Twin {
     pipeline: wgpu::ComputePipeline,
     groups: Vec<wgpu::BindGroup>,
@@ -174,7 +174,7 @@ fn recording_allocates_no_more_than_its_dispatches() {
     };
     let bare = measured(&|pass| twin.record_in(pass));
     let ours = measured(&|pass| run.record_in(pass, 17).expect("recorded"));
-    // One more, of a single byte.
+    // One more allocation, of a single byte.
     let with_vec = measured(&|pass| {
         run.record_in(pass, 17).expect("recorded");
         drop(std::hint::black_box(vec![0u8]));

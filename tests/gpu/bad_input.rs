@@ -67,7 +67,7 @@ fn binding_and_recording() {
     };
     assert_eq!(record(10), Ok(()));
     let floats = |shape: &[usize]| Tensor::from_f32(shape, vec![0.0; shape.iter().product()]).expect("lengths fit");
-    let codes = Tensor::from_i8(&[1, 7], vec![0; 7]).expect("lengths fit");
+    let int8 = Tensor::from_i8(&[1, 7], vec![0; 7]).expect("lengths fit");
     let mut table = vec![
         row("no input buffer", bind(&[], &[&output], 10), &["0 input buffers", "1"]),
         row("two output buffers", bind(&[&input], &[&output, &input], 10), &["2 output buffers", "1"]),
@@ -85,7 +85,7 @@ fn binding_and_recording() {
         row("more rows than fit anywhere", bind(&[&input], &[&output], usize::MAX / 8), &["x:", "allows"]),
         row("wrong features", block_on(model.run(&[floats(&[2, 8])])), &["x:", "[2, 8]", "[rows, 7]"]),
         row("no rows", block_on(model.run(&[floats(&[0, 7])])), &["0 rows"]),
-        row("wrong type", block_on(model.run(&[codes])), &["x:", "i8", "f32"]),
+        row("wrong type", block_on(model.run(&[int8])), &["x:", "i8", "f32"]),
         row("no inputs", block_on(model.run::<Tensor>(&[])), &["0 inputs", "1"]),
     ];
     engine.mark_lost();
@@ -201,7 +201,7 @@ fn limits_of_the_device() {
     assert!(block_on(small.bind(&[&large()], &[&large()], 4)).is_ok());
     assert_eq!(more_errors.load(Ordering::Relaxed), 0, "errors reached the application's handler");
     let table = vec![
-        // Of 32,784 features; more columns would be divided.
+        // It has 32,784 features; more columns would be divided.
         row("64 columns larger than a binding", load(1, 32_784), &["fc:", "64 columns", "2098176", "2097152"]),
         row(
             "a batch larger than a binding",
@@ -247,7 +247,7 @@ fn tiles_devices_and_adapters() {
         row("timing without timestamps", block_on(bound.timings(1)), &["timing", "TIMESTAMP_QUERY"]),
         row("text that is no tuning table", TuningTable::from_json("{\"adapter\": 3}"), &["tuning table", "line 1"]),
         row(
-            "a slice between two alignments",
+            "a range between two alignments",
             block_on(model.bind(&[input.slice(4..)], &[output.slice(..)], 1)),
             &["x:", "offset 4", "multiples of 256"],
         ),

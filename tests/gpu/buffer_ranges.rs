@@ -1,4 +1,4 @@
-//! Inputs and outputs as slices of the application's buffers.
+//! Inputs and outputs as ranges of the application's buffers.
 
 use std::sync::atomic::Ordering;
 
@@ -16,21 +16,21 @@ use crate::report::report;
 
 const GUARD: u8 = 0x5A;
 
-/// Two inputs and four outputs: with and without padding on the device, of codes and of floats, a value that is read again, and
+/// Two inputs and four outputs: with and without padding on the device, int8 and float, a value that is read again, and
 /// a sum.
 fn graph() -> Graph {
     let mut l = Layers::new(51);
-    let (a, b) = (l.floats(&[33]), l.codes(&[5]));
+    let (a, b) = (l.floats(&[33]), l.int8(&[5]));
     let q = l.quantize(a);
     let y = l.linear(q, 16, 33);
     let z = l.linear_to_floats(q, 7, 33);
-    let t = l.table(b);
+    let t = l.lut(b);
     let w = l.linear(y, 5, 16);
     let s = l.sum(w, t, true);
     l.finish(&[y, z, t, s])
 }
 
-/// Where every input and output lies in one buffer, and how large that is: a guard of 256 bytes or more around each.
+/// The ranges of all inputs and outputs in one buffer, and its size: there is a guard of 256 bytes or more around each.
 fn layout(program: &Program, rows: usize) -> (Vec<(u64, u64)>, u64) {
     let mut end = 256u64;
     let ids = program.inputs().iter().chain(program.outputs());
@@ -44,7 +44,7 @@ fn layout(program: &Program, rows: usize) -> (Vec<(u64, u64)>, u64) {
     (places.collect(), end)
 }
 
-/// Where two images of a buffer first differ.
+/// The first difference between two images of a buffer.
 fn first_difference(got: &[u8], expected: &[u8]) -> Option<String> {
     assert_eq!(got.len(), expected.len());
     let at = (0..got.len()).find(|&at| got[at] != expected[at])?;
@@ -78,7 +78,7 @@ fn all_values_in_one_buffer() {
         let got = read(context, &all);
         assert_eq!(first_difference(&got, &right), None, "{rows} rows");
 
-        // One slice a step further: the guard that it overwrites is named.
+        // One range is moved by a step: the guard that it overwrites is named.
         let mut moved = slices.clone();
         let (offset, size) = places[places.len() - 1];
         moved[places.len() - 1] = all.slice(offset + 256..offset + 256 + size);
@@ -111,7 +111,7 @@ fn slices_reach_beyond_what_a_binding_can_be() {
 
 #[test]
 fn slices_that_do_not_fit_are_refused() {
-    let Some((context, _)) = engine("wrong slices") else { return };
+    let Some((context, _)) = engine("wrong ranges") else { return };
     let (device, queue, errors) = watched(context, wgpu::Limits::default());
     let engine = block_on(Engine::new(&device, &queue, &Options::default())).expect("an engine");
     // 10 rows of 7 floats in, of 5 floats out.
@@ -166,7 +166,7 @@ fn slices_that_do_not_fit_are_refused() {
     ] {
         assert_eq!(result, Err(expected), "{what}");
     }
-    // What is used of these is apart: 512 to 792, and 256 to 456.
+    // The used parts of these do not overlap: 512 to 792, and 256 to 456.
     assert_eq!(bind(slice(512, 1024), slice(256, 1024)), Ok(()));
     assert_eq!(errors.load(Ordering::Relaxed), 0, "errors reached the application's handler");
 }
@@ -178,14 +178,14 @@ fn one_buffer_may_be_several_inputs() {
     let mut graphs = Vec::new();
     for (name, codes) in [("sum of codes", true), ("sum of floats", false)] {
         let mut l = Layers::new(52);
-        let [a, b] = [0; 2].map(|_| if codes { l.codes(&[4, 16]) } else { l.floats(&[4, 16]) });
+        let [a, b] = [0; 2].map(|_| if codes { l.int8(&[4, 16]) } else { l.floats(&[4, 16]) });
         let y = if codes { l.sum(a, b, false) } else { l.add(a, b) };
         let twice = if codes { l.sum(y, y, true) } else { l.add(y, y) };
         graphs.push((name, l.finish(&[twice])));
     }
     for (name, codes) in [("product of codes", true), ("product of floats", false)] {
         let mut l = Layers::new(53);
-        let [a, b] = [0; 2].map(|_| if codes { l.codes(&[16, 16]) } else { l.floats(&[16, 16]) });
+        let [a, b] = [0; 2].map(|_| if codes { l.int8(&[16, 16]) } else { l.floats(&[16, 16]) });
         let y = if codes { l.integer_matmul(a, b, 16, 16) } else { l.matmul(a, b) };
         let square = if codes { l.integer_matmul(y, y, 16, 16) } else { l.matmul(y, y) };
         let t = l.transpose(square, &[0, 2, 1]);

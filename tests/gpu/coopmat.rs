@@ -1,4 +1,4 @@
-//! The kernel for matrix units, on an adapter that has them, and without the units on any other.
+//! The kernel for cooperative matrices: on an adapter that has them, and emulated on any other.
 
 use enfold::gpu::{Engine, Fragment, GpuError, LinearKernel, Model, Options, SplitK, TileShape};
 use enfold::interp::Interpreter;
@@ -12,17 +12,17 @@ fn load(engine: &Engine, case: &Case) -> Model {
     block_on(engine.load(&case.program())).unwrap_or_else(|e| panic!("{}: {e}", case.name))
 }
 
-/// Everything of the kernel for matrix units but the units: chunks, staging, flushing, ends.
+/// The kernel without the matrices themselves: chunks, staging, flushing, epilogues.
 #[test]
-fn emulated_matrix_units_are_the_same() {
-    let Some(context) = context("matrix units") else { return };
+fn emulated_matrices_are_the_same() {
+    let Some(context) = context("cooperative matrices") else { return };
     let limits = context.device.limits();
     if context.info.subgroup_min_size < 8 || !context.device.features().contains(wgpu::Features::SUBGROUP) {
         let tile = TileShape::new(LinearKernel::Coopmat, 64, 2, &limits).expect("fits");
         let options = Options { tile: Some(tile), fragment: Some(Fragment::Emulated), ..Options::default() };
         let error = block_on(Engine::new(&context.device, &context.queue, &options)).expect_err("lanes are too few");
         assert!(matches!(error, GpuError::Feature { .. }), "{error}");
-        report("matrix units: subgroups of fewer than 8 lanes are refused");
+        report("cooperative matrices: subgroups of fewer than 8 lanes are refused");
         return;
     }
     let mut compared = 0;
@@ -41,7 +41,7 @@ fn emulated_matrix_units_are_the_same() {
             }
         }
     }
-    report(&format!("matrix units, emulated: {compared} cases equal the interpreter"));
+    report(&format!("cooperative matrices, emulated: {compared} cases equal the interpreter"));
 }
 
 /// Weights that let chunks be longer than those of any weights, but not where a part of K begins in their midst: its sum would pass
@@ -55,7 +55,7 @@ fn chunks_keep_to_the_parts_of_divided_layers() {
     let tile = TileShape::new(LinearKernel::Coopmat, 64, 2, &context.device.limits()).expect("fits");
     let options =
         |split_k| Options { tile: Some(tile), fragment: Some(Fragment::Emulated), split_k, ..Options::default() };
-    // 688 words of 16 codes in parts of 88, of which the second lies across two chunks of 128.
+    // 688 vectors of 16 features in parts of 88. The second part lies across two chunks of 128.
     let mut case = Case::new(2, 3, 11_008, Data::Random, Ends::FloatOut, 1);
     let heavy = |at: usize| (88 * 16..176 * 16).contains(&(at % case.k));
     case.w = (0..case.n * case.k).map(|at| if heavy(at) { -127 } else { 0 }).collect();
@@ -70,12 +70,12 @@ fn chunks_keep_to_the_parts_of_divided_layers() {
     }
 }
 
-/// On an adapter that has them: the units themselves.
+/// The matrices themselves, on an adapter that has them.
 #[test]
-fn matrix_units_are_the_same() {
-    let Some(context) = context("matrix units") else { return };
+fn cooperative_matrices_are_the_same() {
+    let Some(context) = context("cooperative matrices") else { return };
     let Some(fragment) = Fragment::of(&context.adapter) else {
-        report("matrix units: this adapter has none");
+        report("cooperative matrices: this adapter has none");
         return;
     };
     let descriptor = wgpu::DeviceDescriptor {
@@ -96,7 +96,7 @@ fn matrix_units_are_the_same() {
     let engine = match block_on(Engine::new(&device, &queue, &options)) {
         Ok(engine) => engine,
         Err(error) => {
-            report(&format!("matrix units: not exact on this adapter, and not used: {error}"));
+            report(&format!("cooperative matrices: not exact on this adapter, and not used: {error}"));
             return;
         }
     };
@@ -110,5 +110,5 @@ fn matrix_units_are_the_same() {
             compared += 1;
         }
     }
-    report(&format!("matrix units: {compared} cases equal the interpreter"));
+    report(&format!("cooperative matrices: {compared} cases equal the interpreter"));
 }

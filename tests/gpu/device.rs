@@ -33,7 +33,7 @@ pub(crate) fn context(test: &str) -> Option<&'static Context> {
     context.as_ref()
 }
 
-/// What `tests/run.sh` asks before it installs a driver.
+/// `tests/run.sh` runs this test before it installs a driver.
 #[test]
 fn an_adapter_answers() {
     context("an adapter answers");
@@ -41,15 +41,24 @@ fn an_adapter_answers() {
 
 static ENGINE: OnceLock<Engine> = OnceLock::new();
 
-/// The engine with the device's own choice of kernels, whose pipelines the tests share.
+/// The engine with the device's own choice of kernels. All tests share its pipelines.
+fn shared(context: &Context) -> &'static Engine {
+    let make = || block_on(Engine::new(&context.device, &context.queue, &Options::default())).expect("an engine");
+    ENGINE.get_or_init(make)
+}
+
+/// The engine with the device's own choice of kernels.
 pub(crate) fn engine(test: &str) -> Option<(&'static Context, Engine)> {
     let context = context(test)?;
-    Some((context, ENGINE.get_or_init(|| engine_with(context, &Options::default())).clone()))
+    Some((context, shared(context).clone()))
 }
 
 /// An engine on the one device, with these options.
 pub(crate) fn engine_with(context: &Context, options: &Options) -> Engine {
-    block_on(Engine::new(&context.device, &context.queue, options)).expect("an engine")
+    if options.pipeline_cache.is_some() {
+        return block_on(Engine::new(&context.device, &context.queue, options)).expect("an engine");
+    }
+    block_on(shared(context).with_options(options)).expect("an engine")
 }
 
 /// Another device of the same adapter, with these limits.

@@ -99,7 +99,7 @@ fn halves_are_the_rounded_outputs() {
     let mut compared = 0;
     for (n, k) in [(1, 5), (7, 33), (66, 300)] {
         let mut l = Layers::new(n as u64);
-        let (x, t) = (l.codes(&[k]), l.floats(&[k]));
+        let (x, t) = (l.int8(&[k]), l.floats(&[k]));
         let y = l.linear_to_floats(x, n, k);
         let z = l.linear_to_floats(x, n, k);
         let z = l.gelu(z);

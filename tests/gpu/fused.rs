@@ -84,7 +84,8 @@ fn pattern(
     Pattern { name, graph, x, saved, exact }
 }
 
-/// What the table of single patterns lacks: steps that two groups want, what is read between the steps of one, and attention.
+/// Networks that the list of patterns does not cover: a step that two dispatches want, a value that is read between the steps of one
+/// dispatch, and attention.
 fn patterns() -> Vec<Pattern> {
     let square = [WIDTH, WIDTH];
     vec![
@@ -145,8 +146,8 @@ fn attention(g: &mut GraphBuilder, d: &mut Draw, x: NodeId) -> Result<Vec<NodeId
 }
 
 #[test]
-fn joined_and_single_steps_give_the_interpreters_results() {
-    let Some((context, joined)) = engine("joined steps of networks") else { return };
+fn fused_and_single_steps_give_the_interpreters_results() {
+    let Some((context, fused)) = engine("fused steps of networks") else { return };
     let options = Options { unfused: true, ..Options::default() };
     let single = block_on(Engine::new(&context.device, &context.queue, &options)).expect("an engine");
     let mut saved = Vec::new();
@@ -155,11 +156,11 @@ fn joined_and_single_steps_give_the_interpreters_results() {
         let program = lower(&graph).unwrap_or_else(|e| panic!("{name}: {e}"));
         let expected = Interpreter::new(&graph).run(&[&x]).expect("interpreted");
         let mut dispatches = Vec::new();
-        for engine in [&joined, &single] {
+        for engine in [&fused, &single] {
             let model = block_on(engine.load(&program)).unwrap_or_else(|e| panic!("{name}: {e}"));
             let got = block_on(model.run(&[&x])).unwrap_or_else(|e| panic!("{name}: {e}"));
             for (got, expected) in got.iter().zip(&expected) {
-                // One flipped code behind a float step moves a result by a step.
+                // A quantized value that flips after a float step moves a result by a step.
                 let differs = if exact { difference(got, expected) } else { close(got, expected, 0.02) };
                 assert_eq!(differs, None, "{name}:\n{program}");
             }
@@ -174,10 +175,10 @@ fn joined_and_single_steps_give_the_interpreters_results() {
     assert_eq!(saved, wanted, "dispatches saved");
 }
 
-/// Networks of any patterns by single steps give what they give by joined ones; with float steps between, nearly.
+/// Networks of any patterns by single steps give what they give by fused steps; with float steps between, nearly.
 #[test]
-fn joined_steps_change_no_network() {
-    let Some((context, joined)) = engine("joined steps") else { return };
+fn fusion_changes_no_network() {
+    let Some((context, fused)) = engine("fused steps") else { return };
     let options = Options { unfused: true, ..Options::default() };
     let single = block_on(Engine::new(&context.device, &context.queue, &options)).expect("an engine");
     let mut saved = 0;
@@ -188,7 +189,7 @@ fn joined_steps_change_no_network() {
         let exact = integers.summary().float.is_empty() && !dynamic;
         let mut results = Vec::new();
         let mut dispatches = Vec::new();
-        for engine in [&joined, &single] {
+        for engine in [&fused, &single] {
             let model = block_on(engine.load(&program)).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
             results.push(block_on(model.run(&[&batch])).unwrap_or_else(|e| panic!("seed {seed}: {e}")).swap_remove(0));
             let output = buffer(context, &vec![0; results[0].len() * 4]);
@@ -200,6 +201,6 @@ fn joined_steps_change_no_network() {
         assert_eq!(differs, None, "seed {seed}:\n{program}");
         saved += dispatches[1] - dispatches[0];
     }
-    report(&format!("{number} networks by joined and by single steps agree; {saved} dispatches saved"));
+    report(&format!("{number} networks by fused and by single steps agree; {saved} dispatches saved"));
     assert!(saved as u64 > number / 3, "{saved}");
 }

@@ -23,7 +23,7 @@ fn tiles(kernel: LinearKernel, limits: &wgpu::Limits, subgroup: u32) -> Vec<Tile
         LinearKernel::Gemv => (&[1, 2, 4, 8], &[1, 4]),
         other => panic!("{other:?} is not tested"),
     };
-    // As many lanes as share what they load are in every subgroup.
+    // Every subgroup has as many lanes as share their loads.
     let k_steps = k_steps.iter().filter(|&&k_step| kernel != LinearKernel::Subgroup || k_step <= subgroup);
     let shapes = k_steps.flat_map(|&k_step| rows.iter().map(move |&rows| (rows, k_step)));
     shapes.filter_map(|(rows, k_step)| TileShape::new(kernel, rows, k_step, limits).ok()).collect()

@@ -18,7 +18,7 @@ use crate::random::Random;
 pub(crate) struct Layers {
     pub(crate) g: GraphBuilder,
     pub(crate) random: Random,
-    /// The largest magnitude of weights; all codes of so many bits, below 127.
+    /// The largest magnitude of weights; below 127, all values of as many bits occur.
     pub(crate) most: i32,
     made: usize,
 }
@@ -48,7 +48,7 @@ impl Layers {
         self.g.input(&name, Shape::batched(dims)).expect("an input")
     }
 
-    pub(crate) fn codes(&mut self, dims: &[usize]) -> NodeId {
+    pub(crate) fn int8(&mut self, dims: &[usize]) -> NodeId {
         let name = self.name("x");
         self.g.typed_input(&name, Shape::batched(dims), DType::I8).expect("an input")
     }
@@ -62,7 +62,7 @@ impl Layers {
         (0..n * k).map(|_| self.random.between(-most - 1, most) as i8).collect()
     }
 
-    /// Factors that spread sums of `k` products over codes.
+    /// Factors that spread sums of `k` products over the int8 values.
     fn factors(&mut self, n: usize, k: usize) -> NodeId {
         let typical = 0.01 / (k as f32).sqrt() * 127.0 / self.most as f32;
         let factors = (0..n).map(|_| (self.random.uniform() as f32 + 0.2) * typical).collect();
@@ -77,7 +77,7 @@ impl Layers {
         self.node("sums", Op::IntegerLinear(IntegerLinear { fraction_bits: 2 }), &[x, w, bias])
     }
 
-    /// An int8 layer from codes to codes.
+    /// An int8 layer to int8.
     pub(crate) fn linear(&mut self, x: NodeId, n: usize, k: usize) -> NodeId {
         let sums = self.sums(x, n, k);
         let factors = self.factors(n, k);
@@ -85,7 +85,7 @@ impl Layers {
         self.node("linear", Op::Requantize(Requantize { qparams, lo: -128, hi: 127 }), &[sums, factors])
     }
 
-    /// An int8 layer from codes to floats.
+    /// An int8 layer to float.
     pub(crate) fn linear_to_floats(&mut self, x: NodeId, n: usize, k: usize) -> NodeId {
         let sums = self.sums(x, n, k);
         let factors = self.factors(n, k);
@@ -93,25 +93,25 @@ impl Layers {
         self.node("linear", Op::ScaleAccumulator(ScaleAccumulator { relu }), &[sums, factors])
     }
 
-    /// Scales of each row, and its codes.
+    /// The dynamic qparams of each row, and its quantized values.
     pub(crate) fn per_token(&mut self, x: NodeId) -> [NodeId; 2] {
         let (qscheme, range) = (QScheme::per_token_affine(), QuantRange::INT8);
-        let pairs = self.node("pairs", Op::ChooseQParams(ChooseQParams { qscheme, range, eps: EPS }), &[x]);
-        [pairs, self.node("codes", Op::QuantizeDynamic(QuantizeDynamic { range }), &[x, pairs])]
+        let qparams = self.node("qparams", Op::ChooseQParams(ChooseQParams { qscheme, range, eps: EPS }), &[x]);
+        [qparams, self.node("quantized", Op::QuantizeDynamic(QuantizeDynamic { range }), &[x, qparams])]
     }
 
     /// A dynamic layer of floats.
     pub(crate) fn dynamic(&mut self, x: NodeId, n: usize, k: usize) -> NodeId {
-        let [pairs, codes] = self.per_token(x);
-        self.after_tokens(pairs, codes, n, k)
+        let [qparams, quantized] = self.per_token(x);
+        self.after_tokens(qparams, quantized, n, k)
     }
 
-    pub(crate) fn after_tokens(&mut self, pairs: NodeId, codes: NodeId, n: usize, k: usize) -> NodeId {
+    pub(crate) fn after_tokens(&mut self, qparams: NodeId, quantized: NodeId, n: usize, k: usize) -> NodeId {
         let weight = self.weight(n, k);
         let sums = weight.chunks(k).map(|row| row.iter().map(|&w| i32::from(w)).sum()).collect();
         let w = self.constant(i8s(&[n, k], weight));
         let zeros = self.constant(Tensor::from_i32(&[n], vec![0; n]).expect("fits"));
-        let acc = self.node("sums", Op::IntegerLinear(IntegerLinear { fraction_bits: 0 }), &[codes, w, zeros]);
+        let acc = self.node("sums", Op::IntegerLinear(IntegerLinear { fraction_bits: 0 }), &[quantized, w, zeros]);
         let sums = self.constant(Tensor::from_i32(&[n], sums).expect("fits"));
         let scales = (0..n).map(|_| self.random.uniform() as f32 * 0.01 + 1e-3).collect();
         let scales = self.constant(f32s(&[n], scales));
@@ -120,18 +120,18 @@ impl Layers {
         self.node(
             "linear",
             Op::ScaleAccumulatorDynamic(ScaleAccumulatorDynamic { relu: false }),
-            &[acc, pairs, sums, scales, bias],
+            &[acc, qparams, sums, scales, bias],
         )
     }
 
-    pub(crate) fn table(&mut self, x: NodeId) -> NodeId {
-        let table = self.random.codes(256);
-        let table = self.constant(i8s(&[256], table));
+    pub(crate) fn lut(&mut self, x: NodeId) -> NodeId {
+        let entries = self.random.codes(256);
+        let entries = self.constant(i8s(&[256], entries));
         let qparams = QParams::new(0.05, self.random.between(-60, 60)).expect("valid");
-        self.node("table", Op::Lut(Lut { qparams }), &[x, table])
+        self.node("lut", Op::Lut(Lut { qparams }), &[x, entries])
     }
 
-    /// A sum of codes, perhaps with a ReLU.
+    /// An int8 sum, perhaps with a ReLU.
     pub(crate) fn sum(&mut self, a: NodeId, b: NodeId, relu: bool) -> NodeId {
         let multipliers = AddMultipliers::new(0.05, 0.031, 0.07).expect("usable");
         let zero_point = self.random.between(-60, 60);
@@ -222,21 +222,21 @@ pub(crate) fn first_rows(batch: &[Tensor], rows: usize) -> Vec<Tensor> {
         shape[0] = rows;
         match tensor.as_f32() {
             Some(floats) => f32s(&shape, floats[..len].to_vec()),
-            None => i8s(&shape, tensor.as_i8().expect("codes")[..len].to_vec()),
+            None => i8s(&shape, tensor.as_i8().expect("int8 values")[..len].to_vec()),
         }
     };
     batch.iter().map(first).collect()
 }
 
-/// What a batch should become.
+/// The right outputs for a batch.
 pub(crate) fn expected(graph: &Graph, batch: &[Tensor]) -> Vec<Tensor> {
     Interpreter::new(graph).run(batch).expect("interpreted")
 }
 
-/// A deep network of codes: `layers` layers of `width` features.
+/// A deep int8 network: `layers` layers of `width` features.
 pub(crate) fn mlp(layers: usize, width: usize, seed: u64) -> (Graph, Program) {
     let mut l = Layers::new(seed);
-    let mut h = l.codes(&[width]);
+    let mut h = l.int8(&[width]);
     for _ in 0..layers {
         h = l.linear(h, width, width);
     }

@@ -27,7 +27,7 @@ fn a_lost_device_is_an_error_and_the_next_one_continues() {
     submit(&device, &queue, &run, 5);
     assert!(read_on(&device, &queue, &output) == right);
 
-    // As an application does it: the callback belongs to the device, which the engine keeps.
+    // An application does the same: the callback belongs to the device, which the engine keeps.
     let (called, of_engine): (_, Weak<Engine>) = (Arc::new(AtomicBool::new(false)), Arc::downgrade(&engine));
     let calls = Arc::clone(&called);
     device.set_device_lost_callback(move |_, _| {
@@ -164,7 +164,7 @@ fn memory_that_the_device_lacks_is_an_error() {
     report(&format!("{runs} runs of 128 MB values until: {error}"));
     assert!(matches!(error, GpuError::Device { .. }), "{error}");
     assert_eq!(errors.load(Ordering::Relaxed), 0, "errors reached the application's handler");
-    // What was refused broke nothing: with the memory back, a run of fewer rows is bound and computes.
+    // The refused run broke nothing: with the memory back, a run of fewer rows is bound and computes.
     let (graph, program) = mlp(3, 40, 91);
     let batch = batch(&graph, 5, 1);
     let engine = block_on(Engine::new(&device, &queue, &Options::default())).expect("an engine");

@@ -11,7 +11,7 @@ use crate::device::{context, device_of, engine, engine_with};
 use crate::layers::{Layers, mlp};
 use crate::report::report;
 
-/// Bytes of a value as the device holds it: int8 rows are whole words of 16 codes.
+/// Bytes of a value as the device holds it: int8 rows are padded to 16 bytes.
 fn padded(value: &Value, rows: usize) -> u64 {
     let matrix_rows = value.len(rows).expect("small") / value.cols();
     let row = match value.value_type {
@@ -44,7 +44,7 @@ fn bar(program: &Program, rows: usize, weights: u64) -> u64 {
     weights + peak + peak / 10 + (1 << 20)
 }
 
-/// What a run would take if each value had memory of its own.
+/// The memory of a run if each value had its own.
 fn without_reuse(program: &Program, rows: usize) -> u64 {
     program.values().iter().map(|value| padded(value, rows)).sum()
 }
@@ -74,7 +74,7 @@ fn random_networks_take_little_more_than_their_peak() {
     let (mut closest, mut count) = (0.0f64, 0);
     for seed in 0..crate::long::count(150, 40) {
         let program = lower(&configs::quantized(seed, false).integers).expect("lowered");
-        // So many rows that megabytes do not hide what is wasted.
+        // There are enough rows that the allowed megabyte does not hide wasted memory.
         let peak = living(&program, 1).into_iter().max().unwrap_or(1).max(1);
         let rows = (20_000_000 / peak).clamp(1, 200_000) as usize;
         let (run, weights) = bound(&engine, &program, rows);
@@ -134,7 +134,7 @@ fn deep_networks_take_little_more_than_their_peak() {
     }
 }
 
-/// What `Run::memory` says against what wgpu's allocator holds.
+/// `Run::memory` against the report of wgpu's allocator.
 #[test]
 fn memory_is_what_was_allocated() {
     let Some(context) = context("allocator report") else { return };
@@ -143,7 +143,7 @@ fn memory_is_what_was_allocated() {
     let program = blocks(3, 64, 256, true);
     let rows = 3_000;
     let [input, output] = [0; 2].map(|_| crate::device::buffer_on(&device, &vec![0; rows * 64 * 4]));
-    // What was freed is gone only after its submission.
+    // Memory is freed only after its submission.
     let settled = || device.poll(wgpu::PollType::wait_indefinitely()).expect("waited");
     settled();
     let Some(before) = device.generate_allocator_report() else {

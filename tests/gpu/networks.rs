@@ -26,7 +26,7 @@ fn integers(net: &Net, random: &mut Random) -> Graph {
     to_integer(&convert(&prepared, &ConvertOptions::default()).expect("converted")).expect("rewritten")
 }
 
-/// The program with int8 or float ends, and what it should make of a batch.
+/// The program with int8 or float inputs and outputs, a batch, and the right outputs.
 fn program(graph: &Graph, x: &Tensor, int8: bool) -> (enfold::program::Program, Tensor, Tensor) {
     let options = LowerOptions { int8_inputs: int8, int8_outputs: int8, ..LowerOptions::default() };
     let program = lower_with(graph, &options).expect("lowered");
@@ -53,7 +53,7 @@ fn networks_of_any_rank_equal_the_interpreter() {
             assert_eq!(difference(&got[0], &expected), None, "network {at}, int8 {int8}:\n{program}");
         }
     }
-    report("40 networks with float and with int8 ends equal the interpreter");
+    report("40 networks with float and with int8 inputs and outputs equal the interpreter");
 }
 
 /// An application that asks for no more than WebGPU guarantees.
@@ -103,7 +103,7 @@ fn engines_and_models_are_shared() {
 fn networks_of_every_pattern_equal_the_interpreter() {
     let Some((_, engine)) = engine("patterns") else { return };
     let number = count(10_000, 400);
-    // Of those that are not promised to the bit, how many are run.
+    // How many networks are run whose bits are not promised.
     let others = number / 10;
     let all: Vec<Quantized> = (0..number).into_par_iter().map(|seed| configs::quantized(seed, false)).collect();
     let (mut exact, mut islands) = (0, 0);
@@ -131,7 +131,7 @@ fn networks_of_every_pattern_equal_the_interpreter() {
     assert!(exact > number / 8, "{exact}");
 }
 
-/// Scales, zero points and codes of dynamic layers are the same bits for the same input; outputs are close.
+/// Scales, zero points and quantized values of dynamic layers are the same bits for the same input; outputs are close.
 #[test]
 fn dynamic_layers_have_the_same_codes() {
     let Some((_, engine)) = engine("dynamic layers") else { return };
@@ -159,7 +159,7 @@ fn dynamic_layers_have_the_same_codes() {
         let expected = Interpreter::new(&graph).run(&[&x]).expect("interpreted");
         let got = block_on(block_on(engine.load(&program)).expect("loaded").run(&[&x])).expect("run");
         let by_cpu = cpu::Engine::new(&program).expect("an engine").run(&[&x]).expect("run");
-        for (at, what) in ["scales and zero points", "codes"].into_iter().enumerate() {
+        for (at, what) in ["scales and zero points", "quantized values"].into_iter().enumerate() {
             assert_eq!(difference(&got[at], &expected[at]), None, "seed {seed}: {what} ({qscheme}, {rows} x {k})");
             assert_eq!(difference(&by_cpu[at], &expected[at]), None, "seed {seed}: {what} on the CPU");
             compared += got[at].len();
@@ -167,10 +167,10 @@ fn dynamic_layers_have_the_same_codes() {
         assert_eq!(close(&got[2], &expected[2], 1e-6), None, "seed {seed}: outputs of {rows} x {k} x {n}");
         assert_eq!(close(&by_cpu[2], &expected[2], 1e-6), None, "seed {seed}: outputs on the CPU");
     }
-    report(&format!("dynamic layers: {compared} scales, zero points and codes equal the interpreter"));
+    report(&format!("dynamic layers: {compared} scales, zero points and quantized values equal the interpreter"));
 }
 
-/// What is an error on the CPU has a documented result here: a NaN the code of real 0, an unknown id the nearest row.
+/// Errors on the CPU have documented results here: NaN becomes the zero point, an unknown id gives the nearest row.
 #[test]
 fn nans_are_zero_and_unknown_ids_the_nearest() {
     let Some((_, engine)) = engine("NaN") else { return };
@@ -205,16 +205,17 @@ fn nans_are_zero_and_unknown_ids_the_nearest() {
     assert_eq!(difference(&run(&graph, &ids)[0], &expected), None);
 }
 
-/// One layer whose pairs, codes and output all leave the graph.
+/// One layer whose dynamic qparams, quantized values and output all leave the graph.
 fn dynamic_layer(random: &mut Random, k: usize, n: usize, qscheme: QScheme, range: QuantRange) -> Graph {
     let mut g = GraphBuilder::new();
     let mut build = || {
         let x = g.input("x", Shape::rows(k))?;
-        let pairs = g.node("pairs", Op::ChooseQParams(ChooseQParams { qscheme, range, eps: 1.0 / 4096.0 }), &[x])?;
-        let q = g.node("q", Op::QuantizeDynamic(QuantizeDynamic { range }), &[x, pairs])?;
-        let codes = random.codes(n * k);
-        let sums = codes.chunks(k).map(|row| row.iter().map(|&w| i32::from(w)).sum()).collect();
-        let w = g.constant("w", Tensor::from_i8(&[n, k], codes).expect("fits"))?;
+        let qparams =
+            g.node("qparams", Op::ChooseQParams(ChooseQParams { qscheme, range, eps: 1.0 / 4096.0 }), &[x])?;
+        let q = g.node("q", Op::QuantizeDynamic(QuantizeDynamic { range }), &[x, qparams])?;
+        let weight = random.codes(n * k);
+        let sums = weight.chunks(k).map(|row| row.iter().map(|&w| i32::from(w)).sum()).collect();
+        let w = g.constant("w", Tensor::from_i8(&[n, k], weight).expect("fits"))?;
         let zeros = g.constant("zeros", Tensor::from_i32(&[n], vec![0; n]).expect("fits"))?;
         let acc = g.node("acc", Op::IntegerLinear(IntegerLinear { fraction_bits: 0 }), &[q, w, zeros])?;
         let sums = g.constant("sums", Tensor::from_i32(&[n], sums).expect("fits"))?;
@@ -225,9 +226,9 @@ fn dynamic_layer(random: &mut Random, k: usize, n: usize, qscheme: QScheme, rang
         let y = g.node(
             "y",
             Op::ScaleAccumulatorDynamic(ScaleAccumulatorDynamic { relu }),
-            &[acc, pairs, sums, scales, bias],
+            &[acc, qparams, sums, scales, bias],
         )?;
-        Ok::<_, enfold::graph::GraphError>([pairs, q, y])
+        Ok::<_, enfold::graph::GraphError>([qparams, q, y])
     };
     let outputs = build().expect("a layer");
     g.finish(outputs).expect("a graph")
@@ -271,7 +272,7 @@ fn a_feed_forward_block_is_one_recording() {
         context.queue.submit([encoder.finish()]);
         let got = Tensor::from_f32(batch.shape(), bytemuck::pod_collect_to_vec(&read(context, &output))).expect("fits");
         let expected = Interpreter::new(&integers).run(&[&batch]).expect("interpreted");
-        // A code that a float rounding flips moves an output by a step, 0.03 here.
+        // A quantized value that flips by a float rounding moves an output by a step, 0.03 here.
         assert_eq!(close(&got, &expected[0], 0.02), None, "{name}:\n{program}");
         let by_cpu = cpu::Engine::with_options(&program, &BITS).expect("an engine").run(&[&batch]).expect("run");
         assert_eq!(difference(&by_cpu[0], &expected[0]), None, "{name}");

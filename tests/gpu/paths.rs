@@ -1,4 +1,4 @@
-//! Every way through the engine gives the same bytes, and what is joined into one dispatch stays joined.
+//! Every way through the engine gives the same bytes, and the patterns of fusion are fused.
 
 use enfold::gpu::{Engine, LinearKernel, Options, PackedDot, SplitK, TileShape};
 use enfold::graph::NodeId;
@@ -13,7 +13,7 @@ use crate::layers::{Layers, batch, expected};
 use crate::operators::close;
 use crate::report::report;
 
-/// One pattern: what is built, how many dispatches joining saves, and whether its bits are promised.
+/// One pattern: its network, the number of dispatches that fusion saves, and whether its bits are promised.
 struct Pattern {
     name: &'static str,
     graph: Graph,
@@ -28,26 +28,26 @@ fn pattern(name: &'static str, saved: usize, exact: bool, build: impl Fn(&mut La
     Pattern { name, graph: l.finish(&outputs), saved, exact, f16: false }
 }
 
-fn halves(pattern: Pattern) -> Pattern {
+fn with_f16(pattern: Pattern) -> Pattern {
     Pattern { f16: true, ..pattern }
 }
 
 /// Each row of the table in `fuse.rs`, in all its forms.
-fn joined() -> Vec<Pattern> {
+fn fused_patterns() -> Vec<Pattern> {
     let linear_and_sum = |name, first: bool, relu| {
         pattern(name, 1, true, move |l| {
-            let (x, other) = (l.codes(&[33]), l.codes(&[20]));
+            let (x, other) = (l.int8(&[33]), l.int8(&[20]));
             let y = l.linear(x, 20, 33);
             vec![if first { l.sum(y, other, relu) } else { l.sum(other, y, relu) }]
         })
     };
-    // Whether there is a sum before a norm, whether others read it, and whether codes follow.
-    let norm = |name, saved, sum: bool, kept: bool, codes: bool| {
+    // Whether there is a sum before the norm, whether others read it, and whether a quantization follows.
+    let norm = |name, saved, sum: bool, kept: bool, quantized: bool| {
         pattern(name, saved, false, move |l| {
             let (a, b) = (l.floats(&[3, 37]), l.floats(&[3, 37]));
             let sum = if sum { l.add(a, b) } else { a };
             let mut outputs = vec![l.layer_norm(sum, 37)];
-            if codes {
+            if quantized {
                 outputs[0] = l.quantize(outputs[0]);
             }
             if kept {
@@ -58,16 +58,16 @@ fn joined() -> Vec<Pattern> {
     };
     vec![
         pattern("linear, table", 1, true, |l| {
-            let x = l.codes(&[33]);
+            let x = l.int8(&[33]);
             let y = l.linear(x, 20, 33);
-            vec![l.table(y)]
+            vec![l.lut(y)]
         }),
         linear_and_sum("linear, sum", true, false),
         linear_and_sum("sum of another and linear", false, false),
         linear_and_sum("linear, sum, relu", true, true),
         linear_and_sum("sum of another and linear, relu", false, true),
         pattern("linear to floats, gelu", 1, false, |l| {
-            let x = l.codes(&[33]);
+            let x = l.int8(&[33]);
             let y = l.linear_to_floats(x, 20, 33);
             vec![l.gelu(y)]
         }),
@@ -76,12 +76,12 @@ fn joined() -> Vec<Pattern> {
             let y = l.dynamic(x, 20, 33);
             vec![l.gelu(y)]
         }),
-        halves(pattern("linear to halves", 1, true, |l| {
-            let x = l.codes(&[33]);
+        with_f16(pattern("linear to f16", 1, true, |l| {
+            let x = l.int8(&[33]);
             vec![l.linear_to_floats(x, 20, 33)]
         })),
-        halves(pattern("linear to floats, gelu, halves", 2, false, |l| {
-            let x = l.codes(&[33]);
+        with_f16(pattern("linear to floats, gelu, f16", 2, false, |l| {
+            let x = l.int8(&[33]);
             let y = l.linear_to_floats(x, 20, 33);
             vec![l.gelu(y)]
         })),
@@ -92,25 +92,25 @@ fn joined() -> Vec<Pattern> {
         }),
         norm("sum, norm", 1, true, false, false),
         norm("sum, norm, and a later reader", 1, true, true, false),
-        norm("norm, codes", 1, false, false, true),
-        norm("sum, norm, codes", 2, true, false, true),
-        norm("sum, norm, codes, and a later reader", 2, true, true, true),
-        // Scales in two dispatches and codes in one, against one.
-        pattern("codes of each token, read twice", 4, false, |l| {
+        norm("norm, quantize", 1, false, false, true),
+        norm("sum, norm, quantize", 2, true, false, true),
+        norm("sum, norm, quantize, and a later reader", 2, true, true, true),
+        // One dispatch instead of two for the qparams and one for the quantized values.
+        pattern("quantized tokens, read twice", 4, false, |l| {
             let x = l.floats(&[3, 37]);
-            let [pairs, codes] = l.per_token(x);
-            let y = l.after_tokens(pairs, codes, 20, 37);
-            let z = l.after_tokens(pairs, codes, 9, 37);
+            let [qparams, quantized] = l.per_token(x);
+            let y = l.after_tokens(qparams, quantized, 20, 37);
+            let z = l.after_tokens(qparams, quantized, 9, 37);
             let (y, z) = (l.gelu(y), l.gelu(z));
             vec![y, z]
         }),
-        pattern("transpose of b, product of codes", 1, true, |l| {
-            let (a, b) = (l.codes(&[4, 5, 20]), l.codes(&[4, 9, 20]));
+        pattern("transpose of b, int8 product", 1, true, |l| {
+            let (a, b) = (l.int8(&[4, 5, 20]), l.int8(&[4, 9, 20]));
             let t = l.transpose(b, &[0, 1, 3, 2]);
             vec![l.integer_matmul(a, t, 9, 20)]
         }),
-        pattern("transposes of heads, product of codes", 2, true, |l| {
-            let (a, b) = (l.codes(&[5, 4, 20]), l.codes(&[9, 4, 20]));
+        pattern("transposes of heads, int8 product", 2, true, |l| {
+            let (a, b) = (l.int8(&[5, 4, 20]), l.int8(&[9, 4, 20]));
             let (a, b) = (l.transpose(a, &[0, 2, 1, 3]), l.transpose(b, &[0, 2, 3, 1]));
             vec![l.integer_matmul(a, b, 9, 20)]
         }),
@@ -122,45 +122,45 @@ fn joined() -> Vec<Pattern> {
     ]
 }
 
-/// What looks like the table's patterns and must not be joined.
+/// Patterns that look like those of the list and must not be fused.
 fn apart() -> Vec<Pattern> {
     let linear = |l: &mut Layers| {
-        let x = l.codes(&[3, 33]);
+        let x = l.int8(&[3, 33]);
         l.linear(x, 20, 33)
     };
     vec![
         pattern("a table behind an output", 0, true, move |l| {
             let y = linear(l);
-            vec![y, l.table(y)]
+            vec![y, l.lut(y)]
         }),
         pattern("two tables behind a layer", 0, true, move |l| {
             let y = linear(l);
-            vec![l.table(y), l.table(y)]
+            vec![l.lut(y), l.lut(y)]
         }),
         pattern("a sum of a layer with itself", 0, true, move |l| {
             let y = linear(l);
             vec![l.sum(y, y, false)]
         }),
         pattern("a sum that repeats a row", 0, true, move |l| {
-            let (y, row) = (linear(l), l.codes(&[1, 20]));
+            let (y, row) = (linear(l), l.int8(&[1, 20]));
             vec![l.sum(y, row, false)]
         }),
         pattern("a layer that is repeated in a sum", 0, true, |l| {
-            let (x, other) = (l.codes(&[1, 33]), l.codes(&[3, 20]));
+            let (x, other) = (l.int8(&[1, 33]), l.int8(&[3, 20]));
             let y = l.linear(x, 20, 33);
             vec![l.sum(y, other, false)]
         }),
         pattern("a sum with the layer's own input", 0, true, |l| {
-            let x = l.codes(&[20]);
+            let x = l.int8(&[20]);
             let y = l.linear(x, 20, 20);
             vec![l.sum(y, x, false)]
         }),
-        halves(pattern("halves of odd rows", 0, true, |l| {
-            let x = l.codes(&[33]);
+        with_f16(pattern("f16 of odd rows", 0, true, |l| {
+            let x = l.int8(&[33]);
             vec![l.linear_to_floats(x, 7, 33)]
         })),
         pattern("a function behind floats that are an output", 0, false, |l| {
-            let x = l.codes(&[33]);
+            let x = l.int8(&[33]);
             let y = l.linear_to_floats(x, 20, 33);
             vec![y, l.gelu(y)]
         }),
@@ -175,18 +175,18 @@ fn apart() -> Vec<Pattern> {
             let first = l.gelu(sum);
             vec![first, l.layer_norm(sum, 37)]
         }),
-        pattern("a norm that is an output, and its codes", 0, false, |l| {
+        pattern("a norm that is an output, and its quantization", 0, false, |l| {
             let x = l.floats(&[3, 37]);
             let y = l.layer_norm(x, 37);
             vec![y, l.quantize(y)]
         }),
         pattern("a product with the transpose of its own operand", 0, true, |l| {
-            let a = l.codes(&[5, 20]);
+            let a = l.int8(&[5, 20]);
             let t = l.transpose(a, &[0, 2, 1]);
             vec![l.integer_matmul(a, t, 5, 20)]
         }),
         pattern("a transpose that two products read", 0, true, |l| {
-            let (a, b, c) = (l.codes(&[5, 20]), l.codes(&[6, 20]), l.codes(&[9, 20]));
+            let (a, b, c) = (l.int8(&[5, 20]), l.int8(&[6, 20]), l.int8(&[9, 20]));
             let t = l.transpose(c, &[0, 2, 1]);
             vec![l.integer_matmul(a, t, 9, 20), l.integer_matmul(b, t, 9, 20)]
         }),
@@ -215,10 +215,10 @@ impl Pattern {
         expected(&self.graph, batch).into_iter().map(rounded).collect()
     }
 
-    /// What differs.
+    /// The first difference.
     fn wrong(&self, got: &[Tensor], right: &[Tensor]) -> Option<String> {
         got.iter().zip(right).find_map(|(got, right)| {
-            // Where floats come before codes, one rounding may move a code to its neighbour.
+            // If floats come before a quantization, one rounding may move a quantized value to its neighbour.
             match (self.exact, got.as_i8().zip(right.as_i8())) {
                 (true, _) => difference(got, right),
                 (false, Some((a, b))) => {
@@ -246,16 +246,16 @@ fn dispatches(engine: &Engine, program: &Program) -> usize {
 
 #[test]
 fn every_pattern_is_joined_and_no_other() {
-    let Some(context) = context("patterns joined") else { return };
+    let Some(context) = context("fused patterns") else { return };
     let (fused, unfused) = (Options::default(), Options { unfused: true, ..Options::default() });
     let [fused, unfused] = [fused, unfused].map(|options| engine_with(context, &options));
-    let (joined, apart) = (joined(), apart());
-    for pattern in joined.iter().chain(&apart) {
+    let (fused, apart) = (fused_patterns(), apart());
+    for pattern in fused.iter().chain(&apart) {
         let program = pattern.program();
         let [less, more] = [&fused, &unfused].map(|engine| dispatches(engine, &program));
         assert_eq!(more - less, pattern.saved, "{}: {less} dispatches, {more} apart:\n{program}", pattern.name);
     }
-    report(&format!("{} patterns are joined, {} are not", joined.len(), apart.len()));
+    report(&format!("{} patterns are fused, {} are not", fused.len(), apart.len()));
 }
 
 #[test]
@@ -273,7 +273,7 @@ fn every_path_gives_the_same_bytes() {
         ("emulated", Options { packed_dot: PackedDot::Emulated, tile: Some(register), ..d() }),
         ("K divided", Options { split_k: SplitK::Always, macs_per_dispatch: Some(2000), ..d() }),
     ];
-    let all: Vec<Pattern> = joined().into_iter().chain(apart()).collect();
+    let all: Vec<Pattern> = fused_patterns().into_iter().chain(apart()).collect();
     let made: Vec<(Program, Vec<Tensor>, Vec<Tensor>)> = all
         .iter()
         .map(|pattern| {

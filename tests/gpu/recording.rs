@@ -16,7 +16,7 @@ fn bound(context: &Context, engine: &Engine, case: &Case, max_rows: usize) -> (R
     input.resize(max_rows * case.k * if case.ends == Ends::Floats { 4 } else { 1 }, 0x5A);
     input.resize(input.len().next_multiple_of(4), 0x5A);
     let input = buffer(context, &input);
-    // More than the output needs, so that a store beyond it shows.
+    // The buffer is larger than the output, so that a store beyond it shows.
     let output = buffer(context, &vec![0x5A; max_rows * case.n * 4 + 256]);
     let model = block_on(engine.load(&case.program())).expect("loaded");
     let run = block_on(model.bind(&[&input], &[&output], max_rows)).expect("bound");
@@ -32,7 +32,7 @@ fn expected(case: &Case, rows: usize) -> Vec<u8> {
     bytes(&y)
 }
 
-/// Columns below and above a padded row; codes and floats.
+/// Columns below and above a padded row; int8 and float.
 fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for (n, k) in [(5, 7), (16, 16), (70, 33)] {

@@ -19,13 +19,13 @@ use crate::operators::close;
 use crate::report::report;
 
 /// Everything that can follow a layer of int8, of `n` columns and `k` features; the last outputs are not promised to the bit.
-fn ends(n: usize, k: usize, seed: u64) -> Graph {
+fn epilogues(n: usize, k: usize, seed: u64) -> Graph {
     let mut l = Layers::new(seed);
-    let (x, others, floats) = (l.codes(&[k]), l.codes(&[n]), l.floats(&[k]));
-    let codes = l.linear(x, n, k);
+    let (x, others, floats) = (l.int8(&[k]), l.int8(&[n]), l.floats(&[k]));
+    let to_int8 = l.linear(x, n, k);
     let to_floats = l.linear_to_floats(x, n, k);
     let a = l.linear(x, n, k);
-    let table = l.table(a);
+    let table = l.lut(a);
     let a = l.linear(x, n, k);
     let sum = l.sum(a, others, false);
     let a = l.linear(x, n, k);
@@ -35,7 +35,7 @@ fn ends(n: usize, k: usize, seed: u64) -> Graph {
     let dynamic = l.dynamic(floats, n, k);
     let a = l.dynamic(floats, n, k);
     let dynamic_gelu = l.gelu(a);
-    l.finish(&[codes, to_floats, table, sum, sum_first, gelu, dynamic, dynamic_gelu])
+    l.finish(&[to_int8, to_floats, table, sum, sum_first, gelu, dynamic, dynamic_gelu])
 }
 
 /// How many of them are.
@@ -50,19 +50,12 @@ struct Bound {
     batch: Vec<Tensor>,
     outputs: Vec<wgpu::Buffer>,
     run: Run,
-    halves: bool,
+    f16: bool,
 }
 
 impl Bound {
-    fn new(
-        device: &wgpu::Device,
-        queue: &wgpu::Queue,
-        engine: &Engine,
-        graph: Graph,
-        rows: usize,
-        halves: bool,
-    ) -> Self {
-        let options = LowerOptions { f16_outputs: halves, ..LowerOptions::default() };
+    fn new(device: &wgpu::Device, queue: &wgpu::Queue, engine: &Engine, graph: Graph, rows: usize, f16: bool) -> Self {
+        let options = LowerOptions { f16_outputs: f16, ..LowerOptions::default() };
         let program: Program = lower_with(&graph, &options).expect("lowered");
         let model: Model = block_on(engine.load(&program)).expect("loaded");
         let batch = batch(&graph, rows, 9);
@@ -75,7 +68,7 @@ impl Bound {
         let (inputs, slices): (Vec<_>, Vec<_>) = (inputs.iter().collect(), outputs.iter().collect());
         let run = block_on(model.bind(&inputs, &slices, rows)).expect("bound");
         let (device, queue) = (device.clone(), queue.clone());
-        Self { device, queue, graph, batch, outputs, run, halves }
+        Self { device, queue, graph, batch, outputs, run, f16 }
     }
 
     /// Whether the outputs are those of `rows` rows.
@@ -83,7 +76,7 @@ impl Bound {
         let right = expected(&self.graph, &first_rows(&self.batch, rows));
         for (at, (output, right)) in self.outputs.iter().zip(&right).enumerate() {
             let got = read_on(&self.device, &self.queue, output);
-            if at < EXACT && !(self.halves && right.as_f32().is_some()) {
+            if at < EXACT && !(self.f16 && right.as_f32().is_some()) {
                 let right = bytes(right);
                 let wrong = (0..right.len()).find(|&byte| got[byte] != right[byte]);
                 assert_eq!(wrong, None, "{what}: byte of output {at}, {rows} rows");
@@ -91,14 +84,14 @@ impl Bound {
                 assert_eq!(beyond, None, "{what}: beyond output {at}, {rows} rows");
                 continue;
             }
-            let floats = match self.halves {
+            let floats = match self.f16 {
                 true => {
-                    let halves: Vec<u16> = bytemuck::pod_collect_to_vec(&got[..right.len() * 2]);
-                    halves.into_iter().map(|half| half::f16::from_bits(half).to_f32()).collect()
+                    let f16: Vec<u16> = bytemuck::pod_collect_to_vec(&got[..right.len() * 2]);
+                    f16.into_iter().map(|half| half::f16::from_bits(half).to_f32()).collect()
                 }
                 false => bytemuck::pod_collect_to_vec(&got[..right.len() * 4]),
             };
-            let tolerance = if self.halves { 1e-3 } else { 1e-5 };
+            let tolerance = if self.f16 { 1e-3 } else { 1e-5 };
             let got = Tensor::from_f32(right.shape(), floats).expect("fits");
             assert_eq!(close(&got, right, tolerance), None, "{what}: output {at}, {rows} rows");
         }
@@ -108,7 +101,7 @@ impl Bound {
     fn check_all(&self, what: &str) {
         let rows = self.run.max_rows();
         for rows in [rows, 1, rows.div_ceil(2), rows, rows] {
-            // What the last recording left would hide one that computes nothing.
+            // The results of the last recording would hide one that computes nothing.
             for output in &self.outputs {
                 self.queue.write_buffer(output, 0, &vec![0x5A; output.size() as usize]);
             }
@@ -140,7 +133,7 @@ fn tiles(limits: &wgpu::Limits, subgroups: bool) -> Vec<TileShape> {
 fn weights_are_divided_along_their_columns() {
     let Some((context, default)) = engine("split columns") else { return };
     let mut dispatches = Vec::new();
-    for (limit, n, k, halves) in [(1 << 16, 330usize, 300usize, false), (1 << 16, 130, 513, true)] {
+    for (limit, n, k, f16) in [(1 << 16, 330usize, 300usize, false), (1 << 16, 130, 513, true)] {
         let limits = wgpu::Limits { max_storage_buffer_binding_size: limit, ..wgpu::Limits::default() };
         let (device, queue, errors) = watched(context, limits);
         let engine = block_on(Engine::new(&device, &queue, &Options::default())).expect("an engine");
@@ -148,8 +141,8 @@ fn weights_are_divided_along_their_columns() {
         let of_block = k.next_multiple_of(16) * 64;
         let parts = n.div_ceil(limit as usize / of_block * 64);
         assert!(parts > 1);
-        let bound = Bound::new(&device, &queue, &engine, ends(n, k, 41), 5, halves);
-        let whole = Bound::new(&context.device, &context.queue, &default, ends(n, k, 41), 5, halves);
+        let bound = Bound::new(&device, &queue, &engine, epilogues(n, k, 41), 5, f16);
+        let whole = Bound::new(&context.device, &context.queue, &default, epilogues(n, k, 41), 5, f16);
         assert_eq!(bound.run.dispatches(), whole.run.dispatches() + LINEAR * (parts - 1), "{n} x {k}");
         dispatches.push((whole.run.dispatches(), bound.run.dispatches()));
         bound.check_all(&format!("columns of {n} x {k} in {parts} parts"));
@@ -173,15 +166,15 @@ fn layers_are_divided_along_their_rows() {
         let macs_per_dispatch = Some((of_dispatch * n * k) as u64);
         let options = Options { macs_per_dispatch, ..Options::default() };
         let engine = block_on(Engine::new(&context.device, &context.queue, &options)).expect("an engine");
-        let bound = Bound::new(&context.device, &context.queue, &engine, ends(n, k, 42), 13, false);
-        let whole = Bound::new(&context.device, &context.queue, &default, ends(n, k, 42), 13, false);
+        let bound = Bound::new(&context.device, &context.queue, &engine, epilogues(n, k, 42), 13, false);
+        let whole = Bound::new(&context.device, &context.queue, &default, epilogues(n, k, 42), 13, false);
         let parts = 13usize.div_ceil(of_dispatch);
         assert_eq!(bound.run.dispatches(), whole.run.dispatches() + LINEAR * (parts - 1));
         bound.check_all(&format!("{of_dispatch} rows a dispatch"));
     }
     // Products of activations: a tile of 64 rows is the least.
     let mut l = Layers::new(43);
-    let (a, b) = (l.codes(&[3, 70, 20]), l.codes(&[3, 20, 9]));
+    let (a, b) = (l.int8(&[3, 70, 20]), l.int8(&[3, 20, 9]));
     let y = l.integer_matmul(a, b, 9, 20);
     let graph = l.finish(&[y]);
     let options = Options { macs_per_dispatch: Some(1), ..Options::default() };
@@ -201,7 +194,7 @@ fn k_is_divided_and_sums_are_zero_again() {
         let options = Options { tile: Some(tile), split_k: SplitK::Always, ..Options::default() };
         let engine = block_on(Engine::new(&context.device, &context.queue, &options)).expect("an engine");
         // Three parts, of which the last is ragged.
-        let graph = || ends(70, 300, 44);
+        let graph = || epilogues(70, 300, 44);
         let divided = Bound::new(&context.device, &context.queue, &engine, graph(), 19, false);
         let whole = Bound::new(&context.device, &context.queue, &default, graph(), 19, false);
         assert_eq!(divided.run.dispatches(), whole.run.dispatches() + LINEAR, "{tile:?}");
@@ -215,7 +208,7 @@ fn k_is_divided_and_sums_are_zero_again() {
 #[test]
 fn all_divisions_at_once() {
     let Some((context, default)) = engine("all splits") else { return };
-    // Of the two parts of columns the second is small: sums that it would leave beyond its rows would meet the first's.
+    // The second of two parts of columns is small: sums that it left beyond its rows would overlap those of the first.
     let (n, k) = (250, 300);
     let limits = wgpu::Limits { max_storage_buffer_binding_size: 1 << 16, ..wgpu::Limits::default() };
     let features = context.device.features() & wgpu::Features::SUBGROUP;
@@ -223,8 +216,8 @@ fn all_divisions_at_once() {
     let options =
         Options { split_k: SplitK::Always, macs_per_dispatch: Some((5 * n * k) as u64), ..Options::default() };
     let engine = block_on(Engine::new(&device, &queue, &options)).expect("an engine");
-    let bound = Bound::new(&device, &queue, &engine, ends(n, k, 45), 13, false);
-    let plain = Bound::new(&context.device, &context.queue, &default, ends(n, k, 45), 13, false);
+    let bound = Bound::new(&device, &queue, &engine, epilogues(n, k, 45), 13, false);
+    let plain = Bound::new(&context.device, &context.queue, &default, epilogues(n, k, 45), 13, false);
     // Two parts of columns by three of rows, each with its end.
     assert_eq!(bound.run.dispatches(), plain.run.dispatches() + LINEAR * (2 * 3 * 2 - 1));
     bound.check_all("all divisions");
@@ -259,9 +252,9 @@ fn another_batch_is_noticed() {
     let Some(context) = context("split control") else { panic!("wrong on purpose: byte of output 0, 5 rows") };
     let options = Options { split_k: SplitK::Always, ..Options::default() };
     let engine = block_on(Engine::new(&context.device, &context.queue, &options)).expect("an engine");
-    let mut bound = Bound::new(&context.device, &context.queue, &engine, ends(70, 300, 46), 5, false);
+    let mut bound = Bound::new(&context.device, &context.queue, &engine, epilogues(70, 300, 46), 5, false);
     submit(&bound.device, &bound.queue, &bound.run, 5);
-    let Tensor::I8(codes) = &mut bound.batch[0] else { panic!("codes") };
-    codes[[2, 299]] ^= 64;
+    let Tensor::I8(values) = &mut bound.batch[0] else { panic!("int8 values") };
+    values[[2, 299]] ^= 64;
     bound.check(5, "wrong on purpose");
 }

@@ -1,4 +1,4 @@
-//! What helps an application to look into a run and to make it faster: timings, debug groups, pipeline caches and tuning; and
+//! Tools that help an application to examine a run and to make it faster: timings, debug groups, pipeline caches and tuning; and
 //! several models and runs side by side.
 
 use enfold::Tensor;
@@ -18,7 +18,7 @@ fn every_dispatch_has_a_time_and_a_name() {
     let x = l.floats(&[33]);
     let q = l.quantize(x);
     let h = l.linear(q, 20, 33);
-    let h = l.table(h);
+    let h = l.lut(h);
     let y = l.linear_to_floats(h, 7, 20);
     let graph = l.finish(&[y]);
     let program = lower(&graph).expect("lowered");
@@ -35,7 +35,7 @@ fn every_dispatch_has_a_time_and_a_name() {
             let timings = block_on(run.timings(rows)).expect("timed");
             let names: Vec<&str> = timings.steps.iter().map(|step| step.name.as_str()).collect();
             let steps = program.steps();
-            // The table is joined to its layer.
+            // The lookup table is fused with its layer.
             assert_eq!(names, [&steps[0].name, &steps[1].name, &steps[3].name]);
             assert_eq!(timings.steps.len(), run.dispatches());
             assert_eq!(timings.to_string().lines().count(), 3);
@@ -46,7 +46,7 @@ fn every_dispatch_has_a_time_and_a_name() {
         let model = block_on(engine.load(&deep)).expect("loaded");
         let [input, output] = [0; 2].map(|_| buffer(context, &[0; 16]));
         let run = block_on(model.bind(&[&input], &[&output], 1)).expect("bound");
-        // More than one query set holds.
+        // The run has more dispatches than one query set holds.
         assert_eq!(block_on(run.timings(1)).expect("timed").steps.len(), run.dispatches());
         report(&format!("timings of {} dispatches", run.dispatches()));
     }
@@ -92,10 +92,10 @@ fn debug_groups_and_pipeline_caches_change_no_bit() {
 fn tuning_changes_no_bit() {
     let Some((context, engine)) = engine("tuning") else { return };
     let mut l = Layers::new(104);
-    let x = l.codes(&[300]);
+    let x = l.int8(&[300]);
     let h = l.linear(x, 70, 300);
     let h = l.linear(h, 70, 70);
-    // Of the same shape as the one before.
+    // This layer has the shape of the one before.
     let h = l.linear(h, 70, 70);
     let graph = l.finish(&[h]);
     let program = lower(&graph).expect("lowered");
@@ -115,7 +115,7 @@ fn tuning_changes_no_bit() {
     for rows in [1, 9, 20] {
         run(&with(&json), rows);
     }
-    // Of a kernel with subgroups, whether or not this device won with it; also where they may not be used.
+    // A kernel with subgroups, whether or not it was the fastest here; also where subgroups may not be used.
     let entry = |kernel: &str, rows: u64, step: u64, more: &str| {
         let adapter = json.split("\"entries\"").next().expect("a table");
         let tile = format!("{{\"kernel\": \"{kernel}\", \"rows\": {rows}, \"k_step\": {step}}}");

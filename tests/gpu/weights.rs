@@ -1,4 +1,4 @@
-//! Weights of 2 to 4 bits against the same codes stored as int8.
+//! Weights of 2 to 4 bits against the same values stored as int8.
 
 use enfold::gpu::{LinearKernel, Options, SplitK, TileShape};
 use enfold::interp::Interpreter;
@@ -43,9 +43,9 @@ fn few_bits_give_the_bits_of_int8() {
         for (turn, (n, k)) in SIZES.into_iter().enumerate() {
             for most in [1, 7, 8] {
                 let mut l = Layers::new((turn * 8) as u64);
-                // All codes from -most - 1 to most: -2 to 1, -8 to 7, and too many for four bits.
+                // All values from -most - 1 to most: -2 to 1, -8 to 7, and too many for four bits.
                 l.most = most;
-                let x = l.codes(&[k]);
+                let x = l.int8(&[k]);
                 let (y, z) = (l.linear(x, n, k), l.linear_to_floats(x, n, k));
                 let graph = l.finish(&[y, z]);
                 let batch = batch(&graph, [1, 2, 9, 70][turn % 4], 1);
@@ -55,7 +55,7 @@ fn few_bits_give_the_bits_of_int8() {
                     let model = block_on(engine.load(&program)).expect("loaded");
                     let got = block_on(model.run(&batch)).expect("run");
                     for (got, expected) in got.iter().zip(&expected) {
-                        assert_eq!(difference(got, expected), None, "{tile:?}, {n} x {k}, codes to {most}");
+                        assert_eq!(difference(got, expected), None, "{tile:?}, {n} x {k}, values to {most}");
                         compared += got.len();
                     }
                     model.size_bytes()
@@ -82,15 +82,15 @@ fn shared_weights_are_uploaded_once() {
         for at in 0..4 {
             let seed = if shared { 0 } else { at };
             let mut constant = |what: &str, tensor| g.constant(&format!("{what}{at}"), tensor).expect("a constant");
-            let codes = (0..256 * 256).map(|i| ((i + seed) * 37 % 101) as i8).collect();
-            let w = constant("w", Tensor::from_i8(&[256, 256], codes).expect("fits"));
+            let values = (0..256 * 256).map(|i| ((i + seed) * 37 % 101) as i8).collect();
+            let w = constant("w", Tensor::from_i8(&[256, 256], values).expect("fits"));
             let bias = constant("bias", Tensor::from_i32(&[256], vec![at; 256]).expect("fits"));
             let factors = constant("factors", Tensor::from_f32(&[256], vec![1e-4; 256]).expect("fits"));
             let acc = g
                 .node(&format!("fc{at}"), Op::IntegerLinear(IntegerLinear { fraction_bits: 0 }), &[x, w, bias])
                 .expect("sums");
             let op = Op::Requantize(Requantize { qparams: QParams::new(1.0, 0).expect("valid"), lo: -128, hi: 127 });
-            x = g.node(&format!("y{at}"), op, &[acc, factors]).expect("codes");
+            x = g.node(&format!("y{at}"), op, &[acc, factors]).expect("int8 values");
         }
         let graph = g.finish([x]).expect("a graph");
         let input = Tensor::from_i8(&[3, 256], (0..3 * 256).map(|i| (i % 97) as i8).collect()).expect("fits");
@@ -103,7 +103,7 @@ fn shared_weights_are_uploaded_once() {
     assert_eq!(four_times - once, 3 * 256 * 256);
 }
 
-/// One weight's code changed by one in the packed form only.
+/// One weight is changed by one, in the packed form only.
 #[test]
 fn other_packed_weights_are_noticed() {
     let Some(context) = context("few bits changed") else { return };
@@ -112,9 +112,9 @@ fn other_packed_weights_are_noticed() {
         let graph = |seed: u64, change: bool| {
             let mut l = Layers::new(seed);
             l.most = most;
-            let x = l.codes(&[40]);
+            let x = l.int8(&[40]);
             if change {
-                // One more draw: all later weights differ.
+                // An additional draw makes all later weights differ.
                 l.random.bits();
             }
             let y = l.linear_to_floats(x, 20, 40);

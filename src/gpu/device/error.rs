@@ -25,7 +25,7 @@ pub enum GpuError {
     Limit {
         /// The weight, value or step.
         name: String,
-        /// What is too large.
+        /// The property that is too large.
         what: &'static str,
         /// Its size.
         actual: u64,
@@ -125,7 +125,7 @@ pub enum GpuError {
     /// wgpu reports an error, such as lack of memory.
     #[error("{what}: {message}")]
     Device {
-        /// What was being made or done.
+        /// The object or the action that failed.
         what: String,
         /// wgpu's message.
         message: String,
@@ -133,7 +133,7 @@ pub enum GpuError {
     /// The device lacks a feature.
     #[error("{what} needs {needed:?}, which this device was made without")]
     Feature {
-        /// What needs the feature.
+        /// The action that needs the feature.
         what: &'static str,
         /// The feature.
         needed: wgpu::Features,

@@ -25,7 +25,8 @@ pub(crate) struct Pipelines {
     pub(crate) cache: Option<wgpu::PipelineCache>,
     /// Bound to what a kernel does not read: a range for each binding, so that none overlap.
     unused: wgpu::Buffer,
-    layouts: Mutex<HashMap<&'static [Binding], Layout>>,
+    /// By the sizes of parameters, and the storage buffers.
+    layouts: Mutex<HashMap<(usize, &'static [Binding]), Layout>>,
     /// By the names of shaders, and whether they are checked.
     modules: Mutex<HashMap<(&'static str, bool), wgpu::ShaderModule>>,
     pipelines: Mutex<HashMap<PipelineKey, wgpu::ComputePipeline>>,
@@ -59,11 +60,12 @@ impl Pipelines {
 
     /// The layouts of a shader.
     pub(crate) async fn layout(&self, device: &wgpu::Device, shader: &'static Shader) -> Result<Layout, GpuError> {
-        if let Some(layout) = lock(&self.layouts).get(shader.bindings) {
+        let key = (shader.params.size, shader.storage);
+        if let Some(layout) = lock(&self.layouts).get(&key) {
             return Ok(layout.clone());
         }
-        let layout = scoped(device, shader.name, || make_layout(device, shader.bindings)).await?;
-        Ok(lock(&self.layouts).entry(shader.bindings).or_insert(layout).clone())
+        let layout = scoped(device, shader.name, || make_layout(device, &shader.bindings())).await?;
+        Ok(lock(&self.layouts).entry(key).or_insert(layout).clone())
     }
 
     pub(crate) async fn get(

@@ -3,18 +3,20 @@
 use std::hash::{Hash, Hasher};
 
 /// One shader module.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Shader {
     /// Its name, which no other module has.
     pub name: &'static str,
     /// Its WGSL, in pieces that modules share. They are joined when the module is compiled.
     pub sources: &'static [&'static str],
+    /// The parameters of its kernels: binding 0.
+    pub params: Struct,
+    /// Other structs that the host writes.
+    pub structs: &'static [Struct],
+    /// Its storage buffers.
+    pub storage: &'static [Binding],
     /// Its override constants.
     pub overrides: &'static [&'static str],
-    /// Its resources, all in group 0, by ascending numbers.
-    pub bindings: &'static [Binding],
-    /// The structs that the host writes.
-    pub structs: &'static [Struct],
     /// Whether it uses subgroup operations.
     pub subgroups: bool,
     /// Whether it uses cooperative matrices.
@@ -22,12 +24,44 @@ pub struct Shader {
 }
 
 impl Shader {
-    /// Joins the pieces of its WGSL.
+    /// A module without override constants that needs no feature.
+    pub(crate) const fn new(
+        name: &'static str,
+        params: Struct,
+        structs: &'static [Struct],
+        storage: &'static [Binding],
+        sources: &'static [&'static str],
+    ) -> Self {
+        Self { name, sources, params, structs, storage, overrides: &[], subgroups: false, coopmat: false }
+    }
+
+    /// Joins the pieces of its WGSL, and the number of rows, which every module has.
     #[must_use]
     pub fn wgsl(&self) -> String {
-        self.sources.join("\n")
+        [self.sources, &[ROWS]].concat().join("\n")
+    }
+
+    /// Its resources, all in group 0.
+    #[must_use]
+    pub fn bindings(&self) -> Vec<Binding> {
+        let uniform =
+            |name, binding, size, dynamic| Binding { name, binding, kind: BindingKind::Uniform { size, dynamic } };
+        let digit = size_of::<Digit>();
+        let mut bindings = vec![uniform("params", 0, self.params.size, false)];
+        bindings.extend([uniform("rows_high", 1, digit, true), uniform("rows_low", 2, digit, true)]);
+        bindings.extend(self.storage);
+        bindings
+    }
+
+    /// All structs that the host writes.
+    #[must_use]
+    pub fn structs(&self) -> Vec<Struct> {
+        [&[self.params, Digit::LAYOUT], self.structs].concat()
     }
 }
+
+/// The number of rows.
+const ROWS: &str = include_str!("../../../shaders/shared/rows.wgsl");
 
 impl PartialEq for Shader {
     fn eq(&self, other: &Self) -> bool {
@@ -108,27 +142,8 @@ wgsl_struct! {
     Digit { value: u32 }
 }
 
-/// The number of the binding of a kernel's parameters.
-pub(crate) const PARAMS: u32 = 0;
-/// The numbers of the bindings of the number of rows, and the first number after them.
-const ROWS_HIGH: u32 = 1;
-const ROWS_LOW: u32 = 2;
+/// The first number after those of the uniform buffers, which every shader has.
 pub(crate) const FIRST_STORAGE: u32 = 3;
-
-const fn uniform(name: &'static str, binding: u32, size: usize, dynamic: bool) -> Binding {
-    Binding { name, binding, kind: BindingKind::Uniform { size, dynamic } }
-}
-
-/// The uniform buffer of a kernel's parameters.
-pub(crate) const fn params(layout: Struct) -> Binding {
-    uniform("params", PARAMS, layout.size, false)
-}
-
-/// The uniform buffers of the number of rows, which every shader has.
-pub(crate) const ROWS: [Binding; 2] = [
-    uniform("rows_high", ROWS_HIGH, size_of::<Digit>(), true),
-    uniform("rows_low", ROWS_LOW, size_of::<Digit>(), true),
-];
 
 /// A storage buffer that a shader only reads.
 pub(crate) const fn read(name: &'static str, binding: u32) -> Binding {
@@ -139,3 +154,12 @@ pub(crate) const fn read(name: &'static str, binding: u32) -> Binding {
 pub(crate) const fn read_write(name: &'static str, binding: u32) -> Binding {
     Binding { name, binding, kind: BindingKind::ReadWrite }
 }
+
+/// Storage buffers that a shader reads or writes, by their names in WGSL and their numbers.
+macro_rules! storage {
+    ($($name:ident: $binding:expr),* $(,)?) => {
+        &[$($crate::gpu::device::shader::read_write(stringify!($name), $binding)),*]
+    };
+}
+
+pub(crate) use storage;

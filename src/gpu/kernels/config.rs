@@ -1,6 +1,8 @@
 //! How programs are executed: an engine's options, resolved for its device.
 
 use super::kernel::KernelOptions;
+#[cfg(test)]
+use super::linear::choice::SplitK;
 use super::linear::choice::{Candidate, Choice, lanes_of};
 use super::linear::tile::{LinearKernel, TileShape};
 use super::linear::tuning::TuningTable;
@@ -10,7 +12,7 @@ use super::linear::weights::WeightBits;
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
     pub(crate) choice: Choice,
-    /// What was measured for some layers; it comes before the choice.
+    /// Measurements of some layers, which take precedence over the choice.
     pub(crate) tuning: TuningTable,
     /// The fewest threads of a subgroup, if the device has subgroup operations and may use them.
     pub(crate) subgroup: Option<u32>,

@@ -1,4 +1,4 @@
-//! Planned dispatches: what a step becomes before there are buffers and pipelines.
+//! Planned dispatches: steps before there are buffers and pipelines.
 
 use super::config::Config;
 use super::fused_step::FusedStep;
@@ -10,7 +10,7 @@ use super::linear::work::LinearWork;
 use crate::gpu::device::pipeline::PipelineKey;
 use crate::program::{Program, Value, ValueId};
 
-/// What the families of kernels plan with.
+/// The input of planning: a program, and how it is executed.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Planning<'p> {
     pub(crate) program: &'p Program,
@@ -41,7 +41,7 @@ impl<'p> Planning<'p> {
     }
 }
 
-/// What is bound.
+/// A buffer that a dispatch binds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Operand {
     /// A value of the program; the plan replaces it by the place of the value.
@@ -85,13 +85,13 @@ impl Bound {
 /// The number of matrix rows of a dispatch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Rows {
-    /// Matrix rows for each row of the batch, or in all.
+    /// Matrix rows for each row of the batch, or for all of it.
     pub(crate) factor: u64,
     pub(crate) batched: bool,
 }
 
 impl Rows {
-    /// Those of a value.
+    /// The rows of a value.
     pub(crate) fn of(value: &Value) -> Self {
         Self { factor: value.rows_factor() as u64, batched: value.shape.is_batched() }
     }
@@ -107,7 +107,7 @@ impl Rows {
     }
 }
 
-/// What a dispatch runs. `P` is a [`PipelineKey`] in a plan, and a pipeline in a run.
+/// The pipelines of a dispatch. `P` is a [`PipelineKey`] in a plan, and a pipeline in a run.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Work<P> {
     /// Some columns and rows of an int8 linear layer.
@@ -116,11 +116,11 @@ pub(crate) enum Work<P> {
     Single { pipeline: P, size: GridSize },
 }
 
-/// What a dispatch records: a pipeline and a grid, twice where K is divided; nothing if the batch has no rows for it.
+/// The commands of a dispatch: a pipeline and a grid, two of them if K is divided, none if the batch has no rows for it.
 pub(crate) type Recorded<'d, P> = [Option<(&'d P, Grid)>; 2];
 
 impl<P> Work<P> {
-    /// What is recorded for `m` matrix rows.
+    /// The commands for `m` matrix rows.
     pub(crate) fn at(&self, m: u64, limit: u32) -> Recorded<'_, P> {
         match self {
             Self::Linear(linear) => linear.at(m, limit),
@@ -163,7 +163,7 @@ impl PlannedDispatch {
         }
     }
 
-    /// The same with what it reads and writes.
+    /// The same with the buffers that it reads and writes.
     pub(crate) fn binding(
         mut self,
         reads: impl IntoIterator<Item = Bound>,

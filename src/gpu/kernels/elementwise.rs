@@ -4,11 +4,11 @@ use super::case::{COLS, COLUMN, CaseBuilder, ROWS, WIDE, int8, int32, special, t
 use super::dispatch::{PlannedDispatch, Planning};
 use super::fused_step::FusedStep;
 use super::grid::GridSize;
-use super::kernel::{Kernel, KernelOptions};
+use super::kernel::{Kernel, KernelOptions, kernels};
 use super::strided::{Contiguous, Strided, axes, broadcast};
-use super::wgsl::{ADD, BYTES, ELEMENTS, FLOATS, GRID, REQUANTIZE, STRIDED, THREAD, VECTORS, WORDS};
+use super::wgsl::shader;
 use crate::gpu::device::error::GpuError;
-use crate::gpu::device::shader::{self, Binding, Digit, FIRST_STORAGE, Shader, Struct, read_write, wgsl_struct};
+use crate::gpu::device::shader::{Binding, FIRST_STORAGE, Shader, storage, wgsl_struct};
 use crate::numerics::{self, AddMultipliers, BinaryOp, Int32Op};
 use crate::ops::{Add, Binary, Div, Int32, IntegerAdd, IntegerMul, Mask, Mul, Op};
 use crate::program::StepOp;
@@ -17,14 +17,8 @@ use crate::values::QParams;
 wgsl_struct! {
     /// `AddParams` of `shared/add.wgsl`: equation 8.
     AddParams {
-        a_zero_point: i32,
-        b_zero_point: i32,
-        a_multiplier: i32,
-        b_multiplier: i32,
-        shift: u32,
-        zero_point: i32,
-        lo: i32,
-        hi: i32,
+        a_zero_point: i32, b_zero_point: i32, a_multiplier: i32, b_multiplier: i32, shift: u32, zero_point: i32,
+        lo: i32, hi: i32,
     }
 }
 
@@ -57,19 +51,8 @@ impl AddParams {
 wgsl_struct! {
     /// `ElementwiseParams` of `elementwise/params.wgsl`.
     ElementwiseParams {
-        strided: Strided,
-        add: AddParams,
-        b_vecs: u32,
-        binary_op: u32,
-        int32_op: u32,
-        mask_inverted: u32,
-        a_zero_point: i32,
-        b_zero_point: i32,
-        multiplier: f32,
-        zero_point: i32,
-        lo: f32,
-        hi: f32,
-        unused_0: u32,
+        strided: Strided, add: AddParams, b_vecs: u32, binary_op: u32, int32_op: u32, mask_inverted: u32,
+        a_zero_point: i32, b_zero_point: i32, multiplier: f32, zero_point: i32, lo: f32, hi: f32, unused_0: u32,
         unused_1: u32,
     }
 }
@@ -78,98 +61,38 @@ const A: u32 = FIRST_STORAGE;
 const B: u32 = 4;
 const Y: u32 = 5;
 
-const BINDINGS: &[Binding] = &[
-    shader::params(ElementwiseParams::LAYOUT),
-    shader::ROWS[0],
-    shader::ROWS[1],
-    read_write("a", A),
-    read_write("a_vecs", A),
-    read_write("b", B),
-    read_write("b_vecs", B),
-    read_write("y", Y),
-    read_write("y_vecs", Y),
-];
+const STORAGE: &[Binding] = storage! { a: A, a_vecs: A, b: B, b_vecs: B, y: Y, y_vecs: Y };
 
-const STRUCTS: &[Struct] = &[ElementwiseParams::LAYOUT, Strided::LAYOUT, AddParams::LAYOUT, Digit::LAYOUT];
-
-const PARAMS_WGSL: &str = include_str!("../../../shaders/elementwise/params.wgsl");
-
-static STRIDED_SHADER: Shader = Shader {
-    name: "elementwise_strided",
-    sources: &[
-        super::wgsl::ROWS,
-        THREAD,
-        GRID,
-        BYTES,
-        FLOATS,
-        ADD,
-        REQUANTIZE,
-        STRIDED,
-        ELEMENTS,
-        WORDS,
-        PARAMS_WGSL,
-        include_str!("../../../shaders/elementwise/strided.wgsl"),
-    ],
-    overrides: &[],
-    bindings: BINDINGS,
-    structs: STRUCTS,
-    subgroups: false,
-    coopmat: false,
+static STRIDED_SHADER: Shader = shader! {
+    "elementwise_strided", ElementwiseParams, [Strided, AddParams], STORAGE,
+    [THREAD, GRID, BYTES, FLOATS, ADD, REQUANTIZE, STRIDED, ELEMENTS, WORDS],
+    ["elementwise/params", "elementwise/strided"]
 };
 
-static VEC4_SHADER: Shader = Shader {
-    name: "elementwise_vec4",
-    sources: &[
-        super::wgsl::ROWS,
-        THREAD,
-        GRID,
-        FLOATS,
-        ADD,
-        REQUANTIZE,
-        STRIDED,
-        VECTORS,
-        PARAMS_WGSL,
-        include_str!("../../../shaders/elementwise/vec4.wgsl"),
-    ],
-    overrides: &[],
-    bindings: BINDINGS,
-    structs: STRUCTS,
-    subgroups: false,
-    coopmat: false,
+static VEC4_SHADER: Shader = shader! {
+    "elementwise_vec4", ElementwiseParams, [Strided, AddParams], STORAGE,
+    [THREAD, GRID, FLOATS, ADD, REQUANTIZE, STRIDED, VECTORS],
+    ["elementwise/params", "elementwise/vec4"]
 };
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::EnumIter, strum::IntoStaticStr)]
-pub(crate) enum ElementwiseKernel {
-    #[strum(serialize = "add_f32_f32")]
-    AddF32,
-    #[strum(serialize = "mul_f32_f32")]
-    MulF32,
-    #[strum(serialize = "div_f32_f32")]
-    DivF32,
-    #[strum(serialize = "mask_f32_f32")]
-    MaskF32,
-    #[strum(serialize = "binary_f32_f32")]
-    BinaryF32,
-    #[strum(serialize = "int32_i32_i32")]
-    Int32,
-    #[strum(serialize = "add_i8_i8")]
-    AddI8,
-    #[strum(serialize = "mul_i8_i8")]
-    MulI8,
-    #[strum(serialize = "add_vec4_f32_f32")]
-    AddF32Vec4,
-    #[strum(serialize = "mul_vec4_f32_f32")]
-    MulF32Vec4,
-    #[strum(serialize = "div_vec4_f32_f32")]
-    DivF32Vec4,
-    #[strum(serialize = "mask_vec4_f32_f32")]
-    MaskF32Vec4,
-    #[strum(serialize = "binary_vec4_f32_f32")]
-    BinaryF32Vec4,
-    #[strum(serialize = "add_vec4_i8_i8")]
-    AddI8Vec4,
-    #[strum(serialize = "mul_vec4_i8_i8")]
-    MulI8Vec4,
+kernels! {
+    ElementwiseKernel {
+        AddF32 = "add_f32_f32",
+        MulF32 = "mul_f32_f32",
+        DivF32 = "div_f32_f32",
+        MaskF32 = "mask_f32_f32",
+        BinaryF32 = "binary_f32_f32",
+        Int32 = "int32_i32_i32",
+        AddI8 = "add_i8_i8",
+        MulI8 = "mul_i8_i8",
+        AddF32Vec4 = "add_vec4_f32_f32",
+        MulF32Vec4 = "mul_vec4_f32_f32",
+        DivF32Vec4 = "div_vec4_f32_f32",
+        MaskF32Vec4 = "mask_vec4_f32_f32",
+        BinaryF32Vec4 = "binary_vec4_f32_f32",
+        AddI8Vec4 = "add_vec4_i8_i8",
+        MulI8Vec4 = "mul_vec4_i8_i8",
+    }
 }
 
 impl Kernel for ElementwiseKernel {

@@ -4,9 +4,9 @@ use super::case::{CaseBuilder, ROWS, special, tensor};
 use super::dispatch::{PlannedDispatch, Planning};
 use super::fused_step::FusedStep;
 use super::grid::GridSize;
-use super::kernel::{Kernel, KernelOptions};
-use super::wgsl::{GRID, THREAD};
-use crate::gpu::device::shader::{self, Digit, FIRST_STORAGE, Shader, read_write, wgsl_struct};
+use super::kernel::{Kernel, KernelOptions, kernels};
+use super::wgsl::shader;
+use crate::gpu::device::shader::{FIRST_STORAGE, Shader, storage, wgsl_struct};
 use crate::ops::Embedding;
 
 wgsl_struct! {
@@ -18,27 +18,16 @@ const IDS: u32 = FIRST_STORAGE;
 const TABLE: u32 = 4;
 const Y: u32 = 5;
 
-static SHADER: Shader = Shader {
-    name: "embedding",
-    sources: &[super::wgsl::ROWS, THREAD, GRID, include_str!("../../../shaders/embedding/embedding.wgsl")],
-    overrides: &[],
-    bindings: &[
-        shader::params(EmbeddingParams::LAYOUT),
-        shader::ROWS[0],
-        shader::ROWS[1],
-        read_write("ids", IDS),
-        read_write("table", TABLE),
-        read_write("y", Y),
-    ],
-    structs: &[EmbeddingParams::LAYOUT, Digit::LAYOUT],
-    subgroups: false,
-    coopmat: false,
+static SHADER: Shader = shader! {
+    "embedding", EmbeddingParams, [], storage! { ids: IDS, table: TABLE, y: Y },
+    [THREAD, GRID],
+    ["embedding/embedding"]
 };
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::EnumIter, strum::IntoStaticStr)]
-pub(crate) enum EmbeddingKernel {
-    #[strum(serialize = "embedding_i32_f32")]
-    Embedding,
+kernels! {
+    EmbeddingKernel {
+        Embedding = "embedding_i32_f32",
+    }
 }
 
 impl Kernel for EmbeddingKernel {

@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use crate::gpu::device::pipeline::PipelineKey;
 use crate::gpu::device::shader::Shader;
 
-/// What decides over the pipelines of all kernels of an engine.
+/// The options that select the pipelines of all kernels of an engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct KernelOptions {
     /// Whether products of int8 values use WGSL's packed dot product.
@@ -38,6 +38,18 @@ pub(crate) trait Kernel: Copy + Debug {
         PipelineKey { shader, entry, overrides: self.overrides(options), checked }
     }
 }
+
+/// Declares the kernels of a family, each with its entry point.
+macro_rules! kernels {
+    ($name:ident { $($(#[$doc:meta])* $variant:ident = $entry:literal,)* }) => {
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, strum::EnumIter, strum::IntoStaticStr)]
+        pub(crate) enum $name {
+            $($(#[$doc])* #[strum(serialize = $entry)] $variant),*
+        }
+    };
+}
+
+pub(crate) use kernels;
 
 /// The override constants that are true, of these.
 pub(crate) fn flags(all: &[(&'static str, bool)]) -> Vec<(&'static str, u32)> {

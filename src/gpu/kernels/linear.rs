@@ -16,29 +16,15 @@ use weights::{Channels, WeightBits};
 
 use super::elementwise::AddParams;
 use super::kernel::{Kernel, KernelOptions};
-use super::wgsl::{ADD, BYTES, DOT, F16, FLOATS, FUNCTIONS, LOOK_UP, REQUANTIZE, ROWS};
-use crate::gpu::device::shader::{self, Binding, Digit, FIRST_STORAGE, Shader, Struct, read, read_write, wgsl_struct};
+use super::wgsl::shader;
+use crate::gpu::device::shader::{Binding, FIRST_STORAGE, Shader, read, read_write, wgsl_struct};
 
 wgsl_struct! {
     /// `LinearParams` of `linear/epilogue.wgsl`.
     LinearParams {
-        k_vecs: u32,
-        n: u32,
-        row_words: u32,
-        rows_factor: u32,
-        first_row: u32,
-        end_row: u32,
-        first_quad: u32,
-        quads: u32,
-        part_vecs: u32,
-        fraction_bits: u32,
-        zero_point: i32,
-        lo: f32,
-        hi: f32,
-        relu: u32,
-        qparams_stride: u32,
-        function: u32,
-        add: AddParams,
+        k_vecs: u32, n: u32, row_words: u32, rows_factor: u32, first_row: u32, end_row: u32, first_quad: u32,
+        quads: u32, part_vecs: u32, fraction_bits: u32, zero_point: i32, lo: f32, hi: f32, relu: u32,
+        qparams_stride: u32, function: u32, add: AddParams,
     }
 }
 
@@ -49,10 +35,7 @@ pub(crate) const Y: u32 = 6;
 pub(crate) const OPERAND: u32 = 7;
 pub(crate) const PARTIAL: u32 = 8;
 
-const BINDINGS: &[Binding] = &[
-    shader::params(LinearParams::LAYOUT),
-    shader::ROWS[0],
-    shader::ROWS[1],
+const STORAGE: &[Binding] = &[
     read_write("x", X),
     read("w", WEIGHT),
     read("channels", CHANNELS),
@@ -61,10 +44,8 @@ const BINDINGS: &[Binding] = &[
     read_write("partial", PARTIAL),
 ];
 
-const STRUCTS: &[Struct] = &[LinearParams::LAYOUT, AddParams::LAYOUT, Channels::LAYOUT, Digit::LAYOUT];
-
 /// The epilogue of a linear kernel: EPILOGUE of `linear/epilogue.wgsl`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, strum::EnumIter)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum LinearEpilogue {
     ToI8,
     ToI8Lut,
@@ -160,74 +141,54 @@ pub(crate) fn entries() -> Vec<(&'static Shader, &'static str)> {
     shaders.chain([(&FINISH, "linear_finish")]).collect()
 }
 
-const WEIGHTS_8: &str = include_str!("../../../shaders/linear/weights_8.wgsl");
-const WEIGHTS_4: &str = include_str!("../../../shaders/linear/weights_4.wgsl");
-const WEIGHTS_2: &str = include_str!("../../../shaders/linear/weights_2.wgsl");
-const EPILOGUE: &str = include_str!("../../../shaders/linear/epilogue.wgsl");
-const COOPMAT_ENABLE: &str = include_str!("../../../shaders/linear/coopmat_enable.wgsl");
-const COOPMAT: &str = include_str!("../../../shaders/linear/coopmat.wgsl");
-
 /// One shader for each number of bits of weights.
 macro_rules! shaders {
-    ($name:literal, [$($first:expr)?], [$($source:expr),*], [$($override:literal),*], $subgroups:literal, $coopmat:literal) => {
+    ($name:literal, [$($shared:ident),*], [$($file:literal),*], $($field:ident: $value:expr),*) => {
         [
-            shaders!(@ concat!($name, "_8"), WEIGHTS_8, [$($first)?], [$($source),*], [$($override),*], $subgroups, $coopmat),
-            shaders!(@ concat!($name, "_4"), WEIGHTS_4, [$($first)?], [$($source),*], [$($override),*], $subgroups, $coopmat),
-            shaders!(@ concat!($name, "_2"), WEIGHTS_2, [$($first)?], [$($source),*], [$($override),*], $subgroups, $coopmat),
+            shaders!(@ concat!($name, "_8"), [$($shared),*], ["linear/weights_8" $(, $file)*], $($field: $value),*),
+            shaders!(@ concat!($name, "_4"), [$($shared),*], ["linear/weights_4" $(, $file)*], $($field: $value),*),
+            shaders!(@ concat!($name, "_2"), [$($shared),*], ["linear/weights_2" $(, $file)*], $($field: $value),*),
         ]
     };
-    (@ $name:expr, $weights:expr, [$($first:expr)?], [$($source:expr),*], [$($override:literal),*], $subgroups:literal, $coopmat:literal) => {
+    (@ $name:expr, [$($shared:ident),*], [$($file:literal),*], $($field:ident: $value:expr),*) => {
         Shader {
-            name: $name,
-            sources: &[
-                $($first,)? ROWS, $weights, BYTES, ADD, REQUANTIZE, LOOK_UP, F16, FLOATS, FUNCTIONS, EPILOGUE, $($source),*
-            ],
-            overrides: &["EPILOGUE", "F16", $($override),*],
-            bindings: BINDINGS,
-            structs: STRUCTS,
-            subgroups: $subgroups,
-            coopmat: $coopmat,
+            $($field: $value,)*
+            ..shader! {
+                $name, LinearParams, [AddParams, Channels], STORAGE,
+                [$($shared,)* BYTES, ADD, REQUANTIZE, LOOK_UP, F16, FLOATS, FUNCTIONS],
+                ["linear/epilogue" $(, $file)*]
+            }
         }
     };
 }
 
-macro_rules! source {
-    ($file:literal) => {
-        include_str!(concat!("../../../shaders/linear/", $file, ".wgsl"))
-    };
-}
-
-static WORKGROUP: [Shader; 3] =
-    shaders!("linear_workgroup", [], [DOT, source!("workgroup")], ["PACKED_DOT", "THREADS_Y", "K_STEP"], false, false);
-static LARGE: [Shader; 3] = shaders!("linear_large", [], [DOT, source!("large")], ["PACKED_DOT"], false, false);
+static WORKGROUP: [Shader; 3] = shaders! {
+    "linear_workgroup", [DOT], ["linear/workgroup"], overrides: &["EPILOGUE", "F16", "PACKED_DOT", "THREADS_Y", "K_STEP"]
+};
+static LARGE: [Shader; 3] =
+    shaders! { "linear_large", [DOT], ["linear/large"], overrides: &["EPILOGUE", "F16", "PACKED_DOT"] };
 static REGISTER: [Shader; 3] =
-    shaders!("linear_register", [], [DOT, source!("register")], ["PACKED_DOT", "THREADS_Y"], false, false);
-static SUBGROUP: [Shader; 3] =
-    shaders!("linear_subgroup", [], [DOT, source!("subgroup")], ["PACKED_DOT", "LANES", "ROWS"], true, false);
+    shaders! { "linear_register", [DOT], ["linear/register"], overrides: &["EPILOGUE", "F16", "PACKED_DOT", "THREADS_Y"] };
+static SUBGROUP: [Shader; 3] = shaders! {
+    "linear_subgroup", [DOT], ["linear/subgroup"],
+    overrides: &["EPILOGUE", "F16", "PACKED_DOT", "LANES", "ROWS"], subgroups: true
+};
 static GEMV: [Shader; 3] =
-    shaders!("linear_gemv", [], [DOT, source!("gemv")], ["PACKED_DOT", "ROWS", "K_LANES"], false, false);
-static COOPMAT_16: [Shader; 3] = shaders!(
-    "linear_coopmat_16",
-    [COOPMAT_ENABLE],
-    [COOPMAT, source!("coopmat_16")],
-    ["PATCH_ROWS", "THREADS", "K_STEP", "CHUNK_VECS"],
-    true,
-    true
-);
-static COOPMAT_8: [Shader; 3] = shaders!(
-    "linear_coopmat_8",
-    [COOPMAT_ENABLE],
-    [COOPMAT, source!("coopmat_8")],
-    ["PATCH_ROWS", "THREADS", "K_STEP", "CHUNK_VECS"],
-    true,
-    true
-);
-static COOPMAT_EMULATED: [Shader; 3] = shaders!(
-    "linear_coopmat_emulated",
-    [],
-    [COOPMAT, source!("coopmat_emulated")],
-    ["PATCH_ROWS", "THREADS", "K_STEP", "CHUNK_VECS"],
-    true,
-    false
-);
-static FINISH: Shader = shaders!(@ "linear_finish", WEIGHTS_8, [], [source!("finish")], [], false, false);
+    shaders! { "linear_gemv", [DOT], ["linear/gemv"], overrides: &["EPILOGUE", "F16", "PACKED_DOT", "ROWS", "K_LANES"] };
+
+const COOPMAT_OVERRIDES: &[&str] = &["EPILOGUE", "F16", "PATCH_ROWS", "THREADS", "K_STEP", "CHUNK_VECS"];
+
+static COOPMAT_16: [Shader; 3] = shaders! {
+    "linear_coopmat_16", [COOPMAT_ENABLE], ["linear/coopmat", "linear/coopmat_16"],
+    overrides: COOPMAT_OVERRIDES, subgroups: true, coopmat: true
+};
+static COOPMAT_8: [Shader; 3] = shaders! {
+    "linear_coopmat_8", [COOPMAT_ENABLE], ["linear/coopmat", "linear/coopmat_8"],
+    overrides: COOPMAT_OVERRIDES, subgroups: true, coopmat: true
+};
+static COOPMAT_EMULATED: [Shader; 3] = shaders! {
+    "linear_coopmat_emulated", [], ["linear/coopmat", "linear/coopmat_emulated"],
+    overrides: COOPMAT_OVERRIDES, subgroups: true
+};
+static FINISH: Shader =
+    shaders! { @ "linear_finish", [], ["linear/weights_8", "linear/finish"], overrides: &["EPILOGUE", "F16"] };

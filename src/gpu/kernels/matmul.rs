@@ -8,9 +8,9 @@ use super::kernel::{Kernel, KernelOptions, flags};
 use super::layout::row_words;
 use super::quantize::qparams_stride;
 use super::strided::{Axis, Strided, aligned, axes, strides, transposed};
-use super::wgsl::{BYTES, DOT, F16, FLOATS, FUNCTIONS, REQUANTIZE, STRIDED, THREAD};
+use super::wgsl::shader;
 use crate::gpu::device::error::GpuError;
-use crate::gpu::device::shader::{self, Digit, FIRST_STORAGE, Shader, Struct, read_write, wgsl_struct};
+use crate::gpu::device::shader::{FIRST_STORAGE, Shader, storage, wgsl_struct};
 use crate::numerics;
 use crate::ops::{IntegerMatMulDynamic, Linear, MatMul, Op, Transpose};
 use crate::program::{Epilogue, QMatMul, Step, StepOp, Value, ValueType};
@@ -19,23 +19,9 @@ use crate::values::Shape;
 wgsl_struct! {
     /// `MatmulParams` of `matmul/params.wgsl`.
     MatmulParams {
-        strided: Strided,
-        k: u32,
-        m: u32,
-        a_row: u32,
-        b_row: u32,
-        y_row: u32,
-        first_tile: u32,
-        relu: u32,
-        function: u32,
-        a_zero_point: i32,
-        b_zero_point: i32,
-        qparams_stride: u32,
-        zero_point: i32,
-        lo: f32,
-        hi: f32,
-        unused_0: u32,
-        unused_1: u32,
+        strided: Strided, k: u32, m: u32, a_row: u32, b_row: u32, y_row: u32, first_tile: u32, relu: u32,
+        function: u32, a_zero_point: i32, b_zero_point: i32, qparams_stride: u32, zero_point: i32, lo: f32, hi: f32,
+        unused_0: u32, unused_1: u32,
     }
 }
 
@@ -47,65 +33,23 @@ const Y: u32 = 6;
 const A_QPARAMS: u32 = 7;
 const B_QPARAMS: u32 = 8;
 
-const STRUCTS: &[Struct] = &[MatmulParams::LAYOUT, Strided::LAYOUT, Digit::LAYOUT];
-
-const PARAMS_WGSL: &str = include_str!("../../../shaders/matmul/params.wgsl");
-
 static FLOAT_SHADER: Shader = Shader {
-    name: "matmul_float",
-    sources: &[
-        super::wgsl::ROWS,
-        THREAD,
-        F16,
-        FLOATS,
-        FUNCTIONS,
-        STRIDED,
-        PARAMS_WGSL,
-        include_str!("../../../shaders/matmul/float.wgsl"),
-    ],
     overrides: &["BIAS", "UNARY"],
-    bindings: &[
-        shader::params(MatmulParams::LAYOUT),
-        shader::ROWS[0],
-        shader::ROWS[1],
-        read_write("a", A),
-        read_write("b", B),
-        read_write("bias", BIAS),
-        read_write("y", Y),
-    ],
-    structs: STRUCTS,
-    subgroups: false,
-    coopmat: false,
+    ..shader! {
+        "matmul_float", MatmulParams, [Strided], storage! { a: A, b: B, bias: BIAS, y: Y },
+        [THREAD, F16, FLOATS, FUNCTIONS, STRIDED],
+        ["matmul/params", "matmul/float"]
+    }
 };
 
 static INT8_SHADER: Shader = Shader {
-    name: "matmul_int8",
-    sources: &[
-        super::wgsl::ROWS,
-        THREAD,
-        BYTES,
-        FLOATS,
-        DOT,
-        REQUANTIZE,
-        STRIDED,
-        PARAMS_WGSL,
-        include_str!("../../../shaders/matmul/int8.wgsl"),
-    ],
     overrides: &["PACKED_DOT", "DYNAMIC"],
-    bindings: &[
-        shader::params(MatmulParams::LAYOUT),
-        shader::ROWS[0],
-        shader::ROWS[1],
-        read_write("a", A),
-        read_write("b", B),
-        read_write("factors", FACTORS),
-        read_write("y", Y),
-        read_write("a_qparams", A_QPARAMS),
-        read_write("b_qparams", B_QPARAMS),
-    ],
-    structs: STRUCTS,
-    subgroups: false,
-    coopmat: false,
+    ..shader! {
+        "matmul_int8", MatmulParams, [Strided],
+        storage! { a: A, b: B, factors: FACTORS, y: Y, a_qparams: A_QPARAMS, b_qparams: B_QPARAMS },
+        [THREAD, BYTES, FLOATS, DOT, REQUANTIZE, STRIDED],
+        ["matmul/params", "matmul/int8"]
+    }
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, strum::EnumIter)]
@@ -259,7 +203,7 @@ fn stack_params(planning: &Planning<'_>, fused: &FusedStep) -> Result<MatmulPara
     })
 }
 
-/// From one row of a value to the next: bytes of int8 values, else elements.
+/// The stride from one row of a value to the next: in bytes for int8 values, else in elements.
 fn row_stride(value: &Value) -> u32 {
     match value.value_type {
         ValueType::I8 => row_words(value.cols()) as u32 * 4,

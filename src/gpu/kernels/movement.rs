@@ -4,12 +4,12 @@ use super::case::{COLS, CaseBuilder, ROWS, WIDE, int8, tensor};
 use super::dispatch::{Bound, PlannedDispatch, Planning};
 use super::fused_step::FusedStep;
 use super::grid::GridSize;
-use super::kernel::{Kernel, KernelOptions};
+use super::kernel::{Kernel, KernelOptions, kernels};
 use super::layout::row_words;
 use super::strided::{Strided, axes, strides, transposed};
-use super::wgsl::{BYTES, ELEMENTS, GRID, STRIDED, THREAD, WORDS};
+use super::wgsl::shader;
 use crate::gpu::device::error::GpuError;
-use crate::gpu::device::shader::{self, Binding, Digit, FIRST_STORAGE, Shader, Struct, read_write, wgsl_struct};
+use crate::gpu::device::shader::{FIRST_STORAGE, Shader, storage, wgsl_struct};
 use crate::ops::{Concat, Op, Reshape, Slice, Transpose};
 use crate::program::{Step, StepOp, Value, ValueType};
 
@@ -21,67 +21,30 @@ wgsl_struct! {
 pub(crate) const A: u32 = FIRST_STORAGE;
 pub(crate) const Y: u32 = 4;
 
-const BINDINGS: &[Binding] =
-    &[shader::params(MovementParams::LAYOUT), shader::ROWS[0], shader::ROWS[1], read_write("a", A), read_write("y", Y)];
-
-const STRUCTS: &[Struct] = &[MovementParams::LAYOUT, Strided::LAYOUT, Digit::LAYOUT];
-
-const PARAMS_WGSL: &str = include_str!("../../../shaders/movement/params.wgsl");
-
-static STRIDED_SHADER: Shader = Shader {
-    name: "movement_strided",
-    sources: &[
-        super::wgsl::ROWS,
-        THREAD,
-        GRID,
-        BYTES,
-        STRIDED,
-        ELEMENTS,
-        WORDS,
-        PARAMS_WGSL,
-        include_str!("../../../shaders/movement/strided.wgsl"),
-    ],
-    overrides: &[],
-    bindings: BINDINGS,
-    structs: STRUCTS,
-    subgroups: false,
-    coopmat: false,
+static STRIDED_SHADER: Shader = shader! {
+    "movement_strided", MovementParams, [Strided], storage! { a: A, y: Y },
+    [THREAD, GRID, BYTES, STRIDED, ELEMENTS, WORDS],
+    ["movement/params", "movement/strided"]
 };
 
-static LAYOUT_SHADER: Shader = Shader {
-    name: "movement_layout",
-    sources: &[
-        super::wgsl::ROWS,
-        THREAD,
-        GRID,
-        STRIDED,
-        PARAMS_WGSL,
-        include_str!("../../../shaders/movement/layout.wgsl"),
-    ],
-    overrides: &[],
-    bindings: BINDINGS,
-    structs: STRUCTS,
-    subgroups: false,
-    coopmat: false,
+static LAYOUT_SHADER: Shader = shader! {
+    "movement_layout", MovementParams, [Strided], storage! { a: A, y: Y },
+    [THREAD, GRID, STRIDED],
+    ["movement/params", "movement/layout"]
 };
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::EnumIter, strum::IntoStaticStr)]
-pub(crate) enum MovementKernel {
-    #[strum(serialize = "copy_f32_f32")]
-    CopyF32,
-    #[strum(serialize = "copy_i8_i8")]
-    CopyI8,
-    #[strum(serialize = "reshape_i8_i8")]
-    ReshapeI8,
-    /// From the caller's layout.
-    #[strum(serialize = "pad_i8_i8")]
-    Pad,
-    /// To the caller's layout.
-    #[strum(serialize = "unpad_i8_i8")]
-    Unpad,
-    /// All words of a value.
-    #[strum(serialize = "copy_u32_u32")]
-    CopyWords,
+kernels! {
+    MovementKernel {
+        CopyF32 = "copy_f32_f32",
+        CopyI8 = "copy_i8_i8",
+        ReshapeI8 = "reshape_i8_i8",
+        /// From the caller's layout to padded rows.
+        Pad = "pad_i8_i8",
+        /// From padded rows to the caller's layout.
+        Unpad = "unpad_i8_i8",
+        /// Copies all words of a value.
+        CopyWords = "copy_u32_u32",
+    }
 }
 
 impl Kernel for MovementKernel {

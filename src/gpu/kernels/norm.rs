@@ -7,23 +7,16 @@ use super::kernel::{Kernel, KernelOptions, flags};
 use super::layout::row_words;
 use super::quantize::per_tensor;
 use super::strided::axes;
-use super::wgsl::{FLOATS, GRID, QUANTIZE, ROWS, SUBGROUP_REDUCE, THREAD, WORKGROUP_REDUCE};
-use crate::gpu::device::shader::{self, Binding, Digit, FIRST_STORAGE, Shader, Struct, read_write, wgsl_struct};
+use super::wgsl::shader;
+use crate::gpu::device::shader::{Binding, FIRST_STORAGE, Shader, storage, wgsl_struct};
 use crate::ops::{LayerNorm, Op, Quantize, Softmax};
 use crate::program::StepOp;
 
 wgsl_struct! {
     /// `NormParams` of `norm/params.wgsl`.
     NormParams {
-        rows_factor: u32,
-        length: u32,
-        stride: u32,
-        row_words: u32,
-        eps: f32,
-        inv_scale: f32,
-        zero_point: i32,
-        lo: f32,
-        hi: f32,
+        rows_factor: u32, length: u32, stride: u32, row_words: u32, eps: f32, inv_scale: f32, zero_point: i32,
+        lo: f32, hi: f32,
     }
 }
 
@@ -34,68 +27,42 @@ const BIAS: u32 = 6;
 const ADDEND: u32 = 7;
 const SUM: u32 = 8;
 
-const STRUCTS: &[Struct] = &[NormParams::LAYOUT, Digit::LAYOUT];
-
-const PARAMS_WGSL: &str = include_str!("../../../shaders/norm/params.wgsl");
-const SOFTMAX_WGSL: &str = include_str!("../../../shaders/norm/softmax.wgsl");
-const LAYER_NORM_WGSL: &str = include_str!("../../../shaders/norm/layer_norm.wgsl");
-
-const SOFTMAX_BINDINGS: &[Binding] =
-    &[shader::params(NormParams::LAYOUT), shader::ROWS[0], shader::ROWS[1], read_write("a", A), read_write("y", Y)];
-
-const LAYER_NORM_BINDINGS: &[Binding] = &[
-    shader::params(NormParams::LAYOUT),
-    shader::ROWS[0],
-    shader::ROWS[1],
-    read_write("a", A),
-    read_write("y", Y),
-    read_write("weight", WEIGHT),
-    read_write("bias", BIAS),
-    read_write("addend", ADDEND),
-    read_write("sum", SUM),
-];
+const SOFTMAX_STORAGE: &[Binding] = storage! { a: A, y: Y };
+const LAYER_NORM_STORAGE: &[Binding] = storage! { a: A, y: Y, weight: WEIGHT, bias: BIAS, addend: ADDEND, sum: SUM };
 
 /// Without and with subgroup operations.
 static SOFTMAX: [Shader; 2] = [
-    Shader {
-        name: "softmax",
-        sources: &[ROWS, THREAD, WORKGROUP_REDUCE, GRID, FLOATS, PARAMS_WGSL, SOFTMAX_WGSL],
-        overrides: &[],
-        bindings: SOFTMAX_BINDINGS,
-        structs: STRUCTS,
-        subgroups: false,
-        coopmat: false,
+    shader! {
+        "softmax", NormParams, [], SOFTMAX_STORAGE,
+        [THREAD, WORKGROUP_REDUCE, GRID, FLOATS], ["norm/params", "norm/softmax"]
     },
     Shader {
-        name: "softmax_subgroup",
-        sources: &[ROWS, SUBGROUP_REDUCE, GRID, FLOATS, PARAMS_WGSL, SOFTMAX_WGSL],
-        overrides: &[],
-        bindings: SOFTMAX_BINDINGS,
-        structs: STRUCTS,
         subgroups: true,
-        coopmat: false,
+        ..shader! {
+            "softmax_subgroup", NormParams, [], SOFTMAX_STORAGE,
+            [SUBGROUP_REDUCE, GRID, FLOATS], ["norm/params", "norm/softmax"]
+        }
     },
 ];
+
+const LAYER_NORM_OVERRIDES: &[&str] = &["ADD", "KEEP_SUM", "QUANTIZE"];
 
 /// Without and with subgroup operations.
 static LAYER_NORM: [Shader; 2] = [
     Shader {
-        name: "layer_norm",
-        sources: &[ROWS, THREAD, WORKGROUP_REDUCE, GRID, FLOATS, QUANTIZE, PARAMS_WGSL, LAYER_NORM_WGSL],
-        overrides: &["ADD", "KEEP_SUM", "QUANTIZE"],
-        bindings: LAYER_NORM_BINDINGS,
-        structs: STRUCTS,
-        subgroups: false,
-        coopmat: false,
+        overrides: LAYER_NORM_OVERRIDES,
+        ..shader! {
+            "layer_norm", NormParams, [], LAYER_NORM_STORAGE,
+            [THREAD, WORKGROUP_REDUCE, GRID, FLOATS, QUANTIZE], ["norm/params", "norm/layer_norm"]
+        }
     },
     Shader {
-        name: "layer_norm_subgroup",
-        sources: &[ROWS, SUBGROUP_REDUCE, GRID, FLOATS, QUANTIZE, PARAMS_WGSL, LAYER_NORM_WGSL],
-        overrides: &["ADD", "KEEP_SUM", "QUANTIZE"],
-        bindings: LAYER_NORM_BINDINGS,
-        structs: STRUCTS,
+        overrides: LAYER_NORM_OVERRIDES,
         subgroups: true,
-        coopmat: false,
+        ..shader! {
+            "layer_norm_subgroup", NormParams, [], LAYER_NORM_STORAGE,
+            [SUBGROUP_REDUCE, GRID, FLOATS, QUANTIZE], ["norm/params", "norm/layer_norm"]
+        }
     },
 ];
 

@@ -4,10 +4,10 @@ use super::case::{CaseBuilder, ROWS, int8, tensor};
 use super::dispatch::{Bound, Operand, PlannedDispatch, Planning, two_floats_a_row};
 use super::fused_step::FusedStep;
 use super::grid::GridSize;
-use super::kernel::{Kernel, KernelOptions};
+use super::kernel::{Kernel, KernelOptions, kernels};
 use super::layout::{padded_rows, row_words};
-use super::wgsl::{BYTES, FLOATS, GRID, QUANTIZE, SUBGROUP_REDUCE, THREAD, WORKGROUP_REDUCE};
-use crate::gpu::device::shader::{self, Binding, Digit, FIRST_STORAGE, Shader, Struct, read_write, wgsl_struct};
+use super::wgsl::shader;
+use crate::gpu::device::shader::{Binding, FIRST_STORAGE, Shader, storage, wgsl_struct};
 use crate::numerics;
 use crate::ops::{ChooseQParams, Dequantize, DequantizeDynamic, Op, Quantize, QuantizeDynamic};
 use crate::program::{StepOp, Value, ValueId, ValueType};
@@ -16,17 +16,8 @@ use crate::values::{QParams, QScheme, QuantRange, Shape, TensorQParams};
 wgsl_struct! {
     /// `QuantizeParams` of `quantize/params.wgsl`.
     QuantizeParams {
-        rows_factor: u32,
-        cols: u32,
-        row_words: u32,
-        scale: f32,
-        inv_scale: f32,
-        zero_point: i32,
-        quant_min: i32,
-        quant_max: i32,
-        eps: f32,
-        rule: u32,
-        qparams_stride: u32,
+        rows_factor: u32, cols: u32, row_words: u32, scale: f32, inv_scale: f32, zero_point: i32, quant_min: i32,
+        quant_max: i32, eps: f32, rule: u32, qparams_stride: u32,
     }
 }
 
@@ -34,102 +25,44 @@ const A: u32 = FIRST_STORAGE;
 const Y: u32 = 4;
 const QPARAMS: u32 = 5;
 
-const STRUCTS: &[Struct] = &[QuantizeParams::LAYOUT, Digit::LAYOUT];
-
-const PARAMS_WGSL: &str = include_str!("../../../shaders/quantize/params.wgsl");
-const DYNAMIC_WGSL: &str = include_str!("../../../shaders/quantize/dynamic.wgsl");
-
-static STATIC_SHADER: Shader = Shader {
-    name: "quantize_static",
-    sources: &[
-        super::wgsl::ROWS,
-        THREAD,
-        GRID,
-        FLOATS,
-        QUANTIZE,
-        PARAMS_WGSL,
-        include_str!("../../../shaders/quantize/static.wgsl"),
-    ],
-    overrides: &[],
-    bindings: &[
-        shader::params(QuantizeParams::LAYOUT),
-        shader::ROWS[0],
-        shader::ROWS[1],
-        read_write("a", A),
-        read_write("a_vecs", A),
-        read_write("y", Y),
-        read_write("y_vecs", Y),
-    ],
-    structs: STRUCTS,
-    subgroups: false,
-    coopmat: false,
+static STATIC_SHADER: Shader = shader! {
+    "quantize_static", QuantizeParams, [], storage! { a: A, a_vecs: A, y: Y, y_vecs: Y },
+    [THREAD, GRID, FLOATS, QUANTIZE],
+    ["quantize/params", "quantize/static"]
 };
 
-const DYNAMIC_BINDINGS: &[Binding] = &[
-    shader::params(QuantizeParams::LAYOUT),
-    shader::ROWS[0],
-    shader::ROWS[1],
-    read_write("a", A),
-    read_write("y", Y),
-    read_write("qparams", QPARAMS),
-];
+const DYNAMIC_STORAGE: &[Binding] = storage! { a: A, y: Y, qparams: QPARAMS };
 
 /// Without and with subgroup operations.
 static DYNAMIC_SHADERS: [Shader; 2] = [
-    Shader {
-        name: "quantize_dynamic",
-        sources: &[
-            super::wgsl::ROWS,
-            THREAD,
-            WORKGROUP_REDUCE,
-            GRID,
-            BYTES,
-            FLOATS,
-            QUANTIZE,
-            PARAMS_WGSL,
-            DYNAMIC_WGSL,
-        ],
-        overrides: &[],
-        bindings: DYNAMIC_BINDINGS,
-        structs: STRUCTS,
-        subgroups: false,
-        coopmat: false,
+    shader! {
+        "quantize_dynamic", QuantizeParams, [], DYNAMIC_STORAGE,
+        [THREAD, WORKGROUP_REDUCE, GRID, BYTES, FLOATS, QUANTIZE], ["quantize/params", "quantize/dynamic"]
     },
     Shader {
-        name: "quantize_dynamic_subgroup",
-        sources: &[super::wgsl::ROWS, SUBGROUP_REDUCE, GRID, BYTES, FLOATS, QUANTIZE, PARAMS_WGSL, DYNAMIC_WGSL],
-        overrides: &[],
-        bindings: DYNAMIC_BINDINGS,
-        structs: STRUCTS,
         subgroups: true,
-        coopmat: false,
+        ..shader! {
+            "quantize_dynamic_subgroup", QuantizeParams, [], DYNAMIC_STORAGE,
+            [SUBGROUP_REDUCE, GRID, BYTES, FLOATS, QUANTIZE], ["quantize/params", "quantize/dynamic"]
+        }
     },
 ];
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::EnumIter, strum::IntoStaticStr)]
-pub(crate) enum QuantizeKernel {
-    #[strum(serialize = "quantize_f32_i8")]
-    Quantize,
-    #[strum(serialize = "quantize_vec4_f32_i8")]
-    QuantizeVec4,
-    #[strum(serialize = "dequantize_i8_f32")]
-    Dequantize,
-    #[strum(serialize = "dequantize_vec4_i8_f32")]
-    DequantizeVec4,
-    /// The smallest and the largest element of each row.
-    #[strum(serialize = "range_f32_f32")]
-    Range,
-    #[strum(serialize = "choose_per_token_f32_f32")]
-    ChoosePerToken,
-    #[strum(serialize = "choose_per_tensor_f32_f32")]
-    ChoosePerTensor,
-    #[strum(serialize = "quantize_dynamic_f32_i8")]
-    QuantizeDynamic,
-    /// Chooses qparams and quantizes with them.
-    #[strum(serialize = "quantize_per_token_f32_i8")]
-    QuantizePerToken,
-    #[strum(serialize = "dequantize_dynamic_i8_f32")]
-    DequantizeDynamic,
+kernels! {
+    QuantizeKernel {
+        Quantize = "quantize_f32_i8",
+        QuantizeVec4 = "quantize_vec4_f32_i8",
+        Dequantize = "dequantize_i8_f32",
+        DequantizeVec4 = "dequantize_vec4_i8_f32",
+        /// Finds the smallest and the largest element of each row.
+        Range = "range_f32_f32",
+        ChoosePerToken = "choose_per_token_f32_f32",
+        ChoosePerTensor = "choose_per_tensor_f32_f32",
+        QuantizeDynamic = "quantize_dynamic_f32_i8",
+        /// Chooses qparams and quantizes with them.
+        QuantizePerToken = "quantize_per_token_f32_i8",
+        DequantizeDynamic = "dequantize_dynamic_i8_f32",
+    }
 }
 
 impl Kernel for QuantizeKernel {
@@ -149,7 +82,7 @@ impl Kernel for QuantizeKernel {
     }
 }
 
-/// From the dynamic qparams of one row to those of the next.
+/// The stride from the dynamic qparams of one row to those of the next.
 pub(crate) fn qparams_stride(qparams: &Value) -> u32 {
     if qparams.shape == Shape::fixed(&[2]) { 0 } else { 2 }
 }

@@ -4,11 +4,11 @@ use super::case::{COLS, CaseBuilder, ROWS, WIDE, int8, int32, special, tensor};
 use super::dispatch::{PlannedDispatch, Planning};
 use super::fused_step::FusedStep;
 use super::grid::GridSize;
-use super::kernel::{Kernel, KernelOptions};
+use super::kernel::{Kernel, KernelOptions, kernels};
 use super::strided::{Strided, axes, strides};
-use super::wgsl::{BYTES, ELEMENTS, FLOATS, GRID, STRIDED, THREAD, WORDS};
+use super::wgsl::shader;
 use crate::gpu::device::error::GpuError;
-use crate::gpu::device::shader::{self, Digit, FIRST_STORAGE, Shader, read_write, wgsl_struct};
+use crate::gpu::device::shader::{FIRST_STORAGE, Shader, storage, wgsl_struct};
 use crate::numerics;
 use crate::ops::{Max, Op, Sum};
 use crate::program::{StepOp, ValueType};
@@ -21,44 +21,20 @@ wgsl_struct! {
 const A: u32 = FIRST_STORAGE;
 const Y: u32 = 4;
 
-static SHADER: Shader = Shader {
-    name: "reduce",
-    sources: &[
-        super::wgsl::ROWS,
-        THREAD,
-        GRID,
-        BYTES,
-        FLOATS,
-        STRIDED,
-        ELEMENTS,
-        WORDS,
-        include_str!("../../../shaders/reduce/reduce.wgsl"),
-    ],
-    overrides: &[],
-    bindings: &[
-        shader::params(ReduceParams::LAYOUT),
-        shader::ROWS[0],
-        shader::ROWS[1],
-        read_write("a", A),
-        read_write("y", Y),
-    ],
-    structs: &[ReduceParams::LAYOUT, Strided::LAYOUT, Digit::LAYOUT],
-    subgroups: false,
-    coopmat: false,
+static SHADER: Shader = shader! {
+    "reduce", ReduceParams, [Strided], storage! { a: A, y: Y },
+    [THREAD, GRID, BYTES, FLOATS, STRIDED, ELEMENTS, WORDS],
+    ["reduce/reduce"]
 };
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::EnumIter, strum::IntoStaticStr)]
-pub(crate) enum ReduceKernel {
-    #[strum(serialize = "sum_f32_f32")]
-    SumF32,
-    #[strum(serialize = "sum_i32_i32")]
-    SumI32,
-    #[strum(serialize = "max_f32_f32")]
-    MaxF32,
-    #[strum(serialize = "max_i32_i32")]
-    MaxI32,
-    #[strum(serialize = "max_i8_i8")]
-    MaxI8,
+kernels! {
+    ReduceKernel {
+        SumF32 = "sum_f32_f32",
+        SumI32 = "sum_i32_i32",
+        MaxF32 = "max_f32_f32",
+        MaxI32 = "max_i32_i32",
+        MaxI8 = "max_i8_i8",
+    }
 }
 
 impl Kernel for ReduceKernel {

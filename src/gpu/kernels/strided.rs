@@ -11,15 +11,8 @@ const MAX_AXES: usize = 5;
 wgsl_struct! {
     /// `Strided` of `shared/strided.wgsl`.
     Strided {
-        axes: [[u32; 4]; MAX_AXES],
-        rank: u32,
-        rows_factor: u32,
-        cols: u32,
-        row_threads: u32,
-        a_col: u32,
-        b_col: u32,
-        a_offset: u32,
-        y_offset: u32,
+        axes: [[u32; 4]; MAX_AXES], rank: u32, rows_factor: u32, cols: u32, row_threads: u32, a_col: u32, b_col: u32,
+        a_offset: u32, y_offset: u32,
     }
 }
 

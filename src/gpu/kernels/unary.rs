@@ -6,11 +6,11 @@ use super::case::{CaseBuilder, ROWS, between_f16, int8, int32, special, tensor};
 use super::dispatch::{Bound, Operand, PlannedDispatch, Planning};
 use super::fused_step::FusedStep;
 use super::grid::GridSize;
-use super::kernel::{Kernel, KernelOptions};
+use super::kernel::{Kernel, KernelOptions, kernels};
 use super::strided::{Contiguous, Strided, axes, broadcast};
-use super::wgsl::{BYTES, ELEMENTS, F16, FLOATS, FUNCTIONS, GRID, LOOK_UP, STRIDED, THREAD, VECTORS, WORDS};
+use super::wgsl::shader;
 use crate::gpu::device::error::GpuError;
-use crate::gpu::device::shader::{self, Digit, FIRST_STORAGE, Shader, Struct, read_write, wgsl_struct};
+use crate::gpu::device::shader::{FIRST_STORAGE, Shader, storage, wgsl_struct};
 use crate::numerics::{self, IntegerType, UnaryOp};
 use crate::ops::{Clamp, Op, ToFloat, ToInteger, Unary};
 use crate::program::{QLut, StepOp, ValueType};
@@ -18,15 +18,8 @@ use crate::program::{QLut, StepOp, ValueType};
 wgsl_struct! {
     /// `UnaryParams` of `unary/params.wgsl`.
     UnaryParams {
-        strided: Strided,
-        function: u32,
-        low: f32,
-        high: f32,
-        from_float: u32,
-        shift: u32,
-        has_sign: u32,
-        unused_0: u32,
-        unused_1: u32,
+        strided: Strided, function: u32, low: f32, high: f32, from_float: u32, shift: u32, has_sign: u32,
+        unused_0: u32, unused_1: u32,
     }
 }
 
@@ -34,90 +27,30 @@ const A: u32 = FIRST_STORAGE;
 const Y: u32 = 4;
 const LUT: u32 = 5;
 
-const STRUCTS: &[Struct] = &[UnaryParams::LAYOUT, Strided::LAYOUT, Digit::LAYOUT];
-
-const PARAMS_WGSL: &str = include_str!("../../../shaders/unary/params.wgsl");
-
-static UNARY_SHADER: Shader = Shader {
-    name: "unary",
-    sources: &[
-        super::wgsl::ROWS,
-        THREAD,
-        GRID,
-        F16,
-        FLOATS,
-        FUNCTIONS,
-        STRIDED,
-        ELEMENTS,
-        VECTORS,
-        PARAMS_WGSL,
-        include_str!("../../../shaders/unary/unary.wgsl"),
-    ],
-    overrides: &[],
-    bindings: &[
-        shader::params(UnaryParams::LAYOUT),
-        shader::ROWS[0],
-        shader::ROWS[1],
-        read_write("a", A),
-        read_write("a_vecs", A),
-        read_write("y", Y),
-        read_write("y_vecs", Y),
-    ],
-    structs: STRUCTS,
-    subgroups: false,
-    coopmat: false,
+static UNARY_SHADER: Shader = shader! {
+    "unary", UnaryParams, [Strided], storage! { a: A, a_vecs: A, y: Y, y_vecs: Y },
+    [THREAD, GRID, F16, FLOATS, FUNCTIONS, STRIDED, ELEMENTS, VECTORS],
+    ["unary/params", "unary/unary"]
 };
 
-static LUT_SHADER: Shader = Shader {
-    name: "lut",
-    sources: &[
-        super::wgsl::ROWS,
-        THREAD,
-        GRID,
-        BYTES,
-        LOOK_UP,
-        STRIDED,
-        WORDS,
-        VECTORS,
-        PARAMS_WGSL,
-        include_str!("../../../shaders/unary/lut.wgsl"),
-    ],
-    overrides: &[],
-    bindings: &[
-        shader::params(UnaryParams::LAYOUT),
-        shader::ROWS[0],
-        shader::ROWS[1],
-        read_write("a", A),
-        read_write("a_vecs", A),
-        read_write("y", Y),
-        read_write("y_vecs", Y),
-        read_write("lut", LUT),
-    ],
-    structs: STRUCTS,
-    subgroups: false,
-    coopmat: false,
+static LUT_SHADER: Shader = shader! {
+    "lut", UnaryParams, [Strided], storage! { a: A, a_vecs: A, y: Y, y_vecs: Y, lut: LUT },
+    [THREAD, GRID, BYTES, LOOK_UP, STRIDED, WORDS, VECTORS],
+    ["unary/params", "unary/lut"]
 };
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::EnumIter, strum::IntoStaticStr)]
-pub(crate) enum UnaryKernel {
-    #[strum(serialize = "unary_f32_f32")]
-    Function,
-    #[strum(serialize = "unary_vec4_f32_f32")]
-    FunctionVec4,
-    #[strum(serialize = "clamp_f32_f32")]
-    Clamp,
-    #[strum(serialize = "clamp_vec4_f32_f32")]
-    ClampVec4,
-    #[strum(serialize = "to_float_i32_f32")]
-    ToFloat,
-    #[strum(serialize = "to_integer")]
-    ToInteger,
-    #[strum(serialize = "to_f16_f32_f16")]
-    ToF16,
-    #[strum(serialize = "lut_i8_i8")]
-    Lut,
-    #[strum(serialize = "lut_vec4_i8_i8")]
-    LutVec4,
+kernels! {
+    UnaryKernel {
+        Function = "unary_f32_f32",
+        FunctionVec4 = "unary_vec4_f32_f32",
+        Clamp = "clamp_f32_f32",
+        ClampVec4 = "clamp_vec4_f32_f32",
+        ToFloat = "to_float_i32_f32",
+        ToInteger = "to_integer",
+        ToF16 = "to_f16_f32_f16",
+        Lut = "lut_i8_i8",
+        LutVec4 = "lut_vec4_i8_i8",
+    }
 }
 
 impl Kernel for UnaryKernel {
@@ -129,7 +62,7 @@ impl Kernel for UnaryKernel {
         self.into()
     }
 
-    /// Of the functions, those that only select promise bits.
+    /// Functions that only select promise bits. The others do not, but they share an entry point.
     fn promises_bits(self) -> bool {
         true
     }

@@ -6,9 +6,28 @@ macro_rules! shared {
     };
 }
 
+/// Declares a shader: its name, its parameters, other structs, its storage buffers, the shared pieces of its WGSL, and its own files.
+macro_rules! shader {
+    ($name:expr, $params:ty, [$($struct:ty),*], $storage:expr, [$($shared:ident),*], [$($file:literal),*]) => {
+        $crate::gpu::device::shader::Shader::new(
+            $name,
+            <$params>::LAYOUT,
+            &[$(<$struct>::LAYOUT),*],
+            $storage,
+            &[
+                $($crate::gpu::kernels::wgsl::$shared,)*
+                $(include_str!(concat!("../../../shaders/", $file, ".wgsl"))),*
+            ],
+        )
+    };
+}
+
+pub(crate) use shader;
+
 shared! {
     ADD = "add";
     BYTES = "bytes";
+    COOPMAT_ENABLE = "coopmat_enable";
     DOT = "dot";
     ELEMENTS = "elements";
     F16 = "f16";
@@ -18,7 +37,6 @@ shared! {
     LOOK_UP = "look_up";
     QUANTIZE = "quantize";
     REQUANTIZE = "requantize";
-    ROWS = "rows";
     STRIDED = "strided";
     SUBGROUP_REDUCE = "subgroup_reduce";
     THREAD = "thread";

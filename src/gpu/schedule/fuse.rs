@@ -18,7 +18,7 @@ use crate::gpu::kernels::fused_step::FusedStep;
 use crate::ops::{Add, ChooseQParams, Linear, MatMul, Op, QuantizeDynamic, Transpose};
 use crate::program::{Epilogue, Program, StepOp, ValueId, ValueType};
 
-/// Which patterns are fused.
+/// A set of patterns to fuse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fusions {
     /// All patterns of the list.

@@ -27,7 +27,7 @@ pub(crate) struct Plan {
     lives: Vec<Lifetime>,
 }
 
-/// What decides over a plan, besides the program and the engine.
+/// The input of a plan, besides the program and the engine.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PlanOptions<'o> {
     pub(crate) max_rows: usize,
@@ -268,27 +268,9 @@ impl Planner<'_> {
 mod tests {
     use super::*;
     use crate::gpu::kernels::dispatch::Work;
-    use crate::gpu::kernels::linear::choice::{Choice, SplitK};
-    use crate::gpu::kernels::linear::tile::{LinearKernel, TileShape};
     use crate::ops::{Dequantize, MatMul, Quantize, Transpose};
     use crate::program::{Step, StepOp, Value, ValueType};
     use crate::values::{QParams, QuantRange, Shape};
-
-    fn config() -> Config {
-        let limits = wgpu::Limits::default();
-        let tile = TileShape::new(LinearKernel::Register, 32, 1, &limits).expect("fits");
-        Config {
-            choice: Choice::only(tile, true, SplitK::Never, None),
-            tuning: crate::gpu::kernels::linear::tuning::TuningTable::default(),
-            subgroup: None,
-            limits,
-            checked: false,
-            unpacked_weights: false,
-            unfused: false,
-            debug_groups: false,
-            macs_per_dispatch: u64::MAX,
-        }
-    }
 
     /// x → q0 → f0 → q1 → f1 → …, floats and int8 values in turn.
     fn chain(links: usize, cols: usize) -> Program {
@@ -320,7 +302,7 @@ mod tests {
         PlanOptions { max_rows: 4, weights: &[], copied: &[], alignment: 16, max_bytes: u64::MAX };
 
     fn plan(program: &Program) -> Plan {
-        Plan::new(program, &config(), OPTIONS).expect("fits")
+        Plan::new(program, &Config::for_tests(), OPTIONS).expect("fits")
     }
 
     #[test]
@@ -361,7 +343,7 @@ mod tests {
         let program = Program::new(values, Vec::new(), vec![a, b], outputs, steps.collect()).expect("valid");
         let fused = fuse(&program, Fusions::All);
         assert!(fused.len() == PRODUCTS && fused.iter().all(|fused| fused.transposes[1].is_some()));
-        let plan = Plan::without_places(&program, &config(), OPTIONS, &fused).expect("fits");
+        let plan = Plan::without_places(&program, &Config::for_tests(), OPTIONS, &fused).expect("fits");
         let written = |dispatch: &PlannedDispatch| dispatch.writes[0].operand;
         assert!(plan.dispatches.iter().enumerate().all(|(at, dispatch)| written(dispatch) == Operand::Output(at)));
     }

@@ -1,4 +1,4 @@
-//! Which kernel computes which linear layer.
+//! The choice of kernels for int8 linear layers.
 
 use std::fmt;
 
@@ -23,12 +23,12 @@ pub enum PackedDot {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum SplitK {
-    /// Where the grid would be too small to keep the device busy.
+    /// Divides K where the grid would be too small to keep the device busy.
     #[default]
     Auto,
-    /// Nowhere.
+    /// Does not divide K.
     Never,
-    /// Wherever K is long enough to be divided and the sums fit.
+    /// Divides K wherever it is long enough and the sums fit.
     Always,
 }
 
@@ -50,7 +50,7 @@ impl Candidate {
     }
 }
 
-/// Which kernels to use: the first candidate that applies, else the last.
+/// The kernels of an engine. The first candidate that applies is used, else the last.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Choice {
     pub(crate) candidates: Vec<Candidate>,
@@ -79,7 +79,7 @@ fn applies(candidate: &Candidate, m: u64, n: usize) -> bool {
     m <= candidate.most_rows && candidate.tile.grid(m, n, u32::MAX).count() >= candidate.least_workgroups
 }
 
-/// For logs, as in `up to 1 rows linear_gemv 1 x 64, else linear_reg 32 x 64, emulated dot product`.
+/// Formats for logs, as in `up to 1 rows linear_gemv 1 x 64, else linear_reg 32 x 64, emulated dot product`.
 impl fmt::Display for Choice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for Candidate { tile, most_rows, least_workgroups, .. } in &self.candidates {
@@ -256,7 +256,7 @@ impl Abilities {
     }
 }
 
-/// What an engine's options ask for.
+/// The part of an engine's options that concerns the choice.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Wanted {
     pub(crate) tile: Option<TileShape>,

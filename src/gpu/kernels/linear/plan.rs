@@ -1,4 +1,4 @@
-//! From an int8 linear step to dispatches: one for each part of its weight and of its rows.
+//! Plans an int8 linear step: a dispatch for each part of its weight and of its rows.
 
 use super::choice::{Candidate, pick};
 use super::tile::LinearKernel;

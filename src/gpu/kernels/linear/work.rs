@@ -33,7 +33,7 @@ pub(crate) struct LinearTile<P> {
 }
 
 impl<P> LinearWork<P> {
-    /// What is recorded for `m` matrix rows of the whole layer.
+    /// The commands for `m` matrix rows of the whole layer.
     pub(crate) fn at(&self, m: u64, limit: u32) -> [Option<(&P, Grid)>; 2] {
         let rows = m.min(self.end_row).saturating_sub(self.first_row);
         if rows == 0 {
