@@ -6,7 +6,10 @@ use std::sync::Arc;
 use super::LowerOptions;
 use super::error::LowerError;
 use crate::graph::{FloatNode, Graph, Node, NodeId};
-use crate::ops::{Constant, Dequantize, IntegerLinear, IntegerMatMul, Lut, Op, Quantize, Requantize, Reshape, ScaleAccumulator, ScaleAccumulatorDynamic};
+use crate::ops::{
+    Constant, Dequantize, IntegerLinear, IntegerMatMul, Lut, Op, Quantize, Requantize, Reshape, ScaleAccumulator,
+    ScaleAccumulatorDynamic,
+};
 use crate::program::{Epilogue, Program, QLinear, QLut, QMatMul, Step, StepOp, Value, ValueId, ValueType};
 use crate::values::{Contents, DType, QParams, QuantRange, Shape, Tensor, TensorQParams};
 

@@ -1,8 +1,8 @@
 //! Fake quantization, which training uses: quantization and dequantization in one pass, with its gradient.
 
-use super::quantize::{ChooseQParams, Dequantize, DequantizeDynamic, Quantize, QuantizeDynamic, for_each_channel};
 use super::operands::Arguments;
 use super::operator::Operator;
+use super::quantize::{ChooseQParams, Dequantize, DequantizeDynamic, Quantize, QuantizeDynamic, for_each_channel};
 use crate::numerics;
 use crate::values::{QuantRange, Shape, Tensor, TensorQParams};
 

@@ -249,13 +249,13 @@ fn every_pattern_is_joined_and_no_other() {
     let Some(context) = context("fused patterns") else { return };
     let (fused, unfused) = (Options::default(), Options { unfused: true, ..Options::default() });
     let [fused, unfused] = [fused, unfused].map(|options| engine_with(context, &options));
-    let (fused, apart) = (fused_patterns(), apart());
-    for pattern in fused.iter().chain(&apart) {
+    let (patterns, apart) = (fused_patterns(), apart());
+    for pattern in patterns.iter().chain(&apart) {
         let program = pattern.program();
         let [less, more] = [&fused, &unfused].map(|engine| dispatches(engine, &program));
         assert_eq!(more - less, pattern.saved, "{}: {less} dispatches, {more} apart:\n{program}", pattern.name);
     }
-    report(&format!("{} patterns are fused, {} are not", fused.len(), apart.len()));
+    report(&format!("{} patterns are fused, {} are not", patterns.len(), apart.len()));
 }
 
 #[test]

@@ -57,6 +57,24 @@ impl Config {
         candidates
     }
 
+    /// One tile shape for all layers, on a device with WebGPU's default limits.
+    #[cfg(test)]
+    pub(crate) fn for_tests() -> Self {
+        let limits = wgpu::Limits::default();
+        let tile = TileShape::new(LinearKernel::Register, 32, 1, &limits).expect("fits");
+        Self {
+            choice: Choice::only(tile, true, SplitK::Never, None),
+            tuning: TuningTable::default(),
+            subgroup: None,
+            limits,
+            checked: false,
+            unpacked_weights: false,
+            unfused: false,
+            debug_groups: false,
+            macs_per_dispatch: u64::MAX,
+        }
+    }
+
     /// How many bits a weight of `bits` bits takes on the device.
     pub(crate) fn weight_bits(&self, bits: u32) -> WeightBits {
         if self.unpacked_weights { WeightBits::Eight } else { WeightBits::holding(bits) }

@@ -337,6 +337,16 @@ impl<'g> Exporter<'g> {
             UnaryOp::Erf => "Erf",
             UnaryOp::Abs => "Abs",
             UnaryOp::Sign => "Sign",
+            UnaryOp::Sin => "Sin",
+            UnaryOp::Cos => "Cos",
+            UnaryOp::Round => "Round",
+            UnaryOp::Floor => "Floor",
+            UnaryOp::Ceil => "Ceil",
+            UnaryOp::IsNan => {
+                let is_nan = Parts { writer: &mut self.writer, node: output }.op("IsNaN", "is_nan", &[x]);
+                let to = int_attribute("to", data_type::FLOAT.into());
+                return self.writer.node("Cast", name, &[&is_nan], output, vec![to]);
+            }
             UnaryOp::Gelu => return self.gelu(name, x, output),
             UnaryOp::GeluTanh => return self.gelu_tanh(name, x, output),
             UnaryOp::Silu => {

@@ -92,7 +92,15 @@ impl SmallLayer {
         let multiplier = self.multiplier.as_slice().into();
         let epilogue = Epilogue::Requantize { multiplier, zero_point, lo: -128, hi: 127 };
         let (weight, bias) = (self.weight.as_slice().into(), self.bias.as_slice().into());
-        let op = StepOp::QLinear(QLinear { bits: fewest_bits(&self.weight), weight, n, k, bias, fraction_bits: 0, epilogue });
+        let op = StepOp::QLinear(QLinear {
+            bits: fewest_bits(&self.weight),
+            weight,
+            n,
+            k,
+            bias,
+            fraction_bits: 0,
+            epilogue,
+        });
         let layer = case.step(op, &[x], ValueType::I8, Shape::rows(n));
         let of = |at: usize| {
             let (row, channel) = (at / n, at % n);
@@ -194,7 +202,15 @@ impl TileLayer {
 
     fn op(&self, epilogue: Epilogue) -> StepOp {
         let (weight, bias) = (self.w.as_slice().into(), self.bias.as_slice().into());
-        StepOp::QLinear(QLinear { bits: fewest_bits(&self.w), weight, n: N, k: K, bias, fraction_bits: FRACTION_BITS, epilogue })
+        StepOp::QLinear(QLinear {
+            bits: fewest_bits(&self.w),
+            weight,
+            n: N,
+            k: K,
+            bias,
+            fraction_bits: FRACTION_BITS,
+            epilogue,
+        })
     }
 
     /// Equation 4, row by row.
