@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::ArchiveError;
+use super::error::ArchiveError;
 use super::observers::ObserverRecord;
 use super::record::NodeRecord;
 use super::tensors::Reader;

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::ArchiveError;
+use super::error::ArchiveError;
 use super::tensors::{Reader, Writer};
 use crate::numerics::Range;
 use crate::quantize::archived::{Histogram, Histograms, Observer, State};

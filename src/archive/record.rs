@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::ArchiveError;
+use super::error::ArchiveError;
 use super::observers::PreparedRecord;
 use super::packed::PackedRecord;
 use super::tensors::{Reader, Writer};

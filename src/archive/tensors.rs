@@ -8,7 +8,7 @@ use std::sync::Arc;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors, View};
 
-use super::ArchiveError;
+use super::error::ArchiveError;
 use super::packed::{PackedRecord, pack};
 use crate::values::{Contents, Tensor};
 

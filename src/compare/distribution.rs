@@ -3,9 +3,10 @@
 use std::borrow::Borrow;
 use std::collections::HashMap;
 
+use super::error::CompareError;
 use super::index::Index;
 use super::isolate::{Weight, weight};
-use super::{CompareError, Values, clipping, floats};
+use super::values::{Values, clipping, floats};
 use crate::graph::{Graph, NodeId};
 use crate::interp::Interpreter;
 use crate::values::Tensor;
@@ -35,7 +36,7 @@ pub struct Clipping {
 /// The distributions of one float node.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NodeDistributions {
-    /// The float node, as in [`NodeComparison::origin`](super::NodeComparison::origin).
+    /// The float node, as in [`NodeComparison::origin`](crate::compare::NodeComparison::origin).
     pub origin: String,
     /// Its values in the reference, with the range that they are quantized to in the graph under test.
     pub activation: Distribution,
@@ -43,7 +44,7 @@ pub struct NodeDistributions {
     pub weight: Option<Distribution>,
 }
 
-/// Counts the values in the reference of every node that [`compare`](super::compare()) compares, in the same order, in `bins` bins.
+/// Counts the values in the reference of every node that [`compare`](crate::compare::compare()) compares, in the same order, in `bins` bins.
 /// Values that are not finite are not counted.
 ///
 /// # Errors

@@ -2,8 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::error::CompareError;
 use super::index::Index;
-use super::{CompareError, Values, real, sqnr_db};
+use super::metrics::sqnr_db;
+use super::values::{Values, real};
 use crate::graph::NodeId;
 use crate::interp::{InterpError, Interpreter};
 use crate::numerics;

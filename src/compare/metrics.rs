@@ -1,6 +1,6 @@
 //! Metrics: how far the values of one tensor are from those of another. All of them take the reference first.
 
-use super::CompareError;
+use super::error::CompareError;
 
 /// Signal to quantization noise ratio (SQNR) in dB: `20 · log10(‖actual‖ / ‖actual − reference‖)`, infinite if both are equal. The signal
 /// is `actual`, as in PyTorch's numeric debugger.

@@ -1,6 +1,7 @@
 //! Sensitivity: which layers must stay in float.
 
-use super::{CompareError, NodeComparison, compare};
+use super::comparison::{NodeComparison, compare};
+use super::error::CompareError;
 use crate::graph::Graph;
 use crate::values::Tensor;
 

@@ -1,7 +1,7 @@
 //! Batch norms in training: the statistics of the batch, and the running statistics.
 
-use super::QatError;
 use super::buffers::GradientBuffers;
+use super::error::QatError;
 use super::gradients::column_sums;
 use super::parameter::Parameter;
 use crate::graph::NodeId;

@@ -1,6 +1,6 @@
 //! Prepare: inserts observers at the points that a quantizer annotates.
 
-mod error;
+pub(super) mod error;
 mod insert;
 
 use std::borrow::Borrow;

@@ -1,7 +1,7 @@
 //! The trait of quantizers, which decide what is quantized, and how.
 
 use super::annotation::Annotations;
-use super::prepare::PrepareError;
+use super::prepare::error::PrepareError;
 use crate::graph::Graph;
 
 /// Annotates graphs. Implement it for a backend of your own; nothing else needs to change.

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
 use super::annotation::{Annotations, EdgeOrNode};
-use super::prepare::PrepareError;
+use super::prepare::error::PrepareError;
 use super::spec::QuantizationSpec;
 use crate::graph::{Graph, NodeId};
 

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::PrepareError;
+use super::error::PrepareError;
 use crate::graph::{Graph, GraphError, Node, NodeId, Rewriter};
 use crate::ops::{Input, Observe, ObserverId, Op};
 use crate::quantize::annotation::{Annotations, EdgeOrNode};

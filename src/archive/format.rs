@@ -1,0 +1,6 @@
+//! The number of the archive format.
+
+/// The format that this version writes, and the newest that it reads. Format 2 added packed values of few bits and dynamic products of two
+/// activations, format 3 comparisons of two values and arithmetic of integers. Since format 4, operators and observers are written in the
+/// form that serde derives from their types, and constants state their bits.
+pub const FORMAT: u32 = 4;
