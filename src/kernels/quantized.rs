@@ -1,4 +1,4 @@
-//! Kernels for the integer operators, by the equations of [`numerics`](crate::numerics).
+//! Kernels for the integer operators, by the equations of [`numerics`].
 
 use rayon::prelude::*;
 

@@ -50,7 +50,7 @@ impl Operator for IntegerLinear {
     fn infer(&self, inputs: &Operands<'_>) -> Result<TensorType, OpError> {
         inputs.expect_dtypes(&[DType::I8, DType::I8, DType::I32])?;
         if self.fraction_bits > MAX_FRACTION_BITS {
-            return Err(parameter("fraction_bits", self.fraction_bits, "at most 8 (equation 4)"));
+            return Err(parameter("fraction_bits", self.fraction_bits, "must be at most 8 (equation 4)"));
         }
         Ok(TensorType::new(DType::I32, linear_shape(inputs)?))
     }

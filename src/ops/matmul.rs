@@ -149,7 +149,7 @@ fn integer_matmul_shape(inputs: &Operands<'_>) -> Result<Shape, OpError> {
     let shape = matmul_shape(inputs)?;
     let k = inputs.features()?;
     if k > MAX_MATMUL_K {
-        return Err(parameter("inner dimension", k, "at most 33,025 (equation 9)"));
+        return Err(parameter("inner dimension", k, "must be at most 33025 (equation 9)"));
     }
     Ok(shape)
 }
