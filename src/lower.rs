@@ -58,7 +58,7 @@ pub struct LowerOptions {
 ///
 /// ```
 /// use enfold::lower::lower;
-/// use enfold::quantize::{ConvertOptions, QuantizationConfig, WgpuQuantizer, convert, prepare, reference};
+/// use enfold::quantize::{ConvertOptions, QuantizationConfig, WgpuQuantizer, convert, prepare, to_integer};
 /// use enfold::{GraphBuilder, Shape, Tensor};
 ///
 /// let mut g = GraphBuilder::new();
@@ -70,7 +70,7 @@ pub struct LowerOptions {
 /// let quantizer = WgpuQuantizer::new().set_global(QuantizationConfig::symmetric().per_channel());
 /// let mut prepared = prepare(&graph, &quantizer)?;
 /// prepared.observe(&[Tensor::from_f32(&[2, 2], vec![1.0, 0.2, -0.4, 0.9])?])?;
-/// let integers = reference(&convert(&prepared, &ConvertOptions::default())?)?;
+/// let integers = to_integer(&convert(&prepared, &ConvertOptions::default())?)?;
 ///
 /// let program = lower(&integers)?;
 /// let steps: Vec<&str> = program.steps().iter().map(|step| step.op.name()).collect();
