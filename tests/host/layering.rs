@@ -14,7 +14,7 @@ const LAYERS: [(&str, &[&str]); 17] = [
     ("interp", &["graph", "ops"]),
     ("quantize", &["interp", "graph", "ops", "numerics"]),
     ("qat", &["quantize", "interp", "graph", "ops", "numerics"]),
-    ("compare", &["interp", "graph", "ops"]),
+    ("compare", &["interp", "graph", "ops", "numerics"]),
     // The interpreter only in its tests.
     ("onnx", &["interp", "graph", "ops", "files", "numerics"]),
     ("archive", &["quantize", "graph", "ops", "files", "numerics"]),
