@@ -332,7 +332,7 @@ fn a_tensor_is_in_memory_once() {
     let twice = edited(&bytes, &format!("\"max\":\"{max}\""), &format!("\"max\":\"{ranges}\""));
     let error = archive::prepared_from_bytes(&twice).expect_err("a list that is named twice").to_string();
     assert!(error.contains(ranges) && error.contains("twice"), "{error}");
-    let both = |min: &str, max: &str| format!("\"min\":\"{min}\",\"max\":\"{max}\"");
+    let both = |min: &str, max: &str| format!("\"max\":\"{max}\",\"min\":\"{min}\"");
     let swapped = edited(&bytes, &both(ranges, max), &both(max, ranges));
     let error = archive::prepared_from_bytes(&swapped).expect_err("a range from large to small").to_string();
     assert!(error.contains("observer") && error.contains("range is 3e0..=-1e0"), "{error}");
