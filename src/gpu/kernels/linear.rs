@@ -163,16 +163,25 @@ macro_rules! shaders {
 }
 
 static WORKGROUP: [Shader; 3] = shaders! {
-    "linear_workgroup", [DOT], ["linear/workgroup"], overrides: &["EPILOGUE", "F16", "PACKED_DOT", "THREADS_Y", "K_STEP"]
+    "linear_workgroup", [DOT], ["linear/workgroup"],
+    overrides: &["EPILOGUE", "F16", "PACKED_DOT", "THREADS_Y", "K_STEP"]
 };
-static LARGE: [Shader; 3] =
-    shaders! { "linear_large", [DOT], ["linear/large"], overrides: &["EPILOGUE", "F16", "PACKED_DOT"] };
-static REGISTER: [Shader; 3] = shaders! { "linear_register", [DOT], ["linear/register"], overrides: &["EPILOGUE", "F16", "PACKED_DOT", "THREADS_Y"] };
+static LARGE: [Shader; 3] = shaders! {
+    "linear_large", [DOT], ["linear/large"],
+    overrides: &["EPILOGUE", "F16", "PACKED_DOT"]
+};
+static REGISTER: [Shader; 3] = shaders! {
+    "linear_register", [DOT], ["linear/register"],
+    overrides: &["EPILOGUE", "F16", "PACKED_DOT", "THREADS_Y"]
+};
 static SUBGROUP: [Shader; 3] = shaders! {
     "linear_subgroup", [DOT], ["linear/subgroup"],
     overrides: &["EPILOGUE", "F16", "PACKED_DOT", "LANES", "ROWS"], subgroups: true
 };
-static GEMV: [Shader; 3] = shaders! { "linear_gemv", [DOT], ["linear/gemv"], overrides: &["EPILOGUE", "F16", "PACKED_DOT", "ROWS", "K_LANES"] };
+static GEMV: [Shader; 3] = shaders! {
+    "linear_gemv", [DOT], ["linear/gemv"],
+    overrides: &["EPILOGUE", "F16", "PACKED_DOT", "ROWS", "K_LANES"]
+};
 
 const COOPMAT_OVERRIDES: &[&str] = &["EPILOGUE", "F16", "PATCH_ROWS", "THREADS", "K_STEP", "CHUNK_VECS"];
 
