@@ -1,33 +1,46 @@
-//! Quantize and dequantize nodes. Codes of uint8 become int8: 128 less, and so do their zero points, which are the same reals.
+//! `QuantizeLinear` and `DequantizeLinear`.
+//!
+//! Quantized values of `uint8` become int8: the importer subtracts 128 from them and from their zero points, so that they stand for
+//! the same reals.
 
 use std::sync::Arc;
 
-use super::{Call, Data, Host, Importer, Kind, Quantized, Run, Value, Values, one};
+use super::operator::{Call, Operator, Values, one};
+use super::{Importer, Kind, Run, Value};
 use crate::graph::NodeId;
-use crate::numerics;
-use crate::onnx::host::{Length, Walk, axis, show};
+use crate::onnx::host::{Data, Host, Length, Walk, axis, show};
+use crate::onnx::names;
 use crate::onnx::proto::data_type as ty;
-use crate::onnx::tensor::type_name;
-use crate::ops::{Dequantize, Op, Quantize};
+use crate::onnx::tensor::{transposed, type_name};
+use crate::onnx::values::Quantized;
+use crate::ops::{Dequantize, Quantize};
 use crate::values::{QParams, QParamsError, QuantRange, Tensor, TensorQParams};
+
+pub(super) fn operator(op_type: &str) -> Option<Operator> {
+    Some(match op_type {
+        "DequantizeLinear" => Operator::stored(Importer::dequantize_linear),
+        "QuantizeLinear" => Operator::stored(Importer::quantize_linear),
+        _ => return None,
+    })
+}
 
 /// Scales and zero points as a file gives them.
 struct Parameters {
     scales: Vec<f32>,
-    /// Of int8 codes.
+    /// Zero points of int8 values: those of `uint8` are 128 lower than in the file.
     zero_points: Vec<i32>,
-    /// The axis of the model that has one of them each; `None` for one in all.
+    /// The axis of the model whose indices each have a scale; `None` for one scale of the tensor.
     axis: Option<usize>,
 }
 
 impl Importer {
-    pub(super) fn quantize_linear(&mut self, call: &Call<'_>) -> Values {
+    fn quantize_linear(&mut self, call: &Call<'_>) -> Values {
         let x = call.input(0)?;
         let data_type = match call.optional(2) {
             Some(zero_point) => self.data_type(zero_point),
-            None => match i32::try_from(call.node.int("output_dtype", 0)?) {
-                Ok(0) => ty::UINT8,
-                other => other.unwrap_or(0),
+            None => match call.node.int("output_dtype", 0)? {
+                0 => ty::UINT8,
+                other => i32::try_from(other).unwrap_or(0),
             },
         };
         let range = range(data_type)?;
@@ -37,26 +50,21 @@ impl Importer {
         }
         let x = self.as_float(call, x)?;
         let qparams = self.run_qparams(x, &parameters)?;
-        let id = self.draft.add(&call.name, Op::Quantize(Quantize { qparams, range }), &[x.id])?;
-        one(Run { id, kind: Kind::Codes { unsigned: data_type == ty::UINT8 }, ..x })
+        let id = self.draft.add(&call.name, Quantize { qparams, range }, &[x.id])?;
+        one(Run { id, kind: Kind::Quantized { unsigned: data_type == ty::UINT8 }, ..x })
     }
 
-    pub(super) fn dequantize_linear(&mut self, call: &Call<'_>) -> Values {
+    fn dequantize_linear(&mut self, call: &Call<'_>) -> Values {
         let x = call.input(0)?;
         let data_type = match x {
-            Value::Run(Run { kind: Kind::Codes { unsigned }, .. }) => {
-                if *unsigned {
-                    ty::UINT8
-                } else {
-                    ty::INT8
-                }
-            }
+            Value::Run(Run { kind: Kind::Quantized { unsigned: true }, .. }) => ty::UINT8,
+            Value::Run(Run { kind: Kind::Quantized { unsigned: false }, .. }) => ty::INT8,
             Value::Stored(_) | Value::Host(_) => self.data_type(x),
             Value::Run(run) => {
                 let what = if run.kind == Kind::Float { "floats" } else { "integers" };
                 return Err(format!(
-                    "it reads {what} that are computed or given at run time; supported are codes that are stored, an input \
-                     of int8, or what a QuantizeLinear makes"
+                    "it reads {what} that are computed or given at run time; supported are stored values, an input of int8, \
+                     and the result of a QuantizeLinear"
                 ));
             }
             _ => return Err("its input is dequantized already".to_owned()),
@@ -65,13 +73,13 @@ impl Importer {
             let other = self.data_type(zero_point);
             let four_bits = matches!(other, ty::INT4 | ty::UINT4) && matches!(x, Value::Run(_));
             if other != data_type && !four_bits {
-                return Err(format!("its codes are {}, its zero point {}", type_name(data_type), type_name(other)));
+                return Err(format!("its input is {}, its zero point {}", type_name(data_type), type_name(other)));
             }
         }
         let parameters = self.parameters(call, data_type)?;
         let Value::Run(x) = x else { return self.dequantize_known(call, data_type, &parameters) };
         let qparams = self.run_qparams(*x, &parameters)?;
-        let id = self.draft.add(&call.name, Op::Dequantize(Dequantize { qparams }), &[x.id])?;
+        let id = self.draft.add(&call.name, Dequantize { qparams }, &[x.id])?;
         one(Run { id, kind: Kind::Float, ..*x })
     }
 
@@ -123,7 +131,8 @@ impl Importer {
         parameters.qparams(axis).map_err(|e| e.to_string())
     }
 
-    /// Codes of a known value, as the file would store them.
+    /// The quantized values of a known tensor, as the file would store them. ONNX divides by the scale, while the `Quantize` operator
+    /// multiplies by its reciprocal, so that ties may differ.
     fn quantize_known(
         &mut self,
         call: &Call<'_>,
@@ -138,12 +147,11 @@ impl Importer {
         let channels = parameters.channels(&x.dims);
         let shift = if data_type == ty::UINT8 { 128 } else { 0 };
         let (lo, hi) = (range.quant_min(), range.quant_max());
-        let code = |(v, channel): (f32, usize)| {
-            let zero_point = parameters.zero_points[channel];
-            let code = (v / parameters.scales[channel]).round_ties_even() as i32;
-            i64::from(code.saturating_add(zero_point).clamp(lo, hi) + shift)
+        let quantize = |(v, channel): (f32, usize)| {
+            let steps = (v / parameters.scales[channel]).round_ties_even() as i32;
+            i64::from(steps.saturating_add(parameters.zero_points[channel]).clamp(lo, hi) + shift)
         };
-        let data = Data::I64(floats.into_iter().zip(channels).map(code).collect());
+        let data = Data::I64(floats.into_iter().zip(channels).map(quantize).collect());
         let host = Host { data, data_type, ..(*x).clone() };
         Ok(vec![Value::Host(Arc::new(host))])
     }
@@ -153,59 +161,59 @@ impl Importer {
         if let Value::Host(host) = x {
             host.fixed()?;
         }
-        let name = call.node.output.first().cloned().unwrap_or_default();
-        let named_after = match x {
-            Value::Stored(at) => self.stored[*at].name().to_owned(),
-            _ => name.clone(),
+        let output = call.node.output.first().map_or("", String::as_str);
+        let stored = match x {
+            Value::Stored(at) => self.stored[*at].name(),
+            _ => output,
         };
-        // A bias is called as it was before it was quantized, a weight may be.
-        let own = super::super::names::module(&named_after);
-        let name = if own.is_some() { named_after } else { name };
-        let codes = match data_type {
+        // The name of a parameter is kept, so that its layer is named after it.
+        let name = if names::module(stored).is_some() { stored } else { output }.to_owned();
+        let values = self.quantized_values(x, data_type, parameters)?;
+        match parameters.qparams(parameters.axis) {
+            Ok(qparams) => Ok(vec![Value::Quantized(Arc::new(Quantized { values, qparams, name }))]),
+            Err(_) => {
+                // A graph refuses the parameters, a scale of 0 for example, but the reals are known.
+                self.budget.take(values.len(), 4)?;
+                let data = Data::F32(parameters.reals(&values));
+                let name = Some(Arc::from(name));
+                Ok(vec![Value::Host(Arc::new(Host { name, ..Host::new(values.shape().to_vec(), data) }))])
+            }
+        }
+    }
+
+    /// A known tensor of quantized values as int8, or as `i32` for biases.
+    fn quantized_values(&mut self, x: &Value, data_type: i32, parameters: &Parameters) -> Result<Tensor, String> {
+        let values = match data_type {
             ty::INT32 => {
                 if parameters.zero_points.iter().any(|z| *z != 0) {
                     return Err("its zero point is not 0, as those of int32 are".to_owned());
                 }
                 let host = self.host(x)?;
-                let codes = host.integers()?.into_iter().map(|v| v as i32).collect();
-                Tensor::from_i32(&host.dims, codes)
+                let values = host.integers()?.into_iter().map(|v| v as i32).collect();
+                Tensor::from_i32(&host.dims, values)
             }
             ty::INT8 | ty::UINT8 | ty::INT4 | ty::UINT4 => match x {
                 Value::Stored(at) => {
                     let stored = &self.stored[*at];
-                    Tensor::from_i8(&stored.dims, stored.codes()?)
+                    Tensor::from_i8(&stored.dims, stored.quantized()?)
                 }
                 _ => {
                     let host = self.host(x)?;
                     let shift = if data_type == ty::UINT8 { 128 } else { 0 };
-                    let codes = host.integers()?.into_iter().map(|v| (v - shift).clamp(-128, 127) as i8).collect();
-                    Tensor::from_i8(&host.dims, codes)
+                    let values = host.integers()?.into_iter().map(|v| (v - shift).clamp(-128, 127) as i8).collect();
+                    Tensor::from_i8(&host.dims, values)
                 }
             },
-            other => return Err(format!("codes of type {} are not supported", type_name(other))),
+            other => return Err(unsupported(other)),
         };
-        let codes = codes.map_err(|e| e.to_string())?;
-        match parameters.qparams(parameters.axis) {
-            Ok(qparams) => Ok(vec![Value::Quantized(Arc::new(Quantized { codes, qparams, name }))]),
-            Err(_) => {
-                // A scale of 0, say: the values are known all the same.
-                self.budget.take(codes.len(), 4)?;
-                let channels = parameters.channels(codes.shape());
-                let real = |(code, channel): (i32, usize)| {
-                    code.wrapping_sub(parameters.zero_points[channel]) as f32 * parameters.scales[channel]
-                };
-                let data = Data::F32(integers(&codes).zip(channels).map(real).collect());
-                let name = Some(Arc::from(name));
-                Ok(vec![Value::Host(Arc::new(Host { name, ..Host::new(codes.shape().to_vec(), data) }))])
-            }
-        }
+        values.map_err(|e| e.to_string())
     }
 
-    /// A constant of codes and its dequantize node.
+    /// A constant of quantized values, and the node that dequantizes it.
     pub(in crate::onnx) fn quantized_constant(&mut self, quantized: &Quantized) -> Result<NodeId, String> {
-        self.budget.take(quantized.codes.len(), 1)?;
-        let codes = self.draft.constant(&quantized.name, quantized.codes.clone());
-        let id = self.draft.add("", Op::Dequantize(Dequantize { qparams: quantized.qparams.clone() }), &[codes])?;
+        self.budget.take(quantized.values.len(), 1)?;
+        let values = self.draft.constant(&quantized.name, quantized.values.clone());
+        let id = self.draft.add("", Dequantize { qparams: quantized.qparams.clone() }, &[values])?;
         self.draft.nodes[id.index()].origin.clone_from(&quantized.name);
         Ok(id)
     }
@@ -219,7 +227,19 @@ impl Parameters {
         }
     }
 
-    /// Which of them each element has.
+    /// The reals that quantized values stand for. Unlike those of the `Dequantize` operator, the scales may be any floats.
+    fn reals(&self, values: &Tensor) -> Vec<f32> {
+        let real = |(value, channel): (i32, usize)| {
+            value.wrapping_sub(self.zero_points[channel]) as f32 * self.scales[channel]
+        };
+        let channels = self.channels(values.shape());
+        match (values.as_i32(), values.as_i8()) {
+            (Some(values), _) => values.iter().copied().zip(channels).map(real).collect(),
+            (None, values) => values.into_iter().flatten().map(|&v| v.into()).zip(channels).map(real).collect(),
+        }
+    }
+
+    /// The index of the scale that each element has, in a tensor of shape `dims`.
     fn channels(&self, dims: &[usize]) -> Walk {
         let mut strides = vec![0; dims.len()];
         if let Some(axis) = self.axis {
@@ -230,42 +250,30 @@ impl Parameters {
 }
 
 impl Quantized {
-    /// The reals.
-    pub(in crate::onnx) fn host(&self) -> Host {
-        let dims = self.codes.shape().to_vec();
-        let data: Vec<f32> = match &self.qparams {
-            TensorQParams::PerTensor(q) => {
-                integers(&self.codes).map(|code| numerics::dequantize(code, q.scale(), q.zero_point())).collect()
-            }
-            TensorQParams::PerChannel { channels, ch_axis } => {
-                let mut strides = vec![0; dims.len()];
-                strides[*ch_axis] = 1;
-                let real = |(code, channel): (i32, usize)| {
-                    let q = channels[channel];
-                    numerics::dequantize(code, q.scale(), q.zero_point())
-                };
-                integers(&self.codes).zip(Walk::new(&dims, strides, 0)).map(real).collect()
-            }
-        };
-        Host { name: Some(Arc::from(self.name.as_str())), ..Host::new(dims, Data::F32(data)) }
+    /// The reals that the values stand for.
+    pub(in crate::onnx) fn host(&self) -> Result<Host, String> {
+        let values = Host::evaluated(&Dequantize { qparams: self.qparams.clone() }.into(), &[&self.values])?;
+        Ok(Host { name: Some(Arc::from(self.name.as_str())), ..values })
     }
 
-    /// The parameters of a matrix whose axes are swapped.
-    pub(super) fn swapped_qparams(&self) -> TensorQParams {
-        match &self.qparams {
+    /// The matrix with its axes swapped.
+    pub(super) fn transposed(&self) -> Result<Self, String> {
+        let (&[k, n], Some(values)) = (self.values.shape(), self.values.as_i8()) else {
+            return Err("its weight is not a matrix of quantized values".to_owned());
+        };
+        let values = Tensor::from_i8(&[n, k], transposed(values, k, n)).map_err(|e| e.to_string())?;
+        let qparams = match &self.qparams {
             TensorQParams::PerChannel { channels, ch_axis } => {
                 TensorQParams::PerChannel { channels: Arc::clone(channels), ch_axis: 1 - ch_axis.min(&1) }
             }
             per_tensor => per_tensor.clone(),
-        }
+        };
+        Ok(Self { values, qparams, name: self.name.clone() })
     }
 }
 
-fn integers(codes: &Tensor) -> Box<dyn Iterator<Item = i32> + '_> {
-    match codes.as_i32() {
-        Some(codes) => Box::new(codes.iter().copied()),
-        None => Box::new(codes.as_i8().expect("codes are of i8 or i32").iter().map(|&code| code.into())),
-    }
+fn unsupported(data_type: i32) -> String {
+    format!("quantized values of type {} are not supported", type_name(data_type))
 }
 
 fn range(data_type: i32) -> Result<QuantRange, String> {
@@ -273,7 +281,7 @@ fn range(data_type: i32) -> Result<QuantRange, String> {
         ty::INT8 | ty::UINT8 => Ok(QuantRange::INT8),
         ty::INT4 => QuantRange::new(-8, 7),
         ty::UINT4 => QuantRange::new(0, 15),
-        other => return Err(format!("codes of type {} are not supported", type_name(other))),
+        other => return Err(unsupported(other)),
     };
     range.map_err(|e| e.to_string())
 }
