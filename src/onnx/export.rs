@@ -2,12 +2,20 @@
 
 mod check;
 mod constants;
-mod dynamic;
+mod elementwise;
+mod embedding;
+mod exporter;
 mod file;
-mod integers;
-mod ops;
+mod integer;
+mod linear;
+mod matmul;
+mod movement;
+mod norm;
+mod quantize;
+mod reduce;
 #[cfg(test)]
 mod tests;
+mod unary;
 mod writer;
 
 use std::fmt;
@@ -228,5 +236,6 @@ fn model(graph: &Graph, options: &ExportOptions) -> Result<super::proto::ModelPr
     }
     let needed = check::needed(graph);
     check::check(graph, options.preset, &needed)?;
-    Ok(ops::Exporter::new(graph, options).run(&needed))
+    let exporter = exporter::Exporter::new(graph, options);
+    exporter.run(&needed).map_err(|nodes| ExportError::Inexpressible { preset: options.preset, nodes })
 }

@@ -11,7 +11,7 @@ use super::error::OnnxError;
 use super::external::{self, Folders, Region};
 use super::host::Data;
 use super::proto::{TensorProto, data_type as ty};
-use crate::values::DType;
+use crate::values::{DType, TensorQParams};
 
 /// A stored tensor. Its data exist and have the length that its shape demands.
 #[derive(Debug, Clone, PartialEq)]
@@ -304,6 +304,16 @@ pub(super) fn type_name(data_type: i32) -> String {
         other => return format!("number {other}"),
     };
     name.to_owned()
+}
+
+/// The parameters of a matrix of quantized values whose axes are swapped.
+pub(super) fn swapped_qparams(qparams: &TensorQParams) -> TensorQParams {
+    match qparams {
+        TensorQParams::PerChannel { channels, ch_axis } => {
+            TensorQParams::PerChannel { channels: Arc::clone(channels), ch_axis: 1 - ch_axis.min(&1) }
+        }
+        per_tensor => per_tensor.clone(),
+    }
 }
 
 /// Transposes `[k, n]` to `[n, k]`, in blocks that fit a cache.

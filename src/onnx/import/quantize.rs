@@ -11,7 +11,7 @@ use crate::graph::NodeId;
 use crate::onnx::host::{Data, Host, Length, Walk, axis, show};
 use crate::onnx::names;
 use crate::onnx::proto::data_type as ty;
-use crate::onnx::tensor::{transposed, type_name};
+use crate::onnx::tensor::{swapped_qparams, transposed, type_name};
 use crate::onnx::values::Quantized;
 use crate::ops::{Dequantize, Quantize};
 use crate::values::{QParams, QParamsError, QuantRange, Tensor, TensorQParams};
@@ -262,13 +262,7 @@ impl Quantized {
             return Err("its weight is not a matrix of quantized values".to_owned());
         };
         let values = Tensor::from_i8(&[n, k], transposed(values, k, n)).map_err(|e| e.to_string())?;
-        let qparams = match &self.qparams {
-            TensorQParams::PerChannel { channels, ch_axis } => {
-                TensorQParams::PerChannel { channels: Arc::clone(channels), ch_axis: 1 - ch_axis.min(&1) }
-            }
-            per_tensor => per_tensor.clone(),
-        };
-        Ok(Self { values, qparams, name: self.name.clone() })
+        Ok(Self { values, qparams: swapped_qparams(&self.qparams), name: self.name.clone() })
     }
 }
 
