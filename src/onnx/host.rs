@@ -103,20 +103,11 @@ impl Data {
     }
 
     /// The elements followed by those of another tensor; `None` if the two are of different kinds.
-    pub(super) fn followed_by(self, other: &Self) -> Option<Self> {
+    pub(super) fn followed_by(&self, other: &Self) -> Option<Self> {
         Some(match (self, other) {
-            (Self::F32(mut a), Self::F32(b)) => {
-                a.extend(b);
-                Self::F32(a)
-            }
-            (Self::I64(mut a), Self::I64(b)) => {
-                a.extend(b);
-                Self::I64(a)
-            }
-            (Self::Bool(mut a), Self::Bool(b)) => {
-                a.extend(b);
-                Self::Bool(a)
-            }
+            (Self::F32(a), Self::F32(b)) => Self::F32([a.as_slice(), b].concat()),
+            (Self::I64(a), Self::I64(b)) => Self::I64([a.as_slice(), b].concat()),
+            (Self::Bool(a), Self::Bool(b)) => Self::Bool([a.as_slice(), b].concat()),
             (a, b) => Self::Lengths([a.to_lengths()?, b.to_lengths()?].concat()),
         })
     }

@@ -215,7 +215,8 @@ pub(super) fn is_float(data_type: i32) -> bool {
     matches!(data_type, ty::FLOAT | ty::DOUBLE | ty::FLOAT16 | ty::BFLOAT16)
 }
 
-fn bits(data_type: i32) -> Option<usize> {
+/// The bits of one element of a type of numbers, or of a boolean.
+pub(super) fn bits(data_type: i32) -> Option<usize> {
     Some(match data_type {
         ty::INT4 | ty::UINT4 => 4,
         ty::INT8 | ty::UINT8 | ty::BOOL => 8,
@@ -253,22 +254,8 @@ pub(super) fn element_type(dtype: DType) -> i32 {
 
 /// The types of numbers that a `Cast` converts to, with their names.
 pub(super) fn numbers() -> impl Iterator<Item = (i32, String)> {
-    let all = [
-        ty::FLOAT,
-        ty::UINT8,
-        ty::INT8,
-        ty::UINT16,
-        ty::INT16,
-        ty::INT32,
-        ty::INT64,
-        ty::BOOL,
-        ty::FLOAT16,
-        ty::DOUBLE,
-        ty::UINT32,
-        ty::UINT64,
-        ty::BFLOAT16,
-    ];
-    all.into_iter().map(|number| (number, type_name(number)))
+    let is_number = |data_type: &i32| bits(*data_type).is_some_and(|bits| bits >= 8);
+    (ty::FLOAT..=ty::BFLOAT16).filter(is_number).map(|data_type| (data_type, type_name(data_type)))
 }
 
 /// The name of a type in messages.

@@ -27,36 +27,32 @@ pub(super) fn write(exporter: &mut Exporter<'_>, id: NodeId) -> bool {
 
 impl Exporter<'_> {
     fn with_scalar(&mut self, id: NodeId, op_type: &str, value: f32) {
-        let x = self.value(self.graph.node(id).inputs[0]);
-        let mut parts = self.parts(id);
+        let ([x], mut parts) = self.start(id);
         let value = parts.scalar("scalar", value);
         parts.last(op_type, &[x, value]);
     }
 
     /// The condition of a `Where` is a float in a graph and a boolean in ONNX.
     fn choose(&mut self, id: NodeId) {
-        let inputs = self.inputs(id);
-        let mut parts = self.parts(id);
+        let ([condition, a, b], mut parts) = self.start(id);
         let zero = parts.scalar("zero", 0.0);
-        let is_zero = parts.op("Equal", "is_zero", &[&inputs[0], &zero]);
-        parts.last("Where", &[&is_zero, &inputs[2], &inputs[1]]);
+        let is_zero = parts.op("Equal", "is_zero", &[condition, zero]);
+        parts.last("Where", &[is_zero, b, a]);
     }
 
     /// A mask selects between `x` and −0.
     fn mask(&mut self, id: NodeId, inverted: bool) {
-        let inputs = self.inputs(id);
-        let mut parts = self.parts(id);
+        let ([x, mask], mut parts) = self.start(id);
         let zero = parts.scalar("zero", 0.0);
-        let is_zero = parts.op("Equal", "is_zero", &[&inputs[1], &zero]);
+        let is_zero = parts.op("Equal", "is_zero", &[mask, zero]);
         let nothing = parts.scalar("nothing", -0.0);
-        let [then, otherwise] = if inverted { [&inputs[0], &nothing] } else { [&nothing, &inputs[0]] };
-        parts.last("Where", &[&is_zero, then, otherwise]);
+        let [then, otherwise] = if inverted { [x, nothing] } else { [nothing, x] };
+        parts.last("Where", &[is_zero, then, otherwise]);
     }
 
     /// A comparison gives floats in a graph and booleans in ONNX.
     fn comparison(&mut self, id: NodeId, op_type: &str) {
-        let inputs = self.inputs(id);
-        let mut parts = self.parts(id);
+        let (inputs, mut parts) = self.start::<2>(id);
         let holds = parts.op(op_type, "holds", &inputs);
         parts.last_with("Cast", &[holds], vec![int_attribute("to", data_type::FLOAT.into())]);
     }

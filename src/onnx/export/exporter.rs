@@ -208,7 +208,13 @@ impl<'g> Exporter<'g> {
         self.graph.node(id).inputs.iter().map(|&input| self.value(input)).collect()
     }
 
-    /// Writes the nodes that a node of the graph becomes.
+    /// The names of the first `N` values that a node reads, and the writer of the nodes that it becomes.
+    pub(super) fn start<const N: usize>(&mut self, id: NodeId) -> ([String; N], Parts<'_>) {
+        let inputs = &self.graph.node(id).inputs;
+        (std::array::from_fn(|at| self.value(inputs[at])), self.parts(id))
+    }
+
+    /// The writer of the nodes that a node of the graph becomes.
     pub(super) fn parts(&mut self, id: NodeId) -> Parts<'_> {
         let output = self.name(id).to_owned();
         Parts { name: &self.graph.node(id).name, output, writer: &mut self.writer }

@@ -34,8 +34,7 @@ fn to(data_type: i32) -> Vec<AttributeProto> {
 impl Exporter<'_> {
     /// A comparison gives integers in a graph and booleans in ONNX.
     fn integer_comparison(&mut self, id: NodeId, op_type: &str) {
-        let inputs = self.inputs(id);
-        let mut parts = self.parts(id);
+        let (inputs, mut parts) = self.start::<2>(id);
         let answer = parts.op(op_type, "answer", &inputs);
         parts.last_with("Cast", &[answer], to(ty::INT32));
     }
@@ -43,10 +42,8 @@ impl Exporter<'_> {
     /// A cast to the type and back to int32. Floats are cast to int32 first, since a cast of a float that the type does not hold is
     /// not defined.
     fn cast(&mut self, id: NodeId, narrow: IntegerType) {
-        let input = self.graph.node(id).inputs[0];
-        let is_float = self.graph.node(input).dtype == DType::F32;
-        let mut x = self.value(input);
-        let mut parts = self.parts(id);
+        let is_float = self.graph.node(self.graph.node(id).inputs[0]).dtype == DType::F32;
+        let ([mut x], mut parts) = self.start(id);
         let narrow = match narrow {
             IntegerType::I8 => ty::INT8,
             IntegerType::U8 => ty::UINT8,

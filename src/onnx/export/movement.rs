@@ -23,17 +23,15 @@ impl Exporter<'_> {
     /// A length of 0 stands for that of the input, which also has `rows` in front.
     fn reshape(&mut self, id: NodeId) {
         let node = self.graph.node(id);
-        let x = self.value(node.inputs[0]);
         let rows = node.shape.is_batched().then_some(0);
         let dims: Vec<i64> = rows.into_iter().chain(node.shape.fixed_dims().iter().map(|&d| int(d))).collect();
-        let mut parts = self.parts(id);
+        let ([x], mut parts) = self.start(id);
         let dims = parts.int64s("shape", &dims);
         parts.last("Reshape", &[x, dims]);
     }
 
     fn slice(&mut self, id: NodeId, Slice { axis, start, end }: Slice) {
-        let x = self.value(self.graph.node(id).inputs[0]);
-        let mut parts = self.parts(id);
+        let ([x], mut parts) = self.start(id);
         let [start, end, axis] =
             [("start", start), ("end", end), ("axis", axis)].map(|(part, n)| parts.int64s(part, &[int(n)]));
         parts.last("Slice", &[x, start, end, axis]);

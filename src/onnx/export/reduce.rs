@@ -11,8 +11,7 @@ pub(super) fn write(exporter: &mut Exporter<'_>, id: NodeId) -> bool {
         // The axes of these two are an attribute and an input in opset 17.
         Op::Max(Max { axis }) => exporter.plain(id, "ReduceMax", vec![ints_attribute("axes", vec![int(axis)]), keep]),
         Op::Sum(Sum { axis, .. }) => {
-            let x = exporter.value(exporter.graph.node(id).inputs[0]);
-            let mut parts = exporter.parts(id);
+            let ([x], mut parts) = exporter.start(id);
             let axes = parts.int64s("axes", &[int(axis)]);
             parts.last_with("ReduceSum", &[x, axes], vec![keep]);
         }

@@ -52,15 +52,13 @@ impl Exporter<'_> {
     }
 
     fn silu(&mut self, id: NodeId) {
-        let x = self.value(self.graph.node(id).inputs[0]);
-        let mut parts = self.parts(id);
+        let ([x], mut parts) = self.start(id);
         let sigmoid = parts.op("Sigmoid", "sigmoid", &[&x]);
         parts.last("Mul", &[x, sigmoid]);
     }
 
     fn step(&mut self, id: NodeId) {
-        let x = self.value(self.graph.node(id).inputs[0]);
-        let mut parts = self.parts(id);
+        let ([x], mut parts) = self.start(id);
         let zero = parts.scalar("zero", 0.0);
         let greater = parts.op("Greater", "greater", &[x, zero]);
         parts.last_with("Cast", &[greater], vec![int_attribute("to", data_type::FLOAT.into())]);
@@ -68,8 +66,7 @@ impl Exporter<'_> {
 
     /// A cast to a narrower type, and a cast back.
     fn rounding(&mut self, id: NodeId, narrow: i32) {
-        let x = self.value(self.graph.node(id).inputs[0]);
-        let mut parts = self.parts(id);
+        let ([x], mut parts) = self.start(id);
         let to = |data_type: i32| vec![int_attribute("to", data_type.into())];
         let rounded = parts.op_with("Cast", "rounded", &[x], to(narrow));
         parts.last_with("Cast", &[rounded], to(data_type::FLOAT));
@@ -77,11 +74,9 @@ impl Exporter<'_> {
 
     /// `(x · (1 + erf(x / √2))) · 0.5`, in the order that ONNX Runtime looks for.
     fn gelu(&mut self, id: NodeId) {
-        let x = self.value(self.graph.node(id).inputs[0]);
-        let mut parts = self.parts(id);
-        let root = parts.scalar("sqrt_2", std::f32::consts::SQRT_2);
-        let one = parts.scalar("one", 1.0);
-        let half = parts.scalar("half", 0.5);
+        let ([x], mut parts) = self.start(id);
+        let scalars = [("sqrt_2", std::f32::consts::SQRT_2), ("one", 1.0), ("half", 0.5)];
+        let [root, one, half] = scalars.map(|(part, value)| parts.scalar(part, value));
         let divided = parts.op("Div", "divided", &[&x, &root]);
         let erf = parts.op("Erf", "erf", &[divided]);
         let sum = parts.op("Add", "sum", &[erf, one]);
@@ -91,8 +86,7 @@ impl Exporter<'_> {
 
     /// `(x · (1 + tanh(√(2/π) · (x + 0.044715 · x³)))) · 0.5`.
     fn gelu_tanh(&mut self, id: NodeId) {
-        let x = self.value(self.graph.node(id).inputs[0]);
-        let mut parts = self.parts(id);
+        let ([x], mut parts) = self.start(id);
         let three = parts.scalar("three", 3.0);
         let cubic = parts.scalar("cubic", 0.044_715);
         let root = parts.scalar("sqrt_2_over_pi", (2.0 / std::f64::consts::PI).sqrt() as f32);

@@ -28,6 +28,7 @@ pub(in crate::onnx) enum Join {
 pub(super) fn operator(op_type: &str) -> Option<Operator> {
     const MIN: Join = Join::Binary(BinaryOp::Minimum);
     const MAX: Join = Join::Binary(BinaryOp::Maximum);
+    const LESS_OR_EQUAL: BinaryOp = BinaryOp::LessOrEqual;
     Some(match op_type {
         "Add" => Operator::new(|f| f.arithmetic(Arithmetic::Add), |i, c| i.arithmetic(c, Join::Add, Int32Op::Add)),
         "Sub" => Operator::new(|f| f.arithmetic(Arithmetic::Sub), |i, c| i.arithmetic(c, Join::Sub, Int32Op::Sub)),
@@ -39,11 +40,15 @@ pub(super) fn operator(op_type: &str) -> Option<Operator> {
         "Pow" => Operator::new(|f| f.arithmetic(Arithmetic::Pow), Importer::power),
         "Sum" => Operator::new(|f| f.arithmetic(Arithmetic::Add), |i, c| one(i.float_sum(c)?)),
         "Mean" => Operator::nodes(Importer::mean),
-        "Equal" => Operator::new(|f| f.comparison(Ordering::is_eq), |i, c| i.equal(c)),
-        "Less" => Operator::new(|f| f.comparison(Ordering::is_lt), |i, c| i.less(c, [0, 1])),
-        "Greater" => Operator::new(|f| f.comparison(Ordering::is_gt), |i, c| i.less(c, [1, 0])),
-        "LessOrEqual" => Operator::new(|f| f.comparison(Ordering::is_le), |i, c| i.less_or_equal(c, [0, 1])),
-        "GreaterOrEqual" => Operator::new(|f| f.comparison(Ordering::is_ge), |i, c| i.less_or_equal(c, [1, 0])),
+        "Equal" => Operator::new(|f| f.comparison(Ordering::is_eq), |i, c| i.comparison(c, BinaryOp::Equal, [0, 1])),
+        "Less" => Operator::new(|f| f.comparison(Ordering::is_lt), |i, c| i.comparison(c, BinaryOp::Less, [0, 1])),
+        "Greater" => Operator::new(|f| f.comparison(Ordering::is_gt), |i, c| i.comparison(c, BinaryOp::Less, [1, 0])),
+        "LessOrEqual" => {
+            Operator::new(|f| f.comparison(Ordering::is_le), |i, c| i.comparison(c, LESS_OR_EQUAL, [0, 1]))
+        }
+        "GreaterOrEqual" => {
+            Operator::new(|f| f.comparison(Ordering::is_ge), |i, c| i.comparison(c, LESS_OR_EQUAL, [1, 0]))
+        }
         "And" => Operator::new(|f| f.logic(|a, b| a && b), Importer::and),
         "Or" => Operator::new(|f| f.logic(|a, b| a || b), Importer::or),
         "Xor" => Operator::new(|f| f.logic(|a, b| a != b), Importer::xor),
@@ -242,35 +247,18 @@ impl Importer {
         self.draft.add(name, Div, &[number, x])
     }
 
-    fn equal(&mut self, call: &Call<'_>) -> Values {
-        if let Some(data_type) = self.integers(call)? {
-            let inputs = [call.input(0)?, call.input(1)?];
-            return self.integer_comparison(call, Int32Op::Equal, data_type, inputs, false);
+    /// A comparison of two inputs; `a` and `b` are their positions. For integers, `a ≤ b` is `not (b < a)`.
+    fn comparison(&mut self, call: &Call<'_>, op: BinaryOp, [a, b]: [usize; 2]) -> Values {
+        let (a, b) = (call.input(a)?, call.input(b)?);
+        let Some(data_type) = self.integers(call)? else {
+            let compared = self.join(call, &call.name, Join::Binary(op), a, b)?;
+            return one(Run { kind: Kind::Bool, ..compared });
+        };
+        match op {
+            BinaryOp::Equal => self.integer_comparison(call, Int32Op::Equal, data_type, [a, b], false),
+            BinaryOp::Less => self.integer_comparison(call, Int32Op::Less, data_type, [a, b], false),
+            _ => self.integer_comparison(call, Int32Op::Less, data_type, [b, a], true),
         }
-        self.float_comparison(call, BinaryOp::Equal, [0, 1])
-    }
-
-    /// `a < b`, where `inputs` says which input is `a` and which is `b`.
-    fn less(&mut self, call: &Call<'_>, inputs: [usize; 2]) -> Values {
-        if let Some(data_type) = self.integers(call)? {
-            let [a, b] = [call.input(inputs[0])?, call.input(inputs[1])?];
-            return self.integer_comparison(call, Int32Op::Less, data_type, [a, b], false);
-        }
-        self.float_comparison(call, BinaryOp::Less, inputs)
-    }
-
-    /// `a ≤ b`, which for integers is `not (b < a)`.
-    fn less_or_equal(&mut self, call: &Call<'_>, inputs: [usize; 2]) -> Values {
-        if let Some(data_type) = self.integers(call)? {
-            let [a, b] = [call.input(inputs[0])?, call.input(inputs[1])?];
-            return self.integer_comparison(call, Int32Op::Less, data_type, [b, a], true);
-        }
-        self.float_comparison(call, BinaryOp::LessOrEqual, inputs)
-    }
-
-    fn float_comparison(&mut self, call: &Call<'_>, op: BinaryOp, [a, b]: [usize; 2]) -> Values {
-        let compared = self.join(call, &call.name, Join::Binary(op), call.input(a)?, call.input(b)?)?;
-        one(Run { kind: Kind::Bool, ..compared })
     }
 
     fn and(&mut self, call: &Call<'_>) -> Values {
