@@ -20,6 +20,7 @@ use std::sync::Arc;
 
 use super::host::{Budget, Host};
 use super::proto::NodeProto;
+use super::slices;
 
 /// A node to evaluate. Its methods evaluate one ONNX operator each.
 pub(super) struct Fold<'a> {
@@ -49,10 +50,6 @@ impl Fold<'_> {
 
     /// A list of integers that is an attribute in old opsets and an input in new ones.
     fn list(&self, attribute: &str, input: usize) -> Result<Option<Vec<i64>>, String> {
-        match (self.node.ints(attribute)?, self.optional(input)) {
-            (Some(list), _) => Ok(Some(list.to_vec())),
-            (None, Some(host)) => host.integers().map(Some),
-            (None, None) => Ok(None),
-        }
+        slices::list(self.node, attribute, self.optional(input).as_deref())
     }
 }

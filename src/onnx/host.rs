@@ -174,7 +174,7 @@ impl Host {
         Self { data_type, ..self }
     }
 
-    /// Refuses the result of a node if it is infinite because floats of 64 bits are kept in 32 bits, which is so if no input is.
+    /// Refuses a result of 64 bits that is infinite although no input is: it is too large for the 32 bits in which it is kept.
     pub(super) fn in_range(self, inputs: &[Option<Arc<Host>>]) -> Result<Self, String> {
         let infinite = |host: &Host| host.floats().is_some_and(|v| v.iter().any(|v| v.is_infinite()));
         let made = self.data_type == ty::DOUBLE && infinite(&self);
@@ -231,19 +231,15 @@ impl Host {
         }
     }
 
-    /// A shape: integers that may depend on the batch.
+    /// The elements as a shape: integers that may depend on the batch.
     pub(super) fn shape(&self) -> Result<Vec<Length>, String> {
         if self.data.len() > MAX_RANK {
             return Err(format!("a shape of {} axes, expected up to {MAX_RANK}", self.data.len()));
         }
-        match &self.data {
-            Data::I64(v) => Ok(v.iter().map(|&v| Length::Known(v)).collect()),
-            Data::Lengths(v) => Ok(v.clone()),
-            _ => Err("a shape that is not made of integers".to_owned()),
-        }
+        self.data.to_lengths().ok_or_else(|| "a shape that is not made of integers".to_owned())
     }
 
-    /// Refuses a value that is the same for every row where rows would be needed.
+    /// Refuses a value that is the same for every row, for operators that would have to repeat it.
     pub(super) fn fixed(&self) -> Result<(), String> {
         if self.rows.is_some() { Err(NEEDS_ROWS.to_owned()) } else { Ok(()) }
     }
@@ -361,42 +357,4 @@ pub(super) fn axis(axis: i64, rank: usize) -> Result<usize, String> {
         Some(Ok(axis)) if axis < rank => Ok(axis),
         _ => Err(format!("axis {axis} of {rank}")),
     }
-}
-
-/// The shape that a reshape to `target` gives, with the lengths 0 and −1 resolved by the rules of ONNX.
-pub(super) fn reshape(from: &[Length], target: &[Length], allow_zero: bool) -> Result<Vec<Length>, String> {
-    let refuse = || format!("shape {} does not reshape to {}", show(from), show(target));
-    let total = |lengths: &[Length]| {
-        let mut known = 1i64;
-        let mut rows = 0;
-        for length in lengths {
-            let (Length::Known(n) | Length::Rows(n)) = *length;
-            known = known.checked_mul(n)?;
-            rows += usize::from(matches!(length, Length::Rows(_)));
-        }
-        (rows <= 1).then_some((known, rows))
-    };
-    let (all, batches) = total(from).ok_or_else(refuse)?;
-    let mut result = target.to_vec();
-    let mut open = None;
-    for (axis, length) in result.iter_mut().enumerate() {
-        match *length {
-            Length::Known(0) if !allow_zero => *length = *from.get(axis).ok_or_else(refuse)?,
-            Length::Known(-1) if open.is_none() => open = Some(axis),
-            Length::Known(n) if n < 0 => return Err(refuse()),
-            _ => {}
-        }
-    }
-    if let Some(axis) = open {
-        result[axis] = Length::Known(1);
-        let (rest, rest_batches) = total(&result).ok_or_else(refuse)?;
-        if rest == 0 || all % rest != 0 || rest_batches > batches {
-            return Err(refuse());
-        }
-        result[axis] = if batches > rest_batches { Length::Rows(all / rest) } else { Length::Known(all / rest) };
-    }
-    if total(&result) != Some((all, batches)) {
-        return Err(refuse());
-    }
-    Ok(result)
 }

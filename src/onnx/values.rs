@@ -31,7 +31,7 @@ pub(super) enum Value {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Run {
     pub(super) id: NodeId,
-    /// If more than 1, the model's leading axis is `rows` times this, while the node has two axes for it.
+    /// The factor by which the model's leading axis is longer than the batch. If it is more than 1, the node has two axes for that axis.
     pub(super) merged: usize,
     pub(super) kind: Kind,
 }

@@ -64,7 +64,7 @@ fn qparams(op: &Op) -> Option<&TensorQParams> {
     }
 }
 
-/// The first zero point that is not 0.
+/// The first zero point that is not 0, or 0.
 fn off_zero(qparams: &TensorQParams) -> i32 {
     match qparams {
         TensorQParams::PerTensor(q) => q.zero_point(),

@@ -2,6 +2,7 @@
 //! unread value is written.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 
 use super::Preset;
 use super::exporter::Exporter;
@@ -25,7 +26,7 @@ impl Exporter<'_> {
         let node = self.graph.node(id);
         match &node.op {
             Op::Constant(_) => true,
-            // Inference admits floats only.
+            // The constant holds floats, since inference admits no others.
             Op::Quantize(_) => matches!(self.graph.node(node.inputs[0]).op, Op::Constant(_)),
             _ => false,
         }
@@ -68,10 +69,11 @@ impl Exporter<'_> {
     }
 
     fn dequantize_linear(&mut self, name: &str, value: &str, output: &str, qparams: &TensorQParams, dtype: DType) {
-        if self.copies_quantized() {
-            self.writer.linear_apart("DequantizeLinear", name, value, output, qparams, dtype);
-        } else {
-            self.writer.linear("DequantizeLinear", name, value, output, qparams, dtype);
+        let copies = self.copies_quantized();
+        let shared = if copies { std::mem::take(&mut self.writer.scalars) } else { HashMap::new() };
+        self.writer.linear("DequantizeLinear", name, value, output, qparams, dtype);
+        if copies {
+            self.writer.scalars = shared;
         }
     }
 
@@ -95,7 +97,7 @@ impl Exporter<'_> {
         }
     }
 
-    /// The name of a weight `[N, K]` as `[K, N]`.
+    /// The name of a weight `[N, K]` that is written transposed, as `[K, N]`.
     pub(super) fn transposed(&mut self, id: NodeId) -> String {
         let node = self.graph.node(id);
         // Quantized values, and the node that dequantizes them, are written for each product.

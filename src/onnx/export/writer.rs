@@ -17,10 +17,10 @@ pub(super) struct Writer {
     pub(super) initializers: Vec<TensorProto>,
     /// The names of all values.
     taken: HashSet<String>,
-    /// For each name asked for again, the last number tried: a thousand equal names take a thousand steps.
+    /// For each name that was asked for again, the last number tried, so that a thousand equal names take a thousand steps.
     numbers: HashMap<String, usize>,
     /// The names of the scale and zero point of whole tensors, which a quantize node shares with its dequantize nodes.
-    scalars: HashMap<(u32, i32), [String; 2]>,
+    pub(super) scalars: HashMap<(u32, i32), [String; 2]>,
 }
 
 impl Writer {
@@ -115,21 +115,6 @@ impl Writer {
         let dims = dims.iter().map(|&d| int(d)).collect();
         let raw_data = Bytes::from(bytes);
         self.initializers.push(TensorProto { dims, data_type, name: name.to_owned(), raw_data, ..Default::default() });
-    }
-
-    /// Adds the node of [`linear`](Self::linear) with a scale and a zero point that no other node reads.
-    pub(super) fn linear_apart(
-        &mut self,
-        op: &str,
-        name: &str,
-        input: &str,
-        output: &str,
-        qparams: &TensorQParams,
-        quantized: DType,
-    ) {
-        let common = std::mem::take(&mut self.scalars);
-        self.linear(op, name, input, output, qparams, quantized);
-        self.scalars = common;
     }
 
     /// Adds a QuantizeLinear to int8, or a DequantizeLinear of quantized values of type `quantized`.

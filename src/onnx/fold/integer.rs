@@ -70,7 +70,7 @@ pub(super) fn integers(op: Arithmetic, a: i64, b: i64, fmod: bool, data_type: i3
         Arithmetic::Mul => Some(x * y),
         Arithmetic::Div => x.checked_div(y),
         Arithmetic::Mod if fmod => x.checked_rem(y),
-        // The sign of the divisor, as in Python.
+        // The remainder has the sign of the divisor.
         Arithmetic::Mod => x.checked_rem(y).map(|r| if r != 0 && (r < 0) != (y < 0) { r + y } else { r }),
         // No exponent is too large for the bases 0 and 1.
         Arithmetic::Pow if matches!(a, 0 | 1) && b > 0 => Some(x),

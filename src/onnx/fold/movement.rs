@@ -4,15 +4,15 @@
 
 use super::{Fold, Folded, one};
 use crate::onnx::dims::elements;
-use crate::onnx::host::{self, Data, Host, Length, NEEDS_ROWS, Walk, axis, kept, strides};
-use crate::onnx::slices::{self, Part};
+use crate::onnx::host::{self, Data, Host, NEEDS_ROWS, Walk, axis, kept, strides};
+use crate::onnx::slices::{self, Part, Target};
 
 impl Fold<'_> {
     fn take(&mut self, x: &Host, count: usize) -> Result<(), String> {
         self.budget.take(count, x.data.size())
     }
 
-    /// The elements of `x` at some places, as a tensor of shape `dims`.
+    /// The elements of `x` at some positions, as a tensor of shape `dims`.
     pub(super) fn picked(
         &mut self,
         x: &Host,
@@ -33,34 +33,14 @@ impl Fold<'_> {
         one((*self.input(0)?).clone())
     }
 
-    pub(in crate::onnx) fn reshape(&mut self) -> Folded {
-        let (x, target) = (self.input(0)?, self.input(1)?.shape()?);
-        self.reshaped(&x, host::reshape(&x.logical(), &target, self.node.int("allowzero", 0)? != 0)?)
-    }
-
-    pub(in crate::onnx) fn flatten(&mut self) -> Folded {
+    pub(in crate::onnx) fn reshape(&mut self, target: Target) -> Folded {
         let x = self.input(0)?;
-        self.reshaped(&x, slices::flatten(&x.logical(), self.node.int("axis", 1)?)?)
-    }
-
-    pub(in crate::onnx) fn squeeze(&mut self) -> Folded {
-        let x = self.input(0)?;
-        self.reshaped(&x, slices::squeeze(&x.logical(), self.list("axes", 1)?.as_deref())?)
-    }
-
-    pub(in crate::onnx) fn unsqueeze(&mut self) -> Folded {
-        let x = self.input(0)?;
-        let axes = self.list("axes", 1)?.ok_or("it has no axes")?;
-        self.reshaped(&x, slices::unsqueeze(&x.logical(), &axes)?)
-    }
-
-    fn reshaped(&mut self, x: &Host, target: Vec<Length>) -> Folded {
-        let (rows, dims) = kept(&target)?;
+        let (rows, dims) = kept(&target(self.node, &x.logical(), self.optional(1).as_deref())?)?;
         if rows != x.rows {
             return Err(NEEDS_ROWS.to_owned());
         }
-        self.take(x, x.data.len())?;
-        one(Host { dims, ..x.clone() })
+        self.take(&x, x.data.len())?;
+        one(Host { dims, ..(*x).clone() })
     }
 
     pub(in crate::onnx) fn transpose(&mut self) -> Folded {
@@ -95,7 +75,7 @@ impl Fold<'_> {
         let count = elements(&dims).ok_or_else(|| format!("shape {dims:?} is too large"))?;
         let size = parts.iter().map(|part| part.data.size()).max().unwrap_or(0);
         self.budget.take(count, size)?;
-        // All parts in one list, from which the rows of each part are picked.
+        // The elements of all parts, one part after the other. The result takes a block of each part in turn.
         let mut all = first.data.clone();
         let mut starts = vec![0];
         for part in &parts[1..] {
@@ -126,7 +106,7 @@ impl Fold<'_> {
                 return Err(NEEDS_ROWS.to_owned());
             }
             start += step[axis] * from as isize;
-            // A step is shorter than its axis if it is ever taken.
+            // An axis with one element needs no step, and its step could overflow.
             step[axis] = if length > 1 { step[axis] * by as isize } else { 0 };
             dims[axis] = length;
         }
@@ -158,7 +138,7 @@ impl Fold<'_> {
     pub(in crate::onnx) fn gather(&mut self) -> Folded {
         let (x, indices) = (self.input(0)?, self.input(1)?);
         let at = axis(self.node.int("axis", 0)?, x.dims.len())?;
-        // Rows of indices stay in front only if they are put there; rows of data must not be gathered from.
+        // The batch of the indices stays in front only for axis 0; elements cannot be gathered along the batch of the data.
         if (indices.rows.is_some() && at != 0) || (x.rows.is_some() && at == 0) {
             return Err(NEEDS_ROWS.to_owned());
         }
@@ -182,7 +162,7 @@ impl Fold<'_> {
         if indices.dims.len() != x.dims.len() || !(0..x.dims.len()).all(inside) {
             return Err(format!("indices of shape {:?} into data of shape {:?}", indices.dims, x.dims));
         }
-        // The same along the batch, unless it is the batch that is gathered from.
+        // Data and indices may have the same batch, unless elements are gathered along it.
         let rows = match (x.rows, indices.rows) {
             (None, None) => None,
             (a, b) if at != 0 && (a == b || b.is_none() && indices.dims[0] == 1) => b,
@@ -219,7 +199,7 @@ impl Fold<'_> {
         if elements(&dims).is_none() {
             return Err(format!("shape {dims:?} is too large"));
         }
-        // Each axis is two: the repeats, which do not move, and the axis itself.
+        // Each axis becomes two: the repeats, whose stride is 0, and the axis itself.
         let own = strides(&x.dims);
         let double: Vec<usize> = repeats.iter().zip(&x.dims).flat_map(|(&n, &d)| [n, d]).collect();
         let walk = Walk::new(&double, own.into_iter().flat_map(|stride| [0, stride]).collect(), 0);

@@ -37,7 +37,7 @@ impl Fold<'_> {
         let noop = node.int("noop_with_empty_axes", 0)? != 0;
         let reduced = reduced_axes(self.list("axes", 1)?.as_deref(), x.dims.len(), noop)?;
         let keep = node.int("keepdims", 1)? != 0;
-        // The kept axes first, then the reduced ones.
+        // The view has the kept axes first and the reduced axes last.
         let own = strides(&x.dims);
         let mut order: Vec<usize> = (0..x.dims.len()).collect();
         order.sort_by_key(|&axis| reduced[axis]);

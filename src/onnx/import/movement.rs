@@ -6,7 +6,7 @@ use crate::graph::{Node, NodeId};
 use crate::onnx::dims::elements;
 use crate::onnx::host::{self, Data, Host, Length, broadcast, kept};
 use crate::onnx::proto::NodeProto;
-use crate::onnx::slices::{self, Part};
+use crate::onnx::slices::{self, Part, Target};
 use crate::onnx::tensor::type_name;
 use crate::ops::{Concat, Int32, Int32Op, Mul, Op, Reshape, Slice, Transpose, Where};
 use crate::values::Tensor;
@@ -19,48 +19,27 @@ pub(super) fn operator(op_type: &str) -> Option<Operator> {
         "Concat" => Operator::new(|f| f.concat(), Importer::concat),
         "Dropout" => Operator::new(|f| f.dropout(), Importer::dropout),
         "Expand" => Operator::new(|f| f.expand(), Importer::expand),
-        "Flatten" => Operator::new(|f| f.flatten(), Importer::flatten),
+        "Flatten" => Operator::new(|f| f.reshape(slices::FLATTEN), |i, c| i.reshape(c, slices::FLATTEN)),
         "GatherElements" => Operator::known(|f| f.gather_elements()),
         "Identity" => Operator::stored(|_, c| Ok(vec![c.optional(0).cloned().ok_or("it has no input")?])),
-        "Reshape" => Operator::new(|f| f.reshape(), Importer::reshape),
+        "Reshape" => Operator::new(|f| f.reshape(slices::RESHAPE), |i, c| i.reshape(c, slices::RESHAPE)),
         "Slice" => Operator::new(|f| f.slice(), Importer::slice),
         "Split" => Operator::new(|f| f.split(), Importer::split),
-        "Squeeze" => Operator::new(|f| f.squeeze(), Importer::squeeze),
+        "Squeeze" => Operator::new(|f| f.reshape(slices::SQUEEZE), |i, c| i.reshape(c, slices::SQUEEZE)),
         "Tile" => Operator::new(|f| f.tile(), Importer::tile),
         "Transpose" => Operator::new(|f| f.transpose(), Importer::transpose)
             .sharing(Importer::swapped)
             .decoding(|_, inputs| !matches!(inputs, [Some(Value::Quantized(_))])),
         "Trilu" => Operator::new(|f| f.trilu(), Importer::trilu),
-        "Unsqueeze" => Operator::new(|f| f.unsqueeze(), Importer::unsqueeze),
+        "Unsqueeze" => Operator::new(|f| f.reshape(slices::UNSQUEEZE), |i, c| i.reshape(c, slices::UNSQUEEZE)),
         _ => return None,
     })
 }
 
 impl Importer {
-    fn reshape(&mut self, call: &Call<'_>) -> Values {
-        let target = self.host(call.input(1)?)?.shape()?;
-        let allow_zero = call.node.int("allowzero", 0)? != 0;
-        self.to_lengths(call, |lengths| host::reshape(lengths, &target, allow_zero))
-    }
-
-    fn flatten(&mut self, call: &Call<'_>) -> Values {
-        let axis = call.node.int("axis", 1)?;
-        self.to_lengths(call, |lengths| slices::flatten(lengths, axis))
-    }
-
-    fn squeeze(&mut self, call: &Call<'_>) -> Values {
-        let axes = self.list(call, "axes", 1)?;
-        self.to_lengths(call, |lengths| slices::squeeze(lengths, axes.as_deref()))
-    }
-
-    fn unsqueeze(&mut self, call: &Call<'_>) -> Values {
-        let axes = self.list(call, "axes", 1)?.ok_or("it has no axes")?;
-        self.to_lengths(call, |lengths| slices::unsqueeze(lengths, &axes))
-    }
-
-    /// The first input in the shape that `target` makes of its shape.
-    fn to_lengths(&mut self, call: &Call<'_>, target: impl FnOnce(&[Length]) -> Result<Vec<Length>, String>) -> Values {
-        let target = target(&self.logical(call.input(0)?))?;
+    fn reshape(&mut self, call: &Call<'_>, target: Target) -> Values {
+        let second = call.optional(1).map(|value| self.host(value)).transpose()?;
+        let target = target(call.node, &self.logical(call.input(0)?), second.as_deref())?;
         let x = self.run(call.input(0)?)?;
         one(self.reshaped(&call.name, x, &target)?)
     }
@@ -83,11 +62,9 @@ impl Importer {
 
     /// A list of integers that is an attribute in old opsets and an input in new ones.
     pub(super) fn list(&mut self, call: &Call<'_>, attribute: &str, at: usize) -> Result<Option<Vec<i64>>, String> {
-        match (call.node.ints(attribute)?, call.optional(at)) {
-            (Some(list), _) => Ok(Some(list.to_vec())),
-            (None, Some(value)) => self.host(value)?.integers().map(Some),
-            (None, None) => Ok(None),
-        }
+        let value = call.optional(at).filter(|_| !call.node.has(attribute));
+        let input = value.map(|value| self.host(value)).transpose()?;
+        slices::list(call.node, attribute, input.as_deref())
     }
 
     /// The length of an axis that is not the batch.

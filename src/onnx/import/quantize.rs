@@ -37,7 +37,7 @@ impl Importer {
     fn quantize_linear(&mut self, call: &Call<'_>) -> Values {
         let x = call.input(0)?;
         let data_type = match call.optional(2) {
-            Some(zero_point) => self.data_type(zero_point),
+            Some(zero_point) => self.type_of(zero_point),
             None => match call.node.int("output_dtype", 0)? {
                 0 => ty::UINT8,
                 other => i32::try_from(other).unwrap_or(0),
@@ -56,10 +56,8 @@ impl Importer {
 
     fn dequantize_linear(&mut self, call: &Call<'_>) -> Values {
         let x = call.input(0)?;
-        let data_type = match x {
-            Value::Run(Run { kind: Kind::Quantized { unsigned: true }, .. }) => ty::UINT8,
-            Value::Run(Run { kind: Kind::Quantized { unsigned: false }, .. }) => ty::INT8,
-            Value::Stored(_) | Value::Host(_) => self.data_type(x),
+        match x {
+            Value::Run(Run { kind: Kind::Quantized { .. }, .. }) | Value::Stored(_) | Value::Host(_) => {}
             Value::Run(run) => {
                 let what = if run.kind == Kind::Float { "floats" } else { "integers" };
                 return Err(format!(
@@ -68,9 +66,10 @@ impl Importer {
                 ));
             }
             _ => return Err("its input is dequantized already".to_owned()),
-        };
+        }
+        let data_type = self.type_of(x);
         if let Some(zero_point) = call.optional(2) {
-            let other = self.data_type(zero_point);
+            let other = self.type_of(zero_point);
             let four_bits = matches!(other, ty::INT4 | ty::UINT4) && matches!(x, Value::Run(_));
             if other != data_type && !four_bits {
                 return Err(format!("its input is {}, its zero point {}", type_name(data_type), type_name(other)));
@@ -81,14 +80,6 @@ impl Importer {
         let qparams = self.run_qparams(*x, &parameters)?;
         let id = self.draft.add(&call.name, Dequantize { qparams }, &[x.id])?;
         one(Run { id, kind: Kind::Float, ..*x })
-    }
-
-    fn data_type(&self, value: &Value) -> i32 {
-        match value {
-            Value::Stored(at) => self.stored[*at].data_type,
-            Value::Host(host) => host.data_type,
-            _ => 0,
-        }
     }
 
     fn parameters(&mut self, call: &Call<'_>, data_type: i32) -> Result<Parameters, String> {

@@ -26,7 +26,7 @@ fn rows(input: impl Fn(Build) -> Build, node: &str) -> Build {
     }
 }
 
-/// What each of them makes of `r` and `q`, in every row.
+/// The result of each operator on `r` and `q`, in every row.
 fn expected(node: &str, q: [f32; 3]) -> Vec<f32> {
     let r = [0.5f32, -1.0, 2.0];
     let zip = |f: &dyn Fn(f32, f32) -> f32| r.iter().zip(q).map(|(&r, q)| f(r, q)).collect::<Vec<f32>>();
