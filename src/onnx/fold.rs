@@ -14,7 +14,7 @@ mod unary;
 
 pub(super) use elementwise::Arithmetic;
 pub(super) use matmul::MAX_FACTOR;
-pub(super) use reduce::reduced_axes;
+pub(super) use reduce::{Reduction, reduced_axes};
 
 use std::sync::Arc;
 

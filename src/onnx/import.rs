@@ -2,6 +2,22 @@
 //!
 //! Each family of operators states in one file how its ONNX operators become nodes of the graph.
 
+/// Defines the function `operator` of a family, which gives its ONNX operators by name.
+macro_rules! operators {
+    ($($($name:literal)|+ => $operator:expr),* $(,)?) => {
+        pub(super) fn operator(op_type: &str) -> Option<Operator> {
+            Some(match op_type {
+                $($($name)|+ => $operator,)*
+                _ => return None,
+            })
+        }
+
+        /// The names of the family's operators.
+        #[cfg(test)]
+        pub(super) const NAMES: &[&str] = &[$($($name,)+)*];
+    };
+}
+
 mod constant;
 mod elementwise;
 mod embedding;
@@ -40,7 +56,8 @@ use crate::ops::{Input, Op, Reshape};
 use crate::values::DType;
 
 pub(super) use self::operator::Call;
-pub(super) use self::reduce::Reduction;
+#[cfg(test)]
+pub(super) use self::operator::names;
 
 /// The state of an import, while nodes are translated one after the other.
 pub(super) struct Importer {

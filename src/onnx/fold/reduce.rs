@@ -2,8 +2,20 @@
 
 use super::{Fold, Folded, one};
 use crate::onnx::host::{Data, Host, Walk, axis, strides};
-use crate::onnx::import::Reduction;
 use crate::onnx::integers::wrap;
+
+/// The reductions of ONNX, each as a name after `Reduce`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::onnx) enum Reduction {
+    L1,
+    L2,
+    Max,
+    Mean,
+    Min,
+    Prod,
+    Sum,
+    SumSquare,
+}
 
 /// For each axis, whether a reduction reduces it.
 pub(in crate::onnx) fn reduced_axes(axes: Option<&[i64]>, rank: usize, noop: bool) -> Result<Vec<bool>, String> {

@@ -9,15 +9,12 @@ use crate::onnx::host::{Data, Host};
 use crate::onnx::slices;
 use crate::onnx::tensor::Stored;
 
-pub(super) fn operator(op_type: &str) -> Option<Operator> {
-    Some(match op_type {
-        "Constant" => Operator::stored(Importer::constant_node),
-        "ConstantOfShape" => Operator::known(|f| f.constant_of_shape()),
-        "Range" => Operator::known(|f| f.range()),
-        "Shape" => Operator::stored(Importer::shape),
-        "Size" => Operator::stored(Importer::size),
-        _ => return None,
-    })
+operators! {
+    "Constant" => Operator::stored(Importer::constant_node),
+    "ConstantOfShape" => Operator::known(|f| f.constant_of_shape()),
+    "Range" => Operator::known(|f| f.range()),
+    "Shape" => Operator::stored(Importer::shape),
+    "Size" => Operator::stored(Importer::size),
 }
 
 impl Importer {

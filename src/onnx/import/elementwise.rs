@@ -25,36 +25,32 @@ pub(in crate::onnx) enum Join {
     Binary(BinaryOp),
 }
 
-pub(super) fn operator(op_type: &str) -> Option<Operator> {
-    const MIN: Join = Join::Binary(BinaryOp::Minimum);
-    const MAX: Join = Join::Binary(BinaryOp::Maximum);
-    const LESS_OR_EQUAL: BinaryOp = BinaryOp::LessOrEqual;
-    Some(match op_type {
-        "Add" => Operator::new(|f| f.arithmetic(Arithmetic::Add), |i, c| i.arithmetic(c, Join::Add, Int32Op::Add)),
-        "Sub" => Operator::new(|f| f.arithmetic(Arithmetic::Sub), |i, c| i.arithmetic(c, Join::Sub, Int32Op::Sub)),
-        "Mul" => Operator::new(|f| f.arithmetic(Arithmetic::Mul), |i, c| i.arithmetic(c, Join::Mul, Int32Op::Mul)),
-        "Div" => Operator::new(|f| f.arithmetic(Arithmetic::Div), |i, c| i.arithmetic(c, Join::Div, Int32Op::Div)),
-        "Min" => Operator::new(|f| f.arithmetic(Arithmetic::Min), |i, c| i.arithmetic(c, MIN, Int32Op::Min)),
-        "Max" => Operator::new(|f| f.arithmetic(Arithmetic::Max), |i, c| i.arithmetic(c, MAX, Int32Op::Max)),
-        "Mod" => Operator::known(|f| f.arithmetic(Arithmetic::Mod)),
-        "Pow" => Operator::new(|f| f.arithmetic(Arithmetic::Pow), Importer::power),
-        "Sum" => Operator::new(|f| f.arithmetic(Arithmetic::Add), |i, c| one(i.float_sum(c)?)),
-        "Mean" => Operator::nodes(Importer::mean),
-        "Equal" => Operator::new(|f| f.comparison(Ordering::is_eq), |i, c| i.comparison(c, BinaryOp::Equal, [0, 1])),
-        "Less" => Operator::new(|f| f.comparison(Ordering::is_lt), |i, c| i.comparison(c, BinaryOp::Less, [0, 1])),
-        "Greater" => Operator::new(|f| f.comparison(Ordering::is_gt), |i, c| i.comparison(c, BinaryOp::Less, [1, 0])),
-        "LessOrEqual" => {
-            Operator::new(|f| f.comparison(Ordering::is_le), |i, c| i.comparison(c, LESS_OR_EQUAL, [0, 1]))
-        }
-        "GreaterOrEqual" => {
-            Operator::new(|f| f.comparison(Ordering::is_ge), |i, c| i.comparison(c, LESS_OR_EQUAL, [1, 0]))
-        }
-        "And" => Operator::new(|f| f.logic(|a, b| a && b), Importer::and),
-        "Or" => Operator::new(|f| f.logic(|a, b| a || b), Importer::or),
-        "Xor" => Operator::new(|f| f.logic(|a, b| a != b), Importer::xor),
-        "Where" => Operator::new(|f| f.choose(), Importer::choose),
-        _ => return None,
-    })
+const MIN: Join = Join::Binary(BinaryOp::Minimum);
+const MAX: Join = Join::Binary(BinaryOp::Maximum);
+const LESS_OR_EQUAL: BinaryOp = BinaryOp::LessOrEqual;
+
+operators! {
+    "Add" => Operator::new(|f| f.arithmetic(Arithmetic::Add), |i, c| i.arithmetic(c, Join::Add, Int32Op::Add)),
+    "Sub" => Operator::new(|f| f.arithmetic(Arithmetic::Sub), |i, c| i.arithmetic(c, Join::Sub, Int32Op::Sub)),
+    "Mul" => Operator::new(|f| f.arithmetic(Arithmetic::Mul), |i, c| i.arithmetic(c, Join::Mul, Int32Op::Mul)),
+    "Div" => Operator::new(|f| f.arithmetic(Arithmetic::Div), |i, c| i.arithmetic(c, Join::Div, Int32Op::Div)),
+    "Min" => Operator::new(|f| f.arithmetic(Arithmetic::Min), |i, c| i.arithmetic(c, MIN, Int32Op::Min)),
+    "Max" => Operator::new(|f| f.arithmetic(Arithmetic::Max), |i, c| i.arithmetic(c, MAX, Int32Op::Max)),
+    "Mod" => Operator::known(|f| f.arithmetic(Arithmetic::Mod)),
+    "Pow" => Operator::new(|f| f.arithmetic(Arithmetic::Pow), Importer::power),
+    "Sum" => Operator::new(|f| f.arithmetic(Arithmetic::Add), |i, c| one(i.float_sum(c)?)),
+    "Mean" => Operator::nodes(Importer::mean),
+    "Equal" => Operator::new(|f| f.comparison(Ordering::is_eq), |i, c| i.comparison(c, BinaryOp::Equal, [0, 1])),
+    "Less" => Operator::new(|f| f.comparison(Ordering::is_lt), |i, c| i.comparison(c, BinaryOp::Less, [0, 1])),
+    "Greater" => Operator::new(|f| f.comparison(Ordering::is_gt), |i, c| i.comparison(c, BinaryOp::Less, [1, 0])),
+    "LessOrEqual" =>
+        Operator::new(|f| f.comparison(Ordering::is_le), |i, c| i.comparison(c, LESS_OR_EQUAL, [0, 1])),
+    "GreaterOrEqual" =>
+        Operator::new(|f| f.comparison(Ordering::is_ge), |i, c| i.comparison(c, LESS_OR_EQUAL, [1, 0])),
+    "And" => Operator::new(|f| f.logic(|a, b| a && b), Importer::and),
+    "Or" => Operator::new(|f| f.logic(|a, b| a || b), Importer::or),
+    "Xor" => Operator::new(|f| f.logic(|a, b| a != b), Importer::xor),
+    "Where" => Operator::new(|f| f.choose(), Importer::choose),
 }
 
 impl Importer {

@@ -11,11 +11,8 @@ use crate::onnx::slices;
 use crate::onnx::tensor::type_name;
 use crate::ops::{Embedding, Input, Op};
 
-pub(super) fn operator(op_type: &str) -> Option<Operator> {
-    Some(match op_type {
-        "Gather" => Operator::new(|f| f.gather(), Importer::gather),
-        _ => return None,
-    })
+operators! {
+    "Gather" => Operator::new(|f| f.gather(), Importer::gather),
 }
 
 impl Importer {

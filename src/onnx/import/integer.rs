@@ -4,9 +4,9 @@
 //! is an error on the host, and so is such an input.
 
 use super::operator::{Call, Operator, Values, one};
-use super::reduce::Reduction;
 use super::{Importer, Kind, Run, Value};
 use crate::graph::NodeId;
+use crate::onnx::fold::Reduction;
 use crate::onnx::host::{Data, broadcast};
 use crate::onnx::integers::{held, is_integer, range};
 use crate::onnx::proto::{NodeProto, data_type as ty};
@@ -14,13 +14,10 @@ use crate::onnx::tensor::type_name;
 use crate::ops::{Int32, Int32Op, IntegerType, Op, ToFloat, ToInteger, Unary, UnaryOp};
 use crate::values::Tensor;
 
-pub(super) fn operator(op_type: &str) -> Option<Operator> {
-    Some(match op_type {
-        "Cast" => Operator::new(|f| f.cast(), |i, c| i.cast(c, cast_type(c.node)?))
-            .sharing(|i, n, v| Ok(i.same_floats(cast_type(n)?, v))),
-        "CastLike" => Operator::new(|f| f.cast_like(), |i, c| i.cast(c, i.type_of(c.input(1)?))),
-        _ => return None,
-    })
+operators! {
+    "Cast" => Operator::new(|f| f.cast(), |i, c| i.cast(c, cast_type(c.node)?))
+        .sharing(|i, n, v| Ok(i.same_floats(cast_type(n)?, v))),
+    "CastLike" => Operator::new(|f| f.cast_like(), |i, c| i.cast(c, i.type_of(c.input(1)?))),
 }
 
 /// The type that a `Cast` names; 0, which is no type, for a number that is none.

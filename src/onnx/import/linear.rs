@@ -9,11 +9,8 @@ use crate::onnx::tensor::transposed;
 use crate::ops::{Linear, MatMul};
 use crate::values::Tensor;
 
-pub(super) fn operator(op_type: &str) -> Option<Operator> {
-    Some(match op_type {
-        "Gemm" => Operator::new(|f| f.gemm(), Importer::gemm).decoding(Importer::is_small_product),
-        _ => return None,
-    })
+operators! {
+    "Gemm" => Operator::new(|f| f.gemm(), Importer::gemm).decoding(Importer::is_small_product),
 }
 
 impl Importer {

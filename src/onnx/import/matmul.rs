@@ -6,11 +6,8 @@ use crate::onnx::fold::MAX_FACTOR;
 use crate::onnx::host::{Length, broadcast};
 use crate::ops::{Linear, MatMul};
 
-pub(super) fn operator(op_type: &str) -> Option<Operator> {
-    Some(match op_type {
-        "MatMul" => Operator::new(|f| f.matmul(), Importer::matmul).decoding(Importer::is_small_product),
-        _ => return None,
-    })
+operators! {
+    "MatMul" => Operator::new(|f| f.matmul(), Importer::matmul).decoding(Importer::is_small_product),
 }
 
 impl Importer {

@@ -14,26 +14,23 @@ use crate::values::Tensor;
 /// The most pieces that one node is cut into. Indices that are not consecutive are a piece each.
 const MAX_PIECES: usize = 4096;
 
-pub(super) fn operator(op_type: &str) -> Option<Operator> {
-    Some(match op_type {
-        "Concat" => Operator::new(|f| f.concat(), Importer::concat),
-        "Dropout" => Operator::new(|f| f.dropout(), Importer::dropout),
-        "Expand" => Operator::new(|f| f.expand(), Importer::expand),
-        "Flatten" => Operator::new(|f| f.reshape(slices::FLATTEN), |i, c| i.reshape(c, slices::FLATTEN)),
-        "GatherElements" => Operator::known(|f| f.gather_elements()),
-        "Identity" => Operator::stored(|_, c| Ok(vec![c.optional(0).cloned().ok_or("it has no input")?])),
-        "Reshape" => Operator::new(|f| f.reshape(slices::RESHAPE), |i, c| i.reshape(c, slices::RESHAPE)),
-        "Slice" => Operator::new(|f| f.slice(), Importer::slice),
-        "Split" => Operator::new(|f| f.split(), Importer::split),
-        "Squeeze" => Operator::new(|f| f.reshape(slices::SQUEEZE), |i, c| i.reshape(c, slices::SQUEEZE)),
-        "Tile" => Operator::new(|f| f.tile(), Importer::tile),
-        "Transpose" => Operator::new(|f| f.transpose(), Importer::transpose)
-            .sharing(Importer::swapped)
-            .decoding(|_, inputs| !matches!(inputs, [Some(Value::Quantized(_))])),
-        "Trilu" => Operator::new(|f| f.trilu(), Importer::trilu),
-        "Unsqueeze" => Operator::new(|f| f.reshape(slices::UNSQUEEZE), |i, c| i.reshape(c, slices::UNSQUEEZE)),
-        _ => return None,
-    })
+operators! {
+    "Concat" => Operator::new(|f| f.concat(), Importer::concat),
+    "Dropout" => Operator::new(|f| f.dropout(), Importer::dropout),
+    "Expand" => Operator::new(|f| f.expand(), Importer::expand),
+    "Flatten" => Operator::new(|f| f.reshape(slices::FLATTEN), |i, c| i.reshape(c, slices::FLATTEN)),
+    "GatherElements" => Operator::known(|f| f.gather_elements()),
+    "Identity" => Operator::stored(|_, c| Ok(vec![c.optional(0).cloned().ok_or("it has no input")?])),
+    "Reshape" => Operator::new(|f| f.reshape(slices::RESHAPE), |i, c| i.reshape(c, slices::RESHAPE)),
+    "Slice" => Operator::new(|f| f.slice(), Importer::slice),
+    "Split" => Operator::new(|f| f.split(), Importer::split),
+    "Squeeze" => Operator::new(|f| f.reshape(slices::SQUEEZE), |i, c| i.reshape(c, slices::SQUEEZE)),
+    "Tile" => Operator::new(|f| f.tile(), Importer::tile),
+    "Transpose" => Operator::new(|f| f.transpose(), Importer::transpose)
+        .sharing(Importer::swapped)
+        .decoding(|_, inputs| !matches!(inputs, [Some(Value::Quantized(_))])),
+    "Trilu" => Operator::new(|f| f.trilu(), Importer::trilu),
+    "Unsqueeze" => Operator::new(|f| f.reshape(slices::UNSQUEEZE), |i, c| i.reshape(c, slices::UNSQUEEZE)),
 }
 
 impl Importer {

@@ -7,14 +7,11 @@ use crate::onnx::host::{Data, Host, Length, Walk, axis, broadcast, kept};
 use crate::onnx::slices;
 use crate::ops::{Add, BatchNorm, LayerNorm, Max, Softmax, Sum, UnaryOp};
 
-pub(super) fn operator(op_type: &str) -> Option<Operator> {
-    Some(match op_type {
-        "BatchNormalization" => Operator::nodes(Importer::batch_norm),
-        "LayerNormalization" => Operator::nodes(Importer::layer_norm),
-        "LogSoftmax" => Operator::nodes(|i, c| i.softmax_along(c, Importer::log_softmax)),
-        "Softmax" => Operator::nodes(|i, c| i.softmax_along(c, Importer::softmax)),
-        _ => return None,
-    })
+operators! {
+    "BatchNormalization" => Operator::nodes(Importer::batch_norm),
+    "LayerNormalization" => Operator::nodes(Importer::layer_norm),
+    "LogSoftmax" => Operator::nodes(|i, c| i.softmax_along(c, Importer::log_softmax)),
+    "Softmax" => Operator::nodes(|i, c| i.softmax_along(c, Importer::softmax)),
 }
 
 impl Importer {

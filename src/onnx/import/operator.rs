@@ -6,6 +6,8 @@ use super::{
     Importer, constant, elementwise, embedding, integer, linear, matmul, movement, norm, quantize, reduce, unary,
 };
 use crate::onnx::fold::{Fold, Folded};
+#[cfg(test)]
+use crate::onnx::functions;
 use crate::onnx::host::Host;
 use crate::onnx::names::clean;
 use crate::onnx::proto::NodeProto;
@@ -115,8 +117,29 @@ pub(super) fn operator(op_type: &str) -> Option<Operator> {
         quantize::operator,
         reduce::operator,
         unary::operator,
+        unary::function,
     ];
     families.iter().find_map(|family| family(op_type))
+}
+
+/// The names of all operators.
+#[cfg(test)]
+pub(in crate::onnx) fn names() -> Vec<&'static str> {
+    let families = [
+        constant::NAMES,
+        elementwise::NAMES,
+        embedding::NAMES,
+        integer::NAMES,
+        linear::NAMES,
+        matmul::NAMES,
+        movement::NAMES,
+        norm::NAMES,
+        quantize::NAMES,
+        reduce::NAMES,
+        unary::NAMES,
+    ];
+    let functions = crate::ops::UnaryOp::ALL.iter().filter_map(|&op| functions::op_type(op));
+    families.concat().into_iter().chain(functions).collect()
 }
 
 impl Importer {

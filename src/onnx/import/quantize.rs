@@ -16,12 +16,9 @@ use crate::onnx::values::Quantized;
 use crate::ops::{Dequantize, Quantize};
 use crate::values::{QParams, QParamsError, QuantRange, Tensor, TensorQParams};
 
-pub(super) fn operator(op_type: &str) -> Option<Operator> {
-    Some(match op_type {
-        "DequantizeLinear" => Operator::stored(Importer::dequantize_linear),
-        "QuantizeLinear" => Operator::stored(Importer::quantize_linear),
-        _ => return None,
-    })
+operators! {
+    "DequantizeLinear" => Operator::stored(Importer::dequantize_linear),
+    "QuantizeLinear" => Operator::stored(Importer::quantize_linear),
 }
 
 /// Scales and zero points as a file gives them.

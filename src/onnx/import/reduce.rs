@@ -3,42 +3,27 @@
 use super::operator::{Call, ONLY_KNOWN, Operator, Values, one};
 use super::{Importer, Kind, Run, Value};
 use crate::graph::NodeId;
-use crate::onnx::fold::reduced_axes;
+use crate::onnx::fold::{Reduction, reduced_axes};
 use crate::onnx::host::Length;
 use crate::onnx::integers::{held, is_integer};
 use crate::ops::{Max, Mul, Op, Sum, UnaryOp};
 
-/// The reductions of ONNX, each as a name after `Reduce`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::onnx) enum Reduction {
-    L1,
-    L2,
-    Max,
-    Mean,
-    Min,
-    Prod,
-    Sum,
-    SumSquare,
+macro_rules! reduction {
+    ($name:ident) => {
+        Operator::new(|f| f.reduce(Reduction::$name), |i, c| i.reduce(c, Reduction::$name))
+    };
 }
 
-pub(super) fn operator(op_type: &str) -> Option<Operator> {
-    macro_rules! reduction {
-        ($name:ident) => {
-            Operator::new(|f| f.reduce(Reduction::$name), |i, c| i.reduce(c, Reduction::$name))
-        };
-    }
-    Some(match op_type {
-        "CumSum" => Operator::known(|f| f.cumulative_sum()),
-        "ReduceL1" => reduction!(L1),
-        "ReduceL2" => reduction!(L2),
-        "ReduceMax" => reduction!(Max),
-        "ReduceMean" => reduction!(Mean),
-        "ReduceMin" => reduction!(Min),
-        "ReduceProd" => reduction!(Prod),
-        "ReduceSum" => reduction!(Sum),
-        "ReduceSumSquare" => reduction!(SumSquare),
-        _ => return None,
-    })
+operators! {
+    "CumSum" => Operator::known(|f| f.cumulative_sum()),
+    "ReduceL1" => reduction!(L1),
+    "ReduceL2" => reduction!(L2),
+    "ReduceMax" => reduction!(Max),
+    "ReduceMean" => reduction!(Mean),
+    "ReduceMin" => reduction!(Min),
+    "ReduceProd" => reduction!(Prod),
+    "ReduceSum" => reduction!(Sum),
+    "ReduceSumSquare" => reduction!(SumSquare),
 }
 
 impl Importer {

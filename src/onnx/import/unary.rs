@@ -8,33 +8,31 @@ use crate::onnx::host::broadcast;
 use crate::onnx::tensor::type_name;
 use crate::ops::{Add, Clamp, Div, Mul, Unary, UnaryOp};
 
-pub(super) fn operator(op_type: &str) -> Option<Operator> {
-    if functions::function(op_type).is_some() {
-        return Some(Operator::new(|f| f.function(), Importer::function));
-    }
-    Some(match op_type {
-        "Ceil" => Operator::known(|f| f.floats(f64::ceil)),
-        "Clip" => Operator::nodes(Importer::clip),
-        "Cos" => Operator::known(|f| f.floats(libm::cos)),
-        "Elu" => Operator::nodes(|i, c| i.on_floats(c, Importer::elu)),
-        "Floor" => Operator::known(|f| f.floats(f64::floor)),
-        "Gelu" => Operator::nodes(|i, c| i.on_floats(c, Importer::gelu)),
-        "HardSigmoid" => Operator::nodes(|i, c| i.on_floats(c, Importer::hard_sigmoid)),
-        "HardSwish" => Operator::nodes(|i, c| i.on_floats(c, Importer::hard_swish)),
-        "LeakyRelu" | "PRelu" => Operator::nodes(|i, c| i.on_floats(c, Importer::leaky_relu)),
-        "Mish" => Operator::nodes(|i, c| i.on_floats(c, Importer::mish)),
-        "Neg" => Operator::new(|f| f.negative(), Importer::neg),
-        "Not" => Operator::new(|f| f.not(), Importer::not),
-        "Reciprocal" => {
-            Operator::new(|f| f.floats(|v| 1.0 / v), |i, c| i.on_floats(c, |i, c, x| i.inverse(&c.name, x)))
-        }
-        "Round" => Operator::known(|f| f.floats(f64::round_ties_even)),
-        "Selu" => Operator::nodes(|i, c| i.on_floats(c, Importer::selu)),
-        "Sin" => Operator::known(|f| f.floats(libm::sin)),
-        "Softplus" => Operator::nodes(|i, c| i.on_floats(c, Importer::softplus)),
-        "Softsign" => Operator::nodes(|i, c| i.on_floats(c, Importer::softsign)),
-        _ => return None,
-    })
+/// A function that is one of the table of functions.
+pub(super) fn function(op_type: &str) -> Option<Operator> {
+    functions::function(op_type).map(|_| Operator::new(|f| f.function(), Importer::function))
+}
+
+operators! {
+    "Ceil" => Operator::known(|f| f.floats(f64::ceil)),
+    "Clip" => Operator::nodes(Importer::clip),
+    "Cos" => Operator::known(|f| f.floats(libm::cos)),
+    "Elu" => Operator::nodes(|i, c| i.on_floats(c, Importer::elu)),
+    "Floor" => Operator::known(|f| f.floats(f64::floor)),
+    "Gelu" => Operator::nodes(|i, c| i.on_floats(c, Importer::gelu)),
+    "HardSigmoid" => Operator::nodes(|i, c| i.on_floats(c, Importer::hard_sigmoid)),
+    "HardSwish" => Operator::nodes(|i, c| i.on_floats(c, Importer::hard_swish)),
+    "LeakyRelu" | "PRelu" => Operator::nodes(|i, c| i.on_floats(c, Importer::leaky_relu)),
+    "Mish" => Operator::nodes(|i, c| i.on_floats(c, Importer::mish)),
+    "Neg" => Operator::new(|f| f.negative(), Importer::neg),
+    "Not" => Operator::new(|f| f.not(), Importer::not),
+    "Reciprocal" =>
+        Operator::new(|f| f.floats(|v| 1.0 / v), |i, c| i.on_floats(c, |i, c, x| i.inverse(&c.name, x))),
+    "Round" => Operator::known(|f| f.floats(f64::round_ties_even)),
+    "Selu" => Operator::nodes(|i, c| i.on_floats(c, Importer::selu)),
+    "Sin" => Operator::known(|f| f.floats(libm::sin)),
+    "Softplus" => Operator::nodes(|i, c| i.on_floats(c, Importer::softplus)),
+    "Softsign" => Operator::nodes(|i, c| i.on_floats(c, Importer::softsign)),
 }
 
 impl Importer {

@@ -184,7 +184,7 @@ fn outputs_of_uint8_codes() {
         let build = base().floats("s", &[], &[0.5]).store(small("z", data_type, &[], &[3]));
         build.node("QuantizeLinear", "x s z", "y").output("y")
     };
-    let expected = "output y: its values are uint8 codes, which a graph has 128 lower; they must be dequantized first";
+    let expected = "output y: its values are quantized to uint8, which a graph lacks; they must be dequantized first";
     assert_eq!(refused(with(ty::UINT8)), expected);
     assert_eq!(ops(&with(ty::INT8).done(&[])), ["quantize_per_tensor"]);
     let build = base().floats("s", &[], &[0.5]).store(small("z", ty::UINT8, &[], &[3]));
