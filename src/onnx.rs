@@ -1,32 +1,33 @@
-//! ONNX files: float and quantized networks in, float and quantized networks out.
+//! Import and export of ONNX files, float and quantized.
 //!
-//! [`export()`] writes a float or quantize/dequantize graph for ONNX Runtime, TensorRT and whatever else reads ONNX.
+//! [`load`] reads a file of opset 11 to 21 and gives a float [`Graph`], or a quantize/dequantize graph if the file has QuantizeLinear
+//! and DequantizeLinear nodes. [`export()`] writes such a graph for ONNX Runtime, TensorRT and other readers of ONNX.
 //!
-//! [`load`] reads a file of opset 11 to 21 and makes a float [`Graph`], or a Q/DQ graph if the file has quantize and dequantize
-//! nodes. Everything that depends on stored values and known dimensions only is evaluated while importing. Of patterns, layers
-//! are made: `MatMul` and `Add` become linear layers, and decomposed layer normalizations, GELU and SiLU become themselves.
+//! The import evaluates every node that depends only on stored values and known dimensions. It finds layers that a file spells out
+//! in smaller nodes: `MatMul` and `Add` become a linear layer, and decomposed layer normalizations, GELU and SiLU become one node
+//! each.
 //!
 //! # Dimensions
-//! A dimension that the model names (`batch`, `seq`) is given a length by [`ImportOptions::dim`]; one without a name is called
-//! `{input}.{axis}`, and so is one of length −1, which old files have instead, or called `?`; one of length 0 is refused unless it
-//! is given a length by that name. One that leads all inputs that have it may be left out: it becomes `rows`, which varies at run
-//! time. All others must be given. A model that moves the batch or merges it with another axis in a way that a graph cannot express needs
-//! that length too; the error says so.
+//! [`ImportOptions::dim`] gives a length to a dimension that the model names, such as `batch` or `seq`. A dimension without a name is
+//! called `{input}.{axis}`; so is one that the file calls `?`, and one of length −1, which old files write for an unknown length. A
+//! dimension of length 0 is refused unless it is given a length by that name. One dimension may be left out if it is the first axis
+//! of all inputs that have it: it becomes `rows`, which varies at run time. All others must be given. A model that moves the batch, or
+//! merges it with another axis in a way that a graph cannot express, needs the length of the batch too, and the error says so.
 //!
 //! # Numbers
-//! Floats of any width are computed in `f32`; a cast to 16 bits rounds them, to nearest and ties to even, and what else a model
-//! computes in 16 bits keeps the precision of `f32`. Known ones are refused where 64 bits hold more than `f32`. Integers are
-//! `i32`, and what is computed of them is exact: types of up to 32 bits wrap around, quotients lose their fraction. Of wider types
-//! and `uint32`, results that `i32` does not hold are an error on interpreter and CPU, as inputs that do not fit are, and wrap
-//! around on a GPU. What has no integer form is refused: no integer becomes a float but by a cast. Booleans that are computed at
-//! run time are floats, 0 and 1. Comparisons and choices follow IEEE 754: a NaN is equal to nothing, itself included, and neither
-//! greater nor less; `Max` and `Min` are NaN if either value is; a NaN as a boolean is true. `Where` chooses: nothing of the
-//! branch not taken shows.
+//! - **Floats** of any width are computed in `f32`. A cast to 16 bits rounds to nearest, ties to even; other operators on 16 bits
+//!   keep the precision of `f32`. A known float of 64 bits that is beyond the range of `f32` is refused.
+//! - **Integers** are computed in `i32`, exactly: types of up to 32 bits wrap around, and quotients lose their fraction. For wider types
+//!   and `uint32`, an input or a result that `i32` does not hold is an error on the interpreter and the CPU engine, and wraps around on
+//!   a GPU. An operator without an integer form is refused; only a cast converts integers to floats.
+//! - **Booleans** that are computed at run time are the floats 0 and 1. NaN as a boolean is true.
+//! - **Comparisons** follow IEEE 754: NaN is equal to nothing, itself included, and neither greater nor less. `Max` and `Min` are NaN if
+//!   either value is. `Where` selects, so that nothing of the other branch shows.
 //!
 //! # Names
-//! A layer is called as the module that its weight or bias belongs to (`encoder.layer.0.attention.self.query` for a parameter
-//! `encoder.layer.0.attention.self.query.bias`), any other node by its own name, with dots (`/encoder/MatMul` becomes
-//! `encoder.MatMul`). Inputs keep their names, and so do outputs ([`Graph::output_names`]).
+//! A layer has the name of the module that its weight or bias belongs to: `encoder.layer.0.attention.self.query` for a parameter
+//! `encoder.layer.0.attention.self.query.bias`. Any other node keeps its name, with dots: `/encoder/MatMul` becomes `encoder.MatMul`.
+//! Inputs keep their names, and so do outputs ([`Graph::output_names`]).
 
 mod attributes;
 #[cfg(test)]
@@ -37,11 +38,11 @@ mod error;
 mod export;
 mod external;
 mod fold;
+mod functions;
 mod host;
 mod import;
 mod integers;
 mod names;
-mod ops;
 mod patterns;
 mod proto;
 mod rows;
@@ -65,30 +66,30 @@ use external::Folders;
 pub use error::{MissingDim, OnnxError, UnsupportedNode};
 pub use export::{ExportError, ExportOptions, Inexpressible, Preset, export, save};
 
-/// The versions of the default operator set that are read.
+/// The opsets that are read.
 const OPSETS: RangeInclusive<i64> = 11..=21;
 
-/// How a file is imported.
+/// Options of an import: the lengths of dimensions.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ImportOptions {
     dims: BTreeMap<String, usize>,
 }
 
 impl ImportOptions {
-    /// No dimension has a length of its own.
+    /// Options that give no dimension a length.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Gives a dimension of the model a length.
+    /// Gives a length to the dimension called `name`.
     #[must_use]
     pub fn dim(mut self, name: impl Into<String>, length: usize) -> Self {
         self.dims.insert(name.into(), length);
         self
     }
 
-    /// Gives several dimensions their lengths.
+    /// Gives lengths to several dimensions.
     #[must_use]
     pub fn dims<N: Into<String>>(mut self, dims: impl IntoIterator<Item = (N, usize)>) -> Self {
         self.dims.extend(dims.into_iter().map(|(name, length)| (name.into(), length)));
@@ -96,8 +97,8 @@ impl ImportOptions {
     }
 }
 
-/// Imports a file. Data in other files are read from the folder of this one, or where both are links, from the folder that
-/// the link to this one leads to, and from nowhere else.
+/// Imports the file at `path`. Weights in other files are read from the folder of the model only, or if the model and those files are
+/// links, from the folder that the link to the model leads to.
 ///
 /// # Errors
 /// [`OnnxError`] says what is wrong with the file, or lists all nodes that are not supported.
@@ -105,10 +106,10 @@ pub fn load(path: impl AsRef<Path>, options: &ImportOptions) -> Result<Graph, On
     import_from(read(path.as_ref())?, path, options)
 }
 
-/// Imports bytes that have been read from `path` already.
+/// Imports the bytes of the file at `path`, which also says where weights in other files may lie.
 ///
 /// # Errors
-/// As [`load`].
+/// [`OnnxError`], for the same reasons as [`load`].
 pub fn import_from(
     bytes: impl Into<Bytes>,
     path: impl AsRef<Path>,
@@ -125,7 +126,7 @@ pub fn import_from(
     import::import(bytes.into(), folders, options)
 }
 
-/// The other files in which the model at `path` keeps data: who writes to one of them changes the model.
+/// The other files in which the model at `path` keeps weights. A program that overwrites one of them changes the model.
 ///
 /// # Errors
 /// [`OnnxError`] if the model cannot be read.
@@ -139,10 +140,11 @@ fn read(path: &Path) -> Result<Bytes, OnnxError> {
     Ok(files::read(path).map_err(io)?.into())
 }
 
-/// Imports the bytes of a file. `folder` is where data in other files may lie; without it, a model that has such data is refused.
+/// Imports the bytes of a file. Weights in other files must lie in `folder`; without a folder, a model that has such weights is
+/// refused.
 ///
 /// # Errors
-/// As [`load`].
+/// [`OnnxError`], for the same reasons as [`load`].
 pub fn import(bytes: impl Into<Bytes>, folder: Option<&Path>, options: &ImportOptions) -> Result<Graph, OnnxError> {
     import::import(bytes.into(), Folders { base: folder, linked: None }, options)
 }

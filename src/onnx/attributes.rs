@@ -1,14 +1,14 @@
-//! Attributes of a node, with their types checked.
+//! The attributes of a node. An error says that an attribute is of the wrong type.
 
 use super::proto::{AttributeProto, NodeProto, TensorProto, attribute_type as ty};
 
 impl NodeProto {
-    /// Its name; without one, that of its first output.
+    /// The name of the node, or the name of its first output if the node has none.
     pub(super) fn title(&self) -> &str {
         if self.name.is_empty() { self.output.first().map_or("", String::as_str) } else { &self.name }
     }
 
-    /// Whether the operator is one of the default set.
+    /// Whether the operator belongs to the default domain.
     pub(super) fn is_default_domain(&self) -> bool {
         matches!(self.domain.as_str(), "" | "ai.onnx")
     }
@@ -19,7 +19,7 @@ impl NodeProto {
 
     fn attribute(&self, name: &str, r#type: i32) -> Result<Option<&AttributeProto>, String> {
         match self.attribute.iter().find(|a| a.name == name) {
-            // Old files leave the type out.
+            // Old files have no type of attributes.
             Some(a) if a.r#type != r#type && a.r#type != 0 => Err(format!("attribute {name} is of the wrong type")),
             found => Ok(found),
         }
@@ -52,7 +52,7 @@ impl NodeProto {
         Ok(self.attribute(name, ty::TENSOR)?.and_then(|a| a.t.as_ref()))
     }
 
-    /// Whether it holds a graph of its own, as `If` and `Loop` do.
+    /// Whether the node contains a graph, as `If` and `Loop` do.
     pub(super) fn has_graph(&self) -> bool {
         self.attribute.iter().any(|a| a.g.is_some() || a.r#type == ty::GRAPH)
     }

@@ -1,4 +1,4 @@
-//! Lengths of the axes of inputs: known, given, or the batch.
+//! The lengths of the axes of inputs: known in the file, given by the caller, or the batch.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,14 +6,14 @@ use super::error::{MissingDim, OnnxError};
 use super::proto::{TensorShapeProto, ValueInfoProto};
 use crate::values::Shape;
 
-/// The longest axis.
+/// The largest length of an axis.
 pub(super) const MAX_LENGTH: i64 = i32::MAX as i64;
-/// The most elements of one value, batch aside: what indices of 32 bits reach.
+/// The most elements of one value for one row, so that 32 bits hold every index.
 pub(super) const MAX_ELEMENTS: usize = 1 << 32;
-/// The most axes.
+/// The most axes of a value.
 pub(super) const MAX_RANK: usize = 32;
 
-/// The shapes of inputs, and the name of the dimension that is left to run time.
+/// The shapes of inputs, and the name of the dimension that is the batch.
 #[derive(Debug, Default)]
 pub(super) struct Dims {
     pub(super) shapes: Vec<Shape>,
@@ -56,7 +56,7 @@ pub(super) fn resolve(inputs: &[&ValueInfoProto], given: &BTreeMap<String, usize
             return Err(OnnxError::DimLength { name: name.clone(), length });
         }
     }
-    // Two batches that could differ cannot both be `rows`.
+    // Several dimensions in front could have different lengths, so that none of them can be `rows`.
     let batch = match leading.iter().copied().collect::<Vec<_>>().as_slice() {
         [one] if !inner.contains(one) => Some((*one).to_owned()),
         [] => None,
@@ -93,8 +93,8 @@ pub(super) fn resolve(inputs: &[&ValueInfoProto], given: &BTreeMap<String, usize
     Ok(Dims { shapes, batch })
 }
 
-/// How many elements a shape has; `None` beyond [`MAX_ELEMENTS`], also if only an axis of no length keeps it from having as many:
-/// so the product of any of its axes fits.
+/// The number of elements of a shape; `None` beyond [`MAX_ELEMENTS`]. Axes of length 0 count as 1 for this limit, so that the product
+/// of any axes stays below it.
 pub(super) fn elements(dims: &[usize]) -> Option<usize> {
     let most = dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d.max(1))).filter(|n| *n <= MAX_ELEMENTS)?;
     Some(if dims.contains(&0) { 0 } else { most })
@@ -111,7 +111,7 @@ fn lengths_of(input: &ValueInfoProto, given: &BTreeMap<String, usize>) -> Result
     }
     let length = |(axis, dim): (usize, &super::proto::DimensionProto)| match (&dim.dim_value, &dim.dim_param) {
         (Some(length), _) if (1..=MAX_LENGTH).contains(length) => Ok(Length::Known(*length as usize)),
-        // What exporters wrote before lengths could be symbols.
+        // Old exporters write −1 for an unknown length.
         (Some(-1), _) => Ok(Length::Symbol(format!("{}.{axis}", input.name))),
         (Some(0), _) => {
             let name = format!("{}.{axis}", input.name);
@@ -135,7 +135,7 @@ fn lengths_of(input: &ValueInfoProto, given: &BTreeMap<String, usize>) -> Result
     dim.iter().enumerate().map(length).collect()
 }
 
-/// Whether a symbol names a length. Some exporters write the same sign for every length that they do not know.
+/// Whether a symbol names one length. Some exporters write the same sign for all unknown lengths.
 fn is_name(symbol: &str) -> bool {
     symbol.chars().any(char::is_alphanumeric) && !["-1", "None"].contains(&symbol)
 }

@@ -1,4 +1,4 @@
-//! The graph while it is made: nodes in execution order, with names that need not be unique yet.
+//! The graph under construction: nodes in execution order, whose names need not be unique yet.
 
 use super::dims::elements;
 use super::names::short;
@@ -6,16 +6,17 @@ use crate::graph::{GraphError, Node, NodeId, infer};
 use crate::ops::{Constant, Input, Op, TensorType};
 use crate::values::{DType, Shape, Tensor};
 
-/// Nodes so far. The `origin` of a node is the parameter that it is, or is named after; else it is empty.
+/// The nodes that exist so far. The `origin` of a constant is the parameter that it holds, that of another node the module that it is
+/// named after; without these, it is empty.
 #[derive(Debug)]
 pub(super) struct Draft {
     pub(super) nodes: Vec<Node>,
-    /// How many nodes there may be.
+    /// The largest number of nodes.
     limit: usize,
 }
 
 impl Draft {
-    /// An empty one, for a file of so many bytes: some of its nodes become ten here, which must not fill the memory.
+    /// An empty graph for a file of `file_bytes`. Some ONNX nodes become ten nodes, so their number is limited by the size of the file.
     pub(super) fn new(file_bytes: usize) -> Self {
         Self { nodes: Vec::new(), limit: 100_000 + file_bytes / 64 }
     }
@@ -32,7 +33,7 @@ impl Draft {
         self.push(name, Op::Input(Input), Vec::new(), shape, dtype)
     }
 
-    /// A constant that belongs to the parameter called `parameter`, if it does.
+    /// A constant that holds the parameter called `parameter`; the name is empty if it holds none.
     pub(super) fn constant(&mut self, parameter: &str, tensor: Tensor) -> NodeId {
         let (shape, dtype) = (Shape::fixed(tensor.shape()), tensor.dtype());
         let id = self.push("", Constant::new(tensor).into(), Vec::new(), shape, dtype);
@@ -40,8 +41,9 @@ impl Draft {
         id
     }
 
-    /// Any other node.
-    pub(super) fn add(&mut self, name: &str, op: Op, inputs: &[NodeId]) -> Result<NodeId, String> {
+    /// A node that is neither an input nor a constant. An error says why the operator does not take these inputs.
+    pub(super) fn add(&mut self, name: &str, op: impl Into<Op>, inputs: &[NodeId]) -> Result<NodeId, String> {
+        let op = op.into();
         if self.nodes.len() >= self.limit {
             return Err(format!(
                 "the graph would have more than {} nodes, too many for a file of that size",
@@ -63,7 +65,7 @@ impl Draft {
     }
 }
 
-/// The message of an error without the name of its node, which is said elsewhere.
+/// The message of an error without the name of the node, which the caller adds.
 fn problem(name: &str, error: &GraphError) -> String {
     let text = error.to_string();
     text.strip_prefix(name).and_then(|rest| rest.strip_prefix(": ")).map(str::to_owned).unwrap_or(text)

@@ -1,26 +1,26 @@
-//! What can be wrong with a file.
+//! Errors of an import.
 
 use std::collections::HashMap;
 
-/// Why a file could not be imported.
+/// Errors of an import.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum OnnxError {
     /// A file could not be opened or read.
     #[error("{path}: {message}")]
     Io {
-        /// The file.
+        /// The path of the file.
         path: String,
-        /// What the system says.
+        /// The message of the operating system.
         message: String,
     },
     /// The bytes are not a model: truncated, damaged, or another kind of file.
     #[error("not a sound ONNX file: {message}")]
     Decode {
-        /// What is wrong.
+        /// The problem, as the end of a sentence.
         message: String,
     },
-    /// The file would take far more memory than it has bytes.
+    /// The file would take far more memory than it has bytes, which a sound file does not.
     #[error("the file has {bytes} bytes but would take {needed} bytes of memory to read; at most {limit} are allowed")]
     Expansion {
         /// Bytes of the file.
@@ -30,28 +30,28 @@ pub enum OnnxError {
         /// The most that is allowed.
         limit: usize,
     },
-    /// The operators are of a version that is not supported.
+    /// The opset is not supported.
     #[error("{}; supported are {} to {}", opset(*version), super::OPSETS.start(), super::OPSETS.end())]
     Opset {
-        /// The version; 0 if the file names none.
+        /// The version of the default opset; 0 if the file names none.
         version: i64,
     },
-    /// A weight or other stored tensor is not sound.
+    /// A stored tensor has a wrong shape, type or length.
     #[error("tensor {tensor}: {problem}")]
     Tensor {
-        /// The tensor.
+        /// The name of the tensor.
         tensor: String,
-        /// What is wrong.
+        /// The problem, as the end of a sentence.
         problem: String,
     },
-    /// Data in another file cannot be used.
+    /// The data of a tensor in another file cannot be used.
     #[error("tensor {tensor}: its data lie in {location:?}: {problem}")]
     External {
-        /// The tensor.
+        /// The name of the tensor.
         tensor: String,
-        /// The file, as the model names it.
+        /// The path of the other file, as the model gives it.
         location: String,
-        /// What is wrong.
+        /// The problem, as the end of a sentence.
         problem: String,
     },
     /// Tensors share their data in other files: a small file would become large in memory.
@@ -59,49 +59,49 @@ pub enum OnnxError {
         "tensors refer to {referred} bytes of other files, but only to {covered} different ones; at most twice as many are allowed"
     )]
     Overlap {
-        /// Bytes of all tensors that have their data in other files.
+        /// The number of bytes of all tensors that have their data in other files.
         referred: u64,
-        /// Bytes of those files that belong to at least one tensor.
+        /// The number of bytes of those files that belong to at least one tensor.
         covered: u64,
     },
-    /// An input of the model is of a kind that a graph has not.
+    /// An input of the model has a type or shape that a graph does not support.
     #[error("input {input}: {problem}")]
     Input {
-        /// The input.
+        /// The name of the input.
         input: String,
-        /// What is wrong.
+        /// The problem, as the end of a sentence.
         problem: String,
     },
     /// An output of the model cannot be an output of a graph.
     #[error("output {output}: {problem}{}", length_of(dim.as_deref(), ""))]
     Output {
-        /// The output, or `graph`.
+        /// The name of the output, or `graph`.
         output: String,
-        /// What is wrong.
+        /// The problem, as the end of a sentence.
         problem: String,
-        /// The dimension that must have a length for it, if one must.
+        /// The dimension whose length would help, if one would.
         dim: Option<String>,
     },
-    /// Dimensions have no length.
+    /// Dimensions of the model need lengths, and [`ImportOptions`](super::ImportOptions) give none.
     #[error("{}", missing(.0, ""))]
     MissingDims(Vec<MissingDim>),
-    /// A length is given to a dimension that the model lacks.
+    /// [`ImportOptions`](super::ImportOptions) give a length to a dimension that the model lacks.
     #[error("the model has no dimension called {name}; {}", if known.is_empty() { "all of its dimensions have lengths".to_owned() } else { format!("it has {}", known.join(", ")) })]
     UnknownDim {
-        /// The name.
+        /// The name that was given.
         name: String,
-        /// The names that there are.
+        /// The names of the model's dimensions.
         known: Vec<String>,
     },
-    /// A length is not possible.
+    /// The length of a dimension is out of range.
     #[error("dimension {name} is {length}; expected from 1 to {}", super::dims::MAX_LENGTH)]
     DimLength {
-        /// The dimension.
+        /// The name of the dimension.
         name: String,
-        /// Its length.
+        /// The length that was given.
         length: i64,
     },
-    /// Two values have one name.
+    /// Two values have the same name.
     #[error("two values are called {name}")]
     Duplicate {
         /// The name.
@@ -110,52 +110,52 @@ pub enum OnnxError {
     /// A node reads a value that no node writes, and that is neither an input nor stored.
     #[error("{node}: reads {value}, which nothing in the file gives")]
     NoSuchValue {
-        /// The reading node, or `outputs`.
+        /// The name of the node that reads the value, or `outputs`.
         node: String,
-        /// The value.
+        /// The name of the value.
         value: String,
     },
-    /// Nodes read each other.
+    /// Nodes form a cycle.
     #[error("{node}: reads, by way of other nodes, its own result")]
     Cycle {
-        /// One of the nodes.
+        /// The name of one of the nodes.
         node: String,
     },
-    /// Nodes that have no counterpart here: all of them.
+    /// Some nodes are not supported. All of them are listed.
     #[error("{}", unsupported(.0, ""))]
     Unsupported(Vec<UnsupportedNode>),
-    /// The graph that was made is not valid.
+    /// The graph that results is not valid.
     #[error(transparent)]
     Graph(#[from] crate::graph::GraphError),
 }
 
-/// A dimension that has no length.
+/// A dimension of the model that needs a length.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MissingDim {
-    /// Its name: the model's, or `{input}.{axis}` where the model has none.
+    /// The name in the model, or `{input}.{axis}` if the model gives none.
     pub name: String,
-    /// The inputs that have it.
+    /// The names of the inputs that have the dimension.
     pub inputs: Vec<String>,
 }
 
-/// A node that has no counterpart here.
+/// A node that is not supported.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnsupportedNode {
-    /// Its name, or where it has none, that of its first output.
+    /// The name of the node, or the name of its first output if the node has none.
     pub name: String,
     /// The operator, with its domain unless that is the default one.
     pub op_type: String,
-    /// Why.
+    /// The reason, without the name of the node.
     pub reason: String,
-    /// The dimension that must have a length for it, if that is what is missing.
+    /// The dimension whose length would help, if one would.
     pub dim: Option<String>,
 }
 
-/// Lines of a list of nodes; behind them, nodes are only counted.
+/// The most lines of a list of nodes. Further nodes are counted.
 const MOST_LINES: usize = 20;
 
 impl OnnxError {
-    /// The message for the caller of a program, where lengths of dimensions follow `argument`, as in `--dim seq=8`.
+    /// The message for a command line on which lengths of dimensions follow `argument`, as in `--dim seq=8`.
     #[must_use]
     pub fn with_argument(&self, argument: &str) -> String {
         let argument = format!("{argument} ");

@@ -1,13 +1,21 @@
-//! Graphs as ONNX files: opset 17, quantization as QuantizeLinear and DequantizeLinear.
+//! Export of graphs to ONNX files of opset 17, with quantization as QuantizeLinear and DequantizeLinear.
 
 mod check;
 mod constants;
-mod dynamic;
+mod elementwise;
+mod embedding;
+mod exporter;
 mod file;
-mod integers;
-mod ops;
+mod integer;
+mod linear;
+mod matmul;
+mod movement;
+mod norm;
+mod quantize;
+mod reduce;
 #[cfg(test)]
 mod tests;
+mod unary;
 mod writer;
 
 use std::fmt;
@@ -16,12 +24,13 @@ use std::str::FromStr;
 
 use crate::graph::Graph;
 
-/// Whom a file is for.
+/// The reader that a file is written for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Preset {
-    /// ONNX Runtime and other readers of QDQ: any zero points. Biases of statically quantized layers on rank 2 are `int32` codes at
-    /// the scale of the layer's sums, without which ONNX Runtime does not fuse a layer and its ReLU to an integer kernel; they stay
-    /// float where weights have less than 7 bits, whose coarse sums would move the output.
+    /// ONNX Runtime and other readers of quantize/dequantize models: zero points may have any value. Biases of statically quantized layers
+    /// on two axes are quantized to `int32` with the scale of the accumulator, without which ONNX Runtime does not fuse a layer and
+    /// its ReLU into an integer kernel. Biases stay float if weights have less than 7 bits, since the rounding to such large steps would
+    /// move the output.
     #[default]
     OnnxRuntime,
     /// TensorRT: static quantization with zero points of 0 only; biases are float.
@@ -40,7 +49,7 @@ impl fmt::Display for Preset {
 impl FromStr for Preset {
     type Err = ExportError;
 
-    /// Takes what [`Display`](fmt::Display) writes.
+    /// Parses the names that [`Display`](fmt::Display) writes: `onnxruntime` and `tensorrt`.
     fn from_str(name: &str) -> Result<Self, ExportError> {
         match name {
             "onnxruntime" => Ok(Self::OnnxRuntime),
@@ -50,7 +59,7 @@ impl FromStr for Preset {
     }
 }
 
-/// How a graph is written.
+/// Options of an export.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExportOptions {
     preset: Preset,
@@ -65,27 +74,27 @@ impl Default for ExportOptions {
 }
 
 impl ExportOptions {
-    /// For ONNX Runtime, with the leading dimension called "batch".
+    /// Options for ONNX Runtime, with the leading dimension called "batch".
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// For whom.
+    /// Sets the reader that the file is written for.
     #[must_use]
     pub fn preset(mut self, preset: Preset) -> Self {
         self.preset = preset;
         self
     }
 
-    /// The name of the leading dimension, `rows`.
+    /// Sets the name of the leading dimension, which is `rows` in the graph.
     #[must_use]
     pub fn batch(mut self, name: &str) -> Self {
         name.clone_into(&mut self.batch);
         self
     }
 
-    /// What the file says made it.
+    /// Sets the program that the file names as its producer.
     #[must_use]
     pub fn producer(mut self, name: &str) -> Self {
         name.clone_into(&mut self.producer);
@@ -93,14 +102,14 @@ impl ExportOptions {
     }
 }
 
-/// A node that cannot be written.
+/// A node that has no form in ONNX.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inexpressible {
-    /// Its name.
+    /// The name of the node.
     pub node: String,
-    /// Its [`Op::name`](crate::graph::Op::name).
+    /// The [`Op::name`](crate::graph::Op::name) of its operator.
     pub op: &'static str,
-    /// Why.
+    /// The reason, without the name of the node.
     pub reason: String,
 }
 
@@ -110,32 +119,32 @@ impl fmt::Display for Inexpressible {
     }
 }
 
-/// Why a graph was not exported.
+/// Errors of an export.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ExportError {
-    /// Nodes without a form in ONNX, all of them.
+    /// Some nodes have no form in ONNX. All of them are listed.
     #[error("{} nodes have no form in ONNX for {preset}: {}", nodes.len(), listed(nodes))]
     Inexpressible {
-        /// For whom.
+        /// The reader that the file would be for.
         preset: Preset,
         /// The nodes, in execution order.
         nodes: Vec<Inexpressible>,
     },
-    /// The integer form, whose ops are this crate's own.
+    /// The graph is in the integer form, whose operators ONNX lacks.
     #[error(
         "{node}: is {op}, one of {count} nodes of the integer form, which ONNX lacks; export the quantize/dequantize graph \
          that it was made of, which convert returns by default"
     )]
     Integers {
-        /// The first such node.
+        /// The name of the first such node.
         node: String,
-        /// Its [`Op::name`](crate::graph::Op::name).
+        /// The [`Op::name`](crate::graph::Op::name) of its operator.
         op: &'static str,
-        /// How many there are.
+        /// The number of such nodes.
         count: usize,
     },
-    /// Zero points that TensorRT does not take, all of them.
+    /// Some zero points are not 0, which TensorRT refuses. All of them are listed.
     #[error(
         "{} of the graph's {of} quantize and dequantize nodes have zero points other than 0, which TensorRT does not take: {}; \
          quantize with QuantizationConfig::symmetric().symmetric_activations()",
@@ -144,37 +153,37 @@ pub enum ExportError {
     Asymmetric {
         /// The nodes with their first zero point that is not 0, in execution order.
         nodes: Vec<(String, i32)>,
-        /// How many quantize and dequantize nodes there are.
+        /// The number of all quantize and dequantize nodes.
         of: usize,
     },
-    /// An unknown preset.
+    /// No preset has this name.
     #[error("there is no preset {name:?}; the presets are onnxruntime and tensorrt")]
     Preset {
         /// The name given.
         name: String,
     },
-    /// A name of the leading dimension that cannot be one.
+    /// The name of the leading dimension is empty or a number.
     #[error("the leading dimension cannot be called {name:?}: a name is not empty and not a number")]
     BatchName {
         /// The name given.
         name: String,
     },
-    /// More than one file can hold.
+    /// The model is too large for one file.
     #[error(
         "the model takes {size_bytes} bytes, and an ONNX file at most {limit_bytes}; save() writes the weights to a second file"
     )]
     TooLarge {
-        /// Bytes of the model.
+        /// The size of the model in bytes.
         size_bytes: usize,
-        /// The most that a file holds.
+        /// The largest size of a file in bytes.
         limit_bytes: usize,
     },
     /// A file could not be written.
     #[error("{path}: {message}")]
     Io {
-        /// The file.
+        /// The path of the file.
         path: String,
-        /// What the system says.
+        /// The message of the operating system.
         message: String,
     },
 }
@@ -187,37 +196,40 @@ fn zero_points(nodes: &[(String, i32)]) -> String {
     nodes.iter().map(|(node, zero_point)| format!("{node} ({zero_point})")).collect::<Vec<_>>().join(", ")
 }
 
-/// The graph as the bytes of an ONNX file of opset 17.
+/// Writes a graph as the bytes of an ONNX file of opset 17.
 ///
-/// What goes out is a float graph or the quantize/dequantize form that [`convert`](crate::quantize::convert()) returns, static or
-/// dynamic. Values and nodes have the names of the graph's nodes, outputs those of the float nodes they stem from; what an op
-/// decomposes into is called `{node}.{part}`.
+/// The graph is a float graph, or the quantize/dequantize form that [`convert`](crate::quantize::convert()) returns, static or dynamic.
+/// Values and nodes have the names of the graph's nodes, and outputs those of [`Graph::output_names`]. The nodes that one node of the
+/// graph decomposes into are called `{node}.{part}`.
 ///
 /// - `rows` is a symbolic dimension, so that any batch runs.
-/// - Inputs of `i32` are declared `int64`, as tokenizers make ids, and cast.
-/// - Weights are int8 initializers with a DequantizeLinear, whatever their number of bits. A linear layer is a Gemm on rank 2, else,
-///   and where it is dynamic, a MatMul of the transposed weight and an Add.
-/// - Codes of less than int8 are held to their range by a Clip before the QuantizeLinear.
-/// - Dynamic quantization per tensor is DynamicQuantizeLinear, whose `uint8` codes are ours plus 128. It knows no smallest scale:
-///   a value that spans less than 255 times our smallest (255 · 2⁻¹² = 0.062 by default) is quantized more finely there. Per token,
-///   or with other codes, there is no such operator: the same arithmetic is written out in floats.
+/// - Inputs of `i32` are declared `int64`, the type that tokenizers make ids of, and cast.
+/// - Weights are int8 initializers with a DequantizeLinear, whatever their number of bits. A linear layer on two axes is a Gemm. On more
+///   axes, and if it is quantized dynamically, it is a MatMul with the transposed weight and an Add.
+/// - A Clip before the QuantizeLinear limits quantized values of less than 8 bits to their range.
+/// - Dynamic quantization per tensor to int8 is DynamicQuantizeLinear, whose `uint8` values are those of the graph plus 128. That operator
+///   has no smallest scale, so a tensor whose values span less than 255 times the smallest scale of the graph (255 · 2⁻¹² = 0.062 by
+///   default) is quantized more finely. ONNX has no operator for dynamic quantization per token or to other ranges, so its arithmetic
+///   is written out in floats.
 ///
-/// Run as it is written, a file gives the interpreter's codes. Integer kernels that a reader puts in its place round differently,
-/// by at most one step an operator; of ONNX Runtime, on processors without VNNI, only with `session.x64quantprecision` set to 1,
-/// without which sums of 8-bit weights saturate.
+/// A runtime that computes each node as it is written gets the interpreter's quantized values. Integer kernels that a runtime puts in
+/// place of the nodes round differently, by at most one step an operator. On processors without VNNI, that bound holds for ONNX Runtime
+/// only with `session.x64quantprecision` set to 1, without which sums of 8-bit weights saturate.
 ///
 /// # Errors
-/// [`ExportError`] names every node that has no form there, and models beyond 1.9 GB, which [`save`] divides.
+/// [`ExportError`] names every node that has no form in ONNX. Models beyond 1.9 GB are an error too; [`save`] writes their weights
+/// to a second file.
 pub fn export(graph: &Graph, options: &ExportOptions) -> Result<Vec<u8>, ExportError> {
     file::encode(&model(graph, options)?, file::LIMIT_BYTES)
 }
 
-/// Writes the graph to an ONNX file. Of models beyond 1.9 GB, which no such file holds, the weights go to a second file beside it,
-/// called as `path` with `.data` appended. Both are complete before either takes the place of a file that is there: also of one
-/// in which another model keeps its weights, so compare [`data_files`](crate::onnx::data_files) of such a model.
+/// Writes a graph to an ONNX file at `path`. The weights of a model beyond 1.9 GB, which one file cannot hold, go to a second file
+/// beside it, which has the name of the first with `.data` appended. Both files are complete before they replace existing files.
+/// An existing `.data` file is replaced even if another model keeps its weights in it, so compare
+/// [`data_files`](crate::onnx::data_files) of such a model.
 ///
 /// # Errors
-/// As [`export()`], and [`ExportError::Io`] for a file that cannot be written.
+/// [`ExportError`], for the same reasons as [`export()`], and [`ExportError::Io`] for a file that cannot be written.
 pub fn save(graph: &Graph, path: impl AsRef<Path>, options: &ExportOptions) -> Result<(), ExportError> {
     file::save(model(graph, options)?, path.as_ref(), file::LIMIT_BYTES)
 }
@@ -228,5 +240,6 @@ fn model(graph: &Graph, options: &ExportOptions) -> Result<super::proto::ModelPr
     }
     let needed = check::needed(graph);
     check::check(graph, options.preset, &needed)?;
-    Ok(ops::Exporter::new(graph, options).run(&needed))
+    let exporter = exporter::Exporter::new(graph, options);
+    exporter.run(&needed).map_err(|nodes| ExportError::Inexpressible { preset: options.preset, nodes })
 }

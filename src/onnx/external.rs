@@ -1,4 +1,4 @@
-//! Data that a model keeps in other files: only in its own folder, and never beyond the end of a file.
+//! Tensors whose data lie in other files. They are read from the folder of the model only, and never beyond the end of a file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -12,7 +12,7 @@ use super::error::OnnxError;
 use super::proto::{ModelProto, TensorProto};
 use super::scan;
 
-/// Where a tensor's data lie.
+/// The range of a file that holds the data of a tensor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Region {
     path: PathBuf,
@@ -20,28 +20,28 @@ pub(super) struct Region {
     length: usize,
 }
 
-/// Where a model's other files may lie.
+/// The folders in which other files of a model may lie.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Folders<'a> {
-    /// What their names are relative to; without it, there are none.
+    /// The folder that the paths are relative to. Without it, other files are refused.
     pub(super) base: Option<&'a Path>,
-    /// Where links may lead besides: the folder of the file that the model's own path is a link to. Caches keep files under a
+    /// A second folder that links may lead to: that of the file to which the path of the model is a link. Caches keep files under a
     /// hash, and models as folders of links to them.
     pub(super) linked: Option<&'a Path>,
 }
 
-/// The files in `folder` that tensors of a model have their data in.
+/// The paths of the files in `folder` that hold tensors of a model.
 pub(super) fn files(bytes: Bytes, folder: &Path) -> Result<Vec<PathBuf>, OnnxError> {
     scan::check(&bytes)?;
     let model = ModelProto::decode(bytes).map_err(|e| OnnxError::Decode { message: e.to_string() })?;
-    let graph = model.graph.unwrap_or_default();
+    let Some(graph) = model.graph else { return Ok(Vec::new()) };
     let attributes = graph.node.iter().flat_map(|node| &node.attribute).filter_map(|attribute| attribute.t.as_ref());
     let entries = graph.initializer.iter().chain(attributes).flat_map(|tensor| &tensor.external_data);
     let names: BTreeSet<&str> = entries.filter(|e| e.key == "location").map(|e| e.value.as_str()).collect();
     Ok(names.into_iter().map(|name| folder.join(name)).collect())
 }
 
-/// How many bytes tensors refer to in all, and how many different ones.
+/// The number of bytes that tensors refer to, and the number of different bytes among them.
 pub(super) fn coverage<'a>(regions: impl Iterator<Item = &'a Region>) -> (u64, u64) {
     let mut files: BTreeMap<&Path, Vec<(u64, u64)>> = BTreeMap::new();
     let mut total = 0u64;
@@ -62,10 +62,10 @@ pub(super) fn coverage<'a>(regions: impl Iterator<Item = &'a Region>) -> (u64, u
     (total, covered)
 }
 
-/// Finds the data of a tensor that should have `expected` bytes.
+/// Finds the data of a tensor, which must have `expected` bytes.
 pub(super) fn locate(proto: &TensorProto, folders: Folders<'_>, expected: usize) -> Result<Region, OnnxError> {
     let entry = |key: &str| proto.external_data.iter().find(|e| e.key == key).map(|e| e.value.as_str());
-    let location = entry("location").unwrap_or_default();
+    let location = entry("location").unwrap_or("");
     let fail = |problem: String| {
         Err(OnnxError::External { tensor: proto.name.clone(), location: location.to_owned(), problem })
     };
@@ -74,7 +74,7 @@ pub(super) fn locate(proto: &TensorProto, folders: Folders<'_>, expected: usize)
     };
     let relative = Path::new(location);
     let plain = relative.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
-    // A backslash separates folders on some systems only.
+    // Some systems take a backslash as a separator, so that it is refused on all.
     if location.is_empty() || !plain || location.contains('\\') || location.contains('\0') {
         return fail("the path must be relative, and stay inside the model's folder".to_owned());
     }
@@ -108,7 +108,7 @@ pub(super) fn locate(proto: &TensorProto, folders: Folders<'_>, expected: usize)
 }
 
 impl Region {
-    /// The bytes.
+    /// Reads the bytes.
     pub(super) fn read(&self) -> Result<Vec<u8>, String> {
         let mut bytes = vec![0; self.length];
         let read = |bytes: &mut [u8]| {

@@ -1,23 +1,28 @@
-//! Evaluation while importing: nodes whose inputs are all known.
+//! Evaluation of nodes whose inputs are all known while importing.
 //!
-//! This is mostly shape arithmetic, in `i64`. Lengths that depend on the batch take part in it where the result is clear
-//! whatever the batch, and a tensor that is expanded along the batch is kept once.
+//! Floats are evaluated by the graph's own operators where their rules are those of ONNX. The rest is written here: integers of 64 bits,
+//! booleans, and lengths that depend on the batch have no operators in a graph; products and reductions of floats are summed in `f64`
+//! over all axes at once and rounded once, while a graph rounds after each axis. A value that is expanded along the batch is kept once.
 
+mod constant;
 mod elementwise;
-mod integers;
+mod integer;
+mod matmul;
 mod movement;
-mod product;
 mod reduce;
+mod unary;
 
-pub(super) use product::MAX_FACTOR;
-pub(super) use reduce::reduced_axes;
+pub(super) use elementwise::Arithmetic;
+pub(super) use matmul::MAX_FACTOR;
+pub(super) use reduce::{Reduction, reduced_axes};
 
 use std::sync::Arc;
 
 use super::host::{Budget, Host};
 use super::proto::NodeProto;
+use super::slices;
 
-/// A node to evaluate.
+/// A node to evaluate. Its methods evaluate one ONNX operator each.
 pub(super) struct Fold<'a> {
     pub(super) node: &'a NodeProto,
     pub(super) inputs: &'a [Option<Arc<Host>>],
@@ -25,23 +30,15 @@ pub(super) struct Fold<'a> {
     pub(super) opset: i64,
 }
 
-/// The results of a node; `None` if it is not evaluated here. An error is a reason that concerns this node.
+/// The results of a node; `None` if the node must stay a node of the graph. An error is the reason why it is not supported.
 pub(super) type Folded = Result<Option<Vec<Host>>, String>;
 
-impl Fold<'_> {
-    pub(super) fn run(mut self) -> Folded {
-        if let Some(result) = self.movement()? {
-            return Ok(Some(result));
-        }
-        if let Some(result) = self.product()? {
-            return Ok(Some(vec![result]));
-        }
-        if let Some(result) = self.reduce()? {
-            return Ok(Some(vec![result]));
-        }
-        Ok(self.elementwise()?.map(|host| vec![host]))
-    }
+/// The only result of a node.
+fn one(host: Host) -> Folded {
+    Ok(Some(vec![host]))
+}
 
+impl Fold<'_> {
     /// An input that the operator must have.
     fn input(&self, at: usize) -> Result<Arc<Host>, String> {
         self.optional(at).ok_or_else(|| format!("input {at} is missing"))
@@ -51,12 +48,8 @@ impl Fold<'_> {
         self.inputs.get(at).cloned().flatten()
     }
 
-    /// A list of integers that was an attribute up to some version and is an input since.
+    /// A list of integers that is an attribute in old opsets and an input in new ones.
     fn list(&self, attribute: &str, input: usize) -> Result<Option<Vec<i64>>, String> {
-        match (self.node.ints(attribute)?, self.optional(input)) {
-            (Some(list), _) => Ok(Some(list.to_vec())),
-            (None, Some(host)) => host.integers().map(Some),
-            (None, None) => Ok(None),
-        }
+        slices::list(self.node, attribute, self.optional(input).as_deref())
     }
 }

@@ -1,19 +1,21 @@
-//! Values that are known while importing.
+//! Tensors that are known while importing.
 
 use std::sync::Arc;
 
 use super::dims::{MAX_RANK, elements};
 use super::proto::data_type as ty;
+use crate::ops::{Arguments, Op, Operand};
+use crate::values::{Shape, Tensor};
 
-/// An integer, as shape arithmetic sees it: known, or a multiple of the batch.
+/// A length, or an integer that is computed of lengths: known, or a multiple of the batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Length {
     Known(i64),
-    /// So many times `rows`; at least once.
+    /// This many times `rows`; at least 1.
     Rows(i64),
 }
 
-/// Elements, row-major.
+/// The elements of a tensor, row-major.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Data {
     F32(Vec<f32>),
@@ -26,17 +28,17 @@ pub(super) enum Data {
 /// A known tensor.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Host {
-    /// If set, the first of `dims` is 1 and stands for so many times `rows`: the tensor is the same for every row.
+    /// If set, the first of `dims` is 1 and stands for this many times `rows`: the tensor is the same for every row.
     pub(super) rows: Option<usize>,
     pub(super) dims: Vec<usize>,
     pub(super) data: Data,
-    /// Its ONNX type, which says more than that of `data`.
+    /// The ONNX type, which may be narrower than that of `data`.
     pub(super) data_type: i32,
-    /// The stored tensor that it stems from.
+    /// The name of the stored tensor that the elements come from.
     pub(super) name: Option<Arc<str>>,
 }
 
-/// What shape arithmetic may allocate in all: a file of a few bytes must not become gigabytes.
+/// The memory that known tensors may take in all: a file of a few bytes must not become gigabytes.
 #[derive(Debug)]
 pub(super) struct Budget {
     limit: usize,
@@ -50,7 +52,7 @@ impl Budget {
         Self { limit, left: limit }
     }
 
-    /// Takes what `count` elements of `size` bytes need.
+    /// Takes the bytes of `count` elements of `size` bytes. An error says that too few are left.
     pub(super) fn take(&mut self, count: usize, size: usize) -> Result<(), String> {
         let bytes = count.saturating_mul(size);
         match self.left.checked_sub(bytes) {
@@ -67,7 +69,7 @@ impl Budget {
     }
 }
 
-/// What a value that depends on the batch cannot be.
+/// The reason to refuse a value that depends on the batch.
 pub(super) const NEEDS_ROWS: &str = "its value depends on the length of the batch";
 
 impl Data {
@@ -90,7 +92,7 @@ impl Data {
         }
     }
 
-    /// The elements at some places.
+    /// The elements at these positions.
     pub(super) fn pick(&self, places: impl Iterator<Item = usize>) -> Self {
         match self {
             Self::F32(v) => Self::F32(places.map(|i| v[i]).collect()),
@@ -100,7 +102,26 @@ impl Data {
         }
     }
 
-    /// Integers, known ones if all are.
+    /// The elements followed by those of another tensor; `None` if the two are of different kinds.
+    pub(super) fn followed_by(&self, other: &Self) -> Option<Self> {
+        Some(match (self, other) {
+            (Self::F32(a), Self::F32(b)) => Self::F32([a.as_slice(), b].concat()),
+            (Self::I64(a), Self::I64(b)) => Self::I64([a.as_slice(), b].concat()),
+            (Self::Bool(a), Self::Bool(b)) => Self::Bool([a.as_slice(), b].concat()),
+            (a, b) => Self::Lengths([a.to_lengths()?, b.to_lengths()?].concat()),
+        })
+    }
+
+    /// The elements as integers that may depend on the batch; `None` if they are not integers.
+    pub(super) fn to_lengths(&self) -> Option<Vec<Length>> {
+        match self {
+            Self::I64(v) => Some(v.iter().map(|&v| Length::Known(v)).collect()),
+            Self::Lengths(v) => Some(v.clone()),
+            Self::F32(_) | Self::Bool(_) => None,
+        }
+    }
+
+    /// Integers, as known ones if none depends on the batch.
     pub(super) fn lengths(values: Vec<Length>) -> Self {
         let known = |v: &Length| match v {
             Length::Known(v) => Some(*v),
@@ -124,16 +145,36 @@ impl Host {
         Self { rows: None, dims, data, data_type, name: None }
     }
 
+    /// The result of an operator of the graph on known tensors; the result must be floats. Shape and elements are those that a graph
+    /// infers and its interpreter computes.
+    pub(super) fn evaluated(op: &Op, tensors: &[&Tensor]) -> Result<Self, String> {
+        let shapes: Vec<Shape> = tensors.iter().map(|tensor| Shape::fixed(tensor.shape())).collect();
+        let operands = tensors.iter().zip(&shapes).map(|(tensor, shape)| Operand { dtype: tensor.dtype(), shape });
+        let operands: Vec<Operand<'_>> = operands.collect();
+        let output = op.infer(&operands).map_err(|e| e.to_string())?.shape;
+        let result = op.eval(&Arguments { tensors, output: &output, packed: None });
+        match result.map_err(|e| format!("element {} has no result", e.index()))? {
+            Tensor::F32(floats) => Ok(Self::new(output.fixed_dims(), Data::F32(floats.into_vec()))),
+            other => Err(format!("{op} gives {}", other.dtype())),
+        }
+    }
+
+    /// The tensor of a value of floats.
+    pub(super) fn float_tensor(&self) -> Result<Tensor, String> {
+        let floats = self.floats().ok_or("it has elements that are not floats")?;
+        Tensor::from_f32(&self.dims, floats.to_vec()).map_err(|e| e.to_string())
+    }
+
     pub(super) fn vector(values: Vec<Length>) -> Self {
         Self::new(vec![values.len()], Data::lengths(values))
     }
 
-    /// The same, of another type with the same kind of elements.
+    /// The same elements under another ONNX type that is kept in the same form.
     pub(super) fn typed(self, data_type: i32) -> Self {
         Self { data_type, ..self }
     }
 
-    /// Refuses what a node made of `inputs` if that are floats of 64 bits, which are kept in 32, and became infinite by that.
+    /// Refuses a result of 64 bits that is infinite although no input is: it is too large for the 32 bits in which it is kept.
     pub(super) fn in_range(self, inputs: &[Option<Arc<Host>>]) -> Result<Self, String> {
         let infinite = |host: &Host| host.floats().is_some_and(|v| v.iter().any(|v| v.is_infinite()));
         let made = self.data_type == ty::DOUBLE && infinite(&self);
@@ -143,7 +184,7 @@ impl Host {
         Ok(self)
     }
 
-    /// The shape with the batch in it.
+    /// The shape as the model sees it, with the batch.
     pub(super) fn logical(&self) -> Vec<Length> {
         let mut lengths: Vec<Length> = self.dims.iter().map(|&d| Length::Known(d as i64)).collect();
         if let (Some(rows), Some(first)) = (self.rows, lengths.first_mut()) {
@@ -190,25 +231,21 @@ impl Host {
         }
     }
 
-    /// A shape: integers that may depend on the batch.
+    /// The elements as a shape: integers that may depend on the batch.
     pub(super) fn shape(&self) -> Result<Vec<Length>, String> {
         if self.data.len() > MAX_RANK {
             return Err(format!("a shape of {} axes, expected up to {MAX_RANK}", self.data.len()));
         }
-        match &self.data {
-            Data::I64(v) => Ok(v.iter().map(|&v| Length::Known(v)).collect()),
-            Data::Lengths(v) => Ok(v.clone()),
-            _ => Err("a shape that is not made of integers".to_owned()),
-        }
+        self.data.to_lengths().ok_or_else(|| "a shape that is not made of integers".to_owned())
     }
 
-    /// Refuses a value that is the same for every row where rows would be needed.
+    /// Refuses a value that is the same for every row, for operators that would have to repeat it.
     pub(super) fn fixed(&self) -> Result<(), String> {
         if self.rows.is_some() { Err(NEEDS_ROWS.to_owned()) } else { Ok(()) }
     }
 }
 
-/// Places of the elements of a strided view, in row-major order.
+/// The positions of the elements of a strided view, in row-major order.
 #[derive(Debug)]
 pub(super) struct Walk {
     dims: Vec<usize>,
@@ -225,7 +262,7 @@ impl Walk {
         Self { dims: dims.to_vec(), strides, index: vec![0; dims.len()], place: start, left }
     }
 
-    /// A tensor of shape `dims`, broadcast to `out`.
+    /// A view of a tensor of shape `dims` that is broadcast to `out`.
     pub(super) fn broadcast(dims: &[usize], out: &[usize]) -> Self {
         let own = strides(dims);
         let extra = out.len() - dims.len();
@@ -269,7 +306,7 @@ pub(super) fn strides(dims: &[usize]) -> Vec<isize> {
     strides
 }
 
-/// NumPy's rule for lengths that may depend on the batch.
+/// The shape of two operands by NumPy's rule, for lengths that may depend on the batch.
 pub(super) fn broadcast(a: &[Length], b: &[Length]) -> Result<Vec<Length>, String> {
     let rank = a.len().max(b.len());
     let at = |lengths: &[Length], axis: usize| match (axis + lengths.len()).checked_sub(rank) {
@@ -295,7 +332,7 @@ pub(super) fn show(lengths: &[Length]) -> String {
     format!("[{}]", lengths.iter().map(show).collect::<Vec<_>>().join(", "))
 }
 
-/// The dims that a logical shape is kept in by a [`Host`]: a leading `rows` is 1.
+/// The `rows` and `dims` of a [`Host`] for a shape as the model sees it: a leading batch becomes 1.
 pub(super) fn kept(lengths: &[Length]) -> Result<(Option<usize>, Vec<usize>), String> {
     let mut rows = None;
     let mut dims = Vec::with_capacity(lengths.len());
@@ -320,42 +357,4 @@ pub(super) fn axis(axis: i64, rank: usize) -> Result<usize, String> {
         Some(Ok(axis)) if axis < rank => Ok(axis),
         _ => Err(format!("axis {axis} of {rank}")),
     }
-}
-
-/// What a reshape to `target` gives, with 0 and −1 resolved.
-pub(super) fn reshape(from: &[Length], target: &[Length], allow_zero: bool) -> Result<Vec<Length>, String> {
-    let refuse = || format!("shape {} does not reshape to {}", show(from), show(target));
-    let total = |lengths: &[Length]| {
-        let mut known = 1i64;
-        let mut rows = 0;
-        for length in lengths {
-            let (Length::Known(n) | Length::Rows(n)) = *length;
-            known = known.checked_mul(n)?;
-            rows += usize::from(matches!(length, Length::Rows(_)));
-        }
-        (rows <= 1).then_some((known, rows))
-    };
-    let (all, batches) = total(from).ok_or_else(refuse)?;
-    let mut result = target.to_vec();
-    let mut open = None;
-    for (axis, length) in result.iter_mut().enumerate() {
-        match *length {
-            Length::Known(0) if !allow_zero => *length = *from.get(axis).ok_or_else(refuse)?,
-            Length::Known(-1) if open.is_none() => open = Some(axis),
-            Length::Known(n) if n < 0 => return Err(refuse()),
-            _ => {}
-        }
-    }
-    if let Some(axis) = open {
-        result[axis] = Length::Known(1);
-        let (rest, rest_batches) = total(&result).ok_or_else(refuse)?;
-        if rest == 0 || all % rest != 0 || rest_batches > batches {
-            return Err(refuse());
-        }
-        result[axis] = if batches > rest_batches { Length::Rows(all / rest) } else { Length::Known(all / rest) };
-    }
-    if total(&result) != Some((all, batches)) {
-        return Err(refuse());
-    }
-    Ok(result)
 }

@@ -1,30 +1,25 @@
-//! ONNX's types of integers: what they hold, and how arithmetic in them wraps around.
+//! The integer types of ONNX: their ranges, and how arithmetic wraps around in them.
 
 use super::proto::data_type as ty;
-use super::tensor::type_name;
+use super::tensor::{self, type_name};
 use crate::ops::IntegerType;
 
-/// Whether a type is one of integers that operators compute on.
+/// Whether a type is one of integers that operators compute with.
 pub(super) fn is_integer(data_type: i32) -> bool {
     bits(data_type).is_some()
 }
 
-/// Its bits, and whether it has a sign.
-fn bits(data_type: i32) -> Option<(u32, bool)> {
-    Some(match data_type {
-        ty::INT8 => (8, true),
-        ty::INT16 => (16, true),
-        ty::INT32 => (32, true),
-        ty::INT64 => (64, true),
-        ty::UINT8 => (8, false),
-        ty::UINT16 => (16, false),
-        ty::UINT32 => (32, false),
-        ty::UINT64 => (64, false),
+/// The number of bits of an integer type, and whether it is signed.
+fn bits(data_type: i32) -> Option<(usize, bool)> {
+    let signed = match data_type {
+        ty::INT8 | ty::INT16 | ty::INT32 | ty::INT64 => true,
+        ty::UINT8 | ty::UINT16 | ty::UINT32 | ty::UINT64 => false,
         _ => return None,
-    })
+    };
+    Some((tensor::bits(data_type)?, signed))
 }
 
-/// The least and the largest value of a type.
+/// The smallest and the largest value of a type.
 pub(super) fn range(data_type: i32) -> (i128, i128) {
     match bits(data_type) {
         Some((bits, true)) => (-(1 << (bits - 1)), (1 << (bits - 1)) - 1),
@@ -33,7 +28,8 @@ pub(super) fn range(data_type: i32) -> (i128, i128) {
     }
 }
 
-/// A result in its type, where it wraps around; lengths, which are of 64 bits, are refused instead, as is what `i64` lacks.
+/// A result in its type. It wraps around in types of up to 32 bits; in wider types, such as those of lengths, an overflow is an error,
+/// and so is a value that `i64` does not hold.
 pub(super) fn wrap(v: i128, data_type: i32) -> Result<i64, String> {
     let wrapped = match bits(data_type) {
         Some((bits @ ..=32, true)) => (v << (128 - bits)) >> (128 - bits),
@@ -47,8 +43,8 @@ pub(super) fn wrap(v: i128, data_type: i32) -> Result<i64, String> {
     }
 }
 
-/// What an `i32` must be cut to after arithmetic that wraps around; `None` of types that `i32` does not hold, whose results must
-/// fit it.
+/// The type that an `i32` is cast to after arithmetic that wraps around; `None` for types that `i32` does not hold, whose results must
+/// fit `i32`.
 pub(super) fn held(data_type: i32) -> Option<IntegerType> {
     Some(match data_type {
         ty::INT8 => IntegerType::I8,

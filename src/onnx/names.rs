@@ -1,16 +1,17 @@
-//! From ONNX names to the names of modules.
+//! Names of nodes and modules, from the names of an ONNX file.
 
 use std::collections::{HashMap, HashSet};
 
-/// The longest name that is kept whole: a parameter's name goes to every node that reads it, so a file could make gigabytes of it.
+/// The largest number of bytes of a name. Every node that reads a parameter gets its name, so that a long name could become
+/// gigabytes.
 const MAX_LENGTH: usize = 512;
 
-/// The beginning of a name that is too long.
+/// A name, cut to the largest length.
 pub(super) fn short(name: &str) -> &str {
     &name[..name.floor_char_boundary(MAX_LENGTH)]
 }
 
-/// A node's or value's name with dots between its parts: `/encoder/layer.0/MatMul` is `encoder.layer.0.MatMul`.
+/// A name with dots between its parts: `/encoder/layer.0/MatMul` becomes `encoder.layer.0.MatMul`.
 pub(super) fn clean(name: &str) -> String {
     short(name).trim_start_matches('/').replace("::", ".").replace('/', ".")
 }
@@ -22,16 +23,16 @@ pub(super) fn module(parameter: &str) -> Option<String> {
     (!module.is_empty()).then(|| clean(module))
 }
 
-/// Names that are taken.
+/// The names that are in use.
 #[derive(Debug, Default)]
 pub(super) struct Names {
     taken: HashSet<String>,
-    /// For each name asked for again, the last number tried: a thousand equal names take a thousand steps.
+    /// For each name that was asked for again, the last number tried, so that a thousand equal names take a thousand steps.
     last: HashMap<String, usize>,
 }
 
 impl Names {
-    /// `name`, or the first free `name_1`, `name_2`, ….
+    /// Returns `name`, or the first unused one of `name_1`, `name_2`, ….
     pub(super) fn unique(&mut self, name: &str) -> String {
         let name = if name.is_empty() { "node" } else { name };
         if self.taken.insert(name.to_owned()) {

@@ -1,8 +1,7 @@
-//! Layers that a file spells out in smaller nodes: biases, layer normalization, GELU and SiLU.
+//! Recognition of layers that a file spells out in smaller nodes: biases, layer normalization, GELU and SiLU.
 //!
-//! Nodes are matched as the importer writes them: a quotient by a number is a product, a mean is a sum and a product, and so
-//! on; so each layer has few spellings. A match changes one node, which then reads further back; what nobody reads any more is
-//! left out when the graph is finished.
+//! The importer writes a quotient by a number as a product, a mean as a sum and a product, and so on, so that each layer has few forms.
+//! A match changes one node, which then reads earlier nodes. Nodes that are not read any more are left out of the finished graph.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,9 +12,9 @@ use crate::graph::NodeId;
 use crate::ops::{Add, AddScalar, Constant, Div, Input, LayerNorm, Linear, Mul, MulScalar, Op, Sum, Unary, UnaryOp};
 use crate::values::{DType, Tensor};
 
-/// How far a number of a pattern may be from what it should be: files spell √2 with few digits.
+/// The relative tolerance for numbers of a pattern that files write with few digits, such as √2.
 const NEAR: f32 = 1e-3;
-/// The same for numbers that files spell in full: a factor of 1/(n − 1), say, is not that of a mean.
+/// The relative tolerance for numbers that files write in full: a factor of 1/(n − 1), for example, is not that of a mean.
 const EXACT: f32 = 1e-6;
 
 /// Rewrites every pattern in the draft. `outputs` are read by the caller of the graph too.
@@ -83,7 +82,7 @@ impl Pattern<'_> {
         }
     }
 
-    /// Whether two nodes compute the same: they are one, or two of one kind with the same inputs.
+    /// Whether two nodes compute the same value: they are the same node, or have the same operator and inputs.
     fn same(&self, a: NodeId, b: NodeId, depth: usize) -> bool {
         if a == b {
             return true;
@@ -103,7 +102,7 @@ impl Pattern<'_> {
         true
     }
 
-    /// A value that is repeated only to meet another of that shape.
+    /// A product with ones whose result meets a value of the same shape. Broadcasting makes it unnecessary.
     fn expanded(&mut self) -> bool {
         let (Op::Add(Add) | Op::Mul(Mul) | Op::Div(Div)) = self.op(self.here()) else { return false };
         for position in 0..2 {
@@ -121,18 +120,18 @@ impl Pattern<'_> {
         false
     }
 
-    /// A product with a constant, and a constant row: a linear layer with its bias.
+    /// The sum of a linear layer and a constant row is a linear layer with a bias.
     fn bias(&mut self) -> bool {
         let Some((a, b)) = self.pair(self.here(), &Op::Add(Add)) else { return false };
         for (product, bias) in [(a, b), (b, a)] {
             let (Op::Linear(Linear), &[x, weight]) = (self.op(product), self.inputs(product)) else { continue };
             let n = self.draft.shape(weight).fixed_dims()[0];
-            let codes = match self.op(bias) {
+            let stored = match self.op(bias) {
                 Op::Constant(Constant { tensor, .. }) if tensor.dtype() == DType::F32 => Some(bias),
                 Op::Dequantize(_) => Some(self.inputs(bias)[0]),
                 _ => None,
             };
-            let constant = codes.is_some_and(|codes| matches!(self.op(codes), Op::Constant(_)));
+            let constant = stored.is_some_and(|stored| matches!(self.op(stored), Op::Constant(_)));
             let dims = self.draft.shape(bias).fixed_dims().to_vec();
             let row = dims.last() == Some(&n) && dims[..dims.len() - 1].iter().all(|&d| d == 1);
             let same_shape = self.draft.shape(self.here()) == self.draft.shape(product);
@@ -159,7 +158,7 @@ impl Pattern<'_> {
         false
     }
 
-    /// Gives a constant that only this node reads another value.
+    /// Replaces the value of a constant, if no other node reads it.
     fn own_constant(&mut self, id: NodeId, value: Tensor) -> Option<NodeId> {
         if self.readers[id.index()] != 1 {
             return None;
@@ -170,7 +169,7 @@ impl Pattern<'_> {
         Some(id)
     }
 
-    /// The factors of a product, its numbers apart; `stop` is not taken apart.
+    /// Collects the factors of a product, with all numbers multiplied into `scalar`; `stop` counts as one factor.
     fn factors(&self, id: NodeId, stop: Option<NodeId>, depth: usize, scalar: &mut f32, factors: &mut Vec<NodeId>) {
         if depth > 0 && stop != Some(id) && factors.len() < 4 {
             if let Some((x, value)) = self.scaled(id) {
@@ -191,7 +190,7 @@ impl Pattern<'_> {
         (scalar, factors)
     }
 
-    /// `x · sigmoid(x)`, and both forms of `x · 0.5 · (1 + …)`.
+    /// Finds SiLU, `x · sigmoid(x)`, and both forms of GELU, `x · 0.5 · (1 + …)`.
     fn gelu(&mut self) -> bool {
         if !matches!(self.op(self.here()), Op::Mul(Mul) | Op::MulScalar(_)) {
             return false;
@@ -225,7 +224,7 @@ impl Pattern<'_> {
         false
     }
 
-    /// `x` of `√(2/π) · (x + 0.044715 · x³)`, or of `√(2/π) · x · (1 + 0.044715 · x²)`.
+    /// The `x` of `√(2/π) · (x + 0.044715 · x³)`, or of `√(2/π) · x · (1 + 0.044715 · x²)`.
     fn cubic(&self, id: NodeId) -> Option<NodeId> {
         const CUBE: f32 = 0.044_715;
         let root = (2.0 / std::f32::consts::PI).sqrt();
@@ -239,7 +238,7 @@ impl Pattern<'_> {
                 (near(factor, CUBE) && parts == [x, x, x]).then_some(x)
             });
         }
-        // The second spelling: one of the factors is the sum, the other is x.
+        // In the second form, one factor is the sum and the other is x.
         parts.iter().find_map(|&part| {
             let (square, _) = self.shifted(part).filter(|(_, one)| exact(*one, 1.0))?;
             let x = *parts.iter().find(|&&x| x != part)?;
@@ -250,7 +249,7 @@ impl Pattern<'_> {
         })
     }
 
-    /// The node that a mean over the last axis is of.
+    /// The input of a mean over the last axis.
     fn mean(&self, id: NodeId) -> Option<NodeId> {
         let Op::Reshape(_) = self.op(id) else { return None };
         let (sum, factor) = self.scaled(self.inputs(id)[0])?;
@@ -263,7 +262,7 @@ impl Pattern<'_> {
         (last && exact(factor * n as f32, 1.0)).then_some(x)
     }
 
-    /// The node that a difference from its mean is of.
+    /// The node from which its own mean is subtracted.
     fn centred(&self, id: NodeId) -> Option<NodeId> {
         let (a, b) = self.pair(id, &Op::Add(Add))?;
         [(a, b), (b, a)].into_iter().find_map(|(x, mean)| {
@@ -272,12 +271,12 @@ impl Pattern<'_> {
         })
     }
 
-    /// `(x − mean) / √(variance + eps)`, without weight and bias.
+    /// Finds `(x − mean) / √(variance + eps)`: a layer normalization whose weight is 1 and whose bias is 0.
     fn layer_norm(&mut self) -> bool {
         let here = self.here();
         let quotient = match self.op(here) {
             Op::Div(Div) => self.pair(here, &Op::Div(Div)),
-            // By way of a reciprocal.
+            // The file may multiply by a reciprocal.
             Op::Mul(Mul) => self.pair(here, &Op::Mul(Mul)).and_then(|(a, b)| {
                 [(a, b), (b, a)].into_iter().find_map(|(x, inverse)| {
                     let (one, root) = self.pair(inverse, &Op::Div(Div))?;
@@ -302,13 +301,13 @@ impl Pattern<'_> {
         self.becomes(Op::LayerNorm(LayerNorm { eps }), vec![x, weight, bias])
     }
 
-    /// A new constant of one number. It stands behind this node, but constants are put before their readers in the end.
+    /// Adds a row of one number. It is the last node of the draft, but a finished graph has constants before their readers.
     fn row(&mut self, n: usize, value: f32) -> NodeId {
         self.readers.push(0);
         self.draft.constant("", Tensor::from(ndarray::Array1::from_elem(n, value)))
     }
 
-    /// A normalization without weight or bias, times or plus a constant row.
+    /// A layer normalization times or plus a constant row takes the row as its weight or bias.
     fn affine(&mut self) -> bool {
         let here = self.here();
         let position = match self.op(here) {

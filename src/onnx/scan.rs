@@ -1,4 +1,4 @@
-//! A look at a file before it is decoded: two bytes can stand for a message of hundreds of bytes in memory.
+//! A check of a file before it is decoded: two bytes can stand for a message of hundreds of bytes in memory.
 
 use prost::bytes::Buf;
 use prost::encoding::{WireType, decode_key, decode_varint};
@@ -6,7 +6,7 @@ use prost::encoding::{WireType, decode_key, decode_varint};
 use super::error::OnnxError;
 use super::proto;
 
-/// What the messages and lists of a file may take in memory, beside its own bytes.
+/// The memory that the messages and lists of a file may take in addition to its own bytes.
 fn limit(bytes: usize) -> usize {
     bytes.saturating_mul(8).saturating_add(64 << 20)
 }
@@ -24,10 +24,10 @@ enum Kind {
     TensorType,
     Shape,
     Dimension,
-    /// Nothing in it is repeated.
+    /// A message without repeated fields, of this many bytes in memory.
     Leaf(usize),
     Text,
-    /// A list of numbers, each of so many bytes in memory and at least so many in the file.
+    /// A list of numbers: the bytes of a number in memory, and the fewest bytes of a number in the file.
     Numbers(usize, usize),
 }
 
@@ -56,7 +56,7 @@ impl Kind {
         })
     }
 
-    /// What one message takes in memory.
+    /// The bytes of one message in memory.
     fn size(self) -> usize {
         match self {
             Self::Model | Self::Type | Self::TensorType | Self::Shape => 0,
@@ -73,10 +73,10 @@ impl Kind {
     }
 }
 
-/// Refuses a file whose parts would take far more memory than it has bytes. A damaged file passes: decoding says where it is.
+/// Refuses a file whose parts would take far more memory than it has bytes. A damaged file passes, since decoding finds the damage.
 pub(super) fn check(bytes: &[u8]) -> Result<(), OnnxError> {
     let mut needed = 0usize;
-    // Depth is bounded by that of decoding, which refuses more.
+    // The depth needs no limit here, since decoding refuses deep files.
     let mut open = vec![(Kind::Model, bytes)];
     while let Some((kind, mut rest)) = open.pop() {
         while rest.has_remaining() {
@@ -94,7 +94,7 @@ pub(super) fn check(bytes: &[u8]) -> Result<(), OnnxError> {
                     Ok(length) => usize::try_from(length).unwrap_or(usize::MAX),
                     Err(_) => break,
                 },
-                // Groups are not used.
+                // ONNX files have no groups.
                 _ => break,
             };
             let Some((inside, behind)) = rest.split_at_checked(length) else { break };

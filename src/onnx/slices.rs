@@ -1,6 +1,8 @@
-//! Arithmetic of axes that evaluation and import share.
+//! The rules of ONNX for axes, ranges and indices, which import and evaluation share.
 
-use super::host::{Length, axis};
+use super::dims::MAX_RANK;
+use super::host::{Host, Length, axis, show};
+use super::proto::NodeProto;
 
 /// A range along one axis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,7 +96,68 @@ pub(super) fn perm(given: Option<&[i64]>, rank: usize) -> Result<Vec<usize>, Str
     Ok(perm)
 }
 
-/// Two axes: the product of those before `at`, and of the others.
+/// The list of integers of a node that is an attribute in old opsets and an input in new ones.
+pub(super) fn list(node: &NodeProto, attribute: &str, input: Option<&Host>) -> Result<Option<Vec<i64>>, String> {
+    match (node.ints(attribute)?, input) {
+        (Some(list), _) => Ok(Some(list.to_vec())),
+        (None, input) => input.map(Host::integers).transpose(),
+    }
+}
+
+/// The shape that an operator which keeps all elements in order gives a value of shape `from`. The second input is known if there is one.
+pub(super) type Target = fn(node: &NodeProto, from: &[Length], second: Option<&Host>) -> Result<Vec<Length>, String>;
+
+pub(super) const RESHAPE: Target = |node, from, second| {
+    let target = second.ok_or("input 1 is missing")?.shape()?;
+    reshape(from, &target, node.int("allowzero", 0)? != 0)
+};
+
+pub(super) const FLATTEN: Target = |node, from, _| flatten(from, node.int("axis", 1)?);
+
+pub(super) const SQUEEZE: Target = |node, from, second| squeeze(from, list(node, "axes", second)?.as_deref());
+
+pub(super) const UNSQUEEZE: Target =
+    |node, from, second| unsqueeze(from, &list(node, "axes", second)?.ok_or("it has no axes")?);
+
+/// The shape that a reshape to `target` gives, with the lengths 0 and −1 resolved by the rules of ONNX.
+fn reshape(from: &[Length], target: &[Length], allow_zero: bool) -> Result<Vec<Length>, String> {
+    let refuse = || format!("shape {} does not reshape to {}", show(from), show(target));
+    let total = |lengths: &[Length]| {
+        let mut known = 1i64;
+        let mut rows = 0;
+        for length in lengths {
+            let (Length::Known(n) | Length::Rows(n)) = *length;
+            known = known.checked_mul(n)?;
+            rows += usize::from(matches!(length, Length::Rows(_)));
+        }
+        (rows <= 1).then_some((known, rows))
+    };
+    let (all, batches) = total(from).ok_or_else(refuse)?;
+    let mut result = target.to_vec();
+    let mut open = None;
+    for (axis, length) in result.iter_mut().enumerate() {
+        match *length {
+            Length::Known(0) if !allow_zero => *length = *from.get(axis).ok_or_else(refuse)?,
+            Length::Known(-1) if open.is_none() => open = Some(axis),
+            Length::Known(n) if n < 0 => return Err(refuse()),
+            _ => {}
+        }
+    }
+    if let Some(axis) = open {
+        result[axis] = Length::Known(1);
+        let (rest, rest_batches) = total(&result).ok_or_else(refuse)?;
+        if rest == 0 || all % rest != 0 || rest_batches > batches {
+            return Err(refuse());
+        }
+        result[axis] = if batches > rest_batches { Length::Rows(all / rest) } else { Length::Known(all / rest) };
+    }
+    if total(&result) != Some((all, batches)) {
+        return Err(refuse());
+    }
+    Ok(result)
+}
+
+/// The two lengths of a `Flatten`: the product of the lengths before axis `at`, and that of the others.
 pub(super) fn flatten(lengths: &[Length], at: i64) -> Result<Vec<Length>, String> {
     let rank = lengths.len();
     let at = if at == rank as i64 { rank } else { axis(at, rank)? };
@@ -111,8 +174,8 @@ pub(super) fn flatten(lengths: &[Length], at: i64) -> Result<Vec<Length>, String
     Ok(vec![product(&lengths[..at])?, product(&lengths[at..])?])
 }
 
-/// The lengths without axes of length 1: those listed, or all.
-pub(super) fn squeeze(lengths: &[Length], axes: Option<&[i64]>) -> Result<Vec<Length>, String> {
+/// The lengths of a `Squeeze`, which drops the listed axes of length 1, or all such axes without a list.
+fn squeeze(lengths: &[Length], axes: Option<&[i64]>) -> Result<Vec<Length>, String> {
     let mut drop = vec![false; lengths.len()];
     match axes {
         None => drop = lengths.iter().map(|l| *l == Length::Known(1)).collect(),
@@ -129,11 +192,11 @@ pub(super) fn squeeze(lengths: &[Length], axes: Option<&[i64]>) -> Result<Vec<Le
     Ok(lengths.iter().zip(drop).filter(|(_, drop)| !drop).map(|(&length, _)| length).collect())
 }
 
-/// The lengths with axes of length 1 at the places listed, which are those of the result.
-pub(super) fn unsqueeze(lengths: &[Length], axes: &[i64]) -> Result<Vec<Length>, String> {
+/// The lengths of an `Unsqueeze`, which adds axes of length 1. `axes` are positions in the result.
+fn unsqueeze(lengths: &[Length], axes: &[i64]) -> Result<Vec<Length>, String> {
     let rank = lengths.len() + axes.len();
-    if rank > super::dims::MAX_RANK {
-        return Err(format!("{rank} axes, expected up to {}", super::dims::MAX_RANK));
+    if rank > MAX_RANK {
+        return Err(format!("{rank} axes, expected up to {MAX_RANK}"));
     }
     let mut new = vec![false; rank];
     for &a in axes {

@@ -1,4 +1,4 @@
-//! Stored tensors: checked before anything is allocated, decoded when they are needed.
+//! Stored tensors. They are checked before anything is allocated, and decoded when they are needed.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -11,14 +11,14 @@ use super::error::OnnxError;
 use super::external::{self, Folders, Region};
 use super::host::Data;
 use super::proto::{TensorProto, data_type as ty};
-use crate::values::DType;
+use crate::values::{DType, TensorQParams};
 
-/// A stored tensor whose data are known to be there.
+/// A stored tensor. Its data exist and have the length that its shape demands.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Stored {
     pub(super) dims: Vec<usize>,
     pub(super) data_type: i32,
-    /// Which stored tensor this is with its two axes swapped.
+    /// The index of the stored tensor whose axes were swapped to make this one.
     pub(super) swap_of: Option<usize>,
     proto: Arc<TensorProto>,
     pub(super) external: Option<Region>,
@@ -71,13 +71,13 @@ impl Stored {
         &self.proto.name
     }
 
-    /// The same under another name.
+    /// The same tensor under another name.
     pub(super) fn renamed(mut self, name: &str) -> Self {
         name.clone_into(&mut Arc::make_mut(&mut self.proto).name);
         self
     }
 
-    /// This one, which stands at `at`, with its two axes swapped; `None` if it is not a matrix of floats. It shares the data.
+    /// The tensor, whose index is `at`, with its two axes swapped; `None` if it is not a matrix of floats. Both share the data.
     pub(super) fn swapped(&self, at: usize) -> Option<Self> {
         let (&[k, n], true, None) = (self.dims.as_slice(), self.is_float(), self.swap_of) else { return None };
         Some(Self { dims: vec![n, k], swap_of: Some(at), ..self.clone() })
@@ -91,7 +91,7 @@ impl Stored {
         is_float(self.data_type)
     }
 
-    /// How many bytes [`data`](Self::data) takes.
+    /// The number of bytes of [`data`](Self::data).
     pub(super) fn decoded_bytes(&self) -> usize {
         let size = if self.is_float() {
             4
@@ -125,7 +125,7 @@ impl Stored {
         let proto = &self.proto;
         if let Some(raw) = self.raw()? {
             return Ok(match self.data_type {
-                // A copy where numbers lie in memory as they do in a file.
+                // Files are little-endian, so that this is a copy.
                 ty::FLOAT if cfg!(target_endian = "little") => bytemuck::pod_collect_to_vec(&raw),
                 ty::FLOAT => raw.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
                 ty::DOUBLE => narrowed(raw.as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b)))?,
@@ -147,7 +147,7 @@ impl Stored {
         let too_large =
             |v: u64| i64::try_from(v).map_err(|_| format!("{v} in {} does not fit 64 bits with sign", proto.name));
         if let ty::INT4 | ty::UINT4 = self.data_type {
-            return Ok(self.codes()?.into_iter().map(i64::from).collect());
+            return Ok(self.quantized()?.into_iter().map(i64::from).collect());
         }
         if let Some(raw) = self.raw()? {
             return Ok(match self.data_type {
@@ -171,8 +171,8 @@ impl Stored {
         })
     }
 
-    /// The elements of a tensor of 8 or 4 bits as int8 codes: those of `uint8` 128 lower than they are.
-    pub(super) fn codes(&self) -> Result<Vec<i8>, String> {
+    /// The elements of a tensor of 8 or 4 bits as int8: those of `uint8` are lowered by 128.
+    pub(super) fn quantized(&self) -> Result<Vec<i8>, String> {
         let shift = if self.data_type == ty::UINT8 { 128 } else { 0 };
         if let ty::INT4 | ty::UINT4 = self.data_type {
             let packed: Vec<u8> = match self.raw()? {
@@ -180,10 +180,10 @@ impl Stored {
                 None => self.proto.int32_data.iter().map(|&b| b as u8).collect(),
             };
             let signed = self.data_type == ty::INT4;
-            let code = |nibble: u8| if signed { ((nibble << 4) as i8) >> 4 } else { nibble as i8 };
-            let mut codes: Vec<i8> = packed.iter().flat_map(|&byte| [code(byte & 15), code(byte >> 4)]).collect();
-            codes.truncate(self.len());
-            return Ok(codes);
+            let value = |nibble: u8| if signed { ((nibble << 4) as i8) >> 4 } else { nibble as i8 };
+            let mut values: Vec<i8> = packed.iter().flat_map(|&byte| [value(byte & 15), value(byte >> 4)]).collect();
+            values.truncate(self.len());
+            return Ok(values);
         }
         Ok(match self.raw()? {
             Some(raw) => raw.iter().map(|&b| b.wrapping_sub(shift) as i8).collect(),
@@ -195,12 +195,12 @@ impl Stored {
         if let Some(region) = &self.external {
             return Ok(Some(Cow::Owned(region.read()?)));
         }
-        // Without elements, either form is empty.
+        // A tensor without elements has neither raw data nor typed data.
         Ok((!self.proto.raw_data.is_empty()).then(|| Cow::Borrowed(&self.proto.raw_data[..])))
     }
 }
 
-/// Floats of 64 bits in 32, but for those that only 64 hold.
+/// Floats of 64 bits in 32 bits. An error names the first one that is beyond the range of `f32`.
 fn narrowed(values: impl Iterator<Item = f64>) -> Result<Vec<f32>, String> {
     let narrow = |(at, v): (usize, f64)| match v as f32 {
         narrow if narrow.is_infinite() && v.is_finite() => {
@@ -215,7 +215,8 @@ pub(super) fn is_float(data_type: i32) -> bool {
     matches!(data_type, ty::FLOAT | ty::DOUBLE | ty::FLOAT16 | ty::BFLOAT16)
 }
 
-fn bits(data_type: i32) -> Option<usize> {
+/// The bits of one element of a type of numbers, or of a boolean.
+pub(super) fn bits(data_type: i32) -> Option<usize> {
     Some(match data_type {
         ty::INT4 | ty::UINT4 => 4,
         ty::INT8 | ty::UINT8 | ty::BOOL => 8,
@@ -226,7 +227,7 @@ fn bits(data_type: i32) -> Option<usize> {
     })
 }
 
-/// How many numbers a typed field holds for so many elements: two 4-bit elements share one.
+/// The number of entries that a typed field has for `count` elements: two elements of 4 bits share an entry.
 fn typed_count(data_type: i32, count: usize) -> usize {
     if let ty::INT4 | ty::UINT4 = data_type { count.div_ceil(2) } else { count }
 }
@@ -241,7 +242,7 @@ fn typed_length(proto: &TensorProto) -> usize {
     }
 }
 
-/// ONNX's type of the graph's.
+/// The ONNX type of an element type of the graph.
 pub(super) fn element_type(dtype: DType) -> i32 {
     match dtype {
         DType::F32 => ty::FLOAT,
@@ -251,27 +252,13 @@ pub(super) fn element_type(dtype: DType) -> i32 {
     }
 }
 
-/// The types whose values a Cast makes of other numbers, with their names.
+/// The types of numbers that a `Cast` converts to, with their names.
 pub(super) fn numbers() -> impl Iterator<Item = (i32, String)> {
-    let all = [
-        ty::FLOAT,
-        ty::UINT8,
-        ty::INT8,
-        ty::UINT16,
-        ty::INT16,
-        ty::INT32,
-        ty::INT64,
-        ty::BOOL,
-        ty::FLOAT16,
-        ty::DOUBLE,
-        ty::UINT32,
-        ty::UINT64,
-        ty::BFLOAT16,
-    ];
-    all.into_iter().map(|number| (number, type_name(number)))
+    let is_number = |data_type: &i32| bits(*data_type).is_some_and(|bits| bits >= 8);
+    (ty::FLOAT..=ty::BFLOAT16).filter(is_number).map(|data_type| (data_type, type_name(data_type)))
 }
 
-/// What a type is called in messages.
+/// The name of a type in messages.
 pub(super) fn type_name(data_type: i32) -> String {
     let name = match data_type {
         ty::FLOAT => "float32",
@@ -306,7 +293,17 @@ pub(super) fn type_name(data_type: i32) -> String {
     name.to_owned()
 }
 
-/// `[K, N]` to `[N, K]`, in blocks that fit a cache.
+/// The parameters of a matrix of quantized values whose axes are swapped.
+pub(super) fn swapped_qparams(qparams: &TensorQParams) -> TensorQParams {
+    match qparams {
+        TensorQParams::PerChannel { channels, ch_axis } => {
+            TensorQParams::PerChannel { channels: Arc::clone(channels), ch_axis: 1 - ch_axis.min(&1) }
+        }
+        per_tensor => per_tensor.clone(),
+    }
+}
+
+/// Transposes `[k, n]` to `[n, k]`, in blocks that fit a cache.
 pub(super) fn transposed<T: Copy + Default + Send + Sync>(data: &[T], k: usize, n: usize) -> Vec<T> {
     const BLOCK: usize = 32;
     let mut out = vec![T::default(); data.len()];

@@ -4,25 +4,24 @@ use std::sync::Arc;
 
 use super::dims::elements;
 use super::host::{Host, Length};
-use super::import::Importer;
+use super::import::{Call, Importer};
 use super::names;
-use super::ops::Call;
 use super::proto::data_type as ty;
 use super::tensor::type_name;
 use crate::graph::NodeId;
-use crate::ops::{Op, ToFloat};
+use crate::ops::ToFloat;
 use crate::values::{Tensor, TensorQParams};
 
 /// A value while importing.
 #[derive(Debug, Clone)]
 pub(super) enum Value {
-    /// A stored tensor, not decoded yet.
+    /// A stored tensor that is not decoded yet, by its index among the stored tensors.
     Stored(usize),
-    /// Known.
+    /// A known tensor.
     Host(Arc<Host>),
-    /// Known, as codes that are dequantized.
+    /// A known tensor of quantized values, which stand for floats.
     Quantized(Arc<Quantized>),
-    /// Computed at run time.
+    /// A value that is computed at run time.
     Run(Run),
     /// The result of a node that is not supported.
     Unsupported,
@@ -32,31 +31,31 @@ pub(super) enum Value {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Run {
     pub(super) id: NodeId,
-    /// If more than 1, the model's leading axis is `rows` times this, while the node has two axes for it.
+    /// The factor by which the model's leading axis is longer than the batch. If it is more than 1, the node has two axes for that axis.
     pub(super) merged: usize,
     pub(super) kind: Kind,
 }
 
-/// What the numbers of a value are.
+/// The kind of numbers that a node computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Float,
-    /// Integers of a type of ONNX, in `i32`.
+    /// Integers of this ONNX type, in `i32`.
     Int(i32),
-    /// 0 and 1, in `f32`.
+    /// Booleans: 0 and 1 in `f32`.
     Bool,
-    /// int8 codes, or those of uint8 lowered by 128.
-    Codes {
+    /// Quantized values in int8; those of `uint8` are 128 lower than in the file.
+    Quantized {
         unsigned: bool,
     },
 }
 
-/// A constant in codes.
+/// A constant of quantized values.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Quantized {
-    pub(super) codes: Tensor,
+    pub(super) values: Tensor,
     pub(super) qparams: TensorQParams,
-    /// Its name in the file.
+    /// The name of the tensor in the file.
     pub(super) name: String,
 }
 
@@ -67,7 +66,7 @@ impl Importer {
         match value {
             Value::Stored(at) => known(&self.stored[*at].dims),
             Value::Host(host) => host.logical(),
-            Value::Quantized(quantized) => known(quantized.codes.shape()),
+            Value::Quantized(quantized) => known(quantized.values.shape()),
             Value::Unsupported => Vec::new(),
             Value::Run(run) => {
                 let shape = self.draft.shape(run.id);
@@ -80,7 +79,7 @@ impl Importer {
         }
     }
 
-    /// A known value, decoded.
+    /// The decoded tensor of a known value. An error says that the value is computed at run time.
     pub(super) fn host(&mut self, value: &Value) -> Result<Arc<Host>, String> {
         match value {
             Value::Host(host) => Ok(Arc::clone(host)),
@@ -101,8 +100,8 @@ impl Importer {
                 Ok(host)
             }
             Value::Quantized(quantized) => {
-                self.budget.take(quantized.codes.len(), 4)?;
-                Ok(Arc::new(quantized.host()))
+                self.budget.take(quantized.values.len(), 4)?;
+                quantized.host().map(Arc::new)
             }
             Value::Run(run) => {
                 let name =
@@ -113,7 +112,7 @@ impl Importer {
         }
     }
 
-    /// A value as a node of the graph: known ones become constants.
+    /// A value as a node of the graph. Known values become constants.
     pub(super) fn run(&mut self, value: &Value) -> Result<Run, String> {
         let fixed = |id, kind| Ok(Run { id, merged: 1, kind });
         match value {
@@ -131,14 +130,14 @@ impl Importer {
         }
     }
 
-    /// A constant of floats, whatever the type of the value; the batch in front is 1.
+    /// A constant of floats, whatever the type of the value; a leading batch has length 1.
     pub(super) fn host_constant(&mut self, host: &Host) -> Result<NodeId, String> {
         self.budget.take(host.data.len(), 4)?;
         let tensor = Tensor::from_f32(&host.dims, host.to_floats()?).map_err(|e| e.to_string())?;
-        Ok(self.draft.constant(host.name.as_deref().unwrap_or_default(), tensor))
+        Ok(self.draft.constant(host.name.as_deref().unwrap_or(""), tensor))
     }
 
-    /// A constant of integers; the batch in front is 1.
+    /// A constant of integers; a leading batch has length 1.
     pub(super) fn integer_constant(&mut self, host: &Host) -> Result<NodeId, String> {
         self.budget.take(host.data.len(), 4)?;
         let narrow = |(at, v): (usize, i64)| {
@@ -146,10 +145,10 @@ impl Importer {
         };
         let integers = host.integers()?.into_iter().enumerate().map(narrow).collect::<Result<_, _>>()?;
         let tensor = Tensor::from_i32(&host.dims, integers).map_err(|e| e.to_string())?;
-        Ok(self.draft.constant(host.name.as_deref().unwrap_or_default(), tensor))
+        Ok(self.draft.constant(host.name.as_deref().unwrap_or(""), tensor))
     }
 
-    /// A stored tensor of floats as a constant, made once.
+    /// The constant of a stored tensor of floats, which is made once.
     pub(super) fn stored_constant(&mut self, at: usize) -> Result<NodeId, String> {
         if let Some(&id) = self.constants.get(&(at, false)) {
             return Ok(id);
@@ -161,26 +160,26 @@ impl Importer {
         Ok(id)
     }
 
-    /// A value of floats, or of booleans, which are floats here.
+    /// A value of floats, or of booleans, which are floats in a graph.
     pub(super) fn float(&mut self, call: &Call<'_>, value: &Value) -> Result<Run, String> {
         let run = self.run(value)?;
         match run.kind {
             Kind::Float | Kind::Bool => Ok(run),
             Kind::Int(ty::BOOL) => self.as_float(call, value),
             Kind::Int(data_type) => Err(format!("it is not supported for {} at run time", type_name(data_type))),
-            Kind::Codes { .. } => Err("it computes on codes of quantized values".to_owned()),
+            Kind::Quantized { .. } => Err("it computes on quantized values".to_owned()),
         }
     }
 
-    /// A value as floats: integers are converted, to nearest.
+    /// A value as floats. Integers are converted to the nearest float.
     pub(super) fn as_float(&mut self, call: &Call<'_>, value: &Value) -> Result<Run, String> {
         let run = self.run(value)?;
         let Kind::Int(data_type) = run.kind else { return self.float(call, value) };
-        let id = self.draft.add(&call.part("float"), Op::ToFloat(ToFloat), &[run.id])?;
+        let id = self.draft.add(&call.part("float"), ToFloat, &[run.id])?;
         Ok(Run { id, kind: if data_type == ty::BOOL { Kind::Bool } else { Kind::Float }, ..run })
     }
 
-    /// The only element of a known value, if it has one element.
+    /// The element of a known value that has one element.
     pub(super) fn scalar(&mut self, value: &Value) -> Option<f32> {
         let single = match value {
             Value::Run(_) | Value::Unsupported | Value::Quantized(_) => false,
@@ -190,7 +189,7 @@ impl Importer {
         if single { self.host(value).ok()?.scalar() } else { None }
     }
 
-    /// Which axis of a node an axis of the model is; not the batch, whose axis is none of the node's.
+    /// The axis of a node that corresponds to an axis of the model. An error says that it is the batch.
     pub(super) fn inner_axis(&self, run: Run, axis: usize) -> Result<usize, String> {
         if axis == 0 && self.draft.shape(run.id).is_batched() {
             return Err("it works along the batch".to_owned());
@@ -198,7 +197,7 @@ impl Importer {
         Ok(axis + usize::from(run.merged > 1))
     }
 
-    /// The name of the module that a value is a parameter of.
+    /// The name of the module that a known value is a parameter of.
     pub(super) fn module(&self, value: &Value) -> Option<String> {
         let name = match value {
             Value::Stored(at) => self.stored[*at].name(),
@@ -209,7 +208,7 @@ impl Importer {
         names::module(name)
     }
 
-    /// Says that a node is named after a parameter of it.
+    /// Names a node after the module that a parameter of it belongs to.
     pub(super) fn name_after(&mut self, id: NodeId, module: Option<String>) {
         if let Some(module) = module {
             let node = &mut self.draft.nodes[id.index()];

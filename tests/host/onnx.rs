@@ -1,4 +1,4 @@
-//! ONNX files against the outputs that ONNX Runtime gave for them.
+//! Imported ONNX files against the outputs of ONNX Runtime.
 
 use std::path::{Path, PathBuf};
 
@@ -82,7 +82,7 @@ fn float_models_agree_with_onnx_runtime() {
     }
 }
 
-/// One weight changed: the comparison must notice.
+/// The comparison must notice that one weight was changed.
 #[test]
 fn a_changed_weight_is_noticed() {
     for (name, dims) in [FLOAT[0], FLOAT[2], FLOAT[4]] {
@@ -144,7 +144,7 @@ fn the_layers_of_an_encoder_are_found() {
     assert!(e.to_string().contains("give batch a length, as in batch=8"), "{e}");
 }
 
-/// Q/DQ against ONNX Runtime, and the integer form that is made of it.
+/// The quantize/dequantize graph and its integer form against ONNX Runtime.
 #[test]
 fn a_quantized_model_is_integers_throughout() {
     let step = 0.176_684_07;
@@ -172,7 +172,7 @@ fn a_quantized_model_is_integers_throughout() {
     }
 }
 
-/// Broken files give an error or, where the damage is in a number, another graph; never a panic.
+/// A broken file gives an error, or another graph if the damage is in a number, and never a panic.
 #[test]
 fn broken_files_are_refused_or_read() {
     let mut random = fastrand::Rng::with_seed(6);
@@ -206,12 +206,12 @@ fn broken_files_are_refused_or_read() {
     }
 }
 
-/// Where in a file its nodes are: the first 6 KB, since the graph begins with them.
+/// The range of a file that holds its nodes: the first 6 KB, since the graph begins with them.
 fn nodes_of(bytes: &[u8]) -> std::ops::Range<usize> {
     0..bytes.len().min(6 << 10)
 }
 
-/// Files may be read by several threads, and errors passed on.
+/// Errors and options can be sent between threads.
 #[test]
 fn errors_and_options_travel() {
     fn travels<T: Send + Sync + 'static>() {}

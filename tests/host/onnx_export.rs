@@ -69,7 +69,7 @@ fn the_integer_form_is_refused_with_what_to_do() {
     assert!(error.to_string().contains("export the quantize/dequantize graph"), "{error}");
 }
 
-/// All nodes are listed, not the first alone; what no output needs is not among them.
+/// The error lists all nodes, except those that no output needs.
 #[test]
 fn every_node_without_a_form_is_listed() {
     let mut g = GraphBuilder::new();
@@ -108,7 +108,7 @@ impl Error {
     }
 }
 
-/// Whatever an op is, it has a form in ONNX or belongs to the integer form.
+/// Every operator has a form in ONNX or belongs to the integer form.
 #[test]
 fn every_op_is_exported_or_refused_by_name() {
     let (mut exported, mut integers) = (0, 0);

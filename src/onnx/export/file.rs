@@ -1,5 +1,6 @@
-//! Messages as bytes, in one file or two.
+//! Models as bytes, in one file or two.
 
+use std::ffi::OsStr;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
@@ -10,13 +11,13 @@ use super::ExportError;
 use crate::files::Replacement;
 use crate::onnx::proto::{ModelProto, StringStringEntryProto};
 
-/// Protocol buffers end at 2 GiB; readers differ in how close to it they go.
+/// The largest size of a file. Protocol buffers end at 2 GiB, and some readers stop before that.
 pub(super) const LIMIT_BYTES: usize = 1_900_000_000;
 
-/// Smaller tensors stay in the model's file: scales, shapes, biases.
+/// The smallest tensor that goes to the second file. Scales, shapes and biases stay in the model.
 const EXTERNAL_FROM_BYTES: usize = 1024;
 
-/// What readers map into memory begins at multiples of this.
+/// The alignment of tensors in the second file, which readers map into memory.
 const ALIGNMENT_BYTES: usize = 4096;
 
 pub(super) fn encode(model: &ModelProto, limit_bytes: usize) -> Result<Vec<u8>, ExportError> {
@@ -27,11 +28,11 @@ pub(super) fn encode(model: &ModelProto, limit_bytes: usize) -> Result<Vec<u8>, 
     Ok(model.encode_to_vec())
 }
 
-/// Writes one file, or two if one would exceed `limit_bytes`.
+/// Writes one file, or two files if one would exceed `limit_bytes`.
 pub(super) fn save(mut model: ModelProto, path: &Path, limit_bytes: usize) -> Result<(), ExportError> {
     let mut data = None;
     if model.encoded_len() > limit_bytes {
-        let mut beside = path.file_name().unwrap_or_default().to_owned();
+        let mut beside = path.file_name().unwrap_or(OsStr::new("")).to_owned();
         beside.push(".data");
         let data_path = path.with_file_name(&beside);
         let failed = |e: std::io::Error| io(&data_path, &e);
@@ -43,7 +44,7 @@ pub(super) fn save(mut model: ModelProto, path: &Path, limit_bytes: usize) -> Re
     let failed = |e: std::io::Error| io(path, &e);
     let mut file = Replacement::new(path).map_err(failed)?;
     file.write_all(&bytes).map_err(failed)?;
-    // Both are whole before one takes its name.
+    // Both files are complete before one of them replaces an existing file.
     if let Some((data_path, data)) = data {
         data.commit().map_err(|e| io(&data_path, &e))?;
     }
@@ -95,12 +96,12 @@ mod tests {
             model(&g.finish([y]).expect("a graph"), &ExportOptions::default()).expect("a model")
         };
         save(graph(1.0), &at("model.onnx"), LIMIT_BYTES).expect("one file");
-        // Replaced and not written over: who has the old file open goes on reading it.
+        // The file is replaced, not overwritten: a program that has the old file open goes on reading it.
         std::fs::hard_link(at("model.onnx"), at("other.onnx")).expect("a link");
         save(graph(2.0), &at("model.onnx"), LIMIT_BYTES).expect("one file");
         let read = |name: &str| ModelProto::decode(&*std::fs::read(at(name)).expect("a file")).expect("a model");
         assert_eq!((read("other.onnx"), read("model.onnx")), (graph(1.0), graph(2.0)));
-        // The model cannot take its name, so its weights do not take theirs.
+        // The model cannot replace a folder, so its weights replace nothing either.
         std::fs::create_dir(at("folder.onnx")).expect("a folder");
         std::fs::write(at("folder.onnx.data"), "before").expect("written");
         assert!(matches!(save(graph(1.0), &at("folder.onnx"), 2000), Err(ExportError::Io { .. })));

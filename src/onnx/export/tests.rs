@@ -1,4 +1,4 @@
-//! What the files hold. That other programs make the same numbers of them is checked by `tests/onnx/check_with_onnxruntime.py`.
+//! Tests of the contents of exported files. `tests/onnx/check_with_onnxruntime.py` checks that ONNX Runtime computes the same numbers.
 
 use prost::Message as _;
 
@@ -282,7 +282,8 @@ fn reshapes_keep_the_batch() {
     assert_eq!(*dims, [0i64.to_le_bytes(), 6i64.to_le_bytes()].concat());
 }
 
-/// What reads a weight: one layer after another, in each form that a product has, from shared codes or from one dequantize node.
+/// Layers one after another that read the same weight, as each kind of product, from shared quantized values or from one dequantize
+/// node.
 fn products(rank: usize, dynamic: bool, one_dequantize: bool, per_channel: bool) -> Graph {
     let mut g = GraphBuilder::new();
     let dims = [1, 3];
@@ -373,7 +374,7 @@ fn types_stay_as_they_were_declared() {
             value.r#type.as_ref().and_then(|t| t.tensor_type.as_ref()).expect("a tensor").elem_type
         };
         assert_eq!((declared(&file.input[0]), declared(&file.output[0])), (elem_type, elem_type));
-        // What reads and makes them fits.
+        // The nodes that read and write these values have casts.
         let cast = ![data_type::FLOAT, data_type::INT32].contains(&elem_type);
         if cast {
             assert_eq!(attribute(maker(&file, "y"), "to"), i64::from(elem_type));

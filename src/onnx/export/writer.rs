@@ -1,4 +1,4 @@
-//! The nodes and initializers of a file under construction, and their names.
+//! The nodes and initializers of a file under construction, with the names of all values.
 
 use std::collections::{HashMap, HashSet};
 
@@ -15,21 +15,21 @@ use crate::values::{DType, QParams, Shape, Tensor, TensorQParams};
 pub(super) struct Writer {
     pub(super) nodes: Vec<NodeProto>,
     pub(super) initializers: Vec<TensorProto>,
-    /// Names of values.
+    /// The names of all values.
     taken: HashSet<String>,
-    /// For each name asked for again, the last number tried: a thousand equal names take a thousand steps.
+    /// For each name that was asked for again, the last number tried, so that a thousand equal names take a thousand steps.
     numbers: HashMap<String, usize>,
-    /// Parameters of whole tensors, which a quantize node has in common with its dequantize nodes.
-    scalars: HashMap<(u32, i32), [String; 2]>,
+    /// The names of the scale and zero point of whole tensors, which a quantize node shares with its dequantize nodes.
+    pub(super) scalars: HashMap<(u32, i32), [String; 2]>,
 }
 
 impl Writer {
-    /// Takes a name for a value; `false` if it is taken.
+    /// Reserves a name for a value; `false` if another value has it.
     pub(super) fn take(&mut self, name: &str) -> bool {
         self.taken.insert(name.to_owned())
     }
 
-    /// `wish`, or with a number appended if that is taken.
+    /// The name `wish`, with a number appended if another value has it.
     pub(super) fn unique(&mut self, wish: &str) -> String {
         if self.taken.insert(wish.to_owned()) {
             return wish.to_owned();
@@ -44,17 +44,17 @@ impl Writer {
         }
     }
 
-    /// Adds a node that is called as its graph node, and has one result.
+    /// Adds a node with one result.
     pub(super) fn node(
         &mut self,
         op: &str,
         name: &str,
-        inputs: &[&str],
+        inputs: &[impl AsRef<str>],
         output: &str,
         attributes: Vec<AttributeProto>,
     ) {
         self.nodes.push(NodeProto {
-            input: inputs.iter().map(|&input| input.to_owned()).collect(),
+            input: inputs.iter().map(|input| input.as_ref().to_owned()).collect(),
             output: vec![output.to_owned()],
             name: name.to_owned(),
             op_type: op.to_owned(),
@@ -63,32 +63,38 @@ impl Writer {
         });
     }
 
-    /// Adds a node whose result is a value of its own, called `wish`; its name.
-    pub(super) fn part(&mut self, op: &str, wish: &str, inputs: &[&str], attributes: Vec<AttributeProto>) -> String {
+    /// Adds a node that has the name of its result, which is `wish` or `wish` with a number. The name is returned.
+    pub(super) fn part(
+        &mut self,
+        op: &str,
+        wish: &str,
+        inputs: &[impl AsRef<str>],
+        attributes: Vec<AttributeProto>,
+    ) -> String {
         let output = self.unique(wish);
         self.node(op, &output, inputs, &output, attributes);
         output
     }
 
-    /// A float scalar.
+    /// Adds a float without axes as an initializer and returns its name.
     pub(super) fn scalar(&mut self, wish: &str, value: f32) -> String {
         self.raw(wish, &[], data_type::FLOAT, value.to_le_bytes().to_vec())
     }
 
-    /// Axes and shapes.
+    /// Adds a vector of `int64`, such as axes or a shape, as an initializer and returns its name.
     pub(super) fn int64s(&mut self, wish: &str, values: &[i64]) -> String {
         let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
         self.raw(wish, &[values.len()], data_type::INT64, bytes)
     }
 
-    /// An initializer; its name.
+    /// Adds an initializer and returns its name.
     pub(super) fn tensor(&mut self, wish: &str, tensor: &Tensor) -> String {
         let name = self.unique(wish);
         self.named_tensor(&name, tensor);
         name
     }
 
-    /// An initializer under a name that is taken for it.
+    /// Adds an initializer under a name that is reserved for it.
     pub(super) fn named_tensor(&mut self, name: &str, tensor: &Tensor) {
         let bytes: Vec<u8> = match tensor {
             Tensor::F32(a) => a.iter().flat_map(|v| v.to_le_bytes()).collect(),
@@ -111,22 +117,7 @@ impl Writer {
         self.initializers.push(TensorProto { dims, data_type, name: name.to_owned(), raw_data, ..Default::default() });
     }
 
-    /// As [`linear`](Self::linear), with a scale and a zero point that no other node reads.
-    pub(super) fn linear_apart(
-        &mut self,
-        op: &str,
-        name: &str,
-        input: &str,
-        output: &str,
-        qparams: &TensorQParams,
-        codes: DType,
-    ) {
-        let common = std::mem::take(&mut self.scalars);
-        self.linear(op, name, input, output, qparams, codes);
-        self.scalars = common;
-    }
-
-    /// QuantizeLinear of a value to int8, or DequantizeLinear of codes of type `codes`.
+    /// Adds a QuantizeLinear to int8, or a DequantizeLinear of quantized values of type `quantized`.
     pub(super) fn linear(
         &mut self,
         op: &str,
@@ -134,10 +125,10 @@ impl Writer {
         input: &str,
         output: &str,
         qparams: &TensorQParams,
-        codes: DType,
+        quantized: DType,
     ) {
         let ([scale, zero_point], axis) = match qparams {
-            TensorQParams::PerTensor(q) if codes == DType::I32 => {
+            TensorQParams::PerTensor(q) if quantized == DType::I32 => {
                 ([self.scalar(&format!("{output}.scale"), q.scale()), String::new()], None)
             }
             TensorQParams::PerTensor(q) => (self.scalar_qparams(output, *q), None),
@@ -145,16 +136,16 @@ impl Writer {
                 let scales = channels.iter().flat_map(|q| q.scale().to_le_bytes()).collect();
                 let zero_points = channels.iter().map(|q| q.zero_point() as u8).collect();
                 let scale = self.raw(&format!("{output}.scale"), &[channels.len()], data_type::FLOAT, scales);
-                let zero_point = match codes {
+                let zero_point = match quantized {
                     DType::I32 => String::new(),
                     _ => self.raw(&format!("{output}.zero_point"), &[channels.len()], data_type::INT8, zero_points),
                 };
                 ([scale, zero_point], Some(int_attribute("axis", int(*ch_axis))))
             }
         };
-        // Codes of 32 bits have no zero point.
+        // Quantized values of 32 bits have no zero point.
         let inputs = [input, &scale, &zero_point];
-        let inputs = if codes == DType::I32 { &inputs[..2] } else { &inputs[..] };
+        let inputs = if quantized == DType::I32 { &inputs[..2] } else { &inputs[..] };
         self.node(op, name, inputs, output, axis.into_iter().collect());
     }
 
@@ -164,32 +155,56 @@ impl Writer {
             return names.clone();
         }
         let scale = self.scalar(&format!("{output}.scale"), q.scale());
-        let codes = vec![q.zero_point() as u8];
-        let zero_point = self.raw(&format!("{output}.zero_point"), &[], data_type::INT8, codes);
+        let bytes = vec![q.zero_point() as u8];
+        let zero_point = self.raw(&format!("{output}.zero_point"), &[], data_type::INT8, bytes);
         let names = [scale, zero_point];
         self.scalars.insert(key, names.clone());
         names
     }
 }
 
-/// Writes what one node decomposes into. Each value is called `{node}.{part}`.
+/// Writes the nodes of ONNX that one node of the graph becomes. The last of them has the name of the graph's node, the others are called
+/// `{node}.{part}`, as their values are.
 #[derive(Debug)]
 pub(super) struct Parts<'w> {
     pub(super) writer: &'w mut Writer,
-    pub(super) node: &'w str,
+    pub(super) name: &'w str,
+    /// The name of the value that the node of the graph computes.
+    pub(super) output: String,
 }
 
 impl Parts<'_> {
+    /// A constant float without axes.
     pub(super) fn scalar(&mut self, part: &str, value: f32) -> String {
-        self.writer.scalar(&format!("{}.{part}", self.node), value)
+        self.writer.scalar(&format!("{}.{part}", self.output), value)
     }
 
-    pub(super) fn op(&mut self, op: &str, part: &str, inputs: &[&str]) -> String {
+    /// A constant vector of `int64`.
+    pub(super) fn int64s(&mut self, part: &str, values: &[i64]) -> String {
+        self.writer.int64s(&format!("{}.{part}", self.output), values)
+    }
+
+    pub(super) fn op(&mut self, op: &str, part: &str, inputs: &[impl AsRef<str>]) -> String {
         self.op_with(op, part, inputs, Vec::new())
     }
 
-    pub(super) fn op_with(&mut self, op: &str, part: &str, inputs: &[&str], attributes: Vec<AttributeProto>) -> String {
-        self.writer.part(op, &format!("{}.{part}", self.node), inputs, attributes)
+    pub(super) fn op_with(
+        &mut self,
+        op: &str,
+        part: &str,
+        inputs: &[impl AsRef<str>],
+        attributes: Vec<AttributeProto>,
+    ) -> String {
+        self.writer.part(op, &format!("{}.{part}", self.output), inputs, attributes)
+    }
+
+    pub(super) fn last(self, op: &str, inputs: &[impl AsRef<str>]) {
+        self.last_with(op, inputs, Vec::new());
+    }
+
+    /// The node that computes the value of the graph's node.
+    pub(super) fn last_with(self, op: &str, inputs: &[impl AsRef<str>], attributes: Vec<AttributeProto>) {
+        self.writer.node(op, self.name, inputs, &self.output, attributes);
     }
 }
 
@@ -205,7 +220,7 @@ pub(super) fn ints_attribute(name: &str, ints: Vec<i64>) -> AttributeProto {
     AttributeProto { name: name.to_owned(), ints, r#type: attribute_type::INTS, ..Default::default() }
 }
 
-/// A length or an axis; none is beyond `i64`.
+/// A length or an axis as `i64`, which holds all of them.
 pub(super) fn int(n: usize) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }

@@ -1,10 +1,23 @@
-//! Reductions of known tensors.
+//! Reductions of known tensors. The sum of floats over all axes is computed in `f64` and rounded once.
 
-use super::Fold;
+use super::{Fold, Folded, one};
 use crate::onnx::host::{Data, Host, Walk, axis, strides};
-use crate::onnx::integers;
+use crate::onnx::integers::wrap;
 
-/// Which axes a reduction drops.
+/// The reductions of ONNX, each as a name after `Reduce`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::onnx) enum Reduction {
+    L1,
+    L2,
+    Max,
+    Mean,
+    Min,
+    Prod,
+    Sum,
+    SumSquare,
+}
+
+/// For each axis, whether a reduction reduces it.
 pub(in crate::onnx) fn reduced_axes(axes: Option<&[i64]>, rank: usize, noop: bool) -> Result<Vec<bool>, String> {
     let mut reduced = vec![false; rank];
     match axes {
@@ -20,25 +33,23 @@ pub(in crate::onnx) fn reduced_axes(axes: Option<&[i64]>, rank: usize, noop: boo
 }
 
 impl Fold<'_> {
-    pub(super) fn reduce(&mut self) -> Result<Option<Host>, String> {
+    pub(in crate::onnx) fn reduce(&mut self, reduction: Reduction) -> Folded {
         let node = self.node;
-        let Some(kind) = node.op_type.strip_prefix("Reduce") else { return Ok(None) };
-        let (start, step): (f64, fn(f64, f64) -> f64) = match kind {
-            "Sum" | "Mean" => (0.0, |a, v| a + v),
-            "Prod" => (1.0, |a, v| a * v),
-            // Unlike those of the standard library, they keep NaN.
-            "Max" => (f64::NEG_INFINITY, |a, v| if v > a || v.is_nan() { v } else { a }),
-            "Min" => (f64::INFINITY, |a, v| if v < a || v.is_nan() { v } else { a }),
-            "L1" => (0.0, |a, v| a + v.abs()),
-            "L2" | "SumSquare" => (0.0, |a, v| a + v * v),
-            _ => return Ok(None),
+        let (start, step): (f64, fn(f64, f64) -> f64) = match reduction {
+            Reduction::Sum | Reduction::Mean => (0.0, |a, v| a + v),
+            Reduction::Prod => (1.0, |a, v| a * v),
+            // Unlike those of the standard library, these keep NaN.
+            Reduction::Max => (f64::NEG_INFINITY, |a, v| if v > a || v.is_nan() { v } else { a }),
+            Reduction::Min => (f64::INFINITY, |a, v| if v < a || v.is_nan() { v } else { a }),
+            Reduction::L1 => (0.0, |a, v| a + v.abs()),
+            Reduction::L2 | Reduction::SumSquare => (0.0, |a, v| a + v * v),
         };
         let x = self.input(0)?;
         x.fixed()?;
         let noop = node.int("noop_with_empty_axes", 0)? != 0;
         let reduced = reduced_axes(self.list("axes", 1)?.as_deref(), x.dims.len(), noop)?;
         let keep = node.int("keepdims", 1)? != 0;
-        // The kept axes first, then the reduced ones.
+        // The view has the kept axes first and the reduced axes last.
         let own = strides(&x.dims);
         let mut order: Vec<usize> = (0..x.dims.len()).collect();
         order.sort_by_key(|&axis| reduced[axis]);
@@ -53,9 +64,9 @@ impl Fold<'_> {
             return Err("it reduces no elements".to_owned());
         }
         self.budget.take(outer, x.data.size())?;
-        let finish = |sum: f64| match kind {
-            "Mean" => sum / count as f64,
-            "L2" => sum.sqrt(),
+        let finish = |sum: f64| match reduction {
+            Reduction::Mean => sum / count as f64,
+            Reduction::L2 => sum.sqrt(),
             _ => sum,
         };
         let mut places = walk;
@@ -70,34 +81,58 @@ impl Fold<'_> {
             Data::I64(v) => {
                 let mut one = || {
                     let values: Vec<i128> = (0..count).filter_map(|_| places.next()).map(|i| v[i].into()).collect();
-                    integers::wrap(integer(kind, &values, x.data_type)?, x.data_type)
+                    wrap(integer(reduction, &values, x.data_type)?, x.data_type)
                 };
                 Data::I64((0..outer).map(|_| one()).collect::<Result<_, _>>()?)
             }
             _ => return Err("it reduces neither floats nor integers".to_owned()),
         };
-        Ok(Some(Host::new(dims, data).typed(x.data_type)))
+        one(Host::new(dims, data).typed(x.data_type))
+    }
+
+    pub(in crate::onnx) fn cumulative_sum(&mut self) -> Folded {
+        let (x, at) = (self.input(0)?, self.input(1)?);
+        x.fixed()?;
+        let at = at.integers()?.first().copied().ok_or("its axis is empty")?;
+        let at = axis(at, x.dims.len())?;
+        if self.node.int("exclusive", 0)? != 0 || self.node.int("reverse", 0)? != 0 {
+            return Err("exclusive and reverse sums are not supported".to_owned());
+        }
+        self.budget.take(x.data.len(), x.data.size())?;
+        let inner: usize = x.dims[at + 1..].iter().product();
+        let mut result = (*x).clone();
+        let starts = |i: usize| (i / inner.max(1)).is_multiple_of(x.dims[at]);
+        match &mut result.data {
+            Data::F32(v) => (0..v.len()).filter(|&i| !starts(i)).for_each(|i| v[i] += v[i - inner]),
+            Data::I64(v) => {
+                for i in (0..v.len()).filter(|&i| !starts(i)) {
+                    v[i] = wrap(i128::from(v[i]) + i128::from(v[i - inner]), x.data_type)?;
+                }
+            }
+            _ => return Err("it sums neither floats nor integers".to_owned()),
+        }
+        one(result)
     }
 }
 
-/// Exactly, as far as 128 bits reach.
-fn integer(kind: &str, values: &[i128], data_type: i32) -> Result<i128, String> {
+/// A reduction of integers, exact as far as 128 bits reach.
+fn integer(reduction: Reduction, values: &[i128], data_type: i32) -> Result<i128, String> {
     let too_large = || "an integer overflows".to_owned();
     let sum = |f: fn(i128) -> Option<i128>| {
         values.iter().try_fold(0i128, |sum, &v| sum.checked_add(f(v)?)).ok_or_else(too_large)
     };
-    match kind {
-        "Sum" => sum(Some),
-        // As the sum of the type, which may have wrapped around.
-        "Mean" => Ok(i128::from(integers::wrap(sum(Some)?, data_type)?) / values.len() as i128),
-        "L1" => sum(|v| v.checked_abs()),
-        "L2" => sum(|v| v.checked_mul(v)).map(i128::isqrt),
-        "SumSquare" => sum(|v| v.checked_mul(v)),
-        "Max" => Ok(values.iter().copied().fold(i128::MIN, i128::max)),
-        "Min" => Ok(values.iter().copied().fold(i128::MAX, i128::min)),
-        // Cut to the type in between, which gives what cutting at the end gives.
-        _ => values.iter().try_fold(1i128, |product, &v| {
-            integers::wrap(product.checked_mul(v).ok_or_else(too_large)?, data_type).map(i128::from)
+    match reduction {
+        Reduction::Sum => sum(Some),
+        // The sum wraps around in its type before it is divided.
+        Reduction::Mean => Ok(i128::from(wrap(sum(Some)?, data_type)?) / values.len() as i128),
+        Reduction::L1 => sum(|v| v.checked_abs()),
+        Reduction::L2 => sum(|v| v.checked_mul(v)).map(i128::isqrt),
+        Reduction::SumSquare => sum(|v| v.checked_mul(v)),
+        Reduction::Max => Ok(values.iter().copied().fold(i128::MIN, i128::max)),
+        Reduction::Min => Ok(values.iter().copied().fold(i128::MAX, i128::min)),
+        // Each product wraps around in its type, which gives the low bits of the exact product.
+        Reduction::Prod => values.iter().try_fold(1i128, |product, &v| {
+            wrap(product.checked_mul(v).ok_or_else(too_large)?, data_type).map(i128::from)
         }),
     }
 }

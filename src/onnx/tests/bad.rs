@@ -95,7 +95,7 @@ fn messages_say_what_is_wrong() {
         (2..40).fold(doubled, |b, i| b.node("Concat", &format!("c{0} c{0}", i - 1), &format!("c{i}")).int("axis", 1));
     let text = refused(doubled.output("c39"));
     assert!(text.ends_with("its result [rows, 8589934592] is too large"), "{text}");
-    // As the argument of a program, and nothing else that looks like one.
+    // The hint is written with the argument of a program, and nothing else is changed.
     let dropout = base().ints("r", &[], &[1]).store(small("t", ty::BOOL, &[], &[1])).node("Dropout", "x _ t", "y");
     let e = dropout.output("y").import(&[]).expect_err("in training");
     assert!(e.with_argument("--dim").ends_with("it drops elements, as in training"), "{e}");
@@ -142,7 +142,7 @@ fn structure() {
     // Order does not matter where there is one.
     let turned = base().node("Relu", "a", "y").node("Neg", "x", "a").output("y");
     assert_eq!(ops(&turned.done(&[])), ["mul_scalar", "relu"]);
-    // What no output needs may be anything.
+    // Nodes that no output needs are not checked.
     assert_eq!(ops(&relu().node("Conv", "x", "unused").done(&[])), ["relu"]);
     assert!(matches!(import(vec![0u8; 3], None, &ImportOptions::new()), Err(OnnxError::Decode { .. })));
     assert!(matches!(import(Vec::new(), None, &ImportOptions::new()), Err(OnnxError::Decode { .. })));
@@ -184,7 +184,7 @@ fn outputs_of_uint8_codes() {
         let build = base().floats("s", &[], &[0.5]).store(small("z", data_type, &[], &[3]));
         build.node("QuantizeLinear", "x s z", "y").output("y")
     };
-    let expected = "output y: its values are uint8 codes, which a graph has 128 lower; they must be dequantized first";
+    let expected = "output y: its values are quantized to uint8, which a graph lacks; they must be dequantized first";
     assert_eq!(refused(with(ty::UINT8)), expected);
     assert_eq!(ops(&with(ty::INT8).done(&[])), ["quantize_per_tensor"]);
     let build = base().floats("s", &[], &[0.5]).store(small("z", ty::UINT8, &[], &[3]));

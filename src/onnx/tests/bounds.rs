@@ -92,7 +92,7 @@ fn rows_of_tables_of_integers() {
     assert!(rows(ty::BOOL).is_ok());
 }
 
-/// What chooses among booleans gives booleans: a cast to the type of the result makes 1 of 5.
+/// Operators that select booleans give booleans: a cast of 5 to the type of the result gives 1.
 #[test]
 fn booleans_that_are_chosen_stay_booleans() {
     for op in ["Gather", "ReduceMax", "ReduceMin"] {

@@ -77,7 +77,7 @@ fn signs_are_no_names() {
 
 #[test]
 fn shapes_follow_the_batch() {
-    // As PyTorch writes it: shape → gather → concat → reshape.
+    // PyTorch writes: shape → gather → concat → reshape.
     let heads = Build::new(17)
         .input("x", &["batch", "4", "6"])
         .ints("zero", &[], &[0])

@@ -42,7 +42,7 @@ fn wrapped(v: i128, data_type: i32) -> i128 {
     v.wrapping_sub(low).rem_euclid(high - low + 1) + low
 }
 
-/// What ONNX wants of two numbers, or none where that is not defined, before it wraps around.
+/// The result of an operator on two numbers by ONNX, before it wraps around; `None` where it is not defined.
 fn binary(op: &str, a: i128, b: i128) -> Option<i128> {
     Some(match op {
         "Add" => a + b,
@@ -60,7 +60,7 @@ fn binary(op: &str, a: i128, b: i128) -> Option<i128> {
         "LessOrEqual" => (a <= b).into(),
         "Greater" => (a > b).into(),
         "GreaterOrEqual" => (a >= b).into(),
-        // Where b is even.
+        // The condition is that b is even.
         "Where" => {
             if b % 2 == 0 {
                 a
@@ -84,7 +84,7 @@ fn unary(op: &str, a: i128) -> i128 {
     }
 }
 
-/// Of three numbers, wrapped around where a mean needs it.
+/// The result of a reduction of three numbers. The sum of a mean wraps around before the division.
 fn reduced(op: &str, of: &[i128], data_type: i32) -> i128 {
     match op {
         "ReduceSum" => of.iter().sum(),
@@ -117,7 +117,7 @@ const COLS: usize = 3;
 struct Case {
     op: &'static str,
     data_type: i32,
-    /// What a cast casts to.
+    /// The type that a cast converts to.
     to: i32,
 }
 
@@ -174,7 +174,7 @@ impl Case {
     /// The results at run time.
     fn run(self, a: &[i128], b: &[i128]) -> Result<Result<Vec<i128>, InterpError>, OnnxError> {
         let mut build = Build::new(21);
-        // What is given as int8 are codes of quantized values.
+        // Inputs of int8 are quantized values, so that int64 is cast to int8 instead.
         let given = if self.data_type == ty::INT8 { ty::INT64 } else { self.data_type };
         for name in ["a", "b"] {
             if given == self.data_type {
@@ -364,7 +364,7 @@ fn floats_of_other_widths() {
     }
 }
 
-/// What is known may be folded only if that is what the node asks for.
+/// Known inputs are evaluated only for attributes that the evaluation supports.
 #[test]
 fn known_values_that_are_not_folded() {
     let known = || Build::new(17).input("x", &["3"]).floats("c", &[3], &[5.0, -5.0, 7.0]).floats("d", &[], &[3.0]);

@@ -143,7 +143,7 @@ fn layer_norm_in_every_spelling() {
     check(new().node("LayerNormalization", "x n.weight", "y").float("epsilon", 0.5), &[-1.0, -1.0, 0.0, 6.0]);
 }
 
-/// What nearly is a pattern is none.
+/// A near miss of a pattern does not match.
 #[test]
 fn near_misses_are_not_layers() {
     let normalized = |divisor: f32| {
@@ -155,7 +155,7 @@ fn near_misses_are_not_layers() {
         ops(&build.done(&[])) == ["layer_norm"]
     };
     assert!(normalized(2000.0));
-    // Of a sample, not of all.
+    // This is the variance of a sample.
     assert!(!normalized(1999.0));
     let gelu = |one: f32, half: f32, root: f32| {
         let build = Build::new(17).input("x", &["batch", "2"]).floats("one", &[], &[one]).floats("half", &[], &[half]);

@@ -1,4 +1,4 @@
-//! Data in other files: what they may become in memory, and where they may lie.
+//! Tests of data in other files: the memory that they may take, and the folders in which they may lie.
 
 use std::path::{Path, PathBuf};
 
@@ -136,7 +136,7 @@ fn tensors_that_share_their_data_are_counted() {
     assert!(import(with(&[0; 10]).bytes(), Some(&folder.0), &ImportOptions::new()).is_ok());
 }
 
-/// As model caches are laid out: folders of links to files that are called after their contents.
+/// Model caches have folders of links to files that are named after their contents.
 #[cfg(unix)]
 #[test]
 fn links_lead_to_the_folder_of_the_linked_model_only() {

@@ -16,7 +16,7 @@ fn change(graph: &mut GraphProto, random: &mut fastrand::Rng) {
     let nodes = graph.node.len();
     let at = random.usize(0..nodes);
     let other = graph.node[random.usize(0..nodes)].clone();
-    let known = super::super::ops::KNOWN;
+    let known = super::super::import::names();
     match random.u8(0..9) {
         0 => known[random.usize(0..known.len())].clone_into(&mut graph.node[at].op_type),
         1 => graph.node[at].attribute = other.attribute,

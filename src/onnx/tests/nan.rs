@@ -69,7 +69,7 @@ fn comparisons_and_extremes_of_pairs() {
     }
 }
 
-/// What models are made of that look for NaN, and functions that must not lose it.
+/// Combinations of nodes with which models look for NaN, and functions that must keep NaN.
 #[test]
 fn functions_and_idioms() {
     type Idiom = (&'static str, fn(Build) -> Build, fn(f32) -> f32);

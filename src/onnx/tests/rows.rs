@@ -26,7 +26,7 @@ fn rows(input: impl Fn(Build) -> Build, node: &str) -> Build {
     }
 }
 
-/// What each of them makes of `r` and `q`, in every row.
+/// The result of each operator on `r` and `q`, in every row.
 fn expected(node: &str, q: [f32; 3]) -> Vec<f32> {
     let r = [0.5f32, -1.0, 2.0];
     let zip = |f: &dyn Fn(f32, f32) -> f32| r.iter().zip(q).map(|(&r, q)| f(r, q)).collect::<Vec<f32>>();
@@ -143,7 +143,7 @@ fn products_of_known_matrices() {
         Build::new(17).input("x", &["1"]).floats("a", &[2, 2], &[1.0, 2.0, 3.0, 4.0]).floats("c", &[2], &[1.0, -1.0])
     };
     let end = |build: Build| {
-        let build = build.ints("flat", &[1], &[-1]).node("Cos", "p", "z").node("Reshape", "z flat", "f");
+        let build = build.ints("flat", &[1], &[-1]).node("Tan", "p", "z").node("Reshape", "z flat", "f");
         let graph = build.node("Add", "x f", "y").output("y").done(&[]);
         run(&graph, &[tensor(&[1], &[0.0])]).as_f32().expect("floats").to_vec()
     };

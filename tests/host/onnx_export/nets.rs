@@ -1,4 +1,4 @@
-//! Float networks that between them have every op that can be exported.
+//! Float networks that together have every operator that can be exported.
 
 use enfold::graph::{GraphError, NodeId};
 use enfold::ops::{BinaryOp, UnaryOp};
@@ -24,7 +24,7 @@ impl Net {
         Self { name, graph: g.finish(outputs).expect("a graph") }
     }
 
-    /// Normals; ids below 20; masks that begin with a 1.
+    /// Draws a batch: normally distributed floats, ids below 20, and masks that begin with a 1.
     pub(super) fn batch(&self, random: &mut Random, rows: usize) -> Vec<Tensor> {
         let draw = |id: &NodeId| {
             let node = self.graph.node(*id);
@@ -66,7 +66,7 @@ impl Parameters {
         g.layer_norm(name, x, weight, self.tensor(&[n], 0.2), 1e-5)
     }
 
-    /// Attention of two heads over `x[rows, 6, 16]`, plus `x`; `mask` is added to the scores.
+    /// Attention with two heads over `x[rows, 6, 16]`, plus `x`; `mask` is added to the scores.
     fn attention(&mut self, g: &mut GraphBuilder, x: NodeId, mask: Option<NodeId>) -> Result<NodeId, GraphError> {
         let mut heads = |g: &mut GraphBuilder, name: &str, perm: [usize; 4]| {
             let h = self.linear(g, name, x, [16, 16])?;
@@ -106,7 +106,7 @@ pub(super) fn mlp() -> Net {
     })
 }
 
-/// Functions between layers, which become tables.
+/// Functions between layers, which become lookup tables.
 fn functions() -> Net {
     Net::new("functions", |g, p| {
         let mut h = g.input("x", Shape::rows(24))?;
@@ -132,7 +132,7 @@ fn residual() -> Net {
         let joined = g.concat("joined", &[sum, product], 1)?;
         let shifted = g.add_scalar("shifted", joined, 0.25)?;
         let y = g.linear("y", shifted, p.tensor(&[8, 32], 0.2), None)?;
-        // Two outputs; the second is read elsewhere too.
+        // The second of the two outputs is read by another node too.
         Ok(vec![y, product])
     })
 }
@@ -149,7 +149,7 @@ fn attention() -> Net {
     })
 }
 
-/// From ids and a mask to embeddings of length 1.
+/// A sentence encoder: from ids and a mask to embeddings of length 1.
 fn encoder() -> Net {
     Net::new("encoder", |g, p| {
         let ids = g.typed_input("ids", Shape::batched(&[6]), DType::I32)?;
@@ -169,7 +169,7 @@ fn encoder() -> Net {
         let h = p.linear(g, "ffn.1", h, [32, 16])?;
         let h = g.add("ffn.add", x, h)?;
         let h = p.layer_norm(g, "norm.2", h, 16)?;
-        // The mean of the tokens that are there, then length 1.
+        // The mean of the tokens that the mask keeps is scaled to length 1.
         let mask = g.reshape("mask.tokens", mask, &[6, 1])?;
         let h = g.mul("pool.masked", h, mask)?;
         let h = g.sum("pool.sum", h, 1)?;
@@ -198,7 +198,7 @@ fn gated() -> Net {
     })
 }
 
-/// Moves of values with one scale between layers, and a batch norm that is folded.
+/// Operators between layers that move values without another scale, and a batch normalization that is folded.
 fn moves() -> Net {
     Net::new("moves", |g, p| {
         let x = g.input("x", Shape::batched(&[4, 12]))?;
@@ -217,7 +217,7 @@ fn moves() -> Net {
     })
 }
 
-/// Three layers with one weight, as it is and transposed.
+/// Three layers that share a weight, as it is and transposed.
 fn tied() -> Net {
     Net::new("tied", |g, p| {
         let x = g.input("x", Shape::batched(&[4, 12]))?;
@@ -229,7 +229,7 @@ fn tied() -> Net {
     })
 }
 
-/// What stays float anyway, on a batch and on an input without one.
+/// A network whose operators stay float, with and without a batch.
 fn elementwise() -> Net {
     Net::new("elementwise", |g, p| {
         let x = g.input("x", Shape::batched(&[3, 8]))?;
@@ -254,7 +254,7 @@ fn elementwise() -> Net {
         let c = g.constant("table", p.tensor(&[2, 8], 1.0))?;
         let table = g.reshape("table.flat", c, &[16])?;
         let y = g.softmax("softmax", joined, 1)?;
-        // An input and a constant as they are.
+        // An input and a constant are outputs.
         Ok(vec![quotient, y, table, fixed, c])
     })
 }

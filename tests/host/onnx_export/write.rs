@@ -1,4 +1,4 @@
-//! Writes models with inputs and what our interpreter makes of them, for ONNX Runtime.
+//! Writes models with inputs and the interpreter's outputs, to compare ONNX Runtime with.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -50,7 +50,7 @@ fn variants() -> Vec<Variant> {
 fn quantize(net: &Net, variant: &Variant) -> Graph {
     let mut quantizer = WgpuQuantizer::new().set_global(variant.config.clone()).quantize_matmul(true);
     if net.name == "encoder" {
-        // Beside −1e9, which marks what is not there, all scores would be code 0.
+        // Scores are not quantized: −1e9, which masks tokens, would set a scale at which all other scores are 0.
         quantizer = quantizer.set_module_name("attention.masked", None).set_module_name("mask", None);
     }
     let mut prepared = prepare(&net.graph, &quantizer).expect("prepared");
@@ -62,7 +62,7 @@ fn quantize(net: &Net, variant: &Variant) -> Graph {
     convert(&prepared, &options).expect("converted")
 }
 
-/// The scale of an output that is quantized last of all, through what keeps codes as they are.
+/// The scale of an output that is quantized, or that operators which move quantized values give.
 fn step(graph: &Graph, mut id: NodeId) -> Option<f32> {
     loop {
         let node = graph.node(id);
@@ -81,7 +81,7 @@ fn write(directory: &Path, name: &str, graph: &Graph, net: &Net, preset: Preset)
     save(graph, &path, &ExportOptions::new().preset(preset)).unwrap_or_else(|e| panic!("{name}: {e}"));
     let interpreter = Interpreter::new(graph);
     let mut random = Random::new(23);
-    // The batch is not fixed in the file.
+    // The file leaves the batch open.
     for (case, rows) in [32, 1].into_iter().enumerate() {
         let inputs = net.batch(&mut random, rows);
         let outputs = interpreter.run(&inputs).unwrap_or_else(|e| panic!("{name}: {e}"));
@@ -102,7 +102,7 @@ fn write(directory: &Path, name: &str, graph: &Graph, net: &Net, preset: Preset)
             tensors.push((format!("code.{}", graph.node(*id).name), value));
         }
         for (at, (id, value)) in graph.outputs().iter().zip(&outputs).enumerate() {
-            // In the order of the graph's outputs.
+            // The outputs are in the order of the graph's outputs.
             tensors.push((format!("out.{at}"), value));
             if let Some(step) = step(graph, *id) {
                 metadata.insert(format!("step.{at}"), step.to_string());
@@ -132,7 +132,7 @@ fn bytes(tensor: &Tensor) -> Vec<u8> {
     }
 }
 
-/// What `tests/onnx/check_with_onnxruntime.py` reads, below `target/onnxruntime`.
+/// The folder that `tests/onnx/check_with_onnxruntime.py` reads, below `target/onnxruntime`.
 #[test]
 #[ignore = "writes files for tests/onnx/check_with_onnxruntime.py, which runs it"]
 fn write_models_for_onnxruntime() {

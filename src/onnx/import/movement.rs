@@ -1,32 +1,43 @@
-//! What moves or repeats elements of values that are computed at run time.
+//! Operators that move or repeat elements.
 
-use super::{Call, Host, Importer, Kind, Run, Value, Values, one};
+use super::operator::{Call, Operator, Values, one};
+use super::{Importer, Kind, Run, Value};
 use crate::graph::{Node, NodeId};
 use crate::onnx::dims::elements;
-use crate::onnx::host::{self, Data, Length, broadcast, kept};
-use crate::onnx::slices::{self, Part};
+use crate::onnx::host::{self, Data, Host, Length, broadcast, kept};
+use crate::onnx::proto::NodeProto;
+use crate::onnx::slices::{self, Part, Target};
 use crate::onnx::tensor::type_name;
 use crate::ops::{Concat, Int32, Int32Op, Mul, Op, Reshape, Slice, Transpose, Where};
 use crate::values::Tensor;
 
-/// The most pieces that one node is cut into: a list of indices that is not made of ranges is a node for each.
+/// The most pieces that one node is cut into. Indices that are not consecutive are a piece each.
 const MAX_PIECES: usize = 4096;
 
+operators! {
+    "Concat" => Operator::new(|f| f.concat(), Importer::concat),
+    "Dropout" => Operator::new(|f| f.dropout(), Importer::dropout),
+    "Expand" => Operator::new(|f| f.expand(), Importer::expand),
+    "Flatten" => Operator::new(|f| f.reshape(slices::FLATTEN), |i, c| i.reshape(c, slices::FLATTEN)),
+    "GatherElements" => Operator::known(|f| f.gather_elements()),
+    "Identity" => Operator::stored(|_, c| Ok(vec![c.optional(0).cloned().ok_or("it has no input")?])),
+    "Reshape" => Operator::new(|f| f.reshape(slices::RESHAPE), |i, c| i.reshape(c, slices::RESHAPE)),
+    "Slice" => Operator::new(|f| f.slice(), Importer::slice),
+    "Split" => Operator::new(|f| f.split(), Importer::split),
+    "Squeeze" => Operator::new(|f| f.reshape(slices::SQUEEZE), |i, c| i.reshape(c, slices::SQUEEZE)),
+    "Tile" => Operator::new(|f| f.tile(), Importer::tile),
+    "Transpose" => Operator::new(|f| f.transpose(), Importer::transpose)
+        .sharing(Importer::swapped)
+        .decoding(|_, inputs| !matches!(inputs, [Some(Value::Quantized(_))])),
+    "Trilu" => Operator::new(|f| f.trilu(), Importer::trilu),
+    "Unsqueeze" => Operator::new(|f| f.reshape(slices::UNSQUEEZE), |i, c| i.reshape(c, slices::UNSQUEEZE)),
+}
+
 impl Importer {
-    pub(super) fn reshape(&mut self, call: &Call<'_>) -> Values {
-        let x = call.input(0)?;
-        let lengths = self.logical(x);
-        let node = call.node;
-        let target = match node.op_type.as_str() {
-            "Reshape" => {
-                let shape = self.host(call.input(1)?)?.shape()?;
-                host::reshape(&lengths, &shape, node.int("allowzero", 0)? != 0)?
-            }
-            "Flatten" => slices::flatten(&lengths, node.int("axis", 1)?)?,
-            "Squeeze" => slices::squeeze(&lengths, self.list(call, "axes", 1)?.as_deref())?,
-            _ => slices::unsqueeze(&lengths, &self.list(call, "axes", 1)?.ok_or("it has no axes")?)?,
-        };
-        let x = self.run(x)?;
+    fn reshape(&mut self, call: &Call<'_>, target: Target) -> Values {
+        let second = call.optional(1).map(|value| self.host(value)).transpose()?;
+        let target = target(call.node, &self.logical(call.input(0)?), second.as_deref())?;
+        let x = self.run(call.input(0)?)?;
         one(self.reshaped(&call.name, x, &target)?)
     }
 
@@ -42,20 +53,41 @@ impl Importer {
         if self.draft.shape(x.id).fixed_dims() == dims && self.draft.shape(x.id).is_batched() == rows.is_some() {
             return Ok(Run { merged, ..x });
         }
-        let id = self.draft.add(name, Op::Reshape(Reshape { dims }), &[x.id])?;
+        let id = self.draft.add(name, Reshape { dims }, &[x.id])?;
         Ok(Run { id, merged, ..x })
     }
 
-    /// A list of integers that was an attribute up to some version and is an input since.
+    /// A list of integers that is an attribute in old opsets and an input in new ones.
     pub(super) fn list(&mut self, call: &Call<'_>, attribute: &str, at: usize) -> Result<Option<Vec<i64>>, String> {
-        match (call.node.ints(attribute)?, call.optional(at)) {
-            (Some(list), _) => Ok(Some(list.to_vec())),
-            (None, Some(value)) => self.host(value)?.integers().map(Some),
-            (None, None) => Ok(None),
-        }
+        let value = call.optional(at).filter(|_| !call.node.has(attribute));
+        let input = value.map(|value| self.host(value)).transpose()?;
+        slices::list(call.node, attribute, input.as_deref())
     }
 
-    pub(super) fn transpose(&mut self, call: &Call<'_>) -> Values {
+    /// The length of an axis that is not the batch.
+    fn axis_length(&self, x: Run, axis: usize) -> Result<usize, String> {
+        self.draft.shape(x.id).axis(axis).ok_or_else(|| "it works along the batch".to_owned())
+    }
+
+    /// A stored matrix of floats with its axes swapped. It shares the data of the original.
+    fn swapped(&mut self, node: &NodeProto, value: &Value) -> Result<Option<Value>, String> {
+        let &Value::Stored(at) = value else { return Ok(None) };
+        if !self.stored[at].is_float() || self.stored[at].dims.len() != 2 {
+            return Ok(None);
+        }
+        if slices::perm(node.ints("perm")?, 2)? != [1, 0] {
+            return Ok(Some(value.clone()));
+        }
+        if let Some(other) = self.stored[at].swap_of.or_else(|| self.swaps.get(&at).copied()) {
+            return Ok(Some(Value::Stored(other)));
+        }
+        let Some(swapped) = self.stored[at].swapped(at) else { return Ok(None) };
+        self.swaps.insert(at, self.stored.len());
+        self.stored.push(swapped);
+        Ok(Some(Value::Stored(self.stored.len() - 1)))
+    }
+
+    fn transpose(&mut self, call: &Call<'_>) -> Values {
         let value = call.input(0)?;
         let perm = slices::perm(call.node.ints("perm")?, self.logical(value).len())?;
         if let Value::Quantized(quantized) = value
@@ -76,21 +108,21 @@ impl Importer {
             return Err("it moves the batch away from the front".to_owned());
         }
         let perm: Vec<usize> = if x.merged > 1 {
-            // The leading axis is two.
+            // A merged batch is two axes of the node.
             [0, 1].into_iter().chain(perm[1..].iter().map(|axis| axis + 1)).collect()
         } else {
             perm.to_vec()
         };
-        Ok(Run { id: self.draft.add(name, Op::Transpose(Transpose { perm }), &[x.id])?, ..x })
+        Ok(Run { id: self.draft.add(name, Transpose { perm }, &[x.id])?, ..x })
     }
 
-    pub(super) fn concat(&mut self, call: &Call<'_>) -> Values {
+    fn concat(&mut self, call: &Call<'_>) -> Values {
         let first = self.logical(call.input(0)?);
         let at = host::axis(call.node.int("axis", 0)?, first.len())?;
         let mut runs = Vec::with_capacity(call.inputs.len());
         for position in 0..call.inputs.len() {
             let value = call.input(position)?;
-            // An empty part adds nothing.
+            // Parts of length 0 add no elements.
             if self.logical(value).get(at) == Some(&Length::Known(0)) {
                 continue;
             }
@@ -102,7 +134,7 @@ impl Importer {
             if types[0] != types[1] {
                 return Err(format!("it joins {} and {}", types[0], types[1]));
             }
-            // Booleans of an input are integers.
+            // Booleans that are an input are integers in the graph, computed booleans are floats.
             for run in &mut runs {
                 *run = self.float(call, &Value::Run(*run))?;
             }
@@ -122,21 +154,21 @@ impl Importer {
     fn joined(&mut self, name: &str, ids: &[NodeId], axis: usize) -> Result<NodeId, String> {
         match ids {
             [only] => Ok(*only),
-            ids => self.draft.add(name, Op::Concat(Concat { axis }), ids),
+            ids => self.draft.add(name, Concat { axis }, ids),
         }
     }
 
-    /// `start..start + length` of an axis of the node; the node itself if that is all.
+    /// The range `start..start + length` of an axis; the node itself if the range is the whole axis.
     fn cut(&mut self, name: &str, x: NodeId, axis: usize, start: usize, length: usize) -> Result<NodeId, String> {
         if start == 0 && self.draft.shape(x).axis(axis) == Some(length) {
             return Ok(x);
         }
-        self.draft.add(name, Op::Slice(Slice { axis, start, end: start + length }), &[x])
+        self.draft.add(name, Slice { axis, start, end: start + length }, &[x])
     }
 
-    pub(super) fn slice(&mut self, call: &Call<'_>) -> Values {
+    fn slice(&mut self, call: &Call<'_>) -> Values {
         let lengths = self.logical(call.input(0)?);
-        // The batch has no length, but all of it may be taken: of whatever is longest.
+        // The batch has no length. The longest length stands for it, so that a slice of the whole batch is recognized.
         let long = i64::from(i32::MAX);
         let known = |length: &Length| match length {
             Length::Known(n) => *n as usize,
@@ -168,12 +200,12 @@ impl Importer {
         one(x)
     }
 
-    pub(super) fn split(&mut self, call: &Call<'_>) -> Values {
+    fn split(&mut self, call: &Call<'_>) -> Values {
         let x = self.run(call.input(0)?)?;
         let lengths = self.logical(call.input(0)?);
         let at = host::axis(call.node.int("axis", 0)?, lengths.len())?;
         let axis = self.inner_axis(x, at)?;
-        let length = self.draft.shape(x.id).axis(axis).unwrap_or_default();
+        let length = self.axis_length(x, axis)?;
         let list = self.list(call, "split", 1)?;
         let mut start = 0;
         let mut parts = Vec::new();
@@ -187,19 +219,14 @@ impl Importer {
         Ok(parts)
     }
 
-    pub(super) fn expand(&mut self, call: &Call<'_>) -> Values {
+    fn expand(&mut self, call: &Call<'_>) -> Values {
         let lengths = self.logical(call.input(0)?);
-        let target = self.host(call.input(1)?)?.shape()?;
-        let target = broadcast(&lengths, &target)?;
-        self.expanded(call, &lengths, &target)
-    }
-
-    fn expanded(&mut self, call: &Call<'_>, lengths: &[Length], target: &[Length]) -> Values {
+        let target = broadcast(&lengths, &self.host(call.input(1)?)?.shape()?)?;
         if lengths == target {
             return one(self.run(call.input(0)?)?);
         }
         let mut x = self.run(call.input(0)?)?;
-        let (_, mut ones) = kept(target)?;
+        let (_, mut ones) = kept(&target)?;
         let extra = target.len() - lengths.len();
         if let Some(&Length::Rows(merged)) = target.first()
             && lengths.first() != target.first()
@@ -219,20 +246,18 @@ impl Importer {
         let ones = if extra == 0 { &ones[first..] } else { &ones[..] };
         let count = elements(ones).ok_or("the result is too large")?;
         self.budget.take(count, 4)?;
-        // Times a constant of ones, where it is repeated.
-        let (op, ones) = match x.kind {
-            Kind::Codes { .. } => return Err("it computes on codes of quantized values".to_owned()),
-            Kind::Int(_) => {
-                (Op::Int32(Int32 { op: Int32Op::Mul, checked: false }), Tensor::from_i32(ones, vec![1; count]))
-            }
-            Kind::Float | Kind::Bool => (Op::Mul(Mul), Tensor::from_f32(ones, vec![1.0; count])),
+        // A product with a constant of ones repeats the elements.
+        let (op, ones): (Op, _) = match x.kind {
+            Kind::Quantized { .. } => return Err("it computes on quantized values".to_owned()),
+            Kind::Int(_) => (Int32 { op: Int32Op::Mul, checked: false }.into(), Tensor::from_i32(ones, vec![1; count])),
+            Kind::Float | Kind::Bool => (Mul.into(), Tensor::from_f32(ones, vec![1.0; count])),
         };
         let ones = self.draft.constant("", ones.map_err(|e| e.to_string())?);
         let run = Run { id: self.draft.add(&call.name, op, &[x.id, ones])?, ..x };
-        one(self.of_lengths(run, target)?)
+        one(self.of_lengths(run, &target)?)
     }
 
-    pub(super) fn tile(&mut self, call: &Call<'_>) -> Values {
+    fn tile(&mut self, call: &Call<'_>) -> Values {
         let mut x = self.run(call.input(0)?)?;
         let repeats = self.host(call.input(1)?)?.integers()?;
         let rank = self.logical(call.input(0)?).len();
@@ -250,17 +275,8 @@ impl Importer {
         one(x)
     }
 
-    /// Rows of a table, or known places of a value.
-    pub(super) fn gather(&mut self, call: &Call<'_>) -> Values {
-        let (data, indices) = (call.input(0)?, call.input(1)?);
-        if let Value::Run(_) = indices {
-            return self.embedding(call, data, indices);
-        }
-        let indices = self.host(indices)?;
-        self.places(call, &indices)
-    }
-
-    fn places(&mut self, call: &Call<'_>, indices: &Host) -> Values {
+    /// Elements at known places along an axis.
+    pub(super) fn places(&mut self, call: &Call<'_>, indices: &Host) -> Values {
         indices.fixed()?;
         let x = self.run(call.input(0)?)?;
         let lengths = self.logical(call.input(0)?);
@@ -268,9 +284,8 @@ impl Importer {
         let mut target = lengths[..at].to_vec();
         target.extend(indices.dims.iter().map(|&d| Length::Known(d as i64)));
         target.extend(&lengths[at + 1..]);
-        // The only row of a flattened batch may be taken as it is, all other places of a batch not.
         let axis = self.inner_axis(x, at)?;
-        let length = self.draft.shape(x.id).axis(axis).unwrap_or_default();
+        let length = self.axis_length(x, axis)?;
         let places = slices::indices(&indices.integers()?, length)?;
         if places.is_empty() {
             return Err("it takes no elements".to_owned());
@@ -294,7 +309,7 @@ impl Importer {
         one(self.reshaped(&call.name, Run { id, ..x }, &target)?)
     }
 
-    pub(super) fn trilu(&mut self, call: &Call<'_>) -> Values {
+    fn trilu(&mut self, call: &Call<'_>) -> Values {
         let lengths = self.logical(call.input(0)?);
         let &[.., Length::Known(rows), Length::Known(cols)] = lengths.as_slice() else {
             return Err("it works along the batch".to_owned());
@@ -315,16 +330,16 @@ impl Importer {
         if let Kind::Int(_) = x.kind {
             let data = Data::I64(mask.to_floats()?.into_iter().map(|v| v as i64).collect());
             let mask = self.integer_constant(&Host { data, ..mask })?;
-            let op = Op::Int32(Int32 { op: Int32Op::Mul, checked: false });
+            let op = Int32 { op: Int32Op::Mul, checked: false };
             return one(Run { id: self.draft.add(&call.name, op, &[x.id, mask])?, ..x });
         }
         let x = self.float(call, &Value::Run(x))?;
         let mask = self.host_constant(&mask)?;
         let zero = self.number(0.0);
-        one(Run { id: self.draft.add(&call.name, Op::Where(Where), &[mask, x.id, zero])?, ..x })
+        one(Run { id: self.draft.add(&call.name, Where, &[mask, x.id, zero])?, ..x })
     }
 
-    pub(super) fn dropout(&mut self, call: &Call<'_>) -> Values {
+    fn dropout(&mut self, call: &Call<'_>) -> Values {
         if let Some(training) = call.optional(2)
             && self.scalar(training) != Some(0.0)
         {

@@ -1,14 +1,14 @@
-//! Products of known matrices, as those of positions and frequencies that rotary embeddings are made of.
+//! Products of known matrices, such as those of positions and frequencies in rotary embeddings.
 
-use super::Fold;
+use super::{Fold, Folded, one};
 use crate::onnx::host::{Data, Host, Length, Walk, broadcast, kept};
 
 /// The most elements of a factor.
 pub(in crate::onnx) const MAX_FACTOR: usize = 1 << 20;
-/// The most multiplications: larger products stay nodes, whose constants are computed once, by a faster product.
+/// The most multiplications. Larger products stay nodes of constants, which the interpreter computes once, and faster.
 const MOST: usize = 1 << 22;
 
-/// A matrix, or a stack of them, and how to walk through its rows and columns.
+/// A stack of matrices with the strides of their rows and columns.
 struct Matrices<'h> {
     host: &'h Host,
     values: &'h [f32],
@@ -26,22 +26,44 @@ impl<'h> Matrices<'h> {
         Some(Self { host, values, stack: stack.to_vec(), lengths, strides })
     }
 
-    /// Where each matrix of a stack begins.
+    /// The positions of the first element of each matrix, for stacks that broadcast to `stack`.
     fn starts(&self, stack: &[usize]) -> impl Iterator<Item = usize> {
         let size = self.lengths[0] * self.lengths[1];
         Walk::broadcast(&self.stack, stack).map(move |at| at * size)
     }
+
+    /// The products of the matrices of two stacks that broadcast to `stack`.
+    fn times(&self, right: &Self, stack: &[usize]) -> Vec<f64> {
+        let ([m, k], n) = (self.lengths, right.lengths[1]);
+        let mut products = Vec::new();
+        for (i, j) in self.starts(stack).zip(right.starts(stack)) {
+            for row in 0..m {
+                for col in 0..n {
+                    let (first, second) = (i + row * self.strides[0], j + col * right.strides[1]);
+                    let term = |at: usize| {
+                        let x = self.values[first + at * self.strides[1]];
+                        f64::from(x) * f64::from(right.values[second + at * right.strides[0]])
+                    };
+                    products.push((0..k).map(term).sum::<f64>());
+                }
+            }
+        }
+        products
+    }
 }
 
 impl Fold<'_> {
-    /// The product, if both factors are matrices of floats and small.
-    pub(super) fn product(&mut self) -> Result<Option<Host>, String> {
+    pub(in crate::onnx) fn matmul(&mut self) -> Folded {
+        self.product(false)
+    }
+
+    pub(in crate::onnx) fn gemm(&mut self) -> Folded {
+        self.product(true)
+    }
+
+    /// The product, if both factors are matrices of floats and small. It is summed in `f64`, in the order of `k`.
+    fn product(&mut self, gemm: bool) -> Folded {
         let node = self.node;
-        let gemm = match node.op_type.as_str() {
-            "MatMul" => false,
-            "Gemm" => true,
-            _ => return Ok(None),
-        };
         let (a, b) = (self.input(0)?, self.input(1)?);
         let swapped = |name: &str| Ok::<bool, String>(gemm && node.int(name, 0)? != 0);
         let (Some(left), Some(right)) = (Matrices::new(&a, swapped("transA")?), Matrices::new(&b, swapped("transB")?))
@@ -60,19 +82,7 @@ impl Fold<'_> {
             return Ok(None);
         }
         self.budget.take(count, 4)?;
-        let mut products = Vec::with_capacity(count);
-        for (i, j) in left.starts(&stack).zip(right.starts(&stack)) {
-            for row in 0..m {
-                for col in 0..n {
-                    let (first, second) = (i + row * left.strides[0], j + col * right.strides[1]);
-                    let term = |at: usize| {
-                        let x = left.values[first + at * left.strides[1]];
-                        f64::from(x) * f64::from(right.values[second + at * right.strides[0]])
-                    };
-                    products.push((0..k).map(term).sum::<f64>());
-                }
-            }
-        }
+        let mut products = left.times(&right, &stack);
         let (alpha, beta) = if gemm { (node.float("alpha", 1.0)?, node.float("beta", 1.0)?) } else { (1.0, 0.0) };
         products.iter_mut().for_each(|v| *v *= f64::from(alpha));
         if let Some(bias) = self.optional(2).filter(|_| gemm && beta != 0.0) {
@@ -84,6 +94,6 @@ impl Fold<'_> {
             products.iter_mut().zip(places).for_each(|(v, at)| *v += f64::from(beta) * f64::from(values[at]));
         }
         let data = Data::F32(products.into_iter().map(|v| v as f32).collect());
-        Ok(Some(Host::new(dims, data).typed(a.data_type)))
+        one(Host::new(dims, data).typed(a.data_type))
     }
 }

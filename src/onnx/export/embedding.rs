@@ -1,0 +1,13 @@
+//! Rows of tables.
+
+use super::exporter::Exporter;
+use super::writer::int_attribute;
+use crate::graph::NodeId;
+use crate::ops::{Embedding, Op};
+
+pub(super) fn write(exporter: &mut Exporter<'_>, id: NodeId) -> bool {
+    let Op::Embedding(Embedding) = exporter.graph.node(id).op else { return false };
+    let inputs = exporter.inputs(id);
+    exporter.parts(id).last_with("Gather", &[&inputs[1], &inputs[0]], vec![int_attribute("axis", 0)]);
+    true
+}

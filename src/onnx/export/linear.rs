@@ -1,0 +1,109 @@
+//! Linear layers and their biases.
+
+use super::Preset;
+use super::constants::channel;
+use super::exporter::Exporter;
+use super::writer::int_attribute;
+use crate::graph::NodeId;
+use crate::ops::{Dequantize, DequantizeDynamic, Linear, Op};
+use crate::values::{DType, QParams, Tensor, TensorQParams};
+
+/// Weights whose quantized values are all smaller than this are of few bits.
+const FEW_BITS: u8 = 64;
+
+pub(super) fn write(exporter: &mut Exporter<'_>, id: NodeId) -> bool {
+    let Op::Linear(Linear) = exporter.graph.node(id).op else { return false };
+    exporter.linear(id);
+    true
+}
+
+impl Exporter<'_> {
+    /// A layer on two axes is a Gemm, which reads the weight as it is. Beyond two axes, and if the input is quantized dynamically, a
+    /// layer is a MatMul, which reads the transposed weight: ONNX Runtime has integer kernels for that form alone.
+    fn linear(&mut self, id: NodeId) {
+        let node = self.graph.node(id);
+        let (x, w) = (self.value(node.inputs[0]), node.inputs[1]);
+        let input = self.graph.node(node.inputs[0]);
+        if input.shape.rank() == 2 && input.op != Op::DequantizeDynamic(DequantizeDynamic) {
+            let inputs: Vec<String> = [x, self.factor(w)].into_iter().chain(self.bias(id)).collect();
+            self.parts(id).last_with("Gemm", &inputs, vec![int_attribute("transB", 1)]);
+            return;
+        }
+        let w = self.transposed(w);
+        let Some(&bias) = node.inputs.get(2) else { return self.parts(id).last("MatMul", &[x, w]) };
+        // The bias is added in float: ONNX Runtime does not fuse the Add of a quantized bias.
+        let bias = self.value(bias);
+        let mut parts = self.parts(id);
+        let product = parts.op("MatMul", "product", &[x, w]);
+        parts.last("Add", &[product, bias]);
+    }
+
+    /// The name of the bias of linear node `id`, in the form that the preset demands.
+    pub(super) fn bias(&mut self, id: NodeId) -> Option<String> {
+        let &[x, w, b] = &self.graph.node(id).inputs[..] else {
+            return None;
+        };
+        let wish = format!("{}.codes", self.name(b));
+        match self.options.preset {
+            Preset::OnnxRuntime => {
+                if let Some((values, qparams)) = self.quantized_bias(x, w, b) {
+                    let values = self.writer.tensor(&wish, &values);
+                    let output = self.writer.unique(&format!("{}.dequantize", self.name(b)));
+                    self.writer.linear("DequantizeLinear", &output, &values, &output, &qparams, DType::I32);
+                    return Some(output);
+                }
+            }
+            Preset::TensorRt => {
+                if let (Op::Dequantize(Dequantize { qparams }), true) = (&self.graph.node(b).op, self.is_constant(b))
+                    && let Some(Tensor::I32(values)) = self.known(self.graph.node(b).inputs[0]).as_deref()
+                {
+                    let real = |(n, value): (usize, &i32)| *value as f32 * channel(qparams, n).scale();
+                    let reals = values.iter().enumerate().map(real).collect();
+                    if let Ok(reals) = Tensor::from_f32(values.shape(), reals) {
+                        return Some(self.writer.tensor(&wish, &reals));
+                    }
+                }
+            }
+        }
+        Some(self.value(b))
+    }
+
+    /// A float bias quantized to `i32` with the scale of the layer's accumulator, if input and weight are int8 and the accumulator stays
+    /// in `i32`. The rounding moves an output by at most 1/128 of the effect of one step of an input. It would be more for weights of few
+    /// bits, whose bias stays float.
+    fn quantized_bias(&self, x: NodeId, w: NodeId, b: NodeId) -> Option<(Tensor, TensorQParams)> {
+        let node = |id| self.graph.node(id);
+        let Op::Dequantize(Dequantize { qparams: TensorQParams::PerTensor(of_x) }) = &node(x).op else { return None };
+        let Op::Dequantize(Dequantize { qparams: of_w }) = &node(w).op else { return None };
+        let by_row = matches!(of_w, TensorQParams::PerTensor(_) | TensorQParams::PerChannel { ch_axis: 0, .. });
+        if node(node(x).inputs[0]).dtype != DType::I8 || !by_row {
+            return None;
+        }
+        let weight = self.known(node(w).inputs[0])?;
+        let bias = self.known(b)?;
+        let (weight, bias) = (weight.as_i8()?, bias.as_f32()?);
+        if weight.iter().all(|w| w.unsigned_abs() < FEW_BITS) {
+            return None;
+        }
+        let k = weight.len() / bias.len().max(1);
+        let mut values = Vec::with_capacity(bias.len());
+        let mut scales = Vec::with_capacity(bias.len());
+        for (n, &bias) in bias.iter().enumerate() {
+            let scale = f64::from(of_x.scale()) * f64::from(channel(of_w, n).scale());
+            let qparams = QParams::new(scale as f32, 0).ok()?;
+            let value = (f64::from(bias) / f64::from(qparams.scale())).round_ties_even();
+            // Each product is at most 255 · |w|, whatever the zero point.
+            let products: i64 = weight[n * k..(n + 1) * k].iter().map(|&w| i64::from(w).abs() * 255).sum();
+            if value.abs() + products as f64 > f64::from(i32::MAX) {
+                return None;
+            }
+            values.push(value as i32);
+            scales.push(qparams);
+        }
+        let qparams = match of_w {
+            TensorQParams::PerTensor(_) => TensorQParams::PerTensor(*scales.first()?),
+            TensorQParams::PerChannel { .. } => TensorQParams::PerChannel { channels: scales.into(), ch_axis: 0 },
+        };
+        Some((Tensor::from_i32(&[values.len()], values).ok()?, qparams))
+    }
+}

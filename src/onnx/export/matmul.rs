@@ -1,0 +1,12 @@
+//! Products of two tensors.
+
+use super::exporter::Exporter;
+use crate::graph::NodeId;
+use crate::ops::{MatMul, Op};
+
+pub(super) fn write(exporter: &mut Exporter<'_>, id: NodeId) -> bool {
+    let Op::MatMul(MatMul) = exporter.graph.node(id).op else { return false };
+    let inputs: Vec<String> = exporter.graph.node(id).inputs.iter().map(|&input| exporter.factor(input)).collect();
+    exporter.parts(id).last("MatMul", &inputs);
+    true
+}

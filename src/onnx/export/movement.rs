@@ -1,0 +1,39 @@
+//! Operators that move elements.
+
+use super::exporter::Exporter;
+use super::writer::{int, int_attribute, ints_attribute};
+use crate::graph::NodeId;
+use crate::ops::{Concat, Op, Slice, Transpose};
+
+pub(super) fn write(exporter: &mut Exporter<'_>, id: NodeId) -> bool {
+    match &exporter.graph.node(id).op {
+        Op::Reshape(_) | Op::Flatten(_) => exporter.reshape(id),
+        Op::Transpose(Transpose { perm }) => {
+            let perm = perm.iter().map(|&axis| int(axis)).collect();
+            exporter.plain(id, "Transpose", vec![ints_attribute("perm", perm)]);
+        }
+        Op::Concat(Concat { axis }) => exporter.plain(id, "Concat", vec![int_attribute("axis", int(*axis))]),
+        Op::Slice(slice) => exporter.slice(id, *slice),
+        _ => return false,
+    }
+    true
+}
+
+impl Exporter<'_> {
+    /// A length of 0 stands for that of the input, which also has `rows` in front.
+    fn reshape(&mut self, id: NodeId) {
+        let node = self.graph.node(id);
+        let rows = node.shape.is_batched().then_some(0);
+        let dims: Vec<i64> = rows.into_iter().chain(node.shape.fixed_dims().iter().map(|&d| int(d))).collect();
+        let ([x], mut parts) = self.start(id);
+        let dims = parts.int64s("shape", &dims);
+        parts.last("Reshape", &[x, dims]);
+    }
+
+    fn slice(&mut self, id: NodeId, Slice { axis, start, end }: Slice) {
+        let ([x], mut parts) = self.start(id);
+        let [start, end, axis] =
+            [("start", start), ("end", end), ("axis", axis)].map(|(part, n)| parts.int64s(part, &[int(n)]));
+        parts.last("Slice", &[x, start, end, axis]);
+    }
+}

@@ -1,0 +1,26 @@
+//! Normalizations and softmax.
+
+use super::exporter::Exporter;
+use super::writer::{float_attribute, int, int_attribute};
+use crate::graph::NodeId;
+use crate::ops::{BatchNorm, LayerNorm, Op, Softmax};
+
+pub(super) fn write(exporter: &mut Exporter<'_>, id: NodeId) -> bool {
+    let node = exporter.graph.node(id);
+    match node.op {
+        Op::Softmax(Softmax { axis }) => exporter.plain(id, "Softmax", vec![int_attribute("axis", int(axis))]),
+        Op::LayerNorm(LayerNorm { eps }) => {
+            let rank = |at: usize| exporter.graph.node(node.inputs[at]).shape.rank();
+            let axis = int_attribute("axis", int(rank(0) - rank(1)));
+            exporter.plain(id, "LayerNormalization", vec![axis, float_attribute("epsilon", eps)]);
+        }
+        Op::BatchNorm(BatchNorm { eps }) => {
+            let inputs = exporter.inputs(id);
+            // The inputs of the graph's operator are x, mean, variance, weight and bias.
+            let inputs = [0, 3, 4, 1, 2].map(|at: usize| &inputs[at]);
+            exporter.parts(id).last_with("BatchNormalization", &inputs, vec![float_attribute("epsilon", eps)]);
+        }
+        _ => return false,
+    }
+    true
+}

@@ -1,0 +1,103 @@
+//! Quantize and dequantize nodes, static and dynamic.
+
+mod dynamic;
+
+use super::Preset;
+use super::exporter::Exporter;
+use super::unary::clip;
+use crate::graph::{Graph, Node, NodeId};
+use crate::ops::{ChooseQParams, Dequantize, DequantizeDynamic, Op, Quantize, QuantizeDynamic};
+use crate::values::{DType, QuantRange, TensorQParams};
+
+pub(super) use self::dynamic::Parameters;
+
+pub(super) fn write(exporter: &mut Exporter<'_>, id: NodeId) -> bool {
+    match &exporter.graph.node(id).op {
+        Op::Quantize(Quantize { qparams, range }) => exporter.quantize(id, qparams, *range),
+        Op::Dequantize(Dequantize { qparams }) => exporter.dequantize(id, qparams),
+        Op::ChooseQParams(choose) => exporter.choose_qparams(id, *choose),
+        Op::QuantizeDynamic(_) => exporter.quantize_dynamic(id),
+        Op::DequantizeDynamic(DequantizeDynamic) => exporter.dequantize_dynamic(id),
+        _ => return false,
+    }
+    true
+}
+
+/// Whether an operator of the integer form is one of dynamic quantization, which has a form in ONNX.
+pub(super) fn is_dynamic(op: &Op) -> bool {
+    matches!(op, Op::ChooseQParams(_) | Op::QuantizeDynamic(_) | Op::DequantizeDynamic(_))
+}
+
+/// The reason why a node that quantizes or dequantizes has no form in ONNX. `readers` are the nodes that read its value.
+pub(super) fn refusal(graph: &Graph, id: NodeId, readers: &[&Node], preset: Preset) -> Option<String> {
+    let node = graph.node(id);
+    match &node.op {
+        Op::Observe(_) => Some("is being calibrated; convert the graph first".to_owned()),
+        Op::Quantize(Quantize { range, qparams }) if !matches!(graph.node(node.inputs[0]).op, Op::Constant(_)) => {
+            if *range == QuantRange::INT32 {
+                Some("QuantizeLinear does not quantize to 32 bits, and its input is not a constant".to_owned())
+            } else if *range != QuantRange::INT8 && matches!(qparams, TensorQParams::PerChannel { .. }) {
+                Some(format!("Clip cannot limit each channel to quantized values of {range}"))
+            } else {
+                None
+            }
+        }
+        Op::ChooseQParams(_) | Op::QuantizeDynamic(_) | Op::DequantizeDynamic(DequantizeDynamic)
+            if preset == Preset::TensorRt =>
+        {
+            Some("its scale is found at run time; quantize statically".to_owned())
+        }
+        Op::ChooseQParams(_) | Op::QuantizeDynamic(_) if graph.output_flags()[id.index()] => {
+            Some("dynamic qparams and values quantized with them cannot be outputs".to_owned())
+        }
+        Op::ChooseQParams(ChooseQParams { range, .. }) => {
+            let fits = |reader: &&Node| match reader.op {
+                Op::QuantizeDynamic(QuantizeDynamic { range: other }) => reader.inputs[1] == id && other == *range,
+                Op::DequantizeDynamic(DequantizeDynamic) => reader.inputs[1] == id,
+                _ => false,
+            };
+            let odd = readers.iter().find(|reader| !fits(reader))?;
+            Some(format!("{} does not quantize or dequantize to its range of {range}", odd.name))
+        }
+        Op::QuantizeDynamic(_) => {
+            let fits = |reader: &&Node| {
+                reader.op == Op::DequantizeDynamic(DequantizeDynamic) && reader.inputs[1] == node.inputs[1]
+            };
+            let odd = readers.iter().find(|reader| !fits(reader))?;
+            Some(format!("{} reads its quantized values without dequantizing them", odd.name))
+        }
+        Op::DequantizeDynamic(DequantizeDynamic) => {
+            let quantized = graph.node(node.inputs[0]);
+            let is_pair = matches!(quantized.op, Op::QuantizeDynamic(_))
+                && matches!(graph.node(node.inputs[1]).op, Op::ChooseQParams(_));
+            (!is_pair).then(|| format!("{} is not quantized with dynamic qparams", quantized.name))
+        }
+        _ => None,
+    }
+}
+
+impl Exporter<'_> {
+    /// A range narrower than int8 is kept by a Clip before the QuantizeLinear, to the reals of the smallest and largest value.
+    fn quantize(&mut self, id: NodeId, qparams: &TensorQParams, range: QuantRange) {
+        let node = self.graph.node(id);
+        let mut x = self.value(node.inputs[0]);
+        let output = self.name(id).to_owned();
+        if let TensorQParams::PerTensor(q) = qparams
+            && range != QuantRange::INT8
+        {
+            let bounds =
+                [range.quant_min(), range.quant_max()].map(|value| (value - q.zero_point()) as f32 * q.scale());
+            let clipped = self.writer.unique(&format!("{output}.clip"));
+            clip(&mut self.writer, &clipped, &x, bounds, &clipped);
+            x = clipped;
+        }
+        self.writer.linear("QuantizeLinear", &node.name, &x, &output, qparams, DType::I8);
+    }
+
+    fn dequantize(&mut self, id: NodeId, qparams: &TensorQParams) {
+        let node = self.graph.node(id);
+        let (x, output) = (self.value(node.inputs[0]), self.name(id).to_owned());
+        let dtype = self.graph.node(node.inputs[0]).dtype;
+        self.writer.linear("DequantizeLinear", &node.name, &x, &output, qparams, dtype);
+    }
+}

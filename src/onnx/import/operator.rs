@@ -1,0 +1,173 @@
+//! The ONNX operators that are imported. Each family has a table of its own; this module asks the families.
+
+use std::sync::Arc;
+
+use super::{
+    Importer, constant, elementwise, embedding, integer, linear, matmul, movement, norm, quantize, reduce, unary,
+};
+use crate::onnx::fold::{Fold, Folded};
+#[cfg(test)]
+use crate::onnx::functions;
+use crate::onnx::host::Host;
+use crate::onnx::names::clean;
+use crate::onnx::proto::NodeProto;
+use crate::onnx::values::{Run, Value};
+
+/// The values that a node writes, in the order of its outputs. An error is the reason why the node is not supported.
+pub(in crate::onnx) type Values = Result<Vec<Value>, String>;
+
+/// A node and the values that it reads.
+#[derive(Debug)]
+pub(in crate::onnx) struct Call<'a> {
+    pub(in crate::onnx) node: &'a NodeProto,
+    pub(in crate::onnx) inputs: Vec<Option<Value>>,
+    /// The name of the graph node that the result comes from.
+    pub(in crate::onnx) name: String,
+}
+
+impl Call<'_> {
+    pub(in crate::onnx) fn input(&self, at: usize) -> Result<&Value, String> {
+        self.optional(at).ok_or_else(|| format!("input {at} is missing"))
+    }
+
+    pub(in crate::onnx) fn optional(&self, at: usize) -> Option<&Value> {
+        self.inputs.get(at).and_then(Option::as_ref)
+    }
+
+    /// The name of one of the graph nodes that the ONNX node becomes.
+    pub(in crate::onnx) fn part(&self, part: &str) -> String {
+        format!("{}.{part}", self.name)
+    }
+
+    /// The name of the node that joins input `at` with those before it. The last node has the name of the call.
+    pub(super) fn step(&self, at: usize) -> String {
+        if at + 1 == self.inputs.len() { self.name.clone() } else { self.part(&format!("step{at}")) }
+    }
+
+    /// The name of the product of so many factors, of `exponent` in all. The last product has the name of the call.
+    pub(super) fn power(&self, factors: u32, exponent: f32) -> String {
+        if factors == exponent as u32 { self.name.clone() } else { self.part(&format!("power{factors}")) }
+    }
+}
+
+/// Makes nodes of the graph.
+type Translate = fn(&mut Importer, &Call<'_>) -> Values;
+/// Evaluates a node whose inputs are known and decoded.
+type Evaluate = fn(&mut Fold<'_>) -> Folded;
+/// Makes a value that shares the data of the only input, if the operator can.
+type Share = fn(&mut Importer, &NodeProto, &Value) -> Result<Option<Value>, String>;
+/// Says whether known inputs are decoded before the node is evaluated or translated.
+type Decodes = fn(&Importer, &[Option<Value>]) -> bool;
+
+/// How the importer treats one ONNX operator.
+#[derive(Clone, Copy)]
+pub(super) struct Operator {
+    translate: Translate,
+    fold: Option<Evaluate>,
+    share: Option<Share>,
+    decodes: Decodes,
+}
+
+impl Operator {
+    /// An operator that is evaluated if all its inputs are known, and else becomes nodes of the graph.
+    pub(super) fn new(fold: Evaluate, translate: Translate) -> Self {
+        Self { translate, fold: Some(fold), share: None, decodes: |_, _| true }
+    }
+
+    /// An operator that is supported only if all its inputs are known.
+    pub(super) fn known(fold: Evaluate) -> Self {
+        Self::new(fold, |_, _| Err(ONLY_KNOWN.to_owned()))
+    }
+
+    /// An operator that always becomes nodes of the graph, on constants too.
+    pub(super) fn nodes(translate: Translate) -> Self {
+        Self { translate, fold: None, share: None, decodes: |_, _| true }
+    }
+
+    /// An operator that reads stored values as they are in the file.
+    pub(super) fn stored(translate: Translate) -> Self {
+        Self { decodes: |_, _| false, ..Self::nodes(translate) }
+    }
+
+    /// The same operator, which may give a value that shares the data of its input.
+    pub(super) fn sharing(self, share: Share) -> Self {
+        Self { share: Some(share), ..self }
+    }
+
+    /// The same operator, with a rule that says whether known inputs are decoded.
+    pub(super) fn decoding(self, decodes: Decodes) -> Self {
+        Self { decodes, ..self }
+    }
+}
+
+/// The reason to refuse an operator without a translation.
+pub(super) const ONLY_KNOWN: &str = "it is supported only where its inputs are known while importing";
+
+/// The operator of one name, if a family has it.
+pub(super) fn operator(op_type: &str) -> Option<Operator> {
+    let families = [
+        constant::operator,
+        elementwise::operator,
+        embedding::operator,
+        integer::operator,
+        linear::operator,
+        matmul::operator,
+        movement::operator,
+        norm::operator,
+        quantize::operator,
+        reduce::operator,
+        unary::operator,
+        unary::function,
+    ];
+    families.iter().find_map(|family| family(op_type))
+}
+
+/// The names of all operators.
+#[cfg(test)]
+pub(in crate::onnx) fn names() -> Vec<&'static str> {
+    let families = [
+        constant::NAMES,
+        elementwise::NAMES,
+        embedding::NAMES,
+        integer::NAMES,
+        linear::NAMES,
+        matmul::NAMES,
+        movement::NAMES,
+        norm::NAMES,
+        quantize::NAMES,
+        reduce::NAMES,
+        unary::NAMES,
+    ];
+    let functions = crate::ops::UnaryOp::ALL.iter().filter_map(|&op| functions::op_type(op));
+    families.concat().into_iter().chain(functions).collect()
+}
+
+impl Importer {
+    /// Evaluates or translates a node of the default domain.
+    pub(super) fn evaluate(&mut self, node: &NodeProto, operator: Operator, mut inputs: Vec<Option<Value>>) -> Values {
+        if let (Some(share), [Some(value)]) = (operator.share, &inputs[..])
+            && let Some(same) = share(self, node, value)?
+        {
+            return Ok(vec![same]);
+        }
+        let known = inputs.iter().flatten().all(|value| !matches!(value, Value::Run(_)));
+        if known && (operator.decodes)(self, &inputs) {
+            let decoded = inputs.iter().map(|value| value.as_ref().map(|value| self.host(value)).transpose());
+            let hosts = decoded.collect::<Result<Vec<_>, _>>()?;
+            if let Some(fold) = operator.fold {
+                let mut call = Fold { node, inputs: &hosts, budget: &mut self.budget, opset: self.opset };
+                if let Some(results) = fold(&mut call)? {
+                    let value = |host: Host| Ok(Value::Host(Arc::new(host.in_range(&hosts)?)));
+                    return results.into_iter().map(value).collect();
+                }
+            }
+            inputs = hosts.into_iter().map(|host| host.map(Value::Host)).collect();
+        }
+        (operator.translate)(self, &Call { node, inputs, name: clean(node.title()) })
+    }
+}
+
+/// The values of a node with one result, which is computed at run time.
+pub(super) fn one(run: Run) -> Values {
+    Ok(vec![Value::Run(run)])
+}
