@@ -40,7 +40,7 @@ use self::observers::{ObserverRecord, PreparedRecord};
 use self::record::{Header, NodeRecord, Version};
 use self::tensors::{Reader, Writer};
 use crate::files;
-use crate::graph::{DeclaredTypes, Graph, GraphBuilder, GraphError, NodeId};
+use crate::graph::{DeclaredTypes, Graph, GraphBuilder, NodeId};
 use crate::ops::{Observe, ObserverId, Op};
 use crate::quantize::PreparedGraph;
 use crate::quantize::archived::{Parts, in_order};

@@ -1,16 +1,15 @@
 //! The comparison of two graphs, node by node.
 
 use std::borrow::Borrow;
-use std::collections::HashMap;
 use std::fmt;
 
 use super::error::CompareError;
 use super::index::Index;
 use super::isolate::Actual;
 use super::metrics::{cosine, mse, sqnr_db};
-use super::values::{Values, clipping, floats, real, saturated};
-use crate::graph::{Graph, NodeId};
-use crate::interp::{InterpError, Interpreter};
+use super::values::{Values, floats, real, saturated};
+use crate::graph::Graph;
+use crate::interp::Interpreter;
 use crate::values::Tensor;
 
 /// The comparison of one float node.

@@ -1,6 +1,7 @@
 //! Errors of comparisons.
 
 use crate::interp::InterpError;
+use crate::values::DType;
 
 /// Two graphs could not be compared.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
