@@ -51,6 +51,7 @@ mod slices;
 mod tensor;
 #[cfg(test)]
 mod tests;
+mod value;
 mod values;
 
 use std::collections::BTreeMap;

@@ -11,6 +11,8 @@ mod linear;
 mod matmul;
 mod movement;
 mod norm;
+mod options;
+mod parameters;
 mod quantize;
 mod reduce;
 #[cfg(test)]
@@ -18,183 +20,26 @@ mod tests;
 mod unary;
 mod writer;
 
-use std::fmt;
 use std::path::Path;
-use std::str::FromStr;
 
 use crate::graph::Graph;
 
-/// The reader that a file is written for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum Preset {
-    /// ONNX Runtime and other readers of quantize/dequantize models: zero points may have any value. Biases of statically quantized layers
-    /// on two axes are quantized to `int32` with the scale of the accumulator, without which ONNX Runtime does not fuse a layer and
-    /// its ReLU into an integer kernel. Biases stay float if weights have less than 7 bits, since the rounding to such large steps would
-    /// move the output.
-    #[default]
-    OnnxRuntime,
-    /// TensorRT: static quantization with zero points of 0 only; biases are float.
-    TensorRt,
-}
+use self::exporter::Write;
+pub use self::options::{ExportError, ExportOptions, Inexpressible, Preset};
 
-impl fmt::Display for Preset {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::OnnxRuntime => "onnxruntime",
-            Self::TensorRt => "tensorrt",
-        })
-    }
-}
-
-impl FromStr for Preset {
-    type Err = ExportError;
-
-    /// Parses the names that [`Display`](fmt::Display) writes: `onnxruntime` and `tensorrt`.
-    fn from_str(name: &str) -> Result<Self, ExportError> {
-        match name {
-            "onnxruntime" => Ok(Self::OnnxRuntime),
-            "tensorrt" => Ok(Self::TensorRt),
-            _ => Err(ExportError::Preset { name: name.to_owned() }),
-        }
-    }
-}
-
-/// Options of an export.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ExportOptions {
-    preset: Preset,
-    batch: String,
-    producer: String,
-}
-
-impl Default for ExportOptions {
-    fn default() -> Self {
-        Self { preset: Preset::default(), batch: "batch".to_owned(), producer: "enfold".to_owned() }
-    }
-}
-
-impl ExportOptions {
-    /// Options for ONNX Runtime, with the leading dimension called "batch".
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Sets the reader that the file is written for.
-    #[must_use]
-    pub fn preset(mut self, preset: Preset) -> Self {
-        self.preset = preset;
-        self
-    }
-
-    /// Sets the name of the leading dimension, which is `rows` in the graph.
-    #[must_use]
-    pub fn batch(mut self, name: &str) -> Self {
-        name.clone_into(&mut self.batch);
-        self
-    }
-
-    /// Sets the program that the file names as its producer.
-    #[must_use]
-    pub fn producer(mut self, name: &str) -> Self {
-        name.clone_into(&mut self.producer);
-        self
-    }
-}
-
-/// A node that has no form in ONNX.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Inexpressible {
-    /// The name of the node.
-    pub node: String,
-    /// The [`Op::name`](crate::graph::Op::name) of its operator.
-    pub op: &'static str,
-    /// The reason, without the name of the node.
-    pub reason: String,
-}
-
-impl fmt::Display for Inexpressible {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({}): {}", self.node, self.op, self.reason)
-    }
-}
-
-/// Errors of an export.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum ExportError {
-    /// Some nodes have no form in ONNX. All of them are listed.
-    #[error("{} nodes have no form in ONNX for {preset}: {}", nodes.len(), listed(nodes))]
-    Inexpressible {
-        /// The reader that the file would be for.
-        preset: Preset,
-        /// The nodes, in execution order.
-        nodes: Vec<Inexpressible>,
-    },
-    /// The graph is in the integer form, whose operators ONNX lacks.
-    #[error(
-        "{node}: is {op}, one of {count} nodes of the integer form, which ONNX lacks; export the quantize/dequantize graph \
-         that it was made of, which convert returns by default"
-    )]
-    Integers {
-        /// The name of the first such node.
-        node: String,
-        /// The [`Op::name`](crate::graph::Op::name) of its operator.
-        op: &'static str,
-        /// The number of such nodes.
-        count: usize,
-    },
-    /// Some zero points are not 0, which TensorRT refuses. All of them are listed.
-    #[error(
-        "{} of the graph's {of} quantize and dequantize nodes have zero points other than 0, which TensorRT does not take: {}; \
-         quantize with QuantizationConfig::symmetric().symmetric_activations()",
-        nodes.len(), zero_points(nodes)
-    )]
-    Asymmetric {
-        /// The nodes with their first zero point that is not 0, in execution order.
-        nodes: Vec<(String, i32)>,
-        /// The number of all quantize and dequantize nodes.
-        of: usize,
-    },
-    /// No preset has this name.
-    #[error("there is no preset {name:?}; the presets are onnxruntime and tensorrt")]
-    Preset {
-        /// The name given.
-        name: String,
-    },
-    /// The name of the leading dimension is empty or a number.
-    #[error("the leading dimension cannot be called {name:?}: a name is not empty and not a number")]
-    BatchName {
-        /// The name given.
-        name: String,
-    },
-    /// The model is too large for one file.
-    #[error(
-        "the model takes {size_bytes} bytes, and an ONNX file at most {limit_bytes}; save() writes the weights to a second file"
-    )]
-    TooLarge {
-        /// The size of the model in bytes.
-        size_bytes: usize,
-        /// The largest size of a file in bytes.
-        limit_bytes: usize,
-    },
-    /// A file could not be written.
-    #[error("{path}: {message}")]
-    Io {
-        /// The path of the file.
-        path: String,
-        /// The message of the operating system.
-        message: String,
-    },
-}
-
-fn listed(nodes: &[Inexpressible]) -> String {
-    nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
-}
-
-fn zero_points(nodes: &[(String, i32)]) -> String {
-    nodes.iter().map(|(node, zero_point)| format!("{node} ({zero_point})")).collect::<Vec<_>>().join(", ")
-}
+/// The families of operators. Each writes the nodes that it knows.
+const FAMILIES: &[Write] = &[
+    elementwise::write,
+    embedding::write,
+    integer::write,
+    linear::write,
+    matmul::write,
+    movement::write,
+    norm::write,
+    quantize::write,
+    reduce::write,
+    unary::write,
+];
 
 /// Writes a graph as the bytes of an ONNX file of opset 17.
 ///
@@ -241,5 +86,5 @@ fn model(graph: &Graph, options: &ExportOptions) -> Result<super::proto::ModelPr
     let needed = check::needed(graph);
     check::check(graph, options.preset, &needed)?;
     let exporter = exporter::Exporter::new(graph, options);
-    exporter.run(&needed).map_err(|nodes| ExportError::Inexpressible { preset: options.preset, nodes })
+    exporter.run(&needed, FAMILIES).map_err(|nodes| ExportError::Inexpressible { preset: options.preset, nodes })
 }

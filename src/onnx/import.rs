@@ -19,65 +19,46 @@ macro_rules! operators {
 }
 
 mod constant;
+mod dispatch;
 mod elementwise;
 mod embedding;
 mod finish;
+pub(super) mod importer;
 mod integer;
 mod linear;
 mod matmul;
 mod movement;
 mod norm;
-mod operator;
+pub(super) mod operator;
 mod order;
 mod quantize;
 mod reduce;
 mod unary;
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
 
 use prost::Message;
 use prost::bytes::Bytes;
 
+use self::importer::Importer;
 use self::operator::Operator;
 use super::dims::{self, Dims};
 use super::draft::Draft;
 use super::error::{OnnxError, UnsupportedNode};
 use super::external::{self, Folders};
-use super::host::{Budget, Host};
+use super::host::Budget;
 use super::names::clean;
 use super::proto::{GraphProto, ModelProto, NodeProto, SparseTensorProto, ValueInfoProto, data_type as ty};
 use super::scan;
 use super::tensor::{Stored, element_type, numbers, type_name};
-use super::values::{Kind, Run, Value};
+use super::value::{Kind, Run, Value};
 use super::{ImportOptions, OPSETS};
 use crate::graph::{DeclaredTypes, Graph, NodeId};
 use crate::ops::{Input, Op, Reshape};
 use crate::values::DType;
 
-pub(super) use self::operator::Call;
 #[cfg(test)]
-pub(super) use self::operator::names;
-
-/// The state of an import, while nodes are translated one after the other.
-pub(super) struct Importer {
-    pub(super) opset: i64,
-    pub(super) draft: Draft,
-    pub(super) budget: Budget,
-    pub(super) stored: Vec<Stored>,
-    /// For stored tensors whose axes were swapped, the index of the swapped tensor.
-    swaps: HashMap<usize, usize>,
-    /// Stored tensors that were decoded for evaluation.
-    pub(super) decoded: HashMap<usize, Arc<Host>>,
-    /// Stored tensors that are constants of the graph: as they are, or with their axes swapped.
-    pub(super) constants: HashMap<(usize, bool), NodeId>,
-    /// The name of the dimension that is the batch.
-    batch: Option<String>,
-    values: HashMap<String, Value>,
-    /// The values that the current node reads and that are computed at run time, by name.
-    pub(super) reading: Vec<(String, NodeId)>,
-    unsupported: Vec<UnsupportedNode>,
-}
+pub(super) use self::dispatch::names;
 
 /// Bytes that constants may take however small a model is.
 const FLOOR: usize = 64 << 20;
@@ -190,7 +171,7 @@ fn known(node: &NodeProto) -> Result<Operator, String> {
     if node.has_graph() {
         return Err("it contains a graph of its own".to_owned());
     }
-    operator::operator(&node.op_type).ok_or_else(|| "the operator is not supported".to_owned())
+    dispatch::operator(&node.op_type).ok_or_else(|| "the operator is not supported".to_owned())
 }
 
 fn unsupported(node: &NodeProto, reason: String, dim: Option<String>) -> UnsupportedNode {

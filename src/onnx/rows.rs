@@ -1,9 +1,10 @@
 //! Values that are the same for every row, where a node needs rows: the rows come from an input of the graph.
 
 use super::host::{Data, Host, Length, NEEDS_ROWS, show};
-use super::import::{Call, Importer};
+use super::import::importer::Importer;
+use super::import::operator::Call;
 use super::integers::is_integer;
-use super::values::{Kind, Run, Value};
+use super::value::{Kind, Run, Value};
 use crate::graph::NodeId;
 use crate::ops::{Dequantize, Input, Int32, Int32Op, IntegerType, Op, Reshape, Slice, ToFloat, ToInteger, Where};
 use crate::values::{DType, QParams, TensorQParams};

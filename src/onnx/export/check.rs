@@ -1,6 +1,7 @@
 //! Checks of a graph before anything is written, so that an error can list all nodes that cannot be exported.
 
-use super::{ExportError, Inexpressible, Preset, quantize};
+use super::options::{ExportError, Inexpressible, Preset};
+use super::quantize;
 use crate::graph::{Graph, Node, NodeId};
 use crate::ops::{Dequantize, Op, Quantize};
 use crate::values::TensorQParams;

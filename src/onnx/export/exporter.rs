@@ -1,11 +1,10 @@
-//! The nodes of a graph, one after the other, as nodes of ONNX. Each family writes its operators; this module asks the families.
+//! The nodes of a graph, one after the other, as nodes of ONNX. Each family writes its operators.
 
 use std::collections::HashMap;
 
-use super::quantize::Parameters;
+use super::options::{ExportOptions, Inexpressible};
+use super::parameters::Parameters;
 use super::writer::{Parts, Writer, int_attribute, value_info};
-use super::{ExportOptions, Inexpressible};
-use super::{elementwise, embedding, integer, linear, matmul, movement, norm, quantize, reduce, unary};
 use crate::graph::{Graph, Node, NodeId};
 use crate::onnx::proto::{AttributeProto, GraphProto, ModelProto, OperatorSetIdProto, data_type};
 use crate::onnx::tensor::{element_type, numbers, type_name};
@@ -16,6 +15,9 @@ use crate::values::DType;
 const OPSET: i64 = 17;
 /// The version of the file format, which is the first that allows this opset.
 const IR_VERSION: i64 = 8;
+
+/// Writes a node, if its family has a form for it.
+pub(super) type Write = fn(&mut Exporter<'_>, NodeId) -> bool;
 
 /// The state of an export. The graph has passed `check`.
 #[derive(Debug)]
@@ -53,7 +55,7 @@ impl<'g> Exporter<'g> {
     }
 
     /// Writes the nodes that are needed. An error lists the nodes that no family has a form for.
-    pub(super) fn run(mut self, needed: &[bool]) -> Result<ModelProto, Vec<Inexpressible>> {
+    pub(super) fn run(mut self, needed: &[bool], families: &[Write]) -> Result<ModelProto, Vec<Inexpressible>> {
         let outputs = self.assign_names();
         let mut unwritten = Vec::new();
         let mut graph = GraphProto { name: "enfold".to_owned(), ..Default::default() };
@@ -67,7 +69,7 @@ impl<'g> Exporter<'g> {
             if !needed[id.index()] || self.is_constant(id) {
                 continue;
             }
-            if !self.write(id) {
+            if !self.write(id, families) {
                 let (name, op, reason) = (node.name.clone(), node.op.name(), "ONNX has no form of it".to_owned());
                 unwritten.push(Inexpressible { node: name, op, reason });
             }
@@ -178,7 +180,7 @@ impl<'g> Exporter<'g> {
     }
 
     /// Writes a node that is not a constant; `false` if no family has a form for it.
-    fn write(&mut self, id: NodeId) -> bool {
+    fn write(&mut self, id: NodeId, families: &[Write]) -> bool {
         let node = self.graph.node(id);
         if node.op == Op::Input(Input) {
             if self.is_cast(node) {
@@ -188,18 +190,6 @@ impl<'g> Exporter<'g> {
             }
             return true;
         }
-        let families = [
-            elementwise::write,
-            embedding::write,
-            integer::write,
-            linear::write,
-            matmul::write,
-            movement::write,
-            norm::write,
-            quantize::write,
-            reduce::write,
-            unary::write,
-        ];
         families.iter().any(|write| write(self, id))
     }
 

@@ -9,8 +9,6 @@ use crate::graph::{Graph, Node, NodeId};
 use crate::ops::{ChooseQParams, Dequantize, DequantizeDynamic, Op, Quantize, QuantizeDynamic};
 use crate::values::{DType, QuantRange, TensorQParams};
 
-pub(super) use self::dynamic::Parameters;
-
 pub(super) fn write(exporter: &mut Exporter<'_>, id: NodeId) -> bool {
     match &exporter.graph.node(id).op {
         Op::Quantize(Quantize { qparams, range }) => exporter.quantize(id, qparams, *range),

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use super::importer::Importer;
 use super::operator::{Call, Operator, Values};
-use super::{Importer, Value};
 use crate::onnx::external::Folders;
 use crate::onnx::host::{Data, Host};
 use crate::onnx::slices;
 use crate::onnx::tensor::Stored;
+use crate::onnx::value::Value;
 
 operators! {
     "Constant" => Operator::stored(Importer::constant_node),

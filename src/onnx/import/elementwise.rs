@@ -4,14 +4,15 @@
 
 use std::cmp::Ordering;
 
+use super::importer::Importer;
 use super::operator::{Call, Operator, Values, one};
-use super::{Importer, Kind, Run, Value};
 use crate::graph::NodeId;
 use crate::onnx::fold::Arithmetic;
 use crate::onnx::host::{Data, Host, broadcast};
 use crate::onnx::integers::is_integer;
 use crate::onnx::proto::data_type as ty;
 use crate::onnx::tensor::type_name;
+use crate::onnx::value::{Kind, Run, Value};
 use crate::ops::{Add, AddScalar, Binary, BinaryOp, Clamp, Div, Int32Op, Mul, MulScalar, Op, UnaryOp, Where};
 use crate::values::Tensor;
 

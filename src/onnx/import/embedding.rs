@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 
+use super::importer::Importer;
 use super::operator::{Call, Operator, Values, one};
-use super::{Importer, Kind, Run, Value};
 use crate::graph::NodeId;
 use crate::onnx::fold::reduced_axes;
 use crate::onnx::integers::is_integer;
 use crate::onnx::slices;
 use crate::onnx::tensor::type_name;
+use crate::onnx::value::{Kind, Run, Value};
 use crate::ops::{Embedding, Input, Op};
 
 operators! {

@@ -3,14 +3,15 @@
 //! Types of up to 32 bits wrap around, as ONNX demands. Values of wider types and of `uint32` must fit `i32`: a result that does not
 //! is an error on the host, and so is such an input.
 
+use super::importer::Importer;
 use super::operator::{Call, Operator, Values, one};
-use super::{Importer, Kind, Run, Value};
 use crate::graph::NodeId;
 use crate::onnx::fold::Reduction;
 use crate::onnx::host::{Data, broadcast};
 use crate::onnx::integers::{held, is_integer, range};
 use crate::onnx::proto::{NodeProto, data_type as ty};
 use crate::onnx::tensor::type_name;
+use crate::onnx::value::{Kind, Run, Value};
 use crate::ops::{Int32, Int32Op, IntegerType, Op, ToFloat, ToInteger, Unary, UnaryOp};
 use crate::values::Tensor;
 

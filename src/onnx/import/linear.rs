@@ -1,11 +1,12 @@
 //! `Gemm`, and the weights and biases of linear layers.
 
 use super::elementwise::Join;
+use super::importer::Importer;
 use super::operator::{Call, Operator, Values, one};
-use super::{Importer, Kind, Run, Value};
 use crate::graph::NodeId;
 use crate::onnx::host::{Data, Host, Length, broadcast, show};
 use crate::onnx::tensor::transposed;
+use crate::onnx::value::{Kind, Run, Value};
 use crate::ops::{Linear, MatMul};
 use crate::values::Tensor;
 

@@ -1,9 +1,10 @@
 //! `MatMul`. A product with a known matrix is a linear layer.
 
+use super::importer::Importer;
 use super::operator::{Call, Operator, Values, one};
-use super::{Importer, Kind, Run, Value};
 use crate::onnx::fold::MAX_FACTOR;
 use crate::onnx::host::{Length, broadcast};
+use crate::onnx::value::{Kind, Run, Value};
 use crate::ops::{Linear, MatMul};
 
 operators! {

@@ -1,13 +1,14 @@
 //! Operators that move or repeat elements.
 
+use super::importer::Importer;
 use super::operator::{Call, Operator, Values, one};
-use super::{Importer, Kind, Run, Value};
 use crate::graph::{Node, NodeId};
 use crate::onnx::dims::elements;
 use crate::onnx::host::{self, Data, Host, Length, broadcast, kept};
 use crate::onnx::proto::NodeProto;
 use crate::onnx::slices::{self, Part, Target};
 use crate::onnx::tensor::type_name;
+use crate::onnx::value::{Kind, Run, Value};
 use crate::ops::{Concat, Int32, Int32Op, Mul, Op, Reshape, Slice, Transpose, Where};
 use crate::values::Tensor;
 

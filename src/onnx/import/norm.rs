@@ -1,10 +1,11 @@
 //! Normalizations and softmax.
 
+use super::importer::Importer;
 use super::operator::{Call, Operator, Values, one};
-use super::{Importer, Kind, Run, Value};
 use crate::graph::NodeId;
 use crate::onnx::host::{Data, Host, Length, Walk, axis, broadcast, kept};
 use crate::onnx::slices;
+use crate::onnx::value::{Kind, Run, Value};
 use crate::ops::{Add, BatchNorm, LayerNorm, Max, Softmax, Sum, UnaryOp};
 
 operators! {

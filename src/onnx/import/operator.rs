@@ -1,17 +1,13 @@
-//! The ONNX operators that are imported. Each family has a table of its own; this module asks the families.
+//! How the importer treats an ONNX operator.
 
 use std::sync::Arc;
 
-use super::{
-    Importer, constant, elementwise, embedding, integer, linear, matmul, movement, norm, quantize, reduce, unary,
-};
+use super::importer::Importer;
 use crate::onnx::fold::{Fold, Folded};
-#[cfg(test)]
-use crate::onnx::functions;
 use crate::onnx::host::Host;
 use crate::onnx::names::clean;
 use crate::onnx::proto::NodeProto;
-use crate::onnx::values::{Run, Value};
+use crate::onnx::value::{Run, Value};
 
 /// The values that a node writes, in the order of its outputs. An error is the reason why the node is not supported.
 pub(in crate::onnx) type Values = Result<Vec<Value>, String>;
@@ -102,45 +98,6 @@ impl Operator {
 
 /// The reason to refuse an operator without a translation.
 pub(super) const ONLY_KNOWN: &str = "it is supported only where its inputs are known while importing";
-
-/// The operator of one name, if a family has it.
-pub(super) fn operator(op_type: &str) -> Option<Operator> {
-    let families = [
-        constant::operator,
-        elementwise::operator,
-        embedding::operator,
-        integer::operator,
-        linear::operator,
-        matmul::operator,
-        movement::operator,
-        norm::operator,
-        quantize::operator,
-        reduce::operator,
-        unary::operator,
-        unary::function,
-    ];
-    families.iter().find_map(|family| family(op_type))
-}
-
-/// The names of all operators.
-#[cfg(test)]
-pub(in crate::onnx) fn names() -> Vec<&'static str> {
-    let families = [
-        constant::NAMES,
-        elementwise::NAMES,
-        embedding::NAMES,
-        integer::NAMES,
-        linear::NAMES,
-        matmul::NAMES,
-        movement::NAMES,
-        norm::NAMES,
-        quantize::NAMES,
-        reduce::NAMES,
-        unary::NAMES,
-    ];
-    let functions = crate::ops::UnaryOp::ALL.iter().filter_map(|&op| functions::op_type(op));
-    families.concat().into_iter().chain(functions).collect()
-}
 
 impl Importer {
     /// Evaluates or translates a node of the default domain.

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::Value;
 use crate::onnx::error::OnnxError;
 use crate::onnx::proto::GraphProto;
+use crate::onnx::value::Value;
 
 /// The nodes that outputs need, each after those that it reads, and otherwise in the order of the file.
 pub(super) fn order(graph: &GraphProto, known: &HashMap<String, Value>) -> Result<Vec<usize>, OnnxError> {

@@ -5,14 +5,15 @@
 
 use std::sync::Arc;
 
+use super::importer::Importer;
 use super::operator::{Call, Operator, Values, one};
-use super::{Importer, Kind, Run, Value};
 use crate::graph::NodeId;
 use crate::onnx::host::{Data, Host, Length, Walk, axis, show};
 use crate::onnx::names;
 use crate::onnx::proto::data_type as ty;
 use crate::onnx::tensor::{swapped_qparams, transposed, type_name};
-use crate::onnx::values::Quantized;
+use crate::onnx::value::Quantized;
+use crate::onnx::value::{Kind, Run, Value};
 use crate::ops::{Dequantize, Quantize};
 use crate::values::{QParams, QParamsError, QuantRange, Tensor, TensorQParams};
 

@@ -1,11 +1,12 @@
 //! Reductions along axes.
 
+use super::importer::Importer;
 use super::operator::{Call, ONLY_KNOWN, Operator, Values, one};
-use super::{Importer, Kind, Run, Value};
 use crate::graph::NodeId;
 use crate::onnx::fold::{Reduction, reduced_axes};
 use crate::onnx::host::Length;
 use crate::onnx::integers::{held, is_integer};
+use crate::onnx::value::{Kind, Run, Value};
 use crate::ops::{Max, Mul, Op, Sum, UnaryOp};
 
 macro_rules! reduction {

@@ -1,11 +1,12 @@
 //! Functions of one element. Activations without an operator of their own become several nodes.
 
+use super::importer::Importer;
 use super::operator::{Call, Operator, Values, one};
-use super::{Importer, Kind, Run};
 use crate::graph::NodeId;
 use crate::onnx::functions;
 use crate::onnx::host::broadcast;
 use crate::onnx::tensor::type_name;
+use crate::onnx::value::{Kind, Run};
 use crate::ops::{Add, Clamp, Div, Mul, Unary, UnaryOp};
 
 /// A function that is one of the table of functions.

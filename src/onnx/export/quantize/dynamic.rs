@@ -2,24 +2,10 @@
 
 use crate::graph::NodeId;
 use crate::onnx::export::exporter::Exporter;
+use crate::onnx::export::parameters::Parameters;
 use crate::onnx::export::writer::{Parts, int_attribute, ints_attribute};
 use crate::ops::ChooseQParams;
 use crate::values::{QScheme, QuantRange};
-
-/// The names of the values that hold dynamic qparams.
-#[derive(Debug, Clone)]
-pub(in crate::onnx::export) enum Parameters {
-    /// The results of a DynamicQuantizeLinear, which also quantizes.
-    Operator {
-        /// The node whose value it quantizes.
-        x: NodeId,
-        quantized: String,
-        scale: String,
-        zero_point: String,
-    },
-    /// The results of float arithmetic. Quantized values are floats minus their zero point, from `lo` to `hi`.
-    Arithmetic { scale: String, inv_scale: String, lo: String, hi: String },
-}
 
 impl Exporter<'_> {
     pub(super) fn choose_qparams(&mut self, id: NodeId, choose: ChooseQParams) {

@@ -1,0 +1,45 @@
+//! The ONNX operators that are imported. Each family has a table of its own; this module asks the families.
+
+use super::operator::Operator;
+use super::{constant, elementwise, embedding, integer, linear, matmul, movement, norm, quantize, reduce, unary};
+#[cfg(test)]
+use crate::onnx::functions;
+
+/// The operator of one name, if a family has it.
+pub(super) fn operator(op_type: &str) -> Option<Operator> {
+    let families = [
+        constant::operator,
+        elementwise::operator,
+        embedding::operator,
+        integer::operator,
+        linear::operator,
+        matmul::operator,
+        movement::operator,
+        norm::operator,
+        quantize::operator,
+        reduce::operator,
+        unary::operator,
+        unary::function,
+    ];
+    families.iter().find_map(|family| family(op_type))
+}
+
+/// The names of all operators.
+#[cfg(test)]
+pub(in crate::onnx) fn names() -> Vec<&'static str> {
+    let families = [
+        constant::NAMES,
+        elementwise::NAMES,
+        embedding::NAMES,
+        integer::NAMES,
+        linear::NAMES,
+        matmul::NAMES,
+        movement::NAMES,
+        norm::NAMES,
+        quantize::NAMES,
+        reduce::NAMES,
+        unary::NAMES,
+    ];
+    let functions = crate::ops::UnaryOp::ALL.iter().filter_map(|&op| functions::op_type(op));
+    families.concat().into_iter().chain(functions).collect()
+}

@@ -1,0 +1,31 @@
+//! The state of an import.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::graph::NodeId;
+use crate::onnx::draft::Draft;
+use crate::onnx::error::UnsupportedNode;
+use crate::onnx::host::{Budget, Host};
+use crate::onnx::tensor::Stored;
+use crate::onnx::value::Value;
+
+/// The state of an import, while nodes are translated one after the other.
+pub(in crate::onnx) struct Importer {
+    pub(in crate::onnx) opset: i64,
+    pub(in crate::onnx) draft: Draft,
+    pub(in crate::onnx) budget: Budget,
+    pub(in crate::onnx) stored: Vec<Stored>,
+    /// For stored tensors whose axes were swapped, the index of the swapped tensor.
+    pub(in crate::onnx) swaps: HashMap<usize, usize>,
+    /// Stored tensors that were decoded for evaluation.
+    pub(in crate::onnx) decoded: HashMap<usize, Arc<Host>>,
+    /// Stored tensors that are constants of the graph: as they are, or with their axes swapped.
+    pub(in crate::onnx) constants: HashMap<(usize, bool), NodeId>,
+    /// The name of the dimension that is the batch.
+    pub(in crate::onnx) batch: Option<String>,
+    pub(in crate::onnx) values: HashMap<String, Value>,
+    /// The values that the current node reads and that are computed at run time, by name.
+    pub(in crate::onnx) reading: Vec<(String, NodeId)>,
+    pub(in crate::onnx) unsupported: Vec<UnsupportedNode>,
+}
