@@ -242,7 +242,7 @@ fn steps() {
         row(
             "unusable multipliers",
             program(add(0, -128, AddMultipliers { a: 1 << 22, ..good }), &three),
-            &["step", "factor"],
+            &["step", "multipliers"],
         ),
         row(
             "a sum that does not broadcast",
