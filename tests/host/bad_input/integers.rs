@@ -263,7 +263,7 @@ fn steps() {
         row(
             "a sum that could overflow",
             program(matmul(scale(1)), &[i8s(&[1, 40_000]), i8s(&[40_000, 1]), floats(&[1, 1])]),
-            &["step", "40000", "33025"],
+            &["step", "40000", "33,025"],
         ),
         row(
             "a dynamic product of activations",
@@ -301,7 +301,7 @@ fn steps() {
         row(
             "a dynamic sum that could overflow",
             program(product, &[i8s(&[1, 40_000]), i8s(&[40_000, 1]), pair(), pair(), floats(&[1, 1])]),
-            &["step", "40000", "33025"],
+            &["step", "40000", "33,025"],
         ),
         row("a table of 3 entries", program(table(3), &three[..2]), &["step", "3", "256"]),
         row(
