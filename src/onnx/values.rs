@@ -9,10 +9,10 @@ use super::import::operator::Call;
 use super::names;
 use super::proto::data_type as ty;
 use super::tensor::type_name;
-use super::value::{Kind, Quantized, Run, Value};
+use super::value::{Kind, Run, Value};
 use crate::graph::NodeId;
 use crate::ops::ToFloat;
-use crate::values::{Tensor, TensorQParams};
+use crate::values::Tensor;
 
 impl Importer {
     /// The shape of a value as the model sees it.
