@@ -107,7 +107,8 @@ fn paths(tree: &str) -> Vec<String> {
     let Some((prefix, rest)) = tree.split_once('{') else {
         return vec![tree.split(" as ").next().unwrap_or_default().to_owned()];
     };
-    let inside = rest.trim_end().strip_suffix('}').expect("a use tree ends with a brace");
+    // Text in a string is not a use tree.
+    let Some(inside) = rest.trim_end().strip_suffix('}') else { return Vec::new() };
     let (mut depth, mut start, mut found) = (0, 0, Vec::new());
     for (at, c) in inside.char_indices().chain([(inside.len(), ',')]) {
         match c {

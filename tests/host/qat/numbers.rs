@@ -331,7 +331,9 @@ fn derivatives() {
         }
         let of_positive = matches!(op, UnaryOp::Sqrt | UnaryOp::Log);
         for at in [-30.0, -3.0, -0.7, -1e-3, 1e-3, 0.4, 2.5, 30.0] {
-            if of_positive && at < 0.0 {
+            // The roundings jump at integers or halfway between them, where they have no derivative.
+            let jumps = matches!(op, UnaryOp::Round | UnaryOp::Floor | UnaryOp::Ceil) && at % 0.5 == 0.0;
+            if of_positive && at < 0.0 || jumps {
                 continue;
             }
             let step = 1e-6 * f64::abs(at).min(1.0);
