@@ -143,8 +143,11 @@ fn memory_is_what_was_allocated() {
     let program = blocks(3, 64, 256, true);
     let rows = 3_000;
     let [input, output] = [0; 2].map(|_| crate::device::buffer_on(&device, &vec![0; rows * 64 * 4]));
-    // Memory is freed only after its submission.
-    let settled = || device.poll(wgpu::PollType::wait_indefinitely()).expect("waited");
+    // Staging memory is freed only after a submission.
+    let settled = || {
+        queue.submit([]);
+        device.poll(wgpu::PollType::wait_indefinitely()).expect("waited")
+    };
     settled();
     let Some(before) = device.generate_allocator_report() else {
         return report("this backend reports no allocations");
