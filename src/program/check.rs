@@ -216,7 +216,7 @@ impl<'p> Check<'p> {
             }
             source => {
                 let (inputs, output) = self.shapes_text();
-                ProgramError::Op { step, source, inputs, output }
+                ProgramError::Op { step, source: Box::new(source), inputs, output }
             }
         }
     }

@@ -148,7 +148,7 @@ pub enum ProgramError {
         /// The step.
         step: String,
         /// The problem.
-        source: OpError,
+        source: Box<OpError>,
         /// The shapes of its inputs.
         inputs: Vec<String>,
         /// The shape of its output.
