@@ -86,7 +86,7 @@ impl ExportOptions {
 pub struct Inexpressible {
     /// The name of the node.
     pub node: String,
-    /// The [`Op::name`](crate::graph::Op::name) of its operator.
+    /// The [`Op::name`](crate::ops::Op::name) of its operator.
     pub op: &'static str,
     /// The reason, without the name of the node.
     pub reason: String,
@@ -118,7 +118,7 @@ pub enum ExportError {
     Integers {
         /// The name of the first such node.
         node: String,
-        /// The [`Op::name`](crate::graph::Op::name) of its operator.
+        /// The [`Op::name`](crate::ops::Op::name) of its operator.
         op: &'static str,
         /// The number of such nodes.
         count: usize,
