@@ -427,6 +427,8 @@ mod tests {
                     prop_assert_eq!(groups.group_of, of_pairs.group_of);
                     prop_assert_eq!(groups.specs, of_pairs.specs);
                 }
+                // The pairs are looked at after each union, and so refuse a circle of shares that a later union dissolves.
+                (Ok(_), Err(PrepareError::SharedCycle { .. })) => {}
                 (groups, of_pairs) => prop_assert_eq!(groups.is_err(), of_pairs.is_err()),
             }
         }
