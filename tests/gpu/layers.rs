@@ -5,7 +5,7 @@ use enfold::interp::Interpreter;
 use enfold::lower::lower;
 use enfold::numerics::{AddMultipliers, EPS};
 use enfold::ops::{
-    ChooseQParams, IntegerAdd, IntegerLinear, IntegerMatMul, Lut, Op, Quantize, QuantizeDynamic, Requantize,
+    ChooseQParams, Constant, IntegerAdd, IntegerLinear, IntegerMatMul, Lut, Op, Quantize, QuantizeDynamic, Requantize,
     ScaleAccumulator, ScaleAccumulatorDynamic,
 };
 use enfold::program::Program;
@@ -43,6 +43,15 @@ impl Layers {
         self.g.constant(&name, tensor).expect("a constant")
     }
 
+    /// The weight of a layer, which states its bits.
+    fn weight_constant(&mut self, n: usize, k: usize, weight: Vec<i8>) -> NodeId {
+        let name = self.name("constant");
+        // As many bits as hold −most − 1 to most.
+        let bits = i32::BITS - self.most.leading_zeros() + 1;
+        let constant = Constant { bits: Some(bits), ..Constant::new(i8s(&[n, k], weight)) };
+        self.g.node(&name, constant, &[]).expect("a constant")
+    }
+
     pub(crate) fn floats(&mut self, dims: &[usize]) -> NodeId {
         let name = self.name("x");
         self.g.input(&name, Shape::batched(dims)).expect("an input")
@@ -71,7 +80,7 @@ impl Layers {
 
     fn sums(&mut self, x: NodeId, n: usize, k: usize) -> NodeId {
         let weight = self.weight(n, k);
-        let w = self.constant(i8s(&[n, k], weight));
+        let w = self.weight_constant(n, k, weight);
         let bias = (0..n).map(|_| self.random.between(-20_000, 20_000)).collect();
         let bias = self.constant(Tensor::from_i32(&[n], bias).expect("fits"));
         self.node("sums", Op::IntegerLinear(IntegerLinear { fraction_bits: 2 }), &[x, w, bias])
@@ -109,7 +118,7 @@ impl Layers {
     pub(crate) fn after_tokens(&mut self, qparams: NodeId, quantized: NodeId, n: usize, k: usize) -> NodeId {
         let weight = self.weight(n, k);
         let sums = weight.chunks(k).map(|row| row.iter().map(|&w| i32::from(w)).sum()).collect();
-        let w = self.constant(i8s(&[n, k], weight));
+        let w = self.weight_constant(n, k, weight);
         let zeros = self.constant(Tensor::from_i32(&[n], vec![0; n]).expect("fits"));
         let acc = self.node("sums", Op::IntegerLinear(IntegerLinear { fraction_bits: 0 }), &[quantized, w, zeros]);
         let sums = self.constant(Tensor::from_i32(&[n], sums).expect("fits"));
