@@ -5,13 +5,25 @@
 //! bits.
 
 mod buffer_pool;
+mod elementwise;
+mod embedding;
 mod engine;
+mod epilogue;
 mod error;
+mod int8_layer;
 mod linear;
+mod matmul;
+mod movement;
+mod norm;
 mod options;
+mod quantize;
+mod reduce;
+mod rounding;
+mod step_run;
 mod steps;
 #[cfg(test)]
 mod tests;
+mod unary;
 
 pub use self::engine::Engine;
 pub use self::error::CpuError;

@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex};
 
 use super::buffer_pool::BufferPool;
 use super::error::CpuError;
-use super::linear::{Int8Layer, Weight};
+use super::int8_layer::{Int8Layer, Weight};
 use super::options::{Functions, Options};
-use super::steps::{StepRun, is_in_place};
+use super::step_run::StepRun;
 use crate::numerics::gemm::PackedWeight;
 use crate::ops::Op;
 use crate::program::{Program, StepOp, ValueId};
@@ -121,19 +121,15 @@ impl Engine {
             let (first, rest) = step.inputs.split_first().expect(CHECKED);
             // A step may work in the buffer of an input that nothing else reads.
             let owned = match &mut values[first.index()] {
-                value @ Some(Cow::Owned(_))
-                    if is_in_place(&step.op) && is_last_read(first) && !rest.contains(first) =>
-                {
-                    value.take()
-                }
+                value @ Some(Cow::Owned(_)) if is_last_read(first) && !rest.contains(first) => value.take(),
                 _ => None,
             };
             let read = |id: &ValueId| values[id.index()].as_deref().expect(CHECKED);
-            let x = owned.unwrap_or_else(|| Cow::Borrowed(read(first)));
+            let first = Some(owned.unwrap_or_else(|| Cow::Borrowed(read(first))));
             let rest: Vec<&Tensor> = rest.iter().map(read).collect();
             let shape = self.program.value(step.output).shape.with_rows(rows);
-            let functions = self.functions;
-            let y = StepRun { step, weight: weight.as_ref(), shape, functions, pool: &mut pool }.run(x, &rest)?;
+            let (weight, functions) = (weight.as_ref(), self.functions);
+            let y = StepRun { step, first, rest: &rest, weight, shape: &shape, functions, pool: &mut pool }.run()?;
             for input in step.inputs.iter().filter(|input| is_last_read(input)) {
                 pool.give(values[input.index()].take());
             }

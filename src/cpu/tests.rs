@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::Engine;
-use super::linear::Weight;
+use super::int8_layer::Weight;
 use crate::ops::{Linear, Op};
 use crate::program::{Epilogue, Program, QLinear, Step, StepOp, Value, ValueId, ValueType};
 use crate::values::{QParams, Shape, Tensor};

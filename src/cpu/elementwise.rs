@@ -1,0 +1,186 @@
+//! Elementwise operators on two tensors whose shapes broadcast.
+
+use std::borrow::Cow;
+
+use ndarray::{ArrayD, IxDyn, Zip};
+use rayon::prelude::*;
+
+use super::epilogue::Int8Output;
+use super::error::CpuError;
+use super::step_run::{Output, StepRun, TASK};
+use crate::numerics::{self, AddMultipliers, BinaryOp, Int32Op, vectorized};
+use crate::ops::{Binary, Int32, Mask, Op};
+use crate::program::StepOp;
+use crate::values::Tensor;
+use crate::values::slices::{CHECKED, integers};
+
+pub(super) fn run(run: &mut StepRun<'_>) -> Option<Output> {
+    let StepOp::Op(op) = &run.step.op else { return None };
+    let rest = run.rest;
+    Some(Ok(match *op {
+        Op::Add(_) => zip_f32(run.take_x(), rest[0], |a, b| a + b),
+        Op::Mul(_) => zip_f32(run.take_x(), rest[0], |a, b| a * b),
+        Op::Div(_) => zip_f32(run.take_x(), rest[0], |a, b| a / b),
+        Op::Binary(Binary { op }) => binary(op, run.take_x(), rest[0]),
+        Op::Mask(Mask { inverted }) => zip_f32(run.take_x(), rest[0], mask(inverted)),
+        Op::Int32(Int32 { op, checked }) => {
+            let no_integer = |index| CpuError::NoInteger { step: run.name(), index };
+            return Some(int32(op, checked, run.x(), rest[0]).map_err(no_integer));
+        }
+        Op::IntegerAdd(a) => {
+            let y = Int8Output { zero_point: a.qparams.zero_point(), lo: a.lo, hi: a.hi };
+            add_i8(run.x(), rest[0], [a.a_zero_point, a.b_zero_point], a.multipliers, y)
+        }
+        Op::IntegerMul(m) => {
+            let y = Int8Output { zero_point: m.qparams.zero_point(), lo: m.lo, hi: m.hi };
+            mul_i8(run.x(), rest[0], [m.a_zero_point, m.b_zero_point], m.multiplier, y)
+        }
+        _ => return None,
+    }))
+}
+
+/// Computes `f(a, b)` of each pair of floats, broadcast. It reuses the buffer of `a` where `a` has the shape of the result.
+fn zip_f32(a: Tensor, b: &Tensor, f: impl Fn(f32, f32) -> f32 + Sync + Send) -> Tensor {
+    match (a, b) {
+        (Tensor::F32(a), Tensor::F32(b)) => Tensor::from(zip(Cow::Owned(a.into_inner()), b, f)),
+        _ => unreachable!("{CHECKED}"),
+    }
+}
+
+/// Computes `op(a, b)` of each pair of floats, broadcast. It reuses the buffer of `a` where `a` has the shape of the result.
+fn binary(op: BinaryOp, a: Tensor, b: &Tensor) -> Tensor {
+    // Each function has a loop of its own, so that the loop vectorizes.
+    match op {
+        BinaryOp::Equal => zip_f32(a, b, |a, b| BinaryOp::Equal.eval(a, b)),
+        BinaryOp::Less => zip_f32(a, b, |a, b| BinaryOp::Less.eval(a, b)),
+        BinaryOp::LessOrEqual => zip_f32(a, b, |a, b| BinaryOp::LessOrEqual.eval(a, b)),
+        BinaryOp::Maximum => zip_f32(a, b, numerics::maximum),
+        BinaryOp::Minimum => zip_f32(a, b, numerics::minimum),
+    }
+}
+
+/// Returns the function of `x` and a mask that gives `x` where the mask is not 0 (if `inverted`, where it is 0), and −0 elsewhere.
+fn mask(inverted: bool) -> impl Fn(f32, f32) -> f32 + Sync + Send {
+    move |x, condition| if (condition != 0.0) != inverted { x } else { -0.0 }
+}
+
+/// Computes `op(a, b)` of each pair of integers, broadcast. The error is the row-major index of the first result that does not fit `i32`.
+fn int32(op: Int32Op, checked: bool, a: &Tensor, b: &Tensor) -> Result<Tensor, usize> {
+    let (Tensor::I32(a), Tensor::I32(b)) = (a, b) else { unreachable!("{CHECKED}") };
+    let shape = broadcast_shape(a.shape(), b.shape());
+    let (a, b) = (a.broadcast(IxDyn(&shape)).expect(CHECKED), b.broadcast(IxDyn(&shape)).expect(CHECKED));
+    let pairs = a.iter().zip(b.iter()).enumerate();
+    let data = pairs.map(|(at, (&a, &b))| op.eval(a, b, checked).ok_or(at));
+    Ok(integers(&shape, data.collect::<Result<_, _>>()?))
+}
+
+/// Adds quantized values (equation 8), broadcast.
+fn add_i8(a: &Tensor, b: &Tensor, zero_points: [i32; 2], m: AddMultipliers, y: Int8Output) -> Tensor {
+    let [a_zero, b_zero] = zero_points;
+    zip_i8(a, b, |a, b| numerics::add(i32::from(a) - a_zero, i32::from(b) - b_zero, m, y.zero_point, y.lo, y.hi) as i8)
+}
+
+/// Multiplies quantized values element by element (equation 9 with K = 1, then equation 5), broadcast.
+fn mul_i8(a: &Tensor, b: &Tensor, zero_points: [i32; 2], multiplier: f32, y: Int8Output) -> Tensor {
+    let [a_zero, b_zero] = zero_points;
+    zip_i8(a, b, |a, b| {
+        let acc = (i32::from(a) - a_zero) * (i32::from(b) - b_zero);
+        numerics::requantize(acc, multiplier, y.zero_point, y.lo, y.hi) as i8
+    })
+}
+
+/// Computes `f(a, b)` of each pair of quantized values, broadcast.
+fn zip_i8(a: &Tensor, b: &Tensor, f: impl Fn(i8, i8) -> i8 + Sync + Send) -> Tensor {
+    match (a, b) {
+        (Tensor::I8(a), Tensor::I8(b)) => Tensor::from(zip(Cow::Borrowed(&**a), b, f)),
+        _ => unreachable!("{CHECKED}"),
+    }
+}
+
+fn zip<T>(a: Cow<'_, ArrayD<T>>, b: &ArrayD<T>, f: impl Fn(T, T) -> T + Sync + Send) -> ArrayD<T>
+where
+    T: Copy + Default + Send + Sync,
+{
+    let shape = broadcast_shape(a.shape(), b.shape());
+    if a.shape() == shape {
+        let mut y = a.into_owned();
+        zip_assign(&mut y, b, f);
+        return y;
+    }
+    if b.shape() == shape {
+        let mut y = b.clone();
+        zip_assign(&mut y, &a, |b, a| f(a, b));
+        return y;
+    }
+    let mut y = ArrayD::from_elem(IxDyn(&shape), T::default());
+    let (a, b) = (a.broadcast(IxDyn(&shape)).expect(CHECKED), b.broadcast(IxDyn(&shape)).expect(CHECKED));
+    Zip::from(&mut y).and(&a).and(&b).par_for_each(|y, &a, &b| *y = f(a, b));
+    y
+}
+
+/// Sets `y` to `f(y, b)`, with `b` broadcast to the shape of `y`.
+fn zip_assign<T>(y: &mut ArrayD<T>, b: &ArrayD<T>, f: impl Fn(T, T) -> T + Sync)
+where
+    T: Copy + Send + Sync,
+{
+    let shape = y.shape().to_vec();
+    let own = |axis: usize| (axis + b.ndim()).checked_sub(shape.len()).map_or(1, |axis| b.shape()[axis]);
+    // Finds the last axes along all of which `b` either has the length of `y` or is broadcast: `run` elements, in one loop.
+    let (mut runs, mut run, mut axis) = (None, 1, shape.len());
+    while axis > 0 {
+        let length = shape[axis - 1];
+        if length != 1 && *runs.get_or_insert(own(axis - 1) == length) != (own(axis - 1) == length) {
+            break;
+        }
+        run *= length;
+        axis -= 1;
+    }
+    let runs = runs.unwrap_or(true);
+    let (leading, own_leading) = (&shape[..axis], &b.shape()[..(axis + b.ndim()).saturating_sub(shape.len())]);
+    let (Some(y), Some(b)) = (y.as_slice_mut(), b.as_slice()) else { unreachable!("{CHECKED}") };
+    if y.is_empty() {
+        return;
+    }
+    let assign = |y: &mut [T], b: &[T]| {
+        vectorized(
+            #[inline(always)]
+            || match b {
+                _ if runs => y.iter_mut().zip(b).for_each(|(y, &b)| *y = f(*y, b)),
+                [b, ..] => y.iter_mut().for_each(|y| *y = f(*y, *b)),
+                [] => {}
+            },
+        );
+    };
+    if leading.iter().product::<usize>() == 1 {
+        y.par_chunks_mut(TASK).enumerate().for_each(|(at, y)| assign(y, if runs { &b[at * TASK..] } else { b }));
+        return;
+    }
+    let rows = TASK.div_ceil(run);
+    y.par_chunks_mut(rows * run).enumerate().for_each(|(at, y)| {
+        for (row, y) in y.chunks_exact_mut(run).enumerate() {
+            let row = position(at * rows + row, leading, own_leading);
+            assign(y, &b[if runs { row * run } else { row }..]);
+        }
+    });
+}
+
+/// The broadcast shape by NumPy's rule, of shapes that inference has checked.
+pub(super) fn broadcast_shape(a: &[usize], b: &[usize]) -> Vec<usize> {
+    let (long, short) = if a.len() >= b.len() { (a, b) } else { (b, a) };
+    let skip = long.len() - short.len();
+    let pick = |(i, &l): (usize, &usize)| if i >= skip && l == 1 { short[i - skip] } else { l };
+    long.iter().enumerate().map(pick).collect()
+}
+
+/// Returns the index, in a stack of shape `own`, of the element that broadcasts to element `at` of a stack of shape `stack`.
+pub(super) fn position(mut at: usize, stack: &[usize], own: &[usize]) -> usize {
+    let (mut position, mut stride) = (0, 1);
+    for (axis, &len) in stack.iter().enumerate().rev() {
+        let Some(own_axis) = (axis + own.len()).checked_sub(stack.len()) else { break };
+        let index = at % len;
+        at /= len;
+        position += if own[own_axis] == 1 { 0 } else { index * stride };
+        stride *= own[own_axis];
+    }
+    position
+}

@@ -1,0 +1,132 @@
+//! What follows the sums of an int8 product: equations 5 and 7, for rows and for tensors.
+
+use rayon::prelude::*;
+
+use super::rounding::{clamp, rounded};
+use crate::numerics;
+use crate::values::Tensor;
+use crate::values::slices::{codes, i32s, like};
+
+/// The zero point and the range of an int8 result.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Int8Output {
+    pub(super) zero_point: i32,
+    pub(super) lo: i32,
+    pub(super) hi: i32,
+}
+
+/// Requantizes the sums of one row (equation 5). The accumulator is that of equation 4, `(sum << shift) + bias`, wrapping.
+#[inline(always)]
+pub(super) fn requantize_row(q: &mut [i8], sums: &[i32], bias: &[i32], multiplier: &[f32], shift: u32, y: Int8Output) {
+    let Int8Output { zero_point: z, lo, hi } = y;
+    let (lo, hi) = ((lo - z) as f32, (hi - z) as f32);
+    for (((q, &sum), &bias), &m) in q.iter_mut().zip(sums).zip(bias).zip(multiplier) {
+        let acc = (sum << shift).wrapping_add(bias);
+        *q = rounded(clamp(acc as f32 * m, lo, hi), z);
+    }
+}
+
+/// Scales the sums of one row to floats (equation 7). The accumulator is that of [`requantize_row`].
+#[inline(always)]
+pub(super) fn scale_row(y: &mut [f32], sums: &[i32], bias: &[i32], scale: &[f32], shift: u32, relu: bool) {
+    let floor = if relu { 0.0 } else { f32::NEG_INFINITY };
+    for (((y, &sum), &bias), &s) in y.iter_mut().zip(sums).zip(bias).zip(scale) {
+        let v = (sum << shift).wrapping_add(bias) as f32 * s;
+        *y = if v < floor { floor } else { v };
+    }
+}
+
+/// The vectors `[n]` of the dynamic form of equation 7, one element for each output channel.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Channels<'a> {
+    pub(super) weight_sums: &'a [i32],
+    pub(super) scales: &'a [f32],
+    pub(super) bias: &'a [f32],
+}
+
+impl<'a> Channels<'a> {
+    /// Returns the channels from `first` on.
+    pub(super) fn from(self, first: usize) -> Self {
+        let Self { weight_sums, scales, bias } = self;
+        Self { weight_sums: &weight_sums[first..], scales: &scales[first..], bias: &bias[first..] }
+    }
+}
+
+/// Scales the sums of one row by the dynamic form of equation 7. The accumulator is `sum + acc_bias`, and `x` are scale and zero
+/// point of the row of activations.
+#[inline(always)]
+pub(super) fn scale_dynamic_row(
+    y: &mut [f32],
+    sums: &[i32],
+    acc_bias: &[i32],
+    x: (f32, i32),
+    w: Channels<'_>,
+    relu: bool,
+) {
+    // A floor that is always applied compiles to one instruction; a branch on `relu` would not.
+    let floor = if relu { 0.0 } else { f32::NEG_INFINITY };
+    let weights = w.scales.iter().zip(w.weight_sums).zip(w.bias);
+    for (((y, &sum), &acc_bias), ((&scale, &weight_sum), &bias)) in y.iter_mut().zip(sums).zip(acc_bias).zip(weights) {
+        let acc = sum.wrapping_add(acc_bias);
+        let v = numerics::scale_accumulator_dynamic(acc, x, (scale, weight_sum), bias, false);
+        *y = if v < floor { floor } else { v };
+    }
+}
+
+/// Returns scale and zero point of a row, from dynamic qparams for the tensor or for each row.
+#[inline(always)]
+pub(super) fn qparams_of_row(qparams: &[f32], row: usize) -> (f32, i32) {
+    let at = if qparams.len() == 2 { 0 } else { row * 2 };
+    (qparams[at], qparams[at + 1] as i32)
+}
+
+/// Requantizes accumulators `[…, n]` to int8 (equation 5).
+pub(super) fn requantize(acc: &Tensor, multiplier: &[f32], zero_point: i32, lo: i32, hi: i32) -> Tensor {
+    let rule = |(&acc, &m): (&i32, &f32)| numerics::requantize(acc, m, zero_point, lo, hi) as i8;
+    codes(acc.shape(), by_channel(acc, multiplier, rule))
+}
+
+/// Scales accumulators `[…, n]` to floats (equation 7).
+pub(super) fn scale_accumulator(acc: &Tensor, scale: &[f32], relu: bool) -> Tensor {
+    let rule = |(&acc, &s): (&i32, &f32)| numerics::scale_accumulator(acc, s, relu);
+    like(acc, by_channel(acc, scale, rule))
+}
+
+/// Computes `rule(acc, factor)` of each accumulator and the factor of its channel.
+fn by_channel<T: Send + Clone + Default>(
+    acc: &Tensor,
+    factors: &[f32],
+    rule: impl Fn((&i32, &f32)) -> T + Sync,
+) -> Vec<T> {
+    let mut y = vec![T::default(); acc.len()];
+    let n = factors.len().max(1);
+    let rows = y.par_chunks_exact_mut(n).zip(i32s(acc).par_chunks_exact(n));
+    rows.for_each(|(y, acc)| y.iter_mut().zip(acc.iter().zip(factors)).for_each(|(y, operands)| *y = rule(operands)));
+    y
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requantize_equals_the_scalar_rule() {
+        let sums = [0, 1, -1, 3, 5, -3, 12345, -12345, i32::MAX >> 8, i32::MIN >> 8, 1 << 24, (1 << 24) + 1];
+        for m in [0.5, 0.25, 1.0 / 3.0, 1e-6, 1e30, 7e-3] {
+            for (zero_point, lo, hi) in [(0, -128, 127), (-128, -128, 127), (127, -128, 127), (-3, -3, 100)] {
+                for shift in [0, 1, 8] {
+                    for bias in [0, 1, -77] {
+                        let (n, y) = (sums.len(), Int8Output { zero_point, lo, hi });
+                        let mut quantized = vec![0; n];
+                        requantize_row(&mut quantized, &sums, &vec![bias; n], &vec![m; n], shift, y);
+                        for (&sum, q) in sums.iter().zip(quantized) {
+                            let acc = (sum << shift).wrapping_add(bias);
+                            let expected = numerics::requantize(acc, m, zero_point, lo, hi);
+                            assert_eq!(i32::from(q), expected, "acc {acc} multiplier {m:e} z {zero_point}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Packed weights, and int8 linear layers with their epilogues.
+
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+
+use super::buffer_pool::BufferPool;
+use super::epilogue::{Channels, Int8Output, qparams_of_row, requantize_row, scale_dynamic_row, scale_row};
+use super::error::CpuError;
+use super::options::GemmBackend;
+use crate::kernels::{Int8Gemm, Int8Weight};
+use crate::numerics::gemm::PackedWeight;
+use crate::program::{Epilogue, QLinear};
+use crate::values::Tensor;
+use crate::values::slices::{self, CHECKED, tensor};
+
+/// The packed weight of a step.
+#[derive(Debug)]
+pub(super) enum Weight {
+    Int8(Int8Layer),
+    F32(Arc<PackedWeight>),
+}
+
+/// An int8 linear layer, ready to run.
+#[derive(Debug)]
+pub(super) struct Int8Layer {
+    pub(super) weight: Arc<Int8Weight>,
+    /// The bias of equation 4, minus the offsets of the packed weight, shifted left by the fraction bits.
+    bias: Vec<i32>,
+}
+
+impl Int8Layer {
+    /// Packs a layer. `packed` is the entry of its weight among those that are already packed.
+    pub(super) fn new<K>(
+        step: &str,
+        linear: &QLinear,
+        backend: GemmBackend,
+        packed: Entry<'_, K, Arc<Int8Weight>>,
+    ) -> Result<Self, CpuError> {
+        let gemm = match backend {
+            GemmBackend::Auto => Int8Gemm::best(linear.k),
+            GemmBackend::Rten => Int8Gemm::Rten,
+            GemmBackend::Avx2 => Int8Gemm::Avx2,
+            GemmBackend::Portable => Int8Gemm::Portable,
+        };
+        if !gemm.is_usable(linear.k) {
+            let step = step.to_owned();
+            return Err(match gemm {
+                Int8Gemm::Rten => CpuError::Inexact { step, k: linear.k },
+                _ => CpuError::Unavailable { step, backend: gemm.name() },
+            });
+        }
+        log::info!("{step}: int8 product by {}", gemm.name());
+        let weight = packed.or_insert_with(|| Int8Weight::new(&linear.weight, linear.n, linear.k, gemm).into());
+        let weight = Arc::clone(weight);
+        let offsets = weight.offsets().iter().map(|offset| offset << linear.fraction_bits);
+        let bias = linear.bias.iter().zip(offsets).map(|(b, offset)| b.wrapping_sub(offset)).collect();
+        Ok(Self { weight, bias })
+    }
+
+    /// Runs the layer. `dynamic_qparams` are those of the input, with [`Epilogue::Dynamic`].
+    pub(super) fn run(
+        &self,
+        linear: &QLinear,
+        x: &[i8],
+        dynamic_qparams: Option<&[f32]>,
+        shape: &[usize],
+        pool: &mut BufferPool,
+    ) -> Tensor {
+        let shift = linear.fraction_bits;
+        let m = slices::rows_before_last(shape);
+        let bias = &self.bias[..];
+        match &linear.epilogue {
+            Epilogue::Requantize { multiplier, zero_point, lo, hi } => {
+                let output = Int8Output { zero_point: *zero_point, lo: *lo, hi: *hi };
+                let mut y = vec![0; m * linear.n];
+                self.weight.map(
+                    &mut y,
+                    x,
+                    m,
+                    #[inline(always)]
+                    |_, col: usize, q: &mut [i8], sums: &[i32]| {
+                        requantize_row(q, sums, &bias[col..], &multiplier[col..], shift, output);
+                    },
+                );
+                slices::codes(shape, y)
+            }
+            Epilogue::Scale { scale, relu } => {
+                let mut y = pool.take(m * linear.n);
+                self.weight.map(
+                    &mut y,
+                    x,
+                    m,
+                    #[inline(always)]
+                    |_, col: usize, y: &mut [f32], sums: &[i32]| {
+                        scale_row(y, sums, &bias[col..], &scale[col..], shift, *relu);
+                    },
+                );
+                tensor(shape.to_vec(), y)
+            }
+            Epilogue::Dynamic { scale, weight_sum, bias: float_bias, relu } => {
+                let w = Channels { weight_sums: weight_sum, scales: scale, bias: float_bias };
+                let dynamic_qparams = dynamic_qparams.expect(CHECKED);
+                let mut y = pool.take(m * linear.n);
+                self.weight.map(
+                    &mut y,
+                    x,
+                    m,
+                    #[inline(always)]
+                    |row: usize, col: usize, y: &mut [f32], sums: &[i32]| {
+                        let x = qparams_of_row(dynamic_qparams, row);
+                        scale_dynamic_row(y, sums, &bias[col..], x, w.from(col), *relu);
+                    },
+                );
+                tensor(shape.to_vec(), y)
+            }
+        }
+    }
+}

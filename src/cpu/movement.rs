@@ -1,0 +1,116 @@
+//! Operators that move elements of any type.
+
+use ndarray::{ArrayD, Axis, IxDyn};
+use rayon::prelude::*;
+
+use super::step_run::{Output, StepRun, TASK};
+use crate::ops::{Concat, Op, Slice, Transpose};
+use crate::program::StepOp;
+use crate::values::Tensor;
+use crate::values::slices::CHECKED;
+
+/// Evaluates the same expression for an array of any element type.
+macro_rules! for_each_type {
+    ($tensor:expr, $a:ident => $result:expr) => {
+        match $tensor {
+            Tensor::F32($a) => Tensor::from($result),
+            Tensor::I8($a) => Tensor::from($result),
+            Tensor::I32($a) => Tensor::from($result),
+            Tensor::I64($a) => Tensor::from($result),
+        }
+    };
+}
+
+pub(super) fn run(run: &mut StepRun<'_>) -> Option<Output> {
+    let StepOp::Op(op) = &run.step.op else { return None };
+    Some(Ok(match op {
+        Op::Concat(Concat { axis }) => concat(&[&[run.x()], run.rest].concat(), *axis),
+        Op::Reshape(_) => reshape(run.take_x(), run.shape),
+        Op::Transpose(Transpose { perm }) if run.x().as_f32().is_some() => {
+            let y = run.pool.take(run.x().len());
+            transpose_f32(run.x(), perm, y)
+        }
+        Op::Transpose(Transpose { perm }) => transpose(run.x(), perm),
+        &Op::Slice(Slice { axis, start, end }) => slice(run.x(), axis, start..end),
+        _ => return None,
+    }))
+}
+
+/// Gives `x` another shape of as many elements, without copying.
+fn reshape(x: Tensor, shape: &[usize]) -> Tensor {
+    let shape = IxDyn(shape);
+    for_each_type!(x, a => a.into_inner().into_shape_with_order(shape).expect(CHECKED))
+}
+
+/// Permutes axes: axis `i` of the result is axis `perm[i]` of `x`.
+pub(super) fn transpose(x: &Tensor, perm: &[usize]) -> Tensor {
+    for_each_type!(x, a => permuted(a, perm, vec![Default::default(); a.len()]))
+}
+
+/// Like [`transpose`], but writes into a buffer of as many floats.
+fn transpose_f32(x: &Tensor, perm: &[usize], y: Vec<f32>) -> Tensor {
+    match x {
+        Tensor::F32(a) => Tensor::from(permuted(a, perm, y)),
+        _ => unreachable!("{CHECKED}"),
+    }
+}
+
+/// Permutes axes, one row of the result at a time.
+fn permuted<T: Copy + Send + Sync>(x: &ArrayD<T>, perm: &[usize], y: Vec<T>) -> ArrayD<T> {
+    let shape: Vec<usize> = perm.iter().map(|&axis| x.shape()[axis]).collect();
+    let mut y = ArrayD::from_shape_vec(IxDyn(&shape), y).expect(CHECKED);
+    let strides: Vec<usize> = perm.iter().map(|&axis| x.shape()[axis + 1..].iter().product()).collect();
+    let (Some((&cols, leading)), Some((&step, strides))) = (shape.split_last(), strides.split_last()) else {
+        return x.clone();
+    };
+    let (Some(from), Some(to)) = (x.as_slice(), y.as_slice_mut()) else { unreachable!("{CHECKED}") };
+    if to.is_empty() {
+        return y;
+    }
+    let rows = TASK.div_ceil(cols);
+    to.par_chunks_mut(rows * cols).enumerate().for_each(|(at, to)| {
+        for (row, to) in to.chunks_exact_mut(cols).enumerate() {
+            // `first` is where this row begins in `x`.
+            let (mut index, mut first) = (at * rows + row, 0);
+            for (&length, stride) in leading.iter().zip(strides).rev() {
+                first += index % length * stride;
+                index /= length;
+            }
+            match step {
+                1 => to.copy_from_slice(&from[first..][..cols]),
+                _ => to.iter_mut().zip(from[first..].iter().step_by(step)).for_each(|(to, &from)| *to = from),
+            }
+        }
+    });
+    y
+}
+
+/// Joins tensors of one type along an axis.
+fn concat(inputs: &[&Tensor], axis: usize) -> Tensor {
+    macro_rules! join {
+        ($variant:ident) => {{
+            let arrays: Vec<_> = inputs
+                .iter()
+                .filter_map(|t| match t {
+                    Tensor::$variant(a) => Some(a.view()),
+                    _ => None,
+                })
+                .collect();
+            match ndarray::concatenate(Axis(axis), &arrays) {
+                Ok(joined) => Tensor::from(joined),
+                Err(_) => inputs[0].clone(),
+            }
+        }};
+    }
+    match inputs[0] {
+        Tensor::F32(_) => join!(F32),
+        Tensor::I8(_) => join!(I8),
+        Tensor::I32(_) => join!(I32),
+        Tensor::I64(_) => join!(I64),
+    }
+}
+
+/// Copies a range of elements along an axis.
+fn slice(x: &Tensor, axis: usize, range: std::ops::Range<usize>) -> Tensor {
+    for_each_type!(x, a => a.slice_axis(Axis(axis), range.into()).as_standard_layout().into_owned())
+}

@@ -1,0 +1,243 @@
+//! Quantize and dequantize (equations 1 and 2), and dynamic qparams (equation 10).
+
+use rayon::prelude::*;
+
+use super::epilogue::qparams_of_row;
+use super::error::CpuError;
+use super::rounding::{clamp, rounded};
+use super::step_run::{Output, StepRun, TASK};
+use crate::numerics::{self, Range, block_range, vectorized};
+use crate::ops::{ChooseQParams, Dequantize, Op, Quantize, QuantizeDynamic};
+use crate::program::StepOp;
+use crate::values::slices::{CHECKED, codes, f32s, i8s, tensor, with_last};
+use crate::values::{QParams, QScheme, QuantRange, Tensor, TensorQParams};
+
+pub(super) fn run(run: &mut StepRun<'_>) -> Option<Output> {
+    let StepOp::Op(op) = &run.step.op else { return None };
+    let (x, rest) = (run.x(), run.rest);
+    Some(match *op {
+        Op::Quantize(Quantize { ref qparams, range }) => match quantize(f32s(x), per_tensor(qparams), range) {
+            Ok(q) => Ok(codes(run.shape, q)),
+            Err(index) => Err(CpuError::NotANumber { step: run.name(), index }),
+        },
+        Op::Dequantize(Dequantize { ref qparams }) => {
+            Ok(tensor(run.shape.to_vec(), dequantize(i8s(x), per_tensor(qparams))))
+        }
+        Op::ChooseQParams(ChooseQParams { qscheme, range, eps }) => {
+            choose_qparams(x, qscheme, range, eps).map_err(|index| {
+                let value = f32s(x)[index].to_string();
+                CpuError::Range { step: run.name(), index, value }
+            })
+        }
+        Op::QuantizeDynamic(QuantizeDynamic { range }) => Ok(quantize_dynamic(x, f32s(rest[0]), range)),
+        Op::DequantizeDynamic(_) => Ok(dequantize_dynamic(x, f32s(rest[0]))),
+        _ => return None,
+    })
+}
+
+/// The qparams of a step. Lowering leaves those for each channel to constants.
+fn per_tensor(qparams: &TensorQParams) -> QParams {
+    match qparams {
+        TensorQParams::PerTensor(qparams) => *qparams,
+        TensorQParams::PerChannel { .. } => unreachable!("{CHECKED}"),
+    }
+}
+
+/// Quantizes a tensor (equation 2). The error is the row-major index of a NaN, which has no quantized value.
+fn quantize(x: &[f32], qparams: QParams, range: QuantRange) -> Result<Vec<i8>, usize> {
+    let mut q = vec![0i8; x.len()];
+    let blocks = q.par_chunks_mut(TASK).zip(x.par_chunks(TASK)).map(|(q, x)| {
+        vectorized(
+            #[inline(always)]
+            || quantize_block(q, x, qparams, range),
+        )
+    });
+    if blocks.reduce(|| true, |a, b| a & b) {
+        return Ok(q);
+    }
+    Err(x.iter().position(|v| v.is_nan()).expect("one of them is NaN"))
+}
+
+/// Dequantizes a tensor (equation 1).
+fn dequantize(q: &[i8], qparams: QParams) -> Vec<f32> {
+    let mut x = vec![0f32; q.len()];
+    let (scale, z) = (qparams.scale(), qparams.zero_point());
+    x.par_chunks_mut(TASK).zip(q.par_chunks(TASK)).for_each(|(x, q)| {
+        vectorized(
+            #[inline(always)]
+            || x.iter_mut().zip(q).for_each(|(x, &q)| *x = (i32::from(q) - z) as f32 * scale),
+        );
+    });
+    x
+}
+
+/// Quantizes elements that share qparams. Returns whether none is NaN.
+#[inline(always)]
+fn quantize_block(q: &mut [i8], x: &[f32], qparams: QParams, range: QuantRange) -> bool {
+    let (inv_scale, z) = (qparams.inv_scale(), qparams.zero_point());
+    let (lo, hi) = ((range.quant_min() - z) as f32, (range.quant_max() - z) as f32);
+    let mut number = true;
+    for (q, &v) in q.iter_mut().zip(x) {
+        *q = rounded(clamp(v * inv_scale, lo, hi), z);
+        number &= !v.is_nan();
+    }
+    number
+}
+
+/// Quantizes a row as [`numerics::quantize`](crate::numerics::quantize) does (equation 2): NaN gives the zero point.
+#[inline(always)]
+fn quantize_row(q: &mut [i8], x: &[f32], inv_scale: f32, z: i32, range: QuantRange) {
+    if z.unsigned_abs() > 1 << 20 {
+        // Equation 10 gives no such zero point, but a graph may compute its own. The sum with MAGIC would not be exact.
+        let rule = |x: f32| crate::numerics::quantize(x, inv_scale, z, range.quant_min(), range.quant_max());
+        return q.iter_mut().zip(x).for_each(|(q, &x)| *q = rule(x) as i8);
+    }
+    let (lo, hi) = ((range.quant_min() - z) as f32, (range.quant_max() - z) as f32);
+    for (q, &x) in q.iter_mut().zip(x) {
+        let v = x * inv_scale;
+        let v = if v.is_nan() { 0.0 } else { v };
+        *q = rounded(clamp(v, lo, hi), z);
+    }
+}
+
+/// Computes dynamic qparams (equation 10): scale and zero point, `[2]` for the tensor or `[…, 2]` for each row. Values that are not
+/// finite, or whose range is wider than the largest float, are an error: the row-major index of the first value to blame.
+fn choose_qparams(x: &Tensor, qscheme: QScheme, range: QuantRange, eps: f32) -> Result<Tensor, usize> {
+    let (lo, hi) = (range.quant_min(), range.quant_max());
+    let choose = |(row, values): (usize, &[f32])| {
+        let (seen, finite) = range_of(values);
+        let (min, max) = (seen.min.min(0.0), seen.max.max(0.0));
+        let rule = match (qscheme.is_per_token(), qscheme.is_symmetric()) {
+            (true, _) => numerics::per_token_qparams,
+            (false, true) => numerics::symmetric_qparams,
+            (false, false) => numerics::affine_qparams,
+        };
+        let (scale, zero_point) = rule(min, max, lo, hi, eps);
+        if finite && scale.is_finite() {
+            return Ok([scale, zero_point as f32]);
+        }
+        let largest = |v: &f32| v.abs() >= max.max(-min);
+        let at = values.iter().position(|v| !v.is_finite()).or_else(|| values.iter().position(largest));
+        Err(row * values.len() + at.expect("one is not finite, or the largest"))
+    };
+    let (shape, row) = if qscheme.is_per_token() {
+        (with_last(x.shape(), 2), x.shape().last().copied().unwrap_or(1))
+    } else {
+        (vec![2], x.len())
+    };
+    if row == 0 {
+        return Ok(tensor(shape.clone(), [eps, 0.0].repeat(shape.iter().product::<usize>() / 2)));
+    }
+    let qparams: Vec<_> =
+        f32s(x).par_chunks_exact(row).enumerate().with_min_len(TASK.div_ceil(row)).map(choose).collect();
+    // Collecting into a `Result` in order gives the first of several errors. In parallel, it would give any of them.
+    let qparams = qparams.into_iter().collect::<Result<Vec<_>, _>>()?;
+    Ok(tensor(shape, qparams.concat()))
+}
+
+/// Returns the smallest and the largest value, and whether all are finite.
+fn range_of(values: &[f32]) -> (Range, bool) {
+    let of_block = |values: &[f32]| {
+        vectorized(
+            #[inline(always)]
+            || block_range(values),
+        )
+    };
+    if values.len() <= TASK {
+        return of_block(values);
+    }
+    let merge = |(a, a_finite): (Range, bool), (b, b_finite)| (a.merge(b), a_finite && b_finite);
+    values.par_chunks(TASK).map(of_block).reduce(|| (Range::EMPTY, true), merge)
+}
+
+/// Quantizes with dynamic qparams (equation 2). NaN, which equation 10 refuses, would give the zero point.
+fn quantize_dynamic(x: &Tensor, qparams: &[f32], range: QuantRange) -> Tensor {
+    let cols = x.shape().last().copied().unwrap_or(1).max(1);
+    let mut y = vec![0i8; x.len()];
+    let rows = TASK.div_ceil(cols);
+    let tasks = y.par_chunks_mut(rows * cols).zip(f32s(x).par_chunks(rows * cols)).enumerate();
+    tasks.for_each(|(at, (y, x))| {
+        vectorized(
+            #[inline(always)]
+            || {
+                for (row, (y, x)) in y.chunks_exact_mut(cols).zip(x.chunks_exact(cols)).enumerate() {
+                    let (scale, zero_point) = qparams_of_row(qparams, at * rows + row);
+                    quantize_row(y, x, 1.0 / scale, zero_point, range);
+                }
+            },
+        );
+    });
+    codes(x.shape(), y)
+}
+
+/// Dequantizes with dynamic qparams (equation 1).
+fn dequantize_dynamic(q: &Tensor, qparams: &[f32]) -> Tensor {
+    let cols = q.shape().last().copied().unwrap_or(1).max(1);
+    let row = |(row, q): (usize, &[i8])| {
+        let (scale, zero_point) = qparams_of_row(qparams, row);
+        q.iter().map(move |&q| numerics::dequantize(q.into(), scale, zero_point)).collect::<Vec<_>>()
+    };
+    tensor(q.shape().to_vec(), i8s(q).chunks_exact(cols).enumerate().flat_map(row).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::numerics;
+
+    /// The values within a few ulp of each tie, and the extremes.
+    fn hard_values() -> Vec<f32> {
+        let near = (-600i32..=600).flat_map(|half| {
+            let v = half as f32 / 2.0;
+            (-3i32..=3).map(move |ulp| f32::from_bits(v.to_bits().wrapping_add_signed(ulp)))
+        });
+        let extremes = [f32::MAX, f32::MIN, f32::INFINITY, f32::NEG_INFINITY, 1e-45, -1e-45, 0.0, -0.0, 4e6, -4e6, 1e9];
+        near.filter(|v| !v.is_nan()).chain(extremes).collect()
+    }
+
+    #[test]
+    fn quantize_equals_the_scalar_rule() {
+        let x = hard_values();
+        for (scale, z) in [(1.0, 0), (0.1, -128), (0.3, 127), (1.7, 42), (1e-3, -5)] {
+            let q = QParams::new(scale, z).expect("valid");
+            for range in [QuantRange::INT8, QuantRange::INT8_NARROW] {
+                let got = quantize(&x, &[x.len()], &TensorQParams::PerTensor(q), range).expect("no NaN");
+                for (&v, got) in x.iter().zip(got) {
+                    let expected = numerics::quantize(v, q.inv_scale(), z, range.quant_min(), range.quant_max());
+                    assert_eq!(i32::from(got), expected, "{v:e} at scale {scale} zero point {z}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rows_equal_the_scalar_rule() {
+        let x: Vec<f32> = hard_values().into_iter().chain([f32::NAN]).collect();
+        for (scale, z) in [(1.0, 0), (0.1, -128), (0.3, 127), (1.7, 42), (1e-3, -5), (1e-40, 3), (1.0, 1 << 24)] {
+            let inv_scale = 1.0 / scale;
+            let mut quantized = vec![0; x.len()];
+            quantize_row(&mut quantized, &x, inv_scale, z, QuantRange::INT8);
+            for (&x, q) in x.iter().zip(quantized) {
+                let expected = numerics::quantize(x, inv_scale, z, -128, 127) as i8;
+                assert_eq!(q, expected, "{x:e} at scale {scale:e} zero point {z}");
+            }
+        }
+    }
+
+    #[test]
+    fn channels_have_their_own_parameters() {
+        let q = TensorQParams::per_channel(&[1.0, 0.5, 0.25], &[0, 1, 2], 1).expect("valid");
+        let x: Vec<f32> = (0..12u8).map(f32::from).collect();
+        let quantized = quantize(&x, &[2, 3, 2], &q, QuantRange::INT8).expect("no NaN");
+        assert_eq!(quantized, [0, 1, 5, 7, 18, 22, 6, 7, 17, 19, 42, 46]);
+        assert_eq!(dequantize(&quantized, &[2, 3, 2], &q), x);
+    }
+
+    #[test]
+    fn nan_is_located() {
+        let mut x = vec![1.0; 100_000];
+        x[77_777] = f32::NAN;
+        let q = TensorQParams::PerTensor(QParams::new(1.0, 0).expect("valid"));
+        assert_eq!(quantize(&x, &[x.len()], &q, QuantRange::INT8), Err(NotANumber(77_777)));
+    }
+}

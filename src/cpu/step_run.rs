@@ -1,0 +1,49 @@
+//! A step that runs.
+
+use std::borrow::Cow;
+
+use super::buffer_pool::BufferPool;
+use super::error::CpuError;
+use super::int8_layer::Weight;
+use super::options::Functions;
+use crate::program::Step;
+use crate::values::Tensor;
+use crate::values::slices::CHECKED;
+
+/// Smallest number of elements that is worth a parallel task.
+pub(super) const TASK: usize = 1 << 14;
+
+/// The result of a step.
+pub(super) type Output = Result<Tensor, CpuError>;
+
+/// One step of a run, with everything it needs.
+pub(super) struct StepRun<'r> {
+    pub(super) step: &'r Step,
+    /// The first input; `None` once it is taken.
+    pub(super) first: Option<Cow<'r, Tensor>>,
+    /// The other inputs.
+    pub(super) rest: &'r [&'r Tensor],
+    /// The packed weight, if the step has one.
+    pub(super) weight: Option<&'r Weight>,
+    /// The shape of the output.
+    pub(super) shape: &'r [usize],
+    pub(super) functions: Functions,
+    pub(super) pool: &'r mut BufferPool,
+}
+
+impl StepRun<'_> {
+    /// Returns the first input.
+    pub(super) fn x(&self) -> &Tensor {
+        self.first.as_deref().expect(CHECKED)
+    }
+
+    /// Takes the first input, to work in its buffer. It is a copy if another step or the caller still reads it.
+    pub(super) fn take_x(&mut self) -> Tensor {
+        self.first.take().expect(CHECKED).into_owned()
+    }
+
+    /// The name of the step, for errors.
+    pub(super) fn name(&self) -> String {
+        self.step.name.clone()
+    }
+}
