@@ -181,6 +181,16 @@ impl Op {
         self.into()
     }
 
+    /// Returns the PyTorch module that the operator is, if that module has parameters: `"Linear"`.
+    pub(crate) fn module_type(&self) -> Option<&'static str> {
+        self.operator().module_type()
+    }
+
+    /// Returns the names that the inputs have as parameters of that module, in the order of the inputs; empty for other inputs.
+    pub(crate) fn parameter_names(&self) -> &'static [&'static str] {
+        self.operator().parameter_names()
+    }
+
     /// Whether each element of the result is an element of an input, unchanged, so that the operator works on any type and quantized
     /// values keep their scale and zero point.
     #[must_use]

@@ -12,7 +12,7 @@ pub(crate) mod layout;
 pub(crate) mod linear;
 mod matmul;
 pub(crate) mod movement;
-mod norm;
+pub(crate) mod norm;
 mod quantize;
 mod reduce;
 mod strided;
@@ -31,7 +31,6 @@ use strum::IntoEnumIterator;
 use super::device::error::GpuError;
 use super::device::pipeline::PipelineKey;
 use super::device::shader::Shader;
-use crate::ops::Op;
 use crate::program::{ProgramError, StepOp};
 
 /// The dispatches of a step; none of an int8 linear layer before its weight is packed.
@@ -39,34 +38,22 @@ use crate::program::{ProgramError, StepOp};
 /// # Errors
 /// [`GpuError::Limit`] if the operands walk through too many axes in different orders.
 pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Result<Vec<PlannedDispatch>, GpuError> {
-    let op = match &fused.step(planning.program).op {
-        StepOp::QLinear(linear) => return Ok(linear::plan::plan(planning, fused, linear)),
-        StepOp::QMatMul(_) => return matmul::plan(planning, fused),
-        StepOp::QLut(_) | StepOp::ToF16 => return unary::plan(planning, fused),
-        StepOp::Op(op) => op,
-    };
-    match op {
-        Op::IntegerMatMulDynamic(_) | Op::MatMul(_) | Op::Linear(_) => matmul::plan(planning, fused),
-        Op::IntegerAdd(_)
-        | Op::IntegerMul(_)
-        | Op::Int32(_)
-        | Op::Add(_)
-        | Op::Mul(_)
-        | Op::Div(_)
-        | Op::Binary(_)
-        | Op::Mask(_) => elementwise::plan(planning, fused),
-        Op::ToFloat(_) | Op::ToInteger(_) | Op::Unary(_) | Op::Clamp(_) => unary::plan(planning, fused),
-        Op::Sum(_) | Op::Max(_) => reduce::plan(planning, fused),
-        Op::Softmax(_) | Op::LayerNorm(_) => Ok(norm::plan(planning, fused)),
-        Op::Concat(_) | Op::Reshape(_) | Op::Transpose(_) | Op::Slice(_) => movement::plan(planning, fused),
-        Op::Embedding(_) => Ok(embedding::plan(planning, fused)),
-        Op::Quantize(_)
-        | Op::Dequantize(_)
-        | Op::ChooseQParams(_)
-        | Op::QuantizeDynamic(_)
-        | Op::DequantizeDynamic(_) => Ok(quantize::plan(planning, fused)),
-        op => unreachable!("no program has a step of {}", op.name()),
+    let families = [
+        matmul::plan,
+        elementwise::plan,
+        unary::plan,
+        reduce::plan,
+        norm::plan,
+        movement::plan,
+        embedding::plan,
+        quantize::plan,
+    ];
+    let op = &fused.step(planning.program).op;
+    if let StepOp::QLinear(linear) = op {
+        return Ok(linear::plan::plan(planning, fused, linear));
     }
+    let planned = families.into_iter().find_map(|plan| plan(planning, fused).transpose());
+    planned.unwrap_or_else(|| unreachable!("no program has a step of {}", op.name()))
 }
 
 /// The pipelines whose known answers a step needs.

@@ -18,6 +18,14 @@ impl Operator for Embedding {
         "embedding"
     }
 
+    fn module_type(&self) -> Option<&'static str> {
+        Some("Embedding")
+    }
+
+    fn parameter_names(&self) -> &'static [&'static str] {
+        &["", "weight"]
+    }
+
     fn infer(&self, inputs: &Operands<'_>) -> Result<TensorType, OpError> {
         inputs.expect_dtypes(&[DType::I32, DType::F32])?;
         inputs.expect_fixed_rank(1, "table", 2, "2")?;

@@ -21,6 +21,14 @@ impl Operator for Linear {
         "linear"
     }
 
+    fn module_type(&self) -> Option<&'static str> {
+        Some("Linear")
+    }
+
+    fn parameter_names(&self) -> &'static [&'static str] {
+        &["", "weight", "bias"]
+    }
+
     fn infer(&self, inputs: &Operands<'_>) -> Result<TensorType, OpError> {
         inputs.expect_floats(if inputs.len() == 3 { 3 } else { 2 })?;
         Ok(TensorType::new(DType::F32, linear_shape(inputs)?))

@@ -66,6 +66,14 @@ impl Operator for LayerNorm {
         "layer_norm"
     }
 
+    fn module_type(&self) -> Option<&'static str> {
+        Some("LayerNorm")
+    }
+
+    fn parameter_names(&self) -> &'static [&'static str] {
+        &["", "weight", "bias"]
+    }
+
     fn infer(&self, inputs: &Operands<'_>) -> Result<TensorType, OpError> {
         inputs.expect_floats(3)?;
         expect_eps(self.eps)?;
@@ -121,6 +129,14 @@ pub struct BatchNorm {
 impl Operator for BatchNorm {
     fn name(&self) -> &'static str {
         "batch_norm"
+    }
+
+    fn module_type(&self) -> Option<&'static str> {
+        Some("BatchNorm")
+    }
+
+    fn parameter_names(&self) -> &'static [&'static str] {
+        &["", "running_mean", "running_var", "weight", "bias"]
     }
 
     fn infer(&self, inputs: &Operands<'_>) -> Result<TensorType, OpError> {

@@ -17,6 +17,16 @@ pub(crate) trait Operator: fmt::Debug {
     /// Computes the result, by the scalar equations.
     fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError>;
 
+    /// Returns the PyTorch module that the operator is, if that module has parameters: `"Linear"`.
+    fn module_type(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// Returns the names that the inputs have as parameters of that module, in the order of the inputs; empty for other inputs.
+    fn parameter_names(&self) -> &'static [&'static str] {
+        &[]
+    }
+
     /// Writes the parameters that follow the name in a listing. Each begins with a space.
     fn parameters(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
         Ok(())

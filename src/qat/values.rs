@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::norm::NormLayer;
 use super::parameter::Parameter;
 use crate::graph::{Graph, NodeId};
-use crate::ops::{Constant, Embedding, Linear, Op};
+use crate::ops::{Constant, Op};
 use crate::quantize::trained::FoldedNorm;
 use crate::values::{DType, Tensor};
 
@@ -48,21 +48,13 @@ impl Values {
             values.fold(float, graph, folded);
         }
         for node in graph.nodes() {
-            let (trained, running): (&[usize], &[usize]) = match node.op {
-                Op::Linear(Linear) | Op::LayerNorm(_) => (&[1, 2], &[]),
-                Op::BatchNorm(_) => (&[3, 4], &[1, 2]),
-                Op::Embedding(Embedding) => (&[1], &[]),
-                _ => continue,
-            };
-            for (inputs, trained) in [(trained, true), (running, false)] {
-                for &input in inputs.iter().filter_map(|&at| node.inputs.get(at)) {
-                    let id = moved_from(graph, input);
-                    let constant = graph.node(id);
-                    if let (Source::Fixed(tensor), DType::F32) = (&values.sources[id.index()], constant.dtype) {
-                        let value = (**tensor).clone();
-                        values.sources[id.index()] =
-                            Source::Parameter(values.add(constant.name.clone(), value, trained));
-                    }
+            let parameters = node.op.parameter_names().iter().zip(&node.inputs);
+            for (name, &input) in parameters.filter(|(name, _)| !name.is_empty()) {
+                let id = moved_from(graph, input);
+                let constant = graph.node(id);
+                if let (Source::Fixed(tensor), DType::F32) = (&values.sources[id.index()], constant.dtype) {
+                    let (value, trained) = ((**tensor).clone(), !name.starts_with("running_"));
+                    values.sources[id.index()] = Source::Parameter(values.add(constant.name.clone(), value, trained));
                 }
             }
         }

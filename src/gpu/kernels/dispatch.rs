@@ -7,6 +7,7 @@ use super::kernel::Kernel;
 use super::layout::{matrix_rows, padded_bytes};
 use super::linear::weights::WeightPart;
 use super::linear::work::LinearWork;
+use crate::gpu::device::error::GpuError;
 use crate::gpu::device::pipeline::PipelineKey;
 use crate::program::{Program, Value, ValueId};
 
@@ -128,6 +129,9 @@ impl<P> Work<P> {
         }
     }
 }
+
+/// The dispatches of a step; `None` if its kernels belong to another family.
+pub(crate) type Planned = Result<Option<Vec<PlannedDispatch>>, GpuError>;
 
 /// One dispatch, before there are buffers and pipelines.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,13 +1,12 @@
 //! Kernels that combine two values element by element: float and int32 arithmetic, comparisons, masks, and int8 sums and products.
 
 use super::case::{COLS, COLUMN, CaseBuilder, ROWS, WIDE, int8, int32, special, tensor};
-use super::dispatch::{PlannedDispatch, Planning};
+use super::dispatch::{Planned, PlannedDispatch, Planning};
 use super::fused_step::FusedStep;
 use super::grid::GridSize;
 use super::kernel::{Kernel, KernelOptions, kernels};
 use super::strided::{Contiguous, Strided, axes, broadcast};
 use super::wgsl::shader;
-use crate::gpu::device::error::GpuError;
 use crate::gpu::device::shader::{Binding, FIRST_STORAGE, Shader, storage, wgsl_struct};
 use crate::numerics::{self, AddMultipliers, BinaryOp, Int32Op};
 use crate::ops::{Add, Binary, Div, Int32, IntegerAdd, IntegerMul, Mask, Mul, Op};
@@ -124,7 +123,7 @@ impl Kernel for ElementwiseKernel {
 ///
 /// # Errors
 /// [`GpuError::Limit`] if the operands walk through too many axes in different orders.
-pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Result<Vec<PlannedDispatch>, GpuError> {
+pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Planned {
     use ElementwiseKernel as K;
     let step = fused.step(planning.program);
     let mut params = ElementwiseParams::default();
@@ -152,7 +151,7 @@ pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Result<Vec<Pla
             params.mask_inverted = inverted.into();
             (K::MaskF32, Some(K::MaskF32Vec4))
         }
-        op => unreachable!("{} is no elementwise step", op.name()),
+        _ => return Ok(None),
     };
     let y = planning.value(step.output);
     let kernel = match vec4_kernel.zip(Contiguous::of(planning.program, step)) {
@@ -169,7 +168,7 @@ pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Result<Vec<Pla
     let size = GridSize::Threads(params.strided.row_threads.into());
     let dispatch = PlannedDispatch::single(planning, &step.name, y, kernel, &params, size);
     let reads = [planning.at(A, step.inputs[0]), planning.at(B, step.inputs[1])];
-    Ok(vec![dispatch.binding(reads, [planning.at(Y, step.output)])])
+    Ok(Some(vec![dispatch.binding(reads, [planning.at(Y, step.output)])]))
 }
 
 fn set_mul(params: &mut ElementwiseParams, mul: &IntegerMul) {

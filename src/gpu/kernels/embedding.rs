@@ -1,13 +1,14 @@
 //! Kernels that look up rows of a table.
 
 use super::case::{CaseBuilder, ROWS, special, tensor};
-use super::dispatch::{PlannedDispatch, Planning};
+use super::dispatch::{Planned, PlannedDispatch, Planning};
 use super::fused_step::FusedStep;
 use super::grid::GridSize;
 use super::kernel::{Kernel, KernelOptions, kernels};
 use super::wgsl::shader;
 use crate::gpu::device::shader::{FIRST_STORAGE, Shader, storage, wgsl_struct};
-use crate::ops::Embedding;
+use crate::ops::{Embedding, Op};
+use crate::program::StepOp;
 
 wgsl_struct! {
     /// `EmbeddingParams` of `embedding/embedding.wgsl`.
@@ -45,8 +46,9 @@ impl Kernel for EmbeddingKernel {
 }
 
 /// The dispatch of an embedding.
-pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Vec<PlannedDispatch> {
+pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Planned {
     let step = fused.step(planning.program);
+    let StepOp::Op(Op::Embedding(_)) = step.op else { return Ok(None) };
     let y = planning.value(step.output);
     let table_rows = planning.input(fused, 1).shape.axis(0).unwrap_or_else(|| unreachable!("a table has rows"));
     let (rows_factor, cols, table_rows) = (y.rows_factor() as u32, y.cols() as u32, table_rows as u32);
@@ -54,7 +56,7 @@ pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Vec<PlannedDis
     let size = GridSize::Threads(cols.into());
     let dispatch = PlannedDispatch::single(planning, &step.name, y, EmbeddingKernel::Embedding, &params, size);
     let reads = [planning.at(IDS, step.inputs[0]), planning.at(TABLE, step.inputs[1])];
-    vec![dispatch.binding(reads, [planning.at(Y, step.output)])]
+    Ok(Some(vec![dispatch.binding(reads, [planning.at(Y, step.output)])]))
 }
 
 /// Ids inside and outside the table.

@@ -1,7 +1,7 @@
 //! Products of two activations, and float linear layers.
 
 use super::case::{CaseBuilder, ROWS, int8, tensor};
-use super::dispatch::{Bound, Operand, PlannedDispatch, Planning};
+use super::dispatch::{Bound, Operand, Planned, PlannedDispatch, Planning};
 use super::fused_step::FusedStep;
 use super::grid::{GridSize, TILE, Tiles};
 use super::kernel::{Kernel, KernelOptions, flags};
@@ -94,12 +94,13 @@ impl Kernel for MatmulKernel {
 ///
 /// # Errors
 /// [`GpuError::Limit`] if the operands walk through too many axes in different orders.
-pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Result<Vec<PlannedDispatch>, GpuError> {
+pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Planned {
     let program = planning.program;
     let step = fused.step(program);
     let mut params = match &step.op {
         StepOp::Op(Op::Linear(Linear)) => linear_params(planning, fused),
-        _ => stack_params(planning, fused)?,
+        StepOp::QMatMul(_) | StepOp::Op(Op::MatMul(_) | Op::IntegerMatMulDynamic(_)) => stack_params(planning, fused)?,
+        _ => return Ok(None),
     };
     let mut reads = vec![operand(planning, fused, A, 0), operand(planning, fused, B, 1)];
     let kernel = match &step.op {
@@ -119,7 +120,7 @@ pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Result<Vec<Pla
             (params.relu, params.qparams_stride) = ((*relu).into(), qparams_stride(planning.input(fused, 2)));
             MatmulKernel::DynamicI8ToF32
         }
-        op => unreachable!("{} is no matrix product", op.name()),
+        op => unreachable!("{} is no product", op.name()),
     };
     let y = planning.value(step.output);
     let n = y.cols() as u64;
@@ -137,7 +138,7 @@ pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Result<Vec<Pla
         let writes = [planning.at(Y, fused.last_step(program).output)];
         dispatches.push(dispatch.binding(reads.iter().copied(), writes));
     }
-    Ok(dispatches)
+    Ok(Some(dispatches))
 }
 
 /// An operand, or what its fused transpose reads.

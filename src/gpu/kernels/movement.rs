@@ -1,7 +1,7 @@
 //! Kernels that move values: reshape, transpose, slice and concat, and the changes of layout at inputs and outputs.
 
 use super::case::{COLS, CaseBuilder, ROWS, WIDE, int8, tensor};
-use super::dispatch::{Bound, PlannedDispatch, Planning};
+use super::dispatch::{Bound, Planned, PlannedDispatch, Planning};
 use super::fused_step::FusedStep;
 use super::grid::GridSize;
 use super::kernel::{Kernel, KernelOptions, kernels};
@@ -91,14 +91,14 @@ pub(crate) fn layout(
 ///
 /// # Errors
 /// [`GpuError::Limit`] if the operand walks through too many axes in another order.
-pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Result<Vec<PlannedDispatch>, GpuError> {
+pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Planned {
     let step = fused.step(planning.program);
     let (x, y) = (planning.input(fused, 0), planning.value(step.output));
     let is_int8 = y.value_type == ValueType::I8;
     let copy = if is_int8 { MovementKernel::CopyI8 } else { MovementKernel::CopyF32 };
     let mut params = MovementParams::default();
     let kernel = match &step.op {
-        StepOp::Op(Op::Concat(Concat { axis })) => return concat(planning, step, *axis),
+        StepOp::Op(Op::Concat(Concat { axis })) => return concat(planning, step, *axis).map(Some),
         StepOp::Op(Op::Reshape(_)) if is_int8 => {
             params.strided = Strided::rows(y, row_words(y.cols()));
             (params.a_cols, params.a_row_words) = (x.cols() as u32, row_words(x.cols()) as u32);
@@ -120,11 +120,11 @@ pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Result<Vec<Pla
             params.strided.a_offset = (start * from[*axis].stride) as u32;
             copy
         }
-        op => unreachable!("{} moves no values", op.name()),
+        _ => return Ok(None),
     };
     let size = GridSize::Threads(params.strided.row_threads.into());
     let dispatch = PlannedDispatch::single(planning, &step.name, y, kernel, &params, size);
-    Ok(vec![dispatch.binding([planning.at(A, step.inputs[0])], [planning.at(Y, step.output)])])
+    Ok(Some(vec![dispatch.binding([planning.at(A, step.inputs[0])], [planning.at(Y, step.output)])]))
 }
 
 /// One dispatch for each input, which copies its rows to their place.

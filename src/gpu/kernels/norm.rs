@@ -1,6 +1,6 @@
 //! Kernels that normalize: softmax and layer norm.
 
-use super::dispatch::{PlannedDispatch, Planning};
+use super::dispatch::{Planned, PlannedDispatch, Planning};
 use super::fused_step::FusedStep;
 use super::grid::GridSize;
 use super::kernel::{Kernel, KernelOptions, flags};
@@ -106,13 +106,19 @@ impl Kernel for NormKernel {
     }
 }
 
-/// The dispatch of a softmax or layer norm.
-pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Vec<PlannedDispatch> {
-    match fused.step(planning.program).op {
-        StepOp::Op(Op::Softmax(Softmax { axis })) => vec![softmax(planning, fused, axis)],
-        StepOp::Op(Op::LayerNorm(LayerNorm { eps })) => vec![layer_norm(planning, fused, eps)],
-        ref op => unreachable!("{} is no norm", op.name()),
-    }
+/// Whether a step can add a value first and quantize its result.
+pub(crate) fn adds_and_quantizes(op: &StepOp) -> bool {
+    matches!(op, StepOp::Op(Op::LayerNorm(_)))
+}
+
+/// The dispatch of a softmax or a norm.
+pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Planned {
+    let dispatch = match fused.step(planning.program).op {
+        StepOp::Op(Op::Softmax(Softmax { axis })) => softmax(planning, fused, axis),
+        StepOp::Op(Op::LayerNorm(LayerNorm { eps })) => layer_norm(planning, fused, eps),
+        _ => return Ok(None),
+    };
+    Ok(Some(vec![dispatch]))
 }
 
 fn softmax(planning: &Planning<'_>, fused: &FusedStep, axis: usize) -> PlannedDispatch {

@@ -1,13 +1,12 @@
 //! Kernels that reduce one axis: sums and maxima.
 
 use super::case::{COLS, CaseBuilder, ROWS, WIDE, int8, int32, special, tensor};
-use super::dispatch::{PlannedDispatch, Planning};
+use super::dispatch::{Planned, PlannedDispatch, Planning};
 use super::fused_step::FusedStep;
 use super::grid::GridSize;
 use super::kernel::{Kernel, KernelOptions, kernels};
 use super::strided::{Strided, axes, strides};
 use super::wgsl::shader;
-use crate::gpu::device::error::GpuError;
 use crate::gpu::device::shader::{FIRST_STORAGE, Shader, storage, wgsl_struct};
 use crate::numerics;
 use crate::ops::{Max, Op, Sum};
@@ -55,7 +54,7 @@ impl Kernel for ReduceKernel {
 ///
 /// # Errors
 /// [`GpuError::Limit`] if the operand has too many axes.
-pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Result<Vec<PlannedDispatch>, GpuError> {
+pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Planned {
     let step = fused.step(planning.program);
     let (x, y) = (planning.input(fused, 0), planning.value(step.output));
     let (axis, kernel) = match step.op {
@@ -68,7 +67,7 @@ pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Result<Vec<Pla
             ValueType::I32 => (axis, ReduceKernel::MaxI32),
             ValueType::F32 | ValueType::F16 => (axis, ReduceKernel::MaxF32),
         },
-        ref op => unreachable!("{} is no reduction", op.name()),
+        _ => return Ok(None),
     };
     let mut kept = axes(x);
     let axis = kept.remove(axis);
@@ -79,7 +78,7 @@ pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Result<Vec<Pla
     let params = ReduceParams { strided, length, stride, ..ReduceParams::default() };
     let size = GridSize::Threads(strided.row_threads.into());
     let dispatch = PlannedDispatch::single(planning, &step.name, y, kernel, &params, size);
-    Ok(vec![dispatch.binding([planning.at(A, step.inputs[0])], [planning.at(Y, step.output)])])
+    Ok(Some(vec![dispatch.binding([planning.at(A, step.inputs[0])], [planning.at(Y, step.output)])]))
 }
 
 /// Sums of integers, and all maxima.

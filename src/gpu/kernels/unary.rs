@@ -3,13 +3,12 @@
 use std::sync::Arc;
 
 use super::case::{CaseBuilder, ROWS, between_f16, int8, int32, special, tensor};
-use super::dispatch::{Bound, Operand, PlannedDispatch, Planning};
+use super::dispatch::{Bound, Operand, Planned, PlannedDispatch, Planning};
 use super::fused_step::FusedStep;
 use super::grid::GridSize;
 use super::kernel::{Kernel, KernelOptions, kernels};
 use super::strided::{Contiguous, Strided, axes, broadcast};
 use super::wgsl::shader;
-use crate::gpu::device::error::GpuError;
 use crate::gpu::device::shader::{FIRST_STORAGE, Shader, storage, wgsl_struct};
 use crate::numerics::{self, IntegerType, UnaryOp};
 use crate::ops::{Clamp, Op, ToFloat, ToInteger, Unary};
@@ -72,7 +71,7 @@ impl Kernel for UnaryKernel {
 ///
 /// # Errors
 /// [`GpuError::Limit`] if the operand walks through too many axes in another order.
-pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Result<Vec<PlannedDispatch>, GpuError> {
+pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Planned {
     use UnaryKernel as K;
     let step = fused.step(planning.program);
     let (x, y) = (planning.input(fused, 0), planning.value(step.output));
@@ -102,7 +101,7 @@ pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Result<Vec<Pla
             params.strided = Strided::rows(y, y.cols());
             (K::ToF16, None)
         }
-        op => unreachable!("{} is no unary step", op.name()),
+        _ => return Ok(None),
     };
     let contiguous = vec4_kernel.zip(Contiguous::of(planning.program, step));
     let kernel = match contiguous {
@@ -118,7 +117,7 @@ pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Result<Vec<Pla
     };
     let size = GridSize::Threads(params.strided.row_threads.into());
     let dispatch = PlannedDispatch::single(planning, &step.name, y, kernel, &params, size);
-    Ok(vec![dispatch.binding(reads, [planning.at(Y, step.output)])])
+    Ok(Some(vec![dispatch.binding(reads, [planning.at(Y, step.output)])]))
 }
 
 /// A lookup table, and its entries.

@@ -15,6 +15,7 @@
 //! memory, [`Plan`](super::plan::Plan) asks for other fusions.
 
 use crate::gpu::kernels::fused_step::FusedStep;
+use crate::gpu::kernels::norm;
 use crate::ops::{Add, ChooseQParams, Linear, MatMul, Op, QuantizeDynamic, Transpose};
 use crate::program::{Epilogue, Program, StepOp, ValueId, ValueType};
 
@@ -88,7 +89,7 @@ impl<'p> Fusion<'p> {
             },
             StepOp::Op(Op::Linear(Linear)) => self.with_unary(fused),
             StepOp::Op(Op::Add(Add)) => self.add_and_norm(fused).unwrap_or(fused),
-            StepOp::Op(Op::LayerNorm(_)) => self.with_quantize(fused),
+            op if norm::adds_and_quantizes(op) => self.with_quantize(fused),
             StepOp::Op(Op::ChooseQParams(choose)) if choose.qscheme.is_per_token() => self.per_token(fused),
             StepOp::QMatMul(_) | StepOp::Op(Op::MatMul(MatMul)) => self.with_transposes(fused),
             _ => fused,
@@ -151,7 +152,9 @@ impl<'p> Fusion<'p> {
     fn add_and_norm(&self, fused: FusedStep) -> Option<FusedStep> {
         let sum = &self.program.steps()[fused.main];
         let &norm = self.readers[sum.output.index()].first()?;
-        let StepOp::Op(Op::LayerNorm(_)) = self.op(norm) else { return None };
+        if !norm::adds_and_quantizes(self.op(norm)) {
+            return None;
+        }
         let shape = |id: ValueId| &self.program.value(id).shape;
         let same = sum.inputs.iter().all(|&input| shape(input) == shape(sum.output));
         let twice = sum.inputs[0] == sum.inputs[1];

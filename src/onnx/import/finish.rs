@@ -7,7 +7,7 @@ use crate::onnx::draft::Draft;
 use crate::onnx::error::OnnxError;
 use crate::onnx::names::{Names, clean};
 use crate::onnx::patterns;
-use crate::ops::{Embedding, Input, Linear, Op};
+use crate::ops::{Input, Op};
 
 /// The graph of a draft: patterns become layers, names become unique, and nodes that no output needs are left out.
 pub(super) fn finish(
@@ -84,7 +84,7 @@ fn unique_names(nodes: &[Node], live: &[bool]) -> Vec<String> {
             if !result[input].is_empty() || !(is_constant(input) || is_dequantized(input)) {
                 continue;
             }
-            let wanted = match parameters(&node.op).get(position) {
+            let wanted = match node.op.parameter_names().get(position) {
                 Some(role) if !role.is_empty() => format!("{}.{role}", result[at]),
                 _ if !nodes[input].origin.is_empty() => clean(&nodes[input].origin),
                 _ => format!("{}.constant", result[at]),
@@ -108,14 +108,4 @@ fn unique_names(nodes: &[Node], live: &[bool]) -> Vec<String> {
         }
     }
     result
-}
-
-/// The names of the inputs of a layer that are parameters; empty for other inputs.
-fn parameters(op: &Op) -> &'static [&'static str] {
-    match op {
-        Op::Linear(Linear) | Op::LayerNorm(_) => &["", "weight", "bias"],
-        Op::Embedding(Embedding) => &["", "weight"],
-        Op::BatchNorm(_) => &["", "running_mean", "running_var", "weight", "bias"],
-        _ => &[],
-    }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use crate::graph::{Graph, NodeId};
-use crate::ops::{Embedding, Input, Linear, Op};
+use crate::ops::{Input, Op};
 use crate::quantize::config::QuantizationConfig;
 use crate::quantize::prepare::PrepareError;
 
@@ -48,22 +48,12 @@ impl Scope {
                 node.name.strip_prefix(path.as_str()).is_some_and(|r| r.is_empty() || r.starts_with('.'))
             }
             Self::Type(wanted) => {
-                let own = layer_type(&node.op) == Some(wanted.as_str());
+                // A layer with parameters is a module of its own.
+                let own = node.op.module_type() == Some(wanted.as_str());
                 own || paths(&node.name).any(|path| graph.modules().get(path) == Some(wanted))
             }
             Self::Operator(wanted) => node.op.name() == wanted,
         }
-    }
-}
-
-/// A layer with parameters is a module of its own.
-fn layer_type(op: &Op) -> Option<&'static str> {
-    match op {
-        Op::Linear(Linear) => Some("Linear"),
-        Op::LayerNorm(_) => Some("LayerNorm"),
-        Op::BatchNorm(_) => Some("BatchNorm"),
-        Op::Embedding(Embedding) => Some("Embedding"),
-        _ => None,
     }
 }
 
@@ -123,7 +113,7 @@ impl Scopes {
             let (wanted, names): (_, BTreeSet<&str>) = match scope {
                 Scope::Name(wanted) => (wanted, nodes.flat_map(|node| paths(&node.name)).collect()),
                 Scope::Type(wanted) => {
-                    let types = nodes.filter_map(|node| layer_type(&node.op));
+                    let types = nodes.filter_map(|node| node.op.module_type());
                     (wanted, types.chain(graph.modules().values().map(String::as_str)).collect())
                 }
                 Scope::Operator(wanted) => (wanted, nodes.map(|node| node.op.name()).collect()),
