@@ -38,7 +38,7 @@ pub(crate) use self::matmul::matmul_f32;
 pub use self::matmul::{IntegerMatMul, IntegerMatMulDynamic, MatMul};
 pub(crate) use self::movement::transposed;
 pub use self::movement::{Concat, Flatten, Reshape, Slice, Transpose};
-pub use self::norm::{BatchNorm, LayerNorm, Softmax};
+pub use self::norm::{BatchNorm, LayerNorm, RmsNorm, Softmax};
 pub use self::operands::TensorType;
 pub(crate) use self::operands::{Arguments, Operand, Operands};
 use self::operator::Operator;
@@ -132,6 +132,8 @@ operators! {
     Softmax,
     /// Normalization over the last axes.
     LayerNorm,
+    /// Normalization over the last axes by the root of the mean square.
+    RmsNorm,
     /// Normalization of channels with fixed statistics.
     BatchNorm,
     /// Rows of an embedding table.

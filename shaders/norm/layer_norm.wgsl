@@ -1,4 +1,4 @@
-// Layer norm, with a sum before it and a quantization behind it where the step has them.
+// Layer norm and RMS norm, with a sum before it and a quantization behind it where the step has them.
 
 @group(0) @binding(5) var<storage, read_write> weight: array<u32>;
 @group(0) @binding(6) var<storage, read_write> bias: array<u32>;
@@ -6,6 +6,8 @@
 @group(0) @binding(7) var<storage, read_write> addend: array<u32>;
 @group(0) @binding(8) var<storage, read_write> sum: array<u32>;
 
+// Whether the mean is subtracted and a bias added. Without both it is an RMS norm.
+override CENTER: bool = false;
 // Whether `addend` is added first, and whether that sum is written too.
 override ADD: bool = false;
 override KEEP_SUM: bool = false;
@@ -21,7 +23,11 @@ fn element(at: u32) -> f32 {
 }
 
 fn normalized(at: u32, i: u32, mean: f32, inv_std: f32) -> f32 {
-    return (element(at + i) - mean) * inv_std * bitcast<f32>(weight[i]) + bitcast<f32>(bias[i]);
+    let scaled = (element(at + i) - mean) * inv_std * bitcast<f32>(weight[i]);
+    if CENTER {
+        return scaled + bitcast<f32>(bias[i]);
+    }
+    return scaled;
 }
 
 fn quantized_byte(x: f32) -> u32 {
@@ -39,15 +45,21 @@ fn layer_norm_f32_f32(thread: Thread) {
         if KEEP_SUM && inside {
             sum[start + i] = bitcast<u32>(x);
         }
-        total += x;
+        total += select(x * x, x, CENTER);
     }
-    let mean = workgroup_sum(thread, total) / f32(params.length);
-    var squares = 0.0;
-    for (var i = thread.local; i < params.length; i += 64u) {
-        let deviation = element(start + i) - mean;
-        squares += deviation * deviation;
+    // The mean of the elements, or of their squares.
+    var variance = workgroup_sum(thread, total) / f32(params.length);
+    var mean = 0.0;
+    if CENTER {
+        mean = variance;
+        var squares = 0.0;
+        for (var i = thread.local; i < params.length; i += 64u) {
+            let deviation = element(start + i) - mean;
+            squares += deviation * deviation;
+        }
+        variance = workgroup_sum(thread, squares) / f32(params.length);
     }
-    let inv_std = 1.0 / sqrt(workgroup_sum(thread, squares) / f32(params.length) + params.eps);
+    let inv_std = 1.0 / sqrt(variance + params.eps);
     if !inside {
         return;
     }

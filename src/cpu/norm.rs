@@ -7,7 +7,7 @@ use super::movement::transpose;
 use super::options::Functions;
 use super::step_run::{Output, StepRun, TASK};
 use crate::numerics::vectorized;
-use crate::ops::{LayerNorm, Op, Softmax};
+use crate::ops::{LayerNorm, Op, RmsNorm, Softmax};
 use crate::program::StepOp;
 use crate::values::Tensor;
 use crate::values::slices::{f32s, f32s_mut};
@@ -26,6 +26,11 @@ pub(super) fn run(run: &mut StepRun<'_>) -> Option<Output> {
         Op::LayerNorm(LayerNorm { eps }) => {
             let mut y = run.take_x();
             layer_norm(f32s_mut(&mut y), f32s(rest[0]), f32s(rest[1]), eps);
+            y
+        }
+        Op::RmsNorm(RmsNorm { eps }) => {
+            let mut y = run.take_x();
+            rms_norm(f32s_mut(&mut y), f32s(rest[0]), eps);
             y
         }
         _ => return None,
@@ -72,23 +77,44 @@ fn softmax(x: &mut [f32], cols: usize) {
 
 /// Normalizes each row of `weight.len()` elements, in place: `(x − mean) / √(variance + eps) · weight + bias`.
 fn layer_norm(x: &mut [f32], weight: &[f32], bias: &[f32], eps: f32) {
-    let n = weight.len();
+    by_row(
+        x,
+        weight.len(),
+        #[inline(always)]
+        |row| {
+            let n = row.len() as f64;
+            let mean = sum(row, |v| v) / n;
+            let variance = sum(row, |v| (v - mean) * (v - mean)) / n;
+            let inv_std = 1.0 / (variance + f64::from(eps)).sqrt();
+            for ((v, &w), &b) in row.iter_mut().zip(weight).zip(bias) {
+                *v = ((f64::from(*v) - mean) * inv_std) as f32 * w + b;
+            }
+        },
+    );
+}
+
+/// Normalizes each row of `weight.len()` elements, in place: `x / √(mean(x²) + eps) · weight`.
+fn rms_norm(x: &mut [f32], weight: &[f32], eps: f32) {
+    by_row(
+        x,
+        weight.len(),
+        #[inline(always)]
+        |row| {
+            let inv_rms = 1.0 / (sum(row, |v| v * v) / row.len() as f64 + f64::from(eps)).sqrt();
+            row.iter_mut().zip(weight).for_each(|(v, &w)| *v = (f64::from(*v) * inv_rms) as f32 * w);
+        },
+    );
+}
+
+/// Calls `normalize` with each row of `n` elements.
+fn by_row(x: &mut [f32], n: usize, normalize: impl Fn(&mut [f32]) + Sync) {
     if n == 0 {
         return;
     }
     x.par_chunks_mut(TASK.div_ceil(n) * n).for_each(|x| {
         vectorized(
             #[inline(always)]
-            || {
-                for row in x.chunks_exact_mut(n) {
-                    let mean = sum(row, |v| v) / n as f64;
-                    let variance = sum(row, |v| (v - mean) * (v - mean)) / n as f64;
-                    let inv_std = 1.0 / (variance + f64::from(eps)).sqrt();
-                    for ((v, &w), &b) in row.iter_mut().zip(weight).zip(bias) {
-                        *v = ((f64::from(*v) - mean) * inv_std) as f32 * w + b;
-                    }
-                }
-            },
+            || x.chunks_exact_mut(n).for_each(&normalize),
         );
     });
 }

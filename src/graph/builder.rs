@@ -6,8 +6,8 @@ use std::sync::Arc;
 use super::{DeclaredTypes, Graph, GraphError, Node, NodeId, accumulator, check_declared, infer, share};
 use crate::ops::{
     Add, AddScalar, BatchNorm, Binary, BinaryOp, Clamp, Concat, Constant, Div, Embedding, Flatten, Input, LayerNorm,
-    Linear, MatMul, Max, Mul, MulScalar, Op, Reshape, Slice, Softmax, Sum, TensorType, ToFloat, Transpose, Unary,
-    UnaryOp, Where,
+    Linear, MatMul, Max, Mul, MulScalar, Op, Reshape, RmsNorm, Slice, Softmax, Sum, TensorType, ToFloat, Transpose,
+    Unary, UnaryOp, Where,
 };
 use crate::values::{Contents, DType, Shape, Tensor};
 
@@ -46,7 +46,7 @@ impl GraphBuilder {
     }
 
     /// Declares that the nodes whose names begin with `path.` form a module of this type, for configurations by module type.
-    /// Layers with parameters are modules themselves: `Linear`, `LayerNorm`, `BatchNorm` and `Embedding`.
+    /// Layers with parameters are modules themselves: `Linear`, `LayerNorm`, `RMSNorm`, `BatchNorm` and `Embedding`.
     pub fn module(&mut self, path: &str, module_type: &str) {
         self.modules.insert(path.to_owned(), module_type.to_owned());
     }
@@ -235,6 +235,19 @@ impl GraphBuilder {
         let weight = self.parameter(&format!("{name}.weight"), weight.into())?;
         let bias = self.parameter(&format!("{name}.bias"), bias.into())?;
         self.node(name, LayerNorm { eps }, &[x, weight, bias])
+    }
+
+    /// Adds an RMS normalization, `x / √(mean(x²) + eps) · weight`, over the last axes, whose lengths are the shape of `weight`. The
+    /// constant is called `{name}.weight`.
+    pub fn rms_norm(
+        &mut self,
+        name: &str,
+        x: NodeId,
+        weight: impl Into<Tensor>,
+        eps: f32,
+    ) -> Result<NodeId, GraphError> {
+        let weight = self.parameter(&format!("{name}.weight"), weight.into())?;
+        self.node(name, RmsNorm { eps }, &[x, weight])
     }
 
     /// Adds a batch normalization over axis 1 with fixed statistics: `(x − mean) / √(variance + eps) · weight + bias`, all

@@ -77,28 +77,17 @@ impl Operator for LayerNorm {
     fn infer(&self, inputs: &Operands<'_>) -> Result<TensorType, OpError> {
         inputs.expect_floats(3)?;
         expect_eps(self.eps)?;
-        let (x, weight, bias) = (inputs.shape(0), inputs.shape(1), inputs.shape(2));
-        let (normalized, lengths) = (weight.fixed_dims(), x.fixed_dims());
-        if weight.is_batched() || normalized.is_empty() || normalized.len() > lengths.len() {
-            return Err(rank_error("weight", weight, "from 1 to the static axes of the input, none of them the batch"));
-        }
+        let (weight, bias) = (inputs.shape(1), inputs.shape(2));
+        let result = normalized(inputs)?;
         if bias != weight {
             return Err(OpError::Broadcast { left: weight.clone(), right: bias.clone() });
         }
-        for (&actual, &expected) in normalized.iter().zip(&lengths[lengths.len() - normalized.len()..]) {
-            expect_size("normalized length", actual, expected)?;
-        }
-        Ok(TensorType::new(DType::F32, x.clone()))
+        Ok(result)
     }
 
     fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
         let (weight, bias) = (inputs.f32s(1), inputs.f32s(2));
-        let mut y = inputs.f32s(0).to_vec();
-        let n = weight.len();
-        if n > 0 {
-            y.par_chunks_exact_mut(n).with_min_len((1 << 14) / n).for_each(|row| self.normalize(row, weight, bias));
-        }
-        Ok(tensor(inputs.tensor(0).shape().to_vec(), y))
+        Ok(by_row(inputs, |row| self.normalize(row, weight, bias)))
     }
 
     fn parameters(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -116,6 +105,69 @@ impl LayerNorm {
             *v = ((f64::from(*v) - mean) * inv_std) as f32 * w + b;
         }
     }
+}
+
+/// RMS normalization, `x / √(mean(x²) + eps) · weight`, over the last axes, whose lengths are the shape of the weight. Inputs: x, weight.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct RmsNorm {
+    /// Number added to the mean of the squares.
+    pub eps: f32,
+}
+
+impl Operator for RmsNorm {
+    fn name(&self) -> &'static str {
+        "rms_norm"
+    }
+
+    fn module_type(&self) -> Option<&'static str> {
+        Some("RMSNorm")
+    }
+
+    fn parameter_names(&self) -> &'static [&'static str] {
+        &["", "weight"]
+    }
+
+    fn infer(&self, inputs: &Operands<'_>) -> Result<TensorType, OpError> {
+        inputs.expect_floats(2)?;
+        expect_eps(self.eps)?;
+        normalized(inputs)
+    }
+
+    fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
+        let weight = inputs.f32s(1);
+        Ok(by_row(inputs, |row| {
+            let mean = sum_of(row, |v| v * v) / row.len() as f64;
+            let inv_rms = 1.0 / (mean + f64::from(self.eps)).sqrt();
+            row.iter_mut().zip(weight).for_each(|(v, &w)| *v = (f64::from(*v) * inv_rms) as f32 * w);
+        }))
+    }
+
+    fn parameters(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, " eps {:e}", self.eps)
+    }
+}
+
+/// Infers the result of a normalization over the last axes of input 0, whose lengths are the shape of input 1.
+fn normalized(inputs: &Operands<'_>) -> Result<TensorType, OpError> {
+    let (x, weight) = (inputs.shape(0), inputs.shape(1));
+    let (normalized, lengths) = (weight.fixed_dims(), x.fixed_dims());
+    if weight.is_batched() || normalized.is_empty() || normalized.len() > lengths.len() {
+        return Err(rank_error("weight", weight, "from 1 to the static axes of the input, none of them the batch"));
+    }
+    for (&actual, &expected) in normalized.iter().zip(&lengths[lengths.len() - normalized.len()..]) {
+        expect_size("normalized length", actual, expected)?;
+    }
+    Ok(TensorType::new(DType::F32, x.clone()))
+}
+
+/// Normalizes the rows of input 0, which have as many elements as input 1.
+fn by_row(inputs: &Arguments<'_>, normalize: impl Fn(&mut [f32]) + Sync + Send) -> Tensor {
+    let mut y = inputs.f32s(0).to_vec();
+    let n = inputs.f32s(1).len();
+    if n > 0 {
+        y.par_chunks_exact_mut(n).with_min_len((1 << 14) / n).for_each(normalize);
+    }
+    tensor(inputs.tensor(0).shape().to_vec(), y)
 }
 
 /// Batch normalization with fixed statistics, `(x − mean[c]) / √(variance[c] + eps) · weight[c] + bias[c]`, where `c` indexes axis 1.

@@ -129,6 +129,7 @@ impl Net {
                     g.sum(&format!("sum.{i}"), h, axis)
                 }
                 16 => g.clamp(&format!("clamp.{i}"), h, -scale, 2.0 * scale),
+                18 => g.rms_norm(&format!("rms.{i}"), h, tensor(&[k], random.normals(k, 1.0)), 1e-3),
                 _ => {
                     let (w, b) = (tensor(&[k], vec![1.0; k]), tensor(&[k], random.normals(k, 0.1)));
                     g.layer_norm(&format!("norm.{i}"), h, w, b, 1e-5)

@@ -230,6 +230,27 @@ pub(crate) fn table() -> Vec<OpCase> {
             false,
         ),
         case(
+            "rms norm",
+            |g| {
+                let x = x(g, &[3])?;
+                g.rms_norm("y", x, f32s(&[3], &[1.0, 2.0, -1.0]), 1e-5)
+            },
+            vec![f32s(&[2, 3], &[1.0, 2.0, 3.0, 0.0, 0.0, 0.0])],
+            f32s(&[2, 3], &[0.462_909_55, 1.851_638_2, -1.388_728_7, 0.0, 0.0, -0.0]),
+            false,
+        ),
+        case(
+            "rms norm over two axes",
+            |g| {
+                let x = x(g, &[2, 2])?;
+                g.rms_norm("y", x, f32s(&[2, 2], &[1.0, 2.0, 1.0, 1.0]), 0.5)
+            },
+            // The mean of the squares is 3.5.
+            vec![f32s(&[1, 2, 2], &[1.0, 2.0, 3.0, 0.0])],
+            f32s(&[1, 2, 2], &[0.5, 2.0, 1.5, 0.0]),
+            false,
+        ),
+        case(
             "batch norm",
             |g| {
                 let x = x(g, &[2])?;

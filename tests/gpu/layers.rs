@@ -179,6 +179,11 @@ impl Layers {
         self.g.layer_norm(&name, x, weight, bias, 1e-5).expect("a norm")
     }
 
+    pub(crate) fn rms_norm(&mut self, x: NodeId, k: usize) -> NodeId {
+        let (name, weight) = (self.name("norm"), self.normals(&[k], 1.0));
+        self.g.rms_norm(&name, x, weight, 1e-5).expect("a norm")
+    }
+
     pub(crate) fn transpose(&mut self, x: NodeId, perm: &[usize]) -> NodeId {
         let name = self.name("transpose");
         self.g.transpose(&name, x, perm).expect("moved")

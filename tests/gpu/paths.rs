@@ -41,12 +41,12 @@ fn fused_patterns() -> Vec<Pattern> {
             vec![if first { l.sum(y, other, relu) } else { l.sum(other, y, relu) }]
         })
     };
-    // Whether there is a sum before the norm, whether others read it, and whether a quantization follows.
-    let norm = |name, saved, sum: bool, kept: bool, quantized: bool| {
+    // Whether it is a layer norm or an RMS norm, whether there is a sum before it, whether others read it, and whether a quantization follows.
+    let norm = |name, saved, center: bool, sum: bool, kept: bool, quantized: bool| {
         pattern(name, saved, false, move |l| {
             let (a, b) = (l.floats(&[3, 37]), l.floats(&[3, 37]));
             let sum = if sum { l.add(a, b) } else { a };
-            let mut outputs = vec![l.layer_norm(sum, 37)];
+            let mut outputs = vec![if center { l.layer_norm(sum, 37) } else { l.rms_norm(sum, 37) }];
             if quantized {
                 outputs[0] = l.quantize(outputs[0]);
             }
@@ -90,11 +90,13 @@ fn fused_patterns() -> Vec<Pattern> {
             let y = l.float_linear(x, 21, 33);
             vec![l.gelu(y)]
         }),
-        norm("sum, norm", 1, true, false, false),
-        norm("sum, norm, and a later reader", 1, true, true, false),
-        norm("norm, quantize", 1, false, false, true),
-        norm("sum, norm, quantize", 2, true, false, true),
-        norm("sum, norm, quantize, and a later reader", 2, true, true, true),
+        norm("sum, norm", 1, true, true, false, false),
+        norm("sum, norm, and a later reader", 1, true, true, true, false),
+        norm("RMS norm", 0, false, false, false, false),
+        norm("sum, RMS norm, quantize, and a later reader", 2, false, true, true, true),
+        norm("norm, quantize", 1, true, false, false, true),
+        norm("sum, norm, quantize", 2, true, true, false, true),
+        norm("sum, norm, quantize, and a later reader", 2, true, true, true, true),
         // One dispatch instead of two for the qparams and one for the quantized values.
         pattern("quantized tokens, read twice", 4, false, |l| {
             let x = l.floats(&[3, 37]);

@@ -1,4 +1,4 @@
-//! Kernels that normalize: softmax and layer norm.
+//! Kernels that normalize: softmax, layer norm and RMS norm.
 
 use super::dispatch::{Planned, PlannedDispatch, Planning};
 use super::fused_step::FusedStep;
@@ -9,7 +9,7 @@ use super::quantize::per_tensor;
 use super::strided::axes;
 use super::wgsl::shader;
 use crate::gpu::device::shader::{Binding, FIRST_STORAGE, Shader, storage, wgsl_struct};
-use crate::ops::{LayerNorm, Op, Quantize, Softmax};
+use crate::ops::{LayerNorm, Op, Quantize, RmsNorm, Softmax};
 use crate::program::StepOp;
 
 wgsl_struct! {
@@ -45,7 +45,7 @@ static SOFTMAX: [Shader; 2] = [
     },
 ];
 
-const LAYER_NORM_OVERRIDES: &[&str] = &["ADD", "KEEP_SUM", "QUANTIZE"];
+const LAYER_NORM_OVERRIDES: &[&str] = &["CENTER", "ADD", "KEEP_SUM", "QUANTIZE"];
 
 /// Without and with subgroup operations.
 static LAYER_NORM: [Shader; 2] = [
@@ -70,6 +70,8 @@ static LAYER_NORM: [Shader; 2] = [
 pub(crate) enum NormKernel {
     Softmax,
     LayerNorm {
+        /// Whether the mean is subtracted and a bias added. Without both it is an RMS norm.
+        center: bool,
         /// Whether a value is added first.
         add: bool,
         /// Whether that sum is written too.
@@ -95,8 +97,8 @@ impl Kernel for NormKernel {
     fn overrides(self, _options: KernelOptions) -> Vec<(&'static str, u32)> {
         match self {
             Self::Softmax => Vec::new(),
-            Self::LayerNorm { add, keep_sum, quantize } => {
-                flags(&[("ADD", add), ("KEEP_SUM", keep_sum), ("QUANTIZE", quantize)])
+            Self::LayerNorm { center, add, keep_sum, quantize } => {
+                flags(&[("CENTER", center), ("ADD", add), ("KEEP_SUM", keep_sum), ("QUANTIZE", quantize)])
             }
         }
     }
@@ -108,14 +110,15 @@ impl Kernel for NormKernel {
 
 /// Whether a step can add a value first and quantize its result.
 pub(crate) fn adds_and_quantizes(op: &StepOp) -> bool {
-    matches!(op, StepOp::Op(Op::LayerNorm(_)))
+    matches!(op, StepOp::Op(Op::LayerNorm(_) | Op::RmsNorm(_)))
 }
 
 /// The dispatch of a softmax or a norm.
 pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Planned {
     let dispatch = match fused.step(planning.program).op {
         StepOp::Op(Op::Softmax(Softmax { axis })) => softmax(planning, fused, axis),
-        StepOp::Op(Op::LayerNorm(LayerNorm { eps })) => layer_norm(planning, fused, eps),
+        StepOp::Op(Op::LayerNorm(LayerNorm { eps })) => layer_norm(planning, fused, eps, true),
+        StepOp::Op(Op::RmsNorm(RmsNorm { eps })) => layer_norm(planning, fused, eps, false),
         _ => return Ok(None),
     };
     Ok(Some(vec![dispatch]))
@@ -130,7 +133,7 @@ fn softmax(planning: &Planning<'_>, fused: &FusedStep, axis: usize) -> PlannedDi
     dispatch.binding([planning.at(A, step.inputs[0])], [planning.at(Y, step.output)])
 }
 
-fn layer_norm(planning: &Planning<'_>, fused: &FusedStep, eps: f32) -> PlannedDispatch {
+fn layer_norm(planning: &Planning<'_>, fused: &FusedStep, eps: f32, center: bool) -> PlannedDispatch {
     let program = planning.program;
     let step = fused.step(program);
     let length = planning.input(fused, 1).shape.fixed_dims().iter().product();
@@ -149,10 +152,11 @@ fn layer_norm(planning: &Planning<'_>, fused: &FusedStep, eps: f32) -> PlannedDi
         }
         None => reads.push(planning.at(A, step.inputs[0])),
     }
-    reads.extend([planning.at(WEIGHT, step.inputs[1]), planning.at(BIAS, step.inputs[2])]);
+    reads.push(planning.at(WEIGHT, step.inputs[1]));
+    reads.extend(step.inputs.get(2).map(|&bias| planning.at(BIAS, bias)));
     writes.insert(0, planning.at(Y, fused.last_step(program).output));
     let (add, quantize) = (fused.add_before.is_some(), quantize.is_some());
-    let kernel = NormKernel::LayerNorm { add, keep_sum: add && fused.keeps_sum, quantize };
+    let kernel = NormKernel::LayerNorm { center, add, keep_sum: add && fused.keeps_sum, quantize };
     lines(planning, fused, kernel, params, length).binding(reads, writes)
 }
 

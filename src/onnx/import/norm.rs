@@ -6,26 +6,45 @@ use crate::graph::NodeId;
 use crate::onnx::host::{Data, Host, Length, Walk, axis, broadcast, kept};
 use crate::onnx::slices;
 use crate::onnx::value::{Kind, Run, Value};
-use crate::ops::{Add, BatchNorm, LayerNorm, Max, Softmax, Sum, UnaryOp};
+use crate::ops::{Add, BatchNorm, LayerNorm, Max, RmsNorm, Softmax, Sum, UnaryOp};
 
 operators! {
     "BatchNormalization" => Operator::nodes(Importer::batch_norm),
     "LayerNormalization" => Operator::nodes(Importer::layer_norm),
     "LogSoftmax" => Operator::nodes(|i, c| i.softmax_along(c, Importer::log_softmax)),
+    "RMSNormalization" => Operator::nodes(Importer::rms_norm),
+    // ONNX Runtime writes its own name for it into the default domain.
+    "SimplifiedLayerNormalization" => Operator::nodes(Importer::rms_norm),
     "Softmax" => Operator::nodes(|i, c| i.softmax_along(c, Importer::softmax)),
 }
 
 impl Importer {
     fn layer_norm(&mut self, call: &Call<'_>) -> Values {
-        let node = call.node;
-        let x = self.float(call, call.input(0)?)?;
-        let lengths = self.logical(call.input(0)?);
-        let at = axis(node.int("axis", -1)?, lengths.len())?;
-        self.inner_axis(x, at)?;
-        let eps = node.float("epsilon", 1e-5)?;
-        let weight = self.affine(call, 1, &lengths[at..], 1.0)?;
-        let bias = self.affine(call, 2, &lengths[at..], 0.0)?;
+        let (x, lengths, eps) = self.normalized(call)?;
+        let weight = self.affine(call, 1, &lengths, 1.0)?;
+        let bias = self.affine(call, 2, &lengths, 0.0)?;
         let id = self.draft.add(&call.name, LayerNorm { eps }, &[x.id, weight, bias])?;
+        self.norm(call, x, id)
+    }
+
+    fn rms_norm(&mut self, call: &Call<'_>) -> Values {
+        let (x, lengths, eps) = self.normalized(call)?;
+        let weight = self.affine(call, 1, &lengths, 1.0)?;
+        let id = self.draft.add(&call.name, RmsNorm { eps }, &[x.id, weight])?;
+        self.norm(call, x, id)
+    }
+
+    /// The input of a normalization over the last axes, the lengths of these axes, and the number added to the variance.
+    fn normalized(&mut self, call: &Call<'_>) -> Result<(Run, Vec<Length>, f32), String> {
+        let x = self.float(call, call.input(0)?)?;
+        let mut lengths = self.logical(call.input(0)?);
+        let at = axis(call.node.int("axis", -1)?, lengths.len())?;
+        self.inner_axis(x, at)?;
+        Ok((x, lengths.split_off(at), call.node.float("epsilon", 1e-5)?))
+    }
+
+    /// The value of a normalization, which is named after the module of its parameters.
+    fn norm(&mut self, call: &Call<'_>, x: Run, id: NodeId) -> Values {
         let module = call.optional(1).and_then(|w| self.module(w)).or_else(|| self.module(call.optional(2)?));
         self.name_after(id, module);
         one(Run { id, kind: Kind::Float, ..x })

@@ -143,6 +143,19 @@ fn layer_norm_in_every_spelling() {
     check(new().node("LayerNormalization", "x n.weight", "y").float("epsilon", 0.5), &[-1.0, -1.0, 0.0, 6.0]);
 }
 
+#[test]
+fn rms_norm_by_both_names() {
+    for name in ["RMSNormalization", "SimplifiedLayerNormalization"] {
+        let build = Build::new(23).input("x", &["batch", "2", "2"]).floats("n.weight", &[2], &[1.0, -2.0]);
+        let graph = build.node(name, "x n.weight", "y").float("epsilon", 0.5).output("y").done(&[]);
+        assert_eq!(ops(&graph), ["rms_norm"], "{graph}");
+        assert!(graph.find("n").is_some() && graph.find("n.weight").is_some(), "{graph}");
+        let x = tensor(&[1, 2, 2], &[1.0, 0.0, 1.0, 2.0]);
+        let (first, second) = (1.0, 3f32.sqrt());
+        assert_values(&run(&graph, &[x]), &[1, 2, 2], &[1.0 / first, 0.0, 1.0 / second, -4.0 / second]);
+    }
+}
+
 /// A near miss of a pattern does not match.
 #[test]
 fn near_misses_are_not_layers() {

@@ -1,7 +1,7 @@
 //! Gradients of softmax and of normalizations.
 
 use super::{Lines, Rule, column_sums};
-use crate::ops::{BatchNorm, LayerNorm, Op, Softmax};
+use crate::ops::{BatchNorm, LayerNorm, Op, RmsNorm, Softmax};
 use crate::values::slices::f32s;
 
 pub(super) fn rule(op: &Op) -> Option<Rule<'_>> {
@@ -10,7 +10,10 @@ pub(super) fn rule(op: &Op) -> Option<Rule<'_>> {
             Box::new(move |b, dx| softmax(f32s(b.y), Lines::new(b.y.shape(), *axis), b.dy, dx))
         }
         Op::LayerNorm(LayerNorm { eps }) => {
-            Box::new(move |b, dx| layer_norm(b.at, f32s(b.inputs[0]), f32s(b.inputs[1]), *eps, b.dy, dx))
+            Box::new(move |b, dx| layer_norm(b.at, f32s(b.inputs[0]), f32s(b.inputs[1]), *eps, true, b.dy, dx))
+        }
+        Op::RmsNorm(RmsNorm { eps }) => {
+            Box::new(move |b, dx| layer_norm(b.at, f32s(b.inputs[0]), f32s(b.inputs[1]), *eps, false, b.dy, dx))
         }
         Op::BatchNorm(BatchNorm { eps }) => Box::new(move |b, dx| {
             let inner = b.y.shape()[2..].iter().product();
@@ -32,15 +35,15 @@ fn softmax(y: &[f32], lines: Lines, dy: &[f32], dx: &mut [f32]) {
     }
 }
 
-/// The gradients of a layer norm. With `x̂ = (x − mean) / std`: `dx = (g − mean(g) − x̂ · mean(g · x̂)) / std` for `g = dy · w`, `dw = Σ dy · x̂`, `db = Σ dy`.
-fn layer_norm(at: usize, x: &[f32], w: &[f32], eps: f32, dy: &[f32], dx: &mut [f32]) {
+/// The gradients of a layer norm, or, if not `centered`, of an RMS norm, where both means are 0. With `x̂ = (x − mean) / std`: `dx = (g − mean(g) − x̂ · mean(g · x̂)) / std` for `g = dy · w`, `dw = Σ dy · x̂`, `db = Σ dy`.
+fn layer_norm(at: usize, x: &[f32], w: &[f32], eps: f32, centered: bool, dy: &[f32], dx: &mut [f32]) {
     let n = w.len();
     if at == 2 || n == 0 {
         return column_sums(dy, dx);
     }
     let mut sums = vec![0f64; if at == 1 { n } else { 0 }];
     for (row, (x, dy)) in x.chunks_exact(n).zip(dy.chunks_exact(n)).enumerate() {
-        let mean = x.iter().map(|&v| f64::from(v)).sum::<f64>() / n as f64;
+        let mean = if centered { x.iter().map(|&v| f64::from(v)).sum::<f64>() / n as f64 } else { 0.0 };
         let variance = x.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / n as f64;
         let inv_std = 1.0 / (variance + f64::from(eps)).sqrt();
         let normal = |i: usize| (f64::from(x[i]) - mean) * inv_std;
@@ -49,7 +52,7 @@ fn layer_norm(at: usize, x: &[f32], w: &[f32], eps: f32, dy: &[f32], dx: &mut [f
             continue;
         }
         let g = |i: usize| f64::from(dy[i]) * f64::from(w[i]);
-        let mean_g = (0..n).map(g).sum::<f64>() / n as f64;
+        let mean_g = if centered { (0..n).map(g).sum::<f64>() / n as f64 } else { 0.0 };
         let mean_gx = (0..n).map(|i| g(i) * normal(i)).sum::<f64>() / n as f64;
         for (i, dx) in dx[row * n..(row + 1) * n].iter_mut().enumerate() {
             *dx = ((g(i) - mean_g - normal(i) * mean_gx) * inv_std) as f32;

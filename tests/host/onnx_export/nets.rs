@@ -91,7 +91,7 @@ impl Parameters {
 }
 
 pub(super) fn all() -> Vec<Net> {
-    vec![mlp(), functions(), residual(), attention(), encoder(), gated(), moves(), tied(), elementwise()]
+    vec![mlp(), functions(), residual(), attention(), encoder(), decoder(), gated(), moves(), tied(), elementwise()]
 }
 
 /// Three layers with ReLU, as for the handwritten digits.
@@ -146,6 +146,22 @@ fn attention() -> Net {
         let y = p.linear(g, "y", h, [16, 12])?;
         let most = g.max("most", y, 1)?;
         Ok(vec![y, most])
+    })
+}
+
+/// A feed-forward block of a decoder: an RMS norm and a gated unit, on tokens.
+fn decoder() -> Net {
+    Net::new("decoder", |g, p| {
+        let x = g.input("x", Shape::batched(&[6, 16]))?;
+        let h = g.rms_norm("norm", x, p.tensor(&[16], 1.0), 1e-5)?;
+        let gate = p.linear(g, "gate", h, [16, 24])?;
+        let gate = g.silu("gate.silu", gate)?;
+        let up = p.linear(g, "up", h, [16, 24])?;
+        let h = g.mul("gated", gate, up)?;
+        let h = p.linear(g, "down", h, [24, 16])?;
+        let h = g.add("sum", x, h)?;
+        // Over both axes.
+        Ok(vec![g.rms_norm("norm.last", h, p.tensor(&[6, 16], 1.0), 1e-5)?])
     })
 }
 

@@ -106,6 +106,12 @@ fn cases() -> Vec<(&'static str, Build)> {
             let (w, b) = (normals(r, &[k]), normals(r, &[k]));
             g.layer_norm("y", x, w, b, 1e-3)
         }),
+        ("rms norm", |g, r, ids| {
+            let (t, k) = (d(r), 1 + d(r));
+            let x = value(g, r, ids, "x", &[t, k])?;
+            let w = normals(r, &[k]);
+            g.rms_norm("y", x, w, 1e-3)
+        }),
         ("layer norm over two axes", |g, r, ids| {
             let (t, k) = (1 + d(r), d(r));
             let x = value(g, r, ids, "x", &[t, k])?;

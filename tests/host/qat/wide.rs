@@ -7,7 +7,7 @@ use ndarray::{ArrayD, Axis, Dimension as _, IxDyn, Zip};
 
 use enfold::ops::{
     Add, BatchNorm, Binary, BinaryOp, Clamp, Concat, Constant, Div, Embedding, Flatten, LayerNorm, Linear, MatMul, Max,
-    Mul, Op, Reshape, Slice, Softmax, Sum, ToFloat, Transpose, Unary, Where,
+    Mul, Op, Reshape, RmsNorm, Slice, Softmax, Sum, ToFloat, Transpose, Unary, Where,
 };
 
 pub(super) type Array = ArrayD<f64>;
@@ -87,6 +87,14 @@ pub(super) fn evaluate(graph: &Graph, values: &HashMap<String, Array>, norms: No
                     line.mapv_inplace(|v| v / sum);
                 }
                 y
+            }
+            Op::RmsNorm(RmsNorm { eps }) => {
+                let (mut x, w) = (at(0), at(1));
+                for mut row in x.lanes_mut(Axis(node.shape.rank() - 1)) {
+                    let rms = (row.fold(0.0, |sum, v| sum + v * v) / row.len() as f64 + f64::from(*eps)).sqrt();
+                    row.mapv_inplace(|v| v / rms);
+                }
+                zip(&x, &w, |a, b| a * b)
             }
             Op::LayerNorm(LayerNorm { eps }) => {
                 let (x, w, b) = (at(0), at(1), at(2));
