@@ -37,7 +37,7 @@ pub use self::linear::{IntegerLinear, Linear, Requantize, ScaleAccumulator, Scal
 pub(crate) use self::matmul::matmul_f32;
 pub use self::matmul::{IntegerMatMul, IntegerMatMulDynamic, MatMul};
 pub(crate) use self::movement::transposed;
-pub use self::movement::{Concat, Flatten, Reshape, Slice, Transpose};
+pub use self::movement::{Concat, Flatten, Pad, Reshape, Slice, Transpose};
 pub use self::norm::{BatchNorm, LayerNorm, RmsNorm, Softmax};
 pub use self::operands::TensorType;
 pub(crate) use self::operands::{Arguments, Operand, Operands};
@@ -124,6 +124,8 @@ operators! {
     Concat,
     /// A range of elements along an axis.
     Slice,
+    /// Elements of one value around a tensor.
+    Pad,
     /// The largest element along an axis.
     Max,
     /// The sum of the elements along an axis.

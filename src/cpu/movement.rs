@@ -4,7 +4,7 @@ use ndarray::{ArrayD, Axis, IxDyn};
 use rayon::prelude::*;
 
 use super::step_run::{Output, StepRun, TASK};
-use crate::ops::{Concat, Op, Slice, Transpose};
+use crate::ops::{Concat, Op, Pad, Slice, Transpose};
 use crate::program::StepOp;
 use crate::values::Tensor;
 use crate::values::slices::CHECKED;
@@ -32,6 +32,7 @@ pub(super) fn run(run: &mut StepRun<'_>) -> Option<Output> {
         }
         Op::Transpose(Transpose { perm }) => transpose(run.x(), perm),
         &Op::Slice(Slice { axis, start, end }) => slice(run.x(), axis, start..end),
+        Op::Pad(Pad { before, .. }) => pad(run.x(), run.rest[0], before, run.shape),
         _ => return None,
     }))
 }
@@ -113,4 +114,26 @@ fn concat(inputs: &[&Tensor], axis: usize) -> Tensor {
 /// Copies a range of elements along an axis.
 fn slice(x: &Tensor, axis: usize, range: std::ops::Range<usize>) -> Tensor {
     for_each_type!(x, a => a.slice_axis(Axis(axis), range.into()).as_standard_layout().into_owned())
+}
+
+/// Copies a tensor into one of shape `shape` that is filled with a value. `before` are the elements before the first along each axis.
+fn pad(x: &Tensor, value: &Tensor, before: &[usize], shape: &[usize]) -> Tensor {
+    macro_rules! pad {
+        ($x:expr, $value:expr) => {{
+            let mut y = ArrayD::from_elem(IxDyn(shape), $value.elements()[0]);
+            let mut inner = y.view_mut();
+            for (axis, (&before, &length)) in before.iter().zip(x.shape()).enumerate() {
+                inner.slice_axis_inplace(Axis(axis), (before..before + length).into());
+            }
+            inner.assign(&$x.view());
+            y.into()
+        }};
+    }
+    match (x, value) {
+        (Tensor::F32(x), Tensor::F32(value)) => pad!(x, value),
+        (Tensor::I8(x), Tensor::I8(value)) => pad!(x, value),
+        (Tensor::I32(x), Tensor::I32(value)) => pad!(x, value),
+        (Tensor::I64(x), Tensor::I64(value)) => pad!(x, value),
+        _ => unreachable!("{CHECKED}"),
+    }
 }

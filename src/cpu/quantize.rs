@@ -201,7 +201,7 @@ mod tests {
         for (scale, z) in [(1.0, 0), (0.1, -128), (0.3, 127), (1.7, 42), (1e-3, -5)] {
             let q = QParams::new(scale, z).expect("valid");
             for range in [QuantRange::INT8, QuantRange::INT8_NARROW] {
-                let got = quantize(&x, &[x.len()], &TensorQParams::PerTensor(q), range).expect("no NaN");
+                let got = quantize(&x, q, range).expect("no NaN");
                 for (&v, got) in x.iter().zip(got) {
                     let expected = numerics::quantize(v, q.inv_scale(), z, range.quant_min(), range.quant_max());
                     assert_eq!(i32::from(got), expected, "{v:e} at scale {scale} zero point {z}");
@@ -225,19 +225,21 @@ mod tests {
     }
 
     #[test]
-    fn channels_have_their_own_parameters() {
-        let q = TensorQParams::per_channel(&[1.0, 0.5, 0.25], &[0, 1, 2], 1).expect("valid");
-        let x: Vec<f32> = (0..12u8).map(f32::from).collect();
-        let quantized = quantize(&x, &[2, 3, 2], &q, QuantRange::INT8).expect("no NaN");
-        assert_eq!(quantized, [0, 1, 5, 7, 18, 22, 6, 7, 17, 19, 42, 46]);
-        assert_eq!(dequantize(&quantized, &[2, 3, 2], &q), x);
+    fn dequantize_equals_the_scalar_rule() {
+        let all: Vec<i8> = (-128..=127).collect();
+        for (scale, z) in [(1.0, 0), (0.1, -128), (0.3, 127), (1.7, 42)] {
+            let q = QParams::new(scale, z).expect("valid");
+            for (&code, x) in all.iter().zip(dequantize(&all, q)) {
+                assert_eq!(x.to_bits(), numerics::dequantize(code.into(), scale, z).to_bits(), "{code}");
+            }
+        }
     }
 
     #[test]
     fn nan_is_located() {
         let mut x = vec![1.0; 100_000];
         x[77_777] = f32::NAN;
-        let q = TensorQParams::PerTensor(QParams::new(1.0, 0).expect("valid"));
-        assert_eq!(quantize(&x, &[x.len()], &q, QuantRange::INT8), Err(NotANumber(77_777)));
+        let q = QParams::new(1.0, 0).expect("valid");
+        assert_eq!(quantize(&x, q, QuantRange::INT8), Err(77_777));
     }
 }

@@ -94,15 +94,21 @@ mod tests {
 
     const SIMD: [UnaryOp; 5] = [UnaryOp::Sigmoid, UnaryOp::Tanh, UnaryOp::Gelu, UnaryOp::GeluTanh, UnaryOp::Silu];
 
+    fn computed(op: UnaryOp, x: &[f32]) -> Vec<f32> {
+        let mut y = x.to_vec();
+        unary(op, &mut y);
+        y
+    }
+
     #[test]
     fn slices_equal_the_scalar_function() {
         let x: Vec<f32> =
             (-400..400i16).map(|i| f32::from(i) / 37.0).chain([f32::INFINITY, f32::NEG_INFINITY]).collect();
         for &op in UnaryOp::ALL {
-            for (&x, y) in x.iter().zip(unary(op, &x)) {
+            for (&x, y) in x.iter().zip(computed(op, &x)) {
                 assert_eq!(y.to_bits(), (op.eval(f64::from(x)) as f32).to_bits(), "{op:?} {x}");
             }
-            let of_nan = unary(op, &[f32::NAN])[0];
+            let of_nan = computed(op, &[f32::NAN])[0];
             match op {
                 UnaryOp::Step => assert_eq!(of_nan, 0.0),
                 UnaryOp::IsNan => assert_eq!(of_nan, 1.0),
@@ -140,7 +146,7 @@ mod tests {
             let mut y = x.clone();
             unary_simd(op, &mut y);
             let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
-            assert_eq!(bits(&y), bits(&unary(op, &x)), "{op:?}");
+            assert_eq!(bits(&y), bits(&computed(op, &x)), "{op:?}");
         }
     }
 

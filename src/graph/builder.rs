@@ -6,8 +6,8 @@ use std::sync::Arc;
 use super::{DeclaredTypes, Graph, GraphError, Node, NodeId, accumulator, check_declared, infer, share};
 use crate::ops::{
     Add, AddScalar, BatchNorm, Binary, BinaryOp, Clamp, Concat, Constant, Div, Embedding, Flatten, Input, LayerNorm,
-    Linear, MatMul, Max, Mul, MulScalar, Op, Reshape, RmsNorm, Slice, Softmax, Sum, TensorType, ToFloat, Transpose,
-    Unary, UnaryOp, Where,
+    Linear, MatMul, Max, Mul, MulScalar, Op, Pad, Reshape, RmsNorm, Slice, Softmax, Sum, TensorType, ToFloat,
+    Transpose, Unary, UnaryOp, Where,
 };
 use crate::values::{Contents, DType, Shape, Tensor};
 
@@ -210,6 +210,20 @@ impl GraphBuilder {
     /// Adds the sum of the elements along `axis`, which the result lacks. A sum of integers wraps around.
     pub fn sum(&mut self, name: &str, x: NodeId, axis: usize) -> Result<NodeId, GraphError> {
         self.node(name, Sum { axis, checked: false }, &[x])
+    }
+
+    /// Adds a pad: `before[axis]` elements of `value` before `x`, and `after[axis]` behind it, along each axis. With a batch, both are 0
+    /// for axis 0. The constant is called `{name}.value`.
+    pub fn pad(
+        &mut self,
+        name: &str,
+        x: NodeId,
+        before: &[usize],
+        after: &[usize],
+        value: f32,
+    ) -> Result<NodeId, GraphError> {
+        let value = self.parameter(&format!("{name}.value"), ndarray::arr0(value).into())?;
+        self.node(name, Pad { before: before.to_vec(), after: after.to_vec() }, &[x, value])
     }
 
     /// Adds the largest element along `axis`, which the result lacks: max pooling over tokens, for example.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use ndarray::{Axis, IxDyn};
+use ndarray::{ArrayD, Axis, Dimension as _, IxDyn};
 use serde::{Deserialize, Serialize};
 
 use super::error::{EvalError, OpError};
@@ -227,6 +227,73 @@ impl Operator for Slice {
 
     fn parameters(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, " axis {} {}..{}", self.axis, self.start, self.end)
+    }
+
+    fn moves_values(&self) -> bool {
+        true
+    }
+}
+
+/// A tensor with elements of one value added before and after it. Inputs: a tensor of any type, and the value, of shape `[]` and the
+/// same type.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pad {
+    /// Number of elements before the first, for each axis of the input; 0 for the batch.
+    pub before: Vec<usize>,
+    /// Number of elements after the last, for each axis of the input; 0 for the batch.
+    pub after: Vec<usize>,
+}
+
+impl Operator for Pad {
+    fn name(&self) -> &'static str {
+        "pad"
+    }
+
+    fn infer(&self, inputs: &Operands<'_>) -> Result<TensorType, OpError> {
+        inputs.expect_arity(2)?;
+        inputs.expect_dtype(1, inputs.dtype(0))?;
+        inputs.expect_fixed_rank(1, "padding value", 0, "0")?;
+        let x = inputs.shape(0);
+        expect_size("axes with padding before", self.before.len(), x.rank())?;
+        expect_size("axes with padding after", self.after.len(), x.rank())?;
+        let mut shape = x.clone();
+        for (axis, (&before, &after)) in self.before.iter().zip(&self.after).enumerate() {
+            if before != 0 || after != 0 {
+                // If the sum saturates, the result has too many elements, which `Op::infer` refuses.
+                let length = inner_axis(x, axis)?.saturating_add(before).saturating_add(after);
+                shape = with_axis(&shape, axis, length);
+            }
+        }
+        Ok(TensorType::new(inputs.dtype(0), shape))
+    }
+
+    fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
+        let rows = inputs.tensor(0).shape().first().copied().unwrap_or(1);
+        let shape = inputs.output.with_rows(rows);
+        macro_rules! pad {
+            ($variant:ident) => {{
+                let (Tensor::$variant(x), Tensor::$variant(value)) = (inputs.tensor(0), inputs.tensor(1)) else {
+                    unreachable!("{CHECKED}")
+                };
+                let value = value.elements()[0];
+                let y = ArrayD::from_shape_fn(IxDyn(&shape), |index| {
+                    let source = index.slice().iter().zip(&self.before).map(|(at, before)| at.checked_sub(*before));
+                    let source: Option<Vec<usize>> = source.collect();
+                    source.and_then(|source| x.get(IxDyn(&source)).copied()).unwrap_or(value)
+                });
+                y.into()
+            }};
+        }
+        Ok(match inputs.tensor(0) {
+            Tensor::F32(_) => pad!(F32),
+            Tensor::I8(_) => pad!(I8),
+            Tensor::I32(_) => pad!(I32),
+            Tensor::I64(_) => pad!(I64),
+        })
+    }
+
+    fn parameters(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, " before {:?} after {:?}", self.before, self.after)
     }
 
     fn moves_values(&self) -> bool {

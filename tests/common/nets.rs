@@ -59,7 +59,7 @@ impl Net {
             let same: Vec<NodeId> =
                 earlier.iter().filter(|(id, d)| *d == dims && *id != h).map(|(id, _)| *id).collect();
             let new = match random.below(20) {
-                0..=4 | 17 => {
+                0..=4 => {
                     let n = 1 + random.below(24);
                     let weight_scale = (random.normal() * 0.5 - 1.0).exp();
                     let weight = tensor(&[n, k], random.normals(n * k, weight_scale));
@@ -129,6 +129,12 @@ impl Net {
                     g.sum(&format!("sum.{i}"), h, axis)
                 }
                 16 => g.clamp(&format!("clamp.{i}"), h, -scale, 2.0 * scale),
+                17 => {
+                    let after = random.below(3);
+                    dims[last_axis - 1] += 1 + after;
+                    let ends = |n: usize| [vec![0; last_axis], vec![n]].concat();
+                    g.pad(&format!("pad.{i}"), h, &ends(1), &ends(after), 0.0)
+                }
                 18 => g.rms_norm(&format!("rms.{i}"), h, tensor(&[k], random.normals(k, 1.0)), 1e-3),
                 _ => {
                     let (w, b) = (tensor(&[k], vec![1.0; k]), tensor(&[k], random.normals(k, 0.1)));

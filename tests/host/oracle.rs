@@ -44,7 +44,14 @@ pub(crate) fn compare_ops(quantized: &Graph, integers: &Graph, inputs: &[&Tensor
         let constant = rewritten.constant_value(id).map_err(|e| e.to_string())?.is_some();
         let moved = matches!(
             node.op,
-            Op::Concat(_) | Op::Reshape(_) | Op::Flatten(_) | Op::Transpose(_) | Op::Max(_) | Op::Slice(_) | Op::Lut(_)
+            Op::Concat(_)
+                | Op::Pad(_)
+                | Op::Reshape(_)
+                | Op::Flatten(_)
+                | Op::Transpose(_)
+                | Op::Max(_)
+                | Op::Slice(_)
+                | Op::Lut(_)
         ) && node.dtype == DType::I8;
         let result = match node.op {
             _ if constant => continue,

@@ -1,4 +1,4 @@
-//! Kernels that move values: reshape, transpose, slice and concat, and the changes of layout at inputs and outputs.
+//! Kernels that move values: reshape, transpose, slice, concat and pad, and the changes of layout at inputs and outputs.
 
 use super::case::{COLS, CaseBuilder, ROWS, WIDE, int8, tensor};
 use super::dispatch::{Bound, Planned, PlannedDispatch, Planning};
@@ -10,8 +10,8 @@ use super::strided::{Strided, axes, strides, transposed};
 use super::wgsl::shader;
 use crate::gpu::device::error::GpuError;
 use crate::gpu::device::shader::{FIRST_STORAGE, Shader, storage, wgsl_struct};
-use crate::ops::{Concat, Op, Reshape, Slice, Transpose};
-use crate::program::{Step, StepOp, Value, ValueType};
+use crate::ops::{Concat, Op, Pad, Reshape, Slice, Transpose};
+use crate::program::{Step, StepOp, Value, ValueId, ValueType};
 
 wgsl_struct! {
     /// `MovementParams` of `movement/params.wgsl`.
@@ -99,6 +99,15 @@ pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Planned {
     let mut params = MovementParams::default();
     let kernel = match &step.op {
         StepOp::Op(Op::Concat(Concat { axis })) => return concat(planning, step, *axis).map(Some),
+        StepOp::Op(Op::Pad(pad)) => {
+            // All of the result is filled with the value, and then the input is copied into it.
+            params.strided = Strided::unary(step, y, &vec![0; axes(y).len()])?;
+            let size = GridSize::Threads(params.strided.row_threads.into());
+            let fill = PlannedDispatch::single(planning, &step.name, y, copy, &params, size);
+            let fill = fill.binding([planning.at(A, step.inputs[1])], [planning.at(Y, step.output)]);
+            let offset = pad.before.iter().zip(axes(y)).map(|(before, axis)| before * axis.stride).sum();
+            return Ok(Some(vec![fill, place(planning, step, step.inputs[0], offset)?]));
+        }
         StepOp::Op(Op::Reshape(_)) if is_int8 => {
             params.strided = Strided::rows(y, row_words(y.cols()));
             (params.a_cols, params.a_row_words) = (x.cols() as u32, row_words(x.cols()) as u32);
@@ -129,33 +138,37 @@ pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Planned {
 
 /// One dispatch for each input, which copies its rows to their place.
 fn concat(planning: &Planning<'_>, step: &Step, axis: usize) -> Result<Vec<PlannedDispatch>, GpuError> {
-    let y = planning.value(step.output);
-    let to = axes(y);
+    let stride = axes(planning.value(step.output))[axis].stride;
     // Elements along the axis in earlier inputs.
     let mut before = 0;
     let mut dispatches = Vec::with_capacity(step.inputs.len());
     for &input in &step.inputs {
-        let x = planning.value(input);
-        let from = axes(x);
-        let last = from.len() - 1;
-        let offset = before * to[axis].stride;
-        let (kernel, threads) = match x.value_type {
-            ValueType::I8 => (MovementKernel::CopyI8, (offset % 4 + x.cols()).div_ceil(4)),
-            ValueType::F32 | ValueType::F16 | ValueType::I32 => (MovementKernel::CopyF32, x.cols()),
-        };
-        let mut strided = Strided::rows(x, threads);
-        (strided.a_col, strided.y_offset) = (1, offset as u32);
-        strided.set_axes(&step.name, &from[..last], [&strides(&from), &vec![0; last], &strides(&to)])?;
-        let params = MovementParams { strided, ..MovementParams::default() };
-        let size = GridSize::Threads(threads as u64);
-        let dispatch = PlannedDispatch::single(planning, &step.name, x, kernel, &params, size);
-        dispatches.push(dispatch.binding([planning.at(A, input)], [planning.at(Y, step.output)]));
-        before += x.shape.axis(axis).unwrap_or(0);
+        dispatches.push(place(planning, step, input, before * stride)?);
+        before += planning.value(input).shape.axis(axis).unwrap_or(0);
     }
     Ok(dispatches)
 }
 
-/// Transposes, reshapes, slices and concats; the layouts of inputs and outputs are part of every case.
+/// The dispatch that copies the rows of an input into the output of a step, which has as many axes. `offset` is the place of the first
+/// element.
+fn place(planning: &Planning<'_>, step: &Step, input: ValueId, offset: usize) -> Result<PlannedDispatch, GpuError> {
+    let (x, to) = (planning.value(input), axes(planning.value(step.output)));
+    let from = axes(x);
+    let last = from.len() - 1;
+    let (kernel, threads) = match x.value_type {
+        ValueType::I8 => (MovementKernel::CopyI8, (offset % 4 + x.cols()).div_ceil(4)),
+        ValueType::F32 | ValueType::F16 | ValueType::I32 => (MovementKernel::CopyF32, x.cols()),
+    };
+    let mut strided = Strided::rows(x, threads);
+    (strided.a_col, strided.y_offset) = (1, offset as u32);
+    strided.set_axes(&step.name, &from[..last], [&strides(&from), &vec![0; last], &strides(&to)])?;
+    let params = MovementParams { strided, ..MovementParams::default() };
+    let size = GridSize::Threads(threads as u64);
+    let dispatch = PlannedDispatch::single(planning, &step.name, x, kernel, &params, size);
+    Ok(dispatch.binding([planning.at(A, input)], [planning.at(Y, step.output)]))
+}
+
+/// Transposes, reshapes, slices, concats and pads; the layouts of inputs and outputs are part of every case.
 pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
     let x = case.input(tensor(&WIDE, |i| int8(i, 0)));
     let floats = case.input(tensor(&WIDE, |i| i as f32));
@@ -176,4 +189,13 @@ pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
     };
     let expected = tensor(&[ROWS, 3, 7 + COLS], |i| int8(source(i), 0));
     case.output(MovementKernel::CopyI8, Concat { axis: 2 }, &[part, x], expected);
+    // A row and two columns before, a column behind.
+    let (value, wide) = (case.constant(tensor(&[], |_| -77i8)), COLS + 3);
+    let source = |i: usize| {
+        let (row, column) = (i / wide % 4, i % wide);
+        let inside = row > 0 && (2..COLS + 2).contains(&column);
+        if inside { int8((i / wide / 4 * 3 + row - 1) * COLS + column - 2, 0) } else { -77 }
+    };
+    let pad = Pad { before: vec![0, 1, 2], after: vec![0, 0, 1] };
+    case.output(MovementKernel::CopyI8, pad, &[x, value], tensor(&[ROWS, 4, wide], source));
 }

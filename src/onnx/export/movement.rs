@@ -3,7 +3,7 @@
 use super::exporter::Exporter;
 use super::writer::{int, int_attribute, ints_attribute};
 use crate::graph::NodeId;
-use crate::ops::{Concat, Op, Slice, Transpose};
+use crate::ops::{Concat, Op, Pad, Slice, Transpose};
 
 pub(super) fn write(exporter: &mut Exporter<'_>, id: NodeId) -> bool {
     match &exporter.graph.node(id).op {
@@ -14,6 +14,12 @@ pub(super) fn write(exporter: &mut Exporter<'_>, id: NodeId) -> bool {
         }
         Op::Concat(Concat { axis }) => exporter.plain(id, "Concat", vec![int_attribute("axis", int(*axis))]),
         Op::Slice(slice) => exporter.slice(id, *slice),
+        Op::Pad(Pad { before, after }) => {
+            let pads: Vec<i64> = before.iter().chain(after).map(|&n| int(n)).collect();
+            let ([x, value], mut parts) = exporter.start(id);
+            let pads = parts.int64s("pads", &pads);
+            parts.last("Pad", &[x, pads, value]);
+        }
         _ => return false,
     }
     true

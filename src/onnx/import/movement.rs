@@ -9,7 +9,7 @@ use crate::onnx::proto::NodeProto;
 use crate::onnx::slices::{self, Part, Target};
 use crate::onnx::tensor::type_name;
 use crate::onnx::value::{Kind, Run, Value};
-use crate::ops::{Concat, Int32, Int32Op, Mul, Op, Reshape, Slice, Transpose, Where};
+use crate::ops::{Concat, Int32, Int32Op, Mul, Op, Pad, Reshape, Slice, Transpose, Where};
 use crate::values::Tensor;
 
 /// The most pieces that one node is cut into. Indices that are not consecutive are a piece each.
@@ -22,6 +22,7 @@ operators! {
     "Flatten" => Operator::new(|f| f.reshape(slices::FLATTEN), |i, c| i.reshape(c, slices::FLATTEN)),
     "GatherElements" => Operator::known(|f| f.gather_elements()),
     "Identity" => Operator::stored(|_, c| Ok(vec![c.optional(0).cloned().ok_or("it has no input")?])),
+    "Pad" => Operator::nodes(Importer::pad),
     "Reshape" => Operator::new(|f| f.reshape(slices::RESHAPE), |i, c| i.reshape(c, slices::RESHAPE)),
     "Slice" => Operator::new(|f| f.slice(), Importer::slice),
     "Split" => Operator::new(|f| f.split(), Importer::split),
@@ -165,6 +166,53 @@ impl Importer {
             return Ok(x);
         }
         self.draft.add(name, Slice { axis, start, end: start + length }, &[x])
+    }
+
+    /// Negative padding removes elements.
+    fn pad(&mut self, call: &Call<'_>) -> Values {
+        let mode = call.node.string("mode", "constant")?;
+        if mode != "constant" {
+            return Err(format!("its mode is {mode}; supported is constant"));
+        }
+        let lengths = self.logical(call.input(0)?);
+        let pads = self.list(call, "pads", 1)?.ok_or("it has no pads")?;
+        let axes = call.optional(3).map(|axes| self.host(axes)?.integers()).transpose()?;
+        let axes = axes.unwrap_or_else(|| (0..lengths.len() as i64).collect());
+        if pads.len() != 2 * axes.len() {
+            return Err(format!("{} pads for {} axes, expected {}", pads.len(), axes.len(), 2 * axes.len()));
+        }
+        let mut x = self.run(call.input(0)?)?;
+        let rank = self.draft.shape(x.id).rank();
+        let (mut before, mut after) = (vec![0; rank], vec![0; rank]);
+        for (at, &axis) in axes.iter().enumerate() {
+            let ends = [pads[at], pads[at + axes.len()]];
+            if ends == [0, 0] {
+                continue;
+            }
+            let axis = self.inner_axis(x, host::axis(axis, lengths.len())?)?;
+            let length = self.axis_length(x, axis)? as i64;
+            let [start, end] = ends.map(|n| n.min(0).saturating_neg());
+            if start.saturating_add(end) > length {
+                return Err(format!("it removes {start} and {end} of {length} elements"));
+            }
+            x.id = self.cut(&call.part("cut"), x.id, axis, start as usize, (length - start - end) as usize)?;
+            [before[axis], after[axis]] = ends.map(|n| usize::try_from(n).unwrap_or(0));
+        }
+        if before.iter().chain(&after).all(|&n| n == 0) {
+            return one(x);
+        }
+        let integers = matches!(x.kind, Kind::Int(_));
+        let value = match call.optional(2) {
+            Some(value) => Host { dims: Vec::new(), ..(*self.host(value)?).clone() },
+            None if integers => Host::new(Vec::new(), Data::I64(vec![0])),
+            None => Host::new(Vec::new(), Data::F32(vec![call.node.float("value", 0.0)?])),
+        };
+        if value.data.len() != 1 {
+            return Err("its value is not one number".to_owned());
+        }
+        let value = if integers { self.integer_constant(&value)? } else { self.host_constant(&value)? };
+        let id = self.draft.add(&call.name, Pad { before, after }, &[x.id, value])?;
+        one(Run { id, ..x })
     }
 
     fn slice(&mut self, call: &Call<'_>) -> Values {

@@ -3,7 +3,7 @@
 use ndarray::{ArrayViewMutD, Axis, IxDyn};
 
 use super::{Backward, LENGTHS, Rule, copy, identity, view};
-use crate::ops::{Concat, Op, Slice, Transpose};
+use crate::ops::{Concat, Op, Pad, Slice, Transpose};
 
 pub(super) fn rule(op: &Op) -> Option<Rule<'_>> {
     Some(match op {
@@ -20,8 +20,24 @@ pub(super) fn rule(op: &Op) -> Option<Rule<'_>> {
             whole.slice_axis_inplace(Axis(*axis), (*start..*end).into());
             whole.assign(&view(b.dy, b.y.shape()));
         }),
+        Op::Pad(Pad { before, .. }) => Box::new(move |b, dx| pad(b, before, dx)),
         _ => return None,
     })
+}
+
+/// The input gets the gradient of the elements that it gave, the value the sum of all others.
+fn pad(b: &Backward<'_>, before: &[usize], dx: &mut [f32]) {
+    let mut inner = view(b.dy, b.y.shape());
+    for (axis, (&before, &length)) in before.iter().zip(b.inputs[0].shape()).enumerate() {
+        inner.slice_axis_inplace(Axis(axis), (before..before + length).into());
+    }
+    match b.at {
+        0 => copy(inner, dx),
+        _ => {
+            let sum = |values: &mut dyn Iterator<Item = &f32>| values.map(|&v| f64::from(v)).sum::<f64>();
+            dx[0] = (sum(&mut b.dy.iter()) - sum(&mut inner.iter())) as f32;
+        }
+    }
 }
 
 /// Each input gets its own range of the gradient.

@@ -2,7 +2,9 @@
 
 use super::{FITS, Fused, Matcher, NOT_INPUT, NOT_OUTPUT, Rewritten, ToIntegerError};
 use crate::graph::{NodeId, Rewriter};
-use crate::ops::Op;
+use crate::numerics;
+use crate::ops::{Constant, Op};
+use crate::values::Tensor;
 
 /// The rule of the family.
 pub(super) fn rewrite(
@@ -11,20 +13,33 @@ pub(super) fn rewrite(
     id: NodeId,
 ) -> Result<Option<Rewritten>, ToIntegerError> {
     match &matcher.graph.node(id).op {
-        Op::Concat(_) => Ok(Some(matcher.concat(rewriter, id).into())),
+        Op::Concat(_) | Op::Pad(_) => Ok(Some(matcher.concat(rewriter, id).into())),
         op if op.moves_values() => Ok(Some(matcher.movement(rewriter, id).into())),
         _ => Ok(None),
     }
 }
 
 impl Matcher<'_> {
-    /// Concatenates quantized values; inputs whose qparams are not those of the output pass through a lookup table.
+    /// Concatenates or pads quantized values; inputs whose qparams are not those of the output pass through a lookup table. The value
+    /// of a pad is quantized as the output is: 0 becomes the zero point.
     fn concat(&self, rewriter: &mut Rewriter<'_>, id: NodeId) -> Result<Fused, String> {
         let node = self.graph.node(id);
-        let operands = self.operands(id)?;
+        let operands = match node.op {
+            Op::Pad(_) => vec![self.operand(node.inputs[0]).ok_or(NOT_INPUT)?],
+            _ => self.operands(id)?,
+        };
         let quantize = self.only_user(id).and_then(|id| self.quantize(id));
         let (quantize, qparams, range) = quantize.ok_or_else(|| NOT_OUTPUT.to_owned())?;
-        let mut inputs = Vec::with_capacity(operands.len());
+        let padding = match node.op {
+            Op::Pad(_) => {
+                let value = self.graph.node(node.inputs[1]).op.constant().and_then(|value| value.as_f32());
+                let &[value] = value.ok_or("its padding value is not a constant")? else { unreachable!("{FITS}") };
+                let (quant_min, quant_max) = (range.quant_min(), range.quant_max());
+                Some(numerics::quantize(value, qparams.inv_scale(), qparams.zero_point(), quant_min, quant_max) as i8)
+            }
+            _ => None,
+        };
+        let mut inputs = Vec::with_capacity(node.inputs.len());
         for (at, &(x, x_qparams)) in operands.iter().enumerate() {
             let values = rewriter.get(x).expect(FITS);
             inputs.push(if self.is_unchanged(x, x_qparams, qparams, range) {
@@ -33,6 +48,14 @@ impl Matcher<'_> {
                 let name = format!("{}.input{at}", node.name);
                 self.lookup_table(rewriter, quantize, &name, values, x_qparams, &[], (qparams, range))
             });
+        }
+        if let Some(value) = padding {
+            inputs.push(self.constant(
+                rewriter,
+                id,
+                "value.quantize",
+                Constant::new(Tensor::from(ndarray::arr0(value))),
+            ));
         }
         let name = &self.graph.node(quantize).name;
         let new = rewriter.add(name, node.op.clone(), inputs, &node.origin).expect(FITS);

@@ -1,7 +1,7 @@
 //! Examples of what transformers need beside products and norms: masks, pooling, slices, and functions that their exports are
 //! made of.
 
-use enfold::ops::UnaryOp;
+use enfold::ops::{Pad, UnaryOp};
 use enfold::values::DType;
 use enfold::{GraphBuilder, Shape, Tensor};
 
@@ -380,6 +380,45 @@ fn slices() -> Vec<OpCase> {
             },
             vec![f32s(&[2, 2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, f32::INFINITY, -0.0, 12.0])],
             f32s(&[2, 2, 2], &[2.0, 3.0, 5.0, 6.0, 8.0, 9.0, -0.0, 12.0]),
+            true,
+        ),
+        case(
+            "pad of floats",
+            |g| {
+                let x = x(g, &[2, 2]);
+                g.pad("y", x, &[0, 1, 0], &[0, 0, 2], f32::NEG_INFINITY)
+            },
+            vec![f32s(&[1, 2, 2], &[1.0, -0.0, 3.0, 4.0])],
+            {
+                let w = f32::NEG_INFINITY;
+                f32s(&[1, 3, 4], &[w, w, w, w, 1.0, -0.0, w, w, 3.0, 4.0, w, w])
+            },
+            true,
+        ),
+        case(
+            "pad of quantized values, within words",
+            |g| {
+                let x = g.typed_input("x", Shape::batched(&[1, 5]), DType::I8)?;
+                let value = g.constant("value", Tensor::from(ndarray::arr0(-3i8)))?;
+                g.node("y", Pad { before: vec![0, 1, 3], after: vec![0, 0, 1] }, &[x, value])
+            },
+            vec![Tensor::from_i8(&[2, 1, 5], (1..=10).collect()).expect("lengths fit")],
+            Tensor::from_i8(
+                &[2, 2, 9],
+                [&[-3; 12][..], &[1, 2, 3, 4, 5], &[-3; 13], &[6, 7, 8, 9, 10], &[-3]].concat(),
+            )
+            .expect("lengths fit"),
+            true,
+        ),
+        case(
+            "pad of integers",
+            |g| {
+                let x = g.typed_input("x", Shape::rows(2), DType::I32)?;
+                let value = g.constant("value", Tensor::from(ndarray::arr0(i32::MIN)))?;
+                g.node("y", Pad { before: vec![0, 1], after: vec![0, 0] }, &[x, value])
+            },
+            vec![Tensor::from_i32(&[2, 2], vec![1, 2, 3, 4]).expect("lengths fit")],
+            Tensor::from_i32(&[2, 3], vec![i32::MIN, 1, 2, i32::MIN, 3, 4]).expect("lengths fit"),
             true,
         ),
         case(

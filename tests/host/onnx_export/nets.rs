@@ -222,6 +222,8 @@ fn moves() -> Net {
         let h = g.relu("relu", h)?;
         let h = g.transpose("turned", h, &[0, 2, 1])?;
         let h = g.slice("some", h, 1, 2..8)?;
+        let h = g.pad("padded", h, &[0, 1, 0], &[0, 0, 0], 0.0)?;
+        let h = g.slice("shifted", h, 1, 0..6)?;
         let h = g.reshape("laid", h, &[2, 12])?;
         let h = p.linear(g, "fc.1", h, [12, 12])?;
         let h = g.max("most", h, 1)?;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use enfold::graph::{GraphError, NodeId};
-use enfold::ops::{BinaryOp, UnaryOp};
+use enfold::ops::{BinaryOp, Pad, UnaryOp};
 use enfold::qat::TrainableGraph;
 use enfold::values::DType;
 use enfold::{Graph, GraphBuilder, Shape, Tensor};
@@ -105,6 +105,15 @@ fn cases() -> Vec<(&'static str, Build)> {
             let x = value(g, r, ids, "x", &[t, k])?;
             let (w, b) = (normals(r, &[k]), normals(r, &[k]));
             g.layer_norm("y", x, w, b, 1e-3)
+        }),
+        ("pad", |g, r, ids| {
+            let (t, k) = (d(r), d(r));
+            let x = value(g, r, ids, "x", &[t, k])?;
+            // The value is a parameter too.
+            let one = g.constant("one", Tensor::from_f32(&[1, 1], vec![1.0]).expect("fits"))?;
+            let fill = g.linear("fill", one, normals(r, &[1, 1]), None)?;
+            let fill = g.reshape("fill.scalar", fill, &[])?;
+            g.node("y", Pad { before: vec![0, r.below(3), 1], after: vec![0, 1, r.below(3)] }, &[x, fill])
         }),
         ("rms norm", |g, r, ids| {
             let (t, k) = (d(r), 1 + d(r));

@@ -7,7 +7,7 @@ use ndarray::{ArrayD, Axis, Dimension as _, IxDyn, Zip};
 
 use enfold::ops::{
     Add, BatchNorm, Binary, BinaryOp, Clamp, Concat, Constant, Div, Embedding, Flatten, LayerNorm, Linear, MatMul, Max,
-    Mul, Op, Reshape, RmsNorm, Slice, Softmax, Sum, ToFloat, Transpose, Unary, Where,
+    Mul, Op, Pad, Reshape, RmsNorm, Slice, Softmax, Sum, ToFloat, Transpose, Unary, Where,
 };
 
 pub(super) type Array = ArrayD<f64>;
@@ -59,6 +59,19 @@ pub(super) fn evaluate(graph: &Graph, values: &HashMap<String, Array>, norms: No
             // Integers are given as floats.
             Op::ToFloat(ToFloat) => at(0),
             Op::Slice(Slice { axis, start, end }) => at(0).slice_axis(Axis(*axis), (*start..*end).into()).to_owned(),
+            Op::Pad(Pad { before, after }) => {
+                let (mut x, value) = (at(0), at(1));
+                for (axis, (&before, &after)) in before.iter().zip(after).enumerate() {
+                    let run = |length: usize| {
+                        let mut shape = x.shape().to_vec();
+                        shape[axis] = length;
+                        Array::from_elem(IxDyn(&shape), value.sum())
+                    };
+                    x = ndarray::concatenate(Axis(axis), &[run(before).view(), x.view(), run(after).view()])
+                        .expect("fits");
+                }
+                x
+            }
             Op::Sum(Sum { axis, .. }) => at(0).sum_axis(Axis(*axis)),
             Op::Reshape(Reshape { dims }) => {
                 let x = at(0);
