@@ -20,7 +20,7 @@ mod verify;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::ops::{Constant, Op, OpError, Operand, TensorType, check_elements};
+use crate::ops::{Constant, Op, OpError, Operand, Quantize, TensorType, check_elements};
 use crate::values::{Contents, DType, Shape};
 
 pub use builder::GraphBuilder;
@@ -121,6 +121,18 @@ impl Graph {
     #[must_use]
     pub fn node(&self, id: NodeId) -> &Node {
         &self.nodes[id.index()]
+    }
+
+    /// Returns the bits that hold the values of a quantized node: those that the constant or quantize node which it comes from states,
+    /// else 8.
+    pub(crate) fn bits(&self, id: NodeId) -> u32 {
+        let node = self.node(id);
+        match &node.op {
+            Op::Constant(Constant { bits, .. }) => bits.unwrap_or(8),
+            Op::Quantize(Quantize { range, .. }) => range.bits(),
+            op if op.moves_values() => node.inputs.iter().map(|&input| self.bits(input)).max().unwrap_or(8),
+            _ => 8,
+        }
     }
 
     /// Finds the node called `name`.

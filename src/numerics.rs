@@ -149,15 +149,18 @@ pub(crate) fn round_small(v: f32) -> f32 {
 /// Quantizes one element (equation 2). `x` must not be NaN (NaN gives `zero_point`, as on a GPU).
 #[must_use]
 pub fn quantize(x: f32, inv_scale: f32, zero_point: i32, quant_min: i32, quant_max: i32) -> i32 {
-    let lo = (quant_min - zero_point) as f32;
-    let hi = (quant_max - zero_point) as f32;
-    (x * inv_scale).round_ties_even().clamp(lo, hi) as i32 + zero_point
+    // A graph may compute a zero point that no int8 range has. Then the differences wrap around, and `lo` may be larger than `hi`.
+    let lo = quant_min.wrapping_sub(zero_point) as f32;
+    let hi = quant_max.wrapping_sub(zero_point) as f32;
+    let v = (x * inv_scale).round_ties_even();
+    let v = if v < lo { lo } else { v };
+    (if v > hi { hi } else { v } as i32).wrapping_add(zero_point)
 }
 
 /// Dequantizes one element (equation 1). The difference is computed in integers, so the result is one float product.
 #[must_use]
 pub fn dequantize(q: i32, scale: f32, zero_point: i32) -> f32 {
-    (q - zero_point) as f32 * scale
+    q.wrapping_sub(zero_point) as f32 * scale
 }
 
 /// Computes the multiplier of equation 3. It is `None` unless the result is a normal `f32`.

@@ -227,8 +227,8 @@ impl Model {
     }
 }
 
-/// The weights that are on the device, by their address, `n` and `k` on the host.
-type Packed = HashMap<(usize, usize, usize), LinearData>;
+/// The weights that are on the device, by their address, `n` and `k` on the host, and the bits that the device stores.
+type Packed = HashMap<(usize, usize, usize, WeightBits), LinearData>;
 
 /// Uploads a weight in as few parts as the device's bindings allow, each of whole blocks of columns. A weight that several layers
 /// read is packed and uploaded once; each layer has channels of its own.
@@ -242,7 +242,7 @@ async fn upload_weight(
     let QLinear { weight, n, k, .. } = linear;
     let bits = config.weight_bits(linear.bits);
     let columns_of_part = columns_of_part(device, name, linear, bits)?;
-    let key = (weight.as_ptr() as usize, *n, *k);
+    let key = (weight.as_ptr() as usize, *n, *k, bits);
     let shared = packed.get(&key);
     let mut data = LinearData { parts: Vec::new(), buffers: Vec::new() };
     for (at, first_column) in (0..*n).step_by(columns_of_part).enumerate() {

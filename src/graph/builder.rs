@@ -222,7 +222,7 @@ impl GraphBuilder {
         after: &[usize],
         value: f32,
     ) -> Result<NodeId, GraphError> {
-        let value = self.parameter(&format!("{name}.value"), ndarray::arr0(value).into())?;
+        let value = self.constant(&format!("{name}.value"), ndarray::arr0(value))?;
         self.node(name, Pad { before: before.to_vec(), after: after.to_vec() }, &[x, value])
     }
 

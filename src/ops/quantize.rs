@@ -69,6 +69,9 @@ impl Operator for Quantize {
         inputs.expect_floats(1)?;
         inputs.expect_channels(&self.qparams)?;
         self.qparams.check_range(self.range)?;
+        if self.range == QuantRange::INT32 {
+            expect_zeros(&self.qparams)?;
+        }
         Ok(TensorType::new(self.range.dtype(), inputs.shape(0).clone()))
     }
 
@@ -111,6 +114,9 @@ impl Operator for Dequantize {
         inputs.expect_arity(1)?;
         inputs.expect_one_of(0, &[DType::I8, DType::I32])?;
         inputs.expect_channels(&self.qparams)?;
+        if inputs.dtype(0) == DType::I32 {
+            expect_zeros(&self.qparams)?;
+        }
         Ok(TensorType::new(DType::F32, inputs.shape(0).clone()))
     }
 
@@ -128,6 +134,18 @@ impl Operator for Dequantize {
 
     fn parameters(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, " {}", self.qparams)
+    }
+}
+
+/// Checks that `i32` values, which are biases, have the zero point 0.
+fn expect_zeros(qparams: &TensorQParams) -> Result<(), OpError> {
+    let channels = match qparams {
+        TensorQParams::PerTensor(qparams) => std::slice::from_ref(qparams),
+        TensorQParams::PerChannel { channels, .. } => channels,
+    };
+    match channels.iter().find(|qparams| qparams.zero_point() != 0) {
+        Some(qparams) => Err(parameter("zero point", qparams.zero_point(), "must be 0 for i32")),
+        None => Ok(()),
     }
 }
 

@@ -223,17 +223,6 @@ impl Matcher<'_> {
         rewriter.add(&name, constant, Vec::new(), &node.origin).expect(FITS)
     }
 
-    /// The bits of a quantized constant: those that it or its quantize node states, else 8.
-    fn bits(&self, id: NodeId) -> u32 {
-        let node = self.graph.node(id);
-        match &node.op {
-            Op::Constant(Constant { bits, .. }) => bits.unwrap_or(8),
-            Op::Quantize(Quantize { range, .. }) => range.bits(),
-            op if op.moves_values() => node.inputs.iter().map(|&input| self.bits(input)).max().unwrap_or(8),
-            _ => 8,
-        }
-    }
-
     /// The int8 value that a node dequantizes, with its qparams.
     fn operand(&self, id: NodeId) -> Option<(NodeId, QParams)> {
         let node = self.graph.node(id);

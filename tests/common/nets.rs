@@ -53,6 +53,12 @@ impl Net {
         // What was there before, to be added or joined.
         let mut earlier: Vec<(NodeId, Vec<usize>)> = vec![(h, dims.clone())];
         let tensor = |shape: &[usize], data| Tensor::from_f32(shape, data).expect("lengths fit");
+        // The others would make a large difference of a small one.
+        let jumps = |op: &UnaryOp| {
+            use UnaryOp::{Ceil, Floor, IsNan, Round, RoundBf16, RoundF16, Sign, Step};
+            matches!(op, Ceil | Floor | IsNan | Round | RoundBf16 | RoundF16 | Sign | Step)
+        };
+        let smooth: Vec<UnaryOp> = UnaryOp::ALL.iter().copied().filter(|op| !jumps(op)).collect();
         for i in 0..1 + random.below(6) {
             let k = dims[dims.len() - 1];
             let last_axis = dims.len();
@@ -82,8 +88,7 @@ impl Net {
                     g.concat(&format!("cat.{i}"), &[h, other], last_axis)
                 }
                 8 => {
-                    // The sign and the roundings, which come last, would make a large difference of a small one.
-                    let op = UnaryOp::ALL[random.below(UnaryOp::Sign as usize)];
+                    let op = smooth[random.below(smooth.len())];
                     // What keeps it from NaN, infinities and slopes that make much of little.
                     let bounds = match op {
                         UnaryOp::Sqrt | UnaryOp::Log => Some((0.1, f32::INFINITY)),

@@ -1,11 +1,13 @@
 //! Layers that are divided: along their columns, because a binding cannot hold the weight; along their rows, because a dispatch
 //! would take too long; along K, because the grid would be too small; and all of that at once.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use enfold::gpu::{Engine, GpuError, LinearKernel, Model, Options, Run, SplitK, TileShape};
 use enfold::interp::Interpreter;
 use enfold::lower::{LowerOptions, lower_with};
+use enfold::ops::{Constant, IntegerLinear, Op, ScaleAccumulator};
 use enfold::program::Program;
 use enfold::{Graph, Tensor};
 use pollster::block_on;
@@ -155,6 +157,33 @@ fn weights_are_divided_along_their_columns() {
     let engine = block_on(Engine::new(&device, &queue, &Options::default())).expect("an engine");
     let error = block_on(engine.load(&crate::layers::mlp(1, 1025, 1).1)).expect_err("too long");
     let GpuError::Limit { actual: 66_560, limit: 65_536, .. } = error else { panic!("{error}") };
+    assert_eq!(errors.load(Ordering::Relaxed), 0, "errors reached the application's handler");
+}
+
+/// Two layers read the same values as weights of 8 and of 2 bits, which a binding divides differently.
+#[test]
+fn a_weight_of_two_widths_is_divided_twice() {
+    let Some((context, _)) = engine("two widths") else { return };
+    let limits = wgpu::Limits { max_storage_buffer_binding_size: 1 << 16, ..wgpu::Limits::default() };
+    let (device, queue, errors) = watched(context, limits);
+    let engine = block_on(Engine::new(&device, &queue, &Options::default())).expect("an engine");
+    let (n, k) = (330, 300);
+    for bits in [[8, 2], [2, 8]] {
+        let mut l = Layers::new(48);
+        let x = l.int8(&[k]);
+        let values =
+            Arc::new(Tensor::from_i8(&[n, k], l.random.codes(n * k).iter().map(|v| v & 1).collect()).expect("fits"));
+        let outputs = bits.map(|bits| {
+            let weight = Constant { tensor: Arc::clone(&values), bits: Some(bits) };
+            let w = l.node("weight", Op::Constant(weight), &[]);
+            let bias = l.constant(Tensor::from_i32(&[n], vec![0; n]).expect("fits"));
+            let acc = l.node("sums", Op::IntegerLinear(IntegerLinear { fraction_bits: 0 }), &[x, w, bias]);
+            let factors = l.constant(Tensor::from_f32(&[n], vec![0.01; n]).expect("fits"));
+            l.node("y", Op::ScaleAccumulator(ScaleAccumulator { relu: false }), &[acc, factors])
+        });
+        let graph = l.finish(&outputs);
+        Bound::new(&device, &queue, &engine, graph, 3, false).check_all(&format!("bits {bits:?}"));
+    }
     assert_eq!(errors.load(Ordering::Relaxed), 0, "errors reached the application's handler");
 }
 

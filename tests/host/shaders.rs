@@ -42,7 +42,7 @@ fn constants(shader: &Shader) -> Vec<back::PipelineConstants> {
         "PATCH_ROWS" => 4.0,
         "THREADS" => 256.0,
         "CHUNK_VECS" => 128.0,
-        "F16" | "ADD" | "KEEP_SUM" | "QUANTIZE" | "BIAS" | "UNARY" | "DYNAMIC" => 1.0,
+        "F16" | "CENTER" | "ADD" | "KEEP_SUM" | "QUANTIZE" | "BIAS" | "UNARY" | "DYNAMIC" => 1.0,
         other => panic!("no value for the override {other}"),
     };
     let others = shader.overrides.iter().map(|name| ((*name).to_owned(), value(name))).collect();

@@ -78,11 +78,12 @@ impl Pipelines {
         }
         let layout = self.layout(device, key.shader).await?;
         let constants: Vec<(&str, f64)> = key.overrides.iter().map(|&(name, value)| (name, value.into())).collect();
+        let module = self.module(device, key).await?;
         let pipeline = scoped(device, key.shader.name, || {
             device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
                 label: Some(key.entry),
                 layout: Some(&layout.pipeline),
-                module: &self.module(device, key),
+                module: &module,
                 entry_point: Some(key.entry),
                 compilation_options: wgpu::PipelineCompilationOptions {
                     constants: &constants,
@@ -96,17 +97,21 @@ impl Pipelines {
         Ok(lock(&self.pipelines).entry(key.clone()).or_insert(pipeline).clone())
     }
 
-    fn module(&self, device: &wgpu::Device, key: &PipelineKey) -> wgpu::ShaderModule {
+    async fn module(&self, device: &wgpu::Device, key: &PipelineKey) -> Result<wgpu::ShaderModule, GpuError> {
         let PipelineKey { shader, checked, .. } = *key;
-        let make = || {
+        if let Some(module) = lock(&self.modules).get(&(shader.name, checked)) {
+            return Ok(module.clone());
+        }
+        let module = scoped(device, shader.name, || {
             let source = wgpu::ShaderSource::Wgsl(shader.wgsl().into());
             let descriptor = wgpu::ShaderModuleDescriptor { label: Some(shader.name), source };
             match checked {
                 true => device.create_shader_module(descriptor),
                 false => unchecked::module(device, descriptor),
             }
-        };
-        lock(&self.modules).entry((shader.name, checked)).or_insert_with(make).clone()
+        })
+        .await?;
+        Ok(lock(&self.modules).entry((shader.name, checked)).or_insert(module).clone())
     }
 
     /// Forgets all pipelines.

@@ -1,6 +1,7 @@
 //! Kernels that move values: reshape, transpose, slice, concat and pad, and the changes of layout at inputs and outputs.
 
 use super::case::{COLS, CaseBuilder, ROWS, WIDE, int8, tensor};
+use super::config::Config;
 use super::dispatch::{Bound, Planned, PlannedDispatch, Planning};
 use super::fused_step::FusedStep;
 use super::grid::GridSize;
@@ -9,8 +10,9 @@ use super::layout::row_words;
 use super::strided::{Strided, axes, strides, transposed};
 use super::wgsl::shader;
 use crate::gpu::device::error::GpuError;
+use crate::gpu::device::pipeline::PipelineKey;
 use crate::gpu::device::shader::{FIRST_STORAGE, Shader, storage, wgsl_struct};
-use crate::ops::{Concat, Op, Pad, Reshape, Slice, Transpose};
+use crate::ops::{Add, Concat, Op, Pad, Reshape, Slice, Transpose};
 use crate::program::{Step, StepOp, Value, ValueId, ValueType};
 
 wgsl_struct! {
@@ -168,6 +170,11 @@ fn place(planning: &Planning<'_>, step: &Step, input: ValueId, offset: usize) ->
     Ok(dispatch.binding([planning.at(A, input)], [planning.at(Y, step.output)]))
 }
 
+/// The pipeline that copies a value, for a dispatch that would otherwise bind it twice.
+pub(crate) fn copies(config: &Config) -> PipelineKey {
+    MovementKernel::CopyWords.pipeline(config.kernel_options())
+}
+
 /// Transposes, reshapes, slices, concats and pads; the layouts of inputs and outputs are part of every case.
 pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
     let x = case.input(tensor(&WIDE, |i| int8(i, 0)));
@@ -177,6 +184,8 @@ pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
     let perm = || Transpose { perm: vec![0, 2, 1] };
     case.output(MovementKernel::CopyI8, perm(), &[x], tensor(&[ROWS, COLS, 3], |i| int8(turned(i), 0)));
     case.output(MovementKernel::CopyF32, perm(), &[floats], tensor(&[ROWS, COLS, 3], |i| turned(i) as f32));
+    // A sum that reads a value twice gets a copy of it.
+    case.output(MovementKernel::CopyWords, Add, &[floats, floats], tensor(&WIDE, |i| 2.0 * i as f32));
     let expected = tensor(&[ROWS, 3 * COLS], |i| int8(i, 0));
     case.output(MovementKernel::ReshapeI8, Reshape { dims: vec![3 * COLS] }, &[x], expected);
     let cut = |i: usize| i / 7 * COLS + 5 + i % 7;

@@ -8,9 +8,6 @@ use crate::graph::NodeId;
 use crate::ops::{Dequantize, DequantizeDynamic, Linear, Op};
 use crate::values::{DType, QParams, Tensor, TensorQParams};
 
-/// Weights whose quantized values are all smaller than this are of few bits.
-const FEW_BITS: u8 = 64;
-
 pub(super) fn write(exporter: &mut Exporter<'_>, id: NodeId) -> bool {
     let Op::Linear(Linear) = exporter.graph.node(id).op else { return false };
     exporter.linear(id);
@@ -69,8 +66,8 @@ impl Exporter<'_> {
     }
 
     /// A float bias quantized to `i32` with the scale of the layer's accumulator, if input and weight are int8 and the accumulator stays
-    /// in `i32`. The rounding moves an output by at most 1/128 of the effect of one step of an input. It would be more for weights of few
-    /// bits, whose bias stays float.
+    /// in `i32`. The rounding moves an output by at most 1/128 of the effect of one step of an input. It would be more for weights of fewer
+    /// bits than 8, whose bias stays float.
     fn quantized_bias(&self, x: NodeId, w: NodeId, b: NodeId) -> Option<(Tensor, TensorQParams)> {
         let node = |id| self.graph.node(id);
         let Op::Dequantize(Dequantize { qparams: TensorQParams::PerTensor(of_x) }) = &node(x).op else { return None };
@@ -82,7 +79,7 @@ impl Exporter<'_> {
         let weight = self.known(node(w).inputs[0])?;
         let bias = self.known(b)?;
         let (weight, bias) = (weight.as_i8()?, bias.as_f32()?);
-        if weight.iter().all(|w| w.unsigned_abs() < FEW_BITS) {
+        if self.graph.bits(node(w).inputs[0]) < 8 {
             return None;
         }
         let k = weight.len() / bias.len().max(1);

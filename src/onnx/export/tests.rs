@@ -5,7 +5,7 @@ use prost::Message as _;
 use super::*;
 use crate::graph::{GraphBuilder, NodeId, Rewriter};
 use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, TensorProto, data_type};
-use crate::ops::{ChooseQParams, Dequantize, DequantizeDynamic, Op, Quantize, QuantizeDynamic, UnaryOp};
+use crate::ops::{ChooseQParams, Constant, Dequantize, DequantizeDynamic, Op, Quantize, QuantizeDynamic, UnaryOp};
 use crate::values::{DType, QParams, QScheme, QuantRange, Shape, Tensor, TensorQParams};
 
 fn exported(graph: &Graph, options: &ExportOptions) -> GraphProto {
@@ -59,8 +59,9 @@ fn pair(g: &mut GraphBuilder, name: &str, x: NodeId, qparams: TensorQParams, ran
 }
 
 /// A weight `[2, 3]` of codes, with one scale for each of two channels.
-fn weight(g: &mut GraphBuilder, codes: [i8; 6]) -> NodeId {
-    let codes = g.constant("fc.weight", Tensor::from_i8(&[2, 3], codes.to_vec()).expect("lengths fit"));
+fn weight(g: &mut GraphBuilder, codes: [i8; 6], bits: Option<u32>) -> NodeId {
+    let tensor = Tensor::from_i8(&[2, 3], codes.to_vec()).expect("lengths fit");
+    let codes = g.node("fc.weight", Constant { bits, ..Constant::new(tensor) }, &[]);
     let qparams = TensorQParams::per_channel(&[0.5, 0.25], &[0, 0], 0).expect("valid");
     g.node("fc.weight.dequantize", Op::Dequantize(Dequantize { qparams }), &[codes.expect("a constant")])
         .expect("a node")
@@ -70,10 +71,15 @@ const CODES: [i8; 6] = [127, -2, 3, 4, 5, -126];
 
 /// A static layer with ReLU on inputs of shape `[rows, dims…]`, with `zero_point` for all activations.
 fn layer(dims: &[usize], codes: [i8; 6], zero_point: i32, range: QuantRange) -> Graph {
+    layer_of_bits(dims, (codes, None), zero_point, range)
+}
+
+/// [`layer`], with a weight that may state its bits.
+fn layer_of_bits(dims: &[usize], (codes, bits): ([i8; 6], Option<u32>), zero_point: i32, range: QuantRange) -> Graph {
     let mut g = GraphBuilder::new();
     let x = g.input("x", Shape::batched(dims)).expect("an input");
     let x = pair(&mut g, "x", x, per_tensor(0.125, zero_point), range);
-    let w = weight(&mut g, codes);
+    let w = weight(&mut g, codes, bits);
     let b = g.constant("fc.bias", f32s(&[2], &[1.0, -0.7])).expect("a constant");
     let y = g.linear_nodes("fc", x, w, Some(b)).expect("a layer");
     let y = g.relu("relu", y).expect("a relu");
@@ -176,9 +182,12 @@ fn biases_are_float_where_rounding_would_show() {
         let bias = node(&graph, "Gemm").input[2].clone();
         graph.initializer.iter().any(|tensor| tensor.name == bias && tensor.data_type == data_type::FLOAT)
     };
-    let few_bits = CODES.map(|code| code / 2);
     assert!(!is_float(&layer(&[3], CODES, 0, QuantRange::INT8), Preset::OnnxRuntime));
-    assert!(is_float(&layer(&[3], few_bits, 0, QuantRange::INT8), Preset::OnnxRuntime));
+    // Small values of 8 bits are not values of few bits.
+    let small = CODES.map(|code| code / 16);
+    assert!(!is_float(&layer(&[3], small, 0, QuantRange::INT8), Preset::OnnxRuntime));
+    let of_bits = |bits| layer_of_bits(&[3], (small, Some(bits)), 0, QuantRange::INT8);
+    assert!(is_float(&of_bits(4), Preset::OnnxRuntime) && !is_float(&of_bits(8), Preset::OnnxRuntime));
     assert!(is_float(&layer(&[3], CODES, 0, QuantRange::INT8), Preset::TensorRt));
 }
 
@@ -203,7 +212,7 @@ fn dynamic(qscheme: QScheme) -> Graph {
     let pairs = g.node("pairs", choose, &[x]).expect("a node");
     let codes = g.node("codes", Op::QuantizeDynamic(QuantizeDynamic { range }), &[x, pairs]).expect("a node");
     let x = g.node("real", Op::DequantizeDynamic(DequantizeDynamic), &[codes, pairs]).expect("a node");
-    let w = weight(&mut g, CODES);
+    let w = weight(&mut g, CODES, None);
     let y = g.linear_nodes("fc", x, w, None).expect("a layer");
     g.finish([y]).expect("a graph")
 }

@@ -81,7 +81,7 @@ impl Matcher<'_> {
             return Ok(Err(format!("its weight is of {}, expected i8", values.dtype())));
         }
         let &[n, k] = values.shape() else { return Ok(Err("its weight is not a matrix".to_owned())) };
-        let weight = match QuantizedTensor::new(values, qparams.clone(), self.bits(node)) {
+        let weight = match QuantizedTensor::new(values, qparams.clone(), self.graph.bits(node)) {
             Ok(weight) => weight,
             Err(error) => return Ok(Err(format!("its weight is not sound: {error}"))),
         };

@@ -1,13 +1,14 @@
 //! The gradient of every operator against central differences in `f64`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use enfold::graph::{GraphError, NodeId};
-use enfold::ops::{BinaryOp, Pad, UnaryOp};
+use enfold::ops::{BinaryOp, OpKind, Pad, UnaryOp};
 use enfold::qat::TrainableGraph;
 use enfold::values::DType;
 use enfold::{Graph, GraphBuilder, Shape, Tensor};
 use ndarray::IxDyn;
+use strum::IntoEnumIterator;
 
 use super::wide::{Array, Norms, evaluate};
 use crate::random::Random;
@@ -399,4 +400,40 @@ fn axes_of_length_zero() {
             assert_eq!(gradient.len(), value.len(), "{name} of {features} x {width}");
         }
     }
+}
+
+/// Operators that no gradient passes: those of integers, and those that only later stages of the flow have.
+const REFUSED: [OpKind; 17] = [
+    OpKind::Mask,
+    OpKind::ToInteger,
+    OpKind::Int32,
+    OpKind::Quantize,
+    OpKind::Dequantize,
+    OpKind::ChooseQParams,
+    OpKind::QuantizeDynamic,
+    OpKind::DequantizeDynamic,
+    OpKind::IntegerLinear,
+    OpKind::Requantize,
+    OpKind::ScaleAccumulator,
+    OpKind::ScaleAccumulatorDynamic,
+    OpKind::IntegerAdd,
+    OpKind::IntegerMul,
+    OpKind::IntegerMatMul,
+    OpKind::IntegerMatMulDynamic,
+    OpKind::Lut,
+];
+
+#[test]
+fn every_operator_has_a_gradient_or_is_refused() {
+    let mut with_gradient: BTreeSet<OpKind> = BTreeSet::new();
+    for (name, build) in cases() {
+        let mut g = GraphBuilder::new();
+        let ids = g.typed_input("ids", Shape::batched(&[]), DType::I32).expect("ids");
+        let y = build(&mut g, &mut Random::new(1), ids).unwrap_or_else(|e| panic!("{name}: {e}"));
+        with_gradient.extend(g.finish([y]).expect("a graph").nodes().iter().map(|node| node.op.kind()));
+    }
+    // Fake quantization, whose gradient the tests of training compare.
+    with_gradient.insert(OpKind::Observe);
+    let others: Vec<OpKind> = OpKind::iter().filter(|kind| !with_gradient.contains(kind)).collect();
+    assert_eq!(others, REFUSED);
 }

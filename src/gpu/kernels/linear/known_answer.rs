@@ -15,7 +15,7 @@ use crate::gpu::kernels::kernel::Kernel;
 use crate::gpu::kernels::unary;
 use crate::numerics;
 use crate::program::{Epilogue, QLinear, StepOp, ValueId, ValueType};
-use crate::values::{Shape, check_values};
+use crate::values::Shape;
 
 /// The pipeline that stands for a kind of layer in the known answers: that of [`SmallLayer`].
 fn stand_in(config: &Config, bits: WeightBits, epilogue: LinearEpilogue) -> LinearPipeline {
@@ -43,7 +43,7 @@ pub(crate) fn needed(planning: &Planning<'_>, fused: &FusedStep, linear: &QLinea
 pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
     let kernel = stand_in(case.config, WeightBits::Eight, LinearEpilogue::ToI8Add);
     if case.needs(kernel) {
-        let (layer, y) = SmallLayer::new(-128, 256).step(case);
+        let (layer, y) = SmallLayer::new(8).step(case);
         let other = case.input(tensor(&[ROWS, SmallLayer::N], |i| int8(i, 3)));
         let (op, add) = elementwise::known_add();
         let expected = tensor(&[ROWS, SmallLayer::N], |i| add(y[i], int8(i, 3)));
@@ -51,21 +51,22 @@ pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
     }
     let kernel = stand_in(case.config, WeightBits::Eight, LinearEpilogue::ToI8Lut);
     if case.needs(kernel) {
-        let (layer, y) = SmallLayer::new(-128, 256).step(case);
+        let (layer, y) = SmallLayer::new(8).step(case);
         let (op, look_up) = unary::known_lut();
         case.output(kernel, op, &[layer], tensor(&[ROWS, SmallLayer::N], |i| look_up(y[i])));
     }
-    for (bits, lowest, weights) in [(WeightBits::Four, -8, 16), (WeightBits::Two, -2, 4)] {
+    for (bits, few) in [(WeightBits::Four, 4), (WeightBits::Two, 2)] {
         let kernel = stand_in(case.config, bits, LinearEpilogue::ToI8);
         if case.needs(kernel) && !case.config.unpacked_weights {
-            let (layer, y) = SmallLayer::new(lowest, weights).step(case);
+            let (layer, y) = SmallLayer::new(few).step(case);
             case.answer(kernel, layer, tensor(&[ROWS, SmallLayer::N], |i| y[i]));
         }
     }
 }
 
-/// A layer whose weights are `weights` values from `lowest` on.
+/// A layer whose weights have all values of `bits` bits.
 struct SmallLayer {
+    bits: u32,
     weight: Vec<i8>,
     bias: Vec<i32>,
     multiplier: Vec<f32>,
@@ -77,12 +78,13 @@ impl SmallLayer {
     const K: usize = 37;
     const ZERO_POINT: i32 = -3;
 
-    fn new(lowest: i32, weights: i32) -> Self {
+    fn new(bits: u32) -> Self {
+        let weights = 1 << bits;
         let weight =
-            (0..Self::N * Self::K).map(|i| (lowest + i32::from(int8(i, 6)).rem_euclid(weights)) as i8).collect();
+            (0..Self::N * Self::K).map(|i| (i32::from(int8(i, 6)).rem_euclid(weights) - weights / 2) as i8).collect();
         // Some results saturate, some are ties.
         let multiplier = [1e-3, 0.5, 1.0 / 3.0, 7e-3].into_iter().cycle().take(Self::N).collect();
-        Self { weight, bias: (0..Self::N as i32).map(|n| n * 101 - 3000).collect(), multiplier }
+        Self { bits, weight, bias: (0..Self::N as i32).map(|n| n * 101 - 3000).collect(), multiplier }
     }
 
     /// Adds the layer to a case, with an input of its own. Returns its output and the right values.
@@ -92,15 +94,7 @@ impl SmallLayer {
         let multiplier = self.multiplier.as_slice().into();
         let epilogue = Epilogue::Requantize { multiplier, zero_point, lo: -128, hi: 127 };
         let (weight, bias) = (self.weight.as_slice().into(), self.bias.as_slice().into());
-        let op = StepOp::QLinear(QLinear {
-            bits: fewest_bits(&self.weight),
-            weight,
-            n,
-            k,
-            bias,
-            fraction_bits: 0,
-            epilogue,
-        });
+        let op = StepOp::QLinear(QLinear { bits: self.bits, weight, n, k, bias, fraction_bits: 0, epilogue });
         let layer = case.step(op, &[x], ValueType::I8, Shape::rows(n));
         let of = |at: usize| {
             let (row, channel) = (at / n, at % n);
@@ -141,11 +135,6 @@ pub(crate) fn tile_answer(case: &mut CaseBuilder<'_>) {
     case.output(to_i8, layer.op(requantize), &[x], tensor(&[M, N], |i| int8[i]));
     let floats: Vec<f32> = layer.floats().collect();
     case.output(to_f32, layer.op(scale), &[x], tensor(&[M, N], |i| floats[i]));
-}
-
-/// The fewest bits that hold a weight.
-fn fewest_bits(weight: &[i8]) -> u32 {
-    (2..8).find(|&bits| check_values(weight, bits).is_ok()).unwrap_or(8)
 }
 
 /// The layer that tests what cooperative matrices can get wrong beyond other kernels.
@@ -202,15 +191,7 @@ impl TileLayer {
 
     fn op(&self, epilogue: Epilogue) -> StepOp {
         let (weight, bias) = (self.w.as_slice().into(), self.bias.as_slice().into());
-        StepOp::QLinear(QLinear {
-            bits: fewest_bits(&self.w),
-            weight,
-            n: N,
-            k: K,
-            bias,
-            fraction_bits: FRACTION_BITS,
-            epilogue,
-        })
+        StepOp::QLinear(QLinear { bits: 8, weight, n: N, k: K, bias, fraction_bits: FRACTION_BITS, epilogue })
     }
 
     /// Equation 4, row by row.
