@@ -65,7 +65,7 @@ pub(crate) struct Series {
     run: Runner,
     /// Bytes of weights and activations that one run reads and writes.
     bytes: usize,
-    /// How many elements of the output were compared.
+    /// The number of output elements that were compared.
     compared: usize,
     kernel: Option<String>,
 }

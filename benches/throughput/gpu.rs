@@ -42,7 +42,7 @@ pub(crate) struct Gpu<'c> {
     checked: OnceCell<Engine>,
 }
 
-/// Why a series is not measured at a shape.
+/// The reason why a series is not measured at a shape.
 pub(crate) struct LeftOut(pub(crate) String);
 
 impl LeftOut {

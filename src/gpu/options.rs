@@ -1,17 +1,17 @@
-//! How an engine computes.
+//! The options of an engine.
 
 use super::kernels::linear::choice::{PackedDot, SplitK, Wanted};
 use super::kernels::linear::coopmat::Fragment;
 use super::kernels::linear::tile::TileShape;
 use super::kernels::linear::tuning::TuningTable;
 
-/// How an engine computes. Options do not change the bits that the [module](super) promises. Other float steps, and int8 values that
+/// The options of an engine. They do not change the bits that the [module](super) promises. Other float steps, and int8 values that
 /// follow them, may differ in a rounding.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Options {
     /// One tile shape for all linear layers and rows, instead of the engine's choice for the device.
     pub tile: Option<TileShape>,
-    /// How products of int8 values are summed.
+    /// The instruction that sums products of int8 values.
     pub packed_dot: PackedDot,
     /// Whether K is divided among workgroups.
     pub split_k: SplitK,

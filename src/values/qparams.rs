@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::DType;
 
-/// Why quantization parameters were refused.
+/// The reason why quantization parameters were refused.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum QParamsError {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{QParamsError, QuantRange};
 
-/// Which elements of a tensor share one scale and zero point.
+/// The elements of a tensor that share one scale and zero point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -39,7 +39,7 @@ pub enum Symmetry {
     Symmetric,
 }
 
-/// How a tensor is quantized: granularity, symmetry and bits are independent of each other.
+/// A quantization scheme of a tensor: its granularity, symmetry and bits are independent of each other.
 ///
 /// ```
 /// use enfold::values::{Granularity, QScheme, Symmetry};
@@ -51,7 +51,7 @@ pub enum Symmetry {
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct QScheme {
-    /// Which elements share one scale and zero point.
+    /// The elements that share one scale and zero point.
     pub granularity: Granularity,
     /// Whether the zero point is 0.
     pub symmetry: Symmetry,

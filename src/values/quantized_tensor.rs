@@ -23,7 +23,7 @@ pub struct QuantizedTensor {
     bits: u32,
 }
 
-/// Why values, quantization parameters and bits do not make a quantized tensor.
+/// The reason why values, quantization parameters and bits do not make a quantized tensor.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum QuantizedTensorError {

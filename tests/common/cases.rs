@@ -10,7 +10,7 @@ use enfold::{Graph, GraphBuilder, Shape, Tensor};
 
 use crate::random::Random;
 
-/// What the numbers of a case are meant to provoke.
+/// The behaviour that the numbers of a case provoke.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Data {
     /// Any codes.
@@ -29,7 +29,7 @@ impl Data {
     pub(crate) const ALL: [Self; 5] = [Self::Random, Self::Extremes, Self::Ties, Self::Saturating, Self::HotChannel];
 }
 
-/// Where the values of a case enter and leave.
+/// The types of the inputs and outputs of a case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ends {
     /// int8 in, int8 out.
@@ -208,7 +208,7 @@ impl Case {
     }
 }
 
-/// Where two results first differ, and how: `None` if all bits are equal.
+/// Describes the first difference between two results; `None` if all bits are equal.
 pub(crate) fn difference(got: &Tensor, expected: &Tensor) -> Option<String> {
     if (got.shape(), got.dtype()) != (expected.shape(), expected.dtype()) {
         return Some(format!("{}{:?}, expected {}{:?}", got.dtype(), got.shape(), expected.dtype(), expected.shape()));

@@ -1,5 +1,5 @@
-//! What IEEE 754 and ONNX make of NaN, infinities, both zeros, subnormal and the largest numbers: every function of elements, and
-//! every reduction that chooses. Written apart from the crate's own functions.
+//! Expected results for NaN, infinities, both zeros, subnormal and the largest numbers, by IEEE 754 and ONNX: every elementwise
+//! function, and every reduction that selects. They do not use the crate's own functions.
 
 use enfold::graph::{GraphError, NodeId};
 use enfold::ops::{BinaryOp, UnaryOp};
@@ -60,12 +60,12 @@ const HALVES: [f32; 12] = [
     f32::from_bits(0xb300_0001),
 ];
 
-/// What a device computes with that may take subnormal numbers for 0, of either sign.
+/// Returns the numbers that a device may compute with instead of `v`: it may replace a subnormal number by 0, of either sign.
 fn flushed(v: f32) -> Vec<f32> {
     if v.is_subnormal() { vec![v, 0.0, -0.0] } else { vec![v] }
 }
 
-/// The results of `f` on such a device.
+/// Returns a function that lists the results of `f` on such a device.
 fn arithmetic(f: impl Fn(f32, f32) -> f32) -> impl Fn(f32, f32) -> Vec<f32> {
     move |a, b| {
         flushed(a).into_iter().flat_map(|a| flushed(b).into_iter().map(move |b| (a, b))).map(|(a, b)| f(a, b)).collect()

@@ -1,4 +1,4 @@
-//! How much device memory a run takes.
+//! Tests of the device memory that a run takes.
 
 use enfold::gpu::{Engine, Options, Run};
 use enfold::graph::NodeId;

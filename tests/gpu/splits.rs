@@ -38,7 +38,7 @@ fn epilogues(n: usize, k: usize, seed: u64) -> Graph {
     l.finish(&[to_int8, to_floats, table, sum, sum_first, gelu, dynamic, dynamic_gelu])
 }
 
-/// How many of them are.
+/// The number of outputs that are promised to the bit.
 const EXACT: usize = 5;
 /// Their layers.
 const LINEAR: usize = 8;

@@ -35,7 +35,7 @@ fn imports(source: &str) -> BTreeSet<String> {
     after.map(name).collect()
 }
 
-/// What a module imports and may not.
+/// Lists the modules that a module imports and may not import.
 fn violations(module: &str, source: &str) -> Vec<String> {
     let Some((_, allowed)) = LAYERS.iter().find(|(name, _)| *name == module) else {
         return vec![format!("module {module} has no layer")];

@@ -8,7 +8,7 @@ use enfold::ops::{Input, Op};
 use enfold::values::DType;
 use enfold::{Graph, Tensor};
 
-/// How many codes were compared, and how many were one step apart.
+/// The number of quantized values that were compared, and of those that were one step apart.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Codes {
     pub(crate) compared: usize,
@@ -24,7 +24,7 @@ impl Codes {
         self.floats += other.floats;
     }
 
-    /// At most 0.02 % of the codes.
+    /// Checks that at most 0.02 % of the quantized values differ.
     pub(crate) fn within_bar(self) -> bool {
         self.compared > 0 && self.apart as f64 <= 2e-4 * self.compared as f64
     }

@@ -166,7 +166,7 @@ fn the_longest_sum_fits() {
     }
 }
 
-/// What changes on one side only is found, and where: a code, and the pair of one row.
+/// The comparison finds a change on one side, and its place: one quantized value, and the scale and zero point of one row.
 #[test]
 fn a_changed_code_or_zero_point_is_named() {
     let mut random = Random::new(72);
@@ -333,7 +333,7 @@ fn quantize(g: &mut GraphBuilder, name: &str, x: NodeId, qscheme: Option<QScheme
     }
 }
 
-/// What has no integer form runs as it is, and says why with all numbers.
+/// A product without an integer form runs in float, and the summary gives the reason with all numbers.
 #[test]
 fn products_without_an_integer_form_say_why() {
     let (tensor, token) = (Some(QScheme::per_tensor_affine()), Some(QScheme::per_token_affine()));

@@ -33,7 +33,7 @@ impl Totals {
     }
 }
 
-/// How many nodes of each integer pattern there are.
+/// Counts the nodes of each integer pattern.
 fn ops(graph: &Graph) -> [usize; 8] {
     let count = |is: fn(&Op) -> bool| graph.nodes().iter().filter(|node| is(&node.op)).count();
     [

@@ -34,7 +34,7 @@ fn flow(graph: &Graph, x: &Tensor, config: &QuantizationConfig) {
     let spread = distributions(graph, &quantized, &[x], 4).expect("counted");
     assert_eq!(comparison.nodes.len(), spread.len());
     let file = onnx::export(&quantized, &ExportOptions::default()).expect("exported");
-    // What is quantized dynamically has operators that are not read.
+    // The importer does not read the operators of dynamic quantization.
     if !config.is_dynamic() {
         onnx::import(file, None, &ImportOptions::new()).expect("imported");
     }

@@ -15,7 +15,7 @@ pub enum GpuError {
         what: &'static str,
         /// Its value.
         actual: u64,
-        /// How it relates to `limit`.
+        /// The required relation to `limit`.
         rule: &'static str,
         /// The limit.
         limit: u64,

@@ -308,7 +308,7 @@ mod tests {
     #[test]
     fn values_take_turns_in_one_arena() {
         let plan = plan(&chain(10, 16));
-        // Of nine values between input and output two live at a time: one of int8 values and one of floats.
+        // Nine values lie between input and output; two live at a time: one of int8 values and one of floats.
         assert_eq!(plan.arenas.sizes, [64 + 256]);
         assert_eq!(plan.dispatches[0].reads[0].operand, Operand::Input(0));
         assert_eq!(plan.dispatches[9].writes[0].operand, Operand::Output(0));

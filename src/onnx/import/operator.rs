@@ -1,4 +1,4 @@
-//! How the importer treats an ONNX operator.
+//! The importer's rules for an ONNX operator.
 
 use std::sync::Arc;
 
@@ -55,7 +55,7 @@ type Share = fn(&mut Importer, &NodeProto, &Value) -> Result<Option<Value>, Stri
 /// Says whether known inputs are decoded before the node is evaluated or translated.
 type Decodes = fn(&Importer, &[Option<Value>]) -> bool;
 
-/// How the importer treats one ONNX operator.
+/// The importer's rules for one ONNX operator.
 #[derive(Clone, Copy)]
 pub(super) struct Operator {
     translate: Translate,

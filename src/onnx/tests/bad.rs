@@ -77,7 +77,7 @@ fn messages_say_what_is_wrong() {
     let mut build = base().node("Relu", "x", "y").output("y");
     build.model.opset_import.clear();
     assert_eq!(refused(build), "the file does not say for which opset it is written; supported are 11 to 21");
-    // Which input it is that must be known.
+    // The message names the input that must be known.
     let reshape = base().ids("target", &["2"]).node("Reshape", "x target", "y").output("y");
     let expected =
         "1 node cannot be imported:\n  y (Reshape): target is computed at run time, and must be known while importing";

@@ -48,7 +48,7 @@ impl Fragment {
     }
 }
 
-/// How a device's cooperative matrices are used.
+/// The use of a device's cooperative matrices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Coopmat {
     pub(crate) fragment: Fragment,
