@@ -83,7 +83,7 @@ pub fn load_prepared(path: impl AsRef<Path>) -> Result<PreparedGraph, ArchiveErr
     prepared_from_bytes(&read(path.as_ref())?)
 }
 
-/// The bytes that [`save`] writes.
+/// Returns the bytes that [`save`] writes.
 ///
 /// # Errors
 /// [`ArchiveError::Format`] if the graph is larger than the format allows, [`ArchiveError::Node`] for the graph of a prepared graph,
@@ -95,7 +95,7 @@ pub fn to_bytes(graph: &Graph) -> Result<Vec<u8>, ArchiveError> {
     serialize(header, writer)
 }
 
-/// The graph of a file's bytes.
+/// Returns the graph of a file's bytes.
 ///
 /// # Errors
 /// The same as [`load`].
@@ -109,7 +109,7 @@ pub fn from_bytes(bytes: &[u8]) -> Result<Graph, ArchiveError> {
     Ok(graph)
 }
 
-/// The bytes that [`save_prepared`] writes.
+/// Returns the bytes that [`save_prepared`] writes.
 ///
 /// # Errors
 /// The same as [`save_prepared`].
@@ -137,7 +137,7 @@ pub fn prepared_to_bytes(prepared: &PreparedGraph) -> Result<Vec<u8>, ArchiveErr
     serialize(header, writer)
 }
 
-/// The prepared graph of a file's bytes.
+/// Returns the prepared graph of a file's bytes.
 ///
 /// # Errors
 /// The same as [`load_prepared`].

@@ -77,7 +77,7 @@ pub struct ImportOptions {
 }
 
 impl ImportOptions {
-    /// Options that give no dimension a length.
+    /// Creates options that give no dimension a length.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -127,7 +127,7 @@ pub fn import_from(
     import::import(bytes.into(), folders, options)
 }
 
-/// The other files in which the model at `path` keeps weights. A program that overwrites one of them changes the model.
+/// Returns the other files in which the model at `path` keeps weights. A program that overwrites one of them changes the model.
 ///
 /// # Errors
 /// [`OnnxError`] if the model cannot be read.

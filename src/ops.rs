@@ -298,7 +298,7 @@ pub struct Constant {
 }
 
 impl Constant {
-    /// A constant without stated bits.
+    /// Creates a constant without stated bits.
     #[must_use]
     pub fn new(tensor: impl Into<Arc<Tensor>>) -> Self {
         Self { tensor: tensor.into(), bits: None }

@@ -153,14 +153,14 @@ impl TrainableGraph {
         if self.graph.outputs().iter().any(|id| wanted[id.index()]) { Ok(wanted) } else { Err(QatError::NoParameters) }
     }
 
-    /// The structure: the float graph with `observe` nodes, whose constants are those from before training.
+    /// Returns the structure: the float graph with `observe` nodes, whose constants are those from before training.
     #[must_use]
     pub fn graph(&self) -> &Graph {
         &self.graph
     }
 
-    /// Names, values and gradients of all parameters that are trained. Gradients are those of the last backward pass, empty
-    /// before the first.
+    /// Returns names, values and gradients of all parameters that are trained. Gradients are those of the last backward pass,
+    /// empty before the first.
     pub fn parameters(&self) -> impl Iterator<Item = (&str, &Tensor, &[f32])> {
         let all = self.values.parameters.iter().enumerate().filter(|(_, parameter)| parameter.trained);
         all.map(|(at, parameter)| (parameter.name.as_str(), &parameter.value, self.gradient(at)))
@@ -254,7 +254,7 @@ impl TrainableGraph {
         Ok(())
     }
 
-    /// The fake quantizers, indexed by [`ObserverId`].
+    /// Returns the fake quantizers, indexed by [`ObserverId`].
     #[must_use]
     pub fn fake_quantizers(&self) -> &[FakeQuantize] {
         &self.fakes
@@ -277,8 +277,9 @@ impl TrainableGraph {
         self.forward_done = false;
     }
 
-    /// The prepared graph for [`convert`](crate::quantize::convert()): the trained parameters, batch norms folded by their running
-    /// statistics, and the observers with their statistics. For a float graph, [`PreparedGraph::graph`] is the trained network.
+    /// Returns the prepared graph for [`convert`](crate::quantize::convert()): the trained parameters, batch norms folded by
+    /// their running statistics, and the observers with their statistics. For a float graph, [`PreparedGraph::graph`] is the
+    /// trained network.
     ///
     /// # Errors
     /// [`QatError::Observer`] for learned steps that are not usable.

@@ -19,8 +19,8 @@ pub struct Context {
 }
 
 impl Context {
-    /// The adapters that can compute, in the order in which [`request`](Self::request) prefers them; none if the application was
-    /// compiled without wgpu backends.
+    /// Returns the adapters that can compute, in the order in which [`request`](Self::request) prefers them; none if the
+    /// application was compiled without wgpu backends.
     pub async fn adapters() -> Vec<wgpu::Adapter> {
         if wgpu::Instance::enabled_backend_features().is_empty() {
             return Vec::new();
@@ -64,7 +64,7 @@ impl Context {
         Ok(Some(Self { info, adapter, device, queue }))
     }
 
-    /// Name, backend and device type, as in `llvmpipe (LLVM 15.0.6, 256 bits) [Vulkan, Cpu]`.
+    /// Returns name, backend and device type, as in `llvmpipe (LLVM 15.0.6, 256 bits) [Vulkan, Cpu]`.
     #[must_use]
     pub fn describe(&self) -> String {
         format!("{} [{:?}, {:?}]", self.info.name, self.info.backend, self.info.device_type)

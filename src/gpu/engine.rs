@@ -38,7 +38,7 @@ impl Engine {
         ..wgpu::Limits::downlevel_defaults()
     };
 
-    /// The features of an adapter from which the engine profits: for `request_device`. It needs none.
+    /// Returns the features of an adapter from which the engine profits, for `request_device`. The engine needs none.
     #[must_use]
     pub fn wanted_features(available: wgpu::Features) -> wgpu::Features {
         available & (wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::PIPELINE_CACHE)
@@ -115,8 +115,8 @@ impl Engine {
         tune::tune(&self.device, &self.config, program, rows).await
     }
 
-    /// The data of the pipeline cache, for [`Options::pipeline_cache`] of a later engine on the same adapter; `None` without
-    /// `Features::PIPELINE_CACHE`.
+    /// Returns the data of the pipeline cache, for [`Options::pipeline_cache`] of a later engine on the same adapter; `None`
+    /// without `Features::PIPELINE_CACHE`.
     #[must_use]
     pub fn pipeline_cache_data(&self) -> Option<Vec<u8>> {
         self.device.pipelines.cache.as_ref()?.get_data()
@@ -147,7 +147,8 @@ impl Engine {
         self.device.mark_lost();
     }
 
-    /// The tile shape for an int8 linear layer of `matrix_rows` rows and `n` output columns on this device, without tuning.
+    /// Returns the tile shape for an int8 linear layer of `matrix_rows` rows and `n` output columns on this device, without
+    /// tuning.
     #[must_use]
     pub fn tile(&self, matrix_rows: usize, n: usize) -> TileShape {
         let candidates = &self.config.choice.candidates;
@@ -166,7 +167,7 @@ impl Engine {
         self.config.choice.packed_dot
     }
 
-    /// The device's limits.
+    /// Returns the device's limits.
     #[must_use]
     pub fn limits(&self) -> &wgpu::Limits {
         &self.device.limits

@@ -61,7 +61,7 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// The sum.
+    /// Returns the sum of all sizes.
     #[must_use]
     pub fn total(&self) -> u64 {
         self.weights + self.values + self.partial_sums + self.constants

@@ -116,13 +116,13 @@ impl Model {
         Self { device: Arc::clone(&self.device), config, program, steps, constants }
     }
 
-    /// The program that it executes.
+    /// Returns the program that it executes.
     #[must_use]
     pub fn program(&self) -> &Program {
         &self.program
     }
 
-    /// The bytes of weights, biases, multipliers and other constants on the device, padding included.
+    /// Returns the bytes of weights, biases, multipliers and other constants on the device, padding included.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
         let mut all: Vec<&wgpu::Buffer> = self.constants.iter().collect();

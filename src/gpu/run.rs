@@ -48,8 +48,10 @@ impl Dispatch {
         self.work.at(self.rows.matrix(rows), limit)
     }
 
+    /// Checks the grids for `rows` rows.
+    ///
     /// # Errors
-    /// [`GpuError::Limit`] if a grid is too large.
+    /// Returns [`GpuError::Limit`] if a grid is too large.
     pub(super) fn check(&self, rows: usize, limit: u32) -> Result<(), GpuError> {
         if let Work::Linear(linear) = &self.work {
             linear.grids_of_one_row(limit).try_for_each(|grid| grid.check(&self.name, limit).map(drop))?;
@@ -149,20 +151,20 @@ impl Run {
         Ok(Timings { steps: names.zip(durations).map(|(name, duration)| StepTiming { name, duration }).collect() })
     }
 
-    /// The most rows that can be recorded.
+    /// Returns the largest number of rows that can be recorded.
     #[must_use]
     pub fn max_rows(&self) -> usize {
         self.max_rows
     }
 
-    /// The number of dispatches of a recording of [`Run::max_rows`] rows.
+    /// Returns the number of dispatches of a recording of [`Run::max_rows`] rows.
     #[must_use]
     pub fn dispatches(&self) -> usize {
         let limit = self.device.limits.max_compute_workgroups_per_dimension;
         self.dispatches.iter().map(|dispatch| dispatch.at(self.max_rows, limit).iter().flatten().count()).sum()
     }
 
-    /// The device memory of this run and of its model.
+    /// Returns the device memory of this run and of its model.
     #[must_use]
     pub fn memory(&self) -> Memory {
         self.memory

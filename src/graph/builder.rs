@@ -85,7 +85,8 @@ impl GraphBuilder {
         self.linear_nodes(name, x, w, b)
     }
 
-    /// Like [`linear`](Self::linear), but with a weight and a bias that are nodes already, for layers that share them.
+    /// Adds a linear layer like [`linear`](Self::linear), but with a weight and a bias that are nodes already, for layers that
+    /// share them.
     pub fn linear_nodes(&mut self, name: &str, x: NodeId, w: NodeId, b: Option<NodeId>) -> Result<NodeId, GraphError> {
         let inputs: Vec<NodeId> = [x, w].into_iter().chain(b).collect();
         self.node(name, Linear, &inputs)

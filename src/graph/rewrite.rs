@@ -76,7 +76,7 @@ impl<'g> Rewriter<'g> {
         })
     }
 
-    /// The new node with this id.
+    /// Returns the new node with this id.
     #[must_use]
     pub fn node(&self, id: NodeId) -> &Node {
         &self.nodes[id.index()]

@@ -20,7 +20,7 @@ pub enum Loss {
 }
 
 impl Loss {
-    /// The loss of an output, and its gradient in the output's shape. A loss that is not finite is returned as it is.
+    /// Returns the loss of an output, and its gradient in the output's shape. A loss that is not finite is returned as it is.
     ///
     /// # Errors
     /// [`QatError::Target`] for a target of another type or shape, [`QatError::Label`] for a label that is no class,

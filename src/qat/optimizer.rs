@@ -49,7 +49,7 @@ pub struct Optimizer {
 }
 
 impl Optimizer {
-    /// An optimizer without state.
+    /// Creates an optimizer without state.
     ///
     /// # Errors
     /// [`QatError::Option`] for a rate that is not positive and finite, or a factor outside of 0..1.
@@ -76,7 +76,7 @@ impl Optimizer {
         Ok(Self { kind, learning_rate, state: HashMap::new(), steps: 0 })
     }
 
-    /// Adam with the usual constants.
+    /// Creates an Adam optimizer with the usual constants.
     ///
     /// # Errors
     /// The same as [`Self::new`].
@@ -149,7 +149,7 @@ pub enum Schedule {
 }
 
 impl Schedule {
-    /// The factor of step `step` of `steps`.
+    /// Returns the factor of the learning rate at step `step` of `steps`.
     #[must_use]
     pub fn factor(&self, step: u64, steps: u64) -> f32 {
         match *self {

@@ -53,7 +53,7 @@ impl fmt::Display for Progress {
 }
 
 impl Trainer {
-    /// Ten epochs of 64 examples a step at a constant rate.
+    /// Creates a trainer for ten epochs of 64 examples a step at a constant rate.
     #[must_use]
     pub fn new(loss: Loss, optimizer: Optimizer) -> Self {
         let schedule = Schedule::Constant;

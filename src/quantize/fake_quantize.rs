@@ -44,7 +44,7 @@ pub(crate) struct LearnedStep {
 }
 
 impl FakeQuantize {
-    /// A fake quantizer that observes and quantizes.
+    /// Creates a fake quantizer that observes and quantizes.
     #[must_use]
     pub fn new(observer: Observer) -> Self {
         Self {
@@ -57,7 +57,7 @@ impl FakeQuantize {
         }
     }
 
-    /// A fake quantizer with known qparams.
+    /// Creates a fake quantizer with known qparams.
     ///
     /// # Errors
     /// [`ObserverError`] for a spec that contradicts itself, or that `qparams` do not fit: another range or other channels.
@@ -69,7 +69,7 @@ impl FakeQuantize {
         Ok(Self { observer_enabled: false, ..Self::new(known) })
     }
 
-    /// The observer.
+    /// Returns the observer.
     #[must_use]
     pub fn observer(&self) -> &Observer {
         &self.observer
@@ -134,7 +134,7 @@ impl FakeQuantize {
         self.learned.as_mut()
     }
 
-    /// The qparams of the last pass; `None` before the first, and for dynamic quantization.
+    /// Returns the qparams of the last pass; `None` before the first, and for dynamic quantization.
     #[must_use]
     pub fn qparams(&self) -> Option<&TensorQParams> {
         self.qparams.as_ref()
@@ -159,7 +159,7 @@ impl FakeQuantize {
         })
     }
 
-    /// The fake-quantized value; the observed range is updated before, if the observer is on.
+    /// Returns the fake-quantized value. Updates the observed range before, if the observer is on.
     ///
     /// # Errors
     /// [`ObserverError`] for values that are not finite while they are observed, and parameters that are not known yet.

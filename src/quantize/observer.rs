@@ -36,7 +36,7 @@ pub(crate) enum State {
 }
 
 impl Observer {
-    /// An observer that has observed nothing.
+    /// Creates an observer that has observed nothing.
     ///
     /// # Errors
     /// [`ObserverError::PerChannelHistogram`], [`ObserverError::Scheme`], [`ObserverError::Bits`] and
@@ -81,25 +81,25 @@ impl Observer {
         Ok(Self { spec: QuantizationSpec::Observed(spec), state })
     }
 
-    /// An observer that keeps no statistics and has fixed qparams.
+    /// Creates an observer that keeps no statistics and has fixed qparams.
     #[must_use]
     pub fn fixed(spec: FixedQParamsSpec) -> Self {
         Self { spec: spec.into(), state: State::Nothing }
     }
 
-    /// An observer that keeps no statistics; [`PreparedGraph`](super::PreparedGraph) asks the rule for its qparams.
+    /// Creates an observer that keeps no statistics; [`PreparedGraph`](super::PreparedGraph) asks the rule for its qparams.
     #[must_use]
     pub fn derived(spec: DerivedSpec) -> Self {
         Self { spec: spec.into(), state: State::Nothing }
     }
 
-    /// The spec, which is never [`QuantizationSpec::Shared`].
+    /// Returns the spec, which is never [`QuantizationSpec::Shared`].
     #[must_use]
     pub fn spec(&self) -> &QuantizationSpec {
         &self.spec
     }
 
-    /// The range of quantized values.
+    /// Returns the range of quantized values.
     #[must_use]
     pub fn range(&self) -> QuantRange {
         match &self.spec {
@@ -232,7 +232,7 @@ impl Observer {
         Err(ObserverError::MergeSpecs { this, other })
     }
 
-    /// The smallest and largest observed value, of the tensor or of each channel; empty before the first tensor.
+    /// Returns the smallest and largest observed value, of the tensor or of each channel; empty before the first tensor.
     #[must_use]
     pub fn min_max(&self) -> Vec<(f32, f32)> {
         match &self.state {
@@ -242,7 +242,7 @@ impl Observer {
         }
     }
 
-    /// The counts of a histogram observer, over 2048 equal bins between its smallest and largest value; `None` before the
+    /// Returns the counts of a histogram observer, over 2048 equal bins between its smallest and largest value; `None` before the
     /// first tensor.
     #[must_use]
     pub fn histogram(&self) -> Option<Vec<f32>> {
@@ -252,7 +252,7 @@ impl Observer {
         }
     }
 
-    /// The range that the qparams are derived from: the observed range, or the part of it that a histogram keeps.
+    /// Returns the range that the qparams are derived from: the observed range, or the part of it that a histogram keeps.
     #[must_use]
     pub fn kept_range(&self) -> Vec<(f32, f32)> {
         match (&self.state, self.observed()) {
@@ -268,7 +268,7 @@ impl Observer {
         }
     }
 
-    /// Scale and zero point, of the tensor or of each channel.
+    /// Returns scale and zero point, of the tensor or of each channel.
     ///
     /// # Errors
     /// [`ObserverError::Uncalibrated`] before the first tensor, [`ObserverError::QParams`] for a range whose scale is

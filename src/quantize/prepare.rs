@@ -146,25 +146,25 @@ impl PreparedGraph {
         &self.parts
     }
 
-    /// The graph, with an `observe` node at every annotated point.
+    /// Returns the graph, with an `observe` node at every annotated point.
     #[must_use]
     pub fn graph(&self) -> &Graph {
         self.interpreter.graph()
     }
 
-    /// The observers, indexed by [`ObserverId`].
+    /// Returns the observers, indexed by [`ObserverId`].
     #[must_use]
     pub fn observers(&self) -> &[Observer] {
         &self.observers
     }
 
-    /// The number of batches that have been observed.
+    /// Returns the number of batches that have been observed.
     #[must_use]
     pub fn batches(&self) -> u64 {
         self.batches
     }
 
-    /// The nodes that are quantized, with specs and observers, and the nodes that are not, with reasons.
+    /// Returns the nodes that are quantized, with specs and observers, and the nodes that are not, with reasons.
     #[must_use]
     pub fn summary(&self) -> &QuantizationSummary {
         &self.parts.summary

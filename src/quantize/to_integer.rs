@@ -91,7 +91,7 @@ pub fn to_integer(graph: &Graph) -> Result<Graph, ToIntegerError> {
     Ok(rewriter.finish().expect(FITS))
 }
 
-/// The former name of [`to_integer`].
+/// Calls [`to_integer`], of which this is the former name.
 ///
 /// # Errors
 /// The same as [`to_integer`].

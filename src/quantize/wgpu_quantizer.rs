@@ -86,7 +86,7 @@ impl fmt::Debug for WgpuQuantizer {
 }
 
 impl WgpuQuantizer {
-    /// A quantizer without a configuration, which quantizes nothing.
+    /// Creates a quantizer without a configuration, which quantizes nothing.
     #[must_use]
     pub fn new() -> Self {
         Self::default()

@@ -30,7 +30,7 @@ pub struct TensorError {
 }
 
 impl Tensor {
-    /// A float tensor from row-major data.
+    /// Creates a float tensor from row-major data.
     ///
     /// # Errors
     /// [`TensorError`] unless `data` has as many elements as `shape`.
@@ -38,7 +38,7 @@ impl Tensor {
         array(shape, data).map(Self::F32)
     }
 
-    /// An int8 tensor from row-major data.
+    /// Creates an int8 tensor from row-major data.
     ///
     /// # Errors
     /// [`TensorError`] unless `data` has as many elements as `shape`.
@@ -46,7 +46,7 @@ impl Tensor {
         array(shape, data).map(Self::I8)
     }
 
-    /// An `i32` tensor from row-major data.
+    /// Creates an `i32` tensor from row-major data.
     ///
     /// # Errors
     /// [`TensorError`] unless `data` has as many elements as `shape`.
@@ -54,7 +54,7 @@ impl Tensor {
         array(shape, data).map(Self::I32)
     }
 
-    /// An `i64` tensor from row-major data.
+    /// Creates an `i64` tensor from row-major data.
     ///
     /// # Errors
     /// [`TensorError`] unless `data` has as many elements as `shape`.
@@ -62,7 +62,7 @@ impl Tensor {
         array(shape, data).map(Self::I64)
     }
 
-    /// The lengths of all axes.
+    /// Returns the lengths of all axes.
     #[must_use]
     pub fn shape(&self) -> &[usize] {
         match self {
@@ -73,7 +73,7 @@ impl Tensor {
         }
     }
 
-    /// Number of elements.
+    /// Returns the number of elements.
     #[must_use]
     pub fn len(&self) -> usize {
         self.shape().iter().product()
@@ -85,7 +85,7 @@ impl Tensor {
         self.len() == 0
     }
 
-    /// Element type.
+    /// Returns the element type.
     #[must_use]
     pub fn dtype(&self) -> DType {
         match self {
@@ -96,7 +96,7 @@ impl Tensor {
         }
     }
 
-    /// The elements in row-major order, if they are floats.
+    /// Returns the elements in row-major order, if they are floats.
     #[must_use]
     pub fn as_f32(&self) -> Option<&[f32]> {
         match self {
@@ -105,7 +105,7 @@ impl Tensor {
         }
     }
 
-    /// The elements in row-major order, if they are int8.
+    /// Returns the elements in row-major order, if they are int8.
     #[must_use]
     pub fn as_i8(&self) -> Option<&[i8]> {
         match self {
@@ -114,7 +114,7 @@ impl Tensor {
         }
     }
 
-    /// The elements in row-major order, if they are `i32`.
+    /// Returns the elements in row-major order, if they are `i32`.
     #[must_use]
     pub fn as_i32(&self) -> Option<&[i32]> {
         match self {
@@ -133,7 +133,7 @@ impl Tensor {
         }
     }
 
-    /// The first element that is NaN or infinite, with its row-major index; `None` for integers.
+    /// Returns the first element that is NaN or infinite, with its row-major index; `None` for integers.
     #[must_use]
     pub fn first_non_finite(&self) -> Option<(usize, f32)> {
         let values = self.as_f32()?;

@@ -41,7 +41,7 @@ impl Shader {
         [self.sources, &[ROWS]].concat().join("\n")
     }
 
-    /// Its resources, all in group 0.
+    /// Returns the resources, all in group 0.
     #[must_use]
     pub fn bindings(&self) -> Vec<Binding> {
         let uniform =
@@ -53,7 +53,7 @@ impl Shader {
         bindings
     }
 
-    /// All structs that the host writes.
+    /// Returns all structs that the host writes.
     #[must_use]
     pub fn structs(&self) -> Vec<Struct> {
         [&[self.params, Digit::LAYOUT], self.structs].concat()

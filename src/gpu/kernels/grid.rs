@@ -80,8 +80,10 @@ impl Grid {
         Self([x, count.div_ceil(x), 1])
     }
 
+    /// Returns the grid.
+    ///
     /// # Errors
-    /// [`GpuError::Limit`] if a dimension is too long.
+    /// Returns [`GpuError::Limit`] if a dimension is too long.
     pub(crate) fn check(self, name: &str, limit: u32) -> Result<[u32; 3], GpuError> {
         let mut grid = [0; 3];
         for (slot, actual) in grid.iter_mut().zip(self.0) {

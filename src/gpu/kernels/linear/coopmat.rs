@@ -26,7 +26,7 @@ impl Fragment {
         .union(wgpu::Features::SHADER_F16)
         .union(wgpu::Features::SUBGROUP);
 
-    /// The size for an adapter, if it has usable cooperative matrices: for `Options::fragment`. A device cannot be asked.
+    /// Returns the size for an adapter, if it has usable cooperative matrices, for `Options::fragment`. A device cannot be asked.
     #[must_use]
     pub fn of(adapter: &wgpu::Adapter) -> Option<Self> {
         if !adapter.features().contains(Self::FEATURES) {

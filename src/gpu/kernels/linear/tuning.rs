@@ -57,7 +57,7 @@ impl TuningTable {
         self
     }
 
-    /// The number of entries: pairs of a layer and a number of rows.
+    /// Returns the number of entries: pairs of a layer and a number of rows.
     #[must_use]
     pub fn len(&self) -> usize {
         self.entries.len()
