@@ -120,7 +120,7 @@ operators! {
     Flatten,
     /// Permutes axes.
     Transpose,
-    /// Joins tensors along an axis.
+    /// Concatenates tensors along an axis.
     Concat,
     /// A range of elements along an axis.
     Slice,

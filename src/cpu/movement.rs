@@ -86,7 +86,7 @@ fn permuted<T: Copy + Send + Sync>(x: &ArrayD<T>, perm: &[usize], y: Vec<T>) -> 
     y
 }
 
-/// Joins tensors of one type along an axis.
+/// Concatenates tensors of one type along an axis.
 fn concat(inputs: &[&Tensor], axis: usize) -> Tensor {
     macro_rules! join {
         ($variant:ident) => {{

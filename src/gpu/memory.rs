@@ -56,7 +56,7 @@ pub struct Memory {
     pub values: u64,
     /// Sums of divided layers.
     pub partial_sums: u64,
-    /// Parameters of the dispatches, and the table of numbers of rows.
+    /// Parameters of the dispatches, and the buffer of numbers of rows.
     pub constants: u64,
 }
 

@@ -28,7 +28,7 @@ pub struct Run {
     device: Arc<Device>,
     dispatches: Vec<Dispatch>,
     max_rows: usize,
-    /// Bytes from one digit of the table of rows to the next.
+    /// Bytes from one entry of the buffer of numbers of rows to the next.
     digit_stride: u32,
     memory: Memory,
     debug_groups: bool,
@@ -183,7 +183,7 @@ pub(super) fn check_rows(actual: usize, max: usize) -> Result<(), GpuError> {
 /// The durations of a run's steps.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timings {
-    /// In execution order. Fused steps are one entry, with the name of the first.
+    /// The steps in execution order. Fused steps are one entry, with the name of the first.
     pub steps: Vec<StepTiming>,
 }
 

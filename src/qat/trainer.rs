@@ -65,7 +65,8 @@ impl Trainer {
     ///
     /// # Errors
     /// [`QatError::Size`] for no examples, no epochs, or inputs and targets of different lengths; [`QatError::Diverged`] for a
-    /// loss that is not finite, with the parameters as they were before that step; and the errors of [`TrainableGraph::forward`] and of [`Loss::evaluate`].
+    /// loss that is not finite, with the parameters as they were before that step; and the errors of [`TrainableGraph::forward`] and of
+    /// [`Loss::evaluate`].
     pub fn fit(
         &mut self,
         model: &mut TrainableGraph,

@@ -97,8 +97,8 @@ fn engines_and_models_are_shared() {
     });
 }
 
-/// Every pattern: networks without a float node bit for bit; others, whose float islands may flip a code behind them, keep
-/// their signal.
+/// Networks of every pattern without a float node agree bit for bit; float nodes of others may change a quantized value by one
+/// step, but the outputs stay close.
 #[test]
 fn networks_of_every_pattern_equal_the_interpreter() {
     let Some((_, engine)) = engine("patterns") else { return };

@@ -74,7 +74,7 @@ fn modules_import_downward_only() {
 
 #[test]
 fn the_table_has_no_circles() {
-    // In an order in which every module comes after what it imports.
+    // `done` lists the modules in an order in which each comes after those that it imports.
     let mut done: Vec<&str> = Vec::new();
     while done.len() < LAYERS.len() {
         let ready = |(name, imports): &&(&'static str, &[&str])| {

@@ -15,7 +15,7 @@ use crate::report::report;
 #[derive(Debug, Default, Clone, Copy)]
 struct Totals {
     codes: Codes,
-    /// Networks whose outputs are codes, and those of them in which one differs.
+    /// The number of networks whose outputs are quantized values. The next field counts those in which one differs.
     ends: usize,
     differ: usize,
     integer_only: usize,
@@ -48,7 +48,7 @@ fn ops(graph: &Graph) -> [usize; 8] {
     ]
 }
 
-/// The codes of the output, if the graph ends in a dequantize.
+/// The quantized values of the output, if the graph ends in a dequantize.
 fn final_codes(graph: &Graph, x: &Tensor) -> Option<Tensor> {
     let output = graph.node(graph.outputs()[0]);
     let Op::Dequantize(_) = output.op else { return None };

@@ -159,7 +159,7 @@ def check_test(at):
         with tempfile.TemporaryDirectory(prefix="enfold-") as folder:
             verdicts = check(case, Path(folder))
         worst = max((verdict for verdict, _ in verdicts.values()), key=VERDICTS.index)
-        # Only the CPU runs all, so that it decides what is refused.
+        # Only the CPU runs all cases, so it decides which are refused.
         verdict = worst if worst in ("wrong", "crash") else verdicts["cpu"][0]
         counts[test.operator, case.form, verdict] += 1
         for device, (verdict, why) in verdicts.items():

@@ -51,7 +51,7 @@ pub enum GpuError {
         actual: u64,
         /// The size needed.
         needed: u64,
-        /// For this many rows.
+        /// The number of rows that need it.
         rows: usize,
     },
     /// A buffer range begins at an offset that no binding can have.

@@ -7,7 +7,7 @@ use std::hash::{Hash, Hasher};
 pub struct Shader {
     /// Its name, which no other module has.
     pub name: &'static str,
-    /// Its WGSL, in pieces that modules share. They are joined when the module is compiled.
+    /// Its WGSL, in pieces that modules share. They are concatenated when the module is compiled.
     pub sources: &'static [&'static str],
     /// The parameters of its kernels: binding 0.
     pub params: Struct,
@@ -35,7 +35,7 @@ impl Shader {
         Self { name, sources, params, structs, storage, overrides: &[], subgroups: false, coopmat: false }
     }
 
-    /// Joins the pieces of its WGSL, and the number of rows, which every module has.
+    /// Concatenates the pieces of its WGSL, and the number of rows, which every module has.
     #[must_use]
     pub fn wgsl(&self) -> String {
         [self.sources, &[ROWS]].concat().join("\n")

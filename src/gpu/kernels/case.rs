@@ -1,4 +1,4 @@
-//! Known-answer cases: programs with inputs, and what the equations make of them.
+//! Known-answer cases: programs with inputs, and the outputs that the equations give.
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -61,7 +61,7 @@ pub(crate) enum MatmulKernel {
     },
     I8,
     I8ToF32,
-    /// With dynamic qparams.
+    /// An int8 product with dynamic qparams.
     DynamicI8ToF32,
 }
 

@@ -38,9 +38,9 @@ kernels! {
         CopyF32 = "copy_f32_f32",
         CopyI8 = "copy_i8_i8",
         ReshapeI8 = "reshape_i8_i8",
-        /// From the caller's layout to padded rows.
+        /// Copies from the caller's layout to padded rows.
         Pad = "pad_i8_i8",
-        /// From padded rows to the caller's layout.
+        /// Copies from padded rows to the caller's layout.
         Unpad = "unpad_i8_i8",
         /// Copies all words of a value.
         CopyWords = "copy_u32_u32",

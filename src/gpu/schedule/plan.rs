@@ -252,7 +252,7 @@ impl Planner<'_> {
         }
     }
 
-    /// After the last dispatch of a step: moves an output that has another layout to the caller's buffer.
+    /// Moves an output that has another layout to the caller's buffer, after the last dispatch of a step.
     fn unpad(&mut self, id: ValueId, written: Bound) {
         if let (Some(output), Operand::Scratch(_)) = (self.output_of[id.index()], written.operand) {
             let value = self.planning.value(id);

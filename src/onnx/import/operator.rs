@@ -35,7 +35,7 @@ impl Call<'_> {
         format!("{}.{part}", self.name)
     }
 
-    /// The name of the node that joins input `at` with those before it. The last node has the name of the call.
+    /// Returns the name of the node that combines input `at` with those before it. The last node has the name of the call.
     pub(super) fn step(&self, at: usize) -> String {
         if at + 1 == self.inputs.len() { self.name.clone() } else { self.part(&format!("step{at}")) }
     }

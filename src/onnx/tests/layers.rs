@@ -261,7 +261,7 @@ fn quantized_weights_and_values() {
             "dequantize_per_tensor",
         ];
         assert_eq!(ops(&graph), expected, "{name}: {graph}");
-        // Codes 2 and −4: 1·0.25 − 2·0.75 = −1.25 and 1·1 + 2·2 = 5, in steps of 0.5.
+        // Quantized values 2 and −4: 1·0.25 − 2·0.75 = −1.25 and 1·1 + 2·2 = 5, in steps of 0.5.
         let y = run(&graph, &[tensor(&[1, 2], &[1.1, -2.2])]);
         assert_values(&y, &[1, 2], &[-1.0, 5.0]);
     }

@@ -348,7 +348,7 @@ fn to_float(name: &'static str, dims: &[usize], ids: &[i32], expected: &[f32]) -
 }
 
 fn slices() -> Vec<OpCase> {
-    // Codes in rows of 21, which are 32 bytes on the device, and slices of them that begin and end within words.
+    // The quantized values are in rows of 21, which are 32 bytes on the device, and slices of them begin and end within words.
     let codes: Vec<i8> = (0..84).map(|i| (i * 3 % 251 - 125) as i8).collect();
     let picked = |rows: std::ops::Range<usize>, cols: std::ops::Range<usize>| -> Vec<i8> {
         let row = |row: usize| cols.clone().map(move |col| row * 21 + col);

@@ -260,7 +260,7 @@ fn files_of_format_3_are_read() {
         // Operators that are newer than the format have no file.
         let Ok(old) = std::fs::read(&path) else { continue };
         assert!(String::from_utf8_lossy(&old[..data_start(&old)]).contains("\\\"format\\\":3,"), "another format");
-        // By text, since NaN does not equal itself; without the bits, which old files do not record.
+        // The comparison is of text, since NaN does not equal itself; without the bits, which old files do not record.
         let text = |graph: &Graph| {
             let without = |text: String, bits: u32| text.replace(&format!("bits: Some({bits})"), "bits: None");
             (2..=4).fold(format!("{graph:?}"), without)
