@@ -27,7 +27,7 @@ pub use builder::GraphBuilder;
 pub use rewrite::Rewriter;
 pub use summary::{FloatNode, Summary};
 
-/// Identifies a node of one graph.
+/// The identifier of a node of one graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct NodeId(u32);
 

@@ -18,7 +18,7 @@ use crate::values::slices::{f32s, rows_before_last};
 
 pub use error::InterpError;
 
-/// Evaluates one graph.
+/// An interpreter that evaluates one graph.
 ///
 /// ```
 /// use enfold::interp::Interpreter;

@@ -20,7 +20,7 @@ use crate::values::{DType, QParams, Shape, Tensor};
 pub use error::ProgramError;
 pub use step::{Epilogue, QLinear, QLut, QMatMul, Step, StepOp};
 
-/// Identifies a value of one [`Program`].
+/// The identifier of a value of one [`Program`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ValueId(u32);
 

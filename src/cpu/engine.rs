@@ -15,7 +15,7 @@ use crate::program::{Program, StepOp, ValueId};
 use crate::values::Tensor;
 use crate::values::slices::{CHECKED, f32s};
 
-/// Runs one program on the CPU. Threads may share it.
+/// An engine that runs one program on the CPU. Threads may share it.
 ///
 /// ```
 /// use enfold::cpu::{Engine, Functions, GemmBackend, Options};

@@ -15,7 +15,7 @@ use super::options::Options;
 use super::tune;
 use crate::program::Program;
 
-/// Runs programs on one wgpu device. Cheap to clone. Threads may share it where they may share wgpu's objects.
+/// An engine that runs programs on one wgpu device. It is cheap to clone. Threads may share it where they may share wgpu's objects.
 #[derive(Debug, Clone)]
 pub struct Engine {
     pub(super) device: Arc<Device>,

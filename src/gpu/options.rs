@@ -15,15 +15,15 @@ pub struct Options {
     pub packed_dot: PackedDot,
     /// Whether K is divided among workgroups.
     pub split_k: SplitK,
-    /// Compiles shaders with wgpu's run-time checks. By default they have none, because the host validates what they would check.
+    /// Whether shaders have wgpu's run-time checks. By default they have none, because the host validates what they would check.
     pub checked: bool,
-    /// Stores weights of 2 to 4 bits unpacked, one byte a value.
+    /// Whether weights of 2 to 4 bits are stored unpacked, one byte a value.
     pub unpacked_weights: bool,
-    /// Gives each step a dispatch of its own, instead of fusing steps.
+    /// Whether each step has a dispatch of its own, instead of fused steps.
     pub unfused: bool,
-    /// Uses no subgroup operations, even if the device has them.
+    /// Whether shaders use no subgroup operations, even if the device has them.
     pub without_subgroups: bool,
-    /// Records a debug group with the node's name around each step, for tools that capture frames.
+    /// Whether a debug group with the node's name is recorded around each step, for tools that capture frames.
     pub debug_groups: bool,
     /// The size of the adapter's cooperative matrices, from [`Fragment::of`], for int8 products. The engine uses them if the device
     /// was made with [`Fragment::FEATURES`] and they pass their known-answer test; otherwise it silently does not.

@@ -192,7 +192,7 @@ pub struct Timings {
 pub struct StepTiming {
     /// The name of the node.
     pub name: String,
-    /// Measured by the device's clock.
+    /// The duration by the device's clock.
     pub duration: Duration,
 }
 

@@ -11,7 +11,7 @@ use crate::ops::{
 };
 use crate::values::{Contents, DType, Shape, Tensor};
 
-/// Builds a float [`Graph`] node by node; every call checks names, shapes and types.
+/// A builder of a float [`Graph`], node by node; every call checks names, shapes and types.
 ///
 /// ```
 /// use enfold::{GraphBuilder, Shape, Tensor};
@@ -213,7 +213,7 @@ impl GraphBuilder {
         self.node(name, Sum { axis, checked: false }, &[x])
     }
 
-    /// Adds a pad: `before[axis]` elements of `value` before `x`, and `after[axis]` behind it, along each axis. With a batch, both are 0
+    /// Adds a pad: `before[axis]` elements of `value` before `x`, and `after[axis]` after it, along each axis. With a batch, both are 0
     /// for axis 0. The constant is called `{name}.value`.
     pub fn pad(
         &mut self,

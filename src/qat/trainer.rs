@@ -5,7 +5,7 @@ use std::fmt;
 use super::{Loss, Optimizer, QatError, Schedule, TrainableGraph};
 use crate::values::Tensor;
 
-/// Trains a graph's first output on a set of examples. All fields may be changed before [`fit`](Self::fit).
+/// A trainer of a graph's first output on a set of examples. All fields may be changed before [`fit`](Self::fit).
 #[derive(Debug, Clone)]
 pub struct Trainer {
     /// The loss that training minimizes.

@@ -15,7 +15,7 @@ use crate::values::{Granularity, QParams, QScheme, QuantRange, Tensor, TensorQPa
 
 pub use error::ObserverError;
 
-/// Observes tensors and derives [`TensorQParams`] from their statistics.
+/// An observer of tensors, which derives [`TensorQParams`] from their statistics.
 ///
 /// Calibration can be sharded: observers of the same spec that saw different batches [`merge`](Self::merge) into one.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,9 +39,8 @@ impl Observer {
     /// Creates an observer that has observed nothing.
     ///
     /// # Errors
-    /// [`ObserverError::PerChannelHistogram`], [`ObserverError::Scheme`], [`ObserverError::Bits`] and
-    /// [`ObserverError::Parameter`] for a spec that
-    /// contradicts itself.
+    /// [`ObserverError::PerChannelHistogram`], [`ObserverError::Scheme`], [`ObserverError::Bits`] and [`ObserverError::Parameter`] for a
+    /// spec that contradicts itself.
     pub fn new(spec: ObservedSpec) -> Result<Self, ObserverError> {
         let ObservedSpec { qscheme, observer, range, eps } = spec;
         let parameter = |what, value: f32, min, max| {

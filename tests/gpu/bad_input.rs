@@ -167,7 +167,7 @@ fn rows_of_a_program_without_rows() {
     context.queue.submit([encoder.finish()]);
 }
 
-/// Loads a transpose that reverses this many axes of length 2 behind the batch.
+/// Loads a transpose that reverses this many axes of length 2 after the batch.
 fn reversed(engine: &Engine, axes: usize) -> Result<Model, GpuError> {
     let mut g = GraphBuilder::new();
     let x = g.input("x", Shape::batched(&vec![2; axes])).expect("an input");

@@ -189,7 +189,7 @@ pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
     };
     let expected = tensor(&[ROWS, 3, 7 + COLS], |i| int8(source(i), 0));
     case.output(MovementKernel::CopyI8, Concat { axis: 2 }, &[part, x], expected);
-    // A row and two columns before, a column behind.
+    // A row and two columns before `x`, a column after it.
     let (value, wide) = (case.constant(tensor(&[], |_| -77i8)), COLS + 3);
     let source = |i: usize| {
         let (row, column) = (i / wide % 4, i % wide);

@@ -249,7 +249,7 @@ fn files_of_format_2_are_read() {
     assert_eq!(archive::from_bytes(&archive::to_bytes(&graph).expect("saved")).expect("loaded"), graph);
 }
 
-/// Files of format 3, one for each graph of the table of operators, which wrote every operator by hand.
+/// Files of format 3 hold operators in a form that was written by hand. There is one for each graph of the table of operators.
 #[test]
 fn files_of_format_3_are_read() {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/archives/format_3");
