@@ -65,9 +65,9 @@ pub use trainer::{Progress, Trainer};
 /// are asked at every step, and moving averages answer at once, where a histogram would search.
 ///
 /// # Errors
-/// [`QatError::Prepare`] for errors of [`prepare`](crate::quantize::prepare), [`QatError::NoGradient`] for an operator that gradients
-/// cannot pass, [`QatError::NoParameters`] if there is nothing to train, [`QatError::SharedWithNorm`] for constants that cannot be told
-/// apart.
+/// Returns [`QatError::Prepare`] for errors of [`prepare`](crate::quantize::prepare), [`QatError::NoGradient`] for an operator
+/// that gradients cannot pass, [`QatError::NoParameters`] if there is nothing to train, [`QatError::SharedWithNorm`] for
+/// constants that cannot be told apart.
 pub fn prepare_qat(graph: &Graph, quantizer: &dyn Quantizer) -> Result<TrainableGraph, QatError> {
     let (prepared, folded) = prepare_with_norms(graph, quantizer)?;
     let users = graph.users();
@@ -121,7 +121,7 @@ impl TrainableGraph {
     /// Makes the parameters of a float graph trainable, without any quantization.
     ///
     /// # Errors
-    /// The same as [`prepare_qat`].
+    /// Returns the same errors as [`prepare_qat`].
     pub fn new(graph: &Graph) -> Result<Self, QatError> {
         prepare_qat(graph, &WgpuQuantizer::new())
     }
@@ -174,7 +174,7 @@ impl TrainableGraph {
     /// Sets the value of a parameter, in the shape that it has.
     ///
     /// # Errors
-    /// [`QatError::UnknownParameter`] for a name that no parameter has, [`QatError::Size`] for another shape.
+    /// Returns [`QatError::UnknownParameter`] for a name that no parameter has, [`QatError::Size`] for another shape.
     pub fn set_parameter(&mut self, name: &str, value: &Tensor) -> Result<(), QatError> {
         let at = self.find(name)?;
         let own = &mut self.values.parameters[at].value;
@@ -190,7 +190,7 @@ impl TrainableGraph {
     /// Sets whether a parameter is trained; all are at first.
     ///
     /// # Errors
-    /// [`QatError::UnknownParameter`] for a name that no parameter has, [`QatError::NoParameters`] if none would be left.
+    /// Returns [`QatError::UnknownParameter`] for a name that no parameter has, [`QatError::NoParameters`] if none would be left.
     pub fn set_trained(&mut self, name: &str, trained: bool) -> Result<(), QatError> {
         let at = self.find(name)?;
         let before = std::mem::replace(&mut self.values.parameters[at].trained, trained);
@@ -282,7 +282,7 @@ impl TrainableGraph {
     /// trained network.
     ///
     /// # Errors
-    /// [`QatError::Observer`] for learned steps that are not usable.
+    /// Returns [`QatError::Observer`] for learned steps that are not usable.
     pub fn prepared(&self) -> Result<PreparedGraph, QatError> {
         let values = self.values.at_rest();
         let changed = |id: NodeId| !matches!(values.sources[id.index()], Source::Fixed(_) | Source::Pass);

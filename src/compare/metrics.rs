@@ -12,7 +12,7 @@ use super::error::CompareError;
 /// ```
 ///
 /// # Errors
-/// [`CompareError::Lengths`] for slices of different lengths.
+/// Returns [`CompareError::Lengths`] for slices of different lengths.
 pub fn sqnr_db(reference: &[f32], actual: &[f32]) -> Result<f64, CompareError> {
     let noise = squared_error(reference, actual)?;
     if noise == 0.0 {
@@ -24,7 +24,7 @@ pub fn sqnr_db(reference: &[f32], actual: &[f32]) -> Result<f64, CompareError> {
 /// Returns the mean squared error, in the squared unit of the values; 0 for empty slices.
 ///
 /// # Errors
-/// [`CompareError::Lengths`] for slices of different lengths.
+/// Returns [`CompareError::Lengths`] for slices of different lengths.
 pub fn mse(reference: &[f32], actual: &[f32]) -> Result<f64, CompareError> {
     Ok(squared_error(reference, actual)? / actual.len().max(1) as f64)
 }
@@ -32,7 +32,7 @@ pub fn mse(reference: &[f32], actual: &[f32]) -> Result<f64, CompareError> {
 /// Returns the cosine of the angle between two vectors; NaN if one of them is zero, which has no direction.
 ///
 /// # Errors
-/// [`CompareError::Lengths`] for slices of different lengths.
+/// Returns [`CompareError::Lengths`] for slices of different lengths.
 pub fn cosine(reference: &[f32], actual: &[f32]) -> Result<f64, CompareError> {
     check_lengths(reference, actual)?;
     let length = |v: &[f32]| dot(v, v).sqrt();

@@ -38,7 +38,7 @@ impl Context {
     /// backends. Enables the features of [`Engine::wanted_features`] that the adapter has.
     ///
     /// # Errors
-    /// [`GpuError::NoSuchAdapter`] if adapters exist but none has the name, [`GpuError::Device`] if the adapter gives no
+    /// Returns [`GpuError::NoSuchAdapter`] if adapters exist but none has the name, [`GpuError::Device`] if the adapter gives no
     /// device.
     pub async fn request(name: Option<&str>) -> Result<Option<Self>, GpuError> {
         let mut adapters = Self::adapters().await;

@@ -65,8 +65,9 @@ impl Engine {
     /// two calls of `new` do not.
     ///
     /// # Errors
-    /// [`GpuError::Limit`] for a device that allows less than [`Engine::MIN_LIMITS`], [`GpuError::KnownAnswer`] if no kernel computes
-    /// correctly on it, [`GpuError::Tile`] for a tile shape that it does not hold, and [`GpuError::Device`] for errors of wgpu.
+    /// Returns [`GpuError::Limit`] for a device that allows less than [`Engine::MIN_LIMITS`], [`GpuError::KnownAnswer`] if no
+    /// kernel computes correctly on it, [`GpuError::Tile`] for a tile shape that it does not hold, and [`GpuError::Device`] for
+    /// errors of wgpu.
     pub async fn new(device: &wgpu::Device, queue: &wgpu::Queue, options: &Options) -> Result<Self, GpuError> {
         check_limits(&device.limits())?;
         let device = Device::new(device, queue, options.pipeline_cache.as_deref()).await?;
@@ -77,7 +78,7 @@ impl Engine {
     /// of the device concerns both.
     ///
     /// # Errors
-    /// As [`Engine::new`].
+    /// Returns the same errors as [`Engine::new`].
     pub async fn with_options(&self, options: &Options) -> Result<Self, GpuError> {
         self.device.check_lost()?;
         Self::on(Arc::clone(&self.device), options).await
@@ -87,7 +88,7 @@ impl Engine {
     /// no engine of this device has tested yet; that submits work and waits for it.
     ///
     /// # Errors
-    /// [`GpuError::KnownAnswer`] if a kernel that the program needs does not compute correctly on this device;
+    /// Returns [`GpuError::KnownAnswer`] if a kernel that the program needs does not compute correctly on this device;
     /// [`GpuError::Limit`] for a constant that is larger than this device allows, or a step whose operands walk through more than
     /// six axes in different orders; [`GpuError::Device`] if the device has no memory left.
     pub async fn load(&self, program: &Program) -> Result<Model, GpuError> {
@@ -109,8 +110,8 @@ impl Engine {
     /// ```
     ///
     /// # Errors
-    /// [`GpuError::Rows`] for a batch of 0, [`GpuError::Feature`] where there is neither a timestamp query nor another clock, and
-    /// what [`Engine::load`] returns.
+    /// Returns [`GpuError::Rows`] for a batch of 0, [`GpuError::Feature`] where there is neither a timestamp query nor another
+    /// clock, and the errors of [`Engine::load`].
     pub async fn tune(&self, program: &Program, rows: usize) -> Result<TuningTable, GpuError> {
         tune::tune(&self.device, &self.config, program, rows).await
     }

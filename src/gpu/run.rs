@@ -95,8 +95,8 @@ impl Run {
     /// Records the program for `rows` rows, as one compute pass.
     ///
     /// # Errors
-    /// [`GpuError::Rows`] unless `rows` is from 1 to what was bound, [`GpuError::DeviceLost`] if the device was lost. Nothing is
-    /// recorded then.
+    /// Returns [`GpuError::Rows`] unless `rows` is from 1 to what was bound, [`GpuError::DeviceLost`] if the device was lost.
+    /// Nothing is recorded then.
     pub fn record(&self, encoder: &mut wgpu::CommandEncoder, rows: usize) -> Result<(), GpuError> {
         self.check(rows)?;
         let descriptor = wgpu::ComputePassDescriptor { label: Some("enfold"), timestamp_writes: None };
@@ -106,8 +106,8 @@ impl Run {
     /// Records the program for `rows` rows in one of the caller's compute passes. It changes bind group 0 and the pipeline.
     ///
     /// # Errors
-    /// As [`Run::record`]; but this call reports a loss of the device only after another call has noticed it, or after
-    /// [`Engine::mark_lost`](super::Engine::mark_lost).
+    /// Returns the same errors as [`Run::record`]; but this call reports a loss of the device only after another call has noticed
+    /// it, or after [`Engine::mark_lost`](super::Engine::mark_lost).
     pub fn record_in(&self, pass: &mut wgpu::ComputePass<'_>, rows: usize) -> Result<(), GpuError> {
         self.device.check_marked_lost()?;
         check_rows(rows, self.max_rows)?;
@@ -138,7 +138,7 @@ impl Run {
     /// ```
     ///
     /// # Errors
-    /// [`GpuError::Feature`] on a device without `Features::TIMESTAMP_QUERY`, and as [`Run::record`].
+    /// Returns [`GpuError::Feature`] on a device without `Features::TIMESTAMP_QUERY`, and the errors of [`Run::record`].
     pub async fn timings(&self, rows: usize) -> Result<Timings, GpuError> {
         self.check(rows)?;
         let Device { wgpu, queue, limits, .. } = &*self.device;

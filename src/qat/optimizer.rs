@@ -52,7 +52,7 @@ impl Optimizer {
     /// Creates an optimizer without state.
     ///
     /// # Errors
-    /// [`QatError::Option`] for a rate that is not positive and finite, or a factor outside of 0..1.
+    /// Returns [`QatError::Option`] for a rate that is not positive and finite, or a factor outside of 0..1.
     pub fn new(kind: OptimizerKind, learning_rate: f32) -> Result<Self, QatError> {
         let check = |what, value: f32, fits: bool, expected| match fits {
             true => Ok(()),
@@ -79,7 +79,7 @@ impl Optimizer {
     /// Creates an Adam optimizer with the usual constants.
     ///
     /// # Errors
-    /// The same as [`Self::new`].
+    /// Returns the same errors as [`Self::new`].
     pub fn adam(learning_rate: f32) -> Result<Self, QatError> {
         Self::new(OptimizerKind::Adam { betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.0 }, learning_rate)
     }

@@ -64,9 +64,9 @@ impl Trainer {
     /// takes them. `progress` is called after each step.
     ///
     /// # Errors
-    /// [`QatError::Size`] for no examples, no epochs, or inputs and targets of different lengths; [`QatError::Diverged`] for a
-    /// loss that is not finite, with the parameters as they were before that step; and the errors of [`TrainableGraph::forward`] and of
-    /// [`Loss::evaluate`].
+    /// Returns [`QatError::Size`] for no examples, no epochs, or inputs and targets of different lengths; [`QatError::Diverged`]
+    /// for a loss that is not finite, with the parameters as they were before that step; and the errors of
+    /// [`TrainableGraph::forward`] and of [`Loss::evaluate`].
     pub fn fit(
         &mut self,
         model: &mut TrainableGraph,

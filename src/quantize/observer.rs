@@ -39,8 +39,8 @@ impl Observer {
     /// Creates an observer that has observed nothing.
     ///
     /// # Errors
-    /// [`ObserverError::PerChannelHistogram`], [`ObserverError::Scheme`], [`ObserverError::Bits`] and [`ObserverError::Parameter`] for a
-    /// spec that contradicts itself.
+    /// Returns [`ObserverError::PerChannelHistogram`], [`ObserverError::Scheme`], [`ObserverError::Bits`] and
+    /// [`ObserverError::Parameter`] for a spec that contradicts itself.
     pub fn new(spec: ObservedSpec) -> Result<Self, ObserverError> {
         let ObservedSpec { qscheme, observer, range, eps } = spec;
         let parameter = |what, value: f32, min, max| {
@@ -150,7 +150,7 @@ impl Observer {
     /// Updates the statistics with one tensor; a tensor without elements changes nothing.
     ///
     /// # Errors
-    /// [`ObserverError::NonFinite`], [`ObserverError::DType`] and [`ObserverError::Channels`], all before anything has
+    /// Returns [`ObserverError::NonFinite`], [`ObserverError::DType`] and [`ObserverError::Channels`], all before anything has
     /// changed.
     pub fn observe(&mut self, x: &Tensor) -> Result<(), ObserverError> {
         let values = x.as_f32().ok_or(ObserverError::DType { actual: x.dtype() })?;
@@ -194,7 +194,7 @@ impl Observer {
     /// counts whenever its range grows.)
     ///
     /// # Errors
-    /// [`ObserverError::MergeSpecs`], [`ObserverError::MergeMovingAverage`], [`ObserverError::MergeTrained`] and
+    /// Returns [`ObserverError::MergeSpecs`], [`ObserverError::MergeMovingAverage`], [`ObserverError::MergeTrained`] and
     /// [`ObserverError::Channels`], all before anything has changed.
     pub fn merge(&mut self, other: &Self) -> Result<(), ObserverError> {
         self.check_spec(other)?;
@@ -270,7 +270,7 @@ impl Observer {
     /// Returns scale and zero point, of the tensor or of each channel.
     ///
     /// # Errors
-    /// [`ObserverError::Uncalibrated`] before the first tensor, [`ObserverError::QParams`] for a range whose scale is
+    /// Returns [`ObserverError::Uncalibrated`] before the first tensor, [`ObserverError::QParams`] for a range whose scale is
     /// not usable (for example one wider than the largest `f32`), [`ObserverError::Dynamic`] and
     /// [`ObserverError::Derived`] where this observer cannot know them.
     pub fn calculate_qparams(&self) -> Result<TensorQParams, ObserverError> {

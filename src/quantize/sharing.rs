@@ -32,7 +32,7 @@ impl Groups {
 /// Groups all annotated points.
 ///
 /// # Errors
-/// [`PrepareError::SharedWithNothing`], [`PrepareError::SharedCycle`], [`PrepareError::SharedContradiction`],
+/// Returns [`PrepareError::SharedWithNothing`], [`PrepareError::SharedCycle`], [`PrepareError::SharedContradiction`],
 /// [`PrepareError::DerivedFromNothing`] and [`PrepareError::DerivedCycle`], naming both ends.
 pub(super) fn group(graph: &Graph, annotations: &Annotations) -> Result<Groups, PrepareError> {
     group_by(graph, annotations, join)

@@ -72,7 +72,7 @@ impl QParams {
     /// Checks that `scale` is a positive normal number whose reciprocal is one too, and that `zero_point` is an int8 value.
     ///
     /// # Errors
-    /// [`QParamsError::Scale`] and [`QParamsError::ZeroPoint`].
+    /// Returns [`QParamsError::Scale`] or [`QParamsError::ZeroPoint`] for the first that is not.
     pub fn new(scale: f32, zero_point: i32) -> Result<Self, QParamsError> {
         if !(MIN_SCALE..=MAX_SCALE).contains(&scale) {
             return Err(QParamsError::Scale { scale });
@@ -147,7 +147,7 @@ impl QuantRange {
     /// Creates a range inside int8 that contains 0 and at least two values.
     ///
     /// # Errors
-    /// [`QParamsError::Range`].
+    /// Returns [`QParamsError::Range`] if it is not such a range.
     pub fn new(quant_min: i32, quant_max: i32) -> Result<Self, QParamsError> {
         let inside = quant_min >= i32::from(i8::MIN) && quant_max <= i32::from(i8::MAX);
         if !inside || quant_min > 0 || quant_max < 0 || quant_min >= quant_max {
@@ -231,7 +231,7 @@ impl TensorQParams {
     /// Builds per-channel parameters from parallel vectors, as files and observers hold them.
     ///
     /// # Errors
-    /// [`QParamsError`] for the first channel that is not valid, or for vectors of different lengths.
+    /// Returns [`QParamsError`] for the first channel that is not valid, or for vectors of different lengths.
     pub fn per_channel(scales: &[f32], zero_points: &[i32], ch_axis: usize) -> Result<Self, QParamsError> {
         if scales.len() != zero_points.len() {
             return Err(QParamsError::ChannelCount { scales: scales.len(), zero_points: zero_points.len() });

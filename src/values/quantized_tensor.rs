@@ -66,7 +66,7 @@ impl QuantizedTensor {
     /// for each of its channels.
     ///
     /// # Errors
-    /// [`QuantizedTensorError`] with the first number that is wrong.
+    /// Returns [`QuantizedTensorError`] with the first number that is wrong.
     pub fn new(
         tensor: impl Into<Arc<Tensor>>,
         qparams: TensorQParams,

@@ -33,7 +33,7 @@ impl Tensor {
     /// Creates a float tensor from row-major data.
     ///
     /// # Errors
-    /// [`TensorError`] unless `data` has as many elements as `shape`.
+    /// Returns [`TensorError`] unless `data` has as many elements as `shape`.
     pub fn from_f32(shape: &[usize], data: Vec<f32>) -> Result<Self, TensorError> {
         array(shape, data).map(Self::F32)
     }
@@ -41,7 +41,7 @@ impl Tensor {
     /// Creates an int8 tensor from row-major data.
     ///
     /// # Errors
-    /// [`TensorError`] unless `data` has as many elements as `shape`.
+    /// Returns [`TensorError`] unless `data` has as many elements as `shape`.
     pub fn from_i8(shape: &[usize], data: Vec<i8>) -> Result<Self, TensorError> {
         array(shape, data).map(Self::I8)
     }
@@ -49,7 +49,7 @@ impl Tensor {
     /// Creates an `i32` tensor from row-major data.
     ///
     /// # Errors
-    /// [`TensorError`] unless `data` has as many elements as `shape`.
+    /// Returns [`TensorError`] unless `data` has as many elements as `shape`.
     pub fn from_i32(shape: &[usize], data: Vec<i32>) -> Result<Self, TensorError> {
         array(shape, data).map(Self::I32)
     }
@@ -57,7 +57,7 @@ impl Tensor {
     /// Creates an `i64` tensor from row-major data.
     ///
     /// # Errors
-    /// [`TensorError`] unless `data` has as many elements as `shape`.
+    /// Returns [`TensorError`] unless `data` has as many elements as `shape`.
     pub fn from_i64(shape: &[usize], data: Vec<i64>) -> Result<Self, TensorError> {
         array(shape, data).map(Self::I64)
     }

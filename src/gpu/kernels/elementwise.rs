@@ -122,7 +122,7 @@ impl Kernel for ElementwiseKernel {
 /// The dispatch of an elementwise step.
 ///
 /// # Errors
-/// [`GpuError::Limit`] if the operands walk through too many axes in different orders.
+/// Returns [`GpuError::Limit`] if the operands walk through too many axes in different orders.
 pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Planned {
     use ElementwiseKernel as K;
     let step = fused.step(planning.program);

@@ -90,7 +90,7 @@ pub(crate) fn layout(
 /// The dispatches of a step that moves values.
 ///
 /// # Errors
-/// [`GpuError::Limit`] if the operand walks through too many axes in another order.
+/// Returns [`GpuError::Limit`] if the operand walks through too many axes in another order.
 pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Planned {
     let step = fused.step(planning.program);
     let (x, y) = (planning.input(fused, 0), planning.value(step.output));

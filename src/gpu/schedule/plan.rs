@@ -125,7 +125,7 @@ impl Plan {
 /// The pipelines whose known answers a program needs. Refuses steps that no number of rows makes possible.
 ///
 /// # Errors
-/// [`GpuError::Limit`] for a step that walks through too many axes in different orders.
+/// Returns [`GpuError::Limit`] for a step that walks through too many axes in different orders.
 pub(crate) fn needed(program: &Program, config: &Config) -> Result<Vec<PipelineKey>, GpuError> {
     let planning = Planning { program, config, max_rows: 1, weights: &[] };
     let fusions = if config.unfused { Fusions::None } else { Fusions::All };

@@ -30,7 +30,7 @@ impl TuningTable {
     /// Writes the table as JSON.
     ///
     /// # Errors
-    /// [`GpuError::TuningTable`] if that fails.
+    /// Returns [`GpuError::TuningTable`] if that fails.
     pub fn to_json(&self) -> Result<String, GpuError> {
         serde_json::to_string_pretty(self).map_err(|error| GpuError::TuningTable { message: error.to_string() })
     }
