@@ -130,7 +130,7 @@ impl Engine {
     /// Without this call they ask the device themselves, except [`Run::record_in`](super::Run::record_in), which costs no more than
     /// its commands, and except in a browser, which answers later.
     ///
-    /// The callback belongs to the device, and an engine keeps its device. So a callback that owns a clone of the engine makes a circle
+    /// The callback belongs to the device, and an engine keeps its device. So a callback that owns a clone of the engine makes a cycle
     /// that is never freed. Let it hold a [`Weak`](std::sync::Weak) of an `Arc<Engine>`, as `examples/embed` does:
     ///
     /// ```no_run

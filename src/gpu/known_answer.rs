@@ -47,7 +47,7 @@ pub(super) async fn is_right(device: &Arc<Device>, config: &Config, tile: TileSh
     }
 }
 
-/// Tests the kernels that a program needs and that nobody has tested on this device.
+/// Tests the kernels that a program needs and that have not been tested on this device.
 ///
 /// # Errors
 /// Returns [`GpuError::KnownAnswer`] for the first wrong element.

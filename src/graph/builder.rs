@@ -287,7 +287,7 @@ impl GraphBuilder {
         self.node(name, Embedding, &[ids, table])
     }
 
-    /// Adds any operator on any nodes. Integer graphs are written by hand this way.
+    /// Adds any operator on any nodes. This is the way to build integer graphs.
     ///
     /// # Errors
     /// Also returns [`GraphError::Order`] for an input that is not a node of this builder.

@@ -173,7 +173,7 @@ fn tuning_changes_no_bit() {
     assert!(matches!(block_on(engine.tune(&program, 0)), Err(GpuError::Rows { actual: 0, .. })));
 }
 
-/// Several models of one engine, and several runs of one model, recorded in turns before one submission.
+/// Several models of one engine, and several runs of one model, are recorded in turn before one submission.
 #[test]
 fn runs_of_several_models_are_recorded_in_turns() {
     let Some((context, default)) = engine("several models") else { return };

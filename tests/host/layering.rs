@@ -1,4 +1,5 @@
-//! The layers of the crate: what each module may import. This is the only copy of the table. Between files, no circle is larger than two.
+//! The layers of the crate: the modules that each module may import. This is the only copy of the table. Between files, no cycle is
+//! larger than two.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

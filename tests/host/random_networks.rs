@@ -83,7 +83,7 @@ fn networks(count: u64, few_bits: bool) -> Totals {
     all.into_iter().flatten().fold(Totals::default(), Totals::add)
 }
 
-/// Weights of few bits make sums that are ties far more often, so only the ops have a bar, not the networks.
+/// Weights of few bits make sums that are ties far more often, so only the ops have a limit, not the networks.
 #[test]
 fn weights_of_few_bits() {
     let number = count(2_000, 400);

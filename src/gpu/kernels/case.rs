@@ -193,7 +193,7 @@ const SPECIAL: [u32; 12] = [
     0x0080_0000,
 ];
 
-/// NaN, infinities, zeros, subnormal numbers and others, in turns.
+/// Returns NaN, infinities, zeros, subnormal numbers and others, in turn.
 pub(crate) fn special(i: usize) -> f32 {
     f32::from_bits(SPECIAL[i % SPECIAL.len()])
 }

@@ -104,7 +104,7 @@ fn messages_say_what_is_wrong() {
     assert!(moved.with_argument("--dim").ends_with("give batch a length, as in --dim batch=8"), "{moved}");
 }
 
-/// Results that nobody reads need not be there.
+/// Results that no node reads may be missing.
 #[test]
 fn results_that_nobody_reads() {
     let dropout = || base().node("Dropout", "x", "d mask").node("Relu", "d", "y").output("y");
