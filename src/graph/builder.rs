@@ -213,8 +213,8 @@ impl GraphBuilder {
         self.node(name, Sum { axis, checked: false }, &[x])
     }
 
-    /// Adds a pad: `before[axis]` elements of `value` before `x`, and `after[axis]` after it, along each axis. With a batch, both are 0
-    /// for axis 0. The constant is called `{name}.value`.
+    /// Adds a pad: `before[axis]` elements of `value` before `x`, and `after[axis]` after it, along each axis. With a batch, both
+    /// are 0 for axis 0. The constant is called `{name}.value`.
     pub fn pad(
         &mut self,
         name: &str,

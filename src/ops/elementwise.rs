@@ -99,8 +99,8 @@ scalar_arithmetic! {
     MulScalar "mul_scalar" *
 }
 
-/// Selection of `a` where the condition is not 0 (NaN is not 0), else of `b`. Inputs: condition, `a` and `b`, broadcast, all floats.
-/// The element is selected, so NaN and infinities of the other one have no effect.
+/// Selection of `a` where the condition is not 0 (NaN is not 0), else of `b`. Inputs: condition, `a` and `b`, broadcast, all
+/// floats. The element is selected, so NaN and infinities of the other one have no effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Where;
 

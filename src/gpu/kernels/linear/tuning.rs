@@ -43,8 +43,8 @@ impl TuningTable {
         serde_json::from_str(text).map_err(|error| GpuError::TuningTable { message: error.to_string() })
     }
 
-    /// Merges two tables. If both know a layer at the same number of rows, `other` counts. Tables of different adapters do not merge:
-    /// then it returns `other`.
+    /// Merges two tables. If both know a layer at the same number of rows, `other` counts. Tables of different adapters do not
+    /// merge: then it returns `other`.
     #[must_use]
     pub fn merged(mut self, other: Self) -> Self {
         if self.adapter != other.adapter {
