@@ -54,7 +54,7 @@ use report::{Measured, print_ratios, write_json};
 const ROUNDS: usize = 9;
 /// The least number of rounds of a shape that takes long.
 const MIN_ROUNDS: usize = 3;
-/// After so many seconds, a shape has no more rounds than [`MIN_ROUNDS`].
+/// The seconds after which a shape has no more rounds than [`MIN_ROUNDS`].
 const SECONDS_A_SHAPE: f64 = 6.0;
 
 /// Runs a series once, and returns how many seconds it took.
@@ -65,7 +65,7 @@ pub(crate) struct Series {
     run: Runner,
     /// Bytes of weights and activations that one run reads and writes.
     bytes: usize,
-    /// How many elements of the output were compared.
+    /// The number of output elements that were compared.
     compared: usize,
     kernel: Option<String>,
 }

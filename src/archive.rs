@@ -54,7 +54,7 @@ const KEY: &str = "enfold";
 /// Saves a graph.
 ///
 /// # Errors
-/// [`ArchiveError::Io`].
+/// Returns [`ArchiveError::Io`] if the file cannot be written, and the errors of [`to_bytes`].
 pub fn save(graph: &Graph, path: impl AsRef<Path>) -> Result<(), ArchiveError> {
     write(&to_bytes(graph)?, path.as_ref())
 }
@@ -70,7 +70,7 @@ pub fn load(path: impl AsRef<Path>) -> Result<Graph, ArchiveError> {
 /// Saves a prepared graph with the state of its observers.
 ///
 /// # Errors
-/// [`ArchiveError::Io`], and [`ArchiveError::CustomRule`] for a rule that only the caller has.
+/// Returns [`ArchiveError::Io`] if the file cannot be written, and the errors of [`prepared_to_bytes`].
 pub fn save_prepared(prepared: &PreparedGraph, path: impl AsRef<Path>) -> Result<(), ArchiveError> {
     write(&prepared_to_bytes(prepared)?, path.as_ref())
 }
@@ -83,11 +83,11 @@ pub fn load_prepared(path: impl AsRef<Path>) -> Result<PreparedGraph, ArchiveErr
     prepared_from_bytes(&read(path.as_ref())?)
 }
 
-/// The bytes that [`save`] writes.
+/// Returns the bytes that [`save`] writes.
 ///
 /// # Errors
-/// [`ArchiveError::Format`] if the graph is larger than the format allows, [`ArchiveError::Node`] for the graph of a prepared graph,
-/// whose observers only [`save_prepared`] stores.
+/// Returns [`ArchiveError::Format`] if the graph is larger than the format allows, [`ArchiveError::Node`] for the graph of a
+/// prepared graph, whose observers only [`save_prepared`] stores.
 pub fn to_bytes(graph: &Graph) -> Result<Vec<u8>, ArchiveError> {
     check_observers(graph, 0)?;
     let mut writer = Writer::default();
@@ -95,10 +95,10 @@ pub fn to_bytes(graph: &Graph) -> Result<Vec<u8>, ArchiveError> {
     serialize(header, writer)
 }
 
-/// The graph of a file's bytes.
+/// Returns the graph of a file's bytes.
 ///
 /// # Errors
-/// The same as [`load`].
+/// Returns the same errors as [`load`].
 pub fn from_bytes(bytes: &[u8]) -> Result<Graph, ArchiveError> {
     let (header, reader) = deserialize(bytes)?;
     if header.prepared.is_some() {
@@ -109,10 +109,11 @@ pub fn from_bytes(bytes: &[u8]) -> Result<Graph, ArchiveError> {
     Ok(graph)
 }
 
-/// The bytes that [`save_prepared`] writes.
+/// Returns the bytes that [`save_prepared`] writes.
 ///
 /// # Errors
-/// The same as [`save_prepared`].
+/// Returns [`ArchiveError::CustomRule`] for a rule that only the caller has, and [`ArchiveError::Format`] if the graph is larger
+/// than the format allows.
 pub fn prepared_to_bytes(prepared: &PreparedGraph) -> Result<Vec<u8>, ArchiveError> {
     let mut writer = Writer::default();
     let mut header = header(prepared.graph(), &mut writer)?;
@@ -137,10 +138,10 @@ pub fn prepared_to_bytes(prepared: &PreparedGraph) -> Result<Vec<u8>, ArchiveErr
     serialize(header, writer)
 }
 
-/// The prepared graph of a file's bytes.
+/// Returns the prepared graph of a file's bytes.
 ///
 /// # Errors
-/// The same as [`load_prepared`].
+/// Returns the same errors as [`load_prepared`].
 pub fn prepared_from_bytes(bytes: &[u8]) -> Result<PreparedGraph, ArchiveError> {
     let (mut header, reader) = deserialize(bytes)?;
     let Some(record) = header.prepared.take() else {

@@ -27,7 +27,7 @@ pub use builder::GraphBuilder;
 pub use rewrite::Rewriter;
 pub use summary::{FloatNode, Summary};
 
-/// Identifies a node of one graph.
+/// The identifier of a node of one graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct NodeId(u32);
 
@@ -37,7 +37,7 @@ impl NodeId {
         Self(u32::try_from(index).unwrap_or(u32::MAX))
     }
 
-    /// Index into [`Graph::nodes`].
+    /// Returns the index into [`Graph::nodes`].
     #[must_use]
     pub fn index(self) -> usize {
         self.0 as usize
@@ -90,31 +90,31 @@ pub struct DeclaredTypes {
 }
 
 impl Graph {
-    /// Module types by path, as given to [`GraphBuilder::module`].
+    /// Returns the module types by path, as given to [`GraphBuilder::module`].
     #[must_use]
     pub fn modules(&self) -> &BTreeMap<String, String> {
         &self.modules
     }
 
-    /// Element types that the imported file declares for inputs and outputs, where they differ from the graph's. Every pass keeps
-    /// them.
+    /// Returns the element types that the imported file declares for inputs and outputs, where they differ from the graph's.
+    /// Every pass keeps them.
     #[must_use]
     pub fn declared_types(&self) -> &DeclaredTypes {
         &self.declared
     }
 
-    /// All nodes, in execution order.
+    /// Returns all nodes, in execution order.
     #[must_use]
     pub fn nodes(&self) -> &[Node] {
         &self.nodes
     }
 
-    /// All nodes with their ids, in execution order.
+    /// Returns all nodes with their ids, in execution order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (NodeId, &Node)> {
         self.nodes.iter().enumerate().map(|(i, n)| (NodeId::new(i), n))
     }
 
-    /// The node with this id.
+    /// Returns the node with this id.
     ///
     /// # Panics
     /// Panics if the graph has no such node: `id` belongs to a larger graph.
@@ -141,13 +141,13 @@ impl Graph {
         self.iter().find(|(_, n)| n.name == name).map(|(id, _)| id)
     }
 
-    /// The inputs in the order in which a run takes them.
+    /// Returns the inputs in the order in which a run takes them.
     #[must_use]
     pub fn inputs(&self) -> &[NodeId] {
         &self.inputs
     }
 
-    /// The outputs in the order in which a run returns them.
+    /// Returns the outputs in the order in which a run returns them.
     #[must_use]
     pub fn outputs(&self) -> &[NodeId] {
         &self.outputs

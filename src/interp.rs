@@ -18,7 +18,7 @@ use crate::values::slices::{f32s, rows_before_last};
 
 pub use error::InterpError;
 
-/// Evaluates one graph.
+/// An interpreter that evaluates one graph.
 ///
 /// ```
 /// use enfold::interp::Interpreter;
@@ -106,7 +106,7 @@ impl Interpreter {
         Self { graph: graph.clone(), constant, first_duplicate, values, packed }
     }
 
-    /// The graph that the interpreter evaluates.
+    /// Returns the graph that the interpreter evaluates.
     #[must_use]
     pub fn graph(&self) -> &Graph {
         &self.graph
@@ -121,8 +121,8 @@ impl Interpreter {
         self.run_with(inputs, &mut |_, _, _| {})
     }
 
-    /// Like [`run`](Self::run), but also calls `observe` with every value that passes an observe node, in execution order, except for
-    /// constants.
+    /// Evaluates the graph like [`run`](Self::run), and calls `observe` with every value that passes an observe node, in
+    /// execution order, except for constants.
     ///
     /// # Errors
     /// Returns the errors of [`run`](Self::run).

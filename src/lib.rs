@@ -67,8 +67,10 @@
 //! multipliers), products, and lookup tables, which every chain of functions between int8 values becomes. Scale, zero point and
 //! quantized values of dynamic quantization have the same bits for the same input.
 //!
-//! Float steps do not: float layers and functions, softmax, normalization, and the float outputs of dynamic layers and products agree
-//! within tolerances, since the order of sums and `exp` differ from device to device.
+//! Float steps that only move, compare or select (slices, maxima, comparisons, clamps, absolute values) have the same bits too,
+//! except those of NaN. Other float steps do not: float layers, sums and most functions, softmax, normalization, and the float
+//! outputs of dynamic layers and products agree within tolerances, since the order of sums and `exp` differ from device to
+//! device.
 //!
 //! # Limits
 //!

@@ -77,7 +77,7 @@ pub struct ImportOptions {
 }
 
 impl ImportOptions {
-    /// Options that give no dimension a length.
+    /// Creates options that give no dimension a length.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -110,7 +110,7 @@ pub fn load(path: impl AsRef<Path>, options: &ImportOptions) -> Result<Graph, On
 /// Imports the bytes of the file at `path`, which also says where weights in other files may lie.
 ///
 /// # Errors
-/// [`OnnxError`], for the same reasons as [`load`].
+/// Returns [`OnnxError`] for the same reasons as [`load`].
 pub fn import_from(
     bytes: impl Into<Bytes>,
     path: impl AsRef<Path>,
@@ -127,10 +127,10 @@ pub fn import_from(
     import::import(bytes.into(), folders, options)
 }
 
-/// The other files in which the model at `path` keeps weights. A program that overwrites one of them changes the model.
+/// Returns the other files in which the model at `path` keeps weights. A program that overwrites one of them changes the model.
 ///
 /// # Errors
-/// [`OnnxError`] if the model cannot be read.
+/// Returns [`OnnxError`] if the model cannot be read.
 pub fn data_files(path: impl AsRef<Path>) -> Result<Vec<PathBuf>, OnnxError> {
     let path = path.as_ref();
     external::files(read(path)?, path.parent().unwrap_or(Path::new("")))
@@ -145,7 +145,7 @@ fn read(path: &Path) -> Result<Bytes, OnnxError> {
 /// refused.
 ///
 /// # Errors
-/// [`OnnxError`], for the same reasons as [`load`].
+/// Returns [`OnnxError`] for the same reasons as [`load`].
 pub fn import(bytes: impl Into<Bytes>, folder: Option<&Path>, options: &ImportOptions) -> Result<Graph, OnnxError> {
     import::import(bytes.into(), Folders { base: folder, linked: None }, options)
 }

@@ -120,7 +120,7 @@ operators! {
     Flatten,
     /// Permutes axes.
     Transpose,
-    /// Joins tensors along an axis.
+    /// Concatenates tensors along an axis.
     Concat,
     /// A range of elements along an axis.
     Slice,
@@ -298,7 +298,7 @@ pub struct Constant {
 }
 
 impl Constant {
-    /// A constant without stated bits.
+    /// Creates a constant without stated bits.
     #[must_use]
     pub fn new(tensor: impl Into<Arc<Tensor>>) -> Self {
         Self { tensor: tensor.into(), bits: None }

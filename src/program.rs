@@ -20,7 +20,7 @@ use crate::values::{DType, QParams, Shape, Tensor};
 pub use error::ProgramError;
 pub use step::{Epilogue, QLinear, QLut, QMatMul, Step, StepOp};
 
-/// Identifies a value of one [`Program`].
+/// The identifier of a value of one [`Program`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ValueId(u32);
 
@@ -32,7 +32,7 @@ impl ValueId {
         Self(u32::try_from(index).unwrap_or(u32::MAX))
     }
 
-    /// Index into [`Program::values`].
+    /// Returns the index into [`Program::values`].
     #[must_use]
     pub fn index(self) -> usize {
         self.0 as usize
@@ -88,7 +88,8 @@ pub struct Value {
 }
 
 impl Value {
-    /// Number of matrix rows for each row of the batch. For a value without a batch, it is the number of all matrix rows.
+    /// Returns the number of matrix rows for each row of the batch. For a value without a batch, it is the number of all matrix
+    /// rows.
     #[must_use]
     pub fn rows_factor(&self) -> usize {
         let mut leading = self.shape.fixed_dims();
@@ -96,13 +97,13 @@ impl Value {
         leading.iter().fold(1, |n, &d| n.saturating_mul(d))
     }
 
-    /// Number of matrix columns. A value `[rows]` is a column.
+    /// Returns the number of matrix columns. A value `[rows]` is a column.
     #[must_use]
     pub fn cols(&self) -> usize {
         self.shape.last().unwrap_or(1)
     }
 
-    /// Number of elements for a batch of `rows`, or `None` if it overflows.
+    /// Returns the number of elements for a batch of `rows`, or `None` if it overflows.
     #[must_use]
     pub fn len(&self, rows: usize) -> Option<usize> {
         let rows = if self.shape.is_batched() { rows } else { 1 };
@@ -183,13 +184,13 @@ impl Program {
         Ok(program)
     }
 
-    /// All values, indexed by [`ValueId::index`].
+    /// Returns all values, indexed by [`ValueId::index`].
     #[must_use]
     pub fn values(&self) -> &[Value] {
         &self.values
     }
 
-    /// The value with this id.
+    /// Returns the value with this id.
     ///
     /// # Panics
     /// Panics if the program has no such value: `id` belongs to a larger program.
@@ -198,31 +199,31 @@ impl Program {
         &self.values[id.index()]
     }
 
-    /// The constants, with the values that they are.
+    /// Returns the constants, with the values that they are.
     #[must_use]
     pub fn constants(&self) -> &[(ValueId, Arc<Tensor>)] {
         &self.constants
     }
 
-    /// The tensor of a value that is a constant, and `None` for other values.
+    /// Returns the tensor of a value that is a constant, and `None` for other values.
     #[must_use]
     pub fn constant(&self, id: ValueId) -> Option<&Tensor> {
         self.constant_at.get(&id).map(|&at| &*self.constants[at].1)
     }
 
-    /// The values that the caller provides, in the order of the graph's inputs.
+    /// Returns the values that the caller provides, in the order of the graph's inputs.
     #[must_use]
     pub fn inputs(&self) -> &[ValueId] {
         &self.inputs
     }
 
-    /// The values that the caller receives, in the order of the graph's outputs.
+    /// Returns the values that the caller receives, in the order of the graph's outputs.
     #[must_use]
     pub fn outputs(&self) -> &[ValueId] {
         &self.outputs
     }
 
-    /// The steps, in execution order.
+    /// Returns the steps, in execution order.
     #[must_use]
     pub fn steps(&self) -> &[Step] {
         &self.steps

@@ -65,9 +65,9 @@ pub use trainer::{Progress, Trainer};
 /// are asked at every step, and moving averages answer at once, where a histogram would search.
 ///
 /// # Errors
-/// [`QatError::Prepare`] for errors of [`prepare`](crate::quantize::prepare), [`QatError::NoGradient`] for an operator that gradients
-/// cannot pass, [`QatError::NoParameters`] if there is nothing to train, [`QatError::SharedWithNorm`] for constants that cannot be told
-/// apart.
+/// Returns [`QatError::Prepare`] for errors of [`prepare`](crate::quantize::prepare), [`QatError::NoGradient`] for an operator
+/// that gradients cannot pass, [`QatError::NoParameters`] if there is nothing to train, [`QatError::SharedWithNorm`] for
+/// constants that cannot be told apart.
 pub fn prepare_qat(graph: &Graph, quantizer: &dyn Quantizer) -> Result<TrainableGraph, QatError> {
     let (prepared, folded) = prepare_with_norms(graph, quantizer)?;
     let users = graph.users();
@@ -121,7 +121,7 @@ impl TrainableGraph {
     /// Makes the parameters of a float graph trainable, without any quantization.
     ///
     /// # Errors
-    /// The same as [`prepare_qat`].
+    /// Returns the same errors as [`prepare_qat`].
     pub fn new(graph: &Graph) -> Result<Self, QatError> {
         prepare_qat(graph, &WgpuQuantizer::new())
     }
@@ -153,14 +153,14 @@ impl TrainableGraph {
         if self.graph.outputs().iter().any(|id| wanted[id.index()]) { Ok(wanted) } else { Err(QatError::NoParameters) }
     }
 
-    /// The structure: the float graph with `observe` nodes, whose constants are those from before training.
+    /// Returns the structure: the float graph with `observe` nodes, whose constants are those from before training.
     #[must_use]
     pub fn graph(&self) -> &Graph {
         &self.graph
     }
 
-    /// Names, values and gradients of all parameters that are trained. Gradients are those of the last backward pass, empty
-    /// before the first.
+    /// Returns names, values and gradients of all parameters that are trained. Gradients are those of the last backward pass,
+    /// empty before the first.
     pub fn parameters(&self) -> impl Iterator<Item = (&str, &Tensor, &[f32])> {
         let all = self.values.parameters.iter().enumerate().filter(|(_, parameter)| parameter.trained);
         all.map(|(at, parameter)| (parameter.name.as_str(), &parameter.value, self.gradient(at)))
@@ -174,7 +174,7 @@ impl TrainableGraph {
     /// Sets the value of a parameter, in the shape that it has.
     ///
     /// # Errors
-    /// [`QatError::UnknownParameter`] for a name that no parameter has, [`QatError::Size`] for another shape.
+    /// Returns [`QatError::UnknownParameter`] for a name that no parameter has, [`QatError::Size`] for another shape.
     pub fn set_parameter(&mut self, name: &str, value: &Tensor) -> Result<(), QatError> {
         let at = self.find(name)?;
         let own = &mut self.values.parameters[at].value;
@@ -190,7 +190,7 @@ impl TrainableGraph {
     /// Sets whether a parameter is trained; all are at first.
     ///
     /// # Errors
-    /// [`QatError::UnknownParameter`] for a name that no parameter has, [`QatError::NoParameters`] if none would be left.
+    /// Returns [`QatError::UnknownParameter`] for a name that no parameter has, [`QatError::NoParameters`] if none would be left.
     pub fn set_trained(&mut self, name: &str, trained: bool) -> Result<(), QatError> {
         let at = self.find(name)?;
         let before = std::mem::replace(&mut self.values.parameters[at].trained, trained);
@@ -254,7 +254,7 @@ impl TrainableGraph {
         Ok(())
     }
 
-    /// The fake quantizers, indexed by [`ObserverId`].
+    /// Returns the fake quantizers, indexed by [`ObserverId`].
     #[must_use]
     pub fn fake_quantizers(&self) -> &[FakeQuantize] {
         &self.fakes
@@ -277,11 +277,12 @@ impl TrainableGraph {
         self.forward_done = false;
     }
 
-    /// The prepared graph for [`convert`](crate::quantize::convert()): the trained parameters, batch norms folded by their running
-    /// statistics, and the observers with their statistics. For a float graph, [`PreparedGraph::graph`] is the trained network.
+    /// Returns the prepared graph for [`convert`](crate::quantize::convert()): the trained parameters, batch norms folded by
+    /// their running statistics, and the observers with their statistics. For a float graph, [`PreparedGraph::graph`] is the
+    /// trained network.
     ///
     /// # Errors
-    /// [`QatError::Observer`] for learned steps that are not usable.
+    /// Returns [`QatError::Observer`] for learned steps that are not usable.
     pub fn prepared(&self) -> Result<PreparedGraph, QatError> {
         let values = self.values.at_rest();
         let changed = |id: NodeId| !matches!(values.sources[id.index()], Source::Fixed(_) | Source::Pass);

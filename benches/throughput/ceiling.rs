@@ -13,9 +13,9 @@ use crate::median;
 const ROUNDS: usize = 5;
 const COPY_BYTES: u64 = 256 << 20;
 const WORKGROUP_SIZE: u32 = 256;
-/// How many dot products a thread computes in one iteration.
+/// The number of dot products that a thread computes in one iteration.
 const DOTS: u32 = 256;
-/// How many operations a dot product counts as: four multiplications and four additions.
+/// Operations of a dot product: four multiplications and four additions.
 const OPERATIONS: f64 = 8.0;
 
 #[derive(Clone, Copy)]

@@ -5,7 +5,7 @@ use enfold::gpu::context::Context;
 use wgpu::util::DeviceExt;
 use wgpu::{Buffer, BufferUsages, CommandEncoder, CommandEncoderDescriptor, ComputePass, ComputePassDescriptor};
 
-/// How many seconds a measured submission should take: long compared with the cost of submitting.
+/// The seconds that a measured submission should take: long compared with the cost of submitting.
 const LONG_ENOUGH: f64 = 0.03;
 /// A call that takes more seconds is not repeated to leave out the time of compiling.
 const SLOW: f64 = 1.0;

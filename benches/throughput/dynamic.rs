@@ -12,7 +12,7 @@ use crate::layer::Sample;
 use crate::random::Random;
 use crate::{Prepared, Series};
 
-/// How far outputs may differ, relative to the largest output.
+/// The largest permitted difference of outputs, relative to the largest output.
 const TOLERANCE: f32 = 1e-6;
 
 pub(crate) fn prepare(gpu: &Gpu<'_>, shape @ [rows, k, n]: [usize; 3]) -> Result<Prepared> {

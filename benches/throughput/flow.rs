@@ -25,7 +25,7 @@ pub(crate) const SERIES: [&str; 6] =
 const DIMS: [usize; 4] = [1024, 4096, 4096, 1024];
 const ROWS: usize = 128;
 const BATCHES: usize = 16;
-/// How many rounds a series has that passes over all batches.
+/// The number of rounds of a series that passes over all batches.
 const FEW_ROUNDS: usize = 3;
 
 pub(crate) fn measure() -> Result<Vec<Measured>> {

@@ -36,13 +36,13 @@ pub(crate) type Tile = (LinearKernel, u32, u32);
 /// An adapter, and the engines on it, which all shapes share.
 pub(crate) struct Gpu<'c> {
     pub(crate) context: &'c Context,
-    /// Used instead of the engine's choice.
+    /// A tile shape to use instead of the engine's choice.
     tile: Option<Tile>,
     engine: OnceCell<Engine>,
     checked: OnceCell<Engine>,
 }
 
-/// Why a series is not measured at a shape.
+/// The reason why a series is not measured at a shape.
 pub(crate) struct LeftOut(pub(crate) String);
 
 impl LeftOut {

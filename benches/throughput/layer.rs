@@ -14,9 +14,9 @@ use crate::random::Random;
 
 pub(crate) const ZERO_POINT: i32 = 3;
 
-/// Up to so many products the whole output of a layer is compared; of larger layers, a sample of rows and columns.
+/// The most products of a layer whose whole output is compared. Larger layers are compared at a sample of rows and columns.
 const COMPARED_WHOLE: usize = 1 << 33;
-/// How many rows, and how many columns, a sample has.
+/// The number of rows, and of columns, of a sample.
 const SAMPLE: usize = 64;
 
 /// A layer with int8 inputs and outputs and without fraction bits, as the naive kernel computes it.

@@ -15,12 +15,12 @@ pub(crate) struct Measured {
     pub(crate) shape: [usize; 3],
     pub(crate) seconds: f64,
     pub(crate) gops: f64,
-    /// How many rounds there were; `seconds` is their median.
+    /// The number of rounds; `seconds` is their median.
     pub(crate) rounds: usize,
     pub(crate) least_seconds: Option<f64>,
     /// Bytes of weights and activations that one run reads and writes.
     pub(crate) bytes: Option<usize>,
-    /// How many elements of the output were compared with the interpreter's.
+    /// The number of output elements that were compared with the interpreter's.
     pub(crate) compared: Option<usize>,
     pub(crate) kernel: Option<String>,
     pub(crate) of_ceilings: Option<OfCeilings>,

@@ -5,7 +5,7 @@ struct Frame {
     // The size of the shaded picture in pixels.
     width: u32,
     height: u32,
-    // How many pixels of the target one shaded pixel covers along each side.
+    // The number of target pixels that one shaded pixel covers along each side.
     block: u32,
     phase: f32,
 }

@@ -20,7 +20,7 @@ pub(crate) const WAVES: [[f32; 4]; 16] = [
     [2.1, 2.1, 1.0, 0.0],
     [2.1, -2.1, 1.0, 0.0],
 ];
-/// How many inputs the network has.
+/// The number of the network's inputs.
 pub(crate) const FEATURES: usize = 2 * WAVES.len();
 
 /// Computes the features of a pixel on the host, for training, as `features.wgsl` does on the GPU.

@@ -35,7 +35,7 @@ pub(crate) struct Renderer {
 pub(crate) struct Bound {
     /// The size of the shaded picture in pixels. Each pixel has a row in the network's input and output.
     pub(crate) size: [u32; 2],
-    /// How many pixels of the target one shaded pixel covers along each side.
+    /// The number of target pixels that one shaded pixel covers along each side.
     block: u32,
     pub(crate) input: wgpu::Buffer,
     pub(crate) output: wgpu::Buffer,

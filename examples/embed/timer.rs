@@ -21,7 +21,7 @@ pub(crate) struct Timer {
     queries: QuerySet,
     resolved: wgpu::Buffer,
     staging: wgpu::Buffer,
-    /// How many nanoseconds one tick takes.
+    /// Nanoseconds of one tick.
     period: f32,
     /// While `staging` is being mapped, the receiver of the result.
     pending: Option<Receiver<Result<(), wgpu::BufferAsyncError>>>,

@@ -17,9 +17,9 @@ use crate::renderer::{Renderer, check_size};
 use crate::timer::Times;
 use crate::{Arguments, network};
 
-/// How long one turn of the animation takes.
+/// The duration of one turn of the animation.
 const TURN: Duration = Duration::from_secs(12);
-/// How often the title changes.
+/// The time between two changes of the title.
 const TITLE: Duration = Duration::from_millis(500);
 
 pub(crate) fn run(arguments: Arguments) -> Result<()> {
@@ -95,9 +95,9 @@ struct View {
     gpu: Gpu,
     renderer: Renderer,
     start: Instant,
-    /// How many frames were shown.
+    /// The number of frames that were shown.
     frames: u32,
-    /// When the last frame began.
+    /// The time at which the last frame began.
     last: Option<Instant>,
     times: Times,
     titled: Instant,

@@ -41,7 +41,7 @@ struct Tile {
     rows: u32,
     row: u32,
     column: u32,
-    // False for a tile behind the last matrix, which exists where the grid is rounded up.
+    // False for a tile after the last matrix, which exists where the grid is rounded up.
     inside: bool,
 }
 

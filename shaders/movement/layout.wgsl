@@ -25,7 +25,7 @@ fn pad_i8_i8(thread: Thread) {
         | (dense_byte(row, column + 3u) << 24u);
 }
 
-// Bytes behind the last row round the size up to whole words; they are 0.
+// Bytes after the last row round the size up to whole words; they are 0.
 fn padded_byte(index: u32) -> u32 {
     let row = index / params.strided.cols;
     if row < matrix_rows() {

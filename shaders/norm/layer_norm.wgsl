@@ -1,4 +1,4 @@
-// Layer norm and RMS norm, with a sum before it and a quantization behind it where the step has them.
+// Layer norm and RMS norm, with a sum before it and a quantization after it if the step has them.
 
 @group(0) @binding(5) var<storage, read_write> weight: array<u32>;
 @group(0) @binding(6) var<storage, read_write> bias: array<u32>;

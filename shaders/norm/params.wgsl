@@ -1,4 +1,5 @@
-// Parameters and bindings of the kernels that normalize: a workgroup of 64 threads computes one line, the elements that are normalized together.
+// Parameters and bindings of the kernels that normalize: a workgroup of 64 threads computes one line, the elements that are
+// normalized together.
 
 struct NormParams {
     // Lines for each row of the batch.

@@ -1,4 +1,5 @@
-// Equation 12: entries of a lookup table of 256 int8 values, whose words the module gives by `lut_word`. Entry `q + 128` is the result for q.
+// Equation 12: entries of a lookup table of 256 int8 values, whose words the module gives by `lut_word`. Entry `q + 128` is the
+// result for q.
 
 fn look_up(values: vec4<i32>) -> vec4<i32> {
     let at = vec4<u32>(values + vec4<i32>(128));

@@ -1,5 +1,5 @@
 // The number of rows in the batch. It varies from one recording to the next, so a buffer that a later recording overwrites
-// cannot hold it: two dynamic offsets select a high and a low digit from an immutable table.
+// cannot hold it: two dynamic offsets select its quotient and its remainder by 256 from an immutable buffer.
 
 struct Digit {
     value: u32,

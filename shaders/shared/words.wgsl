@@ -1,6 +1,6 @@
 // Kernels that compute one word of four int8 values in each thread, over any strides.
 
-// A word of y: four columns. The first may lie before the row and the last behind it.
+// A word of y: four columns. The first may lie before the row and the last after it.
 struct Word {
     inside: bool,
     // The beginnings of the rows of a and b, in bytes.

@@ -43,7 +43,7 @@ impl PackedRecord {
     /// Unpacks the bytes of a tensor.
     ///
     /// # Errors
-    /// A message that says what is wrong with the record or the bytes, with both numbers.
+    /// Returns a message that says what is wrong with the record or the bytes, with both numbers.
     pub(super) fn unpack(&self, bytes: &[u8]) -> Result<Tensor, String> {
         let Self { bits, shape } = self;
         let per_byte = match bits {

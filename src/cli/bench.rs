@@ -71,7 +71,7 @@ struct Measured {
     times: Vec<Times>,
 }
 
-/// How near the outputs come to the interpreter's.
+/// A comparison of the outputs with the interpreter's.
 #[derive(Debug, Clone, serde::Serialize)]
 struct Check {
     /// Whether all outputs have the interpreter's bits.

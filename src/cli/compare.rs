@@ -15,7 +15,7 @@ use super::output::{self, check_output, count, printable};
 use super::progress::Stderr;
 use super::report::{self, Page, Side};
 
-/// How many bins a histogram has. Finer ones would show noise.
+/// The number of bins of a histogram. Finer bins would show noise.
 const BINS: usize = 64;
 
 #[derive(Debug, clap::Args)]

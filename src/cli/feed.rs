@@ -12,7 +12,7 @@ use super::elements::ElementError;
 use super::failure::usage;
 use super::progress::Stderr;
 
-/// How to treat the rows after the last full batch, if the model's batch is fixed.
+/// The treatment of the rows after the last full batch, if the model's batch is fixed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Remainder {
     /// They are an error, since each row of the data must have a row in the result.
@@ -25,7 +25,7 @@ pub(super) enum Remainder {
 #[derive(Debug)]
 pub(super) struct Feed {
     pub(super) batches: Vec<Vec<Tensor>>,
-    /// How many rows all batches have; 0 for a model without inputs.
+    /// The number of rows of all batches; 0 for a model without inputs.
     pub(super) rows: usize,
 }
 
@@ -52,7 +52,7 @@ pub(super) fn feed(
     if batched { variable_batches(inputs, batch_size) } else { fixed_batches(inputs, batch_size, remainder, stderr) }
 }
 
-/// How many arrays a message lists. A file may have thousands.
+/// The most arrays that a message lists. A file may have thousands.
 const MAX_LISTED: usize = 16;
 
 /// Finds the array for every input. Reports all that does not fit in one error.

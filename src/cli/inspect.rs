@@ -12,7 +12,7 @@ use enfold::quantize::{QuantizationConfig, QuantizationSummary, WgpuQuantizer, p
 use super::model::{Dims, Model, Stage};
 use super::output::{self, count, printable, size, table};
 
-/// How many inputs of a node are listed. A concatenation may have thousands.
+/// The most inputs of a node that are listed. A concatenation may have thousands.
 const MAX_READS: usize = 8;
 
 #[derive(Debug, clap::Args)]
@@ -38,10 +38,10 @@ struct Report {
     outputs: Vec<Value>,
     ops: BTreeMap<&'static str, usize>,
     nodes: Vec<NodeReport>,
-    /// Which nodes of a float or prepared model are quantized, and why the others are not.
+    /// The nodes of a float or prepared model that are quantized, and the reasons why the others are not.
     #[serde(skip_serializing_if = "Option::is_none")]
     quantization: Option<QuantizationSummary>,
-    /// Which nodes of a quantized model compute in integers, and why the others do not.
+    /// The nodes of a quantized model that compute in integers, and the reasons why the others do not.
     #[serde(skip_serializing_if = "Option::is_none")]
     integer_form: Option<IntegerForm>,
 }

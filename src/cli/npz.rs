@@ -23,9 +23,9 @@ const MAX_GROWTH: u64 = 100;
 /// directories, and `zip` tries each.
 const MAX_READS: u64 = 8;
 
-/// How many bytes may be read to find the directory, however small the file is.
+/// The bytes that may be read to find the directory, however small the file is.
 const FREE_READS: u64 = 1 << 20;
-/// How many bytes the elements of an array may take, however small the file is.
+/// The bytes that the elements of an array may take, however small the file is.
 const FREE_BYTES: u64 = 64 << 20;
 
 /// A file that returns an error after `left` more bytes were read.

@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::output::print_stderr;
 
-/// How long work has to take before its bar appears. An earlier bar would only flicker.
+/// The time after which a progress bar appears. An earlier bar would only flicker.
 const PATIENCE: Duration = Duration::from_millis(700);
 
 /// Standard error, which prints nothing but errors if the user asks for quiet.

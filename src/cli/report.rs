@@ -9,11 +9,11 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use super::output::{count, printable, size};
 use super::plots;
 
-/// How many nodes have histograms that are open from the start.
+/// The most nodes whose histograms are open from the start.
 const OPEN: usize = 24;
-/// How many nodes have histograms at all. More would make the page slow.
+/// The most nodes that have histograms. More would make the page slow.
 const DRAWN: usize = 240;
-/// How many nodes are marked in the plot.
+/// The most nodes that are marked in the plot.
 const MARKED: usize = 5;
 
 const STYLE: &str = include_str!("report/style.css");
@@ -25,9 +25,9 @@ pub(super) struct Side {
     pub(super) stage: String,
     pub(super) file_bytes: u64,
     pub(super) constant_bytes: u64,
-    /// How many linear layers and products of two activations there are.
+    /// The number of linear layers and products of two activations.
     pub(super) layers: usize,
-    /// How many of them compute in integers.
+    /// The number of those that compute in integers.
     pub(super) int8_layers: usize,
 }
 

@@ -48,7 +48,7 @@ pub struct Comparison {
 }
 
 impl Comparison {
-    /// The nodes by their error in isolation, the worst first.
+    /// Returns the nodes by their error in isolation, the worst first.
     #[must_use]
     pub fn ranked(&self) -> Vec<&NodeComparison> {
         let mut ranked: Vec<&NodeComparison> = self.nodes.iter().collect();
@@ -61,7 +61,7 @@ impl Comparison {
         ranked
     }
 
-    /// The comparison of a float node.
+    /// Returns the comparison of a float node.
     #[must_use]
     pub fn get(&self, origin: &str) -> Option<&NodeComparison> {
         self.nodes.iter().find(|node| node.origin == origin)

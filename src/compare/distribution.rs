@@ -44,8 +44,8 @@ pub struct NodeDistributions {
     pub weight: Option<Distribution>,
 }
 
-/// Counts the values in the reference of every node that [`compare`](crate::compare::compare()) compares, in the same order, in `bins` bins.
-/// Values that are not finite are not counted.
+/// Counts the values in the reference of every node that [`compare`](crate::compare::compare()) compares, in the same order, in
+/// `bins` bins. Values that are not finite are not counted.
 ///
 /// # Errors
 /// [`CompareError`] names the node or input that does not fit.

@@ -3,7 +3,7 @@
 use crate::interp::InterpError;
 use crate::values::DType;
 
-/// Two graphs could not be compared.
+/// The reason why two graphs could not be compared.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CompareError {

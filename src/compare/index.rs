@@ -6,7 +6,7 @@ use crate::graph::{Graph, NodeId};
 use crate::ops::{IntegerAdd, IntegerMul, Linear, Lut, Op, Quantize, Requantize};
 use crate::values::{DType, QParams, TensorQParams};
 
-/// What the comparison needs to know of each node.
+/// Facts about each node that the comparison needs.
 #[derive(Debug)]
 pub(super) struct Index {
     qparams: Vec<Option<QParams>>,

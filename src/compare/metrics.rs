@@ -2,8 +2,8 @@
 
 use super::error::CompareError;
 
-/// Signal to quantization noise ratio (SQNR) in dB: `20 · log10(‖actual‖ / ‖actual − reference‖)`, infinite if both are equal. The signal
-/// is `actual`, as in PyTorch's numeric debugger.
+/// Returns the signal to quantization noise ratio (SQNR) in dB: `20 · log10(‖actual‖ / ‖actual − reference‖)`, infinite if both
+/// are equal. The signal is `actual`, as in PyTorch's numeric debugger.
 ///
 /// ```
 /// let db = enfold::compare::sqnr_db(&[3.0, 3.5], &[3.0, 4.0])?;
@@ -12,7 +12,7 @@ use super::error::CompareError;
 /// ```
 ///
 /// # Errors
-/// [`CompareError::Lengths`] for slices of different lengths.
+/// Returns [`CompareError::Lengths`] for slices of different lengths.
 pub fn sqnr_db(reference: &[f32], actual: &[f32]) -> Result<f64, CompareError> {
     let noise = squared_error(reference, actual)?;
     if noise == 0.0 {
@@ -21,18 +21,18 @@ pub fn sqnr_db(reference: &[f32], actual: &[f32]) -> Result<f64, CompareError> {
     Ok(10.0 * (dot(actual, actual) / noise).log10())
 }
 
-/// Mean squared error, in the squared unit of the values; 0 for empty slices.
+/// Returns the mean squared error, in the squared unit of the values; 0 for empty slices.
 ///
 /// # Errors
-/// [`CompareError::Lengths`] for slices of different lengths.
+/// Returns [`CompareError::Lengths`] for slices of different lengths.
 pub fn mse(reference: &[f32], actual: &[f32]) -> Result<f64, CompareError> {
     Ok(squared_error(reference, actual)? / actual.len().max(1) as f64)
 }
 
-/// Cosine of the angle between two vectors; NaN if one of them is zero, which has no direction.
+/// Returns the cosine of the angle between two vectors; NaN if one of them is zero, which has no direction.
 ///
 /// # Errors
-/// [`CompareError::Lengths`] for slices of different lengths.
+/// Returns [`CompareError::Lengths`] for slices of different lengths.
 pub fn cosine(reference: &[f32], actual: &[f32]) -> Result<f64, CompareError> {
     check_lengths(reference, actual)?;
     let length = |v: &[f32]| dot(v, v).sqrt();

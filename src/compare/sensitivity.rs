@@ -20,7 +20,7 @@ pub struct Sensitivity {
 /// `target_sqnr_db`. `quantize` gets the names of the layers to leave in float, and returns the graph to compare with `float`.
 ///
 /// # Errors
-/// The errors of `quantize`, and [`CompareError`].
+/// Returns the errors of `quantize`, and [`CompareError`].
 pub fn sensitivity<E: From<CompareError>>(
     float: &Graph,
     inputs: &[Tensor],

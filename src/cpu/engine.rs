@@ -15,7 +15,7 @@ use crate::program::{Program, StepOp, ValueId};
 use crate::values::Tensor;
 use crate::values::slices::{CHECKED, f32s};
 
-/// Runs one program on the CPU. Threads may share it.
+/// An engine that runs one program on the CPU. Threads may share it.
 ///
 /// ```
 /// use enfold::cpu::{Engine, Functions, GemmBackend, Options};
@@ -60,7 +60,7 @@ impl Engine {
         Self::with_options(program, &Options::default())
     }
 
-    /// Like [`Engine::new`], but with options.
+    /// Creates an engine with options, like [`Engine::new`].
     ///
     /// # Errors
     /// Returns [`CpuError::Inexact`] if [`GemmBackend::Rten`](super::GemmBackend::Rten) is requested and its sums may saturate or
@@ -92,7 +92,7 @@ impl Engine {
         Ok(Self { program, weights, last_read, functions, buffer_pool: Mutex::default() })
     }
 
-    /// The program that the engine runs.
+    /// Returns the program that the engine runs.
     #[must_use]
     pub fn program(&self) -> &Program {
         &self.program

@@ -1,4 +1,4 @@
-//! What follows the sums of an int8 product: equations 5 and 7, for rows and for tensors.
+//! The computation that follows the sums of an int8 product: equations 5 and 7, for rows and for tensors.
 
 use rayon::prelude::*;
 

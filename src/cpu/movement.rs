@@ -48,7 +48,7 @@ pub(super) fn transpose(x: &Tensor, perm: &[usize]) -> Tensor {
     for_each_type!(x, a => permuted(a, perm, vec![Default::default(); a.len()]))
 }
 
-/// Like [`transpose`], but writes into a buffer of as many floats.
+/// Transposes like [`transpose`], but into a buffer of as many floats.
 fn transpose_f32(x: &Tensor, perm: &[usize], y: Vec<f32>) -> Tensor {
     match x {
         Tensor::F32(a) => Tensor::from(permuted(a, perm, y)),
@@ -86,7 +86,7 @@ fn permuted<T: Copy + Send + Sync>(x: &ArrayD<T>, perm: &[usize], y: Vec<T>) -> 
     y
 }
 
-/// Joins tensors of one type along an axis.
+/// Concatenates tensors of one type along an axis.
 fn concat(inputs: &[&Tensor], axis: usize) -> Tensor {
     macro_rules! join {
         ($variant:ident) => {{

@@ -49,7 +49,8 @@ fn along_axis(x: Tensor, axis: usize, f: impl Fn(&mut [f32], usize)) -> Tensor {
     if axis == last { y } else { transpose(&y, &perm) }
 }
 
-/// Computes the softmax of each row of `cols` elements, in place, with SIMD functions. For a row of −∞ (all masked) it is NaN, as in PyTorch.
+/// Computes the softmax of each row of `cols` elements, in place, with SIMD functions. The softmax of a row of −∞ (all masked) is
+/// NaN, as in PyTorch.
 fn softmax_simd(x: &mut [f32], cols: usize) {
     if cols == 0 {
         return;

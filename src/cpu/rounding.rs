@@ -7,7 +7,7 @@
 /// 1.5 · 2²³: the last bit of a sum with it counts ones.
 const MAGIC: f32 = 12_582_912.0;
 
-/// Like `f32::clamp`, in a form that compiles to two instructions. NaN gives `lo`.
+/// Clamps like `f32::clamp`, in a form that compiles to two instructions. NaN gives `lo`.
 #[inline(always)]
 pub(super) fn clamp(v: f32, lo: f32, hi: f32) -> f32 {
     let v = if v > lo { v } else { lo };

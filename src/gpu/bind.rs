@@ -65,7 +65,7 @@ struct Buffers {
     arenas: Vec<wgpu::Buffer>,
     /// The sums of parts of K, if a layer needs them.
     partial_sums: Option<wgpu::Buffer>,
-    /// The digits of numbers of rows, each at a multiple of the stride.
+    /// The numbers from 0 on, each at a multiple of the stride: quotients and remainders by 256 of numbers of rows.
     rows: wgpu::Buffer,
     digit_stride: usize,
     /// The parameters of the dispatches, each at a multiple of the stride.
@@ -90,7 +90,7 @@ impl Buffers {
         };
         let alignment = device.limits.min_uniform_buffer_offset_alignment.max(4) as usize;
         let digit_stride = size_of::<Digit>().next_multiple_of(alignment);
-        // If nothing has rows, their number changes nothing, however large it is.
+        // If no value has rows, their number changes nothing, however large it is.
         let batched = model.program.values().iter().any(|value| value.shape.is_batched());
         let rows = rows_table(if batched { max_rows } else { 1 }, digit_stride);
         let rows = upload(&device.wgpu, "rows", &rows, BufferUsages::UNIFORM).await?;
@@ -210,7 +210,7 @@ fn part_of(buffer: &wgpu::Buffer, offset: u64, size: u64) -> wgpu::BufferBinding
     wgpu::BufferBinding { buffer, offset, size: NonZeroU64::new(size) }
 }
 
-/// The table of digits from which two dynamic offsets select the high and the low digit, to base 256, of a number of rows.
+/// Returns the contents of the buffer from which two dynamic offsets select the quotient and the remainder by 256 of a row count.
 fn rows_table(max_rows: usize, stride: usize) -> Vec<u8> {
     let digits = (max_rows / 256).max(max_rows.min(255)) + 1;
     let mut table = vec![0; digits * stride];

@@ -19,8 +19,8 @@ pub struct Context {
 }
 
 impl Context {
-    /// The adapters that can compute, in the order in which [`request`](Self::request) prefers them; none if the application was
-    /// compiled without wgpu backends.
+    /// Returns the adapters that can compute, in the order in which [`request`](Self::request) prefers them; none if the
+    /// application was compiled without wgpu backends.
     pub async fn adapters() -> Vec<wgpu::Adapter> {
         if wgpu::Instance::enabled_backend_features().is_empty() {
             return Vec::new();
@@ -38,7 +38,7 @@ impl Context {
     /// backends. Enables the features of [`Engine::wanted_features`] that the adapter has.
     ///
     /// # Errors
-    /// [`GpuError::NoSuchAdapter`] if adapters exist but none has the name, [`GpuError::Device`] if the adapter gives no
+    /// Returns [`GpuError::NoSuchAdapter`] if adapters exist but none has the name, [`GpuError::Device`] if the adapter gives no
     /// device.
     pub async fn request(name: Option<&str>) -> Result<Option<Self>, GpuError> {
         let mut adapters = Self::adapters().await;
@@ -64,7 +64,7 @@ impl Context {
         Ok(Some(Self { info, adapter, device, queue }))
     }
 
-    /// Name, backend and device type, as in `llvmpipe (LLVM 15.0.6, 256 bits) [Vulkan, Cpu]`.
+    /// Returns name, backend and device type, as in `llvmpipe (LLVM 15.0.6, 256 bits) [Vulkan, Cpu]`.
     #[must_use]
     pub fn describe(&self) -> String {
         format!("{} [{:?}, {:?}]", self.info.name, self.info.backend, self.info.device_type)

@@ -15,7 +15,7 @@ use super::options::Options;
 use super::tune;
 use crate::program::Program;
 
-/// Runs programs on one wgpu device. Cheap to clone. Threads may share it where they may share wgpu's objects.
+/// An engine that runs programs on one wgpu device. It is cheap to clone. Threads may share it where they may share wgpu's objects.
 #[derive(Debug, Clone)]
 pub struct Engine {
     pub(super) device: Arc<Device>,
@@ -38,7 +38,7 @@ impl Engine {
         ..wgpu::Limits::downlevel_defaults()
     };
 
-    /// The features of an adapter from which the engine profits: for `request_device`. It needs none.
+    /// Returns the features of an adapter from which the engine profits, for `request_device`. The engine needs none.
     #[must_use]
     pub fn wanted_features(available: wgpu::Features) -> wgpu::Features {
         available & (wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::PIPELINE_CACHE)
@@ -65,8 +65,9 @@ impl Engine {
     /// two calls of `new` do not.
     ///
     /// # Errors
-    /// [`GpuError::Limit`] for a device that allows less than [`Engine::MIN_LIMITS`], [`GpuError::KnownAnswer`] if no kernel computes
-    /// correctly on it, [`GpuError::Tile`] for a tile shape that it does not hold, and [`GpuError::Device`] for errors of wgpu.
+    /// Returns [`GpuError::Limit`] for a device that allows less than [`Engine::MIN_LIMITS`], [`GpuError::KnownAnswer`] if no
+    /// kernel computes correctly on it, [`GpuError::Tile`] for a tile shape that it does not hold, and [`GpuError::Device`] for
+    /// errors of wgpu.
     pub async fn new(device: &wgpu::Device, queue: &wgpu::Queue, options: &Options) -> Result<Self, GpuError> {
         check_limits(&device.limits())?;
         let device = Device::new(device, queue, options.pipeline_cache.as_deref()).await?;
@@ -77,7 +78,7 @@ impl Engine {
     /// of the device concerns both.
     ///
     /// # Errors
-    /// As [`Engine::new`].
+    /// Returns the same errors as [`Engine::new`].
     pub async fn with_options(&self, options: &Options) -> Result<Self, GpuError> {
         self.device.check_lost()?;
         Self::on(Arc::clone(&self.device), options).await
@@ -87,7 +88,7 @@ impl Engine {
     /// no engine of this device has tested yet; that submits work and waits for it.
     ///
     /// # Errors
-    /// [`GpuError::KnownAnswer`] if a kernel that the program needs does not compute correctly on this device;
+    /// Returns [`GpuError::KnownAnswer`] if a kernel that the program needs does not compute correctly on this device;
     /// [`GpuError::Limit`] for a constant that is larger than this device allows, or a step whose operands walk through more than
     /// six axes in different orders; [`GpuError::Device`] if the device has no memory left.
     pub async fn load(&self, program: &Program) -> Result<Model, GpuError> {
@@ -109,14 +110,14 @@ impl Engine {
     /// ```
     ///
     /// # Errors
-    /// [`GpuError::Rows`] for a batch of 0, [`GpuError::Feature`] where there is neither a timestamp query nor another clock, and
-    /// what [`Engine::load`] returns.
+    /// Returns [`GpuError::Rows`] for a batch of 0, [`GpuError::Feature`] where there is neither a timestamp query nor another
+    /// clock, and the errors of [`Engine::load`].
     pub async fn tune(&self, program: &Program, rows: usize) -> Result<TuningTable, GpuError> {
         tune::tune(&self.device, &self.config, program, rows).await
     }
 
-    /// The data of the pipeline cache, for [`Options::pipeline_cache`] of a later engine on the same adapter; `None` without
-    /// `Features::PIPELINE_CACHE`.
+    /// Returns the data of the pipeline cache, for [`Options::pipeline_cache`] of a later engine on the same adapter; `None`
+    /// without `Features::PIPELINE_CACHE`.
     #[must_use]
     pub fn pipeline_cache_data(&self) -> Option<Vec<u8>> {
         self.device.pipelines.cache.as_ref()?.get_data()
@@ -129,7 +130,7 @@ impl Engine {
     /// Without this call they ask the device themselves, except [`Run::record_in`](super::Run::record_in), which costs no more than
     /// its commands, and except in a browser, which answers later.
     ///
-    /// The callback belongs to the device, and an engine keeps its device. So a callback that owns a clone of the engine makes a circle
+    /// The callback belongs to the device, and an engine keeps its device. So a callback that owns a clone of the engine makes a cycle
     /// that is never freed. Let it hold a [`Weak`](std::sync::Weak) of an `Arc<Engine>`, as `examples/embed` does:
     ///
     /// ```no_run
@@ -147,7 +148,8 @@ impl Engine {
         self.device.mark_lost();
     }
 
-    /// The tile shape for an int8 linear layer of `matrix_rows` rows and `n` output columns on this device, without tuning.
+    /// Returns the tile shape for an int8 linear layer of `matrix_rows` rows and `n` output columns on this device, without
+    /// tuning.
     #[must_use]
     pub fn tile(&self, matrix_rows: usize, n: usize) -> TileShape {
         let candidates = &self.config.choice.candidates;
@@ -166,7 +168,7 @@ impl Engine {
         self.config.choice.packed_dot
     }
 
-    /// The device's limits.
+    /// Returns the device's limits.
     #[must_use]
     pub fn limits(&self) -> &wgpu::Limits {
         &self.device.limits

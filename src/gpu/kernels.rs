@@ -36,7 +36,7 @@ use crate::program::{ProgramError, StepOp};
 /// The dispatches of a step; none of an int8 linear layer before its weight is packed.
 ///
 /// # Errors
-/// [`GpuError::Limit`] if the operands walk through too many axes in different orders.
+/// Returns [`GpuError::Limit`] if the operands walk through too many axes in different orders.
 pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Result<Vec<PlannedDispatch>, GpuError> {
     let families = [
         matmul::plan,
@@ -59,7 +59,7 @@ pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Result<Vec<Pla
 /// The pipelines whose known answers a step needs.
 ///
 /// # Errors
-/// As [`plan`].
+/// Returns the same errors as [`plan`].
 pub(crate) fn needed(planning: &Planning<'_>, fused: &FusedStep) -> Result<Vec<PipelineKey>, GpuError> {
     if let StepOp::QLinear(linear) = &fused.step(planning.program).op {
         return Ok(linear::known_answer::needed(planning, fused, linear));

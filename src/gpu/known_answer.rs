@@ -24,7 +24,7 @@ use crate::values::Tensor;
 /// Tests all kernels of int8 linear layers in an engine's choice.
 ///
 /// # Errors
-/// [`GpuError::KnownAnswer`] for the first wrong element.
+/// Returns [`GpuError::KnownAnswer`] for the first wrong element.
 pub(super) async fn check_choice(device: &Arc<Device>, config: &Config) -> Result<(), GpuError> {
     for candidate in &config.choice.candidates {
         check_tile(device, config, candidate.tile, candidate.split_below > 0).await?;
@@ -35,7 +35,7 @@ pub(super) async fn check_choice(device: &Arc<Device>, config: &Config) -> Resul
 /// Whether a shape that the engine's choice lacks computes correctly on this device. A driver that cannot compile it counts as wrong.
 ///
 /// # Errors
-/// [`GpuError::DeviceLost`].
+/// Returns [`GpuError::DeviceLost`] if the device is lost.
 pub(super) async fn is_right(device: &Arc<Device>, config: &Config, tile: TileShape) -> Result<bool, GpuError> {
     match check_tile(device, config, tile, true).await {
         Ok(()) => Ok(true),
@@ -47,10 +47,10 @@ pub(super) async fn is_right(device: &Arc<Device>, config: &Config, tile: TileSh
     }
 }
 
-/// Tests the kernels that a program needs and that nobody has tested on this device.
+/// Tests the kernels that a program needs and that have not been tested on this device.
 ///
 /// # Errors
-/// [`GpuError::KnownAnswer`] for the first wrong element.
+/// Returns [`GpuError::KnownAnswer`] for the first wrong element.
 pub(super) async fn check_program(
     device: &Arc<Device>,
     config: &Arc<Config>,

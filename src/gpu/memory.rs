@@ -56,12 +56,12 @@ pub struct Memory {
     pub values: u64,
     /// Sums of divided layers.
     pub partial_sums: u64,
-    /// Parameters of the dispatches, and the table of numbers of rows.
+    /// Parameters of the dispatches, and the buffer of numbers of rows.
     pub constants: u64,
 }
 
 impl Memory {
-    /// The sum.
+    /// Returns the sum of all sizes.
     #[must_use]
     pub fn total(&self) -> u64 {
         self.weights + self.values + self.partial_sums + self.constants

@@ -116,13 +116,13 @@ impl Model {
         Self { device: Arc::clone(&self.device), config, program, steps, constants }
     }
 
-    /// The program that it executes.
+    /// Returns the program that it executes.
     #[must_use]
     pub fn program(&self) -> &Program {
         &self.program
     }
 
-    /// The bytes of weights, biases, multipliers and other constants on the device, padding included.
+    /// Returns the bytes of weights, biases, multipliers and other constants on the device, padding included.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
         let mut all: Vec<&wgpu::Buffer> = self.constants.iter().collect();
@@ -148,7 +148,7 @@ impl Model {
     /// `STORAGE`. The range of an output overlaps no other range that is bound here.
     ///
     /// # Errors
-    /// [`GpuError::Count`], [`GpuError::BufferSize`], [`GpuError::BufferOffset`], [`GpuError::BufferUsage`] and
+    /// Returns [`GpuError::Count`], [`GpuError::BufferSize`], [`GpuError::BufferOffset`], [`GpuError::BufferUsage`] and
     /// [`GpuError::SameBuffer`] for buffers that do not fit, [`GpuError::Rows`] for a `max_rows` of 0, [`GpuError::Limit`] for sizes
     /// that the device does not allow, [`GpuError::Device`] if it has no memory left.
     pub async fn bind<'b, I, O>(&self, inputs: &[I], outputs: &[O], max_rows: usize) -> Result<Run, GpuError>

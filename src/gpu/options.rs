@@ -1,29 +1,29 @@
-//! How an engine computes.
+//! The options of an engine.
 
 use super::kernels::linear::choice::{PackedDot, SplitK, Wanted};
 use super::kernels::linear::coopmat::Fragment;
 use super::kernels::linear::tile::TileShape;
 use super::kernels::linear::tuning::TuningTable;
 
-/// How an engine computes. Options do not change the bits that the [module](super) promises. Other float steps, and int8 values that
+/// The options of an engine. They do not change the bits that the [module](super) promises. Other float steps, and int8 values that
 /// follow them, may differ in a rounding.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Options {
     /// One tile shape for all linear layers and rows, instead of the engine's choice for the device.
     pub tile: Option<TileShape>,
-    /// How products of int8 values are summed.
+    /// The instruction that sums products of int8 values.
     pub packed_dot: PackedDot,
     /// Whether K is divided among workgroups.
     pub split_k: SplitK,
-    /// Compiles shaders with wgpu's run-time checks. By default they have none, because the host validates what they would check.
+    /// Whether shaders have wgpu's run-time checks. By default they have none, because the host validates what they would check.
     pub checked: bool,
-    /// Stores weights of 2 to 4 bits unpacked, one byte a value.
+    /// Whether weights of 2 to 4 bits are stored unpacked, one byte a value.
     pub unpacked_weights: bool,
-    /// Gives each step a dispatch of its own, instead of fusing steps.
+    /// Whether each step has a dispatch of its own, instead of fused steps.
     pub unfused: bool,
-    /// Uses no subgroup operations, even if the device has them.
+    /// Whether shaders use no subgroup operations, even if the device has them.
     pub without_subgroups: bool,
-    /// Records a debug group with the node's name around each step, for tools that capture frames.
+    /// Whether a debug group with the node's name is recorded around each step, for tools that capture frames.
     pub debug_groups: bool,
     /// The size of the adapter's cooperative matrices, from [`Fragment::of`], for int8 products. The engine uses them if the device
     /// was made with [`Fragment::FEATURES`] and they pass their known-answer test; otherwise it silently does not.

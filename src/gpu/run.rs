@@ -28,7 +28,7 @@ pub struct Run {
     device: Arc<Device>,
     dispatches: Vec<Dispatch>,
     max_rows: usize,
-    /// Bytes from one digit of the table of rows to the next.
+    /// Bytes from one entry of the buffer of numbers of rows to the next.
     digit_stride: u32,
     memory: Memory,
     debug_groups: bool,
@@ -48,8 +48,10 @@ impl Dispatch {
         self.work.at(self.rows.matrix(rows), limit)
     }
 
+    /// Checks the grids for `rows` rows.
+    ///
     /// # Errors
-    /// [`GpuError::Limit`] if a grid is too large.
+    /// Returns [`GpuError::Limit`] if a grid is too large.
     pub(super) fn check(&self, rows: usize, limit: u32) -> Result<(), GpuError> {
         if let Work::Linear(linear) = &self.work {
             linear.grids_of_one_row(limit).try_for_each(|grid| grid.check(&self.name, limit).map(drop))?;
@@ -93,8 +95,8 @@ impl Run {
     /// Records the program for `rows` rows, as one compute pass.
     ///
     /// # Errors
-    /// [`GpuError::Rows`] unless `rows` is from 1 to what was bound, [`GpuError::DeviceLost`] if the device was lost. Nothing is
-    /// recorded then.
+    /// Returns [`GpuError::Rows`] unless `rows` is from 1 to what was bound, [`GpuError::DeviceLost`] if the device was lost.
+    /// Nothing is recorded then.
     pub fn record(&self, encoder: &mut wgpu::CommandEncoder, rows: usize) -> Result<(), GpuError> {
         self.check(rows)?;
         let descriptor = wgpu::ComputePassDescriptor { label: Some("enfold"), timestamp_writes: None };
@@ -104,8 +106,8 @@ impl Run {
     /// Records the program for `rows` rows in one of the caller's compute passes. It changes bind group 0 and the pipeline.
     ///
     /// # Errors
-    /// As [`Run::record`]; but this call reports a loss of the device only after another call has noticed it, or after
-    /// [`Engine::mark_lost`](super::Engine::mark_lost).
+    /// Returns the same errors as [`Run::record`]; but this call reports a loss of the device only after another call has noticed
+    /// it, or after [`Engine::mark_lost`](super::Engine::mark_lost).
     pub fn record_in(&self, pass: &mut wgpu::ComputePass<'_>, rows: usize) -> Result<(), GpuError> {
         self.device.check_marked_lost()?;
         check_rows(rows, self.max_rows)?;
@@ -136,7 +138,7 @@ impl Run {
     /// ```
     ///
     /// # Errors
-    /// [`GpuError::Feature`] on a device without `Features::TIMESTAMP_QUERY`, and as [`Run::record`].
+    /// Returns [`GpuError::Feature`] on a device without `Features::TIMESTAMP_QUERY`, and the errors of [`Run::record`].
     pub async fn timings(&self, rows: usize) -> Result<Timings, GpuError> {
         self.check(rows)?;
         let Device { wgpu, queue, limits, .. } = &*self.device;
@@ -149,20 +151,20 @@ impl Run {
         Ok(Timings { steps: names.zip(durations).map(|(name, duration)| StepTiming { name, duration }).collect() })
     }
 
-    /// The most rows that can be recorded.
+    /// Returns the largest number of rows that can be recorded.
     #[must_use]
     pub fn max_rows(&self) -> usize {
         self.max_rows
     }
 
-    /// The number of dispatches of a recording of [`Run::max_rows`] rows.
+    /// Returns the number of dispatches of a recording of [`Run::max_rows`] rows.
     #[must_use]
     pub fn dispatches(&self) -> usize {
         let limit = self.device.limits.max_compute_workgroups_per_dimension;
         self.dispatches.iter().map(|dispatch| dispatch.at(self.max_rows, limit).iter().flatten().count()).sum()
     }
 
-    /// The device memory of this run and of its model.
+    /// Returns the device memory of this run and of its model.
     #[must_use]
     pub fn memory(&self) -> Memory {
         self.memory
@@ -181,7 +183,7 @@ pub(super) fn check_rows(actual: usize, max: usize) -> Result<(), GpuError> {
 /// The durations of a run's steps.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timings {
-    /// In execution order. Fused steps are one entry, with the name of the first.
+    /// The steps in execution order. Fused steps are one entry, with the name of the first.
     pub steps: Vec<StepTiming>,
 }
 
@@ -190,7 +192,7 @@ pub struct Timings {
 pub struct StepTiming {
     /// The name of the node.
     pub name: String,
-    /// Measured by the device's clock.
+    /// The duration by the device's clock.
     pub duration: Duration,
 }
 

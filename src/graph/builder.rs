@@ -11,7 +11,7 @@ use crate::ops::{
 };
 use crate::values::{Contents, DType, Shape, Tensor};
 
-/// Builds a float [`Graph`] node by node; every call checks names, shapes and types.
+/// A builder of a float [`Graph`], node by node; every call checks names, shapes and types.
 ///
 /// ```
 /// use enfold::{GraphBuilder, Shape, Tensor};
@@ -85,7 +85,8 @@ impl GraphBuilder {
         self.linear_nodes(name, x, w, b)
     }
 
-    /// Like [`linear`](Self::linear), but with a weight and a bias that are nodes already, for layers that share them.
+    /// Adds a linear layer like [`linear`](Self::linear), but with a weight and a bias that are nodes already, for layers that
+    /// share them.
     pub fn linear_nodes(&mut self, name: &str, x: NodeId, w: NodeId, b: Option<NodeId>) -> Result<NodeId, GraphError> {
         let inputs: Vec<NodeId> = [x, w].into_iter().chain(b).collect();
         self.node(name, Linear, &inputs)
@@ -212,8 +213,8 @@ impl GraphBuilder {
         self.node(name, Sum { axis, checked: false }, &[x])
     }
 
-    /// Adds a pad: `before[axis]` elements of `value` before `x`, and `after[axis]` behind it, along each axis. With a batch, both are 0
-    /// for axis 0. The constant is called `{name}.value`.
+    /// Adds a pad: `before[axis]` elements of `value` before `x`, and `after[axis]` after it, along each axis. With a batch, both
+    /// are 0 for axis 0. The constant is called `{name}.value`.
     pub fn pad(
         &mut self,
         name: &str,
@@ -286,7 +287,7 @@ impl GraphBuilder {
         self.node(name, Embedding, &[ids, table])
     }
 
-    /// Adds any operator on any nodes. Integer graphs are written by hand this way.
+    /// Adds any operator on any nodes. This is the way to build integer graphs.
     ///
     /// # Errors
     /// Also returns [`GraphError::Order`] for an input that is not a node of this builder.

@@ -6,8 +6,8 @@ use super::{Graph, GraphError, Node, NodeId, infer, share};
 use crate::ops::{Input, Op, TensorType};
 use crate::values::Contents;
 
-/// Builds a new graph from an old one. A pass walks the old nodes in order and, for each, copies it, replaces it by new nodes, or
-/// leaves it out. Inputs are always kept. [`finish`](Self::finish) drops all other nodes that no output needs.
+/// A builder of a new graph from an old one. A pass walks the old nodes in order and, for each, copies it, replaces it by new
+/// nodes, or leaves it out. Inputs are always kept. [`finish`](Self::finish) drops all other nodes that no output needs.
 ///
 /// This pass replaces each ReLU by a clamp:
 ///
@@ -76,7 +76,7 @@ impl<'g> Rewriter<'g> {
         })
     }
 
-    /// The new node with this id.
+    /// Returns the new node with this id.
     #[must_use]
     pub fn node(&self, id: NodeId) -> &Node {
         &self.nodes[id.index()]

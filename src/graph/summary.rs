@@ -102,7 +102,7 @@ fn linear_line(graph: &Graph, node: &Node, fraction_bits: u32, user: Option<&Op>
     format!("{} (linear): {} -> {}, {fraction_bits} fraction bits, to {}", node.name, dims[1], dims[0], to(user))
 }
 
-/// Describes the result that `user`, the node that reads an accumulator, makes of it.
+/// Describes the result of `user`, the node that reads an accumulator.
 fn to(user: Option<&Op>) -> String {
     match user {
         // A fused ReLU shows as a range that begins at the zero point, but so may a range without one.

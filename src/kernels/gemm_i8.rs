@@ -254,7 +254,7 @@ mod tests {
     #[test]
     fn products_are_exact_at_the_extremes() {
         let extremes = [-128i8, 127, -127, 1];
-        // Sizes below, at and above pairs, tiles, panels, blocks of features, and the rows of a task.
+        // Sizes are below, at and above pairs, tiles, panels, blocks of features, and the rows of a task.
         let small = [1, 2, 3, 4, 5, 15, 16, 17, 63, 64, 65, 300].map(|k| [1, 2, 7].map(|m| [m, 5, k]));
         let blocks = [383, 384, 385, 769].map(|k| [1, 5, 6].map(|m| [m, 17, k]));
         let rows = [15, 33, 64].map(|n| [16, 17, 129, 200].map(|m| [m, n, 7]));

@@ -9,8 +9,8 @@ use crate::ops::{Add, AddScalar, BatchNorm, Constant, Flatten, Mask, Mul, MulSca
 use crate::values::Tensor;
 use crate::values::slices::f32s;
 
-/// Rewrites `Where`, batch norms with constant statistics, sums and products with a number, and `Flatten`. Each output keeps its name
-/// and its bits.
+/// Rewrites `Where`, batch norms with constant statistics, sums and products with a number, and `Flatten`. Every output keeps its
+/// name. All but batch norms keep their bits. A batch norm, which the interpreter computes in `f64`, agrees within rounding.
 pub(super) fn decompose(graph: &Graph) -> Result<Graph, LowerError> {
     if !graph.nodes().iter().any(|node| is_composite(&node.op)) {
         return Ok(graph.clone());

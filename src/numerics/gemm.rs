@@ -39,7 +39,7 @@ pub(crate) fn linear(
     y
 }
 
-/// Like [`linear`], but writes into a buffer `y[m, n]`.
+/// Computes [`linear`] into a buffer `y[m, n]`.
 pub(crate) fn linear_into(
     y: &mut [f32],
     x: &[f32],

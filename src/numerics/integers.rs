@@ -111,7 +111,7 @@ impl IntegerType {
     /// Every type.
     pub const ALL: &[Self] = <Self as strum::VariantArray>::VARIANTS;
 
-    /// Number of bits.
+    /// Returns the number of bits.
     #[must_use]
     pub fn bits(self) -> u32 {
         match self {

@@ -75,9 +75,8 @@ impl UnaryOp {
         self.into()
     }
 
-    /// Computes the function in `f64`. NaN gives NaN, except that the step gives 0 and
-    /// [`IsNan`](Self::IsNan) gives 1. At −∞, GELU and SiLU are −∞ · 0, which is NaN, as
-    /// in ONNX and PyTorch. Rounding to 16 bits converts `x` to `f32` first.
+    /// Computes the function in `f64`. NaN gives NaN, except that the step gives 0 and [`IsNan`](Self::IsNan) gives 1. At −∞,
+    /// GELU and SiLU are −∞ · 0, which is NaN, as in ONNX and PyTorch. Rounding to 16 bits converts `x` to `f32` first.
     #[must_use]
     pub fn eval(self, x: f64) -> f64 {
         let sigmoid = |x: f64| 1.0 / (1.0 + libm::exp(-x));
@@ -114,7 +113,8 @@ impl UnaryOp {
     }
 
     /// Computes the derivative in `f64`. At 0, the derivative of ReLU and of the absolute value is 0. The derivative of the step,
-    /// the sign, [`IsNan`](Self::IsNan) and the roundings to integers is 0 everywhere, and that of rounding to 16 bits is 1 everywhere (a straight-through gradient).
+    /// the sign, [`IsNan`](Self::IsNan) and the roundings to integers is 0 everywhere, and that of rounding to 16 bits is 1
+    /// everywhere (a straight-through gradient).
     #[must_use]
     pub fn derivative(self, x: f64) -> f64 {
         let sigmoid = |x: f64| 1.0 / (1.0 + libm::exp(-x));

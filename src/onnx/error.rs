@@ -155,7 +155,7 @@ pub struct UnsupportedNode {
 const MOST_LINES: usize = 20;
 
 impl OnnxError {
-    /// The message for a command line on which lengths of dimensions follow `argument`, as in `--dim seq=8`.
+    /// Returns the message for a command line on which lengths of dimensions follow `argument`, as in `--dim seq=8`.
     #[must_use]
     pub fn with_argument(&self, argument: &str) -> String {
         let argument = format!("{argument} ");

@@ -74,7 +74,7 @@ pub fn export(graph: &Graph, options: &ExportOptions) -> Result<Vec<u8>, ExportE
 /// [`data_files`](crate::onnx::data_files) of such a model.
 ///
 /// # Errors
-/// [`ExportError`], for the same reasons as [`export()`], and [`ExportError::Io`] for a file that cannot be written.
+/// Returns [`ExportError`] for the same reasons as [`export()`], and [`ExportError::Io`] for a file that cannot be written.
 pub fn save(graph: &Graph, path: impl AsRef<Path>, options: &ExportOptions) -> Result<(), ExportError> {
     file::save(model(graph, options)?, path.as_ref(), file::LIMIT_BYTES)
 }

@@ -99,8 +99,8 @@ scalar_arithmetic! {
     MulScalar "mul_scalar" *
 }
 
-/// `a` where the condition is not 0 (NaN is not 0), else `b`. Inputs: condition, `a` and `b`, broadcast, all floats. The element is
-/// selected, so that NaN and infinities of the other one do not show.
+/// Selection of `a` where the condition is not 0 (NaN is not 0), else of `b`. Inputs: condition, `a` and `b`, broadcast, all
+/// floats. The element is selected, so NaN and infinities of the other one have no effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Where;
 
@@ -137,8 +137,8 @@ impl Operator for Where {
     }
 }
 
-/// `x` where the mask is not 0 (NaN is not 0), and −0 elsewhere. Adding −0 changes no number, so the sum of two of these selects
-/// between two values ([`Where`]). Inputs: x and mask, broadcast, both floats.
+/// A mask: `x` where the mask is not 0 (NaN is not 0), and −0 elsewhere. Adding −0 changes no number, so the sum of two of these
+/// selects between two values ([`Where`]). Inputs: x and mask, broadcast, both floats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mask {
     /// Whether to take `x` where the mask is 0 instead.

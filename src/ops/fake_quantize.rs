@@ -25,7 +25,7 @@ pub(crate) fn fake_quantize(y: &mut [f32], x: &[f32], shape: &[usize], qparams: 
     );
 }
 
-/// Like [`fake_quantize`], but to [`QuantRange::INT32`] and into a new tensor. A tensor with a NaN is returned unchanged.
+/// Fake-quantizes to [`QuantRange::INT32`] into a new tensor. A tensor with a NaN is returned unchanged.
 pub(crate) fn fake_quantize_i32(x: &Tensor, qparams: &TensorQParams) -> Tensor {
     let quantize = Quantize { qparams: qparams.clone(), range: QuantRange::INT32 };
     let eval = |op: &dyn Operator, x: &Tensor| {

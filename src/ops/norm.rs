@@ -13,7 +13,7 @@ use crate::numerics::sum_of;
 use crate::values::slices::{CHECKED, tensor};
 use crate::values::{DType, Tensor};
 
-/// Softmax, `e^x / Σ e^x`, along an axis. Where all elements are −∞ (all masked), the result is NaN, as in PyTorch. Input: floats of
+/// Softmax, `e^x / Σ e^x`, along an axis. If all elements are −∞ (all masked), the result is NaN, as in PyTorch. Input: floats of
 /// any shape.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Softmax {

@@ -14,7 +14,7 @@ use crate::values::{
     DType, Granularity, MAX_SCALE, MIN_SCALE, QParams, QScheme, QuantRange, Shape, Symmetry, Tensor, TensorQParams,
 };
 
-/// Identifies an observer of a prepared graph.
+/// The identifier of an observer of a prepared graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ObserverId(pub usize);
 

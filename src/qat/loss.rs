@@ -20,10 +20,10 @@ pub enum Loss {
 }
 
 impl Loss {
-    /// The loss of an output, and its gradient in the output's shape. A loss that is not finite is returned as it is.
+    /// Returns the loss of an output, and its gradient in the output's shape. A loss that is not finite is returned as it is.
     ///
     /// # Errors
-    /// [`QatError::Target`] for a target of another type or shape, [`QatError::Label`] for a label that is no class,
+    /// Returns [`QatError::Target`] for a target of another type or shape, [`QatError::Label`] for a label that is no class,
     /// [`QatError::Option`] for a temperature that is not positive.
     pub fn evaluate(&self, output: &Tensor, target: &Tensor) -> Result<(f64, Tensor), QatError> {
         let shape = output.shape();

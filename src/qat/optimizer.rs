@@ -49,10 +49,10 @@ pub struct Optimizer {
 }
 
 impl Optimizer {
-    /// An optimizer without state.
+    /// Creates an optimizer without state.
     ///
     /// # Errors
-    /// [`QatError::Option`] for a rate that is not positive and finite, or a factor outside of 0..1.
+    /// Returns [`QatError::Option`] for a rate that is not positive and finite, or a factor outside of 0..1.
     pub fn new(kind: OptimizerKind, learning_rate: f32) -> Result<Self, QatError> {
         let check = |what, value: f32, fits: bool, expected| match fits {
             true => Ok(()),
@@ -76,10 +76,10 @@ impl Optimizer {
         Ok(Self { kind, learning_rate, state: HashMap::new(), steps: 0 })
     }
 
-    /// Adam with the usual constants.
+    /// Creates an Adam optimizer with the usual constants.
     ///
     /// # Errors
-    /// The same as [`Self::new`].
+    /// Returns the same errors as [`Self::new`].
     pub fn adam(learning_rate: f32) -> Result<Self, QatError> {
         Self::new(OptimizerKind::Adam { betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.0 }, learning_rate)
     }
@@ -149,7 +149,7 @@ pub enum Schedule {
 }
 
 impl Schedule {
-    /// The factor of step `step` of `steps`.
+    /// Returns the factor of the learning rate at step `step` of `steps`.
     #[must_use]
     pub fn factor(&self, step: u64, steps: u64) -> f32 {
         match *self {

@@ -20,7 +20,7 @@ impl TrainableGraph {
     /// [`backward`](Self::backward).
     ///
     /// # Errors
-    /// [`QatError::Interp`] for inputs that do not fit, [`QatError::Observer`] for values that are not finite,
+    /// Returns [`QatError::Interp`] for inputs that do not fit, [`QatError::Observer`] for values that are not finite,
     /// [`QatError::OneRow`] for a batch that has no variance.
     pub fn forward<T: Borrow<Tensor>>(&mut self, inputs: &[T]) -> Result<Vec<Tensor>, QatError> {
         self.run(inputs, true)?;
@@ -32,7 +32,7 @@ impl TrainableGraph {
     /// has kept for [`backward`](Self::backward) are lost.
     ///
     /// # Errors
-    /// [`QatError::Interp`] for inputs that do not fit, [`QatError::Observer`] for values that have not been observed.
+    /// Returns [`QatError::Interp`] for inputs that do not fit, [`QatError::Observer`] for values that have not been observed.
     pub fn evaluate<T: Borrow<Tensor>>(&mut self, inputs: &[T]) -> Result<Vec<Tensor>, QatError> {
         self.run(inputs, false)?;
         Ok(self.outputs())
@@ -142,8 +142,8 @@ impl TrainableGraph {
     /// Runs the backward pass of the last [`forward`](Self::forward), from the gradient of each output to those of the parameters.
     ///
     /// # Errors
-    /// [`QatError::NoForward`] without a forward pass before it, [`QatError::Size`] for gradients that are not those of the
-    /// outputs.
+    /// Returns [`QatError::NoForward`] without a forward pass before it, [`QatError::Size`] for gradients that are not those of
+    /// the outputs.
     pub fn backward(&mut self, gradients: &[Tensor]) -> Result<(), QatError> {
         if !self.forward_done {
             return Err(QatError::NoForward);

@@ -5,7 +5,7 @@ use std::fmt;
 use super::{Loss, Optimizer, QatError, Schedule, TrainableGraph};
 use crate::values::Tensor;
 
-/// Trains a graph's first output on a set of examples. All fields may be changed before [`fit`](Self::fit).
+/// A trainer of a graph's first output on a set of examples. All fields may be changed before [`fit`](Self::fit).
 #[derive(Debug, Clone)]
 pub struct Trainer {
     /// The loss that training minimizes.
@@ -53,7 +53,7 @@ impl fmt::Display for Progress {
 }
 
 impl Trainer {
-    /// Ten epochs of 64 examples a step at a constant rate.
+    /// Creates a trainer for ten epochs of 64 examples a step at a constant rate.
     #[must_use]
     pub fn new(loss: Loss, optimizer: Optimizer) -> Self {
         let schedule = Schedule::Constant;
@@ -64,8 +64,9 @@ impl Trainer {
     /// takes them. `progress` is called after each step.
     ///
     /// # Errors
-    /// [`QatError::Size`] for no examples, no epochs, or inputs and targets of different lengths; [`QatError::Diverged`] for a
-    /// loss that is not finite, with the parameters as they were before that step; and the errors of [`TrainableGraph::forward`] and of [`Loss::evaluate`].
+    /// Returns [`QatError::Size`] for no examples, no epochs, or inputs and targets of different lengths; [`QatError::Diverged`]
+    /// for a loss that is not finite, with the parameters as they were before that step; and the errors of
+    /// [`TrainableGraph::forward`] and of [`Loss::evaluate`].
     pub fn fit(
         &mut self,
         model: &mut TrainableGraph,

@@ -21,7 +21,7 @@ pub enum EdgeOrNode {
 }
 
 impl EdgeOrNode {
-    /// The name of the point in messages.
+    /// Returns the name of the point in messages.
     #[must_use]
     pub fn describe(self, graph: &Graph) -> String {
         let name = |id: NodeId| graph.nodes().get(id.index()).map_or("a node that does not exist", |n| &n.name);
@@ -59,14 +59,14 @@ pub struct Annotations {
 }
 
 impl Annotations {
-    /// No annotation on any node of `graph`.
+    /// Creates an annotation of `graph` without an annotated node.
     #[must_use]
     pub fn new(graph: &Graph) -> Self {
         let nodes = graph.nodes().len();
         Self { of_node: vec![None; nodes], left_float: vec![None; nodes], kept_float: vec![false; nodes] }
     }
 
-    /// The annotation of a node.
+    /// Returns the annotation of a node.
     #[must_use]
     pub fn get(&self, id: NodeId) -> Option<&QuantizationAnnotation> {
         self.of_node.get(id.index())?.as_ref()
@@ -108,7 +108,7 @@ impl Annotations {
         self.kept_float.get(id.index()).is_some_and(|kept| *kept)
     }
 
-    /// The reason why a node is not quantized, if its quantizer gave one.
+    /// Returns the reason why a node is not quantized, if its quantizer gave one.
     #[must_use]
     pub fn float_reason(&self, id: NodeId) -> Option<&str> {
         self.left_float.get(id.index())?.as_deref()

@@ -11,7 +11,7 @@ use crate::values::Tensor;
 /// other reader between them, and constant parameters.
 ///
 /// # Errors
-/// [`GraphError::NonFinite`] for a variance that has no real root.
+/// Returns [`GraphError::NonFinite`] for a variance that has no real root.
 ///
 /// `w' = w · γ / √(variance + eps)` for each output channel, `b' = (b − mean) · γ / √(variance + eps) + β`.
 pub(super) fn fold_batch_norm(graph: &Graph) -> Result<(Graph, Vec<FoldedNorm>), GraphError> {

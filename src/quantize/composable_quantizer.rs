@@ -5,8 +5,8 @@ use super::prepare::PrepareError;
 use super::quantizer::Quantizer;
 use crate::graph::Graph;
 
-/// Runs quantizers one after another; put the more special ones first. A node that one of them has annotated belongs to
-/// it: [`PrepareError::Overwritten`] if a later one changes the annotation.
+/// A quantizer that runs quantizers one after another; put the more special ones first. A node that one of them has annotated
+/// belongs to it: a later one that changes the annotation is [`PrepareError::Overwritten`].
 #[derive(Default)]
 pub struct ComposableQuantizer {
     quantizers: Vec<Box<dyn Quantizer>>,

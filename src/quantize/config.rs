@@ -17,8 +17,8 @@ pub struct QuantizationConfig {
 }
 
 impl QuantizationConfig {
-    /// Static int8: weights symmetric per tensor in −127..=127 by [`ObserverKind::MinMax`], activations affine in
-    /// −128..=127 by [`ObserverKind::Histogram`], scales of at least 2⁻¹², bias in float.
+    /// Returns static int8 quantization: weights symmetric per tensor in −127..=127 by [`ObserverKind::MinMax`], activations
+    /// affine in −128..=127 by [`ObserverKind::Histogram`], scales of at least 2⁻¹², bias in float.
     #[must_use]
     pub fn symmetric() -> Self {
         let activation = ObservedSpec {
@@ -40,7 +40,7 @@ impl QuantizationConfig {
         }
     }
 
-    /// The same with one weight scale for each output channel.
+    /// Returns the same configuration with one weight scale for each output channel.
     #[must_use]
     pub fn per_channel(mut self) -> Self {
         if let Some(QuantizationSpec::Observed(weight)) = &mut self.weight {
@@ -49,8 +49,9 @@ impl QuantizationConfig {
         self
     }
 
-    /// The same with dynamic quantization: the scale and zero point of an activation are computed at run time, one for the whole batch,
-    /// and outputs are float. Only linear layers can be quantized dynamically, and products of two activations on request.
+    /// Returns the same configuration with dynamic quantization: the scale and zero point of an activation are computed at run
+    /// time, one for the whole batch, and outputs are float. Only linear layers can be quantized dynamically, and products of two
+    /// activations on request.
     #[must_use]
     pub fn dynamic(self) -> Self {
         let mut config = self.activations(|spec| spec.observer = ObserverKind::Placeholder);
@@ -58,15 +59,15 @@ impl QuantizationConfig {
         config
     }
 
-    /// The same with [`dynamic`](Self::dynamic) quantization and a scale and zero point for each row of the last axis. It is more
-    /// accurate, and the result for one row does not depend on the other rows. The right factor of a product of two activations keeps
-    /// one scale, since a scale for each row would vary along the sum.
+    /// Returns the same configuration with [`dynamic`](Self::dynamic) quantization and a scale and zero point for each row of the
+    /// last axis. It is more accurate, and the result for one row does not depend on the other rows. The right factor of a
+    /// product of two activations keeps one scale, since a scale for each row would vary along the sum.
     #[must_use]
     pub fn dynamic_per_token(self) -> Self {
         self.dynamic().activations(|spec| spec.qscheme = QScheme::per_token_affine().with_bits(spec.qscheme.bits))
     }
 
-    /// The same for quantization-aware training: moving averages observe static activations and weights.
+    /// Returns the same configuration for quantization-aware training: moving averages observe static activations and weights.
     #[must_use]
     pub fn qat(self) -> Self {
         let observer = ObserverKind::MOVING_AVERAGE;
@@ -81,15 +82,16 @@ impl QuantizationConfig {
         config
     }
 
-    /// The same with another observer for activations.
+    /// Returns the same configuration with another observer for activations.
     #[must_use]
     pub fn activation_observer(self, observer: ObserverKind) -> Self {
         self.activations(|spec| spec.observer = observer)
     }
 
-    /// The same with zero points of 0 for activations too, which TensorRT requires, in −127..=127: the largest magnitude becomes ±127. In
-    /// −128..=127 it would lie half-way between two quantized values. Values of one sign, such as those after a ReLU, use half of the
-    /// range. Dynamic activations get one scale for the tensor: there is no symmetric scheme per token.
+    /// Returns the same configuration with zero points of 0 for activations too, which TensorRT requires, in −127..=127: the
+    /// largest magnitude becomes ±127. In −128..=127 it would lie half-way between two quantized values. Values of one sign, such
+    /// as those after a ReLU, use half of the range. Dynamic activations get one scale for the tensor: there is no symmetric
+    /// scheme per token.
     #[must_use]
     pub fn symmetric_activations(self) -> Self {
         self.activations(|spec| {
@@ -98,7 +100,7 @@ impl QuantizationConfig {
         })
     }
 
-    /// The same with another range of quantized values for activations, and the bits that hold it.
+    /// Returns the same configuration with another range of quantized values for activations, and the bits that hold it.
     #[must_use]
     pub fn activation_range(self, range: QuantRange) -> Self {
         self.activations(|spec| {
@@ -107,7 +109,8 @@ impl QuantizationConfig {
         })
     }
 
-    /// The same with another range of quantized values for weights, such as −7..=7 for 4 bits, and the bits that hold it.
+    /// Returns the same configuration with another range of quantized values for weights, such as −7..=7 for 4 bits, and the bits
+    /// that hold it.
     #[must_use]
     pub fn weight_range(mut self, range: QuantRange) -> Self {
         if let Some(QuantizationSpec::Observed(weight)) = &mut self.weight {
@@ -117,7 +120,7 @@ impl QuantizationConfig {
         self
     }
 
-    /// The same with float outputs.
+    /// Returns the same configuration with float outputs.
     #[must_use]
     pub fn float_output(mut self) -> Self {
         self.output_activation = None;

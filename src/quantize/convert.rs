@@ -86,7 +86,7 @@ pub fn convert(prepared: &PreparedGraph, options: &ConvertOptions) -> Result<Gra
     Ok(graph)
 }
 
-/// How an observed value is quantized.
+/// The quantization of an observed value.
 #[derive(Debug, Clone)]
 enum Conversion {
     Static(TensorQParams, QuantRange),

@@ -44,7 +44,7 @@ pub(crate) struct LearnedStep {
 }
 
 impl FakeQuantize {
-    /// A fake quantizer that observes and quantizes.
+    /// Creates a fake quantizer that observes and quantizes.
     #[must_use]
     pub fn new(observer: Observer) -> Self {
         Self {
@@ -57,10 +57,11 @@ impl FakeQuantize {
         }
     }
 
-    /// A fake quantizer with known qparams.
+    /// Creates a fake quantizer with known qparams.
     ///
     /// # Errors
-    /// [`ObserverError`] for a spec that contradicts itself, or that `qparams` do not fit: another range or other channels.
+    /// Returns [`ObserverError`] for a spec that contradicts itself, or that `qparams` do not fit: another range or other
+    /// channels.
     pub fn with_qparams(spec: ObservedSpec, qparams: TensorQParams) -> Result<Self, ObserverError> {
         let observer = Observer::new(spec)?;
         let (qscheme, observer_kind) = (spec.qscheme, spec.observer);
@@ -69,7 +70,7 @@ impl FakeQuantize {
         Ok(Self { observer_enabled: false, ..Self::new(known) })
     }
 
-    /// The observer.
+    /// Returns the observer.
     #[must_use]
     pub fn observer(&self) -> &Observer {
         &self.observer
@@ -101,7 +102,8 @@ impl FakeQuantize {
     /// `scale_gradients`, their gradients are divided by `√(elements · quant_max)`.
     ///
     /// # Errors
-    /// [`ObserverError`] if the observer has no parameters to start from: it has seen nothing, or they are dynamic or derived.
+    /// Returns [`ObserverError`] if the observer has no parameters to start from: it has seen nothing, or they are dynamic or
+    /// derived.
     pub fn learn_step(&mut self, scale_gradients: bool) -> Result<(), ObserverError> {
         let QuantizationSpec::Observed(spec) = self.observer.spec() else {
             return self.observer.calculate_qparams().and(Err(ObserverError::Derived));
@@ -134,7 +136,7 @@ impl FakeQuantize {
         self.learned.as_mut()
     }
 
-    /// The qparams of the last pass; `None` before the first, and for dynamic quantization.
+    /// Returns the qparams of the last pass; `None` before the first, and for dynamic quantization.
     #[must_use]
     pub fn qparams(&self) -> Option<&TensorQParams> {
         self.qparams.as_ref()
@@ -143,7 +145,7 @@ impl FakeQuantize {
     /// The qparams that convert will use.
     ///
     /// # Errors
-    /// The same as [`Observer::calculate_qparams`].
+    /// Returns the same errors as [`Observer::calculate_qparams`].
     pub(crate) fn calculate_qparams(&self) -> Result<TensorQParams, ObserverError> {
         match (&self.learned, self.observer.spec()) {
             (Some(learned), QuantizationSpec::Observed(spec)) => learned.qparams(spec),
@@ -159,10 +161,10 @@ impl FakeQuantize {
         })
     }
 
-    /// The fake-quantized value; the observed range is updated before, if the observer is on.
+    /// Returns the fake-quantized value. Updates the observed range before, if the observer is on.
     ///
     /// # Errors
-    /// [`ObserverError`] for values that are not finite while they are observed, and parameters that are not known yet.
+    /// Returns [`ObserverError`] for values that are not finite while they are observed, and parameters that are not known yet.
     pub fn forward(&mut self, x: &Tensor) -> Result<Tensor, ObserverError> {
         self.forward_with(x, true, None, Vec::new())
     }
@@ -171,7 +173,7 @@ impl FakeQuantize {
     /// derived from those of others, and the result is written to `buffer`.
     ///
     /// # Errors
-    /// [`ObserverError`] for values that are not finite while they are observed, and parameters that are not known yet.
+    /// Returns [`ObserverError`] for values that are not finite while they are observed, and parameters that are not known yet.
     pub(crate) fn forward_with(
         &mut self,
         x: &Tensor,

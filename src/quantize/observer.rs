@@ -15,7 +15,7 @@ use crate::values::{Granularity, QParams, QScheme, QuantRange, Tensor, TensorQPa
 
 pub use error::ObserverError;
 
-/// Observes tensors and derives [`TensorQParams`] from their statistics.
+/// An observer of tensors, which derives [`TensorQParams`] from their statistics.
 ///
 /// Calibration can be sharded: observers of the same spec that saw different batches [`merge`](Self::merge) into one.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,12 +36,11 @@ pub(crate) enum State {
 }
 
 impl Observer {
-    /// An observer that has observed nothing.
+    /// Creates an observer that has observed nothing.
     ///
     /// # Errors
-    /// [`ObserverError::PerChannelHistogram`], [`ObserverError::Scheme`], [`ObserverError::Bits`] and
-    /// [`ObserverError::Parameter`] for a spec that
-    /// contradicts itself.
+    /// Returns [`ObserverError::PerChannelHistogram`], [`ObserverError::Scheme`], [`ObserverError::Bits`] and
+    /// [`ObserverError::Parameter`] for a spec that contradicts itself.
     pub fn new(spec: ObservedSpec) -> Result<Self, ObserverError> {
         let ObservedSpec { qscheme, observer, range, eps } = spec;
         let parameter = |what, value: f32, min, max| {
@@ -81,25 +80,25 @@ impl Observer {
         Ok(Self { spec: QuantizationSpec::Observed(spec), state })
     }
 
-    /// An observer that keeps no statistics and has fixed qparams.
+    /// Creates an observer that keeps no statistics and has fixed qparams.
     #[must_use]
     pub fn fixed(spec: FixedQParamsSpec) -> Self {
         Self { spec: spec.into(), state: State::Nothing }
     }
 
-    /// An observer that keeps no statistics; [`PreparedGraph`](super::PreparedGraph) asks the rule for its qparams.
+    /// Creates an observer that keeps no statistics; [`PreparedGraph`](super::PreparedGraph) asks the rule for its qparams.
     #[must_use]
     pub fn derived(spec: DerivedSpec) -> Self {
         Self { spec: spec.into(), state: State::Nothing }
     }
 
-    /// The spec, which is never [`QuantizationSpec::Shared`].
+    /// Returns the spec, which is never [`QuantizationSpec::Shared`].
     #[must_use]
     pub fn spec(&self) -> &QuantizationSpec {
         &self.spec
     }
 
-    /// The range of quantized values.
+    /// Returns the range of quantized values.
     #[must_use]
     pub fn range(&self) -> QuantRange {
         match &self.spec {
@@ -151,7 +150,7 @@ impl Observer {
     /// Updates the statistics with one tensor; a tensor without elements changes nothing.
     ///
     /// # Errors
-    /// [`ObserverError::NonFinite`], [`ObserverError::DType`] and [`ObserverError::Channels`], all before anything has
+    /// Returns [`ObserverError::NonFinite`], [`ObserverError::DType`] and [`ObserverError::Channels`], all before anything has
     /// changed.
     pub fn observe(&mut self, x: &Tensor) -> Result<(), ObserverError> {
         let values = x.as_f32().ok_or(ObserverError::DType { actual: x.dtype() })?;
@@ -195,7 +194,7 @@ impl Observer {
     /// counts whenever its range grows.)
     ///
     /// # Errors
-    /// [`ObserverError::MergeSpecs`], [`ObserverError::MergeMovingAverage`], [`ObserverError::MergeTrained`] and
+    /// Returns [`ObserverError::MergeSpecs`], [`ObserverError::MergeMovingAverage`], [`ObserverError::MergeTrained`] and
     /// [`ObserverError::Channels`], all before anything has changed.
     pub fn merge(&mut self, other: &Self) -> Result<(), ObserverError> {
         self.check_spec(other)?;
@@ -232,7 +231,7 @@ impl Observer {
         Err(ObserverError::MergeSpecs { this, other })
     }
 
-    /// The smallest and largest observed value, of the tensor or of each channel; empty before the first tensor.
+    /// Returns the smallest and largest observed value, of the tensor or of each channel; empty before the first tensor.
     #[must_use]
     pub fn min_max(&self) -> Vec<(f32, f32)> {
         match &self.state {
@@ -242,7 +241,7 @@ impl Observer {
         }
     }
 
-    /// The counts of a histogram observer, over 2048 equal bins between its smallest and largest value; `None` before the
+    /// Returns the counts of a histogram observer, over 2048 equal bins between its smallest and largest value; `None` before the
     /// first tensor.
     #[must_use]
     pub fn histogram(&self) -> Option<Vec<f32>> {
@@ -252,7 +251,7 @@ impl Observer {
         }
     }
 
-    /// The range that the qparams are derived from: the observed range, or the part of it that a histogram keeps.
+    /// Returns the range that the qparams are derived from: the observed range, or the part of it that a histogram keeps.
     #[must_use]
     pub fn kept_range(&self) -> Vec<(f32, f32)> {
         match (&self.state, self.observed()) {
@@ -268,10 +267,10 @@ impl Observer {
         }
     }
 
-    /// Scale and zero point, of the tensor or of each channel.
+    /// Returns scale and zero point, of the tensor or of each channel.
     ///
     /// # Errors
-    /// [`ObserverError::Uncalibrated`] before the first tensor, [`ObserverError::QParams`] for a range whose scale is
+    /// Returns [`ObserverError::Uncalibrated`] before the first tensor, [`ObserverError::QParams`] for a range whose scale is
     /// not usable (for example one wider than the largest `f32`), [`ObserverError::Dynamic`] and
     /// [`ObserverError::Derived`] where this observer cannot know them.
     pub fn calculate_qparams(&self) -> Result<TensorQParams, ObserverError> {

@@ -46,7 +46,7 @@ pub use error::PrepareError;
 /// ```
 ///
 /// # Errors
-/// [`PrepareError`], naming the node; for example for a weight that is not finite.
+/// Returns [`PrepareError`], which names the node, for example for a weight that is not finite.
 pub fn prepare(graph: &Graph, quantizer: &dyn Quantizer) -> Result<PreparedGraph, PrepareError> {
     prepare_with_norms(graph, quantizer).map(|(prepared, _)| prepared)
 }
@@ -146,25 +146,25 @@ impl PreparedGraph {
         &self.parts
     }
 
-    /// The graph, with an `observe` node at every annotated point.
+    /// Returns the graph, with an `observe` node at every annotated point.
     #[must_use]
     pub fn graph(&self) -> &Graph {
         self.interpreter.graph()
     }
 
-    /// The observers, indexed by [`ObserverId`].
+    /// Returns the observers, indexed by [`ObserverId`].
     #[must_use]
     pub fn observers(&self) -> &[Observer] {
         &self.observers
     }
 
-    /// The number of batches that have been observed.
+    /// Returns the number of batches that have been observed.
     #[must_use]
     pub fn batches(&self) -> u64 {
         self.batches
     }
 
-    /// The nodes that are quantized, with specs and observers, and the nodes that are not, with reasons.
+    /// Returns the nodes that are quantized, with specs and observers, and the nodes that are not, with reasons.
     #[must_use]
     pub fn summary(&self) -> &QuantizationSummary {
         &self.parts.summary
@@ -174,7 +174,7 @@ impl PreparedGraph {
     /// observed once, however often it is reshaped, transposed or concatenated.
     ///
     /// # Errors
-    /// [`PrepareError::Observer`] for a value that is NaN or infinite, naming the node, and [`PrepareError::Interp`] for
+    /// Returns [`PrepareError::Observer`] for a value that is NaN or infinite, naming the node, and [`PrepareError::Interp`] for
     /// inputs that do not fit the graph or hold no rows. The observers are then as before the batch.
     pub fn observe<T: Borrow<Tensor>>(&mut self, inputs: &[T]) -> Result<Vec<Tensor>, PrepareError> {
         let batches = self.batches_and(1)?;
@@ -199,7 +199,7 @@ impl PreparedGraph {
     /// Merges the statistics of another copy of this prepared graph, for calibration that is sharded over processes or machines.
     ///
     /// # Errors
-    /// [`PrepareError::OtherGraph`] unless `other` was prepared from the same graph in the same way,
+    /// Returns [`PrepareError::OtherGraph`] unless `other` was prepared from the same graph in the same way,
     /// [`PrepareError::Observer`] for observers that cannot be merged, and [`PrepareError::Batches`] for more batches than u64
     /// counts. The observers are then as before.
     pub fn merge(&mut self, other: &Self) -> Result<(), PrepareError> {

@@ -4,7 +4,7 @@ use super::annotation::Annotations;
 use super::prepare::error::PrepareError;
 use crate::graph::Graph;
 
-/// Annotates graphs. Implement it for a backend of your own; nothing else needs to change.
+/// A quantizer, which annotates graphs. Implement it for a backend of your own; nothing else needs to change.
 ///
 /// ```
 /// use enfold::numerics::EPS;

@@ -32,7 +32,7 @@ impl Groups {
 /// Groups all annotated points.
 ///
 /// # Errors
-/// [`PrepareError::SharedWithNothing`], [`PrepareError::SharedCycle`], [`PrepareError::SharedContradiction`],
+/// Returns [`PrepareError::SharedWithNothing`], [`PrepareError::SharedCycle`], [`PrepareError::SharedContradiction`],
 /// [`PrepareError::DerivedFromNothing`] and [`PrepareError::DerivedCycle`], naming both ends.
 pub(super) fn group(graph: &Graph, annotations: &Annotations) -> Result<Groups, PrepareError> {
     group_by(graph, annotations, join)
@@ -179,8 +179,8 @@ fn derived_from(
     }
 }
 
-/// An order in which each group comes after the groups that it is derived `from`. Groups of a circle, and those that are derived from a
-/// group which does not exist, are left out.
+/// Returns an order in which each group comes after the groups that it is derived `from`. Groups of a cycle, and those that are
+/// derived from a group which does not exist, are left out.
 pub(crate) fn in_order(from: &[Vec<usize>]) -> Vec<usize> {
     let mut waiting: Vec<usize> = from.iter().map(Vec::len).collect();
     let mut readers = vec![Vec::new(); from.len()];
@@ -282,7 +282,7 @@ impl<'a> Forest<'a> {
                 own => return Ok(own),
             }
         }
-        // Every spec on the circle is shared: that of this point, or that of its group.
+        // Every spec on the cycle is shared: that of this point, or that of its group.
         let own = [at, root].into_iter().find_map(|at| match self.specs[at] {
             Some(QuantizationSpec::Shared(target)) => Some((self.points[at], *target)),
             _ => None,
@@ -427,7 +427,7 @@ mod tests {
                     prop_assert_eq!(groups.group_of, of_pairs.group_of);
                     prop_assert_eq!(groups.specs, of_pairs.specs);
                 }
-                // The pairs are looked at after each union, and so refuse a circle of shares that a later union dissolves.
+                // The pairs are looked at after each union, and so refuse a cycle of shares that a later union dissolves.
                 (Ok(_), Err(PrepareError::SharedCycle { .. })) => {}
                 (groups, of_pairs) => prop_assert_eq!(groups.is_err(), of_pairs.is_err()),
             }
@@ -438,7 +438,7 @@ mod tests {
         fn groups_are_an_equivalence_relation(choices in choices()) {
             let graph = graph();
             let annotations = annotate(&graph, &choices);
-            // Sharing with nothing or in a circle is refused; that is tested by name elsewhere.
+            // Sharing with nothing or in a cycle is refused; that is tested by name elsewhere.
             let Ok(groups) = group(&graph, &annotations) else { return Ok(()) };
             let mut members: HashMap<usize, Vec<EdgeOrNode>> = HashMap::new();
             let mut last = HashMap::new();

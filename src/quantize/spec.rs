@@ -58,7 +58,7 @@ impl fmt::Display for ObserverKind {
     }
 }
 
-/// "Observe this tensor and derive its quantization parameters."
+/// A spec by which an observer watches a tensor and derives its quantization parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct ObservedSpec {
     /// The range of quantized values.
@@ -79,7 +79,7 @@ impl ObservedSpec {
     }
 }
 
-/// "Use these constants": ranges that are known, such as a sigmoid's.
+/// A spec of constant quantization parameters, for known ranges such as a sigmoid's.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct FixedQParamsSpec {
     /// Scale and zero point.
@@ -88,7 +88,7 @@ pub struct FixedQParamsSpec {
     pub range: QuantRange,
 }
 
-/// "Derive the parameters from those of other points", when the graph is converted.
+/// A spec that derives the parameters from those of other points, when the graph is converted.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DerivedSpec {
     /// The points, in the order in which the rule takes them.

@@ -60,7 +60,7 @@ const NOT_OUTPUT: &str = "its output is not quantized, or others read it before 
 /// ```
 ///
 /// # Errors
-/// [`ToIntegerError`] for a constant that cannot be evaluated, for example an embedding of a row that its table lacks.
+/// Returns [`ToIntegerError`] for a constant that cannot be evaluated, for example an embedding of a row that its table lacks.
 pub fn to_integer(graph: &Graph) -> Result<Graph, ToIntegerError> {
     let interpreter = Interpreter::new(graph);
     let matcher = Matcher { graph, interpreter: &interpreter, users: graph.users(), outputs: graph.output_flags() };
@@ -91,10 +91,10 @@ pub fn to_integer(graph: &Graph) -> Result<Graph, ToIntegerError> {
     Ok(rewriter.finish().expect(FITS))
 }
 
-/// The former name of [`to_integer`].
+/// Calls [`to_integer`], of which this is the former name.
 ///
 /// # Errors
-/// The same as [`to_integer`].
+/// Returns the same errors as [`to_integer`].
 #[deprecated(note = "renamed to `to_integer`")]
 pub fn reference(graph: &Graph) -> Result<Graph, ToIntegerError> {
     to_integer(graph)

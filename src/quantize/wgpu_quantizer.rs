@@ -19,8 +19,8 @@ use crate::values::Tensor;
 
 type Filter = Arc<dyn Fn(&Node) -> bool + Send + Sync>;
 
-/// Annotates linear layers, sums, products and concatenations, with or without a ReLU after them. Operators that move or clip quantized
-/// values share their qparams.
+/// A quantizer that annotates linear layers, sums, products and concatenations, with or without a ReLU after them. Operators that
+/// move or clip quantized values share their qparams.
 ///
 /// ```
 /// use enfold::quantize::{QuantizationConfig, WgpuQuantizer, prepare};
@@ -86,7 +86,7 @@ impl fmt::Debug for WgpuQuantizer {
 }
 
 impl WgpuQuantizer {
-    /// A quantizer without a configuration, which quantizes nothing.
+    /// Creates a quantizer without a configuration, which quantizes nothing.
     #[must_use]
     pub fn new() -> Self {
         Self::default()

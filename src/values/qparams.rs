@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::DType;
 
-/// Why quantization parameters were refused.
+/// The reason why quantization parameters were refused.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum QParamsError {
@@ -72,7 +72,7 @@ impl QParams {
     /// Checks that `scale` is a positive normal number whose reciprocal is one too, and that `zero_point` is an int8 value.
     ///
     /// # Errors
-    /// [`QParamsError::Scale`] and [`QParamsError::ZeroPoint`].
+    /// Returns [`QParamsError::Scale`] or [`QParamsError::ZeroPoint`] for the first that is not.
     pub fn new(scale: f32, zero_point: i32) -> Result<Self, QParamsError> {
         if !(MIN_SCALE..=MAX_SCALE).contains(&scale) {
             return Err(QParamsError::Scale { scale });
@@ -81,19 +81,19 @@ impl QParams {
         Ok(Self { scale, zero_point })
     }
 
-    /// Real units per integer step.
+    /// Returns the scale: real units per integer step.
     #[must_use]
     pub fn scale(&self) -> f32 {
         self.scale
     }
 
-    /// `1 / scale`, the factor of equation 2, in steps per real unit.
+    /// Returns `1 / scale`, the factor of equation 2, in steps per real unit.
     #[must_use]
     pub fn inv_scale(&self) -> f32 {
         1.0 / self.scale
     }
 
-    /// The quantized value of real 0.
+    /// Returns the quantized value of real 0.
     #[must_use]
     pub fn zero_point(&self) -> i32 {
         self.zero_point
@@ -138,16 +138,16 @@ impl QuantRange {
     /// All of `i32`, with zero point 0: biases whose parameters are derived from those of their layer.
     pub const INT32: Self = Self { quant_min: i32::MIN, quant_max: i32::MAX };
 
-    /// The type that holds the quantized values.
+    /// Returns the type that holds the quantized values.
     #[must_use]
     pub fn dtype(&self) -> DType {
         if *self == Self::INT32 { DType::I32 } else { DType::I8 }
     }
 
-    /// A range inside int8 that contains 0 and at least two values.
+    /// Creates a range inside int8 that contains 0 and at least two values.
     ///
     /// # Errors
-    /// [`QParamsError::Range`].
+    /// Returns [`QParamsError::Range`] if it is not such a range.
     pub fn new(quant_min: i32, quant_max: i32) -> Result<Self, QParamsError> {
         let inside = quant_min >= i32::from(i8::MIN) && quant_max <= i32::from(i8::MAX);
         if !inside || quant_min > 0 || quant_max < 0 || quant_min >= quant_max {
@@ -156,27 +156,29 @@ impl QuantRange {
         Ok(Self { quant_min, quant_max })
     }
 
-    /// Smallest quantized value.
+    /// Returns the smallest quantized value.
     #[must_use]
     pub fn quant_min(&self) -> i32 {
         self.quant_min
     }
 
-    /// Largest quantized value.
+    /// Returns the largest quantized value.
     #[must_use]
     pub fn quant_max(&self) -> i32 {
         self.quant_max
     }
 
-    /// The smallest number of bits, at least 2, whose two's complement holds the range: 4 for `-8..=7` and for `-7..=7`.
+    /// Returns the smallest number of bits, at least 2, whose two's complement holds the range: 4 for `-8..=7` and for `-7..=7`.
     #[must_use]
     pub fn bits(&self) -> u32 {
         let magnitude_bits = |v: i32| i32::BITS - (if v < 0 { !v } else { v }).leading_zeros();
         (magnitude_bits(self.quant_min).max(magnitude_bits(self.quant_max)) + 1).max(2)
     }
 
+    /// Checks that `zero_point` is in the range.
+    ///
     /// # Errors
-    /// [`QParamsError::ZeroPoint`] unless `zero_point` is in the range.
+    /// Returns [`QParamsError::ZeroPoint`] if it is not.
     pub fn check_zero_point(&self, zero_point: i32) -> Result<(), QParamsError> {
         let Self { quant_min, quant_max } = *self;
         if (quant_min..=quant_max).contains(&zero_point) {
@@ -229,7 +231,7 @@ impl TensorQParams {
     /// Builds per-channel parameters from parallel vectors, as files and observers hold them.
     ///
     /// # Errors
-    /// [`QParamsError`] for the first channel that is not valid, or for vectors of different lengths.
+    /// Returns [`QParamsError`] for the first channel that is not valid, or for vectors of different lengths.
     pub fn per_channel(scales: &[f32], zero_points: &[i32], ch_axis: usize) -> Result<Self, QParamsError> {
         if scales.len() != zero_points.len() {
             return Err(QParamsError::ChannelCount { scales: scales.len(), zero_points: zero_points.len() });
@@ -239,7 +241,7 @@ impl TensorQParams {
         Ok(Self::PerChannel { channels, ch_axis })
     }
 
-    /// The parameters of the whole tensor; `None` if each channel has its own.
+    /// Returns the parameters of the whole tensor; `None` if each channel has its own.
     #[must_use]
     pub fn per_tensor(&self) -> Option<QParams> {
         match self {
@@ -248,8 +250,10 @@ impl TensorQParams {
         }
     }
 
+    /// Checks that every zero point is in `range`.
+    ///
     /// # Errors
-    /// [`QParamsError::ZeroPoint`] unless every zero point is in `range`.
+    /// Returns [`QParamsError::ZeroPoint`] for the first that is not.
     pub fn check_range(&self, range: QuantRange) -> Result<(), QParamsError> {
         match self {
             Self::PerTensor(q) => range.check_zero_point(q.zero_point),

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{QParamsError, QuantRange};
 
-/// Which elements of a tensor share one scale and zero point.
+/// The elements of a tensor that share one scale and zero point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -39,7 +39,7 @@ pub enum Symmetry {
     Symmetric,
 }
 
-/// How a tensor is quantized: granularity, symmetry and bits are independent of each other.
+/// A quantization scheme of a tensor: its granularity, symmetry and bits are independent of each other.
 ///
 /// ```
 /// use enfold::values::{Granularity, QScheme, Symmetry};
@@ -51,7 +51,7 @@ pub enum Symmetry {
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct QScheme {
-    /// Which elements share one scale and zero point.
+    /// The elements that share one scale and zero point.
     pub granularity: Granularity,
     /// Whether the zero point is 0.
     pub symmetry: Symmetry,
@@ -64,43 +64,43 @@ impl QScheme {
         Self { granularity, symmetry, bits: 8 }
     }
 
-    /// One scale and zero point for the tensor, 8 bits.
+    /// Returns a scheme of one scale and zero point for the tensor, 8 bits.
     #[must_use]
     pub const fn per_tensor_affine() -> Self {
         Self::new(Granularity::Tensor, Symmetry::Affine)
     }
 
-    /// One scale for the tensor, zero point 0, 8 bits.
+    /// Returns a scheme of one scale for the tensor, zero point 0, 8 bits.
     #[must_use]
     pub const fn per_tensor_symmetric() -> Self {
         Self::new(Granularity::Tensor, Symmetry::Symmetric)
     }
 
-    /// A scale and zero point for each index of `axis`, 8 bits.
+    /// Returns a scheme of a scale and zero point for each index of `axis`, 8 bits.
     #[must_use]
     pub const fn per_channel_affine(axis: usize) -> Self {
         Self::new(Granularity::Channel { axis }, Symmetry::Affine)
     }
 
-    /// A scale for each index of `axis`, zero point 0, 8 bits.
+    /// Returns a scheme of a scale for each index of `axis`, zero point 0, 8 bits.
     #[must_use]
     pub const fn per_channel_symmetric(axis: usize) -> Self {
         Self::new(Granularity::Channel { axis }, Symmetry::Symmetric)
     }
 
-    /// A scale and zero point for each row of the last axis, 8 bits. For dynamic quantization only.
+    /// Returns a scheme of a scale and zero point for each row of the last axis, 8 bits, for dynamic quantization only.
     #[must_use]
     pub const fn per_token_affine() -> Self {
         Self::new(Granularity::Token, Symmetry::Affine)
     }
 
-    /// The same scheme with another number of bits.
+    /// Returns the same scheme with another number of bits.
     #[must_use]
     pub const fn with_bits(self, bits: u32) -> Self {
         Self { bits, ..self }
     }
 
-    /// The channel axis of a per-channel scheme.
+    /// Returns the channel axis of a per-channel scheme.
     #[must_use]
     pub fn ch_axis(&self) -> Option<usize> {
         match self.granularity {
@@ -121,8 +121,10 @@ impl QScheme {
         self.symmetry == Symmetry::Symmetric
     }
 
+    /// Checks that the bits of this scheme are 2 to 8 and hold every value of `range`.
+    ///
     /// # Errors
-    /// [`QParamsError::Bits`] unless the bits are 2 to 8 and hold every value of `range`.
+    /// Returns [`QParamsError::Bits`] if they are not.
     pub fn check_range(&self, range: QuantRange) -> Result<(), QParamsError> {
         if (2..=8).contains(&self.bits) && range.bits() <= self.bits {
             return Ok(());

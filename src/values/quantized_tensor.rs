@@ -23,7 +23,7 @@ pub struct QuantizedTensor {
     bits: u32,
 }
 
-/// Why values, quantization parameters and bits do not make a quantized tensor.
+/// The reason why values, quantization parameters and bits do not make a quantized tensor.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum QuantizedTensorError {
@@ -66,7 +66,7 @@ impl QuantizedTensor {
     /// for each of its channels.
     ///
     /// # Errors
-    /// [`QuantizedTensorError`] with the first number that is wrong.
+    /// Returns [`QuantizedTensorError`] with the first number that is wrong.
     pub fn new(
         tensor: impl Into<Arc<Tensor>>,
         qparams: TensorQParams,
@@ -83,37 +83,37 @@ impl QuantizedTensor {
         Ok(Self { tensor, qparams, bits })
     }
 
-    /// The quantized values as an int8 tensor.
+    /// Returns the quantized values as an int8 tensor.
     #[must_use]
     pub fn tensor(&self) -> &Arc<Tensor> {
         &self.tensor
     }
 
-    /// The quantized values in row-major order.
+    /// Returns the quantized values in row-major order.
     #[must_use]
     pub fn values(&self) -> &[i8] {
         self.tensor.as_i8().expect("checked when it was made")
     }
 
-    /// The lengths of all axes.
+    /// Returns the lengths of all axes.
     #[must_use]
     pub fn shape(&self) -> &[usize] {
         self.tensor.shape()
     }
 
-    /// Scale and zero point, of the tensor or of each channel.
+    /// Returns scale and zero point, of the tensor or of each channel.
     #[must_use]
     pub fn qparams(&self) -> &TensorQParams {
         &self.qparams
     }
 
-    /// The bits that hold each value, 2 to 8.
+    /// Returns the bits that hold each value, 2 to 8.
     #[must_use]
     pub fn bits(&self) -> u32 {
         self.bits
     }
 
-    /// Granularity, symmetry (symmetric if every zero point is 0) and bits.
+    /// Returns the scheme: granularity, symmetry (symmetric if every zero point is 0) and bits.
     #[must_use]
     pub fn scheme(&self) -> QScheme {
         let (granularity, channels): (_, &[QParams]) = match &self.qparams {

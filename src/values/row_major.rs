@@ -24,31 +24,31 @@ pub struct RowMajor<T>(ArrayD<T>);
 const ROW_MAJOR: &str = "made in row-major order, and never changed but for its elements";
 
 impl<T> RowMajor<T> {
-    /// The elements in row-major order.
+    /// Returns the elements in row-major order.
     #[must_use]
     pub fn elements(&self) -> &[T] {
         self.0.as_slice().expect(ROW_MAJOR)
     }
 
-    /// The elements in row-major order, to be changed.
+    /// Returns the elements in row-major order, for writing.
     #[must_use]
     pub fn elements_mut(&mut self) -> &mut [T] {
         self.0.as_slice_mut().expect(ROW_MAJOR)
     }
 
-    /// The elements in row-major order, like the method of `ndarray` with this name: always `Some`.
+    /// Returns the elements in row-major order, like the method of `ndarray` with this name: always `Some`.
     #[must_use]
     pub fn as_slice_mut(&mut self) -> Option<&mut [T]> {
         self.0.as_slice_mut()
     }
 
-    /// The array.
+    /// Returns the array.
     #[must_use]
     pub fn into_inner(self) -> ArrayD<T> {
         self.0
     }
 
-    /// The elements in row-major order.
+    /// Returns the elements in row-major order.
     #[must_use]
     pub fn into_vec(self) -> Vec<T> {
         let len = self.0.len();

@@ -18,7 +18,7 @@ pub enum Dim {
 }
 
 impl Dim {
-    /// The length, unless it is that of the batch.
+    /// Returns the length, unless it is that of the batch.
     #[must_use]
     pub fn fixed(self) -> Option<usize> {
         match self {
@@ -45,19 +45,19 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// `[rows, cols]`.
+    /// Creates the shape `[rows, cols]`.
     #[must_use]
     pub fn rows(cols: usize) -> Self {
         Self::batched(&[cols])
     }
 
-    /// `[rows, dims…]`.
+    /// Creates the shape `[rows, dims…]`.
     #[must_use]
     pub fn batched(dims: &[usize]) -> Self {
         Self::new(true, dims)
     }
 
-    /// `[dims…]`, all of fixed length.
+    /// Creates the shape `[dims…]`, all of fixed length.
     #[must_use]
     pub fn fixed(dims: &[usize]) -> Self {
         Self::new(false, dims)
@@ -68,7 +68,7 @@ impl Shape {
         Self { dims: rows.into_iter().chain(dims.iter().map(|&length| Dim::Fixed(length))).collect() }
     }
 
-    /// A shape with these axes; `None` if an axis after the first is the batch.
+    /// Creates a shape with these axes; `None` if an axis after the first is the batch.
     #[must_use]
     pub fn from_dims(dims: Vec<Dim>) -> Option<Self> {
         let others = dims.get(1..).unwrap_or(&[]);
@@ -81,31 +81,31 @@ impl Shape {
         self.dims.first() == Some(&Dim::Rows)
     }
 
-    /// Number of axes, `rows` included.
+    /// Returns the number of axes, `rows` included.
     #[must_use]
     pub fn rank(&self) -> usize {
         self.dims.len()
     }
 
-    /// The length of every axis.
+    /// Returns the length of every axis.
     #[must_use]
     pub fn dims(&self) -> &[Dim] {
         &self.dims
     }
 
-    /// The lengths of all axes but `rows`.
+    /// Returns the lengths of all axes but `rows`.
     #[must_use]
     pub fn fixed_dims(&self) -> Vec<usize> {
         self.dims.iter().filter_map(|dim| dim.fixed()).collect()
     }
 
-    /// The length of an axis; `None` for `rows` and beyond the last.
+    /// Returns the length of an axis; `None` for `rows` and beyond the last.
     #[must_use]
     pub fn axis(&self, axis: usize) -> Option<usize> {
         self.dims.get(axis)?.fixed()
     }
 
-    /// The length of the last axis; `None` if that is `rows`, or for a scalar.
+    /// Returns the length of the last axis; `None` if that is `rows`, or for a scalar.
     #[must_use]
     pub fn last(&self) -> Option<usize> {
         self.dims.last()?.fixed()
@@ -127,8 +127,8 @@ impl Shape {
         shape
     }
 
-    /// Number of elements of one row of the batch, or of all if there is no batch. `None` if no memory can hold so many, whichever
-    /// axes have length 0.
+    /// Returns the number of elements of one row of the batch, or of all if there is no batch. `None` if no memory can hold so
+    /// many, whichever axes have length 0.
     #[must_use]
     pub fn elements(&self) -> Option<usize> {
         let mut most = 1usize;
@@ -146,7 +146,7 @@ impl Shape {
         self.elements().and_then(|n| n.checked_mul(rows)).is_some_and(|n| n <= MAX_ELEMENTS)
     }
 
-    /// The lengths of all axes at a batch of `rows`.
+    /// Returns the lengths of all axes at a batch of `rows`.
     #[must_use]
     pub fn with_rows(&self, rows: usize) -> Vec<usize> {
         self.dims.iter().map(|dim| dim.fixed().unwrap_or(rows)).collect()

@@ -30,39 +30,39 @@ pub struct TensorError {
 }
 
 impl Tensor {
-    /// A float tensor from row-major data.
+    /// Creates a float tensor from row-major data.
     ///
     /// # Errors
-    /// [`TensorError`] unless `data` has as many elements as `shape`.
+    /// Returns [`TensorError`] unless `data` has as many elements as `shape`.
     pub fn from_f32(shape: &[usize], data: Vec<f32>) -> Result<Self, TensorError> {
         array(shape, data).map(Self::F32)
     }
 
-    /// An int8 tensor from row-major data.
+    /// Creates an int8 tensor from row-major data.
     ///
     /// # Errors
-    /// [`TensorError`] unless `data` has as many elements as `shape`.
+    /// Returns [`TensorError`] unless `data` has as many elements as `shape`.
     pub fn from_i8(shape: &[usize], data: Vec<i8>) -> Result<Self, TensorError> {
         array(shape, data).map(Self::I8)
     }
 
-    /// An `i32` tensor from row-major data.
+    /// Creates an `i32` tensor from row-major data.
     ///
     /// # Errors
-    /// [`TensorError`] unless `data` has as many elements as `shape`.
+    /// Returns [`TensorError`] unless `data` has as many elements as `shape`.
     pub fn from_i32(shape: &[usize], data: Vec<i32>) -> Result<Self, TensorError> {
         array(shape, data).map(Self::I32)
     }
 
-    /// An `i64` tensor from row-major data.
+    /// Creates an `i64` tensor from row-major data.
     ///
     /// # Errors
-    /// [`TensorError`] unless `data` has as many elements as `shape`.
+    /// Returns [`TensorError`] unless `data` has as many elements as `shape`.
     pub fn from_i64(shape: &[usize], data: Vec<i64>) -> Result<Self, TensorError> {
         array(shape, data).map(Self::I64)
     }
 
-    /// The lengths of all axes.
+    /// Returns the lengths of all axes.
     #[must_use]
     pub fn shape(&self) -> &[usize] {
         match self {
@@ -73,7 +73,7 @@ impl Tensor {
         }
     }
 
-    /// Number of elements.
+    /// Returns the number of elements.
     #[must_use]
     pub fn len(&self) -> usize {
         self.shape().iter().product()
@@ -85,7 +85,7 @@ impl Tensor {
         self.len() == 0
     }
 
-    /// Element type.
+    /// Returns the element type.
     #[must_use]
     pub fn dtype(&self) -> DType {
         match self {
@@ -96,7 +96,7 @@ impl Tensor {
         }
     }
 
-    /// The elements in row-major order, if they are floats.
+    /// Returns the elements in row-major order, if they are floats.
     #[must_use]
     pub fn as_f32(&self) -> Option<&[f32]> {
         match self {
@@ -105,7 +105,7 @@ impl Tensor {
         }
     }
 
-    /// The elements in row-major order, if they are int8.
+    /// Returns the elements in row-major order, if they are int8.
     #[must_use]
     pub fn as_i8(&self) -> Option<&[i8]> {
         match self {
@@ -114,7 +114,7 @@ impl Tensor {
         }
     }
 
-    /// The elements in row-major order, if they are `i32`.
+    /// Returns the elements in row-major order, if they are `i32`.
     #[must_use]
     pub fn as_i32(&self) -> Option<&[i32]> {
         match self {
@@ -133,7 +133,7 @@ impl Tensor {
         }
     }
 
-    /// The first element that is NaN or infinite, with its row-major index; `None` for integers.
+    /// Returns the first element that is NaN or infinite, with its row-major index; `None` for integers.
     #[must_use]
     pub fn first_non_finite(&self) -> Option<(usize, f32)> {
         let values = self.as_f32()?;

@@ -10,16 +10,16 @@ use enfold::{Graph, GraphBuilder, Shape, Tensor};
 
 use crate::random::Random;
 
-/// What the numbers of a case are meant to provoke.
+/// The behaviour that the numbers of a case provoke.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Data {
-    /// Any codes.
+    /// Any quantized values.
     Random,
-    /// Only −128, 127 and their like, so that sums are as large as they get.
+    /// Only −128, 127 and similar values, so that sums are as large as they get.
     Extremes,
-    /// Accumulators times multiplier that lie halfway between two codes.
+    /// Accumulators times multiplier that lie halfway between two quantized values.
     Ties,
-    /// Multipliers so large or small that all codes saturate or vanish.
+    /// Multipliers so large or small that all quantized values saturate or vanish.
     Saturating,
     /// One channel with weights, the others without.
     HotChannel,
@@ -29,7 +29,7 @@ impl Data {
     pub(crate) const ALL: [Self; 5] = [Self::Random, Self::Extremes, Self::Ties, Self::Saturating, Self::HotChannel];
 }
 
-/// Where the values of a case enter and leave.
+/// The types of the inputs and outputs of a case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ends {
     /// int8 in, int8 out.
@@ -70,7 +70,7 @@ pub(crate) const BITS: enfold::cpu::Options =
 pub(crate) const ROWS: [usize; 7] = [1, 2, 3, 8, 17, 64, 129];
 /// Columns: below, at and above a word of output, a padded row, and a block of columns.
 pub(crate) const COLS: [usize; 12] = [1, 3, 4, 5, 15, 16, 17, 63, 64, 65, 128, 130];
-/// Features: below, at and above a word of 4 codes, of 16, and what a tile stages.
+/// Numbers of features: below, at and above a word of 4 quantized values, a vector of 16, and the features that a tile stages.
 pub(crate) const FEATURES: [usize; 13] = [1, 3, 4, 5, 15, 16, 17, 31, 63, 64, 65, 130, 300];
 
 /// Every number of rows with every number of columns; features, data and ends take turns, so that each meets many of the
@@ -194,7 +194,7 @@ impl Case {
             return Tensor::from_i8(&shape, self.x.clone()).expect("lengths fit");
         }
         let q = self.x_qparams();
-        // Halfway points between codes, the codes themselves, and what saturates.
+        // Halfway points between quantized values, the quantized values themselves, and values that saturate.
         let float = |(i, &code): (usize, &i8)| {
             let steps = (i32::from(code) - q.zero_point()) as f32 + [0.0, 0.5, -0.5, 0.25][i % 4];
             if i % 97 == 0 { 1e9 } else { steps * q.scale() }
@@ -208,7 +208,7 @@ impl Case {
     }
 }
 
-/// Where two results first differ, and how: `None` if all bits are equal.
+/// Describes the first difference between two results; `None` if all bits are equal.
 pub(crate) fn difference(got: &Tensor, expected: &Tensor) -> Option<String> {
     if (got.shape(), got.dtype()) != (expected.shape(), expected.dtype()) {
         return Some(format!("{}{:?}, expected {}{:?}", got.dtype(), got.shape(), expected.dtype(), expected.shape()));

@@ -1,4 +1,4 @@
-//! How much is tested.
+//! The number of random tests.
 
 /// `all` with `ENFOLD_LONG=1`, else `some`, which is what the test command has time for.
 pub(crate) fn count(all: u64, some: u64) -> u64 {

@@ -50,7 +50,7 @@ impl Net {
         let mut g = GraphBuilder::new();
         let mut h = g.input("x", Shape::batched(&dims)).expect("an input");
         let input_dims = dims.clone();
-        // What was there before, to be added or joined.
+        // Earlier values, which later nodes add or concatenate.
         let mut earlier: Vec<(NodeId, Vec<usize>)> = vec![(h, dims.clone())];
         let tensor = |shape: &[usize], data| Tensor::from_f32(shape, data).expect("lengths fit");
         // The others would make a large difference of a small one.
@@ -89,7 +89,7 @@ impl Net {
                 }
                 8 => {
                     let op = smooth[random.below(smooth.len())];
-                    // What keeps it from NaN, infinities and slopes that make much of little.
+                    // A clamp keeps the function from NaN, infinities and steep slopes.
                     let bounds = match op {
                         UnaryOp::Sqrt | UnaryOp::Log => Some((0.1, f32::INFINITY)),
                         UnaryOp::Exp => Some((f32::NEG_INFINITY, 3.0)),

@@ -305,7 +305,7 @@ pub(crate) fn table() -> Vec<OpCase> {
                     &[acc, m],
                 )
             },
-            // acc: 2 · (10 + 2 · 20) + 1 = 101 and 2 · −10 + 2 = −18; halves, plus 3, at least 3.
+            // acc: 2 · (10 + 2 · 20) + 1 = 101 and 2 · −10 + 2 = −18; times 0.5, plus 3, at least 3.
             vec![i8s(&[1, 2], &[10, 20])],
             i8s(&[1, 2], &[53, 3]),
             true,

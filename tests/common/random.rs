@@ -18,12 +18,12 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// In `0..n`.
+    /// Returns a number in `0..n`.
     pub(crate) fn below(&mut self, n: usize) -> usize {
         (self.bits() % n as u64) as usize
     }
 
-    /// In `lo..=hi`.
+    /// Returns a number in `lo..=hi`.
     pub(crate) fn between(&mut self, lo: i32, hi: i32) -> i32 {
         lo + self.below((hi - lo + 1) as usize) as i32
     }
@@ -43,7 +43,7 @@ impl Random {
         (0..n).map(|_| self.normal() * scale).collect()
     }
 
-    /// Any code of int8.
+    /// Returns any int8 value.
     pub(crate) fn code(&mut self) -> i8 {
         self.bits() as i8
     }

@@ -1,5 +1,5 @@
-//! What IEEE 754 and ONNX make of NaN, infinities, both zeros, subnormal and the largest numbers: every function of elements, and
-//! every reduction that chooses. Written apart from the crate's own functions.
+//! Expected results for NaN, infinities, both zeros, subnormal and the largest numbers, by IEEE 754 and ONNX: every elementwise
+//! function, and every reduction that selects. They do not use the crate's own functions.
 
 use enfold::graph::{GraphError, NodeId};
 use enfold::ops::{BinaryOp, UnaryOp};
@@ -43,8 +43,8 @@ const VALUES: [f32; 24] = [
 ];
 const N: usize = VALUES.len();
 
-/// Around the ends of f16, which is infinite from 65520 on, subnormal below 2^-14 and 0 up to 2^-25, and around ties of both types
-/// of 16 bits.
+/// Numbers around the ends of f16, which is infinite from 65520 on, subnormal below 2^-14 and 0 up to 2^-25, and around ties of
+/// f16 and bf16.
 const HALVES: [f32; 12] = [
     70_000.0,
     -65_520.0,
@@ -60,12 +60,12 @@ const HALVES: [f32; 12] = [
     f32::from_bits(0xb300_0001),
 ];
 
-/// What a device computes with that may take subnormal numbers for 0, of either sign.
+/// Returns the numbers that a device may compute with instead of `v`: it may replace a subnormal number by 0, of either sign.
 fn flushed(v: f32) -> Vec<f32> {
     if v.is_subnormal() { vec![v, 0.0, -0.0] } else { vec![v] }
 }
 
-/// The results of `f` on such a device.
+/// Returns a function that lists the results of `f` on such a device.
 fn arithmetic(f: impl Fn(f32, f32) -> f32) -> impl Fn(f32, f32) -> Vec<f32> {
     move |a, b| {
         flushed(a).into_iter().flat_map(|a| flushed(b).into_iter().map(move |b| (a, b))).map(|(a, b)| f(a, b)).collect()
@@ -179,7 +179,7 @@ fn unary(op: UnaryOp) -> Vec<Special> {
     functions(&format!("{op:?}"), exact, |g, x| g.unary("y", op, x), move |x| wide(x.into()) as f32)
 }
 
-/// Every pair of values, side by side and as a column with a row; `f` says what is accepted.
+/// Lists every pair of values, side by side and as a column with a row; `f` returns the accepted results.
 fn pairs(
     name: &str,
     exact: bool,
@@ -275,14 +275,14 @@ fn maximum(row: &[f32]) -> Vec<f32> {
     vec![if nan { f32::NAN } else { row.iter().fold(row[0], |a, &b| if b > a { b } else { a }) }]
 }
 
-/// All of it.
+/// Lists all cases.
 pub(crate) fn specials() -> Vec<Special> {
     let mut all: Vec<Special> = UnaryOp::ALL.iter().copied().flat_map(unary).collect();
     all.extend(BinaryOp::ALL.iter().copied().flat_map(binary));
     let infinity = f32::INFINITY;
     for (low, high) in [(-1.0, 2.0), (0.0, infinity), (-infinity, -0.0), (-infinity, infinity), (VALUES[8], VALUES[7])]
     {
-        // As f32::clamp.
+        // It is `f32::clamp`, written out.
         let f = |v: f32| {
             if v < low {
                 low
@@ -329,7 +329,7 @@ pub(crate) fn disagreement(special: &Special, got: &Tensor) -> Option<String> {
 }
 
 #[allow(dead_code)] // One of the two crates of tests does so for both.
-/// A NaN that is lost, an infinity that is cut off and a zero of the other sign do not pass.
+/// Checks that a lost NaN, a finite number for an infinity and a zero of the other sign do not pass.
 pub(crate) fn assert_that_errors_are_seen(special: &Special) {
     let right: Vec<f32> = special.accepted.iter().map(|accepted| accepted[0]).collect();
     let as_tensor = |data: &[f32]| tensor(&[data.len()], data);

@@ -167,7 +167,7 @@ fn recording_allocates_no_more_than_its_dispatches() {
     let run: Run = block_on(model.bind(&[&input], &[&output], 64)).expect("bound");
     assert_eq!(run.dispatches(), 12);
     let twin = Twin::new(&context.device, run.dispatches());
-    // After the first recordings, whatever is kept is there.
+    // After the first recordings, kept allocations exist.
     let measured = |record: &dyn Fn(&mut wgpu::ComputePass<'_>)| {
         let all: Vec<[usize; 2]> = (0..8).map(|_| of_recording(&context.device, record)).collect();
         [0, 1].map(|at| all[4..].iter().map(|one| one[at]).min().expect("four"))

@@ -167,7 +167,7 @@ fn rows_of_a_program_without_rows() {
     context.queue.submit([encoder.finish()]);
 }
 
-/// Loads a transpose that reverses this many axes of length 2 behind the batch.
+/// Loads a transpose that reverses this many axes of length 2 after the batch.
 fn reversed(engine: &Engine, axes: usize) -> Result<Model, GpuError> {
     let mut g = GraphBuilder::new();
     let x = g.input("x", Shape::batched(&vec![2; axes])).expect("an input");
@@ -230,7 +230,7 @@ fn tiles_devices_and_adapters() {
         max_compute_workgroup_size_y: 4096,
         ..wgpu::Limits::default()
     };
-    // Made for limits that this device does not have: workgroup memory and threads that wgpu itself would not refuse.
+    // The tile shapes are for limits that this device does not have: workgroup memory and threads that wgpu itself would not refuse.
     let tile = |kernel, rows, k_step| TileShape::new(kernel, rows, k_step, &generous).expect("fits there");
     let engine = |tile| block_on(Engine::new(&device, &queue, &Options { tile: Some(tile), ..Options::default() }));
     let plain = block_on(Engine::new(&device, &queue, &Options::default())).expect("an engine");

@@ -90,7 +90,7 @@ fn all_values_in_one_buffer() {
     report(&format!("{} values of one buffer, guards untouched", places.len()));
 }
 
-/// To the end of a buffer that is larger than a binding may be.
+/// A slice reaches to the end of a buffer that is larger than a binding may be.
 #[test]
 fn slices_reach_beyond_what_a_binding_can_be() {
     let Some((context, _)) = engine("large buffers") else { return };

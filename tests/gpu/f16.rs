@@ -11,7 +11,7 @@ use crate::device::{buffer, bytes, engine, engine_with, read, submit};
 use crate::layers::{Layers, batch, expected, f32s};
 use crate::report::report;
 
-/// The halves of a graph's outputs as they lie in the caller's buffers, and its f32 outputs.
+/// Returns the f16 outputs of a graph as they lie in the caller's buffers, and its f32 outputs.
 fn both(context: &Context, engine: &Engine, graph: &Graph, batch: &[Tensor]) -> (Vec<Vec<u16>>, Vec<Tensor>) {
     let rows = batch[0].shape()[0];
     let floats = block_on(block_on(engine.load(&lower(graph).expect("lowered"))).expect("loaded").run(batch));
@@ -33,7 +33,7 @@ fn both(context: &Context, engine: &Engine, graph: &Graph, batch: &[Tensor]) -> 
     (halves.collect(), floats.expect("run"))
 }
 
-/// The first element where halves are not the rounded floats.
+/// Describes the first f16 element that is not the rounded float.
 fn wrong(halves: &[u16], floats: &Tensor) -> Option<String> {
     let floats = floats.as_f32().expect("floats");
     assert_eq!(halves.len(), floats.len());
@@ -42,7 +42,7 @@ fn wrong(halves: &[u16], floats: &Tensor) -> Option<String> {
     Some(format!("element {at} is {:#06x}, expected {:#06x} for {:e}", halves[at], right(at), floats[at]))
 }
 
-/// Floats around every edge of halves.
+/// Lists floats around every boundary of f16.
 fn edges() -> Vec<f32> {
     let mut edges = vec![0.0, -0.0, 1.0, f32::INFINITY, f32::NEG_INFINITY, 1e-30, f32::MIN_POSITIVE, 1e-45, 1e30];
     // Every exponent, with a tail at, below and above a tie of an even and of an odd half.
@@ -82,7 +82,7 @@ fn every_edge_of_halves_is_rounded_to_even() {
     report(&format!("{compared} halves at the edges are rounded to nearest, ties to even"));
 }
 
-/// Static layers bit for bit, dynamic ones too since both have the same sums; even and odd widths, joined and apart.
+/// Static layers agree bit for bit, dynamic ones too since both have the same sums; widths are even and odd, steps fused and not.
 #[test]
 fn halves_are_the_rounded_outputs() {
     let Some((context, default)) = engine("halves") else { return };

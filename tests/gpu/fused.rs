@@ -16,7 +16,7 @@ use crate::operators::close;
 use crate::random::Random;
 use crate::report::report;
 
-/// A network, and how many dispatches its joined steps save.
+/// A network, and the number of dispatches that its fused steps save.
 struct Pattern {
     name: &'static str,
     graph: Graph,

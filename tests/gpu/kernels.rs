@@ -78,7 +78,7 @@ fn one_weight_changed_by_one_is_named() {
     }
 }
 
-/// Grids with more than 65535 groups along one dimension, and numbers of rows with a high digit above 255.
+/// Grids have more than 65535 groups along one dimension, and numbers of rows have a quotient by 256 above 255.
 #[test]
 fn very_many_rows() {
     let Some(default) = engine(&Options::default()) else { return };

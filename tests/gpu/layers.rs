@@ -46,7 +46,7 @@ impl Layers {
     /// The weight of a layer, which states its bits.
     fn weight_constant(&mut self, n: usize, k: usize, weight: Vec<i8>) -> NodeId {
         let name = self.name("constant");
-        // As many bits as hold −most − 1 to most.
+        // These bits hold −most − 1 to most.
         let bits = i32::BITS - self.most.leading_zeros() + 1;
         let constant = Constant { bits: Some(bits), ..Constant::new(i8s(&[n, k], weight)) };
         self.g.node(&name, constant, &[]).expect("a constant")

@@ -63,7 +63,7 @@ fn a_lost_device_is_an_error_and_the_next_one_continues() {
     assert_eq!(errors.load(Ordering::Relaxed), 0, "errors reached the application's handler");
 }
 
-/// Nobody has told: the calls notice it themselves, whichever comes first, before the device is looked at and after.
+/// Without `mark_lost`, the calls notice the loss themselves, whichever comes first, before the device is checked and after.
 #[test]
 fn a_loss_is_noticed_without_being_told() {
     let Some(context) = context("loss, untold") else { return };

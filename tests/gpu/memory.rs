@@ -1,4 +1,4 @@
-//! How much device memory a run takes.
+//! Tests of the device memory that a run takes.
 
 use enfold::gpu::{Engine, Options, Run};
 use enfold::graph::NodeId;
@@ -128,7 +128,7 @@ fn deep_networks_take_little_more_than_their_peak() {
             report(&format!("{name}, {how}: {:.1} of {:.1} MB", total as f64 / 1e6, most as f64 / 1e6));
             assert!(total <= most, "{name}, {how}: {total} bytes ({}), at most {most}", run.memory());
         }
-        // The bar means something: without reuse it would not be met.
+        // Without reuse of memory, the limit would not be met.
         let wasteful = without_reuse(program, rows);
         assert!(wasteful > bar(program, rows, 1 << 20), "{name}: {wasteful}");
     }

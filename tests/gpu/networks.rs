@@ -97,13 +97,13 @@ fn engines_and_models_are_shared() {
     });
 }
 
-/// Every pattern: networks without a float node bit for bit; others, whose float islands may flip a code behind them, keep
-/// their signal.
+/// Networks of every pattern without a float node agree bit for bit; float nodes of others may change a quantized value by one
+/// step, but the outputs stay close.
 #[test]
 fn networks_of_every_pattern_equal_the_interpreter() {
     let Some((_, engine)) = engine("patterns") else { return };
     let number = count(10_000, 400);
-    // How many networks are run whose bits are not promised.
+    // The number of networks to run whose bits are not promised.
     let others = number / 10;
     let all: Vec<Quantized> = (0..number).into_par_iter().map(|seed| configs::quantized(seed, false)).collect();
     let (mut exact, mut islands) = (0, 0);

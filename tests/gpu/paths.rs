@@ -41,7 +41,8 @@ fn fused_patterns() -> Vec<Pattern> {
             vec![if first { l.sum(y, other, relu) } else { l.sum(other, y, relu) }]
         })
     };
-    // Whether it is a layer norm or an RMS norm, whether there is a sum before it, whether others read it, and whether a quantization follows.
+    // The flags say whether it is a layer norm or an RMS norm, whether a sum precedes it, whether others read that, and whether a
+    // quantization follows.
     let norm = |name, saved, center: bool, sum: bool, kept: bool, quantized: bool| {
         pattern(name, saved, false, move |l| {
             let (a, b) = (l.floats(&[3, 37]), l.floats(&[3, 37]));

@@ -20,7 +20,8 @@ use crate::layers::{Layers, batch, expected, first_rows};
 use crate::operators::close;
 use crate::report::report;
 
-/// Everything that can follow a layer of int8, of `n` columns and `k` features; the last outputs are not promised to the bit.
+/// Builds a graph with every step that can follow an int8 layer of `n` columns and `k` features; the last outputs are not promised
+/// to the bit.
 fn epilogues(n: usize, k: usize, seed: u64) -> Graph {
     let mut l = Layers::new(seed);
     let (x, others, floats) = (l.int8(&[k]), l.int8(&[n]), l.floats(&[k]));
@@ -40,9 +41,9 @@ fn epilogues(n: usize, k: usize, seed: u64) -> Graph {
     l.finish(&[to_int8, to_floats, table, sum, sum_first, gelu, dynamic, dynamic_gelu])
 }
 
-/// How many of them are.
+/// The number of outputs that are promised to the bit.
 const EXACT: usize = 5;
-/// Their layers.
+/// The number of linear layers.
 const LINEAR: usize = 8;
 
 struct Bound {

@@ -149,7 +149,7 @@ fn tuning_changes_no_bit() {
     for more in ["\"rows\": 0", "\"rows\": 18446744073709551615"] {
         run(&with(&entry("gemv", 8, 1, more)), 20);
     }
-    // A table is heeded: with K divided, the longer layer has two dispatches.
+    // The engine uses the tuning table: with K divided, the longer layer has two dispatches.
     let dispatches = |options: &Options| {
         let model = block_on(engine_with(context, options).load(&program)).expect("loaded");
         let (input, output) = (buffer(context, &[0; 20 * 304]), buffer(context, &[0; 20 * 80]));
@@ -160,20 +160,20 @@ fn tuning_changes_no_bit() {
     let plain = dispatches(&Options { split_k: SplitK::Never, ..Options::default() });
     assert_eq!(dispatches(&Options { split_k: SplitK::Never, ..with(&divided) }), plain + 1);
     assert_eq!(dispatches(&Options { split_k: SplitK::Never, ..with(&of_another) }), plain);
-    // Another adapter's table is passed over; text that is none is an error.
+    // The engine ignores another adapter's tuning table; text that is no table is an error.
     run(&with(&json.replacen("\"adapter\": \"", "\"adapter\": \"another ", 1)), 9);
     for text in ["", "[]", "{\"adapter\": \"a\"}", &entry("warp", 1, 1, more), &entry("gemv", 1 << 40, 1, more)] {
         let error = TuningTable::from_json(text).expect_err("no table");
         assert!(matches!(error, GpuError::TuningTable { .. }) && error.to_string().contains("line"), "{error}");
     }
-    // Without a timestamp query, by the host's clock.
+    // Without a timestamp query, the host's clock measures.
     let (device, queue) = device_of(context, wgpu::Limits::default(), wgpu::Features::empty());
     let bare = block_on(Engine::new(&device, &queue, &Options::default())).expect("an engine");
     assert_eq!(block_on(bare.tune(&mlp(1, 5, 1).1, 3)).expect("tuned").len(), 1);
     assert!(matches!(block_on(engine.tune(&program, 0)), Err(GpuError::Rows { actual: 0, .. })));
 }
 
-/// Several models of one engine, and several runs of one model, recorded in turns before one submission.
+/// Several models of one engine, and several runs of one model, are recorded in turn before one submission.
 #[test]
 fn runs_of_several_models_are_recorded_in_turns() {
     let Some((context, default)) = engine("several models") else { return };

@@ -189,8 +189,8 @@ fn wrong_files_are_refused_by_name() {
     report(&format!("archives: {} kinds of wrong file refused", table.len() + 4));
 }
 
-/// Files that are truncated, have overlapping or too large tensors, or any bit flipped give an error or a graph, never a panic, and take no
-/// more memory than their size justifies.
+/// Files that are truncated, have overlapping or too large tensors, or any bit flipped give an error or a graph, never a panic, and
+/// take no more memory than their size justifies.
 #[test]
 fn damaged_files_do_no_harm() {
     let good = archive::to_bytes(&small()).expect("saved");

@@ -47,7 +47,7 @@ fn quantized() -> Graph {
     convert(&prepared, &ConvertOptions::default()).expect("converted")
 }
 
-/// One kind of bad input: what it is, how it ends, and what the message must contain.
+/// One kind of bad input: its description, its result, and the parts that the message must contain.
 type Row = (&'static str, Result<(), Error>, Vec<&'static str>);
 
 fn row<T, E: Into<Error>>(what: &'static str, result: Result<T, E>, contains: &[&'static str]) -> Row {
@@ -76,8 +76,7 @@ fn built(build: impl FnOnce(&mut GraphBuilder) -> Result<NodeId, GraphError>) ->
     g.finish([y])
 }
 
-/// Users read weights with `safetensors`; what it makes of a damaged file is an error, and so is what we make of tensors that
-/// do not fit.
+/// Users read weights with `safetensors`, which refuses a damaged file; the crate refuses tensors that do not fit.
 #[test]
 fn damaged_files() {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/digits/mlp.safetensors");
@@ -102,7 +101,7 @@ fn damaged_files() {
     corrupt[..8].copy_from_slice(&u64::MAX.to_le_bytes());
     assert!(load(&corrupt).is_err(), "a header of 2^64 bytes");
     for at in 8..400 {
-        // Whatever a flipped bit in the header makes of it, nothing panics.
+        // A flipped bit in the header never causes a panic.
         let mut corrupt = bytes.clone();
         corrupt[at] ^= 0x40;
         let _ = load(&corrupt);

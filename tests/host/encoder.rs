@@ -53,7 +53,7 @@ fn a_broken_layer_is_noticed() {
         unreachable!("found as one")
     };
     let codes = codes.as_i8().expect("codes");
-    // The codes lie in the file as they are.
+    // The file holds the quantized values as they are.
     let needle: Vec<u8> = codes.iter().map(|&code| code as u8).collect();
     let at = bytes.windows(needle.len()).position(|window| window == needle).expect("the codes in the file");
     let mut broken = bytes;

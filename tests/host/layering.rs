@@ -1,4 +1,5 @@
-//! The layers of the crate: what each module may import. This is the only copy of the table. Between files, no circle is larger than two.
+//! The layers of the crate: the modules that each module may import. This is the only copy of the table. Between files, no cycle is
+//! larger than two.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -35,7 +36,7 @@ fn imports(source: &str) -> BTreeSet<String> {
     after.map(name).collect()
 }
 
-/// What a module imports and may not.
+/// Lists the modules that a module imports and may not import.
 fn violations(module: &str, source: &str) -> Vec<String> {
     let Some((_, allowed)) = LAYERS.iter().find(|(name, _)| *name == module) else {
         return vec![format!("module {module} has no layer")];
@@ -74,7 +75,7 @@ fn modules_import_downward_only() {
 
 #[test]
 fn the_table_has_no_circles() {
-    // In an order in which every module comes after what it imports.
+    // `done` lists the modules in an order in which each comes after those that it imports.
     let mut done: Vec<&str> = Vec::new();
     while done.len() < LAYERS.len() {
         let ready = |(name, imports): &&(&'static str, &[&str])| {

@@ -70,7 +70,7 @@ proptest! {
     }
 }
 
-/// How far cumulative counts are outside of those of `other` one bin to the left and one bin to the right.
+/// Measures how far cumulative counts are outside of those of `other` one bin to the left and one bin to the right.
 fn beyond_a_bin(histogram: &Observer, other: &Observer) -> f64 {
     let [a, b] = [histogram, other].map(|observer| {
         let counts = observer.histogram().expect("calibrated");

@@ -118,7 +118,7 @@ fn outputs_and_inputs_keep_their_names() {
     assert_eq!(prepared.graph().output_names(), ["logits"]);
     let bytes = enfold::archive::to_bytes(&graph).expect("bytes");
     assert_eq!(enfold::archive::from_bytes(&bytes).expect("a graph"), graph);
-    // A graph that nobody named: the origins of its outputs.
+    // The outputs of a graph without given names are called after their origins.
     let mut g = enfold::GraphBuilder::new();
     let x = g.input("x", enfold::Shape::rows(2)).expect("an input");
     let y = g.relu("y", x).expect("a relu");

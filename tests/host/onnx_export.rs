@@ -40,7 +40,7 @@ fn tensorrt_refuses_zero_points_by_name() {
     let Err(ExportError::Asymmetric { nodes, of }) = export(&affine, &tensorrt()) else {
         panic!("affine activations were exported")
     };
-    // Four values are quantized; those behind a ReLU have the zero point −128. Weights have none.
+    // Four values are quantized; those after a ReLU have the zero point −128. Weights have none.
     assert!(nodes.contains(&("relu.0.quantize".to_owned(), -128)) && of > nodes.len(), "{nodes:?} of {of}");
     let message = ExportError::Asymmetric { nodes, of }.to_string();
     assert!(message.contains("relu.0.quantize (-128)") && message.contains("symmetric_activations()"), "{message}");

@@ -1,4 +1,4 @@
-//! The integer form against the quantize/dequantize form: each integer op, fed the latter's codes, is at most one step away.
+//! The integer graph against the quantize/dequantize graph: each integer op, fed the latter's values, is at most one step away.
 
 use std::collections::HashMap;
 
@@ -8,7 +8,7 @@ use enfold::ops::{Input, Op};
 use enfold::values::DType;
 use enfold::{Graph, Tensor};
 
-/// How many codes were compared, and how many were one step apart.
+/// The number of quantized values that were compared, and of those that were one step apart.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Codes {
     pub(crate) compared: usize,
@@ -24,14 +24,14 @@ impl Codes {
         self.floats += other.floats;
     }
 
-    /// At most 0.02 % of the codes.
+    /// Whether at most 0.02 % of the quantized values are one step apart.
     pub(crate) fn within_bar(self) -> bool {
         self.compared > 0 && self.apart as f64 <= 2e-4 * self.compared as f64
     }
 }
 
-/// Feeds every integer op the codes, scales and zero points that the quantize/dequantize graph has at its inputs, and compares
-/// what it makes of them with that graph's own result. Every node of the integer form that computes something is compared.
+/// Feeds every integer op the values, scales and zero points that the quantize/dequantize graph has at its inputs, and compares
+/// the result with that graph's own result. Every node of the integer graph that computes something is compared.
 pub(crate) fn compare_ops(quantized: &Graph, integers: &Graph, inputs: &[&Tensor]) -> Result<Codes, String> {
     let (oracle, rewritten) = (Interpreter::new(quantized), Interpreter::new(integers));
     let feeds: Vec<_> = quantized.inputs().iter().copied().zip(inputs.iter().copied()).collect();
@@ -56,7 +56,7 @@ pub(crate) fn compare_ops(quantized: &Graph, integers: &Graph, inputs: &[&Tensor
         let result = match node.op {
             _ if constant => continue,
             Op::Requantize(_) | Op::IntegerAdd(_) | Op::IntegerMul(_) => value(&node.name)?,
-            // On the way to a table of its own.
+            // The quantize/dequantize graph has no such value: a lookup table of its own follows.
             _ if moved && !values.contains_key(node.name.as_str()) => continue,
             _ if moved && value(&node.name)?.dtype() != DType::I8 => continue,
             _ if moved => value(&node.name)?,
@@ -97,7 +97,7 @@ pub(crate) fn compare_ops(quantized: &Graph, integers: &Graph, inputs: &[&Tensor
     Ok(codes)
 }
 
-/// The nearest nodes before `id` whose value the oracle knows: codes, and the pairs of dynamic ones.
+/// Finds the nearest nodes before `id` whose value the oracle knows: quantized values, and qparams of dynamic ones.
 fn frontier(graph: &Graph, interpreter: &Interpreter, id: NodeId, known: &HashMap<&str, &Tensor>) -> Vec<NodeId> {
     let mut pending = graph.node(id).inputs.clone();
     let mut found = Vec::new();

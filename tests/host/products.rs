@@ -28,7 +28,7 @@ fn normals(seed: u64, shape: &[usize]) -> Tensor {
     f32s(shape, Random::new(seed).normals(shape.iter().product(), 0.5))
 }
 
-/// A product whose codes and pairs are given: a `[rows, …, M, K]`, b `[…, K, N]` with or without rows.
+/// A product with given quantized values and dynamic qparams: a `[rows, …, M, K]`, b `[…, K, N]` with or without rows.
 struct Product {
     graph: Graph,
     inputs: Vec<Tensor>,
@@ -36,7 +36,7 @@ struct Product {
 }
 
 impl Product {
-    /// `shapes` are those of a, b, and the pairs of a; the first `batched` axis of each is `rows` where it says so.
+    /// Creates a product. `shapes` are those of a, b, and the qparams of a; the first axis of each is `rows` if `batched` says so.
     fn new(
         shapes: [&[usize]; 3],
         batched: [bool; 3],
@@ -166,7 +166,7 @@ fn the_longest_sum_fits() {
     }
 }
 
-/// What changes on one side only is found, and where: a code, and the pair of one row.
+/// The comparison finds a change on one side, and its place: one quantized value, and the scale and zero point of one row.
 #[test]
 fn a_changed_code_or_zero_point_is_named() {
     let mut random = Random::new(72);
@@ -240,7 +240,7 @@ fn check(quantized: &Graph, integers: &Graph, inputs: &[&Tensor]) {
     let (got, expected) = (got[0].as_f32().expect("floats"), expected[0].as_f32().expect("floats"));
     let largest = expected.iter().fold(0f32, |m, v| m.max(v.abs()));
     for (got, expected) in got.iter().zip(expected) {
-        // A code may flip behind a sum of another order.
+        // A quantized value after a sum in another order may differ by one.
         assert!((got - expected).abs() <= 0.02 * largest, "{got}, expected {expected} of at most {largest}");
     }
 }
@@ -315,7 +315,7 @@ fn a_relu_is_taken_in() {
     }
 }
 
-/// Codes and reals of a graph's input: by a scheme at run time, or by known parameters.
+/// Quantizes and dequantizes an input: by a scheme at run time, or by known parameters.
 fn quantize(g: &mut GraphBuilder, name: &str, x: NodeId, qscheme: Option<QScheme>) -> NodeId {
     let range = QuantRange::INT8;
     let mut node = |suffix: &str, op, inputs: &[NodeId]| g.node(&format!("{name}.{suffix}"), op, inputs).expect(name);
@@ -333,7 +333,7 @@ fn quantize(g: &mut GraphBuilder, name: &str, x: NodeId, qscheme: Option<QScheme
     }
 }
 
-/// What has no integer form runs as it is, and says why with all numbers.
+/// A product without an integer form runs in float, and the summary gives the reason with all numbers.
 #[test]
 fn products_without_an_integer_form_say_why() {
     let (tensor, token) = (Some(QScheme::per_tensor_affine()), Some(QScheme::per_token_affine()));

@@ -1,4 +1,4 @@
-//! What holds for every graph: proptest draws them, and shrinks those that break a rule.
+//! Properties of every graph: proptest draws graphs, and shrinks those that break a property.
 
 use enfold::graph::NodeId;
 use enfold::interp::Interpreter;
@@ -168,7 +168,7 @@ proptest! {
             let rewritten = matches!(integers.node(id).op, Op::IntegerLinear(_));
             let listed = summary.float.iter().any(|f| f.name == node.name && !f.reason.is_empty());
             prop_assert!(rewritten != listed, "{}: rewritten {rewritten}, listed {listed}", node.name);
-            // What this quantizer annotates always has an integer form.
+            // Every node that this quantizer annotates has an integer form.
             prop_assert!(rewritten, "{}", summary);
         }
         for node in integers.nodes() {

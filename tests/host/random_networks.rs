@@ -15,7 +15,7 @@ use crate::report::report;
 #[derive(Debug, Default, Clone, Copy)]
 struct Totals {
     codes: Codes,
-    /// Networks whose outputs are codes, and those of them in which one differs.
+    /// The number of networks whose outputs are quantized values. The next field counts those in which one differs.
     ends: usize,
     differ: usize,
     integer_only: usize,
@@ -33,7 +33,7 @@ impl Totals {
     }
 }
 
-/// How many nodes of each integer pattern there are.
+/// Counts the nodes of each integer pattern.
 fn ops(graph: &Graph) -> [usize; 8] {
     let count = |is: fn(&Op) -> bool| graph.nodes().iter().filter(|node| is(&node.op)).count();
     [
@@ -48,7 +48,7 @@ fn ops(graph: &Graph) -> [usize; 8] {
     ]
 }
 
-/// The codes of the output, if the graph ends in a dequantize.
+/// The quantized values of the output, if the graph ends in a dequantize.
 fn final_codes(graph: &Graph, x: &Tensor) -> Option<Tensor> {
     let output = graph.node(graph.outputs()[0]);
     let Op::Dequantize(_) = output.op else { return None };
@@ -83,7 +83,7 @@ fn networks(count: u64, few_bits: bool) -> Totals {
     all.into_iter().flatten().fold(Totals::default(), Totals::add)
 }
 
-/// Weights of few bits make sums that are ties far more often, so only the ops have a bar, not the networks.
+/// Weights of few bits make sums that are ties far more often, so only the ops have a limit, not the networks.
 #[test]
 fn weights_of_few_bits() {
     let number = count(2_000, 400);

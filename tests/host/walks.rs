@@ -34,13 +34,13 @@ fn flow(graph: &Graph, x: &Tensor, config: &QuantizationConfig) {
     let spread = distributions(graph, &quantized, &[x], 4).expect("counted");
     assert_eq!(comparison.nodes.len(), spread.len());
     let file = onnx::export(&quantized, &ExportOptions::default()).expect("exported");
-    // What is quantized dynamically has operators that are not read.
+    // The importer does not read the operators of dynamic quantization.
     if !config.is_dynamic() {
         onnx::import(file, None, &ImportOptions::new()).expect("imported");
     }
 }
 
-/// 64 nodes behind each other that each read the one before twice: 2⁶⁴ ways lead through them.
+/// 64 nodes follow each other, and each reads the one before twice: 2⁶⁴ paths lead through them.
 #[test]
 fn ways_are_not_counted() {
     let mut g = GraphBuilder::new();
@@ -48,7 +48,7 @@ fn ways_are_not_counted() {
     let w = g.constant("w", f32s(&[2, 2], 0.25)).expect("a constant");
     let (mut sum, mut constant) = (x, g.constant("c", f32s(&[2], 1e-3)).expect("a constant"));
     for i in 0..64 {
-        // A sum of a value and a function of it, of constants too, and a value that is cut in two and joined again.
+        // A sum of a value and a function of it, of constants too, and a value that is sliced in two and concatenated again.
         let half = g.mul_scalar(&format!("half{i}"), sum, 0.5).expect("a product");
         let layer = g.linear_nodes(&format!("layer{i}"), half, w, None).expect("a layer");
         sum = g.add(&format!("sum{i}"), half, layer).expect("a sum");

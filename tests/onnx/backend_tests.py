@@ -266,7 +266,7 @@ def difference(test, got, names, outputs):
             # Expected are results that were rounded to 16 bits at each step; here, casts alone round.
             rtol = max(test.rtol, {"bfloat16": 2**-6, "float16": 2**-9}.get(expected.dtype.name, 0))
             if expected.dtype == np.float16:
-                # As the model would, but what does not fit is not hidden.
+                # The result is rounded as the model would do it, but values that do not fit stay as they are.
                 rounded = actual.astype(np.float16)
                 actual = np.where(np.isinf(rounded), actual, rounded)
             actual, expected = actual.astype(np.float64), expected.astype(np.float64)

@@ -209,7 +209,7 @@ def check(name, model, cases, totals):
         checked = [("end to end" if exact else "end to end, of rounded biases or integer kernels", end_to_end)]
         if not exact:
             if cases[0].codes:
-                # One flipped code grows downstream: how far apart is only counted. Shapes and what is no number still count.
+                # One changed quantized value grows downstream, so distances are not errors. Shapes and NaN still are.
                 end_to_end.wrong = [line for line in end_to_end.wrong if "apart" not in line]
             checked.append(("each operator", by_parts(model, settings, cases)))
         for what, counts in checked:
@@ -251,7 +251,7 @@ def check_all():
             wrong.append(f"{name}: nothing to compare with")
         wrong += check(name, model, cases, totals)
 
-    # One wrong code is noticed in every way to run.
+    # Every way to run notices one wrong quantized value.
     for name in ("mlp.per_channel", "mlp.tensorrt", "gated.dynamic", "gated.per_token"):
         model, cases = models[name]
         noticed = check(name, perturbed(model), cases, {})

@@ -136,7 +136,7 @@ def check(case, folder):
     verdicts = {"cpu": run(case, "cpu", folder)}
     if chance(f"reference {case}", EACH_ON_REFERENCE):
         verdicts["reference"] = run(case, "reference", folder)
-    # Of constants alone, nothing is left to be computed.
+    # A model without inputs is folded to constants, which leaves the GPU nothing to compute.
     if ON_GPU and case.inputs and verdicts["cpu"][0] == "right" and chance(f"gpu {case}", ON_GPU):
         verdicts["gpu"] = run(case, "gpu", folder)
     if any(verdict in ("wrong", "crash") for verdict, _ in verdicts.values()):
@@ -159,7 +159,7 @@ def check_test(at):
         with tempfile.TemporaryDirectory(prefix="enfold-") as folder:
             verdicts = check(case, Path(folder))
         worst = max((verdict for verdict, _ in verdicts.values()), key=VERDICTS.index)
-        # Only the CPU runs all, so that it decides what is refused.
+        # Only the CPU runs all cases, so it decides which are refused.
         verdict = worst if worst in ("wrong", "crash") else verdicts["cpu"][0]
         counts[test.operator, case.form, verdict] += 1
         for device, (verdict, why) in verdicts.items():

@@ -17,11 +17,11 @@ use crate::cli::output::{count, printable, size};
 pub(super) struct Summary {
     output: String,
     calibration_batches: u64,
-    /// How many linear layers and products of two activations there are.
+    /// The number of linear layers and products of two activations.
     layers: usize,
-    /// How many of them compute in integers.
+    /// The number of those that compute in integers.
     int8_layers: usize,
-    /// How many nodes stay in float for each reason.
+    /// The number of nodes that stay in float for each reason.
     float_reasons: BTreeMap<String, usize>,
     file_bytes_before: Option<u64>,
     file_bytes_after: u64,

@@ -15,7 +15,7 @@ pub enum GpuError {
         what: &'static str,
         /// Its value.
         actual: u64,
-        /// How it relates to `limit`.
+        /// The required relation to `limit`.
         rule: &'static str,
         /// The limit.
         limit: u64,
@@ -51,7 +51,7 @@ pub enum GpuError {
         actual: u64,
         /// The size needed.
         needed: u64,
-        /// For this many rows.
+        /// The number of rows that need it.
         rows: usize,
     },
     /// A buffer range begins at an offset that no binding can have.

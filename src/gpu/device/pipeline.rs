@@ -23,11 +23,11 @@ pub(crate) struct PipelineKey {
 #[derive(Debug)]
 pub(crate) struct Pipelines {
     pub(crate) cache: Option<wgpu::PipelineCache>,
-    /// Bound to what a kernel does not read: a range for each binding, so that none overlap.
+    /// A buffer bound where a kernel reads nothing: it has a range for each binding, so that none overlap.
     unused: wgpu::Buffer,
-    /// By the sizes of parameters, and the storage buffers.
+    /// Layouts by the sizes of parameters and the storage buffers.
     layouts: Mutex<HashMap<(usize, &'static [Binding]), Layout>>,
-    /// By the names of shaders, and whether they are checked.
+    /// Modules by the names of shaders, and whether they are checked.
     modules: Mutex<HashMap<(&'static str, bool), wgpu::ShaderModule>>,
     pipelines: Mutex<HashMap<PipelineKey, wgpu::ComputePipeline>>,
 }

@@ -7,7 +7,7 @@ use std::hash::{Hash, Hasher};
 pub struct Shader {
     /// Its name, which no other module has.
     pub name: &'static str,
-    /// Its WGSL, in pieces that modules share. They are joined when the module is compiled.
+    /// Its WGSL, in pieces that modules share. They are concatenated when the module is compiled.
     pub sources: &'static [&'static str],
     /// The parameters of its kernels: binding 0.
     pub params: Struct,
@@ -35,13 +35,13 @@ impl Shader {
         Self { name, sources, params, structs, storage, overrides: &[], subgroups: false, coopmat: false }
     }
 
-    /// Joins the pieces of its WGSL, and the number of rows, which every module has.
+    /// Concatenates the pieces of its WGSL, and the number of rows, which every module has.
     #[must_use]
     pub fn wgsl(&self) -> String {
         [self.sources, &[ROWS]].concat().join("\n")
     }
 
-    /// Its resources, all in group 0.
+    /// Returns the resources, all in group 0.
     #[must_use]
     pub fn bindings(&self) -> Vec<Binding> {
         let uniform =
@@ -53,7 +53,7 @@ impl Shader {
         bindings
     }
 
-    /// All structs that the host writes.
+    /// Returns all structs that the host writes.
     #[must_use]
     pub fn structs(&self) -> Vec<Struct> {
         [&[self.params, Digit::LAYOUT], self.structs].concat()

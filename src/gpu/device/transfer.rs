@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::error::GpuError;
 
-/// Whether a device was lost, also if nobody has noticed it.
+/// Whether a device was lost, also if no call has noticed it.
 ///
 /// A working device refuses a buffer without usages. A lost device refuses nothing: it returns invalid objects, which later calls
 /// reject. Neither allocates memory.

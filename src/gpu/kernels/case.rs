@@ -1,4 +1,4 @@
-//! Known-answer cases: programs with inputs, and what the equations make of them.
+//! Known-answer cases: programs with inputs, and the outputs that the equations give.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -193,7 +193,7 @@ const SPECIAL: [u32; 12] = [
     0x0080_0000,
 ];
 
-/// NaN, infinities, zeros, subnormal numbers and others, in turns.
+/// Returns NaN, infinities, zeros, subnormal numbers and others, in turn.
 pub(crate) fn special(i: usize) -> f32 {
     f32::from_bits(SPECIAL[i % SPECIAL.len()])
 }

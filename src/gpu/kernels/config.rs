@@ -1,4 +1,4 @@
-//! How programs are executed: an engine's options, resolved for its device.
+//! An engine's options, resolved for its device.
 
 use super::kernel::KernelOptions;
 #[cfg(test)]
@@ -75,7 +75,7 @@ impl Config {
         }
     }
 
-    /// How many bits a weight of `bits` bits takes on the device.
+    /// Returns the bits that a value of a weight of `bits` bits takes on the device.
     pub(crate) fn weight_bits(&self, bits: u32) -> WeightBits {
         if self.unpacked_weights { WeightBits::Eight } else { WeightBits::holding(bits) }
     }

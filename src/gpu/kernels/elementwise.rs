@@ -122,7 +122,7 @@ impl Kernel for ElementwiseKernel {
 /// The dispatch of an elementwise step.
 ///
 /// # Errors
-/// [`GpuError::Limit`] if the operands walk through too many axes in different orders.
+/// Returns [`GpuError::Limit`] if the operands walk through too many axes in different orders.
 pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Planned {
     use ElementwiseKernel as K;
     let step = fused.step(planning.program);
@@ -220,7 +220,7 @@ pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
     let op = |multiplier| IntegerMul { a_zero_point, b_zero_point, multiplier, qparams, lo, hi };
     let expected = tensor(&WIDE, |i| mul(int8(i, 0), int8(i, 1), 1.0 / 64.0));
     case.output(ElementwiseKernel::MulI8Vec4, op(1.0 / 64.0), &[a, b], expected);
-    // Halves are ties.
+    // Odd products times 0.5 are ties.
     let expected = tensor(&WIDE, |i| mul(int8(i, 0), int8(i / COLS, 2), 0.5));
     case.output(ElementwiseKernel::MulI8, op(0.5), &[a, column], expected);
 

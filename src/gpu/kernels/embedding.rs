@@ -1,4 +1,4 @@
-//! Kernels that look up rows of a table.
+//! Kernels that look up rows of an embedding table.
 
 use super::case::{CaseBuilder, ROWS, special, tensor};
 use super::dispatch::{Planned, PlannedDispatch, Planning};

@@ -1,4 +1,4 @@
-//! How many workgroups a dispatch has.
+//! The number of workgroups of a dispatch.
 
 use crate::gpu::device::error::GpuError;
 
@@ -7,7 +7,7 @@ const WORKGROUP: u64 = 64;
 /// Rows and columns of the tile of a matrix product.
 pub(crate) const TILE: u64 = 64;
 
-/// How the number of workgroups follows from the number of matrix rows.
+/// The rule by which the number of workgroups follows from the number of matrix rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum GridSize {
     /// This many threads for each row.
@@ -80,8 +80,10 @@ impl Grid {
         Self([x, count.div_ceil(x), 1])
     }
 
+    /// Returns the grid.
+    ///
     /// # Errors
-    /// [`GpuError::Limit`] if a dimension is too long.
+    /// Returns [`GpuError::Limit`] if a dimension is too long.
     pub(crate) fn check(self, name: &str, limit: u32) -> Result<[u32; 3], GpuError> {
         let mut grid = [0; 3];
         for (slot, actual) in grid.iter_mut().zip(self.0) {

@@ -1,4 +1,4 @@
-//! How values lie on the device.
+//! The layout of values in device buffers.
 
 use crate::program::{Value, ValueType};
 

@@ -66,7 +66,7 @@ pub(crate) enum LinearPipeline {
         bits: WeightBits,
         epilogue: LinearEpilogue,
         to_f16: bool,
-        /// Only for [`LinearKernel::Coopmat`].
+        /// The use of cooperative matrices, only for [`LinearKernel::Coopmat`].
         coopmat: Option<Coopmat>,
     },
     /// Applies the epilogue to the sums of parts of K.

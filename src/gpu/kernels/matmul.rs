@@ -61,7 +61,7 @@ pub(crate) enum MatmulKernel {
     },
     I8,
     I8ToF32,
-    /// With dynamic qparams.
+    /// An int8 product with dynamic qparams.
     DynamicI8ToF32,
 }
 
@@ -93,7 +93,7 @@ impl Kernel for MatmulKernel {
 /// The dispatches of a matrix product: several where one would take too long for a driver's watchdog.
 ///
 /// # Errors
-/// [`GpuError::Limit`] if the operands walk through too many axes in different orders.
+/// Returns [`GpuError::Limit`] if the operands walk through too many axes in different orders.
 pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Planned {
     let program = planning.program;
     let step = fused.step(program);

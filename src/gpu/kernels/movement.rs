@@ -40,9 +40,9 @@ kernels! {
         CopyF32 = "copy_f32_f32",
         CopyI8 = "copy_i8_i8",
         ReshapeI8 = "reshape_i8_i8",
-        /// From the caller's layout to padded rows.
+        /// Copies from the caller's layout to padded rows.
         Pad = "pad_i8_i8",
-        /// From padded rows to the caller's layout.
+        /// Copies from padded rows to the caller's layout.
         Unpad = "unpad_i8_i8",
         /// Copies all words of a value.
         CopyWords = "copy_u32_u32",
@@ -92,7 +92,7 @@ pub(crate) fn layout(
 /// The dispatches of a step that moves values.
 ///
 /// # Errors
-/// [`GpuError::Limit`] if the operand walks through too many axes in another order.
+/// Returns [`GpuError::Limit`] if the operand walks through too many axes in another order.
 pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Planned {
     let step = fused.step(planning.program);
     let (x, y) = (planning.input(fused, 0), planning.value(step.output));
@@ -198,7 +198,7 @@ pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
     };
     let expected = tensor(&[ROWS, 3, 7 + COLS], |i| int8(source(i), 0));
     case.output(MovementKernel::CopyI8, Concat { axis: 2 }, &[part, x], expected);
-    // A row and two columns before, a column behind.
+    // A row and two columns before `x`, a column after it.
     let (value, wide) = (case.constant(tensor(&[], |_| -77i8)), COLS + 3);
     let source = |i: usize| {
         let (row, column) = (i / wide % 4, i % wide);

@@ -30,7 +30,7 @@ const SUM: u32 = 8;
 const SOFTMAX_STORAGE: &[Binding] = storage! { a: A, y: Y };
 const LAYER_NORM_STORAGE: &[Binding] = storage! { a: A, y: Y, weight: WEIGHT, bias: BIAS, addend: ADDEND, sum: SUM };
 
-/// Without and with subgroup operations.
+/// The shaders without and with subgroup operations.
 static SOFTMAX: [Shader; 2] = [
     shader! {
         "softmax", NormParams, [], SOFTMAX_STORAGE,
@@ -47,7 +47,7 @@ static SOFTMAX: [Shader; 2] = [
 
 const LAYER_NORM_OVERRIDES: &[&str] = &["CENTER", "ADD", "KEEP_SUM", "QUANTIZE"];
 
-/// Without and with subgroup operations.
+/// The shaders without and with subgroup operations.
 static LAYER_NORM: [Shader; 2] = [
     Shader {
         overrides: LAYER_NORM_OVERRIDES,

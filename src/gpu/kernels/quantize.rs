@@ -33,7 +33,7 @@ static STATIC_SHADER: Shader = shader! {
 
 const DYNAMIC_STORAGE: &[Binding] = storage! { a: A, y: Y, qparams: QPARAMS };
 
-/// Without and with subgroup operations.
+/// The shaders without and with subgroup operations.
 static DYNAMIC_SHADERS: [Shader; 2] = [
     shader! {
         "quantize_dynamic", QuantizeParams, [], DYNAMIC_STORAGE,

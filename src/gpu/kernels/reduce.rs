@@ -53,7 +53,7 @@ impl Kernel for ReduceKernel {
 /// The dispatch of a reduction.
 ///
 /// # Errors
-/// [`GpuError::Limit`] if the operand has too many axes.
+/// Returns [`GpuError::Limit`] if the operand has too many axes.
 pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Planned {
     let step = fused.step(planning.program);
     let (x, y) = (planning.input(fused, 0), planning.value(step.output));

@@ -80,7 +80,7 @@ impl Strided {
     /// A kernel on each element or word of `y`, with the strides of its operands along the axes of `y`.
     ///
     /// # Errors
-    /// [`GpuError::Limit`] if the operands walk through too many axes in different orders.
+    /// Returns [`GpuError::Limit`] if the operands walk through too many axes in different orders.
     pub(crate) fn elementwise(step: &Step, y: &Value, a: &[usize], b: &[usize]) -> Result<Self, GpuError> {
         let result = axes(y);
         let last = result.len() - 1;
@@ -94,7 +94,7 @@ impl Strided {
     /// A kernel on each element or word of `y` with one operand.
     ///
     /// # Errors
-    /// As [`Strided::elementwise`].
+    /// Returns the same errors as [`Strided::elementwise`].
     pub(crate) fn unary(step: &Step, y: &Value, a: &[usize]) -> Result<Self, GpuError> {
         Self::elementwise(step, y, a, &vec![0; a.len()])
     }
@@ -103,7 +103,7 @@ impl Strided {
     /// and y.
     ///
     /// # Errors
-    /// [`GpuError::Limit`] if there are too many.
+    /// Returns [`GpuError::Limit`] if there are too many.
     pub(crate) fn set_axes(&mut self, name: &str, axes: &[Axis], strides: [&[usize]; 3]) -> Result<(), GpuError> {
         let mut merged: Vec<(Option<usize>, [usize; 3])> = Vec::new();
         for (at, axis) in axes.iter().enumerate() {

@@ -70,7 +70,7 @@ impl Kernel for UnaryKernel {
 /// The dispatch of a unary step.
 ///
 /// # Errors
-/// [`GpuError::Limit`] if the operand walks through too many axes in another order.
+/// Returns [`GpuError::Limit`] if the operand walks through too many axes in another order.
 pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Planned {
     use UnaryKernel as K;
     let step = fused.step(planning.program);

@@ -26,7 +26,7 @@ pub(crate) enum Fusions {
     All,
     /// All patterns, except sums before a layer norm that other steps read too.
     AllButKeptSums,
-    /// None.
+    /// No pattern.
     None,
 }
 

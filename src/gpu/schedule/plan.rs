@@ -125,7 +125,7 @@ impl Plan {
 /// The pipelines whose known answers a program needs. Refuses steps that no number of rows makes possible.
 ///
 /// # Errors
-/// [`GpuError::Limit`] for a step that walks through too many axes in different orders.
+/// Returns [`GpuError::Limit`] for a step that walks through too many axes in different orders.
 pub(crate) fn needed(program: &Program, config: &Config) -> Result<Vec<PipelineKey>, GpuError> {
     let planning = Planning { program, config, max_rows: 1, weights: &[] };
     let fusions = if config.unfused { Fusions::None } else { Fusions::All };
@@ -252,7 +252,7 @@ impl Planner<'_> {
         }
     }
 
-    /// After the last dispatch of a step: moves an output that has another layout to the caller's buffer.
+    /// Moves an output that has another layout to the caller's buffer, after the last dispatch of a step.
     fn unpad(&mut self, id: ValueId, written: Bound) {
         if let (Some(output), Operand::Scratch(_)) = (self.output_of[id.index()], written.operand) {
             let value = self.planning.value(id);
@@ -308,7 +308,7 @@ mod tests {
     #[test]
     fn values_take_turns_in_one_arena() {
         let plan = plan(&chain(10, 16));
-        // Of nine values between input and output two live at a time: one of int8 values and one of floats.
+        // Nine values lie between input and output; two live at a time: one of int8 values and one of floats.
         assert_eq!(plan.arenas.sizes, [64 + 256]);
         assert_eq!(plan.dispatches[0].reads[0].operand, Operand::Input(0));
         assert_eq!(plan.dispatches[9].writes[0].operand, Operand::Output(0));

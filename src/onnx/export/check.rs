@@ -6,7 +6,7 @@ use crate::graph::{Graph, Node, NodeId};
 use crate::ops::{Dequantize, Op, Quantize};
 use crate::values::TensorQParams;
 
-/// For each node, whether an output depends on it.
+/// Returns for each node whether an output depends on it.
 pub(super) fn needed(graph: &Graph) -> Vec<bool> {
     let mut needed = vec![false; graph.nodes().len()];
     graph.outputs().iter().for_each(|id| needed[id.index()] = true);

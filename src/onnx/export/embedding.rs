@@ -1,4 +1,4 @@
-//! Rows of tables.
+//! Rows of embedding tables.
 
 use super::exporter::Exporter;
 use super::writer::int_attribute;

@@ -53,7 +53,7 @@ impl Default for ExportOptions {
 }
 
 impl ExportOptions {
-    /// Options for ONNX Runtime, with the leading dimension called "batch".
+    /// Creates options for ONNX Runtime, with the leading dimension called "batch".
     #[must_use]
     pub fn new() -> Self {
         Self::default()

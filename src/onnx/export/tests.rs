@@ -58,7 +58,7 @@ fn pair(g: &mut GraphBuilder, name: &str, x: NodeId, qparams: TensorQParams, ran
     g.node(&format!("{name}.dequantize"), Op::Dequantize(Dequantize { qparams }), &[codes]).expect("a node")
 }
 
-/// A weight `[2, 3]` of codes, with one scale for each of two channels.
+/// A weight `[2, 3]` of quantized values, with one scale for each of two channels.
 fn weight(g: &mut GraphBuilder, codes: [i8; 6], bits: Option<u32>) -> NodeId {
     let tensor = Tensor::from_i8(&[2, 3], codes.to_vec()).expect("lengths fit");
     let codes = g.node("fc.weight", Constant { bits, ..Constant::new(tensor) }, &[]);
@@ -108,7 +108,7 @@ fn a_static_layer_is_a_gemm_between_pairs() {
     assert_eq!(floats(initializer(&graph, &x.input[1])), [0.125]);
     let zero_point = initializer(&graph, &x.input[2]);
     assert_eq!((zero_point.data_type, zero_point.raw_data[0] as i8), (data_type::INT8, -5));
-    // A pair has one scale and one zero point.
+    // A quantize/dequantize pair has one scale and one zero point.
     assert_eq!(maker(&graph, &x.input[0]).input[1..], x.input[1..]);
 
     let w = maker(&graph, &gemm.input[1]);
@@ -329,7 +329,7 @@ fn products(rank: usize, dynamic: bool, one_dequantize: bool, per_channel: bool)
     g.finish([x]).expect("a graph")
 }
 
-/// ONNX Runtime replaces codes and zero points of products by those of uint8, each once.
+/// ONNX Runtime replaces quantized values and zero points of products by those of uint8, each once.
 #[test]
 fn no_two_products_read_the_same_codes_or_zero_point() {
     for (rank, dynamic) in [(2, false), (2, true), (3, false), (3, true)] {

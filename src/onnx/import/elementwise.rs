@@ -111,7 +111,7 @@ impl Importer {
         one(Run { id, ..sum })
     }
 
-    /// Joins all inputs from the first to the last.
+    /// Combines all inputs from the first to the last.
     fn float_arithmetic(&mut self, call: &Call<'_>, join: Join) -> Result<Run, String> {
         if call.inputs.iter().flatten().any(|value| self.type_of(value) == ty::BOOL) {
             return Err("it computes on booleans as on numbers".to_owned());
@@ -124,7 +124,7 @@ impl Importer {
         self.float(call, &result)
     }
 
-    /// Joins two values of which at least one is computed at run time.
+    /// Combines two values of which at least one is computed at run time.
     pub(super) fn join(
         &mut self,
         call: &Call<'_>,
@@ -162,7 +162,7 @@ impl Importer {
         self.of_lengths(Run { id, merged: x.merged.max(y.merged), kind }, &lengths)
     }
 
-    /// Joins two nodes. A difference is a sum, for which `b` is the negative already.
+    /// Combines two nodes. A difference is a sum, for which `b` is the negative already.
     fn join_nodes(&mut self, name: &str, join: Join, a: NodeId, b: NodeId) -> Result<NodeId, String> {
         let op: Op = match join {
             Join::Add | Join::Sub => Add.into(),
@@ -173,7 +173,7 @@ impl Importer {
         self.draft.add(name, op, &[a, b])
     }
 
-    /// Joins a node on the left with a number on the right.
+    /// Combines a node on the left with a number on the right.
     fn join_number(&mut self, name: &str, join: Join, x: NodeId, v: f32) -> Result<NodeId, String> {
         let inverse = 1.0 / v;
         match join {

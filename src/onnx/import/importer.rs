@@ -16,7 +16,7 @@ pub(in crate::onnx) struct Importer {
     pub(in crate::onnx) draft: Draft,
     pub(in crate::onnx) budget: Budget,
     pub(in crate::onnx) stored: Vec<Stored>,
-    /// For stored tensors whose axes were swapped, the index of the swapped tensor.
+    /// The indices of the swapped tensors, for stored tensors whose axes were swapped.
     pub(in crate::onnx) swaps: HashMap<usize, usize>,
     /// Stored tensors that were decoded for evaluation.
     pub(in crate::onnx) decoded: HashMap<usize, Arc<Host>>,

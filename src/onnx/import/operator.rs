@@ -1,4 +1,4 @@
-//! How the importer treats an ONNX operator.
+//! The importer's rules for an ONNX operator.
 
 use std::sync::Arc;
 
@@ -35,7 +35,7 @@ impl Call<'_> {
         format!("{}.{part}", self.name)
     }
 
-    /// The name of the node that joins input `at` with those before it. The last node has the name of the call.
+    /// Returns the name of the node that combines input `at` with those before it. The last node has the name of the call.
     pub(super) fn step(&self, at: usize) -> String {
         if at + 1 == self.inputs.len() { self.name.clone() } else { self.part(&format!("step{at}")) }
     }
@@ -55,7 +55,7 @@ type Share = fn(&mut Importer, &NodeProto, &Value) -> Result<Option<Value>, Stri
 /// Says whether known inputs are decoded before the node is evaluated or translated.
 type Decodes = fn(&Importer, &[Option<Value>]) -> bool;
 
-/// How the importer treats one ONNX operator.
+/// The importer's rules for one ONNX operator.
 #[derive(Clone, Copy)]
 pub(super) struct Operator {
     translate: Translate,

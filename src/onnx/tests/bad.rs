@@ -77,16 +77,16 @@ fn messages_say_what_is_wrong() {
     let mut build = base().node("Relu", "x", "y").output("y");
     build.model.opset_import.clear();
     assert_eq!(refused(build), "the file does not say for which opset it is written; supported are 11 to 21");
-    // Which input it is that must be known.
+    // The message names the input that must be known.
     let reshape = base().ids("target", &["2"]).node("Reshape", "x target", "y").output("y");
     let expected =
         "1 node cannot be imported:\n  y (Reshape): target is computed at run time, and must be known while importing";
     assert_eq!(refused(reshape), expected);
-    // Codes that are none.
+    // Integers that an input gives are not known quantized values.
     let mut dequantize = base().floats("s", &[], &[0.5]).node("DequantizeLinear", "u s", "y").output("y");
     dequantize.graph().input.push(value("u", ty::UINT8, &["batch", "2"]));
     assert!(refused(dequantize).contains("it reads integers that are computed or given at run time"));
-    // A length that the batch needs, where shapes show it.
+    // The length is one that the batch needs, and shapes show it.
     let reshape = base().ints("s", &[2], &[6, 2]).node("Reshape", "x s", "y").output("y");
     let text = refused(reshape);
     assert!(text.ends_with("shape [rows, 2] does not reshape to [6, 2]; give batch a length, as in batch=8"), "{text}");
@@ -104,7 +104,7 @@ fn messages_say_what_is_wrong() {
     assert!(moved.with_argument("--dim").ends_with("give batch a length, as in --dim batch=8"), "{moved}");
 }
 
-/// Results that nobody reads need not be there.
+/// Results that no node reads may be missing.
 #[test]
 fn results_that_nobody_reads() {
     let dropout = || base().node("Dropout", "x", "d mask").node("Relu", "d", "y").output("y");
@@ -114,7 +114,7 @@ fn results_that_nobody_reads() {
     let expected = "1 node cannot be imported:\n  y (LayerNormalization): its output deviation is read, and only its first 1 of 3 \
                     outputs are supported";
     assert_eq!(refused(norm.output("y").output("deviation")), expected);
-    // Read by a node that an output needs, or by one that none needs.
+    // The mask is read by a node that an output needs, or by one that no output needs.
     assert!(refused(dropout().node("Cast", "mask", "z").int("to", 1).output("z")).contains("its output mask is read"));
     assert_eq!(ops(&dropout().node("Cast", "mask", "z").int("to", 1).done(&[])), ["relu"]);
 }
@@ -177,7 +177,7 @@ fn inputs() {
     assert!(huge.starts_with("input x: shape [2147483647, 2147483647, 2147483647] has more than"), "{huge}");
 }
 
-/// Codes of uint8 are kept 128 lower, which no caller could know.
+/// Quantized values of uint8 are stored 128 lower, which no caller could know.
 #[test]
 fn outputs_of_uint8_codes() {
     let with = |data_type| {

@@ -56,7 +56,7 @@ fn casts_of_known_floats() {
     assert_eq!(y.as_f32(), Some(&[3e9][..]), "64 bits hold it");
 }
 
-/// How many rows there are is not known while importing, and so neither whether their number wraps around.
+/// The number of rows is not known while importing, so a cast to a type that it may not fit is refused.
 #[test]
 fn casts_of_lengths() {
     let types = [ty::INT8, ty::UINT8, ty::INT16, ty::UINT16, ty::INT32, ty::INT64].map(|to| {

@@ -68,7 +68,7 @@ fn binary(op: &str, a: i128, b: i128) -> Option<i128> {
                 b
             }
         }
-        // To 128 bits, which is enough for what wraps around.
+        // 128 bits are enough, since results wrap around.
         _ => a.wrapping_pow(3),
     })
 }

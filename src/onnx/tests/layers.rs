@@ -191,7 +191,7 @@ fn log_softmax_is_finite() {
     for opset in [11, 13] {
         assert_values(&log(opset, &["batch", "3"], 1, &far), &[1, 3], &[-200.0, 0.0, -199.0]);
     }
-    // Along another axis than the last, and of all axes behind one.
+    // The axis is not the last: opset 13 normalizes along it, opset 11 along it and all axes after it.
     let x = tensor(&[1, 3, 2], &[0.0, 1.0, 200.0, 1.0, 1.0, 1.0]);
     let third = -(3f32.ln());
     let expected = [-200.0, third, 0.0, third, -199.0, third];
@@ -261,7 +261,7 @@ fn quantized_weights_and_values() {
             "dequantize_per_tensor",
         ];
         assert_eq!(ops(&graph), expected, "{name}: {graph}");
-        // Codes 2 and −4: 1·0.25 − 2·0.75 = −1.25 and 1·1 + 2·2 = 5, in steps of 0.5.
+        // Quantized values 2 and −4: 1·0.25 − 2·0.75 = −1.25 and 1·1 + 2·2 = 5, in steps of 0.5.
         let y = run(&graph, &[tensor(&[1, 2], &[1.1, -2.2])]);
         assert_values(&y, &[1, 2], &[-1.0, 5.0]);
     }

@@ -26,7 +26,7 @@ impl Folder {
         path
     }
 
-    /// Without the floor that a small model has.
+    /// Imports a model without the minimum that a small model has.
     fn import(&self, build: &Build) -> Result<Graph, OnnxError> {
         let folders = Folders { base: Some(&self.0), linked: None };
         import::import_with(build.bytes().into(), folders, &ImportOptions::new(), 0)
@@ -100,7 +100,7 @@ fn weights_in_other_files_count_for_the_limit() {
     let graph = check(both.node("Add", "z m", "y"), false);
     let constants = graph.nodes().iter().filter(|node| matches!(node.op, Op::Constant(_))).count();
     assert_eq!(constants, 2, "{graph}");
-    // In the file itself.
+    // The weight is in the file itself.
     let mut inside = elsewhere("w", ty::FLOAT16, &dims, "", 0);
     (inside.data_location, inside.external_data, inside.raw_data) = (0, Vec::new(), half.into());
     let inside = Build::new(17).input("x", &["batch", "64"]).store(inside);
@@ -132,7 +132,7 @@ fn tensors_that_share_their_data_are_counted() {
     assert_eq!(e.to_string(), expected);
     let e = folder.import(&with(&[0, 512, 512, 512])).expect_err("shared in part");
     assert_eq!(e, OnnxError::Overlap { referred: 4096, covered: 1536 });
-    // So little does not matter.
+    // So few bytes do not matter.
     assert!(import(with(&[0; 10]).bytes(), Some(&folder.0), &ImportOptions::new()).is_ok());
 }
 

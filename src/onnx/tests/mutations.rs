@@ -1,4 +1,4 @@
-//! Real models with a few things changed, message by message: what bit flips hardly reach.
+//! Real models with a few things changed, message by message. Bit flips rarely make such changes.
 
 use prost::Message;
 

@@ -112,7 +112,7 @@ fn functions_and_idioms() {
     }
 }
 
-/// To five digits behind the point.
+/// Rounds values to five decimal places.
 fn rounded(values: &[f32]) -> Vec<f32> {
     values.iter().map(|v| (v * 1e5).round_ties_even() / 1e5).collect()
 }

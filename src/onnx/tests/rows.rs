@@ -88,7 +88,7 @@ fn values_that_are_the_same_for_every_row_keep_their_rows() {
     }
 }
 
-/// Beside a value that has rows, one row still stands for all.
+/// One row still stands for all next to a value that has rows.
 #[test]
 fn a_value_with_rows_needs_no_others() {
     let build = rows(|build| build.input("x", &["batch", "3"]), "Add").node("Add", "x r", "z").output("z");

@@ -35,7 +35,8 @@ fn softmax(y: &[f32], lines: Lines, dy: &[f32], dx: &mut [f32]) {
     }
 }
 
-/// The gradients of a layer norm, or, if not `centered`, of an RMS norm, where both means are 0. With `x̂ = (x − mean) / std`: `dx = (g − mean(g) − x̂ · mean(g · x̂)) / std` for `g = dy · w`, `dw = Σ dy · x̂`, `db = Σ dy`.
+/// The gradients of a layer norm, or, if not `centered`, of an RMS norm, where both means are 0. With `x̂ = (x − mean) / std`:
+/// `dx = (g − mean(g) − x̂ · mean(g · x̂)) / std` for `g = dy · w`, `dw = Σ dy · x̂`, `db = Σ dy`.
 fn layer_norm(at: usize, x: &[f32], w: &[f32], eps: f32, centered: bool, dy: &[f32], dx: &mut [f32]) {
     let n = w.len();
     if at == 2 || n == 0 {
@@ -63,8 +64,8 @@ fn layer_norm(at: usize, x: &[f32], w: &[f32], eps: f32, centered: bool, dy: &[f
     }
 }
 
-/// The gradients of a batch norm with frozen statistics: `dx = dy · γ / std`, `dγ = Σ dy · (x − mean) / std`, `dβ = Σ dy`, over `x` of shape
-/// `[…, channels, inner]`. The statistics themselves have no gradient.
+/// The gradients of a batch norm with frozen statistics: `dx = dy · γ / std`, `dγ = Σ dy · (x − mean) / std`, `dβ = Σ dy`, over `x`
+/// of shape `[…, channels, inner]`. The statistics themselves have no gradient.
 fn batch_norm(
     at: usize,
     x: &[f32],

@@ -36,7 +36,7 @@ pub enum PrepareError {
     SharedCycle {
         /// The point that shares.
         point: String,
-        /// The point where the circle closes.
+        /// The point where the cycle closes.
         target: String,
     },
     /// A spec shares an observer that cannot serve its point.

@@ -247,7 +247,7 @@ fn for_the_tensor(spec: QuantizationSpec) -> QuantizationSpec {
 }
 
 /// For each node, whether it is computed from integers and constants only: then it is a mask, or a count, and not a quantity.
-/// Rows of a table are none of these, though ids choose them.
+/// Rows of an embedding table are none of these, though ids choose them.
 fn masks(graph: &Graph) -> Vec<bool> {
     #[derive(Clone, Copy, PartialEq)]
     enum From {

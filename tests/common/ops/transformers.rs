@@ -32,10 +32,10 @@ fn function(name: [&'static str; 2], op: UnaryOp, x_values: [f32; 4], y_values: 
     })
 }
 
-/// By Python's `math`, rounded.
+/// Lists cases of functions of one element. Python's `math` computed the results, which are rounded.
 fn functions() -> Vec<OpCase> {
     let infinity = f32::INFINITY;
-    // What a driver may take for 0.
+    // A driver may take it for 0.
     let subnormal = f32::from_bits(1);
     [
         function(
@@ -230,7 +230,7 @@ fn arithmetic() -> Vec<OpCase> {
     ]
 }
 
-/// What is not taken is NaN or infinite wherever it can be.
+/// Lists cases of `Where`. Elements that it does not select are NaN or infinite where they can be.
 fn choices() -> Vec<OpCase> {
     let (nan, infinity, subnormal) = (f32::NAN, f32::INFINITY, f32::from_bits(1));
     let given = |name, dims: [&[usize]; 3], values: [Tensor; 3], expected: Tensor| {
@@ -348,7 +348,7 @@ fn to_float(name: &'static str, dims: &[usize], ids: &[i32], expected: &[f32]) -
 }
 
 fn slices() -> Vec<OpCase> {
-    // Codes in rows of 21, which are 32 bytes on the device, and slices of them that begin and end within words.
+    // The quantized values are in rows of 21, which are 32 bytes on the device, and slices of them begin and end within words.
     let codes: Vec<i8> = (0..84).map(|i| (i * 3 % 251 - 125) as i8).collect();
     let picked = |rows: std::ops::Range<usize>, cols: std::ops::Range<usize>| -> Vec<i8> {
         let row = |row: usize| cols.clone().map(move |col| row * 21 + col);

@@ -1,4 +1,4 @@
-//! Any bytes, as an archive of a graph and of a prepared graph: it or an error. What is loaded must verify, and is the same
+//! Any bytes, as an archive of a graph and of a prepared graph: a graph or an error. A loaded graph must verify, and is the same
 //! after another round trip.
 #![no_main]
 

@@ -22,7 +22,7 @@ const MOST: usize = 8;
 fn check(header: &Header, elements: &[u8]) {
     assert_eq!(header.element.bytes_of(&header.shape), Some(elements.len()));
     let length = elements.len() / header.element.size_bytes();
-    // What the type of an input does not hold is an error.
+    // Conversion to a type that cannot hold the elements is an error.
     let floats = header.element.floats(elements).map(|values| values.len());
     let integers = header.element.integers::<i64>(elements).map(|values| values.len());
     assert!(floats.is_err() || integers.is_err(), "an array is of one kind");

@@ -1,4 +1,4 @@
-//! Any bytes, as an ONNX file: a graph or an error. What is imported must verify, and be refused or lowered.
+//! Any bytes, as an ONNX file: a graph or an error. An imported graph must verify, and be refused or lowered.
 #![no_main]
 
 use enfold::onnx::{ImportOptions, import};

@@ -249,7 +249,7 @@ fn files_of_format_2_are_read() {
     assert_eq!(archive::from_bytes(&archive::to_bytes(&graph).expect("saved")).expect("loaded"), graph);
 }
 
-/// Files of format 3, one for each graph of the table of operators, which wrote every operator by hand.
+/// Files of format 3 hold operators in a form that was written by hand. There is one for each graph of the table of operators.
 #[test]
 fn files_of_format_3_are_read() {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/archives/format_3");
@@ -260,7 +260,7 @@ fn files_of_format_3_are_read() {
         // Operators that are newer than the format have no file.
         let Ok(old) = std::fs::read(&path) else { continue };
         assert!(String::from_utf8_lossy(&old[..data_start(&old)]).contains("\\\"format\\\":3,"), "another format");
-        // By text, since NaN does not equal itself; without the bits, which old files do not record.
+        // The comparison is of text, since NaN does not equal itself; without the bits, which old files do not record.
         let text = |graph: &Graph| {
             let without = |text: String, bits: u32| text.replace(&format!("bits: Some({bits})"), "bits: None");
             (2..=4).fold(format!("{graph:?}"), without)

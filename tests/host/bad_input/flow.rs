@@ -12,7 +12,7 @@ use enfold::{Error, Graph, Shape, Tensor};
 
 use super::{built, check, f32s, net, prepared, row};
 
-/// A quantizer that says one thing of one node.
+/// A quantizer that annotates one node.
 pub(super) struct Says {
     pub(super) node: &'static str,
     pub(super) inputs: Vec<(&'static str, QuantizationSpec)>,

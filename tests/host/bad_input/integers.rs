@@ -491,7 +491,7 @@ fn outputs_without_steps() {
     check(table);
 }
 
-/// A weight of i32 codes, which a file may hold: no integer layer reads it, so it stays float, with its bias.
+/// A file may hold a weight of i32 values: no integer layer reads it, so it stays float, with its bias.
 #[test]
 fn weights_of_wide_codes_stay_float() {
     use enfold::values::TensorQParams;

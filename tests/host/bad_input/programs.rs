@@ -186,7 +186,7 @@ fn epilogue(sums: &[i32]) -> Epilogue {
     Epilogue::Dynamic { scale, weight_sum: sums.into(), bias, relu: false }
 }
 
-/// What engines take for granted is refused where a program is made, whatever made it.
+/// `Program::new` refuses programs that break the assumptions of the engines.
 #[test]
 fn what_engines_rely_on() {
     assert!(dynamic(|_| {}).is_ok());
@@ -197,7 +197,7 @@ fn what_engines_rely_on() {
         Program::new(values, Vec::new(), good.inputs().to_vec(), good.outputs().to_vec(), good.steps().to_vec())
     };
     let of = |zero_point| Some(QParams::new(0.1, zero_point).expect("valid"));
-    // From codes to codes, which mean this.
+    // A step from int8 to int8, with these qparams.
     let moved = |op, [x, y]: [Option<QParams>; 2]| {
         let value = |name: &str, qparams| Value {
             name: name.to_owned(),

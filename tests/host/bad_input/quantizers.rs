@@ -289,7 +289,7 @@ fn batches_beyond_counting() {
     assert_eq!(calibrated.batches(), 1, "a merge that is refused changes nothing");
 }
 
-/// A dynamic layer behind an embedding.
+/// A dynamic layer after an embedding.
 fn dynamic(config: QuantizationConfig) -> Graph {
     let graph = built(|g| {
         let x = g.input("x", Shape::rows(2))?;

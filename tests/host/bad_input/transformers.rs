@@ -18,7 +18,7 @@ fn nodes() {
     let ids = |dims: &[usize]| (DType::I32, Shape::batched(dims));
     let slice = |axis, start, end| Op::Slice(Slice { axis, start, end });
     let clamp = |min, max| Op::Clamp(Clamp { min, max });
-    // What is right is built.
+    // Valid operators are built.
     for (op, input) in [
         (slice(1, 0, 3), ids(&[3])),
         (slice(1, 3, 3), f32s(&[3])),

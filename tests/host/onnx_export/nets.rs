@@ -120,7 +120,7 @@ fn functions() -> Net {
     })
 }
 
-/// Sums, products and joins of layers, and a layer without bias.
+/// Sums, products and concatenations of layers, and a layer without bias.
 fn residual() -> Net {
     Net::new("residual", |g, p| {
         let x = g.input("x", Shape::rows(16))?;
@@ -160,7 +160,7 @@ fn decoder() -> Net {
         let h = g.mul("gated", gate, up)?;
         let h = p.linear(g, "down", h, [24, 16])?;
         let h = g.add("sum", x, h)?;
-        // Over both axes.
+        // It normalizes over both axes.
         Ok(vec![g.rms_norm("norm.last", h, p.tensor(&[6, 16], 1.0), 1e-5)?])
     })
 }

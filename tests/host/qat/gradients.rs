@@ -14,7 +14,7 @@ use super::wide::{Array, Norms, evaluate};
 use crate::random::Random;
 use crate::report::report;
 
-/// A value of shape `[rows, dims…]` that is a parameter: rows of a table, one for each id.
+/// A value of shape `[rows, dims…]` that is a parameter: rows of an embedding table, one for each id.
 fn value(
     g: &mut GraphBuilder,
     random: &mut Random,

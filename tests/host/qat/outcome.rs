@@ -370,7 +370,7 @@ fn progress_tells_rates_and_means() {
     // Nothing changes after the first step.
     let once = Schedule::Step { every: 1, factor: 0.0 };
     assert_eq!(fit(1, once, 0.1).1, fit(3, once, 0.1).1);
-    // At hardly any rate, the mean over an epoch of 3 and 1 examples is that of all four.
+    // At a rate of almost 0, the mean over an epoch of 3 and 1 examples is that of all four.
     let mut still = TrainableGraph::new(&ring_net()).expect("trainable");
     let outputs = still.forward(&[&x]).expect("forward");
     let (loss, _) = Loss::CrossEntropy.evaluate(&outputs[0], &labels).expect("a loss");

@@ -11,8 +11,8 @@ use super::{prepared, symmetric, tensor};
 
 type Build = fn(&mut GraphBuilder, NodeId, NodeId) -> NodeId;
 
-/// Every operator that becomes an integer node between quantized values, with or without an annotation. The node is called "left" and reads
-/// two quantized values.
+/// Every operator that becomes an integer node between quantized values, with or without an annotation. The node is called "left"
+/// and reads two quantized values.
 const MEMBERS: [(&str, Build); 12] = [
     ("gelu", |g, a, _| g.gelu("left", a).expect("a node")),
     ("clamp", |g, a, _| g.clamp("left", a, -0.5, 0.5).expect("a node")),

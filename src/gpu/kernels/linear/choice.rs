@@ -6,7 +6,7 @@ use super::coopmat::{CHUNKS, Coopmat, Fragment};
 use super::tile::{LinearKernel, TileShape};
 use crate::gpu::device::error::GpuError;
 
-/// How four products of int8 values are summed.
+/// The instruction that sums four products of int8 values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum PackedDot {
@@ -55,7 +55,7 @@ impl Candidate {
 pub(crate) struct Choice {
     pub(crate) candidates: Vec<Candidate>,
     pub(crate) packed_dot: bool,
-    /// How cooperative matrices are used, if they are.
+    /// The use of cooperative matrices; `None` if they are not used.
     pub(crate) coopmat: Option<Coopmat>,
 }
 

@@ -26,7 +26,7 @@ impl Fragment {
         .union(wgpu::Features::SHADER_F16)
         .union(wgpu::Features::SUBGROUP);
 
-    /// The size for an adapter, if it has usable cooperative matrices: for `Options::fragment`. A device cannot be asked.
+    /// Returns the size for an adapter, if it has usable cooperative matrices, for `Options::fragment`. A device cannot be asked.
     #[must_use]
     pub fn of(adapter: &wgpu::Adapter) -> Option<Self> {
         if !adapter.features().contains(Self::FEATURES) {
@@ -48,7 +48,7 @@ impl Fragment {
     }
 }
 
-/// How a device's cooperative matrices are used.
+/// The use of a device's cooperative matrices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Coopmat {
     pub(crate) fragment: Fragment,

@@ -87,7 +87,7 @@ mod tests {
         bits: i32,
         extra: i32,
         nearest: bool,
-        /// Beyond this, infinite.
+        /// The number beyond which results are infinite.
         largest: f64,
     }
 

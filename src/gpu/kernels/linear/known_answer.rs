@@ -111,7 +111,7 @@ const M: usize = 9;
 const N: usize = 70;
 const K: usize = 150;
 const ZERO_POINT: i32 = -3;
-/// As many as equation 4 considers, so that sums exceed 2^24 and their conversion to float must round.
+/// The fraction bits of the layers: as many as equation 4 considers, so that sums exceed 2^24 and their conversion to float rounds.
 const FRACTION_BITS: u32 = numerics::MAX_FRACTION_BITS;
 
 /// The pipelines that [`tile_answer`] tests for a tile shape: to int8 values, and of divided layers if `divided`.

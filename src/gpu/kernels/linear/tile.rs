@@ -29,7 +29,7 @@ impl LinearKernel {
     pub const ALL: [Self; 6] =
         [Self::Workgroup, Self::Large, Self::Register, Self::Subgroup, Self::Gemv, Self::Coopmat];
 
-    /// The name of its entry point.
+    /// Returns the name of the entry point.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -42,7 +42,7 @@ impl LinearKernel {
         }
     }
 
-    /// Output columns of a workgroup.
+    /// Returns the number of output columns of a workgroup.
     #[must_use]
     pub fn cols(self) -> usize {
         if self == Self::Large { 2 * BLOCK_COLS } else { BLOCK_COLS }
@@ -107,19 +107,19 @@ impl TileShape {
         Ok(tile)
     }
 
-    /// The kernel.
+    /// Returns the kernel.
     #[must_use]
     pub fn kernel(&self) -> LinearKernel {
         self.kernel
     }
 
-    /// Output rows of a workgroup.
+    /// Returns the number of output rows of a workgroup.
     #[must_use]
     pub fn rows(&self) -> u32 {
         self.rows
     }
 
-    /// Vectors of 16 int8 values that are staged at a time, or threads that share a column.
+    /// Returns the number of vectors of 16 int8 values that are staged at a time, or of threads that share a column.
     #[must_use]
     pub fn k_step(&self) -> u32 {
         self.k_step

@@ -30,7 +30,7 @@ impl TuningTable {
     /// Writes the table as JSON.
     ///
     /// # Errors
-    /// [`GpuError::TuningTable`] if that fails.
+    /// Returns [`GpuError::TuningTable`] if that fails.
     pub fn to_json(&self) -> Result<String, GpuError> {
         serde_json::to_string_pretty(self).map_err(|error| GpuError::TuningTable { message: error.to_string() })
     }
@@ -43,7 +43,7 @@ impl TuningTable {
         serde_json::from_str(text).map_err(|error| GpuError::TuningTable { message: error.to_string() })
     }
 
-    /// Merges two tables. Where both know a layer at the same number of rows, `other` counts. Tables of different adapters do not
+    /// Merges two tables. If both know a layer at the same number of rows, `other` counts. Tables of different adapters do not
     /// merge: then it returns `other`.
     #[must_use]
     pub fn merged(mut self, other: Self) -> Self {
@@ -57,7 +57,7 @@ impl TuningTable {
         self
     }
 
-    /// The number of entries: pairs of a layer and a number of rows.
+    /// Returns the number of entries: pairs of a layer and a number of rows.
     #[must_use]
     pub fn len(&self) -> usize {
         self.entries.len()

@@ -23,7 +23,7 @@ pub(crate) struct WeightPart {
     pub(crate) chunk_vecs: u32,
 }
 
-/// How many bits a value of a weight takes on the device.
+/// The bits of one value of a weight on the device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum WeightBits {
     Eight,

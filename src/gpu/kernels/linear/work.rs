@@ -26,9 +26,9 @@ pub(crate) struct LinearWork<P> {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct LinearTile<P> {
     pub(crate) candidate: Candidate,
-    /// For all of K.
+    /// The pipeline for all of K.
     pub(crate) whole: P,
-    /// For a part of K.
+    /// The pipeline for a part of K.
     pub(crate) part: Option<P>,
 }
 
