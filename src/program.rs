@@ -41,6 +41,7 @@ impl ValueId {
 
 /// The element type of a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum ValueType {
     /// 32-bit float, four bytes an element.
     F32,

@@ -217,7 +217,7 @@ impl Operator for IntegerAdd {
 
     fn infer(&self, inputs: &Operands<'_>) -> Result<TensorType, OpError> {
         if !self.multipliers.are_usable() {
-            return Err(parameter("multipliers", format!("{:?}", self.multipliers), "are those of equation 8"));
+            return Err(parameter("multipliers", format!("{:?}", self.multipliers), "must be those of equation 8"));
         }
         int8_pairs(inputs, [self.a_zero_point, self.b_zero_point], self.lo, self.hi)
     }

@@ -108,7 +108,7 @@ impl Operator for Transpose {
         let mut sorted = self.perm.clone();
         sorted.sort_unstable();
         if !sorted.iter().copied().eq(0..x.rank()) {
-            let rule = "a permutation of all axes of the input";
+            let rule = "must be a permutation of all axes of the input";
             return Err(parameter("perm", format!("{:?}", self.perm), rule));
         }
         let dims = self.perm.iter().map(|&axis| x.dims()[axis]).collect();

@@ -139,11 +139,7 @@ impl Operator for Dequantize {
 
 /// Checks that `i32` values, which are biases, have the zero point 0.
 fn expect_zeros(qparams: &TensorQParams) -> Result<(), OpError> {
-    let channels = match qparams {
-        TensorQParams::PerTensor(qparams) => std::slice::from_ref(qparams),
-        TensorQParams::PerChannel { channels, .. } => channels,
-    };
-    match channels.iter().find(|qparams| qparams.zero_point() != 0) {
+    match qparams.channels().iter().find(|qparams| qparams.zero_point() != 0) {
         Some(qparams) => Err(parameter("zero point", qparams.zero_point(), "must be 0 for i32")),
         None => Ok(()),
     }

@@ -71,7 +71,7 @@ impl Operator for Clamp {
         inputs.expect_floats(1)?;
         let Self { min, max } = *self;
         if min.is_nan() || max.is_nan() || min > max {
-            return Err(parameter("bounds", format!("{min}..={max}"), "numbers, the smaller one first"));
+            return Err(parameter("bounds", format!("{min}..={max}"), "must be numbers, the smaller one first"));
         }
         Ok(TensorType::new(DType::F32, inputs.shape(0).clone()))
     }

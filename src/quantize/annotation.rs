@@ -8,6 +8,7 @@ use crate::graph::{Graph, NodeId};
 /// A point where a value can be quantized.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum EdgeOrNode {
     /// A value as one consumer reads it. A consumer that reads it twice is one edge.
     Edge {

@@ -9,6 +9,7 @@ use crate::values::{MAX_SCALE, MIN_SCALE, QParams, QuantRange, Tensor, TensorQPa
 
 /// The rule from an observed range to scale and zero point in training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum QParamsRule {
     /// The rule of [`convert()`](super::convert()), so that training and the converted graph agree.
     #[default]

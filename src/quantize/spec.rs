@@ -105,6 +105,7 @@ pub type DeriveFn = Arc<dyn Fn(&[TensorQParams]) -> Result<TensorQParams, String
 /// A rule that derives qparams from those of other points.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum DerivedRule {
     /// Scale `s_x · s_w` in `f32`, for each channel if the weight is quantized per channel, and zero point 0: the `i32` bias of
     /// a linear layer. It is derived from the input and the weight of the layer, in this order.

@@ -215,6 +215,7 @@ impl fmt::Display for QuantRange {
 /// The quantization parameters of a whole tensor.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "UncheckedTensorQParams", into = "UncheckedTensorQParams")]
+#[non_exhaustive]
 pub enum TensorQParams {
     /// One scale and zero point for all elements.
     PerTensor(QParams),
@@ -239,6 +240,15 @@ impl TensorQParams {
         let channels =
             scales.iter().zip(zero_points).map(|(&s, &z)| QParams::new(s, z)).collect::<Result<Arc<[_]>, _>>()?;
         Ok(Self::PerChannel { channels, ch_axis })
+    }
+
+    /// Returns the parameters of the tensor, or of each channel.
+    #[must_use]
+    pub fn channels(&self) -> &[QParams] {
+        match self {
+            Self::PerTensor(qparams) => std::slice::from_ref(qparams),
+            Self::PerChannel { channels, .. } => channels,
+        }
     }
 
     /// Returns the parameters of the whole tensor; `None` if each channel has its own.

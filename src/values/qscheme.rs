@@ -32,6 +32,7 @@ pub enum Granularity {
 /// Whether zero points are free or 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Symmetry {
     /// The zero point is chosen, so that the range of real values may be one-sided.
     Affine,

@@ -94,9 +94,9 @@ fn joined(batches: &[Tensor]) -> Tensor {
 #[test]
 fn merged_histograms_move_counts_by_at_most_a_bin() {
     let histogram = |batches: &[Tensor]| seen(ObserverKind::Histogram, QScheme::per_tensor_affine(), batches);
-    let scale = |observer: &Observer| match observer.calculate_qparams().expect("calibrated") {
-        TensorQParams::PerTensor(q) => q.scale(),
-        TensorQParams::PerChannel { .. } => unreachable!("per tensor"),
+    let scale = |observer: &Observer| {
+        let qparams = observer.calculate_qparams().expect("calibrated");
+        qparams.per_tensor().expect("one for the tensor").scale()
     };
     let (mut from_all, mut from_one_pass, mut one_pass_from_all, mut scales) = (0f64, 0f64, 0f64, 0f32);
     for seed in 0..200 {

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use super::config::Config;
 use super::kernel::Kernel;
 use crate::gpu::device::pipeline::PipelineKey;
+use crate::ops::{Arguments, Op, Operand, TensorType};
 use crate::program::{Program, ProgramError, Step, StepOp, Value, ValueId, ValueType};
+use crate::values::slices::CHECKED;
 use crate::values::{DType, Shape, Tensor};
 
 /// A program with its inputs and the right outputs, each with the pipeline that computes it.
@@ -36,6 +38,8 @@ pub(crate) struct CaseBuilder<'c> {
     outputs: Vec<ValueId>,
     steps: Vec<Step>,
     given: Vec<Tensor>,
+    /// The elements of each value, where they are known.
+    known: Vec<Option<Tensor>>,
     expected: Vec<(PipelineKey, Tensor)>,
 }
 
@@ -51,6 +55,7 @@ impl<'c> CaseBuilder<'c> {
             outputs,
             steps: Vec::new(),
             given: Vec::new(),
+            known: Vec::new(),
             expected: Vec::new(),
         }
     }
@@ -69,6 +74,7 @@ impl<'c> CaseBuilder<'c> {
     }
 
     fn value(&mut self, value_type: ValueType, shape: Shape) -> ValueId {
+        self.known.push(None);
         self.values.push(Value { name: format!("known {}", self.values.len()), value_type, shape, qparams: None });
         ValueId::new(self.values.len() - 1)
     }
@@ -77,12 +83,14 @@ impl<'c> CaseBuilder<'c> {
     pub(crate) fn input(&mut self, tensor: Tensor) -> ValueId {
         let id = self.value(type_of(&tensor), Shape::batched(&tensor.shape()[1..]));
         self.inputs.push(id);
+        self.known[id.index()] = Some(tensor.clone());
         self.given.push(tensor);
         id
     }
 
     pub(crate) fn constant(&mut self, tensor: Tensor) -> ValueId {
         let id = self.value(type_of(&tensor), Shape::fixed(tensor.shape()));
+        self.known[id.index()] = Some(tensor.clone());
         self.constants.push((id, Arc::new(tensor)));
         id
     }
@@ -98,6 +106,21 @@ impl<'c> CaseBuilder<'c> {
         let (op, output) = (op.into(), self.value(value_type, shape));
         self.steps.push(Step { name: "known".to_owned(), op, inputs: inputs.to_vec(), output });
         output
+    }
+
+    /// A step whose result is that of the operator's scalar equations. Adds nothing if its kernel is not needed.
+    pub(crate) fn computed(&mut self, kernel: impl Kernel, op: impl Into<Op>, inputs: &[ValueId]) -> ValueId {
+        if !self.needs(kernel) {
+            return inputs[0];
+        }
+        let op = op.into();
+        let tensors: Vec<&Tensor> = inputs.iter().map(|id| self.known[id.index()].as_ref().expect(CHECKED)).collect();
+        let shapes = inputs.iter().map(|id| &self.values[id.index()].shape);
+        let operands = tensors.iter().zip(shapes).map(|(tensor, shape)| Operand { dtype: tensor.dtype(), shape });
+        let TensorType { shape, .. } = op.infer(&operands.collect::<Vec<_>>()).expect(CHECKED);
+        let expected = op.eval(&Arguments { tensors: &tensors, output: &shape, packed: None }).expect(CHECKED);
+        let id = self.step(op, inputs, type_of(&expected), shape);
+        self.answer(kernel, id, expected)
     }
 
     /// A step whose result, of shape `[rows, dims…]`, is known. Adds nothing if its kernel is not needed.
@@ -120,6 +143,7 @@ impl<'c> CaseBuilder<'c> {
     /// Compares a value with the right result.
     pub(crate) fn answer(&mut self, kernel: impl Kernel, id: ValueId, expected: Tensor) -> ValueId {
         self.outputs.push(id);
+        self.known[id.index()] = Some(expected.clone());
         self.expected.push((kernel.pipeline(self.config.kernel_options()), expected));
         id
     }

@@ -10,7 +10,7 @@ use super::wgsl::shader;
 use crate::gpu::device::shader::{Binding, FIRST_STORAGE, Shader, storage, wgsl_struct};
 use crate::numerics;
 use crate::ops::{ChooseQParams, Dequantize, DequantizeDynamic, Op, Quantize, QuantizeDynamic};
-use crate::program::{StepOp, Value, ValueId, ValueType};
+use crate::program::{StepOp, Value};
 use crate::values::{QParams, QScheme, QuantRange, Shape, TensorQParams};
 
 wgsl_struct! {
@@ -211,7 +211,6 @@ fn known_static(case: &mut CaseBuilder<'_>) {
     ];
     let Ok(qparams) = QParams::new(1.0, -3) else { return };
     let quantized = |x: f32| numerics::quantize(x, qparams.inv_scale(), qparams.zero_point(), -128, 127) as i8;
-    let dequantized = |q: i8| numerics::dequantize(q.into(), qparams.scale(), qparams.zero_point());
     for (cols, quantize, dequantize) in [
         (13, QuantizeKernel::Quantize, QuantizeKernel::Dequantize),
         (16, QuantizeKernel::QuantizeVec4, QuantizeKernel::DequantizeVec4),
@@ -221,8 +220,7 @@ fn known_static(case: &mut CaseBuilder<'_>) {
         let op = Quantize { qparams: qparams.into(), range: QuantRange::INT8 };
         case.output(quantize, op, &[x], tensor(&shape, |i| quantized(X[i % 16])));
         let q = case.input(tensor(&shape, |i| int8(i, 0)));
-        let op = Dequantize { qparams: qparams.into() };
-        case.output(dequantize, op, &[q], tensor(&shape, |i| dequantized(int8(i, 0))));
+        case.computed(dequantize, Dequantize { qparams: qparams.into() }, &[q]);
     }
 }
 
@@ -240,39 +238,17 @@ fn dynamic_value(i: usize) -> f32 {
 
 fn known_dynamic(case: &mut CaseBuilder<'_>) {
     let range = QuantRange::INT8;
-    let (lo, hi, eps) = (range.quant_min(), range.quant_max(), numerics::EPS);
     let x = case.input(tensor(&[ROWS, COLS], dynamic_value));
-    let choose = |qscheme| ChooseQParams { qscheme, range, eps };
-    let extremes = |values: std::ops::Range<usize>| {
-        values.map(dynamic_value).fold((0f32, 0f32), |(low, high), v| (low.min(v), high.max(v)))
-    };
-    let of_row = |row: usize| {
-        let (low, high) = extremes(row * COLS..(row + 1) * COLS);
-        numerics::per_token_qparams(low, high, lo, hi, eps)
-    };
-    let word = |i: usize, (scale, zero_point): (f32, i32)| if i.is_multiple_of(2) { scale } else { zero_point as f32 };
-    let quantized =
-        |x: f32, (scale, zero_point): (f32, i32)| numerics::quantize(x, 1.0 / scale, zero_point, lo, hi) as i8;
+    let choose = |qscheme| ChooseQParams { qscheme, range, eps: numerics::EPS };
     // The qparams and quantized values of each row in one dispatch, and the qparams alone.
-    let expected = tensor(&[ROWS, 2], |i| word(i, of_row(i / 2)));
     let per_token = choose(QScheme::per_token_affine());
-    let qparams = case.output(QuantizeKernel::QuantizePerToken, per_token, &[x], expected.clone());
-    let values = tensor(&[ROWS, COLS], |i| quantized(dynamic_value(i), of_row(i / COLS)));
-    let q = case.output(QuantizeKernel::QuantizePerToken, QuantizeDynamic { range }, &[x, qparams], values);
-    case.output(QuantizeKernel::ChoosePerToken, per_token, &[x], expected);
-    let floats = tensor(&[ROWS, COLS], |i| {
-        let (scale, zero_point) = of_row(i / COLS);
-        numerics::dequantize(quantized(dynamic_value(i), (scale, zero_point)).into(), scale, zero_point)
-    });
-    case.output(QuantizeKernel::DequantizeDynamic, DequantizeDynamic, &[q, qparams], floats);
+    let qparams = case.computed(QuantizeKernel::QuantizePerToken, per_token, &[x]);
+    let q = case.computed(QuantizeKernel::QuantizePerToken, QuantizeDynamic { range }, &[x, qparams]);
+    case.computed(QuantizeKernel::ChoosePerToken, per_token, &[x]);
+    case.computed(QuantizeKernel::DequantizeDynamic, DequantizeDynamic, &[q, qparams]);
     // The qparams of all rows.
-    let (low, high) = extremes(0..ROWS * COLS);
-    let affine = numerics::affine_qparams(low, high, lo, hi, eps);
-    let symmetric = numerics::symmetric_qparams(low, high, lo, hi, eps);
-    for (qscheme, right) in [(QScheme::per_tensor_affine(), affine), (QScheme::per_tensor_symmetric(), symmetric)] {
-        let qparams: ValueId = case.step(choose(qscheme), &[x], ValueType::F32, Shape::fixed(&[2]));
-        case.answer(QuantizeKernel::ChoosePerTensor, qparams, tensor(&[2], |i| word(i, right)));
-        let values = tensor(&[ROWS, COLS], |i| quantized(dynamic_value(i), right));
-        case.output(QuantizeKernel::QuantizeDynamic, QuantizeDynamic { range }, &[x, qparams], values);
+    for qscheme in [QScheme::per_tensor_affine(), QScheme::per_tensor_symmetric()] {
+        let qparams = case.computed(QuantizeKernel::ChoosePerTensor, choose(qscheme), &[x]);
+        case.computed(QuantizeKernel::QuantizeDynamic, QuantizeDynamic { range }, &[x, qparams]);
     }
 }

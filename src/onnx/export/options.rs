@@ -5,10 +5,11 @@ use std::str::FromStr;
 
 /// The reader that a file is written for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
 pub enum Preset {
     /// ONNX Runtime and other readers of quantize/dequantize models: zero points may have any value. Biases of statically quantized layers
     /// on two axes are quantized to `int32` with the scale of the accumulator, without which ONNX Runtime does not fuse a layer and
-    /// its ReLU into an integer kernel. Biases stay float if weights have less than 7 bits, since the rounding to such large steps would
+    /// its ReLU into an integer kernel. Biases stay float if weights have fewer than 8 bits, since the rounding to such large steps would
     /// move the output.
     #[default]
     OnnxRuntime,

@@ -1,7 +1,7 @@
 //! Observers over several batches.
 
 use enfold::quantize::{ObservedSpec, Observer, ObserverKind};
-use enfold::values::{QScheme, QuantRange, TensorQParams};
+use enfold::values::{QScheme, QuantRange};
 
 use super::file::Golden;
 
@@ -38,10 +38,7 @@ pub(super) fn compare(golden: &Golden) -> Result<(), String> {
         }
     }
     let qparams = observer.calculate_qparams().map_err(|e| e.to_string())?;
-    let channels = match &qparams {
-        TensorQParams::PerTensor(q) => std::slice::from_ref(q),
-        TensorQParams::PerChannel { channels, .. } => channels,
-    };
+    let channels = qparams.channels();
     close("scale", &channels.iter().map(|q| q.scale()).collect::<Vec<_>>(), golden.f32s("out.scale")?)?;
     let zero_points: Vec<i32> = channels.iter().map(|q| q.zero_point()).collect();
     let expected = golden.i32s("out.zero_point")?;

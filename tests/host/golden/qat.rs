@@ -79,11 +79,7 @@ pub(super) fn compare_fused(golden: &Golden) -> Result<(), String> {
     fake.set_rule(QParamsRule::TorchFused);
     for batch in 0..golden.int("batches")? {
         let y = fake.forward(golden.tensor(&format!("in.x{batch}"))?).map_err(text)?;
-        let channels = match fake.qparams() {
-            Some(TensorQParams::PerTensor(q)) => vec![*q],
-            Some(TensorQParams::PerChannel { channels, .. }) => channels.to_vec(),
-            None => return Err("no parameters".to_owned()),
-        };
+        let channels = fake.qparams().ok_or("no parameters")?.channels();
         let scales: Vec<f32> = channels.iter().map(|q| q.scale()).collect();
         equal("scale", &scales, golden.f32s(&format!("out.scale{batch}"))?)?;
         let zero_points: Vec<i32> = channels.iter().map(|q| q.zero_point()).collect();
