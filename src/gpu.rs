@@ -20,7 +20,7 @@
 //! ```
 //!
 //! The application keeps its device: the engine installs no handlers, and recording neither submits nor polls nor writes a buffer from
-//! the host. [`Engine::new`] and [`Engine::load`] run known-answer tests, [`Engine::tune`] and [`Run::timings`] measure, and
+//! the host. [`Engine::load`] compiles kernels and runs known-answer tests, [`Engine::tune`] and [`Run::timings`] measure, and
 //! [`Model::run`] is a convenience; only these submit work and wait for it. The application's own device-lost callback calls
 //! [`Engine::mark_lost`].
 //!

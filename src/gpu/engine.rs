@@ -1,6 +1,6 @@
 //! The engine: a device, and a choice of kernels.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::device::Device;
 use super::device::error::GpuError;
@@ -13,13 +13,23 @@ use super::known_answer;
 use super::model::Model;
 use super::options::Options;
 use super::tune;
-use crate::program::Program;
+use crate::ops::Op;
+use crate::program::{Program, Step, StepOp};
 
 /// An engine that runs programs on one wgpu device. It is cheap to clone. Threads may share it where they may share wgpu's objects.
 #[derive(Debug, Clone)]
 pub struct Engine {
     pub(super) device: Arc<Device>,
-    pub(super) config: Arc<Config>,
+    choices: Arc<Choices>,
+}
+
+/// The kernels that an engine may choose.
+#[derive(Debug)]
+struct Choices {
+    /// All choices for the device, best first.
+    configs: Vec<Arc<Config>>,
+    /// The first of them that has given known answers, once a program has needed it.
+    tested: Mutex<Option<Arc<Config>>>,
 }
 
 impl Engine {
@@ -58,20 +68,19 @@ impl Engine {
         }
     }
 
-    /// Makes an engine on the caller's device, compiles the kernels of int8 linear layers and runs their known-answer tests. Submits
-    /// work and waits for it.
+    /// Makes an engine on the caller's device. Compiles nothing: [`Engine::load`] compiles and tests what a program needs.
     ///
     /// Clones of the engine share everything that was compiled and tested. So do engines from [`Engine::with_options`]; engines from
     /// two calls of `new` do not.
     ///
     /// # Errors
-    /// Returns [`GpuError::Limit`] for a device that allows less than [`Engine::MIN_LIMITS`], [`GpuError::KnownAnswer`] if no
-    /// kernel computes correctly on it, [`GpuError::Tile`] for a tile shape that it does not hold, and [`GpuError::Device`] for
-    /// errors of wgpu.
+    /// Returns [`GpuError::Limit`] for a device that allows less than [`Engine::MIN_LIMITS`], [`GpuError::Tile`] for a tile shape
+    /// that it does not hold, [`GpuError::Feature`] for kernels that it cannot run, and [`GpuError::Device`] for errors of wgpu.
     pub async fn new(device: &wgpu::Device, queue: &wgpu::Queue, options: &Options) -> Result<Self, GpuError> {
         check_limits(&device.limits())?;
         let device = Device::new(device, queue, options.pipeline_cache.as_deref()).await?;
-        Self::on(Arc::new(device), options).await
+        device.check_lost()?;
+        Self::on(Arc::new(device), options)
     }
 
     /// Makes an engine with other options on the same device. Both engines share pipelines, and each known-answer test runs once. Loss
@@ -81,11 +90,12 @@ impl Engine {
     /// Returns the same errors as [`Engine::new`].
     pub async fn with_options(&self, options: &Options) -> Result<Self, GpuError> {
         self.device.check_lost()?;
-        Self::on(Arc::clone(&self.device), options).await
+        Self::on(Arc::clone(&self.device), options)
     }
 
-    /// Packs a program's weights and uploads them. First it runs the known-answer tests of the kernels that the program needs and that
-    /// no engine of this device has tested yet; that submits work and waits for it.
+    /// Packs a program's weights and uploads them. First it compiles the kernels that the program needs and that no engine of this
+    /// device has tested yet, and runs their known-answer tests; that submits work and waits for it. If kernels of int8 products
+    /// compute wrongly, it tries others.
     ///
     /// # Errors
     /// Returns [`GpuError::KnownAnswer`] if a kernel that the program needs does not compute correctly on this device;
@@ -93,8 +103,12 @@ impl Engine {
     /// six axes in different orders; [`GpuError::Device`] if the device has no memory left.
     pub async fn load(&self, program: &Program) -> Result<Model, GpuError> {
         self.device.check_lost()?;
-        known_answer::check_program(&self.device, &self.config, program).await?;
-        Model::load(&self.device, &self.config, program).await
+        let multiplies = |step: &Step| {
+            matches!(step.op, StepOp::QLinear(_) | StepOp::QMatMul(_) | StepOp::Op(Op::IntegerMatMulDynamic(_)))
+        };
+        let config = if program.steps().iter().any(multiplies) { self.tested().await? } else { self.config() };
+        known_answer::check_program(&self.device, &config, program).await?;
+        Model::load(&self.device, &config, program).await
     }
 
     /// Measures the tile shapes that this device can hold on the int8 linear layers of a program, at a batch of `rows`. Submits work and
@@ -113,7 +127,7 @@ impl Engine {
     /// Returns [`GpuError::Rows`] for a batch of 0, [`GpuError::Feature`] where there is neither a timestamp query nor another
     /// clock, and the errors of [`Engine::load`].
     pub async fn tune(&self, program: &Program, rows: usize) -> Result<TuningTable, GpuError> {
-        tune::tune(&self.device, &self.config, program, rows).await
+        tune::tune(&self.device, &self.tested().await?, program, rows).await
     }
 
     /// Returns the data of the pipeline cache, for [`Options::pipeline_cache`] of a later engine on the same adapter; `None`
@@ -134,7 +148,7 @@ impl Engine {
     /// that is never freed. Let it hold a [`Weak`](std::sync::Weak) of an `Arc<Engine>`, as `examples/embed` does:
     ///
     /// ```no_run
-    /// # use std::sync::Arc;
+    /// # use std::sync::{Arc, Mutex, PoisonError};
     /// # fn watch(device: &wgpu::Device, engine: &Arc<enfold::gpu::Engine>) {
     /// let engine = Arc::downgrade(engine);
     /// device.set_device_lost_callback(move |_reason, _message| {
@@ -152,20 +166,22 @@ impl Engine {
     /// tuning.
     #[must_use]
     pub fn tile(&self, matrix_rows: usize, n: usize) -> TileShape {
-        let candidates = &self.config.choice.candidates;
+        let config = self.config();
+        let candidates = &config.choice.candidates;
         candidates[pick(candidates.iter(), matrix_rows as u64, n)].tile
     }
 
-    /// Whether cooperative matrices are used for layers that are large enough.
+    /// Whether cooperative matrices are used for layers that are large enough. The first program with int8 products may change it: its
+    /// kernels are tested then.
     #[must_use]
     pub fn uses_coopmat(&self) -> bool {
-        self.config.choice.coopmat.is_some()
+        self.config().choice.coopmat.is_some()
     }
 
-    /// Whether WGSL's packed dot product is used.
+    /// Whether WGSL's packed dot product is used. The first program with int8 products may change it: its kernels are tested then.
     #[must_use]
     pub fn uses_packed_dot(&self) -> bool {
-        self.config.choice.packed_dot
+        self.config().choice.packed_dot
     }
 
     /// Returns the device's limits.
@@ -177,7 +193,7 @@ impl Engine {
 
 impl Engine {
     /// An engine on a device that others may share.
-    pub(super) async fn on(device: Arc<Device>, options: &Options) -> Result<Self, GpuError> {
+    pub(super) fn on(device: Arc<Device>, options: &Options) -> Result<Self, GpuError> {
         let info = device.wgpu.adapter_info();
         let features = device.wgpu.features();
         let has_subgroups = features.contains(wgpu::Features::SUBGROUP) && !options.without_subgroups;
@@ -190,10 +206,41 @@ impl Engine {
                 .filter(|fragment| has_subgroups && features.contains(fragment.features()))
                 .map(|fragment| Coopmat { fragment, lanes: info.subgroup_max_size, chunk_vecs: CHUNKS[0] }),
         };
-        let config = choose(&device, &abilities, options).await?;
-        let config = without_wrong_tuning(&device, config).await?;
+        let tuning = options.tuning.clone().unwrap_or_default().for_adapter(&info);
+        let macs_per_dispatch = options.macs_per_dispatch.unwrap_or(abilities.class.macs_per_dispatch()).max(1);
+        let config = |choice| Config {
+            choice,
+            tuning: tuning.clone(),
+            subgroup: abilities.subgroup,
+            limits: abilities.limits.clone(),
+            checked: options.checked,
+            unpacked_weights: options.unpacked_weights,
+            unfused: options.unfused,
+            debug_groups: options.debug_groups,
+            macs_per_dispatch,
+        };
+        let configs = choices(&abilities, &options.wanted())?.into_iter().map(|choice| Arc::new(config(choice)));
+        Ok(Self { device, choices: Arc::new(Choices { configs: configs.collect(), tested: Mutex::default() }) })
+    }
+
+    /// The choice that was tested, else the first.
+    pub(super) fn config(&self) -> Arc<Config> {
+        let tested = self.choices.tested.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        tested.unwrap_or_else(|| Arc::clone(&self.choices.configs[0]))
+    }
+
+    /// The first choice that computes correctly. Tests it when it is first needed.
+    pub(super) async fn tested(&self) -> Result<Arc<Config>, GpuError> {
+        let tested = self.choices.tested.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(tested) = tested {
+            return Ok(tested);
+        }
+        let config = choose(&self.device, &self.choices.configs).await?;
+        let config = Arc::new(without_wrong_tuning(&self.device, config).await?);
+        let info = self.device.wgpu.adapter_info();
         log::info!("{} [{:?}, {:?}]: {}", info.name, info.backend, info.device_type, config.choice);
-        Ok(Self { device, config: Arc::new(config) })
+        *self.choices.tested.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&config));
+        Ok(config)
     }
 }
 
@@ -225,24 +272,10 @@ fn check_limits(limits: &wgpu::Limits) -> Result<(), GpuError> {
 }
 
 /// The first choice that computes correctly; if there is none, the first failure.
-async fn choose(device: &Arc<Device>, abilities: &Abilities, options: &Options) -> Result<Config, GpuError> {
-    let info = device.wgpu.adapter_info();
-    let tuning = options.tuning.clone().unwrap_or_default().for_adapter(&info);
-    let macs_per_dispatch = options.macs_per_dispatch.unwrap_or(abilities.class.macs_per_dispatch()).max(1);
+async fn choose<'c>(device: &Arc<Device>, configs: &'c [Arc<Config>]) -> Result<&'c Config, GpuError> {
     let mut failure = None;
-    for choice in choices(abilities, &options.wanted())? {
-        let config = Config {
-            choice,
-            tuning: tuning.clone(),
-            subgroup: abilities.subgroup,
-            limits: abilities.limits.clone(),
-            checked: options.checked,
-            unpacked_weights: options.unpacked_weights,
-            unfused: options.unfused,
-            debug_groups: options.debug_groups,
-            macs_per_dispatch,
-        };
-        match known_answer::check_choice(device, &config).await {
+    for config in configs {
+        match known_answer::check_choice(device, config).await {
             Ok(()) => return Ok(config),
             Err(GpuError::DeviceLost) => return Err(GpuError::DeviceLost),
             // Wrong answers, or a driver that cannot compile a kernel: another choice may work.
@@ -257,14 +290,14 @@ async fn choose(device: &Arc<Device>, abilities: &Abilities, options: &Options) 
 }
 
 /// Removes tuned shapes that compute wrongly on this device.
-async fn without_wrong_tuning(device: &Arc<Device>, config: Config) -> Result<Config, GpuError> {
+async fn without_wrong_tuning(device: &Arc<Device>, config: &Config) -> Result<Config, GpuError> {
     let mut wrong = Vec::new();
     for tile in config.tuning.tiles() {
         let fits = TileShape::new(tile.kernel(), tile.rows(), tile.k_step(), &config.limits).is_ok();
-        if !fits || !config.allows(tile) || !known_answer::is_right(device, &config, tile).await? {
+        if !fits || !config.allows(tile) || !known_answer::is_right(device, config, tile).await? {
             wrong.push(tile);
         }
     }
     let tuning: TuningTable = config.tuning.clone().without(&wrong);
-    Ok(Config { tuning, ..config })
+    Ok(Config { tuning, ..config.clone() })
 }

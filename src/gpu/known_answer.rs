@@ -174,13 +174,14 @@ mod tests {
 
     #[test]
     fn every_family_is_right_here_and_notices_a_kernel_that_does_nothing() {
-        let Some(Engine { device, config }) = engine() else { return };
+        let Some(engine) = engine() else { return };
+        let (device, config) = (&engine.device, &engine.config());
         let pipelines = &device.pipelines;
         let replace = |key: &PipelineKey, by| pollster::block_on(pipelines.replace(&device.wgpu, key, by));
         for family in Family::iter() {
             pipelines.clear();
-            let case = family.case(&config, None).expect("valid").expect("a case");
-            let check = || pollster::block_on(check_case(&device, &config, &case));
+            let case = family.case(config, None).expect("valid").expect("a case");
+            let check = || pollster::block_on(check_case(device, config, &case));
             check().unwrap_or_else(|e| panic!("{family:?}: {e}"));
             // A layer has kernels for more rows than the case, of which none runs.
             let is_linear = |key: &PipelineKey| key.shader.overrides.contains(&"EPILOGUE");
@@ -200,7 +201,7 @@ mod tests {
     #[test]
     fn a_program_is_refused_whose_kernels_are_wrong() {
         let Some(engine) = engine() else { return };
-        let case = Family::Reduce.case(&engine.config, None).expect("valid").expect("a case");
+        let case = Family::Reduce.case(&engine.config(), None).expect("valid").expect("a case");
         let load = |engine: &Engine| pollster::block_on(engine.load(&case.program)).map(drop);
         let pipelines = &engine.device.pipelines;
         let (key, _) = &case.expected[0];
@@ -213,6 +214,30 @@ mod tests {
         assert_eq!(load(&engine), Ok(()), "once is enough");
         let other = pollster::block_on(engine.with_options(&Options { unfused: true, ..Options::default() }));
         assert_eq!(load(&other.expect("an engine")), Ok(()), "once for all engines");
+    }
+
+    /// The kernels of int8 layers are compiled when a program needs them. If some compute wrongly, others are chosen.
+    #[test]
+    fn int8_kernels_are_chosen_for_the_first_program_that_needs_them() {
+        let Some(engine) = engine() else { return };
+        let first = engine.config();
+        let made =
+            || engine.device.pipelines.keys().into_iter().filter(|key| key.shader.overrides.contains(&"EPILOGUE"));
+        let case = |family: Family| family.case(&first, None).expect("valid").expect("a case").program;
+        pollster::block_on(engine.load(&case(Family::Reduce))).expect("loaded");
+        assert_eq!(made().count(), 0);
+        let wrong = first.choice.candidates[0].tile;
+        assert!(first.choice.candidates.len() > 1, "{}", first.choice);
+        let key = tile_pipeline(
+            &first.with_choice(Choice::only(wrong, first.choice.packed_dot, SplitK::Never, None)),
+            wrong,
+            false,
+        );
+        pollster::block_on(engine.device.pipelines.replace(&engine.device.wgpu, &key, None));
+        pollster::block_on(engine.load(&case(Family::Linear))).expect("loaded with other kernels");
+        assert!(made().count() > 0);
+        let chosen = engine.config();
+        assert!(chosen.choice.candidates.iter().all(|candidate| candidate.tile != wrong), "{}", chosen.choice);
     }
 
     #[test]

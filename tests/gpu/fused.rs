@@ -1,6 +1,6 @@
 //! Steps that share a dispatch, in networks as the quantizer leaves them.
 
-use enfold::gpu::{Engine, Options};
+use enfold::gpu::Options;
 use enfold::graph::{GraphError, NodeId};
 use enfold::interp::Interpreter;
 use enfold::lower::lower;
@@ -10,7 +10,7 @@ use pollster::block_on;
 
 use crate::cases::difference;
 use crate::configs;
-use crate::device::{buffer, bytes, engine};
+use crate::device::{buffer, bytes, engine, engine_with};
 use crate::long::count;
 use crate::operators::close;
 use crate::random::Random;
@@ -149,7 +149,7 @@ fn attention(g: &mut GraphBuilder, d: &mut Draw, x: NodeId) -> Result<Vec<NodeId
 fn fused_and_single_steps_give_the_interpreters_results() {
     let Some((context, fused)) = engine("fused steps of networks") else { return };
     let options = Options { unfused: true, ..Options::default() };
-    let single = block_on(Engine::new(&context.device, &context.queue, &options)).expect("an engine");
+    let single = engine_with(context, &options);
     let mut saved = Vec::new();
     let mut wanted = Vec::new();
     for Pattern { name, graph, x, saved: of_pattern, exact } in patterns() {
@@ -180,7 +180,7 @@ fn fused_and_single_steps_give_the_interpreters_results() {
 fn fusion_changes_no_network() {
     let Some((context, fused)) = engine("fused steps") else { return };
     let options = Options { unfused: true, ..Options::default() };
-    let single = block_on(Engine::new(&context.device, &context.queue, &options)).expect("an engine");
+    let single = engine_with(context, &options);
     let mut saved = 0;
     let number = count(150, 40);
     for seed in 20_000..20_000 + number {

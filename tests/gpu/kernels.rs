@@ -5,12 +5,13 @@ use enfold::interp::Interpreter;
 use pollster::block_on;
 
 use crate::cases::{self, Case, Data, Ends, difference};
-use crate::device::context;
+use crate::device::{context, engine_with};
+use crate::long;
 use crate::report::report;
 
 fn engine(options: &Options) -> Option<Engine> {
     let context = context("kernels")?;
-    Some(block_on(Engine::new(&context.device, &context.queue, options)).expect("an engine"))
+    Some(engine_with(context, options))
 }
 
 /// Every shape that the device can hold.
@@ -46,8 +47,10 @@ fn all_shapes(kernel: LinearKernel) {
     for (turn, &tile) in tiles.iter().enumerate() {
         let packed_dot = [PackedDot::Native, PackedDot::Emulated][turn % 2];
         let engine = engine(&Options { tile: Some(tile), packed_dot, ..Options::default() }).expect("an adapter");
-        // The first two shapes run every case, one with each kind of dot product; the others each a different share.
-        let share = cases.iter().enumerate().filter(|(i, _)| turn < 2 || i % tiles.len() == turn);
+        // The first two shapes, which have different kinds of dot product, run every case, or one half each; the others each a
+        // different share.
+        let parts = if turn < 2 { long::count(1, 2) as usize } else { tiles.len() };
+        let share = cases.iter().enumerate().filter(|(i, _)| i % parts == turn % parts);
         for (_, case) in share {
             if let Some(difference) = compare(&engine, case) {
                 panic!("{tile:?}: {difference}");

@@ -195,7 +195,7 @@ fn layers_are_divided_along_their_rows() {
     for of_dispatch in [1, 3] {
         let macs_per_dispatch = Some((of_dispatch * n * k) as u64);
         let options = Options { macs_per_dispatch, ..Options::default() };
-        let engine = block_on(Engine::new(&context.device, &context.queue, &options)).expect("an engine");
+        let engine = engine_with(context, &options);
         let bound = Bound::new(&context.device, &context.queue, &engine, epilogues(n, k, 42), 13, false);
         let whole = Bound::new(&context.device, &context.queue, &default, epilogues(n, k, 42), 13, false);
         let parts = 13usize.div_ceil(of_dispatch);
@@ -208,7 +208,7 @@ fn layers_are_divided_along_their_rows() {
     let y = l.integer_matmul(a, b, 9, 20);
     let graph = l.finish(&[y]);
     let options = Options { macs_per_dispatch: Some(1), ..Options::default() };
-    let engine = block_on(Engine::new(&context.device, &context.queue, &options)).expect("an engine");
+    let engine = engine_with(context, &options);
     let bound = Bound::new(&context.device, &context.queue, &engine, graph, 4, false);
     // 4 batches of 3 matrices of 2 tiles, two inputs that are padded and one output that is not.
     assert_eq!(bound.run.dispatches(), 4 * 3 * 2 + 3);
@@ -222,7 +222,7 @@ fn k_is_divided_and_sums_are_zero_again() {
     let mut counted = Vec::new();
     for tile in tiles(&context.device.limits(), subgroups) {
         let options = Options { tile: Some(tile), split_k: SplitK::Always, ..Options::default() };
-        let engine = block_on(Engine::new(&context.device, &context.queue, &options)).expect("an engine");
+        let engine = engine_with(context, &options);
         // Three parts, of which the last is ragged.
         let graph = || epilogues(70, 300, 44);
         let divided = Bound::new(&context.device, &context.queue, &engine, graph(), 19, false);
@@ -281,7 +281,7 @@ fn more_rows_than_partial_sums_hold_are_not_divided() {
 fn another_batch_is_noticed() {
     let Some(context) = context("split control") else { panic!("wrong on purpose: byte of output 0, 5 rows") };
     let options = Options { split_k: SplitK::Always, ..Options::default() };
-    let engine = block_on(Engine::new(&context.device, &context.queue, &options)).expect("an engine");
+    let engine = engine_with(context, &options);
     let mut bound = Bound::new(&context.device, &context.queue, &engine, epilogues(70, 300, 46), 5, false);
     submit(&bound.device, &bound.queue, &bound.run, 5);
     let Tensor::I8(values) = &mut bound.batch[0] else { panic!("int8 values") };
