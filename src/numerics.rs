@@ -40,6 +40,7 @@
 mod binary;
 pub(crate) mod gemm;
 mod integers;
+mod named_enum;
 mod reduce;
 mod simd;
 mod unary;

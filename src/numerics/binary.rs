@@ -1,47 +1,24 @@
 //! Functions of two floats that only compare and select, so that every engine gives the same bits.
 
-/// A function of two floats. +0 and −0 are equal. A comparison is 1 where it holds, else 0, also if an operand is NaN. Maximum and
-/// minimum are NaN if an operand is.
-#[derive(
-    Debug,
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    Hash,
-    serde::Serialize,
-    serde::Deserialize,
-    strum::Display,
-    strum::EnumIter,
-    strum::IntoStaticStr,
-    strum::VariantArray,
-)]
-#[serde(rename_all = "snake_case")]
-#[strum(serialize_all = "snake_case")]
-#[non_exhaustive]
-pub enum BinaryOp {
-    /// Whether `a` equals `b`.
-    Equal,
-    /// Whether `a` is less than `b`.
-    Less,
-    /// Whether `a` is at most `b`.
-    LessOrEqual,
-    /// The larger of the two; `a` if they are equal.
-    Maximum,
-    /// The smaller of the two; `a` if they are equal.
-    Minimum,
+use super::named_enum::named_enum;
+named_enum! {
+    /// A function of two floats. +0 and −0 are equal. A comparison is 1 where it holds, else 0, also if an operand is NaN. Maximum and
+    /// minimum are NaN if an operand is.
+    pub enum BinaryOp {
+        /// Whether `a` equals `b`.
+        Equal,
+        /// Whether `a` is less than `b`.
+        Less,
+        /// Whether `a` is at most `b`.
+        LessOrEqual,
+        /// The larger of the two; `a` if they are equal.
+        Maximum,
+        /// The smaller of the two; `a` if they are equal.
+        Minimum,
+    }
 }
 
 impl BinaryOp {
-    /// Every function, in the order of the shaders.
-    pub const ALL: &[Self] = <Self as strum::VariantArray>::VARIANTS;
-
-    /// Returns the name in listings and files.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        self.into()
-    }
-
     /// Computes the function.
     #[must_use]
     pub fn eval(self, a: f32, b: f32) -> f32 {

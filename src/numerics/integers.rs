@@ -1,52 +1,29 @@
 //! Arithmetic of plain integers, which have no scale: ids, lengths, masks.
 
-/// A function of two `i32`.
-#[derive(
-    Debug,
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    Hash,
-    serde::Serialize,
-    serde::Deserialize,
-    strum::Display,
-    strum::EnumIter,
-    strum::IntoStaticStr,
-    strum::VariantArray,
-)]
-#[serde(rename_all = "snake_case")]
-#[strum(serialize_all = "snake_case")]
-#[non_exhaustive]
-pub enum Int32Op {
-    /// `a + b`.
-    Add,
-    /// `a − b`.
-    Sub,
-    /// `a · b`.
-    Mul,
-    /// `a / b`, rounded toward 0.
-    Div,
-    /// The smaller one.
-    Min,
-    /// The larger one.
-    Max,
-    /// 1 where `a = b`, else 0.
-    Equal,
-    /// 1 where `a < b`, else 0.
-    Less,
+use super::named_enum::named_enum;
+named_enum! {
+    /// A function of two `i32`.
+    pub enum Int32Op {
+        /// `a + b`.
+        Add,
+        /// `a − b`.
+        Sub,
+        /// `a · b`.
+        Mul,
+        /// `a / b`, rounded toward 0.
+        Div,
+        /// The smaller one.
+        Min,
+        /// The larger one.
+        Max,
+        /// 1 where `a = b`, else 0.
+        Equal,
+        /// 1 where `a < b`, else 0.
+        Less,
+    }
 }
 
 impl Int32Op {
-    /// Every function, in the order of the shaders.
-    pub const ALL: &[Self] = <Self as strum::VariantArray>::VARIANTS;
-
-    /// Returns the name in listings and files.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        self.into()
-    }
-
     /// Computes the function. A result that does not fit `i32` is `None` if `checked`, else it wraps around. A division by 0 is
     /// `None` in any case.
     #[must_use]
@@ -76,41 +53,23 @@ impl Int32Op {
     }
 }
 
-/// An integer type of up to 32 bits.
-#[derive(
-    Debug,
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    Hash,
-    serde::Serialize,
-    serde::Deserialize,
-    strum::Display,
-    strum::EnumIter,
-    strum::IntoStaticStr,
-    strum::VariantArray,
-)]
-#[serde(rename_all = "snake_case")]
-#[strum(serialize_all = "snake_case")]
-#[non_exhaustive]
-pub enum IntegerType {
-    /// −128 to 127.
-    I8,
-    /// 0 to 255.
-    U8,
-    /// −32768 to 32767.
-    I16,
-    /// 0 to 65535.
-    U16,
-    /// −2³¹ to 2³¹ − 1.
-    I32,
+named_enum! {
+    /// An integer type of up to 32 bits.
+    pub enum IntegerType {
+        /// −128 to 127.
+        I8,
+        /// 0 to 255.
+        U8,
+        /// −32768 to 32767.
+        I16,
+        /// 0 to 65535.
+        U16,
+        /// −2³¹ to 2³¹ − 1.
+        I32,
+    }
 }
 
 impl IntegerType {
-    /// Every type.
-    pub const ALL: &[Self] = <Self as strum::VariantArray>::VARIANTS;
-
     /// Returns the number of bits.
     #[must_use]
     pub fn bits(self) -> u32 {

@@ -2,79 +2,57 @@
 
 use half::{bf16, f16};
 
-/// A float function of one element.
-#[derive(
-    Debug,
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    Hash,
-    serde::Serialize,
-    serde::Deserialize,
-    strum::Display,
-    strum::EnumIter,
-    strum::IntoStaticStr,
-    strum::VariantArray,
-)]
-#[serde(rename_all = "snake_case")]
-#[strum(serialize_all = "snake_case")]
-#[non_exhaustive]
-pub enum UnaryOp {
-    /// `max(x, 0)`.
-    Relu,
-    /// `1 / (1 + e^−x)`.
-    Sigmoid,
-    /// Hyperbolic tangent.
-    Tanh,
-    /// `x · Φ(x)` with the error function.
-    Gelu,
-    /// `0.5 x (1 + tanh(√(2/π) (x + 0.044715 x³)))`.
-    GeluTanh,
-    /// `x · sigmoid(x)`.
-    Silu,
-    /// Square root; NaN for negative numbers.
-    Sqrt,
-    /// `e^x`.
-    Exp,
-    /// Natural logarithm; NaN for negative numbers.
-    Log,
-    /// The error function.
-    Erf,
-    /// `|x|`.
-    Abs,
-    /// 1 for positive numbers, else 0, also for NaN.
-    Step,
-    /// 1 for positive numbers, −1 for negative ones; zeros and NaN stay as they are.
-    Sign,
-    /// The nearest f16, ties to even; infinite from 65520 on. NaN stays NaN.
-    RoundF16,
-    /// The nearest bf16, ties to even. NaN stays NaN.
-    RoundBf16,
-    /// Sine of an angle in radians; NaN of infinities.
-    Sin,
-    /// Cosine of an angle in radians; NaN of infinities.
-    Cos,
-    /// The nearest integer, ties to even.
-    Round,
-    /// The largest integer that is not above `x`.
-    Floor,
-    /// The smallest integer that is not below `x`.
-    Ceil,
-    /// 1 of NaN, else 0.
-    IsNan,
+use super::named_enum::named_enum;
+
+named_enum! {
+    /// A float function of one element.
+    pub enum UnaryOp {
+        /// `max(x, 0)`.
+        Relu,
+        /// `1 / (1 + e^−x)`.
+        Sigmoid,
+        /// Hyperbolic tangent.
+        Tanh,
+        /// `x · Φ(x)` with the error function.
+        Gelu,
+        /// `0.5 x (1 + tanh(√(2/π) (x + 0.044715 x³)))`.
+        GeluTanh,
+        /// `x · sigmoid(x)`.
+        Silu,
+        /// Square root; NaN for negative numbers.
+        Sqrt,
+        /// `e^x`.
+        Exp,
+        /// Natural logarithm; NaN for negative numbers.
+        Log,
+        /// The error function.
+        Erf,
+        /// `|x|`.
+        Abs,
+        /// 1 for positive numbers, else 0, also for NaN.
+        Step,
+        /// 1 for positive numbers, −1 for negative ones; zeros and NaN stay as they are.
+        Sign,
+        /// The nearest f16, ties to even; infinite from 65520 on. NaN stays NaN.
+        RoundF16,
+        /// The nearest bf16, ties to even. NaN stays NaN.
+        RoundBf16,
+        /// Sine of an angle in radians; NaN of infinities.
+        Sin,
+        /// Cosine of an angle in radians; NaN of infinities.
+        Cos,
+        /// The nearest integer, ties to even.
+        Round,
+        /// The largest integer that is not above `x`.
+        Floor,
+        /// The smallest integer that is not below `x`.
+        Ceil,
+        /// 1 of NaN, else 0.
+        IsNan,
+    }
 }
 
 impl UnaryOp {
-    /// Every function, in the order of the shaders.
-    pub const ALL: &[Self] = <Self as strum::VariantArray>::VARIANTS;
-
-    /// Returns the name in listings and files.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        self.into()
-    }
-
     /// Computes the function in `f64`. NaN gives NaN, except that the step gives 0 and [`IsNan`](Self::IsNan) gives 1. At −∞,
     /// GELU and SiLU are −∞ · 0, which is NaN, as in ONNX and PyTorch. Rounding to 16 bits converts `x` to `f32` first.
     #[must_use]
