@@ -8,8 +8,8 @@
 //! Quantized values of 2 bits are stored four to a byte, and values of 3 or 4 bits two to a byte; in memory they are int8. A constant
 //! states its bits.
 //!
-//! Files from untrusted sources can be loaded: every number is checked, and the memory taken is at most the size of the file, or four
-//! times as much for packed values.
+//! Files from untrusted sources can be loaded: every number is checked, and the memory taken is a few times the size of the file at
+//! most: four times for packed values.
 //!
 //! ```
 //! # let mut g = enfold::GraphBuilder::new();

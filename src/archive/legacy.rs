@@ -1,6 +1,7 @@
 //! Rewrites the operators and observers of formats 1 to 3, which were written by hand, to the form that serde derives from their types.
 
 use serde::Deserialize;
+use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
 
 use super::error::ArchiveError;
@@ -11,7 +12,7 @@ use crate::values::{QuantRange, Tensor, check_bits};
 
 pub(super) fn upgrade_node(node: &mut NodeRecord, reader: &Reader<'_>) -> Result<(), ArchiveError> {
     let broken = |problem: String| ArchiveError::Node { node: node.name.clone(), problem };
-    let (tag, old) = match node.op.take() {
+    let (tag, old) = match parsed(&node.op).map_err(|e| broken(e.to_string()))? {
         Value::String(tag) => (tag, Value::Null),
         Value::Object(fields) => match <[(String, Value); 1]>::try_from(Vec::from_iter(fields)) {
             Ok([only]) => only,
@@ -22,7 +23,7 @@ pub(super) fn upgrade_node(node: &mut NodeRecord, reader: &Reader<'_>) -> Result
     let one = |field: &str| json!({ field: old });
     let (name, op) = match tag.as_str() {
         "input" => {
-            node.declared = Some(old);
+            node.declared = Some(to_raw_value(&old).map_err(|e| broken(e.to_string()))?);
             ("input", Value::Null)
         }
         "constant" => {
@@ -70,8 +71,12 @@ pub(super) fn upgrade_node(node: &mut NodeRecord, reader: &Reader<'_>) -> Result
         "table" => ("lut", json!({ "qparams": old })),
         _ => (tag.as_str(), old),
     };
-    node.op = json!({ name: op });
+    node.op = to_raw_value(&json!({ name: op })).map_err(|e| broken(e.to_string()))?;
     Ok(())
+}
+
+fn parsed(json: &RawValue) -> serde_json::Result<Value> {
+    serde_json::from_str(json.get())
 }
 
 /// The smallest number of bits that holds all values of an int8 tensor, if it is at most 4. Old files do not record the bits of a
@@ -117,8 +122,9 @@ pub(super) fn upgrade_observer(
     reader: &Reader<'_>,
 ) -> Result<(), ArchiveError> {
     let broken = |problem: String| ArchiveError::Node { node: format!("observer {at}"), problem };
-    let old = record.spec.take();
-    record.spec = if let Some(spec) = old.get("Observed") {
+    let json = |e: serde_json::Error| broken(e.to_string());
+    let old = parsed(&record.spec).map_err(json)?;
+    let spec = if let Some(spec) = old.get("Observed") {
         let (qscheme, observer) = (scheme(&spec["qscheme"], &spec["range"]), observer_kind(&spec["observer"]));
         json!({ "observed": { "range": spec["range"], "qscheme": qscheme, "observer": observer, "eps": spec["eps"] } })
     } else if let Some(spec) = old.get("Fixed") {
@@ -130,8 +136,8 @@ pub(super) fn upgrade_observer(
     } else {
         return Err(broken(format!("{old} is not a spec")));
     };
-    let old = record.state.take();
-    record.state = match (old.as_str(), old.get("Known")) {
+    let old = parsed(&record.state).map_err(json)?;
+    let state = match (old.as_str(), old.get("Known")) {
         (Some("Nothing"), _) => json!("nothing"),
         (_, Some(known)) => json!({ "known": qparams(known, reader, &broken)? }),
         _ => match (old.get("Ranges"), old.get("Histograms")) {
@@ -140,6 +146,8 @@ pub(super) fn upgrade_observer(
             _ => return Err(broken(format!("{old} is not the state of an observer"))),
         },
     };
+    record.spec = to_raw_value(&spec).map_err(json)?;
+    record.state = to_raw_value(&state).map_err(json)?;
     Ok(())
 }
 
@@ -201,7 +209,7 @@ mod tests {
         .expect("bytes");
         let reader = Reader::new(SafeTensors::deserialize(&bytes).expect("a file"), BTreeMap::new());
         let observer = |spec: &str, state: &str| {
-            let value = |text: &str| serde_json::from_str(text).expect("JSON");
+            let value = |text: &str| RawValue::from_string(text.to_owned()).expect("JSON");
             let mut record = ObserverRecord { spec: value(spec), state: value(state) };
             upgrade_observer(0, &mut record, &reader).and_then(|()| record.observer(0, &reader))
         };
