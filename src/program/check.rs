@@ -154,7 +154,7 @@ impl<'p> Check<'p> {
             return Ok(());
         }
         let (step, value) = (self.step.name.clone(), value.name.clone());
-        Err(ProgramError::Meaning { step, value, actual, expected })
+        Err(ProgramError::QParams { step, value, actual, expected })
     }
 
     fn epilogue(&self, epilogue: &Epilogue, n: usize) -> Result<(), ProgramError> {
@@ -226,7 +226,7 @@ impl<'p> Check<'p> {
         if inside(lo) && inside(hi) && inside(zero_point) && lo <= hi {
             return Ok(());
         }
-        Err(ProgramError::Codes { step: self.step.name.clone(), lo, hi, zero_point })
+        Err(ProgramError::QuantizedRange { step: self.step.name.clone(), lo, hi, zero_point })
     }
 
     fn factors(&self, factors: &[f32]) -> Result<(), ProgramError> {

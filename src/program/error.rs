@@ -120,7 +120,7 @@ pub enum ProgramError {
     },
     /// The scale or zero point of a value differs from that of the step which writes it.
     #[error("step {step}: value {value} has {}, expected {}", text(Some(actual)), text(expected.as_ref()))]
-    Meaning {
+    QParams {
         /// The step.
         step: String,
         /// The value.
@@ -132,7 +132,7 @@ pub enum ProgramError {
     },
     /// The quantized range of a step does not fit int8, or its zero point does not.
     #[error("step {step}: quantized values {lo}..={hi} with zero point {zero_point} are not a range of int8")]
-    Codes {
+    QuantizedRange {
         /// The step.
         step: String,
         /// Smallest quantized value.

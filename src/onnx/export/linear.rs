@@ -40,7 +40,7 @@ impl Exporter<'_> {
         let &[x, w, b] = &self.graph.node(id).inputs[..] else {
             return None;
         };
-        let wish = format!("{}.codes", self.name(b));
+        let wish = format!("{}.quantized", self.name(b));
         match self.options.preset {
             Preset::OnnxRuntime => {
                 if let Some((values, qparams)) = self.quantized_bias(x, w, b) {

@@ -121,7 +121,7 @@ impl Matcher<'_> {
         };
         let factors = factors(&parameters.scales, x_qparams.scale(), factor)?;
         let w = self.weight(rewriter, linear, parameters);
-        let bias = self.constant(rewriter, linear, "bias.codes", vector(bias));
+        let bias = self.constant(rewriter, linear, "bias.quantized", vector(bias));
         let inputs = vec![rewriter.get(x).expect(FITS), w, bias];
         let acc = Op::IntegerLinear(IntegerLinear { fraction_bits });
         let acc = rewriter.add(&node.name, acc, inputs, &node.origin).expect(FITS);
@@ -173,7 +173,7 @@ impl Matcher<'_> {
     fn weight(&self, rewriter: &mut Rewriter<'_>, linear: NodeId, parameters: &Parameters) -> NodeId {
         match self.graph.node(parameters.node).op {
             Op::Constant(_) => rewriter.get(parameters.node).expect(FITS),
-            _ => self.constant(rewriter, linear, "weight.codes", Constant::from(&parameters.weight)),
+            _ => self.constant(rewriter, linear, "weight.quantized", Constant::from(&parameters.weight)),
         }
     }
 }

@@ -152,7 +152,7 @@ fn programs() {
         Error::Program(ProgramError::Size { .. }),
         Error::Program(ProgramError::Type { .. }),
         Error::Program(ProgramError::Factor { .. }),
-        Error::Program(ProgramError::Codes { .. }),
+        Error::Program(ProgramError::QuantizedRange { .. }),
         Error::Program(ProgramError::Accumulator { .. }),
     );
     check(table);
@@ -264,7 +264,7 @@ fn what_engines_rely_on() {
     covers!(
         table,
         Error::Program(ProgramError::Channel { .. }),
-        Error::Program(ProgramError::Meaning { .. }),
+        Error::Program(ProgramError::QParams { .. }),
         Error::Program(ProgramError::Elements { .. }),
     );
     check(table);
