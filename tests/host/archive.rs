@@ -165,7 +165,7 @@ fn wrong_files_are_refused_by_name() {
             state("\"observer\":\"min_max\"", "\"observer\":\"placeholder\""),
             &["observer"],
         ),
-        ("an eps of zero", state("\"eps\":0.000244140625", "\"eps\":0.0"), &["observer", "eps"]),
+        ("an eps of zero", state("\"eps\":0.00024414062", "\"eps\":0.0"), &["observer", "eps"]),
         ("an annotation of nothing", state("\"annotated\":[", "\"annotated\":[77,"), &["77"]),
         ("a derivation from nothing", state("\"derived_from\":[[]", "\"derived_from\":[[0]"), &["observer 0"]),
     ];
@@ -332,7 +332,7 @@ fn a_tensor_is_in_memory_once() {
     let twice = edited(&bytes, &format!("\"max\":\"{max}\""), &format!("\"max\":\"{ranges}\""));
     let error = archive::prepared_from_bytes(&twice).expect_err("a list that is named twice").to_string();
     assert!(error.contains(ranges) && error.contains("twice"), "{error}");
-    let both = |min: &str, max: &str| format!("\"max\":\"{max}\",\"min\":\"{min}\"");
+    let both = |min: &str, max: &str| format!("\"min\":\"{min}\",\"max\":\"{max}\"");
     let swapped = edited(&bytes, &both(ranges, max), &both(max, ranges));
     let error = archive::prepared_from_bytes(&swapped).expect_err("a range from large to small").to_string();
     assert!(error.contains("observer") && error.contains("range is 3e0..=-1e0"), "{error}");
