@@ -149,6 +149,7 @@ pub(crate) fn round_small(v: f32) -> f32 {
 
 /// Quantizes one element (equation 2). `x` must not be NaN (NaN gives `zero_point`, as on a GPU).
 #[must_use]
+#[inline(always)]
 pub fn quantize(x: f32, inv_scale: f32, zero_point: i32, quant_min: i32, quant_max: i32) -> i32 {
     // A graph may compute a zero point that no int8 range has. Then the differences wrap around, and `lo` may be larger than `hi`.
     let lo = quant_min.wrapping_sub(zero_point) as f32;

@@ -77,7 +77,7 @@ impl Operator for Quantize {
 
     fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
         let (x, shape) = (inputs.f32s(0), inputs.tensor(0).shape());
-        if let Some(index) = x.iter().position(|v| v.is_nan()) {
+        if let Some(index) = first_nan(x) {
             return Err(EvalError::NotANumber { index });
         }
         if self.range == QuantRange::INT32 {
@@ -86,8 +86,14 @@ impl Operator for Quantize {
             return Ok(integers(shape, each_channel(x, shape, &self.qparams, rule)));
         }
         let (lo, hi) = (self.range.quant_min(), self.range.quant_max());
-        let rule = |v: f32, q: QParams| numerics::quantize(v, q.inv_scale(), q.zero_point(), lo, hi) as i8;
-        Ok(codes(shape, each_channel(x, shape, &self.qparams, rule)))
+        let q = each_channel(
+            x,
+            shape,
+            &self.qparams,
+            #[inline(always)]
+            |v, q| numerics::quantize(v, q.inv_scale(), q.zero_point(), lo, hi) as i8,
+        );
+        Ok(codes(shape, q))
     }
 
     fn parameters(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -321,6 +327,21 @@ fn each_row<T: Copy + Sync, R: Default + Clone + Send>(
     y
 }
 
+/// The smallest number of elements that is worth a parallel task.
+const TASK: usize = 1 << 14;
+
+/// The index of the first NaN.
+fn first_nan(x: &[f32]) -> Option<usize> {
+    let any = |block: &[f32]| {
+        vectorized(
+            #[inline(always)]
+            || block.iter().fold(false, |any, v| any | v.is_nan()),
+        )
+    };
+    let first = x.par_chunks(TASK).position_first(any)? * TASK;
+    x[first..].iter().position(|v| v.is_nan()).map(|at| first + at)
+}
+
 /// Computes `rule(x, qparams)` of each element and the qparams of its channel.
 fn each_channel<T: Copy + Sync, R: Default + Clone + Send>(
     x: &[T],
@@ -329,7 +350,14 @@ fn each_channel<T: Copy + Sync, R: Default + Clone + Send>(
     rule: impl Fn(T, QParams) -> R + Sync,
 ) -> Vec<R> {
     let mut y = vec![R::default(); x.len()];
-    for_each_channel(&mut y, x, shape, qparams, |y, x, q| y.iter_mut().zip(x).for_each(|(y, &x)| *y = rule(x, q)));
+    for_each_channel(
+        &mut y,
+        x,
+        shape,
+        qparams,
+        #[inline(always)]
+        |y, x, q| y.iter_mut().zip(x).for_each(|(y, &x)| *y = rule(x, q)),
+    );
     y
 }
 
@@ -342,7 +370,6 @@ pub(super) fn for_each_channel<T: Sync, R: Send>(
     qparams: &TensorQParams,
     f: impl Fn(&mut [R], &[T], QParams) + Sync,
 ) {
-    const TASK: usize = 1 << 14;
     let (channels, inner) = match qparams {
         TensorQParams::PerTensor(q) => (std::slice::from_ref(q), TASK),
         TensorQParams::PerChannel { channels, ch_axis } => (&channels[..], shape[ch_axis + 1..].iter().product()),
