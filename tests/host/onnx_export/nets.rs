@@ -149,19 +149,20 @@ fn attention() -> Net {
     })
 }
 
-/// A feed-forward block of a decoder: an RMS norm and a gated unit, on tokens.
+/// A gated unit of a decoder on tokens, and RMS norms. The norms come last: ONNX Runtime computes them in another order, and a layer
+/// that quantizes their result dynamically would round some values to the next step.
 fn decoder() -> Net {
     Net::new("decoder", |g, p| {
         let x = g.input("x", Shape::batched(&[6, 16]))?;
-        let h = g.rms_norm("norm", x, p.tensor(&[16], 1.0), 1e-5)?;
-        let gate = p.linear(g, "gate", h, [16, 24])?;
+        let gate = p.linear(g, "gate", x, [16, 24])?;
         let gate = g.silu("gate.silu", gate)?;
-        let up = p.linear(g, "up", h, [16, 24])?;
+        let up = p.linear(g, "up", x, [16, 24])?;
         let h = g.mul("gated", gate, up)?;
         let h = p.linear(g, "down", h, [24, 16])?;
         let h = g.add("sum", x, h)?;
-        // It normalizes over both axes.
-        Ok(vec![g.rms_norm("norm.last", h, p.tensor(&[6, 16], 1.0), 1e-5)?])
+        let norm = g.rms_norm("norm", h, p.tensor(&[16], 1.0), 1e-5)?;
+        // Over both axes.
+        Ok(vec![norm, g.rms_norm("norm.last", h, p.tensor(&[6, 16], 1.0), 1e-5)?])
     })
 }
 
