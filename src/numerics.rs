@@ -16,19 +16,20 @@
 //!    conversion: converting first saturates, and adding the zero point then wraps.
 //! 6. A ReLU after a quantized linear layer is `lo = max(lo, z_y)` in equation 5. It needs no kernel of its own.
 //! 7. A float output is `f32(acc) · f32(s_x · s_w[n] / 2^p)`: one product, hence the same bits everywhere.
-//!    The dynamic form, whose bits may differ, is `(f32(Σ_k x·w − z_x · Σ_k w) · s_x) · s_w[n] + b[n]`, where `s_x` and `z_x` belong
-//!    to the row or the tensor (equation 10).
+//!    The dynamic form is `(f32(Σ_k x·w − z_x · Σ_k w) · s_x) · s_w[n] + b[n]`, each result rounded by the rules of equation 11, where
+//!    `s_x` and `z_x` belong to the row or the tensor (equation 10).
 //! 8. `int8 + int8 → int8`: `clamp(rne((a − z_a) · m_a + (b − z_b) · m_b, 2^shift) + z_y, lo, hi)` in `i32`, with
 //!    `shift = 20 − floor(log2(max(s_a, s_b) / s_y))`, `m = rne(s · 2^shift / s_y)`, and
 //!    `rne(acc, 2^shift) = (acc + 2^(shift−1) − 1 + ((acc >> shift) & 1)) >> shift`. A node whose shift is not 1..=30 stays float.
 //! 9. Products of two activations: `acc = Σ_k (a − z_a) · (b − z_b)` in `i32`, exact for K up to 33,025; then equation 5 or 7
 //!    with the multiplier `f32(f64(s_a) · f64(s_b) / f64(s_y))`. For an elementwise product, K is 1.
 //!    The dynamic form (9d) is a float: `(f32(Σ_k (a − z_a[m]) · (b − z_b)) · s_a[m]) · s_b`, where `s_a` and `z_a` belong to the row
-//!    of `a` or the tensor, and `s_b` and `z_b` to the tensor: those of a row of `b` would vary along the sum. A compiler cannot
-//!    contract two products without a sum, but WGSL lets a device regroup them and flush subnormals, so the bits may differ.
+//!    of `a` or the tensor, and `s_b` and `z_b` to the tensor: those of a row of `b` would vary along the sum. Equation 11 rounds
+//!    each product.
 //! 10. Dynamic qparams are computed in `f32` from the smallest and the largest value, widened to include 0: per tensor by
 //!     [`affine_qparams`] or [`symmetric_qparams`], per token by [`per_token_qparams`].
-//! 11. Float functions and reductions have no equation here: [`UnaryOp`] and [`BinaryOp`] define the functions.
+//! 11. Float arithmetic, functions, sums and norms: the functions of this module's `float`, by rules that every engine follows to the
+//!     bit. [`UnaryOp`] and [`BinaryOp`] list the functions of one and two floats.
 //! 12. A chain of pointwise functions from int8 to int8 is a lookup table of 256 entries, computed on the host in `f64` with `libm`.
 //!
 //! `rne` is round to nearest, ties to even: [`f32::round_ties_even`] here, `round` in WGSL. Between an int8 input and an
@@ -38,6 +39,7 @@
 //! PyTorch's observers, evaluated in `f32` in the written order.
 
 mod binary;
+pub(crate) mod float;
 pub(crate) mod gemm;
 mod integers;
 mod named_enum;
@@ -49,7 +51,7 @@ pub use binary::BinaryOp;
 pub(crate) use binary::{maximum, minimum};
 pub(crate) use integers::truncate;
 pub use integers::{Int32Op, IntegerType};
-pub(crate) use reduce::{Range, block_range, sum_of};
+pub(crate) use reduce::{Range, block_range};
 pub(crate) use simd::vectorized;
 pub use unary::UnaryOp;
 
@@ -224,17 +226,19 @@ pub fn scale_accumulator(acc: i32, scale: f32, relu: bool) -> f32 {
 ///
 /// `x` is the scale and zero point of the activations, `weight` the scale and the sum Σ_k w\[n,k\] of the channel.
 #[must_use]
+#[inline(always)]
 pub fn scale_accumulator_dynamic(acc: i32, x: (f32, i32), weight: (f32, i32), bias: f32, relu: bool) -> f32 {
     let ((x_scale, x_zero_point), (w_scale, weight_sum)) = (x, weight);
     let sum = acc.wrapping_sub(x_zero_point.wrapping_mul(weight_sum));
-    let y = sum as f32 * x_scale * w_scale + bias;
+    let y = float::canonical(float::flush(float::flush(sum as f32 * x_scale) * w_scale) + float::canonical(bias));
     if relu && y < 0.0 { 0.0 } else { y }
 }
 
 /// Scales a sum of products to a float (equation 9d). With `relu`, negative results become 0.
 #[must_use]
+#[inline(always)]
 pub fn scale_matmul_dynamic(acc: i32, a_scale: f32, b_scale: f32, relu: bool) -> f32 {
-    let y = acc as f32 * a_scale * b_scale;
+    let y = float::flush(float::flush(acc as f32 * a_scale) * b_scale);
     if relu && y < 0.0 { 0.0 } else { y }
 }
 

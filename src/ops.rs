@@ -46,7 +46,7 @@ pub use self::quantize::{
     ChooseQParams, Dequantize, DequantizeDynamic, Observe, ObserverId, Quantize, QuantizeDynamic,
 };
 pub use self::reduce::{Max, Sum};
-pub(crate) use self::unary::unary_into;
+pub(crate) use self::unary::unary_in_place;
 pub use self::unary::{Clamp, Lut, Unary};
 pub(crate) use crate::numerics::gemm::PackedWeight;
 pub use crate::numerics::{BinaryOp, Int32Op, IntegerType, UnaryOp};

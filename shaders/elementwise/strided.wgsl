@@ -4,7 +4,7 @@
 fn add_f32_f32(thread: Thread) {
     let e = element(thread);
     if e.inside {
-        y[e.y] = bitcast<u32>(bitcast<f32>(a[e.a]) + bitcast<f32>(b[e.b]));
+        y[e.y] = sum_of(a[e.a], b[e.b]);
     }
 }
 
@@ -12,7 +12,7 @@ fn add_f32_f32(thread: Thread) {
 fn mul_f32_f32(thread: Thread) {
     let e = element(thread);
     if e.inside {
-        y[e.y] = bitcast<u32>(bitcast<f32>(a[e.a]) * bitcast<f32>(b[e.b]));
+        y[e.y] = product_of(a[e.a], b[e.b]);
     }
 }
 
@@ -20,7 +20,7 @@ fn mul_f32_f32(thread: Thread) {
 fn div_f32_f32(thread: Thread) {
     let e = element(thread);
     if e.inside {
-        y[e.y] = bitcast<u32>(bitcast<f32>(a[e.a]) / bitcast<f32>(b[e.b]));
+        y[e.y] = quotient_of(a[e.a], b[e.b]);
     }
 }
 
@@ -43,8 +43,8 @@ fn binary_f32_f32(thread: Thread) {
 // The quotient, rounded toward 0. Devices differ in a division by 0 and in the least number divided by -1, so neither is computed:
 // the first gives the dividend, the second wraps around.
 fn divided(left: i32, right: i32) -> i32 {
-    let quotient = left / select(right, 1, right == 0 || right == -1);
-    return select(quotient, -left, right == -1);
+    let divided = left / select(right, 1, right == 0 || right == -1);
+    return select(divided, -left, right == -1);
 }
 
 // The numbers are those of the host's enum `Int32Op`.

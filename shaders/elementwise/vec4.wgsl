@@ -4,7 +4,11 @@
 fn add_vec4_f32_f32(thread: Thread) {
     let v = vector_at(thread);
     if v.inside {
-        y_vecs[v.at] = bitcast<vec4<u32>>(bitcast<vec4<f32>>(a_vecs[v.at]) + bitcast<vec4<f32>>(b_vecs[v.at % params.b_vecs]));
+        let left = a_vecs[v.at];
+        let right = b_vecs[v.at % params.b_vecs];
+        y_vecs[v.at] = vec4<u32>(
+            sum_of(left.x, right.x), sum_of(left.y, right.y), sum_of(left.z, right.z), sum_of(left.w, right.w)
+        );
     }
 }
 
@@ -12,7 +16,11 @@ fn add_vec4_f32_f32(thread: Thread) {
 fn mul_vec4_f32_f32(thread: Thread) {
     let v = vector_at(thread);
     if v.inside {
-        y_vecs[v.at] = bitcast<vec4<u32>>(bitcast<vec4<f32>>(a_vecs[v.at]) * bitcast<vec4<f32>>(b_vecs[v.at % params.b_vecs]));
+        let left = a_vecs[v.at];
+        let right = b_vecs[v.at % params.b_vecs];
+        y_vecs[v.at] = vec4<u32>(
+            product_of(left.x, right.x), product_of(left.y, right.y), product_of(left.z, right.z), product_of(left.w, right.w)
+        );
     }
 }
 
@@ -20,7 +28,11 @@ fn mul_vec4_f32_f32(thread: Thread) {
 fn div_vec4_f32_f32(thread: Thread) {
     let v = vector_at(thread);
     if v.inside {
-        y_vecs[v.at] = bitcast<vec4<u32>>(bitcast<vec4<f32>>(a_vecs[v.at]) / bitcast<vec4<f32>>(b_vecs[v.at % params.b_vecs]));
+        let left = a_vecs[v.at];
+        let right = b_vecs[v.at % params.b_vecs];
+        y_vecs[v.at] = vec4<u32>(
+            quotient_of(left.x, right.x), quotient_of(left.y, right.y), quotient_of(left.z, right.z), quotient_of(left.w, right.w)
+        );
     }
 }
 

@@ -33,6 +33,8 @@ struct LinearParams {
     function: u32,
     // Equation 8, where another value is added: a is the result of the layer, b the other value.
     add: AddParams,
+    // 0, which no compiler knows.
+    zero: u32,
 }
 
 struct Channels {
@@ -110,11 +112,12 @@ fn store(sum: vec4<i32>, row: u32, quad: u32) {
     } else if EPILOGUE == TO_F32 {
         store_floats(scaled(sum, quad), row, quad);
     } else if EPILOGUE == TO_F32_UNARY {
-        store_floats(apply_to_four(params.function, scaled(sum, quad)), row, quad);
+        store_floats(bitcast<vec4<f32>>(apply_to_four(params.function, bitcast<vec4<u32>>(scaled(sum, quad)))), row, quad);
     } else if EPILOGUE == DYNAMIC_TO_F32 {
         store_floats(scaled_dynamic(sum, row, quad), row, quad);
     } else if EPILOGUE == DYNAMIC_TO_F32_UNARY {
-        store_floats(apply_to_four(params.function, scaled_dynamic(sum, row, quad)), row, quad);
+        let v = bitcast<vec4<u32>>(scaled_dynamic(sum, row, quad));
+        store_floats(bitcast<vec4<f32>>(apply_to_four(params.function, v)), row, quad);
     } else if EPILOGUE == PARTIAL {
         let at = ((row - params.first_row) * params.quads + quad) * 4u;
         atomicAdd(&partial[at], sum.x);
@@ -153,13 +156,24 @@ fn scaled(sum: vec4<i32>, quad: u32) -> vec4<f32> {
     return rectified(vec4<f32>(accumulator(sum, channel.bias)) * channel.factor);
 }
 
-// Equation 7, dynamic form. A compiler may fuse its sum, so its bits may differ between devices.
+// One sum of equation 7, dynamic form. Each result is rounded (equation 11).
+fn scaled_channel(acc: i32, scale: f32, factor: f32, offset: f32) -> f32 {
+    let product = flush(mul_f(flush(mul_f(f32(acc), scale)), factor));
+    return canonical(add_f(product, canonical(offset)));
+}
+
+// Equation 7, dynamic form.
 fn scaled_dynamic(sum: vec4<i32>, row: u32, quad: u32) -> vec4<f32> {
     let channel = channels[quad];
     let scale = bitcast<f32>(operand[row * params.qparams_stride]);
     let zero_point = i32(bitcast<f32>(operand[row * params.qparams_stride + 1u]));
     let acc = sum - vec4<i32>(zero_point) * channel.bias;
-    return rectified(vec4<f32>(acc) * scale * channel.factor + channel.offset);
+    return rectified(vec4<f32>(
+        scaled_channel(acc.x, scale, channel.factor.x, channel.offset.x),
+        scaled_channel(acc.y, scale, channel.factor.y, channel.offset.y),
+        scaled_channel(acc.z, scale, channel.factor.z, channel.offset.z),
+        scaled_channel(acc.w, scale, channel.factor.w, channel.offset.w)
+    ));
 }
 
 fn rectified(v: vec4<f32>) -> vec4<f32> {

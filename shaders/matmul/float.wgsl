@@ -29,14 +29,14 @@ fn store_float(tile: Tile, row: u32, column: u32, sum: f32) {
     if row >= tile.rows || column >= params.strided.cols {
         return;
     }
-    var v = sum;
+    var v = bitcast<u32>(sum);
     if BIAS {
-        v += bitcast<f32>(bias[column]);
+        v = sum_of(v, bias[column]);
     }
     if UNARY {
-        v = apply(params.function, v);
+        v = apply_bits(params.function, v);
     }
-    y[tile.at.z + row * params.y_row + column] = bitcast<u32>(v);
+    y[tile.at.z + row * params.y_row + column] = v;
 }
 
 fn store_quad(tile: Tile, row: u32, column: u32, sums: vec4<f32>) {

@@ -88,6 +88,11 @@ fn accumulator(quad: Quad, column_sums: vec4<i32>, a_zero_point: i32, b_zero_poi
     return quad.sum - a_zero_point * column_sums - vec4<i32>(b_zero_point * quad.row_sum - both);
 }
 
+// Equation 9d: each product is rounded (equation 11).
+fn scaled_twice(acc: i32, a_scale: f32, b_scale: f32) -> f32 {
+    return flush(mul_f(flush(mul_f(f32(acc), a_scale)), b_scale));
+}
+
 // Equation 5 or 7.
 fn store_quad(tile: Tile, row: u32, column: u32, quad: Quad, column_sums: vec4<i32>, to_int8: bool) {
     if row >= tile.rows || column >= params.strided.cols {
@@ -106,7 +111,12 @@ fn store_quad(tile: Tile, row: u32, column: u32, quad: Quad, column_sums: vec4<i
         let a_zero_point = i32(bitcast<f32>(a_qparams[at + 1u]));
         let b_zero_point = i32(bitcast<f32>(b_qparams[1]));
         let acc = accumulator(quad, column_sums, a_zero_point, b_zero_point);
-        v = vec4<f32>(acc) * bitcast<f32>(a_qparams[at]) * bitcast<f32>(b_qparams[0]);
+        let a_scale = bitcast<f32>(a_qparams[at]);
+        let b_scale = bitcast<f32>(b_qparams[0]);
+        v = vec4<f32>(
+            scaled_twice(acc.x, a_scale, b_scale), scaled_twice(acc.y, a_scale, b_scale),
+            scaled_twice(acc.z, a_scale, b_scale), scaled_twice(acc.w, a_scale, b_scale)
+        );
     } else {
         let acc = accumulator(quad, column_sums, params.a_zero_point, params.b_zero_point);
         v = vec4<f32>(acc) * factors_at(column);

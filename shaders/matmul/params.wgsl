@@ -26,8 +26,9 @@ struct MatmulParams {
     zero_point: i32,
     lo: f32,
     hi: f32,
+    // 0, which no compiler knows.
+    zero: u32,
     unused_0: u32,
-    unused_1: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: MatmulParams;

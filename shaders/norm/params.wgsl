@@ -17,6 +17,8 @@ struct NormParams {
     zero_point: i32,
     lo: f32,
     hi: f32,
+    // 0, which no compiler knows.
+    zero: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: NormParams;

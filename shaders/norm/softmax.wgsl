@@ -1,8 +1,7 @@
-// Softmax.
+// Softmax (equation 11).
 
-// e to the power of the element minus the largest. Below −104 that is 0 in f32, also for −∞.
-fn share(bits: u32, largest: f32) -> f32 {
-    return exp(max(bitcast<f32>(bits) - largest, -104.0));
+fn element(at: u32) -> f32 {
+    return bitcast<f32>(canonical_bits(a[at]));
 }
 
 @compute @workgroup_size(64)
@@ -16,18 +15,19 @@ fn softmax_f32_f32(thread: Thread) {
         order = max(order, order_of(a[start + i * stride]));
     }
     order = workgroup_range(thread, order, order).y;
-    // A line of −∞ only, or with +∞ or NaN, becomes NaN.
+    // A line of infinities of either sign only, or with +∞ or NaN, becomes NaN.
     let defined = order > LOWEST && order < HIGHEST;
-    let largest = bitcast<f32>(bits_of(order));
-    var total = 0.0;
+    let largest = bitcast<f32>(canonical_bits(select(0u, bits_of(order), defined)));
+    var total = 0.0f;
     for (var i = thread.local; i < params.length; i += 64u) {
-        total += share(a[start + i * stride], largest);
+        total = add_f(total, exp_of_negative(sub_f(element(start + i * stride), largest)));
     }
-    let inv_total = 1.0 / workgroup_sum(thread, total);
+    let inv_total = flush(quotient(1.0f, workgroup_sum(thread, total)));
     if !inside {
         return;
     }
     for (var i = thread.local; i < params.length; i += 64u) {
-        y[start + i * stride] = select(NAN, bitcast<u32>(share(a[start + i * stride], largest) * inv_total), defined);
+        let share = mul_f(exp_of_negative(sub_f(element(start + i * stride), largest)), inv_total);
+        y[start + i * stride] = select(NAN, canonical_bits(bitcast<u32>(share)), defined);
     }
 }

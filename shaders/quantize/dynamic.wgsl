@@ -1,52 +1,9 @@
 // Dynamic quantization: scale and zero point of each row, or of all rows together, and quantization with them.
 //
-// Equation 10 gives the same bits everywhere: WGSL's division is not exact, so a long division of integers computes the quotients,
-// once a row.
+// Equation 10 gives the same bits everywhere: its quotients are those of equation 11.
 
 // Scales and zero points, two words for each row, or for all.
 @group(0) @binding(5) var<storage, read_write> qparams: array<u32>;
-
-// a / b, correctly rounded, for positive b. A quotient below the normal numbers becomes 0.
-fn quotient(a: f32, b: f32) -> f32 {
-    let a_bits = bitcast<u32>(a);
-    let b_bits = bitcast<u32>(b);
-    let sign = a_bits & 0x80000000u;
-    let a_exponent = (a_bits >> 23u) & 0xffu;
-    let b_exponent = (b_bits >> 23u) & 0xffu;
-    if a_exponent == 0u || b_exponent == 0u {
-        return 0.0;
-    }
-    let dividend = (a_bits & 0x7fffffu) | 0x800000u;
-    let divisor = (b_bits & 0x7fffffu) | 0x800000u;
-    // floor(dividend * 2^26 / divisor), 26 or 27 bits, eight at a time; remainders stay below 2^24.
-    var digits = dividend / divisor;
-    var rest = dividend % divisor;
-    for (var step = 0u; step < 3u; step++) {
-        rest <<= 8u;
-        digits = (digits << 8u) | (rest / divisor);
-        rest %= divisor;
-    }
-    rest <<= 2u;
-    digits = (digits << 2u) | (rest / divisor);
-    // To 24 bits. There are no ties: 25 significant bits times the divisor would be more than the dividend's 24.
-    let wide = digits >= 0x4000000u;
-    let drop = select(2u, 3u, wide);
-    let half = 1u << (drop - 1u);
-    let tail = digits & ((1u << drop) - 1u);
-    var mantissa = digits >> drop;
-    if tail >= half {
-        mantissa += 1u;
-    }
-    // A carry out of the mantissa moves into the exponent by itself.
-    let exponent = i32(a_exponent) - i32(b_exponent) + select(126, 127, wide);
-    if exponent <= 0 {
-        return 0.0;
-    }
-    if exponent >= 255 {
-        return bitcast<f32>(sign | 0x7f800000u);
-    }
-    return bitcast<f32>(sign | ((u32(exponent) << 23u) + (mantissa - 0x800000u)));
-}
 
 // The smallest and the largest element of a row among those that this thread reads, widened to include 0, in the order of floats.
 // NaN is ignored.
@@ -82,18 +39,18 @@ fn choose_qparams(low: f32, high: f32) -> vec2<u32> {
     let hi = f32(params.quant_max);
     var scale = 0.0;
     if params.rule == 1u {
-        scale = max(quotient(max(-low, high), (hi - lo) * 0.5), params.eps);
+        scale = max(quotient(max(-low, high), mul_f(sub_f(hi, lo), 0.5f)), params.eps);
     } else {
-        scale = max(quotient(high - low, hi - lo), params.eps);
+        scale = max(quotient(sub_f(high, low), sub_f(hi, lo)), params.eps);
     }
     var zero_point = 0.0;
     if params.rule == 0u {
-        zero_point = clamp(lo - round(quotient(low, scale)), lo, hi);
+        zero_point = clamp(sub_f(lo, round(quotient(low, scale))), lo, hi);
     } else if params.rule == 2u {
         let from_low = quotient(low, scale);
         let from_high = quotient(high, scale);
-        let worse_above = (lo + from_low) + (hi + from_high) > 0.0;
-        zero_point = round(clamp(select(hi - from_high, lo - from_low, worse_above), lo, hi));
+        let worse_above = add_f(add_f(lo, from_low), add_f(hi, from_high)) > 0.0;
+        zero_point = round(clamp(select(sub_f(hi, from_high), sub_f(lo, from_low), worse_above), lo, hi));
     }
     // A negative 0 becomes positive: a driver may keep its sign through an integer.
     return vec2<u32>(bitcast<u32>(scale), select(bitcast<u32>(zero_point), 0u, zero_point == 0.0));

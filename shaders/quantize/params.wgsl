@@ -17,6 +17,8 @@ struct QuantizeParams {
     rule: u32,
     // The stride from the dynamic qparams of one row to those of the next: 2, or 0 if all rows share them.
     qparams_stride: u32,
+    // 0, which no compiler knows.
+    zero: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: QuantizeParams;

@@ -1,4 +1,4 @@
-// Reductions along one axis, which the result lacks: one element or one word of int8 values a thread.
+// Reductions along one axis, which the result lacks: one element or one word of int8 values a thread, or one row a workgroup.
 
 struct ReduceParams {
     // The strides of a are those of its first element along the axis.
@@ -6,8 +6,9 @@ struct ReduceParams {
     // Elements along the axis, and their stride in a.
     length: u32,
     stride: u32,
+    // 0, which no compiler knows.
+    zero: u32,
     unused_0: u32,
-    unused_1: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: ReduceParams;
@@ -54,22 +55,22 @@ fn max_f32_f32(thread: Thread) {
     y[e.y] = largest;
 }
 
-// Sums of 32 elements are added up, so that the error does not grow with the whole length.
+// Along an axis that is not the last: blocks of 32 elements in order, then the blocks in order (equation 11).
 @compute @workgroup_size(64)
 fn sum_f32_f32(thread: Thread) {
     let e = element(thread);
     if !e.inside {
         return;
     }
-    var sum = 0.0;
+    var sum = 0.0f;
     for (var first = 0u; first < params.length; first += 32u) {
-        var part = 0.0;
+        var part = 0.0f;
         for (var i = first; i < min(first + 32u, params.length); i++) {
-            part += bitcast<f32>(a[e.a + i * params.stride]);
+            part = add_f(part, bitcast<f32>(canonical_bits(a[e.a + i * params.stride])));
         }
-        sum += part;
+        sum = add_f(sum, part);
     }
-    y[e.y] = bitcast<u32>(sum);
+    y[e.y] = canonical_bits(bitcast<u32>(sum));
 }
 
 @compute @workgroup_size(64)
@@ -84,4 +85,20 @@ fn max_i8_i8(thread: Thread) {
         largest = max(largest, a_values(word));
     }
     y[word.y] = pack4xI8(largest);
+}
+
+// Sums along the last axis, of dense rows, one a workgroup: 64 partial sums, each of every 64th element in order (equation 11).
+@compute @workgroup_size(64)
+fn sum_rows_f32_f32(thread: Thread) {
+    let row = group_index(thread);
+    let inside = row < matrix_rows();
+    let start = select(0u, row * params.length, inside);
+    var part = 0.0f;
+    for (var i = thread.local; i < params.length; i += 64u) {
+        part = add_f(part, bitcast<f32>(canonical_bits(a[start + i])));
+    }
+    let sum = workgroup_sum(thread, part);
+    if inside && thread.local == 0u {
+        y[row] = canonical_bits(bitcast<u32>(sum));
+    }
 }

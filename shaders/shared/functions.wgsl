@@ -1,24 +1,100 @@
-// Unary functions of floats. Functions that only select give the same bits as the host; the others agree within tolerances. They
-// clamp their arguments, so that the built-in functions see neither infinities nor overflows.
+// Unary functions of floats, with the bits of the host's `UnaryOp::eval_f32`: equation 11.
 
-fn sigmoid(x: f32) -> f32 {
-    // The larger exponent underflows to 0 on either side, and never overflows.
-    let e = exp(-min(abs(x), 104.0));
-    return select(e, 1.0, x >= 0.0) / (1.0 + e);
+// The magnitude of one number with the sign of another.
+fn with_sign_of(magnitude: f32, bits: u32) -> f32 {
+    return bitcast<f32>(bitcast<u32>(magnitude) | (bits & SIGN));
 }
 
-fn tanh_clamped(x: f32) -> f32 {
-    // Some drivers overflow inside tanh; beyond 9 it is 1 in f32.
-    return tanh(clamp(x, -9.1, 9.1));
+// Replaces what is not finite by 0.
+fn finite_of(bits: u32) -> f32 {
+    return bitcast<f32>(select(bits, 0u, is_special(bits)));
 }
 
-// Abramowitz and Stegun 7.1.26: absolute error below 1.5e-7. Beyond 9 it is 1 in f32.
-fn erf(x: f32) -> f32 {
-    let c = min(abs(x), 9.0);
-    let t = 1.0 / (1.0 + 0.3275911 * c);
-    let p = ((((1.061405429 * t - 1.453152027) * t + 1.421413741) * t - 0.284496736) * t + 0.254829592) * t;
-    let e = 1.0 - p * exp(-c * c);
-    return select(e, -e, x < 0.0);
+// The result of a finite x, else the limit `low` at -infinity or `high` at infinity, or NaN.
+fn limits(x: u32, y: f32, low: u32, high: u32) -> u32 {
+    let limit = select(select(high, low, (x >> 31u) == 1u), NAN, is_nan(x));
+    return canonical_bits(select(bitcast<u32>(y), limit, is_special(x)));
+}
+
+fn sigmoid_core(x: f32) -> f32 {
+    let bits = bitcast<u32>(x);
+    let e = exp_of_negative(bitcast<f32>(bits | SIGN));
+    return flush(quotient(select(1.0f, e, (bits >> 31u) == 1u), add_f(1.0f, e)));
+}
+
+fn sigmoid_of(x: u32) -> u32 {
+    return limits(x, sigmoid_core(finite_of(x)), 0u, ONE);
+}
+
+fn silu_of(x: u32) -> u32 {
+    let v = finite_of(x);
+    return limits(x, mul_f(v, sigmoid_core(v)), NAN, INFINITY);
+}
+
+fn gelu_tanh_of(x: u32) -> u32 {
+    let v = finite_of(x);
+    let bits = bitcast<u32>(v);
+    let c = bitcast<f32>(select(bits, 0x41800000u | (bits & SIGN), (bits & MAGNITUDE) > 0x41800000u));
+    let inner = mul_f(c, mul_add_f(mul_f(c, c), 0.071354816f, 1.59576912f));
+    return limits(x, mul_f(v, sigmoid_core(inner)), NAN, INFINITY);
+}
+
+fn tanh_of(x: u32) -> u32 {
+    let bits = bitcast<u32>(finite_of(x));
+    let a = bitcast<f32>(select(bits & MAGNITUDE, 0x41200000u, (bits & MAGNITUDE) > 0x41200000u));
+    let large = sub_f(1.0f, flush(quotient(2.0f, add_f(exp_core(add_f(a, a)), 1.0f))));
+    let s = mul_f(a, a);
+    var p = mul_add_f(-5.70498873e-3f, s, 2.06390888e-2f);
+    p = mul_add_f(p, s, -5.37397156e-2f);
+    p = mul_add_f(p, s, 1.33314422e-1f);
+    p = mul_add_f(p, s, -3.33332819e-1f);
+    let small = mul_add_f(mul_f(p, s), a, a);
+    let y = select(small, large, bitcast<u32>(a) > 0x3f200000u);
+    return limits(x, with_sign_of(y, bits), 0xbf800000u, ONE);
+}
+
+// 1 - erf(t) for t above 0.927734375.
+fn erfc_core(x: f32) -> f32 {
+    let t = bitcast<f32>(min(bitcast<u32>(x), 0x41200000u));
+    let high = mul_add_f(-1.7285347e-5f, t, 3.83197126e-4f);
+    let low = mul_add_f(-3.88396438e-3f, t, 2.42546219e-2f);
+    var p = mul_add_f(high, mul_f(t, t), low);
+    p = mul_add_f(p, t, -1.06777877e-1f);
+    p = mul_add_f(p, t, -6.34846866e-1f);
+    p = mul_add_f(p, t, -1.28717512e-1f);
+    return exp_of_negative(bitcast<f32>(bitcast<u32>(sub_f(mul_f(p, t), t)) | SIGN));
+}
+
+// erf(t) for t up to 0.927734375.
+fn erf_small(t: f32) -> f32 {
+    let s = mul_f(t, t);
+    var p = mul_add_f(-5.96761703e-4f, s, 4.99119423e-3f);
+    p = mul_add_f(p, s, -2.67681349e-2f);
+    p = mul_add_f(p, s, 1.12819925e-1f);
+    p = mul_add_f(p, s, -3.76125336e-1f);
+    p = mul_add_f(p, s, 1.28379166e-1f);
+    return mul_add_f(p, t, t);
+}
+
+fn erf_of(x: u32) -> u32 {
+    let bits = bitcast<u32>(finite_of(x));
+    let t = bitcast<f32>(bits & MAGNITUDE);
+    let is_large = bitcast<u32>(t) > 0x3f6d8000u;
+    let large = sub_f(1.0f, erfc_core(select(1.0f, t, is_large)));
+    let small = erf_small(select(t, 0.0f, is_large));
+    return limits(x, with_sign_of(select(small, large, is_large), bits), 0xbf800000u, ONE);
+}
+
+fn gelu_of(x: u32) -> u32 {
+    let v = finite_of(x);
+    let bits = bitcast<u32>(v);
+    let t = mul_f(bitcast<f32>(bits & MAGNITUDE), 0.707106781f);
+    let is_large = bitcast<u32>(t) > 0x3f6d8000u;
+    let tail = mul_f(0.5f, erfc_core(select(1.0f, t, is_large)));
+    let large = select(sub_f(1.0f, tail), tail, (bits >> 31u) == 1u);
+    let e = erf_small(select(t, 0.0f, is_large));
+    let small = mul_add_f(0.5f, with_sign_of(e, bits), 0.5f);
+    return limits(x, mul_f(v, select(small, large, is_large)), NAN, INFINITY);
 }
 
 // 1 from the smallest positive number to infinity; 0 for all other floats, NaN included.
@@ -37,19 +113,46 @@ fn round_bf16(bits: u32) -> u32 {
     return select((bits + 0x7fffu + ((bits >> 16u) & 1u)) & 0xffff0000u, NAN, is_nan(bits));
 }
 
-fn exp_of(x: f32) -> f32 {
-    // The result is infinite beyond the logarithm of the largest number.
-    let e = bitcast<u32>(exp(clamp(x, -104.0, 88.72283)));
-    return bitcast<f32>(select(e, INFINITY, order_of(bitcast<u32>(x)) > 0x42b17217));
+fn exp_of(x: u32) -> u32 {
+    let under = x > 0xc28aa122u;
+    let over = bitcast<i32>(x) > 0x42b17217;
+    let y = bitcast<u32>(exp_core(bitcast<f32>(select(x, 0u, under || over))));
+    return canonical_bits(select(select(y, INFINITY, over), select(0u, NAN, is_nan(x)), under || is_nan(x)));
 }
 
-// The logarithm of a number that is not negative.
-fn log_of(bits: u32) -> f32 {
-    // A subnormal number is this many times 2^-149, also on devices that treat it as 0.
+// The square root of any number. A subnormal number is this many times 2^-149: as many halves times 2^-150.
+fn sqrt_of(bits: u32) -> u32 {
     let subnormal = bits < 0x00800000u;
-    let l = log(select(bitcast<f32>(bits), f32(bits), subnormal)) - select(0.0, 103.27893, subnormal);
-    let finite = select(bitcast<u32>(l), INFINITY | 0x80000000u, (bits & 0x7fffffffu) == 0u);
-    return bitcast<f32>(select(finite, bits, bits == INFINITY));
+    let scaled = select(bits, bitcast<u32>(f32((bits & 0x7fffffu) << 1u)), subnormal);
+    let zero = (bits & MAGNITUDE) == 0u;
+    let undefined = is_nan(bits) || ((bits >> 31u) == 1u && !zero);
+    let defined = !(zero || undefined || bits == INFINITY);
+    let y = bitcast<u32>(root(bitcast<f32>(select(ONE, scaled, defined)))) - select(0u, 75u << 23u, subnormal);
+    return select(select(select(bits, 0u, zero), NAN, undefined), y, defined);
+}
+
+// The natural logarithm of any number. A subnormal number is this many times 2^-149.
+fn log_of(bits: u32) -> u32 {
+    let defined = bits - 1u < INFINITY - 1u;
+    let subnormal = bits < 0x00800000u;
+    let scaled = select(bits, bitcast<u32>(f32(bits & 0x7fffffu)), subnormal);
+    let i = select(ONE, scaled, defined) - 0x3f3504f3u;
+    let e = f32((bitcast<i32>(i) >> 23u) - select(0, 149, subnormal));
+    let m = sub_f(bitcast<f32>((i & 0x7fffffu) + 0x3f3504f3u), 1.0f);
+    let s = mul_f(m, m);
+    var p = mul_add_f(7.03768363e-2f, m, -1.15146103e-1f);
+    p = mul_add_f(p, m, 1.16769987e-1f);
+    p = mul_add_f(p, m, -1.24201408e-1f);
+    p = mul_add_f(p, m, 1.42493228e-1f);
+    p = mul_add_f(p, m, -1.66680577e-1f);
+    p = mul_add_f(p, m, 2.00007148e-1f);
+    p = mul_add_f(p, m, -2.4999994e-1f);
+    p = mul_add_f(p, m, 3.33333312e-1f);
+    let rest = sub_f(sub_f(mul_f(mul_f(p, m), s), mul_f(e, 2.12194440e-4f)), mul_f(0.5f, s));
+    let y = mul_add_f(e, 0.693359375f, add_f(m, rest));
+    let zero = (bits & MAGNITUDE) == 0u;
+    let limit = select(select(NAN, INFINITY, bits == INFINITY), INFINITY | SIGN, zero);
+    return canonical_bits(select(limit, bitcast<u32>(y), defined));
 }
 
 // Words of the binary fraction 1/(2π), the first one with its highest bits. The largest number needs six.
@@ -119,27 +222,37 @@ fn reduced(magnitude: u32) -> vec2<u32> {
         let borrow = select(0u, 1u, product.y > 0u);
         product = vec2<u32>(0x40000000u - product.x - borrow, 0u - product.y);
     }
-    let fraction = f32(product.x) * 4294967296.0 + f32(product.y);
-    let radians = fraction * 3.4061215800304e-19;
-    return vec2<u32>(quadrant & 3u, bitcast<u32>(select(radians, -radians, above)));
+    // The 24 highest bits, rounded, are exact as a float.
+    let zeros = select(countLeadingZeros(product.x), 32u + countLeadingZeros(product.y), product.x == 0u);
+    // At least two bits are 0.
+    let up = zeros & 31u;
+    let high_bits = select(product.x, product.y, product.x == 0u);
+    let low_bits = select(product.y, 0u, product.x == 0u);
+    let top = (high_bits << up) | select(low_bits >> (32u - max(up, 1u)), 0u, up == 0u);
+    let rounded = f32(((top >> 7u) + 1u) >> 1u);
+    let quarters = bitcast<f32>(bitcast<u32>(rounded) - ((22u + zeros) << 23u));
+    let radians = mul_f(quarters, 1.57079637f);
+    return vec2<u32>(quadrant & 3u, bitcast<u32>(radians) ^ select(0u, SIGN, above));
 }
 
-// Sine, or cosine if `turned` is 1, of a finite angle. The polynomials are those of Cephes, for at most π/4.
-fn sine_of(bits: u32, turned: u32) -> f32 {
-    let magnitude = bits & 0x7fffffffu;
-    var parts = vec2<u32>(0u, magnitude);
-    // Up to π/4.
+// Sine, or cosine if `turned` is 1, of any angle. The polynomials are those of Cephes, for at most pi/4.
+fn sine_of(bits: u32, turned: u32) -> u32 {
+    let magnitude = bits & MAGNITUDE;
+    var parts = vec2<u32>(0u, bitcast<u32>(flush(bitcast<f32>(magnitude))));
+    // Up to pi/4.
     if magnitude > 0x3f490fdau {
         parts = reduced(min(magnitude, INFINITY - 1u));
     }
-    let negative = (bits & 0x80000000u) != 0u;
-    let r = bitcast<f32>(parts.y) * select(1.0, -1.0, negative);
+    let negative = (bits & SIGN) != 0u;
+    let r = bitcast<f32>(parts.y ^ (bits & SIGN));
     let quadrant = select(parts.x, 4u - parts.x, negative) + turned;
-    let z = r * r;
-    let sine = ((-1.9515295891e-4 * z + 8.3321608736e-3) * z - 1.6666654611e-1) * z * r + r;
-    let cosine = ((2.443315711809948e-5 * z - 1.388731625493765e-3) * z + 4.166664568298827e-2) * z * z - 0.5 * z + 1.0;
-    let y = select(sine, cosine, (quadrant & 1u) == 1u);
-    return select(y, -y, (quadrant & 2u) == 2u);
+    let s = mul_f(r, r);
+    let odd = mul_add_f(mul_add_f(-1.95152959e-4f, s, 8.33216087e-3f), s, -1.66666546e-1f);
+    let sine = mul_add_f(mul_f(odd, s), r, r);
+    let even = mul_add_f(mul_add_f(2.44331571e-5f, s, -1.38873163e-3f), s, 4.16666457e-2f);
+    let cosine = add_f(sub_f(mul_f(mul_f(even, s), s), mul_f(0.5f, s)), 1.0f);
+    let y = bitcast<u32>(select(sine, cosine, (quadrant & 1u) == 1u)) ^ ((quadrant & 2u) << 30u);
+    return canonical_bits(select(y, NAN, magnitude >= INFINITY));
 }
 
 // The nearest integer (ties to even), the largest integer below, or the smallest above: functions 17 to 19. The result has the sign of
@@ -159,92 +272,69 @@ fn whole_of(function: u32, bits: u32) -> u32 {
     return bitcast<u32>(rounded) | sign;
 }
 
-// The value of a function where it is defined.
-fn value_of(function: u32, x: f32) -> f32 {
-    // For smaller x, x times what vanishes there is 0.
-    let above = max(x, -104.0);
+// The numbers of the functions are those of the host's enum `UnaryOp`.
+fn apply_bits(function: u32, bits: u32) -> u32 {
+    let x = canonical_bits(bits);
     switch function {
+        case 0u: {
+            return relu_of(bits);
+        }
         case 1u: {
-            return sigmoid(x);
+            return sigmoid_of(x);
         }
         case 2u: {
-            return tanh_clamped(x);
+            return tanh_of(x);
         }
         case 3u: {
-            return 0.5 * above * (1.0 + erf(above * 0.70710678118));
+            return gelu_of(x);
         }
         case 4u: {
-            let c = clamp(x, -104.0, 104.0);
-            return 0.5 * above * (1.0 + tanh_clamped(0.7978845608 * (c + 0.044715 * c * c * c)));
+            return gelu_tanh_of(x);
         }
         case 5u: {
-            return above * sigmoid(above);
+            return silu_of(x);
         }
         case 6u: {
-            return bitcast<f32>(select(bitcast<u32>(sqrt(x)), INFINITY, bitcast<u32>(x) == INFINITY));
+            return sqrt_of(bits);
         }
         case 7u: {
             return exp_of(x);
         }
         case 8u: {
-            return log_of(bitcast<u32>(x));
+            return log_of(bits);
         }
-        case 15u, 16u: {
-            return sine_of(bitcast<u32>(x), function - 15u);
-        }
-        default: {
-            return erf(x);
-        }
-    }
-}
-
-// Whether a function is undefined at a number: roots and logarithms of negative numbers, sines of infinities, and x times what vanishes
-// at −∞, which is −∞ times 0 there.
-fn is_undefined(function: u32, bits: u32) -> bool {
-    if function == 6u || function == 8u {
-        return order_of(bits) < 0;
-    }
-    if function == 15u || function == 16u {
-        return (bits & 0x7fffffffu) == INFINITY;
-    }
-    return function >= 3u && function <= 5u && bits == 0xff800000u;
-}
-
-// The numbers of the functions are those of the host's enum `UnaryOp`.
-fn apply(function: u32, x: f32) -> f32 {
-    let bits = bitcast<u32>(x);
-    switch function {
-        case 0u: {
-            return bitcast<f32>(relu_of(bits));
+        case 9u: {
+            return erf_of(x);
         }
         case 10u: {
-            return bitcast<f32>(bits & 0x7fffffffu);
+            return bits & MAGNITUDE;
         }
         case 11u: {
-            return bitcast<f32>(step_of(bits));
+            return step_of(bits);
         }
         case 12u: {
-            return bitcast<f32>(sign_of(bits));
+            return sign_of(bits);
         }
         case 13u: {
-            return bitcast<f32>(f32_bits(f16_bits(x)));
+            return f32_bits(f16_bits(bitcast<f32>(bits)));
         }
         case 14u: {
-            return bitcast<f32>(round_bf16(bits));
+            return round_bf16(bits);
+        }
+        case 15u, 16u: {
+            return sine_of(bits, function - 15u);
         }
         case 17u, 18u, 19u: {
-            return bitcast<f32>(whole_of(function, bits));
-        }
-        case 20u: {
-            return select(0.0, 1.0, is_nan(bits));
+            return whole_of(function, bits);
         }
         default: {
-            let y = bitcast<u32>(value_of(function, x));
-            return bitcast<f32>(select(y, NAN, is_nan(bits) || is_undefined(function, bits)));
+            return select(0u, ONE, is_nan(bits));
         }
     }
 }
 
-fn apply_to_four(function: u32, v: vec4<f32>) -> vec4<f32> {
-    return vec4<f32>(apply(function, v.x), apply(function, v.y), apply(function, v.z), apply(function, v.w));
+fn apply_to_four(function: u32, v: vec4<u32>) -> vec4<u32> {
+    return vec4<u32>(
+        apply_bits(function, v.x), apply_bits(function, v.y), apply_bits(function, v.z), apply_bits(function, v.w)
+    );
 }

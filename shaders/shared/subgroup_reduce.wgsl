@@ -1,4 +1,5 @@
-// workgroup_reduce.wgsl with subgroup operations: it reduces within subgroups of any size, then through workgroup memory.
+// workgroup_reduce.wgsl with subgroup operations for ranges, whose order does not matter: within subgroups of any size, then through
+// workgroup memory.
 
 struct Thread {
     @builtin(workgroup_id) group: vec3<u32>,
@@ -12,6 +13,7 @@ struct Thread {
 // One entry a subgroup.
 var<workgroup> smallest: array<i32, 64>;
 var<workgroup> largest: array<i32, 64>;
+// One entry a thread.
 var<workgroup> sums: array<f32, 64>;
 
 // The smallest `low` and the largest `high` of all threads.
@@ -30,16 +32,17 @@ fn workgroup_range(thread: Thread, low: i32, high: i32) -> vec2<i32> {
     return range;
 }
 
+// In the order of equation 11, which is not that of a subgroup's own sum.
 fn workgroup_sum(thread: Thread, value: f32) -> f32 {
-    let own = subgroupAdd(value);
+    let local = thread.local;
     workgroupBarrier();
-    if thread.lane == 0u {
-        sums[thread.subgroup] = own;
-    }
+    sums[local] = value;
     workgroupBarrier();
-    var sum = sums[0];
-    for (var i = 1u; i < thread.subgroups; i++) {
-        sum += sums[i];
+    for (var half = 32u; half > 0u; half >>= 1u) {
+        if local < half {
+            sums[local] = add_f(sums[local], sums[local + half]);
+        }
+        workgroupBarrier();
     }
-    return sum;
+    return sums[0];
 }

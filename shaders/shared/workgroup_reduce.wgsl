@@ -22,6 +22,7 @@ fn workgroup_range(thread: Thread, low: i32, high: i32) -> vec2<i32> {
     return vec2<i32>(smallest[0], largest[0]);
 }
 
+// In the order of equation 11: sum l is added to sum l + 32, then l + 16, and so on.
 fn workgroup_sum(thread: Thread, value: f32) -> f32 {
     let local = thread.local;
     workgroupBarrier();
@@ -29,7 +30,7 @@ fn workgroup_sum(thread: Thread, value: f32) -> f32 {
     workgroupBarrier();
     for (var half = 32u; half > 0u; half >>= 1u) {
         if local < half {
-            sums[local] += sums[local + half];
+            sums[local] = add_f(sums[local], sums[local + half]);
         }
         workgroupBarrier();
     }

@@ -11,8 +11,9 @@ struct UnaryParams {
     from_float: u32,
     shift: u32,
     has_sign: u32,
+    // 0, which no compiler knows.
+    zero: u32,
     unused_0: u32,
-    unused_1: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: UnaryParams;

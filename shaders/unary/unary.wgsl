@@ -13,7 +13,7 @@ fn clamped(bits: u32) -> u32 {
 fn unary_f32_f32(thread: Thread) {
     let e = element(thread);
     if e.inside {
-        y[e.y] = bitcast<u32>(apply(params.function, bitcast<f32>(a[e.a])));
+        y[e.y] = apply_bits(params.function, a[e.a]);
     }
 }
 
@@ -21,8 +21,7 @@ fn unary_f32_f32(thread: Thread) {
 fn unary_vec4_f32_f32(thread: Thread) {
     let v = vector_at(thread);
     if v.inside {
-        let x = bitcast<vec4<f32>>(a_vecs[v.at]);
-        y_vecs[v.at] = bitcast<vec4<u32>>(apply_to_four(params.function, x));
+        y_vecs[v.at] = apply_to_four(params.function, a_vecs[v.at]);
     }
 }
 

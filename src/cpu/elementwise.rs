@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::epilogue::Int8Output;
 use super::error::CpuError;
 use super::step_run::{Output, StepRun, TASK};
-use crate::numerics::{self, AddMultipliers, BinaryOp, Int32Op, vectorized};
+use crate::numerics::{self, AddMultipliers, BinaryOp, Int32Op, float, vectorized};
 use crate::ops::{Binary, Int32, Mask, Op};
 use crate::program::StepOp;
 use crate::values::Tensor;
@@ -18,9 +18,9 @@ pub(super) fn run(run: &mut StepRun<'_>) -> Option<Output> {
     let StepOp::Op(op) = &run.step.op else { return None };
     let rest = run.rest;
     Some(Ok(match *op {
-        Op::Add(_) => zip_f32(run.take_x(), rest[0], |a, b| a + b),
-        Op::Mul(_) => zip_f32(run.take_x(), rest[0], |a, b| a * b),
-        Op::Div(_) => zip_f32(run.take_x(), rest[0], |a, b| a / b),
+        Op::Add(_) => zip_f32(run.take_x(), rest[0], float::add),
+        Op::Mul(_) => zip_f32(run.take_x(), rest[0], float::mul),
+        Op::Div(_) => zip_f32(run.take_x(), rest[0], float::div),
         Op::Binary(Binary { op }) => binary(op, run.take_x(), rest[0]),
         Op::Mask(Mask { inverted }) => zip_f32(run.take_x(), rest[0], mask(inverted)),
         Op::Int32(Int32 { op, checked }) => {

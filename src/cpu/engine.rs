@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use super::buffer_pool::BufferPool;
 use super::error::CpuError;
 use super::int8_layer::{Int8Layer, Weight};
-use super::options::{Functions, Options};
+use super::options::Options;
 use super::step_run::StepRun;
 use crate::numerics::gemm::PackedWeight;
 use crate::ops::Op;
@@ -18,7 +18,7 @@ use crate::values::slices::{CHECKED, f32s};
 /// An engine that runs one program on the CPU. Threads may share it.
 ///
 /// ```
-/// use enfold::cpu::{Engine, Functions, GemmBackend, Options};
+/// use enfold::cpu::{Engine, GemmBackend, Options};
 /// use enfold::lower::lower;
 /// use enfold::{GraphBuilder, Shape, Tensor};
 ///
@@ -32,8 +32,8 @@ use crate::values::slices::{CHECKED, f32s};
 /// assert_eq!(outputs[0].shape(), [2, 1]);
 /// assert_eq!(outputs[0].as_f32(), Some(&[1.5, 2.0][..]));
 ///
-/// // The interpreter's bits in all functions, and plain loops for int8 products.
-/// let options = Options { gemm: GemmBackend::Portable, functions: Functions::Libm };
+/// // Plain loops for int8 products.
+/// let options = Options { gemm: GemmBackend::Portable };
 /// let exact = Engine::with_options(&program, &options)?;
 /// # let _ = exact;
 /// # Ok::<(), enfold::Error>(())
@@ -45,7 +45,6 @@ pub struct Engine {
     pub(super) weights: Vec<Option<Weight>>,
     /// For each value, the last step that reads it; `None` for outputs.
     last_read: Vec<Option<usize>>,
-    functions: Functions,
     /// Number of rows of the last run, and its buffers.
     buffer_pool: Mutex<Option<(usize, BufferPool)>>,
 }
@@ -88,8 +87,8 @@ impl Engine {
             step.inputs.iter().for_each(|input| last_read[input.index()] = Some(at));
         }
         program.outputs().iter().for_each(|id| last_read[id.index()] = None);
-        let (program, functions) = (program.clone(), options.functions);
-        Ok(Self { program, weights, last_read, functions, buffer_pool: Mutex::default() })
+        let program = program.clone();
+        Ok(Self { program, weights, last_read, buffer_pool: Mutex::default() })
     }
 
     /// Returns the program that the engine runs.
@@ -128,8 +127,8 @@ impl Engine {
             let first = Some(owned.unwrap_or_else(|| Cow::Borrowed(read(first))));
             let rest: Vec<&Tensor> = rest.iter().map(read).collect();
             let shape = self.program.value(step.output).shape.with_rows(rows);
-            let (weight, functions) = (weight.as_ref(), self.functions);
-            let y = StepRun { step, first, rest: &rest, weight, shape: &shape, functions, pool: &mut pool }.run()?;
+            let weight = weight.as_ref();
+            let y = StepRun { step, first, rest: &rest, weight, shape: &shape, pool: &mut pool }.run()?;
             for input in step.inputs.iter().filter(|input| is_last_read(input)) {
                 pool.give(values[input.index()].take());
             }

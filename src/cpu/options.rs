@@ -16,23 +16,9 @@ pub enum GemmBackend {
     Portable,
 }
 
-/// The implementation of softmax, GELU and the other float functions. Functions between int8 values are lookup tables, whose bits do
-/// not depend on it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum Functions {
-    /// SIMD: within 5e-7 · max(1, |x|) of the exact function, and softmax within 1e-6.
-    #[default]
-    Vectors,
-    /// `libm`, with the bits of the interpreter, and many times slower.
-    Libm,
-}
-
-/// The options of an [`Engine`](super::Engine). The bits of int8 steps do not depend on them.
+/// The options of an [`Engine`](super::Engine). No bit of a result depends on them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Options {
     /// Kernel of int8 matrix products.
     pub gemm: GemmBackend,
-    /// Implementation of float functions.
-    pub functions: Functions,
 }

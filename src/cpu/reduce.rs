@@ -1,10 +1,12 @@
 //! Reductions along an axis, which the result lacks.
 
 use ndarray::Axis;
+use rayon::prelude::*;
 
 use super::error::CpuError;
-use super::step_run::{Output, StepRun};
-use crate::numerics;
+use super::step_run::{Output, StepRun, TASK};
+use crate::numerics::float::rows;
+use crate::numerics::{self, vectorized};
 use crate::ops::{Max, Op, Sum};
 use crate::program::StepOp;
 use crate::values::Tensor;
@@ -22,21 +24,21 @@ pub(super) fn run(run: &mut StepRun<'_>) -> Option<Output> {
     })
 }
 
-/// Sums floats along an axis, which the result lacks, in `f64`, and rounds once.
+/// Sums floats along an axis, which the result lacks (equation 11).
 fn sum(x: &Tensor, axis: usize) -> Tensor {
     let shape = x.shape();
-    let (outer, length) = (shape[..axis].iter().product::<usize>(), shape[axis]);
+    let length = shape[axis];
     let inner: usize = shape[axis + 1..].iter().product();
-    let data = f32s(x);
-    let mut sums = vec![0f64; inner];
-    let mut y = Vec::with_capacity(outer * inner);
-    for block in 0..outer {
-        sums.fill(0.0);
-        for line in 0..length {
-            let line = &data[(block * length + line) * inner..][..inner];
-            sums.iter_mut().zip(line).for_each(|(sum, &v)| *sum += f64::from(v));
-        }
-        y.extend(sums.iter().map(|&sum| sum as f32));
+    let mut y = vec![0f32; shape[..axis].iter().product::<usize>() * inner];
+    if length > 0 && !y.is_empty() {
+        let is_last = axis + 1 == shape.len();
+        let blocks = y.par_chunks_exact_mut(inner).zip(f32s(x).par_chunks_exact(length * inner));
+        blocks.with_min_len(TASK.div_ceil(length * inner)).for_each(|(y, x)| {
+            vectorized(
+                #[inline(always)]
+                || if is_last { y[0] = rows::sum(x) } else { rows::sum_columns(x, y) },
+            );
+        });
     }
     let shape = shape[..axis].iter().chain(&shape[axis + 1..]).copied().collect();
     tensor(shape, y)

@@ -5,7 +5,6 @@ use std::borrow::Cow;
 use super::buffer_pool::BufferPool;
 use super::error::CpuError;
 use super::int8_layer::Weight;
-use super::options::Functions;
 use crate::program::Step;
 use crate::values::Tensor;
 use crate::values::slices::CHECKED;
@@ -27,7 +26,6 @@ pub(super) struct StepRun<'r> {
     pub(super) weight: Option<&'r Weight>,
     /// The shape of the output.
     pub(super) shape: &'r [usize],
-    pub(super) functions: Functions,
     pub(super) pool: &'r mut BufferPool,
 }
 

@@ -85,6 +85,7 @@ pub(crate) enum Family {
     Elementwise,
     Unary,
     Reduce,
+    Norm,
     Movement,
     Embedding,
     Quantize,
@@ -106,6 +107,7 @@ impl Family {
             Self::Reduce => reduce::known_answer(&mut case),
             Self::Movement => movement::known_answer(&mut case),
             Self::Embedding => embedding::known_answer(&mut case),
+            Self::Norm => norm::known_answer(&mut case),
             Self::Quantize => quantize::known_answer(&mut case),
         }
         case.finish()

@@ -10,7 +10,7 @@ use crate::values::Tensor;
 use crate::values::slices::f32s;
 
 /// Rewrites `Where`, batch norms with constant statistics, sums and products with a number, and `Flatten`. Every output keeps its
-/// name. All but batch norms keep their bits. A batch norm, which the interpreter computes in `f64`, agrees within rounding.
+/// name and its bits.
 pub(super) fn decompose(graph: &Graph) -> Result<Graph, LowerError> {
     if !graph.nodes().iter().any(|node| is_composite(&node.op)) {
         return Ok(graph.clone());
@@ -24,10 +24,10 @@ pub(super) fn decompose(graph: &Graph) -> Result<Graph, LowerError> {
             &Op::AddScalar(AddScalar { value }) => Some(parts.with_number(Add.into(), value)?),
             &Op::MulScalar(MulScalar { value }) => Some(parts.with_number(Mul.into(), value)?),
             Op::Flatten(Flatten { .. }) => Some(parts.last(Reshape { dims: node.shape.fixed_dims() }, &node.inputs)?),
-            &Op::BatchNorm(BatchNorm { eps }) => {
+            &Op::BatchNorm(norm) => {
                 let statistics = node.inputs[1..].iter().map(|&input| interpreter.constant_value(input));
                 let statistics: Option<Vec<_>> = statistics.collect::<Result<_, _>>()?;
-                statistics.map(|known| parts.batch_norm([0, 1, 2, 3].map(|at| f32s(&known[at])), eps)).transpose()?
+                statistics.map(|known| parts.batch_norm(norm, [0, 1, 2, 3].map(|at| f32s(&known[at])))).transpose()?
             }
             _ => None,
         };
@@ -88,18 +88,21 @@ impl Parts<'_, '_> {
         self.rewriter.add(&self.node.name, op, vec![x, number], &self.node.origin)
     }
 
-    /// Rewrites a batch norm as `x · factor + offset`. Factor and offset are computed in `f64` and rounded once.
-    fn batch_norm(&mut self, [mean, variance, weight, bias]: [&[f32]; 4], eps: f32) -> Result<NodeId, GraphError> {
-        let factor = |c: usize| f64::from(weight[c]) / (f64::from(variance[c]) + f64::from(eps)).sqrt();
-        let offset = |c: usize| f64::from(bias[c]) - f64::from(mean[c]) * factor(c);
+    /// Rewrites a batch norm as `x · factor + offset`.
+    fn batch_norm(
+        &mut self,
+        norm: BatchNorm,
+        [mean, variance, weight, bias]: [&[f32]; 4],
+    ) -> Result<NodeId, GraphError> {
+        let affine = |c: usize| norm.factor_and_offset(mean[c], variance[c], weight[c], bias[c]);
         // Channels are axis 1. The axes after it are broadcast.
         let mut shape = vec![mean.len()];
         shape.resize(self.node.shape.rank() - 1, 1);
-        let vector = |value: &dyn Fn(usize) -> f64| {
-            let values = (0..mean.len()).map(|c| value(c) as f32).collect();
+        let vector = |value: &dyn Fn(usize) -> f32| {
+            let values = (0..mean.len()).map(value).collect();
             constant(Tensor::from_f32(&shape, values).expect("one value for each channel"))
         };
-        let (factors, offsets) = (vector(&factor), vector(&offset));
+        let (factors, offsets) = (vector(&|c| affine(c).0), vector(&|c| affine(c).1));
         let factors = self.part("factor", factors, Vec::new())?;
         let offsets = self.part("offset", offsets, Vec::new())?;
         let scaled = vec![self.input(0)?, factors];

@@ -1,4 +1,4 @@
-//! Ranges and sums of slices of floats.
+//! Ranges of slices of floats.
 
 /// The smallest and the largest value of a slice.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -41,19 +41,4 @@ pub(crate) fn block_range(values: &[f32]) -> (Range, bool) {
         all &= v.is_finite();
     }
     (range, all)
-}
-
-/// Computes `Σ f(x)` in `f64`, as sixteen interleaved partial sums that are then added in order, so that the loop vectorizes.
-#[inline(always)]
-pub(crate) fn sum_of(x: &[f32], f: impl Fn(f64) -> f64) -> f64 {
-    const LANES: usize = 16;
-    let mut lanes = [0f64; LANES];
-    let (blocks, rest) = x.as_chunks::<LANES>();
-    for block in blocks {
-        for (lane, &v) in lanes.iter_mut().zip(block) {
-            *lane += f(v.into());
-        }
-    }
-    let rest = rest.iter().map(|&v| f(v.into()));
-    lanes.into_iter().chain(rest).sum()
 }

@@ -1,8 +1,11 @@
-//! Float functions of one element. They use `libm`, so that every platform gives the same bits.
+//! Float functions of one element: in `f32` by equation 11, which all engines compute to the bit, and in `f64` with `libm` for lookup
+//! tables and as what tests compare with.
 
 use half::{bf16, f16};
 
+use super::float::functions;
 use super::named_enum::named_enum;
+use super::simd::vectorized;
 
 named_enum! {
     /// A float function of one element.
@@ -90,6 +93,43 @@ impl UnaryOp {
         }
     }
 
+    /// Computes the function in `f32` (equation 11): the bits that every engine gives.
+    #[must_use]
+    pub fn eval_f32(self, x: f32) -> f32 {
+        let mut y = [x];
+        self.apply(&mut y);
+        y[0]
+    }
+
+    /// Computes [`UnaryOp::eval_f32`] of each element, in place, with vector instructions.
+    pub(crate) fn apply(self, x: &mut [f32]) {
+        match self {
+            // ReLU is the most frequent function. A comparison in f32 is faster and gives the same bits.
+            Self::Relu => x.iter_mut().for_each(|x| *x = if *x < 0.0 { 0.0 } else { *x }),
+            Self::Sigmoid => each(x, functions::sigmoid),
+            Self::Tanh => each(x, functions::tanh),
+            Self::Gelu => each(x, functions::gelu),
+            Self::GeluTanh => each(x, functions::gelu_tanh),
+            Self::Silu => each(x, functions::silu),
+            Self::Sqrt => each(x, functions::sqrt),
+            Self::Exp => each(x, functions::exp),
+            Self::Log => each(x, functions::log),
+            Self::Erf => each(x, functions::erf),
+            Self::Sin => each(x, functions::sin),
+            Self::Cos => each(x, functions::cos),
+            // These select or round, so f64 gives the bits of f32.
+            Self::Abs
+            | Self::Step
+            | Self::Sign
+            | Self::RoundF16
+            | Self::RoundBf16
+            | Self::Round
+            | Self::Floor
+            | Self::Ceil
+            | Self::IsNan => x.iter_mut().for_each(|x| *x = self.eval(f64::from(*x)) as f32),
+        }
+    }
+
     /// Computes the derivative in `f64`. At 0, the derivative of ReLU and of the absolute value is 0. The derivative of the step,
     /// the sign, [`IsNan`](Self::IsNan) and the roundings to integers is 0 everywhere, and that of rounding to 16 bits is 1
     /// everywhere (a straight-through gradient).
@@ -122,6 +162,15 @@ impl UnaryOp {
             Self::RoundF16 | Self::RoundBf16 => 1.0,
         }
     }
+}
+
+/// Applies a function to each element, in vectors.
+#[inline(always)]
+fn each(x: &mut [f32], f: impl Fn(f32) -> f32) {
+    vectorized(
+        #[inline(always)]
+        || x.iter_mut().for_each(|x| *x = f(*x)),
+    );
 }
 
 #[cfg(test)]

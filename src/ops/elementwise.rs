@@ -11,12 +11,13 @@ use super::operands::{
     Arguments, Operands, TensorType, broadcast, expect_int8_range, expect_multiplier, expect_zero_points, parameter,
 };
 use super::operator::Operator;
+use crate::numerics::float;
 use crate::numerics::{self, AddMultipliers, BinaryOp};
 use crate::values::slices::{CHECKED, tensor};
 use crate::values::{DType, QParams, RowMajor, Shape, Tensor};
 
 macro_rules! float_arithmetic {
-    ($($(#[$doc:meta])* $operator:ident $name:literal $sign:tt),*) => {$(
+    ($($(#[$doc:meta])* $operator:ident $name:literal $function:expr),*) => {$(
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
         pub struct $operator;
@@ -31,7 +32,7 @@ macro_rules! float_arithmetic {
             }
 
             fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
-                Ok(zip_f32(inputs.tensor(0), inputs.tensor(1), |a, b| a $sign b))
+                Ok(zip_f32(inputs.tensor(0), inputs.tensor(1), $function))
             }
 
             fn is_pointwise(&self) -> bool {
@@ -43,15 +44,15 @@ macro_rules! float_arithmetic {
 
 float_arithmetic! {
     /// Elementwise sum of floats, `a + b`. Inputs: a and b, broadcast.
-    Add "add" +,
+    Add "add" float::add,
     /// Elementwise product of floats, `a · b`. Inputs: a and b, broadcast.
-    Mul "mul" *,
+    Mul "mul" float::mul,
     /// Elementwise quotient of floats, `a / b`. Inputs: a and b, broadcast.
-    Div "div" /
+    Div "div" float::div
 }
 
 macro_rules! scalar_arithmetic {
-    ($($(#[$doc:meta])* $operator:ident $name:literal $sign:tt),*) => {$(
+    ($($(#[$doc:meta])* $operator:ident $name:literal $function:expr),*) => {$(
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
         pub struct $operator {
@@ -73,7 +74,7 @@ macro_rules! scalar_arithmetic {
             }
 
             fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
-                let y = inputs.f32s(0).iter().map(|v| v $sign self.value).collect();
+                let y = inputs.f32s(0).iter().map(|&v| $function(v, self.value)).collect();
                 Ok(tensor(inputs.tensor(0).shape().to_vec(), y))
             }
 
@@ -94,9 +95,9 @@ macro_rules! scalar_arithmetic {
 
 scalar_arithmetic! {
     /// The sum of each element and one number. Input: floats of any shape. Prepare turns the number into a constant.
-    AddScalar "add_scalar" +,
+    AddScalar "add_scalar" float::add,
     /// The product of each element and one number. Input: floats of any shape. Prepare turns the number into a constant.
-    MulScalar "mul_scalar" *
+    MulScalar "mul_scalar" float::mul
 }
 
 /// Selection of `a` where the condition is not 0 (NaN is not 0), else of `b`. Inputs: condition, `a` and `b`, broadcast, all

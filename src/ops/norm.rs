@@ -1,15 +1,15 @@
-//! Softmax and normalizations. Sums are computed in `f64`, so that long rows lose no precision.
+//! Softmax and normalizations (equation 11).
 
 use std::fmt;
 
-use ndarray::{ArrayViewMut1, Axis, Zip};
+use ndarray::{Axis, Zip};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::error::{EvalError, OpError};
 use super::operands::{Arguments, Operands, TensorType, expect_eps, expect_size, inner_axis, rank_error};
 use super::operator::Operator;
-use crate::numerics::sum_of;
+use crate::numerics::float::{self, rows};
 use crate::values::slices::{CHECKED, tensor};
 use crate::values::{DType, Tensor};
 
@@ -36,7 +36,14 @@ impl Operator for Softmax {
         let Tensor::F32(x) = inputs.tensor(0) else { unreachable!("{CHECKED}") };
         let mut y = x.clone().into_inner();
         if !y.is_empty() {
-            Zip::from(y.lanes_mut(Axis(self.axis))).par_for_each(softmax);
+            Zip::from(y.lanes_mut(Axis(self.axis))).par_for_each(|mut line| match line.as_slice_mut() {
+                Some(line) => rows::softmax(line),
+                None => {
+                    let mut copy = line.to_vec();
+                    rows::softmax(&mut copy);
+                    line.iter_mut().zip(copy).for_each(|(v, y)| *v = y);
+                }
+            });
         }
         Ok(y.into())
     }
@@ -44,13 +51,6 @@ impl Operator for Softmax {
     fn parameters(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, " axis {}", self.axis)
     }
-}
-
-fn softmax(mut line: ArrayViewMut1<'_, f32>) {
-    let max = line.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    line.iter_mut().for_each(|v| *v = libm::expf(*v - max));
-    let sum: f64 = line.iter().map(|&v| f64::from(v)).sum();
-    line.iter_mut().for_each(|v| *v = (f64::from(*v) / sum) as f32);
 }
 
 /// Layer normalization, `(x − mean) / √(variance + eps) · weight + bias`, over the last axes, whose lengths are the shape of weight
@@ -87,23 +87,11 @@ impl Operator for LayerNorm {
 
     fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
         let (weight, bias) = (inputs.f32s(1), inputs.f32s(2));
-        Ok(by_row(inputs, |row| self.normalize(row, weight, bias)))
+        Ok(by_row(inputs, |row| rows::layer_norm(row, weight, bias, self.eps)))
     }
 
     fn parameters(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, " eps {:e}", self.eps)
-    }
-}
-
-impl LayerNorm {
-    fn normalize(&self, row: &mut [f32], weight: &[f32], bias: &[f32]) {
-        let n = row.len() as f64;
-        let mean = sum_of(row, |v| v) / n;
-        let variance = sum_of(row, |v| (v - mean) * (v - mean)) / n;
-        let inv_std = 1.0 / (variance + f64::from(self.eps)).sqrt();
-        for ((v, &w), &b) in row.iter_mut().zip(weight).zip(bias) {
-            *v = ((f64::from(*v) - mean) * inv_std) as f32 * w + b;
-        }
     }
 }
 
@@ -135,11 +123,7 @@ impl Operator for RmsNorm {
 
     fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
         let weight = inputs.f32s(1);
-        Ok(by_row(inputs, |row| {
-            let mean = sum_of(row, |v| v * v) / row.len() as f64;
-            let inv_rms = 1.0 / (mean + f64::from(self.eps)).sqrt();
-            row.iter_mut().zip(weight).for_each(|(v, &w)| *v = (f64::from(*v) * inv_rms) as f32 * w);
-        }))
+        Ok(by_row(inputs, |row| rows::rms_norm(row, weight, self.eps)))
     }
 
     fn parameters(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -170,8 +154,8 @@ fn by_row(inputs: &Arguments<'_>, normalize: impl Fn(&mut [f32]) + Sync + Send) 
     tensor(inputs.tensor(0).shape().to_vec(), y)
 }
 
-/// Batch normalization with fixed statistics, `(x − mean[c]) / √(variance[c] + eps) · weight[c] + bias[c]`, where `c` indexes axis 1.
-/// Inputs: x, mean, variance, weight, bias, all but x of shape `[C]`.
+/// Batch normalization with fixed statistics, `(x − mean[c]) / √(variance[c] + eps) · weight[c] + bias[c]`, where `c` indexes axis 1,
+/// computed as one product and one sum. Inputs: x, mean, variance, weight, bias, all but x of shape `[C]`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct BatchNorm {
     /// Number added to the variance.
@@ -211,10 +195,8 @@ impl Operator for BatchNorm {
         if inner > 0 {
             y.par_chunks_exact_mut(inner).enumerate().for_each(|(row, y)| {
                 let c = row % mean.len();
-                let factor = f64::from(weight[c]) / (f64::from(variance[c]) + f64::from(self.eps)).sqrt();
-                for y in y {
-                    *y = ((f64::from(*y) - f64::from(mean[c])) * factor + f64::from(bias[c])) as f32;
-                }
+                let (factor, offset) = self.factor_and_offset(mean[c], variance[c], weight[c], bias[c]);
+                y.iter_mut().for_each(|y| *y = float::add(float::mul(*y, factor), offset));
             });
         }
         Ok(tensor(x.shape().to_vec(), y))
@@ -226,5 +208,15 @@ impl Operator for BatchNorm {
 
     fn is_step(&self) -> bool {
         false
+    }
+}
+
+impl BatchNorm {
+    /// Computes factor and offset of a channel, whose norm is `x · factor + offset`, in `f64`, and rounds each once:
+    /// `factor = weight / √(variance + eps)`, `offset = bias − mean · factor`.
+    pub(crate) fn factor_and_offset(self, mean: f32, variance: f32, weight: f32, bias: f32) -> (f32, f32) {
+        let factor = f64::from(weight) / (f64::from(variance) + f64::from(self.eps)).sqrt();
+        let offset = f64::from(bias) - f64::from(mean) * factor;
+        (factor as f32, offset as f32)
     }
 }

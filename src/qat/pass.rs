@@ -97,7 +97,8 @@ impl TrainableGraph {
             (&Op::Unary(Unary { op }), _) => {
                 let mut y = self.values.buffer(id, self.values.get(node.inputs[0]).len());
                 let x = self.values.get(node.inputs[0]);
-                ops::unary_into(op, floats(x), &mut y);
+                y.copy_from_slice(floats(x));
+                ops::unary_in_place(op, &mut y);
                 Ok(tensor(x.shape().to_vec(), y))
             }
             _ => {

@@ -61,11 +61,6 @@ pub(crate) struct Case {
     pub(crate) zero_point: i32,
 }
 
-/// A CPU engine with the interpreter's bits of floats too.
-#[allow(dead_code)]
-pub(crate) const BITS: enfold::cpu::Options =
-    enfold::cpu::Options { gemm: enfold::cpu::GemmBackend::Auto, functions: enfold::cpu::Functions::Libm };
-
 /// Rows of the list.
 pub(crate) const ROWS: [usize; 7] = [1, 2, 3, 8, 17, 64, 129];
 /// Columns: below, at and above a word of output, a padded row, and a block of columns.

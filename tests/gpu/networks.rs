@@ -10,7 +10,7 @@ use enfold::{Graph, GraphBuilder, Shape, Tensor, cpu};
 use pollster::block_on;
 use rayon::prelude::*;
 
-use crate::cases::{BITS, difference};
+use crate::cases::difference;
 use crate::configs::{self, Quantized};
 use crate::device::{buffer, bytes, device_with, engine, read};
 use crate::long::count;
@@ -274,7 +274,7 @@ fn a_feed_forward_block_is_one_recording() {
         let expected = Interpreter::new(&integers).run(&[&batch]).expect("interpreted");
         // A quantized value that flips by a float rounding moves an output by a step, 0.03 here.
         assert_eq!(close(&got, &expected[0], 0.02), None, "{name}:\n{program}");
-        let by_cpu = cpu::Engine::with_options(&program, &BITS).expect("an engine").run(&[&batch]).expect("run");
+        let by_cpu = cpu::Engine::new(&program).expect("an engine").run(&[&batch]).expect("run");
         assert_eq!(difference(&by_cpu[0], &expected[0]), None, "{name}");
     }
 }

@@ -17,9 +17,7 @@ use crate::report::report;
 /// The GEMM backends that this processor has: `Rten` where it is exact, `Avx2` with AVX2, the others always.
 fn backends() -> Vec<GemmBackend> {
     let case = Case::new(1, 1, 1, Data::Random, Ends::Codes, 0);
-    let usable = |gemm: &GemmBackend| {
-        Engine::with_options(&case.program(), &Options { gemm: *gemm, ..Options::default() }).is_ok()
-    };
+    let usable = |gemm: &GemmBackend| Engine::with_options(&case.program(), &Options { gemm: *gemm }).is_ok();
     let others: Vec<GemmBackend> = [GemmBackend::Rten, GemmBackend::Avx2].into_iter().filter(usable).collect();
     #[cfg(target_arch = "x86_64")]
     assert_eq!(others.contains(&GemmBackend::Avx2), std::arch::is_x86_feature_detected!("avx2"));
@@ -38,8 +36,7 @@ fn every_product_equals_the_interpreter() {
     for case in &cases {
         let expected = Interpreter::new(&case.graph()).run(&[case.input()]).expect("interpreted");
         for &gemm in &backends {
-            let engine =
-                Engine::with_options(&case.program(), &Options { gemm, ..Options::default() }).expect("an engine");
+            let engine = Engine::with_options(&case.program(), &Options { gemm }).expect("an engine");
             let got = engine.run(&[case.input()]).expect("run");
             if let Some(difference) = difference(&got[0], &expected[0]) {
                 panic!("{gemm:?}: {}: {difference}", case.name);
@@ -86,7 +83,7 @@ fn the_interpreter_equals_the_equations() {
 #[test]
 fn tiles_are_there_or_refused() {
     let case = Case::new(1, 1, 1, Data::Random, Ends::Codes, 0);
-    match Engine::with_options(&case.program(), &Options { gemm: GemmBackend::Avx2, ..Options::default() }) {
+    match Engine::with_options(&case.program(), &Options { gemm: GemmBackend::Avx2 }) {
         Ok(_) => assert_eq!(std::env::consts::ARCH, "x86_64"),
         Err(error) => {
             assert!(matches!(&error, CpuError::Unavailable { backend, .. } if backend.contains("avx2")), "{error}")
@@ -105,9 +102,7 @@ fn one_weight_changed_by_one_is_named() {
     same.x[64] = 1;
     let of_same = Interpreter::new(&same.graph()).run(&[same.input()]).expect("run");
     for gemm in backends() {
-        let engine = |case: &Case| {
-            Engine::with_options(&case.program(), &Options { gemm, ..Options::default() }).expect("an engine")
-        };
+        let engine = |case: &Case| Engine::with_options(&case.program(), &Options { gemm }).expect("an engine");
         let run = |case: &Case| engine(case).run(&[case.input()]).expect("run");
         let named = difference(&run(&changed)[0], &of_same[0]);
         // Column 64 of some row: the first whose first feature is not 0.

@@ -11,7 +11,7 @@ use enfold::quantize::{
 use enfold::values::{DType, QParams, QScheme, QuantRange, TensorQParams};
 use enfold::{Graph, GraphBuilder, Shape, Tensor, cpu};
 
-use crate::cases::{BITS, difference};
+use crate::cases::difference;
 use crate::oracle::compare_ops;
 use crate::random::Random;
 use crate::report::report;
@@ -234,7 +234,7 @@ fn check(quantized: &Graph, integers: &Graph, inputs: &[&Tensor]) {
     let codes = compare_ops(quantized, integers, inputs).unwrap_or_else(|e| panic!("{e}\n{integers}"));
     assert!(codes.floats > 0, "nothing was compared");
     let got = Interpreter::new(integers).run(inputs).expect("run");
-    let engine = cpu::Engine::with_options(&lower(integers).expect("lowered"), &BITS).expect("an engine");
+    let engine = cpu::Engine::new(&lower(integers).expect("lowered")).expect("an engine");
     assert_eq!(difference(&engine.run(inputs).expect("run")[0], &got[0]), None);
     let expected = Interpreter::new(quantized).run(inputs).expect("run");
     let (got, expected) = (got[0].as_f32().expect("floats"), expected[0].as_f32().expect("floats"));

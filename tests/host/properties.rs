@@ -8,7 +8,7 @@ use enfold::quantize::{ConvertOptions, ObserverKind, QuantizationConfig, WgpuQua
 use enfold::{Graph, GraphBuilder, Shape, Tensor, cpu};
 use proptest::prelude::*;
 
-use crate::cases::{BITS, difference};
+use crate::cases::difference;
 use crate::random::Random;
 
 /// One more node on top of what is there.
@@ -186,7 +186,7 @@ proptest! {
                 Err(e) => return Err(TestCaseError::fail(e.to_string())),
             };
             let x = batch(&plan, 4, 2);
-            let got = cpu::Engine::with_options(&program, &BITS).expect("an engine").run(&[&x]).expect("run");
+            let got = cpu::Engine::new(&program).expect("an engine").run(&[&x]).expect("run");
             let expected = Interpreter::new(&graph).run(&[&x]).expect("run");
             for (got, expected) in got.iter().zip(&expected) {
                 prop_assert_eq!(difference(got, expected), None);

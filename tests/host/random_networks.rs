@@ -6,7 +6,7 @@ use enfold::ops::Op;
 use enfold::{Graph, Tensor, cpu};
 use rayon::prelude::*;
 
-use crate::cases::{BITS, difference};
+use crate::cases::difference;
 use crate::configs::{self, Quantized};
 use crate::long::count;
 use crate::oracle::{Codes, compare_ops};
@@ -66,9 +66,7 @@ fn network(seed: u64, few_bits: bool) -> Result<Totals, String> {
         totals.differ = usize::from(difference(&a, &b).is_some());
     }
     let program = lower(&integers).map_err(|e| format!("seed {seed}: {e}"))?;
-    let got = cpu::Engine::with_options(&program, &BITS)
-        .and_then(|engine| engine.run(&[&batch]))
-        .map_err(|e| e.to_string())?;
+    let got = cpu::Engine::new(&program).and_then(|engine| engine.run(&[&batch])).map_err(|e| e.to_string())?;
     let expected = Interpreter::new(&integers).run(&[&batch]).map_err(|e| e.to_string())?;
     match difference(&got[0], &expected[0]) {
         Some(difference) => Err(format!("seed {seed}: the CPU engine: {difference}\n{program}")),

@@ -186,8 +186,13 @@ fn an_orphan_on_either_side_is_named() {
     check(&[], &["quantize_f32_i8"], &wgsl, "entry dequantize_i8_f32");
 }
 
-/// Float operations that an entry point reaches, with these values of the override constants, and that devices may round differently
-/// or fuse: all operations except products, comparisons, and functions whose result is exact.
+/// Float operations that an entry point reaches, with these values of the override constants, and that devices may round differently,
+/// contract or reorder. Equation 11 allows:
+///
+/// - sums, differences and products as arguments of `keep`, which hides them from the compiler;
+/// - other products, if no sum, difference or product takes their result;
+/// - comparisons, selections, conversions, and functions whose result is exact;
+/// - anything in `quotient` and `root`, whose guesses do not decide a bit.
 fn inexact(wgsl: &str, shader: &Shader, entry: &str, constants: &[(&str, f64)]) -> Vec<String> {
     let (module, info) = parse(wgsl, shader);
     let constants = constants.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
@@ -195,132 +200,273 @@ fn inexact(wgsl: &str, shader: &Shader, entry: &str, constants: &[(&str, f64)]) 
     let (module, info) = back::pipeline_constants::process_overrides(&module, &info, stage, &constants)
         .unwrap_or_else(|e| panic!("{entry}: {e}"));
     let at = module.entry_points.iter().position(|e| e.name == entry).expect("an entry point");
-    let mut lint = Lint { module: &module, found: Vec::new(), pending: Vec::new() };
-    lint.block(&module.entry_points[at].function, info.get_entry_point(at), &module.entry_points[at].function.body);
-    let mut seen = HashSet::new();
-    while let Some(handle) = lint.pending.pop() {
-        if seen.insert(handle) {
-            let function = &module.functions[handle];
-            lint.block(function, &info[handle], &function.body);
+    let mut lint = Lint::new(&module, &info);
+    // What is a bare product spreads from callers to callees and back, until nothing changes.
+    loop {
+        let before = lint.bare.len();
+        lint.found.clear();
+        lint.visited.clear();
+        lint.function(None, &module.entry_points[at].function, info.get_entry_point(at));
+        if lint.bare.len() == before {
+            return lint.found;
         }
     }
-    lint.found
+}
+
+/// A place that may hold a bare product: one that did not pass through `keep`.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Place {
+    Argument(Option<Handle<Function>>, u32),
+    Variable(Option<Handle<Function>>, Handle<naga::LocalVariable>),
+    Result(Handle<Function>),
 }
 
 struct Lint<'m> {
     module: &'m Module,
+    info: &'m naga::valid::ModuleInfo,
+    bare: HashSet<Place>,
+    visited: HashSet<Handle<Function>>,
     found: Vec<String>,
-    /// Functions that are called.
-    pending: Vec<Handle<Function>>,
 }
 
-impl Lint<'_> {
-    fn block(&mut self, function: &Function, info: &FunctionInfo, block: &Block) {
+/// The functions whose operations only guess.
+const GUESSES: [&str; 2] = ["quotient", "root"];
+
+impl<'m> Lint<'m> {
+    fn new(module: &'m Module, info: &'m naga::valid::ModuleInfo) -> Self {
+        Self { module, info, bare: HashSet::new(), visited: HashSet::new(), found: Vec::new() }
+    }
+
+    fn function(&mut self, own: Option<Handle<Function>>, function: &'m Function, info: &'m FunctionInfo) {
+        if own.is_some_and(|own| !self.visited.insert(own)) {
+            return;
+        }
+        let name = function.name.as_deref().unwrap_or("entry");
+        if GUESSES.contains(&name) {
+            return;
+        }
+        Walk { lint: self, own, function, info, kept: HashSet::new(), emitted: Vec::new() }.run(name);
+    }
+}
+
+/// The walk through one function.
+struct Walk<'l, 'm> {
+    lint: &'l mut Lint<'m>,
+    own: Option<Handle<Function>>,
+    function: &'m Function,
+    info: &'m FunctionInfo,
+    /// The arguments of `keep`.
+    kept: HashSet<Handle<Expression>>,
+    emitted: Vec<Handle<Expression>>,
+}
+
+impl<'m> Walk<'_, 'm> {
+    fn run(mut self, name: &str) {
+        self.block(&self.function.body);
+        for handle in std::mem::take(&mut self.emitted) {
+            let expression = &self.function.expressions[handle];
+            if self.is_float(handle) && !self.is_exact(handle, expression) {
+                self.lint.found.push(format!("{name}: {expression:?}"));
+            }
+        }
+    }
+
+    fn is_float(&self, handle: Handle<Expression>) -> bool {
+        let inner = self.info[handle].ty.inner_with(&self.lint.module.types);
+        inner.scalar_kind() == Some(ScalarKind::Float)
+    }
+
+    fn is_exact(&self, handle: Handle<Expression>, expression: &Expression) -> bool {
+        match expression {
+            &Expression::Binary { op: BinaryOperator::Add | BinaryOperator::Subtract, left, right } => {
+                self.kept.contains(&handle) && !self.is_bare(left) && !self.is_bare(right)
+            }
+            &Expression::Binary { op: BinaryOperator::Multiply, left, right } => {
+                !self.is_bare(left) && !self.is_bare(right)
+            }
+            Expression::Binary { .. } | Expression::Derivative { .. } => false,
+            Expression::Math { fun, .. } => {
+                use MathFunction::{Abs, Ceil, Clamp, Floor, Max, Min, Round};
+                matches!(fun, Round | Floor | Ceil | Clamp | Max | Min | Abs)
+            }
+            _ => true,
+        }
+    }
+
+    /// Whether a value may be a product that did not pass through `keep`, or a part of one.
+    fn is_bare(&self, handle: Handle<Expression>) -> bool {
+        if !self.is_float(handle) && !matches!(self.function.expressions[handle], Expression::Load { .. }) {
+            return false;
+        }
+        match &self.function.expressions[handle] {
+            Expression::Binary { op: BinaryOperator::Multiply, .. } => true,
+            &Expression::FunctionArgument(at) => self.lint.bare.contains(&Place::Argument(self.own, at)),
+            &Expression::CallResult(function) => self.lint.bare.contains(&Place::Result(function)),
+            &Expression::Load { pointer } => self
+                .variable(pointer)
+                .is_some_and(|variable| self.lint.bare.contains(&Place::Variable(self.own, variable))),
+            Expression::Compose { components, .. } => components.iter().any(|&part| self.is_bare(part)),
+            &(Expression::Access { base, .. } | Expression::AccessIndex { base, .. }) => self.is_bare(base),
+            &Expression::Splat { value, .. } => self.is_bare(value),
+            &Expression::Swizzle { vector, .. } => self.is_bare(vector),
+            &Expression::Unary { expr, .. } => self.is_bare(expr),
+            &Expression::Select { accept, reject, .. } => self.is_bare(accept) || self.is_bare(reject),
+            &Expression::Math { arg, arg1, arg2, .. } => {
+                [Some(arg), arg1, arg2].into_iter().flatten().any(|part| self.is_bare(part))
+            }
+            _ => false,
+        }
+    }
+
+    fn variable(&self, pointer: Handle<Expression>) -> Option<Handle<naga::LocalVariable>> {
+        match self.function.expressions[pointer] {
+            Expression::LocalVariable(variable) => Some(variable),
+            Expression::Access { base, .. } | Expression::AccessIndex { base, .. } => self.variable(base),
+            _ => None,
+        }
+    }
+
+    fn mark(&mut self, place: Place, value: Handle<Expression>) {
+        if self.is_bare(value) {
+            self.lint.bare.insert(place);
+        }
+    }
+
+    fn block(&mut self, block: &'m Block) {
         for statement in block {
             match statement {
-                Statement::Emit(range) => {
-                    for handle in range.clone() {
-                        self.expression(function, info, handle);
+                Statement::Emit(range) => self.emitted.extend(range.clone()),
+                Statement::Call { function, arguments, .. } => self.call(*function, arguments),
+                Statement::Return { value: Some(value) } => {
+                    if let Some(own) = self.own {
+                        self.mark(Place::Result(own), *value);
                     }
                 }
-                Statement::Call { function, .. } => self.pending.push(*function),
-                Statement::Block(inner) => self.block(function, info, inner),
+                Statement::Store { pointer, value } => {
+                    if let Some(variable) = self.variable(*pointer) {
+                        self.mark(Place::Variable(self.own, variable), *value);
+                    }
+                }
+                Statement::Block(inner) => self.block(inner),
                 Statement::If { condition, accept, reject } => {
-                    // Overrides are constants by now: what they rule out is not reachable.
-                    let expression = match function.expressions[*condition] {
-                        Expression::Constant(constant) => {
-                            &self.module.global_expressions[self.module.constants[constant].init]
-                        }
-                        ref expression => expression,
-                    };
-                    let known = match expression {
-                        Expression::Literal(Literal::Bool(known)) => Some(*known),
-                        _ => None,
-                    };
+                    let known = self.known(*condition);
                     if known != Some(false) {
-                        self.block(function, info, accept);
+                        self.block(accept);
                     }
                     if known != Some(true) {
-                        self.block(function, info, reject);
+                        self.block(reject);
                     }
                 }
                 Statement::Loop { body, continuing, .. } => {
-                    self.block(function, info, body);
-                    self.block(function, info, continuing);
+                    self.block(body);
+                    self.block(continuing);
                 }
-                Statement::Switch { cases, .. } => cases.iter().for_each(|case| self.block(function, info, &case.body)),
+                Statement::Switch { cases, .. } => cases.iter().for_each(|case| self.block(&case.body)),
                 _ => {}
             }
         }
     }
 
-    fn expression(&mut self, function: &Function, info: &FunctionInfo, handle: Handle<Expression>) {
-        let inner = info[handle].ty.inner_with(&self.module.types);
-        if inner.scalar_kind() != Some(ScalarKind::Float) {
+    fn call(&mut self, callee: Handle<Function>, arguments: &[Handle<Expression>]) {
+        let function = &self.lint.module.functions[callee];
+        if function.name.as_deref() == Some("keep") {
+            self.kept.extend(arguments);
             return;
         }
-        let expression = &function.expressions[handle];
-        let exact = match expression {
-            Expression::Binary { op, .. } => matches!(op, BinaryOperator::Multiply),
-            Expression::Math { fun, .. } => {
-                use MathFunction::{Abs, Clamp, Max, Min, Round};
-                matches!(fun, Round | Clamp | Max | Min | Abs)
+        for (at, &argument) in arguments.iter().enumerate() {
+            self.mark(Place::Argument(Some(callee), at as u32), argument);
+        }
+        let info = &self.lint.info[callee];
+        self.lint.function(Some(callee), function, info);
+    }
+
+    /// The value of a condition. Overrides are constants by now: what they rule out is not reachable.
+    fn known(&self, condition: Handle<Expression>) -> Option<bool> {
+        let expression = match self.function.expressions[condition] {
+            Expression::Constant(constant) => {
+                &self.lint.module.global_expressions[self.lint.module.constants[constant].init]
             }
-            Expression::Derivative { .. } => false,
-            _ => true,
+            ref expression => expression,
         };
-        if !exact {
-            self.found.push(format!("{}: {expression:?}", function.name.as_deref().unwrap_or("entry")));
+        match expression {
+            Expression::Literal(Literal::Bool(known)) => Some(*known),
+            _ => None,
         }
     }
 }
 
-/// Whether this lint can show that results of an entry point are the same everywhere: all entry points except those from floats to
-/// floats, of which some only compare and select. The choice of qparams adds floats, correctly rounded and with nothing to fuse, and
-/// cooperative matrices add integers that floats hold exactly; tests on devices compare the bits of both.
+/// The barrier: an operation on bits that no compiler sees through.
+#[test]
+fn the_barrier_is_an_operation_on_bits() {
+    let keep = "fn keep(x: f32) -> f32 {\n    return bitcast<f32>(bitcast<u32>(x) ^ params.zero);\n}";
+    let mut found = 0;
+    for (shader, _) in shaders::all() {
+        let wgsl = shader.wgsl();
+        if wgsl.contains("fn keep(") {
+            assert!(wgsl.contains(keep), "{}", shader.name);
+            found += 1;
+        }
+    }
+    assert!(found > 20, "{found}");
+}
+
+/// Whether results of an entry point are the same everywhere: all but full float products. Cooperative matrices add integers that
+/// floats hold exactly, which this lint cannot see; tests on devices compare their bits.
 fn promises_bits(entry: &str) -> bool {
-    let selects = ["binary_", "clamp_", "mask_", "max_"].iter().any(|selects| entry.starts_with(selects));
-    let float = (entry.ends_with("_f32_f32") && !selects) || entry.contains("dynamic_i8_f32");
-    !float && !["quantize_per_token_f32_i8", "linear_coopmat"].contains(&entry)
+    !["matmul_f32_f32", "linear_coopmat"].contains(&entry)
 }
 
 #[test]
-fn entries_that_promise_bits_only_multiply() {
+fn entries_that_promise_bits_hide_their_sums() {
     let mut checked = 0;
     for (shader, entries) in shaders::all() {
         for entry in entries.iter().filter(|entry| promises_bits(entry)) {
-            // Linear kernels: to int8 in three ways, to floats and f16 by a scale, and to partial sums.
-            let epilogues: &[&[(&str, f64)]] = match shader.overrides.contains(&"EPILOGUE") {
-                true => &[
-                    &[("EPILOGUE", 0.0)],
-                    &[("EPILOGUE", 1.0)],
-                    &[("EPILOGUE", 2.0)],
-                    &[("EPILOGUE", 3.0)],
-                    &[("EPILOGUE", 3.0), ("F16", 1.0)],
-                    &[("EPILOGUE", 7.0)],
-                ],
-                false => &[&[]],
+            let constants: Vec<Vec<(&str, f64)>> = if shader.overrides.contains(&"EPILOGUE") {
+                (0..8).flat_map(|e| [0.0, 1.0].map(|f16| vec![("EPILOGUE", f64::from(e)), ("F16", f16)])).collect()
+            } else if shader.overrides.contains(&"CENTER") {
+                let of = |bits: u32| {
+                    let names = ["CENTER", "ADD", "KEEP_SUM", "QUANTIZE"];
+                    names.into_iter().enumerate().map(|(at, name)| (name, f64::from(bits >> at & 1))).collect()
+                };
+                (0..16).map(of).collect()
+            } else if shader.overrides.contains(&"DYNAMIC") {
+                vec![vec![("DYNAMIC", 0.0)], vec![("DYNAMIC", 1.0)]]
+            } else {
+                vec![Vec::new()]
             };
-            for constants in epilogues {
-                let found = inexact(&shader.wgsl(), shader, entry, constants);
+            for constants in constants {
+                let found = inexact(&shader.wgsl(), shader, entry, &constants);
                 assert!(found.is_empty(), "{entry} {constants:?} computes in float: {}", found.join("\n"));
                 checked += 1;
             }
         }
     }
-    assert_eq!(checked, 16 * 6 + ENTRIES_WITHOUT_EPILOGUE, "entries checked");
+    assert!(checked > 300, "{checked} entries checked");
 }
 
-/// The entry points of other shaders that promise bits.
-const ENTRIES_WITHOUT_EPILOGUE: usize = 34;
-
-/// The same lint on epilogues that add floats: otherwise it would not prove that overrides rule them out elsewhere.
+/// The full float products do not pass: otherwise the lint would prove nothing.
 #[test]
-fn epilogues_that_add_floats_are_caught() {
-    let (shader, _) = named("linear_register_8");
-    for epilogue in [4.0, 5.0, 6.0] {
-        let found = inexact(&shader.wgsl(), shader, "linear_reg", &[("EPILOGUE", epilogue)]);
-        assert!(!found.is_empty(), "EPILOGUE {epilogue}");
+fn full_float_products_are_caught() {
+    let (shader, _) = named("matmul_float");
+    assert!(!inexact(&shader.wgsl(), shader, "matmul_f32_f32", &[]).is_empty());
+}
+
+/// Each place where a barrier is taken away is seen.
+#[test]
+fn a_missing_barrier_is_caught() {
+    let (shader, _) = named("softmax");
+    let wgsl = shader.wgsl();
+    assert!(inexact(&wgsl, shader, "softmax_f32_f32", &[]).is_empty());
+    for (kept, bare) in [
+        ("return keep(a + b);", "return a + b;"),
+        ("return keep(a - b);", "return a - b;"),
+        ("return keep(a * b);", "return a * b;"),
+        ("add_f(total, ", "(total + "),
+        ("sub_f(element(start + i * stride), largest)", "(element(start + i * stride) - largest)"),
+    ] {
+        let changed = wgsl.replacen(kept, bare, 1);
+        assert_ne!(changed, wgsl, "{kept}");
+        assert!(!inexact(&changed, shader, "softmax_f32_f32", &[]).is_empty(), "{bare}");
     }
 }
 
@@ -330,16 +476,24 @@ fn a_float_sum_or_quotient_is_caught_wherever_it_hides() {
         override ON: bool = true;
         @group(0) @binding(0) var<storage, read_write> y: array<f32>;
         fn sum(a: f32) -> f32 { if a > 0.0 { return a + 1.0; } return a; }
-        fn quotient(a: vec2<f32>) -> f32 { let b = a / vec2<f32>(y[1], 3.0); return b.x; }
+        fn halved(a: vec2<f32>) -> f32 { let b = a / vec2<f32>(y[1], 3.0); return b.x; }
         @compute @workgroup_size(1) fn adds() { loop { y[0] = sum(y[0]); if y[0] > 9.0 { break; } } }
-        @compute @workgroup_size(1) fn divides() { y[0] = quotient(vec2<f32>(y[0])); }
+        @compute @workgroup_size(1) fn divides() { y[0] = halved(vec2<f32>(y[0])); }
         @compute @workgroup_size(1) fn roots() { y[0] = sqrt(y[0]); }
         @compute @workgroup_size(1) fn selects() { if ON { y[0] = sum(y[0]); } }
+        fn twice(a: f32) -> f32 { var b = a; b = a * 2.0; return b; }
+        fn times(a: f32, b: f32) -> f32 { return a * b; }
+        fn keep(a: f32) -> f32 { return bitcast<f32>(bitcast<u32>(a) ^ 1u); }
+        @compute @workgroup_size(1) fn regroups() { y[0] = times(twice(y[0]), y[1]); }
+        @compute @workgroup_size(1) fn contracts() { y[0] = keep(keep(y[1]) + twice(y[0])); }
+        @compute @workgroup_size(1) fn keeps() { y[0] = keep(keep(twice(y[0])) + keep(y[0] * y[1])); }
         @compute @workgroup_size(1) fn multiplies() { y[0] = round(y[0] * 2.0); y[u32(3 + i32(y[0]))] = 0.0; }";
     let (plain, _) = named("reduce");
-    for entry in ["adds", "divides", "roots", "selects"] {
+    for entry in ["adds", "divides", "roots", "selects", "regroups", "contracts"] {
         assert_eq!(inexact(wgsl, plain, entry, &[]).len(), 1, "{entry}");
     }
-    assert!(inexact(wgsl, plain, "multiplies", &[]).is_empty());
+    for entry in ["multiplies", "keeps"] {
+        assert!(inexact(wgsl, plain, entry, &[]).is_empty(), "{entry}");
+    }
     assert!(inexact(wgsl, plain, "selects", &[("ON", 0.0)]).is_empty());
 }

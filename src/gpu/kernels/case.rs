@@ -113,6 +113,13 @@ impl<'c> CaseBuilder<'c> {
         if !self.needs(kernel) {
             return inputs[0];
         }
+        let id = self.intermediate(op, inputs);
+        let expected = self.known[id.index()].clone().expect(CHECKED);
+        self.answer(kernel, id, expected)
+    }
+
+    /// A step whose result is that of the operator's scalar equations, and is not compared.
+    pub(crate) fn intermediate(&mut self, op: impl Into<Op>, inputs: &[ValueId]) -> ValueId {
         let op = op.into();
         let tensors: Vec<&Tensor> = inputs.iter().map(|id| self.known[id.index()].as_ref().expect(CHECKED)).collect();
         let shapes = inputs.iter().map(|id| &self.values[id.index()].shape);
@@ -120,7 +127,8 @@ impl<'c> CaseBuilder<'c> {
         let TensorType { shape, .. } = op.infer(&operands.collect::<Vec<_>>()).expect(CHECKED);
         let expected = op.eval(&Arguments { tensors: &tensors, output: &shape, packed: None }).expect(CHECKED);
         let id = self.step(op, inputs, type_of(&expected), shape);
-        self.answer(kernel, id, expected)
+        self.known[id.index()] = Some(expected);
+        id
     }
 
     /// A step whose result, of shape `[rows, dims…]`, is known. Adds nothing if its kernel is not needed.
@@ -220,6 +228,22 @@ const SPECIAL: [u32; 12] = [
 /// Returns NaN, infinities, zeros, subnormal numbers and others, in turn.
 pub(crate) fn special(i: usize) -> f32 {
     f32::from_bits(SPECIAL[i % SPECIAL.len()])
+}
+
+/// Returns special numbers, everyday numbers, numbers of all exponents and random bits, in turn.
+pub(crate) fn any_float(i: usize) -> f32 {
+    let random = (i as u32).wrapping_mul(0x9e37_79b9) ^ (i as u32).wrapping_mul(0x85eb_ca6b).rotate_left(13);
+    match i % 4 {
+        0 => special(i / 4),
+        1 => everyday(i),
+        2 => f32::from_bits((i as u32 / 4 % 255) << 23 | random & 0x807f_ffff),
+        _ => f32::from_bits(random),
+    }
+}
+
+/// Returns numbers from −12 to 12.
+pub(crate) fn everyday(i: usize) -> f32 {
+    (i as u32).wrapping_mul(0x9e37_79b9) as i32 as f32 * (12.0 / 2_147_483_648.0)
 }
 
 /// Floats whose f16 is a tie, overflows or is subnormal.

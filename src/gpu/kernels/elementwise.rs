@@ -1,6 +1,6 @@
 //! Kernels that combine two values element by element: float and int32 arithmetic, comparisons, masks, and int8 sums and products.
 
-use super::case::{COLS, COLUMN, CaseBuilder, ROWS, WIDE, int8, int32, special, tensor};
+use super::case::{COLS, COLUMN, CaseBuilder, ROWS, WIDE, any_float, int8, int32, special, tensor};
 use super::dispatch::{Planned, PlannedDispatch, Planning};
 use super::fused_step::FusedStep;
 use super::grid::GridSize;
@@ -51,8 +51,7 @@ wgsl_struct! {
     /// `ElementwiseParams` of `elementwise/params.wgsl`.
     ElementwiseParams {
         strided: Strided, add: AddParams, b_vecs: u32, binary_op: u32, int32_op: u32, mask_inverted: u32,
-        a_zero_point: i32, b_zero_point: i32, multiplier: f32, zero_point: i32, lo: f32, hi: f32, unused_0: u32,
-        unused_1: u32,
+        a_zero_point: i32, b_zero_point: i32, multiplier: f32, zero_point: i32, lo: f32, hi: f32, zero: u32, unused_0: u32,
     }
 }
 
@@ -64,13 +63,13 @@ const STORAGE: &[Binding] = storage! { a: A, a_vecs: A, b: B, b_vecs: B, y: Y, y
 
 static STRIDED_SHADER: Shader = shader! {
     "elementwise_strided", ElementwiseParams, [Strided, AddParams], STORAGE,
-    [THREAD, GRID, BYTES, FLOATS, ADD, REQUANTIZE, STRIDED, ELEMENTS, WORDS],
+    [THREAD, GRID, BYTES, FLOAT, FLOATS, ADD, REQUANTIZE, STRIDED, ELEMENTS, WORDS],
     ["elementwise/params", "elementwise/strided"]
 };
 
 static VEC4_SHADER: Shader = shader! {
     "elementwise_vec4", ElementwiseParams, [Strided, AddParams], STORAGE,
-    [THREAD, GRID, FLOATS, ADD, REQUANTIZE, STRIDED, VECTORS],
+    [THREAD, GRID, FLOAT, FLOATS, ADD, REQUANTIZE, STRIDED, VECTORS],
     ["elementwise/params", "elementwise/vec4"]
 };
 
@@ -114,8 +113,7 @@ impl Kernel for ElementwiseKernel {
     }
 
     fn promises_bits(self) -> bool {
-        use ElementwiseKernel::{AddF32, AddF32Vec4, DivF32, DivF32Vec4, MulF32, MulF32Vec4};
-        !matches!(self, AddF32 | MulF32 | DivF32 | AddF32Vec4 | MulF32Vec4 | DivF32Vec4)
+        true
     }
 }
 
@@ -198,7 +196,7 @@ fn known_qparams(zero_point: i32) -> QParams {
     QParams::new(1.0, zero_point).unwrap_or_else(|_| unreachable!("zero points of int8 are valid"))
 }
 
-/// int8 and int32 arithmetic, comparisons and masks.
+/// int8, int32 and float arithmetic, comparisons and masks.
 pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
     let a = case.input(tensor(&WIDE, |i| int8(i, 0)));
     let b = case.input(tensor(&WIDE, |i| int8(i, 1)));
@@ -224,7 +222,7 @@ pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
     known_floats(case);
 }
 
-/// Each special float with each.
+/// Each special float with each, and others.
 fn known_floats(case: &mut CaseBuilder<'_>) {
     let (wide, column) = ([ROWS, 12, 12], [ROWS, 12, 1]);
     let x = case.input(tensor(&wide, special));
@@ -237,5 +235,18 @@ fn known_floats(case: &mut CaseBuilder<'_>) {
     for inverted in [false, true] {
         case.computed(ElementwiseKernel::MaskF32Vec4, Mask { inverted }, &[x, z]);
         case.computed(ElementwiseKernel::MaskF32, Mask { inverted }, &[x, y]);
+    }
+    let any = case.input(tensor(&[ROWS, 256, 4], any_float));
+    let others = case.input(tensor(&[ROWS, 256, 4], |i| any_float(i / 4 * 7 + 1)));
+    for [a, b] in [[x, z], [any, others]] {
+        case.computed(ElementwiseKernel::AddF32Vec4, Add, &[a, b]);
+        case.computed(ElementwiseKernel::MulF32Vec4, Mul, &[a, b]);
+        case.computed(ElementwiseKernel::DivF32Vec4, Div, &[a, b]);
+    }
+    let column = case.input(tensor(&[ROWS, 256, 1], |i| any_float(i * 7 + 1)));
+    for [a, b] in [[x, y], [any, column]] {
+        case.computed(ElementwiseKernel::AddF32, Add, &[a, b]);
+        case.computed(ElementwiseKernel::MulF32, Mul, &[a, b]);
+        case.computed(ElementwiseKernel::DivF32, Div, &[a, b]);
     }
 }

@@ -24,7 +24,7 @@ wgsl_struct! {
     LinearParams {
         k_vecs: u32, n: u32, row_words: u32, rows_factor: u32, first_row: u32, end_row: u32, first_quad: u32,
         quads: u32, part_vecs: u32, fraction_bits: u32, zero_point: i32, lo: f32, hi: f32, relu: u32,
-        qparams_stride: u32, function: u32, add: AddParams,
+        qparams_stride: u32, function: u32, add: AddParams, zero: u32,
     }
 }
 
@@ -155,7 +155,7 @@ macro_rules! shaders {
             $($field: $value,)*
             ..shader! {
                 $name, LinearParams, [AddParams, Channels], STORAGE,
-                [$($shared,)* BYTES, ADD, REQUANTIZE, LOOK_UP, F16, FLOATS, FUNCTIONS],
+                [$($shared,)* BYTES, ADD, REQUANTIZE, LOOK_UP, F16, FLOATS, FLOAT, FUNCTIONS],
                 ["linear/epilogue" $(, $file)*]
             }
         }

@@ -1,5 +1,6 @@
 //! Kernels that normalize: softmax, layer norm and RMS norm.
 
+use super::case::{CaseBuilder, ROWS, any_float, everyday, special, tensor};
 use super::dispatch::{Planned, PlannedDispatch, Planning};
 use super::fused_step::FusedStep;
 use super::grid::GridSize;
@@ -9,14 +10,15 @@ use super::quantize::per_tensor;
 use super::strided::axes;
 use super::wgsl::shader;
 use crate::gpu::device::shader::{Binding, FIRST_STORAGE, Shader, storage, wgsl_struct};
-use crate::ops::{LayerNorm, Op, Quantize, RmsNorm, Softmax};
+use crate::ops::{Add, LayerNorm, Op, Quantize, RmsNorm, Softmax};
 use crate::program::StepOp;
+use crate::values::{QParams, QuantRange};
 
 wgsl_struct! {
     /// `NormParams` of `norm/params.wgsl`.
     NormParams {
         rows_factor: u32, length: u32, stride: u32, row_words: u32, eps: f32, inv_scale: f32, zero_point: i32,
-        lo: f32, hi: f32,
+        lo: f32, hi: f32, zero: u32,
     }
 }
 
@@ -34,13 +36,13 @@ const LAYER_NORM_STORAGE: &[Binding] = storage! { a: A, y: Y, weight: WEIGHT, bi
 static SOFTMAX: [Shader; 2] = [
     shader! {
         "softmax", NormParams, [], SOFTMAX_STORAGE,
-        [THREAD, WORKGROUP_REDUCE, GRID, FLOATS], ["norm/params", "norm/softmax"]
+        [THREAD, WORKGROUP_REDUCE, GRID, FLOAT, FLOATS], ["norm/params", "norm/softmax"]
     },
     Shader {
         subgroups: true,
         ..shader! {
             "softmax_subgroup", NormParams, [], SOFTMAX_STORAGE,
-            [SUBGROUP_REDUCE, GRID, FLOATS], ["norm/params", "norm/softmax"]
+            [SUBGROUP_REDUCE, GRID, FLOAT, FLOATS], ["norm/params", "norm/softmax"]
         }
     },
 ];
@@ -53,7 +55,7 @@ static LAYER_NORM: [Shader; 2] = [
         overrides: LAYER_NORM_OVERRIDES,
         ..shader! {
             "layer_norm", NormParams, [], LAYER_NORM_STORAGE,
-            [THREAD, WORKGROUP_REDUCE, GRID, FLOATS, QUANTIZE], ["norm/params", "norm/layer_norm"]
+            [THREAD, WORKGROUP_REDUCE, GRID, FLOAT, FLOATS, QUANTIZE], ["norm/params", "norm/layer_norm"]
         }
     },
     Shader {
@@ -61,7 +63,7 @@ static LAYER_NORM: [Shader; 2] = [
         subgroups: true,
         ..shader! {
             "layer_norm_subgroup", NormParams, [], LAYER_NORM_STORAGE,
-            [SUBGROUP_REDUCE, GRID, FLOATS, QUANTIZE], ["norm/params", "norm/layer_norm"]
+            [SUBGROUP_REDUCE, GRID, FLOAT, FLOATS, QUANTIZE], ["norm/params", "norm/layer_norm"]
         }
     },
 ];
@@ -104,7 +106,7 @@ impl Kernel for NormKernel {
     }
 
     fn promises_bits(self) -> bool {
-        false
+        true
     }
 }
 
@@ -176,4 +178,69 @@ fn lines(
     let mut dispatch = PlannedDispatch::single(planning, &step.name, y, kernel, &params, GridSize::Workgroups);
     dispatch.rows.factor = lines as u64;
     dispatch
+}
+
+/// Lines of a row of the cases, and their length: more than the threads of a workgroup.
+const LINES: usize = 9;
+const LENGTH: usize = 70;
+
+/// Element `i` of lines of everyday, large, tiny, equal, partly masked, wholly masked, special and random numbers.
+fn line_value(i: usize) -> f32 {
+    match i / LENGTH % LINES {
+        0 => everyday(i),
+        1 => everyday(i) * 1e17,
+        2 => everyday(i) * 1e-29,
+        3 => 3.3,
+        4 if !i.is_multiple_of(3) => f32::NEG_INFINITY,
+        4 => everyday(i),
+        5 => f32::NEG_INFINITY,
+        6 => f32::MIN,
+        7 => special(i),
+        _ => any_float(i),
+    }
+}
+
+/// Softmax along two axes, and norms with everything that is fused with them.
+pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
+    let lines = case.input(tensor(&[ROWS, LINES, LENGTH], line_value));
+    case.computed(NormKernel::Softmax, Softmax { axis: 2 }, &[lines]);
+    case.computed(NormKernel::Softmax, Softmax { axis: 1 }, &[lines]);
+    for center in [true, false] {
+        for (add, keep_sum, quantize) in [
+            (false, false, false),
+            (true, false, false),
+            (true, true, false),
+            (false, false, true),
+            (true, false, true),
+            (true, true, true),
+        ] {
+            let kernel = NormKernel::LayerNorm { center, add, keep_sum, quantize };
+            if case.needs(kernel) {
+                known_norm(case, kernel);
+            }
+        }
+    }
+}
+
+/// A norm of everyday, large, tiny and equal numbers; of all kinds of lines if its result is not quantized.
+fn known_norm(case: &mut CaseBuilder<'_>, kernel: NormKernel) {
+    let NormKernel::LayerNorm { center, add, keep_sum, quantize } = kernel else { return };
+    let lines = if quantize { 4 } else { LINES };
+    let value = move |i: usize| line_value(i / LENGTH % lines * LENGTH + i % LENGTH);
+    let shape = [ROWS, lines, LENGTH];
+    let mut x = case.input(tensor(&shape, value));
+    if add {
+        let addend = case.input(tensor(&shape, |i| everyday(i + 7)));
+        x = if keep_sum { case.computed(kernel, Add, &[x, addend]) } else { case.intermediate(Add, &[x, addend]) };
+    }
+    let [weight, bias] = [1, 2].map(|seed| case.constant(tensor(&[LENGTH], |i| everyday(i + seed * 100))));
+    let op: Op = if center { LayerNorm { eps: 1e-5 }.into() } else { RmsNorm { eps: 1e-5 }.into() };
+    let inputs = if center { vec![x, weight, bias] } else { vec![x, weight] };
+    if quantize {
+        let y = case.intermediate(op, &inputs);
+        let Ok(qparams) = QParams::new(0.1, 3) else { return };
+        case.computed(kernel, Quantize { qparams: qparams.into(), range: QuantRange::INT8 }, &[y]);
+    } else {
+        case.computed(kernel, op, &inputs);
+    }
 }

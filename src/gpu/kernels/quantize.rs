@@ -17,7 +17,7 @@ wgsl_struct! {
     /// `QuantizeParams` of `quantize/params.wgsl`.
     QuantizeParams {
         rows_factor: u32, cols: u32, row_words: u32, scale: f32, inv_scale: f32, zero_point: i32, quant_min: i32,
-        quant_max: i32, eps: f32, rule: u32, qparams_stride: u32,
+        quant_max: i32, eps: f32, rule: u32, qparams_stride: u32, zero: u32,
     }
 }
 
@@ -37,13 +37,13 @@ const DYNAMIC_STORAGE: &[Binding] = storage! { a: A, y: Y, qparams: QPARAMS };
 static DYNAMIC_SHADERS: [Shader; 2] = [
     shader! {
         "quantize_dynamic", QuantizeParams, [], DYNAMIC_STORAGE,
-        [THREAD, WORKGROUP_REDUCE, GRID, BYTES, FLOATS, QUANTIZE], ["quantize/params", "quantize/dynamic"]
+        [THREAD, WORKGROUP_REDUCE, GRID, BYTES, FLOAT, FLOATS, QUANTIZE], ["quantize/params", "quantize/dynamic"]
     },
     Shader {
         subgroups: true,
         ..shader! {
             "quantize_dynamic_subgroup", QuantizeParams, [], DYNAMIC_STORAGE,
-            [SUBGROUP_REDUCE, GRID, BYTES, FLOATS, QUANTIZE], ["quantize/params", "quantize/dynamic"]
+            [SUBGROUP_REDUCE, GRID, BYTES, FLOAT, FLOATS, QUANTIZE], ["quantize/params", "quantize/dynamic"]
         }
     },
 ];

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::case::{CaseBuilder, ROWS, between_f16, int8, int32, special, tensor};
+use super::case::{CaseBuilder, ROWS, any_float, between_f16, int8, int32, special, tensor};
 use super::dispatch::{Bound, Operand, Planned, PlannedDispatch, Planning};
 use super::fused_step::FusedStep;
 use super::grid::GridSize;
@@ -18,7 +18,7 @@ wgsl_struct! {
     /// `UnaryParams` of `unary/params.wgsl`.
     UnaryParams {
         strided: Strided, function: u32, low: f32, high: f32, from_float: u32, shift: u32, has_sign: u32,
-        unused_0: u32, unused_1: u32,
+        zero: u32, unused_0: u32,
     }
 }
 
@@ -28,7 +28,7 @@ const LUT: u32 = 5;
 
 static UNARY_SHADER: Shader = shader! {
     "unary", UnaryParams, [Strided], storage! { a: A, a_vecs: A, y: Y, y_vecs: Y },
-    [THREAD, GRID, F16, FLOATS, FUNCTIONS, STRIDED, ELEMENTS, VECTORS],
+    [THREAD, GRID, F16, FLOATS, FLOAT, FUNCTIONS, STRIDED, ELEMENTS, VECTORS],
     ["unary/params", "unary/unary"]
 };
 
@@ -61,7 +61,6 @@ impl Kernel for UnaryKernel {
         self.into()
     }
 
-    /// Functions that only select promise bits. The others do not, but they share an entry point.
     fn promises_bits(self) -> bool {
         true
     }
@@ -127,7 +126,7 @@ pub(crate) fn known_lut() -> (StepOp, impl Fn(i8) -> i8) {
     (StepOp::QLut(QLut { table }), move |q| entries[(i32::from(q) + 128) as usize])
 }
 
-/// Lookup tables, casts, clamps and the functions that only select.
+/// Lookup tables, casts, clamps and functions.
 pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
     let (op, look_up) = known_lut();
     let x = case.input(tensor(&[ROWS, 90], |i| int8(i, 0)));
@@ -155,7 +154,13 @@ pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
         let x = case.input(tensor(&shape, special));
         case.computed(clamp, Clamp { min: -1.0, max: special(5) }, &[x]);
         let x = case.input(tensor(&shape, between_f16));
-        for op in [UnaryOp::Relu, UnaryOp::Abs, UnaryOp::Step, UnaryOp::Sign, UnaryOp::RoundF16, UnaryOp::RoundBf16] {
+        for op in [UnaryOp::RoundF16, UnaryOp::RoundBf16] {
+            case.computed(function, Unary { op }, &[x]);
+        }
+    }
+    for (shape, function) in [([ROWS, 128, 4], UnaryKernel::FunctionVec4), ([ROWS, 509, 1], UnaryKernel::Function)] {
+        let x = case.input(tensor(&shape, any_float));
+        for &op in UnaryOp::ALL {
             case.computed(function, Unary { op }, &[x]);
         }
     }

@@ -31,6 +31,7 @@ shared! {
     DOT = "dot";
     ELEMENTS = "elements";
     F16 = "f16";
+    FLOAT = "float";
     FLOATS = "floats";
     FUNCTIONS = "functions";
     GRID = "grid";

@@ -275,7 +275,7 @@ fn the_cpu_engine() {
     let program = lower(&to_integer(&quantized()).expect("rewritten")).expect("lowered");
     let engine = cpu::Engine::new(&program).expect("an engine");
     let long = lower(&long_layer(70_000, 0)).expect("lowered");
-    let library = cpu::Options { gemm: cpu::GemmBackend::Rten, ..cpu::Options::default() };
+    let library = cpu::Options { gemm: cpu::GemmBackend::Rten };
     let two_inputs = {
         let qparams = QParams::new(0.1, 0).expect("valid");
         let value = |name: &str, value_type, qparams| Value {

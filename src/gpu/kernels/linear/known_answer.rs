@@ -13,9 +13,11 @@ use crate::gpu::kernels::elementwise;
 use crate::gpu::kernels::fused_step::FusedStep;
 use crate::gpu::kernels::kernel::Kernel;
 use crate::gpu::kernels::unary;
-use crate::numerics;
+use crate::numerics::{self, UnaryOp};
+use crate::ops::Unary;
 use crate::program::{Epilogue, QLinear, StepOp, ValueId, ValueType};
 use crate::values::Shape;
+use crate::values::slices::f32s;
 
 /// The pipeline that stands for a kind of layer in the known answers: that of [`SmallLayer`].
 fn stand_in(config: &Config, bits: WeightBits, epilogue: LinearEpilogue) -> LinearPipeline {
@@ -31,6 +33,17 @@ pub(crate) fn needed(planning: &Planning<'_>, fused: &FusedStep, linear: &QLinea
     }
     if fused.add.is_some() {
         needed.push(stand_in(config, WeightBits::Eight, LinearEpilogue::ToI8Add));
+    }
+    let function = fused.function.is_some();
+    match (&linear.epilogue, function) {
+        (Epilogue::Dynamic { .. }, false) => {
+            needed.push(stand_in(config, WeightBits::Eight, LinearEpilogue::DynamicToF32));
+        }
+        (Epilogue::Dynamic { .. }, true) => {
+            needed.push(stand_in(config, WeightBits::Eight, LinearEpilogue::DynamicToF32Unary));
+        }
+        (_, true) => needed.push(stand_in(config, WeightBits::Eight, LinearEpilogue::ToF32Unary)),
+        (_, false) => {}
     }
     match config.weight_bits(linear.bits) {
         WeightBits::Eight => {}
@@ -54,6 +67,20 @@ pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
         let (layer, y) = SmallLayer::new(8).step(case);
         let (op, look_up) = unary::known_lut();
         case.output(kernel, op, &[layer], tensor(&[ROWS, SmallLayer::N], |i| look_up(y[i])));
+    }
+    for epilogue in [LinearEpilogue::DynamicToF32, LinearEpilogue::DynamicToF32Unary, LinearEpilogue::ToF32Unary] {
+        let kernel = stand_in(case.config, WeightBits::Eight, epilogue);
+        if case.needs(kernel) {
+            let (layer, y) = SmallLayer::new(8).float_step(case, epilogue != LinearEpilogue::ToF32Unary);
+            let y = tensor(&[ROWS, SmallLayer::N], |i| y[i]);
+            if epilogue == LinearEpilogue::DynamicToF32 {
+                case.answer(kernel, layer, y);
+            } else {
+                let op = UnaryOp::Gelu;
+                let expected = tensor(&[ROWS, SmallLayer::N], |i| op.eval_f32(f32s(&y)[i]));
+                case.output(kernel, Unary { op }, &[layer], expected);
+            }
+        }
     }
     for (bits, few) in [(WeightBits::Four, 4), (WeightBits::Two, 2)] {
         let kernel = stand_in(case.config, bits, LinearEpilogue::ToI8);
@@ -87,6 +114,47 @@ impl SmallLayer {
         Self { bits, weight, bias: (0..Self::N as i32).map(|n| n * 101 - 3000).collect(), multiplier }
     }
 
+    /// Σ_k x\[row,k\] · w\[channel,k\].
+    fn product(&self, row: usize, channel: usize) -> i32 {
+        let product = |i: usize| i32::from(int8(row * Self::K + i, 9)) * i32::from(self.weight[channel * Self::K + i]);
+        (0..Self::K).map(product).sum()
+    }
+
+    /// Adds the layer with float results to a case, with static or dynamic qparams of its own input. Returns its output and the right
+    /// values.
+    fn float_step(&self, case: &mut CaseBuilder<'_>, dynamic: bool) -> (ValueId, Vec<f32>) {
+        let (n, k) = (Self::N, Self::K);
+        let scale = |n: usize| [1e-4, 0.37, 3.3e-5][n % 3];
+        let x = case.input(tensor(&[ROWS, k], |i| int8(i, 9)));
+        let weight_sum = |n: usize| self.weight[n * k..][..k].iter().map(|&w| i32::from(w)).sum::<i32>();
+        let bias = |n: usize| n as f32 * 0.011 - 0.4;
+        let qparams = |row: usize| (0.01 + row as f32 * 0.7, row as i32 * 9 - 11);
+        let (scales, mut inputs) = ((0..n).map(scale).collect(), vec![x]);
+        let epilogue = if dynamic {
+            let word = |i: usize| if i.is_multiple_of(2) { qparams(i / 2).0 } else { qparams(i / 2).1 as f32 };
+            inputs.push(case.input(tensor(&[ROWS, 2], word)));
+            let (weight_sum, bias) = ((0..n).map(weight_sum).collect(), (0..n).map(bias).collect());
+            Epilogue::Dynamic { scale: scales, weight_sum, bias, relu: false }
+        } else {
+            Epilogue::Scale { scale: scales, relu: false }
+        };
+        let bias_steps = if dynamic { vec![0; n] } else { self.bias.clone() };
+        let weight = self.weight.as_slice().into();
+        let op =
+            QLinear { bits: self.bits, weight, n, k, bias: bias_steps.as_slice().into(), fraction_bits: 0, epilogue };
+        let layer = case.step(StepOp::QLinear(op), &inputs, ValueType::F32, Shape::rows(n));
+        let of = |at: usize| {
+            let (row, channel) = (at / n, at % n);
+            let acc = self.product(row, channel) + bias_steps[channel];
+            if dynamic {
+                let weight = (scale(channel), weight_sum(channel));
+                return numerics::scale_accumulator_dynamic(acc, qparams(row), weight, bias(channel), false);
+            }
+            numerics::scale_accumulator(acc, scale(channel), false)
+        };
+        (layer, (0..ROWS * n).map(of).collect())
+    }
+
     /// Adds the layer to a case, with an input of its own. Returns its output and the right values.
     fn step(&self, case: &mut CaseBuilder<'_>) -> (ValueId, Vec<i8>) {
         let (n, k, zero_point) = (Self::N, Self::K, Self::ZERO_POINT);
@@ -98,8 +166,7 @@ impl SmallLayer {
         let layer = case.step(op, &[x], ValueType::I8, Shape::rows(n));
         let of = |at: usize| {
             let (row, channel) = (at / n, at % n);
-            let product = |i: usize| i32::from(int8(row * k + i, 9)) * i32::from(self.weight[channel * k + i]);
-            let acc = (0..k).map(product).sum::<i32>() + self.bias[channel];
+            let acc = self.product(row, channel) + self.bias[channel];
             numerics::requantize(acc, self.multiplier[channel], zero_point, -128, 127) as i8
         };
         (layer, (0..ROWS * n).map(of).collect())

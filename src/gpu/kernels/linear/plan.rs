@@ -188,6 +188,7 @@ fn params(
         qparams_stride: step.inputs.get(1).map_or(0, |&qparams| qparams_stride(program.value(qparams))),
         function: fused.unary_op(program).map_or(0, |op| op as u32),
         add,
+        zero: 0,
     }
 }
 

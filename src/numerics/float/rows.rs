@@ -1,0 +1,133 @@
+//! Sums in a fixed order, and what normalizes rows by them.
+//!
+//! A sum along a row: partial sum `l` of 64 adds the elements l, l + 64, … in order; then partial sum l adds partial sum l + 32, then
+//! l + 16, and so on. A sum along another axis: blocks of 32 elements in order, then the sums of the blocks in order.
+
+use super::functions::{exp_of_negative, inverse_sqrt};
+use super::{NAN, TINY, canonical, div, flush, is_special, number_of, order_of};
+
+/// The number of partial sums of a row.
+const LANES: usize = 64;
+/// The number of elements of a block along another axis.
+const BLOCK: usize = 32;
+
+/// Computes `Σ f(x[i])` along a row. The results of `f` are canonical.
+#[inline(always)]
+fn sum_of(row: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+    let mut lanes = [0f32; LANES];
+    let (blocks, rest) = row.as_chunks::<LANES>();
+    for block in blocks {
+        for lane in 0..LANES {
+            lanes[lane] += f(block[lane]);
+        }
+    }
+    lanes.iter_mut().zip(rest).for_each(|(lane, &v)| *lane += f(v));
+    let mut half = LANES / 2;
+    while half > 0 {
+        for lane in 0..half {
+            lanes[lane] += lanes[lane + half];
+        }
+        half /= 2;
+    }
+    lanes[0]
+}
+
+/// The sum of a row.
+#[inline(always)]
+pub(crate) fn sum(row: &[f32]) -> f32 {
+    canonical(sum_of(row, canonical))
+}
+
+/// The sums of columns: `sums[i]` adds the elements i of all rows, which have its length.
+#[inline(always)]
+pub(crate) fn sum_columns(rows: &[f32], sums: &mut [f32]) {
+    let n = sums.len();
+    sums.fill(0.0);
+    if n == 0 {
+        return;
+    }
+    let mut part = vec![0f32; n];
+    for block in rows.chunks(BLOCK * n) {
+        part.fill(0.0);
+        for row in block.chunks_exact(n) {
+            part.iter_mut().zip(row).for_each(|(part, &v)| *part += canonical(v));
+        }
+        sums.iter_mut().zip(&part).for_each(|(sum, &part)| *sum += part);
+    }
+    sums.iter_mut().for_each(|sum| *sum = canonical(*sum));
+}
+
+/// Computes the softmax of a row, in place. A row with NaN or ∞, or of −∞ only (all masked), becomes NaN, as in PyTorch.
+#[inline(always)]
+pub(crate) fn softmax(row: &mut [f32]) {
+    let mut largest = [i32::MIN; 32];
+    let (blocks, rest) = row.as_chunks::<32>();
+    for block in blocks {
+        for lane in 0..32 {
+            largest[lane] = largest[lane].max(order_of(canonical(block[lane])));
+        }
+    }
+    let rest = rest.iter().map(|&v| order_of(canonical(v)));
+    let largest = number_of(largest.into_iter().chain(rest).max().unwrap_or(0));
+    if is_special(largest) {
+        return row.fill(f32::from_bits(NAN));
+    }
+    row.iter_mut().for_each(|v| *v = exp_of_negative(canonical(*v) - largest));
+    let inv_sum = flush(1.0 / sum_of(row, |v| v));
+    row.iter_mut().for_each(|v| *v = canonical(*v * inv_sum));
+}
+
+/// The square, at least 2⁻¹⁰⁰.
+#[inline(always)]
+fn square(x: f32) -> f32 {
+    f32::from_bits((x * x).to_bits().max(TINY))
+}
+
+/// `1 / √(sum / n + eps)`; NaN if the sum is not finite.
+#[inline(always)]
+fn inverse_deviation(sum: f32, n: f32, eps: f32) -> f32 {
+    if is_special(sum) {
+        return f32::from_bits(NAN);
+    }
+    inverse_sqrt(canonical(div(sum, n) + canonical(eps)))
+}
+
+/// Normalizes a row, in place: `(x − mean) / √(variance + eps) · weight + bias`. A row whose sums are not finite becomes NaN.
+#[inline(always)]
+pub(crate) fn layer_norm(row: &mut [f32], weight: &[f32], bias: &[f32], eps: f32) {
+    let n = row.len() as f32;
+    let total = sum_of(row, canonical);
+    let mean = div(total, n);
+    let squares = sum_of(
+        row,
+        #[inline(always)]
+        |v| square(canonical(v) - mean),
+    );
+    let inv_std = inverse_deviation(squares, n, eps);
+    if is_special(total) || is_special(inv_std) {
+        return row.fill(f32::from_bits(NAN));
+    }
+    let (weight, bias) = (&weight[..row.len()], &bias[..row.len()]);
+    for i in 0..row.len() {
+        let v = flush((canonical(row[i]) - mean) * inv_std);
+        row[i] = canonical(flush(v * canonical(weight[i])) + canonical(bias[i]));
+    }
+}
+
+/// Normalizes a row, in place: `x / √(mean(x²) + eps) · weight`. A row whose sum is not finite becomes NaN.
+#[inline(always)]
+pub(crate) fn rms_norm(row: &mut [f32], weight: &[f32], eps: f32) {
+    let squares = sum_of(
+        row,
+        #[inline(always)]
+        |v| square(canonical(v)),
+    );
+    let inv_rms = inverse_deviation(squares, row.len() as f32, eps);
+    if is_special(inv_rms) {
+        return row.fill(f32::from_bits(NAN));
+    }
+    let weight = &weight[..row.len()];
+    for i in 0..row.len() {
+        row[i] = canonical(flush(canonical(row[i]) * inv_rms) * canonical(weight[i]));
+    }
+}
