@@ -265,7 +265,7 @@ impl Interpreter {
     /// Returns the packed weight of a linear layer whose weight is constant. It is packed for the first batch of more than one row.
     fn packed(&self, node: &Node, inputs: &[&Tensor]) -> Option<&PackedWeight> {
         let weight = *node.inputs.get(1)?;
-        if !matches!(node.op, Op::Linear(_)) || !self.constant[weight.index()] {
+        if !matches!(node.op, Op::Linear(linear) if linear.packs_weight()) || !self.constant[weight.index()] {
             return None;
         }
         let packed = &self.packed[self.first_duplicate[weight.index()].index()];

@@ -40,6 +40,7 @@
 
 mod binary;
 pub(crate) mod float;
+mod float_products;
 pub(crate) mod gemm;
 mod integers;
 mod named_enum;
@@ -49,6 +50,8 @@ mod unary;
 
 pub use binary::BinaryOp;
 pub(crate) use binary::{maximum, minimum};
+pub use float_products::FloatProducts;
+pub(crate) use float_products::FloatProductsRecord;
 pub(crate) use integers::truncate;
 pub use integers::{Int32Op, IntegerType};
 pub(crate) use reduce::{Range, block_range};

@@ -40,7 +40,7 @@ pub use spec::{DeriveFn, DerivedRule, DerivedSpec, FixedQParamsSpec, ObservedSpe
 pub use summary::{QuantizationSummary, QuantizedNode, QuantizedPoint, UnquantizedNode};
 #[allow(deprecated)]
 pub use to_integer::reference;
-pub use to_integer::{ToIntegerError, to_integer};
+pub use to_integer::{ToIntegerError, ToIntegerOptions, to_integer, to_integer_with_options};
 pub use wgpu_quantizer::WgpuQuantizer;
 
 /// Items for training that are not part of the public flow.

@@ -29,12 +29,10 @@ struct LinearParams {
     relu: u32,
     // The stride from the dynamic qparams of one row of `x` to those of the next: 2, or 0 if all rows share them.
     qparams_stride: u32,
-    // The number of the function that follows a float result.
-    function: u32,
-    // Equation 8, where another value is added: a is the result of the layer, b the other value.
-    add: AddParams,
     // 0, which no compiler knows.
     zero: u32,
+    // Equation 8, where another value is added: a is the result of the layer, b the other value.
+    add: AddParams,
 }
 
 struct Channels {
@@ -57,6 +55,9 @@ const DYNAMIC_TO_F32: u32 = 5u;
 const DYNAMIC_TO_F32_UNARY: u32 = 6u;
 // The sums are added to those of other parts of K; linear/finish.wgsl applies the epilogue.
 const PARTIAL: u32 = 7u;
+
+// The number of the function that follows a float result. It is a constant, so that only this one is compiled.
+override FUNCTION: u32 = 0u;
 
 // Whether float results are written as f16.
 override F16: bool = false;
@@ -112,12 +113,12 @@ fn store(sum: vec4<i32>, row: u32, quad: u32) {
     } else if EPILOGUE == TO_F32 {
         store_floats(scaled(sum, quad), row, quad);
     } else if EPILOGUE == TO_F32_UNARY {
-        store_floats(bitcast<vec4<f32>>(apply_to_four(params.function, bitcast<vec4<u32>>(scaled(sum, quad)))), row, quad);
+        store_floats(bitcast<vec4<f32>>(apply_to_four(FUNCTION, bitcast<vec4<u32>>(scaled(sum, quad)))), row, quad);
     } else if EPILOGUE == DYNAMIC_TO_F32 {
         store_floats(scaled_dynamic(sum, row, quad), row, quad);
     } else if EPILOGUE == DYNAMIC_TO_F32_UNARY {
         let v = bitcast<vec4<u32>>(scaled_dynamic(sum, row, quad));
-        store_floats(bitcast<vec4<f32>>(apply_to_four(params.function, v)), row, quad);
+        store_floats(bitcast<vec4<f32>>(apply_to_four(FUNCTION, v)), row, quad);
     } else if EPILOGUE == PARTIAL {
         let at = ((row - params.first_row) * params.quads + quad) * 4u;
         atomicAdd(&partial[at], sum.x);

@@ -96,12 +96,15 @@ fn linear_large(
     }
     let quad = group.x * 32u + local.x;
     let row = tile_row + local.y * 8u;
-    store_row(s0, row, quad);
-    store_row(s1, row + 1u, quad);
-    store_row(s2, row + 2u, quad);
-    store_row(s3, row + 3u, quad);
-    store_row(s4, row + 4u, quad);
-    store_row(s5, row + 5u, quad);
-    store_row(s6, row + 6u, quad);
-    store_row(s7, row + 7u, quad);
+    // A loop, so that the epilogue is compiled once.
+    for (var i = 0u; i < 8u; i++) {
+        store_row(s0, row + i, quad);
+        s0 = s1;
+        s1 = s2;
+        s2 = s3;
+        s3 = s4;
+        s4 = s5;
+        s5 = s6;
+        s6 = s7;
+    }
 }

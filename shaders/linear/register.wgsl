@@ -45,12 +45,15 @@ fn linear_reg(
         s7 += dot16x4(x[x7 + k], b0, b1, b2, b3);
     }
     let quad = group.x * 16u + local.x;
-    store(s0, row, quad);
-    store(s1, row + 1u, quad);
-    store(s2, row + 2u, quad);
-    store(s3, row + 3u, quad);
-    store(s4, row + 4u, quad);
-    store(s5, row + 5u, quad);
-    store(s6, row + 6u, quad);
-    store(s7, row + 7u, quad);
+    // A loop, so that the epilogue is compiled once.
+    for (var i = 0u; i < 8u; i++) {
+        store(s0, row + i, quad);
+        s0 = s1;
+        s1 = s2;
+        s2 = s3;
+        s3 = s4;
+        s4 = s5;
+        s5 = s6;
+        s6 = s7;
+    }
 }

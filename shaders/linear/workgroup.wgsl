@@ -58,8 +58,11 @@ fn linear(
     }
     let quad = group.x * 16u + local.x;
     let row = tile_row + local.y * 4u;
-    store(s0, row, quad);
-    store(s1, row + 1u, quad);
-    store(s2, row + 2u, quad);
-    store(s3, row + 3u, quad);
+    // A loop, so that the epilogue is compiled once.
+    for (var i = 0u; i < 4u; i++) {
+        store(s0, row + i, quad);
+        s0 = s1;
+        s1 = s2;
+        s2 = s3;
+    }
 }

@@ -7,20 +7,44 @@
 // Whether a bias is added, and whether a unary function follows.
 override BIAS: bool = false;
 override UNARY: bool = false;
+// The number of that function. It is a constant, so that only this one is compiled.
+override FUNCTION: u32 = 0u;
+
+// Whether factors are rounded to 12 bits, so that products are exact, and sums keep their order (equation 11).
+override REPRODUCIBLE: bool = false;
+
+fn factor(bits: u32) -> f32 {
+    if !REPRODUCIBLE {
+        return bitcast<f32>(bits);
+    }
+    let rounded = (bits + 0x7ffu + ((bits >> 12u) & 1u)) & 0xfffff000u;
+    let magnitude = rounded & MAGNITUDE;
+    let bounded = select(select(rounded, INFINITY | (bits & SIGN), magnitude > 0x5d800000u), 0u, magnitude < 0x26800000u);
+    return bitcast<f32>(select(bounded, NAN, is_nan(bits)));
+}
+
+// Adds products to sums. Products of rounded factors are exact, so it does not matter whether they are fused.
+fn plus_products(sums: vec4<f32>, left: f32, right: vec4<f32>) -> vec4<f32> {
+    let more = fma(vec4<f32>(left), right, sums);
+    if REPRODUCIBLE {
+        return bitcast<vec4<f32>>(bitcast<vec4<u32>>(more) ^ vec4<u32>(params.zero));
+    }
+    return more;
+}
 
 var<workgroup> a_tile: array<vec4<f32>, 256>;
 var<workgroup> b_tile: array<vec4<f32>, 256>;
 
 fn a_at(tile: Tile, row: u32, k: u32) -> f32 {
     if row < tile.rows && k < params.k {
-        return bitcast<f32>(a[tile.at.x + row * params.a_row + k]);
+        return factor(a[tile.at.x + row * params.a_row + k]);
     }
     return 0.0;
 }
 
 fn b_at(tile: Tile, k: u32, column: u32) -> f32 {
     if k < params.k && column < params.strided.cols {
-        return bitcast<f32>(b[tile.at.y + k * params.b_row + column * params.strided.b_col]);
+        return factor(b[tile.at.y + k * params.b_row + column * params.strided.b_col]);
     }
     return 0.0;
 }
@@ -32,9 +56,11 @@ fn store_float(tile: Tile, row: u32, column: u32, sum: f32) {
     var v = bitcast<u32>(sum);
     if BIAS {
         v = sum_of(v, bias[column]);
+    } else if REPRODUCIBLE {
+        v = canonical_bits(v);
     }
     if UNARY {
-        v = apply_bits(params.function, v);
+        v = apply_bits(FUNCTION, v);
     }
     y[tile.at.z + row * params.y_row + column] = v;
 }
@@ -70,10 +96,10 @@ fn matmul_f32_f32(thread: Thread) {
         for (var i = 0u; i < 256u; i += 16u) {
             let left = a_tile[i + y];
             let right = b_tile[i + x];
-            s0 += left.x * right;
-            s1 += left.y * right;
-            s2 += left.z * right;
-            s3 += left.w * right;
+            s0 = plus_products(s0, left.x, right);
+            s1 = plus_products(s1, left.y, right);
+            s2 = plus_products(s2, left.z, right);
+            s3 = plus_products(s3, left.w, right);
         }
         workgroupBarrier();
     }

@@ -15,8 +15,6 @@ struct MatmulParams {
     first_tile: u32,
     // 1 to replace negative float results by 0.
     relu: u32,
-    // The number of the function that follows a float result.
-    function: u32,
     // Static zero points of int8 operands.
     a_zero_point: i32,
     b_zero_point: i32,
@@ -29,6 +27,7 @@ struct MatmulParams {
     // 0, which no compiler knows.
     zero: u32,
     unused_0: u32,
+    unused_1: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: MatmulParams;

@@ -334,7 +334,10 @@ fn apply_bits(function: u32, bits: u32) -> u32 {
 }
 
 fn apply_to_four(function: u32, v: vec4<u32>) -> vec4<u32> {
-    return vec4<u32>(
-        apply_bits(function, v.x), apply_bits(function, v.y), apply_bits(function, v.z), apply_bits(function, v.w)
-    );
+    // A loop, so that the function is compiled once.
+    var y = v;
+    for (var lane = 0u; lane < 4u; lane++) {
+        y = vec4<u32>(y.yzw, apply_bits(function, y.x));
+    }
+    return y;
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use enfold::compare::{Comparison, compare, distributions};
 use enfold::graph::Graph;
-use enfold::ops::{Linear, MatMul, Op};
+use enfold::ops::Op;
 
 use super::arrays::Arrays;
 use super::failure::usage;
@@ -173,7 +173,7 @@ fn side(model: &Model) -> Result<Side> {
         stage: model.stage.to_string().trim_start_matches("a ").to_owned(),
         file_bytes: model.size_bytes,
         constant_bytes: model.constant_bytes(),
-        layers: int8_layers + all(&|op| matches!(op, Op::Linear(Linear) | Op::MatMul(MatMul))),
+        layers: int8_layers + all(&|op| matches!(op, Op::Linear(_) | Op::MatMul(_))),
         int8_layers,
     })
 }

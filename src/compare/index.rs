@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::graph::{Graph, NodeId};
-use crate::ops::{IntegerAdd, IntegerMul, Linear, Lut, Op, Quantize, Requantize};
+use crate::ops::{IntegerAdd, IntegerMul, Lut, Op, Quantize, Requantize};
 use crate::values::{DType, QParams, TensorQParams};
 
 /// Facts about each node that the comparison needs.
@@ -36,7 +36,7 @@ impl Index {
                 op if op.moves_values() && node.dtype == DType::I8 => qparams[node.inputs[0].index()],
                 _ => None,
             });
-            if matches!(node.op, Op::Linear(Linear) | Op::IntegerLinear(_)) {
+            if matches!(node.op, Op::Linear(_) | Op::IntegerLinear(_)) {
                 layers.entry(node.origin.clone()).or_insert(id);
             }
             if let Some(&first) = node.inputs.first() {

@@ -9,8 +9,10 @@ use super::error::CpuError;
 use super::int8_layer::{Int8Layer, Weight};
 use super::options::Options;
 use super::step_run::StepRun;
+use crate::numerics::FloatProducts;
+use crate::numerics::float::products::transposed_factors;
 use crate::numerics::gemm::PackedWeight;
-use crate::ops::Op;
+use crate::ops::{Linear, Op};
 use crate::program::{Program, StepOp, ValueId};
 use crate::values::Tensor;
 use crate::values::slices::{CHECKED, f32s};
@@ -67,14 +69,19 @@ impl Engine {
     /// AVX2.
     pub fn with_options(program: &Program, options: &Options) -> Result<Self, CpuError> {
         // A weight that several steps read is packed once.
-        let (mut int8, mut float) = (HashMap::new(), HashMap::new());
+        let (mut int8, mut float, mut factors) = (HashMap::new(), HashMap::new(), HashMap::new());
         let weights = program.steps().iter().map(|step| match &step.op {
             StepOp::QLinear(linear) => {
                 let packed = int8.entry((linear.weight.as_ptr(), linear.n, linear.k));
                 Int8Layer::new(&step.name, linear, options.gemm, packed).map(Weight::Int8).map(Some)
             }
-            StepOp::Op(Op::Linear(_)) => Ok(program.constant(step.inputs[1]).map(|weight| {
+            StepOp::Op(Op::Linear(Linear { products })) => Ok(program.constant(step.inputs[1]).map(|weight| {
                 let (n, k) = (weight.shape()[0], weight.shape()[1]);
+                if *products == FloatProducts::Reproducible {
+                    let all = factors.entry(step.inputs[1]);
+                    let all = all.or_insert_with(|| transposed_factors(f32s(weight), n, k).into());
+                    return Weight::Factors(Arc::clone(all));
+                }
                 let packed =
                     float.entry(step.inputs[1]).or_insert_with(|| PackedWeight::new(f32s(weight), n, k).into());
                 Weight::F32(Arc::clone(packed))

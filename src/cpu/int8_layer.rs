@@ -18,6 +18,8 @@ use crate::values::slices::{self, CHECKED, tensor};
 pub(super) enum Weight {
     Int8(Int8Layer),
     F32(Arc<PackedWeight>),
+    /// The rounded factors of reproducible products, `[k, n]`.
+    Factors(Arc<Vec<f32>>),
 }
 
 /// An int8 linear layer, ready to run.

@@ -2,8 +2,9 @@
 
 use super::int8_layer::Weight;
 use super::step_run::{Output, StepRun};
-use crate::numerics::gemm;
-use crate::ops::Op;
+use crate::numerics::float::products;
+use crate::numerics::{FloatProducts, gemm};
+use crate::ops::{Linear, Op};
 use crate::program::StepOp;
 use crate::values::slices::{CHECKED, f32s, i8s, rows_before_last, tensor};
 
@@ -16,15 +17,28 @@ pub(super) fn run(run: &mut StepRun<'_>) -> Option<Output> {
             let x = run.first.as_deref().expect(CHECKED);
             layer.run(linear, i8s(x), dynamic_qparams, shape, run.pool)
         }
-        StepOp::Op(Op::Linear(_)) => {
+        StepOp::Op(Op::Linear(Linear { products: kind })) => {
             let (n, k) = (rest[0].shape()[0], rest[0].shape()[1]);
+            let bias = rest.get(1).map(|b| f32s(b));
+            if *kind == FloatProducts::Reproducible {
+                let (m, x) = (rows_before_last(run.x().shape()), products::factors(f32s(run.x())));
+                let mut y = run.pool.take(m * n);
+                match run.weight {
+                    Some(Weight::Factors(weight)) => products::product(&mut y, &x, weight, [n, k], bias),
+                    _ => {
+                        let weight = products::transposed_factors(f32s(rest[0]), n, k);
+                        products::product(&mut y, &x, &weight, [n, k], bias);
+                    }
+                }
+                return Some(Ok(tensor(shape.to_vec(), y)));
+            }
             let packed = match run.weight {
                 Some(Weight::F32(packed)) => Some(&**packed),
                 _ => None,
             };
             let m = rows_before_last(run.x().shape());
             let mut y = run.pool.take(m * n);
-            gemm::linear_into(&mut y, f32s(run.x()), [m, n, k], f32s(rest[0]), packed, rest.get(1).map(|b| f32s(b)));
+            gemm::linear_into(&mut y, f32s(run.x()), [m, n, k], f32s(rest[0]), packed, bias);
             tensor(shape.to_vec(), y)
         }
         _ => return None,

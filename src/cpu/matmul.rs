@@ -5,8 +5,9 @@ use rayon::prelude::*;
 use super::elementwise::{broadcast_shape, position};
 use super::epilogue::{qparams_of_row, requantize, scale_accumulator};
 use super::step_run::{Output, StepRun};
-use crate::numerics::{self, gemm};
-use crate::ops::{IntegerMatMulDynamic, Op};
+use crate::numerics::float::products;
+use crate::numerics::{self, FloatProducts, gemm};
+use crate::ops::{IntegerMatMulDynamic, MatMul, Op};
 use crate::program::{Epilogue, StepOp};
 use crate::values::Tensor;
 use crate::values::slices::{CHECKED, f32s, i8s, integers, tensor};
@@ -24,9 +25,9 @@ pub(super) fn run(run: &mut StepRun<'_>) -> Option<Output> {
                 Epilogue::Dynamic { .. } => unreachable!("{CHECKED}"),
             }
         }
-        StepOp::Op(Op::MatMul(_)) => {
+        StepOp::Op(Op::MatMul(MatMul { products })) => {
             let y = run.pool.take(run.shape.iter().product());
-            matmul_f32(run.x(), rest[0], y)
+            matmul_f32(run.x(), rest[0], y, *products)
         }
         StepOp::Op(Op::IntegerMatMulDynamic(IntegerMatMulDynamic { relu })) => {
             matmul_dynamic_i8(run.x(), rest[0], f32s(rest[1]), f32s(rest[2]), *relu)
@@ -36,12 +37,20 @@ pub(super) fn run(run: &mut StepRun<'_>) -> Option<Output> {
 }
 
 /// Multiplies `a[…, M, K] · b[…, K, N]`, leading axes broadcast. `y` is a buffer of as many elements as the result.
-fn matmul_f32(a: &Tensor, b: &Tensor, mut y: Vec<f32>) -> Tensor {
+fn matmul_f32(a: &Tensor, b: &Tensor, mut y: Vec<f32>, kind: FloatProducts) -> Tensor {
     let stacks = Stacks::new(a, b);
     let (m, n, k) = (stacks.m, stacks.n, stacks.k);
     let shape = stacks.shape();
     let (a, b) = (f32s(a), f32s(b));
-    if stacks.b.iter().product::<usize>() == 1 && stacks.a.len() == stacks.y.len() {
+    if kind == FloatProducts::Reproducible {
+        let (a, b) = (products::factors(a), products::factors(b));
+        if m * n > 0 {
+            y.par_chunks_exact_mut(m * n).enumerate().for_each(|(at, y)| {
+                let (i, j) = stacks.position(at);
+                products::product(y, &a[i * m * k..][..m * k], &b[j * k * n..][..k * n], [n, k], None);
+            });
+        }
+    } else if stacks.b.iter().product::<usize>() == 1 && stacks.a.len() == stacks.y.len() {
         // With one matrix on the right, one product takes all rows of the left.
         gemm::matmul(&mut y, a, b, [stacks.y.iter().product::<usize>() * m, n, k]);
     } else if m * n > 0 {

@@ -39,7 +39,7 @@ fn layers(int8: bool, changed: bool) -> Program {
             };
             (StepOp::QLinear(linear), vec![x])
         } else {
-            (StepOp::Op(Op::Linear(Linear)), vec![x, ValueId::new(17 + usize::from(other))])
+            (StepOp::Op(Op::Linear(Linear::default())), vec![x, ValueId::new(17 + usize::from(other))])
         };
         Step { name: format!("fc{at}"), op, inputs, output: y }
     };
@@ -55,6 +55,7 @@ fn a_weight_that_layers_share_is_packed_once() {
             match weight {
                 Weight::Int8(layer) => Arc::as_ptr(&layer.weight).cast(),
                 Weight::F32(packed) => Arc::as_ptr(packed).cast(),
+                Weight::Factors(factors) => Arc::as_ptr(factors).cast(),
             }
         };
         let places: HashSet<*const ()> = engine.weights.iter().flatten().map(place).collect();

@@ -89,12 +89,12 @@ impl GraphBuilder {
     /// share them.
     pub fn linear_nodes(&mut self, name: &str, x: NodeId, w: NodeId, b: Option<NodeId>) -> Result<NodeId, GraphError> {
         let inputs: Vec<NodeId> = [x, w].into_iter().chain(b).collect();
-        self.node(name, Linear, &inputs)
+        self.node(name, Linear::default(), &inputs)
     }
 
     /// Adds a matrix product, `a[…, M, K] · b[…, K, N]`; leading axes broadcast.
     pub fn matmul(&mut self, name: &str, a: NodeId, b: NodeId) -> Result<NodeId, GraphError> {
-        self.node(name, MatMul, &[a, b])
+        self.node(name, MatMul::default(), &[a, b])
     }
 
     /// Adds an elementwise sum, `a + b`, broadcast.

@@ -19,6 +19,7 @@
 
 mod angle;
 pub(crate) mod functions;
+pub(crate) mod products;
 pub(crate) mod rows;
 
 /// The bits of 2⁻¹⁰⁰. Smaller magnitudes are 0.

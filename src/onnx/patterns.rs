@@ -124,7 +124,7 @@ impl Pattern<'_> {
     fn bias(&mut self) -> bool {
         let Some((a, b)) = self.pair(self.here(), &Op::Add(Add)) else { return false };
         for (product, bias) in [(a, b), (b, a)] {
-            let (Op::Linear(Linear), &[x, weight]) = (self.op(product), self.inputs(product)) else { continue };
+            let (Op::Linear(_), &[x, weight]) = (self.op(product), self.inputs(product)) else { continue };
             let n = self.draft.shape(weight).fixed_dims()[0];
             let stored = match self.op(bias) {
                 Op::Constant(Constant { tensor, .. }) if tensor.dtype() == DType::F32 => Some(bias),
@@ -153,7 +153,7 @@ impl Pattern<'_> {
             let node = &mut self.draft.nodes[self.at];
             node.name = name;
             node.origin = module.unwrap_or_default();
-            return self.becomes(Op::Linear(Linear), vec![x, weight, bias]);
+            return self.becomes(Op::Linear(Linear::default()), vec![x, weight, bias]);
         }
         false
     }

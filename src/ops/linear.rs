@@ -8,13 +8,30 @@ use serde::{Deserialize, Serialize};
 use super::error::{EvalError, OpError};
 use super::operands::{Arguments, Operands, TensorType, expect_int8_range, expect_size, parameter, rank_error};
 use super::operator::Operator;
-use crate::numerics::{self, MAX_FRACTION_BITS, gemm};
+use crate::numerics::float::products::{factors, product, transposed_factors};
+use crate::numerics::{self, FloatProducts, FloatProductsRecord, MAX_FRACTION_BITS, gemm};
 use crate::values::slices::{codes, integers, rows_before_last, tensor, with_last};
 use crate::values::{DType, QParams, Shape, Tensor};
 
 /// Linear layer, `x[…, K] · w[N, K]ᵀ (+ b[N])`, all floats. Inputs: x, w, and b if the layer has a bias. Output: `[…, N]`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Linear;
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(from = "Option<FloatProductsRecord>", into = "Option<FloatProductsRecord>")]
+pub struct Linear {
+    /// How floats are multiplied and added.
+    pub products: FloatProducts,
+}
+
+impl From<Option<FloatProductsRecord>> for Linear {
+    fn from(record: Option<FloatProductsRecord>) -> Self {
+        Self { products: record.into() }
+    }
+}
+
+impl From<Linear> for Option<FloatProductsRecord> {
+    fn from(operator: Linear) -> Self {
+        operator.products.into()
+    }
+}
 
 impl Operator for Linear {
     fn name(&self) -> &'static str {
@@ -37,8 +54,35 @@ impl Operator for Linear {
     fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
         let [m, n, k] = sizes(inputs);
         let bias = inputs.tensors.get(2).map(|_| inputs.f32s(2));
-        let y = gemm::linear(inputs.f32s(0), [m, n, k], inputs.f32s(1), inputs.packed, bias);
+        let (x, weight) = (inputs.f32s(0), inputs.f32s(1));
+        let y = match self.products {
+            FloatProducts::Full => gemm::linear(x, [m, n, k], weight, inputs.packed, bias),
+            FloatProducts::Reproducible => {
+                let mut y = vec![0.0; m * n];
+                product(&mut y, &factors(x), &transposed_factors(weight, n, k), [n, k], bias);
+                y
+            }
+        };
         Ok(tensor(with_last(inputs.tensor(0).shape(), n), y))
+    }
+
+    fn parameters(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_products(f, self.products)
+    }
+}
+
+impl Linear {
+    /// Whether [`Arguments::packed`] is of use.
+    pub(crate) fn packs_weight(self) -> bool {
+        self.products == FloatProducts::Full
+    }
+}
+
+/// Writes the kind of products unless they are full.
+pub(super) fn write_products(f: &mut fmt::Formatter<'_>, products: FloatProducts) -> fmt::Result {
+    match products {
+        FloatProducts::Full => Ok(()),
+        FloatProducts::Reproducible => write!(f, " {products}"),
     }
 }
 

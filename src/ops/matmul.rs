@@ -6,18 +6,36 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::error::{EvalError, OpError};
+use super::linear::write_products;
 use super::operands::{
     Arguments, Operands, TensorType, batch, broadcast, expect_size, expect_zero_points, parameter, rank_error,
 };
 use super::operator::Operator;
 use super::quantize::{expect_dynamic_qparams, qparams_of_row};
-use crate::numerics::{self, MAX_MATMUL_K, gemm};
+use crate::numerics::float::products::{factors, product};
+use crate::numerics::{self, FloatProducts, FloatProductsRecord, MAX_MATMUL_K, gemm};
 use crate::values::slices::{f32s, integers, tensor};
 use crate::values::{DType, Shape, Tensor};
 
 /// Matrix product, `a[…, M, K] · b[…, K, N]`, all floats; leading axes broadcast. Output: `[…, M, N]`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MatMul;
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(from = "Option<FloatProductsRecord>", into = "Option<FloatProductsRecord>")]
+pub struct MatMul {
+    /// How floats are multiplied and added.
+    pub products: FloatProducts,
+}
+
+impl From<Option<FloatProductsRecord>> for MatMul {
+    fn from(record: Option<FloatProductsRecord>) -> Self {
+        Self { products: record.into() }
+    }
+}
+
+impl From<MatMul> for Option<FloatProductsRecord> {
+    fn from(operator: MatMul) -> Self {
+        operator.products.into()
+    }
+}
 
 impl Operator for MatMul {
     fn name(&self) -> &'static str {
@@ -30,7 +48,11 @@ impl Operator for MatMul {
     }
 
     fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
-        Ok(matmul_f32(inputs.tensor(0), inputs.tensor(1)))
+        Ok(matmul_f32(inputs.tensor(0), inputs.tensor(1), self.products))
+    }
+
+    fn parameters(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_products(f, self.products)
     }
 }
 
@@ -155,13 +177,21 @@ fn integer_matmul_shape(inputs: &Operands<'_>) -> Result<Shape, OpError> {
 }
 
 /// Computes `a[…, M, K] · b[…, K, N]` in float, leading axes broadcast.
-pub(crate) fn matmul_f32(a: &Tensor, b: &Tensor) -> Tensor {
+pub(crate) fn matmul_f32(a: &Tensor, b: &Tensor, products: FloatProducts) -> Tensor {
     let stacks = Stacks::new(a.shape(), b.shape());
     let [m, n, k] = stacks.sizes;
     let shape = stacks.shape();
     let mut y = vec![0.0; shape.iter().product()];
     let (a, b) = (f32s(a), f32s(b));
-    if stacks.b.iter().product::<usize>() == 1 && stacks.a.len() == stacks.y.len() {
+    if products == FloatProducts::Reproducible {
+        let (a, b) = (factors(a), factors(b));
+        if m * n > 0 {
+            y.par_chunks_exact_mut(m * n).enumerate().for_each(|(at, y)| {
+                let (i, j) = stacks.position(at);
+                product(y, &a[i * m * k..][..m * k], &b[j * k * n..][..k * n], [n, k], None);
+            });
+        }
+    } else if stacks.b.iter().product::<usize>() == 1 && stacks.a.len() == stacks.y.len() {
         // With one matrix on the right, one product takes all rows of the left.
         gemm::matmul(&mut y, a, b, [stacks.y.iter().product::<usize>() * m, n, k]);
     } else if m * n > 0 {

@@ -9,7 +9,7 @@ use super::{QatError, TrainableGraph};
 use crate::graph::NodeId;
 use crate::interp;
 use crate::numerics::gemm;
-use crate::ops::{self, BatchNorm, Input, Linear, Observe, ObserverId, Op, Unary};
+use crate::ops::{self, BatchNorm, Input, Observe, ObserverId, Op, Unary};
 use crate::quantize::trained::derived;
 use crate::quantize::{FakeQuantize, ObserverError, QuantizationSpec};
 use crate::values::slices::{rows_before_last, tensor, with_last};
@@ -74,7 +74,7 @@ impl TrainableGraph {
                 y.map_err(|source| self.named(at, source))
             }
             (&Op::BatchNorm(BatchNorm { eps }), _) if batch_norms => self.batch_norm(id, eps),
-            (Op::Linear(Linear), Some(norm)) => {
+            (Op::Linear(_), Some(norm)) => {
                 let [x, w] = [0, 1].map(|at| self.values.get(node.inputs[at]));
                 let (n, k) = (w.shape()[0], w.shape()[1]);
                 let m = rows_before_last(x.shape());
@@ -84,7 +84,7 @@ impl TrainableGraph {
                 norms[norm].forward(&node.name, &product, parameters)
             }
             // Linear layers and functions take most of the time, so they reuse the memory of the last pass.
-            (Op::Linear(Linear), None) => {
+            (Op::Linear(_), None) => {
                 let shape =
                     with_last(self.values.get(node.inputs[0]).shape(), self.values.get(node.inputs[1]).shape()[0]);
                 let mut y = self.values.buffer(id, shape.iter().product());

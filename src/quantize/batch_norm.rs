@@ -87,7 +87,7 @@ fn foldable(graph: &Graph, users: &[Vec<NodeId>]) -> HashMap<NodeId, NodeId> {
             linear = graph.node(linear).inputs[0];
         }
         let layer = graph.node(linear);
-        if layer.op != Op::Linear(Linear) {
+        if layer.op != Op::Linear(Linear::default()) {
             continue;
         }
         if channel_axis == 1 && alone(linear) && constants(&layer.inputs[1..]) && constants(&node.inputs[1..]) {

@@ -21,8 +21,10 @@ use ndarray::Array1;
 
 use crate::graph::{Graph, NodeId, Rewriter};
 use crate::interp::{InterpError, Interpreter};
-use crate::numerics;
-use crate::ops::{Constant, Dequantize, Input, Op, Quantize, Requantize, ScaleAccumulator, Unary, UnaryOp};
+use crate::numerics::{self, FloatProducts};
+use crate::ops::{
+    Constant, Dequantize, Input, Linear, MatMul, Op, Quantize, Requantize, ScaleAccumulator, Unary, UnaryOp,
+};
 use crate::values::{DType, QParams, QuantRange, Tensor, TensorQParams};
 
 /// A constant of the graph could not be evaluated. A node without an integer form is not an error: it stays float.
@@ -62,6 +64,30 @@ const NOT_OUTPUT: &str = "its output is not quantized, or others read it before 
 /// # Errors
 /// Returns [`ToIntegerError`] for a constant that cannot be evaluated, for example an embedding of a row that its table lacks.
 pub fn to_integer(graph: &Graph) -> Result<Graph, ToIntegerError> {
+    to_integer_with_options(graph, &ToIntegerOptions::default())
+}
+
+/// The options of [`to_integer_with_options`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ToIntegerOptions {
+    /// How linear layers and matrix products compute that stay float. The default is [`FloatProducts::Reproducible`]: the same bits on
+    /// every engine, at an error of 2⁻¹² in each factor, which is small beside that of int8. [`FloatProducts::Full`] is more accurate,
+    /// and engines agree within rounding only.
+    pub float_products: FloatProducts,
+}
+
+impl Default for ToIntegerOptions {
+    fn default() -> Self {
+        Self { float_products: FloatProducts::Reproducible }
+    }
+}
+
+/// Rewrites a quantize/dequantize graph into integers, with options, like [`to_integer`].
+///
+/// # Errors
+/// Returns the same errors as [`to_integer`].
+pub fn to_integer_with_options(graph: &Graph, options: &ToIntegerOptions) -> Result<Graph, ToIntegerError> {
+    let products = options.float_products;
     let interpreter = Interpreter::new(graph);
     let matcher = Matcher { graph, interpreter: &interpreter, users: graph.users(), outputs: graph.output_flags() };
     let mut rewriter = Rewriter::new(graph);
@@ -71,16 +97,19 @@ pub fn to_integer(graph: &Graph) -> Result<Graph, ToIntegerError> {
             continue;
         }
         let is_input = matches!(node.op, Op::Input(Input) | Op::Constant(_));
-        let rewritten = if is_input || interpreter.constant_value(id)?.is_some() || matcher.is_kept(id) {
+        let rewritten = if is_input || interpreter.constant_value(id)?.is_some() {
             Rewritten::Unchanged
+        } else if let Some(reason) = node.float_reason.clone().filter(|_| matcher.is_kept(id)) {
+            Rewritten::Float(reason)
         } else {
             matcher.rewrite(&mut rewriter, id)?
         };
         match rewritten {
             Rewritten::Fused(nodes) => fused.extend(nodes),
-            Rewritten::Unchanged => drop(rewriter.copy(id).expect(FITS)),
+            // Products of constants too: engines on other machines compute them.
+            Rewritten::Unchanged => drop(matcher.copy(&mut rewriter, id, products)),
             Rewritten::Float(reason) => {
-                let new = rewriter.copy(id).expect(FITS);
+                let new = matcher.copy(&mut rewriter, id, products);
                 // An operator that moves quantized values is an integer operator as it is.
                 if node.dtype == DType::F32 {
                     rewriter.stays_float(new, reason);
@@ -166,6 +195,23 @@ impl Matcher<'_> {
     fn is_kept(&self, id: NodeId) -> bool {
         let node = self.graph.node(id);
         node.float_reason.is_some() && !is_integer(&node.op)
+    }
+
+    /// Copies a node. Products of floats become those of a kind.
+    fn copy(&self, rewriter: &mut Rewriter<'_>, id: NodeId, products: FloatProducts) -> NodeId {
+        let node = self.graph.node(id);
+        let op: Op = match node.op {
+            Op::Linear(_) => Linear { products }.into(),
+            Op::MatMul(_) => MatMul { products }.into(),
+            _ => return rewriter.copy(id).expect(FITS),
+        };
+        let inputs = node.inputs.iter().map(|&input| rewriter.get(input).expect(FITS)).collect();
+        let new = rewriter.add(&node.name, op, inputs, &node.origin).expect(FITS);
+        rewriter.replace(id, new);
+        if let Some(reason) = &node.float_reason {
+            rewriter.stays_float(new, reason.clone());
+        }
+        new
     }
 
     /// The nodes that follow and are fused: a ReLU, a quantize node, both, or neither.

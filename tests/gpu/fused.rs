@@ -12,7 +12,7 @@ use crate::cases::difference;
 use crate::configs;
 use crate::device::{buffer, bytes, engine, engine_with};
 use crate::long::count;
-use crate::operators::close;
+use crate::operators::wrong;
 use crate::random::Random;
 use crate::report::report;
 
@@ -22,8 +22,6 @@ struct Pattern {
     graph: Graph,
     x: Tensor,
     saved: usize,
-    /// Whether the result is promised to the bit.
-    exact: bool,
 }
 
 /// Tensors from a seed.
@@ -68,7 +66,6 @@ fn pattern(
     dims: &[usize],
     quantizer: WgpuQuantizer,
     saved: usize,
-    exact: bool,
     build: impl FnOnce(&mut GraphBuilder, &mut Draw, NodeId) -> Result<Vec<NodeId>, GraphError>,
 ) -> Pattern {
     let mut draw = Draw(Random::new(name.len() as u64));
@@ -81,7 +78,7 @@ fn pattern(
     prepared.observe(&[&x]).unwrap_or_else(|e| panic!("{name}: {e}"));
     let quantized = convert(&prepared, &ConvertOptions::default()).unwrap_or_else(|e| panic!("{name}: {e}"));
     let graph = to_integer(&quantized).unwrap_or_else(|e| panic!("{name}: {e}"));
-    Pattern { name, graph, x, saved, exact }
+    Pattern { name, graph, x, saved }
 }
 
 /// Networks that the list of patterns does not cover: a step that two dispatches want, a value that is read between the steps of one
@@ -89,14 +86,14 @@ fn pattern(
 fn patterns() -> Vec<Pattern> {
     let square = [WIDTH, WIDTH];
     vec![
-        pattern("linear and table, and linear and sum of two layers", &[WIDTH], all_static(), 2, true, |g, d, x| {
+        pattern("linear and table, and linear and sum of two layers", &[WIDTH], all_static(), 2, |g, d, x| {
             let (a, b) = (d.linear(g, "a", x, square)?, d.linear(g, "b", x, square)?);
             let b = g.silu("act", b)?;
             let c = d.linear(g, "c", b, square)?;
             let sum = g.add("sum", c, a)?;
             Ok(vec![d.linear(g, "d", sum, square)?])
         }),
-        pattern("linear and sum with ReLU, as the second", &[3, WIDTH], all_static(), 1, true, |g, d, x| {
+        pattern("linear and sum with ReLU, as the second", &[3, WIDTH], all_static(), 1, |g, d, x| {
             let a = d.linear(g, "a", x, square)?;
             let b = d.linear(g, "b", a, square)?;
             let c = d.linear(g, "c", b, square)?;
@@ -109,7 +106,6 @@ fn patterns() -> Vec<Pattern> {
             &[WIDTH],
             all_static().set_operator_type("add", None),
             1,
-            false,
             |g, d, x| {
                 let a = g.sigmoid("a", x)?;
                 let sum = g.add("sum", a, x)?;
@@ -118,15 +114,15 @@ fn patterns() -> Vec<Pattern> {
                 Ok(vec![d.linear(g, "b", norm, square)?, side])
             },
         ),
-        pattern("two norms of a sum", &[WIDTH], all_static().set_operator_type("add", None), 2, false, |g, d, x| {
+        pattern("two norms of a sum", &[WIDTH], all_static().set_operator_type("add", None), 2, |g, d, x| {
             let a = g.sigmoid("a", x)?;
             let sum = g.add("sum", a, x)?;
             let (first, second) = (d.norm(g, "first", sum, WIDTH)?, d.norm(g, "second", sum, WIDTH)?);
             Ok(vec![d.linear(g, "b", first, square)?, d.linear(g, "c", second, square)?])
         }),
-        pattern("attention of codes", &[5, WIDTH], all_static().quantize_matmul(true), 3, false, attention),
-        pattern("attention of dynamic codes", &[5, WIDTH], dynamic().quantize_matmul(true), 6, false, attention),
-        pattern("attention of floats", &[5, WIDTH], WgpuQuantizer::new(), 3, false, attention),
+        pattern("attention of codes", &[5, WIDTH], all_static().quantize_matmul(true), 3, attention),
+        pattern("attention of dynamic codes", &[5, WIDTH], dynamic().quantize_matmul(true), 6, attention),
+        pattern("attention of floats", &[5, WIDTH], WgpuQuantizer::new(), 3, attention),
     ]
 }
 
@@ -152,7 +148,7 @@ fn fused_and_single_steps_give_the_interpreters_results() {
     let single = engine_with(context, &options);
     let mut saved = Vec::new();
     let mut wanted = Vec::new();
-    for Pattern { name, graph, x, saved: of_pattern, exact } in patterns() {
+    for Pattern { name, graph, x, saved: of_pattern } in patterns() {
         let program = lower(&graph).unwrap_or_else(|e| panic!("{name}: {e}"));
         let expected = Interpreter::new(&graph).run(&[&x]).expect("interpreted");
         let mut dispatches = Vec::new();
@@ -160,8 +156,7 @@ fn fused_and_single_steps_give_the_interpreters_results() {
             let model = block_on(engine.load(&program)).unwrap_or_else(|e| panic!("{name}: {e}"));
             let got = block_on(model.run(&[&x])).unwrap_or_else(|e| panic!("{name}: {e}"));
             for (got, expected) in got.iter().zip(&expected) {
-                // A quantized value that flips after a float step moves a result by a step.
-                let differs = if exact { difference(got, expected) } else { close(got, expected, 0.02) };
+                let differs = wrong(&graph, got, expected, 1e-6);
                 assert_eq!(differs, None, "{name}:\n{program}");
             }
             let outputs: Vec<wgpu::Buffer> = expected.iter().map(|y| buffer(context, &vec![0; y.len() * 4])).collect();
@@ -175,7 +170,7 @@ fn fused_and_single_steps_give_the_interpreters_results() {
     assert_eq!(saved, wanted, "dispatches saved");
 }
 
-/// Networks of any patterns by single steps give what they give by fused steps; with float steps between, nearly.
+/// Networks of any patterns by single steps give what they give by fused steps.
 #[test]
 fn fusion_changes_no_network() {
     let Some((context, fused)) = engine("fused steps") else { return };
@@ -184,9 +179,8 @@ fn fusion_changes_no_network() {
     let mut saved = 0;
     let number = count(150, 40);
     for seed in 20_000..20_000 + number {
-        let configs::Quantized { integers, batch, dynamic, .. } = configs::quantized(seed, seed % 3 == 0);
+        let configs::Quantized { integers, batch, .. } = configs::quantized(seed, seed % 3 == 0);
         let program = lower(&integers).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
-        let exact = integers.summary().float.is_empty() && !dynamic;
         let mut results = Vec::new();
         let mut dispatches = Vec::new();
         for engine in [&fused, &single] {
@@ -197,8 +191,7 @@ fn fusion_changes_no_network() {
             let run = block_on(model.bind(&[&input], &[&output], batch.shape()[0])).expect("bound");
             dispatches.push(run.dispatches());
         }
-        let differs = if exact { difference(&results[0], &results[1]) } else { close(&results[0], &results[1], 0.05) };
-        assert_eq!(differs, None, "seed {seed}:\n{program}");
+        assert_eq!(difference(&results[0], &results[1]), None, "seed {seed}:\n{program}");
         saved += dispatches[1] - dispatches[0];
     }
     report(&format!("{number} networks by fused and by single steps agree; {saved} dispatches saved"));

@@ -258,3 +258,10 @@ pub(crate) fn mlp(layers: usize, width: usize, seed: u64) -> (Graph, Program) {
     let program = lower(&graph).expect("lowered");
     (graph, program)
 }
+
+/// Floats rounded to f16; other values as they are.
+pub(crate) fn rounded_to_f16(tensor: &Tensor) -> Tensor {
+    let Some(floats) = tensor.as_f32() else { return tensor.clone() };
+    let rounded = floats.iter().map(|&v| half::f16::from_f32(v).to_f32()).collect();
+    Tensor::from_f32(tensor.shape(), rounded).expect("fits")
+}

@@ -16,8 +16,8 @@ use crate::cases::{Case, Data, Ends};
 use crate::device::{
     buffer, buffer_on, bytes, context, device_of, engine, engine_with, read, read_on, submit, watched,
 };
-use crate::layers::{Layers, batch, expected, first_rows};
-use crate::operators::close;
+use crate::layers::{Layers, batch, expected, first_rows, rounded_to_f16};
+use crate::operators::wrong;
 use crate::report::report;
 
 /// Builds a graph with every step that can follow an int8 layer of `n` columns and `k` features; the last outputs are not promised
@@ -94,9 +94,9 @@ impl Bound {
                 }
                 false => bytemuck::pod_collect_to_vec(&got[..right.len() * 4]),
             };
-            let tolerance = if self.f16 { 1e-3 } else { 1e-5 };
             let got = Tensor::from_f32(right.shape(), floats).expect("fits");
-            assert_eq!(close(&got, right, tolerance), None, "{what}: output {at}, {rows} rows");
+            let right = if self.f16 { rounded_to_f16(right) } else { right.clone() };
+            assert_eq!(wrong(&self.graph, &got, &right, 1e-6), None, "{what}: output {at}, {rows} rows");
         }
     }
 

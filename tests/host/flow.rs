@@ -3,11 +3,12 @@
 use enfold::graph::Rewriter;
 use enfold::interp::Interpreter;
 use enfold::lower::{LowerOptions, lower_with};
+use enfold::numerics::FloatProducts;
 use enfold::ops::{Dequantize, Op, Quantize, Requantize, Unary, UnaryOp};
 use enfold::program::ValueType;
 use enfold::quantize::{
-    ConvertOptions, ObserverKind, PreparedGraph, QuantizationConfig, QuantizationSpec, WgpuQuantizer, convert, prepare,
-    to_integer,
+    ConvertOptions, ObserverKind, PreparedGraph, QuantizationConfig, QuantizationSpec, ToIntegerOptions, WgpuQuantizer,
+    convert, prepare, to_integer, to_integer_with_options,
 };
 use enfold::values::{QParams, QScheme, QuantRange, TensorQParams};
 use enfold::{Graph, GraphBuilder, Shape, Tensor};
@@ -238,12 +239,17 @@ fn affine_weights_stay_float_and_say_so() {
     let w = g.node("w.dq", Op::Dequantize(Dequantize { qparams: of(3) }), &[w]).expect("reals");
     let y = g.linear_nodes("fc", h, w, None).expect("a layer");
     let graph = g.finish([y]).expect("a graph");
-    let integers = to_integer(&graph).expect("rewritten");
+    let full = ToIntegerOptions { float_products: FloatProducts::Full };
+    let integers = to_integer_with_options(&graph, &full).expect("rewritten");
     let reasons: Vec<String> = integers.summary().float.iter().map(ToString::to_string).collect();
     assert!(reasons.len() == 1 && reasons[0].contains("fc") && reasons[0].contains("zero point 3"), "{reasons:?}");
     let x = Tensor::from_f32(&[1, 2], vec![1.0, 2.0]).expect("fits");
     let run = |graph: &Graph| Interpreter::new(graph).run(&[&x]).expect("run");
     assert_eq!(run(&integers), run(&graph));
+    // By default, the factors have twelve bits: 0.1 · 2, −0.1 · 6 and the inputs 1 and 2 are rounded.
+    let reproducible = run(&to_integer(&graph).expect("rewritten"));
+    let difference = (reproducible[0].as_f32().expect("floats")[0] + 1.0).abs();
+    assert!(difference > 0.0 && difference < 1e-3, "{difference:e}");
 }
 
 /// Nodes without annotation share the dequantize node of the value that they read.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use enfold::interp::Interpreter;
 use enfold::onnx::{ImportOptions, OnnxError, import, load};
-use enfold::ops::{Linear, Op};
+use enfold::ops::Op;
 use enfold::quantize::to_integer;
 use enfold::{Graph, Tensor};
 use safetensors::{Dtype, SafeTensors};
@@ -131,10 +131,7 @@ fn the_layers_of_an_encoder_are_found() {
     let count = |name: &str| graph.nodes().iter().filter(|node| node.op.name() == name).count();
     let found = ["linear", "layer_norm", "gelu", "softmax", "matmul", "embedding"].map(count);
     assert_eq!(found, [12, 5, 2, 2, 4, 1], "{graph}");
-    assert!(
-        graph.nodes().iter().all(|node| !matches!(node.op, Op::Linear(Linear)) || node.inputs.len() == 3),
-        "{graph}"
-    );
+    assert!(graph.nodes().iter().all(|node| !matches!(node.op, Op::Linear(_)) || node.inputs.len() == 3), "{graph}");
     for name in ["m.encoder.layer.0.attention.self.query", "m.encoder.layer.1.attention.self.MatMul"] {
         assert!(graph.find(name).is_some(), "{name} is not in\n{graph}");
     }

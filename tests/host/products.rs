@@ -3,10 +3,11 @@
 use enfold::graph::NodeId;
 use enfold::interp::Interpreter;
 use enfold::lower::lower;
-use enfold::numerics::{EPS, MAX_MATMUL_K};
+use enfold::numerics::{EPS, FloatProducts, MAX_MATMUL_K};
 use enfold::ops::{ChooseQParams, Dequantize, DequantizeDynamic, IntegerMatMulDynamic, Op, Quantize, QuantizeDynamic};
 use enfold::quantize::{
-    ConvertOptions, PreparedGraph, QuantizationConfig, WgpuQuantizer, convert, prepare, to_integer,
+    ConvertOptions, PreparedGraph, QuantizationConfig, ToIntegerOptions, WgpuQuantizer, convert, prepare, to_integer,
+    to_integer_with_options,
 };
 use enfold::values::{DType, QParams, QScheme, QuantRange, TensorQParams};
 use enfold::{Graph, GraphBuilder, Shape, Tensor, cpu};
@@ -357,7 +358,8 @@ fn products_without_an_integer_form_say_why() {
         let (a, b) = (quantize(&mut g, "a", a, of_a), quantize(&mut g, "b", b, of_b));
         let y = g.matmul("product", a, b).expect("a product");
         let graph = g.finish([y]).expect("a graph");
-        let integers = to_integer(&graph).expect("rewritten");
+        let full = ToIntegerOptions { float_products: FloatProducts::Full };
+        let integers = to_integer_with_options(&graph, &full).expect("rewritten");
         let (a, b) = (normals(9, &[2, 3, k]), normals(10, &[2, k, 2]));
         let listed: Vec<String> = integers.summary().float.iter().map(ToString::to_string).collect();
         if reason.is_empty() {

@@ -163,7 +163,7 @@ proptest! {
     fn every_linear_layer_is_rewritten_or_listed(plan in plan()) {
         let [_, _, quantized, integers] = stages(&plan);
         let summary = integers.summary();
-        for node in quantized.nodes().iter().filter(|n| n.op == Op::Linear(Linear)) {
+        for node in quantized.nodes().iter().filter(|n| n.op == Op::Linear(Linear::default())) {
             let id = integers.find(&node.name).expect("the node keeps its name");
             let rewritten = matches!(integers.node(id).op, Op::IntegerLinear(_));
             let listed = summary.float.iter().any(|f| f.name == node.name && !f.reason.is_empty());

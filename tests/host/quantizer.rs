@@ -310,7 +310,7 @@ fn implicit_sharing_can_be_refused() {
     impl Quantizer for Fan {
         fn annotate(&self, graph: &Graph) -> Result<Annotations, PrepareError> {
             let mut annotations = Annotations::new(graph);
-            for (id, node) in graph.iter().filter(|(_, n)| n.op == Op::Linear(Linear)) {
+            for (id, node) in graph.iter().filter(|(_, n)| n.op == Op::Linear(Linear::default())) {
                 annotations.set(
                     id,
                     QuantizationAnnotation {

@@ -42,7 +42,8 @@ fn constants(shader: &Shader) -> Vec<back::PipelineConstants> {
         "PATCH_ROWS" => 4.0,
         "THREADS" => 256.0,
         "CHUNK_VECS" => 128.0,
-        "F16" | "CENTER" | "ADD" | "KEEP_SUM" | "QUANTIZE" | "BIAS" | "UNARY" | "DYNAMIC" => 1.0,
+        "F16" | "CENTER" | "ADD" | "KEEP_SUM" | "QUANTIZE" | "BIAS" | "UNARY" | "DYNAMIC" | "REPRODUCIBLE" => 1.0,
+        "FUNCTION" => 3.0,
         other => panic!("no value for the override {other}"),
     };
     let others = shader.overrides.iter().map(|name| ((*name).to_owned(), value(name))).collect();
@@ -410,8 +411,9 @@ fn the_barrier_is_an_operation_on_bits() {
     assert!(found > 20, "{found}");
 }
 
-/// Whether results of an entry point are the same everywhere: all but full float products. Cooperative matrices add integers that
-/// floats hold exactly, which this lint cannot see; tests on devices compare their bits.
+/// Whether the lint can show that results of an entry point are the same everywhere. Float products multiply and add in one operation,
+/// which is exact if their factors are rounded, and cooperative matrices add integers that floats hold exactly. The lint sees neither;
+/// tests on devices compare their bits.
 fn promises_bits(entry: &str) -> bool {
     !["matmul_f32_f32", "linear_coopmat"].contains(&entry)
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use enfold::graph::Graph;
-use enfold::ops::{Linear, MatMul, Op};
+use enfold::ops::Op;
 use enfold::quantize::{PreparedGraph, to_integer};
 
 use crate::cli::model::constant_bytes;
@@ -59,7 +59,7 @@ impl Summary {
         Ok(Self {
             output: path.display().to_string(),
             calibration_batches: prepared.batches(),
-            layers: int8_layers + all(|op| matches!(op, Op::Linear(Linear) | Op::MatMul(MatMul))),
+            layers: int8_layers + all(|op| matches!(op, Op::Linear(_) | Op::MatMul(_))),
             int8_layers,
             float_reasons,
             file_bytes_before,

@@ -66,6 +66,11 @@ impl<'c> CaseBuilder<'c> {
         self.needed.is_none_or(|needed| needed.contains(&key))
     }
 
+    /// Whether the case is for all kernels.
+    pub(crate) fn tests_all(&self) -> bool {
+        self.needed.is_none()
+    }
+
     /// Adds everything that `add` adds, whether or not its kernels are needed.
     pub(crate) fn always(&mut self, add: impl FnOnce(&mut Self)) {
         let needed = self.needed.take();

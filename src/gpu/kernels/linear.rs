@@ -18,13 +18,14 @@ use super::elementwise::AddParams;
 use super::kernel::{Kernel, KernelOptions};
 use super::wgsl::shader;
 use crate::gpu::device::shader::{Binding, FIRST_STORAGE, Shader, read, read_write, wgsl_struct};
+use crate::numerics::UnaryOp;
 
 wgsl_struct! {
     /// `LinearParams` of `linear/epilogue.wgsl`.
     LinearParams {
         k_vecs: u32, n: u32, row_words: u32, rows_factor: u32, first_row: u32, end_row: u32, first_quad: u32,
         quads: u32, part_vecs: u32, fraction_bits: u32, zero_point: i32, lo: f32, hi: f32, relu: u32,
-        qparams_stride: u32, function: u32, add: AddParams, zero: u32,
+        qparams_stride: u32, zero: u32, add: AddParams,
     }
 }
 
@@ -51,10 +52,27 @@ pub(crate) enum LinearEpilogue {
     ToI8Lut,
     ToI8Add,
     ToF32,
-    ToF32Unary,
+    ToF32Unary(UnaryOp),
     DynamicToF32,
-    DynamicToF32Unary,
+    DynamicToF32Unary(UnaryOp),
     Partial,
+}
+
+impl LinearEpilogue {
+    /// The override constants: the number of the epilogue, and that of its function.
+    fn overrides(self) -> Vec<(&'static str, u32)> {
+        let (number, function) = match self {
+            Self::ToI8 => (0, None),
+            Self::ToI8Lut => (1, None),
+            Self::ToI8Add => (2, None),
+            Self::ToF32 => (3, None),
+            Self::ToF32Unary(op) => (4, Some(op)),
+            Self::DynamicToF32 => (5, None),
+            Self::DynamicToF32Unary(op) => (6, Some(op)),
+            Self::Partial => (7, None),
+        };
+        [("EPILOGUE", number)].into_iter().chain(function.map(|op| ("FUNCTION", op as u32))).collect()
+    }
 }
 
 /// A pipeline of an int8 linear layer.
@@ -106,7 +124,8 @@ impl Kernel for LinearPipeline {
             }
             Self::Finish { epilogue, to_f16 } => (Vec::new(), epilogue, to_f16),
         };
-        overrides.extend([("EPILOGUE", epilogue as u32), ("F16", to_f16.into())]);
+        overrides.extend(epilogue.overrides());
+        overrides.push(("F16", to_f16.into()));
         overrides
     }
 
@@ -164,26 +183,26 @@ macro_rules! shaders {
 
 static WORKGROUP: [Shader; 3] = shaders! {
     "linear_workgroup", [DOT], ["linear/workgroup"],
-    overrides: &["EPILOGUE", "F16", "PACKED_DOT", "THREADS_Y", "K_STEP"]
+    overrides: &["EPILOGUE", "FUNCTION", "F16", "PACKED_DOT", "THREADS_Y", "K_STEP"]
 };
 static LARGE: [Shader; 3] = shaders! {
     "linear_large", [DOT], ["linear/large"],
-    overrides: &["EPILOGUE", "F16", "PACKED_DOT"]
+    overrides: &["EPILOGUE", "FUNCTION", "F16", "PACKED_DOT"]
 };
 static REGISTER: [Shader; 3] = shaders! {
     "linear_register", [DOT], ["linear/register"],
-    overrides: &["EPILOGUE", "F16", "PACKED_DOT", "THREADS_Y"]
+    overrides: &["EPILOGUE", "FUNCTION", "F16", "PACKED_DOT", "THREADS_Y"]
 };
 static SUBGROUP: [Shader; 3] = shaders! {
     "linear_subgroup", [DOT], ["linear/subgroup"],
-    overrides: &["EPILOGUE", "F16", "PACKED_DOT", "LANES", "ROWS"], subgroups: true
+    overrides: &["EPILOGUE", "FUNCTION", "F16", "PACKED_DOT", "LANES", "ROWS"], subgroups: true
 };
 static GEMV: [Shader; 3] = shaders! {
     "linear_gemv", [DOT], ["linear/gemv"],
-    overrides: &["EPILOGUE", "F16", "PACKED_DOT", "ROWS", "K_LANES"]
+    overrides: &["EPILOGUE", "FUNCTION", "F16", "PACKED_DOT", "ROWS", "K_LANES"]
 };
 
-const COOPMAT_OVERRIDES: &[&str] = &["EPILOGUE", "F16", "PATCH_ROWS", "THREADS", "K_STEP", "CHUNK_VECS"];
+const COOPMAT_OVERRIDES: &[&str] = &["EPILOGUE", "FUNCTION", "F16", "PATCH_ROWS", "THREADS", "K_STEP", "CHUNK_VECS"];
 
 static COOPMAT_16: [Shader; 3] = shaders! {
     "linear_coopmat_16", [COOPMAT_ENABLE], ["linear/coopmat", "linear/coopmat_16"],
@@ -197,5 +216,4 @@ static COOPMAT_EMULATED: [Shader; 3] = shaders! {
     "linear_coopmat_emulated", [], ["linear/coopmat", "linear/coopmat_emulated"],
     overrides: COOPMAT_OVERRIDES, subgroups: true
 };
-static FINISH: Shader =
-    shaders! { @ "linear_finish", [], ["linear/weights_8", "linear/finish"], overrides: &["EPILOGUE", "F16"] };
+static FINISH: Shader = shaders! { @ "linear_finish", [], ["linear/weights_8", "linear/finish"], overrides: &["EPILOGUE", "FUNCTION", "F16"] };

@@ -1,6 +1,6 @@
 //! Products of two activations, and float linear layers.
 
-use super::case::{CaseBuilder, ROWS, int8, tensor};
+use super::case::{CaseBuilder, ROWS, everyday, int8, tensor};
 use super::dispatch::{Bound, Operand, Planned, PlannedDispatch, Planning};
 use super::fused_step::FusedStep;
 use super::grid::{GridSize, TILE, Tiles};
@@ -11,8 +11,8 @@ use super::strided::{Axis, Strided, aligned, axes, strides, transposed};
 use super::wgsl::shader;
 use crate::gpu::device::error::GpuError;
 use crate::gpu::device::shader::{FIRST_STORAGE, Shader, storage, wgsl_struct};
-use crate::numerics;
-use crate::ops::{IntegerMatMulDynamic, Linear, MatMul, Op, Transpose};
+use crate::numerics::{self, FloatProducts, UnaryOp};
+use crate::ops::{IntegerMatMulDynamic, Linear, MatMul, Op, Transpose, Unary};
 use crate::program::{Epilogue, QMatMul, Step, StepOp, Value, ValueType};
 use crate::values::Shape;
 
@@ -20,8 +20,8 @@ wgsl_struct! {
     /// `MatmulParams` of `matmul/params.wgsl`.
     MatmulParams {
         strided: Strided, k: u32, m: u32, a_row: u32, b_row: u32, y_row: u32, first_tile: u32, relu: u32,
-        function: u32, a_zero_point: i32, b_zero_point: i32, qparams_stride: u32, zero_point: i32, lo: f32, hi: f32,
-        zero: u32, unused_0: u32,
+        a_zero_point: i32, b_zero_point: i32, qparams_stride: u32, zero_point: i32, lo: f32, hi: f32,
+        zero: u32, unused_0: u32, unused_1: u32,
     }
 }
 
@@ -34,7 +34,7 @@ const A_QPARAMS: u32 = 7;
 const B_QPARAMS: u32 = 8;
 
 static FLOAT_SHADER: Shader = Shader {
-    overrides: &["BIAS", "UNARY"],
+    overrides: &["BIAS", "UNARY", "FUNCTION", "REPRODUCIBLE"],
     ..shader! {
         "matmul_float", MatmulParams, [Strided], storage! { a: A, b: B, bias: BIAS, y: Y },
         [THREAD, F16, FLOATS, FLOAT, FUNCTIONS, STRIDED],
@@ -56,8 +56,10 @@ static INT8_SHADER: Shader = Shader {
 pub(crate) enum MatmulKernel {
     F32 {
         bias: bool,
-        /// Whether a unary function follows.
-        function: bool,
+        /// The function that follows.
+        function: Option<UnaryOp>,
+        /// Whether factors are rounded, so that the bits are those of every engine.
+        reproducible: bool,
     },
     I8,
     I8ToF32,
@@ -79,14 +81,16 @@ impl Kernel for MatmulKernel {
     }
 
     fn overrides(self, options: KernelOptions) -> Vec<(&'static str, u32)> {
-        if let Self::F32 { bias, function } = self {
-            return flags(&[("BIAS", bias), ("UNARY", function)]);
+        if let Self::F32 { bias, function, reproducible } = self {
+            let mut overrides = flags(&[("BIAS", bias), ("UNARY", function.is_some()), ("REPRODUCIBLE", reproducible)]);
+            overrides.extend(function.map(|op| ("FUNCTION", op as u32)));
+            return overrides;
         }
         vec![("PACKED_DOT", options.packed_dot.into()), ("DYNAMIC", (self == Self::DynamicI8ToF32).into())]
     }
 
     fn promises_bits(self) -> bool {
-        !matches!(self, Self::F32 { .. })
+        !matches!(self, Self::F32 { reproducible: false, .. })
     }
 }
 
@@ -98,19 +102,21 @@ pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Planned {
     let program = planning.program;
     let step = fused.step(program);
     let mut params = match &step.op {
-        StepOp::Op(Op::Linear(Linear)) => linear_params(planning, fused),
+        StepOp::Op(Op::Linear(_)) => linear_params(planning, fused),
         StepOp::QMatMul(_) | StepOp::Op(Op::MatMul(_) | Op::IntegerMatMulDynamic(_)) => stack_params(planning, fused)?,
         _ => return Ok(None),
     };
     let mut reads = vec![operand(planning, fused, A, 0), operand(planning, fused, B, 1)];
     let kernel = match &step.op {
-        StepOp::Op(Op::Linear(Linear)) => {
+        StepOp::Op(Op::Linear(Linear { products })) => {
             let bias = step.inputs.get(2);
             reads.extend(bias.map(|&bias| planning.at(BIAS, bias)));
-            params.function = fused.unary_op(program).map_or(0, |op| op as u32);
-            MatmulKernel::F32 { bias: bias.is_some(), function: fused.function.is_some() }
+            let function = fused.unary_op(program);
+            MatmulKernel::F32 { bias: bias.is_some(), function, reproducible: is_reproducible(*products) }
         }
-        StepOp::Op(Op::MatMul(MatMul)) => MatmulKernel::F32 { bias: false, function: false },
+        StepOp::Op(Op::MatMul(MatMul { products })) => {
+            MatmulKernel::F32 { bias: false, function: None, reproducible: is_reproducible(*products) }
+        }
         StepOp::QMatMul(matmul) => {
             reads.push(Bound::whole(FACTORS, Operand::StepBuffer(fused.main)));
             set_int8(&mut params, matmul)
@@ -139,6 +145,10 @@ pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Planned {
         dispatches.push(dispatch.binding(reads.iter().copied(), writes));
     }
     Ok(Some(dispatches))
+}
+
+fn is_reproducible(products: FloatProducts) -> bool {
+    products == FloatProducts::Reproducible
 }
 
 /// An operand, or what its fused transpose reads.
@@ -228,8 +238,9 @@ fn products(i: usize, zero_points: [i32; 2], turned: bool) -> i32 {
     (0..K).map(of).sum()
 }
 
-/// Products of int8 values.
+/// Reproducible products of floats, and products of int8 values.
 pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
+    known_floats(case);
     let a = case.input(tensor(&[ROWS, M, K], |i| int8(i, 0)));
     let b = case.input(tensor(&[ROWS, K, N], |i| int8(i, 1)));
     let z = [11, -128];
@@ -254,4 +265,36 @@ pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
     let a_qparams = case.input(tensor(&[ROWS, M, 2], word));
     let b_qparams = case.constant(tensor(&[2], |i| [0.37f32, -5.0][i]));
     case.computed(MatmulKernel::DynamicI8ToF32, IntegerMatMulDynamic { relu: true }, &[a, b, a_qparams, b_qparams]);
+}
+
+/// Reproducible products: of two stacks of everyday numbers, and layers without and with a bias and a function.
+fn known_floats(case: &mut CaseBuilder<'_>) {
+    let products = FloatProducts::Reproducible;
+    let plain = MatmulKernel::F32 { bias: false, function: None, reproducible: true };
+    let a = case.input(tensor(&[ROWS, M, K], everyday));
+    if case.needs(plain) {
+        let b = case.input(tensor(&[ROWS, K, N], |i| everyday(i + 1000)));
+        case.computed(plain, MatMul { products }, &[a, b]);
+    }
+    let functions = UnaryOp::ALL.iter().map(|&op| Some(op));
+    for (bias, function) in
+        [false, true].into_iter().flat_map(|bias| functions.clone().chain([None]).map(move |f| (bias, f)))
+    {
+        let kernel = MatmulKernel::F32 { bias, function, reproducible: true };
+        // Without a list of kernels, one function stands for all.
+        let is_example = case.tests_all() && !matches!(function, None | Some(UnaryOp::Gelu));
+        if is_example || !case.needs(kernel) {
+            continue;
+        }
+        let weight = case.constant(tensor(&[N, K], |i| everyday(i + 2000)));
+        let offsets = case.constant(tensor(&[N], |i| everyday(i + 3000)));
+        let inputs = if bias { vec![a, weight, offsets] } else { vec![a, weight] };
+        match function {
+            None => case.computed(kernel, Linear { products }, &inputs),
+            Some(op) => {
+                let layer = case.intermediate(Linear { products }, &inputs);
+                case.computed(kernel, Unary { op }, &[layer])
+            }
+        };
+    }
 }

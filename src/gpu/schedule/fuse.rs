@@ -16,7 +16,7 @@
 
 use crate::gpu::kernels::fused_step::FusedStep;
 use crate::gpu::kernels::norm;
-use crate::ops::{Add, ChooseQParams, Linear, MatMul, Op, QuantizeDynamic, Transpose};
+use crate::ops::{Add, ChooseQParams, Op, QuantizeDynamic, Transpose};
 use crate::program::{Epilogue, Program, StepOp, ValueId, ValueType};
 
 /// A set of patterns to fuse.
@@ -87,11 +87,11 @@ impl<'p> Fusion<'p> {
                 Epilogue::Requantize { .. } => self.after_int8(fused),
                 Epilogue::Scale { .. } | Epilogue::Dynamic { .. } => self.after_floats(fused),
             },
-            StepOp::Op(Op::Linear(Linear)) => self.with_unary(fused),
+            StepOp::Op(Op::Linear(_)) => self.with_unary(fused),
             StepOp::Op(Op::Add(Add)) => self.add_and_norm(fused).unwrap_or(fused),
             op if norm::adds_and_quantizes(op) => self.with_quantize(fused),
             StepOp::Op(Op::ChooseQParams(choose)) if choose.qscheme.is_per_token() => self.per_token(fused),
-            StepOp::QMatMul(_) | StepOp::Op(Op::MatMul(MatMul)) => self.with_transposes(fused),
+            StepOp::QMatMul(_) | StepOp::Op(Op::MatMul(_)) => self.with_transposes(fused),
             _ => fused,
         }
     }

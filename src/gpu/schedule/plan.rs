@@ -336,7 +336,7 @@ mod tests {
             let transpose = StepOp::from(Transpose { perm: vec![1, 0] });
             let step =
                 |op, inputs: &[ValueId], output| Step { name: String::new(), op, inputs: inputs.to_vec(), output };
-            [step(transpose, &[a], turned), step(StepOp::from(MatMul), &[b, turned], product)]
+            [step(transpose, &[a], turned), step(StepOp::from(MatMul::default()), &[b, turned], product)]
         });
         let outputs = (0..PRODUCTS).map(|at| ValueId::new(3 + 2 * at)).collect();
         let values = (0..2 + 2 * PRODUCTS).map(value).collect();

@@ -5,11 +5,11 @@ use super::constants::channel;
 use super::exporter::Exporter;
 use super::writer::int_attribute;
 use crate::graph::NodeId;
-use crate::ops::{Dequantize, DequantizeDynamic, Linear, Op};
+use crate::ops::{Dequantize, DequantizeDynamic, Op};
 use crate::values::{DType, QParams, Tensor, TensorQParams};
 
 pub(super) fn write(exporter: &mut Exporter<'_>, id: NodeId) -> bool {
-    let Op::Linear(Linear) = exporter.graph.node(id).op else { return false };
+    let Op::Linear(_) = exporter.graph.node(id).op else { return false };
     exporter.linear(id);
     true
 }

@@ -2,10 +2,10 @@
 
 use super::exporter::Exporter;
 use crate::graph::NodeId;
-use crate::ops::{MatMul, Op};
+use crate::ops::Op;
 
 pub(super) fn write(exporter: &mut Exporter<'_>, id: NodeId) -> bool {
-    let Op::MatMul(MatMul) = exporter.graph.node(id).op else { return false };
+    let Op::MatMul(_) = exporter.graph.node(id).op else { return false };
     let inputs: Vec<String> = exporter.graph.node(id).inputs.iter().map(|&input| exporter.factor(input)).collect();
     exporter.parts(id).last("MatMul", &inputs);
     true

@@ -40,7 +40,7 @@ impl Importer {
         let mut result = if linear {
             let weight = self.weight(b, !trans_b)?;
             let inputs: Vec<NodeId> = [x.id, weight].into_iter().chain(own_bias).collect();
-            let id = self.draft.add(&name, Linear, &inputs)?;
+            let id = self.draft.add(&name, Linear::default(), &inputs)?;
             let module = self.module(b).or_else(|| own_bias.and_then(|_| self.module(bias?)));
             self.name_after(id, module);
             Run { id, kind: Kind::Float, ..x }
@@ -52,7 +52,7 @@ impl Importer {
             if x.merged > 1 || y.merged > 1 {
                 return Err("it multiplies matrices with the batch merged into another axis".to_owned());
             }
-            Run { id: self.draft.add(&name, MatMul, &[x.id, y.id])?, merged: 1, kind: Kind::Float }
+            Run { id: self.draft.add(&name, MatMul::default(), &[x.id, y.id])?, merged: 1, kind: Kind::Float }
         };
         result.id = self.mul_scalar(&call.part("alpha"), result.id, alpha)?;
         if let (Some(bias), None) = (bias, own_bias) {

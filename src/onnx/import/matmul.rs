@@ -33,7 +33,7 @@ impl Importer {
         if let (Value::Stored(_) | Value::Host(_) | Value::Quantized(_), [_, _]) = (b, right.as_slice()) {
             let x = self.float(call, a)?;
             let weight = self.weight(b, true)?;
-            let id = self.draft.add(&call.name, Linear, &[x.id, weight])?;
+            let id = self.draft.add(&call.name, Linear::default(), &[x.id, weight])?;
             self.name_after(id, self.module(b));
             return one(Run { id, kind: Kind::Float, ..x });
         }
@@ -51,7 +51,7 @@ impl Importer {
         if right.len() == 1 {
             y = self.reshaped(&call.part("right"), y, &[right[0], Length::Known(1)])?;
         }
-        let id = self.draft.add(&call.name, MatMul, &[x.id, y.id])?;
+        let id = self.draft.add(&call.name, MatMul::default(), &[x.id, y.id])?;
         let result = Run { id, merged, kind: Kind::Float };
         if merged > 1 {
             let mut lengths = broadcast(&left[..left.len() - 2], &right[..right.len() - 2])?;

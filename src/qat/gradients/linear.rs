@@ -1,12 +1,13 @@
 //! Gradients of linear layers.
 
 use super::{Rule, column_sums};
+use crate::numerics::FloatProducts;
 use crate::numerics::gemm;
 use crate::ops::{Linear, Op};
 use crate::values::slices::{f32s, rows_before_last};
 
 pub(super) fn rule(op: &Op) -> Option<Rule<'_>> {
-    let Op::Linear(Linear) = op else { return None };
+    let Op::Linear(Linear { products: FloatProducts::Full }) = op else { return None };
     Some(Box::new(|b, dx| {
         let (x, w) = (b.inputs[0], b.inputs[1]);
         let sizes = [rows_before_last(b.y.shape()), w.shape()[0], w.shape()[1]];

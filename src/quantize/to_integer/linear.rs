@@ -5,7 +5,7 @@ use ndarray::Array1;
 use super::{Epilogue, FITS, Fused, Match, Matcher, NOT_INPUT, Rewritten, ToIntegerError};
 use crate::graph::{NodeId, Rewriter};
 use crate::numerics;
-use crate::ops::{Constant, Dequantize, DequantizeDynamic, IntegerLinear, Linear, Op, ScaleAccumulatorDynamic};
+use crate::ops::{Constant, Dequantize, DequantizeDynamic, IntegerLinear, Op, ScaleAccumulatorDynamic};
 use crate::values::{DType, QParams, QuantizedTensor, Tensor, TensorQParams};
 
 /// The quantized input of a layer.
@@ -36,7 +36,7 @@ pub(super) fn rewrite(
     id: NodeId,
 ) -> Result<Option<Rewritten>, ToIntegerError> {
     match matcher.graph.node(id).op {
-        Op::Linear(Linear) => Ok(Some(matcher.linear(rewriter, id)?.into())),
+        Op::Linear(_) => Ok(Some(matcher.linear(rewriter, id)?.into())),
         _ => Ok(None),
     }
 }

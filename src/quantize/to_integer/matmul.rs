@@ -3,7 +3,7 @@
 use super::{Epilogue, FITS, Fused, Matcher, NOT_INPUTS, Rewritten, ToIntegerError, multiplier};
 use crate::graph::{NodeId, Rewriter};
 use crate::numerics::MAX_MATMUL_K;
-use crate::ops::{DequantizeDynamic, IntegerMatMul, IntegerMatMulDynamic, MatMul, Op};
+use crate::ops::{DequantizeDynamic, IntegerMatMul, IntegerMatMulDynamic, Op};
 use crate::values::Shape;
 
 /// The rule of the family.
@@ -13,7 +13,7 @@ pub(super) fn rewrite(
     id: NodeId,
 ) -> Result<Option<Rewritten>, ToIntegerError> {
     match matcher.graph.node(id).op {
-        Op::MatMul(MatMul) => Ok(Some(matcher.matmul(rewriter, id).into())),
+        Op::MatMul(_) => Ok(Some(matcher.matmul(rewriter, id).into())),
         _ => Ok(None),
     }
 }

@@ -2,7 +2,7 @@
 
 use super::super::annotation::Annotations;
 use crate::graph::{Graph, NodeId};
-use crate::ops::{Linear, MatMul, Op};
+use crate::ops::Op;
 
 /// Removes the annotations of values that no integer node reads and that are not outputs computed by integer nodes, except annotations
 /// that were `there` before. A sum or product becomes float, and a layer keeps its int8 weight and gets a float output.
@@ -16,7 +16,7 @@ pub(super) fn keep_float(graph: &Graph, annotations: &mut Annotations, there: &[
     for &id in ids.iter().rev() {
         let node = graph.node(id);
         if let Some(annotation) = annotations.get(id).filter(|_| !wanted[id.index()] && !there[id.index()]) {
-            if matches!(node.op, Op::Linear(Linear) | Op::MatMul(MatMul)) {
+            if matches!(node.op, Op::Linear(_) | Op::MatMul(_)) {
                 let mut annotation = annotation.clone();
                 annotation.output_qspec = None;
                 annotations.set(id, annotation);

@@ -45,10 +45,10 @@ impl<'g> Marks<'g> {
 
     /// All patterns with one configuration.
     pub(super) fn patterns(&mut self, config: &QuantizationConfig, covers: Covers<'_>, relu_covers: Covers<'_>) {
-        self.with_relu(&[Op::Linear(Linear)], config, covers, relu_covers);
-        self.alone(&[Op::Linear(Linear)], config, covers);
+        self.with_relu(&[Op::Linear(Linear::default())], config, covers, relu_covers);
+        self.alone(&[Op::Linear(Linear::default())], config, covers);
         if self.matmul {
-            self.alone(&[Op::MatMul(MatMul)], config, covers);
+            self.alone(&[Op::MatMul(MatMul::default())], config, covers);
         }
         if config.is_dynamic() {
             self.dynamic_reasons(covers);
@@ -95,7 +95,7 @@ impl<'g> Marks<'g> {
     /// Weight and bias of a linear node.
     fn parameters(&self, id: NodeId) -> &'g [NodeId] {
         let node = self.graph.node(id);
-        if node.op == Op::Linear(Linear) { &node.inputs[1..] } else { &[] }
+        if node.op == Op::Linear(Linear::default()) { &node.inputs[1..] } else { &[] }
     }
 
     /// Whether a node may be quantized: no input is a mask or a scalar out of all proportion, and the result is not the scores of a
@@ -107,7 +107,7 @@ impl<'g> Marks<'g> {
             _ => false,
         };
         let node = graph.node(id);
-        if node.op == Op::Linear(Linear) {
+        if node.op == Op::Linear(Linear::default()) {
             return true;
         }
         let elementwise = matches!(node.op, Op::Add(Add) | Op::Mul(Mul));
@@ -131,8 +131,8 @@ impl<'g> Marks<'g> {
         let act = &config.input_activation;
         // The bias stays float here; the integer form quantizes it from the scales of input and weight.
         let specs = match self.graph.node(id).op {
-            Op::Linear(Linear) => [act.clone(), config.weight.clone(), None],
-            Op::MatMul(MatMul) => [act.clone(), act.clone().map(for_the_tensor), None],
+            Op::Linear(_) => [act.clone(), config.weight.clone(), None],
+            Op::MatMul(_) => [act.clone(), act.clone().map(for_the_tensor), None],
             _ => [act.clone(), act.clone(), None],
         };
         let input_qspec_map = inputs.iter().copied().zip(specs).collect();
@@ -212,20 +212,18 @@ impl<'g> Marks<'g> {
                 // Integers are not left in float.
                 _ if node.dtype != DType::F32 => continue,
                 // A pattern that the filter excludes stays float between quantized values too.
-                Op::Linear(Linear) | Op::MatMul(MatMul) | Op::Add(Add) | Op::Mul(Mul) | Op::Concat(_)
-                    if !passes(id) =>
-                {
+                Op::Linear(_) | Op::MatMul(_) | Op::Add(Add) | Op::Mul(Mul) | Op::Concat(_) if !passes(id) => {
                     self.annotations.keep_float(id, "the filter function leaves it out");
                     continue;
                 }
                 _ if !passes(id) => "the filter function leaves it out".to_owned(),
-                Op::MatMul(MatMul) if !self.matmul => {
+                Op::MatMul(_) if !self.matmul => {
                     "products of two activations are quantized only if asked for".to_owned()
                 }
-                Op::Linear(Linear) | Op::MatMul(MatMul) | Op::Add(Add) | Op::Mul(Mul) | Op::Concat(_) if !global => {
+                Op::Linear(_) | Op::MatMul(_) | Op::Add(Add) | Op::Mul(Mul) | Op::Concat(_) if !global => {
                     "no configuration covers it".to_owned()
                 }
-                Op::Linear(Linear) | Op::MatMul(MatMul) | Op::Add(Add) | Op::Mul(Mul) | Op::Concat(_) => {
+                Op::Linear(_) | Op::MatMul(_) | Op::Add(Add) | Op::Mul(Mul) | Op::Concat(_) => {
                     "the configuration that covers it does not quantize it".to_owned()
                 }
                 ref op if shares(op) => "the output of what it reads is not quantized".to_owned(),

@@ -2,7 +2,8 @@
 
 use enfold::archive::{self, ArchiveError};
 use enfold::interp::Interpreter;
-use enfold::ops::{Constant, Op};
+use enfold::numerics::FloatProducts;
+use enfold::ops::{Constant, Linear, MatMul, Op};
 use enfold::program::StepOp;
 use enfold::quantize::{ConvertOptions, QuantizationConfig, WgpuQuantizer, convert, prepare, to_integer};
 use enfold::values::QuantRange;
@@ -273,4 +274,29 @@ fn files_of_format_3_are_read() {
         std::fs::read_dir(&folder).expect("the folder").count(),
         "every file belongs to a graph of the table"
     );
+}
+
+/// Files of format 4 say nothing of products, which are full.
+#[test]
+fn files_of_format_4_are_read() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/archives/format_4");
+    for (name, op) in [("linear", Op::from(Linear::default())), ("matmul", Op::from(MatMul::default()))] {
+        let old = std::fs::read(folder.join(format!("{name}.safetensors"))).expect(name);
+        assert!(String::from_utf8_lossy(&old[..data_start(&old)]).contains("\\\"format\\\":4,"), "another format");
+        let graph = archive::from_bytes(&old).expect("loaded");
+        assert!(graph.nodes().iter().any(|node| node.op == op), "{graph}");
+        assert_eq!(archive::from_bytes(&archive::to_bytes(&graph).expect("saved")).expect("loaded"), graph);
+    }
+}
+
+/// The kind of products survives.
+#[test]
+fn reproducible_products_are_kept() {
+    let mut g = GraphBuilder::new();
+    let x = g.input("x", Shape::rows(2)).expect("an input");
+    let w = g.constant("w", Tensor::from_f32(&[1, 2], vec![1.0, 2.0]).expect("fits")).expect("a weight");
+    let products = FloatProducts::Reproducible;
+    let y = g.node("y", Linear { products }, &[x, w]).expect("a layer");
+    let graph = g.finish([y]).expect("a graph");
+    assert_eq!(archive::from_bytes(&archive::to_bytes(&graph).expect("saved")).expect("loaded"), graph);
 }

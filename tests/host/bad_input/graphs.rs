@@ -253,7 +253,7 @@ fn lengths_that_overflow() {
             &["x:", "9223372036854775808"],
         ),
         row("a sum of a column and a row", outer(Op::Add(Add)), &["y:", "1099511627776"]),
-        row("a product of a column and a row", outer(Op::MatMul(MatMul)), &["y:", "1099511627776"]),
+        row("a product of a column and a row", outer(Op::MatMul(MatMul::default())), &["y:", "1099511627776"]),
     ];
     covers!(
         table,

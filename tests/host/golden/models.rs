@@ -158,7 +158,7 @@ struct DerivedBias;
 impl Quantizer for DerivedBias {
     fn annotate(&self, graph: &Graph) -> Result<Annotations, PrepareError> {
         let mut annotations = Annotations::new(graph);
-        for (id, node) in graph.iter().filter(|(_, node)| node.op == Op::Linear(Linear)) {
+        for (id, node) in graph.iter().filter(|(_, node)| node.op == Op::Linear(Linear::default())) {
             let [x, w, b] = node.inputs[..] else { continue };
             let edge = |producer| EdgeOrNode::Edge { producer, consumer: id };
             let weight = ObservedSpec {

@@ -6,7 +6,7 @@ use enfold::Graph;
 use enfold::graph::NodeId;
 use enfold::interp::Interpreter;
 use enfold::ops::{
-    Add, ChooseQParams, Constant, Dequantize, DequantizeDynamic, Input, Linear, Mul, Op, Quantize, QuantizeDynamic,
+    Add, ChooseQParams, Constant, Dequantize, DequantizeDynamic, Input, Mul, Op, Quantize, QuantizeDynamic,
 };
 use enfold::values::{QuantRange, TensorQParams};
 use serde_json::Value;
@@ -185,7 +185,7 @@ impl Walk<'_> {
                 close(&format!("{name}: eps"), &[*eps], &[numbers[2] as f32])?;
             }
             Op::QuantizeDynamic(QuantizeDynamic { range }) => self.codes(name, *range, &numbers)?,
-            Op::Linear(Linear) | Op::Add(Add) | Op::Mul(Mul) | Op::Unary(_) | Op::Concat(_) | Op::Flatten(_) => {}
+            Op::Linear(_) | Op::Add(Add) | Op::Mul(Mul) | Op::Unary(_) | Op::Concat(_) | Op::Flatten(_) => {}
             Op::LayerNorm(_) | Op::DequantizeDynamic(DequantizeDynamic) => {}
             op => return Err(format!("{name}: no comparison for {}", op.name())),
         }

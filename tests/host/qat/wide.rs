@@ -6,8 +6,8 @@ use enfold::graph::Graph;
 use ndarray::{ArrayD, Axis, Dimension as _, IxDyn, Zip};
 
 use enfold::ops::{
-    Add, BatchNorm, Binary, BinaryOp, Clamp, Concat, Constant, Div, Embedding, Flatten, LayerNorm, Linear, MatMul, Max,
-    Mul, Op, Pad, Reshape, RmsNorm, Slice, Softmax, Sum, ToFloat, Transpose, Unary, Where,
+    Add, BatchNorm, Binary, BinaryOp, Clamp, Concat, Constant, Div, Embedding, Flatten, LayerNorm, Max, Mul, Op, Pad,
+    Reshape, RmsNorm, Slice, Softmax, Sum, ToFloat, Transpose, Unary, Where,
 };
 
 pub(super) type Array = ArrayD<f64>;
@@ -33,11 +33,11 @@ pub(super) fn evaluate(graph: &Graph, values: &HashMap<String, Array>, norms: No
                 let data = tensor.as_f32().expect("a float constant").iter().map(|&v| f64::from(v)).collect();
                 Array::from_shape_vec(IxDyn(tensor.shape()), data).expect("fits")
             }
-            Op::Linear(Linear) => {
+            Op::Linear(_) => {
                 let y = matmul(&at(0), &at(1).reversed_axes());
                 if node.inputs.len() == 3 { zip(&y, &at(2), |a, b| a + b) } else { y }
             }
-            Op::MatMul(MatMul) => matmul(&at(0), &at(1)),
+            Op::MatMul(_) => matmul(&at(0), &at(1)),
             Op::Add(Add) => zip(&at(0), &at(1), |a, b| a + b),
             Op::Mul(Mul) => zip(&at(0), &at(1), |a, b| a * b),
             Op::Div(Div) => zip(&at(0), &at(1), |a, b| a / b),

@@ -2,7 +2,7 @@
 
 use enfold::graph::NodeId;
 use enfold::interp::Interpreter;
-use enfold::ops::{Add, Linear, Mul, Op};
+use enfold::ops::{Add, Mul, Op};
 use enfold::quantize::{ConvertOptions, Quantizer, WgpuQuantizer, convert, prepare, to_integer};
 use enfold::values::DType;
 use enfold::{Graph, GraphBuilder, Shape, Tensor};
@@ -69,7 +69,7 @@ fn nodes_that_are_named_stay_float() {
             let by_operator = all.clone().set_operator_type(operator, None);
             assert!(float_reason(&graph, &by_operator).is_some_and(|r| r.contains(operator)), "{what}");
         }
-        if let Op::Add(Add) | Op::Mul(Mul) | Op::Concat(_) | Op::Linear(Linear) =
+        if let Op::Add(Add) | Op::Mul(Mul) | Op::Concat(_) | Op::Linear(_) =
             graph.node(graph.find("left").expect("the node")).op
         {
             let filtered = all.set_filter_function(|node| node.name != "left");

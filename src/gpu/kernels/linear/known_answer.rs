@@ -1,7 +1,7 @@
 //! Known answers of int8 linear layers.
 
 use super::coopmat_answer::CoopmatLayer;
-use super::plan::pipeline_at;
+use super::plan::{epilogue, pipeline_at};
 use super::tile::TileShape;
 use super::weights::WeightBits;
 use super::{LinearEpilogue, LinearPipeline};
@@ -17,7 +17,6 @@ use crate::numerics::{self, UnaryOp};
 use crate::ops::Unary;
 use crate::program::{Epilogue, QLinear, StepOp, ValueId, ValueType};
 use crate::values::Shape;
-use crate::values::slices::f32s;
 
 /// The pipeline that stands for a kind of layer in the known answers: that of [`SmallLayer`].
 fn stand_in(config: &Config, bits: WeightBits, epilogue: LinearEpilogue) -> LinearPipeline {
@@ -28,22 +27,10 @@ fn stand_in(config: &Config, bits: WeightBits, epilogue: LinearEpilogue) -> Line
 pub(crate) fn needed(planning: &Planning<'_>, fused: &FusedStep, linear: &QLinear) -> Vec<PipelineKey> {
     let config = planning.config;
     let mut needed = Vec::new();
-    if fused.lut.is_some() {
-        needed.push(stand_in(config, WeightBits::Eight, LinearEpilogue::ToI8Lut));
-    }
-    if fused.add.is_some() {
-        needed.push(stand_in(config, WeightBits::Eight, LinearEpilogue::ToI8Add));
-    }
-    let function = fused.function.is_some();
-    match (&linear.epilogue, function) {
-        (Epilogue::Dynamic { .. }, false) => {
-            needed.push(stand_in(config, WeightBits::Eight, LinearEpilogue::DynamicToF32));
-        }
-        (Epilogue::Dynamic { .. }, true) => {
-            needed.push(stand_in(config, WeightBits::Eight, LinearEpilogue::DynamicToF32Unary));
-        }
-        (_, true) => needed.push(stand_in(config, WeightBits::Eight, LinearEpilogue::ToF32Unary)),
-        (_, false) => {}
+    // The tile shapes are tested with int8 and plain float results.
+    let epilogue = epilogue(planning.program, fused, linear);
+    if !matches!(epilogue, LinearEpilogue::ToI8 | LinearEpilogue::ToF32) {
+        needed.push(stand_in(config, WeightBits::Eight, epilogue));
     }
     match config.weight_bits(linear.bits) {
         WeightBits::Eight => {}
@@ -68,26 +55,35 @@ pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
         let (op, look_up) = unary::known_lut();
         case.output(kernel, op, &[layer], tensor(&[ROWS, SmallLayer::N], |i| look_up(y[i])));
     }
-    for epilogue in [LinearEpilogue::DynamicToF32, LinearEpilogue::DynamicToF32Unary, LinearEpilogue::ToF32Unary] {
-        let kernel = stand_in(case.config, WeightBits::Eight, epilogue);
-        if case.needs(kernel) {
-            let (layer, y) = SmallLayer::new(8).float_step(case, epilogue != LinearEpilogue::ToF32Unary);
-            let y = tensor(&[ROWS, SmallLayer::N], |i| y[i]);
-            if epilogue == LinearEpilogue::DynamicToF32 {
-                case.answer(kernel, layer, y);
-            } else {
-                let op = UnaryOp::Gelu;
-                let expected = tensor(&[ROWS, SmallLayer::N], |i| op.eval_f32(f32s(&y)[i]));
-                case.output(kernel, Unary { op }, &[layer], expected);
-            }
-        }
-    }
+    known_floats(case);
     for (bits, few) in [(WeightBits::Four, 4), (WeightBits::Two, 2)] {
         let kernel = stand_in(case.config, bits, LinearEpilogue::ToI8);
         if case.needs(kernel) && !case.config.unpacked_weights {
             let (layer, y) = SmallLayer::new(few).step(case);
             case.answer(kernel, layer, tensor(&[ROWS, SmallLayer::N], |i| y[i]));
         }
+    }
+}
+
+/// Float results: those of dynamic layers, and each function of both kinds.
+fn known_floats(case: &mut CaseBuilder<'_>) {
+    let of_functions = UnaryOp::ALL.iter().flat_map(|&op| {
+        [(LinearEpilogue::ToF32Unary(op), Some(op)), (LinearEpilogue::DynamicToF32Unary(op), Some(op))]
+    });
+    for (epilogue, function) in [(LinearEpilogue::DynamicToF32, None)].into_iter().chain(of_functions) {
+        let kernel = stand_in(case.config, WeightBits::Eight, epilogue);
+        // Without a list of kernels, one function stands for all.
+        let is_example = case.tests_all() && !matches!(function, None | Some(UnaryOp::Gelu));
+        if is_example || !case.needs(kernel) {
+            continue;
+        }
+        let is_dynamic = !matches!(epilogue, LinearEpilogue::ToF32Unary(_));
+        let (layer, y) = SmallLayer::new(8).float_step(case, is_dynamic);
+        let shape = [ROWS, SmallLayer::N];
+        match function {
+            None => case.answer(kernel, layer, tensor(&shape, |i| y[i])),
+            Some(op) => case.output(kernel, Unary { op }, &[layer], tensor(&shape, |i| op.eval_f32(y[i]))),
+        };
     }
 }
 

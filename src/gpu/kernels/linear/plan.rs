@@ -14,7 +14,7 @@ use crate::gpu::kernels::kernel::Kernel;
 use crate::gpu::kernels::layout::{k_vecs, matrix_rows, row_words};
 use crate::gpu::kernels::quantize::qparams_stride;
 use crate::ops::{IntegerAdd, Op};
-use crate::program::{Epilogue, QLinear, Step, StepOp};
+use crate::program::{Epilogue, Program, QLinear, Step, StepOp};
 
 /// Parts into which K is divided, and the fewest vectors of 16 features in one.
 const K_PARTS: u32 = 8;
@@ -34,7 +34,7 @@ pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep, linear: &QLinear)
     let most = if most >= ROW_STEP { most / ROW_STEP * ROW_STEP } else { most };
     let mut dispatches = Vec::new();
     for (part, weight) in weights.iter().enumerate() {
-        let (tiles, finish) = tiles(planning.config, fused, linear, weight, rows);
+        let (tiles, finish) = tiles(planning, fused, linear, weight, rows);
         for first_row in (0..rows).step_by(usize::try_from(most).unwrap_or(usize::MAX)) {
             let end_row = first_row.saturating_add(most);
             let params = params(planning, fused, linear, weight, first_row, end_row);
@@ -85,27 +85,29 @@ fn reads(planning: &Planning<'_>, fused: &FusedStep, linear: &QLinear, part: usi
 }
 
 /// The epilogue of a step's kernels.
-fn epilogue(fused: &FusedStep, linear: &QLinear) -> LinearEpilogue {
-    match (&linear.epilogue, fused.function) {
+pub(super) fn epilogue(program: &Program, fused: &FusedStep, linear: &QLinear) -> LinearEpilogue {
+    match (&linear.epilogue, fused.unary_op(program)) {
         (Epilogue::Requantize { .. }, _) if fused.lut.is_some() => LinearEpilogue::ToI8Lut,
         (Epilogue::Requantize { .. }, _) if fused.add.is_some() => LinearEpilogue::ToI8Add,
         (Epilogue::Requantize { .. }, _) => LinearEpilogue::ToI8,
         (Epilogue::Scale { .. }, None) => LinearEpilogue::ToF32,
-        (Epilogue::Scale { .. }, Some(_)) => LinearEpilogue::ToF32Unary,
+        (Epilogue::Scale { .. }, Some(op)) => LinearEpilogue::ToF32Unary(op),
         (Epilogue::Dynamic { .. }, None) => LinearEpilogue::DynamicToF32,
-        (Epilogue::Dynamic { .. }, Some(_)) => LinearEpilogue::DynamicToF32Unary,
+        (Epilogue::Dynamic { .. }, Some(op)) => LinearEpilogue::DynamicToF32Unary(op),
     }
 }
 
 /// The pipelines of part of a weight: the tile shapes for up to `most_rows` rows, and what finishes divided layers.
 fn tiles(
-    config: &Config,
+    planning: &Planning<'_>,
     fused: &FusedStep,
     linear: &QLinear,
     weight: &WeightPart,
     most_rows: u64,
 ) -> (Vec<LinearTile<PipelineKey>>, Option<PipelineKey>) {
-    let (epilogue, to_f16, options) = (epilogue(fused, linear), fused.to_f16, config.kernel_options());
+    let config = planning.config;
+    let (epilogue, to_f16) = (epilogue(planning.program, fused, linear), fused.to_f16);
+    let options = config.kernel_options();
     let part_vecs = part_vecs(linear.k);
     let candidates = config.candidates(linear.n, linear.k, weight.bits);
     let candidates = reachable(candidates, most_rows, weight.columns);
@@ -186,7 +188,6 @@ fn params(
         hi: hi as f32,
         relu: relu.into(),
         qparams_stride: step.inputs.get(1).map_or(0, |&qparams| qparams_stride(program.value(qparams))),
-        function: fused.unary_op(program).map_or(0, |op| op as u32),
         add,
         zero: 0,
     }
