@@ -30,7 +30,7 @@ pub use self::error::LowerError;
 ///
 /// let mut g = GraphBuilder::new();
 /// let x = g.input("x", Shape::rows(4))?;
-/// let quantize = Quantize { qparams: QParams::new(0.1, 0)?.into(), range: QuantRange::INT8 };
+/// let quantize = Quantize::new(QParams::new(0.1, 0)?, QuantRange::INT8);
 /// let q = g.node("q", quantize, &[x])?;
 /// let y = g.reshape("y", q, &[2, 2])?;
 /// let graph = g.finish([y])?;

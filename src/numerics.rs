@@ -5,7 +5,7 @@
 //!
 //! 1. `real = scale · (q − zero_point)`. Real 0 is exactly representable; `scale` is a positive normal `f32`.
 //! 2. `quantize(x) = i32(clamp(rne(x · inv_scale), quant_min − z, quant_max − z)) + z` with `inv_scale = 1f32 / scale`.
-//!    NaN is an error on the CPU and gives `z` on a GPU.
+//!    NaN is an error on the CPU and gives `z` on a GPU. Nodes that come from ONNX divide, `x / scale`, by the rules of equation 11.
 //! 3. `multiplier[n] = f32(f64(s_x) · f64(s_w[n]) / (f64(s_y) · 2^p))`, refused unless a normal `f32`.
 //! 4. `acc[m,n] = (Σ_k x[m,k] · w[n,k]) << p + bias[n]` in `i32`, with
 //!    `bias[n] = rne(b[n] · 2^p / (s_x · s_w[n])) − z_x · 2^p · Σ_k w[n,k]` (the rounding in `f64`).
@@ -44,6 +44,7 @@ mod float_products;
 pub(crate) mod gemm;
 mod integers;
 mod named_enum;
+mod quantize_rule;
 mod reduce;
 mod simd;
 mod unary;
@@ -54,6 +55,7 @@ pub use float_products::FloatProducts;
 pub(crate) use float_products::FloatProductsRecord;
 pub(crate) use integers::truncate;
 pub use integers::{Int32Op, IntegerType};
+pub use quantize_rule::QuantizeRule;
 pub(crate) use reduce::{Range, block_range};
 pub(crate) use simd::vectorized;
 pub use unary::UnaryOp;
@@ -156,10 +158,16 @@ pub(crate) fn round_small(v: f32) -> f32 {
 #[must_use]
 #[inline(always)]
 pub fn quantize(x: f32, inv_scale: f32, zero_point: i32, quant_min: i32, quant_max: i32) -> i32 {
+    quantize_steps(x * inv_scale, zero_point, quant_min, quant_max)
+}
+
+/// Rounds, clamps and shifts a scaled float (equation 2).
+#[inline(always)]
+fn quantize_steps(steps: f32, zero_point: i32, quant_min: i32, quant_max: i32) -> i32 {
     // A graph may compute a zero point that no int8 range has. Then the differences wrap around, and `lo` may be larger than `hi`.
     let lo = quant_min.wrapping_sub(zero_point) as f32;
     let hi = quant_max.wrapping_sub(zero_point) as f32;
-    let v = (x * inv_scale).round_ties_even();
+    let v = steps.round_ties_even();
     let v = if v < lo { lo } else { v };
     (if v > hi { hi } else { v } as i32).wrapping_add(zero_point)
 }

@@ -11,12 +11,20 @@ fn float_at(at: u32, column: u32) -> f32 {
     return 0.0;
 }
 
-fn quantize_word(x: vec4<f32>) -> u32 {
+// `factor` is the inverse scale; 1 for numbers that are divided by the scale already.
+fn quantize_word(x: vec4<f32>, factor: f32) -> u32 {
     let z = params.zero_point;
     let range = range_about(z);
     return pack4xI8(vec4<i32>(
-        quantize(x.x, params.inv_scale, z, range.x, range.y), quantize(x.y, params.inv_scale, z, range.x, range.y),
-        quantize(x.z, params.inv_scale, z, range.x, range.y), quantize(x.w, params.inv_scale, z, range.x, range.y)
+        quantize(x.x, factor, z, range.x, range.y), quantize(x.y, factor, z, range.x, range.y),
+        quantize(x.z, factor, z, range.x, range.y), quantize(x.w, factor, z, range.x, range.y)
+    ));
+}
+
+fn divided(x: vec4<u32>) -> vec4<f32> {
+    let scale = bitcast<u32>(params.scale);
+    return bitcast<vec4<f32>>(vec4<u32>(
+        quotient_of(x.x, scale), quotient_of(x.y, scale), quotient_of(x.z, scale), quotient_of(x.w, scale)
     ));
 }
 
@@ -34,7 +42,15 @@ fn dequantize_word(word: u32) -> vec4<f32> {
 fn quantize_vec4_f32_i8(thread: Thread) {
     let word = thread_index(thread);
     if word < matrix_rows() * params.row_words {
-        y[word] = quantize_word(bitcast<vec4<f32>>(a_vecs[word]));
+        y[word] = quantize_word(bitcast<vec4<f32>>(a_vecs[word]), params.inv_scale);
+    }
+}
+
+@compute @workgroup_size(64)
+fn quantize_divide_vec4_f32_i8(thread: Thread) {
+    let word = thread_index(thread);
+    if word < matrix_rows() * params.row_words {
+        y[word] = quantize_word(divided(a_vecs[word]), 1.0f);
     }
 }
 
@@ -46,20 +62,32 @@ fn dequantize_vec4_i8_f32(thread: Thread) {
     }
 }
 
+// Four columns of a dense matrix for a word of a padded one.
+fn columns_of(row: u32, word: u32) -> vec4<f32> {
+    let column = (word % params.row_words) * 4u;
+    let at = row * params.cols + column;
+    return vec4<f32>(
+        float_at(at, column), float_at(at + 1u, column + 1u), float_at(at + 2u, column + 2u), float_at(at + 3u, column + 3u)
+    );
+}
+
 // From a dense matrix to a padded one.
 @compute @workgroup_size(64)
 fn quantize_f32_i8(thread: Thread) {
     let word = thread_index(thread);
     let row = word / params.row_words;
-    if row >= matrix_rows() {
-        return;
+    if row < matrix_rows() {
+        y[word] = quantize_word(columns_of(row, word), params.inv_scale);
     }
-    let column = (word % params.row_words) * 4u;
-    let at = row * params.cols + column;
-    let x = vec4<f32>(
-        float_at(at, column), float_at(at + 1u, column + 1u), float_at(at + 2u, column + 2u), float_at(at + 3u, column + 3u)
-    );
-    y[word] = quantize_word(x);
+}
+
+@compute @workgroup_size(64)
+fn quantize_divide_f32_i8(thread: Thread) {
+    let word = thread_index(thread);
+    let row = word / params.row_words;
+    if row < matrix_rows() {
+        y[word] = quantize_word(divided(bitcast<vec4<u32>>(columns_of(row, word))), 1.0f);
+    }
 }
 
 // From a padded matrix to a dense one.

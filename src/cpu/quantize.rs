@@ -6,7 +6,7 @@ use super::epilogue::qparams_of_row;
 use super::error::CpuError;
 use super::rounding::{clamp, rounded};
 use super::step_run::{Output, StepRun, TASK};
-use crate::numerics::{self, Range, block_range, vectorized};
+use crate::numerics::{self, QuantizeRule, Range, block_range, float, vectorized};
 use crate::ops::{ChooseQParams, Dequantize, Op, Quantize, QuantizeDynamic};
 use crate::program::StepOp;
 use crate::values::slices::{CHECKED, codes, f32s, i8s, tensor, with_last};
@@ -16,10 +16,12 @@ pub(super) fn run(run: &mut StepRun<'_>) -> Option<Output> {
     let StepOp::Op(op) = &run.step.op else { return None };
     let (x, rest) = (run.x(), run.rest);
     Some(match *op {
-        Op::Quantize(Quantize { ref qparams, range }) => match quantize(f32s(x), per_tensor(qparams), range) {
-            Ok(q) => Ok(codes(run.shape, q)),
-            Err(index) => Err(CpuError::NotANumber { step: run.name(), index }),
-        },
+        Op::Quantize(Quantize { ref qparams, range, rule }) => {
+            match quantize(f32s(x), per_tensor(qparams), range, rule) {
+                Ok(q) => Ok(codes(run.shape, q)),
+                Err(index) => Err(CpuError::NotANumber { step: run.name(), index }),
+            }
+        }
         Op::Dequantize(Dequantize { ref qparams }) => {
             Ok(tensor(run.shape.to_vec(), dequantize(i8s(x), per_tensor(qparams))))
         }
@@ -44,12 +46,15 @@ fn per_tensor(qparams: &TensorQParams) -> QParams {
 }
 
 /// Quantizes a tensor (equation 2). The error is the row-major index of a NaN, which has no quantized value.
-fn quantize(x: &[f32], qparams: QParams, range: QuantRange) -> Result<Vec<i8>, usize> {
+fn quantize(x: &[f32], qparams: QParams, range: QuantRange, rule: QuantizeRule) -> Result<Vec<i8>, usize> {
     let mut q = vec![0i8; x.len()];
     let blocks = q.par_chunks_mut(TASK).zip(x.par_chunks(TASK)).map(|(q, x)| {
         vectorized(
             #[inline(always)]
-            || quantize_block(q, x, qparams, range),
+            || match rule {
+                QuantizeRule::Multiply => quantize_block(q, x, |v| v * qparams.inv_scale(), qparams, range),
+                QuantizeRule::Divide => quantize_block(q, x, |v| float::div(v, qparams.scale()), qparams, range),
+            },
         )
     });
     if blocks.reduce(|| true, |a, b| a & b) {
@@ -71,14 +76,14 @@ fn dequantize(q: &[i8], qparams: QParams) -> Vec<f32> {
     x
 }
 
-/// Quantizes elements that share qparams. Returns whether none is NaN.
+/// Quantizes elements that share qparams, with `steps` to scale them. Returns whether none is NaN.
 #[inline(always)]
-fn quantize_block(q: &mut [i8], x: &[f32], qparams: QParams, range: QuantRange) -> bool {
-    let (inv_scale, z) = (qparams.inv_scale(), qparams.zero_point());
+fn quantize_block(q: &mut [i8], x: &[f32], steps: impl Fn(f32) -> f32, qparams: QParams, range: QuantRange) -> bool {
+    let z = qparams.zero_point();
     let (lo, hi) = ((range.quant_min() - z) as f32, (range.quant_max() - z) as f32);
     let mut number = true;
     for (q, &v) in q.iter_mut().zip(x) {
-        *q = rounded(clamp(v * inv_scale, lo, hi), z);
+        *q = rounded(clamp(steps(v), lo, hi), z);
         number &= !v.is_nan();
     }
     number
@@ -201,10 +206,12 @@ mod tests {
         for (scale, z) in [(1.0, 0), (0.1, -128), (0.3, 127), (1.7, 42), (1e-3, -5)] {
             let q = QParams::new(scale, z).expect("valid");
             for range in [QuantRange::INT8, QuantRange::INT8_NARROW] {
-                let got = quantize(&x, q, range).expect("no NaN");
-                for (&v, got) in x.iter().zip(got) {
-                    let expected = numerics::quantize(v, q.inv_scale(), z, range.quant_min(), range.quant_max());
-                    assert_eq!(i32::from(got), expected, "{v:e} at scale {scale} zero point {z}");
+                for &rule in QuantizeRule::ALL {
+                    let got = quantize(&x, q, range, rule).expect("no NaN");
+                    for (&v, got) in x.iter().zip(got) {
+                        let expected = rule.quantize(v, q, range.quant_min(), range.quant_max());
+                        assert_eq!(i32::from(got), expected, "{rule}: {v:e} at scale {scale} zero point {z}");
+                    }
                 }
             }
         }
@@ -240,6 +247,6 @@ mod tests {
         let mut x = vec![1.0; 100_000];
         x[77_777] = f32::NAN;
         let q = QParams::new(1.0, 0).expect("valid");
-        assert_eq!(quantize(&x, q, QuantRange::INT8), Err(77_777));
+        assert_eq!(quantize(&x, q, QuantRange::INT8, QuantizeRule::Multiply), Err(77_777));
     }
 }

@@ -72,7 +72,7 @@ impl<'g> Lowering<'g> {
         match &node.op {
             Op::Input(_) => self.input(id, node),
             Op::Constant(_) => {}
-            Op::Quantize(Quantize { qparams: TensorQParams::PerTensor(qparams), range })
+            Op::Quantize(Quantize { qparams: TensorQParams::PerTensor(qparams), range, .. })
                 if *range != QuantRange::INT32 =>
             {
                 if self.is_int8_input(node.inputs[0]) {
@@ -338,7 +338,7 @@ impl<'g> Lowering<'g> {
             return None;
         }
         let mut quantizations = self.users[id.index()].iter().map(|&user| match &self.graph.node(user).op {
-            Op::Quantize(Quantize { qparams: TensorQParams::PerTensor(q), range }) => Some((*q, *range)),
+            Op::Quantize(Quantize { qparams: TensorQParams::PerTensor(q), range, rule }) => Some((*q, *range, *rule)),
             _ => None,
         });
         let first = quantizations.next()??;

@@ -27,7 +27,7 @@ pub(crate) fn fake_quantize(y: &mut [f32], x: &[f32], shape: &[usize], qparams: 
 
 /// Fake-quantizes to [`QuantRange::INT32`] into a new tensor. A tensor with a NaN is returned unchanged.
 pub(crate) fn fake_quantize_i32(x: &Tensor, qparams: &TensorQParams) -> Tensor {
-    let quantize = Quantize { qparams: qparams.clone(), range: QuantRange::INT32 };
+    let quantize = Quantize::new(qparams.clone(), QuantRange::INT32);
     let eval = |op: &dyn Operator, x: &Tensor| {
         op.eval(&Arguments { tensors: &[x], output: &Shape::fixed(x.shape()), packed: None })
     };

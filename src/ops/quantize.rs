@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::error::{EvalError, OpError};
 use super::operands::{Arguments, Operands, TensorType, parameter, rank_error};
 use super::operator::Operator;
-use crate::numerics::{self, vectorized};
+use crate::numerics::{self, QuantizeRule, vectorized};
 use crate::values::slices::{codes, integers, tensor, with_last};
 use crate::values::{
     DType, Granularity, MAX_SCALE, MIN_SCALE, QParams, QScheme, QuantRange, Shape, Symmetry, Tensor, TensorQParams,
@@ -55,6 +55,17 @@ pub struct Quantize {
     pub qparams: TensorQParams,
     /// The range of quantized values.
     pub range: QuantRange,
+    /// How floats are scaled.
+    #[serde(default, skip_serializing_if = "QuantizeRule::is_default")]
+    pub rule: QuantizeRule,
+}
+
+impl Quantize {
+    /// Creates a quantization that multiplies by the reciprocal of the scale, as PyTorch does.
+    #[must_use]
+    pub fn new(qparams: impl Into<TensorQParams>, range: QuantRange) -> Self {
+        Self { qparams: qparams.into(), range, rule: QuantizeRule::Multiply }
+    }
 }
 
 impl Operator for Quantize {
@@ -82,7 +93,7 @@ impl Operator for Quantize {
         }
         if self.range == QuantRange::INT32 {
             // The conversion saturates. The zero point is 0.
-            let rule = |v: f32, q: QParams| (v * q.inv_scale()).round_ties_even() as i32;
+            let rule = |v: f32, q: QParams| self.rule.steps(v, q).round_ties_even() as i32;
             return Ok(integers(shape, each_channel(x, shape, &self.qparams, rule)));
         }
         let (lo, hi) = (self.range.quant_min(), self.range.quant_max());
@@ -91,13 +102,14 @@ impl Operator for Quantize {
             shape,
             &self.qparams,
             #[inline(always)]
-            |v, q| numerics::quantize(v, q.inv_scale(), q.zero_point(), lo, hi) as i8,
+            |v, q| self.rule.quantize(v, q, lo, hi) as i8,
         );
         Ok(codes(shape, q))
     }
 
     fn parameters(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, " {} range {}", self.qparams, self.range)
+        write!(f, " {} range {}", self.qparams, self.range)?;
+        if self.rule.is_default() { Ok(()) } else { write!(f, " {}", self.rule) }
     }
 }
 

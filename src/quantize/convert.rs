@@ -131,7 +131,7 @@ fn quantize_dequantize(prepared: &PreparedGraph, conversions: &[Conversion]) -> 
                 |suffix: &str, op, inputs| rewriter.add(&format!("{stem}.{suffix}"), op, inputs, &node.origin);
             let entry = match conversion {
                 Conversion::Static(qparams, range) => {
-                    let op = Op::Quantize(Quantize { qparams: qparams.clone(), range: *range });
+                    let op = Op::Quantize(Quantize::new(qparams.clone(), *range));
                     Quantized { value, quantized: add("quantize", op, vec![value])?, dynamic: None }
                 }
                 Conversion::Dynamic(ObservedSpec { qscheme, range, eps, .. }) => {

@@ -16,7 +16,7 @@ pub(super) fn fold_quantize(graph: &Graph) -> Result<Graph, GraphError> {
             Op::Quantize(_) => interpreter.constant_value(id).ok().flatten(),
             _ => None,
         };
-        let (Some(value), Op::Quantize(Quantize { qparams, range })) = (value, &node.op) else {
+        let (Some(value), Op::Quantize(Quantize { qparams, range, .. })) = (value, &node.op) else {
             rewriter.copy(id)?;
             continue;
         };

@@ -21,7 +21,7 @@ use ndarray::Array1;
 
 use crate::graph::{Graph, NodeId, Rewriter};
 use crate::interp::{InterpError, Interpreter};
-use crate::numerics::{self, FloatProducts};
+use crate::numerics::{self, FloatProducts, QuantizeRule};
 use crate::ops::{
     Constant, Dequantize, Input, Linear, MatMul, Op, Quantize, Requantize, ScaleAccumulator, Unary, UnaryOp,
 };
@@ -285,12 +285,20 @@ impl Matcher<'_> {
     /// A node that quantizes to int8 with one scale.
     fn quantize(&self, id: NodeId) -> Option<(NodeId, QParams, QuantRange)> {
         match &self.graph.node(id).op {
-            Op::Quantize(Quantize { qparams: TensorQParams::PerTensor(qparams), range })
+            Op::Quantize(Quantize { qparams: TensorQParams::PerTensor(qparams), range, .. })
                 if *range != QuantRange::INT32 =>
             {
                 Some((id, *qparams, *range))
             }
             _ => None,
+        }
+    }
+
+    /// How a quantize node scales floats.
+    fn rule(&self, quantize: NodeId) -> QuantizeRule {
+        match self.graph.node(quantize).op {
+            Op::Quantize(Quantize { rule, .. }) => rule,
+            _ => QuantizeRule::default(),
         }
     }
 

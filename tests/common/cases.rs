@@ -152,7 +152,7 @@ impl Case {
         let x = if self.ends == Ends::Floats {
             let x = g.input("x", Shape::rows(k))?;
             let qparams = TensorQParams::PerTensor(self.x_qparams());
-            g.node("x.quantize", Op::Quantize(Quantize { qparams, range: QuantRange::INT8 }), &[x])?
+            g.node("x.quantize", Op::Quantize(Quantize::new(qparams, QuantRange::INT8)), &[x])?
         } else {
             g.typed_input("x", Shape::rows(k), DType::I8)?
         };

@@ -8,10 +8,11 @@ mod integers;
 mod transformers;
 
 use enfold::graph::{GraphError, NodeId};
-use enfold::numerics::{AddMultipliers, EPS};
+use enfold::numerics::{AddMultipliers, EPS, FloatProducts, QuantizeRule};
 use enfold::ops::{
     ChooseQParams, Dequantize, DequantizeDynamic, IntegerAdd, IntegerLinear, IntegerMatMul, IntegerMatMulDynamic,
-    IntegerMul, Lut, Op, Quantize, QuantizeDynamic, Requantize, ScaleAccumulator, ScaleAccumulatorDynamic,
+    IntegerMul, Linear, Lut, MatMul, Op, Quantize, QuantizeDynamic, Requantize, ScaleAccumulator,
+    ScaleAccumulatorDynamic,
 };
 use enfold::values::{DType, QParams, QScheme, QuantRange, TensorQParams};
 use enfold::{Graph, GraphBuilder, Shape, Tensor};
@@ -82,6 +83,30 @@ pub(crate) fn table() -> Vec<OpCase> {
             vec![f32s(&[2, 2, 2], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0])],
             f32s(&[2, 2, 1], &[21.0, 43.0, 65.0, 87.0]),
             false,
+        ),
+        // Twelve bits hold 4097 / 4096 as 1, and 3 as it is.
+        case(
+            "reproducible linear",
+            |g| {
+                let x = x(g, &[2])?;
+                let w = g.constant("w", f32s(&[2, 2], &[4097.0 / 4096.0, 3.0, -1.0, 0.5]))?;
+                let b = g.constant("b", f32s(&[2], &[0.25, 8193.0 / 8192.0]))?;
+                g.node("y", Linear { products: FloatProducts::Reproducible }, &[x, w, b])
+            },
+            vec![f32s(&[2, 2], &[1.0, 2.0, 8193.0, 1.0])],
+            f32s(&[2, 2], &[7.25, 8193.0 / 8192.0, 8195.25, -8190.5 + 1.0 / 8192.0]),
+            true,
+        ),
+        case(
+            "reproducible matmul, both stacks broadcast",
+            |g| {
+                let a = x(g, &[1, 2, 1])?;
+                let b = g.constant("b", f32s(&[2, 1, 2], &[1.0, 4097.0, 10.0, -20.0]))?;
+                g.node("y", MatMul { products: FloatProducts::Reproducible }, &[a, b])
+            },
+            vec![f32s(&[1, 1, 2, 1], &[3.0, 4097.0 / 4096.0])],
+            f32s(&[1, 2, 2, 2], &[3.0, 12288.0, 1.0, 4096.0, 30.0, -60.0, 10.0, -20.0]),
+            true,
         ),
         case(
             "matmul of two stacks",
@@ -275,10 +300,26 @@ pub(crate) fn table() -> Vec<OpCase> {
             "quantize",
             |g| {
                 let x = x(g, &[3])?;
-                g.node("y", Op::Quantize(Quantize { qparams: per_tensor(0.5, 1), range: QuantRange::INT8 }), &[x])
+                g.node("y", Op::Quantize(Quantize::new(per_tensor(0.5, 1), QuantRange::INT8)), &[x])
             },
             vec![x23()],
             i8s(&[2, 3], &[3, -3, 7, 2, 1, -1]),
+            true,
+        ),
+        // −8.25 is more than −27.5 steps of 0.3 after a division, and −27.5 after a product; −9.15 is −30.5, and less.
+        case(
+            "quantize by a division",
+            |g| {
+                let x = x(g, &[3])?;
+                let rule = QuantizeRule::Divide;
+                g.node(
+                    "y",
+                    Op::Quantize(Quantize { rule, ..Quantize::new(per_tensor(0.3, 1), QuantRange::INT8) }),
+                    &[x],
+                )
+            },
+            vec![f32s(&[2, 3], &[-8.25, -9.150_000_6, 0.6, -0.05, 1000.0, -1e-40])],
+            i8s(&[2, 3], &[-26, -29, 3, 1, 127, 1]),
             true,
         ),
         case(

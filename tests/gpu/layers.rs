@@ -156,7 +156,7 @@ impl Layers {
 
     pub(crate) fn quantize(&mut self, x: NodeId) -> NodeId {
         let qparams = enfold::values::TensorQParams::PerTensor(QParams::new(0.03, 5).expect("valid"));
-        self.node("quantize", Op::Quantize(Quantize { qparams, range: QuantRange::INT8 }), &[x])
+        self.node("quantize", Op::Quantize(Quantize::new(qparams, QuantRange::INT8)), &[x])
     }
 
     pub(crate) fn gelu(&mut self, x: NodeId) -> NodeId {

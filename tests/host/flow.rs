@@ -140,7 +140,7 @@ fn int8_inputs_need_one_way_of_quantizing() {
         let x = g.input("x", Shape::rows(16)).expect("an input");
         let quantize = |scale| {
             let qparams = TensorQParams::PerTensor(QParams::new(scale, 0).expect("valid"));
-            Op::Quantize(Quantize { qparams, range: QuantRange::INT8 })
+            Op::Quantize(Quantize::new(qparams, QuantRange::INT8))
         };
         let dequantize = |scale| {
             Op::Dequantize(Dequantize { qparams: TensorQParams::PerTensor(QParams::new(scale, 0).expect("valid")) })
@@ -191,9 +191,8 @@ fn copies_keep_their_reasons() {
 fn codes_are_passed_on_only_where_they_mean_the_same() {
     let quantize = |g: &mut GraphBuilder, name: &str, x, scale, range| {
         let qparams = TensorQParams::PerTensor(QParams::new(scale, 0).expect("valid"));
-        let codes = g
-            .node(&format!("{name}.q"), Op::Quantize(Quantize { qparams: qparams.clone(), range }), &[x])
-            .expect("codes");
+        let codes =
+            g.node(&format!("{name}.q"), Op::Quantize(Quantize::new(qparams.clone(), range)), &[x]).expect("codes");
         g.node(&format!("{name}.dq"), Op::Dequantize(Dequantize { qparams }), &[codes]).expect("reals")
     };
     let few = QuantRange::new(-10, 10).expect("valid");
@@ -233,7 +232,7 @@ fn affine_weights_stay_float_and_say_so() {
     let mut g = GraphBuilder::new();
     let x = g.input("x", Shape::rows(2)).expect("an input");
     let of = |z| TensorQParams::PerTensor(QParams::new(0.1, z).expect("valid"));
-    let codes = g.node("x.q", Op::Quantize(Quantize { qparams: of(0), range: QuantRange::INT8 }), &[x]).expect("codes");
+    let codes = g.node("x.q", Op::Quantize(Quantize::new(of(0), QuantRange::INT8)), &[x]).expect("codes");
     let h = g.node("x.dq", Op::Dequantize(Dequantize { qparams: of(0) }), &[codes]).expect("reals");
     let w = g.constant("w", Tensor::from_i8(&[1, 2], vec![5, -3]).expect("fits")).expect("codes");
     let w = g.node("w.dq", Op::Dequantize(Dequantize { qparams: of(3) }), &[w]).expect("reals");

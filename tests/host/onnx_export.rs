@@ -76,10 +76,9 @@ fn every_node_without_a_form_is_listed() {
     let x = g.input("x", Shape::rows(3)).expect("an input");
     let range = QuantRange::new(-3, 3).expect("valid");
     let qparams = TensorQParams::per_channel(&[1.0, 2.0, 3.0], &[0; 3], 1).expect("valid");
-    let narrow = g.node("narrow", Op::Quantize(Quantize { qparams, range }), &[x]).expect("a node");
+    let narrow = g.node("narrow", Op::Quantize(Quantize::new(qparams, range)), &[x]).expect("a node");
     let wide = TensorQParams::PerTensor(QParams::new(1.0, 0).expect("valid"));
-    let wide =
-        g.node("wide", Op::Quantize(Quantize { qparams: wide, range: QuantRange::INT32 }), &[x]).expect("a node");
+    let wide = g.node("wide", Op::Quantize(Quantize::new(wide, QuantRange::INT32)), &[x]).expect("a node");
     let choose =
         Op::ChooseQParams(ChooseQParams { qscheme: QScheme::per_token_affine(), range: QuantRange::INT8, eps: 1e-6 });
     let pairs = g.node("pairs", choose, &[x]).expect("a node");

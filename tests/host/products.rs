@@ -328,7 +328,7 @@ fn quantize(g: &mut GraphBuilder, name: &str, x: NodeId, qscheme: Option<QScheme
         }
         None => {
             let qparams = TensorQParams::PerTensor(QParams::new(0.05, 3).expect("valid"));
-            let codes = node("quantize", Op::Quantize(Quantize { qparams: qparams.clone(), range }), &[x]);
+            let codes = node("quantize", Op::Quantize(Quantize::new(qparams.clone(), range)), &[x]);
             node("dequantize", Op::Dequantize(Dequantize { qparams }), &[codes])
         }
     }

@@ -500,7 +500,7 @@ fn symmetric_activations_have_zero_points_of_0() {
     let zero_points = |config: QuantizationConfig| {
         let graph = converted(&blocks(), &WgpuQuantizer::new().set_global(config));
         let of = |op: &Op| match op {
-            Op::Quantize(Quantize { qparams: TensorQParams::PerTensor(q), range }) => {
+            Op::Quantize(Quantize { qparams: TensorQParams::PerTensor(q), range, .. }) => {
                 Some((q.zero_point(), range.quant_min()))
             }
             _ => None,
@@ -517,7 +517,7 @@ fn symmetric_activations_have_zero_points_of_0() {
     let largest = tensor(99, &[16, 8]).as_f32().expect("floats").iter().fold(0f32, |most, v| most.max(v.abs()));
     let quantize = &graph.node(graph.find("x.quantize").expect("the input's")).op;
     let expected = TensorQParams::PerTensor(QParams::new(largest / 127.0, 0).expect("valid"));
-    assert_eq!(*quantize, Op::Quantize(Quantize { qparams: expected, range: QuantRange::INT8_NARROW }));
+    assert_eq!(*quantize, Op::Quantize(Quantize::new(expected, QuantRange::INT8_NARROW)));
 
     let dynamic = symmetric().dynamic_per_token().symmetric_activations();
     let Some(QuantizationSpec::Observed(spec)) = dynamic.input_activation else { panic!("no spec") };

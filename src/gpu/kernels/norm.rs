@@ -141,7 +141,7 @@ fn layer_norm(planning: &Planning<'_>, fused: &FusedStep, eps: f32, center: bool
     let length = planning.input(fused, 1).shape.fixed_dims().iter().product();
     let mut params = NormParams { stride: 1, eps, ..NormParams::default() };
     let quantize = fused.quantize.map(|quantize| &program.steps()[quantize].op);
-    if let Some(StepOp::Op(Op::Quantize(Quantize { qparams, range }))) = quantize {
+    if let Some(StepOp::Op(Op::Quantize(Quantize { qparams, range, .. }))) = quantize {
         let qparams = per_tensor(qparams);
         (params.zero_point, params.inv_scale) = (qparams.zero_point(), qparams.inv_scale());
         [params.lo, params.hi] = [range.quant_min(), range.quant_max()].map(|q| (q - qparams.zero_point()) as f32);
@@ -239,7 +239,7 @@ fn known_norm(case: &mut CaseBuilder<'_>, kernel: NormKernel) {
     if quantize {
         let y = case.intermediate(op, &inputs);
         let Ok(qparams) = QParams::new(0.1, 3) else { return };
-        case.computed(kernel, Quantize { qparams: qparams.into(), range: QuantRange::INT8 }, &[y]);
+        case.computed(kernel, Quantize::new(qparams, QuantRange::INT8), &[y]);
     } else {
         case.computed(kernel, op, &inputs);
     }

@@ -8,7 +8,7 @@ use super::kernel::{Kernel, KernelOptions, kernels};
 use super::layout::{padded_rows, row_words};
 use super::wgsl::shader;
 use crate::gpu::device::shader::{Binding, FIRST_STORAGE, Shader, storage, wgsl_struct};
-use crate::numerics;
+use crate::numerics::{self, QuantizeRule};
 use crate::ops::{ChooseQParams, Dequantize, DequantizeDynamic, Op, Quantize, QuantizeDynamic};
 use crate::program::{StepOp, Value};
 use crate::values::{QParams, QScheme, QuantRange, Shape, TensorQParams};
@@ -27,7 +27,7 @@ const QPARAMS: u32 = 5;
 
 static STATIC_SHADER: Shader = shader! {
     "quantize_static", QuantizeParams, [], storage! { a: A, a_vecs: A, y: Y, y_vecs: Y },
-    [THREAD, GRID, FLOATS, QUANTIZE],
+    [THREAD, GRID, FLOAT, FLOATS, QUANTIZE],
     ["quantize/params", "quantize/static"]
 };
 
@@ -52,6 +52,9 @@ kernels! {
     QuantizeKernel {
         Quantize = "quantize_f32_i8",
         QuantizeVec4 = "quantize_vec4_f32_i8",
+        /// Divides by the scale.
+        QuantizeDivide = "quantize_divide_f32_i8",
+        QuantizeDivideVec4 = "quantize_divide_vec4_f32_i8",
         Dequantize = "dequantize_i8_f32",
         DequantizeVec4 = "dequantize_vec4_i8_f32",
         /// Finds the smallest and the largest element of each row.
@@ -68,7 +71,12 @@ kernels! {
 impl Kernel for QuantizeKernel {
     fn shader(self, options: KernelOptions) -> &'static Shader {
         match self {
-            Self::Quantize | Self::QuantizeVec4 | Self::Dequantize | Self::DequantizeVec4 => &STATIC_SHADER,
+            Self::Quantize
+            | Self::QuantizeVec4
+            | Self::QuantizeDivide
+            | Self::QuantizeDivideVec4
+            | Self::Dequantize
+            | Self::DequantizeVec4 => &STATIC_SHADER,
             _ => &DYNAMIC_SHADERS[usize::from(options.subgroups)],
         }
     }
@@ -100,10 +108,15 @@ pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Planned {
     let words = row_words(y.cols()) as u64;
     let mut params = params_of(y);
     let (kernel, size) = match &step.op {
-        StepOp::Op(Op::Quantize(Quantize { qparams, range })) => {
+        StepOp::Op(Op::Quantize(Quantize { qparams, range, rule })) => {
             set_static(&mut params, per_tensor(qparams));
             set_range(&mut params, *range);
-            let kernel = if whole { QuantizeKernel::QuantizeVec4 } else { QuantizeKernel::Quantize };
+            let kernel = match (rule, whole) {
+                (QuantizeRule::Divide, true) => QuantizeKernel::QuantizeDivideVec4,
+                (QuantizeRule::Divide, false) => QuantizeKernel::QuantizeDivide,
+                (_, true) => QuantizeKernel::QuantizeVec4,
+                (_, false) => QuantizeKernel::Quantize,
+            };
             (kernel, GridSize::Threads(words))
         }
         StepOp::Op(Op::Dequantize(Dequantize { qparams })) => {
@@ -210,15 +223,26 @@ fn known_static(case: &mut CaseBuilder<'_>) {
         -3.0,
     ];
     let Ok(qparams) = QParams::new(1.0, -3) else { return };
-    let quantized = |x: f32| numerics::quantize(x, qparams.inv_scale(), qparams.zero_point(), -128, 127) as i8;
-    for (cols, quantize, dequantize) in [
-        (13, QuantizeKernel::Quantize, QuantizeKernel::Dequantize),
-        (16, QuantizeKernel::QuantizeVec4, QuantizeKernel::DequantizeVec4),
+    let Ok(tenth) = QParams::new(0.3, 7) else { return };
+    use QuantizeKernel as K;
+    for (cols, quantize, divide, dequantize) in [
+        (13, K::Quantize, K::QuantizeDivide, K::Dequantize),
+        (16, K::QuantizeVec4, K::QuantizeDivideVec4, K::DequantizeVec4),
     ] {
         let shape = [ROWS, cols];
         let x = case.input(tensor(&shape, |i| X[i % 16]));
-        let op = Quantize { qparams: qparams.into(), range: QuantRange::INT8 };
-        case.output(quantize, op, &[x], tensor(&shape, |i| quantized(X[i % 16])));
+        // Steps and halves of 0.3, where a division and a product differ, beside the others.
+        let tie = |i: usize| if i.is_multiple_of(3) { X[i / 3 % 16] } else { (i as f32 - 40.0) * 0.15 };
+        let ties = case.input(tensor(&shape, tie));
+        for (kernel, rule) in [(quantize, QuantizeRule::Multiply), (divide, QuantizeRule::Divide)] {
+            for (x, value, qparams) in
+                [(x, &(|i: usize| X[i % 16]) as &dyn Fn(usize) -> f32, qparams), (ties, &tie, tenth)]
+            {
+                let op = Quantize { rule, ..Quantize::new(qparams, QuantRange::INT8) };
+                let quantized = |i: usize| rule.quantize(value(i), qparams, -128, 127) as i8;
+                case.output(kernel, op, &[x], tensor(&shape, quantized));
+            }
+        }
         let q = case.input(tensor(&shape, |i| int8(i, 0)));
         case.computed(dequantize, Dequantize { qparams: qparams.into() }, &[q]);
     }

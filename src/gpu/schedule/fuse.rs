@@ -16,7 +16,8 @@
 
 use crate::gpu::kernels::fused_step::FusedStep;
 use crate::gpu::kernels::norm;
-use crate::ops::{Add, ChooseQParams, Op, QuantizeDynamic, Transpose};
+use crate::numerics::QuantizeRule;
+use crate::ops::{Add, ChooseQParams, Op, Quantize, QuantizeDynamic, Transpose};
 use crate::program::{Epilogue, Program, StepOp, ValueId, ValueType};
 
 /// A set of patterns to fuse.
@@ -176,7 +177,9 @@ impl<'p> Fusion<'p> {
 
     fn with_quantize(&self, fused: FusedStep) -> FusedStep {
         match self.only_reader(fused.main).map(|reader| (reader, self.op(reader))) {
-            Some((reader, StepOp::Op(Op::Quantize(_)))) if self.norms_last_axis(fused.main) => {
+            Some((reader, StepOp::Op(Op::Quantize(Quantize { rule: QuantizeRule::Multiply, .. }))))
+                if self.norms_last_axis(fused.main) =>
+            {
                 FusedStep { quantize: Some(reader), last: reader, ..fused }
             }
             _ => fused,

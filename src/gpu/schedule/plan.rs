@@ -287,7 +287,7 @@ mod tests {
         let step = |at: usize| {
             let (name, inputs, output) = (format!("s{at}"), vec![ValueId::new(at)], ValueId::new(at + 1));
             let op = match at % 2 {
-                0 => StepOp::from(Quantize { qparams: qparams.into(), range: QuantRange::INT8 }),
+                0 => StepOp::from(Quantize::new(qparams, QuantRange::INT8)),
                 _ => StepOp::from(Dequantize { qparams: qparams.into() }),
             };
             Step { name, op, inputs, output }

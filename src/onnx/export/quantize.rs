@@ -11,7 +11,7 @@ use crate::values::{DType, QuantRange, TensorQParams};
 
 pub(super) fn write(exporter: &mut Exporter<'_>, id: NodeId) -> bool {
     match &exporter.graph.node(id).op {
-        Op::Quantize(Quantize { qparams, range }) => exporter.quantize(id, qparams, *range),
+        Op::Quantize(Quantize { qparams, range, .. }) => exporter.quantize(id, qparams, *range),
         Op::Dequantize(Dequantize { qparams }) => exporter.dequantize(id, qparams),
         Op::ChooseQParams(choose) => exporter.choose_qparams(id, *choose),
         Op::QuantizeDynamic(_) => exporter.quantize_dynamic(id),
@@ -31,7 +31,7 @@ pub(super) fn refusal(graph: &Graph, id: NodeId, readers: &[&Node], preset: Pres
     let node = graph.node(id);
     match &node.op {
         Op::Observe(_) => Some("is being calibrated; convert the graph first".to_owned()),
-        Op::Quantize(Quantize { range, qparams }) if !matches!(graph.node(node.inputs[0]).op, Op::Constant(_)) => {
+        Op::Quantize(Quantize { qparams, range, .. }) if !matches!(graph.node(node.inputs[0]).op, Op::Constant(_)) => {
             if *range == QuantRange::INT32 {
                 Some("QuantizeLinear does not quantize to 32 bits, and its input is not a constant".to_owned())
             } else if *range != QuantRange::INT8 && matches!(qparams, TensorQParams::PerChannel { .. }) {

@@ -53,7 +53,7 @@ fn f32s(shape: &[usize], data: &[f32]) -> Tensor {
 }
 
 fn pair(g: &mut GraphBuilder, name: &str, x: NodeId, qparams: TensorQParams, range: QuantRange) -> NodeId {
-    let quantize = Op::Quantize(Quantize { qparams: qparams.clone(), range });
+    let quantize = Op::Quantize(Quantize::new(qparams.clone(), range));
     let codes = g.node(&format!("{name}.quantize"), quantize, &[x]).expect("a node");
     g.node(&format!("{name}.dequantize"), Op::Dequantize(Dequantize { qparams }), &[codes]).expect("a node")
 }
@@ -147,7 +147,7 @@ fn outputs_have_the_names_of_their_float_nodes() {
     }
     let (qparams, range) = (per_tensor(1.0, 0), QuantRange::INT8);
     let inputs = vec![rewriter.get(y).expect("a node")];
-    let codes = rewriter.add("y.quantize", Op::Quantize(Quantize { qparams: qparams.clone(), range }), inputs, "y");
+    let codes = rewriter.add("y.quantize", Op::Quantize(Quantize::new(qparams.clone(), range)), inputs, "y");
     let codes = vec![codes.expect("a node")];
     let real = rewriter.add("y.dequantize", Op::Dequantize(Dequantize { qparams }), codes, "y").expect("a node");
     rewriter.replace(y, real);

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::importer::Importer;
 use super::operator::{Call, Operator, Values, one};
 use crate::graph::NodeId;
+use crate::numerics::QuantizeRule;
 use crate::onnx::host::{Data, Host, Length, Walk, axis, show};
 use crate::onnx::names;
 use crate::onnx::proto::data_type as ty;
@@ -48,7 +49,7 @@ impl Importer {
         }
         let x = self.as_float(call, x)?;
         let qparams = self.run_qparams(x, &parameters)?;
-        let id = self.draft.add(&call.name, Quantize { qparams, range }, &[x.id])?;
+        let id = self.draft.add(&call.name, Quantize { qparams, range, rule: QuantizeRule::Divide }, &[x.id])?;
         one(Run { id, kind: Kind::Quantized { unsigned: data_type == ty::UINT8 }, ..x })
     }
 
@@ -120,8 +121,7 @@ impl Importer {
         parameters.qparams(axis).map_err(|e| e.to_string())
     }
 
-    /// The quantized values of a known tensor, as the file would store them. ONNX divides by the scale, while the `Quantize` operator
-    /// multiplies by its reciprocal, so that ties may differ.
+    /// The quantized values of a known tensor, as the file would store them.
     fn quantize_known(
         &mut self,
         call: &Call<'_>,

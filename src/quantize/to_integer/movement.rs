@@ -2,7 +2,6 @@
 
 use super::{FITS, Fused, Matcher, NOT_INPUT, NOT_OUTPUT, Rewritten, ToIntegerError};
 use crate::graph::{NodeId, Rewriter};
-use crate::numerics;
 use crate::ops::{Constant, Op};
 use crate::values::Tensor;
 
@@ -35,7 +34,7 @@ impl Matcher<'_> {
                 let value = self.graph.node(node.inputs[1]).op.constant().and_then(|value| value.as_f32());
                 let &[value] = value.ok_or("its padding value is not a constant")? else { unreachable!("{FITS}") };
                 let (quant_min, quant_max) = (range.quant_min(), range.quant_max());
-                Some(numerics::quantize(value, qparams.inv_scale(), qparams.zero_point(), quant_min, quant_max) as i8)
+                Some(self.rule(quantize).quantize(value, qparams, quant_min, quant_max) as i8)
             }
             _ => None,
         };

@@ -83,10 +83,11 @@ impl Matcher<'_> {
         chain: &[&Op],
         (y, range): (QParams, QuantRange),
     ) -> NodeId {
+        let rule = self.rule(quantize);
         let entry = |value: i8| {
             let real = numerics::dequantize(value.into(), x_qparams.scale(), x_qparams.zero_point());
             let real = chain.iter().fold(real, |v, op| apply(op, v));
-            numerics::quantize(real, y.inv_scale(), y.zero_point(), range.quant_min(), range.quant_max()) as i8
+            rule.quantize(real, y, range.quant_min(), range.quant_max()) as i8
         };
         let table: Array1<i8> = (i8::MIN..=i8::MAX).map(entry).collect();
         let table = self.constant(rewriter, quantize, "table", Constant::new(Tensor::from(table)));

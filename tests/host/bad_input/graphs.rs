@@ -133,7 +133,7 @@ fn graphs() {
             built(|g| {
                 let x = rows(g, 4);
                 let qparams = TensorQParams::PerTensor(QParams::new(1.0, -128).expect("valid"));
-                g.node("q", Op::Quantize(Quantize { qparams, range: QuantRange::INT8_NARROW }), &[x])
+                g.node("q", Op::Quantize(Quantize::new(qparams, QuantRange::INT8_NARROW)), &[x])
             }),
             &["q:", "-128", "-127"],
         ),

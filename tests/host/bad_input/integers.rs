@@ -498,7 +498,7 @@ fn weights_of_wide_codes_stay_float() {
     let per_tensor = || TensorQParams::PerTensor(unit());
     let graph = built(|g| {
         let x = g.input("x", Shape::rows(2))?;
-        let q = g.node("q", Op::Quantize(Quantize { qparams: per_tensor(), range: QuantRange::INT8 }), &[x])?;
+        let q = g.node("q", Op::Quantize(Quantize::new(per_tensor(), QuantRange::INT8)), &[x])?;
         let dq = g.node("dq", Op::Dequantize(Dequantize { qparams: per_tensor() }), &[q])?;
         let w = g.constant("w", Tensor::from_i32(&[1, 2], vec![300, -2]).expect("fits"))?;
         let w = g.node("dw", Op::Dequantize(Dequantize { qparams: per_tensor() }), &[w])?;

@@ -214,7 +214,7 @@ fn what_engines_rely_on() {
             shape: Shape::rows(3),
             qparams,
         };
-        let op = StepOp::Op(Op::Quantize(Quantize { qparams: does.expect("given").into(), range: QuantRange::INT8 }));
+        let op = StepOp::Op(Op::Quantize(Quantize::new(does.expect("given"), QuantRange::INT8)));
         step(vec![value("x", ValueType::F32, None), value("y", ValueType::I8, says)], op, &[0], 1)
     };
     let turned = || StepOp::Op(Op::Transpose(Transpose { perm: vec![0, 1, 2] }));
@@ -291,7 +291,7 @@ fn the_cpu_engine() {
             value("qb", ValueType::I8, Some(qparams)),
         ];
         let quantize = |name: &str, at| {
-            let op = StepOp::Op(Op::Quantize(Quantize { qparams: qparams.into(), range: QuantRange::INT8 }));
+            let op = StepOp::Op(Op::Quantize(Quantize::new(qparams, QuantRange::INT8)));
             Step { name: name.to_owned(), op, inputs: vec![ValueId::new(at)], output: ValueId::new(at + 2) }
         };
         let ids = |a, b| vec![ValueId::new(a), ValueId::new(b)];

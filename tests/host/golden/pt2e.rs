@@ -162,7 +162,7 @@ impl Walk<'_> {
         match &ours.op {
             Op::Input(Input) => return Ok(()),
             Op::Constant(_) => return self.constant(id, name),
-            Op::Quantize(Quantize { qparams: TensorQParams::PerTensor(q), range }) => {
+            Op::Quantize(Quantize { qparams: TensorQParams::PerTensor(q), range, .. }) => {
                 self.per_tensor(name, q.scale(), q.zero_point(), theirs)?;
                 self.codes(name, *range, &numbers[2..])?;
             }

@@ -21,7 +21,7 @@ pub(super) fn compare(golden: &Golden) -> Result<(), String> {
     let mut g = GraphBuilder::new();
     let build = |g: &mut GraphBuilder| {
         let id = g.input("x", Shape::fixed(x.shape()))?;
-        let q = g.node("q", Op::Quantize(Quantize { qparams: qparams.clone(), range }), &[id])?;
+        let q = g.node("q", Op::Quantize(Quantize::new(qparams.clone(), range)), &[id])?;
         let dq = g.node("dq", Op::Dequantize(Dequantize { qparams }), &[q])?;
         Ok::<_, enfold::graph::GraphError>([q, dq])
     };

@@ -81,9 +81,7 @@ fn by_name() {
     };
     let integers = with(|g, h| {
         let qparams = TensorQParams::PerTensor(QParams::new(0.1, 0).expect("valid"));
-        let q = g
-            .node("q", Op::Quantize(Quantize { qparams: qparams.clone(), range: QuantRange::INT8 }), &[h])
-            .expect("codes");
+        let q = g.node("q", Op::Quantize(Quantize::new(qparams.clone(), QuantRange::INT8)), &[h]).expect("codes");
         g.node("dq", Op::Dequantize(Dequantize { qparams }), &[q]).expect("reals")
     });
     let nothing = {

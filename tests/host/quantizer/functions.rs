@@ -61,8 +61,7 @@ fn between_codes(op: UnaryOp, zero_point: i32, range: QuantRange) -> Graph {
     let mut g = GraphBuilder::new();
     let per_tensor = |scale, z| TensorQParams::PerTensor(QParams::new(scale, z).expect("valid"));
     let codes = |g: &mut GraphBuilder, name: &str, x, qparams: TensorQParams, range| {
-        let q =
-            g.node(&format!("{name}.quantize"), Op::Quantize(Quantize { qparams: qparams.clone(), range }), &[x])?;
+        let q = g.node(&format!("{name}.quantize"), Op::Quantize(Quantize::new(qparams.clone(), range)), &[x])?;
         g.node(&format!("{name}.dequantize"), Op::Dequantize(Dequantize { qparams }), &[q])
     };
     let x = g.input("x", Shape::rows(4)).expect("an input");
