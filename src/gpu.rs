@@ -37,13 +37,11 @@
 //!
 //! **Memory.** Intermediate values share one buffer over time; [`Run::memory`] reports all sizes.
 //!
-//! **Bits.** int8 results, int8-to-float linear layers, and scales, zero points and quantized values of dynamic quantization
-//! equal the interpreter's on every device that passes the known-answer tests; the engine refuses a device that fails one. So do
-//! steps that only move, compare or select (slices, maxima, comparisons, clamps, absolute values), except for the bits of NaN,
-//! and int32 arithmetic. NaN and infinities are where IEEE 754 has them: shaders compare and select by the bits of floats. Other
-//! steps on floats, and the float outputs of dynamic layers, agree within tolerances: a GPU may treat subnormal numbers as 0, and
-//! compilers that assume too much (Metal's fast math) may lose a NaN or an infinity that a sum, product or quotient makes. The
-//! CPU refuses NaN when it quantizes; a GPU makes it the zero point. An id outside its table gives the nearest row.
+//! **Bits.** All results equal the interpreter's, except those of [full products](crate::numerics::FloatProducts) of floats, which
+//! agree within rounding, and the bits of NaN. Each kernel passes a known-answer test when a device first needs it. A kernel that is
+//! wrong is an error of [`Engine::load`]; a kernel whose floats agree within rounding only, or that loses an infinity or NaN since its
+//! compiler assumes that there are none (Metal's fast math may), is used, logged, and named by [`Engine::inexact_kernels`]. The CPU
+//! refuses NaN when it quantizes; a GPU makes it the zero point. An id outside its table gives the nearest row.
 //!
 //! **Buffers** that the caller binds, whole or as [`BufferRange`]s, are dense and row-major, with the usage `STORAGE`: four bytes for an
 //! f32 or i32, two for an f16, one for an i8, and the size rounded up to whole words of 4 bytes. Inputs are bound as read_write, but

@@ -65,12 +65,13 @@
 //! nearest even. No compiler can fuse or reorder one product, so the result has the same bits in the interpreter, on the CPU engine and
 //! on every GPU that passes its known-answer test. A step from int8 to float is one product too, and as exact; so are int8 sums (integer
 //! multipliers), products, and lookup tables, which every chain of functions between int8 values becomes. Scale, zero point and
-//! quantized values of dynamic quantization have the same bits for the same input.
+//! quantized values of dynamic quantization have the same bits too.
 //!
-//! Float steps that only move, compare or select (slices, maxima, comparisons, clamps, absolute values) have the same bits too,
-//! except those of NaN. Other float steps do not: float layers, sums and most functions, softmax, normalization, and the float
-//! outputs of dynamic layers and products agree within tolerances, since the order of sums and `exp` differ from device to
-//! device.
+//! So do float steps: functions, sums, softmax, normalization, and the float outputs of dynamic layers (equation 11). They use only sums,
+//! products and correctly rounded quotients of `f32`, in a fixed order; numbers below 2⁻¹⁰⁰ are 0 where they are added, and there is one
+//! NaN. Products that stay float in a quantized graph have factors of 12 significant bits ([`FloatProducts`](numerics::FloatProducts)),
+//! unless [`ToIntegerOptions`](quantize::ToIntegerOptions) ask for full ones. Only full products, those of float graphs, agree within
+//! rounding: the order of their sums differs from engine to engine.
 //!
 //! # Limits
 //!

@@ -72,6 +72,24 @@ fn store_quad(tile: Tile, row: u32, column: u32, sums: vec4<f32>) {
     store_float(tile, row, column + 3u, sums.w);
 }
 
+// One element a thread, for matrices so small that tiles would be almost empty.
+@compute @workgroup_size(64)
+fn matmul_elements_f32_f32(thread: Thread) {
+    let index = thread_index(thread);
+    let cols = params.strided.cols;
+    let row = index / cols;
+    if row >= matrix_rows() {
+        return;
+    }
+    let matrix = row / params.m;
+    let tile = Tile(offsets(matrix), params.m, 0u, 0u, true);
+    var sums = vec4<f32>();
+    for (var k = 0u; k < params.k; k++) {
+        sums = plus_products(sums, a_at(tile, row % params.m, k), vec4<f32>(b_at(tile, k, index % cols), 0.0f, 0.0f, 0.0f));
+    }
+    store_float(tile, row % params.m, index % cols, sums.x);
+}
+
 @compute @workgroup_size(256)
 fn matmul_f32_f32(thread: Thread) {
     let tile = tile_of(thread);

@@ -19,7 +19,7 @@ use super::arrays::{Arrays, floats};
 use super::device::{Device, DeviceArgs, OnGpu, time};
 use super::failure::usage;
 use super::feed::{Remainder, feed};
-use super::model::{Dims, Model};
+use super::model::{Dims, Model, Products};
 use super::output::{self, count, printable, table};
 use super::progress::Stderr;
 
@@ -44,6 +44,8 @@ pub(super) struct Bench {
     runs: u32,
     #[command(flatten)]
     dims: Dims,
+    #[command(flatten)]
+    products: Products,
     /// Prints the result as JSON, with times in microseconds.
     #[arg(long)]
     json: bool,
@@ -104,7 +106,7 @@ impl Bench {
         let choice = DeviceArgs { device: self.device, adapter: self.adapter.clone() };
         choice.check()?;
         let model = Model::load(&self.model, &self.dims)?;
-        let graph = model.executable()?;
+        let graph = model.executable(self.products.kind())?;
         let inputs = self.inputs(&graph, stderr)?;
         let batched = graph.inputs().iter().position(|&id| graph.node(id).shape.is_batched());
         let rows = batched.map(|at| inputs[at].shape()[0]);

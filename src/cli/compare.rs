@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use enfold::compare::{Comparison, compare, distributions};
 use enfold::graph::Graph;
+use enfold::numerics::FloatProducts;
 use enfold::ops::Op;
 
 use super::arrays::Arrays;
@@ -165,7 +166,7 @@ fn check_inputs(float: &Model, quantized: &Model) -> Result<()> {
 
 fn side(model: &Model) -> Result<Side> {
     let integer = |op: &Op| matches!(op, Op::IntegerLinear(_) | Op::IntegerMatMul(_) | Op::IntegerMatMulDynamic(_));
-    let graph = model.executable()?;
+    let graph = model.executable(FloatProducts::default())?;
     let all = |is: &dyn Fn(&Op) -> bool| graph.nodes().iter().filter(|node| is(&node.op)).count();
     let int8_layers = all(&integer);
     Ok(Side {

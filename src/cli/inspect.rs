@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use enfold::graph::Graph;
+use enfold::numerics::FloatProducts;
 use enfold::ops::{Constant, Input, Op};
 use enfold::quantize::{QuantizationConfig, QuantizationSummary, WgpuQuantizer, prepare};
 
@@ -112,7 +113,7 @@ impl Report {
         };
         let integer_form = match model.stage {
             Stage::Qdq | Stage::Integer => {
-                let summary = model.executable()?.summary();
+                let summary = model.executable(FloatProducts::default())?.summary();
                 let float = summary.float.iter().map(ToString::to_string).collect();
                 Some(IntegerForm { integer: summary.integer, float })
             }

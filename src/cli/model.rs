@@ -8,9 +8,10 @@ use anyhow::{Context, Result, anyhow, bail};
 use enfold::Graph;
 use enfold::archive::{self, ArchiveError};
 use enfold::files;
+use enfold::numerics::FloatProducts;
 use enfold::onnx::{self, ImportOptions};
 use enfold::ops::{Constant, DequantizeDynamic, Op};
-use enfold::quantize::{PreparedGraph, to_integer};
+use enfold::quantize::{PreparedGraph, ToIntegerOptions, to_integer_with_options};
 
 use super::failure::usage;
 use super::output::{extension, same_file};
@@ -22,6 +23,21 @@ pub(super) struct Dims {
     /// value varies at run time.
     #[arg(long = "dim", value_name = "NAME=N", value_parser = list)]
     dims: Vec<List>,
+}
+
+/// How products that stay float in a quantized model compute.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(super) struct Products {
+    /// Computes products that stay float in a quantized model with all bits of f32, as a float model does: more accurate, but devices
+    /// agree within rounding only.
+    #[arg(long)]
+    full_products: bool,
+}
+
+impl Products {
+    pub(super) fn kind(self) -> FloatProducts {
+        if self.full_products { FloatProducts::Full } else { FloatProducts::Reproducible }
+    }
 }
 
 /// The dimensions of one argument.
@@ -152,10 +168,11 @@ impl Model {
     }
 
     /// Returns the graph that engines execute: the integer form of a quantized model, and a float model as it is.
-    pub(super) fn executable(&self) -> Result<Graph> {
+    pub(super) fn executable(&self, float_products: FloatProducts) -> Result<Graph> {
         match self.stage {
             Stage::Float | Stage::Integer => Ok(self.graph.clone()),
-            Stage::Qdq => to_integer(&self.graph).with_context(|| self.path.display().to_string()),
+            Stage::Qdq => to_integer_with_options(&self.graph, &ToIntegerOptions { float_products })
+                .with_context(|| self.path.display().to_string()),
             Stage::Prepared => Err(self.unconverted()),
         }
     }

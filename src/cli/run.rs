@@ -11,7 +11,7 @@ use ndarray::{ArrayView, Axis, IxDyn, concatenate};
 use super::arrays::{self, Arrays};
 use super::device::{DeviceArgs, Runner, time};
 use super::feed::{Remainder, feed};
-use super::model::{Dims, Model};
+use super::model::{Dims, Model, Products};
 use super::output::{self, check_output, count, printable};
 use super::progress::Stderr;
 use super::values;
@@ -33,6 +33,8 @@ pub(super) struct Run {
     batch_size: Option<u32>,
     #[command(flatten)]
     dims: Dims,
+    #[command(flatten)]
+    products: Products,
     /// Prints the outputs' names and shapes, the device and the time as JSON.
     #[arg(long)]
     json: bool,
@@ -60,7 +62,7 @@ impl Run {
         check_output(&self.output, &[&self.model, &self.input])?;
         let model = Model::load(&self.model, &self.dims)?;
         model.check_output(&self.output)?;
-        let graph = model.executable()?;
+        let graph = model.executable(self.products.kind())?;
         let names = graph.output_names().to_vec();
         arrays::check_format(&self.output, names.len())?;
         let mut data = Arrays::load(&self.input)?;

@@ -7,7 +7,7 @@ pub(crate) mod shader;
 pub(crate) mod transfer;
 mod unchecked;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -25,6 +25,8 @@ pub(crate) struct Device {
     lost: AtomicBool,
     /// The pipelines that have given known answers.
     known: Mutex<HashSet<PipelineKey>>,
+    /// The kernels whose floats agree with the right ones within rounding only.
+    inexact: Mutex<BTreeSet<&'static str>>,
 }
 
 impl Device {
@@ -40,6 +42,7 @@ impl Device {
             pipelines: Pipelines::new(device, pipeline_cache).await?,
             lost: AtomicBool::new(false),
             known: Mutex::default(),
+            inexact: Mutex::default(),
         })
     }
 
@@ -69,6 +72,16 @@ impl Device {
     /// Remembers that pipelines have given known answers.
     pub(crate) fn remember(&self, keys: impl IntoIterator<Item = PipelineKey>) {
         self.known().extend(keys);
+    }
+
+    /// Remembers a kernel whose floats agree within rounding only.
+    pub(crate) fn remember_inexact(&self, kernel: &'static str) {
+        self.inexact.lock().unwrap_or_else(PoisonError::into_inner).insert(kernel);
+    }
+
+    /// The kernels whose floats agree within rounding only, in the order of their names.
+    pub(crate) fn inexact(&self) -> Vec<&'static str> {
+        self.inexact.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
     }
 
     fn known(&self) -> MutexGuard<'_, HashSet<PipelineKey>> {

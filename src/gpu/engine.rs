@@ -171,6 +171,15 @@ impl Engine {
         candidates[pick(candidates.iter(), matrix_rows as u64, n)].tile
     }
 
+    /// Returns the kernels that have failed to give the CPU's bits on this device, of the programs that were loaded so far: their float
+    /// results agree within rounding only, or lose an infinity or NaN. It is empty on a device that keeps to IEEE 754 and does not see
+    /// through the barriers of the shaders (equation 11 of [`numerics`](crate::numerics)); a name in it is also logged as a warning.
+    /// A kernel that is wrong beyond that is an error of [`Engine::load`].
+    #[must_use]
+    pub fn inexact_kernels(&self) -> Vec<&'static str> {
+        self.device.inexact()
+    }
+
     /// Whether cooperative matrices are used for layers that are large enough. The first program with int8 products may change it: its
     /// kernels are tested then.
     #[must_use]

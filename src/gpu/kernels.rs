@@ -1,5 +1,6 @@
 //! Kernels by family: each file states parameters, bindings, entry points, how a step becomes dispatches, and known answers.
 
+pub(crate) mod answer;
 pub(crate) mod case;
 pub(crate) mod config;
 pub(crate) mod dispatch;

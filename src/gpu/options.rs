@@ -5,8 +5,7 @@ use super::kernels::linear::coopmat::Fragment;
 use super::kernels::linear::tile::TileShape;
 use super::kernels::linear::tuning::TuningTable;
 
-/// The options of an engine. They do not change the bits that the [module](super) promises. Other float steps, and int8 values that
-/// follow them, may differ in a rounding.
+/// The options of an engine. They do not change the bits that the [module](super) promises.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Options {
     /// One tile shape for all linear layers and rows, instead of the engine's choice for the device.

@@ -121,8 +121,8 @@ fn patterns() -> Vec<Pattern> {
             Ok(vec![d.linear(g, "b", first, square)?, d.linear(g, "c", second, square)?])
         }),
         pattern("attention of codes", &[5, WIDTH], all_static().quantize_matmul(true), 3, attention),
-        pattern("attention of dynamic codes", &[5, WIDTH], dynamic().quantize_matmul(true), 6, attention),
-        pattern("attention of floats", &[5, WIDTH], WgpuQuantizer::new(), 3, attention),
+        pattern("attention of dynamic codes", &[5, WIDTH], dynamic().quantize_matmul(true), 9, attention),
+        pattern("attention of floats", &[5, WIDTH], WgpuQuantizer::new(), 6, attention),
     ]
 }
 

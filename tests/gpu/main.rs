@@ -42,3 +42,5 @@ mod recording;
 mod splits;
 mod tools;
 mod weights;
+#[cfg(feature = "onnx")]
+mod whole;

@@ -415,7 +415,7 @@ fn the_barrier_is_an_operation_on_bits() {
 /// which is exact if their factors are rounded, and cooperative matrices add integers that floats hold exactly. The lint sees neither;
 /// tests on devices compare their bits.
 fn promises_bits(entry: &str) -> bool {
-    !["matmul_f32_f32", "linear_coopmat"].contains(&entry)
+    !["matmul_f32_f32", "matmul_elements_f32_f32", "linear_coopmat"].contains(&entry)
 }
 
 #[test]

@@ -126,6 +126,26 @@ impl Pipelines {
         lock(&self.pipelines).keys().cloned().collect()
     }
 
+    /// Compiles a pipeline from other WGSL than that of its shader.
+    #[cfg(test)]
+    pub(crate) async fn of_wgsl(&self, device: &wgpu::Device, key: &PipelineKey, wgsl: &str) -> wgpu::ComputePipeline {
+        let layout = self.layout(device, key.shader).await.expect("a layout");
+        let constants: Vec<(&str, f64)> = key.overrides.iter().map(|&(name, value)| (name, value.into())).collect();
+        let source = wgpu::ShaderSource::Wgsl(wgsl.into());
+        let module = unchecked::module(device, wgpu::ShaderModuleDescriptor { label: None, source });
+        device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: None,
+            layout: Some(&layout.pipeline),
+            module: &module,
+            entry_point: Some(key.entry),
+            compilation_options: wgpu::PipelineCompilationOptions {
+                constants: &constants,
+                zero_initialize_workgroup_memory: false,
+            },
+            cache: None,
+        })
+    }
+
     /// Replaces a pipeline by another, or by one that does nothing; returns the old one.
     #[cfg(test)]
     pub(crate) async fn replace(

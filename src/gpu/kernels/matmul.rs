@@ -37,7 +37,7 @@ static FLOAT_SHADER: Shader = Shader {
     overrides: &["BIAS", "UNARY", "FUNCTION", "REPRODUCIBLE"],
     ..shader! {
         "matmul_float", MatmulParams, [Strided], storage! { a: A, b: B, bias: BIAS, y: Y },
-        [THREAD, F16, FLOATS, FLOAT, FUNCTIONS, STRIDED],
+        [THREAD, GRID, F16, FLOATS, FLOAT, FUNCTIONS, STRIDED],
         ["matmul/params", "matmul/float"]
     }
 };
@@ -61,6 +61,10 @@ pub(crate) enum MatmulKernel {
         /// Whether factors are rounded, so that the bits are those of every engine.
         reproducible: bool,
     },
+    /// A stack of small float products: one element a thread.
+    SmallF32 {
+        reproducible: bool,
+    },
     I8,
     I8ToF32,
     /// An int8 product with dynamic qparams.
@@ -69,12 +73,13 @@ pub(crate) enum MatmulKernel {
 
 impl Kernel for MatmulKernel {
     fn shader(self, _options: KernelOptions) -> &'static Shader {
-        if matches!(self, Self::F32 { .. }) { &FLOAT_SHADER } else { &INT8_SHADER }
+        if matches!(self, Self::F32 { .. } | Self::SmallF32 { .. }) { &FLOAT_SHADER } else { &INT8_SHADER }
     }
 
     fn entry(self) -> &'static str {
         match self {
             Self::F32 { .. } => "matmul_f32_f32",
+            Self::SmallF32 { .. } => "matmul_elements_f32_f32",
             Self::I8 => "matmul_i8_i8",
             Self::I8ToF32 | Self::DynamicI8ToF32 => "matmul_i8_f32",
         }
@@ -86,11 +91,14 @@ impl Kernel for MatmulKernel {
             overrides.extend(function.map(|op| ("FUNCTION", op as u32)));
             return overrides;
         }
+        if let Self::SmallF32 { reproducible } = self {
+            return flags(&[("REPRODUCIBLE", reproducible)]);
+        }
         vec![("PACKED_DOT", options.packed_dot.into()), ("DYNAMIC", (self == Self::DynamicI8ToF32).into())]
     }
 
     fn promises_bits(self) -> bool {
-        !matches!(self, Self::F32 { reproducible: false, .. })
+        !matches!(self, Self::F32 { reproducible: false, .. } | Self::SmallF32 { reproducible: false })
     }
 }
 
@@ -114,6 +122,9 @@ pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Planned {
             let function = fused.unary_op(program);
             MatmulKernel::F32 { bias: bias.is_some(), function, reproducible: is_reproducible(*products) }
         }
+        StepOp::Op(Op::MatMul(MatMul { products })) if is_small(&params) => {
+            MatmulKernel::SmallF32 { reproducible: is_reproducible(*products) }
+        }
         StepOp::Op(Op::MatMul(MatMul { products })) => {
             MatmulKernel::F32 { bias: false, function: None, reproducible: is_reproducible(*products) }
         }
@@ -129,6 +140,11 @@ pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Planned {
         op => unreachable!("{} is no product", op.name()),
     };
     let y = planning.value(step.output);
+    if matches!(kernel, MatmulKernel::SmallF32 { .. }) {
+        let size = GridSize::Threads(y.cols() as u64);
+        let dispatch = PlannedDispatch::single(planning, &step.name, y, kernel, &params, size);
+        return Ok(Some(vec![dispatch.binding(reads, [planning.at(Y, step.output)])]));
+    }
     let n = y.cols() as u64;
     // Row tiles that one dispatch may have.
     let macs = TILE * n.max(1) * u64::from(params.k.max(1));
@@ -145,6 +161,11 @@ pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Planned {
         dispatches.push(dispatch.binding(reads.iter().copied(), writes));
     }
     Ok(Some(dispatches))
+}
+
+/// Whether the matrices of a stack fill less than a sixteenth of a tile.
+fn is_small(params: &MatmulParams) -> bool {
+    params.m > 0 && u64::from(params.m) * u64::from(params.strided.cols) <= TILE * TILE / 16
 }
 
 fn is_reproducible(products: FloatProducts) -> bool {
@@ -272,10 +293,12 @@ fn known_floats(case: &mut CaseBuilder<'_>) {
     let products = FloatProducts::Reproducible;
     let plain = MatmulKernel::F32 { bias: false, function: None, reproducible: true };
     let a = case.input(tensor(&[ROWS, M, K], everyday));
-    if case.needs(plain) {
-        let b = case.input(tensor(&[ROWS, K, N], |i| everyday(i + 1000)));
-        case.computed(plain, MatMul { products }, &[a, b]);
-    }
+    let b = case.input(tensor(&[ROWS, K, N], |i| everyday(i + 1000)));
+    case.computed(MatmulKernel::SmallF32 { reproducible: true }, MatMul { products }, &[a, b]);
+    // Matrices that are not small.
+    let a_wide = case.input(tensor(&[ROWS, 4 * M, K], |i| everyday(i + 4000)));
+    let b_wide = case.input(tensor(&[ROWS, K, 3 * N], |i| everyday(i + 5000)));
+    case.computed(plain, MatMul { products }, &[a_wide, b_wide]);
     let functions = UnaryOp::ALL.iter().map(|&op| Some(op));
     for (bias, function) in
         [false, true].into_iter().flat_map(|bias| functions.clone().chain([None]).map(move |f| (bias, f)))

@@ -10,6 +10,8 @@
 //! | qparams of each row, quantize with them | a kernel that does both |
 //! | transpose, matmul | matmul that reads its operand in that order |
 //!
+//! A reshape that moves no element has no dispatch: its result lies where its operand does ([`Plan`](super::plan::Plan)).
+//!
 //! A value that only steps of the same dispatch read is never written. If others read it too, the kernel writes it as a second
 //! result, or the steps are not fused. A sum that is kept lives together with both operands and the norm; if that costs too much
 //! memory, [`Plan`](super::plan::Plan) asks for other fusions.

@@ -13,7 +13,8 @@ use crate::gpu::kernels::fused_step::FusedStep;
 use crate::gpu::kernels::layout::{dense_bytes, needs_padding, padded_bytes};
 use crate::gpu::kernels::linear::weights::WeightPart;
 use crate::gpu::kernels::movement::{self, MovementKernel};
-use crate::program::{Program, ValueId};
+use crate::ops::Op;
+use crate::program::{Program, StepOp, ValueId, ValueType};
 
 /// Memory that sums which are kept may take beyond a tenth.
 const KEPT_SUM_BYTES: u64 = 256 * 1024;
@@ -190,7 +191,24 @@ impl Planner<'_> {
         self.moved(id, MovementKernel::CopyWords, (from, bytes), bytes)
     }
 
+    /// The input and the output of a reshape whose elements stay where they are: floats and int32 values are dense, and rows of int8
+    /// values have the same padding if they have the same length.
+    fn alias(&self, fused: &FusedStep) -> Option<(ValueId, ValueId)> {
+        let step = fused.step(self.planning.program);
+        let (x, y) = (*step.inputs.first()?, step.output);
+        let is_int8 = self.planning.value(y).value_type == ValueType::I8;
+        let moves = is_int8 && self.planning.value(x).cols() != self.planning.value(y).cols();
+        let is_reshape = matches!(step.op, StepOp::Op(Op::Reshape(_)));
+        // The caller's buffer needs a copy.
+        let stays = is_reshape && !moves && self.output_of[y.index()].is_none() && !self.planning.config.unfused;
+        stays.then_some((x, y))
+    }
+
     fn step(&mut self, fused: &FusedStep) -> Result<(), GpuError> {
+        if let Some((x, y)) = self.alias(fused) {
+            self.places[y.index()] = self.places[x.index()];
+            return Ok(());
+        }
         let mut memory = StepMemory::default();
         let mut written: Vec<(ValueId, Bound)> = Vec::new();
         for mut dispatch in kernels::plan(&self.planning, fused)? {
