@@ -6,7 +6,7 @@
 #
 # CI=true                   also runs the GPU tests on a second Vulkan driver, SwiftShader, from Debian's chromium
 # ENFOLD_LONG=1             tests thousands of random networks instead of hundreds, and runs all of ONNX's conformance tests; also lints and
-#                           tests the crate without features and with the default features
+#                           tests the crate without features and with the default features, and its tests without features
 # ENFOLD_ALLOW_NO_GPU=1     skips and counts the GPU tests if there is no adapter
 # ENFOLD_ALLOW_NO_PYTHON=1  skips the checks by ONNX Runtime and ONNX's tests if their packages cannot be installed
 # ENFOLD_ADAPTER=NAME       runs the GPU tests on the adapter whose name contains NAME
@@ -29,6 +29,9 @@ install() {
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "$@" >/dev/null
 }
 
+# A tree that has not been built is not prepared for later changes: that takes time too.
+[ -d target/debug/incremental ] || export CARGO_INCREMENTAL="${CARGO_INCREMENTAL:-0}"
+
 command -v cargo >/dev/null || missing "cargo; see https://rustup.rs"
 for component in fmt clippy; do
     cargo "$component" --version >/dev/null 2>&1 && continue
@@ -41,9 +44,10 @@ cargo fmt --check
 
 say "lints"
 cargo clippy --quiet --all-targets --features coopmat,cli -- -D warnings
-cargo clippy --quiet --no-default-features --lib --test host -- -D warnings
+cargo clippy --quiet --no-default-features --lib -- -D warnings
 if [ "${ENFOLD_LONG:-}" = 1 ]; then
     cargo clippy --quiet --lib -- -D warnings
+    cargo clippy --quiet --no-default-features --test host -- -D warnings
 fi
 
 say "documentation"

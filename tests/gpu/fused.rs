@@ -11,6 +11,7 @@ use pollster::block_on;
 use crate::cases::difference;
 use crate::configs;
 use crate::device::{buffer, bytes, engine, engine_with};
+use crate::layers::f32s;
 use crate::long::count;
 use crate::operators::wrong;
 use crate::random::Random;
@@ -123,6 +124,8 @@ fn patterns() -> Vec<Pattern> {
         pattern("attention of codes", &[5, WIDTH], all_static().quantize_matmul(true), 3, attention),
         pattern("attention of dynamic codes", &[5, WIDTH], dynamic().quantize_matmul(true), 9, attention),
         pattern("attention of floats", &[5, WIDTH], WgpuQuantizer::new(), 6, attention),
+        pattern("scaled and masked scores", &[5, WIDTH], WgpuQuantizer::new(), 5, masked_attention(3)),
+        pattern("scaled and masked scores, of columns", &[5, WIDTH], WgpuQuantizer::new(), 3, masked_attention(2)),
     ]
 }
 
@@ -139,6 +142,26 @@ fn attention(g: &mut GraphBuilder, d: &mut Draw, x: NodeId) -> Result<Vec<NodeId
     let scores = g.matmul("scores", q, k)?;
     let weights = g.softmax("weights", scores, 3)?;
     Ok(vec![g.matmul("mixed", weights, v)?])
+}
+
+/// Attention whose scores are scaled and masked, to the tokens before each, before the softmax of rows, or along another axis.
+fn masked_attention(
+    axis: usize,
+) -> impl FnOnce(&mut GraphBuilder, &mut Draw, NodeId) -> Result<Vec<NodeId>, GraphError> {
+    move |g, _, x| {
+        let head = |g: &mut GraphBuilder, name: &str, perm: &[usize]| {
+            let split = g.reshape(&format!("{name}.split"), x, &[5, 4, WIDTH / 4])?;
+            g.transpose(&format!("{name}.heads"), split, perm)
+        };
+        let (q, k) = (head(g, "q", &[0, 2, 1, 3])?, head(g, "k", &[0, 2, 3, 1])?);
+        let scores = g.matmul("scores", q, k)?;
+        let scale = g.constant("scale", f32s(&[], vec![0.37]))?;
+        let scores = g.mul("scaled", scale, scores)?;
+        let later = |at: usize| if at % 5 > at / 5 { f32::NEG_INFINITY } else { at as f32 * 0.01 };
+        let mask = g.constant("mask", f32s(&[5, 5], (0..25).map(later).collect()))?;
+        let scores = g.add("masked", mask, scores)?;
+        Ok(vec![g.softmax("weights", scores, axis)?])
+    }
 }
 
 #[test]

@@ -42,7 +42,8 @@ fn constants(shader: &Shader) -> Vec<back::PipelineConstants> {
         "PATCH_ROWS" => 4.0,
         "THREADS" => 256.0,
         "CHUNK_VECS" => 128.0,
-        "F16" | "CENTER" | "ADD" | "KEEP_SUM" | "QUANTIZE" | "BIAS" | "UNARY" | "DYNAMIC" | "REPRODUCIBLE" => 1.0,
+        "F16" | "CENTER" | "ADD" | "KEEP_SUM" | "QUANTIZE" | "BIAS" | "UNARY" | "DYNAMIC" | "REPRODUCIBLE"
+        | "SCALE" | "MASK" => 1.0,
         "FUNCTION" => 3.0,
         other => panic!("no value for the override {other}"),
     };
@@ -431,6 +432,8 @@ fn entries_that_promise_bits_hide_their_sums() {
                     names.into_iter().enumerate().map(|(at, name)| (name, f64::from(bits >> at & 1))).collect()
                 };
                 (0..16).map(of).collect()
+            } else if shader.overrides.contains(&"MASK") {
+                vec![vec![("SCALE", 1.0), ("MASK", 0.0)], vec![("SCALE", 1.0), ("MASK", 1.0)]]
             } else if shader.overrides.contains(&"DYNAMIC") {
                 vec![vec![("DYNAMIC", 0.0)], vec![("DYNAMIC", 1.0)]]
             } else {
@@ -464,7 +467,10 @@ fn a_missing_barrier_is_caught() {
         ("return keep(a - b);", "return a - b;"),
         ("return keep(a * b);", "return a * b;"),
         ("add_f(total, ", "(total + "),
-        ("sub_f(element(start + i * stride), largest)", "(element(start + i * stride) - largest)"),
+        (
+            "sub_f(bitcast<f32>(canonical_bits(element_bits(line, i))), largest)",
+            "(bitcast<f32>(canonical_bits(element_bits(line, i))) - largest)",
+        ),
     ] {
         let changed = wgsl.replacen(kept, bare, 1);
         assert_ne!(changed, wgsl, "{kept}");

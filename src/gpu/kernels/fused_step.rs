@@ -19,6 +19,9 @@ pub(crate) struct FusedStep {
     pub(crate) function: Option<usize>,
     /// Whether the result is written as f16.
     pub(crate) to_f16: bool,
+    /// The product with a number, and the sum with a mask, before a softmax.
+    pub(crate) scale: Option<usize>,
+    pub(crate) mask: Option<usize>,
     /// The sum before a layer norm.
     pub(crate) add_before: Option<usize>,
     /// Whether other steps, or the caller, read that sum.
@@ -55,7 +58,7 @@ impl FusedStep {
 
     /// All steps except transposes, with repetition.
     pub(crate) fn steps(&self) -> impl Iterator<Item = usize> {
-        let others = [self.lut, self.add, self.function, self.add_before, self.quantize];
+        let others = [self.lut, self.add, self.function, self.scale, self.mask, self.add_before, self.quantize];
         [Some(self.main), Some(self.last)].into_iter().chain(others).flatten()
     }
 }

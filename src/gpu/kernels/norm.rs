@@ -7,11 +7,12 @@ use super::grid::GridSize;
 use super::kernel::{Kernel, KernelOptions, flags};
 use super::layout::row_words;
 use super::quantize::per_tensor;
-use super::strided::axes;
+use super::strided::{Strided, axes, broadcast};
 use super::wgsl::shader;
+use crate::gpu::device::error::GpuError;
 use crate::gpu::device::shader::{Binding, FIRST_STORAGE, Shader, storage, wgsl_struct};
-use crate::ops::{Add, LayerNorm, Op, Quantize, RmsNorm, Softmax};
-use crate::program::StepOp;
+use crate::ops::{Add, LayerNorm, Mul, Op, Quantize, RmsNorm, Softmax};
+use crate::program::{Program, Step, StepOp, ValueId};
 use crate::values::{QParams, QuantRange};
 
 wgsl_struct! {
@@ -36,13 +37,41 @@ const LAYER_NORM_STORAGE: &[Binding] = storage! { a: A, y: Y, weight: WEIGHT, bi
 static SOFTMAX: [Shader; 2] = [
     shader! {
         "softmax", NormParams, [], SOFTMAX_STORAGE,
-        [THREAD, WORKGROUP_REDUCE, GRID, FLOAT, FLOATS], ["norm/params", "norm/softmax"]
+        [THREAD, WORKGROUP_REDUCE, GRID, FLOAT, FLOATS], ["norm/params", "norm/softmax_plain", "norm/softmax"]
     },
     Shader {
         subgroups: true,
         ..shader! {
             "softmax_subgroup", NormParams, [], SOFTMAX_STORAGE,
-            [SUBGROUP_REDUCE, GRID, FLOAT, FLOATS], ["norm/params", "norm/softmax"]
+            [SUBGROUP_REDUCE, GRID, FLOAT, FLOATS], ["norm/params", "norm/softmax_plain", "norm/softmax"]
+        }
+    },
+];
+
+wgsl_struct! {
+    /// `ScaledSoftmaxParams` of `norm/softmax_scaled.wgsl`.
+    ScaledSoftmaxParams { strided: Strided, scale: f32, zero: u32, unused_0: u32, unused_1: u32 }
+}
+
+const MASK: u32 = 5;
+
+const SCALED_SOFTMAX_STORAGE: &[Binding] = storage! { a: A, y: Y, mask: MASK };
+
+/// The shaders without and with subgroup operations.
+static SCALED_SOFTMAX: [Shader; 2] = [
+    Shader {
+        overrides: &["SCALE", "MASK"],
+        ..shader! {
+            "softmax_scaled", ScaledSoftmaxParams, [Strided], SCALED_SOFTMAX_STORAGE,
+            [THREAD, WORKGROUP_REDUCE, GRID, FLOAT, FLOATS, STRIDED], ["norm/softmax_scaled", "norm/softmax"]
+        }
+    },
+    Shader {
+        overrides: &["SCALE", "MASK"],
+        subgroups: true,
+        ..shader! {
+            "softmax_scaled_subgroup", ScaledSoftmaxParams, [Strided], SCALED_SOFTMAX_STORAGE,
+            [SUBGROUP_REDUCE, GRID, FLOAT, FLOATS, STRIDED], ["norm/softmax_scaled", "norm/softmax"]
         }
     },
 ];
@@ -71,6 +100,11 @@ static LAYER_NORM: [Shader; 2] = [
 #[derive(Debug, Clone, Copy, PartialEq, Eq, strum::EnumIter)]
 pub(crate) enum NormKernel {
     Softmax,
+    /// Softmax of elements that are multiplied by a number first, and then added to a mask.
+    ScaledSoftmax {
+        scale: bool,
+        mask: bool,
+    },
     LayerNorm {
         /// Whether the mean is subtracted and a bias added. Without both it is an RMS norm.
         center: bool,
@@ -85,13 +119,17 @@ pub(crate) enum NormKernel {
 
 impl Kernel for NormKernel {
     fn shader(self, options: KernelOptions) -> &'static Shader {
-        let shaders = if self == Self::Softmax { &SOFTMAX } else { &LAYER_NORM };
+        let shaders = match self {
+            Self::Softmax => &SOFTMAX,
+            Self::ScaledSoftmax { .. } => &SCALED_SOFTMAX,
+            Self::LayerNorm { .. } => &LAYER_NORM,
+        };
         &shaders[usize::from(options.subgroups)]
     }
 
     fn entry(self) -> &'static str {
         match self {
-            Self::Softmax => "softmax_f32_f32",
+            Self::Softmax | Self::ScaledSoftmax { .. } => "softmax_f32_f32",
             Self::LayerNorm { .. } => "layer_norm_f32_f32",
         }
     }
@@ -99,6 +137,7 @@ impl Kernel for NormKernel {
     fn overrides(self, _options: KernelOptions) -> Vec<(&'static str, u32)> {
         match self {
             Self::Softmax => Vec::new(),
+            Self::ScaledSoftmax { scale, mask } => flags(&[("SCALE", scale), ("MASK", mask)]),
             Self::LayerNorm { center, add, keep_sum, quantize } => {
                 flags(&[("CENTER", center), ("ADD", add), ("KEEP_SUM", keep_sum), ("QUANTIZE", quantize)])
             }
@@ -106,7 +145,8 @@ impl Kernel for NormKernel {
     }
 
     fn promises_bits(self) -> bool {
-        true
+        // Without both, no step makes it.
+        self != Self::ScaledSoftmax { scale: false, mask: false }
     }
 }
 
@@ -118,6 +158,7 @@ pub(crate) fn adds_and_quantizes(op: &StepOp) -> bool {
 /// The dispatch of a softmax or a norm.
 pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Planned {
     let dispatch = match fused.step(planning.program).op {
+        StepOp::Op(Op::Softmax(_)) if fused.scale.is_some() || fused.mask.is_some() => scaled_softmax(planning, fused)?,
         StepOp::Op(Op::Softmax(Softmax { axis })) => softmax(planning, fused, axis),
         StepOp::Op(Op::LayerNorm(LayerNorm { eps })) => layer_norm(planning, fused, eps, true),
         StepOp::Op(Op::RmsNorm(RmsNorm { eps })) => layer_norm(planning, fused, eps, false),
@@ -133,6 +174,58 @@ fn softmax(planning: &Planning<'_>, fused: &FusedStep, axis: usize) -> PlannedDi
     let params = NormParams { stride, ..NormParams::default() };
     let dispatch = lines(planning, fused, NormKernel::Softmax, params, length);
     dispatch.binding([planning.at(A, step.inputs[0])], [planning.at(Y, step.output)])
+}
+
+/// A value and the number that a product multiplies it by; `None` unless one operand is a constant of one element.
+pub(crate) fn scaled(program: &Program, step: &Step) -> Option<(ValueId, f32)> {
+    let number = |at: usize| match program.constant(step.inputs[at])?.as_f32()? {
+        &[number] => Some(number),
+        _ => None,
+    };
+    let (own, number) = match (number(0), number(1)) {
+        (_, Some(number)) => (step.inputs[0], number),
+        (Some(number), None) => (step.inputs[1], number),
+        (None, None) => return None,
+    };
+    (program.value(own).shape == program.value(step.output).shape).then_some((own, number))
+}
+
+/// The operand of a sum that has the shape of the result, and the mask, which is broadcast.
+pub(crate) fn masked(program: &Program, step: &Step) -> Option<(ValueId, ValueId)> {
+    let y = &program.value(step.output).shape;
+    let has_shape = |at: usize| program.value(step.inputs[at]).shape == *y;
+    match (has_shape(0), has_shape(1)) {
+        (true, _) => Some((step.inputs[0], step.inputs[1])),
+        (false, true) => Some((step.inputs[1], step.inputs[0])),
+        (false, false) => None,
+    }
+}
+
+/// A softmax of rows, with the product and the sum before it.
+///
+/// # Errors
+/// Returns [`GpuError::Limit`] if the mask walks through too many axes in another order.
+fn scaled_softmax(planning: &Planning<'_>, fused: &FusedStep) -> Result<PlannedDispatch, GpuError> {
+    let program = planning.program;
+    let step = fused.step(program);
+    let y = planning.value(step.output);
+    let mut params = ScaledSoftmaxParams::default();
+    let mut x = step.inputs[0];
+    let mut reads = Vec::new();
+    let mut strides = vec![0; axes(y).len()];
+    if let Some((own, mask)) = fused.mask.and_then(|mask| masked(program, &program.steps()[mask])) {
+        x = own;
+        strides = broadcast(planning.value(mask), &axes(y));
+        reads.push(planning.at(MASK, mask));
+    }
+    if let Some((own, scale)) = fused.scale.and_then(|scale| scaled(program, &program.steps()[scale])) {
+        (x, params.scale) = (own, scale);
+    }
+    reads.insert(0, planning.at(A, x));
+    params.strided = Strided::elementwise(step, y, &vec![0; strides.len()], &strides)?;
+    let kernel = NormKernel::ScaledSoftmax { scale: fused.scale.is_some(), mask: fused.mask.is_some() };
+    let dispatch = PlannedDispatch::single(planning, &step.name, y, kernel, &params, GridSize::Workgroups);
+    Ok(dispatch.binding(reads, [planning.at(Y, step.output)]))
 }
 
 fn layer_norm(planning: &Planning<'_>, fused: &FusedStep, eps: f32, center: bool) -> PlannedDispatch {
@@ -205,6 +298,23 @@ pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
     let lines = case.input(tensor(&[ROWS, LINES, LENGTH], line_value));
     case.computed(NormKernel::Softmax, Softmax { axis: 2 }, &[lines]);
     case.computed(NormKernel::Softmax, Softmax { axis: 1 }, &[lines]);
+    for (scale, mask) in [(true, false), (false, true), (true, true)] {
+        let kernel = NormKernel::ScaledSoftmax { scale, mask };
+        if case.needs(kernel) {
+            let mut x = lines;
+            if scale {
+                let number = case.constant(tensor(&[], |_| 0.37f32));
+                x = case.intermediate(Mul, &[x, number]);
+            }
+            if mask {
+                // One number for each element of a row of the batch, and −∞ in places.
+                let value = |i: usize| if i.is_multiple_of(5) { f32::NEG_INFINITY } else { everyday(i) };
+                let mask = case.input(tensor(&[ROWS, 1, LENGTH], value));
+                x = case.intermediate(Add, &[x, mask]);
+            }
+            case.computed(kernel, Softmax { axis: 2 }, &[x]);
+        }
+    }
     for center in [true, false] {
         for (add, keep_sum, quantize) in [
             (false, false, false),

@@ -9,6 +9,7 @@
 //! | float sum, layer norm, quantize | layer norm that adds first and quantizes last, each if it is there |
 //! | qparams of each row, quantize with them | a kernel that does both |
 //! | transpose, matmul | matmul that reads its operand in that order |
+//! | product with a number, sum with a mask, softmax of rows | softmax that does both first, each if it is there |
 //!
 //! A reshape that moves no element has no dispatch: its result lies where its operand does ([`Plan`](super::plan::Plan)).
 //!
@@ -19,7 +20,7 @@
 use crate::gpu::kernels::fused_step::FusedStep;
 use crate::gpu::kernels::norm;
 use crate::numerics::QuantizeRule;
-use crate::ops::{Add, ChooseQParams, Op, Quantize, QuantizeDynamic, Transpose};
+use crate::ops::{Add, ChooseQParams, Mul, Op, Quantize, QuantizeDynamic, Softmax, Transpose};
 use crate::program::{Epilogue, Program, StepOp, ValueId, ValueType};
 
 /// A set of patterns to fuse.
@@ -91,7 +92,11 @@ impl<'p> Fusion<'p> {
                 Epilogue::Scale { .. } | Epilogue::Dynamic { .. } => self.after_floats(fused),
             },
             StepOp::Op(Op::Linear(_)) => self.with_unary(fused),
-            StepOp::Op(Op::Add(Add)) => self.add_and_norm(fused).unwrap_or(fused),
+            StepOp::Op(Op::Add(Add)) => {
+                let softmax = || self.before_softmax(FusedStep { mask: Some(fused.main), ..fused }, fused.main);
+                self.add_and_norm(fused).or_else(softmax).unwrap_or(fused)
+            }
+            StepOp::Op(Op::Mul(Mul)) => self.scale_and_mask(fused).unwrap_or(fused),
             op if norm::adds_and_quantizes(op) => self.with_quantize(fused),
             StepOp::Op(Op::ChooseQParams(choose)) if choose.qscheme.is_per_token() => self.per_token(fused),
             StepOp::QMatMul(_) | StepOp::Op(Op::MatMul(_)) => self.with_transposes(fused),
@@ -175,6 +180,39 @@ impl<'p> Fusion<'p> {
         let quantized = self.with_quantize(fused);
         let early = readers.iter().any(|&reader| reader != norm && reader < quantized.last);
         Some(if early { fused } else { quantized })
+    }
+
+    /// A product with a number that only a sum with a mask or a softmax reads.
+    fn scale_and_mask(&self, fused: FusedStep) -> Option<FusedStep> {
+        norm::scaled(self.program, &self.program.steps()[fused.main])?;
+        let scaled = FusedStep { scale: Some(fused.main), ..fused };
+        let reader = self.only_reader(fused.main)?;
+        match self.op(reader) {
+            // The mask is not the product itself.
+            StepOp::Op(Op::Add(Add)) if self.masks(reader, fused.main) => {
+                self.before_softmax(FusedStep { mask: Some(reader), ..scaled }, reader)
+            }
+            _ => self.before_softmax(scaled, fused.main),
+        }
+    }
+
+    /// Whether a sum adds a mask to what a step writes.
+    fn masks(&self, sum: usize, step: usize) -> bool {
+        let own = norm::masked(self.program, &self.program.steps()[sum]).map(|(own, _)| own);
+        own == Some(self.program.steps()[step].output)
+    }
+
+    /// The softmax of rows that alone reads what step `before` writes, with what is fused before it.
+    fn before_softmax(&self, fused: FusedStep, before: usize) -> Option<FusedStep> {
+        let reader = self.only_reader(before)?;
+        let StepOp::Op(Op::Softmax(Softmax { axis })) = self.op(reader) else { return None };
+        let y = self.program.value(self.program.steps()[reader].output);
+        let operands = fused.mask.map(|mask| norm::masked(self.program, &self.program.steps()[mask]));
+        // A buffer cannot be bound twice, and the kernel walks through rows.
+        let apart = operands.is_none_or(|operands| operands.is_some_and(|(own, mask)| own != mask));
+        let whole =
+            axis + 1 == y.shape.rank() && self.program.value(self.program.steps()[before].output).shape == y.shape;
+        (apart && whole).then_some(FusedStep { main: reader, last: reader, ..fused })
     }
 
     fn with_quantize(&self, fused: FusedStep) -> FusedStep {
