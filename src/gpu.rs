@@ -27,8 +27,8 @@
 //! Any device will do: the engine reads its limits, needs no feature, and runs everything with WebGPU's default limits.
 //! [`Engine::wanted_features`] and [`Engine::wanted_limits`] name for `request_device` what makes it faster.
 //!
-//! **Engines share a device.** Pipelines are compiled and tested when a model first needs them, once for a device. Clones of an engine
-//! and engines from [`Engine::with_options`] share them.
+//! **Engines share a device.** Pipelines are compiled and tested when a model first needs them, once for a device: its engines share
+//! them.
 //!
 //! **Speed.** [`LinearKernel`] lists the kernels of int8 linear layers. A table by class of device chooses among them, and
 //! [`Engine::tune`] refines it. Fused steps share a dispatch (functions, sums and casts after layers, sums before norms). Weights of

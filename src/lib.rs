@@ -1,5 +1,5 @@
 //! Quantizes a float network to int8 and runs it on any GPU that wgpu reaches, inside the application's own device. Integer steps
-//! give the same bits on every GPU and on the CPU.
+//! give the same bits on the CPU and on every GPU that passes the known-answer tests.
 //!
 //! ```text
 //! float Graph ──prepare──▶ PreparedGraph ──convert──▶ Graph (Q/DQ) ──to_integer──▶ Graph (integers) ──lower──▶ Program
@@ -68,8 +68,8 @@
 //! quantized values of dynamic quantization have the same bits too.
 //!
 //! So do float steps: functions, sums, softmax, normalization, and the float outputs of dynamic layers (equation 11). They use only sums,
-//! products and correctly rounded quotients of `f32`, in a fixed order; numbers below 2⁻¹⁰⁰ are 0 where they are added, and there is one
-//! NaN. Products that stay float in a quantized graph have factors of 12 significant bits ([`FloatProducts`](numerics::FloatProducts)),
+//! products and correctly rounded quotients of `f32`, in a fixed order; numbers below 2⁻¹⁰⁰ are 0 where they are added. The
+//! bits of NaN are not promised. Products that stay float in a quantized graph have factors of 12 significant bits ([`FloatProducts`](numerics::FloatProducts)),
 //! unless [`ToIntegerOptions`](quantize::ToIntegerOptions) ask for full ones. Only full products, those of float graphs, agree within
 //! rounding: the order of their sums differs from engine to engine.
 //!

@@ -154,7 +154,8 @@ fn added(values: vec4<i32>, row: u32, quad: u32) -> vec4<i32> {
 // Equation 7.
 fn scaled(sum: vec4<i32>, quad: u32) -> vec4<f32> {
     let channel = channels[quad];
-    return rectified(vec4<f32>(accumulator(sum, channel.bias)) * channel.factor);
+    // A function may follow.
+    return rectified(keep_four(vec4<f32>(accumulator(sum, channel.bias)) * channel.factor));
 }
 
 // One sum of equation 7, dynamic form. Each result is rounded (equation 11).

@@ -75,8 +75,9 @@ fn layer_norm_f32_f32(thread: Thread) {
         line_sum = workgroup_sum(thread, squares);
         defined = defined && !is_special(bitcast<u32>(line_sum));
     }
-    let variance = mean_of(or_one(line_sum, defined));
-    let inv_std = inverse_root(add_f(variance, bitcast<f32>(canonical_bits(bitcast<u32>(params.eps)))));
+    let variance = add_f(mean_of(or_one(line_sum, defined)), canonical(params.eps));
+    defined = defined && !is_special(bitcast<u32>(variance));
+    let inv_std = inverse_root(or_one(variance, defined));
     if !inside {
         return;
     }

@@ -14,6 +14,10 @@ fn keep(x: f32) -> f32 {
     return bitcast<f32>(bitcast<u32>(x) ^ params.zero);
 }
 
+fn keep_four(v: vec4<f32>) -> vec4<f32> {
+    return bitcast<vec4<f32>>(bitcast<vec4<u32>>(v) ^ vec4<u32>(params.zero));
+}
+
 fn add_f(a: f32, b: f32) -> f32 {
     return keep(a + b);
 }

@@ -2,5 +2,6 @@
 
 /// The format that this version writes, and the newest that it reads. Format 2 added packed values of few bits and dynamic products of two
 /// activations, format 3 comparisons of two values and arithmetic of integers. Since format 4, operators and observers are written in the
-/// form that serde derives from their types, and constants state their bits. Format 5 added reproducible products of floats.
+/// form that serde derives from their types, and constants state their bits. Format 5 added reproducible products of floats, and
+/// quantization by a division.
 pub const FORMAT: u32 = 5;

@@ -29,7 +29,7 @@ pub(super) struct Dims {
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub(super) struct Products {
     /// Computes products that stay float in a quantized model with all bits of f32, as a float model does: more accurate, but devices
-    /// agree within rounding only.
+    /// agree within rounding only. An archive in integers keeps the products that it was made with.
     #[arg(long)]
     full_products: bool,
 }

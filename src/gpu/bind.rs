@@ -123,7 +123,8 @@ impl<'b> Binder<'b> {
         let name = &planned.name;
         let descriptor = wgpu::BindGroupDescriptor { label: Some(name), layout: &layout.bind_group, entries: &entries };
         let bind_group = scoped(&device.wgpu, name, || device.wgpu.create_bind_group(&descriptor)).await?;
-        Ok(Dispatch { name: name.clone(), bind_group, rows: planned.rows, work })
+        let kernels = kernels_of(&planned.work);
+        Ok(Dispatch { name: name.clone(), kernels, bind_group, rows: planned.rows, work })
     }
 
     /// One entry for each binding of the shader.
@@ -174,6 +175,18 @@ impl<'b> Binder<'b> {
         match &self.model.steps[step] {
             StepData::Linear(data) => &data.buffers,
             _ => unreachable!("the step has a weight"),
+        }
+    }
+}
+
+/// The entry points of a dispatch.
+fn kernels_of(work: &Work<PipelineKey>) -> String {
+    match work {
+        Work::Single { pipeline, .. } => pipeline.entry.to_owned(),
+        Work::Linear(linear) => {
+            let mut entries: Vec<&str> = linear.tiles.iter().map(|tile| tile.whole.entry).collect();
+            entries.dedup();
+            entries.join(" or ")
         }
     }
 }

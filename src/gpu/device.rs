@@ -9,7 +9,7 @@ mod unchecked;
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use error::GpuError;
 use pipeline::{PipelineKey, Pipelines};
@@ -30,6 +30,26 @@ pub(crate) struct Device {
 }
 
 impl Device {
+    /// Returns what engines of this wgpu device share: what the first of them has made, while one of them lives. Only the first uses the
+    /// pipeline cache.
+    pub(crate) async fn shared(
+        device: &wgpu::Device,
+        queue: &wgpu::Queue,
+        pipeline_cache: Option<&[u8]>,
+    ) -> Result<Arc<Self>, GpuError> {
+        if let Some(shared) = with_devices(|devices| find(devices, device)) {
+            return Ok(shared);
+        }
+        let new = Arc::new(Self::new(device, queue, pipeline_cache).await?);
+        Ok(with_devices(|devices| {
+            // Another thread may have been faster.
+            find(devices, device).unwrap_or_else(|| {
+                devices.push(Arc::downgrade(&new));
+                new
+            })
+        }))
+    }
+
     pub(crate) async fn new(
         device: &wgpu::Device,
         queue: &wgpu::Queue,
@@ -88,4 +108,27 @@ impl Device {
         // An entry is there or not, also after a panic.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The devices that have an engine. A device in a browser belongs to its thread.
+type Devices = Vec<Weak<Device>>;
+
+/// The entry of a wgpu device; those of devices without engines go.
+fn find(devices: &mut Devices, wgpu: &wgpu::Device) -> Option<Arc<Device>> {
+    devices.retain(|device| device.strong_count() > 0);
+    devices.iter().filter_map(Weak::upgrade).find(|device| device.wgpu == *wgpu)
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+fn with_devices<R>(f: impl FnOnce(&mut Devices) -> R) -> R {
+    static DEVICES: Mutex<Devices> = Mutex::new(Vec::new());
+    f(&mut DEVICES.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+#[cfg(target_arch = "wasm32")]
+fn with_devices<R>(f: impl FnOnce(&mut Devices) -> R) -> R {
+    thread_local! {
+        static DEVICES: std::cell::RefCell<Devices> = const { std::cell::RefCell::new(Vec::new()) };
+    }
+    DEVICES.with_borrow_mut(f)
 }

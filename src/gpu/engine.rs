@@ -70,17 +70,22 @@ impl Engine {
 
     /// Makes an engine on the caller's device. Compiles nothing: [`Engine::load`] compiles and tests what a program needs.
     ///
-    /// Clones of the engine share everything that was compiled and tested. So do engines from [`Engine::with_options`]; engines from
-    /// two calls of `new` do not.
+    /// All engines of a device share what was compiled and tested on it, as long as one of them lives.
     ///
     /// # Errors
     /// Returns [`GpuError::Limit`] for a device that allows less than [`Engine::MIN_LIMITS`], [`GpuError::Tile`] for a tile shape
     /// that it does not hold, [`GpuError::Feature`] for kernels that it cannot run, and [`GpuError::Device`] for errors of wgpu.
     pub async fn new(device: &wgpu::Device, queue: &wgpu::Queue, options: &Options) -> Result<Self, GpuError> {
         check_limits(&device.limits())?;
-        let device = Device::new(device, queue, options.pipeline_cache.as_deref()).await?;
+        let device = Device::shared(device, queue, options.pipeline_cache.as_deref()).await?;
         device.check_lost()?;
-        Self::on(Arc::new(device), options)
+        Self::on(device, options)
+    }
+
+    /// Makes an engine that shares nothing, so that a test may break its kernels.
+    #[cfg(test)]
+    pub(super) async fn alone(device: &wgpu::Device, queue: &wgpu::Queue, options: &Options) -> Result<Self, GpuError> {
+        Self::on(Arc::new(Device::new(device, queue, None).await?), options)
     }
 
     /// Makes an engine with other options on the same device. Both engines share pipelines, and each known-answer test runs once. Loss

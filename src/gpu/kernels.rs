@@ -24,7 +24,7 @@ use std::collections::HashSet;
 
 use case::{Case, CaseBuilder};
 use config::Config;
-use dispatch::{PlannedDispatch, Planning, Work};
+use dispatch::{Operand, PlannedDispatch, Planning, Work};
 use fused_step::FusedStep;
 use kernel::{Kernel, KernelOptions};
 use strum::IntoEnumIterator;
@@ -32,7 +32,7 @@ use strum::IntoEnumIterator;
 use super::device::error::GpuError;
 use super::device::pipeline::PipelineKey;
 use super::device::shader::Shader;
-use crate::program::{ProgramError, StepOp};
+use crate::program::{ProgramError, StepOp, ValueId};
 
 /// The dispatches of a step; none of an int8 linear layer before its weight is packed.
 ///
@@ -57,19 +57,28 @@ pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Result<Vec<Pla
     planned.unwrap_or_else(|| unreachable!("no program has a step of {}", op.name()))
 }
 
-/// The pipelines whose known answers a step needs.
+/// The pipelines whose known answers a step needs. `place` is the value in whose place a value lies.
 ///
 /// # Errors
 /// Returns the same errors as [`plan`].
-pub(crate) fn needed(planning: &Planning<'_>, fused: &FusedStep) -> Result<Vec<PipelineKey>, GpuError> {
+pub(crate) fn needed(
+    planning: &Planning<'_>,
+    fused: &FusedStep,
+    place: impl Fn(ValueId) -> ValueId,
+) -> Result<Vec<PipelineKey>, GpuError> {
+    let placed = |operand: Operand| match operand {
+        Operand::Value(id) => Operand::Value(place(id)),
+        other => other,
+    };
     if let StepOp::QLinear(linear) = &fused.step(planning.program).op {
         return Ok(linear::known_answer::needed(planning, fused, linear));
     }
     let mut pipelines = Vec::new();
     for dispatch in plan(planning, fused)? {
         let reads = dispatch.reads.iter().enumerate();
-        let mut twice =
-            reads.filter(|(at, read)| dispatch.reads[..*at].iter().any(|other| other.operand == read.operand));
+        let mut twice = reads.filter(|(at, read)| {
+            dispatch.reads[..*at].iter().any(|other| placed(other.operand) == placed(read.operand))
+        });
         pipelines.extend(twice.next().map(|_| movement::copies(planning.config)));
         if let Work::Single { pipeline, .. } = dispatch.work {
             pipelines.push(pipeline);
@@ -160,7 +169,7 @@ mod tests {
     const PART_OF_OTHERS: [&str; 4] = ["pad_i8_i8", "unpad_i8_i8", "range_f32_f32", "lut_i8_i8"];
 
     fn pipelines(case: &Case) -> HashSet<PipelineKey> {
-        case.expected.iter().map(|(key, _)| key.clone()).collect()
+        case.expected.iter().map(|expected| expected.key.clone()).collect()
     }
 
     #[test]

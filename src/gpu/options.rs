@@ -34,7 +34,7 @@ pub struct Options {
     /// Measurements of [`Engine::tune`](super::Engine::tune), for layers of the shapes that it measured.
     pub tuning: Option<TuningTable>,
     /// Data of [`Engine::pipeline_cache_data`](super::Engine::pipeline_cache_data), so that the driver need not compile again.
-    /// [`Engine::with_options`](super::Engine::with_options) ignores it: engines of one device share pipelines.
+    /// Only the first engine of a device uses it: the others share its pipelines.
     pub pipeline_cache: Option<Vec<u8>>,
 }
 

@@ -38,6 +38,8 @@ pub struct Run {
 #[derive(Debug)]
 pub(super) struct Dispatch {
     pub(super) name: String,
+    /// The entry point, or those of a linear layer's tile shapes.
+    pub(super) kernels: String,
     pub(super) bind_group: wgpu::BindGroup,
     pub(super) rows: Rows,
     pub(super) work: Work<wgpu::ComputePipeline>,
@@ -90,6 +92,25 @@ impl Run {
         debug_groups: bool,
     ) -> Self {
         Self { device, dispatches, max_rows, digit_stride, memory, debug_groups }
+    }
+
+    /// Describes the plan of the run, one line for each dispatch: its node, its kernel, and its workgroups at the most rows. Of fused nodes,
+    /// one gives the name; a reshape that moves nothing has no line.
+    ///
+    /// ```no_run
+    /// # fn plan(run: &enfold::gpu::Run) {
+    /// eprintln!("{}\n{}", run.describe(), run.memory());
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let limit = self.device.limits.max_compute_workgroups_per_dimension;
+        let line = |(at, dispatch): (usize, &Dispatch)| {
+            let grids = dispatch.at(self.max_rows, limit);
+            let groups: u64 = grids.iter().flatten().map(|(_, grid)| grid.count()).sum();
+            format!("{at:4} {}: {}, {groups} workgroups", dispatch.name, dispatch.kernels)
+        };
+        self.dispatches.iter().enumerate().map(line).collect::<Vec<_>>().join("\n")
     }
 
     /// Records the program for `rows` rows, as one compute pass.

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::graph::{Graph, GraphError, NodeId, Rewriter};
-use crate::ops::{BatchNorm, Constant, Linear, Op, Transpose};
+use crate::ops::{BatchNorm, Constant, Op, Transpose};
 use crate::values::Tensor;
 
 /// Folds every batch norm whose channels are those of the linear layer that feeds it: directly, if the layer's output has
@@ -87,7 +87,7 @@ fn foldable(graph: &Graph, users: &[Vec<NodeId>]) -> HashMap<NodeId, NodeId> {
             linear = graph.node(linear).inputs[0];
         }
         let layer = graph.node(linear);
-        if layer.op != Op::Linear(Linear::default()) {
+        if !matches!(layer.op, Op::Linear(_)) {
             continue;
         }
         if channel_axis == 1 && alone(linear) && constants(&layer.inputs[1..]) && constants(&node.inputs[1..]) {

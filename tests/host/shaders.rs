@@ -193,7 +193,7 @@ fn an_orphan_on_either_side_is_named() {
 ///
 /// - sums, differences and products as arguments of `keep`, which hides them from the compiler;
 /// - other products, if no sum, difference or product takes their result;
-/// - comparisons, selections, conversions, and functions whose result is exact;
+/// - comparisons, selections, conversions, and functions whose result is exact, which multiply-adds of rounded factors are too;
 /// - anything in `quotient` and `root`, whose guesses do not decide a bit.
 fn inexact(wgsl: &str, shader: &Shader, entry: &str, constants: &[(&str, f64)]) -> Vec<String> {
     let (module, info) = parse(wgsl, shader);
@@ -203,6 +203,7 @@ fn inexact(wgsl: &str, shader: &Shader, entry: &str, constants: &[(&str, f64)]) 
         .unwrap_or_else(|e| panic!("{entry}: {e}"));
     let at = module.entry_points.iter().position(|e| e.name == entry).expect("an entry point");
     let mut lint = Lint::new(&module, &info);
+    lint.exact_fma = constants.get("REPRODUCIBLE") == Some(&1.0);
     // What is a bare product spreads from callers to callees and back, until nothing changes.
     loop {
         let before = lint.bare.len();
@@ -229,6 +230,8 @@ struct Lint<'m> {
     bare: HashSet<Place>,
     visited: HashSet<Handle<Function>>,
     found: Vec<String>,
+    /// Whether factors are rounded, so that a multiply-add is exact.
+    exact_fma: bool,
 }
 
 /// The functions whose operations only guess.
@@ -236,7 +239,7 @@ const GUESSES: [&str; 2] = ["quotient", "root"];
 
 impl<'m> Lint<'m> {
     fn new(module: &'m Module, info: &'m naga::valid::ModuleInfo) -> Self {
-        Self { module, info, bare: HashSet::new(), visited: HashSet::new(), found: Vec::new() }
+        Self { module, info, bare: HashSet::new(), visited: HashSet::new(), found: Vec::new(), exact_fma: false }
     }
 
     fn function(&mut self, own: Option<Handle<Function>>, function: &'m Function, info: &'m FunctionInfo) {
@@ -288,8 +291,9 @@ impl<'m> Walk<'_, 'm> {
             }
             Expression::Binary { .. } | Expression::Derivative { .. } => false,
             Expression::Math { fun, .. } => {
-                use MathFunction::{Abs, Ceil, Clamp, Floor, Max, Min, Round};
-                matches!(fun, Round | Floor | Ceil | Clamp | Max | Min | Abs)
+                use MathFunction::{Abs, Ceil, Clamp, Floor, Fma, Max, Min, Round};
+                let exact = matches!(fun, Round | Floor | Ceil | Clamp | Max | Min | Abs);
+                exact || *fun == Fma && self.lint.exact_fma
             }
             _ => true,
         }
@@ -297,11 +301,10 @@ impl<'m> Walk<'_, 'm> {
 
     /// Whether a value may be a product that did not pass through `keep`, or a part of one.
     fn is_bare(&self, handle: Handle<Expression>) -> bool {
-        if !self.is_float(handle) && !matches!(self.function.expressions[handle], Expression::Load { .. }) {
-            return false;
-        }
         match &self.function.expressions[handle] {
-            Expression::Binary { op: BinaryOperator::Multiply, .. } => true,
+            Expression::Binary { op: BinaryOperator::Multiply, .. } => self.is_float(handle),
+            // A compiler sees through a cast of bits.
+            &Expression::As { expr, convert: None, .. } => self.is_bare(expr),
             &Expression::FunctionArgument(at) => self.lint.bare.contains(&Place::Argument(self.own, at)),
             &Expression::CallResult(function) => self.lint.bare.contains(&Place::Result(function)),
             &Expression::Load { pointer } => self
@@ -371,7 +374,7 @@ impl<'m> Walk<'_, 'm> {
 
     fn call(&mut self, callee: Handle<Function>, arguments: &[Handle<Expression>]) {
         let function = &self.lint.module.functions[callee];
-        if function.name.as_deref() == Some("keep") {
+        if matches!(function.name.as_deref(), Some("keep" | "keep_four")) {
             self.kept.extend(arguments);
             return;
         }
@@ -412,11 +415,10 @@ fn the_barrier_is_an_operation_on_bits() {
     assert!(found > 20, "{found}");
 }
 
-/// Whether the lint can show that results of an entry point are the same everywhere. Float products multiply and add in one operation,
-/// which is exact if their factors are rounded, and cooperative matrices add integers that floats hold exactly. The lint sees neither;
-/// tests on devices compare their bits.
+/// Whether the lint can show that results of an entry point are the same everywhere. Cooperative matrices add integers that floats hold
+/// exactly, which it cannot see; tests on devices compare their bits.
 fn promises_bits(entry: &str) -> bool {
-    !["matmul_f32_f32", "matmul_elements_f32_f32", "linear_coopmat"].contains(&entry)
+    entry != "linear_coopmat"
 }
 
 #[test]
@@ -433,7 +435,11 @@ fn entries_that_promise_bits_hide_their_sums() {
                 };
                 (0..16).map(of).collect()
             } else if shader.overrides.contains(&"MASK") {
-                vec![vec![("SCALE", 1.0), ("MASK", 0.0)], vec![("SCALE", 1.0), ("MASK", 1.0)]]
+                let of = |scale, mask| vec![("SCALE", scale), ("MASK", mask)];
+                vec![of(1.0, 0.0), of(0.0, 1.0), of(1.0, 1.0)]
+            } else if shader.overrides.contains(&"REPRODUCIBLE") {
+                let of = |bias| vec![("REPRODUCIBLE", 1.0), ("BIAS", bias), ("UNARY", 1.0), ("FUNCTION", 3.0)];
+                vec![of(0.0), of(1.0)]
             } else if shader.overrides.contains(&"DYNAMIC") {
                 vec![vec![("DYNAMIC", 0.0)], vec![("DYNAMIC", 1.0)]]
             } else {
@@ -494,10 +500,12 @@ fn a_float_sum_or_quotient_is_caught_wherever_it_hides() {
         fn keep(a: f32) -> f32 { return bitcast<f32>(bitcast<u32>(a) ^ 1u); }
         @compute @workgroup_size(1) fn regroups() { y[0] = times(twice(y[0]), y[1]); }
         @compute @workgroup_size(1) fn contracts() { y[0] = keep(keep(y[1]) + twice(y[0])); }
+        fn through_bits(a: f32) -> f32 { return bitcast<f32>(bitcast<u32>(a * 3.0)); }
+        @compute @workgroup_size(1) fn casts() { y[0] = keep(through_bits(y[0]) + y[1]); }
         @compute @workgroup_size(1) fn keeps() { y[0] = keep(keep(twice(y[0])) + keep(y[0] * y[1])); }
         @compute @workgroup_size(1) fn multiplies() { y[0] = round(y[0] * 2.0); y[u32(3 + i32(y[0]))] = 0.0; }";
     let (plain, _) = named("reduce");
-    for entry in ["adds", "divides", "roots", "selects", "regroups", "contracts"] {
+    for entry in ["adds", "divides", "roots", "selects", "regroups", "contracts", "casts"] {
         assert_eq!(inexact(wgsl, plain, entry, &[]).len(), 1, "{entry}");
     }
     for entry in ["multiplies", "keeps"] {

@@ -16,7 +16,16 @@ use crate::values::{DType, Shape, Tensor};
 pub(crate) struct Case {
     pub(crate) program: Program,
     pub(crate) inputs: Vec<Tensor>,
-    pub(crate) expected: Vec<(PipelineKey, Tensor)>,
+    pub(crate) expected: Vec<Expected>,
+}
+
+/// The right output of a pipeline.
+#[derive(Debug)]
+pub(crate) struct Expected {
+    pub(crate) key: PipelineKey,
+    pub(crate) tensor: Tensor,
+    /// Whether floats may be near it instead of equal.
+    pub(crate) may_be_near: bool,
 }
 
 /// The rows of the batch.
@@ -40,7 +49,7 @@ pub(crate) struct CaseBuilder<'c> {
     given: Vec<Tensor>,
     /// The elements of each value, where they are known.
     known: Vec<Option<Tensor>>,
-    expected: Vec<(PipelineKey, Tensor)>,
+    expected: Vec<Expected>,
 }
 
 impl<'c> CaseBuilder<'c> {
@@ -157,7 +166,8 @@ impl<'c> CaseBuilder<'c> {
     pub(crate) fn answer(&mut self, kernel: impl Kernel, id: ValueId, expected: Tensor) -> ValueId {
         self.outputs.push(id);
         self.known[id.index()] = Some(expected.clone());
-        self.expected.push((kernel.pipeline(self.config.kernel_options()), expected));
+        let (key, may_be_near) = (kernel.pipeline(self.config.kernel_options()), kernel.may_be_near());
+        self.expected.push(Expected { key, tensor: expected, may_be_near });
         id
     }
 

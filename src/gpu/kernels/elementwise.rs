@@ -115,6 +115,11 @@ impl Kernel for ElementwiseKernel {
     fn promises_bits(self) -> bool {
         true
     }
+
+    fn may_be_near(self) -> bool {
+        use ElementwiseKernel::{AddF32, AddF32Vec4, DivF32, DivF32Vec4, MulF32, MulF32Vec4};
+        matches!(self, AddF32 | MulF32 | DivF32 | AddF32Vec4 | MulF32Vec4 | DivF32Vec4)
+    }
 }
 
 /// The dispatch of an elementwise step.

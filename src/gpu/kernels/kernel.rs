@@ -32,6 +32,12 @@ pub(crate) trait Kernel: Copy + Debug {
     /// Whether its results have the same bits as the interpreter's; other results agree within tolerances.
     fn promises_bits(self) -> bool;
 
+    /// Whether it adds, multiplies or divides floats, so that a device whose compiler breaks the rules of equation 11 may still be used: its
+    /// known answers may be near instead of right.
+    fn may_be_near(self) -> bool {
+        false
+    }
+
     /// The pipeline.
     fn pipeline(self, options: KernelOptions) -> PipelineKey {
         let (shader, entry, checked) = (self.shader(options), self.entry(), options.checked);

@@ -132,6 +132,12 @@ impl Kernel for LinearPipeline {
     fn promises_bits(self) -> bool {
         true
     }
+
+    fn may_be_near(self) -> bool {
+        use LinearEpilogue::{DynamicToF32, DynamicToF32Unary, ToF32Unary};
+        let (Self::Layer { epilogue, .. } | Self::Finish { epilogue, .. }) = self;
+        matches!(epilogue, DynamicToF32 | DynamicToF32Unary(_) | ToF32Unary(_))
+    }
 }
 
 /// The shaders of a kernel, for weights of 8, 4 and 2 bits.

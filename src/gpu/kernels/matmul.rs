@@ -5,7 +5,6 @@ use super::dispatch::{Bound, Operand, Planned, PlannedDispatch, Planning};
 use super::fused_step::FusedStep;
 use super::grid::{GridSize, TILE, Tiles};
 use super::kernel::{Kernel, KernelOptions, flags};
-use super::layout::row_words;
 use super::quantize::qparams_stride;
 use super::strided::{Axis, Strided, aligned, axes, strides, transposed};
 use super::wgsl::shader;
@@ -13,7 +12,7 @@ use crate::gpu::device::error::GpuError;
 use crate::gpu::device::shader::{FIRST_STORAGE, Shader, storage, wgsl_struct};
 use crate::numerics::{self, FloatProducts, UnaryOp};
 use crate::ops::{IntegerMatMulDynamic, Linear, MatMul, Op, Transpose, Unary};
-use crate::program::{Epilogue, QMatMul, Step, StepOp, Value, ValueType};
+use crate::program::{Epilogue, QMatMul, Step, StepOp, ValueType};
 use crate::values::Shape;
 
 wgsl_struct! {
@@ -100,6 +99,10 @@ impl Kernel for MatmulKernel {
     fn promises_bits(self) -> bool {
         !matches!(self, Self::F32 { reproducible: false, .. } | Self::SmallF32 { reproducible: false })
     }
+
+    fn may_be_near(self) -> bool {
+        matches!(self, Self::F32 { .. } | Self::SmallF32 { .. } | Self::DynamicI8ToF32)
+    }
 }
 
 /// The dispatches of a matrix product: several where one would take too long for a driver's watchdog.
@@ -143,7 +146,8 @@ pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Planned {
     if matches!(kernel, MatmulKernel::SmallF32 { .. }) {
         let size = GridSize::Threads(y.cols() as u64);
         let dispatch = PlannedDispatch::single(planning, &step.name, y, kernel, &params, size);
-        return Ok(Some(vec![dispatch.binding(reads, [planning.at(Y, step.output)])]));
+        let writes = [planning.at(Y, fused.last_step(program).output)];
+        return Ok(Some(vec![dispatch.binding(reads, writes)]));
     }
     let n = y.cols() as u64;
     // Row tiles that one dispatch may have.
@@ -222,7 +226,8 @@ fn stack_params(planning: &Planning<'_>, fused: &FusedStep) -> Result<MatmulPara
     strided.b_col = b_column.stride as u32;
     // The matrices have other lengths, so the strides are those of the axes before them.
     let along = |own: &[Axis]| aligned(&own[..own.len() - 2], stack);
-    strided.set_axes(&step.name, stack, [&along(&a), &along(&b), &strides(stack)])?;
+    let written = result_strides(planning, fused);
+    strided.set_axes(&step.name, stack, [&along(&a), &along(&b), &written[..stack.len()]])?;
     Ok(MatmulParams {
         strided,
         k: a_column.length.unwrap_or(1) as u32,
@@ -230,16 +235,22 @@ fn stack_params(planning: &Planning<'_>, fused: &FusedStep) -> Result<MatmulPara
         m: result[stack.len()].length.unwrap_or(0) as u32,
         a_row: a_row.stride as u32,
         b_row: b_row.stride as u32,
-        y_row: row_stride(y),
+        y_row: written[stack.len()] as u32,
         ..MatmulParams::default()
     })
 }
 
-/// The stride from one row of a value to the next: in bytes for int8 values, else in elements.
-fn row_stride(value: &Value) -> u32 {
-    match value.value_type {
-        ValueType::I8 => row_words(value.cols()) as u32 * 4,
-        _ => value.cols() as u32,
+/// The strides of the result's axes where it is written: through a fused transpose, those of the transposed value.
+fn result_strides(planning: &Planning<'_>, fused: &FusedStep) -> Vec<usize> {
+    let last = fused.last_step(planning.program);
+    let written = axes(planning.value(last.output));
+    match &last.op {
+        StepOp::Op(Op::Transpose(Transpose { perm })) if fused.last != fused.main => {
+            let mut strides = vec![0; perm.len()];
+            perm.iter().zip(&written).for_each(|(&axis, own)| strides[axis] = own.stride);
+            strides
+        }
+        _ => strides(&written),
     }
 }
 

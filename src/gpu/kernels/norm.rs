@@ -148,6 +148,10 @@ impl Kernel for NormKernel {
         // Without both, no step makes it.
         self != Self::ScaledSoftmax { scale: false, mask: false }
     }
+
+    fn may_be_near(self) -> bool {
+        true
+    }
 }
 
 /// Whether a step can add a value first and quantize its result.

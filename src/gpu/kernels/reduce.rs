@@ -49,6 +49,10 @@ impl Kernel for ReduceKernel {
     fn promises_bits(self) -> bool {
         true
     }
+
+    fn may_be_near(self) -> bool {
+        matches!(self, Self::SumF32 | Self::SumRowsF32)
+    }
 }
 
 /// The dispatch of a reduction. Sums of floats along the last axis have an order of their own (equation 11).

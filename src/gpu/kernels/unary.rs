@@ -64,6 +64,10 @@ impl Kernel for UnaryKernel {
     fn promises_bits(self) -> bool {
         true
     }
+
+    fn may_be_near(self) -> bool {
+        matches!(self, Self::Function | Self::FunctionVec4)
+    }
 }
 
 /// The dispatch of a unary step.

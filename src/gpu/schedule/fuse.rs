@@ -8,7 +8,7 @@
 //! | float linear, unary function | matmul with the function in its epilogue |
 //! | float sum, layer norm, quantize | layer norm that adds first and quantizes last, each if it is there |
 //! | qparams of each row, quantize with them | a kernel that does both |
-//! | transpose, matmul | matmul that reads its operand in that order |
+//! | transpose, matmul, transpose | matmul that reads its operands and writes its result in that order, each if it is there |
 //! | product with a number, sum with a mask, softmax of rows | softmax that does both first, each if it is there |
 //!
 //! A reshape that moves no element has no dispatch: its result lies where its operand does ([`Plan`](super::plan::Plan)).
@@ -99,7 +99,7 @@ impl<'p> Fusion<'p> {
             StepOp::Op(Op::Mul(Mul)) => self.scale_and_mask(fused).unwrap_or(fused),
             op if norm::adds_and_quantizes(op) => self.with_quantize(fused),
             StepOp::Op(Op::ChooseQParams(choose)) if choose.qscheme.is_per_token() => self.per_token(fused),
-            StepOp::QMatMul(_) | StepOp::Op(Op::MatMul(_)) => self.with_transposes(fused),
+            StepOp::QMatMul(_) | StepOp::Op(Op::MatMul(_)) => self.with_result_transpose(self.with_transposes(fused)),
             _ => fused,
         }
     }
@@ -270,6 +270,28 @@ impl<'p> Fusion<'p> {
             }
         }
         fused
+    }
+}
+
+impl Fusion<'_> {
+    /// Whether a matmul reads what a step writes, and may be fused with it.
+    fn is_factor(&self, step: usize) -> bool {
+        let is_matmul = |&reader: &usize| matches!(self.op(reader), StepOp::QMatMul(_) | StepOp::Op(Op::MatMul(_)));
+        self.readers[self.program.steps()[step].output.index()].iter().any(is_matmul)
+    }
+
+    /// Fuses the transpose of a matmul's result if rows stay rows and are not the batch.
+    fn with_result_transpose(&self, fused: FusedStep) -> FusedStep {
+        let shape = &self.program.value(self.program.steps()[fused.main].output).shape;
+        let last = shape.rank() - 1;
+        match self.only_reader(fused.main).map(|reader| (reader, self.op(reader))) {
+            Some((reader, StepOp::Op(Op::Transpose(Transpose { perm }))))
+                if perm[last] == last && !(shape.is_batched() && last == 1) && !self.is_factor(reader) =>
+            {
+                FusedStep { last: reader, ..fused }
+            }
+            _ => fused,
+        }
     }
 }
 

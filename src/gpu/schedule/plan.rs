@@ -131,10 +131,31 @@ pub(crate) fn needed(program: &Program, config: &Config) -> Result<Vec<PipelineK
     let planning = Planning { program, config, max_rows: 1, weights: &[] };
     let fusions = if config.unfused { Fusions::None } else { Fusions::All };
     let mut needed = Vec::new();
+    // The value in whose place each value lies.
+    let mut places: Vec<ValueId> = (0..program.values().len()).map(ValueId::new).collect();
     for fused in fuse(program, fusions) {
-        needed.extend(kernels::needed(&planning, &fused)?);
+        match alias(&planning, &fused, |id| program.outputs().contains(&id)) {
+            Some((x, y)) => places[y.index()] = places[x.index()],
+            None => needed.extend(kernels::needed(&planning, &fused, |id| places[id.index()])?),
+        }
     }
     Ok(needed)
+}
+
+/// The input and the output of a reshape whose elements stay where they are: floats and int32 values are dense, and rows of int8 values
+/// have the same padding if they have the same length.
+fn alias(
+    planning: &Planning<'_>,
+    fused: &FusedStep,
+    is_output: impl Fn(ValueId) -> bool,
+) -> Option<(ValueId, ValueId)> {
+    let step = fused.step(planning.program);
+    let (x, y) = (*step.inputs.first()?, step.output);
+    let is_int8 = planning.value(y).value_type == ValueType::I8;
+    let moves = is_int8 && planning.value(x).cols() != planning.value(y).cols();
+    let is_reshape = matches!(step.op, StepOp::Op(Op::Reshape(_)));
+    // The caller's buffer needs a copy.
+    (is_reshape && !moves && !is_output(y) && !planning.config.unfused).then_some((x, y))
 }
 
 struct Planner<'p> {
@@ -191,21 +212,9 @@ impl Planner<'_> {
         self.moved(id, MovementKernel::CopyWords, (from, bytes), bytes)
     }
 
-    /// The input and the output of a reshape whose elements stay where they are: floats and int32 values are dense, and rows of int8
-    /// values have the same padding if they have the same length.
-    fn alias(&self, fused: &FusedStep) -> Option<(ValueId, ValueId)> {
-        let step = fused.step(self.planning.program);
-        let (x, y) = (*step.inputs.first()?, step.output);
-        let is_int8 = self.planning.value(y).value_type == ValueType::I8;
-        let moves = is_int8 && self.planning.value(x).cols() != self.planning.value(y).cols();
-        let is_reshape = matches!(step.op, StepOp::Op(Op::Reshape(_)));
-        // The caller's buffer needs a copy.
-        let stays = is_reshape && !moves && self.output_of[y.index()].is_none() && !self.planning.config.unfused;
-        stays.then_some((x, y))
-    }
-
     fn step(&mut self, fused: &FusedStep) -> Result<(), GpuError> {
-        if let Some((x, y)) = self.alias(fused) {
+        let is_output = |id: ValueId| self.output_of[id.index()].is_some();
+        if let Some((x, y)) = alias(&self.planning, fused, is_output) {
             self.places[y.index()] = self.places[x.index()];
             return Ok(());
         }

@@ -83,13 +83,14 @@ fn square(x: f32) -> f32 {
     f32::from_bits((x * x).to_bits().max(TINY))
 }
 
-/// `1 / √(sum / n + eps)`; NaN if the sum is not finite.
+/// `1 / √(sum / n + eps)`; NaN if a sum is not finite.
 #[inline(always)]
 fn inverse_deviation(sum: f32, n: f32, eps: f32) -> f32 {
-    if is_special(sum) {
+    let variance = canonical(div(sum, n) + canonical(eps));
+    if is_special(sum) || is_special(variance) {
         return f32::from_bits(NAN);
     }
-    inverse_sqrt(canonical(div(sum, n) + canonical(eps)))
+    inverse_sqrt(variance)
 }
 
 /// Normalizes a row, in place: `(x − mean) / √(variance + eps) · weight + bias`. A row whose sums are not finite becomes NaN.

@@ -70,8 +70,8 @@ impl Matcher<'_> {
         })
     }
 
-    /// Adds a lookup table. Each entry is a value dequantized, passed through the chain and quantized, by the same functions that the
-    /// graph would apply.
+    /// Adds a lookup table. Each entry is a value dequantized, passed through the chain, in `f64` with `libm` (equation 12), and
+    /// quantized by the rule of the node.
     #[allow(clippy::too_many_arguments)] // The arguments have nothing in common.
     pub(super) fn lookup_table(
         &self,
@@ -96,7 +96,7 @@ impl Matcher<'_> {
     }
 }
 
-/// Applies a function of one element, as the interpreter does.
+/// Applies a function of one element, rounded once.
 fn apply(op: &Op, v: f32) -> f32 {
     match op {
         Op::Unary(Unary { op }) => op.eval(f64::from(v)) as f32,

@@ -1,7 +1,7 @@
 //! The patterns that are quantized, and the nodes that each of them annotates.
 
 use crate::graph::{Graph, NodeId};
-use crate::ops::{Add, Constant, Div, Embedding, Input, Linear, MatMul, Mul, Op, Unary, UnaryOp, Where};
+use crate::ops::{Add, Constant, Div, Embedding, Input, Mul, Op, OpKind, Unary, UnaryOp, Where};
 use crate::quantize::annotation::{Annotations, EdgeOrNode, QuantizationAnnotation};
 use crate::quantize::config::QuantizationConfig;
 use crate::quantize::spec::{ObservedSpec, QuantizationSpec};
@@ -45,31 +45,31 @@ impl<'g> Marks<'g> {
 
     /// All patterns with one configuration.
     pub(super) fn patterns(&mut self, config: &QuantizationConfig, covers: Covers<'_>, relu_covers: Covers<'_>) {
-        self.with_relu(&[Op::Linear(Linear::default())], config, covers, relu_covers);
-        self.alone(&[Op::Linear(Linear::default())], config, covers);
+        self.with_relu(OpKind::Linear, config, covers, relu_covers);
+        self.alone(OpKind::Linear, config, covers);
         if self.matmul {
-            self.alone(&[Op::MatMul(MatMul::default())], config, covers);
+            self.alone(OpKind::MatMul, config, covers);
         }
         if config.is_dynamic() {
             self.dynamic_reasons(covers);
             return;
         }
-        self.with_relu(&[Op::Add(Add)], config, covers, relu_covers);
-        self.alone(&[Op::Add(Add)], config, covers);
-        self.with_relu(&[Op::Mul(Mul)], config, covers, relu_covers);
-        self.alone(&[Op::Mul(Mul)], config, covers);
+        self.with_relu(OpKind::Add, config, covers, relu_covers);
+        self.alone(OpKind::Add, config, covers);
+        self.with_relu(OpKind::Mul, config, covers, relu_covers);
+        self.alone(OpKind::Mul, config, covers);
         self.concat(config, covers);
     }
 
-    /// Annotates nodes of `ops` whose only reader is a ReLU: the inputs on the node, the output on the ReLU.
-    fn with_relu(&mut self, ops: &[Op], config: &QuantizationConfig, covers: Covers<'_>, relu_covers: Covers<'_>) {
+    /// Annotates nodes of a kind whose only reader is a ReLU: the inputs on the node, the output on the ReLU.
+    fn with_relu(&mut self, kind: OpKind, config: &QuantizationConfig, covers: Covers<'_>, relu_covers: Covers<'_>) {
         for (relu, node) in self.graph.iter() {
             if node.op != Op::Unary(Unary { op: UnaryOp::Relu }) || !relu_covers(relu) {
                 continue;
             }
             let inner = node.inputs[0];
             let alone = self.users[inner.index()].len() == 1 && !self.outputs[inner.index()];
-            if !alone || !covers(inner) || !ops.contains(&self.graph.node(inner).op) {
+            if !alone || !covers(inner) || self.graph.node(inner).op.kind() != kind {
                 continue;
             }
             let parameters = self.parameters(inner);
@@ -83,10 +83,10 @@ impl<'g> Marks<'g> {
         }
     }
 
-    /// Annotates nodes of `ops` without a ReLU.
-    fn alone(&mut self, ops: &[Op], config: &QuantizationConfig, covers: Covers<'_>) {
+    /// Annotates nodes of a kind without a ReLU.
+    fn alone(&mut self, kind: OpKind, config: &QuantizationConfig, covers: Covers<'_>) {
         for (id, node) in self.graph.iter() {
-            if ops.contains(&node.op) && !self.taken[id.index()] && covers(id) && self.suits(id) {
+            if node.op.kind() == kind && !self.taken[id.index()] && covers(id) && self.suits(id) {
                 self.inputs(id, config, config.output_activation.clone());
             }
         }
@@ -95,7 +95,7 @@ impl<'g> Marks<'g> {
     /// Weight and bias of a linear node.
     fn parameters(&self, id: NodeId) -> &'g [NodeId] {
         let node = self.graph.node(id);
-        if node.op == Op::Linear(Linear::default()) { &node.inputs[1..] } else { &[] }
+        if matches!(node.op, Op::Linear(_)) { &node.inputs[1..] } else { &[] }
     }
 
     /// Whether a node may be quantized: no input is a mask or a scalar out of all proportion, and the result is not the scores of a
@@ -107,7 +107,7 @@ impl<'g> Marks<'g> {
             _ => false,
         };
         let node = graph.node(id);
-        if node.op == Op::Linear(Linear::default()) {
+        if matches!(node.op, Op::Linear(_)) {
             return true;
         }
         let elementwise = matches!(node.op, Op::Add(Add) | Op::Mul(Mul));

@@ -80,8 +80,7 @@ fn write(directory: &Path, name: &str, graph: &Graph, net: &Net, preset: Preset)
     let path = directory.join(format!("{name}.onnx"));
     save(graph, &path, &ExportOptions::new().preset(preset)).unwrap_or_else(|e| panic!("{name}: {e}"));
     let interpreter = Interpreter::new(graph);
-    // A value within a rounding of a tie may be quantized to its neighbour elsewhere; these batches have none that moves an output.
-    let mut random = Random::new(24);
+    let mut random = Random::new(23);
     // The file leaves the batch open.
     for (case, rows) in [32, 1].into_iter().enumerate() {
         let inputs = net.batch(&mut random, rows);
