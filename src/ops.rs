@@ -15,6 +15,7 @@ mod linear;
 mod matmul;
 mod movement;
 mod norm;
+mod observe;
 mod operands;
 mod operator;
 mod quantize;
@@ -39,12 +40,11 @@ pub use self::matmul::{IntegerMatMul, IntegerMatMulDynamic, MatMul};
 pub(crate) use self::movement::transposed;
 pub use self::movement::{Concat, Flatten, Pad, Reshape, Slice, Transpose};
 pub use self::norm::{BatchNorm, LayerNorm, RmsNorm, Softmax};
+pub use self::observe::{Observe, ObserverId};
 pub use self::operands::TensorType;
 pub(crate) use self::operands::{Arguments, Operand, Operands};
 use self::operator::Operator;
-pub use self::quantize::{
-    ChooseQParams, Dequantize, DequantizeDynamic, Observe, ObserverId, Quantize, QuantizeDynamic,
-};
+pub use self::quantize::{ChooseQParams, Dequantize, DequantizeDynamic, Quantize, QuantizeDynamic};
 pub use self::reduce::{Max, Sum};
 pub(crate) use self::unary::unary_in_place;
 pub use self::unary::{Clamp, Lut, Unary};

@@ -20,14 +20,12 @@ pub struct Step {
 
 /// The operation of a step. Axes are counted with `rows`, if the value has them.
 ///
-/// All engines give the same bits for integer steps, for steps that move values, and for float steps that only compare and select:
-/// [`Binary`](crate::ops::Binary), [`Clamp`](crate::ops::Clamp), [`Mask`](crate::ops::Mask), [`Max`](crate::ops::Max), ReLU, the
-/// absolute value, the step function and the sign. Other float steps agree within tolerances.
+/// All engines give the same bits, except those of NaN, and except for full float products
+/// ([`FloatProducts::Full`](crate::numerics::FloatProducts)), which agree within rounding.
 ///
 /// NaN and infinities occur where IEEE 754 requires them. GPU compilers may assume that there are none, so shaders compare and select
-/// by the bits of floats, and test for arguments outside the domain of a function. In float arithmetic, a GPU may flush subnormal
-/// numbers to 0, and a compiler that assumes too much (Metal's fast math) may lose a NaN or an infinity that a sum, product or
-/// quotient gives.
+/// by the bits of floats, and test for arguments outside the domain of a function. A compiler that assumes too much (Metal's fast
+/// math) may lose a NaN or an infinity that a sum, product or quotient gives.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum StepOp {
