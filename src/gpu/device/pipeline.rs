@@ -77,23 +77,10 @@ impl Pipelines {
             return Ok(pipeline.clone());
         }
         let layout = self.layout(device, key.shader).await?;
-        let constants: Vec<(&str, f64)> = key.overrides.iter().map(|&(name, value)| (name, value.into())).collect();
         let module = self.module(device, key).await?;
-        let pipeline = scoped(device, key.shader.name, || {
-            device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-                label: Some(key.entry),
-                layout: Some(&layout.pipeline),
-                module: &module,
-                entry_point: Some(key.entry),
-                compilation_options: wgpu::PipelineCompilationOptions {
-                    constants: &constants,
-                    // Every kernel writes its workgroup memory before it reads it.
-                    zero_initialize_workgroup_memory: false,
-                },
-                cache: self.cache.as_ref(),
-            })
-        })
-        .await?;
+        let pipeline =
+            scoped(device, key.shader.name, || make_pipeline(device, key, &layout, &module, self.cache.as_ref()))
+                .await?;
         Ok(lock(&self.pipelines).entry(key.clone()).or_insert(pipeline).clone())
     }
 
@@ -130,20 +117,9 @@ impl Pipelines {
     #[cfg(test)]
     pub(crate) async fn of_wgsl(&self, device: &wgpu::Device, key: &PipelineKey, wgsl: &str) -> wgpu::ComputePipeline {
         let layout = self.layout(device, key.shader).await.expect("a layout");
-        let constants: Vec<(&str, f64)> = key.overrides.iter().map(|&(name, value)| (name, value.into())).collect();
         let source = wgpu::ShaderSource::Wgsl(wgsl.into());
         let module = unchecked::module(device, wgpu::ShaderModuleDescriptor { label: None, source });
-        device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-            label: None,
-            layout: Some(&layout.pipeline),
-            module: &module,
-            entry_point: Some(key.entry),
-            compilation_options: wgpu::PipelineCompilationOptions {
-                constants: &constants,
-                zero_initialize_workgroup_memory: false,
-            },
-            cache: None,
-        })
+        make_pipeline(device, key, &layout, &module, None)
     }
 
     /// Replaces a pipeline by another, or by one that does nothing; returns the old one.
@@ -169,6 +145,28 @@ impl Pipelines {
         };
         lock(&self.pipelines).insert(key.clone(), by.unwrap_or_else(nothing))
     }
+}
+
+fn make_pipeline(
+    device: &wgpu::Device,
+    key: &PipelineKey,
+    layout: &Layout,
+    module: &wgpu::ShaderModule,
+    cache: Option<&wgpu::PipelineCache>,
+) -> wgpu::ComputePipeline {
+    let constants: Vec<(&str, f64)> = key.overrides.iter().map(|&(name, value)| (name, value.into())).collect();
+    device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+        label: Some(key.entry),
+        layout: Some(&layout.pipeline),
+        module,
+        entry_point: Some(key.entry),
+        compilation_options: wgpu::PipelineCompilationOptions {
+            constants: &constants,
+            // Every kernel writes its workgroup memory before it reads it.
+            zero_initialize_workgroup_memory: false,
+        },
+        cache,
+    })
 }
 
 fn make_layout(device: &wgpu::Device, bindings: &[Binding]) -> Layout {

@@ -132,3 +132,68 @@ pub(crate) fn rms_norm(row: &mut [f32], weight: &[f32], eps: f32) {
         row[i] = canonical(flush(canonical(row[i]) * inv_rms) * canonical(weight[i]));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LENGTHS: [usize; 8] = [1, 2, 7, 63, 64, 65, 384, 1000];
+
+    fn values(length: usize) -> Vec<f32> {
+        (0..length as u32).map(|i| i.wrapping_mul(0x9e37_79b9) as i32 as f32 * 3e-9).collect()
+    }
+
+    /// The order of the sums, written out.
+    #[test]
+    fn sums_have_one_order() {
+        let mut differ = 0;
+        for length in LENGTHS {
+            let row = values(length);
+            let mut lanes = vec![0f32; LANES];
+            row.iter().enumerate().for_each(|(i, v)| lanes[i % LANES] += v);
+            while lanes.len() > 1 {
+                let (low, high) = lanes.split_at(lanes.len() / 2);
+                lanes = low.iter().zip(high).map(|(a, b)| a + b).collect();
+            }
+            assert_eq!(sum(&row).to_bits(), lanes[0].to_bits(), "{length}");
+            let blocks = row.chunks(BLOCK).map(|block| block.iter().fold(0f32, |sum, v| sum + v));
+            let expected = blocks.fold(0f32, |sum, v| sum + v);
+            let mut columns = [0.0];
+            sum_columns(&row, &mut columns);
+            assert_eq!(columns[0].to_bits(), expected.to_bits(), "{length}");
+            differ += usize::from(columns[0].to_bits() != lanes[0].to_bits());
+        }
+        assert!(differ > 2, "the orders do not show");
+    }
+
+    #[test]
+    fn rows_are_close_to_f64() {
+        let wide = |v: &[f32]| v.iter().map(|&v| f64::from(v)).collect::<Vec<f64>>();
+        for length in LENGTHS {
+            let (x, weight, bias) = (values(length), values(length + 3).split_off(3), values(length + 5).split_off(5));
+            let [x64, w64, b64] = [&x, &weight, &bias].map(|v| wide(v));
+            let n = length as f64;
+            let largest = x64.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let total: f64 = x64.iter().map(|v| libm::exp(v - largest)).sum();
+            let mean = x64.iter().sum::<f64>() / n;
+            let of = |center: f64| 1.0 / (x64.iter().map(|v| (v - center).powi(2)).sum::<f64>() / n + 1e-3).sqrt();
+            let (inv_std, inv_rms) = (of(mean), of(0.0));
+            let [mut softmax_y, mut layer_y, mut rms_y] = [x.clone(), x.clone(), x.clone()];
+            softmax(&mut softmax_y);
+            layer_norm(&mut layer_y, &weight, &bias, 1e-3);
+            rms_norm(&mut rms_y, &weight, 1e-3);
+            for i in 0..length {
+                for (name, got, exact) in [
+                    ("softmax", softmax_y[i], libm::exp(x64[i] - largest) / total),
+                    ("layer norm", layer_y[i], (x64[i] - mean) * inv_std * w64[i] + b64[i]),
+                    ("RMS norm", rms_y[i], x64[i] * inv_rms * w64[i]),
+                ] {
+                    assert!(
+                        (f64::from(got) - exact).abs() <= 5e-6 * exact.abs().max(1.0),
+                        "{name} of {length}: {got}, {exact}"
+                    );
+                }
+            }
+        }
+    }
+}
