@@ -78,11 +78,11 @@ pub use wgpu;
 /// The shaders, for the crate's own tests: no part of the API.
 #[doc(hidden)]
 pub mod shaders {
-    pub use super::device::shader::{Binding, BindingKind, Shader, Struct};
+    pub use super::device::shader::{Binding, BindingKind, Piece, Shader, Struct};
 
-    /// Returns every shader with its entry points.
+    /// Returns every shader, with each of the functions that its kernels may choose, and its entry points.
     #[must_use]
-    pub fn all() -> Vec<(&'static Shader, Vec<&'static str>)> {
+    pub fn all() -> Vec<(Shader, Vec<&'static str>)> {
         super::kernels::shaders()
     }
 }

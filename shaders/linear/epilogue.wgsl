@@ -1,4 +1,5 @@
-// Parameters, bindings and epilogue of all int8 linear kernels: equations 4, 5 and 7.
+// Parameters, bindings and equations 4, 5 and 7 of all int8 linear kernels. The files in linear/epilogue say what is made of the sums: a
+// module has one of them.
 //
 // Four adjacent output columns are a quad: one word of int8 output, one entry of `channels`.
 
@@ -44,21 +45,6 @@ struct Channels {
     offset: vec4<f32>,
 }
 
-// The epilogue of the sums of products: one of the constants below.
-override EPILOGUE: u32 = 0u;
-const TO_I8: u32 = 0u;
-const TO_I8_LUT: u32 = 1u;
-const TO_I8_ADD: u32 = 2u;
-const TO_F32: u32 = 3u;
-const TO_F32_UNARY: u32 = 4u;
-const DYNAMIC_TO_F32: u32 = 5u;
-const DYNAMIC_TO_F32_UNARY: u32 = 6u;
-// The sums are added to those of other parts of K; linear/finish.wgsl applies the epilogue.
-const PARTIAL: u32 = 7u;
-
-// The number of the function that follows a float result. It is a constant, so that only this one is compiled.
-override FUNCTION: u32 = 0u;
-
 // Whether float results are written as f16.
 override F16: bool = false;
 
@@ -81,7 +67,7 @@ fn end_row() -> u32 {
 
 // The first row of a workgroup that has `tile_rows` rows. Rows use two dimensions of the grid, unless the third divides K.
 fn first_row(group: vec3<u32>, groups: vec3<u32>, tile_rows: u32) -> u32 {
-    let tile = select(group.z * groups.y + group.y, group.y, EPILOGUE == PARTIAL);
+    let tile = select(group.z * groups.y + group.y, group.y, DIVIDES_K);
     return params.first_row + tile * tile_rows;
 }
 
@@ -92,7 +78,7 @@ fn row_start(row: u32) -> u32 {
 
 // The range of vectors along K of a workgroup.
 fn k_range(group: vec3<u32>) -> vec2<u32> {
-    if EPILOGUE == PARTIAL {
+    if DIVIDES_K {
         let first = group.z * params.part_vecs;
         return vec2<u32>(first, min(first + params.part_vecs, params.k_vecs));
     }
@@ -104,28 +90,7 @@ fn store(sum: vec4<i32>, row: u32, quad: u32) {
     if row >= end_row() || quad >= params.quads {
         return;
     }
-    if EPILOGUE == TO_I8 {
-        store_int8(requantized(sum, quad), row, quad);
-    } else if EPILOGUE == TO_I8_LUT {
-        store_int8(look_up(requantized(sum, quad)), row, quad);
-    } else if EPILOGUE == TO_I8_ADD {
-        store_int8(added(requantized(sum, quad), row, quad), row, quad);
-    } else if EPILOGUE == TO_F32 {
-        store_floats(scaled(sum, quad), row, quad);
-    } else if EPILOGUE == TO_F32_UNARY {
-        store_floats(bitcast<vec4<f32>>(apply_to_four(FUNCTION, bitcast<vec4<u32>>(scaled(sum, quad)))), row, quad);
-    } else if EPILOGUE == DYNAMIC_TO_F32 {
-        store_floats(scaled_dynamic(sum, row, quad), row, quad);
-    } else if EPILOGUE == DYNAMIC_TO_F32_UNARY {
-        let v = bitcast<vec4<u32>>(scaled_dynamic(sum, row, quad));
-        store_floats(bitcast<vec4<f32>>(apply_to_four(FUNCTION, v)), row, quad);
-    } else if EPILOGUE == PARTIAL {
-        let at = ((row - params.first_row) * params.quads + quad) * 4u;
-        atomicAdd(&partial[at], sum.x);
-        atomicAdd(&partial[at + 1u], sum.y);
-        atomicAdd(&partial[at + 2u], sum.z);
-        atomicAdd(&partial[at + 3u], sum.w);
-    }
+    apply_epilogue(sum, row, quad);
 }
 
 // Equation 4.

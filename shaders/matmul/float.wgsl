@@ -4,11 +4,8 @@
 @group(0) @binding(4) var<storage, read_write> b: array<u32>;
 @group(0) @binding(5) var<storage, read_write> bias: array<u32>;
 
-// Whether a bias is added, and whether a unary function follows.
+// Whether a bias is added.
 override BIAS: bool = false;
-override UNARY: bool = false;
-// The number of that function. It is a constant, so that only this one is compiled.
-override FUNCTION: u32 = 0u;
 
 // Whether factors are rounded to 12 bits, so that products are exact, and sums keep their order (equation 11).
 override REPRODUCIBLE: bool = false;
@@ -59,10 +56,7 @@ fn store_float(tile: Tile, row: u32, column: u32, sum: f32) {
     } else if REPRODUCIBLE {
         v = canonical_bits(v);
     }
-    if UNARY {
-        v = apply_bits(FUNCTION, v);
-    }
-    y[tile.at.z + row * params.y_row + column] = v;
+    y[tile.at.z + row * params.y_row + column] = apply_bits(v);
 }
 
 fn store_quad(tile: Tile, row: u32, column: u32, sums: vec4<f32>) {

@@ -255,89 +255,23 @@ fn sine_of(bits: u32, turned: u32) -> u32 {
     return canonical_bits(select(y, NAN, magnitude >= INFINITY));
 }
 
-// The nearest integer (ties to even), the largest integer below, or the smallest above: functions 17 to 19. The result has the sign of
-// the number, and subnormal numbers are not taken for 0.
-fn whole_of(function: u32, bits: u32) -> u32 {
+const ROUND: u32 = 0u;
+const FLOOR: u32 = 1u;
+const CEIL: u32 = 2u;
+
+// The nearest integer (ties to even), the largest integer below, or the smallest above. The result has the sign of the number, and
+// subnormal numbers are not taken for 0.
+fn whole_of(direction: u32, bits: u32) -> u32 {
     let magnitude = bits & 0x7fffffffu;
     let sign = bits & 0x80000000u;
     if magnitude >= 0x4b000000u {
         return bits;
     }
     if magnitude < 0x00800000u {
-        let away = magnitude > 0u && (function == 18u && sign != 0u || function == 19u && sign == 0u);
+        let away = magnitude > 0u && (direction == FLOOR && sign != 0u || direction == CEIL && sign == 0u);
         return sign | select(0u, ONE, away);
     }
     let x = bitcast<f32>(bits);
-    let rounded = select(select(ceil(x), floor(x), function == 18u), round(x), function == 17u);
+    let rounded = select(select(ceil(x), floor(x), direction == FLOOR), round(x), direction == ROUND);
     return bitcast<u32>(rounded) | sign;
-}
-
-// The numbers of the functions are those of the host's enum `UnaryOp`.
-fn apply_bits(function: u32, bits: u32) -> u32 {
-    let x = canonical_bits(bits);
-    switch function {
-        case 0u: {
-            return relu_of(bits);
-        }
-        case 1u: {
-            return sigmoid_of(x);
-        }
-        case 2u: {
-            return tanh_of(x);
-        }
-        case 3u: {
-            return gelu_of(x);
-        }
-        case 4u: {
-            return gelu_tanh_of(x);
-        }
-        case 5u: {
-            return silu_of(x);
-        }
-        case 6u: {
-            return sqrt_of(bits);
-        }
-        case 7u: {
-            return exp_of(x);
-        }
-        case 8u: {
-            return log_of(bits);
-        }
-        case 9u: {
-            return erf_of(x);
-        }
-        case 10u: {
-            return bits & MAGNITUDE;
-        }
-        case 11u: {
-            return step_of(bits);
-        }
-        case 12u: {
-            return sign_of(bits);
-        }
-        case 13u: {
-            return f32_bits(f16_bits(bitcast<f32>(bits)));
-        }
-        case 14u: {
-            return round_bf16(bits);
-        }
-        case 15u, 16u: {
-            return sine_of(bits, function - 15u);
-        }
-        case 17u, 18u, 19u: {
-            return whole_of(function, bits);
-        }
-        default: {
-            return select(0u, ONE, is_nan(bits));
-        }
-    }
-}
-
-fn apply_to_four(function: u32, v: vec4<u32>) -> vec4<u32> {
-    // A loop, so that the function is compiled once.
-    var y = v;
-    for (var lane = 0u; lane < 4u; lane++) {
-        y = vec4<u32>(y.yzw, apply_bits(function, y.x));
-    }
-    return y;
 }

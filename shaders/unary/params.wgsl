@@ -2,8 +2,6 @@
 
 struct UnaryParams {
     strided: Strided,
-    // The number of the function of a float.
-    function: u32,
     // The bounds of a clamp.
     low: f32,
     high: f32,
@@ -14,6 +12,7 @@ struct UnaryParams {
     // 0, which no compiler knows.
     zero: u32,
     unused_0: u32,
+    unused_1: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: UnaryParams;

@@ -1,4 +1,4 @@
-// Functions and casts of each element, over any strides and on vectors.
+// Clamps and casts of each element, over any strides and on vectors.
 
 // The bits of a float, or of the bound that it exceeds. NaN exceeds neither.
 fn clamped(bits: u32) -> u32 {
@@ -7,22 +7,6 @@ fn clamped(bits: u32) -> u32 {
     let high = bitcast<u32>(params.high);
     let raised = select(bits, low, order < order_of(low));
     return select(raised, high, order > order_of(high) && !is_nan(bits));
-}
-
-@compute @workgroup_size(64)
-fn unary_f32_f32(thread: Thread) {
-    let e = element(thread);
-    if e.inside {
-        y[e.y] = apply_bits(params.function, a[e.a]);
-    }
-}
-
-@compute @workgroup_size(64)
-fn unary_vec4_f32_f32(thread: Thread) {
-    let v = vector_at(thread);
-    if v.inside {
-        y_vecs[v.at] = apply_to_four(params.function, a_vecs[v.at]);
-    }
 }
 
 @compute @workgroup_size(64)

@@ -118,8 +118,8 @@ impl<'b> Binder<'b> {
     async fn dispatch(&self, at: usize, planned: &PlannedDispatch) -> Result<Dispatch, GpuError> {
         let device = &self.model.device;
         let (work, shader) = compile(&device.pipelines, &device.wgpu, &planned.work).await?;
-        let layout = device.pipelines.layout(&device.wgpu, shader).await?;
-        let entries = self.entries(at, planned, shader);
+        let layout = device.pipelines.layout(&device.wgpu, &shader).await?;
+        let entries = self.entries(at, planned, &shader);
         let name = &planned.name;
         let descriptor = wgpu::BindGroupDescriptor { label: Some(name), layout: &layout.bind_group, entries: &entries };
         let bind_group = scoped(&device.wgpu, name, || device.wgpu.create_bind_group(&descriptor)).await?;
@@ -196,7 +196,7 @@ async fn compile(
     pipelines: &Pipelines,
     device: &wgpu::Device,
     work: &Work<PipelineKey>,
-) -> Result<(Work<wgpu::ComputePipeline>, &'static Shader), GpuError> {
+) -> Result<(Work<wgpu::ComputePipeline>, Shader), GpuError> {
     let linear = match work {
         Work::Single { pipeline, size } => {
             let (compiled, size) = (pipelines.get(device, pipeline).await?, *size);

@@ -6,6 +6,7 @@ pub(crate) mod config;
 pub(crate) mod dispatch;
 mod elementwise;
 mod embedding;
+mod function;
 pub(crate) mod fused_step;
 pub(crate) mod grid;
 pub(crate) mod kernel;
@@ -124,10 +125,11 @@ impl Family {
     }
 }
 
-/// Every shader with its entry points.
-pub(crate) fn shaders() -> Vec<(&'static Shader, Vec<&'static str>)> {
-    let mut shaders: Vec<(&'static Shader, Vec<&'static str>)> = Vec::new();
-    let mut add = |shader: &'static Shader, entry: &'static str| match shaders.iter_mut().find(|(s, _)| *s == shader) {
+/// Every shader with each of the functions that its kernels may choose, and its entry points. Weights of 4 and 2 bits are there once a
+/// kernel.
+pub(crate) fn shaders() -> Vec<(Shader, Vec<&'static str>)> {
+    let mut shaders: Vec<(Shader, Vec<&'static str>)> = Vec::new();
+    let mut add = |shader: Shader, entry: &'static str| match shaders.iter_mut().find(|(s, _)| *s == shader) {
         Some((_, entries)) if entries.contains(&entry) => {}
         Some((_, entries)) => entries.push(entry),
         None => shaders.push((shader, vec![entry])),

@@ -166,7 +166,7 @@ mod tests {
             let check = || pollster::block_on(check_case(device, config, &case));
             check().unwrap_or_else(|e| panic!("{family:?}: {e}"));
             // A layer has kernels for more rows than the case, of which none runs.
-            let is_linear = |key: &PipelineKey| key.shader.overrides.contains(&"EPILOGUE");
+            let is_linear = |key: &PipelineKey| key.entry.starts_with("linear_");
             let (layers, others): (Vec<_>, Vec<_>) = pipelines.keys().into_iter().partition(is_linear);
             let sets = others.into_iter().map(|key| vec![key]).chain([layers]).filter(|set| !set.is_empty());
             for keys in sets {
@@ -293,8 +293,7 @@ mod tests {
     fn int8_kernels_are_chosen_for_the_first_program_that_needs_them() {
         let Some(engine) = engine() else { return };
         let first = engine.config();
-        let made =
-            || engine.device.pipelines.keys().into_iter().filter(|key| key.shader.overrides.contains(&"EPILOGUE"));
+        let made = || engine.device.pipelines.keys().into_iter().filter(|key| key.entry.starts_with("linear_"));
         let case = |family: Family| family.case(&first, None).expect("valid").expect("a case").program;
         pollster::block_on(engine.load(&case(Family::Reduce))).expect("loaded");
         assert_eq!(made().count(), 0);

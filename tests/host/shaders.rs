@@ -29,7 +29,7 @@ fn parse(wgsl: &str, shader: &Shader) -> (Module, ModuleInfo) {
 }
 
 /// The shader of this name, with its entry points.
-fn named(name: &str) -> (&'static Shader, Vec<&'static str>) {
+fn named(name: &str) -> (Shader, Vec<&'static str>) {
     shaders::all().into_iter().find(|(shader, _)| shader.name == name).expect("a shader")
 }
 
@@ -40,13 +40,12 @@ fn constants(shader: &Shader) -> Vec<back::PipelineConstants> {
         "THREADS_Y" | "K_STEP" | "K_LANES" => 2.0,
         "ROWS" => 8.0,
         "LANES" => 4.0,
-        "EPILOGUE" => 6.0,
         "PATCH_ROWS" => 4.0,
         "THREADS" => 256.0,
         "CHUNK_VECS" => 128.0,
-        "F16" | "CENTER" | "ADD" | "KEEP_SUM" | "QUANTIZE" | "BIAS" | "UNARY" | "DYNAMIC" | "REPRODUCIBLE"
-        | "SCALE" | "MASK" => 1.0,
-        "FUNCTION" => 3.0,
+        "F16" | "CENTER" | "ADD" | "KEEP_SUM" | "QUANTIZE" | "BIAS" | "DYNAMIC" | "REPRODUCIBLE" | "SCALE" | "MASK" => {
+            1.0
+        }
         other => panic!("no value for the override {other}"),
     };
     let others = shader.overrides.iter().map(|name| ((*name).to_owned(), value(name))).collect();
@@ -58,9 +57,9 @@ fn every_entry_translates_to_every_backend() {
     let mut translated = 0;
     let mut expected = 0;
     for (shader, entries) in shaders::all() {
-        let (module, info) = parse(&shader.wgsl(), shader);
+        let (module, info) = parse(&shader.wgsl(), &shader);
         expected += 2 * entries.len();
-        for (entry, constants) in entries.iter().flat_map(|e| constants(shader).into_iter().map(move |c| (*e, c))) {
+        for (entry, constants) in entries.iter().flat_map(|e| constants(&shader).into_iter().map(move |c| (*e, c))) {
             let stage = (ShaderStage::Compute, entry);
             let (module, info) = back::pipeline_constants::process_overrides(&module, &info, Some(stage), &constants)
                 .unwrap_or_else(|e| panic!("{entry}: {e}"));
@@ -167,8 +166,8 @@ fn orphans(shader: &Shader, entries: &[&str], module: &Module) -> Vec<String> {
 #[test]
 fn shaders_and_host_agree() {
     for (shader, entries) in shaders::all() {
-        let (module, _) = parse(&shader.wgsl(), shader);
-        let orphans = orphans(shader, &entries, &module);
+        let (module, _) = parse(&shader.wgsl(), &shader);
+        let orphans = orphans(&shader, &entries, &module);
         assert!(orphans.is_empty(), "{}: {}", shader.name, orphans.join("\n"));
     }
 }
@@ -177,7 +176,7 @@ fn shaders_and_host_agree() {
 fn an_orphan_on_either_side_is_named() {
     let (shader, entries) = named("quantize_static");
     let check = |overrides: &'static [&'static str], entries: &[&str], wgsl: &str, expected: &str| {
-        let shader = Shader { overrides, ..*shader };
+        let shader = Shader { overrides, ..shader };
         let orphans = orphans(&shader, entries, &parse(wgsl, &shader).0);
         assert!(orphans.iter().any(|o| o.contains(expected)), "{expected} not in {orphans:?}");
     };
@@ -216,8 +215,8 @@ fn entries_that_promise_bits_hide_their_sums() {
     let mut checked = 0;
     for (shader, entries) in shaders::all() {
         for entry in entries.iter().filter(|entry| promises_bits(entry)) {
-            let constants: Vec<Vec<(&str, f64)>> = if shader.overrides.contains(&"EPILOGUE") {
-                (0..8).flat_map(|e| [0.0, 1.0].map(|f16| vec![("EPILOGUE", f64::from(e)), ("F16", f16)])).collect()
+            let constants: Vec<Vec<(&str, f64)>> = if shader.overrides.contains(&"F16") {
+                [0.0, 1.0].map(|f16| vec![("F16", f16)]).into()
             } else if shader.overrides.contains(&"CENTER") {
                 let of = |bits: u32| {
                     let names = ["CENTER", "ADD", "KEEP_SUM", "QUANTIZE"];
@@ -228,7 +227,7 @@ fn entries_that_promise_bits_hide_their_sums() {
                 let of = |scale, mask| vec![("SCALE", scale), ("MASK", mask)];
                 vec![of(1.0, 0.0), of(0.0, 1.0), of(1.0, 1.0)]
             } else if shader.overrides.contains(&"REPRODUCIBLE") {
-                let of = |bias| vec![("REPRODUCIBLE", 1.0), ("BIAS", bias), ("UNARY", 1.0), ("FUNCTION", 3.0)];
+                let of = |bias| vec![("REPRODUCIBLE", 1.0), ("BIAS", bias)];
                 vec![of(0.0), of(1.0)]
             } else if shader.overrides.contains(&"DYNAMIC") {
                 vec![vec![("DYNAMIC", 0.0)], vec![("DYNAMIC", 1.0)]]
@@ -236,20 +235,20 @@ fn entries_that_promise_bits_hide_their_sums() {
                 vec![Vec::new()]
             };
             for constants in constants {
-                let found = inexact(&shader.wgsl(), shader, entry, &constants);
+                let found = inexact(&shader.wgsl(), &shader, entry, &constants);
                 assert!(found.is_empty(), "{entry} {constants:?} computes in float: {}", found.join("\n"));
                 checked += 1;
             }
         }
     }
-    assert!(checked > 300, "{checked} entries checked");
+    assert!(checked > 250, "{checked} entries checked");
 }
 
 /// The full float products do not pass: otherwise the lint would prove nothing.
 #[test]
 fn full_float_products_are_caught() {
     let (shader, _) = named("matmul_float");
-    assert!(!inexact(&shader.wgsl(), shader, "matmul_f32_f32", &[]).is_empty());
+    assert!(!inexact(&shader.wgsl(), &shader, "matmul_f32_f32", &[]).is_empty());
 }
 
 /// Each place where a barrier is taken away is seen.
@@ -257,7 +256,7 @@ fn full_float_products_are_caught() {
 fn a_missing_barrier_is_caught() {
     let (shader, _) = named("softmax");
     let wgsl = shader.wgsl();
-    assert!(inexact(&wgsl, shader, "softmax_f32_f32", &[]).is_empty());
+    assert!(inexact(&wgsl, &shader, "softmax_f32_f32", &[]).is_empty());
     for (kept, bare) in [
         ("return keep(a + b);", "return a + b;"),
         ("return keep(a - b);", "return a - b;"),
@@ -270,7 +269,7 @@ fn a_missing_barrier_is_caught() {
     ] {
         let changed = wgsl.replacen(kept, bare, 1);
         assert_ne!(changed, wgsl, "{kept}");
-        assert!(!inexact(&changed, shader, "softmax_f32_f32", &[]).is_empty(), "{bare}");
+        assert!(!inexact(&changed, &shader, "softmax_f32_f32", &[]).is_empty(), "{bare}");
     }
 }
 
@@ -296,10 +295,10 @@ fn a_float_sum_or_quotient_is_caught_wherever_it_hides() {
         @compute @workgroup_size(1) fn multiplies() { y[0] = round(y[0] * 2.0); y[u32(3 + i32(y[0]))] = 0.0; }";
     let (plain, _) = named("reduce");
     for entry in ["adds", "divides", "roots", "selects", "regroups", "contracts", "casts"] {
-        assert_eq!(inexact(wgsl, plain, entry, &[]).len(), 1, "{entry}");
+        assert_eq!(inexact(wgsl, &plain, entry, &[]).len(), 1, "{entry}");
     }
     for entry in ["multiplies", "keeps"] {
-        assert!(inexact(wgsl, plain, entry, &[]).is_empty(), "{entry}");
+        assert!(inexact(wgsl, &plain, entry, &[]).is_empty(), "{entry}");
     }
-    assert!(inexact(wgsl, plain, "selects", &[("ON", 0.0)]).is_empty());
+    assert!(inexact(wgsl, &plain, "selects", &[("ON", 0.0)]).is_empty());
 }

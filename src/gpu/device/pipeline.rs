@@ -12,7 +12,7 @@ use super::unchecked;
 /// Names one pipeline of a device.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct PipelineKey {
-    pub(crate) shader: &'static Shader,
+    pub(crate) shader: Shader,
     pub(crate) entry: &'static str,
     /// Values of override constants; the others have their defaults.
     pub(crate) overrides: Vec<(&'static str, u32)>,
@@ -27,8 +27,8 @@ pub(crate) struct Pipelines {
     unused: wgpu::Buffer,
     /// Layouts by the sizes of parameters and the storage buffers.
     layouts: Mutex<HashMap<(usize, &'static [Binding]), Layout>>,
-    /// Modules by the names of shaders, and whether they are checked.
-    modules: Mutex<HashMap<(&'static str, bool), wgpu::ShaderModule>>,
+    /// Modules by their shaders, and whether they are checked.
+    modules: Mutex<HashMap<(Shader, bool), wgpu::ShaderModule>>,
     pipelines: Mutex<HashMap<PipelineKey, wgpu::ComputePipeline>>,
 }
 
@@ -59,7 +59,7 @@ impl Pipelines {
     }
 
     /// The layouts of a shader.
-    pub(crate) async fn layout(&self, device: &wgpu::Device, shader: &'static Shader) -> Result<Layout, GpuError> {
+    pub(crate) async fn layout(&self, device: &wgpu::Device, shader: &Shader) -> Result<Layout, GpuError> {
         let key = (shader.params.size, shader.storage);
         if let Some(layout) = lock(&self.layouts).get(&key) {
             return Ok(layout.clone());
@@ -76,7 +76,7 @@ impl Pipelines {
         if let Some(pipeline) = lock(&self.pipelines).get(key) {
             return Ok(pipeline.clone());
         }
-        let layout = self.layout(device, key.shader).await?;
+        let layout = self.layout(device, &key.shader).await?;
         let module = self.module(device, key).await?;
         let pipeline =
             scoped(device, key.shader.name, || make_pipeline(device, key, &layout, &module, self.cache.as_ref()))
@@ -86,7 +86,7 @@ impl Pipelines {
 
     async fn module(&self, device: &wgpu::Device, key: &PipelineKey) -> Result<wgpu::ShaderModule, GpuError> {
         let PipelineKey { shader, checked, .. } = *key;
-        if let Some(module) = lock(&self.modules).get(&(shader.name, checked)) {
+        if let Some(module) = lock(&self.modules).get(&(shader, checked)) {
             return Ok(module.clone());
         }
         let module = scoped(device, shader.name, || {
@@ -98,7 +98,7 @@ impl Pipelines {
             }
         })
         .await?;
-        Ok(lock(&self.modules).entry((shader.name, checked)).or_insert(module).clone())
+        Ok(lock(&self.modules).entry((shader, checked)).or_insert(module).clone())
     }
 
     /// Forgets all pipelines.
@@ -116,7 +116,7 @@ impl Pipelines {
     /// Compiles a pipeline from other WGSL than that of its shader.
     #[cfg(test)]
     pub(crate) async fn of_wgsl(&self, device: &wgpu::Device, key: &PipelineKey, wgsl: &str) -> wgpu::ComputePipeline {
-        let layout = self.layout(device, key.shader).await.expect("a layout");
+        let layout = self.layout(device, &key.shader).await.expect("a layout");
         let source = wgpu::ShaderSource::Wgsl(wgsl.into());
         let module = unchecked::module(device, wgpu::ShaderModuleDescriptor { label: None, source });
         make_pipeline(device, key, &layout, &module, None)
@@ -130,7 +130,7 @@ impl Pipelines {
         key: &PipelineKey,
         by: Option<wgpu::ComputePipeline>,
     ) -> Option<wgpu::ComputePipeline> {
-        let layout = self.layout(device, key.shader).await.ok()?;
+        let layout = self.layout(device, &key.shader).await.ok()?;
         let nothing = || {
             let source = wgpu::ShaderSource::Wgsl("@compute @workgroup_size(1) fn nothing() {}".into());
             let module = device.create_shader_module(wgpu::ShaderModuleDescriptor { label: None, source });

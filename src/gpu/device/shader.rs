@@ -5,10 +5,12 @@ use std::hash::{Hash, Hasher};
 /// One shader module.
 #[derive(Debug, Clone, Copy)]
 pub struct Shader {
-    /// Its name, which no other module has.
+    /// Its name.
     pub name: &'static str,
     /// Its WGSL, in pieces that modules share. They are concatenated when the module is compiled.
     pub sources: &'static [&'static str],
+    /// The functions that its WGSL calls and that its kernels choose.
+    pub chosen: [Piece; 2],
     /// The parameters of its kernels: binding 0.
     pub params: Struct,
     /// Other structs that the host writes.
@@ -32,13 +34,14 @@ impl Shader {
         storage: &'static [Binding],
         sources: &'static [&'static str],
     ) -> Self {
-        Self { name, sources, params, structs, storage, overrides: &[], subgroups: false, coopmat: false }
+        let chosen = [Piece::NONE; 2];
+        Self { name, sources, chosen, params, structs, storage, overrides: &[], subgroups: false, coopmat: false }
     }
 
     /// Concatenates the pieces of its WGSL, and the number of rows, which every module has.
     #[must_use]
     pub fn wgsl(&self) -> String {
-        [self.sources, &[ROWS]].concat().join("\n")
+        [self.sources, &self.chosen.map(|piece| piece.wgsl), &[ROWS]].concat().join("\n")
     }
 
     /// Returns the resources, all in group 0.
@@ -60,12 +63,33 @@ impl Shader {
     }
 }
 
+/// Functions that a shader calls and that a kernel chooses, as text: a branch on a constant would do, but drivers compile what it rules
+/// out before they remove it, which takes ten times as long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Piece {
+    /// Its name; no other piece for the same shader has it.
+    pub name: &'static str,
+    /// Its WGSL.
+    pub wgsl: &'static str,
+}
+
+impl Piece {
+    pub(crate) const NONE: Self = Self { name: "", wgsl: "" };
+}
+
 /// The number of rows.
 const ROWS: &str = include_str!("../../../shaders/shared/rows.wgsl");
 
+impl Shader {
+    /// What no other module has: its name and those of the functions that were chosen.
+    pub(crate) fn key(&self) -> (&'static str, [&'static str; 2]) {
+        (self.name, self.chosen.map(|piece| piece.name))
+    }
+}
+
 impl PartialEq for Shader {
     fn eq(&self, other: &Self) -> bool {
-        self.name == other.name
+        self.key() == other.key()
     }
 }
 
@@ -73,7 +97,7 @@ impl Eq for Shader {}
 
 impl Hash for Shader {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.name.hash(state);
+        self.key().hash(state);
     }
 }
 

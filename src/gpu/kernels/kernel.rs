@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 
 use crate::gpu::device::pipeline::PipelineKey;
-use crate::gpu::device::shader::Shader;
+use crate::gpu::device::shader::{Piece, Shader};
 
 /// The options that select the pipelines of all kernels of an engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +24,11 @@ pub(crate) trait Kernel: Copy + Debug {
     /// The entry point.
     fn entry(self) -> &'static str;
 
+    /// The functions that its shader leaves to be chosen.
+    fn chosen(self) -> [Piece; 2] {
+        [Piece::NONE; 2]
+    }
+
     /// The override constants that differ from their defaults.
     fn overrides(self, _options: KernelOptions) -> Vec<(&'static str, u32)> {
         Vec::new()
@@ -40,8 +45,8 @@ pub(crate) trait Kernel: Copy + Debug {
 
     /// The pipeline.
     fn pipeline(self, options: KernelOptions) -> PipelineKey {
-        let (shader, entry, checked) = (self.shader(options), self.entry(), options.checked);
-        PipelineKey { shader, entry, overrides: self.overrides(options), checked }
+        let shader = Shader { chosen: self.chosen(), ..*self.shader(options) };
+        PipelineKey { shader, entry: self.entry(), overrides: self.overrides(options), checked: options.checked }
     }
 }
 

@@ -15,9 +15,10 @@ use tile::{LinearKernel, TileShape};
 use weights::{Channels, WeightBits};
 
 use super::elementwise::AddParams;
+use super::function::function;
 use super::kernel::{Kernel, KernelOptions};
 use super::wgsl::shader;
-use crate::gpu::device::shader::{Binding, FIRST_STORAGE, Shader, read, read_write, wgsl_struct};
+use crate::gpu::device::shader::{Binding, FIRST_STORAGE, Piece, Shader, read, read_write, wgsl_struct};
 use crate::numerics::UnaryOp;
 
 wgsl_struct! {
@@ -45,7 +46,7 @@ const STORAGE: &[Binding] = &[
     read_write("partial", PARTIAL),
 ];
 
-/// The epilogue of a linear kernel: EPILOGUE of `linear/epilogue.wgsl`.
+/// The epilogue of a linear kernel: a file of `linear/epilogue`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum LinearEpilogue {
     ToI8,
@@ -59,19 +60,35 @@ pub(crate) enum LinearEpilogue {
 }
 
 impl LinearEpilogue {
-    /// The override constants: the number of the epilogue, and that of its function.
-    fn overrides(self) -> Vec<(&'static str, u32)> {
-        let (number, function) = match self {
-            Self::ToI8 => (0, None),
-            Self::ToI8Lut => (1, None),
-            Self::ToI8Add => (2, None),
-            Self::ToF32 => (3, None),
-            Self::ToF32Unary(op) => (4, Some(op)),
-            Self::DynamicToF32 => (5, None),
-            Self::DynamicToF32Unary(op) => (6, Some(op)),
-            Self::Partial => (7, None),
-        };
-        [("EPILOGUE", number)].into_iter().chain(function.map(|op| ("FUNCTION", op as u32))).collect()
+    /// An example of each.
+    const ALL: [Self; 8] = [
+        Self::ToI8,
+        Self::ToI8Lut,
+        Self::ToI8Add,
+        Self::ToF32,
+        Self::ToF32Unary(UnaryOp::Gelu),
+        Self::DynamicToF32,
+        Self::DynamicToF32Unary(UnaryOp::Gelu),
+        Self::Partial,
+    ];
+
+    /// Its WGSL, and that of its function.
+    fn pieces(self) -> [Piece; 2] {
+        macro_rules! epilogue {
+            ($file:literal) => {
+                Piece { name: $file, wgsl: include_str!(concat!("../../../shaders/linear/epilogue/", $file, ".wgsl")) }
+            };
+        }
+        match self {
+            Self::ToI8 => [epilogue!("to_i8"), Piece::NONE],
+            Self::ToI8Lut => [epilogue!("to_i8_lut"), Piece::NONE],
+            Self::ToI8Add => [epilogue!("to_i8_add"), Piece::NONE],
+            Self::ToF32 => [epilogue!("to_f32"), Piece::NONE],
+            Self::ToF32Unary(op) => [epilogue!("to_f32_unary"), function(Some(op))],
+            Self::DynamicToF32 => [epilogue!("dynamic_to_f32"), Piece::NONE],
+            Self::DynamicToF32Unary(op) => [epilogue!("dynamic_to_f32_unary"), function(Some(op))],
+            Self::Partial => [epilogue!("partial"), Piece::NONE],
+        }
     }
 }
 
@@ -109,9 +126,14 @@ impl Kernel for LinearPipeline {
         }
     }
 
+    fn chosen(self) -> [Piece; 2] {
+        let (Self::Layer { epilogue, .. } | Self::Finish { epilogue, .. }) = self;
+        epilogue.pieces()
+    }
+
     fn overrides(self, options: KernelOptions) -> Vec<(&'static str, u32)> {
-        let (mut overrides, epilogue, to_f16) = match self {
-            Self::Layer { tile, epilogue, to_f16, coopmat, .. } => {
+        let (mut overrides, to_f16) = match self {
+            Self::Layer { tile, to_f16, coopmat, .. } => {
                 let mut overrides = tile.overrides();
                 match coopmat {
                     Some(coopmat) => {
@@ -120,11 +142,10 @@ impl Kernel for LinearPipeline {
                     }
                     None => overrides.push(("PACKED_DOT", options.packed_dot.into())),
                 }
-                (overrides, epilogue, to_f16)
+                (overrides, to_f16)
             }
-            Self::Finish { epilogue, to_f16 } => (Vec::new(), epilogue, to_f16),
+            Self::Finish { to_f16, .. } => (Vec::new(), to_f16),
         };
-        overrides.extend(epilogue.overrides());
         overrides.push(("F16", to_f16.into()));
         overrides
     }
@@ -154,16 +175,23 @@ fn shaders_of(kernel: LinearKernel, fragment: Fragment) -> &'static [Shader; 3] 
     }
 }
 
-/// All shaders with their entry points.
-pub(crate) fn entries() -> Vec<(&'static Shader, &'static str)> {
-    let fragments = [Fragment::Sixteen, Fragment::Eight, Fragment::Emulated];
-    let kernels = LinearKernel::ALL.into_iter().flat_map(|kernel| match kernel {
-        LinearKernel::Coopmat => fragments.map(|fragment| (kernel, fragment)).to_vec(),
-        _ => vec![(kernel, Fragment::Emulated)],
-    });
-    let shaders = kernels
-        .flat_map(|(kernel, fragment)| shaders_of(kernel, fragment).iter().map(move |shader| (shader, kernel.name())));
-    shaders.chain([(&FINISH, "linear_finish")]).collect()
+/// All shaders with their entry points: with each epilogue for weights of 8 bits, with one for those of fewer bits.
+pub(crate) fn entries() -> Vec<(Shader, &'static str)> {
+    let with = |shader: &Shader, epilogue: LinearEpilogue| Shader { chosen: epilogue.pieces(), ..*shader };
+    let mut entries = Vec::new();
+    for kernel in LinearKernel::ALL {
+        let fragments = [Fragment::Sixteen, Fragment::Eight, Fragment::Emulated];
+        let fragments = if kernel == LinearKernel::Coopmat { &fragments[..] } else { &fragments[..1] };
+        for &fragment in fragments {
+            let [eight, few @ ..] = shaders_of(kernel, fragment);
+            entries.extend(LinearEpilogue::ALL.map(|epilogue| (with(eight, epilogue), kernel.name())));
+            entries.extend(few.iter().map(|shader| (with(shader, LinearEpilogue::ToI8), kernel.name())));
+        }
+    }
+    // Nothing finishes a part.
+    let whole = LinearEpilogue::ALL.into_iter().filter(|epilogue| *epilogue != LinearEpilogue::Partial);
+    entries.extend(whole.map(|epilogue| (with(&FINISH, epilogue), "linear_finish")));
+    entries
 }
 
 /// One shader for each number of bits of weights.
@@ -189,26 +217,26 @@ macro_rules! shaders {
 
 static WORKGROUP: [Shader; 3] = shaders! {
     "linear_workgroup", [DOT], ["linear/workgroup"],
-    overrides: &["EPILOGUE", "FUNCTION", "F16", "PACKED_DOT", "THREADS_Y", "K_STEP"]
+    overrides: &["F16", "PACKED_DOT", "THREADS_Y", "K_STEP"]
 };
 static LARGE: [Shader; 3] = shaders! {
     "linear_large", [DOT], ["linear/large"],
-    overrides: &["EPILOGUE", "FUNCTION", "F16", "PACKED_DOT"]
+    overrides: &["F16", "PACKED_DOT"]
 };
 static REGISTER: [Shader; 3] = shaders! {
     "linear_register", [DOT], ["linear/register"],
-    overrides: &["EPILOGUE", "FUNCTION", "F16", "PACKED_DOT", "THREADS_Y"]
+    overrides: &["F16", "PACKED_DOT", "THREADS_Y"]
 };
 static SUBGROUP: [Shader; 3] = shaders! {
     "linear_subgroup", [DOT], ["linear/subgroup"],
-    overrides: &["EPILOGUE", "FUNCTION", "F16", "PACKED_DOT", "LANES", "ROWS"], subgroups: true
+    overrides: &["F16", "PACKED_DOT", "LANES", "ROWS"], subgroups: true
 };
 static GEMV: [Shader; 3] = shaders! {
     "linear_gemv", [DOT], ["linear/gemv"],
-    overrides: &["EPILOGUE", "FUNCTION", "F16", "PACKED_DOT", "ROWS", "K_LANES"]
+    overrides: &["F16", "PACKED_DOT", "ROWS", "K_LANES"]
 };
 
-const COOPMAT_OVERRIDES: &[&str] = &["EPILOGUE", "FUNCTION", "F16", "PATCH_ROWS", "THREADS", "K_STEP", "CHUNK_VECS"];
+const COOPMAT_OVERRIDES: &[&str] = &["F16", "PATCH_ROWS", "THREADS", "K_STEP", "CHUNK_VECS"];
 
 static COOPMAT_16: [Shader; 3] = shaders! {
     "linear_coopmat_16", [COOPMAT_ENABLE], ["linear/coopmat", "linear/coopmat_16"],
@@ -222,4 +250,4 @@ static COOPMAT_EMULATED: [Shader; 3] = shaders! {
     "linear_coopmat_emulated", [], ["linear/coopmat", "linear/coopmat_emulated"],
     overrides: COOPMAT_OVERRIDES, subgroups: true
 };
-static FINISH: Shader = shaders! { @ "linear_finish", [], ["linear/weights_8", "linear/finish"], overrides: &["EPILOGUE", "FUNCTION", "F16"] };
+static FINISH: Shader = shaders! { @ "linear_finish", [], ["linear/weights_8", "linear/finish"], overrides: &["F16"] };

@@ -2,6 +2,7 @@
 
 use super::case::{CaseBuilder, ROWS, everyday, int8, tensor};
 use super::dispatch::{Bound, Operand, Planned, PlannedDispatch, Planning};
+use super::function::function;
 use super::fused_step::FusedStep;
 use super::grid::{GridSize, TILE, Tiles};
 use super::kernel::{Kernel, KernelOptions, flags};
@@ -9,7 +10,7 @@ use super::quantize::qparams_stride;
 use super::strided::{Axis, Strided, aligned, axes, strides, transposed};
 use super::wgsl::shader;
 use crate::gpu::device::error::GpuError;
-use crate::gpu::device::shader::{FIRST_STORAGE, Shader, storage, wgsl_struct};
+use crate::gpu::device::shader::{FIRST_STORAGE, Piece, Shader, storage, wgsl_struct};
 use crate::numerics::{self, FloatProducts, UnaryOp};
 use crate::ops::{IntegerMatMulDynamic, Linear, MatMul, Op, Transpose, Unary};
 use crate::program::{Epilogue, QMatMul, Step, StepOp, ValueType};
@@ -33,7 +34,7 @@ const A_QPARAMS: u32 = 7;
 const B_QPARAMS: u32 = 8;
 
 static FLOAT_SHADER: Shader = Shader {
-    overrides: &["BIAS", "UNARY", "FUNCTION", "REPRODUCIBLE"],
+    overrides: &["BIAS", "REPRODUCIBLE"],
     ..shader! {
         "matmul_float", MatmulParams, [Strided], storage! { a: A, b: B, bias: BIAS, y: Y },
         [THREAD, GRID, F16, FLOATS, FLOAT, FUNCTIONS, STRIDED],
@@ -84,11 +85,17 @@ impl Kernel for MatmulKernel {
         }
     }
 
+    fn chosen(self) -> [Piece; 2] {
+        match self {
+            Self::F32 { function: op, .. } => [function(op), Piece::NONE],
+            Self::SmallF32 { .. } => [function(None), Piece::NONE],
+            _ => [Piece::NONE; 2],
+        }
+    }
+
     fn overrides(self, options: KernelOptions) -> Vec<(&'static str, u32)> {
-        if let Self::F32 { bias, function, reproducible } = self {
-            let mut overrides = flags(&[("BIAS", bias), ("UNARY", function.is_some()), ("REPRODUCIBLE", reproducible)]);
-            overrides.extend(function.map(|op| ("FUNCTION", op as u32)));
-            return overrides;
+        if let Self::F32 { bias, reproducible, .. } = self {
+            return flags(&[("BIAS", bias), ("REPRODUCIBLE", reproducible)]);
         }
         if let Self::SmallF32 { reproducible } = self {
             return flags(&[("REPRODUCIBLE", reproducible)]);

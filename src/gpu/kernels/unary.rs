@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use super::case::{CaseBuilder, ROWS, any_float, between_f16, int8, int32, special, tensor};
 use super::dispatch::{Bound, Operand, Planned, PlannedDispatch, Planning};
+use super::function::function;
 use super::fused_step::FusedStep;
 use super::grid::GridSize;
-use super::kernel::{Kernel, KernelOptions, kernels};
+use super::kernel::{Kernel, KernelOptions};
 use super::strided::{Contiguous, Strided, axes, broadcast};
 use super::wgsl::shader;
-use crate::gpu::device::shader::{FIRST_STORAGE, Shader, storage, wgsl_struct};
+use crate::gpu::device::shader::{FIRST_STORAGE, Piece, Shader, storage, wgsl_struct};
 use crate::numerics::{self, IntegerType, UnaryOp};
 use crate::ops::{Clamp, Op, ToFloat, ToInteger, Unary};
 use crate::program::{QLut, StepOp, ValueType};
@@ -17,8 +18,8 @@ use crate::program::{QLut, StepOp, ValueType};
 wgsl_struct! {
     /// `UnaryParams` of `unary/params.wgsl`.
     UnaryParams {
-        strided: Strided, function: u32, low: f32, high: f32, from_float: u32, shift: u32, has_sign: u32,
-        zero: u32, unused_0: u32,
+        strided: Strided, low: f32, high: f32, from_float: u32, shift: u32, has_sign: u32,
+        zero: u32, unused_0: u32, unused_1: u32,
     }
 }
 
@@ -26,9 +27,15 @@ const A: u32 = FIRST_STORAGE;
 const Y: u32 = 4;
 const LUT: u32 = 5;
 
+static FUNCTION_SHADER: Shader = shader! {
+    "unary_function", UnaryParams, [Strided], storage! { a: A, a_vecs: A, y: Y, y_vecs: Y },
+    [THREAD, GRID, F16, FLOATS, FLOAT, FUNCTIONS, STRIDED, ELEMENTS, VECTORS],
+    ["unary/params", "unary/function"]
+};
+
 static UNARY_SHADER: Shader = shader! {
     "unary", UnaryParams, [Strided], storage! { a: A, a_vecs: A, y: Y, y_vecs: Y },
-    [THREAD, GRID, F16, FLOATS, FLOAT, FUNCTIONS, STRIDED, ELEMENTS, VECTORS],
+    [THREAD, GRID, F16, FLOATS, STRIDED, ELEMENTS, VECTORS],
     ["unary/params", "unary/unary"]
 };
 
@@ -38,27 +45,56 @@ static LUT_SHADER: Shader = shader! {
     ["unary/params", "unary/lut"]
 };
 
-kernels! {
-    UnaryKernel {
-        Function = "unary_f32_f32",
-        FunctionVec4 = "unary_vec4_f32_f32",
-        Clamp = "clamp_f32_f32",
-        ClampVec4 = "clamp_vec4_f32_f32",
-        ToFloat = "to_float_i32_f32",
-        ToInteger = "to_integer",
-        ToF16 = "to_f16_f32_f16",
-        Lut = "lut_i8_i8",
-        LutVec4 = "lut_vec4_i8_i8",
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum UnaryKernel {
+    Function(UnaryOp),
+    FunctionVec4(UnaryOp),
+    Clamp,
+    ClampVec4,
+    ToFloat,
+    ToInteger,
+    ToF16,
+    Lut,
+    LutVec4,
+}
+
+impl UnaryKernel {
+    /// All kernels, with each function.
+    pub(crate) fn iter() -> impl Iterator<Item = Self> {
+        use UnaryKernel as K;
+        let functions = UnaryOp::ALL.iter().flat_map(|&op| [K::Function(op), K::FunctionVec4(op)]);
+        functions.chain([K::Clamp, K::ClampVec4, K::ToFloat, K::ToInteger, K::ToF16, K::Lut, K::LutVec4])
     }
 }
 
 impl Kernel for UnaryKernel {
     fn shader(self, _options: KernelOptions) -> &'static Shader {
-        if matches!(self, Self::Lut | Self::LutVec4) { &LUT_SHADER } else { &UNARY_SHADER }
+        match self {
+            Self::Function(_) | Self::FunctionVec4(_) => &FUNCTION_SHADER,
+            Self::Lut | Self::LutVec4 => &LUT_SHADER,
+            _ => &UNARY_SHADER,
+        }
     }
 
     fn entry(self) -> &'static str {
-        self.into()
+        match self {
+            Self::Function(_) => "unary_f32_f32",
+            Self::FunctionVec4(_) => "unary_vec4_f32_f32",
+            Self::Clamp => "clamp_f32_f32",
+            Self::ClampVec4 => "clamp_vec4_f32_f32",
+            Self::ToFloat => "to_float_i32_f32",
+            Self::ToInteger => "to_integer",
+            Self::ToF16 => "to_f16_f32_f16",
+            Self::Lut => "lut_i8_i8",
+            Self::LutVec4 => "lut_vec4_i8_i8",
+        }
+    }
+
+    fn chosen(self) -> [Piece; 2] {
+        match self {
+            Self::Function(op) | Self::FunctionVec4(op) => [function(Some(op)), Piece::NONE],
+            _ => [Piece::NONE; 2],
+        }
     }
 
     fn promises_bits(self) -> bool {
@@ -66,7 +102,7 @@ impl Kernel for UnaryKernel {
     }
 
     fn may_be_near(self) -> bool {
-        matches!(self, Self::Function | Self::FunctionVec4)
+        matches!(self, Self::Function(_) | Self::FunctionVec4(_))
     }
 }
 
@@ -81,10 +117,7 @@ pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Planned {
     let mut params = UnaryParams::default();
     let mut reads = vec![planning.at(A, step.inputs[0])];
     let (strided_kernel, vec4_kernel) = match &step.op {
-        StepOp::Op(Op::Unary(Unary { op })) => {
-            params.function = *op as u32;
-            (K::Function, Some(K::FunctionVec4))
-        }
+        &StepOp::Op(Op::Unary(Unary { op })) => (K::Function(op), Some(K::FunctionVec4(op))),
         &StepOp::Op(Op::Clamp(Clamp { min, max })) => {
             (params.low, params.high) = (min, max);
             (K::Clamp, Some(K::ClampVec4))
@@ -151,21 +184,20 @@ pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
     case.output(UnaryKernel::ToF16, StepOp::ToF16, &[x], expected);
 
     // Rows of 12 are vectors, rows of 1 are not.
-    for (shape, function, clamp) in [
-        ([ROWS, 12, 12], UnaryKernel::FunctionVec4, UnaryKernel::ClampVec4),
-        ([ROWS, 12, 1], UnaryKernel::Function, UnaryKernel::Clamp),
-    ] {
+    let functions: [fn(UnaryOp) -> UnaryKernel; 2] = [UnaryKernel::FunctionVec4, UnaryKernel::Function];
+    let shapes = [([ROWS, 12, 12], UnaryKernel::ClampVec4), ([ROWS, 12, 1], UnaryKernel::Clamp)];
+    for ((shape, clamp), function) in shapes.into_iter().zip(functions) {
         let x = case.input(tensor(&shape, special));
         case.computed(clamp, Clamp { min: -1.0, max: special(5) }, &[x]);
         let x = case.input(tensor(&shape, between_f16));
         for op in [UnaryOp::RoundF16, UnaryOp::RoundBf16] {
-            case.computed(function, Unary { op }, &[x]);
+            case.computed(function(op), Unary { op }, &[x]);
         }
     }
-    for (shape, function) in [([ROWS, 128, 4], UnaryKernel::FunctionVec4), ([ROWS, 509, 1], UnaryKernel::Function)] {
+    for (shape, function) in [[ROWS, 128, 4], [ROWS, 509, 1]].into_iter().zip(functions) {
         let x = case.input(tensor(&shape, any_float));
         for &op in UnaryOp::ALL {
-            case.computed(function, Unary { op }, &[x]);
+            case.computed(function(op), Unary { op }, &[x]);
         }
     }
 }

@@ -24,8 +24,10 @@ pub(crate) struct Arenas {
     pub(crate) places: Vec<Place>,
 }
 
-/// Pairs of values that the search may compare: a fraction of a second.
+/// Pairs of values that the search may compare, and orders that it may try: a fraction of a second for many values, a few milliseconds
+/// for few.
 const SEARCH_STEPS: usize = 4_000_000;
+const SEARCH_ORDERS: usize = 2_000;
 
 impl Arenas {
     /// Places values greedily, each at the lowest offset that is free during its life, in several orders. The order with the
@@ -41,7 +43,7 @@ impl Arenas {
         let earliest_first = order(&|v| (v.first as u64, usize::MAX - v.last));
         let longest_first = order(&|v| (u64::MAX - (v.last - v.first) as u64, usize::MAX - v.bytes as usize));
         // Values that live while most memory is needed have the least choice.
-        let living = living(values);
+        let living = living(values, alignment);
         let pressure = |at: usize| living[at];
         let tightest = values.iter().map(|v| v.first).max_by_key(|&at| pressure(at)).unwrap_or(0);
         let distance = |v: &Lifetime| v.first.saturating_sub(tightest) + tightest.saturating_sub(v.last);
@@ -54,7 +56,7 @@ impl Arenas {
         // No plan can be smaller than the most that lives at once.
         let least = values.first().map_or(0, |_| pressure(tightest));
         let mut random = fastrand::Rng::with_seed(0);
-        for _ in 0..SEARCH_STEPS / (values.len() * values.len()).max(1) {
+        for _ in 0..(SEARCH_STEPS / (values.len() * values.len()).max(1)).min(SEARCH_ORDERS) {
             if best.bytes() <= least + least / 50 {
                 break;
             }
@@ -131,13 +133,14 @@ impl Arenas {
     }
 }
 
-/// The bytes that live at each dispatch.
-fn living(values: &[Lifetime]) -> Vec<u64> {
+/// The bytes that live at each dispatch, each value up to the next multiple of `alignment`.
+fn living(values: &[Lifetime], alignment: u64) -> Vec<u64> {
     let dispatches = values.iter().map(|v| v.last + 1).max().unwrap_or(0);
     let (mut begins, mut ends) = (vec![0u64; dispatches + 1], vec![0u64; dispatches + 1]);
     for value in values {
-        begins[value.first] = begins[value.first].saturating_add(value.bytes);
-        ends[value.last + 1] = ends[value.last + 1].saturating_add(value.bytes);
+        let bytes = value.bytes.checked_next_multiple_of(alignment).unwrap_or(u64::MAX);
+        begins[value.first] = begins[value.first].saturating_add(bytes);
+        ends[value.last + 1] = ends[value.last + 1].saturating_add(bytes);
     }
     let mut now = 0u64;
     (0..dispatches)
