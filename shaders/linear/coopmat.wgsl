@@ -58,6 +58,11 @@ struct Sums {
     p3: Quads,
 }
 
+// The values of a word that `weight` gave, each as large as it is.
+fn weight_values(word: u32) -> vec4<i32> {
+    return unpack4xI8(word) >> vec4<u32>(WEIGHT_SHIFT);
+}
+
 // Stages the vectors from `k0` on, up to `end`.
 fn stage(block: u32, tile_row: u32, thread: u32, k0: u32, end: u32) {
     let k_vecs = params.k_vecs;
@@ -146,7 +151,7 @@ fn product(it: Invocation, tile_row: u32, row: u32, column: u32, area: u32, lane
 
 // Quad `index` of the piece at `row` and `quad`.
 fn store_quad(sum: vec4<i32>, row: u32, quad: u32, index: u32) {
-    store(sum, select(DROPPED, row + index / 4u, index < 64u), quad + index % 4u);
+    store_sum(sum, select(DROPPED, row + index / 4u, index < 64u), output_at(quad + index % 4u));
 }
 
 fn store_quads(sums: Quads, row: u32, quad: u32, lane: Lane) {

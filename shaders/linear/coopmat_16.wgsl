@@ -25,10 +25,10 @@ fn stage_x(row: u32, k: u32, word: vec4<u32>) {
 
 fn stage_w(column: u32, k: u32, word: vec4<u32>) {
     let at = column * tile_stride() + k * 4u;
-    w_tile[at] = vec4<f16>(unpack4xI8(word.x));
-    w_tile[at + 1u] = vec4<f16>(unpack4xI8(word.y));
-    w_tile[at + 2u] = vec4<f16>(unpack4xI8(word.z));
-    w_tile[at + 3u] = vec4<f16>(unpack4xI8(word.w));
+    w_tile[at] = vec4<f16>(weight_values(word.x));
+    w_tile[at + 1u] = vec4<f16>(weight_values(word.y));
+    w_tile[at + 2u] = vec4<f16>(weight_values(word.z));
+    w_tile[at + 3u] = vec4<f16>(weight_values(word.w));
 }
 
 // Sums start as the zeros in `area`: naga's zero value of a fragment is undefined in MSL.

@@ -20,7 +20,7 @@ fn stage_x4(at: u32, word: u32) {
 }
 
 fn stage_w4(at: u32, word: u32) {
-    let values = vec4<f16>(unpack4xI8(word));
+    let values = vec4<f16>(weight_values(word));
     w_tile[at] = values.x;
     w_tile[at + 1u] = values.y;
     w_tile[at + 2u] = values.z;

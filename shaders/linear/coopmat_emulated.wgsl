@@ -21,10 +21,10 @@ fn stage_x(row: u32, k: u32, word: vec4<u32>) {
 
 fn stage_w(column: u32, k: u32, word: vec4<u32>) {
     let at = column * tile_stride() + k * 4u;
-    w_tile[at] = vec4<f32>(unpack4xI8(word.x));
-    w_tile[at + 1u] = vec4<f32>(unpack4xI8(word.y));
-    w_tile[at + 2u] = vec4<f32>(unpack4xI8(word.z));
-    w_tile[at + 3u] = vec4<f32>(unpack4xI8(word.w));
+    w_tile[at] = vec4<f32>(weight_values(word.x));
+    w_tile[at + 1u] = vec4<f32>(weight_values(word.y));
+    w_tile[at + 2u] = vec4<f32>(weight_values(word.z));
+    w_tile[at + 3u] = vec4<f32>(weight_values(word.w));
 }
 
 fn clear(c: ptr<function, Fragments>, area: u32) {

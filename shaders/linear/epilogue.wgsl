@@ -85,22 +85,39 @@ fn k_range(group: vec3<u32>) -> vec2<u32> {
     return vec2<u32>(0u, params.k_vecs);
 }
 
+// What the epilogue reads for all rows of a quad. A thread loads it once, before the branches of the rows.
+struct Output {
+    quad: u32,
+    end_row: u32,
+    channel: Channels,
+    constants: LinearParams,
+}
+
+fn output_at(quad: u32) -> Output {
+    return Output(quad, end_row(), channels[min(quad, params.quads - 1u)], params);
+}
+
+// Applies the epilogue to the sums of products with what `weight` gives.
+fn store(sum: vec4<i32>, row: u32, to: Output) {
+    store_sum(sum >> vec4<u32>(WEIGHT_SHIFT), row, to);
+}
+
 // Applies the epilogue to the sums of a quad and writes the result. It drops rows and quads beyond the output.
-fn store(sum: vec4<i32>, row: u32, quad: u32) {
-    if row >= end_row() || quad >= params.quads {
+fn store_sum(sum: vec4<i32>, row: u32, to: Output) {
+    if row >= to.end_row || to.quad >= to.constants.quads {
         return;
     }
-    apply_epilogue(sum, row, quad);
+    apply_epilogue(sum, row, to);
 }
 
 // Equation 4.
-fn accumulator(sum: vec4<i32>, bias: vec4<i32>) -> vec4<i32> {
-    return (sum << vec4<u32>(params.fraction_bits)) + bias;
+fn accumulator(sum: vec4<i32>, to: Output) -> vec4<i32> {
+    return (sum << vec4<u32>(to.constants.fraction_bits)) + to.channel.bias;
 }
 
-fn requantized(sum: vec4<i32>, quad: u32) -> vec4<i32> {
-    let channel = channels[quad];
-    return requantize(accumulator(sum, channel.bias), channel.factor, params.zero_point, params.lo, params.hi);
+fn requantized(sum: vec4<i32>, to: Output) -> vec4<i32> {
+    let c = to.constants;
+    return requantize(accumulator(sum, to), to.channel.factor, c.zero_point, c.lo, c.hi);
 }
 
 fn lut_word(at: u32) -> u32 {
@@ -108,19 +125,18 @@ fn lut_word(at: u32) -> u32 {
 }
 
 // The sum with another value of the same shape.
-fn added(values: vec4<i32>, row: u32, quad: u32) -> vec4<i32> {
-    let column_quad = params.first_quad + quad;
-    if column_quad >= params.row_words {
+fn added(values: vec4<i32>, row: u32, to: Output) -> vec4<i32> {
+    let column_quad = to.constants.first_quad + to.quad;
+    if column_quad >= to.constants.row_words {
         return values;
     }
-    return add(values, unpack4xI8(operand[row * params.row_words + column_quad]), params.add);
+    return add(values, unpack4xI8(operand[row * to.constants.row_words + column_quad]), to.constants.add);
 }
 
 // Equation 7.
-fn scaled(sum: vec4<i32>, quad: u32) -> vec4<f32> {
-    let channel = channels[quad];
+fn scaled(sum: vec4<i32>, to: Output) -> vec4<f32> {
     // A function may follow.
-    return rectified(keep_four(vec4<f32>(accumulator(sum, channel.bias)) * channel.factor));
+    return rectified(keep_four(vec4<f32>(accumulator(sum, to)) * to.channel.factor), to);
 }
 
 // One sum of equation 7, dynamic form. Each result is rounded (equation 11).
@@ -130,56 +146,58 @@ fn scaled_channel(acc: i32, scale: f32, factor: f32, offset: f32) -> f32 {
 }
 
 // Equation 7, dynamic form.
-fn scaled_dynamic(sum: vec4<i32>, row: u32, quad: u32) -> vec4<f32> {
-    let channel = channels[quad];
-    let scale = bitcast<f32>(operand[row * params.qparams_stride]);
-    let zero_point = i32(bitcast<f32>(operand[row * params.qparams_stride + 1u]));
+fn scaled_dynamic(sum: vec4<i32>, row: u32, to: Output) -> vec4<f32> {
+    let channel = to.channel;
+    let scale = bitcast<f32>(operand[row * to.constants.qparams_stride]);
+    let zero_point = i32(bitcast<f32>(operand[row * to.constants.qparams_stride + 1u]));
     let acc = sum - vec4<i32>(zero_point) * channel.bias;
-    return rectified(vec4<f32>(
+    let v = vec4<f32>(
         scaled_channel(acc.x, scale, channel.factor.x, channel.offset.x),
         scaled_channel(acc.y, scale, channel.factor.y, channel.offset.y),
         scaled_channel(acc.z, scale, channel.factor.z, channel.offset.z),
         scaled_channel(acc.w, scale, channel.factor.w, channel.offset.w)
-    ));
+    );
+    return rectified(v, to);
 }
 
-fn rectified(v: vec4<f32>) -> vec4<f32> {
-    if params.relu != 0u {
+fn rectified(v: vec4<f32>, to: Output) -> vec4<f32> {
+    if to.constants.relu != 0u {
         return relu_of_four(v);
     }
     return v;
 }
 
-fn store_int8(values: vec4<i32>, row: u32, quad: u32) {
-    let column_quad = params.first_quad + quad;
-    if column_quad < params.row_words {
-        y[row * params.row_words + column_quad] = pack4xI8(values);
+fn store_int8(values: vec4<i32>, row: u32, to: Output) {
+    let column_quad = to.constants.first_quad + to.quad;
+    if column_quad < to.constants.row_words {
+        y[row * to.constants.row_words + column_quad] = pack4xI8(values);
     }
 }
 
-fn store_floats(v: vec4<f32>, row: u32, quad: u32) {
-    let column = (params.first_quad + quad) * 4u;
-    let at = row * params.n + column;
+fn store_floats(v: vec4<f32>, row: u32, to: Output) {
+    let n = to.constants.n;
+    let column = (to.constants.first_quad + to.quad) * 4u;
+    let at = row * n + column;
     if F16 {
         // n is even, so that no two rows share a word.
-        if column < params.n {
+        if column < n {
             y[at / 2u] = pack_f16(v.x, v.y);
         }
-        if column + 2u < params.n {
+        if column + 2u < n {
             y[at / 2u + 1u] = pack_f16(v.z, v.w);
         }
         return;
     }
-    if column < params.n {
+    if column < n {
         y[at] = bitcast<u32>(v.x);
     }
-    if column + 1u < params.n {
+    if column + 1u < n {
         y[at + 1u] = bitcast<u32>(v.y);
     }
-    if column + 2u < params.n {
+    if column + 2u < n {
         y[at + 2u] = bitcast<u32>(v.z);
     }
-    if column + 3u < params.n {
+    if column + 3u < n {
         y[at + 3u] = bitcast<u32>(v.w);
     }
 }

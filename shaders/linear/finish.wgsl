@@ -16,5 +16,5 @@ fn linear_finish(
         atomicExchange(&partial[at], 0), atomicExchange(&partial[at + 1u], 0),
         atomicExchange(&partial[at + 2u], 0), atomicExchange(&partial[at + 3u], 0)
     );
-    store(sum, row, index % params.quads);
+    store_sum(sum, row, output_at(index % params.quads));
 }

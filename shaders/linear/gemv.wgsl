@@ -27,32 +27,32 @@ struct Starts {
 
 fn plus(sums: Sums, at: Starts, k: u32, b: vec4<u32>) -> Sums {
     var sum = sums;
-    sum.low.x += dot16(x[at.x0 + k], b);
+    sum.low.x = add_dot16(sum.low.x, x[at.x0 + k], b);
     if ROWS > 1u {
-        sum.low.y += dot16(x[at.x1 + k], b);
+        sum.low.y = add_dot16(sum.low.y, x[at.x1 + k], b);
     }
     if ROWS > 2u {
-        sum.low.z += dot16(x[at.x2 + k], b);
-        sum.low.w += dot16(x[at.x3 + k], b);
+        sum.low.z = add_dot16(sum.low.z, x[at.x2 + k], b);
+        sum.low.w = add_dot16(sum.low.w, x[at.x3 + k], b);
     }
     if ROWS > 4u {
-        sum.high.x += dot16(x[at.x4 + k], b);
-        sum.high.y += dot16(x[at.x5 + k], b);
-        sum.high.z += dot16(x[at.x6 + k], b);
-        sum.high.w += dot16(x[at.x7 + k], b);
+        sum.high.x = add_dot16(sum.high.x, x[at.x4 + k], b);
+        sum.high.y = add_dot16(sum.high.y, x[at.x5 + k], b);
+        sum.high.z = add_dot16(sum.high.z, x[at.x6 + k], b);
+        sum.high.w = add_dot16(sum.high.w, x[at.x7 + k], b);
     }
     return sum;
 }
 
 // Stores four columns of the first `rows` of four rows.
-fn store_quads(c0: vec4<i32>, c1: vec4<i32>, c2: vec4<i32>, c3: vec4<i32>, row: u32, quad: u32, rows: u32) {
-    store(vec4<i32>(c0.x, c1.x, c2.x, c3.x), row, quad);
+fn store_quads(c0: vec4<i32>, c1: vec4<i32>, c2: vec4<i32>, c3: vec4<i32>, row: u32, output: Output, rows: u32) {
+    store(vec4<i32>(c0.x, c1.x, c2.x, c3.x), row, output);
     if rows > 1u {
-        store(vec4<i32>(c0.y, c1.y, c2.y, c3.y), row + 1u, quad);
+        store(vec4<i32>(c0.y, c1.y, c2.y, c3.y), row + 1u, output);
     }
     if rows > 2u {
-        store(vec4<i32>(c0.z, c1.z, c2.z, c3.z), row + 2u, quad);
-        store(vec4<i32>(c0.w, c1.w, c2.w, c3.w), row + 3u, quad);
+        store(vec4<i32>(c0.z, c1.z, c2.z, c3.z), row + 2u, output);
+        store(vec4<i32>(c0.w, c1.w, c2.w, c3.w), row + 3u, output);
     }
 }
 
@@ -94,7 +94,7 @@ fn linear_gemv(
     if local.x >= 16u || local.y > 0u {
         return;
     }
-    let quad = group.x * 16u + local.x;
+    let output = output_at(group.x * 16u + local.x);
     var c0 = vec4<i32>();
     var c1 = vec4<i32>();
     var c2 = vec4<i32>();
@@ -106,7 +106,7 @@ fn linear_gemv(
         c2 += sums_low[slot + 32u];
         c3 += sums_low[slot + 48u];
     }
-    store_quads(c0, c1, c2, c3, row, quad, ROWS);
+    store_quads(c0, c1, c2, c3, row, output, ROWS);
     if ROWS > 4u {
         c0 = vec4<i32>();
         c1 = vec4<i32>();
@@ -119,6 +119,6 @@ fn linear_gemv(
             c2 += sums_high[slot + 32u];
             c3 += sums_high[slot + 48u];
         }
-        store_quads(c0, c1, c2, c3, row + 4u, quad, 4u);
+        store_quads(c0, c1, c2, c3, row + 4u, output, 4u);
     }
 }

@@ -30,12 +30,12 @@ fn columns_at(at: u32) -> Columns {
 }
 
 fn plus(sum: Row, word: vec4<u32>, w: Columns) -> Row {
-    return Row(sum.a + dot16x4(word, w.a0, w.a1, w.a2, w.a3), sum.b + dot16x4(word, w.b0, w.b1, w.b2, w.b3));
+    return Row(add_dot16x4(sum.a, word, w.a0, w.a1, w.a2, w.a3), add_dot16x4(sum.b, word, w.b0, w.b1, w.b2, w.b3));
 }
 
-fn store_row(sum: Row, row: u32, quad: u32) {
-    store(sum.a, row, quad);
-    store(sum.b, row, quad + 16u);
+fn store_row(sum: Row, row: u32, a: Output, b: Output) {
+    store(sum.a, row, a);
+    store(sum.b, row, b);
 }
 
 @compute @workgroup_size(16, 16)
@@ -56,12 +56,10 @@ fn linear_large(
     // The last block may have no neighbour; `store` drops the columns of the second then.
     let block = min(group.x * 2u + slot / 64u, params.quads / 16u - 1u);
     let w_start = block * params.k_vecs * 64u + slot % 64u;
-    // Beyond the last vector, `w` is 0, so x may have any value there.
+    // Beyond the last vector, `w` counts as 0, so x may have any value there. Loads without a branch need not be waited for before the
+    // products.
     var x_word = x[x_start + min(range.x + x_k, params.k_vecs - 1u)];
-    var w_word = vec4<u32>(0u);
-    if range.x + w_k < range.y {
-        w_word = weight(w_start + (range.x + w_k) * 64u);
-    }
+    var w_word = weight(w_start + min(range.x + w_k, range.y - 1u) * 64u);
     var s0 = Row();
     var s1 = Row();
     var s2 = Row();
@@ -73,13 +71,10 @@ fn linear_large(
     var stage = 0u;
     for (var k0 = range.x; k0 < range.y; k0 += 2u) {
         x_tile[stage + x_slot] = x_word;
-        w_tile[stage + thread] = w_word;
+        w_tile[stage + thread] = select(vec4<u32>(), w_word, k0 + w_k < range.y);
         workgroupBarrier();
         x_word = x[x_start + min(k0 + 2u + x_k, params.k_vecs - 1u)];
-        w_word = vec4<u32>(0u);
-        if k0 + 2u + w_k < range.y {
-            w_word = weight(w_start + (k0 + 2u + w_k) * 64u);
-        }
+        w_word = weight(w_start + min(k0 + 2u + w_k, range.y - 1u) * 64u);
         for (var k = 0u; k < 256u; k += 128u) {
             let w = columns_at(stage + k + local.x);
             let x_at = stage + k + local.y * 8u;
@@ -94,11 +89,12 @@ fn linear_large(
         }
         stage ^= 256u;
     }
-    let quad = group.x * 32u + local.x;
+    let a = output_at(group.x * 32u + local.x);
+    let b = output_at(group.x * 32u + local.x + 16u);
     let row = tile_row + local.y * 8u;
     // A loop, so that the epilogue is compiled once.
     for (var i = 0u; i < 8u; i++) {
-        store_row(s0, row + i, quad);
+        store_row(s0, row + i, a, b);
         s0 = s1;
         s1 = s2;
         s2 = s3;

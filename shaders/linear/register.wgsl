@@ -35,19 +35,19 @@ fn linear_reg(
         let b1 = weight(w_at + 16u);
         let b2 = weight(w_at + 32u);
         let b3 = weight(w_at + 48u);
-        s0 += dot16x4(x[x0 + k], b0, b1, b2, b3);
-        s1 += dot16x4(x[x1 + k], b0, b1, b2, b3);
-        s2 += dot16x4(x[x2 + k], b0, b1, b2, b3);
-        s3 += dot16x4(x[x3 + k], b0, b1, b2, b3);
-        s4 += dot16x4(x[x4 + k], b0, b1, b2, b3);
-        s5 += dot16x4(x[x5 + k], b0, b1, b2, b3);
-        s6 += dot16x4(x[x6 + k], b0, b1, b2, b3);
-        s7 += dot16x4(x[x7 + k], b0, b1, b2, b3);
+        s0 = add_dot16x4(s0, x[x0 + k], b0, b1, b2, b3);
+        s1 = add_dot16x4(s1, x[x1 + k], b0, b1, b2, b3);
+        s2 = add_dot16x4(s2, x[x2 + k], b0, b1, b2, b3);
+        s3 = add_dot16x4(s3, x[x3 + k], b0, b1, b2, b3);
+        s4 = add_dot16x4(s4, x[x4 + k], b0, b1, b2, b3);
+        s5 = add_dot16x4(s5, x[x5 + k], b0, b1, b2, b3);
+        s6 = add_dot16x4(s6, x[x6 + k], b0, b1, b2, b3);
+        s7 = add_dot16x4(s7, x[x7 + k], b0, b1, b2, b3);
     }
-    let quad = group.x * 16u + local.x;
+    let output = output_at(group.x * 16u + local.x);
     // A loop, so that the epilogue is compiled once.
     for (var i = 0u; i < 8u; i++) {
-        store(s0, row + i, quad);
+        store(s0, row + i, output);
         s0 = s1;
         s1 = s2;
         s2 = s3;

@@ -69,15 +69,15 @@ fn second_word(at: u32) -> vec4<u32> {
     return vec4<u32>();
 }
 
-fn store_rows(sums: Rows, row: u32, quad: u32) {
-    store(sums.r0, row, quad);
-    store(sums.r1, row + 1u, quad);
-    store(sums.r2, row + 2u, quad);
-    store(sums.r3, row + 3u, quad);
-    store(sums.r4, row + 4u, quad);
-    store(sums.r5, row + 5u, quad);
-    store(sums.r6, row + 6u, quad);
-    store(sums.r7, row + 7u, quad);
+fn store_rows(sums: Rows, row: u32, output: Output) {
+    store(sums.r0, row, output);
+    store(sums.r1, row + 1u, output);
+    store(sums.r2, row + 2u, output);
+    store(sums.r3, row + 3u, output);
+    store(sums.r4, row + 4u, output);
+    store(sums.r5, row + 5u, output);
+    store(sums.r6, row + 6u, output);
+    store(sums.r7, row + 7u, output);
 }
 
 @compute @workgroup_size(16)
@@ -132,9 +132,9 @@ fn linear_sub(
             high = plus_rows(high, v2.w, v3.w, ww);
         }
     }
-    let quad = group.x * 16u + local;
-    store_rows(low, row, quad);
+    let output = output_at(group.x * 16u + local);
+    store_rows(low, row, output);
     if ROWS > 8u {
-        store_rows(high, row + 8u, quad);
+        store_rows(high, row + 8u, output);
     }
 }

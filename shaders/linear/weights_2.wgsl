@@ -2,9 +2,10 @@
 
 @group(0) @binding(4) var<storage, read> w: array<u32>;
 
+// The values are 64 times as large, in the high bits of bytes, as in linear/weights_4.wgsl.
+const WEIGHT_SHIFT: u32 = 6u;
+
 fn weight(at: u32) -> vec4<u32> {
     let packed = w[at];
-    let pairs = vec4<u32>(packed, packed >> 2u, packed >> 4u, packed >> 6u) & vec4<u32>(0x03030303u);
-    // Bit 1 is the sign. 2 * 0x7e is 0xfc, and no byte carries into the next.
-    return pairs | ((pairs & vec4<u32>(0x02020202u)) * 0x7eu);
+    return vec4<u32>(packed << 6u, packed << 4u, packed << 2u, packed) & vec4<u32>(0xc0c0c0c0u);
 }

@@ -2,9 +2,11 @@
 
 @group(0) @binding(4) var<storage, read> w: array<vec2<u32>>;
 
+// The values are 16 times as large, in the high nibbles of bytes: their sign needs no instruction, and sums are exact multiples of 16.
+// The host stores weights of so many features that such a sum may exceed an i32 with 8 bits.
+const WEIGHT_SHIFT: u32 = 4u;
+
 fn weight(at: u32) -> vec4<u32> {
     let packed = w[at];
-    let nibbles = vec4<u32>(packed.x, packed.x >> 4u, packed.y, packed.y >> 4u) & vec4<u32>(0x0f0f0f0fu);
-    // Bit 3 is the sign. 8 * 0x1e is 0xf0, and no byte carries into the next.
-    return nibbles | ((nibbles & vec4<u32>(0x08080808u)) * 0x1eu);
+    return vec4<u32>(packed.x << 4u, packed.x, packed.y << 4u, packed.y) & vec4<u32>(0xf0f0f0f0u);
 }

@@ -9,6 +9,10 @@ override K_STEP: u32 = 4u;
 var<workgroup> x_tile: array<vec4<u32>, K_STEP * (THREADS_Y * 4u + 2u)>;
 var<workgroup> w_tile: array<vec4<u32>, K_STEP * 64u>;
 
+fn x_slot(i: u32) -> u32 {
+    return i % K_STEP * (THREADS_Y * 4u + 2u) + i / K_STEP;
+}
+
 @compute @workgroup_size(16, THREADS_Y)
 fn linear(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -17,29 +21,43 @@ fn linear(
 ) {
     let tile_rows = THREADS_Y * 4u;
     let x_stride = tile_rows + 2u;
+    let x_vecs = K_STEP * tile_rows;
     let threads = THREADS_Y * 16u;
     let thread = local.y * 16u + local.x;
     let tile_row = first_row(group, groups, tile_rows);
     let w_start = group.x * params.k_vecs * 64u;
     let range = k_range(group);
+    // The first vectors of a stage that this thread loads.
+    let x_first = min(thread, x_vecs - 1u);
+    let x_start = row_start(tile_row + x_first / K_STEP);
+    let last_k = params.k_vecs - 1u;
     var s0 = vec4<i32>();
     var s1 = vec4<i32>();
     var s2 = vec4<i32>();
     var s3 = vec4<i32>();
     for (var k0 = range.x; k0 < range.y; k0 += K_STEP) {
-        for (var i = thread; i < K_STEP * tile_rows; i += threads) {
-            let k = i % K_STEP;
-            let row = i / K_STEP;
-            // Beyond the last vector, `w` is 0.
-            x_tile[k * x_stride + row] = x[row_start(tile_row + row) + min(k0 + k, params.k_vecs - 1u)];
+        // Both loads are in flight before the first is waited for. Beyond the last vector `w` counts as 0, so x may have any value there.
+        let w_k = k0 + thread / 64u;
+        let x_word = x[x_start + min(k0 + x_first % K_STEP, last_k)];
+        let w_word = weight(w_start + min(w_k, range.y - 1u) * 64u + thread % 64u);
+        if thread < x_vecs {
+            x_tile[x_slot(thread)] = x_word;
         }
-        for (var i = thread; i < K_STEP * 64u; i += threads) {
-            let k = k0 + i / 64u;
-            var word = vec4<u32>(0u);
-            if k < range.y {
-                word = weight(w_start + k * 64u + i % 64u);
+        if thread < K_STEP * 64u {
+            w_tile[thread] = select(vec4<u32>(), w_word, w_k < range.y);
+        }
+        // Where a stage has more vectors than the group has threads.
+        if x_vecs > threads {
+            for (var i = thread + threads; i < x_vecs; i += threads) {
+                x_tile[x_slot(i)] = x[row_start(tile_row + i / K_STEP) + min(k0 + i % K_STEP, last_k)];
             }
-            w_tile[i] = word;
+        }
+        if K_STEP * 64u > threads {
+            for (var i = thread + threads; i < K_STEP * 64u; i += threads) {
+                let k = k0 + i / 64u;
+                let word = weight(w_start + min(k, range.y - 1u) * 64u + i % 64u);
+                w_tile[i] = select(vec4<u32>(), word, k < range.y);
+            }
         }
         workgroupBarrier();
         for (var k = 0u; k < K_STEP; k++) {
@@ -49,18 +67,18 @@ fn linear(
             let b2 = w_tile[w_at + 32u];
             let b3 = w_tile[w_at + 48u];
             let x_at = k * x_stride + local.y * 4u;
-            s0 += dot16x4(x_tile[x_at], b0, b1, b2, b3);
-            s1 += dot16x4(x_tile[x_at + 1u], b0, b1, b2, b3);
-            s2 += dot16x4(x_tile[x_at + 2u], b0, b1, b2, b3);
-            s3 += dot16x4(x_tile[x_at + 3u], b0, b1, b2, b3);
+            s0 = add_dot16x4(s0, x_tile[x_at], b0, b1, b2, b3);
+            s1 = add_dot16x4(s1, x_tile[x_at + 1u], b0, b1, b2, b3);
+            s2 = add_dot16x4(s2, x_tile[x_at + 2u], b0, b1, b2, b3);
+            s3 = add_dot16x4(s3, x_tile[x_at + 3u], b0, b1, b2, b3);
         }
         workgroupBarrier();
     }
-    let quad = group.x * 16u + local.x;
+    let output = output_at(group.x * 16u + local.x);
     let row = tile_row + local.y * 4u;
     // A loop, so that the epilogue is compiled once.
     for (var i = 0u; i < 4u; i++) {
-        store(s0, row + i, quad);
+        store(s0, row + i, output);
         s0 = s1;
         s1 = s2;
         s2 = s3;

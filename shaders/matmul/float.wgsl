@@ -32,18 +32,16 @@ fn plus_products(sums: vec4<f32>, left: f32, right: vec4<f32>) -> vec4<f32> {
 var<workgroup> a_tile: array<vec4<f32>, 256>;
 var<workgroup> b_tile: array<vec4<f32>, 256>;
 
+// Factors, or 0 beyond the operands. Loads without a branch are in flight together.
 fn a_at(tile: Tile, row: u32, k: u32) -> f32 {
-    if row < tile.rows && k < params.k {
-        return factor(a[tile.at.x + row * params.a_row + k]);
-    }
-    return 0.0;
+    let bits = a[tile.at.x + min(row, max(tile.rows, 1u) - 1u) * params.a_row + min(k, params.k - 1u)];
+    return select(0.0f, factor(bits), row < tile.rows && k < params.k);
 }
 
 fn b_at(tile: Tile, k: u32, column: u32) -> f32 {
-    if k < params.k && column < params.strided.cols {
-        return factor(b[tile.at.y + k * params.b_row + column * params.strided.b_col]);
-    }
-    return 0.0;
+    let columns = params.strided.cols;
+    let bits = b[tile.at.y + min(k, params.k - 1u) * params.b_row + min(column, columns - 1u) * params.strided.b_col];
+    return select(0.0f, factor(bits), k < params.k && column < columns);
 }
 
 fn store_float(tile: Tile, row: u32, column: u32, sum: f32) {

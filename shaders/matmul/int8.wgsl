@@ -65,14 +65,22 @@ fn b_words(at: u32, k_vec: u32) -> vec4<u32> {
     return vec4<u32>(b[word], b[word + 1u], b[word + 2u], b[word + 3u]);
 }
 
-struct Quad {
-    sum: vec4<i32>,
-    // The sum of the row of a.
-    row_sum: i32,
+// The sum of four parts, which the threads that stage a row or column have left in its tile.
+fn row_sum(row: u32) -> i32 {
+    let at = row * 4u;
+    return bitcast<i32>(a_tile[at].x + a_tile[at + 1u].x + a_tile[at + 2u].x + a_tile[at + 3u].x);
 }
 
-fn plus(quad: Quad, word: vec4<u32>, one: vec4<u32>, b0: vec4<u32>, b1: vec4<u32>, b2: vec4<u32>, b3: vec4<u32>) -> Quad {
-    return Quad(quad.sum + dot16x4(word, b0, b1, b2, b3), quad.row_sum + dot16(word, one));
+fn column_sum(column: u32) -> i32 {
+    let at = column * 4u;
+    return bitcast<i32>(b_tile[at].x + b_tile[at + 1u].x + b_tile[at + 2u].x + b_tile[at + 3u].x);
+}
+
+// The sums of a quad, and those of its row of a and of its columns of b.
+struct Quad {
+    sum: vec4<i32>,
+    row_sum: i32,
+    column_sums: vec4<i32>,
 }
 
 fn factors_at(column: u32) -> vec4<f32> {
@@ -83,9 +91,9 @@ fn factors_at(column: u32) -> vec4<f32> {
     );
 }
 
-fn accumulator(quad: Quad, column_sums: vec4<i32>, a_zero_point: i32, b_zero_point: i32) -> vec4<i32> {
+fn accumulator(quad: Quad, a_zero_point: i32, b_zero_point: i32) -> vec4<i32> {
     let both = i32(params.k) * a_zero_point * b_zero_point;
-    return quad.sum - a_zero_point * column_sums - vec4<i32>(b_zero_point * quad.row_sum - both);
+    return quad.sum - a_zero_point * quad.column_sums - vec4<i32>(b_zero_point * quad.row_sum - both);
 }
 
 // Equation 9d: each product is rounded (equation 11).
@@ -94,12 +102,12 @@ fn scaled_twice(acc: i32, a_scale: f32, b_scale: f32) -> f32 {
 }
 
 // Equation 5 or 7.
-fn store_quad(tile: Tile, row: u32, column: u32, quad: Quad, column_sums: vec4<i32>, to_int8: bool) {
+fn store_quad(tile: Tile, row: u32, column: u32, quad: Quad, to_int8: bool) {
     if row >= tile.rows || column >= params.strided.cols {
         return;
     }
     if to_int8 {
-        let acc = accumulator(quad, column_sums, params.a_zero_point, params.b_zero_point);
+        let acc = accumulator(quad, params.a_zero_point, params.b_zero_point);
         let q = requantize(acc, factors_at(column), params.zero_point, params.lo, params.hi);
         y[(tile.at.z + row * params.y_row + column) / 4u] = pack4xI8(q);
         return;
@@ -110,7 +118,7 @@ fn store_quad(tile: Tile, row: u32, column: u32, quad: Quad, column_sums: vec4<i
         let at = (tile.at.x / params.a_row + row) * params.qparams_stride;
         let a_zero_point = i32(bitcast<f32>(a_qparams[at + 1u]));
         let b_zero_point = i32(bitcast<f32>(b_qparams[1]));
-        let acc = accumulator(quad, column_sums, a_zero_point, b_zero_point);
+        let acc = accumulator(quad, a_zero_point, b_zero_point);
         let a_scale = bitcast<f32>(a_qparams[at]);
         let b_scale = bitcast<f32>(b_qparams[0]);
         v = vec4<f32>(
@@ -118,7 +126,7 @@ fn store_quad(tile: Tile, row: u32, column: u32, quad: Quad, column_sums: vec4<i
             scaled_twice(acc.z, a_scale, b_scale), scaled_twice(acc.w, a_scale, b_scale)
         );
     } else {
-        let acc = accumulator(quad, column_sums, params.a_zero_point, params.b_zero_point);
+        let acc = accumulator(quad, params.a_zero_point, params.b_zero_point);
         v = vec4<f32>(acc) * factors_at(column);
     }
     if params.relu != 0u {
@@ -141,51 +149,62 @@ fn product(thread: Thread, to_int8: bool) {
     let tile = tile_of(thread);
     let x = thread.local % 16u;
     let y = thread.local / 16u;
-    var q0: Quad;
-    var q1: Quad;
-    var q2: Quad;
-    var q3: Quad;
-    var column_sums = vec4<i32>();
+    var s0 = vec4<i32>();
+    var s1 = vec4<i32>();
+    var s2 = vec4<i32>();
+    var s3 = vec4<i32>();
+    // The sums of what this thread stages of a row of a, and of a column of b.
+    var row_part = 0;
+    var column_part = 0;
     for (var k0 = 0u; k0 * 16u < params.k; k0 += 4u) {
-        a_tile[thread.local % 4u * 66u + thread.local / 4u] =
-            a_word(tile, tile.row + thread.local / 4u, k0 + thread.local % 4u);
+        let word = a_word(tile, tile.row + thread.local / 4u, k0 + thread.local % 4u);
+        a_tile[thread.local % 4u * 66u + thread.local / 4u] = word;
+        row_part = add_dot16(row_part, word, vec4<u32>(0x01010101u));
         // Neighbouring threads load neighbouring words: features of one column, or else neighbouring columns.
         if params.b_row == 1u {
             let column = thread.local / 4u;
             let at = tile.at.y + min(tile.column + column, params.strided.cols - 1u) * params.strided.b_col;
             let k_vec = min(k0 + thread.local % 4u, (params.k - 1u) / 16u);
-            b_tile[thread.local % 4u * 64u + column % 4u * 16u + column / 4u] = b_words(at, k_vec);
+            let word = b_words(at, k_vec);
+            b_tile[thread.local % 4u * 64u + column % 4u * 16u + column / 4u] = word;
+            column_part = add_dot16(column_part, word, ones16(k0 + thread.local % 4u));
         } else {
             let column = thread.local % 64u;
-            b_tile[thread.local / 64u * 64u + column % 4u * 16u + column / 4u] =
-                b_word(tile, tile.column + column, k0 + thread.local / 64u);
+            let word = b_word(tile, tile.column + column, k0 + thread.local / 64u);
+            b_tile[thread.local / 64u * 64u + column % 4u * 16u + column / 4u] = word;
+            column_part = add_dot16(column_part, word, ones16(k0 + thread.local / 64u));
         }
         workgroupBarrier();
         for (var k = 0u; k < 4u; k++) {
-            let one = ones16(k0 + k);
             let at = k * 64u + x;
             let b0 = b_tile[at];
             let b1 = b_tile[at + 16u];
             let b2 = b_tile[at + 32u];
             let b3 = b_tile[at + 48u];
-            column_sums += dot16x4(one, b0, b1, b2, b3);
             let row = k * 66u + y * 4u;
-            q0 = plus(q0, a_tile[row], one, b0, b1, b2, b3);
-            q1 = plus(q1, a_tile[row + 1u], one, b0, b1, b2, b3);
-            q2 = plus(q2, a_tile[row + 2u], one, b0, b1, b2, b3);
-            q3 = plus(q3, a_tile[row + 3u], one, b0, b1, b2, b3);
+            s0 = add_dot16x4(s0, a_tile[row], b0, b1, b2, b3);
+            s1 = add_dot16x4(s1, a_tile[row + 1u], b0, b1, b2, b3);
+            s2 = add_dot16x4(s2, a_tile[row + 2u], b0, b1, b2, b3);
+            s3 = add_dot16x4(s3, a_tile[row + 3u], b0, b1, b2, b3);
         }
         workgroupBarrier();
     }
+    // Part `i` of row or column `j` is entry 4 j + i.
+    a_tile[thread.local].x = bitcast<u32>(row_part);
+    b_tile[select(thread.local % 64u * 4u + thread.local / 64u, thread.local, params.b_row == 1u)].x = bitcast<u32>(column_part);
+    workgroupBarrier();
     if !tile.inside {
         return;
     }
+    let column_sums = vec4<i32>(
+        column_sum(x * 4u), column_sum(x * 4u + 1u), column_sum(x * 4u + 2u), column_sum(x * 4u + 3u)
+    );
     let row = tile.row + y * 4u;
     let column = tile.column + x * 4u;
-    store_quad(tile, row, column, q0, column_sums, to_int8);
-    store_quad(tile, row + 1u, column, q1, column_sums, to_int8);
-    store_quad(tile, row + 2u, column, q2, column_sums, to_int8);
-    store_quad(tile, row + 3u, column, q3, column_sums, to_int8);
+    store_quad(tile, row, column, Quad(s0, row_sum(y * 4u), column_sums), to_int8);
+    store_quad(tile, row + 1u, column, Quad(s1, row_sum(y * 4u + 1u), column_sums), to_int8);
+    store_quad(tile, row + 2u, column, Quad(s2, row_sum(y * 4u + 2u), column_sums), to_int8);
+    store_quad(tile, row + 3u, column, Quad(s3, row_sum(y * 4u + 3u), column_sums), to_int8);
 }
 
 @compute @workgroup_size(256)

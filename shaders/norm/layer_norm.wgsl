@@ -14,11 +14,57 @@ override KEEP_SUM: bool = false;
 // Whether the result is int8 values, by equation 2.
 override QUANTIZE: bool = false;
 
-fn element(at: u32) -> f32 {
+// The elements of a line that workgroup memory holds: as many as any line of these has, or 1 if it holds none.
+override HELD: u32 = 1u;
+
+// Their bits, canonical.
+var<workgroup> held: array<u32, HELD>;
+
+// The bits of an element before the norm.
+fn element_bits(at: u32) -> u32 {
     if ADD {
-        return bitcast<f32>(canonical_bits(sum_of(a[at], addend[at])));
+        return sum_of(a[at], addend[at]);
     }
-    return bitcast<f32>(canonical_bits(a[at]));
+    return a[at];
+}
+
+// Element `i` of the line at `start`, canonical.
+fn element(start: u32, i: u32) -> f32 {
+    if HELD > 1u {
+        return bitcast<f32>(held[i]);
+    }
+    return bitcast<f32>(canonical_bits(element_bits(start + i)));
+}
+
+fn read_element(start: u32, i: u32, bits: u32, inside: bool) {
+    if KEEP_SUM && inside {
+        sum[start + i] = bits;
+    }
+    if HELD > 1u {
+        held[i] = canonical_bits(bits);
+    }
+}
+
+// Reads a line once, where workgroup memory holds it or its sums are kept. Four loads are in flight before the first is waited for.
+fn read_line(local: u32, start: u32, inside: bool) {
+    if HELD == 1u && !KEEP_SUM {
+        return;
+    }
+    var i = local;
+    for (; i + 3u * THREADS < params.length; i += 4u * THREADS) {
+        let b0 = element_bits(start + i);
+        let b1 = element_bits(start + i + THREADS);
+        let b2 = element_bits(start + i + 2u * THREADS);
+        let b3 = element_bits(start + i + 3u * THREADS);
+        read_element(start, i, b0, inside);
+        read_element(start, i + THREADS, b1, inside);
+        read_element(start, i + 2u * THREADS, b2, inside);
+        read_element(start, i + 3u * THREADS, b3, inside);
+    }
+    for (; i < params.length; i += THREADS) {
+        read_element(start, i, element_bits(start + i), inside);
+    }
+    workgroupBarrier();
 }
 
 // The square, at least 2^-100. Both the floor and the test of bits keep the product from being contracted.
@@ -36,63 +82,110 @@ fn mean_of(sum: f32) -> f32 {
     return flush(quotient(sum, f32(params.length)));
 }
 
-fn normalized(at: u32, i: u32, mean: f32, inv_std: f32) -> u32 {
-    let scale = bitcast<f32>(canonical_bits(weight[i]));
-    let scaled = flush(mul_f(flush(mul_f(sub_f(element(at + i), mean), inv_std)), scale));
-    if CENTER {
-        return canonical_bits(bitcast<u32>(add_f(scaled, bitcast<f32>(canonical_bits(bias[i])))));
-    }
-    return canonical_bits(bitcast<u32>(scaled));
-}
-
-fn quantized_byte(bits: u32) -> u32 {
-    return u32(quantize(bitcast<f32>(bits), params.inv_scale, params.zero_point, params.lo, params.hi)) & 0xffu;
-}
-
-@compute @workgroup_size(64)
-fn layer_norm_f32_f32(thread: Thread) {
-    let line = group_index(thread);
-    let inside = line < batch_rows() * params.rows_factor;
-    let start = select(0u, line * params.length, inside);
+// One of the 64 sums of equation 11: of every 64th element or its square, or of the squares of its distance from the mean.
+fn partial_sum(local: u32, start: u32, mean: f32, of_squares: bool) -> f32 {
     var total = 0.0f;
-    for (var i = thread.local; i < params.length; i += 64u) {
-        if KEEP_SUM && inside {
-            sum[start + i] = sum_of(a[start + i], addend[start + i]);
-        }
-        let x = element(start + i);
-        total = add_f(total, select(square(x), x, CENTER));
+    if local >= 64u {
+        return total;
     }
+    var i = local;
+    for (; i + 192u < params.length; i += 256u) {
+        let x0 = element(start, i);
+        let x1 = element(start, i + 64u);
+        let x2 = element(start, i + 128u);
+        let x3 = element(start, i + 192u);
+        total = add_f(total, summand(x0, mean, of_squares));
+        total = add_f(total, summand(x1, mean, of_squares));
+        total = add_f(total, summand(x2, mean, of_squares));
+        total = add_f(total, summand(x3, mean, of_squares));
+    }
+    for (; i < params.length; i += 64u) {
+        total = add_f(total, summand(element(start, i), mean, of_squares));
+    }
+    return total;
+}
+
+fn summand(x: f32, mean: f32, of_squares: bool) -> f32 {
+    if of_squares {
+        if CENTER {
+            return square(sub_f(x, mean));
+        }
+        return square(x);
+    }
+    return x;
+}
+
+// What all elements of a line have in common.
+struct Line {
+    start: u32,
+    mean: f32,
+    inv_std: f32,
+    defined: bool,
+}
+
+fn normalized(line: Line, i: u32) -> u32 {
+    let scale = bitcast<f32>(canonical_bits(weight[i]));
+    let scaled = flush(mul_f(flush(mul_f(sub_f(element(line.start, i), line.mean), line.inv_std)), scale));
+    if CENTER {
+        let y = canonical_bits(bitcast<u32>(add_f(scaled, bitcast<f32>(canonical_bits(bias[i])))));
+        return select(NAN, y, line.defined);
+    }
+    return select(NAN, canonical_bits(bitcast<u32>(scaled)), line.defined);
+}
+
+// Byte `i % 4` of a word of int8 values; 0 beyond the line.
+fn quantized_byte(bits: u32, i: u32) -> u32 {
+    let q = u32(quantize(bitcast<f32>(bits), params.inv_scale, params.zero_point, params.lo, params.hi)) & 0xffu;
+    return select(0u, q, i < params.length) << (8u * (i % 4u));
+}
+
+@compute @workgroup_size(THREADS)
+fn layer_norm_f32_f32(thread: Thread) {
+    let index = group_index(thread);
+    let inside = index < batch_rows() * params.rows_factor;
+    let start = select(0u, index * params.length, inside);
+    let local = thread.local;
+    read_line(local, start, inside);
     // The sum of the elements, or of their squares.
-    var line_sum = workgroup_sum(thread, total);
+    var line_sum = workgroup_sum(thread, partial_sum(local, start, 0.0f, !CENTER));
     var defined = !is_special(bitcast<u32>(line_sum));
     var mean = 0.0f;
     if CENTER {
         mean = mean_of(or_one(line_sum, defined));
-        var squares = 0.0f;
-        for (var i = thread.local; i < params.length; i += 64u) {
-            squares = add_f(squares, square(sub_f(element(start + i), mean)));
-        }
-        line_sum = workgroup_sum(thread, squares);
+        line_sum = workgroup_sum(thread, partial_sum(local, start, mean, true));
         defined = defined && !is_special(bitcast<u32>(line_sum));
     }
     let variance = add_f(mean_of(or_one(line_sum, defined)), canonical(params.eps));
     defined = defined && !is_special(bitcast<u32>(variance));
-    let inv_std = inverse_root(or_one(variance, defined));
+    let line = Line(start, mean, inverse_root(or_one(variance, defined)), defined);
     if !inside {
         return;
     }
+    let last = params.length - 1u;
     if QUANTIZE {
-        for (var word = thread.local; word < params.row_words; word += 64u) {
-            var bytes = 0u;
-            for (var i = word * 4u; i < min(word * 4u + 4u, params.length); i++) {
-                let x = select(NAN, normalized(start, i, mean, inv_std), defined);
-                bytes |= quantized_byte(x) << (8u * (i % 4u));
-            }
-            y[line * params.row_words + word] = bytes;
+        for (var word = local; word < params.row_words; word += THREADS) {
+            let i = word * 4u;
+            let y0 = normalized(line, min(i, last));
+            let y1 = normalized(line, min(i + 1u, last));
+            let y2 = normalized(line, min(i + 2u, last));
+            let y3 = normalized(line, min(i + 3u, last));
+            y[index * params.row_words + word] = quantized_byte(y0, i) | quantized_byte(y1, i + 1u)
+                | quantized_byte(y2, i + 2u) | quantized_byte(y3, i + 3u);
         }
         return;
     }
-    for (var i = thread.local; i < params.length; i += 64u) {
-        y[start + i] = select(NAN, normalized(start, i, mean, inv_std), defined);
+    var i = local;
+    for (; i + 3u * THREADS < params.length; i += 4u * THREADS) {
+        let y0 = normalized(line, i);
+        let y1 = normalized(line, i + THREADS);
+        let y2 = normalized(line, i + 2u * THREADS);
+        let y3 = normalized(line, i + 3u * THREADS);
+        y[start + i] = y0;
+        y[start + i + THREADS] = y1;
+        y[start + i + 2u * THREADS] = y2;
+        y[start + i + 3u * THREADS] = y3;
+    }
+    for (; i < params.length; i += THREADS) {
+        y[start + i] = normalized(line, i);
     }
 }

@@ -1,4 +1,4 @@
-// Parameters and bindings of the kernels that normalize: a workgroup of 64 threads computes one line, the elements that are
+// Parameters and bindings of the kernels that normalize: a workgroup computes one line, the elements that are
 // normalized together.
 
 struct NormParams {

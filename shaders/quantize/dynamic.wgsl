@@ -11,9 +11,18 @@ fn thread_range(thread: Thread, row: u32) -> vec2<i32> {
     var low = 0;
     var high = 0;
     if row < matrix_rows() {
-        for (var column = thread.local; column < params.cols; column += 64u) {
-            let bits = a[row * params.cols + column];
-            let order = select(order_of(bits), 0, is_nan(bits));
+        let start = row * params.cols;
+        var column = thread.local;
+        // Four loads are in flight before the first is waited for.
+        for (; column + 3u * THREADS < params.cols; column += 4u * THREADS) {
+            let at = start + column;
+            let bits = vec4<u32>(a[at], a[at + THREADS], a[at + 2u * THREADS], a[at + 3u * THREADS]);
+            let order = vec4<i32>(known_order(bits.x), known_order(bits.y), known_order(bits.z), known_order(bits.w));
+            low = min(min(low, min(order.x, order.y)), min(order.z, order.w));
+            high = max(max(high, max(order.x, order.y)), max(order.z, order.w));
+        }
+        for (; column < params.cols; column += THREADS) {
+            let order = known_order(a[start + column]);
             low = min(low, order);
             high = max(high, order);
         }
@@ -21,8 +30,13 @@ fn thread_range(thread: Thread, row: u32) -> vec2<i32> {
     return vec2<i32>(low, high);
 }
 
+// The place of a number in the order of floats; that of 0 for NaN.
+fn known_order(bits: u32) -> i32 {
+    return select(order_of(bits), 0, is_nan(bits));
+}
+
 // The smallest and the largest element of each row, widened to include 0: one row a workgroup.
-@compute @workgroup_size(64)
+@compute @workgroup_size(THREADS)
 fn range_f32_f32(thread: Thread) {
     let row = group_index(thread);
     let own = thread_range(thread, row);
@@ -84,24 +98,22 @@ fn choose_per_tensor_f32_f32(thread: Thread) {
     }
 }
 
-fn quantize_at(at: u32, column: u32, inv_scale: f32, zero_point: i32, range: vec2<f32>) -> i32 {
-    if column < params.cols {
-        return quantize(bitcast<f32>(a[at]), inv_scale, zero_point, range.x, range.y);
-    }
-    return 0;
+// Padding is 0. Loads without a branch are in flight together.
+fn quantize_at(row: u32, column: u32, inv_scale: f32, zero_point: i32, range: vec2<f32>) -> i32 {
+    let bits = a[row * params.cols + min(column, params.cols - 1u)];
+    return select(0, quantize(bitcast<f32>(bits), inv_scale, zero_point, range.x, range.y), column < params.cols);
 }
 
 // Equation 2 for a row.
 fn store_row(thread: Thread, row: u32, inv_scale: f32, zero_point: i32) {
     let range = range_about(zero_point);
-    for (var word = thread.local; word < params.row_words; word += 64u) {
+    for (var word = thread.local; word < params.row_words; word += THREADS) {
         let column = word * 4u;
-        let at = row * params.cols + column;
         y[row * params.row_words + word] = pack4xI8(vec4<i32>(
-            quantize_at(at, column, inv_scale, zero_point, range),
-            quantize_at(at + 1u, column + 1u, inv_scale, zero_point, range),
-            quantize_at(at + 2u, column + 2u, inv_scale, zero_point, range),
-            quantize_at(at + 3u, column + 3u, inv_scale, zero_point, range)
+            quantize_at(row, column, inv_scale, zero_point, range),
+            quantize_at(row, column + 1u, inv_scale, zero_point, range),
+            quantize_at(row, column + 2u, inv_scale, zero_point, range),
+            quantize_at(row, column + 3u, inv_scale, zero_point, range)
         ));
     }
 }
@@ -111,7 +123,7 @@ var<workgroup> shared_qparams: vec2<u32>;
 var<workgroup> shared_inv_scale: f32;
 
 // Equation 2 with given qparams: one row a workgroup, which divides once.
-@compute @workgroup_size(64)
+@compute @workgroup_size(THREADS)
 fn quantize_dynamic_f32_i8(thread: Thread) {
     let row = group_index(thread);
     let inside = row < matrix_rows();
@@ -127,7 +139,7 @@ fn quantize_dynamic_f32_i8(thread: Thread) {
 
 // Equations 10 and 2 together: writes the qparams of each row and its quantized values. One row a workgroup, which reads the row a
 // second time from a cache.
-@compute @workgroup_size(64)
+@compute @workgroup_size(THREADS)
 fn quantize_per_token_f32_i8(thread: Thread) {
     let row = group_index(thread);
     let own = thread_range(thread, row);

@@ -14,11 +14,12 @@ fn dot4(a: u32, b: u32) -> i32 {
         + ((x << 8u) >> 24u) * ((y << 8u) >> 24u) + (x >> 24u) * (y >> 24u);
 }
 
-fn dot16(a: vec4<u32>, b: vec4<u32>) -> i32 {
-    return dot4(a.x, b.x) + dot4(a.y, b.y) + dot4(a.z, b.z) + dot4(a.w, b.w);
+// Adds 16 products to a sum. The sum comes first, so that each packed dot product adds to it: GPUs have one instruction for both.
+fn add_dot16(sum: i32, a: vec4<u32>, b: vec4<u32>) -> i32 {
+    return sum + dot4(a.x, b.x) + dot4(a.y, b.y) + dot4(a.z, b.z) + dot4(a.w, b.w);
 }
 
-// One row of activations against four columns of weights.
-fn dot16x4(a: vec4<u32>, b0: vec4<u32>, b1: vec4<u32>, b2: vec4<u32>, b3: vec4<u32>) -> vec4<i32> {
-    return vec4<i32>(dot16(a, b0), dot16(a, b1), dot16(a, b2), dot16(a, b3));
+// Adds the products of one row of activations with four columns of weights.
+fn add_dot16x4(sum: vec4<i32>, a: vec4<u32>, b0: vec4<u32>, b1: vec4<u32>, b2: vec4<u32>, b3: vec4<u32>) -> vec4<i32> {
+    return vec4<i32>(add_dot16(sum.x, a, b0), add_dot16(sum.y, a, b1), add_dot16(sum.z, a, b2), add_dot16(sum.w, a, b3));
 }

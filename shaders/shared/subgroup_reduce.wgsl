@@ -10,10 +10,12 @@ struct Thread {
     @builtin(subgroup_invocation_id) lane: u32,
 }
 
-// One entry a subgroup.
+// 64 or 256.
+override THREADS: u32 = 64u;
+
+// One entry a subgroup, which has four threads at least.
 var<workgroup> smallest: array<i32, 64>;
 var<workgroup> largest: array<i32, 64>;
-// One entry a thread.
 var<workgroup> sums: array<f32, 64>;
 
 // The smallest `low` and the largest `high` of all threads.
@@ -32,11 +34,13 @@ fn workgroup_range(thread: Thread, low: i32, high: i32) -> vec2<i32> {
     return range;
 }
 
-// In the order of equation 11, which is not that of a subgroup's own sum.
+// The sum of the values of the first 64 threads, in the order of equation 11, which is not that of a subgroup's own sum.
 fn workgroup_sum(thread: Thread, value: f32) -> f32 {
     let local = thread.local;
     workgroupBarrier();
-    sums[local] = value;
+    if local < 64u {
+        sums[local] = value;
+    }
     workgroupBarrier();
     for (var half = 32u; half > 0u; half >>= 1u) {
         if local < half {

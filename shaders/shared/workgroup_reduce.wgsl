@@ -1,8 +1,11 @@
-// Sums and ranges of the values of a workgroup of 64 threads, through workgroup memory. Ranges are those of the integers by which
-// floats.wgsl orders floats.
+// Sums and ranges of the values of a workgroup, through workgroup memory. Ranges are those of the integers by which floats.wgsl orders
+// floats.
 
-var<workgroup> smallest: array<i32, 64>;
-var<workgroup> largest: array<i32, 64>;
+// 64 or 256.
+override THREADS: u32 = 64u;
+
+var<workgroup> smallest: array<i32, THREADS>;
+var<workgroup> largest: array<i32, THREADS>;
 var<workgroup> sums: array<f32, 64>;
 
 // The smallest `low` and the largest `high` of all threads.
@@ -12,7 +15,7 @@ fn workgroup_range(thread: Thread, low: i32, high: i32) -> vec2<i32> {
     smallest[local] = low;
     largest[local] = high;
     workgroupBarrier();
-    for (var half = 32u; half > 0u; half >>= 1u) {
+    for (var half = THREADS / 2u; half > 0u; half >>= 1u) {
         if local < half {
             smallest[local] = min(smallest[local], smallest[local + half]);
             largest[local] = max(largest[local], largest[local + half]);
@@ -22,11 +25,13 @@ fn workgroup_range(thread: Thread, low: i32, high: i32) -> vec2<i32> {
     return vec2<i32>(smallest[0], largest[0]);
 }
 
-// In the order of equation 11: sum l is added to sum l + 32, then l + 16, and so on.
+// The sum of the values of the first 64 threads, in the order of equation 11: sum l is added to sum l + 32, then l + 16, and so on.
 fn workgroup_sum(thread: Thread, value: f32) -> f32 {
     let local = thread.local;
     workgroupBarrier();
-    sums[local] = value;
+    if local < 64u {
+        sums[local] = value;
+    }
     workgroupBarrier();
     for (var half = 32u; half > 0u; half >>= 1u) {
         if local < half {

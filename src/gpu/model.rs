@@ -240,7 +240,7 @@ async fn upload_weight(
     packed: &mut Packed,
 ) -> Result<LinearData, GpuError> {
     let QLinear { weight, n, k, .. } = linear;
-    let bits = config.weight_bits(linear.bits);
+    let bits = config.weight_bits(linear);
     let columns_of_part = columns_of_part(device, name, linear, bits)?;
     let key = (weight.as_ptr() as usize, *n, *k, bits);
     let shared = packed.get(&key);

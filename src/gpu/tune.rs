@@ -53,7 +53,7 @@ pub(super) async fn tune(
     for step in program.steps() {
         let StepOp::QLinear(linear) = &step.op else { continue };
         let m = matrix_rows(program.value(step.output), rows);
-        let layer = (linear.n, linear.k, config.weight_bits(linear.bits));
+        let layer = (linear.n, linear.k, config.weight_bits(linear));
         if table.contains(layer, m) {
             continue;
         }

@@ -42,6 +42,7 @@ fn constants(shader: &Shader) -> Vec<back::PipelineConstants> {
         "LANES" => 4.0,
         "PATCH_ROWS" => 4.0,
         "THREADS" => 256.0,
+        "HELD" => 64.0,
         "CHUNK_VECS" => 128.0,
         "F16" | "CENTER" | "ADD" | "KEEP_SUM" | "QUANTIZE" | "BIAS" | "DYNAMIC" | "REPRODUCIBLE" | "SCALE" | "MASK" => {
             1.0
@@ -222,10 +223,13 @@ fn entries_that_promise_bits_hide_their_sums() {
                     let names = ["CENTER", "ADD", "KEEP_SUM", "QUANTIZE"];
                     names.into_iter().enumerate().map(|(at, name)| (name, f64::from(bits >> at & 1))).collect()
                 };
-                (0..16).map(of).collect()
+                let held = |of: Vec<(&'static str, f64)>| [1.0, 64.0].map(|n| [of.as_slice(), &[("HELD", n)]].concat());
+                (0..16).flat_map(|bits| held(of(bits))).collect()
             } else if shader.overrides.contains(&"MASK") {
-                let of = |scale, mask| vec![("SCALE", scale), ("MASK", mask)];
-                vec![of(1.0, 0.0), of(0.0, 1.0), of(1.0, 1.0)]
+                let of = |scale, mask, held| vec![("SCALE", scale), ("MASK", mask), ("HELD", held)];
+                vec![of(1.0, 0.0, 1.0), of(0.0, 1.0, 64.0), of(1.0, 1.0, 1.0), of(1.0, 1.0, 64.0)]
+            } else if shader.overrides.contains(&"HELD") {
+                vec![vec![("HELD", 1.0)], vec![("HELD", 64.0)]]
             } else if shader.overrides.contains(&"REPRODUCIBLE") {
                 let of = |bias| vec![("REPRODUCIBLE", 1.0), ("BIAS", bias)];
                 vec![of(0.0), of(1.0)]

@@ -1,6 +1,6 @@
 // int8 values.
 const DIVIDES_K: bool = false;
 
-fn apply_epilogue(sum: vec4<i32>, row: u32, quad: u32) {
-    store_int8(requantized(sum, quad), row, quad);
+fn apply_epilogue(sum: vec4<i32>, row: u32, to: Output) {
+    store_int8(requantized(sum, to), row, to);
 }

@@ -7,6 +7,10 @@ use super::linear::choice::{Candidate, Choice, lanes_of};
 use super::linear::tile::{LinearKernel, TileShape};
 use super::linear::tuning::TuningTable;
 use super::linear::weights::WeightBits;
+use crate::program::QLinear;
+
+/// The most features of a layer whose sums of products of any int8 values fit an `i32`.
+const MAX_PACKED_FEATURES: usize = (i32::MAX / (128 * 128)) as usize;
 
 /// An engine's options, resolved for its device.
 #[derive(Debug, Clone)]
@@ -75,8 +79,10 @@ impl Config {
         }
     }
 
-    /// Returns the bits that a value of a weight of `bits` bits takes on the device.
-    pub(crate) fn weight_bits(&self, bits: u32) -> WeightBits {
-        if self.unpacked_weights { WeightBits::Eight } else { WeightBits::holding(bits) }
+    /// Returns the bits that a value of a layer's weight takes on the device.
+    pub(crate) fn weight_bits(&self, linear: &QLinear) -> WeightBits {
+        // Kernels multiply int8 values with those of fewer bits in the high bits of a byte, so sums are as large as with 8 bits.
+        let sums_fit = linear.k <= MAX_PACKED_FEATURES;
+        if self.unpacked_weights || !sums_fit { WeightBits::Eight } else { WeightBits::holding(linear.bits) }
     }
 }

@@ -1,5 +1,7 @@
 //! Kernels that normalize: softmax, layer norm and RMS norm.
 
+use strum::IntoEnumIterator;
+
 use super::case::{CaseBuilder, ROWS, any_float, everyday, special, tensor};
 use super::dispatch::{Planned, PlannedDispatch, Planning};
 use super::fused_step::FusedStep;
@@ -35,11 +37,15 @@ const LAYER_NORM_STORAGE: &[Binding] = storage! { a: A, y: Y, weight: WEIGHT, bi
 
 /// The shaders without and with subgroup operations.
 static SOFTMAX: [Shader; 2] = [
-    shader! {
-        "softmax", NormParams, [], SOFTMAX_STORAGE,
-        [THREAD, WORKGROUP_REDUCE, GRID, FLOAT, FLOATS], ["norm/params", "norm/softmax_plain", "norm/softmax"]
+    Shader {
+        overrides: &["THREADS", "HELD"],
+        ..shader! {
+            "softmax", NormParams, [], SOFTMAX_STORAGE,
+            [THREAD, WORKGROUP_REDUCE, GRID, FLOAT, FLOATS], ["norm/params", "norm/softmax_plain", "norm/softmax"]
+        }
     },
     Shader {
+        overrides: &["THREADS", "HELD"],
         subgroups: true,
         ..shader! {
             "softmax_subgroup", NormParams, [], SOFTMAX_STORAGE,
@@ -60,14 +66,14 @@ const SCALED_SOFTMAX_STORAGE: &[Binding] = storage! { a: A, y: Y, mask: MASK };
 /// The shaders without and with subgroup operations.
 static SCALED_SOFTMAX: [Shader; 2] = [
     Shader {
-        overrides: &["SCALE", "MASK"],
+        overrides: &["THREADS", "HELD", "SCALE", "MASK"],
         ..shader! {
             "softmax_scaled", ScaledSoftmaxParams, [Strided], SCALED_SOFTMAX_STORAGE,
             [THREAD, WORKGROUP_REDUCE, GRID, FLOAT, FLOATS, STRIDED], ["norm/softmax_scaled", "norm/softmax"]
         }
     },
     Shader {
-        overrides: &["SCALE", "MASK"],
+        overrides: &["THREADS", "HELD", "SCALE", "MASK"],
         subgroups: true,
         ..shader! {
             "softmax_scaled_subgroup", ScaledSoftmaxParams, [Strided], SCALED_SOFTMAX_STORAGE,
@@ -76,7 +82,7 @@ static SCALED_SOFTMAX: [Shader; 2] = [
     },
 ];
 
-const LAYER_NORM_OVERRIDES: &[&str] = &["CENTER", "ADD", "KEEP_SUM", "QUANTIZE"];
+const LAYER_NORM_OVERRIDES: &[&str] = &["THREADS", "HELD", "CENTER", "ADD", "KEEP_SUM", "QUANTIZE"];
 
 /// The shaders without and with subgroup operations.
 static LAYER_NORM: [Shader; 2] = [
@@ -97,15 +103,57 @@ static LAYER_NORM: [Shader; 2] = [
     },
 ];
 
+/// The elements of a line that workgroup memory holds, so that a kernel reads each once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, strum::EnumIter)]
+pub(crate) enum Held {
+    /// Up to 1,024.
+    #[default]
+    Short,
+    /// Up to 4,096, where a device has the memory.
+    Long,
+    /// None: lines may be of any length.
+    Nothing,
+}
+
+impl Held {
+    /// What suits lines of `length` elements on a device.
+    fn of(length: usize, limits: &wgpu::Limits) -> Self {
+        // The elements, 64 sums, and the smallest and largest numbers of 256 threads.
+        let long_bytes = 4 * (Self::Long.elements() + 64 + 2 * 256);
+        match length {
+            ..=1024 => Self::Short,
+            ..=4096 if long_bytes <= limits.max_compute_workgroup_storage_size => Self::Long,
+            _ => Self::Nothing,
+        }
+    }
+
+    fn elements(self) -> u32 {
+        match self {
+            Self::Short => 1024,
+            Self::Long => 4096,
+            Self::Nothing => 1,
+        }
+    }
+
+    /// The threads of a norm's workgroup.
+    fn threads(self) -> u32 {
+        if self == Self::Short { 64 } else { 256 }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, strum::EnumIter)]
 pub(crate) enum NormKernel {
-    Softmax,
+    Softmax {
+        held: Held,
+    },
     /// Softmax of elements that are multiplied by a number first, and then added to a mask.
     ScaledSoftmax {
+        held: Held,
         scale: bool,
         mask: bool,
     },
     LayerNorm {
+        held: Held,
         /// Whether the mean is subtracted and a bias added. Without both it is an RMS norm.
         center: bool,
         /// Whether a value is added first.
@@ -120,7 +168,7 @@ pub(crate) enum NormKernel {
 impl Kernel for NormKernel {
     fn shader(self, options: KernelOptions) -> &'static Shader {
         let shaders = match self {
-            Self::Softmax => &SOFTMAX,
+            Self::Softmax { .. } => &SOFTMAX,
             Self::ScaledSoftmax { .. } => &SCALED_SOFTMAX,
             Self::LayerNorm { .. } => &LAYER_NORM,
         };
@@ -129,24 +177,27 @@ impl Kernel for NormKernel {
 
     fn entry(self) -> &'static str {
         match self {
-            Self::Softmax | Self::ScaledSoftmax { .. } => "softmax_f32_f32",
+            Self::Softmax { .. } | Self::ScaledSoftmax { .. } => "softmax_f32_f32",
             Self::LayerNorm { .. } => "layer_norm_f32_f32",
         }
     }
 
     fn overrides(self, _options: KernelOptions) -> Vec<(&'static str, u32)> {
         match self {
-            Self::Softmax => Vec::new(),
-            Self::ScaledSoftmax { scale, mask } => flags(&[("SCALE", scale), ("MASK", mask)]),
-            Self::LayerNorm { center, add, keep_sum, quantize } => {
-                flags(&[("CENTER", center), ("ADD", add), ("KEEP_SUM", keep_sum), ("QUANTIZE", quantize)])
+            Self::Softmax { held } => vec![("HELD", held.elements())],
+            Self::ScaledSoftmax { held, scale, mask } => {
+                [vec![("HELD", held.elements())], flags(&[("SCALE", scale), ("MASK", mask)])].concat()
+            }
+            Self::LayerNorm { held, center, add, keep_sum, quantize } => {
+                let own = [("CENTER", center), ("ADD", add), ("KEEP_SUM", keep_sum), ("QUANTIZE", quantize)];
+                [vec![("THREADS", held.threads()), ("HELD", held.elements())], flags(&own)].concat()
             }
         }
     }
 
     fn promises_bits(self) -> bool {
         // Without both, no step makes it.
-        self != Self::ScaledSoftmax { scale: false, mask: false }
+        !matches!(self, Self::ScaledSoftmax { scale: false, mask: false, .. })
     }
 
     fn may_be_near(self) -> bool {
@@ -176,8 +227,17 @@ fn softmax(planning: &Planning<'_>, fused: &FusedStep, axis: usize) -> PlannedDi
     let axis = axes(planning.output(fused))[axis];
     let (length, stride) = (axis.length.unwrap_or(1), axis.stride as u32);
     let params = NormParams { stride, ..NormParams::default() };
-    let dispatch = lines(planning, fused, NormKernel::Softmax, params, length);
+    let kernel = NormKernel::Softmax { held: softmax_held(planning, length) };
+    let dispatch = lines(planning, fused, kernel, params, length);
     dispatch.binding([planning.at(A, step.inputs[0])], [planning.at(Y, step.output)])
+}
+
+/// What a softmax of lines holds: its workgroups have 64 threads.
+fn softmax_held(planning: &Planning<'_>, length: usize) -> Held {
+    match Held::of(length, &planning.config.limits) {
+        Held::Short => Held::Short,
+        _ => Held::Nothing,
+    }
 }
 
 /// A value and the number that a product multiplies it by; `None` unless one operand is a constant of one element.
@@ -227,7 +287,8 @@ fn scaled_softmax(planning: &Planning<'_>, fused: &FusedStep) -> Result<PlannedD
     }
     reads.insert(0, planning.at(A, x));
     params.strided = Strided::elementwise(step, y, &vec![0; strides.len()], &strides)?;
-    let kernel = NormKernel::ScaledSoftmax { scale: fused.scale.is_some(), mask: fused.mask.is_some() };
+    let held = softmax_held(planning, params.strided.cols as usize);
+    let kernel = NormKernel::ScaledSoftmax { held, scale: fused.scale.is_some(), mask: fused.mask.is_some() };
     let dispatch = PlannedDispatch::single(planning, &step.name, y, kernel, &params, GridSize::Workgroups);
     Ok(dispatch.binding(reads, [planning.at(Y, step.output)]))
 }
@@ -255,7 +316,8 @@ fn layer_norm(planning: &Planning<'_>, fused: &FusedStep, eps: f32, center: bool
     reads.extend(step.inputs.get(2).map(|&bias| planning.at(BIAS, bias)));
     writes.insert(0, planning.at(Y, fused.last_step(program).output));
     let (add, quantize) = (fused.add_before.is_some(), quantize.is_some());
-    let kernel = NormKernel::LayerNorm { center, add, keep_sum: add && fused.keeps_sum, quantize };
+    let held = Held::of(length, &planning.config.limits);
+    let kernel = NormKernel::LayerNorm { held, center, add, keep_sum: add && fused.keeps_sum, quantize };
     lines(planning, fused, kernel, params, length).binding(reads, writes)
 }
 
@@ -277,15 +339,14 @@ fn lines(
     dispatch
 }
 
-/// Lines of a row of the cases, and their length: more than the threads of a workgroup.
+/// Lines of a row of the cases.
 const LINES: usize = 9;
-const LENGTH: usize = 70;
 
-/// Element `i` of lines of everyday, large, tiny, equal, partly masked, wholly masked, special and random numbers.
-fn line_value(i: usize) -> f32 {
-    match i / LENGTH % LINES {
+/// Element `i` of a line of everyday, large, tiny, equal, partly masked, wholly masked, special or random numbers.
+fn line_value(line: usize, i: usize) -> f32 {
+    match line {
         0 => everyday(i),
-        1 => everyday(i) * 1e17,
+        1 => everyday(i) * 1e16,
         2 => everyday(i) * 1e-29,
         3 => 3.3,
         4 if !i.is_multiple_of(3) => f32::NEG_INFINITY,
@@ -297,13 +358,58 @@ fn line_value(i: usize) -> f32 {
     }
 }
 
+impl Held {
+    /// The length of the lines that test it: no multiple of the threads of a workgroup.
+    fn known_length(self) -> usize {
+        match self {
+            Self::Short => 326,
+            Self::Long => 1390,
+            Self::Nothing => 4210,
+        }
+    }
+
+    /// The kinds of lines that test it. Kinds differ in their numbers, which kernels that hold more elements treat alike.
+    fn known_lines(self) -> usize {
+        if self == Self::Short { LINES } else { 2 }
+    }
+}
+
 /// Softmax along two axes, and norms with everything that is fused with them.
 pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
-    let lines = case.input(tensor(&[ROWS, LINES, LENGTH], line_value));
-    case.computed(NormKernel::Softmax, Softmax { axis: 2 }, &[lines]);
-    case.computed(NormKernel::Softmax, Softmax { axis: 1 }, &[lines]);
+    for held in [Held::Short, Held::Nothing] {
+        known_softmax(case, held);
+    }
+    for held in Held::iter().filter(|&held| Held::of(held.known_length(), &case.config.limits) == held) {
+        for (center, (add, keep_sum, quantize)) in [true, false].into_iter().flat_map(|center| {
+            let fused = [
+                (false, false, false),
+                (true, false, false),
+                (true, true, false),
+                (false, false, true),
+                (true, false, true),
+                (true, true, true),
+            ];
+            fused.map(|fused| (center, fused))
+        }) {
+            let kernel = NormKernel::LayerNorm { held, center, add, keep_sum, quantize };
+            // Without a list of kernels, one stands for all long lines.
+            let is_example = case.tests_all() && held != Held::Short && !(center && keep_sum);
+            if !is_example && case.needs(kernel) {
+                known_norm(case, kernel);
+            }
+        }
+    }
+}
+
+fn known_softmax(case: &mut CaseBuilder<'_>, held: Held) {
+    let (length, kinds) = (held.known_length(), held.known_lines());
+    let lines = case.input(tensor(&[ROWS, kinds, length], |i| line_value(i / length % kinds, i)));
+    case.computed(NormKernel::Softmax { held }, Softmax { axis: 2 }, &[lines]);
+    if held == Held::Short {
+        case.computed(NormKernel::Softmax { held }, Softmax { axis: 1 }, &[lines]);
+    }
     for (scale, mask) in [(true, false), (false, true), (true, true)] {
-        let kernel = NormKernel::ScaledSoftmax { scale, mask };
+        let kernel = NormKernel::ScaledSoftmax { held, scale, mask };
         if case.needs(kernel) {
             let mut x = lines;
             if scale {
@@ -313,41 +419,26 @@ pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
             if mask {
                 // One number for each element of a row of the batch, and −∞ in places.
                 let value = |i: usize| if i.is_multiple_of(5) { f32::NEG_INFINITY } else { everyday(i) };
-                let mask = case.input(tensor(&[ROWS, 1, LENGTH], value));
+                let mask = case.input(tensor(&[ROWS, 1, length], value));
                 x = case.intermediate(Add, &[x, mask]);
             }
             case.computed(kernel, Softmax { axis: 2 }, &[x]);
-        }
-    }
-    for center in [true, false] {
-        for (add, keep_sum, quantize) in [
-            (false, false, false),
-            (true, false, false),
-            (true, true, false),
-            (false, false, true),
-            (true, false, true),
-            (true, true, true),
-        ] {
-            let kernel = NormKernel::LayerNorm { center, add, keep_sum, quantize };
-            if case.needs(kernel) {
-                known_norm(case, kernel);
-            }
         }
     }
 }
 
 /// A norm of everyday, large, tiny and equal numbers; of all kinds of lines if its result is not quantized.
 fn known_norm(case: &mut CaseBuilder<'_>, kernel: NormKernel) {
-    let NormKernel::LayerNorm { center, add, keep_sum, quantize } = kernel else { return };
-    let lines = if quantize { 4 } else { LINES };
-    let value = move |i: usize| line_value(i / LENGTH % lines * LENGTH + i % LENGTH);
-    let shape = [ROWS, lines, LENGTH];
-    let mut x = case.input(tensor(&shape, value));
+    let NormKernel::LayerNorm { held, center, add, keep_sum, quantize } = kernel else { return };
+    let (length, kinds) = (held.known_length(), held.known_lines());
+    let kinds = if quantize { kinds.min(4) } else { kinds };
+    let shape = [ROWS, kinds, length];
+    let mut x = case.input(tensor(&shape, |i| line_value(i / length % kinds, i)));
     if add {
         let addend = case.input(tensor(&shape, |i| everyday(i + 7)));
         x = if keep_sum { case.computed(kernel, Add, &[x, addend]) } else { case.intermediate(Add, &[x, addend]) };
     }
-    let [weight, bias] = [1, 2].map(|seed| case.constant(tensor(&[LENGTH], |i| everyday(i + seed * 100))));
+    let [weight, bias] = [1, 2].map(|seed| case.constant(tensor(&[length], |i| everyday(i + seed * 100))));
     let op: Op = if center { LayerNorm { eps: 1e-5 }.into() } else { RmsNorm { eps: 1e-5 }.into() };
     let inputs = if center { vec![x, weight, bias] } else { vec![x, weight] };
     if quantize {

@@ -35,11 +35,15 @@ const DYNAMIC_STORAGE: &[Binding] = storage! { a: A, y: Y, qparams: QPARAMS };
 
 /// The shaders without and with subgroup operations.
 static DYNAMIC_SHADERS: [Shader; 2] = [
-    shader! {
-        "quantize_dynamic", QuantizeParams, [], DYNAMIC_STORAGE,
-        [THREAD, WORKGROUP_REDUCE, GRID, BYTES, FLOAT, FLOATS, QUANTIZE], ["quantize/params", "quantize/dynamic"]
+    Shader {
+        overrides: &["THREADS"],
+        ..shader! {
+            "quantize_dynamic", QuantizeParams, [], DYNAMIC_STORAGE,
+            [THREAD, WORKGROUP_REDUCE, GRID, BYTES, FLOAT, FLOATS, QUANTIZE], ["quantize/params", "quantize/dynamic"]
+        }
     },
     Shader {
+        overrides: &["THREADS"],
         subgroups: true,
         ..shader! {
             "quantize_dynamic_subgroup", QuantizeParams, [], DYNAMIC_STORAGE,
@@ -59,11 +63,14 @@ kernels! {
         DequantizeVec4 = "dequantize_vec4_i8_f32",
         /// Finds the smallest and the largest element of each row.
         Range = "range_f32_f32",
+        RangeWide = "range_f32_f32",
         ChoosePerToken = "choose_per_token_f32_f32",
         ChoosePerTensor = "choose_per_tensor_f32_f32",
         QuantizeDynamic = "quantize_dynamic_f32_i8",
+        QuantizeDynamicWide = "quantize_dynamic_f32_i8",
         /// Chooses qparams and quantizes with them.
         QuantizePerToken = "quantize_per_token_f32_i8",
+        QuantizePerTokenWide = "quantize_per_token_f32_i8",
         DequantizeDynamic = "dequantize_dynamic_i8_f32",
     }
 }
@@ -85,10 +92,32 @@ impl Kernel for QuantizeKernel {
         self.into()
     }
 
+    fn overrides(self, _options: KernelOptions) -> Vec<(&'static str, u32)> {
+        match self {
+            Self::RangeWide | Self::QuantizeDynamicWide | Self::QuantizePerTokenWide => vec![("THREADS", 256)],
+            _ => Vec::new(),
+        }
+    }
+
     fn promises_bits(self) -> bool {
         true
     }
 }
+
+impl QuantizeKernel {
+    /// The kernel for rows of `cols` elements: with more threads a row where they are long.
+    fn for_rows(self, cols: usize) -> Self {
+        match self {
+            Self::Range if cols > WIDE_COLS => Self::RangeWide,
+            Self::QuantizeDynamic if cols > WIDE_COLS => Self::QuantizeDynamicWide,
+            Self::QuantizePerToken if cols > WIDE_COLS => Self::QuantizePerTokenWide,
+            kernel => kernel,
+        }
+    }
+}
+
+/// The most elements of a row for which 64 threads suffice.
+const WIDE_COLS: usize = 1024;
 
 /// The stride from the dynamic qparams of one row to those of the next.
 pub(crate) fn qparams_stride(qparams: &Value) -> u32 {
@@ -126,7 +155,7 @@ pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Planned {
         }
         StepOp::Op(Op::QuantizeDynamic(QuantizeDynamic { range })) => {
             set_range(&mut params, *range);
-            (QuantizeKernel::QuantizeDynamic, GridSize::Workgroups)
+            (QuantizeKernel::QuantizeDynamic.for_rows(y.cols()), GridSize::Workgroups)
         }
         StepOp::Op(Op::DequantizeDynamic(DequantizeDynamic)) => {
             (QuantizeKernel::DequantizeDynamic, GridSize::Threads(y.cols() as u64))
@@ -176,7 +205,8 @@ fn choose_qparams(
     let read = planning.at(A, step.inputs[0]);
     if fused.quantize.is_some() {
         let writes = [planning.at(Y, fused.last_step(planning.program).output), planning.at(QPARAMS, step.output)];
-        return vec![single(QuantizeKernel::QuantizePerToken, GridSize::Workgroups).binding([read], writes)];
+        let kernel = QuantizeKernel::QuantizePerToken.for_rows(x.cols());
+        return vec![single(kernel, GridSize::Workgroups).binding([read], writes)];
     }
     let (kernel, size) = if qscheme.is_per_token() {
         (QuantizeKernel::ChoosePerToken, GridSize::Threads(1))
@@ -186,7 +216,7 @@ fn choose_qparams(
     let bytes = Some(two_floats_a_row(x, planning.max_rows));
     let ranges = |binding| Bound { binding, operand: Operand::Temporary(step.output), bytes };
     vec![
-        single(QuantizeKernel::Range, GridSize::Workgroups).binding([read], [ranges(Y)]),
+        single(QuantizeKernel::Range.for_rows(x.cols()), GridSize::Workgroups).binding([read], [ranges(Y)]),
         single(kernel, size).binding([ranges(A)], [planning.at(Y, step.output)]),
     ]
 }
@@ -194,11 +224,16 @@ fn choose_qparams(
 /// Static and dynamic quantization.
 pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
     known_static(case);
-    use QuantizeKernel::{ChoosePerTensor, ChoosePerToken, DequantizeDynamic, QuantizeDynamic, QuantizePerToken};
-    let kernels = [ChoosePerTensor, ChoosePerToken, DequantizeDynamic, QuantizeDynamic, QuantizePerToken];
     // They read each other's results, so they are tested together.
-    if kernels.into_iter().any(|kernel| case.needs(kernel)) {
-        case.always(known_dynamic);
+    use QuantizeKernel as K;
+    let of_any = [K::ChoosePerTensor, K::ChoosePerToken, K::DequantizeDynamic];
+    let of_rows = [K::QuantizeDynamic, K::QuantizePerToken, K::Range];
+    let needs = |case: &CaseBuilder<'_>, cols| of_rows.into_iter().any(|kernel| case.needs(kernel.for_rows(cols)));
+    if needs(case, COLS) || of_any.into_iter().any(|kernel| case.needs(kernel)) {
+        case.always(|case| known_dynamic(case, COLS));
+    }
+    if needs(case, LONG_COLS) {
+        case.always(|case| known_dynamic(case, LONG_COLS));
     }
 }
 
@@ -248,31 +283,32 @@ fn known_static(case: &mut CaseBuilder<'_>) {
     }
 }
 
-/// Columns of a row: more than a workgroup has threads.
-const COLS: usize = 70;
+/// Columns of rows: more than a workgroup has threads, and more than four times as many as a workgroup of long rows has.
+const COLS: usize = 326;
+const LONG_COLS: usize = 1390;
 
 /// A row of everyday numbers, a row of the largest, a row of zeros.
-fn dynamic_value(i: usize) -> f32 {
-    match i / COLS {
+fn dynamic_value(i: usize, cols: usize) -> f32 {
+    match i / cols {
         0 => f32::from(int8(i, 0)) / 7.0,
         1 => f32::from(int8(i, 1)) * -1e36,
         _ => 0.0,
     }
 }
 
-fn known_dynamic(case: &mut CaseBuilder<'_>) {
+fn known_dynamic(case: &mut CaseBuilder<'_>, cols: usize) {
     let range = QuantRange::INT8;
-    let x = case.input(tensor(&[ROWS, COLS], dynamic_value));
+    let x = case.input(tensor(&[ROWS, cols], |i| dynamic_value(i, cols)));
     let choose = |qscheme| ChooseQParams { qscheme, range, eps: numerics::EPS };
     // The qparams and quantized values of each row in one dispatch, and the qparams alone.
     let per_token = choose(QScheme::per_token_affine());
-    let qparams = case.computed(QuantizeKernel::QuantizePerToken, per_token, &[x]);
-    let q = case.computed(QuantizeKernel::QuantizePerToken, QuantizeDynamic { range }, &[x, qparams]);
+    let qparams = case.computed(QuantizeKernel::QuantizePerToken.for_rows(cols), per_token, &[x]);
+    let q = case.computed(QuantizeKernel::QuantizePerToken.for_rows(cols), QuantizeDynamic { range }, &[x, qparams]);
     case.computed(QuantizeKernel::ChoosePerToken, per_token, &[x]);
     case.computed(QuantizeKernel::DequantizeDynamic, DequantizeDynamic, &[q, qparams]);
     // The qparams of all rows.
     for qscheme in [QScheme::per_tensor_affine(), QScheme::per_tensor_symmetric()] {
         let qparams = case.computed(QuantizeKernel::ChoosePerTensor, choose(qscheme), &[x]);
-        case.computed(QuantizeKernel::QuantizeDynamic, QuantizeDynamic { range }, &[x, qparams]);
+        case.computed(QuantizeKernel::QuantizeDynamic.for_rows(cols), QuantizeDynamic { range }, &[x, qparams]);
     }
 }

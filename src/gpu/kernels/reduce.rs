@@ -19,10 +19,13 @@ wgsl_struct! {
 const A: u32 = FIRST_STORAGE;
 const Y: u32 = 4;
 
-static SHADER: Shader = shader! {
-    "reduce", ReduceParams, [Strided], storage! { a: A, y: Y },
-    [THREAD, WORKGROUP_REDUCE, GRID, BYTES, FLOAT, FLOATS, STRIDED, ELEMENTS, WORDS],
-    ["reduce/reduce"]
+static SHADER: Shader = Shader {
+    overrides: &["THREADS"],
+    ..shader! {
+        "reduce", ReduceParams, [Strided], storage! { a: A, y: Y },
+        [THREAD, WORKGROUP_REDUCE, GRID, BYTES, FLOAT, FLOATS, STRIDED, ELEMENTS, WORDS],
+        ["reduce/reduce"]
+    }
 };
 
 kernels! {

@@ -32,7 +32,7 @@ pub(crate) fn needed(planning: &Planning<'_>, fused: &FusedStep, linear: &QLinea
     if !matches!(epilogue, LinearEpilogue::ToI8 | LinearEpilogue::ToF32) {
         needed.push(stand_in(config, WeightBits::Eight, epilogue));
     }
-    match config.weight_bits(linear.bits) {
+    match config.weight_bits(linear) {
         WeightBits::Eight => {}
         bits => needed.push(stand_in(config, bits, LinearEpilogue::ToI8)),
     }
