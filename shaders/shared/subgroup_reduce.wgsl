@@ -16,7 +16,6 @@ override THREADS: u32 = 64u;
 // One entry a subgroup, which has four threads at least.
 var<workgroup> smallest: array<i32, 64>;
 var<workgroup> largest: array<i32, 64>;
-var<workgroup> sums: array<f32, 64>;
 
 // The smallest `low` and the largest `high` of all threads.
 fn workgroup_range(thread: Thread, low: i32, high: i32) -> vec2<i32> {
@@ -32,21 +31,4 @@ fn workgroup_range(thread: Thread, low: i32, high: i32) -> vec2<i32> {
         range = vec2<i32>(min(range.x, smallest[i]), max(range.y, largest[i]));
     }
     return range;
-}
-
-// The sum of the values of the first 64 threads, in the order of equation 11, which is not that of a subgroup's own sum.
-fn workgroup_sum(thread: Thread, value: f32) -> f32 {
-    let local = thread.local;
-    workgroupBarrier();
-    if local < 64u {
-        sums[local] = value;
-    }
-    workgroupBarrier();
-    for (var half = 32u; half > 0u; half >>= 1u) {
-        if local < half {
-            sums[local] = add_f(sums[local], sums[local + half]);
-        }
-        workgroupBarrier();
-    }
-    return sums[0];
 }

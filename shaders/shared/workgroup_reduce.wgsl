@@ -6,7 +6,6 @@ override THREADS: u32 = 64u;
 
 var<workgroup> smallest: array<i32, THREADS>;
 var<workgroup> largest: array<i32, THREADS>;
-var<workgroup> sums: array<f32, 64>;
 
 // The smallest `low` and the largest `high` of all threads.
 fn workgroup_range(thread: Thread, low: i32, high: i32) -> vec2<i32> {
@@ -23,21 +22,4 @@ fn workgroup_range(thread: Thread, low: i32, high: i32) -> vec2<i32> {
         workgroupBarrier();
     }
     return vec2<i32>(smallest[0], largest[0]);
-}
-
-// The sum of the values of the first 64 threads, in the order of equation 11: sum l is added to sum l + 32, then l + 16, and so on.
-fn workgroup_sum(thread: Thread, value: f32) -> f32 {
-    let local = thread.local;
-    workgroupBarrier();
-    if local < 64u {
-        sums[local] = value;
-    }
-    workgroupBarrier();
-    for (var half = 32u; half > 0u; half >>= 1u) {
-        if local < half {
-            sums[local] = add_f(sums[local], sums[local + half]);
-        }
-        workgroupBarrier();
-    }
-    return sums[0];
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use enfold::compare::cosine;
+use enfold::gpu::StepTiming;
 use enfold::graph::Graph;
 use enfold::interp::Interpreter;
 use enfold::lower::lower;
@@ -46,6 +47,9 @@ pub(super) struct Bench {
     dims: Dims,
     #[command(flatten)]
     products: Products,
+    /// Lists the steps of the GPU engine with their times by the GPU's clock.
+    #[arg(long)]
+    steps: bool,
     /// Prints the result as JSON, with times in microseconds.
     #[arg(long)]
     json: bool,
@@ -71,6 +75,17 @@ struct Measured {
     name: String,
     check: Check,
     times: Vec<Times>,
+    /// The steps of the GPU engine, in order, if they were asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    steps: Vec<StepTime>,
+}
+
+/// The time of one step of the GPU engine, measured once.
+#[derive(Debug, serde::Serialize)]
+struct StepTime {
+    name: String,
+    kernels: String,
+    us: f64,
 }
 
 /// A comparison of the outputs with the interpreter's.
@@ -122,13 +137,15 @@ impl Bench {
                 name: "the interpreter".to_owned(),
                 check,
                 times: vec![times],
+                steps: Vec::new(),
             });
         }
         if matches!(self.device, None | Some(Device::Cpu)) {
             let engine = cpu::Engine::new(&lower(&graph)?)?;
             let check = Check::of(&graph, &expected, engine.run(&inputs)?, "the CPU engine")?;
             let times = self.times("run", stderr, || engine.run(&inputs).map(drop).map_err(Into::into))?;
-            devices.push(Measured { device: "cpu", name: "the CPU engine".to_owned(), check, times: vec![times] });
+            let (name, times, steps) = ("the CPU engine".to_owned(), vec![times], Vec::new());
+            devices.push(Measured { device: "cpu", name, check, times, steps });
         }
         if matches!(self.device, None | Some(Device::Gpu)) {
             match OnGpu::new(&graph, self.adapter.as_deref())? {
@@ -136,10 +153,16 @@ impl Bench {
                     let name = on_gpu.context.describe();
                     let outputs = pollster::block_on(on_gpu.model.run(&inputs))?;
                     let check = Check::of(&graph, &expected, outputs, &name)?;
-                    let times = on_gpu::times(&on_gpu, &inputs, rows.unwrap_or(1), |what, each| {
-                        self.times(what, stderr, each)
-                    })?;
-                    devices.push(Measured { device: "gpu", name, check, times });
+                    let rows = rows.unwrap_or(1);
+                    let (times, steps) =
+                        on_gpu::times(&on_gpu, &inputs, rows, self.steps, |what, each| self.times(what, stderr, each))?;
+                    let step = |StepTiming { name, kernels, duration }| StepTime {
+                        name,
+                        kernels,
+                        us: duration.as_secs_f64() * 1e6,
+                    };
+                    let steps = steps.into_iter().map(step).collect();
+                    devices.push(Measured { device: "gpu", name, check, times, steps });
                 }
                 None if self.device.is_none() => stderr.note("no GPU adapter answers; only the CPU is measured"),
                 None => bail!("no GPU adapter answers; install a Vulkan driver, or use --device cpu"),
@@ -267,7 +290,15 @@ impl Report {
                 lines.push(vec![measured.device.to_owned(), what, median, min, max, times.runs.to_string()]);
             }
         }
-        text + &table(&lines)
+        text += &table(&lines);
+        for measured in self.devices.iter().filter(|measured| !measured.steps.is_empty()) {
+            let mut lines = vec![["step", "kernel", "time"].map(str::to_owned).to_vec()];
+            lines.extend(measured.steps.iter().map(|StepTime { name, kernels, us }| {
+                vec![printable(name).to_string(), kernels.clone(), time(Duration::from_secs_f64(us / 1e6))]
+            }));
+            text = text + "\n" + &table(&lines);
+        }
+        text
     }
 }
 

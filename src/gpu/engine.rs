@@ -227,6 +227,7 @@ impl Engine {
             tuning: tuning.clone(),
             subgroup: abilities.subgroup,
             limits: abilities.limits.clone(),
+            wide_rows: abilities.class != DeviceClass::Software,
             checked: options.checked,
             unpacked_weights: options.unpacked_weights,
             unfused: options.unfused,

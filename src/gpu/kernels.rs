@@ -136,7 +136,7 @@ pub(crate) fn shaders() -> Vec<(Shader, Vec<&'static str>)> {
     };
     linear::entries().into_iter().for_each(|(shader, entry)| add(shader, entry));
     for subgroups in [false, true] {
-        let options = KernelOptions { packed_dot: true, subgroups, checked: false };
+        let options = KernelOptions { packed_dot: true, subgroups, wide_rows: true, checked: false };
         each_kernel(options, |pipeline, _| add(pipeline.shader, pipeline.entry));
     }
     shaders

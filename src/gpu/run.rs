@@ -168,8 +168,11 @@ impl Run {
             self.dispatches[at].record(pass, rows, self.digit_stride, limit)
         };
         let durations = timed_passes(wgpu, queue, self.dispatches.len(), record).await?;
-        let names = self.dispatches.iter().map(|dispatch| dispatch.name.clone());
-        Ok(Timings { steps: names.zip(durations).map(|(name, duration)| StepTiming { name, duration }).collect() })
+        let step = |(dispatch, duration): (&Dispatch, Duration)| {
+            let (name, kernels) = (dispatch.name.clone(), dispatch.kernels.clone());
+            StepTiming { name, kernels, duration }
+        };
+        Ok(Timings { steps: self.dispatches.iter().zip(durations).map(step).collect() })
     }
 
     /// Returns the largest number of rows that can be recorded.
@@ -213,6 +216,8 @@ pub struct Timings {
 pub struct StepTiming {
     /// The name of the node.
     pub name: String,
+    /// The entry point of its kernel, or those of the tile shapes of a linear layer for different numbers of rows.
+    pub kernels: String,
     /// The duration by the device's clock.
     pub duration: Duration,
 }
@@ -221,8 +226,8 @@ pub struct StepTiming {
 impl fmt::Display for Timings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let width = self.steps.iter().map(|step| step.name.chars().count()).max().unwrap_or(0);
-        for StepTiming { name, duration } in &self.steps {
-            writeln!(f, "{name:<width$} {:>10.1} us", duration.as_secs_f64() * 1e6)?;
+        for StepTiming { name, kernels, duration } in &self.steps {
+            writeln!(f, "{name:<width$} {:>10.1} us {kernels}", duration.as_secs_f64() * 1e6)?;
         }
         Ok(())
     }

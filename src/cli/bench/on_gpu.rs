@@ -4,20 +4,21 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use enfold::Tensor;
-use enfold::gpu::Run;
 use enfold::gpu::wgpu::{self, BufferUsages};
+use enfold::gpu::{Run, StepTiming};
 use enfold::program::ValueId;
 
 use super::{Times, on_device};
 use crate::cli::device::OnGpu;
 
-/// Measures a model with its inputs and outputs on the device, and from host memory to host memory.
+/// Measures a model with its inputs and outputs on the device, and from host memory to host memory; and each step, if asked to.
 pub(super) fn times(
     on_gpu: &OnGpu,
     inputs: &[Tensor],
     rows: usize,
+    with_steps: bool,
     mut measure: impl FnMut(&'static str, &mut dyn FnMut() -> Result<()>) -> Result<Times>,
-) -> Result<Vec<Times>> {
+) -> Result<(Vec<Times>, Vec<StepTiming>)> {
     let buffers = Buffers::new(on_gpu, inputs, rows)?;
     let (read, written): (Vec<&wgpu::Buffer>, Vec<&wgpu::Buffer>) =
         (buffers.inputs.iter().map(|(buffer, _)| buffer).collect(), buffers.outputs.iter().collect());
@@ -29,7 +30,11 @@ pub(super) fn times(
     let together = if started.elapsed().as_millis() < 20 { 10 } else { 1 };
     let resident = measure("resident", &mut || on_device(buffers.resident(&run, together)))?.divided(together);
     let round_trip = measure("round trip", &mut || on_device(buffers.round_trip(&run)))?;
-    Ok(vec![resident, round_trip])
+    let steps = match with_steps {
+        true => on_device(pollster::block_on(run.timings(rows)).map_err(Into::into))?.steps,
+        false => Vec::new(),
+    };
+    Ok((vec![resident, round_trip], steps))
 }
 
 struct Buffers<'a> {

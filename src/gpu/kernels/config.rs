@@ -21,6 +21,8 @@ pub(crate) struct Config {
     /// The fewest threads of a subgroup, if the device has subgroup operations and may use them.
     pub(crate) subgroup: Option<u32>,
     pub(crate) limits: wgpu::Limits,
+    /// Whether long rows have 256 threads.
+    pub(crate) wide_rows: bool,
     pub(crate) checked: bool,
     pub(crate) unpacked_weights: bool,
     pub(crate) unfused: bool,
@@ -36,7 +38,7 @@ impl Config {
 
     pub(crate) fn kernel_options(&self) -> KernelOptions {
         let (packed_dot, subgroups, checked) = (self.choice.packed_dot, self.subgroup.is_some(), self.checked);
-        KernelOptions { packed_dot, subgroups, checked }
+        KernelOptions { packed_dot, subgroups, wide_rows: self.wide_rows, checked }
     }
 
     /// Lanes that can share what they load, for [`LinearKernel::Subgroup`].
@@ -71,6 +73,7 @@ impl Config {
             tuning: TuningTable::default(),
             subgroup: None,
             limits,
+            wide_rows: true,
             checked: false,
             unpacked_weights: false,
             unfused: false,

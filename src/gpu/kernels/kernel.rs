@@ -12,6 +12,8 @@ pub(crate) struct KernelOptions {
     pub(crate) packed_dot: bool,
     /// Whether reductions use subgroup operations.
     pub(crate) subgroups: bool,
+    /// Whether long rows have 256 threads instead of 64: a CPU has no use for more.
+    pub(crate) wide_rows: bool,
     /// Whether shaders are compiled with wgpu's run-time checks.
     pub(crate) checked: bool,
 }

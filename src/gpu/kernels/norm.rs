@@ -41,7 +41,7 @@ static SOFTMAX: [Shader; 2] = [
         overrides: &["THREADS", "HELD"],
         ..shader! {
             "softmax", NormParams, [], SOFTMAX_STORAGE,
-            [THREAD, WORKGROUP_REDUCE, GRID, FLOAT, FLOATS], ["norm/params", "norm/softmax_plain", "norm/softmax"]
+            [THREAD, WORKGROUP_REDUCE, WORKGROUP_SUM, GRID, FLOAT, FLOATS], ["norm/params", "norm/softmax_plain", "norm/softmax"]
         }
     },
     Shader {
@@ -49,7 +49,7 @@ static SOFTMAX: [Shader; 2] = [
         subgroups: true,
         ..shader! {
             "softmax_subgroup", NormParams, [], SOFTMAX_STORAGE,
-            [SUBGROUP_REDUCE, GRID, FLOAT, FLOATS], ["norm/params", "norm/softmax_plain", "norm/softmax"]
+            [SUBGROUP_REDUCE, WORKGROUP_SUM, GRID, FLOAT, FLOATS], ["norm/params", "norm/softmax_plain", "norm/softmax"]
         }
     },
 ];
@@ -69,7 +69,7 @@ static SCALED_SOFTMAX: [Shader; 2] = [
         overrides: &["THREADS", "HELD", "SCALE", "MASK"],
         ..shader! {
             "softmax_scaled", ScaledSoftmaxParams, [Strided], SCALED_SOFTMAX_STORAGE,
-            [THREAD, WORKGROUP_REDUCE, GRID, FLOAT, FLOATS, STRIDED], ["norm/softmax_scaled", "norm/softmax"]
+            [THREAD, WORKGROUP_REDUCE, WORKGROUP_SUM, GRID, FLOAT, FLOATS, STRIDED], ["norm/softmax_scaled", "norm/softmax"]
         }
     },
     Shader {
@@ -77,7 +77,7 @@ static SCALED_SOFTMAX: [Shader; 2] = [
         subgroups: true,
         ..shader! {
             "softmax_scaled_subgroup", ScaledSoftmaxParams, [Strided], SCALED_SOFTMAX_STORAGE,
-            [SUBGROUP_REDUCE, GRID, FLOAT, FLOATS, STRIDED], ["norm/softmax_scaled", "norm/softmax"]
+            [SUBGROUP_REDUCE, WORKGROUP_SUM, GRID, FLOAT, FLOATS, STRIDED], ["norm/softmax_scaled", "norm/softmax"]
         }
     },
 ];
@@ -90,7 +90,7 @@ static LAYER_NORM: [Shader; 2] = [
         overrides: LAYER_NORM_OVERRIDES,
         ..shader! {
             "layer_norm", NormParams, [], LAYER_NORM_STORAGE,
-            [THREAD, WORKGROUP_REDUCE, GRID, FLOAT, FLOATS, QUANTIZE], ["norm/params", "norm/layer_norm"]
+            [THREAD, WORKGROUP_REDUCE, WORKGROUP_SUM, GRID, FLOAT, FLOATS, QUANTIZE], ["norm/params", "norm/layer_norm"]
         }
     },
     Shader {
@@ -98,7 +98,7 @@ static LAYER_NORM: [Shader; 2] = [
         subgroups: true,
         ..shader! {
             "layer_norm_subgroup", NormParams, [], LAYER_NORM_STORAGE,
-            [SUBGROUP_REDUCE, GRID, FLOAT, FLOATS, QUANTIZE], ["norm/params", "norm/layer_norm"]
+            [SUBGROUP_REDUCE, WORKGROUP_SUM, GRID, FLOAT, FLOATS, QUANTIZE], ["norm/params", "norm/layer_norm"]
         }
     },
 ];
@@ -136,8 +136,8 @@ impl Held {
     }
 
     /// The threads of a norm's workgroup.
-    fn threads(self) -> u32 {
-        if self == Self::Short { 64 } else { 256 }
+    fn threads(self, options: KernelOptions) -> u32 {
+        if options.wide_rows && self != Self::Short { 256 } else { 64 }
     }
 }
 
@@ -182,7 +182,7 @@ impl Kernel for NormKernel {
         }
     }
 
-    fn overrides(self, _options: KernelOptions) -> Vec<(&'static str, u32)> {
+    fn overrides(self, options: KernelOptions) -> Vec<(&'static str, u32)> {
         match self {
             Self::Softmax { held } => vec![("HELD", held.elements())],
             Self::ScaledSoftmax { held, scale, mask } => {
@@ -190,7 +190,7 @@ impl Kernel for NormKernel {
             }
             Self::LayerNorm { held, center, add, keep_sum, quantize } => {
                 let own = [("CENTER", center), ("ADD", add), ("KEEP_SUM", keep_sum), ("QUANTIZE", quantize)];
-                [vec![("THREADS", held.threads()), ("HELD", held.elements())], flags(&own)].concat()
+                [vec![("THREADS", held.threads(options)), ("HELD", held.elements())], flags(&own)].concat()
             }
         }
     }

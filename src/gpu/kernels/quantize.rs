@@ -92,9 +92,11 @@ impl Kernel for QuantizeKernel {
         self.into()
     }
 
-    fn overrides(self, _options: KernelOptions) -> Vec<(&'static str, u32)> {
+    fn overrides(self, options: KernelOptions) -> Vec<(&'static str, u32)> {
         match self {
-            Self::RangeWide | Self::QuantizeDynamicWide | Self::QuantizePerTokenWide => vec![("THREADS", 256)],
+            Self::RangeWide | Self::QuantizeDynamicWide | Self::QuantizePerTokenWide if options.wide_rows => {
+                vec![("THREADS", 256)]
+            }
             _ => Vec::new(),
         }
     }

@@ -23,7 +23,7 @@ static SHADER: Shader = Shader {
     overrides: &["THREADS"],
     ..shader! {
         "reduce", ReduceParams, [Strided], storage! { a: A, y: Y },
-        [THREAD, WORKGROUP_REDUCE, GRID, BYTES, FLOAT, FLOATS, STRIDED, ELEMENTS, WORDS],
+        [THREAD, WORKGROUP_REDUCE, WORKGROUP_SUM, GRID, BYTES, FLOAT, FLOATS, STRIDED, ELEMENTS, WORDS],
         ["reduce/reduce"]
     }
 };

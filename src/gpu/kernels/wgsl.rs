@@ -44,4 +44,5 @@ shared! {
     VECTORS = "vectors";
     WORDS = "words";
     WORKGROUP_REDUCE = "workgroup_reduce";
+    WORKGROUP_SUM = "workgroup_sum";
 }
