@@ -1,4 +1,4 @@
-// Softmax (equation 11): a workgroup for each line. Another file gives the element i of a line, as bits, and the place of its result.
+// Softmax (equation 11): a workgroup for each line. Another file gives the elements of lines, as bits, and the places of their results.
 
 // The elements of a line that workgroup memory holds: as many as any line of these has, or 1 if it holds none.
 override HELD: u32 = 1u;
@@ -6,7 +6,7 @@ override HELD: u32 = 1u;
 var<workgroup> held: array<u32, HELD>;
 
 // Element `i`, canonical, less the largest.
-fn difference(line: u32, i: u32, largest: f32) -> f32 {
+fn difference(line: Line, i: u32, largest: f32) -> f32 {
     if HELD > 1u {
         return sub_f(bitcast<f32>(canonical_bits(held[i])), largest);
     }
@@ -18,7 +18,7 @@ fn difference(line: u32, i: u32, largest: f32) -> f32 {
 fn softmax_f32_f32(thread: Thread) {
     let group = group_index(thread);
     let inside = group < lines();
-    let line = select(0u, group, inside);
+    let line = line_at(select(0u, group, inside));
     let length = line_length();
     var order = LOWEST;
     for (var i = thread.local; i < length; i += 64u) {

@@ -19,6 +19,12 @@ struct ScaledSoftmaxParams {
 override SCALE: bool = false;
 override MASK: bool = false;
 
+// The first elements of a line, as indices of a and y, and of the mask.
+struct Line {
+    at: u32,
+    mask_at: u32,
+}
+
 fn lines() -> u32 {
     return matrix_rows();
 }
@@ -27,17 +33,21 @@ fn line_length() -> u32 {
     return params.strided.cols;
 }
 
-fn result_at(line: u32, i: u32) -> u32 {
-    return line * params.strided.cols + i;
+fn line_at(line: u32) -> Line {
+    return Line(line * params.strided.cols, offsets(line).y);
 }
 
-fn element_bits(line: u32, i: u32) -> u32 {
+fn result_at(line: Line, i: u32) -> u32 {
+    return line.at + i;
+}
+
+fn element_bits(line: Line, i: u32) -> u32 {
     var bits = a[result_at(line, i)];
     if SCALE {
         bits = product_of(bits, bitcast<u32>(params.scale));
     }
     if MASK {
-        bits = sum_of(bits, mask[offsets(line).y + i * params.strided.b_col]);
+        bits = sum_of(bits, mask[line.mask_at + i * params.strided.b_col]);
     }
     return bits;
 }

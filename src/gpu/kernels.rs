@@ -155,6 +155,7 @@ fn each_kernel(options: KernelOptions, mut f: impl FnMut(PipelineKey, bool)) {
         unary::UnaryKernel,
         reduce::ReduceKernel,
         norm::NormKernel,
+        norm::softmax::SoftmaxKernel,
         movement::MovementKernel,
         embedding::EmbeddingKernel,
         quantize::QuantizeKernel

@@ -1,4 +1,6 @@
-//! Kernels that normalize: softmax, layer norm and RMS norm.
+//! Kernels that normalize: layer norm and RMS norm, and softmax.
+
+pub(crate) mod softmax;
 
 use strum::IntoEnumIterator;
 
@@ -9,12 +11,10 @@ use super::grid::GridSize;
 use super::kernel::{Kernel, KernelOptions, flags};
 use super::layout::row_words;
 use super::quantize::per_tensor;
-use super::strided::{Strided, axes, broadcast};
 use super::wgsl::shader;
-use crate::gpu::device::error::GpuError;
 use crate::gpu::device::shader::{Binding, FIRST_STORAGE, Shader, storage, wgsl_struct};
-use crate::ops::{Add, LayerNorm, Mul, Op, Quantize, RmsNorm, Softmax};
-use crate::program::{Program, Step, StepOp, ValueId};
+use crate::ops::{Add, LayerNorm, Op, Quantize, RmsNorm, Softmax};
+use crate::program::StepOp;
 use crate::values::{QParams, QuantRange};
 
 wgsl_struct! {
@@ -32,55 +32,7 @@ const BIAS: u32 = 6;
 const ADDEND: u32 = 7;
 const SUM: u32 = 8;
 
-const SOFTMAX_STORAGE: &[Binding] = storage! { a: A, y: Y };
 const LAYER_NORM_STORAGE: &[Binding] = storage! { a: A, y: Y, weight: WEIGHT, bias: BIAS, addend: ADDEND, sum: SUM };
-
-/// The shaders without and with subgroup operations.
-static SOFTMAX: [Shader; 2] = [
-    Shader {
-        overrides: &["THREADS", "HELD"],
-        ..shader! {
-            "softmax", NormParams, [], SOFTMAX_STORAGE,
-            [THREAD, WORKGROUP_REDUCE, WORKGROUP_SUM, GRID, FLOAT, FLOATS], ["norm/params", "norm/softmax_plain", "norm/softmax"]
-        }
-    },
-    Shader {
-        overrides: &["THREADS", "HELD"],
-        subgroups: true,
-        ..shader! {
-            "softmax_subgroup", NormParams, [], SOFTMAX_STORAGE,
-            [SUBGROUP_REDUCE, WORKGROUP_SUM, GRID, FLOAT, FLOATS], ["norm/params", "norm/softmax_plain", "norm/softmax"]
-        }
-    },
-];
-
-wgsl_struct! {
-    /// `ScaledSoftmaxParams` of `norm/softmax_scaled.wgsl`.
-    ScaledSoftmaxParams { strided: Strided, scale: f32, zero: u32, unused_0: u32, unused_1: u32 }
-}
-
-const MASK: u32 = 5;
-
-const SCALED_SOFTMAX_STORAGE: &[Binding] = storage! { a: A, y: Y, mask: MASK };
-
-/// The shaders without and with subgroup operations.
-static SCALED_SOFTMAX: [Shader; 2] = [
-    Shader {
-        overrides: &["THREADS", "HELD", "SCALE", "MASK"],
-        ..shader! {
-            "softmax_scaled", ScaledSoftmaxParams, [Strided], SCALED_SOFTMAX_STORAGE,
-            [THREAD, WORKGROUP_REDUCE, WORKGROUP_SUM, GRID, FLOAT, FLOATS, STRIDED], ["norm/softmax_scaled", "norm/softmax"]
-        }
-    },
-    Shader {
-        overrides: &["THREADS", "HELD", "SCALE", "MASK"],
-        subgroups: true,
-        ..shader! {
-            "softmax_scaled_subgroup", ScaledSoftmaxParams, [Strided], SCALED_SOFTMAX_STORAGE,
-            [SUBGROUP_REDUCE, WORKGROUP_SUM, GRID, FLOAT, FLOATS, STRIDED], ["norm/softmax_scaled", "norm/softmax"]
-        }
-    },
-];
 
 const LAYER_NORM_OVERRIDES: &[&str] = &["THREADS", "HELD", "CENTER", "ADD", "KEEP_SUM", "QUANTIZE"];
 
@@ -122,7 +74,7 @@ impl Held {
         let long_bytes = 4 * (Self::Long.elements() + 64 + 2 * 256);
         match length {
             ..=1024 => Self::Short,
-            ..=4096 if long_bytes <= limits.max_compute_workgroup_storage_size => Self::Long,
+            1025..=4096 if long_bytes <= limits.max_compute_workgroup_storage_size => Self::Long,
             _ => Self::Nothing,
         }
     }
@@ -141,63 +93,44 @@ impl Held {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::EnumIter)]
-pub(crate) enum NormKernel {
-    Softmax {
-        held: Held,
-    },
-    /// Softmax of elements that are multiplied by a number first, and then added to a mask.
-    ScaledSoftmax {
-        held: Held,
-        scale: bool,
-        mask: bool,
-    },
-    LayerNorm {
-        held: Held,
-        /// Whether the mean is subtracted and a bias added. Without both it is an RMS norm.
-        center: bool,
-        /// Whether a value is added first.
-        add: bool,
-        /// Whether that sum is written too.
-        keep_sum: bool,
-        /// Whether int8 values are written.
-        quantize: bool,
-    },
+/// A kernel of layer norms and RMS norms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NormKernel {
+    held: Held,
+    /// Whether the mean is subtracted and a bias added. Without both it is an RMS norm.
+    center: bool,
+    /// Whether a value is added first.
+    add: bool,
+    /// Whether that sum is written too.
+    keep_sum: bool,
+    /// Whether int8 values are written.
+    quantize: bool,
+}
+
+impl NormKernel {
+    /// A kernel for lines of each length.
+    pub(crate) fn iter() -> impl Iterator<Item = Self> {
+        Held::iter().map(|held| Self { held, center: true, add: true, keep_sum: true, quantize: false })
+    }
 }
 
 impl Kernel for NormKernel {
     fn shader(self, options: KernelOptions) -> &'static Shader {
-        let shaders = match self {
-            Self::Softmax { .. } => &SOFTMAX,
-            Self::ScaledSoftmax { .. } => &SCALED_SOFTMAX,
-            Self::LayerNorm { .. } => &LAYER_NORM,
-        };
-        &shaders[usize::from(options.subgroups)]
+        &LAYER_NORM[usize::from(options.subgroups)]
     }
 
     fn entry(self) -> &'static str {
-        match self {
-            Self::Softmax { .. } | Self::ScaledSoftmax { .. } => "softmax_f32_f32",
-            Self::LayerNorm { .. } => "layer_norm_f32_f32",
-        }
+        "layer_norm_f32_f32"
     }
 
     fn overrides(self, options: KernelOptions) -> Vec<(&'static str, u32)> {
-        match self {
-            Self::Softmax { held } => vec![("HELD", held.elements())],
-            Self::ScaledSoftmax { held, scale, mask } => {
-                [vec![("HELD", held.elements())], flags(&[("SCALE", scale), ("MASK", mask)])].concat()
-            }
-            Self::LayerNorm { held, center, add, keep_sum, quantize } => {
-                let own = [("CENTER", center), ("ADD", add), ("KEEP_SUM", keep_sum), ("QUANTIZE", quantize)];
-                [vec![("THREADS", held.threads(options)), ("HELD", held.elements())], flags(&own)].concat()
-            }
-        }
+        let Self { held, center, add, keep_sum, quantize } = self;
+        let own = [("CENTER", center), ("ADD", add), ("KEEP_SUM", keep_sum), ("QUANTIZE", quantize)];
+        [vec![("THREADS", held.threads(options)), ("HELD", held.elements())], flags(&own)].concat()
     }
 
     fn promises_bits(self) -> bool {
-        // Without both, no step makes it.
-        !matches!(self, Self::ScaledSoftmax { scale: false, mask: false, .. })
+        true
     }
 
     fn may_be_near(self) -> bool {
@@ -213,84 +146,15 @@ pub(crate) fn adds_and_quantizes(op: &StepOp) -> bool {
 /// The dispatch of a softmax or a norm.
 pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Planned {
     let dispatch = match fused.step(planning.program).op {
-        StepOp::Op(Op::Softmax(_)) if fused.scale.is_some() || fused.mask.is_some() => scaled_softmax(planning, fused)?,
-        StepOp::Op(Op::Softmax(Softmax { axis })) => softmax(planning, fused, axis),
+        StepOp::Op(Op::Softmax(_)) if fused.scale.is_some() || fused.mask.is_some() => {
+            softmax::scaled_softmax(planning, fused)?
+        }
+        StepOp::Op(Op::Softmax(Softmax { axis })) => softmax::softmax(planning, fused, axis),
         StepOp::Op(Op::LayerNorm(LayerNorm { eps })) => layer_norm(planning, fused, eps, true),
         StepOp::Op(Op::RmsNorm(RmsNorm { eps })) => layer_norm(planning, fused, eps, false),
         _ => return Ok(None),
     };
     Ok(Some(vec![dispatch]))
-}
-
-fn softmax(planning: &Planning<'_>, fused: &FusedStep, axis: usize) -> PlannedDispatch {
-    let step = fused.step(planning.program);
-    let axis = axes(planning.output(fused))[axis];
-    let (length, stride) = (axis.length.unwrap_or(1), axis.stride as u32);
-    let params = NormParams { stride, ..NormParams::default() };
-    let kernel = NormKernel::Softmax { held: softmax_held(planning, length) };
-    let dispatch = lines(planning, fused, kernel, params, length);
-    dispatch.binding([planning.at(A, step.inputs[0])], [planning.at(Y, step.output)])
-}
-
-/// What a softmax of lines holds: its workgroups have 64 threads.
-fn softmax_held(planning: &Planning<'_>, length: usize) -> Held {
-    match Held::of(length, &planning.config.limits) {
-        Held::Short => Held::Short,
-        _ => Held::Nothing,
-    }
-}
-
-/// A value and the number that a product multiplies it by; `None` unless one operand is a constant of one element.
-pub(crate) fn scaled(program: &Program, step: &Step) -> Option<(ValueId, f32)> {
-    let number = |at: usize| match program.constant(step.inputs[at])?.as_f32()? {
-        &[number] => Some(number),
-        _ => None,
-    };
-    let (own, number) = match (number(0), number(1)) {
-        (_, Some(number)) => (step.inputs[0], number),
-        (Some(number), None) => (step.inputs[1], number),
-        (None, None) => return None,
-    };
-    (program.value(own).shape == program.value(step.output).shape).then_some((own, number))
-}
-
-/// The operand of a sum that has the shape of the result, and the mask, which is broadcast.
-pub(crate) fn masked(program: &Program, step: &Step) -> Option<(ValueId, ValueId)> {
-    let y = &program.value(step.output).shape;
-    let has_shape = |at: usize| program.value(step.inputs[at]).shape == *y;
-    match (has_shape(0), has_shape(1)) {
-        (true, _) => Some((step.inputs[0], step.inputs[1])),
-        (false, true) => Some((step.inputs[1], step.inputs[0])),
-        (false, false) => None,
-    }
-}
-
-/// A softmax of rows, with the product and the sum before it.
-///
-/// # Errors
-/// Returns [`GpuError::Limit`] if the mask walks through too many axes in another order.
-fn scaled_softmax(planning: &Planning<'_>, fused: &FusedStep) -> Result<PlannedDispatch, GpuError> {
-    let program = planning.program;
-    let step = fused.step(program);
-    let y = planning.value(step.output);
-    let mut params = ScaledSoftmaxParams::default();
-    let mut x = step.inputs[0];
-    let mut reads = Vec::new();
-    let mut strides = vec![0; axes(y).len()];
-    if let Some((own, mask)) = fused.mask.and_then(|mask| masked(program, &program.steps()[mask])) {
-        x = own;
-        strides = broadcast(planning.value(mask), &axes(y));
-        reads.push(planning.at(MASK, mask));
-    }
-    if let Some((own, scale)) = fused.scale.and_then(|scale| scaled(program, &program.steps()[scale])) {
-        (x, params.scale) = (own, scale);
-    }
-    reads.insert(0, planning.at(A, x));
-    params.strided = Strided::elementwise(step, y, &vec![0; strides.len()], &strides)?;
-    let held = softmax_held(planning, params.strided.cols as usize);
-    let kernel = NormKernel::ScaledSoftmax { held, scale: fused.scale.is_some(), mask: fused.mask.is_some() };
-    let dispatch = PlannedDispatch::single(planning, &step.name, y, kernel, &params, GridSize::Workgroups);
-    Ok(dispatch.binding(reads, [planning.at(Y, step.output)]))
 }
 
 fn layer_norm(planning: &Planning<'_>, fused: &FusedStep, eps: f32, center: bool) -> PlannedDispatch {
@@ -317,15 +181,16 @@ fn layer_norm(planning: &Planning<'_>, fused: &FusedStep, eps: f32, center: bool
     writes.insert(0, planning.at(Y, fused.last_step(program).output));
     let (add, quantize) = (fused.add_before.is_some(), quantize.is_some());
     let held = Held::of(length, &planning.config.limits);
-    let kernel = NormKernel::LayerNorm { held, center, add, keep_sum: add && fused.keeps_sum, quantize };
-    lines(planning, fused, kernel, params, length).binding(reads, writes)
+    let kernel = NormKernel { held, center, add, keep_sum: add && fused.keeps_sum, quantize };
+    lines(planning, fused, kernel, GridSize::Workgroups, params, length).binding(reads, writes)
 }
 
-/// A workgroup for each line of `length` elements.
+/// The dispatch of a kernel on lines of `length` elements, with a grid of so much for each line.
 fn lines(
     planning: &Planning<'_>,
     fused: &FusedStep,
-    kernel: NormKernel,
+    kernel: impl Kernel,
+    grid: GridSize,
     params: NormParams,
     length: usize,
 ) -> PlannedDispatch {
@@ -334,7 +199,7 @@ fn lines(
     let lines = y.rows_factor() * y.cols() / length;
     let (rows_factor, length, row_words) = (lines as u32, length as u32, row_words(y.cols()) as u32);
     let params = NormParams { rows_factor, length, row_words, ..params };
-    let mut dispatch = PlannedDispatch::single(planning, &step.name, y, kernel, &params, GridSize::Workgroups);
+    let mut dispatch = PlannedDispatch::single(planning, &step.name, y, kernel, &params, grid);
     dispatch.rows.factor = lines as u64;
     dispatch
 }
@@ -376,9 +241,7 @@ impl Held {
 
 /// Softmax along two axes, and norms with everything that is fused with them.
 pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
-    for held in [Held::Short, Held::Nothing] {
-        known_softmax(case, held);
-    }
+    softmax::known_answer(case);
     for held in Held::iter().filter(|&held| Held::of(held.known_length(), &case.config.limits) == held) {
         for (center, (add, keep_sum, quantize)) in [true, false].into_iter().flat_map(|center| {
             let fused = [
@@ -391,7 +254,7 @@ pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
             ];
             fused.map(|fused| (center, fused))
         }) {
-            let kernel = NormKernel::LayerNorm { held, center, add, keep_sum, quantize };
+            let kernel = NormKernel { held, center, add, keep_sum, quantize };
             // Without a list of kernels, one stands for all long lines.
             let is_example = case.tests_all() && held != Held::Short && !(center && keep_sum);
             if !is_example && case.needs(kernel) {
@@ -401,35 +264,9 @@ pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
     }
 }
 
-fn known_softmax(case: &mut CaseBuilder<'_>, held: Held) {
-    let (length, kinds) = (held.known_length(), held.known_lines());
-    let lines = case.input(tensor(&[ROWS, kinds, length], |i| line_value(i / length % kinds, i)));
-    case.computed(NormKernel::Softmax { held }, Softmax { axis: 2 }, &[lines]);
-    if held == Held::Short {
-        case.computed(NormKernel::Softmax { held }, Softmax { axis: 1 }, &[lines]);
-    }
-    for (scale, mask) in [(true, false), (false, true), (true, true)] {
-        let kernel = NormKernel::ScaledSoftmax { held, scale, mask };
-        if case.needs(kernel) {
-            let mut x = lines;
-            if scale {
-                let number = case.constant(tensor(&[], |_| 0.37f32));
-                x = case.intermediate(Mul, &[x, number]);
-            }
-            if mask {
-                // One number for each element of a row of the batch, and −∞ in places.
-                let value = |i: usize| if i.is_multiple_of(5) { f32::NEG_INFINITY } else { everyday(i) };
-                let mask = case.input(tensor(&[ROWS, 1, length], value));
-                x = case.intermediate(Add, &[x, mask]);
-            }
-            case.computed(kernel, Softmax { axis: 2 }, &[x]);
-        }
-    }
-}
-
 /// A norm of everyday, large, tiny and equal numbers; of all kinds of lines if its result is not quantized.
 fn known_norm(case: &mut CaseBuilder<'_>, kernel: NormKernel) {
-    let NormKernel::LayerNorm { held, center, add, keep_sum, quantize } = kernel else { return };
+    let NormKernel { held, center, add, keep_sum, quantize } = kernel;
     let (length, kinds) = (held.known_length(), held.known_lines());
     let kinds = if quantize { kinds.min(4) } else { kinds };
     let shape = [ROWS, kinds, length];

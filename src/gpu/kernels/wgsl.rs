@@ -2,7 +2,7 @@
 
 macro_rules! shared {
     ($($name:ident = $file:literal;)*) => {
-        $(pub(crate) const $name: &str = include_str!(concat!("../../../shaders/shared/", $file, ".wgsl"));)*
+        $(pub(crate) const $name: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/shared/", $file, ".wgsl"));)*
     };
 }
 
@@ -16,7 +16,7 @@ macro_rules! shader {
             $storage,
             &[
                 $($crate::gpu::kernels::wgsl::$shared,)*
-                $(include_str!(concat!("../../../shaders/", $file, ".wgsl"))),*
+                $(include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/", $file, ".wgsl"))),*
             ],
         )
     };

@@ -184,7 +184,7 @@ impl<'p> Fusion<'p> {
 
     /// A product with a number that only a sum with a mask or a softmax reads.
     fn scale_and_mask(&self, fused: FusedStep) -> Option<FusedStep> {
-        norm::scaled(self.program, &self.program.steps()[fused.main])?;
+        norm::softmax::scaled(self.program, &self.program.steps()[fused.main])?;
         let scaled = FusedStep { scale: Some(fused.main), ..fused };
         let reader = self.only_reader(fused.main)?;
         match self.op(reader) {
@@ -198,7 +198,7 @@ impl<'p> Fusion<'p> {
 
     /// Whether a sum adds a mask to what a step writes.
     fn masks(&self, sum: usize, step: usize) -> bool {
-        let own = norm::masked(self.program, &self.program.steps()[sum]).map(|(own, _)| own);
+        let own = norm::softmax::masked(self.program, &self.program.steps()[sum]).map(|(own, _)| own);
         own == Some(self.program.steps()[step].output)
     }
 
@@ -207,7 +207,7 @@ impl<'p> Fusion<'p> {
         let reader = self.only_reader(before)?;
         let StepOp::Op(Op::Softmax(Softmax { axis })) = self.op(reader) else { return None };
         let y = self.program.value(self.program.steps()[reader].output);
-        let operands = fused.mask.map(|mask| norm::masked(self.program, &self.program.steps()[mask]));
+        let operands = fused.mask.map(|mask| norm::softmax::masked(self.program, &self.program.steps()[mask]));
         // A buffer cannot be bound twice, and the kernel walks through rows.
         let apart = operands.is_none_or(|operands| operands.is_some_and(|(own, mask)| own != mask));
         let whole =

@@ -17,7 +17,8 @@ use super::parse;
 ///
 /// - sums, differences and products as arguments of `keep`, which hides them from the compiler;
 /// - other products, if no sum, difference or product takes their result;
-/// - comparisons, selections, conversions, and functions whose result is exact, which multiply-adds of rounded factors are too;
+/// - products of rounded factors, which are exact (`REPRODUCIBLE`);
+/// - comparisons, selections, conversions, and functions whose result is exact;
 /// - anything in `quotient` and `root`, whose guesses do not decide a bit.
 pub(super) fn inexact(wgsl: &str, shader: &Shader, entry: &str, constants: &[(&str, f64)]) -> Vec<String> {
     let (module, info) = parse(wgsl, shader);
@@ -27,7 +28,7 @@ pub(super) fn inexact(wgsl: &str, shader: &Shader, entry: &str, constants: &[(&s
         .unwrap_or_else(|e| panic!("{entry}: {e}"));
     let at = module.entry_points.iter().position(|e| e.name == entry).expect("an entry point");
     let mut lint = Lint::new(&module, &info);
-    lint.exact_fma = constants.get("REPRODUCIBLE") == Some(&1.0);
+    lint.exact_products = constants.get("REPRODUCIBLE") == Some(&1.0);
     // What is a bare product spreads from callers to callees and back, until nothing changes.
     loop {
         let before = lint.bare.len();
@@ -54,8 +55,8 @@ struct Lint<'m> {
     bare: HashSet<Place>,
     visited: HashSet<Handle<Function>>,
     found: Vec<String>,
-    /// Whether factors are rounded, so that a multiply-add is exact.
-    exact_fma: bool,
+    /// Whether factors are rounded, so that products are exact.
+    exact_products: bool,
 }
 
 /// The functions whose operations only guess.
@@ -63,7 +64,7 @@ const GUESSES: [&str; 2] = ["quotient", "root"];
 
 impl<'m> Lint<'m> {
     fn new(module: &'m Module, info: &'m naga::valid::ModuleInfo) -> Self {
-        Self { module, info, bare: HashSet::new(), visited: HashSet::new(), found: Vec::new(), exact_fma: false }
+        Self { module, info, bare: HashSet::new(), visited: HashSet::new(), found: Vec::new(), exact_products: false }
     }
 
     fn function(&mut self, own: Option<Handle<Function>>, function: &'m Function, info: &'m FunctionInfo) {
@@ -115,9 +116,8 @@ impl<'m> Walk<'_, 'm> {
             }
             Expression::Binary { .. } | Expression::Derivative { .. } => false,
             Expression::Math { fun, .. } => {
-                use MathFunction::{Abs, Ceil, Clamp, Floor, Fma, Max, Min, Round};
-                let exact = matches!(fun, Round | Floor | Ceil | Clamp | Max | Min | Abs);
-                exact || *fun == Fma && self.lint.exact_fma
+                use MathFunction::{Abs, Ceil, Clamp, Floor, Max, Min, Round};
+                matches!(fun, Round | Floor | Ceil | Clamp | Max | Min | Abs)
             }
             _ => true,
         }
@@ -126,7 +126,9 @@ impl<'m> Walk<'_, 'm> {
     /// Whether a value may be a product that did not pass through `keep`, or a part of one.
     fn is_bare(&self, handle: Handle<Expression>) -> bool {
         match &self.function.expressions[handle] {
-            Expression::Binary { op: BinaryOperator::Multiply, .. } => self.is_float(handle),
+            Expression::Binary { op: BinaryOperator::Multiply, .. } => {
+                self.is_float(handle) && !self.lint.exact_products
+            }
             // A compiler sees through a cast of bits.
             &Expression::As { expr, convert: None, .. } => self.is_bare(expr),
             &Expression::FunctionArgument(at) => self.lint.bare.contains(&Place::Argument(self.own, at)),
