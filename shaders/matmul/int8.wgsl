@@ -146,7 +146,7 @@ fn store_quad(tile: Tile, row: u32, column: u32, quad: Quad, to_int8: bool) {
 }
 
 fn product(thread: Thread, to_int8: bool) {
-    let tile = tile_of(thread);
+    let tile = tile_of(thread, 64u, 64u);
     let x = thread.local % 16u;
     let y = thread.local / 16u;
     var s0 = vec4<i32>();

@@ -1,4 +1,4 @@
-// Parameters and tiles of the products of two activations, y[…, M, N] = a[…, M, K] · b[…, K, N]: 64 x 64 outputs a workgroup.
+// Parameters and tiles of the products of two activations, y[…, M, N] = a[…, M, K] · b[…, K, N].
 
 struct MatmulParams {
     // The axes of the stack of matrices. Offsets and strides of int8 values are in bytes.
@@ -45,11 +45,12 @@ struct Tile {
     inside: bool,
 }
 
-fn tile_of(thread: Thread) -> Tile {
+// The tile of a workgroup that computes so many rows and columns.
+fn tile_of(thread: Thread, tile_rows: u32, tile_columns: u32) -> Tile {
     let index = params.first_tile + thread.group.z * thread.groups.y + thread.group.y;
     let rows = select(params.m, matrix_rows(), params.m == 0u);
-    let tiles = (rows + 63u) / 64u;
+    let tiles = (rows + tile_rows - 1u) / tile_rows;
     let matrix = index / tiles;
     let inside = matrix * rows < matrix_rows();
-    return Tile(offsets(select(0u, matrix, inside)), rows, index % tiles * 64u, thread.group.x * 64u, inside);
+    return Tile(offsets(select(0u, matrix, inside)), rows, index % tiles * tile_rows, thread.group.x * tile_columns, inside);
 }

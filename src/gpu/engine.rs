@@ -228,6 +228,7 @@ impl Engine {
             subgroup: abilities.subgroup,
             limits: abilities.limits.clone(),
             wide_rows: abilities.class != DeviceClass::Software,
+            float_lanes: abilities.class == DeviceClass::Software && abilities.subgroup.is_some_and(|size| size >= 8),
             checked: options.checked,
             unpacked_weights: options.unpacked_weights,
             unfused: options.unfused,

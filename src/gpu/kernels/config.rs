@@ -23,6 +23,8 @@ pub(crate) struct Config {
     pub(crate) limits: wgpu::Limits,
     /// Whether long rows have 256 threads.
     pub(crate) wide_rows: bool,
+    /// Whether lanes of a subgroup share the factors of float products.
+    pub(crate) float_lanes: bool,
     pub(crate) checked: bool,
     pub(crate) unpacked_weights: bool,
     pub(crate) unfused: bool,
@@ -74,6 +76,7 @@ impl Config {
             subgroup: None,
             limits,
             wide_rows: true,
+            float_lanes: false,
             checked: false,
             unpacked_weights: false,
             unfused: false,

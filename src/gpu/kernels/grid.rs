@@ -4,8 +4,6 @@ use crate::gpu::device::error::GpuError;
 
 /// Threads of a workgroup of all kernels that take the number of their thread from [`Grid::threads`].
 const WORKGROUP: u64 = 64;
-/// Rows and columns of the tile of a matrix product.
-pub(crate) const TILE: u64 = 64;
 
 /// The rule by which the number of workgroups follows from the number of matrix rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,11 +20,13 @@ pub(crate) enum GridSize {
     Tiles(Tiles),
 }
 
-/// Tiles of [`TILE`] rows and columns: of a stack of matrices of `m` rows, or of one matrix with all rows if `m` is 0.
+/// Tiles: of a stack of matrices of `m` rows, or of one matrix with all rows if `m` is 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Tiles {
     pub(crate) m: u64,
     pub(crate) n: u64,
+    /// Rows and columns of a tile.
+    pub(crate) tile: [u64; 2],
     /// The first row tile of this dispatch, and the most that it may have.
     pub(crate) first: u64,
     pub(crate) most: u64,
@@ -35,7 +35,8 @@ pub(crate) struct Tiles {
 impl Tiles {
     /// Tiles along all `rows`.
     pub(crate) fn along_rows(self, rows: u64) -> u64 {
-        rows.checked_div(self.m).map_or(rows.div_ceil(TILE), |stack| stack * self.m.div_ceil(TILE))
+        let [tile_rows, _] = self.tile;
+        rows.checked_div(self.m).map_or(rows.div_ceil(tile_rows), |stack| stack * self.m.div_ceil(tile_rows))
     }
 }
 
@@ -53,7 +54,7 @@ impl GridSize {
                     return None;
                 }
                 let y = rows.min(limit.into());
-                Grid([tiles.n.div_ceil(TILE), y, rows.div_ceil(y)])
+                Grid([tiles.n.div_ceil(tiles.tile[1]), y, rows.div_ceil(y)])
             }
         })
     }

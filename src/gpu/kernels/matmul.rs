@@ -1,10 +1,11 @@
 //! Products of two activations, and float linear layers.
 
 use super::case::{CaseBuilder, ROWS, everyday, int8, tensor};
+use super::config::Config;
 use super::dispatch::{Bound, Operand, Planned, PlannedDispatch, Planning};
 use super::function::function;
 use super::fused_step::FusedStep;
-use super::grid::{GridSize, TILE, Tiles};
+use super::grid::{GridSize, Tiles};
 use super::kernel::{Kernel, KernelOptions, flags};
 use super::quantize::qparams_stride;
 use super::strided::{Axis, Strided, aligned, axes, strides, transposed};
@@ -38,7 +39,17 @@ static FLOAT_SHADER: Shader = Shader {
     ..shader! {
         "matmul_float", MatmulParams, [Strided], storage! { a: A, b: B, bias: BIAS, y: Y },
         [THREAD, GRID, F16, FLOATS, FLOAT, FUNCTIONS, STRIDED],
-        ["matmul/params", "matmul/float"]
+        ["matmul/params", "matmul/float_operands", "matmul/float"]
+    }
+};
+
+static LANES_SHADER: Shader = Shader {
+    overrides: &["BIAS", "REPRODUCIBLE"],
+    subgroups: true,
+    ..shader! {
+        "matmul_float_lanes", MatmulParams, [Strided], storage! { a: A, b: B, bias: BIAS, y: Y },
+        [THREAD, GRID, F16, FLOATS, FLOAT, FUNCTIONS, STRIDED],
+        ["matmul/params", "matmul/float_operands", "matmul/float_lanes"]
     }
 };
 
@@ -60,6 +71,8 @@ pub(crate) enum MatmulKernel {
         function: Option<UnaryOp>,
         /// Whether factors are rounded, so that the bits are those of every engine.
         reproducible: bool,
+        /// Whether lanes of a subgroup share what they load, instead of workgroup memory.
+        lanes: bool,
     },
     /// A stack of small float products: one element a thread.
     SmallF32 {
@@ -71,13 +84,30 @@ pub(crate) enum MatmulKernel {
     DynamicI8ToF32,
 }
 
+impl MatmulKernel {
+    /// The kernel of float products that suits the device.
+    fn float(config: &Config, bias: bool, function: Option<UnaryOp>, reproducible: bool) -> Self {
+        Self::F32 { bias, function, reproducible, lanes: config.float_lanes }
+    }
+
+    /// Rows and columns of its tiles.
+    fn tile(self) -> [u64; 2] {
+        if matches!(self, Self::F32 { lanes: true, .. }) { [16, 32] } else { [64, 64] }
+    }
+}
+
 impl Kernel for MatmulKernel {
     fn shader(self, _options: KernelOptions) -> &'static Shader {
-        if matches!(self, Self::F32 { .. } | Self::SmallF32 { .. }) { &FLOAT_SHADER } else { &INT8_SHADER }
+        match self {
+            Self::F32 { lanes: true, .. } => &LANES_SHADER,
+            Self::F32 { .. } | Self::SmallF32 { .. } => &FLOAT_SHADER,
+            _ => &INT8_SHADER,
+        }
     }
 
     fn entry(self) -> &'static str {
         match self {
+            Self::F32 { lanes: true, .. } => "matmul_lanes_f32_f32",
             Self::F32 { .. } => "matmul_f32_f32",
             Self::SmallF32 { .. } => "matmul_elements_f32_f32",
             Self::I8 => "matmul_i8_i8",
@@ -130,13 +160,13 @@ pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Planned {
             let bias = step.inputs.get(2);
             reads.extend(bias.map(|&bias| planning.at(BIAS, bias)));
             let function = fused.unary_op(program);
-            MatmulKernel::F32 { bias: bias.is_some(), function, reproducible: is_reproducible(*products) }
+            MatmulKernel::float(planning.config, bias.is_some(), function, is_reproducible(*products))
         }
         StepOp::Op(Op::MatMul(MatMul { products })) if is_small(&params) => {
             MatmulKernel::SmallF32 { reproducible: is_reproducible(*products) }
         }
         StepOp::Op(Op::MatMul(MatMul { products })) => {
-            MatmulKernel::F32 { bias: false, function: None, reproducible: is_reproducible(*products) }
+            MatmulKernel::float(planning.config, false, None, is_reproducible(*products))
         }
         StepOp::QMatMul(matmul) => {
             reads.push(Bound::whole(FACTORS, Operand::StepBuffer(fused.main)));
@@ -158,9 +188,10 @@ pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Planned {
     }
     let n = y.cols() as u64;
     // Row tiles that one dispatch may have.
-    let macs = TILE * n.max(1) * u64::from(params.k.max(1));
+    let tile = kernel.tile();
+    let macs = tile[0] * n.max(1) * u64::from(params.k.max(1));
     let most = (planning.config.macs_per_dispatch / macs).max(1);
-    let all = Tiles { m: params.m.into(), n, first: 0, most };
+    let all = Tiles { m: params.m.into(), n, tile, first: 0, most };
     let rows = if y.shape.is_batched() { planning.max_rows as u64 } else { 1 };
     let tiles = all.along_rows(rows.saturating_mul(y.rows_factor() as u64));
     let mut dispatches = Vec::new();
@@ -174,9 +205,9 @@ pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Planned {
     Ok(Some(dispatches))
 }
 
-/// Whether the matrices of a stack fill less than a sixteenth of a tile.
+/// Whether the matrices of a stack fill less than a sixteenth of a tile in workgroup memory.
 fn is_small(params: &MatmulParams) -> bool {
-    params.m > 0 && u64::from(params.m) * u64::from(params.strided.cols) <= TILE * TILE / 16
+    params.m > 0 && u64::from(params.m) * u64::from(params.strided.cols) <= 64 * 64 / 16
 }
 
 fn is_reproducible(products: FloatProducts) -> bool {
@@ -309,7 +340,7 @@ pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
 /// Reproducible products: of two stacks of everyday numbers, and layers without and with a bias and a function.
 fn known_floats(case: &mut CaseBuilder<'_>) {
     let products = FloatProducts::Reproducible;
-    let plain = MatmulKernel::F32 { bias: false, function: None, reproducible: true };
+    let plain = MatmulKernel::float(case.config, false, None, true);
     let a = case.input(tensor(&[ROWS, M, K], everyday));
     let b = case.input(tensor(&[ROWS, K, N], |i| everyday(i + 1000)));
     case.computed(MatmulKernel::SmallF32 { reproducible: true }, MatMul { products }, &[a, b]);
@@ -321,7 +352,7 @@ fn known_floats(case: &mut CaseBuilder<'_>) {
     for (bias, function) in
         [false, true].into_iter().flat_map(|bias| functions.clone().chain([None]).map(move |f| (bias, f)))
     {
-        let kernel = MatmulKernel::F32 { bias, function, reproducible: true };
+        let kernel = MatmulKernel::float(case.config, bias, function, true);
         // Without a list of kernels, one function stands for all.
         let is_example = case.tests_all() && !matches!(function, None | Some(UnaryOp::Gelu));
         if is_example || !case.needs(kernel) {
