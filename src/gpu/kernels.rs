@@ -178,8 +178,12 @@ mod tests {
     #[test]
     fn every_kernel_that_promises_bits_has_a_case() {
         let config = Config::for_tests();
-        let case = |family: Family| family.case(&config, None).expect("valid").expect("a case");
-        let known: HashSet<PipelineKey> = Family::iter().flat_map(|family| pipelines(&case(family))).collect();
+        // Another device: with more workgroup memory, and faster with lanes.
+        let limits = wgpu::Limits { max_compute_workgroup_storage_size: 32_768, ..config.limits.clone() };
+        let other = Config { float_lanes: true, limits, ..config.clone() };
+        let case = |config: &Config, family: Family| family.case(config, None).expect("valid").expect("a case");
+        let known = |config| Family::iter().flat_map(move |family| pipelines(&case(config, family)));
+        let known: HashSet<PipelineKey> = known(&config).chain(known(&other)).collect();
         let mut found = 0;
         each_kernel(config.kernel_options(), |key, promises_bits| {
             let has_case = known.contains(&key);

@@ -63,7 +63,7 @@ static INT8_SHADER: Shader = Shader {
     }
 };
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::EnumIter)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum MatmulKernel {
     F32 {
         bias: bool,
@@ -85,6 +85,15 @@ pub(crate) enum MatmulKernel {
 }
 
 impl MatmulKernel {
+    /// All kernels, without a function that follows.
+    pub(crate) fn iter() -> impl Iterator<Item = Self> {
+        let float = [false, true].into_iter().flat_map(|reproducible| {
+            let of_lanes = |lanes| Self::F32 { bias: false, function: None, reproducible, lanes };
+            [of_lanes(false), of_lanes(true), Self::SmallF32 { reproducible }]
+        });
+        float.chain([Self::I8, Self::I8ToF32, Self::DynamicI8ToF32])
+    }
+
     /// The kernel of float products that suits the device.
     fn float(config: &Config, bias: bool, function: Option<UnaryOp>, reproducible: bool) -> Self {
         Self::F32 { bias, function, reproducible, lanes: config.float_lanes }

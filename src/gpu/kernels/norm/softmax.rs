@@ -1,5 +1,7 @@
 //! Softmax, alone and of scaled and masked scores.
 
+use strum::IntoEnumIterator;
+
 use super::{A, LINES, NormParams, Y, line_value, lines};
 use crate::gpu::device::error::GpuError;
 use crate::gpu::device::shader::{Binding, Shader, storage, wgsl_struct};
@@ -107,7 +109,7 @@ impl SoftmaxLines {
 }
 
 /// A softmax kernel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::EnumIter)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SoftmaxKernel {
     Plain {
         lines: SoftmaxLines,
@@ -118,6 +120,13 @@ pub(crate) enum SoftmaxKernel {
         scale: bool,
         mask: bool,
     },
+}
+
+impl SoftmaxKernel {
+    /// The kernels for lines of each length.
+    pub(crate) fn iter() -> impl Iterator<Item = Self> {
+        SoftmaxLines::iter().flat_map(|lines| [Self::Plain { lines }, Self::Scaled { lines, scale: true, mask: true }])
+    }
 }
 
 impl Kernel for SoftmaxKernel {
@@ -146,8 +155,7 @@ impl Kernel for SoftmaxKernel {
     }
 
     fn promises_bits(self) -> bool {
-        // Without both, no step makes it.
-        !matches!(self, Self::Scaled { scale: false, mask: false, .. })
+        true
     }
 
     fn may_be_near(self) -> bool {
