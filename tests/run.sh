@@ -4,7 +4,8 @@
 #
 #   bash tests/run.sh
 #
-# CI=true                   also runs the GPU tests on a second Vulkan driver, SwiftShader, from Debian's chromium
+# CI=true                   also runs the GPU tests on a second Vulkan driver, SwiftShader, from Debian's chromium, and reads the machine
+#                           code that Mesa writes for an AMD GPU
 # ENFOLD_LONG=1             tests thousands of random networks instead of hundreds, and runs all of ONNX's conformance tests; also lints and
 #                           tests the crate without features and with the default features, and its tests without features
 # ENFOLD_ALLOW_NO_GPU=1     skips and counts the GPU tests if there is no adapter
@@ -107,11 +108,12 @@ if [ "${CI:-}" = true ]; then
     on_swiftshader=(env VK_DRIVER_FILES="$icd" VK_ICD_FILENAMES="$icd" ENFOLD_ADAPTER=SwiftShader)
     tests "GPU tests on SwiftShader" "${on_swiftshader[@]}" cargo test --features coopmat,cli --test gpu -- "${skipped_tests[@]}"
     tests "cases on SwiftShader" "${on_swiftshader[@]}" cargo test --features coopmat,cli --test cli cases_hold_on_the_gpu
+    tests "machine code for an AMD GPU" bash tests/isa.sh
 fi
 
 say "counts"
 skipped=$(grep -c '^skipped, no adapter' "$log" || true)
 [ "$skipped" -eq 0 ] || echo "$skipped GPU tests skipped: no adapter"
-grep -E '^adapter: |^golden .* compared|^cases on |^hostile files|equal the interpreter|^allocations of|^asking whether|one step apart|central differences|^golden: |ONNX Runtime|ONNX backend tests' "$log" || true
+grep -E '^adapter: |^machine code|^golden .* compared|^cases on |^hostile files|equal the interpreter|^allocations of|^asking whether|one step apart|central differences|^golden: |ONNX Runtime|ONNX backend tests' "$log" || true
 awk '/^test result:/ { passed += $4; failed += $6; ignored += $8 }
      END { printf "%d tests passed, %d failed, %d ignored\n", passed, failed, ignored; exit failed > 0 || passed == 0 }' "$log"

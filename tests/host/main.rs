@@ -31,6 +31,9 @@ mod engines;
 mod flow;
 mod golden;
 mod ieee;
+#[cfg(all(target_os = "linux", feature = "gpu"))]
+#[allow(unsafe_code)] // Vulkan, directly.
+mod isa;
 mod layering;
 mod observers;
 #[cfg(feature = "onnx")]

@@ -12,7 +12,7 @@ use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{AddressSpace, Handle, Module, ShaderStage, StorageAccess};
 
 /// Parses and validates with no capabilities except plain WGSL and those that the shader declares.
-fn parse(wgsl: &str, shader: &Shader) -> (Module, ModuleInfo) {
+pub(crate) fn parse(wgsl: &str, shader: &Shader) -> (Module, ModuleInfo) {
     let Shader { subgroups, coopmat, .. } = *shader;
     let module = naga::front::wgsl::parse_str(wgsl).unwrap_or_else(|e| panic!("{}", e.emit_to_string(wgsl)));
     let mut capabilities = Capabilities::empty();
@@ -207,8 +207,37 @@ fn the_barrier_is_an_operation_on_bits() {
 
 /// Whether the lint can show that results of an entry point are the same everywhere. Cooperative matrices add integers that floats hold
 /// exactly, which it cannot see; tests on devices compare their bits.
-fn promises_bits(entry: &str) -> bool {
+pub(crate) fn promises_bits(entry: &str) -> bool {
     entry != "linear_coopmat"
+}
+
+/// Values of the override constants that choose float arithmetic, for each way through the entry points of a shader.
+pub(crate) fn float_constants(shader: &Shader) -> Vec<Vec<(&'static str, f64)>> {
+    if shader.overrides.contains(&"F16") {
+        [0.0, 1.0].map(|f16| vec![("F16", f16)]).into()
+    } else if shader.overrides.contains(&"CENTER") {
+        let of = |bits: u32| {
+            let names = ["CENTER", "ADD", "KEEP_SUM", "QUANTIZE"];
+            names.into_iter().enumerate().map(|(at, name)| (name, f64::from(bits >> at & 1))).collect()
+        };
+        let held = |of: Vec<(&'static str, f64)>| [1.0, 64.0].map(|n| [of.as_slice(), &[("HELD", n)]].concat());
+        (0..16).flat_map(|bits| held(of(bits))).collect()
+    } else if shader.overrides.contains(&"MASK") {
+        let of = |scale, mask, held| {
+            let all = [("SCALE", scale), ("MASK", mask), ("HELD", held)];
+            all.into_iter().filter(|(name, _)| shader.overrides.contains(name)).collect()
+        };
+        vec![of(1.0, 0.0, 1.0), of(0.0, 1.0, 64.0), of(1.0, 1.0, 1.0), of(1.0, 1.0, 64.0)]
+    } else if shader.overrides.contains(&"HELD") {
+        vec![vec![("HELD", 1.0)], vec![("HELD", 64.0)]]
+    } else if shader.overrides.contains(&"REPRODUCIBLE") {
+        let of = |bias| vec![("REPRODUCIBLE", 1.0), ("BIAS", bias)];
+        vec![of(0.0), of(1.0)]
+    } else if shader.overrides.contains(&"DYNAMIC") {
+        vec![vec![("DYNAMIC", 0.0)], vec![("DYNAMIC", 1.0)]]
+    } else {
+        vec![Vec::new()]
+    }
 }
 
 #[test]
@@ -216,32 +245,7 @@ fn entries_that_promise_bits_hide_their_sums() {
     let mut checked = 0;
     for (shader, entries) in shaders::all() {
         for entry in entries.iter().filter(|entry| promises_bits(entry)) {
-            let constants: Vec<Vec<(&str, f64)>> = if shader.overrides.contains(&"F16") {
-                [0.0, 1.0].map(|f16| vec![("F16", f16)]).into()
-            } else if shader.overrides.contains(&"CENTER") {
-                let of = |bits: u32| {
-                    let names = ["CENTER", "ADD", "KEEP_SUM", "QUANTIZE"];
-                    names.into_iter().enumerate().map(|(at, name)| (name, f64::from(bits >> at & 1))).collect()
-                };
-                let held = |of: Vec<(&'static str, f64)>| [1.0, 64.0].map(|n| [of.as_slice(), &[("HELD", n)]].concat());
-                (0..16).flat_map(|bits| held(of(bits))).collect()
-            } else if shader.overrides.contains(&"MASK") {
-                let of = |scale, mask, held| {
-                    let all = [("SCALE", scale), ("MASK", mask), ("HELD", held)];
-                    all.into_iter().filter(|(name, _)| shader.overrides.contains(name)).collect()
-                };
-                vec![of(1.0, 0.0, 1.0), of(0.0, 1.0, 64.0), of(1.0, 1.0, 1.0), of(1.0, 1.0, 64.0)]
-            } else if shader.overrides.contains(&"HELD") {
-                vec![vec![("HELD", 1.0)], vec![("HELD", 64.0)]]
-            } else if shader.overrides.contains(&"REPRODUCIBLE") {
-                let of = |bias| vec![("REPRODUCIBLE", 1.0), ("BIAS", bias)];
-                vec![of(0.0), of(1.0)]
-            } else if shader.overrides.contains(&"DYNAMIC") {
-                vec![vec![("DYNAMIC", 0.0)], vec![("DYNAMIC", 1.0)]]
-            } else {
-                vec![Vec::new()]
-            };
-            for constants in constants {
+            for constants in float_constants(&shader) {
                 let found = inexact(&shader.wgsl(), &shader, entry, &constants);
                 assert!(found.is_empty(), "{entry} {constants:?} computes in float: {}", found.join("\n"));
                 checked += 1;

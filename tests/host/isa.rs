@@ -1,0 +1,125 @@
+//! The machine code of shaders, as the compiler of AMD GPUs in Mesa writes it, without such a GPU. It contracts products and sums wherever
+//! it may, so it shows whether the barriers of equation 11 hold; and it shows what the kernels of int8 products cost.
+//!
+//! `tests/isa.sh` fetches the compiler and runs these tests. Without it they say that they check nothing.
+
+mod compiler;
+
+use compiler::{Code, Compiler};
+use enfold::gpu::shaders::{self, Shader};
+
+use crate::report::report;
+use crate::shaders::{float_constants, promises_bits};
+
+/// The compiler, if `tests/isa.sh` runs this.
+fn compiler() -> Option<Compiler> {
+    if std::env::var_os("ENFOLD_ISA").is_none() {
+        report("machine code: not checked; tests/isa.sh does");
+        return None;
+    }
+    Some(Compiler::new().expect("Mesa's RADV on its null device"))
+}
+
+/// The guesses of divisions and roots, whose bits decide nothing and which may be contracted, and what replaces them.
+const GUESSES: [(&str, &str); 4] = [
+    ("let inverse = 1.0f / b_fraction;", "let inverse = b_fraction;"),
+    ("let guess = sqrt(fraction);", "let guess = fraction;"),
+    ("(1.0f / guess)", "guess"),
+    ("add_f(more, MAGIC)", "more"),
+];
+
+fn without_guesses(wgsl: String) -> String {
+    GUESSES.into_iter().fold(wgsl, |wgsl, (guess, other)| wgsl.replace(guess, other))
+}
+
+/// Whether an entry point multiplies exactly, so that a multiply-add changes nothing.
+fn multiplies_exactly(entry: &str) -> bool {
+    matches!(entry, "matmul_f32_f32" | "matmul_lanes_f32_f32" | "matmul_elements_f32_f32")
+}
+
+#[test]
+fn no_product_is_contracted_with_a_sum() {
+    let Some(compiler) = compiler() else { return };
+    let (mut checked, mut exact) = (0, 0);
+    for (shader, entries) in shaders::all().into_iter().filter(|(shader, _)| !shader.coopmat) {
+        let wgsl = without_guesses(shader.wgsl());
+        for entry in entries.into_iter().filter(|entry| promises_bits(entry)) {
+            for constants in float_constants(&shader) {
+                let found = compiler.compile(&wgsl, &shader, entry, &constants).multiply_adds();
+                if multiplies_exactly(entry) {
+                    assert!(found > 0, "{entry}: exact products need no second instruction");
+                    exact += 1;
+                } else {
+                    assert_eq!(found, 0, "{} {entry} {constants:?}", shader.name);
+                    checked += 1;
+                }
+            }
+        }
+    }
+    assert!(checked > 200 && exact > 3, "{checked} and {exact}");
+    let device = &compiler.device;
+    report(&format!(
+        "machine code: {checked} entry points without multiply-adds, {exact} with exact ones, on {device}"
+    ));
+}
+
+/// Without the barrier this compiler does contract: the test above sees something.
+#[test]
+fn without_the_barrier_products_are_contracted() {
+    let Some(compiler) = compiler() else { return };
+    let (barrier, none) = ("return bitcast<f32>(bitcast<u32>(x) ^ params.zero);", "return x;");
+    for (shader, _) in shaders::all().into_iter().filter(|(shader, _)| shader.name.starts_with("softmax")) {
+        let entry = if shader.name.contains("short") { "softmax_short_f32_f32" } else { "softmax_f32_f32" };
+        let wgsl = without_guesses(shader.wgsl());
+        let unguarded = wgsl.replace(barrier, none);
+        assert_ne!(unguarded, wgsl);
+        for constants in float_constants(&shader) {
+            let found = |wgsl| compiler.compile(wgsl, &shader, entry, &constants).multiply_adds();
+            assert!(found(&unguarded) > 0 && found(&wgsl) == 0, "{}", shader.name);
+        }
+    }
+}
+
+/// The shader of a linear kernel that writes int8 values.
+fn linear(name: &str) -> Shader {
+    let is_it = |shader: &Shader| shader.name == name && shader.chosen[0].name == "to_i8";
+    shaders::all().into_iter().map(|(shader, _)| shader).find(is_it).expect("a shader")
+}
+
+/// The kernel for large layers on a GPU with packed dot products.
+#[test]
+fn the_large_linear_kernel_is_as_lean_as_it_was() {
+    let Some(compiler) = compiler().filter(|compiler| compiler.device.contains("NAVI31")) else { return };
+    let shader = linear("linear_large_8");
+    let code = compiler.compile(&shader.wgsl(), &shader, "linear_large", &[]);
+    let stage = code.loop_of_dots();
+    let (registers, dots, sums) = (code.statistic("VGPRs"), Code::count(stage, "v_dot4"), Code::count(stage, "v_add3"));
+    // The loads of the next stage are on their way while most of this stage is computed.
+    let loads = stage.iter().rposition(|line| line.starts_with("buffer_load")).expect("a load of the next stage");
+    let waits = stage[loads..]
+        .iter()
+        .position(|line| line.starts_with("s_waitcnt") && (line.contains("vmcnt(1)") || line.contains("vmcnt(0)")));
+    let before = Code::count(&stage[loads..loads + waits.unwrap_or(stage.len() - loads)], "v_dot4");
+    let epilogue = code.after_dots();
+    let loads = ["buffer_load", "s_buffer_load"].iter().map(|load| Code::count(epilogue, load)).sum::<usize>();
+    let waits = Code::count(epilogue, "s_waitcnt");
+    report(&format!(
+        "machine code of linear_large: {registers} registers, {dots} dot products and {sums} other sums a stage, {before} of them before \
+         the next stage is waited for; epilogue: {loads} loads, {waits} waits"
+    ));
+    assert!(registers <= 128 && dots == 512 && sums == 0 && before >= 400, "{}", code.text);
+    assert!(loads <= 24 && waits <= 8, "{}", code.text);
+}
+
+/// A norm of a row of 4,096 elements, with all that is fused: loads do not wait for each other.
+#[test]
+fn a_long_norm_loads_in_rounds() {
+    let Some(compiler) = compiler() else { return };
+    let (shader, _) = shaders::all().into_iter().find(|(shader, _)| shader.name == "layer_norm").expect("a shader");
+    let on = ["CENTER", "ADD", "QUANTIZE"].map(|name| (name, 1.0));
+    let constants = [&on[..], &[("HELD", 4096.0), ("THREADS", 256.0)]].concat();
+    let rounds = compiler.compile(&shader.wgsl(), &shader, "layer_norm_f32_f32", &constants).rounds_of_loads();
+    report(&format!("machine code of layer_norm: rounds of loads in each block {rounds:?}"));
+    // A thread reads 16 of 4,096 elements in four rounds, and weights and biases for four words of results in four more.
+    assert!(rounds.len() >= 2 && rounds.iter().all(|&rounds| rounds == 1), "{rounds:?}");
+}
