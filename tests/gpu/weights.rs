@@ -3,7 +3,7 @@
 use enfold::gpu::{LinearKernel, Options, SplitK, TileShape};
 use enfold::interp::Interpreter;
 use enfold::lower::lower;
-use enfold::ops::{IntegerLinear, Op, Requantize};
+use enfold::ops::{Constant, IntegerLinear, Op, Requantize, ScaleAccumulator};
 use enfold::values::{DType, QParams};
 use enfold::{GraphBuilder, Shape, Tensor};
 use pollster::block_on;
@@ -101,6 +101,34 @@ fn shared_weights_are_uploaded_once() {
     };
     let (once, four_times) = (model(true), model(false));
     assert_eq!(four_times - once, 3 * 256 * 256);
+}
+
+/// Kernels multiply by 16 times the values of four bits, so that layers of very many features would exceed 32 bits: their weights are stored
+/// as int8.
+#[test]
+fn sums_of_very_many_features_do_not_overflow() {
+    let Some(context) = context("many features") else { return };
+    let engine = engine_with(context, &Options::default());
+    let (n, most) = (4, 131_071);
+    let bytes = [most, most + 65].map(|k| {
+        let mut g = GraphBuilder::new();
+        let x = g.typed_input("x", Shape::rows(k), DType::I8).expect("an input");
+        let w = Tensor::from_i8(&[n, k], vec![-8; n * k]).expect("fits");
+        let w = g.node("w", Constant { bits: Some(4), ..Constant::new(w) }, &[]).expect("a constant");
+        let bias = g.constant("bias", Tensor::from_i32(&[n], vec![0; n]).expect("fits")).expect("a constant");
+        let factors = g.constant("factors", Tensor::from_f32(&[n], vec![1.0; n]).expect("fits")).expect("a constant");
+        let op = Op::IntegerLinear(IntegerLinear { fraction_bits: 0 });
+        let acc = g.node("sums", op, &[x, w, bias]).expect("sums");
+        let y = g.node("y", Op::ScaleAccumulator(ScaleAccumulator { relu: false }), &[acc, factors]).expect("floats");
+        let graph = g.finish([y]).expect("a graph");
+        // The sums exceed 2^27 with more features than fit.
+        let input = Tensor::from_i8(&[1, k], vec![-128; k]).expect("fits");
+        let model = block_on(engine.load(&lower(&graph).expect("lowered"))).expect("loaded");
+        let expected = Tensor::from_f32(&[1, n], vec![1024.0 * k as f32; n]).expect("fits");
+        assert_eq!(block_on(model.run(&[&input])).expect("run"), [expected], "{k} features");
+        model.size_bytes()
+    });
+    assert!(bytes[1] > bytes[0] * 9 / 5, "{bytes:?}");
 }
 
 /// One weight is changed by one, in the packed form only.
