@@ -3,7 +3,7 @@
 @group(0) @binding(4) var<storage, read> w: array<vec2<u32>>;
 
 // The values are 16 times as large, in the high nibbles of bytes: their sign needs no instruction, and sums are exact multiples of 16.
-// The host stores weights of so many features that such a sum may exceed an i32 with 8 bits.
+// Layers of so many features that such a sum could exceed an i32 are stored with 8 bits.
 const WEIGHT_SHIFT: u32 = 4u;
 
 fn weight(at: u32) -> vec4<u32> {

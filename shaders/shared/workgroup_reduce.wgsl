@@ -1,5 +1,4 @@
-// Sums and ranges of the values of a workgroup, through workgroup memory. Ranges are those of the integers by which floats.wgsl orders
-// floats.
+// Ranges of the values of a workgroup, through workgroup memory: of the integers by which floats.wgsl orders floats.
 
 // 64 or 256.
 override THREADS: u32 = 64u;

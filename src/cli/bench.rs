@@ -120,6 +120,9 @@ impl Bench {
     pub(super) fn run(&self, stderr: &Stderr) -> Result<()> {
         let choice = DeviceArgs { device: self.device, adapter: self.adapter.clone() };
         choice.check()?;
+        if self.steps && matches!(self.device, Some(Device::Cpu | Device::Reference)) {
+            return Err(usage("--steps: only the GPU engine measures its steps; use it with --device gpu".to_owned()));
+        }
         let model = Model::load(&self.model, &self.dims)?;
         let graph = model.executable(self.products.kind())?;
         let inputs = self.inputs(&graph, stderr)?;
@@ -154,8 +157,9 @@ impl Bench {
                     let outputs = pollster::block_on(on_gpu.model.run(&inputs))?;
                     let check = Check::of(&graph, &expected, outputs, &name)?;
                     let rows = rows.unwrap_or(1);
-                    let (times, steps) =
-                        on_gpu::times(&on_gpu, &inputs, rows, self.steps, |what, each| self.times(what, stderr, each))?;
+                    let (times, steps) = on_gpu::times(&on_gpu, &inputs, rows, self.steps, stderr, |what, each| {
+                        self.times(what, stderr, each)
+                    })?;
                     let step = |StepTiming { name, kernels, duration }| StepTime {
                         name,
                         kernels,

@@ -180,6 +180,24 @@ mod tests {
         assert!(engine.inexact_kernels().is_empty(), "{:?}", engine.inexact_kernels());
     }
 
+    /// Kernels for long rows have 256 threads on GPUs, which no software adapter has reason to choose.
+    #[test]
+    fn kernels_with_256_threads_a_row_are_right() {
+        let Some(engine) = engine() else { return };
+        let wide = Arc::new(Config { wide_rows: true, ..(*engine.config()).clone() });
+        let mut compared = 0;
+        for family in [Family::Norm, Family::Quantize, Family::Reduce] {
+            let case = family.case(&wide, None).expect("valid").expect("a case");
+            let threads = |key: &PipelineKey| key.overrides.contains(&("THREADS", 256));
+            let agreements = pollster::block_on(agreements(&engine.device, &wide, &case)).expect("right");
+            for ((kernel, agreement), expected) in agreements.iter().zip(&case.expected) {
+                assert_eq!(*agreement, Agreement::Exact, "{kernel}");
+                compared += usize::from(threads(&expected.key));
+            }
+        }
+        assert!(compared > 5, "{compared}");
+    }
+
     /// The rules of equation 11 that keep compilers from changing bits, and what a shader would say without them. A driver may keep to
     /// the rules by itself in some of them; the functions of WGSL have other bits on every driver.
     const WITHOUT_RULES: [(&str, &str, &str); 4] = [

@@ -50,4 +50,11 @@ fn the_gpu_is_measured_resident_and_round_trip() {
     let what: Vec<&str> = gpu["times"].as_array().unwrap().iter().map(|t| t["what"].as_str().unwrap()).collect();
     assert_eq!(what, ["resident", "round trip"]);
     assert!(gpu["check"]["cosine"].as_f64().unwrap() > 0.999);
+    let json = space.json("bench q.enfold --device gpu --runs 1 --steps --json");
+    let steps = json["devices"][0]["steps"].as_array().unwrap();
+    assert!(steps.iter().any(|step| step["kernels"].as_str().unwrap().starts_with("linear")), "{steps:?}");
+    assert!(steps.iter().all(|step| step["us"].as_f64().unwrap() > 0.0), "{steps:?}");
+    let text = space.ok("bench q.enfold --device gpu --runs 1 --steps");
+    assert!(text.lines().any(|line| line.starts_with("step ") && line.ends_with("time")), "{text}");
+    space.fails(2, "bench q.enfold --device cpu --steps", &["--steps", "gpu"]);
 }

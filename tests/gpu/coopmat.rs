@@ -2,14 +2,41 @@
 
 use enfold::gpu::{Engine, Fragment, GpuError, LinearKernel, Model, Options, SplitK, TileShape};
 use enfold::interp::Interpreter;
+use enfold::lower::lower;
 use pollster::block_on;
 
 use crate::cases::{Case, Data, Ends, difference};
 use crate::device::{context, engine_with};
+use crate::layers::{Layers, batch, expected};
 use crate::report::report;
 
 fn load(engine: &Engine, case: &Case) -> Model {
     block_on(engine.load(&case.program())).unwrap_or_else(|e| panic!("{}: {e}", case.name))
+}
+
+/// Weights of 2 and 4 bits, which kernels read as multiples of their values.
+#[test]
+fn emulated_matrices_take_weights_of_few_bits() {
+    let Some(context) = context("cooperative matrices of few bits") else { return };
+    if context.info.subgroup_min_size < 8 || !context.device.features().contains(wgpu::Features::SUBGROUP) {
+        return;
+    }
+    let tile = TileShape::new(LinearKernel::Coopmat, 64, 2, &context.device.limits()).expect("fits");
+    for split_k in [SplitK::Never, SplitK::Always] {
+        let options = Options { tile: Some(tile), fragment: Some(Fragment::Emulated), split_k, ..Options::default() };
+        let engine = engine_with(context, &options);
+        for most in [1, 7] {
+            let mut l = Layers::new(most as u64);
+            l.most = most;
+            let x = l.int8(&[1100]);
+            let y = l.linear_to_floats(x, 67, 1100);
+            let graph = l.finish(&[y]);
+            let batch = batch(&graph, 65, 1);
+            let model = block_on(engine.load(&lower(&graph).expect("lowered"))).expect("loaded");
+            let got = block_on(model.run(&batch)).expect("run");
+            assert_eq!(difference(&got[0], &expected(&graph, &batch)[0]), None, "values to {most}, {split_k:?}");
+        }
+    }
 }
 
 /// The kernel without the matrices themselves: chunks, staging, flushing, epilogues.

@@ -23,6 +23,7 @@ fn few_bits_give_the_bits_of_int8() {
     let (mut compared, mut ratios) = (0, Vec::new());
     for (kernel, rows, k_step) in [
         (LinearKernel::Workgroup, 64, 4),
+        (LinearKernel::Workgroup, 16, 2),
         (LinearKernel::Large, 128, 2),
         (LinearKernel::Register, 32, 1),
         (LinearKernel::Subgroup, 16, 8),
@@ -35,7 +36,8 @@ fn few_bits_give_the_bits_of_int8() {
         {
             continue;
         }
-        let split_k = if kernel == LinearKernel::Register { SplitK::Always } else { SplitK::Never };
+        let divided = kernel == LinearKernel::Register || rows == 16;
+        let split_k = if divided { SplitK::Always } else { SplitK::Never };
         let with = |unpacked_weights, split_k| {
             engine_with(context, &Options { tile: Some(tile), unpacked_weights, split_k, ..Options::default() })
         };

@@ -108,7 +108,7 @@ fn the_large_linear_kernel_is_as_lean_as_it_was() {
          the next stage is waited for; epilogue: {loads} loads, {waits} waits"
     ));
     assert!(registers <= 128 && dots == 512 && sums == 0 && before >= 400, "{}", code.text);
-    assert!(loads <= 24 && waits <= 8, "{}", code.text);
+    assert!(loads <= 24 && waits <= 7, "{}", code.text);
 }
 
 /// A norm of a row of 4,096 elements, with all that is fused: loads do not wait for each other.
@@ -119,7 +119,9 @@ fn a_long_norm_loads_in_rounds() {
     let on = ["CENTER", "ADD", "QUANTIZE"].map(|name| (name, 1.0));
     let constants = [&on[..], &[("HELD", 4096.0), ("THREADS", 256.0)]].concat();
     let rounds = compiler.compile(&shader.wgsl(), &shader, "layer_norm_f32_f32", &constants).rounds_of_loads();
-    report(&format!("machine code of layer_norm: rounds of loads in each block {rounds:?}"));
-    // A thread reads 16 of 4,096 elements in four rounds, and weights and biases for four words of results in four more.
-    assert!(rounds.len() >= 2 && rounds.iter().all(|&rounds| rounds == 1), "{rounds:?}");
+    report(&format!("machine code of layer_norm: loads in each block, and in how many rounds {rounds:?}"));
+    // Four elements of both operands in a round, then weights and biases of four results: a thread reads its 16 of 4,096 elements in four
+    // rounds, and their weights and biases in four more.
+    let whole = rounds.iter().filter(|&&(loads, rounds)| loads >= 8 && rounds == 1).count();
+    assert!(whole >= 2 && rounds.iter().all(|&(_, rounds)| rounds == 1), "{rounds:?}");
 }

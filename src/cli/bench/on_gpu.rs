@@ -10,6 +10,7 @@ use enfold::program::ValueId;
 
 use super::{Times, on_device};
 use crate::cli::device::OnGpu;
+use crate::cli::progress::Stderr;
 
 /// Measures a model with its inputs and outputs on the device, and from host memory to host memory; and each step, if asked to.
 pub(super) fn times(
@@ -17,6 +18,7 @@ pub(super) fn times(
     inputs: &[Tensor],
     rows: usize,
     with_steps: bool,
+    stderr: &Stderr,
     mut measure: impl FnMut(&'static str, &mut dyn FnMut() -> Result<()>) -> Result<Times>,
 ) -> Result<(Vec<Times>, Vec<StepTiming>)> {
     let buffers = Buffers::new(on_gpu, inputs, rows)?;
@@ -30,7 +32,11 @@ pub(super) fn times(
     let together = if started.elapsed().as_millis() < 20 { 10 } else { 1 };
     let resident = measure("resident", &mut || on_device(buffers.resident(&run, together)))?.divided(together);
     let round_trip = measure("round trip", &mut || on_device(buffers.round_trip(&run)))?;
-    let steps = match with_steps {
+    let has_clock = on_gpu.context.device.features().contains(wgpu::Features::TIMESTAMP_QUERY);
+    if with_steps && !has_clock {
+        stderr.note("this GPU has no timestamps; its steps are not measured");
+    }
+    let steps = match with_steps && has_clock {
         true => on_device(pollster::block_on(run.timings(rows)).map_err(Into::into))?.steps,
         false => Vec::new(),
     };

@@ -43,6 +43,15 @@ static FLOAT_SHADER: Shader = Shader {
     }
 };
 
+static ELEMENTS_SHADER: Shader = Shader {
+    overrides: &["BIAS", "REPRODUCIBLE"],
+    ..shader! {
+        "matmul_float_elements", MatmulParams, [Strided], storage! { a: A, b: B, bias: BIAS, y: Y },
+        [THREAD, GRID, F16, FLOATS, FLOAT, FUNCTIONS, STRIDED],
+        ["matmul/params", "matmul/float_operands", "matmul/float_elements"]
+    }
+};
+
 static LANES_SHADER: Shader = Shader {
     overrides: &["BIAS", "REPRODUCIBLE"],
     subgroups: true,
@@ -85,11 +94,13 @@ pub(crate) enum MatmulKernel {
 }
 
 impl MatmulKernel {
-    /// All kernels, without a function that follows.
+    /// All kernels, without a function that follows and with one.
     pub(crate) fn iter() -> impl Iterator<Item = Self> {
         let float = [false, true].into_iter().flat_map(|reproducible| {
-            let of_lanes = |lanes| Self::F32 { bias: false, function: None, reproducible, lanes };
-            [of_lanes(false), of_lanes(true), Self::SmallF32 { reproducible }]
+            let plain = [false, true].map(|lanes| Self::F32 { bias: false, function: None, reproducible, lanes });
+            let function = Some(UnaryOp::Gelu);
+            let with_function = [false, true].map(|lanes| Self::F32 { bias: true, function, reproducible, lanes });
+            plain.into_iter().chain(with_function).chain([Self::SmallF32 { reproducible }])
         });
         float.chain([Self::I8, Self::I8ToF32, Self::DynamicI8ToF32])
     }
@@ -109,7 +120,8 @@ impl Kernel for MatmulKernel {
     fn shader(self, _options: KernelOptions) -> &'static Shader {
         match self {
             Self::F32 { lanes: true, .. } => &LANES_SHADER,
-            Self::F32 { .. } | Self::SmallF32 { .. } => &FLOAT_SHADER,
+            Self::F32 { .. } => &FLOAT_SHADER,
+            Self::SmallF32 { .. } => &ELEMENTS_SHADER,
             _ => &INT8_SHADER,
         }
     }

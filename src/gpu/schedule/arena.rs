@@ -53,7 +53,7 @@ impl Arenas {
         let Some((mut best, mut order)) = plans.into_iter().min_by_key(|(plan, _)| plan.bytes()) else {
             return Self::default();
         };
-        // No plan can be smaller than the most that lives at once.
+        // No plan can be smaller than the most that lives at once, up to the alignment of its last value.
         let least = values.first().map_or(0, |_| pressure(tightest));
         let mut random = fastrand::Rng::with_seed(0);
         for _ in 0..(SEARCH_STEPS / (values.len() * values.len()).max(1)).min(SEARCH_ORDERS) {

@@ -159,7 +159,10 @@ impl Code {
         let parts = self.lines.iter().flat_map(|line| line.split("::"));
         let instructions = parts.filter_map(|part| part.split_whitespace().next());
         instructions
-            .filter(|name| name.starts_with("v_") && names.iter().any(|multiply_add| name.contains(multiply_add)))
+            .filter(|name| {
+                (name.starts_with("v_") || name.starts_with("s_"))
+                    && names.iter().any(|multiply_add| name.contains(multiply_add))
+            })
             .count()
     }
 
@@ -182,8 +185,8 @@ impl Code {
         &self.lines[self.dots().1 + 1..]
     }
 
-    /// For each block that loads from memory, how many times it waits before it loads again.
-    pub(super) fn rounds_of_loads(&self) -> Vec<usize> {
+    /// For each block that loads from memory: its loads, and in how many rounds, of which each waits for the one before.
+    pub(super) fn rounds_of_loads(&self) -> Vec<(usize, usize)> {
         let rounds = |block: &[String]| {
             let of = |line: &String| match line {
                 line if line.starts_with("buffer_load") => Some(true),
@@ -191,9 +194,10 @@ impl Code {
                 _ => None,
             };
             let mut steps: Vec<bool> = block.iter().filter_map(of).collect();
+            let loads = steps.iter().filter(|&&loads| loads).count();
             steps.dedup();
-            steps.into_iter().filter(|&loads| loads).count()
+            (loads, steps.into_iter().filter(|&loads| loads).count())
         };
-        self.lines.split(|line| line.starts_with("BB")).map(rounds).filter(|&rounds| rounds > 0).collect()
+        self.lines.split(|line| line.starts_with("BB")).map(rounds).filter(|&(loads, _)| loads > 0).collect()
     }
 }

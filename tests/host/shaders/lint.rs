@@ -17,7 +17,7 @@ use super::parse;
 ///
 /// - sums, differences and products as arguments of `keep`, which hides them from the compiler;
 /// - other products, if no sum, difference or product takes their result;
-/// - products of rounded factors, which are exact (`REPRODUCIBLE`);
+/// - products in `plus_products` of rounded factors, which are exact (`REPRODUCIBLE`);
 /// - comparisons, selections, conversions, and functions whose result is exact;
 /// - anything in `quotient` and `root`, whose guesses do not decide a bit.
 pub(super) fn inexact(wgsl: &str, shader: &Shader, entry: &str, constants: &[(&str, f64)]) -> Vec<String> {
@@ -127,7 +127,8 @@ impl<'m> Walk<'_, 'm> {
     fn is_bare(&self, handle: Handle<Expression>) -> bool {
         match &self.function.expressions[handle] {
             Expression::Binary { op: BinaryOperator::Multiply, .. } => {
-                self.is_float(handle) && !self.lint.exact_products
+                let exact = self.lint.exact_products && self.function.name.as_deref() == Some("plus_products");
+                self.is_float(handle) && !exact
             }
             // A compiler sees through a cast of bits.
             &Expression::As { expr, convert: None, .. } => self.is_bare(expr),

@@ -23,7 +23,7 @@ fn stand_in(config: &Config, bits: WeightBits, epilogue: LinearEpilogue) -> Line
     pipeline_at(config, (SmallLayer::N, SmallLayer::K, ROWS as u64), bits, epilogue)
 }
 
-/// The pipelines whose known answers a linear step needs beyond those of tile shapes, which an engine tests when it is made.
+/// The pipelines whose known answers a linear step needs beyond those of tile shapes, which an engine tests when a program first needs them.
 pub(crate) fn needed(planning: &Planning<'_>, fused: &FusedStep, linear: &QLinear) -> Vec<PipelineKey> {
     let config = planning.config;
     let mut needed = Vec::new();
