@@ -34,33 +34,24 @@ const Y: u32 = 6;
 const A_QPARAMS: u32 = 7;
 const B_QPARAMS: u32 = 8;
 
-static FLOAT_SHADER: Shader = Shader {
-    overrides: &["BIAS", "REPRODUCIBLE"],
-    ..shader! {
-        "matmul_float", MatmulParams, [Strided], storage! { a: A, b: B, bias: BIAS, y: Y },
-        [THREAD, GRID, F16, FLOATS, FLOAT, FUNCTIONS, STRIDED],
-        ["matmul/params", "matmul/float_operands", "matmul/float"]
-    }
-};
+/// A shader of float products.
+macro_rules! float_shader {
+    ($name:literal, $file:literal, $subgroups:literal) => {
+        Shader {
+            overrides: &["BIAS", "REPRODUCIBLE"],
+            subgroups: $subgroups,
+            ..shader! {
+                $name, MatmulParams, [Strided], storage! { a: A, b: B, bias: BIAS, y: Y },
+                [THREAD, GRID, F16, FLOATS, FLOAT, FUNCTIONS, STRIDED],
+                ["matmul/params", "matmul/float_operands", $file]
+            }
+        }
+    };
+}
 
-static ELEMENTS_SHADER: Shader = Shader {
-    overrides: &["BIAS", "REPRODUCIBLE"],
-    ..shader! {
-        "matmul_float_elements", MatmulParams, [Strided], storage! { a: A, b: B, bias: BIAS, y: Y },
-        [THREAD, GRID, F16, FLOATS, FLOAT, FUNCTIONS, STRIDED],
-        ["matmul/params", "matmul/float_operands", "matmul/float_elements"]
-    }
-};
-
-static LANES_SHADER: Shader = Shader {
-    overrides: &["BIAS", "REPRODUCIBLE"],
-    subgroups: true,
-    ..shader! {
-        "matmul_float_lanes", MatmulParams, [Strided], storage! { a: A, b: B, bias: BIAS, y: Y },
-        [THREAD, GRID, F16, FLOATS, FLOAT, FUNCTIONS, STRIDED],
-        ["matmul/params", "matmul/float_operands", "matmul/float_lanes"]
-    }
-};
+static FLOAT_SHADER: Shader = float_shader!("matmul_float", "matmul/float", false);
+static ELEMENTS_SHADER: Shader = float_shader!("matmul_float_elements", "matmul/float_elements", false);
+static LANES_SHADER: Shader = float_shader!("matmul_float_lanes", "matmul/float_lanes", true);
 
 static INT8_SHADER: Shader = Shader {
     overrides: &["PACKED_DOT", "DYNAMIC"],

@@ -56,10 +56,9 @@ static LAYER_NORM: [Shader; 2] = [
 ];
 
 /// The elements of a line that workgroup memory holds, so that a kernel reads each once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, strum::EnumIter)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::EnumIter)]
 pub(crate) enum Held {
     /// Up to 1,024.
-    #[default]
     Short,
     /// Up to 4,096, where a device has the memory.
     Long,

@@ -79,10 +79,9 @@ static SCALED_SOFTMAX: [Shader; 2] = [
 ];
 
 /// The lines for which a softmax kernel is made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, strum::EnumIter)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::EnumIter)]
 pub(crate) enum SoftmaxLines {
     /// Of up to 128 elements: eight threads a line.
-    #[default]
     Short,
     /// Of up to 1,024 elements, which workgroup memory holds: 64 threads a line.
     Held,
