@@ -59,7 +59,7 @@ fn main() -> Result<()> {
     }
 
     let start = Instant::now();
-    let options = ImportOptions::default().dim("batch", arguments.batch).dim("seq", arguments.seq);
+    let options = ImportOptions::with_dims([("batch", arguments.batch), ("seq", arguments.seq)]);
     let float = onnx::load(&arguments.model, &options)?;
     println!("imported {} in {:.0} ms: {} nodes", arguments.model, milliseconds(start), float.nodes().len());
 

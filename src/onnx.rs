@@ -8,7 +8,7 @@
 //! each.
 //!
 //! # Dimensions
-//! [`ImportOptions::dim`] gives a length to a dimension that the model names, such as `batch` or `seq`. A dimension without a name is
+//! [`ImportOptions::dims`] gives a length to a dimension that the model names, such as `batch` or `seq`. A dimension without a name is
 //! called `{input}.{axis}`; so is one that the file calls `?`, and one of length −1, which old files write for an unknown length. A
 //! dimension of length 0 is refused unless it is given a length by that name. One dimension may be left out if it is the first axis
 //! of all inputs that have it: it becomes `rows`, which varies at run time. All others must be given. A model that moves the batch, or
@@ -70,31 +70,25 @@ pub use export::{ExportError, ExportOptions, Inexpressible, Preset, export, save
 /// The opsets that are read.
 const OPSETS: RangeInclusive<i64> = 11..=21;
 
-/// Options of an import: the lengths of dimensions.
+/// Options of an import.
+///
+/// ```
+/// use enfold::onnx::ImportOptions;
+///
+/// let options = ImportOptions { dims: [("batch".to_owned(), 8)].into() };
+/// assert_eq!(options, ImportOptions::with_dims([("batch", 8)]));
+/// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ImportOptions {
-    dims: BTreeMap<String, usize>,
+    /// The lengths of dimensions, by the names that the model gives them. None by default.
+    pub dims: BTreeMap<String, usize>,
 }
 
 impl ImportOptions {
-    /// Creates options that give no dimension a length.
+    /// Creates options that give lengths to dimensions.
     #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Gives a length to the dimension called `name`.
-    #[must_use]
-    pub fn dim(mut self, name: impl Into<String>, length: usize) -> Self {
-        self.dims.insert(name.into(), length);
-        self
-    }
-
-    /// Gives lengths to several dimensions.
-    #[must_use]
-    pub fn dims<N: Into<String>>(mut self, dims: impl IntoIterator<Item = (N, usize)>) -> Self {
-        self.dims.extend(dims.into_iter().map(|(name, length)| (name.into(), length)));
-        self
+    pub fn with_dims<N: Into<String>>(dims: impl IntoIterator<Item = (N, usize)>) -> Self {
+        Self { dims: dims.into_iter().map(|(name, length)| (name.into(), length)).collect() }
     }
 }
 

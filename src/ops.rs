@@ -202,12 +202,6 @@ impl Op {
         self.operator().moves_values()
     }
 
-    /// Whether each element of the result depends on one element of each input.
-    #[must_use]
-    pub fn is_pointwise(&self) -> bool {
-        self.operator().is_pointwise()
-    }
-
     /// Whether the operator belongs to the integer form of a graph: it computes with quantized values.
     #[must_use]
     pub fn is_integer(&self) -> bool {

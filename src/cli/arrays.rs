@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
 use enfold::{Tensor, files};
-use ndarray::ArrayD;
+use ndarray::{ArrayD, ArrayViewD};
 use ndarray_npy::WriteNpyExt;
 use safetensors::tensor::{Dtype, TensorInfo, TensorView};
 use zip::write::SimpleFileOptions;
@@ -181,20 +181,20 @@ pub(super) fn save(path: &Path, arrays: &[(String, Tensor)]) -> Result<()> {
 /// Converts a tensor of any type to f32.
 pub(super) fn floats(tensor: Tensor) -> ArrayD<f32> {
     match tensor {
-        Tensor::F32(a) => a.into_inner(),
-        Tensor::I8(a) => a.mapv(f32::from),
-        Tensor::I32(a) => a.mapv(|v| v as f32),
-        Tensor::I64(a) => a.mapv(|v| v as f32),
+        Tensor::F32(a) => a.into(),
+        Tensor::I8(a) => ArrayViewD::from(&a).mapv(f32::from),
+        Tensor::I32(a) => ArrayViewD::from(&a).mapv(|v| v as f32),
+        Tensor::I64(a) => ArrayViewD::from(&a).mapv(|v| v as f32),
     }
 }
 
 fn write_npy(tensor: &Tensor) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     match tensor {
-        Tensor::F32(a) => a.write_npy(&mut bytes)?,
-        Tensor::I8(a) => a.write_npy(&mut bytes)?,
-        Tensor::I32(a) => a.write_npy(&mut bytes)?,
-        Tensor::I64(a) => a.write_npy(&mut bytes)?,
+        Tensor::F32(a) => ArrayViewD::from(a).write_npy(&mut bytes)?,
+        Tensor::I8(a) => ArrayViewD::from(a).write_npy(&mut bytes)?,
+        Tensor::I32(a) => ArrayViewD::from(a).write_npy(&mut bytes)?,
+        Tensor::I64(a) => ArrayViewD::from(a).write_npy(&mut bytes)?,
     }
     Ok(bytes)
 }

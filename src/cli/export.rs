@@ -40,7 +40,7 @@ impl Export {
             ),
             Stage::Float | Stage::Qdq => {}
         }
-        let exported = onnx::export(&model.graph, &ExportOptions::default().preset(self.preset));
+        let exported = onnx::export(&model.graph, &ExportOptions { preset: self.preset, ..ExportOptions::default() });
         let bytes = exported.map_err(|error| match error {
             ExportError::Asymmetric { nodes, .. } => anyhow!(
                 "{}: for {} activations must have zero point 0, which {} have not, {} among them; quantize with --symmetric",

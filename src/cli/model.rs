@@ -135,7 +135,7 @@ impl Model {
             if is_file && !["", "onnx"].contains(&extension(&path).as_str()) {
                 bail!("{name} is no archive of enfold, nor called .onnx; MODEL is one of the two");
             }
-            let options = ImportOptions::new().dims(dims.by_name()?);
+            let options = ImportOptions::with_dims(dims.by_name()?);
             // The library's advice names the argument --dim.
             let advice = |e: onnx::OnnxError| anyhow!(e.with_argument("--dim"));
             // A pipe, or an open file without a path, has no folder in which external data could lie.

@@ -131,9 +131,9 @@ fn concatenated(name: &str, graph: &Graph, mut parts: Vec<Tensor>) -> Result<Ten
         );
     }
     match &parts[0] {
-        Tensor::F32(_) => join(&parts, |part| if let Tensor::F32(a) = part { Some(a.view()) } else { None }),
-        Tensor::I8(_) => join(&parts, |part| if let Tensor::I8(a) = part { Some(a.view()) } else { None }),
-        Tensor::I32(_) => join(&parts, |part| if let Tensor::I32(a) = part { Some(a.view()) } else { None }),
-        Tensor::I64(_) => join(&parts, |part| if let Tensor::I64(a) = part { Some(a.view()) } else { None }),
+        Tensor::F32(_) => join(&parts, |part| if let Tensor::F32(a) = part { Some(a.into()) } else { None }),
+        Tensor::I8(_) => join(&parts, |part| if let Tensor::I8(a) = part { Some(a.into()) } else { None }),
+        Tensor::I32(_) => join(&parts, |part| if let Tensor::I32(a) = part { Some(a.into()) } else { None }),
+        Tensor::I64(_) => join(&parts, |part| if let Tensor::I64(a) = part { Some(a.into()) } else { None }),
     }
 }

@@ -72,7 +72,7 @@ fn quantized_range(graph: &Graph, index: &Index, id: NodeId) -> Option<(i32, i32
 pub(super) fn real(index: &Index, id: NodeId, value: Tensor) -> Tensor {
     match (value, index.qparams(id)) {
         (Tensor::I8(values), Some(q)) => {
-            Tensor::from(values.mapv(|value| numerics::dequantize(value.into(), q.scale(), q.zero_point())))
+            Tensor::from(values.map(|&value| numerics::dequantize(value.into(), q.scale(), q.zero_point())))
         }
         (value, _) => value,
     }

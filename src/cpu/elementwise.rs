@@ -42,7 +42,7 @@ pub(super) fn run(run: &mut StepRun<'_>) -> Option<Output> {
 /// Computes `f(a, b)` of each pair of floats, broadcast. It reuses the buffer of `a` where `a` has the shape of the result.
 fn zip_f32(a: Tensor, b: &Tensor, f: impl Fn(f32, f32) -> f32 + Sync + Send) -> Tensor {
     match (a, b) {
-        (Tensor::F32(a), Tensor::F32(b)) => Tensor::from(zip(Cow::Owned(a.into_inner()), b, f)),
+        (Tensor::F32(a), Tensor::F32(b)) => Tensor::from(zip(Cow::Owned(a.into_array()), b.array(), f)),
         _ => unreachable!("{CHECKED}"),
     }
 }
@@ -68,7 +68,7 @@ fn mask(inverted: bool) -> impl Fn(f32, f32) -> f32 + Sync + Send {
 fn int32(op: Int32Op, checked: bool, a: &Tensor, b: &Tensor) -> Result<Tensor, usize> {
     let (Tensor::I32(a), Tensor::I32(b)) = (a, b) else { unreachable!("{CHECKED}") };
     let shape = broadcast_shape(a.shape(), b.shape());
-    let (a, b) = (a.broadcast(IxDyn(&shape)).expect(CHECKED), b.broadcast(IxDyn(&shape)).expect(CHECKED));
+    let [a, b] = [a, b].map(|x| x.array().broadcast(IxDyn(&shape)).expect(CHECKED));
     let pairs = a.iter().zip(b.iter()).enumerate();
     let data = pairs.map(|(at, (&a, &b))| op.eval(a, b, checked).ok_or(at));
     Ok(integers(&shape, data.collect::<Result<_, _>>()?))
@@ -92,7 +92,7 @@ fn mul_i8(a: &Tensor, b: &Tensor, zero_points: [i32; 2], multiplier: f32, y: Int
 /// Computes `f(a, b)` of each pair of quantized values, broadcast.
 fn zip_i8(a: &Tensor, b: &Tensor, f: impl Fn(i8, i8) -> i8 + Sync + Send) -> Tensor {
     match (a, b) {
-        (Tensor::I8(a), Tensor::I8(b)) => Tensor::from(zip(Cow::Borrowed(&**a), b, f)),
+        (Tensor::I8(a), Tensor::I8(b)) => Tensor::from(zip(Cow::Borrowed(a.array()), b.array(), f)),
         _ => unreachable!("{CHECKED}"),
     }
 }

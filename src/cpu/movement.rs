@@ -40,18 +40,18 @@ pub(super) fn run(run: &mut StepRun<'_>) -> Option<Output> {
 /// Gives `x` another shape of as many elements, without copying.
 fn reshape(x: Tensor, shape: &[usize]) -> Tensor {
     let shape = IxDyn(shape);
-    for_each_type!(x, a => a.into_inner().into_shape_with_order(shape).expect(CHECKED))
+    for_each_type!(x, a => a.into_array().into_shape_with_order(shape).expect(CHECKED))
 }
 
 /// Permutes axes: axis `i` of the result is axis `perm[i]` of `x`.
 pub(super) fn transpose(x: &Tensor, perm: &[usize]) -> Tensor {
-    for_each_type!(x, a => permuted(a, perm, vec![Default::default(); a.len()]))
+    for_each_type!(x, a => permuted(a.array(), perm, vec![Default::default(); a.len()]))
 }
 
 /// Transposes like [`transpose`], but into a buffer of as many floats.
 fn transpose_f32(x: &Tensor, perm: &[usize], y: Vec<f32>) -> Tensor {
     match x {
-        Tensor::F32(a) => Tensor::from(permuted(a, perm, y)),
+        Tensor::F32(a) => Tensor::from(permuted(a.array(), perm, y)),
         _ => unreachable!("{CHECKED}"),
     }
 }
@@ -93,7 +93,7 @@ fn concat(inputs: &[&Tensor], axis: usize) -> Tensor {
             let arrays: Vec<_> = inputs
                 .iter()
                 .filter_map(|t| match t {
-                    Tensor::$variant(a) => Some(a.view()),
+                    Tensor::$variant(a) => Some(a.array().view()),
                     _ => None,
                 })
                 .collect();
@@ -113,7 +113,7 @@ fn concat(inputs: &[&Tensor], axis: usize) -> Tensor {
 
 /// Copies a range of elements along an axis.
 fn slice(x: &Tensor, axis: usize, range: std::ops::Range<usize>) -> Tensor {
-    for_each_type!(x, a => a.slice_axis(Axis(axis), range.into()).as_standard_layout().into_owned())
+    for_each_type!(x, a => a.array().slice_axis(Axis(axis), range.into()).as_standard_layout().into_owned())
 }
 
 /// Copies a tensor into one of shape `shape` that is filled with a value. `before` are the elements before the first along each axis.
@@ -125,7 +125,7 @@ fn pad(x: &Tensor, value: &Tensor, before: &[usize], shape: &[usize]) -> Tensor 
             for (axis, (&before, &length)) in before.iter().zip(x.shape()).enumerate() {
                 inner.slice_axis_inplace(Axis(axis), (before..before + length).into());
             }
-            inner.assign(&$x.view());
+            inner.assign($x.array());
             y.into()
         }};
     }

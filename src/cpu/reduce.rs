@@ -67,9 +67,11 @@ fn sum_i32(x: &Tensor, axis: usize, checked: bool) -> Result<Tensor, usize> {
 /// Takes the largest element along an axis, which the result lacks. It is NaN if an element is.
 fn max(x: &Tensor, axis: usize) -> Tensor {
     match x {
-        Tensor::I8(a) => Tensor::from(a.fold_axis(Axis(axis), i8::MIN, |&a, &b| a.max(b))),
-        Tensor::F32(a) => Tensor::from(a.fold_axis(Axis(axis), f32::NEG_INFINITY, |&a, &b| numerics::maximum(a, b))),
-        Tensor::I32(a) => Tensor::from(a.fold_axis(Axis(axis), i32::MIN, |&a, &b| a.max(b))),
+        Tensor::I8(a) => Tensor::from(a.array().fold_axis(Axis(axis), i8::MIN, |&a, &b| a.max(b))),
+        Tensor::F32(a) => {
+            Tensor::from(a.array().fold_axis(Axis(axis), f32::NEG_INFINITY, |&a, &b| numerics::maximum(a, b)))
+        }
+        Tensor::I32(a) => Tensor::from(a.array().fold_axis(Axis(axis), i32::MIN, |&a, &b| a.max(b))),
         // Inference refuses i64.
         Tensor::I64(_) => x.clone(),
     }

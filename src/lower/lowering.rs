@@ -376,5 +376,5 @@ fn narrowed(tensor: Arc<Tensor>) -> Result<Arc<Tensor>, (usize, i64)> {
     if let Some((index, &value)) = elements.iter().enumerate().find(|(_, value)| i32::try_from(**value).is_err()) {
         return Err((index, value));
     }
-    Ok(Arc::new(Tensor::from(elements.mapv(|value| value as i32))))
+    Ok(Arc::new(Tensor::from(elements.map(|&value| value as i32))))
 }

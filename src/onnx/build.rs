@@ -138,7 +138,7 @@ impl Build {
     }
 
     pub(super) fn import(&self, dims: &[(&str, usize)]) -> Result<Graph, OnnxError> {
-        import(self.bytes(), None, &ImportOptions::new().dims(dims.iter().copied()))
+        import(self.bytes(), None, &ImportOptions::with_dims(dims.iter().copied()))
     }
 
     /// The graph, which must be valid.

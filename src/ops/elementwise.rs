@@ -34,10 +34,6 @@ macro_rules! float_arithmetic {
             fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
                 Ok(zip_f32(inputs.tensor(0), inputs.tensor(1), $function))
             }
-
-            fn is_pointwise(&self) -> bool {
-                true
-            }
         }
     )*};
 }
@@ -82,10 +78,6 @@ macro_rules! scalar_arithmetic {
                 write!(f, " {}", self.value)
             }
 
-            fn is_pointwise(&self) -> bool {
-                true
-            }
-
             fn is_step(&self) -> bool {
                 false
             }
@@ -122,15 +114,11 @@ impl Operator for Where {
         let tensors = [0, 1, 2].map(|input| inputs.tensor(input));
         let shape = broadcast_shapes(tensors.map(Tensor::shape));
         let [condition, a, b] = tensors.map(|tensor| match tensor {
-            Tensor::F32(array) => array.broadcast(shape.clone()).expect(CHECKED),
+            Tensor::F32(array) => array.array().broadcast(shape.clone()).expect(CHECKED),
             _ => unreachable!("{CHECKED}"),
         });
         let select = |&condition: &f32, &a: &f32, &b: &f32| if condition != 0.0 { a } else { b };
         Ok(Zip::from(&condition).and(&a).and(&b).map_collect(select).into())
-    }
-
-    fn is_pointwise(&self) -> bool {
-        true
     }
 
     fn is_step(&self) -> bool {
@@ -163,10 +151,6 @@ impl Operator for Mask {
     fn parameters(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.inverted { " inverted" } else { "" })
     }
-
-    fn is_pointwise(&self) -> bool {
-        true
-    }
 }
 
 /// Elementwise comparison of floats, or their maximum or minimum. Inputs: a and b, broadcast.
@@ -187,10 +171,6 @@ impl Operator for Binary {
 
     fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
         Ok(zip_f32(inputs.tensor(0), inputs.tensor(1), |a, b| self.op.eval(a, b)))
-    }
-
-    fn is_pointwise(&self) -> bool {
-        true
     }
 }
 
@@ -232,10 +212,6 @@ impl Operator for IntegerAdd {
 
     fn parameters(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write_range(f, self.qparams, self.lo, self.hi)
-    }
-
-    fn is_pointwise(&self) -> bool {
-        true
     }
 
     fn is_integer(&self) -> bool {
@@ -281,10 +257,6 @@ impl Operator for IntegerMul {
         write_range(f, self.qparams, self.lo, self.hi)
     }
 
-    fn is_pointwise(&self) -> bool {
-        true
-    }
-
     fn is_integer(&self) -> bool {
         true
     }
@@ -315,7 +287,7 @@ where
     R: Clone + Copy + Send + Sync,
 {
     let shape = broadcast_shapes([a.shape(), b.shape()]);
-    let (a, b) = (a.broadcast(shape.clone()).expect(CHECKED), b.broadcast(shape).expect(CHECKED));
+    let (a, b) = (a.array().broadcast(shape.clone()).expect(CHECKED), b.array().broadcast(shape).expect(CHECKED));
     const PARALLEL: usize = 1 << 15;
     let pairs = Zip::from(&a).and(&b);
     RowMajor::from(match a.len() {

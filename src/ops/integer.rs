@@ -28,10 +28,6 @@ impl Operator for ToFloat {
     fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
         Ok(tensor(inputs.tensor(0).shape().to_vec(), inputs.i32s(0).iter().map(|&v| v as f32).collect()))
     }
-
-    fn is_pointwise(&self) -> bool {
-        true
-    }
 }
 
 /// Cast of floats or `i32` to an integer type, whose values the result holds as `i32`. It rounds toward 0, and keeps the low bits of
@@ -67,10 +63,6 @@ impl Operator for ToInteger {
     fn parameters(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, " {}", self.to)
     }
-
-    fn is_pointwise(&self) -> bool {
-        true
-    }
 }
 
 /// Elementwise arithmetic of `i32`. Inputs: a and b, broadcast.
@@ -104,9 +96,5 @@ impl Operator for Int32 {
 
     fn parameters(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, " {}{}", self.op, if self.checked { " checked" } else { "" })
-    }
-
-    fn is_pointwise(&self) -> bool {
-        true
     }
 }

@@ -171,7 +171,7 @@ impl Operator for Concat {
         macro_rules! join {
             ($variant:ident) => {{
                 let arrays = inputs.tensors.iter().map(|tensor| match tensor {
-                    Tensor::$variant(array) => array.view(),
+                    Tensor::$variant(array) => array.array().view(),
                     _ => unreachable!("{CHECKED}"),
                 });
                 ndarray::concatenate(Axis(self.axis), &arrays.collect::<Vec<_>>()).expect(CHECKED).into()
@@ -222,7 +222,7 @@ impl Operator for Slice {
 
     fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
         let range = (self.start..self.end).into();
-        Ok(for_each_type!(inputs.tensor(0), a => a.slice_axis(Axis(self.axis), range).to_owned()))
+        Ok(for_each_type!(inputs.tensor(0), a => a.array().slice_axis(Axis(self.axis), range).to_owned()))
     }
 
     fn parameters(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -279,7 +279,7 @@ impl Operator for Pad {
                 let y = ArrayD::from_shape_fn(IxDyn(&shape), |index| {
                     let source = index.slice().iter().zip(&self.before).map(|(at, before)| at.checked_sub(*before));
                     let source: Option<Vec<usize>> = source.collect();
-                    source.and_then(|source| x.get(IxDyn(&source)).copied()).unwrap_or(value)
+                    source.and_then(|source| x.array().get(IxDyn(&source)).copied()).unwrap_or(value)
                 });
                 y.into()
             }};
@@ -306,12 +306,12 @@ fn reshaped(inputs: &Arguments<'_>) -> Tensor {
     let x = inputs.tensor(0);
     let rows = x.shape().first().copied().unwrap_or(1);
     let shape = IxDyn(&inputs.output.with_rows(rows));
-    for_each_type!(x, a => a.clone().into_inner().into_shape_with_order(shape).expect(CHECKED))
+    for_each_type!(x, a => a.clone().into_array().into_shape_with_order(shape).expect(CHECKED))
 }
 
 /// Permutes axes: axis `i` of the result is axis `perm[i]` of `x`.
 pub(crate) fn transposed(x: &Tensor, perm: &[usize]) -> Tensor {
-    for_each_type!(x, a => a.view().permuted_axes(perm).to_owned())
+    for_each_type!(x, a => a.array().view().permuted_axes(perm).to_owned())
 }
 
 /// Number of elements of a shape.

@@ -34,7 +34,7 @@ impl Operator for Softmax {
 
     fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
         let Tensor::F32(x) = inputs.tensor(0) else { unreachable!("{CHECKED}") };
-        let mut y = x.clone().into_inner();
+        let mut y = x.clone().into_array();
         if !y.is_empty() {
             Zip::from(y.lanes_mut(Axis(self.axis))).par_for_each(|mut line| match line.as_slice_mut() {
                 Some(line) => rows::softmax(line),

@@ -38,11 +38,6 @@ pub(crate) trait Operator: fmt::Debug {
         false
     }
 
-    /// Whether each element of the result depends on one element of each input.
-    fn is_pointwise(&self) -> bool {
-        false
-    }
-
     /// Whether the operator belongs to the integer form of a graph: it computes with quantized values.
     fn is_integer(&self) -> bool {
         false

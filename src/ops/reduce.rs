@@ -40,7 +40,7 @@ impl Operator for Sum {
         let axis = Axis(self.axis);
         let sums = match inputs.tensor(0) {
             Tensor::F32(x) => {
-                let is_last = self.axis + 1 == x.ndim();
+                let is_last = self.axis + 1 == x.shape().len();
                 let sum = |line: ndarray::ArrayView1<'_, f32>| {
                     let (line, mut sum) = (line.to_vec(), [0.0]);
                     if is_last {
@@ -49,10 +49,10 @@ impl Operator for Sum {
                     rows::sum_columns(&line, &mut sum);
                     sum[0]
                 };
-                return Ok(Zip::from(x.lanes(axis)).map_collect(sum).into());
+                return Ok(Zip::from(x.array().lanes(axis)).map_collect(sum).into());
             }
             Tensor::I32(x) => {
-                Zip::from(x.lanes(axis)).map_collect(|line| line.iter().map(|&v| i64::from(v)).sum::<i64>())
+                Zip::from(x.array().lanes(axis)).map_collect(|line| line.iter().map(|&v| i64::from(v)).sum::<i64>())
             }
             _ => unreachable!("{CHECKED}"),
         };
@@ -92,9 +92,9 @@ impl Operator for Max {
     fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
         let axis = Axis(self.axis);
         Ok(match inputs.tensor(0) {
-            Tensor::F32(x) => x.fold_axis(axis, f32::NEG_INFINITY, |&a, &b| numerics::maximum(a, b)).into(),
-            Tensor::I8(x) => x.fold_axis(axis, i8::MIN, |&a, &b| a.max(b)).into(),
-            Tensor::I32(x) => x.fold_axis(axis, i32::MIN, |&a, &b| a.max(b)).into(),
+            Tensor::F32(x) => x.array().fold_axis(axis, f32::NEG_INFINITY, |&a, &b| numerics::maximum(a, b)).into(),
+            Tensor::I8(x) => x.array().fold_axis(axis, i8::MIN, |&a, &b| a.max(b)).into(),
+            Tensor::I32(x) => x.array().fold_axis(axis, i32::MIN, |&a, &b| a.max(b)).into(),
             Tensor::I64(_) => unreachable!("{CHECKED}"),
         })
     }

@@ -34,10 +34,6 @@ impl Operator for Unary {
         unary_in_place(self.op, &mut y);
         Ok(tensor(inputs.tensor(0).shape().to_vec(), y))
     }
-
-    fn is_pointwise(&self) -> bool {
-        true
-    }
 }
 
 /// Computes `x[i] = op(x[i])`.
@@ -79,10 +75,6 @@ impl Operator for Clamp {
     fn parameters(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, " {}..={}", self.min, self.max)
     }
-
-    fn is_pointwise(&self) -> bool {
-        true
-    }
 }
 
 /// Lookup table `int8 → int8`: entry `x + 128` (equation 12). Inputs: x, lookup table `[256]`.
@@ -112,10 +104,6 @@ impl Operator for Lut {
 
     fn parameters(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, " scale {:e} zero_point {}", self.qparams.scale(), self.qparams.zero_point())
-    }
-
-    fn is_pointwise(&self) -> bool {
-        true
     }
 
     fn is_integer(&self) -> bool {

@@ -171,10 +171,10 @@ impl Sums {
 fn select(tensor: &Tensor, rows: &[usize]) -> Tensor {
     use ndarray::Axis;
     match tensor {
-        Tensor::F32(a) => Tensor::from(a.select(Axis(0), rows)),
-        Tensor::I8(a) => Tensor::from(a.select(Axis(0), rows)),
-        Tensor::I32(a) => Tensor::from(a.select(Axis(0), rows)),
-        Tensor::I64(a) => Tensor::from(a.select(Axis(0), rows)),
+        Tensor::F32(a) => Tensor::from(a.array().select(Axis(0), rows)),
+        Tensor::I8(a) => Tensor::from(a.array().select(Axis(0), rows)),
+        Tensor::I32(a) => Tensor::from(a.array().select(Axis(0), rows)),
+        Tensor::I64(a) => Tensor::from(a.array().select(Axis(0), rows)),
     }
 }
 

@@ -1,13 +1,13 @@
 //! Arrays whose elements lie in row-major order.
 
 use std::fmt;
-use std::ops::{Deref, Index, IndexMut};
+use std::ops::{Index, IndexMut};
 
-use ndarray::{Array, ArrayD, Dimension, IxDyn, NdIndex};
+use ndarray::{Array, ArrayD, ArrayViewD, Dimension, IxDyn};
 
 /// An array whose elements lie in row-major order, without gaps: what kernels, files and devices read as a slice.
 ///
-/// It can be read as any array of `ndarray`, and its elements can be changed, but not its strides.
+/// Arrays of `ndarray` are converted with [`From`], in both directions; nothing else of that crate is visible here.
 ///
 /// ```
 /// use enfold::Tensor;
@@ -16,6 +16,7 @@ use ndarray::{Array, ArrayD, Dimension, IxDyn, NdIndex};
 /// let transposed = ndarray::array![[1f32, 2.0], [3.0, 4.0]].reversed_axes();
 /// let a = RowMajor::from(transposed);
 /// assert_eq!(a.elements(), [1.0, 3.0, 2.0, 4.0]);
+/// assert_eq!(a[[1, 0]], 2.0);
 /// assert_eq!(Tensor::F32(a.clone()).shape(), a.shape());
 /// ```
 #[derive(Clone, PartialEq)]
@@ -36,16 +37,42 @@ impl<T> RowMajor<T> {
         self.0.as_slice_mut().expect(ROW_MAJOR)
     }
 
-    /// Returns the elements in row-major order, like the method of `ndarray` with this name: always `Some`.
+    /// Returns the length of each axis.
     #[must_use]
-    pub fn as_slice_mut(&mut self) -> Option<&mut [T]> {
-        self.0.as_slice_mut()
+    pub fn shape(&self) -> &[usize] {
+        self.0.shape()
     }
 
-    /// Returns the array.
+    /// Returns the number of elements.
     #[must_use]
-    pub fn into_inner(self) -> ArrayD<T> {
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Returns whether there are no elements.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Returns the elements in row-major order.
+    pub fn iter(&self) -> std::slice::Iter<'_, T> {
+        self.elements().iter()
+    }
+
+    /// Returns the array of `ndarray`, for operators that walk along axes.
+    pub(crate) fn array(&self) -> &ArrayD<T> {
+        &self.0
+    }
+
+    /// Returns the array of `ndarray`.
+    pub(crate) fn into_array(self) -> ArrayD<T> {
         self.0
+    }
+
+    /// Returns an array of the same shape with `f` of each element.
+    pub(crate) fn map<R>(&self, f: impl Fn(&T) -> R) -> RowMajor<R> {
+        RowMajor(self.0.map(f))
     }
 
     /// Returns the elements in row-major order.
@@ -68,25 +95,30 @@ impl<T: Clone, D: Dimension> From<Array<T, D>> for RowMajor<T> {
     }
 }
 
-impl<T> Deref for RowMajor<T> {
-    type Target = ArrayD<T>;
-
-    fn deref(&self) -> &ArrayD<T> {
-        &self.0
+impl<T> From<RowMajor<T>> for ArrayD<T> {
+    fn from(a: RowMajor<T>) -> Self {
+        a.0
     }
 }
 
-impl<T, I: NdIndex<IxDyn>> Index<I> for RowMajor<T> {
+impl<'a, T> From<&'a RowMajor<T>> for ArrayViewD<'a, T> {
+    fn from(a: &'a RowMajor<T>) -> Self {
+        a.0.view()
+    }
+}
+
+/// The element at an index of each axis. As for slices, an index outside the array panics.
+impl<T, const N: usize> Index<[usize; N]> for RowMajor<T> {
     type Output = T;
 
-    fn index(&self, index: I) -> &T {
-        &self.0[index]
+    fn index(&self, index: [usize; N]) -> &T {
+        &self.0[IxDyn(&index)]
     }
 }
 
-impl<T, I: NdIndex<IxDyn>> IndexMut<I> for RowMajor<T> {
-    fn index_mut(&mut self, index: I) -> &mut T {
-        &mut self.0[index]
+impl<T, const N: usize> IndexMut<[usize; N]> for RowMajor<T> {
+    fn index_mut(&mut self, index: [usize; N]) -> &mut T {
+        &mut self.0[IxDyn(&index)]
     }
 }
 
@@ -152,7 +184,7 @@ mod tests {
 
     fn a_of(tensor: &Tensor) -> RowMajor<i32> {
         match tensor {
-            Tensor::I32(a) => RowMajor::from(a.clone().into_inner()),
+            Tensor::I32(a) => RowMajor::from(a.clone().into_array()),
             other => panic!("{}", other.dtype()),
         }
     }

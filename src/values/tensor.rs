@@ -163,6 +163,12 @@ macro_rules! from_array {
                 Self::$variant(a.into())
             }
         }
+
+        impl From<RowMajor<$t>> for Tensor {
+            fn from(a: RowMajor<$t>) -> Self {
+                Self::$variant(a)
+            }
+        }
     };
 }
 from_array!(f32, F32);

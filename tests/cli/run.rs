@@ -87,6 +87,7 @@ fn numpy_files_go_in_and_out() {
     space.save("mlp.enfold", &mlp());
     let x = space.mlp_data("x.safetensors", 3);
     let Tensor::F32(x) = x else { panic!("floats") };
+    let x = ArrayD::from(x);
     x.write_npy(std::fs::File::create(space.path("x.npy")).unwrap()).unwrap();
     // NumPy may write f64, and column-major arrays.
     let mut npz = NpzWriter::new_compressed(std::fs::File::create(space.path("x.npz")).unwrap());

@@ -20,7 +20,7 @@ pub(crate) struct Form {
 
 pub(crate) fn float() -> Graph {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/onnx/tiny_bert.onnx");
-    load(path, &ImportOptions::new().dim("batch", BATCH).dim("seq", SEQ)).expect("a model of the tests")
+    load(path, &ImportOptions::with_dims([("batch", BATCH), ("seq", SEQ)])).expect("a model of the tests")
 }
 
 pub(crate) fn forms(float: &Graph) -> Vec<Form> {

@@ -18,8 +18,7 @@ use crate::report::report;
 
 fn model(name: &str, dims: &[(&str, usize)]) -> Graph {
     let path = format!("{}/tests/onnx/{name}.onnx", env!("CARGO_MANIFEST_DIR"));
-    let options = dims.iter().fold(ImportOptions::new(), |options, (dim, length)| options.dim(*dim, *length));
-    load(path, &options).unwrap_or_else(|e| panic!("{name}: {e}"))
+    load(path, &ImportOptions::with_dims(dims.iter().copied())).unwrap_or_else(|e| panic!("{name}: {e}"))
 }
 
 /// Random floats of everyday sizes; random ids below 200, and a mask of random lengths.

@@ -14,7 +14,7 @@ pub(crate) fn folder() -> PathBuf {
 }
 
 pub(crate) fn options(dims: &[(&str, usize)]) -> ImportOptions {
-    ImportOptions::new().dims(dims.iter().copied())
+    ImportOptions::with_dims(dims.iter().copied())
 }
 
 pub(crate) fn model(name: &str, dims: &[(&str, usize)]) -> Graph {
@@ -214,6 +214,6 @@ fn errors_and_options_travel() {
     fn travels<T: Send + Sync + 'static>() {}
     travels::<OnnxError>();
     travels::<ImportOptions>();
-    let e = load(folder().join("none.onnx"), &ImportOptions::new()).expect_err("no such file");
+    let e = load(folder().join("none.onnx"), &ImportOptions::default()).expect_err("no such file");
     assert!(matches!(enfold::Error::from(e), enfold::Error::Onnx(OnnxError::Io { .. })));
 }

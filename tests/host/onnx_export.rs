@@ -13,7 +13,7 @@ use crate::random::Random;
 use nets::Net;
 
 fn tensorrt() -> ExportOptions {
-    ExportOptions::new().preset(Preset::TensorRt)
+    ExportOptions { preset: Preset::TensorRt, ..ExportOptions::default() }
 }
 
 fn quantized(net: &Net, config: QuantizationConfig) -> Graph {
@@ -132,7 +132,8 @@ fn a_prepared_graph_must_be_converted_first() {
 fn names_of_the_batch_and_of_files_are_checked() {
     let graph = nets::mlp().graph;
     for name in ["", " ", "8"] {
-        let error = export(&graph, &ExportOptions::new().batch(name)).expect_err("no name");
+        let error =
+            export(&graph, &ExportOptions { batch: name.to_owned(), ..ExportOptions::default() }).expect_err("no name");
         assert_eq!(error, ExportError::BatchName { name: name.to_owned() });
     }
     let missing = std::env::temp_dir().join("enfold-no-such-folder").join("model.onnx");

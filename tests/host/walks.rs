@@ -36,7 +36,7 @@ fn flow(graph: &Graph, x: &Tensor, config: &QuantizationConfig) {
     let file = onnx::export(&quantized, &ExportOptions::default()).expect("exported");
     // The importer does not read the operators of dynamic quantization.
     if !config.is_dynamic() {
-        onnx::import(file, None, &ImportOptions::new()).expect("imported");
+        onnx::import(file, None, &ImportOptions::default()).expect("imported");
     }
 }
 

@@ -39,46 +39,27 @@ impl FromStr for Preset {
     }
 }
 
-/// Options of an export.
+/// Options of an export. The default is a file for ONNX Runtime.
+///
+/// ```
+/// use enfold::onnx::{ExportOptions, Preset};
+///
+/// let options = ExportOptions { preset: Preset::TensorRt, ..ExportOptions::default() };
+/// assert_eq!((options.batch.as_str(), options.producer.as_str()), ("batch", "enfold"));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExportOptions {
-    pub(super) preset: Preset,
-    pub(super) batch: String,
-    pub(super) producer: String,
+    /// The reader that the file is written for.
+    pub preset: Preset,
+    /// The name of the leading dimension, which is `rows` in the graph: "batch" by default.
+    pub batch: String,
+    /// The program that the file names as its producer: "enfold" by default.
+    pub producer: String,
 }
 
 impl Default for ExportOptions {
     fn default() -> Self {
         Self { preset: Preset::default(), batch: "batch".to_owned(), producer: "enfold".to_owned() }
-    }
-}
-
-impl ExportOptions {
-    /// Creates options for ONNX Runtime, with the leading dimension called "batch".
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Sets the reader that the file is written for.
-    #[must_use]
-    pub fn preset(mut self, preset: Preset) -> Self {
-        self.preset = preset;
-        self
-    }
-
-    /// Sets the name of the leading dimension, which is `rows` in the graph.
-    #[must_use]
-    pub fn batch(mut self, name: &str) -> Self {
-        name.clone_into(&mut self.batch);
-        self
-    }
-
-    /// Sets the program that the file names as its producer.
-    #[must_use]
-    pub fn producer(mut self, name: &str) -> Self {
-        name.clone_into(&mut self.producer);
-        self
     }
 }
 

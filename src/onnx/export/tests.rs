@@ -89,7 +89,10 @@ fn layer_of_bits(dims: &[usize], (codes, bits): ([i8; 6], Option<u32>), zero_poi
 
 #[test]
 fn a_static_layer_is_a_gemm_between_pairs() {
-    let graph = exported(&layer(&[3], CODES, -5, QuantRange::INT8), &ExportOptions::new().batch("n"));
+    let graph = exported(
+        &layer(&[3], CODES, -5, QuantRange::INT8),
+        &ExportOptions { batch: "n".to_owned(), ..ExportOptions::default() },
+    );
     let expected = [
         "QuantizeLinear",
         "DequantizeLinear",
@@ -178,7 +181,7 @@ fn beyond_two_axes_the_weight_is_transposed() {
 #[test]
 fn biases_are_float_where_rounding_would_show() {
     let is_float = |graph: &Graph, preset| {
-        let graph = exported(graph, &ExportOptions::new().preset(preset));
+        let graph = exported(graph, &ExportOptions { preset, ..ExportOptions::default() });
         let bias = node(&graph, "Gemm").input[2].clone();
         graph.initializer.iter().any(|tensor| tensor.name == bias && tensor.data_type == data_type::FLOAT)
     };
@@ -336,7 +339,7 @@ fn no_two_products_read_the_same_codes_or_zero_point() {
         for (one_dequantize, per_channel) in [(true, true), (true, false), (false, true), (false, false)] {
             let read = |preset| {
                 let graph = products(rank, dynamic, one_dequantize, per_channel);
-                let graph = exported(&graph, &ExportOptions::new().preset(preset));
+                let graph = exported(&graph, &ExportOptions { preset, ..ExportOptions::default() });
                 let mut read: [Vec<String>; 2] = Default::default();
                 for product in graph.node.iter().filter(|node| ["Gemm", "MatMul"].contains(&node.op_type.as_str())) {
                     let dequantize = maker(&graph, &product.input[1]);

@@ -144,8 +144,8 @@ fn structure() {
     assert_eq!(ops(&turned.done(&[])), ["mul_scalar", "relu"]);
     // Nodes that no output needs are not checked.
     assert_eq!(ops(&relu().node("Conv", "x", "unused").done(&[])), ["relu"]);
-    assert!(matches!(import(vec![0u8; 3], None, &ImportOptions::new()), Err(OnnxError::Decode { .. })));
-    assert!(matches!(import(Vec::new(), None, &ImportOptions::new()), Err(OnnxError::Decode { .. })));
+    assert!(matches!(import(vec![0u8; 3], None, &ImportOptions::default()), Err(OnnxError::Decode { .. })));
+    assert!(matches!(import(Vec::new(), None, &ImportOptions::default()), Err(OnnxError::Decode { .. })));
 }
 
 #[test]
@@ -253,7 +253,7 @@ fn long_chains_are_quick() {
     }
     let bytes = build.output(&last).bytes();
     let start = std::time::Instant::now();
-    let graph = import(bytes, None, &ImportOptions::new()).expect("a chain");
+    let graph = import(bytes, None, &ImportOptions::default()).expect("a chain");
     assert_eq!(graph.nodes().len(), 20_001);
     assert!(start.elapsed().as_secs() < 20, "{:?}", start.elapsed());
 }
@@ -274,7 +274,7 @@ fn data_in_other_files() {
             |(key, value): &(&str, &str)| StringStringEntryProto { key: (*key).to_owned(), value: (*value).to_owned() };
         tensor.external_data = entries.iter().map(entry).collect();
         let build = base().store(tensor).node("Add", "x c", "y").output("y");
-        import(build.bytes(), folder, &ImportOptions::new())
+        import(build.bytes(), folder, &ImportOptions::default())
     };
     let good = with(Some(&inside), &[("location", "weights.bin"), ("offset", "4"), ("length", "8")]).expect("sound");
     assert_values(&run(&good, &[tensor(&[1, 2], &[0.0; 2])]), &[1, 2], &[1.0, 2.0]);

@@ -1,7 +1,7 @@
 //! Dimensions: given, missing, and the batch.
 
 use super::super::proto::DimensionProto;
-use super::super::{ImportOptions, MissingDim, OnnxError};
+use super::super::{MissingDim, OnnxError};
 use super::*;
 
 #[test]
@@ -36,7 +36,6 @@ fn two_batches_are_not_one() {
     r#type.and_then(|t| t.shape.as_mut()).expect("a shape").dim[1].dim_param = None;
     assert!(matches!(build.import(&[]), Err(OnnxError::MissingDims(dims)) if dims[0].name == "x.1"));
     assert!(build.import(&[("x.1", 5)]).is_ok());
-    assert_eq!(ImportOptions::new().dim("a", 1), ImportOptions::new().dims([("a", 1)]));
 }
 
 /// Exporters wrote these before lengths could be symbols.

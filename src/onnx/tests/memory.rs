@@ -29,7 +29,7 @@ impl Folder {
     /// Imports a model without the minimum that a small model has.
     fn import(&self, build: &Build) -> Result<Graph, OnnxError> {
         let folders = Folders { base: Some(&self.0), linked: None };
-        import::import_with(build.bytes().into(), folders, &ImportOptions::new(), 0)
+        import::import_with(build.bytes().into(), folders, &ImportOptions::default(), 0)
     }
 }
 
@@ -133,7 +133,7 @@ fn tensors_that_share_their_data_are_counted() {
     let e = folder.import(&with(&[0, 512, 512, 512])).expect_err("shared in part");
     assert_eq!(e, OnnxError::Overlap { referred: 4096, covered: 1536 });
     // So few bytes do not matter.
-    assert!(import(with(&[0; 10]).bytes(), Some(&folder.0), &ImportOptions::new()).is_ok());
+    assert!(import(with(&[0; 10]).bytes(), Some(&folder.0), &ImportOptions::default()).is_ok());
 }
 
 /// Model caches have folders of links to files that are named after their contents.
@@ -155,7 +155,7 @@ fn links_lead_to_the_folder_of_the_linked_model_only() {
         symlink(target, &path).expect("a link");
         path
     };
-    let load = |path: &Path| super::super::load(path, &ImportOptions::new());
+    let load = |path: &Path| super::super::load(path, &ImportOptions::default());
     let model = lay("good/model.onnx", "../../blobs/aaa");
     lay("good/model.onnx_data", "../../blobs/bbb");
     let graph = load(&model).unwrap_or_else(|e| panic!("{e}"));

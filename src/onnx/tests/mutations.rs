@@ -76,7 +76,7 @@ fn changed_models_are_refused_or_read() {
     ] {
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/onnx/{name}.onnx"));
         let model = ModelProto::decode(&std::fs::read(path).expect("a model")[..]).expect("a sound model");
-        let options = ImportOptions::new().dims(dims.iter().copied());
+        let options = ImportOptions::with_dims(dims.iter().copied());
         for _ in 0..1000 {
             let mut model = model.clone();
             for _ in 0..random.usize(1..4) {

@@ -5,7 +5,7 @@ use enfold::onnx::{ImportOptions, import};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
-    for options in [ImportOptions::default(), ImportOptions::default().dim("batch", 2).dim("seq", 3)] {
+    for options in [ImportOptions::default(), ImportOptions::with_dims([("batch", 2), ("seq", 3)])] {
         if let Ok(graph) = import(bytes.to_vec(), None, &options) {
             graph.verify().expect("imported graphs verify");
             let _ = enfold::lower::lower(&graph);

@@ -116,21 +116,21 @@ impl Golden {
 
     pub(super) fn f32_mut(&mut self, name: &str) -> &mut [f32] {
         match self.tensors.get_mut(name) {
-            Some(Tensor::F32(a)) => a.as_slice_mut().expect("dense"),
+            Some(Tensor::F32(a)) => a.elements_mut(),
             other => panic!("{name}: {other:?}"),
         }
     }
 
     pub(super) fn i32_mut(&mut self, name: &str) -> &mut [i32] {
         match self.tensors.get_mut(name) {
-            Some(Tensor::I32(a)) => a.as_slice_mut().expect("dense"),
+            Some(Tensor::I32(a)) => a.elements_mut(),
             other => panic!("{name}: {other:?}"),
         }
     }
 
     pub(super) fn i8_mut(&mut self, name: &str) -> &mut [i8] {
         match self.tensors.get_mut(name) {
-            Some(Tensor::I8(a)) => a.as_slice_mut().expect("dense"),
+            Some(Tensor::I8(a)) => a.elements_mut(),
             other => panic!("{name}: {other:?}"),
         }
     }

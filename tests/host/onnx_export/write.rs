@@ -78,7 +78,7 @@ fn step(graph: &Graph, mut id: NodeId) -> Option<f32> {
 
 fn write(directory: &Path, name: &str, graph: &Graph, net: &Net, preset: Preset) {
     let path = directory.join(format!("{name}.onnx"));
-    save(graph, &path, &ExportOptions::new().preset(preset)).unwrap_or_else(|e| panic!("{name}: {e}"));
+    save(graph, &path, &ExportOptions { preset, ..ExportOptions::default() }).unwrap_or_else(|e| panic!("{name}: {e}"));
     let interpreter = Interpreter::new(graph);
     let mut random = Random::new(23);
     // The file leaves the batch open.
