@@ -1,6 +1,7 @@
 //! Kernels by family: each file states parameters, bindings, entry points, how a step becomes dispatches, and known answers.
 
 pub(crate) mod answer;
+pub(crate) mod attention;
 pub(crate) mod case;
 pub(crate) mod config;
 pub(crate) mod dispatch;
@@ -41,6 +42,7 @@ use crate::program::{ProgramError, StepOp, ValueId};
 /// Returns [`GpuError::Limit`] if the operands walk through too many axes in different orders.
 pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Result<Vec<PlannedDispatch>, GpuError> {
     let families = [
+        attention::plan,
         matmul::plan,
         elementwise::plan,
         unary::plan,
@@ -93,6 +95,7 @@ pub(crate) fn needed(
 pub(crate) enum Family {
     Linear,
     Matmul,
+    Attention,
     Elementwise,
     Unary,
     Reduce,
@@ -113,6 +116,7 @@ impl Family {
         match self {
             Self::Linear => linear::known_answer::known_answer(&mut case),
             Self::Matmul => matmul::known_answer(&mut case),
+            Self::Attention => attention::known_answer(&mut case),
             Self::Elementwise => elementwise::known_answer(&mut case),
             Self::Unary => unary::known_answer(&mut case),
             Self::Reduce => reduce::known_answer(&mut case),
@@ -151,6 +155,7 @@ fn each_kernel(options: KernelOptions, mut f: impl FnMut(PipelineKey, bool)) {
     }
     families!(
         matmul::MatmulKernel,
+        attention::AttentionKernel,
         elementwise::ElementwiseKernel,
         unary::UnaryKernel,
         reduce::ReduceKernel,
@@ -178,12 +183,13 @@ mod tests {
     #[test]
     fn every_kernel_that_promises_bits_has_a_case() {
         let config = Config::for_tests();
-        // Another device: with more workgroup memory, and faster with lanes.
+        // Other devices: with more workgroup memory, and those that are faster with lanes too.
         let limits = wgpu::Limits { max_compute_workgroup_storage_size: 32_768, ..config.limits.clone() };
-        let other = Config { float_lanes: true, limits, ..config.clone() };
+        let more_memory = Config { limits, ..config.clone() };
+        let lanes = Config { float_lanes: true, ..more_memory.clone() };
         let case = |config: &Config, family: Family| family.case(config, None).expect("valid").expect("a case");
         let known = |config| Family::iter().flat_map(move |family| pipelines(&case(config, family)));
-        let known: HashSet<PipelineKey> = known(&config).chain(known(&other)).collect();
+        let known: HashSet<PipelineKey> = [&config, &more_memory, &lanes].into_iter().flat_map(known).collect();
         let mut found = 0;
         each_kernel(config.kernel_options(), |key, promises_bits| {
             let has_case = known.contains(&key);

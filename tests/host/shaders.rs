@@ -224,7 +224,7 @@ pub(crate) fn float_constants(shader: &Shader) -> Vec<Vec<(&'static str, f64)>> 
         (0..16).flat_map(|bits| held(of(bits))).collect()
     } else if shader.overrides.contains(&"MASK") {
         let of = |scale, mask, held| {
-            let all = [("SCALE", scale), ("MASK", mask), ("HELD", held)];
+            let all = [("SCALE", scale), ("MASK", mask), ("HELD", held), ("REPRODUCIBLE", 1.0)];
             all.into_iter().filter(|(name, _)| shader.overrides.contains(name)).collect()
         };
         vec![of(1.0, 0.0, 1.0), of(0.0, 1.0, 64.0), of(1.0, 1.0, 1.0), of(1.0, 1.0, 64.0)]

@@ -30,6 +30,18 @@ pub(crate) struct FusedStep {
     pub(crate) quantize: Option<usize>,
     /// The transposes of a matmul's operands.
     pub(crate) transposes: [Option<usize>; 2],
+    /// The scores and their softmax before a matmul with the values.
+    pub(crate) attention: Option<Attention>,
+}
+
+/// The steps of attention before its last matmul, besides the product with a number and the sum with a mask.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Attention {
+    /// The matmul that computes the scores.
+    pub(crate) scores: usize,
+    pub(crate) softmax: usize,
+    /// The transposes of the operands of `scores`.
+    pub(crate) transposes: [Option<usize>; 2],
 }
 
 impl FusedStep {
@@ -59,6 +71,14 @@ impl FusedStep {
     /// All steps except transposes, with repetition.
     pub(crate) fn steps(&self) -> impl Iterator<Item = usize> {
         let others = [self.lut, self.add, self.function, self.scale, self.mask, self.add_before, self.quantize];
-        [Some(self.main), Some(self.last)].into_iter().chain(others).flatten()
+        let attention = self.attention.map(|attention| [attention.scores, attention.softmax]);
+        let all = [Some(self.main), Some(self.last)].into_iter().chain(others).flatten();
+        all.chain(attention.into_iter().flatten())
+    }
+
+    /// The transposes that the dispatch reads through.
+    pub(crate) fn all_transposes(&self) -> impl Iterator<Item = usize> {
+        let scores = self.attention.map_or([None; 2], |attention| attention.transposes);
+        self.transposes.into_iter().chain(scores).flatten()
     }
 }

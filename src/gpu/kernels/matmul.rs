@@ -14,7 +14,7 @@ use crate::gpu::device::error::GpuError;
 use crate::gpu::device::shader::{FIRST_STORAGE, Piece, Shader, storage, wgsl_struct};
 use crate::numerics::{self, FloatProducts, UnaryOp};
 use crate::ops::{IntegerMatMulDynamic, Linear, MatMul, Op, Transpose, Unary};
-use crate::program::{Epilogue, QMatMul, Step, StepOp, ValueType};
+use crate::program::{Epilogue, Program, QMatMul, Step, StepOp, ValueId, ValueType};
 use crate::values::Shape;
 
 wgsl_struct! {
@@ -36,22 +36,22 @@ const B_QPARAMS: u32 = 8;
 
 /// A shader of float products.
 macro_rules! float_shader {
-    ($name:literal, $file:literal, $subgroups:literal) => {
+    ($name:literal, [$($shared:ident),*], $file:literal, $subgroups:literal) => {
         Shader {
             overrides: &["BIAS", "REPRODUCIBLE"],
             subgroups: $subgroups,
             ..shader! {
                 $name, MatmulParams, [Strided], storage! { a: A, b: B, bias: BIAS, y: Y },
-                [THREAD, GRID, F16, FLOATS, FLOAT, FUNCTIONS, STRIDED],
+                [THREAD, GRID, F16, FLOATS, FLOAT, FUNCTIONS, FACTORS, STRIDED $(, $shared)*],
                 ["matmul/params", "matmul/float_operands", $file]
             }
         }
     };
 }
 
-static FLOAT_SHADER: Shader = float_shader!("matmul_float", "matmul/float", false);
-static ELEMENTS_SHADER: Shader = float_shader!("matmul_float_elements", "matmul/float_elements", false);
-static LANES_SHADER: Shader = float_shader!("matmul_float_lanes", "matmul/float_lanes", true);
+static FLOAT_SHADER: Shader = float_shader!("matmul_float", [], "matmul/float", false);
+static ELEMENTS_SHADER: Shader = float_shader!("matmul_float_elements", [], "matmul/float_elements", false);
+static LANES_SHADER: Shader = float_shader!("matmul_float_lanes", [ROWS_OF_LANES], "matmul/float_lanes", true);
 
 static INT8_SHADER: Shader = Shader {
     overrides: &["PACKED_DOT", "DYNAMIC"],
@@ -222,14 +222,29 @@ fn is_small(params: &MatmulParams) -> bool {
     params.m > 0 && u64::from(params.m) * u64::from(params.strided.cols) <= 64 * 64 / 16
 }
 
-fn is_reproducible(products: FloatProducts) -> bool {
+pub(super) fn is_reproducible(products: FloatProducts) -> bool {
     products == FloatProducts::Reproducible
 }
 
 /// An operand, or what its fused transpose reads.
 fn operand(planning: &Planning<'_>, fused: &FusedStep, binding: u32, at: usize) -> Bound {
-    let source = fused.transposes[at].map(|transpose| planning.program.steps()[transpose].inputs[0]);
-    planning.at(binding, source.unwrap_or(fused.step(planning.program).inputs[at]))
+    let program = planning.program;
+    planning.at(binding, source(program, fused.step(program).inputs[at], fused.transposes[at]))
+}
+
+/// A value, or what its fused transpose reads.
+pub(super) fn source(program: &Program, value: ValueId, transpose: Option<usize>) -> ValueId {
+    transpose.map_or(value, |transpose| program.steps()[transpose].inputs[0])
+}
+
+/// The axes of an operand, perhaps read through a fused transpose.
+pub(super) fn operand_axes(program: &Program, value: ValueId, transpose: Option<usize>) -> Vec<Axis> {
+    match transpose.map(|transpose| &program.steps()[transpose]) {
+        Some(Step { op: StepOp::Op(Op::Transpose(Transpose { perm })), inputs, .. }) => {
+            transposed(program.value(inputs[0]), perm)
+        }
+        _ => axes(program.value(value)),
+    }
 }
 
 fn set_int8(params: &mut MatmulParams, matmul: &QMatMul) -> MatmulKernel {
@@ -260,13 +275,7 @@ fn linear_params(planning: &Planning<'_>, fused: &FusedStep) -> MatmulParams {
 fn stack_params(planning: &Planning<'_>, fused: &FusedStep) -> Result<MatmulParams, GpuError> {
     let program = planning.program;
     let step = fused.step(program);
-    let operand = |at: usize| match fused.transposes[at].map(|transpose| &program.steps()[transpose]) {
-        Some(Step { op: StepOp::Op(Op::Transpose(Transpose { perm })), inputs, .. }) => {
-            transposed(program.value(inputs[0]), perm)
-        }
-        _ => axes(planning.input(fused, at)),
-    };
-    let [a, b] = [operand(0), operand(1)];
+    let [a, b] = [0, 1].map(|at| operand_axes(program, step.inputs[at], fused.transposes[at]));
     let y = planning.value(step.output);
     let result = axes(y);
     let stack = &result[..result.len() - 2];
@@ -291,7 +300,7 @@ fn stack_params(planning: &Planning<'_>, fused: &FusedStep) -> Result<MatmulPara
 }
 
 /// The strides of the result's axes where it is written: through a fused transpose, those of the transposed value.
-fn result_strides(planning: &Planning<'_>, fused: &FusedStep) -> Vec<usize> {
+pub(super) fn result_strides(planning: &Planning<'_>, fused: &FusedStep) -> Vec<usize> {
     let last = fused.last_step(planning.program);
     let written = axes(planning.value(last.output));
     match &last.op {

@@ -31,6 +31,7 @@ shared! {
     DOT = "dot";
     ELEMENTS = "elements";
     F16 = "f16";
+    FACTORS = "factors";
     FLOAT = "float";
     FLOATS = "floats";
     FUNCTIONS = "functions";
@@ -38,6 +39,7 @@ shared! {
     LOOK_UP = "look_up";
     QUANTIZE = "quantize";
     REQUANTIZE = "requantize";
+    ROWS_OF_LANES = "rows_of_lanes";
     STRIDED = "strided";
     SUBGROUP_REDUCE = "subgroup_reduce";
     THREAD = "thread";

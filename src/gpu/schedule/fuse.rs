@@ -10,6 +10,7 @@
 //! | qparams of each row, quantize with them | a kernel that does both |
 //! | transpose, matmul, transpose | matmul that reads its operands and writes its result in that order, each if it is there |
 //! | product with a number, sum with a mask, softmax of rows | softmax that does both first, each if it is there |
+//! | matmul, those, matmul with the transposes of its operands and result | attention, if workgroup memory holds the scores of a few rows |
 //!
 //! A reshape that moves no element has no dispatch: its result lies where its operand does ([`Plan`](super::plan::Plan)).
 //!
@@ -17,8 +18,9 @@
 //! result, or the steps are not fused. A sum that is kept lives together with both operands and the norm; if that costs too much
 //! memory, [`Plan`](super::plan::Plan) asks for other fusions.
 
-use crate::gpu::kernels::fused_step::FusedStep;
-use crate::gpu::kernels::norm;
+use crate::gpu::kernels::config::Config;
+use crate::gpu::kernels::fused_step::{Attention, FusedStep};
+use crate::gpu::kernels::{attention, norm};
 use crate::numerics::QuantizeRule;
 use crate::ops::{Add, ChooseQParams, Mul, Op, Quantize, QuantizeDynamic, Softmax, Transpose};
 use crate::program::{Epilogue, Program, StepOp, ValueId, ValueType};
@@ -35,9 +37,9 @@ pub(crate) enum Fusions {
 }
 
 /// The fused steps of a program, in an order in which they can be executed.
-pub(crate) fn fuse(program: &Program, fusions: Fusions) -> Vec<FusedStep> {
+pub(crate) fn fuse(program: &Program, config: &Config, fusions: Fusions) -> Vec<FusedStep> {
     let unfused = fusions == Fusions::None;
-    let fusion = Fusion::new(program, fusions);
+    let fusion = Fusion::new(program, config, fusions);
     let mut all: Vec<FusedStep> = Vec::with_capacity(program.steps().len());
     let mut done = vec![false; program.steps().len()];
     for main in 0..program.steps().len() {
@@ -55,7 +57,7 @@ pub(crate) fn fuse(program: &Program, fusions: Fusions) -> Vec<FusedStep> {
     }
     // A transpose comes before its matmul, so it is in the list as a single step.
     let mut transposes = vec![false; program.steps().len()];
-    all.iter().flat_map(|fused| fused.transposes).flatten().for_each(|step| transposes[step] = true);
+    all.iter().flat_map(FusedStep::all_transposes).for_each(|step| transposes[step] = true);
     all.retain(|fused| !transposes[fused.main]);
     all.sort_by_key(|fused| fused.last);
     all
@@ -68,11 +70,12 @@ struct Fusion<'p> {
     /// The step that writes each value, if one does.
     writers: Vec<Option<usize>>,
     is_output: Vec<bool>,
+    config: &'p Config,
     fusions: Fusions,
 }
 
 impl<'p> Fusion<'p> {
-    fn new(program: &'p Program, fusions: Fusions) -> Self {
+    fn new(program: &'p Program, config: &'p Config, fusions: Fusions) -> Self {
         let values = program.values().len();
         let (mut readers, mut writers, mut is_output) =
             (vec![Vec::new(); values], vec![None; values], vec![false; values]);
@@ -81,7 +84,7 @@ impl<'p> Fusion<'p> {
             writers[step.output.index()] = Some(at);
         }
         program.outputs().iter().for_each(|id| is_output[id.index()] = true);
-        Self { program, readers, writers, is_output, fusions }
+        Self { program, readers, writers, is_output, config, fusions }
     }
 
     fn fuse(&self, fused: FusedStep) -> FusedStep {
@@ -99,7 +102,9 @@ impl<'p> Fusion<'p> {
             StepOp::Op(Op::Mul(Mul)) => self.scale_and_mask(fused).unwrap_or(fused),
             op if norm::adds_and_quantizes(op) => self.with_quantize(fused),
             StepOp::Op(Op::ChooseQParams(choose)) if choose.qscheme.is_per_token() => self.per_token(fused),
-            StepOp::QMatMul(_) | StepOp::Op(Op::MatMul(_)) => self.with_result_transpose(self.with_transposes(fused)),
+            StepOp::QMatMul(_) | StepOp::Op(Op::MatMul(_)) => {
+                self.attention(fused.main).unwrap_or_else(|| self.with_result_transpose(self.with_transposes(fused)))
+            }
             _ => fused,
         }
     }
@@ -213,6 +218,43 @@ impl<'p> Fusion<'p> {
         let whole =
             axis + 1 == y.shape.rank() && self.program.value(self.program.steps()[before].output).shape == y.shape;
         (apart && whole).then_some(FusedStep { main: reader, last: reader, ..fused })
+    }
+
+    /// The steps of attention, of which step `scores` is the first matmul.
+    fn attention(&self, scores: usize) -> Option<FusedStep> {
+        let reader = self.only_reader(scores)?;
+        let softmax = match self.op(reader) {
+            StepOp::Op(Op::Mul(Mul)) => self.scale_and_mask(FusedStep::single(reader))?,
+            StepOp::Op(Op::Add(Add)) if self.masks(reader, scores) => {
+                self.before_softmax(FusedStep { mask: Some(reader), ..FusedStep::single(reader) }, reader)?
+            }
+            StepOp::Op(Op::Softmax(_)) => self.before_softmax(FusedStep::single(reader), scores)?,
+            _ => return None,
+        };
+        let main = self.only_reader(softmax.main)?;
+        let [first, second] = [scores, main].map(|step| &self.program.steps()[step]);
+        let (StepOp::Op(Op::MatMul(a)), StepOp::Op(Op::MatMul(b))) = (&first.op, &second.op) else { return None };
+        let shape = |id: ValueId| &self.program.value(id).shape;
+        let [weights, result] = [second.inputs[0], second.output].map(shape);
+        let (Some(keys), false) = (weights.last(), second.inputs[0] == second.inputs[1]) else { return None };
+        let rank = weights.rank();
+        // The rows of a matrix are not the batch, and each matrix of scores meets one matrix of values.
+        let is_stack = rank > 2 && result.rank() == rank && result.dims()[..rank - 2] == weights.dims()[..rank - 2];
+        let has_features = shape(first.inputs[0]).last().is_some_and(|depth| depth > 0);
+        let scaled = softmax.scale.is_none_or(|scale| {
+            let own = norm::softmax::scaled(self.program, &self.program.steps()[scale]);
+            own.is_some_and(|(own, _)| own == first.output)
+        });
+        let weighs = self.program.steps()[softmax.main].output == second.inputs[0];
+        if a != b || !is_stack || !has_features || !scaled || !weighs || !attention::is_possible(keys, self.config) {
+            return None;
+        }
+        let transposes = self.with_transposes(FusedStep::single(scores)).transposes;
+        let of_values = self.with_transposes(FusedStep::single(main)).transposes[1];
+        let attention = Some(Attention { scores, softmax: softmax.main, transposes });
+        let FusedStep { scale, mask, .. } = softmax;
+        let fused = FusedStep { attention, scale, mask, transposes: [None, of_values], ..FusedStep::single(main) };
+        Some(self.with_result_transpose(fused))
     }
 
     fn with_quantize(&self, fused: FusedStep) -> FusedStep {

@@ -45,15 +45,15 @@ impl Plan {
     pub(crate) fn new(program: &Program, config: &Config, options: PlanOptions<'_>) -> Result<Self, GpuError> {
         let plan = |fused: &[FusedStep]| Self::placed(program, config, options, fused);
         if config.unfused {
-            return plan(&fuse(program, Fusions::None));
+            return plan(&fuse(program, config, Fusions::None));
         }
-        let all = fuse(program, Fusions::All);
+        let all = fuse(program, config, Fusions::All);
         let fastest = plan(&all)?;
         if !all.iter().any(|fused| fused.keeps_sum) {
             return Ok(fastest);
         }
         // A dispatch saved is worth some memory, but not much.
-        let smallest = plan(&fuse(program, Fusions::AllButKeptSums))?;
+        let smallest = plan(&fuse(program, config, Fusions::AllButKeptSums))?;
         let allowed = smallest.arenas.bytes().saturating_mul(11) / 10;
         let too_large = fastest.arenas.bytes() > allowed.saturating_add(KEPT_SUM_BYTES);
         Ok(if too_large { smallest } else { fastest })
@@ -133,7 +133,7 @@ pub(crate) fn needed(program: &Program, config: &Config) -> Result<Vec<PipelineK
     let mut needed = Vec::new();
     // The value in whose place each value lies.
     let mut places: Vec<ValueId> = (0..program.values().len()).map(ValueId::new).collect();
-    for fused in fuse(program, fusions) {
+    for fused in fuse(program, config, fusions) {
         match alias(&planning, &fused, |id| program.outputs().contains(&id)) {
             Some((x, y)) => places[y.index()] = places[x.index()],
             None => needed.extend(kernels::needed(&planning, &fused, |id| places[id.index()])?),
@@ -368,7 +368,7 @@ mod tests {
         let outputs = (0..PRODUCTS).map(|at| ValueId::new(3 + 2 * at)).collect();
         let values = (0..2 + 2 * PRODUCTS).map(value).collect();
         let program = Program::new(values, Vec::new(), vec![a, b], outputs, steps.collect()).expect("valid");
-        let fused = fuse(&program, Fusions::All);
+        let fused = fuse(&program, &Config::for_tests(), Fusions::All);
         assert!(fused.len() == PRODUCTS && fused.iter().all(|fused| fused.transposes[1].is_some()));
         let plan = Plan::without_places(&program, &Config::for_tests(), OPTIONS, &fused).expect("fits");
         let written = |dispatch: &PlannedDispatch| dispatch.writes[0].operand;
