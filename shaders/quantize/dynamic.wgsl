@@ -5,6 +5,9 @@
 // Scales and zero points, two words for each row, or for all.
 @group(0) @binding(5) var<storage, read_write> qparams: array<u32>;
 
+// The ranges of groups of rows: two words each.
+@group(0) @binding(6) var<storage, read_write> ranges: array<u32>;
+
 // The smallest and the largest element of a row among those that this thread reads, widened to include 0, in the order of floats.
 // NaN is ignored.
 fn thread_range(thread: Thread, row: u32) -> vec2<i32> {
@@ -44,6 +47,27 @@ fn range_f32_f32(thread: Thread) {
     if thread.local == 0u && row < matrix_rows() {
         y[row * 2u] = bits_of(range.x);
         y[row * 2u + 1u] = bits_of(range.y);
+    }
+}
+
+// The same of the rows of a workgroup, which are as many rows apart as there are workgroups.
+@compute @workgroup_size(THREADS)
+fn group_range_f32_f32(thread: Thread) {
+    let group = group_index(thread);
+    let groups = min(params.range_groups, matrix_rows());
+    var low = 0;
+    var high = 0;
+    if group < groups {
+        for (var row = group; row < matrix_rows(); row += groups) {
+            let own = thread_range(thread, row);
+            low = min(low, own.x);
+            high = max(high, own.y);
+        }
+    }
+    let range = workgroup_range(thread, low, high);
+    if thread.local == 0u && group < groups {
+        y[group * 2u] = bits_of(range.x);
+        y[group * 2u + 1u] = bits_of(range.y);
     }
 }
 
@@ -157,6 +181,34 @@ fn quantize_per_token_f32_i8(thread: Thread) {
         qparams[row * 2u + 1u] = shared_qparams.y;
     }
     store_row(thread, row, shared_inv_scale, i32(bitcast<f32>(shared_qparams.y)));
+}
+
+// Equations 10 and 2 with the ranges of groups of rows. Each workgroup chooses the qparams of all rows, and quantizes rows that are as
+// many apart as there are workgroups. The first writes the qparams.
+@compute @workgroup_size(THREADS)
+fn quantize_per_tensor_f32_i8(thread: Thread) {
+    let first = group_index(thread);
+    let groups = min(params.range_groups, matrix_rows());
+    var low = 0;
+    var high = 0;
+    for (var group = thread.local; group < groups; group += THREADS) {
+        low = min(low, order_of(ranges[group * 2u]));
+        high = max(high, order_of(ranges[group * 2u + 1u]));
+    }
+    let range = workgroup_range(thread, low, high);
+    if thread.local == 0u {
+        shared_qparams = choose_qparams(bitcast<f32>(bits_of(range.x)), bitcast<f32>(bits_of(range.y)));
+        shared_inv_scale = quotient(1.0, bitcast<f32>(shared_qparams.x));
+    }
+    workgroupBarrier();
+    if first == 0u && thread.local == 0u {
+        qparams[0] = shared_qparams.x;
+        qparams[1] = shared_qparams.y;
+    }
+    let zero_point = i32(bitcast<f32>(shared_qparams.y));
+    for (var row = first; row < matrix_rows(); row += thread.groups.x * thread.groups.y) {
+        store_row(thread, row, shared_inv_scale, zero_point);
+    }
 }
 
 // Equation 1 with given qparams: one element a thread.

@@ -19,6 +19,11 @@ struct QuantizeParams {
     qparams_stride: u32,
     // 0, which no compiler knows.
     zero: u32,
+    // The workgroups that find the ranges of some rows each, if there are as many rows.
+    range_groups: u32,
+    unused_0: u32,
+    unused_1: u32,
+    unused_2: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: QuantizeParams;

@@ -174,7 +174,7 @@ mod tests {
 
     /// Kernels that other cases test: the changes of layout at inputs and outputs, and the ranges of rows before their qparams. No
     /// program has a lookup table whose operand has another layout.
-    const PART_OF_OTHERS: [&str; 4] = ["pad_i8_i8", "unpad_i8_i8", "range_f32_f32", "lut_i8_i8"];
+    const PART_OF_OTHERS: [&str; 5] = ["pad_i8_i8", "unpad_i8_i8", "range_f32_f32", "group_range_f32_f32", "lut_i8_i8"];
 
     fn pipelines(case: &Case) -> HashSet<PipelineKey> {
         case.expected.iter().map(|expected| expected.key.clone()).collect()

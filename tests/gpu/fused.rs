@@ -122,7 +122,7 @@ fn patterns() -> Vec<Pattern> {
             Ok(vec![d.linear(g, "b", first, square)?, d.linear(g, "c", second, square)?])
         }),
         pattern("attention of codes", &[5, WIDTH], all_static().quantize_matmul(true), 3, attention),
-        pattern("attention of dynamic codes", &[5, WIDTH], dynamic().quantize_matmul(true), 9, attention),
+        pattern("attention of dynamic codes", &[5, WIDTH], dynamic().quantize_matmul(true), 11, attention),
         pattern("attention of floats", &[5, WIDTH], WgpuQuantizer::new(), 8, attention),
         pattern("whole attention of codes", &[5, WIDTH], all_static().quantize_matmul(true), 4, whole_attention),
         pattern("whole attention of floats", &[5, WIDTH], WgpuQuantizer::new(), 10, whole_attention),

@@ -104,7 +104,12 @@ impl Layers {
 
     /// The dynamic qparams of each row, and its quantized values.
     pub(crate) fn per_token(&mut self, x: NodeId) -> [NodeId; 2] {
-        let (qscheme, range) = (QScheme::per_token_affine(), QuantRange::INT8);
+        self.chosen(x, QScheme::per_token_affine())
+    }
+
+    /// The dynamic qparams of a value, and the value quantized with them.
+    pub(crate) fn chosen(&mut self, x: NodeId, qscheme: QScheme) -> [NodeId; 2] {
+        let range = QuantRange::INT8;
         let qparams = self.node("qparams", Op::ChooseQParams(ChooseQParams { qscheme, range, eps: EPS }), &[x]);
         [qparams, self.node("quantized", Op::QuantizeDynamic(QuantizeDynamic { range }), &[x, qparams])]
     }

@@ -4,6 +4,7 @@ use enfold::gpu::{Engine, LinearKernel, Options, PackedDot, SplitK, TileShape};
 use enfold::graph::NodeId;
 use enfold::lower::{LowerOptions, lower_with};
 use enfold::program::Program;
+use enfold::values::QScheme;
 use enfold::{Graph, Tensor};
 use pollster::block_on;
 
@@ -100,6 +101,15 @@ fn fused_patterns() -> Vec<Pattern> {
         pattern("quantized tokens, read twice", 4, |l| {
             let x = l.floats(&[3, 37]);
             let [qparams, quantized] = l.per_token(x);
+            let y = l.after_tokens(qparams, quantized, 20, 37);
+            let z = l.after_tokens(qparams, quantized, 9, 37);
+            let (y, z) = (l.gelu(y), l.gelu(z));
+            vec![y, z]
+        }),
+        // Two dispatches instead of two for the qparams and one for the quantized values.
+        pattern("values of one scale, read twice", 3, |l| {
+            let x = l.floats(&[3, 37]);
+            let [qparams, quantized] = l.chosen(x, QScheme::per_tensor_affine());
             let y = l.after_tokens(qparams, quantized, 20, 37);
             let z = l.after_tokens(qparams, quantized, 9, 37);
             let (y, z) = (l.gelu(y), l.gelu(z));

@@ -1,6 +1,7 @@
 //! Kernels that quantize and dequantize, with static and dynamic qparams.
 
 use super::case::{CaseBuilder, ROWS, int8, tensor};
+use super::config::Config;
 use super::dispatch::{Bound, Operand, Planned, PlannedDispatch, Planning, two_floats_a_row};
 use super::fused_step::FusedStep;
 use super::grid::GridSize;
@@ -11,19 +12,22 @@ use crate::gpu::device::shader::{Binding, FIRST_STORAGE, Shader, storage, wgsl_s
 use crate::numerics::{self, QuantizeRule};
 use crate::ops::{ChooseQParams, Dequantize, DequantizeDynamic, Op, Quantize, QuantizeDynamic};
 use crate::program::{StepOp, Value};
+use crate::values::slices::CHECKED;
 use crate::values::{QParams, QScheme, QuantRange, Shape, TensorQParams};
 
 wgsl_struct! {
     /// `QuantizeParams` of `quantize/params.wgsl`.
     QuantizeParams {
         rows_factor: u32, cols: u32, row_words: u32, scale: f32, inv_scale: f32, zero_point: i32, quant_min: i32,
-        quant_max: i32, eps: f32, rule: u32, qparams_stride: u32, zero: u32,
+        quant_max: i32, eps: f32, rule: u32, qparams_stride: u32, zero: u32, range_groups: u32, unused_0: u32, unused_1: u32,
+        unused_2: u32,
     }
 }
 
 const A: u32 = FIRST_STORAGE;
 const Y: u32 = 4;
 const QPARAMS: u32 = 5;
+const RANGES: u32 = 6;
 
 static STATIC_SHADER: Shader = shader! {
     "quantize_static", QuantizeParams, [], storage! { a: A, a_vecs: A, y: Y, y_vecs: Y },
@@ -31,7 +35,7 @@ static STATIC_SHADER: Shader = shader! {
     ["quantize/params", "quantize/static"]
 };
 
-const DYNAMIC_STORAGE: &[Binding] = storage! { a: A, y: Y, qparams: QPARAMS };
+const DYNAMIC_STORAGE: &[Binding] = storage! { a: A, y: Y, qparams: QPARAMS, ranges: RANGES };
 
 /// The shaders without and with subgroup operations.
 static DYNAMIC_SHADERS: [Shader; 2] = [
@@ -71,6 +75,12 @@ kernels! {
         /// Chooses qparams and quantizes with them.
         QuantizePerToken = "quantize_per_token_f32_i8",
         QuantizePerTokenWide = "quantize_per_token_f32_i8",
+        /// Finds the smallest and the largest element of some rows.
+        GroupRange = "group_range_f32_f32",
+        GroupRangeWide = "group_range_f32_f32",
+        /// Chooses the qparams of all rows and quantizes with them.
+        QuantizePerTensor = "quantize_per_tensor_f32_i8",
+        QuantizePerTensorWide = "quantize_per_tensor_f32_i8",
         DequantizeDynamic = "dequantize_dynamic_i8_f32",
     }
 }
@@ -94,7 +104,13 @@ impl Kernel for QuantizeKernel {
 
     fn overrides(self, options: KernelOptions) -> Vec<(&'static str, u32)> {
         match self {
-            Self::RangeWide | Self::QuantizeDynamicWide | Self::QuantizePerTokenWide if options.wide_rows => {
+            Self::RangeWide
+            | Self::GroupRangeWide
+            | Self::QuantizeDynamicWide
+            | Self::QuantizePerTokenWide
+            | Self::QuantizePerTensorWide
+                if options.wide_rows =>
+            {
                 vec![("THREADS", 256)]
             }
             _ => Vec::new(),
@@ -113,9 +129,16 @@ impl QuantizeKernel {
             Self::Range if cols > WIDE_COLS => Self::RangeWide,
             Self::QuantizeDynamic if cols > WIDE_COLS => Self::QuantizeDynamicWide,
             Self::QuantizePerToken if cols > WIDE_COLS => Self::QuantizePerTokenWide,
+            Self::GroupRange if cols > WIDE_COLS => Self::GroupRangeWide,
+            Self::QuantizePerTensor if cols > WIDE_COLS => Self::QuantizePerTensorWide,
             kernel => kernel,
         }
     }
+}
+
+/// The most workgroups that find ranges, and the most that read all of these and then quantize: enough for a GPU, or for a CPU.
+fn groups_per_tensor(config: &Config) -> [u32; 2] {
+    if config.wide_rows { [256, 1024] } else { [16, 16] }
 }
 
 /// The most elements of a row for which 64 threads suffice.
@@ -189,7 +212,8 @@ fn set_range(params: &mut QuantizeParams, range: QuantRange) {
     (params.quant_min, params.quant_max) = (range.quant_min(), range.quant_max());
 }
 
-/// Either the ranges of the rows and then the qparams; or, with a fused quantization, everything in one dispatch.
+/// Either the ranges of the rows and then the qparams; or, with a fused quantization, everything in one dispatch per token, and in two
+/// per tensor: the ranges, and then the rest.
 fn choose_qparams(
     planning: &Planning<'_>,
     fused: &FusedStep,
@@ -201,10 +225,22 @@ fn choose_qparams(
     let x = planning.input(fused, 0);
     let mut params = params_of(x);
     set_range(&mut params, range);
-    params.eps = eps;
+    let [range_groups, groups] = groups_per_tensor(planning.config);
+    (params.eps, params.range_groups) = (eps, range_groups);
     params.rule = if qscheme.is_per_token() { 2 } else { qscheme.is_symmetric().into() };
     let single = |kernel, size| PlannedDispatch::single(planning, &step.name, x, kernel, &params, size);
     let read = planning.at(A, step.inputs[0]);
+    let bytes = Some(two_floats_a_row(x, planning.max_rows));
+    let ranges = |binding| Bound { binding, operand: Operand::Temporary(step.output), bytes };
+    if fused.quantize.is_some() && !qscheme.is_per_token() {
+        let writes = [planning.at(Y, fused.last_step(planning.program).output), planning.at(QPARAMS, step.output)];
+        let [range, quantize] = [QuantizeKernel::GroupRange, QuantizeKernel::QuantizePerTensor];
+        let [range_grid, grid] = [range_groups, groups].map(|groups| GridSize::AtMost(groups.into()));
+        return vec![
+            single(range.for_rows(x.cols()), range_grid).binding([read], [ranges(Y)]),
+            single(quantize.for_rows(x.cols()), grid).binding([read, ranges(RANGES)], writes),
+        ];
+    }
     if fused.quantize.is_some() {
         let writes = [planning.at(Y, fused.last_step(planning.program).output), planning.at(QPARAMS, step.output)];
         let kernel = QuantizeKernel::QuantizePerToken.for_rows(x.cols());
@@ -215,8 +251,6 @@ fn choose_qparams(
     } else {
         (QuantizeKernel::ChoosePerTensor, GridSize::Single)
     };
-    let bytes = Some(two_floats_a_row(x, planning.max_rows));
-    let ranges = |binding| Bound { binding, operand: Operand::Temporary(step.output), bytes };
     vec![
         single(QuantizeKernel::Range.for_rows(x.cols()), GridSize::Workgroups).binding([read], [ranges(Y)]),
         single(kernel, size).binding([ranges(A)], [planning.at(Y, step.output)]),
@@ -229,7 +263,7 @@ pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
     // They read each other's results, so they are tested together.
     use QuantizeKernel as K;
     let of_any = [K::ChoosePerTensor, K::ChoosePerToken, K::DequantizeDynamic];
-    let of_rows = [K::QuantizeDynamic, K::QuantizePerToken, K::Range];
+    let of_rows = [K::QuantizeDynamic, K::QuantizePerToken, K::Range, K::GroupRange, K::QuantizePerTensor];
     let needs = |case: &CaseBuilder<'_>, cols| of_rows.into_iter().any(|kernel| case.needs(kernel.for_rows(cols)));
     if needs(case, COLS) || of_any.into_iter().any(|kernel| case.needs(kernel)) {
         case.always(|case| known_dynamic(case, COLS));
@@ -308,9 +342,15 @@ fn known_dynamic(case: &mut CaseBuilder<'_>, cols: usize) {
     let q = case.computed(QuantizeKernel::QuantizePerToken.for_rows(cols), QuantizeDynamic { range }, &[x, qparams]);
     case.computed(QuantizeKernel::ChoosePerToken, per_token, &[x]);
     case.computed(QuantizeKernel::DequantizeDynamic, DequantizeDynamic, &[q, qparams]);
-    // The qparams of all rows.
+    // Other ranges than those that the kernels above have left in memory.
+    let smaller = case.input(tensor(&[ROWS, cols], |i| dynamic_value(i, cols) * 0.375));
+    // The qparams of all rows, with their quantized values and alone; and given qparams.
     for qscheme in [QScheme::per_tensor_affine(), QScheme::per_tensor_symmetric()] {
+        let kernel = QuantizeKernel::QuantizePerTensor.for_rows(cols);
+        let qparams = case.computed(kernel, choose(qscheme), &[smaller]);
+        case.computed(kernel, QuantizeDynamic { range }, &[smaller, qparams]);
         let qparams = case.computed(QuantizeKernel::ChoosePerTensor, choose(qscheme), &[x]);
-        case.computed(QuantizeKernel::QuantizeDynamic.for_rows(cols), QuantizeDynamic { range }, &[x, qparams]);
+        let narrow = QuantRange::new(-7, 7).expect(CHECKED);
+        case.computed(QuantizeKernel::QuantizeDynamic.for_rows(cols), QuantizeDynamic { range: narrow }, &[x, qparams]);
     }
 }

@@ -8,6 +8,7 @@
 //! | float linear, unary function | matmul with the function in its epilogue |
 //! | float sum, layer norm, quantize | layer norm that adds first and quantizes last, each if it is there |
 //! | qparams of each row, quantize with them | a kernel that does both |
+//! | qparams of all rows, quantize with them | the ranges of rows, and a kernel that does both |
 //! | transpose, matmul, transpose | matmul that reads its operands and writes its result in that order, each if it is there |
 //! | product with a number, sum with a mask, softmax of rows | softmax that does both first, each if it is there |
 //! | matmul, those, matmul with the transposes of its operands and result | attention, if workgroup memory holds the scores of a few rows |
@@ -101,7 +102,7 @@ impl<'p> Fusion<'p> {
             }
             StepOp::Op(Op::Mul(Mul)) => self.scale_and_mask(fused).unwrap_or(fused),
             op if norm::adds_and_quantizes(op) => self.with_quantize(fused),
-            StepOp::Op(Op::ChooseQParams(choose)) if choose.qscheme.is_per_token() => self.per_token(fused),
+            StepOp::Op(Op::ChooseQParams(_)) => self.chosen_and_quantized(fused),
             StepOp::QMatMul(_) | StepOp::Op(Op::MatMul(_)) => {
                 self.attention(fused.main).unwrap_or_else(|| self.with_result_transpose(self.with_transposes(fused)))
             }
@@ -274,7 +275,8 @@ impl<'p> Fusion<'p> {
         self.program.value(norm.inputs[1]).shape.rank() == 1
     }
 
-    fn per_token(&self, fused: FusedStep) -> FusedStep {
+    /// The choice of qparams, and the quantization with them.
+    fn chosen_and_quantized(&self, fused: FusedStep) -> FusedStep {
         let choose = &self.program.steps()[fused.main];
         let Some(&reader) = self.readers[choose.output.index()].first() else { return fused };
         let quantize = &self.program.steps()[reader];
