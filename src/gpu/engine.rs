@@ -1,6 +1,7 @@
 //! The engine: a device, and a choice of kernels.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use super::device::Device;
 use super::device::error::GpuError;
@@ -119,10 +120,16 @@ impl Engine {
     /// Measures the tile shapes that this device can hold on the int8 linear layers of a program, at a batch of `rows`. Submits work and
     /// waits for it, for seconds if layers are large. [`Options::tuning`] takes the result, also in another process.
     ///
+    /// It begins with the layers that have the most products, and stops when `budget` is spent: it looks at the clock between
+    /// measurements and between kernels that it compiles. A layer whose measurements are not all done is not in the table, and keeps the
+    /// kernel that the engine chooses without it. In browsers, whose clock the library cannot read, only the time that the
+    /// device measures counts. [`Duration::MAX`] is no limit.
+    ///
     /// ```no_run
+    /// # use std::time::Duration;
     /// # use enfold::gpu::{Engine, GpuError, Options};
     /// # async fn tuned(engine: &Engine, program: &enfold::program::Program) -> Result<Engine, GpuError> {
-    /// let table = engine.tune(program, 64).await?;
+    /// let table = engine.tune(program, 64, Duration::from_secs(10)).await?;
     /// let json = table.to_json()?; // for the next start of the application
     /// engine.with_options(&Options { tuning: Some(table), ..Options::default() }).await
     /// # }
@@ -131,8 +138,8 @@ impl Engine {
     /// # Errors
     /// Returns [`GpuError::Rows`] for a batch of 0, [`GpuError::Feature`] where there is neither a timestamp query nor another
     /// clock, and the errors of [`Engine::load`].
-    pub async fn tune(&self, program: &Program, rows: usize) -> Result<TuningTable, GpuError> {
-        tune::tune(&self.device, &self.tested().await?, program, rows).await
+    pub async fn tune(&self, program: &Program, rows: usize, budget: Duration) -> Result<TuningTable, GpuError> {
+        tune::tune(&self.device, &self.tested().await?, program, rows, budget).await
     }
 
     /// Returns the data of the pipeline cache, for [`Options::pipeline_cache`] of a later engine on the same adapter; `None`

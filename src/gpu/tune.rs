@@ -1,6 +1,7 @@
 //! Measures which kernel suits which int8 linear layer.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::device::Device;
 use super::device::error::GpuError;
@@ -38,26 +39,72 @@ fn shapes(config: &Config, m: u64) -> Vec<(TileShape, SplitK)> {
 /// The median of this many measurements counts.
 const ROUNDS: usize = 5;
 
-/// Measures the int8 linear layers of a program.
+/// The time that tuning may take.
+struct Budget {
+    limit: Duration,
+    #[cfg(not(target_arch = "wasm32"))]
+    start: std::time::Instant,
+    /// What the device measured: the library cannot read a browser's clock.
+    #[cfg(target_arch = "wasm32")]
+    measured: Duration,
+}
+
+impl Budget {
+    fn new(limit: Duration) -> Self {
+        Self {
+            limit,
+            #[cfg(not(target_arch = "wasm32"))]
+            start: std::time::Instant::now(),
+            #[cfg(target_arch = "wasm32")]
+            measured: Duration::ZERO,
+        }
+    }
+
+    #[cfg(not(target_arch = "wasm32"))]
+    fn is_spent(&self) -> bool {
+        self.start.elapsed() >= self.limit
+    }
+
+    #[cfg(target_arch = "wasm32")]
+    fn is_spent(&self) -> bool {
+        self.measured >= self.limit
+    }
+
+    #[cfg(not(target_arch = "wasm32"))]
+    fn add(&mut self, _: &[f64]) {}
+
+    #[cfg(target_arch = "wasm32")]
+    fn add(&mut self, seconds: &[f64]) {
+        self.measured += Duration::try_from_secs_f64(seconds.iter().sum()).unwrap_or(Duration::ZERO);
+    }
+}
+
+/// Measures the int8 linear layers of a program, those with the most products first.
 pub(super) async fn tune(
     device: &Arc<Device>,
     config: &Arc<Config>,
     program: &Program,
     rows: usize,
+    budget: Duration,
 ) -> Result<TuningTable, GpuError> {
     if rows == 0 {
         return Err(GpuError::Rows { actual: 0, max: 0 });
     }
     device.check_lost()?;
+    let mut budget = Budget::new(budget);
     let mut table = TuningTable::new(&device.wgpu.adapter_info());
-    for step in program.steps() {
-        let StepOp::QLinear(linear) = &step.op else { continue };
-        let m = matrix_rows(program.value(step.output), rows);
+    let layers = program.steps().iter().filter_map(|step| match &step.op {
+        StepOp::QLinear(linear) => Some((step, linear, matrix_rows(program.value(step.output), rows))),
+        _ => None,
+    });
+    let mut layers: Vec<_> = layers.collect();
+    layers.sort_by_key(|(_, linear, m)| std::cmp::Reverse(m.saturating_mul((linear.n * linear.k) as u64)));
+    for (step, linear, m) in layers {
         let layer = (linear.n, linear.k, config.weight_bits(linear));
         if table.contains(layer, m) {
             continue;
         }
-        let Some((tile, split_k)) = fastest(device, config, linear, m).await? else { continue };
+        let Some((tile, split_k)) = fastest(device, config, linear, m, &mut budget).await? else { continue };
         let divided = split_k == SplitK::Always;
         log::info!("{} at {m} rows: {tile:?}, K divided: {divided}", step.name);
         table.add(layer, m, tile, divided);
@@ -65,18 +112,24 @@ pub(super) async fn tune(
     Ok(table)
 }
 
-/// The fastest shape for a layer. Shapes take turns, so that a clock that changes favours none.
+/// The fastest shape for a layer; `None` if the budget is spent before all measurements are done. Shapes take turns, so that a clock that
+/// changes favours none.
 async fn fastest(
     device: &Arc<Device>,
     config: &Arc<Config>,
     linear: &QLinear,
     m: u64,
+    budget: &mut Budget,
 ) -> Result<Option<(TileShape, SplitK)>, GpuError> {
     let m = usize::try_from(m).unwrap_or(usize::MAX);
-    let runs = runs(device, config, linear, m).await?;
+    let Some(runs) = runs(device, config, linear, m, budget).await? else { return Ok(None) };
     let mut seconds = vec![Vec::with_capacity(ROUNDS); runs.len()];
     for round in 0..=ROUNDS {
+        if budget.is_spent() {
+            return Ok(None);
+        }
         let of_round = measure(device, &runs, m).await?;
+        budget.add(&of_round);
         // The first round may compile.
         if round > 0 {
             seconds.iter_mut().zip(of_round).for_each(|(all, one)| all.push(one));
@@ -93,13 +146,17 @@ async fn fastest(
 
 type ShapeRun = ((TileShape, SplitK), Run);
 
-/// A run of a layer for each shape that computes correctly.
+/// A run of a layer for each shape that computes correctly; `None` if the budget is spent before all are made.
 async fn runs(
     device: &Arc<Device>,
     config: &Arc<Config>,
     linear: &QLinear,
     m: usize,
-) -> Result<Vec<ShapeRun>, GpuError> {
+    budget: &Budget,
+) -> Result<Option<Vec<ShapeRun>>, GpuError> {
+    if budget.is_spent() {
+        return Ok(None);
+    }
     let program = alone(linear)?;
     known_answer::check_program(device, config, &program).await?;
     let model = Model::load(device, config, &program).await?;
@@ -111,6 +168,9 @@ async fn runs(
     let mut dispatches: Vec<usize> = Vec::new();
     let mut wrong: Vec<TileShape> = Vec::new();
     for (tile, split_k) in shapes(config, m as u64) {
+        if budget.is_spent() {
+            return Ok(None);
+        }
         if split_k == SplitK::Never && !known_answer::is_right(device, config, tile).await? {
             wrong.push(tile);
         }
@@ -126,7 +186,7 @@ async fn runs(
             runs.push(((tile, split_k), run));
         }
     }
-    Ok(runs)
+    Ok(Some(runs))
 }
 
 /// The seconds of each run, once, by the device's clock if it has one.

@@ -1,6 +1,8 @@
 //! Tools that help an application to examine a run and to make it faster: timings, debug groups, pipeline caches and tuning; and
 //! several models and runs side by side.
 
+use std::time::Duration;
+
 use enfold::Tensor;
 use enfold::gpu::{Engine, GpuError, Options, SplitK, TuningTable};
 use enfold::lower::lower;
@@ -99,8 +101,10 @@ fn tuning_changes_no_bit() {
     let h = l.linear(h, 70, 70);
     let graph = l.finish(&[h]);
     let program = lower(&graph).expect("lowered");
-    let table = block_on(engine.tune(&program, 9)).expect("tuned");
+    let table = block_on(engine.tune(&program, 9, Duration::MAX)).expect("tuned");
     assert_eq!(table.len(), 2);
+    let none = block_on(engine.tune(&program, 9, Duration::ZERO)).expect("tuned");
+    assert!(none.is_empty(), "no time, no measurement");
     let json = table.to_json().expect("written");
     report(&format!("tuned: {} entries", table.len()));
     let batch = batch(&graph, 20, 1);
@@ -169,8 +173,8 @@ fn tuning_changes_no_bit() {
     // Without a timestamp query, the host's clock measures.
     let (device, queue) = device_of(context, wgpu::Limits::default(), wgpu::Features::empty());
     let bare = block_on(Engine::new(&device, &queue, &Options::default())).expect("an engine");
-    assert_eq!(block_on(bare.tune(&mlp(1, 5, 1).1, 3)).expect("tuned").len(), 1);
-    assert!(matches!(block_on(engine.tune(&program, 0)), Err(GpuError::Rows { actual: 0, .. })));
+    assert_eq!(block_on(bare.tune(&mlp(1, 5, 1).1, 3, Duration::MAX)).expect("tuned").len(), 1);
+    assert!(matches!(block_on(engine.tune(&program, 0, Duration::MAX)), Err(GpuError::Rows { actual: 0, .. })));
 }
 
 /// Several models of one engine, and several runs of one model, are recorded in turn before one submission.
