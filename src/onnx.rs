@@ -85,7 +85,7 @@ pub struct ImportOptions {
 }
 
 impl ImportOptions {
-    /// Creates options that give lengths to dimensions.
+    /// Creates options that give lengths to dimensions. Of two lengths for one name, the last counts.
     #[must_use]
     pub fn with_dims<N: Into<String>>(dims: impl IntoIterator<Item = (N, usize)>) -> Self {
         Self { dims: dims.into_iter().map(|(name, length)| (name.into(), length)).collect() }

@@ -1,5 +1,6 @@
-// A workgroup computes some rows of one matrix. The scores of all keys stay in workgroup memory. Another file multiplies: each
-// thread has OWN_ROWS rows and four of COLUMNS columns of a product.
+// A workgroup computes some rows of one matrix. The scores of all keys stay in workgroup memory. lanes.wgsl or workgroup.wgsl
+// multiplies: a thread has OWN_ROWS rows and four of COLUMNS columns of a product. They define THREADS, ROWS, Sums, first_row, next_rows,
+// row_of, column_of, score_sums and result_sums.
 
 // The scores that workgroup memory holds: of as many keys as any matrix has, in multiples of 16.
 override HELD: u32 = 256u;

@@ -8,24 +8,23 @@
 // The ranges of groups of rows: two words each.
 @group(0) @binding(6) var<storage, read_write> ranges: array<u32>;
 
-// The smallest and the largest element of a row among those that this thread reads, widened to include 0, in the order of floats.
-// NaN is ignored.
-fn thread_range(thread: Thread, row: u32) -> vec2<i32> {
+// The smallest and the largest of the `count` elements from `start` among those that this thread reads, widened to include 0, in the order
+// of floats. NaN is ignored.
+fn thread_range(thread: Thread, start: u32, count: u32) -> vec2<i32> {
     var low = 0;
     var high = 0;
-    if row < matrix_rows() {
-        let start = row * params.cols;
-        var column = thread.local;
+    if count > 0u {
+        var i = thread.local;
         // Four loads are in flight before the first is waited for.
-        for (; column + 3u * THREADS < params.cols; column += 4u * THREADS) {
-            let at = start + column;
+        for (; i + 3u * THREADS < count; i += 4u * THREADS) {
+            let at = start + i;
             let bits = vec4<u32>(a[at], a[at + THREADS], a[at + 2u * THREADS], a[at + 3u * THREADS]);
             let order = vec4<i32>(known_order(bits.x), known_order(bits.y), known_order(bits.z), known_order(bits.w));
             low = min(min(low, min(order.x, order.y)), min(order.z, order.w));
             high = max(max(high, max(order.x, order.y)), max(order.z, order.w));
         }
-        for (; column < params.cols; column += THREADS) {
-            let order = known_order(a[start + column]);
+        for (; i < count; i += THREADS) {
+            let order = known_order(a[start + i]);
             low = min(low, order);
             high = max(high, order);
         }
@@ -42,7 +41,7 @@ fn known_order(bits: u32) -> i32 {
 @compute @workgroup_size(THREADS)
 fn range_f32_f32(thread: Thread) {
     let row = group_index(thread);
-    let own = thread_range(thread, row);
+    let own = thread_range(thread, row * params.cols, select(0u, params.cols, row < matrix_rows()));
     let range = workgroup_range(thread, own.x, own.y);
     if thread.local == 0u && row < matrix_rows() {
         y[row * 2u] = bits_of(range.x);
@@ -50,21 +49,16 @@ fn range_f32_f32(thread: Thread) {
     }
 }
 
-// The same of the rows of a workgroup, which are as many rows apart as there are workgroups.
+// The range of part of the elements of all rows: each workgroup has as many.
 @compute @workgroup_size(THREADS)
 fn group_range_f32_f32(thread: Thread) {
     let group = group_index(thread);
     let groups = min(params.range_groups, matrix_rows());
-    var low = 0;
-    var high = 0;
-    if group < groups {
-        for (var row = group; row < matrix_rows(); row += groups) {
-            let own = thread_range(thread, row);
-            low = min(low, own.x);
-            high = max(high, own.y);
-        }
-    }
-    let range = workgroup_range(thread, low, high);
+    let elements = matrix_rows() * params.cols;
+    let share = (elements + max(groups, 1u) - 1u) / max(groups, 1u);
+    let start = min(group * share, elements);
+    let own = thread_range(thread, start, min(share, elements - start));
+    let range = workgroup_range(thread, own.x, own.y);
     if thread.local == 0u && group < groups {
         y[group * 2u] = bits_of(range.x);
         y[group * 2u + 1u] = bits_of(range.y);
@@ -166,7 +160,7 @@ fn quantize_dynamic_f32_i8(thread: Thread) {
 @compute @workgroup_size(THREADS)
 fn quantize_per_token_f32_i8(thread: Thread) {
     let row = group_index(thread);
-    let own = thread_range(thread, row);
+    let own = thread_range(thread, row * params.cols, select(0u, params.cols, row < matrix_rows()));
     let range = workgroup_range(thread, own.x, own.y);
     if thread.local == 0u {
         shared_qparams = choose_qparams(bitcast<f32>(bits_of(range.x)), bitcast<f32>(bits_of(range.y)));

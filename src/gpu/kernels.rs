@@ -18,7 +18,7 @@ pub(crate) mod movement;
 pub(crate) mod norm;
 mod quantize;
 mod reduce;
-mod strided;
+pub(crate) mod strided;
 mod unary;
 mod wgsl;
 

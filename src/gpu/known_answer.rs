@@ -180,6 +180,21 @@ mod tests {
         assert!(engine.inexact_kernels().is_empty(), "{:?}", engine.inexact_kernels());
     }
 
+    /// Some software adapters share factors among lanes, and do not choose the kernels that GPUs do.
+    #[test]
+    fn kernels_without_lanes_are_right() {
+        let Some(engine) = engine() else { return };
+        let plain = Arc::new(Config { float_lanes: false, ..(*engine.config()).clone() });
+        for family in [Family::Matmul, Family::Attention] {
+            let case = family.case(&plain, None).expect("valid").expect("a case");
+            assert!(case.expected.iter().all(|expected| !expected.key.entry.contains("lanes")));
+            let agreements = pollster::block_on(agreements(&engine.device, &plain, &case)).expect("right");
+            for (kernel, agreement) in agreements {
+                assert_eq!(agreement, Agreement::Exact, "{kernel}");
+            }
+        }
+    }
+
     /// Kernels for long rows have 256 threads on GPUs, which no software adapter has reason to choose.
     #[test]
     fn kernels_with_256_threads_a_row_are_right() {

@@ -107,7 +107,7 @@ impl<'a, T> From<&'a RowMajor<T>> for ArrayViewD<'a, T> {
     }
 }
 
-/// The element at an index of each axis. As for slices, an index outside the array panics.
+/// The element at an index of each axis. An index outside the array panics, as for slices, and so does one for another number of axes.
 impl<T, const N: usize> Index<[usize; N]> for RowMajor<T> {
     type Output = T;
 

@@ -31,7 +31,7 @@ fn with_f16(pattern: Pattern) -> Pattern {
     Pattern { f16: true, ..pattern }
 }
 
-/// Each row of the table in `fuse.rs`, in all its forms.
+/// Each row of the table in `fuse.rs` but attention, in all its forms.
 fn fused_patterns() -> Vec<Pattern> {
     let linear_and_sum = |name, first: bool, relu| {
         pattern(name, 1, move |l| {
@@ -114,6 +114,12 @@ fn fused_patterns() -> Vec<Pattern> {
             let z = l.after_tokens(qparams, quantized, 9, 37);
             let (y, z) = (l.gelu(y), l.gelu(z));
             vec![y, z]
+        }),
+        // More rows than workgroups that find ranges or quantize.
+        pattern("many rows of one scale", 1, |l| {
+            let x = l.floats(&[1500, 8]);
+            let [qparams, quantized] = l.chosen(x, QScheme::per_tensor_symmetric());
+            vec![l.after_tokens(qparams, quantized, 4, 8)]
         }),
         pattern("transpose of b, int8 product", 1, |l| {
             let (a, b) = (l.int8(&[4, 5, 20]), l.int8(&[4, 9, 20]));

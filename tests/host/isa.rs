@@ -42,7 +42,7 @@ fn is_attention(entry: &str) -> bool {
     entry.starts_with("attention_")
 }
 
-/// Sums of what are exact products elsewhere.
+/// The shader with sums in place of its exact multiply-adds.
 fn without_products(wgsl: &str) -> String {
     let without = wgsl.replace("left * right + sums", "left + right + sums");
     assert_ne!(without, wgsl);

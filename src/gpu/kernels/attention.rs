@@ -54,7 +54,7 @@ static LANES_SHADER: Shader = Shader {
 /// Rows of a workgroup.
 const BLOCK: u32 = 16;
 
-/// The most keys for which a kernel is made.
+/// The kernels, by the number of keys whose scores workgroup memory holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, strum::EnumIter)]
 pub(crate) enum Keys {
     /// With WebGPU's default limit of 16 KiB of workgroup memory.
@@ -79,7 +79,7 @@ impl Keys {
     /// `None` if there are too many, or not enough workgroup memory for them.
     fn of(keys: usize, config: &Config) -> Option<Self> {
         let own = Self::iter().find(|own| (1..=own.most() as usize).contains(&keys))?;
-        // Tiles of both factors and two words a thread, in `attention/workgroup.wgsl`.
+        // Two words a thread, and in `attention/workgroup.wgsl` tiles of both factors.
         let others = if config.float_lanes { 2 * 8 } else { 256 + 1040 + 2 * 64 };
         ((own.held() + others) * 4 <= config.limits.max_compute_workgroup_storage_size).then_some(own)
     }
@@ -131,10 +131,14 @@ impl Kernel for AttentionKernel {
     }
 }
 
-/// Whether there is a kernel for so many keys on the device.
-pub(crate) fn is_possible(keys: usize, config: &Config) -> bool {
-    Keys::of(keys, config).is_some()
+/// Whether one dispatch suits matrices of `m` rows and so many keys: if workgroup memory holds the scores, and a workgroup has work. Blocks
+/// of tiny matrices and of few rows would be almost empty.
+pub(crate) fn suits(m: usize, keys: usize, config: &Config) -> bool {
+    Keys::of(keys, config).is_some() && m >= BLOCK as usize / 2 && m * keys >= SMALL
 }
+
+/// Scores of a matrix below which steps one after the other are faster.
+const SMALL: usize = 256;
 
 /// The dispatches of attention: several where one would take too long for a driver's watchdog.
 ///
@@ -201,7 +205,8 @@ pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Planned {
         lanes: planning.config.float_lanes,
     };
     let block = u64::from(BLOCK);
-    let macs = block * keys as u64 * (u64::from(params.depth) + y.cols() as u64);
+    // An exponential takes about as long as 32 products.
+    let macs = block * keys as u64 * (u64::from(params.depth) + y.cols() as u64 + 32);
     let most = (planning.config.macs_per_dispatch / macs.max(1)).max(1);
     let all = Tiles { m: params.m.into(), n: 1, tile: [block, 1], first: 0, most };
     let rows = if y.shape.is_batched() { planning.max_rows as u64 } else { 1 };
@@ -222,7 +227,7 @@ pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
     const HEADS: usize = 2;
     const M: usize = 19;
     const DEPTH: usize = 37;
-    const COLUMNS: usize = 45;
+    const COLUMNS: usize = 77;
     let lanes = case.config.float_lanes;
     let products = FloatProducts::Reproducible;
     for (number, keys) in [(Keys::To128, 93), (Keys::To384, 326)] {

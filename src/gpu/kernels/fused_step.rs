@@ -28,7 +28,7 @@ pub(crate) struct FusedStep {
     pub(crate) keeps_sum: bool,
     /// The quantization after a layer norm, or after the choice of its qparams.
     pub(crate) quantize: Option<usize>,
-    /// The transposes of a matmul's operands.
+    /// The transposes of a matmul's operands; in attention, those of the matmul with the values.
     pub(crate) transposes: [Option<usize>; 2],
     /// The scores and their softmax before a matmul with the values.
     pub(crate) attention: Option<Attention>,

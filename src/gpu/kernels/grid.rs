@@ -14,7 +14,7 @@ pub(crate) enum GridSize {
     DenseWords(u64),
     /// One workgroup for each row.
     Workgroups,
-    /// One workgroup for each row, up to this many.
+    /// One workgroup for each row, up to this many, and at least one.
     AtMost(u64),
     /// One workgroup.
     Single,
@@ -49,7 +49,7 @@ impl GridSize {
             Self::Threads(per_row) => Grid::threads(m.saturating_mul(per_row), limit),
             Self::DenseWords(cols) => Grid::threads(m.saturating_mul(cols).div_ceil(4), limit),
             Self::Workgroups => Grid::workgroups(m, limit),
-            Self::AtMost(most) => Grid::workgroups(m.min(most), limit),
+            Self::AtMost(most) => Grid::workgroups(m.clamp(1, most), limit),
             Self::Single => Grid([1, 1, 1]),
             Self::Tiles(tiles) => {
                 let rows = tiles.along_rows(m).saturating_sub(tiles.first).min(tiles.most);

@@ -75,7 +75,7 @@ kernels! {
         /// Chooses qparams and quantizes with them.
         QuantizePerToken = "quantize_per_token_f32_i8",
         QuantizePerTokenWide = "quantize_per_token_f32_i8",
-        /// Finds the smallest and the largest element of some rows.
+        /// Finds the smallest and the largest of some elements of all rows.
         GroupRange = "group_range_f32_f32",
         GroupRangeWide = "group_range_f32_f32",
         /// Chooses the qparams of all rows and quantizes with them.
@@ -136,7 +136,7 @@ impl QuantizeKernel {
     }
 }
 
-/// The most workgroups that find ranges, and the most that read all of these and then quantize: enough for a GPU, or for a CPU.
+/// The most workgroups that find ranges, and the most that quantize, each of which reads all ranges. They suffice for a GPU, or for a CPU.
 fn groups_per_tensor(config: &Config) -> [u32; 2] {
     if config.wide_rows { [256, 1024] } else { [16, 16] }
 }
@@ -212,8 +212,8 @@ fn set_range(params: &mut QuantizeParams, range: QuantRange) {
     (params.quant_min, params.quant_max) = (range.quant_min(), range.quant_max());
 }
 
-/// Either the ranges of the rows and then the qparams; or, with a fused quantization, everything in one dispatch per token, and in two
-/// per tensor: the ranges, and then the rest.
+/// The ranges of the rows and then the qparams. If a quantization is fused, one dispatch computes the qparams of each row and quantizes;
+/// for qparams of the whole value, a dispatch finds ranges, and another does the rest.
 fn choose_qparams(
     planning: &Planning<'_>,
     fused: &FusedStep,
@@ -230,9 +230,11 @@ fn choose_qparams(
     params.rule = if qscheme.is_per_token() { 2 } else { qscheme.is_symmetric().into() };
     let single = |kernel, size| PlannedDispatch::single(planning, &step.name, x, kernel, &params, size);
     let read = planning.at(A, step.inputs[0]);
-    let bytes = Some(two_floats_a_row(x, planning.max_rows));
+    let of_rows = two_floats_a_row(x, planning.max_rows);
+    let is_grouped = fused.quantize.is_some() && !qscheme.is_per_token();
+    let bytes = Some(if is_grouped { of_rows.clamp(8, u64::from(range_groups) * 8) } else { of_rows });
     let ranges = |binding| Bound { binding, operand: Operand::Temporary(step.output), bytes };
-    if fused.quantize.is_some() && !qscheme.is_per_token() {
+    if is_grouped {
         let writes = [planning.at(Y, fused.last_step(planning.program).output), planning.at(QPARAMS, step.output)];
         let [range, quantize] = [QuantizeKernel::GroupRange, QuantizeKernel::QuantizePerTensor];
         let [range_grid, grid] = [range_groups, groups].map(|groups| GridSize::AtMost(groups.into()));

@@ -6,7 +6,7 @@ use crate::gpu::device::shader::wgsl_struct;
 use crate::program::{Program, Step, Value, ValueType};
 
 /// Axes before the last that kernels decode, after those that allow it are merged.
-const MAX_AXES: usize = 5;
+pub(crate) const MAX_AXES: usize = 5;
 
 wgsl_struct! {
     /// `Strided` of `shared/strided.wgsl`.

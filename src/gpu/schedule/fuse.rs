@@ -11,7 +11,7 @@
 //! | qparams of all rows, quantize with them | the ranges of rows, and a kernel that does both |
 //! | transpose, matmul, transpose | matmul that reads its operands and writes its result in that order, each if it is there |
 //! | product with a number, sum with a mask, softmax of rows | softmax that does both first, each if it is there |
-//! | matmul, those, matmul with the transposes of its operands and result | attention, if workgroup memory holds the scores of a few rows |
+//! | float matmul, product with a number, sum with a mask, softmax, float matmul, with transposes of operands and result | attention of up to 128 or 384 keys, as workgroup memory allows |
 //!
 //! A reshape that moves no element has no dispatch: its result lies where its operand does ([`Plan`](super::plan::Plan)).
 //!
@@ -21,6 +21,7 @@
 
 use crate::gpu::kernels::config::Config;
 use crate::gpu::kernels::fused_step::{Attention, FusedStep};
+use crate::gpu::kernels::strided::MAX_AXES;
 use crate::gpu::kernels::{attention, norm};
 use crate::numerics::QuantizeRule;
 use crate::ops::{Add, ChooseQParams, Mul, Op, Quantize, QuantizeDynamic, Softmax, Transpose};
@@ -240,14 +241,17 @@ impl<'p> Fusion<'p> {
         let (Some(keys), false) = (weights.last(), second.inputs[0] == second.inputs[1]) else { return None };
         let rank = weights.rank();
         // The rows of a matrix are not the batch, and each matrix of scores meets one matrix of values.
-        let is_stack = rank > 2 && result.rank() == rank && result.dims()[..rank - 2] == weights.dims()[..rank - 2];
+        let is_stack = (3..=MAX_AXES + 2).contains(&rank)
+            && result.rank() == rank
+            && result.dims()[..rank - 2] == weights.dims()[..rank - 2];
         let has_features = shape(first.inputs[0]).last().is_some_and(|depth| depth > 0);
         let scaled = softmax.scale.is_none_or(|scale| {
             let own = norm::softmax::scaled(self.program, &self.program.steps()[scale]);
             own.is_some_and(|(own, _)| own == first.output)
         });
         let weighs = self.program.steps()[softmax.main].output == second.inputs[0];
-        if a != b || !is_stack || !has_features || !scaled || !weighs || !attention::is_possible(keys, self.config) {
+        let m = weights.axis(rank.saturating_sub(2)).unwrap_or(0);
+        if a != b || !is_stack || !has_features || !scaled || !weighs || !attention::suits(m, keys, self.config) {
             return None;
         }
         let transposes = self.with_transposes(FusedStep::single(scores)).transposes;

@@ -105,6 +105,12 @@ impl Plan {
     /// Adds a dispatch, which lengthens the lives of the values that it uses.
     fn push(&mut self, dispatch: PlannedDispatch) {
         let at = self.dispatches.len();
+        let bound = || dispatch.reads.iter().chain(&dispatch.writes).enumerate();
+        debug_assert!(
+            bound().all(|(at, own)| bound().all(|(other, bound)| other == at || bound.operand != own.operand)),
+            "{}: no two bindings of a dispatch are in one place",
+            dispatch.name
+        );
         for bound in dispatch.reads.iter().chain(&dispatch.writes) {
             if let (Operand::Scratch(scratch), Some(bytes)) = (bound.operand, bound.bytes) {
                 let life = &mut self.lives[scratch];
@@ -171,7 +177,7 @@ struct Planner<'p> {
 #[derive(Default)]
 struct StepMemory {
     temporary: Option<Operand>,
-    copies: HashMap<ValueId, Operand>,
+    copies: HashMap<ValueId, Vec<Operand>>,
 }
 
 impl Planner<'_> {
@@ -256,10 +262,14 @@ impl Planner<'_> {
         if earlier.iter().all(|bound| bound.operand != place) {
             return place;
         }
-        // All dispatches of a step share the copy.
-        let copy = memory.copies.get(&id).copied().unwrap_or_else(|| self.copy(id, place));
-        memory.copies.insert(id, copy);
-        copy
+        // All dispatches of a step share the copies.
+        let copies = memory.copies.entry(id).or_default();
+        let free = copies.iter().find(|copy| earlier.iter().all(|bound| bound.operand != **copy));
+        free.copied().unwrap_or_else(|| {
+            let copy = self.copy(id, place);
+            copies.push(copy);
+            copy
+        })
     }
 
     /// The place where a value is written: where the caller wants it, unless in another layout.
