@@ -7,8 +7,6 @@ override HELD: u32 = 256u;
 
 // The bits of scores, then of exponentials, then of the factors that weigh v: key i of row r is entry ROWS i + r.
 var<workgroup> held: array<u32, HELD>;
-var<workgroup> orders: array<i32, THREADS>;
-var<workgroup> parts: array<f32, THREADS>;
 
 // Some rows of a matrix.
 struct Block {
@@ -98,16 +96,11 @@ fn plus_exponential(sum: f32, key: u32, row: u32, largest: f32) -> f32 {
 // 16, and so on more.
 fn softmax_row(local: u32, row: u32) {
     let lane = local % 8u;
-    let first = local - lane;
     var order = LOWEST;
     for (var key = lane; key < params.keys; key += 8u) {
         order = max(order, order_of(held[key * ROWS + row]));
     }
-    orders[local] = order;
-    workgroupBarrier();
-    for (var i = 0u; i < 8u; i++) {
-        order = max(order, orders[first + i]);
-    }
+    order = largest_of_eight(local, order);
     // A row of −∞ only, or with +∞ or NaN, becomes NaN.
     let defined = order > LOWEST && order < HIGHEST;
     let largest = bitcast<f32>(canonical_bits(select(0u, bits_of(order), defined)));
@@ -129,16 +122,8 @@ fn softmax_row(local: u32, row: u32) {
         s6 = plus_exponential(s6, key + 48u, row, largest);
         s7 = plus_exponential(s7, key + 56u, row, largest);
     }
-    // Sum l is added to sum l + 32, then l + 16, and so on.
-    let even = add_f(add_f(s0, s4), add_f(s2, s6));
-    let odd = add_f(add_f(s1, s5), add_f(s3, s7));
-    parts[local] = add_f(even, odd);
-    workgroupBarrier();
-    let p0 = add_f(parts[first], parts[first + 4u]);
-    let p1 = add_f(parts[first + 1u], parts[first + 5u]);
-    let p2 = add_f(parts[first + 2u], parts[first + 6u]);
-    let p3 = add_f(parts[first + 3u], parts[first + 7u]);
-    let inv_total = flush(quotient(1.0f, add_f(add_f(p0, p2), add_f(p1, p3))));
+    let total = sum_of_eight(local, vec4<f32>(s0, s1, s2, s3), vec4<f32>(s4, s5, s6, s7));
+    let inv_total = flush(quotient(1.0f, total));
     for (var key = lane; key < params.keys; key += 8u) {
         let at = key * ROWS + row;
         let weight = canonical_bits(bitcast<u32>(mul_f(bitcast<f32>(held[at]), inv_total)));

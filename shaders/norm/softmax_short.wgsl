@@ -1,8 +1,6 @@
 // Softmax (equation 11) of lines of at most 128 elements: eight threads a line and eight lines a workgroup, so that barriers serve eight
 // lines. Each thread has eight of the 64 sums of a line: of the elements whose number is its own, and 8, 16, and so on more.
 
-var<workgroup> orders: array<i32, 64>;
-var<workgroup> parts: array<f32, 64>;
 // The bits of elements, then of their exponentials: element i of a line is entry 64 (i / 8) + its thread.
 var<workgroup> held: array<u32, 1024>;
 
@@ -31,12 +29,7 @@ fn softmax_short_f32_f32(thread: Thread) {
         order = max(order, order_of(bits));
         held[i / 8u * 64u + local] = bits;
     }
-    orders[local] = order;
-    workgroupBarrier();
-    let first = local - lane;
-    for (var i = 0u; i < 8u; i++) {
-        order = max(order, orders[first + i]);
-    }
+    order = largest_of_eight(local, order);
     // A line of −∞ only, or with +∞ or NaN, becomes NaN.
     let defined = order > LOWEST && order < HIGHEST;
     let largest = bitcast<f32>(canonical_bits(select(0u, bits_of(order), defined)));
@@ -58,16 +51,8 @@ fn softmax_short_f32_f32(thread: Thread) {
         s6 = plus(s6, i + 48u, local, largest);
         s7 = plus(s7, i + 56u, local, largest);
     }
-    // Sum l is added to sum l + 32, then l + 16, and so on.
-    let even = add_f(add_f(s0, s4), add_f(s2, s6));
-    let odd = add_f(add_f(s1, s5), add_f(s3, s7));
-    parts[local] = add_f(even, odd);
-    workgroupBarrier();
-    let p0 = add_f(parts[first], parts[first + 4u]);
-    let p1 = add_f(parts[first + 1u], parts[first + 5u]);
-    let p2 = add_f(parts[first + 2u], parts[first + 6u]);
-    let p3 = add_f(parts[first + 3u], parts[first + 7u]);
-    let inv_total = flush(quotient(1.0f, add_f(add_f(p0, p2), add_f(p1, p3))));
+    let total = sum_of_eight(local, vec4<f32>(s0, s1, s2, s3), vec4<f32>(s4, s5, s6, s7));
+    let inv_total = flush(quotient(1.0f, total));
     if !inside {
         return;
     }

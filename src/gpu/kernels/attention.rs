@@ -37,7 +37,7 @@ const STORAGE: &[Binding] = storage! { q: Q, k: K, v: V, y: Y, mask: MASK };
 static SHADER: Shader = Shader {
     overrides: &["SCALE", "MASK", "REPRODUCIBLE", "HELD"],
     ..shader! {
-        "attention", AttentionParams, [Strided], STORAGE, [THREAD, FLOATS, FLOAT, FACTORS, STRIDED],
+        "attention", AttentionParams, [Strided], STORAGE, [THREAD, FLOATS, FLOAT, FACTORS, EIGHT_THREADS, STRIDED],
         ["attention/params", "attention/workgroup", "attention/attention"]
     }
 };
@@ -46,7 +46,7 @@ static LANES_SHADER: Shader = Shader {
     overrides: &["SCALE", "MASK", "REPRODUCIBLE", "HELD"],
     subgroups: true,
     ..shader! {
-        "attention_lanes", AttentionParams, [Strided], STORAGE, [THREAD, FLOATS, FLOAT, FACTORS, ROWS_OF_LANES, STRIDED],
+        "attention_lanes", AttentionParams, [Strided], STORAGE, [THREAD, FLOATS, FLOAT, FACTORS, ROWS_OF_LANES, EIGHT_THREADS, STRIDED],
         ["attention/params", "attention/lanes", "attention/attention"]
     }
 };
@@ -79,8 +79,8 @@ impl Keys {
     /// `None` if there are too many, or not enough workgroup memory for them.
     fn of(keys: usize, config: &Config) -> Option<Self> {
         let own = Self::iter().find(|own| (1..=own.most() as usize).contains(&keys))?;
-        // Two words a thread, and in `attention/workgroup.wgsl` tiles of both factors.
-        let others = if config.float_lanes { 2 * 8 } else { 256 + 1040 + 2 * 64 };
+        // Those of `shared/eight_threads.wgsl`, and in `attention/workgroup.wgsl` tiles of both factors.
+        let others = if config.float_lanes { 2 * 64 } else { 256 + 1040 + 2 * 64 };
         ((own.held() + others) * 4 <= config.limits.max_compute_workgroup_storage_size).then_some(own)
     }
 }

@@ -29,6 +29,7 @@ shared! {
     BYTES = "bytes";
     COOPMAT_ENABLE = "coopmat_enable";
     DOT = "dot";
+    EIGHT_THREADS = "eight_threads";
     ELEMENTS = "elements";
     F16 = "f16";
     FACTORS = "factors";

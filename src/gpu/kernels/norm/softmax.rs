@@ -48,13 +48,13 @@ const SCALED_SOFTMAX_STORAGE: &[Binding] = storage! { a: A, y: Y, mask: MASK };
 static SHORT_SOFTMAX: [Shader; 2] = [
     shader! {
         "softmax_short", NormParams, [], SOFTMAX_STORAGE,
-        [THREAD, GRID, FLOAT, FLOATS], ["norm/params", "norm/softmax_plain", "norm/softmax_short"]
+        [THREAD, GRID, FLOAT, FLOATS, EIGHT_THREADS], ["norm/params", "norm/softmax_plain", "norm/softmax_short"]
     },
     Shader {
         overrides: &["SCALE", "MASK"],
         ..shader! {
             "softmax_short_scaled", ScaledSoftmaxParams, [Strided], SCALED_SOFTMAX_STORAGE,
-            [THREAD, GRID, FLOAT, FLOATS, STRIDED], ["norm/softmax_scaled", "norm/softmax_short"]
+            [THREAD, GRID, FLOAT, FLOATS, EIGHT_THREADS, STRIDED], ["norm/softmax_scaled", "norm/softmax_short"]
         }
     },
 ];
