@@ -55,7 +55,8 @@ impl Engine {
         available & (wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::PIPELINE_CACHE)
     }
 
-    /// WebGPU's default limits, raised to those of an adapter where larger weights, batches or tiles profit.
+    /// WebGPU's default limits, raised to those of an adapter where larger weights, batches or tiles profit, and attention of
+    /// more than 128 keys.
     #[must_use]
     pub fn wanted_limits(available: &wgpu::Limits) -> wgpu::Limits {
         wgpu::Limits {
