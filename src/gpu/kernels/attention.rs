@@ -46,7 +46,8 @@ static LANES_SHADER: Shader = Shader {
     overrides: &["SCALE", "MASK", "REPRODUCIBLE", "HELD"],
     subgroups: true,
     ..shader! {
-        "attention_lanes", AttentionParams, [Strided], STORAGE, [THREAD, FLOATS, FLOAT, FACTORS, ROWS_OF_LANES, EIGHT_THREADS, STRIDED],
+        "attention_lanes", AttentionParams, [Strided], STORAGE,
+        [THREAD, FLOATS, FLOAT, FACTORS, ROWS_OF_LANES, EIGHT_THREADS, STRIDED],
         ["attention/params", "attention/lanes", "attention/attention"]
     }
 };
