@@ -1,6 +1,6 @@
 //! Kernels that quantize and dequantize, with static and dynamic qparams.
 
-use super::case::{CaseBuilder, ROWS, int8, tensor};
+use super::case::{CaseBuilder, ROWS, everyday, int8, tensor};
 use super::config::Config;
 use super::dispatch::{Bound, Operand, Planned, PlannedDispatch, Planning, two_floats_a_row};
 use super::fused_step::FusedStep;
@@ -346,11 +346,18 @@ fn known_dynamic(case: &mut CaseBuilder<'_>, cols: usize) {
     case.computed(QuantizeKernel::DequantizeDynamic, DequantizeDynamic, &[q, qparams]);
     // Other ranges than those that the kernels above have left in memory.
     let smaller = case.input(tensor(&[ROWS, cols], |i| dynamic_value(i, cols) * 0.375));
+    // More rows than workgroups, whose numbers do not divide the elements, of which the last is the largest.
+    let last = ROWS * 401 * 7 - 1;
+    let many = case.input(tensor(&[ROWS, 401, 7], |i| if i == last { 33.0 } else { everyday(i) }));
     // The qparams of all rows, with their quantized values and alone; and given qparams.
     for qscheme in [QScheme::per_tensor_affine(), QScheme::per_tensor_symmetric()] {
         let kernel = QuantizeKernel::QuantizePerTensor.for_rows(cols);
         let qparams = case.computed(kernel, choose(qscheme), &[smaller]);
         case.computed(kernel, QuantizeDynamic { range }, &[smaller, qparams]);
+        if cols == COLS {
+            let qparams = case.computed(kernel, choose(qscheme), &[many]);
+            case.computed(kernel, QuantizeDynamic { range }, &[many, qparams]);
+        }
         let qparams = case.computed(QuantizeKernel::ChoosePerTensor, choose(qscheme), &[x]);
         let narrow = QuantRange::new(-7, 7).expect(CHECKED);
         case.computed(QuantizeKernel::QuantizeDynamic.for_rows(cols), QuantizeDynamic { range: narrow }, &[x, qparams]);
