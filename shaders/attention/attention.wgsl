@@ -133,28 +133,49 @@ fn softmax_row(local: u32, row: u32) {
     workgroupBarrier();
 }
 
-fn store_result(block: Block, row: u32, column: u32, sum: f32) {
+fn result_bits(sum: f32) -> u32 {
+    if REPRODUCIBLE {
+        return canonical_bits(bitcast<u32>(sum));
+    }
+    return bitcast<u32>(sum);
+}
+
+fn store_result(at: u32, column: u32, sum: f32) {
+    if column < params.strided.cols {
+        y[at + column] = result_bits(sum);
+    }
+}
+
+fn quantized(sum: f32) -> i32 {
+    return quantize(bitcast<f32>(result_bits(sum)), params.inv_scale, params.zero_point, params.lo, params.hi);
+}
+
+// Stores four columns of a row.
+fn store_results(block: Block, row: u32, first: u32, local: u32, sums: vec4<f32>) {
     let own = block.row + row;
-    if !block.inside || own >= params.m || column >= params.strided.cols {
+    if !block.inside || own >= params.m {
         return;
     }
-    var bits = bitcast<u32>(sum);
-    if REPRODUCIBLE {
-        bits = canonical_bits(bits);
+    let at = block.at.z + own * params.y_row;
+    let column = first + column_of(local, 0u);
+    if QUANTIZE {
+        if column < params.strided.cols {
+            let values = vec4<i32>(quantized(sums.x), quantized(sums.y), quantized(sums.z), quantized(sums.w));
+            y[(at + column) / 4u] = pack4xI8(values);
+        }
+        return;
     }
-    y[block.at.z + own * params.y_row + column] = bits;
+    store_result(at, column, sums.x);
+    store_result(at, first + column_of(local, 1u), sums.y);
+    store_result(at, first + column_of(local, 2u), sums.z);
+    store_result(at, first + column_of(local, 3u), sums.w);
 }
 
 fn results(block: Block, local: u32, lane: u32) {
     for (var first = 0u; first < params.strided.cols; first += COLUMNS) {
         var sums = result_sums(block, first, local, lane);
         for (var i = 0u; i < OWN_ROWS; i++) {
-            let row = row_of(local, i);
-            let own = first_row(sums);
-            store_result(block, row, first + column_of(local, 0u), own.x);
-            store_result(block, row, first + column_of(local, 1u), own.y);
-            store_result(block, row, first + column_of(local, 2u), own.z);
-            store_result(block, row, first + column_of(local, 3u), own.w);
+            store_results(block, row_of(local, i), first, local, first_row(sums));
             sums = next_rows(sums);
         }
     }

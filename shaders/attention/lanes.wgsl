@@ -21,8 +21,9 @@ fn row_of(local: u32, i: u32) -> u32 {
     return i;
 }
 
+// Threads have columns next to each other, unless a thread has those of a word.
 fn column_of(local: u32, i: u32) -> u32 {
-    return local + i * 8u;
+    return select(local + i * 8u, local * 4u + i, QUANTIZE);
 }
 
 fn row_factors(block: Block, row: u32, feature: u32) -> vec4<f32> {
@@ -71,43 +72,45 @@ fn next_rows(sums: Sums) -> Sums {
     );
 }
 
-fn key_factors(block: Block, feature: u32, key: u32) -> vec4<f32> {
+fn columns_of(first: u32, local: u32) -> vec4<u32> {
+    return vec4<u32>(first) + vec4<u32>(column_of(local, 0u), column_of(local, 1u), column_of(local, 2u), column_of(local, 3u));
+}
+
+fn key_factors(block: Block, feature: u32, keys: vec4<u32>) -> vec4<f32> {
     return vec4<f32>(
-        k_at(block, feature, key), k_at(block, feature, key + 8u),
-        k_at(block, feature, key + 16u), k_at(block, feature, key + 24u)
+        k_at(block, feature, keys.x), k_at(block, feature, keys.y), k_at(block, feature, keys.z), k_at(block, feature, keys.w)
     );
 }
 
-fn value_factors(block: Block, key: u32, column: u32) -> vec4<f32> {
+fn value_factors(block: Block, key: u32, columns: vec4<u32>) -> vec4<f32> {
     return vec4<f32>(
-        v_at(block, key, column), v_at(block, key, column + 8u),
-        v_at(block, key, column + 16u), v_at(block, key, column + 24u)
+        v_at(block, key, columns.x), v_at(block, key, columns.y), v_at(block, key, columns.z), v_at(block, key, columns.w)
     );
 }
 
 fn score_sums(block: Block, first: u32, local: u32, lane: u32) -> Sums {
-    let key = first + local;
+    let keys = columns_of(first, local);
     var sums = Sums();
     for (var feature = 0u; feature < params.depth; feature += 4u) {
         let own = own_factors(block, lane, feature);
-        let k0 = key_factors(block, feature, key);
-        let k1 = key_factors(block, feature + 1u, key);
-        let k2 = key_factors(block, feature + 2u, key);
-        let k3 = key_factors(block, feature + 3u, key);
+        let k0 = key_factors(block, feature, keys);
+        let k1 = key_factors(block, feature + 1u, keys);
+        let k2 = key_factors(block, feature + 2u, keys);
+        let k3 = key_factors(block, feature + 3u, keys);
         sums = plus_four(sums, own, k0, k1, k2, k3);
     }
     return sums;
 }
 
 fn result_sums(block: Block, first: u32, local: u32, lane: u32) -> Sums {
-    let column = first + local;
+    let columns = columns_of(first, local);
     var sums = Sums();
     for (var key = 0u; key < params.keys; key += 4u) {
         let own = own_weights(lane, key);
-        let v0 = value_factors(block, key, column);
-        let v1 = value_factors(block, key + 1u, column);
-        let v2 = value_factors(block, key + 2u, column);
-        let v3 = value_factors(block, key + 3u, column);
+        let v0 = value_factors(block, key, columns);
+        let v1 = value_factors(block, key + 1u, columns);
+        let v2 = value_factors(block, key + 2u, columns);
+        let v3 = value_factors(block, key + 3u, columns);
         sums = plus_four(sums, own, v0, v1, v2, v3);
     }
     return sums;
@@ -115,6 +118,6 @@ fn result_sums(block: Block, first: u32, local: u32, lane: u32) -> Sums {
 
 // A workgroup lies in one subgroup.
 @compute @workgroup_size(8)
-fn attention_lanes_f32_f32(thread: Thread, @builtin(subgroup_invocation_id) invocation: u32) {
+fn attention_lanes(thread: Thread, @builtin(subgroup_invocation_id) invocation: u32) {
     attend(thread, invocation % 8u);
 }

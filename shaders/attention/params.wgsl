@@ -24,6 +24,11 @@ struct AttentionParams {
     // The blocks of rows of earlier dispatches of the same step.
     first_block: u32,
     scale: f32,
+    // Equation 2, where results are int8 values. `lo` and `hi` are relative to the zero point.
+    inv_scale: f32,
+    zero_point: i32,
+    lo: f32,
+    hi: f32,
     // 0, which no compiler knows.
     zero: u32,
     unused_0: u32,
@@ -41,6 +46,8 @@ struct AttentionParams {
 // Whether scores are multiplied by the scale, and whether the mask is added.
 override SCALE: bool = false;
 override MASK: bool = false;
+// Whether results are quantized. Their rows have no padding, and a word lies in one row of one matrix.
+override QUANTIZE: bool = false;
 
 // The beginnings of matrix `matrix` in v and the mask.
 fn other_offsets(matrix: u32) -> vec2<u32> {

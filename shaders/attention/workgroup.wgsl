@@ -21,8 +21,9 @@ fn row_of(local: u32, i: u32) -> u32 {
     return local / 16u * 4u + i;
 }
 
+// Threads have columns next to each other, unless a thread has those of a word.
 fn column_of(local: u32, i: u32) -> u32 {
-    return local % 16u + i * 16u;
+    return select(local % 16u + i * 16u, local % 16u * 4u + i, QUANTIZE);
 }
 
 fn first_row(sums: Sums) -> vec4<f32> {
@@ -36,8 +37,11 @@ fn next_rows(sums: Sums) -> Sums {
 
 // Adds the products of four rows with four columns, for one feature.
 fn plus_four(sums: Sums, rows: vec4<f32>, feature: u32, local: u32) -> Sums {
-    let at = feature * 65u + local % 16u;
-    let columns = vec4<f32>(right[at], right[at + 16u], right[at + 32u], right[at + 48u]);
+    let at = feature * 65u;
+    let columns = vec4<f32>(
+        right[at + column_of(local, 0u)], right[at + column_of(local, 1u)],
+        right[at + column_of(local, 2u)], right[at + column_of(local, 3u)]
+    );
     return Sums(
         plus_products(sums.r0, rows.x, columns), plus_products(sums.r1, rows.y, columns),
         plus_products(sums.r2, rows.z, columns), plus_products(sums.r3, rows.w, columns)
@@ -82,6 +86,6 @@ fn result_sums(block: Block, first: u32, local: u32, lane: u32) -> Sums {
 }
 
 @compute @workgroup_size(64)
-fn attention_f32_f32(thread: Thread) {
+fn attention(thread: Thread) {
     attend(thread, 0u);
 }

@@ -34,33 +34,13 @@ struct ElementwiseParams {
 @group(0) @binding(5) var<storage, read_write> y: array<u32>;
 @group(0) @binding(5) var<storage, read_write> y_vecs: array<vec4<u32>>;
 
-// A comparison, or the larger or smaller float. The numbers are those of the host's enum `BinaryOp`.
+// A comparison, or the larger or smaller float.
 fn binary(left: u32, right: u32) -> u32 {
-    let ordered = !is_nan(left) && !is_nan(right);
-    switch params.binary_op {
-        case 0u: {
-            return select(0u, ONE, ordered && order_of(left) == order_of(right));
-        }
-        case 1u: {
-            return select(0u, ONE, ordered && order_of(left) < order_of(right));
-        }
-        case 2u: {
-            return select(0u, ONE, ordered && order_of(left) <= order_of(right));
-        }
-        case 3u: {
-            return larger(left, right);
-        }
-        default: {
-            return smaller(left, right);
-        }
-    }
+    return compared(params.binary_op, left, right);
 }
 
-// The bits of a float where the condition is not 0, or, if `mask_inverted` is 1, where it is 0; elsewhere those of -0, which changes
-// nothing that it is added to. It tests bits, so that neither NaN nor a subnormal condition depends on the driver.
 fn masked(bits: u32, condition: u32) -> u32 {
-    let is_zero = (condition & 0x7fffffffu) == 0u;
-    return select(0x80000000u, bits, is_zero == (params.mask_inverted == 1u));
+    return masked_by(bits, condition, params.mask_inverted == 1u);
 }
 
 // Equation 9 of single elements, and equation 5.

@@ -6,7 +6,7 @@
 struct LinearParams {
     // Input features in vectors of 16 int8 values: the row stride of `x`.
     k_vecs: u32,
-    // Output columns: the row stride of a float output.
+    // Output columns of a layer: the row stride of a float output.
     n: u32,
     // Row stride of an int8 output, in words.
     row_words: u32,
@@ -32,6 +32,12 @@ struct LinearParams {
     qparams_stride: u32,
     // 0, which no compiler knows.
     zero: u32,
+    // Layers that read the same values share a dispatch: the columns of each, their number, and the words from the result of one to
+    // that of the next. A layer alone has all columns.
+    layer_columns: u32,
+    layers: u32,
+    layer_words: u32,
+    unused_0: u32,
     // Equation 8, where another value is added: a is the result of the layer, b the other value.
     add: AddParams,
 }
@@ -88,13 +94,20 @@ fn k_range(group: vec3<u32>) -> vec2<u32> {
 // What the epilogue reads for all rows of a quad. A thread loads it once, before the branches of the rows.
 struct Output {
     quad: u32,
+    // The first column of the quad in its layer, and where the result of the layer begins in `y`. Beyond the last layer, no result has
+    // such a column.
+    column: u32,
+    start: u32,
     end_row: u32,
     channel: Channels,
     constants: LinearParams,
 }
 
 fn output_at(quad: u32) -> Output {
-    return Output(quad, end_row(), channels[min(quad, params.quads - 1u)], params);
+    let column = (params.first_quad + quad) * 4u;
+    let layer = column / params.layer_columns;
+    let own = select(0xfffffff0u, column - layer * params.layer_columns, layer < params.layers);
+    return Output(quad, own, layer * params.layer_words, end_row(), channels[min(quad, params.quads - 1u)], params);
 }
 
 // Applies the epilogue to the sums of products with what `weight` gives.
@@ -126,11 +139,11 @@ fn lut_word(at: u32) -> u32 {
 
 // The sum with another value of the same shape.
 fn added(values: vec4<i32>, row: u32, to: Output) -> vec4<i32> {
-    let column_quad = to.constants.first_quad + to.quad;
-    if column_quad >= to.constants.row_words {
+    let word = to.column / 4u;
+    if word >= to.constants.row_words {
         return values;
     }
-    return add(values, unpack4xI8(operand[row * to.constants.row_words + column_quad]), to.constants.add);
+    return add(values, unpack4xI8(operand[row * to.constants.row_words + word]), to.constants.add);
 }
 
 // Equation 7.
@@ -168,16 +181,16 @@ fn rectified(v: vec4<f32>, to: Output) -> vec4<f32> {
 }
 
 fn store_int8(values: vec4<i32>, row: u32, to: Output) {
-    let column_quad = to.constants.first_quad + to.quad;
-    if column_quad < to.constants.row_words {
-        y[row * to.constants.row_words + column_quad] = pack4xI8(values);
+    let word = to.column / 4u;
+    if word < to.constants.row_words {
+        y[to.start + row * to.constants.row_words + word] = pack4xI8(values);
     }
 }
 
 fn store_floats(v: vec4<f32>, row: u32, to: Output) {
     let n = to.constants.n;
-    let column = (to.constants.first_quad + to.quad) * 4u;
-    let at = row * n + column;
+    let column = to.column;
+    let at = to.start + row * n + column;
     if F16 {
         // n is even, so that no two rows share a word.
         if column < n {

@@ -1,4 +1,4 @@
-// Layer norm and RMS norm (equation 11), with a sum before it and a quantization after it if the step has them.
+// Layer norm and RMS norm (equation 11), with a sum before it if the step has one. Other files store the result.
 
 @group(0) @binding(5) var<storage, read_write> weight: array<u32>;
 @group(0) @binding(6) var<storage, read_write> bias: array<u32>;
@@ -11,8 +11,6 @@ override CENTER: bool = false;
 // Whether `addend` is added first, and whether that sum is written too.
 override ADD: bool = false;
 override KEEP_SUM: bool = false;
-// Whether the result is int8 values, by equation 2.
-override QUANTIZE: bool = false;
 
 // The elements of a line that workgroup memory holds: as many as any line of these has, or 1 if it holds none.
 override HELD: u32 = 1u;
@@ -117,6 +115,9 @@ fn summand(x: f32, mean: f32, of_squares: bool) -> f32 {
 
 // What all elements of a line have in common.
 struct Line {
+    // Its number, and whether there is such a line.
+    index: u32,
+    inside: bool,
     start: u32,
     mean: f32,
     inv_std: f32,
@@ -133,14 +134,8 @@ fn normalized(line: Line, i: u32) -> u32 {
     return select(NAN, canonical_bits(bitcast<u32>(scaled)), line.defined);
 }
 
-// Byte `i % 4` of a word of int8 values; 0 beyond the line.
-fn quantized_byte(bits: u32, i: u32) -> u32 {
-    let q = u32(quantize(bitcast<f32>(bits), params.inv_scale, params.zero_point, params.lo, params.hi)) & 0xffu;
-    return select(0u, q, i < params.length) << (8u * (i % 4u));
-}
-
-@compute @workgroup_size(THREADS)
-fn layer_norm_f32_f32(thread: Thread) {
+// Reads the line of a workgroup. Without a line, a workgroup reads the first one, because all workgroups meet the barriers.
+fn read(thread: Thread) -> Line {
     let index = group_index(thread);
     let inside = index < batch_rows() * params.rows_factor;
     let start = select(0u, index * params.length, inside);
@@ -157,35 +152,5 @@ fn layer_norm_f32_f32(thread: Thread) {
     }
     let variance = add_f(mean_of(or_one(line_sum, defined)), canonical(params.eps));
     defined = defined && !is_special(bitcast<u32>(variance));
-    let line = Line(start, mean, inverse_root(or_one(variance, defined)), defined);
-    if !inside {
-        return;
-    }
-    let last = params.length - 1u;
-    if QUANTIZE {
-        for (var word = local; word < params.row_words; word += THREADS) {
-            let i = word * 4u;
-            let y0 = normalized(line, min(i, last));
-            let y1 = normalized(line, min(i + 1u, last));
-            let y2 = normalized(line, min(i + 2u, last));
-            let y3 = normalized(line, min(i + 3u, last));
-            y[index * params.row_words + word] = quantized_byte(y0, i) | quantized_byte(y1, i + 1u)
-                | quantized_byte(y2, i + 2u) | quantized_byte(y3, i + 3u);
-        }
-        return;
-    }
-    var i = local;
-    for (; i + 3u * THREADS < params.length; i += 4u * THREADS) {
-        let y0 = normalized(line, i);
-        let y1 = normalized(line, i + THREADS);
-        let y2 = normalized(line, i + 2u * THREADS);
-        let y3 = normalized(line, i + 3u * THREADS);
-        y[start + i] = y0;
-        y[start + i + THREADS] = y1;
-        y[start + i + 2u * THREADS] = y2;
-        y[start + i + 3u * THREADS] = y3;
-    }
-    for (; i < params.length; i += THREADS) {
-        y[start + i] = normalized(line, i);
-    }
+    return Line(index, inside, start, mean, inverse_root(or_one(variance, defined)), defined);
 }

@@ -12,11 +12,13 @@ struct NormParams {
     row_words: u32,
     // Layer norm adds it to the variance.
     eps: f32,
-    // Equation 2, where layer norm writes int8 values. `lo` and `hi` are relative to the zero point.
+    // Equation 2, where layer norm writes int8 values. `lo` and `hi` are relative to the zero point, unless the kernel chooses it.
     inv_scale: f32,
     zero_point: i32,
     lo: f32,
     hi: f32,
+    // The smallest scale that equation 10 chooses.
+    qparams_eps: f32,
     // 0, which no compiler knows.
     zero: u32,
 }

@@ -32,11 +32,6 @@ fn thread_range(thread: Thread, start: u32, count: u32) -> vec2<i32> {
     return vec2<i32>(low, high);
 }
 
-// The place of a number in the order of floats; that of 0 for NaN.
-fn known_order(bits: u32) -> i32 {
-    return select(order_of(bits), 0, is_nan(bits));
-}
-
 // The smallest and the largest element of each row, widened to include 0: one row a workgroup.
 @compute @workgroup_size(THREADS)
 fn range_f32_f32(thread: Thread) {
@@ -65,35 +60,14 @@ fn group_range_f32_f32(thread: Thread) {
     }
 }
 
-// Equation 10: scale and zero point, as words.
-fn choose_qparams(low: f32, high: f32) -> vec2<u32> {
-    let lo = f32(params.quant_min);
-    let hi = f32(params.quant_max);
-    var scale = 0.0;
-    if params.rule == 1u {
-        scale = max(quotient(max(-low, high), mul_f(sub_f(hi, lo), 0.5f)), params.eps);
-    } else {
-        scale = max(quotient(sub_f(high, low), sub_f(hi, lo)), params.eps);
-    }
-    var zero_point = 0.0;
-    if params.rule == 0u {
-        zero_point = clamp(sub_f(lo, round(quotient(low, scale))), lo, hi);
-    } else if params.rule == 2u {
-        let from_low = quotient(low, scale);
-        let from_high = quotient(high, scale);
-        let worse_above = add_f(add_f(lo, from_low), add_f(hi, from_high)) > 0.0;
-        zero_point = round(clamp(select(sub_f(hi, from_high), sub_f(lo, from_low), worse_above), lo, hi));
-    }
-    // A negative 0 becomes positive: a driver may keep its sign through an integer.
-    return vec2<u32>(bitcast<u32>(scale), select(bitcast<u32>(zero_point), 0u, zero_point == 0.0));
-}
-
 // The qparams of each row from its range.
 @compute @workgroup_size(64)
 fn choose_per_token_f32_f32(thread: Thread) {
     let row = thread_index(thread);
     if row < matrix_rows() {
-        let chosen = choose_qparams(bitcast<f32>(a[row * 2u]), bitcast<f32>(a[row * 2u + 1u]));
+        let chosen = choose_qparams(
+            bitcast<f32>(a[row * 2u]), bitcast<f32>(a[row * 2u + 1u]), quant_range(), params.eps, params.rule
+        );
         y[row * 2u] = chosen.x;
         y[row * 2u + 1u] = chosen.y;
     }
@@ -110,9 +84,9 @@ fn choose_per_tensor_f32_f32(thread: Thread) {
     }
     let range = workgroup_range(thread, low, high);
     if thread.local == 0u {
-        let chosen = choose_qparams(bitcast<f32>(bits_of(range.x)), bitcast<f32>(bits_of(range.y)));
-        y[0] = chosen.x;
-        y[1] = chosen.y;
+        share_qparams(range, quant_range(), params.eps, params.rule);
+        y[0] = shared_qparams.x;
+        y[1] = shared_qparams.y;
     }
 }
 
@@ -135,10 +109,6 @@ fn store_row(thread: Thread, row: u32, inv_scale: f32, zero_point: i32) {
         ));
     }
 }
-
-// One thread computes them for all threads of its row: scale and zero point, and the inverse scale.
-var<workgroup> shared_qparams: vec2<u32>;
-var<workgroup> shared_inv_scale: f32;
 
 // Equation 2 with given qparams: one row a workgroup, which divides once.
 @compute @workgroup_size(THREADS)
@@ -163,8 +133,7 @@ fn quantize_per_token_f32_i8(thread: Thread) {
     let own = thread_range(thread, row * params.cols, select(0u, params.cols, row < matrix_rows()));
     let range = workgroup_range(thread, own.x, own.y);
     if thread.local == 0u {
-        shared_qparams = choose_qparams(bitcast<f32>(bits_of(range.x)), bitcast<f32>(bits_of(range.y)));
-        shared_inv_scale = quotient(1.0, bitcast<f32>(shared_qparams.x));
+        share_qparams(range, quant_range(), params.eps, params.rule);
     }
     workgroupBarrier();
     if row >= matrix_rows() {
@@ -191,8 +160,7 @@ fn quantize_per_tensor_f32_i8(thread: Thread) {
     }
     let range = workgroup_range(thread, low, high);
     if thread.local == 0u {
-        shared_qparams = choose_qparams(bitcast<f32>(bits_of(range.x)), bitcast<f32>(bits_of(range.y)));
-        shared_inv_scale = quotient(1.0, bitcast<f32>(shared_qparams.x));
+        share_qparams(range, quant_range(), params.eps, params.rule);
     }
     workgroupBarrier();
     if first == 0u && thread.local == 0u {

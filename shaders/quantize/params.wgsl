@@ -12,7 +12,7 @@ struct QuantizeParams {
     zero_point: i32,
     quant_min: i32,
     quant_max: i32,
-    // Equation 10: the smallest scale, and the rule: 0 affine, 1 symmetric, 2 per token.
+    // Equation 10: the smallest scale, and the number of the rule.
     eps: f32,
     rule: u32,
     // The stride from the dynamic qparams of one row to those of the next: 2, or 0 if all rows share them.
@@ -33,6 +33,10 @@ struct QuantizeParams {
 
 fn matrix_rows() -> u32 {
     return batch_rows() * params.rows_factor;
+}
+
+fn quant_range() -> vec2<f32> {
+    return vec2<f32>(f32(params.quant_min), f32(params.quant_max));
 }
 
 // quant_min and quant_max, relative to a zero point.

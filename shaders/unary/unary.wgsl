@@ -1,12 +1,7 @@
 // Clamps and casts of each element, over any strides and on vectors.
 
-// The bits of a float, or of the bound that it exceeds. NaN exceeds neither.
 fn clamped(bits: u32) -> u32 {
-    let order = order_of(bits);
-    let low = bitcast<u32>(params.low);
-    let high = bitcast<u32>(params.high);
-    let raised = select(bits, low, order < order_of(low));
-    return select(raised, high, order > order_of(high) && !is_nan(bits));
+    return limited(bits, bitcast<u32>(params.low), bitcast<u32>(params.high));
 }
 
 @compute @workgroup_size(64)
@@ -26,22 +21,12 @@ fn clamp_vec4_f32_f32(thread: Thread) {
     }
 }
 
-// WGSL does not define how f32(i32) rounds integers of more than 24 bits. This kernel first shifts out the bits that a float lacks,
-// to nearest and ties to even; then it converts and scales back, both exactly.
 @compute @workgroup_size(64)
 fn to_float_i32_f32(thread: Thread) {
     let e = element(thread);
-    if !e.inside {
-        return;
+    if e.inside {
+        y[e.y] = float_of_integer(a[e.a]);
     }
-    let bits = a[e.a];
-    let negative = (bits >> 31u) == 1u;
-    let magnitude = select(bits, ~bits + 1u, negative);
-    let shift = 8u - min(countLeadingZeros(magnitude), 8u);
-    let half = (1u << shift) >> 1u;
-    let rounding = select(0u, half - 1u + ((magnitude >> shift) & 1u), shift > 0u);
-    let v = f32((magnitude + rounding) >> shift) * f32(1u << shift);
-    y[e.y] = bitcast<u32>(select(v, -v, negative));
 }
 
 // Cuts off the fraction of a float, and then the bits that the type lacks.

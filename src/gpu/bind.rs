@@ -124,7 +124,11 @@ impl<'b> Binder<'b> {
         let descriptor = wgpu::BindGroupDescriptor { label: Some(name), layout: &layout.bind_group, entries: &entries };
         let bind_group = scoped(&device.wgpu, name, || device.wgpu.create_bind_group(&descriptor)).await?;
         let kernels = kernels_of(&planned.work);
-        Ok(Dispatch { name: name.clone(), kernels, bind_group, rows: planned.rows, work })
+        let bound = planned.reads.iter().chain(&planned.writes);
+        let used = bound.filter(|bound| bound.operand != Operand::PartialSums).filter_map(|bound| self.buffer(bound));
+        let bytes = used.filter_map(|buffer| buffer.size).map(NonZeroU64::get).sum();
+        let (fused, rows) = (planned.fused.clone(), planned.rows);
+        Ok(Dispatch { name: name.clone(), kernels, fused, bytes, bind_group, rows, work })
     }
 
     /// One entry for each binding of the shader.
@@ -155,16 +159,16 @@ impl<'b> Binder<'b> {
             Operand::Input(at) => (self.inputs[at].buffer, self.inputs[at].offset),
             Operand::Output(at) => (self.outputs[at].buffer, self.outputs[at].offset),
             Operand::Constant(at) => (&self.model.constants[at], 0),
-            Operand::Scratch(at) => {
+            Operand::Scratch { at, offset } => {
                 let place = self.plan.place(at);
-                (&self.buffers.arenas[place.arena], place.offset)
+                (&self.buffers.arenas[place.arena], place.offset + offset)
             }
             Operand::StepBuffer(step) => match &self.model.steps[step] {
                 StepData::Buffer(buffer) => (buffer, 0),
                 _ => unreachable!("the step has a buffer"),
             },
-            Operand::Weight { step, part } => (&self.linear(step)[part].weight, 0),
-            Operand::Channels { step, part } => (&self.linear(step)[part].channels, 0),
+            Operand::Weight { step, part, offset } => (&self.linear(step)[part].weight, offset),
+            Operand::Channels { step, part, offset } => (&self.linear(step)[part].channels, offset),
             Operand::PartialSums => (self.buffers.partial_sums.as_ref()?, 0),
             Operand::Value(_) | Operand::Temporary(_) => unreachable!("the plan has placed all values"),
         };

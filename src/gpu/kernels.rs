@@ -5,7 +5,7 @@ pub(crate) mod attention;
 pub(crate) mod case;
 pub(crate) mod config;
 pub(crate) mod dispatch;
-mod elementwise;
+pub(crate) mod elementwise;
 mod embedding;
 mod function;
 pub(crate) mod fused_step;
@@ -22,7 +22,7 @@ pub(crate) mod strided;
 mod unary;
 mod wgsl;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use case::{Case, CaseBuilder};
 use config::Config;
@@ -41,6 +41,21 @@ use crate::program::{ProgramError, StepOp, ValueId};
 /// # Errors
 /// Returns [`GpuError::Limit`] if the operands walk through too many axes in different orders.
 pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Result<Vec<PlannedDispatch>, GpuError> {
+    let mut dispatches = of_families(planning, fused)?;
+    let steps = planning.program.steps();
+    // Layers that share a dispatch are named where they are planned.
+    if fused.siblings[0].is_some() {
+        return Ok(dispatches);
+    }
+    let others: BTreeSet<usize> = fused.steps().chain(fused.all_transposes()).collect();
+    for dispatch in &mut dispatches {
+        let names = others.iter().map(|&step| &steps[step].name).filter(|name| **name != dispatch.name);
+        dispatch.fused.extend(names.cloned());
+    }
+    Ok(dispatches)
+}
+
+fn of_families(planning: &Planning<'_>, fused: &FusedStep) -> Result<Vec<PlannedDispatch>, GpuError> {
     let families = [
         attention::plan,
         matmul::plan,
@@ -157,6 +172,7 @@ fn each_kernel(options: KernelOptions, mut f: impl FnMut(PipelineKey, bool)) {
         matmul::MatmulKernel,
         attention::AttentionKernel,
         elementwise::ElementwiseKernel,
+        elementwise::chain::ChainKernel,
         unary::UnaryKernel,
         reduce::ReduceKernel,
         norm::NormKernel,

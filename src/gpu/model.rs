@@ -1,7 +1,7 @@
 //! A program on a device: its weights, uploaded once.
 
 use std::borrow::Borrow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -14,12 +14,13 @@ use super::device::transfer::{allocate, download, scoped, upload};
 use super::kernels::config::Config;
 use super::kernels::layout::{dense_bytes, pad_rows};
 use super::kernels::linear::coopmat::Coopmat;
+use super::kernels::linear::layers;
 use super::kernels::linear::weights::{
     BLOCK_COLS, Channels, WeightBits, WeightPart, block_bytes, pack_channels, pack_weight,
 };
 use super::memory::BufferRange;
 use super::run::Run;
-use super::schedule::plan;
+use super::schedule::{fuse, plan};
 use crate::program::{Epilogue, Program, QLinear, QLut, StepOp, Value, ValueType};
 use crate::values::Tensor;
 
@@ -76,9 +77,17 @@ impl Model {
         plan::needed(program, config)?;
         let mut steps = Vec::with_capacity(program.steps().len());
         let mut packed = Packed::new();
-        for step in program.steps() {
+        let shared = fuse::shared_layers(program, config);
+        let siblings: HashSet<usize> = shared.iter().flat_map(|fused| fused.siblings).flatten().collect();
+        // They live until all weights are packed, which are known by their addresses.
+        let merged: HashMap<usize, QLinear> =
+            shared.iter().filter_map(|fused| Some((fused.main, layers::merged(program, fused)?))).collect();
+        for (at, step) in program.steps().iter().enumerate() {
             steps.push(match &step.op {
+                // The weight is part of another.
+                StepOp::QLinear(_) if siblings.contains(&at) => StepData::Nothing,
                 StepOp::QLinear(linear) => {
+                    let linear = merged.get(&at).unwrap_or(linear);
                     StepData::Linear(upload_weight(device, config, &step.name, linear, &mut packed).await?)
                 }
                 StepOp::QLut(QLut { table }) => {

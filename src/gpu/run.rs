@@ -40,6 +40,10 @@ pub(super) struct Dispatch {
     pub(super) name: String,
     /// The entry point, or those of a linear layer's tile shapes.
     pub(super) kernels: String,
+    /// The nodes that it computes besides that of its name.
+    pub(super) fused: Vec<String>,
+    /// Bytes of the buffers that it reads and writes, at the most rows.
+    pub(super) bytes: u64,
     pub(super) bind_group: wgpu::BindGroup,
     pub(super) rows: Rows,
     pub(super) work: Work<wgpu::ComputePipeline>,
@@ -94,8 +98,8 @@ impl Run {
         Self { device, dispatches, max_rows, digit_stride, memory, debug_groups }
     }
 
-    /// Describes the plan of the run, one line for each dispatch: its node, its kernel, and its workgroups at the most rows. Of fused nodes,
-    /// one gives the name; a reshape that moves nothing has no line.
+    /// Describes the plan of the run, one line for each dispatch: its node, its kernel, its workgroups and the bytes that it reads and
+    /// writes, both at the most rows, and the nodes that are fused with it. A reshape that moves nothing has no line.
     ///
     /// ```no_run
     /// # fn plan(run: &enfold::gpu::Run) {
@@ -108,7 +112,9 @@ impl Run {
         let line = |(at, dispatch): (usize, &Dispatch)| {
             let grids = dispatch.at(self.max_rows, limit);
             let groups: u64 = grids.iter().flatten().map(|(_, grid)| grid.count()).sum();
-            format!("{at:4} {}: {}, {groups} workgroups", dispatch.name, dispatch.kernels)
+            let Dispatch { name, kernels, bytes, fused, .. } = dispatch;
+            let with = if fused.is_empty() { String::new() } else { format!(", with {}", fused.join(", ")) };
+            format!("{at:4} {name}: {kernels}, {groups} workgroups, {bytes} bytes{with}")
         };
         self.dispatches.iter().enumerate().map(line).collect::<Vec<_>>().join("\n")
     }
@@ -207,7 +213,7 @@ pub(super) fn check_rows(actual: usize, max: usize) -> Result<(), GpuError> {
 /// The durations of a run's steps.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timings {
-    /// The steps in execution order. Fused steps are one entry, with the name of the first.
+    /// The steps in execution order. Fused steps are one entry, with the name of one of them, as in [`Run::describe`].
     pub steps: Vec<StepTiming>,
 }
 

@@ -1,5 +1,6 @@
 //! Measures which kernel suits which int8 linear layer.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,11 +10,13 @@ use super::device::transfer::{allocate, is_lost_now, timed_passes};
 use super::kernels::config::Config;
 use super::kernels::layout::{dense_bytes, matrix_rows};
 use super::kernels::linear::choice::{Choice, SplitK};
+use super::kernels::linear::layers;
 use super::kernels::linear::tile::{LinearKernel, TileShape};
 use super::kernels::linear::tuning::TuningTable;
 use super::known_answer;
 use super::model::Model;
 use super::run::Run;
+use super::schedule::fuse;
 use crate::program::{Epilogue, Program, QLinear, Step, StepOp, Value, ValueId, ValueType};
 use crate::values::Shape;
 
@@ -93,20 +96,24 @@ pub(super) async fn tune(
     device.check_lost()?;
     let mut budget = Budget::new(budget);
     let mut table = TuningTable::new(&device.wgpu.adapter_info());
-    let layers = program.steps().iter().filter_map(|step| match &step.op {
-        StepOp::QLinear(linear) => Some((step, linear, matrix_rows(program.value(step.output), rows))),
-        _ => None,
-    });
-    let mut layers: Vec<_> = layers.collect();
-    layers.sort_by_key(|(_, linear, m)| std::cmp::Reverse(m.saturating_mul((linear.n * linear.k) as u64)));
-    for (step, linear, m) in layers {
-        let layer = (linear.n, linear.k, config.weight_bits(linear));
+    let shared = fuse::shared_layers(program, config);
+    let siblings: HashSet<usize> = shared.iter().flat_map(|fused| fused.siblings).flatten().collect();
+    let mut all: Vec<(&str, QLinear, u64)> = Vec::new();
+    for (at, step) in program.steps().iter().enumerate().filter(|(at, _)| !siblings.contains(at)) {
+        let StepOp::QLinear(linear) = &step.op else { continue };
+        let fused = shared.iter().find(|fused| fused.main == at);
+        let linear = fused.and_then(|fused| layers::merged(program, fused)).unwrap_or_else(|| linear.clone());
+        all.push((&step.name, linear, matrix_rows(program.value(step.output), rows)));
+    }
+    all.sort_by_key(|(_, linear, m)| std::cmp::Reverse(m.saturating_mul((linear.n * linear.k) as u64)));
+    for (name, linear, m) in all {
+        let layer = (linear.n, linear.k, config.weight_bits(&linear));
         if table.contains(layer, m) {
             continue;
         }
-        let Some((tile, split_k)) = fastest(device, config, linear, m, &mut budget).await? else { continue };
+        let Some((tile, split_k)) = fastest(device, config, &linear, m, &mut budget).await? else { continue };
         let divided = split_k == SplitK::Always;
-        log::info!("{} at {m} rows: {tile:?}, K divided: {divided}", step.name);
+        log::info!("{name} at {m} rows: {tile:?}, K divided: {divided}");
         table.add(layer, m, tile, divided);
     }
     Ok(table)

@@ -135,6 +135,12 @@ fn patterns() -> Vec<Pattern> {
             9,
             scaled_attention(false),
         ),
+        pattern("wide attention of static layers", &[TOKENS, 64], all_static().float_islands(true), 13, wide_attention),
+        pattern("wide attention of dynamic layers", &[TOKENS, 64], dynamic(), 16, wide_attention),
+        pattern("a norm whose floats are read too", &[3, WIDTH], floats_are_read(all_static()), 3, kept_norm),
+        pattern("a norm of tokens whose floats are read too", &[3, WIDTH], floats_are_read(dynamic()), 7, kept_norm),
+        pattern("chains of elementwise steps", &[3, WIDTH], WgpuQuantizer::new(), 10, chains),
+        pattern("sums of products", &[3, WIDTH], WgpuQuantizer::new(), 3, sums_of_products),
         // Two copies instead of one, and a dispatch instead of three.
         pattern("attention of a matrix with itself", &[WIDTH, WIDTH], WgpuQuantizer::new(), 1, |g, _, x| {
             let scores = g.matmul("scores", x, x)?;
@@ -159,7 +165,7 @@ fn patterns() -> Vec<Pattern> {
             "scaled and masked scores, of columns",
             &[TOKENS, WIDTH],
             WgpuQuantizer::new(),
-            3,
+            4,
             masked_attention(2, TOKENS),
         ),
     ]
@@ -186,6 +192,72 @@ fn whole_attention(g: &mut GraphBuilder, d: &mut Draw, x: NodeId) -> Result<Vec<
     let joined = g.transpose("joined", mixed, &[0, 2, 1, 3])?;
     let joined = g.reshape("tokens", joined, &[TOKENS, WIDTH])?;
     Ok(vec![d.linear(g, "out", joined, [WIDTH, WIDTH])?])
+}
+
+/// Two heads of 32 features, whose queries, keys and values are one product, and whose result is quantized.
+fn wide_attention(g: &mut GraphBuilder, d: &mut Draw, x: NodeId) -> Result<Vec<NodeId>, GraphError> {
+    let mut head = |name: &str, perm: &[usize]| {
+        let h = d.linear(g, name, x, [64, 64])?;
+        let h = g.reshape(&format!("{name}.heads"), h, &[TOKENS, 2, 32])?;
+        g.transpose(&format!("{name}.turned"), h, perm)
+    };
+    let q = head("q", &[0, 2, 1, 3])?;
+    let k = head("k", &[0, 2, 3, 1])?;
+    let v = head("v", &[0, 2, 1, 3])?;
+    let scores = g.matmul("scores", q, k)?;
+    let weights = g.softmax("weights", scores, 3)?;
+    let mixed = g.matmul("mixed", weights, v)?;
+    let joined = g.transpose("joined", mixed, &[0, 2, 1, 3])?;
+    let joined = g.reshape("tokens", joined, &[TOKENS, 64])?;
+    Ok(vec![d.linear(g, "out", joined, [64, 64])?])
+}
+
+/// A quantizer that leaves sums in float.
+fn floats_are_read(quantizer: WgpuQuantizer) -> WgpuQuantizer {
+    quantizer.set_operator_type("add", None)
+}
+
+/// A block whose norm comes first, and whose residual is the result of the norm.
+fn kept_norm(g: &mut GraphBuilder, d: &mut Draw, x: NodeId) -> Result<Vec<NodeId>, GraphError> {
+    let norm = d.norm(g, "norm", x, WIDTH)?;
+    let a = d.linear(g, "a", norm, [WIDTH, WIDTH])?;
+    let sum = g.add("sum", a, norm)?;
+    let norm = d.norm(g, "second norm", sum, WIDTH)?;
+    let b = d.linear(g, "b", norm, [WIDTH, WIDTH])?;
+    Ok(vec![g.add("second sum", b, norm)?])
+}
+
+/// A chain of many steps, one whose first results are broadcast, one that begins with a sum of two values, and a square.
+fn chains(g: &mut GraphBuilder, d: &mut Draw, x: NodeId) -> Result<Vec<NodeId>, GraphError> {
+    let number = g.constant("number", f32s(&[], vec![0.73]))?;
+    let column = g.constant("column", d.tensor(&[3, 1], 1.0))?;
+    let row = g.constant("row", d.tensor(&[WIDTH], 1.0))?;
+    let mut y = g.mul("long.0", x, number)?;
+    for at in 1..11 {
+        y = match at % 4 {
+            0 => g.mul(&format!("long.{at}"), row, y)?,
+            1 => g.div(&format!("long.{at}"), column, y)?,
+            2 => g.clamp(&format!("long.{at}"), y, -3.0, 2.5)?,
+            _ => g.add(&format!("long.{at}"), y, x)?,
+        };
+    }
+    let bounded = g.clamp("bounded", column, 0.1, 9.0)?;
+    let broadcast = g.div("broadcast", y, bounded)?;
+    let square = g.mul("square", broadcast, broadcast)?;
+    let largest = g.max("largest", square, 2)?;
+    Ok(vec![square, largest])
+}
+
+/// Sums along both axes: of the products with a column, of squares, and of products that are read elsewhere too.
+fn sums_of_products(g: &mut GraphBuilder, d: &mut Draw, x: NodeId) -> Result<Vec<NodeId>, GraphError> {
+    let column = g.constant("column", d.tensor(&[3, 1], 1.0))?;
+    let weighted = g.mul("weighted", x, column)?;
+    let pooled = g.sum("pooled", weighted, 1)?;
+    let square = g.mul("square", x, x)?;
+    let squares = g.sum("squares", square, 2)?;
+    let read = g.mul("read", column, x)?;
+    let sum = g.sum("sum", read, 2)?;
+    Ok(vec![pooled, squares, sum, read])
 }
 
 /// Attention whose scores are scaled and masked, to the tokens before each, before the softmax of rows, or along another axis.

@@ -192,10 +192,21 @@ fn apart() -> Vec<Pattern> {
             let first = l.gelu(sum);
             vec![first, l.layer_norm(sum, 37)]
         }),
-        pattern("a norm that is an output, and its quantization", 0, |l| {
+        pattern("a norm that is an output, and its quantization", 1, |l| {
             let x = l.floats(&[3, 37]);
             let y = l.layer_norm(x, 37);
             vec![y, l.quantize(y)]
+        }),
+        pattern("a norm that is an output, its qparams of each row and its quantization", 3, |l| {
+            let x = l.floats(&[3, 37]);
+            let y = l.layer_norm(x, 37);
+            let [_, quantized] = l.per_token(y);
+            vec![y, quantized]
+        }),
+        pattern("a norm that is read before its quantization", 0, |l| {
+            let x = l.floats(&[3, 37]);
+            let y = l.layer_norm(x, 37);
+            vec![l.gelu(y), l.quantize(y)]
         }),
         pattern("a product with the transpose of its own operand", 0, |l| {
             let a = l.int8(&[5, 20]);

@@ -161,6 +161,41 @@ fn weights_are_divided_along_their_columns() {
     assert_eq!(errors.load(Ordering::Relaxed), 0, "errors reached the application's handler");
 }
 
+/// Four layers that read the same values share a product, unless a binding cannot hold all of their results; a fifth has its own.
+#[test]
+fn layers_that_share_a_product_are_divided_where_a_binding_ends() {
+    let Some((context, _)) = engine("shared products") else { return };
+    let limits = wgpu::Limits { max_storage_buffer_binding_size: 1 << 16, ..wgpu::Limits::default() };
+    let (device, queue, errors) = watched(context, limits);
+    let engine = block_on(Engine::new(&device, &queue, &Options::default())).expect("an engine");
+    let single = block_on(Engine::new(&device, &queue, &Options { unfused: true, ..Options::default() }));
+    let single = single.expect("an engine");
+    let (n, k) = (64, 48);
+    let graph = || {
+        let mut l = Layers::new(51);
+        let x = l.floats(&[k]);
+        let [qparams, quantized] = l.per_token(x);
+        let layers: Vec<_> = (0..5).map(|_| l.after_tokens(qparams, quantized, n, k)).collect();
+        // Each result has another weight in the sum, so that none can stand for another.
+        let mut sum = layers[0];
+        for (at, &layer) in layers.iter().enumerate().skip(1) {
+            sum = l.g.add(&format!("sum {at}"), sum, layer).expect("a sum");
+            sum = l.g.mul(&format!("product {at}"), sum, layers[0]).expect("a product");
+        }
+        l.finish(&[sum])
+    };
+    // The results of four layers take 65,536 bytes at 64 rows.
+    let dispatches = [64, 65].map(|rows| {
+        let bound = Bound::new(&device, &queue, &engine, graph(), rows, false);
+        bound.check_all(&format!("shared products of {rows} rows"));
+        let alone = Bound::new(&device, &queue, &single, graph(), rows, false);
+        alone.check_all(&format!("single products of {rows} rows"));
+        bound.run.dispatches()
+    });
+    assert_eq!(dispatches[1], dispatches[0] + 3, "five products instead of two");
+    assert_eq!(errors.load(Ordering::Relaxed), 0, "errors reached the application's handler");
+}
+
 /// Two layers read the same values as weights of 8 and of 2 bits, which a binding divides differently.
 #[test]
 fn a_weight_of_two_widths_is_divided_twice() {

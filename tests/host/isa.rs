@@ -132,11 +132,11 @@ fn the_large_linear_kernel_is_as_lean_as_it_was() {
 #[test]
 fn a_long_norm_loads_in_rounds() {
     let Some(compiler) = compiler() else { return };
-    let (shader, _) = shaders::all().into_iter().find(|(shader, _)| shader.name == "layer_norm").expect("a shader");
-    let on = ["CENTER", "ADD", "QUANTIZE"].map(|name| (name, 1.0));
+    let (shader, _) = shaders::all().into_iter().find(|(shader, _)| shader.name == "layer_norm_i8").expect("a shader");
+    let on = ["CENTER", "ADD", "KEEP"].map(|name| (name, 1.0));
     let constants = [&on[..], &[("HELD", 4096.0), ("THREADS", 256.0)]].concat();
-    let rounds = compiler.compile(&shader.wgsl(), &shader, "layer_norm_f32_f32", &constants).rounds_of_loads();
-    report(&format!("machine code of layer_norm: loads in each block, and in how many rounds {rounds:?}"));
+    let rounds = compiler.compile(&shader.wgsl(), &shader, "layer_norm_f32_i8", &constants).rounds_of_loads();
+    report(&format!("machine code of layer_norm_i8: loads in each block, and in how many rounds {rounds:?}"));
     // Four elements of both operands in a round, then weights and biases of four results: a thread reads its 16 of 4,096 elements in four
     // rounds, and their weights and biases in four more.
     let whole = rounds.iter().filter(|&&(loads, rounds)| loads >= 8 && rounds == 1).count();

@@ -44,9 +44,8 @@ fn constants(shader: &Shader) -> Vec<back::PipelineConstants> {
         "THREADS" => 256.0,
         "HELD" => 64.0,
         "CHUNK_VECS" => 128.0,
-        "F16" | "CENTER" | "ADD" | "KEEP_SUM" | "QUANTIZE" | "BIAS" | "DYNAMIC" | "REPRODUCIBLE" | "SCALE" | "MASK" => {
-            1.0
-        }
+        "F16" | "CENTER" | "ADD" | "KEEP_SUM" | "KEEP" | "QUANTIZE" | "PRODUCT" | "SQUARE" | "BIAS" | "DYNAMIC"
+        | "REPRODUCIBLE" | "SCALE" | "MASK" => 1.0,
         other => panic!("no value for the override {other}"),
     };
     let others = shader.overrides.iter().map(|name| ((*name).to_owned(), value(name))).collect();
@@ -217,14 +216,16 @@ pub(crate) fn float_constants(shader: &Shader) -> Vec<Vec<(&'static str, f64)>> 
         [0.0, 1.0].map(|f16| vec![("F16", f16)]).into()
     } else if shader.overrides.contains(&"CENTER") {
         let of = |bits: u32| {
-            let names = ["CENTER", "ADD", "KEEP_SUM", "QUANTIZE"];
-            names.into_iter().enumerate().map(|(at, name)| (name, f64::from(bits >> at & 1))).collect()
+            let names = ["CENTER", "ADD", "KEEP_SUM", "KEEP"].into_iter().enumerate();
+            let own = names.filter(|(_, name)| shader.overrides.contains(name));
+            own.map(|(at, name)| (name, f64::from(bits >> at & 1))).collect()
         };
         let held = |of: Vec<(&'static str, f64)>| [1.0, 64.0].map(|n| [of.as_slice(), &[("HELD", n)]].concat());
-        (0..16).flat_map(|bits| held(of(bits))).collect()
+        let all = if shader.overrides.contains(&"KEEP") { 16 } else { 8 };
+        (0..all).flat_map(|bits| held(of(bits))).collect()
     } else if shader.overrides.contains(&"MASK") {
         let of = |scale, mask, held| {
-            let all = [("SCALE", scale), ("MASK", mask), ("HELD", held), ("REPRODUCIBLE", 1.0)];
+            let all = [("SCALE", scale), ("MASK", mask), ("QUANTIZE", mask), ("HELD", held), ("REPRODUCIBLE", 1.0)];
             all.into_iter().filter(|(name, _)| shader.overrides.contains(name)).collect()
         };
         vec![of(1.0, 0.0, 1.0), of(0.0, 1.0, 64.0), of(1.0, 1.0, 1.0), of(1.0, 1.0, 64.0)]
@@ -233,6 +234,8 @@ pub(crate) fn float_constants(shader: &Shader) -> Vec<Vec<(&'static str, f64)>> 
     } else if shader.overrides.contains(&"REPRODUCIBLE") {
         let of = |bias| vec![("REPRODUCIBLE", 1.0), ("BIAS", bias)];
         vec![of(0.0), of(1.0)]
+    } else if shader.overrides.contains(&"PRODUCT") {
+        vec![vec![("PRODUCT", 1.0)], vec![("SQUARE", 1.0)], Vec::new()]
     } else if shader.overrides.contains(&"DYNAMIC") {
         vec![vec![("DYNAMIC", 0.0)], vec![("DYNAMIC", 1.0)]]
     } else {

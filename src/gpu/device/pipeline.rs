@@ -41,7 +41,7 @@ pub(crate) struct Layout {
 
 /// Bytes of a binding that is not used: more than any element, and a multiple of the strictest alignment.
 const UNUSED_BYTES: u64 = 256;
-const MAX_BINDINGS: u64 = 9;
+const MAX_BINDINGS: u64 = 11;
 
 impl Pipelines {
     pub(crate) async fn new(device: &wgpu::Device, cache: Option<&[u8]>) -> Result<Self, GpuError> {

@@ -11,18 +11,22 @@ use super::grid::{GridSize, Tiles};
 use super::kernel::{Kernel, KernelOptions, flags};
 use super::matmul::{is_reproducible, operand_axes, result_strides, source};
 use super::norm::softmax::{masked, scaled};
+use super::quantize::per_tensor;
 use super::strided::{Axis, Strided, aligned, axes, broadcast};
 use super::wgsl::shader;
 use crate::gpu::device::shader::{Binding, FIRST_STORAGE, Shader, storage, wgsl_struct};
 use crate::numerics::FloatProducts;
-use crate::ops::{Add, MatMul, Mul, Op, Softmax};
+use crate::ops::{Add, MatMul, Mul, Op, Quantize, Softmax};
 use crate::program::StepOp;
+use crate::values::slices::CHECKED;
+use crate::values::{QParams, QuantRange};
 
 wgsl_struct! {
     /// `AttentionParams` of `attention/params.wgsl`.
     AttentionParams {
         strided: Strided, others: Strided, m: u32, depth: u32, keys: u32, q_row: u32, y_row: u32, k_row: u32, k_col: u32,
-        v_row: u32, v_col: u32, mask_row: u32, mask_col: u32, first_block: u32, scale: f32, zero: u32, unused_0: u32, unused_1: u32,
+        v_row: u32, v_col: u32, mask_row: u32, mask_col: u32, first_block: u32, scale: f32, inv_scale: f32, zero_point: i32, lo: f32, hi: f32, zero: u32,
+        unused_0: u32, unused_1: u32,
     }
 }
 
@@ -35,19 +39,19 @@ const MASK: u32 = 7;
 const STORAGE: &[Binding] = storage! { q: Q, k: K, v: V, y: Y, mask: MASK };
 
 static SHADER: Shader = Shader {
-    overrides: &["SCALE", "MASK", "REPRODUCIBLE", "HELD"],
+    overrides: &["SCALE", "MASK", "QUANTIZE", "REPRODUCIBLE", "HELD"],
     ..shader! {
-        "attention", AttentionParams, [Strided], STORAGE, [THREAD, FLOATS, FLOAT, FACTORS, EIGHT_THREADS, STRIDED],
+        "attention", AttentionParams, [Strided], STORAGE, [THREAD, FLOATS, FLOAT, QUANTIZE, FACTORS, EIGHT_THREADS, STRIDED],
         ["attention/params", "attention/workgroup", "attention/attention"]
     }
 };
 
 static LANES_SHADER: Shader = Shader {
-    overrides: &["SCALE", "MASK", "REPRODUCIBLE", "HELD"],
+    overrides: &["SCALE", "MASK", "QUANTIZE", "REPRODUCIBLE", "HELD"],
     subgroups: true,
     ..shader! {
         "attention_lanes", AttentionParams, [Strided], STORAGE,
-        [THREAD, FLOATS, FLOAT, FACTORS, ROWS_OF_LANES, EIGHT_THREADS, STRIDED],
+        [THREAD, FLOATS, FLOAT, QUANTIZE, FACTORS, ROWS_OF_LANES, EIGHT_THREADS, STRIDED],
         ["attention/params", "attention/lanes", "attention/attention"]
     }
 };
@@ -92,6 +96,8 @@ pub(crate) struct AttentionKernel {
     /// Whether scores are multiplied by a number, and whether a mask is added to them.
     scale: bool,
     mask: bool,
+    /// Whether results are int8 values.
+    quantize: bool,
     /// Whether factors are rounded, so that the bits are those of every engine.
     reproducible: bool,
     /// Whether lanes of a subgroup share what they load, instead of workgroup memory.
@@ -101,7 +107,8 @@ pub(crate) struct AttentionKernel {
 impl AttentionKernel {
     /// The kernels for all numbers of keys.
     pub(crate) fn iter() -> impl Iterator<Item = Self> {
-        let kernel = |keys, reproducible, lanes| Self { keys, scale: true, mask: true, reproducible, lanes };
+        let kernel =
+            |keys, reproducible, lanes| Self { keys, scale: true, mask: true, quantize: false, reproducible, lanes };
         Keys::iter().flat_map(move |keys| {
             [(true, false), (true, true), (false, false), (false, true)].map(|(r, lanes)| kernel(keys, r, lanes))
         })
@@ -114,12 +121,13 @@ impl Kernel for AttentionKernel {
     }
 
     fn entry(self) -> &'static str {
-        if self.lanes { "attention_lanes_f32_f32" } else { "attention_f32_f32" }
+        // The type of the results is an override constant.
+        if self.lanes { "attention_lanes" } else { "attention" }
     }
 
     fn overrides(self, _options: KernelOptions) -> Vec<(&'static str, u32)> {
-        let Self { keys, scale, mask, reproducible, .. } = self;
-        let own = flags(&[("SCALE", scale), ("MASK", mask), ("REPRODUCIBLE", reproducible)]);
+        let Self { keys, scale, mask, quantize, reproducible, .. } = self;
+        let own = flags(&[("SCALE", scale), ("MASK", mask), ("QUANTIZE", quantize), ("REPRODUCIBLE", reproducible)]);
         [vec![("HELD", keys.held())], own].concat()
     }
 
@@ -198,10 +206,17 @@ pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Planned {
         scale: scale.unwrap_or(1.0),
         ..AttentionParams::default()
     };
+    let quantize = fused.quantize.map(|quantize| &program.steps()[quantize].op);
+    if let Some(StepOp::Op(Op::Quantize(Quantize { qparams, range, .. }))) = quantize {
+        let qparams = per_tensor(qparams);
+        (params.zero_point, params.inv_scale) = (qparams.zero_point(), qparams.inv_scale());
+        [params.lo, params.hi] = [range.quant_min(), range.quant_max()].map(|q| (q - qparams.zero_point()) as f32);
+    }
     let kernel = AttentionKernel {
         keys: Keys::of(keys, planning.config).unwrap_or_else(|| unreachable!("fusion has checked {keys} keys")),
         scale: scale.is_some(),
         mask: fused.mask.is_some(),
+        quantize: fused.quantize.is_some(),
         reproducible: is_reproducible(products),
         lanes: planning.config.float_lanes,
     };
@@ -228,15 +243,18 @@ pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
     const HEADS: usize = 2;
     const M: usize = 19;
     const DEPTH: usize = 37;
-    const COLUMNS: usize = 77;
     let lanes = case.config.float_lanes;
     let products = FloatProducts::Reproducible;
     for (number, keys) in [(Keys::To128, 93), (Keys::To384, 326)] {
         if Keys::of(keys, case.config).is_none() {
             continue;
         }
-        for (scale, mask) in [(false, false), (true, false), (false, true), (true, true)] {
-            let kernel = AttentionKernel { keys: number, scale, mask, reproducible: true, lanes };
+        let of_floats = [(false, false), (true, false), (false, true), (true, true)];
+        let all = [(77, false), (80, true)]
+            .into_iter()
+            .flat_map(|(columns, quantize)| of_floats.map(|(scale, mask)| (columns, quantize, scale, mask)));
+        for (columns, quantize, scale, mask) in all {
+            let kernel = AttentionKernel { keys: number, scale, mask, quantize, reproducible: true, lanes };
             // Without a list of kernels, one stands for all.
             let is_example = case.tests_all() && !(scale && mask);
             if is_example || !case.needs(kernel) {
@@ -245,20 +263,26 @@ pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
             let small = |i: usize| everyday(i) * 0.125;
             let q = case.input(tensor(&[ROWS, HEADS, M, DEPTH], small));
             let k = case.input(tensor(&[ROWS, HEADS, DEPTH, keys], |i| small(i + 1000)));
-            let v = case.input(tensor(&[ROWS, HEADS, keys, COLUMNS], |i| everyday(i + 2000)));
+            let v = case.input(tensor(&[ROWS, HEADS, keys, columns], |i| everyday(i + 2000)));
             let mut x = case.intermediate(MatMul { products }, &[q, k]);
             if scale {
                 let number = case.constant(tensor(&[], |_| 0.37f32));
                 x = case.intermediate(Mul, &[x, number]);
             }
             if mask {
-                let none = |i: usize| i / keys == M - 1 || i.is_multiple_of(5);
+                // A row without keys is NaN, which the host refuses to quantize.
+                let none = |i: usize| i / keys == M - 1 && !quantize || i.is_multiple_of(5);
                 let value = |i: usize| if none(i) { f32::NEG_INFINITY } else { everyday(i) };
                 let mask = case.constant(tensor(&[M, keys], value));
                 x = case.intermediate(Add, &[x, mask]);
             }
             let weights = case.intermediate(Softmax { axis: 3 }, &[x]);
-            case.computed(kernel, MatMul { products }, &[weights, v]);
+            if quantize {
+                let y = case.intermediate(MatMul { products }, &[weights, v]);
+                case.computed(kernel, Quantize::new(QParams::new(0.05, 3).expect(CHECKED), QuantRange::INT8), &[y]);
+            } else {
+                case.computed(kernel, MatMul { products }, &[weights, v]);
+            }
         }
     }
 }

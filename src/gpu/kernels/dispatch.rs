@@ -55,14 +55,14 @@ pub(crate) enum Operand {
     Output(usize),
     /// A constant of the program.
     Constant(usize),
-    /// Memory that values share over time.
-    Scratch(usize),
+    /// Memory that values share over time, from an offset in bytes on.
+    Scratch { at: usize, offset: u64 },
     /// The buffer of a step: a lookup table, or factors.
     StepBuffer(usize),
-    /// Part of the weight of a linear step.
-    Weight { step: usize, part: usize },
-    /// The channels of that part.
-    Channels { step: usize, part: usize },
+    /// Part of the weight of a linear step, from an offset in bytes on.
+    Weight { step: usize, part: usize, offset: u64 },
+    /// The channels of that part, likewise.
+    Channels { step: usize, part: usize, offset: u64 },
     /// The sums of parts of K.
     PartialSums,
 }
@@ -138,6 +138,8 @@ pub(crate) type Planned = Result<Option<Vec<PlannedDispatch>>, GpuError>;
 pub(crate) struct PlannedDispatch {
     /// The name of the node that it computes, or of the value that it moves.
     pub(crate) name: String,
+    /// The names of other nodes that it computes.
+    pub(crate) fused: Vec<String>,
     /// The bytes of the kernel's parameters.
     pub(crate) params: Vec<u8>,
     pub(crate) rows: Rows,
@@ -159,6 +161,7 @@ impl PlannedDispatch {
         let pipeline = kernel.pipeline(planning.config.kernel_options());
         Self {
             name: name.to_owned(),
+            fused: Vec::new(),
             params: bytemuck::bytes_of(params).to_vec(),
             rows: Rows::of(value),
             reads: Vec::new(),

@@ -1,5 +1,7 @@
 //! Kernels that combine two values element by element: float and int32 arithmetic, comparisons, masks, and int8 sums and products.
 
+pub(crate) mod chain;
+
 use super::case::{COLS, COLUMN, CaseBuilder, ROWS, WIDE, any_float, int8, int32, special, tensor};
 use super::dispatch::{Planned, PlannedDispatch, Planning};
 use super::fused_step::FusedStep;
@@ -63,13 +65,13 @@ const STORAGE: &[Binding] = storage! { a: A, a_vecs: A, b: B, b_vecs: B, y: Y, y
 
 static STRIDED_SHADER: Shader = shader! {
     "elementwise_strided", ElementwiseParams, [Strided, AddParams], STORAGE,
-    [THREAD, GRID, BYTES, FLOAT, FLOATS, ADD, REQUANTIZE, STRIDED, ELEMENTS, WORDS],
+    [THREAD, GRID, BYTES, FLOAT, FLOATS, POINTWISE, ADD, REQUANTIZE, STRIDED, ELEMENTS, WORDS],
     ["elementwise/params", "elementwise/strided"]
 };
 
 static VEC4_SHADER: Shader = shader! {
     "elementwise_vec4", ElementwiseParams, [Strided, AddParams], STORAGE,
-    [THREAD, GRID, FLOAT, FLOATS, ADD, REQUANTIZE, STRIDED, VECTORS],
+    [THREAD, GRID, FLOAT, FLOATS, POINTWISE, ADD, REQUANTIZE, STRIDED, VECTORS],
     ["elementwise/params", "elementwise/vec4"]
 };
 
@@ -128,6 +130,9 @@ impl Kernel for ElementwiseKernel {
 /// Returns [`GpuError::Limit`] if the operands walk through too many axes in different orders.
 pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Planned {
     use ElementwiseKernel as K;
+    if fused.chain[0].is_some() {
+        return chain::plan(planning, fused);
+    }
     let step = fused.step(planning.program);
     let mut params = ElementwiseParams::default();
     let (strided_kernel, vec4_kernel) = match &step.op {
@@ -203,6 +208,7 @@ fn known_qparams(zero_point: i32) -> QParams {
 
 /// int8, int32 and float arithmetic, comparisons and masks.
 pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
+    chain::known_answer(case);
     let a = case.input(tensor(&WIDE, |i| int8(i, 0)));
     let b = case.input(tensor(&WIDE, |i| int8(i, 1)));
     let column = case.input(tensor(&COLUMN, |i| int8(i, 2)));

@@ -22,16 +22,29 @@ pub(crate) struct FusedStep {
     /// The product with a number, and the sum with a mask, before a softmax.
     pub(crate) scale: Option<usize>,
     pub(crate) mask: Option<usize>,
+    /// The product before a sum along an axis.
+    pub(crate) product: Option<usize>,
     /// The sum before a layer norm.
     pub(crate) add_before: Option<usize>,
     /// Whether other steps, or the caller, read that sum.
     pub(crate) keeps_sum: bool,
-    /// The quantization after a layer norm, or after the choice of its qparams.
+    /// The quantization after a layer norm or attention, or after the choice of its qparams.
     pub(crate) quantize: Option<usize>,
+    /// The choice of qparams between a layer norm and its quantization.
+    pub(crate) choose: Option<usize>,
+    /// Whether other steps, or the caller, read the floats of a layer norm that is quantized.
+    pub(crate) keeps_norm: bool,
     /// The transposes of a matmul's operands; in attention, those of the matmul with the values.
     pub(crate) transposes: [Option<usize>; 2],
+    /// The transpose of a matmul's result, and a reshape of that before it is quantized.
+    pub(crate) result_transpose: Option<usize>,
+    pub(crate) result_reshape: Option<usize>,
     /// The scores and their softmax before a matmul with the values.
     pub(crate) attention: Option<Attention>,
+    /// A chain of elementwise steps, in order, with the main step as the first; none of a step that is alone.
+    pub(crate) chain: [Option<usize>; 8],
+    /// Other linear layers that read what the main step reads.
+    pub(crate) siblings: [Option<usize>; 3],
 }
 
 /// The steps of attention before its last matmul, besides the product with a number and the sum with a mask.
@@ -70,10 +83,27 @@ impl FusedStep {
 
     /// All steps except transposes, with repetition.
     pub(crate) fn steps(&self) -> impl Iterator<Item = usize> {
-        let others = [self.lut, self.add, self.function, self.scale, self.mask, self.add_before, self.quantize];
+        let others = [
+            self.lut,
+            self.add,
+            self.function,
+            self.scale,
+            self.mask,
+            self.add_before,
+            self.quantize,
+            self.choose,
+            self.product,
+        ];
         let attention = self.attention.map(|attention| [attention.scores, attention.softmax]);
         let all = [Some(self.main), Some(self.last)].into_iter().chain(others).flatten();
-        all.chain(attention.into_iter().flatten())
+        let result = [self.result_transpose, self.result_reshape];
+        let more = result.into_iter().chain(self.siblings).chain(self.chain).flatten();
+        all.chain(attention.into_iter().flatten()).chain(more)
+    }
+
+    /// The linear layers of the dispatch.
+    pub(crate) fn layers(&self) -> impl Iterator<Item = usize> {
+        [Some(self.main)].into_iter().chain(self.siblings).flatten()
     }
 
     /// The transposes that the dispatch reads through.

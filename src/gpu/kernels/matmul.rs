@@ -301,10 +301,10 @@ fn stack_params(planning: &Planning<'_>, fused: &FusedStep) -> Result<MatmulPara
 
 /// The strides of the result's axes where it is written: through a fused transpose, those of the transposed value.
 pub(super) fn result_strides(planning: &Planning<'_>, fused: &FusedStep) -> Vec<usize> {
-    let last = fused.last_step(planning.program);
+    let last = &planning.program.steps()[fused.result_transpose.unwrap_or(fused.main)];
     let written = axes(planning.value(last.output));
     match &last.op {
-        StepOp::Op(Op::Transpose(Transpose { perm })) if fused.last != fused.main => {
+        StepOp::Op(Op::Transpose(Transpose { perm })) => {
             let mut strides = vec![0; perm.len()];
             perm.iter().zip(&written).for_each(|(&axis, own)| strides[axis] = own.stride);
             strides

@@ -12,16 +12,18 @@ use super::kernel::{Kernel, KernelOptions, flags};
 use super::layout::row_words;
 use super::quantize::per_tensor;
 use super::wgsl::shader;
-use crate::gpu::device::shader::{Binding, FIRST_STORAGE, Shader, storage, wgsl_struct};
-use crate::ops::{Add, LayerNorm, Op, Quantize, RmsNorm, Softmax};
-use crate::program::StepOp;
-use crate::values::{QParams, QuantRange};
+use crate::gpu::device::shader::{FIRST_STORAGE, Shader, storage, wgsl_struct};
+use crate::numerics;
+use crate::ops::{Add, ChooseQParams, LayerNorm, Op, Quantize, QuantizeDynamic, RmsNorm, Softmax};
+use crate::program::{Step, StepOp};
+use crate::values::slices::CHECKED;
+use crate::values::{QParams, QScheme, QuantRange};
 
 wgsl_struct! {
     /// `NormParams` of `norm/params.wgsl`.
     NormParams {
         rows_factor: u32, length: u32, stride: u32, row_words: u32, eps: f32, inv_scale: f32, zero_point: i32,
-        lo: f32, hi: f32, zero: u32,
+        lo: f32, hi: f32, qparams_eps: f32, zero: u32,
     }
 }
 
@@ -31,29 +33,47 @@ const WEIGHT: u32 = 5;
 const BIAS: u32 = 6;
 const ADDEND: u32 = 7;
 const SUM: u32 = 8;
+const QUANTIZED: u32 = 9;
+const LINE_QPARAMS: u32 = 10;
 
-const LAYER_NORM_STORAGE: &[Binding] = storage! { a: A, y: Y, weight: WEIGHT, bias: BIAS, addend: ADDEND, sum: SUM };
-
-const LAYER_NORM_OVERRIDES: &[&str] = &["THREADS", "HELD", "CENTER", "ADD", "KEEP_SUM", "QUANTIZE"];
-
-/// The shaders without and with subgroup operations.
-static LAYER_NORM: [Shader; 2] = [
-    Shader {
-        overrides: LAYER_NORM_OVERRIDES,
-        ..shader! {
-            "layer_norm", NormParams, [], LAYER_NORM_STORAGE,
-            [THREAD, WORKGROUP_REDUCE, WORKGROUP_SUM, GRID, FLOAT, FLOATS, QUANTIZE], ["norm/params", "norm/layer_norm"]
+/// The shaders of norms that write one type of result, without and with subgroup operations.
+macro_rules! norm_shaders {
+    ($name:literal, $overrides:expr, $storage:expr, [$($file:literal),*]) => {
+        [
+            norm_shaders!($name, false, [THREAD, WORKGROUP_REDUCE], $overrides, $storage, [$($file),*]),
+            norm_shaders!(concat!($name, "_subgroup"), true, [SUBGROUP_REDUCE], $overrides, $storage, [$($file),*]),
+        ]
+    };
+    ($name:expr, $subgroups:literal, [$($threads:ident),*], $overrides:expr, $storage:expr, [$($file:literal),*]) => {
+        Shader {
+            overrides: $overrides,
+            subgroups: $subgroups,
+            ..shader! {
+                $name, NormParams, [], $storage,
+                [$($threads,)* WORKGROUP_SUM, GRID, FLOAT, FLOATS, QUANTIZE, QPARAMS], ["norm/params", "norm/layer_norm", $($file),*]
+            }
         }
-    },
-    Shader {
-        overrides: LAYER_NORM_OVERRIDES,
-        subgroups: true,
-        ..shader! {
-            "layer_norm_subgroup", NormParams, [], LAYER_NORM_STORAGE,
-            [SUBGROUP_REDUCE, WORKGROUP_SUM, GRID, FLOAT, FLOATS, QUANTIZE], ["norm/params", "norm/layer_norm"]
-        }
-    },
-];
+    };
+}
+
+static TO_F32: [Shader; 2] = norm_shaders!(
+    "layer_norm",
+    &["THREADS", "HELD", "CENTER", "ADD", "KEEP_SUM"],
+    storage! { a: A, y: Y, weight: WEIGHT, bias: BIAS, addend: ADDEND, sum: SUM },
+    ["norm/to_f32"]
+);
+static TO_I8: [Shader; 2] = norm_shaders!(
+    "layer_norm_i8",
+    &["THREADS", "HELD", "CENTER", "ADD", "KEEP_SUM", "KEEP"],
+    storage! { a: A, y: Y, weight: WEIGHT, bias: BIAS, addend: ADDEND, sum: SUM, quantized: QUANTIZED },
+    ["norm/store_i8", "norm/to_i8"]
+);
+static TO_I8_PER_TOKEN: [Shader; 2] = norm_shaders!(
+    "layer_norm_i8_per_token",
+    &["THREADS", "HELD", "CENTER", "ADD", "KEEP_SUM", "KEEP"],
+    storage! { a: A, y: Y, weight: WEIGHT, bias: BIAS, addend: ADDEND, sum: SUM, quantized: QUANTIZED, qparams: LINE_QPARAMS },
+    ["norm/store_i8", "norm/to_i8_per_token"]
+);
 
 /// The elements of a line that workgroup memory holds, so that a kernel reads each once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, strum::EnumIter)]
@@ -68,9 +88,10 @@ pub(crate) enum Held {
 
 impl Held {
     /// What suits lines of `length` elements on a device.
-    fn of(length: usize, limits: &wgpu::Limits) -> Self {
-        // The elements, and 64 sums.
-        let long_bytes = 4 * (Self::Long.elements() + 64);
+    fn of(length: usize, result: NormResult, limits: &wgpu::Limits) -> Self {
+        // The elements, 64 sums, and where there are qparams, those and the ranges of 256 threads.
+        let others = if result == NormResult::PerToken { 64 + 3 + 2 * 256 } else { 64 };
+        let long_bytes = 4 * (Self::Long.elements() + others);
         match length {
             ..=1024 => Self::Short,
             1025..=4096 if long_bytes <= limits.max_compute_workgroup_storage_size => Self::Long,
@@ -92,6 +113,16 @@ impl Held {
     }
 }
 
+/// What a norm writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::EnumIter)]
+pub(crate) enum NormResult {
+    Floats,
+    /// int8 values with static qparams.
+    Static,
+    /// int8 values with the qparams of each line, and those.
+    PerToken,
+}
+
 /// A kernel of layer norms and RMS norms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct NormKernel {
@@ -102,29 +133,40 @@ pub(crate) struct NormKernel {
     add: bool,
     /// Whether that sum is written too.
     keep_sum: bool,
-    /// Whether int8 values are written.
-    quantize: bool,
+    result: NormResult,
+    /// Whether floats are written beside int8 values.
+    keep: bool,
 }
 
 impl NormKernel {
-    /// A kernel for lines of each length.
+    /// A kernel for lines of each length and each result.
     pub(crate) fn iter() -> impl Iterator<Item = Self> {
-        Held::iter().map(|held| Self { held, center: true, add: true, keep_sum: true, quantize: false })
+        let of = |held, result| Self { held, center: true, add: true, keep_sum: true, result, keep: false };
+        Held::iter().flat_map(move |held| NormResult::iter().map(move |result| of(held, result)))
     }
 }
 
 impl Kernel for NormKernel {
     fn shader(self, options: KernelOptions) -> &'static Shader {
-        &LAYER_NORM[usize::from(options.subgroups)]
+        let shaders = match self.result {
+            NormResult::Floats => &TO_F32,
+            NormResult::Static => &TO_I8,
+            NormResult::PerToken => &TO_I8_PER_TOKEN,
+        };
+        &shaders[usize::from(options.subgroups)]
     }
 
     fn entry(self) -> &'static str {
-        "layer_norm_f32_f32"
+        match self.result {
+            NormResult::Floats => "layer_norm_f32_f32",
+            NormResult::Static => "layer_norm_f32_i8",
+            NormResult::PerToken => "layer_norm_per_token_f32_i8",
+        }
     }
 
     fn overrides(self, options: KernelOptions) -> Vec<(&'static str, u32)> {
-        let Self { held, center, add, keep_sum, quantize } = self;
-        let own = [("CENTER", center), ("ADD", add), ("KEEP_SUM", keep_sum), ("QUANTIZE", quantize)];
+        let Self { held, center, add, keep_sum, keep, .. } = self;
+        let own = [("CENTER", center), ("ADD", add), ("KEEP_SUM", keep_sum), ("KEEP", keep)];
         [vec![("THREADS", held.threads(options)), ("HELD", held.elements())], flags(&own)].concat()
     }
 
@@ -161,12 +203,21 @@ fn layer_norm(planning: &Planning<'_>, fused: &FusedStep, eps: f32, center: bool
     let step = fused.step(program);
     let length = planning.input(fused, 1).shape.fixed_dims().iter().product();
     let mut params = NormParams { stride: 1, eps, ..NormParams::default() };
-    let quantize = fused.quantize.map(|quantize| &program.steps()[quantize].op);
-    if let Some(StepOp::Op(Op::Quantize(Quantize { qparams, range, .. }))) = quantize {
-        let qparams = per_tensor(qparams);
-        (params.zero_point, params.inv_scale) = (qparams.zero_point(), qparams.inv_scale());
-        [params.lo, params.hi] = [range.quant_min(), range.quant_max()].map(|q| (q - qparams.zero_point()) as f32);
-    }
+    let quantize = fused.quantize.map(|quantize| &program.steps()[quantize]);
+    let choose = fused.choose.map(|choose| &program.steps()[choose]);
+    let result = match quantize.map(|quantize| &quantize.op) {
+        Some(StepOp::Op(Op::Quantize(Quantize { qparams, range, .. }))) => {
+            let qparams = per_tensor(qparams);
+            (params.zero_point, params.inv_scale) = (qparams.zero_point(), qparams.inv_scale());
+            [params.lo, params.hi] = [range.quant_min(), range.quant_max()].map(|q| (q - qparams.zero_point()) as f32);
+            NormResult::Static
+        }
+        Some(StepOp::Op(Op::QuantizeDynamic(QuantizeDynamic { range }))) => {
+            [params.lo, params.hi] = [range.quant_min(), range.quant_max()].map(|q| q as f32);
+            NormResult::PerToken
+        }
+        _ => NormResult::Floats,
+    };
     let (mut reads, mut writes) = (Vec::new(), Vec::new());
     match fused.add_before.map(|add| &program.steps()[add]) {
         Some(add) => {
@@ -177,10 +228,15 @@ fn layer_norm(planning: &Planning<'_>, fused: &FusedStep, eps: f32, center: bool
     }
     reads.push(planning.at(WEIGHT, step.inputs[1]));
     reads.extend(step.inputs.get(2).map(|&bias| planning.at(BIAS, bias)));
-    writes.insert(0, planning.at(Y, fused.last_step(program).output));
-    let (add, quantize) = (fused.add_before.is_some(), quantize.is_some());
-    let held = Held::of(length, &planning.config.limits);
-    let kernel = NormKernel { held, center, add, keep_sum: add && fused.keeps_sum, quantize };
+    writes.extend(quantize.map(|quantize| planning.at(QUANTIZED, quantize.output)));
+    if let Some(Step { op: StepOp::Op(Op::ChooseQParams(ChooseQParams { eps, .. })), output, .. }) = choose {
+        params.qparams_eps = *eps;
+        writes.push(planning.at(LINE_QPARAMS, *output));
+    }
+    let (add, keep) = (fused.add_before.is_some(), quantize.is_some() && fused.keeps_norm);
+    writes.extend((keep || quantize.is_none()).then(|| planning.at(Y, step.output)));
+    let held = Held::of(length, result, &planning.config.limits);
+    let kernel = NormKernel { held, center, add, keep_sum: add && fused.keeps_sum, result, keep };
     lines(planning, fused, kernel, GridSize::Workgroups, params, length).binding(reads, writes)
 }
 
@@ -241,23 +297,22 @@ impl Held {
 /// Softmax along two axes, and norms with everything that is fused with them.
 pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
     softmax::known_answer(case);
-    for held in Held::iter().filter(|&held| Held::of(held.known_length(), &case.config.limits) == held) {
-        for (center, (add, keep_sum, quantize)) in [true, false].into_iter().flat_map(|center| {
-            let fused = [
-                (false, false, false),
-                (true, false, false),
-                (true, true, false),
-                (false, false, true),
-                (true, false, true),
-                (true, true, true),
-            ];
-            fused.map(|fused| (center, fused))
-        }) {
-            let kernel = NormKernel { held, center, add, keep_sum, quantize };
-            // Without a list of kernels, some stand for all long lines.
-            let stands_for_others = held == Held::Short || center && keep_sum || !center && !add;
-            if (stands_for_others || !case.tests_all()) && case.needs(kernel) {
-                known_norm(case, kernel);
+    let all = Held::iter().flat_map(|held| NormResult::iter().map(move |result| (held, result)));
+    for (held, result) in all {
+        if Held::of(held.known_length(), result, &case.config.limits) != held {
+            continue;
+        }
+        for (center, (add, keep_sum)) in [true, false]
+            .into_iter()
+            .flat_map(|center| [(false, false), (true, false), (true, true)].map(|sum| (center, sum)))
+        {
+            for keep in [false, true].into_iter().filter(|keep| !keep || result != NormResult::Floats) {
+                let kernel = NormKernel { held, center, add, keep_sum, result, keep };
+                // Without a list of kernels, some stand for all long lines.
+                let stands_for_others = held == Held::Short || center && keep_sum || !center && !add;
+                if (stands_for_others || !case.tests_all()) && case.needs(kernel) {
+                    known_norm(case, kernel);
+                }
             }
         }
     }
@@ -265,9 +320,9 @@ pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
 
 /// A norm of everyday, large, tiny and equal numbers; of all kinds of lines if its result is not quantized.
 fn known_norm(case: &mut CaseBuilder<'_>, kernel: NormKernel) {
-    let NormKernel { held, center, add, keep_sum, quantize } = kernel;
+    let NormKernel { held, center, add, keep_sum, result, keep } = kernel;
     let (length, kinds) = (held.known_length(), held.known_lines());
-    let kinds = if quantize { kinds.min(4) } else { kinds };
+    let kinds = if result == NormResult::Floats { kinds } else { kinds.min(4) };
     let shape = [ROWS, kinds, length];
     let mut x = case.input(tensor(&shape, |i| line_value(i / length % kinds, i)));
     if add {
@@ -277,11 +332,17 @@ fn known_norm(case: &mut CaseBuilder<'_>, kernel: NormKernel) {
     let [weight, bias] = [1, 2].map(|seed| case.constant(tensor(&[length], |i| everyday(i + seed * 100))));
     let op: Op = if center { LayerNorm { eps: 1e-5 }.into() } else { RmsNorm { eps: 1e-5 }.into() };
     let inputs = if center { vec![x, weight, bias] } else { vec![x, weight] };
-    if quantize {
-        let y = case.intermediate(op, &inputs);
-        let Ok(qparams) = QParams::new(0.1, 3) else { return };
-        case.computed(kernel, Quantize::new(qparams, QuantRange::INT8), &[y]);
-    } else {
+    if result == NormResult::Floats {
         case.computed(kernel, op, &inputs);
+        return;
+    }
+    let y = if keep { case.computed(kernel, op, &inputs) } else { case.intermediate(op, &inputs) };
+    let range = QuantRange::INT8;
+    if result == NormResult::Static {
+        case.computed(kernel, Quantize::new(QParams::new(0.1, 3).expect(CHECKED), range), &[y]);
+    } else {
+        let choose = ChooseQParams { qscheme: QScheme::per_token_affine(), range, eps: numerics::EPS };
+        let qparams = case.computed(kernel, choose, &[y]);
+        case.computed(kernel, QuantizeDynamic { range }, &[y, qparams]);
     }
 }

@@ -43,7 +43,7 @@ static DYNAMIC_SHADERS: [Shader; 2] = [
         overrides: &["THREADS"],
         ..shader! {
             "quantize_dynamic", QuantizeParams, [], DYNAMIC_STORAGE,
-            [THREAD, WORKGROUP_REDUCE, GRID, BYTES, FLOAT, FLOATS, QUANTIZE], ["quantize/params", "quantize/dynamic"]
+            [THREAD, WORKGROUP_REDUCE, GRID, BYTES, FLOAT, FLOATS, QUANTIZE, QPARAMS], ["quantize/params", "quantize/dynamic"]
         }
     },
     Shader {
@@ -51,7 +51,7 @@ static DYNAMIC_SHADERS: [Shader; 2] = [
         subgroups: true,
         ..shader! {
             "quantize_dynamic_subgroup", QuantizeParams, [], DYNAMIC_STORAGE,
-            [SUBGROUP_REDUCE, GRID, BYTES, FLOAT, FLOATS, QUANTIZE], ["quantize/params", "quantize/dynamic"]
+            [SUBGROUP_REDUCE, GRID, BYTES, FLOAT, FLOATS, QUANTIZE, QPARAMS], ["quantize/params", "quantize/dynamic"]
         }
     },
 ];

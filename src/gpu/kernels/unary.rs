@@ -35,7 +35,7 @@ static FUNCTION_SHADER: Shader = shader! {
 
 static UNARY_SHADER: Shader = shader! {
     "unary", UnaryParams, [Strided], storage! { a: A, a_vecs: A, y: Y, y_vecs: Y },
-    [THREAD, GRID, F16, FLOATS, STRIDED, ELEMENTS, VECTORS],
+    [THREAD, GRID, F16, FLOATS, POINTWISE, STRIDED, ELEMENTS, VECTORS],
     ["unary/params", "unary/unary"]
 };
 

@@ -38,6 +38,8 @@ shared! {
     FUNCTIONS = "functions";
     GRID = "grid";
     LOOK_UP = "look_up";
+    POINTWISE = "pointwise";
+    QPARAMS = "qparams";
     QUANTIZE = "quantize";
     REQUANTIZE = "requantize";
     ROWS_OF_LANES = "rows_of_lanes";

@@ -5,13 +5,17 @@
 //! | int8 linear, lookup table | linear with the lookup table in its epilogue |
 //! | int8 linear, int8 sum with a value of the same shape | linear with the sum in its epilogue |
 //! | int8 linear to float, unary function, cast to f16 | linear with both in its epilogue, each if it is there |
+//! | int8 linear layers that read the same value | one product with the weights of up to four |
+//! | up to eight float steps that compute each element from one other, or from two | a chain, whose intermediate results stay in registers |
+//! | product of floats, sum along an axis | sum of products |
 //! | float linear, unary function | matmul with the function in its epilogue |
-//! | float sum, layer norm, quantize | layer norm that adds first and quantizes last, each if it is there |
+//! | float sum, layer norm, qparams of each row, quantize | layer norm that adds first and quantizes last, each if it is there |
 //! | qparams of each row, quantize with them | a kernel that does both |
 //! | qparams of all rows, quantize with them | the ranges of rows, and a kernel that does both |
 //! | transpose, matmul, transpose | matmul that reads its operands and writes its result in that order, each if it is there |
 //! | product with a number, sum with a mask, softmax of rows | softmax that does both first, each if it is there |
 //! | float matmul, those, float matmul with the values, transposes of all operands and of the result | attention of up to 128 or 384 keys |
+//! | attention, reshape, quantize | attention that writes int8 values, if its columns are a multiple of 4 |
 //!
 //! A reshape that moves no element has no dispatch: its result lies where its operand does ([`Plan`](super::plan::Plan)).
 //!
@@ -19,13 +23,16 @@
 //! result, or the steps are not fused. A sum that is kept lives together with both operands and the norm; if that costs too much
 //! memory, [`Plan`](super::plan::Plan) asks for other fusions.
 
+mod attention;
+
 use crate::gpu::kernels::config::Config;
-use crate::gpu::kernels::fused_step::{Attention, FusedStep};
-use crate::gpu::kernels::strided::MAX_AXES;
-use crate::gpu::kernels::{attention, norm};
+use crate::gpu::kernels::elementwise::chain::Chain;
+use crate::gpu::kernels::fused_step::FusedStep;
+use crate::gpu::kernels::linear::layers;
+use crate::gpu::kernels::norm;
 use crate::numerics::QuantizeRule;
-use crate::ops::{Add, ChooseQParams, Mul, Op, Quantize, QuantizeDynamic, Softmax, Transpose};
-use crate::program::{Epilogue, Program, StepOp, ValueId, ValueType};
+use crate::ops::{Add, ChooseQParams, Mul, Op, Quantize, QuantizeDynamic, Softmax};
+use crate::program::{Epilogue, Program, StepOp, ValueId};
 
 /// A set of patterns to fuse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +57,7 @@ pub(crate) fn fuse(program: &Program, config: &Config, fusions: Fusions) -> Vec<
         }
         let single = FusedStep::single(main);
         let fused = if unfused { single } else { fusion.fuse(single) };
+        let fused = if fused == single && !unfused { fusion.chain(main) } else { fused };
         // A sum of two layers is fused with the first of them.
         let fused = if fused.steps().any(|step| done[step]) { single } else { fused };
         for step in fused.steps() {
@@ -61,8 +69,17 @@ pub(crate) fn fuse(program: &Program, config: &Config, fusions: Fusions) -> Vec<
     let mut transposes = vec![false; program.steps().len()];
     all.iter().flat_map(FusedStep::all_transposes).for_each(|step| transposes[step] = true);
     all.retain(|fused| !transposes[fused.main]);
+    if !unfused {
+        layers::share(&mut all, program, config);
+    }
     all.sort_by_key(|fused| fused.last);
     all
+}
+
+/// The fused steps of layers that share a dispatch. They are the same in every plan of a program.
+pub(crate) fn shared_layers(program: &Program, config: &Config) -> Vec<FusedStep> {
+    let fusions = if config.unfused { Fusions::None } else { Fusions::All };
+    fuse(program, config, fusions).into_iter().filter(|fused| fused.siblings.iter().any(Option::is_some)).collect()
 }
 
 struct Fusion<'p> {
@@ -101,7 +118,9 @@ impl<'p> Fusion<'p> {
                 let softmax = || self.before_softmax(FusedStep { mask: Some(fused.main), ..fused }, fused.main);
                 self.add_and_norm(fused).or_else(softmax).unwrap_or(fused)
             }
-            StepOp::Op(Op::Mul(Mul)) => self.scale_and_mask(fused).unwrap_or(fused),
+            StepOp::Op(Op::Mul(Mul)) => {
+                self.scale_and_mask(fused).or_else(|| self.product_and_sum(fused)).unwrap_or(fused)
+            }
             op if norm::adds_and_quantizes(op) => self.with_quantize(fused),
             StepOp::Op(Op::ChooseQParams(_)) => self.chosen_and_quantized(fused),
             StepOp::QMatMul(_) | StepOp::Op(Op::MatMul(_)) => {
@@ -109,6 +128,30 @@ impl<'p> Fusion<'p> {
             }
             _ => fused,
         }
+    }
+
+    /// A chain of elementwise steps from one on, as long as no other pattern wants the next.
+    fn chain(&self, first: usize) -> FusedStep {
+        let mut steps = vec![first];
+        let Some(mut chain) = Chain::of(self.program, &steps) else { return FusedStep::single(first) };
+        while let Some(next) = steps.last().and_then(|&last| self.only_reader(last)) {
+            let single = FusedStep::single(next);
+            steps.push(next);
+            match Chain::of(self.program, &steps).filter(|_| self.fuse(single) == single) {
+                Some(longer) => chain = longer,
+                None => {
+                    steps.pop();
+                    break;
+                }
+            }
+        }
+        let last = steps[steps.len() - 1];
+        let mut fused = FusedStep { last, ..FusedStep::single(first) };
+        if chain.is_worthwhile() {
+            fused.chain.iter_mut().zip(steps).for_each(|(slot, step)| *slot = Some(step));
+            return fused;
+        }
+        FusedStep::single(first)
     }
 
     /// The only reader of what a step writes, if the caller does not read it.
@@ -203,6 +246,13 @@ impl<'p> Fusion<'p> {
         }
     }
 
+    /// A product that only a sum along an axis reads.
+    fn product_and_sum(&self, fused: FusedStep) -> Option<FusedStep> {
+        let reader = self.only_reader(fused.main)?;
+        let is_sum = matches!(self.op(reader), StepOp::Op(Op::Sum(_)));
+        is_sum.then_some(FusedStep { main: reader, last: reader, product: Some(fused.main), ..fused })
+    }
+
     /// Whether a sum adds a mask to what a step writes.
     fn masks(&self, sum: usize, step: usize) -> bool {
         let own = norm::softmax::masked(self.program, &self.program.steps()[sum]).map(|(own, _)| own);
@@ -222,55 +272,27 @@ impl<'p> Fusion<'p> {
         (apart && whole).then_some(FusedStep { main: reader, last: reader, ..fused })
     }
 
-    /// The steps of attention, of which step `scores` is the first matmul.
-    fn attention(&self, scores: usize) -> Option<FusedStep> {
-        let reader = self.only_reader(scores)?;
-        let softmax = match self.op(reader) {
-            StepOp::Op(Op::Mul(Mul)) => self.scale_and_mask(FusedStep::single(reader))?,
-            StepOp::Op(Op::Add(Add)) if self.masks(reader, scores) => {
-                self.before_softmax(FusedStep { mask: Some(reader), ..FusedStep::single(reader) }, reader)?
-            }
-            StepOp::Op(Op::Softmax(_)) => self.before_softmax(FusedStep::single(reader), scores)?,
-            _ => return None,
-        };
-        let main = self.only_reader(softmax.main)?;
-        let [first, second] = [scores, main].map(|step| &self.program.steps()[step]);
-        let (StepOp::Op(Op::MatMul(a)), StepOp::Op(Op::MatMul(b))) = (&first.op, &second.op) else { return None };
-        let shape = |id: ValueId| &self.program.value(id).shape;
-        let [weights, result] = [second.inputs[0], second.output].map(shape);
-        let (Some(keys), false) = (weights.last(), second.inputs[0] == second.inputs[1]) else { return None };
-        let rank = weights.rank();
-        // The rows of a matrix are not the batch, and each matrix of scores meets one matrix of values.
-        let is_stack = (3..=MAX_AXES + 2).contains(&rank)
-            && result.rank() == rank
-            && result.dims()[..rank - 2] == weights.dims()[..rank - 2];
-        let has_features = shape(first.inputs[0]).last().is_some_and(|depth| depth > 0);
-        let scaled = softmax.scale.is_none_or(|scale| {
-            let own = norm::softmax::scaled(self.program, &self.program.steps()[scale]);
-            own.is_some_and(|(own, _)| own == first.output)
-        });
-        let weighs = self.program.steps()[softmax.main].output == second.inputs[0];
-        let m = weights.axis(rank.saturating_sub(2)).unwrap_or(0);
-        if a != b || !is_stack || !has_features || !scaled || !weighs || !attention::suits(m, keys, self.config) {
-            return None;
-        }
-        let transposes = self.with_transposes(FusedStep::single(scores)).transposes;
-        let of_values = self.with_transposes(FusedStep::single(main)).transposes[1];
-        let attention = Some(Attention { scores, softmax: softmax.main, transposes });
-        let FusedStep { scale, mask, .. } = softmax;
-        let fused = FusedStep { attention, scale, mask, transposes: [None, of_values], ..FusedStep::single(main) };
-        Some(self.with_result_transpose(fused))
-    }
-
+    /// The quantization of a layer norm's result, with static qparams or with those of each row. Other steps may read the floats later.
     fn with_quantize(&self, fused: FusedStep) -> FusedStep {
-        match self.only_reader(fused.main).map(|reader| (reader, self.op(reader))) {
-            Some((reader, StepOp::Op(Op::Quantize(Quantize { rule: QuantizeRule::Multiply, .. }))))
-                if self.norms_last_axis(fused.main) =>
-            {
-                FusedStep { quantize: Some(reader), last: reader, ..fused }
+        let output = self.program.steps()[fused.main].output;
+        let readers = &self.readers[output.index()];
+        let (Some(&first), true) = (readers.first(), self.norms_last_axis(fused.main)) else { return fused };
+        let quantized = match self.op(first) {
+            StepOp::Op(Op::Quantize(Quantize { rule: QuantizeRule::Multiply, .. })) => {
+                FusedStep { quantize: Some(first), last: first, ..fused }
             }
-            _ => fused,
-        }
+            StepOp::Op(Op::ChooseQParams(choose)) if choose.qscheme.is_per_token() => {
+                let chosen = self.chosen_and_quantized(FusedStep::single(first));
+                FusedStep { quantize: chosen.quantize, choose: Some(first), last: chosen.last, ..fused }
+            }
+            _ => return fused,
+        };
+        let own = [quantized.choose, quantized.quantize];
+        let mut others = readers.iter().filter(|&&reader| !own.contains(&Some(reader))).peekable();
+        let keeps_norm = self.is_output[output.index()] || others.peek().is_some();
+        // The dispatch runs in place of the last step, and a step that reads the floats earlier would not find them.
+        let in_time = quantized.quantize.is_some() && others.all(|&reader| reader > quantized.last);
+        if in_time { FusedStep { keeps_norm, ..quantized } } else { fused }
     }
 
     /// Whether a layer norm normalizes rows, so that it can write int8 rows.
@@ -292,64 +314,5 @@ impl<'p> Fusion<'p> {
             }
             _ => fused,
         }
-    }
-
-    /// Fuses the transposes of a matmul's operands if the kernel can read through them.
-    fn with_transposes(&self, fused: FusedStep) -> FusedStep {
-        let matmul = &self.program.steps()[fused.main];
-        let mut fused = fused;
-        for (at, slot) in fused.transposes.iter_mut().enumerate() {
-            let operand = matmul.inputs[at];
-            let Some(transpose) = self.writers[operand.index()] else { continue };
-            let StepOp::Op(Op::Transpose(Transpose { perm })) = self.op(transpose) else { continue };
-            let alone = self.only_reader(transpose) == Some(fused.main);
-            // The other operand must not lie in the same place.
-            let source = self.program.steps()[transpose].inputs[0];
-            let apart = matmul.inputs.iter().all(|&input| input != source);
-            let is_int8 = self.program.value(operand).value_type == ValueType::I8;
-            if alone && apart && readable(perm, at, is_int8) {
-                *slot = Some(transpose);
-            }
-        }
-        if fused.transposes.iter().all(Option::is_some) {
-            let source = |step: Option<usize>| step.map(|step| self.program.steps()[step].inputs[0]);
-            if source(fused.transposes[0]) == source(fused.transposes[1]) {
-                fused.transposes[1] = None;
-            }
-        }
-        fused
-    }
-}
-
-impl Fusion<'_> {
-    /// Whether a matmul reads what a step writes, and may be fused with it.
-    fn is_factor(&self, step: usize) -> bool {
-        let is_matmul = |&reader: &usize| matches!(self.op(reader), StepOp::QMatMul(_) | StepOp::Op(Op::MatMul(_)));
-        self.readers[self.program.steps()[step].output.index()].iter().any(is_matmul)
-    }
-
-    /// Fuses the transpose of a matmul's result if rows stay rows and are not the batch.
-    fn with_result_transpose(&self, fused: FusedStep) -> FusedStep {
-        let shape = &self.program.value(self.program.steps()[fused.main].output).shape;
-        let last = shape.rank() - 1;
-        match self.only_reader(fused.main).map(|reader| (reader, self.op(reader))) {
-            Some((reader, StepOp::Op(Op::Transpose(Transpose { perm }))))
-                if perm[last] == last && !(shape.is_batched() && last == 1) && !self.is_factor(reader) =>
-            {
-                FusedStep { last: reader, ..fused }
-            }
-            _ => fused,
-        }
-    }
-}
-
-/// Whether a matmul can read an operand through a permutation: the features of `a` must be contiguous, and of an int8 `b` either its
-/// features or its columns.
-fn readable(perm: &[usize], operand: usize, is_int8: bool) -> bool {
-    let [.., row, column] = perm[..] else { return false };
-    let innermost = perm.len() - 1;
-    match operand {
-        0 => column == innermost,
-        _ => !is_int8 || row == innermost || column == innermost,
     }
 }

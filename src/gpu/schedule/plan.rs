@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::alias::alias;
 use super::arena::{Arenas, Lifetime, Place};
 use super::fuse::{Fusions, fuse};
 use crate::gpu::device::error::GpuError;
@@ -11,10 +12,10 @@ use crate::gpu::kernels::config::Config;
 use crate::gpu::kernels::dispatch::{Bound, Operand, PlannedDispatch, Planning};
 use crate::gpu::kernels::fused_step::FusedStep;
 use crate::gpu::kernels::layout::{dense_bytes, needs_padding, padded_bytes};
+use crate::gpu::kernels::linear::layers;
 use crate::gpu::kernels::linear::weights::WeightPart;
 use crate::gpu::kernels::movement::{self, MovementKernel};
-use crate::ops::Op;
-use crate::program::{Program, StepOp, ValueId, ValueType};
+use crate::program::{Program, ValueId};
 
 /// Memory that sums which are kept may take beyond a tenth.
 const KEPT_SUM_BYTES: u64 = 256 * 1024;
@@ -112,10 +113,10 @@ impl Plan {
             dispatch.name
         );
         for bound in dispatch.reads.iter().chain(&dispatch.writes) {
-            if let (Operand::Scratch(scratch), Some(bytes)) = (bound.operand, bound.bytes) {
+            if let (Operand::Scratch { at: scratch, offset }, Some(bytes)) = (bound.operand, bound.bytes) {
                 let life = &mut self.lives[scratch];
                 life.last = at;
-                life.bytes = life.bytes.max(bytes);
+                life.bytes = life.bytes.max(offset.saturating_add(bytes));
             }
         }
         self.dispatches.push(dispatch);
@@ -125,7 +126,7 @@ impl Plan {
     fn scratch(&mut self, bytes: Option<u64>) -> Operand {
         let at = self.dispatches.len();
         self.lives.push(Lifetime { bytes: bytes.unwrap_or(0), first: at, last: at });
-        Operand::Scratch(self.lives.len() - 1)
+        Operand::Scratch { at: self.lives.len() - 1, offset: 0 }
     }
 }
 
@@ -146,22 +147,6 @@ pub(crate) fn needed(program: &Program, config: &Config) -> Result<Vec<PipelineK
         }
     }
     Ok(needed)
-}
-
-/// The input and the output of a reshape whose elements stay where they are: floats and int32 values are dense, and rows of int8 values
-/// have the same padding if they have the same length.
-fn alias(
-    planning: &Planning<'_>,
-    fused: &FusedStep,
-    is_output: impl Fn(ValueId) -> bool,
-) -> Option<(ValueId, ValueId)> {
-    let step = fused.step(planning.program);
-    let (x, y) = (*step.inputs.first()?, step.output);
-    let is_int8 = planning.value(y).value_type == ValueType::I8;
-    let moves = is_int8 && planning.value(x).cols() != planning.value(y).cols();
-    let is_reshape = matches!(step.op, StepOp::Op(Op::Reshape(_)));
-    // The caller's buffer needs a copy.
-    (is_reshape && !moves && !is_output(y) && !planning.config.unfused).then_some((x, y))
 }
 
 struct Planner<'p> {
@@ -224,6 +209,7 @@ impl Planner<'_> {
             self.places[y.index()] = self.places[x.index()];
             return Ok(());
         }
+        self.place_layers(fused);
         let mut memory = StepMemory::default();
         let mut written: Vec<(ValueId, Bound)> = Vec::new();
         for mut dispatch in kernels::plan(&self.planning, fused)? {
@@ -247,6 +233,20 @@ impl Planner<'_> {
             self.unpad(id, bound);
         }
         Ok(())
+    }
+
+    /// Memory for the results of layers that share a dispatch, one after the other.
+    fn place_layers(&mut self, fused: &FusedStep) {
+        if fused.siblings.iter().all(Option::is_none) {
+            return;
+        }
+        let steps = self.planning.program.steps();
+        let stride = layers::stride_bytes(self.planning.output(fused), self.planning.max_rows);
+        let Operand::Scratch { at, .. } = self.plan.scratch(None) else { return };
+        for (number, layer) in (0..).zip(fused.layers()) {
+            let place = Operand::Scratch { at, offset: stride.saturating_mul(number) };
+            self.places[steps[layer].output.index()] = Some(place);
+        }
     }
 
     /// The place of an operand. The bindings of one dispatch may not overlap, so it is a copy if `earlier` has the place too.
@@ -291,7 +291,7 @@ impl Planner<'_> {
 
     /// Moves an output that has another layout to the caller's buffer, after the last dispatch of a step.
     fn unpad(&mut self, id: ValueId, written: Bound) {
-        if let (Some(output), Operand::Scratch(_)) = (self.output_of[id.index()], written.operand) {
+        if let (Some(output), Operand::Scratch { .. }) = (self.output_of[id.index()], written.operand) {
             let value = self.planning.value(id);
             let dense = Some(dense_bytes(value, self.planning.max_rows));
             let y = Bound { binding: movement::Y, operand: Operand::Output(output), bytes: dense };

@@ -2,9 +2,9 @@
 
 use super::choice::{Candidate, pick};
 use super::tile::LinearKernel;
-use super::weights::{BLOCK_COLS, WeightBits, WeightPart};
+use super::weights::{BLOCK_COLS, Channels, WeightBits, WeightPart, block_bytes};
 use super::work::{LinearTile, LinearWork};
-use super::{CHANNELS, LinearEpilogue, LinearParams, LinearPipeline, OPERAND, PARTIAL, WEIGHT, X, Y};
+use super::{CHANNELS, LinearEpilogue, LinearParams, LinearPipeline, OPERAND, PARTIAL, WEIGHT, X, Y, layers};
 use crate::gpu::device::pipeline::PipelineKey;
 use crate::gpu::kernels::config::Config;
 use crate::gpu::kernels::dispatch::{Bound, Operand, PlannedDispatch, Planning, Rows, Work};
@@ -14,7 +14,7 @@ use crate::gpu::kernels::kernel::Kernel;
 use crate::gpu::kernels::layout::{k_vecs, matrix_rows, row_words};
 use crate::gpu::kernels::quantize::qparams_stride;
 use crate::ops::{IntegerAdd, Op};
-use crate::program::{Epilogue, Program, QLinear, Step, StepOp};
+use crate::program::{Epilogue, Program, QLinear, Step, StepOp, ValueId};
 
 /// Parts into which K is divided, and the fewest vectors of 16 features in one.
 const K_PARTS: u32 = 8;
@@ -24,53 +24,115 @@ const MAX_PARTIAL_SUMS: u64 = 192 * 1024;
 /// The rows of a dispatch that is divided are a multiple of this, if it may have that many, so that tiles stay whole.
 const ROW_STEP: u64 = 128;
 
+/// Columns of a packed weight that a dispatch computes, and where their results lie.
+#[derive(Debug, Clone, Copy)]
+struct Columns {
+    /// The number of the weight's part, and where its columns begin in it, in bytes of weights and of channels.
+    part: usize,
+    offsets: [u64; 2],
+    /// The columns, from `first_column` of the result on.
+    weight: WeightPart,
+    /// The result, or the first of several, and their number.
+    result: ValueId,
+    layers: usize,
+}
+
 /// The dispatches of a linear step; none before its weight is packed.
 pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep, linear: &QLinear) -> Vec<PlannedDispatch> {
     let Some(weights) = planning.weights.get(fused.main) else { return Vec::new() };
-    let y = planning.output(fused);
-    let rows = matrix_rows(y, planning.max_rows);
-    let per_row = (linear.n * linear.k) as u64;
+    let rows = matrix_rows(planning.output(fused), planning.max_rows);
+    let all: Vec<Columns> = if fused.siblings.iter().all(Option::is_none) {
+        let result = fused.last_step(planning.program).output;
+        let whole = |(part, &weight)| Columns { part, offsets: [0; 2], weight, result, layers: 1 };
+        weights.iter().enumerate().map(whole).collect()
+    } else {
+        weights.first().map(|&weight| of_layers(planning, fused, linear, weight)).unwrap_or_default()
+    };
+    all.iter().flat_map(|columns| of_columns(planning, fused, linear, columns, rows)).collect()
+}
+
+/// All layers at once; one after the other if a binding cannot hold all results.
+fn of_layers(planning: &Planning<'_>, fused: &FusedStep, linear: &QLinear, weight: WeightPart) -> Vec<Columns> {
+    let results: Vec<ValueId> = fused.layers().map(|step| planning.program.steps()[step].output).collect();
+    let layers = results.len();
+    let stride = layers::stride_bytes(planning.value(results[0]), planning.max_rows);
+    if stride.saturating_mul(layers as u64) <= planning.config.limits.max_storage_buffer_binding_size {
+        return vec![Columns { part: 0, offsets: [0; 2], weight, result: results[0], layers }];
+    }
+    // The columns of each layer are whole blocks.
+    let bytes = [linear.n / BLOCK_COLS * block_bytes(linear.k, weight.bits), size_of::<Channels>() * linear.n / 4];
+    let single = |(number, result)| {
+        let offsets = bytes.map(|bytes| (bytes * number) as u64);
+        let weight = WeightPart { first_column: 0, columns: linear.n, ..weight };
+        Columns { part: 0, offsets, weight, result, layers: 1 }
+    };
+    results.into_iter().enumerate().map(single).collect()
+}
+
+fn of_columns(
+    planning: &Planning<'_>,
+    fused: &FusedStep,
+    linear: &QLinear,
+    columns: &Columns,
+    rows: u64,
+) -> Vec<PlannedDispatch> {
+    let per_row = (linear.n * columns.layers * linear.k) as u64;
     let most = (planning.config.macs_per_dispatch / per_row.max(1)).max(1);
     let most = if most >= ROW_STEP { most / ROW_STEP * ROW_STEP } else { most };
+    let Columns { weight, result, layers, .. } = *columns;
     let mut dispatches = Vec::new();
-    for (part, weight) in weights.iter().enumerate() {
-        let (tiles, finish) = tiles(planning, fused, linear, weight, rows);
-        for first_row in (0..rows).step_by(usize::try_from(most).unwrap_or(usize::MAX)) {
-            let end_row = first_row.saturating_add(most);
-            let params = params(planning, fused, linear, weight, first_row, end_row);
-            let parts = params.k_vecs.div_ceil(params.part_vecs);
-            let sums_of_row = u64::from(params.quads) * 4;
-            let most_divided = if parts > 1 && finish.is_some() { MAX_PARTIAL_SUMS / sums_of_row } else { 0 };
-            let work = LinearWork {
-                n: weight.columns,
-                first_row,
-                end_row,
-                quads: params.quads.into(),
-                tiles: tiles.clone(),
-                finish: finish.clone(),
-                parts,
-                most_divided,
-                partial_sums: most_divided.min(rows.min(end_row) - first_row) * sums_of_row,
-            };
-            dispatches.push(PlannedDispatch {
-                name: fused.step(planning.program).name.clone(),
-                params: bytemuck::bytes_of(&params).to_vec(),
-                rows: Rows::of(y),
-                reads: reads(planning, fused, linear, part),
-                writes: vec![planning.at(Y, fused.last_step(planning.program).output)],
-                work: Work::Linear(work),
-            });
+    let (tiles, finish) = tiles(planning, fused, linear, columns, rows);
+    let of_layers: Vec<&Step> = fused.layers().map(|step| &planning.program.steps()[step]).collect();
+    // Of several layers one after the other, each has its name.
+    let own = of_layers.iter().position(|step| step.output == result).unwrap_or(0);
+    let name = of_layers[own].name.clone();
+    let siblings: Vec<String> = of_layers[own..].iter().take(layers).skip(1).map(|step| step.name.clone()).collect();
+    for first_row in (0..rows).step_by(usize::try_from(most).unwrap_or(usize::MAX)) {
+        let end_row = first_row.saturating_add(most);
+        let params = params(planning, fused, linear, columns, first_row, end_row);
+        let parts = params.k_vecs.div_ceil(params.part_vecs);
+        let sums_of_row = u64::from(params.quads) * 4;
+        let most_divided = if parts > 1 && finish.is_some() { MAX_PARTIAL_SUMS / sums_of_row } else { 0 };
+        let work = LinearWork {
+            n: weight.columns,
+            first_row,
+            end_row,
+            quads: params.quads.into(),
+            tiles: tiles.clone(),
+            finish: finish.clone(),
+            parts,
+            most_divided,
+            partial_sums: most_divided.min(rows.min(end_row) - first_row) * sums_of_row,
+        };
+        let mut y = planning.at(Y, result);
+        if layers > 1 {
+            let stride = layers::stride_bytes(planning.value(result), planning.max_rows);
+            y.bytes = Some(stride.saturating_mul(layers as u64));
         }
+        dispatches.push(PlannedDispatch {
+            name: name.clone(),
+            fused: siblings.clone(),
+            params: bytemuck::bytes_of(&params).to_vec(),
+            rows: Rows::of(planning.output(fused)),
+            reads: reads(planning, fused, linear, columns),
+            writes: vec![y],
+            work: Work::Linear(work),
+        });
     }
     dispatches
 }
 
-fn reads(planning: &Planning<'_>, fused: &FusedStep, linear: &QLinear, part: usize) -> Vec<Bound> {
+fn reads(planning: &Planning<'_>, fused: &FusedStep, linear: &QLinear, columns: &Columns) -> Vec<Bound> {
     let step = fused.step(planning.program);
+    let &Columns { part, offsets: [weight, channels], .. } = columns;
+    let quads = columns.weight.columns.div_ceil(BLOCK_COLS) * BLOCK_COLS / 4;
+    let bytes = [quads * 4 / BLOCK_COLS * block_bytes(linear.k, columns.weight.bits), quads * size_of::<Channels>()];
+    let [weight_bytes, channel_bytes] = bytes.map(|bytes| Some(bytes as u64));
+    let bound = |binding, operand, bytes| Bound { binding, operand, bytes };
     let mut reads = vec![
         planning.at(X, step.inputs[0]),
-        Bound::whole(WEIGHT, Operand::Weight { step: fused.main, part }),
-        Bound::whole(CHANNELS, Operand::Channels { step: fused.main, part }),
+        bound(WEIGHT, Operand::Weight { step: fused.main, part, offset: weight }, weight_bytes),
+        bound(CHANNELS, Operand::Channels { step: fused.main, part, offset: channels }, channel_bytes),
         Bound::whole(PARTIAL, Operand::PartialSums),
     ];
     if let Some(lut) = fused.lut {
@@ -102,14 +164,14 @@ fn tiles(
     planning: &Planning<'_>,
     fused: &FusedStep,
     linear: &QLinear,
-    weight: &WeightPart,
+    columns: &Columns,
     most_rows: u64,
 ) -> (Vec<LinearTile<PipelineKey>>, Option<PipelineKey>) {
-    let config = planning.config;
+    let (config, weight) = (planning.config, columns.weight);
     let (epilogue, to_f16) = (epilogue(planning.program, fused, linear), fused.to_f16);
     let options = config.kernel_options();
     let part_vecs = part_vecs(linear.k);
-    let candidates = config.candidates(linear.n, linear.k, weight.bits);
+    let candidates = config.candidates(linear.n * columns.layers, linear.k, weight.bits);
     let candidates = reachable(candidates, most_rows, weight.columns);
     let divides = candidates.iter().any(|candidate| candidate.split_below > 0) && part_vecs < k_vecs(linear.k) as u32;
     let tile = |candidate: Candidate| {
@@ -158,12 +220,17 @@ fn params(
     planning: &Planning<'_>,
     fused: &FusedStep,
     linear: &QLinear,
-    weight: &WeightPart,
+    columns: &Columns,
     first_row: u64,
     end_row: u64,
 ) -> LinearParams {
-    let (program, y) = (planning.program, planning.output(fused));
+    let (program, y, weight) = (planning.program, planning.output(fused), columns.weight);
     let step = fused.step(program);
+    let stride = layers::stride_bytes(y, planning.max_rows) / 4;
+    let (layer_columns, layer_words) = match columns.layers {
+        1 => (u32::MAX, 0),
+        _ => (linear.n as u32, u32::try_from(stride).unwrap_or(u32::MAX)),
+    };
     let (zero_point, lo, hi, relu) = match linear.epilogue {
         Epilogue::Requantize { zero_point, lo, hi, .. } => (zero_point, lo - zero_point, hi - zero_point, false),
         Epilogue::Scale { relu, .. } | Epilogue::Dynamic { relu, .. } => (0, 0, 0, relu),
@@ -188,6 +255,10 @@ fn params(
         hi: hi as f32,
         relu: relu.into(),
         qparams_stride: step.inputs.get(1).map_or(0, |&qparams| qparams_stride(program.value(qparams))),
+        layer_columns,
+        layers: columns.layers as u32,
+        layer_words,
+        unused_0: 0,
         add,
         zero: 0,
     }
