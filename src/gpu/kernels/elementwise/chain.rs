@@ -1,13 +1,16 @@
 //! Chains of elementwise steps in one dispatch: each takes the result of the one before it, and only the last result is stored.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use super::super::case::{CaseBuilder, ROWS, any_float, everyday, int32, special, tensor};
 use super::super::dispatch::{Planned, PlannedDispatch, Planning};
+use super::super::function::expression;
 use super::super::fused_step::FusedStep;
 use super::super::grid::GridSize;
-use super::super::kernel::{Kernel, KernelOptions, kernels};
+use super::super::kernel::{Kernel, KernelOptions};
 use super::super::strided::{Strided, axes, broadcast, strides};
 use super::super::wgsl::shader;
-use crate::gpu::device::shader::{FIRST_STORAGE, Shader, storage, wgsl_struct};
+use crate::gpu::device::shader::{FIRST_STORAGE, Piece, Shader, storage, wgsl_struct};
 use crate::numerics::{BinaryOp, UnaryOp};
 use crate::ops::{Add, Binary, Clamp, Div, Mask, Mul, Op, ToFloat, Unary};
 use crate::program::{Program, StepOp, ValueId, ValueType};
@@ -21,7 +24,7 @@ const MAX_REPEATED: usize = 2;
 wgsl_struct! {
     /// `ChainParams` of `elementwise/chain.wgsl`.
     ChainParams {
-        strided: Strided, others: Strided, links: [[u32; 4]; MAX_LINKS], count: u32, zero: u32, unused_0: u32, unused_1: u32,
+        strided: Strided, others: Strided, numbers: [[u32; 4]; MAX_LINKS], zero: u32, unused_0: u32, unused_1: u32, unused_2: u32,
     }
 }
 
@@ -36,10 +39,39 @@ static SHADER: Shader = shader! {
     ["elementwise/chain"]
 };
 
-kernels! {
-    ChainKernel {
-        Chain = "chain_f32_f32",
+/// The kernel of the chains that have the same steps: the WGSL of [`Link::wgsl`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ChainKernel(Piece);
+
+impl ChainKernel {
+    /// The kernel of some steps. Their WGSL is kept for as long as the process runs, once for all chains of these steps.
+    fn of(links: &[Link]) -> Self {
+        let name: Vec<String> = links.iter().map(Link::name).collect();
+        let name = name.join(", ");
+        let mut known = known_chains();
+        if let Some((kernel, _)) = known.iter().find(|(kernel, _)| kernel.0.name == name) {
+            return *kernel;
+        }
+        let lines: String = links.iter().enumerate().map(|(at, link)| link.wgsl(at)).collect();
+        let wgsl = format!(
+            "fn chained(operands: Operands) -> u32 {{\n    var bits = operands.a;\n{lines}    return bits;\n}}\n"
+        );
+        let kernel = Self(Piece { name: name.leak(), wgsl: wgsl.leak() });
+        known.push((kernel, links.to_vec()));
+        kernel
     }
+
+    /// Kernels of two steps, which have all operations and operands.
+    pub(crate) fn iter() -> impl Iterator<Item = Self> {
+        examples().into_iter().map(|links| Self::of(&links))
+    }
+}
+
+/// The kernels of this process, with the steps of each.
+fn known_chains() -> MutexGuard<'static, Vec<(ChainKernel, Vec<Link>)>> {
+    static KNOWN: Mutex<Vec<(ChainKernel, Vec<Link>)>> = Mutex::new(Vec::new());
+    // An entry is there or not, also after a panic.
+    KNOWN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Kernel for ChainKernel {
@@ -48,7 +80,11 @@ impl Kernel for ChainKernel {
     }
 
     fn entry(self) -> &'static str {
-        self.into()
+        "chain_f32_f32"
+    }
+
+    fn chosen(self) -> [Piece; 2] {
+        [self.0, Piece::NONE]
     }
 
     fn promises_bits(self) -> bool {
@@ -73,10 +109,100 @@ enum Other {
     C,
 }
 
+/// A step of a chain.
+#[derive(Debug, Clone, PartialEq)]
+struct Link {
+    operation: Operation,
+    other: Other,
+    /// Whether the result before it is the second operand.
+    swapped: bool,
+    /// The bits of the other operand, if it is a number, or of the bounds of a clamp.
+    numbers: [u32; 2],
+}
+
+/// An operation on one or two numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Operation {
+    Add,
+    Mul,
+    Div,
+    Binary(BinaryOp),
+    Mask { inverted: bool },
+    Clamp,
+    ToFloat,
+    Function(UnaryOp),
+}
+
+impl Operation {
+    fn of(op: &Op) -> Option<Self> {
+        Some(match *op {
+            Op::Add(Add) => Self::Add,
+            Op::Mul(Mul) => Self::Mul,
+            Op::Div(Div) => Self::Div,
+            Op::Binary(Binary { op }) => Self::Binary(op),
+            Op::Mask(Mask { inverted }) => Self::Mask { inverted },
+            Op::Clamp(_) => Self::Clamp,
+            Op::ToFloat(ToFloat) => Self::ToFloat,
+            Op::Unary(Unary { op }) => Self::Function(op),
+            _ => return None,
+        })
+    }
+
+    /// The operator, for the known answers.
+    fn op(self, numbers: [u32; 2]) -> Op {
+        let [min, max] = numbers.map(f32::from_bits);
+        match self {
+            Self::Add => Add.into(),
+            Self::Mul => Mul.into(),
+            Self::Div => Div.into(),
+            Self::Binary(op) => Binary { op }.into(),
+            Self::Mask { inverted } => Mask { inverted }.into(),
+            Self::Clamp => Clamp { min, max }.into(),
+            Self::ToFloat => ToFloat.into(),
+            Self::Function(op) => Unary { op }.into(),
+        }
+    }
+
+    fn has_two_operands(self) -> bool {
+        matches!(self, Self::Add | Self::Mul | Self::Div | Self::Binary(_) | Self::Mask { .. })
+    }
+}
+
+impl Link {
+    /// What distinguishes its WGSL.
+    fn name(&self) -> String {
+        let Self { operation, other, swapped, .. } = self;
+        format!("{operation:?} {other:?}{}", if *swapped { " swapped" } else { "" })
+    }
+
+    /// The line of WGSL that computes it as step `at`.
+    fn wgsl(&self, at: usize) -> String {
+        let other = match self.other {
+            Other::Number => format!("params.numbers[{at}].x"),
+            Other::Itself => "bits".to_owned(),
+            Other::First => "operands.a".to_owned(),
+            Other::B => "operands.b".to_owned(),
+            Other::C => "operands.c".to_owned(),
+        };
+        let (left, right) = if self.swapped { (other.as_str(), "bits") } else { ("bits", other.as_str()) };
+        let expression = match self.operation {
+            Operation::Add => format!("sum_of({left}, {right})"),
+            Operation::Mul => format!("product_of({left}, {right})"),
+            Operation::Div => format!("quotient_of({left}, {right})"),
+            Operation::Binary(op) => format!("compared({}u, {left}, {right})", op as u32),
+            Operation::Mask { inverted } => format!("masked_by({left}, {right}, {inverted})"),
+            Operation::Clamp => format!("limited(bits, params.numbers[{at}].x, params.numbers[{at}].y)"),
+            Operation::ToFloat => "float_of_integer(bits)".to_owned(),
+            Operation::Function(op) => expression(op).to_owned(),
+        };
+        format!("    bits = {expression};\n")
+    }
+}
+
 /// A chain of steps, and what it reads.
 #[derive(Debug, Clone)]
 pub(crate) struct Chain {
-    links: Vec<[u32; 4]>,
+    links: Vec<Link>,
     /// What it begins with, and up to two other operands.
     operands: Vec<ValueId>,
     result: ValueId,
@@ -95,37 +221,36 @@ impl Chain {
         }
         // The kernel would compute few elements many times.
         let shape = |step: &usize| &program.value(program.steps()[*step].output).shape;
-        let repeated = steps.iter().filter(|step| shape(step) != &program.value(result).shape).count();
-        (steps.len() <= MAX_LINKS && repeated <= MAX_REPEATED).then_some(chain)
+        let repeated =
+            || steps.iter().zip(&chain.links).filter(|(step, _)| shape(step) != &program.value(result).shape);
+        let is_long = repeated().any(|(_, link)| matches!(link.operation, Operation::Function(_)));
+        (steps.len() <= MAX_LINKS && repeated().count() <= MAX_REPEATED && !is_long).then_some(chain)
     }
 
     /// Adds a step that reads `before`, or whose first operand the chain begins with.
     fn link(&mut self, program: &Program, op: &StepOp, inputs: &[ValueId], before: Option<ValueId>) -> Option<()> {
         let StepOp::Op(op) = op else { return None };
-        let (operation, numbers) = operation(op)?;
+        let operation = Operation::of(op)?;
         let own = inputs.iter().position(|&input| before.is_none_or(|before| input == before))?;
         if before.is_none() {
             self.operands.push(inputs[own]);
         }
         let of_floats = |id: ValueId| program.value(id).value_type == ValueType::F32;
-        if of_floats(inputs[own]) == matches!(op, Op::ToFloat(_)) {
+        if of_floats(inputs[own]) == (operation == Operation::ToFloat) {
             return None;
         }
-        let (other, numbers) = match inputs.len() {
-            1 => (Other::Number, numbers),
-            _ => {
-                let id = inputs[1 - own];
-                if !of_floats(id) {
-                    return None;
-                }
-                match number(program, id) {
-                    Some(number) => (Other::Number, [number.to_bits(), 0]),
-                    None => (self.operand(id, before)?, [0; 2]),
-                }
+        let (mut other, mut numbers) = (Other::Number, [0; 2]);
+        if let Op::Clamp(Clamp { min, max }) = op {
+            numbers = [min.to_bits(), max.to_bits()];
+        }
+        if operation.has_two_operands() {
+            let id = inputs[1 - own];
+            match number(program, id) {
+                Some(number) => numbers[0] = number.to_bits(),
+                None => other = self.operand(id, before).filter(|_| of_floats(id))?,
             }
-        };
-        let swapped = if own == 1 { 8 } else { 0 };
-        self.links.push([operation, other as u32 | swapped, numbers[0], numbers[1]]);
+        }
+        self.links.push(Link { operation, other, swapped: own == 1, numbers });
         Some(())
     }
 
@@ -144,32 +269,7 @@ impl Chain {
 
     /// Whether it is worth a dispatch of this kind: several steps, or one that reads a value twice, for which another kernel needs a copy.
     pub(crate) fn is_worthwhile(&self) -> bool {
-        self.links.len() > 1 || self.links.iter().any(|link| link[1] & 7 == Other::Itself as u32)
-    }
-}
-
-/// The number of an operation in `elementwise/chain.wgsl`, and its numbers.
-fn operation(op: &Op) -> Option<(u32, [u32; 2])> {
-    let of_function = |op: UnaryOp| match op {
-        UnaryOp::Relu => Some(12),
-        UnaryOp::Sqrt => Some(13),
-        UnaryOp::Abs => Some(14),
-        UnaryOp::Round => Some(15),
-        UnaryOp::Floor => Some(16),
-        UnaryOp::Ceil => Some(17),
-        // Long functions would make every chain's pipeline slow to compile.
-        _ => None,
-    };
-    match *op {
-        Op::Binary(Binary { op }) => Some((op as u32, [0; 2])),
-        Op::Add(Add) => Some((5, [0; 2])),
-        Op::Mul(Mul) => Some((6, [0; 2])),
-        Op::Div(Div) => Some((7, [0; 2])),
-        Op::Mask(Mask { inverted }) => Some((8 + u32::from(inverted), [0; 2])),
-        Op::Clamp(Clamp { min, max }) => Some((10, [min.to_bits(), max.to_bits()])),
-        Op::ToFloat(ToFloat) => Some((11, [0; 2])),
-        Op::Unary(Unary { op }) => Some((of_function(op)?, [0; 2])),
-        _ => None,
+        self.links.len() > 1 || self.links.iter().any(|link| link.other == Other::Itself)
     }
 }
 
@@ -202,52 +302,82 @@ pub(super) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Planned {
     let mut params = ChainParams {
         strided: Strided::elementwise(step, y, &strides_of(0), &strides_of(1))?,
         others,
-        count: chain.links.len() as u32,
         ..ChainParams::default()
     };
-    params.links[..chain.links.len()].copy_from_slice(&chain.links);
+    for (slot, link) in params.numbers.iter_mut().zip(&chain.links) {
+        slot[..2].copy_from_slice(&link.numbers);
+    }
     let size = GridSize::Threads(params.strided.row_threads.into());
-    let dispatch = PlannedDispatch::single(planning, &step.name, y, ChainKernel::Chain, &params, size);
+    let dispatch = PlannedDispatch::single(planning, &step.name, y, ChainKernel::of(&chain.links), &params, size);
     let reads = chain.operands.iter().zip([A, B, C]).map(|(&id, binding)| planning.at(binding, id));
     Ok(Some(vec![dispatch.binding(reads, [planning.at(Y, chain.result)])]))
 }
 
-/// Chains of all operations, with each kind of operand, of special, everyday and any numbers.
+/// Chains of two steps: each operation with one kind of operand, and each kind of operand.
+fn examples() -> Vec<Vec<Link>> {
+    let link = |operation, other, swapped| Link { operation, other, swapped, numbers: [0; 2] };
+    let others = [Other::Number, Other::First, Other::B, Other::C, Other::Itself];
+    let of_two = [Operation::Add, Operation::Mul, Operation::Div]
+        .into_iter()
+        .chain(BinaryOp::ALL.iter().map(|&op| Operation::Binary(op)))
+        .chain([false, true].map(|inverted| Operation::Mask { inverted }));
+    let of_one = UnaryOp::ALL
+        .iter()
+        .map(|&op| Operation::Function(op))
+        .chain([Operation::Clamp])
+        .map(|operation| vec![link(Operation::Add, Other::B, false), link(operation, Other::Number, false)]);
+    let mut examples: Vec<Vec<Link>> = of_one.collect();
+    for (at, operation) in of_two.enumerate() {
+        // A chain begins with the first operand of its first step.
+        let first = link(operation, Other::B, false);
+        let other = others[at % others.len()];
+        examples.push(vec![first, link(operation, other, at % 3 == 1 && other != Other::Itself)]);
+    }
+    examples.push(vec![link(Operation::ToFloat, Other::Number, false), link(Operation::Mul, Other::B, true)]);
+    examples.push(vec![link(Operation::Mul, Other::Itself, false)]);
+    examples
+}
+
+/// Each chain that is needed, of special, everyday and any numbers; the examples without a list of kernels.
 pub(super) fn known_answer(case: &mut CaseBuilder<'_>) {
-    let kernel = ChainKernel::Chain;
-    if !case.needs(kernel) {
+    if case.tests_all() {
+        examples().iter().for_each(|links| known_chain(case, links));
         return;
     }
-    let (wide, column, row) = ([ROWS, 12, 12], [ROWS, 12, 1], [12]);
-    for f in [special, everyday, any_float] {
-        let x = case.input(tensor(&wide, f));
-        let y = case.input(tensor(&column, |i| f(i * 5 + 1)));
-        let z = case.constant(tensor(&row, |i| f(i * 7 + 3)));
-        let [number, zero] = [0.37f32, 0.0].map(|number| case.constant(tensor(&[], |_| number)));
-        // The results of the operations before the last are those of the steps alone.
-        for &op in BinaryOp::ALL {
-            let sum = case.intermediate(Add, &[x, y]);
-            case.computed(kernel, Binary { op }, &[z, sum]);
-        }
-        let quotient = case.intermediate(Div, &[x, y]);
-        let scaled = case.intermediate(Mul, &[number, quotient]);
-        let clamped = case.intermediate(Clamp { min: -3.0, max: f32::INFINITY }, &[scaled]);
-        case.computed(kernel, Add, &[clamped, x]);
-        let quotient = case.intermediate(Div, &[z, x]);
-        case.computed(kernel, Mul, &[quotient, quotient]);
-        for inverted in [false, true] {
-            let masked = case.intermediate(Mask { inverted }, &[x, y]);
-            case.computed(kernel, Mul, &[masked, z]);
-            let mask = case.intermediate(Binary { op: BinaryOp::Less }, &[zero, y]);
-            case.computed(kernel, Mask { inverted }, &[x, mask]);
-        }
-        for op in UnaryOp::ALL.iter().copied().filter(|&op| operation(&Unary { op }.into()).is_some()) {
-            let product = case.intermediate(Mul, &[x, z]);
-            case.computed(kernel, Unary { op }, &[product]);
+    let known: Vec<(ChainKernel, Vec<Link>)> = known_chains().clone();
+    for (kernel, links) in known {
+        if case.needs(kernel) {
+            known_chain(case, &links);
         }
     }
-    let x = case.input(tensor(&column, int32));
-    let y = case.input(tensor(&wide, everyday));
-    let cast = case.intermediate(ToFloat, &[x]);
-    case.computed(kernel, Mul, &[y, cast]);
+}
+
+fn known_chain(case: &mut CaseBuilder<'_>, links: &[Link]) {
+    let kernel = ChainKernel::of(links);
+    let (wide, column, row) = ([ROWS, 12, 12], [ROWS, 12, 1], [12]);
+    for f in [special, everyday, any_float] {
+        let is_cast = links.first().is_some_and(|link| link.operation == Operation::ToFloat);
+        let first = case.input(if is_cast { tensor(&wide, int32) } else { tensor(&wide, f) });
+        let b = case.input(tensor(&column, |i| f(i * 5 + 1)));
+        let c = case.constant(tensor(&row, |i| f(i * 7 + 3)));
+        let mut result = first;
+        for (at, link) in links.iter().enumerate() {
+            let op = link.operation.op([-3.0, 2.5].map(f32::to_bits));
+            let mut inputs = vec![result];
+            if link.operation.has_two_operands() {
+                inputs.push(match link.other {
+                    Other::Number => case.constant(tensor(&[], |_| f(at * 11 + 4))),
+                    Other::Itself => result,
+                    Other::First => first,
+                    Other::B => b,
+                    Other::C => c,
+                });
+            }
+            if link.swapped {
+                inputs.reverse();
+            }
+            let is_last = at + 1 == links.len();
+            result = if is_last { case.computed(kernel, op, &inputs) } else { case.intermediate(op, &inputs) };
+        }
+    }
 }
