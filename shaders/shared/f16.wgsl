@@ -5,7 +5,7 @@ fn f16_bits(x: f32) -> u32 {
     let bits = bitcast<u32>(x);
     let sign = (bits >> 16u) & 0x8000u;
     let magnitude = bits & 0x7fffffffu;
-    if magnitude > 0x7f800000u {
+    if magnitude > infinity() {
         return sign | 0x7e00u;
     }
     // Numbers from 65520 on become infinite.

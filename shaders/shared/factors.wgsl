@@ -9,8 +9,8 @@ fn factor(bits: u32) -> f32 {
     }
     let rounded = (bits + 0x7ffu + ((bits >> 12u) & 1u)) & 0xfffff000u;
     let magnitude = rounded & MAGNITUDE;
-    let bounded = select(select(rounded, INFINITY | (bits & SIGN), magnitude > 0x5d800000u), 0u, magnitude < 0x26800000u);
-    return bitcast<f32>(select(bounded, NAN, is_nan(bits)));
+    let bounded = select(select(rounded, infinity() | (bits & SIGN), magnitude > 0x5d800000u), 0u, magnitude < 0x26800000u);
+    return bitcast<f32>(select(bounded, not_a_number(), is_nan(bits)));
 }
 
 // Adds products to sums. Products of rounded factors are exact, so it does not matter whether a compiler fuses them; fma() would be a

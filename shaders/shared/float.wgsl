@@ -38,7 +38,7 @@ fn mul_add_f(a: f32, b: f32, c: f32) -> f32 {
 // Replaces magnitudes below 2^-100, and -0, by +0, and every NaN by one.
 fn canonical_bits(bits: u32) -> u32 {
     let magnitude = bits & MAGNITUDE;
-    return select(select(bits, NAN, magnitude > INFINITY), 0u, magnitude < TINY);
+    return select(select(bits, not_a_number(), magnitude > infinity()), 0u, magnitude < TINY);
 }
 
 fn canonical(x: f32) -> f32 {
@@ -57,7 +57,7 @@ fn normal_bits(bits: u32) -> u32 {
 }
 
 fn is_special(bits: u32) -> bool {
-    return (bits & INFINITY) == INFINITY;
+    return (bits & MAGNITUDE) >= infinity();
 }
 
 // The sum of two numbers, as bits. -0 is the neutral element: the other number keeps its bits.
@@ -99,7 +99,7 @@ fn quotient(a: f32, b: f32) -> f32 {
     let value = bitcast<i32>(digits) + exponent * 0x800000;
     let is_zero = a_exponent == 0 || exponent < 0;
     let is_infinite = exponent >= 254 || value >= 0x7f800000;
-    return bitcast<f32>(sign | select(select(bitcast<u32>(value), INFINITY, is_infinite), 0u, is_zero));
+    return bitcast<f32>(sign | select(select(bitcast<u32>(value), infinity(), is_infinite), 0u, is_zero));
 }
 
 // The quotient of any two numbers, as bits.

@@ -5,8 +5,18 @@ const NAN: u32 = 0x7fc00000u;
 const INFINITY: u32 = 0x7f800000u;
 const ONE: u32 = 0x3f800000u;
 
+// Infinity and NaN as numbers that no compiler knows. Fast math may assume that no function takes or returns such a float: then tests
+// of its bits against a constant fail, and a constant of such bits is not returned. Clang does that, and Metal's compiler is a clang.
+fn infinity() -> u32 {
+    return INFINITY ^ params.zero;
+}
+
+fn not_a_number() -> u32 {
+    return NAN ^ params.zero;
+}
+
 fn is_nan(bits: u32) -> bool {
-    return (bits & 0x7fffffffu) > INFINITY;
+    return (bits & 0x7fffffffu) > infinity();
 }
 
 // The integer of a float has the order of floats: both zeros are 0, and NaN is above infinity.
@@ -35,7 +45,7 @@ fn smaller(a: u32, b: u32) -> u32 {
 
 // Negative numbers become 0; NaN stays.
 fn relu_of(bits: u32) -> u32 {
-    return select(bits, 0u, bits > 0x80000000u && bits <= 0xff800000u);
+    return select(bits, 0u, bits > 0x80000000u && bits <= (0x80000000u | infinity()));
 }
 
 fn relu_of_four(v: vec4<f32>) -> vec4<f32> {
