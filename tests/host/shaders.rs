@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+mod languages;
 mod lint;
 
 use enfold::gpu::shaders::{self, BindingKind, Shader};
