@@ -139,7 +139,7 @@ fn patterns() -> Vec<Pattern> {
         pattern("wide attention of dynamic layers", &[TOKENS, 64], dynamic(), 16, wide_attention),
         pattern("a norm whose floats are read too", &[3, WIDTH], floats_are_read(all_static()), 3, kept_norm),
         pattern("a norm of tokens whose floats are read too", &[3, WIDTH], floats_are_read(dynamic()), 7, kept_norm),
-        pattern("chains of elementwise steps", &[3, WIDTH], WgpuQuantizer::new(), 10, chains),
+        pattern("chains of elementwise steps", &[3, WIDTH], WgpuQuantizer::new(), 11, chains),
         pattern("sums of products", &[3, WIDTH], WgpuQuantizer::new(), 3, sums_of_products),
         // Two copies instead of one, and a dispatch instead of three.
         pattern("attention of a matrix with itself", &[WIDTH, WIDTH], WgpuQuantizer::new(), 1, |g, _, x| {

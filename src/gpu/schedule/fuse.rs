@@ -134,7 +134,7 @@ impl<'p> Fusion<'p> {
     fn chain(&self, first: usize) -> FusedStep {
         let mut steps = vec![first];
         let Some(mut chain) = Chain::of(self.program, &steps) else { return FusedStep::single(first) };
-        while let Some(next) = steps.last().and_then(|&last| self.only_reader(last)) {
+        while let Some(next) = steps.last().and_then(|&last| self.only_reader_of_all(last)) {
             let single = FusedStep::single(next);
             steps.push(next);
             match Chain::of(self.program, &steps).filter(|_| self.fuse(single) == single) {
@@ -152,6 +152,13 @@ impl<'p> Fusion<'p> {
             return fused;
         }
         FusedStep::single(first)
+    }
+
+    /// The only step that reads what a step writes, as one operand or several, if the caller does not read it.
+    fn only_reader_of_all(&self, step: usize) -> Option<usize> {
+        let output = self.program.steps()[step].output;
+        let (first, others) = self.readers[output.index()].split_first()?;
+        (others.iter().all(|other| other == first) && !self.is_output[output.index()]).then_some(*first)
     }
 
     /// The only reader of what a step writes, if the caller does not read it.

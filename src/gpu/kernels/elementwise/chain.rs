@@ -316,7 +316,8 @@ pub(super) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Planned {
 /// Chains of two steps: each operation with one kind of operand, and each kind of operand.
 fn examples() -> Vec<Vec<Link>> {
     let link = |operation, other, swapped| Link { operation, other, swapped, numbers: [0; 2] };
-    let others = [Other::Number, Other::First, Other::B, Other::C, Other::Itself];
+    // Less than itself is no number, so that a kernel that does nothing would pass.
+    let others = [Other::Number, Other::Itself, Other::First, Other::B, Other::C];
     let of_two = [Operation::Add, Operation::Mul, Operation::Div]
         .into_iter()
         .chain(BinaryOp::ALL.iter().map(|&op| Operation::Binary(op)))
@@ -328,8 +329,7 @@ fn examples() -> Vec<Vec<Link>> {
         .map(|operation| vec![link(Operation::Add, Other::B, false), link(operation, Other::Number, false)]);
     let mut examples: Vec<Vec<Link>> = of_one.collect();
     for (at, operation) in of_two.enumerate() {
-        // A chain begins with the first operand of its first step.
-        let first = link(operation, Other::B, false);
+        let first = link(Operation::Add, Other::B, false);
         let other = others[at % others.len()];
         examples.push(vec![first, link(operation, other, at % 3 == 1 && other != Other::Itself)]);
     }
