@@ -2,11 +2,11 @@
 //! training. Prints a table, and writes JSON.
 //!
 //! `cargo bench --bench throughput -- [--shape R,K,N]… [--full] [--series NAME]… [--json [FILE]] [--adapter NAME]
-//! [--tile KERNEL,ROWS,K_STEP]`
+//! [--tile KERNEL,ROWS,K_STEP]…`
 //!
 //! Each series first checks its output against the interpreter. The series of a shape take turns in several rounds, and the table
-//! has the medians, so that ratios within one run mean something on a noisy machine. The same run measures the ceilings: the
-//! highest throughput that the adapter reaches.
+//! has the medians, so that ratios within one run mean something on a noisy machine. The same run measures the ceilings, at its beginning
+//! and at its end: the highest throughput that the adapter reaches.
 
 #![allow(clippy::print_stdout, missing_docs)]
 
@@ -104,17 +104,23 @@ fn main() -> Result<()> {
         None => println!("adapter: none; GPU series are left out"),
     }
     println!("cpu: {} threads", rayon::current_num_threads());
-    let gpu = context.as_ref().map(|context| Gpu::new(context, arguments.tile));
+    let of_tiles = |context| arguments.tiles().into_iter().map(move |tile| Gpu::new(context, tile));
+    let gpus: Vec<Gpu<'_>> = context.iter().flat_map(of_tiles).collect();
     let needs_gpu = gpu::SERIES.iter().any(|series| arguments.wants(series));
-    let ceilings = context.as_ref().filter(|_| needs_gpu).map(ceiling::measure).transpose()?;
+    let measured = context.as_ref().filter(|_| needs_gpu);
+    let mut ceilings = measured.map(|context| ceiling::measure(context, "at the beginning")).transpose()?;
 
     let mut results = Vec::new();
     let shapes = arguments.shapes(context.as_ref().is_some_and(|context| !context.is_software()));
     for (at, &shape) in shapes.iter().enumerate() {
         eprintln!("shape {} of {}, after {:.0} s", at + 1, shapes.len(), start.elapsed().as_secs_f64());
-        results.extend(measure_shape(&arguments, gpu.as_ref(), ceilings.as_ref(), shape)?);
+        results.extend(measure_shape(&arguments, &gpus, ceilings.as_ref(), shape)?);
+        // A run that is stopped leaves what it has measured.
+        if let Some(file) = &arguments.json {
+            write_json(file.as_deref(), context.as_ref(), ceilings.as_ref(), ROUNDS, &results)?;
+        }
     }
-    if let Some(gpu) = gpu.as_ref().filter(|_| arguments.wants("record")) {
+    if let Some(gpu) = gpus.first().filter(|_| arguments.wants("record")) {
         results.extend(record::measure(gpu)?);
     }
     if flow::SERIES.iter().any(|series| arguments.wants(series)) {
@@ -122,6 +128,14 @@ fn main() -> Result<()> {
     }
     if qat::SERIES.iter().any(|series| arguments.wants(series)) {
         results.extend(qat::measure()?);
+    }
+    if let (Some(context), Some(first)) = (measured, ceilings) {
+        println!();
+        let larger = first.larger(ceiling::measure(context, "at the end")?);
+        for result in results.iter_mut().filter(|result| result.of_ceilings.is_some()) {
+            *result = std::mem::take(result).compared_with(&larger);
+        }
+        ceilings = Some(larger);
     }
     if let Some(file) = &arguments.json {
         let path = write_json(file.as_deref(), context.as_ref(), ceilings.as_ref(), ROUNDS, &results)?;
@@ -133,7 +147,7 @@ fn main() -> Result<()> {
 
 fn measure_shape(
     arguments: &Arguments,
-    gpu: Option<&Gpu<'_>>,
+    gpus: &[Gpu<'_>],
     ceilings: Option<&Ceilings>,
     shape: [usize; 3],
 ) -> Result<Vec<Measured>> {
@@ -146,14 +160,17 @@ fn measure_shape(
     let layer = Layer::new(shape)?;
     let mut all: Vec<(&str, Series, Vec<f64>)> = Vec::new();
     for series in wanted {
-        let prepared = match gpu {
-            _ if cpu::SERIES.contains(&series) => cpu::prepare(series, &layer)?,
-            Some(gpu) => gpu.prepare(series, &layer)?,
-            None => continue,
+        let prepared: Vec<Prepared> = if cpu::SERIES.contains(&series) {
+            vec![cpu::prepare(series, &layer)?]
+        } else {
+            let tiles = if gpu::OF_TILES.contains(&series) { gpus.len() } else { 1 };
+            gpus.iter().take(tiles).map(|gpu| gpu.prepare(series, &layer)).collect::<Result<_>>()?
         };
-        match prepared {
-            Prepared::Series(prepared) => all.push((series, prepared, Vec::new())),
-            Prepared::LeftOut(LeftOut(reason)) => println!("  {series:<16} left out: {reason}"),
+        for prepared in prepared {
+            match prepared {
+                Prepared::Series(prepared) => all.push((series, prepared, Vec::new())),
+                Prepared::LeftOut(LeftOut(reason)) => println!("  {series:<16} left out: {reason}"),
+            }
         }
     }
     drop(layer);
@@ -189,7 +206,10 @@ fn measure_shape(
     if rounds < ROUNDS {
         println!("  {rounds} rounds instead of {ROUNDS}: they take long");
     }
-    print_ratios(&results);
+    // Tiles of the user's are compared by their times.
+    if gpus.len() < 2 {
+        print_ratios(&results);
+    }
     Ok(results)
 }
 

@@ -45,9 +45,9 @@ pub(crate) struct Arguments {
     /// The adapter whose name contains NAME [default: the most capable].
     #[arg(long, value_name = "NAME")]
     pub(crate) adapter: Option<String>,
-    /// Uses this tile instead of the engine's choice, as in linear_reg,32,1.
-    #[arg(long, value_name = "KERNEL,ROWS,K_STEP", value_parser = tile)]
-    pub(crate) tile: Option<Tile>,
+    /// Uses this tile instead of the engine's choice, as in linear_reg,32,1; may be repeated to compare several.
+    #[arg(long = "tile", value_name = "KERNEL,ROWS,K_STEP", value_parser = tile)]
+    tiles: Vec<Tile>,
     /// Cargo passes this to every bench.
     #[arg(long, hide = true)]
     bench: bool,
@@ -56,6 +56,11 @@ pub(crate) struct Arguments {
 impl Arguments {
     pub(crate) fn wants(&self, series: &str) -> bool {
         self.series.is_empty() || self.series.iter().any(|s| s == series)
+    }
+
+    /// Returns the tiles to measure; `None` is the engine's choice.
+    pub(crate) fn tiles(&self) -> Vec<Option<Tile>> {
+        if self.tiles.is_empty() { vec![None] } else { self.tiles.iter().copied().map(Some).collect() }
     }
 
     /// Returns the shapes to measure: those of `--shape`, or one of the two lists.

@@ -5,7 +5,7 @@ use enfold::Tensor;
 use enfold::gpu::context::Context;
 use wgpu::{BufferUsages, ComputePass, ComputePassDescriptor};
 
-use crate::device::{bind_group, buffer, calls, download, empty, encoder, pipeline, timed};
+use crate::device::{bind_group, buffer, calls, download, empty, encoder, pipeline, timed, trusted_module};
 use crate::gpu::{LeftOut, copies};
 use crate::layer::{Layer, Sample, ZERO_POINT};
 use crate::{Prepared, Runner, Series};
@@ -96,8 +96,7 @@ pub(crate) fn float(context: &Context, layer: &Layer) -> Result<Prepared> {
     let descriptor = wgpu::include_wgsl!("../matmul_f32.wgsl");
     // SAFETY: every buffer holds whole tiles, and the grid has one workgroup for each; constants bound the indices within a tile.
     #[allow(unsafe_code)]
-    let module =
-        unsafe { context.device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked()) };
+    let module = unsafe { trusted_module(context, descriptor) };
     let pipeline = pipeline(context, &module, "matmul_f32");
     // The inputs are whole numbers of four bits, so that all sums are exact in float, in whatever order.
     let number = |value: i8| f32::from(value >> 4);

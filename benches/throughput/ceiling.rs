@@ -1,17 +1,22 @@
-//! Measures the ceilings of an adapter: packed dot products on registers alone, and a copy of a buffer. The series of the same run
-//! are compared with them.
+//! Measures the ceilings of an adapter: packed dot products on registers alone, a copy of a buffer, and reading one. The series of the
+//! same run are compared with them.
+
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use enfold::gpu::context::Context;
-use wgpu::BufferUsages;
+use wgpu::{BufferUsages, ComputePass, ComputePassDescriptor};
 
 use crate::device::{
-    bind_group, buffer, calls, download, empty, encoder, pipeline, read, staging, timed, timed_commands,
+    bind_group, buffer, calls, download, empty, encoder, pipeline, read, staging, timed, timed_commands, trusted_module,
 };
 use crate::median;
 
 const ROUNDS: usize = 5;
-const COPY_BYTES: u64 = 256 << 20;
+/// An idle GPU has a fraction of its clock. It is kept busy for so long before each ceiling is measured.
+const WARM_UP: Duration = Duration::from_millis(500);
+/// The size of the buffers that are copied and read, if the device has buffers of this size.
+const BUFFER_BYTES: u64 = 256 << 20;
 const WORKGROUP_SIZE: u32 = 256;
 /// The number of dot products that a thread computes in one iteration.
 const DOTS: u32 = 256;
@@ -26,35 +31,68 @@ pub(crate) struct Ceilings {
     pub(crate) copy_gigabytes: f64,
     /// The size of the copied buffer in bytes.
     pub(crate) copy_bytes: u64,
+    /// Reading a buffer, in 10⁹ bytes a second.
+    pub(crate) read_gigabytes: f64,
+    /// The size of the buffer that is read, in bytes.
+    pub(crate) read_bytes: u64,
 }
 
-pub(crate) fn measure(context: &Context) -> Result<Ceilings> {
+impl Ceilings {
+    /// The larger of each: a device may have had a lower clock at one of the two times.
+    pub(crate) fn larger(self, other: Self) -> Self {
+        Self {
+            dot_tops: self.dot_tops.max(other.dot_tops),
+            copy_gigabytes: self.copy_gigabytes.max(other.copy_gigabytes),
+            read_gigabytes: self.read_gigabytes.max(other.read_gigabytes),
+            ..self
+        }
+    }
+}
+
+/// Measures all ceilings; `when` is printed.
+pub(crate) fn measure(context: &Context, when: &str) -> Result<Ceilings> {
     let dot_tops = dots(context)?;
     let (copy_gigabytes, copy_bytes) = copy(context)?;
+    let (read_gigabytes, read_bytes) = reading(context)?;
     println!(
-        "ceilings: packed dot products {dot_tops:.4} TOPS; copying {} MiB {copy_gigabytes:.1} GB/s read and written",
-        copy_bytes >> 20
+        "ceilings {when}: packed dot products {dot_tops:.4} TOPS; copying {} MiB {copy_gigabytes:.1} GB/s read and written; \
+         reading {} MiB {read_gigabytes:.1} GB/s",
+        copy_bytes >> 20,
+        read_bytes >> 20
     );
-    Ok(Ceilings { dot_tops, copy_gigabytes, copy_bytes })
+    Ok(Ceilings { dot_tops, copy_gigabytes, copy_bytes, read_gigabytes, read_bytes })
+}
+
+/// Returns the seconds of a call on a device that has been busy, from a function that makes so many calls.
+fn warm(run: impl Fn(usize) -> Result<f64>) -> Result<f64> {
+    let start = Instant::now();
+    let mut at_once = calls(|| run(1))?;
+    while start.elapsed() < WARM_UP {
+        run(at_once)?;
+    }
+    at_once = calls(|| run(1))?;
+    Ok(median((0..ROUNDS).map(|_| run(at_once)).collect::<Result<_>>()?))
 }
 
 fn dots(context: &Context) -> Result<f64> {
     // A GPU gets more threads than any holds at once. A CPU needs few.
     let (groups, iterations) = if context.is_software() { (64u32, 8u32) } else { (4096, 32) };
-    let module = context.device.create_shader_module(wgpu::include_wgsl!("../ceiling.wgsl"));
+    // SAFETY: the grid has one thread for each element of y.
+    #[allow(unsafe_code)]
+    let module = unsafe { trusted_module(context, wgpu::include_wgsl!("../ceiling.wgsl")) };
     let pipeline = pipeline(context, &module, "dot_ceiling");
     let uniform: Vec<u8> = [iterations, 0, 0, 0].into_iter().flat_map(u32::to_le_bytes).collect();
     let uniform = buffer(context, &uniform, BufferUsages::UNIFORM);
     let threads = groups * WORKGROUP_SIZE;
     let y = empty(context, "y", u64::from(threads) * 4, BufferUsages::STORAGE | BufferUsages::COPY_SRC);
     let bind_group = bind_group(context, &pipeline, &[&uniform, &y]);
-    let record = |pass: &mut wgpu::ComputePass<'_>, calls: usize| {
+    let record = |pass: &mut ComputePass<'_>, calls: usize| {
         pass.set_pipeline(&pipeline);
         pass.set_bind_group(0, &bind_group, &[]);
         (0..calls).for_each(|_| pass.dispatch_workgroups(groups, 1, 1));
     };
     let mut encoder = encoder(context);
-    record(&mut encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default()), 1);
+    record(&mut encoder.begin_compute_pass(&ComputePassDescriptor::default()), 1);
     let sums = download(context, encoder, &y)?;
     for id in [0, 1, threads / 2, threads - 1] {
         let at = id as usize * 4;
@@ -68,9 +106,7 @@ fn dots(context: &Context) -> Result<f64> {
             Ok(())
         })
     };
-    let calls = calls(|| run(1))?;
-    let seconds = median((0..ROUNDS).map(|_| run(calls)).collect::<Result<_>>()?);
-    Ok(f64::from(threads) * f64::from(iterations * DOTS) * OPERATIONS / seconds * 1e-12)
+    Ok(f64::from(threads) * f64::from(iterations * DOTS) * OPERATIONS / warm(run)? * 1e-12)
 }
 
 /// Computes the number that a thread of `ceiling.wgsl` stores.
@@ -88,7 +124,7 @@ fn expected(id: u32, iterations: u32) -> i32 {
 }
 
 fn copy(context: &Context) -> Result<(f64, u64)> {
-    let size = COPY_BYTES.min(context.device.limits().max_buffer_size) / 4 * 4;
+    let size = BUFFER_BYTES.min(context.device.limits().max_buffer_size) / 4 * 4;
     let usage = BufferUsages::COPY_SRC | BufferUsages::COPY_DST;
     let (from, to) = (empty(context, "from", size, usage), empty(context, "to", size, usage));
     let mark = *b"the end of it...";
@@ -98,11 +134,58 @@ fn copy(context: &Context) -> Result<(f64, u64)> {
             (0..calls).for_each(|_| encoder.copy_buffer_to_buffer(&from, 0, &to, 0, size));
         })
     };
-    let calls = calls(|| run(1))?;
+    let seconds = warm(run)?;
     let staging = staging(context, mark.len() as u64);
     let mut encoder = encoder(context);
     encoder.copy_buffer_to_buffer(&to, size - staging.size(), &staging, 0, staging.size());
     ensure!(read(context, encoder, &staging)? == mark, "the copy lacks the end of its source");
-    let seconds = median((0..ROUNDS).map(|_| run(calls)).collect::<Result<_>>()?);
     Ok((2e-9 * size as f64 / seconds, size))
+}
+
+fn reading(context: &Context) -> Result<(f64, u64)> {
+    // A thread reads four vectors of 16 bytes at a time.
+    let groups: u32 = if context.is_software() { 64 } else { 2048 };
+    let threads = groups * WORKGROUP_SIZE;
+    let at_a_time = u64::from(threads) * 64;
+    let limits = context.device.limits();
+    let size = BUFFER_BYTES.min(limits.max_buffer_size).min(limits.max_storage_buffer_binding_size);
+    let size = size / at_a_time * at_a_time;
+    ensure!(size > 0, "this device's largest buffer has less than {at_a_time} bytes");
+    let vectors = (size / 16) as u32;
+    // SAFETY: the loops end at the last vector, whose number is a multiple of what all threads read in an iteration, and there is a sum for
+    // each thread.
+    #[allow(unsafe_code)]
+    let module = unsafe { trusted_module(context, wgpu::include_wgsl!("../read.wgsl")) };
+    let [fill, read] = ["fill_once", "read_once"].map(|entry| pipeline(context, &module, entry));
+    let params = buffer(context, bytemuck::cast_slice(&[vectors, threads]), BufferUsages::UNIFORM);
+    let x = empty(context, "x", size, BufferUsages::STORAGE);
+    let sums = empty(context, "sums", u64::from(threads) * 4, BufferUsages::STORAGE | BufferUsages::COPY_SRC);
+    let filling = bind_group(context, &fill, &[&params, &x]);
+    let reading = bind_group(context, &read, &[&params, &x, &sums]);
+    let record = |pass: &mut ComputePass<'_>, calls: usize| {
+        pass.set_pipeline(&read);
+        pass.set_bind_group(0, &reading, &[]);
+        (0..calls).for_each(|_| pass.dispatch_workgroups(groups, 1, 1));
+    };
+    let mut encoder = encoder(context);
+    {
+        let mut pass = encoder.begin_compute_pass(&ComputePassDescriptor::default());
+        pass.set_pipeline(&fill);
+        pass.set_bind_group(0, &filling, &[]);
+        pass.dispatch_workgroups(groups, 1, 1);
+        record(&mut pass, 1);
+    }
+    let sums: Vec<u32> = bytemuck::pod_collect_to_vec(&download(context, encoder, &sums)?);
+    let got = sums.into_iter().fold(0, u32::wrapping_add);
+    // Word i is i times a number, so the sum of all words is n (n - 1) / 2 times that number.
+    let words = size / 4;
+    let expected = ((words * (words - 1) / 2) as u32).wrapping_mul(0x9E37_79B9);
+    ensure!(got == expected, "the ceiling of reading: the sum is {got}, expected {expected}");
+    let seconds = warm(|calls| {
+        timed(context, calls, |pass| {
+            record(pass, calls);
+            Ok(())
+        })
+    })?;
+    Ok((1e-9 * size as f64 / seconds, size))
 }

@@ -27,14 +27,34 @@ pub(crate) fn encoder(context: &Context) -> CommandEncoder {
     context.device.create_command_encoder(&CommandEncoderDescriptor::default())
 }
 
-/// Creates a pipeline whose bindings follow from its shader.
+/// Compiles a shader module without wgpu's run-time checks, as the engine's are.
+///
+/// # Safety
+/// No index is beyond a buffer or an array, and every loop ends.
+#[allow(unsafe_code)]
+pub(crate) unsafe fn trusted_module(context: &Context, wgsl: wgpu::ShaderModuleDescriptor<'_>) -> wgpu::ShaderModule {
+    // SAFETY: the caller's.
+    unsafe { context.device.create_shader_module_trusted(wgsl, wgpu::ShaderRuntimeChecks::unchecked()) }
+}
+
+/// Creates a pipeline whose bindings follow from its shader. As in the engine, workgroup memory does not begin as zeros.
 pub(crate) fn pipeline(context: &Context, module: &wgpu::ShaderModule, entry: &str) -> wgpu::ComputePipeline {
+    pipeline_of(context, module, entry, &[])
+}
+
+/// Creates a pipeline with override constants.
+pub(crate) fn pipeline_of(
+    context: &Context,
+    module: &wgpu::ShaderModule,
+    entry: &str,
+    constants: &[(&str, f64)],
+) -> wgpu::ComputePipeline {
     context.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
         label: Some(entry),
         layout: None,
         module,
         entry_point: Some(entry),
-        compilation_options: wgpu::PipelineCompilationOptions::default(),
+        compilation_options: wgpu::PipelineCompilationOptions { constants, zero_initialize_workgroup_memory: false },
         cache: None,
     })
 }

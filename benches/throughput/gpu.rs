@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use enfold::gpu::context::Context;
-use enfold::gpu::{Engine, LinearKernel, Model, Options, Run, TileShape};
+use enfold::gpu::{Engine, GpuError, LinearKernel, Model, Options, Run, TileShape};
 use enfold::program::Program;
 use pollster::block_on;
 use wgpu::{Buffer, BufferUsages};
@@ -26,6 +26,10 @@ pub(crate) const SERIES: [&str; 10] = [
     "gpu matrix units",
     "gpu round trip",
 ];
+
+/// The series that use the engine's tile, or those of the command line.
+pub(crate) const OF_TILES: [&str; 6] =
+    ["gpu resident", "gpu checked", "gpu dynamic", "gpu 4 bit", "gpu 2 bit", "gpu round trip"];
 
 /// Runs on hardware GPUs rotate through copies of the weights of at least so many bytes, so that weights come from memory, as in a
 /// network, and not from a cache.
@@ -90,6 +94,14 @@ impl<'c> Gpu<'c> {
         get(&self.engine, || self.new_engine(Options::default()))
     }
 
+    /// Returns a reason if the device cannot have the tile that the user gave.
+    fn without_tile(&self) -> Option<LeftOut> {
+        let (kernel, rows, k_step) = self.tile?;
+        let error = self.engine().err()?;
+        let is_refused = matches!(error.downcast_ref(), Some(GpuError::Tile { .. } | GpuError::Feature { .. }));
+        is_refused.then(|| LeftOut(format!("tile {},{rows},{k_step}: {error}", kernel.name())))
+    }
+
     fn checked(&self) -> Result<&Engine> {
         get(&self.checked, || self.new_engine(Options { checked: true, ..Options::default() }))
     }
@@ -101,6 +113,9 @@ impl<'c> Gpu<'c> {
         let computed = if whole_tiles { rows.next_multiple_of(64) } else { rows };
         let operations = 2.0 * computed as f64 * k as f64 * n as f64;
         if let Some(left_out) = LeftOut::too_long(self.context, series, operations) {
+            return Ok(left_out.into());
+        }
+        if let Some(left_out) = self.without_tile().filter(|_| OF_TILES.contains(&series)) {
             return Ok(left_out.into());
         }
         match series {

@@ -30,7 +30,16 @@ pub(crate) struct Measured {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct OfCeilings {
     pub(crate) dot: f64,
-    pub(crate) copy: f64,
+    pub(crate) memory: OfMemory,
+}
+
+/// Bytes a second as a fraction of a ceiling.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum OfMemory {
+    /// Of a copy, which reads as much as it writes.
+    Copy(f64),
+    /// Of reading, for a layer that writes less than a hundredth of its bytes: one of few rows.
+    Read(f64),
 }
 
 impl Measured {
@@ -40,8 +49,13 @@ impl Measured {
 
     pub(crate) fn compared_with(mut self, ceilings: &Ceilings) -> Self {
         let dot = self.gops * 1e-3 / ceilings.dot_tops;
-        self.of_ceilings =
-            self.gigabytes().map(|gigabytes| OfCeilings { dot, copy: gigabytes / ceilings.copy_gigabytes });
+        let [rows, _, n] = self.shape;
+        let mostly_reads = self.bytes.is_some_and(|bytes| rows * n * 100 <= bytes);
+        let memory = |gigabytes: f64| match mostly_reads {
+            true => OfMemory::Read(gigabytes / ceilings.read_gigabytes),
+            false => OfMemory::Copy(gigabytes / ceilings.copy_gigabytes),
+        };
+        self.of_ceilings = self.gigabytes().map(|gigabytes| OfCeilings { dot, memory: memory(gigabytes) });
         self
     }
 
@@ -51,8 +65,12 @@ impl Measured {
         if let Some(gigabytes) = self.gigabytes() {
             print!(" {gigabytes:>8.2} GB/s");
         }
-        if let Some(OfCeilings { dot, copy }) = self.of_ceilings {
-            print!(" {:>5.1} % of dot, {:>5.1} % of copy", dot * 100.0, copy * 100.0);
+        if let Some(OfCeilings { dot, memory }) = self.of_ceilings {
+            let (of, what) = match memory {
+                OfMemory::Copy(of) => (of, "copy"),
+                OfMemory::Read(of) => (of, "read"),
+            };
+            print!(" {:>5.1} % of dot, {:>5.1} % of {what}", dot * 100.0, of * 100.0);
         }
         if let Some(kernel) = &self.kernel {
             print!("  {kernel}");
@@ -113,6 +131,7 @@ pub(crate) fn write_json(
         "rounds": rounds,
         "ceilings": ceilings.map(|c| json!({
             "dot_tops": c.dot_tops, "copy_gigabytes_per_second": c.copy_gigabytes, "copy_bytes": c.copy_bytes,
+            "read_gigabytes_per_second": c.read_gigabytes, "read_bytes": c.read_bytes,
         })),
         "results": results,
     });
@@ -126,11 +145,16 @@ fn json_of(m: &Measured, naive: Option<f64>) -> Value {
         "series": m.series, "rows": rows, "k": k, "n": n, "seconds": m.seconds, "gops": m.gops, "rounds": m.rounds,
     });
     let ratio = naive.filter(|_| m.bytes.is_some()).map(|naive| m.seconds / naive);
+    let of_memory =
+        |wanted: fn(OfMemory) -> Option<f64>| m.of_ceilings.and_then(|of| wanted(of.memory)).map(Value::from);
+    let of_copy = |memory| if let OfMemory::Copy(of) = memory { Some(of) } else { None };
+    let of_read = |memory| if let OfMemory::Read(of) = memory { Some(of) } else { None };
     let optional = [
         ("least_seconds", m.least_seconds.map(Value::from)),
         ("gigabytes_per_second", m.gigabytes().map(Value::from)),
         ("of_dot_ceiling", m.of_ceilings.map(|of| of.dot.into())),
-        ("of_copy_ceiling", m.of_ceilings.map(|of| of.copy.into())),
+        ("of_copy_ceiling", of_memory(of_copy)),
+        ("of_read_ceiling", of_memory(of_read)),
         ("ratio_to_naive", ratio.map(Value::from)),
         ("elements_compared", m.compared.map(Value::from)),
         ("kernel", m.kernel.clone().map(Value::from)),
