@@ -12,10 +12,16 @@
 
 #[path = "throughput/arguments.rs"]
 mod arguments;
+#[path = "throughput/attention.rs"]
+mod attention;
 #[path = "throughput/baseline.rs"]
 mod baseline;
+#[path = "throughput/bound.rs"]
+mod bound;
 #[path = "throughput/ceiling.rs"]
 mod ceiling;
+#[path = "throughput/chain.rs"]
+mod chain;
 #[path = "throughput/cooperative_matrix.rs"]
 mod cooperative_matrix;
 #[path = "throughput/cpu.rs"]
@@ -24,6 +30,8 @@ mod cpu;
 mod device;
 #[path = "throughput/dynamic.rs"]
 mod dynamic;
+#[path = "throughput/float.rs"]
+mod float;
 #[path = "throughput/flow.rs"]
 mod flow;
 #[path = "throughput/gpu.rs"]
@@ -120,8 +128,15 @@ fn main() -> Result<()> {
             write_json(file.as_deref(), context.as_ref(), ceilings.as_ref(), ROUNDS, &results)?;
         }
     }
-    if let Some(gpu) = gpus.first().filter(|_| arguments.wants("record")) {
-        results.extend(record::measure(gpu)?);
+    type Measure = fn(&Gpu<'_>) -> Result<Vec<Measured>>;
+    let on_gpu: [(&str, Measure); 4] = [
+        (record::SERIES[0], record::measure),
+        (chain::SERIES[0], chain::measure),
+        (float::SERIES[0], float::measure),
+        (attention::SERIES[0], attention::measure),
+    ];
+    for (_, measure) in on_gpu.into_iter().filter(|(series, _)| arguments.wants(series)) {
+        results.extend(gpus.first().map_or(Ok(Vec::new()), measure)?);
     }
     if flow::SERIES.iter().any(|series| arguments.wants(series)) {
         results.extend(flow::measure()?);
@@ -209,6 +224,36 @@ fn measure_shape(
     // Tiles of the user's are compared by their times.
     if gpus.len() < 2 {
         print_ratios(&results);
+    }
+    Ok(results)
+}
+
+/// Measures series in turn that compute the same by `operations` operations, and compares the first with each of the others.
+pub(crate) fn compare(shape: [usize; 3], operations: f64, all: Vec<(&str, Series)>) -> Result<Vec<Measured>> {
+    let mut all: Vec<(&str, Series, Vec<f64>)> = all.into_iter().map(|(name, s)| (name, s, Vec::new())).collect();
+    let rounds = take_turns(&mut all)?;
+    let measured = |(name, series, seconds): (&str, Series, Vec<f64>)| {
+        let seconds = median(seconds);
+        Measured {
+            series: name.to_owned(),
+            shape,
+            seconds,
+            gops: 1e-9 * operations / seconds,
+            rounds,
+            bytes: Some(series.bytes),
+            compared: Some(series.compared),
+            kernel: series.kernel,
+            ..Measured::default()
+        }
+    };
+    let mut results: Vec<Measured> = all.into_iter().map(measured).collect();
+    results.iter().for_each(Measured::print);
+    if let Some((first, others)) = results.split_first_mut() {
+        for other in others {
+            let ratio = first.seconds / other.seconds;
+            println!("  {} takes {ratio:.3} times {}", first.series, other.series);
+            first.ratios.push((other.series.clone(), ratio));
+        }
     }
     Ok(results)
 }

@@ -3,15 +3,14 @@
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
+use enfold::Tensor;
 use enfold::gpu::Run;
 use enfold::interp::Interpreter;
 use enfold::lower::lower;
-use enfold::ops::{IntegerLinear, Op, Requantize};
-use enfold::values::{DType, QParams};
-use enfold::{Graph, GraphBuilder, Shape, Tensor};
 use pollster::block_on;
 use wgpu::{BufferUsages, CommandEncoder};
 
+use crate::chain::{network, weights};
 use crate::device::{buffer, empty, encoder};
 use crate::gpu::Gpu;
 use crate::median;
@@ -27,7 +26,7 @@ const RECORDINGS: usize = 3000;
 
 pub(crate) fn measure(gpu: &Gpu<'_>) -> Result<Vec<Measured>> {
     let mut random = Random::new(12);
-    let graph = mlp(&mut random)?;
+    let graph = network(&weights(&mut random, LAYERS, WIDTH)?, WIDTH)?;
     let program = lower(&graph)?;
     let model = block_on(gpu.engine()?.load(&program))?;
     let x = Tensor::from_i8(&[1, WIDTH], random.codes(WIDTH))?;
@@ -93,23 +92,6 @@ fn recorded(gpu: &Gpu<'_>, record: impl Fn(&mut CommandEncoder) -> Result<()>) -
     let finished = start.elapsed().as_secs_f64() - recorded;
     drop(commands);
     Ok([recorded, finished])
-}
-
-/// Builds layers with int8 inputs and outputs, one dispatch each.
-fn mlp(random: &mut Random) -> Result<Graph> {
-    let mut g = GraphBuilder::new();
-    let mut h = g.typed_input("x", Shape::rows(WIDTH), DType::I8)?;
-    for at in 0..LAYERS {
-        let weight = Tensor::from_i8(&[WIDTH, WIDTH], random.codes(WIDTH * WIDTH))?;
-        let weight = g.constant(&format!("w{at}"), weight)?;
-        let bias = g.constant(&format!("b{at}"), Tensor::from_i32(&[WIDTH], vec![17; WIDTH])?)?;
-        let factors = g.constant(&format!("m{at}"), Tensor::from_f32(&[WIDTH], vec![1e-3; WIDTH])?)?;
-        let acc =
-            g.node(&format!("fc{at}"), Op::IntegerLinear(IntegerLinear { fraction_bits: 0 }), &[h, weight, bias])?;
-        let qparams = QParams::new(0.05, 3)?;
-        h = g.node(&format!("h{at}"), Op::Requantize(Requantize { qparams, lo: -128, hi: 127 }), &[acc, factors])?;
-    }
-    Ok(g.finish([h])?)
 }
 
 /// Bare wgpu commands: dispatches of a shader that does next to nothing, with one pipeline, a bind group each and two dynamic offsets.

@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result};
 use enfold::gpu::context::Context;
 use serde_json::{Value, json};
 
+use crate::arguments::layer_series;
 use crate::ceiling::Ceilings;
 
 /// One line of the table.
@@ -24,6 +25,8 @@ pub(crate) struct Measured {
     pub(crate) compared: Option<usize>,
     pub(crate) kernel: Option<String>,
     pub(crate) of_ceilings: Option<OfCeilings>,
+    /// The series that it is compared with, and how many times their seconds it takes.
+    pub(crate) ratios: Vec<(String, f64)>,
 }
 
 /// Throughput as a fraction of the ceilings.
@@ -119,8 +122,10 @@ pub(crate) fn write_json(
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     }
+    let of_layers = layer_series();
     let naive = |shape| results.iter().find(|m| m.shape == shape && m.series == "gpu naive").map(|m| m.seconds);
-    let results: Vec<Value> = results.iter().map(|m| json_of(m, naive(m.shape))).collect();
+    let naive_of = |m: &Measured| naive(m.shape).filter(|_| of_layers.contains(&m.series.as_str()));
+    let results: Vec<Value> = results.iter().map(|m| json_of(m, naive_of(m))).collect();
     let json = json!({
         "adapter": info.map(|i| i.name.clone()),
         "backend": info.map(|i| format!("{:?}", i.backend)),
@@ -144,7 +149,7 @@ fn json_of(m: &Measured, naive: Option<f64>) -> Value {
     let mut value = json!({
         "series": m.series, "rows": rows, "k": k, "n": n, "seconds": m.seconds, "gops": m.gops, "rounds": m.rounds,
     });
-    let ratio = naive.filter(|_| m.bytes.is_some()).map(|naive| m.seconds / naive);
+    let ratio = naive.map(|naive| m.seconds / naive);
     let of_memory =
         |wanted: fn(OfMemory) -> Option<f64>| m.of_ceilings.and_then(|of| wanted(of.memory)).map(Value::from);
     let of_copy = |memory| if let OfMemory::Copy(of) = memory { Some(of) } else { None };
@@ -163,6 +168,9 @@ fn json_of(m: &Measured, naive: Option<f64>) -> Value {
         if let Some(member) = member {
             value[key] = member;
         }
+    }
+    for (to, ratio) in &m.ratios {
+        value["ratio_to"][to] = (*ratio).into();
     }
     value
 }
