@@ -4,18 +4,56 @@
 #   tests/gpu_machine.sh --pack DIR   where the crate builds: puts all that is needed into DIR
 #   tests/gpu_machine.sh DIR          where the GPU is: runs what DIR holds, and prints where the results lie
 #
-# ENFOLD_QUICK=1         measures two small shapes only
-# ENFOLD_ADAPTER=NAME    uses the adapter whose name contains NAME
-# ENFOLD_RESULTS=FOLDER  writes below this folder, by default the working directory
+# It runs these parts, the most telling ones first. A part that fails or takes too long does not stop the others, but the script then fails.
+#
+#   A  registers of the kernels, the ceilings, a square layer and one row      4 minutes
+#   B  tile shapes, cooperative matrices, kernels of one row, packed weights   7 minutes
+#   C  the GPU tests and an example                                            8 minutes
+#   D  an encoder at 1 and 32 sequences, attention, chains, floats             4 minutes
+#   E  all series at all shapes, as JSON                                       7 minutes
+#
+# ENFOLD_PARTS=ABD           runs these parts only
+# ENFOLD_QUICK=1             measures small shapes only, and runs some of the tests
+# ENFOLD_SLOWER=N            gives each part N times the minutes
+# ENFOLD_ADAPTER=NAME        uses the adapter whose name contains NAME
+# ENFOLD_ALLOW_SOFTWARE=1    uses a software adapter if there is no other. Without this or its name it is refused
+# ENFOLD_RESULTS=FOLDER      writes below this folder, by default the working directory
+# VK_DRIVER_FILES=FILE       uses this driver. Otherwise the script looks for one, if the loader finds no GPU
 set -euo pipefail
 
 say() { printf '\n== %s\n' "$*"; }
 fail() { printf '%s\n' "$*" >&2; exit 1; }
-usage() { sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; exit 2; }
+usage() { sed -n '2,/^set/s/^# \{0,1\}//p' "$0" | sed '/^set/d'; exit 2; }
 
 # The executable of one target, from cargo's messages on standard input.
 executable() {
     sed -n "/\"name\":\"$1\"/s/.*\"executable\":\"\([^\"]*\)\".*/\1/p" | tail -n 1
+}
+
+# A Python with the packages that tests/onnx/encoder.py needs; fails without one.
+python_with_onnx() {
+    local python
+    for python in target/onnxruntime-venv/bin/python python3; do
+        "$python" -c 'import numpy, onnx' 2>/dev/null || continue
+        echo "$python"
+        return 0
+    done
+    return 1
+}
+
+# Makes the encoder that part D measures: the layers of a small sentence encoder, with few words, since more would change no time.
+pack_encoder() {
+    local dir=$1 python batch
+    if ! python=$(python_with_onnx); then
+        say "without an encoder, so that part D leaves it out: neither target/onnxruntime-venv nor python3 has numpy and onnx"
+        return 0
+    fi
+    "$python" tests/onnx/encoder.py "$dir/encoder.onnx" --layers 6 --hidden 384 --heads 12 --intermediate 1536 --vocab 1000
+    for batch in 1 32; do
+        "$dir/enfold" quantize "$dir/encoder.onnx" --dim "batch=$batch" --dim seq=128 --dynamic --per-token \
+            --output "$dir/encoder-$batch.enfold" >/dev/null
+    done
+    rm "$dir/encoder.onnx"
 }
 
 pack() {
@@ -28,10 +66,11 @@ pack() {
     # shellcheck disable=SC2064
     trap "rm -f '$messages'" EXIT
     say "building"
-    cargo test --release --no-run --test gpu --features coopmat --message-format=json >"$messages"
-    cargo bench --no-run --bench throughput --features coopmat --message-format=json >>"$messages"
-    cargo build --release --example linear_gpu --message-format=json >>"$messages"
-    for name in gpu throughput linear_gpu; do
+    local build=(--features "coopmat,cli" --message-format=json)
+    cargo build --release --bin enfold --example linear_gpu "${build[@]}" >"$messages"
+    cargo test --release --no-run --test gpu --test host "${build[@]}" >>"$messages"
+    cargo bench --no-run --bench throughput "${build[@]}" >>"$messages"
+    for name in enfold gpu host throughput linear_gpu; do
         path=$(executable "$name" <"$messages")
         [ -n "$path" ] || fail "cargo has built no $name"
         cp "$path" "$dir/$name"
@@ -44,61 +83,226 @@ pack() {
     mkdir -p "$dir/examples/data"
     cp -R examples/data/digits "$dir/examples/data/"
     cp tests/gpu_machine.sh "$dir/"
+    pack_encoder "$dir"
     du -sh "$dir"
 }
 
-# Names the driver to the loader: by a file that DIR/lib holds, or where a machine has NVIDIA's library but no file that says so.
+# The adapters that answer, one a line: the type, and the name.
+adapters() {
+    # A driver that hangs must not stop all.
+    timeout 60 "$dir/enfold" adapters --json 2>/dev/null |
+        awk -F '"' '$2 == "name" { name = $4 } $2 == "device_type" { print $4, name }' || true
+}
+
+# Of these, the one that the programs use: the first whose name contains ENFOLD_ADAPTER.
+chosen() {
+    wanted=${ENFOLD_ADAPTER:-} awk 'BEGIN { wanted = tolower(ENVIRON["wanted"]) }
+        { name = tolower(substr($0, index($0, " ") + 1)) } wanted == "" || index(name, wanted) { print; exit }'
+}
+
+# Whether a GPU answers, or the adapter that the user names, which may be a software adapter.
+is_found() {
+    local found
+    found=$(adapters | chosen)
+    [ -n "$found" ] && { [ -n "${ENFOLD_ADAPTER:-}" ] || [[ $found != 'Cpu '* ]]; }
+}
+
+# Uses one driver, by a file that names its library.
+use_driver() { export VK_DRIVER_FILES=$1 VK_ICD_FILENAMES=$1; }
+
+# Folders in which drivers and containers leave NVIDIA's libraries.
+LIBRARIES=(/usr/lib/x86_64-linux-gnu /usr/lib64 /usr/lib /usr/local/nvidia/lib64 /usr/local/nvidia/lib /usr/local/lib /usr/lib/wsl/lib)
+
+# The files in which drivers name their libraries to the loader, NVIDIA's first, from everywhere that distributions and containers put them.
+driver_files() {
+    local folder file files=()
+    for folder in /etc/vulkan/icd.d /usr/share/vulkan/icd.d /usr/local/share/vulkan/icd.d /usr/local/etc/vulkan/icd.d \
+        /usr/local/nvidia/share/vulkan/icd.d /usr/local/nvidia/vulkan/icd.d /usr/share/nvidia/vulkan/icd.d /usr/share/glvnd/vulkan/icd.d \
+        /etc/glvnd/vulkan/icd.d /opt/nvidia/vulkan/icd.d /run/opengl-driver/share/vulkan/icd.d /usr/lib/wsl/lib /usr/lib64/vulkan/icd.d; do
+        for file in "$folder"/*.json; do
+            [ ! -e "$file" ] || files+=("$file")
+        done
+    done
+    [ ${#files[@]} -gt 0 ] || return 0
+    printf '%s\n' "${files[@]}" | awk '/nvidia/ { print; next } { rest[n++] = $0 } END { for (i = 0; i < n; i++) print rest[i] }'
+}
+
+# NVIDIA's libraries that contain a Vulkan driver: GLX's needs X11's libraries, which a container may lack, and EGL's does not.
+nvidia_libraries() {
+    local name folder
+    for name in libGLX_nvidia.so.0 libEGL_nvidia.so.0; do
+        ldconfig -p 2>/dev/null | sed -n "s/^[[:space:]]*$name .*x86-64.* => //p"
+        for folder in "${LIBRARIES[@]}"; do
+            [ ! -e "$folder/$name" ] || echo "$folder/$name"
+        done
+    done | awk '!seen[$0]++'
+}
+
+# Finds a driver with a GPU: the one that the user or DIR/lib names, else what the loader finds by itself, else each that lies anywhere.
 find_driver() {
     local file library
     [ -z "${VK_DRIVER_FILES:-}${VK_ICD_FILENAMES:-}" ] || return 0
-    for file in "$1"/lib/*.json; do
+    for file in "$dir"/lib/*.json; do
         [ -e "$file" ] || continue
         say "driver file: $file"
-        export VK_DRIVER_FILES=$file VK_ICD_FILENAMES=$file
+        use_driver "$file"
         return 0
     done
-    for file in /etc/vulkan/icd.d/*.json /usr/share/vulkan/icd.d/*.json /usr/local/share/vulkan/icd.d/*.json; do
-        [[ -e $file && $file == *nvidia* ]] && return 0
-    done
-    file=/usr/local/nvidia/share/vulkan/icd.d/nvidia_icd.json
-    if [ ! -e "$file" ]; then
-        library=$(ldconfig -p | grep -oE 'lib(GLX|EGL)_nvidia\.so\.0' | sort -r | head -n 1 || true)
-        [ -n "$library" ] || return 0
-        file=$temporary/nvidia_icd.json
+    ! is_found || return 0
+    while IFS= read -r file; do
+        use_driver "$file"
+        is_found || continue
+        say "driver file: $file"
+        return 0
+    done < <(driver_files)
+    while IFS= read -r library; do
+        file=$temporary/$(basename "$library" .so.0).json
         printf '{"file_format_version":"1.0.0","ICD":{"library_path":"%s","api_version":"1.3.0"}}\n' "$library" >"$file"
+        use_driver "$file"
+        # Its other libraries lie beside it.
+        LD_LIBRARY_PATH=$LD_LIBRARY_PATH:$(dirname "$library")
+        is_found || continue
+        say "driver library: $library"
+        return 0
+    done < <(nvidia_libraries)
+    unset VK_DRIVER_FILES VK_ICD_FILENAMES
+}
+
+# Fails unless there is the adapter that the user wants: nothing is measured without one, or on a CPU that was taken for a GPU.
+check_adapter() {
+    local all chosen
+    all=$(adapters)
+    if [ -z "$all" ]; then
+        echo "driver files: ${VK_DRIVER_FILES:-$(driver_files | tr '\n' ' ')}" >&2
+        echo "NVIDIA's libraries: $(nvidia_libraries | tr '\n' ' ')" >&2
+        fail "no GPU adapter answers: nothing is measured. Install a Vulkan driver, or name its file by VK_DRIVER_FILES"
     fi
-    say "driver file: $file"
-    export VK_DRIVER_FILES=$file VK_ICD_FILENAMES=$file
+    say "adapters"
+    printf '%s\n' "$all"
+    chosen=$(chosen <<<"$all")
+    [ -n "$chosen" ] || fail "no adapter's name contains $ENFOLD_ADAPTER"
+    [[ $chosen == 'Cpu '* ]] || return 0
+    [ -n "${ENFOLD_ADAPTER:-}" ] || [ "${ENFOLD_ALLOW_SOFTWARE:-}" = 1 ] ||
+        fail "only a software adapter answers (${chosen#Cpu }): set ENFOLD_ALLOW_SOFTWARE=1 to measure it all the same"
+    echo "this is a software adapter: its times say nothing about a GPU"
+}
+
+# Runs a command of a part in what is left of the part's time.
+limited() {
+    local left=$((deadline - SECONDS)) status=0
+    if [ "$left" -le 0 ]; then
+        echo "left out, the part's time is over: ${*##*/}" >&2
+        return 1
+    fi
+    timeout --kill-after=10 "$left" "$@" || status=$?
+    [ "$status" -ne 124 ] || echo "stopped when the part's time was over: ${1##*/}" >&2
+    return "$status"
+}
+
+throughput() { limited "$dir/throughput" ${adapter[@]+"${adapter[@]}"} "$@"; }
+
+# Puts an option before each of the other arguments, into `repeated`.
+repeat() {
+    local option=$1 value
+    shift
+    for value; do repeated+=("$option" "$value"); done
+}
+
+part_A() {
+    local status=0 repeated=()
+    if [ "$quick" -eq 1 ]; then repeat --shape 128,512,512 1,1024,1024; else repeat --shape 4096,4096,4096 1,16384,16384; fi
+    ENFOLD_ISA=1 limited "$dir/host" statistics_of_the_linear_kernels --nocapture || status=1
+    throughput --series "gpu resident" "${repeated[@]}" --json A.json || status=1
+    return "$status"
+}
+
+part_B() {
+    local status=0 repeated=()
+    if [ "$quick" -eq 1 ]; then
+        repeat --shape 128,512,512
+        repeat --tile linear,64,2 linear_large,128,2 linear_reg,32,1
+    else
+        repeat --shape 4096,4096,4096 1024,1024,1024 512,1024,1024 128,384,1536
+        repeat --tile linear,16,2 linear,32,2 linear,32,4 linear,64,1 linear,64,2 linear,64,4 linear_large,128,2 linear_reg,8,1 \
+            linear_reg,32,1 linear_reg,64,1 linear_sub,8,8 linear_sub,16,8
+    fi
+    throughput --series "gpu resident" --series "gpu matrix units" "${repeated[@]}" --json B-tiles.json || status=1
+    repeated=()
+    repeat --tile linear_gemv,1,1 linear_gemv,1,2 linear_gemv,1,4
+    if [ "$quick" -eq 1 ]; then repeat --shape 1,1024,1024; else repeat --shape 1,4096,4096 1,1024,4096; fi
+    throughput --series "gpu resident" --series "gpu 4 bit" --series "gpu 2 bit" "${repeated[@]}" --json B-rows.json || status=1
+    return "$status"
+}
+
+part_C() {
+    local status=0 tests=()
+    [ "$quick" -eq 0 ] || tests=(an_adapter_answers kernels:: coopmat::)
+    limited "$dir/gpu" --nocapture ${tests[@]+"${tests[@]}"} || status=1
+    (cd "$dir" && limited ./linear_gpu ${adapter[@]+"${adapter[@]}"}) || status=1
+    return "$status"
+}
+
+part_D() {
+    local status=0 batch batches=(1 32) runs=20
+    [ "$quick" -eq 0 ] || { batches=(1) runs=3; }
+    for batch in "${batches[@]}"; do
+        if [ ! -e "$dir/encoder-$batch.enfold" ]; then
+            echo "left out: an encoder at $batch sequences, which --pack has not made"
+            continue
+        fi
+        limited "$dir/enfold" bench "$dir/encoder-$batch.enfold" --device gpu ${adapter[@]+"${adapter[@]}"} --runs "$runs" --steps || status=1
+    done
+    throughput --series attention --series chain --series float --json D.json || status=1
+    return "$status"
+}
+
+part_E() {
+    local repeated=()
+    if [ "$quick" -eq 1 ]; then repeat --shape 1,1024,1024 128,512,512; else repeated=(--full); fi
+    throughput "${repeated[@]}" --json
+}
+
+# Runs one part with its own log and its own time.
+run_part() {
+    local part=$1 minutes=$2 status=0 began=$SECONDS
+    [[ ${ENFOLD_PARTS:-ABCDE} == *$part* ]] || return 0
+    deadline=$((SECONDS + minutes * 60 * ${ENFOLD_SLOWER:-1}))
+    say "part $part"
+    "part_$part" 2>&1 | tee "$part.log" || status=1
+    if [ "$status" -eq 0 ]; then summary+=("part $part: done in $((SECONDS - began)) s"); else
+        summary+=("part $part: FAILED after $((SECONDS - began)) s, see $PWD/$part.log")
+        failed=1
+    fi
 }
 
 measure() {
-    local dir failed=0 arguments
+    local name
     [ -d "$1" ] || fail "$1 is no folder"
     dir=$(cd "$1" && pwd)
-    for name in gpu throughput; do
+    for name in enfold gpu host throughput linear_gpu; do
         [ -x "$dir/$name" ] || fail "$dir/$name is missing; make it with --pack"
     done
+    [[ ${ENFOLD_PARTS:-A} =~ ^[A-E]+$ ]] || fail "ENFOLD_PARTS=$ENFOLD_PARTS: expected letters from A to E"
+    [[ ${ENFOLD_SLOWER:-1} =~ ^[1-9][0-9]*$ ]] || fail "ENFOLD_SLOWER=$ENFOLD_SLOWER: expected a number"
     temporary=$(mktemp -d)
     trap 'rm -rf "$temporary"' EXIT
-    touch "$temporary/began"
-    find_driver "$dir"
     export LD_LIBRARY_PATH=$dir/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
-
-    say "tests"
-    "$dir/gpu" --nocapture || { failed=1; echo "tests failed" >&2; }
-    if [ -x "$dir/linear_gpu" ]; then
-        say "example"
-        (cd "$dir" && ./linear_gpu ${ENFOLD_ADAPTER:+--adapter "$ENFOLD_ADAPTER"}) || { failed=1; echo "the example failed" >&2; }
-    fi
-
-    say "throughput"
-    arguments=(--full)
-    [ "${ENFOLD_QUICK:-}" != 1 ] || arguments=(--shape 1,1024,1024 --shape 128,512,512)
-    [ -z "${ENFOLD_ADAPTER:-}" ] || arguments+=(--adapter "$ENFOLD_ADAPTER")
+    find_driver
+    check_adapter
+    quick=0 failed=0 adapter=() summary=()
+    [ "${ENFOLD_QUICK:-}" != 1 ] || quick=1
+    [ -z "${ENFOLD_ADAPTER:-}" ] || adapter=(--adapter "$ENFOLD_ADAPTER")
     mkdir -p "${ENFOLD_RESULTS:=.}"
-    (cd "$ENFOLD_RESULTS" && "$dir/throughput" "${arguments[@]}" --json) || { failed=1; echo "throughput failed" >&2; }
+    cd "$ENFOLD_RESULTS"
+    touch "$temporary/began"
+    run_part A 4
+    run_part B 7
+    run_part C 8
+    run_part D 4
+    run_part E 7
     say "results"
-    find "$(cd "$ENFOLD_RESULTS" && pwd)/benches/results" -name '*.json' -newer "$temporary/began" || failed=1
+    find "$PWD" -maxdepth 3 \( -name '*.json' -o -name '[A-E].log' \) -newer "$temporary/began" | sort
+    printf '%s\n' "${summary[@]}"
     [ "$failed" -eq 0 ] || fail "something failed, see above"
 }
 

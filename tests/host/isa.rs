@@ -17,7 +17,7 @@ fn compiler() -> Option<Compiler> {
         report("machine code: not checked; tests/isa.sh does");
         return None;
     }
-    Some(Compiler::new().expect("Mesa's RADV on its null device"))
+    Some(Compiler::new("").expect("Mesa's RADV on its null device"))
 }
 
 /// The guesses of divisions and roots, whose bits decide nothing and which may be contracted, and what replaces them.
@@ -101,6 +101,32 @@ fn without_the_barrier_products_are_contracted() {
 fn linear(name: &str) -> Shader {
     let is_it = |shader: &Shader| shader.name == name && shader.chosen[0].name == "to_i8";
     shaders::all().into_iter().map(|(shader, _)| shader).find(is_it).expect("a shader")
+}
+
+/// What the driver of this machine's GPU states about the kernels of int8 layers, which `tests/gpu_machine.sh` prints. NVIDIA's and Mesa's
+/// newer drivers count registers.
+#[test]
+fn statistics_of_the_linear_kernels() {
+    if std::env::var_os("ENFOLD_ISA").is_none() {
+        report("statistics: none; tests/gpu_machine.sh prints them");
+        return;
+    }
+    let wanted = std::env::var("ENFOLD_ADAPTER").unwrap_or_default().to_lowercase();
+    let compiler = match Compiler::new(&wanted) {
+        Ok(compiler) => compiler,
+        Err(error) => return report(&format!("statistics: the driver states none ({error})")),
+    };
+    for name in
+        ["linear_workgroup_8", "linear_large_8", "linear_register_8", "linear_gemv_8", "linear_gemv_4", "linear_gemv_2"]
+    {
+        let is_it = |(shader, _): &(Shader, _)| shader.name == name && shader.chosen[0].name == "to_i8";
+        let (shader, entries) = shaders::all().into_iter().find(is_it).expect("a shader");
+        for entry in entries {
+            let statistics = compiler.statistics(&shader, entry).expect("a pipeline");
+            let all: Vec<String> = statistics.iter().map(|(name, value)| format!("{name} {value}")).collect();
+            report(&format!("statistics of {name} {entry} on {}: {}", compiler.device, all.join(", ")));
+        }
+    }
 }
 
 /// The kernel for large layers on a GPU with packed dot products.

@@ -28,8 +28,8 @@ pub(super) struct Code {
 }
 
 impl Compiler {
-    /// The first device of the driver that `VK_DRIVER_FILES` names.
-    pub(super) fn new() -> Result<Self, Box<dyn std::error::Error>> {
+    /// The most capable device whose name contains `wanted`, ignoring case. `VK_DRIVER_FILES` names the driver.
+    pub(super) fn new(wanted: &str) -> Result<Self, Box<dyn std::error::Error>> {
         // SAFETY: the library is Vulkan's loader, and stays loaded.
         let library = unsafe { ash::Entry::load()? };
         let application = vk::ApplicationInfo::default().api_version(vk::API_VERSION_1_3);
@@ -37,8 +37,19 @@ impl Compiler {
         // SAFETY: the structs live during the calls. Instance and device live until the process ends.
         unsafe {
             let instance = library.create_instance(&create, None)?;
-            let physical = *instance.enumerate_physical_devices()?.first().ok_or("no device")?;
-            let device = instance.get_physical_device_properties(physical).device_name_as_c_str()?.to_str()?.to_owned();
+            let properties = |&physical: &vk::PhysicalDevice| instance.get_physical_device_properties(physical);
+            let name = |physical: &vk::PhysicalDevice| -> Option<String> {
+                Some(properties(physical).device_name_as_c_str().ok()?.to_string_lossy().into_owned())
+            };
+            let mut all = instance.enumerate_physical_devices()?;
+            all.retain(|physical| name(physical).is_some_and(|name| name.to_lowercase().contains(wanted)));
+            all.sort_by_key(|physical| match properties(physical).device_type {
+                vk::PhysicalDeviceType::DISCRETE_GPU => 0,
+                vk::PhysicalDeviceType::CPU => 2,
+                _ => 1,
+            });
+            let physical = *all.first().ok_or("no device")?;
+            let device = name(&physical).unwrap_or_default();
             let queues = [vk::DeviceQueueCreateInfo::default().queue_family_index(0).queue_priorities(&[1.0])];
             let extensions = [khr::pipeline_executable_properties::NAME.as_ptr()];
             let mut info =
@@ -59,24 +70,27 @@ impl Compiler {
 
     /// Compiles an entry point as wgpu does without run-time checks.
     pub(super) fn compile(&self, wgsl: &str, shader: &Shader, entry: &str, constants: &[(&str, f64)]) -> Code {
-        let (module, info) = parse(wgsl, shader);
-        let constants = constants.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
-        let stage = Some((ShaderStage::Compute, entry));
-        let (module, info) = back::pipeline_constants::process_overrides(&module, &info, stage, &constants)
-            .unwrap_or_else(|e| panic!("{entry}: {e}"));
-        let options = spv::Options {
-            lang_version: (1, 4),
-            flags: spv::WriterFlags::empty(),
-            force_loop_bounding: false,
-            zero_initialize_workgroup_memory: spv::ZeroInitializeWorkgroupMemoryMode::None,
-            ..spv::Options::default()
-        };
-        let pipeline = spv::PipelineOptions { shader_stage: ShaderStage::Compute, entry_point: entry.to_owned() };
-        let words = spv::write_vec(&module, &info, &options, Some(&pipeline)).expect("SPIR-V");
-        self.machine_code(&words, shader, entry).unwrap_or_else(|e| panic!("{entry}: {e}"))
+        let words = spirv(wgsl, shader, entry, constants);
+        // SAFETY: the pipeline has statistics and internal representations.
+        let code = self.pipeline(&words, shader, entry, |pipeline| unsafe { self.read(pipeline) });
+        code.unwrap_or_else(|e| panic!("{entry}: {e}"))
     }
 
-    fn machine_code(&self, words: &[u32], shader: &Shader, entry: &str) -> Result<Code, vk::Result> {
+    /// What the driver states about an entry point: its registers, for example.
+    pub(super) fn statistics(&self, shader: &Shader, entry: &str) -> Result<Vec<(String, u64)>, vk::Result> {
+        let words = spirv(&shader.wgsl(), shader, entry, &[]);
+        // SAFETY: the pipeline has statistics.
+        self.pipeline(&words, shader, entry, |pipeline| unsafe { self.statistics_of(pipeline) })
+    }
+
+    /// Makes a pipeline, and reads it.
+    fn pipeline<T>(
+        &self,
+        words: &[u32],
+        shader: &Shader,
+        entry: &str,
+        read: impl FnOnce(vk::Pipeline) -> Result<T, vk::Result>,
+    ) -> Result<T, vk::Result> {
         let mut bindings: Vec<vk::DescriptorSetLayoutBinding<'_>> = Vec::new();
         for binding in shader.bindings() {
             if bindings.iter().all(|earlier| earlier.binding != binding.binding) {
@@ -105,7 +119,7 @@ impl Compiler {
             let create = [vk::ComputePipelineCreateInfo::default().stage(stage).layout(layout).flags(capture)];
             let pipelines = device.create_compute_pipelines(vk::PipelineCache::null(), &create, None);
             let pipeline = pipelines.map_err(|(_, error)| error)?[0];
-            let code = self.read(pipeline);
+            let code = read(pipeline);
             device.destroy_pipeline(pipeline, None);
             device.destroy_shader_module(module, None);
             device.destroy_pipeline_layout(layout, None);
@@ -115,14 +129,32 @@ impl Compiler {
     }
 
     /// # Safety
+    /// The pipeline was made by this device with statistics.
+    unsafe fn statistics_of(&self, pipeline: vk::Pipeline) -> Result<Vec<(String, u64)>, vk::Result> {
+        let info = vk::PipelineExecutableInfoKHR::default().pipeline(pipeline);
+        // SAFETY: the caller's; names end with a zero, and the format says which member of the union is there.
+        unsafe {
+            let number = |s: &vk::PipelineExecutableStatisticKHR<'_>| match s.format {
+                vk::PipelineExecutableStatisticFormatKHR::BOOL32 => s.value.b32.into(),
+                vk::PipelineExecutableStatisticFormatKHR::FLOAT64 => s.value.f64 as u64,
+                _ => s.value.u64,
+            };
+            let all = self.executables.get_pipeline_executable_statistics(&info)?;
+            Ok(all
+                .iter()
+                .map(|s| (CStr::from_ptr(s.name.as_ptr()).to_string_lossy().into_owned(), number(s)))
+                .collect())
+        }
+    }
+
+    /// # Safety
     /// The pipeline was made by this device with statistics and internal representations.
     unsafe fn read(&self, pipeline: vk::Pipeline) -> Result<Code, vk::Result> {
         let info = vk::PipelineExecutableInfoKHR::default().pipeline(pipeline);
-        // SAFETY: the caller's; each buffer is as long as the driver has said; names end with a zero, and RADV's statistics are u64.
+        // SAFETY: the caller's; each buffer is as long as the driver has said; names end with a zero.
         unsafe {
             let text = |name: &[std::ffi::c_char]| CStr::from_ptr(name.as_ptr()).to_string_lossy().into_owned();
-            let statistics = self.executables.get_pipeline_executable_statistics(&info)?;
-            let statistics = statistics.iter().map(|s| (text(&s.name), s.value.u64)).collect();
+            let statistics = self.statistics_of(pipeline)?;
             let mut representations = self.executables.get_pipeline_executable_internal_representations(&info)?;
             let mut texts: Vec<Vec<u8>> = representations.iter().map(|r| vec![0; r.data_size]).collect();
             for (representation, text) in representations.iter_mut().zip(&mut texts) {
@@ -138,6 +170,24 @@ impl Compiler {
             Ok(Code { text, statistics, lines })
         }
     }
+}
+
+/// The SPIR-V of an entry point, as wgpu makes it without run-time checks.
+fn spirv(wgsl: &str, shader: &Shader, entry: &str, constants: &[(&str, f64)]) -> Vec<u32> {
+    let (module, info) = parse(wgsl, shader);
+    let constants = constants.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
+    let stage = Some((ShaderStage::Compute, entry));
+    let (module, info) = back::pipeline_constants::process_overrides(&module, &info, stage, &constants)
+        .unwrap_or_else(|e| panic!("{entry}: {e}"));
+    let options = spv::Options {
+        lang_version: (1, 4),
+        flags: spv::WriterFlags::empty(),
+        force_loop_bounding: false,
+        zero_initialize_workgroup_memory: spv::ZeroInitializeWorkgroupMemoryMode::None,
+        ..spv::Options::default()
+    };
+    let pipeline = spv::PipelineOptions { shader_stage: ShaderStage::Compute, entry_point: entry.to_owned() };
+    spv::write_vec(&module, &info, &options, Some(&pipeline)).expect("SPIR-V")
 }
 
 impl Code {
