@@ -47,6 +47,7 @@ mod record;
 #[path = "throughput/report.rs"]
 mod report;
 
+use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Result;
@@ -118,15 +119,17 @@ fn main() -> Result<()> {
     let measured = context.as_ref().filter(|_| needs_gpu);
     let mut ceilings = measured.map(|context| ceiling::measure(context, "at the beginning")).transpose()?;
 
+    // A run that is stopped leaves what it has measured.
+    let save = |ceilings: Option<&Ceilings>, results: &[Measured]| {
+        let write = |file: &Option<PathBuf>| write_json(file.as_deref(), context.as_ref(), ceilings, ROUNDS, results);
+        arguments.json.as_ref().map(write).transpose()
+    };
     let mut results = Vec::new();
     let shapes = arguments.shapes(context.as_ref().is_some_and(|context| !context.is_software()));
     for (at, &shape) in shapes.iter().enumerate() {
         eprintln!("shape {} of {}, after {:.0} s", at + 1, shapes.len(), start.elapsed().as_secs_f64());
         results.extend(measure_shape(&arguments, &gpus, ceilings.as_ref(), shape)?);
-        // A run that is stopped leaves what it has measured.
-        if let Some(file) = &arguments.json {
-            write_json(file.as_deref(), context.as_ref(), ceilings.as_ref(), ROUNDS, &results)?;
-        }
+        save(ceilings.as_ref(), &results)?;
     }
     type Measure = fn(&Gpu<'_>) -> Result<Vec<Measured>>;
     let on_gpu: [(&str, Measure); 4] = [
@@ -137,6 +140,7 @@ fn main() -> Result<()> {
     ];
     for (_, measure) in on_gpu.into_iter().filter(|(series, _)| arguments.wants(series)) {
         results.extend(gpus.first().map_or(Ok(Vec::new()), measure)?);
+        save(ceilings.as_ref(), &results)?;
     }
     if flow::SERIES.iter().any(|series| arguments.wants(series)) {
         results.extend(flow::measure()?);
@@ -152,8 +156,7 @@ fn main() -> Result<()> {
         }
         ceilings = Some(larger);
     }
-    if let Some(file) = &arguments.json {
-        let path = write_json(file.as_deref(), context.as_ref(), ceilings.as_ref(), ROUNDS, &results)?;
+    if let Some(path) = save(ceilings.as_ref(), &results)? {
         println!("\nwritten: {}", path.display());
     }
     println!("all in {:.0} s", start.elapsed().as_secs_f64());
@@ -184,7 +187,7 @@ fn measure_shape(
         for prepared in prepared {
             match prepared {
                 Prepared::Series(prepared) => all.push((series, prepared, Vec::new())),
-                Prepared::LeftOut(LeftOut(reason)) => println!("  {series:<16} left out: {reason}"),
+                Prepared::LeftOut(LeftOut(reason)) => println!("  {series:<24} left out: {reason}"),
             }
         }
     }
@@ -228,7 +231,8 @@ fn measure_shape(
     Ok(results)
 }
 
-/// Measures series in turn that compute the same by `operations` operations, and compares the first with each of the others.
+/// Measures series in turn that compute the same by `operations` operations, or by a number that says nothing if it is 0, and compares the
+/// first with each of the others.
 pub(crate) fn compare(shape: [usize; 3], operations: f64, all: Vec<(&str, Series)>) -> Result<Vec<Measured>> {
     let mut all: Vec<(&str, Series, Vec<f64>)> = all.into_iter().map(|(name, s)| (name, s, Vec::new())).collect();
     let rounds = take_turns(&mut all)?;

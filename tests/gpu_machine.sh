@@ -236,7 +236,7 @@ part_B() {
 
 part_C() {
     local status=0 tests=()
-    [ "$quick" -eq 0 ] || tests=(an_adapter_answers kernels:: coopmat::)
+    [ "$quick" -eq 0 ] || tests=(an_adapter_answers linear_large_equals recording::)
     limited "$dir/gpu" --nocapture ${tests[@]+"${tests[@]}"} || status=1
     (cd "$dir" && limited ./linear_gpu ${adapter[@]+"${adapter[@]}"}) || status=1
     return "$status"

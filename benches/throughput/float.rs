@@ -149,6 +149,5 @@ fn measure_kernel(gpu: &Gpu<'_>, engine: &Engine, lines: usize, kernel: Kernel) 
     let own = Series { run: runner(context, move |pass| bound.record(pass))?, bytes, compared, kernel: None };
     let builtin = Series { run: runner(context, record)?, bytes, compared, kernel: None };
     let names = [format!("float {name}"), format!("float {name} builtin")];
-    let elements = (lines * length) as f64;
-    compare([lines, length, length], elements, vec![(&names[0], own), (&names[1], builtin)])
+    compare([lines, length, length], 0.0, vec![(&names[0], own), (&names[1], builtin)])
 }

@@ -64,7 +64,11 @@ impl Measured {
 
     pub(crate) fn print(&self) {
         let Self { series, seconds, gops, .. } = self;
-        print!("  {series:<16} {:>12.1} us {:>9.4} TOPS", seconds * 1e6, gops * 1e-3);
+        print!("  {series:<24} {:>12.1} us", seconds * 1e6);
+        // Some series do not count their operations.
+        if *gops > 0.0 {
+            print!(" {:>9.4} TOPS", gops * 1e-3);
+        }
         if let Some(gigabytes) = self.gigabytes() {
             print!(" {gigabytes:>8.2} GB/s");
         }
