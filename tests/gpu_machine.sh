@@ -90,7 +90,7 @@ pack() {
 # The adapters that answer, one a line: the type, and the name.
 adapters() {
     # A driver that hangs must not stop all.
-    timeout 60 "$dir/enfold" adapters --json 2>/dev/null |
+    timeout --kill-after=5 60 "$dir/enfold" adapters --json 2>/dev/null |
         awk -F '"' '$2 == "name" { name = $4 } $2 == "device_type" { print $4, name }' || true
 }
 
@@ -195,7 +195,8 @@ limited() {
         return 1
     fi
     timeout --kill-after=10 "$left" "$@" || status=$?
-    [ "$status" -ne 124 ] || echo "stopped when the part's time was over: ${1##*/}" >&2
+    # 137: it did not end by itself either.
+    [ "$status" -ne 124 ] && [ "$status" -ne 137 ] || echo "stopped when the part's time was over: ${1##*/}" >&2
     return "$status"
 }
 
@@ -247,7 +248,7 @@ part_D() {
     [ "$quick" -eq 0 ] || { batches=(1) runs=3; }
     for batch in "${batches[@]}"; do
         if [ ! -e "$dir/encoder-$batch.enfold" ]; then
-            echo "left out: an encoder at $batch sequences, which --pack has not made"
+            echo "left out: an encoder at $batch sequences, which --pack has not made" >&2
             continue
         fi
         limited "$dir/enfold" bench "$dir/encoder-$batch.enfold" --device gpu ${adapter[@]+"${adapter[@]}"} --runs "$runs" --steps || status=1
@@ -269,6 +270,7 @@ run_part() {
     deadline=$((SECONDS + minutes * 60 * ${ENFOLD_SLOWER:-1}))
     say "part $part"
     "part_$part" 2>&1 | tee "$part.log" || status=1
+    if grep -q '^left out' "$part.log"; then summary+=("part $part: something was left out, see $PWD/$part.log"); fi
     if [ "$status" -eq 0 ]; then summary+=("part $part: done in $((SECONDS - began)) s"); else
         summary+=("part $part: FAILED after $((SECONDS - began)) s, see $PWD/$part.log")
         failed=1

@@ -6,20 +6,27 @@
 struct LinearParams {
     // Input features in vectors of 16 int8 values: the row stride of `x`.
     k_vecs: u32,
+    // Matrix rows for each row of the batch.
+    rows_factor: u32,
+    // Vectors of 16 features in each part of K, where it is divided.
+    part_vecs: u32,
+    // The stride from the dynamic qparams of one row of `x` to those of the next: 2, or 0 if all rows share them.
+    qparams_stride: u32,
+    // The range of matrix rows of this dispatch.
+    first_row: u32,
+    end_row: u32,
+    // What follows is loaded together by the epilogue. The first quad of this dispatch, and the number of quads in its blocks of weights.
+    first_quad: u32,
+    quads: u32,
+    // Up to four layers that read the same values share a dispatch: the columns of each, their number, and the words from the result of
+    // one to that of the next. A layer alone has 2^30 - 1 columns: more than there are.
+    layer_columns: u32,
+    layers: u32,
+    layer_words: u32,
     // Output columns of a layer: the row stride of a float output.
     n: u32,
     // Row stride of an int8 output, in words.
     row_words: u32,
-    // Matrix rows for each row of the batch.
-    rows_factor: u32,
-    // The range of matrix rows of this dispatch.
-    first_row: u32,
-    end_row: u32,
-    // The first quad of this dispatch, and the number of quads in its blocks of weights.
-    first_quad: u32,
-    quads: u32,
-    // Vectors of 16 features in each part of K, where it is divided.
-    part_vecs: u32,
     // p of equation 4.
     fraction_bits: u32,
     zero_point: i32,
@@ -28,15 +35,8 @@ struct LinearParams {
     hi: f32,
     // 1 to replace negative float results by 0.
     relu: u32,
-    // The stride from the dynamic qparams of one row of `x` to those of the next: 2, or 0 if all rows share them.
-    qparams_stride: u32,
     // 0, which no compiler knows.
     zero: u32,
-    // Layers that read the same values share a dispatch: the columns of each, their number, and the words from the result of one to
-    // that of the next. A layer alone has all columns.
-    layer_columns: u32,
-    layers: u32,
-    layer_words: u32,
     unused_0: u32,
     // Equation 8, where another value is added: a is the result of the layer, b the other value.
     add: AddParams,
@@ -105,8 +105,10 @@ struct Output {
 
 fn output_at(quad: u32) -> Output {
     let column = (params.first_quad + quad) * 4u;
-    let layer = column / params.layer_columns;
-    let own = select(0xfffffff0u, column - layer * params.layer_columns, layer < params.layers);
+    let of_layer = params.layer_columns;
+    // Of at most four layers, without a division.
+    let layer = u32(column >= of_layer) + u32(column >= 2u * of_layer) + u32(column >= 3u * of_layer);
+    let own = select(0xfffffff0u, column - layer * of_layer, layer < params.layers && column < 4u * of_layer);
     return Output(quad, own, layer * params.layer_words, end_row(), channels[min(quad, params.quads - 1u)], params);
 }
 

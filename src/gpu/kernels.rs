@@ -44,7 +44,7 @@ pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Result<Vec<Pla
     let mut dispatches = of_families(planning, fused)?;
     let steps = planning.program.steps();
     // Layers that share a dispatch are named where they are planned.
-    if fused.siblings[0].is_some() {
+    if fused.shares() {
         return Ok(dispatches);
     }
     let others: BTreeSet<usize> = fused.steps().chain(fused.all_transposes()).collect();

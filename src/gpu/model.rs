@@ -12,6 +12,7 @@ use super::device::Device;
 use super::device::error::GpuError;
 use super::device::transfer::{allocate, download, scoped, upload};
 use super::kernels::config::Config;
+use super::kernels::fused_step::FusedStep;
 use super::kernels::layout::{dense_bytes, pad_rows};
 use super::kernels::linear::coopmat::Coopmat;
 use super::kernels::linear::layers;
@@ -79,16 +80,16 @@ impl Model {
         let mut packed = Packed::new();
         let shared = fuse::shared_layers(program, config);
         let siblings: HashSet<usize> = shared.iter().flat_map(|fused| fused.siblings).flatten().collect();
-        // They live until all weights are packed, which are known by their addresses.
-        let merged: HashMap<usize, QLinear> =
-            shared.iter().filter_map(|fused| Some((fused.main, layers::merged(program, fused)?))).collect();
         for (at, step) in program.steps().iter().enumerate() {
             steps.push(match &step.op {
                 // The weight is part of another.
                 StepOp::QLinear(_) if siblings.contains(&at) => StepData::Nothing,
                 StepOp::QLinear(linear) => {
-                    let linear = merged.get(&at).unwrap_or(linear);
-                    StepData::Linear(upload_weight(device, config, &step.name, linear, &mut packed).await?)
+                    let fused = shared.iter().find(|fused| fused.main == at).copied().unwrap_or(FusedStep::single(at));
+                    let sources = layers::weights(program, &fused).map(|weight| weight.as_ptr() as usize).collect();
+                    let merged = layers::merged(program, &fused);
+                    let linear = merged.as_ref().unwrap_or(linear);
+                    StepData::Linear(upload_weight(device, config, &step.name, (linear, sources), &mut packed).await?)
                 }
                 StepOp::QLut(QLut { table }) => {
                     let name = format!("{}.lut", step.name);
@@ -121,6 +122,7 @@ impl Model {
 
     /// The same weights, executed by another configuration of the device.
     pub(super) fn with_config(&self, config: Arc<Config>) -> Self {
+        debug_assert_eq!(config.unfused, self.config.unfused, "layers share dispatches as their weights were packed");
         let (program, steps, constants) = (self.program.clone(), self.steps.clone(), self.constants.clone());
         Self { device: Arc::clone(&self.device), config, program, steps, constants }
     }
@@ -236,8 +238,9 @@ impl Model {
     }
 }
 
-/// The weights that are on the device, by their address, `n` and `k` on the host, and the bits that the device stores.
-type Packed = HashMap<(usize, usize, usize, WeightBits), LinearData>;
+/// The weights that are on the device, by the addresses in the program of those that one consists of, its `n` and `k`, and the bits that
+/// the device stores.
+type Packed = HashMap<(Vec<usize>, usize, usize, WeightBits), LinearData>;
 
 /// Uploads a weight in as few parts as the device's bindings allow, each of whole blocks of columns. A weight that several layers
 /// read is packed and uploaded once; each layer has channels of its own.
@@ -245,13 +248,13 @@ async fn upload_weight(
     device: &Device,
     config: &Config,
     name: &str,
-    linear: &QLinear,
+    (linear, sources): (&QLinear, Vec<usize>),
     packed: &mut Packed,
 ) -> Result<LinearData, GpuError> {
     let QLinear { weight, n, k, .. } = linear;
     let bits = config.weight_bits(linear);
     let columns_of_part = columns_of_part(device, name, linear, bits)?;
-    let key = (weight.as_ptr() as usize, *n, *k, bits);
+    let key = (sources, *n, *k, bits);
     let shared = packed.get(&key);
     let mut data = LinearData { parts: Vec::new(), buffers: Vec::new() };
     for (at, first_column) in (0..*n).step_by(columns_of_part).enumerate() {

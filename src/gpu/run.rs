@@ -42,7 +42,7 @@ pub(super) struct Dispatch {
     pub(super) kernels: String,
     /// The nodes that it computes besides that of its name.
     pub(super) fused: Vec<String>,
-    /// Bytes of the buffers that it reads and writes, at the most rows.
+    /// Bytes of the buffers that it binds, at the most rows.
     pub(super) bytes: u64,
     pub(super) bind_group: wgpu::BindGroup,
     pub(super) rows: Rows,
@@ -98,8 +98,8 @@ impl Run {
         Self { device, dispatches, max_rows, digit_stride, memory, debug_groups }
     }
 
-    /// Describes the plan of the run, one line for each dispatch: its node, its kernel, its workgroups and the bytes that it reads and
-    /// writes, both at the most rows, and the nodes that are fused with it. A reshape that moves nothing has no line.
+    /// Describes the plan of the run, one line for each dispatch: its node, its kernel, its workgroups at the most rows, the bytes of the
+    /// buffers that it binds for them, and the nodes that are fused with it. A reshape that moves nothing has no line.
     ///
     /// ```no_run
     /// # fn plan(run: &enfold::gpu::Run) {

@@ -90,7 +90,19 @@ impl Layers {
     pub(crate) fn linear(&mut self, x: NodeId, n: usize, k: usize) -> NodeId {
         let sums = self.sums(x, n, k);
         let factors = self.factors(n, k);
-        let qparams = QParams::new(0.05, self.random.between(-60, 60)).expect("valid");
+        let zero_point = self.random.between(-60, 60);
+        self.requantized(sums, factors, zero_point)
+    }
+
+    /// An int8 layer to int8 values with a zero point.
+    pub(crate) fn linear_with(&mut self, x: NodeId, n: usize, k: usize, zero_point: i32) -> NodeId {
+        let sums = self.sums(x, n, k);
+        let factors = self.factors(n, k);
+        self.requantized(sums, factors, zero_point)
+    }
+
+    fn requantized(&mut self, sums: NodeId, factors: NodeId, zero_point: i32) -> NodeId {
+        let qparams = QParams::new(0.05, zero_point).expect("valid");
         self.node("linear", Op::Requantize(Requantize { qparams, lo: -128, hi: 127 }), &[sums, factors])
     }
 

@@ -196,6 +196,54 @@ fn layers_that_share_a_product_are_divided_where_a_binding_ends() {
     assert_eq!(errors.load(Ordering::Relaxed), 0, "errors reached the application's handler");
 }
 
+/// Layers that share a product, to floats and to int8 values, with every kind of tile, with K whole and divided, and with rows that are
+/// divided; and results that together exceed the largest buffer.
+#[test]
+fn layers_that_share_a_product_are_right_on_every_tile() {
+    let Some((context, _)) = engine("shared products of tiles") else { return };
+    let graph = |n: usize, k: usize, most: i32| {
+        let mut l = Layers::new(52);
+        l.most = most;
+        let (x, floats) = (l.int8(&[k]), l.floats(&[k]));
+        let [qparams, quantized] = l.per_token(floats);
+        let dynamic: Vec<_> = (0..3).map(|_| l.after_tokens(qparams, quantized, n, k)).collect();
+        let int8: Vec<_> = (0..4).map(|_| l.linear_with(x, n, k, 17)).collect();
+        let floats: Vec<_> =
+            dynamic.iter().enumerate().map(|(at, &y)| l.g.clamp(&format!("floats {at}"), y, -50.0, 50.0)).collect();
+        let mut outputs: Vec<_> = floats.into_iter().map(|y| y.expect("a clamp")).collect();
+        outputs.truncate(2);
+        let mixed = l.g.add("mixed", dynamic[2], outputs[0]).expect("a sum");
+        outputs.push(mixed);
+        outputs.extend([[0, 1], [2, 3]].map(|[a, b]| l.sum(int8[a], int8[b], false)));
+        l.finish(&outputs)
+    };
+    let tiles = tiles(&context.device.limits(), context.device.features().contains(wgpu::Features::SUBGROUP));
+    for (at, (tile, split_k)) in
+        tiles.iter().flat_map(|&tile| [SplitK::Never, SplitK::Always].map(|split_k| (tile, split_k))).enumerate()
+    {
+        let macs_per_dispatch = (at % 3 == 2).then_some(3 * 64 * 520 * 7);
+        let options = Options { tile: Some(tile), split_k, macs_per_dispatch, ..Options::default() };
+        let engine = engine_with(context, &options);
+        for (n, most) in [(64, 127), (192, 7), (128, 1)] {
+            let bound = Bound::new(&context.device, &context.queue, &engine, graph(n, 520, most), 37, false);
+            let plan = bound.run.describe();
+            assert!(plan.lines().any(|line| line.contains("linear") && line.contains(", with ")), "{plan}");
+            bound.check_all(&format!("shared products of {n} columns, {tile:?}, {split_k:?}"));
+        }
+    }
+    // The results of three layers of 128 columns take 261,120 bytes at 170 rows, and 276,480 at 180.
+    let most = 1 << 18;
+    let limits =
+        wgpu::Limits { max_buffer_size: most, max_storage_buffer_binding_size: most, ..wgpu::Limits::default() };
+    let (device, queue, errors) = watched(context, limits);
+    let engine = block_on(Engine::new(&device, &queue, &Options::default())).expect("an engine");
+    for rows in [170, 180] {
+        Bound::new(&device, &queue, &engine, graph(128, 64, 1), rows, false)
+            .check_all("results of a buffer and of more");
+    }
+    assert_eq!(errors.load(Ordering::Relaxed), 0, "errors reached the application's handler");
+}
+
 /// Two layers read the same values as weights of 8 and of 2 bits, which a binding divides differently.
 #[test]
 fn a_weight_of_two_widths_is_divided_twice() {

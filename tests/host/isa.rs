@@ -39,7 +39,7 @@ fn multiplies_exactly(entry: &str) -> bool {
 
 /// Whether an entry point multiplies exactly in its matmuls only.
 fn is_attention(entry: &str) -> bool {
-    entry.starts_with("attention_")
+    entry.starts_with("attention")
 }
 
 /// The shader with sums in place of its exact multiply-adds.

@@ -169,7 +169,7 @@ pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Planned {
         }
         None => {
             let strides = [0, 1].map(|at| broadcast(planning.input(fused, at), &axes(y)));
-            params.strided = Strided::elementwise(step, y, &strides[0], &strides[1])?;
+            params.strided = Strided::elementwise(&step.name, y, &strides[0], &strides[1])?;
             strided_kernel
         }
     };

@@ -101,6 +101,11 @@ impl FusedStep {
         all.chain(attention.into_iter().flatten()).chain(more)
     }
 
+    /// Whether several linear layers share the dispatch.
+    pub(crate) fn shares(&self) -> bool {
+        self.siblings.iter().any(Option::is_some)
+    }
+
     /// The linear layers of the dispatch.
     pub(crate) fn layers(&self) -> impl Iterator<Item = usize> {
         [Some(self.main)].into_iter().chain(self.siblings).flatten()

@@ -25,9 +25,9 @@ use crate::numerics::UnaryOp;
 wgsl_struct! {
     /// `LinearParams` of `linear/epilogue.wgsl`.
     LinearParams {
-        k_vecs: u32, n: u32, row_words: u32, rows_factor: u32, first_row: u32, end_row: u32, first_quad: u32,
-        quads: u32, part_vecs: u32, fraction_bits: u32, zero_point: i32, lo: f32, hi: f32, relu: u32,
-        qparams_stride: u32, zero: u32, layer_columns: u32, layers: u32, layer_words: u32, unused_0: u32, add: AddParams,
+        k_vecs: u32, rows_factor: u32, part_vecs: u32, qparams_stride: u32, first_row: u32, end_row: u32, first_quad: u32,
+        quads: u32, layer_columns: u32, layers: u32, layer_words: u32, n: u32, row_words: u32, fraction_bits: u32,
+        zero_point: i32, lo: f32, hi: f32, relu: u32, zero: u32, unused_0: u32, add: AddParams,
     }
 }
 

@@ -126,7 +126,7 @@ pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Planned {
         let rank = axes(y).len();
         a.resize(rank, 0);
         b.resize(rank, 0);
-        Strided::elementwise(step, y, &a, &b)?
+        Strided::elementwise(&step.name, y, &a, &b)?
     };
     let params = ReduceParams { strided, length, stride, b_stride, ..ReduceParams::default() };
     let size = if is_row_sum { GridSize::Workgroups } else { GridSize::Threads(strided.row_threads.into()) };

@@ -81,13 +81,13 @@ impl Strided {
     ///
     /// # Errors
     /// Returns [`GpuError::Limit`] if the operands walk through too many axes in different orders.
-    pub(crate) fn elementwise(step: &Step, y: &Value, a: &[usize], b: &[usize]) -> Result<Self, GpuError> {
+    pub(crate) fn elementwise(name: &str, y: &Value, a: &[usize], b: &[usize]) -> Result<Self, GpuError> {
         let result = axes(y);
         let last = result.len() - 1;
         let threads = if y.value_type == ValueType::I8 { y.cols().div_ceil(4) } else { y.cols() };
         let mut strided = Self::rows(y, threads);
         (strided.a_col, strided.b_col) = (a[last] as u32, b[last] as u32);
-        strided.set_axes(&step.name, &result[..last], [&a[..last], &b[..last], &strides(&result[..last])])?;
+        strided.set_axes(name, &result[..last], [&a[..last], &b[..last], &strides(&result[..last])])?;
         Ok(strided)
     }
 
@@ -96,7 +96,7 @@ impl Strided {
     /// # Errors
     /// Returns the same errors as [`Strided::elementwise`].
     pub(crate) fn unary(step: &Step, y: &Value, a: &[usize]) -> Result<Self, GpuError> {
-        Self::elementwise(step, y, a, &vec![0; a.len()])
+        Self::elementwise(&step.name, y, a, &vec![0; a.len()])
     }
 
     /// Fills in the axes before the last, and merges those that all operands walk through as one. The strides are those of a, b

@@ -19,6 +19,8 @@
 //!
 //! A reshape that moves no element has no dispatch: its result lies where its operand does ([`Plan`](super::plan::Plan)).
 //!
+//! Quantize nodes that divide, as those of ONNX files do, have a dispatch of their own.
+//!
 //! A value that only steps of the same dispatch read is never written. If others read it too, the kernel writes it as a second
 //! result, or the steps are not fused. A sum that is kept lives together with both operands and the norm; if that costs too much
 //! memory, [`Plan`](super::plan::Plan) asks for other fusions.
@@ -39,8 +41,8 @@ use crate::program::{Epilogue, Program, StepOp, ValueId};
 pub(crate) enum Fusions {
     /// All patterns of the list.
     All,
-    /// All patterns, except sums before a layer norm that other steps read too.
-    AllButKeptSums,
+    /// All patterns, except sums before a norm and quantized norms whose floats other steps read too.
+    AllButKept,
     /// No pattern.
     None,
 }
@@ -79,7 +81,7 @@ pub(crate) fn fuse(program: &Program, config: &Config, fusions: Fusions) -> Vec<
 /// The fused steps of layers that share a dispatch. They are the same in every plan of a program.
 pub(crate) fn shared_layers(program: &Program, config: &Config) -> Vec<FusedStep> {
     let fusions = if config.unfused { Fusions::None } else { Fusions::All };
-    fuse(program, config, fusions).into_iter().filter(|fused| fused.siblings.iter().any(Option::is_some)).collect()
+    fuse(program, config, fusions).into_iter().filter(FusedStep::shares).collect()
 }
 
 struct Fusion<'p> {
@@ -299,7 +301,8 @@ impl<'p> Fusion<'p> {
         let keeps_norm = self.is_output[output.index()] || others.peek().is_some();
         // The dispatch runs in place of the last step, and a step that reads the floats earlier would not find them.
         let in_time = quantized.quantize.is_some() && others.all(|&reader| reader > quantized.last);
-        if in_time { FusedStep { keeps_norm, ..quantized } } else { fused }
+        let may_keep = self.fusions == Fusions::All || !keeps_norm;
+        if in_time && may_keep { FusedStep { keeps_norm, ..quantized } } else { fused }
     }
 
     /// Whether a layer norm normalizes rows, so that it can write int8 rows.

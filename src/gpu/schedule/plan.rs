@@ -17,7 +17,7 @@ use crate::gpu::kernels::linear::weights::WeightPart;
 use crate::gpu::kernels::movement::{self, MovementKernel};
 use crate::program::{Program, ValueId};
 
-/// Memory that sums which are kept may take beyond a tenth.
+/// Memory that sums and norms which are kept may take beyond a tenth.
 const KEPT_SUM_BYTES: u64 = 256 * 1024;
 
 /// The dispatches of a program, and the memory that its values share.
@@ -50,11 +50,11 @@ impl Plan {
         }
         let all = fuse(program, config, Fusions::All);
         let fastest = plan(&all)?;
-        if !all.iter().any(|fused| fused.keeps_sum) {
+        if !all.iter().any(|fused| fused.keeps_sum || fused.keeps_norm) {
             return Ok(fastest);
         }
         // A dispatch saved is worth some memory, but not much.
-        let smallest = plan(&fuse(program, config, Fusions::AllButKeptSums))?;
+        let smallest = plan(&fuse(program, config, Fusions::AllButKept))?;
         let allowed = smallest.arenas.bytes().saturating_mul(11) / 10;
         let too_large = fastest.arenas.bytes() > allowed.saturating_add(KEPT_SUM_BYTES);
         Ok(if too_large { smallest } else { fastest })
@@ -237,7 +237,7 @@ impl Planner<'_> {
 
     /// Memory for the results of layers that share a dispatch, one after the other.
     fn place_layers(&mut self, fused: &FusedStep) {
-        if fused.siblings.iter().all(Option::is_none) {
+        if !layers::has_shared_result(&self.planning, fused) {
             return;
         }
         let steps = self.planning.program.steps();

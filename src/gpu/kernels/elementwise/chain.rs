@@ -10,6 +10,7 @@ use super::super::grid::GridSize;
 use super::super::kernel::{Kernel, KernelOptions};
 use super::super::strided::{Strided, axes, broadcast, strides};
 use super::super::wgsl::shader;
+use crate::gpu::device::error::GpuError;
 use crate::gpu::device::shader::{FIRST_STORAGE, Piece, Shader, storage, wgsl_struct};
 use crate::numerics::{BinaryOp, UnaryOp};
 use crate::ops::{Add, Binary, Clamp, Div, Mask, Mul, Op, ToFloat, Unary};
@@ -44,7 +45,8 @@ static SHADER: Shader = shader! {
 pub(crate) struct ChainKernel(Piece);
 
 impl ChainKernel {
-    /// The kernel of some steps. Their WGSL is kept for as long as the process runs, once for all chains of these steps.
+    /// The kernel of some steps. Their WGSL is kept for as long as the process runs, once for all chains of the same operations on the same
+    /// kinds of operands: some hundred bytes for each kind that any model of the process has.
     fn of(links: &[Link]) -> Self {
         let name: Vec<String> = links.iter().map(Link::name).collect();
         let name = name.join(", ");
@@ -61,7 +63,7 @@ impl ChainKernel {
         kernel
     }
 
-    /// Kernels of two steps, which have all operations and operands.
+    /// Kernels of few steps, which have all operations and operands.
     pub(crate) fn iter() -> impl Iterator<Item = Self> {
         examples().into_iter().map(|links| Self::of(&links))
     }
@@ -224,7 +226,21 @@ impl Chain {
         let repeated =
             || steps.iter().zip(&chain.links).filter(|(step, _)| shape(step) != &program.value(result).shape);
         let is_long = repeated().any(|(_, link)| matches!(link.operation, Operation::Function(_)));
-        (steps.len() <= MAX_LINKS && repeated().count() <= MAX_REPEATED && !is_long).then_some(chain)
+        let suits = steps.len() <= MAX_LINKS && repeated().count() <= MAX_REPEATED && !is_long;
+        // A chain may walk through more axes in different orders than each of its steps.
+        (suits && chain.strided(program, "").is_ok()).then_some(chain)
+    }
+
+    /// How it walks through its operands: those of a and b, and those of c.
+    fn strided(&self, program: &Program, name: &str) -> Result<[Strided; 2], GpuError> {
+        let y = program.value(self.result);
+        let result = axes(y);
+        let of = |at: usize| match self.operands.get(at) {
+            Some(&id) => broadcast(program.value(id), &result),
+            None => vec![0; result.len()],
+        };
+        // The axes of c are merged alone: those of the others may be merged otherwise.
+        Ok([Strided::elementwise(name, y, &of(0), &of(1))?, Strided::elementwise(name, y, &of(2), &strides(&result))?])
     }
 
     /// Adds a step that reads `before`, or whose first operand the chain begins with.
@@ -290,20 +306,9 @@ pub(super) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Planned {
     let steps: Vec<usize> = fused.chain.into_iter().flatten().collect();
     let chain = Chain::of(program, &steps).unwrap_or_else(|| unreachable!("fusion has made the chain"));
     let y = planning.value(chain.result);
-    let result = axes(y);
-    let strides_of = |at: usize| match chain.operands.get(at) {
-        Some(&id) => broadcast(planning.value(id), &result),
-        None => vec![0; result.len()],
-    };
     let step = fused.last_step(program);
-    let mut others = Strided::elementwise(step, y, &strides_of(2), &strides(&result))?;
-    // The axes of c are merged alone: those of the others may be merged otherwise.
-    others.row_threads = 0;
-    let mut params = ChainParams {
-        strided: Strided::elementwise(step, y, &strides_of(0), &strides_of(1))?,
-        others,
-        ..ChainParams::default()
-    };
+    let [strided, others] = chain.strided(program, &step.name)?;
+    let mut params = ChainParams { strided, others, ..ChainParams::default() };
     for (slot, link) in params.numbers.iter_mut().zip(&chain.links) {
         slot[..2].copy_from_slice(&link.numbers);
     }
@@ -316,7 +321,7 @@ pub(super) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Planned {
 /// Chains of two steps: each operation with one kind of operand, and each kind of operand.
 fn examples() -> Vec<Vec<Link>> {
     let link = |operation, other, swapped| Link { operation, other, swapped, numbers: [0; 2] };
-    // Less than itself is no number, so that a kernel that does nothing would pass.
+    // No number is less than itself: all results would be 0, as those of a kernel that does nothing.
     let others = [Other::Number, Other::Itself, Other::First, Other::B, Other::C];
     let of_two = [Operation::Add, Operation::Mul, Operation::Div]
         .into_iter()

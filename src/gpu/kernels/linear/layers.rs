@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::weights::{BLOCK_COLS, block_bytes};
 use crate::gpu::kernels::config::Config;
+use crate::gpu::kernels::dispatch::Planning;
 use crate::gpu::kernels::fused_step::FusedStep;
 use crate::gpu::kernels::layout::padded_bytes;
 use crate::program::{Epilogue, Program, QLinear, Step, StepOp, Value};
@@ -20,16 +21,30 @@ pub(crate) fn stride_bytes(result: &Value, rows: usize) -> u64 {
     padded_bytes(result, rows).checked_next_multiple_of(ALIGNMENT).unwrap_or(u64::MAX)
 }
 
+/// Whether a binding holds the results of all layers that share a dispatch. Otherwise each layer has its own dispatch, and its result its
+/// own place.
+pub(crate) fn has_shared_result(planning: &Planning<'_>, fused: &FusedStep) -> bool {
+    let limits = &planning.config.limits;
+    let bytes = stride_bytes(planning.output(fused), planning.max_rows).saturating_mul(fused.layers().count() as u64);
+    fused.shares() && bytes <= limits.max_storage_buffer_binding_size.min(limits.max_buffer_size)
+}
+
+/// Steps between layers that share a dispatch. The results of all are in memory from the first layer on, so layers that lie far from one
+/// another would take memory for long.
+const MAX_DISTANCE: usize = 16;
+
 /// Lets layers share a dispatch with the first of them, of all that have one alone.
 pub(crate) fn share(all: &mut Vec<FusedStep>, program: &Program, config: &Config) {
     let mut shared = vec![false; program.steps().len()];
     for at in 0..all.len() {
         let (earlier, later) = all.split_at_mut(at + 1);
         let Some(first) = earlier.last_mut() else { continue };
-        if shared[first.main] || !is_alone(first) {
+        let is_layer = matches!(program.steps()[first.main].op, StepOp::QLinear(_));
+        if shared[first.main] || !is_layer || !is_alone(first) {
             continue;
         }
-        let others = later.iter().filter(|other| is_alone(other)).map(|other| other.main);
+        let near = later.iter().filter(|other| other.main <= first.main + MAX_DISTANCE);
+        let others = near.filter(|other| is_alone(other)).map(|other| other.main);
         let suits = |other: &usize| !shared[*other] && can_share(program, config, first.main, *other);
         let siblings: Vec<usize> = others.filter(suits).take(MAX_SIBLINGS).collect();
         for (slot, sibling) in first.siblings.iter_mut().zip(siblings) {
@@ -74,13 +89,21 @@ fn can_share(program: &Program, config: &Config, first: usize, other: usize) -> 
         && !is_output(other)
 }
 
-/// The layers of a dispatch as one.
-pub(crate) fn merged(program: &Program, fused: &FusedStep) -> Option<QLinear> {
-    let of = |step: usize| match &program.steps()[step].op {
+fn layers<'p>(program: &'p Program, fused: &FusedStep) -> impl Iterator<Item = &'p QLinear> {
+    fused.layers().filter_map(|step| match &program.steps()[step].op {
         StepOp::QLinear(linear) => Some(linear),
         _ => None,
-    };
-    let all: Vec<&QLinear> = fused.layers().filter_map(of).collect();
+    })
+}
+
+/// The weights of the layers of a dispatch.
+pub(crate) fn weights<'p>(program: &'p Program, fused: &FusedStep) -> impl Iterator<Item = &'p Arc<[i8]>> {
+    layers(program, fused).map(|layer| &layer.weight)
+}
+
+/// The layers of a dispatch as one; `None` if there is one only.
+pub(crate) fn merged(program: &Program, fused: &FusedStep) -> Option<QLinear> {
+    let all: Vec<&QLinear> = layers(program, fused).collect();
     let first = *all.first().filter(|_| all.len() > 1)?;
     let epilogues: Vec<&Epilogue> = all.iter().map(|layer| &layer.epilogue).collect();
     let epilogue = match &first.epilogue {

@@ -37,11 +37,14 @@ struct Columns {
     layers: usize,
 }
 
+/// More columns than any layer has: four times as many are a `u32`.
+const ALL_COLUMNS: u32 = (1 << 30) - 1;
+
 /// The dispatches of a linear step; none before its weight is packed.
 pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep, linear: &QLinear) -> Vec<PlannedDispatch> {
     let Some(weights) = planning.weights.get(fused.main) else { return Vec::new() };
     let rows = matrix_rows(planning.output(fused), planning.max_rows);
-    let all: Vec<Columns> = if fused.siblings.iter().all(Option::is_none) {
+    let all: Vec<Columns> = if !fused.shares() {
         let result = fused.last_step(planning.program).output;
         let whole = |(part, &weight)| Columns { part, offsets: [0; 2], weight, result, layers: 1 };
         weights.iter().enumerate().map(whole).collect()
@@ -55,8 +58,7 @@ pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep, linear: &QLinear)
 fn of_layers(planning: &Planning<'_>, fused: &FusedStep, linear: &QLinear, weight: WeightPart) -> Vec<Columns> {
     let results: Vec<ValueId> = fused.layers().map(|step| planning.program.steps()[step].output).collect();
     let layers = results.len();
-    let stride = layers::stride_bytes(planning.value(results[0]), planning.max_rows);
-    if stride.saturating_mul(layers as u64) <= planning.config.limits.max_storage_buffer_binding_size {
+    if layers::has_shared_result(planning, fused) {
         return vec![Columns { part: 0, offsets: [0; 2], weight, result: results[0], layers }];
     }
     // The columns of each layer are whole blocks.
@@ -228,7 +230,7 @@ fn params(
     let step = fused.step(program);
     let stride = layers::stride_bytes(y, planning.max_rows) / 4;
     let (layer_columns, layer_words) = match columns.layers {
-        1 => (u32::MAX, 0),
+        1 => (ALL_COLUMNS, 0),
         _ => (linear.n as u32, u32::try_from(stride).unwrap_or(u32::MAX)),
     };
     let (zero_point, lo, hi, relu) = match linear.epilogue {

@@ -219,7 +219,7 @@ pub(super) fn scaled_softmax(planning: &Planning<'_>, fused: &FusedStep) -> Resu
         (x, params.scale) = (own, scale);
     }
     reads.insert(0, planning.at(A, x));
-    params.strided = Strided::elementwise(step, y, &vec![0; strides.len()], &strides)?;
+    params.strided = Strided::elementwise(&step.name, y, &vec![0; strides.len()], &strides)?;
     let lines = SoftmaxLines::of(params.strided.cols as usize);
     let kernel = SoftmaxKernel::Scaled { lines, scale: fused.scale.is_some(), mask: fused.mask.is_some() };
     let dispatch = PlannedDispatch::single(planning, &step.name, y, kernel, &params, lines.grid());
