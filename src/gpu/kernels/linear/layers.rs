@@ -106,12 +106,12 @@ pub(crate) fn merged(program: &Program, fused: &FusedStep) -> Option<QLinear> {
     let all: Vec<&QLinear> = layers(program, fused).collect();
     let first = *all.first().filter(|_| all.len() > 1)?;
     let epilogues: Vec<&Epilogue> = all.iter().map(|layer| &layer.epilogue).collect();
-    let epilogue = match &first.epilogue {
-        &Epilogue::Requantize { zero_point, lo, hi, .. } => {
+    let epilogue = match first.epilogue {
+        Epilogue::Requantize { zero_point, lo, hi, .. } => {
             Epilogue::Requantize { multiplier: joined(&epilogues, Epilogue::factors), zero_point, lo, hi }
         }
-        &Epilogue::Scale { relu, .. } => Epilogue::Scale { scale: joined(&epilogues, Epilogue::factors), relu },
-        &Epilogue::Dynamic { relu, .. } => {
+        Epilogue::Scale { relu, .. } => Epilogue::Scale { scale: joined(&epilogues, Epilogue::factors), relu },
+        Epilogue::Dynamic { relu, .. } => {
             let (mut weight_sums, mut biases) = (Vec::new(), Vec::new());
             for epilogue in &epilogues {
                 let Epilogue::Dynamic { weight_sum, bias, .. } = epilogue else { continue };
