@@ -31,11 +31,11 @@
 //! them.
 //!
 //! **Speed.** [`LinearKernel`] lists the kernels of int8 linear layers. A table by class of device chooses among them, and
-//! [`Engine::tune`] refines it. Fused steps share a dispatch: layers that read the same value, functions, sums and casts after
-//! layers, sums before norms and quantization after them, chains of elementwise steps, products before sums along an axis, and attention of
-//! floats, where a workgroup's memory holds the scores of 16 rows. [`Run::describe`] lists what was fused. Weights of 2 to 4 bits stay packed. If a grid would be too small for
-//! the device, K is divided; if a dispatch would be too long for a driver's watchdog, its rows are divided. None of this changes the bits
-//! that are promised below.
+//! [`Engine::tune`] refines it. Fused steps share a dispatch: layers that read the same value, functions, sums and casts after layers,
+//! sums before norms and quantization after them, chains of elementwise steps, products before sums along an axis, and attention of
+//! floats, where a workgroup's memory holds the scores of 16 rows. [`Run::describe`] lists what was fused. Weights of 2 to 4 bits stay
+//! packed. If a grid would be too small for the device, K is divided; if a dispatch would be too long for a driver's watchdog, its rows
+//! are divided. None of this changes the bits that are promised below.
 //!
 //! **Memory.** Intermediate values share one buffer over time; [`Run::memory`] reports all sizes.
 //!

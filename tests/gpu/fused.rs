@@ -196,20 +196,67 @@ fn whole_attention(g: &mut GraphBuilder, d: &mut Draw, x: NodeId) -> Result<Vec<
 
 /// Two heads of 32 features, whose queries, keys and values are one product, and whose result is quantized.
 fn wide_attention(g: &mut GraphBuilder, d: &mut Draw, x: NodeId) -> Result<Vec<NodeId>, GraphError> {
+    Ok(vec![attention_of(g, d, x, "")?])
+}
+
+fn attention_of(g: &mut GraphBuilder, d: &mut Draw, x: NodeId, prefix: &str) -> Result<NodeId, GraphError> {
+    let of = |name: &str| format!("{prefix}{name}");
     let mut head = |name: &str, perm: &[usize]| {
-        let h = d.linear(g, name, x, [64, 64])?;
-        let h = g.reshape(&format!("{name}.heads"), h, &[TOKENS, 2, 32])?;
-        g.transpose(&format!("{name}.turned"), h, perm)
+        let h = d.linear(g, &of(name), x, [64, 64])?;
+        let h = g.reshape(&of(&format!("{name}.heads")), h, &[TOKENS, 2, 32])?;
+        g.transpose(&of(&format!("{name}.turned")), h, perm)
     };
     let q = head("q", &[0, 2, 1, 3])?;
     let k = head("k", &[0, 2, 3, 1])?;
     let v = head("v", &[0, 2, 1, 3])?;
-    let scores = g.matmul("scores", q, k)?;
-    let weights = g.softmax("weights", scores, 3)?;
-    let mixed = g.matmul("mixed", weights, v)?;
-    let joined = g.transpose("joined", mixed, &[0, 2, 1, 3])?;
-    let joined = g.reshape("tokens", joined, &[TOKENS, 64])?;
-    Ok(vec![d.linear(g, "out", joined, [64, 64])?])
+    let scores = g.matmul(&of("scores"), q, k)?;
+    let weights = g.softmax(&of("weights"), scores, 3)?;
+    let mixed = g.matmul(&of("mixed"), weights, v)?;
+    let joined = g.transpose(&of("joined"), mixed, &[0, 2, 1, 3])?;
+    let joined = g.reshape(&of("tokens"), joined, &[TOKENS, 64])?;
+    d.linear(g, &of("out"), joined, [64, 64])
+}
+
+/// Layers of an encoder as BERT has them: attention and a feed-forward network, each with a residual sum and a norm.
+fn encoder(layers: usize) -> impl FnOnce(&mut GraphBuilder, &mut Draw, NodeId) -> Result<Vec<NodeId>, GraphError> {
+    move |g, d, x| {
+        let mut x = d.norm(g, "norm", x, 64)?;
+        for layer in 0..layers {
+            let of = |name: &str| format!("{layer}.{name}");
+            let y = attention_of(g, d, x, &of(""))?;
+            let sum = g.add(&of("residual"), y, x)?;
+            x = d.norm(g, &of("norm"), sum, 64)?;
+            let h = d.linear(g, &of("up"), x, [128, 64])?;
+            let h = g.gelu(&of("gelu"), h)?;
+            let y = d.linear(g, &of("down"), h, [64, 128])?;
+            let sum = g.add(&of("second residual"), y, x)?;
+            x = d.norm(g, &of("second norm"), sum, 64)?;
+        }
+        Ok(vec![x])
+    }
+}
+
+#[test]
+fn a_layer_of_an_encoder_is_seven_dispatches() {
+    let Some((context, engine)) = engine("dispatches of an encoder") else { return };
+    // With dynamic qparams, the result of attention and of the function in the feed-forward network are quantized in dispatches of their own.
+    for (name, quantizer, of_layer) in [("static", all_static().float_islands(true), 7), ("per token", dynamic(), 9)] {
+        let dispatches = [1, 2, 3].map(|layers| {
+            let Pattern { graph, x, .. } = pattern(name, &[TOKENS, 64], quantizer.clone(), 0, encoder(layers));
+            let model = block_on(engine.load(&lower(&graph).expect("lowered"))).expect("loaded");
+            let output = buffer(context, &vec![0; 7 * TOKENS * 64 * 4]);
+            let run = block_on(model.bind(&[&buffer(context, &bytes(&x))], &[&output], 7)).expect("bound");
+            let expected = Interpreter::new(&graph).run(&[&x]).expect("interpreted");
+            let got = block_on(model.run(&[&x])).expect("run");
+            assert_eq!(difference(&got[0], &expected[0]), None, "{name}, {layers} layers");
+            run.dispatches()
+        });
+        assert_eq!(
+            [dispatches[1] - dispatches[0], dispatches[2] - dispatches[1]],
+            [of_layer; 2],
+            "{name}: {dispatches:?}"
+        );
+    }
 }
 
 /// A quantizer that leaves sums in float.

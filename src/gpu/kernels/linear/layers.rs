@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::weights::{BLOCK_COLS, block_bytes};
+use super::weights::{BLOCK_COLS, Channels, block_bytes};
 use crate::gpu::kernels::config::Config;
 use crate::gpu::kernels::dispatch::Planning;
 use crate::gpu::kernels::fused_step::FusedStep;
@@ -13,7 +13,7 @@ use crate::program::{Epilogue, Program, QLinear, Step, StepOp, Value};
 /// The most layers that share a dispatch with another: [`FusedStep::siblings`].
 const MAX_SIBLINGS: usize = 3;
 
-/// A multiple of the alignment that a device may ask of a binding's offset.
+/// The strictest alignment that a device may ask of a binding's offset.
 const ALIGNMENT: u64 = 256;
 
 /// Bytes from the result of a layer to that of the next, at a batch of `rows`.
@@ -74,9 +74,11 @@ fn can_share(program: &Program, config: &Config, first: usize, other: usize) -> 
         _ => false,
     };
     let bits = config.weight_bits(a);
-    // Whole blocks of columns, all of which a binding holds.
-    let blocks = a.n / BLOCK_COLS * (1 + MAX_SIBLINGS);
-    let fits = (blocks * block_bytes(a.k, bits)) as u64 <= config.limits.max_storage_buffer_binding_size;
+    // Whole blocks of columns, all of which a binding holds, with their channels in another.
+    let blocks = (a.n / BLOCK_COLS * (1 + MAX_SIBLINGS)) as u64;
+    let block = block_bytes(a.k, bits).max(BLOCK_COLS / 4 * size_of::<Channels>()) as u64;
+    let fits = blocks.saturating_mul(block)
+        <= config.limits.max_storage_buffer_binding_size.min(config.limits.max_buffer_size);
     let is_output = |step: &Step| program.outputs().contains(&step.output);
     let shape = |step: &Step| &program.value(step.output).shape;
     first.inputs == other.inputs
