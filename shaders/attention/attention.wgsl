@@ -147,7 +147,7 @@ fn store_result(at: u32, column: u32, sum: f32) {
 }
 
 fn quantized(sum: f32) -> i32 {
-    return quantize(bitcast<f32>(result_bits(sum)), params.inv_scale, params.zero_point, params.lo, params.hi);
+    return quantize_bits(result_bits(sum), params.factor, params.zero_point, vec2<f32>(params.lo, params.hi));
 }
 
 // Stores four columns of a row.

@@ -25,7 +25,7 @@ struct AttentionParams {
     first_block: u32,
     scale: f32,
     // Equation 2, where results are int8 values. `lo` and `hi` are relative to the zero point.
-    inv_scale: f32,
+    factor: f32,
     zero_point: i32,
     lo: f32,
     hi: f32,

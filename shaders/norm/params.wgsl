@@ -13,7 +13,7 @@ struct NormParams {
     // Layer norm adds it to the variance.
     eps: f32,
     // Equation 2, where layer norm writes int8 values. `lo` and `hi` are relative to the zero point, unless the kernel chooses it.
-    inv_scale: f32,
+    factor: f32,
     zero_point: i32,
     lo: f32,
     hi: f32,

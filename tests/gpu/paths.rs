@@ -3,8 +3,10 @@
 use enfold::gpu::{Engine, LinearKernel, Options, PackedDot, SplitK, TileShape};
 use enfold::graph::NodeId;
 use enfold::lower::{LowerOptions, lower_with};
+use enfold::numerics::QuantizeRule;
+use enfold::ops::{Op, Quantize};
 use enfold::program::Program;
-use enfold::values::QScheme;
+use enfold::values::{QParams, QScheme, QuantRange};
 use enfold::{Graph, Tensor};
 use pollster::block_on;
 
@@ -196,6 +198,13 @@ fn apart() -> Vec<Pattern> {
             let x = l.floats(&[3, 37]);
             let y = l.layer_norm(x, 37);
             vec![y, l.quantize(y)]
+        }),
+        pattern("a norm and its quantization by division, as in ONNX files", 1, |l| {
+            let x = l.floats(&[3, 37]);
+            let y = l.layer_norm(x, 37);
+            let qparams = QParams::new(0.03, 5).expect("valid");
+            let quantize = Quantize { rule: QuantizeRule::Divide, ..Quantize::new(qparams, QuantRange::INT8) };
+            vec![l.node("divided", Op::Quantize(quantize), &[y])]
         }),
         pattern("a norm that is an output, its qparams of each row and its quantization", 3, |l| {
             let x = l.floats(&[3, 37]);

@@ -11,11 +11,11 @@ use super::grid::{GridSize, Tiles};
 use super::kernel::{Kernel, KernelOptions, flags};
 use super::matmul::{is_reproducible, operand_axes, result_strides, source};
 use super::norm::softmax::{masked, scaled};
-use super::quantize::per_tensor;
+use super::quantize::fused::{StaticQuantize, quantize_bits};
 use super::strided::{Axis, Strided, aligned, axes, broadcast};
 use super::wgsl::shader;
-use crate::gpu::device::shader::{Binding, FIRST_STORAGE, Shader, storage, wgsl_struct};
-use crate::numerics::FloatProducts;
+use crate::gpu::device::shader::{Binding, FIRST_STORAGE, Piece, Shader, storage, wgsl_struct};
+use crate::numerics::{FloatProducts, QuantizeRule};
 use crate::ops::{Add, MatMul, Mul, Op, Quantize, Softmax};
 use crate::program::StepOp;
 use crate::values::slices::CHECKED;
@@ -25,7 +25,7 @@ wgsl_struct! {
     /// `AttentionParams` of `attention/params.wgsl`.
     AttentionParams {
         strided: Strided, others: Strided, m: u32, depth: u32, keys: u32, q_row: u32, y_row: u32, k_row: u32, k_col: u32,
-        v_row: u32, v_col: u32, mask_row: u32, mask_col: u32, first_block: u32, scale: f32, inv_scale: f32, zero_point: i32, lo: f32, hi: f32, zero: u32,
+        v_row: u32, v_col: u32, mask_row: u32, mask_col: u32, first_block: u32, scale: f32, factor: f32, zero_point: i32, lo: f32, hi: f32, zero: u32,
         unused_0: u32, unused_1: u32,
     }
 }
@@ -96,8 +96,8 @@ pub(crate) struct AttentionKernel {
     /// Whether scores are multiplied by a number, and whether a mask is added to them.
     scale: bool,
     mask: bool,
-    /// Whether results are int8 values.
-    quantize: bool,
+    /// How results are quantized, if they are.
+    quantize: Option<QuantizeRule>,
     /// Whether factors are rounded, so that the bits are those of every engine.
     reproducible: bool,
     /// Whether lanes of a subgroup share what they load, instead of workgroup memory.
@@ -108,7 +108,7 @@ impl AttentionKernel {
     /// The kernels for all numbers of keys.
     pub(crate) fn iter() -> impl Iterator<Item = Self> {
         let kernel =
-            |keys, reproducible, lanes| Self { keys, scale: true, mask: true, quantize: false, reproducible, lanes };
+            |keys, reproducible, lanes| Self { keys, scale: true, mask: true, quantize: None, reproducible, lanes };
         Keys::iter().flat_map(move |keys| {
             [(true, false), (true, true), (false, false), (false, true)].map(|(r, lanes)| kernel(keys, r, lanes))
         })
@@ -125,9 +125,18 @@ impl Kernel for AttentionKernel {
         if self.lanes { "attention_lanes" } else { "attention" }
     }
 
+    fn chosen(self) -> [Piece; 2] {
+        [quantize_bits(self.quantize.unwrap_or_default()), Piece::NONE]
+    }
+
     fn overrides(self, _options: KernelOptions) -> Vec<(&'static str, u32)> {
         let Self { keys, scale, mask, quantize, reproducible, .. } = self;
-        let own = flags(&[("SCALE", scale), ("MASK", mask), ("QUANTIZE", quantize), ("REPRODUCIBLE", reproducible)]);
+        let own = flags(&[
+            ("SCALE", scale),
+            ("MASK", mask),
+            ("QUANTIZE", quantize.is_some()),
+            ("REPRODUCIBLE", reproducible),
+        ]);
         [vec![("HELD", keys.held())], own].concat()
     }
 
@@ -206,17 +215,15 @@ pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Planned {
         scale: scale.unwrap_or(1.0),
         ..AttentionParams::default()
     };
-    let quantize = fused.quantize.map(|quantize| &program.steps()[quantize].op);
-    if let Some(StepOp::Op(Op::Quantize(Quantize { qparams, range, .. }))) = quantize {
-        let qparams = per_tensor(qparams);
-        (params.zero_point, params.inv_scale) = (qparams.zero_point(), qparams.inv_scale());
-        [params.lo, params.hi] = [range.quant_min(), range.quant_max()].map(|q| (q - qparams.zero_point()) as f32);
+    let quantize = fused.quantize.and_then(|quantize| StaticQuantize::of(&program.steps()[quantize].op));
+    if let Some(own) = quantize {
+        (params.factor, params.zero_point, params.lo, params.hi) = (own.factor, own.zero_point, own.lo, own.hi);
     }
     let kernel = AttentionKernel {
         keys: Keys::of(keys, planning.config).unwrap_or_else(|| unreachable!("fusion has checked {keys} keys")),
         scale: scale.is_some(),
         mask: fused.mask.is_some(),
-        quantize: fused.quantize.is_some(),
+        quantize: quantize.map(|own| own.rule),
         reproducible: is_reproducible(products),
         lanes: planning.config.float_lanes,
     };
@@ -250,7 +257,7 @@ pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
             continue;
         }
         let of_floats = [(false, false), (true, false), (false, true), (true, true)];
-        let all = [(77, false), (80, true)]
+        let all = [(77, None), (80, Some(QuantizeRule::Multiply)), (80, Some(QuantizeRule::Divide))]
             .into_iter()
             .flat_map(|(columns, quantize)| of_floats.map(|(scale, mask)| (columns, quantize, scale, mask)));
         for (columns, quantize, scale, mask) in all {
@@ -271,15 +278,16 @@ pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
             }
             if mask {
                 // A row without keys is NaN, which the host refuses to quantize.
-                let none = |i: usize| i / keys == M - 1 && !quantize || i.is_multiple_of(5);
+                let none = |i: usize| i / keys == M - 1 && quantize.is_none() || i.is_multiple_of(5);
                 let value = |i: usize| if none(i) { f32::NEG_INFINITY } else { everyday(i) };
                 let mask = case.constant(tensor(&[M, keys], value));
                 x = case.intermediate(Add, &[x, mask]);
             }
             let weights = case.intermediate(Softmax { axis: 3 }, &[x]);
-            if quantize {
+            if let Some(rule) = quantize {
                 let y = case.intermediate(MatMul { products }, &[weights, v]);
-                case.computed(kernel, Quantize::new(QParams::new(0.05, 3).expect(CHECKED), QuantRange::INT8), &[y]);
+                let quantize = Quantize::new(QParams::new(0.05, 3).expect(CHECKED), QuantRange::INT8);
+                case.computed(kernel, Quantize { rule, ..quantize }, &[y]);
             } else {
                 case.computed(kernel, MatMul { products }, &[weights, v]);
             }

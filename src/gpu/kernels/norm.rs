@@ -10,10 +10,10 @@ use super::fused_step::FusedStep;
 use super::grid::GridSize;
 use super::kernel::{Kernel, KernelOptions, flags};
 use super::layout::row_words;
-use super::quantize::per_tensor;
+use super::quantize::fused::{StaticQuantize, quantize_bits};
 use super::wgsl::shader;
-use crate::gpu::device::shader::{FIRST_STORAGE, Shader, storage, wgsl_struct};
-use crate::numerics;
+use crate::gpu::device::shader::{FIRST_STORAGE, Piece, Shader, storage, wgsl_struct};
+use crate::numerics::{self, QuantizeRule};
 use crate::ops::{Add, ChooseQParams, LayerNorm, Op, Quantize, QuantizeDynamic, RmsNorm, Softmax};
 use crate::program::{Step, StepOp};
 use crate::values::slices::CHECKED;
@@ -22,7 +22,7 @@ use crate::values::{QParams, QScheme, QuantRange};
 wgsl_struct! {
     /// `NormParams` of `norm/params.wgsl`.
     NormParams {
-        rows_factor: u32, length: u32, stride: u32, row_words: u32, eps: f32, inv_scale: f32, zero_point: i32,
+        rows_factor: u32, length: u32, stride: u32, row_words: u32, eps: f32, factor: f32, zero_point: i32,
         lo: f32, hi: f32, qparams_eps: f32, zero: u32,
     }
 }
@@ -134,15 +134,19 @@ pub(crate) struct NormKernel {
     /// Whether that sum is written too.
     keep_sum: bool,
     result: NormResult,
+    /// How static qparams quantize.
+    rule: QuantizeRule,
     /// Whether floats are written beside int8 values.
     keep: bool,
 }
 
 impl NormKernel {
-    /// A kernel for lines of each length and each result.
+    /// A kernel for lines of each length and each result, and one that divides.
     pub(crate) fn iter() -> impl Iterator<Item = Self> {
-        let of = |held, result| Self { held, center: true, add: true, keep_sum: true, result, keep: false };
-        Held::iter().flat_map(move |held| NormResult::iter().map(move |result| of(held, result)))
+        let rule = QuantizeRule::Multiply;
+        let of = move |held, result| Self { held, center: true, add: true, keep_sum: true, result, rule, keep: false };
+        let divides = Self { rule: QuantizeRule::Divide, ..of(Held::Short, NormResult::Static) };
+        Held::iter().flat_map(move |held| NormResult::iter().map(move |result| of(held, result))).chain([divides])
     }
 }
 
@@ -162,6 +166,11 @@ impl Kernel for NormKernel {
             NormResult::Static => "layer_norm_f32_i8",
             NormResult::PerToken => "layer_norm_per_token_f32_i8",
         }
+    }
+
+    fn chosen(self) -> [Piece; 2] {
+        let piece = if self.result == NormResult::Floats { Piece::NONE } else { quantize_bits(self.rule) };
+        [piece, Piece::NONE]
     }
 
     fn overrides(self, options: KernelOptions) -> Vec<(&'static str, u32)> {
@@ -205,18 +214,19 @@ fn layer_norm(planning: &Planning<'_>, fused: &FusedStep, eps: f32, center: bool
     let mut params = NormParams { stride: 1, eps, ..NormParams::default() };
     let quantize = fused.quantize.map(|quantize| &program.steps()[quantize]);
     let choose = fused.choose.map(|choose| &program.steps()[choose]);
+    let mut rule = QuantizeRule::Multiply;
     let result = match quantize.map(|quantize| &quantize.op) {
-        Some(StepOp::Op(Op::Quantize(Quantize { qparams, range, .. }))) => {
-            let qparams = per_tensor(qparams);
-            (params.zero_point, params.inv_scale) = (qparams.zero_point(), qparams.inv_scale());
-            [params.lo, params.hi] = [range.quant_min(), range.quant_max()].map(|q| (q - qparams.zero_point()) as f32);
-            NormResult::Static
-        }
         Some(StepOp::Op(Op::QuantizeDynamic(QuantizeDynamic { range }))) => {
             [params.lo, params.hi] = [range.quant_min(), range.quant_max()].map(|q| q as f32);
             NormResult::PerToken
         }
-        _ => NormResult::Floats,
+        Some(op) => {
+            let own = StaticQuantize::of(op).unwrap_or_else(|| unreachable!("{} does not quantize", op.name()));
+            (params.factor, params.zero_point, params.lo, params.hi) = (own.factor, own.zero_point, own.lo, own.hi);
+            rule = own.rule;
+            NormResult::Static
+        }
+        None => NormResult::Floats,
     };
     let (mut reads, mut writes) = (Vec::new(), Vec::new());
     match fused.add_before.map(|add| &program.steps()[add]) {
@@ -236,7 +246,7 @@ fn layer_norm(planning: &Planning<'_>, fused: &FusedStep, eps: f32, center: bool
     let (add, keep) = (fused.add_before.is_some(), quantize.is_some() && fused.keeps_norm);
     writes.extend((keep || quantize.is_none()).then(|| planning.at(Y, step.output)));
     let held = Held::of(length, result, &planning.config.limits);
-    let kernel = NormKernel { held, center, add, keep_sum: add && fused.keeps_sum, result, keep };
+    let kernel = NormKernel { held, center, add, keep_sum: add && fused.keeps_sum, result, rule, keep };
     lines(planning, fused, kernel, GridSize::Workgroups, params, length).binding(reads, writes)
 }
 
@@ -306,8 +316,11 @@ pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
             .into_iter()
             .flat_map(|center| [(false, false), (true, false), (true, true)].map(|sum| (center, sum)))
         {
-            for keep in [false, true].into_iter().filter(|keep| !keep || result != NormResult::Floats) {
-                let kernel = NormKernel { held, center, add, keep_sum, result, keep };
+            let rules = [QuantizeRule::Multiply, QuantizeRule::Divide].into_iter();
+            let rules = rules.filter(|rule| result == NormResult::Static || *rule == QuantizeRule::Multiply);
+            let keeps = [false, true].into_iter().filter(|keep| !keep || result != NormResult::Floats);
+            for (rule, keep) in rules.flat_map(|rule| keeps.clone().map(move |keep| (rule, keep))) {
+                let kernel = NormKernel { held, center, add, keep_sum, result, rule, keep };
                 // Without a list of kernels, some stand for all long lines.
                 let stands_for_others = held == Held::Short || center && keep_sum || !center && !add;
                 if (stands_for_others || !case.tests_all()) && case.needs(kernel) {
@@ -320,7 +333,7 @@ pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
 
 /// A norm of everyday, large, tiny and equal numbers; of all kinds of lines if its result is not quantized.
 fn known_norm(case: &mut CaseBuilder<'_>, kernel: NormKernel) {
-    let NormKernel { held, center, add, keep_sum, result, keep } = kernel;
+    let NormKernel { held, center, add, keep_sum, result, rule, keep } = kernel;
     let (length, kinds) = (held.known_length(), held.known_lines());
     let kinds = if result == NormResult::Floats { kinds } else { kinds.min(4) };
     let shape = [ROWS, kinds, length];
@@ -339,7 +352,8 @@ fn known_norm(case: &mut CaseBuilder<'_>, kernel: NormKernel) {
     let y = if keep { case.computed(kernel, op, &inputs) } else { case.intermediate(op, &inputs) };
     let range = QuantRange::INT8;
     if result == NormResult::Static {
-        case.computed(kernel, Quantize::new(QParams::new(0.1, 3).expect(CHECKED), range), &[y]);
+        let quantize = Quantize::new(QParams::new(0.1, 3).expect(CHECKED), range);
+        case.computed(kernel, Quantize { rule, ..quantize }, &[y]);
     } else {
         let choose = ChooseQParams { qscheme: QScheme::per_token_affine(), range, eps: numerics::EPS };
         let qparams = case.computed(kernel, choose, &[y]);

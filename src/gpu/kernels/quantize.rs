@@ -1,5 +1,7 @@
 //! Kernels that quantize and dequantize, with static and dynamic qparams.
 
+pub(crate) mod fused;
+
 use super::case::{CaseBuilder, ROWS, everyday, int8, tensor};
 use super::config::Config;
 use super::dispatch::{Bound, Operand, Planned, PlannedDispatch, Planning, two_floats_a_row};

@@ -19,8 +19,6 @@
 //!
 //! A reshape that moves no element has no dispatch: its result lies where its operand does ([`Plan`](super::plan::Plan)).
 //!
-//! Quantize nodes that divide, as those of ONNX files do, have a dispatch of their own.
-//!
 //! A value that only steps of the same dispatch read is never written. If others read it too, the kernel writes it as a second
 //! result, or the steps are not fused. A sum that is kept lives together with both operands and the norm; if that costs too much
 //! memory, [`Plan`](super::plan::Plan) asks for other fusions.
@@ -32,8 +30,7 @@ use crate::gpu::kernels::elementwise::chain::Chain;
 use crate::gpu::kernels::fused_step::FusedStep;
 use crate::gpu::kernels::linear::layers;
 use crate::gpu::kernels::norm;
-use crate::numerics::QuantizeRule;
-use crate::ops::{Add, ChooseQParams, Mul, Op, Quantize, QuantizeDynamic, Softmax};
+use crate::ops::{Add, ChooseQParams, Mul, Op, QuantizeDynamic, Softmax};
 use crate::program::{Epilogue, Program, StepOp, ValueId};
 
 /// A set of patterns to fuse.
@@ -287,9 +284,7 @@ impl<'p> Fusion<'p> {
         let readers = &self.readers[output.index()];
         let (Some(&first), true) = (readers.first(), self.norms_last_axis(fused.main)) else { return fused };
         let quantized = match self.op(first) {
-            StepOp::Op(Op::Quantize(Quantize { rule: QuantizeRule::Multiply, .. })) => {
-                FusedStep { quantize: Some(first), last: first, ..fused }
-            }
+            StepOp::Op(Op::Quantize(_)) => FusedStep { quantize: Some(first), last: first, ..fused },
             StepOp::Op(Op::ChooseQParams(choose)) if choose.qscheme.is_per_token() => {
                 let chosen = self.chosen_and_quantized(FusedStep::single(first));
                 FusedStep { quantize: chosen.quantize, choose: Some(first), last: chosen.last, ..fused }

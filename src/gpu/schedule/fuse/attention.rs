@@ -6,8 +6,7 @@ use crate::gpu::kernels::fused_step::{Attention, FusedStep};
 use crate::gpu::kernels::layout::padded_rows;
 use crate::gpu::kernels::norm;
 use crate::gpu::kernels::strided::MAX_AXES;
-use crate::numerics::QuantizeRule;
-use crate::ops::{Add, Mul, Op, Quantize, Transpose};
+use crate::ops::{Add, Mul, Op, Transpose};
 use crate::program::{StepOp, ValueId, ValueType};
 
 impl Fusion<'_> {
@@ -105,9 +104,7 @@ impl Fusion<'_> {
         let Some(reader) = self.only_reader(result_reshape.unwrap_or(fused.last)) else { return fused };
         let cols = |step: usize| self.program.value(self.program.steps()[step].output).cols();
         match self.op(reader) {
-            StepOp::Op(Op::Quantize(Quantize { rule: QuantizeRule::Multiply, .. }))
-                if cols(fused.main).is_multiple_of(4) && !padded_rows(cols(reader)) =>
-            {
+            StepOp::Op(Op::Quantize(_)) if cols(fused.main).is_multiple_of(4) && !padded_rows(cols(reader)) => {
                 FusedStep { quantize: Some(reader), result_reshape, last: reader, ..fused }
             }
             _ => fused,
