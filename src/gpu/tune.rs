@@ -8,6 +8,7 @@ use super::device::Device;
 use super::device::error::GpuError;
 use super::device::transfer::{allocate, is_lost_now, timed_passes};
 use super::kernels::config::Config;
+use super::kernels::fused_step::FusedStep;
 use super::kernels::layout::{dense_bytes, matrix_rows};
 use super::kernels::linear::choice::{Choice, SplitK};
 use super::kernels::linear::layers;
@@ -102,15 +103,19 @@ pub(super) async fn tune(
     let mut table = TuningTable::new(&device.wgpu.adapter_info());
     let shared = fuse::shared_layers(program, config);
     let siblings: HashSet<usize> = shared.iter().flat_map(|fused| fused.siblings).flatten().collect();
-    let mut all: Vec<(&str, QLinear, u64)> = Vec::new();
+    let of_layer = |at: usize| shared.iter().find(|fused| fused.main == at).copied().unwrap_or(FusedStep::single(at));
+    let mut all: Vec<(FusedStep, &QLinear, u64)> = Vec::new();
     for (at, step) in program.steps().iter().enumerate().filter(|(at, _)| !siblings.contains(at)) {
         let StepOp::QLinear(linear) = &step.op else { continue };
-        let fused = shared.iter().find(|fused| fused.main == at);
-        let linear = fused.and_then(|fused| layers::merged(program, fused)).unwrap_or_else(|| linear.clone());
-        all.push((&step.name, linear, matrix_rows(program.value(step.output), rows)));
+        all.push((of_layer(at), linear, matrix_rows(program.value(step.output), rows)));
     }
-    all.sort_by_key(|(_, linear, m)| std::cmp::Reverse(m.saturating_mul((linear.n * linear.k) as u64)));
-    for (name, linear, m) in all {
+    all.sort_by_key(|(fused, linear, m)| {
+        std::cmp::Reverse(m.saturating_mul((linear.n * fused.layers().count() * linear.k) as u64))
+    });
+    for (fused, first, m) in all {
+        // Weights that share a product are joined for one measurement at a time.
+        let linear = layers::merged(program, &fused).unwrap_or_else(|| first.clone());
+        let name = &fused.step(program).name;
         let layer = (linear.n, linear.k, config.weight_bits(&linear));
         if table.contains(layer, m) {
             continue;
