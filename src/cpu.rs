@@ -4,6 +4,7 @@
 //! selects the kernel of int8 products.
 
 mod buffer_pool;
+mod conv;
 mod elementwise;
 mod embedding;
 mod engine;
@@ -15,6 +16,7 @@ mod matmul;
 mod movement;
 mod norm;
 mod options;
+mod pool;
 mod quantize;
 mod reduce;
 mod rounding;

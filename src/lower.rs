@@ -2,11 +2,13 @@
 //!
 //! A node becomes a step. An accumulator and the node that requantizes or scales it become one step together. `lower` never looks for
 //! quantize/dequantize patterns: [`to_integer()`](crate::quantize::to_integer()) has decided which nodes have no integer form, and
-//! those become float steps. Float graphs can be lowered, too. A graph pass first decomposes operators that have no step. Values that
+//! those become float steps. Float graphs can be lowered, too. Graph passes first decompose operators that have no step, and give images
+//! the layout of programs, with the channels last. Values that
 //! depend on constants only are computed once.
 
 mod decompose;
 mod error;
+mod layout;
 mod lowering;
 
 use std::collections::HashMap;
@@ -91,7 +93,7 @@ pub fn lower(graph: &Graph) -> Result<Program, LowerError> {
 /// Returns the errors of [`lower`].
 pub fn lower_with(graph: &Graph, options: &LowerOptions) -> Result<Program, LowerError> {
     let total = graph.nodes().len();
-    let graph = &decompose::decompose(graph)?;
+    let graph = &layout::channels_last(&decompose::decompose(graph)?)?;
     let interpreter = Interpreter::new(graph);
     let mut known = HashMap::new();
     for (id, _) in graph.iter() {

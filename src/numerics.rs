@@ -9,8 +9,9 @@
 //! 3. `multiplier[n] = f32(f64(s_x) · f64(s_w[n]) / (f64(s_y) · 2^p))`, refused unless a normal `f32`.
 //! 4. `acc[m,n] = (Σ_k x[m,k] · w[n,k]) << p + bias[n]` in `i32`, with
 //!    `bias[n] = rne(b[n] · 2^p / (s_x · s_w[n])) − z_x · 2^p · Σ_k w[n,k]` (the rounding in `f64`).
-//!    `p`, the layer's *fraction bits*, is the largest of 0..=8 for which in every channel
+//!    `p`, the layer's *fraction bits*, is the largest of 0..=12 for which in every channel
 //!    `(Σ_k |w[n,k]| · 128) · 2^p + |bias[n]| ≤ i32::MAX`. A layer that `p = 0` does not satisfy is refused.
+//!    A convolution is the same sum over the taps of its window; a tap outside the image counts as `z_x`.
 //!    Without fraction bits, rounding the bias to a whole accumulator step changes about 0.05 % of the quantized outputs.
 //! 5. `requantize(acc) = i32(clamp(rne(f32(acc) · multiplier), lo − z_y, hi − z_y)) + z_y`. The clamp comes before the
 //!    conversion: converting first saturates, and adding the zero point then wraps.
@@ -31,6 +32,7 @@
 //! 11. Float arithmetic, functions, sums and norms: the functions of this module's `float`, by rules that every engine follows to the
 //!     bit. [`UnaryOp`] and [`BinaryOp`] list the functions of one and two floats.
 //! 12. A chain of pointwise functions from int8 to int8 is a lookup table of 256 entries, computed on the host in `f64` with `libm`.
+//! 13. A mean of int8 values is `requantize(Σ (x − z_x))` with the multiplier `f32(f64(s_x) / (f64(s_y) · count))`.
 //!
 //! `rne` is round to nearest, ties to even: [`f32::round_ties_even`] here, `round` in WGSL. Between an int8 input and an
 //! int8 output there is exactly one float product and no float sum, so no compiler can change the result by contraction.
@@ -61,7 +63,7 @@ pub(crate) use simd::vectorized;
 pub use unary::UnaryOp;
 
 /// The largest number of fraction bits in equation 4.
-pub const MAX_FRACTION_BITS: u32 = 8;
+pub const MAX_FRACTION_BITS: u32 = 12;
 
 /// The smallest scale that an observer returns in PT2E's symmetric configuration: 2⁻¹².
 pub const EPS: f32 = 1.0 / 4096.0;
@@ -183,6 +185,13 @@ pub fn dequantize(q: i32, scale: f32, zero_point: i32) -> f32 {
 pub fn multiplier(x_scale: f32, w_scale: f32, y_scale: f32, fraction_bits: u32) -> Option<f32> {
     let steps = f64::from(1u32 << fraction_bits);
     let multiplier = (f64::from(x_scale) * f64::from(w_scale) / (f64::from(y_scale) * steps)) as f32;
+    multiplier.is_normal().then_some(multiplier)
+}
+
+/// Computes the multiplier of equation 13, for the mean of `count` elements. It is `None` unless the result is a normal `f32`.
+#[must_use]
+pub fn average_multiplier(x_scale: f32, y_scale: f32, count: usize) -> Option<f32> {
+    let multiplier = (f64::from(x_scale) / (f64::from(y_scale) * count as f64)) as f32;
     multiplier.is_normal().then_some(multiplier)
 }
 

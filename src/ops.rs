@@ -6,6 +6,7 @@
 //! here, which follows the equations of [`numerics`](crate::numerics); for float products, and for integer products, whose sums are
 //! exact in any order, it uses a library.
 
+mod conv;
 mod elementwise;
 mod embedding;
 mod error;
@@ -18,15 +19,19 @@ mod norm;
 mod observe;
 mod operands;
 mod operator;
+mod pool;
 mod quantize;
 mod reduce;
 mod unary;
+mod window;
 
 use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::conv::{Conv, ConvTranspose, IntegerConv, Unfold};
+pub(crate) use self::conv::{by_tap, unfold};
 pub(crate) use self::elementwise::zip_f32;
 pub use self::elementwise::{Add, AddScalar, Binary, Div, IntegerAdd, IntegerMul, Mask, Mul, MulScalar, Where};
 pub use self::embedding::Embedding;
@@ -38,16 +43,20 @@ pub use self::linear::{IntegerLinear, Linear, Requantize, ScaleAccumulator, Scal
 pub(crate) use self::matmul::matmul_f32;
 pub use self::matmul::{IntegerMatMul, IntegerMatMulDynamic, MatMul};
 pub(crate) use self::movement::transposed;
-pub use self::movement::{Concat, Flatten, Pad, Reshape, Slice, Transpose};
+pub use self::movement::{Concat, Flatten, IndexSelect, Pad, Reshape, Slice, Transpose};
 pub use self::norm::{BatchNorm, LayerNorm, RmsNorm, Softmax};
 pub use self::observe::{Observe, ObserverId};
 pub use self::operands::TensorType;
 pub(crate) use self::operands::{Arguments, Operand, Operands};
+pub(crate) use self::operator::Aligned;
 use self::operator::Operator;
+pub use self::pool::{AveragePool, AverageWindows, IntegerAveragePool, MaxPool};
 pub use self::quantize::{ChooseQParams, Dequantize, DequantizeDynamic, Quantize, QuantizeDynamic};
 pub use self::reduce::{Max, Sum};
 pub(crate) use self::unary::unary_in_place;
 pub use self::unary::{Clamp, Lut, Unary};
+pub(crate) use self::window::Images;
+pub use self::window::{ImageLayout, Window, WindowAxis};
 pub(crate) use crate::numerics::gemm::PackedWeight;
 pub use crate::numerics::{BinaryOp, Int32Op, IntegerType, UnaryOp};
 use crate::values::{QuantizedTensor, Tensor, check_bits};
@@ -75,6 +84,12 @@ macro_rules! operators {
                     $(Self::$name(operator) => operator,)*
                 }
             }
+
+            fn operator_mut(&mut self) -> &mut dyn Operator {
+                match self {
+                    $(Self::$name(operator) => operator,)*
+                }
+            }
         }
     };
 }
@@ -86,6 +101,10 @@ operators! {
     Constant,
     /// `x[…, K] · w[N, K]ᵀ (+ b[N])`.
     Linear,
+    /// Convolution in one or two dimensions.
+    Conv,
+    /// Transposed convolution in one or two dimensions.
+    ConvTranspose,
     /// `a[…, M, K] · b[…, K, N]`.
     MatMul,
     /// Elementwise sum `a + b`.
@@ -126,6 +145,14 @@ operators! {
     Slice,
     /// Elements of one value around a tensor.
     Pad,
+    /// Elements at known indices along an axis.
+    IndexSelect,
+    /// The elements under a window, for each of its positions.
+    Unfold,
+    /// The largest element under a window.
+    MaxPool,
+    /// The mean of the elements under a window.
+    AveragePool,
     /// The largest element along an axis.
     Max,
     /// The sum of the elements along an axis.
@@ -154,6 +181,10 @@ operators! {
     DequantizeDynamic,
     /// The accumulator of an int8 linear layer (equation 4).
     IntegerLinear,
+    /// The accumulator of an int8 convolution (equation 4).
+    IntegerConv,
+    /// The mean of int8 values under a window (equation 13).
+    IntegerAveragePool,
     /// `i32 → int8` (equation 5).
     Requantize,
     /// `i32 → f32` (equation 7).
@@ -211,6 +242,13 @@ impl Op {
     /// Whether a step of a program computes the operator as it is.
     pub(crate) fn is_step(&self) -> bool {
         self.operator().is_step()
+    }
+
+    /// Returns the operator that computes the same of inputs whose axes are permuted, and gives the result permuted likewise.
+    pub(crate) fn permuted(&self, perm: &[usize]) -> Option<(Self, Aligned)> {
+        let mut op = self.clone();
+        let aligned = op.operator_mut().permute(perm)?;
+        Some((op, aligned))
     }
 
     /// Infers shape and type of the result.

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use crate::values::{DType, QParams, Shape, Tensor};
 
 pub use error::ProgramError;
-pub use step::{Epilogue, QLinear, QLut, QMatMul, Step, StepOp};
+pub use step::{Epilogue, QConv, QLinear, QLut, QMatMul, Step, StepOp};
 
 /// The identifier of a value of one [`Program`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -315,7 +315,7 @@ impl fmt::Display for Program {
         for step in &self.steps {
             let inputs: Vec<&str> = step.inputs.iter().map(|&input| self.value(input).name.as_str()).collect();
             write!(f, "{} = {}({})", self.value(step.output).name, step.op.name(), inputs.join(", "))?;
-            if let StepOp::QLinear(l) = &step.op {
+            if let Some(l) = step.op.layer() {
                 write!(f, " n {} k {} fraction_bits {}", l.n, l.k, l.fraction_bits)?;
             }
             writeln!(f)?;

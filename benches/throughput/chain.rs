@@ -118,7 +118,11 @@ pub(crate) fn network(weights: &[Tensor], width: usize) -> Result<Graph> {
         let acc =
             g.node(&format!("fc{at}"), Op::IntegerLinear(IntegerLinear { fraction_bits: 0 }), &[h, weight, bias])?;
         let qparams = QParams::new(0.05, 3)?;
-        h = g.node(&format!("h{at}"), Op::Requantize(Requantize { qparams, lo: -128, hi: 127 }), &[acc, factors])?;
+        h = g.node(
+            &format!("h{at}"),
+            Op::Requantize(Requantize { qparams, lo: -128, hi: 127, ch_axis: None }),
+            &[acc, factors],
+        )?;
     }
     Ok(g.finish([h])?)
 }

@@ -112,7 +112,7 @@ fn graph(k: usize, n: usize, w: Arc<Tensor>, bias: Vec<i32>, multiplier: Vec<f32
     let factors = g.constant("multiplier", Tensor::from_f32(&[n], multiplier)?)?;
     let acc = g.node("fc", Op::IntegerLinear(IntegerLinear { fraction_bits: 0 }), &[input, weight, biases])?;
     let qparams = QParams::new(0.05, ZERO_POINT)?;
-    let y = g.node("y", Op::Requantize(Requantize { qparams, lo: -128, hi: 127 }), &[acc, factors])?;
+    let y = g.node("y", Op::Requantize(Requantize { qparams, lo: -128, hi: 127, ch_axis: None }), &[acc, factors])?;
     Ok(g.finish([y])?)
 }
 

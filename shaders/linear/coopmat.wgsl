@@ -70,7 +70,7 @@ fn stage(block: u32, tile_row: u32, thread: u32, k0: u32, end: u32) {
         let k = i % K_STEP;
         let row = i / K_STEP;
         // Rows beyond the last repeat it, and `store` drops them; vectors from `end` on are 0 in `w_tile`.
-        stage_x(row, k, x[row_start(tile_row + row) + min(k0 + k, k_vecs - 1u)]);
+        stage_x(row, k, x_vec(row_start(tile_row + row), min(k0 + k, k_vecs - 1u)));
     }
     for (var i = thread; i < K_STEP * 64u; i += THREADS) {
         let k = i / 64u;

@@ -40,6 +40,12 @@ struct LinearParams {
     unused_0: u32,
     // Equation 8, where another value is added: a is the result of the layer, b the other value.
     add: AddParams,
+    // Where x are images: the window, the vectors of a pixel, four int8 values of padding, and the channels of a group.
+    window: Window,
+    pixel_vecs: u32,
+    padding: u32,
+    group_inputs: u32,
+    group_outputs: u32,
 }
 
 struct Channels {
@@ -75,11 +81,6 @@ fn end_row() -> u32 {
 fn first_row(group: vec3<u32>, groups: vec3<u32>, tile_rows: u32) -> u32 {
     let tile = select(group.z * groups.y + group.y, group.y, DIVIDES_K);
     return params.first_row + tile * tile_rows;
-}
-
-// The beginning of a row of `x`. Rows beyond the last repeat it; `store` drops them.
-fn row_start(row: u32) -> u32 {
-    return min(row, end_row() - 1u) * params.k_vecs;
 }
 
 // The range of vectors along K of a workgroup.

@@ -15,31 +15,31 @@ struct Sums {
 }
 
 struct Starts {
-    x0: u32,
-    x1: u32,
-    x2: u32,
-    x3: u32,
-    x4: u32,
-    x5: u32,
-    x6: u32,
-    x7: u32,
+    x0: RowStart,
+    x1: RowStart,
+    x2: RowStart,
+    x3: RowStart,
+    x4: RowStart,
+    x5: RowStart,
+    x6: RowStart,
+    x7: RowStart,
 }
 
 fn plus(sums: Sums, at: Starts, k: u32, b: vec4<u32>) -> Sums {
     var sum = sums;
-    sum.low.x = add_dot16(sum.low.x, x[at.x0 + k], b);
+    sum.low.x = add_dot16(sum.low.x, x_vec(at.x0, k), b);
     if ROWS > 1u {
-        sum.low.y = add_dot16(sum.low.y, x[at.x1 + k], b);
+        sum.low.y = add_dot16(sum.low.y, x_vec(at.x1, k), b);
     }
     if ROWS > 2u {
-        sum.low.z = add_dot16(sum.low.z, x[at.x2 + k], b);
-        sum.low.w = add_dot16(sum.low.w, x[at.x3 + k], b);
+        sum.low.z = add_dot16(sum.low.z, x_vec(at.x2, k), b);
+        sum.low.w = add_dot16(sum.low.w, x_vec(at.x3, k), b);
     }
     if ROWS > 4u {
-        sum.high.x = add_dot16(sum.high.x, x[at.x4 + k], b);
-        sum.high.y = add_dot16(sum.high.y, x[at.x5 + k], b);
-        sum.high.z = add_dot16(sum.high.z, x[at.x6 + k], b);
-        sum.high.w = add_dot16(sum.high.w, x[at.x7 + k], b);
+        sum.high.x = add_dot16(sum.high.x, x_vec(at.x4, k), b);
+        sum.high.y = add_dot16(sum.high.y, x_vec(at.x5, k), b);
+        sum.high.z = add_dot16(sum.high.z, x_vec(at.x6, k), b);
+        sum.high.w = add_dot16(sum.high.w, x_vec(at.x7, k), b);
     }
     return sum;
 }

@@ -35,14 +35,14 @@ fn linear_reg(
         let b1 = weight(w_at + 16u);
         let b2 = weight(w_at + 32u);
         let b3 = weight(w_at + 48u);
-        s0 = add_dot16x4(s0, x[x0 + k], b0, b1, b2, b3);
-        s1 = add_dot16x4(s1, x[x1 + k], b0, b1, b2, b3);
-        s2 = add_dot16x4(s2, x[x2 + k], b0, b1, b2, b3);
-        s3 = add_dot16x4(s3, x[x3 + k], b0, b1, b2, b3);
-        s4 = add_dot16x4(s4, x[x4 + k], b0, b1, b2, b3);
-        s5 = add_dot16x4(s5, x[x5 + k], b0, b1, b2, b3);
-        s6 = add_dot16x4(s6, x[x6 + k], b0, b1, b2, b3);
-        s7 = add_dot16x4(s7, x[x7 + k], b0, b1, b2, b3);
+        s0 = add_dot16x4(s0, x_vec(x0, k), b0, b1, b2, b3);
+        s1 = add_dot16x4(s1, x_vec(x1, k), b0, b1, b2, b3);
+        s2 = add_dot16x4(s2, x_vec(x2, k), b0, b1, b2, b3);
+        s3 = add_dot16x4(s3, x_vec(x3, k), b0, b1, b2, b3);
+        s4 = add_dot16x4(s4, x_vec(x4, k), b0, b1, b2, b3);
+        s5 = add_dot16x4(s5, x_vec(x5, k), b0, b1, b2, b3);
+        s6 = add_dot16x4(s6, x_vec(x6, k), b0, b1, b2, b3);
+        s7 = add_dot16x4(s7, x_vec(x7, k), b0, b1, b2, b3);
     }
     let output = output_at(group.x * 16u + local.x);
     // A loop, so that the epilogue is compiled once.

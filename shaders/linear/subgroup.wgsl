@@ -62,9 +62,9 @@ fn plus_rows(sums: Rows, first: u32, second: u32, w: Columns) -> Rows {
 }
 
 // The second vector of a lane; only groups of four lanes need it.
-fn second_word(at: u32) -> vec4<u32> {
+fn second_word(start: RowStart, k: u32) -> vec4<u32> {
     if LANES == 4u {
-        return x[at];
+        return x_vec(start, k);
     }
     return vec4<u32>();
 }
@@ -103,13 +103,13 @@ fn linear_sub(
         let b1 = weight(w_at + 16u);
         let b2 = weight(w_at + 32u);
         let b3 = weight(w_at + 48u);
-        let v0 = x[x0 + k];
-        let v1 = second_word(x1 + k);
+        let v0 = x_vec(x0, k);
+        let v1 = second_word(x1, k);
         var v2 = vec4<u32>();
         var v3 = vec4<u32>();
         if ROWS > 8u {
-            v2 = x[x2 + k];
-            v3 = second_word(x3 + k);
+            v2 = x_vec(x2, k);
+            v3 = second_word(x3, k);
         }
         let wx = Columns(unpack(b0.x), unpack(b1.x), unpack(b2.x), unpack(b3.x));
         low = plus_rows(low, v0.x, v1.x, wx);

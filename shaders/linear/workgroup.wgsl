@@ -38,7 +38,7 @@ fn linear(
     for (var k0 = range.x; k0 < range.y; k0 += K_STEP) {
         // Both loads are in flight before the first is waited for. Beyond the last vector `w` counts as 0, so x may have any value there.
         let w_k = k0 + thread / 64u;
-        let x_word = x[x_start + min(k0 + x_first % K_STEP, last_k)];
+        let x_word = x_vec(x_start, min(k0 + x_first % K_STEP, last_k));
         let w_word = weight(w_start + min(w_k, range.y - 1u) * 64u + thread % 64u);
         if thread < x_vecs {
             x_tile[x_slot(thread)] = x_word;
@@ -49,7 +49,7 @@ fn linear(
         // Where a stage has more vectors than the group has threads.
         if x_vecs > threads {
             for (var i = thread + threads; i < x_vecs; i += threads) {
-                x_tile[x_slot(i)] = x[row_start(tile_row + i / K_STEP) + min(k0 + i % K_STEP, last_k)];
+                x_tile[x_slot(i)] = x_vec(row_start(tile_row + i / K_STEP), min(k0 + i % K_STEP, last_k));
             }
         }
         if K_STEP * 64u > threads {

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use super::buffer_pool::BufferPool;
+use super::conv::taps;
 use super::error::CpuError;
 use super::int8_layer::{Int8Layer, Weight};
 use super::options::Options;
@@ -13,7 +14,7 @@ use crate::numerics::FloatProducts;
 use crate::numerics::float::products::transposed_factors;
 use crate::numerics::gemm::PackedWeight;
 use crate::ops::{Linear, Op};
-use crate::program::{Program, StepOp, ValueId};
+use crate::program::{Program, QConv, StepOp, ValueId};
 use crate::values::Tensor;
 use crate::values::slices::{CHECKED, f32s};
 
@@ -74,6 +75,11 @@ impl Engine {
             StepOp::QLinear(linear) => {
                 let packed = int8.entry((linear.weight.as_ptr(), linear.n, linear.k));
                 Int8Layer::new(&step.name, linear, options.gemm, packed).map(Weight::Int8).map(Some)
+            }
+            StepOp::QConv(conv) if conv.groups > 1 => Ok(Some(taps(conv).map_or(Weight::Unpacked, Weight::Taps))),
+            StepOp::QConv(QConv { layer, .. }) => {
+                let packed = int8.entry((layer.weight.as_ptr(), layer.n, layer.k));
+                Int8Layer::new(&step.name, layer, options.gemm, packed).map(Weight::Int8).map(Some)
             }
             StepOp::Op(Op::Linear(Linear { products })) => Ok(program.constant(step.inputs[1]).map(|weight| {
                 let (n, k) = (weight.shape()[0], weight.shape()[1]);

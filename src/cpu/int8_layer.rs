@@ -20,6 +20,10 @@ pub(super) enum Weight {
     F32(Arc<PackedWeight>),
     /// The rounded factors of reproducible products, `[k, n]`.
     Factors(Arc<Vec<f32>>),
+    /// The weight `[taps, C]` of a convolution whose every channel is a group.
+    Taps(Vec<i8>),
+    /// The weight of the step is read as it is.
+    Unpacked,
 }
 
 /// An int8 linear layer, ready to run.
@@ -27,7 +31,7 @@ pub(super) enum Weight {
 pub(super) struct Int8Layer {
     pub(super) weight: Arc<Int8Weight>,
     /// The bias of equation 4, minus the offsets of the packed weight, shifted left by the fraction bits.
-    bias: Vec<i32>,
+    pub(super) bias: Vec<i32>,
 }
 
 impl Int8Layer {

@@ -4,7 +4,7 @@ use ndarray::{ArrayD, Axis, IxDyn};
 use rayon::prelude::*;
 
 use super::step_run::{Output, StepRun, TASK};
-use crate::ops::{Concat, Op, Pad, Slice, Transpose};
+use crate::ops::{Concat, IndexSelect, Op, Pad, Slice, Transpose};
 use crate::program::StepOp;
 use crate::values::Tensor;
 use crate::values::slices::CHECKED;
@@ -32,6 +32,7 @@ pub(super) fn run(run: &mut StepRun<'_>) -> Option<Output> {
         }
         Op::Transpose(Transpose { perm }) => transpose(run.x(), perm),
         &Op::Slice(Slice { axis, start, end }) => slice(run.x(), axis, start..end),
+        Op::IndexSelect(IndexSelect { axis, indices }) => index_select(run.x(), *axis, indices),
         Op::Pad(Pad { before, .. }) => pad(run.x(), run.rest[0], before, run.shape),
         _ => return None,
     }))
@@ -114,6 +115,21 @@ fn concat(inputs: &[&Tensor], axis: usize) -> Tensor {
 /// Copies a range of elements along an axis.
 fn slice(x: &Tensor, axis: usize, range: std::ops::Range<usize>) -> Tensor {
     for_each_type!(x, a => a.array().slice_axis(Axis(axis), range.into()).as_standard_layout().into_owned())
+}
+
+/// Copies the elements at known indices along an axis.
+fn index_select(x: &Tensor, axis: usize, indices: &[u32]) -> Tensor {
+    let inner: usize = x.shape()[axis + 1..].iter().product();
+    let length = x.shape()[axis];
+    let shape: Vec<usize> =
+        x.shape().iter().enumerate().map(|(at, &d)| if at == axis { indices.len() } else { d }).collect();
+    for_each_type!(x, a => {
+        let mut y = Vec::with_capacity(shape.iter().product());
+        for block in a.elements().chunks_exact((length * inner).max(1)) {
+            indices.iter().for_each(|&index| y.extend_from_slice(&block[index as usize * inner..][..inner]));
+        }
+        ArrayD::from_shape_vec(IxDyn(&shape), y).expect(CHECKED)
+    })
 }
 
 /// Copies a tensor into one of shape `shape` that is filled with a value. `before` are the elements before the first along each axis.

@@ -1,13 +1,15 @@
 //! The execution of one step, by the family of its operator.
 
 use super::step_run::{Output, StepRun};
-use super::{elementwise, embedding, linear, matmul, movement, norm, quantize, reduce, unary};
+use super::{conv, elementwise, embedding, linear, matmul, movement, norm, pool, quantize, reduce, unary};
 
 /// Runs a step if its operator belongs to the family.
 type Run = fn(&mut StepRun<'_>) -> Option<Output>;
 
-const FAMILIES: [Run; 9] = [
+const FAMILIES: [Run; 11] = [
     linear::run,
+    conv::run,
+    pool::run,
     matmul::run,
     elementwise::run,
     unary::run,

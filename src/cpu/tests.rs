@@ -56,6 +56,7 @@ fn a_weight_that_layers_share_is_packed_once() {
                 Weight::Int8(layer) => Arc::as_ptr(&layer.weight).cast(),
                 Weight::F32(packed) => Arc::as_ptr(packed).cast(),
                 Weight::Factors(factors) => Arc::as_ptr(factors).cast(),
+                Weight::Taps(_) | Weight::Unpacked => unreachable!("no layer is a convolution"),
             }
         };
         let places: HashSet<*const ()> = engine.weights.iter().flatten().map(place).collect();

@@ -111,7 +111,10 @@ impl Engine {
     pub async fn load(&self, program: &Program) -> Result<Model, GpuError> {
         self.device.check_lost()?;
         let multiplies = |step: &Step| {
-            matches!(step.op, StepOp::QLinear(_) | StepOp::QMatMul(_) | StepOp::Op(Op::IntegerMatMulDynamic(_)))
+            matches!(
+                step.op,
+                StepOp::QLinear(_) | StepOp::QConv(_) | StepOp::QMatMul(_) | StepOp::Op(Op::IntegerMatMulDynamic(_))
+            )
         };
         let config = if program.steps().iter().any(multiplies) { self.tested().await? } else { self.config() };
         known_answer::check_program(&self.device, &config, program).await?;

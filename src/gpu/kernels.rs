@@ -4,6 +4,7 @@ pub(crate) mod answer;
 pub(crate) mod attention;
 pub(crate) mod case;
 pub(crate) mod config;
+pub(crate) mod conv;
 pub(crate) mod dispatch;
 pub(crate) mod elementwise;
 mod embedding;
@@ -16,6 +17,7 @@ pub(crate) mod linear;
 mod matmul;
 pub(crate) mod movement;
 pub(crate) mod norm;
+pub(crate) mod pool;
 mod quantize;
 mod reduce;
 pub(crate) mod strided;
@@ -64,12 +66,17 @@ fn of_families(planning: &Planning<'_>, fused: &FusedStep) -> Result<Vec<Planned
         reduce::plan,
         norm::plan,
         movement::plan,
+        movement::index_select::plan,
+        conv::unfold::plan,
+        pool::plan,
         embedding::plan,
         quantize::plan,
     ];
     let op = &fused.step(planning.program).op;
-    if let StepOp::QLinear(linear) = op {
-        return Ok(linear::plan::plan(planning, fused, linear));
+    match op {
+        StepOp::QLinear(linear) => return Ok(linear::plan::plan(planning, fused, linear)),
+        StepOp::QConv(conv) => return Ok(conv::plan(planning, fused, conv)),
+        _ => {}
     }
     let planned = families.into_iter().find_map(|plan| plan(planning, fused).transpose());
     planned.unwrap_or_else(|| unreachable!("no program has a step of {}", op.name()))
@@ -88,8 +95,10 @@ pub(crate) fn needed(
         Operand::Value(id) => Operand::Value(place(id)),
         other => other,
     };
-    if let StepOp::QLinear(linear) = &fused.step(planning.program).op {
-        return Ok(linear::known_answer::needed(planning, fused, linear));
+    match &fused.step(planning.program).op {
+        StepOp::QLinear(linear) => return Ok(linear::known_answer::needed(planning, fused, linear)),
+        StepOp::QConv(conv) => return Ok(conv::needed(planning, fused, conv)),
+        _ => {}
     }
     let mut pipelines = Vec::new();
     for dispatch in plan(planning, fused)? {
@@ -109,6 +118,8 @@ pub(crate) fn needed(
 #[derive(Debug, Clone, Copy, PartialEq, Eq, strum::EnumIter)]
 pub(crate) enum Family {
     Linear,
+    Conv,
+    Pool,
     Matmul,
     Attention,
     Elementwise,
@@ -130,12 +141,17 @@ impl Family {
         let mut case = CaseBuilder::new(config, needed);
         match self {
             Self::Linear => linear::known_answer::known_answer(&mut case),
+            Self::Conv => conv::known_answer(&mut case),
+            Self::Pool => pool::known_answer(&mut case),
             Self::Matmul => matmul::known_answer(&mut case),
             Self::Attention => attention::known_answer(&mut case),
             Self::Elementwise => elementwise::known_answer(&mut case),
             Self::Unary => unary::known_answer(&mut case),
             Self::Reduce => reduce::known_answer(&mut case),
-            Self::Movement => movement::known_answer(&mut case),
+            Self::Movement => {
+                movement::known_answer(&mut case);
+                movement::index_select::known_answer(&mut case);
+            }
             Self::Embedding => embedding::known_answer(&mut case),
             Self::Norm => norm::known_answer(&mut case),
             Self::Quantize => quantize::known_answer(&mut case),
@@ -178,6 +194,10 @@ fn each_kernel(options: KernelOptions, mut f: impl FnMut(PipelineKey, bool)) {
         norm::NormKernel,
         norm::softmax::SoftmaxKernel,
         movement::MovementKernel,
+        movement::index_select::IndexSelectKernel,
+        conv::grouped::GroupedKernel,
+        conv::unfold::UnfoldKernel,
+        pool::PoolKernel,
         embedding::EmbeddingKernel,
         quantize::QuantizeKernel
     );

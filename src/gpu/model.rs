@@ -12,6 +12,7 @@ use super::device::Device;
 use super::device::error::GpuError;
 use super::device::transfer::{allocate, download, scoped, upload};
 use super::kernels::config::Config;
+use super::kernels::conv;
 use super::kernels::fused_step::FusedStep;
 use super::kernels::layout::{dense_bytes, pad_rows};
 use super::kernels::linear::coopmat::Coopmat;
@@ -19,10 +20,12 @@ use super::kernels::linear::layers;
 use super::kernels::linear::weights::{
     BLOCK_COLS, Channels, WeightBits, WeightPart, block_bytes, pack_channels, pack_weight,
 };
+use super::kernels::pool;
 use super::memory::BufferRange;
 use super::run::Run;
 use super::schedule::{fuse, plan};
-use crate::program::{Epilogue, Program, QLinear, QLut, StepOp, Value, ValueType};
+use crate::ops::Op;
+use crate::program::{Epilogue, Program, QConv, QLinear, QLut, StepOp, Value, ValueType};
 use crate::values::Tensor;
 
 /// A program whose weights are on the device. Several [`Run`]s may share it.
@@ -90,6 +93,21 @@ impl Model {
                     let merged = layers::merged(program, &fused);
                     let linear = merged.as_ref().unwrap_or(linear);
                     StepData::Linear(upload_weight(device, config, &step.name, (linear, sources), &mut packed).await?)
+                }
+                StepOp::QConv(conv) if conv.groups > 1 => {
+                    StepData::Linear(upload_grouped(device, &step.name, conv).await?)
+                }
+                StepOp::QConv(conv) => {
+                    let (layer, sources) = (conv::layer_with_weight(conv), vec![conv.layer.weight.as_ptr() as usize]);
+                    StepData::Linear(upload_weight(device, config, &step.name, (&layer, sources), &mut packed).await?)
+                }
+                StepOp::Op(Op::IndexSelect(select)) => {
+                    let name = format!("{}.indices", step.name);
+                    StepData::Buffer(storage(device, &name, bytemuck::cast_slice(&select.indices)).await?)
+                }
+                StepOp::Op(op) if let Some(spans) = pool::spans(op, program.value(step.inputs[0])) => {
+                    let name = format!("{}.spans", step.name);
+                    StepData::Buffer(storage(device, &name, bytemuck::cast_slice(&spans)).await?)
                 }
                 StepOp::QLut(QLut { table }) => {
                     let name = format!("{}.lut", step.name);
@@ -277,6 +295,15 @@ async fn upload_weight(
     }
     packed.entry(key).or_insert_with(|| data.clone());
     Ok(data)
+}
+
+/// Uploads the weight of a convolution with groups.
+async fn upload_grouped(device: &Device, name: &str, conv: &QConv) -> Result<LinearData, GpuError> {
+    let channels = channels(&conv.layer, 0..conv.layer.n);
+    let channels = storage(device, &format!("{name}.channels"), bytemuck::cast_slice(&channels)).await?;
+    let weight = conv::grouped::weight(conv);
+    let weight = storage(device, &format!("{name}.weight"), bytemuck::cast_slice(&weight)).await?;
+    Ok(LinearData { parts: vec![conv::grouped::part(conv)], buffers: vec![PartBuffers { weight, channels }] })
 }
 
 /// Columns of a weight that a binding of the device can hold.

@@ -1,5 +1,7 @@
 //! The builder of graphs.
 
+mod images;
+
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 

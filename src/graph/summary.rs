@@ -53,6 +53,13 @@ impl Graph {
                     let user = users[id.index()].first().map(|&user| &self.node(user).op);
                     summary.integer.push(linear_line(self, node, *fraction_bits, user));
                 }
+                Op::IntegerConv(conv) => {
+                    let user = users[id.index()].first().map(|&user| &self.node(user).op);
+                    let (x, y, w) = (&self.node(node.inputs[0]).shape, &node.shape, &self.node(node.inputs[1]).shape);
+                    let (name, bits, to) = (&node.name, conv.fraction_bits, to(user));
+                    let line = format!("{name} (conv): {x} -> {y}, weight {w}, {bits} fraction bits, to {to}");
+                    summary.integer.push(line);
+                }
                 // The line of their layer describes these.
                 Op::Requantize(_) | Op::ScaleAccumulator(_) | Op::ScaleAccumulatorDynamic(_) => {}
                 Op::Input(Input) | Op::Constant(_) | Op::Observe(_) => {}
@@ -106,10 +113,10 @@ fn linear_line(graph: &Graph, node: &Node, fraction_bits: u32, user: Option<&Op>
 fn to(user: Option<&Op>) -> String {
     match user {
         // A fused ReLU shows as a range that begins at the zero point, but so may a range without one.
-        Some(Op::Requantize(Requantize { qparams, lo, hi })) => {
+        Some(Op::Requantize(Requantize { qparams, lo, hi, .. })) => {
             format!("int8 {lo}..={hi}, zero point {}", qparams.zero_point())
         }
-        Some(Op::ScaleAccumulator(ScaleAccumulator { relu })) => {
+        Some(Op::ScaleAccumulator(ScaleAccumulator { relu, .. })) => {
             format!("float{}", if *relu { " with relu" } else { "" })
         }
         Some(Op::ScaleAccumulatorDynamic(ScaleAccumulatorDynamic { relu })) => {

@@ -7,10 +7,10 @@ use super::LowerOptions;
 use super::error::LowerError;
 use crate::graph::{FloatNode, Graph, Node, NodeId};
 use crate::ops::{
-    Constant, Dequantize, IntegerLinear, IntegerMatMul, Lut, Op, Quantize, Requantize, Reshape, ScaleAccumulator,
-    ScaleAccumulatorDynamic,
+    Constant, Dequantize, IntegerConv, IntegerLinear, IntegerMatMul, Lut, Op, Quantize, Requantize, Reshape,
+    ScaleAccumulator, ScaleAccumulatorDynamic, by_tap,
 };
-use crate::program::{Epilogue, Program, QLinear, QLut, QMatMul, Step, StepOp, Value, ValueId, ValueType};
+use crate::program::{Epilogue, Program, QConv, QLinear, QLut, QMatMul, Step, StepOp, Value, ValueId, ValueType};
 use crate::values::{Contents, DType, QParams, QuantRange, Shape, Tensor, TensorQParams};
 
 /// The state of lowering one graph.
@@ -90,6 +90,8 @@ impl<'g> Lowering<'g> {
                 self.refuse(id, "only constants can have a scale for each channel, or quantized values of i32");
             }
             Op::IntegerLinear(IntegerLinear { fraction_bits }) => self.linear(id, node, *fraction_bits),
+            Op::IntegerConv(conv) => self.conv(id, node, conv),
+            Op::IntegerAveragePool(pool) => self.step(id, Some(pool.y)),
             &Op::IntegerMatMul(IntegerMatMul { a_zero_point, b_zero_point }) => {
                 let Some((reader, qparams, epilogue)) = self.epilogue(id) else { return };
                 let op = StepOp::QMatMul(QMatMul { a_zero_point, b_zero_point, epilogue });
@@ -117,8 +119,8 @@ impl<'g> Lowering<'g> {
     /// Checks that an epilogue has an accumulator whose step includes it.
     fn check_epilogue(&mut self, id: NodeId, node: &Node) {
         let acc = &self.graph.node(node.inputs[0]).op;
-        if !matches!(acc, Op::IntegerLinear(_) | Op::IntegerMatMul(_)) {
-            self.refuse(id, "its accumulator does not come from a linear layer or a matmul");
+        if !matches!(acc, Op::IntegerLinear(_) | Op::IntegerConv(_) | Op::IntegerMatMul(_)) {
+            self.refuse(id, "its accumulator does not come from a linear layer, a convolution or a matmul");
         } else if self.known.contains_key(&node.inputs[0]) {
             self.refuse(id, "its accumulator is a constant, but its factors are not");
         }
@@ -156,13 +158,34 @@ impl<'g> Lowering<'g> {
             }
             inputs.push(dynamic_qparams);
         }
-        // A constant that does not state its bits has 8.
-        let bits = match self.graph.node(w).op {
-            Op::Constant(Constant { bits: Some(bits), .. }) => bits,
-            _ => 8,
-        };
+        let bits = self.bits(w);
         let op = StepOp::QLinear(QLinear { weight, bits, n, k, bias, fraction_bits, epilogue });
         self.step_for(reader, &node.name, op, &inputs, qparams);
+    }
+
+    /// Adds the step of an int8 convolution, with its epilogue. Images have the channels last, since a graph pass has moved them.
+    fn conv(&mut self, id: NodeId, node: &Node, conv: &IntegerConv) {
+        let [x, w, bias] = node.inputs[..] else { return };
+        let Some((reader, qparams, epilogue)) = self.epilogue(id) else { return };
+        let Some((weight, bias)) = self.known.get(&w).cloned().zip(self.i32(bias)) else {
+            return self.refuse(id, "its quantized weight and bias are not constants");
+        };
+        let Some(values) = weight.as_i8() else { return };
+        let n = weight.shape()[0];
+        let k = values.len() / n;
+        let (weight, bits) = (by_tap(values, weight.shape()).into(), self.bits(w));
+        let layer = QLinear { weight, bits, n, k, bias, fraction_bits: conv.fraction_bits, epilogue };
+        let (window, groups, zero_point) = (conv.window.clone(), conv.groups, conv.zero_point);
+        let op = StepOp::QConv(QConv { layer, window, groups, zero_point });
+        self.step_for(reader, &node.name, op, &[x], qparams);
+    }
+
+    /// Returns the bits of a quantized weight. A constant that does not state them has 8.
+    fn bits(&self, weight: NodeId) -> u32 {
+        match self.graph.node(weight).op {
+            Op::Constant(Constant { bits: Some(bits), .. }) => bits,
+            _ => 8,
+        }
     }
 
     /// Returns the node that reads an accumulator, the qparams of its result, and the epilogue that it becomes.
@@ -175,13 +198,20 @@ impl<'g> Lowering<'g> {
             }
         };
         let node = self.graph.node(reader);
+        if let Op::Requantize(Requantize { ch_axis: Some(axis), .. })
+        | Op::ScaleAccumulator(ScaleAccumulator { ch_axis: Some(axis), .. }) = node.op
+            && axis + 1 != node.shape.rank()
+        {
+            self.refuse(acc, format!("its channels are axis {axis}, which is not the last"));
+            return None;
+        }
         let vector = |at: usize| node.inputs.get(at).and_then(|&f| self.f32(f));
         let made = match node.op {
-            Op::Requantize(Requantize { qparams, lo, hi }) => vector(1).map(|multiplier| {
+            Op::Requantize(Requantize { qparams, lo, hi, .. }) => vector(1).map(|multiplier| {
                 let zero_point = qparams.zero_point();
                 (Some(qparams), Epilogue::Requantize { multiplier, zero_point, lo, hi })
             }),
-            Op::ScaleAccumulator(ScaleAccumulator { relu }) => {
+            Op::ScaleAccumulator(ScaleAccumulator { relu, .. }) => {
                 vector(1).map(|scale| (None, Epilogue::Scale { scale, relu }))
             }
             Op::ScaleAccumulatorDynamic(ScaleAccumulatorDynamic { relu }) => {

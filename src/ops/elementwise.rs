@@ -10,7 +10,7 @@ use super::linear::write_range;
 use super::operands::{
     Arguments, Operands, TensorType, broadcast, expect_int8_range, expect_multiplier, expect_zero_points, parameter,
 };
-use super::operator::Operator;
+use super::operator::{Aligned, Operator};
 use crate::numerics::float;
 use crate::numerics::{self, AddMultipliers, BinaryOp};
 use crate::values::slices::{CHECKED, tensor};
@@ -29,6 +29,10 @@ macro_rules! float_arithmetic {
 
             fn infer(&self, inputs: &Operands<'_>) -> Result<TensorType, OpError> {
                 float_pairs(inputs)
+            }
+
+            fn permute(&mut self, _: &[usize]) -> Option<Aligned> {
+                Some(Aligned::All)
             }
 
             fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
@@ -67,6 +71,10 @@ macro_rules! scalar_arithmetic {
                     return Err(parameter("scalar", self.value, "must be finite"));
                 }
                 Ok(TensorType::new(DType::F32, inputs.shape(0).clone()))
+            }
+
+            fn permute(&mut self, _: &[usize]) -> Option<Aligned> {
+                Some(Aligned::All)
             }
 
             fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
@@ -110,6 +118,10 @@ impl Operator for Where {
         Ok(TensorType::new(DType::F32, broadcast(&a, &b)?))
     }
 
+    fn permute(&mut self, _: &[usize]) -> Option<Aligned> {
+        Some(Aligned::All)
+    }
+
     fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
         let tensors = [0, 1, 2].map(|input| inputs.tensor(input));
         let shape = broadcast_shapes(tensors.map(Tensor::shape));
@@ -143,6 +155,10 @@ impl Operator for Mask {
         float_pairs(inputs)
     }
 
+    fn permute(&mut self, _: &[usize]) -> Option<Aligned> {
+        Some(Aligned::All)
+    }
+
     fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
         let select = |x, mask| if (mask != 0.0) != self.inverted { x } else { -0.0 };
         Ok(zip_f32(inputs.tensor(0), inputs.tensor(1), select))
@@ -167,6 +183,10 @@ impl Operator for Binary {
 
     fn infer(&self, inputs: &Operands<'_>) -> Result<TensorType, OpError> {
         float_pairs(inputs)
+    }
+
+    fn permute(&mut self, _: &[usize]) -> Option<Aligned> {
+        Some(Aligned::All)
     }
 
     fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
@@ -201,6 +221,10 @@ impl Operator for IntegerAdd {
             return Err(parameter("multipliers", format!("{:?}", self.multipliers), "must be those of equation 8"));
         }
         int8_pairs(inputs, [self.a_zero_point, self.b_zero_point], self.lo, self.hi)
+    }
+
+    fn permute(&mut self, _: &[usize]) -> Option<Aligned> {
+        Some(Aligned::All)
     }
 
     fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
@@ -244,6 +268,10 @@ impl Operator for IntegerMul {
     fn infer(&self, inputs: &Operands<'_>) -> Result<TensorType, OpError> {
         expect_multiplier(self.multiplier)?;
         int8_pairs(inputs, [self.a_zero_point, self.b_zero_point], self.lo, self.hi)
+    }
+
+    fn permute(&mut self, _: &[usize]) -> Option<Aligned> {
+        Some(Aligned::All)
     }
 
     fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {

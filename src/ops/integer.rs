@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{EvalError, OpError};
 use super::operands::{Arguments, Operands, TensorType, broadcast};
-use super::operator::Operator;
+use super::operator::{Aligned, Operator};
 use crate::numerics::{Int32Op, IntegerType, truncate};
 use crate::values::slices::{CHECKED, integers, tensor};
 use crate::values::{DType, Tensor};
@@ -23,6 +23,10 @@ impl Operator for ToFloat {
     fn infer(&self, inputs: &Operands<'_>) -> Result<TensorType, OpError> {
         inputs.expect_dtypes(&[DType::I32])?;
         Ok(TensorType::new(DType::F32, inputs.shape(0).clone()))
+    }
+
+    fn permute(&mut self, _: &[usize]) -> Option<Aligned> {
+        Some(Aligned::All)
     }
 
     fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
@@ -47,6 +51,10 @@ impl Operator for ToInteger {
         inputs.expect_arity(1)?;
         inputs.expect_one_of(0, &[DType::F32, DType::I32])?;
         Ok(TensorType::new(DType::I32, inputs.shape(0).clone()))
+    }
+
+    fn permute(&mut self, _: &[usize]) -> Option<Aligned> {
+        Some(Aligned::All)
     }
 
     fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
@@ -83,6 +91,10 @@ impl Operator for Int32 {
     fn infer(&self, inputs: &Operands<'_>) -> Result<TensorType, OpError> {
         inputs.expect_dtypes(&[DType::I32, DType::I32])?;
         Ok(TensorType::new(DType::I32, broadcast(inputs.shape(0), inputs.shape(1))?))
+    }
+
+    fn permute(&mut self, _: &[usize]) -> Option<Aligned> {
+        Some(Aligned::All)
     }
 
     fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {

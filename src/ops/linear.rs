@@ -6,8 +6,10 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::error::{EvalError, OpError};
-use super::operands::{Arguments, Operands, TensorType, expect_int8_range, expect_size, parameter, rank_error};
-use super::operator::Operator;
+use super::operands::{
+    Arguments, Operands, TensorType, expect_int8_range, expect_size, inner_axis, parameter, rank_error,
+};
+use super::operator::{Aligned, Operator, moved};
 use crate::numerics::float::products::{factors, product, transposed_factors};
 use crate::numerics::{self, FloatProducts, FloatProductsRecord, MAX_FRACTION_BITS, gemm};
 use crate::values::slices::{codes, integers, rows_before_last, tensor, with_last};
@@ -90,7 +92,7 @@ pub(super) fn write_products(f: &mut fmt::Formatter<'_>, products: FloatProducts
 /// `[…, N]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IntegerLinear {
-    /// Number of fraction bits, `p` of equation 4: 0 to 8.
+    /// Number of fraction bits, `p` of equation 4: 0 to 12.
     pub fraction_bits: u32,
 }
 
@@ -102,7 +104,7 @@ impl Operator for IntegerLinear {
     fn infer(&self, inputs: &Operands<'_>) -> Result<TensorType, OpError> {
         inputs.expect_dtypes(&[DType::I8, DType::I8, DType::I32])?;
         if self.fraction_bits > MAX_FRACTION_BITS {
-            return Err(parameter("fraction_bits", self.fraction_bits, "must be at most 8 (equation 4)"));
+            return Err(parameter("fraction_bits", self.fraction_bits, "must be at most 12 (equation 4)"));
         }
         Ok(TensorType::new(DType::I32, linear_shape(inputs)?))
     }
@@ -133,7 +135,8 @@ impl Operator for IntegerLinear {
     }
 }
 
-/// Requantization of an accumulator, `i32 → int8` (equation 5). Inputs: acc `[…, N]`, multiplier `[N]`.
+/// Requantization of an accumulator, `i32 → int8` (equation 5). Inputs: acc `[…, N]`, multiplier `[N]`. The channels of an image need
+/// not be the last axis.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Requantize {
     /// Scale and zero point of the result. Only the zero point enters the arithmetic.
@@ -142,6 +145,9 @@ pub struct Requantize {
     pub lo: i32,
     /// Largest quantized value.
     pub hi: i32,
+    /// The axis of the accumulator along which the multipliers lie; `None` for the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ch_axis: Option<usize>,
 }
 
 impl Operator for Requantize {
@@ -151,17 +157,23 @@ impl Operator for Requantize {
 
     fn infer(&self, inputs: &Operands<'_>) -> Result<TensorType, OpError> {
         expect_int8_range(self.lo, self.hi)?;
-        Ok(TensorType::new(DType::I8, accumulator_shape(inputs)?))
+        Ok(TensorType::new(DType::I8, accumulator_shape(inputs, self.ch_axis)?))
+    }
+
+    fn permute(&mut self, perm: &[usize]) -> Option<Aligned> {
+        self.ch_axis = Some(moved(perm, self.ch_axis.unwrap_or(perm.len() - 1)));
+        Some(Aligned::First)
     }
 
     fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
         let zero_point = self.qparams.zero_point();
         let rule = |acc, multiplier| numerics::requantize(acc, multiplier, zero_point, self.lo, self.hi) as i8;
-        Ok(codes(inputs.tensor(0).shape(), each_channel(inputs, rule)))
+        Ok(codes(inputs.tensor(0).shape(), each_channel(inputs, self.ch_axis, rule)))
     }
 
     fn parameters(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_range(f, self.qparams, self.lo, self.hi)
+        write_range(f, self.qparams, self.lo, self.hi)?;
+        write_channels(f, self.ch_axis)
     }
 
     fn is_integer(&self) -> bool {
@@ -173,11 +185,15 @@ impl Operator for Requantize {
     }
 }
 
-/// Scaling of an accumulator, `i32 → f32` (equation 7, static). Inputs: acc `[…, N]`, scale `[N]`.
+/// Scaling of an accumulator, `i32 → f32` (equation 7, static). Inputs: acc `[…, N]`, scale `[N]`. The channels of an image need not
+/// be the last axis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ScaleAccumulator {
     /// Whether a ReLU is fused: negative results become 0.
     pub relu: bool,
+    /// The axis of the accumulator along which the scales lie; `None` for the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ch_axis: Option<usize>,
 }
 
 impl Operator for ScaleAccumulator {
@@ -186,16 +202,22 @@ impl Operator for ScaleAccumulator {
     }
 
     fn infer(&self, inputs: &Operands<'_>) -> Result<TensorType, OpError> {
-        Ok(TensorType::new(DType::F32, accumulator_shape(inputs)?))
+        Ok(TensorType::new(DType::F32, accumulator_shape(inputs, self.ch_axis)?))
+    }
+
+    fn permute(&mut self, perm: &[usize]) -> Option<Aligned> {
+        self.ch_axis = Some(moved(perm, self.ch_axis.unwrap_or(perm.len() - 1)));
+        Some(Aligned::First)
     }
 
     fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
-        let y = each_channel(inputs, |acc, scale| numerics::scale_accumulator(acc, scale, self.relu));
+        let y = each_channel(inputs, self.ch_axis, |acc, scale| numerics::scale_accumulator(acc, scale, self.relu));
         Ok(tensor(inputs.tensor(0).shape().to_vec(), y))
     }
 
     fn parameters(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.relu { " relu" } else { "" })
+        f.write_str(if self.relu { " relu" } else { "" })?;
+        write_channels(f, self.ch_axis)
     }
 
     fn is_integer(&self) -> bool {
@@ -271,11 +293,14 @@ fn linear_shape(inputs: &Operands<'_>) -> Result<Shape, OpError> {
 }
 
 /// Returns the shape of an accumulator `[…, N]`, and checks that there is one factor for each channel.
-fn accumulator_shape(inputs: &Operands<'_>) -> Result<Shape, OpError> {
+fn accumulator_shape(inputs: &Operands<'_>, ch_axis: Option<usize>) -> Result<Shape, OpError> {
     inputs.expect_dtypes(&[DType::I32, DType::F32])?;
     inputs.expect_fixed_rank(1, "factors", 1, "1")?;
     let shape = inputs.shape(0);
-    let n = shape.last().ok_or_else(|| rank_error("input", shape, "a last axis of static length"))?;
+    let n = match ch_axis {
+        Some(axis) => inner_axis(shape, axis)?,
+        None => shape.last().ok_or_else(|| rank_error("input", shape, "a last axis of static length"))?,
+    };
     inputs.expect_vector(1, "factors", n)?;
     Ok(shape.clone())
 }
@@ -287,9 +312,20 @@ fn sizes(inputs: &Arguments<'_>) -> [usize; 3] {
 }
 
 /// Computes `rule(acc, factor)` of each accumulator and the factor of its channel.
-fn each_channel<T: Send>(inputs: &Arguments<'_>, rule: impl Fn(i32, f32) -> T + Sync + Send) -> Vec<T> {
-    let factors = inputs.f32s(1);
-    inputs.i32s(0).par_iter().enumerate().map(|(at, &acc)| rule(acc, factors[at % factors.len()])).collect()
+fn each_channel<T: Send>(
+    inputs: &Arguments<'_>,
+    ch_axis: Option<usize>,
+    rule: impl Fn(i32, f32) -> T + Sync + Send,
+) -> Vec<T> {
+    let (factors, shape) = (inputs.f32s(1), inputs.tensor(0).shape());
+    let inner: usize = ch_axis.map_or(1, |axis| shape[axis + 1..].iter().product());
+    let of = |at: usize| factors[at / inner % factors.len()];
+    inputs.i32s(0).par_iter().enumerate().map(|(at, &acc)| rule(acc, of(at))).collect()
+}
+
+/// Writes the axis of the channels unless it is the last.
+fn write_channels(f: &mut fmt::Formatter<'_>, ch_axis: Option<usize>) -> fmt::Result {
+    ch_axis.map_or(Ok(()), |axis| write!(f, " ch_axis {axis}"))
 }
 
 /// Writes the parameters of an operator whose result is int8.

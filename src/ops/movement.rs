@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{EvalError, OpError};
 use super::operands::{Arguments, Operands, TensorType, batch, expect_size, inner_axis, parameter, with_axis};
-use super::operator::Operator;
+use super::operator::{Aligned, Operator, moved};
 use crate::values::slices::CHECKED;
 use crate::values::{Shape, Tensor};
 
@@ -167,6 +167,11 @@ impl Operator for Concat {
         Ok(TensorType::new(inputs.dtype(0), with_axis(first, self.axis, total)))
     }
 
+    fn permute(&mut self, perm: &[usize]) -> Option<Aligned> {
+        self.axis = moved(perm, self.axis);
+        Some(Aligned::All)
+    }
+
     fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
         macro_rules! join {
             ($variant:ident) => {{
@@ -220,6 +225,11 @@ impl Operator for Slice {
         Ok(TensorType::new(inputs.dtype(0), with_axis(inputs.shape(0), axis, end - start)))
     }
 
+    fn permute(&mut self, perm: &[usize]) -> Option<Aligned> {
+        self.axis = moved(perm, self.axis);
+        Some(Aligned::All)
+    }
+
     fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
         let range = (self.start..self.end).into();
         Ok(for_each_type!(inputs.tensor(0), a => a.array().slice_axis(Axis(self.axis), range).to_owned()))
@@ -227,6 +237,54 @@ impl Operator for Slice {
 
     fn parameters(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, " axis {} {}..{}", self.axis, self.start, self.end)
+    }
+
+    fn moves_values(&self) -> bool {
+        true
+    }
+}
+
+/// The elements at known indices along an axis, in the order of the indices. Input: a tensor of any type.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IndexSelect {
+    /// The axis, which is not the batch.
+    pub axis: usize,
+    /// Indices of elements, each below the length of the axis. An index may occur several times.
+    pub indices: Vec<u32>,
+}
+
+impl Operator for IndexSelect {
+    fn name(&self) -> &'static str {
+        "index_select"
+    }
+
+    fn infer(&self, inputs: &Operands<'_>) -> Result<TensorType, OpError> {
+        inputs.expect_arity(1)?;
+        let length = inner_axis(inputs.shape(0), self.axis)?;
+        if let Some(index) = self.indices.iter().find(|&&index| index as usize >= length) {
+            return Err(parameter("index", format!("{index} of {length}"), "must lie within the axis"));
+        }
+        Ok(TensorType::new(inputs.dtype(0), with_axis(inputs.shape(0), self.axis, self.indices.len())))
+    }
+
+    fn permute(&mut self, perm: &[usize]) -> Option<Aligned> {
+        self.axis = moved(perm, self.axis);
+        Some(Aligned::All)
+    }
+
+    fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
+        let indices: Vec<usize> = self.indices.iter().map(|&index| index as usize).collect();
+        Ok(for_each_type!(inputs.tensor(0), a => a.array().select(Axis(self.axis), &indices)))
+    }
+
+    fn parameters(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, " axis {}", self.axis)?;
+        match &self.indices[..] {
+            [first, .., last] if self.indices.len() > 8 => {
+                write!(f, " {} indices {first}, …, {last}", self.indices.len())
+            }
+            indices => write!(f, " {indices:?}"),
+        }
     }
 
     fn moves_values(&self) -> bool {
@@ -265,6 +323,13 @@ impl Operator for Pad {
             }
         }
         Ok(TensorType::new(inputs.dtype(0), shape))
+    }
+
+    fn permute(&mut self, perm: &[usize]) -> Option<Aligned> {
+        for padding in [&mut self.before, &mut self.after] {
+            *padding = perm.iter().map(|&axis| padding[axis]).collect();
+        }
+        Some(Aligned::First)
     }
 
     fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {

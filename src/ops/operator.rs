@@ -38,6 +38,12 @@ pub(crate) trait Operator: fmt::Debug {
         false
     }
 
+    /// Changes the operator so that it computes the same of inputs whose axes are permuted, and gives the result permuted likewise: axis
+    /// `i` is the former axis `perm[i]`. `None` if there is no such operator.
+    fn permute(&mut self, _perm: &[usize]) -> Option<Aligned> {
+        None
+    }
+
     /// Whether the operator belongs to the integer form of a graph: it computes with quantized values.
     fn is_integer(&self) -> bool {
         false
@@ -47,4 +53,18 @@ pub(crate) trait Operator: fmt::Debug {
     fn is_step(&self) -> bool {
         true
     }
+}
+
+/// The inputs of an operator that are permuted with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Aligned {
+    /// All inputs, which broadcast.
+    All,
+    /// The first; the others stay as they are.
+    First,
+}
+
+/// Returns the place of an axis after a permutation.
+pub(super) fn moved(perm: &[usize], axis: usize) -> usize {
+    perm.iter().position(|&from| from == axis).unwrap_or(axis)
 }

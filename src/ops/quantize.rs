@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{EvalError, OpError};
 use super::operands::{Arguments, Operands, TensorType, parameter, rank_error};
-use super::operator::Operator;
+use super::operator::{Aligned, Operator, moved};
 use crate::numerics::{self, QuantizeRule, vectorized};
 use crate::values::slices::{codes, integers, tensor, with_last};
 use crate::values::{
@@ -50,6 +50,11 @@ impl Operator for Quantize {
             expect_zeros(&self.qparams)?;
         }
         Ok(TensorType::new(self.range.dtype(), inputs.shape(0).clone()))
+    }
+
+    fn permute(&mut self, perm: &[usize]) -> Option<Aligned> {
+        permute(&mut self.qparams, perm);
+        Some(Aligned::First)
     }
 
     fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
@@ -102,6 +107,11 @@ impl Operator for Dequantize {
             expect_zeros(&self.qparams)?;
         }
         Ok(TensorType::new(DType::F32, inputs.shape(0).clone()))
+    }
+
+    fn permute(&mut self, perm: &[usize]) -> Option<Aligned> {
+        permute(&mut self.qparams, perm);
+        Some(Aligned::First)
     }
 
     fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
@@ -264,6 +274,13 @@ impl Operator for DequantizeDynamic {
 
     fn is_integer(&self) -> bool {
         true
+    }
+}
+
+/// Moves the channel axis of a tensor whose axes are permuted.
+fn permute(qparams: &mut TensorQParams, perm: &[usize]) {
+    if let TensorQParams::PerChannel { ch_axis, .. } = qparams {
+        *ch_axis = moved(perm, *ch_axis);
     }
 }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{EvalError, OpError};
 use super::operands::{Arguments, Operands, TensorType, expect_size, parameter};
-use super::operator::Operator;
+use super::operator::{Aligned, Operator};
 use crate::numerics::UnaryOp;
 use crate::values::slices::{codes, tensor};
 use crate::values::{DType, QParams, Tensor};
@@ -27,6 +27,10 @@ impl Operator for Unary {
     fn infer(&self, inputs: &Operands<'_>) -> Result<TensorType, OpError> {
         inputs.expect_floats(1)?;
         Ok(TensorType::new(DType::F32, inputs.shape(0).clone()))
+    }
+
+    fn permute(&mut self, _: &[usize]) -> Option<Aligned> {
+        Some(Aligned::All)
     }
 
     fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
@@ -67,6 +71,10 @@ impl Operator for Clamp {
         Ok(TensorType::new(DType::F32, inputs.shape(0).clone()))
     }
 
+    fn permute(&mut self, _: &[usize]) -> Option<Aligned> {
+        Some(Aligned::All)
+    }
+
     fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
         let y = inputs.f32s(0).iter().map(|v| v.clamp(self.min, self.max)).collect();
         Ok(tensor(inputs.tensor(0).shape().to_vec(), y))
@@ -94,6 +102,10 @@ impl Operator for Lut {
         inputs.expect_fixed_rank(1, "table", 1, "1")?;
         expect_size("length of the table", inputs.shape(1).fixed_dims()[0], 256)?;
         Ok(TensorType::new(DType::I8, inputs.shape(0).clone()))
+    }
+
+    fn permute(&mut self, _: &[usize]) -> Option<Aligned> {
+        Some(Aligned::First)
     }
 
     fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {

@@ -1,8 +1,8 @@
 //! Checks of one step: the types, shapes and numbers that engines rely on.
 
-use super::{Epilogue, Program, ProgramError, QLinear, QLut, QMatMul, Step, StepOp, Value, ValueType};
+use super::{Epilogue, Program, ProgramError, QConv, QLinear, QLut, QMatMul, Step, StepOp, Value, ValueType};
 use crate::numerics;
-use crate::ops::{Op, OpError, Operand, TensorType};
+use crate::ops::{ImageLayout, IntegerConv, Op, OpError, Operand, TensorType};
 use crate::values::{DType, QParams, QuantRange, Shape, TensorQParams, check_values};
 
 /// Checks one step. The ids of its values exist.
@@ -18,6 +18,7 @@ pub(super) fn check_step(program: &Program, step: &Step) -> Result<(), ProgramEr
     match &step.op {
         StepOp::Op(op) => check.operator(op)?,
         StepOp::QLinear(linear) => check.linear(linear)?,
+        StepOp::QConv(conv) => check.conv(conv)?,
         StepOp::QMatMul(matmul) => check.matmul(matmul)?,
         StepOp::QLut(lut) => check.lut(lut)?,
         StepOp::ToF16 => check.to_f16()?,
@@ -51,12 +52,26 @@ impl<'p> Check<'p> {
             Op::Quantize(quantize) => per_channel(&quantize.qparams),
             Op::Dequantize(dequantize) if self.input(0).value_type == ValueType::I8 => per_channel(&dequantize.qparams),
             Op::Dequantize(_) => Some("dequantizes i32, which no step does"),
+            Op::Unfold(_) if self.step.inputs.get(1).is_some_and(|&id| self.program.constant(id).is_none()) => {
+                Some("has a padding value that is not a constant")
+            }
             op if !op.is_step() => Some("is computed by no step: `lower` fuses or decomposes it"),
             _ => None,
         };
         if let Some(problem) = problem {
             let (step, op) = (self.step.name.clone(), op.name());
             return Err(ProgramError::NoStep { step, op, problem });
+        }
+        let first = |layout: ImageLayout| layout == ImageLayout::ChannelsFirst;
+        let is_first = match op {
+            Op::MaxPool(pool) => first(pool.layout),
+            Op::AveragePool(pool) => first(pool.layout),
+            Op::IntegerAveragePool(pool) => first(pool.layout),
+            _ => false,
+        };
+        if is_first {
+            let problem = "has the channels first: `lower` moves them to the last axis";
+            return Err(ProgramError::NoStep { step: self.step.name.clone(), op: op.name(), problem });
         }
         // Engines rely on a last axis of fixed length.
         if matches!(op, Op::Transpose(_)) && self.input(0).shape.last().is_none() {
@@ -84,13 +99,7 @@ impl<'p> Check<'p> {
         self.has_type(x, ValueType::I8)?;
         self.size("input columns", x.cols(), linear.k)?;
         self.size("output columns", self.output().cols(), linear.n)?;
-        self.size("weight length", linear.weight.len(), linear.n.saturating_mul(linear.k))?;
-        self.size("bias length", linear.bias.len(), linear.n)?;
-        self.epilogue(&linear.epilogue, linear.n)?;
-        let step = || self.step.name.clone();
-        check_values(&linear.weight, linear.bits).map_err(|source| ProgramError::Bits { step: step(), source })?;
-        check_accumulator(&self.step.name, linear)?;
-        check_dynamic(&self.step.name, linear)?;
+        self.layer(linear)?;
         if dynamic {
             let qparams = self.input(1);
             self.has_type(qparams, ValueType::F32)?;
@@ -103,6 +112,46 @@ impl<'p> Check<'p> {
             return Err(self.shapes());
         }
         self.has_shape(&x.shape.with_last(linear.n))
+    }
+
+    /// Checks the numbers of a layer.
+    fn layer(&self, layer: &QLinear) -> Result<(), ProgramError> {
+        self.size("weight length", layer.weight.len(), layer.n.saturating_mul(layer.k))?;
+        self.size("bias length", layer.bias.len(), layer.n)?;
+        self.epilogue(&layer.epilogue, layer.n)?;
+        let step = || self.step.name.clone();
+        check_values(&layer.weight, layer.bits).map_err(|source| ProgramError::Bits { step: step(), source })?;
+        check_accumulator(&self.step.name, layer)?;
+        check_dynamic(&self.step.name, layer)
+    }
+
+    fn conv(&self, conv: &QConv) -> Result<(), ProgramError> {
+        self.size("number of inputs", self.step.inputs.len(), 1)?;
+        let QConv { layer, window, groups, zero_point } = conv;
+        let x = self.input(0);
+        if let Epilogue::Dynamic { .. } = layer.epilogue {
+            return self.size("dynamic epilogues", 1, 0);
+        }
+        self.layer(layer)?;
+        // The operator checks types, window and groups.
+        let channels = x.shape.last().unwrap_or(0) / (*groups).max(1);
+        let weight = [layer.n, channels].into_iter().chain(window.size()).collect::<Vec<_>>();
+        let (weight, bias) = (Shape::fixed(&weight), Shape::fixed(&[layer.n]));
+        let op = IntegerConv {
+            window: window.clone(),
+            groups: *groups,
+            zero_point: *zero_point,
+            fraction_bits: layer.fraction_bits,
+            layout: ImageLayout::ChannelsLast,
+        };
+        let operands = [
+            Operand { dtype: x.value_type.dtype(), shape: &x.shape },
+            Operand { dtype: DType::I8, shape: &weight },
+            Operand { dtype: DType::I32, shape: &bias },
+        ];
+        let inferred = Op::from(op).infer(&operands).map_err(|source| self.refuse(source))?;
+        self.size("products of an output", layer.k, window.taps().saturating_mul(channels))?;
+        self.has_shape(&inferred.shape)
     }
 
     fn matmul(&self, matmul: &QMatMul) -> Result<(), ProgramError> {
@@ -138,12 +187,16 @@ impl<'p> Check<'p> {
         let same_scale = |zero_point| QParams::new(actual.scale(), zero_point).ok();
         let expected = match &self.step.op {
             StepOp::QLinear(QLinear { epilogue: Epilogue::Requantize { zero_point, .. }, .. })
+            | StepOp::QConv(QConv {
+                layer: QLinear { epilogue: Epilogue::Requantize { zero_point, .. }, .. }, ..
+            })
             | StepOp::QMatMul(QMatMul { epilogue: Epilogue::Requantize { zero_point, .. }, .. }) => {
                 same_scale(*zero_point)
             }
             StepOp::Op(Op::Quantize(quantize)) => quantize.qparams.per_tensor(),
             StepOp::Op(Op::IntegerAdd(add)) => same_scale(add.qparams.zero_point()),
             StepOp::Op(Op::IntegerMul(mul)) => same_scale(mul.qparams.zero_point()),
+            StepOp::Op(Op::IntegerAveragePool(pool)) => Some(pool.y),
             // The inputs of a concatenation may have different qparams.
             StepOp::Op(Op::Concat(_)) => return Ok(()),
             StepOp::Op(op) if op.moves_values() => self.input(0).qparams,

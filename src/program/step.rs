@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::ValueId;
-use crate::ops::Op;
+use crate::ops::{Op, Window};
 
 /// One step of a program: it reads values and writes one.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,6 +33,8 @@ pub enum StepOp {
     Op(Op),
     /// An int8 linear layer. Inputs: int8 activations `[…, K]`; with [`Epilogue::Dynamic`], also their dynamic qparams.
     QLinear(QLinear),
+    /// An int8 convolution. Input: int8 images `[rows, H, W, C]` or `[rows, W, C]`.
+    QConv(QConv),
     /// A matrix product of two int8 activations `a[…, M, K] · b[…, K, N]`, leading axes broadcast.
     QMatMul(QMatMul),
     /// A lookup table `int8 → int8`.
@@ -60,10 +62,23 @@ pub struct QLinear {
     pub k: usize,
     /// `[n]`: bias of equation 4, which includes the input's zero point. Zeros if the input is quantized dynamically.
     pub bias: Arc<[i32]>,
-    /// Number of fraction bits, `p` of equation 4, at most 8.
+    /// Number of fraction bits, `p` of equation 4, at most 12.
     pub fraction_bits: u32,
     /// Conversion of the accumulator to the output.
     pub epilogue: Epilogue,
+}
+
+/// An int8 convolution: an int8 linear layer of the elements under a window, tap by tap and within a tap channel by channel.
+#[derive(Debug, Clone, PartialEq)]
+pub struct QConv {
+    /// The layer, not with [`Epilogue::Dynamic`]; `k` is the number of taps times the channels of a group.
+    pub layer: QLinear,
+    /// The window.
+    pub window: Window,
+    /// Number of groups of channels.
+    pub groups: usize,
+    /// The zero point of the input, which counts as the value of taps outside the image.
+    pub zero_point: i32,
 }
 
 /// A matrix product of two int8 activations, `y = epilogue(Σ (a − z_a) · (b − z_b))`, by equations 9, 5 and 7.
@@ -139,10 +154,21 @@ impl StepOp {
             Self::QLinear(QLinear { epilogue: Epilogue::Requantize { .. }, .. }) => "linear_i8_i8",
             Self::QLinear(QLinear { epilogue: Epilogue::Scale { .. }, .. }) => "linear_i8_f32",
             Self::QLinear(QLinear { epilogue: Epilogue::Dynamic { .. }, .. }) => "linear_dynamic_i8_f32",
+            Self::QConv(QConv { layer: QLinear { epilogue: Epilogue::Requantize { .. }, .. }, .. }) => "conv_i8_i8",
+            Self::QConv(_) => "conv_i8_f32",
             Self::QMatMul(QMatMul { epilogue: Epilogue::Requantize { .. }, .. }) => "matmul_i8_i8",
             Self::QMatMul(_) => "matmul_i8_f32",
             Self::QLut(_) => "lut_i8_i8",
             Self::ToF16 => "to_f16",
+        }
+    }
+
+    /// Returns the int8 layer of a linear step or a convolution.
+    #[must_use]
+    pub fn layer(&self) -> Option<&QLinear> {
+        match self {
+            Self::QLinear(layer) | Self::QConv(QConv { layer, .. }) => Some(layer),
+            _ => None,
         }
     }
 }

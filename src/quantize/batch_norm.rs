@@ -1,4 +1,4 @@
-//! Folds a batch norm that follows a linear layer into the weight and bias of the layer.
+//! Folds a batch norm that follows a linear layer or a convolution into the weight and bias of the layer.
 
 use std::collections::{HashMap, HashSet};
 
@@ -6,14 +6,15 @@ use crate::graph::{Graph, GraphError, NodeId, Rewriter};
 use crate::ops::{BatchNorm, Constant, Op, Transpose};
 use crate::values::Tensor;
 
-/// Folds every batch norm whose channels are those of the linear layer that feeds it: directly, if the layer's output has
-/// two axes, or through a transpose that moves the layer's channels to axis 1. The layer and the batch norm must have no
-/// other reader between them, and constant parameters.
+/// Folds every batch norm whose channels are those of the layer that feeds it: of a convolution; of a linear layer directly, if the
+/// layer's output has two axes, or through a transpose that moves the layer's channels to axis 1. The layer and the batch norm must have
+/// no other reader between them, and constant parameters.
 ///
 /// # Errors
 /// Returns [`GraphError::NonFinite`] for a variance that has no real root.
 ///
-/// `w' = w · γ / √(variance + eps)` for each output channel, `b' = (b − mean) · γ / √(variance + eps) + β`.
+/// With `r = 1 / √(variance + eps)`, `w' = w · (γ · r)` for each output channel and `b' = ((b − mean) · r) · γ + β`, in `f32` and in this
+/// order, as PyTorch folds.
 pub(super) fn fold_batch_norm(graph: &Graph) -> Result<(Graph, Vec<FoldedNorm>), GraphError> {
     let users = graph.users();
     let constant = |id: NodeId| matches!(graph.node(id).op, Op::Constant(_));
@@ -70,7 +71,7 @@ pub(super) fn fold_batch_norm(graph: &Graph) -> Result<(Graph, Vec<FoldedNorm>),
     Ok((rewriter.finish()?, norms))
 }
 
-/// The linear layer of each batch norm that can be folded.
+/// The layer of each batch norm that can be folded.
 fn foldable(graph: &Graph, users: &[Vec<NodeId>]) -> HashMap<NodeId, NodeId> {
     let outputs = graph.output_flags();
     let alone = |id: NodeId| users[id.index()].len() == 1 && !outputs[id.index()];
@@ -87,8 +88,10 @@ fn foldable(graph: &Graph, users: &[Vec<NodeId>]) -> HashMap<NodeId, NodeId> {
             linear = graph.node(linear).inputs[0];
         }
         let layer = graph.node(linear);
-        if !matches!(layer.op, Op::Linear(_)) {
-            continue;
+        match layer.op {
+            Op::Linear(_) => {}
+            Op::Conv(_) | Op::ConvTranspose(_) if linear == node.inputs[0] => channel_axis = 1,
+            _ => continue,
         }
         if channel_axis == 1 && alone(linear) && constants(&layer.inputs[1..]) && constants(&node.inputs[1..]) {
             layer_of.insert(id, linear);
@@ -105,9 +108,11 @@ fn foldable(graph: &Graph, users: &[Vec<NodeId>]) -> HashMap<NodeId, NodeId> {
 pub(crate) struct FoldedNorm {
     /// The layer's name, which it keeps.
     pub(crate) layer: String,
-    /// The layer's weight `[N, K]` and bias `[N]`, if it has one: constants of the graph before folding.
+    /// The layer's weight and bias `[N]`, if it has one: constants of the graph before folding.
     pub(crate) weight: NodeId,
     pub(crate) bias: Option<NodeId>,
+    /// Where the output channels of the weight lie.
+    pub(crate) channels: WeightChannels,
     /// Mean, variance, γ and β, each `[N]`: constants of the graph before folding.
     pub(crate) statistics: [NodeId; 4],
     /// Added to the variance.
@@ -122,22 +127,50 @@ impl FoldedNorm {
             _ => 0.0,
         };
         let statistics = [1, 2, 3, 4].map(|i| norm.inputs[i]);
-        Self { layer: layer.name.clone(), weight: layer.inputs[1], bias: layer.inputs.get(2).copied(), statistics, eps }
+        let channels = match &layer.op {
+            Op::ConvTranspose(conv) => WeightChannels::Transposed { groups: conv.groups },
+            _ => WeightChannels::First,
+        };
+        let (name, weight, bias) = (layer.name.clone(), layer.inputs[1], layer.inputs.get(2).copied());
+        Self { layer: name, weight, bias, channels, statistics, eps }
     }
 
-    /// Weight and bias with the batch norm folded in, computed in `f64`; `value` gives those of the constants.
+    /// Weight and bias with the batch norm folded in; `value` gives those of the constants.
     pub(crate) fn fold<'t>(&self, value: impl Fn(NodeId) -> &'t Tensor) -> (Tensor, Tensor) {
         let values = |id: NodeId| value(id).as_f32().expect("its constants are floats");
         let [mean, variance, gamma, beta] = self.statistics.map(values);
-        let factor = |n: usize| factor(gamma[n], variance[n], self.eps);
-        let (n, k) = (gamma.len(), value(self.weight).len() / gamma.len().max(1));
-        let weight = values(self.weight);
-        let weight = (0..n * k).map(|at| (f64::from(weight[at]) * factor(at / k)) as f32).collect();
+        let n = gamma.len();
+        let inv_std: Vec<f32> = variance.iter().map(|&variance| 1.0 / (variance + self.eps).sqrt()).collect();
+        let factors: Vec<f32> = gamma.iter().zip(&inv_std).map(|(gamma, inv_std)| gamma * inv_std).collect();
+        let channel = self.channels.of(value(self.weight).shape());
+        let weight = values(self.weight).iter().enumerate().map(|(at, w)| w * factors[channel(at)]).collect();
         let bias = self.bias.map_or_else(|| vec![0.0; n], |bias| values(bias).to_vec());
-        let shifted = |at: usize| (f64::from(bias[at]) - f64::from(mean[at])) * factor(at) + f64::from(beta[at]);
-        let bias = (0..n).map(|at| shifted(at) as f32).collect();
+        let shifted = |c: usize| ((bias[c] - mean[c]) * inv_std[c]) * gamma[c] + beta[c];
+        let bias = (0..n).map(shifted).collect();
         const FITS: &str = "lengths are those of the layer";
-        (Tensor::from_f32(&[n, k], weight).expect(FITS), Tensor::from_f32(&[n], bias).expect(FITS))
+        (Tensor::from_f32(value(self.weight).shape(), weight).expect(FITS), Tensor::from_f32(&[n], bias).expect(FITS))
+    }
+}
+
+/// Where the output channels of a weight lie.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum WeightChannels {
+    /// `[N, …]`.
+    First,
+    /// `[C, N / groups, …]`, of a transposed convolution.
+    Transposed { groups: usize },
+}
+
+impl WeightChannels {
+    /// Returns the output channel of each element of a weight of a shape, by its row-major index.
+    pub(crate) fn of(self, shape: &[usize]) -> impl Fn(usize) -> usize {
+        let inner = shape[1..].iter().product::<usize>().max(1);
+        let taps = shape.iter().skip(2).product::<usize>().max(1);
+        let (c, n) = (shape[0], shape.get(1).copied().unwrap_or(1));
+        move |at| match self {
+            Self::First => at / inner,
+            Self::Transposed { groups } => at / inner * groups / c * n + at % inner / taps,
+        }
     }
 }
 

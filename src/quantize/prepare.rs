@@ -4,7 +4,7 @@ pub(super) mod error;
 mod insert;
 
 use std::borrow::Borrow;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use rayon::prelude::*;
 
@@ -318,22 +318,46 @@ fn observed(graph: &Graph, observers: usize) -> Vec<String> {
     observed
 }
 
-/// The observe nodes that follow an operator which moves elements that the same observer has observed already.
+/// The observer nodes whose value changes nothing for their observer: it only permutes values that the observer sees elsewhere, and the
+/// observer sees each value as often as every other.
 fn passive(graph: &Graph) -> HashSet<NodeId> {
     let by = |id: NodeId| match graph.node(id).op {
         Op::Observe(Observe { observer }) => Some(observer),
         _ => None,
     };
-    let seen = |(id, node): (NodeId, &Node)| {
-        let observer = by(id)?;
+    // For each observer node, the observer nodes whose values it permutes; itself if there are none.
+    let mut sources: HashMap<NodeId, Vec<NodeId>> = HashMap::new();
+    let mut times: HashMap<ObserverId, HashMap<NodeId, usize>> = HashMap::new();
+    let mut passive = Vec::new();
+    for (id, node) in graph.iter() {
+        let Some(observer) = by(id) else { continue };
         let moved = graph.node(node.inputs[0]);
-        if let Op::Observe(_) = moved.op {
-            // The value itself is observed twice in a row.
-            return (by(node.inputs[0]) == Some(observer)).then_some(id);
-        }
-        (moved.op.moves_values() && moved.inputs.iter().all(|&input| by(input) == Some(observer))).then_some(id)
+        // The value itself may be observed twice in a row.
+        let from = if by(node.inputs[0]).is_some() { &node.inputs } else { &moved.inputs };
+        let permutes = by(node.inputs[0]).is_some() || is_permutation(graph, moved);
+        let of = if permutes && !from.is_empty() && from.iter().all(|&input| by(input) == Some(observer)) {
+            passive.push((id, observer));
+            from.iter().flat_map(|input| sources[input].clone()).collect()
+        } else {
+            vec![id]
+        };
+        let times = times.entry(observer).or_default();
+        of.iter().for_each(|&source| *times.entry(source).or_default() += 1);
+        sources.insert(id, of);
+    }
+    let even = |observer| {
+        let mut counts = times[&observer].values();
+        let first = counts.next();
+        counts.all(|count| Some(count) == first)
     };
-    graph.iter().filter_map(seen).collect()
+    passive.into_iter().filter(|&(_, observer)| even(observer)).map(|(id, _)| id).collect()
+}
+
+/// Whether the value of a node is that of its inputs in another order: a slice, a pad or a pool has other frequencies.
+fn is_permutation(graph: &Graph, node: &Node) -> bool {
+    let add = |all: usize, &input: &NodeId| all.checked_add(graph.node(input).shape.elements()?);
+    let all = node.inputs.iter().try_fold(0, add);
+    node.op.moves_values() && all == node.shape.elements() && !matches!(node.op, Op::IndexSelect(_))
 }
 
 /// The first difference between two graphs.

@@ -1,8 +1,8 @@
 //! Rewrites a quantize/dequantize graph into its integer form, which the engines execute.
 //!
-//! These operators become integer operators where their inputs and outputs are quantized: linear layers and matrix products
-//! (equations 3 to 7 and 9), sums (8), products of elements (9), any chain of functions of one element (a lookup table of 256
-//! entries), concatenation, and operators that move elements. A ReLU and a quantize node that follow are fused. Dynamically quantized
+//! These operators become integer operators where their inputs and outputs are quantized: linear layers, convolutions and matrix
+//! products (equations 3 to 7 and 9), means (13), sums (8), products of elements (9), any chain of functions of one element (a lookup table of 256
+//! entries), concatenation, and operators that move elements. A ReLU or a clamp and a quantize node that follow are fused. Dynamically quantized
 //! linear layers and matrix products accumulate integers too, and their results are floats.
 //!
 //! An operator that cannot be rewritten stays float, and its node states the reason ([`Graph::summary`] lists all of them). Quantize and
@@ -12,6 +12,7 @@ mod elementwise;
 mod linear;
 mod matmul;
 mod movement;
+mod pool;
 mod quantize;
 mod unary;
 
@@ -23,7 +24,8 @@ use crate::graph::{Graph, NodeId, Rewriter};
 use crate::interp::{InterpError, Interpreter};
 use crate::numerics::{self, FloatProducts, QuantizeRule};
 use crate::ops::{
-    Constant, Dequantize, Input, Linear, MatMul, Op, Quantize, Requantize, ScaleAccumulator, Unary, UnaryOp,
+    Clamp, Constant, Conv, ConvTranspose, Dequantize, Input, Linear, MatMul, Op, Quantize, Requantize,
+    ScaleAccumulator, Unary, UnaryOp,
 };
 use crate::values::{DType, QParams, QuantRange, Tensor, TensorQParams};
 
@@ -171,11 +173,12 @@ struct Matcher<'g> {
 impl Matcher<'_> {
     /// Rewrites a node by the rule of its family.
     fn rewrite(&self, rewriter: &mut Rewriter<'_>, id: NodeId) -> Result<Rewritten, ToIntegerError> {
-        let families: [Family; 6] = [
+        let families: [Family; 7] = [
             linear::rewrite,
             matmul::rewrite,
             elementwise::rewrite,
             unary::rewrite,
+            pool::rewrite,
             movement::rewrite,
             quantize::rewrite,
         ];
@@ -200,9 +203,11 @@ impl Matcher<'_> {
     /// Copies a node. Products of floats become those of a kind.
     fn copy(&self, rewriter: &mut Rewriter<'_>, id: NodeId, products: FloatProducts) -> NodeId {
         let node = self.graph.node(id);
-        let op: Op = match node.op {
+        let op: Op = match &node.op {
             Op::Linear(_) => Linear { products }.into(),
             Op::MatMul(_) => MatMul { products }.into(),
+            Op::Conv(conv) => Conv { products, ..conv.clone() }.into(),
+            Op::ConvTranspose(conv) => ConvTranspose { products, ..conv.clone() }.into(),
             _ => return rewriter.copy(id).expect(FITS),
         };
         let inputs = node.inputs.iter().map(|&input| rewriter.get(input).expect(FITS)).collect();
@@ -214,23 +219,40 @@ impl Matcher<'_> {
         new
     }
 
-    /// The nodes that follow and are fused: a ReLU, a quantize node, both, or neither.
+    /// The nodes that follow and are fused: a ReLU or another clamp, a quantize node, both, or neither.
     fn epilogue(&self, id: NodeId) -> (Epilogue, Fused) {
         let mut fused = Vec::new();
         let mut next = self.only_user(id);
-        let relu = next.filter(|&id| self.is_relu(id));
-        if let Some(relu) = relu {
-            fused.push(relu);
-            next = self.only_user(relu);
+        let clamp = next.and_then(|id| self.clamp(id));
+        if let Some((id, _)) = clamp {
+            fused.push(id);
+            next = self.only_user(id);
         }
-        let Some((id, qparams, range)) = next.and_then(|id| self.quantize(id)) else {
-            return (Epilogue::Float { relu: relu.is_some() }, fused);
+        let Some((quantize, qparams, range)) = next.and_then(|id| self.quantize(id)) else {
+            let relu = clamp.is_some_and(|(id, _)| self.is_relu(id));
+            // A float result is clamped by a step of its own.
+            fused.truncate(usize::from(relu));
+            return (Epilogue::Float { relu }, fused);
         };
-        fused.push(id);
-        // Equation 6.
-        let (lo, hi) = (range.quant_min(), range.quant_max());
-        let lo = if relu.is_some() { lo.max(qparams.zero_point()) } else { lo };
+        fused.push(quantize);
+        // Equation 6. Quantization is monotonic, so that quantized values may be clamped in place of real ones.
+        let (mut lo, mut hi) = (range.quant_min(), range.quant_max());
+        if let Some((_, [min, max])) = clamp {
+            let quantized = |bound| self.rule(quantize).quantize(bound, qparams, lo, hi);
+            (lo, hi) = (quantized(min), quantized(max));
+        }
         (Epilogue::Int8 { qparams, lo, hi }, fused)
+    }
+
+    /// A node that clamps its input, with the bounds.
+    fn clamp(&self, id: NodeId) -> Option<(NodeId, [f32; 2])> {
+        let node = self.graph.node(id);
+        match node.op {
+            _ if node.float_reason.is_some() => None,
+            Op::Unary(Unary { op: UnaryOp::Relu }) => Some((id, [0.0, f32::INFINITY])),
+            Op::Clamp(Clamp { min, max }) => Some((id, [min, max])),
+            _ => None,
+        }
     }
 
     /// Adds the operator that makes the result from an accumulator, in place of the last fused node.
@@ -244,17 +266,21 @@ impl Matcher<'_> {
         fused: Fused,
     ) -> Fused {
         let last = fused.last().copied().unwrap_or(id);
+        let ch_axis = match rewriter.node(acc).op {
+            Op::IntegerConv(_) => Some(1),
+            _ => None,
+        };
         let (node, origin) = (self.graph.node(id), &self.graph.node(last).origin);
         let factors = Constant::new(Tensor::from(Array1::from(factors)));
         let new = match epilogue {
             Epilogue::Int8 { qparams, lo, hi } => {
                 let multiplier = self.constant(rewriter, id, "multiplier", factors);
-                let op = Op::Requantize(Requantize { qparams, lo, hi });
+                let op = Op::Requantize(Requantize { qparams, lo, hi, ch_axis });
                 rewriter.add(&self.graph.node(last).name, op, vec![acc, multiplier], origin)
             }
             Epilogue::Float { relu } => {
                 let scale = self.constant(rewriter, id, "output_scale", factors);
-                let op = Op::ScaleAccumulator(ScaleAccumulator { relu });
+                let op = Op::ScaleAccumulator(ScaleAccumulator { relu, ch_axis });
                 rewriter.add(&format!("{}.output", node.name), op, vec![acc, scale], origin)
             }
         };

@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use self::filter::{Scope, Scopes};
-use self::patterns::Marks;
+use self::patterns::{Marks, Rules};
 use super::annotation::Annotations;
 use super::config::QuantizationConfig;
 use super::prepare::PrepareError;
@@ -69,7 +69,7 @@ pub struct WgpuQuantizer {
     global: Option<QuantizationConfig>,
     scopes: Scopes,
     filter: Option<Filter>,
-    matmul: bool,
+    rules: Rules,
     float_islands: bool,
 }
 
@@ -79,7 +79,7 @@ impl fmt::Debug for WgpuQuantizer {
             .field("global", &self.global)
             .field("scopes", &self.scopes)
             .field("filter", &self.filter.is_some())
-            .field("matmul", &self.matmul)
+            .field("rules", &self.rules)
             .field("float_islands", &self.float_islands)
             .finish()
     }
@@ -128,11 +128,20 @@ impl WgpuQuantizer {
         self
     }
 
+    /// Sets whether convolutions and pools are quantized exactly as PyTorch's XNNPACK quantizer does. Off by default. With it, a
+    /// transposed convolution without a ReLU and pools over sliding windows stay float, the weight of a transposed convolution has a scale
+    /// for each *input* channel if scales are per channel (then it has no integer form), and clamps but ReLU are not part of a layer.
+    #[must_use]
+    pub fn xnnpack_compatible(mut self, compatible: bool) -> Self {
+        self.rules.as_xnnpack = compatible;
+        self
+    }
+
     /// Sets whether products of two activations are quantized too, statically or dynamically as their configuration says. Off by
     /// default.
     #[must_use]
     pub fn quantize_matmul(mut self, matmul: bool) -> Self {
-        self.matmul = matmul;
+        self.rules.matmul = matmul;
         self
     }
 
@@ -190,7 +199,7 @@ impl Quantizer for WgpuQuantizer {
         }
         let passes = |id| passes(graph.node(id));
         let there: Vec<bool> = graph.iter().map(|(id, _)| annotations.get(id).is_some()).collect();
-        let mut marks = Marks::new(graph, annotations, self.matmul);
+        let mut marks = Marks::new(graph, annotations, self.rules);
         for (scope, config) in self.scopes.in_order() {
             match config {
                 Some(config) => {

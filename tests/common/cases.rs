@@ -166,11 +166,17 @@ impl Case {
         let lo = if self.relu { self.zero_point } else { -128 };
         let y = match self.ends {
             Ends::FloatOut => {
-                g.node("y", Op::ScaleAccumulator(ScaleAccumulator { relu: self.relu }), &[acc, factors])?
+                g.node("y", Op::ScaleAccumulator(ScaleAccumulator { relu: self.relu, ch_axis: None }), &[acc, factors])?
             }
-            Ends::Codes => g.node("y", Op::Requantize(Requantize { qparams, lo, hi: 127 }), &[acc, factors])?,
+            Ends::Codes => {
+                g.node("y", Op::Requantize(Requantize { qparams, lo, hi: 127, ch_axis: None }), &[acc, factors])?
+            }
             Ends::Floats => {
-                let q = g.node("y.quantize", Op::Requantize(Requantize { qparams, lo, hi: 127 }), &[acc, factors])?;
+                let q = g.node(
+                    "y.quantize",
+                    Op::Requantize(Requantize { qparams, lo, hi: 127, ch_axis: None }),
+                    &[acc, factors],
+                )?;
                 g.node("y", Op::Dequantize(Dequantize { qparams: TensorQParams::PerTensor(qparams) }), &[q])?
             }
         };

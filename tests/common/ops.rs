@@ -2,6 +2,8 @@
 
 #[path = "ops/comparisons.rs"]
 mod comparisons;
+#[path = "ops/images.rs"]
+mod images;
 #[path = "ops/integers.rs"]
 mod integers;
 #[path = "ops/transformers.rs"]
@@ -342,7 +344,12 @@ pub(crate) fn table() -> Vec<OpCase> {
                 let m = g.constant("m", f32s(&[2], &[0.5, 0.5]))?;
                 g.node(
                     "y",
-                    Op::Requantize(Requantize { qparams: QParams::new(1.0, 3).expect("valid"), lo: 3, hi: 127 }),
+                    Op::Requantize(Requantize {
+                        qparams: QParams::new(1.0, 3).expect("valid"),
+                        lo: 3,
+                        hi: 127,
+                        ch_axis: None,
+                    }),
                     &[acc, m],
                 )
             },
@@ -359,7 +366,7 @@ pub(crate) fn table() -> Vec<OpCase> {
                 let b = g.constant("b", i32s(&[2], &[1, 2]))?;
                 let acc = g.node("acc", Op::IntegerLinear(IntegerLinear { fraction_bits: 0 }), &[x, w, b])?;
                 let s = g.constant("s", f32s(&[2], &[0.5, 0.25]))?;
-                g.node("y", Op::ScaleAccumulator(ScaleAccumulator { relu: true }), &[acc, s])
+                g.node("y", Op::ScaleAccumulator(ScaleAccumulator { relu: true, ch_axis: None }), &[acc, s])
             },
             vec![i8s(&[1, 2], &[10, 20])],
             f32s(&[1, 2], &[25.5, 0.0]),
@@ -483,7 +490,12 @@ pub(crate) fn table() -> Vec<OpCase> {
                 let m = g.constant("m", f32s(&[2], &[1.0, 1.0]))?;
                 g.node(
                     "y",
-                    Op::Requantize(Requantize { qparams: QParams::new(1.0, 0).expect("valid"), lo: -128, hi: 127 }),
+                    Op::Requantize(Requantize {
+                        qparams: QParams::new(1.0, 0).expect("valid"),
+                        lo: -128,
+                        hi: 127,
+                        ch_axis: None,
+                    }),
                     &[acc, m],
                 )
             },
@@ -605,6 +617,7 @@ pub(crate) fn table() -> Vec<OpCase> {
         ),
     ];
     rows.extend(comparisons::table());
+    rows.extend(images::rows());
     rows.extend(transformers::table());
     rows.extend(integers::table());
     rows

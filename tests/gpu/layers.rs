@@ -103,7 +103,7 @@ impl Layers {
 
     fn requantized(&mut self, sums: NodeId, factors: NodeId, zero_point: i32) -> NodeId {
         let qparams = QParams::new(0.05, zero_point).expect("valid");
-        self.node("linear", Op::Requantize(Requantize { qparams, lo: -128, hi: 127 }), &[sums, factors])
+        self.node("linear", Op::Requantize(Requantize { qparams, lo: -128, hi: 127, ch_axis: None }), &[sums, factors])
     }
 
     /// An int8 layer to float.
@@ -111,7 +111,7 @@ impl Layers {
         let sums = self.sums(x, n, k);
         let factors = self.factors(n, k);
         let relu = self.random.below(2) == 0;
-        self.node("linear", Op::ScaleAccumulator(ScaleAccumulator { relu }), &[sums, factors])
+        self.node("linear", Op::ScaleAccumulator(ScaleAccumulator { relu, ch_axis: None }), &[sums, factors])
     }
 
     /// The dynamic qparams of each row, and its quantized values.
@@ -217,7 +217,7 @@ impl Layers {
             self.node("products", Op::IntegerMatMul(IntegerMatMul { a_zero_point: 3, b_zero_point: -7 }), &[a, b]);
         let factors = self.constant(f32s(&[n], vec![0.01 / (k as f32).sqrt(); n]));
         let qparams = QParams::new(0.05, -11).expect("valid");
-        self.node("matmul", Op::Requantize(Requantize { qparams, lo: -128, hi: 127 }), &[acc, factors])
+        self.node("matmul", Op::Requantize(Requantize { qparams, lo: -128, hi: 127, ch_axis: None }), &[acc, factors])
     }
 
     pub(crate) fn finish(self, outputs: &[NodeId]) -> Graph {

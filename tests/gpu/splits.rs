@@ -264,7 +264,7 @@ fn a_weight_of_two_widths_is_divided_twice() {
             let bias = l.constant(Tensor::from_i32(&[n], vec![0; n]).expect("fits"));
             let acc = l.node("sums", Op::IntegerLinear(IntegerLinear { fraction_bits: 0 }), &[x, w, bias]);
             let factors = l.constant(Tensor::from_f32(&[n], vec![0.01; n]).expect("fits"));
-            l.node("y", Op::ScaleAccumulator(ScaleAccumulator { relu: false }), &[acc, factors])
+            l.node("y", Op::ScaleAccumulator(ScaleAccumulator { relu: false, ch_axis: None }), &[acc, factors])
         });
         let graph = l.finish(&outputs);
         Bound::new(&device, &queue, &engine, graph, 3, false).check_all(&format!("bits {bits:?}"));

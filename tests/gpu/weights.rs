@@ -91,7 +91,12 @@ fn shared_weights_are_uploaded_once() {
             let acc = g
                 .node(&format!("fc{at}"), Op::IntegerLinear(IntegerLinear { fraction_bits: 0 }), &[x, w, bias])
                 .expect("sums");
-            let op = Op::Requantize(Requantize { qparams: QParams::new(1.0, 0).expect("valid"), lo: -128, hi: 127 });
+            let op = Op::Requantize(Requantize {
+                qparams: QParams::new(1.0, 0).expect("valid"),
+                lo: -128,
+                hi: 127,
+                ch_axis: None,
+            });
             x = g.node(&format!("y{at}"), op, &[acc, factors]).expect("int8 values");
         }
         let graph = g.finish([x]).expect("a graph");
@@ -121,7 +126,9 @@ fn sums_of_very_many_features_do_not_overflow() {
         let factors = g.constant("factors", Tensor::from_f32(&[n], vec![1.0; n]).expect("fits")).expect("a constant");
         let op = Op::IntegerLinear(IntegerLinear { fraction_bits: 0 });
         let acc = g.node("sums", op, &[x, w, bias]).expect("sums");
-        let y = g.node("y", Op::ScaleAccumulator(ScaleAccumulator { relu: false }), &[acc, factors]).expect("floats");
+        let y = g
+            .node("y", Op::ScaleAccumulator(ScaleAccumulator { relu: false, ch_axis: None }), &[acc, factors])
+            .expect("floats");
         let graph = g.finish([y]).expect("a graph");
         // The sums exceed 2^27 with more features than fit.
         let input = Tensor::from_i8(&[1, k], vec![-128; k]).expect("fits");

@@ -176,7 +176,11 @@ fn layers(int8: bool, changed: bool) -> Graph {
             .expect("sums");
         let qparams = QParams::new(1.0, 0).expect("valid");
         x = g
-            .node(&format!("y{at}"), Op::Requantize(Requantize { qparams, lo: -128, hi: 127 }), &[acc, factors])
+            .node(
+                &format!("y{at}"),
+                Op::Requantize(Requantize { qparams, lo: -128, hi: 127, ch_axis: None }),
+                &[acc, factors],
+            )
             .expect("codes");
     }
     g.finish([x]).expect("a graph")

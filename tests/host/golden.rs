@@ -6,6 +6,7 @@
 
 mod debugger;
 mod file;
+mod images;
 mod models;
 mod observers;
 mod pt2e;
@@ -17,7 +18,7 @@ use file::Golden;
 use crate::report::report;
 
 /// The kinds that the tests below compare. The kinds of integer forms are compared in [`accuracy`](crate::accuracy).
-const COVERED: [&str; 19] = [
+const COVERED: [&str; 20] = [
     "quantize_per_tensor",
     "quantize_per_channel",
     "choose_qparams",
@@ -31,6 +32,7 @@ const COVERED: [&str; 19] = [
     "pt2e/dynamic",
     "pt2e/static/reference",
     "pt2e/dynamic/reference",
+    "conv",
     "settings",
     "numeric_debugger",
     "fake_quantize_per_tensor",
@@ -121,6 +123,11 @@ fn pt2e_static() {
 #[test]
 fn pt2e_dynamic() {
     compare_all("pt2e/dynamic", pt2e::compare);
+}
+
+#[test]
+fn convolutions() {
+    compare_all("conv", pt2e::compare);
 }
 
 #[test]

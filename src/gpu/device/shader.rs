@@ -10,7 +10,7 @@ pub struct Shader {
     /// Its WGSL, in pieces that modules share. They are concatenated when the module is compiled.
     pub sources: &'static [&'static str],
     /// The functions that its WGSL calls and that its kernels choose.
-    pub chosen: [Piece; 2],
+    pub chosen: Chosen,
     /// The parameters of its kernels: binding 0.
     pub params: Struct,
     /// Other structs that the host writes.
@@ -34,7 +34,7 @@ impl Shader {
         storage: &'static [Binding],
         sources: &'static [&'static str],
     ) -> Self {
-        let chosen = [Piece::NONE; 2];
+        let chosen = [Piece::NONE; 3];
         Self { name, sources, chosen, params, structs, storage, overrides: &[], subgroups: false, coopmat: false }
     }
 
@@ -63,6 +63,9 @@ impl Shader {
     }
 }
 
+/// The pieces that a kernel chooses.
+pub(crate) type Chosen = [Piece; 3];
+
 /// Functions that a shader calls and that a kernel chooses, as text: a branch on a constant would do, but drivers compile what it rules
 /// out before they remove it, which takes ten times as long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -82,7 +85,7 @@ const ROWS: &str = include_str!("../../../shaders/shared/rows.wgsl");
 
 impl Shader {
     /// What no other module has: its name and those of the functions that were chosen.
-    pub(crate) fn key(&self) -> (&'static str, [&'static str; 2]) {
+    pub(crate) fn key(&self) -> (&'static str, [&'static str; 3]) {
         (self.name, self.chosen.map(|piece| piece.name))
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 
 use crate::gpu::device::pipeline::PipelineKey;
-use crate::gpu::device::shader::{Piece, Shader};
+use crate::gpu::device::shader::{Chosen, Piece, Shader};
 
 /// The options that select the pipelines of all kernels of an engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,8 +27,8 @@ pub(crate) trait Kernel: Copy + Debug {
     fn entry(self) -> &'static str;
 
     /// The functions that its shader leaves to be chosen.
-    fn chosen(self) -> [Piece; 2] {
-        [Piece::NONE; 2]
+    fn chosen(self) -> Chosen {
+        [Piece::NONE; 3]
     }
 
     /// The override constants that differ from their defaults.

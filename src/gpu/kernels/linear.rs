@@ -15,11 +15,12 @@ use coopmat::{Coopmat, Fragment};
 use tile::{LinearKernel, TileShape};
 use weights::{Channels, WeightBits};
 
+use super::conv::Window;
 use super::elementwise::AddParams;
 use super::function::function;
 use super::kernel::{Kernel, KernelOptions};
 use super::wgsl::shader;
-use crate::gpu::device::shader::{Binding, FIRST_STORAGE, Piece, Shader, read, read_write, wgsl_struct};
+use crate::gpu::device::shader::{Binding, Chosen, FIRST_STORAGE, Piece, Shader, read, read_write, wgsl_struct};
 use crate::numerics::UnaryOp;
 
 wgsl_struct! {
@@ -27,7 +28,8 @@ wgsl_struct! {
     LinearParams {
         k_vecs: u32, rows_factor: u32, part_vecs: u32, qparams_stride: u32, first_row: u32, end_row: u32, first_quad: u32,
         quads: u32, layer_columns: u32, layers: u32, layer_words: u32, n: u32, row_words: u32, fraction_bits: u32,
-        zero_point: i32, lo: f32, hi: f32, relu: u32, zero: u32, unused_0: u32, add: AddParams,
+        zero_point: i32, lo: f32, hi: f32, relu: u32, zero: u32, unused_0: u32, add: AddParams, window: Window, pixel_vecs: u32,
+        padding: u32, group_inputs: u32, group_outputs: u32,
     }
 }
 
@@ -38,7 +40,7 @@ pub(crate) const Y: u32 = 6;
 pub(crate) const OPERAND: u32 = 7;
 pub(crate) const PARTIAL: u32 = 8;
 
-const STORAGE: &[Binding] = &[
+pub(crate) const STORAGE: &[Binding] = &[
     read_write("x", X),
     read("w", WEIGHT),
     read("channels", CHANNELS),
@@ -74,21 +76,40 @@ impl LinearEpilogue {
     ];
 
     /// Its WGSL, and that of its function.
-    fn pieces(self) -> [Piece; 2] {
+    pub(crate) fn pieces(self) -> Chosen {
         macro_rules! epilogue {
             ($file:literal) => {
                 Piece { name: $file, wgsl: include_str!(concat!("../../../shaders/linear/epilogue/", $file, ".wgsl")) }
             };
         }
         match self {
-            Self::ToI8 => [epilogue!("to_i8"), Piece::NONE],
-            Self::ToI8Lut => [epilogue!("to_i8_lut"), Piece::NONE],
-            Self::ToI8Add => [epilogue!("to_i8_add"), Piece::NONE],
-            Self::ToF32 => [epilogue!("to_f32"), Piece::NONE],
-            Self::ToF32Unary(op) => [epilogue!("to_f32_unary"), function(Some(op))],
-            Self::DynamicToF32 => [epilogue!("dynamic_to_f32"), Piece::NONE],
-            Self::DynamicToF32Unary(op) => [epilogue!("dynamic_to_f32_unary"), function(Some(op))],
-            Self::Partial => [epilogue!("partial"), Piece::NONE],
+            Self::ToI8 => [epilogue!("to_i8"), Piece::NONE, Piece::NONE],
+            Self::ToI8Lut => [epilogue!("to_i8_lut"), Piece::NONE, Piece::NONE],
+            Self::ToI8Add => [epilogue!("to_i8_add"), Piece::NONE, Piece::NONE],
+            Self::ToF32 => [epilogue!("to_f32"), Piece::NONE, Piece::NONE],
+            Self::ToF32Unary(op) => [epilogue!("to_f32_unary"), function(Some(op)), Piece::NONE],
+            Self::DynamicToF32 => [epilogue!("dynamic_to_f32"), Piece::NONE, Piece::NONE],
+            Self::DynamicToF32Unary(op) => [epilogue!("dynamic_to_f32_unary"), function(Some(op)), Piece::NONE],
+            Self::Partial => [epilogue!("partial"), Piece::NONE, Piece::NONE],
+        }
+    }
+}
+
+/// The rows of the matrix that a kernel multiplies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum LinearRows {
+    /// Rows of a matrix.
+    Matrix,
+    /// The elements of images under a window.
+    Patches,
+}
+
+impl LinearRows {
+    /// Its WGSL.
+    fn piece(self) -> Piece {
+        match self {
+            Self::Matrix => Piece { name: "matrix", wgsl: include_str!("../../../shaders/linear/matrix.wgsl") },
+            Self::Patches => Piece { name: "patches", wgsl: include_str!("../../../shaders/conv/patches.wgsl") },
         }
     }
 }
@@ -104,6 +125,7 @@ pub(crate) enum LinearPipeline {
         to_f16: bool,
         /// The use of cooperative matrices, only for [`LinearKernel::Coopmat`].
         coopmat: Option<Coopmat>,
+        rows: LinearRows,
     },
     /// Applies the epilogue to the sums of parts of K.
     Finish { epilogue: LinearEpilogue, to_f16: bool },
@@ -127,9 +149,14 @@ impl Kernel for LinearPipeline {
         }
     }
 
-    fn chosen(self) -> [Piece; 2] {
+    fn chosen(self) -> Chosen {
+        let rows = match self {
+            Self::Layer { rows, .. } => rows.piece(),
+            Self::Finish { .. } => Piece::NONE,
+        };
         let (Self::Layer { epilogue, .. } | Self::Finish { epilogue, .. }) = self;
-        epilogue.pieces()
+        let [epilogue, function, _] = epilogue.pieces();
+        [epilogue, function, rows]
     }
 
     fn overrides(self, options: KernelOptions) -> Vec<(&'static str, u32)> {
@@ -176,9 +203,14 @@ fn shaders_of(kernel: LinearKernel, fragment: Fragment) -> &'static [Shader; 3] 
     }
 }
 
-/// All shaders with their entry points: with each epilogue for weights of 8 bits, with one for those of fewer bits.
+/// All shaders with their entry points: with each epilogue for weights of 8 bits, with one for those of fewer bits and for
+/// convolutions.
 pub(crate) fn entries() -> Vec<(Shader, &'static str)> {
-    let with = |shader: &Shader, epilogue: LinearEpilogue| Shader { chosen: epilogue.pieces(), ..*shader };
+    let of = |shader: &Shader, epilogue: LinearEpilogue, rows: Piece| {
+        let [epilogue, function, _] = epilogue.pieces();
+        Shader { chosen: [epilogue, function, rows], ..*shader }
+    };
+    let with = |shader: &Shader, epilogue| of(shader, epilogue, LinearRows::Matrix.piece());
     let mut entries = Vec::new();
     for kernel in LinearKernel::ALL {
         let fragments = [Fragment::Sixteen, Fragment::Eight, Fragment::Emulated];
@@ -187,11 +219,12 @@ pub(crate) fn entries() -> Vec<(Shader, &'static str)> {
             let [eight, few @ ..] = shaders_of(kernel, fragment);
             entries.extend(LinearEpilogue::ALL.map(|epilogue| (with(eight, epilogue), kernel.name())));
             entries.extend(few.iter().map(|shader| (with(shader, LinearEpilogue::ToI8), kernel.name())));
+            entries.push((of(eight, LinearEpilogue::ToI8, LinearRows::Patches.piece()), kernel.name()));
         }
     }
     // Nothing finishes a part.
     let whole = LinearEpilogue::ALL.into_iter().filter(|epilogue| *epilogue != LinearEpilogue::Partial);
-    entries.extend(whole.map(|epilogue| (with(&FINISH, epilogue), "linear_finish")));
+    entries.extend(whole.map(|epilogue| (of(&FINISH, epilogue, Piece::NONE), "linear_finish")));
     entries
 }
 
@@ -208,8 +241,8 @@ macro_rules! shaders {
         Shader {
             $($field: $value,)*
             ..shader! {
-                $name, LinearParams, [AddParams, Channels], STORAGE,
-                [$($shared,)* BYTES, ADD, REQUANTIZE, LOOK_UP, F16, FLOATS, FLOAT, FUNCTIONS],
+                $name, LinearParams, [AddParams, Channels, Window], STORAGE,
+                [$($shared,)* WINDOW, BYTES, ADD, REQUANTIZE, LOOK_UP, F16, FLOATS, FLOAT, FUNCTIONS],
                 ["linear/epilogue" $(, $file)*]
             }
         }

@@ -11,7 +11,7 @@ use super::quantize::qparams_stride;
 use super::strided::{Axis, Strided, aligned, axes, strides, transposed};
 use super::wgsl::shader;
 use crate::gpu::device::error::GpuError;
-use crate::gpu::device::shader::{FIRST_STORAGE, Piece, Shader, storage, wgsl_struct};
+use crate::gpu::device::shader::{Chosen, FIRST_STORAGE, Piece, Shader, storage, wgsl_struct};
 use crate::numerics::{self, FloatProducts, UnaryOp};
 use crate::ops::{IntegerMatMulDynamic, Linear, MatMul, Op, Transpose, Unary};
 use crate::program::{Epilogue, Program, QMatMul, Step, StepOp, ValueId, ValueType};
@@ -127,11 +127,11 @@ impl Kernel for MatmulKernel {
         }
     }
 
-    fn chosen(self) -> [Piece; 2] {
+    fn chosen(self) -> Chosen {
         match self {
-            Self::F32 { function: op, .. } => [function(op), Piece::NONE],
-            Self::SmallF32 { .. } => [function(None), Piece::NONE],
-            _ => [Piece::NONE; 2],
+            Self::F32 { function: op, .. } => [function(op), Piece::NONE, Piece::NONE],
+            Self::SmallF32 { .. } => [function(None), Piece::NONE, Piece::NONE],
+            _ => [Piece::NONE; 3],
         }
     }
 

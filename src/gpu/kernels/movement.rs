@@ -1,5 +1,7 @@
 //! Kernels that move values: reshape, transpose, slice, concat and pad, and the changes of layout at inputs and outputs.
 
+pub(crate) mod index_select;
+
 use super::case::{COLS, CaseBuilder, WIDE, int8, tensor};
 use super::config::Config;
 use super::dispatch::{Bound, Planned, PlannedDispatch, Planning};

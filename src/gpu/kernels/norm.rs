@@ -12,7 +12,7 @@ use super::kernel::{Kernel, KernelOptions, flags};
 use super::layout::row_words;
 use super::quantize::fused::{StaticQuantize, quantize_bits};
 use super::wgsl::shader;
-use crate::gpu::device::shader::{FIRST_STORAGE, Piece, Shader, storage, wgsl_struct};
+use crate::gpu::device::shader::{Chosen, FIRST_STORAGE, Piece, Shader, storage, wgsl_struct};
 use crate::numerics::{self, QuantizeRule};
 use crate::ops::{Add, ChooseQParams, LayerNorm, Op, Quantize, QuantizeDynamic, RmsNorm, Softmax};
 use crate::program::{Step, StepOp};
@@ -168,9 +168,9 @@ impl Kernel for NormKernel {
         }
     }
 
-    fn chosen(self) -> [Piece; 2] {
+    fn chosen(self) -> Chosen {
         let piece = if self.result == NormResult::Floats { Piece::NONE } else { quantize_bits(self.rule) };
-        [piece, Piece::NONE]
+        [piece, Piece::NONE, Piece::NONE]
     }
 
     fn overrides(self, options: KernelOptions) -> Vec<(&'static str, u32)> {

@@ -10,7 +10,7 @@ use super::grid::GridSize;
 use super::kernel::{Kernel, KernelOptions};
 use super::strided::{Contiguous, Strided, axes, broadcast};
 use super::wgsl::shader;
-use crate::gpu::device::shader::{FIRST_STORAGE, Piece, Shader, storage, wgsl_struct};
+use crate::gpu::device::shader::{Chosen, FIRST_STORAGE, Piece, Shader, storage, wgsl_struct};
 use crate::numerics::{self, IntegerType, UnaryOp};
 use crate::ops::{Clamp, Op, ToFloat, ToInteger, Unary};
 use crate::program::{QLut, StepOp, ValueType};
@@ -90,10 +90,10 @@ impl Kernel for UnaryKernel {
         }
     }
 
-    fn chosen(self) -> [Piece; 2] {
+    fn chosen(self) -> Chosen {
         match self {
-            Self::Function(op) | Self::FunctionVec4(op) => [function(Some(op)), Piece::NONE],
-            _ => [Piece::NONE; 2],
+            Self::Function(op) | Self::FunctionVec4(op) => [function(Some(op)), Piece::NONE, Piece::NONE],
+            _ => [Piece::NONE; 3],
         }
     }
 

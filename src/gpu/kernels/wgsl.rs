@@ -47,6 +47,7 @@ shared! {
     SUBGROUP_REDUCE = "subgroup_reduce";
     THREAD = "thread";
     VECTORS = "vectors";
+    WINDOW = "window";
     WORDS = "words";
     WORKGROUP_REDUCE = "workgroup_reduce";
     WORKGROUP_SUM = "workgroup_sum";

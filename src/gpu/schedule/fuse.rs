@@ -31,7 +31,7 @@ use crate::gpu::kernels::fused_step::FusedStep;
 use crate::gpu::kernels::linear::layers;
 use crate::gpu::kernels::norm;
 use crate::ops::{Add, ChooseQParams, Mul, Op, QuantizeDynamic, Softmax};
-use crate::program::{Epilogue, Program, StepOp, ValueId};
+use crate::program::{Epilogue, Program, QConv, StepOp, ValueId};
 
 /// A set of patterns to fuse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,7 +108,7 @@ impl<'p> Fusion<'p> {
     fn fuse(&self, fused: FusedStep) -> FusedStep {
         let step = &self.program.steps()[fused.main];
         match &step.op {
-            StepOp::QLinear(linear) => match linear.epilogue {
+            StepOp::QLinear(layer) | StepOp::QConv(QConv { layer, .. }) => match layer.epilogue {
                 Epilogue::Requantize { .. } => self.after_int8(fused),
                 Epilogue::Scale { .. } | Epilogue::Dynamic { .. } => self.after_floats(fused),
             },

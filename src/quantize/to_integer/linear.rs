@@ -1,11 +1,16 @@
-//! Linear layers, static and dynamic.
+//! Linear layers, static and dynamic, and convolutions.
+
+use std::sync::Arc;
 
 use ndarray::Array1;
 
 use super::{Epilogue, FITS, Fused, Match, Matcher, NOT_INPUT, Rewritten, ToIntegerError};
 use crate::graph::{NodeId, Rewriter};
 use crate::numerics;
-use crate::ops::{Constant, Dequantize, DequantizeDynamic, IntegerLinear, Op, ScaleAccumulatorDynamic};
+use crate::ops::{
+    Constant, Conv, Dequantize, DequantizeDynamic, ImageLayout, IntegerConv, IntegerLinear, Op, ScaleAccumulatorDynamic,
+};
+use crate::values::slices::codes;
 use crate::values::{DType, QParams, QuantizedTensor, Tensor, TensorQParams};
 
 /// The quantized input of a layer.
@@ -16,11 +21,11 @@ enum Input {
     Dynamic { values: NodeId, qparams: NodeId },
 }
 
-/// The constants of a layer of N output and K input features.
+/// The constants of a layer of N output channels, each a sum of K products.
 struct Parameters {
-    /// The node of the weight.
-    node: NodeId,
-    /// The weight `[N, K]`, with zero points of 0.
+    /// The node of the weight, if it is in the order below.
+    node: Option<NodeId>,
+    /// The weight `[N, …]`, with K elements for each channel and zero points of 0.
     weight: QuantizedTensor,
     k: usize,
     /// The scale of each channel of the weight, `[N]`.
@@ -36,7 +41,7 @@ pub(super) fn rewrite(
     id: NodeId,
 ) -> Result<Option<Rewritten>, ToIntegerError> {
     match matcher.graph.node(id).op {
-        Op::Linear(_) => Ok(Some(matcher.linear(rewriter, id)?.into())),
+        Op::Linear(_) | Op::Conv(_) | Op::ConvTranspose(_) => Ok(Some(matcher.linear(rewriter, id)?.into())),
         _ => Ok(None),
     }
 }
@@ -49,10 +54,13 @@ impl Matcher<'_> {
             Op::Dequantize(Dequantize { qparams: TensorQParams::PerTensor(qparams) }) => {
                 Input::Static { values: x.inputs[0], qparams }
             }
+            Op::DequantizeDynamic(DequantizeDynamic) if !matches!(self.graph.node(linear).op, Op::Linear(_)) => {
+                return Ok(Err("its input is quantized dynamically, which linear layers support only".to_owned()));
+            }
             Op::DequantizeDynamic(DequantizeDynamic) => Input::Dynamic { values: x.inputs[0], qparams: x.inputs[1] },
             _ => return Ok(Err(NOT_INPUT.to_owned())),
         };
-        let parameters = match self.parameters(inputs)? {
+        let parameters = match self.parameters(linear)? {
             Ok(parameters) => parameters,
             Err(reason) => return Ok(Err(reason)),
         };
@@ -62,7 +70,9 @@ impl Matcher<'_> {
         })
     }
 
-    fn parameters(&self, inputs: &[NodeId]) -> Match<Parameters> {
+    fn parameters(&self, layer: NodeId) -> Match<Parameters> {
+        let layer = self.graph.node(layer);
+        let inputs = &layer.inputs;
         let Op::Dequantize(Dequantize { qparams }) = &self.graph.node(inputs[1]).op else {
             return Ok(Err("its weight is not quantized".to_owned()));
         };
@@ -80,14 +90,27 @@ impl Matcher<'_> {
         if values.dtype() != DType::I8 {
             return Ok(Err(format!("its weight is of {}, expected i8", values.dtype())));
         }
-        let &[n, k] = values.shape() else { return Ok(Err("its weight is not a matrix".to_owned())) };
-        let weight = match QuantizedTensor::new(values, qparams.clone(), self.graph.bits(node)) {
-            Ok(weight) => weight,
-            Err(error) => return Ok(Err(format!("its weight is not sound: {error}"))),
+        let bits = self.graph.bits(node);
+        let (node, values, qparams) = match &layer.op {
+            Op::ConvTranspose(conv) => {
+                let qparams = match outputs_first(qparams, conv.groups) {
+                    Ok(qparams) => qparams,
+                    Err(reason) => return Ok(Err(reason)),
+                };
+                let (shape, mirrored) = conv.mirrored(values.as_i8().expect(FITS), values.shape());
+                (None, Arc::new(codes(&shape, mirrored)), qparams)
+            }
+            _ => (Some(node), values, qparams.clone()),
         };
-        let scales = match weight_scales(qparams, n) {
+        let n = values.shape()[0];
+        let k = values.shape()[1..].iter().product();
+        let scales = match weight_scales(&qparams, n) {
             Ok(scales) => scales,
             Err(reason) => return Ok(Err(reason)),
+        };
+        let weight = match QuantizedTensor::new(values, qparams, bits) {
+            Ok(weight) => weight,
+            Err(error) => return Ok(Err(format!("its weight is not sound: {error}"))),
         };
         let bias = match &bias {
             None => vec![0.0; n],
@@ -123,7 +146,21 @@ impl Matcher<'_> {
         let w = self.weight(rewriter, linear, parameters);
         let bias = self.constant(rewriter, linear, "bias.quantized", vector(bias));
         let inputs = vec![rewriter.get(x).expect(FITS), w, bias];
-        let acc = Op::IntegerLinear(IntegerLinear { fraction_bits });
+        let conv = |window, groups| {
+            let zero_point = x_qparams.zero_point();
+            Op::IntegerConv(IntegerConv {
+                window,
+                groups,
+                zero_point,
+                fraction_bits,
+                layout: ImageLayout::ChannelsFirst,
+            })
+        };
+        let acc = match &node.op {
+            Op::Conv(Conv { window, groups, .. }) => conv(window.clone(), *groups),
+            Op::ConvTranspose(transposed) => conv(transposed.as_conv(), transposed.groups),
+            _ => Op::IntegerLinear(IntegerLinear { fraction_bits }),
+        };
         let acc = rewriter.add(&node.name, acc, inputs, &node.origin).expect(FITS);
         Ok(self.finish(rewriter, linear, acc, epilogue, factors, fused))
     }
@@ -171,8 +208,8 @@ impl Matcher<'_> {
 
     /// The weight as a constant: a weight that was not folded is folded here.
     fn weight(&self, rewriter: &mut Rewriter<'_>, linear: NodeId, parameters: &Parameters) -> NodeId {
-        match self.graph.node(parameters.node).op {
-            Op::Constant(_) => rewriter.get(parameters.node).expect(FITS),
+        match parameters.node {
+            Some(node) if matches!(self.graph.node(node).op, Op::Constant(_)) => rewriter.get(node).expect(FITS),
             _ => self.constant(rewriter, linear, "weight.quantized", Constant::from(&parameters.weight)),
         }
     }
@@ -196,6 +233,19 @@ fn factors(scales: &[f32], s_x: f32, factor: impl Fn(f32) -> Option<f32>) -> Res
         })
     };
     scales.iter().enumerate().map(channel).collect()
+}
+
+/// The qparams of the weight of a transposed convolution `[C, N / groups, …]`, once its output channels are axis 0.
+fn outputs_first(qparams: &TensorQParams, groups: usize) -> Result<TensorQParams, String> {
+    match qparams.clone() {
+        TensorQParams::PerChannel { channels, ch_axis: 1 } if groups == 1 => {
+            Ok(TensorQParams::PerChannel { channels, ch_axis: 0 })
+        }
+        TensorQParams::PerChannel { ch_axis, .. } => Err(format!(
+            "its weight has a scale per index of axis {ch_axis} with {groups} groups: a sum of integers needs one for each output channel"
+        )),
+        per_tensor => Ok(per_tensor),
+    }
 }
 
 /// The scale of each of `n` output channels, for weights whose zero points are 0.

@@ -16,7 +16,7 @@ pub(super) fn keep_float(graph: &Graph, annotations: &mut Annotations, there: &[
     for &id in ids.iter().rev() {
         let node = graph.node(id);
         if let Some(annotation) = annotations.get(id).filter(|_| !wanted[id.index()] && !there[id.index()]) {
-            if matches!(node.op, Op::Linear(_) | Op::MatMul(_)) {
+            if super::patterns::has_weight(&node.op) || matches!(node.op, Op::MatMul(_)) {
                 let mut annotation = annotation.clone();
                 annotation.output_qspec = None;
                 annotations.set(id, annotation);

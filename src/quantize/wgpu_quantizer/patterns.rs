@@ -1,14 +1,23 @@
 //! The patterns that are quantized, and the nodes that each of them annotates.
 
 use crate::graph::{Graph, NodeId};
-use crate::ops::{Add, Constant, Div, Embedding, Input, Mul, Op, OpKind, Unary, UnaryOp, Where};
+use crate::ops::{Add, AverageWindows, Clamp, Constant, Div, Embedding, Input, Mul, Op, OpKind, Unary, UnaryOp, Where};
 use crate::quantize::annotation::{Annotations, EdgeOrNode, QuantizationAnnotation};
 use crate::quantize::config::QuantizationConfig;
 use crate::quantize::spec::{ObservedSpec, QuantizationSpec};
-use crate::values::{DType, QScheme};
+use crate::values::{DType, Granularity, QScheme};
 
 /// A one-element constant that is larger is a mask or a sentinel: at its scale, the other input would be 0.
 const LARGEST_SCALAR: f32 = 3.402_823_5e15;
+
+/// The choices of a quantizer between patterns.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Rules {
+    /// Whether products of two activations are quantized.
+    pub(super) matmul: bool,
+    /// Whether only those patterns of images are quantized that XNNPACK's quantizer has, as it has them.
+    pub(super) as_xnnpack: bool,
+}
 
 /// The annotations under construction, and the nodes that a pattern or a configuration has taken.
 pub(super) struct Marks<'g> {
@@ -17,7 +26,7 @@ pub(super) struct Marks<'g> {
     outputs: Vec<bool>,
     annotations: &'g mut Annotations,
     taken: Vec<bool>,
-    matmul: bool,
+    rules: Rules,
     /// For each node, whether it is computed from integers and constants only.
     masks: Vec<bool>,
     /// For each node, whether all that reads it makes the scores of a softmax.
@@ -28,11 +37,11 @@ pub(super) struct Marks<'g> {
 type Covers<'f> = &'f dyn Fn(NodeId) -> bool;
 
 impl<'g> Marks<'g> {
-    pub(super) fn new(graph: &'g Graph, annotations: &'g mut Annotations, matmul: bool) -> Self {
+    pub(super) fn new(graph: &'g Graph, annotations: &'g mut Annotations, rules: Rules) -> Self {
         let taken = graph.iter().map(|(id, _)| annotations.get(id).is_some()).collect();
         let (users, outputs) = (graph.users(), graph.output_flags());
         let (masks, scores) = (masks(graph), scores(graph, &users, &outputs));
-        Self { graph, users, outputs, annotations, taken, matmul, masks, scores }
+        Self { graph, users, outputs, annotations, taken, rules, masks, scores }
     }
 
     /// Keeps a node in float, in all patterns and in the integer form, unless a pattern has taken it.
@@ -45,26 +54,50 @@ impl<'g> Marks<'g> {
 
     /// All patterns with one configuration.
     pub(super) fn patterns(&mut self, config: &QuantizationConfig, covers: Covers<'_>, relu_covers: Covers<'_>) {
-        self.with_relu(OpKind::Linear, config, covers, relu_covers);
+        self.with_activation(OpKind::Linear, config, covers, relu_covers);
         self.alone(OpKind::Linear, config, covers);
-        if self.matmul {
+        if self.rules.matmul {
             self.alone(OpKind::MatMul, config, covers);
         }
         if config.is_dynamic() {
             self.dynamic_reasons(covers);
             return;
         }
-        self.with_relu(OpKind::Add, config, covers, relu_covers);
+        self.with_activation(OpKind::Conv, config, covers, relu_covers);
+        self.alone(OpKind::Conv, config, covers);
+        self.with_activation(OpKind::ConvTranspose, config, covers, relu_covers);
+        if !self.rules.as_xnnpack {
+            self.alone(OpKind::ConvTranspose, config, covers);
+        }
+        self.average_pools(config, covers);
+        self.with_activation(OpKind::Add, config, covers, relu_covers);
         self.alone(OpKind::Add, config, covers);
-        self.with_relu(OpKind::Mul, config, covers, relu_covers);
+        self.with_activation(OpKind::Mul, config, covers, relu_covers);
         self.alone(OpKind::Mul, config, covers);
         self.concat(config, covers);
     }
 
+    /// Whether a node is a ReLU, or for a convolution another clamp, that a layer takes into the range of its result.
+    fn is_activation(&self, id: NodeId, kind: OpKind) -> bool {
+        let clamps = matches!(kind, OpKind::Conv | OpKind::ConvTranspose) && !self.rules.as_xnnpack;
+        match self.graph.node(id).op {
+            Op::Unary(Unary { op: UnaryOp::Relu }) => true,
+            // Real 0 is within every quantized range.
+            Op::Clamp(Clamp { min, max }) => clamps && min <= 0.0 && max >= 0.0,
+            _ => false,
+        }
+    }
+
     /// Annotates nodes of a kind whose only reader is a ReLU: the inputs on the node, the output on the ReLU.
-    fn with_relu(&mut self, kind: OpKind, config: &QuantizationConfig, covers: Covers<'_>, relu_covers: Covers<'_>) {
+    fn with_activation(
+        &mut self,
+        kind: OpKind,
+        config: &QuantizationConfig,
+        covers: Covers<'_>,
+        relu_covers: Covers<'_>,
+    ) {
         for (relu, node) in self.graph.iter() {
-            if node.op != Op::Unary(Unary { op: UnaryOp::Relu }) || !relu_covers(relu) {
+            if !self.is_activation(relu, kind) || !relu_covers(relu) {
                 continue;
             }
             let inner = node.inputs[0];
@@ -92,10 +125,37 @@ impl<'g> Marks<'g> {
         }
     }
 
-    /// Weight and bias of a linear node.
+    /// Averages an image whose observer its result shares. The image shares the observer of the node that computes it, if that has a
+    /// quantized output.
+    fn average_pools(&mut self, config: &QuantizationConfig, covers: Covers<'_>) {
+        for (id, node) in self.graph.iter() {
+            let known = match &node.op {
+                Op::AveragePool(pool) => {
+                    !self.rules.as_xnnpack || matches!(pool.windows, AverageWindows::Adaptive { .. })
+                }
+                _ => false,
+            };
+            if !known || self.taken[id.index()] || !covers(id) {
+                continue;
+            }
+            let input = node.inputs[0];
+            let is_quantized = self.annotations.get(input).is_some_and(|of| of.output_qspec.is_some());
+            let input_qspec = match is_quantized {
+                true => Some(QuantizationSpec::Shared(EdgeOrNode::Node(input))),
+                false => config.input_activation.clone(),
+            };
+            let shared = QuantizationSpec::Shared(EdgeOrNode::Edge { producer: input, consumer: id });
+            let output_qspec = config.output_activation.as_ref().map(|_| shared);
+            let input_qspec_map = vec![(input, input_qspec)];
+            self.annotations.set(id, QuantizationAnnotation { input_qspec_map, output_qspec, ..Default::default() });
+            self.taken[id.index()] = true;
+        }
+    }
+
+    /// Weight and bias of a layer.
     fn parameters(&self, id: NodeId) -> &'g [NodeId] {
         let node = self.graph.node(id);
-        if matches!(node.op, Op::Linear(_)) { &node.inputs[1..] } else { &[] }
+        if has_weight(&node.op) { &node.inputs[1..] } else { &[] }
     }
 
     /// Whether a node may be quantized: no input is a mask or a scalar out of all proportion, and the result is not the scores of a
@@ -107,7 +167,7 @@ impl<'g> Marks<'g> {
             _ => false,
         };
         let node = graph.node(id);
-        if matches!(node.op, Op::Linear(_)) {
+        if has_weight(&node.op) {
             return true;
         }
         let elementwise = matches!(node.op, Op::Add(Add) | Op::Mul(Mul));
@@ -130,8 +190,13 @@ impl<'g> Marks<'g> {
         let inputs = &self.graph.node(id).inputs;
         let act = &config.input_activation;
         // The bias stays float here; the integer form quantizes it from the scales of input and weight.
-        let specs = match self.graph.node(id).op {
-            Op::Linear(_) => [act.clone(), config.weight.clone(), None],
+        let specs = match &self.graph.node(id).op {
+            Op::Linear(_) | Op::Conv(_) => [act.clone(), config.weight.clone(), None],
+            Op::ConvTranspose(conv) => {
+                let weight = config.weight.clone();
+                let own = |spec| if self.rules.as_xnnpack { spec } else { for_outputs(spec, conv.groups) };
+                [act.clone(), weight.map(own), None]
+            }
             Op::MatMul(_) => [act.clone(), act.clone().map(for_the_tensor), None],
             _ => [act.clone(), act.clone(), None],
         };
@@ -176,7 +241,9 @@ impl<'g> Marks<'g> {
     /// Lets operators that move or clip a quantized value share its observer.
     pub(super) fn propagate(&mut self) {
         for (id, node) in self.graph.iter() {
-            let floats = shares(&node.op) && node.dtype == DType::F32;
+            // XNNPACK's quantizer has a pattern for `hardtanh`.
+            let clamps = self.rules.as_xnnpack && matches!(node.op, Op::Clamp(_));
+            let floats = (shares(&node.op) || clamps) && node.dtype == DType::F32;
             if !floats || self.taken[id.index()] || self.annotations.get(id).is_some() {
                 continue;
             }
@@ -193,8 +260,8 @@ impl<'g> Marks<'g> {
 
     fn dynamic_reasons(&mut self, covers: Covers<'_>) {
         for (id, node) in self.graph.iter() {
-            let pattern = matches!(node.op, Op::Add(Add) | Op::Mul(Mul) | Op::Concat(_)) && node.dtype == DType::F32;
-            if pattern && covers(id) && !self.taken[id.index()] {
+            let dynamic = matches!(node.op, Op::Linear(_) | Op::MatMul(_));
+            if is_pattern(&node.op) && !dynamic && node.dtype == DType::F32 && covers(id) && !self.taken[id.index()] {
                 let reason = "its configuration is dynamic, which quantizes linear layers and matmul only";
                 self.annotations.leave_float(id, reason);
             }
@@ -212,25 +279,43 @@ impl<'g> Marks<'g> {
                 // Integers are not left in float.
                 _ if node.dtype != DType::F32 => continue,
                 // A pattern that the filter excludes stays float between quantized values too.
-                Op::Linear(_) | Op::MatMul(_) | Op::Add(Add) | Op::Mul(Mul) | Op::Concat(_) if !passes(id) => {
+                ref op if is_pattern(op) && !passes(id) => {
                     self.annotations.keep_float(id, "the filter function leaves it out");
                     continue;
                 }
                 _ if !passes(id) => "the filter function leaves it out".to_owned(),
-                Op::MatMul(_) if !self.matmul => {
+                Op::MatMul(_) if !self.rules.matmul => {
                     "products of two activations are quantized only if asked for".to_owned()
                 }
-                Op::Linear(_) | Op::MatMul(_) | Op::Add(Add) | Op::Mul(Mul) | Op::Concat(_) if !global => {
-                    "no configuration covers it".to_owned()
-                }
-                Op::Linear(_) | Op::MatMul(_) | Op::Add(Add) | Op::Mul(Mul) | Op::Concat(_) => {
-                    "the configuration that covers it does not quantize it".to_owned()
-                }
+                ref op if is_pattern(op) && !global => "no configuration covers it".to_owned(),
+                ref op if is_pattern(op) => "the configuration that covers it does not quantize it".to_owned(),
                 ref op if shares(op) => "the output of what it reads is not quantized".to_owned(),
                 ref op => format!("there is no pattern for {}", op.name()),
             };
             self.annotations.leave_float(id, reason);
         }
+    }
+}
+
+/// Whether an operator is a layer with a weight and perhaps a bias.
+pub(super) fn has_weight(op: &Op) -> bool {
+    matches!(op, Op::Linear(_) | Op::Conv(_) | Op::ConvTranspose(_))
+}
+
+/// Whether an operator begins a pattern that a configuration may quantize.
+fn is_pattern(op: &Op) -> bool {
+    has_weight(op) || matches!(op, Op::MatMul(_) | Op::Add(Add) | Op::Mul(Mul) | Op::Concat(_) | Op::AveragePool(_))
+}
+
+/// The spec of the weight of a transposed convolution `[C, N / groups, …]`: a scale for each output channel, or one for the tensor if
+/// channels of several groups lie on the axis of the outputs.
+fn for_outputs(spec: QuantizationSpec, groups: usize) -> QuantizationSpec {
+    match spec {
+        QuantizationSpec::Observed(spec) if spec.qscheme.ch_axis().is_some() => {
+            let granularity = if groups == 1 { Granularity::Channel { axis: 1 } } else { Granularity::Tensor };
+            ObservedSpec { qscheme: QScheme { granularity, ..spec.qscheme }, ..spec }.into()
+        }
+        other => other,
     }
 }
 

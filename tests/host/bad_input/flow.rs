@@ -162,7 +162,7 @@ pub(super) fn long_layer(k: usize, bias: i32) -> Graph {
         let b = g.constant("b", Tensor::from_i32(&[1], vec![bias]).expect("fits"))?;
         let s = g.constant("s", f32s(&[1], 1.0))?;
         let acc = g.node("fc", Op::IntegerLinear(IntegerLinear { fraction_bits: 0 }), &[x, w, b])?;
-        g.node("y", Op::ScaleAccumulator(ScaleAccumulator { relu: false }), &[acc, s])
+        g.node("y", Op::ScaleAccumulator(ScaleAccumulator { relu: false, ch_axis: None }), &[acc, s])
     })
     .expect("a graph")
 }

@@ -143,9 +143,9 @@ fn graphs() {
                 let x = g.typed_input("x", Shape::rows(1), DType::I8)?;
                 let w = g.constant("w", Tensor::from_i8(&[1, 1], vec![1]).expect("fits"))?;
                 let b = g.constant("b", Tensor::from_i32(&[1], vec![1]).expect("fits"))?;
-                g.node("fc", Op::IntegerLinear(IntegerLinear { fraction_bits: 9 }), &[x, w, b])
+                g.node("fc", Op::IntegerLinear(IntegerLinear { fraction_bits: 13 }), &[x, w, b])
             }),
-            &["fc:", "9", "8"],
+            &["fc:", "13", "12"],
         ),
         row("no output", GraphBuilder::new().finish([]), &["output"]),
         row(

@@ -51,7 +51,7 @@ fn nodes() {
     let good = AddMultipliers::new(1.0, 0.5, 1.0).expect("usable");
     let bad = AddMultipliers { a: -1, ..good };
     let matmul = |zero_point| Op::IntegerMatMul(IntegerMatMul { a_zero_point: zero_point, b_zero_point: 0 });
-    let requantize = |lo, hi| Op::Requantize(Requantize { qparams: unit(), lo, hi });
+    let requantize = |lo, hi| Op::Requantize(Requantize { qparams: unit(), lo, hi, ch_axis: None });
     let acc = || (DType::I32, Shape::batched(&[3]));
     let (tensor, token) = (QScheme::per_tensor_affine(), QScheme::per_token_affine());
     let pairs = || fixed(DType::F32, &[2]);
@@ -405,7 +405,7 @@ fn constants_that_no_step_takes() {
             let b = g.constant("b", Tensor::from_i32(&[1], vec![0]).expect("fits"))?;
             let m = g.constant("m", f32s(&[1], value))?;
             let acc = g.node("fc", Op::IntegerLinear(IntegerLinear { fraction_bits: 0 }), &[x, w, b])?;
-            g.node("y", Op::Requantize(Requantize { qparams: unit(), lo: -128, hi: 127 }), &[acc, m])
+            g.node("y", Op::Requantize(Requantize { qparams: unit(), lo: -128, hi: 127, ch_axis: None }), &[acc, m])
         })
         .expect("a graph")
     };
@@ -472,7 +472,7 @@ fn outputs_without_steps() {
         let (x, w) = (g.constant("x", i8s(&[3, 2]))?, g.constant("w", i8s(&[1, 2]))?);
         let b = g.constant("b", Tensor::from_i32(&[1], vec![0]).expect("fits"))?;
         let acc = g.node("fc", Op::IntegerLinear(IntegerLinear { fraction_bits: 0 }), &[x, w, b])?;
-        g.node("y", Op::Requantize(Requantize { qparams: unit(), lo: -128, hi: 127 }), &[acc, factors])
+        g.node("y", Op::Requantize(Requantize { qparams: unit(), lo: -128, hi: 127, ch_axis: None }), &[acc, factors])
     });
     let wide = |id: i64| {
         built(|g| {

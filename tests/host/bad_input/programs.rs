@@ -125,7 +125,7 @@ fn programs() {
         row("a constant of another shape", constant, &["x", "f32[2]", "i8[rows, 2]"]),
         row("too few weights", program(|_, l| l.weight = vec![1; 5].into()), &["fc", "weight length", "5", "6"]),
         row("too few biases", program(|_, l| l.bias = vec![1; 2].into()), &["fc", "bias length", "2", "3"]),
-        row("too many fraction bits", program(|_, l| l.fraction_bits = 32), &["fc", "fraction bits", "32", "8"]),
+        row("too many fraction bits", program(|_, l| l.fraction_bits = 32), &["fc", "fraction bits", "32", "12"]),
         row("floats where codes belong", program(|v, _| v[0].value_type = ValueType::F32), &["fc", "x", "F32", "I8"]),
         row(
             "a subnormal multiplier",

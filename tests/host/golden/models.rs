@@ -20,7 +20,9 @@ pub(crate) fn float_graph(golden: &Golden) -> Result<Graph, String> {
     let mut g = Layers { golden, builder: GraphBuilder::new(), error: None, shared: HashMap::new() };
     let x = golden.tensor("in.x")?;
     let x = g.builder.input("x", Shape::batched(&x.shape()[1..])).map_err(|e| e.to_string())?;
+    let images = golden.kind.starts_with("conv");
     let y = match golden.text("model")? {
+        model if images => super::images::network(&mut g, model, x).ok_or_else(|| format!("unknown model {model}"))?,
         "mlp" => {
             let layers = golden.int("layers")?;
             let mut h = x;
@@ -87,8 +89,8 @@ pub(crate) fn float_graph(golden: &Golden) -> Result<Graph, String> {
 }
 
 /// Keeps the first error, so that a network reads as one.
-struct Layers<'g> {
-    golden: &'g Golden,
+pub(super) struct Layers<'g> {
+    pub(super) golden: &'g Golden,
     builder: GraphBuilder,
     error: Option<String>,
     /// Weight and bias of each layer.
@@ -96,7 +98,7 @@ struct Layers<'g> {
 }
 
 impl Layers<'_> {
-    fn add(&mut self, node: impl FnOnce(&mut GraphBuilder) -> Result<NodeId, GraphError>) -> NodeId {
+    pub(super) fn add(&mut self, node: impl FnOnce(&mut GraphBuilder) -> Result<NodeId, GraphError>) -> NodeId {
         node(&mut self.builder).unwrap_or_else(|e| {
             self.error.get_or_insert(e.to_string());
             // Any node will do, since the error is returned in the end.
@@ -104,7 +106,7 @@ impl Layers<'_> {
         })
     }
 
-    fn linear(&mut self, name: &str, x: NodeId) -> NodeId {
+    pub(super) fn linear(&mut self, name: &str, x: NodeId) -> NodeId {
         let golden = self.golden;
         let weight = golden.tensor(&format!("param.{name}.weight"));
         let Ok(weight) = weight.cloned() else {
@@ -134,7 +136,7 @@ pub(super) fn config(golden: &Golden) -> Result<QuantizationConfig, String> {
 fn quantizer(golden: &Golden) -> Result<Box<dyn Quantizer>, String> {
     let per_channel = || QuantizationConfig::symmetric().per_channel();
     Ok(match golden.text("setting") {
-        Err(_) => Box::new(WgpuQuantizer::new().set_global(config(golden)?)),
+        Err(_) => Box::new(WgpuQuantizer::new().set_global(config(golden)?).xnnpack_compatible(true)),
         Ok("module_name") => Box::new(WgpuQuantizer::new().set_module_name("fc.1", per_channel())),
         Ok("module_type") => Box::new(WgpuQuantizer::new().set_module_type("Linear", per_channel())),
         Ok("composable_dynamic_then_static") => Box::new(ComposableQuantizer::new(vec![

@@ -146,6 +146,11 @@ impl Walk<'_> {
             "aten.add.Tensor" => "add",
             "aten.mul.Tensor" => "mul",
             "aten.cat.default" => "concat",
+            "aten.conv1d.default" | "aten.conv2d.default" => "conv",
+            "aten.conv_transpose2d.input" => "conv_transpose",
+            "aten.hardtanh.default" => "clamp",
+            "aten.max_pool2d.default" => "max_pool",
+            "aten.adaptive_avg_pool2d.default" => "adaptive_average_pool",
             "aten.flatten.using_ints" => "flatten",
             "aten.layer_norm.default" => "layer_norm",
             "placeholder" => "input",
@@ -186,6 +191,7 @@ impl Walk<'_> {
             }
             Op::QuantizeDynamic(QuantizeDynamic { range }) => self.codes(name, *range, &numbers)?,
             Op::Linear(_) | Op::Add(Add) | Op::Mul(Mul) | Op::Unary(_) | Op::Concat(_) | Op::Flatten(_) => {}
+            Op::Conv(_) | Op::ConvTranspose(_) | Op::Clamp(_) | Op::MaxPool(_) | Op::AveragePool(_) => {}
             Op::LayerNorm(_) | Op::DequantizeDynamic(DequantizeDynamic) => {}
             op => return Err(format!("{name}: no comparison for {}", op.name())),
         }

@@ -11,7 +11,7 @@ use super::super::kernel::{Kernel, KernelOptions};
 use super::super::strided::{Strided, axes, broadcast, strides};
 use super::super::wgsl::shader;
 use crate::gpu::device::error::GpuError;
-use crate::gpu::device::shader::{FIRST_STORAGE, Piece, Shader, storage, wgsl_struct};
+use crate::gpu::device::shader::{Chosen, FIRST_STORAGE, Piece, Shader, storage, wgsl_struct};
 use crate::numerics::{BinaryOp, UnaryOp};
 use crate::ops::{Add, Binary, Clamp, Div, Mask, Mul, Op, ToFloat, Unary};
 use crate::program::{Program, StepOp, ValueId, ValueType};
@@ -85,8 +85,8 @@ impl Kernel for ChainKernel {
         "chain_f32_f32"
     }
 
-    fn chosen(self) -> [Piece; 2] {
-        [self.0, Piece::NONE]
+    fn chosen(self) -> Chosen {
+        [self.0, Piece::NONE, Piece::NONE]
     }
 
     fn promises_bits(self) -> bool {

@@ -4,7 +4,7 @@ use super::coopmat_answer::CoopmatLayer;
 use super::plan::{epilogue, pipeline_at};
 use super::tile::TileShape;
 use super::weights::WeightBits;
-use super::{LinearEpilogue, LinearPipeline};
+use super::{LinearEpilogue, LinearPipeline, LinearRows};
 use crate::gpu::device::pipeline::PipelineKey;
 use crate::gpu::kernels::case::{CaseBuilder, ROWS, int8, tensor};
 use crate::gpu::kernels::config::Config;
@@ -181,7 +181,10 @@ const FRACTION_BITS: u32 = numerics::MAX_FRACTION_BITS;
 pub(crate) fn tile_pipeline(config: &Config, tile: TileShape, divided: bool) -> PipelineKey {
     let epilogue = if divided { LinearEpilogue::Partial } else { LinearEpilogue::ToI8 };
     let coopmat = config.choice.coopmat;
-    let layer = LinearPipeline::Layer { tile, bits: WeightBits::Eight, epilogue, to_f16: false, coopmat };
+    let layer = {
+        let (bits, rows) = (WeightBits::Eight, LinearRows::Matrix);
+        LinearPipeline::Layer { tile, bits, epilogue, to_f16: false, coopmat, rows }
+    };
     layer.pipeline(config.kernel_options())
 }
 

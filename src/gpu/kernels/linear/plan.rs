@@ -4,9 +4,12 @@ use super::choice::{Candidate, pick};
 use super::tile::LinearKernel;
 use super::weights::{BLOCK_COLS, Channels, WeightBits, WeightPart, block_bytes};
 use super::work::{LinearTile, LinearWork};
-use super::{CHANNELS, LinearEpilogue, LinearParams, LinearPipeline, OPERAND, PARTIAL, WEIGHT, X, Y, layers};
+use super::{
+    CHANNELS, LinearEpilogue, LinearParams, LinearPipeline, LinearRows, OPERAND, PARTIAL, WEIGHT, X, Y, layers,
+};
 use crate::gpu::device::pipeline::PipelineKey;
 use crate::gpu::kernels::config::Config;
+use crate::gpu::kernels::conv;
 use crate::gpu::kernels::dispatch::{Bound, Operand, PlannedDispatch, Planning, Rows, Work};
 use crate::gpu::kernels::elementwise::AddParams;
 use crate::gpu::kernels::fused_step::FusedStep;
@@ -137,19 +140,27 @@ fn reads(planning: &Planning<'_>, fused: &FusedStep, linear: &QLinear, columns: 
         bound(CHANNELS, Operand::Channels { step: fused.main, part, offset: channels }, channel_bytes),
         Bound::whole(PARTIAL, Operand::PartialSums),
     ];
-    if let Some(lut) = fused.lut {
-        reads.push(Bound::whole(OPERAND, Operand::StepBuffer(lut)));
-    } else if let Some(add) = fused.add {
-        let other = planning.program.steps()[add].inputs.iter().find(|&&input| input != step.output);
-        reads.extend(other.map(|&other| planning.at(OPERAND, other)));
-    } else if let Epilogue::Dynamic { .. } = linear.epilogue {
-        reads.push(planning.at(OPERAND, step.inputs[1]));
-    }
+    reads.extend(operand(planning, fused, linear));
     reads
 }
 
+/// The operand of the epilogue.
+pub(crate) fn operand(planning: &Planning<'_>, fused: &FusedStep, linear: &QLinear) -> Option<Bound> {
+    let step = fused.step(planning.program);
+    if let Some(lut) = fused.lut {
+        Some(Bound::whole(OPERAND, Operand::StepBuffer(lut)))
+    } else if let Some(add) = fused.add {
+        let other = planning.program.steps()[add].inputs.iter().find(|&&input| input != step.output);
+        other.map(|&other| planning.at(OPERAND, other))
+    } else if let Epilogue::Dynamic { .. } = linear.epilogue {
+        Some(planning.at(OPERAND, step.inputs[1]))
+    } else {
+        None
+    }
+}
+
 /// The epilogue of a step's kernels.
-pub(super) fn epilogue(program: &Program, fused: &FusedStep, linear: &QLinear) -> LinearEpilogue {
+pub(crate) fn epilogue(program: &Program, fused: &FusedStep, linear: &QLinear) -> LinearEpilogue {
     match (&linear.epilogue, fused.unary_op(program)) {
         (Epilogue::Requantize { .. }, _) if fused.lut.is_some() => LinearEpilogue::ToI8Lut,
         (Epilogue::Requantize { .. }, _) if fused.add.is_some() => LinearEpilogue::ToI8Add,
@@ -181,7 +192,8 @@ fn tiles(
             let part = (epilogue == LinearEpilogue::Partial).then_some(part_vecs);
             let coopmat = config.choice.coopmat.filter(|_| candidate.tile.kernel() == LinearKernel::Coopmat);
             let coopmat = coopmat.map(|coopmat| coopmat.for_layer(weight.chunk_vecs, part));
-            LinearPipeline::Layer { tile: candidate.tile, bits: weight.bits, epilogue, to_f16, coopmat }
+            let rows = conv::rows_of(&fused.step(planning.program).op);
+            LinearPipeline::Layer { tile: candidate.tile, bits: weight.bits, epilogue, to_f16, coopmat, rows }
                 .pipeline(options)
         };
         let part = (candidate.split_below > 0 && divides).then(|| key(LinearEpilogue::Partial));
@@ -241,7 +253,14 @@ fn params(
         Some(add_step @ Step { op: StepOp::Op(Op::IntegerAdd(add)), .. }) => add_params(step, add_step, add),
         _ => AddParams::default(),
     };
+    let conv::ImageParams { window, pixel_vecs, padding, group_inputs, group_outputs } =
+        conv::ImageParams::of(step, program.value(step.inputs[0]));
     LinearParams {
+        window,
+        pixel_vecs,
+        padding,
+        group_inputs,
+        group_outputs,
         k_vecs: k_vecs(linear.k) as u32,
         n: linear.n as u32,
         row_words: row_words(y.cols()) as u32,
@@ -266,6 +285,18 @@ fn params(
     }
 }
 
+/// The parameters of a dispatch of all rows and columns of a layer whose weight has one part.
+pub(crate) fn params_of_rows(
+    planning: &Planning<'_>,
+    fused: &FusedStep,
+    linear: &QLinear,
+    weight: WeightPart,
+) -> LinearParams {
+    let result = fused.last_step(planning.program).output;
+    let columns = Columns { part: 0, offsets: [0; 2], weight, result, layers: 1 };
+    params(planning, fused, linear, &columns, 0, u64::MAX)
+}
+
 /// Equation 8, with the layer's own result as the first operand.
 fn add_params(linear: &Step, add_step: &Step, add: &IntegerAdd) -> AddParams {
     let params = AddParams::of(add);
@@ -282,7 +313,7 @@ pub(crate) fn pipeline_at(
     let candidates = config.candidates(n, k, bits);
     let tile = candidates[pick(candidates.iter(), rows, n)].tile;
     let coopmat = config.choice.coopmat.filter(|_| tile.kernel() == LinearKernel::Coopmat);
-    LinearPipeline::Layer { tile, bits, epilogue, to_f16: false, coopmat }
+    LinearPipeline::Layer { tile, bits, epilogue, to_f16: false, coopmat, rows: LinearRows::Matrix }
 }
 
 #[cfg(test)]

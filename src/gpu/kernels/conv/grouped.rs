@@ -1,0 +1,122 @@
+//! int8 convolutions with groups of channels, with the epilogues of linear layers.
+
+use super::channels;
+use crate::gpu::device::shader::{Chosen, Shader};
+use crate::gpu::kernels::dispatch::{Bound, Operand, PlannedDispatch, Planning};
+use crate::gpu::kernels::elementwise::AddParams;
+use crate::gpu::kernels::fused_step::FusedStep;
+use crate::gpu::kernels::grid::GridSize;
+use crate::gpu::kernels::kernel::{Kernel, KernelOptions};
+use crate::gpu::kernels::linear::plan::{epilogue, operand, params_of_rows};
+use crate::gpu::kernels::linear::weights::{Channels, WeightBits, WeightPart};
+use crate::gpu::kernels::linear::{CHANNELS, LinearEpilogue, LinearParams, STORAGE, WEIGHT, X, Y};
+use crate::gpu::kernels::wgsl::shader;
+use crate::program::QConv;
+
+static SHADER: Shader = Shader {
+    overrides: &["F16"],
+    ..shader! {
+        "conv_grouped", LinearParams, [AddParams, Channels, super::Window], STORAGE,
+        [THREAD, GRID, BYTES, ADD, REQUANTIZE, LOOK_UP, F16, FLOATS, FLOAT, FUNCTIONS, WINDOW],
+        ["linear/epilogue", "conv/grouped"]
+    }
+};
+
+/// A kernel for convolutions of several groups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct GroupedKernel {
+    /// Whether each channel is a group with one output.
+    pub(super) depthwise: bool,
+    pub(super) epilogue: LinearEpilogue,
+    to_f16: bool,
+}
+
+impl GroupedKernel {
+    /// The kernels that have known answers.
+    pub(crate) fn iter() -> impl Iterator<Item = Self> {
+        let kernel = |depthwise, epilogue| Self { depthwise, epilogue, to_f16: false };
+        [true, false].into_iter().flat_map(move |depthwise| {
+            [LinearEpilogue::ToI8, LinearEpilogue::ToF32].map(move |epilogue| kernel(depthwise, epilogue))
+        })
+    }
+
+    /// The kernel of a convolution without fused steps.
+    pub(super) fn plain(conv: &QConv) -> Self {
+        let epilogue = match conv.layer.epilogue {
+            crate::program::Epilogue::Requantize { .. } => LinearEpilogue::ToI8,
+            _ => LinearEpilogue::ToF32,
+        };
+        Self { depthwise: is_depthwise(conv), epilogue, to_f16: false }
+    }
+}
+
+impl Kernel for GroupedKernel {
+    fn shader(self, _options: KernelOptions) -> &'static Shader {
+        &SHADER
+    }
+
+    fn entry(self) -> &'static str {
+        if self.depthwise { "conv_depthwise" } else { "conv_grouped" }
+    }
+
+    fn chosen(self) -> Chosen {
+        self.epilogue.pieces()
+    }
+
+    fn overrides(self, _options: KernelOptions) -> Vec<(&'static str, u32)> {
+        vec![("F16", self.to_f16.into())]
+    }
+
+    fn promises_bits(self) -> bool {
+        true
+    }
+
+    fn may_be_near(self) -> bool {
+        matches!(self.epilogue, LinearEpilogue::ToF32Unary(_))
+    }
+}
+
+fn is_depthwise(conv: &QConv) -> bool {
+    conv.layer.n == conv.groups && channels(conv) == 1
+}
+
+/// The weight as the kernel reads it, in whole words.
+pub(crate) fn weight(conv: &QConv) -> Vec<i8> {
+    let (weight, n, taps) = (&conv.layer.weight, conv.layer.n, conv.window.taps());
+    if !is_depthwise(conv) {
+        let mut packed = weight.to_vec();
+        packed.resize(weight.len().next_multiple_of(4), 0);
+        return packed;
+    }
+    let padded = n.next_multiple_of(4);
+    let mut packed = vec![0; taps * padded];
+    for (tap, packed) in packed.chunks_exact_mut(padded).enumerate() {
+        packed.iter_mut().zip(weight[tap..].iter().step_by(taps)).for_each(|(to, &from)| *to = from);
+    }
+    packed
+}
+
+/// The only part of its weight.
+pub(crate) fn part(conv: &QConv) -> WeightPart {
+    WeightPart { first_column: 0, columns: conv.layer.n, bits: WeightBits::Eight, chunk_vecs: 0 }
+}
+
+pub(super) fn plan(planning: &Planning<'_>, fused: &FusedStep, conv: &QConv) -> PlannedDispatch {
+    let (program, step, y) = (planning.program, fused.step(planning.program), planning.output(fused));
+    let kernel = GroupedKernel {
+        depthwise: is_depthwise(conv),
+        epilogue: epilogue(program, fused, &conv.layer),
+        to_f16: fused.to_f16,
+    };
+    let params = params_of_rows(planning, fused, &conv.layer, part(conv));
+    let size = GridSize::Threads(conv.layer.n.div_ceil(4) as u64);
+    let of_part = |binding, operand| Bound::whole(binding, operand);
+    let reads = [
+        planning.at(X, step.inputs[0]),
+        of_part(WEIGHT, Operand::Weight { step: fused.main, part: 0, offset: 0 }),
+        of_part(CHANNELS, Operand::Channels { step: fused.main, part: 0, offset: 0 }),
+    ];
+    let reads = reads.into_iter().chain(operand(planning, fused, &conv.layer));
+    let output = planning.at(Y, fused.last_step(program).output);
+    PlannedDispatch::single(planning, &step.name, y, kernel, &params, size).binding(reads, [output])
+}

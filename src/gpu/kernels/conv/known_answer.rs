@@ -1,0 +1,95 @@
+//! Known answers of convolutions and of what copies patches.
+
+use super::grouped::GroupedKernel;
+use super::patches_at;
+use super::unfold::UnfoldKernel;
+use crate::gpu::kernels::case::{CaseBuilder, ROWS, int8, special, tensor};
+use crate::gpu::kernels::config::Config;
+use crate::gpu::kernels::layout::{VEC, k_vecs};
+use crate::gpu::kernels::linear::{LinearEpilogue, LinearPipeline};
+use crate::numerics;
+use crate::ops::{Arguments, ImageLayout, IntegerConv, Op, Operand, Unfold, Window};
+use crate::program::{Epilogue, QConv, QLinear};
+use crate::values::slices::{CHECKED, i8s, i32s};
+use crate::values::{DType, Shape, Tensor};
+
+const HEIGHT: usize = 5;
+const WIDTH: usize = 4;
+/// More than one vector of channels.
+const CHANNELS: usize = 19;
+const N: usize = 70;
+
+/// A window with all that windows have: another size, stride, dilation and padding along each axis.
+fn window() -> Window {
+    let window = Window::new(&[3, 2]).with_stride(&[2, 1]).with_dilation(&[1, 2]);
+    window.with_uneven_padding(&[1, 2], &[2, 1])
+}
+
+/// The pipeline that stands for convolutions of one group.
+pub(super) fn stand_in(config: &Config) -> LinearPipeline {
+    let k = window().taps() * k_vecs(CHANNELS) * VEC;
+    patches_at(config, (N, k, (ROWS * output_pixels()) as u64))
+}
+
+fn output_pixels() -> usize {
+    let shape = Shape::fixed(&[1, HEIGHT, WIDTH, 1]);
+    let operands =
+        [Operand { dtype: DType::I8, shape: &shape }, Operand { dtype: DType::I8, shape: &Shape::fixed(&[]) }];
+    let shape = Op::from(Unfold { window: window() }).infer(&operands).expect(CHECKED).shape;
+    shape.fixed_dims()[1..3].iter().product()
+}
+
+/// Adds a convolution to a case, whose result is that of the scalar equations. Of several groups, each has `inputs` input channels.
+fn conv(case: &mut CaseBuilder<'_>, [n, groups, inputs]: [usize; 3], to_float: bool) -> (QConv, Tensor, Tensor) {
+    let x = tensor(&[ROWS, HEIGHT, WIDTH, groups * inputs], |i| int8(i, 4));
+    let weight = tensor(&[n, inputs, 3, 2], |i| int8(i, 8));
+    let bias: Vec<i32> = (0..n as i32).map(|n| n * 1013 - 7000).collect();
+    let op =
+        IntegerConv { window: window(), groups, zero_point: -7, fraction_bits: 2, layout: ImageLayout::ChannelsLast };
+    let bias_tensor = Tensor::from_i32(&[n], bias.clone()).expect(CHECKED);
+    let shapes = [x.shape(), weight.shape(), &[n]].map(Shape::fixed);
+    let tensors = [&x, &weight, &bias_tensor];
+    let operands: Vec<Operand<'_>> =
+        tensors.iter().zip(&shapes).map(|(tensor, shape)| Operand { dtype: tensor.dtype(), shape }).collect();
+    let op = Op::from(op);
+    let output = op.infer(&operands).expect(CHECKED).shape;
+    let acc = op.eval(&Arguments { tensors: &tensors, output: &output, packed: None }).expect(CHECKED);
+    let factor = |n: usize| [1e-4f32, 0.003, 1.0 / 3.0, 7e-4][n % 4];
+    let factors: Vec<f32> = (0..n).map(factor).collect();
+    let accumulators = i32s(&acc);
+    let (epilogue, expected) = if to_float {
+        let of = |i: usize| numerics::scale_accumulator(accumulators[i], factor(i % n), true);
+        (Epilogue::Scale { scale: factors.into(), relu: true }, tensor(acc.shape(), of))
+    } else {
+        let of = |i: usize| numerics::requantize(accumulators[i], factor(i % n), 5, -120, 127) as i8;
+        let epilogue = Epilogue::Requantize { multiplier: factors.into(), zero_point: 5, lo: -120, hi: 127 };
+        (epilogue, tensor(acc.shape(), of))
+    };
+    let k = window().taps() * inputs;
+    let weight = crate::ops::by_tap(i8s(&weight), weight.shape()).into();
+    let layer = QLinear { weight, bits: 8, n, k, bias: bias.into(), fraction_bits: 2, epilogue };
+    let _ = case;
+    (QConv { layer, window: window(), groups, zero_point: -7 }, x, expected)
+}
+
+/// Convolutions of one and of several groups, and copies of patches.
+pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
+    let kernel = stand_in(case.config);
+    if case.needs(kernel) {
+        let (op, x, expected) = conv(case, [N, 1, CHANNELS], false);
+        let x = case.input(x);
+        case.output(kernel, crate::program::StepOp::QConv(op), &[x], expected);
+    }
+    for kernel in GroupedKernel::iter().filter(|kernel| case.tests_all() || case.needs(*kernel)).collect::<Vec<_>>() {
+        let sizes = if kernel.depthwise { [N, N, 1] } else { [10, 5, 3] };
+        let (op, x, expected) = conv(case, sizes, kernel.epilogue == LinearEpilogue::ToF32);
+        let x = case.input(x);
+        case.output(kernel, crate::program::StepOp::QConv(op), &[x], expected);
+    }
+    let x = case.input(tensor(&[ROWS, HEIGHT, WIDTH, 7], |i| int8(i, 2)));
+    let padding = case.constant(Tensor::from(ndarray::arr0(-7i8)));
+    case.computed(UnfoldKernel::I8, Unfold { window: window() }, &[x, padding]);
+    let floats = case.input(tensor(&[ROWS, HEIGHT, WIDTH, 7], special));
+    let padding = case.constant(Tensor::from(ndarray::arr0(0.25f32)));
+    case.computed(UnfoldKernel::F32, Unfold { window: window() }, &[floats, padding]);
+}
