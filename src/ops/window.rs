@@ -380,8 +380,8 @@ mod tests {
             (axis(3, 2, 0, 1), 6, 2, 3),
             (axis(2, 2, 0, 1), 7, 3, 4),
             (axis(3, 2, 1, 2), 7, 3, 3),
-            // The fourth window would begin at 6 − 1, behind the image of 5.
-            (axis(2, 3, 1, 1), 5, 2, 3),
+            // The third window would begin at 6 − 1, behind the image of 5.
+            (axis(2, 3, 1, 1), 5, 2, 2),
             (axis(1, 3, 0, 1), 2, 1, 1),
             (axis(2, 2, 1, 1), 3, 2, 3),
             (axis(2, 3, 1, 1), 4, 2, 2),

@@ -2,12 +2,14 @@
 //!
 //! [`rule`] is the only place that says which operators have a gradient: an operator without a rule is refused before training.
 
+mod conv;
 mod elementwise;
 mod embedding;
 mod linear;
 mod matmul;
 mod movement;
 mod norm;
+mod pool;
 mod quantize;
 mod reduce;
 mod unary;
@@ -35,8 +37,10 @@ pub(super) type Rule<'op> = Box<dyn Fn(&Backward<'_>, &mut [f32]) + 'op>;
 
 /// The gradient of an operator; `None` if gradients cannot pass it.
 pub(super) fn rule(op: &Op) -> Option<Rule<'_>> {
-    let families: [fn(&Op) -> Option<Rule<'_>>; 9] = [
+    let families: [fn(&Op) -> Option<Rule<'_>>; 11] = [
         linear::rule,
+        conv::rule,
+        pool::rule,
         matmul::rule,
         elementwise::rule,
         unary::rule,
@@ -114,7 +118,7 @@ fn sum_to(dy: &[f32], shape: &[usize], dx: &mut [f32], own: &[usize]) {
 }
 
 /// The sum of each column in `f64`, over the rows in order.
-pub(super) fn column_sums(rows: &[f32], sums: &mut [f32]) {
+fn column_sums(rows: &[f32], sums: &mut [f32]) {
     let n = sums.len();
     let mut exact = vec![0f64; n];
     for row in rows.chunks_exact(n.max(1)) {

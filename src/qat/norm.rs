@@ -2,7 +2,6 @@
 
 use super::buffers::GradientBuffers;
 use super::error::QatError;
-use super::gradients::column_sums;
 use super::parameter::Parameter;
 use crate::graph::NodeId;
 use crate::quantize::trained::{FoldedNorm, factor};
@@ -92,16 +91,16 @@ impl Batch {
     }
 }
 
-/// A linear layer into which a batch norm was folded. Its weight is quantized as in the converted graph, with the running statistics of
+/// A linear layer or a convolution into which a batch norm was folded. Its weight is quantized as in the converted graph, with the running statistics of
 /// the norm folded in. In training, its output is scaled back and normalized by the batch (Jacob et al. 2018, in the form in which
 /// PyTorch trains convolutions).
 #[derive(Debug, Clone)]
 pub(super) struct NormLayer {
-    /// The linear node of the prepared graph.
+    /// The layer's node in the prepared graph.
     pub(super) layer: NodeId,
     /// The constants that hold the folded weight and bias.
     constants: [NodeId; 2],
-    /// The folded weight `[N, K]` and bias `[N]`.
+    /// The folded weight and bias `[N]`.
     pub(super) weight: Tensor,
     pub(super) bias: Tensor,
     /// Parameters: weight, mean, variance, γ, β; and the layer's own bias.
@@ -126,6 +125,8 @@ struct Pass {
     factor: Vec<f64>,
     /// Gradient of the factor.
     of_factor: Vec<f64>,
+    /// Consecutive outputs of a channel: the pixels of an image, or 1.
+    inner: usize,
 }
 
 impl NormLayer {
@@ -163,9 +164,15 @@ impl NormLayer {
         [weight, gamma, beta].into_iter().chain(self.own_bias).any(|at| all[at].trained)
     }
 
-    /// `[rows, N]` from the product `x · wᵀ` with the quantized folded weight: the factor taken out, the bias added, and
-    /// normalized by the batch. The running statistics move along.
-    pub(super) fn forward(&mut self, name: &str, product: &Tensor, all: &mut [Parameter]) -> Result<Tensor, QatError> {
+    /// The output from the product `[…, N]` or `[rows, N, …]` with the quantized folded weight, which has `inner` consecutive elements of
+    /// a channel: the factor taken out, the bias added, and normalized by the batch. The running statistics move along.
+    pub(super) fn forward(
+        &mut self,
+        name: &str,
+        product: &Tensor,
+        inner: usize,
+        all: &mut [Parameter],
+    ) -> Result<Tensor, QatError> {
         let [_, mean, variance, gamma, beta] = self.parameters;
         let n = all[gamma].floats().len();
         let channels = all[gamma].floats().iter().zip(all[variance].floats());
@@ -177,20 +184,21 @@ impl NormLayer {
             .enumerate()
             .map(|(at, &v)| {
                 // A channel of factor 0 has no output to scale back.
-                let v = if factor[at % n] == 0.0 { 0.0 } else { f64::from(v) / factor[at % n] };
-                v as f32 + bias.map_or(0.0, |bias| bias[at % n])
+                let c = at / inner % n;
+                let v = if factor[c] == 0.0 { 0.0 } else { f64::from(v) / factor[c] };
+                v as f32 + bias.map_or(0.0, |bias| bias[c])
             })
             .collect();
-        let batch = Batch::of(&output, n, 1, self.folded.eps);
+        let batch = Batch::of(&output, n, inner, self.folded.eps);
         if batch.count < 2 {
             return Err(QatError::OneRow { node: name.to_owned(), rows: batch.count });
         }
-        let y = batch.normalize(&output, 1, all[gamma].floats(), all[beta].floats());
+        let y = batch.normalize(&output, inner, all[gamma].floats(), all[beta].floats());
         let y = Tensor::from_f32(product.shape(), y).expect("as many values");
         let [mean, variance] = all.get_disjoint_mut([mean, variance]).expect("two parameters");
         batch.update_running(mean.floats_mut(), variance.floats_mut());
         let of_factor = vec![0.0; n];
-        self.pass = Some(Pass { product: product_values.to_vec(), output, batch, factor, of_factor });
+        self.pass = Some(Pass { product: product_values.to_vec(), output, batch, factor, of_factor, inner });
         Ok(y)
     }
 
@@ -205,17 +213,21 @@ impl NormLayer {
         pass.of_factor.fill(0.0);
         let n = pass.factor.len();
         let mut of_output = vec![0f32; dy.len()];
-        let [of_gamma, of_beta] = pass.batch.backward(&pass.output, 1, all[gamma].floats(), dy, &mut of_output);
-        let mut of_bias = vec![0f32; n];
-        column_sums(&of_output, &mut of_bias);
+        let [of_gamma, of_beta] =
+            pass.batch.backward(&pass.output, pass.inner, all[gamma].floats(), dy, &mut of_output);
+        let mut of_bias = vec![0f64; n];
+        runs(&of_output, n, pass.inner)
+            .for_each(|(c, of_output)| of_bias[c] += of_output.iter().map(|&v| f64::from(v)).sum::<f64>());
+        let of_bias = of_bias.into_iter().map(|sum| sum as f32).collect();
         let mut of_product = of_output;
         for (at, (d, &z)) in of_product.iter_mut().zip(&pass.product).enumerate() {
-            let factor = pass.factor[at % n];
+            let c = at / pass.inner % n;
+            let factor = pass.factor[c];
             if factor == 0.0 {
                 *d = 0.0;
                 continue;
             }
-            pass.of_factor[at % n] -= f64::from(*d) * f64::from(z) / (factor * factor);
+            pass.of_factor[c] -= f64::from(*d) * f64::from(z) / (factor * factor);
             *d = (f64::from(*d) / factor) as f32;
         }
         self.gradients = [Vec::new(), of_gamma, of_beta, of_bias];
@@ -228,7 +240,8 @@ impl NormLayer {
         let [weight, mean, variance, gamma, _] = self.parameters;
         let [of_weight, of_bias] = self.constants.map(|id| gradients.get(id));
         let (w, gamma) = (all[weight].floats(), all[gamma].floats());
-        let (n, k) = (gamma.len(), w.len() / gamma.len().max(1));
+        let n = gamma.len();
+        let channel = self.folded.channels.of(all[weight].value.shape());
         let variance = all[variance].floats();
         let factors: Vec<f64> = gamma.iter().zip(variance).map(|(&g, &v)| factor(g, v, self.folded.eps)).collect();
         // In training, the weight was folded with the variance that was current before the pass.
@@ -246,12 +259,12 @@ impl NormLayer {
                 *of_factor += f64::from(self.gradients[2][c]) * centred;
             }
         }
-        let of_weight = if of_weight.is_empty() { vec![0.0; n * k] } else { of_weight.to_vec() };
+        let of_weight = if of_weight.is_empty() { vec![0.0; w.len()] } else { of_weight.to_vec() };
         for (at, (&g, &w)) in of_weight.iter().zip(w).enumerate() {
-            of_factor[at / k.max(1)] += f64::from(g) * f64::from(w);
+            of_factor[channel(at)] += f64::from(g) * f64::from(w);
         }
         self.gradients[0] =
-            of_weight.iter().enumerate().map(|(at, &g)| (f64::from(g) * factors[at / k.max(1)]) as f32).collect();
+            of_weight.iter().enumerate().map(|(at, &g)| (f64::from(g) * factors[channel(at)]) as f32).collect();
         for (c, of_gamma) in self.gradients[1].iter_mut().enumerate() {
             // f = γ · f(1), with the variance of the folding.
             let of_one = if gamma[c] == 0.0 {

@@ -81,7 +81,14 @@ impl TrainableGraph {
                 let product = gemm::linear(floats(x), [m, n, k], floats(w), None, None);
                 let product = tensor(with_last(x.shape(), n), product);
                 let Values { norms, parameters, .. } = &mut self.values;
-                norms[norm].forward(&node.name, &product, parameters)
+                norms[norm].forward(&node.name, &product, 1, parameters)
+            }
+            (Op::Conv(_) | Op::ConvTranspose(_), Some(norm)) => {
+                let inputs: Vec<&Tensor> = node.inputs[..2].iter().map(|&input| self.values.get(input)).collect();
+                let product = interp::evaluate(node, &inputs)?;
+                let inner = product.shape()[2..].iter().product();
+                let Values { norms, parameters, .. } = &mut self.values;
+                norms[norm].forward(&node.name, &product, inner, parameters)
             }
             // Linear layers and functions take most of the time, so they reuse the memory of the last pass.
             (Op::Linear(_), None) => {

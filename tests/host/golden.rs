@@ -18,7 +18,7 @@ use file::Golden;
 use crate::report::report;
 
 /// The kinds that the tests below compare. The kinds of integer forms are compared in [`accuracy`](crate::accuracy).
-const COVERED: [&str; 20] = [
+const COVERED: [&str; 21] = [
     "quantize_per_tensor",
     "quantize_per_channel",
     "choose_qparams",
@@ -39,6 +39,7 @@ const COVERED: [&str; 20] = [
     "fake_quantize_per_channel",
     "fused_moving_avg_obs_fake_quant",
     "qat",
+    "conv_qat",
 ];
 
 /// The quantized networks of some kinds, each with its name and a batch.
@@ -150,6 +151,7 @@ fn fake_quantize() {
 #[test]
 fn quantization_aware_training() {
     compare_all("qat", qat::compare);
+    compare_all("conv_qat", qat::compare_conv);
 }
 
 /// Every harness must notice one changed number on one side.

@@ -3,7 +3,7 @@
 use ndarray::{ArrayViewMutD, Axis, IxDyn};
 
 use super::{Backward, LENGTHS, Rule, copy, identity, view};
-use crate::ops::{Concat, Op, Pad, Slice, Transpose};
+use crate::ops::{Concat, IndexSelect, Op, Pad, Slice, Transpose};
 
 pub(super) fn rule(op: &Op) -> Option<Rule<'_>> {
     Some(match op {
@@ -20,6 +20,7 @@ pub(super) fn rule(op: &Op) -> Option<Rule<'_>> {
             whole.slice_axis_inplace(Axis(*axis), (*start..*end).into());
             whole.assign(&view(b.dy, b.y.shape()));
         }),
+        Op::IndexSelect(IndexSelect { axis, indices }) => Box::new(move |b, dx| index_select(b, *axis, indices, dx)),
         Op::Pad(Pad { before, .. }) => Box::new(move |b, dx| pad(b, before, dx)),
         _ => return None,
     })
@@ -46,4 +47,17 @@ fn concat(b: &Backward<'_>, axis: usize, dx: &mut [f32]) {
     let mut part = view(b.dy, b.y.shape());
     part.slice_axis_inplace(Axis(axis), (before..before + b.x().shape()[axis]).into());
     copy(part, dx);
+}
+
+/// Each element gets the sum of the gradients of those that are made of it.
+fn index_select(b: &Backward<'_>, axis: usize, indices: &[u32], dx: &mut [f32]) {
+    let shape = b.x().shape();
+    let (length, inner) = (shape[axis], shape[axis + 1..].iter().product::<usize>());
+    dx.fill(0.0);
+    let blocks = dx.chunks_exact_mut((length * inner).max(1)).zip(b.dy.chunks_exact((indices.len() * inner).max(1)));
+    for (dx, dy) in blocks {
+        for (&index, dy) in indices.iter().zip(dy.chunks_exact(inner.max(1))) {
+            dx[index as usize * inner..][..inner].iter_mut().zip(dy).for_each(|(dx, dy)| *dx += dy);
+        }
+    }
 }

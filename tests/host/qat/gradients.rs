@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use enfold::graph::{GraphError, NodeId};
-use enfold::ops::{BinaryOp, OpKind, Pad, UnaryOp};
+use enfold::ops::{AveragePool, AverageWindows, BinaryOp, Conv, ConvTranspose, MaxPool, OpKind, Pad, UnaryOp, Window};
 use enfold::qat::TrainableGraph;
 use enfold::values::DType;
 use enfold::{Graph, GraphBuilder, Shape, Tensor};
@@ -34,6 +34,13 @@ type Build = fn(&mut GraphBuilder, &mut Random, NodeId) -> Result<NodeId, GraphE
 
 fn normals(random: &mut Random, shape: &[usize]) -> Tensor {
     Tensor::from_f32(shape, random.normals(shape.iter().product(), 1.0)).expect("fits")
+}
+
+/// A window of taps, strides, dilations and paddings that fit an image of 4 elements along each axis.
+fn window(random: &mut Random, axes: usize) -> Window {
+    let mut all = |from: usize, below: usize| -> Vec<usize> { (0..axes).map(|_| from + random.below(below)).collect() };
+    let (size, stride, dilation, before, after) = (all(1, 3), all(1, 2), all(1, 2), all(1, 2), all(0, 3));
+    Window::new(&size).with_stride(&stride).with_dilation(&dilation).with_uneven_padding(&before, &after)
 }
 
 /// A small graph for each operator, with random lengths, some of them 1.
@@ -230,6 +237,61 @@ fn cases() -> Vec<(&'static str, Build)> {
             let start = r.below(length);
             g.slice("y", x, axis, start..start + 1 + r.below(length - start))
         }),
+        ("conv", |g, r, ids| {
+            let (groups, c, n) = (1 + r.below(2), d(r), d(r));
+            let dims = [groups * c, 3 + d(r), 3 + d(r)];
+            let x = value(g, r, ids, "x", &dims)?;
+            let conv = Conv::new(window(r, 2)).with_groups(groups);
+            let shape = [groups * n, c, conv.window.axes[0].size, conv.window.axes[1].size];
+            let (w, b) = (normals(r, &shape), normals(r, &[groups * n]));
+            g.conv("y", x, w, Some(b), conv)
+        }),
+        ("conv of one axis without bias", |g, r, ids| {
+            let (c, n) = (d(r), d(r));
+            let dims = [c, 3 + d(r)];
+            let x = value(g, r, ids, "x", &dims)?;
+            let conv = Conv::new(window(r, 1));
+            let w = normals(r, &[n, c, conv.window.axes[0].size]);
+            g.conv("y", x, w, None, conv)
+        }),
+        ("transposed conv", |g, r, ids| {
+            let (groups, c, n) = (1 + r.below(2), d(r), d(r));
+            let dims = [groups * c, 2 + d(r), 2 + d(r)];
+            let x = value(g, r, ids, "x", &dims)?;
+            let window = Window::new(&[3, 1 + r.below(3)]).with_stride(&[2, 1]).with_padding(&[1, 0]);
+            let conv = ConvTranspose::new(window).with_groups(groups).with_output_padding(&[r.below(2), 0]);
+            let shape = [groups * c, n, conv.window.axes[0].size, conv.window.axes[1].size];
+            let (w, b) = (normals(r, &shape), normals(r, &[groups * n]));
+            g.conv_transpose("y", x, w, Some(b), conv)
+        }),
+        ("max pool", |g, r, ids| {
+            let dims = [d(r), 3 + d(r), 3 + d(r)];
+            let x = value(g, r, ids, "x", &dims)?;
+            let window = Window::new(&[2, 3]).with_stride(&[1 + r.below(2), 2]).with_padding(&[1, 1]);
+            g.max_pool("y", x, MaxPool::new(window).with_ceil_mode(r.below(2) == 0))
+        }),
+        ("average pool", |g, r, ids| {
+            let dims = [d(r), 3 + d(r), 3 + d(r)];
+            let x = value(g, r, ids, "x", &dims)?;
+            let window = Window::new(&[2, 3]).with_stride(&[1 + r.below(2), 2]).with_padding(&[1, 1]);
+            let (ceil_mode, count_include_pad) = (r.below(2) == 0, r.below(2) == 0);
+            g.average_pool("y", x, AverageWindows::Sliding { window, ceil_mode, count_include_pad }.into())
+        }),
+        ("adaptive average pool", |g, r, ids| {
+            let dims = [d(r), 3 + d(r), 3 + d(r)];
+            let x = value(g, r, ids, "x", &dims)?;
+            g.average_pool("y", x, {
+                let output = [d(r), d(r)];
+                AveragePool::adaptive(&output)
+            })
+        }),
+        ("index select", |g, r, ids| {
+            let (t, k) = (d(r), d(r));
+            let x = value(g, r, ids, "x", &[t, k])?;
+            let axis = 1 + r.below(2);
+            let indices: Vec<u32> = (0..d(r)).map(|_| r.below([t, k][axis - 1]) as u32).collect();
+            g.index_select("y", x, axis, &indices)
+        }),
         ("slices of one value that overlap", |g, r, ids| {
             let k = 3 + d(r);
             let x = value(g, r, ids, "x", &[k])?;
@@ -403,16 +465,19 @@ fn axes_of_length_zero() {
 }
 
 /// Operators that no gradient passes: those of integers, and those that only later stages of the flow have.
-const REFUSED: [OpKind; 17] = [
+const REFUSED: [OpKind; 20] = [
     OpKind::Mask,
     OpKind::ToInteger,
     OpKind::Int32,
+    OpKind::Unfold,
     OpKind::Quantize,
     OpKind::Dequantize,
     OpKind::ChooseQParams,
     OpKind::QuantizeDynamic,
     OpKind::DequantizeDynamic,
     OpKind::IntegerLinear,
+    OpKind::IntegerConv,
+    OpKind::IntegerAveragePool,
     OpKind::Requantize,
     OpKind::ScaleAccumulator,
     OpKind::ScaleAccumulatorDynamic,

@@ -1,13 +1,16 @@
 //! An evaluation of float graphs in `f64`, independent of the crate's own, with which gradients are compared.
 
+#[path = "wide/images.rs"]
+mod images;
+
 use std::collections::HashMap;
 
 use enfold::graph::Graph;
 use ndarray::{ArrayD, Axis, Dimension as _, IxDyn, Zip};
 
 use enfold::ops::{
-    Add, BatchNorm, Binary, BinaryOp, Clamp, Concat, Constant, Div, Embedding, Flatten, LayerNorm, Max, Mul, Op, Pad,
-    Reshape, RmsNorm, Slice, Softmax, Sum, ToFloat, Transpose, Unary, Where,
+    Add, BatchNorm, Binary, BinaryOp, Clamp, Concat, Constant, Div, Embedding, Flatten, IndexSelect, LayerNorm, Max,
+    Mul, Op, Pad, Reshape, RmsNorm, Slice, Softmax, Sum, ToFloat, Transpose, Unary, Where,
 };
 
 pub(super) type Array = ArrayD<f64>;
@@ -36,6 +39,19 @@ pub(super) fn evaluate(graph: &Graph, values: &HashMap<String, Array>, norms: No
             Op::Linear(_) => {
                 let y = matmul(&at(0), &at(1).reversed_axes());
                 if node.inputs.len() == 3 { zip(&y, &at(2), |a, b| a + b) } else { y }
+            }
+            Op::Conv(conv) => {
+                let bias = (node.inputs.len() == 3).then(|| at(2));
+                images::conv(&at(0), &at(1), bias.as_ref(), conv)
+            }
+            Op::ConvTranspose(conv) => {
+                let bias = (node.inputs.len() == 3).then(|| at(2));
+                images::conv_transpose(&at(0), &at(1), bias.as_ref(), conv)
+            }
+            Op::MaxPool(pool) => images::max_pool(&at(0), pool),
+            Op::AveragePool(pool) => images::average_pool(&at(0), &pool.windows),
+            Op::IndexSelect(IndexSelect { axis, indices }) => {
+                at(0).select(Axis(*axis), &indices.iter().map(|&at| at as usize).collect::<Vec<_>>())
             }
             Op::MatMul(_) => matmul(&at(0), &at(1)),
             Op::Add(Add) => zip(&at(0), &at(1), |a, b| a + b),

@@ -174,8 +174,8 @@ const M: usize = 9;
 const N: usize = 70;
 const K: usize = 150;
 const ZERO_POINT: i32 = -3;
-/// The fraction bits of the layers: as many as equation 4 considers, so that sums exceed 2^24 and their conversion to float rounds.
-const FRACTION_BITS: u32 = numerics::MAX_FRACTION_BITS;
+/// The fraction bits of the layers: so many that sums exceed 2^24 and their conversion to float rounds, and that they fit `i32`.
+const FRACTION_BITS: u32 = 8;
 
 /// The pipelines that [`tile_answer`] tests for a tile shape: to int8 values, and of divided layers if `divided`.
 pub(crate) fn tile_pipeline(config: &Config, tile: TileShape, divided: bool) -> PipelineKey {

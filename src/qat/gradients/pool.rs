@@ -1,0 +1,49 @@
+//! Gradients of pools.
+
+use super::{Backward, Rule};
+use crate::ops::{AveragePool, ImageLayout, MaxPool, Op};
+use crate::values::slices::f32s;
+
+pub(super) fn rule(op: &Op) -> Option<Rule<'_>> {
+    Some(match op {
+        Op::MaxPool(pool) if pool.layout == ImageLayout::ChannelsFirst => Box::new(move |b, dx| max_pool(b, pool, dx)),
+        Op::AveragePool(pool) if pool.layout == ImageLayout::ChannelsFirst => {
+            Box::new(move |b, dx| average_pool(b, pool, dx))
+        }
+        _ => return None,
+    })
+}
+
+/// The first of the largest elements under a window gets its gradient.
+fn max_pool(b: &Backward<'_>, pool: &MaxPool, dx: &mut [f32]) {
+    let images = pool.images(b.x().shape());
+    let (inputs, outputs) = (images.input[0] * images.input[1], images.output_pixels());
+    dx.fill(0.0);
+    let channels = f32s(b.x()).chunks_exact(inputs).zip(dx.chunks_exact_mut(inputs));
+    for ((x, dx), dy) in channels.zip(b.dy.chunks_exact(outputs)) {
+        for (output, &dy) in dy.iter().enumerate() {
+            let larger = |a: usize, b: usize| if x[b] > x[a] { b } else { a };
+            if let Some(largest) = images.pixels(output).flatten().reduce(larger) {
+                dx[largest] += dy;
+            }
+        }
+    }
+}
+
+/// Each element under a window gets its share of the gradient.
+fn average_pool(b: &Backward<'_>, pool: &AveragePool, dx: &mut [f32]) {
+    let shape = b.x().shape();
+    let [rows, columns] = pool.windows.spans_of(shape, ImageLayout::ChannelsFirst);
+    let width = shape[shape.len() - 1];
+    let inputs = shape[2..].iter().product::<usize>();
+    dx.fill(0.0);
+    for (dx, dy) in dx.chunks_exact_mut(inputs).zip(b.dy.chunks_exact(rows.len() * columns.len())) {
+        for (at, &dy) in dy.iter().enumerate() {
+            let (row, column) = (rows[at / columns.len()], columns[at % columns.len()]);
+            let share = dy / (row.count * column.count) as f32;
+            for y in row.start..row.end {
+                dx[y * width + column.start..y * width + column.end].iter_mut().for_each(|dx| *dx += share);
+            }
+        }
+    }
+}
