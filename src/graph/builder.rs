@@ -305,6 +305,12 @@ impl GraphBuilder {
         self.push(name, op, inputs.to_vec(), shape, dtype)
     }
 
+    /// Returns the shape of a node that was added; `None` for a node of another graph.
+    #[must_use]
+    pub fn shape(&self, id: NodeId) -> Option<&Shape> {
+        self.nodes.get(id.index()).map(|node| &node.shape)
+    }
+
     /// Finishes the graph. The outputs are named after their nodes.
     ///
     /// # Errors

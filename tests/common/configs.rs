@@ -52,18 +52,29 @@ pub(crate) fn config(random: &mut Random, few_bits: bool) -> QuantizationConfig 
 pub(crate) fn quantized(seed: u64, few_bits: bool) -> Quantized {
     let mut random = Random::new(seed);
     let net = Net::patterns(&mut random);
-    let config = config(&mut random, few_bits);
+    quantized_net(seed, &mut random, &net, few_bits)
+}
+
+/// The network of images of a seed.
+pub(crate) fn quantized_images(seed: u64, few_bits: bool) -> Quantized {
+    let mut random = Random::new(seed);
+    let net = Net::images(&mut random);
+    quantized_net(seed, &mut random, &net, few_bits)
+}
+
+fn quantized_net(seed: u64, random: &mut Random, net: &Net, few_bits: bool) -> Quantized {
+    let config = config(random, few_bits);
     let dynamic = config.is_dynamic();
     let quantizer = WgpuQuantizer::new().set_global(config).quantize_matmul(random.below(2) == 0);
     let mut prepared: PreparedGraph =
         prepare(&net.graph, &quantizer).unwrap_or_else(|e| panic!("seed {seed}: {e}\n{}", net.graph));
     for _ in 0..2 {
-        let batch = net.batch(&mut random);
+        let batch = net.batch(random);
         prepared.observe(&[&batch]).unwrap_or_else(|e| panic!("seed {seed}: {e}\n{}", net.graph));
     }
     let quantized = convert(&prepared, &ConvertOptions::default())
         .unwrap_or_else(|e| panic!("seed {seed}: {e}\n{}", prepared.graph()));
     let integers = to_integer(&quantized).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
     assert_eq!(integers.verify(), Ok(()), "seed {seed}");
-    Quantized { quantized, integers, batch: net.batch(&mut random), dynamic }
+    Quantized { quantized, integers, batch: net.batch(random), dynamic }
 }

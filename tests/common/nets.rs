@@ -1,4 +1,7 @@
-//! Random float networks of linear layers.
+//! Random float networks of linear layers, and of images.
+
+#[path = "nets/images.rs"]
+mod images;
 
 use enfold::graph::NodeId;
 use enfold::ops::UnaryOp;

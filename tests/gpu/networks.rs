@@ -124,6 +124,28 @@ fn networks_of_every_pattern_equal_the_interpreter() {
     assert!(exact > number / 8, "{exact}");
 }
 
+/// Networks of images agree bit for bit: convolutions, pools, and what stays float.
+#[test]
+fn networks_of_images_equal_the_interpreter() {
+    let Some((_, engine)) = engine("images") else { return };
+    let number = count(5_000, 200);
+    let all: Vec<Quantized> = (0..number).into_par_iter().map(|seed| configs::quantized_images(seed, false)).collect();
+    let (mut convs, mut floats) = (0, 0);
+    for (seed, Quantized { integers, batch, .. }) in all.iter().enumerate() {
+        let program = lower(integers).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+        let expected = Interpreter::new(integers).run(&[batch]).expect("interpreted");
+        let model = block_on(engine.load(&program)).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+        let got = block_on(model.run(&[batch])).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+        assert_eq!(difference(&got[0], &expected[0]), None, "seed {seed}:\n{program}");
+        convs += integers.nodes().iter().filter(|node| matches!(node.op, Op::IntegerConv(_))).count();
+        floats += integers.nodes().iter().filter(|node| matches!(node.op, Op::Conv(_))).count();
+    }
+    report(&format!(
+        "{number} random networks of images equal the interpreter: {convs} integer convolutions, {floats} float ones"
+    ));
+    assert!(convs > number as usize / 2 && floats > number as usize / 20, "{convs} {floats}");
+}
+
 /// Scales, zero points, quantized values and outputs of dynamic layers are the same bits.
 #[test]
 fn dynamic_layers_have_the_same_codes() {

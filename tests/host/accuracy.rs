@@ -21,7 +21,7 @@ use crate::wrong;
 /// quantize/dequantize form of the same case.
 #[test]
 fn integer_ops_equal_the_golden_networks() {
-    let kinds = ["pt2e/static", "pt2e/dynamic", "pt2e/static/reference", "pt2e/dynamic/reference", "settings"];
+    let kinds = ["pt2e/static", "pt2e/dynamic", "pt2e/static/reference", "pt2e/dynamic/reference", "settings", "conv"];
     for kind in kinds {
         let mut total = Codes::default();
         let mut graphs = 0;

@@ -4,9 +4,13 @@ use std::collections::HashMap;
 
 use enfold::graph::NodeId;
 use enfold::interp::Interpreter;
-use enfold::ops::{Input, Op};
+use enfold::ops::{Input, IntegerAveragePool, Op};
 use enfold::values::DType;
 use enfold::{Graph, Tensor};
+use ndarray::IxDyn;
+
+use crate::qat::wide::Array;
+use crate::qat::wide::images::average_pool;
 
 /// The number of quantized values that were compared, and of those that were one step apart.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -51,11 +55,13 @@ pub(crate) fn compare_ops(quantized: &Graph, integers: &Graph, inputs: &[&Tensor
                 | Op::Transpose(_)
                 | Op::Max(_)
                 | Op::Slice(_)
+                | Op::IndexSelect(_)
+                | Op::MaxPool(_)
                 | Op::Lut(_)
         ) && node.dtype == DType::I8;
         let result = match node.op {
             _ if constant => continue,
-            Op::Requantize(_) | Op::IntegerAdd(_) | Op::IntegerMul(_) => value(&node.name)?,
+            Op::Requantize(_) | Op::IntegerAdd(_) | Op::IntegerMul(_) | Op::IntegerAveragePool(_) => value(&node.name)?,
             // The quantize/dequantize graph has no such value: a lookup table of its own follows.
             _ if moved && !values.contains_key(node.name.as_str()) => continue,
             _ if moved && value(&node.name)?.dtype() != DType::I8 => continue,
@@ -68,6 +74,10 @@ pub(crate) fn compare_ops(quantized: &Graph, integers: &Graph, inputs: &[&Tensor
         let fed: Vec<(NodeId, &Tensor)> =
             fed.into_iter().map(|at| (at, values[integers.node(at).name.as_str()])).collect();
         let got = rewritten.run_nodes(&fed, &[id]).map_err(|e| format!("{}: {e}", node.name))?.swap_remove(0);
+        if let Op::IntegerAveragePool(pool) = &node.op {
+            codes.add(compare_means(&node.name, pool, &rewritten, &fed, node.inputs[0], (&got, result))?);
+            continue;
+        }
         match (got.as_i8(), result.as_i8()) {
             (Some(got), Some(expected)) => {
                 for (at, (&got, &expected)) in got.iter().zip(expected).enumerate() {
@@ -95,6 +105,36 @@ pub(crate) fn compare_ops(quantized: &Graph, integers: &Graph, inputs: &[&Tensor
         }
     }
     Ok(codes)
+}
+
+/// Compares means. They are equal, except that either neighbour of a tie is right: the mean of an even number of quantized values often
+/// is one, and the noise of floats chooses a side.
+fn compare_means(
+    name: &str,
+    pool: &IntegerAveragePool,
+    rewritten: &Interpreter,
+    fed: &[(NodeId, &Tensor)],
+    x: NodeId,
+    (got, expected): (&Tensor, &Tensor),
+) -> Result<Codes, String> {
+    let x = rewritten.run_nodes(fed, &[x]).map_err(|e| format!("{name}: {e}"))?.swap_remove(0);
+    let steps =
+        |&q: &i8| f64::from(i32::from(q) - pool.x.zero_point()) * f64::from(pool.x.scale()) / f64::from(pool.y.scale());
+    let real = x.as_i8().unwrap_or_default().iter().map(steps).collect();
+    let means = average_pool(&Array::from_shape_vec(IxDyn(x.shape()), real).expect("fits"), &pool.windows);
+    let (got, expected) = (got.as_i8().unwrap_or_default(), expected.as_i8().unwrap_or_default());
+    if got.len() != means.len() || got.len() != expected.len() {
+        return Err(format!("{name}: {} means, expected {}", got.len(), expected.len()));
+    }
+    for (at, ((&got, &expected), &mean)) in got.iter().zip(expected).zip(&means).enumerate() {
+        let from_half = ((mean - mean.floor()) - 0.5).abs();
+        let is_tie = from_half <= 1e-6 * mean.abs().max(1.0);
+        let apart = (i32::from(got) - i32::from(expected)).abs();
+        if apart > i32::from(is_tie) {
+            return Err(format!("{name}: element {at} is {got}, expected {expected}: {mean} steps"));
+        }
+    }
+    Ok(Codes { compared: got.len(), ..Codes::default() })
 }
 
 /// Finds the nearest nodes before `id` whose value the oracle knows: quantized values, and qparams of dynamic ones.

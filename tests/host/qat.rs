@@ -4,4 +4,4 @@ mod gradients;
 mod numbers;
 mod outcome;
 mod refused;
-mod wide;
+pub(crate) mod wide;

@@ -19,7 +19,7 @@ struct Totals {
     ends: usize,
     differ: usize,
     integer_only: usize,
-    ops: [usize; 8],
+    ops: [usize; 11],
 }
 
 impl Totals {
@@ -34,7 +34,7 @@ impl Totals {
 }
 
 /// Counts the nodes of each integer pattern.
-fn ops(graph: &Graph) -> [usize; 8] {
+fn ops(graph: &Graph) -> [usize; 11] {
     let count = |is: fn(&Op) -> bool| graph.nodes().iter().filter(|node| is(&node.op)).count();
     [
         count(|op| matches!(op, Op::IntegerLinear(_))),
@@ -45,6 +45,9 @@ fn ops(graph: &Graph) -> [usize; 8] {
         count(|op| matches!(op, Op::Concat(_))),
         count(|op| matches!(op, Op::ScaleAccumulatorDynamic(_))),
         count(|op| matches!(op, Op::IntegerMatMulDynamic(_))),
+        count(|op| matches!(op, Op::IntegerConv(_))),
+        count(|op| matches!(op, Op::IntegerAveragePool(_))),
+        count(|op| matches!(op, Op::MaxPool(_))),
     ]
 }
 
@@ -56,8 +59,11 @@ fn final_codes(graph: &Graph, x: &Tensor) -> Option<Tensor> {
     Some(Interpreter::new(graph).run_nodes(&feeds, &[output.inputs[0]]).expect("run").swap_remove(0))
 }
 
-fn network(seed: u64, few_bits: bool) -> Result<Totals, String> {
-    let Quantized { quantized, integers, batch, .. } = configs::quantized(seed, few_bits);
+/// Makes the quantized network of a seed.
+type Generator = fn(u64, bool) -> Quantized;
+
+fn network(generator: Generator, seed: u64, few_bits: bool) -> Result<Totals, String> {
+    let Quantized { quantized, integers, batch, .. } = generator(seed, few_bits);
     let codes = compare_ops(&quantized, &integers, &[&batch]).map_err(|e| format!("seed {seed}: {e}"))?;
     let mut totals = Totals { codes, ops: ops(&integers), ..Totals::default() };
     totals.integer_only = usize::from(integers.summary().float.is_empty());
@@ -74,8 +80,9 @@ fn network(seed: u64, few_bits: bool) -> Result<Totals, String> {
     }
 }
 
-fn networks(count: u64, few_bits: bool) -> Totals {
-    let all: Vec<Result<Totals, String>> = (0..count).into_par_iter().map(|seed| network(seed, few_bits)).collect();
+fn networks(generator: Generator, count: u64, few_bits: bool) -> Totals {
+    let all: Vec<Result<Totals, String>> =
+        (0..count).into_par_iter().map(|seed| network(generator, seed, few_bits)).collect();
     let failures: Vec<&String> = all.iter().filter_map(|result| result.as_ref().err()).collect();
     assert!(failures.is_empty(), "{} networks fail, the first:\n{}", failures.len(), failures[0]);
     all.into_iter().flatten().fold(Totals::default(), Totals::add)
@@ -85,7 +92,7 @@ fn networks(count: u64, few_bits: bool) -> Totals {
 #[test]
 fn weights_of_few_bits() {
     let number = count(2_000, 400);
-    let Totals { codes, ends, differ, .. } = networks(number, true);
+    let Totals { codes, ends, differ, .. } = networks(configs::quantized, number, true);
     report(&format!(
         "integer ops of {number} random networks with weights of 2 to 4 bits: {} of {} codes one step apart; {differ} of \
          {ends} networks differ in a final code",
@@ -97,9 +104,9 @@ fn weights_of_few_bits() {
 #[test]
 fn networks_of_every_pattern() {
     let number = count(10_000, 800);
-    let totals = networks(number, false);
+    let totals = networks(configs::quantized, number, false);
     let Totals { codes, ends, differ, integer_only, ops } = totals;
-    let [linear, matmul, add, mul, table, concat, dynamic, dynamic_matmul] = ops;
+    let [linear, matmul, add, mul, table, concat, dynamic, dynamic_matmul, ..] = ops;
     report(&format!(
         "{number} random networks, {integer_only} without a float node: {linear} linear layers ({dynamic} dynamic), \
          {matmul} matmul and {dynamic_matmul} dynamic ones, {add} add, {mul} mul, {table} tables, {concat} concat"
@@ -112,5 +119,33 @@ fn networks_of_every_pattern() {
     assert!(codes.within_bar(), "{codes:?}");
     assert!(differ * 200 <= ends, "{differ} of {ends} networks differ in a final code");
     // A generator that stopped making a pattern would pass everything above.
-    assert!(ops.iter().all(|&of_op| of_op as u64 > number / 100), "{ops:?}");
+    assert!(ops[..8].iter().all(|&of_op| of_op as u64 > number / 100), "{ops:?}");
+}
+
+/// Convolutions, pools, residual sums and concatenations of images.
+#[test]
+fn networks_of_images() {
+    let number = count(5_000, 1_000);
+    let totals = networks(configs::quantized_images, number, false);
+    let Totals { codes, ends, differ, integer_only, ops } = totals;
+    let [linear, _, add, _, _, concat, .., conv, mean, max] = ops;
+    report(&format!(
+        "{number} random networks of images, {integer_only} without a float node: {conv} convolutions, {mean} means, {max} pools of \
+         maxima, {add} add, {concat} concat, {linear} linear layers; {} of {} codes one step apart, {} floats; {differ} of {ends} \
+         networks differ in a final code, and the CPU engine in none",
+        codes.apart, codes.compared, codes.floats
+    ));
+    assert!(codes.within_bar(), "{codes:?}");
+    assert!([linear, add, concat, conv, mean, max].iter().all(|&of_op| of_op as u64 > number / 100), "{ops:?}");
+}
+
+#[test]
+fn images_with_weights_of_few_bits() {
+    let number = count(1_000, 200);
+    let Totals { codes, .. } = networks(configs::quantized_images, number, true);
+    report(&format!(
+        "{number} random networks of images with weights of 2 to 4 bits: {} of {} codes one step apart",
+        codes.apart, codes.compared
+    ));
+    assert!(codes.within_bar(), "{codes:?}");
 }

@@ -1,7 +1,7 @@
 //! An evaluation of float graphs in `f64`, independent of the crate's own, with which gradients are compared.
 
 #[path = "wide/images.rs"]
-mod images;
+pub(crate) mod images;
 
 use std::collections::HashMap;
 
@@ -13,7 +13,7 @@ use enfold::ops::{
     Mul, Op, Pad, Reshape, RmsNorm, Slice, Softmax, Sum, ToFloat, Transpose, Unary, Where,
 };
 
-pub(super) type Array = ArrayD<f64>;
+pub(crate) type Array = ArrayD<f64>;
 
 /// Whether batch norms use the batch or their running statistics.
 #[derive(Clone, Copy, PartialEq)]

@@ -138,7 +138,7 @@ pub(super) fn max_pool(x: &Array, pool: &MaxPool) -> Array {
     back(y, rank)
 }
 
-pub(super) fn average_pool(x: &Array, windows: &AverageWindows) -> Array {
+pub(crate) fn average_pool(x: &Array, windows: &AverageWindows) -> Array {
     let rank = x.ndim();
     let x = two(x);
     // Along each axis: first and last element, which may lie in the padding, and how many are counted.
