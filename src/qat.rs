@@ -166,6 +166,13 @@ impl TrainableGraph {
         all.map(|(at, parameter)| (parameter.name.as_str(), &parameter.value, self.gradient(at)))
     }
 
+    /// Returns names and values of what training changes without a gradient: the running means and variances of batch norms. PyTorch
+    /// calls them buffers.
+    pub fn buffers(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        let all = self.values.parameters.iter().filter(|parameter| parameter.buffer);
+        all.map(|parameter| (parameter.name.as_str(), &parameter.value))
+    }
+
     fn gradient(&self, parameter: usize) -> &[f32] {
         let Values { norms, sources, .. } = &self.values;
         gradient_of(norms, sources, &self.gradients, parameter)

@@ -57,6 +57,7 @@ pub(crate) fn images(pixels: &[f32]) -> Result<Tensor> {
 }
 
 /// The trained float network 64-256-128-10.
+#[allow(dead_code)] // One example trains a network of its own.
 pub(crate) fn float_graph() -> Result<Graph> {
     let bytes = read("mlp.safetensors")?;
     let file = SafeTensors::deserialize(&bytes).context("mlp.safetensors")?;

@@ -1,4 +1,5 @@
-// The rows of the matrix of a convolution (implicit GEMM): each holds the elements under a window, tap by tap, in whole vectors.
+// The rows of the matrix of a convolution (implicit GEMM): each holds the elements under a window, tap by tap, in whole vectors. The
+// elements of the input have no padding between them.
 
 alias RowStart = Place;
 
@@ -11,8 +12,12 @@ fn x_vec(start: RowStart, k: u32) -> vec4<u32> {
     let w = params.window;
     let tap = (k * w.per_pixel_vecs) >> 20u;
     let tap_y = (tap * w.per_taps_x) >> 20u;
-    let pixel = pixel_at(start, tap_y, tap - tap_y * w.taps_x);
+    // As unsigned numbers, places before the image are beyond it.
+    let row = bitcast<u32>(start.y) + tap_y * w.dilation_y;
+    let column = bitcast<u32>(start.x) + (tap - tap_y * w.taps_x) * w.dilation_x;
+    let inside = row < w.height && column < w.width;
+    let pixel = select(0u, start.image + row * w.width + column, inside);
     // A load without a branch need not be waited for at once.
-    let word = x[u32(max(pixel, 0)) * params.pixel_vecs + k - tap * params.pixel_vecs];
-    return select(word, vec4<u32>(params.padding), pixel < 0);
+    let word = x[pixel * params.pixel_vecs + k - tap * params.pixel_vecs];
+    return select(vec4<u32>(params.padding), word, inside);
 }

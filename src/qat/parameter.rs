@@ -9,6 +9,8 @@ pub(super) struct Parameter {
     pub(super) value: Tensor,
     /// Whether gradients change it. Running statistics change without gradients.
     pub(super) trained: bool,
+    /// Whether it is a running statistic of a batch norm.
+    pub(super) buffer: bool,
 }
 
 impl Parameter {

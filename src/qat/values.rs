@@ -62,7 +62,7 @@ impl Values {
     }
 
     fn add(&mut self, name: String, value: Tensor, trained: bool) -> usize {
-        self.parameters.push(Parameter { name, value, trained });
+        self.parameters.push(Parameter { name, value, trained, buffer: !trained });
         self.parameters.len() - 1
     }
 

@@ -3,7 +3,7 @@
 use enfold::interp::Interpreter;
 use enfold::lower::lower;
 use enfold::numerics::FloatProducts;
-use enfold::ops::{Linear, MatMul, Op};
+use enfold::ops::{Conv, ConvTranspose, Linear, MatMul, Op};
 use enfold::{Graph, Tensor};
 use pollster::block_on;
 
@@ -15,8 +15,9 @@ use crate::report::report;
 /// Whether a graph multiplies floats of all bits, whose results agree within rounding. All other results have the interpreter's bits.
 pub(crate) fn has_full_products(graph: &Graph) -> bool {
     let full = FloatProducts::Full;
-    graph.nodes().iter().any(|node| match node.op {
-        Op::Linear(Linear { products }) | Op::MatMul(MatMul { products }) => products == full,
+    graph.nodes().iter().any(|node| match &node.op {
+        Op::Linear(Linear { products }) | Op::MatMul(MatMul { products }) => *products == full,
+        Op::Conv(Conv { products, .. }) | Op::ConvTranspose(ConvTranspose { products, .. }) => *products == full,
         _ => false,
     })
 }
@@ -59,6 +60,6 @@ fn every_op_equals_the_interpreter() {
         let known = if case.exact { difference } else { |got: &_, expected: &_| close(got, expected, 1e-6) };
         assert_eq!(known(&got[0], &case.expected), None, "{name}");
     }
-    assert!(close_enough < 10 && exact > 100, "{exact} and {close_enough}");
+    assert!(close_enough < 15 && exact > 100, "{exact} and {close_enough}");
     report(&format!("operators: {exact} equal the interpreter, {close_enough} within 1e-6"));
 }

@@ -105,10 +105,12 @@ fn channels(conv: &QConv) -> usize {
     conv.layer.k / conv.window.taps()
 }
 
-/// Whether the elements under each window are copied before the product: with few channels, most of a vector of 16 would be padding.
+/// Whether the elements under each window are copied before the product: with few channels, most of a vector of 16 would be padding; and
+/// the kernels of products do not divide, as gaps between elements ask for.
 pub(crate) fn unfolds(conv: &QConv) -> bool {
     let implicit = conv.window.taps().saturating_mul(k_vecs(channels(conv)));
-    conv.groups == 1 && (implicit > 2 * k_vecs(conv.layer.k) || !has_reciprocals(conv))
+    let has_gaps = conv.window.axes.iter().any(|axis| axis.input_dilation != 1);
+    conv.groups == 1 && (implicit > 2 * k_vecs(conv.layer.k) || has_gaps || !has_reciprocals(conv))
 }
 
 /// The rows of the matrix that the kernels of linear layers multiply.
