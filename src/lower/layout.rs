@@ -301,3 +301,71 @@ impl Pass<'_> {
 fn to_last(rank: usize) -> Vec<usize> {
     [0].into_iter().chain(2..rank).chain([1]).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::GraphBuilder;
+    use crate::interp::Interpreter;
+
+    fn floats(shape: &[usize]) -> Tensor {
+        let length = shape.iter().product::<usize>();
+        Tensor::from_f32(shape, (0..length).map(|i| (i * 37 % 101) as f32 * 0.02 - 1.0).collect()).expect("fits")
+    }
+
+    fn count(graph: &Graph, is: impl Fn(&Op) -> bool) -> usize {
+        graph.nodes().iter().filter(|node| is(&node.op)).count()
+    }
+
+    /// A classifier with a residual sum, a norm's factors, a concatenation and pools: one transpose at its input, and none inside.
+    #[test]
+    fn a_classifier_has_one_transpose() {
+        let mut g = GraphBuilder::new();
+        let x = g.input("x", Shape::batched(&[3, 8, 8])).expect("an input");
+        let window = || Window::new(&[3, 3]).with_padding(&[1, 1]);
+        let a = g.conv("a", x, floats(&[6, 3, 3, 3]), Some(floats(&[6])), Conv::new(window())).expect("a conv");
+        let a = g.relu("relu", a).expect("a relu");
+        let b = g.conv("b", a, floats(&[6, 1, 3, 3]), None, Conv::new(window()).with_groups(6)).expect("a conv");
+        let factors = g.constant("factors", floats(&[6, 1, 1])).expect("a constant");
+        let b = g.mul("scaled", b, factors).expect("a product");
+        let sum = g.add("sum", a, b).expect("a sum");
+        let both = g.concat("both", &[sum, a], 1).expect("joined");
+        let pooled = g.max_pool("pooled", both, MaxPool::new(Window::new(&[2, 2]))).expect("a pool");
+        let mean = g.average_pool("mean", pooled, AveragePool::adaptive(&[1, 1])).expect("a mean");
+        let flat = g.flatten("flat", mean, 1).expect("flat");
+        let y = g.linear("fc", flat, floats(&[4, 12]), None).expect("a layer");
+        let graph = g.finish([y]).expect("a graph");
+
+        let last = channels_last(&super::super::decompose::decompose(&graph).expect("decomposed")).expect("rewritten");
+        let constant = |id: NodeId| matches!(last.node(id).op, Op::Constant(_));
+        let moved: Vec<&str> = last
+            .nodes()
+            .iter()
+            .filter(|node| matches!(node.op, Op::Transpose(_)) && node.shape.is_batched())
+            .map(|node| node.name.as_str())
+            .collect();
+        // The groups of b are a stack of products, which moves the patches.
+        assert_eq!(moved, ["x.channels_last", "b.by_group", "b.by_pixel"], "{last}");
+        assert!(count(&last, |op| matches!(op, Op::Conv(_))) == 0 && !constant(last.outputs()[0]));
+        let x = floats(&[2, 3, 8, 8]);
+        let run = |graph: &Graph| Interpreter::new(graph).run(&[&x]).expect("run").swap_remove(0);
+        let (expected, got) = (run(&graph), run(&last));
+        for (got, expected) in got.as_f32().expect("floats").iter().zip(expected.as_f32().expect("floats")) {
+            approx::assert_abs_diff_eq!(got, expected, epsilon = 1e-4);
+        }
+    }
+
+    /// An image that leaves goes back to the layout of the graph.
+    #[test]
+    fn an_output_keeps_its_layout() {
+        let mut g = GraphBuilder::new();
+        let x = g.input("x", Shape::batched(&[2, 5])).expect("an input");
+        let y = g.max_pool("y", x, MaxPool::new(Window::new(&[2]))).expect("a pool");
+        let graph = g.finish([y]).expect("a graph");
+        let last = channels_last(&graph).expect("rewritten");
+        assert_eq!(count(&last, |op| matches!(op, Op::Transpose(_))), 2, "{last}");
+        assert_eq!(last.node(last.outputs()[0]).shape, Shape::batched(&[2, 4]));
+        let x = floats(&[3, 2, 5]);
+        assert_eq!(Interpreter::new(&last).run(&[&x]), Interpreter::new(&graph).run(&[&x]));
+    }
+}

@@ -383,7 +383,7 @@ mod tests {
             // The third window would begin at 6 − 1, behind the image of 5.
             (axis(2, 3, 1, 1), 5, 2, 2),
             (axis(1, 3, 0, 1), 2, 1, 1),
-            (axis(2, 2, 1, 1), 3, 2, 3),
+            (axis(2, 2, 1, 1), 3, 2, 2),
             (axis(2, 3, 1, 1), 4, 2, 2),
         ] {
             assert_eq!(axis.infer(length), Ok(floor), "{axis:?} over {length}");

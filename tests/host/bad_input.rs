@@ -13,6 +13,7 @@ macro_rules! covers {
 
 mod flow;
 mod graphs;
+mod images;
 mod integers;
 mod programs;
 mod quantizers;
