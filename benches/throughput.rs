@@ -22,6 +22,8 @@ mod bound;
 mod ceiling;
 #[path = "throughput/chain.rs"]
 mod chain;
+#[path = "throughput/conv.rs"]
+mod conv;
 #[path = "throughput/cooperative_matrix.rs"]
 mod cooperative_matrix;
 #[path = "throughput/cpu.rs"]
@@ -132,7 +134,8 @@ fn main() -> Result<()> {
         save(ceilings.as_ref(), &results)?;
     }
     type Measure = fn(&Gpu<'_>) -> Result<Vec<Measured>>;
-    let on_gpu: [(&str, Measure); 4] = [
+    let on_gpu: [(&str, Measure); 5] = [
+        (conv::SERIES[0], conv::measure),
         (record::SERIES[0], record::measure),
         (chain::SERIES[0], chain::measure),
         (float::SERIES[0], float::measure),

@@ -7,7 +7,7 @@ use clap::builder::PossibleValuesParser;
 use enfold::gpu::LinearKernel;
 
 use crate::gpu::Tile;
-use crate::{attention, chain, cpu, float, flow, gpu, qat, record};
+use crate::{attention, chain, conv, cpu, float, flow, gpu, qat, record};
 
 /// The shapes `[rows, K, N]` that are measured on a software adapter.
 const SHORT: [[usize; 3]; 7] = [
@@ -99,6 +99,6 @@ pub(crate) fn layer_series() -> Vec<&'static str> {
 }
 
 fn series() -> Vec<&'static str> {
-    let others = [record::SERIES, chain::SERIES, float::SERIES, attention::SERIES].concat();
+    let others = [record::SERIES, conv::SERIES, chain::SERIES, float::SERIES, attention::SERIES].concat();
     [&layer_series()[..], &others, &flow::SERIES, &qat::SERIES].concat()
 }

@@ -82,7 +82,15 @@ impl Pass<'_> {
                 let conv = FloatConv { window: conv.as_conv(), groups: conv.groups, layer, weight, bias };
                 Some(self.float_conv(node, conv)?)
             }
-            Op::IntegerConv(conv) if conv.layout == ImageLayout::ChannelsFirst => Some(self.integer_conv(node, conv)?),
+            Op::IntegerConv(conv) if conv.layout == ImageLayout::ChannelsFirst => {
+                let x = self.last(node.inputs[0])?;
+                Some(self.integer_conv(node, conv, x)?)
+            }
+            Op::IntegerConv(conv) => {
+                let x = self.first(node.inputs[0])?;
+                self.first[id.index()] = Some(self.integer_conv(node, conv, x)?);
+                return Ok(());
+            }
             Op::MaxPool(pool) if pool.layout == ImageLayout::ChannelsFirst => {
                 Some(self.pool(node, MaxPool { layout: ImageLayout::ChannelsLast, ..pool.clone() })?)
             }
@@ -196,10 +204,9 @@ impl Pass<'_> {
         node.inputs.get(input).map(|&id| self.first(id)).transpose()
     }
 
-    /// Adds an int8 convolution. A window of one tap sees what a linear layer sees.
-    fn integer_conv(&mut self, node: &Node, conv: &IntegerConv) -> Result<NodeId, GraphError> {
-        let (x, bias) = (self.last(node.inputs[0])?, self.first(node.inputs[2])?);
-        let weight = self.first(node.inputs[1])?;
+    /// Adds an int8 convolution of an image with the channels last. A window of one tap sees what a linear layer sees.
+    fn integer_conv(&mut self, node: &Node, conv: &IntegerConv, x: NodeId) -> Result<NodeId, GraphError> {
+        let (weight, bias) = (self.first(node.inputs[1])?, self.first(node.inputs[2])?);
         if conv.groups != 1 || !conv.window.is_identity() {
             let op = IntegerConv { layout: ImageLayout::ChannelsLast, ..conv.clone() };
             return self.rewriter.add(&node.name, op, vec![x, weight, bias], &node.origin);
