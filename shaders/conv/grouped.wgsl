@@ -1,35 +1,62 @@
-// int8 convolutions with groups of channels: four output channels of a pixel a thread.
+// int8 convolutions with groups of channels.
 
-// Depthwise: a word for each tap and quad. Else the weight `[n][taps][channels of a group]`, four values to a word.
-@group(0) @binding(4) var<storage, read> w: array<u32>;
+// Whether there is padding between the elements of the input.
+override GAPS: bool = false;
+
+// Depthwise: a vector for each tap and each 16 channels. Else the weight `[n][taps][channels of a group]`.
+@group(0) @binding(4) var<storage, read> w: array<vec4<u32>>;
 
 const WEIGHT_SHIFT: u32 = 0u;
 
-fn x_word(pixel: i32, word: u32) -> u32 {
-    let loaded = x[u32(max(pixel, 0)) * params.pixel_vecs + word / 4u][word % 4u];
-    return select(loaded, params.padding, pixel < 0);
+fn pixel_of(place: Place, tap_y: u32, tap_x: u32) -> i32 {
+    if GAPS {
+        return pixel_with_gaps(place, tap_y, tap_x);
+    }
+    return pixel_at(place, tap_y, tap_x);
 }
 
-// Each channel is a group with one output.
+fn x_vec(pixel: i32, vec: u32) -> vec4<u32> {
+    return select(vec4<u32>(params.padding), x[u32(max(pixel, 0)) * params.pixel_vecs + vec], pixel >= 0);
+}
+
+fn products(a: u32, b: u32) -> vec4<i32> {
+    return unpack4xI8(a) * unpack4xI8(b);
+}
+
+// Each channel is a group with one output: 16 channels of a pixel a thread.
 @compute @workgroup_size(64)
 fn conv_depthwise(thread: Thread) {
-    let quads = (params.n + 3u) / 4u;
+    let vecs = params.pixel_vecs;
     let index = thread_index(thread);
-    let row = index / quads;
-    let quad = index - row * quads;
+    let row = index / vecs;
+    let vec = index - row * vecs;
     if row >= end_row() {
         return;
     }
     let place = place_of(row);
-    var sum = vec4<i32>();
-    var at = quad;
+    var s0 = vec4<i32>();
+    var s1 = vec4<i32>();
+    var s2 = vec4<i32>();
+    var s3 = vec4<i32>();
+    var at = vec;
     for (var tap_y = 0u; tap_y < params.window.taps_y; tap_y++) {
         for (var tap_x = 0u; tap_x < params.window.taps_x; tap_x++) {
-            sum += unpack4xI8(x_word(pixel_at(place, tap_y, tap_x), quad)) * unpack4xI8(w[at]);
-            at += quads;
+            let a = x_vec(pixel_of(place, tap_y, tap_x), vec);
+            let b = w[at];
+            s0 += products(a.x, b.x);
+            s1 += products(a.y, b.y);
+            s2 += products(a.z, b.z);
+            s3 += products(a.w, b.w);
+            at += vecs;
         }
     }
-    store_sum(sum, row, output_at(quad));
+    // A loop, so that the epilogue is compiled once.
+    for (var quad = vec * 4u; quad < vec * 4u + 4u; quad++) {
+        store_sum(s0, row, output_at(quad));
+        s0 = s1;
+        s1 = s2;
+        s2 = s3;
+    }
 }
 
 // Σ x · w of one output channel.
@@ -39,9 +66,10 @@ fn channel_sum(place: Place, channel: u32) -> i32 {
     var sum = 0;
     for (var tap_y = 0u; tap_y < params.window.taps_y; tap_y++) {
         for (var tap_x = 0u; tap_x < params.window.taps_x; tap_x++) {
-            let pixel = pixel_at(place, tap_y, tap_x);
+            let pixel = pixel_of(place, tap_y, tap_x);
             for (var input = first; input < first + params.group_inputs; input++) {
-                sum += signed_byte(x_word(pixel, input / 4u), input) * signed_byte(w[at / 4u], at);
+                let word = x_vec(pixel, input / 16u)[input / 4u % 4u];
+                sum += signed_byte(word, input) * signed_byte(w[at / 16u][at / 4u % 4u], at);
                 at++;
             }
         }
@@ -49,6 +77,7 @@ fn channel_sum(place: Place, channel: u32) -> i32 {
     return sum;
 }
 
+// Four output channels of a pixel a thread.
 @compute @workgroup_size(64)
 fn conv_grouped(thread: Thread) {
     let quads = (params.n + 3u) / 4u;

@@ -21,10 +21,18 @@ struct UnfoldParams {
 @group(0) @binding(3) var<storage, read_write> a: array<u32>;
 @group(0) @binding(4) var<storage, read_write> y: array<u32>;
 
+// Whether there is padding between the elements of the input.
+override GAPS: bool = false;
+
 // The pixel of a column of a patch; -1 for padding.
 fn pixel_of(place: Place, column: u32) -> i32 {
     let tap = column / params.channels;
-    return pixel_at(place, tap / params.window.taps_x, tap % params.window.taps_x);
+    let tap_y = tap / params.window.taps_x;
+    let tap_x = tap - tap_y * params.window.taps_x;
+    if GAPS {
+        return pixel_with_gaps(place, tap_y, tap_x);
+    }
+    return pixel_at(place, tap_y, tap_x);
 }
 
 @compute @workgroup_size(64)

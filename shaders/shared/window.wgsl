@@ -38,18 +38,23 @@ fn place_of(output: u32) -> Place {
     return Place(image * w.height * w.width, y, bitcast<i32>(column * w.stride_x) - w.before_x);
 }
 
-// The index of an element along an axis; -1 for padding, which also lies between elements that are `step` apart.
-fn index_at(at: i32, length: u32, step: u32) -> i32 {
-    var index = at;
-    if step > 1u {
-        index = at / bitcast<i32>(step);
-    }
-    let inside = at >= 0 && index < bitcast<i32>(length) && index * bitcast<i32>(step) == at;
-    return select(-1, index, inside);
+// The pixel under a tap; -1 for padding. Elements of the input have no padding between them.
+fn pixel_at(place: Place, tap_y: u32, tap_x: u32) -> i32 {
+    let w = params.window;
+    // As unsigned numbers, places before the image are beyond it.
+    let row = bitcast<u32>(place.y) + tap_y * w.dilation_y;
+    let column = bitcast<u32>(place.x) + tap_x * w.dilation_x;
+    return select(-1, bitcast<i32>(place.image + row * w.width + column), row < w.height && column < w.width);
 }
 
-// The pixel under a tap; -1 for padding.
-fn pixel_at(place: Place, tap_y: u32, tap_x: u32) -> i32 {
+// The index of an element along an axis whose elements are `step` apart; -1 for padding.
+fn index_at(at: i32, length: u32, step: u32) -> i32 {
+    let index = at / bitcast<i32>(step);
+    return select(-1, index, at >= 0 && index < bitcast<i32>(length) && index * bitcast<i32>(step) == at);
+}
+
+// The same as pixel_at, with padding between the elements of the input.
+fn pixel_with_gaps(place: Place, tap_y: u32, tap_x: u32) -> i32 {
     let w = params.window;
     let y = index_at(place.y + bitcast<i32>(tap_y * w.dilation_y), w.height, w.input_dilation_y);
     let x = index_at(place.x + bitcast<i32>(tap_x * w.dilation_x), w.width, w.input_dilation_x);

@@ -1,18 +1,21 @@
 //! Convolutions in float and in integers.
 
+mod products;
+
 use std::fmt;
 
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::products::{by_tap, unfold};
+use self::products::{convolve, convolve_f32};
 use super::error::{EvalError, OpError};
+use super::images::Images;
 use super::linear::write_products;
 use super::operands::{
     Arguments, Operands, TensorType, expect_size, expect_zero_points, inner_axis, parameter, rank_error,
 };
 use super::operator::Operator;
-use super::window::{ImageLayout, Images, Window, WindowAxis};
-use crate::numerics::float::products::{factor, factors, product, transposed_factors};
+use super::window::{ImageLayout, Window, WindowAxis};
 use crate::numerics::{FloatProducts, MAX_FRACTION_BITS, gemm};
 use crate::values::slices::{CHECKED, integers, tensor};
 use crate::values::{DType, Shape, Tensor};
@@ -322,18 +325,6 @@ impl Operator for Unfold {
     }
 }
 
-/// Computes [`Unfold`].
-pub(crate) fn unfold<T: Copy + Send + Sync>(x: &[T], images: &Images, fill: T) -> Vec<T> {
-    let (k, pixels) = (images.taps() * images.channels, images.output_pixels());
-    let mut y = vec![fill; images.count * pixels * k];
-    let image_length = images.input[0] * images.input[1] * images.channels;
-    y.par_chunks_exact_mut(k.max(1)).enumerate().for_each(|(row, y)| {
-        let image = &x[row / pixels * image_length..][..image_length];
-        images.patch(y, image, row % pixels, [0, images.channels], fill);
-    });
-    y
-}
-
 /// Writes a number of groups unless it is 1.
 struct Groups(usize);
 
@@ -378,100 +369,4 @@ fn conv_shape(inputs: &Operands<'_>, window: &Window, groups: usize, layout: Ima
         inputs.expect_vector(2, "bias length", w[0])?;
     }
     Ok(shape)
-}
-
-/// Reorders a weight `[N, C, taps…]` to `[N, taps…, C]`, the order of [`Images::patch`].
-pub(crate) fn by_tap<T: Copy>(weight: &[T], shape: &[usize]) -> Vec<T> {
-    let (c, taps) = (shape[1], shape[2..].iter().product::<usize>());
-    let mut reordered = Vec::with_capacity(weight.len());
-    for kernel in weight.chunks_exact((c * taps).max(1)) {
-        for tap in 0..taps {
-            reordered.extend(kernel[tap..].iter().step_by(taps));
-        }
-    }
-    reordered
-}
-
-/// Output pixels whose patches are collected at a time.
-const BLOCK: usize = 256;
-
-/// Computes a convolution block by block: `product(group, patches)` returns `[pixels, N / groups]` for the patches
-/// `[pixels, taps · C / groups]`.
-fn convolve<T: Copy + Send + Sync, R: Copy + Default + Send + Sync>(
-    x: &[T],
-    images: &Images,
-    [n, groups]: [usize; 2],
-    fill: T,
-    product: impl Fn(usize, &[T]) -> Vec<R> + Sync,
-) -> Vec<R> {
-    let (pixels, channels, group_n) = (images.output_pixels(), images.channels / groups, n / groups);
-    let image_length = images.input[0] * images.input[1] * images.channels;
-    let k = images.taps() * channels;
-    let mut y = vec![R::default(); images.count * pixels * n];
-    y.par_chunks_exact_mut(pixels * n).zip(x.par_chunks_exact(image_length)).for_each(|(y, image)| {
-        let blocks: Vec<(usize, usize)> =
-            (0..groups).flat_map(|group| (0..pixels).step_by(BLOCK).map(move |first| (group, first))).collect();
-        let parts: Vec<Vec<R>> = blocks
-            .par_iter()
-            .map(|&(group, first)| {
-                let mut patches = vec![fill; BLOCK.min(pixels - first) * k];
-                for (at, patch) in patches.chunks_exact_mut(k).enumerate() {
-                    images.patch(patch, image, first + at, [group * channels, channels], fill);
-                }
-                product(group, &patches)
-            })
-            .collect();
-        for ((group, first), part) in blocks.into_iter().zip(parts) {
-            for (at, row) in part.chunks_exact(group_n).enumerate() {
-                for (channel, &value) in row.iter().enumerate() {
-                    y[images.index(first + at, group * group_n + channel, [pixels, n])] = value;
-                }
-            }
-        }
-    });
-    y
-}
-
-/// Computes a convolution of floats, for images with the channels first and a weight `[N, taps, C / groups]`.
-fn convolve_f32(
-    inputs: &Arguments<'_>,
-    window: &Window,
-    groups: usize,
-    weight: &[f32],
-    products: FloatProducts,
-) -> Tensor {
-    let (x, bias) = (inputs.f32s(0), inputs.tensors.get(2).map(|_| inputs.f32s(2)));
-    let images = Images::new(inputs.tensor(0).shape(), window, ImageLayout::ChannelsFirst);
-    let n = weight.len() * groups / (images.taps() * images.channels);
-    let y = match products {
-        FloatProducts::Full => convolve_full(x, &images, [n, groups], weight, bias),
-        FloatProducts::Reproducible => {
-            let (group_n, k) = (n / groups, images.taps() * images.channels / groups);
-            let of_group = |group: usize| transposed_factors(&weight[group * group_n * k..][..group_n * k], group_n, k);
-            let weights: Vec<Vec<f32>> = (0..groups).map(of_group).collect();
-            convolve(&factors(x), &images, [n, groups], factor(0.0), |group, patches| {
-                let mut y = vec![0.0; patches.len() / k * group_n];
-                let bias = bias.map(|bias| &bias[group * group_n..][..group_n]);
-                product(&mut y, patches, &weights[group], [group_n, k], bias);
-                y
-            })
-        }
-    };
-    tensor(inputs.output.with_rows(images.count), y)
-}
-
-/// Computes a convolution of floats by the library's products.
-fn convolve_full(
-    x: &[f32],
-    images: &Images,
-    [n, groups]: [usize; 2],
-    weight: &[f32],
-    bias: Option<&[f32]>,
-) -> Vec<f32> {
-    let (group_n, k) = (n / groups, images.taps() * images.channels / groups);
-    convolve(x, images, [n, groups], 0.0, |group, patches| {
-        let weight = &weight[group * group_n * k..][..group_n * k];
-        let bias = bias.map(|bias| &bias[group * group_n..][..group_n]);
-        gemm::linear(patches, [patches.len() / k, group_n, k], weight, None, bias)
-    })
 }

@@ -45,7 +45,7 @@ fn constants(shader: &Shader) -> Vec<back::PipelineConstants> {
         "THREADS" => 256.0,
         "HELD" => 64.0,
         "CHUNK_VECS" => 128.0,
-        "F16" | "CENTER" | "ADD" | "KEEP_SUM" | "KEEP" | "QUANTIZE" | "PRODUCT" | "SQUARE" | "BIAS" | "DYNAMIC"
+        "F16" | "GAPS" | "CENTER" | "ADD" | "KEEP_SUM" | "KEEP" | "QUANTIZE" | "PRODUCT" | "SQUARE" | "BIAS" | "DYNAMIC"
         | "REPRODUCIBLE" | "SCALE" | "MASK" => 1.0,
         other => panic!("no value for the override {other}"),
     };

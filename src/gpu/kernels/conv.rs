@@ -105,12 +105,16 @@ fn channels(conv: &QConv) -> usize {
     conv.layer.k / conv.window.taps()
 }
 
+/// Whether there is padding between the elements of the input.
+fn has_gaps(conv: &QConv) -> bool {
+    conv.window.axes.iter().any(|axis| axis.input_dilation != 1)
+}
+
 /// Whether the elements under each window are copied before the product: with few channels, most of a vector of 16 would be padding; and
 /// the kernels of products do not divide, as gaps between elements ask for.
 pub(crate) fn unfolds(conv: &QConv) -> bool {
     let implicit = conv.window.taps().saturating_mul(k_vecs(channels(conv)));
-    let has_gaps = conv.window.axes.iter().any(|axis| axis.input_dilation != 1);
-    conv.groups == 1 && (implicit > 2 * k_vecs(conv.layer.k) || has_gaps || !has_reciprocals(conv))
+    conv.groups == 1 && (implicit > 2 * k_vecs(conv.layer.k) || has_gaps(conv) || !has_reciprocals(conv))
 }
 
 /// The rows of the matrix that the kernels of linear layers multiply.
@@ -178,7 +182,8 @@ pub(crate) fn needed(planning: &Planning<'_>, fused: &FusedStep, conv: &QConv) -
     if conv.groups > 1 {
         needed.push(grouped::GroupedKernel::plain(conv).pipeline(options));
     } else if unfolds(conv) {
-        needed.push(unfold::UnfoldKernel::I8.pipeline(options));
+        let images = images(conv, planning.input(fused, 0));
+        needed.push(unfold::UnfoldKernel::of(true, &images).pipeline(options));
     } else {
         needed.push(known_answer::stand_in(planning.config).pipeline(options));
     }

@@ -1,12 +1,13 @@
 //! int8 convolutions with groups of channels, with the epilogues of linear layers.
 
-use super::channels;
+use super::{channels, has_gaps};
 use crate::gpu::device::shader::{Chosen, Shader};
 use crate::gpu::kernels::dispatch::{Bound, Operand, PlannedDispatch, Planning};
 use crate::gpu::kernels::elementwise::AddParams;
 use crate::gpu::kernels::fused_step::FusedStep;
 use crate::gpu::kernels::grid::GridSize;
 use crate::gpu::kernels::kernel::{Kernel, KernelOptions};
+use crate::gpu::kernels::layout::{VEC, k_vecs};
 use crate::gpu::kernels::linear::plan::{epilogue, operand, params_of_rows};
 use crate::gpu::kernels::linear::weights::{Channels, WeightBits, WeightPart};
 use crate::gpu::kernels::linear::{CHANNELS, LinearEpilogue, LinearParams, STORAGE, WEIGHT, X, Y};
@@ -14,7 +15,7 @@ use crate::gpu::kernels::wgsl::shader;
 use crate::program::QConv;
 
 static SHADER: Shader = Shader {
-    overrides: &["F16"],
+    overrides: &["F16", "GAPS"],
     ..shader! {
         "conv_grouped", LinearParams, [AddParams, Channels, super::Window], STORAGE,
         [THREAD, GRID, BYTES, ADD, REQUANTIZE, LOOK_UP, F16, FLOATS, FLOAT, FUNCTIONS, WINDOW],
@@ -29,12 +30,14 @@ pub(crate) struct GroupedKernel {
     pub(super) depthwise: bool,
     pub(super) epilogue: LinearEpilogue,
     to_f16: bool,
+    /// Whether there is padding between the elements of the input.
+    gaps: bool,
 }
 
 impl GroupedKernel {
     /// The kernels that have known answers.
     pub(crate) fn iter() -> impl Iterator<Item = Self> {
-        let kernel = |depthwise, epilogue| Self { depthwise, epilogue, to_f16: false };
+        let kernel = |depthwise, epilogue| Self { depthwise, epilogue, to_f16: false, gaps: false };
         [true, false].into_iter().flat_map(move |depthwise| {
             [LinearEpilogue::ToI8, LinearEpilogue::ToF32].map(move |epilogue| kernel(depthwise, epilogue))
         })
@@ -46,7 +49,7 @@ impl GroupedKernel {
             crate::program::Epilogue::Requantize { .. } => LinearEpilogue::ToI8,
             _ => LinearEpilogue::ToF32,
         };
-        Self { depthwise: is_depthwise(conv), epilogue, to_f16: false }
+        Self { depthwise: is_depthwise(conv), epilogue, to_f16: false, gaps: false }
     }
 }
 
@@ -64,7 +67,7 @@ impl Kernel for GroupedKernel {
     }
 
     fn overrides(self, _options: KernelOptions) -> Vec<(&'static str, u32)> {
-        vec![("F16", self.to_f16.into())]
+        vec![("F16", self.to_f16.into()), ("GAPS", self.gaps.into())]
     }
 
     fn promises_bits(self) -> bool {
@@ -80,15 +83,15 @@ fn is_depthwise(conv: &QConv) -> bool {
     conv.layer.n == conv.groups && channels(conv) == 1
 }
 
-/// The weight as the kernel reads it, in whole words.
+/// The weight as the kernel reads it, in whole vectors.
 pub(crate) fn weight(conv: &QConv) -> Vec<i8> {
     let (weight, n, taps) = (&conv.layer.weight, conv.layer.n, conv.window.taps());
     if !is_depthwise(conv) {
         let mut packed = weight.to_vec();
-        packed.resize(weight.len().next_multiple_of(4), 0);
+        packed.resize(weight.len().next_multiple_of(VEC), 0);
         return packed;
     }
-    let padded = n.next_multiple_of(4);
+    let padded = k_vecs(n) * VEC;
     let mut packed = vec![0; taps * padded];
     for (tap, packed) in packed.chunks_exact_mut(padded).enumerate() {
         packed.iter_mut().zip(weight[tap..].iter().step_by(taps)).for_each(|(to, &from)| *to = from);
@@ -107,9 +110,11 @@ pub(super) fn plan(planning: &Planning<'_>, fused: &FusedStep, conv: &QConv) -> 
         depthwise: is_depthwise(conv),
         epilogue: epilogue(program, fused, &conv.layer),
         to_f16: fused.to_f16,
+        gaps: has_gaps(conv),
     };
     let params = params_of_rows(planning, fused, &conv.layer, part(conv));
-    let size = GridSize::Threads(conv.layer.n.div_ceil(4) as u64);
+    let threads = if kernel.depthwise { k_vecs(conv.layer.n) } else { conv.layer.n.div_ceil(4) };
+    let size = GridSize::Threads(threads as u64);
     let of_part = |binding, operand| Bound::whole(binding, operand);
     let reads = [
         planning.at(X, step.inputs[0]),

@@ -25,6 +25,14 @@ fn window() -> Window {
     window.with_uneven_padding(&[1, 2], &[2, 1])
 }
 
+/// A window over an input with padding between its elements.
+fn with_gaps() -> Window {
+    let mut window = window();
+    window.axes[0].input_dilation = 2;
+    window.axes[1].input_dilation = 3;
+    window
+}
+
 /// The pipeline that stands for convolutions of one group.
 pub(super) fn stand_in(config: &Config) -> LinearPipeline {
     let k = window().taps() * k_vecs(CHANNELS) * VEC;
@@ -39,8 +47,8 @@ fn output_pixels() -> usize {
     shape.fixed_dims()[1..3].iter().product()
 }
 
-/// Adds a convolution to a case, whose result is that of the scalar equations. Of several groups, each has `inputs` input channels.
-fn conv(case: &mut CaseBuilder<'_>, [n, groups, inputs]: [usize; 3], to_float: bool) -> (QConv, Tensor, Tensor) {
+/// A convolution, its input, and its result by the scalar equations. Of several groups, each has `inputs` input channels.
+fn conv([n, groups, inputs]: [usize; 3], to_float: bool) -> (QConv, Tensor, Tensor) {
     let x = tensor(&[ROWS, HEIGHT, WIDTH, groups * inputs], |i| int8(i, 4));
     let weight = tensor(&[n, inputs, 3, 2], |i| int8(i, 8));
     let bias: Vec<i32> = (0..n as i32).map(|n| n * 1013 - 7000).collect();
@@ -68,7 +76,6 @@ fn conv(case: &mut CaseBuilder<'_>, [n, groups, inputs]: [usize; 3], to_float: b
     let k = window().taps() * inputs;
     let weight = crate::ops::by_tap(i8s(&weight), weight.shape()).into();
     let layer = QLinear { weight, bits: 8, n, k, bias: bias.into(), fraction_bits: 2, epilogue };
-    let _ = case;
     (QConv { layer, window: window(), groups, zero_point: -7 }, x, expected)
 }
 
@@ -76,20 +83,22 @@ fn conv(case: &mut CaseBuilder<'_>, [n, groups, inputs]: [usize; 3], to_float: b
 pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
     let kernel = stand_in(case.config);
     if case.needs(kernel) {
-        let (op, x, expected) = conv(case, [N, 1, CHANNELS], false);
+        let (op, x, expected) = conv([N, 1, CHANNELS], false);
         let x = case.input(x);
         case.output(kernel, crate::program::StepOp::QConv(op), &[x], expected);
     }
     for kernel in GroupedKernel::iter().filter(|kernel| case.tests_all() || case.needs(*kernel)).collect::<Vec<_>>() {
         let sizes = if kernel.depthwise { [N, N, 1] } else { [10, 5, 3] };
-        let (op, x, expected) = conv(case, sizes, kernel.epilogue == LinearEpilogue::ToF32);
+        let (op, x, expected) = conv(sizes, kernel.epilogue == LinearEpilogue::ToF32);
         let x = case.input(x);
         case.output(kernel, crate::program::StepOp::QConv(op), &[x], expected);
     }
     let x = case.input(tensor(&[ROWS, HEIGHT, WIDTH, 7], |i| int8(i, 2)));
     let padding = case.constant(Tensor::from(ndarray::arr0(-7i8)));
     case.computed(UnfoldKernel::I8, Unfold { window: window() }, &[x, padding]);
+    case.computed(UnfoldKernel::I8Gaps, Unfold { window: with_gaps() }, &[x, padding]);
     let floats = case.input(tensor(&[ROWS, HEIGHT, WIDTH, 7], special));
     let padding = case.constant(Tensor::from(ndarray::arr0(0.25f32)));
     case.computed(UnfoldKernel::F32, Unfold { window: window() }, &[floats, padding]);
+    case.computed(UnfoldKernel::F32Gaps, Unfold { window: with_gaps() }, &[floats, padding]);
 }

@@ -5,7 +5,7 @@ use crate::gpu::device::shader::{FIRST_STORAGE, Shader, storage, wgsl_struct};
 use crate::gpu::kernels::dispatch::{Bound, Planned, PlannedDispatch, Planning};
 use crate::gpu::kernels::fused_step::FusedStep;
 use crate::gpu::kernels::grid::GridSize;
-use crate::gpu::kernels::kernel::{Kernel, KernelOptions, kernels};
+use crate::gpu::kernels::kernel::{Kernel, KernelOptions, flags, kernels};
 use crate::gpu::kernels::layout::row_words;
 use crate::gpu::kernels::wgsl::shader;
 use crate::ops::{ImageLayout, Images, Op};
@@ -23,16 +23,22 @@ wgsl_struct! {
 const A: u32 = FIRST_STORAGE;
 pub(crate) const Y: u32 = 4;
 
-static SHADER: Shader = shader! {
-    "conv_unfold", UnfoldParams, [Window], storage! { a: A, y: Y },
-    [THREAD, GRID, BYTES, WINDOW],
-    ["conv/unfold"]
+static SHADER: Shader = Shader {
+    overrides: &["GAPS"],
+    ..shader! {
+        "conv_unfold", UnfoldParams, [Window], storage! { a: A, y: Y },
+        [THREAD, GRID, BYTES, WINDOW],
+        ["conv/unfold"]
+    }
 };
 
 kernels! {
     UnfoldKernel {
         F32 = "unfold_f32_f32",
         I8 = "unfold_i8_i8",
+        /// With padding between the elements of the input.
+        F32Gaps = "unfold_f32_f32",
+        I8Gaps = "unfold_i8_i8",
     }
 }
 
@@ -45,8 +51,24 @@ impl Kernel for UnfoldKernel {
         self.into()
     }
 
+    fn overrides(self, _options: KernelOptions) -> Vec<(&'static str, u32)> {
+        flags(&[("GAPS", matches!(self, Self::F32Gaps | Self::I8Gaps))])
+    }
+
     fn promises_bits(self) -> bool {
         true
+    }
+}
+
+impl UnfoldKernel {
+    pub(super) fn of(is_int8: bool, images: &Images) -> Self {
+        let has_gaps = images.window.iter().any(|axis| axis.input_dilation != 1);
+        match (is_int8, has_gaps) {
+            (true, false) => Self::I8,
+            (true, true) => Self::I8Gaps,
+            (false, false) => Self::F32,
+            (false, true) => Self::F32Gaps,
+        }
     }
 }
 
@@ -89,7 +111,7 @@ pub(super) fn dispatch(
         padding,
         unused_0: 0,
     };
-    let kernel = if is_int8 { UnfoldKernel::I8 } else { UnfoldKernel::F32 };
+    let kernel = UnfoldKernel::of(is_int8, images);
     let dispatch =
         PlannedDispatch::single(planning, &step.name, y, kernel, &params, GridSize::Threads(row_threads as u64));
     dispatch.binding([planning.at(A, step.inputs[0])], [to])
