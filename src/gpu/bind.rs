@@ -12,7 +12,7 @@ use super::device::transfer::{allocate, scoped, upload};
 use super::kernels::dispatch::{Bound, Operand, PlannedDispatch, Work};
 use super::kernels::linear::weights::WeightPart;
 use super::kernels::linear::work::{LinearTile, LinearWork};
-use super::memory::{BufferRange, Memory, check_ranges, check_sizes};
+use super::memory::{BufferRange, Memory, check_bindings, check_ranges, check_sizes};
 use super::model::{Model, PartBuffers, StepData};
 use super::run::{Dispatch, Run, check_rows};
 use super::schedule::plan::{Plan, PlanOptions};
@@ -39,6 +39,7 @@ pub(super) async fn bind(
         max_bytes: device.limits.max_buffer_size,
     };
     let plan = Plan::new(program, &model.config, options)?;
+    check_bindings(&plan, &device.limits)?;
     let buffers = Buffers::new(model, &plan, max_rows).await?;
     let limit = device.limits.max_compute_workgroups_per_dimension;
     let binder = Binder { model, plan: &plan, inputs, outputs, buffers: &buffers };

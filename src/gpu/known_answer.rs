@@ -14,6 +14,8 @@ use super::kernels::Family;
 use super::kernels::answer::{Agreement, compare};
 use super::kernels::case::{Case, CaseBuilder, Expected};
 use super::kernels::config::Config;
+use super::kernels::conv;
+use super::kernels::linear::LinearRows;
 use super::kernels::linear::choice::{Choice, SplitK};
 use super::kernels::linear::known_answer::{coopmat_answer, tile_answer, tile_pipeline};
 use super::kernels::linear::tile::TileShape;
@@ -64,6 +66,25 @@ pub(super) async fn check_program(
         }
     }
     device.remember(needed);
+    if program.steps().iter().any(|step| conv::rows_of(&step.op) == LinearRows::Patches) {
+        check_patches(device, config).await?;
+    }
+    Ok(())
+}
+
+/// Tests the tile shapes of an engine's choice with the rows of convolutions.
+async fn check_patches(device: &Arc<Device>, config: &Config) -> Result<(), GpuError> {
+    for candidate in &config.choice.candidates {
+        let only = Choice::only(candidate.tile, config.choice.packed_dot, SplitK::Never, config.choice.coopmat);
+        let config = Arc::new(config.with_choice(only));
+        let key = conv::tile_pipeline(&config, candidate.tile);
+        if !device.is_known(&key) {
+            let mut case = CaseBuilder::new(&config, None);
+            conv::patches_answer(&mut case);
+            check_builder(device, &config, case).await?;
+            device.remember([key]);
+        }
+    }
     Ok(())
 }
 

@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::device::error::GpuError;
 use super::kernels::layout::{dense_bytes, padded_bytes};
+use super::schedule::plan::Plan;
 use crate::program::{Program, Value};
 
 /// A range of one of the caller's buffers.
@@ -92,6 +93,19 @@ pub(super) fn check_sizes(program: &Program, limits: &wgpu::Limits, max_rows: us
         let limit = 1 << 31;
         if actual > limit {
             return Err(GpuError::Limit { name: name(), what: "bytes that kernels can address", actual, limit });
+        }
+    }
+    Ok(())
+}
+
+/// Checks what dispatches bind besides values: memory between the dispatches of a step.
+pub(super) fn check_bindings(plan: &Plan, limits: &wgpu::Limits) -> Result<(), GpuError> {
+    let limit = limits.max_storage_buffer_binding_size.min(1 << 31);
+    for dispatch in &plan.dispatches {
+        let bound = dispatch.reads.iter().chain(&dispatch.writes).filter_map(|bound| bound.bytes);
+        if let Some(actual) = bound.max().filter(|bytes| *bytes > limit) {
+            let (name, what) = (dispatch.name.clone(), "bytes of a storage binding");
+            return Err(GpuError::Limit { name, what, actual, limit });
         }
     }
     Ok(())

@@ -100,6 +100,8 @@ impl Pass<'_> {
             Op::IntegerAveragePool(pool) if pool.layout == ImageLayout::ChannelsFirst => {
                 Some(self.pool(node, IntegerAveragePool { layout: ImageLayout::ChannelsLast, ..pool.clone() })?)
             }
+            // The caller may want the int8 values of this output, so the transpose comes before.
+            Op::Dequantize(_) if self.graph.outputs().contains(&id) => None,
             _ => self.permuted(node)?,
         };
         match is_last {

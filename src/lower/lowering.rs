@@ -27,6 +27,8 @@ pub(super) struct Lowering<'g> {
     contents: Contents,
     /// Elements of int8 constants that steps own, so that they are in memory once. The key is the tensor in `known`.
     int8_constants: HashMap<*const Tensor, Arc<[i8]>>,
+    /// Weights of convolutions in the order of programs, by the tensor in `known`.
+    conv_weights: HashMap<*const Tensor, Arc<[i8]>>,
     /// The value that holds a node's result.
     value_of: HashMap<NodeId, ValueId>,
     inputs: Vec<ValueId>,
@@ -47,6 +49,7 @@ impl<'g> Lowering<'g> {
             constants: Vec::new(),
             contents: Contents::default(),
             int8_constants: HashMap::new(),
+            conv_weights: HashMap::new(),
             value_of: HashMap::new(),
             inputs: Vec::new(),
             steps: Vec::new(),
@@ -173,7 +176,10 @@ impl<'g> Lowering<'g> {
         let Some(values) = weight.as_i8() else { return };
         let n = weight.shape()[0];
         let k = values.len() / n;
-        let (weight, bits) = (by_tap(values, weight.shape()).into(), self.bits(w));
+        // A weight that several layers share is reordered once.
+        let reordered = self.conv_weights.entry(Arc::as_ptr(&weight));
+        let reordered = reordered.or_insert_with(|| by_tap(values, weight.shape()).into());
+        let (weight, bits) = (Arc::clone(reordered), self.bits(w));
         let layer = QLinear { weight, bits, n, k, bias, fraction_bits: conv.fraction_bits, epilogue };
         let (window, groups, zero_point) = (conv.window.clone(), conv.groups, conv.zero_point);
         let op = StepOp::QConv(QConv { layer, window, groups, zero_point });

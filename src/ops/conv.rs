@@ -174,13 +174,11 @@ impl Operator for ConvTranspose {
         self.window.check_simple()?;
         expect_size("axes of the output padding", self.output_padding.len(), self.window.axes.len())?;
         for (axis, &output_padding) in self.window.axes.iter().zip(&self.output_padding) {
+            // The window must be sound before its mirror image is computed.
+            axis.check()?;
             if output_padding != 0 && output_padding >= axis.stride.max(axis.dilation) {
                 let value = format!("{output_padding} with stride {} and dilation {}", axis.stride, axis.dilation);
                 return Err(parameter("output padding", value, "must be smaller than the stride or the dilation"));
-            }
-            // The window must be sound before its mirror image is computed.
-            if axis.size.max(axis.dilation) > 1 << 24 {
-                return Err(parameter("window size", axis.size, "must be 1 to 16777216"));
             }
         }
         let (x, w) = (inputs.shape(0), weight_dims(inputs, &self.window)?);

@@ -18,7 +18,7 @@ use crate::values::slices::{CHECKED, codes, tensor};
 use crate::values::{DType, Shape, Tensor};
 
 /// The largest element under a window. Input: floats or quantized values, `[rows, C, H, W]` or `[rows, C, W]`. Padding never is the
-/// largest. The result is NaN if an element under the window is.
+/// largest: a dilated window that sees nothing else gives −∞ or −128. The result is NaN if an element under the window is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MaxPool {
     /// The window. Its padding is smaller than its extent.
@@ -70,11 +70,7 @@ fn pooled(x: &Shape, window: &Window, ceil_mode: bool, layout: ImageLayout) -> R
         let extent = (axis.size as i64).saturating_sub(1).saturating_mul(axis.dilation as i64).saturating_add(1);
         if padding >= extent && padding > 0 {
             let value = format!("{padding} around a window over {extent}");
-            return Err(parameter(
-                "padding",
-                value,
-                "must be smaller than the window: some windows would see nothing else",
-            ));
+            return Err(parameter("padding", value, "must be smaller than what the window spans"));
         }
     }
     match ceil_mode {
@@ -106,7 +102,7 @@ impl Operator for MaxPool {
                 }),
             ),
             Tensor::I8(x) => {
-                codes(&shape, pool(x.elements(), &images, |window| window.map(|(_, v)| v).max().expect(CHECKED)))
+                codes(&shape, pool(x.elements(), &images, |window| window.map(|(_, v)| v).max().unwrap_or(i8::MIN)))
             }
             _ => unreachable!("{CHECKED}"),
         })

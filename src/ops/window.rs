@@ -237,8 +237,8 @@ impl Window {
 }
 
 impl WindowAxis {
-    /// Returns the number of outputs for an axis of `length` elements.
-    fn infer(self, length: usize) -> Result<usize, OpError> {
+    /// Checks the numbers that do not depend on an image.
+    pub(super) fn check(self) -> Result<(), OpError> {
         for (what, value) in [
             ("window size", self.size),
             ("stride", self.stride),
@@ -249,6 +249,12 @@ impl WindowAxis {
                 return Err(parameter(what, value, "must be 1 to 16777216"));
             }
         }
+        Ok(())
+    }
+
+    /// Returns the number of outputs for an axis of `length` elements.
+    fn infer(self, length: usize) -> Result<usize, OpError> {
+        self.check()?;
         if length == 0 || self.before.saturating_abs().max(self.after.saturating_abs()) > MAX_SPAN {
             let value = format!("{} and {} around {length} elements", self.before, self.after);
             return Err(parameter("padding", value, "must be at most 16777216, around at least 1 element"));

@@ -318,8 +318,8 @@ fn observed(graph: &Graph, observers: usize) -> Vec<String> {
     observed
 }
 
-/// The observer nodes whose value changes nothing for their observer: it only permutes values that the observer sees elsewhere, and the
-/// observer sees each value as often as every other.
+/// The observer nodes that are left out: their value only permutes values that the observer sees elsewhere, and the observer would see each
+/// value as often as every other, so that ranges and the shapes of histograms are the same.
 fn passive(graph: &Graph) -> HashSet<NodeId> {
     let by = |id: NodeId| match graph.node(id).op {
         Op::Observe(Observe { observer }) => Some(observer),
@@ -334,7 +334,7 @@ fn passive(graph: &Graph) -> HashSet<NodeId> {
         let moved = graph.node(node.inputs[0]);
         // The value itself may be observed twice in a row.
         let from = if by(node.inputs[0]).is_some() { &node.inputs } else { &moved.inputs };
-        let permutes = by(node.inputs[0]).is_some() || is_permutation(graph, moved);
+        let permutes = by(node.inputs[0]).is_some() || is_permutation(moved);
         let of = if permutes && !from.is_empty() && from.iter().all(|&input| by(input) == Some(observer)) {
             passive.push((id, observer));
             from.iter().flat_map(|input| sources[input].clone()).collect()
@@ -354,10 +354,8 @@ fn passive(graph: &Graph) -> HashSet<NodeId> {
 }
 
 /// Whether the value of a node is that of its inputs in another order: a slice, a pad or a pool has other frequencies.
-fn is_permutation(graph: &Graph, node: &Node) -> bool {
-    let add = |all: usize, &input: &NodeId| all.checked_add(graph.node(input).shape.elements()?);
-    let all = node.inputs.iter().try_fold(0, add);
-    node.op.moves_values() && all == node.shape.elements() && !matches!(node.op, Op::IndexSelect(_))
+fn is_permutation(node: &Node) -> bool {
+    matches!(node.op, Op::Reshape(_) | Op::Flatten(_) | Op::Transpose(_) | Op::Concat(_))
 }
 
 /// The first difference between two graphs.

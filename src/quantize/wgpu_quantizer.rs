@@ -56,10 +56,15 @@ type Filter = Arc<dyn Fn(&Node) -> bool + Send + Sync>;
 /// - linear + ReLU: inputs are annotated on the linear node, the output on the ReLU, so that nothing is rounded between them.
 ///   The ReLU must be the only reader of the layer, and both must belong to the module.
 /// - linear.
+/// - convolution + ReLU or another clamp, convolution, and both of transposed convolutions. The operator types are `"conv"` and
+///   `"conv_transpose"`, the module types PyTorch's: `"Conv1d"`, `"Conv2d"`, `"ConvTranspose1d"` and `"ConvTranspose2d"`. Scales per channel
+///   are those of output channels, unless a transposed convolution has groups: then it has one scale.
+/// - average pool, whose result shares the observer of its input.
 /// - matmul of two activations, if [asked for](Self::quantize_matmul). A dynamic configuration applies no further pattern.
 /// - add + ReLU, add, mul + ReLU, mul.
 /// - concat: its inputs and its output share one observer.
-/// - ReLU, reshape, flatten, transpose, slice and max after any quantized output, whose observer they share.
+/// - ReLU, max pool and operators that move elements (reshape, transpose, slice, pad, index select and others) after any quantized output,
+///   whose observer they share.
 ///
 /// **Sums and products that stay float**: those with a one-element constant that is out of all proportion, those with an input that is
 /// computed from integers and constants only, which is a mask, and those that only compute the scores of a softmax. Beside a mask of
@@ -128,9 +133,11 @@ impl WgpuQuantizer {
         self
     }
 
-    /// Sets whether convolutions and pools are quantized exactly as PyTorch's XNNPACK quantizer does. Off by default. With it, a
-    /// transposed convolution without a ReLU and pools over sliding windows stay float, the weight of a transposed convolution has a scale
-    /// for each *input* channel if scales are per channel (then it has no integer form), and clamps but ReLU are not part of a layer.
+    /// Sets whether convolutions and their neighbours are quantized as PyTorch's XNNPACK quantizer does. Off by default. With it, a
+    /// transposed convolution without a ReLU, means over sliding windows, and the second convolution with a shared weight stay float; the
+    /// weight of a transposed convolution has a scale for each *input* channel if scales are per channel (then it has no integer form); and
+    /// clamps but ReLU share the observer of their input instead of being part of a layer. Operators that PyTorch's quantizer does not know,
+    /// such as pads and selected elements, share observers as without it.
     #[must_use]
     pub fn xnnpack_compatible(mut self, compatible: bool) -> Self {
         self.rules.as_xnnpack = compatible;

@@ -5,8 +5,8 @@ use enfold::interp::Interpreter;
 use enfold::lower::lower;
 use enfold::numerics::{AddMultipliers, EPS};
 use enfold::ops::{
-    ChooseQParams, Constant, IntegerAdd, IntegerLinear, IntegerMatMul, Lut, Op, Quantize, QuantizeDynamic, Requantize,
-    ScaleAccumulator, ScaleAccumulatorDynamic,
+    ChooseQParams, Constant, ImageLayout, IntegerAdd, IntegerConv, IntegerLinear, IntegerMatMul, Lut, Op, Quantize,
+    QuantizeDynamic, Requantize, ScaleAccumulator, ScaleAccumulatorDynamic, Window,
 };
 use enfold::program::Program;
 use enfold::values::{DType, QParams, QScheme, QuantRange};
@@ -99,6 +99,26 @@ impl Layers {
         let sums = self.sums(x, n, k);
         let factors = self.factors(n, k);
         self.requantized(sums, factors, zero_point)
+    }
+
+    /// An int8 convolution to int8, of an image with so many channels.
+    pub(crate) fn conv(&mut self, x: NodeId, [n, channels]: [usize; 2], window: &Window, groups: usize) -> NodeId {
+        let shape = [&[n, channels / groups], &window.size()[..]].concat();
+        let k = shape[1..].iter().product();
+        let weight = self.weight(n, k);
+        let name = self.name("constant");
+        let bits = i32::BITS - self.most.leading_zeros() + 1;
+        let w = self.g.node(&name, Constant { bits: Some(bits), ..Constant::new(i8s(&shape, weight)) }, &[]);
+        let w = w.expect("a constant");
+        let bias = (0..n).map(|_| self.random.between(-20_000, 20_000)).collect();
+        let bias = self.constant(Tensor::from_i32(&[n], bias).expect("fits"));
+        let (window, zero_point) = (window.clone(), self.random.between(-128, 127));
+        let conv = IntegerConv { window, groups, zero_point, fraction_bits: 2, layout: ImageLayout::ChannelsFirst };
+        let sums = self.node("sums", Op::IntegerConv(conv), &[x, w, bias]);
+        let factors = self.factors(n, k);
+        let qparams = QParams::new(0.05, self.random.between(-60, 60)).expect("valid");
+        let requantize = Requantize { qparams, lo: -128, hi: 127, ch_axis: Some(1) };
+        self.node("conv", Op::Requantize(requantize), &[sums, factors])
     }
 
     fn requantized(&mut self, sums: NodeId, factors: NodeId, zero_point: i32) -> NodeId {

@@ -130,20 +130,35 @@ fn networks_of_images_equal_the_interpreter() {
     let Some((_, engine)) = engine("images") else { return };
     let number = count(5_000, 200);
     let all: Vec<Quantized> = (0..number).into_par_iter().map(|seed| configs::quantized_images(seed, false)).collect();
-    let (mut convs, mut floats) = (0, 0);
+    let (mut convs, mut floats, mut int8) = (0, 0, 0);
     for (seed, Quantized { integers, batch, .. }) in all.iter().enumerate() {
         let program = lower(integers).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
         let expected = Interpreter::new(integers).run(&[batch]).expect("interpreted");
         let model = block_on(engine.load(&program)).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
         let got = block_on(model.run(&[batch])).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
         assert_eq!(difference(&got[0], &expected[0]), None, "seed {seed}:\n{program}");
+        let output = integers.node(integers.outputs()[0]);
+        if matches!(output.op, Op::Dequantize(_)) {
+            let options = LowerOptions { int8_outputs: true, ..LowerOptions::default() };
+            let program = lower_with(integers, &options).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+            let feeds = [(integers.inputs()[0], batch)];
+            let expected = Interpreter::new(integers).run_nodes(&feeds, &[output.inputs[0]]).expect("interpreted");
+            let model = block_on(engine.load(&program)).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+            let got = block_on(model.run(&[batch])).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+            assert_eq!(difference(&got[0], &expected[0]), None, "seed {seed}, int8:\n{program}");
+            int8 += 1;
+        }
         convs += integers.nodes().iter().filter(|node| matches!(node.op, Op::IntegerConv(_))).count();
         floats += integers.nodes().iter().filter(|node| matches!(node.op, Op::Conv(_))).count();
     }
     report(&format!(
-        "{number} random networks of images equal the interpreter: {convs} integer convolutions, {floats} float ones"
+        "{number} random networks of images equal the interpreter: {convs} integer convolutions, {floats} float ones; {int8} \
+         also with int8 results"
     ));
-    assert!(convs > number as usize / 2 && floats > number as usize / 20, "{convs} {floats}");
+    assert!(
+        convs > number as usize / 2 && floats > number as usize / 20 && int8 > number as usize / 5,
+        "{convs} {floats}"
+    );
 }
 
 /// Scales, zero points, quantized values and outputs of dynamic layers are the same bits.

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use enfold::gpu::{Engine, GpuError, LinearKernel, Model, Options, Run, SplitK, TileShape};
 use enfold::interp::Interpreter;
 use enfold::lower::{LowerOptions, lower_with};
-use enfold::ops::{Constant, IntegerLinear, Op, ScaleAccumulator};
+use enfold::ops::{Constant, IntegerLinear, Op, ScaleAccumulator, Window};
 use enfold::program::Program;
 use enfold::{Graph, Tensor};
 use pollster::block_on;
@@ -243,6 +243,42 @@ fn layers_that_share_a_product_are_right_on_every_tile() {
             .check_all("results of a buffer and of more");
     }
     assert_eq!(errors.load(Ordering::Relaxed), 0, "errors reached the application's handler");
+}
+
+/// Convolutions of one group and of several, with few and many channels, with every kind of tile, with K whole and divided, with rows that
+/// are divided, and with weights of few bits.
+#[test]
+fn convolutions_are_right_on_every_tile() {
+    let Some((context, _)) = engine("convolutions of tiles") else { return };
+    let graph = |most: i32| {
+        let mut l = Layers::new(53);
+        l.most = most;
+        let (few, many) = (l.int8(&[3, 9, 8]), l.int8(&[48, 9, 8]));
+        let uneven =
+            Window::new(&[3, 2]).with_stride(&[2, 1]).with_dilation(&[1, 2]).with_uneven_padding(&[1, 2], &[0, 3]);
+        let same = || Window::new(&[3, 3]).with_padding(&[1, 1]);
+        let stem = l.conv(few, [70, 3], &same().with_stride(&[2, 2]), 1);
+        let wide = l.conv(many, [130, 48], &uneven, 1);
+        let twice = l.conv(many, [48, 48], &same(), 1);
+        let sum = l.sum(twice, many, false);
+        let depthwise = l.conv(sum, [48, 48], &same(), 48);
+        let grouped = l.conv(sum, [24, 48], &uneven, 4);
+        let single = l.conv(sum, [20, 48], &Window::new(&[1, 1]), 1);
+        l.finish(&[stem, wide, depthwise, grouped, single])
+    };
+    let subgroups = context.device.features().contains(wgpu::Features::SUBGROUP) && context.info.subgroup_min_size >= 8;
+    let tiles = tiles(&context.device.limits(), subgroups);
+    for (at, (tile, split_k)) in
+        tiles.iter().flat_map(|&tile| [SplitK::Never, SplitK::Always].map(|split_k| (tile, split_k))).enumerate()
+    {
+        let macs_per_dispatch = (at % 3 == 2).then_some(130 * 48 * 6 * 7);
+        let options = Options { tile: Some(tile), split_k, macs_per_dispatch, ..Options::default() };
+        let engine = engine_with(context, &options);
+        for most in [127, 7] {
+            let bound = Bound::new(&context.device, &context.queue, &engine, graph(most), 3, false);
+            bound.check_all(&format!("convolutions, {tile:?}, {split_k:?}, weights up to {most}"));
+        }
+    }
 }
 
 /// Two layers read the same values as weights of 8 and of 2 bits, which a binding divides differently.

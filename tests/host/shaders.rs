@@ -45,8 +45,8 @@ fn constants(shader: &Shader) -> Vec<back::PipelineConstants> {
         "THREADS" => 256.0,
         "HELD" => 64.0,
         "CHUNK_VECS" => 128.0,
-        "F16" | "GAPS" | "CENTER" | "ADD" | "KEEP_SUM" | "KEEP" | "QUANTIZE" | "PRODUCT" | "SQUARE" | "BIAS" | "DYNAMIC"
-        | "REPRODUCIBLE" | "SCALE" | "MASK" => 1.0,
+        "F16" | "GAPS" | "CENTER" | "ADD" | "KEEP_SUM" | "KEEP" | "QUANTIZE" | "PRODUCT" | "SQUARE" | "BIAS"
+        | "DYNAMIC" | "REPRODUCIBLE" | "SCALE" | "MASK" => 1.0,
         other => panic!("no value for the override {other}"),
     };
     let others = shader.overrides.iter().map(|name| ((*name).to_owned(), value(name))).collect();

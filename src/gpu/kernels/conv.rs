@@ -5,13 +5,15 @@ pub(crate) mod grouped;
 mod known_answer;
 pub(crate) mod unfold;
 
-pub(crate) use known_answer::known_answer;
+pub(crate) use known_answer::{known_answer, patches_answer};
 
+use super::config::Config;
 use super::dispatch::{Bound, Operand, PlannedDispatch, Planning};
 use super::fused_step::FusedStep;
 use super::kernel::Kernel;
 use super::layout::{VEC, k_vecs, matrix_rows, row_words};
 use super::linear;
+use super::linear::tile::TileShape;
 use super::linear::weights::WeightBits;
 use super::linear::{LinearEpilogue, LinearPipeline, LinearRows};
 use crate::gpu::device::pipeline::PipelineKey;
@@ -151,7 +153,7 @@ pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep, conv: &QConv) -> 
         return Vec::new();
     }
     if conv.groups > 1 {
-        return vec![grouped::plan(planning, fused, conv)];
+        return grouped::plan(planning, fused, conv);
     }
     let mut dispatches = linear::plan::plan(planning, fused, &layer(conv));
     if unfolds(conv) {
@@ -190,8 +192,15 @@ pub(crate) fn needed(planning: &Planning<'_>, fused: &FusedStep, conv: &QConv) -
     needed
 }
 
+/// The pipeline that [`patches_answer`] tests for a tile shape.
+pub(crate) fn tile_pipeline(config: &Config, tile: TileShape) -> PipelineKey {
+    let (bits, epilogue, rows) = (WeightBits::Eight, LinearEpilogue::ToI8, LinearRows::Patches);
+    LinearPipeline::Layer { tile, bits, epilogue, to_f16: false, coopmat: config.choice.coopmat, rows }
+        .pipeline(config.kernel_options())
+}
+
 /// The pipeline of a product of patches, of a layer of `n` and `k` at `rows` output pixels.
-fn patches_at(config: &super::config::Config, shape: (usize, usize, u64)) -> LinearPipeline {
+fn patches_at(config: &Config, shape: (usize, usize, u64)) -> LinearPipeline {
     match linear::plan::pipeline_at(config, shape, WeightBits::Eight, LinearEpilogue::ToI8) {
         LinearPipeline::Layer { tile, bits, epilogue, to_f16, coopmat, .. } => {
             LinearPipeline::Layer { tile, bits, epilogue, to_f16, coopmat, rows: LinearRows::Patches }

@@ -10,6 +10,8 @@ const WORKGROUP: u64 = 64;
 pub(crate) enum GridSize {
     /// This many threads for each row.
     Threads(u64),
+    /// This many threads for each row of a range.
+    RowRange { first: u64, end: u64, threads: u64 },
     /// A thread for each word of dense int8 rows of this many columns; rows may share words.
     DenseWords(u64),
     /// One workgroup for each row.
@@ -47,6 +49,13 @@ impl GridSize {
     pub(crate) fn grid(self, m: u64, limit: u32) -> Option<Grid> {
         Some(match self {
             Self::Threads(per_row) => Grid::threads(m.saturating_mul(per_row), limit),
+            Self::RowRange { first, end, threads } => {
+                let rows = m.min(end).saturating_sub(first);
+                if rows == 0 {
+                    return None;
+                }
+                Grid::threads(rows.saturating_mul(threads), limit)
+            }
             Self::DenseWords(cols) => Grid::threads(m.saturating_mul(cols).div_ceil(4), limit),
             Self::Workgroups => Grid::workgroups(m, limit),
             Self::AtMost(most) => Grid::workgroups(m.clamp(1, most), limit),

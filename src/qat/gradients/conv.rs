@@ -40,6 +40,9 @@ pub(super) fn rule(op: &Op) -> Option<Rule<'_>> {
     }
 }
 
+/// Images whose gradients are in memory at a time.
+const BLOCK: usize = 8;
+
 /// A convolution with its weight `[N, taps, C / groups]`.
 struct Layer {
     images: Images,
@@ -102,10 +105,14 @@ impl Layer {
             }
             gradient
         };
-        let images = x.par_chunks_exact(self.image_length()).zip(dy.par_chunks_exact(self.n * pixels));
         let mut sums = vec![0f64; self.weight.len()];
-        for gradient in images.map(of_image).collect::<Vec<_>>() {
-            sums.iter_mut().zip(gradient).for_each(|(sum, v)| *sum += f64::from(v));
+        // Blocks, so that few gradients are in memory at a time.
+        let (x_block, dy_block) = (BLOCK * self.image_length(), BLOCK * self.n * pixels);
+        for (x, dy) in x.chunks(x_block).zip(dy.chunks(dy_block)) {
+            let images = x.par_chunks_exact(self.image_length()).zip(dy.par_chunks_exact(self.n * pixels));
+            for gradient in images.map(of_image).collect::<Vec<_>>() {
+                sums.iter_mut().zip(gradient).for_each(|(sum, v)| *sum += f64::from(v));
+            }
         }
         sums.into_iter().map(|sum| sum as f32).collect()
     }

@@ -88,7 +88,7 @@ impl<'g> Marks<'g> {
         }
     }
 
-    /// Annotates nodes of a kind whose only reader is a ReLU: the inputs on the node, the output on the ReLU.
+    /// Annotates nodes of a kind whose only reader is a ReLU or, for some, another clamp: the inputs on the node, the output on the clamp.
     fn with_activation(
         &mut self,
         kind: OpKind,
@@ -119,7 +119,11 @@ impl<'g> Marks<'g> {
     /// Annotates nodes of a kind without a ReLU.
     fn alone(&mut self, kind: OpKind, config: &QuantizationConfig, covers: Covers<'_>) {
         for (id, node) in self.graph.iter() {
-            if node.op.kind() == kind && !self.taken[id.index()] && covers(id) && self.suits(id) {
+            // XNNPACK's quantizer leaves the second convolution of a shared weight in float.
+            let is_shared = self.rules.as_xnnpack
+                && matches!(kind, OpKind::Conv | OpKind::ConvTranspose)
+                && self.parameters(id).iter().any(|parameter| self.taken[parameter.index()]);
+            if node.op.kind() == kind && !self.taken[id.index()] && !is_shared && covers(id) && self.suits(id) {
                 self.inputs(id, config, config.output_activation.clone());
             }
         }

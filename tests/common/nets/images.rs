@@ -83,14 +83,19 @@ impl Images<'_> {
     }
 
     fn conv_transpose(&mut self, i: usize) {
-        let (name, c, n) = (format!("up.{i}"), self.channels, 1 + self.random.below(6));
-        let size = self.all(2, 2);
-        let stride = self.all(1, 2);
-        let padding = self.all(0, 2);
-        let window = Window::new(&size).with_stride(&stride).with_padding(&padding);
-        let shape = [&[c, n], &size[..]].concat();
+        let (name, c) = (format!("up.{i}"), self.channels);
+        let groups = [1, 2, c][self.random.below(3)];
+        let groups = if c.is_multiple_of(groups) { groups } else { 1 };
+        let n = groups * (1 + self.random.below(6).div_ceil(groups));
+        let (size, stride, dilation) = (self.all(2, 2), self.all(1, 3), self.all(1, 2));
+        let (before, after) = (self.all(0, 2), self.all(0, 3));
+        let output_padding: Vec<usize> = stride.iter().map(|&stride| self.random.below(stride)).collect();
+        let window = Window::new(&size).with_stride(&stride).with_dilation(&dilation);
+        let conv = ConvTranspose::new(window.with_uneven_padding(&before, &after)).with_groups(groups);
+        let shape = [&[c, n / groups], &size[..]].concat();
         let (weight, bias) = (self.weight(&shape), self.bias(n));
-        let y = self.g.conv_transpose(&name, self.h, weight, bias, ConvTranspose::new(window));
+        let conv = conv.with_output_padding(&output_padding);
+        let y = self.g.conv_transpose(&name, self.h, weight, bias, conv);
         // Padding may cut off all of a small image.
         if let Ok(y) = y {
             self.next(y);
@@ -125,9 +130,13 @@ impl Images<'_> {
         let stride = self.all(1, 2);
         let padding: Vec<usize> = size.iter().map(|&size| self.random.below(size.min(2))).collect();
         let window = Window::new(&size).with_stride(&stride).with_padding(&padding);
+        // A dilated window sees an element of each image that is long enough.
+        let dilated = window.clone().with_dilation(&self.all(1, 2));
+        let fits = self.lengths.iter().zip(&size).all(|(&length, &size)| length >= 2 * size);
+        let largest = if fits { dilated } else { window.clone() };
         let (ceil_mode, count_include_pad) = (self.random.below(2) == 0, self.random.below(2) == 0);
         let y = match self.random.below(3) {
-            0 => self.g.max_pool(&name, self.h, MaxPool::new(window).with_ceil_mode(ceil_mode)),
+            0 => self.g.max_pool(&name, self.h, MaxPool::new(largest).with_ceil_mode(ceil_mode)),
             1 => {
                 let windows = AverageWindows::Sliding { window, ceil_mode, count_include_pad };
                 self.g.average_pool(&name, self.h, windows.into())

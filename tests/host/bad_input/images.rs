@@ -120,6 +120,30 @@ fn convolutions() {
             &["y:", "3", "1"],
         ),
         row(
+            "a transposed convolution with a stride of 0",
+            built(|g| {
+                let x = image(g, &[4, 5, 5]);
+                let conv = ConvTranspose::new(three().with_stride(&[1, 0]));
+                g.conv_transpose("y", x, f32s(&[4, 2, 3, 3], 0.5), None, conv)
+            }),
+            &["y:", "stride", "0", "1"],
+        ),
+        row(
+            "a huge output padding",
+            built(|g| {
+                let x = image(g, &[4, 5, 5]);
+                let conv = ConvTranspose::new(three().with_stride(&[usize::MAX; 2]));
+                g.conv_transpose(
+                    "y",
+                    x,
+                    f32s(&[4, 2, 3, 3], 0.5),
+                    None,
+                    conv.with_output_padding(&[i64::MAX as usize, 0]),
+                )
+            }),
+            &["y:", "stride", "16777216"],
+        ),
+        row(
             "output padding as large as the stride",
             built(|g| {
                 let x = image(g, &[4, 5, 5]);

@@ -7,7 +7,7 @@ use crate::gpu::kernels::elementwise::AddParams;
 use crate::gpu::kernels::fused_step::FusedStep;
 use crate::gpu::kernels::grid::GridSize;
 use crate::gpu::kernels::kernel::{Kernel, KernelOptions};
-use crate::gpu::kernels::layout::{VEC, k_vecs};
+use crate::gpu::kernels::layout::{VEC, k_vecs, matrix_rows};
 use crate::gpu::kernels::linear::plan::{epilogue, operand, params_of_rows};
 use crate::gpu::kernels::linear::weights::{Channels, WeightBits, WeightPart};
 use crate::gpu::kernels::linear::{CHANNELS, LinearEpilogue, LinearParams, STORAGE, WEIGHT, X, Y};
@@ -104,7 +104,8 @@ pub(crate) fn part(conv: &QConv) -> WeightPart {
     WeightPart { first_column: 0, columns: conv.layer.n, bits: WeightBits::Eight, chunk_vecs: 0 }
 }
 
-pub(super) fn plan(planning: &Planning<'_>, fused: &FusedStep, conv: &QConv) -> PlannedDispatch {
+/// One dispatch, or several of as many rows each as an engine's limit of multiply-adds allows.
+pub(super) fn plan(planning: &Planning<'_>, fused: &FusedStep, conv: &QConv) -> Vec<PlannedDispatch> {
     let (program, step, y) = (planning.program, fused.step(planning.program), planning.output(fused));
     let kernel = GroupedKernel {
         depthwise: is_depthwise(conv),
@@ -112,16 +113,24 @@ pub(super) fn plan(planning: &Planning<'_>, fused: &FusedStep, conv: &QConv) -> 
         to_f16: fused.to_f16,
         gaps: has_gaps(conv),
     };
-    let params = params_of_rows(planning, fused, &conv.layer, part(conv));
-    let threads = if kernel.depthwise { k_vecs(conv.layer.n) } else { conv.layer.n.div_ceil(4) };
-    let size = GridSize::Threads(threads as u64);
-    let of_part = |binding, operand| Bound::whole(binding, operand);
-    let reads = [
+    let threads = if kernel.depthwise { k_vecs(conv.layer.n) } else { conv.layer.n.div_ceil(4) } as u64;
+    let reads: Vec<Bound> = [
         planning.at(X, step.inputs[0]),
-        of_part(WEIGHT, Operand::Weight { step: fused.main, part: 0, offset: 0 }),
-        of_part(CHANNELS, Operand::Channels { step: fused.main, part: 0, offset: 0 }),
-    ];
-    let reads = reads.into_iter().chain(operand(planning, fused, &conv.layer));
+        Bound::whole(WEIGHT, Operand::Weight { step: fused.main, part: 0, offset: 0 }),
+        Bound::whole(CHANNELS, Operand::Channels { step: fused.main, part: 0, offset: 0 }),
+    ]
+    .into_iter()
+    .chain(operand(planning, fused, &conv.layer))
+    .collect();
     let output = planning.at(Y, fused.last_step(program).output);
-    PlannedDispatch::single(planning, &step.name, y, kernel, &params, size).binding(reads, [output])
+    let (rows, of_row) = (matrix_rows(y, planning.max_rows), (conv.layer.n * conv.layer.k) as u64);
+    let most = (planning.config.macs_per_dispatch / of_row.max(1)).max(1);
+    let dispatch = |first: u64| {
+        let end = first.saturating_add(most);
+        let params = params_of_rows(planning, fused, &conv.layer, part(conv), [first, end]);
+        let size = GridSize::RowRange { first, end, threads };
+        let dispatch = PlannedDispatch::single(planning, &step.name, y, kernel, &params, size);
+        dispatch.binding(reads.iter().copied(), [output])
+    };
+    (0..rows).step_by(usize::try_from(most).unwrap_or(usize::MAX)).map(dispatch).collect()
 }

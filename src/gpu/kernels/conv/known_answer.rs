@@ -9,7 +9,7 @@ use crate::gpu::kernels::layout::{VEC, k_vecs};
 use crate::gpu::kernels::linear::{LinearEpilogue, LinearPipeline};
 use crate::numerics;
 use crate::ops::{Arguments, ImageLayout, IntegerConv, Op, Operand, Unfold, Window};
-use crate::program::{Epilogue, QConv, QLinear};
+use crate::program::{Epilogue, QConv, QLinear, StepOp};
 use crate::values::slices::{CHECKED, i8s, i32s};
 use crate::values::{DType, Shape, Tensor};
 
@@ -79,19 +79,24 @@ fn conv([n, groups, inputs]: [usize; 3], to_float: bool) -> (QConv, Tensor, Tens
     (QConv { layer, window: window(), groups, zero_point: -7 }, x, expected)
 }
 
+/// The convolution that tests the tile shapes of `case.config`.
+pub(crate) fn patches_answer(case: &mut CaseBuilder<'_>) {
+    let (op, x, expected) = conv([N, 1, CHANNELS], false);
+    let x = case.input(x);
+    case.output(stand_in(case.config), StepOp::QConv(op), &[x], expected);
+}
+
 /// Convolutions of one and of several groups, and copies of patches.
 pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
     let kernel = stand_in(case.config);
     if case.needs(kernel) {
-        let (op, x, expected) = conv([N, 1, CHANNELS], false);
-        let x = case.input(x);
-        case.output(kernel, crate::program::StepOp::QConv(op), &[x], expected);
+        patches_answer(case);
     }
     for kernel in GroupedKernel::iter().filter(|kernel| case.tests_all() || case.needs(*kernel)).collect::<Vec<_>>() {
         let sizes = if kernel.depthwise { [N, N, 1] } else { [10, 5, 3] };
         let (op, x, expected) = conv(sizes, kernel.epilogue == LinearEpilogue::ToF32);
         let x = case.input(x);
-        case.output(kernel, crate::program::StepOp::QConv(op), &[x], expected);
+        case.output(kernel, StepOp::QConv(op), &[x], expected);
     }
     let x = case.input(tensor(&[ROWS, HEIGHT, WIDTH, 7], |i| int8(i, 2)));
     let padding = case.constant(Tensor::from(ndarray::arr0(-7i8)));

@@ -285,16 +285,17 @@ fn params(
     }
 }
 
-/// The parameters of a dispatch of all rows and columns of a layer whose weight has one part.
+/// The parameters of a dispatch of some rows and all columns of a layer whose weight has one part.
 pub(crate) fn params_of_rows(
     planning: &Planning<'_>,
     fused: &FusedStep,
     linear: &QLinear,
     weight: WeightPart,
+    [first_row, end_row]: [u64; 2],
 ) -> LinearParams {
     let result = fused.last_step(planning.program).output;
     let columns = Columns { part: 0, offsets: [0; 2], weight, result, layers: 1 };
-    params(planning, fused, linear, &columns, 0, u64::MAX)
+    params(planning, fused, linear, &columns, first_row, end_row)
 }
 
 /// Equation 8, with the layer's own result as the first operand.
