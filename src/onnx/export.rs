@@ -2,6 +2,7 @@
 
 mod check;
 mod constants;
+mod conv;
 mod elementwise;
 mod embedding;
 mod exporter;
@@ -13,6 +14,7 @@ mod movement;
 mod norm;
 mod options;
 mod parameters;
+mod pool;
 mod quantize;
 mod reduce;
 #[cfg(test)]
@@ -29,6 +31,7 @@ pub use self::options::{ExportError, ExportOptions, Inexpressible, Preset};
 
 /// The families of operators. Each writes the nodes that it knows.
 const FAMILIES: &[Write] = &[
+    conv::write,
     elementwise::write,
     embedding::write,
     integer::write,
@@ -36,6 +39,7 @@ const FAMILIES: &[Write] = &[
     matmul::write,
     movement::write,
     norm::write,
+    pool::write,
     quantize::write,
     reduce::write,
     unary::write,
@@ -51,6 +55,8 @@ const FAMILIES: &[Write] = &[
 /// - Inputs of `i32` are declared `int64`, the type that tokenizers make ids of, and cast.
 /// - Weights are int8 initializers with a DequantizeLinear, whatever their number of bits. A linear layer on two axes is a Gemm. On more
 ///   axes, and if it is quantized dynamically, it is a MatMul with the transposed weight and an Add.
+/// - A convolution reads its weight as it is. An adaptive average pool is a GlobalAveragePool, or an AveragePool whose windows are of
+///   one size; one whose windows differ in size is refused.
 /// - A Clip before the QuantizeLinear limits quantized values of less than 8 bits to their range.
 /// - Dynamic quantization per tensor to int8 is DynamicQuantizeLinear, whose `uint8` values are those of the graph plus 128. That operator
 ///   has no smallest scale, so a tensor whose values span less than 255 times the smallest scale of the graph (255 · 2⁻¹² = 0.062 by

@@ -19,6 +19,7 @@ macro_rules! operators {
 }
 
 mod constant;
+mod conv;
 mod dispatch;
 mod elementwise;
 mod embedding;
@@ -31,9 +32,11 @@ mod movement;
 mod norm;
 pub(super) mod operator;
 mod order;
+mod pool;
 mod quantize;
 mod reduce;
 mod unary;
+mod window;
 
 use std::collections::{BTreeSet, HashMap};
 

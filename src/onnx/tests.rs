@@ -3,12 +3,14 @@
 mod bad;
 mod bounds;
 mod dims;
+mod images;
 mod integers;
 mod layers;
 mod memory;
 mod mutations;
 mod nan;
 mod operators;
+mod resize;
 mod rows;
 
 use super::build::{Build, ops, tensor};

@@ -1,7 +1,7 @@
 //! Checks of a graph before anything is written, so that an error can list all nodes that cannot be exported.
 
 use super::options::{ExportError, Inexpressible, Preset};
-use super::quantize;
+use super::{pool, quantize};
 use crate::graph::{Graph, Node, NodeId};
 use crate::ops::{Dequantize, Op, Quantize};
 use crate::values::TensorQParams;
@@ -55,7 +55,7 @@ fn inexpressible(graph: &Graph, id: NodeId, node: &Node, readers: &[&Node], pres
     if node.shape.fixed_dims().contains(&0) {
         return Some(format!("its shape {} has an axis of length 0", node.shape));
     }
-    quantize::refusal(graph, id, readers, preset)
+    pool::refusal(graph, node).or_else(|| quantize::refusal(graph, id, readers, preset))
 }
 
 fn qparams(op: &Op) -> Option<&TensorQParams> {

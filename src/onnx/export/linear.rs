@@ -1,11 +1,11 @@
-//! Linear layers and their biases.
+//! Linear layers, and the biases of linear layers and convolutions.
 
 use super::Preset;
 use super::constants::channel;
 use super::exporter::Exporter;
 use super::writer::int_attribute;
 use crate::graph::NodeId;
-use crate::ops::{Dequantize, DequantizeDynamic, Op};
+use crate::ops::{ConvTranspose, Dequantize, DequantizeDynamic, Op};
 use crate::values::{DType, QParams, Tensor, TensorQParams};
 
 pub(super) fn write(exporter: &mut Exporter<'_>, id: NodeId) -> bool {
@@ -35,7 +35,7 @@ impl Exporter<'_> {
         parts.last("Add", &[product, bias]);
     }
 
-    /// The name of the bias of linear node `id`, in the form that the preset demands.
+    /// The name of the bias of a linear layer or a convolution, in the form that the preset demands.
     pub(super) fn bias(&mut self, id: NodeId) -> Option<String> {
         let &[x, w, b] = &self.graph.node(id).inputs[..] else {
             return None;
@@ -43,7 +43,7 @@ impl Exporter<'_> {
         let wish = format!("{}.quantized", self.name(b));
         match self.options.preset {
             Preset::OnnxRuntime => {
-                if let Some((values, qparams)) = self.quantized_bias(x, w, b) {
+                if let Some((values, qparams)) = self.quantized_bias(id, [x, w, b]) {
                     let values = self.writer.tensor(&wish, &values);
                     let output = self.writer.unique(&format!("{}.dequantize", self.name(b)));
                     self.writer.linear("DequantizeLinear", &output, &values, &output, &qparams, DType::I32);
@@ -68,12 +68,20 @@ impl Exporter<'_> {
     /// A float bias quantized to `i32` with the scale of the layer's accumulator, if input and weight are int8 and the accumulator stays
     /// in `i32`. The rounding moves an output by at most 1/128 of the effect of one step of an input. It would be more for weights of fewer
     /// bits than 8, whose bias stays float.
-    fn quantized_bias(&self, x: NodeId, w: NodeId, b: NodeId) -> Option<(Tensor, TensorQParams)> {
+    fn quantized_bias(&self, id: NodeId, [x, w, b]: [NodeId; 3]) -> Option<(Tensor, TensorQParams)> {
         let node = |id| self.graph.node(id);
         let Op::Dequantize(Dequantize { qparams: TensorQParams::PerTensor(of_x) }) = &node(x).op else { return None };
         let Op::Dequantize(Dequantize { qparams: of_w }) = &node(w).op else { return None };
-        let by_row = matches!(of_w, TensorQParams::PerTensor(_) | TensorQParams::PerChannel { ch_axis: 0, .. });
-        if node(node(x).inputs[0]).dtype != DType::I8 || !by_row {
+        // The outputs of a transposed convolution are the second axis of its weight, in each of the groups of the first.
+        let (output_axis, groups) = match &node(id).op {
+            Op::ConvTranspose(ConvTranspose { groups, .. }) => (1, *groups),
+            _ => (0, 1),
+        };
+        let by_output = match of_w {
+            TensorQParams::PerTensor(_) => true,
+            TensorQParams::PerChannel { ch_axis, .. } => *ch_axis == output_axis,
+        };
+        if node(node(x).inputs[0]).dtype != DType::I8 || !by_output {
             return None;
         }
         let weight = self.known(node(w).inputs[0])?;
@@ -82,7 +90,7 @@ impl Exporter<'_> {
         if self.graph.bits(node(w).inputs[0]) < 8 {
             return None;
         }
-        let k = weight.len() / bias.len().max(1);
+        let sums = sums(weight, &node(w).shape.fixed_dims(), output_axis, groups);
         let mut values = Vec::with_capacity(bias.len());
         let mut scales = Vec::with_capacity(bias.len());
         for (n, &bias) in bias.iter().enumerate() {
@@ -90,8 +98,8 @@ impl Exporter<'_> {
             let qparams = QParams::new(scale as f32, 0).ok()?;
             let value = (f64::from(bias) / f64::from(qparams.scale())).round_ties_even();
             // Each product is at most 255 · |w|, whatever the zero point.
-            let products: i64 = weight[n * k..(n + 1) * k].iter().map(|&w| i64::from(w).abs() * 255).sum();
-            if value.abs() + products as f64 > f64::from(i32::MAX) {
+            let products = 255.0 * *sums.get(n)? as f64;
+            if value.abs() + products > f64::from(i32::MAX) {
                 return None;
             }
             values.push(value as i32);
@@ -103,4 +111,17 @@ impl Exporter<'_> {
         };
         Some((Tensor::from_i32(&[values.len()], values).ok()?, qparams))
     }
+}
+
+/// For each output, the sum of the absolute values of its weights. The outputs are an axis of the weight, 0 or 1, in each of the groups
+/// that axis 0 has in the second case.
+fn sums(weight: &[i8], dims: &[usize], output_axis: usize, groups: usize) -> Vec<i64> {
+    let outputs = dims[output_axis];
+    let inner: usize = dims[output_axis + 1..].iter().product();
+    let of_group = weight.len() / groups.max(1);
+    let mut sums = vec![0i64; outputs * groups];
+    for (at, &w) in weight.iter().enumerate() {
+        sums[at / of_group * outputs + at % of_group / inner % outputs] += i64::from(w).abs();
+    }
+    sums
 }

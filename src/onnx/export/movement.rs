@@ -3,7 +3,7 @@
 use super::exporter::Exporter;
 use super::writer::{int, int_attribute, ints_attribute};
 use crate::graph::NodeId;
-use crate::ops::{Concat, Op, Pad, Slice, Transpose};
+use crate::ops::{Concat, IndexSelect, Op, Pad, Slice, Transpose};
 
 pub(super) fn write(exporter: &mut Exporter<'_>, id: NodeId) -> bool {
     match &exporter.graph.node(id).op {
@@ -14,6 +14,12 @@ pub(super) fn write(exporter: &mut Exporter<'_>, id: NodeId) -> bool {
         }
         Op::Concat(Concat { axis }) => exporter.plain(id, "Concat", vec![int_attribute("axis", int(*axis))]),
         Op::Slice(slice) => exporter.slice(id, *slice),
+        Op::IndexSelect(IndexSelect { axis, indices }) => {
+            let indices: Vec<i64> = indices.iter().map(|&index| index.into()).collect();
+            let ([x], mut parts) = exporter.start(id);
+            let indices = parts.int64s("indices", &indices);
+            parts.last_with("Gather", &[x, indices], vec![int_attribute("axis", int(*axis))]);
+        }
         Op::Pad(Pad { before, after }) => {
             let pads: Vec<i64> = before.iter().chain(after).map(|&n| int(n)).collect();
             let ([x, value], mut parts) = exporter.start(id);

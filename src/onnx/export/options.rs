@@ -7,10 +7,10 @@ use std::str::FromStr;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Preset {
-    /// ONNX Runtime and other readers of quantize/dequantize models: zero points may have any value. Biases of statically quantized layers
-    /// on two axes are quantized to `int32` with the scale of the accumulator, without which ONNX Runtime does not fuse a layer and
-    /// its ReLU into an integer kernel. Biases stay float if weights have fewer than 8 bits, since the rounding to such large steps would
-    /// move the output.
+    /// ONNX Runtime and other readers of quantize/dequantize models: zero points may have any value. Biases of statically quantized
+    /// convolutions, and of such linear layers on two axes, are quantized to `int32` with the scale of the accumulator, without which
+    /// ONNX Runtime does not fuse a layer and its ReLU into an integer kernel. Biases stay float if weights have fewer than 8 bits,
+    /// since the rounding to such large steps would move the output.
     #[default]
     OnnxRuntime,
     /// TensorRT: static quantization with zero points of 0 only; biases are float.

@@ -1,7 +1,9 @@
 //! The ONNX operators that are imported. Each family has a table of its own; this module asks the families.
 
 use super::operator::Operator;
-use super::{constant, elementwise, embedding, integer, linear, matmul, movement, norm, quantize, reduce, unary};
+use super::{
+    constant, conv, elementwise, embedding, integer, linear, matmul, movement, norm, pool, quantize, reduce, unary,
+};
 #[cfg(test)]
 use crate::onnx::functions;
 
@@ -9,6 +11,7 @@ use crate::onnx::functions;
 pub(super) fn operator(op_type: &str) -> Option<Operator> {
     let families = [
         constant::operator,
+        conv::operator,
         elementwise::operator,
         embedding::operator,
         integer::operator,
@@ -16,6 +19,7 @@ pub(super) fn operator(op_type: &str) -> Option<Operator> {
         matmul::operator,
         movement::operator,
         norm::operator,
+        pool::operator,
         quantize::operator,
         reduce::operator,
         unary::operator,
@@ -29,6 +33,7 @@ pub(super) fn operator(op_type: &str) -> Option<Operator> {
 pub(in crate::onnx) fn names() -> Vec<&'static str> {
     let families = [
         constant::NAMES,
+        conv::NAMES,
         elementwise::NAMES,
         embedding::NAMES,
         integer::NAMES,
@@ -36,6 +41,7 @@ pub(in crate::onnx) fn names() -> Vec<&'static str> {
         matmul::NAMES,
         movement::NAMES,
         norm::NAMES,
+        pool::NAMES,
         quantize::NAMES,
         reduce::NAMES,
         unary::NAMES,

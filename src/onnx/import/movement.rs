@@ -1,5 +1,9 @@
 //! Operators that move or repeat elements.
 
+mod blocks;
+mod pad;
+mod resize;
+
 use super::importer::Importer;
 use super::operator::{Call, Operator, Values, one};
 use crate::graph::{Node, NodeId};
@@ -9,7 +13,7 @@ use crate::onnx::proto::NodeProto;
 use crate::onnx::slices::{self, Part, Target};
 use crate::onnx::tensor::type_name;
 use crate::onnx::value::{Kind, Run, Value};
-use crate::ops::{Concat, Int32, Int32Op, Mul, Op, Pad, Reshape, Slice, Transpose, Where};
+use crate::ops::{Concat, IndexSelect, Int32, Int32Op, Mul, Op, Reshape, Slice, Transpose, Where};
 use crate::values::Tensor;
 
 /// The most pieces that one node is cut into. Indices that are not consecutive are a piece each.
@@ -17,6 +21,7 @@ const MAX_PIECES: usize = 4096;
 
 operators! {
     "Concat" => Operator::new(|f| f.concat(), Importer::concat),
+    "DepthToSpace" => Operator::nodes(Importer::depth_to_space),
     "Dropout" => Operator::new(|f| f.dropout(), Importer::dropout),
     "Expand" => Operator::new(|f| f.expand(), Importer::expand),
     "Flatten" => Operator::new(|f| f.reshape(slices::FLATTEN), |i, c| i.reshape(c, slices::FLATTEN)),
@@ -24,7 +29,9 @@ operators! {
     "Identity" => Operator::stored(|_, c| Ok(vec![c.optional(0).cloned().ok_or("it has no input")?])),
     "Pad" => Operator::nodes(Importer::pad),
     "Reshape" => Operator::new(|f| f.reshape(slices::RESHAPE), |i, c| i.reshape(c, slices::RESHAPE)),
+    "Resize" | "Upsample" => Operator::nodes(Importer::resize),
     "Slice" => Operator::new(|f| f.slice(), Importer::slice),
+    "SpaceToDepth" => Operator::nodes(Importer::space_to_depth),
     "Split" => Operator::new(|f| f.split(), Importer::split),
     "Squeeze" => Operator::new(|f| f.reshape(slices::SQUEEZE), |i, c| i.reshape(c, slices::SQUEEZE)),
     "Tile" => Operator::new(|f| f.tile(), Importer::tile),
@@ -168,53 +175,6 @@ impl Importer {
         self.draft.add(name, Slice { axis, start, end: start + length }, &[x])
     }
 
-    /// Negative padding removes elements.
-    fn pad(&mut self, call: &Call<'_>) -> Values {
-        let mode = call.node.string("mode", "constant")?;
-        if mode != "constant" {
-            return Err(format!("its mode is {mode}; supported is constant"));
-        }
-        let lengths = self.logical(call.input(0)?);
-        let pads = self.list(call, "pads", 1)?.ok_or("it has no pads")?;
-        let axes = call.optional(3).map(|axes| self.host(axes)?.integers()).transpose()?;
-        let axes = axes.unwrap_or_else(|| (0..lengths.len() as i64).collect());
-        if pads.len() != 2 * axes.len() {
-            return Err(format!("{} pads for {} axes, expected {}", pads.len(), axes.len(), 2 * axes.len()));
-        }
-        let mut x = self.run(call.input(0)?)?;
-        let rank = self.draft.shape(x.id).rank();
-        let (mut before, mut after) = (vec![0; rank], vec![0; rank]);
-        for (at, &axis) in axes.iter().enumerate() {
-            let ends = [pads[at], pads[at + axes.len()]];
-            if ends == [0, 0] {
-                continue;
-            }
-            let axis = self.inner_axis(x, host::axis(axis, lengths.len())?)?;
-            let length = self.axis_length(x, axis)? as i64;
-            let [start, end] = ends.map(|n| n.min(0).saturating_neg());
-            if start.saturating_add(end) > length {
-                return Err(format!("it removes {start} and {end} of {length} elements"));
-            }
-            x.id = self.cut(&call.part("cut"), x.id, axis, start as usize, (length - start - end) as usize)?;
-            [before[axis], after[axis]] = ends.map(|n| usize::try_from(n).unwrap_or(0));
-        }
-        if before.iter().chain(&after).all(|&n| n == 0) {
-            return one(x);
-        }
-        let integers = matches!(x.kind, Kind::Int(_));
-        let value = match call.optional(2) {
-            Some(value) => Host { dims: Vec::new(), ..(*self.host(value)?).clone() },
-            None if integers => Host::new(Vec::new(), Data::I64(vec![0])),
-            None => Host::new(Vec::new(), Data::F32(vec![call.node.float("value", 0.0)?])),
-        };
-        if value.data.len() != 1 {
-            return Err("its value is not one number".to_owned());
-        }
-        let value = if integers { self.integer_constant(&value)? } else { self.host_constant(&value)? };
-        let id = self.draft.add(&call.name, Pad { before, after }, &[x.id, value])?;
-        one(Run { id, ..x })
-    }
-
     fn slice(&mut self, call: &Call<'_>) -> Values {
         let lengths = self.logical(call.input(0)?);
         // The batch has no length. The longest length stands for it, so that a slice of the whole batch is recognized.
@@ -324,7 +284,8 @@ impl Importer {
         one(x)
     }
 
-    /// Elements at known places along an axis.
+    /// Elements at known places along an axis. Integers are cut into ranges and joined, since engines select floats and quantized
+    /// values only.
     pub(super) fn places(&mut self, call: &Call<'_>, indices: &Host) -> Values {
         indices.fixed()?;
         let x = self.run(call.input(0)?)?;
@@ -338,6 +299,15 @@ impl Importer {
         let places = slices::indices(&indices.integers()?, length)?;
         if places.is_empty() {
             return Err("it takes no elements".to_owned());
+        }
+        let is_range = places.windows(2).all(|pair| pair[0] + 1 == pair[1]);
+        if !is_range && !matches!(x.kind, Kind::Int(_)) {
+            self.budget.take(places.len(), size_of::<u32>())?;
+            let narrow =
+                |&place: &usize| u32::try_from(place).map_err(|_| format!("its index {place} does not fit 32 bits"));
+            let indices = places.iter().map(narrow).collect::<Result<_, _>>()?;
+            let id = self.draft.add(&call.name, IndexSelect { axis, indices }, &[x.id])?;
+            return one(self.reshaped(&call.part("shape"), Run { id, ..x }, &target)?);
         }
         let mut ranges: Vec<(usize, usize)> = Vec::new();
         for place in places {

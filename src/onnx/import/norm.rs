@@ -3,15 +3,18 @@
 use super::importer::Importer;
 use super::operator::{Call, Operator, Values, one};
 use crate::graph::NodeId;
-use crate::onnx::host::{Data, Host, Length, Walk, axis, broadcast, kept};
+use crate::onnx::host::{Data, Host, Length, Walk, axis, broadcast, kept, show};
 use crate::onnx::slices;
 use crate::onnx::value::{Kind, Run, Value};
-use crate::ops::{Add, BatchNorm, LayerNorm, Max, RmsNorm, Softmax, Sum, UnaryOp};
+use crate::ops::{Add, AveragePool, BatchNorm, LayerNorm, Max, Mul, RmsNorm, Softmax, Sum, UnaryOp, Window};
 
 operators! {
     "BatchNormalization" => Operator::nodes(Importer::batch_norm),
+    "GroupNormalization" => Operator::nodes(Importer::group_norm),
+    "InstanceNormalization" => Operator::nodes(Importer::instance_norm),
     "LayerNormalization" => Operator::nodes(Importer::layer_norm),
     "LogSoftmax" => Operator::nodes(|i, c| i.softmax_along(c, Importer::log_softmax)),
+    "LRN" => Operator::nodes(Importer::local_response_norm),
     "RMSNormalization" => Operator::nodes(Importer::rms_norm),
     // ONNX Runtime writes its own name for it into the default domain.
     "SimplifiedLayerNormalization" => Operator::nodes(Importer::rms_norm),
@@ -98,6 +101,99 @@ impl Importer {
         let id = self.draft.add(&call.name, BatchNorm { eps }, &inputs)?;
         self.name_after(id, self.module(call.input(1)?));
         one(Run { id, kind: Kind::Float, ..x })
+    }
+
+    fn instance_norm(&mut self, call: &Call<'_>) -> Values {
+        let x = self.float(call, call.input(0)?)?;
+        let (lengths, channels) = self.channels(x)?;
+        self.grouped(call, x, &lengths, channels, channels)
+    }
+
+    fn group_norm(&mut self, call: &Call<'_>) -> Values {
+        let x = self.float(call, call.input(0)?)?;
+        let (lengths, channels) = self.channels(x)?;
+        let groups = call.node.int("num_groups", 0)?;
+        match usize::try_from(groups) {
+            Ok(groups @ 1..) if channels.is_multiple_of(groups) => self.grouped(call, x, &lengths, channels, groups),
+            _ => Err(format!("its num_groups is {groups}, which does not divide its {channels} channels")),
+        }
+    }
+
+    /// The shape of a value with channels on axis 1, and their number.
+    fn channels(&self, x: Run) -> Result<(Vec<Length>, usize), String> {
+        let lengths = self.logical(&Value::Run(x));
+        match lengths[..] {
+            [_, Length::Known(channels @ 1..), ..] => Ok((lengths, channels as usize)),
+            _ => Err(format!("its input {} has no channels on axis 1", show(&lengths))),
+        }
+    }
+
+    /// A normalization over groups of channels and all axes behind them: a layer normalization of the flat groups, times a scale and
+    /// plus a bias for each channel.
+    fn grouped(&mut self, call: &Call<'_>, x: Run, lengths: &[Length], channels: usize, groups: usize) -> Values {
+        let eps = call.node.float("epsilon", 1e-5)?;
+        let flat = slices::flatten(lengths, 1)?[1];
+        let Length::Known(elements) = flat else { return Err("it normalizes along the batch".to_owned()) };
+        let size = elements as usize / groups;
+        let rows = [lengths[0], Length::Known(groups as i64), Length::Known(size as i64)];
+        self.budget.take(size, 8)?;
+        let [weight, bias] = [1.0, 0.0].map(|value| Host::new(vec![size], Data::F32(vec![value; size])));
+        let (weight, bias) = (self.host_constant(&weight)?, self.host_constant(&bias)?);
+        let rows = self.reshaped(&call.part("groups"), x, &rows)?;
+        let id = self.draft.add(&call.part("normalized"), LayerNorm { eps }, &[rows.id, weight, bias])?;
+        let y = self.reshaped(&call.part("channels"), Run { id, kind: Kind::Float, ..rows }, lengths)?;
+        // Until opset 20, a group normalization has a scale for each group.
+        let of_groups = self.opset < 21 && call.node.op_type == "GroupNormalization";
+        let expected = if of_groups { groups } else { channels };
+        let mut dims = vec![1; lengths.len() - 1];
+        dims[0] = channels;
+        let scale = self.for_channels(call.input(1)?, expected, &dims)?;
+        let bias = self.for_channels(call.input(2)?, expected, &dims)?;
+        let scaled = self.draft.add(&call.part("scaled"), Mul, &[y.id, scale])?;
+        let id = self.draft.add(&call.name, Add, &[scaled, bias])?;
+        self.norm(call, y, id)
+    }
+
+    /// A known vector of `expected` numbers, each of them for as many of the `dims[0]` channels, as a constant of shape `dims`.
+    fn for_channels(&mut self, value: &Value, expected: usize, dims: &[usize]) -> Result<NodeId, String> {
+        let host = self.host(value)?;
+        if host.rows.is_some() || host.dims != [expected] {
+            return Err(format!("its parameter has shape {}, expected [{expected}]", show(&host.logical())));
+        }
+        let each = dims[0] / expected;
+        let floats = host.to_floats()?.into_iter().flat_map(|v| std::iter::repeat_n(v, each)).collect();
+        self.host_constant(&Host { dims: dims.to_vec(), data: Data::F32(floats), ..(*host).clone() })
+    }
+
+    /// `x · (bias + alpha · mean)^−beta`, where the mean is that of the squares of `size` neighbouring channels, with zeros beside the
+    /// first and the last one.
+    fn local_response_norm(&mut self, call: &Call<'_>) -> Values {
+        let node = call.node;
+        let (alpha, beta) = (node.float("alpha", 1e-4)?, node.float("beta", 0.75)?);
+        let bias = node.float("bias", 1.0)?;
+        if !(alpha >= 0.0 && bias > 0.0) {
+            return Err(format!("its alpha is {alpha} and its bias {bias}; supported are 0 or more, and more than 0"));
+        }
+        let size = match node.int("size", 0)? {
+            size @ 1.. => size as usize,
+            size => return Err(format!("its size is {size}, expected at least 1")),
+        };
+        let x = self.float(call, call.input(0)?)?;
+        let (lengths, channels) = self.channels(x)?;
+        let squares = self.draft.add(&call.part("squares"), Mul, &[x.id, x.id])?;
+        let pixels = slices::flatten(&lengths, 2)?[1];
+        let image = [lengths[0], Length::Known(1), Length::Known(channels as i64), pixels];
+        let image = self.reshaped(&call.part("image"), Run { id: squares, kind: Kind::Float, ..x }, &image)?;
+        self.image(image)?;
+        let window = Window::new(&[size, 1]).with_uneven_padding(&[(size - 1) / 2, 0], &[size / 2, 0]);
+        let mean = self.draft.add(&call.part("mean"), AveragePool::new(window), &[image.id])?;
+        let mean = self.reshaped(&call.part("channels"), Run { id: mean, ..image }, &lengths)?;
+        let scaled = self.mul_scalar(&call.part("scaled"), mean.id, alpha)?;
+        let sum = self.add_scalar(&call.part("sum"), scaled, bias)?;
+        let log = self.unary(&call.part("log"), UnaryOp::Log, sum)?;
+        let exponent = self.mul_scalar(&call.part("exponent"), log, -beta)?;
+        let factor = self.unary(&call.part("factor"), UnaryOp::Exp, exponent)?;
+        one(Run { id: self.draft.add(&call.name, Mul, &[x.id, factor])?, kind: Kind::Float, ..x })
     }
 
     /// A softmax or its logarithm; `along` adds the nodes for a value and the axis of it.

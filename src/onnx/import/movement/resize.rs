@@ -1,0 +1,248 @@
+//! `Resize`: nearest elements, or weighted sums of two of them, along one axis after the other.
+
+use super::super::importer::Importer;
+use super::super::operator::{Call, Values, one};
+use crate::graph::NodeId;
+use crate::onnx::host::{self, Length, show};
+use crate::onnx::proto::NodeProto;
+use crate::onnx::value::{Kind, Run, Value};
+use crate::ops::{Add, IndexSelect, Mul};
+use crate::values::Tensor;
+
+/// The largest length of a resized axis: `f32` holds every index, and every half between two.
+const MAX_LENGTH: usize = 1 << 23;
+
+/// How the index of an output becomes a position among the inputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Coordinates {
+    HalfPixel,
+    HalfPixelSymmetric,
+    PytorchHalfPixel,
+    AlignCorners,
+    Asymmetric,
+}
+
+/// How a position between two elements becomes the index of one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rounding {
+    PreferFloor,
+    PreferCeil,
+    Floor,
+    Ceil,
+}
+
+/// The attributes of a node.
+#[derive(Debug, Clone, Copy)]
+struct Rules {
+    coordinates: Coordinates,
+    /// `None` if elements are interpolated.
+    nearest: Option<Rounding>,
+}
+
+/// A resized axis.
+#[derive(Debug, Clone, Copy)]
+struct Resized {
+    input: usize,
+    output: usize,
+    /// The factor that the file gives; `None` if it gives the length of the output.
+    scale: Option<f32>,
+}
+
+impl Rules {
+    fn new(node: &NodeProto) -> Result<Self, String> {
+        // An `Upsample` has neither attribute.
+        let old = node.op_type == "Upsample";
+        let coordinates = match node.string("coordinate_transformation_mode", "half_pixel")? {
+            _ if old => Coordinates::Asymmetric,
+            "half_pixel" => Coordinates::HalfPixel,
+            "half_pixel_symmetric" => Coordinates::HalfPixelSymmetric,
+            "pytorch_half_pixel" => Coordinates::PytorchHalfPixel,
+            "align_corners" => Coordinates::AlignCorners,
+            "asymmetric" => Coordinates::Asymmetric,
+            other => {
+                return Err(format!(
+                    "its coordinate_transformation_mode is {other}; supported are half_pixel, half_pixel_symmetric, \
+                     pytorch_half_pixel, align_corners and asymmetric"
+                ));
+            }
+        };
+        let rounding = match node.string("nearest_mode", "round_prefer_floor")? {
+            _ if old => Rounding::Floor,
+            "round_prefer_floor" => Rounding::PreferFloor,
+            "round_prefer_ceil" => Rounding::PreferCeil,
+            "floor" => Rounding::Floor,
+            "ceil" => Rounding::Ceil,
+            other => {
+                return Err(format!(
+                    "its nearest_mode is {other}; supported are round_prefer_floor, round_prefer_ceil, floor and ceil"
+                ));
+            }
+        };
+        let nearest = match node.string("mode", "nearest")? {
+            "nearest" => Some(rounding),
+            "linear" => None,
+            other => return Err(format!("its mode is {other}; supported are nearest and linear")),
+        };
+        let policy = node.string("keep_aspect_ratio_policy", "stretch")?;
+        if policy != "stretch" {
+            return Err(format!("its keep_aspect_ratio_policy is {policy}; supported is stretch"));
+        }
+        Ok(Self { coordinates, nearest })
+    }
+}
+
+impl Importer {
+    pub(in crate::onnx::import) fn resize(&mut self, call: &Call<'_>) -> Values {
+        let rules = Rules::new(call.node)?;
+        let mut x = self.run(call.input(0)?)?;
+        if rules.nearest.is_none() {
+            x = self.float(call, &Value::Run(x))?;
+        }
+        let lengths = self.logical(&Value::Run(x));
+        for (axis, resized) in self.resized_axes(call, &lengths)? {
+            if rules.nearest.is_none() && call.node.int("antialias", 0)? != 0 && resized.output < resized.input {
+                return Err(format!(
+                    "its antialias is 1, and it makes {} of {} elements; supported is antialias 0",
+                    resized.output, resized.input
+                ));
+            }
+            let axis = self.inner_axis(x, axis)?;
+            x.id = self.resized(call, x.id, axis, resized, rules)?;
+        }
+        one(Run { kind: if rules.nearest.is_some() { x.kind } else { Kind::Float }, ..x })
+    }
+
+    /// The axes whose length a node changes.
+    fn resized_axes(&mut self, call: &Call<'_>, lengths: &[Length]) -> Result<Vec<(usize, Resized)>, String> {
+        let node = call.node;
+        let axes = match node.ints("axes")? {
+            Some(axes) => axes.iter().map(|&axis| host::axis(axis, lengths.len())).collect::<Result<Vec<_>, _>>()?,
+            None => (0..lengths.len()).collect(),
+        };
+        let scales = call.optional(if node.op_type == "Upsample" { 1 } else { 2 });
+        // Files give an empty tensor in place of an input that is missing.
+        let scales = scales.filter(|&value| self.logical(value) != [Length::Known(0)]);
+        let sizes = call.optional(3).filter(|&value| self.logical(value) != [Length::Known(0)]);
+        let count = |count: usize, what: &str| match count == axes.len() {
+            true => Ok(()),
+            false => Err(format!("it has {count} {what} for {} axes", axes.len())),
+        };
+        let mut resized = Vec::new();
+        let batch = || format!("it resizes the batch of its input {}", show(lengths));
+        match (scales, sizes) {
+            (Some(scales), None) => {
+                let scales = self.host(scales)?;
+                let scales = scales.floats().ok_or("its scales are not floats")?;
+                count(scales.len(), "scales")?;
+                for (&axis, &scale) in axes.iter().zip(scales).filter(|(_, scale)| **scale != 1.0) {
+                    let Length::Known(input) = lengths[axis] else { return Err(batch()) };
+                    let output = (input as f32 * scale).floor();
+                    if !(1.0..=MAX_LENGTH as f32).contains(&output) {
+                        return Err(format!(
+                            "its scale {scale} makes {output} of {input} elements, expected from 1 to {MAX_LENGTH}"
+                        ));
+                    }
+                    resized.push((axis, Resized::new(input, output as i64, Some(scale))?));
+                }
+            }
+            (None, Some(sizes)) => {
+                let sizes = self.host(sizes)?.shape()?;
+                count(sizes.len(), "sizes")?;
+                for (&axis, &size) in axes.iter().zip(&sizes).filter(|(axis, size)| lengths[**axis] != **size) {
+                    let (Length::Known(input), Length::Known(output)) = (lengths[axis], size) else {
+                        return Err(batch());
+                    };
+                    resized.push((axis, Resized::new(input, output, None)?));
+                }
+            }
+            _ => return Err("it has not exactly one of scales and sizes".to_owned()),
+        }
+        Ok(resized)
+    }
+
+    /// The nodes that resize one axis.
+    fn resized(
+        &mut self,
+        call: &Call<'_>,
+        x: NodeId,
+        axis: usize,
+        resized: Resized,
+        rules: Rules,
+    ) -> Result<NodeId, String> {
+        let positions = resized.positions(rules.coordinates)?;
+        self.budget.take(positions.len(), 4 * size_of::<u32>())?;
+        let last = resized.input as f64 - 1.0;
+        let select = |indices: Vec<u32>| IndexSelect { axis, indices };
+        if let Some(rounding) = rules.nearest {
+            let indices = positions.into_iter().map(|at| rounding.round(at).clamp(0.0, last) as u32).collect();
+            return self.draft.add(&call.name, select(indices), &[x]);
+        }
+        let positions: Vec<f64> = positions.into_iter().map(|at| at.clamp(0.0, last)).collect();
+        let floor: Vec<u32> = positions.iter().map(|at| at.floor() as u32).collect();
+        if positions.iter().zip(&floor).all(|(&at, &floor)| at == f64::from(floor)) {
+            return self.draft.add(&call.name, select(floor), &[x]);
+        }
+        let next = floor.iter().map(|&at| (at + 1).min(last as u32)).collect();
+        let shares: Vec<f32> =
+            positions.iter().zip(&floor).map(|(at, &floor)| (at - f64::from(floor)) as f32).collect();
+        let mut dims = vec![1; self.draft.shape(x).rank() - axis];
+        dims[0] = shares.len();
+        let mut part = |part: &str, indices: Vec<u32>, shares: Vec<f32>| {
+            let selected = self.draft.add(&call.part(part), select(indices), &[x])?;
+            let shares = self.draft.constant("", Tensor::from_f32(&dims, shares).map_err(|e| e.to_string())?);
+            self.draft.add(&call.part(&format!("{part}.share")), Mul, &[selected, shares])
+        };
+        let before = part("before", floor, shares.iter().map(|share| 1.0 - share).collect())?;
+        let after = part("after", next, shares)?;
+        self.draft.add(&call.name, Add, &[before, after])
+    }
+}
+
+impl Resized {
+    fn new(input: i64, output: i64, scale: Option<f32>) -> Result<Self, String> {
+        let most = MAX_LENGTH as i64;
+        if !(1..=most).contains(&input) || !(1..=most).contains(&output) {
+            return Err(format!("it makes {output} of {input} elements, expected from 1 to {MAX_LENGTH} of both"));
+        }
+        Ok(Self { input: input as usize, output: output as usize, scale })
+    }
+
+    /// The position of each output among the inputs.
+    fn positions(self, coordinates: Coordinates) -> Result<Vec<f64>, String> {
+        let (input, output) = (self.input as f64, self.output as f64);
+        // The length before it is rounded down.
+        let exact = self.scale.map_or(output, |scale| f64::from(scale) * input);
+        if coordinates == Coordinates::AlignCorners && (exact - output).abs() > 1e-3 {
+            return Err(format!(
+                "its scale makes {exact:.3} of {input} elements, of which it has {output}; align_corners has no corner there"
+            ));
+        }
+        // As runtimes do, a given scale is divided by in `f32`, where a third of 3 is 1.
+        let unscaled = |at: f64| match self.scale {
+            Some(scale) => f64::from(at as f32 / scale),
+            None => at * input / output,
+        };
+        let centre = |at: f64| unscaled(at + 0.5) - 0.5;
+        let position = |at: f64| match coordinates {
+            Coordinates::HalfPixel => centre(at),
+            Coordinates::HalfPixelSymmetric => input / 2.0 * (1.0 - output / exact) + centre(at),
+            Coordinates::PytorchHalfPixel if self.output == 1 => 0.0,
+            Coordinates::PytorchHalfPixel => centre(at),
+            Coordinates::AlignCorners if self.output == 1 => 0.0,
+            Coordinates::AlignCorners => at * (input - 1.0) / (output - 1.0),
+            Coordinates::Asymmetric => unscaled(at),
+        };
+        Ok((0..self.output).map(|at| position(at as f64)).collect())
+    }
+}
+
+impl Rounding {
+    fn round(self, at: f64) -> f64 {
+        match self {
+            Self::PreferFloor => (at - 0.5).ceil(),
+            Self::PreferCeil => (at + 0.5).floor(),
+            Self::Floor => at.floor(),
+            Self::Ceil => at.ceil(),
+        }
+    }
+}
