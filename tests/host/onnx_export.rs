@@ -3,10 +3,11 @@
 mod nets;
 mod write;
 
-use enfold::onnx::{ExportError, ExportOptions, Preset, export, save};
+use enfold::interp::Interpreter;
+use enfold::onnx::{ExportError, ExportOptions, ImportOptions, Preset, export, import, save};
 use enfold::ops::{ChooseQParams, Op, Quantize, QuantizeDynamic};
 use enfold::quantize::{ConvertOptions, QuantizationConfig, WgpuQuantizer, convert, prepare, to_integer};
-use enfold::values::{QParams, QScheme, QuantRange, TensorQParams};
+use enfold::values::{DType, QParams, QScheme, QuantRange, TensorQParams};
 use enfold::{Graph, GraphBuilder, Shape};
 
 use crate::random::Random;
@@ -123,6 +124,32 @@ fn every_op_is_exported_or_refused_by_name() {
     // The adaptive pool of the table has windows of two lengths.
     assert_eq!(Vec::from_iter(refused), ["adaptive_average_pool", "unfold"]);
     assert!(exported >= 25 && integers >= 8, "{exported} exported, {integers} of the integer form");
+}
+
+/// The quantized graph of convolutions, written and read again, is integers throughout, and gives the same to a step.
+#[test]
+fn quantized_convolutions_are_read_as_they_were() {
+    let net = nets::images();
+    let quantized = quantized(&net, QuantizationConfig::symmetric().per_channel());
+    let bytes = export(&quantized, &ExportOptions::default()).expect("exported");
+    let read = import(bytes, None, &ImportOptions::default()).expect("imported");
+    let layers = |graph: &Graph| {
+        let names = graph.nodes().iter().map(|node| node.op.name());
+        names.filter(|name| name.starts_with("conv") || *name == "linear").collect::<Vec<_>>()
+    };
+    assert_eq!(layers(&read), ["conv", "conv", "conv", "conv_transpose", "linear"]);
+    // Biases of such layers are quantized to 32 bits, for each channel.
+    let bias = read.find("conv.0.bias.quantize").map(|id| read.node(id).dtype);
+    assert_eq!(bias, Some(DType::I32), "{read}");
+    let integers = to_integer(&read).expect("an integer form");
+    let summary = integers.summary();
+    assert!(summary.float.is_empty() && summary.integer.len() >= 5, "{summary}\n{read}");
+    let batch = net.batch(&mut Random::new(3), 4);
+    let outputs = |graph: &Graph| Interpreter::new(graph).run(&batch).expect("a run");
+    for (actual, expected) in outputs(&integers).iter().zip(&outputs(&quantized)) {
+        let (worst, most) = crate::onnx::difference(actual, expected);
+        assert!(worst <= 0.03 * most, "{worst} of {most}");
+    }
 }
 
 #[test]

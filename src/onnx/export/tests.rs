@@ -1,5 +1,7 @@
 //! Tests of the contents of exported files. `tests/onnx/check_with_onnxruntime.py` checks that ONNX Runtime computes the same numbers.
 
+mod images;
+
 use prost::Message as _;
 
 use super::*;

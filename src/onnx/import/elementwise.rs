@@ -195,7 +195,7 @@ impl Importer {
     }
 
     /// `−y`. The negative of a constant is a constant.
-    fn negative(&mut self, call: &Call<'_>, value: &Value, y: NodeId) -> Result<NodeId, String> {
+    pub(super) fn negative(&mut self, call: &Call<'_>, value: &Value, y: NodeId) -> Result<NodeId, String> {
         if let (Value::Host(_) | Value::Stored(_), Op::Constant(_)) = (value, &self.draft.node(y).op) {
             let host = self.host(value)?;
             let data = Data::F32(host.to_floats()?.into_iter().map(|v| -v).collect());

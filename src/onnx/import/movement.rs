@@ -175,6 +175,14 @@ impl Importer {
         self.draft.add(name, Slice { axis, start, end: start + length }, &[x])
     }
 
+    /// The elements of an axis at some indices, of which there is at least one.
+    fn selected(&mut self, name: &str, x: NodeId, axis: usize, indices: Vec<u32>) -> Result<NodeId, String> {
+        if indices.windows(2).all(|pair| pair[1].checked_sub(1) == Some(pair[0])) {
+            return self.cut(name, x, axis, indices[0] as usize, indices.len());
+        }
+        self.draft.add(name, IndexSelect { axis, indices }, &[x])
+    }
+
     fn slice(&mut self, call: &Call<'_>) -> Values {
         let lengths = self.logical(call.input(0)?);
         // The batch has no length. The longest length stands for it, so that a slice of the whole batch is recognized.
@@ -194,9 +202,6 @@ impl Importer {
         let parts = slices::parts(&dims, &starts, &ends, axes.as_deref(), steps.as_deref())?;
         let mut x = self.run(call.input(0)?)?;
         for Part { axis, start, length, step } in parts {
-            if step != 1 {
-                return Err(format!("it takes steps of {step} along axis {axis}; supported is 1"));
-            }
             if axis == 0 && matches!(lengths[0], Length::Rows(_)) {
                 if (start, length as i64) != (0, long) {
                     return Err("it takes a part of the batch".to_owned());
@@ -204,7 +209,16 @@ impl Importer {
                 continue;
             }
             let axis = self.inner_axis(x, axis)?;
-            x.id = self.cut(&call.name, x.id, axis, start, length)?;
+            if step == 1 || length <= 1 {
+                x.id = self.cut(&call.name, x.id, axis, start, length)?;
+                continue;
+            }
+            if let Kind::Int(_) = x.kind {
+                return Err(format!("it takes steps of {step} along axis {axis} of integers; supported is 1"));
+            }
+            self.budget.take(length, size_of::<u32>())?;
+            let place = |at: usize| (start as i64 + at as i64 * step) as u32;
+            x.id = self.selected(&call.name, x.id, axis, (0..length).map(place).collect())?;
         }
         one(x)
     }
@@ -300,14 +314,13 @@ impl Importer {
         if places.is_empty() {
             return Err("it takes no elements".to_owned());
         }
-        let is_range = places.windows(2).all(|pair| pair[0] + 1 == pair[1]);
-        if !is_range && !matches!(x.kind, Kind::Int(_)) {
+        if !matches!(x.kind, Kind::Int(_)) {
             self.budget.take(places.len(), size_of::<u32>())?;
-            let narrow =
-                |&place: &usize| u32::try_from(place).map_err(|_| format!("its index {place} does not fit 32 bits"));
-            let indices = places.iter().map(narrow).collect::<Result<_, _>>()?;
-            let id = self.draft.add(&call.name, IndexSelect { axis, indices }, &[x.id])?;
-            return one(self.reshaped(&call.part("shape"), Run { id, ..x }, &target)?);
+            let narrow = |place: usize| u32::try_from(place).map_err(|_| format!("its index {place} exceeds 32 bits"));
+            let places = places.into_iter().map(narrow).collect::<Result<_, _>>()?;
+            let name = if indices.dims.len() == 1 { call.name.clone() } else { call.part("selected") };
+            let id = self.selected(&name, x.id, axis, places)?;
+            return one(self.reshaped(&call.name, Run { id, ..x }, &target)?);
         }
         let mut ranges: Vec<(usize, usize)> = Vec::new();
         for place in places {

@@ -120,8 +120,8 @@ impl Importer {
             Some(slope) => match self.scalar(slope) {
                 Some(slope) => self.mul_scalar(below, negative, -slope)?,
                 None => {
-                    let [_, slope] = self.operands(call, [call.input(0)?, slope], &lengths)?;
-                    let minus = self.mul_scalar(&call.part("slope"), slope.id, -1.0)?;
+                    let [_, run] = self.operands(call, [call.input(0)?, slope], &lengths)?;
+                    let minus = self.negative(call, slope, run.id)?;
                     self.draft.add(below, Mul, &[negative, minus])?
                 }
             },

@@ -1,7 +1,7 @@
 //! Float networks that together have every operator that can be exported.
 
 use enfold::graph::{GraphError, NodeId};
-use enfold::ops::{BinaryOp, UnaryOp};
+use enfold::ops::{AveragePool, BinaryOp, Conv, ConvTranspose, MaxPool, UnaryOp, Window};
 use enfold::values::DType;
 use enfold::{Graph, GraphBuilder, Shape, Tensor};
 
@@ -91,7 +91,19 @@ impl Parameters {
 }
 
 pub(super) fn all() -> Vec<Net> {
-    vec![mlp(), functions(), residual(), attention(), encoder(), decoder(), gated(), moves(), tied(), elementwise()]
+    vec![
+        mlp(),
+        functions(),
+        residual(),
+        attention(),
+        encoder(),
+        decoder(),
+        gated(),
+        moves(),
+        tied(),
+        elementwise(),
+        images(),
+    ]
 }
 
 /// Three layers with ReLU, as for the handwritten digits.
@@ -233,6 +245,30 @@ fn moves() -> Net {
         let statistics = [c(p), Tensor::from_f32(&[12], vec![0.7; 12]).expect("lengths fit"), c(p), c(p)];
         let h = g.batch_norm("norm", h, statistics, 1e-3)?;
         Ok(vec![h])
+    })
+}
+
+/// Convolutions of images, of which one is transposed and one has a group for each channel, pools, and selected elements.
+pub(super) fn images() -> Net {
+    Net::new("images", |g, p| {
+        let x = g.input("x", Shape::batched(&[3, 9, 8]))?;
+        let window = |size: usize, stride: usize, padding: usize| {
+            Window::new(&[size; 2]).with_stride(&[stride; 2]).with_padding(&[padding; 2])
+        };
+        let (weight, bias) = (p.tensor(&[8, 3, 3, 3], 0.2), p.tensor(&[8], 0.2));
+        let h = g.conv("conv.0", x, weight, Some(bias), Conv::new(window(3, 1, 1)))?;
+        let h = g.relu("relu", h)?;
+        let h = g.max_pool("max", h, MaxPool::new(window(2, 2, 0)).with_ceil_mode(true))?;
+        let (weight, bias) = (p.tensor(&[8, 1, 3, 3], 0.3), p.tensor(&[8], 0.2));
+        let h = g.conv("depthwise", h, weight, Some(bias), Conv::new(window(3, 1, 1)).with_groups(8))?;
+        let h = g.conv("pointwise", h, p.tensor(&[6, 8, 1, 1], 0.4), None, Conv::new(window(1, 1, 0)))?;
+        let (weight, bias) = (p.tensor(&[6, 4, 2, 2], 0.4), p.tensor(&[4], 0.2));
+        let h = g.conv_transpose("transposed", h, weight, Some(bias), ConvTranspose::new(window(2, 2, 0)))?;
+        let h = g.index_select("selected", h, 2, &[0, 3, 3, 1, 9, 8, 7, 5])?;
+        let image = g.average_pool("mean", h, AveragePool::new(window(2, 2, 0)))?;
+        let h = g.average_pool("pooled", image, AveragePool::adaptive(&[1, 1]))?;
+        let h = g.flatten("flat", h, 1)?;
+        Ok(vec![p.linear(g, "y", h, [4, 5])?, image])
     })
 }
 

@@ -40,7 +40,7 @@ impl Importer {
         }
         let (down, across) = (height / block, width / block);
         let split = [channels, down, block, across, block];
-        self.rearranged(call, rows, split, &[0, 3, 5, 1, 2, 4], [channels * block * block, down, across])
+        self.rearranged(call, rows, split, &[0, 3, 5, 1, 2, 4], [channels.saturating_mul(block * block), down, across])
     }
 
     /// The leading length, the lengths of channels, height and width, and the length of a block.

@@ -4,7 +4,7 @@ use super::super::importer::Importer;
 use super::super::operator::{Call, Values, one};
 use crate::onnx::host::{self, Data, Host};
 use crate::onnx::value::{Kind, Run};
-use crate::ops::{IndexSelect, Pad};
+use crate::ops::Pad;
 
 /// What the elements of padding are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,7 +58,7 @@ impl Importer {
             } else if added != [0, 0] {
                 self.budget.take(added[0].saturating_add(added[1]).saturating_add(left), size_of::<u32>())?;
                 let indices = mode.indices(left, added)?;
-                x.id = self.draft.add(&call.name, IndexSelect { axis, indices }, &[x.id])?;
+                x.id = self.selected(&call.name, x.id, axis, indices)?;
             }
         }
         if before.iter().chain(&after).all(|&n| n == 0) {

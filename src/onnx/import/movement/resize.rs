@@ -6,7 +6,7 @@ use crate::graph::NodeId;
 use crate::onnx::host::{self, Length, show};
 use crate::onnx::proto::NodeProto;
 use crate::onnx::value::{Kind, Run, Value};
-use crate::ops::{Add, IndexSelect, Mul};
+use crate::ops::{Add, Mul};
 use crate::values::Tensor;
 
 /// The largest length of a resized axis: `f32` holds every index, and every half between two.
@@ -172,15 +172,14 @@ impl Importer {
         let positions = resized.positions(rules.coordinates)?;
         self.budget.take(positions.len(), 4 * size_of::<u32>())?;
         let last = resized.input as f64 - 1.0;
-        let select = |indices: Vec<u32>| IndexSelect { axis, indices };
         if let Some(rounding) = rules.nearest {
             let indices = positions.into_iter().map(|at| rounding.round(at).clamp(0.0, last) as u32).collect();
-            return self.draft.add(&call.name, select(indices), &[x]);
+            return self.selected(&call.name, x, axis, indices);
         }
         let positions: Vec<f64> = positions.into_iter().map(|at| at.clamp(0.0, last)).collect();
         let floor: Vec<u32> = positions.iter().map(|at| at.floor() as u32).collect();
         if positions.iter().zip(&floor).all(|(&at, &floor)| at == f64::from(floor)) {
-            return self.draft.add(&call.name, select(floor), &[x]);
+            return self.selected(&call.name, x, axis, floor);
         }
         let next = floor.iter().map(|&at| (at + 1).min(last as u32)).collect();
         let shares: Vec<f32> =
@@ -188,9 +187,13 @@ impl Importer {
         let mut dims = vec![1; self.draft.shape(x).rank() - axis];
         dims[0] = shares.len();
         let mut part = |part: &str, indices: Vec<u32>, shares: Vec<f32>| {
-            let selected = self.draft.add(&call.part(part), select(indices), &[x])?;
+            let selected = self.selected(&call.part(part), x, axis, indices)?;
+            let part = &call.part(&format!("{part}.share"));
+            if let [share] = shares[..] {
+                return self.mul_scalar(part, selected, share);
+            }
             let shares = self.draft.constant("", Tensor::from_f32(&dims, shares).map_err(|e| e.to_string())?);
-            self.draft.add(&call.part(&format!("{part}.share")), Mul, &[selected, shares])
+            self.draft.add(part, Mul, &[selected, shares])
         };
         let before = part("before", floor, shares.iter().map(|share| 1.0 - share).collect())?;
         let after = part("after", next, shares)?;
