@@ -24,6 +24,12 @@
 //! - **Comparisons** follow IEEE 754: NaN is equal to nothing, itself included, and neither greater nor less. `Max` and `Min` are NaN if
 //!   either value is. `Where` selects, so that nothing of the other branch shows.
 //!
+//! # Images
+//! Windows of convolutions and pools slide over one or two axes. `Resize` to the nearest or between two elements, `Pad` with elements
+//! of the image, `Gather` at known indices and slices with steps select elements along one axis after the other
+//! ([`IndexSelect`](crate::ops::IndexSelect)). Normalizations over channels or groups of them are layer normalizations of the flat
+//! image, with a scale and a bias for each channel. Cubic interpolation, antialiasing and `tf_crop_and_resize` are refused.
+//!
 //! # Names
 //! A layer has the name of the module that its weight or bias belongs to: `encoder.layer.0.attention.self.query` for a parameter
 //! `encoder.layer.0.attention.self.query.bias`. Any other node keeps its name, with dots: `/encoder/MatMul` becomes `encoder.MatMul`.

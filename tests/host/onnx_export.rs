@@ -146,9 +146,13 @@ fn quantized_convolutions_are_read_as_they_were() {
     assert!(summary.float.is_empty() && summary.integer.len() >= 5, "{summary}\n{read}");
     let batch = net.batch(&mut Random::new(3), 4);
     let outputs = |graph: &Graph| Interpreter::new(graph).run(&batch).expect("a run");
-    for (actual, expected) in outputs(&integers).iter().zip(&outputs(&quantized)) {
-        let (worst, most) = crate::onnx::difference(actual, expected);
-        assert!(worst <= 0.03 * most, "{worst} of {most}");
+    let expected = outputs(&quantized);
+    for graph in [&read, &integers] {
+        let apart: Vec<(f32, f32)> =
+            outputs(graph).iter().zip(&expected).map(|(a, e)| crate::onnx::difference(a, e)).collect();
+        // An image has the largest values, of which one step of 1/255 may grow by the layers behind it.
+        let (worst, most) = apart.iter().fold((0f32, 0f32), |(w, m), &(worst, most)| (w.max(worst), m.max(most)));
+        assert!(worst <= 0.02 * most, "{apart:?}");
     }
 }
 

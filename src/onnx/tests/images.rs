@@ -348,3 +348,34 @@ fn what_is_refused() {
     refused(new().node("LRN", "x", "y").named("n").int("size", 0), "its size is 0, expected at least 1");
     refused(new().node("LRN", "x", "y").named("n").int("size", 1).float("bias", 0.0), "its bias 0; supported");
 }
+
+/// No number in an attribute makes an import panic.
+#[test]
+fn attributes_of_any_value_are_refused_or_read() {
+    let numbers = [i64::MIN, -1, 0, 1, 2, 3, 7, 1 << 16, 1 << 24, (1 << 24) + 1, 1 << 31, 1 << 40, i64::MAX];
+    let lists = ["strides", "dilations", "pads", "output_padding", "output_shape", "kernel_shape"];
+    let ops = ["Conv", "ConvTranspose", "MaxPool", "AveragePool", "DepthToSpace", "SpaceToDepth", "LRN"];
+    let (mut read, mut refused) = (0, 0);
+    for (op, n) in ops.into_iter().flat_map(|op| numbers.map(|n| (op, n))) {
+        let new = || {
+            let build = Build::new(19).input("x", &["batch", "4", "5", "6"]).floats("w", &[4, 4, 2, 2], &[1.0; 64]);
+            build.node(op, if op.contains("Conv") { "x w" } else { "x" }, "y").output("y")
+        };
+        let is_pool = op.ends_with("Pool");
+        let mut builds: Vec<Build> = ["group", "blocksize", "size"].map(|name| new().int(name, n)).into();
+        for (name, auto_pad) in lists.into_iter().flat_map(|name| ["NOTSET", "SAME_LOWER"].map(|pad| (name, pad))) {
+            let build = new().list(name, &vec![n; if name == "pads" { 4 } else { 2 }]).text("auto_pad", auto_pad);
+            builds.push(if is_pool && name != "kernel_shape" { build.list("kernel_shape", &[2, 2]) } else { build });
+        }
+        for build in builds {
+            match build.import(&[]) {
+                Ok(graph) => {
+                    assert_eq!(graph.verify(), Ok(()));
+                    read += 1;
+                }
+                Err(_) => refused += 1,
+            }
+        }
+    }
+    assert!(read > 300 && refused > 300, "{read} read, {refused} refused");
+}

@@ -58,6 +58,17 @@ fn nearest_elements() {
     // 2.4 elements of 4, of which 2 are left: 0.33 and 2; with an offset of 2 · (1 − 2 / 2.4) = 0.33, 0.67 and 2.33.
     check(by_factor(0.6), ["half_pixel", "ceil"], &[1., 2.]);
     check(by_factor(0.6), ["half_pixel_symmetric", "ceil"], &[1., 3.]);
+    // To at most 3 by 6, an image of 2 by 3 grows by 1.5; to at least that, by 2.
+    for (policy, dims) in [("not_larger", [1, 1, 3, 5]), ("not_smaller", [1, 1, 4, 6])] {
+        let sizes = Build::new(18).input("x", &["batch", "1", "2", "3"]).ints("n", &[2], &[3, 6]);
+        let sizes = sizes.node("Resize", "x _ _ n", "y").list("axes", &[2, 3]).text("nearest_mode", "floor");
+        let sizes = sizes.text("coordinate_transformation_mode", "asymmetric").text("keep_aspect_ratio_policy", policy);
+        let x = tensor(&[1, 1, 2, 3], &[0.0, 1.0, 2.0, 10.0, 11.0, 12.0]);
+        let scale = dims[2] as f32 / 2.0;
+        let value = |i: usize| 10.0 * ((i / dims[3]) as f32 / scale).floor() + ((i % dims[3]) as f32 / scale).floor();
+        let expected: Vec<f32> = (0..dims[2] * dims[3]).map(value).collect();
+        super::resize::check(sizes, &x, &dims, &expected);
+    }
     // A third of 3 is 1, in the floats of a file too.
     let thirds = Build::new(13).input("x", &["batch", "1", "1", "2"]).floats("s", &[4], &[1.0, 1.0, 3.0, 0.5]);
     let thirds = thirds.node("Resize", "x _ s", "y").text("coordinate_transformation_mode", "asymmetric");
@@ -148,6 +159,8 @@ fn what_is_refused() {
     let mode = "coordinate_transformation_mode";
     refused(to_length(8).text(mode, "tf_crop_and_resize"), "its coordinate_transformation_mode is tf_crop_and_resize");
     refused(to_length(8).text("nearest_mode", "up"), "its nearest_mode is up; supported are");
+    let twice = Build::new(19).input("x", &["batch", "4"]).ints("l", &[2], &[8, 8]).node("Resize", "x _ _ l", "y");
+    refused(twice.list("axes", &[1, -1]), "it resizes axis 1 twice");
     refused(to_length(0), "it makes 0 of 4 elements");
     refused(to_length(-3), "it makes -3 of 4 elements");
     refused(by_factor(0.2), "its scale 0.2 makes 0 of 4 elements");
@@ -157,11 +170,12 @@ fn what_is_refused() {
         to_length(2).text("mode", "linear").int("antialias", 1),
         "its antialias is 1, and it makes 2 of 4 elements",
     );
-    let policy = "keep_aspect_ratio_policy";
-    refused(
-        to_length(2).text(policy, "not_larger"),
-        "its keep_aspect_ratio_policy is not_larger; supported is stretch",
-    );
+    refused(to_length(2).text("keep_aspect_ratio_policy", "any"), "its keep_aspect_ratio_policy is any; supported are");
+    for length in [i64::MIN, 1 << 23, 1 << 24, i64::MAX] {
+        let both =
+            ["nearest", "linear"].map(|mode| to_length(length).text("mode", mode).output("y").import(&[]).is_ok());
+        assert_eq!(both[0], length == 1 << 23, "{length}");
+    }
     let new = || Build::new(13).input("x", &["batch", "1", "4"]);
     refused(new().floats("s", &[3], &[2.0, 1.0, 1.0]).node("Resize", "x _ s", "y"), "it resizes the batch");
     refused(new().floats("s", &[2], &[1.0, 1.0]).node("Resize", "x _ s", "y"), "it has 2 scales for 3 axes");

@@ -266,9 +266,10 @@ pub(super) fn images() -> Net {
         let h = g.conv_transpose("transposed", h, weight, Some(bias), ConvTranspose::new(window(2, 2, 0)))?;
         let h = g.index_select("selected", h, 2, &[0, 3, 3, 1, 9, 8, 7, 5])?;
         let image = g.average_pool("mean", h, AveragePool::new(window(2, 2, 0)))?;
-        let h = g.average_pool("pooled", image, AveragePool::adaptive(&[1, 1]))?;
+        let whole = g.average_pool("whole", image, AveragePool::adaptive(&[1, 1]))?;
+        let h = g.average_pool("pooled", image, AveragePool::adaptive(&[2, 2]))?;
         let h = g.flatten("flat", h, 1)?;
-        Ok(vec![p.linear(g, "y", h, [4, 5])?, image])
+        Ok(vec![p.linear(g, "y", h, [16, 5])?, image, whole])
     })
 }
 

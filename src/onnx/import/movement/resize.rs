@@ -37,6 +37,18 @@ struct Rules {
     coordinates: Coordinates,
     /// `None` if elements are interpolated.
     nearest: Option<Rounding>,
+    sizes: Sizes,
+}
+
+/// How given sizes are understood.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sizes {
+    /// As they are.
+    Stretch,
+    /// All axes have the same factor, with which no size is exceeded.
+    NotLarger,
+    /// All axes have the same factor, with which each size is reached.
+    NotSmaller,
 }
 
 /// A resized axis.
@@ -83,11 +95,17 @@ impl Rules {
             "linear" => None,
             other => return Err(format!("its mode is {other}; supported are nearest and linear")),
         };
-        let policy = node.string("keep_aspect_ratio_policy", "stretch")?;
-        if policy != "stretch" {
-            return Err(format!("its keep_aspect_ratio_policy is {policy}; supported is stretch"));
-        }
-        Ok(Self { coordinates, nearest })
+        let sizes = match node.string("keep_aspect_ratio_policy", "stretch")? {
+            "stretch" => Sizes::Stretch,
+            "not_larger" => Sizes::NotLarger,
+            "not_smaller" => Sizes::NotSmaller,
+            other => {
+                return Err(format!(
+                    "its keep_aspect_ratio_policy is {other}; supported are stretch, not_larger and not_smaller"
+                ));
+            }
+        };
+        Ok(Self { coordinates, nearest, sizes })
     }
 }
 
@@ -99,7 +117,7 @@ impl Importer {
             x = self.float(call, &Value::Run(x))?;
         }
         let lengths = self.logical(&Value::Run(x));
-        for (axis, resized) in self.resized_axes(call, &lengths)? {
+        for (axis, resized) in self.resized_axes(call, &lengths, rules.sizes)? {
             if rules.nearest.is_none() && call.node.int("antialias", 0)? != 0 && resized.output < resized.input {
                 return Err(format!(
                     "its antialias is 1, and it makes {} of {} elements; supported is antialias 0",
@@ -113,12 +131,20 @@ impl Importer {
     }
 
     /// The axes whose length a node changes.
-    fn resized_axes(&mut self, call: &Call<'_>, lengths: &[Length]) -> Result<Vec<(usize, Resized)>, String> {
+    fn resized_axes(
+        &mut self,
+        call: &Call<'_>,
+        lengths: &[Length],
+        policy: Sizes,
+    ) -> Result<Vec<(usize, Resized)>, String> {
         let node = call.node;
         let axes = match node.ints("axes")? {
             Some(axes) => axes.iter().map(|&axis| host::axis(axis, lengths.len())).collect::<Result<Vec<_>, _>>()?,
             None => (0..lengths.len()).collect(),
         };
+        if let Some(twice) = (1..axes.len()).find(|&at| axes[..at].contains(&axes[at])) {
+            return Err(format!("it resizes axis {} twice", axes[twice]));
+        }
         let scales = call.optional(if node.op_type == "Upsample" { 1 } else { 2 });
         // Files give an empty tensor in place of an input that is missing.
         let scales = scales.filter(|&value| self.logical(value) != [Length::Known(0)]);
@@ -148,12 +174,14 @@ impl Importer {
             (None, Some(sizes)) => {
                 let sizes = self.host(sizes)?.shape()?;
                 count(sizes.len(), "sizes")?;
-                for (&axis, &size) in axes.iter().zip(&sizes).filter(|(axis, size)| lengths[**axis] != **size) {
+                let changes = |(axis, size): &(&usize, &Length)| policy != Sizes::Stretch || lengths[**axis] != **size;
+                for (&axis, &size) in axes.iter().zip(&sizes).filter(changes) {
                     let (Length::Known(input), Length::Known(output)) = (lengths[axis], size) else {
                         return Err(batch());
                     };
                     resized.push((axis, Resized::new(input, output, None)?));
                 }
+                policy.apply(&mut resized)?;
             }
             _ => return Err("it has not exactly one of scales and sizes".to_owned()),
         }
@@ -198,6 +226,23 @@ impl Importer {
         let before = part("before", floor, shares.iter().map(|share| 1.0 - share).collect())?;
         let after = part("after", next, shares)?;
         self.draft.add(&call.name, Add, &[before, after])
+    }
+}
+
+impl Sizes {
+    /// Gives all axes the same factor, unless they may be stretched.
+    fn apply(self, axes: &mut [(usize, Resized)]) -> Result<(), String> {
+        let factors = axes.iter().map(|(_, axis)| axis.output as f32 / axis.input as f32);
+        let scale = match self {
+            Self::Stretch => return Ok(()),
+            Self::NotLarger => factors.fold(f32::INFINITY, f32::min),
+            Self::NotSmaller => factors.fold(0.0, f32::max),
+        };
+        for (_, axis) in axes {
+            let output = (axis.input as f32 * scale + 0.5).floor();
+            *axis = Resized::new(axis.input as i64, output as i64, Some(scale))?;
+        }
+        Ok(())
     }
 }
 
