@@ -8,7 +8,7 @@ use enfold::onnx::{ExportError, ExportOptions, ImportOptions, Preset, export, im
 use enfold::ops::{ChooseQParams, Op, Quantize, QuantizeDynamic};
 use enfold::quantize::{ConvertOptions, QuantizationConfig, WgpuQuantizer, convert, prepare, to_integer};
 use enfold::values::{DType, QParams, QScheme, QuantRange, TensorQParams};
-use enfold::{Graph, GraphBuilder, Shape};
+use enfold::{Graph, GraphBuilder, Shape, Tensor};
 
 use crate::random::Random;
 use nets::Net;
@@ -147,12 +147,17 @@ fn quantized_convolutions_are_read_as_they_were() {
     let batch = net.batch(&mut Random::new(3), 4);
     let outputs = |graph: &Graph| Interpreter::new(graph).run(&batch).expect("a run");
     let expected = outputs(&quantized);
+    // The means have the scale of the image that they are of, which has the largest values.
+    let largest = |tensor: &Tensor| tensor.as_f32().expect("floats").iter().fold(0f32, |most, v| most.max(v.abs()));
+    let most = expected.iter().map(largest).fold(0.0, f32::max);
     for graph in [&read, &integers] {
-        let apart: Vec<(f32, f32)> =
-            outputs(graph).iter().zip(&expected).map(|(a, e)| crate::onnx::difference(a, e)).collect();
-        // An image has the largest values, of which one step of 1/255 may grow by the layers behind it.
-        let (worst, most) = apart.iter().fold((0f32, 0f32), |(w, m), &(worst, most)| (w.max(worst), m.max(most)));
-        assert!(worst <= 0.02 * most, "{apart:?}");
+        for (actual, expected) in outputs(graph).iter().zip(&expected) {
+            // A value that flips by one of 255 steps moves some behind it by several, but few values flip.
+            let (worst, _) = crate::onnx::difference(actual, expected);
+            let (a, e) = (actual.as_f32().expect("floats"), expected.as_f32().expect("floats"));
+            let mean = a.iter().zip(e).map(|(a, e)| (a - e).abs()).sum::<f32>() / a.len() as f32;
+            assert!(worst <= 0.06 * most && mean <= 0.004 * most, "{worst} and {mean} on average, of {most}");
+        }
     }
 }
 

@@ -51,7 +51,7 @@ pub(super) fn numbers(node: &NodeProto, name: &str, count: usize, least: i64) ->
         Some(given) => given,
     };
     if given.len() != count || given.iter().any(|n| !(least..=MAX_SPAN).contains(n)) {
-        return Err(format!("its {name} is {given:?}, expected {count} numbers from {least} to {MAX_SPAN}"));
+        return Err(format!("attribute {name} is {given:?}, expected {count} numbers from {least} to {MAX_SPAN}"));
     }
     Ok(given.iter().map(|&n| n as usize).collect())
 }

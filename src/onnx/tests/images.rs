@@ -310,9 +310,9 @@ fn what_is_refused() {
     };
     let kernel = || conv("Conv", &[2, 4, 2, 3]);
     refused(conv("Conv", &[2, 4, 2, 7]), "over 7 elements, of an image of 6 with padding 6,");
-    refused(kernel().list("strides", &[0, 1]), "its strides is [0, 1], expected 2 numbers from 1");
-    refused(kernel().list("dilations", &[1]), "its dilations is [1], expected 2 numbers from 1");
-    refused(kernel().list("pads", &[0, -1, 0, 0]), "its pads is [0, -1, 0, 0], expected 4 numbers from 0");
+    refused(kernel().list("strides", &[0, 1]), "attribute strides is [0, 1], expected 2 numbers from 1");
+    refused(kernel().list("dilations", &[1]), "attribute dilations is [1], expected 2 numbers from 1");
+    refused(kernel().list("pads", &[0, -1, 0, 0]), "attribute pads is [0, -1, 0, 0], expected 4 numbers from 0");
     refused(kernel().list("kernel_shape", &[2, 2]), "its kernel_shape is [2, 2], that of its weight [2, 3]");
     refused(kernel().int("group", 3), "3 for 4 input channels");
     refused(kernel().int("group", -1), "its number of groups is -1");

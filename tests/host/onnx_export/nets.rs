@@ -265,11 +265,13 @@ pub(super) fn images() -> Net {
         let (weight, bias) = (p.tensor(&[6, 4, 2, 2], 0.4), p.tensor(&[4], 0.2));
         let h = g.conv_transpose("transposed", h, weight, Some(bias), ConvTranspose::new(window(2, 2, 0)))?;
         let h = g.index_select("selected", h, 2, &[0, 3, 3, 1, 9, 8, 7, 5])?;
-        let image = g.average_pool("mean", h, AveragePool::new(window(2, 2, 0)))?;
-        let whole = g.average_pool("whole", image, AveragePool::adaptive(&[1, 1]))?;
-        let h = g.average_pool("pooled", image, AveragePool::adaptive(&[2, 2]))?;
+        // Means of quantized values are ties often, which another order of the sum breaks in another way: no layer reads them.
+        let mean = g.average_pool("mean", h, AveragePool::new(window(2, 2, 0)))?;
+        let parts = g.average_pool("parts", h, AveragePool::adaptive(&[2, 4]))?;
+        let whole = g.average_pool("whole", h, AveragePool::adaptive(&[1, 1]))?;
+        let h = g.max_pool("most", h, MaxPool::new(window(4, 4, 0)))?;
         let h = g.flatten("flat", h, 1)?;
-        Ok(vec![p.linear(g, "y", h, [16, 5])?, image, whole])
+        Ok(vec![p.linear(g, "y", h, [16, 5])?, mean, parts, whole])
     })
 }
 

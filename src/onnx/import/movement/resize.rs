@@ -197,8 +197,9 @@ impl Importer {
         resized: Resized,
         rules: Rules,
     ) -> Result<NodeId, String> {
+        // Two constants and the indices of two selections, if elements are interpolated.
+        self.budget.take(resized.output, 4 * size_of::<u32>())?;
         let positions = resized.positions(rules.coordinates)?;
-        self.budget.take(positions.len(), 4 * size_of::<u32>())?;
         let last = resized.input as f64 - 1.0;
         if let Some(rounding) = rules.nearest {
             let indices = positions.into_iter().map(|at| rounding.round(at).clamp(0.0, last) as u32).collect();
