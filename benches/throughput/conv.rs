@@ -47,7 +47,8 @@ const CASES: [Case; 7] = [
     case("MobileNet, depthwise 3x3", [384, 384, 14, 3, 1, 384]),
 ];
 
-/// The convolution of a case, which reads and writes images with the channels last, as inside of a network, and the linear layer of the same product; both read and write int8.
+/// The convolution of a case, which reads and writes images with the channels last, as inside of a network, and the linear layer of the
+/// same product; both read and write int8.
 struct Pair {
     conv: Graph,
     linear: Graph,

@@ -91,9 +91,9 @@ impl Batch {
     }
 }
 
-/// A linear layer or a convolution into which a batch norm was folded. Its weight is quantized as in the converted graph, with the running statistics of
-/// the norm folded in. In training, its output is scaled back and normalized by the batch (Jacob et al. 2018, in the form in which
-/// PyTorch trains convolutions).
+/// A linear layer or a convolution into which a batch norm was folded. Its weight is quantized as in the converted graph, with the running
+/// statistics of the norm folded in. In training, its output is scaled back and normalized by the batch (Jacob et al. 2018, in the form in
+/// which PyTorch trains convolutions).
 #[derive(Debug, Clone)]
 pub(super) struct NormLayer {
     /// The layer's node in the prepared graph.

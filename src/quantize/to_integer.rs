@@ -1,9 +1,9 @@
 //! Rewrites a quantize/dequantize graph into its integer form, which the engines execute.
 //!
-//! These operators become integer operators where their inputs and outputs are quantized: linear layers, convolutions and matrix
-//! products (equations 3 to 7 and 9), means (13), sums (8), products of elements (9), any chain of functions of one element (a lookup table of 256
-//! entries), concatenation, and operators that move elements. A ReLU or a clamp and a quantize node that follow are fused. Dynamically quantized
-//! linear layers and matrix products accumulate integers too, and their results are floats.
+//! These operators become integer operators where their inputs and outputs are quantized: linear layers, convolutions and matrix products
+//! (equations 3 to 7 and 9), means (13), sums (8), products of elements (9), any chain of functions of one element (a lookup table of 256
+//! entries), concatenation, and operators that move elements. A ReLU or a clamp and a quantize node that follow are fused. Dynamically
+//! quantized linear layers and matrix products accumulate integers too, and their results are floats.
 //!
 //! An operator that cannot be rewritten stays float, and its node states the reason ([`Graph::summary`] lists all of them). Quantize and
 //! dequantize nodes remain where a float value enters or leaves.

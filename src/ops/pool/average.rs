@@ -280,7 +280,7 @@ impl Operator for IntegerAveragePool {
 }
 
 /// Computes `mean(sum, count)` of each window.
-pub(crate) fn average<T: Copy + Sync, S: Copy, R: Copy + Default + Send>(
+fn average<T: Copy + Sync, S: Copy + Sync, R: Copy + Default + Send>(
     x: &[T],
     shape: &[usize],
     windows: &AverageWindows,
@@ -288,10 +288,7 @@ pub(crate) fn average<T: Copy + Sync, S: Copy, R: Copy + Default + Send>(
     zero: S,
     add: impl Fn(S, T) -> S + Sync,
     mean: impl Fn(S, usize) -> R + Sync,
-) -> Vec<R>
-where
-    S: Sync,
-{
+) -> Vec<R> {
     let spans = windows.spans_of(shape, layout);
     let identity = Window { axes: vec![WindowAxis::IDENTITY; shape.len() - 2] };
     let images = Images::new(shape, &identity, layout);
