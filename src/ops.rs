@@ -240,6 +240,12 @@ impl Op {
         self.operator().is_integer()
     }
 
+    /// Whether the operator sums products with a weight or with another activation: a layer of a network.
+    #[must_use]
+    pub fn is_layer(&self) -> bool {
+        self.operator().is_layer()
+    }
+
     /// Whether a step of a program computes the operator as it is.
     pub(crate) fn is_step(&self) -> bool {
         self.operator().is_step()

@@ -58,7 +58,7 @@ fn linear_large(
     let w_start = block * params.k_vecs * 64u + slot % 64u;
     // Beyond the last vector, `w` counts as 0, so x may have any value there. Loads without a branch need not be waited for before the
     // products.
-    var x_word = x_vec(x_start, min(range.x + x_k, params.k_vecs - 1u));
+    var x_word = x_load(x_start, min(range.x + x_k, params.k_vecs - 1u));
     var w_word = weight(w_start + min(range.x + w_k, range.y - 1u) * 64u);
     var s0 = Row();
     var s1 = Row();
@@ -70,10 +70,10 @@ fn linear_large(
     var s7 = Row();
     var stage = 0u;
     for (var k0 = range.x; k0 < range.y; k0 += 2u) {
-        x_tile[stage + x_slot] = x_word;
+        x_tile[stage + x_slot] = x_masked(x_start, min(k0 + x_k, params.k_vecs - 1u), x_word);
         w_tile[stage + thread] = select(vec4<u32>(), w_word, k0 + w_k < range.y);
         workgroupBarrier();
-        x_word = x_vec(x_start, min(k0 + 2u + x_k, params.k_vecs - 1u));
+        x_word = x_load(x_start, min(k0 + 2u + x_k, params.k_vecs - 1u));
         w_word = weight(w_start + min(k0 + 2u + w_k, range.y - 1u) * 64u);
         for (var k = 0u; k < 256u; k += 128u) {
             let w = columns_at(stage + k + local.x);

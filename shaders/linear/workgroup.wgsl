@@ -38,10 +38,11 @@ fn linear(
     for (var k0 = range.x; k0 < range.y; k0 += K_STEP) {
         // Both loads are in flight before the first is waited for. Beyond the last vector `w` counts as 0, so x may have any value there.
         let w_k = k0 + thread / 64u;
-        let x_word = x_vec(x_start, min(k0 + x_first % K_STEP, last_k));
+        let x_k = min(k0 + x_first % K_STEP, last_k);
+        let x_word = x_load(x_start, x_k);
         let w_word = weight(w_start + min(w_k, range.y - 1u) * 64u + thread % 64u);
         if thread < x_vecs {
-            x_tile[x_slot(thread)] = x_word;
+            x_tile[x_slot(thread)] = x_masked(x_start, x_k, x_word);
         }
         if thread < K_STEP * 64u {
             w_tile[thread] = select(vec4<u32>(), w_word, w_k < range.y);

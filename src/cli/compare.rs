@@ -165,17 +165,15 @@ fn check_inputs(float: &Model, quantized: &Model) -> Result<()> {
 }
 
 fn side(model: &Model) -> Result<Side> {
-    let integer = |op: &Op| matches!(op, Op::IntegerLinear(_) | Op::IntegerMatMul(_) | Op::IntegerMatMulDynamic(_));
     let graph = model.executable(FloatProducts::default())?;
     let all = |is: &dyn Fn(&Op) -> bool| graph.nodes().iter().filter(|node| is(&node.op)).count();
-    let int8_layers = all(&integer);
     Ok(Side {
         name: model.name(),
         stage: model.stage.to_string().trim_start_matches("a ").to_owned(),
         file_bytes: model.size_bytes,
         constant_bytes: model.constant_bytes(),
-        layers: int8_layers + all(&|op| matches!(op, Op::Linear(_) | Op::MatMul(_))),
-        int8_layers,
+        layers: all(&Op::is_layer),
+        int8_layers: all(&|op| op.is_layer() && op.is_integer()),
     })
 }
 

@@ -252,21 +252,13 @@ pub(super) fn is_archive(bytes: &[u8]) -> bool {
 fn stage(graph: &Graph) -> Stage {
     let mut stage = Stage::Float;
     for node in graph.nodes() {
-        match node.op {
-            Op::IntegerLinear(_)
-            | Op::IntegerMatMul(_)
-            | Op::IntegerMatMulDynamic(_)
-            | Op::IntegerAdd(_)
-            | Op::IntegerMul(_)
-            | Op::Requantize(_)
-            | Op::ScaleAccumulator(_)
-            | Op::ScaleAccumulatorDynamic(_)
-            | Op::Lut(_) => return Stage::Integer,
+        match &node.op {
             Op::Quantize(_)
             | Op::Dequantize(_)
             | Op::QuantizeDynamic(_)
             | Op::DequantizeDynamic(DequantizeDynamic)
             | Op::ChooseQParams(_) => stage = Stage::Qdq,
+            op if op.is_integer() => return Stage::Integer,
             _ => {}
         }
     }

@@ -32,11 +32,12 @@ impl Index {
                 Op::IntegerAdd(IntegerAdd { qparams: own, .. }) | Op::IntegerMul(IntegerMul { qparams: own, .. }) => {
                     Some(*own)
                 }
+                Op::IntegerAveragePool(pool) => Some(pool.y),
                 // Moved values keep their qparams.
                 op if op.moves_values() && node.dtype == DType::I8 => qparams[node.inputs[0].index()],
                 _ => None,
             });
-            if matches!(node.op, Op::Linear(_) | Op::IntegerLinear(_)) {
+            if matches!(node.op, Op::Linear(_) | Op::IntegerLinear(_) | Op::Conv(_) | Op::IntegerConv(_)) {
                 layers.entry(node.origin.clone()).or_insert(id);
             }
             if let Some(&first) = node.inputs.first() {
@@ -53,7 +54,7 @@ impl Index {
         self.qparams[id.index()]
     }
 
-    /// The linear layer with the origin of a float node.
+    /// The linear layer or the convolution with the origin of a float node.
     pub(super) fn layer_of(&self, origin: &str) -> Option<NodeId> {
         self.layers.get(origin).copied()
     }

@@ -97,7 +97,7 @@ fn quantizes(op: &Op) -> bool {
     )
 }
 
-/// The weight `[N, K]` of a layer in real units.
+/// The weight of a layer in real units, K elements for each of N channels.
 #[derive(Debug, Clone)]
 pub(super) struct Weight {
     pub(super) reals: Vec<f32>,
@@ -113,8 +113,13 @@ pub(super) fn weight(interpreter: &Interpreter, index: &Index, layer: NodeId) ->
     let graph = interpreter.graph();
     let node = graph.node(layer);
     let Some(weight) = interpreter.constant_value(node.inputs[1])? else { return Ok(None) };
-    let k = weight.shape().last().copied().unwrap_or(1).max(1);
-    let Op::IntegerLinear(IntegerLinear { fraction_bits }) = node.op else {
+    let k = weight.shape().iter().skip(1).product::<usize>().max(1);
+    let fraction_bits = match &node.op {
+        Op::IntegerLinear(IntegerLinear { fraction_bits }) => Some(*fraction_bits),
+        Op::IntegerConv(conv) => Some(conv.fraction_bits),
+        _ => None,
+    };
+    let Some(fraction_bits) = fraction_bits else {
         let Some(reals) = weight.as_f32().map(<[f32]>::to_vec) else { return Ok(None) };
         let op = &graph.node(node.inputs[1]).op;
         let per_channel = matches!(op, Op::Dequantize(Dequantize { qparams: TensorQParams::PerChannel { .. } }));

@@ -73,6 +73,10 @@ impl Operator for Conv {
         Ok(TensorType::new(DType::F32, conv_shape(inputs, &self.window, self.groups, ImageLayout::ChannelsFirst)?))
     }
 
+    fn is_layer(&self) -> bool {
+        true
+    }
+
     fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
         let weight = by_tap(inputs.f32s(1), inputs.tensor(1).shape());
         Ok(convolve_f32(inputs, &self.window, self.groups, &weight, self.products))
@@ -193,6 +197,10 @@ impl Operator for ConvTranspose {
         Ok(TensorType::new(DType::F32, shape))
     }
 
+    fn is_layer(&self) -> bool {
+        true
+    }
+
     fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
         let (shape, weight) = self.mirrored(inputs.f32s(1), inputs.tensor(1).shape());
         Ok(convolve_f32(inputs, &self.as_conv(), self.groups, &by_tap(&weight, &shape), self.products))
@@ -242,6 +250,10 @@ impl Operator for IntegerConv {
             return Err(parameter("fraction_bits", self.fraction_bits, "must be at most 12 (equation 4)"));
         }
         Ok(TensorType::new(DType::I32, conv_shape(inputs, &self.window, self.groups, self.layout)?))
+    }
+
+    fn is_layer(&self) -> bool {
+        true
     }
 
     fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {

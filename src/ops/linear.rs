@@ -53,6 +53,10 @@ impl Operator for Linear {
         Ok(TensorType::new(DType::F32, linear_shape(inputs)?))
     }
 
+    fn is_layer(&self) -> bool {
+        true
+    }
+
     fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
         let [m, n, k] = sizes(inputs);
         let bias = inputs.tensors.get(2).map(|_| inputs.f32s(2));
@@ -107,6 +111,10 @@ impl Operator for IntegerLinear {
             return Err(parameter("fraction_bits", self.fraction_bits, "must be at most 12 (equation 4)"));
         }
         Ok(TensorType::new(DType::I32, linear_shape(inputs)?))
+    }
+
+    fn is_layer(&self) -> bool {
+        true
     }
 
     fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {

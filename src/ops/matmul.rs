@@ -47,6 +47,10 @@ impl Operator for MatMul {
         Ok(TensorType::new(DType::F32, matmul_shape(inputs)?))
     }
 
+    fn is_layer(&self) -> bool {
+        true
+    }
+
     fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
         Ok(matmul_f32(inputs.tensor(0), inputs.tensor(1), self.products))
     }
@@ -75,6 +79,10 @@ impl Operator for IntegerMatMul {
         inputs.expect_dtypes(&[DType::I8, DType::I8])?;
         expect_zero_points(&[self.a_zero_point, self.b_zero_point])?;
         Ok(TensorType::new(DType::I32, integer_matmul_shape(inputs)?))
+    }
+
+    fn is_layer(&self) -> bool {
+        true
     }
 
     fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
@@ -118,6 +126,10 @@ impl Operator for IntegerMatMulDynamic {
             return Err(parameter("dynamic qparams of the right factor", right, "must be [2]: those of the tensor"));
         }
         Ok(TensorType::new(DType::F32, shape))
+    }
+
+    fn is_layer(&self) -> bool {
+        true
     }
 
     fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {

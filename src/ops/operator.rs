@@ -49,6 +49,11 @@ pub(crate) trait Operator: fmt::Debug {
         false
     }
 
+    /// Whether the operator sums products with a weight or with another activation: a layer of a network.
+    fn is_layer(&self) -> bool {
+        false
+    }
+
     /// Whether a step of a program computes the operator as it is. Lowering fuses or decomposes all others.
     fn is_step(&self) -> bool {
         true

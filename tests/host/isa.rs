@@ -97,12 +97,6 @@ fn without_the_barrier_products_are_contracted() {
     }
 }
 
-/// The shader of a linear kernel that writes int8 values.
-fn linear(name: &str) -> Shader {
-    let is_it = |shader: &Shader| shader.name == name && shader.chosen[0].name == "to_i8";
-    shaders::all().into_iter().map(|(shader, _)| shader).find(is_it).expect("a shader")
-}
-
 /// What the driver of this machine's GPU states about the kernels of int8 layers, which `tests/gpu_machine.sh` prints. NVIDIA's and Mesa's
 /// newer drivers count registers.
 #[test]
@@ -133,7 +127,18 @@ fn statistics_of_the_linear_kernels() {
 #[test]
 fn the_large_linear_kernel_is_as_lean_as_it_was() {
     let Some(compiler) = compiler().filter(|compiler| compiler.device.contains("NAVI31")) else { return };
-    let shader = linear("linear_large_8");
+    for rows in ["matrix", "patches"] {
+        large_kernel(&compiler, rows);
+    }
+}
+
+/// Checks the kernel with rows of a matrix, or with the elements under the windows of a convolution.
+fn large_kernel(compiler: &Compiler, rows: &str) {
+    let is_it = |(shader, _): &(Shader, _)| {
+        let chosen = shader.chosen.map(|piece| piece.name);
+        shader.name == "linear_large_8" && chosen.contains(&"to_i8") && chosen.contains(&rows)
+    };
+    let (shader, _) = shaders::all().into_iter().find(is_it).expect("a shader");
     let code = compiler.compile(&shader.wgsl(), &shader, "linear_large", &[]);
     let stage = code.loop_of_dots();
     let (registers, dots, sums) = (code.statistic("VGPRs"), Code::count(stage, "v_dot4"), Code::count(stage, "v_add3"));
@@ -149,7 +154,7 @@ fn the_large_linear_kernel_is_as_lean_as_it_was() {
     // `depctr` is for a register, not for memory.
     let waits = Code::count(epilogue, "s_waitcnt") - Code::count(epilogue, "s_waitcnt_depctr");
     report(&format!(
-        "machine code of linear_large: {registers} registers, {dots} dot products and {sums} other sums a stage, {before} of them before \
+        "machine code of linear_large, {rows}: {registers} registers, {dots} dot products and {sums} other sums a stage, {before} of them before \
          the next stage is waited for; epilogue: {loads} loads, {waits} waits"
     ));
     assert!(registers <= 128 && dots == 512 && sums == 0 && before >= 400, "{}", code.text);

@@ -7,7 +7,7 @@ mod slices;
 
 use enfold::interp::Interpreter;
 use enfold::numerics::EPS;
-use enfold::ops::{Dequantize, Linear, Op, Quantize};
+use enfold::ops::{Conv, Dequantize, Linear, MaxPool, Op, Quantize, Window};
 use enfold::quantize::{
     Annotations, ComposableQuantizer, ConvertOptions, EdgeOrNode, ObservedSpec, ObserverKind, PrepareError,
     PreparedGraph, QuantizationAnnotation, QuantizationConfig, QuantizationSpec, Quantizer, WgpuQuantizer, convert,
@@ -267,6 +267,23 @@ fn a_shared_observer_observes_every_tensor() {
     // There are 16 rows. x has 8 values a row; a, flat and b have 6, cat has 12, and they share one observer.
     assert_eq!(totals, [128.0, 16.0 * 30.0], "{}", prepared.graph());
     assert!(sites > totals.len() + 2, "{sites} sites");
+}
+
+/// A pool that keeps the size of an image has other values than the image, so that its result is observed too.
+#[test]
+fn a_pool_of_the_same_size_is_observed() {
+    let mut g = GraphBuilder::new();
+    let x = g.input("x", Shape::batched(&[2, 4, 4])).expect("an input");
+    let window = || Window::new(&[3, 3]).with_padding(&[1, 1]);
+    let h = g.conv("a", x, tensor(1, &[2, 2, 3, 3]), None, Conv::new(window())).expect("a conv");
+    let h = g.relu("relu", h).expect("a relu");
+    let h = g.max_pool("pool", h, MaxPool::new(window())).expect("a pool");
+    let y = g.conv("b", h, tensor(2, &[2, 2, 3, 3]), None, Conv::new(window())).expect("a conv");
+    let graph = g.finish([y]).expect("a graph");
+    let prepared = prepared(&graph, &WgpuQuantizer::new().set_global(symmetric()));
+    let totals: Vec<f32> = prepared.observers().iter().filter_map(|o| o.histogram()).map(|h| h.iter().sum()).collect();
+    // There are 16 rows of 32 values: those of x, those of the ReLU and those of the pool, and those of b.
+    assert_eq!(totals, [16.0 * 32.0, 16.0 * 64.0, 16.0 * 32.0], "{}", prepared.graph());
 }
 
 /// Operators that move, clip or select quantized values stay integer: they share one observer, and no float step is between two layers.

@@ -49,8 +49,7 @@ impl Summary {
         let integers = to_integer(quantized)?;
         let summary = integers.summary();
         let all = |is: fn(&Op) -> bool| integers.nodes().iter().filter(|node| is(&node.op)).count();
-        let int8_layers =
-            all(|op| matches!(op, Op::IntegerLinear(_) | Op::IntegerMatMul(_) | Op::IntegerMatMulDynamic(_)));
+        let int8_layers = all(|op| op.is_layer() && op.is_integer());
         let mut float_reasons = BTreeMap::new();
         for node in &summary.float {
             *float_reasons.entry(node.reason.clone()).or_default() += 1;
@@ -59,7 +58,7 @@ impl Summary {
         Ok(Self {
             output: path.display().to_string(),
             calibration_batches: prepared.batches(),
-            layers: int8_layers + all(|op| matches!(op, Op::Linear(_) | Op::MatMul(_))),
+            layers: all(Op::is_layer),
             int8_layers,
             float_reasons,
             file_bytes_before,
