@@ -40,6 +40,8 @@ mod observers;
 mod onnx;
 #[cfg(feature = "onnx")]
 mod onnx_export;
+#[cfg(feature = "onnx")]
+mod onnx_images;
 mod oracle;
 mod products;
 mod properties;

@@ -23,11 +23,11 @@ pub(crate) fn model(name: &str, dims: &[(&str, usize)]) -> Graph {
     graph
 }
 
-/// The inputs of a model in the order of the graph, and ONNX Runtime's outputs.
-pub(crate) fn data(name: &str, graph: &Graph) -> (Vec<Tensor>, Vec<Tensor>) {
+/// Reads tensors of the file beside a model by name.
+pub(crate) fn stored(name: &str) -> impl Fn(&str) -> Tensor {
     let bytes = std::fs::read(folder().join(format!("{name}.safetensors"))).expect("data beside the model");
-    let file = SafeTensors::deserialize(&bytes).expect("a sound file");
-    let read = |name: &str| {
+    move |name| {
+        let file = SafeTensors::deserialize(&bytes).expect("a sound file");
         let view = file.tensor(name).unwrap_or_else(|e| panic!("{name}: {e}"));
         match view.dtype() {
             Dtype::F32 => {
@@ -40,7 +40,12 @@ pub(crate) fn data(name: &str, graph: &Graph) -> (Vec<Tensor>, Vec<Tensor>) {
             }
             other => panic!("{name} is {other:?}"),
         }
-    };
+    }
+}
+
+/// The inputs of a model in the order of the graph, and ONNX Runtime's outputs.
+pub(crate) fn data(name: &str, graph: &Graph) -> (Vec<Tensor>, Vec<Tensor>) {
+    let read = stored(name);
     let inputs = graph.inputs().iter().map(|&id| read(&format!("in.{}", graph.node(id).name))).collect();
     let outputs = (0..graph.outputs().len()).map(|at| read(&format!("out.{at}"))).collect();
     (inputs, outputs)
