@@ -59,7 +59,7 @@ type Filter = Arc<dyn Fn(&Node) -> bool + Send + Sync>;
 /// - convolution + ReLU or another clamp, convolution, and both of transposed convolutions. The operator types are `"conv"` and
 ///   `"conv_transpose"`, the module types PyTorch's: `"Conv1d"`, `"Conv2d"`, `"ConvTranspose1d"` and `"ConvTranspose2d"`. Scales per channel
 ///   are those of output channels, unless a transposed convolution has groups: then it has one scale.
-/// - average pool, whose result shares the observer of its input.
+/// - average pool.
 /// - matmul of two activations, if [asked for](Self::quantize_matmul). A dynamic configuration applies no further pattern.
 /// - add + ReLU, add, mul + ReLU, mul.
 /// - concat: its inputs and its output share one observer.
@@ -135,8 +135,8 @@ impl WgpuQuantizer {
 
     /// Sets whether convolutions and their neighbours are quantized as PyTorch's XNNPACK quantizer does. Off by default. With it, a
     /// transposed convolution without a ReLU, means over sliding windows, and the second convolution with a shared weight stay float; the
-    /// weight of a transposed convolution has a scale for each *input* channel if scales are per channel (then it has no integer form); and
-    /// clamps but ReLU share the observer of their input instead of being part of a layer. Operators that PyTorch's quantizer does not know,
+    /// weight of a transposed convolution has a scale for each *input* channel if scales are per channel (then it has no integer form); a
+    /// mean shares the observer of its image; and clamps but ReLU share the observer of their input instead of being part of a layer. Operators that PyTorch's quantizer does not know,
     /// such as pads and selected elements, share observers as without it.
     #[must_use]
     pub fn xnnpack_compatible(mut self, compatible: bool) -> Self {

@@ -129,8 +129,8 @@ impl<'g> Marks<'g> {
         }
     }
 
-    /// Averages an image whose observer its result shares. The image shares the observer of the node that computes it, if that has a
-    /// quantized output.
+    /// Averages an image. The image shares the observer of the node that computes it, if that has a quantized output; the average has
+    /// its own range, which is mostly much smaller, or shares the image's observer as XNNPACK's quantizer has it.
     fn average_pools(&mut self, config: &QuantizationConfig, covers: Covers<'_>) {
         for (id, node) in self.graph.iter() {
             let known = match &node.op {
@@ -149,7 +149,8 @@ impl<'g> Marks<'g> {
                 false => config.input_activation.clone(),
             };
             let shared = QuantizationSpec::Shared(EdgeOrNode::Edge { producer: input, consumer: id });
-            let output_qspec = config.output_activation.as_ref().map(|_| shared);
+            let own = config.output_activation.as_ref();
+            let output_qspec = own.map(|own| if self.rules.as_xnnpack { shared } else { own.clone() });
             let input_qspec_map = vec![(input, input_qspec)];
             self.annotations.set(id, QuantizationAnnotation { input_qspec_map, output_qspec, ..Default::default() });
             self.taken[id.index()] = true;
