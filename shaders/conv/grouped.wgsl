@@ -28,8 +28,8 @@ fn products(a: u32, b: u32) -> vec4<i32> {
 fn conv_depthwise(thread: Thread) {
     let vecs = params.pixel_vecs;
     let index = thread_index(thread);
-    let row = index / vecs;
-    let vec = index - row * vecs;
+    let vec = index % vecs;
+    let row = params.first_row + index / vecs;
     if row >= end_row() {
         return;
     }
@@ -82,8 +82,8 @@ fn channel_sum(place: Place, channel: u32) -> i32 {
 fn conv_grouped(thread: Thread) {
     let quads = (params.n + 3u) / 4u;
     let index = thread_index(thread);
-    let row = index / quads;
-    let quad = index - row * quads;
+    let quad = index % quads;
+    let row = params.first_row + index / quads;
     if row >= end_row() {
         return;
     }

@@ -245,8 +245,8 @@ fn layers_that_share_a_product_are_right_on_every_tile() {
     assert_eq!(errors.load(Ordering::Relaxed), 0, "errors reached the application's handler");
 }
 
-/// Convolutions of one group and of several, with few and many channels, with every kind of tile, with K whole and divided, with rows that
-/// are divided, and with weights of few bits.
+/// Convolutions of one group and of several, with few and many channels, with every kind of tile, with K whole and divided, with rows of
+/// one group that are divided, and with weights of few bits.
 #[test]
 fn convolutions_are_right_on_every_tile() {
     let Some((context, _)) = engine("convolutions of tiles") else { return };
@@ -277,6 +277,37 @@ fn convolutions_are_right_on_every_tile() {
         for most in [127, 7] {
             let bound = Bound::new(&context.device, &context.queue, &engine, graph(most), 3, false);
             bound.check_all(&format!("convolutions, {tile:?}, {split_k:?}, weights up to {most}"));
+        }
+    }
+}
+
+/// Convolutions of groups, with and without gaps between the elements of the input, of which a dispatch computes some rows only.
+#[test]
+fn grouped_convolutions_are_divided_along_their_rows() {
+    let Some((context, default)) = engine("split rows of grouped convolutions") else { return };
+    let same = Window::new(&[3, 3]).with_padding(&[1, 1]);
+    let mut gaps = same.clone();
+    gaps.axes[0].input_dilation = 2;
+    // 3 images of 9 by 8 and of 17 by 8 pixels.
+    for (window, rows) in [(same, 216usize), (gaps, 408)] {
+        let graph = || {
+            let mut l = Layers::new(61);
+            let x = l.int8(&[48, 9, 8]);
+            let outputs =
+                [[48, 1, 48], [24, 12, 4]].map(|[n, inputs, groups]| l.conv(x, [n, inputs * groups], &window, groups));
+            l.finish(&outputs)
+        };
+        let products = [48 * 9, 24 * 12 * 9];
+        // Whole workgroups of threads, parts of one, and single rows.
+        for of_dispatch in [64, 50, 7, 1] {
+            let macs = of_dispatch * products[0];
+            let options = Options { macs_per_dispatch: Some(macs as u64), ..Options::default() };
+            let engine = engine_with(context, &options);
+            let bound = Bound::new(&context.device, &context.queue, &engine, graph(), 3, false);
+            let whole = Bound::new(&context.device, &context.queue, &default, graph(), 3, false);
+            let more: usize = products.iter().map(|of_row| rows.div_ceil((macs / of_row).max(1)) - 1).sum();
+            assert_eq!(bound.run.dispatches(), whole.run.dispatches() + more);
+            bound.check_all(&format!("{of_dispatch} rows of grouped convolutions over {window:?}"));
         }
     }
 }

@@ -31,16 +31,19 @@ pub(crate) struct GroupedKernel {
     pub(super) epilogue: LinearEpilogue,
     to_f16: bool,
     /// Whether there is padding between the elements of the input.
-    gaps: bool,
+    pub(super) gaps: bool,
 }
 
 impl GroupedKernel {
     /// The kernels that have known answers.
     pub(crate) fn iter() -> impl Iterator<Item = Self> {
-        let kernel = |depthwise, epilogue| Self { depthwise, epilogue, to_f16: false, gaps: false };
-        [true, false].into_iter().flat_map(move |depthwise| {
-            [LinearEpilogue::ToI8, LinearEpilogue::ToF32].map(move |epilogue| kernel(depthwise, epilogue))
-        })
+        let kernel = |[depthwise, to_float, gaps]: [bool; 3]| Self {
+            depthwise,
+            epilogue: if to_float { LinearEpilogue::ToF32 } else { LinearEpilogue::ToI8 },
+            to_f16: false,
+            gaps,
+        };
+        (0..8).map(move |bits| kernel([0, 1, 2].map(|bit| bits >> bit & 1 == 1)))
     }
 
     /// The kernel of a convolution without fused steps.
@@ -49,7 +52,7 @@ impl GroupedKernel {
             crate::program::Epilogue::Requantize { .. } => LinearEpilogue::ToI8,
             _ => LinearEpilogue::ToF32,
         };
-        Self { depthwise: is_depthwise(conv), epilogue, to_f16: false, gaps: false }
+        Self { depthwise: is_depthwise(conv), epilogue, to_f16: false, gaps: has_gaps(conv) }
     }
 }
 

@@ -48,12 +48,17 @@ fn output_pixels() -> usize {
 }
 
 /// A convolution, its input, and its result by the scalar equations. Of several groups, each has `inputs` input channels.
-fn conv([n, groups, inputs]: [usize; 3], to_float: bool) -> (QConv, Tensor, Tensor) {
+fn conv(window: &Window, [n, groups, inputs]: [usize; 3], to_float: bool) -> (QConv, Tensor, Tensor) {
     let x = tensor(&[ROWS, HEIGHT, WIDTH, groups * inputs], |i| int8(i, 4));
     let weight = tensor(&[n, inputs, 3, 2], |i| int8(i, 8));
     let bias: Vec<i32> = (0..n as i32).map(|n| n * 1013 - 7000).collect();
-    let op =
-        IntegerConv { window: window(), groups, zero_point: -7, fraction_bits: 2, layout: ImageLayout::ChannelsLast };
+    let op = IntegerConv {
+        window: window.clone(),
+        groups,
+        zero_point: -7,
+        fraction_bits: 2,
+        layout: ImageLayout::ChannelsLast,
+    };
     let bias_tensor = Tensor::from_i32(&[n], bias.clone()).expect(CHECKED);
     let shapes = [x.shape(), weight.shape(), &[n]].map(Shape::fixed);
     let tensors = [&x, &weight, &bias_tensor];
@@ -73,15 +78,15 @@ fn conv([n, groups, inputs]: [usize; 3], to_float: bool) -> (QConv, Tensor, Tens
         let epilogue = Epilogue::Requantize { multiplier: factors.into(), zero_point: 5, lo: -120, hi: 127 };
         (epilogue, tensor(acc.shape(), of))
     };
-    let k = window().taps() * inputs;
+    let k = window.taps() * inputs;
     let weight = crate::ops::by_tap(i8s(&weight), weight.shape()).into();
     let layer = QLinear { weight, bits: 8, n, k, bias: bias.into(), fraction_bits: 2, epilogue };
-    (QConv { layer, window: window(), groups, zero_point: -7 }, x, expected)
+    (QConv { layer, window: window.clone(), groups, zero_point: -7 }, x, expected)
 }
 
 /// The convolution that tests the tile shapes of `case.config`.
 pub(crate) fn patches_answer(case: &mut CaseBuilder<'_>) {
-    let (op, x, expected) = conv([N, 1, CHANNELS], false);
+    let (op, x, expected) = conv(&window(), [N, 1, CHANNELS], false);
     let x = case.input(x);
     case.output(stand_in(case.config), StepOp::QConv(op), &[x], expected);
 }
@@ -94,7 +99,8 @@ pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
     }
     for kernel in GroupedKernel::iter().filter(|kernel| case.tests_all() || case.needs(*kernel)).collect::<Vec<_>>() {
         let sizes = if kernel.depthwise { [N, N, 1] } else { [10, 5, 3] };
-        let (op, x, expected) = conv(sizes, kernel.epilogue == LinearEpilogue::ToF32);
+        let window = if kernel.gaps { with_gaps() } else { window() };
+        let (op, x, expected) = conv(&window, sizes, kernel.epilogue == LinearEpilogue::ToF32);
         let x = case.input(x);
         case.output(kernel, StepOp::QConv(op), &[x], expected);
     }
