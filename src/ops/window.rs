@@ -100,8 +100,14 @@ impl WindowAxis {
         (position % step == 0 && at / self.input_dilation < length).then_some(at / self.input_dilation)
     }
 
-    /// Adds the outputs of `ceil_mode`: windows that begin inside the image or the padding before it, but end behind the padding.
+    /// Adds the outputs of `ceil_mode`: windows that begin inside the image or the padding before it, but end behind the padding. The
+    /// first window may end there too, by less than a stride.
     pub(super) fn ceil(mut self, length: usize) -> Self {
+        let missing = self.extent() - self.span(length);
+        if missing > 0 {
+            self.after += if missing < self.stride as i64 { missing } else { 0 };
+            return self;
+        }
         let (rest, stride) = ((self.span(length) - self.extent()) % self.stride as i64, self.stride as i64);
         let begins = (self.outputs(length) as i64) * stride;
         if rest != 0 && begins < length as i64 + self.before {
@@ -210,15 +216,7 @@ impl Window {
 
     /// Checks the window against an image, and returns the shape of the result, with `channels` channels.
     pub(super) fn infer(&self, x: &Shape, layout: ImageLayout, channels: usize) -> Result<Shape, OpError> {
-        let rank = self.axes.len() + 2;
-        if !(3..=4).contains(&rank) {
-            return Err(parameter("axes of the window", self.axes.len(), "must be 1 or 2"));
-        }
-        if x.rank() != rank {
-            let expected =
-                if rank == 3 { "3: rows, channels and width" } else { "4: rows, channels, height and width" };
-            return Err(rank_error("image", x, expected));
-        }
+        let rank = self.check_rank(x)?;
         let mut dims = x.dims().to_vec();
         dims[layout.channel_axis(rank)] = Dim::Fixed(channels);
         for (at, axis) in self.axes.iter().enumerate() {
@@ -228,10 +226,28 @@ impl Window {
         Ok(Shape::from_dims(dims).expect("the batch stays in front"))
     }
 
+    /// Checks the number of axes of an image, and returns it.
+    fn check_rank(&self, x: &Shape) -> Result<usize, OpError> {
+        let rank = self.axes.len() + 2;
+        if !(3..=4).contains(&rank) {
+            return Err(parameter("axes of the window", self.axes.len(), "must be 1 or 2"));
+        }
+        if x.rank() != rank {
+            let expected =
+                if rank == 3 { "3: rows, channels and width" } else { "4: rows, channels, height and width" };
+            return Err(rank_error("image", x, expected));
+        }
+        Ok(rank)
+    }
+
     /// Returns the window with the outputs that `ceil_mode` adds for an image.
     pub(super) fn ceil(&self, x: &Shape, layout: ImageLayout) -> Result<Self, OpError> {
-        self.infer(x, layout, 1)?;
-        let axis = |(at, axis): (usize, &WindowAxis)| Ok(axis.ceil(inner_axis(x, layout.first_axis() + at)?));
+        self.check_rank(x)?;
+        let axis = |(at, axis): (usize, &WindowAxis)| {
+            let length = inner_axis(x, layout.first_axis() + at)?;
+            axis.check_span(length)?;
+            Ok(axis.ceil(length))
+        };
         Ok(Self { axes: self.axes.iter().enumerate().map(axis).collect::<Result<_, OpError>>()? })
     }
 }
@@ -252,8 +268,8 @@ impl WindowAxis {
         Ok(())
     }
 
-    /// Returns the number of outputs for an axis of `length` elements.
-    fn infer(self, length: usize) -> Result<usize, OpError> {
+    /// Checks that positions over an axis of `length` elements fit their type.
+    fn check_span(self, length: usize) -> Result<(), OpError> {
         self.check()?;
         if length == 0 || self.before.saturating_abs().max(self.after.saturating_abs()) > MAX_SPAN {
             let value = format!("{} and {} around {length} elements", self.before, self.after);
@@ -263,9 +279,18 @@ impl WindowAxis {
             let value = format!("over {length} elements");
             return Err(parameter("window", value, "must span at most 16777216 elements"));
         }
+        Ok(())
+    }
+
+    /// Returns the number of outputs for an axis of `length` elements.
+    fn infer(self, length: usize) -> Result<usize, OpError> {
+        self.check_span(length)?;
         if self.extent() > self.span(length) {
-            let value =
-                format!("over {} elements, of an image of {length} with padding {},", self.extent(), self.span(length));
+            let value = format!(
+                "over {} elements, of an image of {length}, {} with padding,",
+                self.extent(),
+                self.span(length)
+            );
             return Err(parameter("window", value, "must not be larger than the padded image"));
         }
         Ok(self.outputs(length))
@@ -323,6 +348,11 @@ mod tests {
             assert_eq!(axis.infer(length), Ok(floor), "{axis:?} over {length}");
             assert_eq!(axis.ceil(length).infer(length), Ok(ceil), "{axis:?} over {length}, ceil");
         }
+        // A window over 3 begins inside an image of 2; one over 4 with a stride of 2 is refused there too.
+        let larger = axis(3, 2, 0, 1);
+        assert!(larger.infer(2).is_err());
+        assert_eq!(larger.ceil(2).infer(2), Ok(1));
+        assert!(axis(4, 2, 0, 1).ceil(2).infer(2).is_err());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::onnx::fold::{Reduction, reduced_axes};
 use crate::onnx::host::Length;
 use crate::onnx::integers::{held, is_integer};
 use crate::onnx::value::{Kind, Run, Value};
-use crate::ops::{Max, Mul, Op, Sum, UnaryOp};
+use crate::ops::{AveragePool, Max, Mul, Op, Sum, UnaryOp};
 
 macro_rules! reduction {
     ($name:ident) => {
@@ -40,6 +40,10 @@ impl Importer {
             _ => None,
         };
         let x = if integers.is_some() { x } else { self.float(call, &Value::Run(x))? };
+        let is_mean = integers.is_none() && reduction == Reduction::Mean;
+        if is_mean && reduced == [false, false, true, true] && self.image(x).is_ok_and(|image| !image.contains(&0)) {
+            return self.image_mean(call, x, &lengths[..2], keep);
+        }
         let mut id = match integers {
             Some(data_type) => self.before_reduction(call, reduction, data_type, x.id)?,
             None => self.before_float_reduction(call, reduction, x.id)?,
@@ -80,6 +84,15 @@ impl Importer {
             call.name.clone_into(&mut self.draft.nodes[result.id.index()].name);
         }
         one(result)
+    }
+
+    /// The mean over height and width, which is an average pool in integers too.
+    fn image_mean(&mut self, call: &Call<'_>, x: Run, lead: &[Length], keep: bool) -> Values {
+        let ones = if keep { vec![Length::Known(1); 2] } else { Vec::new() };
+        let id = self.draft.add(&call.part("mean"), AveragePool::adaptive(&[1, 1]), &[x.id])?;
+        let mean = self.reshaped(&call.name, Run { id, kind: Kind::Float, ..x }, &[lead, &ones].concat())?;
+        call.name.clone_into(&mut self.draft.nodes[mean.id.index()].name);
+        one(mean)
     }
 
     /// The floats whose sum or largest one a reduction of `x` computes.

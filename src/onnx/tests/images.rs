@@ -201,7 +201,15 @@ fn pools() {
     let graph = check(global("GlobalAveragePool"), &image, &[1, 2, 1, 1], &[2.5, -3.0]);
     assert_eq!(ops(&graph), ["adaptive_average_pool"]);
     check(global("GlobalMaxPool"), &image, &[1, 2, 1, 1], &[4.0, -1.0]);
-    check(global("ReduceMean").list("axes", &[2, 3]), &image, &[1, 2, 1, 1], &[2.5, -3.0]);
+    let mean = || global("ReduceMean").list("axes", &[2, 3]);
+    assert_eq!(ops(&check(mean(), &image, &[1, 2, 1, 1], &[2.5, -3.0])), ["adaptive_average_pool"]);
+    let graph = check(mean().int("keepdims", 0), &image, &[1, 2], &[2.5, -3.0]);
+    assert_eq!(ops(&graph), ["adaptive_average_pool", "reshape"]);
+    // Along one axis, and along channels too, a mean is not over an image.
+    let graph = check(global("ReduceMean").list("axes", &[3]), &image, &[1, 2, 2, 1], &[1.5, 3.5, -1.5, -4.5]);
+    assert_eq!(ops(&graph).iter().find(|op| **op == "adaptive_average_pool"), None);
+    let graph = check(global("ReduceMean").list("axes", &[1, 2, 3]), &image, &[1, 1, 1, 1], &[-0.25]);
+    assert_eq!(ops(&graph).iter().find(|op| **op == "adaptive_average_pool"), None);
     let two = global("AveragePool").list("kernel_shape", &[2, 1]);
     check(two, &image, &[1, 2, 1, 2], &[2.0, 3.0, -2.0, -4.0]);
 }
@@ -309,7 +317,7 @@ fn what_is_refused() {
         new().floats("w", dims, &vec![1.0; dims.iter().product::<i64>() as usize]).node(op, "x w", "y").named("n")
     };
     let kernel = || conv("Conv", &[2, 4, 2, 3]);
-    refused(conv("Conv", &[2, 4, 2, 7]), "over 7 elements, of an image of 6 with padding 6,");
+    refused(conv("Conv", &[2, 4, 2, 7]), "over 7 elements, of an image of 6, 6 with padding,");
     refused(kernel().list("strides", &[0, 1]), "attribute strides is [0, 1], expected 2 numbers from 1");
     refused(kernel().list("dilations", &[1]), "attribute dilations is [1], expected 2 numbers from 1");
     refused(kernel().list("pads", &[0, -1, 0, 0]), "attribute pads is [0, -1, 0, 0], expected 4 numbers from 0");

@@ -58,27 +58,34 @@ impl AverageWindows {
 
     /// Returns the windows along one axis of a length that inference has accepted.
     pub(crate) fn spans(&self, axis: usize, length: usize) -> Vec<Span> {
+        (0..self.outputs(axis, length)).map(|output| self.span(axis, length, output)).collect()
+    }
+
+    /// Returns the number of windows along such an axis.
+    fn outputs(&self, axis: usize, length: usize) -> usize {
         match self {
-            Self::Sliding { window, ceil_mode, count_include_pad } => {
+            Self::Sliding { window, ceil_mode: true, .. } => window.axes[axis].ceil(length).outputs(length),
+            Self::Sliding { window, .. } => window.axes[axis].outputs(length),
+            Self::Adaptive { output } => output[axis],
+        }
+    }
+
+    /// Returns one of the windows along such an axis.
+    fn span(&self, axis: usize, length: usize, output: usize) -> Span {
+        match self {
+            Self::Sliding { window, count_include_pad, .. } => {
                 let axis = window.axes[axis];
-                let outputs = if *ceil_mode { axis.ceil(length) } else { axis }.outputs(length);
                 let inside = |position: i64| position.clamp(0, length as i64) as usize;
-                let span = |output: usize| {
-                    let first = (output * axis.stride) as i64 - axis.before;
-                    let last = (first + axis.size as i64).min(length as i64 + axis.after);
-                    let (start, end) = (inside(first), inside(last));
-                    let count = if *count_include_pad { (last - first) as usize } else { end - start };
-                    Span { start, end, count }
-                };
-                (0..outputs).map(span).collect()
+                let first = (output * axis.stride) as i64 - axis.before;
+                let last = (first + axis.size as i64).min(length as i64 + axis.after);
+                let (start, end) = (inside(first), inside(last));
+                let count = if *count_include_pad { (last - first) as usize } else { end - start };
+                Span { start, end, count }
             }
-            Self::Adaptive { output } => {
-                let outputs = output[axis];
-                let span = |i: usize| {
-                    let (start, end) = (i * length / outputs, ((i + 1) * length).div_ceil(outputs));
-                    Span { start, end, count: end - start }
-                };
-                (0..outputs).map(span).collect()
+            Self::Adaptive { output: outputs } => {
+                let outputs = outputs[axis];
+                let (start, end) = (output * length / outputs, ((output + 1) * length).div_ceil(outputs));
+                Span { start, end, count: end - start }
             }
         }
     }
@@ -237,19 +244,19 @@ impl Operator for IntegerAveragePool {
         let x = inputs.shape(0);
         let shape = self.windows.infer(x, self.layout)?;
         let lengths = (0..self.windows.axes()).map(|axis| inner_axis(x, self.layout.first_axis() + axis));
-        let mut counts = [1, usize::MAX];
-        let (mut most, mut least) = (1usize, 1usize);
+        let [mut least, mut most] = [1usize; 2];
         for (axis, length) in lengths.enumerate() {
-            let spans = self.windows.spans(axis, length?);
-            most = most.saturating_mul(spans.iter().map(|span| span.count).max().unwrap_or(1));
-            least = least.saturating_mul(spans.iter().map(|span| span.count).min().unwrap_or(1));
-            counts = [least, most];
+            let length = length?;
+            let counts =
+                || (0..self.windows.outputs(axis, length)).map(|output| self.windows.span(axis, length, output).count);
+            most = most.saturating_mul(counts().max().unwrap_or(1));
+            least = least.saturating_mul(counts().min().unwrap_or(1));
         }
         // 255 · 2²³ < 2³¹.
-        if counts[1] > 1 << 23 {
-            return Err(parameter("elements under a window", counts[1], "must be at most 8388608 (equation 13)"));
+        if most > 1 << 23 {
+            return Err(parameter("elements under a window", most, "must be at most 8388608 (equation 13)"));
         }
-        for count in counts {
+        for count in [least, most] {
             if numerics::average_multiplier(self.x.scale(), self.y.scale(), count.max(1)).is_none() {
                 let value = format!("{:e} / ({:e} · {count})", self.x.scale(), self.y.scale());
                 return Err(parameter("multiplier", value, "must be a normal f32 (equation 13)"));
