@@ -52,6 +52,12 @@ fn nearest_elements() {
     check(to_length(2), ["half_pixel", "round_prefer_ceil"], &[1., 3.]);
     check(to_length(1), ["half_pixel", "floor"], &[1.]);
     check(to_length(1), ["pytorch_half_pixel", "ceil"], &[0.]);
+    // 1 / (2 / 14) is less than 7 in f32. ONNX Runtime takes element 6 too.
+    let build = Build::new(19).input("x", &["batch", "1", "14"]).ints("n", &[1], &[2]);
+    let build = build.node("Resize", "x _ _ n", "y").list("axes", &[2]);
+    let build = build.text("coordinate_transformation_mode", "asymmetric");
+    let x = tensor(&[1, 1, 14], &std::array::from_fn::<f32, 14, _>(|i| i as f32));
+    super::resize::check(build.text("nearest_mode", "floor"), &x, &[1, 1, 2], &[0., 6.]);
     // 0, 0.5, …, 3.
     check(to_length(7), ["align_corners", "floor"], &[0., 0., 1., 1., 2., 2., 3.]);
     check(to_length(1), ["align_corners", "floor"], &[0.]);

@@ -199,7 +199,7 @@ impl Importer {
     ) -> Result<NodeId, String> {
         // Two constants and the indices of two selections, if elements are interpolated.
         self.budget.take(resized.output, 4 * size_of::<u32>())?;
-        let positions = resized.positions(rules.coordinates)?;
+        let positions = resized.positions(rules)?;
         let last = resized.input as f64 - 1.0;
         if let Some(rounding) = rules.nearest {
             let indices = positions.into_iter().map(|at| rounding.round(at).clamp(0.0, last) as u32).collect();
@@ -257,7 +257,7 @@ impl Resized {
     }
 
     /// The position of each output among the inputs.
-    fn positions(self, coordinates: Coordinates) -> Result<Vec<f64>, String> {
+    fn positions(self, Rules { coordinates, nearest, .. }: Rules) -> Result<Vec<f64>, String> {
         let (input, output) = (self.input as f64, self.output as f64);
         // The length before it is rounded down.
         let exact = self.scale.map_or(output, |scale| f64::from(scale) * input);
@@ -266,8 +266,11 @@ impl Resized {
                 "its scale makes {exact:.3} of {input} elements, of which it has {output}; align_corners has no corner there"
             ));
         }
-        // As runtimes do, a given scale is divided by in `f32`, where a third of 3 is 1.
-        let unscaled = |at: f64| match self.scale {
+        // As ONNX Runtime does, a scale is divided by in `f32`, where a third of 3 is 1; of a length that the file gives, if a position is
+        // rounded down or up.
+        let is_rounded = matches!(nearest, Some(Rounding::Floor | Rounding::Ceil));
+        let scale = self.scale.or_else(|| is_rounded.then(|| self.output as f32 / self.input as f32));
+        let unscaled = |at: f64| match scale {
             Some(scale) => f64::from(at as f32 / scale),
             None => at * input / output,
         };
