@@ -1,5 +1,8 @@
 //! Gradients of convolutions.
 
+use std::borrow::Cow;
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::{Backward, Rule};
@@ -43,24 +46,45 @@ pub(super) fn rule(op: &Op) -> Option<Rule<'_>> {
 /// Images whose gradients are in memory at a time.
 const BLOCK: usize = 8;
 
+/// Elements under windows that are in memory at a time, for each image.
+const PATCHES: usize = 1 << 20;
+
 /// A convolution with its weight `[N, taps, C / groups]`.
 struct Layer {
     images: Images,
     groups: usize,
     n: usize,
     weight: Vec<f32>,
+    /// Output pixels whose patches are in memory at a time, for each image.
+    block: usize,
+}
+
+/// The gradient `[n, pixels]` at some of the pixels.
+fn at<'d>(dy: &'d [f32], pixels: usize, range: &Range<usize>) -> Cow<'d, [f32]> {
+    if range.len() == pixels {
+        return dy.into();
+    }
+    dy.chunks_exact(pixels).flat_map(|row| &row[range.clone()]).copied().collect()
 }
 
 impl Layer {
     fn new(b: &Backward<'_>, window: &Window, groups: usize, weight: &[f32]) -> Self {
         let images = Images::new(b.inputs[0].shape(), window, ImageLayout::ChannelsFirst);
-        Self { images, groups, n: b.y.shape()[1], weight: weight.to_vec() }
+        let k = images.taps() * images.channels / groups;
+        let block = (PATCHES / k.max(1)).clamp(1, images.output_pixels().max(1));
+        Self { images, groups, n: b.y.shape()[1], weight: weight.to_vec(), block }
     }
 
     /// Output channels and products of a group, and output pixels.
     fn sizes(&self) -> [usize; 3] {
         let k = self.images.taps() * self.images.channels / self.groups;
         [self.n / self.groups, k, self.images.output_pixels()]
+    }
+
+    /// The output pixels of an image, in blocks.
+    fn blocks(&self) -> impl Iterator<Item = Range<usize>> {
+        let (pixels, block) = (self.images.output_pixels(), self.block);
+        (0..pixels).step_by(block).map(move |first| first..pixels.min(first + block))
     }
 
     fn image_length(&self) -> usize {
@@ -74,15 +98,18 @@ impl Layer {
         let images = dx.par_chunks_exact_mut(self.image_length()).zip(dy.par_chunks_exact(self.n * pixels));
         images.for_each(|(dx, dy)| {
             dx.fill(0.0);
-            let mut patches = vec![0.0; pixels * k];
+            let mut patches = vec![0.0; self.block * k];
             for (group, dy) in dy.chunks_exact(n * pixels).enumerate() {
                 let weight = &self.weight[group * n * k..][..n * k];
-                gemm::matmul_transposed(&mut patches, dy, weight, [pixels, k, n]);
-                for (output, patch) in patches.chunks_exact(k).enumerate() {
-                    for (tap, pixel) in patch.chunks_exact(channels).zip(self.images.pixels(output)) {
-                        let Some(pixel) = pixel else { continue };
-                        for (channel, &d) in tap.iter().enumerate() {
-                            dx[(group * channels + channel) * input_pixels + pixel] += d;
+                for block in self.blocks() {
+                    let patches = &mut patches[..block.len() * k];
+                    gemm::matmul_transposed(patches, &at(dy, pixels, &block), weight, [block.len(), k, n]);
+                    for (output, patch) in block.zip(patches.chunks_exact(k)) {
+                        for (tap, pixel) in patch.chunks_exact(channels).zip(self.images.pixels(output)) {
+                            let Some(pixel) = pixel else { continue };
+                            for (channel, &d) in tap.iter().enumerate() {
+                                dx[(group * channels + channel) * input_pixels + pixel] += d;
+                            }
                         }
                     }
                 }
@@ -95,13 +122,17 @@ impl Layer {
         let ([n, k, pixels], channels) = (self.sizes(), self.images.channels / self.groups);
         let of_image = |(x, dy): (&[f32], &[f32])| {
             let mut gradient = vec![0.0; self.weight.len()];
-            let mut patches = vec![0.0; pixels * k];
+            let (mut patches, mut part) = (vec![0.0; self.block * k], vec![0.0; n * k]);
             for (group, (dy, gradient)) in dy.chunks_exact(n * pixels).zip(gradient.chunks_exact_mut(n * k)).enumerate()
             {
-                for (output, patch) in patches.chunks_exact_mut(k).enumerate() {
-                    self.images.patch(patch, x, output, [group * channels, channels], 0.0);
+                for block in self.blocks() {
+                    let patches = &mut patches[..block.len() * k];
+                    for (output, patch) in block.clone().zip(patches.chunks_exact_mut(k)) {
+                        self.images.patch(patch, x, output, [group * channels, channels], 0.0);
+                    }
+                    gemm::matmul(&mut part, &at(dy, pixels, &block), patches, [n, k, block.len()]);
+                    gradient.iter_mut().zip(&part).for_each(|(sum, v)| *sum += v);
                 }
-                gemm::matmul(gradient, dy, &patches, [n, k, pixels]);
             }
             gradient
         };
@@ -132,4 +163,39 @@ fn of_bias(b: &Backward<'_>, dx: &mut [f32]) {
         sums[at % dx.len()] += dy.iter().map(|&v| f64::from(v)).sum::<f64>();
     }
     dx.iter_mut().zip(sums).for_each(|(dx, sum)| *dx = sum as f32);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Blocks of pixels add up to the gradients of all pixels at once.
+    #[test]
+    fn blocks_of_patches_change_no_gradient() {
+        let window = Window::new(&[3, 2]).with_stride(&[2, 1]).with_padding(&[1, 1]);
+        let layer = |block: Option<usize>| {
+            let images = Images::new(&[2, 4, 7, 5], &window, ImageLayout::ChannelsFirst);
+            let weight = (0..6 * 6 * 2).map(|i| (i * 29 % 47) as f32 * 0.1 - 2.0).collect();
+            let block = block.unwrap_or(images.output_pixels());
+            Layer { images, groups: 2, n: 6, weight, block }
+        };
+        let whole = layer(None);
+        let x: Vec<f32> = (0..2 * whole.image_length()).map(|i| (i * 31 % 53) as f32 * 0.1 - 2.5).collect();
+        let dy: Vec<f32> = (0..2 * 6 * whole.block).map(|i| (i * 37 % 59) as f32 * 0.1 - 3.0).collect();
+        let gradients = |layer: &Layer| {
+            let mut dx = vec![f32::NAN; x.len()];
+            layer.of_input(&dy, &mut dx);
+            [dx, layer.of_weight(&x, &dy)]
+        };
+        let expected = gradients(&whole);
+        assert!(expected.iter().all(|gradient| gradient.iter().any(|v| v.abs() > 1.0)));
+        for block in [1, 5, 23] {
+            assert!(block < whole.block);
+            for (got, expected) in gradients(&layer(Some(block))).iter().zip(&expected) {
+                for (&got, &expected) in got.iter().zip(expected) {
+                    approx::assert_relative_eq!(got, expected, max_relative = 1e-5, epsilon = 1e-4);
+                }
+            }
+        }
+    }
 }
