@@ -177,6 +177,10 @@ fn what_is_refused() {
         "its antialias is 1, and it makes 2 of 4 elements",
     );
     refused(to_length(2).text("keep_aspect_ratio_policy", "any"), "its keep_aspect_ratio_policy is any; supported are");
+    let quantized =
+        Build::new(13).input("x", &["batch", "4"]).floats("s", &[], &[0.5]).node("QuantizeLinear", "x s", "q");
+    let padded = quantized.ints("p", &[4], &[0, 1, 0, 1]).node("Pad", "q p", "y");
+    refused(padded, "it pads quantized values with a constant");
     for length in [1 << 23, 1 << 24, i64::MAX, i64::MIN] {
         // The indices would take 16 bytes each at most, or the length is none.
         let refused = ["nearest", "linear"].map(|mode| to_length(length).text("mode", mode).output("y").import(&[]));

@@ -64,6 +64,9 @@ impl Importer {
         if before.iter().chain(&after).all(|&n| n == 0) {
             return one(x);
         }
+        if matches!(x.kind, Kind::Quantized { .. }) {
+            return Err("it pads quantized values with a constant; supported are floats and integers".to_owned());
+        }
         let integers = matches!(x.kind, Kind::Int(_));
         let value = match call.optional(2) {
             Some(value) => Host { dims: Vec::new(), ..(*self.host(value)?).clone() },
