@@ -282,20 +282,18 @@ impl Pass<'_> {
         let weight = self.part(node, "matrices", Reshape { dims: vec![groups, n, k] }, vec![by_tap])?;
         let weight = self.part(node, "stack", Transpose { perm: vec![0, 2, 1] }, vec![weight])?;
         let shape: Shape = self.rewriter.node(x).shape.clone();
-        let batch = usize::from(shape.is_batched());
-        let lead: &[usize] = if batch == 1 { &[] } else { &[1] };
         let mut image = shape.fixed_dims();
         image.pop();
-        let pixels: usize = image[1 - batch..].iter().product();
-        let count = if batch == 1 { 1 } else { image[0] };
-        let lead: Vec<usize> = lead.iter().map(|_| count).collect();
-        let of = |rest: &[usize]| -> Vec<usize> { lead.iter().copied().chain(rest.iter().copied()).collect() };
+        // A fixed number of images is an axis of a reshape; a batch is not.
+        let (lead, axes) = image.split_at(usize::from(!shape.is_batched()));
+        let pixels: usize = axes.iter().product();
+        let of = |rest: &[usize]| [lead, rest].concat();
         x = self.part(node, "split", Reshape { dims: of(&[pixels, taps, groups, c]) }, vec![x])?;
         x = self.part(node, "by_group", Transpose { perm: vec![0, 3, 1, 2, 4] }, vec![x])?;
         x = self.part(node, "stacked", Reshape { dims: of(&[groups, pixels, k]) }, vec![x])?;
         x = self.part(node, "products", MatMul { products: layer.products }, vec![x, weight])?;
         x = self.part(node, "by_pixel", Transpose { perm: vec![0, 2, 1, 3] }, vec![x])?;
-        let dims: Vec<usize> = image.iter().copied().chain([groups * n]).collect();
+        let dims = [&image[..], &[groups * n]].concat();
         match bias {
             None => self.rewriter.add(&node.name, Reshape { dims }, vec![x], &node.origin),
             Some(bias) => {
@@ -359,6 +357,25 @@ mod tests {
         let x = floats(&[2, 3, 8, 8]);
         let run = |graph: &Graph| Interpreter::new(graph).run(&[&x]).expect("run").swap_remove(0);
         let (expected, got) = (run(&graph), run(&last));
+        for (got, expected) in got.as_f32().expect("floats").iter().zip(expected.as_f32().expect("floats")) {
+            approx::assert_abs_diff_eq!(got, expected, epsilon = 1e-4);
+        }
+    }
+
+    /// Groups of a fixed number of images.
+    #[test]
+    fn groups_of_a_fixed_number_of_images() {
+        let mut g = GraphBuilder::new();
+        let x = g.input("x", Shape::fixed(&[3, 4, 5, 6])).expect("an input");
+        let conv = Conv::new(Window::new(&[3, 2])).with_groups(2);
+        let y = g.conv("y", x, floats(&[6, 2, 3, 2]), Some(floats(&[6])), conv).expect("a conv");
+        let graph = g.finish([y]).expect("a graph");
+        let last = channels_last(&graph).expect("rewritten");
+        assert_eq!(count(&last, |op| matches!(op, Op::MatMul(_))), 1, "{last}");
+        let x = floats(&[3, 4, 5, 6]);
+        let run = |graph: &Graph| Interpreter::new(graph).run(&[&x]).expect("run").swap_remove(0);
+        let (expected, got) = (run(&graph), run(&last));
+        assert_eq!(got.shape(), expected.shape());
         for (got, expected) in got.as_f32().expect("floats").iter().zip(expected.as_f32().expect("floats")) {
             approx::assert_abs_diff_eq!(got, expected, epsilon = 1e-4);
         }
