@@ -261,7 +261,8 @@ fn a_shared_observer_observes_every_tensor() {
     let b = g.linear("b", f, tensor(2, &[6, 6]), None).expect("a layer");
     let y = g.concat("cat", &[f, b], 1).expect("joined");
     let graph = g.finish([y]).expect("a graph");
-    let prepared = prepared(&graph, &WgpuQuantizer::new().set_global(symmetric()));
+    // Whose concatenation shares the observer of its inputs.
+    let prepared = prepared(&graph, &WgpuQuantizer::new().set_global(symmetric()).xnnpack_compatible(true));
     let sites = prepared.graph().nodes().iter().filter(|n| matches!(n.op, Op::Observe(_))).count();
     let totals: Vec<f32> = prepared.observers().iter().filter_map(|o| o.histogram()).map(|h| h.iter().sum()).collect();
     // There are 16 rows. x has 8 values a row; a, flat and b have 6, cat has 12, and they share one observer.
@@ -359,8 +360,12 @@ fn sharing_is_transitive() {
     let b = g.concat("b", &[a, x], 1).expect("joined");
     let c = g.concat("c", &[b, y], 1).expect("joined");
     let graph = g.finish([c]).expect("a graph");
-    let prepared = prepare(&graph, &WgpuQuantizer::new().set_global(symmetric())).expect("prepared");
+    let xnnpack = WgpuQuantizer::new().set_global(symmetric()).xnnpack_compatible(true);
+    let prepared = prepare(&graph, &xnnpack).expect("prepared");
     assert_eq!(prepared.observers().len(), 1, "{}", prepared.summary());
+    // Without that sharing: x, y, and the results of a, b and c.
+    let own = prepare(&graph, &WgpuQuantizer::new().set_global(symmetric())).expect("prepared");
+    assert_eq!(own.observers().len(), 5, "{}", own.summary());
     let same_twice = {
         let mut g = GraphBuilder::new();
         let x = g.input("x", Shape::rows(4)).expect("an input");

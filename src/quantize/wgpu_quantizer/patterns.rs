@@ -1,7 +1,9 @@
 //! The patterns that are quantized, and the nodes that each of them annotates.
 
 use crate::graph::{Graph, NodeId};
-use crate::ops::{Add, AverageWindows, Clamp, Constant, Div, Embedding, Input, Mul, Op, OpKind, Unary, UnaryOp, Where};
+use crate::ops::{
+    Add, AveragePool, AverageWindows, Clamp, Constant, Div, Embedding, Input, Mul, Op, OpKind, Unary, UnaryOp, Where,
+};
 use crate::quantize::annotation::{Annotations, EdgeOrNode, QuantizationAnnotation};
 use crate::quantize::config::QuantizationConfig;
 use crate::quantize::spec::{ObservedSpec, QuantizationSpec};
@@ -69,7 +71,7 @@ impl<'g> Marks<'g> {
         if !self.rules.as_xnnpack {
             self.alone(OpKind::ConvTranspose, config, covers);
         }
-        self.average_pools(config, covers);
+        self.averages(config, covers);
         self.with_activation(OpKind::Add, config, covers, relu_covers);
         self.alone(OpKind::Add, config, covers);
         self.with_activation(OpKind::Mul, config, covers, relu_covers);
@@ -129,15 +131,18 @@ impl<'g> Marks<'g> {
         }
     }
 
-    /// Averages an image. The image shares the observer of the node that computes it, if that has a quantized output; the average has
-    /// its own range, which is mostly much smaller, or shares the image's observer as XNNPACK's quantizer has it.
-    fn average_pools(&mut self, config: &QuantizationConfig, covers: Covers<'_>) {
+    /// Averages and resizes of an image. The image shares the observer of the node that computes it, if that has a quantized output. A
+    /// resized image shares it too; an average has its own range, which is mostly much smaller, or shares the image's observer as
+    /// XNNPACK's quantizer has it.
+    fn averages(&mut self, config: &QuantizationConfig, covers: Covers<'_>) {
         for (id, node) in self.graph.iter() {
-            let known = match &node.op {
-                Op::AveragePool(pool) => {
-                    !self.rules.as_xnnpack || matches!(pool.windows, AverageWindows::Adaptive { .. })
+            let (known, own_range) = match &node.op {
+                Op::AveragePool(AveragePool { windows: AverageWindows::Adaptive { .. }, .. }) => {
+                    (true, !self.rules.as_xnnpack)
                 }
-                _ => false,
+                Op::AveragePool(_) => (!self.rules.as_xnnpack, true),
+                Op::ResizeLinear(_) => (!self.rules.as_xnnpack, false),
+                _ => (false, false),
             };
             if !known || self.taken[id.index()] || !covers(id) {
                 continue;
@@ -150,7 +155,7 @@ impl<'g> Marks<'g> {
             };
             let shared = QuantizationSpec::Shared(EdgeOrNode::Edge { producer: input, consumer: id });
             let own = config.output_activation.as_ref();
-            let output_qspec = own.map(|own| if self.rules.as_xnnpack { shared } else { own.clone() });
+            let output_qspec = own.map(|own| if own_range { own.clone() } else { shared });
             let input_qspec_map = vec![(input, input_qspec)];
             self.annotations.set(id, QuantizationAnnotation { input_qspec_map, output_qspec, ..Default::default() });
             self.taken[id.index()] = true;
@@ -212,26 +217,57 @@ impl<'g> Marks<'g> {
         }
     }
 
-    /// All inputs and the output share the observer of one input: the first that comes from a quantized output, else the
-    /// first.
+    /// Each input and the output have their own ranges, and a lookup table gives an input the scale of the output; inputs that are moved
+    /// from one value share its range, and so does the output. As XNNPACK's quantizer has it, all share the observer of one input: the
+    /// first that comes from a quantized output, else the first.
     fn concat(&mut self, config: &QuantizationConfig, covers: Covers<'_>) {
-        // Whether each node so far is a quantized output, or moved or clipped of one that is.
-        let mut quantized: Vec<bool> = Vec::with_capacity(self.graph.nodes().len());
+        // For each node so far, the quantized output that it is, or that it is moved or clipped of.
+        let mut sources: Vec<Option<NodeId>> = Vec::with_capacity(self.graph.nodes().len());
         for (id, node) in self.graph.iter() {
             let floats = matches!(node.op, Op::Concat(_)) && node.dtype == DType::F32;
             if floats && !self.taken[id.index()] && covers(id) {
-                self.one_concat(config, id, &quantized);
+                let first = node.inputs[0];
+                let is_one = |&input: &NodeId| input == first || sources[input.index()].is_some();
+                let same = |&input: &NodeId| sources[input.index()] == sources[first.index()];
+                let annotation = match self.rules.as_xnnpack || node.inputs.iter().all(|id| is_one(id) && same(id)) {
+                    true => self.concat_of_one_range(config, id, &sources),
+                    false => self.concat_of_own_ranges(config, id, &sources),
+                };
+                self.annotations.set(id, annotation);
+                self.taken[id.index()] = true;
             }
-            quantized.push(match self.annotations.get(id) {
-                Some(annotation) => annotation.output_qspec.is_some(),
-                None => shares(&node.op) && quantized[node.inputs[0].index()],
+            sources.push(match self.annotations.get(id) {
+                Some(annotation) => annotation.output_qspec.is_some().then_some(id),
+                None if shares(&node.op) => sources[node.inputs[0].index()],
+                None => None,
             });
         }
     }
 
-    fn one_concat(&mut self, config: &QuantizationConfig, id: NodeId, quantized: &[bool]) {
+    fn concat_of_own_ranges(
+        &self,
+        config: &QuantizationConfig,
+        id: NodeId,
+        sources: &[Option<NodeId>],
+    ) -> QuantizationAnnotation {
+        let act = &config.input_activation;
+        let own = |&input: &NodeId| match (act, sources[input.index()]) {
+            (Some(_), Some(_)) => (input, Some(QuantizationSpec::Shared(EdgeOrNode::Node(input)))),
+            _ => (input, act.clone()),
+        };
+        let input_qspec_map = self.graph.node(id).inputs.iter().map(own).collect();
+        let output_qspec = config.output_activation.clone();
+        QuantizationAnnotation { input_qspec_map, output_qspec, ..Default::default() }
+    }
+
+    fn concat_of_one_range(
+        &self,
+        config: &QuantizationConfig,
+        id: NodeId,
+        sources: &[Option<NodeId>],
+    ) -> QuantizationAnnotation {
         let node = self.graph.node(id);
-        let from_quantized = |input: &&NodeId| quantized[input.index()];
+        let from_quantized = |input: &&NodeId| sources[input.index()].is_some();
         let owner = *node.inputs.iter().find(from_quantized).unwrap_or(&node.inputs[0]);
         let shared = QuantizationSpec::Shared(EdgeOrNode::Edge { producer: owner, consumer: id });
         let mut input_qspec_map = vec![(owner, config.input_activation.clone())];
@@ -239,8 +275,7 @@ impl<'g> Marks<'g> {
             input_qspec_map.push((input, config.input_activation.as_ref().map(|_| shared.clone())));
         }
         let output_qspec = config.output_activation.as_ref().map(|_| shared);
-        self.annotations.set(id, QuantizationAnnotation { input_qspec_map, output_qspec, ..Default::default() });
-        self.taken[id.index()] = true;
+        QuantizationAnnotation { input_qspec_map, output_qspec, ..Default::default() }
     }
 
     /// Lets operators that move or clip a quantized value share its observer.
@@ -309,7 +344,9 @@ pub(super) fn has_weight(op: &Op) -> bool {
 
 /// Whether an operator begins a pattern that a configuration may quantize.
 fn is_pattern(op: &Op) -> bool {
-    has_weight(op) || matches!(op, Op::MatMul(_) | Op::Add(Add) | Op::Mul(Mul) | Op::Concat(_) | Op::AveragePool(_))
+    has_weight(op)
+        || matches!(op, Op::MatMul(_) | Op::Add(Add) | Op::Mul(Mul) | Op::Concat(_))
+        || matches!(op, Op::AveragePool(_) | Op::ResizeLinear(_))
 }
 
 /// The spec of the weight of a transposed convolution `[C, N / groups, …]`: a scale for each output channel, or one for the tensor if
