@@ -32,7 +32,8 @@
 //! 11. Float arithmetic, functions, sums and norms: the functions of this module's `float`, by rules that every engine follows to the
 //!     bit. [`UnaryOp`] and [`BinaryOp`] list the functions of one and two floats.
 //! 12. A chain of pointwise functions from int8 to int8 is a lookup table of 256 entries, computed on the host in `f64` with `libm`.
-//! 13. A mean of int8 values is `requantize(Σ (x − z_x))` with the multiplier `f32(f64(s_x) / (f64(s_y) · count))`.
+//! 13. A mean of int8 values is `requantize(Σ (x − z_x))` with the multiplier `f32(f64(s_x) / (f64(s_y) · count))`. A linear
+//!     interpolation is the same with integer weights, whose sum is the count.
 //!
 //! `rne` is round to nearest, ties to even: [`f32::round_ties_even`] here, `round` in WGSL. Between an int8 input and an
 //! int8 output there is exactly one float product and no float sum, so no compiler can change the result by contraction.

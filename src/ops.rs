@@ -52,7 +52,11 @@ pub use self::operands::TensorType;
 pub(crate) use self::operands::{Arguments, Operand, Operands};
 pub(crate) use self::operator::Aligned;
 use self::operator::Operator;
-pub use self::pool::{AveragePool, AverageWindows, IntegerAveragePool, MaxPool};
+pub(crate) use self::pool::ResizedAxis;
+pub use self::pool::{
+    AveragePool, AverageWindows, IntegerAveragePool, IntegerResizeLinear, MaxPool, ResizeCoordinates, ResizeGrid,
+    ResizeLinear,
+};
 pub use self::quantize::{ChooseQParams, Dequantize, DequantizeDynamic, Quantize, QuantizeDynamic};
 pub use self::reduce::{Max, Sum};
 pub(crate) use self::unary::unary_in_place;
@@ -154,6 +158,8 @@ operators! {
     MaxPool,
     /// The mean of the elements under a window.
     AveragePool,
+    /// An image of another size, by linear interpolation.
+    ResizeLinear,
     /// The largest element along an axis.
     Max,
     /// The sum of the elements along an axis.
@@ -186,6 +192,8 @@ operators! {
     IntegerConv,
     /// The mean of int8 values under a window (equation 13).
     IntegerAveragePool,
+    /// An image of int8 values of another size, by linear interpolation (equation 13).
+    IntegerResizeLinear,
     /// `i32 → int8` (equation 5).
     Requantize,
     /// `i32 → f32` (equation 7).

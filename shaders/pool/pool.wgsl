@@ -1,4 +1,4 @@
-// Pools over images with the channels last: one element or one word of int8 values a thread.
+// Pools over images with the channels last, and what they share with kernels that resize images: one element or one word of int8 values a thread.
 
 struct PoolParams {
     window: Window,
@@ -12,6 +12,8 @@ struct PoolParams {
     // Bounds of equation 5, relative to the zero point.
     lo: f32,
     hi: f32,
+    // Of equation 13, where it is the same for all outputs.
+    multiplier: f32,
     // 0, which no compiler knows.
     zero: u32,
 }

@@ -33,6 +33,7 @@ impl Index {
                     Some(*own)
                 }
                 Op::IntegerAveragePool(pool) => Some(pool.y),
+                Op::IntegerResizeLinear(resize) => Some(resize.y),
                 // Moved values keep their qparams.
                 op if op.moves_values() && node.dtype == DType::I8 => qparams[node.inputs[0].index()],
                 _ => None,

@@ -1,11 +1,14 @@
-//! Pools over images with the channels last: one output pixel at a time, all channels together.
+//! Pools and resizes of images with the channels last: one output pixel at a time, all channels together.
 
 use rayon::prelude::*;
 
 use super::epilogue::{Int8Output, requantize_row};
 use super::step_run::{Output, StepRun, TASK};
 use crate::numerics::{self, float, vectorized};
-use crate::ops::{AveragePool, AverageWindows, ImageLayout, Images, IntegerAveragePool, MaxPool, Op};
+use crate::ops::{
+    AveragePool, AverageWindows, ImageLayout, Images, IntegerAveragePool, IntegerResizeLinear, MaxPool, Op, ResizeGrid,
+    ResizedAxis,
+};
 use crate::program::StepOp;
 use crate::values::Tensor;
 use crate::values::slices::{CHECKED, codes, f32s, i8s, tensor};
@@ -22,6 +25,8 @@ pub(super) fn run(run: &mut StepRun<'_>) -> Option<Output> {
             tensor(run.shape.to_vec(), average(f32s(run.x()), run.x().shape(), windows, add, mean))
         }
         Op::IntegerAveragePool(pool) => integer_average_pool(run.x(), pool, run.shape),
+        Op::ResizeLinear(resize) => resize_linear(run.x(), &resize.grid, run.shape),
+        Op::IntegerResizeLinear(resize) => integer_resize_linear(run.x(), resize, run.shape),
         _ => return None,
     }))
 }
@@ -113,6 +118,65 @@ fn largest<T: Copy + Send + Sync>(x: &[T], images: &Images, smallest: T, max: im
                         y.iter_mut().zip(&image[pixel * channels..]).for_each(|(y, v)| max(y, v));
                     }
                 },
+            );
+        },
+    );
+    y
+}
+
+fn resize_linear(x: &Tensor, grid: &ResizeGrid, shape: &[usize]) -> Tensor {
+    let axes = grid.axes_of(x.shape(), ImageLayout::ChannelsLast);
+    let mix = |a: f32, b: f32, [u, v]: [f32; 2]| float::add(float::mul(a, u), float::mul(b, v));
+    let y = resized(f32s(x), x.shape(), &axes, |y, corners, row, column| {
+        let (v, u) = (axes[0].floats(row), axes[1].floats(column));
+        for (channel, y) in y.iter_mut().enumerate() {
+            let [above, below] = corners.map(|[a, b]| mix(a[channel], b[channel], u));
+            *y = mix(above, below, v);
+        }
+    });
+    tensor(shape.to_vec(), y)
+}
+
+fn integer_resize_linear(x: &Tensor, resize: &IntegerResizeLinear, shape: &[usize]) -> Tensor {
+    let axes = resize.grid.axes_of(x.shape(), ImageLayout::ChannelsLast);
+    let (z, channels) = (resize.x.zero_point(), x.shape().last().copied().unwrap_or(0));
+    let output = Int8Output { zero_point: resize.y.zero_point(), lo: resize.lo, hi: resize.hi };
+    let (zeros, multipliers) = (vec![0; channels], vec![resize.multiplier(&axes); channels]);
+    let y = resized(i8s(x), x.shape(), &axes, |y, corners, row, column| {
+        let (v, u) = (axes[0].integers(row), axes[1].integers(column));
+        let mut sums = vec![0i32; channels];
+        for (corners, v) in corners.into_iter().zip(v) {
+            for (corner, u) in corners.into_iter().zip(u) {
+                sums.iter_mut().zip(corner).for_each(|(sum, &q)| *sum += v * u * (i32::from(q) - z));
+            }
+        }
+        requantize_row(y, &sums, &zeros, &multipliers, 0, output);
+    });
+    codes(shape, y)
+}
+
+/// Computes `mix(y, corners, row, column)` of each output pixel, with the channels of the four pixels around it.
+fn resized<T: Copy + Default + Send + Sync>(
+    x: &[T],
+    shape: &[usize],
+    [rows, columns]: &[ResizedAxis; 2],
+    mix: impl Fn(&mut [T], [[&[T]; 2]; 2], usize, usize) + Sync,
+) -> Vec<T> {
+    let channels = shape.last().copied().unwrap_or(0);
+    let width = shape[shape.len() - 2];
+    let image_length = shape[1..].iter().product::<usize>();
+    let pixels = rows.outputs.len() * columns.outputs.len();
+    let mut y = vec![T::default(); shape[0] * pixels * channels];
+    y.par_chunks_exact_mut(channels.max(1)).with_min_len(TASK.div_ceil(channels.max(1))).enumerate().for_each(
+        |(at, y)| {
+            let (row, column) = (at % pixels / columns.outputs.len(), at % columns.outputs.len());
+            let image = &x[at / pixels * image_length..][..image_length];
+            let pixel = |y: usize, x: usize| &image[(y * width + x) * channels..][..channels];
+            let [ys, xs] = [rows.outputs[row].elements, columns.outputs[column].elements];
+            let corners = ys.map(|y| xs.map(|x| pixel(y, x)));
+            vectorized(
+                #[inline(always)]
+                || mix(y, corners, row, column),
             );
         },
     );

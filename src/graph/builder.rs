@@ -1,5 +1,6 @@
 //! The builder of graphs.
 
+mod composed;
 mod images;
 
 use std::collections::{BTreeMap, HashSet};

@@ -13,7 +13,8 @@ use super::error::LowerError;
 use crate::graph::{Graph, GraphError, Node, NodeId, Rewriter};
 use crate::ops::{
     Add, Aligned, AveragePool, Constant, Conv, ConvTranspose, ImageLayout, IndexSelect, IntegerAveragePool,
-    IntegerConv, IntegerLinear, Linear, MatMul, MaxPool, Op, Reshape, Transpose, Unfold, Window,
+    IntegerConv, IntegerLinear, IntegerResizeLinear, Linear, MatMul, MaxPool, Op, Reshape, ResizeLinear, Transpose,
+    Unfold, Window,
 };
 use crate::values::{Dim, Shape, Tensor};
 
@@ -44,6 +45,8 @@ fn is_image_operator(op: &Op) -> bool {
             | Op::MaxPool(_)
             | Op::AveragePool(_)
             | Op::IntegerAveragePool(_)
+            | Op::ResizeLinear(_)
+            | Op::IntegerResizeLinear(_)
     )
 }
 
@@ -99,6 +102,12 @@ impl Pass<'_> {
             }
             Op::IntegerAveragePool(pool) if pool.layout == ImageLayout::ChannelsFirst => {
                 Some(self.pool(node, IntegerAveragePool { layout: ImageLayout::ChannelsLast, ..pool.clone() })?)
+            }
+            Op::ResizeLinear(resize) if resize.layout == ImageLayout::ChannelsFirst => {
+                Some(self.pool(node, ResizeLinear { layout: ImageLayout::ChannelsLast, ..resize.clone() })?)
+            }
+            Op::IntegerResizeLinear(resize) if resize.layout == ImageLayout::ChannelsFirst => {
+                Some(self.pool(node, IntegerResizeLinear { layout: ImageLayout::ChannelsLast, ..resize.clone() })?)
             }
             // The caller may want the int8 values of this output, so the transpose comes before.
             Op::Dequantize(_) if self.graph.outputs().contains(&id) => None,

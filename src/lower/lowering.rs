@@ -95,6 +95,7 @@ impl<'g> Lowering<'g> {
             Op::IntegerLinear(IntegerLinear { fraction_bits }) => self.linear(id, node, *fraction_bits),
             Op::IntegerConv(conv) => self.conv(id, node, conv),
             Op::IntegerAveragePool(pool) => self.step(id, Some(pool.y)),
+            Op::IntegerResizeLinear(resize) => self.step(id, Some(resize.y)),
             &Op::IntegerMatMul(IntegerMatMul { a_zero_point, b_zero_point }) => {
                 let Some((reader, qparams, epilogue)) = self.epilogue(id) else { return };
                 let op = StepOp::QMatMul(QMatMul { a_zero_point, b_zero_point, epilogue });

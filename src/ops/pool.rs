@@ -1,6 +1,7 @@
-//! Pools over images.
+//! Pools over images, and images of another size.
 
 mod average;
+mod resize;
 
 use std::fmt;
 
@@ -8,6 +9,8 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 pub use self::average::{AveragePool, AverageWindows, IntegerAveragePool};
+pub(crate) use self::resize::ResizedAxis;
+pub use self::resize::{IntegerResizeLinear, ResizeCoordinates, ResizeGrid, ResizeLinear};
 use super::error::{EvalError, OpError};
 use super::images::Images;
 use super::operands::{Arguments, Operands, TensorType, inner_axis, parameter, rank_error};

@@ -67,6 +67,8 @@ impl<'p> Check<'p> {
             Op::MaxPool(pool) => first(pool.layout),
             Op::AveragePool(pool) => first(pool.layout),
             Op::IntegerAveragePool(pool) => first(pool.layout),
+            Op::ResizeLinear(resize) => first(resize.layout),
+            Op::IntegerResizeLinear(resize) => first(resize.layout),
             _ => false,
         };
         if is_first {
@@ -197,6 +199,7 @@ impl<'p> Check<'p> {
             StepOp::Op(Op::IntegerAdd(add)) => same_scale(add.qparams.zero_point()),
             StepOp::Op(Op::IntegerMul(mul)) => same_scale(mul.qparams.zero_point()),
             StepOp::Op(Op::IntegerAveragePool(pool)) => Some(pool.y),
+            StepOp::Op(Op::IntegerResizeLinear(resize)) => Some(resize.y),
             // The inputs of a concatenation may have different qparams.
             StepOp::Op(Op::Concat(_)) => return Ok(()),
             StepOp::Op(op) if op.moves_values() => self.input(0).qparams,

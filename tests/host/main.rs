@@ -24,6 +24,7 @@ mod accuracy;
 mod archive;
 mod bad_input;
 mod completeness;
+mod composed;
 mod debugger;
 #[cfg(feature = "onnx")]
 mod encoder;

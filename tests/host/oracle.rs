@@ -4,13 +4,13 @@ use std::collections::HashMap;
 
 use enfold::graph::NodeId;
 use enfold::interp::Interpreter;
-use enfold::ops::{Input, IntegerAveragePool, Op};
-use enfold::values::DType;
+use enfold::ops::{Input, Op};
+use enfold::values::{DType, QParams};
 use enfold::{Graph, Tensor};
 use ndarray::IxDyn;
 
 use crate::qat::wide::Array;
-use crate::qat::wide::images::average_pool;
+use crate::qat::wide::images::{average_pool, resize_linear};
 
 /// The number of quantized values that were compared, and of those that were one step apart.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -61,7 +61,11 @@ pub(crate) fn compare_ops(quantized: &Graph, integers: &Graph, inputs: &[&Tensor
         ) && node.dtype == DType::I8;
         let result = match node.op {
             _ if constant => continue,
-            Op::Requantize(_) | Op::IntegerAdd(_) | Op::IntegerMul(_) | Op::IntegerAveragePool(_) => value(&node.name)?,
+            Op::Requantize(_)
+            | Op::IntegerAdd(_)
+            | Op::IntegerMul(_)
+            | Op::IntegerAveragePool(_)
+            | Op::IntegerResizeLinear(_) => value(&node.name)?,
             // The quantize/dequantize graph has no such value: a lookup table of its own follows.
             _ if moved && !values.contains_key(node.name.as_str()) => continue,
             _ if moved && value(&node.name)?.dtype() != DType::I8 => continue,
@@ -74,9 +78,22 @@ pub(crate) fn compare_ops(quantized: &Graph, integers: &Graph, inputs: &[&Tensor
         let fed: Vec<(NodeId, &Tensor)> =
             fed.into_iter().map(|at| (at, values[integers.node(at).name.as_str()])).collect();
         let got = rewritten.run_nodes(&fed, &[id]).map_err(|e| format!("{}: {e}", node.name))?.swap_remove(0);
-        if let Op::IntegerAveragePool(pool) = &node.op {
-            codes.add(compare_means(&node.name, pool, &rewritten, &fed, node.inputs[0], (&got, result))?);
-            continue;
+        type Mean<'a> = &'a dyn Fn(&Array) -> Array;
+        let mut mean = |x: QParams, y: QParams, of: Mean<'_>| {
+            let input = rewritten.run_nodes(&fed, &[node.inputs[0]]).map_err(|e| format!("{}: {e}", node.name))?;
+            codes.add(compare_means(&node.name, &input[0], x, y, of, (&got, result))?);
+            Ok::<(), String>(())
+        };
+        match &node.op {
+            Op::IntegerAveragePool(pool) => {
+                mean(pool.x, pool.y, &|x| average_pool(x, &pool.windows))?;
+                continue;
+            }
+            Op::IntegerResizeLinear(resize) => {
+                mean(resize.x, resize.y, &|x| resize_linear(x, &resize.grid))?;
+                continue;
+            }
+            _ => {}
         }
         match (got.as_i8(), result.as_i8()) {
             (Some(got), Some(expected)) => {
@@ -107,21 +124,20 @@ pub(crate) fn compare_ops(quantized: &Graph, integers: &Graph, inputs: &[&Tensor
     Ok(codes)
 }
 
-/// Compares means. They are equal, except that either neighbour of a tie is right: the mean of an even number of quantized values often
-/// is one, and the noise of floats chooses a side.
+/// Compares means of quantized values `x` with those that `mean` computes in `f64`. They are equal, except that either neighbour of a
+/// tie is right: the mean of an even number of quantized values often is one, and the noise of floats chooses a side.
 fn compare_means(
     name: &str,
-    pool: &IntegerAveragePool,
-    rewritten: &Interpreter,
-    fed: &[(NodeId, &Tensor)],
-    x: NodeId,
+    x: &Tensor,
+    x_qparams: QParams,
+    y_qparams: QParams,
+    mean: &dyn Fn(&Array) -> Array,
     (got, expected): (&Tensor, &Tensor),
 ) -> Result<Codes, String> {
-    let x = rewritten.run_nodes(fed, &[x]).map_err(|e| format!("{name}: {e}"))?.swap_remove(0);
-    let steps =
-        |&q: &i8| f64::from(i32::from(q) - pool.x.zero_point()) * f64::from(pool.x.scale()) / f64::from(pool.y.scale());
+    let scale = f64::from(x_qparams.scale()) / f64::from(y_qparams.scale());
+    let steps = |&q: &i8| f64::from(i32::from(q) - x_qparams.zero_point()) * scale;
     let real = x.as_i8().unwrap_or_default().iter().map(steps).collect();
-    let means = average_pool(&Array::from_shape_vec(IxDyn(x.shape()), real).expect("fits"), &pool.windows);
+    let means = mean(&Array::from_shape_vec(IxDyn(x.shape()), real).expect("fits"));
     let (got, expected) = (got.as_i8().unwrap_or_default(), expected.as_i8().unwrap_or_default());
     if got.len() != means.len() || got.len() != expected.len() {
         return Err(format!("{name}: {} means, expected {}", got.len(), expected.len()));

@@ -19,7 +19,7 @@ struct Totals {
     ends: usize,
     differ: usize,
     integer_only: usize,
-    ops: [usize; 11],
+    ops: [usize; 12],
 }
 
 impl Totals {
@@ -34,7 +34,7 @@ impl Totals {
 }
 
 /// Counts the nodes of each integer pattern.
-fn ops(graph: &Graph) -> [usize; 11] {
+fn ops(graph: &Graph) -> [usize; 12] {
     let count = |is: fn(&Op) -> bool| graph.nodes().iter().filter(|node| is(&node.op)).count();
     [
         count(|op| matches!(op, Op::IntegerLinear(_))),
@@ -48,6 +48,7 @@ fn ops(graph: &Graph) -> [usize; 11] {
         count(|op| matches!(op, Op::IntegerConv(_))),
         count(|op| matches!(op, Op::IntegerAveragePool(_))),
         count(|op| matches!(op, Op::MaxPool(_))),
+        count(|op| matches!(op, Op::IntegerResizeLinear(_))),
     ]
 }
 

@@ -1,4 +1,4 @@
-//! Kernels that pool images.
+//! Kernels that pool and resize images.
 
 use super::case::{CaseBuilder, ROWS, any_float, everyday, int8, tensor};
 use super::conv::Window;
@@ -10,7 +10,8 @@ use super::layout::row_words;
 use super::wgsl::shader;
 use crate::gpu::device::shader::{FIRST_STORAGE, Shader, read, read_write, wgsl_struct};
 use crate::ops::{
-    AveragePool, AverageWindows, ImageLayout, Images, IntegerAveragePool, MaxPool, Op, Window as OpWindow,
+    AveragePool, AverageWindows, ImageLayout, Images, IntegerAveragePool, IntegerResizeLinear, MaxPool, Op,
+    ResizeCoordinates, ResizeGrid, ResizeLinear, ResizedAxis, Window as OpWindow,
 };
 use crate::program::{StepOp, Value, ValueType};
 use crate::values::QParams;
@@ -19,7 +20,7 @@ wgsl_struct! {
     /// `PoolParams` of `pool/pool.wgsl`.
     PoolParams {
         window: Window, rows_factor: u32, row_threads: u32, pixel_words: u32, x_zero_point: i32, zero_point: i32, lo: f32, hi: f32,
-        zero: u32,
+        multiplier: f32, zero: u32,
     }
 }
 
@@ -30,7 +31,7 @@ const SPANS: u32 = 5;
 static SHADER: Shader = shader! {
     "pool", PoolParams, [Window], &[read_write("a", A), read_write("y", Y), read("spans", SPANS)],
     [THREAD, GRID, WINDOW, REQUANTIZE, FLOATS, FLOAT],
-    ["pool/pool"]
+    ["pool/pool", "pool/resize"]
 };
 
 kernels! {
@@ -39,6 +40,8 @@ kernels! {
         MaxI8 = "max_pool_i8_i8",
         AverageF32 = "average_pool_f32_f32",
         AverageI8 = "average_pool_i8_i8",
+        ResizeF32 = "resize_linear_f32_f32",
+        ResizeI8 = "resize_linear_i8_i8",
     }
 }
 
@@ -56,11 +59,11 @@ impl Kernel for PoolKernel {
     }
 
     fn may_be_near(self) -> bool {
-        self == Self::AverageF32
+        matches!(self, Self::AverageF32 | Self::ResizeF32)
     }
 }
 
-/// The dispatches of a pool.
+/// The dispatches of a pool or a resize.
 pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Planned {
     let step = fused.step(planning.program);
     let StepOp::Op(op) = &step.op else { return Ok(None) };
@@ -71,6 +74,8 @@ pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Planned {
         Op::MaxPool(pool) => (if is_int8 { PoolKernel::MaxI8 } else { PoolKernel::MaxF32 }, pool.images(&shape)),
         Op::AveragePool(AveragePool { windows, .. }) => (PoolKernel::AverageF32, sizes(&shape, windows)),
         Op::IntegerAveragePool(IntegerAveragePool { windows, .. }) => (PoolKernel::AverageI8, sizes(&shape, windows)),
+        Op::ResizeLinear(ResizeLinear { grid, .. }) => (PoolKernel::ResizeF32, resized(&shape, grid)),
+        Op::IntegerResizeLinear(IntegerResizeLinear { grid, .. }) => (PoolKernel::ResizeI8, resized(&shape, grid)),
         _ => return Ok(None),
     };
     let (row_threads, pixel_words) =
@@ -82,16 +87,23 @@ pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Planned {
         pixel_words: pixel_words as u32,
         ..PoolParams::default()
     };
-    if let Op::IntegerAveragePool(pool) = op {
-        params.x_zero_point = pool.x.zero_point();
-        params.zero_point = pool.y.zero_point();
-        (params.lo, params.hi) = ((pool.lo - params.zero_point) as f32, (pool.hi - params.zero_point) as f32);
+    let int8 = match op {
+        Op::IntegerAveragePool(pool) => Some((pool.x, pool.y, pool.lo, pool.hi)),
+        Op::IntegerResizeLinear(resize) => {
+            params.multiplier = resize.multiplier(&resize.grid.axes_of(&shape, ImageLayout::ChannelsLast));
+            Some((resize.x, resize.y, resize.lo, resize.hi))
+        }
+        _ => None,
+    };
+    if let Some((x, y, lo, hi)) = int8 {
+        (params.x_zero_point, params.zero_point) = (x.zero_point(), y.zero_point());
+        (params.lo, params.hi) = ((lo - params.zero_point) as f32, (hi - params.zero_point) as f32);
     }
     let size = GridSize::Threads(row_threads as u64);
     let dispatch = PlannedDispatch::single(planning, &step.name, y, kernel, &params, size);
     let spans = Bound::whole(SPANS, Operand::StepBuffer(fused.main));
-    let is_average = matches!(kernel, PoolKernel::AverageF32 | PoolKernel::AverageI8);
-    let reads = [planning.at(A, step.inputs[0])].into_iter().chain(is_average.then_some(spans));
+    let has_spans = !matches!(kernel, PoolKernel::MaxF32 | PoolKernel::MaxI8);
+    let reads = [planning.at(A, step.inputs[0])].into_iter().chain(has_spans.then_some(spans));
     Ok(Some(vec![dispatch.binding(reads, [planning.at(Y, step.output)])]))
 }
 
@@ -102,9 +114,30 @@ fn sizes(shape: &[usize], windows: &AverageWindows) -> Images {
     Images { output: [rows.len(), columns.len()], ..Images::new(shape, &identity, ImageLayout::ChannelsLast) }
 }
 
-/// What an average pool averages, as its kernels read it; `None` for other operators.
+/// The sizes of the images of a resize. Its kernels do not use the window.
+fn resized(shape: &[usize], grid: &ResizeGrid) -> Images {
+    let identity = OpWindow::new(&vec![1; shape.len() - 2]);
+    let output = grid.axes_of(shape, ImageLayout::ChannelsLast).map(|axis| axis.outputs.len());
+    Images { output, ..Images::new(shape, &identity, ImageLayout::ChannelsLast) }
+}
+
+/// What an average pool averages or a resize mixes, as its kernels read it; `None` for other operators.
 pub(crate) fn spans(op: &Op, x: &Value) -> Option<Vec<u32>> {
+    let neighbours = |grid: &ResizeGrid, weights: &dyn Fn(&ResizedAxis, usize) -> [u32; 2]| {
+        let axes = grid.axes_of(&x.shape.with_rows(1), ImageLayout::ChannelsLast);
+        let words = |axis: &ResizedAxis| {
+            let outputs = axis.outputs.iter().enumerate();
+            outputs.flat_map(|(at, output)| [output.elements.map(|e| e as u32), weights(axis, at)].concat()).collect()
+        };
+        Some(axes.iter().map(words).collect::<Vec<Vec<u32>>>().concat())
+    };
     let (windows, factor): (_, &dyn Fn(usize) -> u32) = match op {
+        Op::ResizeLinear(resize) => {
+            return neighbours(&resize.grid, &|axis, at| axis.floats(at).map(f32::to_bits));
+        }
+        Op::IntegerResizeLinear(resize) => {
+            return neighbours(&resize.grid, &|axis, at| axis.integers(at).map(|weight| weight as u32));
+        }
         Op::AveragePool(pool) => (&pool.windows, &|count| (count as f32).to_bits()),
         Op::IntegerAveragePool(pool) => (&pool.windows, &|count| pool.multiplier(count).to_bits()),
         _ => return None,
@@ -121,7 +154,7 @@ pub(crate) fn spans(op: &Op, x: &Value) -> Option<Vec<u32>> {
     Some(spans)
 }
 
-/// Pools with each kind of window.
+/// Pools with each kind of window, and resizes with each kind of coordinates.
 pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
     let layout = ImageLayout::ChannelsLast;
     let window = || OpWindow::new(&[3, 2]).with_stride(&[2, 1]).with_uneven_padding(&[1, 1], &[2, 0]);
@@ -146,5 +179,17 @@ pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
         let (x, y) = (qparams(0.5, -3), qparams(0.4, 9));
         let pool = IntegerAveragePool { windows, x, y, lo: -100, hi: 127, layout };
         case.computed(PoolKernel::AverageI8, pool, &[int8s]);
+    }
+    for (coordinates, output) in [
+        (ResizeCoordinates::HalfPixel, [9, 3]),
+        (ResizeCoordinates::AlignCorners, [4, 11]),
+        (ResizeCoordinates::Asymmetric, [12, 10]),
+    ] {
+        let grid = ResizeGrid { output: output.to_vec(), coordinates };
+        for x in [floats, everyday] {
+            case.computed(PoolKernel::ResizeF32, ResizeLinear { grid: grid.clone(), layout }, &[x]);
+        }
+        let (x, y) = (qparams(0.5, -3), qparams(0.4, 9));
+        case.computed(PoolKernel::ResizeI8, IntegerResizeLinear { grid, x, y, lo: -100, hi: 127, layout }, &[int8s]);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::GraphBuilder;
 use crate::graph::{GraphError, NodeId};
-use crate::ops::{AveragePool, Conv, ConvTranspose, IndexSelect, MaxPool};
+use crate::ops::{AveragePool, Conv, ConvTranspose, IndexSelect, MaxPool, ResizeLinear};
 use crate::values::Tensor;
 
 impl GraphBuilder {
@@ -88,5 +88,27 @@ impl GraphBuilder {
     /// Returns [`GraphError`] if an index is outside the axis, the axis is the batch, or the name is taken.
     pub fn index_select(&mut self, name: &str, x: NodeId, axis: usize, indices: &[u32]) -> Result<NodeId, GraphError> {
         self.node(name, IndexSelect { axis, indices: indices.to_vec() }, &[x])
+    }
+
+    /// Adds an image of another size by linear interpolation.
+    ///
+    /// ```
+    /// use enfold::ops::{ResizeCoordinates, ResizeLinear};
+    /// use enfold::{GraphBuilder, Shape};
+    ///
+    /// let mut g = GraphBuilder::new();
+    /// let x = g.input("x", Shape::batched(&[3, 16, 16]))?;
+    /// // As `interpolate(x, (32, 32), mode="bilinear", align_corners=True)` in PyTorch.
+    /// let resize = ResizeLinear::new(&[32, 32]).with_coordinates(ResizeCoordinates::AlignCorners);
+    /// let y = g.resize_linear("up", x, resize)?;
+    /// let graph = g.finish([y])?;
+    /// assert_eq!(graph.node(y).shape, Shape::batched(&[3, 32, 32]));
+    /// # Ok::<(), enfold::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Returns [`GraphError`] if `x` is no image with as many axes, a length is 0, or the name is taken.
+    pub fn resize_linear(&mut self, name: &str, x: NodeId, resize: ResizeLinear) -> Result<NodeId, GraphError> {
+        self.node(name, resize, &[x])
     }
 }

@@ -1,10 +1,11 @@
-//! Pools over images.
+//! Pools over images, and images of another size.
 
 use super::conv::{dilations, sliding};
 use super::exporter::Exporter;
-use super::writer::{int, int_attribute, ints_attribute};
+use super::writer::{int, int_attribute, ints_attribute, string_attribute};
 use crate::graph::{Graph, Node, NodeId};
-use crate::ops::{AveragePool, AverageWindows, ImageLayout, MaxPool, Op};
+use crate::ops::{AveragePool, AverageWindows, ImageLayout, MaxPool, Op, ResizeCoordinates, ResizeLinear};
+use crate::values::Shape;
 
 pub(super) fn write(exporter: &mut Exporter<'_>, id: NodeId) -> bool {
     let node = exporter.graph.node(id);
@@ -31,9 +32,40 @@ pub(super) fn write(exporter: &mut Exporter<'_>, id: NodeId) -> bool {
                 exporter.plain(id, "AveragePool", attributes.to_vec());
             }
         },
+        Op::ResizeLinear(resize) => exporter.resize_linear(id, resize),
         _ => return false,
     }
     true
+}
+
+impl Exporter<'_> {
+    fn resize_linear(&mut self, id: NodeId, resize: &ResizeLinear) {
+        let input = &self.graph.node(self.graph.node(id).inputs[0]).shape;
+        let scales = scales(input, &resize.grid.output);
+        let coordinates = match resize.grid.coordinates {
+            ResizeCoordinates::HalfPixel => "half_pixel",
+            ResizeCoordinates::AlignCorners => "align_corners",
+            ResizeCoordinates::Asymmetric => "asymmetric",
+        };
+        let ([x], mut parts) = self.start(id);
+        let scales = parts.floats("scales", &scales);
+        let attributes = [("mode", "linear"), ("coordinate_transformation_mode", coordinates)]
+            .map(|(name, text)| string_attribute(name, text))
+            .to_vec();
+        parts.last_with("Resize", &[x, String::new(), scales], attributes);
+    }
+}
+
+/// The factor of each axis, of which the length of the batch need not be known. A length times its factor, rounded down, is the
+/// length of the output.
+fn scales(input: &Shape, output: &[usize]) -> Vec<f32> {
+    let resized = input.fixed_dims().into_iter().rev().zip(output.iter().rev()).map(|(length, &output)| {
+        let scale = output as f32 / length as f32;
+        if scale * length as f32 >= output as f32 { scale } else { scale.next_up() }
+    });
+    let mut scales = vec![1.0; input.rank()];
+    scales.iter_mut().rev().zip(resized).for_each(|(scale, resized)| *scale = resized);
+    scales
 }
 
 /// The lengths of the axes that an adaptive pool shortens, before and after.
@@ -44,11 +76,12 @@ fn lengths(graph: &Graph, node: &Node, windows: &AverageWindows) -> Vec<[usize; 
     output.iter().enumerate().filter_map(|(at, &to)| Some([input.axis(first + at)?, to])).collect()
 }
 
-/// The reason why a pool has no form in ONNX.
+/// The reason why a pool or a resize has no form in ONNX.
 pub(super) fn refusal(graph: &Graph, node: &Node) -> Option<String> {
     let layout = match &node.op {
         Op::MaxPool(pool) => pool.layout,
         Op::AveragePool(pool) => pool.layout,
+        Op::ResizeLinear(resize) => resize.layout,
         _ => return None,
     };
     if layout != ImageLayout::ChannelsFirst {

@@ -81,6 +81,12 @@ impl Writer {
         self.raw(wish, &[], data_type::FLOAT, value.to_le_bytes().to_vec())
     }
 
+    /// Adds a vector of floats as an initializer and returns its name.
+    pub(super) fn floats(&mut self, wish: &str, values: &[f32]) -> String {
+        let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        self.raw(wish, &[values.len()], data_type::FLOAT, bytes)
+    }
+
     /// Adds a vector of `int64`, such as axes or a shape, as an initializer and returns its name.
     pub(super) fn int64s(&mut self, wish: &str, values: &[i64]) -> String {
         let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
@@ -184,6 +190,11 @@ impl Parts<'_> {
         self.writer.int64s(&format!("{}.{part}", self.output), values)
     }
 
+    /// A constant vector of floats.
+    pub(super) fn floats(&mut self, part: &str, values: &[f32]) -> String {
+        self.writer.floats(&format!("{}.{part}", self.output), values)
+    }
+
     pub(super) fn op(&mut self, op: &str, part: &str, inputs: &[impl AsRef<str>]) -> String {
         self.op_with(op, part, inputs, Vec::new())
     }
@@ -214,6 +225,11 @@ pub(super) fn int_attribute(name: &str, i: i64) -> AttributeProto {
 
 pub(super) fn float_attribute(name: &str, f: f32) -> AttributeProto {
     AttributeProto { name: name.to_owned(), f, r#type: attribute_type::FLOAT, ..Default::default() }
+}
+
+pub(super) fn string_attribute(name: &str, text: &'static str) -> AttributeProto {
+    let s = Bytes::from_static(text.as_bytes());
+    AttributeProto { name: name.to_owned(), s, r#type: attribute_type::STRING, ..Default::default() }
 }
 
 pub(super) fn ints_attribute(name: &str, ints: Vec<i64>) -> AttributeProto {

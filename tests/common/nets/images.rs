@@ -1,7 +1,9 @@
 //! Random networks of images: convolutions, pools, residual sums, concatenations.
 
 use enfold::graph::NodeId;
-use enfold::ops::{AveragePool, AverageWindows, Conv, ConvTranspose, MaxPool, UnaryOp, Window};
+use enfold::ops::{
+    AveragePool, AverageWindows, Conv, ConvTranspose, MaxPool, ResizeCoordinates, ResizeLinear, UnaryOp, Window,
+};
 use enfold::{GraphBuilder, Shape, Tensor};
 
 use super::Net;
@@ -162,11 +164,19 @@ impl Images<'_> {
         self.next(y.expect("a join"));
     }
 
-    /// Elements that are repeated, in another order, or padded.
+    /// Elements that are repeated, in another order, padded, or interpolated.
     fn moved(&mut self, i: usize) {
         let axis = 2 + self.random.below(self.lengths.len());
         let length = self.lengths[axis - 2];
-        let y = match self.random.below(3) {
+        let y = match self.random.below(4) {
+            // Linear interpolation to any size.
+            3 => {
+                let output: Vec<usize> = self.lengths.iter().map(|_| 1 + self.random.below(10)).collect();
+                let coordinates =
+                    [ResizeCoordinates::HalfPixel, ResizeCoordinates::AlignCorners, ResizeCoordinates::Asymmetric];
+                let resize = ResizeLinear::new(&output).with_coordinates(coordinates[self.random.below(3)]);
+                self.g.resize_linear(&format!("resize.{i}"), self.h, resize)
+            }
             // Upsampling by 2, nearest.
             0 if length <= 8 => {
                 let indices: Vec<u32> = (0..2 * length as u32).map(|at| at / 2).collect();

@@ -2,7 +2,8 @@
 
 use enfold::ops::{
     AveragePool, AverageWindows, Conv, ConvTranspose, ImageLayout, IndexSelect, IntegerAveragePool, IntegerConv,
-    MaxPool, Op, Requantize, ScaleAccumulator, Unfold, Window,
+    IntegerResizeLinear, MaxPool, Op, Requantize, ResizeCoordinates, ResizeGrid, ResizeLinear, ScaleAccumulator,
+    Unfold, Window,
 };
 use enfold::values::{DType, QParams};
 use enfold::{Shape, Tensor};
@@ -231,6 +232,40 @@ pub(super) fn rows() -> Vec<OpCase> {
             },
             vec![i8s(&[1, 1, 3], &[1, 3, 8])],
             i8s(&[1, 1, 2], &[1, 8]),
+            true,
+        ),
+        case(
+            "linear resize of a line",
+            |g| {
+                let x = g.input("x", Shape::batched(&[1, 3]))?;
+                g.resize_linear("y", x, ResizeLinear::new(&[6]))
+            },
+            vec![line()],
+            f32s(&[1, 1, 6], &[2.0, 2.5, 3.5, 4.5, 5.5, 6.0]),
+            true,
+        ),
+        case(
+            "linear resize that keeps the corners",
+            |g| {
+                let x = g.input("x", Shape::batched(&[1, 3, 3]))?;
+                g.resize_linear("y", x, ResizeLinear::new(&[2, 5]).with_coordinates(ResizeCoordinates::AlignCorners))
+            },
+            vec![image()],
+            f32s(&[1, 1, 2, 5], &[1.0, 1.5, 2.0, 2.5, 3.0, 7.0, 7.5, 8.0, 8.5, 9.0]),
+            true,
+        ),
+        // At 0, 2/3 and, outside the line, 1: the sums are 0, 2 · 90 and 3 · 90, and the multiplier is 0.5 / 3.
+        case(
+            "int8 linear resize",
+            |g| {
+                let x = g.typed_input("x", Shape::batched(&[1, 2]), DType::I8)?;
+                let grid = ResizeGrid { output: vec![3], coordinates: ResizeCoordinates::Asymmetric };
+                let (x_qparams, y) = (qparams(0.5, 10), qparams(1.0, -1));
+                let layout = ImageLayout::ChannelsFirst;
+                g.node("y", IntegerResizeLinear { grid, x: x_qparams, y, lo: -128, hi: 40, layout }, &[x])
+            },
+            vec![i8s(&[1, 1, 2], &[10, 100])],
+            i8s(&[1, 1, 3], &[-1, 29, 40]),
             true,
         ),
     ]

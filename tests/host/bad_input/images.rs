@@ -3,7 +3,7 @@
 use enfold::graph::{GraphError, NodeId};
 use enfold::ops::{
     AveragePool, AverageWindows, Conv, ConvTranspose, ImageLayout, IndexSelect, IntegerAveragePool, IntegerConv,
-    MaxPool, Op, Requantize, Unfold, Window,
+    IntegerResizeLinear, MaxPool, Op, Requantize, ResizeCoordinates, ResizeGrid, ResizeLinear, Unfold, Window,
 };
 use enfold::values::{DType, QParams};
 use enfold::{GraphBuilder, Shape, Tensor, cpu};
@@ -177,6 +177,9 @@ fn pools() {
             pool(AveragePool::adaptive(&[1 << 30, 1]).into()),
             &["y:", "16777216"],
         ),
+        row("a resize to no size", pool(ResizeLinear::new(&[0, 1]).into()), &["y:", "0 of 5", "1"]),
+        row("a resize beyond memory", pool(ResizeLinear::new(&[1 << 30, 1]).into()), &["y:", "16777216"]),
+        row("a resize of one axis of two", pool(ResizeLinear::new(&[1]).into()), &["y:", "4"]),
         row("a mean to one axis of two", pool(AveragePool::adaptive(&[1]).into()), &["y:", "4"]),
         row(
             "a pool of integers",
@@ -192,6 +195,37 @@ fn pools() {
         row("an unfold without padding value", pool(Unfold { window: three() }.into()), &["y:", "1 inputs", "2"]),
     ];
     check(table);
+}
+
+/// What the builder makes of several operators.
+#[test]
+fn composed() {
+    let image = || {
+        let mut g = GraphBuilder::new();
+        let x = g.input("x", Shape::batched(&[6, 4, 5])).expect("an input");
+        (g, x)
+    };
+    let refused =
+        |name: &str, build: &dyn Fn(&mut GraphBuilder, NodeId) -> Result<NodeId, GraphError>, parts: &[&str]| {
+            let (mut g, x) = image();
+            let error = build(&mut g, x).expect_err(name).to_string();
+            assert!(parts.iter().all(|part| error.contains(part)), "{name}: {error}");
+        };
+    let ones = |n: usize| f32s(&[n], 1.0);
+    refused("adaptive max", &|g, x| g.adaptive_max_pool("y", x, &[0, 2]), &["y:", "0", "16777216"]);
+    refused("adaptive max of one axis", &|g, x| g.adaptive_max_pool("y", x, &[2]), &["y:", "[6, 4, 5]"]);
+    refused("nearest", &|g, x| g.resize_nearest("y", x, &[1 << 25, 2]), &["y:", "33554432", "16777216"]);
+    refused("shuffle", &|g, x| g.pixel_shuffle("y", x, 2), &["y:", "2 of 6"]);
+    refused("shuffle by 0", &|g, x| g.pixel_shuffle("y", x, 0), &["y:", "0 of 6"]);
+    refused("shuffle by much", &|g, x| g.pixel_shuffle("y", x, usize::MAX), &["y:", "of 6"]);
+    refused("unshuffle", &|g, x| g.pixel_unshuffle("y", x, 2), &["y:", "2 of 4 by 5"]);
+    refused("groups", &|g, x| g.group_norm("y", x, 4, [ones(6), ones(6)], 1e-5), &["y:", "4 of 6"]);
+    refused("no groups", &|g, x| g.group_norm("y", x, 0, [ones(6), ones(6)], 1e-5), &["y:", "0 of 6"]);
+    refused("a weight", &|g, x| g.group_norm("y", x, 3, [ones(5), ones(6)], 1e-5), &["y.weight", "5", "6"]);
+    refused("reflection", &|g, x| g.reflection_pad("y", x, &[0, 0, 4, 0], &[0; 4]), &["y:", "4 and 0", "axis 2"]);
+    refused("padding of 3 axes", &|g, x| g.replication_pad("y", x, &[1; 3], &[0; 3]), &["y:", "4 axes"]);
+    refused("padding of the batch", &|g, x| g.replication_pad("y", x, &[1, 0, 0, 0], &[0; 4]), &["y:", "axis 0"]);
+    refused("no padding", &|g, x| g.replication_pad("y", x, &[0; 4], &[0; 4]), &["y:", "padding"]);
 }
 
 #[test]
@@ -247,6 +281,17 @@ fn integers() {
             "a mean of too many elements",
             mean(qparams(1.0, 0), qparams(1.0, 0), 1, 4096),
             &["y:", "16777216", "8388608"],
+        ),
+        // Lengths without a common factor: the denominators are 4,001 and 4,003.
+        row(
+            "a resize with too large denominators",
+            built(|g| {
+                let x = g.typed_input("x", Shape::batched(&[1, 3, 5]), DType::I8)?;
+                let grid = ResizeGrid { output: vec![4001, 4003], coordinates: ResizeCoordinates::HalfPixel };
+                let (x_qparams, y, layout) = (qparams(1.0, 0), qparams(1.0, 0), ImageLayout::ChannelsFirst);
+                g.node("y", IntegerResizeLinear { grid, x: x_qparams, y, lo: -128, hi: 127, layout }, &[x])
+            }),
+            &["y:", "4001", "4003", "8388608"],
         ),
         row(
             "a multiplier that is not normal",

@@ -1,7 +1,9 @@
 //! Float networks that together have every operator that can be exported.
 
 use enfold::graph::{GraphError, NodeId};
-use enfold::ops::{AveragePool, BinaryOp, Conv, ConvTranspose, MaxPool, UnaryOp, Window};
+use enfold::ops::{
+    AveragePool, BinaryOp, Conv, ConvTranspose, MaxPool, ResizeCoordinates, ResizeLinear, UnaryOp, Window,
+};
 use enfold::values::DType;
 use enfold::{Graph, GraphBuilder, Shape, Tensor};
 
@@ -269,9 +271,12 @@ pub(super) fn images() -> Net {
         let mean = g.average_pool("mean", h, AveragePool::new(window(2, 2, 0)))?;
         let parts = g.average_pool("parts", h, AveragePool::adaptive(&[2, 4]))?;
         let whole = g.average_pool("whole", h, AveragePool::adaptive(&[1, 1]))?;
+        let larger = g.resize_linear("larger", h, ResizeLinear::new(&[11, 16]))?;
+        let corners = ResizeLinear::new(&[5, 13]).with_coordinates(ResizeCoordinates::AlignCorners);
+        let corners = g.resize_linear("corners", h, corners)?;
         let h = g.max_pool("most", h, MaxPool::new(window(4, 4, 0)))?;
         let h = g.flatten("flat", h, 1)?;
-        Ok(vec![p.linear(g, "y", h, [16, 5])?, mean, parts, whole])
+        Ok(vec![p.linear(g, "y", h, [16, 5])?, mean, parts, whole, larger, corners])
     })
 }
 

@@ -3,7 +3,10 @@
 use std::collections::{BTreeSet, HashMap};
 
 use enfold::graph::{GraphError, NodeId};
-use enfold::ops::{AveragePool, AverageWindows, BinaryOp, Conv, ConvTranspose, MaxPool, OpKind, Pad, UnaryOp, Window};
+use enfold::ops::{
+    AveragePool, AverageWindows, BinaryOp, Conv, ConvTranspose, MaxPool, OpKind, Pad, ResizeCoordinates, ResizeLinear,
+    UnaryOp, Window,
+};
 use enfold::qat::TrainableGraph;
 use enfold::values::DType;
 use enfold::{Graph, GraphBuilder, Shape, Tensor};
@@ -285,6 +288,13 @@ fn cases() -> Vec<(&'static str, Build)> {
                 AveragePool::adaptive(&output)
             })
         }),
+        ("linear resize", |g, r, ids| {
+            let dims = [d(r), 1 + d(r), 1 + d(r)];
+            let x = value(g, r, ids, "x", &dims)?;
+            let coordinates = COORDINATES[r.below(COORDINATES.len())];
+            let resize = ResizeLinear::new(&[1 + r.below(7), 1 + r.below(7)]);
+            g.resize_linear("y", x, resize.with_coordinates(coordinates))
+        }),
         ("index select", |g, r, ids| {
             let (t, k) = (d(r), d(r));
             let x = value(g, r, ids, "x", &[t, k])?;
@@ -464,8 +474,11 @@ fn axes_of_length_zero() {
     }
 }
 
+const COORDINATES: [ResizeCoordinates; 3] =
+    [ResizeCoordinates::HalfPixel, ResizeCoordinates::AlignCorners, ResizeCoordinates::Asymmetric];
+
 /// Operators that no gradient passes: those of integers, and those that only later stages of the flow have.
-const REFUSED: [OpKind; 20] = [
+const REFUSED: [OpKind; 21] = [
     OpKind::Mask,
     OpKind::ToInteger,
     OpKind::Int32,
@@ -478,6 +491,7 @@ const REFUSED: [OpKind; 20] = [
     OpKind::IntegerLinear,
     OpKind::IntegerConv,
     OpKind::IntegerAveragePool,
+    OpKind::IntegerResizeLinear,
     OpKind::Requantize,
     OpKind::ScaleAccumulator,
     OpKind::ScaleAccumulatorDynamic,

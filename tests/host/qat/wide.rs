@@ -50,6 +50,7 @@ pub(super) fn evaluate(graph: &Graph, values: &HashMap<String, Array>, norms: No
             }
             Op::MaxPool(pool) => images::max_pool(&at(0), pool),
             Op::AveragePool(pool) => images::average_pool(&at(0), &pool.windows),
+            Op::ResizeLinear(resize) => images::resize_linear(&at(0), &resize.grid),
             Op::IndexSelect(IndexSelect { axis, indices }) => {
                 at(0).select(Axis(*axis), &indices.iter().map(|&at| at as usize).collect::<Vec<_>>())
             }

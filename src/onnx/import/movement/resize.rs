@@ -1,4 +1,4 @@
-//! `Resize`: nearest elements, or weighted sums of two of them, along one axis after the other.
+//! `Resize`: nearest elements, linear interpolation of images, or weighted sums of two elements along one axis after the other.
 
 use super::super::importer::Importer;
 use super::super::operator::{Call, Values, one};
@@ -6,7 +6,7 @@ use crate::graph::NodeId;
 use crate::onnx::host::{self, Length, show};
 use crate::onnx::proto::NodeProto;
 use crate::onnx::value::{Kind, Run, Value};
-use crate::ops::{Add, Mul};
+use crate::ops::{Add, Mul, ResizeCoordinates, ResizeLinear};
 use crate::values::Tensor;
 
 /// The largest length of a resized axis: `f32` holds every index, and every half between two.
@@ -107,6 +107,43 @@ impl Rules {
         };
         Ok(Self { coordinates, nearest, sizes })
     }
+
+    /// The operator that interpolates along the axes of an image. `None` if the axes are others, the positions depend on a factor that
+    /// does not make a whole number of elements, or no element lies between two others.
+    fn image(self, lengths: &[Length], axes: &[(usize, Resized)], x: Run) -> Option<ResizeLinear> {
+        let coordinates = match self.coordinates {
+            // These two differ from half_pixel where the length is cut off, and where it is 1.
+            Coordinates::HalfPixel | Coordinates::HalfPixelSymmetric => ResizeCoordinates::HalfPixel,
+            Coordinates::PytorchHalfPixel if axes.iter().all(|(_, axis)| axis.output > 1) => {
+                ResizeCoordinates::HalfPixel
+            }
+            Coordinates::PytorchHalfPixel => return None,
+            Coordinates::AlignCorners => ResizeCoordinates::AlignCorners,
+            Coordinates::Asymmetric => ResizeCoordinates::Asymmetric,
+        };
+        let whole = |axis: &Resized| {
+            let exact = axis.scale.map_or(axis.output as f64, |scale| f64::from(scale) * axis.input as f64);
+            (exact - axis.output as f64).abs() <= 1e-6 * exact
+        };
+        let is_between = |axis: &Resized| {
+            let positions = axis.positions(self).unwrap_or_default();
+            positions.iter().any(|at| at.clamp(0.0, axis.input as f64 - 1.0).fract() != 0.0)
+        };
+        let is_image = self.nearest.is_none() && x.merged <= 1 && (3..=4).contains(&lengths.len());
+        if !is_image
+            || axes.iter().any(|(at, axis)| *at < 2 || !whole(axis))
+            || !axes.iter().any(|(_, a)| is_between(a))
+        {
+            return None;
+        }
+        let mut output = Vec::with_capacity(2);
+        for (at, length) in lengths.iter().enumerate().skip(2) {
+            let Length::Known(length) = *length else { return None };
+            let resized = axes.iter().find(|(axis, _)| *axis == at).map(|(_, axis)| axis.output);
+            output.push(resized.unwrap_or(length as usize));
+        }
+        Some(ResizeLinear::new(&output).with_coordinates(coordinates))
+    }
 }
 
 impl Importer {
@@ -117,13 +154,21 @@ impl Importer {
             x = self.float(call, &Value::Run(x))?;
         }
         let lengths = self.logical(&Value::Run(x));
-        for (axis, resized) in self.resized_axes(call, &lengths, rules.sizes)? {
+        let axes = self.resized_axes(call, &lengths, rules.sizes)?;
+        for (_, resized) in &axes {
             if rules.nearest.is_none() && call.node.int("antialias", 0)? != 0 && resized.output < resized.input {
                 return Err(format!(
                     "its antialias is 1, and it makes {} of {} elements; supported is antialias 0",
                     resized.output, resized.input
                 ));
             }
+            // Two constants and the indices of two selections, if elements are interpolated.
+            self.budget.take(resized.output, 4 * size_of::<u32>())?;
+        }
+        if let Some(resize) = rules.image(&lengths, &axes, x) {
+            return one(Run { id: self.draft.add(&call.name, resize, &[x.id])?, kind: Kind::Float, ..x });
+        }
+        for (axis, resized) in axes {
             let axis = self.inner_axis(x, axis)?;
             x.id = self.resized(call, x.id, axis, resized, rules)?;
         }
@@ -197,8 +242,6 @@ impl Importer {
         resized: Resized,
         rules: Rules,
     ) -> Result<NodeId, String> {
-        // Two constants and the indices of two selections, if elements are interpolated.
-        self.budget.take(resized.output, 4 * size_of::<u32>())?;
         let positions = resized.positions(rules)?;
         let last = resized.input as f64 - 1.0;
         if let Some(rounding) = rules.nearest {

@@ -1,6 +1,6 @@
 //! Operators on images in `f64`, by the definitions of PyTorch: one output or one input at a time.
 
-use enfold::ops::{AverageWindows, Conv, ConvTranspose, MaxPool, Window};
+use enfold::ops::{AverageWindows, Conv, ConvTranspose, MaxPool, ResizeCoordinates, ResizeGrid, Window};
 use ndarray::IxDyn;
 
 use super::Array;
@@ -176,4 +176,30 @@ pub(crate) fn average_pool(x: &Array, windows: &AverageWindows) -> Array {
         sum / (height * width) as f64
     });
     back(y, rank)
+}
+
+/// Weighted sums of the two nearest elements along each axis.
+pub(crate) fn resize_linear(x: &Array, grid: &ResizeGrid) -> Array {
+    let mut y = x.clone();
+    for (at, &outputs) in grid.output.iter().enumerate() {
+        let axis = ndarray::Axis(2 + at);
+        let (n, out) = (y.len_of(axis) as f64, outputs as f64);
+        let lines = (0..outputs).map(|o| {
+            let position = match grid.coordinates {
+                ResizeCoordinates::HalfPixel => (o as f64 + 0.5) * (n / out) - 0.5,
+                ResizeCoordinates::AlignCorners if outputs == 1 => 0.0,
+                ResizeCoordinates::AlignCorners => o as f64 * ((n - 1.0) / (out - 1.0)),
+                ResizeCoordinates::Asymmetric => o as f64 * (n / out),
+                other => panic!("{other:?}"),
+            };
+            let position = position.clamp(0.0, n - 1.0);
+            let (first, share) = (position.floor(), position.fract());
+            let line = |at: f64| y.index_axis(axis, at.min(n - 1.0) as usize).to_owned();
+            line(first) * (1.0 - share) + line(first + 1.0) * share
+        });
+        let lines: Vec<_> = lines.collect();
+        let views: Vec<_> = lines.iter().map(|line| line.view()).collect();
+        y = ndarray::stack(axis, &views).expect("lines of one shape");
+    }
+    y
 }
