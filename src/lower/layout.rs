@@ -1,22 +1,29 @@
 //! A graph pass that gives images the layout of programs, with the channels last.
 //!
 //! Convolutions and pools read and write images with the channels last. Operators that compute the same of permuted inputs, such as
-//! sums, functions and concatenations, follow the layout of what they read. Elsewhere, a transpose or, if only one axis is longer than 1,
-//! a reshape converts an image, so that a classifier has one transpose, at its input.
+//! sums, functions and concatenations, follow the layout of what they read, and so do the patches of a vision transformer, which a
+//! graph reshapes and transposes to tokens. Elsewhere, a transpose or, if only one axis is longer than 1, a reshape converts an image,
+//! so that a classifier has one transpose, at its input.
 //!
 //! Convolutions that stay float become products of the elements under the window ([`Unfold`]) and the weight. A convolution of one tap
 //! is a linear layer.
 
-use ndarray::arr0;
+mod float_conv;
+mod pass;
+mod phases;
+
+use std::collections::HashMap;
+
+use self::float_conv::FloatConv;
+use self::pass::{Pass, to_last};
 
 use super::error::LowerError;
 use crate::graph::{Graph, GraphError, Node, NodeId, Rewriter};
 use crate::ops::{
-    Add, Aligned, AveragePool, Constant, Conv, ConvTranspose, ImageLayout, IndexSelect, IntegerAveragePool,
-    IntegerConv, IntegerLinear, IntegerResizeLinear, Linear, MatMul, MaxPool, Op, Reshape, ResizeLinear, Transpose,
-    Unfold, Window,
+    Aligned, AveragePool, Conv, ImageLayout, IntegerAveragePool, IntegerConv, IntegerResizeLinear, Linear, MaxPool, Op,
+    Reshape, ResizeLinear, Transpose,
 };
-use crate::values::{Dim, Shape, Tensor};
+use crate::values::{Dim, Shape};
 
 /// Rewrites a graph so that convolutions and pools have the channels last. Every output keeps its name, its shape and its bits.
 pub(super) fn channels_last(graph: &Graph) -> Result<Graph, LowerError> {
@@ -24,7 +31,9 @@ pub(super) fn channels_last(graph: &Graph) -> Result<Graph, LowerError> {
         return Ok(graph.clone());
     }
     let nodes = graph.nodes().len();
-    let mut pass = Pass { graph, rewriter: Rewriter::new(graph), first: vec![None; nodes], last: vec![None; nodes] };
+    let (first, last) = (vec![None; nodes], vec![None; nodes]);
+    let (rewriter, users) = (Rewriter::new(graph), graph.users());
+    let mut pass = Pass { graph, users, rewriter, first, last, phases: HashMap::new() };
     for (id, node) in graph.iter() {
         pass.node(id, node)?;
     }
@@ -50,29 +59,11 @@ fn is_image_operator(op: &Op) -> bool {
     )
 }
 
-struct Pass<'g> {
-    graph: &'g Graph,
-    rewriter: Rewriter<'g>,
-    /// The new node of each value as it is in the graph.
-    first: Vec<Option<NodeId>>,
-    /// The new node of each image with the channels last.
-    last: Vec<Option<NodeId>>,
-}
-
-/// A convolution in float.
-struct FloatConv {
-    window: Window,
-    groups: usize,
-    /// The layer that computes it of its patches, which says how floats are multiplied.
-    layer: Linear,
-    /// The new node of the weight `[N, C / groups, …]`.
-    weight: NodeId,
-    bias: Option<NodeId>,
-}
-
 impl Pass<'_> {
     fn node(&mut self, id: NodeId, node: &Node) -> Result<(), GraphError> {
+        let phases = node.inputs.first().and_then(|acc| self.phases.remove(acc));
         let is_last = match &node.op {
+            _ if let Some(phases) = phases => Some(self.of_phases(node, &phases)?),
             Op::Conv(Conv { window, groups, products }) => {
                 let (weight, bias) = (self.first(node.inputs[1])?, self.optional(node, 2)?);
                 let layer = Linear { products: *products };
@@ -86,8 +77,14 @@ impl Pass<'_> {
                 Some(self.float_conv(node, conv)?)
             }
             Op::IntegerConv(conv) if conv.layout == ImageLayout::ChannelsFirst => {
-                let x = self.last(node.inputs[0])?;
-                Some(self.integer_conv(node, conv, x)?)
+                let phased = if conv.window.has_gaps() { self.phased(id, node, conv)? } else { None };
+                Some(match phased {
+                    Some(phased) => phased,
+                    None => {
+                        let x = self.last(node.inputs[0])?;
+                        self.integer_conv(node, conv, x)?
+                    }
+                })
             }
             Op::IntegerConv(conv) => {
                 let x = self.first(node.inputs[0])?;
@@ -108,6 +105,25 @@ impl Pass<'_> {
             }
             Op::IntegerResizeLinear(resize) if resize.layout == ImageLayout::ChannelsFirst => {
                 Some(self.pool(node, IntegerResizeLinear { layout: ImageLayout::ChannelsLast, ..resize.clone() })?)
+            }
+            Op::Reshape(_) if self.keeps_channels(node) => {
+                let mut dims = node.shape.fixed_dims();
+                let channels = dims.remove(usize::from(!node.shape.is_batched()));
+                dims.push(channels);
+                let x = self.last(node.inputs[0])?;
+                Some(self.rewriter.add(&node.name, Reshape { dims }, vec![x], &node.origin)?)
+            }
+            // An image whose channels the graph itself moves to the end. The outputs of a graph are nodes of their own.
+            Op::Transpose(Transpose { perm })
+                if *perm == to_last(perm.len()) && self.last[node.inputs[0].index()].is_some() =>
+            {
+                let mut x = self.last(node.inputs[0])?;
+                if self.graph.outputs().contains(&id) {
+                    let same = Reshape { dims: node.shape.fixed_dims() };
+                    x = self.rewriter.add(&node.name, same, vec![x], &node.origin)?;
+                }
+                self.first[id.index()] = Some(x);
+                return Ok(());
             }
             // The caller may want the int8 values of this output, so the transpose comes before.
             Op::Dequantize(_) if self.graph.outputs().contains(&id) => None,
@@ -130,44 +146,11 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Returns the node of a value as it is in the graph.
-    fn first(&mut self, id: NodeId) -> Result<NodeId, GraphError> {
-        if let Some(first) = self.first[id.index()] {
-            return Ok(first);
-        }
-        // `rewriter.get` names the node that comes before its inputs.
-        let Some(last) = self.last[id.index()] else { return self.rewriter.get(id) };
-        let rank = self.graph.node(id).shape.rank();
-        let perm = [0, rank - 1].into_iter().chain(1..rank - 1).collect();
-        let first = self.transposed(id, last, perm, "channels_first")?;
-        self.first[id.index()] = Some(first);
-        Ok(first)
-    }
-
-    /// Returns the node of an image with the channels last.
-    fn last(&mut self, id: NodeId) -> Result<NodeId, GraphError> {
-        if let Some(last) = self.last[id.index()] {
-            return Ok(last);
-        }
-        let first = self.first(id)?;
-        let last = self.transposed(id, first, to_last(self.graph.node(id).shape.rank()), "channels_last")?;
-        self.last[id.index()] = Some(last);
-        Ok(last)
-    }
-
-    /// Adds the transpose of a value, or the reshape that does the same.
-    fn transposed(&mut self, of: NodeId, x: NodeId, perm: Vec<usize>, suffix: &str) -> Result<NodeId, GraphError> {
-        let node = self.graph.node(of);
-        let name = format!("{}.{suffix}", node.name);
-        let shape = self.rewriter.node(x).shape.clone();
-        let order = |axis: &&usize| shape.dims()[**axis] != Dim::Fixed(1);
-        let op: Op = if perm.iter().filter(order).is_sorted() {
-            let dims = perm.iter().filter_map(|&axis| shape.dims()[axis].fixed()).collect();
-            Reshape { dims }.into()
-        } else {
-            Transpose { perm }.into()
-        };
-        self.rewriter.add(&name, op, vec![x], &node.origin)
+    /// Whether a node has the pixels of an image in another shape, and its channels as they are.
+    fn keeps_channels(&self, node: &Node) -> bool {
+        let (x, y) = (&self.graph.node(node.inputs[0]).shape, &node.shape);
+        let lead = |shape: &Shape| (shape.dims()[0], shape.dims()[1]);
+        self.last[node.inputs[0].index()].is_some() && y.rank() >= 3 && lead(x) == lead(y)
     }
 
     /// Adds the operator on permuted inputs, if it reads an image with the channels last and has such a form.
@@ -218,104 +201,8 @@ impl Pass<'_> {
     /// Adds an int8 convolution of an image with the channels last. A window of one tap sees what a linear layer sees.
     fn integer_conv(&mut self, node: &Node, conv: &IntegerConv, x: NodeId) -> Result<NodeId, GraphError> {
         let (weight, bias) = (self.first(node.inputs[1])?, self.first(node.inputs[2])?);
-        if conv.groups != 1 || !conv.window.is_identity() {
-            let op = IntegerConv { layout: ImageLayout::ChannelsLast, ..conv.clone() };
-            return self.rewriter.add(&node.name, op, vec![x, weight, bias], &node.origin);
-        }
-        let weight = self.matrix(node, weight)?;
-        let op = IntegerLinear { fraction_bits: conv.fraction_bits };
-        self.rewriter.add(&node.name, op, vec![x, weight, bias], &node.origin)
+        self.conv_of(node, conv, x, weight, bias)
     }
-
-    /// Adds a weight `[N, C, 1, 1]` as a matrix `[N, C]`; a constant keeps the bits of its elements.
-    fn matrix(&mut self, node: &Node, weight: NodeId) -> Result<NodeId, GraphError> {
-        let dims = self.rewriter.node(weight).shape.fixed_dims()[..2].to_vec();
-        let name = format!("{}.matrix", self.rewriter.node(weight).name);
-        match self.rewriter.node(weight).op.clone() {
-            Op::Constant(Constant { tensor, bits }) => {
-                let matrix = match tensor.as_i8() {
-                    Some(values) => crate::values::slices::codes(&dims, values.to_vec()),
-                    None => (*tensor).clone(),
-                };
-                self.rewriter.add(&name, Constant { tensor: matrix.into(), bits }, Vec::new(), &node.origin)
-            }
-            _ => self.rewriter.add(&name, Reshape { dims }, vec![weight], &node.origin),
-        }
-    }
-
-    /// Adds the weight `[N, C / groups, …]` of the convolution that computes a transposed one.
-    fn mirrored(&mut self, node: &Node, conv: &ConvTranspose) -> Result<NodeId, GraphError> {
-        let mut weight = self.first(node.inputs[1])?;
-        let dims = self.graph.node(node.inputs[1]).shape.fixed_dims();
-        for (axis, &taps) in dims.iter().enumerate().skip(2).filter(|(_, taps)| **taps > 1) {
-            let indices = (0..taps as u32).rev().collect();
-            weight = self.part(node, "mirrored", IndexSelect { axis, indices }, vec![weight])?;
-        }
-        let (c, n, taps) = (dims[0] / conv.groups, dims[1], &dims[2..]);
-        let split = [&[conv.groups, c, n], taps].concat();
-        weight = self.part(node, "grouped", Reshape { dims: split }, vec![weight])?;
-        let perm = [0, 2, 1].into_iter().chain(3..3 + taps.len()).collect();
-        weight = self.part(node, "swapped", Transpose { perm }, vec![weight])?;
-        let dims = [&[conv.groups * n, c], taps].concat();
-        self.part(node, "weight", Reshape { dims }, vec![weight])
-    }
-
-    fn part(
-        &mut self,
-        node: &Node,
-        suffix: &str,
-        op: impl Into<Op>,
-        inputs: Vec<NodeId>,
-    ) -> Result<NodeId, GraphError> {
-        self.rewriter.add(&format!("{}.{suffix}", node.name), op, inputs, &node.origin)
-    }
-
-    /// Adds a convolution in float, as products of the elements under the window and the weight.
-    fn float_conv(&mut self, node: &Node, conv: FloatConv) -> Result<NodeId, GraphError> {
-        let FloatConv { window, groups, layer, weight, bias } = conv;
-        let mut x = self.last(node.inputs[0])?;
-        if !window.is_identity() {
-            let zero = self.part(node, "zero", Constant::new(Tensor::from(arr0(0f32))), Vec::new())?;
-            x = self.part(node, "patches", Unfold { window: window.clone() }, vec![x, zero])?;
-        }
-        let dims = self.rewriter.node(weight).shape.fixed_dims();
-        let (n, c, taps) = (dims[0], dims[1], dims[2..].iter().product::<usize>());
-        let by_tap = self.part(node, "by_tap", Transpose { perm: to_last(dims.len()) }, vec![weight])?;
-        if groups == 1 {
-            let weight = self.part(node, "matrix", Reshape { dims: vec![n, taps * c] }, vec![by_tap])?;
-            let inputs = [x, weight].into_iter().chain(bias).collect();
-            return self.rewriter.add(&node.name, layer, inputs, &node.origin);
-        }
-        // A stack of one product for each group.
-        let (k, n) = (taps * c, n / groups);
-        let weight = self.part(node, "matrices", Reshape { dims: vec![groups, n, k] }, vec![by_tap])?;
-        let weight = self.part(node, "stack", Transpose { perm: vec![0, 2, 1] }, vec![weight])?;
-        let shape: Shape = self.rewriter.node(x).shape.clone();
-        let mut image = shape.fixed_dims();
-        image.pop();
-        // A fixed number of images is an axis of a reshape; a batch is not.
-        let (lead, axes) = image.split_at(usize::from(!shape.is_batched()));
-        let pixels: usize = axes.iter().product();
-        let of = |rest: &[usize]| [lead, rest].concat();
-        x = self.part(node, "split", Reshape { dims: of(&[pixels, taps, groups, c]) }, vec![x])?;
-        x = self.part(node, "by_group", Transpose { perm: vec![0, 3, 1, 2, 4] }, vec![x])?;
-        x = self.part(node, "stacked", Reshape { dims: of(&[groups, pixels, k]) }, vec![x])?;
-        x = self.part(node, "products", MatMul { products: layer.products }, vec![x, weight])?;
-        x = self.part(node, "by_pixel", Transpose { perm: vec![0, 2, 1, 3] }, vec![x])?;
-        let dims = [&image[..], &[groups * n]].concat();
-        match bias {
-            None => self.rewriter.add(&node.name, Reshape { dims }, vec![x], &node.origin),
-            Some(bias) => {
-                x = self.part(node, "joined", Reshape { dims }, vec![x])?;
-                self.rewriter.add(&node.name, Add, vec![x, bias], &node.origin)
-            }
-        }
-    }
-}
-
-/// The permutation that moves axis 1, the channels, to the end.
-fn to_last(rank: usize) -> Vec<usize> {
-    [0].into_iter().chain(2..rank).chain([1]).collect()
 }
 
 #[cfg(test)]
@@ -323,6 +210,8 @@ mod tests {
     use super::*;
     use crate::graph::GraphBuilder;
     use crate::interp::Interpreter;
+    use crate::ops::Window;
+    use crate::values::Tensor;
 
     fn floats(shape: &[usize]) -> Tensor {
         let length = shape.iter().product::<usize>();
@@ -388,6 +277,35 @@ mod tests {
         for (got, expected) in got.as_f32().expect("floats").iter().zip(expected.as_f32().expect("floats")) {
             approx::assert_abs_diff_eq!(got, expected, epsilon = 1e-4);
         }
+    }
+
+    /// The patches of a vision transformer become tokens where they are. Two outputs do not become one.
+    #[test]
+    fn patches_become_tokens() {
+        let mut g = GraphBuilder::new();
+        let x = g.input("x", Shape::batched(&[3, 8, 12])).expect("an input");
+        let window = Window::new(&[4, 4]).with_stride(&[4, 4]);
+        let h = g.conv("patches", x, floats(&[5, 3, 4, 4]), None, Conv::new(window)).expect("a conv");
+        let h = g.flatten("flat", h, 2).expect("flat");
+        let tokens = g.transpose("tokens", h, &[0, 2, 1]).expect("moved");
+        let again = g.transpose("again", h, &[0, 2, 1]).expect("moved");
+        let y = g.linear("fc", tokens, floats(&[7, 5]), None).expect("a layer");
+        let graph = g.finish([y, tokens, again]).expect("a graph");
+        let x = floats(&[2, 3, 8, 12]);
+        let run = |graph: &Graph| Interpreter::new(graph).run(&[&x]).expect("run");
+        let moved = |graph: &Graph| {
+            let graph =
+                channels_last(&super::super::decompose::decompose(graph).expect("decomposed")).expect("rewritten");
+            let is_moved = |node: &Node| matches!(node.op, Op::Transpose(_)) && node.shape.is_batched();
+            (graph.nodes().iter().filter(|node| is_moved(node)).count(), run(&graph))
+        };
+        let (transposes, outputs) = moved(&graph);
+        for (got, expected) in outputs.iter().zip(run(&graph)) {
+            for (got, expected) in got.as_f32().expect("floats").iter().zip(expected.as_f32().expect("floats")) {
+                approx::assert_abs_diff_eq!(got, expected, epsilon = 1e-4);
+            }
+        }
+        assert_eq!(transposes, 1);
     }
 
     /// An image that leaves goes back to the layout of the graph.

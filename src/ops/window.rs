@@ -193,6 +193,11 @@ impl Window {
         self.axes.iter().all(|&axis| axis == WindowAxis::IDENTITY)
     }
 
+    /// Whether there is padding between the elements of the input.
+    pub(crate) fn has_gaps(&self) -> bool {
+        self.axes.iter().any(|axis| axis.input_dilation > 1)
+    }
+
     /// The axes of a two-dimensional window; a window over one axis has a height of 1.
     pub(crate) fn two_axes(&self) -> [WindowAxis; 2] {
         match self.axes[..] {

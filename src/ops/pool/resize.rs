@@ -321,7 +321,7 @@ fn resized<T: Copy + Default + Send + Sync, W: Copy + Sync>(
     let width = shape[layout.first_axis() + shape.len() - 3];
     let channels = shape[layout.channel_axis(shape.len())];
     let image_length: usize = shape[1..].iter().product();
-    let input_pixels = if channels == 0 { 0 } else { image_length / channels };
+    let input_pixels = image_length.checked_div(channels).unwrap_or(0);
     let pixels = rows.outputs.len() * columns.outputs.len();
     // The distance of neighbouring pixels of a channel and that of neighbouring channels of a pixel.
     let strides = |pixels: usize| match layout {
