@@ -16,8 +16,10 @@ packages=(mesa-vulkan-drivers libdrm2 libdrm-amdgpu1)
 
 fetch() {
     mkdir -p "$radv/lists/partial" "$radv/packages"
-    # One source, and lists of its own: the system's packages stay as they are.
-    echo 'deb http://deb.debian.org/debian bookworm-backports main' >"$radv/sources.list"
+    # One source on the system's own mirror, and lists of its own: the system's packages stay as they are.
+    local mirror
+    mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | grep -m 1 '/debian/$') || return 1
+    echo "deb $mirror bookworm-backports main" >"$radv/sources.list"
     local options=(-o "Dir::Etc::sourcelist=$radv/sources.list" -o Dir::Etc::sourceparts=- -o "Dir::State::lists=$radv/lists")
     apt-get -qq "${options[@]}" update && (cd "$radv/packages" && apt-get -qq "${options[@]}" download "${packages[@]}")
 }
