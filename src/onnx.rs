@@ -74,7 +74,7 @@ pub use error::{MissingDim, OnnxError, UnsupportedNode};
 pub use export::{ExportError, ExportOptions, Inexpressible, Preset, export, save};
 
 /// The opsets that are read.
-const OPSETS: RangeInclusive<i64> = 11..=21;
+const OPSETS: RangeInclusive<i64> = 7..=26;
 
 /// Options of an import.
 ///

@@ -115,6 +115,11 @@ impl Build {
         self.attribute(AttributeProto { name, ints, r#type, ..AttributeProto::default() })
     }
 
+    pub(super) fn float_list(self, name: &str, floats: &[f32]) -> Self {
+        let (name, r#type, floats) = (name.to_owned(), attribute_type::FLOATS, floats.to_vec());
+        self.attribute(AttributeProto { name, floats, r#type, ..AttributeProto::default() })
+    }
+
     pub(super) fn text(self, name: &str, text: &'static str) -> Self {
         let (name, r#type, s) = (name.to_owned(), attribute_type::STRING, Bytes::from_static(text.as_bytes()));
         self.attribute(AttributeProto { name, s, r#type, ..AttributeProto::default() })

@@ -20,7 +20,7 @@ use crate::space::{Space, has_adapter};
 const DEVICES: [&str; 3] = ["reference", "cpu", "gpu"];
 
 /// The groups whose cases must hold.
-const COVERED: [&str; 12] = [
+const COVERED: [&str; 13] = [
     "softmax",
     "nan",
     "qdq",
@@ -33,15 +33,15 @@ const COVERED: [&str; 12] = [
     "deep",
     "quantize",
     "fold",
+    "opset",
 ];
 
 /// The groups with operators and forms that the importer does not support.
-const GROUPS_NOT_YET_COVERED: [&str; 9] =
-    ["dynamic-int8", "qoperator", "int16", "codes", "ids", "contrib", "functions", "opset", "int4"];
+const GROUPS_NOT_YET_COVERED: [&str; 8] =
+    ["dynamic-int8", "qoperator", "int16", "codes", "ids", "contrib", "functions", "int4"];
 
 /// The cases of covered groups with operators that the importer does not support.
-const CASES_NOT_YET_COVERED: [&str; 5] =
-    ["conv1x1", "einsum-linear", "topk-out", "slice-neg-step", "fakequant-decomposed"];
+const CASES_NOT_YET_COVERED: [&str; 2] = ["einsum-linear", "topk-out"];
 
 /// Returns the directory of the cases.
 fn root() -> PathBuf {

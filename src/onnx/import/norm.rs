@@ -84,6 +84,10 @@ impl Importer {
         if call.node.int("training_mode", 0)? != 0 {
             return Err("it is in training mode".to_owned());
         }
+        // An attribute of opset 7: with 0, every element of a row has statistics of its own.
+        if call.node.int("spatial", 1)? != 1 {
+            return Err("its spatial is 0; supported is 1".to_owned());
+        }
         let x = self.float(call, call.input(0)?)?;
         if x.merged > 1 {
             return Err("it normalizes with the batch merged into another axis".to_owned());

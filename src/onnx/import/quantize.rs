@@ -43,6 +43,10 @@ impl Importer {
             },
         };
         let range = range(data_type)?;
+        let precision = call.node.int("precision", 0)?;
+        if precision != 0 && precision != i64::from(ty::FLOAT) {
+            return Err(format!("its precision is type {precision}; supported is float"));
+        }
         let parameters = self.parameters(call, data_type)?;
         if !matches!(x, Value::Run(_)) {
             return self.quantize_known(call, data_type, range, &parameters);

@@ -76,7 +76,7 @@ fn messages_say_what_is_wrong() {
     assert_eq!(with(0), "input x: has type undefined, which is not supported");
     let mut build = base().node("Relu", "x", "y").output("y");
     build.model.opset_import.clear();
-    assert_eq!(refused(build), "the file does not say for which opset it is written; supported are 11 to 21");
+    assert_eq!(refused(build), "the file does not say for which opset it is written; supported are 7 to 26");
     // The message names the input that must be known.
     let reshape = base().ids("target", &["2"]).node("Reshape", "x target", "y").output("y");
     let expected =
@@ -126,11 +126,11 @@ fn structure() {
         refused(Build {
             model: {
                 let mut b = relu();
-                b.model.opset_import[0].version = 22;
+                b.model.opset_import[0].version = 27;
                 b.model
             }
         }),
-        "the file is written for opset 22; supported are 11 to 21"
+        "the file is written for opset 27; supported are 7 to 26"
     );
     assert_eq!(refused(base().node("Relu", "z", "y").output("y")), "y: reads z, which nothing in the file gives");
     assert_eq!(refused(base().output("q")), "outputs: reads q, which nothing in the file gives");

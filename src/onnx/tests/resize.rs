@@ -81,12 +81,15 @@ fn nearest_elements() {
     let x = tensor(&[1, 1, 1, 2], &[5.0, 7.0]);
     super::resize::check(thirds, &x, &[1, 1, 3, 1], &[5.0; 3]);
     let old = Build::new(11).input("x", &["batch", "1", "2"]).floats("s", &[3], &[1.0, 1.0, 2.0]);
-    super::resize::check(
-        old.node("Upsample", "x s", "y"),
-        &tensor(&[1, 1, 2], &[5., 7.]),
-        &[1, 1, 4],
-        &[5., 5., 7., 7.],
-    );
+    let (x, expected) = (tensor(&[1, 1, 2], &[5., 7.]), [5., 5., 7., 7.]);
+    super::resize::check(old.node("Upsample", "x s", "y"), &x, &[1, 1, 4], &expected);
+    // Opset 10 has the rules of `Upsample`, opset 7 the scales as an attribute.
+    let ten = Build::new(10).input("x", &["batch", "1", "2"]).floats("s", &[3], &[1.0, 1.0, 2.0]);
+    super::resize::check(ten.node("Resize", "x s", "y"), &x, &[1, 1, 4], &expected);
+    let seven = Build::new(7).input("x", &["batch", "1", "2"]).node("Upsample", "x", "y");
+    super::resize::check(seven.float_list("scales", &[1.0, 1.0, 2.0]), &x, &[1, 1, 4], &expected);
+    // (o + 0.5) / 1.5, rounded down.
+    check(to_length(6), ["tf_half_pixel_for_nn", "floor"], &[0., 1., 1., 2., 3., 3.]);
 }
 
 /// The value of an element is its position, so that a weighted sum is the position that it stands for.

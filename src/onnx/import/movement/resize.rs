@@ -20,6 +20,8 @@ enum Coordinates {
     PytorchHalfPixel,
     AlignCorners,
     Asymmetric,
+    /// Of nearest elements only.
+    TfHalfPixelForNn,
 }
 
 /// How a position between two elements becomes the index of one.
@@ -61,9 +63,9 @@ struct Resized {
 }
 
 impl Rules {
-    fn new(node: &NodeProto) -> Result<Self, String> {
-        // An `Upsample` has neither attribute.
-        let old = node.op_type == "Upsample";
+    fn new(node: &NodeProto, opset: i64) -> Result<Self, String> {
+        // An `Upsample`, and a `Resize` of opset 10, has neither attribute.
+        let old = is_old(node, opset);
         let coordinates = match node.string("coordinate_transformation_mode", "half_pixel")? {
             _ if old => Coordinates::Asymmetric,
             "half_pixel" => Coordinates::HalfPixel,
@@ -71,10 +73,11 @@ impl Rules {
             "pytorch_half_pixel" => Coordinates::PytorchHalfPixel,
             "align_corners" => Coordinates::AlignCorners,
             "asymmetric" => Coordinates::Asymmetric,
+            "tf_half_pixel_for_nn" => Coordinates::TfHalfPixelForNn,
             other => {
                 return Err(format!(
                     "its coordinate_transformation_mode is {other}; supported are half_pixel, half_pixel_symmetric, \
-                     pytorch_half_pixel, align_corners and asymmetric"
+                     pytorch_half_pixel, align_corners, asymmetric and tf_half_pixel_for_nn"
                 ));
             }
         };
@@ -120,6 +123,7 @@ impl Rules {
             Coordinates::PytorchHalfPixel => return None,
             Coordinates::AlignCorners => ResizeCoordinates::AlignCorners,
             Coordinates::Asymmetric => ResizeCoordinates::Asymmetric,
+            Coordinates::TfHalfPixelForNn => return None,
         };
         let whole = |axis: &Resized| {
             let exact = axis.scale.map_or(axis.output as f64, |scale| f64::from(scale) * axis.input as f64);
@@ -148,7 +152,7 @@ impl Rules {
 
 impl Importer {
     pub(in crate::onnx::import) fn resize(&mut self, call: &Call<'_>) -> Values {
-        let rules = Rules::new(call.node)?;
+        let rules = Rules::new(call.node, self.opset)?;
         let mut x = self.run(call.input(0)?)?;
         if rules.nearest.is_none() {
             x = self.float(call, &Value::Run(x))?;
@@ -190,9 +194,14 @@ impl Importer {
         if let Some(twice) = (1..axes.len()).find(|&at| axes[..at].contains(&axes[at])) {
             return Err(format!("it resizes axis {} twice", axes[twice]));
         }
-        let scales = call.optional(if node.op_type == "Upsample" { 1 } else { 2 });
+        let scales = call.optional(if is_old(node, self.opset) { 1 } else { 2 });
         // Files give an empty tensor in place of an input that is missing.
         let scales = scales.filter(|&value| self.logical(value) != [Length::Known(0)]);
+        let scales = match (scales, node.floats("scales")?) {
+            (Some(scales), _) => Some(self.host(scales)?.floats().ok_or("its scales are not floats")?.to_vec()),
+            // An attribute of opset 7.
+            (None, scales) => scales.map(<[f32]>::to_vec),
+        };
         let sizes = call.optional(3).filter(|&value| self.logical(value) != [Length::Known(0)]);
         let count = |count: usize, what: &str| match count == axes.len() {
             true => Ok(()),
@@ -202,10 +211,8 @@ impl Importer {
         let batch = || format!("it resizes the batch of its input {}", show(lengths));
         match (scales, sizes) {
             (Some(scales), None) => {
-                let scales = self.host(scales)?;
-                let scales = scales.floats().ok_or("its scales are not floats")?;
                 count(scales.len(), "scales")?;
-                for (&axis, &scale) in axes.iter().zip(scales).filter(|(_, scale)| **scale != 1.0) {
+                for (&axis, scale) in axes.iter().zip(scales).filter(|(_, scale)| *scale != 1.0) {
                     let Length::Known(input) = lengths[axis] else { return Err(batch()) };
                     let output = (input as f32 * scale).floor();
                     if !(1.0..=MAX_LENGTH as f32).contains(&output) {
@@ -273,6 +280,11 @@ impl Importer {
     }
 }
 
+/// Whether a node has the rules of `Upsample`, which `Resize` has in opset 10 too.
+fn is_old(node: &NodeProto, opset: i64) -> bool {
+    node.op_type == "Upsample" || opset < 11
+}
+
 impl Sizes {
     /// Gives all axes the same factor, unless they may be stretched.
     fn apply(self, axes: &mut [(usize, Resized)]) -> Result<(), String> {
@@ -326,6 +338,7 @@ impl Resized {
             Coordinates::AlignCorners if self.output == 1 => 0.0,
             Coordinates::AlignCorners => at * (input - 1.0) / (output - 1.0),
             Coordinates::Asymmetric => unscaled(at),
+            Coordinates::TfHalfPixelForNn => unscaled(at + 0.5),
         };
         Ok((0..self.output).map(|at| position(at as f64)).collect())
     }
