@@ -1,4 +1,6 @@
-//! The attributes of a node. An error says that an attribute is of the wrong type.
+//! The attributes of a node: how they are read and written. An error says that an attribute is of the wrong type.
+
+use prost::bytes::Bytes;
 
 use super::proto::{AttributeProto, NodeProto, TensorProto, attribute_type as ty};
 
@@ -56,4 +58,21 @@ impl NodeProto {
     pub(super) fn has_graph(&self) -> bool {
         self.attribute.iter().any(|a| a.g.is_some() || a.r#type == ty::GRAPH)
     }
+}
+
+pub(super) fn int_attribute(name: &str, i: i64) -> AttributeProto {
+    AttributeProto { name: name.to_owned(), i, r#type: ty::INT, ..Default::default() }
+}
+
+pub(super) fn float_attribute(name: &str, f: f32) -> AttributeProto {
+    AttributeProto { name: name.to_owned(), f, r#type: ty::FLOAT, ..Default::default() }
+}
+
+pub(super) fn string_attribute(name: &str, text: &'static str) -> AttributeProto {
+    let s = Bytes::from_static(text.as_bytes());
+    AttributeProto { name: name.to_owned(), s, r#type: ty::STRING, ..Default::default() }
+}
+
+pub(super) fn ints_attribute(name: &str, ints: Vec<i64>) -> AttributeProto {
+    AttributeProto { name: name.to_owned(), ints, r#type: ty::INTS, ..Default::default() }
 }

@@ -19,6 +19,7 @@ macro_rules! operators {
 }
 
 mod constant;
+mod contrib;
 mod conv;
 mod dispatch;
 mod elementwise;
@@ -27,6 +28,7 @@ mod finish;
 pub(super) mod importer;
 mod integer;
 mod linear;
+mod local_functions;
 mod matmul;
 mod movement;
 mod norm;
@@ -34,7 +36,9 @@ pub(super) mod operator;
 mod order;
 mod pool;
 mod quantize;
+mod quantized;
 mod reduce;
+mod scope;
 mod unary;
 mod window;
 
@@ -44,6 +48,7 @@ use prost::Message;
 use prost::bytes::Bytes;
 
 use self::importer::Importer;
+use self::local_functions::Functions;
 use self::operator::Operator;
 use super::dims::{self, Dims};
 use super::draft::Draft;
@@ -63,6 +68,9 @@ use crate::values::DType;
 #[cfg(test)]
 pub(super) use self::dispatch::names;
 
+/// The domain of ONNX Runtime's own operators.
+const CONTRIB: &str = "com.microsoft";
+
 /// Bytes that constants may take however small a model is.
 const FLOOR: usize = 64 << 20;
 
@@ -78,7 +86,7 @@ pub(super) fn import_with(
     floor: usize,
 ) -> Result<Graph, OnnxError> {
     let file_bytes = bytes.len();
-    let (opset, mut graph) = decode(bytes)?;
+    let (opset, functions, mut graph) = decode(bytes)?;
     let stored = std::mem::take(&mut graph.initializer).into_iter().map(|proto| Stored::new(proto, folders));
     let stored = stored.collect::<Result<Vec<_>, _>>()?;
     let (referred, covered) = external::coverage(stored.iter().filter_map(|tensor| tensor.external.as_ref()));
@@ -102,9 +110,10 @@ pub(super) fn import_with(
             return Err(OnnxError::Duplicate { name: input.name.clone() });
         }
     }
-    let order = order::order(&graph, &values)?;
+    let outputs: Vec<&str> = graph.output.iter().map(|output| output.name.as_str()).collect();
+    let order = order::order(&graph.node, &outputs, |name| values.contains_key(name))?;
     let dims = dims::resolve(&inputs, &options.dims).map_err(|error| match error {
-        OnnxError::MissingDims(_) => unknown_operators(&graph, &order).unwrap_or(error),
+        OnnxError::MissingDims(_) => unknown_operators(&graph, &order, &functions).unwrap_or(error),
         error => error,
     })?;
     let file_and_data_bytes = file_bytes.saturating_add(usize::try_from(covered).unwrap_or(usize::MAX));
@@ -119,10 +128,13 @@ pub(super) fn import_with(
         batch: dims.batch.clone(),
         values,
         reading: Vec::new(),
+        operator: dispatch::operator,
+        functions,
+        depth: 0,
         unsupported: Vec::new(),
     };
     let mut declared = importer.inputs(&inputs, dims)?;
-    importer.nodes(&graph, order);
+    importer.nodes(&graph.node, order, &outputs, |_| true);
     if !importer.unsupported.is_empty() {
         return Err(OnnxError::Unsupported(importer.unsupported));
     }
@@ -136,8 +148,8 @@ pub(super) fn import_with(
     finish::finish(draft, outputs, declared)
 }
 
-/// The opset and the graph of a file.
-fn decode(bytes: Bytes) -> Result<(i64, GraphProto), OnnxError> {
+/// The opset, the functions and the graph of a file.
+fn decode(bytes: Bytes) -> Result<(i64, Functions, GraphProto), OnnxError> {
     scan::check(&bytes)?;
     let model = ModelProto::decode(bytes).map_err(|e| OnnxError::Decode { message: e.to_string() })?;
     let opset = model.opset_import.iter().find(|set| matches!(set.domain.as_str(), "" | "ai.onnx"));
@@ -145,7 +157,8 @@ fn decode(bytes: Bytes) -> Result<(i64, GraphProto), OnnxError> {
     let Some(graph) = model.graph else {
         return Err(OnnxError::Decode { message: "there is no graph in it".to_owned() });
     };
-    if OPSETS.contains(&version) { Ok((version, graph)) } else { Err(OnnxError::Opset { version }) }
+    let functions = Functions::new(model.functions);
+    if OPSETS.contains(&version) { Ok((version, functions, graph)) } else { Err(OnnxError::Opset { version }) }
 }
 
 fn is_sparse(sparse: &SparseTensorProto) -> OnnxError {
@@ -154,8 +167,8 @@ fn is_sparse(sparse: &SparseTensorProto) -> OnnxError {
 }
 
 /// The error that lists the nodes of unknown operators, if there are any. No length of a dimension helps such a model.
-fn unknown_operators(graph: &GraphProto, order: &[usize]) -> Option<OnnxError> {
-    let nodes = order.iter().map(|&at| &graph.node[at]);
+fn unknown_operators(graph: &GraphProto, order: &[usize], functions: &Functions) -> Option<OnnxError> {
+    let nodes = order.iter().map(|&at| &graph.node[at]).filter(|node| functions.of(node).is_none());
     let unknown: Vec<_> = nodes.filter_map(|node| Some(unsupported(node, known(node).err()?, None))).collect();
     (!unknown.is_empty()).then_some(OnnxError::Unsupported(unknown))
 }
@@ -166,15 +179,23 @@ fn declared_type(value: &ValueInfoProto, usual: i32) -> Option<String> {
     (elem_type != usual && numbers().any(|(number, _)| number == elem_type)).then(|| type_name(elem_type))
 }
 
-/// The treatment of a node's operator. An error is the reason why no node of that operator can be imported.
-fn known(node: &NodeProto) -> Result<Operator, String> {
+/// The treatment of a node's operator, `None` for `If`. An error is the reason why no node of that operator can be imported.
+fn known(node: &NodeProto) -> Result<Option<Operator>, String> {
+    if node.domain == CONTRIB {
+        let own = contrib::operator(&node.op_type).or_else(|| quantized::operator(&node.op_type));
+        let same = || contrib::is_same(&node.op_type).then(|| dispatch::operator(&node.op_type)).flatten();
+        return own.or_else(same).map(Some).ok_or_else(|| "the operator is not supported".to_owned());
+    }
     if !node.is_default_domain() {
         return Err(format!("operators of domain {} are not supported", node.domain));
+    }
+    if node.op_type == "If" {
+        return Ok(None);
     }
     if node.has_graph() {
         return Err("it contains a graph of its own".to_owned());
     }
-    dispatch::operator(&node.op_type).ok_or_else(|| "the operator is not supported".to_owned())
+    dispatch::operator(&node.op_type).map(Some).ok_or_else(|| "the operator is not supported".to_owned())
 }
 
 fn unsupported(node: &NodeProto, reason: String, dim: Option<String>) -> UnsupportedNode {
@@ -213,18 +234,18 @@ impl Importer {
         Ok(declared)
     }
 
-    /// Imports nodes in this order. A value is dropped after its last reader, so that memory holds each tensor once.
-    fn nodes(&mut self, graph: &GraphProto, order: Vec<usize>) {
+    /// Imports nodes in this order. A value that `drops` names is dropped after its last reader, so that memory holds each tensor once.
+    fn nodes(&mut self, nodes: &[NodeProto], order: Vec<usize>, outputs: &[&str], drops: impl Fn(&str) -> bool) {
         let mut readers: HashMap<&str, usize> = HashMap::new();
-        let reads = order.iter().flat_map(|&at| &graph.node[at].input).chain(graph.output.iter().map(|o| &o.name));
+        let reads = order.iter().flat_map(|&at| order::reads(&nodes[at])).chain(outputs.iter().copied());
         reads.for_each(|name| *readers.entry(name).or_default() += 1);
         for at in order {
-            let node = &graph.node[at];
+            let node = &nodes[at];
             self.node(node, |name| readers.contains_key(name));
-            for input in &node.input {
-                if let Some(left) = readers.get_mut(input.as_str()) {
+            for input in order::reads(node) {
+                if let Some(left) = readers.get_mut(input) {
                     *left -= 1;
-                    if *left == 0 {
+                    if *left == 0 && drops(input) {
                         self.values.remove(input);
                     }
                 }
@@ -241,12 +262,19 @@ impl Importer {
             _ => None,
         };
         self.reading = node.input.iter().zip(&inputs).filter_map(run).collect();
-        let result = known(node).and_then(|operator| {
+        let function = self.functions.of(node).cloned();
+        let operator = if function.is_some() { Ok(None) } else { known(node) };
+        let result = operator.and_then(|operator| {
             // The node that gives an unsupported value is listed already.
             if inputs.iter().flatten().any(|value| matches!(value, Value::Unsupported)) {
                 return Ok(vec![Value::Unsupported; node.output.len()]);
             }
-            self.evaluate(node, operator, inputs)
+            match (function, operator, inputs.first()) {
+                (Some(function), ..) => self.call(node, &function, inputs),
+                (None, Some(operator), _) => self.evaluate(node, operator, inputs),
+                (None, None, Some(Some(condition))) => self.branches(node, condition),
+                (None, None, _) => Err("it has no condition".to_owned()),
+            }
         });
         let result = result.and_then(|values| {
             // A batch normalization for training has more results than the operator of a graph.

@@ -15,6 +15,7 @@ fn limit(bytes: usize) -> usize {
 #[derive(Clone, Copy)]
 enum Kind {
     Model,
+    Function,
     Graph,
     Node,
     Attribute,
@@ -36,7 +37,11 @@ impl Kind {
         Some(match (self, tag) {
             (Self::Model, 7) | (Self::Attribute, 6) => Self::Graph,
             (Self::Model, 8) => Self::Leaf(size_of::<proto::OperatorSetIdProto>()),
-            (Self::Model, 25) => Self::Leaf(size_of::<proto::FunctionProto>()),
+            (Self::Model, 25) => Self::Function,
+            (Self::Function, 4..=6) => Self::Text,
+            (Self::Function, 7) => Self::Node,
+            (Self::Function, 9) => Self::Leaf(size_of::<proto::OperatorSetIdProto>()),
+            (Self::Function, 11) => Self::Attribute,
             (Self::Graph, 1) => Self::Node,
             (Self::Graph, 5) | (Self::Attribute, 5) => Self::Tensor,
             (Self::Graph, 11..=13) => Self::Value,
@@ -60,6 +65,7 @@ impl Kind {
     fn size(self) -> usize {
         match self {
             Self::Model | Self::Type | Self::TensorType | Self::Shape => 0,
+            Self::Function => size_of::<proto::FunctionProto>(),
             Self::Graph => size_of::<proto::GraphProto>(),
             Self::Node => size_of::<proto::NodeProto>(),
             Self::Attribute => size_of::<proto::AttributeProto>(),

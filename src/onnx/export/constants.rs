@@ -6,8 +6,8 @@ use std::collections::HashMap;
 
 use super::Preset;
 use super::exporter::Exporter;
-use super::writer::ints_attribute;
 use crate::graph::NodeId;
+use crate::onnx::attributes::ints_attribute;
 use crate::onnx::tensor::swapped_qparams;
 use crate::ops::{Arguments, Constant, Dequantize, Op, Quantize, transposed};
 use crate::values::{DType, QParams, Shape, Tensor, TensorQParams};

@@ -1,8 +1,9 @@
 //! Convolutions, and the windows that convolutions and pools slide over images.
 
 use super::exporter::Exporter;
-use super::writer::{int, int_attribute, ints_attribute};
+use super::writer::int;
 use crate::graph::NodeId;
+use crate::onnx::attributes::{int_attribute, ints_attribute};
 use crate::onnx::proto::AttributeProto;
 use crate::ops::{Conv, ConvTranspose, Op, Window, WindowAxis};
 

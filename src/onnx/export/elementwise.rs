@@ -1,8 +1,8 @@
 //! Operators on the elements of two or three tensors.
 
 use super::exporter::Exporter;
-use super::writer::int_attribute;
 use crate::graph::NodeId;
+use crate::onnx::attributes::int_attribute;
 use crate::onnx::proto::data_type;
 use crate::ops::{Add, AddScalar, Binary, BinaryOp, Div, Mask, Mul, MulScalar, Op, Where};
 

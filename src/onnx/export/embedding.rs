@@ -1,8 +1,8 @@
 //! Rows of embedding tables.
 
 use super::exporter::Exporter;
-use super::writer::int_attribute;
 use crate::graph::NodeId;
+use crate::onnx::attributes::int_attribute;
 use crate::ops::{Embedding, Op};
 
 pub(super) fn write(exporter: &mut Exporter<'_>, id: NodeId) -> bool {

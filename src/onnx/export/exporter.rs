@@ -4,8 +4,9 @@ use std::collections::HashMap;
 
 use super::options::{ExportOptions, Inexpressible};
 use super::parameters::Parameters;
-use super::writer::{Parts, Writer, int_attribute, value_info};
+use super::writer::{Parts, Writer, value_info};
 use crate::graph::{Graph, Node, NodeId};
+use crate::onnx::attributes::int_attribute;
 use crate::onnx::proto::{AttributeProto, GraphProto, ModelProto, OperatorSetIdProto, data_type};
 use crate::onnx::tensor::{element_type, numbers, type_name};
 use crate::ops::{Input, Op};

@@ -1,8 +1,8 @@
 //! Plain integers. Every `i32` of a graph is an `int32` of ONNX, whose arithmetic wraps around too.
 
 use super::exporter::Exporter;
-use super::writer::int_attribute;
 use crate::graph::NodeId;
+use crate::onnx::attributes::int_attribute;
 use crate::onnx::proto::{AttributeProto, data_type as ty};
 use crate::ops::{Int32, Int32Op, IntegerType, Op, ToFloat, ToInteger};
 use crate::values::DType;

@@ -3,8 +3,8 @@
 use super::Preset;
 use super::constants::channel;
 use super::exporter::Exporter;
-use super::writer::int_attribute;
 use crate::graph::NodeId;
+use crate::onnx::attributes::int_attribute;
 use crate::ops::{ConvTranspose, Dequantize, DequantizeDynamic, Op};
 use crate::values::{DType, QParams, Tensor, TensorQParams};
 

@@ -1,8 +1,9 @@
 //! Operators that move elements.
 
 use super::exporter::Exporter;
-use super::writer::{int, int_attribute, ints_attribute};
+use super::writer::int;
 use crate::graph::NodeId;
+use crate::onnx::attributes::{int_attribute, ints_attribute};
 use crate::ops::{Concat, IndexSelect, Op, Pad, Slice, Transpose};
 
 pub(super) fn write(exporter: &mut Exporter<'_>, id: NodeId) -> bool {

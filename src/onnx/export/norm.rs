@@ -1,8 +1,9 @@
 //! Normalizations and softmax.
 
 use super::exporter::Exporter;
-use super::writer::{float_attribute, int, int_attribute, ints_attribute};
+use super::writer::int;
 use crate::graph::NodeId;
+use crate::onnx::attributes::{float_attribute, int_attribute, ints_attribute};
 use crate::ops::{BatchNorm, LayerNorm, Op, RmsNorm, Softmax};
 
 pub(super) fn write(exporter: &mut Exporter<'_>, id: NodeId) -> bool {

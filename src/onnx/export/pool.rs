@@ -2,8 +2,9 @@
 
 use super::conv::{dilations, sliding};
 use super::exporter::Exporter;
-use super::writer::{int, int_attribute, ints_attribute, string_attribute};
+use super::writer::int;
 use crate::graph::{Graph, Node, NodeId};
+use crate::onnx::attributes::{int_attribute, ints_attribute, string_attribute};
 use crate::ops::{AveragePool, AverageWindows, ImageLayout, MaxPool, Op, ResizeCoordinates, ResizeLinear};
 use crate::values::Shape;
 

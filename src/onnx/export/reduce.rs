@@ -1,8 +1,9 @@
 //! Reductions along an axis.
 
 use super::exporter::Exporter;
-use super::writer::{int, int_attribute, ints_attribute};
+use super::writer::int;
 use crate::graph::NodeId;
+use crate::onnx::attributes::{int_attribute, ints_attribute};
 use crate::ops::{Max, Op, Sum};
 
 pub(super) fn write(exporter: &mut Exporter<'_>, id: NodeId) -> bool {

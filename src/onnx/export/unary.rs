@@ -1,8 +1,9 @@
 //! Functions of one element.
 
 use super::exporter::Exporter;
-use super::writer::{Writer, int_attribute};
+use super::writer::Writer;
 use crate::graph::NodeId;
+use crate::onnx::attributes::int_attribute;
 use crate::onnx::functions;
 use crate::onnx::proto::data_type;
 use crate::ops::{Clamp, Op, Unary, UnaryOp};

@@ -4,9 +4,10 @@ use std::collections::{HashMap, HashSet};
 
 use prost::bytes::Bytes;
 
+use crate::onnx::attributes::int_attribute;
 use crate::onnx::proto::{
     AttributeProto, DimensionProto, NodeProto, TensorProto, TensorShapeProto, TensorTypeProto, TypeProto,
-    ValueInfoProto, attribute_type, data_type,
+    ValueInfoProto, data_type,
 };
 use crate::onnx::tensor::element_type;
 use crate::values::{DType, QParams, Shape, Tensor, TensorQParams};
@@ -59,7 +60,7 @@ impl Writer {
             name: name.to_owned(),
             op_type: op.to_owned(),
             attribute: attributes,
-            domain: String::new(),
+            ..NodeProto::default()
         });
     }
 
@@ -217,23 +218,6 @@ impl Parts<'_> {
     pub(super) fn last_with(self, op: &str, inputs: &[impl AsRef<str>], attributes: Vec<AttributeProto>) {
         self.writer.node(op, self.name, inputs, &self.output, attributes);
     }
-}
-
-pub(super) fn int_attribute(name: &str, i: i64) -> AttributeProto {
-    AttributeProto { name: name.to_owned(), i, r#type: attribute_type::INT, ..Default::default() }
-}
-
-pub(super) fn float_attribute(name: &str, f: f32) -> AttributeProto {
-    AttributeProto { name: name.to_owned(), f, r#type: attribute_type::FLOAT, ..Default::default() }
-}
-
-pub(super) fn string_attribute(name: &str, text: &'static str) -> AttributeProto {
-    let s = Bytes::from_static(text.as_bytes());
-    AttributeProto { name: name.to_owned(), s, r#type: attribute_type::STRING, ..Default::default() }
-}
-
-pub(super) fn ints_attribute(name: &str, ints: Vec<i64>) -> AttributeProto {
-    AttributeProto { name: name.to_owned(), ints, r#type: attribute_type::INTS, ..Default::default() }
 }
 
 /// A length or an axis as `i64`, which holds all of them.

@@ -2,7 +2,8 @@
 
 use super::operator::Operator;
 use super::{
-    constant, conv, elementwise, embedding, integer, linear, matmul, movement, norm, pool, quantize, reduce, unary,
+    constant, conv, elementwise, embedding, integer, linear, matmul, movement, norm, pool, quantize, quantized, reduce,
+    unary,
 };
 #[cfg(test)]
 use crate::onnx::functions;
@@ -21,6 +22,7 @@ pub(super) fn operator(op_type: &str) -> Option<Operator> {
         norm::operator,
         pool::operator,
         quantize::operator,
+        quantized::operator,
         reduce::operator,
         unary::operator,
         unary::function,
@@ -43,6 +45,7 @@ pub(in crate::onnx) fn names() -> Vec<&'static str> {
         norm::NAMES,
         pool::NAMES,
         quantize::NAMES,
+        quantized::NAMES,
         reduce::NAMES,
         unary::NAMES,
     ];

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::local_functions::Functions;
+use super::operator::Operator;
 use crate::graph::NodeId;
 use crate::onnx::draft::Draft;
 use crate::onnx::error::UnsupportedNode;
@@ -27,5 +29,11 @@ pub(in crate::onnx) struct Importer {
     pub(in crate::onnx) values: HashMap<String, Value>,
     /// The values that the current node reads and that are computed at run time, by name.
     pub(in crate::onnx) reading: Vec<(String, NodeId)>,
+    /// The rules for the operators of the default domain.
+    pub(super) operator: fn(&str) -> Option<Operator>,
+    /// The functions that the file defines itself.
+    pub(in crate::onnx) functions: Functions,
+    /// How many functions and branches the current node is inside of.
+    pub(in crate::onnx) depth: usize,
     pub(in crate::onnx) unsupported: Vec<UnsupportedNode>,
 }

@@ -6,7 +6,7 @@ use super::importer::Importer;
 use crate::onnx::fold::{Fold, Folded};
 use crate::onnx::host::Host;
 use crate::onnx::names::clean;
-use crate::onnx::proto::NodeProto;
+use crate::onnx::proto::{AttributeProto, NodeProto};
 use crate::onnx::value::{Run, Value};
 
 /// The values that a node writes, in the order of its outputs. An error is the reason why the node is not supported.
@@ -57,7 +57,7 @@ type Decodes = fn(&Importer, &[Option<Value>]) -> bool;
 
 /// The importer's rules for one ONNX operator.
 #[derive(Clone, Copy)]
-pub(super) struct Operator {
+pub(in crate::onnx) struct Operator {
     translate: Translate,
     fold: Option<Evaluate>,
     share: Option<Share>,
@@ -121,6 +121,29 @@ impl Importer {
             inputs = hosts.into_iter().map(|host| host.map(Value::Host)).collect();
         }
         (operator.translate)(self, &Call { node, inputs, name: clean(node.title()) })
+    }
+}
+
+/// The opset whose operators are emitted.
+const EMITTED: i64 = 21;
+
+impl Importer {
+    /// Evaluates or translates an operator of the default domain that a node of the file stands for, with the forms of opset 21. It
+    /// must have one result.
+    pub(super) fn emit(
+        &mut self,
+        name: &str,
+        op_type: &str,
+        inputs: Vec<Option<Value>>,
+        attribute: Vec<AttributeProto>,
+    ) -> Result<Value, String> {
+        let operator = (self.operator)(op_type).ok_or_else(|| format!("it needs {op_type}, which is not supported"))?;
+        let node = NodeProto { name: name.to_owned(), op_type: op_type.to_owned(), attribute, ..NodeProto::default() };
+        let opset = std::mem::replace(&mut self.opset, EMITTED);
+        let results = self.evaluate(&node, operator, inputs);
+        self.opset = opset;
+        let mut results = results?;
+        if results.is_empty() { Err(format!("{op_type} has no result")) } else { Ok(results.swap_remove(0)) }
     }
 }
 

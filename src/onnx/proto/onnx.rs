@@ -23,13 +23,28 @@ pub struct OperatorSetIdProto {
     #[prost(int64, tag = "2")]
     pub version: i64,
 }
-/// An operator that the file defines itself. enfold supports none, and reads the name to refuse it by name.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+/// An operator that the file defines itself.
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct FunctionProto {
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "4")]
+    pub input: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "5")]
+    pub output: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The attributes of a call, which nodes refer to: those without a default here, those with one below.
+    #[prost(string, repeated, tag = "6")]
+    pub attribute: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(message, repeated, tag = "7")]
+    pub node: ::prost::alloc::vec::Vec<NodeProto>,
+    #[prost(message, repeated, tag = "9")]
+    pub opset_import: ::prost::alloc::vec::Vec<OperatorSetIdProto>,
     #[prost(string, tag = "10")]
     pub domain: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "11")]
+    pub attribute_proto: ::prost::alloc::vec::Vec<AttributeProto>,
+    #[prost(string, tag = "13")]
+    pub overload: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct GraphProto {
@@ -68,6 +83,9 @@ pub struct NodeProto {
     pub attribute: ::prost::alloc::vec::Vec<AttributeProto>,
     #[prost(string, tag = "7")]
     pub domain: ::prost::alloc::string::String,
+    /// Which of the functions of one name.
+    #[prost(string, tag = "8")]
+    pub overload: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AttributeProto {
@@ -90,6 +108,9 @@ pub struct AttributeProto {
     pub ints: ::prost::alloc::vec::Vec<i64>,
     #[prost(enumeration = "attribute_proto::AttributeType", tag = "20")]
     pub r#type: i32,
+    /// The attribute of the function's call whose value this is, in a node of a function.
+    #[prost(string, tag = "21")]
+    pub ref_attr_name: ::prost::alloc::string::String,
 }
 /// Nested message and enum types in `AttributeProto`.
 pub mod attribute_proto {

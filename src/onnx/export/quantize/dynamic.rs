@@ -1,9 +1,10 @@
 //! Dynamic quantization: scales and zero points that are computed at run time (equation 10).
 
 use crate::graph::NodeId;
+use crate::onnx::attributes::{int_attribute, ints_attribute};
 use crate::onnx::export::exporter::Exporter;
 use crate::onnx::export::parameters::Parameters;
-use crate::onnx::export::writer::{Parts, int_attribute, ints_attribute};
+use crate::onnx::export::writer::Parts;
 use crate::ops::ChooseQParams;
 use crate::values::{QScheme, QuantRange};
 

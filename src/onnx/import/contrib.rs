@@ -1,0 +1,197 @@
+//! The operators that ONNX Runtime's optimizers and quantizers write, as the operators of ONNX that they stand for.
+
+use super::importer::Importer;
+use super::operator::{Call, Operator, Values};
+use crate::onnx::attributes::{float_attribute, int_attribute, ints_attribute, string_attribute};
+use crate::onnx::proto::AttributeProto;
+use crate::onnx::value::Value;
+
+operators! {
+    "BiasGelu" => Operator::nodes(Importer::bias_gelu),
+    "BiasSoftmax" => Operator::nodes(Importer::bias_softmax),
+    "FastGelu" => Operator::nodes(Importer::fast_gelu),
+    "FusedConv" => Operator::stored(Importer::fused_conv),
+    "FusedGemm" => Operator::stored(Importer::fused_gemm),
+    "FusedMatMul" => Operator::stored(Importer::fused_matmul),
+    "QuickGelu" => Operator::nodes(Importer::quick_gelu),
+    "SkipLayerNormalization" => Operator::nodes(Importer::skip_layer_norm),
+    "SkipSimplifiedLayerNormalization" => Operator::nodes(Importer::skip_rms_norm),
+}
+
+/// The operators of this domain that are those of ONNX.
+pub(super) fn is_same(op_type: &str) -> bool {
+    let same =
+        ["DequantizeLinear", "Gelu", "LayerNormalization", "QuantizeLinear", "SimplifiedLayerNormalization", "Trilu"];
+    same.contains(&op_type)
+}
+
+impl Importer {
+    /// An operator of ONNX, as a part of a node.
+    pub(super) fn emitted(
+        &mut self,
+        call: &Call<'_>,
+        part: &str,
+        op_type: &str,
+        inputs: &[&Value],
+        attributes: &[AttributeProto],
+    ) -> Result<Value, String> {
+        let inputs = inputs.iter().map(|&value| Some(value.clone())).collect();
+        self.emit(&call.part(part), op_type, inputs, attributes.to_vec())
+    }
+
+    /// The operator of ONNX that gives the result of a node.
+    pub(super) fn result(
+        &mut self,
+        call: &Call<'_>,
+        op_type: &str,
+        inputs: &[&Value],
+        attributes: &[AttributeProto],
+    ) -> Values {
+        let inputs = inputs.iter().map(|&value| Some(value.clone())).collect();
+        Ok(vec![self.emit(&call.name, op_type, inputs, attributes.to_vec())?])
+    }
+
+    /// A value plus an input that may be missing.
+    fn plus(&mut self, call: &Call<'_>, part: &str, x: Value, input: usize) -> Result<Value, String> {
+        match call.optional(input) {
+            Some(bias) => self.emitted(call, part, "Add", &[&x, bias], &[]),
+            None => Ok(x),
+        }
+    }
+
+    fn bias_gelu(&mut self, call: &Call<'_>) -> Values {
+        let sum = self.emitted(call, "sum", "Add", &[call.input(0)?, call.input(1)?], &[])?;
+        self.result(call, "Gelu", &[&sum], &[])
+    }
+
+    fn fast_gelu(&mut self, call: &Call<'_>) -> Values {
+        let sum = self.plus(call, "sum", call.input(0)?.clone(), 1)?;
+        self.result(call, "Gelu", &[&sum], &[string_attribute("approximate", "tanh")])
+    }
+
+    /// `x · sigmoid(alpha · x)`.
+    fn quick_gelu(&mut self, call: &Call<'_>) -> Values {
+        let x = call.input(0)?;
+        let alpha = self.number_value(call.node.float("alpha", 1.702)?);
+        let scaled = self.emitted(call, "scaled", "Mul", &[x, &alpha], &[])?;
+        let gate = self.emitted(call, "gate", "Sigmoid", &[&scaled], &[])?;
+        self.result(call, "Mul", &[x, &gate], &[])
+    }
+
+    fn bias_softmax(&mut self, call: &Call<'_>) -> Values {
+        let (x, bias) = (call.input(0)?, call.input(1)?);
+        if call.node.int("is_inner_broadcast", 1)? == 0 && self.logical(x).len() != self.logical(bias).len() {
+            return Err("its bias is broadcast along outer axes; supported is inner broadcast".to_owned());
+        }
+        let sum = self.emitted(call, "sum", "Add", &[x, bias], &[])?;
+        // All axes from this one on count as one, as before opset 13.
+        let axis = call.node.int("axis", 1)?;
+        let rank = self.logical(x).len() as i64;
+        if axis != -1 && axis != rank - 1 {
+            return Err(format!("its axis is {axis} of {rank}; supported is the last"));
+        }
+        self.result(call, "Softmax", &[&sum], &[int_attribute("axis", -1)])
+    }
+
+    /// A constant number.
+    pub(super) fn number_value(&mut self, value: f32) -> Value {
+        use crate::onnx::host::{Data, Host};
+        Value::Host(Host::new(Vec::new(), Data::F32(vec![value])).into())
+    }
+
+    /// A value with its last two axes swapped.
+    pub(super) fn last_axes_swapped(&mut self, call: &Call<'_>, part: &str, x: &Value) -> Result<Value, String> {
+        let rank = self.logical(x).len();
+        if rank < 2 {
+            return Err(format!("it swaps the last two axes of a value with {rank}"));
+        }
+        let mut perm: Vec<i64> = (0..rank as i64).collect();
+        perm.swap(rank - 2, rank - 1);
+        self.emitted(call, part, "Transpose", &[x], &[ints_attribute("perm", perm)])
+    }
+
+    /// `alpha · a · b`, with the last two axes of either swapped.
+    fn fused_matmul(&mut self, call: &Call<'_>) -> Values {
+        let mut factors = Vec::with_capacity(2);
+        for (at, side) in ["A", "B"].into_iter().enumerate() {
+            if call.node.int(&format!("transBatch{side}"), 0)? != 0 {
+                return Err(format!("its transBatch{side} is 1; supported is 0"));
+            }
+            let x = call.input(at)?.clone();
+            let swap = call.node.int(&format!("trans{side}"), 0)? != 0 && self.logical(&x).len() > 1;
+            factors.push(if swap { self.last_axes_swapped(call, &format!("swapped{side}"), &x)? } else { x });
+        }
+        let alpha = call.node.float("alpha", 1.0)?;
+        let inputs = [&factors[0], &factors[1]];
+        if alpha == 1.0 {
+            return self.result(call, "MatMul", &inputs, &[]);
+        }
+        let product = self.emitted(call, "product", "MatMul", &inputs, &[])?;
+        let alpha = self.number_value(alpha);
+        self.result(call, "Mul", &[&product, &alpha], &[])
+    }
+
+    fn fused_gemm(&mut self, call: &Call<'_>) -> Values {
+        let own = |name: &str| matches!(name, "alpha" | "beta" | "transA" | "transB");
+        let attributes = call.node.attribute.iter().filter(|attribute| own(&attribute.name)).cloned().collect();
+        let parameters = ["activation_alpha", "activation_beta", "activation_gamma"]
+            .map(|name| if call.node.has(name) { call.node.float(name, 0.0).map(Some) } else { Ok(None) });
+        let parameters = parameters.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
+        let y = self.emit(&call.part("product"), "Gemm", call.inputs.clone(), attributes)?;
+        self.activated(call, &y, parameters)
+    }
+
+    /// `activation(conv(x) + z)`.
+    fn fused_conv(&mut self, call: &Call<'_>) -> Values {
+        let own = |name: &str| !name.starts_with("activation");
+        let attributes = call.node.attribute.iter().filter(|attribute| own(&attribute.name)).cloned().collect();
+        let inputs = call.inputs.iter().take(3).cloned().collect();
+        let y = self.emit(&call.part("product"), "Conv", inputs, attributes)?;
+        let y = self.plus(call, "sum", y, 3)?;
+        let parameters = call.node.floats("activation_params")?.unwrap_or_default().to_vec();
+        self.activated(call, &y, parameters)
+    }
+
+    /// The function that a fused node ends with.
+    fn activated(&mut self, call: &Call<'_>, y: &Value, parameters: Vec<f32>) -> Values {
+        let names: &[&str] = match call.node.string("activation", "")? {
+            "" => return Ok(vec![y.clone()]),
+            "Relu" | "Sigmoid" | "Tanh" | "Softplus" | "HardSwish" | "Gelu" => &[],
+            "LeakyRelu" | "Elu" => &["alpha"],
+            "HardSigmoid" => &["alpha", "beta"],
+            "Clip" => {
+                let [min, max] = [0, 1].map(|at| parameters.get(at).map(|&bound| self.number_value(bound)));
+                let value = self.emit(&call.name, "Clip", vec![Some(y.clone()), min, max], Vec::new())?;
+                return Ok(vec![value]);
+            }
+            other => return Err(format!("its activation is {other}, which is not supported")),
+        };
+        let attributes: Vec<AttributeProto> =
+            names.iter().zip(parameters).map(|(name, value)| float_attribute(name, value)).collect();
+        let activation = call.node.string("activation", "")?.to_owned();
+        self.result(call, &activation, &[y], &attributes)
+    }
+
+    /// The normalization of a sum, and the sum.
+    fn skip_layer_norm(&mut self, call: &Call<'_>) -> Values {
+        let sum = self.skip_sum(call, 4)?;
+        let epsilon = float_attribute("epsilon", call.node.float("epsilon", 1e-12)?);
+        let inputs = vec![Some(sum.clone()), call.optional(2).cloned(), call.optional(3).cloned()];
+        let y = self.emit(&call.name, "LayerNormalization", inputs, vec![epsilon])?;
+        Ok(vec![y, Value::Unsupported, Value::Unsupported, sum])
+    }
+
+    fn skip_rms_norm(&mut self, call: &Call<'_>) -> Values {
+        let sum = self.skip_sum(call, 3)?;
+        let epsilon = float_attribute("epsilon", call.node.float("epsilon", 1e-12)?);
+        let scale = call.input(2)?.clone();
+        let y = self.result(call, "SimplifiedLayerNormalization", &[&sum, &scale], &[epsilon])?.swap_remove(0);
+        Ok(vec![y, Value::Unsupported, Value::Unsupported, sum])
+    }
+
+    /// The sum of two values and of a bias.
+    fn skip_sum(&mut self, call: &Call<'_>, bias: usize) -> Result<Value, String> {
+        let sum = self.emitted(call, "sum", "Add", &[call.input(0)?, call.input(1)?], &[])?;
+        self.plus(call, "sum.bias", sum, bias)
+    }
+}
