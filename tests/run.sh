@@ -89,6 +89,7 @@ say "ONNX Runtime on exported models, and ONNX's own tests"
 # The scripts install their packages from PyPI into target/onnxruntime-venv.
 python3 -c 'import venv, ensurepip' 2>/dev/null || install python3 python3-venv
 python3 tests/onnx/check_with_onnxruntime.py 2>&1 | tee -a "$log"
+python3 tests/onnx/check_files_of_onnxruntime.py 2>&1 | tee -a "$log"
 python3 tests/onnx/conformance.py 2>&1 | tee -a "$log"
 
 if [ "${CI:-}" = true ]; then

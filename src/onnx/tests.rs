@@ -12,6 +12,7 @@ mod nan;
 mod operators;
 mod resize;
 mod rows;
+mod scopes;
 
 use super::build::{Build, ops, tensor};
 use crate::graph::Graph;

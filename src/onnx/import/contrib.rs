@@ -2,13 +2,12 @@
 
 use super::importer::Importer;
 use super::operator::{Call, Operator, Values};
-use crate::onnx::attributes::{float_attribute, int_attribute, ints_attribute, string_attribute};
+use crate::onnx::attributes::{float_attribute, ints_attribute, string_attribute};
 use crate::onnx::proto::AttributeProto;
 use crate::onnx::value::Value;
 
 operators! {
     "BiasGelu" => Operator::nodes(Importer::bias_gelu),
-    "BiasSoftmax" => Operator::nodes(Importer::bias_softmax),
     "FastGelu" => Operator::nodes(Importer::fast_gelu),
     "FusedConv" => Operator::stored(Importer::fused_conv),
     "FusedGemm" => Operator::stored(Importer::fused_gemm),
@@ -76,21 +75,6 @@ impl Importer {
         let scaled = self.emitted(call, "scaled", "Mul", &[x, &alpha], &[])?;
         let gate = self.emitted(call, "gate", "Sigmoid", &[&scaled], &[])?;
         self.result(call, "Mul", &[x, &gate], &[])
-    }
-
-    fn bias_softmax(&mut self, call: &Call<'_>) -> Values {
-        let (x, bias) = (call.input(0)?, call.input(1)?);
-        if call.node.int("is_inner_broadcast", 1)? == 0 && self.logical(x).len() != self.logical(bias).len() {
-            return Err("its bias is broadcast along outer axes; supported is inner broadcast".to_owned());
-        }
-        let sum = self.emitted(call, "sum", "Add", &[x, bias], &[])?;
-        // All axes from this one on count as one, as before opset 13.
-        let axis = call.node.int("axis", 1)?;
-        let rank = self.logical(x).len() as i64;
-        if axis != -1 && axis != rank - 1 {
-            return Err(format!("its axis is {axis} of {rank}; supported is the last"));
-        }
-        self.result(call, "Softmax", &[&sum], &[int_attribute("axis", -1)])
     }
 
     /// A constant number.

@@ -1,5 +1,7 @@
 //! The ONNX operators that are imported. Each family has a table of its own; this module asks the families.
 
+#[cfg(test)]
+use super::contrib;
 use super::operator::Operator;
 use super::{
     constant, conv, elementwise, embedding, integer, linear, matmul, movement, norm, pool, quantize, quantized, reduce,
@@ -35,6 +37,7 @@ pub(super) fn operator(op_type: &str) -> Option<Operator> {
 pub(in crate::onnx) fn names() -> Vec<&'static str> {
     let families = [
         constant::NAMES,
+        contrib::NAMES,
         conv::NAMES,
         elementwise::NAMES,
         embedding::NAMES,

@@ -8,7 +8,7 @@ use super::operator::Values;
 use super::order::order;
 use crate::onnx::OPSETS;
 use crate::onnx::external::Folders;
-use crate::onnx::host::show;
+use crate::onnx::host::{Length, show};
 use crate::onnx::proto::{AttributeProto, FunctionProto, GraphProto, NodeProto};
 use crate::onnx::tensor::Stored;
 use crate::onnx::value::Value;
@@ -55,6 +55,10 @@ impl Importer {
         if !matches!(condition, Value::Run(_)) {
             let holds = self.scalar(condition).ok_or("its condition is not one value")? != 0.0;
             return self.branch(node, if holds { yes } else { no });
+        }
+        let lengths = self.logical(condition);
+        if lengths.iter().any(|length| *length != Length::Known(1)) {
+            return Err(format!("its condition has shape {}, expected one value", show(&lengths)));
         }
         let (yes, no) = (self.branch(node, yes)?, self.branch(node, no)?);
         let mut results = Vec::with_capacity(yes.len());

@@ -31,7 +31,7 @@ fn all_unsupported_nodes_are_listed() {
     build.graph().node[2].domain = "com.microsoft".to_owned();
     build.model.functions.push(FunctionProto::default());
     let expected = "4 nodes cannot be imported:\n  first (LSTM): the operator is not supported\n  c (com.microsoft.FusedGelu): \
-                    operators of domain com.microsoft are not supported\n  d (Loop): the operator is not supported\n  e (Mod): it \
+                    the operator is not supported\n  d (Loop): the operator is not supported\n  e (Mod): it \
                     is supported only where its inputs are known while importing";
     assert_eq!(refused(build), expected);
 }
