@@ -18,6 +18,7 @@ macro_rules! operators {
     };
 }
 
+mod attention;
 mod constant;
 mod contrib;
 mod conv;
@@ -38,6 +39,7 @@ mod pool;
 mod quantize;
 mod quantized;
 mod reduce;
+mod rotary;
 mod scope;
 mod unary;
 mod window;

@@ -2,11 +2,17 @@
 
 use super::importer::Importer;
 use super::operator::{Call, Operator, Values};
-use crate::onnx::attributes::{float_attribute, ints_attribute, string_attribute};
+use crate::onnx::attributes::{float_attribute, int_attribute, ints_attribute, string_attribute};
+use crate::onnx::host::{Data, Host, Length, show};
 use crate::onnx::proto::AttributeProto;
 use crate::onnx::value::Value;
 
 operators! {
+    "Attention" => Operator::nodes(Importer::packed_attention),
+    "GroupQueryAttention" => Operator::nodes(Importer::group_query_attention),
+    "MultiHeadAttention" => Operator::nodes(Importer::multi_head_attention),
+    "RotaryEmbedding" => Operator::nodes(|i, call| i.rotary_embedding(call, [2, 3], 1)),
+    "EmbedLayerNormalization" => Operator::nodes(Importer::embed_layer_norm),
     "BiasGelu" => Operator::nodes(Importer::bias_gelu),
     "FastGelu" => Operator::nodes(Importer::fast_gelu),
     "FusedConv" => Operator::stored(Importer::fused_conv),
@@ -79,7 +85,6 @@ impl Importer {
 
     /// A constant number.
     pub(super) fn number_value(&mut self, value: f32) -> Value {
-        use crate::onnx::host::{Data, Host};
         Value::Host(Host::new(Vec::new(), Data::F32(vec![value])).into())
     }
 
@@ -177,5 +182,35 @@ impl Importer {
     fn skip_sum(&mut self, call: &Call<'_>, bias: usize) -> Result<Value, String> {
         let sum = self.emitted(call, "sum", "Add", &[call.input(0)?, call.input(1)?], &[])?;
         self.plus(call, "sum.bias", sum, bias)
+    }
+
+    /// The sum of the embeddings of words, positions and segments, normalized; and that sum.
+    fn embed_layer_norm(&mut self, call: &Call<'_>) -> Values {
+        let rows = int_attribute("axis", 0);
+        let words = self.emitted(call, "words", "Gather", &[call.input(2)?, call.input(0)?], &[rows.clone()])?;
+        let positions = match call.optional(8) {
+            Some(positions) => positions.clone(),
+            None => match self.logical(call.input(0)?)[..] {
+                [_, Length::Known(tokens)] => self.counted(tokens as usize)?,
+                ref lengths => return Err(format!("its ids have shape {}", show(lengths))),
+            },
+        };
+        let positions = self.emitted(call, "positions", "Gather", &[call.input(3)?, &positions], &[rows.clone()])?;
+        let mut sum = self.emitted(call, "sum", "Add", &[&words, &positions], &[])?;
+        if let (Some(ids), Some(table)) = (call.optional(1), call.optional(4)) {
+            let segments = self.emitted(call, "segments", "Gather", &[table, ids], &[rows])?;
+            sum = self.emitted(call, "sum.segments", "Add", &[&sum, &segments], &[])?;
+        }
+        let epsilon = float_attribute("epsilon", call.node.float("epsilon", 1e-12)?);
+        let inputs = vec![Some(sum.clone()), call.optional(5).cloned(), call.optional(6).cloned()];
+        let y = self.emit(&call.name, "LayerNormalization", inputs, vec![epsilon])?;
+        // The numbers of tokens of the rows.
+        let mut lengths = Value::Unsupported;
+        if let Some(mask) = call.optional(7) {
+            let axis = Value::Host(Host::new(vec![1], Data::I64(vec![1])).into());
+            let keepdims = int_attribute("keepdims", 0);
+            lengths = self.emitted(call, "lengths", "ReduceSum", &[mask, &axis], &[keepdims])?;
+        }
+        Ok(vec![y, lengths, sum])
     }
 }

@@ -4,8 +4,8 @@
 use super::contrib;
 use super::operator::Operator;
 use super::{
-    constant, conv, elementwise, embedding, integer, linear, matmul, movement, norm, pool, quantize, quantized, reduce,
-    unary,
+    attention, constant, conv, elementwise, embedding, integer, linear, matmul, movement, norm, pool, quantize,
+    quantized, reduce, rotary, unary,
 };
 #[cfg(test)]
 use crate::onnx::functions;
@@ -13,6 +13,7 @@ use crate::onnx::functions;
 /// The operator of one name, if a family has it.
 pub(super) fn operator(op_type: &str) -> Option<Operator> {
     let families = [
+        attention::operator,
         constant::operator,
         conv::operator,
         elementwise::operator,
@@ -26,6 +27,7 @@ pub(super) fn operator(op_type: &str) -> Option<Operator> {
         quantize::operator,
         quantized::operator,
         reduce::operator,
+        rotary::operator,
         unary::operator,
         unary::function,
     ];
@@ -36,6 +38,7 @@ pub(super) fn operator(op_type: &str) -> Option<Operator> {
 #[cfg(test)]
 pub(in crate::onnx) fn names() -> Vec<&'static str> {
     let families = [
+        attention::NAMES,
         constant::NAMES,
         contrib::NAMES,
         conv::NAMES,
@@ -50,6 +53,7 @@ pub(in crate::onnx) fn names() -> Vec<&'static str> {
         quantize::NAMES,
         quantized::NAMES,
         reduce::NAMES,
+        rotary::NAMES,
         unary::NAMES,
     ];
     let functions = crate::ops::UnaryOp::ALL.iter().filter_map(|&op| functions::op_type(op));
