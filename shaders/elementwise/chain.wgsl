@@ -10,9 +10,10 @@ struct ChainParams {
     numbers: array<vec4<u32>, 8>,
     // 0, which no compiler knows.
     zero: u32,
+    // Rows of the embedding table, where a chain begins with a lookup.
+    table_rows: u32,
     unused_0: u32,
     unused_1: u32,
-    unused_2: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: ChainParams;
@@ -39,6 +40,8 @@ struct Operands {
     a: u32,
     b: u32,
     c: u32,
+    // The column of the element.
+    column: u32,
 }
 
 @compute @workgroup_size(64)
@@ -48,6 +51,7 @@ fn chain_f32_f32(thread: Thread) {
         return;
     }
     let index = thread_index(thread);
-    let c_at = c_offset(index / params.strided.cols) + index % params.strided.cols * params.others.a_col;
-    y[e.y] = chained(Operands(a[e.a], b[e.b], c[c_at]));
+    let column = index % params.strided.cols;
+    let c_at = c_offset(index / params.strided.cols) + column * params.others.a_col;
+    y[e.y] = chained(Operands(a[e.a], b[e.b], c[c_at], column));
 }

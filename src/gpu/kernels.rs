@@ -49,7 +49,7 @@ pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Result<Vec<Pla
     if fused.shares() {
         return Ok(dispatches);
     }
-    let others: BTreeSet<usize> = fused.steps().chain(fused.all_transposes()).collect();
+    let others: BTreeSet<usize> = fused.steps().chain(fused.read_through()).collect();
     for dispatch in &mut dispatches {
         let names = others.iter().map(|&step| &steps[step].name).filter(|name| **name != dispatch.name);
         dispatch.fused.extend(names.cloned());

@@ -4,7 +4,9 @@ use enfold::gpu::Options;
 use enfold::graph::{GraphError, NodeId};
 use enfold::interp::Interpreter;
 use enfold::lower::lower;
+use enfold::numerics::UnaryOp;
 use enfold::quantize::{ConvertOptions, QuantizationConfig, WgpuQuantizer, convert, prepare, to_integer};
+use enfold::values::DType;
 use enfold::{Graph, GraphBuilder, Shape, Tensor};
 use pollster::block_on;
 
@@ -196,10 +198,17 @@ fn whole_attention(g: &mut GraphBuilder, d: &mut Draw, x: NodeId) -> Result<Vec<
 
 /// Two heads of 32 features, whose queries, keys and values are one product, and whose result is quantized.
 fn wide_attention(g: &mut GraphBuilder, d: &mut Draw, x: NodeId) -> Result<Vec<NodeId>, GraphError> {
-    Ok(vec![attention_of(g, d, x, "")?])
+    Ok(vec![attention_of(g, d, x, None, "")?])
 }
 
-fn attention_of(g: &mut GraphBuilder, d: &mut Draw, x: NodeId, prefix: &str) -> Result<NodeId, GraphError> {
+/// With a mask, its scores are scaled too.
+fn attention_of(
+    g: &mut GraphBuilder,
+    d: &mut Draw,
+    x: NodeId,
+    mask: Option<NodeId>,
+    prefix: &str,
+) -> Result<NodeId, GraphError> {
     let of = |name: &str| format!("{prefix}{name}");
     let mut head = |name: &str, perm: &[usize]| {
         let h = d.linear(g, &of(name), x, [64, 64])?;
@@ -209,7 +218,12 @@ fn attention_of(g: &mut GraphBuilder, d: &mut Draw, x: NodeId, prefix: &str) -> 
     let q = head("q", &[0, 2, 1, 3])?;
     let k = head("k", &[0, 2, 3, 1])?;
     let v = head("v", &[0, 2, 1, 3])?;
-    let scores = g.matmul(&of("scores"), q, k)?;
+    let mut scores = g.matmul(&of("scores"), q, k)?;
+    if let Some(mask) = mask {
+        let scale = g.constant(&of("scale"), f32s(&[], vec![0.18]))?;
+        scores = g.mul(&of("scaled"), scores, scale)?;
+        scores = g.add(&of("masked"), scores, mask)?;
+    }
     let weights = g.softmax(&of("weights"), scores, 3)?;
     let mixed = g.matmul(&of("mixed"), weights, v)?;
     let joined = g.transpose(&of("joined"), mixed, &[0, 2, 1, 3])?;
@@ -220,19 +234,97 @@ fn attention_of(g: &mut GraphBuilder, d: &mut Draw, x: NodeId, prefix: &str) -> 
 /// Layers of an encoder as BERT has them: attention and a feed-forward network, each with a residual sum and a norm.
 fn encoder(layers: usize) -> impl FnOnce(&mut GraphBuilder, &mut Draw, NodeId) -> Result<Vec<NodeId>, GraphError> {
     move |g, d, x| {
-        let mut x = d.norm(g, "norm", x, 64)?;
-        for layer in 0..layers {
-            let of = |name: &str| format!("{layer}.{name}");
-            let y = attention_of(g, d, x, &of(""))?;
-            let sum = g.add(&of("residual"), y, x)?;
-            x = d.norm(g, &of("norm"), sum, 64)?;
-            let h = d.linear(g, &of("up"), x, [128, 64])?;
-            let h = g.gelu(&of("gelu"), h)?;
-            let y = d.linear(g, &of("down"), h, [64, 128])?;
-            let sum = g.add(&of("second residual"), y, x)?;
-            x = d.norm(g, &of("second norm"), sum, 64)?;
-        }
-        Ok(vec![x])
+        let x = d.norm(g, "norm", x, 64)?;
+        Ok(vec![encoder_layers(g, d, x, None, layers)?])
+    }
+}
+
+fn encoder_layers(
+    g: &mut GraphBuilder,
+    d: &mut Draw,
+    x: NodeId,
+    mask: Option<NodeId>,
+    layers: usize,
+) -> Result<NodeId, GraphError> {
+    let mut x = x;
+    for layer in 0..layers {
+        let of = |name: &str| format!("{layer}.{name}");
+        let y = attention_of(g, d, x, mask, &of(""))?;
+        let sum = g.add(&of("residual"), y, x)?;
+        x = d.norm(g, &of("norm"), sum, 64)?;
+        let h = d.linear(g, &of("up"), x, [128, 64])?;
+        let h = g.gelu(&of("gelu"), h)?;
+        let y = d.linear(g, &of("down"), h, [64, 128])?;
+        let sum = g.add(&of("second residual"), y, x)?;
+        x = d.norm(g, &of("second norm"), sum, 64)?;
+    }
+    Ok(x)
+}
+
+/// A sentence encoder from its ids and mask to embeddings of length 1, as `tests/onnx/encoder.py` writes it.
+fn sentence_encoder(layers: usize) -> Result<Graph, GraphError> {
+    let mut d = Draw(Random::new(7));
+    let mut g = GraphBuilder::new();
+    let ids = g.typed_input("ids", Shape::batched(&[TOKENS]), DType::I32)?;
+    let attended = g.typed_input("attended", Shape::batched(&[TOKENS]), DType::I32)?;
+    let number = |g: &mut GraphBuilder, name: &str, value| g.constant(name, f32s(&[], vec![value]));
+    let (one, masked) = (number(&mut g, "one", 1.0)?, number(&mut g, "masked", -10_000.0)?);
+    // What is added to the scores of keys that are not attended to.
+    let mask = g.reshape("mask.shape", attended, &[1, 1, TOKENS])?;
+    let mask = g.to_float("mask.cast", mask)?;
+    let minus = number(&mut g, "minus", -1.0)?;
+    let mask = g.mul("mask.negative", mask, minus)?;
+    let mask = g.add("mask.inverted", one, mask)?;
+    let mask = g.mul("mask", mask, masked)?;
+    let words = g.embedding("words", ids, d.tensor(&[50, 64], 0.5))?;
+    let types = g.constant("types", d.tensor(&[TOKENS, 64], 0.5))?;
+    let x = g.add("words and types", words, types)?;
+    let positions = g.constant("positions", d.tensor(&[TOKENS, 64], 0.5))?;
+    let x = g.add("embeddings", x, positions)?;
+    let x = d.norm(&mut g, "norm", x, 64)?;
+    let x = encoder_layers(&mut g, &mut d, x, Some(mask), layers)?;
+    // The mean of the tokens that are attended to, divided by its length.
+    let attended = g.reshape("pooled.shape", attended, &[TOKENS, 1])?;
+    let attended = g.to_float("pooled.cast", attended)?;
+    let tokens = g.mul("pooled.tokens", x, attended)?;
+    let total = g.sum("total", tokens, 1)?;
+    let count = g.sum("count", attended, 1)?;
+    let count = g.clamp("at least", count, 1e-9, f32::INFINITY)?;
+    let mean = g.div("mean", total, count)?;
+    let squares = g.mul("squares", mean, mean)?;
+    let length = g.sum("length.squares", squares, 1)?;
+    let length = g.unary("length", UnaryOp::Sqrt, length)?;
+    let length = g.reshape("length.shape", length, &[1])?;
+    let length = g.clamp("not zero", length, 1e-12, f32::INFINITY)?;
+    let embedding = g.div("embedding", mean, length)?;
+    g.finish([embedding])
+}
+
+#[test]
+fn a_whole_encoder_of_two_layers_has_at_most_22_dispatches() {
+    let Some((context, engine)) = engine("dispatches of a whole encoder") else { return };
+    const ROWS: usize = 5;
+    let float = sentence_encoder(2).expect("an encoder");
+    let mut random = Random::new(3);
+    let mut ints = |f: &mut dyn FnMut(&mut Random, usize) -> i32| {
+        let values = (0..ROWS * TOKENS).map(|at| f(&mut random, at)).collect();
+        Tensor::from_i32(&[ROWS, TOKENS], values).expect("as many")
+    };
+    let ids = ints(&mut |random, _| random.between(0, 49));
+    let attended = ints(&mut |_, at| i32::from(at % TOKENS <= at / TOKENS * 4));
+    for (name, quantizer, most) in [("static", all_static().float_islands(true), 22), ("per token", dynamic(), 26)] {
+        let mut prepared = prepare(&float, &quantizer).expect("prepared");
+        prepared.observe(&[&ids, &attended]).expect("observed");
+        let quantized = convert(&prepared, &ConvertOptions::default()).expect("converted");
+        let graph = to_integer(&quantized).expect("integers");
+        let model = block_on(engine.load(&lower(&graph).expect("lowered"))).expect("loaded");
+        let expected = Interpreter::new(&graph).run(&[&ids, &attended]).expect("interpreted");
+        let got = block_on(model.run(&[&ids, &attended])).expect("run");
+        assert_eq!(difference(&got[0], &expected[0]), None, "{name}");
+        let inputs = [0, 1].map(|_| buffer(context, &[0; ROWS * TOKENS * 4]));
+        let output = buffer(context, &vec![0; ROWS * 64 * 4]);
+        let run = block_on(model.bind(&[&inputs[0], &inputs[1]], &[&output], ROWS)).expect("bound");
+        assert!(run.dispatches() <= most, "{name}: {} dispatches\n{}", run.dispatches(), run.describe());
     }
 }
 

@@ -15,7 +15,7 @@ pub(crate) struct FusedStep {
     pub(crate) lut: Option<usize>,
     /// The int8 sum after an int8 linear layer.
     pub(crate) add: Option<usize>,
-    /// The unary function after a linear layer.
+    /// The unary function after a linear layer or a sum along an axis.
     pub(crate) function: Option<usize>,
     /// Whether the result is written as f16.
     pub(crate) to_f16: bool,
@@ -24,6 +24,8 @@ pub(crate) struct FusedStep {
     pub(crate) mask: Option<usize>,
     /// The product before a sum along an axis.
     pub(crate) product: Option<usize>,
+    /// The casts of integers that such a sum, or its product, computes again from what they read: those of its operands.
+    pub(crate) casts: [Option<usize>; 2],
     /// The sum before a layer norm.
     pub(crate) add_before: Option<usize>,
     /// Whether other steps, or the caller, read that sum.
@@ -81,7 +83,7 @@ impl FusedStep {
         }
     }
 
-    /// All steps except transposes, with repetition.
+    /// All steps except transposes and casts, with repetition.
     pub(crate) fn steps(&self) -> impl Iterator<Item = usize> {
         let others = [
             self.lut,
@@ -111,9 +113,9 @@ impl FusedStep {
         [Some(self.main)].into_iter().chain(self.siblings).flatten()
     }
 
-    /// The transposes that the dispatch reads through.
-    pub(crate) fn all_transposes(&self) -> impl Iterator<Item = usize> {
+    /// The transposes and casts that the dispatch reads through.
+    pub(crate) fn read_through(&self) -> impl Iterator<Item = usize> {
         let scores = self.attention.map_or([None; 2], |attention| attention.transposes);
-        self.transposes.into_iter().chain(scores).flatten()
+        self.transposes.into_iter().chain(scores).chain(self.casts).flatten()
     }
 }

@@ -1,18 +1,20 @@
-//! Kernels that reduce one axis: sums and maxima.
+//! Kernels that reduce one axis: sums, perhaps of products and with a function that follows, and maxima.
 
 use super::case::{CaseBuilder, ROWS, WIDE, any_float, everyday, int8, int32, special, tensor};
 use super::dispatch::{Planned, PlannedDispatch, Planning};
+use super::function::function;
 use super::fused_step::FusedStep;
 use super::grid::GridSize;
-use super::kernel::{Kernel, KernelOptions, kernels};
+use super::kernel::{Kernel, KernelOptions, flags};
 use super::strided::{Strided, axes, broadcast};
 use super::wgsl::shader;
-use crate::gpu::device::shader::{FIRST_STORAGE, Shader, storage, wgsl_struct};
-use crate::ops::{Max, Mul, Op, Sum};
-use crate::program::{StepOp, ValueType};
+use crate::gpu::device::shader::{Chosen, FIRST_STORAGE, Piece, Shader, storage, wgsl_struct};
+use crate::numerics::UnaryOp;
+use crate::ops::{Max, Mul, Op, Sum, ToFloat, Unary};
+use crate::program::{StepOp, ValueId, ValueType};
 
 wgsl_struct! {
-    /// `ReduceParams` of `reduce/reduce.wgsl`.
+    /// `ReduceParams` of `reduce/params.wgsl`.
     ReduceParams { strided: Strided, length: u32, stride: u32, b_stride: u32, zero: u32 }
 }
 
@@ -20,48 +22,96 @@ const A: u32 = FIRST_STORAGE;
 const Y: u32 = 4;
 const B: u32 = 5;
 
-static SHADER: Shader = Shader {
-    overrides: &["THREADS", "PRODUCT", "SQUARE"],
+static SHADER: Shader = shader! {
+    "reduce", ReduceParams, [Strided], storage! { a: A, y: Y },
+    [THREAD, GRID, BYTES, FLOATS, STRIDED, ELEMENTS, WORDS],
+    ["reduce/params", "reduce/reduce"]
+};
+
+static SUMS_SHADER: Shader = Shader {
+    overrides: &["THREADS", "PRODUCT", "SQUARE", "A_INTEGER", "B_INTEGER"],
     ..shader! {
-        "reduce", ReduceParams, [Strided], storage! { a: A, y: Y, b: B },
-        [THREAD, WORKGROUP_REDUCE, WORKGROUP_SUM, GRID, BYTES, FLOAT, FLOATS, STRIDED, ELEMENTS, WORDS],
-        ["reduce/reduce"]
+        "reduce_sums", ReduceParams, [Strided], storage! { a: A, y: Y, b: B },
+        [THREAD, WORKGROUP_REDUCE, WORKGROUP_SUM, GRID, F16, FLOAT, FLOATS, FUNCTIONS, POINTWISE, STRIDED, ELEMENTS],
+        ["reduce/params", "reduce/sums"]
     }
 };
 
-kernels! {
-    ReduceKernel {
-        SumF32 = "sum_f32_f32",
-        /// Along the last axis.
-        SumRowsF32 = "sum_rows_f32_f32",
-        /// Of products of two values.
-        SumProductF32 = "sum_f32_f32",
-        SumRowsProductF32 = "sum_rows_f32_f32",
-        /// Of squares.
-        SumSquareF32 = "sum_f32_f32",
-        SumRowsSquareF32 = "sum_rows_f32_f32",
-        SumI32 = "sum_i32_i32",
-        MaxF32 = "max_f32_f32",
-        MaxI32 = "max_i32_i32",
-        MaxI8 = "max_i8_i8",
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ReduceKernel {
+    SumF32(SumKernel),
+    SumI32,
+    MaxF32,
+    MaxI32,
+    MaxI8,
+}
+
+/// A kernel of sums of floats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SumKernel {
+    /// Whether it sums along the last axis, which has an order of its own (equation 11).
+    is_last: bool,
+    summands: Summands,
+    /// Whether the operands are integers, which it casts first.
+    integers: [bool; 2],
+    /// The function that follows.
+    function: Option<UnaryOp>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Summands {
+    Elements,
+    Products,
+    Squares,
+}
+
+impl ReduceKernel {
+    /// All kernels, but those of products and sums that a cast or a function is fused with are there once.
+    pub(crate) fn iter() -> impl Iterator<Item = Self> {
+        use Summands::{Elements, Products, Squares};
+        let sqrt = Some(UnaryOp::Sqrt);
+        let sums = [
+            (Elements, [false; 2], None),
+            (Products, [false; 2], None),
+            (Squares, [false; 2], None),
+            (Elements, [true, false], None),
+            (Products, [false, true], None),
+            (Squares, [false; 2], sqrt),
+        ];
+        let of = move |is_last| {
+            sums.map(|(summands, integers, function)| Self::SumF32(SumKernel { is_last, summands, integers, function }))
+        };
+        [false, true].into_iter().flat_map(of).chain([Self::SumI32, Self::MaxF32, Self::MaxI32, Self::MaxI8])
     }
 }
 
 impl Kernel for ReduceKernel {
     fn shader(self, _options: KernelOptions) -> &'static Shader {
-        &SHADER
+        if matches!(self, Self::SumF32(_)) { &SUMS_SHADER } else { &SHADER }
     }
 
     fn entry(self) -> &'static str {
-        self.into()
+        match self {
+            Self::SumF32(SumKernel { is_last: false, .. }) => "sum_f32_f32",
+            Self::SumF32(SumKernel { is_last: true, .. }) => "sum_rows_f32_f32",
+            Self::SumI32 => "sum_i32_i32",
+            Self::MaxF32 => "max_f32_f32",
+            Self::MaxI32 => "max_i32_i32",
+            Self::MaxI8 => "max_i8_i8",
+        }
+    }
+
+    fn chosen(self) -> Chosen {
+        match self {
+            Self::SumF32(sum) => [function(sum.function), Piece::NONE, Piece::NONE],
+            _ => [Piece::NONE; 3],
+        }
     }
 
     fn overrides(self, _options: KernelOptions) -> Vec<(&'static str, u32)> {
-        match self {
-            Self::SumProductF32 | Self::SumRowsProductF32 => vec![("PRODUCT", 1)],
-            Self::SumSquareF32 | Self::SumRowsSquareF32 => vec![("SQUARE", 1)],
-            _ => Vec::new(),
-        }
+        let Self::SumF32(SumKernel { summands, integers: [a, b], .. }) = self else { return Vec::new() };
+        let (products, squares) = (summands == Summands::Products, summands == Summands::Squares);
+        flags(&[("PRODUCT", products), ("SQUARE", squares), ("A_INTEGER", a), ("B_INTEGER", b)])
     }
 
     fn promises_bits(self) -> bool {
@@ -69,23 +119,11 @@ impl Kernel for ReduceKernel {
     }
 
     fn may_be_near(self) -> bool {
-        !matches!(self, Self::SumI32 | Self::MaxF32 | Self::MaxI32 | Self::MaxI8)
+        matches!(self, Self::SumF32(_))
     }
 }
 
-/// The kernel of a sum of floats along the last axis or another, of `operands` different values.
-fn sum_kernel(is_last: bool, is_product: bool, operands: usize) -> ReduceKernel {
-    match (is_last, is_product, operands) {
-        (false, false, _) => ReduceKernel::SumF32,
-        (false, true, 1) => ReduceKernel::SumSquareF32,
-        (false, true, _) => ReduceKernel::SumProductF32,
-        (true, false, _) => ReduceKernel::SumRowsF32,
-        (true, true, 1) => ReduceKernel::SumRowsSquareF32,
-        (true, true, _) => ReduceKernel::SumRowsProductF32,
-    }
-}
-
-/// The dispatch of a reduction, perhaps of products. Sums of floats along the last axis have an order of their own (equation 11).
+/// The dispatch of a reduction, perhaps of products.
 ///
 /// # Errors
 /// Returns [`GpuError::Limit`](crate::gpu::GpuError::Limit) if the operands have too many axes.
@@ -96,14 +134,26 @@ pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Planned {
         StepOp::Op(Op::Max(Max { axis })) => (axis, false),
         _ => return Ok(None),
     };
-    let (x, y) = (planning.input(fused, 0), planning.value(step.output));
+    let (x, y) = (planning.input(fused, 0), planning.output(fused));
     let is_last = axis + 1 == x.shape.rank();
     let product = fused.product.map(|product| &planning.program.steps()[product]);
     let mut operands = product.map_or_else(|| vec![step.inputs[0]], |product| product.inputs.clone());
     operands.dedup();
+    let summands = match (product, operands.len()) {
+        (None, _) => Summands::Elements,
+        (Some(_), 1) => Summands::Squares,
+        (Some(_), _) => Summands::Products,
+    };
+    // The operands of casts in place of their results.
+    for (operand, cast) in operands.iter_mut().zip(fused.casts) {
+        *operand = cast.map_or(*operand, |cast| planning.program.steps()[cast].inputs[0]);
+    }
+    let (integers, function) = (fused.casts.map(|cast| cast.is_some()), fused.unary_op(planning.program));
+    // A square has one operand.
+    let integers = if operands.len() == 1 { [integers[0], false] } else { integers };
     let kernel = match (is_sum, y.value_type) {
         (true, ValueType::I32) => ReduceKernel::SumI32,
-        (true, _) => sum_kernel(is_last, product.is_some(), operands.len()),
+        (true, _) => ReduceKernel::SumF32(SumKernel { is_last, summands, integers, function }),
         (false, ValueType::I8) => ReduceKernel::MaxI8,
         (false, ValueType::I32) => ReduceKernel::MaxI32,
         (false, ValueType::F32 | ValueType::F16) => ReduceKernel::MaxF32,
@@ -135,7 +185,7 @@ pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Planned {
         dispatch.rows.factor = strided.rows_factor.into();
     }
     let reads = operands.iter().zip([A, B]).map(|(&id, binding)| planning.at(binding, id));
-    Ok(Some(vec![dispatch.binding(reads, [planning.at(Y, step.output)])]))
+    Ok(Some(vec![dispatch.binding(reads, [planning.at(Y, fused.last_step(planning.program).output)])]))
 }
 
 /// Sums and maxima.
@@ -149,20 +199,51 @@ pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
     let pair = |i: usize| special(if i.is_multiple_of(2) { i / 24 } else { i / 2 });
     let floats = case.input(tensor(&[ROWS, 144, 2], pair));
     case.computed(ReduceKernel::MaxF32, Max { axis: 2 }, &[floats]);
-    // Everyday numbers, whose sums differ with the order, and any numbers.
-    for f in [everyday, any_float] {
-        let x = case.input(tensor(&[ROWS, 70, 150], f));
-        case.computed(ReduceKernel::SumF32, Sum { axis: 1, checked: false }, &[x]);
-        case.computed(ReduceKernel::SumRowsF32, Sum { axis: 2, checked: false }, &[x]);
-        let column = case.input(tensor(&[ROWS, 70, 1], |i| f(i * 3 + 2)));
-        for (axis, products, squares) in [
-            (1, ReduceKernel::SumProductF32, ReduceKernel::SumSquareF32),
-            (2, ReduceKernel::SumRowsProductF32, ReduceKernel::SumRowsSquareF32),
-        ] {
-            let product = case.intermediate(Mul, &[column, x]);
-            case.computed(products, Sum { axis, checked: false }, &[product]);
-            let square = case.intermediate(Mul, &[x, x]);
-            case.computed(squares, Sum { axis, checked: false }, &[square]);
+    let functions = UnaryOp::ALL.iter().map(|&op| Some(op)).chain([None]);
+    for function in functions {
+        for (is_last, summands) in [false, true]
+            .into_iter()
+            .flat_map(|is_last| [Summands::Elements, Summands::Products, Summands::Squares].map(|of| (is_last, of)))
+        {
+            for integers in [[false; 2], [true, false], [false, true], [true; 2]] {
+                let kernel = SumKernel { is_last, summands, integers, function };
+                // Without a list of kernels, some stand for all.
+                let stands_for_others = ReduceKernel::iter().any(|other| other == ReduceKernel::SumF32(kernel));
+                let has_them = summands == Summands::Products || !integers[1];
+                let is_needed = if case.tests_all() { stands_for_others } else { has_them };
+                if is_needed && case.needs(ReduceKernel::SumF32(kernel)) {
+                    known_sums(case, kernel);
+                }
+            }
         }
+    }
+}
+
+/// Sums of everyday numbers, which differ with the order, and of any numbers.
+fn known_sums(case: &mut CaseBuilder<'_>, sum: SumKernel) {
+    let SumKernel { is_last, summands, integers, function } = sum;
+    let kernel = ReduceKernel::SumF32(sum);
+    for f in [everyday, any_float] {
+        let mut operand = |shape: &[usize], f: &dyn Fn(usize) -> f32, is_integer: bool| -> ValueId {
+            if !is_integer {
+                return case.input(tensor(shape, f));
+            }
+            let x = case.input(tensor(shape, int32));
+            case.intermediate(ToFloat, &[x])
+        };
+        let x = operand(&[ROWS, 70, 150], &f, integers[usize::from(summands == Summands::Products)]);
+        let column = match summands {
+            Summands::Products => operand(&[ROWS, 70, 1], &|i| f(i * 3 + 2), integers[0]),
+            Summands::Elements | Summands::Squares => x,
+        };
+        let summand = if summands == Summands::Elements { x } else { case.intermediate(Mul, &[column, x]) };
+        let op = Sum { axis: if is_last { 2 } else { 1 }, checked: false };
+        match function {
+            None => case.computed(kernel, op, &[summand]),
+            Some(function) => {
+                let sum = case.intermediate(op, &[summand]);
+                case.computed(kernel, Unary { op: function }, &[sum])
+            }
+        };
     }
 }

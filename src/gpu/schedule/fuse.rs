@@ -7,7 +7,8 @@
 //! | int8 linear to float, unary function, cast to f16 | linear with both in its epilogue, each if it is there |
 //! | int8 linear layers that read the same value | one product with the weights of up to four |
 //! | up to eight float steps that compute each element from one other, or from two | a chain, whose intermediate results stay in registers |
-//! | product of floats, sum along an axis | sum of products |
+//! | casts of integers, product of floats, sum along an axis, unary function | sum of products with the function last, each of the others if it is there |
+//! | lookup in an embedding table, and a chain | the chain, which begins with the lookup |
 //! | float linear, unary function | matmul with the function in its epilogue |
 //! | float sum, layer norm, qparams of each row, quantize | layer norm that adds first and quantizes last, each if it is there |
 //! | qparams of each row, quantize with them | a kernel that does both |
@@ -31,7 +32,7 @@ use crate::gpu::kernels::fused_step::FusedStep;
 use crate::gpu::kernels::linear::layers;
 use crate::gpu::kernels::norm;
 use crate::ops::{Add, ChooseQParams, Mul, Op, QuantizeDynamic, Softmax};
-use crate::program::{Epilogue, Program, QConv, StepOp, ValueId};
+use crate::program::{Epilogue, Program, QConv, StepOp, ValueId, ValueType};
 
 /// A set of patterns to fuse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,10 +65,10 @@ pub(crate) fn fuse(program: &Program, config: &Config, fusions: Fusions) -> Vec<
         }
         all.push(fused);
     }
-    // A transpose comes before its matmul, so it is in the list as a single step.
-    let mut transposes = vec![false; program.steps().len()];
-    all.iter().flat_map(FusedStep::all_transposes).for_each(|step| transposes[step] = true);
-    all.retain(|fused| !transposes[fused.main]);
+    // A transpose comes before its matmul, and a cast before its sum, so it is in the list as a single step.
+    let mut read_through = vec![false; program.steps().len()];
+    all.iter().flat_map(FusedStep::read_through).for_each(|step| read_through[step] = true);
+    all.retain(|fused| !read_through[fused.main]);
     if !unfused {
         layers::share(&mut all, program, config);
     }
@@ -120,6 +121,7 @@ impl<'p> Fusion<'p> {
             StepOp::Op(Op::Mul(Mul)) => {
                 self.scale_and_mask(fused).or_else(|| self.product_and_sum(fused)).unwrap_or(fused)
             }
+            StepOp::Op(Op::Sum(_)) => self.around_sum(fused),
             op if norm::adds_and_quantizes(op) => self.with_quantize(fused),
             StepOp::Op(Op::ChooseQParams(_)) => self.chosen_and_quantized(fused),
             StepOp::QMatMul(_) | StepOp::Op(Op::MatMul(_)) => {
@@ -254,9 +256,40 @@ impl<'p> Fusion<'p> {
 
     /// A product that only a sum along an axis reads.
     fn product_and_sum(&self, fused: FusedStep) -> Option<FusedStep> {
-        let reader = self.only_reader(fused.main)?;
-        let is_sum = matches!(self.op(reader), StepOp::Op(Op::Sum(_)));
-        is_sum.then_some(FusedStep { main: reader, last: reader, product: Some(fused.main), ..fused })
+        let sum = self.sum_of_product(fused.main)?;
+        Some(self.around_sum(FusedStep { main: sum, last: sum, product: Some(fused.main), ..fused }))
+    }
+
+    /// The sum along an axis that alone reads a product.
+    fn sum_of_product(&self, product: usize) -> Option<usize> {
+        self.only_reader(product).filter(|&reader| matches!(self.op(reader), StepOp::Op(Op::Sum(_))))
+    }
+
+    /// The casts of the operands of a sum of floats, and the function that follows.
+    fn around_sum(&self, fused: FusedStep) -> FusedStep {
+        if self.program.value(self.program.steps()[fused.main].output).value_type != ValueType::F32 {
+            return fused;
+        }
+        let mut fused = self.with_unary(fused);
+        let operands = &self.program.steps()[fused.product.unwrap_or(fused.main)].inputs;
+        for (cast, operand) in fused.casts.iter_mut().zip(operands) {
+            *cast = self.writers[operand.index()].filter(|&writer| self.is_cast_for_sums(writer));
+        }
+        fused
+    }
+
+    /// Whether a step casts integers that only sums along an axis read, or products before them.
+    fn is_cast_for_sums(&self, step: usize) -> bool {
+        let output = self.program.steps()[step].output.index();
+        let reads = |&reader: &usize| match self.op(reader) {
+            StepOp::Op(Op::Sum(_)) => true,
+            StepOp::Op(Op::Mul(Mul)) => {
+                self.scale_and_mask(FusedStep::single(reader)).is_none() && self.sum_of_product(reader).is_some()
+            }
+            _ => false,
+        };
+        let is_cast = matches!(self.op(step), StepOp::Op(Op::ToFloat(_)));
+        is_cast && !self.is_output[output] && self.readers[output].iter().all(reads)
     }
 
     /// Whether a sum adds a mask to what a step writes.

@@ -1,4 +1,5 @@
-//! Chains of elementwise steps in one dispatch: each takes the result of the one before it, and only the last result is stored.
+//! Chains of elementwise steps in one dispatch: each takes the result of the one before it, and only the last result is stored. The first
+//! may be a lookup in an embedding table.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -8,12 +9,12 @@ use super::super::function::expression;
 use super::super::fused_step::FusedStep;
 use super::super::grid::GridSize;
 use super::super::kernel::{Kernel, KernelOptions};
-use super::super::strided::{Strided, axes, broadcast, strides};
+use super::super::strided::{Axis, Strided, aligned, axes, broadcast, strides};
 use super::super::wgsl::shader;
 use crate::gpu::device::error::GpuError;
 use crate::gpu::device::shader::{Chosen, FIRST_STORAGE, Piece, Shader, storage, wgsl_struct};
 use crate::numerics::{BinaryOp, UnaryOp};
-use crate::ops::{Add, Binary, Clamp, Div, Mask, Mul, Op, ToFloat, Unary};
+use crate::ops::{Add, Binary, Clamp, Div, Embedding, Mask, Mul, Op, ToFloat, Unary};
 use crate::program::{Program, StepOp, ValueId, ValueType};
 use crate::values::Tensor;
 
@@ -25,7 +26,7 @@ const MAX_REPEATED: usize = 2;
 wgsl_struct! {
     /// `ChainParams` of `elementwise/chain.wgsl`.
     ChainParams {
-        strided: Strided, others: Strided, numbers: [[u32; 4]; MAX_LINKS], zero: u32, unused_0: u32, unused_1: u32, unused_2: u32,
+        strided: Strided, others: Strided, numbers: [[u32; 4]; MAX_LINKS], zero: u32, table_rows: u32, unused_0: u32, unused_1: u32,
     }
 }
 
@@ -33,6 +34,7 @@ const A: u32 = FIRST_STORAGE;
 const B: u32 = 4;
 const C: u32 = 5;
 const Y: u32 = 6;
+const TABLE: u32 = 7;
 
 static SHADER: Shader = shader! {
     "elementwise_chain", ChainParams, [Strided], storage! { a: A, b: B, c: C, y: Y },
@@ -40,9 +42,19 @@ static SHADER: Shader = shader! {
     ["elementwise/chain"]
 };
 
+/// Of chains that begin with a lookup.
+static TABLE_SHADER: Shader = shader! {
+    "elementwise_chain_of_table", ChainParams, [Strided], storage! { a: A, b: B, c: C, y: Y, table: TABLE },
+    [THREAD, GRID, FLOAT, FLOATS, FUNCTIONS, F16, POINTWISE, STRIDED, ELEMENTS],
+    ["elementwise/chain", "elementwise/chain_table"]
+};
+
 /// The kernel of the chains that have the same steps: the WGSL of [`Link::wgsl`].
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct ChainKernel(Piece);
+pub(crate) struct ChainKernel {
+    piece: Piece,
+    looks_up: bool,
+}
 
 impl ChainKernel {
     /// The kernel of some steps. Their WGSL is kept for as long as the process runs, once for all chains of the same operations on the same
@@ -51,14 +63,15 @@ impl ChainKernel {
         let name: Vec<String> = links.iter().map(Link::name).collect();
         let name = name.join(", ");
         let mut known = known_chains();
-        if let Some((kernel, _)) = known.iter().find(|(kernel, _)| kernel.0.name == name) {
+        if let Some((kernel, _)) = known.iter().find(|(kernel, _)| kernel.piece.name == name) {
             return *kernel;
         }
         let lines: String = links.iter().enumerate().map(|(at, link)| link.wgsl(at)).collect();
         let wgsl = format!(
             "fn chained(operands: Operands) -> u32 {{\n    var bits = operands.a;\n{lines}    return bits;\n}}\n"
         );
-        let kernel = Self(Piece { name: name.leak(), wgsl: wgsl.leak() });
+        let looks_up = links.first().is_some_and(|link| link.operation == Operation::LookUp);
+        let kernel = Self { piece: Piece { name: name.leak(), wgsl: wgsl.leak() }, looks_up };
         known.push((kernel, links.to_vec()));
         kernel
     }
@@ -78,7 +91,7 @@ fn known_chains() -> MutexGuard<'static, Vec<(ChainKernel, Vec<Link>)>> {
 
 impl Kernel for ChainKernel {
     fn shader(self, _options: KernelOptions) -> &'static Shader {
-        &SHADER
+        if self.looks_up { &TABLE_SHADER } else { &SHADER }
     }
 
     fn entry(self) -> &'static str {
@@ -86,7 +99,7 @@ impl Kernel for ChainKernel {
     }
 
     fn chosen(self) -> Chosen {
-        [self.0, Piece::NONE, Piece::NONE]
+        [self.piece, Piece::NONE, Piece::NONE]
     }
 
     fn promises_bits(self) -> bool {
@@ -129,10 +142,14 @@ enum Operation {
     Mul,
     Div,
     Binary(BinaryOp),
-    Mask { inverted: bool },
+    Mask {
+        inverted: bool,
+    },
     Clamp,
     ToFloat,
     Function(UnaryOp),
+    /// Rows of an embedding table, only as the first.
+    LookUp,
 }
 
 impl Operation {
@@ -146,6 +163,7 @@ impl Operation {
             Op::Clamp(_) => Self::Clamp,
             Op::ToFloat(ToFloat) => Self::ToFloat,
             Op::Unary(Unary { op }) => Self::Function(op),
+            Op::Embedding(Embedding) => Self::LookUp,
             _ => return None,
         })
     }
@@ -162,7 +180,13 @@ impl Operation {
             Self::Clamp => Clamp { min, max }.into(),
             Self::ToFloat => ToFloat.into(),
             Self::Function(op) => Unary { op }.into(),
+            Self::LookUp => Embedding.into(),
         }
+    }
+
+    /// Whether it reads integers.
+    fn reads_integers(self) -> bool {
+        matches!(self, Self::ToFloat | Self::LookUp)
     }
 
     fn has_two_operands(self) -> bool {
@@ -196,6 +220,7 @@ impl Link {
             Operation::Clamp => format!("limited(bits, params.numbers[{at}].x, params.numbers[{at}].y)"),
             Operation::ToFloat => "float_of_integer(bits)".to_owned(),
             Operation::Function(op) => expression(op).to_owned(),
+            Operation::LookUp => "looked_up(bits, operands.column)".to_owned(),
         };
         format!("    bits = {expression};\n")
     }
@@ -207,6 +232,8 @@ pub(crate) struct Chain {
     links: Vec<Link>,
     /// What it begins with, and up to two other operands.
     operands: Vec<ValueId>,
+    /// The table in which it looks up first.
+    table: Option<ValueId>,
     result: ValueId,
 }
 
@@ -214,7 +241,7 @@ impl Chain {
     /// A chain of some steps, each of which reads what the one before it writes; `None` if it cannot have the last of them.
     pub(crate) fn of(program: &Program, steps: &[usize]) -> Option<Self> {
         let result = program.steps()[*steps.last()?].output;
-        let mut chain = Self { links: Vec::new(), operands: Vec::new(), result };
+        let mut chain = Self { links: Vec::new(), operands: Vec::new(), table: None, result };
         let mut before = None;
         for &step in steps {
             let step = &program.steps()[step];
@@ -225,7 +252,7 @@ impl Chain {
         let shape = |step: &usize| &program.value(program.steps()[*step].output).shape;
         let repeated =
             || steps.iter().zip(&chain.links).filter(|(step, _)| shape(step) != &program.value(result).shape);
-        let is_long = repeated().any(|(_, link)| matches!(link.operation, Operation::Function(_)));
+        let is_long = repeated().any(|(_, link)| matches!(link.operation, Operation::Function(_) | Operation::LookUp));
         let suits = steps.len() <= MAX_LINKS && repeated().count() <= MAX_REPEATED && !is_long;
         // A chain may walk through more axes in different orders than each of its steps.
         (suits && chain.strided(program, "").is_ok()).then_some(chain)
@@ -236,6 +263,14 @@ impl Chain {
         let y = program.value(self.result);
         let result = axes(y);
         let of = |at: usize| match self.operands.get(at) {
+            // All elements of a row have one id.
+            Some(&ids) if at == 0 && self.table.is_some() => {
+                let ids = program.value(ids);
+                let mut own = axes(ids);
+                own.truncate(ids.shape.rank());
+                own.extend(result.last().map(|row| Axis { stride: 0, ..*row }));
+                aligned(&own, &result)
+            }
             Some(&id) => broadcast(program.value(id), &result),
             None => vec![0; result.len()],
         };
@@ -252,8 +287,11 @@ impl Chain {
             self.operands.push(inputs[own]);
         }
         let of_floats = |id: ValueId| program.value(id).value_type == ValueType::F32;
-        if of_floats(inputs[own]) == (operation == Operation::ToFloat) {
+        if of_floats(inputs[own]) == operation.reads_integers() {
             return None;
+        }
+        if operation == Operation::LookUp {
+            self.table = Some(inputs[1]);
         }
         let (mut other, mut numbers) = (Other::Number, [0; 2]);
         if let Op::Clamp(Clamp { min, max }) = op {
@@ -312,9 +350,15 @@ pub(super) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Planned {
     for (slot, link) in params.numbers.iter_mut().zip(&chain.links) {
         slot[..2].copy_from_slice(&link.numbers);
     }
+    if let Some(table) = chain.table {
+        let rows = planning.value(table).shape.axis(0).unwrap_or_else(|| unreachable!("a table has rows"));
+        params.table_rows = rows as u32;
+    }
     let size = GridSize::Threads(params.strided.row_threads.into());
     let dispatch = PlannedDispatch::single(planning, &step.name, y, ChainKernel::of(&chain.links), &params, size);
-    let reads = chain.operands.iter().zip([A, B, C]).map(|(&id, binding)| planning.at(binding, id));
+    let table = chain.table.map(|table| (table, TABLE));
+    let operands = chain.operands.iter().copied().zip([A, B, C]).chain(table);
+    let reads = operands.map(|(id, binding)| planning.at(binding, id));
     Ok(Some(vec![dispatch.binding(reads, [planning.at(Y, chain.result)])]))
 }
 
@@ -340,6 +384,7 @@ fn examples() -> Vec<Vec<Link>> {
     }
     examples.push(vec![link(Operation::ToFloat, Other::Number, false), link(Operation::Mul, Other::B, true)]);
     examples.push(vec![link(Operation::Mul, Other::Itself, false)]);
+    examples.push(vec![link(Operation::LookUp, Other::Number, false), link(Operation::Add, Other::C, true)]);
     examples
 }
 
@@ -361,14 +406,20 @@ fn known_chain(case: &mut CaseBuilder<'_>, links: &[Link]) {
     let kernel = ChainKernel::of(links);
     let (wide, column, row) = ([ROWS, 12, 12], [ROWS, 12, 1], [12]);
     for f in [special, everyday, any_float] {
-        let is_cast = links.first().is_some_and(|link| link.operation == Operation::ToFloat);
-        let first = case.input(if is_cast { tensor(&wide, int32) } else { tensor(&wide, f) });
+        let first = case.input(match links.first().map(|link| link.operation) {
+            Some(Operation::ToFloat) => tensor(&wide, int32),
+            Some(Operation::LookUp) => tensor(&wide[..2], |i| i as i32 * 5 % 7),
+            _ => tensor(&wide, f),
+        });
         let b = case.input(tensor(&column, |i| f(i * 5 + 1)));
         let c = case.constant(tensor(&row, |i| f(i * 7 + 3)));
         let mut result = first;
         for (at, link) in links.iter().enumerate() {
             let op = link.operation.op([-3.0, 2.5].map(f32::to_bits));
             let mut inputs = vec![result];
+            if link.operation == Operation::LookUp {
+                inputs.push(case.constant(tensor(&[7, 12], |i| f(i * 3 + 5))));
+            }
             if link.operation.has_two_operands() {
                 inputs.push(match link.other {
                     Other::Number => case.constant(tensor(&[], |_| f(at * 11 + 4))),

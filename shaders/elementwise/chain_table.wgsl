@@ -1,0 +1,10 @@
+// Chains that begin with a lookup in an embedding table.
+
+// As many elements a row as the result.
+@group(0) @binding(7) var<storage, read_write> table: array<u32>;
+
+// An id outside the table gives the nearest row.
+fn looked_up(id: u32, column: u32) -> u32 {
+    let row = clamp(bitcast<i32>(id), 0, i32(params.table_rows) - 1);
+    return table[u32(row) * params.strided.cols + column];
+}

@@ -1,0 +1,64 @@
+// Sums of floats along one axis, perhaps of products or squares, and the function of each sum that the kernel chooses: one element a
+// thread, or one row a workgroup.
+
+// Whether each element is first multiplied by one of b, or by itself.
+override PRODUCT: bool = false;
+override SQUARE: bool = false;
+// Whether the elements of a and b are integers, which are cast first.
+override A_INTEGER: bool = false;
+override B_INTEGER: bool = false;
+
+@group(0) @binding(5) var<storage, read_write> b: array<u32>;
+
+// An element of a sum, canonical.
+fn summand(at: u32, b_at: u32) -> f32 {
+    var bits = a[at];
+    if A_INTEGER {
+        bits = float_of_integer(bits);
+    }
+    if PRODUCT {
+        var factor = b[b_at];
+        if B_INTEGER {
+            factor = float_of_integer(factor);
+        }
+        bits = product_of(bits, factor);
+    }
+    if SQUARE {
+        bits = product_of(bits, bits);
+    }
+    return bitcast<f32>(canonical_bits(bits));
+}
+
+// Along an axis that is not the last: blocks of 32 elements in order, then the blocks in order (equation 11).
+@compute @workgroup_size(64)
+fn sum_f32_f32(thread: Thread) {
+    let e = element(thread);
+    if !e.inside {
+        return;
+    }
+    var sum = 0.0f;
+    for (var first = 0u; first < params.length; first += 32u) {
+        var part = 0.0f;
+        for (var i = first; i < min(first + 32u, params.length); i++) {
+            part = add_f(part, summand(e.a + i * params.stride, e.b + i * params.b_stride));
+        }
+        sum = add_f(sum, part);
+    }
+    y[e.y] = apply_bits(canonical_bits(bitcast<u32>(sum)));
+}
+
+// Sums along the last axis, one row a workgroup: 64 partial sums, each of every 64th element in order (equation 11).
+@compute @workgroup_size(64)
+fn sum_rows_f32_f32(thread: Thread) {
+    let row = group_index(thread);
+    let inside = row < matrix_rows();
+    let start = offsets(select(0u, row, inside));
+    var part = 0.0f;
+    for (var i = thread.local; i < params.length; i += 64u) {
+        part = add_f(part, summand(start.x + i * params.stride, start.y + i * params.b_stride));
+    }
+    let sum = workgroup_sum(thread, part);
+    if inside && thread.local == 0u {
+        y[row] = apply_bits(canonical_bits(bitcast<u32>(sum)));
+    }
+}
