@@ -70,14 +70,25 @@ fn product_of(a: u32, b: u32) -> u32 {
     return canonical_bits(bitcast<u32>(mul_f(bitcast<f32>(normal_bits(a)), bitcast<f32>(normal_bits(b)))));
 }
 
-// a / b, correctly rounded, of normal numbers. A quotient below the normal numbers is 0. The device's own division only guesses:
+// The exponent of a quotient's mantissa of 24 bits, of normal numbers; `less` is 1 where the dividend's mantissa is less than the
+// divisor's.
+fn quotient_exponent(a_bits: u32, b_bits: u32, less: u32) -> i32 {
+    let a_exponent = bitcast<i32>((a_bits >> 23u) & 0xffu);
+    let b_exponent = bitcast<i32>((b_bits >> 23u) & 0xffu);
+    return a_exponent - b_exponent + 126 - bitcast<i32>(less);
+}
+
+fn mantissa(bits: u32) -> u32 {
+    return (bits & 0x7fffffu) | 0x800000u;
+}
+
+// a / b, correctly rounded, of positive normal numbers with a normal quotient; 0 / 1 is 0. The device's own division only guesses:
 // the exact remainder of the guess corrects it.
-fn quotient(a: f32, b: f32) -> f32 {
+fn normal_quotient(a: f32, b: f32) -> f32 {
     let a_bits = bitcast<u32>(a);
     let b_bits = bitcast<u32>(b);
-    let sign = (a_bits ^ b_bits) & SIGN;
-    let dividend = (a_bits & 0x7fffffu) | 0x800000u;
-    let divisor = (b_bits & 0x7fffffu) | 0x800000u;
+    let dividend = mantissa(a_bits);
+    let divisor = mantissa(b_bits);
     let less = select(0u, 1u, dividend < divisor);
     let b_fraction = bitcast<f32>((b_bits & 0x7fffffu) | 0x3f800000u);
     let a_fraction = bitcast<f32>((a_bits & 0x7fffffu) | 0x3f800000u);
@@ -92,14 +103,22 @@ fn quotient(a: f32, b: f32) -> f32 {
     // There are no ties.
     digits += select(0u, 1u, rest * 2 > bitcast<i32>(divisor));
     digits -= select(0u, 1u, rest * 2 < -bitcast<i32>(divisor));
-    let a_exponent = bitcast<i32>((a_bits >> 23u) & 0xffu);
-    let b_exponent = bitcast<i32>((b_bits >> 23u) & 0xffu);
     // The mantissa's highest bit, or a carry out of it, moves into the exponent by itself.
-    let exponent = a_exponent - b_exponent + 126 - bitcast<i32>(less);
-    let value = bitcast<i32>(digits) + exponent * 0x800000;
-    let is_zero = a_exponent == 0 || exponent < 0;
-    let is_infinite = exponent >= 254 || value >= 0x7f800000;
-    return bitcast<f32>(sign | select(select(bitcast<u32>(value), infinity(), is_infinite), 0u, is_zero));
+    return bitcast<f32>(digits + bitcast<u32>(quotient_exponent(a_bits, b_bits, less)) * 0x800000u);
+}
+
+// a / b, correctly rounded, of normal numbers. A quotient below the normal numbers is 0.
+fn quotient(a: f32, b: f32) -> f32 {
+    let a_bits = bitcast<u32>(a);
+    let b_bits = bitcast<u32>(b);
+    let sign = (a_bits ^ b_bits) & SIGN;
+    let less = select(0u, 1u, mantissa(a_bits) < mantissa(b_bits));
+    let exponent = quotient_exponent(a_bits, b_bits, less);
+    // Without the sign, whatever does not fit: it is not used then.
+    let value = bitcast<u32>(normal_quotient(a, b));
+    let is_zero = (a_bits & INFINITY) == 0u || exponent < 0;
+    let is_infinite = exponent >= 254 || value >= INFINITY;
+    return bitcast<f32>(sign | select(select(value, infinity(), is_infinite), 0u, is_zero));
 }
 
 // The quotient of any two numbers, as bits.
@@ -139,7 +158,7 @@ fn root(x: f32) -> f32 {
 
 // 1 / sqrt(x) of a positive normal number.
 fn inverse_root(x: f32) -> f32 {
-    return quotient(1.0f, root(x));
+    return normal_quotient(1.0f, root(x));
 }
 
 // e^x for -69.31471 <= x <= 88.72283.

@@ -10,25 +10,25 @@ fn finite_of(bits: u32) -> f32 {
     return bitcast<f32>(select(bits, 0u, is_special(bits)));
 }
 
-// The result of a finite x, else the limit `low` at -infinity or `high` at infinity, or NaN.
+// The result of a finite x, which is finite, else the limit `low` at -infinity or `high` at infinity, or NaN.
 fn limits(x: u32, y: f32, low: u32, high: u32) -> u32 {
-    let limit = select(select(high, low, (x >> 31u) == 1u), NAN, is_nan(x));
-    return canonical_bits(select(bitcast<u32>(y), limit, is_special(x)));
+    let limit = select(select(high, low, (x >> 31u) == 1u), not_a_number(), is_nan(x));
+    return select(bitcast<u32>(flush(y)), limit, is_special(x));
 }
 
 fn sigmoid_core(x: f32) -> f32 {
     let bits = bitcast<u32>(x);
     let e = exp_of_negative(bitcast<f32>(bits | SIGN));
-    return flush(quotient(select(1.0f, e, (bits >> 31u) == 1u), add_f(1.0f, e)));
+    return flush(normal_quotient(select(1.0f, e, (bits >> 31u) == 1u), add_f(1.0f, e)));
 }
 
 fn sigmoid_of(x: u32) -> u32 {
-    return limits(x, sigmoid_core(finite_of(x)), 0u, ONE);
+    return limits(x, sigmoid_core(bitcast<f32>(x)), 0u, ONE);
 }
 
 fn silu_of(x: u32) -> u32 {
     let v = finite_of(x);
-    return limits(x, mul_f(v, sigmoid_core(v)), NAN, INFINITY);
+    return limits(x, mul_f(v, sigmoid_core(v)), not_a_number(), INFINITY);
 }
 
 fn gelu_tanh_of(x: u32) -> u32 {
@@ -36,13 +36,12 @@ fn gelu_tanh_of(x: u32) -> u32 {
     let bits = bitcast<u32>(v);
     let c = bitcast<f32>(select(bits, 0x41800000u | (bits & SIGN), (bits & MAGNITUDE) > 0x41800000u));
     let inner = mul_f(c, mul_add_f(mul_f(c, c), 0.071354816f, 1.59576912f));
-    return limits(x, mul_f(v, sigmoid_core(inner)), NAN, INFINITY);
+    return limits(x, mul_f(v, sigmoid_core(inner)), not_a_number(), INFINITY);
 }
 
 fn tanh_of(x: u32) -> u32 {
-    let bits = bitcast<u32>(finite_of(x));
-    let a = bitcast<f32>(select(bits & MAGNITUDE, 0x41200000u, (bits & MAGNITUDE) > 0x41200000u));
-    let large = sub_f(1.0f, flush(quotient(2.0f, add_f(exp_core(add_f(a, a)), 1.0f))));
+    let a = bitcast<f32>(min(x & MAGNITUDE, 0x41200000u));
+    let large = sub_f(1.0f, normal_quotient(2.0f, add_f(exp_core(add_f(a, a)), 1.0f)));
     let s = mul_f(a, a);
     var p = mul_add_f(-5.70498873e-3f, s, 2.06390888e-2f);
     p = mul_add_f(p, s, -5.37397156e-2f);
@@ -50,7 +49,7 @@ fn tanh_of(x: u32) -> u32 {
     p = mul_add_f(p, s, -3.33332819e-1f);
     let small = mul_add_f(mul_f(p, s), a, a);
     let y = select(small, large, bitcast<u32>(a) > 0x3f200000u);
-    return limits(x, with_sign_of(y, bits), 0xbf800000u, ONE);
+    return limits(x, with_sign_of(y, x), 0xbf800000u, ONE);
 }
 
 // 1 - erf(t) for t above 0.927734375.
@@ -77,12 +76,11 @@ fn erf_small(t: f32) -> f32 {
 }
 
 fn erf_of(x: u32) -> u32 {
-    let bits = bitcast<u32>(finite_of(x));
-    let t = bitcast<f32>(bits & MAGNITUDE);
+    let t = bitcast<f32>(x & MAGNITUDE);
     let is_large = bitcast<u32>(t) > 0x3f6d8000u;
     let large = sub_f(1.0f, erfc_core(select(1.0f, t, is_large)));
     let small = erf_small(select(t, 0.0f, is_large));
-    return limits(x, with_sign_of(select(small, large, is_large), bits), 0xbf800000u, ONE);
+    return limits(x, with_sign_of(select(small, large, is_large), x), 0xbf800000u, ONE);
 }
 
 fn gelu_of(x: u32) -> u32 {
@@ -94,7 +92,7 @@ fn gelu_of(x: u32) -> u32 {
     let large = select(sub_f(1.0f, tail), tail, (bits >> 31u) == 1u);
     let e = erf_small(select(t, 0.0f, is_large));
     let small = mul_add_f(0.5f, with_sign_of(e, bits), 0.5f);
-    return limits(x, mul_f(v, select(small, large, is_large)), NAN, INFINITY);
+    return limits(x, mul_f(v, select(small, large, is_large)), not_a_number(), INFINITY);
 }
 
 // 1 from the smallest positive number to infinity; 0 for all other floats, NaN included.
