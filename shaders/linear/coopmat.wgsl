@@ -63,14 +63,19 @@ fn weight_values(word: u32) -> vec4<i32> {
     return unpack4xI8(word) >> vec4<u32>(WEIGHT_SHIFT);
 }
 
-// Stages the vectors from `k0` on, up to `end`.
-fn stage(block: u32, tile_row: u32, thread: u32, k0: u32, end: u32) {
+// Stages the vectors from `k0` on, up to `end`. `own` is where the first row of this thread starts, for all vectors along K: where
+// subgroups are large enough, a thread has no other row.
+fn stage(block: u32, tile_row: u32, own: RowStart, thread: u32, k0: u32, end: u32) {
     let k_vecs = params.k_vecs;
     for (var i = thread; i < K_STEP * PATCH_ROWS * 32u; i += THREADS) {
         let k = i % K_STEP;
         let row = i / K_STEP;
+        var start = own;
+        if i != thread {
+            start = row_start(tile_row + row);
+        }
         // Rows beyond the last repeat it, and `store` drops them; vectors from `end` on are 0 in `w_tile`.
-        stage_x(row, k, x_vec(row_start(tile_row + row), min(k0 + k, k_vecs - 1u)));
+        stage_x(row, k, x_vec(start, min(k0 + k, k_vecs - 1u)));
     }
     for (var i = thread; i < K_STEP * 64u; i += THREADS) {
         let k = i / 64u;
@@ -111,6 +116,7 @@ fn plus(sums: Quads, area: u32, lane: Lane) -> Quads {
 // The patch at `row` and `column` of the group's outputs.
 fn product(it: Invocation, tile_row: u32, row: u32, column: u32, area: u32, lane: Lane) -> Sums {
     let range = k_range(it.group);
+    let own = row_start(tile_row + it.thread / K_STEP);
     var sums: Sums;
     for (var start = range.x; start < range.y; start += CHUNK_VECS) {
         let end = min(start + CHUNK_VECS, range.y);
@@ -121,7 +127,7 @@ fn product(it: Invocation, tile_row: u32, row: u32, column: u32, area: u32, lane
         var fragments: Fragments;
         clear(&fragments, area);
         for (var k0 = start; k0 < end; k0 += K_STEP) {
-            stage(it.group.x, tile_row, it.thread, k0, end);
+            stage(it.group.x, tile_row, own, it.thread, k0, end);
             workgroupBarrier();
             for (var k = 0u; k < K_STEP; k += 2u) {
                 multiply(&fragments, row, column, k, lane);
