@@ -60,6 +60,7 @@ mod known_answer;
 mod memory;
 mod model;
 mod options;
+mod progress;
 mod run;
 mod schedule;
 mod tune;
@@ -74,6 +75,7 @@ pub use kernels::linear::tuning::TuningTable;
 pub use memory::{BufferRange, Memory};
 pub use model::Model;
 pub use options::Options;
+pub use progress::LoadProgress;
 pub use run::{Run, StepTiming, Timings};
 pub use wgpu;
 

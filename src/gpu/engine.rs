@@ -11,8 +11,9 @@ use super::kernels::linear::coopmat::{CHUNKS, Coopmat};
 use super::kernels::linear::tile::TileShape;
 use super::kernels::linear::tuning::TuningTable;
 use super::known_answer;
-use super::model::Model;
+use super::model::{self, Model};
 use super::options::Options;
+use super::progress::{LoadProgress, Progress};
 use super::tune;
 use crate::ops::Op;
 use crate::program::{Program, Step, StepOp};
@@ -109,6 +110,34 @@ impl Engine {
     /// [`GpuError::Limit`] for a constant that is larger than this device allows, or a step whose operands walk through more than
     /// six axes in different orders; [`GpuError::Device`] if the device has no memory left.
     pub async fn load(&self, program: &Program) -> Result<Model, GpuError> {
+        self.load_reporting(program, &mut Progress::silent()).await
+    }
+
+    /// Does what [`Engine::load`] does, and calls `report` whenever kernels were compiled and tested, or weights uploaded. The numbers never
+    /// shrink; at the end, what is done is all that there is to do.
+    ///
+    /// ```no_run
+    /// # async fn shown(
+    /// #     engine: &enfold::gpu::Engine, program: &enfold::program::Program,
+    /// # ) -> Result<enfold::gpu::Model, enfold::gpu::GpuError> {
+    /// let report = |now: enfold::gpu::LoadProgress| {
+    ///     eprint!("\r{} of {} kernels, {} of {} bytes", now.kernels, now.all_kernels, now.bytes, now.all_bytes);
+    /// };
+    /// engine.load_with_progress(program, report).await
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Returns the same errors as [`Engine::load`].
+    pub async fn load_with_progress(
+        &self,
+        program: &Program,
+        mut report: impl FnMut(LoadProgress),
+    ) -> Result<Model, GpuError> {
+        self.load_reporting(program, &mut Progress::new(&mut report)).await
+    }
+
+    async fn load_reporting(&self, program: &Program, progress: &mut Progress<'_>) -> Result<Model, GpuError> {
         self.device.check_lost()?;
         let multiplies = |step: &Step| {
             matches!(
@@ -116,13 +145,14 @@ impl Engine {
                 StepOp::QLinear(_) | StepOp::QConv(_) | StepOp::QMatMul(_) | StepOp::Op(Op::IntegerMatMulDynamic(_))
             )
         };
-        let config = if program.steps().iter().any(multiplies) { self.tested().await? } else { self.config() };
-        known_answer::check_program(&self.device, &config, program).await?;
-        Model::load(&self.device, &config, program).await
+        progress.expect(0, model::host_bytes(program));
+        let config = if program.steps().iter().any(multiplies) { self.tested(progress).await? } else { self.config() };
+        known_answer::check_program(&self.device, &config, program, progress).await?;
+        Model::load(&self.device, &config, program, progress).await
     }
 
-    /// Measures the tile shapes that this device can hold on the int8 linear layers of a program, at a batch of `rows`. Submits work and
-    /// waits for it, for seconds if layers are large. [`Options::tuning`] takes the result, also in another process.
+    /// Measures the tile shapes that this device can hold on the int8 linear layers and the convolutions of one group of a program, at a
+    /// batch of `rows`. Submits work and waits for it, for seconds if layers are large. [`Options::tuning`] takes the result, also in another process.
     ///
     /// It begins with the layers that have the most products, and stops when `budget` is spent: it looks at the clock between
     /// measurements and between kernels that it compiles. A layer whose measurements are not all done is not in the table, and keeps the
@@ -143,7 +173,7 @@ impl Engine {
     /// Returns [`GpuError::Rows`] for a batch of 0, [`GpuError::Feature`] where there is neither a timestamp query nor another
     /// clock, and the errors of [`Engine::load`].
     pub async fn tune(&self, program: &Program, rows: usize, budget: Duration) -> Result<TuningTable, GpuError> {
-        tune::tune(&self.device, &self.tested().await?, program, rows, budget).await
+        tune::tune(&self.device, &self.tested(&mut Progress::silent()).await?, program, rows, budget).await
     }
 
     /// Returns the data of the pipeline cache, for [`Options::pipeline_cache`] of a later engine on the same adapter; `None`
@@ -257,12 +287,12 @@ impl Engine {
     }
 
     /// The first choice that computes correctly. Tests it when it is first needed.
-    pub(super) async fn tested(&self) -> Result<Arc<Config>, GpuError> {
+    pub(super) async fn tested(&self, progress: &mut Progress<'_>) -> Result<Arc<Config>, GpuError> {
         let tested = self.choices.tested.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(tested) = tested {
             return Ok(tested);
         }
-        let config = choose(&self.device, &self.choices.configs).await?;
+        let config = choose(&self.device, &self.choices.configs, progress).await?;
         let config = Arc::new(without_wrong_tuning(&self.device, config).await?);
         let info = self.device.wgpu.adapter_info();
         log::info!("{} [{:?}, {:?}]: {}", info.name, info.backend, info.device_type, config.choice);
@@ -299,10 +329,14 @@ fn check_limits(limits: &wgpu::Limits) -> Result<(), GpuError> {
 }
 
 /// The first choice that computes correctly; if there is none, the first failure.
-async fn choose<'c>(device: &Arc<Device>, configs: &'c [Arc<Config>]) -> Result<&'c Config, GpuError> {
+async fn choose<'c>(
+    device: &Arc<Device>,
+    configs: &'c [Arc<Config>],
+    progress: &mut Progress<'_>,
+) -> Result<&'c Config, GpuError> {
     let mut failure = None;
     for config in configs {
-        match known_answer::check_choice(device, config).await {
+        match known_answer::check_choice(device, config, progress).await {
             Ok(()) => return Ok(config),
             Err(GpuError::DeviceLost) => return Err(GpuError::DeviceLost),
             // Wrong answers, or a driver that cannot compile a kernel: another choice may work.
@@ -319,10 +353,10 @@ async fn choose<'c>(device: &Arc<Device>, configs: &'c [Arc<Config>]) -> Result<
 /// Removes tuned shapes that compute wrongly on this device.
 async fn without_wrong_tuning(device: &Arc<Device>, config: &Config) -> Result<Config, GpuError> {
     let mut wrong = Vec::new();
-    for tile in config.tuning.tiles() {
+    for (tile, rows) in config.tuning.tiles() {
         let fits = TileShape::new(tile.kernel(), tile.rows(), tile.k_step(), &config.limits).is_ok();
-        if !fits || !config.allows(tile) || !known_answer::is_right(device, config, tile).await? {
-            wrong.push(tile);
+        if !fits || !config.allows(tile) || !known_answer::is_right(device, config, tile, rows).await? {
+            wrong.push((tile, rows));
         }
     }
     let tuning: TuningTable = config.tuning.clone().without(&wrong);

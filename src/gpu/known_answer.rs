@@ -20,6 +20,7 @@ use super::kernels::linear::choice::{Choice, SplitK};
 use super::kernels::linear::known_answer::{coopmat_answer, tile_answer, tile_pipeline};
 use super::kernels::linear::tile::TileShape;
 use super::model::Model;
+use super::progress::Progress;
 use super::schedule::plan;
 use crate::program::{Program, ProgramError};
 
@@ -27,19 +28,38 @@ use crate::program::{Program, ProgramError};
 ///
 /// # Errors
 /// Returns [`GpuError::KnownAnswer`] for the first wrong element.
-pub(super) async fn check_choice(device: &Arc<Device>, config: &Config) -> Result<(), GpuError> {
-    for candidate in &config.choice.candidates {
-        check_tile(device, config, candidate.tile, candidate.split_below > 0).await?;
+pub(super) async fn check_choice(
+    device: &Arc<Device>,
+    config: &Config,
+    progress: &mut Progress<'_>,
+) -> Result<(), GpuError> {
+    let candidates = &config.choice.candidates;
+    progress.expect(candidates.len(), 0);
+    for (at, candidate) in candidates.iter().enumerate() {
+        let checked = check_tile(device, config, candidate.tile, candidate.split_below > 0).await;
+        // After a failure, the others are not tested.
+        progress.add(if checked.is_ok() { 1 } else { candidates.len() - at }, 0);
+        checked?;
     }
     Ok(())
 }
 
-/// Whether a shape that the engine's choice lacks computes correctly on this device. A driver that cannot compile it counts as wrong.
+/// Whether a shape that the engine's choice lacks computes correctly on this device, on such rows. A driver that cannot compile it counts
+/// as wrong.
 ///
 /// # Errors
 /// Returns [`GpuError::DeviceLost`] if the device is lost.
-pub(super) async fn is_right(device: &Arc<Device>, config: &Config, tile: TileShape) -> Result<bool, GpuError> {
-    match check_tile(device, config, tile, true).await {
+pub(super) async fn is_right(
+    device: &Arc<Device>,
+    config: &Config,
+    tile: TileShape,
+    rows: LinearRows,
+) -> Result<bool, GpuError> {
+    let checked = match (check_tile(device, config, tile, true).await, rows) {
+        (Ok(()), LinearRows::Patches) => check_tile_of_patches(device, config, tile, true).await,
+        (checked, _) => checked,
+    };
+    match checked {
         Ok(()) => Ok(true),
         Err(GpuError::DeviceLost) => Err(GpuError::DeviceLost),
         Err(error) => {
@@ -57,14 +77,24 @@ pub(super) async fn check_program(
     device: &Arc<Device>,
     config: &Arc<Config>,
     program: &Program,
+    progress: &mut Progress<'_>,
 ) -> Result<(), GpuError> {
     let mut needed: HashSet<PipelineKey> = plan::needed(program, config)?.into_iter().collect();
     needed.retain(|key| !device.is_known(key));
+    progress.expect(needed.len(), 0);
+    let mut untested = needed.clone();
     for family in Family::iter() {
         if let Some(case) = family.case(config, Some(&needed)).map_err(|error| failed(&error))? {
             check_case(device, config, &case).await?;
+            let before = untested.len();
+            case.expected.iter().for_each(|expected| {
+                untested.remove(&expected.key);
+            });
+            progress.add(before - untested.len(), 0);
         }
     }
+    // A kernel that is part of others' cases has none.
+    progress.add(untested.len(), 0);
     device.remember(needed);
     if program.steps().iter().any(|step| conv::rows_of(&step.op) == LinearRows::Patches) {
         check_patches(device, config).await?;
@@ -75,9 +105,20 @@ pub(super) async fn check_program(
 /// Tests the tile shapes of an engine's choice with the rows of convolutions.
 async fn check_patches(device: &Arc<Device>, config: &Config) -> Result<(), GpuError> {
     for candidate in &config.choice.candidates {
-        let only = Choice::only(candidate.tile, config.choice.packed_dot, SplitK::Never, config.choice.coopmat);
-        let config = Arc::new(config.with_choice(only));
-        let key = conv::tile_pipeline(&config, candidate.tile);
+        check_tile_of_patches(device, config, candidate.tile, candidate.split_below > 0).await?;
+    }
+    Ok(())
+}
+
+/// Tests a tile shape with the rows of convolutions, of whole layers and, if `divided`, of layers whose K is divided.
+async fn check_tile_of_patches(
+    device: &Arc<Device>,
+    config: &Config,
+    tile: TileShape,
+    divided: bool,
+) -> Result<(), GpuError> {
+    for (config, is_divided) in alone(config, tile, divided) {
+        let key = conv::tile_pipeline(&config, tile, is_divided);
         if !device.is_known(&key) {
             let mut case = CaseBuilder::new(&config, None);
             conv::patches_answer(&mut case);
@@ -88,15 +129,18 @@ async fn check_patches(device: &Arc<Device>, config: &Config) -> Result<(), GpuE
     Ok(())
 }
 
+/// The configuration with one tile shape, for layers whose K is divided and for whole layers.
+fn alone(config: &Config, tile: TileShape, divided: bool) -> impl Iterator<Item = (Arc<Config>, bool)> {
+    let splits = [SplitK::Always, SplitK::Never].into_iter().skip(usize::from(!divided));
+    splits.map(move |split_k| {
+        let only = Choice::only(tile, config.choice.packed_dot, split_k, config.choice.coopmat);
+        (Arc::new(config.with_choice(only)), split_k == SplitK::Always)
+    })
+}
+
 /// Tests a tile shape, of whole layers and, if `divided`, of layers whose K is divided.
 async fn check_tile(device: &Arc<Device>, config: &Config, tile: TileShape, divided: bool) -> Result<(), GpuError> {
-    for split_k in [SplitK::Always, SplitK::Never] {
-        let is_divided = split_k == SplitK::Always;
-        if is_divided && !divided {
-            continue;
-        }
-        let only = Choice::only(tile, config.choice.packed_dot, split_k, config.choice.coopmat);
-        let config = Arc::new(config.with_choice(only));
+    for (config, is_divided) in alone(config, tile, divided) {
         let key = tile_pipeline(&config, tile, is_divided);
         if device.is_known(&key) {
             continue;
@@ -144,7 +188,7 @@ async fn agreements(
     config: &Arc<Config>,
     case: &Case,
 ) -> Result<Vec<(&'static str, Agreement)>, GpuError> {
-    let outputs = Model::load(device, config, &case.program).await?.run(&case.inputs).await?;
+    let outputs = Model::load(device, config, &case.program, &mut Progress::silent()).await?.run(&case.inputs).await?;
     let pairs = outputs.iter().zip(&case.expected);
     let compared = pairs.map(|(output, Expected { key, tensor, may_be_near })| {
         Ok((key.entry, compare(key.entry, output, tensor, *may_be_near)?))

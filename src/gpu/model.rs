@@ -22,6 +22,7 @@ use super::kernels::linear::weights::{
 };
 use super::kernels::pool;
 use super::memory::BufferRange;
+use super::progress::Progress;
 use super::run::Run;
 use super::schedule::{fuse, plan};
 use crate::ops::Op;
@@ -75,7 +76,12 @@ impl StepData {
 }
 
 impl Model {
-    pub(super) async fn load(device: &Arc<Device>, config: &Arc<Config>, program: &Program) -> Result<Self, GpuError> {
+    pub(super) async fn load(
+        device: &Arc<Device>,
+        config: &Arc<Config>,
+        program: &Program,
+        progress: &mut Progress<'_>,
+    ) -> Result<Self, GpuError> {
         device.check_lost()?;
         // Steps that no number of rows makes possible are refused here.
         plan::needed(program, config)?;
@@ -122,6 +128,7 @@ impl Model {
                 }
                 _ => StepData::Nothing,
             });
+            progress.add(0, step_bytes(&step.op));
         }
         let mut constants = Vec::with_capacity(program.constants().len());
         for (id, tensor) in program.constants() {
@@ -133,6 +140,7 @@ impl Model {
                 Tensor::I64(_) => unreachable!("no value of a program is of i64"),
             };
             constants.push(storage(device, &value.name, &bytes).await?);
+            progress.add(0, tensor.bytes().len() as u64);
         }
         let (device, config) = (Arc::clone(device), Arc::clone(config));
         Ok(Self { device, config, program: program.clone(), steps, constants })
@@ -253,6 +261,19 @@ impl Model {
         }
         // Without a batch, no value has rows.
         Ok(rows.unwrap_or(1))
+    }
+}
+
+/// Bytes of weights and constants in a program.
+pub(super) fn host_bytes(program: &Program) -> u64 {
+    let constants = program.constants().iter().map(|(_, tensor)| tensor.bytes().len() as u64);
+    program.steps().iter().map(|step| step_bytes(&step.op)).chain(constants).sum()
+}
+
+fn step_bytes(op: &StepOp) -> u64 {
+    match op {
+        StepOp::QLinear(layer) | StepOp::QConv(QConv { layer, .. }) => layer.weight.len() as u64,
+        _ => 0,
     }
 }
 

@@ -1,4 +1,4 @@
-//! Measures which kernel suits which int8 linear layer.
+//! Measures which kernel suits which int8 linear layer or convolution.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -8,17 +8,20 @@ use super::device::Device;
 use super::device::error::GpuError;
 use super::device::transfer::{allocate, is_lost_now, timed_passes};
 use super::kernels::config::Config;
+use super::kernels::conv;
 use super::kernels::fused_step::FusedStep;
 use super::kernels::layout::{dense_bytes, matrix_rows};
+use super::kernels::linear::LinearRows;
 use super::kernels::linear::choice::{Choice, SplitK};
 use super::kernels::linear::layers;
 use super::kernels::linear::tile::{LinearKernel, TileShape};
-use super::kernels::linear::tuning::TuningTable;
+use super::kernels::linear::tuning::{LayerShape, TuningTable};
 use super::known_answer;
 use super::model::Model;
+use super::progress::Progress;
 use super::run::Run;
 use super::schedule::fuse;
-use crate::program::{Epilogue, Program, QLinear, Step, StepOp, Value, ValueId, ValueType};
+use crate::program::{Epilogue, Program, QConv, QLinear, Step, StepOp, Value, ValueId, ValueType};
 use crate::values::Shape;
 
 /// The shapes that may be the fastest for `m` rows on a device.
@@ -87,7 +90,15 @@ impl Budget {
     }
 }
 
-/// Measures the int8 linear layers of a program, those with the most products first.
+/// A layer to measure: a program of it alone, the batch at which it has `m` matrix rows, and the rows that its kernels multiply.
+struct Alone {
+    program: Program,
+    batch: usize,
+    m: u64,
+    rows: LinearRows,
+}
+
+/// Measures the int8 linear layers and convolutions of a program, those with the most products first.
 pub(super) async fn tune(
     device: &Arc<Device>,
     config: &Arc<Config>,
@@ -106,21 +117,40 @@ pub(super) async fn tune(
     let of_layer = |at: usize| shared.iter().find(|fused| fused.main == at).copied().unwrap_or(FusedStep::single(at));
     let mut all: Vec<(FusedStep, &QLinear, u64)> = Vec::new();
     for (at, step) in program.steps().iter().enumerate().filter(|(at, _)| !siblings.contains(at)) {
-        let StepOp::QLinear(linear) = &step.op else { continue };
-        all.push((of_layer(at), linear, matrix_rows(program.value(step.output), rows)));
+        let layer = match &step.op {
+            StepOp::QLinear(layer) => layer,
+            StepOp::QConv(QConv { layer, groups: 1, .. }) => layer,
+            _ => continue,
+        };
+        all.push((of_layer(at), layer, matrix_rows(program.value(step.output), rows)));
     }
-    all.sort_by_key(|(fused, linear, m)| {
-        std::cmp::Reverse(m.saturating_mul((linear.n * fused.layers().count() * linear.k) as u64))
+    all.sort_by_key(|(fused, layer, m)| {
+        std::cmp::Reverse(m.saturating_mul((layer.n * fused.layers().count() * layer.k) as u64))
     });
     for (fused, first, m) in all {
-        // Weights that share a product are joined for one measurement at a time.
-        let linear = layers::merged(program, &fused).unwrap_or_else(|| first.clone());
-        let name = &fused.step(program).name;
-        let layer = (linear.n, linear.k, config.weight_bits(&linear));
-        if table.contains(layer, m) {
-            continue;
-        }
-        let Some((tile, split_k)) = fastest(device, config, &linear, m, &mut budget).await? else { continue };
+        let step = fused.step(program);
+        let name = &step.name;
+        let (layer, alone) = match &step.op {
+            StepOp::QConv(conv) => {
+                let layer = conv::layer_shape(config, conv);
+                if table.contains(layer, m) {
+                    continue;
+                }
+                (layer, Alone { program: conv_alone(program, step)?, batch: rows, m, rows: layer.rows })
+            }
+            _ => {
+                // Weights that share a product are joined for one measurement at a time.
+                let linear = layers::merged(program, &fused).unwrap_or_else(|| first.clone());
+                let (n, k, bits) = (linear.n, linear.k, config.weight_bits(&linear));
+                let layer = LayerShape { n, k, bits, rows: LinearRows::Matrix };
+                if table.contains(layer, m) {
+                    continue;
+                }
+                let batch = usize::try_from(m).unwrap_or(usize::MAX);
+                (layer, Alone { program: linear_alone(&linear)?, batch, m, rows: layer.rows })
+            }
+        };
+        let Some((tile, split_k)) = fastest(device, config, &alone, &mut budget).await? else { continue };
         let divided = split_k == SplitK::Always;
         log::info!("{name} at {m} rows: {tile:?}, K divided: {divided}");
         table.add(layer, m, tile, divided);
@@ -133,18 +163,16 @@ pub(super) async fn tune(
 async fn fastest(
     device: &Arc<Device>,
     config: &Arc<Config>,
-    linear: &QLinear,
-    m: u64,
+    alone: &Alone,
     budget: &mut Budget,
 ) -> Result<Option<(TileShape, SplitK)>, GpuError> {
-    let m = usize::try_from(m).unwrap_or(usize::MAX);
-    let Some(runs) = runs(device, config, linear, m, budget).await? else { return Ok(None) };
+    let Some(runs) = runs(device, config, alone, budget).await? else { return Ok(None) };
     let mut seconds = vec![Vec::with_capacity(ROUNDS); runs.len()];
     for round in 0..=ROUNDS {
         if budget.is_spent() {
             return Ok(None);
         }
-        let of_round = measure(device, &runs, m).await?;
+        let of_round = measure(device, &runs, alone.batch).await?;
         budget.add(&of_round);
         // The first round may compile.
         if round > 0 {
@@ -174,29 +202,28 @@ type ShapeRun = ((TileShape, SplitK), Run);
 async fn runs(
     device: &Arc<Device>,
     config: &Arc<Config>,
-    linear: &QLinear,
-    m: usize,
+    alone: &Alone,
     budget: &Budget,
 ) -> Result<Option<Vec<ShapeRun>>, GpuError> {
     if budget.is_spent() {
         return Ok(None);
     }
-    let program = alone(linear)?;
-    known_answer::check_program(device, config, &program).await?;
-    let shapes = shapes(config, m as u64);
-    let mut models = vec![Model::load(device, config, &program).await?];
+    let &Alone { ref program, batch, m, rows } = alone;
+    known_answer::check_program(device, config, program, &mut Progress::silent()).await?;
+    let shapes = shapes(config, m);
+    let mut models = vec![Model::load(device, config, program, &mut Progress::silent()).await?];
     for _ in 1..copies(device, models[0].size_bytes(), shapes.len()) {
         if budget.is_spent() {
             return Ok(None);
         }
-        match Model::load(device, config, &program).await {
+        match Model::load(device, config, program, &mut Progress::silent()).await {
             Ok(model) => models.push(model),
             Err(GpuError::DeviceLost) => return Err(GpuError::DeviceLost),
             // A device without memory for another copy makes do with those it has.
             Err(_) => break,
         }
     }
-    let bytes = |id: ValueId| dense_bytes(program.value(id), m);
+    let bytes = |id: ValueId| dense_bytes(program.value(id), batch);
     let usage = wgpu::BufferUsages::STORAGE;
     let input = allocate(&device.wgpu, "x", bytes(program.inputs()[0]), usage).await?;
     let output = allocate(&device.wgpu, "y", bytes(program.outputs()[0]), usage).await?;
@@ -207,7 +234,7 @@ async fn runs(
         if budget.is_spent() {
             return Ok(None);
         }
-        if split_k == SplitK::Never && !known_answer::is_right(device, config, tile).await? {
+        if split_k == SplitK::Never && !known_answer::is_right(device, config, tile, rows).await? {
             wrong.push(tile);
         }
         if wrong.contains(&tile) {
@@ -216,7 +243,7 @@ async fn runs(
         let only = Choice::only(tile, config.choice.packed_dot, split_k, config.choice.coopmat);
         // Each shape keeps its copy: until it runs again, the others have read theirs.
         let model = &models[runs.len() % models.len()];
-        let run = model.with_config(Arc::new(config.with_choice(only))).bind(&[&input], &[&output], m).await?;
+        let run = model.with_config(Arc::new(config.with_choice(only))).bind(&[&input], &[&output], batch).await?;
         // A layer that cannot be divided is the same either way.
         let same = split_k == SplitK::Always && dispatches.last() == Some(&run.dispatches());
         dispatches.push(run.dispatches());
@@ -263,8 +290,7 @@ fn measure_on_host(_: &Device, _: &[ShapeRun], _: usize) -> Result<Vec<f64>, Gpu
 }
 
 /// A program of one layer, to int8, or to float by its scales.
-fn alone(linear: &QLinear) -> Result<Program, GpuError> {
-    let error = |message: String| GpuError::Device { what: "tuning".to_owned(), message };
+fn linear_alone(linear: &QLinear) -> Result<Program, GpuError> {
     let value = |name: &str, cols: usize, value_type: ValueType| Value {
         name: name.to_owned(),
         value_type,
@@ -285,6 +311,18 @@ fn alone(linear: &QLinear) -> Result<Program, GpuError> {
         output: ValueId::new(1),
         op: StepOp::QLinear(linear),
     };
+    program_of(values, step)
+}
+
+/// A program of a convolution, on images of the same size.
+fn conv_alone(program: &Program, step: &Step) -> Result<Program, GpuError> {
+    let values = [step.inputs[0], step.output].map(|id| program.value(id).clone());
+    let step = Step { inputs: vec![ValueId::new(0)], output: ValueId::new(1), ..step.clone() };
+    program_of(values.into(), step)
+}
+
+/// A program of one step, from the first value to the second.
+fn program_of(values: Vec<Value>, step: Step) -> Result<Program, GpuError> {
     Program::new(values, Vec::new(), vec![ValueId::new(0)], vec![ValueId::new(1)], vec![step])
-        .map_err(|e| error(e.to_string()))
+        .map_err(|error| GpuError::Device { what: "tuning".to_owned(), message: error.to_string() })
 }

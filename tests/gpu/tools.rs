@@ -4,8 +4,9 @@
 use std::time::Duration;
 
 use enfold::Tensor;
-use enfold::gpu::{Engine, GpuError, Options, SplitK, TuningTable};
+use enfold::gpu::{Engine, GpuError, LoadProgress, Options, SplitK, TuningTable};
 use enfold::lower::lower;
+use enfold::ops::Window;
 use pollster::block_on;
 
 use crate::cases::difference;
@@ -175,6 +176,90 @@ fn tuning_changes_no_bit() {
     let bare = block_on(Engine::new(&device, &queue, &Options::default())).expect("an engine");
     assert_eq!(block_on(bare.tune(&mlp(1, 5, 1).1, 3, Duration::MAX)).expect("tuned").len(), 1);
     assert!(matches!(block_on(engine.tune(&program, 0, Duration::MAX)), Err(GpuError::Rows { actual: 0, .. })));
+}
+
+#[test]
+fn tuned_convolutions_change_no_bit() {
+    let Some((context, engine)) = engine("tuning of convolutions") else { return };
+    let mut l = Layers::new(105);
+    let x = l.int8(&[48, 9, 7]);
+    let window = Window::new(&[3, 3]).with_padding(&[1, 1]);
+    let y = l.conv(x, [70, 48], &window, 1);
+    // Few channels are copied first. A linear layer of the same shape is another layer, and groups are not tuned.
+    let few = l.int8(&[3, 9, 7]);
+    let stem = l.conv(few, [20, 3], &window, 1);
+    let rows = l.int8(&[432]);
+    let linear = l.linear(rows, 70, 432);
+    let grouped = l.conv(x, [24, 48], &window, 4);
+    let graph = l.finish(&[y, stem, linear, grouped]);
+    let program = lower(&graph).expect("lowered");
+    let table = block_on(engine.tune(&program, 3, Duration::MAX)).expect("tuned");
+    assert_eq!(table.len(), 3);
+    let json = table.to_json().expect("written");
+    assert_eq!(json.matches("\"patches\": true").count(), 1, "{json}");
+    let batch = batch(&graph, 5, 1);
+    let dispatches = |json: Option<&str>| {
+        let tuning = json.map(|json| TuningTable::from_json(json).expect("read"));
+        let engine = engine_with(context, &Options { split_k: SplitK::Never, tuning, ..Options::default() });
+        let model = block_on(engine.load(&program)).expect("loaded");
+        for rows in [1, 3, 5] {
+            let batch = first_rows(&batch, rows);
+            let got = block_on(model.run(&batch)).expect("run");
+            for (got, right) in got.iter().zip(&expected(&graph, &batch)) {
+                assert_eq!(difference(got, right), None, "{rows} rows, {json:?}");
+            }
+        }
+        let buffers: Vec<_> = batch.iter().map(|x| buffer(context, &bytes(x))).collect();
+        let outputs: Vec<_> = expected(&graph, &batch).iter().map(|y| buffer(context, &bytes(y))).collect();
+        let (inputs, outputs): (Vec<_>, Vec<_>) = (buffers.iter().collect(), outputs.iter().collect());
+        block_on(model.bind(&inputs, &outputs, 5)).expect("bound").dispatches()
+    };
+    dispatches(Some(&json));
+    // The engine uses the entry: with K divided, the convolution has two dispatches.
+    let entry = |step: u64, rows: u64| {
+        let adapter = json.split("\"entries\"").next().expect("a table");
+        let tile = format!("{{\"kernel\": \"register\", \"rows\": {rows}, \"k_step\": {step}}}");
+        let layer = "\"n\": 70, \"k\": 432, \"bits\": 8, \"patches\": true, \"rows\": 1000";
+        format!("{adapter}\"entries\": [{{{layer}, \"tile\": {tile}, \"split_k\": true}}]}}")
+    };
+    assert_eq!(dispatches(Some(&entry(1, 32))), dispatches(None) + 1);
+}
+
+#[test]
+fn loading_reports_its_progress() {
+    let Some((context, _)) = engine("progress of loading") else { return };
+    // A device on which nothing is compiled yet.
+    let (device, queue) = device_with(context, wgpu::Limits::default());
+    let engine = block_on(Engine::new(&device, &queue, &Options::default())).expect("an engine");
+    let mut l = Layers::new(106);
+    let x = l.floats(&[33]);
+    let q = l.quantize(x);
+    let h = l.linear(q, 20, 33);
+    let y = l.linear_to_floats(h, 7, 20);
+    let y = l.g.softmax("softmax", y, 1).expect("a softmax");
+    let graph = l.finish(&[y]);
+    let program = lower(&graph).expect("lowered");
+    let load = || {
+        let mut all: Vec<LoadProgress> = Vec::new();
+        let model = block_on(engine.load_with_progress(&program, |now| all.push(now))).expect("loaded");
+        let batch = batch(&graph, 4, 1);
+        assert_eq!(difference(&block_on(model.run(&batch)).expect("run")[0], &expected(&graph, &batch)[0]), None);
+        for pair in all.windows(2) {
+            let [before, after] = [pair[0], pair[1]];
+            assert!(before.kernels <= after.kernels && before.bytes <= after.bytes, "{all:?}");
+            assert!(before.all_kernels <= after.all_kernels && before.all_bytes == after.all_bytes, "{all:?}");
+        }
+        assert!(all.iter().all(|now| now.kernels <= now.all_kernels && now.bytes <= now.all_bytes), "{all:?}");
+        let last = *all.last().expect("a report");
+        assert_eq!((last.kernels, last.bytes), (last.all_kernels, last.all_bytes));
+        (last, all.len())
+    };
+    let (first, reports) = load();
+    // A quantize, layers to int8 and to float, a softmax, and tile shapes.
+    assert!(first.kernels >= 5 && reports > 5, "{first:?}, {reports} reports");
+    assert!(first.bytes >= 20 * 33 + 7 * 20, "{first:?}");
+    let (second, _) = load();
+    assert_eq!((second.kernels, second.bytes), (0, first.bytes), "kernels are tested once");
 }
 
 /// Several models of one engine, and several runs of one model, are recorded in turn before one submission.

@@ -5,7 +5,7 @@ use super::kernel::KernelOptions;
 use super::linear::choice::SplitK;
 use super::linear::choice::{Candidate, Choice, lanes_of};
 use super::linear::tile::{LinearKernel, TileShape};
-use super::linear::tuning::TuningTable;
+use super::linear::tuning::{LayerShape, TuningTable};
 use super::linear::weights::WeightBits;
 use crate::program::QLinear;
 
@@ -59,8 +59,8 @@ impl Config {
     }
 
     /// The candidates for a linear layer.
-    pub(crate) fn candidates(&self, n: usize, k: usize, bits: WeightBits) -> Vec<Candidate> {
-        let mut candidates = self.tuning.candidates(n, k, bits, &self.limits, |tile| self.allows(tile));
+    pub(crate) fn candidates(&self, layer: LayerShape) -> Vec<Candidate> {
+        let mut candidates = self.tuning.candidates(layer, &self.limits, |tile| self.allows(tile));
         candidates.extend(&self.choice.candidates);
         candidates
     }

@@ -14,6 +14,7 @@ use super::kernel::Kernel;
 use super::layout::{VEC, k_vecs, matrix_rows, row_words};
 use super::linear;
 use super::linear::tile::TileShape;
+use super::linear::tuning::LayerShape;
 use super::linear::weights::WeightBits;
 use super::linear::{LinearEpilogue, LinearPipeline, LinearRows};
 use crate::gpu::device::pipeline::PipelineKey;
@@ -127,6 +128,13 @@ pub(crate) fn rows_of(op: &StepOp) -> LinearRows {
     }
 }
 
+/// What tuning measures of a convolution of one group: the shape of its layer.
+pub(crate) fn layer_shape(config: &Config, conv: &QConv) -> LayerShape {
+    let layer = layer(conv);
+    let rows = if unfolds(conv) { LinearRows::Matrix } else { LinearRows::Patches };
+    LayerShape { n: layer.n, k: layer.k, bits: config.weight_bits(&layer), rows }
+}
+
 /// The layer that computes a convolution of one group: where it reads whole vectors of channels, they count as features.
 fn layer(conv: &QConv) -> QLinear {
     let k = if unfolds(conv) { conv.layer.k } else { conv.window.taps() * k_vecs(channels(conv)) * VEC };
@@ -192,21 +200,18 @@ pub(crate) fn needed(planning: &Planning<'_>, fused: &FusedStep, conv: &QConv) -
     needed
 }
 
-/// The pipeline that [`patches_answer`] tests for a tile shape.
-pub(crate) fn tile_pipeline(config: &Config, tile: TileShape) -> PipelineKey {
-    let (bits, epilogue, rows) = (WeightBits::Eight, LinearEpilogue::ToI8, LinearRows::Patches);
+/// The pipeline that [`patches_answer`] tests for a tile shape: of whole layers, or of parts of K.
+pub(crate) fn tile_pipeline(config: &Config, tile: TileShape, divided: bool) -> PipelineKey {
+    let epilogue = if divided { LinearEpilogue::Partial } else { LinearEpilogue::ToI8 };
+    let (bits, rows) = (WeightBits::Eight, LinearRows::Patches);
     LinearPipeline::Layer { tile, bits, epilogue, to_f16: false, coopmat: config.choice.coopmat, rows }
         .pipeline(config.kernel_options())
 }
 
-/// The pipeline of a product of patches, of a layer of `n` and `k` at `rows` output pixels.
-fn patches_at(config: &Config, shape: (usize, usize, u64)) -> LinearPipeline {
-    match linear::plan::pipeline_at(config, shape, WeightBits::Eight, LinearEpilogue::ToI8) {
-        LinearPipeline::Layer { tile, bits, epilogue, to_f16, coopmat, .. } => {
-            LinearPipeline::Layer { tile, bits, epilogue, to_f16, coopmat, rows: LinearRows::Patches }
-        }
-        finish @ LinearPipeline::Finish { .. } => finish,
-    }
+/// The pipeline of a product of patches, of a layer of `n` and `k` at `pixels` output pixels.
+fn patches_at(config: &Config, n: usize, k: usize, pixels: u64) -> LinearPipeline {
+    let layer = LayerShape { n, k, bits: WeightBits::Eight, rows: LinearRows::Patches };
+    linear::plan::pipeline_at(config, layer, pixels, LinearEpilogue::ToI8)
 }
 
 #[cfg(test)]

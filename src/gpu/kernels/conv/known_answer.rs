@@ -36,7 +36,7 @@ fn with_gaps() -> Window {
 /// The pipeline that stands for convolutions of one group.
 pub(super) fn stand_in(config: &Config) -> LinearPipeline {
     let k = window().taps() * k_vecs(CHANNELS) * VEC;
-    patches_at(config, (N, k, (ROWS * output_pixels()) as u64))
+    patches_at(config, N, k, (ROWS * output_pixels()) as u64)
 }
 
 fn output_pixels() -> usize {

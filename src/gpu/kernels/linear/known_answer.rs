@@ -3,6 +3,7 @@
 use super::coopmat_answer::CoopmatLayer;
 use super::plan::{epilogue, pipeline_at};
 use super::tile::TileShape;
+use super::tuning::LayerShape;
 use super::weights::WeightBits;
 use super::{LinearEpilogue, LinearPipeline, LinearRows};
 use crate::gpu::device::pipeline::PipelineKey;
@@ -20,7 +21,8 @@ use crate::values::Shape;
 
 /// The pipeline that stands for a kind of layer in the known answers: that of [`SmallLayer`].
 fn stand_in(config: &Config, bits: WeightBits, epilogue: LinearEpilogue) -> LinearPipeline {
-    pipeline_at(config, (SmallLayer::N, SmallLayer::K, ROWS as u64), bits, epilogue)
+    let layer = LayerShape { n: SmallLayer::N, k: SmallLayer::K, bits, rows: LinearRows::Matrix };
+    pipeline_at(config, layer, ROWS as u64, epilogue)
 }
 
 /// The pipelines whose known answers a linear step needs beyond those of tile shapes, which an engine tests when a program first needs them.
@@ -195,7 +197,8 @@ pub(crate) fn tile_answer(case: &mut CaseBuilder<'_>) {
     let multiplier = layer.multiplier.as_slice().into();
     let requantize = Epilogue::Requantize { multiplier, zero_point: ZERO_POINT, lo: -128, hi: 127 };
     let scale = Epilogue::Scale { scale: layer.scale.as_slice().into(), relu: false };
-    let kernel = |epilogue| pipeline_at(case.config, (N, K, M as u64), WeightBits::Eight, epilogue);
+    let shape = LayerShape { n: N, k: K, bits: WeightBits::Eight, rows: LinearRows::Matrix };
+    let kernel = |epilogue| pipeline_at(case.config, shape, M as u64, epilogue);
     let (to_i8, to_f32) = (kernel(LinearEpilogue::ToI8), kernel(LinearEpilogue::ToF32));
     let int8: Vec<i8> = layer.int8().collect();
     case.output(to_i8, layer.op(requantize), &[x], tensor(&[M, N], |i| int8[i]));
@@ -215,8 +218,8 @@ pub(crate) fn coopmat_answer(case: &mut CaseBuilder<'_>, chunk_vecs: u32) {
         fraction_bits: 0,
         epilogue: Epilogue::Scale { scale: vec![1.0; layer.n].into(), relu: false },
     });
-    let shape = (layer.n, layer.k, layer.m as u64);
-    let kernel = pipeline_at(case.config, shape, WeightBits::Eight, LinearEpilogue::ToF32);
+    let shape = LayerShape { n: layer.n, k: layer.k, bits: WeightBits::Eight, rows: LinearRows::Matrix };
+    let kernel = pipeline_at(case.config, shape, layer.m as u64, LinearEpilogue::ToF32);
     let x = case.input(tensor(&[layer.m, layer.k], |i| layer.x[i]));
     let sums: Vec<f32> = layer.sums().map(|sum| sum as f32).collect();
     case.output(kernel, op, &[x], tensor(&[layer.m, layer.n], |i| sums[i]));

@@ -2,11 +2,10 @@
 
 use super::choice::{Candidate, pick};
 use super::tile::LinearKernel;
-use super::weights::{BLOCK_COLS, Channels, WeightBits, WeightPart, block_bytes};
+use super::tuning::LayerShape;
+use super::weights::{BLOCK_COLS, Channels, WeightPart, block_bytes};
 use super::work::{LinearTile, LinearWork};
-use super::{
-    CHANNELS, LinearEpilogue, LinearParams, LinearPipeline, LinearRows, OPERAND, PARTIAL, WEIGHT, X, Y, layers,
-};
+use super::{CHANNELS, LinearEpilogue, LinearParams, LinearPipeline, OPERAND, PARTIAL, WEIGHT, X, Y, layers};
 use crate::gpu::device::pipeline::PipelineKey;
 use crate::gpu::kernels::config::Config;
 use crate::gpu::kernels::conv;
@@ -184,7 +183,9 @@ fn tiles(
     let (epilogue, to_f16) = (epilogue(planning.program, fused, linear), fused.to_f16);
     let options = config.kernel_options();
     let part_vecs = part_vecs(linear.k);
-    let candidates = config.candidates(linear.n * columns.layers, linear.k, weight.bits);
+    let rows = conv::rows_of(&fused.step(planning.program).op);
+    let candidates =
+        config.candidates(LayerShape { n: linear.n * columns.layers, k: linear.k, bits: weight.bits, rows });
     let candidates = reachable(candidates, most_rows, weight.columns);
     let divides = candidates.iter().any(|candidate| candidate.split_below > 0) && part_vecs < k_vecs(linear.k) as u32;
     let tile = |candidate: Candidate| {
@@ -192,7 +193,6 @@ fn tiles(
             let part = (epilogue == LinearEpilogue::Partial).then_some(part_vecs);
             let coopmat = config.choice.coopmat.filter(|_| candidate.tile.kernel() == LinearKernel::Coopmat);
             let coopmat = coopmat.map(|coopmat| coopmat.for_layer(weight.chunk_vecs, part));
-            let rows = conv::rows_of(&fused.step(planning.program).op);
             LinearPipeline::Layer { tile: candidate.tile, bits: weight.bits, epilogue, to_f16, coopmat, rows }
                 .pipeline(options)
         };
@@ -304,17 +304,13 @@ fn add_params(linear: &Step, add_step: &Step, add: &IntegerAdd) -> AddParams {
     if add_step.inputs[0] == linear.output { params } else { params.swapped() }
 }
 
-/// The pipeline that computes a layer of `n` and `k` at `rows` matrix rows: its known answer stands for those of other tile shapes.
-pub(crate) fn pipeline_at(
-    config: &Config,
-    (n, k, rows): (usize, usize, u64),
-    bits: WeightBits,
-    epilogue: LinearEpilogue,
-) -> LinearPipeline {
-    let candidates = config.candidates(n, k, bits);
-    let tile = candidates[pick(candidates.iter(), rows, n)].tile;
+/// The pipeline that computes a layer at `m` matrix rows: its known answer stands for those of other tile shapes.
+pub(crate) fn pipeline_at(config: &Config, layer: LayerShape, m: u64, epilogue: LinearEpilogue) -> LinearPipeline {
+    let LayerShape { n, bits, rows, .. } = layer;
+    let candidates = config.candidates(layer);
+    let tile = candidates[pick(candidates.iter(), m, n)].tile;
     let coopmat = config.choice.coopmat.filter(|_| tile.kernel() == LinearKernel::Coopmat);
-    LinearPipeline::Layer { tile, bits, epilogue, to_f16: false, coopmat, rows: LinearRows::Matrix }
+    LinearPipeline::Layer { tile, bits, epilogue, to_f16: false, coopmat, rows }
 }
 
 #[cfg(test)]

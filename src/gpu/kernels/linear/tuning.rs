@@ -1,5 +1,6 @@
 //! The fastest kernels of layers, as measured on one adapter.
 
+use super::LinearRows;
 use super::choice::Candidate;
 use super::tile::TileShape;
 use super::weights::WeightBits;
@@ -20,10 +21,33 @@ struct Entry {
     k: usize,
     /// Bits of the weight: 2, 4 or 8.
     bits: u32,
+    /// Whether it is a convolution that reads its images itself.
+    #[serde(default)]
+    patches: bool,
     /// The number of matrix rows that was measured. The entry is used up to it, from the next smaller one on.
     rows: u64,
     tile: TileShape,
     split_k: bool,
+}
+
+/// What entries tell layers apart by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LayerShape {
+    pub(crate) n: usize,
+    pub(crate) k: usize,
+    pub(crate) bits: WeightBits,
+    pub(crate) rows: LinearRows,
+}
+
+impl Entry {
+    fn is_of(&self, shape: LayerShape) -> bool {
+        let LayerShape { n, k, bits, rows } = shape;
+        (self.n, self.k, self.bits, self.patches) == (n, k, bits_of(bits), rows == LinearRows::Patches)
+    }
+
+    fn rows_of(&self) -> LinearRows {
+        if self.patches { LinearRows::Patches } else { LinearRows::Matrix }
+    }
 }
 
 impl TuningTable {
@@ -50,7 +74,7 @@ impl TuningTable {
         if self.adapter != other.adapter {
             return other;
         }
-        let key = |entry: &Entry| (entry.n, entry.k, entry.bits, entry.rows);
+        let key = |entry: &Entry| (entry.n, entry.k, entry.bits, entry.patches, entry.rows);
         self.entries.retain(|entry| other.entries.iter().all(|newer| key(newer) != key(entry)));
         self.entries.extend(other.entries);
         self.entries.sort_by_key(key);
@@ -69,20 +93,21 @@ impl TuningTable {
         self.entries.is_empty()
     }
 
-    /// The shapes of all entries, each once.
-    pub(crate) fn tiles(&self) -> Vec<TileShape> {
-        let mut tiles: Vec<TileShape> = Vec::new();
+    /// The shapes of all entries, each once for each kind of rows that it is for.
+    pub(crate) fn tiles(&self) -> Vec<(TileShape, LinearRows)> {
+        let mut tiles = Vec::new();
         for entry in &self.entries {
-            if !tiles.contains(&entry.tile) {
-                tiles.push(entry.tile);
+            let tile = (entry.tile, entry.rows_of());
+            if !tiles.contains(&tile) {
+                tiles.push(tile);
             }
         }
         tiles
     }
 
     /// The table without the entries of these shapes.
-    pub(crate) fn without(mut self, tiles: &[TileShape]) -> Self {
-        self.entries.retain(|entry| !tiles.contains(&entry.tile));
+    pub(crate) fn without(mut self, tiles: &[(TileShape, LinearRows)]) -> Self {
+        self.entries.retain(|entry| !tiles.contains(&(entry.tile, entry.rows_of())));
         self
     }
 
@@ -92,13 +117,15 @@ impl TuningTable {
     }
 
     /// Adds a measurement of a layer at `rows` matrix rows.
-    pub(crate) fn add(&mut self, (n, k, bits): (usize, usize, WeightBits), rows: u64, tile: TileShape, split_k: bool) {
-        self.entries.push(Entry { n, k, bits: bits_of(bits), rows, tile, split_k });
+    pub(crate) fn add(&mut self, layer: LayerShape, rows: u64, tile: TileShape, split_k: bool) {
+        let LayerShape { n, k, bits, .. } = layer;
+        let patches = layer.rows == LinearRows::Patches;
+        self.entries.push(Entry { n, k, bits: bits_of(bits), patches, rows, tile, split_k });
     }
 
     /// Whether it has an entry for exactly this layer and number of matrix rows.
-    pub(crate) fn contains(&self, (n, k, bits): (usize, usize, WeightBits), rows: u64) -> bool {
-        self.entries.iter().any(|e| (e.n, e.k, e.bits, e.rows) == (n, k, bits_of(bits), rows))
+    pub(crate) fn contains(&self, layer: LayerShape, rows: u64) -> bool {
+        self.entries.iter().any(|entry| entry.is_of(layer) && entry.rows == rows)
     }
 
     /// This table, or an empty one if it is of another adapter.
@@ -115,14 +142,11 @@ impl TuningTable {
     /// The candidates for a layer, by ascending rows, as far as the device can hold them.
     pub(crate) fn candidates(
         &self,
-        n: usize,
-        k: usize,
-        bits: WeightBits,
+        layer: LayerShape,
         limits: &wgpu::Limits,
         allowed: impl Fn(TileShape) -> bool,
     ) -> Vec<Candidate> {
-        let mut entries: Vec<&Entry> =
-            self.entries.iter().filter(|e| (e.n, e.k, e.bits) == (n, k, bits_of(bits))).collect();
+        let mut entries: Vec<&Entry> = self.entries.iter().filter(|entry| entry.is_of(layer)).collect();
         entries.sort_by_key(|entry| entry.rows);
         let candidate = |entry: &&Entry| {
             // The table may come from a file that was edited.
@@ -151,7 +175,7 @@ mod tests {
     fn entry(rows: u64, tile_rows: u32) -> Entry {
         let limits = wgpu::Limits::default();
         let tile = TileShape::new(LinearKernel::Register, tile_rows, 1, &limits).expect("fits");
-        Entry { n: 64, k: 32, bits: 8, rows, tile, split_k: rows == 1 }
+        Entry { n: 64, k: 32, bits: 8, patches: false, rows, tile, split_k: rows == 1 }
     }
 
     #[test]
@@ -172,17 +196,18 @@ mod tests {
     fn entries_serve_up_to_their_rows() {
         let table = TuningTable { adapter: "a".to_owned(), entries: vec![entry(64, 32), entry(1, 8)] };
         let limits = wgpu::Limits::default();
-        let candidates = table.candidates(64, 32, WeightBits::Eight, &limits, |_| true);
+        let layer = LayerShape { n: 64, k: 32, bits: WeightBits::Eight, rows: LinearRows::Matrix };
+        let candidates = table.candidates(layer, &limits, |_| true);
         assert_eq!(candidates.iter().map(|c| c.most_rows).collect::<Vec<_>>(), [1, 64]);
         assert_eq!(candidates[0].split_below, u64::MAX);
-        assert!(table.candidates(64, 33, WeightBits::Eight, &limits, |_| true).is_empty());
-        assert!(table.candidates(64, 32, WeightBits::Four, &limits, |_| true).is_empty());
+        let others = [
+            LayerShape { k: 33, ..layer },
+            LayerShape { bits: WeightBits::Four, ..layer },
+            LayerShape { rows: LinearRows::Patches, ..layer },
+        ];
+        assert!(others.iter().all(|&other| table.candidates(other, &limits, |_| true).is_empty()));
         let small = wgpu::Limits { max_compute_invocations_per_workgroup: 32, ..limits.clone() };
-        assert_eq!(table.candidates(64, 32, WeightBits::Eight, &small, |_| true).len(), 1);
-        assert!(
-            table
-                .candidates(64, 32, WeightBits::Eight, &limits, |tile| tile.kernel() == LinearKernel::Coopmat)
-                .is_empty()
-        );
+        assert_eq!(table.candidates(layer, &small, |_| true).len(), 1);
+        assert!(table.candidates(layer, &limits, |tile| tile.kernel() == LinearKernel::Coopmat).is_empty());
     }
 }
