@@ -110,7 +110,12 @@ fn output_at(quad: u32) -> Output {
     // Of at most four layers, without a division.
     let layer = u32(column >= of_layer) + u32(column >= 2u * of_layer) + u32(column >= 3u * of_layer);
     let own = select(0xfffffff0u, column - layer * of_layer, layer < params.layers && column < 4u * of_layer);
-    return Output(quad, own, layer * params.layer_words, end_row(), channels[min(quad, params.quads - 1u)], params);
+    let at = min(quad, params.quads - 1u);
+    // What is used first is loaded last: the one wait for it is a wait for both.
+    let factor = channels[at].factor;
+    let bias = channels[at].bias;
+    let channel = Channels(bias, factor, channels[at].offset);
+    return Output(quad, own, layer * params.layer_words, end_row(), channel, params);
 }
 
 // Applies the epilogue to the sums of products with what `weight` gives.
