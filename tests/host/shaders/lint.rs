@@ -60,7 +60,7 @@ struct Lint<'m> {
 }
 
 /// The functions whose operations only guess.
-pub(super) const GUESSES: [&str; 2] = ["quotient", "root"];
+pub(super) const GUESSES: [&str; 2] = ["normal_quotient", "root"];
 
 impl<'m> Lint<'m> {
     fn new(module: &'m Module, info: &'m naga::valid::ModuleInfo) -> Self {
