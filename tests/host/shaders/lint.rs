@@ -19,7 +19,7 @@ use super::parse;
 /// - other products, if no sum, difference or product takes their result;
 /// - products in `plus_products` of rounded factors, which are exact (`REPRODUCIBLE`);
 /// - comparisons, selections, conversions, and functions whose result is exact;
-/// - anything in `quotient` and `root`, whose guesses do not decide a bit.
+/// - anything in `normal_quotient` and `root`, whose guesses do not decide a bit.
 pub(super) fn inexact(wgsl: &str, shader: &Shader, entry: &str, constants: &[(&str, f64)]) -> Vec<String> {
     let (module, info) = parse(wgsl, shader);
     let constants = constants.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
