@@ -1,4 +1,5 @@
-//! Measures the cost of recording on the host: a frame of many small layers, and the same number of bare wgpu commands.
+//! Measures the cost of recording on the host: a frame of many small layers, and the same number of bare wgpu commands; and what those
+//! cost with more bindings, and with buffers that need barriers.
 
 use std::time::Instant;
 
@@ -37,15 +38,22 @@ pub(crate) fn measure(gpu: &Gpu<'_>) -> Result<Vec<Measured>> {
     let output = empty(gpu.context, "y", WIDTH as u64, BufferUsages::STORAGE);
     let run = block_on(model.bind(&[&input], &[&output], 1))?;
     let dispatches = run.dispatches();
-    let bare = Bare::new(gpu, dispatches);
+    let bare = Bare::new(gpu, dispatches, Bindings { storage: 1, buffers: Buffers::Own });
+    let others = OTHERS.map(|bindings| (bindings, Bare::new(gpu, dispatches, bindings)));
 
     let mut seconds: [Vec<f64>; 4] = Default::default();
+    let mut of_others = OTHERS.map(|_| Vec::new());
     for at in 0..WARM_UP + RECORDINGS {
         let engine_seconds = recorded(gpu, |encoder| record(&run, encoder))?;
         let bare_seconds = recorded(gpu, |encoder| bare.record(encoder))?;
+        let mut finish = [0.0; OTHERS.len()];
+        for (seconds, (_, other)) in finish.iter_mut().zip(&others) {
+            *seconds = recorded(gpu, |encoder| other.record(encoder))?[1];
+        }
         if at >= WARM_UP {
             let both = [engine_seconds[0], bare_seconds[0], engine_seconds[1], bare_seconds[1]];
             seconds.iter_mut().zip(both).for_each(|(all, one)| all.push(one));
+            of_others.iter_mut().zip(finish).for_each(|(all, one)| all.push(one));
         }
     }
     // Submitting both once shows that they are valid commands.
@@ -75,6 +83,10 @@ pub(crate) fn measure(gpu: &Gpu<'_>) -> Result<Vec<Measured>> {
     }
     let times = |at: usize| results[at].seconds / results[at + 1].seconds;
     println!("  record takes {:.2} times record bare, and finish {:.2} times finish bare", times(0), times(2));
+    for ((bindings, _), all) in others.iter().zip(of_others) {
+        let (Bindings { storage, buffers }, times) = (bindings, median(all) / results[3].seconds);
+        println!("  finish of bare commands with {storage} storage bindings, {buffers:?} buffers: {times:.2} times");
+    }
     Ok(results)
 }
 
@@ -94,6 +106,33 @@ fn recorded(gpu: &Gpu<'_>, record: impl Fn(&mut CommandEncoder) -> Result<()>) -
     Ok([recorded, finished])
 }
 
+/// The buffers of the storage bindings of a dispatch.
+#[derive(Debug, Clone, Copy)]
+enum Buffers {
+    /// Each dispatch has its own.
+    Own,
+    /// All bind ranges of one, so that each dispatch waits for the one before it.
+    Shared,
+    /// All bind ranges of one, and each has one more range of a buffer that is only read.
+    SharedAndRead,
+}
+
+/// What a dispatch binds besides two uniform buffers.
+#[derive(Debug, Clone, Copy)]
+struct Bindings {
+    storage: u32,
+    buffers: Buffers,
+}
+
+const OTHERS: [Bindings; 6] = [
+    Bindings { storage: 1, buffers: Buffers::Shared },
+    Bindings { storage: 3, buffers: Buffers::Own },
+    Bindings { storage: 3, buffers: Buffers::Shared },
+    Bindings { storage: 6, buffers: Buffers::Own },
+    Bindings { storage: 6, buffers: Buffers::Shared },
+    Bindings { storage: 6, buffers: Buffers::SharedAndRead },
+];
+
 /// Bare wgpu commands: dispatches of a shader that does next to nothing, with one pipeline, a bind group each and two dynamic offsets.
 struct Bare {
     pipeline: wgpu::ComputePipeline,
@@ -102,8 +141,10 @@ struct Bare {
 }
 
 impl Bare {
-    fn new(gpu: &Gpu<'_>, dispatches: usize) -> Self {
+    fn new(gpu: &Gpu<'_>, dispatches: usize, bindings: Bindings) -> Self {
+        let Bindings { storage, buffers } = bindings;
         let device = &gpu.context.device;
+        let reads = |binding: u32| matches!(buffers, Buffers::SharedAndRead) && binding == 1 + storage;
         let module = device.create_shader_module(wgpu::include_wgsl!("../trivial.wgsl"));
         let entry = |binding: u32| wgpu::BindGroupLayoutEntry {
             binding,
@@ -111,14 +152,14 @@ impl Bare {
             ty: wgpu::BindingType::Buffer {
                 ty: match binding {
                     0 | 1 => wgpu::BufferBindingType::Uniform,
-                    _ => wgpu::BufferBindingType::Storage { read_only: false },
+                    _ => wgpu::BufferBindingType::Storage { read_only: reads(binding) },
                 },
                 has_dynamic_offset: binding < 2,
                 min_binding_size: None,
             },
             count: None,
         };
-        let entries = [0, 1, 2].map(entry);
+        let entries: Vec<wgpu::BindGroupLayoutEntry> = (0..2 + storage).map(entry).collect();
         let layout =
             device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: None, entries: &entries });
         let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
@@ -137,15 +178,22 @@ impl Bare {
         let offset = device.limits().min_uniform_buffer_offset_alignment.max(4);
         let digits = buffer(gpu.context, &vec![0; 2 * offset as usize], BufferUsages::UNIFORM);
         let digit = wgpu::BufferBinding { buffer: &digits, offset: 0, size: wgpu::BufferSize::new(4) };
+        let shared = [(); 2].map(|()| empty(gpu.context, "y", 256 * 8, BufferUsages::STORAGE));
         let bind_group = |_| {
-            let y = empty(gpu.context, "y", 256, BufferUsages::STORAGE);
-            let resources = [
-                wgpu::BindingResource::Buffer(digit.clone()),
-                wgpu::BindingResource::Buffer(digit.clone()),
-                y.as_entire_binding(),
-            ];
-            let entries: Vec<wgpu::BindGroupEntry<'_>> =
-                (0u32..).zip(resources).map(|(binding, resource)| wgpu::BindGroupEntry { binding, resource }).collect();
+            let own: Vec<_> = (0..storage).map(|_| empty(gpu.context, "y", 256, BufferUsages::STORAGE)).collect();
+            let part = |at: u32| wgpu::BufferBinding {
+                buffer: match buffers {
+                    Buffers::Own => &own[at as usize],
+                    _ => &shared[usize::from(reads(2 + at))],
+                },
+                offset: if matches!(buffers, Buffers::Own) { 0 } else { u64::from(at) * 256 },
+                size: wgpu::BufferSize::new(256),
+            };
+            let parts = [digit.clone(), digit.clone()].into_iter().chain((0..storage).map(part));
+            let entries: Vec<wgpu::BindGroupEntry<'_>> = (0u32..)
+                .zip(parts.map(wgpu::BindingResource::Buffer))
+                .map(|(binding, resource)| wgpu::BindGroupEntry { binding, resource })
+                .collect();
             device.create_bind_group(&wgpu::BindGroupDescriptor { label: None, layout: &layout, entries: &entries })
         };
         Self { pipeline, bind_groups: (0..dispatches).map(bind_group).collect(), offset }
