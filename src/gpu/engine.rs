@@ -152,7 +152,8 @@ impl Engine {
     }
 
     /// Measures the tile shapes that this device can hold on the int8 linear layers and the convolutions of one group of a program, at a
-    /// batch of `rows`. Submits work and waits for it, for seconds if layers are large. [`Options::tuning`] takes the result, also in another process.
+    /// batch of `rows`. Submits work and waits for it, for seconds if layers are large. [`Options::tuning`] takes the result, also in
+    /// another process.
     ///
     /// It begins with the layers that have the most products, and stops when `budget` is spent: it looks at the clock between
     /// measurements and between kernels that it compiles. A layer whose measurements are not all done is not in the table, and keeps the

@@ -7,7 +7,7 @@
 //! | int8 linear to float, unary function, cast to f16 | linear with both in its epilogue, each if it is there |
 //! | int8 linear layers that read the same value | one product with the weights of up to four |
 //! | up to eight float steps that compute each element from one other, or from two | a chain, whose intermediate results stay in registers |
-//! | casts of integers, product of floats, sum along an axis, unary function | sum of products with the function last, each of the others if it is there |
+//! | casts of integers, product, sum along an axis, unary function | sum of products and its function, each if it is there |
 //! | lookup in an embedding table, and a chain | the chain, which begins with the lookup |
 //! | float linear, unary function | matmul with the function in its epilogue |
 //! | float sum, layer norm, qparams of each row, quantize | layer norm that adds first and quantizes last, each if it is there |
