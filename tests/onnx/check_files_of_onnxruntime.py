@@ -176,7 +176,7 @@ def attention(random):
     order = ["q", "k", "v", "", "", "n", "t"]
     counts = {"t": np.array(5, np.int32)}
     whole = np.array([4, 4], np.int32)
-    for name, attributes in [("", {}), (".window", dict(local_window_size=2)), (".scale", dict(scale=0.7))]:
+    for name, attributes in [("", {}), (".window", dict(local_window_size=2)), (".scale", dict(scale=0.7)), (".softcap", dict(softcap=0.5))]:
         yield operator(
             f"group_query_attention{name}",
             "GroupQueryAttention",

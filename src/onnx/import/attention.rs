@@ -21,8 +21,10 @@ struct Scores {
     scale: Option<f32>,
     /// What is added.
     masks: Vec<Value>,
-    /// The limit `c` of `c · tanh(score / c)`, if there is one.
+    /// The limit `c` of `c · tanh(score / c)` before the masks, if there is one.
     softcap: f32,
+    /// Whether a query may see no key: then its result is 0.
+    may_be_hidden: bool,
 }
 
 impl Importer {
@@ -103,27 +105,37 @@ impl Importer {
         self.in_shape(call, &format!("{part}.repeated"), &several, &[0, heads, tokens, features])
     }
 
-    /// `softmax(scale · q · kᵀ + masks) · v`; and the scores at four places: as products, with masks, with a soft limit, and as shares.
+    /// `softmax(scale · q · kᵀ + masks) · v`; and the scores at four places: as products, with a soft limit, with masks, and as shares.
     fn attended(&mut self, call: &Call<'_>, q: &Value, k: &Value, v: &Value, s: Scores) -> Result<[Value; 5], String> {
         let root = (self.length(q, 3)? as f32).sqrt();
         let keys = self.moved(call, "keys", k, &[0, 1, 3, 2])?;
         let products = self.emitted(call, "products", "MatMul", &[q, &keys], &[])?;
         let factor = self.number_value(s.scale.unwrap_or(1.0 / root));
         let scaled = self.emitted(call, "scaled", "Mul", &[&products, &factor], &[])?;
-        let mut masked = scaled.clone();
-        for (at, mask) in s.masks.iter().enumerate() {
-            masked = self.emitted(call, &format!("masked{at}"), "Add", &[&masked, mask], &[])?;
-        }
-        let mut limited = masked.clone();
+        let mut limited = scaled.clone();
         if s.softcap > 0.0 {
             let [inverse, cap] = [1.0 / s.softcap, s.softcap].map(|value| self.number_value(value));
-            let x = self.emitted(call, "softcap.scaled", "Mul", &[&masked, &inverse], &[])?;
+            let x = self.emitted(call, "softcap.scaled", "Mul", &[&scaled, &inverse], &[])?;
             let x = self.emitted(call, "softcap.tanh", "Tanh", &[&x], &[])?;
             limited = self.emitted(call, "softcap", "Mul", &[&x, &cap], &[])?;
         }
-        let shares = self.emitted(call, "shares", "Softmax", &[&limited], &[int_attribute("axis", -1)])?;
-        let y = self.emitted(call, "values", "MatMul", &[&shares, v], &[])?;
-        Ok([y, scaled, masked, limited, shares])
+        let mut masked = limited.clone();
+        for (at, mask) in s.masks.iter().enumerate() {
+            masked = self.emitted(call, &format!("masked{at}"), "Add", &[&masked, mask], &[])?;
+        }
+        let mut shares = self.emitted(call, "shares", "Softmax", &[&masked], &[int_attribute("axis", -1)])?;
+        let mut y = self.emitted(call, "values", "MatMul", &[&shares, v], &[])?;
+        if s.may_be_hidden {
+            let last = Value::Host(Host::new(vec![1], Data::I64(vec![-1])).into());
+            let [zero, lowest] = [0.0, f32::NEG_INFINITY].map(|value| self.number_value(value));
+            let most = self.emitted(call, "most", "ReduceMax", &[&masked, &last], &[int_attribute("keepdims", 1)])?;
+            let hidden = self.emitted(call, "hidden", "Equal", &[&most, &lowest], &[])?;
+            y = self.emitted(call, "values.seen", "Where", &[&hidden, &zero, &y], &[])?;
+            if call.node.output.get(3).is_some_and(|output| !output.is_empty()) {
+                shares = self.emitted(call, "shares.seen", "Where", &[&hidden, &zero, &shares], &[])?;
+            }
+        }
+        Ok([y, scaled, limited, masked, shares])
     }
 
     /// A constant `[S, L]` of 0 where `sees(query, key)`, and of `other` elsewhere.
@@ -316,17 +328,13 @@ impl Importer {
         let tokens = self.length(&q, 2)?;
         let scale = call.node.float("scale", 0.0)?;
         let softcap = call.node.float("softcap", 0.0)?;
-        let mut scores = Scores { scale: (scale != 0.0).then_some(scale), softcap, masks: Vec::new() };
+        let mut scores = Scores { scale: (scale != 0.0).then_some(scale), softcap, ..Scores::default() };
         let window = call.node.int("local_window_size", -1)?;
         let causal = call.node.int("causal", 1)? != 0;
         let sees = |query: usize, key: usize| {
             (!causal || key <= query) && (window < 0 || (query as i64 - key as i64) < window)
         };
         let mask = self.pairs([tokens; 2], LOWEST, sees)?;
-        // A soft limit of a masked score would not be masked.
-        if softcap > 0.0 {
-            return Err(format!("its softcap is {softcap}; supported is 0"));
-        }
         scores.masks.push(mask);
         scores.masks.extend(call.optional(10).cloned());
         let [y, ..] = self.attended(call, &q, &k, &v, scores)?;
@@ -356,7 +364,7 @@ impl Importer {
         let k = self.repeated_heads(call, "key", states.remove(0), q_heads)?;
         let [s, l] = [self.length(&q, 2)?, self.length(&k, 2)?];
         let scale = if call.node.has("scale") { Some(call.node.float("scale", 1.0)?) } else { None };
-        let mut scores = Scores { scale, softcap: call.node.float("softcap", 0.0)?, masks: Vec::new() };
+        let mut scores = Scores { scale, softcap: call.node.float("softcap", 0.0)?, ..Scores::default() };
         if let Some(mask) = call.optional(3) {
             let lengths = self.logical(mask);
             if lengths.last() != Some(&Length::Known(l as i64)) {
@@ -367,6 +375,7 @@ impl Importer {
                 _ => self.type_of(mask) == ty::BOOL,
             };
             let mask = mask.clone();
+            scores.may_be_hidden = true;
             scores.masks.push(if bools {
                 let [zero, other] = [0.0, f32::NEG_INFINITY].map(|value| self.number_value(value));
                 self.emitted(call, "mask", "Where", &[&mask, &zero, &other], &[])?
@@ -375,12 +384,17 @@ impl Importer {
             });
         }
         if call.node.int("is_causal", 0)? != 0 {
-            // Queries are the last tokens where there is a past.
-            let past = if call.optional(4).is_some() { l - s.min(l) } else { 0 };
+            if call.optional(6).is_some() {
+                return Err(
+                    "it is causal, and the numbers of keys differ between rows, which is not supported".to_owned()
+                );
+            }
+            let past = call.optional(4).map_or(Ok(0), |past| self.length(past, 2))?;
             let causal = self.pairs([s, l], f32::NEG_INFINITY, |query, key| key <= query + past)?;
             scores.masks.push(causal);
         }
         if let Some(lengths) = call.optional(6) {
+            scores.may_be_hidden = true;
             let within = self.within(call, &lengths.clone(), l)?;
             let within = self.with_axes(call, "within.axes", &within, &[1, 2])?;
             let [zero, other] = [0.0, f32::NEG_INFINITY].map(|value| self.number_value(value));
@@ -392,15 +406,15 @@ impl Importer {
                 return Err(format!("its {name} is {}; supported is -1", call.node.int(name, -1)?));
             }
         }
-        let [mut y, products, masked, limited, shares] = self.attended(call, &q, &k, &v, scores)?;
+        let [mut y, products, limited, masked, shares] = self.attended(call, &q, &k, &v, scores)?;
         if joined {
             y = self.joined_heads(call, &y)?;
         }
         let [key, value] = [0, 1].map(|at| present[at].clone());
         let scores = match call.node.int("qk_matmul_output_mode", 0)? {
             0 => products,
-            1 => masked,
-            2 => limited,
+            1 => limited,
+            2 => masked,
             3 => shares,
             mode => return Err(format!("its qk_matmul_output_mode is {mode}, expected from 0 to 3")),
         };
