@@ -19,10 +19,12 @@ macro_rules! operators {
 }
 
 mod attention;
+mod blocks;
 mod constant;
 mod contrib;
 mod conv;
 mod dispatch;
+mod einsum;
 mod elementwise;
 mod embedding;
 mod finish;
@@ -184,7 +186,8 @@ fn declared_type(value: &ValueInfoProto, usual: i32) -> Option<String> {
 /// The treatment of a node's operator, `None` for `If`. An error is the reason why no node of that operator can be imported.
 fn known(node: &NodeProto) -> Result<Option<Operator>, String> {
     if node.domain == CONTRIB {
-        let own = contrib::operator(&node.op_type).or_else(|| quantized::operator(&node.op_type));
+        let families = [contrib::operator, quantized::operator, blocks::operator];
+        let own = families.iter().find_map(|family| family(&node.op_type));
         let same = || contrib::is_same(&node.op_type).then(|| dispatch::operator(&node.op_type)).flatten();
         return own.or_else(same).map(Some).ok_or_else(|| "the operator is not supported".to_owned());
     }

@@ -2,6 +2,7 @@
 
 mod bad;
 mod bounds;
+mod contrib;
 mod dims;
 mod images;
 mod integers;

@@ -220,6 +220,58 @@ def attention(random):
     )
 
 
+def products(random):
+    import numpy as np
+
+    for bits, size, zero, bias in [(4, 16, False, False), (4, 32, True, True), (8, 16, True, False), (4, 16, "float", True)]:
+        n, k = 5, 40
+        blocks = -(-k // size)
+        weight = {
+            "b": random.integers(0, 256, (n, blocks, size * bits // 8)).astype(np.uint8),
+            "s": np.abs(f32(random, n, blocks, scale=0.05)) + np.float32(0.01),
+        }
+        order = ["x", "b", "s"]
+        if zero == "float":
+            weight["z"] = random.uniform(2, 12, (n, blocks)).astype(np.float32)
+        elif zero:
+            weight["z"] = random.integers(0, 256, (n, -(-blocks * bits // 8))).astype(np.uint8)
+        order += ["z" if zero else ""]
+        if bias:
+            weight["c"] = f32(random, n)
+            order += ["", "c"]
+        attributes = dict(K=k, N=n, bits=bits, block_size=size)
+        yield operator(f"matmul_n_bits.{bits}.{size}.{zero}", "MatMulNBits", {"x": f32(random, 3, 4, k)}, weight, order=order, **attributes)
+    a, b, w = f32(random, 3, 4, 5), f32(random, 3, 5, 6), f32(random, 5, 6)
+    heads, keys = f32(random, 3, 4, 2, 5), f32(random, 3, 6, 2, 5)
+    for equation, inputs, constants in [
+        ("bij,bjk->bik", {"a": a, "b": b}, {}),
+        ("bij,jk->bik", {"a": a}, {"w": w}),
+        ("bij,jk->bi", {"a": a}, {"w": w}),
+        ("bij,kj->bik", {"a": a}, {"w": w.T.copy()}),
+        ("bij,jk->bki", {"a": a}, {"w": w}),
+        ("bij->bji", {"a": a}, {}),
+        ("bij->bi", {"a": a}, {}),
+        ("bij,bij->b", {"a": a, "b": f32(random, 3, 4, 5)}, {}),
+        ("bij,bij->bij", {"a": a, "b": f32(random, 3, 4, 5)}, {}),
+        ("bqhd,bkhd->bhqk", {"a": heads, "b": keys}, {}),
+        ("bhqk,bkhd->bqhd", {"a": f32(random, 3, 2, 4, 6), "b": keys}, {}),
+        ("bij, jk, kl -> bil", {"a": a}, {"w": w, "v": f32(random, 6, 2)}),
+        ("bi,bj->bij", {"a": f32(random, 3, 4), "b": f32(random, 3, 5)}, {}),
+        ("bihd,hde->bie", {"a": heads}, {"w": f32(random, 2, 5, 7)}),
+    ]:
+        yield operator(f"einsum.{equation}", "Einsum", inputs, constants, domain="", equation=equation)
+    blocks = {"w": random.integers(-128, 128, (10, 6)).astype(np.int8), "s": np.abs(f32(random, 3, 6)) + np.float32(0.1)}
+    blocks["z"] = random.integers(-9, 9, (3, 6)).astype(np.int8)
+    from onnx import helper
+
+    for zero in ([], ["z"]):
+        before = [helper.make_node("DequantizeLinear", ["w", "s", *zero], ["r"], axis=0, block_size=4)]
+        constants = {key: value for key, value in blocks.items() if key != "z" or zero}
+        yield operator(
+            f"blocks{len(zero)}", "MatMul", {"x": f32(random, 3, 10)}, constants, domain="", version=21, before=before, order=["x", "r"]
+        )
+
+
 def quantized(random):
     """Operators of quantized values between QuantizeLinear and DequantizeLinear."""
     import numpy as np
@@ -355,7 +407,7 @@ def main():
         enfold = ROOT / "target" / "debug" / "enfold"
     wrong = count = 0
     with tempfile.TemporaryDirectory() as folder:
-        for make in (contrib, attention, quantized):
+        for make in (contrib, attention, products, quantized):
             for case in make(np.random.default_rng(1)):
                 if not re.search(arguments.only, case.name):
                     continue

@@ -1,12 +1,12 @@
 //! The ONNX operators that are imported. Each family has a table of its own; this module asks the families.
 
-#[cfg(test)]
-use super::contrib;
 use super::operator::Operator;
 use super::{
-    attention, constant, conv, elementwise, embedding, integer, linear, matmul, movement, norm, pool, quantize,
+    attention, constant, conv, einsum, elementwise, embedding, integer, linear, matmul, movement, norm, pool, quantize,
     quantized, reduce, rotary, unary,
 };
+#[cfg(test)]
+use super::{blocks, contrib};
 #[cfg(test)]
 use crate::onnx::functions;
 
@@ -16,6 +16,7 @@ pub(super) fn operator(op_type: &str) -> Option<Operator> {
         attention::operator,
         constant::operator,
         conv::operator,
+        einsum::operator,
         elementwise::operator,
         embedding::operator,
         integer::operator,
@@ -39,9 +40,11 @@ pub(super) fn operator(op_type: &str) -> Option<Operator> {
 pub(in crate::onnx) fn names() -> Vec<&'static str> {
     let families = [
         attention::NAMES,
+        blocks::NAMES,
         constant::NAMES,
         contrib::NAMES,
         conv::NAMES,
+        einsum::NAMES,
         elementwise::NAMES,
         embedding::NAMES,
         integer::NAMES,

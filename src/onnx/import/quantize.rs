@@ -59,6 +59,10 @@ impl Importer {
 
     fn dequantize_linear(&mut self, call: &Call<'_>) -> Values {
         let x = call.input(0)?;
+        match call.node.int("block_size", 0)? {
+            0 => {}
+            size => return self.dequantize_blocks(call, size),
+        }
         match x {
             Value::Run(Run { kind: Kind::Quantized { .. }, .. }) | Value::Stored(_) | Value::Host(_) => {}
             Value::Run(run) => {

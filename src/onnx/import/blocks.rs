@@ -1,0 +1,147 @@
+//! Known weights whose elements have a scale for each block of neighbours. They become floats: layers with such scales have no integer
+//! form, but a quantizer may quantize the floats anew.
+
+use std::sync::Arc;
+
+use super::importer::Importer;
+use super::operator::{Call, Operator, Values};
+use crate::onnx::host::{self, Data, Host, show};
+use crate::onnx::proto::data_type as ty;
+use crate::onnx::tensor::{is_float, type_name};
+use crate::onnx::value::Value;
+
+operators! {
+    "MatMulNBits" => Operator::stored(Importer::matmul_n_bits),
+}
+
+/// Numbers of a few bits, packed from the lowest bits of a byte on.
+struct Packed {
+    bytes: Vec<u8>,
+    bits: usize,
+}
+
+impl Packed {
+    fn get(&self, at: usize) -> f32 {
+        let each = 8 / self.bits;
+        let byte = self.bytes[at / each] >> (at % each * self.bits);
+        f32::from(byte & (u8::MAX >> (8 - self.bits)))
+    }
+}
+
+impl Importer {
+    /// The bytes of a known tensor of `uint8`.
+    fn bytes_of(&mut self, value: &Value, expected: usize) -> Result<Vec<u8>, String> {
+        let data_type = self.type_of(value);
+        if data_type != ty::UINT8 {
+            return Err(format!("its packed numbers are of {}, expected uint8", type_name(data_type)));
+        }
+        let bytes: Vec<u8> = match value {
+            Value::Stored(at) => {
+                let stored = &self.stored[*at];
+                self.budget.take(stored.len(), 1)?;
+                stored.quantized()?.into_iter().map(|v| (v as u8).wrapping_add(128)).collect()
+            }
+            _ => self.host(value)?.integers()?.into_iter().map(|v| v as u8).collect(),
+        };
+        if bytes.len() != expected {
+            return Err(format!("it has {} bytes of packed numbers, expected {expected}", bytes.len()));
+        }
+        Ok(bytes)
+    }
+
+    /// `x · wᵀ + bias` with the weight `w[n, k] = (q[n, k] − z[n, b]) · s[n, b]`, where `b` is the block of `k`.
+    fn matmul_n_bits(&mut self, call: &Call<'_>) -> Values {
+        let number = |name: &str, default: i64| {
+            let value = call.node.int(name, default)?;
+            usize::try_from(value).ok().filter(|&n| (1..=1 << 28).contains(&n)).ok_or(format!("its {name} is {value}"))
+        };
+        let (n, k) = (number("N", 0)?, number("K", 0)?);
+        let (bits, size) = (number("bits", 4)?, number("block_size", 0)?);
+        if !matches!(bits, 2 | 4 | 8) {
+            return Err(format!("its bits are {bits}; supported are 2, 4 and 8"));
+        }
+        if call.optional(4).is_some() {
+            return Err("its blocks are in another order (g_idx), which is not supported".to_owned());
+        }
+        if call.node.int("weight_prepacked", 0)? != 0 {
+            return Err("its weight is packed for a device".to_owned());
+        }
+        let blocks = k.div_ceil(size);
+        let block_bytes = size.saturating_mul(bits).div_ceil(8);
+        let bytes = n.saturating_mul(blocks).saturating_mul(block_bytes);
+        let weight = Packed { bytes: self.bytes_of(&call.input(1)?.clone(), bytes)?, bits };
+        let scales = self.host(call.input(2)?)?.to_floats()?;
+        if scales.len() != n.saturating_mul(blocks) {
+            return Err(format!("it has {} scales for {n} rows of {blocks} blocks", scales.len()));
+        }
+        let zero_points: Vec<f32> = match call.optional(3) {
+            None => vec![(1 << (bits - 1)) as f32; scales.len()],
+            Some(value) if is_float(self.type_of(value)) => self.host(value)?.to_floats()?,
+            Some(value) => {
+                let row = (blocks * bits).div_ceil(8);
+                let packed = Packed { bytes: self.bytes_of(&value.clone(), n * row)?, bits };
+                (0..n * blocks).map(|at| packed.get(at / blocks * row * 8 / bits + at % blocks)).collect()
+            }
+        };
+        if zero_points.len() != scales.len() {
+            return Err(format!("it has {} zero points for {} scales", zero_points.len(), scales.len()));
+        }
+        // Floats take eight times the bytes of numbers of 4 bits, which is not out of proportion.
+        self.budget.take(n.saturating_mul(k), bits.div_ceil(4))?;
+        let value = |(at, row): (usize, usize)| {
+            let block = row * blocks + at / size;
+            (weight.get(block * block_bytes * 8 / bits + at % size) - zero_points[block]) * scales[block]
+        };
+        // The matrix `[K, N]`.
+        let data = (0..k).flat_map(|at| (0..n).map(move |row| (at, row))).map(value).collect();
+        let name = match call.input(1)? {
+            Value::Stored(at) => Some(Arc::from(self.stored[*at].name())),
+            _ => None,
+        };
+        let matrix = Value::Host(Host { name, ..Host::new(vec![k, n], Data::F32(data)) }.into());
+        let x = call.input(0)?;
+        match call.optional(5) {
+            None => self.result(call, "MatMul", &[x, &matrix], &[]),
+            Some(bias) => {
+                let product = self.emitted(call, "product", "MatMul", &[x, &matrix], &[])?;
+                self.result(call, "Add", &[&product, bias], &[])
+            }
+        }
+    }
+
+    /// A known tensor with a scale for each block of `size` elements along an axis, as floats.
+    pub(super) fn dequantize_blocks(&mut self, call: &Call<'_>, size: i64) -> Values {
+        let x = call.input(0)?;
+        if matches!(x, Value::Run(_)) {
+            return Err("it has a scale for each block of a value that is not known, which is not supported".to_owned());
+        }
+        let size = usize::try_from(size).ok().filter(|&size| size > 0).ok_or(format!("its block_size is {size}"))?;
+        let x = self.host(x)?;
+        x.fixed()?;
+        let axis = host::axis(call.node.int("axis", 1)?, x.dims.len())?;
+        let mut expected = x.dims.clone();
+        expected[axis] = expected[axis].div_ceil(size);
+        let scale = self.host(call.input(1)?)?;
+        let zero_point = call.optional(2).map(|zero_point| self.host(zero_point)).transpose()?;
+        for parameters in [Some(&scale), zero_point.as_ref()].into_iter().flatten() {
+            if parameters.dims != expected {
+                let [has, of] = [&parameters.logical(), &x.logical()].map(|lengths| show(lengths));
+                return Err(format!("its scales or zero points are {has} for {of}, expected {expected:?}"));
+            }
+        }
+        self.budget.take(x.data.len(), 4)?;
+        let scales = scale.to_floats()?;
+        let values = x.integers()?;
+        let zero_points = zero_point.map(|zero_point| zero_point.integers()).transpose()?;
+        let inner: usize = x.dims[axis + 1..].iter().product();
+        let (length, blocks) = (x.dims[axis], expected[axis]);
+        let real = |(at, value): (usize, i64)| {
+            let (outer, along) = (at / (inner * length), at / inner % length);
+            let block = (outer * blocks + along / size) * inner + at % inner;
+            (value - zero_points.as_ref().map_or(0, |zero_points| zero_points[block])) as f32 * scales[block]
+        };
+        let data = Data::F32(values.into_iter().enumerate().map(real).collect());
+        let host = Host { name: x.name.clone(), ..Host::new(x.dims.clone(), data) };
+        Ok(vec![Value::Host(host.into())])
+    }
+}
