@@ -249,8 +249,9 @@ def outputs(model, x):
     return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
 
 
-def quantized(model, batches):
-    """ONNX Runtime's static quantization: per channel, asymmetric activations, the smallest and largest value seen."""
+def quantized(model, batches, form=None, activations=None):
+    """ONNX Runtime's static quantization: per channel, asymmetric activations, the smallest and largest value seen. Without other
+    wishes, it has quantize and dequantize nodes, and activations of int8."""
     import onnx
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -272,8 +273,8 @@ def quantized(model, batches):
             prepared,
             result,
             Reader(),
-            quant_format=quantization.QuantFormat.QDQ,
-            activation_type=quantization.QuantType.QInt8,
+            quant_format=form or quantization.QuantFormat.QDQ,
+            activation_type=activations or quantization.QuantType.QInt8,
             weight_type=quantization.QuantType.QInt8,
             per_channel=True,
             calibrate_method=quantization.CalibrationMethod.MinMax,
