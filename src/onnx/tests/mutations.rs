@@ -97,3 +97,134 @@ fn changed_models_are_refused_or_read() {
     // Both happen, or the changes are too few or too many.
     assert!(read > 200 && refused > 200, "{read} read, {refused} refused");
 }
+
+/// The attributes that operators read.
+const INTS: [&str; 40] = [
+    "num_heads",
+    "kv_num_heads",
+    "q_num_heads",
+    "K",
+    "N",
+    "bits",
+    "block_size",
+    "axis",
+    "axes",
+    "keepdims",
+    "transA",
+    "transB",
+    "unidirectional",
+    "is_causal",
+    "do_rotary",
+    "interleaved",
+    "rotary_embedding_dim",
+    "local_window_size",
+    "qk_matmul_output_mode",
+    "kernel_shape",
+    "pads",
+    "strides",
+    "dilations",
+    "group",
+    "perm",
+    "to",
+    "start",
+    "end",
+    "num_outputs",
+    "blocksize",
+    "size",
+    "ceil_mode",
+    "channels_last",
+    "qkv_hidden_sizes",
+    "batch_dims",
+    "k",
+    "largest",
+    "opset",
+    "is_inner_broadcast",
+    "num_groups",
+];
+const FLOATS: [&str; 6] = ["alpha", "beta", "epsilon", "scale", "softcap", "mask_filter_value"];
+const TEXTS: [(&str, &str); 10] = [
+    ("equation", "bij,jk->bik"),
+    ("equation", "ij,ji"),
+    ("equation", ",->"),
+    ("activation", "Relu"),
+    ("activation", "Clip"),
+    ("mode", "linear"),
+    ("mode", "reflect"),
+    ("coordinate_transformation_mode", "align_corners"),
+    ("approximate", "tanh"),
+    ("auto_pad", "SAME_UPPER"),
+];
+
+/// Nodes of every operator with any inputs and attributes.
+#[test]
+fn nodes_with_any_inputs_and_attributes() {
+    use super::super::proto::data_type as ty;
+    use crate::onnx::build::{Build, floats, ints, small, value};
+
+    let mut random = fastrand::Rng::with_seed(13);
+    let tensors = || {
+        let wide: Vec<f32> = (0..72).map(|i| i as f32 * 0.1 - 3.0).collect();
+        let bytes: Vec<i32> = (0..72).map(|i| i * 37 % 120).collect();
+        vec![
+            floats("w", &[6, 12], &wide),
+            floats("v", &[6], &wide[..6]),
+            floats("f", &[], &[0.5]),
+            floats("r", &[4, 3], &wide[..12]),
+            floats("c", &[6, 1, 3, 4], &wide),
+            ints("i", &[2], &[1, 2]),
+            ints("j", &[1], &[-1]),
+            ints("n", &[], &[3]),
+            small("u", ty::UINT8, &[12, 6], &bytes),
+            small("s", ty::INT8, &[6, 12], &bytes),
+            small("z", ty::UINT8, &[], &[128]),
+            small("b", ty::INT32, &[6], &bytes[..6]),
+            small("t", ty::BOOL, &[], &[1]),
+        ]
+    };
+    let values = ["", "x", "x", "x", "m", "q", "w", "v", "f", "r", "c", "i", "j", "n", "u", "s", "z", "b", "t"];
+    let tries = if std::env::var_os("ENFOLD_LONG").is_some() { 4000 } else { 100 };
+    let (mut read, mut refused) = (0, 0);
+    let names = super::super::import::names();
+    for (name, domain) in names.iter().flat_map(|name| [(name, ""), (name, "com.microsoft")]) {
+        for _ in 0..tries {
+            let inputs: Vec<&str> = (0..random.usize(1..9)).map(|_| values[random.usize(0..values.len())]).collect();
+            let inputs: Vec<String> =
+                inputs.iter().map(|name| if name.is_empty() { "_" } else { name }.to_owned()).collect();
+            let opset = random.i64(7..27);
+            let mut build =
+                Build::new(opset).input("x", &["batch", "4", "6"]).node(name, &inputs.join(" "), "y y1 y2 y3");
+            build.graph().input.push(value("m", ty::INT32, &["batch", "4"]));
+            build.graph().input.push(value("q", ty::FLOAT, &["batch", "3", "4", "6"]));
+            build.graph().initializer = tensors();
+            build.graph().node[0].domain = domain.to_owned();
+            for _ in 0..random.usize(0..6) {
+                let at = INTS[random.usize(0..INTS.len())];
+                build = match random.u8(0..5) {
+                    0 => build.int(at, number(&mut random)),
+                    1 => build.int(at, random.i64(-1..7)),
+                    2 => {
+                        let list: Vec<i64> = (0..random.usize(0..5)).map(|_| random.i64(-1..4)).collect();
+                        build.list(at, &list)
+                    }
+                    3 => build.float(FLOATS[random.usize(0..FLOATS.len())], random.f32() * 4.0 - 2.0),
+                    _ => {
+                        let (name, text) = TEXTS[random.usize(0..TEXTS.len())];
+                        build.text(name, text)
+                    }
+                };
+            }
+            let outputs = ["y", "y", "y", "y1", "y2", "y3"];
+            match build.output(outputs[random.usize(0..outputs.len())]).import(&[]) {
+                Ok(graph) => {
+                    assert_eq!(graph.verify(), Ok(()));
+                    read += 1;
+                }
+                Err(e) => {
+                    assert!(!e.to_string().is_empty());
+                    refused += 1;
+                }
+            }
+        }
+    }
+    assert!(read > 300 && refused > 300, "{read} read, {refused} refused");
+}
