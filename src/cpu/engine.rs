@@ -20,6 +20,8 @@ use crate::values::slices::{CHECKED, f32s};
 
 /// An engine that runs one program on the CPU. Threads may share it.
 ///
+/// It shares the weights of the program, and holds int8 weights once more in the order in which its kernel reads them.
+///
 /// ```
 /// use enfold::cpu::{Engine, GemmBackend, Options};
 /// use enfold::lower::lower;

@@ -4,6 +4,8 @@
 //! again for each channel. On processors without a non-saturating instruction, `rten-gemm` may saturate its intermediate 16-bit
 //! sums. There, enfold uses its own kernels: register tiles on AVX2, plain loops elsewhere.
 
+use std::sync::Arc;
+
 use rayon::prelude::*;
 use rten_gemm::{GemmExecutor, GemmInputA, GemmInputB, GemmOptions, PackedBMatrix};
 
@@ -90,11 +92,12 @@ pub(crate) struct Int8Weight {
 enum Packed {
     Rten {
         packed: PackedBMatrix<i8>,
-        /// The weight as it is, `[n, k]`: for one row, `rten-gemm` has a faster vector product that reads it.
-        unpacked: Vec<i8>,
+        /// The caller's weight as it is, `[n, k]`: for one row, `rten-gemm` has a faster vector product that reads it.
+        unpacked: Arc<[i8]>,
     },
     Avx2(avx2::Panels),
-    Portable(Vec<i8>),
+    /// The caller's weight as it is.
+    Portable(Arc<[i8]>),
 }
 
 impl std::fmt::Debug for Int8Weight {
@@ -105,7 +108,7 @@ impl std::fmt::Debug for Int8Weight {
 
 impl Int8Weight {
     /// Packs `weight[n, k]`, row-major. `gemm` must be usable for `k`.
-    pub(crate) fn new(weight: &[i8], n: usize, k: usize, gemm: Int8Gemm) -> Self {
+    pub(crate) fn new(weight: &Arc<[i8]>, n: usize, k: usize, gemm: Int8Gemm) -> Self {
         let mut offsets = vec![0; n];
         let packed = match gemm {
             // `rten-gemm` refuses empty matrices.
@@ -114,10 +117,10 @@ impl Int8Weight {
                     *offset = row.iter().fold(0i32, |sum, &w| sum.wrapping_add(i32::from(w))).wrapping_mul(128);
                 });
                 let packed = GemmExecutor::<u8, i8, i32>::new().prepack_b(transposed(weight, n, k));
-                Packed::Rten { packed, unpacked: weight.to_vec() }
+                Packed::Rten { packed, unpacked: Arc::clone(weight) }
             }
             Int8Gemm::Avx2 => Packed::Avx2(avx2::Panels::new(weight, n, k)),
-            Int8Gemm::Rten | Int8Gemm::Portable => Packed::Portable(weight.to_vec()),
+            Int8Gemm::Rten | Int8Gemm::Portable => Packed::Portable(Arc::clone(weight)),
         };
         Self { n, k, offsets, packed }
     }
@@ -268,7 +271,7 @@ mod tests {
                 let w: Vec<i8> = (0..n * k).map(|i| if same { -128 } else { pick(i, 2) }).collect();
                 let expected = naive(&x, &w, m, n, k);
                 for gemm in usable(k) {
-                    let weight = Int8Weight::new(&w, n, k, gemm);
+                    let weight = Int8Weight::new(&w.as_slice().into(), n, k, gemm);
                     assert_eq!(weight.product(&x, m), expected, "{gemm:?} m {m} n {n} k {k}");
                 }
             }
@@ -278,8 +281,8 @@ mod tests {
     #[test]
     fn empty_products_are_zeros() {
         for gemm in usable(0) {
-            assert_eq!(Int8Weight::new(&[], 17, 0, gemm).product(&[], 2), [0; 34], "{gemm:?}");
-            assert_eq!(Int8Weight::new(&[], 0, 3, gemm).product(&[1; 6], 2), [0; 0], "{gemm:?}");
+            assert_eq!(Int8Weight::new(&Arc::default(), 17, 0, gemm).product(&[], 2), [0; 34], "{gemm:?}");
+            assert_eq!(Int8Weight::new(&Arc::default(), 0, 3, gemm).product(&[1; 6], 2), [0; 0], "{gemm:?}");
         }
     }
 
@@ -288,9 +291,9 @@ mod tests {
         let x = vec![3i8; 17 * 40];
         for gemm in usable(40) {
             let mut w = vec![1i8; 20 * 40];
-            let before = Int8Weight::new(&w, 20, 40, gemm).product(&x, 17);
+            let before = Int8Weight::new(&w.as_slice().into(), 20, 40, gemm).product(&x, 17);
             w[18 * 40 + 17] += 1;
-            let after = Int8Weight::new(&w, 20, 40, gemm).product(&x, 17);
+            let after = Int8Weight::new(&w.as_slice().into(), 20, 40, gemm).product(&x, 17);
             let changed: Vec<usize> = (0..17 * 20).filter(|&at| before[at] != after[at]).collect();
             assert_eq!(changed, (0..17).map(|row| row * 20 + 18).collect::<Vec<_>>(), "{gemm:?}");
         }
