@@ -2,7 +2,7 @@
 //! training. Prints a table, and writes JSON.
 //!
 //! `cargo bench --bench throughput -- [--shape R,K,N]… [--full] [--series NAME]… [--json [FILE]] [--adapter NAME]
-//! [--tile KERNEL,ROWS,K_STEP]…`
+//! [--no-gpu] [--tile KERNEL,ROWS,K_STEP]…`
 //!
 //! Each series first checks its output against the interpreter. The series of a shape take turns in several rounds, and the table
 //! has the medians, so that ratios within one run mean something on a noisy machine. The same run measures the ceilings, at its beginning
@@ -101,7 +101,10 @@ impl From<LeftOut> for Prepared {
 fn main() -> Result<()> {
     let start = Instant::now();
     let arguments = Arguments::parse();
-    let context = pollster::block_on(Context::request(arguments.adapter.as_deref()))?;
+    let context = match arguments.no_gpu {
+        true => None,
+        false => pollster::block_on(Context::request(arguments.adapter.as_deref()))?,
+    };
     match &context {
         Some(context) => {
             let kind = if context.is_software() { "software" } else { "hardware" };
@@ -133,9 +136,12 @@ fn main() -> Result<()> {
         results.extend(measure_shape(&arguments, &gpus, ceilings.as_ref(), shape)?);
         save(ceilings.as_ref(), &results)?;
     }
+    if arguments.wants(conv::SERIES[0]) {
+        results.extend(conv::measure(gpus.first())?);
+        save(ceilings.as_ref(), &results)?;
+    }
     type Measure = fn(&Gpu<'_>) -> Result<Vec<Measured>>;
-    let on_gpu: [(&str, Measure); 5] = [
-        (conv::SERIES[0], conv::measure),
+    let on_gpu: [(&str, Measure); 4] = [
         (record::SERIES[0], record::measure),
         (chain::SERIES[0], chain::measure),
         (float::SERIES[0], float::measure),
@@ -240,11 +246,13 @@ pub(crate) fn compare(shape: [usize; 3], operations: f64, all: Vec<(&str, Series
     let mut all: Vec<(&str, Series, Vec<f64>)> = all.into_iter().map(|(name, s)| (name, s, Vec::new())).collect();
     let rounds = take_turns(&mut all)?;
     let measured = |(name, series, seconds): (&str, Series, Vec<f64>)| {
+        let least_seconds = seconds.iter().copied().reduce(f64::min);
         let seconds = median(seconds);
         Measured {
             series: name.to_owned(),
             shape,
             seconds,
+            least_seconds,
             gops: 1e-9 * operations / seconds,
             rounds,
             bytes: Some(series.bytes),

@@ -45,6 +45,9 @@ pub(crate) struct Arguments {
     /// The adapter whose name contains NAME [default: the most capable].
     #[arg(long, value_name = "NAME")]
     pub(crate) adapter: Option<String>,
+    /// Leaves out the GPU.
+    #[arg(long, conflicts_with = "adapter")]
+    pub(crate) no_gpu: bool,
     /// Uses this tile instead of the engine's choice, as in linear_reg,32,1; may be repeated to compare several.
     #[arg(long = "tile", value_name = "KERNEL,ROWS,K_STEP", value_parser = tile)]
     tiles: Vec<Tile>,

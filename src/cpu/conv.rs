@@ -17,6 +17,11 @@ const PATCH_BYTES: usize = 1 << 18;
 /// Multiply-adds that are worth a parallel task.
 const TASK: usize = 1 << 16;
 
+/// Channels of a depthwise convolution whose sums stay in registers.
+const CHANNELS: usize = 32;
+/// The same for the channels that are left: as many as a register of AVX2 holds.
+const FEW_CHANNELS: usize = 8;
+
 pub(super) fn run(run: &mut StepRun<'_>) -> Option<Output> {
     let shape = run.shape;
     Some(Ok(match &run.step.op {
@@ -83,22 +88,35 @@ fn convolve<T: Copy + Default + Send>(
     let image_length = images.input[0] * images.input[1] * images.channels;
     let image = |row: usize| &x[row / pixels * image_length..][..image_length];
     match weight {
+        // The pixels themselves are the patches.
+        Weight::Int8(layer) if images.is_pointwise() => layer.weight.map(
+            y,
+            x,
+            y.len() / n,
+            #[inline(always)]
+            |_, col: usize, y: &mut [T], sums: &[i32]| finish(col, y, sums),
+        ),
         Weight::Int8(layer) => dense(y, (conv, images, layer), image, finish),
         Weight::Taps(taps) => {
-            let rows = TASK.div_ceil(taps.len());
+            let (rows, padding) = (TASK.div_ceil(taps.len()), vec![conv.zero_point as i8; n]);
             y.par_chunks_mut(rows * n).enumerate().for_each_init(
-                || vec![0i32; n],
-                |sums, (task, y)| {
-                    for (at, y) in y.chunks_exact_mut(n).enumerate() {
-                        let row = task * rows + at;
-                        vectorized(
-                            #[inline(always)]
-                            || {
-                                depthwise(sums, image(row), taps, images.pixels(row % pixels), conv.zero_point);
+                || (vec![0i32; n], Vec::with_capacity(images.taps())),
+                |(sums, under_window), (task, y)| {
+                    vectorized(
+                        #[inline(always)]
+                        || {
+                            for (at, y) in y.chunks_exact_mut(n).enumerate() {
+                                let row = task * rows + at;
+                                let image = image(row);
+                                let pixel = |pixel: usize| &image[pixel * n..][..n];
+                                under_window.clear();
+                                under_window
+                                    .extend(images.pixels(row % pixels).map(|at| at.map_or(&padding[..], pixel)));
+                                depthwise(sums, under_window, taps);
                                 finish(0, y, sums);
-                            },
-                        );
-                    }
+                            }
+                        },
+                    );
                 },
             );
         }
@@ -164,32 +182,36 @@ fn dense<'x, T: Copy + Default + Send>(
     }
 }
 
-/// Computes the sums of one output pixel where each channel is a group of its own. `taps` is `[taps, C]`.
+/// Computes the sums of one output pixel where each channel is a group of its own, from the pixels `[C]` under the taps. `taps` is
+/// `[taps, C]`.
 #[inline(always)]
-fn depthwise(
-    sums: &mut [i32],
-    image: &[i8],
-    taps: &[i8],
-    pixels: impl Iterator<Item = Option<usize>>,
-    zero_point: i32,
-) {
+fn depthwise(sums: &mut [i32], pixels: &[&[i8]], taps: &[i8]) {
     let channels = sums.len();
-    sums.fill(0);
-    for (weight, pixel) in taps.chunks_exact(channels).zip(pixels) {
-        match pixel {
-            Some(pixel) => {
-                let x = &image[pixel * channels..][..channels];
-                for ((sum, &x), &w) in sums.iter_mut().zip(x).zip(weight) {
-                    *sum = sum.wrapping_add(i32::from(i16::from(x) * i16::from(w)));
-                }
-            }
-            None => {
-                for (sum, &w) in sums.iter_mut().zip(weight) {
-                    *sum = sum.wrapping_add(zero_point * i32::from(w));
-                }
-            }
+    let (blocks, rest) = sums.as_chunks_mut::<CHANNELS>();
+    let first_of_rest = blocks.len() * CHANNELS;
+    for (block, sums) in blocks.iter_mut().enumerate() {
+        *sums = depthwise_block(pixels, taps, block * CHANNELS, channels);
+    }
+    let (blocks, rest) = rest.as_chunks_mut::<FEW_CHANNELS>();
+    for (block, sums) in blocks.iter_mut().enumerate() {
+        *sums = depthwise_block(pixels, taps, first_of_rest + block * FEW_CHANNELS, channels);
+    }
+    let first = channels - rest.len();
+    for (at, sum) in rest.iter_mut().enumerate() {
+        [*sum] = depthwise_block(pixels, taps, first + at, channels);
+    }
+}
+
+/// Computes the sums of the channels from `first` on.
+#[inline(always)]
+fn depthwise_block<const N: usize>(pixels: &[&[i8]], taps: &[i8], first: usize, channels: usize) -> [i32; N] {
+    let mut sums = [0i32; N];
+    for (x, w) in pixels.iter().zip(taps.chunks_exact(channels)) {
+        for ((sum, &x), &w) in sums.iter_mut().zip(&x[first..][..N]).zip(&w[first..][..N]) {
+            *sum = sum.wrapping_add(i32::from(i16::from(x) * i16::from(w)));
         }
     }
+    sums
 }
 
 /// Computes `Σ_k x[k] · w[n, k]` of each channel of a group.

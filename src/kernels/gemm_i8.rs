@@ -35,6 +35,11 @@ mod avx2 {
     }
 }
 
+thread_local! {
+    /// Making an executor asks for the processor's features, which takes as long as a small product.
+    static EXECUTOR: GemmExecutor<u8, i8, i32> = GemmExecutor::new();
+}
+
 /// The largest K at which a sum of u8 · i8 products cannot leave i32: 255 · 128 · K ≤ i32::MAX.
 const MAX_RTEN_K: usize = i32::MAX as usize / (255 * 128);
 
@@ -194,7 +199,7 @@ impl Int8Weight {
                     _ => GemmInputB::Packed(packed),
                 };
                 let a = GemmInputA::Unpacked(matrix(flipped, m, self.k));
-                GemmExecutor::<u8, i8, i32>::new().gemm(sums, a, b, GemmOptions::default()).expect(SIZES);
+                EXECUTOR.with(|executor| executor.gemm(sums, a, b, GemmOptions::default())).expect(SIZES);
             }
             Packed::Portable(weight) => portable(sums, x, weight, self.n, self.k),
             Packed::Avx2(_) => unreachable!("`map` calls the AVX2 kernel itself"),

@@ -31,6 +31,13 @@ impl Images {
         self.window[0].size * self.window[1].size
     }
 
+    /// Whether each output pixel is computed from the input pixel in its place alone.
+    pub(crate) fn is_pointwise(&self) -> bool {
+        self.taps() == 1
+            && self.input == self.output
+            && self.window.iter().all(|axis| axis.before == 0 && axis.stride == 1)
+    }
+
     /// The number of pixels of an output image.
     pub(crate) fn output_pixels(&self) -> usize {
         self.output[0] * self.output[1]

@@ -97,6 +97,10 @@ impl WindowAxis {
     pub(crate) fn input(self, output: usize, tap: usize, length: usize) -> Option<usize> {
         let position = (output * self.stride + tap * self.dilation) as i64 - self.before;
         let (step, at) = (self.input_dilation as i64, usize::try_from(position).ok()?);
+        if step == 1 {
+            // The usual case needs no divisions.
+            return (at < length).then_some(at);
+        }
         (position % step == 0 && at / self.input_dilation < length).then_some(at / self.input_dilation)
     }
 
