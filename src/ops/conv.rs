@@ -6,7 +6,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::products::{by_tap, unfold};
+pub(crate) use self::products::{by_tap, transpose_matrix, unfold};
 use self::products::{convolve, convolve_f32};
 use super::error::{EvalError, OpError};
 use super::images::Images;

@@ -1,5 +1,7 @@
 //! The evaluation of convolutions: products of the elements under a window and the weight, a block of output pixels at a time.
 
+use std::borrow::Cow;
+
 use rayon::prelude::*;
 
 use crate::numerics::float::products::{factor, factors, product, transposed_factors};
@@ -34,6 +36,22 @@ pub(crate) fn by_tap<T: Copy>(weight: &[T], shape: &[usize]) -> Vec<T> {
     reordered
 }
 
+/// Returns the transpose of a matrix with this many columns.
+pub(crate) fn transpose_matrix<T: Copy>(from: &[T], columns: usize) -> Vec<T> {
+    // So many lines of the result stay in an L1 cache, whatever the distance between them.
+    const LINES: usize = 8;
+    let (columns, mut to) = (columns.max(1), from.to_vec());
+    let rows = from.len() / columns;
+    for first in (0..columns).step_by(LINES) {
+        for (at, row) in from.chunks_exact(columns).enumerate() {
+            for (column, &value) in row.iter().enumerate().skip(first).take(LINES) {
+                to[column * rows + at] = value;
+            }
+        }
+    }
+    to
+}
+
 /// Output pixels whose patches are collected at a time.
 const BLOCK: usize = 256;
 
@@ -50,7 +68,13 @@ pub(super) fn convolve<T: Copy + Send + Sync, R: Copy + Default + Send + Sync>(
     let image_length = images.input[0] * images.input[1] * images.channels;
     let k = images.taps() * channels;
     let mut y = vec![R::default(); images.count * pixels * n];
+    let channels_last = Images { layout: ImageLayout::ChannelsLast, ..*images };
     y.par_chunks_exact_mut(pixels * n).zip(x.par_chunks_exact(image_length)).for_each(|(y, image)| {
+        // With the channels last, the elements under a tap are neighbours.
+        let image = match images.layout {
+            ImageLayout::ChannelsFirst => Cow::Owned(transpose_matrix(image, image_length / images.channels)),
+            ImageLayout::ChannelsLast => Cow::Borrowed(image),
+        };
         let blocks: Vec<(usize, usize)> =
             (0..groups).flat_map(|group| (0..pixels).step_by(BLOCK).map(move |first| (group, first))).collect();
         let parts: Vec<Vec<R>> = blocks
@@ -58,7 +82,7 @@ pub(super) fn convolve<T: Copy + Send + Sync, R: Copy + Default + Send + Sync>(
             .map(|&(group, first)| {
                 let mut patches = vec![fill; BLOCK.min(pixels - first) * k];
                 for (at, patch) in patches.chunks_exact_mut(k).enumerate() {
-                    images.patch(patch, image, first + at, [group * channels, channels], fill);
+                    channels_last.patch(patch, &image, first + at, [group * channels, channels], fill);
                 }
                 product(group, &patches)
             })

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::{Backward, Rule};
 use crate::numerics::{FloatProducts, gemm};
-use crate::ops::{Conv, ConvTranspose, ImageLayout, Images, Op, Window, by_tap};
+use crate::ops::{Conv, ConvTranspose, ImageLayout, Images, Op, Window, by_tap, transpose_matrix};
 use crate::values::slices::f32s;
 
 pub(super) fn rule(op: &Op) -> Option<Rule<'_>> {
@@ -93,11 +93,12 @@ impl Layer {
 
     /// The gradient of the patches, `dyᵀ · w`, added to the elements that they were collected from.
     fn of_input(&self, dy: &[f32], dx: &mut [f32]) {
-        let ([n, k, pixels], channels) = (self.sizes(), self.images.channels / self.groups);
-        let input_pixels = self.images.input[0] * self.images.input[1];
+        let ([n, k, pixels], all) = (self.sizes(), self.images.channels);
+        let channels = all / self.groups;
         let images = dx.par_chunks_exact_mut(self.image_length()).zip(dy.par_chunks_exact(self.n * pixels));
         images.for_each(|(dx, dy)| {
-            dx.fill(0.0);
+            // With the channels last, the elements under a tap are neighbours.
+            let mut sums = vec![0.0; dx.len()];
             let mut patches = vec![0.0; self.block * k];
             for (group, dy) in dy.chunks_exact(n * pixels).enumerate() {
                 let weight = &self.weight[group * n * k..][..n * k];
@@ -107,20 +108,22 @@ impl Layer {
                     for (output, patch) in block.zip(patches.chunks_exact(k)) {
                         for (tap, pixel) in patch.chunks_exact(channels).zip(self.images.pixels(output)) {
                             let Some(pixel) = pixel else { continue };
-                            for (channel, &d) in tap.iter().enumerate() {
-                                dx[(group * channels + channel) * input_pixels + pixel] += d;
-                            }
+                            let sums = &mut sums[pixel * all + group * channels..][..channels];
+                            sums.iter_mut().zip(tap).for_each(|(sum, &d)| *sum += d);
                         }
                     }
                 }
             }
+            dx.copy_from_slice(&transpose_matrix(&sums, all));
         });
     }
 
     /// The gradient of the weight, `Σ dy · patches` over the images, in their order.
     fn of_weight(&self, x: &[f32], dy: &[f32]) -> Vec<f32> {
         let ([n, k, pixels], channels) = (self.sizes(), self.images.channels / self.groups);
+        let channels_last = Images { layout: ImageLayout::ChannelsLast, ..self.images };
         let of_image = |(x, dy): (&[f32], &[f32])| {
+            let image = transpose_matrix(x, x.len() / self.images.channels);
             let mut gradient = vec![0.0; self.weight.len()];
             let (mut patches, mut part) = (vec![0.0; self.block * k], vec![0.0; n * k]);
             for (group, (dy, gradient)) in dy.chunks_exact(n * pixels).zip(gradient.chunks_exact_mut(n * k)).enumerate()
@@ -128,7 +131,7 @@ impl Layer {
                 for block in self.blocks() {
                     let patches = &mut patches[..block.len() * k];
                     for (output, patch) in block.clone().zip(patches.chunks_exact_mut(k)) {
-                        self.images.patch(patch, x, output, [group * channels, channels], 0.0);
+                        channels_last.patch(patch, &image, output, [group * channels, channels], 0.0);
                     }
                     gemm::matmul(&mut part, &at(dy, pixels, &block), patches, [n, k, block.len()]);
                     gradient.iter_mut().zip(&part).for_each(|(sum, v)| *sum += v);
