@@ -158,12 +158,12 @@ fn run(path: &Path) -> Measured {
 /// Runs an archive in a process of its own, whose memory has seen nothing else.
 fn run_alone(path: &Path, copies: usize) -> Measured {
     let mut child = Command::new(std::env::current_exe().expect("a path"));
-    child.args(["--exact", TEST, "--nocapture"]).env(ARCHIVE, path).env(COPIES, copies.to_string());
+    child.args(["--exact", TEST]).env(ARCHIVE, path).env(COPIES, copies.to_string());
     child.env("RAYON_NUM_THREADS", THREADS);
     let output = child.output().expect("it starts");
-    let stdout = String::from_utf8_lossy(&output.stdout);
-    let found = stdout.lines().find_map(|line| Measured::parse(line.split("memory: ").nth(1)?));
-    found.unwrap_or_else(|| panic!("{stdout}{}", String::from_utf8_lossy(&output.stderr)))
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let found = stderr.lines().find_map(|line| Measured::parse(line.strip_prefix("memory: ")?));
+    found.unwrap_or_else(|| panic!("{}{stderr}", String::from_utf8_lossy(&output.stdout)))
 }
 
 const TEST: &str = "a_network_runs_in_little_memory";
@@ -173,8 +173,7 @@ fn a_network_runs_in_little_memory() {
     if let Some(path) = std::env::var_os(ARCHIVE) {
         let m = run(Path::new(&path));
         let Measured { weights, largest_activation, loading, packing, running, resident } = m;
-        // On a line of its own, which the harness has begun.
-        println!("\nmemory: {weights} {largest_activation} {loading} {packing} {running} {resident}");
+        report(&format!("memory: {weights} {largest_activation} {loading} {packing} {running} {resident}"));
         return;
     }
     let folder = tempfile::tempdir().expect("a folder");
