@@ -52,6 +52,14 @@ impl Budget {
         Self { limit, left: limit }
     }
 
+    /// Adds the bytes of `count` elements of `size` bytes, for packed numbers that a file has and that take more bytes when they are
+    /// unpacked.
+    pub(super) fn allow(&mut self, count: usize, size: usize) {
+        let bytes = count.saturating_mul(size);
+        self.limit = self.limit.saturating_add(bytes);
+        self.left = self.left.saturating_add(bytes);
+    }
+
     /// Takes the bytes of `count` elements of `size` bytes. An error says that too few are left.
     pub(super) fn take(&mut self, count: usize, size: usize) -> Result<(), String> {
         let bytes = count.saturating_mul(size);

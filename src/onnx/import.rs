@@ -46,7 +46,7 @@ mod scope;
 mod unary;
 mod window;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use prost::Message;
 use prost::bytes::Bytes;
@@ -128,6 +128,7 @@ pub(super) fn import_with(
         stored,
         swaps: HashMap::new(),
         decoded: HashMap::new(),
+        unpacked: HashSet::new(),
         constants: HashMap::new(),
         batch: dims.batch.clone(),
         values,
@@ -161,7 +162,7 @@ fn decode(bytes: Bytes) -> Result<(i64, Functions, GraphProto), OnnxError> {
     let Some(graph) = model.graph else {
         return Err(OnnxError::Decode { message: "there is no graph in it".to_owned() });
     };
-    let functions = Functions::new(model.functions);
+    let functions = Functions::new(model.functions)?;
     if OPSETS.contains(&version) { Ok((version, functions, graph)) } else { Err(OnnxError::Opset { version }) }
 }
 
@@ -267,11 +268,13 @@ impl Importer {
             _ => None,
         };
         self.reading = node.input.iter().zip(&inputs).filter_map(run).collect();
+        let before = self.unsupported.len();
+        let given_unsupported = inputs.iter().flatten().any(|value| matches!(value, Value::Unsupported));
         let function = self.functions.of(node).cloned();
         let operator = if function.is_some() { Ok(None) } else { known(node) };
         let result = operator.and_then(|operator| {
             // The node that gives an unsupported value is listed already.
-            if inputs.iter().flatten().any(|value| matches!(value, Value::Unsupported)) {
+            if given_unsupported {
                 return Ok(vec![Value::Unsupported; node.output.len()]);
             }
             match (function, operator, inputs.first()) {
@@ -281,7 +284,13 @@ impl Importer {
                 (None, None, _) => Err("it has no condition".to_owned()),
             }
         });
+        let listed = self.unsupported.len();
         let result = result.and_then(|values| {
+            let is_new = listed == before && !given_unsupported;
+            let missing = |(output, value): &(&String, &Value)| matches!(value, Value::Unsupported) && is_read(output);
+            if let Some((output, _)) = node.output.iter().zip(&values).filter(|_| is_new).find(missing) {
+                return Err(format!("its output {output} is read, which is not supported"));
+            }
             // A batch normalization for training has more results than the operator of a graph.
             match node.output.iter().skip(values.len()).find(|output| !output.is_empty() && is_read(output)) {
                 Some(output) => Err(format!(

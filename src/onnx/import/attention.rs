@@ -11,6 +11,8 @@ operators! {
     "Attention" => Operator::nodes(Importer::attention),
 }
 
+const MAX_HEADS: usize = 1 << 16;
+
 /// Larger masks than any score, as ONNX Runtime masks the tokens to come.
 const LOWEST: f32 = f32::MIN;
 
@@ -98,6 +100,9 @@ impl Importer {
         }
         if heads % own != 0 {
             return Err(format!("it has {heads} heads of queries and {own} of keys, which do not divide them"));
+        }
+        if heads > MAX_HEADS {
+            return Err(format!("it has {heads} heads, expected up to {MAX_HEADS}"));
         }
         let one = self.with_axes(call, &format!("{part}.one"), &x, &[2])?;
         let copies = vec![&one; heads / own];
@@ -193,7 +198,12 @@ impl Importer {
         }
         if call.node.int("unidirectional", 0)? != 0 {
             let causal = self.pairs([s, l], LOWEST, |query, key| key <= query)?;
-            scores.masks.push(causal);
+            // Where both masks hide a key, ONNX Runtime takes the one of the tokens to come.
+            let both = match scores.masks.pop() {
+                Some(padding) => self.emitted(call, "masks", "Min", &[&padding, &causal], &[])?,
+                None => causal,
+            };
+            scores.masks.push(both);
         }
         scores.masks.extend(call.optional(bias).cloned());
         Ok(scores)
@@ -208,8 +218,8 @@ impl Importer {
 
     fn head_count(call: &Call<'_>, name: &str) -> Result<usize, String> {
         match call.node.int(name, 0)? {
-            heads @ 1..=65536 => Ok(heads as usize),
-            heads => Err(format!("its {name} is {heads}, expected from 1 to 65536")),
+            heads if (1..=MAX_HEADS as i64).contains(&heads) => Ok(heads as usize),
+            heads => Err(format!("its {name} is {heads}, expected from 1 to {MAX_HEADS}")),
         }
     }
 
@@ -330,6 +340,9 @@ impl Importer {
         let softcap = call.node.float("softcap", 0.0)?;
         let mut scores = Scores { scale: (scale != 0.0).then_some(scale), softcap, ..Scores::default() };
         let window = call.node.int("local_window_size", -1)?;
+        if window != -1 && window < 1 {
+            return Err(format!("its local_window_size is {window}, expected -1 or at least 1"));
+        }
         let causal = call.node.int("causal", 1)? != 0;
         let sees = |query: usize, key: usize| {
             (!causal || key <= query) && (window < 0 || (query as i64 - key as i64) < window)

@@ -38,7 +38,6 @@ impl Importer {
         let bytes: Vec<u8> = match value {
             Value::Stored(at) => {
                 let stored = &self.stored[*at];
-                self.budget.take(stored.len(), 1)?;
                 stored.quantized()?.into_iter().map(|v| (v as u8).wrapping_add(128)).collect()
             }
             _ => self.host(value)?.integers()?.into_iter().map(|v| v as u8).collect(),
@@ -47,6 +46,17 @@ impl Importer {
             return Err(format!("it has {} bytes of packed numbers, expected {expected}", bytes.len()));
         }
         Ok(bytes)
+    }
+
+    /// Takes the bytes of the floats of a packed tensor. A file of 4 bits an element may become eight times as large; each of its tensors
+    /// may once, and the constant of the graph beside it.
+    fn unpack(&mut self, packed: &Value, count: usize) -> Result<(), String> {
+        if let Value::Stored(at) = packed
+            && self.unpacked.insert(*at)
+        {
+            self.budget.allow(count, 8);
+        }
+        self.budget.take(count, 4)
     }
 
     /// `x · wᵀ + bias` with the weight `w[n, k] = (q[n, k] − z[n, b]) · s[n, b]`, where `b` is the block of `k`.
@@ -86,8 +96,7 @@ impl Importer {
         if zero_points.len() != scales.len() {
             return Err(format!("it has {} zero points for {} scales", zero_points.len(), scales.len()));
         }
-        // Floats take eight times the bytes of numbers of 4 bits, which is not out of proportion.
-        self.budget.take(n.saturating_mul(k), bits.div_ceil(4))?;
+        self.unpack(&call.input(1)?.clone(), n.saturating_mul(k))?;
         let value = |(at, row): (usize, usize)| {
             let block = row * blocks + at / size;
             (weight.get(block * block_bytes * 8 / bits + at % size) - zero_points[block]) * scales[block]
@@ -116,32 +125,42 @@ impl Importer {
             return Err("it has a scale for each block of a value that is not known, which is not supported".to_owned());
         }
         let size = usize::try_from(size).ok().filter(|&size| size > 0).ok_or(format!("its block_size is {size}"))?;
-        let x = self.host(x)?;
-        x.fixed()?;
-        let axis = host::axis(call.node.int("axis", 1)?, x.dims.len())?;
-        let mut expected = x.dims.clone();
+        let (dims, name, values): (_, _, Vec<i32>) = match x {
+            Value::Stored(at) if matches!(self.stored[*at].data_type, ty::INT4 | ty::UINT4 | ty::INT8 | ty::UINT8) => {
+                let stored = &self.stored[*at];
+                let shift = if stored.data_type == ty::UINT8 { 128 } else { 0 };
+                let values = stored.quantized()?.into_iter().map(|v| i32::from(v) + shift).collect();
+                (stored.dims.clone(), Some(Arc::from(stored.name())), values)
+            }
+            _ => {
+                let x = self.host(x)?;
+                x.fixed()?;
+                (x.dims.clone(), x.name.clone(), x.integers()?.into_iter().map(|v| v as i32).collect())
+            }
+        };
+        self.unpack(&call.input(0)?.clone(), values.len())?;
+        let axis = host::axis(call.node.int("axis", 1)?, dims.len())?;
+        let mut expected = dims.clone();
         expected[axis] = expected[axis].div_ceil(size);
         let scale = self.host(call.input(1)?)?;
         let zero_point = call.optional(2).map(|zero_point| self.host(zero_point)).transpose()?;
         for parameters in [Some(&scale), zero_point.as_ref()].into_iter().flatten() {
             if parameters.dims != expected {
-                let [has, of] = [&parameters.logical(), &x.logical()].map(|lengths| show(lengths));
-                return Err(format!("its scales or zero points are {has} for {of}, expected {expected:?}"));
+                let has = show(&parameters.logical());
+                return Err(format!("its scales or zero points are {has} for {dims:?}, expected {expected:?}"));
             }
         }
-        self.budget.take(x.data.len(), 4)?;
         let scales = scale.to_floats()?;
-        let values = x.integers()?;
         let zero_points = zero_point.map(|zero_point| zero_point.integers()).transpose()?;
-        let inner: usize = x.dims[axis + 1..].iter().product();
-        let (length, blocks) = (x.dims[axis], expected[axis]);
-        let real = |(at, value): (usize, i64)| {
+        let inner: usize = dims[axis + 1..].iter().product();
+        let (length, blocks) = (dims[axis], expected[axis]);
+        let real = |(at, value): (usize, i32)| {
             let (outer, along) = (at / (inner * length), at / inner % length);
             let block = (outer * blocks + along / size) * inner + at % inner;
-            (value - zero_points.as_ref().map_or(0, |zero_points| zero_points[block])) as f32 * scales[block]
+            (i64::from(value) - zero_points.as_ref().map_or(0, |zero_points| zero_points[block])) as f32 * scales[block]
         };
         let data = Data::F32(values.into_iter().enumerate().map(real).collect());
-        let host = Host { name: x.name.clone(), ..Host::new(x.dims.clone(), data) };
+        let host = Host { name, ..Host::new(dims, data) };
         Ok(vec![Value::Host(host.into())])
     }
 }

@@ -1,6 +1,6 @@
 //! The state of an import.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::local_functions::Functions;
@@ -22,6 +22,8 @@ pub(in crate::onnx) struct Importer {
     pub(in crate::onnx) swaps: HashMap<usize, usize>,
     /// Stored tensors that were decoded for evaluation.
     pub(in crate::onnx) decoded: HashMap<usize, Arc<Host>>,
+    /// Stored tensors of few bits that were unpacked to floats.
+    pub(in crate::onnx) unpacked: HashSet<usize>,
     /// Stored tensors that are constants of the graph: as they are, or with their axes swapped.
     pub(in crate::onnx) constants: HashMap<(usize, bool), NodeId>,
     /// The name of the dimension that is the batch.

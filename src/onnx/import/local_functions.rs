@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::onnx::error::OnnxError;
 use crate::onnx::proto::{FunctionProto, NodeProto};
 
 /// The functions of a file by domain, name and overload.
@@ -10,9 +11,18 @@ use crate::onnx::proto::{FunctionProto, NodeProto};
 pub(in crate::onnx) struct Functions(HashMap<[String; 3], Arc<FunctionProto>>);
 
 impl Functions {
-    pub(super) fn new(functions: Vec<FunctionProto>) -> Self {
-        let key = |f: &FunctionProto| [domain(&f.domain), &f.name, &f.overload].map(str::to_owned);
-        Self(functions.into_iter().map(|function| (key(&function), Arc::new(function))).collect())
+    /// # Errors
+    /// [`OnnxError::Duplicate`] if two functions have one name.
+    pub(super) fn new(functions: Vec<FunctionProto>) -> Result<Self, OnnxError> {
+        let mut by_name = HashMap::with_capacity(functions.len());
+        for function in functions {
+            let key = [domain(&function.domain), &function.name, &function.overload].map(str::to_owned);
+            let name = function.name.clone();
+            if by_name.insert(key, Arc::new(function)).is_some() {
+                return Err(OnnxError::Duplicate { name });
+            }
+        }
+        Ok(Self(by_name))
     }
 
     /// The function that a node calls, if it calls one.

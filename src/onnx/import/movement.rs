@@ -193,9 +193,11 @@ impl Importer {
         };
         let dims: Vec<usize> = lengths.iter().map(known).collect();
         let starts = self.list(call, "starts", 1)?.ok_or("it has no starts")?;
-        let ends = match call.optional(2) {
-            Some(ends) => self.host(ends)?.shape()?,
-            None => return Err("it has no ends".to_owned()),
+        let ends = match (call.optional(2), call.node.ints("ends")?) {
+            (Some(ends), _) => self.host(ends)?.shape()?,
+            // An attribute until opset 9.
+            (None, Some(ends)) => ends.iter().map(|&end| Length::Known(end)).collect(),
+            (None, None) => return Err("it has no ends".to_owned()),
         };
         let ends: Vec<i64> = ends.iter().map(|end| if let Length::Known(n) = end { *n } else { long }).collect();
         let (axes, steps) = (self.list(call, "axes", 3)?, self.list(call, "steps", 4)?);

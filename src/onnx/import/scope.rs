@@ -9,7 +9,7 @@ use super::order::order;
 use crate::onnx::OPSETS;
 use crate::onnx::external::Folders;
 use crate::onnx::host::{Length, show};
-use crate::onnx::proto::{AttributeProto, FunctionProto, GraphProto, NodeProto};
+use crate::onnx::proto::{AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto};
 use crate::onnx::tensor::Stored;
 use crate::onnx::value::Value;
 
@@ -49,7 +49,8 @@ impl Importer {
         result
     }
 
-    /// The results of an `If`: those of the branch whose condition holds, or, if only a run can tell, elements of both.
+    /// The results of an `If`: those of the branch whose condition holds, or, if only a run can tell, elements of both,
+    /// which are both computed.
     pub(super) fn branches(&mut self, node: &NodeProto, condition: &Value) -> Values {
         let [yes, no] = [graph(node, "then_branch")?, graph(node, "else_branch")?];
         if !matches!(condition, Value::Run(_)) {
@@ -61,6 +62,9 @@ impl Importer {
             return Err(format!("its condition has shape {}, expected one value", show(&lengths)));
         }
         let (yes, no) = (self.branch(node, yes)?, self.branch(node, no)?);
+        if yes.len() != no.len() {
+            return Err(format!("its branches have {} and {} results", yes.len(), no.len()));
+        }
         let mut results = Vec::with_capacity(yes.len());
         for (at, (yes, no)) in yes.into_iter().zip(no).enumerate() {
             if matches!(yes, Value::Unsupported) || matches!(no, Value::Unsupported) {
@@ -92,6 +96,13 @@ impl Importer {
             if self.values.contains_key(&tensor.name) {
                 return Err(format!("its branch has a second tensor {}", tensor.name));
             }
+            if !tensor.external_data.is_empty() {
+                return Err(format!(
+                    "its branch has the tensor {} in another file, which is not supported",
+                    tensor.name
+                ));
+            }
+            self.budget.take(copied(tensor), 1)?;
             let stored = Stored::new(tensor.clone(), Folders::default()).map_err(|e| e.to_string())?;
             self.stored.push(stored);
             self.values.insert(tensor.name.clone(), Value::Stored(self.stored.len() - 1));
@@ -116,7 +127,10 @@ impl Importer {
             return Err(format!("functions and branches contain each other more than {MAX_DEPTH} deep"));
         }
         // Functions that call functions could become any number of nodes.
-        let size = nodes.iter().map(|node| size_of::<NodeProto>() + 2 * outer.title().len() + node.title().len()).sum();
+        let values = |a: &AttributeProto| a.t.as_ref().map_or(0, copied) + 4 * a.floats.len() + 8 * a.ints.len();
+        let attributes_of = |node: &NodeProto| node.attribute.iter().map(values).sum::<usize>();
+        let names = |node: &NodeProto| 2 * outer.title().len() + node.title().len();
+        let size = nodes.iter().map(|node| size_of::<NodeProto>() + names(node) + attributes_of(node)).sum();
         self.budget.take(size, 1)?;
         let named = nodes.iter().map(|node| {
             let mut node = node.clone();
@@ -138,6 +152,12 @@ impl Importer {
         let value = |name: &&str| self.values.get(*name).cloned().ok_or_else(|| format!("it has no value {name}"));
         outputs.iter().map(value).collect()
     }
+}
+
+/// The bytes of a tensor that a copy of it takes anew; raw data are shared.
+fn copied(tensor: &TensorProto) -> usize {
+    let TensorProto { float_data, int32_data, int64_data, double_data, uint64_data, .. } = tensor;
+    4 * (float_data.len() + int32_data.len()) + 8 * (int64_data.len() + double_data.len() + uint64_data.len())
 }
 
 /// Gives the attributes of a function's node that refer to attributes of the call their values. Those that the call lacks are left

@@ -55,6 +55,30 @@ fn weights_of_blocks() {
     refused(&reordered, "its blocks are in another order (g_idx)");
 }
 
+/// Packed weights may become larger than four times the file, once for each tensor.
+#[test]
+fn unpacked_weights_are_not_out_of_proportion() {
+    let (n, k) = (256, 512);
+    let bytes: Vec<i32> = (0..n * k / 2).map(|at| at * 37 % 256).collect();
+    let model = |readers: usize| {
+        let mut build = Build::new(17).input("x", &["batch", "512"]);
+        for reader in 0..readers {
+            build = build.node("MatMulNBits", "x w s", &format!("y{reader}")).output(&format!("y{reader}"));
+            build = build.int("N", n.into()).int("K", k.into()).int("bits", 4).int("block_size", 32);
+            build.graph().node[reader].domain = "com.microsoft".to_owned();
+        }
+        let mut packed = small("w", ty::UINT8, &[i64::from(n * k / 2)], &[]);
+        packed.raw_data = bytes.iter().map(|&byte| byte as u8).collect::<Vec<u8>>().into();
+        build.graph().initializer =
+            vec![packed, floats("s", &[i64::from(n * k / 32)], &vec![0.5; (n * k / 32) as usize])];
+        let options = super::super::ImportOptions::default();
+        super::super::import::import_with(build.bytes().into(), Default::default(), &options, 0)
+    };
+    assert!(model(1).is_ok(), "{:?}", model(1));
+    let error = model(9).expect_err("nine copies").to_string();
+    assert!(error.contains("constants would exceed"), "{error}");
+}
+
 #[test]
 fn heads_and_masks() {
     let packed = |heads: i64, features: i64| {
@@ -65,6 +89,14 @@ fn heads_and_masks() {
     };
     packed(2, 12).done(&[]);
     refused(&packed(0, 12), "its num_heads is 0, expected from 1 to 65536");
+    refused(&packed(1 << 17, 12), "its num_heads is 131072, expected from 1 to 65536");
+    let many = Build::new(24).input("x", &["batch", "20000000", "1", "1"]).input("k", &["batch", "1", "1", "1"]);
+    refused(&many.node("Attention", "x k k", "y").output("y"), "it has 20000000 heads, expected up to 65536");
+    let skip = own("SkipLayerNormalization", "x x v");
+    let mut mean = Build { model: skip.model };
+    mean.graph().initializer = vec![floats("v", &[6], &[1.0; 6])];
+    mean.graph().node[0].output.push("mean".to_owned());
+    refused(&mean.output("mean"), "its output mean is read, which is not supported");
     refused(&packed(3, 12), "its 4 features are not those of 3 heads");
     refused(&packed(1, 13), "its 13 features are not those of queries, keys and values of [4, 4, 4]");
     let mask = |dims: &[&str], data_type: i32| {

@@ -88,6 +88,10 @@ fn nearest_elements() {
     super::resize::check(ten.node("Resize", "x s", "y"), &x, &[1, 1, 4], &expected);
     let seven = Build::new(7).input("x", &["batch", "1", "2"]).node("Upsample", "x", "y");
     super::resize::check(seven.float_list("scales", &[1.0, 1.0, 2.0]), &x, &[1, 1, 4], &expected);
+    // It takes the next element where an axis shrinks: ONNX's own example.
+    let shrinks = Build::new(10).input("x", &["batch", "1", "2", "4"]).floats("s", &[4], &[1.0, 1.0, 0.6, 0.6]);
+    let x = tensor(&[1, 1, 2, 4], &[1., 2., 3., 4., 5., 6., 7., 8.]);
+    super::resize::check(shrinks.node("Resize", "x s", "y"), &x, &[1, 1, 1, 2], &[1., 3.]);
     // (o + 0.5) / 1.5, rounded down.
     check(to_length(6), ["tf_half_pixel_for_nn", "floor"], &[0., 1., 1., 2., 3., 3.]);
 }
@@ -156,6 +160,9 @@ fn selected_channels() {
     let build = Build::new(13).input("x", &["batch", "3", "2"]).ints("from", &[2], &[-1, 0]).ints("a", &[2], &[1, 2]);
     let build = build.ints("to", &[2], &[i64::MIN, i64::MAX]).ints("by", &[2], &[-2, 2]);
     check(build.node("Slice", "x from to a by", "y"), &x, &[1, 2, 1], &[5.0, 1.0]);
+    // Until opset 9, all are attributes.
+    let old = Build::new(9).input("x", &["batch", "3", "2"]).node("Slice", "x", "y").list("axes", &[1, 2]);
+    check(old.list("starts", &[-2, 0]).list("ends", &[9999, 1]), &x, &[1, 2, 1], &[3.0, 5.0]);
 }
 
 #[test]

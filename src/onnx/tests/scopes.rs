@@ -193,6 +193,13 @@ fn branches_that_are_refused() {
     let mut condition = node("If", &[""], &["y"]);
     condition.attribute = choice("c", negative(), negative()).attribute;
     refused(&known(vec![condition]), "it has no condition");
+    let mut two = negative();
+    two.output.push(value("u", data_type::FLOAT, &[]));
+    two.node.push(node("Relu", &["x"], &["u"]));
+    let mut uneven = model(Vec::new(), vec![choice("c", two, negative())]);
+    uneven.graph().input.push(value("c", data_type::BOOL, &["1"]));
+    refused(&uneven, "its branches have 2 and 1 results");
+    refused(&model(vec![leaky(), leaky()], vec![call("leaky", &["x"], &["y"])]), "two values are called leaky");
     let unknown = branch(vec![node("Hermite", &["x"], &["t"])], "t");
     refused(&known(vec![choice("c", unknown, negative())]), "(Hermite): the operator is not supported");
 }

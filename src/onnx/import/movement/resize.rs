@@ -39,6 +39,8 @@ struct Rules {
     coordinates: Coordinates,
     /// `None` if elements are interpolated.
     nearest: Option<Rounding>,
+    /// Whether the nearest element is the next one on axes that shrink, as in opset 10.
+    old: bool,
     sizes: Sizes,
 }
 
@@ -108,7 +110,7 @@ impl Rules {
                 ));
             }
         };
-        Ok(Self { coordinates, nearest, sizes })
+        Ok(Self { coordinates, nearest, old, sizes })
     }
 
     /// The operator that interpolates along the axes of an image. `None` if the axes are others, the positions depend on a factor that
@@ -251,7 +253,10 @@ impl Importer {
     ) -> Result<NodeId, String> {
         let positions = resized.positions(rules)?;
         let last = resized.input as f64 - 1.0;
-        if let Some(rounding) = rules.nearest {
+        if let Some(mut rounding) = rules.nearest {
+            if rules.old && resized.scale.is_some_and(|scale| scale < 1.0) {
+                rounding = Rounding::Ceil;
+            }
             let indices = positions.into_iter().map(|at| rounding.round(at).clamp(0.0, last) as u32).collect();
             return self.selected(&call.name, x, axis, indices);
         }
@@ -330,9 +335,15 @@ impl Resized {
             None => at * input / output,
         };
         let centre = |at: f64| unscaled(at + 0.5) - 0.5;
+        // In `f32`, as ONNX Runtime does.
+        let offset = input as f32 / 2.0 * (1.0 - output as f32 / exact as f32);
+        let symmetric = |at: f64| match scale {
+            Some(scale) => f64::from(offset + (at as f32 + 0.5) / scale - 0.5),
+            None => f64::from(offset) + centre(at),
+        };
         let position = |at: f64| match coordinates {
             Coordinates::HalfPixel => centre(at),
-            Coordinates::HalfPixelSymmetric => input / 2.0 * (1.0 - output / exact) + centre(at),
+            Coordinates::HalfPixelSymmetric => symmetric(at),
             Coordinates::PytorchHalfPixel if self.output == 1 => 0.0,
             Coordinates::PytorchHalfPixel => centre(at),
             Coordinates::AlignCorners if self.output == 1 => 0.0,
