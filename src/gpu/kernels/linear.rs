@@ -6,12 +6,14 @@ mod coopmat_answer;
 pub(crate) mod known_answer;
 pub(crate) mod layers;
 pub(crate) mod plan;
+mod rows;
 pub(crate) mod tile;
 pub(crate) mod tuning;
 pub(crate) mod weights;
 pub(crate) mod work;
 
 use coopmat::{Coopmat, Fragment};
+pub(crate) use rows::LinearRows;
 use tile::{LinearKernel, TileShape};
 use weights::{Channels, WeightBits};
 
@@ -91,25 +93,6 @@ impl LinearEpilogue {
             Self::DynamicToF32 => [epilogue!("dynamic_to_f32"), Piece::NONE, Piece::NONE],
             Self::DynamicToF32Unary(op) => [epilogue!("dynamic_to_f32_unary"), function(Some(op)), Piece::NONE],
             Self::Partial => [epilogue!("partial"), Piece::NONE, Piece::NONE],
-        }
-    }
-}
-
-/// The rows of the matrix that a kernel multiplies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum LinearRows {
-    /// Rows of a matrix.
-    Matrix,
-    /// The elements of images under a window.
-    Patches,
-}
-
-impl LinearRows {
-    /// Its WGSL.
-    fn piece(self) -> Piece {
-        match self {
-            Self::Matrix => Piece { name: "matrix", wgsl: include_str!("../../../shaders/linear/matrix.wgsl") },
-            Self::Patches => Piece { name: "patches", wgsl: include_str!("../../../shaders/conv/patches.wgsl") },
         }
     }
 }

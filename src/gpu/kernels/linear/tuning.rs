@@ -1,7 +1,7 @@
 //! The fastest kernels of layers, as measured on one adapter.
 
-use super::LinearRows;
 use super::choice::Candidate;
+use super::rows::LinearRows;
 use super::tile::TileShape;
 use super::weights::WeightBits;
 use crate::gpu::device::error::GpuError;
