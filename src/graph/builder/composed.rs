@@ -6,7 +6,7 @@ use crate::ops::{Add, LayerNorm, MaxPool, Mul, OpError, Reshape, Transpose, Wind
 use crate::values::{Shape, Tensor};
 
 impl GraphBuilder {
-    /// Adds a max pool to a size of the result, as [`AveragePool::adaptive`] averages: output `i` of `o` is the largest of the elements
+    /// Adds a max pool to a size of the result, as [`AveragePool::adaptive`](crate::ops::AveragePool::adaptive) averages: output `i` of `o` is the largest of the elements
     /// `⌊i · n / o⌋` to `⌈(i + 1) · n / o⌉ − 1` of `n`. A size of 1 along each axis is a global max pool.
     ///
     /// # Errors

@@ -98,7 +98,7 @@ impl Importer {
         if own == heads {
             return Ok(x);
         }
-        if heads % own != 0 {
+        if !heads.is_multiple_of(own) {
             return Err(format!("it has {heads} heads of queries and {own} of keys, which do not divide them"));
         }
         if heads > MAX_HEADS {
@@ -151,7 +151,7 @@ impl Importer {
     }
 
     /// 0 where a mask of integers is 1, and `other` where it is 0, as floats of the same shape.
-    fn from_ones(&mut self, call: &Call<'_>, mask: &Value, other: f32) -> Result<Value, String> {
+    fn added_mask(&mut self, call: &Call<'_>, mask: &Value, other: f32) -> Result<Value, String> {
         let float = self.emitted(call, "mask.float", "Cast", &[mask], &[int_attribute("to", i64::from(ty::FLOAT))])?;
         let one = self.number_value(1.0);
         let inverted = self.emitted(call, "mask.inverted", "Sub", &[&one, &float], &[])?;
@@ -179,7 +179,7 @@ impl Importer {
             _ => return Err(format!("its mask has shape {}, which is not supported for {l} keys", show(&lengths))),
         };
         let axes: &[i64] = if self.logical(&mask).len() == 2 { &[1, 2] } else { &[1] };
-        let added = self.from_ones(call, &mask, other)?;
+        let added = self.added_mask(call, &mask, other)?;
         self.with_axes(call, "mask", &added, axes)
     }
 

@@ -187,7 +187,8 @@ impl Importer {
     /// The sum of the embeddings of words, positions and segments, normalized; and that sum.
     fn embed_layer_norm(&mut self, call: &Call<'_>) -> Values {
         let rows = int_attribute("axis", 0);
-        let words = self.emitted(call, "words", "Gather", &[call.input(2)?, call.input(0)?], &[rows.clone()])?;
+        let words =
+            self.emitted(call, "words", "Gather", &[call.input(2)?, call.input(0)?], std::slice::from_ref(&rows))?;
         let positions = match call.optional(8) {
             Some(positions) => positions.clone(),
             None => match self.logical(call.input(0)?)[..] {
@@ -195,7 +196,8 @@ impl Importer {
                 ref lengths => return Err(format!("its ids have shape {}", show(lengths))),
             },
         };
-        let positions = self.emitted(call, "positions", "Gather", &[call.input(3)?, &positions], &[rows.clone()])?;
+        let positions =
+            self.emitted(call, "positions", "Gather", &[call.input(3)?, &positions], std::slice::from_ref(&rows))?;
         let mut sum = self.emitted(call, "sum", "Add", &[&words, &positions], &[])?;
         if let (Some(ids), Some(table)) = (call.optional(1), call.optional(4)) {
             let segments = self.emitted(call, "segments", "Gather", &[table, ids], &[rows])?;

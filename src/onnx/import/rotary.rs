@@ -123,10 +123,16 @@ impl Importer {
             for (at, x) in [real, imaginary].iter().enumerate() {
                 columns.push(self.with_axes(call, &name(&format!("column{at}")), x, &[4])?);
             }
-            let pairs = self.emitted(call, &name("joined"), "Concat", &[&columns[0], &columns[1]], &[last.clone()])?;
+            let pairs = self.emitted(
+                call,
+                &name("joined"),
+                "Concat",
+                &[&columns[0], &columns[1]],
+                std::slice::from_ref(&last),
+            )?;
             self.in_shape(call, &name("flat"), &pairs, &[0, heads, tokens, dim])?
         } else {
-            self.emitted(call, &name("joined"), "Concat", &[&real, &imaginary], &[last.clone()])?
+            self.emitted(call, &name("joined"), "Concat", &[&real, &imaginary], std::slice::from_ref(&last))?
         };
         if dim < features {
             let rest = self.part_of(call, &name("rest"), x, 3, [dim, features])?;

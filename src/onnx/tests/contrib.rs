@@ -31,7 +31,7 @@ fn weights_of_blocks() {
     let graph = weight(12, 6).done(&[]);
     let x: Vec<f32> = (0..24).map(|at| f32::from(u8::from(at % 6 == 5))).collect();
     // Number 5 of a row is the second of block 1: the high half of byte 2 of 4. Zero points are 8.
-    let expected = [2, 6, 10].map(|byte: i32| (f64::from(byte * 37 % 256 >> 4) - 8.0) as f32 * 0.5);
+    let expected = [2, 6, 10].map(|byte: i32| (f64::from((byte * 37 % 256) >> 4) - 8.0) as f32 * 0.5);
     let y = run(&graph, &[tensor(&[1, 4, 6], &x)]);
     assert_values(&y, &[1, 4, 3], &expected.repeat(4));
     refused(&weight(11, 6), "it has 11 bytes of packed numbers, expected 12");
