@@ -20,10 +20,13 @@ macro_rules! operators {
 
 mod attention;
 mod blocks;
+mod codes;
 mod constant;
 mod contrib;
 mod conv;
+mod deferred;
 mod dispatch;
+mod dynamic;
 mod einsum;
 mod elementwise;
 mod embedding;
@@ -44,6 +47,7 @@ mod reduce;
 mod rotary;
 mod scope;
 mod unary;
+mod wide;
 mod window;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -130,6 +134,7 @@ pub(super) fn import_with(
         decoded: HashMap::new(),
         unpacked: HashSet::new(),
         constants: HashMap::new(),
+        dequantized: HashMap::new(),
         batch: dims.batch.clone(),
         values,
         reading: Vec::new(),
@@ -189,6 +194,7 @@ fn known(node: &NodeProto) -> Result<Option<Operator>, String> {
     if node.domain == CONTRIB {
         let families = [contrib::operator, quantized::operator, blocks::operator];
         let own = families.iter().find_map(|family| family(&node.op_type));
+        let own = own.or_else(|| dynamic::contrib(&node.op_type));
         let same = || contrib::is_same(&node.op_type).then(|| dispatch::operator(&node.op_type)).flatten();
         return own.or_else(same).map(Some).ok_or_else(|| "the operator is not supported".to_owned());
     }
@@ -320,23 +326,28 @@ impl Importer {
         self.batch.clone().filter(|_| batch && !reason.ends_with("too large"))
     }
 
+    /// A value as an output. A graph has no `uint8`, so that such values are integers.
+    fn output_run(&mut self, name: &str, value: &Value) -> Result<Run, String> {
+        let run = self.run(value)?;
+        match run.kind {
+            Kind::Quantized { unsigned: true } => self.integer_codes(&clean(name), run),
+            _ => Ok(run),
+        }
+    }
+
     fn outputs(&mut self, outputs: &[ValueInfoProto]) -> Result<Vec<(NodeId, String)>, OnnxError> {
         let mut taken = BTreeSet::new();
         let mut result = Vec::with_capacity(outputs.len());
         for output in outputs {
             let refuse = |problem: String| OnnxError::Output { output: output.name.clone(), problem, dim: None };
             let value = self.values.get(&output.name).cloned().unwrap_or(Value::Unsupported);
-            let run = self.run(&value).map_err(|problem| {
+            let run = self.output_run(&output.name, &value).map_err(|problem| {
                 let dim = self.missing_length(&problem);
                 OnnxError::Output { output: output.name.clone(), problem, dim }
             })?;
             if run.merged > 1 {
                 let problem = "it merges the batch with another axis".to_owned();
                 return Err(OnnxError::Output { output: output.name.clone(), problem, dim: self.batch.clone() });
-            }
-            if matches!(run.kind, Kind::Quantized { unsigned: true }) {
-                let problem = "its values are quantized to uint8, which a graph lacks; they must be dequantized first";
-                return Err(refuse(problem.to_owned()));
             }
             let mut id = run.id;
             if matches!(self.draft.node(id).op, Op::Input(Input)) || taken.contains(&id) {

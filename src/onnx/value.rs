@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::host::Host;
+use super::proto::AttributeProto;
 use crate::graph::NodeId;
 use crate::values::{Tensor, TensorQParams};
 
@@ -17,6 +18,8 @@ pub(super) enum Value {
     Quantized(Arc<Quantized>),
     /// A value that is computed at run time.
     Run(Run),
+    /// A value that stands for a node of the graph only together with what reads it.
+    Deferred(Arc<Deferred>),
     /// The result of a node that is not supported.
     Unsupported,
 }
@@ -42,6 +45,51 @@ pub(super) enum Kind {
     Quantized {
         unsigned: bool,
     },
+}
+
+/// A value of a quantized model that becomes a node of the graph where a scale meets it.
+#[derive(Debug, Clone)]
+pub(super) enum Deferred {
+    /// A scale that is computed at run time.
+    Scale(Scale),
+    /// The zero point of dynamic qparams.
+    ZeroPoint(NodeId),
+    /// A product of quantized values.
+    Product(Product),
+    /// Rows of a table of quantized values, by ids that are computed or given at run time.
+    Rows { table: Value, ids: Value },
+}
+
+/// The product of scales that are computed at run time, and of a known value.
+#[derive(Debug, Clone)]
+pub(super) struct Scale {
+    /// The dynamic qparams that the scales belong to, in ascending order.
+    pub(super) qparams: Vec<NodeId>,
+    pub(super) known: Option<Arc<Host>>,
+}
+
+/// A `MatMulInteger` or `ConvInteger` whose result is not scaled yet.
+#[derive(Debug, Clone)]
+pub(super) struct Product {
+    /// The operator of floats.
+    pub(super) op_type: &'static str,
+    pub(super) attributes: Vec<AttributeProto>,
+    /// The name of the node, if it has one.
+    pub(super) name: String,
+    pub(super) factors: [Factor; 2],
+    /// Whether a `Cast` made floats of the sums.
+    pub(super) is_float: bool,
+    /// What the product was multiplied by so far.
+    pub(super) scale: Scale,
+}
+
+/// A factor of a product of quantized values.
+#[derive(Debug, Clone)]
+pub(super) enum Factor {
+    /// Values with dynamic qparams.
+    Dynamic { values: Run, qparams: NodeId },
+    /// Values with a known zero point; without one, it is 0.
+    Known { values: Value, zero_point: Option<Value> },
 }
 
 /// A constant of quantized values.

@@ -22,7 +22,7 @@ impl Importer {
             Value::Stored(at) => known(&self.stored[*at].dims),
             Value::Host(host) => host.logical(),
             Value::Quantized(quantized) => known(quantized.values.shape()),
-            Value::Unsupported => Vec::new(),
+            Value::Deferred(_) | Value::Unsupported => Vec::new(),
             Value::Run(run) => {
                 let shape = self.draft.shape(run.id);
                 if !shape.is_batched() {
@@ -63,6 +63,7 @@ impl Importer {
                     self.reading.iter().find(|(_, id)| *id == run.id).map_or("one of its inputs", |(name, _)| name);
                 Err(format!("{name} is computed at run time, and must be known while importing"))
             }
+            Value::Deferred(deferred) => Err(deferred.refusal()),
             Value::Unsupported => Err("one of its inputs is not supported".to_owned()),
         }
     }
@@ -81,6 +82,7 @@ impl Importer {
                     None => self.host_run(&host),
                 }
             }
+            Value::Deferred(deferred) => Err(deferred.refusal()),
             Value::Unsupported => Err("one of its inputs is not supported".to_owned()),
         }
     }
@@ -137,7 +139,7 @@ impl Importer {
     /// The element of a known value that has one element.
     pub(super) fn scalar(&mut self, value: &Value) -> Option<f32> {
         let single = match value {
-            Value::Run(_) | Value::Unsupported | Value::Quantized(_) => false,
+            Value::Run(_) | Value::Deferred(_) | Value::Unsupported | Value::Quantized(_) => false,
             Value::Stored(at) => self.stored[*at].len() == 1,
             Value::Host(host) => host.data.len() == 1 && host.rows.is_none(),
         };
@@ -158,7 +160,7 @@ impl Importer {
             Value::Stored(at) => self.stored[*at].name(),
             Value::Host(host) => host.name.as_deref()?,
             Value::Quantized(quantized) => &quantized.name,
-            Value::Run(_) | Value::Unsupported => return None,
+            Value::Run(_) | Value::Deferred(_) | Value::Unsupported => return None,
         };
         names::module(name)
     }

@@ -2,8 +2,8 @@
 
 use super::operator::Operator;
 use super::{
-    attention, constant, conv, einsum, elementwise, embedding, integer, linear, matmul, movement, norm, pool, quantize,
-    quantized, reduce, rotary, unary,
+    attention, constant, conv, dynamic, einsum, elementwise, embedding, integer, linear, matmul, movement, norm, pool,
+    quantize, quantized, reduce, rotary, unary,
 };
 #[cfg(test)]
 use super::{blocks, contrib};
@@ -17,6 +17,7 @@ pub(super) fn operator(op_type: &str) -> Option<Operator> {
         constant::operator,
         conv::operator,
         einsum::operator,
+        dynamic::operator,
         elementwise::operator,
         embedding::operator,
         integer::operator,
@@ -45,6 +46,7 @@ pub(in crate::onnx) fn names() -> Vec<&'static str> {
         contrib::NAMES,
         conv::NAMES,
         einsum::NAMES,
+        dynamic::NAMES,
         elementwise::NAMES,
         embedding::NAMES,
         integer::NAMES,

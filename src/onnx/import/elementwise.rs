@@ -33,10 +33,11 @@ const LESS_OR_EQUAL: BinaryOp = BinaryOp::LessOrEqual;
 operators! {
     "Add" => Operator::new(|f| f.arithmetic(Arithmetic::Add), |i, c| i.arithmetic(c, Join::Add, Int32Op::Add)),
     "Sub" => Operator::new(|f| f.arithmetic(Arithmetic::Sub), |i, c| i.arithmetic(c, Join::Sub, Int32Op::Sub)),
-    "Mul" => Operator::new(|f| f.arithmetic(Arithmetic::Mul), |i, c| i.arithmetic(c, Join::Mul, Int32Op::Mul)),
+    "Mul" => Operator::new(|f| f.arithmetic(Arithmetic::Mul), |i, c| i.arithmetic(c, Join::Mul, Int32Op::Mul))
+        .deferring(Importer::scaled),
     "Div" => Operator::new(|f| f.arithmetic(Arithmetic::Div), |i, c| i.arithmetic(c, Join::Div, Int32Op::Div)),
-    "Min" => Operator::new(|f| f.arithmetic(Arithmetic::Min), |i, c| i.arithmetic(c, MIN, Int32Op::Min)),
-    "Max" => Operator::new(|f| f.arithmetic(Arithmetic::Max), |i, c| i.arithmetic(c, MAX, Int32Op::Max)),
+    "Min" => Operator::new(|f| f.arithmetic(Arithmetic::Min), |i, c| i.arithmetic(c, MIN, Int32Op::Min)).on_codes(),
+    "Max" => Operator::new(|f| f.arithmetic(Arithmetic::Max), |i, c| i.arithmetic(c, MAX, Int32Op::Max)).on_codes(),
     "Mod" => Operator::known(|f| f.arithmetic(Arithmetic::Mod)),
     "Pow" => Operator::new(|f| f.arithmetic(Arithmetic::Pow), Importer::power),
     "Sum" => Operator::new(|f| f.arithmetic(Arithmetic::Add), |i, c| one(i.float_sum(c)?)),
@@ -51,7 +52,7 @@ operators! {
     "And" => Operator::new(|f| f.logic(|a, b| a && b), Importer::and),
     "Or" => Operator::new(|f| f.logic(|a, b| a || b), Importer::or),
     "Xor" => Operator::new(|f| f.logic(|a, b| a != b), Importer::xor),
-    "Where" => Operator::new(|f| f.choose(), Importer::choose),
+    "Where" => Operator::new(|f| f.choose(), Importer::choose).on_codes(),
 }
 
 impl Importer {

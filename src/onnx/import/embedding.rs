@@ -7,9 +7,10 @@ use super::operator::{Call, Operator, Values, one};
 use crate::graph::NodeId;
 use crate::onnx::fold::reduced_axes;
 use crate::onnx::integers::is_integer;
+use crate::onnx::proto::data_type as ty;
 use crate::onnx::slices;
 use crate::onnx::tensor::type_name;
-use crate::onnx::value::{Kind, Run, Value};
+use crate::onnx::value::{Deferred, Kind, Run, Value};
 use crate::ops::{Embedding, Input, Op};
 
 operators! {
@@ -52,13 +53,17 @@ impl Importer {
         if let Value::Run(_) = table {
             return Err("it takes rows of a value that is computed at run time".to_owned());
         }
-        let of = self.type_of(table);
-        if is_integer(of) {
-            return Err(format!("it takes rows of a table of {} at run time", type_name(of)));
-        }
         let lengths = self.logical(table);
         if reduced_axes(Some(&[call.node.int("axis", 0)?]), lengths.len(), false)?.first() != Some(&true) {
             return Err("it gathers along an axis that is not the first".to_owned());
+        }
+        let of = self.type_of(table);
+        if let ty::INT8 | ty::UINT8 = of {
+            let rows = Deferred::Rows { table: table.clone(), ids: Value::Run(ids) };
+            return Ok(vec![Value::Deferred(rows.into())]);
+        }
+        if is_integer(of) {
+            return Err(format!("it takes rows of a table of {} at run time", type_name(of)));
         }
         let run = self.run(table)?;
         let flat = slices::flatten(&lengths, 1)?;

@@ -38,11 +38,15 @@ pub(super) fn finish(
         let constants: Vec<usize> = nodes[at].iter().flat_map(|node| &node.inputs).map(|id| id.index()).collect();
         for at in constants.into_iter().chain([at]) {
             let Some(node) = nodes[at].take() else { continue };
+            let float_reason = node.float_reason;
             let inputs: Vec<NodeId> = node.inputs.iter().filter_map(|id| map[id.index()]).collect();
             map[at] = Some(match node.op {
                 Op::Input(Input) => builder.typed_input(&named[at], node.shape, node.dtype)?,
                 op => builder.node(&named[at], op, &inputs)?,
             });
+            if float_reason.is_some() {
+                builder.tell_last(&named[at], float_reason.as_deref());
+            }
         }
     }
     for (id, _) in &mut outputs {

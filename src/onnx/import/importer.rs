@@ -26,6 +26,8 @@ pub(in crate::onnx) struct Importer {
     pub(in crate::onnx) unpacked: HashSet<usize>,
     /// Stored tensors that are constants of the graph: as they are, or with their axes swapped.
     pub(in crate::onnx) constants: HashMap<(usize, bool), NodeId>,
+    /// The nodes that dequantize dynamically: by the nodes of the quantized values and of their qparams.
+    pub(in crate::onnx) dequantized: HashMap<(NodeId, NodeId), NodeId>,
     /// The name of the dimension that is the batch.
     pub(in crate::onnx) batch: Option<String>,
     pub(in crate::onnx) values: HashMap<String, Value>,

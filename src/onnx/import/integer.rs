@@ -17,6 +17,7 @@ use crate::values::Tensor;
 
 operators! {
     "Cast" => Operator::new(|f| f.cast(), |i, c| i.cast(c, cast_type(c.node)?))
+        .deferring(|i, c| i.cast_product(c, cast_type(c.node)?))
         .sharing(|i, n, v| Ok(i.same_floats(cast_type(n)?, v))),
     "CastLike" => Operator::new(|f| f.cast_like(), |i, c| i.cast(c, i.type_of(c.input(1)?))),
 }
@@ -42,6 +43,7 @@ impl Importer {
             },
             Value::Stored(at) => self.stored[*at].data_type,
             Value::Host(host) => host.data_type,
+            Value::Deferred(deferred) => self.type_of_deferred(deferred),
             Value::Quantized(_) | Value::Unsupported => ty::FLOAT,
         }
     }
@@ -321,6 +323,19 @@ impl Importer {
     }
 
     fn cast(&mut self, call: &Call<'_>, to: i32) -> Values {
+        if let &Value::Run(x @ Run { kind: Kind::Quantized { .. }, .. }) = call.input(0)? {
+            let of = self.type_of(&Value::Run(x));
+            return match to {
+                to if to == of => one(x),
+                // Every number of 8 bits is one of these types too.
+                ty::FLOAT | ty::DOUBLE | ty::FLOAT16 | ty::BFLOAT16 => one(self.codes(&call.name, x)?),
+                to if is_integer(to) => {
+                    let x = Value::Run(self.integer_codes(&call.part("integers"), x)?);
+                    self.as_integers(&Call { inputs: vec![Some(x)], name: call.name.clone(), ..*call }, to)
+                }
+                other => Err(format!("it casts quantized values to {}", type_name(other))),
+            };
+        }
         match to {
             ty::FLOAT | ty::DOUBLE => one(Run { kind: Kind::Float, ..self.as_float(call, call.input(0)?)? }),
             ty::FLOAT16 => self.rounded(call, UnaryOp::RoundF16),

@@ -19,7 +19,7 @@ impl Importer {
             Value::Stored(at) => self.stored[*at].len(),
             Value::Host(host) => host.data.len(),
             Value::Quantized(quantized) => quantized.values.len(),
-            Value::Run(_) | Value::Unsupported => usize::MAX,
+            Value::Run(_) | Value::Deferred(_) | Value::Unsupported => usize::MAX,
         };
         inputs.iter().flatten().all(|value| elements(value) <= MAX_FACTOR)
     }

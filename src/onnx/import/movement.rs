@@ -23,10 +23,11 @@ operators! {
     "Concat" => Operator::new(|f| f.concat(), Importer::concat),
     "DepthToSpace" => Operator::nodes(Importer::depth_to_space),
     "Dropout" => Operator::new(|f| f.dropout(), Importer::dropout),
-    "Expand" => Operator::new(|f| f.expand(), Importer::expand),
+    "Expand" => Operator::new(|f| f.expand(), Importer::expand).on_codes(),
     "Flatten" => Operator::new(|f| f.reshape(slices::FLATTEN), |i, c| i.reshape(c, slices::FLATTEN)),
     "GatherElements" => Operator::known(|f| f.gather_elements()),
-    "Identity" => Operator::stored(|_, c| Ok(vec![c.optional(0).cloned().ok_or("it has no input")?])),
+    "Identity" => Operator::stored(|_, c| Ok(vec![c.optional(0).cloned().ok_or("it has no input")?]))
+        .deferring(|_, c| Ok(vec![c.input(0)?.clone()])),
     "Pad" => Operator::nodes(Importer::pad),
     "Reshape" => Operator::new(|f| f.reshape(slices::RESHAPE), |i, c| i.reshape(c, slices::RESHAPE)),
     "Resize" | "Upsample" => Operator::nodes(Importer::resize),

@@ -7,7 +7,7 @@ use crate::onnx::fold::{Fold, Folded};
 use crate::onnx::host::Host;
 use crate::onnx::names::clean;
 use crate::onnx::proto::{AttributeProto, NodeProto};
-use crate::onnx::value::{Run, Value};
+use crate::onnx::value::{Deferred, Kind, Run, Value};
 
 /// The values that a node writes, in the order of its outputs. An error is the reason why the node is not supported.
 pub(in crate::onnx) type Values = Result<Vec<Value>, String>;
@@ -62,12 +62,14 @@ pub(in crate::onnx) struct Operator {
     fold: Option<Evaluate>,
     share: Option<Share>,
     decodes: Decodes,
+    deferring: Option<Translate>,
+    on_codes: bool,
 }
 
 impl Operator {
     /// An operator that is evaluated if all its inputs are known, and else becomes nodes of the graph.
     pub(super) fn new(fold: Evaluate, translate: Translate) -> Self {
-        Self { translate, fold: Some(fold), share: None, decodes: |_, _| true }
+        Self { fold: Some(fold), ..Self::nodes(translate) }
     }
 
     /// An operator that is supported only if all its inputs are known.
@@ -77,7 +79,7 @@ impl Operator {
 
     /// An operator that always becomes nodes of the graph, on constants too.
     pub(super) fn nodes(translate: Translate) -> Self {
-        Self { translate, fold: None, share: None, decodes: |_, _| true }
+        Self { translate, fold: None, share: None, decodes: |_, _| true, deferring: None, on_codes: false }
     }
 
     /// An operator that reads stored values as they are in the file.
@@ -88,6 +90,16 @@ impl Operator {
     /// The same operator, which may give a value that shares the data of its input.
     pub(super) fn sharing(self, share: Share) -> Self {
         Self { share: Some(share), ..self }
+    }
+
+    /// The same operator, with a rule for inputs that are no nodes of the graph yet.
+    pub(super) fn deferring(self, translate: Translate) -> Self {
+        Self { deferring: Some(translate), ..self }
+    }
+
+    /// The same operator, which computes on the numbers that quantized values are.
+    pub(super) fn on_codes(self) -> Self {
+        Self { on_codes: true, ..self }
     }
 
     /// The same operator, with a rule that says whether known inputs are decoded.
@@ -107,6 +119,16 @@ impl Importer {
         {
             return Ok(vec![same]);
         }
+        if let Some((at, deferred)) = deferred(&inputs) {
+            return match operator.deferring {
+                Some(translate) => translate(self, &Call { node, inputs, name: clean(node.title()) }),
+                None => Err(format!(
+                    "its input {} is {}",
+                    node.input.get(at).map_or("", String::as_str),
+                    deferred.refusal()
+                )),
+            };
+        }
         let known = inputs.iter().flatten().all(|value| !matches!(value, Value::Run(_)));
         if known && (operator.decodes)(self, &inputs) {
             let decoded = inputs.iter().map(|value| value.as_ref().map(|value| self.host(value)).transpose());
@@ -120,8 +142,28 @@ impl Importer {
             }
             inputs = hosts.into_iter().map(|host| host.map(Value::Host)).collect();
         }
-        (operator.translate)(self, &Call { node, inputs, name: clean(node.title()) })
+        let call = Call { node, inputs, name: clean(node.title()) };
+        match call.inputs.iter().flatten().find_map(unsigned).filter(|_| operator.on_codes) {
+            Some(unsigned) => self.on_codes(&call, unsigned),
+            None => (operator.translate)(self, &call),
+        }
     }
+}
+
+/// Whether quantized values that are computed at run time are of `uint8`; `None` for other values.
+fn unsigned(value: &Value) -> Option<bool> {
+    match value {
+        Value::Run(Run { kind: Kind::Quantized { unsigned }, .. }) => Some(*unsigned),
+        _ => None,
+    }
+}
+
+/// The first input that is no node of the graph yet.
+fn deferred(inputs: &[Option<Value>]) -> Option<(usize, Arc<Deferred>)> {
+    inputs.iter().enumerate().find_map(|(at, value)| match value {
+        Some(Value::Deferred(deferred)) => Some((at, Arc::clone(deferred))),
+        _ => None,
+    })
 }
 
 /// The opset whose operators are emitted.

@@ -10,6 +10,7 @@ use super::operator::{Call, Operator, Values, one};
 use crate::graph::NodeId;
 use crate::numerics::QuantizeRule;
 use crate::onnx::host::{Data, Host, Length, Walk, axis, show};
+use crate::onnx::integers;
 use crate::onnx::names;
 use crate::onnx::proto::data_type as ty;
 use crate::onnx::tensor::{swapped_qparams, transposed, type_name};
@@ -19,17 +20,17 @@ use crate::ops::{Dequantize, Quantize};
 use crate::values::{QParams, QParamsError, QuantRange, Tensor, TensorQParams};
 
 operators! {
-    "DequantizeLinear" => Operator::stored(Importer::dequantize_linear),
-    "QuantizeLinear" => Operator::stored(Importer::quantize_linear),
+    "DequantizeLinear" => Operator::stored(Importer::dequantize_linear).deferring(Importer::dequantize_deferred),
+    "QuantizeLinear" => Operator::stored(Importer::quantize_linear).deferring(Importer::quantize_deferred),
 }
 
 /// Scales and zero points as a file gives them.
-struct Parameters {
-    scales: Vec<f32>,
+pub(super) struct Parameters {
+    pub(super) scales: Vec<f32>,
     /// Zero points of int8 values: those of `uint8` are 128 lower than in the file.
-    zero_points: Vec<i32>,
+    pub(super) zero_points: Vec<i32>,
     /// The axis of the model whose indices each have a scale; `None` for one scale of the tensor.
-    axis: Option<usize>,
+    pub(super) axis: Option<usize>,
 }
 
 impl Importer {
@@ -42,14 +43,22 @@ impl Importer {
                 other => i32::try_from(other).unwrap_or(0),
             },
         };
-        let range = range(data_type)?;
         let precision = call.node.int("precision", 0)?;
         if precision != 0 && precision != i64::from(ty::FLOAT) {
             return Err(format!("its precision is type {precision}; supported is float"));
         }
         let parameters = self.parameters(call, data_type)?;
+        if let ty::INT16 | ty::UINT16 = data_type {
+            return match x {
+                Value::Run(_) => self.quantize_wide(call, data_type, &parameters),
+                _ => self.quantize_known(call, data_type, integers::range(data_type), &parameters),
+            };
+        }
+        let range = range(data_type)?;
         if !matches!(x, Value::Run(_)) {
-            return self.quantize_known(call, data_type, range, &parameters);
+            let shift = if data_type == ty::UINT8 { 128 } else { 0 };
+            let (lo, hi) = (i128::from(range.quant_min()) + shift, i128::from(range.quant_max()) + shift);
+            return self.quantize_known(call, data_type, (lo, hi), &parameters);
         }
         let x = self.as_float(call, x)?;
         let qparams = self.run_qparams(x, &parameters)?;
@@ -64,13 +73,11 @@ impl Importer {
             size => return self.dequantize_blocks(call, size),
         }
         match x {
-            Value::Run(Run { kind: Kind::Quantized { .. }, .. }) | Value::Stored(_) | Value::Host(_) => {}
+            Value::Run(Run { kind: Kind::Quantized { .. } | Kind::Int(_), .. }) | Value::Stored(_) | Value::Host(_) => {
+            }
             Value::Run(run) => {
-                let what = if run.kind == Kind::Float { "floats" } else { "integers" };
-                return Err(format!(
-                    "it reads {what} that are computed or given at run time; supported are stored values, an input of int8, \
-                     and the result of a QuantizeLinear"
-                ));
+                let what = type_name(self.type_of(&Value::Run(*run)));
+                return Err(format!("its input is {what}, expected quantized values"));
             }
             _ => return Err("its input is dequantized already".to_owned()),
         }
@@ -84,6 +91,15 @@ impl Importer {
         }
         let parameters = self.parameters(call, data_type)?;
         let Value::Run(x) = x else { return self.dequantize_known(call, data_type, &parameters) };
+        let x = &match x.kind {
+            // Values of 8 bits are quantized values, whatever computes them.
+            Kind::Int(ty::INT8 | ty::UINT8) => {
+                let codes = self.as_float(call, &Value::Run(*x))?;
+                self.from_codes(&call.part("codes"), codes, data_type == ty::UINT8)?
+            }
+            Kind::Int(_) => return self.dequantize_wide(call, *x, data_type, &parameters),
+            _ => *x,
+        };
         let qparams = self.run_qparams(*x, &parameters)?;
         let id = self.draft.add(&call.name, Dequantize { qparams }, &[x.id])?;
         one(Run { id, kind: Kind::Float, ..*x })
@@ -134,7 +150,7 @@ impl Importer {
         &mut self,
         call: &Call<'_>,
         data_type: i32,
-        range: QuantRange,
+        (lo, hi): (i128, i128),
         parameters: &Parameters,
     ) -> Values {
         let x = self.host(call.input(0)?)?;
@@ -143,10 +159,10 @@ impl Importer {
         let floats = x.to_floats()?;
         let channels = parameters.channels(&x.dims);
         let shift = if data_type == ty::UINT8 { 128 } else { 0 };
-        let (lo, hi) = (range.quant_min(), range.quant_max());
         let quantize = |(v, channel): (f32, usize)| {
-            let steps = (v / parameters.scales[channel]).round_ties_even() as i32;
-            i64::from(steps.saturating_add(parameters.zero_points[channel]).clamp(lo, hi) + shift)
+            let steps = (v / parameters.scales[channel]).round_ties_even() as i64;
+            let value = i128::from(steps) + i128::from(parameters.zero_points[channel]) + shift;
+            value.clamp(lo, hi) as i64
         };
         let data = Data::I64(floats.into_iter().zip(channels).map(quantize).collect());
         let host = Host { data, data_type, ..(*x).clone() };
@@ -165,6 +181,15 @@ impl Importer {
         };
         // The name of a parameter is kept, so that its layer is named after it.
         let name = if names::module(stored).is_some() { stored } else { output }.to_owned();
+        if let ty::INT16 | ty::UINT16 = data_type {
+            // A graph has no quantized values of 16 bits, but the reals are known.
+            let host = self.host(x)?;
+            self.budget.take(host.data.len(), 4)?;
+            let integers = host.integers()?.into_iter().map(|v| v as i32);
+            let reals = integers.zip(parameters.channels(&host.dims)).map(|of| parameters.real(of)).collect();
+            let host = Host { name: Some(Arc::from(name)), ..Host::new(host.dims.clone(), Data::F32(reals)) };
+            return Ok(vec![Value::Host(host.into())]);
+        }
         let values = self.quantized_values(x, data_type, parameters)?;
         match parameters.qparams(parameters.axis) {
             Ok(qparams) => Ok(vec![Value::Quantized(Arc::new(Quantized { values, qparams, name }))]),
@@ -224,11 +249,14 @@ impl Parameters {
         }
     }
 
+    /// The real that a value of one channel stands for.
+    fn real(&self, (value, channel): (i32, usize)) -> f32 {
+        value.wrapping_sub(self.zero_points[channel]) as f32 * self.scales[channel]
+    }
+
     /// The reals that quantized values stand for. Unlike those of the `Dequantize` operator, the scales may be any floats.
     fn reals(&self, values: &Tensor) -> Vec<f32> {
-        let real = |(value, channel): (i32, usize)| {
-            value.wrapping_sub(self.zero_points[channel]) as f32 * self.scales[channel]
-        };
+        let real = |of| self.real(of);
         let channels = self.channels(values.shape());
         match (values.as_i32(), values.as_i8()) {
             (Some(values), _) => values.iter().copied().zip(channels).map(real).collect(),

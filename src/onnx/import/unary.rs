@@ -11,11 +11,14 @@ use crate::ops::{Add, Clamp, Div, Mul, Unary, UnaryOp};
 
 /// A function that is one of the table of functions.
 pub(super) fn function(op_type: &str) -> Option<Operator> {
-    functions::function(op_type).map(|_| Operator::new(|f| f.function(), Importer::function))
+    functions::function(op_type).map(|op| match op {
+        UnaryOp::Relu => Operator::new(|f| f.function(), Importer::function).on_codes(),
+        _ => Operator::new(|f| f.function(), Importer::function),
+    })
 }
 
 operators! {
-    "Clip" => Operator::nodes(Importer::clip),
+    "Clip" => Operator::nodes(Importer::clip).on_codes(),
     "Elu" => Operator::nodes(|i, c| i.on_floats(c, Importer::elu)),
     "Gelu" => Operator::nodes(|i, c| i.on_floats(c, Importer::gelu)),
     "HardSigmoid" => Operator::nodes(|i, c| i.on_floats(c, Importer::hard_sigmoid)),
