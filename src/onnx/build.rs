@@ -130,6 +130,14 @@ impl Build {
         self.attribute(AttributeProto { name, t, r#type, ..AttributeProto::default() })
     }
 
+    /// Sets the domain of the last node.
+    pub(super) fn domain(mut self, domain: &str) -> Self {
+        if let Some(node) = self.graph().node.last_mut() {
+            domain.clone_into(&mut node.domain);
+        }
+        self
+    }
+
     /// Names the last node.
     pub(super) fn named(mut self, name: &str) -> Self {
         if let Some(node) = self.graph().node.last_mut() {

@@ -18,6 +18,7 @@ macro_rules! operators {
     };
 }
 
+mod arithmetic;
 mod attention;
 mod blocks;
 mod codes;
@@ -118,6 +119,7 @@ pub(super) fn import_with(
             return Err(OnnxError::Duplicate { name: input.name.clone() });
         }
     }
+    arithmetic::recognize(&mut graph.node, &stored);
     let outputs: Vec<&str> = graph.output.iter().map(|output| output.name.as_str()).collect();
     let order = order::order(&graph.node, &outputs, |name| values.contains_key(name))?;
     let dims = dims::resolve(&inputs, &options.dims).map_err(|error| match error {
@@ -197,6 +199,9 @@ fn known(node: &NodeProto) -> Result<Option<Operator>, String> {
         let own = own.or_else(|| dynamic::contrib(&node.op_type));
         let same = || contrib::is_same(&node.op_type).then(|| dispatch::operator(&node.op_type)).flatten();
         return own.or_else(same).map(Some).ok_or_else(|| "the operator is not supported".to_owned());
+    }
+    if node.domain == arithmetic::DOMAIN {
+        return arithmetic::operator(&node.op_type).map(Some).ok_or_else(|| "the operator is not supported".to_owned());
     }
     if !node.is_default_domain() {
         return Err(format!("operators of domain {} are not supported", node.domain));

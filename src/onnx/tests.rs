@@ -2,8 +2,10 @@
 
 mod bad;
 mod bounds;
+mod codes;
 mod contrib;
 mod dims;
+mod dynamic;
 mod images;
 mod integers;
 mod layers;

@@ -81,6 +81,12 @@ impl Importer {
     pub(super) fn scale_product(&mut self, call: &Call<'_>, a: Scale, b: Scale) -> Result<Scale, String> {
         let mut qparams = [a.qparams, b.qparams].concat();
         qparams.sort_unstable();
+        if qparams.len() > 2 {
+            return Err(format!(
+                "it multiplies {} scales that are computed at run time, and a product has two factors",
+                qparams.len()
+            ));
+        }
         let known = match (a.known, b.known) {
             (Some(a), Some(b)) => {
                 let inputs = vec![Some(Value::Host(a)), Some(Value::Host(b))];
