@@ -24,6 +24,17 @@
 //! - **Comparisons** follow IEEE 754: NaN is equal to nothing, itself included, and neither greater nor less. `Max` and `Min` are NaN if
 //!   either value is. `Where` selects, so that nothing of the other branch shows.
 //!
+//! # Quantized values
+//! - **Values of 8 bits** are int8, those of `uint8` 128 lower than in the file. An input or output of the model that is `uint8` is `i32`
+//!   in the graph, with the numbers of the file. `Clip`, `Relu`, `Max`, `Min`, `Where`, `Expand` and operators that move elements work on
+//!   quantized values; a table of them may be read by `Gather` before it is dequantized.
+//! - **Dynamic quantization** as ONNX Runtime's quantizer writes it (`DynamicQuantizeLinear`, `MatMulInteger`, `Cast`, `Mul` with the
+//!   scales) becomes a layer of dequantized values, which has an integer form. Scale and zero point are those of ONNX; values are multiplied
+//!   by the reciprocal of the scale ([`numerics`](crate::numerics), equation 2), where ONNX divides, so that one that is within a rounding
+//!   of the middle between two steps may get the other of them. Weights of `uint8` whose zero point is not 128 and `ConvInteger` are
+//!   computed in float, and the summary of the graph says why.
+//! - **Values of 16 bits** are integers between float steps, which are exact.
+//!
 //! # Images
 //! Windows of convolutions and pools slide over one or two axes. `Resize` to the nearest or between two elements, `Pad` with elements
 //! of the image, `Gather` at known indices and slices with steps select elements along one axis after the other

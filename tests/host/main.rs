@@ -40,6 +40,8 @@ mod observers;
 #[cfg(feature = "onnx")]
 mod onnx;
 #[cfg(feature = "onnx")]
+mod onnx_dynamic;
+#[cfg(feature = "onnx")]
 mod onnx_export;
 #[cfg(feature = "onnx")]
 mod onnx_images;

@@ -1,6 +1,6 @@
 //! Export to ONNX: what is refused, and the models that ONNX Runtime is given by `tests/onnx/check_with_onnxruntime.py`.
 
-mod nets;
+pub(crate) mod nets;
 mod write;
 
 use enfold::interp::Interpreter;

@@ -41,17 +41,17 @@ fn clamps_of_quantized_values() {
     for (of, shift) in [(ty::INT8, 0), (ty::UINT8, 128)] {
         let new = || {
             let bounds = |name: &str, v: i32| small(name, of, &[], &[v + shift]);
-            base(of).store(bounds("lo", 1)).store(bounds("hi", 5))
+            base(of).store(bounds("lo", 0)).store(bounds("hi", 5))
         };
-        // Values −1, 2, 4 and 9 between 1 and 5, which stand for −1 and 1.
-        check(new().node("Clip", "q lo hi", "c"), &narrow, &[-1.0, -0.5, 0.5, 1.0]);
-        check(new().node("Clip", "q lo", "c"), &narrow, &[-1.0, -0.5, 0.5, 3.0]);
+        // Values −1, 2, 4 and 9 between 0 and 5, which stand for −1.5 and 1.
+        check(new().node("Clip", "q lo hi", "c"), &narrow, &[-1.5, -0.5, 0.5, 1.0]);
+        check(new().node("Clip", "q lo", "c"), &narrow, &[-1.5, -0.5, 0.5, 3.0]);
         check(new().node("Clip", "q _ hi", "c"), &narrow, &[-2.0, -0.5, 0.5, 1.0]);
         // If the bounds cross, the result is the upper one, and no range holds only that.
         let codes =
             ["quantize_per_tensor", "dequantize_per_tensor", "clamp", "quantize_per_tensor", "dequantize_per_tensor"];
-        check(new().node("Clip", "q hi lo", "c"), &codes, &[-1.0; 4]);
-        check(new().node("Max", "q lo", "c"), &codes, &[-1.0, -0.5, 0.5, 3.0]);
+        check(new().node("Clip", "q hi lo", "c"), &codes, &[-1.5; 4]);
+        check(new().node("Max", "q lo", "c"), &codes, &[-1.5, -0.5, 0.5, 3.0]);
         check(new().node("Min", "hi q", "c"), &codes, &[-2.0, -0.5, 0.5, 1.0]);
         check(new().node("Max", "q q", "c"), &narrow, &X);
     }
