@@ -10,9 +10,9 @@ use enfold::{Graph, GraphBuilder, Shape, Tensor};
 use crate::random::Random;
 
 /// A network and how to draw batches for it.
-pub(super) struct Net {
-    pub(super) name: &'static str,
-    pub(super) graph: Graph,
+pub(crate) struct Net {
+    pub(crate) name: &'static str,
+    pub(crate) graph: Graph,
 }
 
 impl Net {
@@ -27,7 +27,7 @@ impl Net {
     }
 
     /// Draws a batch: normally distributed floats, ids below 20, and masks that begin with a 1.
-    pub(super) fn batch(&self, random: &mut Random, rows: usize) -> Vec<Tensor> {
+    pub(crate) fn batch(&self, random: &mut Random, rows: usize) -> Vec<Tensor> {
         let draw = |id: &NodeId| {
             let node = self.graph.node(*id);
             let shape = node.shape.with_rows(rows);
@@ -109,7 +109,7 @@ pub(super) fn all() -> Vec<Net> {
 }
 
 /// Three layers with ReLU, as for the handwritten digits.
-pub(super) fn mlp() -> Net {
+pub(crate) fn mlp() -> Net {
     Net::new("mlp", |g, p| {
         let x = g.input("x", Shape::rows(64))?;
         let h = p.linear(g, "fc.0", x, [64, 48])?;
