@@ -29,7 +29,7 @@ impl Importer {
     }
 
     /// Floats as quantized values of the same numbers.
-    pub(super) fn from_codes(&mut self, name: &str, x: Run, unsigned: bool) -> Result<Run, String> {
+    pub(super) fn quantized_codes(&mut self, name: &str, x: Run, unsigned: bool) -> Result<Run, String> {
         let quantize = Quantize::new(same_numbers(unsigned)?, QuantRange::INT8);
         Ok(Run { id: self.draft.add(name, quantize, &[x.id])?, kind: Kind::Quantized { unsigned }, ..x })
     }
@@ -81,7 +81,7 @@ impl Importer {
         }
         let y = self.emit(&call.part("codes"), op_type, inputs, call.node.attribute.clone())?;
         let y = self.run(&y)?;
-        one(self.from_codes(&call.name, y, unsigned)?)
+        one(self.quantized_codes(&call.name, y, unsigned)?)
     }
 
     /// Values that are clamped right after they were quantized: they are quantized to a narrower range.

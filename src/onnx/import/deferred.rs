@@ -3,6 +3,7 @@
 
 use super::importer::Importer;
 use super::operator::{Call, Values, one};
+use crate::graph::NodeId;
 use crate::onnx::attributes::int_attribute;
 use crate::onnx::host::axis;
 use crate::onnx::proto::data_type as ty;
@@ -181,7 +182,7 @@ impl Importer {
     }
 
     /// The dynamic qparams that the scale and the zero point of a node both belong to.
-    fn qparams_of(&mut self, call: &Call<'_>) -> Result<crate::graph::NodeId, String> {
+    fn qparams_of(&mut self, call: &Call<'_>) -> Result<NodeId, String> {
         let scale = self.scale_of(call.input(1)?)?;
         let zero_point = match call.optional(2) {
             Some(Value::Deferred(deferred)) => match &**deferred {

@@ -3,12 +3,14 @@
 //! The sum of products of quantized values, times the scale of each factor, is the product of the floats that the factors stand for.
 //! So a `MatMulInteger` waits for its scales, and then becomes a product of dequantized values.
 
+use std::sync::Arc;
+
 use super::importer::Importer;
 use super::operator::{Call, Operator, Values};
 use crate::graph::NodeId;
 use crate::onnx::attributes::int_attribute;
-use crate::onnx::host::{Data, Host};
-use crate::onnx::proto::{AttributeProto, data_type as ty};
+use crate::onnx::host::{Data, Host, Length};
+use crate::onnx::proto::{AttributeProto, NodeProto, data_type as ty};
 use crate::onnx::tensor::type_name;
 use crate::onnx::value::{Deferred, Factor, Kind, Product, Run, Scale, Value};
 use crate::ops::{ChooseQParams, DequantizeDynamic, QuantizeDynamic};
@@ -56,7 +58,7 @@ impl Importer {
         let qparams = self.draft.add(&call.part("qparams"), choose, &[x.id])?;
         let values = self.quantized_dynamically(&call.name, x, qparams)?;
         let scale = Scale { qparams: vec![qparams], known: None };
-        let deferred = |deferred| Value::Deferred(std::sync::Arc::new(deferred));
+        let deferred = |deferred| Value::Deferred(Arc::new(deferred));
         Ok(vec![Value::Run(values), deferred(Deferred::Scale(scale)), deferred(Deferred::ZeroPoint(qparams))])
     }
 
@@ -137,7 +139,7 @@ impl Importer {
     fn dynamic_quantize_matmul(&mut self, call: &Call<'_>) -> Values {
         let x = vec![Some(call.input(0)?.clone())];
         let quantize = Operator::nodes(Self::dynamic_quantize_linear);
-        let node = crate::onnx::proto::NodeProto { name: call.part("quantized"), ..Default::default() };
+        let node = NodeProto { name: call.part("quantized"), ..NodeProto::default() };
         let mut quantized = self.evaluate(&node, quantize, x)?.into_iter();
         let [values, scale, zero_point] = [(); 3].map(|()| quantized.next());
         let known = self.host(call.input(2)?)?;
@@ -235,7 +237,7 @@ impl Importer {
             && (op_type == "Conv" || lengths.len() == 2)
             && scale.dims.len() >= back
             && scale.dims[scale.dims.len() - back] == scale.data.len()
-            && lengths[channel] == crate::onnx::host::Length::Known(scale.data.len() as i64)
+            && lengths[channel] == Length::Known(scale.data.len() as i64)
     }
 }
 

@@ -95,7 +95,7 @@ impl Importer {
             // Values of 8 bits are quantized values, whatever computes them.
             Kind::Int(ty::INT8 | ty::UINT8) => {
                 let codes = self.as_float(call, &Value::Run(*x))?;
-                self.from_codes(&call.part("codes"), codes, data_type == ty::UINT8)?
+                self.quantized_codes(&call.part("codes"), codes, data_type == ty::UINT8)?
             }
             Kind::Int(_) => return self.dequantize_wide(call, *x, data_type, &parameters),
             _ => *x,
