@@ -316,8 +316,8 @@ def quantized(random):
             name, op_type, inputs, constants, 1, domain, before=before, after=after, order=order, **attributes
         )
         found.steps = {after[-1].output[0] if after else "y0": y_scale} if real else {}
-        # These two are float steps between quantized values.
-        found.integers = op_type not in ("QLinearSoftmax", "QLinearWhere")
+        # These are float steps between quantized values: a leaky ReLU is a sum of two functions, not a chain of them.
+        found.integers = op_type not in ("QLinearLeakyRelu", "QLinearSoftmax", "QLinearWhere")
         return found
 
     u8, s8 = np.uint8, np.int8
