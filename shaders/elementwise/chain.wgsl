@@ -12,8 +12,9 @@ struct ChainParams {
     zero: u32,
     // Rows of the embedding table, where a chain begins with a lookup.
     table_rows: u32,
-    unused_0: u32,
-    unused_1: u32,
+    // What is added to ids below 0: the rows of the table if they count from its end, else 0.
+    below: u32,
+    unused: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: ChainParams;

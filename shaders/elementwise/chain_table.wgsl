@@ -5,6 +5,8 @@
 
 // An id outside the table gives the nearest row.
 fn looked_up(id: u32, column: u32) -> u32 {
-    let row = clamp(bitcast<i32>(id), 0, i32(params.table_rows) - 1);
+    let signed = bitcast<i32>(id);
+    let from_start = signed + select(0, i32(params.below), signed < 0);
+    let row = clamp(from_start, 0, i32(params.table_rows) - 1);
     return table[u32(row) * params.strided.cols + column];
 }

@@ -5,6 +5,8 @@ struct EmbeddingParams {
     rows_factor: u32,
     cols: u32,
     table_rows: u32,
+    // What is added to ids below 0: the rows of the table if they count from its end, else 0.
+    below: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: EmbeddingParams;
@@ -21,6 +23,8 @@ fn embedding_i32_f32(thread: Thread) {
     if row >= batch_rows() * params.rows_factor {
         return;
     }
-    let id = clamp(bitcast<i32>(ids[row]), 0, i32(params.table_rows) - 1);
-    y[index] = table[u32(id) * params.cols + index % params.cols];
+    let id = bitcast<i32>(ids[row]);
+    let from_start = id + select(0, i32(params.below), id < 0);
+    let nearest = clamp(from_start, 0, i32(params.table_rows) - 1);
+    y[index] = table[u32(nearest) * params.cols + index % params.cols];
 }

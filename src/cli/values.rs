@@ -1,5 +1,7 @@
 //! Checks the values of inputs. A GPU cannot refuse wrong ones, so they are checked for all devices.
 
+use std::ops::Range;
+
 use anyhow::{Result, bail};
 use enfold::Tensor;
 use enfold::graph::Graph;
@@ -8,17 +10,18 @@ use enfold::ops::{Embedding, Op};
 /// Refuses ids that an embedding table lacks and, for quantized models, NaN. The interpreter and the CPU engine would refuse both; a GPU
 /// would compute something.
 pub(super) fn check(graph: &Graph, inputs: &[Tensor]) -> Result<()> {
-    let tables = smallest_tables(graph);
+    let valid = valid_ids(graph);
     let quantizes = graph
         .nodes()
         .iter()
         .any(|node| matches!(node.op, Op::Quantize(_) | Op::QuantizeDynamic(_) | Op::ChooseQParams(_)));
     for (&id, input) in graph.inputs().iter().zip(inputs) {
         let name = &graph.node(id).name;
-        if let (Some(ids), Some(rows)) = (input.as_i32(), tables[id.index()])
-            && let Some((at, id)) = ids.iter().enumerate().find(|(_, id)| !(0..rows).contains(*id))
+        if let (Some(ids), Some(valid)) = (input.as_i32(), &valid[id.index()])
+            && let Some((at, id)) = ids.iter().enumerate().find(|(_, id)| !valid.contains(id))
         {
-            bail!("input {name}: element {at} is id {id}, and its table has rows 0 to {}", rows - 1);
+            let counted = if valid.start < 0 { ", or counted from its end" } else { "" };
+            bail!("input {name}: element {at} is id {id}, and its table has rows 0 to {}{counted}", valid.end - 1);
         }
         if let Some(at) = input.as_f32().filter(|_| quantizes).and_then(|values| values.iter().position(|v| v.is_nan()))
         {
@@ -28,26 +31,28 @@ pub(super) fn check(graph: &Graph, inputs: &[Tensor]) -> Result<()> {
     Ok(())
 }
 
-/// Finds, for each node, the number of rows of the smallest embedding table that reads its values as ids, if there is one.
-pub(super) fn smallest_tables(graph: &Graph) -> Vec<Option<i32>> {
-    let mut smallest = vec![None::<i32>; graph.nodes().len()];
+/// Finds, for each node, the ids that are in each embedding table that reads its values as ids, if there is one.
+pub(super) fn valid_ids(graph: &Graph) -> Vec<Option<Range<i32>>> {
+    let mut valid = vec![None::<Range<i32>>; graph.nodes().len()];
     // Readers come later in a graph, so walking backwards visits each node once, after all its readers.
     for (at, node) in graph.nodes().iter().enumerate().rev() {
         for (position, &input) in node.inputs.iter().enumerate() {
             let reached = match node.op {
-                Op::Embedding(Embedding) if position == 0 => {
+                Op::Embedding(Embedding { from_end }) if position == 0 => {
                     let rows = graph.node(node.inputs[1]).shape.fixed_dims().first().copied().unwrap_or(1);
-                    Some(i32::try_from(rows).unwrap_or(i32::MAX).max(1))
+                    let rows = i32::try_from(rows).unwrap_or(i32::MAX).max(1);
+                    Some(if from_end { -rows } else { 0 }..rows)
                 }
                 // Operators that only move values keep ids as they are. The result of arithmetic on ids need not be an id.
-                Op::Reshape(_) | Op::Flatten(_) | Op::Transpose(_) | Op::Concat(_) | Op::Slice(_) => smallest[at],
+                Op::Reshape(_) | Op::Flatten(_) | Op::Transpose(_) | Op::Concat(_) | Op::Slice(_) => valid[at].clone(),
                 _ => None,
             };
-            let own = &mut smallest[input.index()];
-            *own = [*own, reached].into_iter().flatten().min();
+            let own = &mut valid[input.index()];
+            let both = |a: Range<i32>, b: Range<i32>| a.start.max(b.start)..a.end.min(b.end);
+            *own = own.take().into_iter().chain(reached).reduce(both);
         }
     }
-    smallest
+    valid
 }
 
 #[cfg(test)]
@@ -76,8 +81,8 @@ mod tests {
         let far = g.embedding("far", moved, table(5)).expect("rows");
         let near = g.embedding("near", ids, table(7)).expect("rows");
         let graph = g.finish([far, near, sum]).expect("a graph");
-        let tables = smallest_tables(&graph);
-        assert_eq!((tables[ids.index()], tables[moved.index()], tables[x.index()]), (Some(5), Some(5), None));
+        let valid = valid_ids(&graph);
+        assert_eq!([ids, moved, x].map(|id| valid[id.index()].clone()), [Some(0..5), Some(0..5), None]);
     }
 
     /// The result of arithmetic on ids may be a row of the table although the ids are not.
@@ -104,7 +109,27 @@ mod tests {
             let table = enfold::Tensor::from_f32(&[5, 1], vec![0.0; 5]).expect("lengths fit");
             let rows = g.embedding("rows", made, table).expect("rows");
             let graph = g.finish([rows]).expect("a graph");
-            assert_eq!(smallest_tables(&graph)[ids.index()], expected, "{graph}");
+            assert_eq!(valid_ids(&graph)[ids.index()], expected.map(|rows| 0..rows), "{graph}");
         }
+    }
+
+    /// Ids below 0 must be in every table too.
+    #[test]
+    fn ids_from_the_end_are_valid_where_all_tables_count_from_their_end() {
+        let of = |tables: &[(usize, bool)]| {
+            let mut g = GraphBuilder::new();
+            let ids = g.typed_input("ids", Shape::rows(2), DType::I32).expect("an input");
+            let rows = |(at, &(rows, from_end)): (usize, &(usize, bool))| {
+                let table = enfold::Tensor::from_f32(&[rows, 1], vec![0.0; rows]).expect("lengths fit");
+                let table = g.constant(&format!("table{at}"), table).expect("a constant");
+                g.node(&format!("rows{at}"), Embedding { from_end }, &[ids, table]).expect("rows")
+            };
+            let outputs: Vec<_> = tables.iter().enumerate().map(rows).collect();
+            let graph = g.finish(outputs).expect("a graph");
+            valid_ids(&graph)[ids.index()].clone()
+        };
+        assert_eq!(of(&[(5, true)]), Some(-5..5));
+        assert_eq!(of(&[(5, true), (3, true)]), Some(-3..3));
+        assert_eq!(of(&[(5, true), (7, false)]), Some(0..5));
     }
 }

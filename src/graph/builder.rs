@@ -287,7 +287,7 @@ impl GraphBuilder {
     /// Adds an embedding: rows `ids` of a table `[V, D]`. The constant is called `{name}.weight`.
     pub fn embedding(&mut self, name: &str, ids: NodeId, table: impl Into<Tensor>) -> Result<NodeId, GraphError> {
         let table = self.parameter(&format!("{name}.weight"), table.into())?;
-        self.node(name, Embedding, &[ids, table])
+        self.node(name, Embedding::default(), &[ids, table])
     }
 
     /// Adds any operator on any nodes. This is the way to build integer graphs.

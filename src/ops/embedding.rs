@@ -1,5 +1,7 @@
 //! Embedding: rows of a table by id.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use super::error::{EvalError, OpError};
@@ -10,8 +12,40 @@ use crate::values::{DType, Tensor};
 
 /// Rows of an embedding table. Inputs: ids (`i32`) of any shape, table `[V, D]` of floats. The result appends an axis of length D to
 /// the shape of the ids. An id outside the table is an error on the host; a GPU returns the nearest row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Embedding;
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(from = "Option<Written>", into = "Option<Written>")]
+pub struct Embedding {
+    /// Whether an id below 0 counts from the end of the table, as in ONNX: −1 is the last row. Otherwise, it is outside the table.
+    pub from_end: bool,
+}
+
+/// What is written of it: nothing, as in older archives, if ids below 0 are outside the table.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    from_end: bool,
+}
+
+impl From<Option<Written>> for Embedding {
+    fn from(written: Option<Written>) -> Self {
+        Self { from_end: written.is_some_and(|written| written.from_end) }
+    }
+}
+
+impl From<Embedding> for Option<Written> {
+    fn from(Embedding { from_end }: Embedding) -> Self {
+        from_end.then_some(Written { from_end })
+    }
+}
+
+impl Embedding {
+    /// The row of a table of `rows` that an id stands for; `None` if it is outside.
+    pub(crate) fn row(self, id: i32, rows: usize) -> Option<usize> {
+        let id = i64::from(id);
+        let from_start = if self.from_end && id < 0 { id + i64::try_from(rows).ok()? } else { id };
+        usize::try_from(from_start).ok().filter(|row| *row < rows)
+    }
+}
 
 impl Operator for Embedding {
     fn name(&self) -> &'static str {
@@ -37,11 +71,14 @@ impl Operator for Embedding {
         let (rows, cols) = (table[0], table[1]);
         let mut y = Vec::with_capacity(ids.len() * cols);
         for (index, &id) in inputs.i32s(0).iter().enumerate() {
-            match usize::try_from(id) {
-                Ok(row) if row < rows => y.extend_from_slice(&inputs.f32s(1)[row * cols..][..cols]),
-                _ => return Err(EvalError::Id { index, id, rows }),
+            match self.row(id, rows) {
+                Some(row) => y.extend_from_slice(&inputs.f32s(1)[row * cols..][..cols]),
+                None => return Err(EvalError::Id { index, id, rows }),
             }
         }
         Ok(tensor(ids.shape().iter().copied().chain([cols]).collect(), y))
+    }
+    fn parameters(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.from_end { " from end" } else { "" })
     }
 }

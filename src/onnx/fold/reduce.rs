@@ -95,24 +95,43 @@ impl Fold<'_> {
         x.fixed()?;
         let at = at.integers()?.first().copied().ok_or("its axis is empty")?;
         let at = axis(at, x.dims.len())?;
-        if self.node.int("exclusive", 0)? != 0 || self.node.int("reverse", 0)? != 0 {
-            return Err("exclusive and reverse sums are not supported".to_owned());
-        }
+        let exclusive = self.node.int("exclusive", 0)? != 0;
+        let reverse = self.node.int("reverse", 0)? != 0;
         self.budget.take(x.data.len(), x.data.size())?;
-        let inner: usize = x.dims[at + 1..].iter().product();
+        let (inner, length) = (x.dims[at + 1..].iter().product(), x.dims[at]);
         let mut result = (*x).clone();
-        let starts = |i: usize| (i / inner.max(1)).is_multiple_of(x.dims[at]);
         match &mut result.data {
-            Data::F32(v) => (0..v.len()).filter(|&i| !starts(i)).for_each(|i| v[i] += v[i - inner]),
-            Data::I64(v) => {
-                for i in (0..v.len()).filter(|&i| !starts(i)) {
-                    v[i] = wrap(i128::from(v[i]) + i128::from(v[i - inner]), x.data_type)?;
-                }
-            }
+            Data::F32(v) => sum_lines(v, inner, length, [exclusive, reverse], 0.0, |a, b| Ok(a + b))?,
+            Data::I64(v) => sum_lines(v, inner, length, [exclusive, reverse], 0, |a, b| {
+                wrap(i128::from(a) + i128::from(b), x.data_type)
+            })?,
             _ => return Err("it sums neither floats nor integers".to_owned()),
         }
         one(result)
     }
+}
+
+/// Replaces each element of an axis by the sum of those up to it, without itself if `exclusive`, from the last one if `reverse`.
+fn sum_lines<T: Copy>(
+    values: &mut [T],
+    inner: usize,
+    length: usize,
+    [exclusive, reverse]: [bool; 2],
+    zero: T,
+    add: impl Fn(T, T) -> Result<T, String>,
+) -> Result<(), String> {
+    for block in values.chunks_mut((inner * length).max(1)) {
+        for line in 0..inner {
+            let mut sum = zero;
+            for step in 0..length {
+                let place = line + inner * if reverse { length - 1 - step } else { step };
+                let before = sum;
+                sum = if step == 0 { block[place] } else { add(sum, block[place])? };
+                block[place] = if exclusive { before } else { sum };
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A reduction of integers, exact as far as 128 bits reach.

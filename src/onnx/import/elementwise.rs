@@ -38,7 +38,7 @@ operators! {
     "Div" => Operator::new(|f| f.arithmetic(Arithmetic::Div), |i, c| i.arithmetic(c, Join::Div, Int32Op::Div)),
     "Min" => Operator::new(|f| f.arithmetic(Arithmetic::Min), |i, c| i.arithmetic(c, MIN, Int32Op::Min)).on_codes(),
     "Max" => Operator::new(|f| f.arithmetic(Arithmetic::Max), |i, c| i.arithmetic(c, MAX, Int32Op::Max)).on_codes(),
-    "Mod" => Operator::known(|f| f.arithmetic(Arithmetic::Mod)),
+    "Mod" => Operator::new(|f| f.arithmetic(Arithmetic::Mod), Importer::integer_modulo),
     "Pow" => Operator::new(|f| f.arithmetic(Arithmetic::Pow), Importer::power),
     "Sum" => Operator::new(|f| f.arithmetic(Arithmetic::Add), |i, c| one(i.float_sum(c)?)),
     "Mean" => Operator::nodes(Importer::mean),

@@ -1,17 +1,14 @@
 //! `Gather`: rows of a table, or elements at known places of a value.
 
-use std::collections::BTreeSet;
-
 use super::importer::Importer;
 use super::operator::{Call, Operator, Values, one};
-use crate::graph::NodeId;
 use crate::onnx::fold::reduced_axes;
 use crate::onnx::integers::is_integer;
 use crate::onnx::proto::data_type as ty;
 use crate::onnx::slices;
 use crate::onnx::tensor::type_name;
-use crate::onnx::value::{Deferred, Kind, Run, Value};
-use crate::ops::{Embedding, Input, Op};
+use crate::onnx::value::{Deferred, Run, Value};
+use crate::ops::Embedding;
 
 operators! {
     "Gather" => Operator::new(|f| f.gather(), Importer::gather),
@@ -27,29 +24,9 @@ impl Importer {
         self.places(call, &indices)
     }
 
-    /// Whether ids are an input of the graph, whose elements are moved at most. Computed ids may be negative, which counts from the
-    /// end in ONNX and is an error in a graph.
-    fn is_given(&self, ids: NodeId) -> bool {
-        let (mut open, mut seen) = (vec![ids], BTreeSet::new());
-        while let Some(id) = open.pop() {
-            let node = self.draft.node(id);
-            match node.op {
-                Op::Input(Input) => {}
-                Op::Reshape(_) | Op::Transpose(_) | Op::Slice(_) | Op::Concat(_) => {
-                    open.extend(node.inputs.iter().filter(|&&input| seen.insert(input)));
-                }
-                _ => return false,
-            }
-        }
-        true
-    }
-
-    /// Rows of a known table, selected by ids that are an input.
+    /// Rows of a known table, selected by ids that are given or computed at run time.
     fn embedding(&mut self, call: &Call<'_>, table: &Value, ids: &Value) -> Values {
-        let ids = self.run(ids)?;
-        if !matches!(ids.kind, Kind::Int(_)) || !self.is_given(ids.id) {
-            return Err("its indices are computed; supported are those that are an input".to_owned());
-        }
+        let ids = self.integer(ids)?;
         if let Value::Run(_) = table {
             return Err("it takes rows of a value that is computed at run time".to_owned());
         }
@@ -68,7 +45,7 @@ impl Importer {
         let run = self.run(table)?;
         let flat = slices::flatten(&lengths, 1)?;
         let rows = self.reshaped(&call.part("table"), run, &flat)?;
-        let id = self.draft.add(&call.name, Embedding, &[ids.id, rows.id])?;
+        let id = self.draft.add(&call.name, Embedding { from_end: true }, &[ids.id, rows.id])?;
         self.name_after(id, self.module(table));
         let mut target = self.logical(&Value::Run(ids));
         target.extend(&lengths[1..]);

@@ -4,7 +4,7 @@
 //! is an error on the host, and so is such an input.
 
 use super::importer::Importer;
-use super::operator::{Call, Operator, Values, one};
+use super::operator::{Call, ONLY_KNOWN, Operator, Values, one};
 use crate::graph::NodeId;
 use crate::onnx::fold::Reduction;
 use crate::onnx::host::{Data, broadcast};
@@ -123,6 +123,38 @@ impl Importer {
             result = Value::Run(self.integer_join(call, &name, op, data_type, [&result, call.input(at)?])?);
         }
         one(self.integer(&result)?)
+    }
+
+    /// `a − trunc(a / b) · b`, plus `b` where its sign is not that of `b`, unless the node asks for the sign of `a`.
+    pub(super) fn integer_modulo(&mut self, call: &Call<'_>) -> Values {
+        let Some(data_type) = self.integers(call)? else { return Err(ONLY_KNOWN.to_owned()) };
+        let (a, b) = (call.input(0)?, call.input(1)?);
+        let is_positive = self.scalar(b).is_some_and(|b| b > 0.0);
+        let lengths = broadcast(&self.logical(a), &self.logical(b))?;
+        let [a, b] = self.operands(call, [a, b], &lengths)?;
+        let (a, b) = (self.integer(&Value::Run(a))?, self.integer(&Value::Run(b))?);
+        let quotient = self.wrapping(&call.part("quotient"), Int32Op::Div, a.id, b.id)?;
+        let product = self.wrapping(&call.part("product"), Int32Op::Mul, quotient, b.id)?;
+        let truncates = call.node.int("fmod", 0)? != 0 || range(data_type).0 == 0;
+        let name = if truncates { call.name.clone() } else { call.part("remainder") };
+        let mut id = self.wrapping(&name, Int32Op::Sub, a.id, product)?;
+        if !truncates {
+            let zero = self.whole(0);
+            let negative = self.wrapping(&call.part("negative"), Int32Op::Less, id, zero)?;
+            let moves = if is_positive {
+                negative
+            } else {
+                let below = self.wrapping(&call.part("below"), Int32Op::Less, b.id, zero)?;
+                let same = self.wrapping(&call.part("same"), Int32Op::Equal, negative, below)?;
+                let none = self.wrapping(&call.part("none"), Int32Op::Equal, id, zero)?;
+                let stays = self.wrapping(&call.part("stays"), Int32Op::Max, same, none)?;
+                self.wrapping(&call.part("moves"), Int32Op::Equal, stays, zero)?
+            };
+            let moved = self.wrapping(&call.part("moved"), Int32Op::Mul, moves, b.id)?;
+            id = self.wrapping(&call.name, Int32Op::Add, id, moved)?;
+        }
+        let run = Run { id, merged: a.merged.max(b.merged), kind: Kind::Int(data_type) };
+        one(self.of_lengths(run, &lengths)?)
     }
 
     /// The booleans that a comparison of two integers gives, or their negations.

@@ -1,5 +1,7 @@
 //! Reductions along axes.
 
+mod cumulative;
+
 use super::importer::Importer;
 use super::operator::{Call, ONLY_KNOWN, Operator, Values, one};
 use crate::graph::NodeId;
@@ -16,7 +18,7 @@ macro_rules! reduction {
 }
 
 operators! {
-    "CumSum" => Operator::known(|f| f.cumulative_sum()),
+    "CumSum" => Operator::new(|f| f.cumulative_sum(), Importer::cumulative_sum),
     "ReduceL1" => reduction!(L1),
     "ReduceL2" => reduction!(L2),
     "ReduceMax" => reduction!(Max),

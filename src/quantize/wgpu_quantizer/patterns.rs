@@ -2,7 +2,7 @@
 
 use crate::graph::{Graph, NodeId};
 use crate::ops::{
-    Add, AveragePool, AverageWindows, Clamp, Constant, Div, Embedding, Input, Mul, Op, OpKind, Unary, UnaryOp, Where,
+    Add, AveragePool, AverageWindows, Clamp, Constant, Div, Input, Mul, Op, OpKind, Unary, UnaryOp, Where,
 };
 use crate::quantize::annotation::{Annotations, EdgeOrNode, QuantizationAnnotation};
 use crate::quantize::config::QuantizationConfig;
@@ -385,7 +385,7 @@ fn masks(graph: &Graph) -> Vec<bool> {
         let inputs = || node.inputs.iter().map(|input| from[input.index()]);
         from.push(match node.op {
             Op::Input(Input) if matches!(node.dtype, DType::I32 | DType::I64) => From::Integers,
-            Op::Input(Input) | Op::Embedding(Embedding) => From::Floats,
+            Op::Input(Input) | Op::Embedding(_) => From::Floats,
             _ if inputs().any(|input| input == From::Floats) => From::Floats,
             _ if inputs().any(|input| input == From::Integers) => From::Integers,
             _ => From::Constants,

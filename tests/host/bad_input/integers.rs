@@ -350,7 +350,7 @@ fn steps() {
         row(
             "a table of one axis",
             program(
-                StepOp::Op(Op::Embedding(Embedding)),
+                StepOp::Op(Op::Embedding(Embedding::default())),
                 &[ids(&[]), (ValueType::F32, Shape::fixed(&[9])), floats(&[9])],
             ),
             &["[9]"],

@@ -9,8 +9,8 @@ use enfold::graph::Graph;
 use ndarray::{ArrayD, Axis, Dimension as _, IxDyn, Zip};
 
 use enfold::ops::{
-    Add, BatchNorm, Binary, BinaryOp, Clamp, Concat, Constant, Div, Embedding, Flatten, IndexSelect, LayerNorm, Max,
-    Mul, Op, Pad, Reshape, RmsNorm, Slice, Softmax, Sum, ToFloat, Transpose, Unary, Where,
+    Add, BatchNorm, Binary, BinaryOp, Clamp, Concat, Constant, Div, Flatten, IndexSelect, LayerNorm, Max, Mul, Op, Pad,
+    Reshape, RmsNorm, Slice, Softmax, Sum, ToFloat, Transpose, Unary, Where,
 };
 
 pub(crate) type Array = ArrayD<f64>;
@@ -156,7 +156,7 @@ pub(super) fn evaluate(graph: &Graph, values: &HashMap<String, Array>, norms: No
                 }
                 y
             }
-            Op::Embedding(Embedding) => {
+            Op::Embedding(_) => {
                 // Ids are given as floats.
                 let (ids, table) = (at(0), at(1));
                 let rows: Vec<_> = ids.iter().map(|&id| table.index_axis(Axis(0), id as usize)).collect();

@@ -26,7 +26,7 @@ const MAX_REPEATED: usize = 2;
 wgsl_struct! {
     /// `ChainParams` of `elementwise/chain.wgsl`.
     ChainParams {
-        strided: Strided, others: Strided, numbers: [[u32; 4]; MAX_LINKS], zero: u32, table_rows: u32, unused_0: u32, unused_1: u32,
+        strided: Strided, others: Strided, numbers: [[u32; 4]; MAX_LINKS], zero: u32, table_rows: u32, below: u32, unused: u32,
     }
 }
 
@@ -163,7 +163,7 @@ impl Operation {
             Op::Clamp(_) => Self::Clamp,
             Op::ToFloat(ToFloat) => Self::ToFloat,
             Op::Unary(Unary { op }) => Self::Function(op),
-            Op::Embedding(Embedding) => Self::LookUp,
+            Op::Embedding(_) => Self::LookUp,
             _ => return None,
         })
     }
@@ -180,7 +180,7 @@ impl Operation {
             Self::Clamp => Clamp { min, max }.into(),
             Self::ToFloat => ToFloat.into(),
             Self::Function(op) => Unary { op }.into(),
-            Self::LookUp => Embedding.into(),
+            Self::LookUp => Embedding { from_end: true }.into(),
         }
     }
 
@@ -234,6 +234,8 @@ pub(crate) struct Chain {
     operands: Vec<ValueId>,
     /// The table in which it looks up first.
     table: Option<ValueId>,
+    /// Whether ids below 0 count from the end of the table.
+    from_end: bool,
     result: ValueId,
 }
 
@@ -241,7 +243,7 @@ impl Chain {
     /// A chain of some steps, each of which reads what the one before it writes; `None` if it cannot have the last of them.
     pub(crate) fn of(program: &Program, steps: &[usize]) -> Option<Self> {
         let result = program.steps()[*steps.last()?].output;
-        let mut chain = Self { links: Vec::new(), operands: Vec::new(), table: None, result };
+        let mut chain = Self { links: Vec::new(), operands: Vec::new(), table: None, from_end: false, result };
         let mut before = None;
         for &step in steps {
             let step = &program.steps()[step];
@@ -290,8 +292,8 @@ impl Chain {
         if of_floats(inputs[own]) == operation.reads_integers() {
             return None;
         }
-        if operation == Operation::LookUp {
-            self.table = Some(inputs[1]);
+        if let Op::Embedding(Embedding { from_end }) = *op {
+            (self.table, self.from_end) = (Some(inputs[1]), from_end);
         }
         let (mut other, mut numbers) = (Other::Number, [0; 2]);
         if let Op::Clamp(Clamp { min, max }) = op {
@@ -353,6 +355,7 @@ pub(super) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Planned {
     if let Some(table) = chain.table {
         let rows = planning.value(table).shape.axis(0).unwrap_or_else(|| unreachable!("a table has rows"));
         params.table_rows = rows as u32;
+        params.below = if chain.from_end { params.table_rows } else { 0 };
     }
     let size = GridSize::Threads(params.strided.row_threads.into());
     let dispatch = PlannedDispatch::single(planning, &step.name, y, ChainKernel::of(&chain.links), &params, size);
@@ -408,7 +411,7 @@ fn known_chain(case: &mut CaseBuilder<'_>, links: &[Link]) {
     for f in [special, everyday, any_float] {
         let first = case.input(match links.first().map(|link| link.operation) {
             Some(Operation::ToFloat) => tensor(&wide, int32),
-            Some(Operation::LookUp) => tensor(&wide[..2], |i| i as i32 * 5 % 7),
+            Some(Operation::LookUp) => tensor(&wide[..2], |i| i as i32 * 5 % 14 - 7),
             _ => tensor(&wide, f),
         });
         let b = case.input(tensor(&column, |i| f(i * 5 + 1)));
