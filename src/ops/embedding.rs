@@ -82,3 +82,39 @@ impl Operator for Embedding {
         f.write_str(if self.from_end { " from end" } else { "" })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::Op;
+
+    #[test]
+    fn rows_of_ids() {
+        for (id, from_start, from_end) in
+            [(0, Some(0), Some(0)), (4, Some(4), Some(4)), (5, None, None), (-1, None, Some(4)), (-5, None, Some(0))]
+        {
+            assert_eq!(Embedding::default().row(id, 5), from_start, "{id}");
+            assert_eq!(Embedding { from_end: true }.row(id, 5), from_end, "{id}");
+        }
+        for id in [-6, i32::MIN, i32::MAX] {
+            assert_eq!(Embedding { from_end: true }.row(id, 5), None, "{id}");
+        }
+    }
+
+    /// Lookups without ids from the end are written as they were before there were any.
+    #[test]
+    fn written_as_before() {
+        for (op, text) in [
+            (Embedding::default(), r#"{"embedding":null}"#),
+            (Embedding { from_end: true }, r#"{"embedding":{"from_end":true}}"#),
+        ] {
+            assert_eq!(serde_json::to_string(&Op::from(op)).expect("text"), text);
+            assert_eq!(serde_json::from_str::<Op>(text).expect("an operator"), op.into());
+        }
+        assert_eq!(
+            serde_json::from_str::<Op>(r#"{"embedding":{"from_end":false}}"#).expect("one"),
+            Embedding::default().into()
+        );
+        assert!(serde_json::from_str::<Op>(r#"{"embedding":{"from_start":true}}"#).is_err());
+    }
+}

@@ -12,8 +12,8 @@ mod transformers;
 use enfold::graph::{GraphError, NodeId};
 use enfold::numerics::{AddMultipliers, EPS, FloatProducts, QuantizeRule};
 use enfold::ops::{
-    ChooseQParams, Dequantize, DequantizeDynamic, IntegerAdd, IntegerLinear, IntegerMatMul, IntegerMatMulDynamic,
-    IntegerMul, Linear, Lut, MatMul, Op, Quantize, QuantizeDynamic, Requantize, ScaleAccumulator,
+    ChooseQParams, Dequantize, DequantizeDynamic, Embedding, IntegerAdd, IntegerLinear, IntegerMatMul,
+    IntegerMatMulDynamic, IntegerMul, Linear, Lut, MatMul, Op, Quantize, QuantizeDynamic, Requantize, ScaleAccumulator,
     ScaleAccumulatorDynamic,
 };
 use enfold::values::{DType, QParams, QScheme, QuantRange, TensorQParams};
@@ -297,6 +297,17 @@ pub(crate) fn table() -> Vec<OpCase> {
             vec![i32s(&[1, 2], &[2, 0])],
             f32s(&[1, 2, 1], &[30.0, 10.0]),
             false,
+        ),
+        case(
+            "embedding, ids from the end",
+            |g| {
+                let ids = g.typed_input("ids", Shape::rows(4), DType::I32)?;
+                let table = g.constant("table", f32s(&[3, 2], &[10.0, 11.0, 20.0, 21.0, 30.0, 31.0]))?;
+                g.node("y", Embedding { from_end: true }, &[ids, table])
+            },
+            vec![i32s(&[1, 4], &[-1, 0, -3, 2])],
+            f32s(&[1, 4, 2], &[30.0, 31.0, 10.0, 11.0, 10.0, 11.0, 30.0, 31.0]),
+            true,
         ),
         case(
             "quantize",

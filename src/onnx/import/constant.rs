@@ -5,14 +5,17 @@ use std::sync::Arc;
 use super::importer::Importer;
 use super::operator::{Call, Operator, Values};
 use crate::onnx::external::Folders;
-use crate::onnx::host::{Data, Host};
+use crate::onnx::host::{Data, Host, Length, show};
+use crate::onnx::integers::is_integer;
+use crate::onnx::proto::data_type as ty;
 use crate::onnx::slices;
-use crate::onnx::tensor::Stored;
+use crate::onnx::tensor::{Stored, type_name};
 use crate::onnx::value::Value;
 
 operators! {
     "Constant" => Operator::stored(Importer::constant_node),
     "ConstantOfShape" => Operator::known(|f| f.constant_of_shape()),
+    "EyeLike" => Operator::stored(Importer::eye),
     "Range" => Operator::known(|f| f.range()),
     "Shape" => Operator::stored(Importer::shape),
     "Size" => Operator::stored(Importer::size),
@@ -39,6 +42,30 @@ impl Importer {
             return Err("it has no value of numbers".to_owned());
         };
         Ok(vec![Value::Host(Arc::new(Host { name, ..host }))])
+    }
+
+    /// Ones on a diagonal, in the shape of the input.
+    fn eye(&mut self, call: &Call<'_>) -> Values {
+        let value = first(call)?;
+        let lengths = self.logical(value);
+        let &[Length::Known(rows), Length::Known(cols)] = lengths.as_slice() else {
+            return Err(format!("its input has shape {}, expected two known lengths", show(&lengths)));
+        };
+        let data_type = call.node.int("dtype", self.type_of(value).into())?;
+        let data_type = i32::try_from(data_type).unwrap_or(0);
+        let (rows, cols, k) = (rows as usize, cols as usize, call.node.int("k", 0)?);
+        let count = rows.saturating_mul(cols);
+        self.budget.take(count, size_of::<i64>())?;
+        let is_one = |at: usize| ((at % cols) as i64).checked_sub((at / cols) as i64) == Some(k);
+        let data = match data_type {
+            ty::FLOAT | ty::FLOAT16 | ty::BFLOAT16 | ty::DOUBLE => {
+                Data::F32((0..count).map(|at| f32::from(u8::from(is_one(at)))).collect())
+            }
+            ty::BOOL => Data::Bool((0..count).map(is_one).collect()),
+            of if is_integer(of) => Data::I64((0..count).map(|at| is_one(at).into()).collect()),
+            other => return Err(format!("it makes values of {}", type_name(other))),
+        };
+        Ok(vec![Value::Host(Arc::new(Host::new(vec![rows, cols], data).typed(data_type)))])
     }
 
     fn size(&mut self, call: &Call<'_>) -> Values {

@@ -3,6 +3,8 @@
 //! Types of up to 32 bits wrap around, as ONNX demands. Values of wider types and of `uint32` must fit `i32`: a result that does not
 //! is an error on the host, and so is such an input.
 
+mod one_hot;
+
 use super::importer::Importer;
 use super::operator::{Call, ONLY_KNOWN, Operator, Values, one};
 use crate::graph::NodeId;
@@ -19,6 +21,7 @@ operators! {
     "Cast" => Operator::new(|f| f.cast(), |i, c| i.cast(c, cast_type(c.node)?))
         .deferring(|i, c| i.cast_product(c, cast_type(c.node)?))
         .sharing(|i, n, v| Ok(i.same_floats(cast_type(n)?, v))),
+    "OneHot" => Operator::nodes(Importer::one_hot),
     "CastLike" => Operator::new(|f| f.cast_like(), |i, c| i.cast(c, i.type_of(c.input(1)?))),
 }
 
@@ -71,7 +74,7 @@ impl Importer {
     }
 
     /// A constant that broadcasts with everything.
-    fn whole(&mut self, value: i32) -> NodeId {
+    pub(super) fn whole(&mut self, value: i32) -> NodeId {
         self.draft.constant("", Tensor::from(ndarray::arr0(value).into_dyn()))
     }
 

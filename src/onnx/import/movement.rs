@@ -75,7 +75,7 @@ impl Importer {
     }
 
     /// The length of an axis that is not the batch.
-    pub(super) fn axis_length(&self, x: Run, axis: usize) -> Result<usize, String> {
+    fn axis_length(&self, x: Run, axis: usize) -> Result<usize, String> {
         self.draft.shape(x.id).axis(axis).ok_or_else(|| "it works along the batch".to_owned())
     }
 

@@ -1,6 +1,7 @@
 //! Reductions along axes.
 
 mod cumulative;
+mod largest;
 
 use super::importer::Importer;
 use super::operator::{Call, ONLY_KNOWN, Operator, Values, one};
@@ -18,6 +19,8 @@ macro_rules! reduction {
 }
 
 operators! {
+    "ArgMax" => Operator::nodes(|i, c| i.place_of_largest(c, true)),
+    "ArgMin" => Operator::nodes(|i, c| i.place_of_largest(c, false)),
     "CumSum" => Operator::new(|f| f.cumulative_sum(), Importer::cumulative_sum),
     "ReduceL1" => reduction!(L1),
     "ReduceL2" => reduction!(L2),
@@ -27,6 +30,7 @@ operators! {
     "ReduceProd" => reduction!(Prod),
     "ReduceSum" => reduction!(Sum),
     "ReduceSumSquare" => reduction!(SumSquare),
+    "TopK" => Operator::nodes(Importer::largest),
 }
 
 impl Importer {

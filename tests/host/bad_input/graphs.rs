@@ -2,9 +2,9 @@
 
 use enfold::graph::GraphError;
 use enfold::interp::{InterpError, Interpreter};
-use enfold::ops::{Add, IntegerLinear, LayerNorm, MatMul, Op, OpError, Quantize};
+use enfold::ops::{Add, Embedding, IntegerLinear, LayerNorm, MatMul, Op, OpError, Quantize};
 use enfold::values::{DType, QParams, QParamsError, QuantRange, TensorError, TensorQParams};
-use enfold::{Error, Graph, GraphBuilder, Shape, Tensor};
+use enfold::{Error, Graph, GraphBuilder, Shape, Tensor, cpu};
 
 use super::{built, check, f32s, net, quantized, row};
 
@@ -285,6 +285,17 @@ fn runs() {
         let y = g.embedding("table", ids, f32s(&[3, 2], 1.0)).expect("rows");
         g.finish([y]).expect("a graph")
     };
+    let from_end = {
+        let mut g = GraphBuilder::new();
+        let ids = g.typed_input("ids", Shape::batched(&[]), DType::I32).expect("ids");
+        let table = g.constant("weight", f32s(&[3, 2], 1.0)).expect("a constant");
+        let y = g.node("table", Embedding { from_end: true }, &[ids, table]).expect("rows");
+        g.finish([y]).expect("a graph")
+    };
+    let on_cpu = |graph: &Graph, inputs: &[Tensor]| {
+        let program = enfold::lower(graph).expect("a program");
+        cpu::Engine::new(&program).expect("an engine").run(inputs)
+    };
     let ids = |id| Tensor::from_i32(&[2], vec![0, id]).expect("fits");
     let (net, quantized) = (net(), quantized());
     let run = |graph: &Graph, inputs: &[Tensor]| Interpreter::new(graph).run(inputs);
@@ -314,6 +325,10 @@ fn runs() {
         row("a NaN to quantize", run(&quantized, &[nan]), &["x.quantize", "element 6"]),
         row("an id beyond the table", run(&embedding, &[ids(3)]), &["table", "id 3", "element 1", "3 rows"]),
         row("a negative id", run(&embedding, &[ids(-1)]), &["table", "id -1"]),
+        row("a negative id on the CPU", on_cpu(&embedding, &[ids(-1)]), &["table", "id -1"]),
+        row("an id before the table", run(&from_end, &[ids(-4)]), &["table", "id -4", "element 1", "3 rows"]),
+        row("an id before the table on the CPU", on_cpu(&from_end, &[ids(-4)]), &["table", "id -4", "3 rows"]),
+        row("the least id on the CPU", on_cpu(&from_end, &[ids(i32::MIN)]), &["table", "id -2147483648", "3 rows"]),
     ];
     covers!(
         table,
@@ -326,6 +341,7 @@ fn runs() {
         Error::Interp(InterpError::UnknownNode { .. }),
         Error::Interp(InterpError::NotANumber { .. }),
         Error::Interp(InterpError::Id { .. }),
+        Error::Cpu(cpu::CpuError::Id { .. }),
     );
     check(table);
 }
