@@ -20,6 +20,8 @@
 //! - **Integers** are computed in `i32`, exactly: types of up to 32 bits wrap around, and quotients lose their fraction. For wider types
 //!   and `uint32`, an input or a result that `i32` does not hold is an error on the interpreter and the CPU engine, and wraps around on
 //!   a GPU. An operator without an integer form is refused; only a cast converts integers to floats.
+//! - **Ids** of `Gather` are given or computed; those below 0 count from the end of the table. An id outside the table is an error on the
+//!   interpreter and the CPU engine, and stands for the nearest row on a GPU.
 //! - **Booleans** that are computed at run time are the floats 0 and 1. NaN as a boolean is true.
 //! - **Comparisons** follow IEEE 754: NaN is equal to nothing, itself included, and neither greater nor less. `Max` and `Min` are NaN if
 //!   either value is. `Where` selects, so that nothing of the other branch shows.
