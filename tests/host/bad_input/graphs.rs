@@ -327,8 +327,12 @@ fn runs() {
         row("a negative id", run(&embedding, &[ids(-1)]), &["table", "id -1"]),
         row("a negative id on the CPU", on_cpu(&embedding, &[ids(-1)]), &["table", "id -1"]),
         row("an id before the table", run(&from_end, &[ids(-4)]), &["table", "id -4", "element 1", "3 rows"]),
-        row("an id before the table on the CPU", on_cpu(&from_end, &[ids(-4)]), &["table", "id -4", "3 rows"]),
-        row("the least id on the CPU", on_cpu(&from_end, &[ids(i32::MIN)]), &["table", "id -2147483648", "3 rows"]),
+        row("an id before the table on the CPU", on_cpu(&from_end, &[ids(-4)]), &["table", "id -4", "rows 0 to 2"]),
+        row(
+            "the least id on the CPU",
+            on_cpu(&from_end, &[ids(i32::MIN)]),
+            &["table", "id -2147483648", "rows 0 to 2"],
+        ),
     ];
     covers!(
         table,

@@ -64,7 +64,8 @@ impl Importer {
         self.integer_constant(&Host::new(dims, Data::I64((0..count).map(number).collect())))
     }
 
-    fn to_integer(&mut self, name: &str, x: NodeId) -> Result<NodeId, String> {
+    /// Floats 0 and 1 as integers.
+    fn as_counts(&mut self, name: &str, x: NodeId) -> Result<NodeId, String> {
         self.draft.add(name, ToInteger { to: IntegerType::I32 }, &[x])
     }
 
@@ -79,7 +80,7 @@ impl Importer {
         let most = self.draft.add(&call.part("max"), Max { axis: split.axis }, &[keys])?;
         let most = self.draft.add(&call.part("most"), Reshape { dims: split.with(&[1]) }, &[most])?;
         let is_most = self.draft.add(&call.part("equal"), Binary { op: BinaryOp::Equal }, &[keys, most])?;
-        let is_most = self.to_integer(&call.part("is_most"), is_most)?;
+        let is_most = self.as_counts(&call.part("is_most"), is_most)?;
         // The first place has the largest number, or the last one.
         let length = split.length as i64;
         let numbers = split.constant(&[split.length]);
@@ -128,7 +129,7 @@ impl Importer {
         let is_before = Data::F32((0..length * length).map(is_before).collect());
         let is_before = self.host_constant(&Host::new(split.constant(&[length, length]), is_before))?;
         let precedes = self.draft.add(&call.part("precedes"), Where, &[is_before, at_most, less])?;
-        let precedes = self.to_integer(&call.part("counted"), precedes)?;
+        let precedes = self.as_counts(&call.part("counted"), precedes)?;
         let ranks = Sum { axis: split.axis + 1, checked: false };
         let ranks = self.draft.add(&call.part("ranks"), ranks, &[precedes])?;
         let row = split.with(&[1, length]);
