@@ -1,7 +1,8 @@
 //! Import and export of ONNX files, float and quantized.
 //!
 //! [`load`] reads a file of opset 7 to 26 and gives a float [`Graph`], or a quantize/dequantize graph if the file has QuantizeLinear
-//! and DequantizeLinear nodes, or operators of quantized values such as QLinearConv. [`export()`] writes such a graph for ONNX Runtime, TensorRT and other readers of ONNX.
+//! and DequantizeLinear nodes, or operators of quantized values such as QLinearConv. [`export()`] writes such a graph for ONNX Runtime,
+//! TensorRT and other readers of ONNX.
 //!
 //! The import evaluates every node that depends only on stored values and known dimensions. It finds layers that a file spells out
 //! in smaller nodes: `MatMul` and `Add` become a linear layer, and decomposed layer normalizations, GELU and SiLU become one node
@@ -45,7 +46,7 @@
 //!
 //! # Operators that become several
 //! A function that the file defines itself is replaced by its nodes, and an `If` by the branch whose condition is known; if only a run
-//! can tell, both branches are computed. Attention, rotary embeddings, `Einsum` and the operators that ONNX Runtime's optimizers and
+//! can tell, both branches are computed, so that an error in either stops the run. Attention, rotary embeddings, `Einsum` and the operators that ONNX Runtime's optimizers and
 //! quantizers write (of domain `com.microsoft`: `SkipLayerNormalization`, `FusedConv`, `QLinearAdd`, `MatMulNBits` and others) become
 //! the operators that they stand for. Attention with a past of keys and values is supported for ONNX's own operator only.
 //!
