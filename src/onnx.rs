@@ -46,9 +46,10 @@
 //!
 //! # Operators that become several
 //! A function that the file defines itself is replaced by its nodes, and an `If` by the branch whose condition is known; if only a run
-//! can tell, both branches are computed, so that an error in either stops the run. Attention, rotary embeddings, `Einsum` and the operators that ONNX Runtime's optimizers and
-//! quantizers write (of domain `com.microsoft`: `SkipLayerNormalization`, `FusedConv`, `QLinearAdd`, `MatMulNBits` and others) become
-//! the operators that they stand for. Attention with a past of keys and values is supported for ONNX's own operator only.
+//! can tell, both branches are computed, so that an error in either stops the run. Attention, rotary embeddings, `Einsum` and the
+//! operators that ONNX Runtime's optimizers and quantizers write (of domain `com.microsoft`: `SkipLayerNormalization`, `FusedConv`,
+//! `QLinearAdd`, `MatMulNBits` and others) become the operators that they stand for. Attention with a past of keys and values is
+//! supported for ONNX's own operator only.
 //!
 //! # Names
 //! A layer has the name of the module that its weight or bias belongs to: `encoder.layer.0.attention.self.query` for a parameter
