@@ -31,6 +31,7 @@ mod dynamic;
 mod einsum;
 mod elementwise;
 mod embedding;
+mod emitted;
 mod finish;
 pub(super) mod importer;
 mod integer;

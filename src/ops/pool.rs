@@ -1,6 +1,7 @@
 //! Pools over images, and images of another size.
 
 mod average;
+mod lengths;
 mod resize;
 
 use std::fmt;

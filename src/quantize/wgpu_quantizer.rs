@@ -1,5 +1,6 @@
 //! The quantizer for the engines of this crate, with the rules of the XNNPACK quantizer.
 
+mod facts;
 mod filter;
 mod islands;
 mod patterns;

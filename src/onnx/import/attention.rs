@@ -2,7 +2,7 @@
 
 use super::importer::Importer;
 use super::operator::{Call, Operator, Values};
-use crate::onnx::attributes::{int_attribute, ints_attribute};
+use crate::onnx::attributes::int_attribute;
 use crate::onnx::host::{Data, Host, Length, show};
 use crate::onnx::proto::data_type as ty;
 use crate::onnx::value::{Kind, Value};
@@ -37,36 +37,6 @@ impl Importer {
             Some(&Length::Known(length @ 1..)) => Ok(length as usize),
             _ => Err(format!("axis {axis} of {} has no known length", show(&lengths))),
         }
-    }
-
-    /// A value in another shape; 0 stands for the length that an axis has.
-    pub(super) fn in_shape(&mut self, call: &Call<'_>, part: &str, x: &Value, dims: &[usize]) -> Result<Value, String> {
-        let shape = Data::I64(dims.iter().map(|&d| d as i64).collect());
-        let shape = Value::Host(Host::new(vec![dims.len()], shape).into());
-        self.emitted(call, part, "Reshape", &[x, &shape], &[])
-    }
-
-    pub(super) fn moved(&mut self, call: &Call<'_>, part: &str, x: &Value, perm: &[i64]) -> Result<Value, String> {
-        self.emitted(call, part, "Transpose", &[x], &[ints_attribute("perm", perm.to_vec())])
-    }
-
-    /// A value with new axes of length 1.
-    pub(super) fn with_axes(&mut self, call: &Call<'_>, part: &str, x: &Value, axes: &[i64]) -> Result<Value, String> {
-        let axes = Value::Host(Host::new(vec![axes.len()], Data::I64(axes.to_vec())).into());
-        self.emitted(call, part, "Unsqueeze", &[x, &axes], &[])
-    }
-
-    /// The elements `range` along an axis.
-    pub(super) fn part_of(
-        &mut self,
-        call: &Call<'_>,
-        part: &str,
-        x: &Value,
-        axis: usize,
-        range: [usize; 2],
-    ) -> Result<Value, String> {
-        let one = |n: usize| Value::Host(Host::new(vec![1], Data::I64(vec![n as i64])).into());
-        self.emitted(call, part, "Slice", &[x, &one(range[0]), &one(range[1]), &one(axis)], &[])
     }
 
     /// `[rows, S, heads · h]` as `[rows, heads, S, h]`; a value with four axes is that already.

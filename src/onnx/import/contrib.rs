@@ -2,7 +2,7 @@
 
 use super::importer::Importer;
 use super::operator::{Call, Operator, Values};
-use crate::onnx::attributes::{float_attribute, int_attribute, ints_attribute, string_attribute};
+use crate::onnx::attributes::{float_attribute, int_attribute, string_attribute};
 use crate::onnx::host::{Data, Host, Length, show};
 use crate::onnx::proto::AttributeProto;
 use crate::onnx::value::Value;
@@ -31,31 +31,6 @@ pub(super) fn is_same(op_type: &str) -> bool {
 }
 
 impl Importer {
-    /// An operator of ONNX, as a part of a node.
-    pub(super) fn emitted(
-        &mut self,
-        call: &Call<'_>,
-        part: &str,
-        op_type: &str,
-        inputs: &[&Value],
-        attributes: &[AttributeProto],
-    ) -> Result<Value, String> {
-        let inputs = inputs.iter().map(|&value| Some(value.clone())).collect();
-        self.emit(&call.part(part), op_type, inputs, attributes.to_vec())
-    }
-
-    /// The operator of ONNX that gives the result of a node.
-    pub(super) fn result(
-        &mut self,
-        call: &Call<'_>,
-        op_type: &str,
-        inputs: &[&Value],
-        attributes: &[AttributeProto],
-    ) -> Values {
-        let inputs = inputs.iter().map(|&value| Some(value.clone())).collect();
-        Ok(vec![self.emit(&call.name, op_type, inputs, attributes.to_vec())?])
-    }
-
     /// A value plus an input that may be missing.
     fn plus(&mut self, call: &Call<'_>, part: &str, x: Value, input: usize) -> Result<Value, String> {
         match call.optional(input) {
@@ -81,22 +56,6 @@ impl Importer {
         let scaled = self.emitted(call, "scaled", "Mul", &[x, &alpha], &[])?;
         let gate = self.emitted(call, "gate", "Sigmoid", &[&scaled], &[])?;
         self.result(call, "Mul", &[x, &gate], &[])
-    }
-
-    /// A constant number.
-    pub(super) fn number_value(&mut self, value: f32) -> Value {
-        Value::Host(Host::new(Vec::new(), Data::F32(vec![value])).into())
-    }
-
-    /// A value with its last two axes swapped.
-    pub(super) fn last_axes_swapped(&mut self, call: &Call<'_>, part: &str, x: &Value) -> Result<Value, String> {
-        let rank = self.logical(x).len();
-        if rank < 2 {
-            return Err(format!("it swaps the last two axes of a value with {rank}"));
-        }
-        let mut perm: Vec<i64> = (0..rank as i64).collect();
-        perm.swap(rank - 2, rank - 1);
-        self.emitted(call, part, "Transpose", &[x], &[ints_attribute("perm", perm)])
     }
 
     /// `alpha · a · b`, with the last two axes of either swapped.

@@ -5,18 +5,19 @@ use std::fmt;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use super::lengths::with_lengths;
 use super::pooled;
 use crate::numerics::{self, float};
 use crate::ops::error::{EvalError, OpError};
 use crate::ops::images::Images;
 use crate::ops::linear::write_range;
 use crate::ops::operands::{
-    Arguments, Operands, TensorType, expect_int8_range, expect_zero_points, inner_axis, parameter, rank_error,
+    Arguments, Operands, TensorType, expect_int8_range, expect_zero_points, inner_axis, parameter,
 };
 use crate::ops::operator::Operator;
 use crate::ops::window::{ImageLayout, Window, WindowAxis};
 use crate::values::slices::{CHECKED, codes, tensor};
-use crate::values::{DType, Dim, QParams, Shape, Tensor};
+use crate::values::{DType, QParams, Shape, Tensor};
 
 /// The windows of an average pool.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,25 +110,8 @@ impl AverageWindows {
                 pooled(x, window, *ceil_mode, layout)
             }
             Self::Adaptive { output } => {
-                if !(1..=2).contains(&output.len()) || x.rank() != output.len() + 2 {
-                    return Err(rank_error("image", x, "2 more than the output of the pool"));
-                }
-                let mut dims = x.dims().to_vec();
-                for (at, &length) in output.iter().enumerate() {
-                    let at = layout.first_axis() + at;
-                    let input = inner_axis(x, at)?;
-                    if length == 0 || input == 0 || input.max(length) > 1 << 24 {
-                        let value = format!("{length} of {input} elements");
-                        return Err(parameter(
-                            "length of a pooled axis",
-                            value,
-                            "must be 1 to 16777216, of at least 1 element",
-                        ));
-                    }
-                    dims[at] = Dim::Fixed(length);
-                }
-                inner_axis(x, layout.channel_axis(x.rank()))?;
-                Ok(Shape::from_dims(dims).expect("the batch stays in front"))
+                let names = ["2 more than the output of the pool", "length of a pooled axis"];
+                with_lengths(x, output, layout, names)
             }
         }
     }

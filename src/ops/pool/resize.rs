@@ -5,19 +5,17 @@ use std::fmt;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use super::lengths::with_lengths;
 use crate::numerics::{self, float};
 use crate::ops::error::{EvalError, OpError};
 use crate::ops::linear::write_range;
 use crate::ops::operands::{
-    Arguments, Operands, TensorType, expect_int8_range, expect_zero_points, inner_axis, parameter, rank_error,
+    Arguments, Operands, TensorType, expect_int8_range, expect_zero_points, inner_axis, parameter,
 };
 use crate::ops::operator::Operator;
 use crate::ops::window::ImageLayout;
 use crate::values::slices::{CHECKED, codes, tensor};
-use crate::values::{DType, Dim, QParams, Shape, Tensor};
-
-/// The largest length of a resized axis, so that positions times lengths fit 64 bits.
-const MAX_LENGTH: usize = 1 << 24;
+use crate::values::{DType, QParams, Shape, Tensor};
 
 /// Where output `o` of `out` lies among the `n` elements of an axis. A position outside the axis is that of the nearest element.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -136,25 +134,8 @@ impl ResizeGrid {
     }
 
     fn infer(&self, x: &Shape, layout: ImageLayout) -> Result<Shape, OpError> {
-        if !(1..=2).contains(&self.output.len()) || x.rank() != self.output.len() + 2 {
-            return Err(rank_error("image", x, "2 more than the output of the resize"));
-        }
-        let mut dims = x.dims().to_vec();
-        for (at, &length) in self.output.iter().enumerate() {
-            let at = layout.first_axis() + at;
-            let input = inner_axis(x, at)?;
-            if length == 0 || input == 0 || input.max(length) > MAX_LENGTH {
-                let value = format!("{length} of {input} elements");
-                return Err(parameter(
-                    "length of a resized axis",
-                    value,
-                    "must be 1 to 16777216, of at least 1 element",
-                ));
-            }
-            dims[at] = Dim::Fixed(length);
-        }
-        inner_axis(x, layout.channel_axis(x.rank()))?;
-        Ok(Shape::from_dims(dims).expect("the batch stays in front"))
+        let names = ["2 more than the output of the resize", "length of a resized axis"];
+        with_lengths(x, &self.output, layout, names)
     }
 
     fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

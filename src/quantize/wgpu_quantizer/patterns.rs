@@ -1,9 +1,8 @@
 //! The patterns that are quantized, and the nodes that each of them annotates.
 
+use super::facts::{masks, scores};
 use crate::graph::{Graph, NodeId};
-use crate::ops::{
-    Add, AveragePool, AverageWindows, Clamp, Constant, Div, Input, Mul, Op, OpKind, Unary, UnaryOp, Where,
-};
+use crate::ops::{Add, AveragePool, AverageWindows, Clamp, Constant, Input, Mul, Op, OpKind, Unary, UnaryOp};
 use crate::quantize::annotation::{Annotations, EdgeOrNode, QuantizationAnnotation};
 use crate::quantize::config::QuantizationConfig;
 use crate::quantize::spec::{ObservedSpec, QuantizationSpec};
@@ -369,45 +368,6 @@ fn for_the_tensor(spec: QuantizationSpec) -> QuantizationSpec {
         }
         other => other,
     }
-}
-
-/// For each node, whether it is computed from integers and constants only: then it is a mask, or a count, and not a quantity.
-/// Rows of an embedding table are none of these, though ids choose them.
-fn masks(graph: &Graph) -> Vec<bool> {
-    #[derive(Clone, Copy, PartialEq)]
-    enum From {
-        Constants,
-        Integers,
-        Floats,
-    }
-    let mut from: Vec<From> = Vec::with_capacity(graph.nodes().len());
-    for node in graph.nodes() {
-        let inputs = || node.inputs.iter().map(|input| from[input.index()]);
-        from.push(match node.op {
-            Op::Input(Input) if matches!(node.dtype, DType::I32 | DType::I64) => From::Integers,
-            Op::Input(Input) | Op::Embedding(_) => From::Floats,
-            _ if inputs().any(|input| input == From::Floats) => From::Floats,
-            _ if inputs().any(|input| input == From::Integers) => From::Integers,
-            _ => From::Constants,
-        });
-    }
-    from.into_iter().map(|from| from == From::Integers).collect()
-}
-
-/// For each node, whether its value is only used to compute the scores of a softmax, by elementwise operators and operators that move
-/// elements.
-fn scores(graph: &Graph, users: &[Vec<NodeId>], outputs: &[bool]) -> Vec<bool> {
-    let mut scores = vec![false; graph.nodes().len()];
-    for (at, users) in users.iter().enumerate().rev() {
-        let makes = |user: &NodeId| match graph.node(*user).op {
-            Op::Softmax(_) => true,
-            Op::Add(Add) | Op::Mul(Mul) | Op::Div(Div) | Op::AddScalar(_) | Op::MulScalar(_) => scores[user.index()],
-            Op::Where(Where) | Op::Binary(_) | Op::Reshape(_) | Op::Transpose(_) => scores[user.index()],
-            _ => false,
-        };
-        scores[at] = !users.is_empty() && !outputs[at] && users.iter().all(makes);
-    }
-    scores
 }
 
 /// Whether the output of an operator has the qparams of its input.

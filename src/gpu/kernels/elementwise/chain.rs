@@ -1,11 +1,13 @@
 //! Chains of elementwise steps in one dispatch: each takes the result of the one before it, and only the last result is stored. The first
 //! may be a lookup in an embedding table.
 
+mod link;
+
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use self::link::{Link, Operation, Other};
 use super::super::case::{CaseBuilder, ROWS, any_float, everyday, int32, special, tensor};
 use super::super::dispatch::{Planned, PlannedDispatch, Planning};
-use super::super::function::expression;
 use super::super::fused_step::FusedStep;
 use super::super::grid::GridSize;
 use super::super::kernel::{Kernel, KernelOptions};
@@ -14,7 +16,7 @@ use super::super::wgsl::shader;
 use crate::gpu::device::error::GpuError;
 use crate::gpu::device::shader::{Chosen, FIRST_STORAGE, Piece, Shader, storage, wgsl_struct};
 use crate::numerics::{BinaryOp, UnaryOp};
-use crate::ops::{Add, Binary, Clamp, Div, Embedding, Mask, Mul, Op, ToFloat, Unary};
+use crate::ops::{Clamp, Embedding, Op};
 use crate::program::{Program, StepOp, ValueId, ValueType};
 use crate::values::Tensor;
 
@@ -108,121 +110,6 @@ impl Kernel for ChainKernel {
 
     fn may_be_near(self) -> bool {
         true
-    }
-}
-
-/// The operand of a step besides the result before it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Other {
-    /// A number, or nothing.
-    Number,
-    /// The result before it, once more.
-    Itself,
-    /// What the chain begins with.
-    First,
-    B,
-    C,
-}
-
-/// A step of a chain.
-#[derive(Debug, Clone, PartialEq)]
-struct Link {
-    operation: Operation,
-    other: Other,
-    /// Whether the result before it is the second operand.
-    swapped: bool,
-    /// The bits of the other operand, if it is a number, or of the bounds of a clamp.
-    numbers: [u32; 2],
-}
-
-/// An operation on one or two numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Operation {
-    Add,
-    Mul,
-    Div,
-    Binary(BinaryOp),
-    Mask {
-        inverted: bool,
-    },
-    Clamp,
-    ToFloat,
-    Function(UnaryOp),
-    /// Rows of an embedding table, only as the first.
-    LookUp,
-}
-
-impl Operation {
-    fn of(op: &Op) -> Option<Self> {
-        Some(match *op {
-            Op::Add(Add) => Self::Add,
-            Op::Mul(Mul) => Self::Mul,
-            Op::Div(Div) => Self::Div,
-            Op::Binary(Binary { op }) => Self::Binary(op),
-            Op::Mask(Mask { inverted }) => Self::Mask { inverted },
-            Op::Clamp(_) => Self::Clamp,
-            Op::ToFloat(ToFloat) => Self::ToFloat,
-            Op::Unary(Unary { op }) => Self::Function(op),
-            Op::Embedding(_) => Self::LookUp,
-            _ => return None,
-        })
-    }
-
-    /// The operator, for the known answers.
-    fn op(self, numbers: [u32; 2]) -> Op {
-        let [min, max] = numbers.map(f32::from_bits);
-        match self {
-            Self::Add => Add.into(),
-            Self::Mul => Mul.into(),
-            Self::Div => Div.into(),
-            Self::Binary(op) => Binary { op }.into(),
-            Self::Mask { inverted } => Mask { inverted }.into(),
-            Self::Clamp => Clamp { min, max }.into(),
-            Self::ToFloat => ToFloat.into(),
-            Self::Function(op) => Unary { op }.into(),
-            Self::LookUp => Embedding { from_end: true }.into(),
-        }
-    }
-
-    /// Whether it reads integers.
-    fn reads_integers(self) -> bool {
-        matches!(self, Self::ToFloat | Self::LookUp)
-    }
-
-    fn has_two_operands(self) -> bool {
-        matches!(self, Self::Add | Self::Mul | Self::Div | Self::Binary(_) | Self::Mask { .. })
-    }
-}
-
-impl Link {
-    /// What distinguishes its WGSL.
-    fn name(&self) -> String {
-        let Self { operation, other, swapped, .. } = self;
-        format!("{operation:?} {other:?}{}", if *swapped { " swapped" } else { "" })
-    }
-
-    /// The line of WGSL that computes it as step `at`.
-    fn wgsl(&self, at: usize) -> String {
-        let other = match self.other {
-            Other::Number => format!("params.numbers[{at}].x"),
-            Other::Itself => "bits".to_owned(),
-            Other::First => "operands.a".to_owned(),
-            Other::B => "operands.b".to_owned(),
-            Other::C => "operands.c".to_owned(),
-        };
-        let (left, right) = if self.swapped { (other.as_str(), "bits") } else { ("bits", other.as_str()) };
-        let expression = match self.operation {
-            Operation::Add => format!("sum_of({left}, {right})"),
-            Operation::Mul => format!("product_of({left}, {right})"),
-            Operation::Div => format!("quotient_of({left}, {right})"),
-            Operation::Binary(op) => format!("compared({}u, {left}, {right})", op as u32),
-            Operation::Mask { inverted } => format!("masked_by({left}, {right}, {inverted})"),
-            Operation::Clamp => format!("limited(bits, params.numbers[{at}].x, params.numbers[{at}].y)"),
-            Operation::ToFloat => "float_of_integer(bits)".to_owned(),
-            Operation::Function(op) => expression(op).to_owned(),
-            Operation::LookUp => "looked_up(bits, operands.column)".to_owned(),
-        };
-        format!("    bits = {expression};\n")
     }
 }
 
