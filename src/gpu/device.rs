@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use error::GpuError;
 use pipeline::{PipelineKey, Pipelines};
-use transfer::is_lost_now;
+use transfer::{are_one, is_lost_now};
 
 /// A wgpu device, with what was compiled and tested on it.
 #[derive(Debug)]
@@ -37,17 +37,16 @@ impl Device {
         queue: &wgpu::Queue,
         pipeline_cache: Option<&[u8]>,
     ) -> Result<Arc<Self>, GpuError> {
-        if let Some(shared) = with_devices(|devices| find(devices, device)) {
+        if let Some(shared) = find(device).await {
             return Ok(shared);
         }
         let new = Arc::new(Self::new(device, queue, pipeline_cache).await?);
-        Ok(with_devices(|devices| {
-            // Another thread may have been faster.
-            find(devices, device).unwrap_or_else(|| {
-                devices.push(Arc::downgrade(&new));
-                new
-            })
-        }))
+        // Another thread may have been faster.
+        if let Some(shared) = find(device).await {
+            return Ok(shared);
+        }
+        with_devices(|devices| devices.push(Arc::downgrade(&new)));
+        Ok(new)
     }
 
     pub(crate) async fn new(
@@ -114,9 +113,17 @@ impl Device {
 type Devices = Vec<Weak<Device>>;
 
 /// The entry of a wgpu device; those of devices without engines go.
-fn find(devices: &mut Devices, wgpu: &wgpu::Device) -> Option<Arc<Device>> {
-    devices.retain(|device| device.strong_count() > 0);
-    devices.iter().filter_map(Weak::upgrade).find(|device| device.wgpu == *wgpu)
+async fn find(wgpu: &wgpu::Device) -> Option<Arc<Device>> {
+    let equal: Vec<Arc<Device>> = with_devices(|devices| {
+        devices.retain(|device| device.strong_count() > 0);
+        devices.iter().filter_map(Weak::upgrade).filter(|device| device.wgpu == *wgpu).collect()
+    });
+    for device in equal {
+        if are_one(&device.wgpu, wgpu).await {
+            return Some(device);
+        }
+    }
+    None
 }
 
 #[cfg(not(target_arch = "wasm32"))]

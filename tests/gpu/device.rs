@@ -76,6 +76,17 @@ pub(crate) fn device_of(
     block_on(context.adapter.request_device(&descriptor)).expect("a device")
 }
 
+/// A device of the same adapter, but of an instance of its own, which gives only this share of the device's memory, in percent.
+pub(crate) fn device_of_another_instance(context: &Context, memory_percent: Option<u8>) -> (wgpu::Device, wgpu::Queue) {
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
+    descriptor.memory_budget_thresholds.for_resource_creation = memory_percent;
+    let instance = wgpu::Instance::new(descriptor);
+    let adapters = block_on(instance.enumerate_adapters(wgpu::Backends::all()));
+    let same = adapters.into_iter().find(|adapter| adapter.get_info().name == context.info.name).expect("the adapter");
+    let descriptor = wgpu::DeviceDescriptor { required_limits: same.limits(), ..wgpu::DeviceDescriptor::default() };
+    block_on(same.request_device(&descriptor)).expect("a device")
+}
+
 /// Counts what reaches a device's own error handler.
 pub(crate) fn watch(device: &wgpu::Device) -> Arc<AtomicUsize> {
     let errors = Arc::new(AtomicUsize::new(0));

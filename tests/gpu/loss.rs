@@ -4,12 +4,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use enfold::gpu::context::Context;
 use enfold::gpu::{Engine, GpuError, Options};
 use pollster::block_on;
 
 use crate::cases::difference;
-use crate::device::{buffer_on, bytes, context, device_with, read_on, submit, watch, watched};
+use crate::device::{
+    buffer_on, bytes, context, device_of_another_instance, device_with, read_on, submit, watch, watched,
+};
 use crate::layers::{batch, expected, mlp};
 use crate::report::report;
 
@@ -95,17 +96,6 @@ fn a_loss_is_noticed_without_being_told() {
 /// Set in a process of this test's own, whose memory is limited.
 const STARVED: &str = "ENFOLD_TEST_STARVED";
 
-/// A device that gives only a hundredth of its memory.
-fn poor_device(context: &Context) -> (wgpu::Device, wgpu::Queue) {
-    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
-    descriptor.memory_budget_thresholds.for_resource_creation = Some(1);
-    let instance = wgpu::Instance::new(descriptor);
-    let adapters = block_on(instance.enumerate_adapters(wgpu::Backends::all()));
-    let same = adapters.into_iter().find(|adapter| adapter.get_info().name == context.info.name).expect("the adapter");
-    let descriptor = wgpu::DeviceDescriptor { required_limits: same.limits(), ..wgpu::DeviceDescriptor::default() };
-    block_on(same.request_device(&descriptor)).expect("a device")
-}
-
 /// Drivers that run on a CPU take what the process gets, page by page as it is used, and no budget counts that. So the process is
 /// what is made poor: one of its own, where there is a shell to limit it.
 #[cfg(unix)]
@@ -159,7 +149,11 @@ fn memory_that_the_device_lacks_is_an_error() {
         }
         return;
     }
-    let (device, queue) = if starved { device_with(context, context.device.limits()) } else { poor_device(context) };
+    let (device, queue) = if starved {
+        device_with(context, context.device.limits())
+    } else {
+        device_of_another_instance(context, Some(1))
+    };
     let errors = watch(&device);
     let (runs, error) = fill(&device, &queue, 1000).expect_err("memory without end");
     report(&format!("{runs} runs of 128 MB values until: {error}"));

@@ -1,5 +1,7 @@
 //! Whole networks against the interpreter.
 
+use std::sync::atomic::Ordering;
+
 use enfold::gpu::{Engine, Model, Options, Run};
 use enfold::interp::Interpreter;
 use enfold::lower::{LowerOptions, lower, lower_with};
@@ -12,7 +14,10 @@ use rayon::prelude::*;
 
 use crate::cases::difference;
 use crate::configs::{self, Quantized};
-use crate::device::{buffer, bytes, device_with, engine, read};
+use crate::device::{
+    buffer, buffer_on, bytes, context, device_of_another_instance, device_with, engine, read, read_on, submit, watch,
+};
+use crate::layers::{batch, expected, mlp};
 use crate::long::count;
 use crate::nets::Net;
 use crate::random::Random;
@@ -94,6 +99,32 @@ fn engines_and_models_are_shared() {
             });
         }
     });
+}
+
+/// Devices of two instances can have equal numbers, by which wgpu compares them.
+#[test]
+fn devices_of_two_instances_are_told_apart() {
+    let Some(context) = context("two instances") else { return };
+    let others: Vec<_> = (0..2).map(|_| device_of_another_instance(context, None)).collect();
+    let [(first, first_queue), (second, second_queue)] = &others[..] else { panic!("two devices") };
+    assert!(first == second, "wgpu tells the devices of two instances apart: the engine need not");
+    let (graph, program) = mlp(3, 40, 91);
+    let batch = batch(&graph, 5, 1);
+    let right = bytes(&expected(&graph, &batch)[0]);
+    let mut engines = Vec::new();
+    for (device, queue) in [(first, first_queue), (second, second_queue), (first, first_queue)] {
+        let errors = watch(device);
+        let engine = block_on(Engine::new(device, queue, &Options::default())).expect("an engine");
+        // The caller's buffers are this instance's.
+        let (input, output) = (buffer_on(device, &bytes(&batch[0])), buffer_on(device, &vec![0; right.len()]));
+        let model = block_on(engine.load(&program)).expect("loaded");
+        let run = block_on(model.bind(&[&input], &[&output], 5)).expect("bound");
+        submit(device, queue, &run, 5);
+        assert!(read_on(device, queue, &output) == right, "other bytes");
+        assert_eq!(errors.load(Ordering::Relaxed), 0, "errors reached the application's handler");
+        // Engines keep what their device shares.
+        engines.push(engine);
+    }
 }
 
 /// Networks of every pattern agree bit for bit, those with float steps too.

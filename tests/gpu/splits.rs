@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use enfold::gpu::context::Context;
 use enfold::gpu::{Engine, GpuError, LinearKernel, Model, Options, Run, SplitK, TileShape};
 use enfold::interp::Interpreter;
 use enfold::lower::{LowerOptions, lower_with};
@@ -132,14 +133,21 @@ fn tiles(limits: &wgpu::Limits, subgroups: bool) -> Vec<TileShape> {
     shapes.filter_map(|(kernel, rows, step)| TileShape::new(kernel, rows, step, limits).ok()).collect()
 }
 
+/// An engine that never divides K by itself, as one does on a large GPU: its dispatches are counted.
+fn undivided(test: &str) -> Option<(&'static Context, Engine)> {
+    let context = context(test)?;
+    Some((context, engine_with(context, &Options { split_k: SplitK::Never, ..Options::default() })))
+}
+
 #[test]
 fn weights_are_divided_along_their_columns() {
-    let Some((context, default)) = engine("split columns") else { return };
+    let Some((context, default)) = undivided("split columns") else { return };
     let mut dispatches = Vec::new();
     for (limit, n, k, f16) in [(1 << 16, 330usize, 300usize, false), (1 << 16, 130, 513, true)] {
         let limits = wgpu::Limits { max_storage_buffer_binding_size: limit, ..wgpu::Limits::default() };
         let (device, queue, errors) = watched(context, limits);
-        let engine = block_on(Engine::new(&device, &queue, &Options::default())).expect("an engine");
+        let options = Options { split_k: SplitK::Never, ..Options::default() };
+        let engine = block_on(Engine::new(&device, &queue, &options)).expect("an engine");
         // 64 columns of 8 bits take this much.
         let of_block = k.next_multiple_of(16) * 64;
         let parts = n.div_ceil(limit as usize / of_block * 64);
@@ -341,11 +349,11 @@ fn a_weight_of_two_widths_is_divided_twice() {
 
 #[test]
 fn layers_are_divided_along_their_rows() {
-    let Some((context, default)) = engine("split rows") else { return };
+    let Some((context, default)) = undivided("split rows") else { return };
     let (n, k) = (70, 33);
     for of_dispatch in [1, 3] {
         let macs_per_dispatch = Some((of_dispatch * n * k) as u64);
-        let options = Options { macs_per_dispatch, ..Options::default() };
+        let options = Options { macs_per_dispatch, split_k: SplitK::Never, ..Options::default() };
         let engine = engine_with(context, &options);
         let bound = Bound::new(&context.device, &context.queue, &engine, epilogues(n, k, 42), 13, false);
         let whole = Bound::new(&context.device, &context.queue, &default, epilogues(n, k, 42), 13, false);
@@ -368,7 +376,7 @@ fn layers_are_divided_along_their_rows() {
 
 #[test]
 fn k_is_divided_and_sums_are_zero_again() {
-    let Some((context, default)) = engine("split K") else { return };
+    let Some((context, default)) = undivided("split K") else { return };
     let subgroups = context.device.features().contains(wgpu::Features::SUBGROUP) && context.info.subgroup_min_size >= 8;
     let mut counted = Vec::new();
     for tile in tiles(&context.device.limits(), subgroups) {
@@ -388,7 +396,7 @@ fn k_is_divided_and_sums_are_zero_again() {
 
 #[test]
 fn all_divisions_at_once() {
-    let Some((context, default)) = engine("all splits") else { return };
+    let Some((context, default)) = undivided("all splits") else { return };
     // The second of two parts of columns is small: sums that it left beyond its rows would overlap those of the first.
     let (n, k) = (250, 300);
     let limits = wgpu::Limits { max_storage_buffer_binding_size: 1 << 16, ..wgpu::Limits::default() };

@@ -58,6 +58,22 @@ pub(crate) fn scoped<T>(
     }
 }
 
+/// Whether two handles that are equal belong to one device. wgpu compares numbers, and each `wgpu::Instance` of a process counts its
+/// devices from the same one. But error scopes belong to a device: a scope that was opened last, through the one handle, catches an error
+/// of the other handle only if they share the device. The handle's own scope catches it otherwise, so that no error handler sees it.
+pub(crate) async fn are_one(known: &wgpu::Device, asked: &wgpu::Device) -> bool {
+    // Scopes belong to a thread, so both are closed before anything is awaited.
+    let own = asked.push_error_scope(wgpu::ErrorFilter::Validation);
+    let last = known.push_error_scope(wgpu::ErrorFilter::Validation);
+    // An error that costs nothing: a buffer without a use.
+    let descriptor =
+        wgpu::BufferDescriptor { label: None, size: 4, usage: wgpu::BufferUsages::empty(), mapped_at_creation: false };
+    drop(asked.create_buffer(&descriptor));
+    let (last, own) = (last.pop(), own.pop());
+    let (last, _) = (last.await, own.await);
+    last.is_some()
+}
+
 /// Creates a buffer with contents.
 pub(crate) async fn upload(
     device: &wgpu::Device,
