@@ -50,7 +50,7 @@ mod record;
 mod report;
 
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use clap::Parser;
@@ -67,6 +67,9 @@ const ROUNDS: usize = 9;
 const MIN_ROUNDS: usize = 3;
 /// The seconds after which a shape has no more rounds than [`MIN_ROUNDS`].
 const SECONDS_A_SHAPE: f64 = 6.0;
+
+/// How long series run before they are measured.
+const WARM_UP: Duration = Duration::from_millis(300);
 
 /// Runs a series once, and returns how many seconds it took.
 pub(crate) type Runner = Box<dyn FnMut() -> Result<f64>>;
@@ -275,6 +278,13 @@ pub(crate) fn compare(shape: [usize; 3], operations: f64, all: Vec<(&str, Series
 
 /// Runs all series in turn, and returns how many rounds there were.
 fn take_turns(all: &mut [(&str, Series, Vec<f64>)]) -> Result<usize> {
+    // Preparing them left the device idle, and an idle GPU has a fraction of its clock.
+    let start = Instant::now();
+    while start.elapsed() < WARM_UP && !all.is_empty() {
+        for (_, series, _) in &mut *all {
+            (series.run)()?;
+        }
+    }
     let start = Instant::now();
     let mut rounds = 0;
     while rounds < MIN_ROUNDS || (rounds < ROUNDS && start.elapsed().as_secs_f64() < SECONDS_A_SHAPE) {

@@ -9,7 +9,7 @@
 #   A  registers of the kernels, the ceilings, a square layer and one row      4 minutes
 #   B  tile shapes, cooperative matrices, kernels of one row, packed weights   7 minutes
 #   C  the GPU tests and an example                                            8 minutes
-#   D  an encoder at 1 and 32 sequences, attention, chains, floats             4 minutes
+#   D  an encoder at 1 and 32 sequences, attention, chains, conv, floats       4 minutes
 #   E  all series at all shapes, as JSON                                       7 minutes
 #
 # ENFOLD_PARTS=ABD           runs these parts only
@@ -66,7 +66,7 @@ pack() {
     # shellcheck disable=SC2064
     trap "rm -f '$messages'" EXIT
     say "building"
-    local build=(--features "coopmat,cli" --message-format=json)
+    local build=(--features "coopmat-spirv,cli" --message-format=json)
     cargo build --release --bin enfold --example linear_gpu "${build[@]}" >"$messages"
     cargo test --release --no-run --test gpu --test host "${build[@]}" >>"$messages"
     cargo bench --no-run --bench throughput "${build[@]}" >>"$messages"
@@ -225,11 +225,13 @@ part_B() {
     else
         repeat --shape 4096,4096,4096 1024,1024,1024 512,1024,1024 128,384,1536
         repeat --tile linear,16,2 linear,32,2 linear,32,4 linear,64,1 linear,64,2 linear,64,4 linear_large,128,2 linear_reg,8,1 \
-            linear_reg,32,1 linear_reg,64,1 linear_sub,8,8 linear_sub,16,8
+            linear_reg,32,1 linear_reg,64,1 linear_coopmat_int8,64,2 linear_coopmat_int8,64,4 linear_coopmat_int8,128,2 \
+            linear_coopmat_int8,128,4
     fi
-    throughput --series "gpu resident" --series "gpu matrix units" "${repeated[@]}" --json B-tiles.json || status=1
+    throughput --series "gpu resident" --series "gpu matrix units" --series "gpu int8 matrices" "${repeated[@]}" --json B-tiles.json ||
+        status=1
     repeated=()
-    repeat --tile linear_gemv,1,1 linear_gemv,1,2 linear_gemv,1,4
+    repeat --tile linear_gemv,1,2 linear_gemv,1,4 linear_gemv,1,8 linear_gemv,1,16
     if [ "$quick" -eq 1 ]; then repeat --shape 1,1024,1024; else repeat --shape 1,4096,4096 1,1024,4096; fi
     throughput --series "gpu resident" --series "gpu 4 bit" --series "gpu 2 bit" "${repeated[@]}" --json B-rows.json || status=1
     return "$status"
@@ -253,7 +255,7 @@ part_D() {
         fi
         limited "$dir/enfold" bench "$dir/encoder-$batch.enfold" --device gpu ${adapter[@]+"${adapter[@]}"} --runs "$runs" --steps || status=1
     done
-    throughput --series attention --series chain --series float --json D.json || status=1
+    throughput --series attention --series chain --series conv --series float --json D.json || status=1
     return "$status"
 }
 

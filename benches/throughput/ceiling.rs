@@ -8,7 +8,7 @@ use enfold::gpu::context::Context;
 use wgpu::{BufferUsages, ComputePass, ComputePassDescriptor};
 
 use crate::device::{
-    bind_group, buffer, calls, download, empty, encoder, pipeline, read, staging, timed, timed_commands, trusted_module,
+    bind_group, buffer, calls, download, empty, encoder, pipeline, read, staging, timed, trusted_module,
 };
 use crate::median;
 
@@ -27,7 +27,7 @@ const OPERATIONS: f64 = 8.0;
 pub(crate) struct Ceilings {
     /// Packed dot products on registers, in 10¹² operations a second.
     pub(crate) dot_tops: f64,
-    /// A copy from buffer to buffer, in 10⁹ bytes read and written a second.
+    /// A copy from buffer to buffer by a kernel, in 10⁹ bytes read and written a second.
     pub(crate) copy_gigabytes: f64,
     /// The size of the copied buffer in bytes.
     pub(crate) copy_bytes: u64,
@@ -52,15 +52,14 @@ impl Ceilings {
 /// Measures all ceilings; `when` is printed.
 pub(crate) fn measure(context: &Context, when: &str) -> Result<Ceilings> {
     let dot_tops = dots(context)?;
-    let (copy_gigabytes, copy_bytes) = copy(context)?;
-    let (read_gigabytes, read_bytes) = reading(context)?;
+    let ([copy_gigabytes, read_gigabytes], bytes) = memory(context)?;
     println!(
         "ceilings {when}: packed dot products {dot_tops:.4} TOPS; copying {} MiB {copy_gigabytes:.1} GB/s read and written; \
          reading {} MiB {read_gigabytes:.1} GB/s",
-        copy_bytes >> 20,
-        read_bytes >> 20
+        bytes >> 20,
+        bytes >> 20
     );
-    Ok(Ceilings { dot_tops, copy_gigabytes, copy_bytes, read_gigabytes, read_bytes })
+    Ok(Ceilings { dot_tops, copy_gigabytes, copy_bytes: bytes, read_gigabytes, read_bytes: bytes })
 }
 
 /// Returns the seconds of a call on a device that has been busy, from a function that makes so many calls.
@@ -123,26 +122,26 @@ fn expected(id: u32, iterations: u32) -> i32 {
     (0..16).fold(0, |sum: i32, at| sum.wrapping_add(after(seed.wrapping_add(at))))
 }
 
-fn copy(context: &Context) -> Result<(f64, u64)> {
-    let size = BUFFER_BYTES.min(context.device.limits().max_buffer_size) / 4 * 4;
-    let usage = BufferUsages::COPY_SRC | BufferUsages::COPY_DST;
-    let (from, to) = (empty(context, "from", size, usage), empty(context, "to", size, usage));
-    let mark = *b"the end of it...";
-    context.queue.write_buffer(&from, size - mark.len() as u64, &mark);
-    let run = |calls: usize| {
-        timed_commands(context, calls, |encoder| {
-            (0..calls).for_each(|_| encoder.copy_buffer_to_buffer(&from, 0, &to, 0, size));
+/// The seconds of one call of a kernel of `read.wgsl`, which has these buffers, and these groups.
+fn kernel_seconds(
+    context: &Context,
+    pipeline: &wgpu::ComputePipeline,
+    buffers: &[&wgpu::Buffer],
+    groups: u32,
+) -> Result<f64> {
+    let bound = bind_group(context, pipeline, buffers);
+    warm(|calls| {
+        timed(context, calls, |pass| {
+            pass.set_pipeline(pipeline);
+            pass.set_bind_group(0, &bound, &[]);
+            (0..calls).for_each(|_| pass.dispatch_workgroups(groups, 1, 1));
+            Ok(())
         })
-    };
-    let seconds = warm(run)?;
-    let staging = staging(context, mark.len() as u64);
-    let mut encoder = encoder(context);
-    encoder.copy_buffer_to_buffer(&to, size - staging.size(), &staging, 0, staging.size());
-    ensure!(read(context, encoder, &staging)? == mark, "the copy lacks the end of its source");
-    Ok((2e-9 * size as f64 / seconds, size))
+    })
 }
 
-fn reading(context: &Context) -> Result<(f64, u64)> {
+/// Measures copying and reading a buffer: gigabytes a second of each, and the buffer's size.
+fn memory(context: &Context) -> Result<([f64; 2], u64)> {
     // A thread reads four vectors of 16 bytes at a time.
     let groups: u32 = if context.is_software() { 64 } else { 2048 };
     let threads = groups * WORKGROUP_SIZE;
@@ -152,40 +151,37 @@ fn reading(context: &Context) -> Result<(f64, u64)> {
     let size = size / at_a_time * at_a_time;
     ensure!(size > 0, "this device's largest buffer has less than {at_a_time} bytes");
     let vectors = (size / 16) as u32;
-    // SAFETY: the loops end at the last vector, whose number is a multiple of what all threads read in an iteration, and there is a sum for
-    // each thread.
+    // SAFETY: the loops end at the last vector, whose number is a multiple of what all threads read in an iteration; there is a sum for each
+    // thread, and a copy of each vector.
     #[allow(unsafe_code)]
     let module = unsafe { trusted_module(context, wgpu::include_wgsl!("../read.wgsl")) };
-    let [fill, read] = ["fill_once", "read_once"].map(|entry| pipeline(context, &module, entry));
+    let [fill, read_once, copy] =
+        ["fill_once", "read_once", "copy_once"].map(|entry| pipeline(context, &module, entry));
     let params = buffer(context, bytemuck::cast_slice(&[vectors, threads]), BufferUsages::UNIFORM);
     let x = empty(context, "x", size, BufferUsages::STORAGE);
+    let y = empty(context, "y", size, BufferUsages::STORAGE | BufferUsages::COPY_SRC);
     let sums = empty(context, "sums", u64::from(threads) * 4, BufferUsages::STORAGE | BufferUsages::COPY_SRC);
-    let filling = bind_group(context, &fill, &[&params, &x]);
-    let reading = bind_group(context, &read, &[&params, &x, &sums]);
-    let record = |pass: &mut ComputePass<'_>, calls: usize| {
-        pass.set_pipeline(&read);
-        pass.set_bind_group(0, &reading, &[]);
-        (0..calls).for_each(|_| pass.dispatch_workgroups(groups, 1, 1));
-    };
-    let mut encoder = encoder(context);
+    let mut commands = encoder(context);
     {
-        let mut pass = encoder.begin_compute_pass(&ComputePassDescriptor::default());
-        pass.set_pipeline(&fill);
-        pass.set_bind_group(0, &filling, &[]);
-        pass.dispatch_workgroups(groups, 1, 1);
-        record(&mut pass, 1);
+        let mut pass = commands.begin_compute_pass(&ComputePassDescriptor::default());
+        for (pipeline, buffers) in [(&fill, &[&params, &x][..]), (&read_once, &[&params, &x, &sums])] {
+            pass.set_pipeline(pipeline);
+            pass.set_bind_group(0, &bind_group(context, pipeline, buffers), &[]);
+            pass.dispatch_workgroups(groups, 1, 1);
+        }
     }
-    let sums: Vec<u32> = bytemuck::pod_collect_to_vec(&download(context, encoder, &sums)?);
-    let got = sums.into_iter().fold(0, u32::wrapping_add);
+    let of_threads: Vec<u32> = bytemuck::pod_collect_to_vec(&download(context, commands, &sums)?);
+    let got = of_threads.into_iter().fold(0, u32::wrapping_add);
     // Word i is i times a number, so the sum of all words is n (n - 1) / 2 times that number.
     let words = size / 4;
     let expected = ((words * (words - 1) / 2) as u32).wrapping_mul(0x9E37_79B9);
     ensure!(got == expected, "the ceiling of reading: the sum is {got}, expected {expected}");
-    let seconds = warm(|calls| {
-        timed(context, calls, |pass| {
-            record(pass, calls);
-            Ok(())
-        })
-    })?;
-    Ok((1e-9 * size as f64 / seconds, size))
+    let reading = kernel_seconds(context, &read_once, &[&params, &x, &sums], groups)?;
+    let copying = kernel_seconds(context, &copy, &[&params, &x, &y], groups)?;
+    let end = staging(context, 4);
+    let mut commands = encoder(context);
+    commands.copy_buffer_to_buffer(&y, size - 4, &end, 0, 4);
+    let last = ((words - 1) as u32).wrapping_mul(0x9E37_79B9);
+    ensure!(read(context, commands, &end)? == last.to_le_bytes(), "the copy lacks the end of its source");
+    Ok(([2e-9 * size as f64 / copying, 1e-9 * size as f64 / reading], size))
 }

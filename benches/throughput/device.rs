@@ -149,28 +149,6 @@ pub(crate) fn timed(
     Ok(seconds / calls as f64)
 }
 
-/// Does the same as [`timed`] for commands outside a pass, between the end of an empty pass and the beginning of another.
-pub(crate) fn timed_commands(context: &Context, calls: usize, record: impl FnOnce(&mut CommandEncoder)) -> Result<f64> {
-    let mut encoder = encoder(context);
-    let seconds = match Clock::new(context) {
-        Some(clock) => {
-            let empty_pass = |begin, end, encoder: &mut CommandEncoder| {
-                let timestamp_writes = Some(clock.writes(begin, end));
-                drop(encoder.begin_compute_pass(&ComputePassDescriptor { label: None, timestamp_writes }));
-            };
-            empty_pass(None, Some(0), &mut encoder);
-            record(&mut encoder);
-            empty_pass(Some(1), None, &mut encoder);
-            clock.seconds(context, encoder)?
-        }
-        None => {
-            record(&mut encoder);
-            wall(context, encoder)?
-        }
-    };
-    Ok(seconds / calls as f64)
-}
-
 /// Chooses how many calls to record in one submission, so that the cost of submitting does not matter.
 pub(crate) fn calls(one: impl Fn() -> Result<f64>) -> Result<usize> {
     // The first call may compile the pipeline, so it is repeated, unless it took so long that compiling does not matter.

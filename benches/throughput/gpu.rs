@@ -14,7 +14,7 @@ use crate::device::{buffer, calls, empty, encoder, read, staging, timed};
 use crate::layer::Layer;
 use crate::{Prepared, Runner, Series, baseline, cooperative_matrix, dynamic, time};
 
-pub(crate) const SERIES: [&str; 10] = [
+pub(crate) const SERIES: [&str; 11] = [
     "gpu naive",
     "gpu f32",
     "gpu resident",
@@ -24,12 +24,13 @@ pub(crate) const SERIES: [&str; 10] = [
     "gpu 4 bit",
     "gpu 2 bit",
     "gpu matrix units",
+    "gpu int8 matrices",
     "gpu round trip",
 ];
 
 /// The series that use the engine's tile, or those of the command line.
-pub(crate) const OF_TILES: [&str; 6] =
-    ["gpu resident", "gpu checked", "gpu dynamic", "gpu 4 bit", "gpu 2 bit", "gpu round trip"];
+pub(crate) const OF_TILES: [&str; 7] =
+    ["gpu resident", "gpu checked", "gpu dynamic", "gpu 4 bit", "gpu 2 bit", "gpu int8 matrices", "gpu round trip"];
 
 /// Runs on hardware GPUs rotate through copies of the weights of at least so many bytes, so that weights come from memory, as in a
 /// network, and not from a cache.
@@ -42,7 +43,7 @@ pub(crate) type Tile = (LinearKernel, u32, u32);
 pub(crate) struct Gpu<'c> {
     pub(crate) context: &'c Context,
     /// A tile shape to use instead of the engine's choice.
-    tile: Option<Tile>,
+    pub(crate) tile: Option<Tile>,
     engine: OnceCell<Engine>,
     checked: OnceCell<Engine>,
 }
@@ -115,7 +116,9 @@ impl<'c> Gpu<'c> {
         if let Some(left_out) = LeftOut::too_long(self.context, series, operations) {
             return Ok(left_out.into());
         }
-        if let Some(left_out) = self.without_tile().filter(|_| OF_TILES.contains(&series)) {
+        // Its engine has a device of its own, which can have other tiles.
+        let uses_tile = OF_TILES.contains(&series) && series != "gpu int8 matrices";
+        if let Some(left_out) = self.without_tile().filter(|_| uses_tile) {
             return Ok(left_out.into());
         }
         match series {
@@ -128,6 +131,7 @@ impl<'c> Gpu<'c> {
             "gpu 4 bit" => self.resident(series, self.engine()?, &Layer::of_bits(shape, 4)?, 4),
             "gpu 2 bit" => self.resident(series, self.engine()?, &Layer::of_bits(shape, 2)?, 2),
             "gpu matrix units" => cooperative_matrix::prepare(self, layer),
+            "gpu int8 matrices" => cooperative_matrix::prepare_int8(self, layer),
             "gpu round trip" => self.round_trip(series, layer),
             other => bail!("no series {other}"),
         }
@@ -141,8 +145,7 @@ impl<'c> Gpu<'c> {
         let x = padded_input(layer)?;
         let run = self.runner(engine, &layer.program, &x, [rows, rows * n], n * k * bits / 8)?;
         let tile = engine.tile(rows, n);
-        let kernel =
-            format!("{} {} x {}, step {}", tile.kernel().name(), tile.rows(), tile.kernel().cols(), tile.k_step());
+        let kernel = format!("{} {} x {}, step {}", tile.kernel().name(), tile.rows(), tile.cols(), tile.k_step());
         let bytes = n * k * bits / 8 + rows * k + rows * n;
         Ok(Series { run, bytes, compared, kernel: Some(kernel) }.into())
     }

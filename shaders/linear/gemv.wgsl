@@ -1,13 +1,17 @@
-// int8 linear layer for few rows: 64 columns and ROWS rows a workgroup, one column a thread, so that each weight is read once.
+// int8 linear layer for few rows: 4 * QUADS columns and ROWS rows a workgroup, one column a thread, so that each weight is read once.
 // K_LANES threads share the features of a column and add their sums in workgroup memory; the order of integer sums does not matter.
+//
+// What limits this kernel on a GPU is how many bytes of weights are in flight, so a large GPU wants many workgroups of few columns.
 
 // 1, 2, 4 or 8.
 override ROWS: u32 = 1u;
 override K_LANES: u32 = 4u;
+// 16, 8 or 4: a block of weights is for 16 quads of columns.
+override QUADS: u32 = 16u;
 
 // One sum for each lane, column and row: four rows, and four more if there are eight.
-var<workgroup> sums_low: array<vec4<i32>, K_LANES * 64u>;
-var<workgroup> sums_high: array<vec4<i32>, select(1u, K_LANES * 64u, ROWS > 4u)>;
+var<workgroup> sums_low: array<vec4<i32>, K_LANES * QUADS * 4u>;
+var<workgroup> sums_high: array<vec4<i32>, select(1u, K_LANES * QUADS * 4u, ROWS > 4u)>;
 
 struct Sums {
     low: vec4<i32>,
@@ -56,7 +60,7 @@ fn store_quads(c0: vec4<i32>, c1: vec4<i32>, c2: vec4<i32>, c3: vec4<i32>, row: 
     }
 }
 
-@compute @workgroup_size(64, K_LANES)
+@compute @workgroup_size(QUADS * 4u, K_LANES)
 fn linear_gemv(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
@@ -67,7 +71,10 @@ fn linear_gemv(
         row_start(row), row_start(row + 1u), row_start(row + 2u), row_start(row + 3u),
         row_start(row + 4u), row_start(row + 5u), row_start(row + 6u), row_start(row + 7u)
     );
-    let w_start = group.x * params.k_vecs * 64u + local.x;
+    // In a block of weights, the first columns of its 16 quads come first.
+    let parts = 16u / QUADS;
+    let slot = local.x / QUADS * 16u + group.x % parts * QUADS + local.x % QUADS;
+    let w_start = group.x / parts * params.k_vecs * 64u + slot;
     let range = k_range(group);
     var sums: Sums;
     var k = range.x + local.y;
@@ -85,26 +92,26 @@ fn linear_gemv(
     for (; k < range.y; k += K_LANES) {
         sums = plus(sums, at, k, weight(w_start + k * 64u));
     }
-    sums_low[local.y * 64u + local.x] = sums.low;
+    sums_low[local.y * QUADS * 4u + local.x] = sums.low;
     if ROWS > 4u {
-        sums_high[local.y * 64u + local.x] = sums.high;
+        sums_high[local.y * QUADS * 4u + local.x] = sums.high;
     }
     workgroupBarrier();
-    // The slots of a quad are 16 apart.
-    if local.x >= 16u || local.y > 0u {
+    // The sums of a quad's columns are QUADS apart.
+    if local.x >= QUADS || local.y > 0u {
         return;
     }
-    let output = output_at(group.x * 16u + local.x);
+    let output = output_at(group.x * QUADS + local.x);
     var c0 = vec4<i32>();
     var c1 = vec4<i32>();
     var c2 = vec4<i32>();
     var c3 = vec4<i32>();
     for (var lane = 0u; lane < K_LANES; lane++) {
-        let slot = lane * 64u + local.x;
-        c0 += sums_low[slot];
-        c1 += sums_low[slot + 16u];
-        c2 += sums_low[slot + 32u];
-        c3 += sums_low[slot + 48u];
+        let at_lane = lane * QUADS * 4u + local.x;
+        c0 += sums_low[at_lane];
+        c1 += sums_low[at_lane + QUADS];
+        c2 += sums_low[at_lane + 2u * QUADS];
+        c3 += sums_low[at_lane + 3u * QUADS];
     }
     store_quads(c0, c1, c2, c3, row, output, ROWS);
     if ROWS > 4u {
@@ -113,11 +120,11 @@ fn linear_gemv(
         c2 = vec4<i32>();
         c3 = vec4<i32>();
         for (var lane = 0u; lane < K_LANES; lane++) {
-            let slot = lane * 64u + local.x;
-            c0 += sums_high[slot];
-            c1 += sums_high[slot + 16u];
-            c2 += sums_high[slot + 32u];
-            c3 += sums_high[slot + 48u];
+            let at_lane = lane * QUADS * 4u + local.x;
+            c0 += sums_high[at_lane];
+            c1 += sums_high[at_lane + QUADS];
+            c2 += sums_high[at_lane + 2u * QUADS];
+            c3 += sums_high[at_lane + 3u * QUADS];
         }
         store_quads(c0, c1, c2, c3, row + 4u, output, 4u);
     }

@@ -1,3 +1,2 @@
-// Comes first in a module that has `coopmat_16.wgsl` or `coopmat_8.wgsl`.
-enable f16;
+// Comes first in a module with cooperative matrices, behind `f16_enable.wgsl` if they have elements of 16 bits.
 enable wgpu_cooperative_matrix;

@@ -4,6 +4,8 @@
 pub(crate) mod error;
 pub(crate) mod pipeline;
 pub(crate) mod shader;
+#[cfg(feature = "coopmat-spirv")]
+pub(crate) mod spirv;
 pub(crate) mod transfer;
 mod unchecked;
 

@@ -29,14 +29,16 @@ fn shapes(config: &Config, m: u64) -> Vec<(TileShape, SplitK)> {
     let lanes = config.subgroup_lanes();
     let mut shapes = Vec::new();
     let few = [1, 2, 4, 8].into_iter().filter(|&rows| m <= 8 && u64::from(rows) < 2 * m);
-    shapes.extend(few.flat_map(|rows| [1, 2, 4].map(|lanes| (LinearKernel::Gemv, rows, lanes))));
+    shapes.extend(few.flat_map(|rows| [1, 2, 4, 8, 16].map(|lanes| (LinearKernel::Gemv, rows, lanes))));
     shapes.extend([16, 32, 64].into_iter().flat_map(|rows| [2, 4].map(|step| (LinearKernel::Workgroup, rows, step))));
     shapes.extend([8, 32, 64].map(|rows| (LinearKernel::Register, rows, 1)));
     shapes.extend(lanes.into_iter().flat_map(|lanes| [8, 16].map(|rows| (LinearKernel::Subgroup, rows, lanes))));
     if m > 32 {
         shapes.push((LinearKernel::Large, 128, 2));
-        if config.choice.coopmat.is_some() {
-            shapes.extend([(LinearKernel::Coopmat, 64, 2), (LinearKernel::Coopmat, 128, 2)]);
+        if let Some(coopmat) = config.choice.coopmat {
+            let kernel = coopmat.fragment.kernel();
+            let steps: &[u32] = if kernel == LinearKernel::CoopmatInt8 { &[2, 4] } else { &[2] };
+            shapes.extend(steps.iter().flat_map(|&step| [64, 128].map(|rows| (kernel, rows, step))));
         }
     }
     let tile = |(kernel, rows, step)| TileShape::new(kernel, rows, step, &config.limits).ok();

@@ -1,5 +1,6 @@
 //! The kernel for cooperative matrices: on an adapter that has them, and emulated on any other.
 
+use enfold::gpu::context::Context;
 use enfold::gpu::{Engine, Fragment, GpuError, LinearKernel, Model, Options, SplitK, TileShape};
 use enfold::interp::Interpreter;
 use enfold::lower::lower;
@@ -101,12 +102,27 @@ fn chunks_keep_to_the_parts_of_divided_layers() {
 #[test]
 fn cooperative_matrices_are_the_same() {
     let Some(context) = context("cooperative matrices") else { return };
-    let Some(fragment) = Fragment::of(&context.adapter) else {
-        report("cooperative matrices: this adapter has none");
-        return;
-    };
+    match Fragment::of(&context.adapter) {
+        Some(fragment) => are_the_same(context, fragment, Fragment::FEATURES, &[(LinearKernel::Coopmat, 64, 2)]),
+        None => report("cooperative matrices: this adapter has none"),
+    }
+}
+
+#[cfg(feature = "coopmat-spirv")]
+#[test]
+fn cooperative_matrices_of_int8_values_are_the_same() {
+    let Some(context) = context("cooperative matrices of int8 values") else { return };
+    let tiles = [(128, 4), (128, 2), (64, 4), (64, 2)].map(|(rows, k_step)| (LinearKernel::CoopmatInt8, rows, k_step));
+    match Fragment::int8_of(&context.adapter) {
+        Some(fragment) => are_the_same(context, fragment, Fragment::INT8_FEATURES, &tiles),
+        None => report("cooperative matrices of int8 values: this adapter has none"),
+    }
+}
+
+/// Compares layers on each tile, whole and with K divided, and weights of few bits.
+fn are_the_same(context: &Context, fragment: Fragment, features: wgpu::Features, tiles: &[(LinearKernel, u32, u32)]) {
     let descriptor = wgpu::DeviceDescriptor {
-        required_features: Fragment::FEATURES,
+        required_features: features,
         required_limits: context.adapter.limits(),
         // SAFETY: a test, whose shaders load and store fragments within their own workgroup arrays.
         experimental_features: {
@@ -118,24 +134,47 @@ fn cooperative_matrices_are_the_same() {
         ..wgpu::DeviceDescriptor::default()
     };
     let (device, queue) = block_on(context.adapter.request_device(&descriptor)).expect("a device");
-    let tile = TileShape::new(LinearKernel::Coopmat, 64, 2, &device.limits()).expect("fits");
-    let options = Options { tile: Some(tile), fragment: Some(fragment), ..Options::default() };
-    let engine = match block_on(Engine::new(&device, &queue, &options)) {
-        Ok(engine) => engine,
-        Err(error) => {
-            report(&format!("cooperative matrices: not exact on this adapter, and not used: {error}"));
-            return;
-        }
-    };
-    let mut compared = 0;
-    for (at, data) in [Data::Random, Data::Extremes, Data::Ties].into_iter().enumerate() {
-        for (m, n, k) in [(1, 1, 1), (65, 67, 130), (17, 64, 1100), (130, 130, 4096)] {
-            let case = Case::new(m, n, k, data, Ends::ALL[(at + m) % 3], (m + n) as u64);
-            let got = block_on(load(&engine, &case).run(&[case.input()])).unwrap_or_else(|e| panic!("{e}"));
-            let expected = Interpreter::new(&case.graph()).run(&[case.input()]).expect("interpreted");
-            assert_eq!(difference(&got[0], &expected[0]), None, "{}", case.name);
-            compared += 1;
+    let (mut compared, mut used) = (0, 0);
+    for &(kernel, rows, k_step) in tiles {
+        let Ok(tile) = TileShape::new(kernel, rows, k_step, &device.limits()) else { continue };
+        for split_k in [SplitK::Never, SplitK::Always] {
+            let options = Options { tile: Some(tile), fragment: Some(fragment), split_k, ..Options::default() };
+            let engine = match block_on(Engine::new(&device, &queue, &options)) {
+                Ok(engine) => engine,
+                Err(error) => {
+                    report(&format!("{}: not exact on this adapter, and not used: {error}", kernel.name()));
+                    continue;
+                }
+            };
+            used += 1;
+            for (at, data) in [Data::Random, Data::Extremes, Data::Ties].into_iter().enumerate() {
+                for (m, n, k) in [(1, 1, 1), (65, 67, 130), (17, 64, 1100), (130, 130, 4096), (257, 300, 48)] {
+                    let case = Case::new(m, n, k, data, Ends::ALL[(at + m) % 3], (m + n) as u64);
+                    let got = block_on(load(&engine, &case).run(&[case.input()])).unwrap_or_else(|e| panic!("{e}"));
+                    let expected = Interpreter::new(&case.graph()).run(&[case.input()]).expect("interpreted");
+                    assert_eq!(difference(&got[0], &expected[0]), None, "{tile:?}, {split_k:?}: {}", case.name);
+                    // One weight less by one: the comparison notices it.
+                    let mut other = case.clone();
+                    other.w[0] = if other.w[0] > -128 { other.w[0] - 1 } else { -127 };
+                    let other = Interpreter::new(&other.graph()).run(&[case.input()]).expect("interpreted");
+                    compared += 1;
+                    let differs = other[0] != expected[0];
+                    assert_eq!(difference(&got[0], &other[0]).is_some(), differs, "{}", case.name);
+                }
+            }
+            for most in [1, 7] {
+                let mut l = Layers::new(most as u64);
+                l.most = most;
+                let x = l.int8(&[1100]);
+                let y = l.linear_to_floats(x, 67, 1100);
+                let graph = l.finish(&[y]);
+                let batch = batch(&graph, 65, 1);
+                let model = block_on(engine.load(&lower(&graph).expect("lowered"))).expect("loaded");
+                let got = block_on(model.run(&batch)).expect("run");
+                assert_eq!(difference(&got[0], &expected(&graph, &batch)[0]), None, "{tile:?}, values to {most}");
+                compared += 1;
+            }
         }
     }
-    report(&format!("cooperative matrices: {compared} cases equal the interpreter"));
+    report(&format!("cooperative matrices of {fragment:?}: {used} engines, {compared} cases equal the interpreter"));
 }

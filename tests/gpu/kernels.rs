@@ -21,7 +21,7 @@ fn tiles(kernel: LinearKernel, limits: &wgpu::Limits, subgroup: u32) -> Vec<Tile
         LinearKernel::Large => (&[128], &[2]),
         LinearKernel::Register => (&[8, 16, 32, 64, 128], &[1]),
         LinearKernel::Subgroup => (&[8, 16], &[4, 8]),
-        LinearKernel::Gemv => (&[1, 2, 4, 8], &[1, 4]),
+        LinearKernel::Gemv => (&[1, 2, 4, 8], &[1, 4, 8, 16]),
         other => panic!("{other:?} is not tested"),
     };
     // Every subgroup has as many lanes as share their loads.

@@ -40,6 +40,7 @@ fn constants(shader: &Shader) -> Vec<back::PipelineConstants> {
         "PACKED_DOT" => 0.0,
         "THREADS_Y" | "K_STEP" | "K_LANES" => 2.0,
         "ROWS" => 8.0,
+        "QUADS" => 4.0,
         "LANES" => 4.0,
         "PATCH_ROWS" => 4.0,
         "THREADS" => 256.0,

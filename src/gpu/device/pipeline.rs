@@ -77,11 +77,41 @@ impl Pipelines {
             return Ok(pipeline.clone());
         }
         let layout = self.layout(device, &key.shader).await?;
-        let module = self.module(device, key).await?;
-        let pipeline =
-            scoped(device, key.shader.name, || make_pipeline(device, key, &layout, &module, self.cache.as_ref()))
-                .await?;
+        let pipeline = match key.shader.int8_k {
+            0 => {
+                let module = self.module(device, key).await?;
+                scoped(device, key.shader.name, || make_pipeline(device, key, &layout, &module, self.cache.as_ref()))
+                    .await?
+            }
+            _ => self.of_int8_matrices(device, key, &layout).await?,
+        };
         Ok(lock(&self.pipelines).entry(key.clone()).or_insert(pipeline).clone())
+    }
+
+    /// Makes a pipeline with cooperative matrices of int8 values, whose module no other pipeline can use.
+    #[cfg(feature = "coopmat-spirv")]
+    async fn of_int8_matrices(
+        &self,
+        device: &wgpu::Device,
+        key: &PipelineKey,
+        layout: &Layout,
+    ) -> Result<wgpu::ComputePipeline, GpuError> {
+        let module = scoped(device, key.shader.name, || super::spirv::module(device, key)).await??;
+        // Its constants are part of it.
+        let key = PipelineKey { overrides: Vec::new(), ..key.clone() };
+        scoped(device, key.shader.name, || make_pipeline(device, &key, layout, &module, self.cache.as_ref())).await
+    }
+
+    #[cfg(not(feature = "coopmat-spirv"))]
+    #[allow(clippy::unused_async)]
+    async fn of_int8_matrices(
+        &self,
+        _: &wgpu::Device,
+        key: &PipelineKey,
+        _: &Layout,
+    ) -> Result<wgpu::ComputePipeline, GpuError> {
+        let needed = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX | wgpu::Features::PASSTHROUGH_SHADERS;
+        Err(GpuError::Feature { what: key.entry, needed })
     }
 
     async fn module(&self, device: &wgpu::Device, key: &PipelineKey) -> Result<wgpu::ShaderModule, GpuError> {

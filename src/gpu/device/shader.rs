@@ -23,6 +23,8 @@ pub struct Shader {
     pub subgroups: bool,
     /// Whether it uses cooperative matrices.
     pub coopmat: bool,
+    /// The features along K of int8 factors, which replace the floats of its cooperative matrices in SPIR-V; 0 where they stay floats.
+    pub int8_k: u32,
 }
 
 impl Shader {
@@ -35,7 +37,18 @@ impl Shader {
         sources: &'static [&'static str],
     ) -> Self {
         let chosen = [Piece::NONE; 3];
-        Self { name, sources, chosen, params, structs, storage, overrides: &[], subgroups: false, coopmat: false }
+        Self {
+            name,
+            sources,
+            chosen,
+            params,
+            structs,
+            storage,
+            overrides: &[],
+            subgroups: false,
+            coopmat: false,
+            int8_k: 0,
+        }
     }
 
     /// Concatenates the pieces of its WGSL, and the number of rows, which every module has.

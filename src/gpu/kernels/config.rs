@@ -53,7 +53,9 @@ impl Config {
     pub(crate) fn allows(&self, tile: TileShape) -> bool {
         match tile.kernel() {
             LinearKernel::Subgroup => self.subgroup_lanes().is_some_and(|most| tile.k_step() <= most),
-            LinearKernel::Coopmat => self.choice.coopmat.is_some_and(|coopmat| coopmat.fits(tile, &self.limits)),
+            LinearKernel::Coopmat | LinearKernel::CoopmatInt8 => {
+                self.choice.coopmat.is_some_and(|coopmat| coopmat.fits(tile, &self.limits))
+            }
             _ => true,
         }
     }

@@ -148,8 +148,11 @@ impl Kernel for LinearPipeline {
                 let mut overrides = tile.overrides();
                 match coopmat {
                     Some(coopmat) => {
-                        let threads = coopmat.threads(tile.rows());
-                        overrides.extend([("THREADS", threads), ("CHUNK_VECS", coopmat.chunk_vecs)]);
+                        overrides.push(("THREADS", coopmat.threads(tile.rows())));
+                        overrides.push(match tile.kernel() {
+                            LinearKernel::CoopmatInt8 => ("FRAGMENT_VECS", coopmat.fragment.k() / 16),
+                            _ => ("CHUNK_VECS", coopmat.chunk_vecs),
+                        });
                     }
                     None => overrides.push(("PACKED_DOT", options.packed_dot.into())),
                 }
@@ -182,7 +185,9 @@ fn shaders_of(kernel: LinearKernel, fragment: Fragment) -> &'static [Shader; 3] 
         (LinearKernel::Gemv, _) => &GEMV,
         (LinearKernel::Coopmat, Fragment::Sixteen) => &COOPMAT_16,
         (LinearKernel::Coopmat, Fragment::Eight) => &COOPMAT_8,
-        (LinearKernel::Coopmat, Fragment::Emulated) => &COOPMAT_EMULATED,
+        (LinearKernel::Coopmat, _) => &COOPMAT_EMULATED,
+        (LinearKernel::CoopmatInt8, Fragment::Int8K16) => &COOPMAT_INT8_K16,
+        (LinearKernel::CoopmatInt8, _) => &COOPMAT_INT8_K32,
     }
 }
 
@@ -196,8 +201,11 @@ pub(crate) fn entries() -> Vec<(Shader, &'static str)> {
     let with = |shader: &Shader, epilogue| of(shader, epilogue, LinearRows::Matrix.piece());
     let mut entries = Vec::new();
     for kernel in LinearKernel::ALL {
-        let fragments = [Fragment::Sixteen, Fragment::Eight, Fragment::Emulated];
-        let fragments = if kernel == LinearKernel::Coopmat { &fragments[..] } else { &fragments[..1] };
+        let fragments: &[Fragment] = match kernel {
+            LinearKernel::Coopmat => &[Fragment::Sixteen, Fragment::Eight, Fragment::Emulated],
+            LinearKernel::CoopmatInt8 => &[Fragment::Int8K32, Fragment::Int8K16],
+            _ => &[Fragment::Emulated],
+        };
         for &fragment in fragments {
             let [eight, few @ ..] = shaders_of(kernel, fragment);
             entries.extend(LinearEpilogue::ALL.map(|epilogue| (with(eight, epilogue), kernel.name())));
@@ -250,18 +258,28 @@ static SUBGROUP: [Shader; 3] = shaders! {
 };
 static GEMV: [Shader; 3] = shaders! {
     "linear_gemv", [DOT], ["linear/gemv"],
-    overrides: &["F16", "PACKED_DOT", "ROWS", "K_LANES"]
+    overrides: &["F16", "PACKED_DOT", "ROWS", "K_LANES", "QUADS"]
 };
 
 const COOPMAT_OVERRIDES: &[&str] = &["F16", "PATCH_ROWS", "THREADS", "K_STEP", "CHUNK_VECS"];
 
 static COOPMAT_16: [Shader; 3] = shaders! {
-    "linear_coopmat_16", [COOPMAT_ENABLE], ["linear/coopmat", "linear/coopmat_16"],
+    "linear_coopmat_16", [F16_ENABLE, COOPMAT_ENABLE], ["linear/coopmat", "linear/coopmat_16"],
     overrides: COOPMAT_OVERRIDES, subgroups: true, coopmat: true
 };
 static COOPMAT_8: [Shader; 3] = shaders! {
-    "linear_coopmat_8", [COOPMAT_ENABLE], ["linear/coopmat", "linear/coopmat_8"],
+    "linear_coopmat_8", [F16_ENABLE, COOPMAT_ENABLE], ["linear/coopmat", "linear/coopmat_8"],
     overrides: COOPMAT_OVERRIDES, subgroups: true, coopmat: true
+};
+const COOPMAT_INT8_OVERRIDES: &[&str] = &["F16", "PATCH_ROWS", "THREADS", "K_STEP", "FRAGMENT_VECS"];
+
+static COOPMAT_INT8_K32: [Shader; 3] = shaders! {
+    "linear_coopmat_int8_k32", [COOPMAT_ENABLE], ["linear/coopmat_int8"],
+    overrides: COOPMAT_INT8_OVERRIDES, subgroups: true, coopmat: true, int8_k: 32
+};
+static COOPMAT_INT8_K16: [Shader; 3] = shaders! {
+    "linear_coopmat_int8_k16", [COOPMAT_ENABLE], ["linear/coopmat_int8"],
+    overrides: COOPMAT_INT8_OVERRIDES, subgroups: true, coopmat: true, int8_k: 16
 };
 static COOPMAT_EMULATED: [Shader; 3] = shaders! {
     "linear_coopmat_emulated", [], ["linear/coopmat", "linear/coopmat_emulated"],

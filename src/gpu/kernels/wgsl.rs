@@ -28,6 +28,7 @@ shared! {
     ADD = "add";
     BYTES = "bytes";
     COOPMAT_ENABLE = "coopmat_enable";
+    F16_ENABLE = "f16_enable";
     DOT = "dot";
     EIGHT_THREADS = "eight_threads";
     ELEMENTS = "elements";

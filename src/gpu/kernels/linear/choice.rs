@@ -63,7 +63,7 @@ impl Choice {
     /// One tile shape for any number of rows.
     pub(crate) fn only(tile: TileShape, packed_dot: bool, split_k: SplitK, coopmat: Option<Coopmat>) -> Self {
         let split_below = if split_k == SplitK::Always { u64::MAX } else { 0 };
-        let coopmat = coopmat.filter(|_| tile.kernel() == LinearKernel::Coopmat);
+        let coopmat = coopmat.filter(|_| tile.kernel().uses_coopmat());
         Self { candidates: vec![Candidate { split_below, ..Candidate::always(tile) }], packed_dot, coopmat }
     }
 }
@@ -88,7 +88,7 @@ impl fmt::Display for Choice {
                 (u64::MAX, workgroups) => write!(f, "from {workgroups} workgroups ")?,
                 (rows, _) => write!(f, "up to {rows} rows ")?,
             }
-            write!(f, "{} {} x {}, ", tile.kernel().name(), tile.rows(), tile.kernel().cols())?;
+            write!(f, "{} {} x {}, ", tile.kernel().name(), tile.rows(), tile.cols())?;
         }
         write!(f, "{} dot product", if self.packed_dot { "packed" } else { "emulated" })
     }
@@ -159,7 +159,9 @@ impl Abilities {
     fn coopmats(&self, tile: TileShape) -> impl Iterator<Item = Coopmat> {
         let fits = move |coopmat: &Coopmat| coopmat.fits(tile, &self.limits);
         let coopmat = self.coopmat.filter(|_| self.subgroup.is_some_and(|size| size >= 8)).filter(fits);
-        CHUNKS.into_iter().filter_map(move |chunk_vecs| Some(Coopmat { chunk_vecs, ..coopmat? }))
+        // Sums of integers need no chunks.
+        let lengths = if tile.kernel() == LinearKernel::CoopmatInt8 { &CHUNKS[..1] } else { &CHUNKS[..] };
+        lengths.iter().filter_map(move |&chunk_vecs| Some(Coopmat { chunk_vecs, ..coopmat? }))
     }
 
     fn shape(&self, kernel: LinearKernel, rows: u32, k_step: u32) -> Result<TileShape, GpuError> {
@@ -189,10 +191,11 @@ impl Abilities {
     /// The kernels for few rows.
     fn few(&self) -> Vec<Candidate> {
         // The most matrix rows, rows of a workgroup, and threads that share a column. On a GPU more threads hide the latency of
-        // memory, and up to 8 rows the weights' bytes decide; a CPU is limited by its arithmetic from 3 rows on.
+        // memory, the more so the larger it is, and up to 8 rows the weights' bytes decide; a CPU is limited by its arithmetic from 3 rows on.
         let few: &[(u64, u32, u32)] = match self.class {
             DeviceClass::Software => &[(1, 1, 1), (2, 2, 1)],
-            _ => &[(1, 1, 4), (2, 2, 4), (4, 4, 4), (8, 8, 4)],
+            DeviceClass::Discrete => &[(1, 1, 16), (2, 2, 16), (4, 4, 16), (8, 8, 16)],
+            DeviceClass::Integrated | DeviceClass::Mobile => &[(1, 1, 4), (2, 2, 4), (4, 4, 4), (8, 8, 4)],
         };
         let candidate = |&(most_rows, rows, k_step): &(u64, u32, u32)| {
             let tile = self.shape(LinearKernel::Gemv, rows, k_step).ok()?;
@@ -229,12 +232,13 @@ impl Abilities {
             return Err(GpuError::Tile { kernel: tile.kernel().name(), what, actual, rule, limit });
         }
         let dots = self.dots(wanted.packed_dot);
-        if tile.kernel() == LinearKernel::Coopmat {
+        if tile.kernel().uses_coopmat() {
             let choice = |coopmat| Choice::only(tile, dots[0], wanted.split_k, Some(coopmat));
             let choices: Vec<Choice> = self.coopmats(tile).map(choice).collect();
-            let needed = Fragment::FEATURES;
+            let int8 = tile.kernel() == LinearKernel::CoopmatInt8;
+            let needed = if int8 { Fragment::INT8_FEATURES } else { Fragment::FEATURES };
             return match choices.is_empty() {
-                true => Err(GpuError::Feature { what: "linear_coopmat", needed }),
+                true => Err(GpuError::Feature { what: tile.kernel().name(), needed }),
                 false => Ok(choices),
             };
         }
@@ -246,7 +250,10 @@ impl Abilities {
         if self.class == DeviceClass::Software {
             return Vec::new();
         }
-        let tiles = [128, 64].into_iter().filter_map(|rows| self.shape(LinearKernel::Coopmat, rows, 2).ok());
+        let Some(kernel) = self.coopmat.map(|coopmat| coopmat.fragment.kernel()) else { return Vec::new() };
+        let shapes: &[(u32, u32)] =
+            if kernel == LinearKernel::CoopmatInt8 { &[(128, 4), (128, 2), (64, 2)] } else { &[(128, 2), (64, 2)] };
+        let tiles = shapes.iter().filter_map(|&(rows, k_step)| self.shape(kernel, rows, k_step).ok());
         let mut tiles = tiles.map(|tile| (tile, self.coopmats(tile).collect::<Vec<_>>()));
         let Some((tile, coopmats)) = tiles.find(|(_, coopmats)| !coopmats.is_empty()) else { return Vec::new() };
         let large = Candidate { least_workgroups: self.class.full_grid() / 4, ..Candidate::always(tile) };

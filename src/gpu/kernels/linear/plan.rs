@@ -1,7 +1,6 @@
 //! Plans an int8 linear step: a dispatch for each part of its weight and of its rows.
 
 use super::choice::{Candidate, pick};
-use super::tile::LinearKernel;
 use super::tuning::LayerShape;
 use super::weights::{BLOCK_COLS, Channels, WeightPart, block_bytes};
 use super::work::{LinearTile, LinearWork};
@@ -191,7 +190,7 @@ fn tiles(
     let tile = |candidate: Candidate| {
         let key = |epilogue| {
             let part = (epilogue == LinearEpilogue::Partial).then_some(part_vecs);
-            let coopmat = config.choice.coopmat.filter(|_| candidate.tile.kernel() == LinearKernel::Coopmat);
+            let coopmat = config.choice.coopmat.filter(|_| candidate.tile.kernel().uses_coopmat());
             let coopmat = coopmat.map(|coopmat| coopmat.for_layer(weight.chunk_vecs, part));
             LinearPipeline::Layer { tile: candidate.tile, bits: weight.bits, epilogue, to_f16, coopmat, rows }
                 .pipeline(options)
@@ -309,14 +308,14 @@ pub(crate) fn pipeline_at(config: &Config, layer: LayerShape, m: u64, epilogue: 
     let LayerShape { n, bits, rows, .. } = layer;
     let candidates = config.candidates(layer);
     let tile = candidates[pick(candidates.iter(), m, n)].tile;
-    let coopmat = config.choice.coopmat.filter(|_| tile.kernel() == LinearKernel::Coopmat);
+    let coopmat = config.choice.coopmat.filter(|_| tile.kernel().uses_coopmat());
     LinearPipeline::Layer { tile, bits, epilogue, to_f16: false, coopmat, rows }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gpu::kernels::linear::tile::TileShape;
+    use crate::gpu::kernels::linear::tile::{LinearKernel, TileShape};
 
     /// Whatever the rows, the kept candidates pick what all would.
     #[test]

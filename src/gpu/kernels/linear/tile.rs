@@ -17,17 +17,19 @@ pub enum LinearKernel {
     Register,
     /// Subgroup operations, 16 × 4 outputs a thread: for software adapters. Needs `Features::SUBGROUP`.
     Subgroup,
-    /// One column a thread, for up to 8 rows.
+    /// One column a thread and up to 64 columns a workgroup, for up to 8 rows.
     Gemv,
     /// Cooperative matrices of floats, exactly. Needs the crate's feature `coopmat` and `Options::fragment`.
     #[serde(alias = "coop")]
     Coopmat,
+    /// Cooperative matrices of int8 values, 128 columns a workgroup. Needs the crate's feature `coopmat-spirv` and `Options::fragment`.
+    CoopmatInt8,
 }
 
 impl LinearKernel {
     /// Every kernel.
-    pub const ALL: [Self; 6] =
-        [Self::Workgroup, Self::Large, Self::Register, Self::Subgroup, Self::Gemv, Self::Coopmat];
+    pub const ALL: [Self; 7] =
+        [Self::Workgroup, Self::Large, Self::Register, Self::Subgroup, Self::Gemv, Self::Coopmat, Self::CoopmatInt8];
 
     /// Returns the name of the entry point.
     #[must_use]
@@ -39,13 +41,8 @@ impl LinearKernel {
             Self::Subgroup => "linear_sub",
             Self::Gemv => "linear_gemv",
             Self::Coopmat => "linear_coopmat",
+            Self::CoopmatInt8 => "linear_coopmat_int8",
         }
-    }
-
-    /// Returns the number of output columns of a workgroup.
-    #[must_use]
-    pub fn cols(self) -> usize {
-        if self == Self::Large { 2 * BLOCK_COLS } else { BLOCK_COLS }
     }
 }
 
@@ -67,8 +64,8 @@ impl TileShape {
     /// | [`LinearKernel::Large`] | 128 | 2 |
     /// | [`LinearKernel::Register`] | a multiple of 8 | 1, because nothing is staged |
     /// | [`LinearKernel::Subgroup`] | 8 or 16 | lanes that share what they load: 8, or 4 where subgroups may be smaller |
-    /// | [`LinearKernel::Gemv`] | 1, 2, 4 or 8 | threads that share a column |
-    /// | [`LinearKernel::Coopmat`] | 64 or 128 | vectors of 16 int8 values that are staged at a time, 2 or 4 |
+    /// | [`LinearKernel::Gemv`] | 1, 2, 4 or 8 | threads that share a column; with 8 a workgroup has 32 columns, with 16 it has 16 |
+    /// | [`LinearKernel::Coopmat`], [`LinearKernel::CoopmatInt8`] | 64 or 128 | vectors of 16 int8 values that are staged at a time, 2 or 4 |
     ///
     /// # Errors
     /// [`GpuError::Tile`] names the property, its value and the limit.
@@ -90,14 +87,21 @@ impl TileShape {
             LinearKernel::Large => check("rows", rows.into(), rows == 128, "exactly", 128)?,
             LinearKernel::Subgroup => check("rows", rows.into(), matches!(rows, 8 | 16), "8 or", 16)?,
             LinearKernel::Gemv => check("rows", rows.into(), matches!(rows, 1 | 2 | 4 | 8), "1, 2, 4 or", 8)?,
-            LinearKernel::Coopmat => check("rows", rows.into(), matches!(rows, 64 | 128), "64 or", 128)?,
+            LinearKernel::Coopmat | LinearKernel::CoopmatInt8 => {
+                check("rows", rows.into(), matches!(rows, 64 | 128), "64 or", 128)?
+            }
         }
         match kernel {
-            LinearKernel::Workgroup | LinearKernel::Gemv => {}
+            LinearKernel::Workgroup => {}
+            LinearKernel::Gemv => {
+                check("k_step", k_step.into(), k_step <= 4 || matches!(k_step, 8 | 16), "up to 4, 8 or", 16)?
+            }
             LinearKernel::Large => check("k_step", k_step.into(), k_step == 2, "exactly", 2)?,
             LinearKernel::Register => check("k_step", k_step.into(), k_step == 1, "exactly", 1)?,
             LinearKernel::Subgroup => check("k_step", k_step.into(), matches!(k_step, 4 | 8), "4 or", 8)?,
-            LinearKernel::Coopmat => check("k_step", k_step.into(), matches!(k_step, 2 | 4), "2 or", 4)?,
+            LinearKernel::Coopmat | LinearKernel::CoopmatInt8 => {
+                check("k_step", k_step.into(), matches!(k_step, 2 | 4), "2 or", 4)?
+            }
         }
         let [x, y] = tile.threads();
         most("threads along the columns", x.into(), limits.max_compute_workgroup_size_x)?;
@@ -125,12 +129,23 @@ impl TileShape {
         self.k_step
     }
 
+    /// Returns the number of output columns of a workgroup.
+    #[must_use]
+    pub fn cols(&self) -> usize {
+        match self.kernel {
+            LinearKernel::Large | LinearKernel::CoopmatInt8 => 2 * BLOCK_COLS,
+            // 256 threads.
+            LinearKernel::Gemv if self.k_step > 4 => 256 / self.k_step as usize,
+            _ => BLOCK_COLS,
+        }
+    }
+
     /// The threads of a workgroup, along columns and rows.
     fn threads(&self) -> [u32; 2] {
         match self.kernel {
-            LinearKernel::Gemv => [BLOCK_COLS as u32, self.k_step],
+            LinearKernel::Gemv => [self.cols() as u32, self.k_step],
             // The number depends on the device's subgroups; the engine checks it.
-            LinearKernel::Coopmat => [1, 1],
+            LinearKernel::Coopmat | LinearKernel::CoopmatInt8 => [1, 1],
             kernel => [BLOCK_COLS as u32 / 4, (self.rows / kernel.rows_of_thread()).max(1)],
         }
     }
@@ -142,9 +157,12 @@ impl TileShape {
             // Two stages of x and w.
             LinearKernel::Large => 2 * k_step * (rows + 128) * word,
             // The engine checks those of cooperative matrices.
-            LinearKernel::Register | LinearKernel::Subgroup | LinearKernel::Coopmat => 0,
+            LinearKernel::Register | LinearKernel::Subgroup | LinearKernel::Coopmat | LinearKernel::CoopmatInt8 => 0,
             // The sums of four rows each.
-            LinearKernel::Gemv => k_step * BLOCK_COLS as u64 * word + if rows > 4 { k_step * 64 } else { 1 } * word,
+            LinearKernel::Gemv => {
+                let sums = k_step * self.cols() as u64;
+                (sums + if rows > 4 { sums } else { 1 }) * word
+            }
         }
     }
 
@@ -156,8 +174,12 @@ impl TileShape {
             LinearKernel::Large => Vec::new(),
             LinearKernel::Register => vec![("THREADS_Y", threads_y)],
             LinearKernel::Subgroup => vec![("LANES", self.k_step), ("ROWS", self.rows)],
-            LinearKernel::Gemv => vec![("ROWS", self.rows), ("K_LANES", self.k_step)],
-            LinearKernel::Coopmat => vec![("PATCH_ROWS", self.rows / 32), ("K_STEP", self.k_step)],
+            LinearKernel::Gemv => {
+                vec![("ROWS", self.rows), ("K_LANES", self.k_step), ("QUADS", self.cols() as u32 / 4)]
+            }
+            LinearKernel::Coopmat | LinearKernel::CoopmatInt8 => {
+                vec![("PATCH_ROWS", self.rows / 32), ("K_STEP", self.k_step)]
+            }
         }
     }
 
@@ -165,17 +187,22 @@ impl TileShape {
     pub(crate) fn grid(&self, m: u64, n: usize, limit: u32) -> Grid {
         let row_tiles = m.div_ceil(self.rows.into());
         let y = row_tiles.min(limit.into()).max(1);
-        Grid([(n as u64).div_ceil(self.kernel.cols() as u64), y, row_tiles.div_ceil(y)])
+        Grid([(n as u64).div_ceil(self.cols() as u64), y, row_tiles.div_ceil(y)])
     }
 }
 
 impl LinearKernel {
+    /// Whether it computes on cooperative matrices.
+    pub(crate) fn uses_coopmat(self) -> bool {
+        matches!(self, Self::Coopmat | Self::CoopmatInt8)
+    }
+
     fn rows_of_thread(self) -> u32 {
         match self {
             Self::Workgroup => 4,
             Self::Large | Self::Register => 8,
             Self::Subgroup => 16,
-            Self::Gemv | Self::Coopmat => 1,
+            Self::Gemv | Self::Coopmat | Self::CoopmatInt8 => 1,
         }
     }
 }
@@ -213,7 +240,8 @@ mod tests {
             (LinearKernel::Subgroup, 4, 8, &limits, "rows"),
             (LinearKernel::Subgroup, 8, 2, &limits, "k_step"),
             (LinearKernel::Gemv, 3, 4, &limits, "rows"),
-            (LinearKernel::Gemv, 1, 8, &limits, "threads"),
+            (LinearKernel::Gemv, 1, 6, &limits, "k_step"),
+            (LinearKernel::Gemv, 1, 32, &limits, "k_step"),
         ] {
             let error = TileShape::new(kernel, rows, k_step, limits).expect_err("too large");
             assert!(matches!(error, GpuError::Tile { what: w, .. } if w == what), "{error}");

@@ -1,0 +1,2 @@
+// Comes first in a module that computes in f16.
+enable f16;
