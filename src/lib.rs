@@ -87,6 +87,8 @@
 //! - `webgpu`: `gpu` with the browser's backend, for `wasm32-unknown-unknown`.
 //! - `coopmat`: `gpu` with int8 products on the cooperative matrices of adapters that have them. Experimental, as that feature of
 //!   wgpu is.
+//! - `coopmat-spirv`: `coopmat` with matrices of int8 values, which wgpu and naga do not know: the engine translates one kernel to SPIR-V
+//!   itself, and wgpu passes it on to Vulkan unread. Experimental; it enables wgpu's Vulkan backend.
 //! - `onnx`: networks from ONNX files and to ONNX files, float and quantized.
 //! - `cli`: the command line, `enfold`, with the backends of wgpu that it needs. Libraries have no use for it.
 //!

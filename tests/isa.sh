@@ -41,4 +41,4 @@ if [ ! -e "$radv/icd.json" ]; then
 fi
 libraries=$(dirname "$(find "$radv/root" -name libvulkan_radeon.so)")
 LD_LIBRARY_PATH="$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" VK_DRIVER_FILES="$radv/icd.json" VK_ICD_FILENAMES="$radv/icd.json" \
-    RADV_FORCE_FAMILY="$family" ENFOLD_ISA=1 cargo test --features coopmat,cli --test host isa:: -- --nocapture
+    RADV_FORCE_FAMILY="$family" ENFOLD_ISA=1 cargo test --features coopmat-spirv,cli --test host isa:: -- --nocapture

@@ -44,7 +44,7 @@ say "formatting"
 cargo fmt --check
 
 say "lints"
-cargo clippy --quiet --all-targets --features coopmat,cli -- -D warnings
+cargo clippy --quiet --all-targets --features coopmat-spirv,cli -- -D warnings
 cargo clippy --quiet --no-default-features --lib -- -D warnings
 if [ "${ENFOLD_LONG:-}" = 1 ]; then
     cargo clippy --quiet --lib -- -D warnings
@@ -52,7 +52,7 @@ if [ "${ENFOLD_LONG:-}" = 1 ]; then
 fi
 
 say "documentation"
-RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps --features coopmat,cli
+RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps --features coopmat-spirv,cli
 
 say "the browser's target"
 # The check needs Rust's library for this target.
@@ -63,9 +63,9 @@ else
 fi
 
 say "building the tests"
-cargo test --quiet --no-run --features coopmat,cli
+cargo test --quiet --no-run --features coopmat-spirv,cli
 
-if [ "${ENFOLD_ALLOW_NO_GPU:-}" != 1 ] && ! cargo test --quiet --features coopmat,cli --test gpu an_adapter_answers >/dev/null 2>&1; then
+if [ "${ENFOLD_ALLOW_NO_GPU:-}" != 1 ] && ! cargo test --quiet --features coopmat-spirv,cli --test gpu an_adapter_answers >/dev/null 2>&1; then
     install mesa-vulkan-drivers libvulkan1
 fi
 
@@ -79,7 +79,7 @@ tests() {
     "$@" 2>&1 | tee -a "$log"
 }
 
-tests "with the GPU engine" cargo test --features coopmat,cli
+tests "with the GPU engine" cargo test --features coopmat-spirv,cli
 if [ "${ENFOLD_LONG:-}" = 1 ]; then
     # These are the same tests without those of the features. The lints have compiled them.
     tests "without a GPU engine" cargo test --no-default-features --lib
@@ -93,7 +93,7 @@ python3 tests/onnx/check_files_of_onnxruntime.py 2>&1 | tee -a "$log"
 python3 tests/onnx/conformance.py 2>&1 | tee -a "$log"
 
 if [ "${CI:-}" = true ]; then
-    gpu_tests=$(cargo test --quiet --features coopmat,cli --test gpu -- --list)
+    gpu_tests=$(cargo test --quiet --features coopmat-spirv,cli --test gpu -- --list)
     # The skipped tests do not depend on the driver, or test combinations of kernels that the other tests cover one by one. The first
     # driver has run them all.
     skipped_tests=(--skip allocations:: --skip buffer_ranges:: --skip fused:: --skip loss:: --skip memory:: --skip tools::
@@ -108,8 +108,8 @@ if [ "${CI:-}" = true ]; then
     [ -e "$icd" ] || install chromium
     [ -e "$icd" ] || missing "$icd, which Debian's chromium carries"
     on_swiftshader=(env VK_DRIVER_FILES="$icd" VK_ICD_FILENAMES="$icd" ENFOLD_ADAPTER=SwiftShader)
-    tests "GPU tests on SwiftShader" "${on_swiftshader[@]}" cargo test --features coopmat,cli --test gpu -- "${skipped_tests[@]}"
-    tests "cases on SwiftShader" "${on_swiftshader[@]}" cargo test --features coopmat,cli --test cli cases_hold_on_the_gpu
+    tests "GPU tests on SwiftShader" "${on_swiftshader[@]}" cargo test --features coopmat-spirv,cli --test gpu -- "${skipped_tests[@]}"
+    tests "cases on SwiftShader" "${on_swiftshader[@]}" cargo test --features coopmat-spirv,cli --test cli cases_hold_on_the_gpu
     tests "machine code for an AMD GPU" bash tests/isa.sh
 fi
 

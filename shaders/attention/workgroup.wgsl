@@ -5,10 +5,10 @@ const ROWS: u32 = 16u;
 const OWN_ROWS: u32 = 4u;
 const COLUMNS: u32 = 64u;
 
-// The factors of 16 rows: feature i of row r is entry 16 i + r. Factors of 64 columns: feature i of column c is entry 65 i + c, so that
-// threads that write features of one column use different banks.
-var<workgroup> left: array<f32, 256>;
-var<workgroup> right: array<f32, 1040>;
+// Sixteen features of 16 rows: rows 4 g to 4 g + 3 of feature i are entry 4 i + g. Sixteen features, or keys, of 64 columns: columns 4 c to
+// 4 c + 3 of feature i are entry 17 i + c, so that threads that write features of the same columns use different banks.
+var<workgroup> left: array<vec4<f32>, 64>;
+var<workgroup> right: array<vec4<f32>, 272>;
 
 struct Sums {
     r0: vec4<f32>,
@@ -17,13 +17,21 @@ struct Sums {
     r3: vec4<f32>,
 }
 
+// What a thread loads of sixteen features or keys: its loads are on their way together.
+struct Loaded {
+    left: vec4<f32>,
+    right0: vec4<f32>,
+    right1: vec4<f32>,
+    right2: vec4<f32>,
+    right3: vec4<f32>,
+}
+
 fn row_of(local: u32, i: u32) -> u32 {
     return local / 16u * 4u + i;
 }
 
-// Threads have columns next to each other, unless a thread has those of a word.
 fn column_of(local: u32, i: u32) -> u32 {
-    return select(local % 16u + i * 16u, local % 16u * 4u + i, QUANTIZE);
+    return local % 16u * 4u + i;
 }
 
 fn first_row(sums: Sums) -> vec4<f32> {
@@ -37,44 +45,86 @@ fn next_rows(sums: Sums) -> Sums {
 
 // Adds the products of four rows with four columns, for one feature.
 fn plus_four(sums: Sums, rows: vec4<f32>, feature: u32, local: u32) -> Sums {
-    let at = feature * 65u;
-    let columns = vec4<f32>(
-        right[at + column_of(local, 0u)], right[at + column_of(local, 1u)],
-        right[at + column_of(local, 2u)], right[at + column_of(local, 3u)]
-    );
+    let columns = right[feature * 17u + local % 16u];
     return Sums(
         plus_products(sums.r0, rows.x, columns), plus_products(sums.r1, rows.y, columns),
         plus_products(sums.r2, rows.z, columns), plus_products(sums.r3, rows.w, columns)
     );
 }
 
+fn key_factors(block: Block, feature: u32, key: u32) -> vec4<f32> {
+    return vec4<f32>(
+        k_at(block, feature, key), k_at(block, feature, key + 1u), k_at(block, feature, key + 2u), k_at(block, feature, key + 3u)
+    );
+}
+
+fn value_factors(block: Block, key: u32, column: u32) -> vec4<f32> {
+    return vec4<f32>(
+        v_at(block, key, column), v_at(block, key, column + 1u), v_at(block, key, column + 2u), v_at(block, key, column + 3u)
+    );
+}
+
+// Neighbouring threads load neighbouring features of the same rows and keys.
+fn load_features(block: Block, first: u32, feature: u32, local: u32) -> Loaded {
+    let own = feature + local % 16u;
+    let group = local / 16u * 4u;
+    let rows = vec4<f32>(
+        q_at(block, group, own), q_at(block, group + 1u, own), q_at(block, group + 2u, own), q_at(block, group + 3u, own)
+    );
+    let key = first + group;
+    return Loaded(
+        rows, key_factors(block, own, key), key_factors(block, own, key + 16u), key_factors(block, own, key + 32u),
+        key_factors(block, own, key + 48u)
+    );
+}
+
+fn store_features(loaded: Loaded, local: u32) {
+    left[local % 16u * 4u + local / 16u] = loaded.left;
+    let at = local % 16u * 17u + local / 16u;
+    right[at] = loaded.right0;
+    right[at + 4u] = loaded.right1;
+    right[at + 8u] = loaded.right2;
+    right[at + 12u] = loaded.right3;
+}
+
 fn score_sums(block: Block, first: u32, local: u32, lane: u32) -> Sums {
     var sums = Sums();
     for (var feature = 0u; feature < params.depth; feature += 16u) {
+        let loaded = load_features(block, first, feature, local);
         workgroupBarrier();
-        let own = local % 16u;
-        for (var i = local / 16u; i < 16u; i += 4u) {
-            left[own * 16u + i] = q_at(block, i, feature + own);
-        }
-        for (var i = local / 16u; i < 64u; i += 4u) {
-            right[own * 65u + i] = k_at(block, feature + own, first + i);
-        }
+        store_features(loaded, local);
         workgroupBarrier();
         for (var i = 0u; i < 16u; i++) {
-            let at = i * 16u + local / 16u * 4u;
-            sums = plus_four(sums, vec4<f32>(left[at], left[at + 1u], left[at + 2u], left[at + 3u]), i, local);
+            sums = plus_four(sums, left[i * 4u + local / 16u], i, local);
         }
     }
     return sums;
 }
 
+// Neighbouring threads load neighbouring columns of the same keys.
+fn load_values(block: Block, first: u32, key: u32, local: u32) -> Loaded {
+    let own = key + local / 16u;
+    let column = first + column_of(local, 0u);
+    return Loaded(
+        vec4<f32>(), value_factors(block, own, column), value_factors(block, own + 4u, column), value_factors(block, own + 8u, column),
+        value_factors(block, own + 12u, column)
+    );
+}
+
+fn store_values(loaded: Loaded, local: u32) {
+    let at = local / 16u * 17u + local % 16u;
+    right[at] = loaded.right0;
+    right[at + 4u * 17u] = loaded.right1;
+    right[at + 8u * 17u] = loaded.right2;
+    right[at + 12u * 17u] = loaded.right3;
+}
+
 fn result_sums(block: Block, first: u32, local: u32, lane: u32) -> Sums {
     var sums = Sums();
     for (var key = 0u; key < params.keys; key += 16u) {
+        let loaded = load_values(block, first, key, local);
         workgroupBarrier();
-        for (var i = 0u; i < 16u; i++) {
-            right[i * 65u + local] = v_at(block, key + i, first + local);
-        }
+        store_values(loaded, local);
         workgroupBarrier();
         for (var i = 0u; i < 16u; i++) {
             let at = (key + i) * ROWS + local / 16u * 4u;

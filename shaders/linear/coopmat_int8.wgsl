@@ -1,5 +1,5 @@
 // int8 linear layer on cooperative matrices of int8 values, whose sums are i32: 128 columns and 32 * PATCH_ROWS rows a workgroup. naga knows
-// matrices of floats only. So this file writes f32 where a matrix has other elements, and `device/int8_matrices.rs` replaces the types in
+// matrices of floats only. So this file writes f32 where a matrix has other elements, and `device/spirv.rs` replaces the types in
 // the SPIR-V: factors of 16 x (16 * FRAGMENT_VECS) and (16 * FRAGMENT_VECS) x 16 int8 values, and sums of 16 x 16 i32, whose bits pass
 // through arrays of f32.
 //

@@ -276,6 +276,7 @@ impl Engine {
             unfused: options.unfused,
             debug_groups: options.debug_groups,
             macs_per_dispatch,
+            max_partial_sums: abilities.class.max_partial_sums(),
         };
         let configs = choices(&abilities, &options.wanted())?.into_iter().map(|choice| Arc::new(config(choice)));
         Ok(Self { device, choices: Arc::new(Choices { configs: configs.collect(), tested: Mutex::default() }) })

@@ -24,8 +24,9 @@ pub struct Options {
     pub without_subgroups: bool,
     /// Whether a debug group with the node's name is recorded around each step, for tools that capture frames.
     pub debug_groups: bool,
-    /// The size of the adapter's cooperative matrices, from [`Fragment::of`], for int8 products. The engine uses them if the device
-    /// was made with [`Fragment::FEATURES`] and they pass their known-answer test; otherwise it silently does not.
+    /// The size of the adapter's cooperative matrices, from [`Fragment::of`], for int8 products, or with the feature `coopmat-spirv` from
+    /// `Fragment::int8_of`. The engine uses them if the device was made with [`Fragment::FEATURES`], or [`Fragment::INT8_FEATURES`], and
+    /// they pass their known-answer test; otherwise it silently does not.
     #[cfg(feature = "coopmat")]
     pub fragment: Option<Fragment>,
     /// The most multiplications and additions in one dispatch, instead of the engine's choice for the device. Larger steps are divided

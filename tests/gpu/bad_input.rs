@@ -242,7 +242,11 @@ fn tiles_devices_and_adapters() {
     let table = vec![
         row("workgroup memory", engine(tile(LinearKernel::Workgroup, 64, 32)), &["linear", "66560", "16384"]),
         row("threads", engine(tile(LinearKernel::Register, 1024, 1)), &["linear_reg", "2048", "256"]),
-        row("threads that share a column", engine(tile(LinearKernel::Gemv, 1, 32)), &["linear_gemv", "32", "16"]),
+        row(
+            "threads that share a column",
+            TileShape::new(LinearKernel::Gemv, 1, 32, &generous),
+            &["linear_gemv", "32", "16"],
+        ),
         row("lanes without subgroups", engine(tile(LinearKernel::Subgroup, 16, 8)), &["linear_sub", "lanes", "0", "8"]),
         row("timing without timestamps", block_on(bound.timings(1)), &["timing", "TIMESTAMP_QUERY"]),
         row("text that is no tuning table", TuningTable::from_json("{\"adapter\": 3}"), &["tuning table", "line 1"]),

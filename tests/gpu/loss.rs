@@ -152,7 +152,7 @@ fn memory_that_the_device_lacks_is_an_error() {
     let (device, queue) = if starved {
         device_with(context, context.device.limits())
     } else {
-        device_of_another_instance(context, Some(1))
+        device_of_another_instance(context, Some(5))
     };
     let errors = watch(&device);
     let (runs, error) = fill(&device, &queue, 1000).expect_err("memory without end");

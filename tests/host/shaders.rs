@@ -44,6 +44,7 @@ fn constants(shader: &Shader) -> Vec<back::PipelineConstants> {
         "LANES" => 4.0,
         "PATCH_ROWS" => 4.0,
         "THREADS" => 256.0,
+        "FRAGMENT_VECS" => 1.0,
         "HELD" => 64.0,
         "CHUNK_VECS" => 128.0,
         "F16" | "GAPS" | "CENTER" | "ADD" | "KEEP_SUM" | "KEEP" | "QUANTIZE" | "PRODUCT" | "SQUARE" | "BIAS"
@@ -213,7 +214,7 @@ fn the_barrier_is_an_operation_on_bits() {
 /// Whether the lint can show that results of an entry point are the same everywhere. Cooperative matrices add integers that floats hold
 /// exactly, which it cannot see; tests on devices compare their bits.
 pub(crate) fn promises_bits(entry: &str) -> bool {
-    entry != "linear_coopmat"
+    !entry.starts_with("linear_coopmat")
 }
 
 /// Values of the override constants that choose float arithmetic, for each way through the entry points of a shader.

@@ -53,12 +53,15 @@ pub(crate) fn module(device: &wgpu::Device, key: &PipelineKey) -> Result<wgpu::S
     Ok(unsafe { device.create_shader_module_passthrough(descriptor) })
 }
 
-/// The SPIR-V of one entry point with these constants, and the size of its workgroups.
+/// The words of a module, and the size of its workgroups.
+type Translated = (Vec<u32>, (u32, u32, u32));
+
+/// The SPIR-V of one entry point with these constants.
 pub(crate) fn translate(
     shader: &Shader,
     entry: &str,
     overrides: &[(&str, u32)],
-) -> Result<(Vec<u32>, (u32, u32, u32)), String> {
+) -> Result<Translated, String> {
     let module = naga::front::wgsl::Frontend::new_with_options(naga::front::wgsl::Options {
         parse_doc_comments: false,
         capabilities: naga::valid::Capabilities::all(),

@@ -30,6 +30,7 @@ pub(crate) struct Config {
     pub(crate) unfused: bool,
     pub(crate) debug_groups: bool,
     pub(crate) macs_per_dispatch: u64,
+    pub(crate) max_partial_sums: u64,
 }
 
 impl Config {
@@ -64,6 +65,11 @@ impl Config {
     pub(crate) fn candidates(&self, layer: LayerShape) -> Vec<Candidate> {
         let mut candidates = self.tuning.candidates(layer, &self.limits, |tile| self.allows(tile));
         candidates.extend(&self.choice.candidates);
+        // Narrow tiles take more workgroups than a dimension of the grid may have for very many columns. The last one is the widest.
+        let limit = self.limits.max_compute_workgroups_per_dimension as usize;
+        let last = candidates.len().saturating_sub(1);
+        let mut at = 0..;
+        candidates.retain(|c| at.next() == Some(last) || layer.n.div_ceil(c.tile.cols()) <= limit);
         candidates
     }
 
@@ -84,6 +90,7 @@ impl Config {
             unfused: false,
             debug_groups: false,
             macs_per_dispatch: u64::MAX,
+            max_partial_sums: 192 * 1024,
         }
     }
 

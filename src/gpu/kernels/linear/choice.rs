@@ -40,11 +40,26 @@ pub(crate) struct Candidate {
     pub(crate) most_rows: u64,
     /// The fewest workgroups of the grid.
     pub(crate) least_workgroups: u64,
-    /// K is divided if the grid would have fewer workgroups than this; never if it is 0.
+    /// K is divided if the grid would have fewer workgroups than this and K is long; never if it is 0, and wherever it can be if it is
+    /// [`Candidate::ALWAYS_SPLIT`].
     pub(crate) split_below: u64,
 }
 
 impl Candidate {
+    pub(crate) const ALWAYS_SPLIT: u64 = u64::MAX;
+
+    /// The same for a layer with K of so many vectors of 16 features. On an H200, sums in memory took longer than a K of 24 vectors on 48
+    /// workgroups or of 64 on 128, and less time than one of 256 on 128. Matrices of int8 values were done with that sooner.
+    pub(crate) fn for_k(self, k_vecs: usize) -> Self {
+        let split_below = match self.split_below {
+            below @ (0 | Self::ALWAYS_SPLIT) => below,
+            _ if k_vecs < 48 => 0,
+            below if k_vecs >= 128 && self.tile.kernel() != LinearKernel::CoopmatInt8 => 2 * below,
+            below => below,
+        };
+        Self { split_below, ..self }
+    }
+
     pub(crate) fn always(tile: TileShape) -> Self {
         Self { tile, most_rows: u64::MAX, least_workgroups: 0, split_below: 0 }
     }
@@ -62,7 +77,7 @@ pub(crate) struct Choice {
 impl Choice {
     /// One tile shape for any number of rows.
     pub(crate) fn only(tile: TileShape, packed_dot: bool, split_k: SplitK, coopmat: Option<Coopmat>) -> Self {
-        let split_below = if split_k == SplitK::Always { u64::MAX } else { 0 };
+        let split_below = if split_k == SplitK::Always { Candidate::ALWAYS_SPLIT } else { 0 };
         let coopmat = coopmat.filter(|_| tile.kernel().uses_coopmat());
         Self { candidates: vec![Candidate { split_below, ..Candidate::always(tile) }], packed_dot, coopmat }
     }
@@ -132,6 +147,12 @@ impl DeviceClass {
         }
     }
 
+    /// The most partial sums of a divided layer, so that they stay small compared with everything else: 4 MiB on a GPU with its own memory,
+    /// whose many processors need more parts, and 768 KiB elsewhere.
+    pub(crate) fn max_partial_sums(self) -> u64 {
+        if self == Self::Discrete { 1024 * 1024 } else { 192 * 1024 }
+    }
+
     /// Workgroups that keep all processors busy.
     fn full_grid(self) -> u64 {
         match self {
@@ -194,7 +215,7 @@ impl Abilities {
         // memory, the more so the larger it is, and up to 8 rows the weights' bytes decide; a CPU is limited by its arithmetic from 3 rows on.
         let few: &[(u64, u32, u32)] = match self.class {
             DeviceClass::Software => &[(1, 1, 1), (2, 2, 1)],
-            DeviceClass::Discrete => &[(1, 1, 16), (2, 2, 16), (4, 4, 16), (8, 8, 16)],
+            DeviceClass::Discrete => &[(1, 1, 16), (2, 2, 16), (4, 4, 16), (8, 4, 16)],
             DeviceClass::Integrated | DeviceClass::Mobile => &[(1, 1, 4), (2, 2, 4), (4, 4, 4), (8, 8, 4)],
         };
         let candidate = |&(most_rows, rows, k_step): &(u64, u32, u32)| {
@@ -245,19 +266,30 @@ impl Abilities {
         Ok(dots.iter().map(|&packed_dot| Choice::only(tile, packed_dot, wanted.split_k, None)).collect())
     }
 
-    /// The choices with cooperative matrices for grids that keep most of them busy.
+    /// The choices with cooperative matrices: those of floats for grids that keep most of them busy.
     fn with_coopmat(&self, main: TileShape, few: &[Candidate], packed_dot: bool) -> Vec<Choice> {
         if self.class == DeviceClass::Software {
             return Vec::new();
         }
         let Some(kernel) = self.coopmat.map(|coopmat| coopmat.fragment.kernel()) else { return Vec::new() };
-        let shapes: &[(u32, u32)] =
-            if kernel == LinearKernel::CoopmatInt8 { &[(128, 4), (128, 2), (64, 2)] } else { &[(128, 2), (64, 2)] };
-        let tiles = shapes.iter().filter_map(|&(rows, k_step)| self.shape(kernel, rows, k_step).ok());
-        let mut tiles = tiles.map(|tile| (tile, self.coopmats(tile).collect::<Vec<_>>()));
-        let Some((tile, coopmats)) = tiles.find(|(_, coopmats)| !coopmats.is_empty()) else { return Vec::new() };
-        let large = Candidate { least_workgroups: self.class.full_grid() / 4, ..Candidate::always(tile) };
-        let candidates = [few, &[large, Candidate::always(main)]].concat();
+        let usable = |&(rows, k_step): &(u32, u32)| {
+            let tile = self.shape(kernel, rows, k_step).ok()?;
+            let coopmats: Vec<Coopmat> = self.coopmats(tile).collect();
+            (!coopmats.is_empty()).then_some((tile, coopmats))
+        };
+        let full = self.class.full_grid();
+        let at_least = |least_workgroups, tile| Candidate { least_workgroups, ..Candidate::always(tile) };
+        let (coopmats, matrices) = if kernel == LinearKernel::CoopmatInt8 {
+            let [most, fewer] = [128, 64].map(|rows| [(rows, 4), (rows, 2)].iter().find_map(usable));
+            let Some((fewer, coopmats)) = fewer else { return Vec::new() };
+            // Even where a grid is small they are faster than other kernels.
+            let most = most.map(|(tile, _)| at_least(full / 4, tile));
+            (coopmats, most.into_iter().chain([Candidate::always(fewer)]).collect())
+        } else {
+            let Some((tile, coopmats)) = [(128, 2), (64, 2)].iter().find_map(usable) else { return Vec::new() };
+            (coopmats, vec![at_least(full / 4, tile)])
+        };
+        let candidates = [few, &matrices, &[Candidate::always(main)]].concat();
         let choice = |coopmat| Choice { candidates: candidates.clone(), packed_dot, coopmat: Some(coopmat) };
         coopmats.into_iter().map(choice).collect()
     }
@@ -291,13 +323,16 @@ pub(crate) fn choices(abilities: &Abilities, wanted: &Wanted) -> Result<Vec<Choi
             }
         }
     }
-    let split_below = match wanted.split_k {
-        SplitK::Auto => abilities.class.full_grid(),
-        SplitK::Never => 0,
-        SplitK::Always => u64::MAX,
-    };
-    let candidates = choices.iter_mut().flat_map(|choice| &mut choice.candidates);
-    candidates.for_each(|candidate| candidate.split_below = split_below);
+    let full = abilities.class.full_grid();
+    for candidate in choices.iter_mut().flat_map(|choice| &mut choice.candidates) {
+        candidate.split_below = match wanted.split_k {
+            // Sums in memory cost more than a grid that is half full. Matrices of int8 values are done sooner than the sums.
+            SplitK::Auto if candidate.tile.kernel() == LinearKernel::CoopmatInt8 => full / 4,
+            SplitK::Auto => full / 2,
+            SplitK::Never => 0,
+            SplitK::Always => Candidate::ALWAYS_SPLIT,
+        };
+    }
     choices.dedup();
     Ok(choices)
 }

@@ -20,8 +20,6 @@ use crate::program::{Epilogue, Program, QLinear, Step, StepOp, ValueId};
 /// Parts into which K is divided, and the fewest vectors of 16 features in one.
 const K_PARTS: u32 = 8;
 const LEAST_PART_VECS: u32 = 8;
-/// The most partial sums of a divided layer, so that they stay small compared with everything else: 768 KiB.
-const MAX_PARTIAL_SUMS: u64 = 192 * 1024;
 /// The rows of a dispatch that is divided are a multiple of this, if it may have that many, so that tiles stay whole.
 const ROW_STEP: u64 = 128;
 
@@ -95,7 +93,8 @@ fn of_columns(
         let params = params(planning, fused, linear, columns, first_row, end_row);
         let parts = params.k_vecs.div_ceil(params.part_vecs);
         let sums_of_row = u64::from(params.quads) * 4;
-        let most_divided = if parts > 1 && finish.is_some() { MAX_PARTIAL_SUMS / sums_of_row } else { 0 };
+        let most_divided =
+            if parts > 1 && finish.is_some() { planning.config.max_partial_sums / sums_of_row } else { 0 };
         let work = LinearWork {
             n: weight.columns,
             first_row,
@@ -185,7 +184,8 @@ fn tiles(
     let rows = conv::rows_of(&fused.step(planning.program).op);
     let candidates =
         config.candidates(LayerShape { n: linear.n * columns.layers, k: linear.k, bits: weight.bits, rows });
-    let candidates = reachable(candidates, most_rows, weight.columns);
+    let of_layer = reachable(candidates, most_rows, weight.columns);
+    let candidates: Vec<Candidate> = of_layer.into_iter().map(|candidate| candidate.for_k(k_vecs(linear.k))).collect();
     let divides = candidates.iter().any(|candidate| candidate.split_below > 0) && part_vecs < k_vecs(linear.k) as u32;
     let tile = |candidate: Candidate| {
         let key = |epilogue| {
