@@ -50,6 +50,12 @@ impl NodeProto {
         }
     }
 
+    pub(super) fn strings(&self, name: &str) -> Result<Option<Vec<&str>>, String> {
+        let text = |bytes| std::str::from_utf8(bytes).map_err(|_| format!("attribute {name} is not text"));
+        let list = self.attribute(name, ty::STRINGS)?;
+        list.map(|a| a.strings.iter().map(|bytes| text(bytes)).collect()).transpose()
+    }
+
     pub(super) fn tensor(&self, name: &str) -> Result<Option<&TensorProto>, String> {
         Ok(self.attribute(name, ty::TENSOR)?.and_then(|a| a.t.as_ref()))
     }

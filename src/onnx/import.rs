@@ -20,6 +20,7 @@ macro_rules! operators {
 
 mod arithmetic;
 mod attention;
+mod behind;
 mod blocks;
 mod codes;
 mod constant;
@@ -45,6 +46,7 @@ mod order;
 mod pool;
 mod quantize;
 mod quantized;
+mod recurrent;
 mod reduce;
 mod rotary;
 mod scope;

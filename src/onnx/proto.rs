@@ -25,6 +25,7 @@ pub(super) mod attribute_type {
     pub(in crate::onnx) const GRAPH: i32 = Type::Graph as i32;
     pub(in crate::onnx) const FLOATS: i32 = Type::Floats as i32;
     pub(in crate::onnx) const INTS: i32 = Type::Ints as i32;
+    pub(in crate::onnx) const STRINGS: i32 = Type::Strings as i32;
 }
 
 /// Values of [`TensorProto::data_type`] and [`TensorTypeProto::elem_type`].

@@ -47,6 +47,7 @@ impl Kind {
             (Self::Graph, 11..=13) => Self::Value,
             (Self::Graph, 15) => Self::Leaf(size_of::<proto::SparseTensorProto>()),
             (Self::Node, 1 | 2) => Self::Text,
+            (Self::Attribute, 9) => Self::Leaf(size_of::<prost::bytes::Bytes>()),
             (Self::Node, 5) => Self::Attribute,
             (Self::Attribute, 7) | (Self::Tensor, 4) => Self::Numbers(4, 4),
             (Self::Attribute, 8) | (Self::Tensor, 1 | 7 | 11) => Self::Numbers(8, 1),

@@ -58,6 +58,9 @@ pub(super) enum Deferred {
     Product(Product),
     /// Rows of a table of quantized values, by ids that are computed or given at run time.
     Rows { table: Value, ids: Value },
+    /// A value whose batch the model has at this axis, which is not the first. `value` has the batch in front, and the other axes in the
+    /// order of the model.
+    Behind { value: Value, axis: usize },
 }
 
 /// The product of scales that are computed at run time, and of a known value.

@@ -9,7 +9,7 @@ use super::import::operator::Call;
 use super::names;
 use super::proto::data_type as ty;
 use super::tensor::type_name;
-use super::value::{Kind, Run, Value};
+use super::value::{Deferred, Kind, Run, Value};
 use crate::graph::NodeId;
 use crate::ops::ToFloat;
 use crate::values::Tensor;
@@ -22,7 +22,15 @@ impl Importer {
             Value::Stored(at) => known(&self.stored[*at].dims),
             Value::Host(host) => host.logical(),
             Value::Quantized(quantized) => known(quantized.values.shape()),
-            Value::Deferred(_) | Value::Unsupported => Vec::new(),
+            Value::Deferred(deferred) => match &**deferred {
+                Deferred::Behind { value, axis } => {
+                    let mut lengths = self.logical(value);
+                    lengths[..=*axis].rotate_left(1);
+                    lengths
+                }
+                _ => Vec::new(),
+            },
+            Value::Unsupported => Vec::new(),
             Value::Run(run) => {
                 let shape = self.draft.shape(run.id);
                 if !shape.is_batched() {

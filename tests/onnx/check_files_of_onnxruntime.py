@@ -362,6 +362,14 @@ def quantized(random):
             yield case(f"qlinear_conv.{name}", "QLinearConv", image, conv, order, 0.3, zero, domain="", **kernel)
 
 
+def recurrent(_):
+    import recurrent
+
+    for name, model, inputs, same in recurrent.layers(1):
+        yield Case(name, model, inputs, same=Case(name, same, inputs))
+    yield Case("audio", *recurrent.audio(2))
+
+
 def optimized(model, folder):
     """What ONNX Runtime saves after its extended optimizations."""
     import onnx
@@ -497,7 +505,7 @@ def main():
         enfold = ROOT / "target" / "debug" / "enfold"
     wrong = count = 0
     with tempfile.TemporaryDirectory() as folder:
-        for make in (contrib, attention, products, quantized, networks):
+        for make in (contrib, attention, products, recurrent, quantized, networks):
             for case in make(np.random.default_rng(1)):
                 if not re.search(arguments.only, case.name):
                     continue

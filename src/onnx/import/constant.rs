@@ -14,11 +14,11 @@ use crate::onnx::value::Value;
 
 operators! {
     "Constant" => Operator::stored(Importer::constant_node),
-    "ConstantOfShape" => Operator::known(|f| f.constant_of_shape()),
+    "ConstantOfShape" => Operator::known(|f| f.constant_of_shape()).sharing(Importer::constant_behind),
     "EyeLike" => Operator::stored(Importer::eye),
     "Range" => Operator::known(|f| f.range()),
-    "Shape" => Operator::stored(Importer::shape),
-    "Size" => Operator::stored(Importer::size),
+    "Shape" => Operator::stored(Importer::shape).behind(|i, c, _| i.shape(c)),
+    "Size" => Operator::stored(Importer::size).behind(|i, c, _| i.size(c)),
 }
 
 impl Importer {

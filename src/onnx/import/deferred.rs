@@ -14,6 +14,12 @@ impl Deferred {
     /// What it is, and what may read it.
     pub(in crate::onnx) fn refusal(&self) -> String {
         let (what, readers) = match self {
+            Self::Behind { axis, .. } => {
+                return format!(
+                    "a value that has the batch at axis {axis}, where only operators on single elements, recurrent layers and \
+                     those that move elements read it"
+                );
+            }
             Self::Scale(_) => (
                 "a scale that is computed at run time",
                 "Mul with another scale or a quantized product, QuantizeLinear and DequantizeLinear read",
@@ -58,7 +64,7 @@ impl Importer {
                     ty::INT32
                 }
             }
-            Deferred::Rows { table, .. } => self.type_of(table),
+            Deferred::Rows { table: value, .. } | Deferred::Behind { value, .. } => self.type_of(value),
         }
     }
 

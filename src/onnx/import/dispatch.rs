@@ -1,9 +1,10 @@
 //! The ONNX operators that are imported. Each family has a table of its own; this module asks the families.
 
+use super::importer::Importer;
 use super::operator::Operator;
 use super::{
     attention, constant, conv, dynamic, einsum, elementwise, embedding, integer, linear, matmul, movement, norm, pool,
-    quantize, quantized, reduce, rotary, unary,
+    quantize, quantized, recurrent, reduce, rotary, unary,
 };
 #[cfg(test)]
 use super::{blocks, contrib};
@@ -12,13 +13,16 @@ use crate::onnx::functions;
 
 /// The operator of one name, if a family has it.
 pub(super) fn operator(op_type: &str) -> Option<Operator> {
+    let of_elements = [elementwise::operator, unary::operator, unary::function];
+    if let Some(operator) = of_elements.iter().find_map(|family| family(op_type)) {
+        return Some(operator.behind(Importer::elements_behind));
+    }
     let families = [
         attention::operator,
         constant::operator,
         conv::operator,
         einsum::operator,
         dynamic::operator,
-        elementwise::operator,
         embedding::operator,
         integer::operator,
         linear::operator,
@@ -28,10 +32,9 @@ pub(super) fn operator(op_type: &str) -> Option<Operator> {
         pool::operator,
         quantize::operator,
         quantized::operator,
+        recurrent::operator,
         reduce::operator,
         rotary::operator,
-        unary::operator,
-        unary::function,
     ];
     families.iter().find_map(|family| family(op_type))
 }
@@ -57,6 +60,7 @@ pub(in crate::onnx) fn names() -> Vec<&'static str> {
         pool::NAMES,
         quantize::NAMES,
         quantized::NAMES,
+        recurrent::NAMES,
         reduce::NAMES,
         rotary::NAMES,
         unary::NAMES,

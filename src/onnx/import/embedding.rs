@@ -11,7 +11,7 @@ use crate::onnx::value::{Deferred, Run, Value};
 use crate::ops::Embedding;
 
 operators! {
-    "Gather" => Operator::new(|f| f.gather(), Importer::gather),
+    "Gather" => Operator::new(|f| f.gather(), Importer::gather).behind(Importer::gather_behind),
 }
 
 impl Importer {

@@ -21,7 +21,8 @@ use crate::values::Tensor;
 operators! {
     "Cast" => Operator::new(|f| f.cast(), |i, c| i.cast(c, cast_type(c.node)?))
         .deferring(|i, c| i.cast_product(c, cast_type(c.node)?))
-        .sharing(|i, n, v| Ok(i.same_floats(cast_type(n)?, v))),
+        .sharing(|i, n, v| Ok(i.same_floats(cast_type(n)?, v)))
+        .behind(Importer::elements_behind),
     "OneHot" => Operator::nodes(Importer::one_hot),
     "CastLike" => Operator::new(|f| f.cast_like(), |i, c| i.cast(c, i.type_of(c.input(1)?))),
 }

@@ -8,7 +8,9 @@ use crate::onnx::value::{Kind, Run, Value};
 use crate::ops::{Linear, MatMul};
 
 operators! {
-    "MatMul" => Operator::new(|f| f.matmul(), Importer::matmul).decoding(Importer::is_small_product),
+    "MatMul" => Operator::new(|f| f.matmul(), Importer::matmul)
+        .behind(Importer::product_behind)
+        .decoding(Importer::is_small_product),
 }
 
 impl Importer {

@@ -20,35 +20,49 @@ use crate::values::Tensor;
 const MAX_PIECES: usize = 4096;
 
 operators! {
-    "Concat" => Operator::new(|f| f.concat(), Importer::concat),
+    "Concat" => Operator::new(|f| f.concat(), Importer::concat).behind(|i, c, o| i.axis_behind(c, o, 0)),
     "DepthToSpace" => Operator::nodes(Importer::depth_to_space),
-    "Dropout" => Operator::new(|f| f.dropout(), Importer::dropout),
-    "Expand" => Operator::new(|f| f.expand(), Importer::expand).on_codes(),
+    "Dropout" => Operator::new(|f| f.dropout(), Importer::dropout).behind(Importer::elements_behind),
+    "Expand" => Operator::new(|f| f.expand(), Importer::expand)
+        .behind(|i, c, _| i.expand_behind(c))
+        .decoding(|i, inputs| !i.is_shape_behind(inputs.get(1).and_then(Option::as_ref)))
+        .on_codes(),
     "Flatten" => Operator::new(|f| f.reshape(slices::FLATTEN), |i, c| i.reshape(c, slices::FLATTEN)),
     "GatherElements" => Operator::known(|f| f.gather_elements()),
     "Identity" => Operator::stored(|_, c| Ok(vec![c.optional(0).cloned().ok_or("it has no input")?]))
         .deferring(|_, c| Ok(vec![c.input(0)?.clone()])),
     "Pad" => Operator::nodes(Importer::pad),
-    "Reshape" => Operator::new(|f| f.reshape(slices::RESHAPE), |i, c| i.reshape(c, slices::RESHAPE)),
+    "Reshape" => Operator::new(|f| f.reshape(slices::RESHAPE), |i, c| i.reshape(c, slices::RESHAPE))
+        .behind(|i, c, _| i.reshape_behind(c, slices::RESHAPE)),
     "Resize" | "Upsample" => Operator::nodes(Importer::resize),
-    "Slice" => Operator::new(|f| f.slice(), Importer::slice),
+    "Slice" => Operator::new(|f| f.slice(), Importer::slice).behind(Importer::slice_behind),
     "SpaceToDepth" => Operator::nodes(Importer::space_to_depth),
-    "Split" => Operator::new(|f| f.split(), Importer::split),
-    "Squeeze" => Operator::new(|f| f.reshape(slices::SQUEEZE), |i, c| i.reshape(c, slices::SQUEEZE)),
+    "Split" => Operator::new(|f| f.split(), Importer::split).behind(|i, c, o| i.axis_behind(c, o, 0)),
+    "Squeeze" => Operator::new(|f| f.reshape(slices::SQUEEZE), |i, c| i.reshape(c, slices::SQUEEZE))
+        .behind(|i, c, _| i.reshape_behind(c, slices::SQUEEZE)),
     "Tile" => Operator::new(|f| f.tile(), Importer::tile),
     "Transpose" => Operator::new(|f| f.transpose(), Importer::transpose)
         .sharing(Importer::swapped)
-        .decoding(|_, inputs| !matches!(inputs, [Some(Value::Quantized(_))])),
+        .behind(|i, c, _| i.transpose_behind(c))
+        .decoding(|_, inputs| match inputs {
+            [Some(Value::Quantized(_))] => false,
+            [Some(Value::Host(host))] => host.rows.is_none(),
+            _ => true,
+        }),
     "Trilu" => Operator::new(|f| f.trilu(), Importer::trilu),
-    "Unsqueeze" => Operator::new(|f| f.reshape(slices::UNSQUEEZE), |i, c| i.reshape(c, slices::UNSQUEEZE)),
+    "Unsqueeze" => Operator::new(|f| f.reshape(slices::UNSQUEEZE), |i, c| i.reshape(c, slices::UNSQUEEZE))
+        .behind(|i, c, _| i.reshape_behind(c, slices::UNSQUEEZE)),
 }
 
 impl Importer {
     fn reshape(&mut self, call: &Call<'_>, target: Target) -> Values {
         let second = call.optional(1).map(|value| self.host(value)).transpose()?;
-        let target = target(call.node, &self.logical(call.input(0)?), second.as_deref())?;
+        let to = target(call.node, &self.logical(call.input(0)?), second.as_deref())?;
+        if to.iter().skip(1).any(|length| matches!(length, Length::Rows(_))) {
+            return self.reshape_behind(call, target);
+        }
         let x = self.run(call.input(0)?)?;
-        one(self.reshaped(&call.name, x, &target)?)
+        one(self.reshaped(&call.name, x, &to)?)
     }
 
     /// `x` in the shape `target`, of as many elements.
@@ -104,6 +118,9 @@ impl Importer {
             && perm == [1, 0]
         {
             return Ok(vec![Value::Quantized(quantized.transposed()?.into())]);
+        }
+        if self.logical(value).first() == Some(&Length::Rows(1)) && perm.first() != Some(&0) {
+            return self.transpose_behind(call);
         }
         let x = self.run(value)?;
         one(self.transposed(&call.name, x, &perm)?)
@@ -161,7 +178,7 @@ impl Importer {
         one(Run { id, ..one_of })
     }
 
-    fn joined(&mut self, name: &str, ids: &[NodeId], axis: usize) -> Result<NodeId, String> {
+    pub(super) fn joined(&mut self, name: &str, ids: &[NodeId], axis: usize) -> Result<NodeId, String> {
         match ids {
             [only] => Ok(*only),
             ids => self.draft.add(name, Concat { axis }, ids),
@@ -169,7 +186,14 @@ impl Importer {
     }
 
     /// The range `start..start + length` of an axis; the node itself if the range is the whole axis.
-    fn cut(&mut self, name: &str, x: NodeId, axis: usize, start: usize, length: usize) -> Result<NodeId, String> {
+    pub(super) fn cut(
+        &mut self,
+        name: &str,
+        x: NodeId,
+        axis: usize,
+        start: usize,
+        length: usize,
+    ) -> Result<NodeId, String> {
         if start == 0 && self.draft.shape(x).axis(axis) == Some(length) {
             return Ok(x);
         }
@@ -246,6 +270,9 @@ impl Importer {
     }
 
     fn expand(&mut self, call: &Call<'_>) -> Values {
+        if self.is_shape_behind(call.optional(1)) {
+            return self.expand_behind(call);
+        }
         let lengths = self.logical(call.input(0)?);
         let target = broadcast(&lengths, &self.host(call.input(1)?)?.shape()?)?;
         if lengths == target {

@@ -12,13 +12,15 @@ operators! {
     "BatchNormalization" => Operator::nodes(Importer::batch_norm),
     "GroupNormalization" => Operator::nodes(Importer::group_norm),
     "InstanceNormalization" => Operator::nodes(Importer::instance_norm),
-    "LayerNormalization" => Operator::nodes(Importer::layer_norm),
-    "LogSoftmax" => Operator::nodes(|i, c| i.softmax_along(c, Importer::log_softmax)),
+    "LayerNormalization" => Operator::nodes(Importer::layer_norm).behind(|i, c, o| i.last_behind(c, o, -1)),
+    "LogSoftmax" => Operator::nodes(|i, c| i.softmax_along(c, Importer::log_softmax))
+        .behind(|i, c, o| i.last_behind(c, o, if i.opset < 13 { 1 } else { -1 })),
     "LRN" => Operator::nodes(Importer::local_response_norm),
-    "RMSNormalization" => Operator::nodes(Importer::rms_norm),
+    "RMSNormalization" => Operator::nodes(Importer::rms_norm).behind(|i, c, o| i.last_behind(c, o, -1)),
     // ONNX Runtime writes its own name for it into the default domain.
-    "SimplifiedLayerNormalization" => Operator::nodes(Importer::rms_norm),
-    "Softmax" => Operator::nodes(|i, c| i.softmax_along(c, Importer::softmax)),
+    "SimplifiedLayerNormalization" => Operator::nodes(Importer::rms_norm).behind(|i, c, o| i.last_behind(c, o, -1)),
+    "Softmax" => Operator::nodes(|i, c| i.softmax_along(c, Importer::softmax))
+        .behind(|i, c, o| i.last_behind(c, o, if i.opset < 13 { 1 } else { -1 })),
 }
 
 impl Importer {

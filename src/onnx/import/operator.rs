@@ -55,6 +55,9 @@ type Share = fn(&mut Importer, &NodeProto, &Value) -> Result<Option<Value>, Stri
 /// Says whether known inputs are decoded before the node is evaluated or translated.
 type Decodes = fn(&Importer, &[Option<Value>]) -> bool;
 
+/// Translates a node that reads values whose batch is not in front. The operator is the one that the rule belongs to.
+type Behind = fn(&mut Importer, &Call<'_>, Operator) -> Values;
+
 /// The importer's rules for one ONNX operator.
 #[derive(Clone, Copy)]
 pub(in crate::onnx) struct Operator {
@@ -63,6 +66,7 @@ pub(in crate::onnx) struct Operator {
     share: Option<Share>,
     decodes: Decodes,
     deferring: Option<Translate>,
+    behind: Option<Behind>,
     on_codes: bool,
 }
 
@@ -79,7 +83,8 @@ impl Operator {
 
     /// An operator that always becomes nodes of the graph, on constants too.
     pub(super) fn nodes(translate: Translate) -> Self {
-        Self { translate, fold: None, share: None, decodes: |_, _| true, deferring: None, on_codes: false }
+        let decodes: Decodes = |_, _| true;
+        Self { translate, fold: None, share: None, decodes, deferring: None, behind: None, on_codes: false }
     }
 
     /// An operator that reads stored values as they are in the file.
@@ -95,6 +100,11 @@ impl Operator {
     /// The same operator, with a rule for inputs that are no nodes of the graph yet.
     pub(super) fn deferring(self, translate: Translate) -> Self {
         Self { deferring: Some(translate), ..self }
+    }
+
+    /// The same operator, with a rule for values whose batch is not in front.
+    pub(super) fn behind(self, translate: Behind) -> Self {
+        Self { behind: Some(translate), ..self }
     }
 
     /// The same operator, which computes on the numbers that quantized values are.
@@ -118,6 +128,9 @@ impl Importer {
             && let Some(same) = share(self, node, value)?
         {
             return Ok(vec![same]);
+        }
+        if let Some(translate) = operator.behind.filter(|_| inputs.iter().flatten().any(is_behind)) {
+            return translate(self, &Call { node, inputs, name: clean(node.title()) }, operator);
         }
         if let Some((at, deferred)) = deferred(&inputs) {
             return match operator.deferring {
@@ -156,6 +169,11 @@ fn unsigned(value: &Value) -> Option<bool> {
         Value::Run(Run { kind: Kind::Quantized { unsigned }, .. }) => Some(*unsigned),
         _ => None,
     }
+}
+
+/// Whether the model has the batch of a value behind another axis.
+pub(super) fn is_behind(value: &Value) -> bool {
+    matches!(value, Value::Deferred(deferred) if matches!(**deferred, Deferred::Behind { .. }))
 }
 
 /// The first input that is no node of the graph yet.

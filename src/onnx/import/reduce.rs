@@ -15,6 +15,7 @@ use crate::ops::{AveragePool, Max, Mul, Op, Sum, UnaryOp};
 macro_rules! reduction {
     ($name:ident) => {
         Operator::new(|f| f.reduce(Reduction::$name), |i, c| i.reduce(c, Reduction::$name))
+            .behind(|i, c, _| i.reduction_behind(c))
     };
 }
 

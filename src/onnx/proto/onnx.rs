@@ -106,6 +106,8 @@ pub struct AttributeProto {
     pub floats: ::prost::alloc::vec::Vec<f32>,
     #[prost(int64, repeated, tag = "8")]
     pub ints: ::prost::alloc::vec::Vec<i64>,
+    #[prost(bytes = "bytes", repeated, tag = "9")]
+    pub strings: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
     #[prost(enumeration = "attribute_proto::AttributeType", tag = "20")]
     pub r#type: i32,
     /// The attribute of the function's call whose value this is, in a node of a function.
