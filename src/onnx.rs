@@ -15,6 +15,10 @@
 //! of all inputs that have it: it becomes `rows`, which varies at run time. All others must be given. A model that moves the batch, or
 //! merges it with another axis in a way that a graph cannot express, needs the length of the batch too, and the error says so.
 //!
+//! A model may have the batch behind another axis, as in `[sequence, batch, features]` behind a transpose. The graph keeps it in front;
+//! operators on single elements, those that move elements, recurrent layers, reductions, softmax, layer normalizations and products with a
+//! known matrix take its axes as the model has them. An input of the model whose batch is not in front has a batch of fixed length.
+//!
 //! # Numbers
 //! - **Floats** of any width are computed in `f32`. A cast to 16 bits rounds to nearest, ties to even; other operators on 16 bits
 //!   keep the precision of `f32`. A known float of 64 bits that is beyond the range of `f32` is refused.
@@ -51,6 +55,10 @@
 //! `QLinearAdd`, `MatMulNBits` and others) become the operators that they stand for. Attention with a past of keys and values is
 //! supported for ONNX's own operator only.
 //!
+//! `LSTM`, `GRU` and `RNN` are unrolled over the steps of a sequence, up to 2048 of both directions together. The products of all inputs are
+//! one linear layer, those of the state one for each step, or two for a `GRU` that resets its state before the product; all of them can be
+//! quantized. Their weights must be known. `Loop` and `Scan` are unrolled too, if the number of their iterations is known: at most 1024.
+//!
 //! # Names
 //! A layer has the name of the module that its weight or bias belongs to: `encoder.layer.0.attention.self.query` for a parameter
 //! `encoder.layer.0.attention.self.query.bias`. Any other node keeps its name, with dots: `/encoder/MatMul` becomes `encoder.MatMul`.
@@ -71,6 +79,7 @@ mod import;
 mod integers;
 mod names;
 mod patterns;
+mod places;
 mod proto;
 mod rows;
 mod scan;

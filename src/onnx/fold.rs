@@ -10,6 +10,7 @@ mod integer;
 mod matmul;
 mod movement;
 mod reduce;
+mod scatter;
 mod unary;
 
 pub(super) use elementwise::Arithmetic;

@@ -38,6 +38,7 @@ pub(super) mod importer;
 mod integer;
 mod linear;
 mod local_functions;
+mod loops;
 mod matmul;
 mod movement;
 mod norm;
@@ -49,7 +50,9 @@ mod quantized;
 mod recurrent;
 mod reduce;
 mod rotary;
+mod scatter;
 mod scope;
+mod trigonometry;
 mod unary;
 mod wide;
 mod window;
@@ -194,7 +197,7 @@ fn declared_type(value: &ValueInfoProto, usual: i32) -> Option<String> {
     (elem_type != usual && numbers().any(|(number, _)| number == elem_type)).then(|| type_name(elem_type))
 }
 
-/// The treatment of a node's operator, `None` for `If`. An error is the reason why no node of that operator can be imported.
+/// The treatment of a node's operator, `None` for one that contains graphs. An error is the reason why no node of that operator can be imported.
 fn known(node: &NodeProto) -> Result<Option<Operator>, String> {
     if node.domain == CONTRIB {
         let families = [contrib::operator, quantized::operator, blocks::operator];
@@ -209,7 +212,7 @@ fn known(node: &NodeProto) -> Result<Option<Operator>, String> {
     if !node.is_default_domain() {
         return Err(format!("operators of domain {} are not supported", node.domain));
     }
-    if node.op_type == "If" {
+    if let "If" | "Loop" | "Scan" = node.op_type.as_str() {
         return Ok(None);
     }
     if node.has_graph() {
@@ -291,11 +294,10 @@ impl Importer {
             if given_unsupported {
                 return Ok(vec![Value::Unsupported; node.output.len()]);
             }
-            match (function, operator, inputs.first()) {
-                (Some(function), ..) => self.call(node, &function, inputs),
-                (None, Some(operator), _) => self.evaluate(node, operator, inputs),
-                (None, None, Some(Some(condition))) => self.branches(node, condition),
-                (None, None, _) => Err("it has no condition".to_owned()),
+            match (function, operator) {
+                (Some(function), _) => self.call(node, &function, inputs),
+                (None, Some(operator)) => self.evaluate(node, operator, inputs),
+                (None, None) => self.nested(node, inputs),
             }
         });
         let listed = self.unsupported.len();

@@ -1,7 +1,9 @@
-//! Recognition of layers that a file spells out in smaller nodes: biases, layer normalization, GELU and SiLU.
+//! Recognition of layers that a file spells out in smaller nodes: biases, layer normalization, GELU, SiLU, and quantization.
 //!
 //! The importer writes a quotient by a number as a product, a mean as a sum and a product, and so on, so that each layer has few forms.
 //! A match changes one node, which then reads earlier nodes. Nodes that are not read any more are left out of the finished graph.
+
+mod fake_quantize;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -24,7 +26,12 @@ pub(super) fn apply(draft: &mut Draft, outputs: &BTreeSet<NodeId>) {
     outputs.iter().for_each(|id| readers[id.index()] += 1);
     for at in 0..draft.nodes.len() {
         let mut pattern = Pattern { draft, at, readers: &mut readers };
-        let _found = pattern.expanded() || pattern.bias() || pattern.gelu() || pattern.layer_norm() || pattern.affine();
+        let _found = pattern.expanded()
+            || pattern.bias()
+            || pattern.gelu()
+            || pattern.layer_norm()
+            || pattern.affine()
+            || pattern.fake_quantize();
     }
 }
 

@@ -10,12 +10,15 @@ mod ids;
 mod images;
 mod integers;
 mod layers;
+mod loops;
 mod memory;
 mod mutations;
 mod nan;
 mod operators;
+mod recurrent;
 mod resize;
 mod rows;
+mod scatter;
 mod scopes;
 
 use super::build::{Build, ops, tensor};

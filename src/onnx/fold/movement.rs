@@ -5,6 +5,7 @@
 use super::{Fold, Folded, one};
 use crate::onnx::dims::elements;
 use crate::onnx::host::{self, Data, Host, NEEDS_ROWS, Walk, axis, kept, strides};
+use crate::onnx::places;
 use crate::onnx::slices::{self, Part, Target};
 
 impl Fold<'_> {
@@ -157,23 +158,15 @@ impl Fold<'_> {
 
     pub(in crate::onnx) fn gather_elements(&mut self) -> Folded {
         let (x, indices) = (self.input(0)?, self.input(1)?);
-        let at = axis(self.node.int("axis", 0)?, x.dims.len())?;
-        let inside = |axis: usize| axis == at || indices.dims[axis] <= x.dims[axis];
-        if indices.dims.len() != x.dims.len() || !(0..x.dims.len()).all(inside) {
-            return Err(format!("indices of shape {:?} into data of shape {:?}", indices.dims, x.dims));
-        }
         // Data and indices may have the same batch, unless elements are gathered along it.
+        let at = axis(self.node.int("axis", 0)?, x.dims.len())?;
         let rows = match (x.rows, indices.rows) {
             (None, None) => None,
-            (a, b) if at != 0 && (a == b || b.is_none() && indices.dims[0] == 1) => b,
+            (a, b) if at != 0 && (a == b || b.is_none() && indices.dims.first() == Some(&1)) => b,
             _ => return Err(NEEDS_ROWS.to_owned()),
         };
-        let picked = slices::indices(&indices.integers()?, x.dims[at])?;
-        let mut own = strides(&x.dims);
-        let step = std::mem::replace(&mut own[at], 0);
-        let walk = Walk::new(&indices.dims, own, 0);
-        let places = walk.zip(picked).map(|(place, i)| place + i * step as usize);
-        let gathered = self.picked(&x, indices.dims.clone(), places)?;
+        let places = places::elementwise(&x.dims, &indices, at as i64, self.budget)?;
+        let gathered = self.picked(&x, indices.dims.clone(), places.into_iter())?;
         one(Host { rows, ..gathered })
     }
 

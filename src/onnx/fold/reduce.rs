@@ -9,6 +9,7 @@ use crate::onnx::integers::wrap;
 pub(in crate::onnx) enum Reduction {
     L1,
     L2,
+    LogSum,
     Max,
     Mean,
     Min,
@@ -36,7 +37,7 @@ impl Fold<'_> {
     pub(in crate::onnx) fn reduce(&mut self, reduction: Reduction) -> Folded {
         let node = self.node;
         let (start, step): (f64, fn(f64, f64) -> f64) = match reduction {
-            Reduction::Sum | Reduction::Mean => (0.0, |a, v| a + v),
+            Reduction::Sum | Reduction::Mean | Reduction::LogSum => (0.0, |a, v| a + v),
             Reduction::Prod => (1.0, |a, v| a * v),
             // Unlike those of the standard library, these keep NaN.
             Reduction::Max => (f64::NEG_INFINITY, |a, v| if v > a || v.is_nan() { v } else { a }),
@@ -67,6 +68,7 @@ impl Fold<'_> {
         let finish = |sum: f64| match reduction {
             Reduction::Mean => sum / count as f64,
             Reduction::L2 => sum.sqrt(),
+            Reduction::LogSum => sum.ln(),
             _ => sum,
         };
         let mut places = walk;
@@ -144,6 +146,7 @@ fn integer(reduction: Reduction, values: &[i128], data_type: i32) -> Result<i128
         Reduction::Sum => sum(Some),
         // The sum wraps around in its type before it is divided.
         Reduction::Mean => Ok(i128::from(wrap(sum(Some)?, data_type)?) / values.len() as i128),
+        Reduction::LogSum => Err("it is not supported for integers".to_owned()),
         Reduction::L1 => sum(|v| v.checked_abs()),
         Reduction::L2 => sum(|v| v.checked_mul(v)).map(i128::isqrt),
         Reduction::SumSquare => sum(|v| v.checked_mul(v)),

@@ -4,7 +4,7 @@ use super::importer::Importer;
 use super::operator::Operator;
 use super::{
     attention, constant, conv, dynamic, einsum, elementwise, embedding, integer, linear, matmul, movement, norm, pool,
-    quantize, quantized, recurrent, reduce, rotary, unary,
+    quantize, quantized, recurrent, reduce, rotary, scatter, trigonometry, unary,
 };
 #[cfg(test)]
 use super::{blocks, contrib};
@@ -13,7 +13,7 @@ use crate::onnx::functions;
 
 /// The operator of one name, if a family has it.
 pub(super) fn operator(op_type: &str) -> Option<Operator> {
-    let of_elements = [elementwise::operator, unary::operator, unary::function];
+    let of_elements = [elementwise::operator, trigonometry::operator, unary::operator, unary::function];
     if let Some(operator) = of_elements.iter().find_map(|family| family(op_type)) {
         return Some(operator.behind(Importer::elements_behind));
     }
@@ -35,6 +35,7 @@ pub(super) fn operator(op_type: &str) -> Option<Operator> {
         recurrent::operator,
         reduce::operator,
         rotary::operator,
+        scatter::operator,
     ];
     families.iter().find_map(|family| family(op_type))
 }
@@ -63,6 +64,8 @@ pub(in crate::onnx) fn names() -> Vec<&'static str> {
         recurrent::NAMES,
         reduce::NAMES,
         rotary::NAMES,
+        scatter::NAMES,
+        trigonometry::NAMES,
         unary::NAMES,
     ];
     let functions = crate::ops::UnaryOp::ALL.iter().filter_map(|&op| functions::op_type(op));

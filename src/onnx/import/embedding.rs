@@ -2,7 +2,8 @@
 
 use super::importer::Importer;
 use super::operator::{Call, Operator, Values, one};
-use crate::onnx::fold::reduced_axes;
+use crate::onnx::attributes::ints_attribute;
+use crate::onnx::host::axis;
 use crate::onnx::integers::is_integer;
 use crate::onnx::proto::data_type as ty;
 use crate::onnx::slices;
@@ -31,8 +32,9 @@ impl Importer {
             return Err("it takes rows of a value that is computed at run time".to_owned());
         }
         let lengths = self.logical(table);
-        if reduced_axes(Some(&[call.node.int("axis", 0)?]), lengths.len(), false)?.first() != Some(&true) {
-            return Err("it gathers along an axis that is not the first".to_owned());
+        let at = axis(call.node.int("axis", 0)?, lengths.len())?;
+        if at != 0 {
+            return self.embedding_along(call, table, &Value::Run(ids), at);
         }
         let of = self.type_of(table);
         if let ty::INT8 | ty::UINT8 = of {
@@ -50,5 +52,18 @@ impl Importer {
         let mut target = self.logical(&Value::Run(ids));
         target.extend(&lengths[1..]);
         one(self.reshaped(&call.name, Run { id, kind: run.kind, ..ids }, &target)?)
+    }
+
+    /// A table whose rows lie along another axis: the rows, with that axis in front of the table, and the axes of the ids moved behind
+    /// those that were before them.
+    fn embedding_along(&mut self, call: &Call<'_>, table: &Value, ids: &Value, at: usize) -> Values {
+        let (rank, of_ids) = (self.logical(table).len() as i64, self.logical(ids).len() as i64);
+        let mut perm: Vec<i64> = (0..rank).collect();
+        perm[..=at].rotate_right(1);
+        let front = self.moved(call, "table", table, &perm)?;
+        let rows = self.emitted(call, "rows", "Gather", &[&front, ids], &[])?;
+        let before = of_ids..of_ids + at as i64;
+        let perm = before.clone().chain(0..of_ids).chain(before.end..of_ids + rank - 1).collect();
+        self.result(call, "Transpose", &[&rows], &[ints_attribute("perm", perm)])
     }
 }

@@ -316,7 +316,7 @@ impl Importer {
                 let all = self.whole(-1);
                 self.wrapping(&call.part("negative"), Int32Op::Sub, all, x)
             }
-            Reduction::L2 | Reduction::Prod => {
+            Reduction::L2 | Reduction::Prod | Reduction::LogSum => {
                 Err(format!("it is not supported for {} at run time", type_name(data_type)))
             }
         }

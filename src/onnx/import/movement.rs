@@ -2,11 +2,12 @@
 
 mod blocks;
 mod pad;
+mod places;
 mod resize;
 
 use super::importer::Importer;
 use super::operator::{Call, Operator, Values, one};
-use crate::graph::{Node, NodeId};
+use crate::graph::NodeId;
 use crate::onnx::dims::elements;
 use crate::onnx::host::{self, Data, Host, Length, broadcast, kept};
 use crate::onnx::proto::NodeProto;
@@ -28,7 +29,6 @@ operators! {
         .decoding(|i, inputs| !i.is_shape_behind(inputs.get(1).and_then(Option::as_ref)))
         .on_codes(),
     "Flatten" => Operator::new(|f| f.reshape(slices::FLATTEN), |i, c| i.reshape(c, slices::FLATTEN)),
-    "GatherElements" => Operator::known(|f| f.gather_elements()),
     "Identity" => Operator::stored(|_, c| Ok(vec![c.optional(0).cloned().ok_or("it has no input")?]))
         .deferring(|_, c| Ok(vec![c.input(0)?.clone()])),
     "Pad" => Operator::nodes(Importer::pad),
@@ -326,49 +326,6 @@ impl Importer {
             x.id = self.joined(&call.name, &vec![x.id; repeats], axis)?;
         }
         one(x)
-    }
-
-    /// Elements at known places along an axis. Integers are cut into ranges and joined, since engines select floats and quantized
-    /// values only.
-    pub(super) fn places(&mut self, call: &Call<'_>, indices: &Host) -> Values {
-        indices.fixed()?;
-        let x = self.run(call.input(0)?)?;
-        let lengths = self.logical(call.input(0)?);
-        let at = host::axis(call.node.int("axis", 0)?, lengths.len())?;
-        let mut target = lengths[..at].to_vec();
-        target.extend(indices.dims.iter().map(|&d| Length::Known(d as i64)));
-        target.extend(&lengths[at + 1..]);
-        let axis = self.inner_axis(x, at)?;
-        let length = self.axis_length(x, axis)?;
-        let places = slices::indices(&indices.integers()?, length)?;
-        if places.is_empty() {
-            return Err("it takes no elements".to_owned());
-        }
-        if !matches!(x.kind, Kind::Int(_)) {
-            self.budget.take(places.len(), size_of::<u32>())?;
-            let narrow = |place: usize| u32::try_from(place).map_err(|_| format!("its index {place} exceeds 32 bits"));
-            let places = places.into_iter().map(narrow).collect::<Result<_, _>>()?;
-            let name = if indices.dims.len() == 1 { call.name.clone() } else { call.part("selected") };
-            let id = self.selected(&name, x.id, axis, places)?;
-            return one(self.reshaped(&call.name, Run { id, ..x }, &target)?);
-        }
-        let mut ranges: Vec<(usize, usize)> = Vec::new();
-        for place in places {
-            match ranges.last_mut() {
-                Some((start, length)) if *start + *length == place => *length += 1,
-                _ => ranges.push((place, 1)),
-            }
-        }
-        if ranges.len() > MAX_PIECES {
-            return Err(format!("its indices are {} ranges, supported are {MAX_PIECES}", ranges.len()));
-        }
-        self.budget.take(ranges.len(), size_of::<Node>())?;
-        let mut pieces = Vec::with_capacity(ranges.len());
-        for (start, length) in ranges {
-            pieces.push(self.cut(&call.part("part"), x.id, axis, start, length)?);
-        }
-        let id = self.joined(&call.part("parts"), &pieces, axis)?;
-        one(self.reshaped(&call.name, Run { id, ..x }, &target)?)
     }
 
     fn trilu(&mut self, call: &Call<'_>) -> Values {

@@ -3,6 +3,7 @@
 use super::importer::Importer;
 use super::operator::{Call, Operator, Values, one};
 use crate::graph::NodeId;
+use crate::onnx::attributes::int_attribute;
 use crate::onnx::host::{Data, Host, Length, Walk, axis, broadcast, kept, show};
 use crate::onnx::slices;
 use crate::onnx::value::{Kind, Run, Value};
@@ -11,6 +12,7 @@ use crate::ops::{Add, AveragePool, BatchNorm, LayerNorm, Max, Mul, RmsNorm, Soft
 operators! {
     "BatchNormalization" => Operator::nodes(Importer::batch_norm),
     "GroupNormalization" => Operator::nodes(Importer::group_norm),
+    "Hardmax" => Operator::nodes(Importer::hardmax).behind(|i, c, o| i.last_behind(c, o, if i.opset < 13 { 1 } else { -1 })),
     "InstanceNormalization" => Operator::nodes(Importer::instance_norm),
     "LayerNormalization" => Operator::nodes(Importer::layer_norm).behind(|i, c, o| i.last_behind(c, o, -1)),
     "LogSoftmax" => Operator::nodes(|i, c| i.softmax_along(c, Importer::log_softmax))
@@ -24,6 +26,22 @@ operators! {
 }
 
 impl Importer {
+    /// 1 for the first of the largest elements of an axis, and 0 for the others.
+    fn hardmax(&mut self, call: &Call<'_>) -> Values {
+        let lengths = self.logical(call.input(0)?);
+        let at = axis(call.node.int("axis", if self.opset < 13 { 1 } else { -1 })?, lengths.len())?;
+        // Until opset 13, all axes from this one are one.
+        if self.opset < 13 && at + 1 != lengths.len() {
+            return Err(format!("it works along axis {at} and those behind it; supported is the last axis"));
+        }
+        let Length::Known(depth) = lengths[at] else { return Err("it works along the batch".to_owned()) };
+        let attributes = [int_attribute("axis", at as i64), int_attribute("keepdims", 0)];
+        let largest = self.emitted(call, "largest", "ArgMax", &[call.input(0)?], &attributes)?;
+        let depth = Value::Host(Host::new(Vec::new(), Data::I64(vec![depth])).into());
+        let values = Value::Host(Host::new(vec![2], Data::F32(vec![0.0, 1.0])).into());
+        self.result(call, "OneHot", &[&largest, &depth, &values], &[int_attribute("axis", at as i64)])
+    }
+
     fn layer_norm(&mut self, call: &Call<'_>) -> Values {
         let (x, lengths, eps) = self.normalized(call)?;
         let weight = self.affine(call, 1, &lengths, 1.0)?;

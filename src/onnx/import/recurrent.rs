@@ -203,7 +203,7 @@ impl Importer {
         directions: usize,
         rank: usize,
     ) -> Result<std::sync::Arc<Host>, String> {
-        let host = self.host(value).map_err(|problem| format!("its {name}: {problem}"))?;
+        let host = self.host(value)?;
         host.fixed()?;
         if host.dims.len() != rank || host.dims[0] != directions || host.dims.contains(&0) {
             return Err(format!(

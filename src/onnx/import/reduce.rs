@@ -4,11 +4,14 @@ mod cumulative;
 mod largest;
 
 use super::importer::Importer;
-use super::operator::{Call, ONLY_KNOWN, Operator, Values, one};
+use super::operator::{Call, Operator, Values, one};
 use crate::graph::NodeId;
+use crate::onnx::attributes::int_attribute;
 use crate::onnx::fold::{Reduction, reduced_axes};
-use crate::onnx::host::Length;
+use crate::onnx::host::{Data, Host, Length};
 use crate::onnx::integers::{held, is_integer};
+use crate::onnx::proto::data_type as ty;
+use crate::onnx::tensor::type_name;
 use crate::onnx::value::{Kind, Run, Value};
 use crate::ops::{AveragePool, Max, Mul, Op, Sum, UnaryOp};
 
@@ -25,6 +28,8 @@ operators! {
     "CumSum" => Operator::new(|f| f.cumulative_sum(), Importer::cumulative_sum),
     "ReduceL1" => reduction!(L1),
     "ReduceL2" => reduction!(L2),
+    "ReduceLogSum" => reduction!(LogSum),
+    "ReduceLogSumExp" => Operator::nodes(Importer::log_sum_exp).behind(|i, c, _| i.reduction_behind(c)),
     "ReduceMax" => reduction!(Max),
     "ReduceMean" => reduction!(Mean),
     "ReduceMin" => reduction!(Min),
@@ -68,6 +73,13 @@ impl Importer {
             if let Length::Known(n) = lengths[at] {
                 count *= n as f64;
             }
+            if reduction == Reduction::Prod {
+                id = self.product_along(call, id, axis)?;
+                if keep {
+                    target.push(Length::Known(1));
+                }
+                continue;
+            }
             let (part, op): (_, Op) =
                 if max { ("max", Max { axis }.into()) } else { ("sum", Sum { axis, checked }.into()) };
             id = self.draft.add(&call.part(part), op, &[id])?;
@@ -93,6 +105,56 @@ impl Importer {
         one(result)
     }
 
+    /// The product along an axis, which the result lacks: of its halves, of their halves, and so on.
+    fn product_along(&mut self, call: &Call<'_>, x: NodeId, axis: usize) -> Result<NodeId, String> {
+        let name = call.part("product");
+        let (mut product, mut odd) = (x, None);
+        let mut length = self.draft.shape(x).axis(axis).filter(|n| *n > 0).ok_or("it reduces no elements")?;
+        while length > 1 {
+            if !length.is_multiple_of(2) {
+                let last = self.cut(&name, product, axis, length - 1, 1)?;
+                odd = Some(match odd {
+                    Some(odd) => self.draft.add(&name, Mul, &[odd, last])?,
+                    None => last,
+                });
+            }
+            length /= 2;
+            let (a, b) = (self.cut(&name, product, axis, 0, length)?, self.cut(&name, product, axis, length, length)?);
+            product = self.draft.add(&name, Mul, &[a, b])?;
+        }
+        if let Some(odd) = odd {
+            product = self.draft.add(&name, Mul, &[product, odd])?;
+        }
+        // The sum of one element is the element.
+        self.draft.add(&name, Sum { axis, checked: false }, &[product])
+    }
+
+    /// `m + log(Σ e^(x − m))`, where `m` is the largest element, or the largest float in place of infinity.
+    fn log_sum_exp(&mut self, call: &Call<'_>) -> Values {
+        let x = call.input(0)?;
+        if !matches!(self.type_of(x), ty::FLOAT | ty::FLOAT16 | ty::BFLOAT16 | ty::DOUBLE) {
+            return Err(format!("it is not supported for {}", type_name(self.type_of(x))));
+        }
+        let axes = self.list(call, "axes", 1)?;
+        let noop = call.node.int("noop_with_empty_axes", 0)? != 0;
+        let reduced = reduced_axes(axes.as_deref(), self.logical(x).len(), noop)?;
+        let axes: Vec<i64> = (0..reduced.len()).filter(|&at| reduced[at]).map(|at| at as i64).collect();
+        if axes.is_empty() {
+            return Ok(vec![x.clone()]);
+        }
+        let axes = Value::Host(Host::new(vec![axes.len()], Data::I64(axes)).into());
+        let keep = call.node.int("keepdims", 1)?;
+        let most = self.emitted(call, "most", "ReduceMax", &[x, &axes], &[int_attribute("keepdims", 1)])?;
+        let [low, high] = [f32::MIN, f32::MAX].map(|value| self.number_value(value));
+        let most = self.emitted(call, "most.finite", "Clip", &[&most, &low, &high], &[])?;
+        let less = self.emitted(call, "less", "Sub", &[x, &most], &[])?;
+        let exp = self.emitted(call, "exp", "Exp", &[&less], &[])?;
+        let sum = self.emitted(call, "sum", "ReduceSum", &[&exp, &axes], &[int_attribute("keepdims", keep)])?;
+        let log = self.emitted(call, "log", "Log", &[&sum], &[])?;
+        let most = if keep == 0 { self.emitted(call, "most.of", "Squeeze", &[&most, &axes], &[])? } else { most };
+        self.result(call, "Add", &[&log, &most], &[])
+    }
+
     /// The mean over height and width, which is an average pool in integers too.
     fn image_mean(&mut self, call: &Call<'_>, x: Run, lead: &[Length], keep: bool) -> Values {
         let ones = if keep { vec![Length::Known(1); 2] } else { Vec::new() };
@@ -105,11 +167,10 @@ impl Importer {
     /// The floats whose sum or largest one a reduction of `x` computes.
     fn before_float_reduction(&mut self, call: &Call<'_>, reduction: Reduction, x: NodeId) -> Result<NodeId, String> {
         match reduction {
-            Reduction::Sum | Reduction::Mean | Reduction::Max => Ok(x),
+            Reduction::Sum | Reduction::Mean | Reduction::Max | Reduction::LogSum | Reduction::Prod => Ok(x),
             Reduction::Min => self.mul_scalar(&call.part("negative"), x, -1.0),
             Reduction::L1 => self.unary(&call.part("abs"), UnaryOp::Abs, x),
             Reduction::L2 | Reduction::SumSquare => self.draft.add(&call.part("square"), Mul, &[x, x]),
-            Reduction::Prod => Err(ONLY_KNOWN.to_owned()),
         }
     }
 
@@ -126,6 +187,7 @@ impl Importer {
             Reduction::Mean => self.mul_scalar(name, y, (1.0 / count) as f32),
             Reduction::Min => self.mul_scalar(name, y, -1.0),
             Reduction::L2 => self.unary(name, UnaryOp::Sqrt, y),
+            Reduction::LogSum => self.unary(name, UnaryOp::Log, y),
             _ => Ok(y),
         }
     }

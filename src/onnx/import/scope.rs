@@ -1,4 +1,4 @@
-//! Nodes that contain nodes: calls of functions that a file defines itself, and branches of `If`.
+//! Nodes that contain nodes: calls of functions that a file defines itself, branches of `If`, and what loops share with them.
 
 use std::collections::{HashMap, HashSet};
 
@@ -17,7 +17,7 @@ use crate::onnx::value::Value;
 const MAX_DEPTH: usize = 32;
 
 /// The graph of an attribute.
-fn graph<'n>(node: &'n NodeProto, name: &str) -> Result<&'n GraphProto, String> {
+pub(super) fn graph<'n>(node: &'n NodeProto, name: &str) -> Result<&'n GraphProto, String> {
     let attribute = node.attribute.iter().find(|attribute| attribute.name == name);
     attribute.and_then(|attribute| attribute.g.as_deref()).ok_or_else(|| format!("it has no {name}"))
 }
@@ -34,7 +34,7 @@ impl Importer {
             return Err(format!("its function is written for opset {opset}"));
         }
         let attributes = function.attribute_proto.iter().chain(&node.attribute).map(|a| (a.name.as_str(), a)).collect();
-        let inner = self.inner_nodes(node, &function.node, &attributes)?;
+        let inner = self.inner_nodes(node.title(), &function.node, &attributes)?;
         let given = inputs.into_iter().map(Some).chain(std::iter::repeat_n(None, function.input.len()));
         let values =
             function.input.iter().zip(given).filter_map(|(name, value)| Some((name.clone(), value.flatten()?)));
@@ -49,9 +49,19 @@ impl Importer {
         result
     }
 
+    /// The results of a node that contains graphs.
+    pub(super) fn nested(&mut self, node: &NodeProto, inputs: Vec<Option<Value>>) -> Values {
+        match (node.op_type.as_str(), inputs.first()) {
+            ("Loop", _) => self.repeated(node, inputs),
+            ("Scan", _) => self.scanned(node, inputs),
+            (_, Some(Some(condition))) => self.branches(node, condition),
+            _ => Err("it has no condition".to_owned()),
+        }
+    }
+
     /// The results of an `If`: those of the branch whose condition holds, or, if only a run can tell, elements of both,
     /// which are both computed.
-    pub(super) fn branches(&mut self, node: &NodeProto, condition: &Value) -> Values {
+    fn branches(&mut self, node: &NodeProto, condition: &Value) -> Values {
         let [yes, no] = [graph(node, "then_branch")?, graph(node, "else_branch")?];
         if !matches!(condition, Value::Run(_)) {
             let holds = self.scalar(condition).ok_or("its condition is not one value")? != 0.0;
@@ -87,18 +97,27 @@ impl Importer {
         if let Some(input) = branch.input.first() {
             return Err(format!("its branch has an input {}", input.name));
         }
-        if !branch.sparse_initializer.is_empty() {
-            return Err("its branch has a sparse tensor".to_owned());
+        let own = self.tensors_inside(branch)?;
+        let result = self.inside(node.title(), branch);
+        for name in own {
+            self.values.remove(name);
         }
-        let inner = self.inner_nodes(node, &branch.node, &HashMap::new())?;
-        let mut own: Vec<&str> = inner.iter().flat_map(|node| &node.output).map(String::as_str).collect();
-        for tensor in &branch.initializer {
+        result
+    }
+
+    /// Adds the tensors of a graph inside of a node, and returns their names.
+    pub(super) fn tensors_inside<'g>(&mut self, graph: &'g GraphProto) -> Result<Vec<&'g str>, String> {
+        if !graph.sparse_initializer.is_empty() {
+            return Err("its graph has a sparse tensor".to_owned());
+        }
+        let mut own = Vec::with_capacity(graph.initializer.len());
+        for tensor in &graph.initializer {
             if self.values.contains_key(&tensor.name) {
-                return Err(format!("its branch has a second tensor {}", tensor.name));
+                return Err(format!("its graph has a second tensor {}", tensor.name));
             }
             if !tensor.external_data.is_empty() {
                 return Err(format!(
-                    "its branch has the tensor {} in another file, which is not supported",
+                    "its graph has the tensor {} in another file, which is not supported",
                     tensor.name
                 ));
             }
@@ -106,11 +125,17 @@ impl Importer {
             let stored = Stored::new(tensor.clone(), Folders::default()).map_err(|e| e.to_string())?;
             self.stored.push(stored);
             self.values.insert(tensor.name.clone(), Value::Stored(self.stored.len() - 1));
-            own.push(&tensor.name);
+            own.push(tensor.name.as_str());
         }
-        let outputs: Vec<&str> = branch.output.iter().map(|output| output.name.as_str()).collect();
+        Ok(own)
+    }
+
+    /// The results of a graph inside of a node, whose inputs and tensors are values already.
+    pub(super) fn inside(&mut self, title: &str, graph: &GraphProto) -> Values {
+        let inner = self.inner_nodes(title, &graph.node, &HashMap::new())?;
+        let outputs: Vec<&str> = graph.output.iter().map(|output| output.name.as_str()).collect();
         let result = self.inner(&inner, &outputs, |_| false);
-        for name in own {
+        for name in inner.iter().flat_map(|node| &node.output) {
             self.values.remove(name);
         }
         result
@@ -119,7 +144,7 @@ impl Importer {
     /// Nodes of a function or a branch, with names after the node that contains them, and with the attributes of a call.
     fn inner_nodes(
         &mut self,
-        outer: &NodeProto,
+        outer: &str,
         nodes: &[NodeProto],
         attributes: &HashMap<&str, &AttributeProto>,
     ) -> Result<Vec<NodeProto>, String> {
@@ -129,12 +154,14 @@ impl Importer {
         // Functions that call functions could become any number of nodes.
         let values = |a: &AttributeProto| a.t.as_ref().map_or(0, copied) + 4 * a.floats.len() + 8 * a.ints.len();
         let attributes_of = |node: &NodeProto| node.attribute.iter().map(values).sum::<usize>();
-        let names = |node: &NodeProto| 2 * outer.title().len() + node.title().len();
-        let size = nodes.iter().map(|node| size_of::<NodeProto>() + names(node) + attributes_of(node)).sum();
-        self.budget.take(size, 1)?;
+        let names = |node: &NodeProto| 2 * outer.len() + node.title().len();
+        // Loops without nodes take time too.
+        let empty = size_of::<NodeProto>();
+        let size: usize = nodes.iter().map(|node| size_of::<NodeProto>() + names(node) + attributes_of(node)).sum();
+        self.budget.take(size.saturating_add(empty), 1)?;
         let named = nodes.iter().map(|node| {
             let mut node = node.clone();
-            node.name = format!("{}/{}", outer.title(), node.title());
+            node.name = format!("{outer}/{}", node.title());
             refer(&mut node, attributes);
             node
         });

@@ -7,7 +7,7 @@ use crate::onnx::functions;
 use crate::onnx::host::broadcast;
 use crate::onnx::tensor::type_name;
 use crate::onnx::value::{Kind, Run};
-use crate::ops::{Add, Clamp, Div, Mul, Unary, UnaryOp};
+use crate::ops::{Add, Binary, BinaryOp, Clamp, Div, Mul, Unary, UnaryOp, Where};
 
 /// A function that is one of the table of functions.
 pub(super) fn function(op_type: &str) -> Option<Operator> {
@@ -18,11 +18,13 @@ pub(super) fn function(op_type: &str) -> Option<Operator> {
 }
 
 operators! {
+    "Celu" => Operator::nodes(|i, c| i.on_floats(c, Importer::celu)),
     "Clip" => Operator::nodes(Importer::clip).on_codes(),
     "Elu" => Operator::nodes(|i, c| i.on_floats(c, Importer::elu)),
     "Gelu" => Operator::nodes(|i, c| i.on_floats(c, Importer::gelu)),
     "HardSigmoid" => Operator::nodes(|i, c| i.on_floats(c, Importer::hard_sigmoid)),
     "HardSwish" => Operator::nodes(|i, c| i.on_floats(c, Importer::hard_swish)),
+    "IsInf" => Operator::nodes(Importer::is_infinite),
     "IsNaN" => Operator::nodes(Importer::is_nan),
     "LeakyRelu" | "PRelu" => Operator::nodes(|i, c| i.on_floats(c, Importer::leaky_relu)),
     "Mish" => Operator::nodes(|i, c| i.on_floats(c, Importer::mish)),
@@ -33,6 +35,8 @@ operators! {
     "Selu" => Operator::nodes(|i, c| i.on_floats(c, Importer::selu)),
     "Softplus" => Operator::nodes(|i, c| i.on_floats(c, Importer::softplus)),
     "Softsign" => Operator::nodes(|i, c| i.on_floats(c, Importer::softsign)),
+    "Swish" => Operator::nodes(|i, c| i.on_floats(c, Importer::swish)),
+    "ThresholdedRelu" => Operator::nodes(|i, c| i.on_floats(c, Importer::thresholded_relu)),
 }
 
 impl Importer {
@@ -45,7 +49,11 @@ impl Importer {
     }
 
     /// An operator that is supported for floats only; `f` makes its nodes.
-    fn on_floats(&mut self, call: &Call<'_>, f: fn(&mut Self, &Call<'_>, NodeId) -> Result<NodeId, String>) -> Values {
+    pub(super) fn on_floats(
+        &mut self,
+        call: &Call<'_>,
+        f: fn(&mut Self, &Call<'_>, NodeId) -> Result<NodeId, String>,
+    ) -> Values {
         if let Some(data_type) = self.integers(call)? {
             self.integer(call.input(0)?)?;
             return Err(format!("it is not supported for {} at run time", type_name(data_type)));
@@ -67,6 +75,26 @@ impl Importer {
     fn is_nan(&mut self, call: &Call<'_>) -> Values {
         let x = self.float(call, call.input(0)?)?;
         one(Run { id: self.unary(&call.name, UnaryOp::IsNan, x.id)?, kind: Kind::Bool, ..x })
+    }
+
+    /// Whether an element is infinite, of both signs or of one.
+    fn is_infinite(&mut self, call: &Call<'_>) -> Values {
+        let signs = ["detect_negative", "detect_positive"].map(|name| call.node.int(name, 1).map(|v| v != 0));
+        let [negative, positive] = signs;
+        let x = self.float(call, call.input(0)?)?;
+        let (x, limit) = match (negative?, positive?) {
+            (true, true) => {
+                let abs = self.unary(&call.part("abs"), UnaryOp::Abs, x.id)?;
+                (Run { id: abs, ..x }, f32::INFINITY)
+            }
+            (false, true) => (x, f32::INFINITY),
+            (true, false) => (x, f32::NEG_INFINITY),
+            // Nothing equals NaN.
+            (false, false) => (x, f32::NAN),
+        };
+        let limit = self.number(limit);
+        let id = self.draft.add(&call.name, Binary { op: BinaryOp::Equal }, &[x.id, limit])?;
+        one(Run { id, kind: Kind::Bool, ..x })
     }
 
     fn neg(&mut self, call: &Call<'_>) -> Values {
@@ -153,6 +181,39 @@ impl Importer {
     fn elu(&mut self, call: &Call<'_>, x: NodeId) -> Result<NodeId, String> {
         let alpha = call.node.float("alpha", 1.0)?;
         self.exponential(call, &call.name, x, alpha)
+    }
+
+    /// `relu(x) + alpha · (e^(min(x, 0) / alpha) − 1)`.
+    fn celu(&mut self, call: &Call<'_>, x: NodeId) -> Result<NodeId, String> {
+        let alpha = call.node.float("alpha", 1.0)?;
+        if !(alpha.is_normal() && alpha > 0.0) {
+            return Err(format!("its alpha is {alpha}, expected a number above 0"));
+        }
+        let positive = self.unary(&call.part("positive"), UnaryOp::Relu, x)?;
+        let below = self.clamp(&call.part("negative"), [f32::NEG_INFINITY, 0.0], x)?;
+        let scaled = self.mul_scalar(&call.part("scaled"), below, 1.0 / alpha)?;
+        let exp = self.unary(&call.part("exp"), UnaryOp::Exp, scaled)?;
+        let less = self.add_scalar(&call.part("minus_one"), exp, -1.0)?;
+        let below = self.mul_scalar(&call.part("below"), less, alpha)?;
+        self.draft.add(&call.name, Add, &[positive, below])
+    }
+
+    /// `x · sigmoid(alpha · x)`.
+    fn swish(&mut self, call: &Call<'_>, x: NodeId) -> Result<NodeId, String> {
+        let scaled = self.mul_scalar(&call.part("scaled"), x, call.node.float("alpha", 1.0)?)?;
+        if scaled == x {
+            return self.unary(&call.name, UnaryOp::Silu, x);
+        }
+        let gate = self.unary(&call.part("gate"), UnaryOp::Sigmoid, scaled)?;
+        self.draft.add(&call.name, Mul, &[x, gate])
+    }
+
+    /// `x` where it is above alpha, and 0 elsewhere.
+    fn thresholded_relu(&mut self, call: &Call<'_>, x: NodeId) -> Result<NodeId, String> {
+        let (alpha, zero) = (call.node.float("alpha", 1.0)?, self.number(0.0));
+        let alpha = self.number(alpha);
+        let is_above = self.draft.add(&call.part("above"), Binary { op: BinaryOp::Less }, &[alpha, x])?;
+        self.draft.add(&call.name, Where, &[is_above, x, zero])
     }
 
     fn selu(&mut self, call: &Call<'_>, x: NodeId) -> Result<NodeId, String> {

@@ -99,7 +99,7 @@ fn changed_models_are_refused_or_read() {
 }
 
 /// The attributes that operators read.
-const INTS: [&str; 40] = [
+const INTS: [&str; 47] = [
     "num_heads",
     "kv_num_heads",
     "q_num_heads",
@@ -140,9 +140,16 @@ const INTS: [&str; 40] = [
     "opset",
     "is_inner_broadcast",
     "num_groups",
+    "hidden_size",
+    "layout",
+    "linear_before_reset",
+    "input_forget",
+    "num_scan_inputs",
+    "scan_input_axes",
+    "noop_with_empty_axes",
 ];
 const FLOATS: [&str; 6] = ["alpha", "beta", "epsilon", "scale", "softcap", "mask_filter_value"];
-const TEXTS: [(&str, &str); 10] = [
+const TEXTS: [(&str, &str); 13] = [
     ("equation", "bij,jk->bik"),
     ("equation", "ij,ji"),
     ("equation", ",->"),
@@ -153,6 +160,9 @@ const TEXTS: [(&str, &str); 10] = [
     ("coordinate_transformation_mode", "align_corners"),
     ("approximate", "tanh"),
     ("auto_pad", "SAME_UPPER"),
+    ("direction", "bidirectional"),
+    ("direction", "reverse"),
+    ("reduction", "add"),
 ];
 
 /// Nodes of every operator with any inputs and attributes.
