@@ -69,6 +69,7 @@ mod attributes;
 mod build;
 mod dims;
 mod draft;
+mod dynamic_functions;
 mod error;
 mod export;
 mod external;

@@ -79,6 +79,10 @@ pub(super) fn string_attribute(name: &str, text: &'static str) -> AttributeProto
     AttributeProto { name: name.to_owned(), s, r#type: ty::STRING, ..Default::default() }
 }
 
+pub(super) fn tensor_attribute(name: &str, tensor: TensorProto) -> AttributeProto {
+    AttributeProto { name: name.to_owned(), t: Some(tensor), r#type: ty::TENSOR, ..Default::default() }
+}
+
 pub(super) fn ints_attribute(name: &str, ints: Vec<i64>) -> AttributeProto {
     AttributeProto { name: name.to_owned(), ints, r#type: ty::INTS, ..Default::default() }
 }

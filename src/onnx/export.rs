@@ -3,6 +3,7 @@
 mod check;
 mod constants;
 mod conv;
+mod dynamic_values;
 mod elementwise;
 mod embedding;
 mod exporter;
@@ -13,7 +14,6 @@ mod matmul;
 mod movement;
 mod norm;
 mod options;
-mod parameters;
 mod pool;
 mod quantize;
 mod reduce;
@@ -54,14 +54,19 @@ const FAMILIES: &[Write] = &[
 /// - `rows` is a symbolic dimension, so that any batch runs.
 /// - Inputs of `i32` are declared `int64`, the type that tokenizers make ids of, and cast.
 /// - Weights are int8 initializers with a DequantizeLinear, whatever their number of bits. A linear layer on two axes is a Gemm. On more
-///   axes, and if it is quantized dynamically, it is a MatMul with the transposed weight and an Add.
+///   axes, it is a MatMul with the transposed weight and an Add.
+/// - Quantized activations are `uint8` for ONNX Runtime, 128 higher than in the graph, and int8 for TensorRT. ONNX Runtime has products of
+///   `uint8` with int8 on all processors, and runs each layer that has an integer form in integers.
 /// - A convolution reads its weight as it is. An adaptive average pool is a GlobalAveragePool, or an AveragePool whose windows are of
 ///   one size; one whose windows differ in size is refused.
 /// - A Clip before the QuantizeLinear limits quantized values of less than 8 bits to their range.
 /// - Dynamic quantization per tensor to int8 is DynamicQuantizeLinear, whose `uint8` values are those of the graph plus 128. That operator
 ///   has no smallest scale, so a tensor whose values span less than 255 times the smallest scale of the graph (255 · 2⁻¹² = 0.062 by
-///   default) is quantized more finely. ONNX has no operator for dynamic quantization per token or to other ranges, so its arithmetic
-///   is written out in floats.
+///   default) is quantized more finely. ONNX has no operator for dynamic quantization per token, with zero point 0 or to other ranges, so
+///   the file defines functions of domain `enfold` for them, which any reader replaces by their nodes.
+/// - A dynamic layer is MatMulInteger, Cast, Mul with the scales, and Add, of which ONNX Runtime makes one operator. If each token has a
+///   scale, it is a function too, whose products are a MatMulInteger. So is a product of two values, if the second is quantized per
+///   tensor.
 ///
 /// A runtime that computes each node as it is written gets the interpreter's quantized values. Integer kernels that a runtime puts in
 /// place of the nodes round differently, by at most one step an operator. On processors without VNNI, that bound holds for ONNX Runtime

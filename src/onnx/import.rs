@@ -67,6 +67,7 @@ use self::local_functions::Functions;
 use self::operator::Operator;
 use super::dims::{self, Dims};
 use super::draft::Draft;
+use super::dynamic_functions::DOMAIN;
 use super::error::{OnnxError, UnsupportedNode};
 use super::external::{self, Folders};
 use super::host::Budget;
@@ -206,7 +207,7 @@ fn known(node: &NodeProto) -> Result<Option<Operator>, String> {
         let same = || contrib::is_same(&node.op_type).then(|| dispatch::operator(&node.op_type)).flatten();
         return own.or_else(same).map(Some).ok_or_else(|| "the operator is not supported".to_owned());
     }
-    if node.domain == arithmetic::DOMAIN {
+    if node.domain == DOMAIN {
         return arithmetic::operator(&node.op_type).map(Some).ok_or_else(|| "the operator is not supported".to_owned());
     }
     if !node.is_default_domain() {
@@ -287,8 +288,13 @@ impl Importer {
         self.reading = node.input.iter().zip(&inputs).filter_map(run).collect();
         let before = self.unsupported.len();
         let given_unsupported = inputs.iter().flatten().any(|value| matches!(value, Value::Unsupported));
-        let function = self.functions.of(node).cloned();
-        let operator = if function.is_some() { Ok(None) } else { known(node) };
+        let exported = if self.functions.is_exported(node) { dynamic::function(&node.op_type) } else { None };
+        let function = self.functions.of(node).filter(|_| exported.is_none()).cloned();
+        let operator = match exported {
+            Some(operator) => Ok(Some(operator)),
+            None if function.is_some() => Ok(None),
+            None => known(node),
+        };
         let result = operator.and_then(|operator| {
             // The node that gives an unsupported value is listed already.
             if given_unsupported {

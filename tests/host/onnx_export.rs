@@ -1,6 +1,7 @@
 //! Export to ONNX: what is refused, and the models that ONNX Runtime is given by `tests/onnx/check_with_onnxruntime.py`.
 
 pub(crate) mod nets;
+mod read;
 mod write;
 
 use enfold::interp::Interpreter;

@@ -8,7 +8,7 @@ use super::Preset;
 use super::exporter::Exporter;
 use crate::graph::NodeId;
 use crate::onnx::attributes::ints_attribute;
-use crate::onnx::tensor::swapped_qparams;
+use crate::onnx::tensor::{element_type, swapped_qparams};
 use crate::ops::{Arguments, Constant, Dequantize, Op, Quantize, transposed};
 use crate::values::{DType, QParams, Shape, Tensor, TensorQParams};
 
@@ -71,7 +71,7 @@ impl Exporter<'_> {
     fn dequantize_linear(&mut self, name: &str, value: &str, output: &str, qparams: &TensorQParams, dtype: DType) {
         let copies = self.copies_quantized();
         let shared = if copies { std::mem::take(&mut self.writer.scalars) } else { HashMap::new() };
-        self.writer.linear("DequantizeLinear", name, value, output, qparams, dtype);
+        self.writer.linear("DequantizeLinear", name, value, output, qparams, element_type(dtype));
         if copies {
             self.writer.scalars = shared;
         }

@@ -1,12 +1,13 @@
 //! The nodes of a graph, one after the other, as nodes of ONNX. Each family writes its operators.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
+use super::dynamic_values::DynamicValues;
 use super::options::{ExportOptions, Inexpressible};
-use super::parameters::Parameters;
 use super::writer::{Parts, Writer, value_info};
 use crate::graph::{Graph, Node, NodeId};
 use crate::onnx::attributes::int_attribute;
+use crate::onnx::dynamic_functions;
 use crate::onnx::proto::{AttributeProto, GraphProto, ModelProto, OperatorSetIdProto, data_type};
 use crate::onnx::tensor::{element_type, numbers, type_name};
 use crate::ops::{Input, Op};
@@ -32,8 +33,12 @@ pub(super) struct Exporter<'g> {
     written: Vec<bool>,
     /// The names of weights that were written transposed.
     pub(super) transposed: HashMap<NodeId, String>,
-    /// For each node that chooses dynamic qparams, the values that hold them.
-    pub(super) parameters: HashMap<NodeId, Parameters>,
+    /// For each node, those that read its value and that an output depends on.
+    readers: Vec<Vec<NodeId>>,
+    /// For each node that quantizes dynamically, the values that hold its results.
+    pub(super) dynamic: HashMap<NodeId, DynamicValues>,
+    /// The functions that nodes call.
+    pub(super) functions: BTreeSet<&'static str>,
 }
 
 /// The number of a type by its name.
@@ -51,13 +56,16 @@ impl<'g> Exporter<'g> {
             names: vec![String::new(); nodes],
             written: vec![false; nodes],
             transposed: HashMap::new(),
-            parameters: HashMap::new(),
+            readers: graph.users(),
+            dynamic: HashMap::new(),
+            functions: BTreeSet::new(),
         }
     }
 
     /// Writes the nodes that are needed. An error lists the nodes that no family has a form for.
     pub(super) fn run(mut self, needed: &[bool], families: &[Write]) -> Result<ModelProto, Vec<Inexpressible>> {
         let outputs = self.assign_names();
+        self.readers.iter_mut().for_each(|readers| readers.retain(|id| needed[id.index()]));
         let mut unwritten = Vec::new();
         let mut graph = GraphProto { name: "enfold".to_owned(), ..Default::default() };
         let batch = &self.options.batch;
@@ -67,7 +75,7 @@ impl<'g> Exporter<'g> {
             graph.input.push(value_info(&node.name, elem_type, &node.shape, batch));
         }
         for (id, node) in self.graph.iter() {
-            if !needed[id.index()] || self.is_constant(id) {
+            if !needed[id.index()] || self.is_constant(id) || self.is_absorbed(id) {
                 continue;
             }
             if !self.write(id, families) {
@@ -94,13 +102,16 @@ impl<'g> Exporter<'g> {
         }
         graph.node = self.writer.nodes;
         graph.initializer = self.writer.initializers;
+        let functions: Vec<_> = self.functions.iter().filter_map(|name| dynamic_functions::function(name)).collect();
+        let own = (!functions.is_empty()).then_some((dynamic_functions::DOMAIN, 1));
+        let opset = |(domain, version): (&str, i64)| OperatorSetIdProto { domain: domain.to_owned(), version };
         Ok(ModelProto {
             ir_version: IR_VERSION,
             producer_name: self.options.producer.clone(),
             producer_version: env!("CARGO_PKG_VERSION").to_owned(),
             graph: Some(graph),
-            opset_import: vec![OperatorSetIdProto { domain: String::new(), version: OPSET }],
-            functions: Vec::new(),
+            opset_import: [("", OPSET)].into_iter().chain(own).map(opset).collect(),
+            functions,
         })
     }
 
@@ -161,11 +172,6 @@ impl<'g> Exporter<'g> {
         &self.names[id.index()]
     }
 
-    /// Gives a node's value the name of another.
-    pub(super) fn rename(&mut self, id: NodeId, name: String) {
-        self.names[id.index()] = name;
-    }
-
     /// The name of a node's value. A constant is written first.
     pub(super) fn value(&mut self, id: NodeId) -> String {
         if !self.written[id.index()] && self.is_constant(id) {
@@ -173,6 +179,15 @@ impl<'g> Exporter<'g> {
             self.write_constant(id);
         }
         self.names[id.index()].clone()
+    }
+
+    /// The nodes that read a node's value.
+    pub(super) fn readers(&self, id: NodeId) -> impl Iterator<Item = NodeId> {
+        self.readers[id.index()].iter().copied()
+    }
+
+    pub(super) fn is_output(&self, id: NodeId) -> bool {
+        self.graph.outputs().contains(&id)
     }
 
     /// Whether a node's value is written.

@@ -5,6 +5,7 @@ use super::constants::channel;
 use super::exporter::Exporter;
 use crate::graph::NodeId;
 use crate::onnx::attributes::int_attribute;
+use crate::onnx::proto::data_type;
 use crate::ops::{ConvTranspose, Dequantize, DequantizeDynamic, Op};
 use crate::values::{DType, QParams, Tensor, TensorQParams};
 
@@ -15,10 +16,19 @@ pub(super) fn write(exporter: &mut Exporter<'_>, id: NodeId) -> bool {
 }
 
 impl Exporter<'_> {
-    /// A layer on two axes is a Gemm, which reads the weight as it is. Beyond two axes, and if the input is quantized dynamically, a
-    /// layer is a MatMul, which reads the transposed weight: ONNX Runtime has integer kernels for that form alone.
+    /// A layer whose input is quantized dynamically is a product of integers, whose sums are scaled. Another layer on two axes is a Gemm,
+    /// which reads the weight as it is. Beyond two axes, a layer is a MatMul, which reads the transposed weight: ONNX Runtime has integer kernels for that form alone.
     fn linear(&mut self, id: NodeId) {
         let node = self.graph.node(id);
+        if let Some(product) = self.integer_product(id) {
+            let part = if node.inputs.len() > 2 { Some("product") } else { None };
+            let output = self.write_integer_product(id, &product, part);
+            if let Some(&bias) = node.inputs.get(2) {
+                let bias = self.value(bias);
+                self.parts(id).last("Add", &[output, bias]);
+            }
+            return;
+        }
         let (x, w) = (self.value(node.inputs[0]), node.inputs[1]);
         let input = self.graph.node(node.inputs[0]);
         if input.shape.rank() == 2 && input.op != Op::DequantizeDynamic(DequantizeDynamic) {
@@ -46,7 +56,7 @@ impl Exporter<'_> {
                 if let Some((values, qparams)) = self.quantized_bias(id, [x, w, b]) {
                     let values = self.writer.tensor(&wish, &values);
                     let output = self.writer.unique(&format!("{}.dequantize", self.name(b)));
-                    self.writer.linear("DequantizeLinear", &output, &values, &output, &qparams, DType::I32);
+                    self.writer.linear("DequantizeLinear", &output, &values, &output, &qparams, data_type::INT32);
                     return Some(output);
                 }
             }

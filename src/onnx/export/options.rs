@@ -7,7 +7,8 @@ use std::str::FromStr;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Preset {
-    /// ONNX Runtime and other readers of quantize/dequantize models: zero points may have any value. Biases of statically quantized
+    /// ONNX Runtime and other readers of quantize/dequantize models: zero points may have any value, and quantized activations are `uint8`,
+    /// for which ONNX Runtime has integer kernels on all processors. Biases of statically quantized
     /// convolutions, and of such linear layers on two axes, are quantized to `int32` with the scale of the accumulator, without which
     /// ONNX Runtime does not fuse a layer and its ReLU into an integer kernel. Biases stay float if weights have fewer than 8 bits,
     /// since the rounding to such large steps would move the output.

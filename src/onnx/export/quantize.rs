@@ -6,6 +6,8 @@ use super::Preset;
 use super::exporter::Exporter;
 use super::unary::clip;
 use crate::graph::{Graph, Node, NodeId};
+use crate::onnx::proto::data_type;
+use crate::onnx::tensor::element_type;
 use crate::ops::{ChooseQParams, Dequantize, DequantizeDynamic, Op, Quantize, QuantizeDynamic};
 use crate::values::{DType, QuantRange, TensorQParams};
 
@@ -13,8 +15,9 @@ pub(super) fn write(exporter: &mut Exporter<'_>, id: NodeId) -> bool {
     match &exporter.graph.node(id).op {
         Op::Quantize(Quantize { qparams, range, .. }) => exporter.quantize(id, qparams, *range),
         Op::Dequantize(Dequantize { qparams }) => exporter.dequantize(id, qparams),
-        Op::ChooseQParams(choose) => exporter.choose_qparams(id, *choose),
-        Op::QuantizeDynamic(_) => exporter.quantize_dynamic(id),
+        // Its scale is written with the values that are quantized by it.
+        Op::ChooseQParams(_) => {}
+        Op::QuantizeDynamic(_) => return exporter.quantize_dynamic(id),
         Op::DequantizeDynamic(DequantizeDynamic) => exporter.dequantize_dynamic(id),
         _ => return false,
     }
@@ -89,13 +92,26 @@ impl Exporter<'_> {
             clip(&mut self.writer, &clipped, &x, bounds, &clipped);
             x = clipped;
         }
-        self.writer.linear("QuantizeLinear", &node.name, &x, &output, qparams, DType::I8);
+        let quantized = self.quantized_type(id);
+        self.writer.linear("QuantizeLinear", &node.name, &x, &output, qparams, quantized);
     }
 
     fn dequantize(&mut self, id: NodeId, qparams: &TensorQParams) {
         let node = self.graph.node(id);
         let (x, output) = (self.value(node.inputs[0]), self.name(id).to_owned());
-        let dtype = self.graph.node(node.inputs[0]).dtype;
-        self.writer.linear("DequantizeLinear", &node.name, &x, &output, qparams, dtype);
+        let quantized = self.quantized_type(node.inputs[0]);
+        self.writer.linear("DequantizeLinear", &node.name, &x, &output, qparams, quantized);
+    }
+
+    /// The type of quantized values in the file. For ONNX Runtime, values that are only dequantized are `uint8`: its products of `uint8`
+    /// and int8 are the ones that all processors have, and it makes `uint8` of int8 itself only where one node reads them.
+    fn quantized_type(&self, id: NodeId) -> i32 {
+        let node = self.graph.node(id);
+        let is_local = matches!(node.op, Op::Quantize(_))
+            && node.dtype == DType::I8
+            && !self.is_constant(id)
+            && !self.is_output(id)
+            && self.readers(id).all(|reader| matches!(self.graph.node(reader).op, Op::Dequantize(_)));
+        if is_local && self.options.preset == Preset::OnnxRuntime { data_type::UINT8 } else { element_type(node.dtype) }
     }
 }

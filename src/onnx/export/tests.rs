@@ -112,7 +112,8 @@ fn a_static_layer_is_a_gemm_between_pairs() {
     let x = maker(&graph, &gemm.input[0]);
     assert_eq!(floats(initializer(&graph, &x.input[1])), [0.125]);
     let zero_point = initializer(&graph, &x.input[2]);
-    assert_eq!((zero_point.data_type, zero_point.raw_data[0] as i8), (data_type::INT8, -5));
+    // Activations are uint8, 128 higher.
+    assert_eq!((zero_point.data_type, zero_point.raw_data[0]), (data_type::UINT8, 123));
     // A quantize/dequantize pair has one scale and one zero point.
     assert_eq!(maker(&graph, &x.input[0]).input[1..], x.input[1..]);
 
@@ -222,21 +223,33 @@ fn dynamic(qscheme: QScheme) -> Graph {
     g.finish([y]).expect("a graph")
 }
 
+/// A dynamic layer is a product of integers, and nothing dequantizes its input.
 #[test]
-fn dynamic_quantization_is_an_operator_or_arithmetic() {
+fn dynamic_quantization_is_an_operator_or_a_function() {
     let graph = exported(&dynamic(QScheme::per_tensor_affine()), &ExportOptions::default());
-    assert_eq!(ops(&graph), ["DynamicQuantizeLinear", "DequantizeLinear", "DequantizeLinear", "MatMul"]);
-    let dequantize = maker(&graph, &node(&graph, "MatMul").input[0]);
-    assert_eq!(dequantize.input, node(&graph, "DynamicQuantizeLinear").output);
+    assert_eq!(ops(&graph), ["DynamicQuantizeLinear", "MatMulInteger", "Cast", "Mul", "Mul"]);
+    let [product, quantize] = ["MatMulInteger", "DynamicQuantizeLinear"].map(|op| node(&graph, op));
+    assert_eq!([&product.input[0], &product.input[2]], [&quantize.output[0], &quantize.output[2]]);
+    assert_eq!(initializer(&graph, &product.input[1]).dims, [3, 2]);
 
-    for qscheme in [QScheme::per_token_affine(), QScheme::per_tensor_symmetric()] {
-        let graph = exported(&dynamic(qscheme), &ExportOptions::default());
-        let ops = ops(&graph);
-        assert!(ops.contains(&"Round") && !ops.contains(&"DynamicQuantizeLinear"), "{qscheme}: {ops:?}");
+    for (qscheme, function, rest) in [
+        (QScheme::per_token_affine(), "DynamicQuantizePerToken", &["MatMulPerToken"][..]),
+        (
+            QScheme::per_tensor_symmetric(),
+            "DynamicQuantizePerTensorSymmetric",
+            &["MatMulInteger", "Cast", "Mul", "Mul"],
+        ),
+    ] {
+        let graph = dynamic(qscheme);
+        let model = super::model(&graph, &ExportOptions::default()).expect("exported");
+        let defined: Vec<&str> = model.functions.iter().map(|function| function.name.as_str()).collect();
+        assert_eq!(defined.contains(&"MatMulPerToken"), qscheme.is_per_token(), "{defined:?}");
+        let domains: Vec<&str> = model.opset_import.iter().map(|set| set.domain.as_str()).collect();
+        assert!(defined.contains(&function) && domains == ["", "enfold"], "{defined:?} {domains:?}");
+        let graph = model.graph.expect("a graph");
+        assert_eq!(ops(&graph), [&[function], rest].concat());
         let eps = floats(initializer(&graph, "pairs.eps"));
         assert_eq!(eps, [0.001], "{qscheme}");
-        let axes = &node(&graph, "ReduceMax").attribute;
-        assert_eq!(axes.iter().any(|a| a.ints == [-1]), qscheme.is_per_token(), "{qscheme}: {axes:?}");
     }
 }
 
@@ -343,12 +356,21 @@ fn no_two_products_read_the_same_codes_or_zero_point() {
                 let graph = products(rank, dynamic, one_dequantize, per_channel);
                 let graph = exported(&graph, &ExportOptions { preset, ..ExportOptions::default() });
                 let mut read: [Vec<String>; 2] = Default::default();
-                for product in graph.node.iter().filter(|node| ["Gemm", "MatMul"].contains(&node.op_type.as_str())) {
-                    let dequantize = maker(&graph, &product.input[1]);
-                    assert_eq!(dequantize.op_type, "DequantizeLinear");
-                    assert_eq!(initializer(&graph, &dequantize.input[0]).raw_data.len(), 9);
-                    read[0].push(dequantize.input[0].clone());
-                    read[1].push(dequantize.input[2].clone());
+                for product in graph
+                    .node
+                    .iter()
+                    .filter(|node| ["Gemm", "MatMul", "MatMulInteger"].contains(&node.op_type.as_str()))
+                {
+                    let [codes, zero_point] = if product.op_type == "MatMulInteger" {
+                        [1, 3].map(|at| product.input[at].clone())
+                    } else {
+                        let dequantize = maker(&graph, &product.input[1]);
+                        assert_eq!(dequantize.op_type, "DequantizeLinear");
+                        [0, 2].map(|at| dequantize.input[at].clone())
+                    };
+                    assert_eq!(initializer(&graph, &codes).raw_data.len(), 9);
+                    read[0].push(codes);
+                    read[1].push(zero_point);
                 }
                 assert_eq!(read[0].len(), 3);
                 read.map(|names| names.into_iter().collect::<std::collections::HashSet<_>>().len())

@@ -10,7 +10,7 @@ use crate::onnx::proto::{
     ValueInfoProto, data_type,
 };
 use crate::onnx::tensor::element_type;
-use crate::values::{DType, QParams, Shape, Tensor, TensorQParams};
+use crate::values::{QParams, Shape, Tensor, TensorQParams};
 
 #[derive(Debug, Default)]
 pub(super) struct Writer {
@@ -21,7 +21,7 @@ pub(super) struct Writer {
     /// For each name that was asked for again, the last number tried, so that a thousand equal names take a thousand steps.
     numbers: HashMap<String, usize>,
     /// The names of the scale and zero point of whole tensors, which a quantize node shares with its dequantize nodes.
-    pub(super) scalars: HashMap<(u32, i32), [String; 2]>,
+    pub(super) scalars: HashMap<(u32, i32, i32), [String; 2]>,
 }
 
 impl Writer {
@@ -112,6 +112,11 @@ impl Writer {
         self.named(name, tensor.shape(), element_type(tensor.dtype()), bytes);
     }
 
+    /// Adds a zero point of quantized values of type `quantized` as an initializer and returns its name.
+    pub(super) fn zero_point(&mut self, wish: &str, zero_point: i32, quantized: i32) -> String {
+        self.raw(wish, &[], quantized, vec![stored(zero_point, quantized)])
+    }
+
     fn raw(&mut self, wish: &str, dims: &[usize], data_type: i32, bytes: Vec<u8>) -> String {
         let name = self.unique(wish);
         self.named(&name, dims, data_type, bytes);
@@ -124,7 +129,8 @@ impl Writer {
         self.initializers.push(TensorProto { dims, data_type, name: name.to_owned(), raw_data, ..Default::default() });
     }
 
-    /// Adds a QuantizeLinear to int8, or a DequantizeLinear of quantized values of type `quantized`.
+    /// Adds a QuantizeLinear or DequantizeLinear. Quantized values are of type `quantized`: int8, `uint8`, which are 128 higher than in
+    /// the graph, or int32.
     pub(super) fn linear(
         &mut self,
         op: &str,
@@ -132,42 +138,46 @@ impl Writer {
         input: &str,
         output: &str,
         qparams: &TensorQParams,
-        quantized: DType,
+        quantized: i32,
     ) {
         let ([scale, zero_point], axis) = match qparams {
-            TensorQParams::PerTensor(q) if quantized == DType::I32 => {
+            TensorQParams::PerTensor(q) if quantized == data_type::INT32 => {
                 ([self.scalar(&format!("{output}.scale"), q.scale()), String::new()], None)
             }
-            TensorQParams::PerTensor(q) => (self.scalar_qparams(output, *q), None),
+            TensorQParams::PerTensor(q) => (self.scalar_qparams(output, *q, quantized), None),
             TensorQParams::PerChannel { channels, ch_axis } => {
                 let scales = channels.iter().flat_map(|q| q.scale().to_le_bytes()).collect();
-                let zero_points = channels.iter().map(|q| q.zero_point() as u8).collect();
+                let zero_points = channels.iter().map(|q| stored(q.zero_point(), quantized)).collect();
                 let scale = self.raw(&format!("{output}.scale"), &[channels.len()], data_type::FLOAT, scales);
                 let zero_point = match quantized {
-                    DType::I32 => String::new(),
-                    _ => self.raw(&format!("{output}.zero_point"), &[channels.len()], data_type::INT8, zero_points),
+                    data_type::INT32 => String::new(),
+                    _ => self.raw(&format!("{output}.zero_point"), &[channels.len()], quantized, zero_points),
                 };
                 ([scale, zero_point], Some(int_attribute("axis", int(*ch_axis))))
             }
         };
         // Quantized values of 32 bits have no zero point.
         let inputs = [input, &scale, &zero_point];
-        let inputs = if quantized == DType::I32 { &inputs[..2] } else { &inputs[..] };
+        let inputs = if quantized == data_type::INT32 { &inputs[..2] } else { &inputs[..] };
         self.node(op, name, inputs, output, axis.into_iter().collect());
     }
 
-    fn scalar_qparams(&mut self, output: &str, q: QParams) -> [String; 2] {
-        let key = (q.scale().to_bits(), q.zero_point());
+    fn scalar_qparams(&mut self, output: &str, q: QParams, quantized: i32) -> [String; 2] {
+        let key = (q.scale().to_bits(), q.zero_point(), quantized);
         if let Some(names) = self.scalars.get(&key) {
             return names.clone();
         }
         let scale = self.scalar(&format!("{output}.scale"), q.scale());
-        let bytes = vec![q.zero_point() as u8];
-        let zero_point = self.raw(&format!("{output}.zero_point"), &[], data_type::INT8, bytes);
+        let zero_point = self.zero_point(&format!("{output}.zero_point"), q.zero_point(), quantized);
         let names = [scale, zero_point];
         self.scalars.insert(key, names.clone());
         names
     }
+}
+
+/// The byte of a zero point, whose type is int8 or `uint8`.
+fn stored(zero_point: i32, quantized: i32) -> u8 {
+    (if quantized == data_type::UINT8 { zero_point + 128 } else { zero_point }) as u8
 }
 
 /// Writes the nodes of ONNX that one node of the graph becomes. The last of them has the name of the graph's node, the others are called

@@ -1,5 +1,5 @@
-//! Dynamic quantization that a file spells out, as this crate's exporter does where ONNX has no operator for it: with a scale for each
-//! token, with zero point 0, or with a narrower range.
+//! Dynamic quantization that a file spells out in floats, as this crate's exporter did where ONNX has no operator for it: with a scale for
+//! each token, with zero point 0, or with a narrower range.
 //!
 //! The nodes are recognized before they are imported, since a scale of the tensor is a reduction along the batch.
 
@@ -8,14 +8,12 @@ use std::collections::HashMap;
 use super::importer::Importer;
 use super::operator::{Call, Operator, Values, one};
 use crate::onnx::attributes::{float_attribute, int_attribute};
+use crate::onnx::dynamic_functions::DOMAIN;
 use crate::onnx::proto::{NodeProto, attribute_type};
 use crate::onnx::tensor::Stored;
 use crate::onnx::value::{Kind, Run};
 use crate::ops::{ChooseQParams, DequantizeDynamic, QuantizeDynamic};
 use crate::values::{QScheme, QuantRange};
-
-/// The domain of nodes that stand for several nodes of a file.
-pub(super) const DOMAIN: &str = "enfold";
 
 /// The operators of that domain.
 pub(super) fn operator(op_type: &str) -> Option<Operator> {

@@ -9,6 +9,7 @@ use crate::onnx::host::axis;
 use crate::onnx::proto::data_type as ty;
 use crate::onnx::tensor::type_name;
 use crate::onnx::value::{Deferred, Factor, Kind, Product, Scale, Value};
+use crate::values::QuantRange;
 
 impl Deferred {
     /// What it is, and what may read it.
@@ -165,7 +166,7 @@ impl Importer {
     pub(super) fn quantize_deferred(&mut self, call: &Call<'_>) -> Values {
         let x = self.as_float(call, call.input(0)?)?;
         let qparams = self.qparams_of(call)?;
-        one(self.quantized_dynamically(&call.name, x, qparams)?)
+        one(self.quantized_dynamically(&call.name, x, qparams, QuantRange::INT8)?)
     }
 
     /// A `DequantizeLinear` by dynamic qparams, or of rows of a table.

@@ -9,6 +9,7 @@ use super::importer::Importer;
 use super::operator::{Call, Operator, Values};
 use crate::graph::NodeId;
 use crate::onnx::attributes::int_attribute;
+use crate::onnx::dynamic_functions as functions;
 use crate::onnx::host::{Data, Host, Length};
 use crate::onnx::proto::{AttributeProto, NodeProto, data_type as ty};
 use crate::onnx::tensor::type_name;
@@ -33,6 +34,17 @@ pub(super) fn contrib(op_type: &str) -> Option<Operator> {
     })
 }
 
+/// The functions that an export defines in its file.
+pub(super) fn function(name: &str) -> Option<Operator> {
+    match name {
+        functions::MATMUL => Some(Operator::stored(Importer::matmul_per_token).deferring(Importer::matmul_per_token)),
+        functions::DEQUANTIZE => {
+            Some(Operator::stored(Importer::dequantize_deferred).deferring(Importer::dequantize_deferred))
+        }
+        _ => functions::qscheme(name).map(|_| Operator::nodes(Importer::dynamic_quantize)),
+    }
+}
+
 /// The constant that a known zero point or a known scale becomes for `count` channels.
 fn for_channels(host: &Host, count: usize) -> Result<Host, String> {
     let data = match &host.data {
@@ -55,16 +67,44 @@ impl Importer {
         }
         let qscheme = QScheme::per_tensor_affine();
         let choose = ChooseQParams { qscheme, range: QuantRange::INT8, eps: MIN_SCALE };
-        let qparams = self.draft.add(&call.part("qparams"), choose, &[x.id])?;
-        let values = self.quantized_dynamically(&call.name, x, qparams)?;
+        self.chosen_and_quantized(call, [x, x], choose)
+    }
+
+    /// A call of one of the functions that quantize.
+    fn dynamic_quantize(&mut self, call: &Call<'_>) -> Values {
+        let [x, observed] = [self.float(call, call.input(0)?)?, self.float(call, call.input(1)?)?];
+        let mut number = |at: usize| {
+            let value = self.scalar(call.input(at)?);
+            value.ok_or_else(|| format!("its input {at} is not one number that is known while importing"))
+        };
+        let ([lo, hi], eps) = ([number(2)?, number(3)?], number(4)?);
+        if [lo, hi].iter().any(|v| v.fract() != 0.0 || v.abs() > 128.0) {
+            return Err(format!("its quantized values are from {lo} to {hi}, expected integers of 8 bits"));
+        }
+        let range = QuantRange::new(lo as i32, hi as i32).map_err(|e| e.to_string())?;
+        let qscheme = functions::qscheme(&call.node.op_type).ok_or("it has no scheme")?;
+        self.chosen_and_quantized(call, [x, observed], ChooseQParams { qscheme, range, eps })
+    }
+
+    /// `x` quantized by the range of `observed`: the values, their scale and their zero point.
+    fn chosen_and_quantized(&mut self, call: &Call<'_>, [x, observed]: [Run; 2], choose: ChooseQParams) -> Values {
+        let range = choose.range;
+        let qparams = self.draft.add(&call.part("qparams"), choose, &[observed.id])?;
+        let values = self.quantized_dynamically(&call.name, x, qparams, range)?;
         let scale = Scale { qparams: vec![qparams], known: None };
         let deferred = |deferred| Value::Deferred(Arc::new(deferred));
         Ok(vec![Value::Run(values), deferred(Deferred::Scale(scale)), deferred(Deferred::ZeroPoint(qparams))])
     }
 
     /// `x` quantized to `uint8` by dynamic qparams.
-    pub(super) fn quantized_dynamically(&mut self, name: &str, x: Run, qparams: NodeId) -> Result<Run, String> {
-        let id = self.draft.add(name, QuantizeDynamic { range: QuantRange::INT8 }, &[x.id, qparams])?;
+    pub(super) fn quantized_dynamically(
+        &mut self,
+        name: &str,
+        x: Run,
+        qparams: NodeId,
+        range: QuantRange,
+    ) -> Result<Run, String> {
+        let id = self.draft.add(name, QuantizeDynamic { range }, &[x.id, qparams])?;
         Ok(Run { id, kind: Kind::Quantized { unsigned: true }, ..x })
     }
 
@@ -160,6 +200,14 @@ impl Importer {
         let b = self.scale_of(call.input(3)?)?;
         let scale = self.scale_product(call, a, b)?;
         let inputs = [0, 1, 4, 5].map(|at| call.optional(at).cloned()).to_vec();
+        self.whole_product(call, inputs, scale, 6)
+    }
+
+    /// A call of the function that multiplies values with a scale for each token.
+    fn matmul_per_token(&mut self, call: &Call<'_>) -> Values {
+        let [a, b] = [self.scale_of(call.input(1)?)?, self.scale_of(call.input(4)?)?];
+        let scale = self.scale_product(call, a, b)?;
+        let inputs = [0, 3, 2, 5].map(|at| call.optional(at).cloned()).to_vec();
         self.whole_product(call, inputs, scale, 6)
     }
 

@@ -348,33 +348,109 @@ fn exports_are_read_as_they_were() {
     }
 }
 
-/// Near misses of the arithmetic that is exported stay arithmetic.
+/// A layer whose input is quantized per token in floats, as older versions of this crate exported it.
+const SPELLED: &[(&str, &str, &str)] = &[
+    ("ReduceMin", "x", "smallest"),
+    ("ReduceMax", "x", "largest"),
+    ("Min", "smallest zero", "min"),
+    ("Max", "largest zero", "max"),
+    ("Sub", "max min", "span"),
+    ("Div", "span steps", "step"),
+    ("Max", "step eps", "scale"),
+    ("Div", "one scale", "inv_scale"),
+    ("Div", "min scale", "low"),
+    ("Div", "max scale", "high"),
+    ("Sub", "quant_min low", "from_lo"),
+    ("Sub", "quant_max high", "from_hi"),
+    ("Add", "quant_min low", "off_lo"),
+    ("Add", "quant_max high", "off_hi"),
+    ("Add", "off_lo off_hi", "off"),
+    ("Greater", "off zero", "from_low"),
+    ("Where", "from_low from_lo from_hi", "either"),
+    ("Clip", "either quant_min quant_max", "clipped"),
+    ("Round", "clipped", "zero_point"),
+    ("Sub", "quant_min zero_point", "lo"),
+    ("Sub", "quant_max zero_point", "hi"),
+    ("Mul", "x inv_scale", "multiplied"),
+    ("Round", "multiplied", "rounded"),
+    ("Max", "rounded lo", "raised"),
+    ("Min", "raised hi", "values"),
+    ("Mul", "values scale", "real"),
+    ("MatMul", "real w", "y"),
+];
+
+/// Near misses of the arithmetic that was exported stay arithmetic.
 #[test]
 fn arithmetic_that_is_none_of_ours() {
+    let scalars = [("zero", 0.0), ("one", 1.0), ("eps", 1e-5), ("quant_min", -128.0), ("quant_max", 127.0)];
+    let mut build = Build::new(17).input("x", &["batch", "3"]).floats("w", &[3, 1], &[1.0, 2.0, 3.0]);
+    for (name, value) in scalars.into_iter().chain([("steps", 255.0)]) {
+        build = build.floats(name, &[], &[value]);
+    }
+    for &(op_type, inputs, output) in SPELLED {
+        build = build.node(op_type, inputs, output);
+        if op_type.starts_with("Reduce") {
+            build = build.list("axes", &[-1]).int("keepdims", 1);
+        }
+    }
+    let build = build.output("y");
+    let chooses = |build: &Build| ops(&build.done(&[])).contains(&"choose_qparams");
+    assert!(chooses(&build));
+    let mut kept = 0;
+    for at in 0..SPELLED.len() {
+        let mut build = build.clone();
+        if changed(&mut build.graph().node[at]) {
+            kept += 1;
+            assert!(!chooses(&build), "node {at}");
+        }
+    }
+    assert!(kept > 12, "{kept}");
+}
+
+/// Makes another operator of a node, if it is arithmetic.
+fn changed(node: &mut crate::onnx::proto::NodeProto) -> bool {
+    let other = match node.op_type.as_str() {
+        "Min" => "Max",
+        "Max" => "Min",
+        "Sub" => "Add",
+        "Add" | "Div" => "Sub",
+        "Round" => "Floor",
+        _ => return false,
+    };
+    other.clone_into(&mut node.op_type);
+    true
+}
+
+/// A function that has the name of an exported one but other nodes is what its nodes are.
+#[test]
+fn functions_that_are_none_of_ours() {
     use prost::Message as _;
     let bytes =
         export(&layer(QScheme::per_token_affine(), QuantRange::INT8), &ExportOptions::default()).expect("exported");
     let model = crate::onnx::proto::ModelProto::decode(&*bytes).expect("a model");
     let chooses = |model: &crate::onnx::proto::ModelProto| {
-        let graph = import(model.encode_to_vec(), None, &ImportOptions::default()).expect("imported");
-        ops(&graph).contains(&"choose_qparams")
+        let graph = import(model.encode_to_vec(), None, &ImportOptions::default());
+        graph.is_ok_and(|graph| ops(&graph).contains(&"choose_qparams"))
     };
     assert!(chooses(&model));
-    let nodes = model.graph.as_ref().expect("a graph").node.len();
     let mut kept = 0;
-    for at in 0..nodes {
+    let quantize = |model: &crate::onnx::proto::ModelProto| {
+        model.functions.iter().position(|function| function.name == "DynamicQuantizePerToken").expect("a function")
+    };
+    let at = quantize(&model);
+    for node in 0..model.functions[at].node.len() {
         let mut model = model.clone();
-        let node = &mut model.graph.as_mut().expect("a graph").node[at];
-        match node.op_type.as_str() {
-            "Min" => "Max".clone_into(&mut node.op_type),
-            "Max" => "Min".clone_into(&mut node.op_type),
-            "Sub" => "Add".clone_into(&mut node.op_type),
-            "Add" | "Div" => "Sub".clone_into(&mut node.op_type),
-            "Round" => "Floor".clone_into(&mut node.op_type),
-            _ => continue,
+        if changed(&mut model.functions[at].node[node]) {
+            kept += 1;
+            assert!(!chooses(&model), "node {node}");
         }
-        kept += 1;
-        assert!(!chooses(&model), "node {at}");
     }
     assert!(kept > 12, "{kept}");
+    // Numbers that no quantized value has are refused by name.
+    let mut model = model;
+    let tensors = &mut model.graph.as_mut().expect("a graph").initializer;
+    let lowest = tensors.iter_mut().find(|tensor| tensor.name.ends_with("quant_min")).expect("a number");
+    lowest.raw_data = (-500f32).to_le_bytes().to_vec().into();
+    let error = import(model.encode_to_vec(), None, &ImportOptions::default()).expect_err("refused").to_string();
+    assert!(error.contains("its quantized values are from -500 to 127, expected integers of 8 bits"), "{error}");
 }

@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use enfold::graph::NodeId;
+use enfold::graph::{Node, NodeId};
 use enfold::interp::Interpreter;
 use enfold::onnx::{ExportOptions, Preset, save};
 use enfold::ops::{Dequantize, Op};
-use enfold::quantize::{ConvertOptions, QuantizationConfig, QuantizationSpec, WgpuQuantizer, convert, prepare};
+use enfold::quantize::{
+    ConvertOptions, QuantizationConfig, QuantizationSpec, WgpuQuantizer, convert, prepare, to_integer,
+};
 use enfold::values::{DType, QuantRange, TensorQParams};
 use enfold::{Graph, Tensor};
 use safetensors::Dtype;
@@ -17,14 +19,14 @@ use super::nets::{self, Net};
 use crate::random::Random;
 
 /// A way to quantize.
-struct Variant {
-    name: &'static str,
+pub(super) struct Variant {
+    pub(super) name: &'static str,
     config: QuantizationConfig,
-    preset: Preset,
+    pub(super) preset: Preset,
     fold_quantize: bool,
 }
 
-fn variants() -> Vec<Variant> {
+pub(super) fn variants() -> Vec<Variant> {
     let range = |lo, hi| QuantRange::new(lo, hi).expect("valid");
     let symmetric = QuantizationConfig::symmetric;
     let variant = |name, config| Variant { name, config, preset: Preset::OnnxRuntime, fold_quantize: true };
@@ -47,7 +49,7 @@ fn variants() -> Vec<Variant> {
     ]
 }
 
-fn quantize(net: &Net, variant: &Variant) -> Graph {
+pub(super) fn quantize(net: &Net, variant: &Variant) -> Graph {
     let mut quantizer = WgpuQuantizer::new().set_global(variant.config.clone()).quantize_matmul(true);
     if net.name == "encoder" {
         // Scores are not quantized: −1e9, which masks tokens, would set a scale at which all other scores are 0.
@@ -79,6 +81,9 @@ fn step(graph: &Graph, mut id: NodeId) -> Option<f32> {
 fn write(directory: &Path, name: &str, graph: &Graph, net: &Net, preset: Preset) {
     let path = directory.join(format!("{name}.onnx"));
     save(graph, &path, &ExportOptions { preset, ..ExportOptions::default() }).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let integers = to_integer(graph).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let is_float_product = |node: &&Node| matches!(node.op, Op::Linear(_) | Op::MatMul(_));
+    let float_products = integers.nodes().iter().filter(is_float_product).count();
     let interpreter = Interpreter::new(graph);
     let mut random = Random::new(23);
     // The file leaves the batch open.
@@ -86,7 +91,7 @@ fn write(directory: &Path, name: &str, graph: &Graph, net: &Net, preset: Preset)
         let inputs = net.batch(&mut random, rows);
         let outputs = interpreter.run(&inputs).unwrap_or_else(|e| panic!("{name}: {e}"));
         let mut tensors: Vec<(String, &Tensor)> = Vec::new();
-        let mut metadata = HashMap::new();
+        let mut metadata = HashMap::from([("float_products".to_owned(), float_products.to_string())]);
         for (id, value) in graph.inputs().iter().zip(&inputs) {
             tensors.push((format!("in.{}", graph.node(*id).name), value));
         }
