@@ -141,3 +141,31 @@ def audio(seed):
     ]
     constants["r1_"] = constants.pop("r1")
     return model("audio", nodes, x, constants, ["y", "z"]), x
+
+
+def dynamic(seed):
+    """The LSTM of ONNX Runtime's dynamic quantization: weights of 8 bits for each direction or each column."""
+    for kind, columns in [(np.uint8, False), (np.int8, False), (np.int8, True)]:
+        random = np.random.default_rng(seed)
+        float_model, x = layer(random, "LSTM", "bidirectional", False, 0)
+        constants = {t.name: numpy_helper.to_array(t) for t in float_model.graph.initializer}
+        quantized = {"b": constants["b"]}
+        for key in "wr":
+            values = constants[key].transpose(0, 2, 1)
+            axes = (1,) if columns else (1, 2)
+            scale = (np.abs(values).max(axes) / 127).astype(np.float32)
+            zero = 128 if kind == np.uint8 else 0
+            spread = scale[:, None, :] if columns else scale[:, None, None]
+            quantized[key] = (np.round(values / spread) + zero).astype(kind)
+            quantized |= {f"{key}_scale": scale, f"{key}_zero": np.full_like(scale, zero, dtype=kind)}
+        model = type(float_model)()
+        model.CopyFrom(float_model)
+        del model.graph.initializer[:]
+        model.graph.initializer.extend(numpy_helper.from_array(value, key) for key, value in quantized.items())
+        node = next(node for node in model.graph.node if node.op_type == "LSTM")
+        node.op_type, node.domain = "DynamicQuantizeLSTM", "com.microsoft"
+        inputs = [*list(node.input)[:4], "", "", "", "", "w_scale", "w_zero", "r_scale", "r_zero"]
+        del node.input[:]
+        node.input.extend(inputs)
+        model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+        yield f"lstm.dynamic.{np.dtype(kind).name}.{'columns' if columns else 'directions'}", model, x

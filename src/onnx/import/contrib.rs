@@ -12,6 +12,7 @@ operators! {
     "GroupQueryAttention" => Operator::nodes(Importer::group_query_attention),
     "MultiHeadAttention" => Operator::nodes(Importer::multi_head_attention),
     "RotaryEmbedding" => Operator::nodes(|i, call| i.rotary_embedding(call, [2, 3], 1)),
+    "DynamicQuantizeLSTM" => Operator::nodes(Importer::dynamic_lstm).behind(|i, c, _| i.dynamic_lstm(c)),
     "EmbedLayerNormalization" => Operator::nodes(Importer::embed_layer_norm),
     "BiasGelu" => Operator::nodes(Importer::bias_gelu),
     "FastGelu" => Operator::nodes(Importer::fast_gelu),

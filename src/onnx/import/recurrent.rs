@@ -3,6 +3,8 @@
 //! The products of all steps of the input are one linear layer. Those of the state are one linear layer for each step, two for a `GRU` that
 //! resets the state before its product. Values are `[batch, steps, features]`, and the state is one step of that.
 
+mod quantized;
+
 use std::ops::Range;
 
 use super::importer::Importer;
