@@ -89,4 +89,13 @@ pub mod shaders {
     pub fn all() -> Vec<(Shader, Vec<&'static str>)> {
         super::kernels::shaders()
     }
+
+    /// Returns the SPIR-V of an entry point with these override constants, for a shader whose cooperative matrices have int8 factors.
+    ///
+    /// # Errors
+    /// Returns naga's message if it does not translate the shader.
+    #[cfg(feature = "coopmat-spirv")]
+    pub fn int8_matrices(shader: &Shader, entry: &str, overrides: &[(&str, u32)]) -> Result<Vec<u32>, String> {
+        super::device::spirv::translate(shader, entry, overrides).map(|(words, _)| words)
+    }
 }

@@ -161,6 +161,29 @@ fn large_kernel(compiler: &Compiler, rows: &str) {
     assert!(loads <= 24 && waits <= 6, "{}", code.text);
 }
 
+/// The SPIR-V with int8 matrices, which no software driver runs: AMD's compiler takes it, and each product becomes an instruction.
+#[cfg(feature = "coopmat-spirv")]
+#[test]
+fn int8_matrices_are_matrix_instructions() {
+    let Some(compiler) = compiler().filter(|compiler| compiler.device.contains("NAVI31")) else { return };
+    let mut compiled = 0;
+    for (shader, entries) in shaders::all().into_iter().filter(|(shader, _)| shader.int8_k == 16) {
+        for entry in entries {
+            // A subgroup of 32 or 64 lanes: a workgroup has eight.
+            let overrides = [("FRAGMENT_VECS", 1), ("PATCH_ROWS", 4), ("K_STEP", 4), ("THREADS", 512)];
+            let words = shaders::int8_matrices(&shader, entry, &overrides).expect("translated");
+            let code = compiler.compile_spirv(&words, &shader, entry);
+            let products = code.text.matches("v_wmma_i32_16x16x16_iu8").count();
+            // Two rows and four columns of pieces, for each of four vectors; the compiler may leave the loop over these as it is.
+            assert!(products >= 8 && products.is_multiple_of(8), "{products} products: {}", code.text);
+            assert_eq!(code.statistic("Spilled VGPRs"), 0, "{}", shader.name);
+            compiled += 1;
+        }
+    }
+    assert!(compiled > 8, "{compiled}");
+    report(&format!("machine code: {compiled} kernels on int8 matrices, each product a matrix instruction"));
+}
+
 /// A norm of a row of 4,096 elements, with all that is fused: loads do not wait for each other.
 #[test]
 fn a_long_norm_loads_in_rounds() {

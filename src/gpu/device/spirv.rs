@@ -57,11 +57,7 @@ pub(crate) fn module(device: &wgpu::Device, key: &PipelineKey) -> Result<wgpu::S
 type Translated = (Vec<u32>, (u32, u32, u32));
 
 /// The SPIR-V of one entry point with these constants.
-pub(crate) fn translate(
-    shader: &Shader,
-    entry: &str,
-    overrides: &[(&str, u32)],
-) -> Result<Translated, String> {
+pub(crate) fn translate(shader: &Shader, entry: &str, overrides: &[(&str, u32)]) -> Result<Translated, String> {
     let module = naga::front::wgsl::Frontend::new_with_options(naga::front::wgsl::Options {
         parse_doc_comments: false,
         capabilities: naga::valid::Capabilities::all(),

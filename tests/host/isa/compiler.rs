@@ -51,17 +51,30 @@ impl Compiler {
             let physical = *all.first().ok_or("no device")?;
             let device = name(&physical).unwrap_or_default();
             let queues = [vk::DeviceQueueCreateInfo::default().queue_family_index(0).queue_priorities(&[1.0])];
-            let extensions = [khr::pipeline_executable_properties::NAME.as_ptr()];
+            let mut extensions = vec![khr::pipeline_executable_properties::NAME.as_ptr()];
+            let has_matrices = instance
+                .enumerate_device_extension_properties(physical)?
+                .iter()
+                .any(|extension| extension.extension_name_as_c_str() == Ok(khr::cooperative_matrix::NAME));
+            if has_matrices {
+                extensions.push(khr::cooperative_matrix::NAME.as_ptr());
+            }
+            let mut matrices =
+                vk::PhysicalDeviceCooperativeMatrixFeaturesKHR::default().cooperative_matrix(has_matrices);
             let mut info =
                 vk::PhysicalDevicePipelineExecutablePropertiesFeaturesKHR::default().pipeline_executable_info(true);
-            let mut memory_model = vk::PhysicalDeviceVulkan12Features::default().vulkan_memory_model(true);
+            let mut memory_model =
+                vk::PhysicalDeviceVulkan12Features::default().vulkan_memory_model(true).shader_int8(has_matrices);
             let mut dots = vk::PhysicalDeviceVulkan13Features::default().shader_integer_dot_product(true);
-            let create = vk::DeviceCreateInfo::default()
+            let mut create = vk::DeviceCreateInfo::default()
                 .queue_create_infos(&queues)
                 .enabled_extension_names(&extensions)
                 .push_next(&mut info)
                 .push_next(&mut memory_model)
                 .push_next(&mut dots);
+            if has_matrices {
+                create = create.push_next(&mut matrices);
+            }
             let vulkan = instance.create_device(physical, &create, None)?;
             let executables = khr::pipeline_executable_properties::Device::new(&instance, &vulkan);
             Ok(Self { device, _library: library, vulkan, executables })
@@ -70,9 +83,13 @@ impl Compiler {
 
     /// Compiles an entry point as wgpu does without run-time checks.
     pub(super) fn compile(&self, wgsl: &str, shader: &Shader, entry: &str, constants: &[(&str, f64)]) -> Code {
-        let words = spirv(wgsl, shader, entry, constants);
+        self.compile_spirv(&spirv(wgsl, shader, entry, constants), shader, entry)
+    }
+
+    /// Compiles an entry point from SPIR-V.
+    pub(super) fn compile_spirv(&self, words: &[u32], shader: &Shader, entry: &str) -> Code {
         // SAFETY: the pipeline has statistics and internal representations.
-        let code = self.pipeline(&words, shader, entry, |pipeline| unsafe { self.read(pipeline) });
+        let code = self.pipeline(words, shader, entry, |pipeline| unsafe { self.read(pipeline) });
         code.unwrap_or_else(|e| panic!("{entry}: {e}"))
     }
 

@@ -35,7 +35,12 @@ fn forms(net: &nets::Net, variant: &Variant) -> [Graph; 2] {
     [graph, read].map(|graph| to_integer(&graph).unwrap_or_else(|e| panic!("{name}: {e}")))
 }
 
-/// The largest difference of two graphs' outputs, as a part of the largest value, and the part of all values that differ.
+/// What floats may differ by, as a part of the largest value: where a bias was rounded to 32 bits and the layer's result stays float, and
+/// behind an RMS norm, which files of this opset hold as several operators, whose sums have another order.
+const OF_FLOATS: f32 = 1.0 / (1 << 21) as f32;
+
+/// The largest difference of two graphs' outputs, as a part of the largest value, and the part of all values that differ by more than
+/// floats may: where a quantized value was flipped.
 fn difference(net: &nets::Net, [a, b]: [&Graph; 2]) -> (f32, f64) {
     let inputs = net.batch(&mut Random::new(3), 8);
     let run = |graph: &Graph| Interpreter::new(graph).run(&inputs).expect("outputs");
@@ -45,15 +50,17 @@ fn difference(net: &nets::Net, [a, b]: [&Graph; 2]) -> (f32, f64) {
         let largest = a.iter().fold(f32::MIN_POSITIVE, |most, v| most.max(v.abs()));
         for (a, b) in a.iter().zip(b) {
             // A NaN is a difference.
-            worst = worst.max(if a.to_bits() == b.to_bits() { 0.0 } else { (a - b).abs() / largest });
-            apart += usize::from(a != b);
+            let difference = if a.to_bits() == b.to_bits() { 0.0 } else { (a - b).abs() / largest };
+            worst = worst.max(difference);
+            apart += usize::from(difference.is_nan() || difference > OF_FLOATS);
             count += 1;
         }
     }
     (worst, apart as f64 / count as f64)
 }
 
-/// Biases that an export rounds to 32 bits flip a few quantized values; all else is the same to the bit.
+/// Biases that an export rounds to 32 bits flip a few quantized values, and change floats by as much as they were rounded; all else is the
+/// same to the bit.
 #[test]
 fn exports_of_every_mode_are_read_as_the_same_integers() {
     let mut checked = 0;
@@ -67,7 +74,8 @@ fn exports_of_every_mode_are_read_as_the_same_integers() {
             if rounds {
                 assert!(worst <= 0.05 && apart < 0.2, "{name}: {worst} of the largest apart, {apart} of all values");
             } else {
-                assert_eq!(worst, 0.0, "{name}");
+                let most = if net.name == "decoder" { OF_FLOATS } else { 0.0 };
+                assert!(worst <= most, "{name}: {worst} of the largest apart");
             }
             checked += products(&read).iter().sum::<usize>();
         }
