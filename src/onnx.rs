@@ -69,9 +69,9 @@ mod attributes;
 mod build;
 mod dims;
 mod draft;
-mod dynamic_functions;
 mod error;
 mod export;
+mod exported_functions;
 mod external;
 mod fold;
 mod functions;
@@ -165,6 +165,15 @@ pub fn import_from(
 pub fn data_files(path: impl AsRef<Path>) -> Result<Vec<PathBuf>, OnnxError> {
     let path = path.as_ref();
     external::files(read(path)?, path.parent().unwrap_or(Path::new("")))
+}
+
+/// Returns how many nodes of each operator a file has, by the operator's name, with its domain unless that is the default one. Nodes of
+/// functions and branches are not counted.
+///
+/// # Errors
+/// Returns [`OnnxError`] if the bytes are no ONNX file.
+pub fn operators(bytes: impl Into<Bytes>) -> Result<BTreeMap<String, usize>, OnnxError> {
+    import::operators(bytes.into())
 }
 
 fn read(path: &Path) -> Result<Bytes, OnnxError> {

@@ -11,6 +11,7 @@ use enfold::onnx::{self, ExportOptions};
 use enfold::ops::Op;
 use enfold::quantize::{
     ConvertOptions, ObserverKind, PrepareError, PreparedGraph, QuantizationConfig, WgpuQuantizer, convert, prepare,
+    quantize_embeddings,
 };
 
 use self::summary::Summary;
@@ -33,6 +34,9 @@ pub(super) struct Quantize {
     output: Option<PathBuf>,
     #[command(flatten)]
     scheme: Scheme,
+    /// Stores embedding tables in int8, with a scale for each row. Otherwise they stay float.
+    #[arg(long, value_enum, value_name = "TYPE")]
+    embeddings: Option<Embeddings>,
     #[command(flatten)]
     dims: Dims,
     /// Rows of one calibration batch, if the model leaves its batch to run time [default: 32].
@@ -86,6 +90,11 @@ struct Scheme {
     /// Quantizes products of two activations too, such as those of attention. Otherwise they stay in float.
     #[arg(long)]
     attention: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Embeddings {
+    Int8,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -220,7 +229,7 @@ impl Quantize {
             let batches = count(prepared.batches() as usize, "batch");
             return output::print(&format!("{}: part {part} of {parts}, {batches}\n", target.display()));
         }
-        finish(&prepared, target, Some(model.size_bytes), self.summary, stderr)
+        finish(&prepared, target, Some(model.size_bytes), self.embeddings, self.summary, stderr)
     }
 
     /// Reads the calibration data, and returns the batches of this shard, or all batches.
@@ -248,6 +257,9 @@ pub(super) struct Merge {
     /// The archive to write, or .onnx.
     #[arg(long, value_name = "OUT")]
     output: PathBuf,
+    /// Stores embedding tables in int8, with a scale for each row. Otherwise they stay float.
+    #[arg(long, value_enum, value_name = "TYPE")]
+    embeddings: Option<Embeddings>,
     #[command(flatten)]
     summary: SummaryArgs,
 }
@@ -290,7 +302,7 @@ impl Merge {
             }
         }
         let merged = merged.context("no state to merge")?;
-        finish(&merged, &self.output, None, self.summary, stderr)
+        finish(&merged, &self.output, None, self.embeddings, self.summary, stderr)
     }
 }
 
@@ -299,10 +311,21 @@ fn finish(
     prepared: &PreparedGraph,
     target: &Path,
     bytes_before: Option<u64>,
+    embeddings: Option<Embeddings>,
     arguments: SummaryArgs,
     stderr: &Stderr,
 ) -> Result<()> {
-    let quantized = stderr.wait_for("converting", || convert(prepared, &ConvertOptions::default()))?;
+    let mut quantized = stderr.wait_for("converting", || convert(prepared, &ConvertOptions::default()))?;
+    if let Some(Embeddings::Int8) = embeddings {
+        let tables = quantize_embeddings(&quantized)?;
+        for (table, reason) in &tables.float {
+            stderr.note(&format!("the table {table} stays float: {reason}"));
+        }
+        if tables.quantized.is_empty() && tables.float.is_empty() {
+            stderr.note("--embeddings int8: the model has no embedding tables");
+        }
+        quantized = tables.graph;
+    }
     let bytes = match extension(target).as_str() {
         "onnx" => onnx::export(&quantized, &ExportOptions::default())?,
         _ => archive::to_bytes(&quantized)?,

@@ -57,7 +57,7 @@ mod unary;
 mod wide;
 mod window;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use prost::Message;
 use prost::bytes::Bytes;
@@ -67,8 +67,8 @@ use self::local_functions::Functions;
 use self::operator::Operator;
 use super::dims::{self, Dims};
 use super::draft::Draft;
-use super::dynamic_functions::DOMAIN;
 use super::error::{OnnxError, UnsupportedNode};
+use super::exported_functions::DOMAIN;
 use super::external::{self, Folders};
 use super::host::Budget;
 use super::names::clean;
@@ -180,6 +180,14 @@ fn decode(bytes: Bytes) -> Result<(i64, Functions, GraphProto), OnnxError> {
     if OPSETS.contains(&version) { Ok((version, functions, graph)) } else { Err(OnnxError::Opset { version }) }
 }
 
+/// The number of nodes of each operator.
+pub(super) fn operators(bytes: Bytes) -> Result<BTreeMap<String, usize>, OnnxError> {
+    let (_, _, graph) = decode(bytes)?;
+    let mut counts = BTreeMap::new();
+    graph.node.iter().for_each(|node| *counts.entry(operator_name(node)).or_default() += 1);
+    Ok(counts)
+}
+
 fn is_sparse(sparse: &SparseTensorProto) -> OnnxError {
     let tensor = sparse.values.as_ref().map_or_else(String::new, |values| values.name.clone());
     OnnxError::Tensor { tensor, problem: "is sparse, which is not supported".to_owned() }
@@ -223,8 +231,12 @@ fn known(node: &NodeProto) -> Result<Option<Operator>, String> {
 }
 
 fn unsupported(node: &NodeProto, reason: String, dim: Option<String>) -> UnsupportedNode {
-    let domain = if node.is_default_domain() { String::new() } else { format!("{}.", node.domain) };
-    UnsupportedNode { name: node.title().to_owned(), op_type: format!("{domain}{}", node.op_type), reason, dim }
+    UnsupportedNode { name: node.title().to_owned(), op_type: operator_name(node), reason, dim }
+}
+
+/// The name of a node's operator, with its domain unless that is the default one.
+fn operator_name(node: &NodeProto) -> String {
+    if node.is_default_domain() { node.op_type.clone() } else { format!("{}.{}", node.domain, node.op_type) }
 }
 
 fn input_type(input: &ValueInfoProto) -> Result<(DType, Kind), OnnxError> {

@@ -7,7 +7,7 @@ use super::options::{ExportOptions, Inexpressible};
 use super::writer::{Parts, Writer, value_info};
 use crate::graph::{Graph, Node, NodeId};
 use crate::onnx::attributes::int_attribute;
-use crate::onnx::dynamic_functions;
+use crate::onnx::exported_functions;
 use crate::onnx::proto::{AttributeProto, GraphProto, ModelProto, OperatorSetIdProto, data_type};
 use crate::onnx::tensor::{element_type, numbers, type_name};
 use crate::ops::{Input, Op};
@@ -102,8 +102,8 @@ impl<'g> Exporter<'g> {
         }
         graph.node = self.writer.nodes;
         graph.initializer = self.writer.initializers;
-        let functions: Vec<_> = self.functions.iter().filter_map(|name| dynamic_functions::function(name)).collect();
-        let own = (!functions.is_empty()).then_some((dynamic_functions::DOMAIN, 1));
+        let functions: Vec<_> = self.functions.iter().filter_map(|name| exported_functions::function(name)).collect();
+        let own = (!functions.is_empty()).then_some((exported_functions::DOMAIN, 1));
         let opset = |(domain, version): (&str, i64)| OperatorSetIdProto { domain: domain.to_owned(), version };
         Ok(ModelProto {
             ir_version: IR_VERSION,

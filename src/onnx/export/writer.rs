@@ -88,6 +88,12 @@ impl Writer {
         self.raw(wish, &[values.len()], data_type::FLOAT, bytes)
     }
 
+    /// Adds floats `[N, 1]` as an initializer and returns its name.
+    pub(super) fn column(&mut self, wish: &str, values: &[f32]) -> String {
+        let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        self.raw(wish, &[values.len(), 1], data_type::FLOAT, bytes)
+    }
+
     /// Adds a vector of `int64`, such as axes or a shape, as an initializer and returns its name.
     pub(super) fn int64s(&mut self, wish: &str, values: &[i64]) -> String {
         let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();

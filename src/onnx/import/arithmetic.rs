@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use super::importer::Importer;
 use super::operator::{Call, Operator, Values, one};
 use crate::onnx::attributes::{float_attribute, int_attribute};
-use crate::onnx::dynamic_functions::DOMAIN;
+use crate::onnx::exported_functions::DOMAIN;
 use crate::onnx::proto::{NodeProto, attribute_type};
 use crate::onnx::tensor::Stored;
 use crate::onnx::value::{Kind, Run};

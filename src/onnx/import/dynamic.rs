@@ -9,7 +9,7 @@ use super::importer::Importer;
 use super::operator::{Call, Operator, Values};
 use crate::graph::NodeId;
 use crate::onnx::attributes::int_attribute;
-use crate::onnx::dynamic_functions as functions;
+use crate::onnx::exported_functions as functions;
 use crate::onnx::host::{Data, Host, Length};
 use crate::onnx::proto::{AttributeProto, NodeProto, data_type as ty};
 use crate::onnx::tensor::type_name;
@@ -41,6 +41,7 @@ pub(super) fn function(name: &str) -> Option<Operator> {
         functions::DEQUANTIZE => {
             Some(Operator::stored(Importer::dequantize_deferred).deferring(Importer::dequantize_deferred))
         }
+        functions::ROWS => Some(Operator::stored(Importer::quantized_rows)),
         _ => functions::qscheme(name).map(|_| Operator::nodes(Importer::dynamic_quantize)),
     }
 }

@@ -2,8 +2,8 @@
 
 use super::importer::Importer;
 use super::operator::{Call, Operator, Values, one};
-use crate::onnx::attributes::ints_attribute;
-use crate::onnx::host::axis;
+use crate::onnx::attributes::{int_attribute, ints_attribute};
+use crate::onnx::host::{Host, axis};
 use crate::onnx::integers::is_integer;
 use crate::onnx::proto::data_type as ty;
 use crate::onnx::slices;
@@ -65,5 +65,15 @@ impl Importer {
         let before = of_ids..of_ids + at as i64;
         let perm = before.clone().chain(0..of_ids).chain(before.end..of_ids + rank - 1).collect();
         self.result(call, "Transpose", &[&rows], &[ints_attribute("perm", perm)])
+    }
+
+    /// A call of the function that looks up rows of a table of int8 with a scale for each.
+    pub(super) fn quantized_rows(&mut self, call: &Call<'_>) -> Values {
+        let scales = self.host(call.input(1)?)?;
+        let rows = scales.data.len();
+        let scales = Value::Host(Host::new(vec![rows], scales.data.clone()).into());
+        let table =
+            self.emitted(call, "table", "DequantizeLinear", &[call.input(0)?, &scales], &[int_attribute("axis", 0)])?;
+        self.result(call, "Gather", &[&table, call.input(2)?], &[])
     }
 }

@@ -3,8 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use crate::onnx::dynamic_functions::{DOMAIN, function as exported_function};
 use crate::onnx::error::OnnxError;
+use crate::onnx::exported_functions::{DOMAIN, function as exported_function};
 use crate::onnx::proto::{FunctionProto, NodeProto};
 
 /// The functions of a file by domain, name and overload.

@@ -51,7 +51,7 @@ fn difference(net: &nets::Net, [a, b]: [&Graph; 2]) -> (f32, f64) {
         for (a, b) in a.iter().zip(b) {
             // A NaN is a difference.
             let difference = if a.to_bits() == b.to_bits() { 0.0 } else { (a - b).abs() / largest };
-            worst = worst.max(difference);
+            worst = if difference.is_nan() { f32::INFINITY } else { worst.max(difference) };
             apart += usize::from(difference.is_nan() || difference > OF_FLOATS);
             count += 1;
         }

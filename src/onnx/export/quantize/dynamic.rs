@@ -2,9 +2,9 @@
 
 use crate::graph::NodeId;
 use crate::onnx::attributes::int_attribute;
-use crate::onnx::dynamic_functions::{self as functions, DOMAIN};
 use crate::onnx::export::dynamic_values::DynamicValues;
 use crate::onnx::export::exporter::Exporter;
+use crate::onnx::exported_functions::{self as functions, DOMAIN};
 use crate::onnx::proto::data_type;
 use crate::ops::{ChooseQParams, Dequantize, Op};
 use crate::values::{DType, QScheme, QuantRange, TensorQParams};
@@ -67,7 +67,13 @@ impl Exporter<'_> {
     }
 
     /// Writes a call of a function of the file.
-    fn call(&mut self, function: &'static str, name: &str, inputs: &[String], output: &str) {
+    pub(in crate::onnx::export) fn call(
+        &mut self,
+        function: &'static str,
+        name: &str,
+        inputs: &[String],
+        output: &str,
+    ) {
         self.writer.node(function, name, inputs, output, Vec::new());
         if let Some(node) = self.writer.nodes.last_mut() {
             node.domain = DOMAIN.to_owned();

@@ -1,4 +1,4 @@
-//! Functions that an export defines in its file for dynamic quantization that is no operator of ONNX. Any reader replaces a call by the
+//! Functions that an export defines in its file: dynamic quantization and quantized tables that are no operators of ONNX. Any reader replaces a call by the
 //! nodes of the function; the importer knows the functions, and reads a call as what it stands for.
 //!
 //! Quantized values are `uint8`, 128 higher than in a graph, since ONNX Runtime has fast products of `uint8` with int8 on all processors.
@@ -18,6 +18,9 @@ const OPSET: i64 = 17;
 pub(super) const MATMUL: &str = "MatMulPerToken";
 /// The function that dequantizes such values.
 pub(super) const DEQUANTIZE: &str = "DequantizePerToken";
+
+/// The function that looks up rows of a table of int8 with a scale for each, `[V, 1]`.
+pub(super) const ROWS: &str = "EmbeddingPerRow";
 
 /// The functions that quantize, and their schemes. Inputs are the values, the values whose range counts, the smallest and the largest
 /// quantized value as floats, and the smallest scale. Outputs are quantized values, scale and zero point.
@@ -42,6 +45,7 @@ pub(super) fn qscheme(name: &str) -> Option<QScheme> {
 pub(super) fn function(name: &str) -> Option<FunctionProto> {
     let (inputs, outputs, nodes): (&[&str], &[&str], Vec<NodeProto>) = match name {
         MATMUL => (&["x", "x_scale", "x_zero_point", "w", "w_scale", "w_zero_point"], &["y"], matmul()),
+        ROWS => (&["table", "scales", "ids"], &["y"], rows()),
         DEQUANTIZE => (&["x", "x_scale", "x_zero_point"], &["y"], dequantize()),
         _ => {
             let inputs = &["x", "observed", "quant_min", "quant_max", "eps"];
@@ -187,5 +191,16 @@ fn dequantize() -> Vec<NodeProto> {
         cast("x_zero_point", "zero_points", ty::FLOAT),
         plain("Sub", &["values", "zero_points"], "difference"),
         plain("Mul", &["difference", "x_scale"], "y"),
+    ]
+}
+
+/// Only the rows that are looked up are dequantized.
+fn rows() -> Vec<NodeProto> {
+    let axis = || vec![int_attribute("axis", 0)];
+    vec![
+        node("Gather", &["table", "ids"], "values", axis()),
+        cast("values", "floats", ty::FLOAT),
+        node("Gather", &["scales", "ids"], "of_rows", axis()),
+        node("Mul", &["floats", "of_rows"], "y", Vec::new()),
     ]
 }
