@@ -4,6 +4,7 @@ mod adapters;
 mod arrays;
 mod bench;
 mod compare;
+mod coverage;
 mod device;
 mod elements;
 mod export;

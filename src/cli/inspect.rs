@@ -10,6 +10,7 @@ use enfold::numerics::FloatProducts;
 use enfold::ops::{Constant, Input, Op};
 use enfold::quantize::{QuantizationConfig, QuantizationSummary, WgpuQuantizer, prepare};
 
+use super::coverage;
 use super::model::{Dims, Model, Stage};
 use super::output::{self, count, printable, size, table};
 
@@ -33,6 +34,9 @@ struct Report {
     format: &'static str,
     stage: String,
     file_bytes: u64,
+    /// The nodes of an ONNX file by operator.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    file_operators: BTreeMap<String, usize>,
     parameters: u64,
     constant_bytes: u64,
     inputs: Vec<Value>,
@@ -125,6 +129,7 @@ impl Report {
             format: model.format,
             stage: model.stage.to_string(),
             file_bytes: model.size_bytes,
+            file_operators: model.operators.clone(),
             parameters: graph.nodes().iter().map(|node| elements(&node.op)).sum(),
             constant_bytes: model.constant_bytes(),
             inputs: graph.inputs().iter().map(|&id| value(&graph.node(id).name, id)).collect(),
@@ -138,6 +143,9 @@ impl Report {
 
     fn text(&self, graph: &Graph) -> String {
         let mut text = format!("{}: {}, {} of {}\n", self.model, self.stage, self.format, size(self.file_bytes));
+        if !self.file_operators.is_empty() {
+            let _ = writeln!(text, "{}", printable(&coverage::share(&self.file_operators, &[])));
+        }
         let parameters = size(self.constant_bytes);
         let _ = writeln!(
             text,

@@ -1,6 +1,6 @@
 //! Loads model files: ONNX, or an archive of any stage.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,9 @@ use enfold::numerics::FloatProducts;
 use enfold::onnx::{self, ImportOptions};
 use enfold::ops::{Constant, DequantizeDynamic, Op};
 use enfold::quantize::{PreparedGraph, ToIntegerOptions, to_integer_with_options};
+use prost::bytes::Bytes;
 
+use super::coverage;
 use super::failure::usage;
 use super::output::{extension, same_file};
 
@@ -114,6 +116,8 @@ pub(super) struct Model {
     pub(super) format: &'static str,
     pub(super) stage: Stage,
     pub(super) graph: Graph,
+    /// The number of nodes of each operator of an ONNX file.
+    pub(super) operators: BTreeMap<String, usize>,
     /// The prepared graph with its observers, if this is the model's stage.
     pub(super) prepared: Option<PreparedGraph>,
 }
@@ -136,15 +140,23 @@ impl Model {
                 bail!("{name} is no archive of enfold, nor called .onnx; MODEL is one of the two");
             }
             let options = ImportOptions::with_dims(dims.by_name()?);
+            let bytes = Bytes::from(bytes);
+            let operators = onnx::operators(bytes.clone()).map_err(|e| anyhow!(e)).with_context(|| name.to_string())?;
             // The library's advice names the argument --dim.
-            let advice = |e: onnx::OnnxError| anyhow!(e.with_argument("--dim"));
+            let advice = |e: onnx::OnnxError| match &e {
+                onnx::OnnxError::Unsupported(nodes) => {
+                    anyhow!("{}\n{}", coverage::share(&operators, nodes), e.with_argument("--dim"))
+                }
+                _ => anyhow!(e.with_argument("--dim")),
+            };
             // A pipe, or an open file without a path, has no folder in which external data could lie.
             let graph = match is_file && !is_descriptor(&path) {
                 true => onnx::import_from(bytes, &path, &options),
                 false => onnx::import(bytes, None, &options),
             };
             let graph = graph.map_err(advice).with_context(|| path.display().to_string())?;
-            return Ok(Self { stage: stage(&graph), path, size_bytes, format: "ONNX", graph, prepared: None });
+            let stage = stage(&graph);
+            return Ok(Self { stage, path, size_bytes, format: "ONNX", graph, operators, prepared: None });
         }
         if let Some((dim, value)) = dims.by_name()?.first() {
             return Err(usage(format!(
@@ -164,7 +176,8 @@ impl Model {
             Err(error) => return Err(anyhow!(error).context(path.display().to_string())),
         };
         let stage = if prepared.is_some() { Stage::Prepared } else { stage(&graph) };
-        Ok(Self { stage, path, size_bytes, format: "archive", graph, prepared })
+        let operators = BTreeMap::new();
+        Ok(Self { stage, path, size_bytes, format: "archive", graph, operators, prepared })
     }
 
     /// Returns the graph that engines execute: the integer form of a quantized model, and a float model as it is.
