@@ -59,7 +59,7 @@ const FAMILIES: &[Write] = &[
 ///   `uint8` with int8 on all processors, and runs each layer that has an integer form in integers.
 /// - A convolution reads its weight as it is. An adaptive average pool is a GlobalAveragePool, or an AveragePool whose windows are of
 ///   one size; one whose windows differ in size is refused.
-/// - A Clip before the QuantizeLinear limits quantized values of less than 8 bits to their range.
+/// - A Clip limits quantized values of less than 8 bits to their range: after the QuantizeLinear for ONNX Runtime, before it for TensorRT.
 /// - Dynamic quantization per tensor to int8 is DynamicQuantizeLinear, whose `uint8` values are those of the graph plus 128. That operator
 ///   has no smallest scale, so a tensor whose values span less than 255 times the smallest scale of the graph (255 · 2⁻¹² = 0.062 by
 ///   default) is quantized more finely. ONNX has no operator for dynamic quantization per token, with zero point 0 or to other ranges, so

@@ -78,21 +78,33 @@ pub(super) fn refusal(graph: &Graph, id: NodeId, readers: &[&Node], preset: Pres
 }
 
 impl Exporter<'_> {
-    /// A range narrower than int8 is kept by a Clip before the QuantizeLinear, to the reals of the smallest and largest value.
+    /// A range narrower than int8 is kept by a Clip: of `uint8` values, so that ONNX Runtime may fuse the QuantizeLinear with the node
+    /// before it, and else of the floats, to the reals of the smallest and largest value.
     fn quantize(&mut self, id: NodeId, qparams: &TensorQParams, range: QuantRange) {
         let node = self.graph.node(id);
         let mut x = self.value(node.inputs[0]);
         let output = self.name(id).to_owned();
-        if let TensorQParams::PerTensor(q) = qparams
-            && range != QuantRange::INT8
-        {
+        let quantized = self.quantized_type(id);
+        let narrow = match qparams {
+            TensorQParams::PerTensor(q) if range != QuantRange::INT8 => Some(q),
+            _ => None,
+        };
+        if narrow.is_some() && quantized == data_type::UINT8 {
+            let wide = self.writer.unique(&format!("{output}.wide"));
+            self.writer.linear("QuantizeLinear", &wide, &x, &wide, qparams, quantized);
+            let bounds = [("min", range.quant_min()), ("max", range.quant_max())];
+            let [min, max] =
+                bounds.map(|(part, value)| self.writer.quantized_value(&format!("{output}.{part}"), value, quantized));
+            self.writer.node("Clip", &node.name, &[wide, min, max], &output, Vec::new());
+            return;
+        }
+        if let Some(q) = narrow {
             let bounds =
                 [range.quant_min(), range.quant_max()].map(|value| (value - q.zero_point()) as f32 * q.scale());
             let clipped = self.writer.unique(&format!("{output}.clip"));
             clip(&mut self.writer, &clipped, &x, bounds, &clipped);
             x = clipped;
         }
-        let quantized = self.quantized_type(id);
         self.writer.linear("QuantizeLinear", &node.name, &x, &output, qparams, quantized);
     }
 

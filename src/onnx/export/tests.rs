@@ -203,10 +203,20 @@ fn codes_of_less_than_int8_are_clipped() {
     assert!(!ops(&graph).contains(&"Clip"), "{:?}", ops(&graph));
     let range = QuantRange::new(-64, 63).expect("valid");
     let graph = exported(&layer(&[3], CODES, 2, range), &ExportOptions::default());
+    let clip = maker(&graph, "x.quantize");
+    assert_eq!((clip.op_type.as_str(), maker(&graph, &clip.input[0]).op_type.as_str()), ("Clip", "QuantizeLinear"));
+    let bound = |at: usize| initializer(&graph, &clip.input[at]);
+    assert_eq!(
+        [bound(1), bound(2)].map(|tensor| (tensor.data_type, tensor.raw_data[0])),
+        [(data_type::UINT8, 64), (data_type::UINT8, 191)]
+    );
+
+    let options = ExportOptions { preset: Preset::TensorRt, ..ExportOptions::default() };
+    let graph = exported(&layer(&[3], CODES, 0, range), &options);
     let clip = maker(&graph, &maker(&graph, "x.quantize").input[0]);
     assert_eq!(clip.op_type, "Clip");
     let bound = |at: usize| floats(initializer(&graph, &clip.input[at]))[0];
-    assert_eq!([bound(1), bound(2)], [(-64.0 - 2.0) * 0.125, (63.0 - 2.0) * 0.125]);
+    assert_eq!([bound(1), bound(2)], [-64.0 * 0.125, 63.0 * 0.125]);
 }
 
 /// A dynamic layer with one of the schemes.

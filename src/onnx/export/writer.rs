@@ -118,9 +118,9 @@ impl Writer {
         self.named(name, tensor.shape(), element_type(tensor.dtype()), bytes);
     }
 
-    /// Adds a zero point of quantized values of type `quantized` as an initializer and returns its name.
-    pub(super) fn zero_point(&mut self, wish: &str, zero_point: i32, quantized: i32) -> String {
-        self.raw(wish, &[], quantized, vec![stored(zero_point, quantized)])
+    /// Adds a quantized value of type `quantized`, such as a zero point, as an initializer and returns its name.
+    pub(super) fn quantized_value(&mut self, wish: &str, value: i32, quantized: i32) -> String {
+        self.raw(wish, &[], quantized, vec![stored(value, quantized)])
     }
 
     fn raw(&mut self, wish: &str, dims: &[usize], data_type: i32, bytes: Vec<u8>) -> String {
@@ -174,16 +174,16 @@ impl Writer {
             return names.clone();
         }
         let scale = self.scalar(&format!("{output}.scale"), q.scale());
-        let zero_point = self.zero_point(&format!("{output}.zero_point"), q.zero_point(), quantized);
+        let zero_point = self.quantized_value(&format!("{output}.zero_point"), q.zero_point(), quantized);
         let names = [scale, zero_point];
         self.scalars.insert(key, names.clone());
         names
     }
 }
 
-/// The byte of a zero point, whose type is int8 or `uint8`.
-fn stored(zero_point: i32, quantized: i32) -> u8 {
-    (if quantized == data_type::UINT8 { zero_point + 128 } else { zero_point }) as u8
+/// The byte of a quantized value, whose type is int8 or `uint8`.
+fn stored(value: i32, quantized: i32) -> u8 {
+    (if quantized == data_type::UINT8 { value + 128 } else { value }) as u8
 }
 
 /// Writes the nodes of ONNX that one node of the graph becomes. The last of them has the name of the graph's node, the others are called

@@ -154,7 +154,7 @@ impl Exporter<'_> {
                         self.writer.floats(&wish, &channels.iter().map(|q| q.scale()).collect::<Vec<_>>())
                     }
                 };
-                let zero_point = self.writer.zero_point(&format!("{output}.zero_point"), 0, data_type::INT8);
+                let zero_point = self.writer.quantized_value(&format!("{output}.zero_point"), 0, data_type::INT8);
                 (w, scale, zero_point)
             }
             Right::Dynamic(values) => {
