@@ -222,10 +222,13 @@ mod tests {
         // Other devices: with more workgroup memory, and those that are faster with lanes too.
         let limits = wgpu::Limits { max_compute_workgroup_storage_size: 32_768, ..config.limits.clone() };
         let more_memory = Config { limits, ..config.clone() };
-        let lanes = Config { float_lanes: true, ..more_memory.clone() };
+        // Attention of many keys is for software adapters.
+        let software = Config { wide_rows: false, ..more_memory.clone() };
+        let lanes = Config { float_lanes: true, ..software.clone() };
         let case = |config: &Config, family: Family| family.case(config, None).expect("valid").expect("a case");
         let known = |config| Family::iter().flat_map(move |family| pipelines(&case(config, family)));
-        let known: HashSet<PipelineKey> = [&config, &more_memory, &lanes].into_iter().flat_map(known).collect();
+        let known: HashSet<PipelineKey> =
+            [&config, &more_memory, &software, &lanes].into_iter().flat_map(known).collect();
         let mut found = 0;
         each_kernel(config.kernel_options(), |key, promises_bits| {
             let has_case = known.contains(&key);

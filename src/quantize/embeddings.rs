@@ -140,7 +140,7 @@ mod tests {
         assert_eq!((tables.quantized.as_slice(), tables.float.len()), (["words.weight".to_owned()].as_slice(), 0));
         let ids = Tensor::from_i32(&[3, 1], vec![0, 1, 2]).expect("ids");
         let outputs = Interpreter::new(&tables.graph).run(&[ids]).expect("outputs");
-        let reals = outputs[0].as_f32().expect("floats").iter().copied().collect::<Vec<_>>();
+        let reals = outputs[0].as_f32().expect("floats").to_vec();
         for (row, (real, float)) in reals.chunks(2).zip(table.chunks(2)).enumerate() {
             let most = float.iter().fold(0f32, |most, v| most.max(v.abs()));
             for (real, float) in real.iter().zip(float) {

@@ -229,10 +229,6 @@ mod tests {
                     assert!(id < words[BOUND] && declared(id).is_some_and(|place| place < at), "{}", shader.name);
                 }
             }
-            if let Ok(folder) = std::env::var("ENFOLD_SPIRV_DIR") {
-                let name = format!("{folder}/{}-{translated}.spv", shader.name);
-                std::fs::write(name, bytemuck::cast_slice::<u32, u8>(&words)).expect("written");
-            }
             translated += 1;
         }
         assert!(translated > 2 * 8, "{translated}");

@@ -1,5 +1,5 @@
-//! The `unsafe` calls of wgpu: shader modules without run-time checks, and pipeline caches. The crate's other module with `unsafe`
-//! code is the host's int8 product for AVX2.
+//! The `unsafe` calls of wgpu: shader modules without run-time checks, and pipeline caches. The crate's other modules with `unsafe`
+//! code are `spirv`, of the feature `coopmat-spirv`, and the host's int8 product for AVX2.
 
 #![allow(unsafe_code)]
 

@@ -258,8 +258,11 @@ pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
     const DEPTH: usize = 37;
     let lanes = case.config.float_lanes;
     let products = FloatProducts::Reproducible;
-    for (number, keys) in [(Keys::To128, 93), (Keys::To384, 326)] {
-        if Keys::of(keys, case.config).is_none() {
+    // On a GPU more keys than `FEW_KEYS` are other kernels, whose answers would say nothing of this one.
+    let numbers: &[(Keys, usize)] =
+        if case.config.wide_rows { &[(Keys::To128, 61)] } else { &[(Keys::To128, 93), (Keys::To384, 326)] };
+    for &(number, keys) in numbers {
+        if !suits(M, keys, case.config) {
             continue;
         }
         let of_floats = [(false, false), (true, false), (false, true), (true, true)];

@@ -15,7 +15,7 @@
 //! | qparams of all rows, quantize with them | the ranges of rows, and a kernel that does both |
 //! | transpose, matmul, transpose | matmul that reads its operands and writes its result in that order, each if it is there |
 //! | product with a number, sum with a mask, softmax of rows | softmax that does both first, each if it is there |
-//! | float matmul, those, float matmul with the values, transposes of all operands and of the result | attention of up to 128 or 384 keys |
+//! | float matmul, those, float matmul with the values, transposes of all operands and of the result | attention of up to 64 keys on GPUs, 128 or 384 elsewhere |
 //! | attention, reshape, quantize | attention that writes int8 values, if its columns are a multiple of 4 |
 //!
 //! A reshape that moves no element has no dispatch: its result lies where its operand does ([`Plan`](super::plan::Plan)).

@@ -179,7 +179,8 @@ impl Abilities {
     /// The cooperative matrices with each length of chunks, longest first, if the device can hold the tile.
     fn coopmats(&self, tile: TileShape) -> impl Iterator<Item = Coopmat> {
         let fits = move |coopmat: &Coopmat| coopmat.fits(tile, &self.limits);
-        let coopmat = self.coopmat.filter(|_| self.subgroup.is_some_and(|size| size >= 8)).filter(fits);
+        let lanes = if tile.kernel() == LinearKernel::CoopmatInt8 { 32 } else { 8 };
+        let coopmat = self.coopmat.filter(|_| self.subgroup.is_some_and(|size| size >= lanes)).filter(fits);
         // Sums of integers need no chunks.
         let lengths = if tile.kernel() == LinearKernel::CoopmatInt8 { &CHUNKS[..1] } else { &CHUNKS[..] };
         lengths.iter().filter_map(move |&chunk_vecs| Some(Coopmat { chunk_vecs, ..coopmat? }))
