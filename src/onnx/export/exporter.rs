@@ -75,7 +75,7 @@ impl<'g> Exporter<'g> {
             graph.input.push(value_info(&node.name, elem_type, &node.shape, batch));
         }
         for (id, node) in self.graph.iter() {
-            if !needed[id.index()] || self.is_constant(id) || self.is_absorbed(id) {
+            if !needed[id.index()] || self.is_constant(id) || self.is_absorbed(id) || self.is_narrowed(id) {
                 continue;
             }
             if !self.write(id, families) {

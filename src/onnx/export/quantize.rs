@@ -8,7 +8,7 @@ use super::unary::clip;
 use crate::graph::{Graph, Node, NodeId};
 use crate::onnx::proto::data_type;
 use crate::onnx::tensor::element_type;
-use crate::ops::{ChooseQParams, Dequantize, DequantizeDynamic, Op, Quantize, QuantizeDynamic};
+use crate::ops::{ChooseQParams, Dequantize, DequantizeDynamic, Op, Quantize, QuantizeDynamic, Unary, UnaryOp};
 use crate::values::{DType, QuantRange, TensorQParams};
 
 pub(super) fn write(exporter: &mut Exporter<'_>, id: NodeId) -> bool {
@@ -82,17 +82,22 @@ impl Exporter<'_> {
     /// before it, and else of the floats, to the reals of the smallest and largest value.
     fn quantize(&mut self, id: NodeId, qparams: &TensorQParams, range: QuantRange) {
         let node = self.graph.node(id);
-        let mut x = self.value(node.inputs[0]);
         let output = self.name(id).to_owned();
         let quantized = self.quantized_type(id);
+        let mut x = self.value(self.narrowed_relu(id).unwrap_or(node.inputs[0]));
         let narrow = match qparams {
             TensorQParams::PerTensor(q) if range != QuantRange::INT8 => Some(q),
             _ => None,
         };
-        if narrow.is_some() && quantized == data_type::UINT8 {
+        if let Some(q) = narrow
+            && quantized == data_type::UINT8
+        {
+            // The quantized value of 0 is the smallest behind a ReLU.
+            let is_relu = self.narrowed_relu(id).is_some();
+            let lowest = if is_relu { range.quant_min().max(q.zero_point()) } else { range.quant_min() };
             let wide = self.writer.unique(&format!("{output}.wide"));
             self.writer.linear("QuantizeLinear", &wide, &x, &wide, qparams, quantized);
-            let bounds = [("min", range.quant_min()), ("max", range.quant_max())];
+            let bounds = [("min", lowest), ("max", range.quant_max())];
             let [min, max] =
                 bounds.map(|(part, value)| self.writer.quantized_value(&format!("{output}.{part}"), value, quantized));
             self.writer.node("Clip", &node.name, &[wide, min, max], &output, Vec::new());
@@ -106,6 +111,27 @@ impl Exporter<'_> {
             x = clipped;
         }
         self.writer.linear("QuantizeLinear", &node.name, &x, &output, qparams, quantized);
+    }
+
+    /// The input of a ReLU that a node with a range narrower than int8 alone quantizes. The smallest quantized value takes its place: ONNX
+    /// Runtime fuses a Gemm with a ReLU in float.
+    fn narrowed_relu(&self, id: NodeId) -> Option<NodeId> {
+        let node = self.graph.node(id);
+        let Op::Quantize(Quantize { qparams: TensorQParams::PerTensor(_), range, .. }) = &node.op else { return None };
+        let relu = node.inputs[0];
+        let is_relu = matches!(self.graph.node(relu).op, Op::Unary(Unary { op: UnaryOp::Relu }));
+        let fits = is_relu
+            && *range != QuantRange::INT8
+            && !self.is_output(relu)
+            && self.readers(relu).all(|reader| reader == id)
+            && self.quantized_type(id) == data_type::UINT8;
+        fits.then(|| self.graph.node(relu).inputs[0])
+    }
+
+    /// Whether a ReLU is written as the range of the node that quantizes its values.
+    pub(super) fn is_narrowed(&self, id: NodeId) -> bool {
+        matches!(self.graph.node(id).op, Op::Unary(Unary { op: UnaryOp::Relu }))
+            && self.readers(id).next().is_some_and(|reader| self.narrowed_relu(reader).is_some())
     }
 
     fn dequantize(&mut self, id: NodeId, qparams: &TensorQParams) {

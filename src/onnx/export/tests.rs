@@ -211,8 +211,14 @@ fn codes_of_less_than_int8_are_clipped() {
         [(data_type::UINT8, 64), (data_type::UINT8, 191)]
     );
 
+    // Behind a ReLU, the smallest value is that of 0.
+    let clip = maker(&graph, "relu.quantize");
+    assert_eq!(initializer(&graph, &clip.input[1]).raw_data[0], 130);
+    assert!(!ops(&graph).contains(&"Relu"), "{:?}", ops(&graph));
+
     let options = ExportOptions { preset: Preset::TensorRt, ..ExportOptions::default() };
     let graph = exported(&layer(&[3], CODES, 0, range), &options);
+    assert!(ops(&graph).contains(&"Relu"), "{:?}", ops(&graph));
     let clip = maker(&graph, &maker(&graph, "x.quantize").input[0]);
     assert_eq!(clip.op_type, "Clip");
     let bound = |at: usize| floats(initializer(&graph, &clip.input[at]))[0];
