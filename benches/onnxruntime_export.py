@@ -4,7 +4,7 @@
     python3 benches/onnxruntime_export.py [--rounds N] [--threads N] [--enfold PROGRAM]
 
 The models are a 768x768 MatMul with Add and Softmax, on 512 rows and on 4 times 128, and an encoder of 6 layers on 8 times 64 tokens.
-ONNX Runtime's tools quantize statically (QDQ, per channel, and the same for MatMul alone, which is what enfold quantizes) and dynamically
+ONNX Runtime's tools quantize statically (QDQ, per channel, and the same for MatMul alone, which enfold's is compared with) and dynamically
 (int8 weights, per channel); enfold statically, dynamically and per token. All are calibrated with the same data, by their smallest and
 largest values.
 
