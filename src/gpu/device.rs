@@ -39,16 +39,32 @@ impl Device {
         queue: &wgpu::Queue,
         pipeline_cache: Option<&[u8]>,
     ) -> Result<Arc<Self>, GpuError> {
-        if let Some(shared) = find(device).await {
-            return Ok(shared);
+        let mut new = None;
+        loop {
+            let others = with_devices(|devices| equal(devices, device));
+            for other in &others {
+                if are_one(&other.wgpu, device).await || other.check_marked_lost().is_err() && is_lost_now(device) {
+                    return Ok(Arc::clone(other));
+                }
+            }
+            let Some(made) = new.take() else {
+                new = Some(Arc::new(Self::new(device, queue, pipeline_cache).await?));
+                continue;
+            };
+            // Unless another thread was faster: then its entry is asked too.
+            let is_entered = with_devices(|devices| {
+                let now = equal(devices, device);
+                let none_is_new = now.iter().all(|entry| others.iter().any(|other| Arc::ptr_eq(entry, other)));
+                if none_is_new {
+                    devices.push(Arc::downgrade(&made));
+                }
+                none_is_new
+            });
+            if is_entered {
+                return Ok(made);
+            }
+            new = Some(made);
         }
-        let new = Arc::new(Self::new(device, queue, pipeline_cache).await?);
-        // Another thread may have been faster.
-        if let Some(shared) = find(device).await {
-            return Ok(shared);
-        }
-        with_devices(|devices| devices.push(Arc::downgrade(&new)));
-        Ok(new)
     }
 
     pub(crate) async fn new(
@@ -114,18 +130,10 @@ impl Device {
 /// The devices that have an engine. A device in a browser belongs to its thread.
 type Devices = Vec<Weak<Device>>;
 
-/// The entry of a wgpu device; those of devices without engines go.
-async fn find(wgpu: &wgpu::Device) -> Option<Arc<Device>> {
-    let equal: Vec<Arc<Device>> = with_devices(|devices| {
-        devices.retain(|device| device.strong_count() > 0);
-        devices.iter().filter_map(Weak::upgrade).filter(|device| device.wgpu == *wgpu).collect()
-    });
-    for device in equal {
-        if are_one(&device.wgpu, wgpu).await {
-            return Some(device);
-        }
-    }
-    None
+/// The entries whose wgpu devices are equal to one, which need not be that one; entries of devices without engines go.
+fn equal(devices: &mut Devices, wgpu: &wgpu::Device) -> Vec<Arc<Device>> {
+    devices.retain(|device| device.strong_count() > 0);
+    devices.iter().filter_map(Weak::upgrade).filter(|device| device.wgpu == *wgpu).collect()
 }
 
 #[cfg(not(target_arch = "wasm32"))]

@@ -8,7 +8,7 @@ use super::device::error::GpuError;
 use super::kernels::config::Config;
 use super::kernels::linear::choice::{Abilities, DeviceClass, choices, pick};
 use super::kernels::linear::coopmat::{CHUNKS, Coopmat};
-use super::kernels::linear::tile::TileShape;
+use super::kernels::linear::tile::{LinearKernel, TileShape};
 use super::kernels::linear::tuning::TuningTable;
 use super::known_answer;
 use super::model::{self, Model};
@@ -57,7 +57,7 @@ impl Engine {
     }
 
     /// WebGPU's default limits, raised to those of an adapter where larger weights, batches or tiles profit, and attention of
-    /// more than 128 keys.
+    /// more than 128 keys on software adapters.
     #[must_use]
     pub fn wanted_limits(available: &wgpu::Limits) -> wgpu::Limits {
         wgpu::Limits {
@@ -260,6 +260,8 @@ impl Engine {
             coopmat: options
                 .wanted_fragment()
                 .filter(|fragment| has_subgroups && features.contains(fragment.features()))
+                // What Vulkan gets unread has no run-time checks.
+                .filter(|fragment| !(options.checked && fragment.kernel() == LinearKernel::CoopmatInt8))
                 .map(|fragment| Coopmat { fragment, lanes: info.subgroup_max_size, chunk_vecs: CHUNKS[0] }),
         };
         let tuning = options.tuning.clone().unwrap_or_default().for_adapter(&info);

@@ -26,7 +26,9 @@ pub struct Options {
     pub debug_groups: bool,
     /// The size of the adapter's cooperative matrices, from [`Fragment::of`], for int8 products, or with the feature `coopmat-spirv` from
     /// `Fragment::int8_of`. The engine uses them if the device was made with [`Fragment::FEATURES`], or [`Fragment::INT8_FEATURES`], and
-    /// they pass their known-answer test; otherwise it silently does not.
+    /// they pass their known-answer test; otherwise it silently does not. Those of int8 values need workgroups with 22,528 bytes of memory,
+    /// and are fastest with 49,152: `Engine::wanted_limits` asks for as much as an adapter has. They have no run-time checks, so
+    /// `checked` engines do not use them.
     #[cfg(feature = "coopmat")]
     pub fragment: Option<Fragment>,
     /// The most multiplications and additions in one dispatch, instead of the engine's choice for the device. Larger steps are divided

@@ -6,6 +6,7 @@ mod codes;
 mod contrib;
 mod dims;
 mod dynamic;
+mod exported_dynamic;
 mod ids;
 mod images;
 mod integers;

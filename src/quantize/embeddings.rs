@@ -93,8 +93,7 @@ fn by_rows(table: &Tensor) -> Result<(Tensor, TensorQParams), String> {
     }
     let range = QuantRange::new(-127, 127).map_err(|e| e.to_string())?;
     let mut scales = Vec::with_capacity(rows);
-    let flat: Vec<f32> = floats.to_vec();
-    for (at, row) in flat.chunks(columns).enumerate() {
+    for (at, row) in floats.chunks(columns).enumerate() {
         if let Some(v) = row.iter().find(|v| !v.is_finite()) {
             return Err(format!("row {at} holds {v}"));
         }

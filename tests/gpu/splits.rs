@@ -418,7 +418,9 @@ fn more_rows_than_partial_sums_hold_are_not_divided() {
     let Some(context) = context("many partial sums") else { return };
     let engine = engine_with(context, &Options { split_k: SplitK::Always, ..Options::default() });
     // 768 KiB hold 192 rows of 1024 columns; a GPU with its own memory takes 4 MiB.
-    let most = if context.info.device_type == wgpu::DeviceType::DiscreteGpu { 1024 } else { 192 };
+    let has_own_memory =
+        matches!(context.info.device_type, wgpu::DeviceType::DiscreteGpu | wgpu::DeviceType::VirtualGpu);
+    let most = if has_own_memory { 1024 } else { 192 };
     let case = Case::new(most + 1, 1024, 208, Data::Random, Ends::FloatOut, 47);
     let model = block_on(engine.load(&case.program())).expect("loaded");
     let (input, output) = (buffer(context, &bytes(&case.input())), buffer(context, &vec![0; (most + 1) * 1024 * 4]));

@@ -17,7 +17,9 @@ use super::shader::Shader;
 /// The rows of factors A and sums, and the columns of factors B and sums.
 const SIDE: u32 = 16;
 
-/// The sizes `[m, n, k]` of an adapter's cooperative matrices of signed int8 factors and i32 sums, which wgpu does not list.
+/// The sizes `[m, n, k]` of an adapter's cooperative matrices of signed int8 factors and i32 sums, which wgpu does not list. The adapter has
+/// [`wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX`].
+#[cfg(any(windows, target_os = "linux", target_os = "android", target_os = "freebsd"))]
 pub(crate) fn int8_sizes(adapter: &wgpu::Adapter) -> Vec<[u32; 3]> {
     use ash::vk;
     let is_int8 = |p: &&vk::CooperativeMatrixPropertiesKHR<'_>| {
@@ -27,7 +29,8 @@ pub(crate) fn int8_sizes(adapter: &wgpu::Adapter) -> Vec<[u32; 3]> {
             && p.scope == vk::ScopeKHR::SUBGROUP
             && p.saturating_accumulation == vk::FALSE
     };
-    // SAFETY: nothing of the adapter is changed or destroyed, and its handles are used while the guard lives.
+    // SAFETY: nothing of the adapter is changed or destroyed, its handles are used while the guard lives, and its driver has the function that
+    // is called, because wgpu gives that feature only to drivers with the extension.
     unsafe {
         let Some(adapter) = adapter.as_hal::<wgpu::hal::api::Vulkan>() else { return Vec::new() };
         let instance = adapter.shared_instance();
@@ -36,6 +39,12 @@ pub(crate) fn int8_sizes(adapter: &wgpu::Adapter) -> Vec<[u32; 3]> {
         let properties = properties.unwrap_or_default();
         properties.iter().filter(is_int8).map(|p| [p.m_size, p.n_size, p.k_size]).collect()
     }
+}
+
+/// wgpu has no Vulkan on other systems.
+#[cfg(not(any(windows, target_os = "linux", target_os = "android", target_os = "freebsd")))]
+pub(crate) fn int8_sizes(_: &wgpu::Adapter) -> Vec<[u32; 3]> {
+    Vec::new()
 }
 
 /// Translates a kernel to SPIR-V and makes a module of it, for this pipeline only: its constants are part of it.
@@ -115,10 +124,16 @@ const HEADER_WORDS: usize = 5;
 const BOUND: usize = 3;
 const OP_CAPABILITY: u32 = 17;
 const OP_TYPE_INT: u32 = 21;
+/// From OpTypeVoid on; the types of extensions come behind one of these.
+const TYPES: std::ops::Range<u32> = 19..40;
 const OP_CONSTANT: u32 = 43;
 const OP_TYPE_COOPERATIVE_MATRIX: u32 = 4456;
 const OP_COOPERATIVE_MATRIX_MUL_ADD: u32 = 4459;
 const CAPABILITY_INT8: u32 = 39;
+/// The uses of matrices: `MatrixAKHR`, `MatrixBKHR` and `MatrixAccumulatorKHR`.
+const FACTOR_A: u32 = 0;
+const FACTOR_B: u32 = 1;
+const SUMS: u32 = 2;
 /// Factors and sums are signed: `MatrixASignedComponentsKHR` and the three that follow.
 const ALL_SIGNED: u32 = 0xF;
 
@@ -141,54 +156,67 @@ fn instruction(op: u32, operands: &[u32]) -> Vec<u32> {
 }
 
 /// Replaces the types of all cooperative matrices: factors become int8 values of 16 × `k` and `k` × 16, sums 16 × 16 values of i32.
+///
+/// # Errors
+/// Says what of naga's SPIR-V is not as this expects it.
 fn with_int8_matrices(words: &[u32], k: u32) -> Result<Vec<u32>, String> {
     let find = |wanted: u32, operands: &dyn Fn(&[u32]) -> bool| {
         instructions(words).find(|i| op(i) == wanted && operands(&i[1..])).map(<[u32]>::to_vec)
     };
     let type_int = |width: u32, signed: u32| find(OP_TYPE_INT, &move |o| o[1] == width && o[2] == signed).map(|i| i[1]);
-    let (i32_type, u32_type) = (type_int(32, 1).ok_or("no type i32")?, type_int(32, 0).ok_or("no type u32")?);
-    let constant = |value: u32| find(OP_CONSTANT, &move |o| o[0] == u32_type && o[2] == value).map(|i| i[2]);
     let mut bound = words[BOUND];
-    let mut new = |existing: Option<u32>, declare: &dyn Fn(u32) -> Vec<u32>| match existing {
-        Some(id) => (id, Vec::new()),
-        None => {
-            bound += 1;
-            (bound - 1, declare(bound - 1))
-        }
+    let mut new = || {
+        bound += 1;
+        bound - 1
     };
-    let (i8_type, int8) = new(type_int(8, 1), &|id| instruction(OP_TYPE_INT, &[id, 8, 1]));
-    let (k_constant, k_value) = new(constant(k), &|id| instruction(OP_CONSTANT, &[u32_type, id, k]));
-    let (side_constant, side) = new(constant(SIDE), &|id| instruction(OP_CONSTANT, &[u32_type, id, SIDE]));
-    let has_int8 = find(OP_CAPABILITY, &|o| o[0] == CAPABILITY_INT8).is_some();
+    // A module declares a type once, so those that it has move in front of all types: they need no other. Constants may be there twice.
+    let moved = [type_int(32, 0), type_int(8, 1), type_int(32, 1)];
+    let [u32_type, i8_type, i32_type] = moved.map(|existing| existing.unwrap_or_else(&mut new));
+    let [k_constant, side_constant] = [new(), new()];
+    let mut declared = [
+        instruction(OP_TYPE_INT, &[u32_type, 32, 0]),
+        instruction(OP_TYPE_INT, &[i8_type, 8, 1]),
+        instruction(OP_TYPE_INT, &[i32_type, 32, 1]),
+        instruction(OP_CONSTANT, &[u32_type, k_constant, k]),
+        instruction(OP_CONSTANT, &[u32_type, side_constant, SIDE]),
+    ]
+    .concat();
 
     let mut result = words[..HEADER_WORDS].to_vec();
     result[BOUND] = bound;
-    if !has_int8 {
+    if find(OP_CAPABILITY, &|o| o[0] == CAPABILITY_INT8).is_none() {
         result.extend(instruction(OP_CAPABILITY, &[CAPABILITY_INT8]));
     }
-    // The uses of matrix types are constants: 0, 1 and 2 are factor A, factor B and sums.
+    // The uses of matrix types are constants.
     let value_of = |id: u32| find(OP_CONSTANT, &move |o| o[1] == id).map(|i| i[3]);
-    let mut declared = [int8, k_value, side].concat();
+    let mut products = 0;
     for i in instructions(words) {
+        if TYPES.contains(&op(i)) {
+            result.append(&mut declared);
+        }
         match (op(i), i) {
+            (OP_TYPE_INT, &[_, id, ..]) if moved.contains(&Some(id)) => {}
             (OP_TYPE_COOPERATIVE_MATRIX, &[_, id, _, scope, _, _, matrix_use]) => {
-                // What the first matrix needs may be declared behind it otherwise.
-                result.append(&mut declared);
                 let (element, rows, columns) = match value_of(matrix_use) {
-                    Some(0) => (i8_type, side_constant, k_constant),
-                    Some(1) => (i8_type, k_constant, side_constant),
-                    _ => (i32_type, side_constant, side_constant),
+                    Some(FACTOR_A) => (i8_type, side_constant, k_constant),
+                    Some(FACTOR_B) => (i8_type, k_constant, side_constant),
+                    Some(SUMS) => (i32_type, side_constant, side_constant),
+                    other => return Err(format!("a matrix whose use is {other:?}")),
                 };
                 result
                     .extend(instruction(OP_TYPE_COOPERATIVE_MATRIX, &[id, element, scope, rows, columns, matrix_use]));
             }
             (OP_COOPERATIVE_MATRIX_MUL_ADD, &[_, ty, id, a, b, c]) => {
                 result.extend(instruction(OP_COOPERATIVE_MATRIX_MUL_ADD, &[ty, id, a, b, c, ALL_SIGNED]));
+                products += 1;
+            }
+            (OP_TYPE_COOPERATIVE_MATRIX | OP_COOPERATIVE_MATRIX_MUL_ADD, _) => {
+                return Err(format!("an instruction of matrices with {} words", i.len()));
             }
             _ => result.extend_from_slice(i),
         }
     }
-    Ok(result)
+    if products == 0 { Err("no product of matrices".to_owned()) } else { Ok(result) }
 }
 
 #[cfg(test)]
@@ -209,8 +237,19 @@ mod tests {
         let mut translated = 0;
         for (shader, entry) in linear::entries().into_iter().filter(|(shader, _)| shader.int8_k > 0) {
             let k = shader.int8_k;
-            let (words, size) = translate(&shader, entry, &[("FRAGMENT_VECS", k / 16)]).expect("translated");
-            assert_eq!(size, (256, 1, 1));
+            // 128 and 64 rows, subgroups of 32 and 64 lanes.
+            let shapes = [(4, 4, 256), (4, 2, 512), (2, 4, 128), (2, 2, 256)];
+            let (patch_rows, k_step, threads) = shapes[translated % shapes.len()];
+            let sizes = [("PATCH_ROWS", patch_rows), ("K_STEP", k_step), ("THREADS", threads)];
+            let overrides = [&sizes[..], &[("FRAGMENT_VECS", k / 16)]].concat();
+            let (words, size) = translate(&shader, entry, &overrides).expect("translated");
+            assert_eq!(size, (threads, 1, 1));
+            let ints = || instructions(&words).filter(|i| op(i) == OP_TYPE_INT).map(|i| [i[2], i[3]]);
+            assert!(
+                ints().all(|own| ints().filter(|other| *other == own).count() == 1),
+                "{}: a type twice",
+                shader.name
+            );
             let mut types = matrices(&words);
             types.sort_unstable();
             let mut expected = vec![[8, 16, k], [8, k, 16], [32, 16, 16]];
@@ -232,5 +271,17 @@ mod tests {
             translated += 1;
         }
         assert!(translated > 2 * 8, "{translated}");
+    }
+
+    #[test]
+    fn other_spirv_is_an_error() {
+        let header = [0x0723_0203, 0x0001_0500, 0, 10, 0];
+        let type_u32 = instruction(OP_TYPE_INT, &[1, 32, 0]);
+        let of = |rest: &[u32]| with_int8_matrices(&[&header[..], &type_u32, rest].concat(), 32);
+        assert_eq!(of(&[]), Err("no product of matrices".to_owned()));
+        let matrix = instruction(OP_TYPE_COOPERATIVE_MATRIX, &[2, 3, 4, 5, 6, 7]);
+        assert_eq!(of(&matrix), Err("a matrix whose use is None".to_owned()));
+        let product = instruction(OP_COOPERATIVE_MATRIX_MUL_ADD, &[2, 3, 4, 5, 6, 0]);
+        assert_eq!(of(&product), Err("an instruction of matrices with 7 words".to_owned()));
     }
 }

@@ -65,7 +65,8 @@ impl Config {
     pub(crate) fn candidates(&self, layer: LayerShape) -> Vec<Candidate> {
         let mut candidates = self.tuning.candidates(layer, &self.limits, |tile| self.allows(tile));
         candidates.extend(&self.choice.candidates);
-        // Narrow tiles take more workgroups than a dimension of the grid may have for very many columns. The last one is the widest.
+        // Narrow tiles take more workgroups than a dimension of the grid may have for very many columns. The last one is as wide as any, unless the
+        // user chose it: then `bind` names the limit.
         let limit = self.limits.max_compute_workgroups_per_dimension as usize;
         let last = candidates.len().saturating_sub(1);
         let mut at = 0..;

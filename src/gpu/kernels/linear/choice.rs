@@ -49,7 +49,8 @@ impl Candidate {
     pub(crate) const ALWAYS_SPLIT: u64 = u64::MAX;
 
     /// The same for a layer with K of so many vectors of 16 features. On an H200, sums in memory took longer than a K of 24 vectors on 48
-    /// workgroups or of 64 on 128, and less time than one of 256 on 128. Matrices of int8 values were done with that sooner.
+    /// workgroups or of 64 on 128, and less time than one of 256 on 128. Matrices of int8 values were done with that sooner. No other GPU
+    /// has been measured.
     pub(crate) fn for_k(self, k_vecs: usize) -> Self {
         let split_below = match self.split_below {
             below @ (0 | Self::ALWAYS_SPLIT) => below,
@@ -285,12 +286,12 @@ impl Abilities {
             let Some((fewer, coopmats)) = fewer else { return Vec::new() };
             // Even where a grid is small they are faster than other kernels.
             let most = most.map(|(tile, _)| at_least(full / 4, tile));
-            (coopmats, most.into_iter().chain([Candidate::always(fewer)]).collect())
+            (coopmats, most.into_iter().chain([Candidate::always(fewer)]).collect::<Vec<_>>())
         } else {
             let Some((tile, coopmats)) = [(128, 2), (64, 2)].iter().find_map(usable) else { return Vec::new() };
-            (coopmats, vec![at_least(full / 4, tile)])
+            (coopmats, vec![at_least(full / 4, tile), Candidate::always(main)])
         };
-        let candidates = [few, &matrices, &[Candidate::always(main)]].concat();
+        let candidates = [few, &matrices].concat();
         let choice = |coopmat| Choice { candidates: candidates.clone(), packed_dot, coopmat: Some(coopmat) };
         coopmats.into_iter().map(choice).collect()
     }
