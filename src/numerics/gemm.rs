@@ -1,7 +1,7 @@
 //! Matrix products by `rten-gemm`: float products, whose sums have the library's order, and integer products, whose sums are exact.
 
-use rten_gemm::{BiasVector, GemmExecutor, GemmInputA, GemmInputB, GemmOptions, PackedBMatrix};
-use rten_tensor::{Matrix, NdTensorView};
+use rten_gemm::{BiasVector, GemmExecutor, GemmInputA, GemmInputB, GemmOptions, PackedAMatrix, PackedBMatrix};
+use rten_tensor::{Matrix, MatrixLayout, NdTensorView};
 
 /// The reason why a product cannot fail: `rten-gemm` refuses sizes that do not fit, and here they come from the slices.
 pub(crate) const SIZES: &str = "sizes follow from the slices";
@@ -23,6 +23,48 @@ impl PackedWeight {
     pub(crate) fn new(weight: &[f32], n: usize, k: usize) -> Self {
         let pack = || GemmExecutor::<f32>::new().prepack_b(transposed(weight, n, k));
         Self { packed: (n > 0 && k > 0).then(pack) }
+    }
+}
+
+/// The left factor of several products, in the layout of the GEMM kernel.
+pub(crate) struct PackedLeft<'a> {
+    matrix: Matrix<'a, f32>,
+    packed: Option<PackedAMatrix<f32>>,
+}
+
+impl<'a> PackedLeft<'a> {
+    /// Packs `a[m, k]`, row-major.
+    pub(crate) fn new(a: &'a [f32], m: usize, k: usize) -> Self {
+        Self::of(matrix(a, m, k))
+    }
+
+    /// Packs the transpose of `a[k, m]`, row-major.
+    pub(crate) fn transposed(a: &'a [f32], m: usize, k: usize) -> Self {
+        Self::of(transposed(a, k, m))
+    }
+
+    fn of(matrix: Matrix<'a, f32>) -> Self {
+        // `rten-gemm` refuses empty matrices, and has a faster vector product for one row, which reads it unpacked.
+        let pack = matrix.rows() > 1 && matrix.cols() > 0;
+        Self { packed: pack.then(|| GemmExecutor::<f32>::new().prepack_a(matrix)), matrix }
+    }
+
+    /// Computes `y[m, n] = a[m, k] · b[k, n] + bias[m]`.
+    pub(crate) fn product(&self, y: &mut [f32], b: &[f32], n: usize, bias: Option<&[f32]>) {
+        if y.is_empty() {
+            return;
+        }
+        let k = self.matrix.cols();
+        if k == 0 {
+            let rows = y.chunks_exact_mut(n).enumerate();
+            return rows.for_each(|(row, y)| y.fill(bias.map_or(0.0, |bias| bias[row])));
+        }
+        let a = match &self.packed {
+            Some(packed) => GemmInputA::Packed(packed),
+            None => GemmInputA::Unpacked(self.matrix),
+        };
+        let options = GemmOptions { bias: bias.map(BiasVector::Column), ..GemmOptions::default() };
+        GemmExecutor::<f32>::new().gemm(y, a, GemmInputB::Unpacked(matrix(b, k, n)), options).expect(SIZES);
     }
 }
 

@@ -1,12 +1,13 @@
 //! Convolutions in float and in integers.
 
+mod columns;
 mod products;
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::products::{by_tap, transpose_matrix, unfold};
+pub(crate) use self::products::{by_tap, unfold};
 use self::products::{convolve, convolve_f32};
 use super::error::{EvalError, OpError};
 use super::images::Images;
@@ -78,8 +79,8 @@ impl Operator for Conv {
     }
 
     fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
-        let weight = by_tap(inputs.f32s(1), inputs.tensor(1).shape());
-        Ok(convolve_f32(inputs, &self.window, self.groups, &weight, self.products))
+        let weight = (inputs.f32s(1), inputs.tensor(1).shape());
+        Ok(convolve_f32(inputs, &self.window, self.groups, weight, self.products))
     }
 
     fn parameters(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -203,7 +204,7 @@ impl Operator for ConvTranspose {
 
     fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
         let (shape, weight) = self.mirrored(inputs.f32s(1), inputs.tensor(1).shape());
-        Ok(convolve_f32(inputs, &self.as_conv(), self.groups, &by_tap(&weight, &shape), self.products))
+        Ok(convolve_f32(inputs, &self.as_conv(), self.groups, (&weight, &shape), self.products))
     }
 
     fn parameters(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -42,10 +42,22 @@ impl GradientBuffers {
             self.filled[at] = true;
             return;
         }
-        let mut more = self.free.get_mut(&length).and_then(Vec::pop).unwrap_or_else(|| vec![0.0; length]);
+        let mut more = self.buffer(length);
         write(&mut more);
         self.buffers[at].iter_mut().zip(&more).for_each(|(sum, more)| *sum += more);
-        self.free.entry(length).or_default().push(more);
+        self.unused(more);
+    }
+
+    /// A buffer of a length, with any contents.
+    pub(super) fn buffer(&mut self, length: usize) -> Vec<f32> {
+        self.free.get_mut(&length).and_then(Vec::pop).unwrap_or_else(|| vec![0.0; length])
+    }
+
+    /// Keeps a buffer for another use.
+    pub(super) fn unused(&mut self, buffer: Vec<f32>) {
+        if !buffer.is_empty() {
+            self.free.entry(buffer.len()).or_default().push(buffer);
+        }
     }
 
     /// Adds a gradient whose buffer is no longer needed: it may be exchanged with that of the node. Returns the unused buffer.

@@ -1,24 +1,37 @@
 //! Batch norms in training: the statistics of the batch, and the running statistics.
 
+use rayon::prelude::*;
+
 use super::buffers::GradientBuffers;
 use super::error::QatError;
 use super::parameter::Parameter;
 use crate::graph::NodeId;
+use crate::numerics::vectorized;
 use crate::quantize::trained::{FoldedNorm, factor};
 use crate::values::Tensor;
+use crate::values::slices::tensor;
 
 /// The share of the statistics of a batch in the running statistics, as in PyTorch.
 const MOMENTUM: f64 = 0.1;
 
-/// Mean and variance of each channel of one batch, for the forward and the backward pass.
+/// The statistics of each channel of one batch, for the forward and the backward pass: `x̂ = (x − mean) · inv_std`.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Batch {
     mean: Vec<f64>,
     /// The sum of squares over the count.
     variance: Vec<f64>,
+    inv_std: Vec<f64>,
     /// Values per channel.
     pub(super) count: usize,
-    eps: f64,
+}
+
+/// Elements of a task, at least.
+const TASK: usize = 1 << 14;
+
+/// Whole rows `[channels, inner]` of a task.
+fn task(channels: usize, inner: usize) -> usize {
+    let row = (channels * inner).max(1);
+    row * (TASK / row).max(1)
 }
 
 /// The runs of `inner` elements of `x`, of shape `[…, channels, inner]`, each with its channel.
@@ -26,34 +39,127 @@ fn runs(x: &[f32], channels: usize, inner: usize) -> impl Iterator<Item = (usize
     x.chunks_exact(inner.max(1)).enumerate().map(move |(run, x)| (run % channels, x))
 }
 
+/// Sums two terms of each pair of elements for each channel, over the rows in their order.
+fn channel_sums(
+    [x, y]: [&[f32]; 2],
+    channels: usize,
+    inner: usize,
+    terms: impl Fn(usize, f64, f64) -> [f64; 2] + Sync + Send,
+) -> Vec<[f64; 2]> {
+    let of_task = |(x, y): (&[f32], &[f32])| {
+        vectorized(
+            #[inline(always)]
+            || {
+                let mut sums = vec![[0f64; 2]; channels];
+                for ((c, x), (_, y)) in runs(x, channels, inner).zip(runs(y, channels, inner)) {
+                    let of_run = run_sums(
+                        x,
+                        y,
+                        #[inline(always)]
+                        |x, y| terms(c, x, y),
+                    );
+                    sums[c].iter_mut().zip(of_run).for_each(|(sum, v)| *sum += v);
+                }
+                sums
+            },
+        )
+    };
+    let task = task(channels, inner);
+    let parts: Vec<Vec<[f64; 2]>> = x.par_chunks(task).zip(y.par_chunks(task)).map(of_task).collect();
+    let mut sums = vec![[0f64; 2]; channels];
+    for part in parts {
+        sums.iter_mut().flatten().zip(part.iter().flatten()).for_each(|(sum, v)| *sum += v);
+    }
+    sums
+}
+
+/// Sums two terms of a run, in eight partial sums, so that the loop vectorizes.
+#[inline(always)]
+fn run_sums(x: &[f32], y: &[f32], terms: impl Fn(f64, f64) -> [f64; 2]) -> [f64; 2] {
+    const LANES: usize = 8;
+    let mut sums = [[0f64; LANES]; 2];
+    let ((x_blocks, x_rest), (y_blocks, y_rest)) = (x.as_chunks::<LANES>(), y.as_chunks::<LANES>());
+    for (x, y) in x_blocks.iter().zip(y_blocks) {
+        for lane in 0..LANES {
+            let [a, b] = terms(f64::from(x[lane]), f64::from(y[lane]));
+            sums[0][lane] += a;
+            sums[1][lane] += b;
+        }
+    }
+    let mut sums = sums.map(|lanes| lanes.iter().sum::<f64>());
+    for (&x, &y) in x_rest.iter().zip(y_rest) {
+        let [a, b] = terms(f64::from(x), f64::from(y));
+        sums[0] += a;
+        sums[1] += b;
+    }
+    sums
+}
+
+/// Writes a function of each pair of elements and its channel to `to`.
+fn map_channels(
+    to: &mut [f32],
+    [x, y]: [&[f32]; 2],
+    channels: usize,
+    inner: usize,
+    of: impl Fn(usize, f64, f64) -> f64 + Sync + Send,
+) {
+    let task = task(channels, inner);
+    to.par_chunks_mut(task).zip(x.par_chunks(task)).zip(y.par_chunks(task)).for_each(|((to, x), y)| {
+        vectorized(
+            #[inline(always)]
+            || {
+                let both = runs(x, channels, inner).zip(runs(y, channels, inner));
+                for (to, ((c, x), (_, y))) in to.chunks_exact_mut(inner.max(1)).zip(both) {
+                    for ((to, &x), &y) in to.iter_mut().zip(x).zip(y) {
+                        *to = of(c, f64::from(x), f64::from(y)) as f32;
+                    }
+                }
+            },
+        );
+    });
+}
+
 impl Batch {
     /// The statistics of `x`, of shape `[…, channels, inner]`.
     pub(super) fn of(x: &[f32], channels: usize, inner: usize, eps: f32) -> Self {
         let count = x.len().checked_div(channels).unwrap_or(0);
         let n = count.max(1) as f64;
-        let mut mean = vec![0f64; channels];
-        runs(x, channels, inner).for_each(|(c, x)| mean[c] += x.iter().map(|&v| f64::from(v)).sum::<f64>());
-        mean.iter_mut().for_each(|mean| *mean /= n);
-        let mut variance = vec![0f64; channels];
-        for (c, x) in runs(x, channels, inner) {
-            variance[c] += x.iter().map(|&v| (f64::from(v) - mean[c]).powi(2)).sum::<f64>();
-        }
-        variance.iter_mut().for_each(|variance| *variance /= n);
-        Self { mean, variance, count, eps: f64::from(eps) }
+        let sums = channel_sums(
+            [x, x],
+            channels,
+            inner,
+            #[inline(always)]
+            |_, x, _| [x, 0.0],
+        );
+        let mean: Vec<f64> = sums.into_iter().map(|[sum, _]| sum / n).collect();
+        let squares = channel_sums(
+            [x, x],
+            channels,
+            inner,
+            #[inline(always)]
+            |c, x, _| [(x - mean[c]) * (x - mean[c]), 0.0],
+        );
+        let variance: Vec<f64> = squares.into_iter().map(|[sum, _]| sum / n).collect();
+        let inv_std = variance.iter().map(|variance| 1.0 / (variance + f64::from(eps)).sqrt()).collect();
+        Self { mean, variance, inv_std, count }
     }
 
-    fn inv_std(&self, channel: usize) -> f64 {
-        1.0 / (self.variance[channel] + self.eps).sqrt()
+    /// Writes `x̂ · γ + β`.
+    pub(super) fn normalize(&self, y: &mut [f32], x: &[f32], inner: usize, gamma: &[f32], beta: &[f32]) {
+        let (factor, mean) = (self.factors(gamma), &self.mean);
+        map_channels(
+            y,
+            [x, x],
+            gamma.len(),
+            inner,
+            #[inline(always)]
+            |c, x, _| (x - mean[c]) * factor[c] + f64::from(beta[c]),
+        );
     }
 
-    /// `(x − mean) / std · γ + β`.
-    pub(super) fn normalize(&self, x: &[f32], inner: usize, gamma: &[f32], beta: &[f32]) -> Vec<f32> {
-        let mut y = Vec::with_capacity(x.len());
-        for (c, x) in runs(x, gamma.len(), inner) {
-            let factor = f64::from(gamma[c]) * self.inv_std(c);
-            y.extend(x.iter().map(|&v| ((f64::from(v) - self.mean[c]) * factor + f64::from(beta[c])) as f32));
-        }
-        y
+    /// `γ · inv_std`.
+    fn factors(&self, gamma: &[f32]) -> Vec<f64> {
+        gamma.iter().zip(&self.inv_std).map(|(&gamma, inv_std)| f64::from(gamma) * inv_std).collect()
     }
 
     /// Moves the running mean and variance towards those of the batch. The variance is that of a sample, over `count − 1`.
@@ -66,28 +172,30 @@ impl Batch {
         variance.iter_mut().zip(&self.variance).for_each(|(running, &batch)| step(running, batch * sample));
     }
 
-    /// The gradients of `x` (written), γ and β. With `g = dy · γ` and `x̂` the normalized `x`:
-    /// `dx = (g − mean(g) − x̂ · mean(g · x̂)) / std`, `dγ = Σ dy · x̂`, `dβ = Σ dy`.
+    /// The gradients of `x` (written), γ and β: `dx = γ · inv_std · (dy − mean(dy) − x̂ · mean(dy · x̂))`, `dγ = Σ dy · x̂`, `dβ = Σ dy`.
     pub(super) fn backward(&self, x: &[f32], inner: usize, gamma: &[f32], dy: &[f32], dx: &mut [f32]) -> [Vec<f32>; 2] {
-        let channels = gamma.len();
-        let (mut of_gamma, mut of_beta) = (vec![0f64; channels], vec![0f64; channels]);
-        for ((c, x), (_, dy)) in runs(x, channels, inner).zip(runs(dy, channels, inner)) {
-            for (&x, &dy) in x.iter().zip(dy) {
-                of_gamma[c] += f64::from(dy) * (f64::from(x) - self.mean[c]) * self.inv_std(c);
-                of_beta[c] += f64::from(dy);
-            }
-        }
-        let n = self.count.max(1) as f64;
-        let both = runs(x, channels, inner).zip(runs(dy, channels, inner));
-        for (dx, ((c, x), (_, dy))) in dx.chunks_exact_mut(inner.max(1)).zip(both) {
-            let inv_std = self.inv_std(c);
-            let factor = f64::from(gamma[c]) * inv_std;
-            for ((dx, &x), &dy) in dx.iter_mut().zip(x).zip(dy) {
-                let normal = (f64::from(x) - self.mean[c]) * inv_std;
-                *dx = (factor * (f64::from(dy) - of_beta[c] / n - normal * of_gamma[c] / n)) as f32;
-            }
-        }
-        [of_gamma, of_beta].map(|sums| sums.into_iter().map(|sum| sum as f32).collect())
+        let (channels, n) = (gamma.len(), self.count.max(1) as f64);
+        let Self { mean, inv_std, .. } = self;
+        let sums = channel_sums(
+            [x, dy],
+            channels,
+            inner,
+            #[inline(always)]
+            |c, x, dy| [dy * ((x - mean[c]) * inv_std[c]), dy],
+        );
+        let factor = self.factors(gamma);
+        map_channels(
+            dx,
+            [x, dy],
+            channels,
+            inner,
+            #[inline(always)]
+            |c, x, dy| {
+                let [of_gamma, of_beta] = sums[c];
+                factor[c] * ((dy - of_beta / n) - (x - mean[c]) * (inv_std[c] * of_gamma / n))
+            },
+        );
+        [0, 1].map(|at| sums.iter().map(|sums| sums[at] as f32).collect())
     }
 }
 
@@ -118,8 +226,8 @@ pub(super) struct NormLayer {
 struct Pass {
     /// The product, before it is scaled back.
     product: Vec<f32>,
-    /// The output of the layer as if nothing were folded.
-    output: Vec<f32>,
+    /// The statistics of the product. `inv_std` is that of the output of the layer as if nothing were folded, `product / factor + bias`,
+    /// divided by the factor: both have the same normalized values.
     batch: Batch,
     /// `γ / √(variance + eps)` with the running variance, for each channel.
     factor: Vec<f64>,
@@ -165,73 +273,66 @@ impl NormLayer {
     }
 
     /// The output from the product `[…, N]` or `[rows, N, …]` with the quantized folded weight, which has `inner` consecutive elements of
-    /// a channel: the factor taken out, the bias added, and normalized by the batch. The running statistics move along.
+    /// a channel: the factor taken out, the bias added, and normalized by the batch, in `buffer`, which has as many elements. The running
+    /// statistics move along.
     pub(super) fn forward(
         &mut self,
         name: &str,
-        product: &Tensor,
+        product: Tensor,
         inner: usize,
+        buffer: Vec<f32>,
         all: &mut [Parameter],
     ) -> Result<Tensor, QatError> {
         let [_, mean, variance, gamma, beta] = self.parameters;
         let n = all[gamma].floats().len();
         let channels = all[gamma].floats().iter().zip(all[variance].floats());
         let factor: Vec<f64> = channels.map(|(&g, &v)| factor(g, v, self.folded.eps)).collect();
-        let bias = self.own_bias.map(|at| all[at].floats());
-        let product_values = product.as_f32().expect("a product of floats");
-        let output: Vec<f32> = product_values
-            .iter()
-            .enumerate()
-            .map(|(at, &v)| {
-                // A channel of factor 0 has no output to scale back.
-                let c = at / inner % n;
-                let v = if factor[c] == 0.0 { 0.0 } else { f64::from(v) / factor[c] };
-                v as f32 + bias.map_or(0.0, |bias| bias[c])
-            })
-            .collect();
-        let batch = Batch::of(&output, n, inner, self.folded.eps);
+        let shape = product.shape().to_vec();
+        let Tensor::F32(product) = product else { unreachable!("a product of floats") };
+        let product = product.into_vec();
+        let mut batch = Batch::of(&product, n, inner, self.folded.eps);
         if batch.count < 2 {
             return Err(QatError::OneRow { node: name.to_owned(), rows: batch.count });
         }
-        let y = batch.normalize(&output, inner, all[gamma].floats(), all[beta].floats());
-        let y = Tensor::from_f32(product.shape(), y).expect("as many values");
+        // The statistics of the output as if nothing were folded. A channel of factor 0 has no output to scale back.
+        let (mut output, bias) = (batch.clone(), self.own_bias.map(|at| all[at].floats()));
+        for (c, &factor) in factor.iter().enumerate() {
+            let scale = if factor == 0.0 { 0.0 } else { 1.0 / factor };
+            output.mean[c] = batch.mean[c] * scale + bias.map_or(0.0, |bias| f64::from(bias[c]));
+            output.variance[c] = batch.variance[c] * (scale * scale);
+            output.inv_std[c] = 1.0 / (output.variance[c] + f64::from(self.folded.eps)).sqrt();
+            batch.inv_std[c] = output.inv_std[c] * scale;
+        }
+        let mut y = buffer;
+        batch.normalize(&mut y, &product, inner, all[gamma].floats(), all[beta].floats());
         let [mean, variance] = all.get_disjoint_mut([mean, variance]).expect("two parameters");
-        batch.update_running(mean.floats_mut(), variance.floats_mut());
+        output.update_running(mean.floats_mut(), variance.floats_mut());
         let of_factor = vec![0.0; n];
-        self.pass = Some(Pass { product: product_values.to_vec(), output, batch, factor, of_factor, inner });
-        Ok(y)
+        self.pass = Some(Pass { product, batch, factor, of_factor, inner });
+        Ok(tensor(shape, y))
     }
 
     pub(super) fn in_training(&self) -> bool {
         self.pass.is_some()
     }
 
-    /// The gradient of the product, from that of the output.
-    pub(super) fn product_gradient(&mut self, dy: &[f32], all: &[Parameter]) -> Vec<f32> {
+    /// Turns the gradient of the output into that of the product.
+    pub(super) fn product_gradient(&mut self, dy: &[f32], all: &[Parameter], dx: &mut [f32]) {
         let [_, _, _, gamma, _] = self.parameters;
-        let Some(pass) = &mut self.pass else { return dy.to_vec() };
-        pass.of_factor.fill(0.0);
-        let n = pass.factor.len();
-        let mut of_output = vec![0f32; dy.len()];
-        let [of_gamma, of_beta] =
-            pass.batch.backward(&pass.output, pass.inner, all[gamma].floats(), dy, &mut of_output);
-        let mut of_bias = vec![0f64; n];
-        runs(&of_output, n, pass.inner)
-            .for_each(|(c, of_output)| of_bias[c] += of_output.iter().map(|&v| f64::from(v)).sum::<f64>());
-        let of_bias = of_bias.into_iter().map(|sum| sum as f32).collect();
-        let mut of_product = of_output;
-        for (at, (d, &z)) in of_product.iter_mut().zip(&pass.product).enumerate() {
-            let c = at / pass.inner % n;
-            let factor = pass.factor[c];
-            if factor == 0.0 {
-                *d = 0.0;
-                continue;
-            }
-            pass.of_factor[c] -= f64::from(*d) * f64::from(z) / (factor * factor);
-            *d = (f64::from(*d) / factor) as f32;
+        let Some(Pass { product, batch, factor, of_factor, inner }) = &mut self.pass else {
+            return dx.copy_from_slice(dy);
+        };
+        let gamma = all[gamma].floats();
+        let [of_gamma, of_beta] = batch.backward(product, *inner, gamma, dy, dx);
+        // The output is `product / factor + bias`, so the factor's gradient is −Σ dx · product / factor. With dx as above, Σ dx = 0 and
+        // Σ dx · product = γ · dγ · (1 − variance · inv_std²); the last factor is eps / (variance + eps) of the output.
+        for (c, of_factor) in of_factor.iter_mut().enumerate() {
+            let rest = 1.0 - batch.variance[c] * batch.inv_std[c] * batch.inv_std[c];
+            let sum = f64::from(gamma[c]) * f64::from(of_gamma[c]) * rest;
+            *of_factor = if factor[c] == 0.0 { 0.0 } else { -sum / factor[c] };
         }
-        self.gradients = [Vec::new(), of_gamma, of_beta, of_bias];
-        of_product
+        // Since Σ dx = 0, the layer's own bias, which the norm takes out again, has no gradient.
+        self.gradients = [Vec::new(), of_gamma, of_beta, vec![0.0; gamma.len()]];
     }
 
     /// Computes the gradients of the parameters from those of the folded constants:

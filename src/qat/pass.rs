@@ -50,14 +50,17 @@ impl TrainableGraph {
         for (&id, input) in self.graph.inputs().iter().zip(inputs) {
             self.values.set(id, input.borrow().clone());
         }
-        for at in 0..self.graph.nodes().len() {
-            let id = NodeId::new(at);
-            if self.values.is_pass(id) && !matches!(self.graph.node(id).op, Op::Input(Input)) {
-                let value = self.value(id, training)?;
-                self.values.set(id, value);
+        // A thread of the pool starts parallel loops without waking another one.
+        rayon::scope(|_| {
+            for at in 0..self.graph.nodes().len() {
+                let id = NodeId::new(at);
+                if self.values.is_pass(id) && !matches!(self.graph.node(id).op, Op::Input(Input)) {
+                    let value = self.value(id, training)?;
+                    self.values.set(id, value);
+                }
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     /// The value of a node that is computed.
@@ -80,15 +83,17 @@ impl TrainableGraph {
                 let m = rows_before_last(x.shape());
                 let product = gemm::linear(floats(x), [m, n, k], floats(w), None, None);
                 let product = tensor(with_last(x.shape(), n), product);
+                let buffer = self.values.buffer(id, product.len());
                 let Values { norms, parameters, .. } = &mut self.values;
-                norms[norm].forward(&node.name, &product, 1, parameters)
+                norms[norm].forward(&node.name, product, 1, buffer, parameters)
             }
             (Op::Conv(_) | Op::ConvTranspose(_), Some(norm)) => {
                 let inputs: Vec<&Tensor> = node.inputs[..2].iter().map(|&input| self.values.get(input)).collect();
                 let product = interp::evaluate(node, &inputs)?;
                 let inner = product.shape()[2..].iter().product();
+                let buffer = self.values.buffer(id, product.len());
                 let Values { norms, parameters, .. } = &mut self.values;
-                norms[norm].forward(&node.name, &product, inner, parameters)
+                norms[norm].forward(&node.name, product, inner, buffer, parameters)
             }
             // Linear layers and functions take most of the time, so they reuse the memory of the last pass.
             (Op::Linear(_), None) => {
@@ -118,6 +123,7 @@ impl TrainableGraph {
     /// A batch norm that is not folded into a layer, with the statistics of the batch.
     fn batch_norm(&mut self, id: NodeId, eps: f32) -> Result<Tensor, QatError> {
         let node = self.graph.node(id);
+        let mut y = self.values.buffer(id, self.values.get(node.inputs[0]).len());
         let x = self.values.get(node.inputs[0]);
         let (channels, inner) = (x.shape()[1], x.shape()[2..].iter().product());
         let batch = Batch::of(floats(x), channels, inner, eps);
@@ -125,7 +131,8 @@ impl TrainableGraph {
             return Err(QatError::OneRow { node: node.name.clone(), rows: batch.count });
         }
         let [gamma, beta] = [3, 4].map(|at| self.values.floats(node.inputs[at]));
-        let y = tensor(x.shape().to_vec(), batch.normalize(floats(x), inner, gamma, beta));
+        batch.normalize(&mut y, floats(x), inner, gamma, beta);
+        let y = tensor(x.shape().to_vec(), y);
         if let [Some(mean), Some(variance)] = [1, 2].map(|at| self.values.parameter_of(node.inputs[at]))
             && let Ok([mean, variance]) = self.values.parameters.get_disjoint_mut([mean, variance])
         {
@@ -177,9 +184,7 @@ impl TrainableGraph {
         for (&id, gradient) in outputs.iter().zip(gradients) {
             self.gradients.add(id, gradient.len(), |dx| dx.copy_from_slice(floats(gradient)));
         }
-        for at in (0..self.graph.nodes().len()).rev() {
-            self.backward_node(NodeId::new(at));
-        }
+        rayon::scope(|_| (0..self.graph.nodes().len()).rev().for_each(|at| self.backward_node(NodeId::new(at))));
         for norm in &mut self.values.norms {
             norm.backward(&self.gradients, &self.values.parameters);
         }
@@ -203,17 +208,21 @@ impl TrainableGraph {
             Op::BatchNorm(_) if batches.contains_key(&id) => {
                 let batch = &batches[&id];
                 let (x, gamma) = (values.get(node.inputs[0]), values.floats(node.inputs[3]));
-                let mut of_x = vec![0.0; x.len()];
+                let mut of_x = gradients.buffer(x.len());
                 let inner = x.shape()[2..].iter().product();
                 let [of_gamma, of_beta] = batch.backward(floats(x), inner, gamma, &dy, &mut of_x);
-                for (at, gradient) in [(0, of_x), (3, of_gamma), (4, of_beta)] {
+                for (at, gradient) in [(3, of_gamma), (4, of_beta)] {
                     gradients.add(node.inputs[at], gradient.len(), |dx| dx.copy_from_slice(&gradient));
                 }
+                let of_x = gradients.give(node.inputs[0], of_x);
+                gradients.unused(of_x);
             }
             _ => {
                 if let Some(norm) = norm {
+                    let mut of_product = gradients.buffer(dy.len());
                     let parameters = &values.parameters;
-                    dy = values.norms[norm].product_gradient(&dy, parameters);
+                    values.norms[norm].product_gradient(&dy, parameters, &mut of_product);
+                    gradients.unused(std::mem::replace(&mut dy, of_product));
                 }
                 // The bias of a layer with a norm in training belongs to the norm.
                 let inputs = if norm.is_some() { &node.inputs[..2] } else { &node.inputs[..] };

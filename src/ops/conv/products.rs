@@ -4,8 +4,9 @@ use std::borrow::Cow;
 
 use rayon::prelude::*;
 
+use super::columns::convolve_full;
+use crate::numerics::FloatProducts;
 use crate::numerics::float::products::{factor, factors, product, transposed_factors};
-use crate::numerics::{FloatProducts, gemm};
 use crate::ops::images::Images;
 use crate::ops::operands::Arguments;
 use crate::ops::window::{ImageLayout, Window};
@@ -37,7 +38,7 @@ pub(crate) fn by_tap<T: Copy>(weight: &[T], shape: &[usize]) -> Vec<T> {
 }
 
 /// Returns the transpose of a matrix with this many columns.
-pub(crate) fn transpose_matrix<T: Copy>(from: &[T], columns: usize) -> Vec<T> {
+fn transpose_matrix<T: Copy>(from: &[T], columns: usize) -> Vec<T> {
     // So many lines of the result stay in an L1 cache, whatever the distance between them.
     const LINES: usize = 8;
     let (columns, mut to) = (columns.max(1), from.to_vec());
@@ -98,20 +99,21 @@ pub(super) fn convolve<T: Copy + Send + Sync, R: Copy + Default + Send + Sync>(
     y
 }
 
-/// Computes a convolution of floats, for images with the channels first and a weight `[N, taps, C / groups]`.
+/// Computes a convolution of floats, for images with the channels first and a weight of shape `[N, C / groups, taps…]`.
 pub(super) fn convolve_f32(
     inputs: &Arguments<'_>,
     window: &Window,
     groups: usize,
-    weight: &[f32],
+    (weight, shape): (&[f32], &[usize]),
     products: FloatProducts,
 ) -> Tensor {
     let (x, bias) = (inputs.f32s(0), inputs.tensors.get(2).map(|_| inputs.f32s(2)));
     let images = Images::new(inputs.tensor(0).shape(), window, ImageLayout::ChannelsFirst);
-    let n = weight.len() * groups / (images.taps() * images.channels);
+    let n = shape[0];
     let y = match products {
         FloatProducts::Full => convolve_full(x, &images, [n, groups], weight, bias),
         FloatProducts::Reproducible => {
+            let weight = by_tap(weight, shape);
             let (group_n, k) = (n / groups, images.taps() * images.channels / groups);
             let of_group = |group: usize| transposed_factors(&weight[group * group_n * k..][..group_n * k], group_n, k);
             let weights: Vec<Vec<f32>> = (0..groups).map(of_group).collect();
@@ -124,20 +126,4 @@ pub(super) fn convolve_f32(
         }
     };
     tensor(inputs.output.with_rows(images.count), y)
-}
-
-/// Computes a convolution of floats by the library's products.
-fn convolve_full(
-    x: &[f32],
-    images: &Images,
-    [n, groups]: [usize; 2],
-    weight: &[f32],
-    bias: Option<&[f32]>,
-) -> Vec<f32> {
-    let (group_n, k) = (n / groups, images.taps() * images.channels / groups);
-    convolve(x, images, [n, groups], 0.0, |group, patches| {
-        let weight = &weight[group * group_n * k..][..group_n * k];
-        let bias = bias.map(|bias| &bias[group * group_n..][..group_n]);
-        gemm::linear(patches, [patches.len() / k, group_n, k], weight, None, bias)
-    })
 }
