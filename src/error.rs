@@ -12,6 +12,7 @@ use crate::lower::LowerError;
 use crate::onnx::{ExportError, OnnxError};
 use crate::program::ProgramError;
 use crate::qat::QatError;
+use crate::quantize::accuracy::AccuracyError;
 use crate::quantize::{ConvertError, ObserverError, PrepareError, ToIntegerError};
 use crate::values::{QParamsError, TensorError};
 
@@ -38,6 +39,8 @@ pub enum Error {
     ToInteger(#[from] ToIntegerError),
     /// The error of training.
     Qat(#[from] QatError),
+    /// The error of a pass for accuracy.
+    Accuracy(#[from] AccuracyError),
     /// The error of comparing two graphs.
     Compare(#[from] CompareError),
     /// The error of saving and loading.

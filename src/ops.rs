@@ -32,7 +32,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 pub use self::conv::{Conv, ConvTranspose, IntegerConv, Unfold};
-pub(crate) use self::conv::{by_tap, transpose_matrix, unfold};
+pub(crate) use self::conv::{by_tap, unfold};
 pub(crate) use self::elementwise::zip_f32;
 pub use self::elementwise::{Add, AddScalar, Binary, Div, IntegerAdd, IntegerMul, Mask, Mul, MulScalar, Where};
 pub use self::embedding::Embedding;

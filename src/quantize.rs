@@ -12,6 +12,7 @@
 //!    oracle for everything after it.
 //! 5. [`to_integer()`] rewrites that graph into integers, by the equations of [`numerics`](crate::numerics).
 
+pub mod accuracy;
 mod annotation;
 mod batch_norm;
 mod composable_quantizer;

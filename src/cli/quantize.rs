@@ -1,11 +1,11 @@
 //! `enfold quantize` quantizes a float model, and `enfold merge` merges the calibration of shards.
 
+mod accuracy;
 mod summary;
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use enfold::Tensor;
 use enfold::archive;
 use enfold::onnx::{self, ExportOptions};
 use enfold::ops::Op;
@@ -13,7 +13,10 @@ use enfold::quantize::{
     ConvertOptions, ObserverKind, PrepareError, PreparedGraph, QuantizationConfig, WgpuQuantizer, convert, prepare,
     quantize_embeddings,
 };
+use enfold::values::QuantRange;
+use enfold::{Graph, Tensor};
 
+use self::accuracy::Passes;
 use self::summary::Summary;
 use super::arrays::Arrays;
 use super::failure::usage;
@@ -34,6 +37,8 @@ pub(super) struct Quantize {
     output: Option<PathBuf>,
     #[command(flatten)]
     scheme: Scheme,
+    #[command(flatten)]
+    passes: Passes,
     /// Stores embedding tables in int8, with a scale for each row. Otherwise they stay float.
     #[arg(long, value_enum, value_name = "TYPE")]
     embeddings: Option<Embeddings>,
@@ -84,6 +89,12 @@ struct Scheme {
     /// The observer that finds the range of an activation in calibration [default: histogram].
     #[arg(long, value_enum)]
     observer: Option<Observer>,
+    /// The share of the values of an activation that --observer percentile keeps, in percent [default: 99.999].
+    #[arg(long, value_name = "P")]
+    percentile: Option<f64>,
+    /// The bits of a weight's quantized values [default: 8].
+    #[arg(long, value_name = "BITS", value_parser = clap::value_parser!(u32).range(2..=8))]
+    weight_bits: Option<u32>,
     /// Leaves a node in float, or a module and all nodes in it: `encoder.0` covers `encoder.0.fc1`. May be repeated.
     #[arg(long, value_name = "NAME", num_args = 1..)]
     leave_float: Vec<String>,
@@ -103,7 +114,7 @@ enum Observer {
     Histogram,
     /// Takes the smallest and the largest value.
     Minmax,
-    /// Collects a histogram, and leaves out the outermost 0.01 % of the values.
+    /// Collects a histogram, and leaves out the outermost values; see --percentile.
     Percentile,
     /// Collects a histogram, and clips it to the range with the least squared error in a grid.
     Mse,
@@ -134,21 +145,40 @@ impl Scheme {
         if self.dynamic && self.observer.is_some() {
             return Err(usage("--observer is for calibration, which --dynamic has none of; leave one of them out"));
         }
+        if let Some(percentile) = self.percentile {
+            if !(50.0..=100.0).contains(&percentile) {
+                return Err(usage(format!("--percentile {percentile}: must be in 50..=100, as in --percentile 99.99")));
+            }
+            if self.dynamic || self.observer.is_some_and(|observer| observer != Observer::Percentile) {
+                return Err(usage("--percentile is for --observer percentile; leave one of them out"));
+            }
+        }
         Ok(())
     }
 
-    fn quantizer(&self) -> WgpuQuantizer {
+    fn observer(&self) -> Observer {
+        let default = if self.percentile.is_some() { Observer::Percentile } else { Observer::Histogram };
+        self.observer.unwrap_or(default)
+    }
+
+    fn quantizer(&self, in_float: &[String]) -> Result<WgpuQuantizer> {
         let mut config = QuantizationConfig::symmetric();
+        if let Some(bits) = self.weight_bits {
+            let largest = (1 << (bits - 1)) - 1;
+            config = config.weight_range(QuantRange::new(-largest, largest)?);
+        }
         if !self.per_tensor {
             config = config.per_channel();
         }
         config = match (self.dynamic, self.per_token) {
             (true, true) => config.dynamic_per_token(),
             (true, false) => config.dynamic(),
-            _ => config.activation_observer(match self.observer.unwrap_or(Observer::Histogram) {
+            _ => config.activation_observer(match self.observer() {
                 Observer::Histogram => ObserverKind::Histogram,
                 Observer::Minmax => ObserverKind::MinMax,
-                Observer::Percentile => ObserverKind::Percentile { fraction: 0.9999 },
+                Observer::Percentile => {
+                    ObserverKind::Percentile { fraction: (self.percentile.unwrap_or(99.999) / 100.0) as f32 }
+                }
                 Observer::Mse => ObserverKind::Mse,
             }),
         };
@@ -157,11 +187,13 @@ impl Scheme {
         }
         // Activations that only float nodes read stay float. No integer step is lost, and transformers lose much accuracy otherwise.
         let quantizer = WgpuQuantizer::new().set_global(config).quantize_matmul(self.attention).float_islands(true);
-        self.leave_float.iter().fold(quantizer, |quantizer, name| quantizer.set_module_name(name, None))
+        let names = self.leave_float.iter().chain(in_float);
+        Ok(names.fold(quantizer, |quantizer, name| quantizer.set_module_name(name, None)))
     }
 
-    fn prepare(&self, model: &Model) -> Result<PreparedGraph> {
-        prepare(&model.graph, &self.quantizer()).map_err(|error| match error {
+    /// Prepares a graph, with these nodes in float too.
+    fn prepare(&self, model: &Model, graph: &Graph, in_float: &[String]) -> Result<PreparedGraph> {
+        prepare(graph, &self.quantizer(in_float)?).map_err(|error| match error {
             PrepareError::NoMatch { filter, near_names } => {
                 let name = self.leave_float.iter().find(|name| filter.contains(&format!("{name:?}")));
                 let (name, near) = (name.unwrap_or(&filter), near_names.join(", "));
@@ -176,7 +208,15 @@ impl Quantize {
     /// Refuses arguments that contradict each other. Returns the file to write.
     fn check(&self) -> Result<&Path> {
         self.scheme.check()?;
-        if self.scheme.dynamic {
+        self.passes.check()?;
+        let needs_data = self.passes.needs_data();
+        if let (Some(pass), true) = (needs_data, self.shard.is_some()) {
+            return Err(usage(format!("{pass} needs all data at once; leave --shard out")));
+        }
+        if let (Some(pass), None) = (needs_data, &self.calibrate) {
+            return Err(usage(format!("{pass} needs data: add --calibrate DATA")));
+        }
+        if self.scheme.dynamic && needs_data.is_none() {
             if self.calibrate.is_some() {
                 return Err(usage(
                     "--calibrate makes no sense with --dynamic, which finds scales at run time; leave one out",
@@ -215,15 +255,26 @@ impl Quantize {
             Stage::Prepared => return Err(model.unconverted()),
             stage => bail!("{name} is {stage} already; give the float model"),
         }
-        let mut prepared = self.scheme.prepare(&model)?;
-        if let Some(calibrate) = &self.calibrate {
-            let batches = self.batches(&model, calibrate, stderr)?;
+        // Wrong arguments are found before data are read.
+        let mut prepared = self.scheme.prepare(&model, &model.graph, &[])?;
+        let data = self.calibrate.as_deref();
+        let batches = match data {
+            Some(data) => self.batches(&model, data, stderr)?,
+            None => Vec::new(),
+        };
+        if let Some(data) = data
+            && let Some((graph, in_float)) = self.passes.smooth(&model.graph, &batches, data, stderr)?
+        {
+            prepared = self.scheme.prepare(&model, &graph, &in_float)?;
+        }
+        if let (Some(calibrate), false) = (data, self.scheme.dynamic) {
             let bar = stderr.bar("calibrating", batches.len());
             for batch in &batches {
                 prepared.observe(batch).with_context(|| calibrate.display().to_string())?;
                 bar.step();
             }
         }
+        self.passes.edit_weights(&mut prepared, &batches, data, stderr)?;
         if let Some((part, parts)) = self.shard {
             output::write(target, &archive::prepared_to_bytes(&prepared)?)?;
             let batches = count(prepared.batches() as usize, "batch");

@@ -5,6 +5,7 @@ mod insert;
 
 use std::borrow::Borrow;
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use rayon::prelude::*;
 
@@ -140,6 +141,16 @@ impl PreparedGraph {
     /// The same prepared graph with the constants and observers of training.
     pub(crate) fn trained(&self, graph: Graph, observers: Vec<Observer>, batches: u64) -> Self {
         Self::from_parts(Parts { graph, ..self.parts.clone() }, observers, batches)
+    }
+
+    /// Replaces constants, and statistics of observers by known qparams.
+    pub(super) fn edit(&mut self, constants: &HashMap<NodeId, Arc<Tensor>>, qparams: Vec<(usize, TensorQParams)>) {
+        let graph = self.graph().with_constants(|id| constants.get(&id).cloned());
+        let mut observers = self.observers.clone();
+        for (at, qparams) in qparams {
+            observers[at] = observers[at].clone().with_known(qparams);
+        }
+        *self = self.trained(graph, observers, self.batches);
     }
 
     pub(crate) fn parts(&self) -> &Parts {

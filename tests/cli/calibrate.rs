@@ -41,7 +41,7 @@ fn schemes_and_observers_are_what_they_are_called() {
     space.save("mlp.enfold", &mlp());
     let x = space.mlp_data("x.safetensors", 4000);
     let symmetric = QuantizationConfig::symmetric;
-    let percentile = ObserverKind::Percentile { fraction: 0.9999 };
+    let percentile = ObserverKind::Percentile { fraction: 0.99999 };
     let cases = [
         ("--per-tensor", symmetric()),
         ("--observer minmax", symmetric().per_channel().activation_observer(ObserverKind::MinMax)),

@@ -21,6 +21,7 @@ mod report;
 mod specials;
 
 mod accuracy;
+mod accuracy_passes;
 mod archive;
 mod bad_input;
 mod completeness;

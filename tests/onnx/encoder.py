@@ -28,15 +28,19 @@ class Sizes:
     intermediate: int = 1536
     vocab: int = 30522
     positions: int = 512
+    # Channels of each norm whose weight is 15 to 25 times as large as the others, as trained encoders have.
+    outliers: int = 0
 
 
 class Graph:
     """Nodes and initializers as they come, each named after its place in the network."""
 
-    def __init__(self, seed):
+    def __init__(self, seed, outliers=0):
         self.nodes = []
         self.initializers = []
         self.random = np.random.default_rng(seed)
+        self.outliers = outliers
+        self.random_outliers = np.random.default_rng(seed + 1)
 
     def node(self, op, name, *inputs, **attributes):
         output = f"{name}_output"
@@ -64,7 +68,10 @@ class Graph:
         return self.node("Add", f"/{path}/Add", bias, product)
 
     def layer_norm(self, path, x, hidden):
-        weight = self.weight(f"{path}.weight", hidden, mean=1.0, deviation=0.1)
+        weight = self.random.normal(1.0, 0.1, hidden).astype(np.float32)
+        channels = self.random_outliers.choice(hidden, self.outliers, replace=False)
+        weight[channels] *= self.random_outliers.uniform(15, 25, self.outliers).astype(np.float32)
+        weight = self.initializer(f"{path}.weight", weight)
         bias = self.weight(f"{path}.bias", hidden)
         return self.node("LayerNormalization", f"/{path}/LayerNormalization", x, weight, bias, axis=-1, epsilon=1e-12)
 
@@ -156,7 +163,7 @@ def encoder(sizes=Sizes(), seed=0):
     """The model; equal sizes and seed give equal weights."""
     if sizes.hidden % sizes.heads:
         raise ValueError(f"hidden size {sizes.hidden} is not a multiple of {sizes.heads} heads")
-    g = Graph(seed)
+    g = Graph(seed, sizes.outliers)
     mask = attention_mask(g)
     x = embeddings(g, sizes)
     for layer in range(sizes.layers):

@@ -1,0 +1,120 @@
+//! The passes of `enfold quantize` that raise accuracy: smoothing before prepare, clipping and GPTQ after calibration.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use enfold::quantize::PreparedGraph;
+use enfold::quantize::accuracy::{ChannelStatistics, GptqOptions, Hessians, SmoothOptions, clip_weights, gptq, smooth};
+use enfold::{Graph, Tensor};
+
+use crate::cli::failure::usage;
+use crate::cli::output::count;
+use crate::cli::progress::Stderr;
+
+/// Bytes of second moments that are in memory at a time, if one layer takes no more.
+const HESSIAN_BYTES: usize = 256 << 20;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Passes {
+    /// Moves outliers of activations into weights before quantization (SmoothQuant), by the calibration data. ALPHA in 0..=1 says how
+    /// much [default: 0.8].
+    #[arg(long, value_name = "ALPHA", num_args = 0..=1, default_missing_value = "0.8")]
+    smooth: Option<f32>,
+    /// Smooths with the best of several ALPHA for each value, by the error of the layers that read it.
+    #[arg(long, conflicts_with = "smooth")]
+    smooth_search: bool,
+    /// Narrows the ranges of weights to where their mean squared error is least.
+    #[arg(long, value_enum, value_name = "RULE")]
+    clip: Option<Clip>,
+    /// Rounds the weights of linear layers so that the errors of their outputs on the calibration data cancel out (GPTQ).
+    #[arg(long)]
+    gptq: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Clip {
+    Mse,
+}
+
+impl Passes {
+    /// The first argument that needs calibration data.
+    pub(super) fn needs_data(&self) -> Option<&'static str> {
+        match self {
+            Self { smooth: Some(_), .. } => Some("--smooth"),
+            Self { smooth_search: true, .. } => Some("--smooth-search"),
+            Self { gptq: true, .. } => Some("--gptq"),
+            _ => None,
+        }
+    }
+
+    pub(super) fn check(&self) -> Result<()> {
+        match self.smooth {
+            Some(alpha) if !(0.0..=1.0).contains(&alpha) => {
+                Err(usage(format!("--smooth {alpha}: ALPHA must be in 0..=1, as in --smooth 0.8")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Smooths a float graph. Returns it with the nodes that must stay in float; `None` if it is not to be smoothed.
+    pub(super) fn smooth(
+        &self,
+        graph: &Graph,
+        batches: &[Vec<Tensor>],
+        data: &Path,
+        stderr: &Stderr,
+    ) -> Result<Option<(Graph, Vec<String>)>> {
+        let options = match self.smooth {
+            Some(alpha) => SmoothOptions::default().with_alpha(alpha),
+            None if self.smooth_search => SmoothOptions::default().with_search(true),
+            None => return Ok(None),
+        };
+        let mut statistics = ChannelStatistics::new(graph);
+        let bar = stderr.bar("collecting channel statistics", batches.len());
+        for batch in batches {
+            statistics.observe(batch).with_context(|| data.display().to_string())?;
+            bar.step();
+        }
+        drop(bar);
+        let smoothed = stderr.wait_for("smoothing", || smooth(graph, &statistics, &options))?;
+        let done = smoothed.values.iter().filter(|value| value.alpha.is_some()).count();
+        stderr.note(&format!("smoothed {done} of {}", count(smoothed.values.len(), "value")));
+        Ok(Some((smoothed.graph, smoothed.float)))
+    }
+
+    /// Edits the weights of a calibrated graph.
+    pub(super) fn edit_weights(
+        &self,
+        prepared: &mut PreparedGraph,
+        batches: &[Vec<Tensor>],
+        data: Option<&Path>,
+        stderr: &Stderr,
+    ) -> Result<()> {
+        if self.clip == Some(Clip::Mse) {
+            let clipped = stderr.wait_for("clipping weights", || clip_weights(prepared))?;
+            let mean = clipped.iter().map(|weight| weight.error).sum::<f64>() / clipped.len().max(1) as f64;
+            let weights = count(clipped.len(), "weight");
+            stderr.note(&format!("clipped {weights}: {mean:.2} of the squared error on average"));
+        }
+        if !self.gptq {
+            return Ok(());
+        }
+        let parts = Hessians::in_parts(prepared, HESSIAN_BYTES);
+        let bar = stderr.bar("rounding weights", parts.len() * (batches.len() + 1));
+        let mut rounded = Vec::new();
+        for mut hessians in parts {
+            for batch in batches {
+                let place = || data.map_or_else(String::new, |data| data.display().to_string());
+                hessians.observe(batch).with_context(place)?;
+                bar.step();
+            }
+            rounded.extend(gptq(prepared, &hessians, &GptqOptions::default())?);
+            bar.step();
+        }
+        drop(bar);
+        let mean = rounded.iter().map(|weight| weight.error).sum::<f64>() / rounded.len().max(1) as f64;
+        let weights = count(rounded.len(), "weight");
+        stderr.note(&format!("rounded {weights}: {mean:.2} of the squared output error on average"));
+        Ok(())
+    }
+}
