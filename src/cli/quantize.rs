@@ -263,7 +263,8 @@ impl Quantize {
             None => Vec::new(),
         };
         if let Some(data) = data
-            && let Some((graph, in_float)) = self.passes.smooth(&model.graph, &batches, data, stderr)?
+            && let Some((graph, in_float)) =
+                self.passes.smooth(&model.graph, &batches, data, self.scheme.dynamic, stderr)?
         {
             prepared = self.scheme.prepare(&model, &graph, &in_float)?;
         }

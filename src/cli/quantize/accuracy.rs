@@ -62,6 +62,7 @@ impl Passes {
         graph: &Graph,
         batches: &[Vec<Tensor>],
         data: &Path,
+        dynamic: bool,
         stderr: &Stderr,
     ) -> Result<Option<(Graph, Vec<String>)>> {
         let options = match self.smooth {
@@ -76,7 +77,7 @@ impl Passes {
             bar.step();
         }
         drop(bar);
-        let smoothed = stderr.wait_for("smoothing", || smooth(graph, &statistics, &options))?;
+        let smoothed = stderr.wait_for("smoothing", || smooth(graph, &statistics, &options.with_dynamic(dynamic)))?;
         let done = smoothed.values.iter().filter(|value| value.alpha.is_some()).count();
         stderr.note(&format!("smoothed {done} of {}", count(smoothed.values.len(), "value")));
         Ok(Some((smoothed.graph, smoothed.float)))

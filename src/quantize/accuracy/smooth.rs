@@ -28,11 +28,13 @@ pub struct SmoothOptions {
     pub alpha: f32,
     /// Tries several α for each value, and takes the one with the least error of the layers' int8 outputs on the samples.
     pub search: bool,
+    /// The network will be quantized dynamically: the ranges of activations are those of their values. Otherwise, observers may clip them.
+    pub dynamic: bool,
 }
 
 impl Default for SmoothOptions {
     fn default() -> Self {
-        Self { alpha: 0.8, search: false }
+        Self { alpha: 0.8, search: false, dynamic: false }
     }
 }
 
@@ -47,6 +49,12 @@ impl SmoothOptions {
     #[must_use]
     pub fn with_search(self, search: bool) -> Self {
         Self { search, ..self }
+    }
+
+    /// Returns the options for dynamic quantization, or for static.
+    #[must_use]
+    pub fn with_dynamic(self, dynamic: bool) -> Self {
+        Self { dynamic, ..self }
     }
 }
 
@@ -175,7 +183,7 @@ fn smooth_value(
         return Ok(None);
     }
     let producer = producer(graph, users, statistics.interpreter(), value)?;
-    let errors = LayerErrors::new(&value.samples, &matrices, channels);
+    let errors = LayerErrors::new(&value.samples, &matrices, channels, options.dynamic);
     let before = errors.of(None);
     let candidates = if options.search { &SEARCHED[..] } else { std::slice::from_ref(&options.alpha) };
     let tried = candidates.iter().map(|&alpha| {
