@@ -20,6 +20,7 @@ mod progress;
 mod quantize;
 mod report;
 mod run;
+mod sensitivity;
 mod values;
 
 use std::io::Write;
@@ -56,6 +57,8 @@ enum Command {
     /// --dynamic, needs no data: it computes the scale of each activation at run time. The result is an archive in quantize/dequantize
     /// form, or an ONNX file if OUT ends in .onnx.
     Quantize(quantize::Quantize),
+    /// Measures what int8, 4-bit weights and float cost in accuracy for each layer, and chooses for a target.
+    Sensitivity(sensitivity::Sensitivity),
     /// Merges the calibration states of shards, and converts the result.
     Merge(quantize::Merge),
     /// Runs a model on data, and writes each output under its name.
@@ -102,6 +105,7 @@ impl Command {
         match self {
             Self::Inspect(command) => command.run(),
             Self::Quantize(command) => command.run(stderr),
+            Self::Sensitivity(command) => command.run(stderr),
             Self::Merge(command) => command.run(stderr),
             Self::Run(command) => command.run(stderr),
             Self::Compare(command) => command.run(stderr),

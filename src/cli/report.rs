@@ -16,7 +16,7 @@ const DRAWN: usize = 240;
 /// The most nodes that are marked in the plot.
 const MARKED: usize = 5;
 
-const STYLE: &str = include_str!("report/style.css");
+pub(super) const STYLE: &str = include_str!("report/style.css");
 
 /// One of the two models.
 #[derive(Debug)]

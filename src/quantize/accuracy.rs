@@ -6,6 +6,9 @@
 //! 3. [`gptq`] rounds weights so that the errors of a layer's outputs cancel out, by the second moments of its inputs
 //!    ([`Hessians`]). It edits a prepared graph, and keeps the ranges that it finds there.
 //!
+//! [`layer_sensitivities`] measures what each [`LayerChoice`] for each layer costs, and [`Plan::choose`] picks the smallest network that
+//! reaches a target.
+//!
 //! The statistics come from calibration data, and can be collected in shards that are merged.
 //!
 //! ```
@@ -48,6 +51,8 @@ mod clip;
 mod error;
 mod gptq;
 mod hessians;
+mod plan;
+mod sensitivity;
 mod smooth;
 mod statistics;
 mod weights;
@@ -56,5 +61,7 @@ pub use self::clip::{ClippedWeight, clip_weights};
 pub use self::error::AccuracyError;
 pub use self::gptq::{GptqOptions, RoundedWeight, gptq};
 pub use self::hessians::Hessians;
+pub use self::plan::{LayerChoice, Plan, Target};
+pub use self::sensitivity::{ChoiceError, LayerSensitivities, LayerSensitivity, layer_sensitivities};
 pub use self::smooth::{SmoothOptions, Smoothed, SmoothedValue, SmoothingPlace, smooth};
 pub use self::statistics::ChannelStatistics;

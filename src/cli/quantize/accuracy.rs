@@ -4,7 +4,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use enfold::quantize::PreparedGraph;
-use enfold::quantize::accuracy::{ChannelStatistics, GptqOptions, Hessians, SmoothOptions, clip_weights, gptq, smooth};
+use enfold::quantize::accuracy::{
+    ChannelStatistics, GptqOptions, Hessians, LayerChoice, Plan, SmoothOptions, clip_weights, gptq, smooth,
+};
 use enfold::{Graph, Tensor};
 
 use crate::cli::failure::usage;
@@ -89,9 +91,12 @@ impl Passes {
         prepared: &mut PreparedGraph,
         batches: &[Vec<Tensor>],
         data: Option<&Path>,
+        plan: Option<&Plan>,
         stderr: &Stderr,
     ) -> Result<()> {
-        if self.clip == Some(Clip::Mse) {
+        // The choices of a plan were measured with clipped weights of few bits.
+        let few_bits = |plan: &Plan| plan.layers.values().any(|choice| *choice == LayerChoice::Int4PerToken);
+        if self.clip == Some(Clip::Mse) || plan.is_some_and(few_bits) {
             let clipped = stderr.wait_for("clipping weights", || clip_weights(prepared))?;
             let mean = clipped.iter().map(|weight| weight.error).sum::<f64>() / clipped.len().max(1) as f64;
             let weights = count(clipped.len(), "weight");

@@ -62,7 +62,7 @@ pub fn clip_weights(prepared: &mut PreparedGraph) -> Result<Vec<ClippedWeight>, 
 }
 
 /// Returns the qparams with the least squared error, and the errors before and after.
-fn clip(values: &[f32], full: QParams, range: QuantRange) -> (QParams, [f64; 2]) {
+pub(super) fn clip(values: &[f32], full: QParams, range: QuantRange) -> (QParams, [f64; 2]) {
     let before = squared_error(values, full, range);
     let mut best = (full, before);
     for share in SHARES {
