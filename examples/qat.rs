@@ -15,6 +15,7 @@ use enfold::gpu::{Engine, Options};
 use enfold::interp::Interpreter;
 use enfold::lower::{LowerOptions, lower_with};
 use enfold::qat::{Loss, Optimizer, Schedule, Trainer, prepare_qat};
+use enfold::quantize::accuracy::{GptqOptions, Hessians, clip_weights, gptq};
 use enfold::quantize::{ConvertOptions, ObserverKind, QuantizationConfig, WgpuQuantizer, convert, prepare, to_integer};
 use enfold::values::QuantRange;
 use enfold::{Graph, Tensor};
@@ -46,10 +47,14 @@ fn main() -> Result<()> {
     for bits in [2u32, 3, 4, 8] {
         let largest = (1 << (bits - 1)) - 1;
         let config = QuantizationConfig::symmetric().per_channel().weight_range(QuantRange::new(-largest, largest)?);
-        let calibrated = calibrate(&digits, &float, config.clone())?;
+        let calibrated = calibrate(&digits, &float, config.clone(), Weights::Nearest)?;
+        let clipped = calibrate(&digits, &float, config.clone(), Weights::Clipped)?;
+        let rounded = calibrate(&digits, &float, config.clone(), Weights::Gptq)?;
         let trained = train(&digits, &float, config, bits, arguments.epochs)?;
         let [ptq, qat] = [accuracy(&digits, &calibrated)?, accuracy(&digits, &trained)?];
         println!("accuracy ptq w{bits}a8: {ptq:.4}");
+        println!("accuracy ptq, clipped w{bits}a8: {:.4}", accuracy(&digits, &clipped)?);
+        println!("accuracy ptq, clipped, gptq w{bits}a8: {:.4}", accuracy(&digits, &rounded)?);
         println!("accuracy qat w{bits}a8: {qat:.4}");
         winners.push(if qat >= ptq {
             (format!("qat w{bits}a8"), trained)
@@ -71,12 +76,31 @@ fn main() -> Result<()> {
     Ok(())
 }
 
+/// How weights are rounded after training.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Weights {
+    /// To nearest, in the range of all values.
+    Nearest,
+    /// To nearest, in the range with the least squared error.
+    Clipped,
+    /// In that range, so that the errors of a layer's outputs on the training images cancel out.
+    Gptq,
+}
+
 /// Quantizes after training: passes over the training images once, to find the ranges of activations.
-fn calibrate(digits: &Digits, float: &Graph, config: QuantizationConfig) -> Result<Graph> {
+fn calibrate(digits: &Digits, float: &Graph, config: QuantizationConfig, weights: Weights) -> Result<Graph> {
     let quantizer = WgpuQuantizer::new().set_global(config.activation_observer(ObserverKind::MinMax));
     let mut prepared = prepare(float, &quantizer)?;
     for batch in digits.train.chunks(64 * PIXELS) {
         prepared.observe(&[images(batch)?])?;
+    }
+    if weights != Weights::Nearest {
+        clip_weights(&mut prepared)?;
+    }
+    if weights == Weights::Gptq {
+        let mut hessians = Hessians::new(&prepared);
+        hessians.observe(&[images(&digits.train)?])?;
+        gptq(&mut prepared, &hessians, &GptqOptions::default())?;
     }
     Ok(convert(&prepared, &ConvertOptions::default())?)
 }
