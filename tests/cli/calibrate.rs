@@ -41,11 +41,12 @@ fn schemes_and_observers_are_what_they_are_called() {
     space.save("mlp.enfold", &mlp());
     let x = space.mlp_data("x.safetensors", 4000);
     let symmetric = QuantizationConfig::symmetric;
-    let percentile = ObserverKind::Percentile { fraction: 0.99999 };
+    let percentile = |fraction| ObserverKind::Percentile { fraction };
     let cases = [
         ("--per-tensor", symmetric()),
         ("--observer minmax", symmetric().per_channel().activation_observer(ObserverKind::MinMax)),
-        ("--observer percentile", symmetric().per_channel().activation_observer(percentile)),
+        ("--observer percentile --percentile 99", symmetric().per_channel().activation_observer(percentile(0.99))),
+        ("--percentile 99.9", symmetric().per_channel().activation_observer(percentile(0.999))),
         ("--observer mse --per-tensor", symmetric().activation_observer(ObserverKind::Mse)),
         ("--dynamic", symmetric().per_channel().dynamic()),
         ("--dynamic --per-token --per-tensor", symmetric().dynamic_per_token()),

@@ -5,6 +5,7 @@
 #[path = "../common/report.rs"]
 mod report;
 
+mod accuracy;
 mod bench;
 mod calibrate;
 mod cases;
