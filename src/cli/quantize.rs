@@ -94,8 +94,16 @@ impl Quantize {
         self.scheme.check()?;
         self.passes.check()?;
         let needs_data = self.passes.needs_data().or(self.choices.needs_data());
+        if self.scheme.dynamic && self.passes.edits().fits_ranges() {
+            return Err(usage("--fit-ranges is for ranges of calibration, which --dynamic has none of; leave one out"));
+        }
         if let (Some(pass), true) = (needs_data, self.shard.is_some()) {
             return Err(usage(format!("{pass} needs all data at once; leave --shard out")));
+        }
+        if let (Some(pass), true) = (self.passes.edits().given(), self.shard.is_some()) {
+            return Err(usage(format!(
+                "{pass} comes after all shards: give it to enfold merge, and leave it out here"
+            )));
         }
         if let (Some(pass), None) = (needs_data, &self.calibrate) {
             return Err(usage(format!("{pass} needs data: add --calibrate DATA")));

@@ -3,7 +3,8 @@
 //! 1. [`smooth`] moves outliers of activations into weights, before [`prepare`](super::prepare()). It takes a float graph and returns one
 //!    with the same outputs.
 //! 2. [`clip_weights`] narrows the ranges of weights to where their squared error is least. It edits a prepared graph.
-//! 3. [`gptq`] rounds weights so that the errors of a layer's outputs cancel out, by the second moments of its inputs
+//! 3. [`fit_ranges`] sets the range of a value by the error behind the functions that read it, such as a GELU. It edits a calibrated graph.
+//! 4. [`gptq`] rounds weights so that the errors of a layer's outputs cancel out, by the second moments of its inputs
 //!    ([`Hessians`]). It edits a prepared graph, and keeps the ranges that it finds there.
 //!
 //! [`layer_sensitivities`] measures what each [`LayerChoice`] for each layer costs, and [`Plan::choose`] picks the smallest network that
@@ -49,6 +50,7 @@
 
 mod clip;
 mod error;
+mod functions;
 mod gptq;
 mod hessians;
 mod plan;
@@ -59,6 +61,7 @@ mod weights;
 
 pub use self::clip::{ClippedWeight, clip_weights};
 pub use self::error::AccuracyError;
+pub use self::functions::{FittedRange, fit_ranges};
 pub use self::gptq::{GptqOptions, RoundedWeight, gptq};
 pub use self::hessians::Hessians;
 pub use self::plan::{LayerChoice, Plan, Target};

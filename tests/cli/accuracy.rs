@@ -64,6 +64,14 @@ fn passes_are_the_librarys() {
         assert!(!seen.contains(&found), "{flags} makes a difference");
         seen.push(found);
     }
+    // Passes that need no data come after the shards are merged. A GELU's input has a range of its own.
+    space.ok("--quiet quantize mlp.enfold --calibrate x.safetensors --batch-size 64 --clip mse --fit-ranges --output whole.enfold");
+    space.ok("quantize mlp.enfold --calibrate x.safetensors --batch-size 64 --shard 1/1 --state s");
+    space.ok("--quiet merge s --clip mse --fit-ranges --output merged.enfold");
+    let [whole, merged] = ["whole.enfold", "merged.enfold"].map(|name| archive::load(space.path(name)).unwrap());
+    assert_eq!(whole, merged);
+    space.ok("--quiet merge s --clip mse --output merged.enfold");
+    assert_ne!(whole, archive::load(space.path("merged.enfold")).unwrap(), "--fit-ranges makes a difference");
     // Notes say what the passes did.
     let ran = space.enfold(&format!("quantize{} --smooth --clip mse --gptq", &data["--quiet quantize".len()..]));
     for part in ["smoothed", "clipped 3 weights", "rounded 3 weights"] {
@@ -147,6 +155,9 @@ fn wrong_arguments_of_passes_are_named() {
     ] {
         space.fails(2, &arguments, parts);
     }
+    space.fails(2, &format!("{quantize} --dynamic --fit-ranges"), &["--fit-ranges", "--dynamic"]);
+    let shard = "quantize mlp.enfold --calibrate x.safetensors --shard 1/2 --state s --clip mse";
+    space.fails(2, shard, &["--clip comes after all shards", "enfold merge"]);
     let shard = "quantize mlp.enfold --calibrate x.safetensors --shard 1/2 --state s --smooth";
     space.fails(2, shard, &["--smooth needs all data at once"]);
     space.fails(1, "sensitivity absent.enfold --calibrate x.safetensors", &["absent.enfold"]);

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use enfold::quantize::PreparedGraph;
 use enfold::quantize::accuracy::{
-    ChannelStatistics, GptqOptions, Hessians, LayerChoice, Plan, SmoothOptions, clip_weights, gptq, smooth,
+    ChannelStatistics, GptqOptions, Hessians, LayerChoice, Plan, SmoothOptions, clip_weights, fit_ranges, gptq, smooth,
 };
 use enfold::{Graph, Tensor};
 
@@ -25,12 +25,22 @@ pub(super) struct Passes {
     /// Smooths with the best of several ALPHA for each value, by the error of the layers that read it.
     #[arg(long, conflicts_with = "smooth")]
     smooth_search: bool,
-    /// Narrows the ranges of weights to where their mean squared error is least.
-    #[arg(long, value_enum, value_name = "RULE")]
-    clip: Option<Clip>,
+    #[command(flatten)]
+    edits: Edits,
     /// Rounds the weights of linear layers so that the errors of their outputs on the calibration data cancel out (GPTQ).
     #[arg(long)]
     gptq: bool,
+}
+
+/// The passes that need a calibrated graph, but no data.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(super) struct Edits {
+    /// Narrows the ranges of weights to where their mean squared error is least.
+    #[arg(long, value_enum, value_name = "RULE")]
+    clip: Option<Clip>,
+    /// Sets the range of a value that only functions read, such as a GELU, by the error behind them.
+    #[arg(long)]
+    fit_ranges: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -38,7 +48,37 @@ enum Clip {
     Mse,
 }
 
+impl Edits {
+    /// The first argument that is given.
+    pub(super) fn given(self) -> Option<&'static str> {
+        self.clip.map(|_| "--clip").or(self.fit_ranges.then_some("--fit-ranges"))
+    }
+
+    pub(super) fn fits_ranges(self) -> bool {
+        self.fit_ranges
+    }
+
+    /// Edits a calibrated graph.
+    pub(super) fn apply(self, prepared: &mut PreparedGraph, stderr: &Stderr) -> Result<()> {
+        if self.clip == Some(Clip::Mse) {
+            let clipped = stderr.wait_for("clipping weights", || clip_weights(prepared))?;
+            let mean = clipped.iter().map(|weight| weight.error).sum::<f64>() / clipped.len().max(1) as f64;
+            let weights = count(clipped.len(), "weight");
+            stderr.note(&format!("clipped {weights}: {mean:.2} of the squared error on average"));
+        }
+        if self.fit_ranges {
+            let fitted = stderr.wait_for("fitting ranges", || fit_ranges(prepared))?;
+            stderr.note(&format!("fitted the ranges of {}", count(fitted.len(), "value")));
+        }
+        Ok(())
+    }
+}
+
 impl Passes {
+    pub(super) fn edits(&self) -> Edits {
+        self.edits
+    }
+
     /// The first argument that needs calibration data.
     pub(super) fn needs_data(&self) -> Option<&'static str> {
         match self {
@@ -96,12 +136,8 @@ impl Passes {
     ) -> Result<()> {
         // The choices of a plan were measured with clipped weights of few bits.
         let few_bits = |plan: &Plan| plan.layers.values().any(|choice| *choice == LayerChoice::Int4PerToken);
-        if self.clip == Some(Clip::Mse) || plan.is_some_and(few_bits) {
-            let clipped = stderr.wait_for("clipping weights", || clip_weights(prepared))?;
-            let mean = clipped.iter().map(|weight| weight.error).sum::<f64>() / clipped.len().max(1) as f64;
-            let weights = count(clipped.len(), "weight");
-            stderr.note(&format!("clipped {weights}: {mean:.2} of the squared error on average"));
-        }
+        let clip = if plan.is_some_and(few_bits) { Some(Clip::Mse) } else { self.edits.clip };
+        Edits { clip, ..self.edits }.apply(prepared, stderr)?;
         if !self.gptq {
             return Ok(());
         }

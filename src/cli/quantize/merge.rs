@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use enfold::quantize::{PrepareError, PreparedGraph};
 
+use super::accuracy::Edits;
 use super::{Embeddings, SummaryArgs, finish};
 use crate::cli::failure::usage;
 use crate::cli::model::{Dims, Model};
@@ -19,6 +20,8 @@ pub(in crate::cli) struct Merge {
     /// The archive to write, or .onnx.
     #[arg(long, value_name = "OUT")]
     output: PathBuf,
+    #[command(flatten)]
+    edits: Edits,
     /// Stores embedding tables in int8, with a scale for each row. Otherwise they stay float.
     #[arg(long, value_enum, value_name = "TYPE")]
     embeddings: Option<Embeddings>,
@@ -63,7 +66,8 @@ impl Merge {
                 })?,
             }
         }
-        let merged = merged.context("no state to merge")?;
+        let mut merged = merged.context("no state to merge")?;
+        self.edits.apply(&mut merged, stderr)?;
         finish(&merged, &self.output, None, self.embeddings, self.summary, stderr)
     }
 }
