@@ -1,7 +1,9 @@
-//! The memory of a process that loads an archive and runs it on the CPU engine.
+//! The memory of a process that loads an archive and runs it on the CPU engine, and of one that imports an ONNX file.
 // Unsafe code is needed for an allocator that counts.
 #![allow(unsafe_code)]
 
+#[cfg(feature = "onnx")]
+mod onnx;
 #[path = "../common/random.rs"]
 mod random;
 #[path = "../common/report.rs"]
