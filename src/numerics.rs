@@ -49,6 +49,7 @@ mod integers;
 mod named_enum;
 mod quantize_rule;
 mod reduce;
+mod scatter_reduction;
 mod simd;
 mod unary;
 
@@ -60,6 +61,7 @@ pub(crate) use integers::truncate;
 pub use integers::{Int32Op, IntegerType};
 pub use quantize_rule::QuantizeRule;
 pub(crate) use reduce::{Range, block_range};
+pub use scatter_reduction::ScatterReduction;
 pub(crate) use simd::vectorized;
 pub use unary::UnaryOp;
 

@@ -35,7 +35,8 @@ pub use self::conv::{Conv, ConvTranspose, IntegerConv, Unfold};
 pub(crate) use self::conv::{by_tap, unfold};
 pub(crate) use self::elementwise::zip_f32;
 pub use self::elementwise::{Add, AddScalar, Binary, Div, IntegerAdd, IntegerMul, Mask, Mul, MulScalar, Where};
-pub use self::embedding::Embedding;
+pub(crate) use self::embedding::{Blocks, MAX_DEPTH};
+pub use self::embedding::{Embedding, GatherNd, ScatterNd};
 pub(crate) use self::error::EvalError;
 pub use self::error::OpError;
 pub(crate) use self::fake_quantize::{fake_quantize, fake_quantize_dynamic, fake_quantize_i32, straight_through};
@@ -63,7 +64,7 @@ pub(crate) use self::unary::unary_in_place;
 pub use self::unary::{Clamp, Lut, Unary};
 pub use self::window::{ImageLayout, Window, WindowAxis};
 pub(crate) use crate::numerics::gemm::PackedWeight;
-pub use crate::numerics::{BinaryOp, Int32Op, IntegerType, UnaryOp};
+pub use crate::numerics::{BinaryOp, Int32Op, IntegerType, ScatterReduction, UnaryOp};
 use crate::values::{QuantizedTensor, Tensor, check_bits};
 
 macro_rules! operators {
@@ -174,6 +175,10 @@ operators! {
     BatchNorm,
     /// Rows of an embedding table.
     Embedding,
+    /// Blocks of a tensor at coordinates that are computed at run time.
+    GatherNd,
+    /// A tensor with updates of blocks at coordinates that are computed at run time.
+    ScatterNd,
     /// The input, unchanged, which an observer sees.
     Observe,
     /// `f32 → int8` (equation 2).

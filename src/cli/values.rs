@@ -5,7 +5,7 @@ use std::ops::Range;
 use anyhow::{Result, bail};
 use enfold::Tensor;
 use enfold::graph::Graph;
-use enfold::ops::{Embedding, Op};
+use enfold::ops::{Embedding, GatherNd, Op, ScatterNd};
 
 /// Refuses ids that an embedding table lacks and, for quantized models, NaN. The interpreter and the CPU engine would refuse both; a GPU
 /// would compute something.
@@ -42,6 +42,14 @@ pub(super) fn valid_ids(graph: &Graph) -> Vec<Option<Range<i32>>> {
                     let rows = graph.node(node.inputs[1]).shape.fixed_dims().first().copied().unwrap_or(1);
                     let rows = i32::try_from(rows).unwrap_or(i32::MAX).max(1);
                     Some(if from_end { -rows } else { 0 }..rows)
+                }
+                Op::GatherNd(GatherNd { batch_dims }) | Op::ScatterNd(ScatterNd { batch_dims, .. })
+                    if position == 1 =>
+                {
+                    // Several coordinates belong to axes of different lengths.
+                    let is_one = graph.node(input).shape.last() == Some(1);
+                    let length = graph.node(node.inputs[0]).shape.axis(batch_dims).filter(|_| is_one);
+                    length.and_then(|length| i32::try_from(length).ok()).map(|length| -length..length)
                 }
                 // Operators that only move values keep ids as they are. The result of arithmetic on ids need not be an id.
                 Op::Reshape(_) | Op::Flatten(_) | Op::Transpose(_) | Op::Concat(_) | Op::Slice(_) => valid[at].clone(),

@@ -70,6 +70,7 @@ fn of_families(planning: &Planning<'_>, fused: &FusedStep) -> Result<Vec<Planned
         conv::unfold::plan,
         pool::plan,
         embedding::plan,
+        embedding::blocks::plan,
         quantize::plan,
     ];
     let op = &fused.step(planning.program).op;
@@ -152,7 +153,10 @@ impl Family {
                 movement::known_answer(&mut case);
                 movement::index_select::known_answer(&mut case);
             }
-            Self::Embedding => embedding::known_answer(&mut case),
+            Self::Embedding => {
+                embedding::known_answer(&mut case);
+                embedding::blocks::known_answer(&mut case);
+            }
             Self::Norm => norm::known_answer(&mut case),
             Self::Quantize => quantize::known_answer(&mut case),
         }
@@ -199,6 +203,7 @@ fn each_kernel(options: KernelOptions, mut f: impl FnMut(PipelineKey, bool)) {
         conv::unfold::UnfoldKernel,
         pool::PoolKernel,
         embedding::EmbeddingKernel,
+        embedding::blocks::BlocksKernel,
         quantize::QuantizeKernel
     );
 }

@@ -1,4 +1,6 @@
-//! Embedding: rows of a table by id.
+//! Embedding: rows of a table by id, and blocks of any tensor by their coordinates.
+
+mod blocks;
 
 use std::fmt;
 
@@ -9,6 +11,9 @@ use super::operands::{Arguments, Operands, TensorType};
 use super::operator::Operator;
 use crate::values::slices::tensor;
 use crate::values::{DType, Tensor};
+
+pub(crate) use self::blocks::{Blocks, MAX_DEPTH};
+pub use self::blocks::{GatherNd, ScatterNd};
 
 /// Rows of an embedding table. Inputs: ids (`i32`) of any shape, table `[V, D]` of floats. The result appends an axis of length D to
 /// the shape of the ids. An id outside the table is an error on the host; a GPU returns the nearest row.

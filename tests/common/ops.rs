@@ -1,5 +1,7 @@
 //! One small example an op: what interpreter and engines must make of it.
 
+#[path = "ops/blocks.rs"]
+mod blocks;
 #[path = "ops/comparisons.rs"]
 mod comparisons;
 #[path = "ops/images.rs"]
@@ -627,6 +629,7 @@ pub(crate) fn table() -> Vec<OpCase> {
             true,
         ),
     ];
+    rows.extend(blocks::table());
     rows.extend(comparisons::table());
     rows.extend(images::rows());
     rows.extend(transformers::table());

@@ -11,6 +11,7 @@ macro_rules! covers {
     };
 }
 
+mod blocks;
 mod flow;
 mod graphs;
 mod images;

@@ -1,4 +1,6 @@
-//! Kernels that look up rows of an embedding table.
+//! Kernels that look up rows of an embedding table, or blocks of a tensor.
+
+pub(crate) mod blocks;
 
 use super::case::{CaseBuilder, ROWS, special, tensor};
 use super::dispatch::{Planned, PlannedDispatch, Planning};

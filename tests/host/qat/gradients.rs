@@ -478,11 +478,13 @@ const COORDINATES: [ResizeCoordinates; 3] =
     [ResizeCoordinates::HalfPixel, ResizeCoordinates::AlignCorners, ResizeCoordinates::Asymmetric];
 
 /// Operators that no gradient passes: those of integers, and those that only later stages of the flow have.
-const REFUSED: [OpKind; 21] = [
+const REFUSED: [OpKind; 23] = [
     OpKind::Mask,
     OpKind::ToInteger,
     OpKind::Int32,
     OpKind::Unfold,
+    OpKind::GatherNd,
+    OpKind::ScatterNd,
     OpKind::Quantize,
     OpKind::Dequantize,
     OpKind::ChooseQParams,
