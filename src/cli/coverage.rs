@@ -48,6 +48,7 @@ mod tests {
             op_type: op_type.to_owned(),
             reason: "the operator is not supported".to_owned(),
             dim: None,
+            length: 8,
         };
         let refused = [node("Add"), node("Foo"), node("Foo")];
         assert_eq!(share(&operators, &refused), "13 of 16 nodes can be imported, not Foo (2 of 2), Add (1 of 5)");

@@ -73,7 +73,7 @@ pub enum OnnxError {
         problem: String,
     },
     /// An output of the model cannot be an output of a graph.
-    #[error("output {output}: {problem}{}", length_of(dim.as_deref(), ""))]
+    #[error("output {output}: {problem}{}", length_of(dim.as_deref(), *length, ""))]
     Output {
         /// The name of the output, or `graph`.
         output: String,
@@ -81,6 +81,8 @@ pub enum OnnxError {
         problem: String,
         /// The dimension whose length would help, if one would.
         dim: Option<String>,
+        /// A length of that dimension that would help.
+        length: usize,
     },
     /// Dimensions of the model need lengths, and [`ImportOptions`](super::ImportOptions) give none.
     #[error("{}", missing(.0, ""))]
@@ -149,7 +151,12 @@ pub struct UnsupportedNode {
     pub reason: String,
     /// The dimension whose length would help, if one would.
     pub dim: Option<String>,
+    /// A length of that dimension that would help.
+    pub length: usize,
 }
+
+/// The length that advice names where it helps.
+pub(super) const EXAMPLE_LENGTH: usize = 8;
 
 /// The most lines of a list of nodes. Further nodes are counted.
 const MOST_LINES: usize = 20;
@@ -162,8 +169,8 @@ impl OnnxError {
         match self {
             Self::MissingDims(dims) => missing(dims, &argument),
             Self::Unsupported(nodes) => unsupported(nodes, &argument),
-            Self::Output { output, problem, dim } => {
-                format!("output {output}: {problem}{}", length_of(dim.as_deref(), &argument))
+            Self::Output { output, problem, dim, length } => {
+                format!("output {output}: {problem}{}", length_of(dim.as_deref(), *length, &argument))
             }
             other => other.to_string(),
         }
@@ -179,13 +186,13 @@ fn opset(version: i64) -> String {
 
 fn missing(dims: &[MissingDim], argument: &str) -> String {
     let all = dims.iter().map(|d| format!("{} (of {})", d.name, d.inputs.join(", "))).collect::<Vec<_>>().join(", ");
-    let example = dims.iter().map(|d| format!("{}=8", d.name)).collect::<Vec<_>>().join(",");
+    let example = dims.iter().map(|d| format!("{}={EXAMPLE_LENGTH}", d.name)).collect::<Vec<_>>().join(",");
     let are = if dims.len() == 1 { "a dimension is" } else { "dimensions are" };
     format!("{are} not given: {all}; give each a length, as in {argument}{example}")
 }
 
-fn length_of(dim: Option<&str>, argument: &str) -> String {
-    dim.map_or_else(String::new, |dim| format!("; give {dim} a length, as in {argument}{dim}=8"))
+fn length_of(dim: Option<&str>, length: usize, argument: &str) -> String {
+    dim.map_or_else(String::new, |dim| format!("; give {dim} a length, as in {argument}{dim}={length}"))
 }
 
 /// One line for all nodes of an operator with the same reason, in the order of the first of each.
@@ -202,8 +209,8 @@ fn unsupported(nodes: &[UnsupportedNode], argument: &str) -> String {
     let count = if nodes.len() == 1 { "1 node".to_owned() } else { format!("{} nodes", nodes.len()) };
     let mut text = format!("{count} cannot be imported:");
     for (first, count) in lines.iter().take(MOST_LINES) {
-        let UnsupportedNode { name, op_type, reason, dim } = first;
-        let hint = length_of(dim.as_deref(), argument);
+        let UnsupportedNode { name, op_type, reason, dim, length } = first;
+        let hint = length_of(dim.as_deref(), *length, argument);
         text += &match count {
             1 => format!("\n  {name} ({op_type}): {reason}{hint}"),
             _ => format!("\n  {op_type} ×{count}, first {name}: {reason}{hint}"),

@@ -18,6 +18,7 @@ macro_rules! operators {
     };
 }
 
+mod advice;
 mod arithmetic;
 mod attention;
 mod behind;
@@ -34,11 +35,13 @@ mod elementwise;
 mod embedding;
 mod emitted;
 mod finish;
+mod grid_sample;
 pub(super) mod importer;
 mod integer;
 mod linear;
 mod local_functions;
 mod loops;
+mod loss;
 mod matmul;
 mod movement;
 mod norm;
@@ -67,7 +70,7 @@ use self::local_functions::Functions;
 use self::operator::Operator;
 use super::dims::{self, Dims};
 use super::draft::Draft;
-use super::error::{OnnxError, UnsupportedNode};
+use super::error::{EXAMPLE_LENGTH, OnnxError, UnsupportedNode};
 use super::exported_functions::DOMAIN;
 use super::external::{self, Folders};
 use super::host::Budget;
@@ -91,7 +94,9 @@ const CONTRIB: &str = "com.microsoft";
 const FLOOR: usize = 64 << 20;
 
 pub(super) fn import(bytes: Bytes, folders: Folders<'_>, options: &ImportOptions) -> Result<Graph, OnnxError> {
-    import_with(bytes, folders, options, FLOOR)
+    let import = |bytes: Bytes, options: &ImportOptions| import_with(bytes, folders, options, FLOOR);
+    import(bytes.clone(), options)
+        .map_err(|error| advice::tried(error, options, |options| import(bytes.clone(), options)))
 }
 
 /// Imports a model whose constants may take at least `floor` bytes.
@@ -231,7 +236,7 @@ fn known(node: &NodeProto) -> Result<Option<Operator>, String> {
 }
 
 fn unsupported(node: &NodeProto, reason: String, dim: Option<String>) -> UnsupportedNode {
-    UnsupportedNode { name: node.title().to_owned(), op_type: operator_name(node), reason, dim }
+    UnsupportedNode { name: node.title().to_owned(), op_type: operator_name(node), reason, dim, length: EXAMPLE_LENGTH }
 }
 
 /// The name of a node's operator, with its domain unless that is the default one.
@@ -347,7 +352,7 @@ impl Importer {
         }
     }
 
-    /// The dimension of the batch, if a reason is about it: shapes in messages have `rows` for it.
+    /// The dimension of the batch, if a reason seems to be about it: shapes in messages have `rows` for it. `advice` tries whether it helps.
     fn missing_length(&self, reason: &str) -> Option<String> {
         let batch = ["batch", "[rows", "·rows", "leading dimension"].iter().any(|word| reason.contains(word));
         // A value that is too large for one row is too large for any length.
@@ -367,15 +372,21 @@ impl Importer {
         let mut taken = BTreeSet::new();
         let mut result = Vec::with_capacity(outputs.len());
         for output in outputs {
-            let refuse = |problem: String| OnnxError::Output { output: output.name.clone(), problem, dim: None };
+            let refuse = |problem: String| OnnxError::Output {
+                output: output.name.clone(),
+                problem,
+                dim: None,
+                length: EXAMPLE_LENGTH,
+            };
             let value = self.values.get(&output.name).cloned().unwrap_or(Value::Unsupported);
             let run = self.output_run(&output.name, &value).map_err(|problem| {
                 let dim = self.missing_length(&problem);
-                OnnxError::Output { output: output.name.clone(), problem, dim }
+                OnnxError::Output { output: output.name.clone(), problem, dim, length: EXAMPLE_LENGTH }
             })?;
             if run.merged > 1 {
                 let problem = "it merges the batch with another axis".to_owned();
-                return Err(OnnxError::Output { output: output.name.clone(), problem, dim: self.batch.clone() });
+                let (output, dim) = (output.name.clone(), self.batch.clone());
+                return Err(OnnxError::Output { output, problem, dim, length: EXAMPLE_LENGTH });
             }
             let mut id = run.id;
             if matches!(self.draft.node(id).op, Op::Input(Input)) || taken.contains(&id) {

@@ -19,6 +19,8 @@ mod operators;
 mod recurrent;
 mod resize;
 mod rows;
+mod run_time_places;
+mod samples;
 mod scatter;
 mod scopes;
 

@@ -3,8 +3,8 @@
 use super::importer::Importer;
 use super::operator::Operator;
 use super::{
-    attention, constant, conv, dynamic, einsum, elementwise, embedding, integer, linear, matmul, movement, norm, pool,
-    quantize, quantized, recurrent, reduce, rotary, scatter, trigonometry, unary,
+    attention, constant, conv, dynamic, einsum, elementwise, embedding, grid_sample, integer, linear, loss, matmul,
+    movement, norm, pool, quantize, quantized, recurrent, reduce, rotary, scatter, trigonometry, unary,
 };
 #[cfg(test)]
 use super::{blocks, contrib};
@@ -24,8 +24,10 @@ pub(super) fn operator(op_type: &str) -> Option<Operator> {
         einsum::operator,
         dynamic::operator,
         embedding::operator,
+        grid_sample::operator,
         integer::operator,
         linear::operator,
+        loss::operator,
         matmul::operator,
         movement::operator,
         norm::operator,
@@ -53,8 +55,10 @@ pub(in crate::onnx) fn names() -> Vec<&'static str> {
         dynamic::NAMES,
         elementwise::NAMES,
         embedding::NAMES,
+        grid_sample::NAMES,
         integer::NAMES,
         linear::NAMES,
+        loss::NAMES,
         matmul::NAMES,
         movement::NAMES,
         norm::NAMES,

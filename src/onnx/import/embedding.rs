@@ -7,7 +7,6 @@ use crate::onnx::host::{Host, axis};
 use crate::onnx::integers::is_integer;
 use crate::onnx::proto::data_type as ty;
 use crate::onnx::slices;
-use crate::onnx::tensor::type_name;
 use crate::onnx::value::{Deferred, Run, Value};
 use crate::ops::Embedding;
 
@@ -28,21 +27,18 @@ impl Importer {
     /// Rows of a known table, selected by ids that are given or computed at run time.
     fn embedding(&mut self, call: &Call<'_>, table: &Value, ids: &Value) -> Values {
         let ids = self.integer(ids)?;
-        if let Value::Run(_) = table {
-            return Err("it takes rows of a value that is computed at run time".to_owned());
-        }
         let lengths = self.logical(table);
         let at = axis(call.node.int("axis", 0)?, lengths.len())?;
+        let of = self.type_of(table);
+        if matches!(table, Value::Run(_)) || is_integer(of) && !matches!(of, ty::INT8 | ty::UINT8) {
+            return self.rows_at_run_time(call, table, ids, at);
+        }
         if at != 0 {
             return self.embedding_along(call, table, &Value::Run(ids), at);
         }
-        let of = self.type_of(table);
         if let ty::INT8 | ty::UINT8 = of {
             let rows = Deferred::Rows { table: table.clone(), ids: Value::Run(ids) };
             return Ok(vec![Value::Deferred(rows.into())]);
-        }
-        if is_integer(of) {
-            return Err(format!("it takes rows of a table of {} at run time", type_name(of)));
         }
         let run = self.run(table)?;
         let flat = slices::flatten(&lengths, 1)?;

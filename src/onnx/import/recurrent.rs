@@ -205,7 +205,7 @@ impl Importer {
         directions: usize,
         rank: usize,
     ) -> Result<std::sync::Arc<Host>, String> {
-        let host = self.host(value)?;
+        let host = self.host(value).map_err(|reason| format!("its {name} must be known: {reason}"))?;
         host.fixed()?;
         if host.dims.len() != rank || host.dims[0] != directions || host.dims.contains(&0) {
             return Err(format!(

@@ -1,5 +1,7 @@
-//! Elements at known places of a value that is computed at run time: read by `GatherElements` and `GatherND`, written by `ScatterElements`
-//! and `ScatterND`.
+//! Elements of a value that is computed at run time: read by `GatherElements` and `GatherND`, written by `ScatterElements` and `ScatterND`.
+//! At known places, they are selected elements; at others, see `at_run_time`.
+
+mod at_run_time;
 
 use super::importer::Importer;
 use super::operator::{Call, Operator, Values, one};
@@ -69,6 +71,9 @@ impl Importer {
     }
 
     fn gather_elements(&mut self, call: &Call<'_>) -> Values {
+        if let Value::Run(_) = call.input(1)? {
+            return self.elements_at_run_time(call);
+        }
         let (dims, batched) = self.row(call.input(0)?)?;
         let indices = of_row(&*self.host(call.input(1)?)?, batched)?;
         let axis = self.axis_of_row(call, dims.len(), batched)?;
@@ -79,6 +84,9 @@ impl Importer {
     }
 
     fn gather_blocks(&mut self, call: &Call<'_>) -> Values {
+        if let Value::Run(_) = call.input(1)? {
+            return self.blocks_at_run_time(call);
+        }
         let (dims, batched) = self.row(call.input(0)?)?;
         let batch = call.node.int("batch_dims", 0)?;
         let indices = self.host(call.input(1)?)?;
@@ -104,20 +112,37 @@ impl Importer {
     }
 
     fn scatter_elements(&mut self, call: &Call<'_>) -> Values {
+        if let Value::Run(_) = call.input(1)? {
+            return self.update_elements(call);
+        }
         let (dims, batched) = self.row(call.input(0)?)?;
         let indices = of_row(&*self.host(call.input(1)?)?, batched)?;
         let axis = self.axis_of_row(call, dims.len(), batched)?;
         let targets = places::elementwise(&dims, &indices, axis, &mut self.budget)?;
+        if self.are_joined(call)? && places::meet(&targets) {
+            return self.update_elements(call);
+        }
         self.scattered(call, &dims, batched, &targets)
     }
 
+    /// Whether updates are joined with the elements that they meet.
+    fn are_joined(&self, call: &Call<'_>) -> Result<bool, String> {
+        Ok(call.node.string("reduction", "none")? != "none")
+    }
+
     fn scatter_blocks(&mut self, call: &Call<'_>) -> Values {
+        if let Value::Run(_) = call.input(1)? {
+            return self.update_blocks(call);
+        }
         let (dims, batched) = self.row(call.input(0)?)?;
         if batched {
             return Err("it works along the batch".to_owned());
         }
         let indices = of_row(&*self.host(call.input(1)?)?, false)?;
         let (targets, _) = places::blocks(&dims, &indices, 0, &mut self.budget)?;
+        if self.are_joined(call)? && places::meet(&targets) {
+            return self.update_blocks(call);
+        }
         self.scattered(call, &dims, false, &targets)
     }
 
@@ -139,9 +164,6 @@ impl Importer {
             "min" => (Some("Min"), f32::INFINITY),
             other => return Err(format!("its reduction is {other}, which is not known")),
         };
-        if op_type.is_some() && places::meet(targets) {
-            return Err(format!("two of its updates meet in one element by {reduction}, which is not supported"));
-        }
         self.budget.take(count.saturating_add(targets.len()), 2 * size_of::<usize>())?;
         let of = self.type_of(data);
         if self.type_of(updates) != of {

@@ -91,7 +91,7 @@ fn messages_say_what_is_wrong() {
     // The length is one that the batch needs, and shapes show it.
     let reshape = base().ints("s", &[2], &[6, 2]).node("Reshape", "x s", "y").output("y");
     let text = refused(reshape);
-    assert!(text.ends_with("shape [rows, 2] does not reshape to [6, 2]; give batch a length, as in batch=8"), "{text}");
+    assert!(text.ends_with("shape [rows, 2] does not reshape to [6, 2]; give batch a length, as in batch=6"), "{text}");
     let doubled = base().node("Concat", "x x", "c1").int("axis", 1);
     let doubled =
         (2..40).fold(doubled, |b, i| b.node("Concat", &format!("c{0} c{0}", i - 1), &format!("c{i}")).int("axis", 1));

@@ -99,7 +99,7 @@ fn changed_models_are_refused_or_read() {
 }
 
 /// The attributes that operators read.
-const INTS: [&str; 47] = [
+const INTS: [&str; 51] = [
     "num_heads",
     "kv_num_heads",
     "q_num_heads",
@@ -147,9 +147,13 @@ const INTS: [&str; 47] = [
     "num_scan_inputs",
     "scan_input_axes",
     "noop_with_empty_axes",
+    "align_corners",
+    "antialias",
+    "exclude_outside",
+    "ignore_index",
 ];
 const FLOATS: [&str; 6] = ["alpha", "beta", "epsilon", "scale", "softcap", "mask_filter_value"];
-const TEXTS: [(&str, &str); 13] = [
+const TEXTS: [(&str, &str); 19] = [
     ("equation", "bij,jk->bik"),
     ("equation", "ij,ji"),
     ("equation", ",->"),
@@ -157,12 +161,18 @@ const TEXTS: [(&str, &str); 13] = [
     ("activation", "Clip"),
     ("mode", "linear"),
     ("mode", "reflect"),
+    ("mode", "cubic"),
+    ("mode", "nearest"),
+    ("padding_mode", "border"),
+    ("padding_mode", "reflection"),
     ("coordinate_transformation_mode", "align_corners"),
     ("approximate", "tanh"),
     ("auto_pad", "SAME_UPPER"),
     ("direction", "bidirectional"),
     ("direction", "reverse"),
     ("reduction", "add"),
+    ("reduction", "max"),
+    ("reduction", "sum"),
 ];
 
 /// Nodes of every operator with any inputs and attributes.

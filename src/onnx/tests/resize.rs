@@ -123,6 +123,25 @@ fn interpolation() {
     assert_values(&run(&graph, &[x]), &[1, 1, 3, 2], &[0.0, 2.0, 5.0, 7.0, 10.0, 12.0]);
 }
 
+/// Of ONNX's own examples, and the weights of `filter`.
+#[test]
+fn weighted_sums() {
+    // Half a step from the last of the positions 0 to 3, which are a straight line but for its ends.
+    let cubic = |build: Build| build.text("mode", "cubic").text("coordinate_transformation_mode", "asymmetric");
+    let half = [-0.09375f32, 0.59375];
+    let ends = half[0] * 2.0 + half[1];
+    let expected = [0.0, ends, 1.0, 1.5, 2.0, 3.0 - ends, 3.0, 3.09375];
+    let graph = check(cubic(by_factor(2.0)), &line(), &[1, 1, 8], &expected);
+    assert_eq!(ops(&graph).iter().filter(|op| **op == "index_select").count(), 4, "{graph}");
+    let x = tensor(&[1, 1, 4], &[1.0, 2.0, 3.0, 4.0]);
+    let down = |build: Build| build.text("mode", "linear").int("antialias", 1);
+    check(down(to_length(2)), &x, &[1, 1, 2], &[1.625, 3.375]);
+    // It changes nothing where an axis grows.
+    let grown = down(to_length(8)).output("y").done(&[]);
+    let plain = to_length(8).text("mode", "linear").output("y").done(&[]);
+    assert_eq!(run(&grown, std::slice::from_ref(&x)), run(&plain, &[x]));
+}
+
 #[test]
 fn padding_in_every_mode() {
     let x = tensor(&[1, 2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
@@ -171,7 +190,7 @@ fn what_is_refused() {
         let e = build.named("n").output("y").import(&[]).expect_err(expected).to_string();
         assert!(e.contains("\n  n (") && e.contains(expected), "{e}, not {expected}");
     };
-    refused(to_length(8).text("mode", "cubic"), "its mode is cubic; supported are nearest and linear");
+    refused(to_length(8).text("mode", "quintic"), "its mode is quintic; supported are nearest, linear and cubic");
     let mode = "coordinate_transformation_mode";
     refused(to_length(8).text(mode, "tf_crop_and_resize"), "its coordinate_transformation_mode is tf_crop_and_resize");
     refused(to_length(8).text("nearest_mode", "up"), "its nearest_mode is up; supported are");
@@ -182,10 +201,9 @@ fn what_is_refused() {
     refused(by_factor(0.2), "its scale 0.2 makes 0 of 4 elements");
     refused(by_factor(f32::NAN), "its scale NaN makes NaN of 4 elements");
     refused(by_factor(0.6).text(mode, "align_corners"), "its scale makes 2.400 of 4 elements, of which it has 2");
-    refused(
-        to_length(2).text("mode", "linear").int("antialias", 1),
-        "its antialias is 1, and it makes 2 of 4 elements",
-    );
+    let long = Build::new(19).input("x", &["batch", "400"]).ints("l", &[1], &[4]).node("Resize", "x _ _ l", "y");
+    let long = long.list("axes", &[1]).text("mode", "cubic").int("antialias", 1);
+    refused(long, "its filter spans 400 elements; supported are 64");
     refused(to_length(2).text("keep_aspect_ratio_policy", "any"), "its keep_aspect_ratio_policy is any; supported are");
     let quantized =
         Build::new(13).input("x", &["batch", "4"]).floats("s", &[], &[0.5]).node("QuantizeLinear", "x s", "q");

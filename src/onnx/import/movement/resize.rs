@@ -1,5 +1,8 @@
-//! `Resize`: nearest elements, linear interpolation of images, or weighted sums of two elements along one axis after the other.
+//! `Resize`: nearest elements, linear interpolation of images, or weighted sums of elements along one axis after the other.
 
+mod filter;
+
+use self::filter::{Filter, Tap};
 use super::super::importer::Importer;
 use super::super::operator::{Call, Values, one};
 use crate::graph::NodeId;
@@ -39,6 +42,11 @@ struct Rules {
     coordinates: Coordinates,
     /// `None` if elements are interpolated.
     nearest: Option<Rounding>,
+    /// The coefficient of cubic interpolation.
+    cubic: Option<f32>,
+    /// Whether several elements count where an axis shrinks.
+    antialias: bool,
+    exclude_outside: bool,
     /// Whether the nearest element is the next one on axes that shrink, as in opset 10.
     old: bool,
     sizes: Sizes,
@@ -95,11 +103,14 @@ impl Rules {
                 ));
             }
         };
-        let nearest = match node.string("mode", "nearest")? {
-            "nearest" => Some(rounding),
-            "linear" => None,
-            other => return Err(format!("its mode is {other}; supported are nearest and linear")),
+        let (nearest, cubic) = match node.string("mode", "nearest")? {
+            "nearest" => (Some(rounding), None),
+            "linear" => (None, None),
+            "cubic" => (None, Some(node.float("cubic_coeff_a", -0.75)?)),
+            other => return Err(format!("its mode is {other}; supported are nearest, linear and cubic")),
         };
+        let flag = |name: &str| node.int(name, 0).map(|flag| flag != 0 && nearest.is_none());
+        let (antialias, exclude_outside) = (flag("antialias")?, flag("exclude_outside")?);
         let sizes = match node.string("keep_aspect_ratio_policy", "stretch")? {
             "stretch" => Sizes::Stretch,
             "not_larger" => Sizes::NotLarger,
@@ -110,7 +121,7 @@ impl Rules {
                 ));
             }
         };
-        Ok(Self { coordinates, nearest, old, sizes })
+        Ok(Self { coordinates, nearest, cubic, antialias, exclude_outside, old, sizes })
     }
 
     /// The operator that interpolates along the axes of an image. `None` if the axes are others, the positions depend on a factor that
@@ -135,7 +146,8 @@ impl Rules {
             let positions = axis.positions(self).unwrap_or_default();
             positions.iter().any(|at| at.clamp(0.0, axis.input as f64 - 1.0).fract() != 0.0)
         };
-        let is_image = self.nearest.is_none() && x.merged <= 1 && (3..=4).contains(&lengths.len());
+        let is_plain = axes.iter().all(|(_, axis)| self.filter(*axis).is_none());
+        let is_image = self.nearest.is_none() && is_plain && x.merged <= 1 && (3..=4).contains(&lengths.len());
         if !is_image
             || axes.iter().any(|(at, axis)| *at < 2 || !whole(axis))
             || !axes.iter().any(|(_, a)| is_between(a))
@@ -152,6 +164,16 @@ impl Rules {
     }
 }
 
+impl Rules {
+    /// The filter of an axis, if more than two elements may count.
+    fn filter(self, axis: Resized) -> Option<Filter> {
+        let scale = axis.scale.map_or(axis.output as f64 / axis.input as f64, f64::from);
+        let scale = if self.antialias { scale.min(1.0) } else { 1.0 };
+        let filter = Filter { cubic: self.cubic, scale, exclude_outside: self.exclude_outside };
+        (self.nearest.is_none() && (self.cubic.is_some() || scale < 1.0)).then_some(filter)
+    }
+}
+
 impl Importer {
     pub(in crate::onnx::import) fn resize(&mut self, call: &Call<'_>) -> Values {
         let rules = Rules::new(call.node, self.opset)?;
@@ -162,14 +184,9 @@ impl Importer {
         let lengths = self.logical(&Value::Run(x));
         let axes = self.resized_axes(call, &lengths, rules.sizes)?;
         for (_, resized) in &axes {
-            if rules.nearest.is_none() && call.node.int("antialias", 0)? != 0 && resized.output < resized.input {
-                return Err(format!(
-                    "its antialias is 1, and it makes {} of {} elements; supported is antialias 0",
-                    resized.output, resized.input
-                ));
-            }
-            // Two constants and the indices of two selections, if elements are interpolated.
-            self.budget.take(resized.output, 4 * size_of::<u32>())?;
+            // A constant and the indices of a selection for each element of a sum.
+            let taps = rules.filter(*resized).map_or(Ok(2), Filter::taps)?;
+            self.budget.take(resized.output, 2 * taps * size_of::<u32>())?;
         }
         if let Some(resize) = rules.image(&lengths, &axes, x) {
             return one(Run { id: self.draft.add(&call.name, resize, &[x.id])?, kind: Kind::Float, ..x });
@@ -260,6 +277,10 @@ impl Importer {
             let indices = positions.into_iter().map(|at| rounding.round(at).clamp(0.0, last) as u32).collect();
             return self.selected(&call.name, x, axis, indices);
         }
+        if let Some(filter) = rules.filter(resized) {
+            let taps = filter.at(&positions, resized.input)?;
+            return self.sum_of_taps(call, x, axis, taps);
+        }
         let positions: Vec<f64> = positions.into_iter().map(|at| at.clamp(0.0, last)).collect();
         let floor: Vec<u32> = positions.iter().map(|at| at.floor() as u32).collect();
         if positions.iter().zip(&floor).all(|(&at, &floor)| at == f64::from(floor)) {
@@ -268,20 +289,36 @@ impl Importer {
         let next = floor.iter().map(|&at| (at + 1).min(last as u32)).collect();
         let shares: Vec<f32> =
             positions.iter().zip(&floor).map(|(at, &floor)| (at - f64::from(floor)) as f32).collect();
+        let before = Tap { indices: floor, weights: shares.iter().map(|share| 1.0 - share).collect() };
+        let after = Tap { indices: next, weights: shares };
+        self.sum_of_taps(call, x, axis, vec![before, after])
+    }
+
+    /// The sum of elements with weights, each of a selection along an axis.
+    fn sum_of_taps(&mut self, call: &Call<'_>, x: NodeId, axis: usize, taps: Vec<Tap>) -> Result<NodeId, String> {
         let mut dims = vec![1; self.draft.shape(x).rank() - axis];
-        dims[0] = shares.len();
-        let mut part = |part: &str, indices: Vec<u32>, shares: Vec<f32>| {
-            let selected = self.selected(&call.part(part), x, axis, indices)?;
-            let part = &call.part(&format!("{part}.share"));
-            if let [share] = shares[..] {
-                return self.mul_scalar(part, selected, share);
-            }
-            let shares = self.draft.constant("", Tensor::from_f32(&dims, shares).map_err(|e| e.to_string())?);
-            self.draft.add(part, Mul, &[selected, shares])
-        };
-        let before = part("before", floor, shares.iter().map(|share| 1.0 - share).collect())?;
-        let after = part("after", next, shares)?;
-        self.draft.add(&call.name, Add, &[before, after])
+        let count = taps.len();
+        let mut sum = None;
+        for (at, Tap { indices, weights }) in taps.into_iter().enumerate() {
+            let part = call.part(&format!("tap{at}"));
+            let selected = self.selected(&part, x, axis, indices)?;
+            let part = format!("{part}.share");
+            let term = match weights[..] {
+                [weight] => self.mul_scalar(&part, selected, weight)?,
+                _ => {
+                    dims[0] = weights.len();
+                    let weights = Tensor::from_f32(&dims, weights).map_err(|e| e.to_string())?;
+                    let weights = self.draft.constant("", weights);
+                    self.draft.add(&part, Mul, &[selected, weights])?
+                }
+            };
+            let name = if at + 1 == count { call.name.clone() } else { call.part(&format!("sum{at}")) };
+            sum = Some(match sum {
+                Some(sum) => self.draft.add(&name, Add, &[sum, term])?,
+                None => term,
+            });
+        }
+        sum.ok_or_else(|| "it sums no elements".to_owned())
     }
 }
 
