@@ -25,8 +25,10 @@
 //! - **Integers** are computed in `i32`, exactly: types of up to 32 bits wrap around, and quotients lose their fraction. For wider types
 //!   and `uint32`, an input or a result that `i32` does not hold is an error on the interpreter and the CPU engine, and wraps around on
 //!   a GPU. An operator without an integer form is refused; only a cast converts integers to floats.
-//! - **Ids** of `Gather` are given or computed; those below 0 count from the end of the table. An id outside the table is an error on the
-//!   interpreter and the CPU engine, and stands for the nearest row on a GPU.
+//! - **Ids** of `Gather`, and indices of `GatherElements`, `GatherND`, `ScatterElements` and `ScatterND`, are given or computed; those below
+//!   0 count from the end of the axis. An id outside its axis is an error on the interpreter and the CPU engine, and stands for the nearest
+//!   element on a GPU. Updates that meet in one element follow each other in their order, on every engine; the last one counts unless
+//!   they are added or joined in another way.
 //! - **Booleans** that are computed at run time are the floats 0 and 1. NaN as a boolean is true.
 //! - **Comparisons** follow IEEE 754: NaN is equal to nothing, itself included, and neither greater nor less. `Max` and `Min` are NaN if
 //!   either value is. `Where` selects, so that nothing of the other branch shows.
@@ -43,10 +45,11 @@
 //! - **Values of 16 bits** are integers between float steps, which are exact.
 //!
 //! # Images
-//! Windows of convolutions and pools slide over one or two axes. `Resize` to the nearest or between two elements, `Pad` with elements
-//! of the image, `Gather` at known indices and slices with steps select elements along one axis after the other
-//! ([`IndexSelect`](crate::ops::IndexSelect)). Normalizations over channels or groups of them are layer normalizations of the flat
-//! image, with a scale and a bias for each channel. Cubic interpolation, antialiasing and `tf_crop_and_resize` are refused.
+//! Windows of convolutions and pools slide over one or two axes. `Resize`, `Pad` with elements of the image, `Gather` at known indices and
+//! slices with steps select elements along one axis after the other ([`IndexSelect`](crate::ops::IndexSelect)); cubic interpolation and
+//! antialiasing are sums of such selections with weights, of at most 64 elements. `GridSample` gathers the elements around the positions of
+//! a grid, which may be known or computed, and weighs them. Normalizations over channels or groups of them are layer normalizations of the flat
+//! image, with a scale and a bias for each channel. Cubic grids and `tf_crop_and_resize` are refused.
 //!
 //! # Operators that become several
 //! A function that the file defines itself is replaced by its nodes, and an `If` by the branch whose condition is known; if only a run
@@ -57,7 +60,25 @@
 //!
 //! `LSTM`, `GRU` and `RNN` are unrolled over the steps of a sequence, up to 2048 of both directions together. The products of all inputs are
 //! one linear layer, those of the state one for each step, or two for a `GRU` that resets its state before the product; all of them can be
-//! quantized. Their weights must be known. `Loop` and `Scan` are unrolled too, if the number of their iterations is known: at most 1024.
+//! quantized. Their weights must be known: stored, or computed from stored values. `Loop` and `Scan` are unrolled too, if the number of
+//! their iterations is known: at most 1024.
+//!
+//! # Exports
+//! [`export()`] lists the forms of all nodes. For [`Preset::OnnxRuntime`], they are those that its optimizer turns into integer kernels:
+//! - **Static layers** read activations of `uint8` and weights of int8. ONNX Runtime fuses DequantizeLinear, layer and QuantizeLinear into
+//!   `QLinearConv`, `QLinearMatMul` or `QGemm`, and a layer whose output stays float into `MatMulIntegerToFloat` or `QGemm`. A ReLU that
+//!   only quantized values follow is the lower end of their range.
+//! - **Dynamic layers per tensor** are DynamicQuantizeLinear, MatMulInteger, Cast, Mul and Add, which it fuses into
+//!   `DynamicQuantizeMatMul`, or into `MatMulIntegerToFloat` where several layers read the same values.
+//! - **Dynamic layers per token**, with zero point 0 or of other ranges are functions of the domain `enfold`, which the file defines. Any
+//!   reader replaces them by their nodes: arithmetic of floats for scales and quantized values, and one MatMulInteger, which is an
+//!   integer kernel.
+//! - **Embedding tables of int8** ([`quantize_embeddings`](crate::quantize::quantize_embeddings)) are such a function too: it dequantizes the
+//!   rows that are looked up.
+//!
+//! A file that is read again gives the same integers, but for the biases of static convolutions and of static linear layers on two axes:
+//! ONNX Runtime fuses a bias only if it is an integer of the accumulator's scale, where a graph keeps a fraction of up to 12 bits
+//! ([`numerics`](crate::numerics), equation 4). So some values are one step apart. Files for [`Preset::TensorRt`] have biases of floats.
 //!
 //! # Names
 //! A layer has the name of the module that its weight or bias belongs to: `encoder.layer.0.attention.self.query` for a parameter
