@@ -96,8 +96,8 @@
 //!
 //! - **scale**, **zero point**: real = scale · (quantized value − zero point).
 //! - **symmetric**, **affine**: the zero point is 0, or any.
-//! - **per tensor**, **per channel**, **per token**: one scale, or one for each output channel of a weight, or for each row of
-//!   the last axis of an activation.
+//! - **per tensor**, **per channel**, **per token**, **per group**: one scale, or one for each output channel of a weight, for each row of
+//!   the last axis of an activation, or for each run of neighbouring input features of a weight (group-wise).
 //! - **static**, **dynamic**: activation scales come from calibration, or from each batch as it comes.
 //! - **observer**: watches values while calibrating, and derives scale and zero point from them.
 //! - **fake quantize**: quantizes and dequantizes at once, with a gradient: how a network is trained for quantization.

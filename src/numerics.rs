@@ -13,6 +13,10 @@
 //!    `(Σ_k |w[n,k]| · 128) · 2^p + |bias[n]| ≤ i32::MAX`. A layer that `p = 0` does not satisfy is refused.
 //!    A convolution is the same sum over the taps of its window; a tap outside the image counts as `z_x`.
 //!    Without fraction bits, rounding the bias to a whole accumulator step changes about 0.05 % of the quantized outputs.
+//!    Group-wise weights: the scale of a group is `s_w[n] · m[n,g]`, with an integer `m` of 1..=255 and `z` the zero point of the group, and
+//!    `Σ_g m[n,g] · Σ_{k∈g} x[m,k] · (w[n,k] − z[n,g])` stands for `Σ_k x · w`, `m · (w − z)` for `w` in the bias, in the bound and in
+//!    equation 7. `w − z` fits int8. All of the sum is in `i32`, so that its order does not matter. A layer that does not satisfy the bound
+//!    takes scales with `m` of at most 127, 63, 31 or 15.
 //! 5. `requantize(acc) = i32(clamp(rne(f32(acc) · multiplier), lo − z_y, hi − z_y)) + z_y`. The clamp comes before the
 //!    conversion: converting first saturates, and adding the zero point then wraps.
 //! 6. A ReLU after a quantized linear layer is `lo = max(lo, z_y)` in equation 5. It needs no kernel of its own.

@@ -42,7 +42,9 @@ pub use self::error::OpError;
 pub(crate) use self::fake_quantize::{fake_quantize, fake_quantize_dynamic, fake_quantize_i32, straight_through};
 pub(crate) use self::images::Images;
 pub use self::integer::{Int32, ToFloat, ToInteger};
-pub use self::linear::{IntegerLinear, Linear, Requantize, ScaleAccumulator, ScaleAccumulatorDynamic};
+pub use self::linear::{
+    IntegerLinear, IntegerLinearGroups, Linear, Requantize, ScaleAccumulator, ScaleAccumulatorDynamic,
+};
 pub(crate) use self::matmul::matmul_f32;
 pub use self::matmul::{IntegerMatMul, IntegerMatMulDynamic, MatMul};
 pub(crate) use self::movement::transposed;
@@ -193,6 +195,8 @@ operators! {
     DequantizeDynamic,
     /// The accumulator of an int8 linear layer (equation 4).
     IntegerLinear,
+    /// The accumulator of an int8 linear layer with group-wise weights (equation 4).
+    IntegerLinearGroups,
     /// The accumulator of an int8 convolution (equation 4).
     IntegerConv,
     /// The mean of int8 values under a window (equation 13).

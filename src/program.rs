@@ -18,7 +18,7 @@ use std::sync::Arc;
 use crate::values::{DType, QParams, Shape, Tensor};
 
 pub use error::ProgramError;
-pub use step::{Epilogue, QConv, QLinear, QLut, QMatMul, Step, StepOp};
+pub use step::{Epilogue, QConv, QLinear, QLut, QMatMul, Step, StepOp, WeightGroups};
 
 /// The identifier of a value of one [`Program`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -2,6 +2,7 @@
 
 mod contents;
 mod dtype;
+mod group_qparams;
 mod qparams;
 mod qscheme;
 mod quantized_tensor;
@@ -12,6 +13,8 @@ mod tensor;
 
 pub(crate) use contents::Contents;
 pub use dtype::DType;
+pub(crate) use group_qparams::check_size;
+pub use group_qparams::{GroupQParams, IntegerScales};
 pub use qparams::{MAX_SCALE, MIN_SCALE, QParams, QParamsError, QuantRange, TensorQParams};
 pub use qscheme::{Granularity, QScheme, Symmetry};
 pub use quantized_tensor::{QuantizedTensor, QuantizedTensorError};

@@ -37,7 +37,8 @@ struct LinearParams {
     relu: u32,
     // 0, which no compiler knows.
     zero: u32,
-    unused_0: u32,
+    // Of group-wise weights, a group has 16 features times 2 to this power.
+    group_shift: u32,
     // Equation 8, where another value is added: a is the result of the layer, b the other value.
     add: AddParams,
     // Where x are images: the window, the vectors of a pixel, four int8 values of padding, and the channels of a group.
@@ -118,7 +119,7 @@ fn output_at(quad: u32) -> Output {
     return Output(quad, own, layer * params.layer_words, end_row(), channel, params);
 }
 
-// Applies the epilogue to the sums of products with what `weight` gives.
+// Applies the epilogue to the sums of products with what `weight` or `weight_at` gives.
 fn store(sum: vec4<i32>, row: u32, to: Output) {
     store_sum(sum >> vec4<u32>(WEIGHT_SHIFT), row, to);
 }

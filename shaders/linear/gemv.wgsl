@@ -29,21 +29,21 @@ struct Starts {
     x7: RowStart,
 }
 
-fn plus(sums: Sums, at: Starts, k: u32, b: vec4<u32>) -> Sums {
+fn plus(sums: Sums, at: Starts, k: u32, b: vec4<u32>, factor: ColumnFactor) -> Sums {
     var sum = sums;
-    sum.low.x = add_dot16(sum.low.x, x_vec(at.x0, k), b);
+    sum.low.x = add_column(sum.low.x, x_vec(at.x0, k), b, factor);
     if ROWS > 1u {
-        sum.low.y = add_dot16(sum.low.y, x_vec(at.x1, k), b);
+        sum.low.y = add_column(sum.low.y, x_vec(at.x1, k), b, factor);
     }
     if ROWS > 2u {
-        sum.low.z = add_dot16(sum.low.z, x_vec(at.x2, k), b);
-        sum.low.w = add_dot16(sum.low.w, x_vec(at.x3, k), b);
+        sum.low.z = add_column(sum.low.z, x_vec(at.x2, k), b, factor);
+        sum.low.w = add_column(sum.low.w, x_vec(at.x3, k), b, factor);
     }
     if ROWS > 4u {
-        sum.high.x = add_dot16(sum.high.x, x_vec(at.x4, k), b);
-        sum.high.y = add_dot16(sum.high.y, x_vec(at.x5, k), b);
-        sum.high.z = add_dot16(sum.high.z, x_vec(at.x6, k), b);
-        sum.high.w = add_dot16(sum.high.w, x_vec(at.x7, k), b);
+        sum.high.x = add_column(sum.high.x, x_vec(at.x4, k), b, factor);
+        sum.high.y = add_column(sum.high.y, x_vec(at.x5, k), b, factor);
+        sum.high.z = add_column(sum.high.z, x_vec(at.x6, k), b, factor);
+        sum.high.w = add_column(sum.high.w, x_vec(at.x7, k), b, factor);
     }
     return sum;
 }
@@ -74,23 +74,23 @@ fn linear_gemv(
     // In a block of weights, the first columns of its 16 quads come first.
     let parts = 16u / QUADS;
     let slot = local.x / QUADS * 16u + group.x % parts * QUADS + local.x % QUADS;
-    let w_start = group.x / parts * params.k_vecs * 64u + slot;
+    let w_start = weight_start(group.x / parts, slot);
     let range = k_range(group);
     var sums: Sums;
     var k = range.x + local.y;
     // Four loads are in flight before the first is waited for.
     for (; k + 3u * K_LANES < range.y; k += 4u * K_LANES) {
-        let b0 = weight(w_start + k * 64u);
-        let b1 = weight(w_start + (k + K_LANES) * 64u);
-        let b2 = weight(w_start + (k + 2u * K_LANES) * 64u);
-        let b3 = weight(w_start + (k + 3u * K_LANES) * 64u);
-        sums = plus(sums, at, k, b0);
-        sums = plus(sums, at, k + K_LANES, b1);
-        sums = plus(sums, at, k + 2u * K_LANES, b2);
-        sums = plus(sums, at, k + 3u * K_LANES, b3);
+        let b0 = weight_at(w_start, k);
+        let b1 = weight_at(w_start, k + K_LANES);
+        let b2 = weight_at(w_start, k + 2u * K_LANES);
+        let b3 = weight_at(w_start, k + 3u * K_LANES);
+        sums = plus(sums, at, k, b0, column_factor(w_start, k));
+        sums = plus(sums, at, k + K_LANES, b1, column_factor(w_start, k + K_LANES));
+        sums = plus(sums, at, k + 2u * K_LANES, b2, column_factor(w_start, k + 2u * K_LANES));
+        sums = plus(sums, at, k + 3u * K_LANES, b3, column_factor(w_start, k + 3u * K_LANES));
     }
     for (; k < range.y; k += K_LANES) {
-        sums = plus(sums, at, k, weight(w_start + k * 64u));
+        sums = plus(sums, at, k, weight_at(w_start, k), column_factor(w_start, k));
     }
     sums_low[local.y * QUADS * 4u + local.x] = sums.low;
     if ROWS > 4u {

@@ -20,17 +20,21 @@ struct Columns {
     b1: vec4<u32>,
     b2: vec4<u32>,
     b3: vec4<u32>,
+    a: Factors,
+    b: Factors,
 }
 
-fn columns_at(at: u32) -> Columns {
+fn columns_at(at: u32, a: Factors, b: Factors) -> Columns {
     return Columns(
         w_tile[at], w_tile[at + 16u], w_tile[at + 32u], w_tile[at + 48u],
-        w_tile[at + 64u], w_tile[at + 80u], w_tile[at + 96u], w_tile[at + 112u]
+        w_tile[at + 64u], w_tile[at + 80u], w_tile[at + 96u], w_tile[at + 112u], a, b
     );
 }
 
 fn plus(sum: Row, word: vec4<u32>, w: Columns) -> Row {
-    return Row(add_dot16x4(sum.a, word, w.a0, w.a1, w.a2, w.a3), add_dot16x4(sum.b, word, w.b0, w.b1, w.b2, w.b3));
+    return Row(
+        add_products(sum.a, word, w.a0, w.a1, w.a2, w.a3, w.a), add_products(sum.b, word, w.b0, w.b1, w.b2, w.b3, w.b)
+    );
 }
 
 fn store_row(sum: Row, row: u32, a: Output, b: Output) {
@@ -55,11 +59,13 @@ fn linear_large(
     let w_k = thread / 128u;
     // The last block may have no neighbour; `store` drops the columns of the second then.
     let block = min(group.x * 2u + slot / 64u, params.quads / 16u - 1u);
-    let w_start = block * params.k_vecs * 64u + slot % 64u;
+    let w_start = weight_start(block, slot % 64u);
+    let fa_start = factor_start(group.x * 2u, local.x);
+    let fb_start = factor_start(min(group.x * 2u + 1u, params.quads / 16u - 1u), local.x);
     // Beyond the last vector, `w` counts as 0, so x may have any value there. Loads without a branch need not be waited for before the
     // products.
     var x_word = x_load(x_start, min(range.x + x_k, params.k_vecs - 1u));
-    var w_word = weight(w_start + min(range.x + w_k, range.y - 1u) * 64u);
+    var w_word = weight_at(w_start, min(range.x + w_k, range.y - 1u));
     var s0 = Row();
     var s1 = Row();
     var s2 = Row();
@@ -74,9 +80,10 @@ fn linear_large(
         w_tile[stage + thread] = select(vec4<u32>(), w_word, k0 + w_k < range.y);
         workgroupBarrier();
         x_word = x_load(x_start, min(k0 + 2u + x_k, params.k_vecs - 1u));
-        w_word = weight(w_start + min(k0 + 2u + w_k, range.y - 1u) * 64u);
+        w_word = weight_at(w_start, min(k0 + 2u + w_k, range.y - 1u));
         for (var k = 0u; k < 256u; k += 128u) {
-            let w = columns_at(stage + k + local.x);
+            let k_vec = min(k0 + k / 128u, params.k_vecs - 1u);
+            let w = columns_at(stage + k + local.x, factors_at(fa_start, k_vec), factors_at(fb_start, k_vec));
             let x_at = stage + k + local.y * 8u;
             s0 = plus(s0, x_tile[x_at], w);
             s1 = plus(s1, x_tile[x_at + 1u], w);

@@ -19,7 +19,11 @@ fn linear_reg(
     let x5 = row_start(row + 5u);
     let x6 = row_start(row + 6u);
     let x7 = row_start(row + 7u);
-    let w_start = group.x * params.k_vecs * 64u + local.x;
+    let w0 = weight_start(group.x, local.x);
+    let w1 = weight_start(group.x, local.x + 16u);
+    let w2 = weight_start(group.x, local.x + 32u);
+    let w3 = weight_start(group.x, local.x + 48u);
+    let f_start = factor_start(group.x, local.x);
     let range = k_range(group);
     var s0 = vec4<i32>();
     var s1 = vec4<i32>();
@@ -30,19 +34,19 @@ fn linear_reg(
     var s6 = vec4<i32>();
     var s7 = vec4<i32>();
     for (var k = range.x; k < range.y; k++) {
-        let w_at = w_start + k * 64u;
-        let b0 = weight(w_at);
-        let b1 = weight(w_at + 16u);
-        let b2 = weight(w_at + 32u);
-        let b3 = weight(w_at + 48u);
-        s0 = add_dot16x4(s0, x_vec(x0, k), b0, b1, b2, b3);
-        s1 = add_dot16x4(s1, x_vec(x1, k), b0, b1, b2, b3);
-        s2 = add_dot16x4(s2, x_vec(x2, k), b0, b1, b2, b3);
-        s3 = add_dot16x4(s3, x_vec(x3, k), b0, b1, b2, b3);
-        s4 = add_dot16x4(s4, x_vec(x4, k), b0, b1, b2, b3);
-        s5 = add_dot16x4(s5, x_vec(x5, k), b0, b1, b2, b3);
-        s6 = add_dot16x4(s6, x_vec(x6, k), b0, b1, b2, b3);
-        s7 = add_dot16x4(s7, x_vec(x7, k), b0, b1, b2, b3);
+        let b0 = weight_at(w0, k);
+        let b1 = weight_at(w1, k);
+        let b2 = weight_at(w2, k);
+        let b3 = weight_at(w3, k);
+        let f = factors_at(f_start, k);
+        s0 = add_products(s0, x_vec(x0, k), b0, b1, b2, b3, f);
+        s1 = add_products(s1, x_vec(x1, k), b0, b1, b2, b3, f);
+        s2 = add_products(s2, x_vec(x2, k), b0, b1, b2, b3, f);
+        s3 = add_products(s3, x_vec(x3, k), b0, b1, b2, b3, f);
+        s4 = add_products(s4, x_vec(x4, k), b0, b1, b2, b3, f);
+        s5 = add_products(s5, x_vec(x5, k), b0, b1, b2, b3, f);
+        s6 = add_products(s6, x_vec(x6, k), b0, b1, b2, b3, f);
+        s7 = add_products(s7, x_vec(x7, k), b0, b1, b2, b3, f);
     }
     let output = output_at(group.x * 16u + local.x);
     // A loop, so that the epilogue is compiled once.

@@ -18,6 +18,7 @@ struct Columns {
     c1: vec4<i32>,
     c2: vec4<i32>,
     c3: vec4<i32>,
+    factors: WordFactors,
 }
 
 fn product(a: vec4<i32>, b: vec4<i32>) -> i32 {
@@ -25,7 +26,8 @@ fn product(a: vec4<i32>, b: vec4<i32>) -> i32 {
 }
 
 fn plus(sum: vec4<i32>, a: vec4<i32>, w: Columns) -> vec4<i32> {
-    return sum + vec4<i32>(product(a, w.c0), product(a, w.c1), product(a, w.c2), product(a, w.c3));
+    let products = vec4<i32>(product(a, w.c0), product(a, w.c1), product(a, w.c2), product(a, w.c3));
+    return add_scaled(sum, products, w.factors);
 }
 
 // Sums of eight rows.
@@ -93,16 +95,20 @@ fn linear_sub(
     let x1 = row_start(row + 4u + lane);
     let x2 = row_start(row + 8u + lane);
     let x3 = row_start(row + 12u + lane);
-    let w_start = group.x * params.k_vecs * 64u + local;
+    let w0 = weight_start(group.x, local);
+    let w1 = weight_start(group.x, local + 16u);
+    let w2 = weight_start(group.x, local + 32u);
+    let w3 = weight_start(group.x, local + 48u);
+    let f_start = factor_start(group.x, local);
     let range = k_range(group);
     var low = Rows();
     var high = Rows();
     for (var k = range.x; k < range.y; k++) {
-        let w_at = w_start + k * 64u;
-        let b0 = weight(w_at);
-        let b1 = weight(w_at + 16u);
-        let b2 = weight(w_at + 32u);
-        let b3 = weight(w_at + 48u);
+        let b0 = weight_at(w0, k);
+        let b1 = weight_at(w1, k);
+        let b2 = weight_at(w2, k);
+        let b3 = weight_at(w3, k);
+        let f = factors_at(f_start, k);
         let v0 = x_vec(x0, k);
         let v1 = second_word(x1, k);
         var v2 = vec4<u32>();
@@ -111,22 +117,22 @@ fn linear_sub(
             v2 = x_vec(x2, k);
             v3 = second_word(x3, k);
         }
-        let wx = Columns(unpack(b0.x), unpack(b1.x), unpack(b2.x), unpack(b3.x));
+        let wx = Columns(unpack(b0.x), unpack(b1.x), unpack(b2.x), unpack(b3.x), word_factors(f, 0u));
         low = plus_rows(low, v0.x, v1.x, wx);
         if ROWS > 8u {
             high = plus_rows(high, v2.x, v3.x, wx);
         }
-        let wy = Columns(unpack(b0.y), unpack(b1.y), unpack(b2.y), unpack(b3.y));
+        let wy = Columns(unpack(b0.y), unpack(b1.y), unpack(b2.y), unpack(b3.y), word_factors(f, 1u));
         low = plus_rows(low, v0.y, v1.y, wy);
         if ROWS > 8u {
             high = plus_rows(high, v2.y, v3.y, wy);
         }
-        let wz = Columns(unpack(b0.z), unpack(b1.z), unpack(b2.z), unpack(b3.z));
+        let wz = Columns(unpack(b0.z), unpack(b1.z), unpack(b2.z), unpack(b3.z), word_factors(f, 2u));
         low = plus_rows(low, v0.z, v1.z, wz);
         if ROWS > 8u {
             high = plus_rows(high, v2.z, v3.z, wz);
         }
-        let ww = Columns(unpack(b0.w), unpack(b1.w), unpack(b2.w), unpack(b3.w));
+        let ww = Columns(unpack(b0.w), unpack(b1.w), unpack(b2.w), unpack(b3.w), word_factors(f, 3u));
         low = plus_rows(low, v0.w, v1.w, ww);
         if ROWS > 8u {
             high = plus_rows(high, v2.w, v3.w, ww);

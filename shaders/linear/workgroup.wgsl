@@ -25,7 +25,8 @@ fn linear(
     let threads = THREADS_Y * 16u;
     let thread = local.y * 16u + local.x;
     let tile_row = first_row(group, groups, tile_rows);
-    let w_start = group.x * params.k_vecs * 64u;
+    let w_start = weight_start(group.x, thread % 64u);
+    let f_start = factor_start(group.x, local.x);
     let range = k_range(group);
     // The first vectors of a stage that this thread loads.
     let x_first = min(thread, x_vecs - 1u);
@@ -40,7 +41,7 @@ fn linear(
         let w_k = k0 + thread / 64u;
         let x_k = min(k0 + x_first % K_STEP, last_k);
         let x_word = x_load(x_start, x_k);
-        let w_word = weight(w_start + min(w_k, range.y - 1u) * 64u + thread % 64u);
+        let w_word = weight_at(w_start, min(w_k, range.y - 1u));
         if thread < x_vecs {
             x_tile[x_slot(thread)] = x_masked(x_start, x_k, x_word);
         }
@@ -56,7 +57,7 @@ fn linear(
         if K_STEP * 64u > threads {
             for (var i = thread + threads; i < K_STEP * 64u; i += threads) {
                 let k = k0 + i / 64u;
-                let word = weight(w_start + min(k, range.y - 1u) * 64u + i % 64u);
+                let word = weight_at(weight_start(group.x, i % 64u), min(k, range.y - 1u));
                 w_tile[i] = select(vec4<u32>(), word, k < range.y);
             }
         }
@@ -67,11 +68,12 @@ fn linear(
             let b1 = w_tile[w_at + 16u];
             let b2 = w_tile[w_at + 32u];
             let b3 = w_tile[w_at + 48u];
+            let f = factors_at(f_start, min(k0 + k, last_k));
             let x_at = k * x_stride + local.y * 4u;
-            s0 = add_dot16x4(s0, x_tile[x_at], b0, b1, b2, b3);
-            s1 = add_dot16x4(s1, x_tile[x_at + 1u], b0, b1, b2, b3);
-            s2 = add_dot16x4(s2, x_tile[x_at + 2u], b0, b1, b2, b3);
-            s3 = add_dot16x4(s3, x_tile[x_at + 3u], b0, b1, b2, b3);
+            s0 = add_products(s0, x_tile[x_at], b0, b1, b2, b3, f);
+            s1 = add_products(s1, x_tile[x_at + 1u], b0, b1, b2, b3, f);
+            s2 = add_products(s2, x_tile[x_at + 2u], b0, b1, b2, b3, f);
+            s3 = add_products(s3, x_tile[x_at + 3u], b0, b1, b2, b3, f);
         }
         workgroupBarrier();
     }

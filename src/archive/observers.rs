@@ -33,6 +33,7 @@ pub(super) struct ObserverRecord {
 #[serde(rename_all = "snake_case")]
 enum StateRecord {
     Ranges { min: String, max: String },
+    Groups { min: String, max: String, groups_per_row: usize },
     Histograms(Vec<HistogramRecord>),
     Known(TensorQParams),
     Nothing,
@@ -57,6 +58,11 @@ impl ObserverRecord {
             State::Ranges(ranges) => StateRecord::Ranges {
                 min: writer.floats(ranges.iter().map(|range| range.min).collect()),
                 max: writer.floats(ranges.iter().map(|range| range.max).collect()),
+            },
+            State::Groups(ranges, groups_per_row) => StateRecord::Groups {
+                min: writer.floats(ranges.iter().map(|range| range.min).collect()),
+                max: writer.floats(ranges.iter().map(|range| range.max).collect()),
+                groups_per_row: *groups_per_row,
             },
             State::Histograms(Histograms(shards)) => {
                 let shard = |histogram: &Histogram| {
@@ -84,6 +90,10 @@ impl ObserverRecord {
             StateRecord::Known(qparams) => State::Known(qparams),
             StateRecord::Ranges { min, max } => {
                 State::Ranges(ranges(reader.floats(&min)?, reader.floats(&max)?).map_err(broken)?)
+            }
+            StateRecord::Groups { min, max, groups_per_row } => {
+                let ranges = ranges(reader.floats(&min)?, reader.floats(&max)?).map_err(broken)?;
+                State::Groups(ranges, groups_per_row)
             }
             StateRecord::Histograms(shards) => {
                 let shard = |record: &HistogramRecord| {

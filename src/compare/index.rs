@@ -38,7 +38,10 @@ impl Index {
                 op if op.moves_values() && node.dtype == DType::I8 => qparams[node.inputs[0].index()],
                 _ => None,
             });
-            if matches!(node.op, Op::Linear(_) | Op::IntegerLinear(_) | Op::Conv(_) | Op::IntegerConv(_)) {
+            if matches!(
+                node.op,
+                Op::Linear(_) | Op::IntegerLinear(_) | Op::IntegerLinearGroups(_) | Op::Conv(_) | Op::IntegerConv(_)
+            ) {
                 layers.entry(node.origin.clone()).or_insert(id);
             }
             if let Some(&first) = node.inputs.first() {

@@ -9,8 +9,8 @@ use super::values::{Values, real};
 use crate::graph::NodeId;
 use crate::interp::{InterpError, Interpreter};
 use crate::numerics;
-use crate::ops::{Dequantize, DequantizeDynamic, Input, IntegerLinear, Op, Requantize};
-use crate::values::{DType, Tensor, TensorQParams};
+use crate::ops::{Dequantize, DequantizeDynamic, Input, IntegerLinear, IntegerLinearGroups, Op, Requantize};
+use crate::values::{DType, Tensor};
 
 pub(super) struct Actual<'a> {
     pub(super) interpreter: &'a Interpreter,
@@ -116,13 +116,17 @@ pub(super) fn weight(interpreter: &Interpreter, index: &Index, layer: NodeId) ->
     let k = weight.shape().iter().skip(1).product::<usize>().max(1);
     let fraction_bits = match &node.op {
         Op::IntegerLinear(IntegerLinear { fraction_bits }) => Some(*fraction_bits),
+        Op::IntegerLinearGroups(IntegerLinearGroups { fraction_bits, .. }) => Some(*fraction_bits),
         Op::IntegerConv(conv) => Some(conv.fraction_bits),
         _ => None,
     };
     let Some(fraction_bits) = fraction_bits else {
         let Some(reals) = weight.as_f32().map(<[f32]>::to_vec) else { return Ok(None) };
         let op = &graph.node(node.inputs[1]).op;
-        let per_channel = matches!(op, Op::Dequantize(Dequantize { qparams: TensorQParams::PerChannel { .. } }));
+        let per_channel = match op {
+            Op::Dequantize(Dequantize { qparams }) => qparams.per_tensor().is_none(),
+            _ => false,
+        };
         return Ok(Some(Weight { reals, k, quantized: matches!(op, Op::Dequantize(_)), per_channel }));
     };
     // The scales are in the factors of the epilogue.
@@ -141,7 +145,27 @@ pub(super) fn weight(interpreter: &Interpreter, index: &Index, layer: NodeId) ->
         _ => return Ok(None),
     };
     let (Some(values), Some(factors)) = (weight.as_i8(), factors.as_f32()) else { return Ok(None) };
-    let real = |(at, &value): (usize, &i8)| (f64::from(value) * f64::from(factors[at / k]) * unit) as f32;
+    let groups = match &node.op {
+        Op::IntegerLinearGroups(IntegerLinearGroups { group_size, .. }) => {
+            let constants = [3, 4].map(|at| interpreter.constant_value(node.inputs[at]));
+            let [Some(multipliers), Some(zero_points)] = constants.map(|tensor| tensor.ok().flatten()) else {
+                return Ok(None);
+            };
+            Some((*group_size, multipliers, zero_points))
+        }
+        _ => None,
+    };
+    // A weight in steps of its channel.
+    let steps = |at: usize, value: i8| match &groups {
+        None => f64::from(value),
+        Some((size, multipliers, zero_points)) => {
+            let group = at / k * k.div_ceil(*size) + at % k / size;
+            let zero_point = zero_points.as_i8().map_or(0, |zero_points| zero_points[group]);
+            let multiplier = multipliers.as_i32().map_or(1, |multipliers| multipliers[group]);
+            (f64::from(value) - f64::from(zero_point)) * f64::from(multiplier)
+        }
+    };
+    let real = |(at, &value): (usize, &i8)| (steps(at, value) * f64::from(factors[at / k]) * unit) as f32;
     let reals = values.iter().enumerate().map(real).collect();
     // A scale for the tensor is repeated for each channel.
     let per_channel = factors.windows(2).any(|pair| pair[0] != pair[1]);

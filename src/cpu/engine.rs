@@ -75,12 +75,14 @@ impl Engine {
         let (mut int8, mut float, mut factors) = (HashMap::new(), HashMap::new(), HashMap::new());
         let weights = program.steps().iter().map(|step| match &step.op {
             StepOp::QLinear(linear) => {
-                let packed = int8.entry((linear.weight.as_ptr(), linear.n, linear.k));
+                let groups =
+                    linear.groups.as_ref().map(|groups| (groups.multipliers.as_ptr(), groups.zero_points.as_ptr()));
+                let packed = int8.entry((linear.weight.as_ptr(), linear.n, linear.k, groups));
                 Int8Layer::new(&step.name, linear, options.gemm, packed).map(Weight::Int8).map(Some)
             }
             StepOp::QConv(conv) if conv.groups > 1 => Ok(Some(taps(conv).map_or(Weight::Unpacked, Weight::Taps))),
             StepOp::QConv(QConv { layer, .. }) => {
-                let packed = int8.entry((layer.weight.as_ptr(), layer.n, layer.k));
+                let packed = int8.entry((layer.weight.as_ptr(), layer.n, layer.k, None));
                 Int8Layer::new(&step.name, layer, options.gemm, packed).map(Weight::Int8).map(Some)
             }
             StepOp::Op(Op::Linear(Linear { products })) => Ok(program.constant(step.inputs[1]).map(|weight| {

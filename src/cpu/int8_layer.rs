@@ -56,7 +56,17 @@ impl Int8Layer {
             });
         }
         log::info!("{step}: int8 product by {}", gemm.name());
-        let weight = packed.or_insert_with(|| Int8Weight::new(&linear.weight, linear.n, linear.k, gemm).into());
+        let weight = packed.or_insert_with(|| {
+            let (n, k) = (linear.n, linear.k);
+            let weight = match linear.groups {
+                None => Int8Weight::new(&linear.weight, n, k, gemm),
+                Some(_) => {
+                    let row = |channel| linear.factors(channel).map(|factor| factor as i16);
+                    Int8Weight::of_16_bits(&(0..n).flat_map(row).collect::<Vec<_>>(), n, k, gemm)
+                }
+            };
+            weight.into()
+        });
         let weight = Arc::clone(weight);
         let offsets = weight.offsets().iter().map(|offset| offset << linear.fraction_bits);
         let bias = linear.bias.iter().zip(offsets).map(|(b, offset)| b.wrapping_sub(offset)).collect();

@@ -37,11 +37,11 @@ pub(super) fn run(run: &mut StepRun<'_>) -> Option<Output> {
     })
 }
 
-/// The qparams of a step. Lowering leaves those for each channel to constants.
+/// The qparams of a step. Lowering leaves those for each channel or group to constants.
 fn per_tensor(qparams: &TensorQParams) -> QParams {
     match qparams {
         TensorQParams::PerTensor(qparams) => *qparams,
-        TensorQParams::PerChannel { .. } => unreachable!("{CHECKED}"),
+        TensorQParams::PerChannel { .. } | TensorQParams::PerGroup(_) => unreachable!("{CHECKED}"),
     }
 }
 

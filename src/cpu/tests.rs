@@ -31,6 +31,7 @@ fn layers(int8: bool, changed: bool) -> Program {
             let linear = QLinear {
                 weight: if other { vec![1; 16].into() } else { Arc::clone(&shared) },
                 bits: 8,
+                groups: None,
                 n: 4,
                 k: 4,
                 bias: vec![at as i32; 4].into(),

@@ -18,7 +18,7 @@ use super::kernels::layout::{dense_bytes, pad_rows};
 use super::kernels::linear::coopmat::Coopmat;
 use super::kernels::linear::layers;
 use super::kernels::linear::weights::{
-    BLOCK_COLS, Channels, WeightBits, WeightPart, block_bytes, pack_channels, pack_weight,
+    BLOCK_COLS, Channels, WeightBits, WeightPart, block_bytes, pack_channels, pack_columns,
 };
 use super::kernels::pool;
 use super::memory::BufferRange;
@@ -95,7 +95,7 @@ impl Model {
                 StepOp::QLinear(_) if siblings.contains(&at) => StepData::Nothing,
                 StepOp::QLinear(linear) => {
                     let fused = shared.iter().find(|fused| fused.main == at).copied().unwrap_or(FusedStep::single(at));
-                    let sources = layers::weights(program, &fused).map(|weight| weight.as_ptr() as usize).collect();
+                    let sources = layers::sources(program, &fused);
                     let merged = layers::merged(program, &fused);
                     let linear = merged.as_ref().unwrap_or(linear);
                     StepData::Linear(upload_weight(device, config, &step.name, (linear, sources), &mut packed).await?)
@@ -304,7 +304,7 @@ async fn upload_weight(
             Some(shared) => (shared.parts[at], shared.buffers[at].weight.clone()),
             None => {
                 let values = &weight[range.start * k..range.end * k];
-                let packed = pack_weight(values, range.len(), *k, bits);
+                let packed = pack_columns(linear, range.clone(), bits);
                 let exact = |coopmat: Coopmat| coopmat.exact_chunk_vecs(values, range.len(), *k);
                 let chunk_vecs = config.choice.coopmat.map_or(0, exact);
                 let weight = storage(device, &format!("{name}.weight"), &packed).await?;
@@ -330,7 +330,7 @@ async fn upload_grouped(device: &Device, name: &str, conv: &QConv) -> Result<Lin
 /// Columns of a weight that a binding of the device can hold.
 fn columns_of_part(device: &Device, name: &str, linear: &QLinear, bits: WeightBits) -> Result<usize, GpuError> {
     let limit = device.limits.max_storage_buffer_binding_size.min(device.limits.max_buffer_size);
-    let block = block_bytes(linear.k, bits) as u64;
+    let block = block_bytes(linear, bits) as u64;
     // The channels of a part take fewer bytes than its weights, unless it has hardly any features.
     let larger = block.max((BLOCK_COLS * size_of::<Channels>() / 4) as u64);
     if larger > limit {

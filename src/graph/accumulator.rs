@@ -4,7 +4,7 @@
 //! Engines rely on it and ignore such a bias, so a graph that has one is refused when it is built or loaded.
 
 use super::{GraphError, Node, NodeId};
-use crate::ops::{Constant, IntegerLinear, Op, OpError};
+use crate::ops::{Constant, IntegerLinear, IntegerLinearGroups, Op, OpError};
 use crate::values::Tensor;
 
 /// Checks the constants of one node. Lowering checks those that are computed.
@@ -14,9 +14,13 @@ use crate::values::Tensor;
 pub(super) fn check(nodes: &[Node], name: &str, op: &Op, inputs: &[NodeId]) -> Result<(), GraphError> {
     let (Op::ScaleAccumulatorDynamic(_), &[acc, _, sums, ..]) = (op, inputs) else { return Ok(()) };
     let acc = &nodes[acc.index()];
-    let (Op::IntegerLinear(IntegerLinear { fraction_bits }), &[_, weight, bias]) = (&acc.op, acc.inputs.as_slice())
-    else {
-        return Ok(());
+    let (fraction_bits, groups, weight, bias) = match (&acc.op, acc.inputs.as_slice()) {
+        (Op::IntegerLinear(IntegerLinear { fraction_bits }), &[_, weight, bias]) => (fraction_bits, None, weight, bias),
+        (
+            Op::IntegerLinearGroups(IntegerLinearGroups { fraction_bits, group_size }),
+            &[_, weight, bias, multipliers, zero_points],
+        ) => (fraction_bits, Some((*group_size, multipliers, zero_points)), weight, bias),
+        _ => return Ok(()),
     };
     let refuse = |what, value: String, rule| {
         Err(GraphError::Op { node: name.to_owned(), source: OpError::Parameter { what, value, rule } })
@@ -37,8 +41,28 @@ pub(super) fn check(nodes: &[Node], name: &str, op: &Op, inputs: &[NodeId]) -> R
     }
     let (Some(weight), Some(sums)) = (constant(weight), constant(sums).and_then(Tensor::as_i32)) else { return Ok(()) };
     let Some(quantized) = weight.as_i8() else { return Ok(()) };
-    let rows =
-        quantized.chunks_exact(weight.shape()[1].max(1)).map(|row| row.iter().map(|&w| i64::from(w)).sum::<i64>());
+    let groups = match groups {
+        None => None,
+        Some((size, multipliers, zero_points)) => {
+            let multipliers = constant(multipliers).and_then(Tensor::as_i32);
+            let zero_points = constant(zero_points).and_then(Tensor::as_i8);
+            let Some((multipliers, zero_points)) = multipliers.zip(zero_points) else { return Ok(()) };
+            Some((size, multipliers, zero_points))
+        }
+    };
+    let k = weight.shape()[1].max(1);
+    let sum_of = |(channel, row): (usize, &[i8])| match groups {
+        None => row.iter().map(|&w| i64::from(w)).sum::<i64>(),
+        Some((size, multipliers, zero_points)) => {
+            let of_group = |(group, w): (usize, &[i8])| {
+                let at = channel * k.div_ceil(size) + group;
+                let differences = w.iter().map(|&w| i64::from(w) - i64::from(zero_points[at])).sum::<i64>();
+                i64::from(multipliers[at]) * differences
+            };
+            row.chunks(size).enumerate().map(of_group).sum()
+        }
+    };
+    let rows = quantized.chunks_exact(k).enumerate().map(sum_of);
     for (channel, (expected, &sum)) in rows.zip(sums).enumerate() {
         if i64::from(sum) != expected {
             let value = format!("{sum} of channel {channel}, whose weights sum to {expected},");

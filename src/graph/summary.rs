@@ -4,8 +4,8 @@ use std::fmt;
 
 use super::{Graph, Node};
 use crate::ops::{
-    DequantizeDynamic, Input, IntegerAdd, IntegerLinear, IntegerMatMulDynamic, IntegerMul, Lut, Op, Requantize,
-    ScaleAccumulator, ScaleAccumulatorDynamic,
+    DequantizeDynamic, Input, IntegerAdd, IntegerLinear, IntegerLinearGroups, IntegerMatMulDynamic, IntegerMul, Lut,
+    Op, Requantize, ScaleAccumulator, ScaleAccumulatorDynamic,
 };
 use crate::values::DType;
 
@@ -52,6 +52,11 @@ impl Graph {
                 Op::IntegerLinear(IntegerLinear { fraction_bits }) => {
                     let user = users[id.index()].first().map(|&user| &self.node(user).op);
                     summary.integer.push(linear_line(self, node, *fraction_bits, user));
+                }
+                Op::IntegerLinearGroups(IntegerLinearGroups { fraction_bits, group_size }) => {
+                    let user = users[id.index()].first().map(|&user| &self.node(user).op);
+                    let line = linear_line(self, node, *fraction_bits, user);
+                    summary.integer.push(format!("{line}, weight in groups of {group_size}"));
                 }
                 Op::IntegerConv(conv) => {
                     let user = users[id.index()].first().map(|&user| &self.node(user).op);

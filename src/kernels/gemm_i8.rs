@@ -1,6 +1,6 @@
 //! Exact int8 GEMM (matrix products of int8 with `i32` sums).
 //!
-//! `rten-gemm` multiplies u8 by i8. Flipping the top bit of an int8 activation makes it u8 and adds 128, so 128 · Σw is subtracted
+//! `rten-gemm` multiplies u8 by i8. Factors of 16 bits, which group-wise weights have, are two weights of 8 bits there. Flipping the top bit of an int8 activation makes it u8 and adds 128, so 128 · Σw is subtracted
 //! again for each channel. On processors without a non-saturating instruction, `rten-gemm` may saturate its intermediate 16-bit
 //! sums. There, enfold uses its own kernels: register tiles on AVX2, plain loops elsewhere.
 
@@ -26,6 +26,10 @@ mod avx2 {
 
     impl Panels {
         pub(super) fn new(_: &[i8], _: usize, _: usize) -> Self {
+            unreachable!("AVX2 is not available")
+        }
+
+        pub(super) fn of_16_bits(_: &[i16], _: usize, _: usize) -> Self {
             unreachable!("AVX2 is not available")
         }
 
@@ -95,6 +99,10 @@ pub(crate) struct Int8Weight {
 }
 
 enum Packed {
+    /// Factors of 16 bits as two int8 weights: `256 · high + low`, whose channels come one after the other, first the high ones.
+    RtenHalves(PackedBMatrix<i8>),
+    /// Factors of 16 bits as they are.
+    Portable16(Vec<i16>),
     Rten {
         packed: PackedBMatrix<i8>,
         /// The caller's weight as it is, `[n, k]`: for one row, `rten-gemm` has a faster vector product that reads it.
@@ -126,6 +134,27 @@ impl Int8Weight {
             }
             Int8Gemm::Avx2 => Packed::Avx2(avx2::Panels::new(weight, n, k)),
             Int8Gemm::Rten | Int8Gemm::Portable => Packed::Portable(Arc::clone(weight)),
+        };
+        Self { n, k, offsets, packed }
+    }
+
+    /// Packs factors `[n, k]` of 16 bits, row-major, of at most 2¹⁵ − 129 in magnitude: int8 weights times the integer scales of their
+    /// groups (equation 4). A product with an int8 value has 23 bits, so that two of them fit the exact instructions for int8 as well.
+    pub(crate) fn of_16_bits(factors: &[i16], n: usize, k: usize, gemm: Int8Gemm) -> Self {
+        let mut offsets = vec![0; n];
+        let packed = match gemm {
+            Int8Gemm::Rten if n > 0 && k > 0 => {
+                offsets.par_iter_mut().zip(factors.par_chunks_exact(k)).for_each(|(offset, row)| {
+                    *offset = row.iter().fold(0i32, |sum, &w| sum.wrapping_add(i32::from(w))).wrapping_mul(128);
+                });
+                // Rounded, so that what is left fits int8.
+                let high = |&w: &i16| ((i32::from(w) + 128) >> 8) as i8;
+                let low = |w: &i16| (i32::from(*w) - 256 * i32::from(high(w))) as i8;
+                let halves: Vec<i8> = factors.iter().map(high).chain(factors.iter().map(low)).collect();
+                Packed::RtenHalves(GemmExecutor::<u8, i8, i32>::new().prepack_b(transposed(&halves, 2 * n, k)))
+            }
+            Int8Gemm::Avx2 => Packed::Avx2(avx2::Panels::of_16_bits(factors, n, k)),
+            Int8Gemm::Rten | Int8Gemm::Portable => Packed::Portable16(factors.to_vec()),
         };
         Self { n, k, offsets, packed }
     }
@@ -201,7 +230,27 @@ impl Int8Weight {
                 let a = GemmInputA::Unpacked(matrix(flipped, m, self.k));
                 EXECUTOR.with(|executor| executor.gemm(sums, a, b, GemmOptions::default())).expect(SIZES);
             }
+            Packed::RtenHalves(packed) => {
+                flip_all(flipped, x);
+                let mut halves = vec![0i32; 2 * sums.len()];
+                let a = GemmInputA::Unpacked(matrix(flipped, m, self.k));
+                let b = GemmInputB::Packed(packed);
+                EXECUTOR.with(|executor| executor.gemm(&mut halves, a, b, GemmOptions::default())).expect(SIZES);
+                let n = self.n;
+                vectorized(
+                    #[inline(always)]
+                    || {
+                        for (sums, halves) in sums.chunks_exact_mut(n).zip(halves.chunks_exact(2 * n)) {
+                            let (high, low) = halves.split_at(n);
+                            for ((sum, &high), &low) in sums.iter_mut().zip(high).zip(low) {
+                                *sum = high.wrapping_mul(256).wrapping_add(low);
+                            }
+                        }
+                    },
+                );
+            }
             Packed::Portable(weight) => portable(sums, x, weight, self.n, self.k),
+            Packed::Portable16(weight) => portable(sums, x, weight, self.n, self.k),
             Packed::Avx2(_) => unreachable!("`map` calls the AVX2 kernel itself"),
         }
     }
@@ -216,7 +265,7 @@ fn block_rows(m: usize, n: usize) -> usize {
 }
 
 /// Computes `acc[m, n] = Σ_k x[m, k] · w[n, k]`, by one dot product for each element.
-fn portable(acc: &mut [i32], x: &[i8], w: &[i8], n: usize, k: usize) {
+fn portable<W: Copy + Into<i32> + Sync>(acc: &mut [i32], x: &[i8], w: &[W], n: usize, k: usize) {
     if k == 0 {
         return acc.fill(0);
     }
@@ -227,7 +276,7 @@ fn portable(acc: &mut [i32], x: &[i8], w: &[i8], n: usize, k: usize) {
             #[inline(always)]
             || {
                 for (acc, w) in acc.iter_mut().zip(w.chunks_exact(k)) {
-                    let product = |(&x, &w): (&i16, &i8)| i32::from(x) * i32::from(w);
+                    let product = |(&x, &w): (&i16, &W)| i32::from(x) * w.into();
                     *acc = x.iter().zip(w).map(product).fold(0, i32::wrapping_add);
                 }
             },
@@ -279,6 +328,29 @@ mod tests {
                     let weight = Int8Weight::new(&w.as_slice().into(), n, k, gemm);
                     assert_eq!(weight.product(&x, m), expected, "{gemm:?} m {m} n {n} k {k}");
                 }
+            }
+        }
+    }
+
+    /// Factors of groups: the extremes of 255 · int8, in every kernel.
+    #[test]
+    fn products_of_16_bits_are_exact() {
+        let extremes = [-32640i16, 32385, -129, 127, 128, -128, 1, 0, -32639, 255];
+        for [m, n, k] in [[1, 1, 1], [1, 5, 300], [2, 17, 16], [7, 33, 31], [64, 16, 385], [70, 15, 769]] {
+            let x: Vec<i8> = (0..m * k).map(|i| [-128i8, 127, -127, 1][(i * 7 + i / 3) % 4]).collect();
+            let w: Vec<i16> = (0..n * k).map(|i| extremes[(i * 3 + i / 7) % 10]).collect();
+            let dot = |i: usize, j: usize| {
+                (0..k).map(|p| i64::from(x[i * k + p]) * i64::from(w[j * k + p])).sum::<i64>() as i32
+            };
+            let expected: Vec<i32> = (0..m * n).map(|at| dot(at / n, at % n)).collect();
+            for gemm in usable(k) {
+                let weight = Int8Weight::of_16_bits(&w, n, k, gemm);
+                assert_eq!(weight.product(&x, m), expected, "{gemm:?} m {m} n {n} k {k}");
+                let mut changed = w.clone();
+                changed[n * k - 1] ^= 1;
+                let changed = Int8Weight::of_16_bits(&changed, n, k, gemm).product(&x, m);
+                let differ = (0..m * n).filter(|&at| changed[at] != expected[at]).count();
+                assert_eq!(differ, m, "{gemm:?} notices one changed factor");
             }
         }
     }

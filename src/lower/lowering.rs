@@ -7,10 +7,12 @@ use super::LowerOptions;
 use super::error::LowerError;
 use crate::graph::{FloatNode, Graph, Node, NodeId};
 use crate::ops::{
-    Constant, Dequantize, IntegerConv, IntegerLinear, IntegerMatMul, Lut, Op, Quantize, Requantize, Reshape,
-    ScaleAccumulator, ScaleAccumulatorDynamic, by_tap,
+    Constant, Dequantize, IntegerConv, IntegerLinear, IntegerLinearGroups, IntegerMatMul, Lut, Op, Quantize,
+    Requantize, Reshape, ScaleAccumulator, ScaleAccumulatorDynamic, by_tap,
 };
-use crate::program::{Epilogue, Program, QConv, QLinear, QLut, QMatMul, Step, StepOp, Value, ValueId, ValueType};
+use crate::program::{
+    Epilogue, Program, QConv, QLinear, QLut, QMatMul, Step, StepOp, Value, ValueId, ValueType, WeightGroups,
+};
 use crate::values::{Contents, DType, QParams, QuantRange, Shape, Tensor, TensorQParams};
 
 /// The state of lowering one graph.
@@ -92,7 +94,13 @@ impl<'g> Lowering<'g> {
             Op::Quantize(_) | Op::Dequantize(_) => {
                 self.refuse(id, "only constants can have a scale for each channel, or quantized values of i32");
             }
-            Op::IntegerLinear(IntegerLinear { fraction_bits }) => self.linear(id, node, *fraction_bits),
+            Op::IntegerLinear(IntegerLinear { fraction_bits }) => self.linear(id, node, *fraction_bits, None),
+            Op::IntegerLinearGroups(IntegerLinearGroups { fraction_bits, group_size }) => {
+                match self.groups(node, *group_size) {
+                    Ok(groups) => self.linear(id, node, *fraction_bits, Some(groups)),
+                    Err(reason) => self.refuse(id, reason),
+                }
+            }
             Op::IntegerConv(conv) => self.conv(id, node, conv),
             Op::IntegerAveragePool(pool) => self.step(id, Some(pool.y)),
             Op::IntegerResizeLinear(resize) => self.step(id, Some(resize.y)),
@@ -123,7 +131,8 @@ impl<'g> Lowering<'g> {
     /// Checks that an epilogue has an accumulator whose step includes it.
     fn check_epilogue(&mut self, id: NodeId, node: &Node) {
         let acc = &self.graph.node(node.inputs[0]).op;
-        if !matches!(acc, Op::IntegerLinear(_) | Op::IntegerConv(_) | Op::IntegerMatMul(_)) {
+        if !matches!(acc, Op::IntegerLinear(_) | Op::IntegerLinearGroups(_) | Op::IntegerConv(_) | Op::IntegerMatMul(_))
+        {
             self.refuse(id, "its accumulator does not come from a linear layer, a convolution or a matmul");
         } else if self.known.contains_key(&node.inputs[0]) {
             self.refuse(id, "its accumulator is a constant, but its factors are not");
@@ -146,8 +155,8 @@ impl<'g> Lowering<'g> {
     }
 
     /// Adds the step of an int8 linear layer, with its epilogue.
-    fn linear(&mut self, id: NodeId, node: &Node, fraction_bits: u32) {
-        let [x, w, bias] = node.inputs[..] else { return };
+    fn linear(&mut self, id: NodeId, node: &Node, fraction_bits: u32, groups: Option<WeightGroups>) {
+        let [x, w, bias, ..] = node.inputs[..] else { return };
         let Some((reader, qparams, epilogue)) = self.epilogue(id) else { return };
         let Some((weight, bias)) = self.i8(w).zip(self.i32(bias)) else {
             return self.refuse(id, "its quantized weight and bias are not constants");
@@ -163,8 +172,24 @@ impl<'g> Lowering<'g> {
             inputs.push(dynamic_qparams);
         }
         let bits = self.bits(w);
-        let op = StepOp::QLinear(QLinear { weight, bits, n, k, bias, fraction_bits, epilogue });
+        let op = StepOp::QLinear(QLinear { weight, bits, groups, n, k, bias, fraction_bits, epilogue });
         self.step_for(reader, &node.name, op, &inputs, qparams);
+    }
+
+    /// Returns the factors of the groups of a weight, or the reason why there are none.
+    fn groups(&self, node: &Node, size: usize) -> Result<WeightGroups, String> {
+        let (multipliers, zero_points) = (self.known.get(&node.inputs[3]), self.known.get(&node.inputs[4]));
+        let Some((multipliers, zero_points)) =
+            multipliers.and_then(|m| m.as_i32()).zip(zero_points.and_then(|z| z.as_i8()))
+        else {
+            return Err("the scales and zero points of its groups are not constants".to_owned());
+        };
+        let multiplier = |(group, &m): (usize, &i32)| match u8::try_from(m) {
+            Ok(m) if m > 0 => Ok(m),
+            _ => Err(format!("the integer scale of group {group} is {m}, expected 1 to 255")),
+        };
+        let multipliers = multipliers.iter().enumerate().map(multiplier).collect::<Result<_, _>>()?;
+        Ok(WeightGroups { size, multipliers, zero_points: zero_points.into() })
     }
 
     /// Adds the step of an int8 convolution, with its epilogue. Images have the channels last, since a graph pass has moved them.
@@ -181,7 +206,7 @@ impl<'g> Lowering<'g> {
         let reordered = self.conv_weights.entry(Arc::as_ptr(&weight));
         let reordered = reordered.or_insert_with(|| by_tap(values, weight.shape()).into());
         let (weight, bits) = (Arc::clone(reordered), self.bits(w));
-        let layer = QLinear { weight, bits, n, k, bias, fraction_bits: conv.fraction_bits, epilogue };
+        let layer = QLinear { weight, bits, groups: None, n, k, bias, fraction_bits: conv.fraction_bits, epilogue };
         let (window, groups, zero_point) = (conv.window.clone(), conv.groups, conv.zero_point);
         let op = StepOp::QConv(QConv { layer, window, groups, zero_point });
         self.step_for(reader, &node.name, op, &[x], qparams);

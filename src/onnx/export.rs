@@ -8,6 +8,7 @@ mod elementwise;
 mod embedding;
 mod exporter;
 mod file;
+mod groups;
 mod integer;
 mod linear;
 mod matmul;

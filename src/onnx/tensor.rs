@@ -299,7 +299,8 @@ pub(super) fn swapped_qparams(qparams: &TensorQParams) -> TensorQParams {
         TensorQParams::PerChannel { channels, ch_axis } => {
             TensorQParams::PerChannel { channels: Arc::clone(channels), ch_axis: 1 - ch_axis.min(&1) }
         }
-        per_tensor => per_tensor.clone(),
+        // Groups are not swapped: their callers have none.
+        other => other.clone(),
     }
 }
 

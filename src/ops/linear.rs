@@ -1,5 +1,7 @@
 //! Linear layers in float, and in integers with the epilogues of their accumulator.
 
+mod groups;
+
 use std::fmt;
 
 use rayon::prelude::*;
@@ -14,6 +16,7 @@ use crate::numerics::float::products::{factors, product, transposed_factors};
 use crate::numerics::{self, FloatProducts, FloatProductsRecord, MAX_FRACTION_BITS, gemm};
 use crate::values::slices::{codes, integers, rows_before_last, tensor, with_last};
 use crate::values::{DType, QParams, Shape, Tensor};
+pub use groups::IntegerLinearGroups;
 
 /// Linear layer, `x[…, K] · w[N, K]ᵀ (+ b[N])`, all floats. Inputs: x, w, and b if the layer has a bias. Output: `[…, N]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -294,7 +297,7 @@ fn linear_shape(inputs: &Operands<'_>) -> Result<Shape, OpError> {
     let (x, w) = (inputs.shape(0), inputs.shape(1).fixed_dims());
     let (n, k) = (w[0], w[1]);
     expect_size("input features", inputs.features()?, k)?;
-    if inputs.len() == 3 {
+    if inputs.len() > 2 {
         inputs.expect_vector(2, "bias length", n)?;
     }
     Ok(x.with_last(n))

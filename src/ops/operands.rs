@@ -102,11 +102,24 @@ impl<'a> Operands<'a> {
         x.last().ok_or_else(|| rank_error("input", x, "a last axis of static length"))
     }
 
-    /// Checks that there is one scale for each index of the channel axis.
+    /// Checks that there is one scale for each index of the channel axis, or for each group of a tensor of known size.
     pub(super) fn expect_channels(&self, qparams: &TensorQParams) -> Result<(), OpError> {
-        let TensorQParams::PerChannel { channels, ch_axis } = qparams else { return Ok(()) };
-        let expected = inner_axis(self.shape(0), *ch_axis)?;
-        expect_size("number of channel scales", channels.len(), expected)
+        match qparams {
+            TensorQParams::PerTensor(_) => Ok(()),
+            TensorQParams::PerChannel { channels, ch_axis } => {
+                let expected = inner_axis(self.shape(0), *ch_axis)?;
+                expect_size("number of channel scales", channels.len(), expected)
+            }
+            TensorQParams::PerGroup(groups) => {
+                if self.shape(0).is_batched() {
+                    return Err(batch("has a scale for each group of a value that varies with the batch"));
+                }
+                groups.check_shape(&self.shape(0).fixed_dims()).or_else(|expected| {
+                    expect_size("number of group scales", groups.groups().len(), expected)?;
+                    expect_size("groups of a row", groups.groups_per_row(), expected / groups.rows())
+                })
+            }
+        }
     }
 }
 

@@ -11,7 +11,8 @@ use super::operator::{Aligned, Operator, moved};
 use crate::numerics::{self, QuantizeRule, vectorized};
 use crate::values::slices::{codes, integers, tensor, with_last};
 use crate::values::{
-    DType, Granularity, MAX_SCALE, MIN_SCALE, QParams, QScheme, QuantRange, Shape, Symmetry, Tensor, TensorQParams,
+    DType, Granularity, GroupQParams, MAX_SCALE, MIN_SCALE, QParams, QScheme, QuantRange, Shape, Symmetry, Tensor,
+    TensorQParams,
 };
 
 /// Quantization `f32 → int8` (equation 2), or to `i32` with [`QuantRange::INT32`]. Input: floats of any shape.
@@ -39,6 +40,7 @@ impl Operator for Quantize {
         match self.qparams {
             TensorQParams::PerTensor(_) => "quantize_per_tensor",
             TensorQParams::PerChannel { .. } => "quantize_per_channel",
+            TensorQParams::PerGroup(_) => "quantize_per_group",
         }
     }
 
@@ -53,7 +55,7 @@ impl Operator for Quantize {
     }
 
     fn permute(&mut self, perm: &[usize]) -> Option<Aligned> {
-        permute(&mut self.qparams, perm);
+        permute(&mut self.qparams, perm)?;
         Some(Aligned::First)
     }
 
@@ -96,6 +98,7 @@ impl Operator for Dequantize {
         match self.qparams {
             TensorQParams::PerTensor(_) => "dequantize_per_tensor",
             TensorQParams::PerChannel { .. } => "dequantize_per_channel",
+            TensorQParams::PerGroup(_) => "dequantize_per_group",
         }
     }
 
@@ -110,7 +113,7 @@ impl Operator for Dequantize {
     }
 
     fn permute(&mut self, perm: &[usize]) -> Option<Aligned> {
-        permute(&mut self.qparams, perm);
+        permute(&mut self.qparams, perm)?;
         Some(Aligned::First)
     }
 
@@ -277,11 +280,14 @@ impl Operator for DequantizeDynamic {
     }
 }
 
-/// Moves the channel axis of a tensor whose axes are permuted.
-fn permute(qparams: &mut TensorQParams, perm: &[usize]) {
-    if let TensorQParams::PerChannel { ch_axis, .. } = qparams {
-        *ch_axis = moved(perm, *ch_axis);
+/// Moves the channel axis of a tensor whose axes are permuted. Groups lie along the last axis, in row-major order.
+fn permute(qparams: &mut TensorQParams, perm: &[usize]) -> Option<()> {
+    match qparams {
+        TensorQParams::PerTensor(_) => {}
+        TensorQParams::PerChannel { ch_axis, .. } => *ch_axis = moved(perm, *ch_axis),
+        TensorQParams::PerGroup(_) => return None,
     }
+    Some(())
 }
 
 /// Checks that input `at` has the shape of dynamic qparams of input 0, for the tensor or for each row.
@@ -337,7 +343,7 @@ fn first_nan(x: &[f32]) -> Option<usize> {
     x[first..].iter().position(|v| v.is_nan()).map(|at| first + at)
 }
 
-/// Computes `rule(x, qparams)` of each element and the qparams of its channel.
+/// Computes `rule(x, qparams)` of each element and the qparams of its channel or group.
 fn each_channel<T: Copy + Sync, R: Default + Clone + Send>(
     x: &[T],
     shape: &[usize],
@@ -368,6 +374,7 @@ pub(super) fn for_each_channel<T: Sync, R: Send>(
     let (channels, inner) = match qparams {
         TensorQParams::PerTensor(q) => (std::slice::from_ref(q), TASK),
         TensorQParams::PerChannel { channels, ch_axis } => (&channels[..], shape[ch_axis + 1..].iter().product()),
+        TensorQParams::PerGroup(groups) => return for_each_group(y, x, shape, groups, f),
     };
     if y.is_empty() {
         return;
@@ -379,6 +386,28 @@ pub(super) fn for_each_channel<T: Sync, R: Send>(
             || {
                 for (run, (y, x)) in y.chunks_mut(inner).zip(x.chunks(inner)).enumerate() {
                     f(y, x, channels[(at * runs + run) % channels.len()]);
+                }
+            },
+        );
+    });
+}
+
+/// Calls `f` with the elements of `y` and `x` of each group, whose last in a row may be shorter.
+fn for_each_group<T: Sync, R: Send>(
+    y: &mut [R],
+    x: &[T],
+    shape: &[usize],
+    groups: &GroupQParams,
+    f: impl Fn(&mut [R], &[T], QParams) + Sync,
+) {
+    let k = shape.last().copied().unwrap_or(1).max(1);
+    let of_row = groups.groups().par_chunks_exact(groups.groups_per_row());
+    y.par_chunks_exact_mut(k).zip(x.par_chunks_exact(k)).zip(of_row).for_each(|((y, x), of_row)| {
+        vectorized(
+            #[inline(always)]
+            || {
+                for ((y, x), &q) in y.chunks_mut(groups.size()).zip(x.chunks(groups.size())).zip(of_row) {
+                    f(y, x, q);
                 }
             },
         );

@@ -1,9 +1,11 @@
 //! Checks of one step: the types, shapes and numbers that engines rely on.
 
-use super::{Epilogue, Program, ProgramError, QConv, QLinear, QLut, QMatMul, Step, StepOp, Value, ValueType};
+use super::{
+    Epilogue, Program, ProgramError, QConv, QLinear, QLut, QMatMul, Step, StepOp, Value, ValueType, WeightGroups,
+};
 use crate::numerics;
 use crate::ops::{ImageLayout, IntegerConv, Op, OpError, Operand, TensorType};
-use crate::values::{DType, QParams, QuantRange, Shape, TensorQParams, check_values};
+use crate::values::{DType, QParams, QParamsError, QuantRange, Shape, TensorQParams, check_size, check_values};
 
 /// Checks one step. The ids of its values exist.
 pub(super) fn check_step(program: &Program, step: &Step) -> Result<(), ProgramError> {
@@ -122,9 +124,44 @@ impl<'p> Check<'p> {
         self.size("bias length", layer.bias.len(), layer.n)?;
         self.epilogue(&layer.epilogue, layer.n)?;
         let step = || self.step.name.clone();
+        if let Some(groups) = &layer.groups {
+            self.groups(layer, groups)?;
+        }
         check_values(&layer.weight, layer.bits).map_err(|source| ProgramError::Bits { step: step(), source })?;
         check_accumulator(&self.step.name, layer)?;
         check_dynamic(&self.step.name, layer)
+    }
+
+    /// Checks the numbers of the groups of a weight.
+    fn groups(&self, layer: &QLinear, groups: &WeightGroups) -> Result<(), ProgramError> {
+        let refused = |source: QParamsError| self.refuse(source.into());
+        check_size(groups.size).map_err(refused)?;
+        let of_row = layer.k.div_ceil(groups.size);
+        let expected = layer.n.saturating_mul(of_row);
+        self.size("integer scales of groups", groups.multipliers.len(), expected)?;
+        self.size("zero points of groups", groups.zero_points.len(), expected)?;
+        if let Some(group) = groups.multipliers.iter().position(|&m| m == 0) {
+            return Err(refused(QParamsError::GroupMultiplier { group }));
+        }
+        for (channel, weight) in layer.weight.chunks_exact(layer.k.max(1)).enumerate() {
+            let zero_points = &groups.zero_points[channel * of_row..][..of_row];
+            for (w, &zero_point) in weight.chunks(groups.size).zip(zero_points) {
+                let (zero_point, ends) = (i64::from(zero_point), w.iter().map(|&w| i64::from(w)));
+                let widest = ends.map(|w| w - zero_point).max_by_key(|difference| difference.abs()).unwrap_or(0);
+                if i8::try_from(widest).is_err() {
+                    let what = "difference of a weight and its zero point, which int8 holds,";
+                    let expected = i64::from(if widest < 0 { i8::MIN } else { i8::MAX });
+                    return Err(ProgramError::Channel {
+                        step: self.step.name.clone(),
+                        channel,
+                        what,
+                        actual: widest,
+                        expected,
+                    });
+                }
+            }
+        }
+        Ok(())
     }
 
     fn conv(&self, conv: &QConv) -> Result<(), ProgramError> {
@@ -134,6 +171,7 @@ impl<'p> Check<'p> {
         if let Epilogue::Dynamic { .. } = layer.epilogue {
             return self.size("dynamic epilogues", 1, 0);
         }
+        self.size("groups of a convolution's features", usize::from(layer.groups.is_some()), 0)?;
         self.layer(layer)?;
         // The operator checks types, window and groups.
         let channels = x.shape.last().unwrap_or(0) / (*groups).max(1);
@@ -301,9 +339,13 @@ fn value_type(dtype: DType) -> ValueType {
     }
 }
 
-/// Returns a problem if there is a scale for each channel.
+/// Returns a problem if there is a scale for each channel or group.
 fn per_channel(qparams: &TensorQParams) -> Option<&'static str> {
-    matches!(qparams, TensorQParams::PerChannel { .. }).then_some("has a scale for each channel, which no step reads")
+    match qparams {
+        TensorQParams::PerTensor(_) => None,
+        TensorQParams::PerChannel { .. } => Some("has a scale for each channel, which no step reads"),
+        TensorQParams::PerGroup(_) => Some("has a scale for each group, which no step reads"),
+    }
 }
 
 /// Checks the bound of equation 4 for every channel. With dynamic qparams, the zero point is subtracted later, so the products count
@@ -319,8 +361,8 @@ fn check_accumulator(step: &str, l: &QLinear) -> Result<(), ProgramError> {
     if l.k == 0 || l.n == 0 {
         return Err(ProgramError::Size { step: step.to_owned(), what: "weight length", actual: 0, expected: 1 });
     }
-    for (channel, (row, &bias)) in l.weight.chunks_exact(l.k).zip(l.bias.iter()).enumerate() {
-        let magnitude: i64 = row.iter().map(|&w| i64::from(w.unsigned_abs())).sum();
+    for (channel, &bias) in l.bias.iter().enumerate() {
+        let magnitude = magnitude(l, channel);
         let bias = i64::from(bias) + if dynamic { magnitude * 127 } else { 0 };
         if !numerics::fits_accumulator(magnitude, bias, l.fraction_bits) {
             return Err(ProgramError::Accumulator {
@@ -335,12 +377,21 @@ fn check_accumulator(step: &str, l: &QLinear) -> Result<(), ProgramError> {
     Ok(())
 }
 
+/// The sum of the magnitudes of what the input features are multiplied by.
+fn magnitude(l: &QLinear, channel: usize) -> i64 {
+    match l.groups {
+        // This loop vectorizes.
+        None => l.weight[channel * l.k..][..l.k].iter().map(|&w| i64::from(w.unsigned_abs())).sum(),
+        Some(_) => l.factors(channel).map(|w| i64::from(w.unsigned_abs())).sum(),
+    }
+}
+
 /// Checks that a layer with dynamic qparams has no bias in the sum and the true sums of the weights (equation 7, dynamic). Engines
 /// ignore such a bias, and the bound of the accumulator holds for those sums.
 fn check_dynamic(step: &str, l: &QLinear) -> Result<(), ProgramError> {
     let Epilogue::Dynamic { weight_sum, .. } = &l.epilogue else { return Ok(()) };
-    for (channel, row) in l.weight.chunks_exact(l.k).enumerate() {
-        let sum: i64 = row.iter().map(|&w| i64::from(w)).sum();
+    for channel in 0..l.n {
+        let sum: i64 = l.factors(channel).map(i64::from).sum();
         let numbers = [("bias of the accumulator", l.bias[channel], 0), ("weight sum", weight_sum[channel], sum)];
         for (what, actual, expected) in numbers {
             let actual = i64::from(actual);

@@ -49,13 +49,16 @@ impl<T: Into<Op>> From<T> for StepOp {
     }
 }
 
-/// An int8 linear layer, `y = epilogue((x · wᵀ) << fraction_bits + bias)`, by equations 4 to 7.
+/// An int8 linear layer, `y = epilogue((x · wᵀ) << fraction_bits + bias)`, by equations 4 to 7. The weights of a [group](WeightGroups)
+/// stand for their differences to its zero point times its integer scale.
 #[derive(Debug, Clone, PartialEq)]
 pub struct QLinear {
     /// int8 weights `[n, k]`, row-major, each of which `bits` hold.
     pub weight: Arc<[i8]>,
     /// Number of bits that hold a weight, 2 to 8.
     pub bits: u32,
+    /// The factors and zero points of groups of input features; `None` for a weight with one scale for each output channel.
+    pub groups: Option<WeightGroups>,
     /// Number of output channels.
     pub n: usize,
     /// Number of input features.
@@ -66,6 +69,33 @@ pub struct QLinear {
     pub fraction_bits: u32,
     /// Conversion of the accumulator to the output.
     pub epilogue: Epilogue,
+}
+
+/// The groups of input features of a weight `[n, k]`: a layer multiplies x by `multiplier · (w − zero_point)` (equation 4). The last group of
+/// a channel may have fewer features.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WeightGroups {
+    /// Input features of a group, a multiple of 4.
+    pub size: usize,
+    /// `[n, groups]`: an integer scale for each group, 1 to 255.
+    pub multipliers: Arc<[u8]>,
+    /// `[n, groups]`: a zero point for each group. A weight minus its zero point fits int8.
+    pub zero_points: Arc<[i8]>,
+}
+
+impl QLinear {
+    /// Returns the factors of the input features in the sum of one output channel: its weights, or those of its groups,
+    /// `multiplier · (w − zero_point)`.
+    pub fn factors(&self, channel: usize) -> impl Iterator<Item = i32> + '_ {
+        let groups = self.groups.as_ref().map(|groups| (groups, channel * self.k.div_ceil(groups.size)));
+        self.weight[channel * self.k..][..self.k].iter().enumerate().map(move |(at, &w)| match groups {
+            None => i32::from(w),
+            Some((groups, first)) => {
+                let group = first + at / groups.size;
+                i32::from(groups.multipliers[group]) * (i32::from(w) - i32::from(groups.zero_points[group]))
+            }
+        })
+    }
 }
 
 /// An int8 convolution: an int8 linear layer of the elements under a window, tap by tap and within a tap channel by channel.
@@ -125,7 +155,7 @@ pub enum Epilogue {
     Dynamic {
         /// `[n]`: scales of the weight, each a positive normal `f32`.
         scale: Arc<[f32]>,
-        /// `[n]`: Σ_k w\[n,k\].
+        /// `[n]`: Σ_k w\[n,k\], or the sum of [`QLinear::factors`].
         weight_sum: Arc<[i32]>,
         /// `[n]`: bias, in real units.
         bias: Arc<[f32]>,

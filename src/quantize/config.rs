@@ -3,7 +3,7 @@
 use super::prepare::PrepareError;
 use super::spec::{ObservedSpec, ObserverKind, QuantizationSpec};
 use crate::numerics::EPS;
-use crate::values::{QScheme, QuantRange};
+use crate::values::{QScheme, QuantRange, Symmetry};
 
 /// The specs that a quantizer gives to the inputs, the output and the weight of its patterns.
 #[derive(Debug, Clone, PartialEq)]
@@ -120,6 +120,59 @@ impl QuantizationConfig {
         self
     }
 
+    /// Returns the same configuration with weights of another number of bits, 2 to 8, in the largest range that suits their scheme: one that
+    /// is symmetric about 0, as −7..=7 for 4 bits; for [groups](Self::weight_group) of fewer than 8 bits and for
+    /// [zero points](Self::asymmetric_weights) all values, as −8..=7. Other numbers of bits are refused when a graph is prepared.
+    #[must_use]
+    pub fn weight_bits(self, bits: u32) -> Self {
+        self.weights(|weight| weight.qscheme.bits = bits)
+    }
+
+    /// Returns the same configuration with a scale for each group of `size` input features of a linear layer's weight: 32, 64, 128 or
+    /// another multiple of 4. The last group of a row may be shorter. With [`weight_bits(4)`](Self::weight_bits) and
+    /// [`dynamic_per_token`](Self::dynamic_per_token), this is what torchao calls 8da4w.
+    ///
+    /// The scales of a row are products of one float and integers of 1 to 255, so that a layer still sums integers (equation 4). Other
+    /// layers than linear ones have a scale for each output channel, of the same bits.
+    ///
+    /// ```
+    /// use enfold::quantize::QuantizationConfig;
+    ///
+    /// let config = QuantizationConfig::symmetric().dynamic_per_token().weight_bits(4).weight_group(32);
+    /// let asymmetric = config.asymmetric_weights();
+    /// # assert_eq!(asymmetric.weight.map(|weight| weight.to_string()).as_deref(), Some("-8..=7 per group of 32 (axis 1) affine min/max"));
+    /// ```
+    #[must_use]
+    pub fn weight_group(self, size: usize) -> Self {
+        self.weights(|weight| {
+            let scheme = QScheme::per_group_symmetric(size);
+            weight.qscheme = QScheme { symmetry: weight.qscheme.symmetry, ..scheme.with_bits(weight.qscheme.bits) };
+            // The smallest scale of torchao: a group has far smaller values than a tensor may have.
+            weight.eps = f32::EPSILON;
+        })
+    }
+
+    /// Returns the same configuration with a zero point for each [group](Self::weight_group) of a weight. A layer multiplies the
+    /// differences of weights and zero points, which must fit int8, so weights have at most 7 bits.
+    #[must_use]
+    pub fn asymmetric_weights(self) -> Self {
+        self.weights(|weight| weight.qscheme.symmetry = Symmetry::Affine)
+    }
+
+    /// Changes the scheme of the weights, and then chooses their range by it.
+    fn weights(mut self, change: impl Fn(&mut ObservedSpec)) -> Self {
+        if let Some(QuantizationSpec::Observed(weight)) = &mut self.weight {
+            change(weight);
+            let QScheme { symmetry, bits, .. } = weight.qscheme;
+            // Bits that no scheme has are refused with the range of before.
+            let half = 1i32 << (bits.clamp(2, 8) - 1);
+            let is_narrow = symmetry == Symmetry::Symmetric && (bits == 8 || weight.qscheme.group_size().is_none());
+            let range = QuantRange::new(if is_narrow { 1 - half } else { -half }, half - 1);
+            weight.range = range.unwrap_or(weight.range);
+        }
+        self
+    }
+
     /// Returns the same configuration with float outputs.
     #[must_use]
     pub fn float_output(mut self) -> Self {
@@ -156,15 +209,25 @@ impl QuantizationConfig {
         }
         for spec in [&self.input_activation, &self.output_activation] {
             if let Some(QuantizationSpec::Observed(spec)) = spec
-                && spec.qscheme.ch_axis().is_some()
+                && (spec.qscheme.ch_axis().is_some() || spec.qscheme.group_size().is_some())
             {
-                return refuse("activations have one scale, not one a channel");
+                return refuse("activations have one scale, not one for each channel or group");
             }
         }
         match &self.weight {
             Some(QuantizationSpec::Observed(weight)) if weight.is_dynamic() => refuse("weights are known, not dynamic"),
+            Some(QuantizationSpec::Observed(weight)) if weight.qscheme.group_size().is_some() => {
+                match weight.range.quant_max() - weight.range.quant_min() {
+                    widest if widest > i32::from(i8::MAX) && !weight.qscheme.is_symmetric() => refuse(&format!(
+                        "weights of {} minus their zero points are up to {widest}, and int8 holds {}",
+                        weight.range,
+                        i8::MAX
+                    )),
+                    _ => Ok(()),
+                }
+            }
             Some(QuantizationSpec::Observed(weight)) if !weight.qscheme.is_symmetric() => {
-                refuse("weights are symmetric: their zero point is 0")
+                refuse("weights without groups are symmetric: their zero point is 0")
             }
             Some(QuantizationSpec::Observed(weight)) if weight.qscheme.ch_axis().is_some_and(|axis| axis != 0) => {
                 refuse("channels of a weight are on axis 0")

@@ -104,16 +104,17 @@ impl FakeQuantize {
     ///
     /// # Errors
     /// Returns [`ObserverError`] if the observer has no parameters to start from: it has seen nothing, or they are dynamic or
-    /// derived.
+    /// derived. Scales of groups are not learned: [`ObserverError::Scheme`].
     pub fn learn_step(&mut self, scale_gradients: bool) -> Result<(), ObserverError> {
         let QuantizationSpec::Observed(spec) = self.observer.spec() else {
             return self.observer.calculate_qparams().and(Err(ObserverError::Derived));
         };
         let symmetric = spec.qscheme.is_symmetric();
-        let channels = match self.observer.calculate_qparams()? {
-            TensorQParams::PerTensor(q) => vec![q],
-            TensorQParams::PerChannel { channels, .. } => channels.to_vec(),
-        };
+        if spec.qscheme.group_size().is_some() {
+            let (qscheme, observer) = (spec.qscheme, spec.observer);
+            return Err(ObserverError::Scheme { qscheme, observer });
+        }
+        let channels = self.observer.calculate_qparams()?.channels().to_vec();
         let n = channels.len();
         self.learned = Some(LearnedStep {
             scale: channels.iter().map(QParams::scale).collect(),
@@ -265,6 +266,8 @@ impl LearnedStep {
     fn gradients(&mut self, x: &Tensor, dy: &[f32], qparams: &TensorQParams, range: QuantRange) {
         let (channels, inner): (&[QParams], usize) = match qparams {
             TensorQParams::PerTensor(q) => (std::slice::from_ref(q), x.len().max(1)),
+            // `learn_step` refuses groups.
+            TensorQParams::PerGroup(_) => return,
             TensorQParams::PerChannel { channels, ch_axis } => {
                 (channels, x.shape()[ch_axis + 1..].iter().product::<usize>().max(1))
             }
@@ -305,5 +308,8 @@ fn torch_fused_qparams(observer: &Observer) -> Result<TensorQParams, ObserverErr
         let (scale, zero_point) = numerics::torch_fused_qparams(min, max, lo, hi, spec.qscheme.is_symmetric());
         QParams::new(scale, zero_point).map_err(|source| ObserverError::QParams { min, max, source })
     };
+    if spec.qscheme.group_size().is_some() {
+        return observer.calculate_qparams();
+    }
     of_channels(spec, observer.min_max().into_iter().map(of))
 }

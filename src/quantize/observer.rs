@@ -1,6 +1,7 @@
 //! Observers: the statistics from which scales and zero points are derived.
 
 mod error;
+mod groups;
 mod histogram;
 mod statistics;
 
@@ -11,7 +12,7 @@ pub(crate) use self::histogram::{Histogram, Histograms};
 use super::spec::{DerivedSpec, FixedQParamsSpec, ObservedSpec, ObserverKind, QuantizationSpec};
 use crate::numerics;
 use crate::numerics::Range;
-use crate::values::{Granularity, QParams, QScheme, QuantRange, Tensor, TensorQParams};
+use crate::values::{Granularity, QParams, QScheme, QuantRange, Tensor, TensorQParams, check_size};
 
 pub use error::ObserverError;
 
@@ -28,6 +29,8 @@ pub struct Observer {
 pub(crate) enum State {
     /// One range, or one for each channel; empty until the first tensor.
     Ranges(Vec<Range>),
+    /// One range for each group, row by row, and the groups of a row; empty until the first tensor.
+    Groups(Vec<Range>, usize),
     Histograms(Histograms),
     /// No statistics: the qparams are dynamic, fixed or derived.
     Nothing,
@@ -64,6 +67,10 @@ impl Observer {
             Granularity::Tensor => true,
             Granularity::Channel { .. } => !dynamic,
             Granularity::Token => dynamic && !qscheme.is_symmetric(),
+            Granularity::Group { axis: 1, size } => {
+                check_size(size).map_err(|source| ObserverError::Bits { source })?;
+                !dynamic && !observer.is_histogram()
+            }
             Granularity::Group { .. } => false,
         };
         if !supported || range == QuantRange::INT32 {
@@ -71,6 +78,7 @@ impl Observer {
         }
         qscheme.check_range(range).map_err(|source| ObserverError::Bits { source })?;
         let state = match observer {
+            _ if qscheme.group_size().is_some() => State::Groups(Vec::new(), 0),
             ObserverKind::MinMax | ObserverKind::MovingAverageMinMax { .. } => State::Ranges(Vec::new()),
             ObserverKind::Placeholder => State::Nothing,
             ObserverKind::Histogram | ObserverKind::Percentile { .. } | ObserverKind::Mse => {
@@ -130,12 +138,16 @@ impl Observer {
     pub(crate) fn with_state(mut self, state: State) -> Option<Self> {
         let fits = match (&state, self.observed()) {
             (State::Known(qparams), Some(spec)) => {
-                let ch_axis = match qparams {
-                    TensorQParams::PerTensor(_) => None,
-                    TensorQParams::PerChannel { ch_axis, .. } => Some(*ch_axis),
+                let (ch_axis, group_size) = match qparams {
+                    TensorQParams::PerTensor(_) => (None, None),
+                    TensorQParams::PerChannel { ch_axis, .. } => (Some(*ch_axis), None),
+                    TensorQParams::PerGroup(groups) => (None, Some(groups.size())),
                 };
-                !spec.is_dynamic() && spec.qscheme.ch_axis() == ch_axis && qparams.check_range(spec.range).is_ok()
+                let granularity = (spec.qscheme.ch_axis(), spec.qscheme.group_size());
+                !spec.is_dynamic() && granularity == (ch_axis, group_size) && qparams.check_range(spec.range).is_ok()
             }
+            (State::Groups(ranges, of_row), Some(_)) if !ranges.len().is_multiple_of((*of_row).max(1)) => false,
+            (State::Groups(ranges, 0), Some(_)) if !ranges.is_empty() => false,
             // Without channels there is one range, or none yet.
             (State::Ranges(ranges), Some(spec)) if spec.qscheme.ch_axis().is_none() && ranges.len() > 1 => false,
             _ => std::mem::discriminant(&self.state) == std::mem::discriminant(&state),
@@ -173,13 +185,17 @@ impl Observer {
                     return Ok(());
                 }
                 check_channels(qscheme, seen.len(), state.len())?;
-                let step = |old: Range, new: Range| match observer {
-                    ObserverKind::MovingAverageMinMax { averaging_constant: c } => {
-                        Range { min: old.min + c * (new.min - old.min), max: old.max + c * (new.max - old.max) }
-                    }
-                    _ => old.merge(new),
-                };
-                state.iter_mut().zip(seen).for_each(|(old, new)| *old = step(*old, new));
+                state.iter_mut().zip(seen).for_each(|(old, new)| *old = merged(observer, *old, new));
+            }
+            State::Groups(state, of_row) => {
+                let size = qscheme.group_size().unwrap_or(1);
+                let (seen, seen_of_row) = statistics::group_ranges(values, x.shape(), size)?;
+                if state.is_empty() {
+                    (*state, *of_row) = (seen, seen_of_row);
+                    return Ok(());
+                }
+                check_groups(size, (&seen, seen_of_row), (state, *of_row))?;
+                state.iter_mut().zip(seen).for_each(|(old, new)| *old = merged(observer, *old, new));
             }
             State::Nothing | State::Known(_) => {}
         }
@@ -217,6 +233,15 @@ impl Observer {
                 }
                 mine.iter_mut().zip(theirs).for_each(|(mine, theirs)| *mine = mine.merge(*theirs));
             }
+            (State::Groups(mine, of_row), State::Groups(theirs, their_of_row)) if !theirs.is_empty() => {
+                if mine.is_empty() {
+                    (*mine, *of_row) = (theirs.clone(), *their_of_row);
+                    return Ok(());
+                }
+                let size = self.spec.group_size().unwrap_or(1);
+                check_groups(size, (theirs, *their_of_row), (mine, *of_row))?;
+                mine.iter_mut().zip(theirs).for_each(|(mine, theirs)| *mine = mine.merge(*theirs));
+            }
             (State::Histograms(mine), State::Histograms(theirs)) => mine.merge(theirs),
             _ => {}
         }
@@ -231,11 +256,11 @@ impl Observer {
         Err(ObserverError::MergeSpecs { this, other })
     }
 
-    /// Returns the smallest and largest observed value, of the tensor or of each channel; empty before the first tensor.
+    /// Returns the smallest and largest observed value, of the tensor, or of each channel or group; empty before the first tensor.
     #[must_use]
     pub fn min_max(&self) -> Vec<(f32, f32)> {
         match &self.state {
-            State::Ranges(ranges) => ranges.iter().map(|r| (r.min, r.max)).collect(),
+            State::Ranges(ranges) | State::Groups(ranges, _) => ranges.iter().map(|r| (r.min, r.max)).collect(),
             State::Histograms(histograms) => histograms.min_max().into_iter().collect(),
             State::Nothing | State::Known(_) => Vec::new(),
         }
@@ -267,7 +292,8 @@ impl Observer {
         }
     }
 
-    /// Returns scale and zero point, of the tensor or of each channel.
+    /// Returns scale and zero point, of the tensor, of each channel or of each group. The scales of groups are the nearest products of a
+    /// scale for each row and an integer of 1 to 255, since only those have an integer form.
     ///
     /// # Errors
     /// Returns [`ObserverError::Uncalibrated`] before the first tensor, [`ObserverError::QParams`] for a range whose scale is
@@ -282,6 +308,9 @@ impl Observer {
         };
         if let State::Known(qparams) = &self.state {
             return Ok(qparams.clone());
+        }
+        if let (State::Groups(ranges, of_row), Some(size)) = (&self.state, spec.qscheme.group_size()) {
+            return groups::qparams(spec, size, *of_row, ranges);
         }
         of_channels(spec, self.kept_range().into_iter().map(|(min, max)| qparams_of(spec, min, max)))
     }
@@ -311,6 +340,25 @@ fn qparams_of(spec: &ObservedSpec, min: f32, max: f32) -> Result<QParams, Observ
     QParams::new(scale, zero_point).map_err(|source| ObserverError::QParams { min, max, source })
 }
 
+/// The range of all batches, from that of those before and that of a new one.
+fn merged(observer: ObserverKind, old: Range, new: Range) -> Range {
+    match observer {
+        ObserverKind::MovingAverageMinMax { averaging_constant: c } => {
+            Range { min: old.min + c * (new.min - old.min), max: old.max + c * (new.max - old.max) }
+        }
+        _ => old.merge(new),
+    }
+}
+
+/// Checks that a tensor has the groups of those before. Both are ranges, and the groups of a row.
+fn check_groups(size: usize, actual: (&[Range], usize), expected: (&[Range], usize)) -> Result<(), ObserverError> {
+    if (actual.0.len(), actual.1) == (expected.0.len(), expected.1) {
+        return Ok(());
+    }
+    let (actual, expected) = (actual.0.len(), expected.0.len());
+    Err(ObserverError::Groups { size, actual, expected })
+}
+
 fn check_channels(qscheme: QScheme, actual: usize, expected: usize) -> Result<(), ObserverError> {
     match qscheme.ch_axis() {
         Some(ch_axis) if actual != expected => Err(ObserverError::Channels { ch_axis, actual, expected }),
@@ -326,6 +374,8 @@ pub(super) fn bias_scale(from: &[TensorQParams]) -> Result<TensorQParams, String
     let product = |w: &QParams| QParams::new(x.scale() * w.scale(), 0).map_err(|e| e.to_string());
     Ok(match w {
         TensorQParams::PerTensor(w) => TensorQParams::PerTensor(product(w)?),
+        // Each row has one bias, and several scales.
+        TensorQParams::PerGroup(_) => return Err("its weight has a scale for each group".to_owned()),
         TensorQParams::PerChannel { channels, .. } => {
             TensorQParams::PerChannel { channels: channels.iter().map(product).collect::<Result<_, _>>()?, ch_axis: 0 }
         }
@@ -398,10 +448,13 @@ mod tests {
         let new = |qscheme, observer| {
             Observer::new(ObservedSpec { range: QuantRange::INT8, qscheme, observer, eps: numerics::EPS })
         };
-        let group = QScheme { granularity: Granularity::Group { axis: 1, size: 32 }, ..QScheme::per_tensor_affine() };
+        let first_axis = Granularity::Group { axis: 0, size: 32 };
+        let first_axis = QScheme { granularity: first_axis, ..QScheme::per_tensor_affine() };
+        let group = QScheme::per_group_affine(32);
         let token = QScheme { symmetry: crate::values::Symmetry::Symmetric, ..QScheme::per_token_affine() };
         for (qscheme, observer) in [
-            (group, ObserverKind::MinMax),
+            (first_axis, ObserverKind::MinMax),
+            (group, ObserverKind::Mse),
             (group, ObserverKind::Placeholder),
             (token, ObserverKind::Placeholder),
             (QScheme::per_token_affine(), ObserverKind::MinMax),

@@ -157,6 +157,14 @@ impl QuantizationSpec {
         matches!(self, Self::Observed(spec) if spec.is_dynamic())
     }
 
+    /// The elements in a group, if the value is quantized group-wise.
+    pub(super) fn group_size(&self) -> Option<usize> {
+        match self {
+            Self::Observed(spec) => spec.qscheme.group_size(),
+            _ => None,
+        }
+    }
+
     /// Whether two points with these specs can have one observer: everything but the observer's kind agrees. When two specs
     /// that differ only in it merge, the first point decides.
     pub(super) fn agrees(&self, other: &Self) -> bool {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::DType;
+use super::{DType, GroupQParams};
 
 /// The reason why quantization parameters were refused.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -44,6 +44,28 @@ pub enum QParamsError {
         bits: u32,
         /// The range of quantized values.
         range: QuantRange,
+    },
+    /// Groups whose size is not a multiple of 4, or not at least 4.
+    #[error("groups of {size} elements: a size is a multiple of 4, such as 32, 64 or 128")]
+    GroupSize {
+        /// Elements in a group.
+        size: usize,
+    },
+    /// The vectors of a group-wise scheme do not make whole rows of groups.
+    #[error("{actual} {what} of groups, expected {expected}")]
+    GroupCount {
+        /// What is counted.
+        what: &'static str,
+        /// Their number.
+        actual: usize,
+        /// The right number.
+        expected: usize,
+    },
+    /// The integer scale of a group is 0.
+    #[error("the integer scale of group {group} is 0, expected 1 to 255")]
+    GroupMultiplier {
+        /// The number of the group, row by row.
+        group: usize,
     },
     /// The vectors of a per-channel scheme differ in length.
     #[error("{scales} scales but {zero_points} zero points")]
@@ -226,6 +248,8 @@ pub enum TensorQParams {
         /// The axis that is indexed by channel.
         ch_axis: usize,
     },
+    /// One scale and zero point for each group of neighbours along the last axis.
+    PerGroup(GroupQParams),
 }
 
 impl TensorQParams {
@@ -242,21 +266,22 @@ impl TensorQParams {
         Ok(Self::PerChannel { channels, ch_axis })
     }
 
-    /// Returns the parameters of the tensor, or of each channel.
+    /// Returns the parameters of the tensor, of each channel, or of each group, row by row.
     #[must_use]
     pub fn channels(&self) -> &[QParams] {
         match self {
             Self::PerTensor(qparams) => std::slice::from_ref(qparams),
             Self::PerChannel { channels, .. } => channels,
+            Self::PerGroup(groups) => groups.groups(),
         }
     }
 
-    /// Returns the parameters of the whole tensor; `None` if each channel has its own.
+    /// Returns the parameters of the whole tensor; `None` if each channel or group has its own.
     #[must_use]
     pub fn per_tensor(&self) -> Option<QParams> {
         match self {
             Self::PerTensor(qparams) => Some(*qparams),
-            Self::PerChannel { .. } => None,
+            Self::PerChannel { .. } | Self::PerGroup(_) => None,
         }
     }
 
@@ -265,10 +290,7 @@ impl TensorQParams {
     /// # Errors
     /// Returns [`QParamsError::ZeroPoint`] for the first that is not.
     pub fn check_range(&self, range: QuantRange) -> Result<(), QParamsError> {
-        match self {
-            Self::PerTensor(q) => range.check_zero_point(q.zero_point),
-            Self::PerChannel { channels, .. } => channels.iter().try_for_each(|q| range.check_zero_point(q.zero_point)),
-        }
+        self.channels().iter().try_for_each(|q| range.check_zero_point(q.zero_point))
     }
 }
 
@@ -280,10 +302,13 @@ impl From<QParams> for TensorQParams {
 
 /// Parameters in a file, which are checked when they are read.
 #[derive(Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
 enum UncheckedTensorQParams {
-    PerTensor { scale: f32, zero_point: i32 },
-    PerChannel { scales: Vec<f32>, zero_points: Vec<i32>, ch_axis: usize },
+    #[serde(rename = "per_tensor")]
+    Tensor { scale: f32, zero_point: i32 },
+    #[serde(rename = "per_channel")]
+    Channel { scales: Vec<f32>, zero_points: Vec<i32>, ch_axis: usize },
+    #[serde(rename = "per_group")]
+    Group(GroupQParams),
 }
 
 impl TryFrom<UncheckedTensorQParams> for TensorQParams {
@@ -291,12 +316,13 @@ impl TryFrom<UncheckedTensorQParams> for TensorQParams {
 
     fn try_from(unchecked: UncheckedTensorQParams) -> Result<Self, QParamsError> {
         match unchecked {
-            UncheckedTensorQParams::PerTensor { scale, zero_point } => {
+            UncheckedTensorQParams::Tensor { scale, zero_point } => {
                 QParams::new(scale, zero_point).map(Self::PerTensor)
             }
-            UncheckedTensorQParams::PerChannel { scales, zero_points, ch_axis } => {
+            UncheckedTensorQParams::Channel { scales, zero_points, ch_axis } => {
                 Self::per_channel(&scales, &zero_points, ch_axis)
             }
+            UncheckedTensorQParams::Group(groups) => Ok(Self::PerGroup(groups)),
         }
     }
 }
@@ -304,11 +330,12 @@ impl TryFrom<UncheckedTensorQParams> for TensorQParams {
 impl From<TensorQParams> for UncheckedTensorQParams {
     fn from(qparams: TensorQParams) -> Self {
         match qparams {
-            TensorQParams::PerTensor(QParams { scale, zero_point }) => Self::PerTensor { scale, zero_point },
+            TensorQParams::PerTensor(QParams { scale, zero_point }) => Self::Tensor { scale, zero_point },
             TensorQParams::PerChannel { channels, ch_axis } => {
                 let (scales, zero_points) = channels.iter().map(|q| (q.scale, q.zero_point)).unzip();
-                Self::PerChannel { scales, zero_points, ch_axis }
+                Self::Channel { scales, zero_points, ch_axis }
             }
+            TensorQParams::PerGroup(groups) => Self::Group(groups),
         }
     }
 }
@@ -318,11 +345,20 @@ impl fmt::Display for TensorQParams {
         match self {
             Self::PerTensor(q) => write!(f, "scale {:e} zero_point {}", q.scale, q.zero_point),
             Self::PerChannel { channels, ch_axis } => {
-                let (lo, hi) = channels.iter().fold((f32::MAX, 0f32), |(lo, hi), q| (lo.min(q.scale), hi.max(q.scale)));
+                let (lo, hi) = ends_of_scales(channels);
                 write!(f, "{} scales {lo:e}..={hi:e} on axis {ch_axis}", channels.len())
+            }
+            Self::PerGroup(groups) => {
+                let (count, (lo, hi)) = (groups.groups().len(), ends_of_scales(groups.groups()));
+                write!(f, "{count} scales {lo:e}..={hi:e} of groups of {}", groups.size())
             }
         }
     }
+}
+
+/// The smallest and the largest scale.
+fn ends_of_scales(qparams: &[QParams]) -> (f32, f32) {
+    qparams.iter().fold((f32::MAX, 0f32), |(lo, hi), q| (lo.min(q.scale), hi.max(q.scale)))
 }
 
 #[cfg(test)]

@@ -20,11 +20,12 @@ pub enum Granularity {
     },
     /// The elements of one row of the last axis. For dynamic quantization only.
     Token,
-    /// Each run of `size` elements along an axis. No observer supports it yet.
+    /// Each run of `size` elements along the last axis, which is the input features of a linear layer's weight. The last group of a row
+    /// may be shorter.
     Group {
-        /// The axis that is divided into groups.
+        /// The axis that is divided into groups: the last one.
         axis: usize,
-        /// Elements in a group.
+        /// Elements in a group: a multiple of 4.
         size: usize,
     },
 }
@@ -95,6 +96,18 @@ impl QScheme {
         Self::new(Granularity::Token, Symmetry::Affine)
     }
 
+    /// Returns a scheme of a scale for each group of `size` input features of a weight `[N, K]`, zero point 0, 8 bits.
+    #[must_use]
+    pub const fn per_group_symmetric(size: usize) -> Self {
+        Self::new(Granularity::Group { axis: 1, size }, Symmetry::Symmetric)
+    }
+
+    /// Returns a scheme of a scale and zero point for each group of `size` input features of a weight `[N, K]`, 8 bits.
+    #[must_use]
+    pub const fn per_group_affine(size: usize) -> Self {
+        Self::new(Granularity::Group { axis: 1, size }, Symmetry::Affine)
+    }
+
     /// Returns the same scheme with another number of bits.
     #[must_use]
     pub const fn with_bits(self, bits: u32) -> Self {
@@ -106,6 +119,15 @@ impl QScheme {
     pub fn ch_axis(&self) -> Option<usize> {
         match self.granularity {
             Granularity::Channel { axis } => Some(axis),
+            _ => None,
+        }
+    }
+
+    /// Returns the elements in a group of a group-wise scheme.
+    #[must_use]
+    pub fn group_size(&self) -> Option<usize> {
+        match self.granularity {
+            Granularity::Group { size, .. } => Some(size),
             _ => None,
         }
     }

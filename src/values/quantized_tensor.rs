@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{DType, Granularity, QParams, QScheme, Symmetry, Tensor, TensorQParams};
+use super::{DType, Granularity, QScheme, Symmetry, Tensor, TensorQParams};
 
 /// Quantized values with their scheme, scales, zero points and bits. All of them agree: [`QuantizedTensor::new`] checks it.
 ///
@@ -49,6 +49,18 @@ pub enum QuantizedTensorError {
         /// The bits.
         bits: u32,
     },
+    /// The rows are not divided into so many groups.
+    #[error("it has {actual} scales of groups of {size}, expected {expected} for shape {shape:?}")]
+    Groups {
+        /// Elements in a group.
+        size: usize,
+        /// Number of scales.
+        actual: usize,
+        /// The right number.
+        expected: usize,
+        /// The shape of the values.
+        shape: Vec<usize>,
+    },
     /// The channel axis does not exist, or has another length than there are scales.
     #[error("it has {actual} scales for axis {axis} of shape {shape:?}")]
     Channels {
@@ -62,8 +74,8 @@ pub enum QuantizedTensorError {
 }
 
 impl QuantizedTensor {
-    /// Checks that `tensor` is int8, that `bits` (2 to 8) hold every value, and that there is one scale and zero point for the tensor or
-    /// for each of its channels.
+    /// Checks that `tensor` is int8, that `bits` (2 to 8) hold every value, and that there is one scale and zero point for the tensor, for
+    /// each of its channels, or for each of its groups.
     ///
     /// # Errors
     /// Returns [`QuantizedTensorError`] with the first number that is wrong.
@@ -79,6 +91,12 @@ impl QuantizedTensor {
         {
             let (axis, actual, shape) = (*ch_axis, channels.len(), tensor.shape().to_vec());
             return Err(QuantizedTensorError::Channels { axis, actual, shape });
+        }
+        if let TensorQParams::PerGroup(groups) = &qparams
+            && let Err(expected) = groups.check_shape(tensor.shape())
+        {
+            let (size, actual, shape) = (groups.size(), groups.groups().len(), tensor.shape().to_vec());
+            return Err(QuantizedTensorError::Groups { size, actual, expected, shape });
         }
         Ok(Self { tensor, qparams, bits })
     }
@@ -116,11 +134,14 @@ impl QuantizedTensor {
     /// Returns the scheme: granularity, symmetry (symmetric if every zero point is 0) and bits.
     #[must_use]
     pub fn scheme(&self) -> QScheme {
-        let (granularity, channels): (_, &[QParams]) = match &self.qparams {
-            TensorQParams::PerTensor(qparams) => (Granularity::Tensor, std::slice::from_ref(qparams)),
-            TensorQParams::PerChannel { channels, ch_axis } => (Granularity::Channel { axis: *ch_axis }, channels),
+        let granularity = match &self.qparams {
+            TensorQParams::PerTensor(_) => Granularity::Tensor,
+            TensorQParams::PerChannel { ch_axis, .. } => Granularity::Channel { axis: *ch_axis },
+            TensorQParams::PerGroup(groups) => {
+                Granularity::Group { axis: self.shape().len().saturating_sub(1), size: groups.size() }
+            }
         };
-        let is_symmetric = channels.iter().all(|q| q.zero_point() == 0);
+        let is_symmetric = self.qparams.channels().iter().all(|q| q.zero_point() == 0);
         let symmetry = if is_symmetric { Symmetry::Symmetric } else { Symmetry::Affine };
         QScheme { granularity, symmetry, bits: self.bits }
     }
@@ -154,6 +175,7 @@ pub(crate) fn check_values(values: &[i8], bits: u32) -> Result<(), QuantizedTens
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::values::{GroupQParams, QParams};
 
     fn tensor(values: &[i8]) -> Tensor {
         Tensor::from_i8(&[values.len(), 1], values.to_vec()).expect("fits")
@@ -173,6 +195,21 @@ mod tests {
         for bits in [0, 1, 9, u32::MAX] {
             assert_eq!(check_bits(&tensor(&[]), bits), Err(QuantizedTensorError::Bits { bits }));
         }
+    }
+
+    #[test]
+    fn groups_are_checked() {
+        let values = || Tensor::from_i8(&[2, 10], vec![1; 20]).expect("fits");
+        for (groups, rows) in [(2, 2), (3, 3), (1, 2)] {
+            let scales = vec![0.5; groups * rows];
+            let qparams = GroupQParams::new(4, groups, &scales, &[]).expect("valid");
+            let error = QuantizedTensor::new(values(), TensorQParams::PerGroup(qparams), 4);
+            let (actual, shape) = (groups * rows, vec![2, 10]);
+            assert_eq!(error, Err(QuantizedTensorError::Groups { size: 4, actual, expected: 6, shape }));
+        }
+        let qparams = GroupQParams::new(4, 3, &[0.5; 6], &[1; 6]).expect("valid");
+        let scheme = QuantizedTensor::new(values(), TensorQParams::PerGroup(qparams), 4).expect("valid").scheme();
+        assert_eq!(scheme, QScheme::per_group_affine(4).with_bits(4));
     }
 
     #[test]

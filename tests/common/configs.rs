@@ -41,6 +41,13 @@ pub(crate) fn config(random: &mut Random, few_bits: bool) -> QuantizationConfig 
     if let Some(QuantizationSpec::Observed(weight)) = &mut config.weight {
         weight.eps = 1e-30;
     }
+    // Of weights of few bits, a third have groups.
+    if few_bits && random.below(3) == 0 {
+        config = config.weight_group([4, 8, 16, 32, 64, 20][random.below(6)]);
+        if random.below(2) == 0 {
+            config = config.asymmetric_weights();
+        }
+    }
     match random.below(6) {
         0 => config.dynamic(),
         1 => config.dynamic_per_token(),

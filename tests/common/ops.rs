@@ -14,9 +14,9 @@ mod transformers;
 use enfold::graph::{GraphError, NodeId};
 use enfold::numerics::{AddMultipliers, EPS, FloatProducts, QuantizeRule};
 use enfold::ops::{
-    ChooseQParams, Dequantize, DequantizeDynamic, Embedding, IntegerAdd, IntegerLinear, IntegerMatMul,
-    IntegerMatMulDynamic, IntegerMul, Linear, Lut, MatMul, Op, Quantize, QuantizeDynamic, Requantize, ScaleAccumulator,
-    ScaleAccumulatorDynamic,
+    ChooseQParams, Dequantize, DequantizeDynamic, Embedding, IntegerAdd, IntegerLinear, IntegerLinearGroups,
+    IntegerMatMul, IntegerMatMulDynamic, IntegerMul, Linear, Lut, MatMul, Op, Quantize, QuantizeDynamic, Requantize,
+    ScaleAccumulator, ScaleAccumulatorDynamic,
 };
 use enfold::values::{DType, QParams, QScheme, QuantRange, TensorQParams};
 use enfold::{Graph, GraphBuilder, Shape, Tensor};
@@ -369,6 +369,24 @@ pub(crate) fn table() -> Vec<OpCase> {
             // acc: 2 · (10 + 2 · 20) + 1 = 101 and 2 · −10 + 2 = −18; times 0.5, plus 3, at least 3.
             vec![i8s(&[1, 2], &[10, 20])],
             i8s(&[1, 2], &[53, 3]),
+            true,
+        ),
+        case(
+            "integer linear with groups and scale",
+            |g| {
+                let x = g.typed_input("x", Shape::rows(6), DType::I8)?;
+                let w = g.constant("w", i8s(&[2, 6], &[1, 2, -1, 0, 3, 4, 0, 0, 0, 1, 7, -8]))?;
+                let b = g.constant("b", i32s(&[2], &[1, 2]))?;
+                let m = g.constant("m", i32s(&[2, 2], &[255, 2, 3, 1]))?;
+                let z = g.constant("z", i8s(&[2, 2], &[0, 1, -1, 7]))?;
+                let op = IntegerLinearGroups { fraction_bits: 1, group_size: 4 };
+                let acc = g.node("acc", op, &[x, w, b, m, z])?;
+                let s = g.constant("s", f32s(&[2], &[0.5, 0.25]))?;
+                g.node("y", Op::ScaleAccumulator(ScaleAccumulator { relu: false, ch_axis: None }), &[acc, s])
+            },
+            // 255 · (1 + 4 − 3) + 2 · (5 · 2 + 6 · 3) = 566 and 3 · (1 + 2 + 3 + 4 · 2) + 6 · −15 = −48; times 2, plus 1 and 2.
+            vec![i8s(&[1, 6], &[1, 2, 3, 4, 5, 6])],
+            f32s(&[1, 2], &[566.5, -23.5]),
             true,
         ),
         case(

@@ -7,6 +7,8 @@ mod configs;
 #[cfg(feature = "onnx")]
 #[path = "../common/encoder.rs"]
 mod encoder_model;
+#[path = "../common/groups.rs"]
+mod groups_cases;
 #[path = "../common/long.rs"]
 mod long;
 #[path = "../common/nets.rs"]
@@ -30,6 +32,7 @@ mod device;
 mod encoder;
 mod f16;
 mod fused;
+mod groups;
 mod ieee;
 mod kernels;
 mod layers;

@@ -7,6 +7,7 @@
 mod debugger;
 mod file;
 mod images;
+mod int4;
 mod models;
 mod observers;
 mod pt2e;
@@ -18,7 +19,7 @@ use file::Golden;
 use crate::report::report;
 
 /// The kinds that the tests below compare. The kinds of integer forms are compared in [`accuracy`](crate::accuracy).
-const COVERED: [&str; 21] = [
+const COVERED: [&str; 22] = [
     "quantize_per_tensor",
     "quantize_per_channel",
     "choose_qparams",
@@ -40,6 +41,7 @@ const COVERED: [&str; 21] = [
     "fused_moving_avg_obs_fake_quant",
     "qat",
     "conv_qat",
+    "int4_group",
 ];
 
 /// The quantized networks of some kinds, each with its name and a batch.
@@ -114,6 +116,11 @@ fn moving_average_observers() {
 fn choose_qparams() {
     compare_all("choose_qparams", qdq::compare_dynamic);
     compare_all("choose_qparams_per_token_asymmetric", qdq::compare_dynamic);
+}
+
+#[test]
+fn int4_groups() {
+    compare_all("int4_group", int4::compare);
 }
 
 #[test]

@@ -7,6 +7,8 @@ mod configs;
 #[cfg(feature = "onnx")]
 #[path = "../common/encoder.rs"]
 mod encoder_model;
+#[path = "../common/groups.rs"]
+mod groups_cases;
 #[path = "../common/long.rs"]
 mod long;
 #[path = "../common/nets.rs"]
@@ -32,6 +34,7 @@ mod encoder;
 mod engines;
 mod flow;
 mod golden;
+mod groups;
 mod ieee;
 #[cfg(all(target_os = "linux", feature = "gpu"))]
 #[allow(unsafe_code)] // Vulkan, directly.

@@ -37,7 +37,7 @@ impl Totals {
 fn ops(graph: &Graph) -> [usize; 12] {
     let count = |is: fn(&Op) -> bool| graph.nodes().iter().filter(|node| is(&node.op)).count();
     [
-        count(|op| matches!(op, Op::IntegerLinear(_))),
+        count(|op| matches!(op, Op::IntegerLinear(_) | Op::IntegerLinearGroups(_))),
         count(|op| matches!(op, Op::IntegerMatMul(_))),
         count(|op| matches!(op, Op::IntegerAdd(_))),
         count(|op| matches!(op, Op::IntegerMul(_))),

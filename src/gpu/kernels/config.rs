@@ -65,6 +65,14 @@ impl Config {
     pub(crate) fn candidates(&self, layer: LayerShape) -> Vec<Candidate> {
         let mut candidates = self.tuning.candidates(layer, &self.limits, |tile| self.allows(tile));
         candidates.extend(&self.choice.candidates);
+        if layer.bits.has_groups() {
+            // Cooperative matrices have no factors within a sum.
+            candidates.retain(|candidate| !candidate.tile.kernel().uses_coopmat());
+            let is_main = |c: &Candidate| c.most_rows == u64::MAX && c.least_workgroups == 0;
+            if !candidates.last().is_some_and(is_main) {
+                candidates.extend(self.mains_of_groups());
+            }
+        }
         // Narrow tiles take more workgroups than a dimension of the grid may have for very many columns. The last one is as wide as any, unless the
         // user chose it: then `bind` names the limit.
         let limit = self.limits.max_compute_workgroups_per_dimension as usize;
@@ -72,6 +80,15 @@ impl Config {
         let mut at = 0..;
         candidates.retain(|c| at.next() == Some(last) || layer.n.div_ceil(c.tile.cols()) <= limit);
         candidates
+    }
+
+    /// Tile shapes for any number of rows of a layer with groups, where all of the choice's have cooperative matrices: as many as the device
+    /// can hold.
+    fn mains_of_groups(&self) -> impl Iterator<Item = Candidate> + '_ {
+        let shapes =
+            [(LinearKernel::Workgroup, 64, 4), (LinearKernel::Register, 32, 1), (LinearKernel::Register, 8, 1)];
+        let shape = |(kernel, rows, k_step)| TileShape::new(kernel, rows, k_step, &self.limits).ok();
+        shapes.into_iter().filter_map(shape).map(Candidate::always).take(1)
     }
 
     /// One tile shape for all layers, on a device with WebGPU's default limits.
@@ -98,6 +115,9 @@ impl Config {
     /// Returns the bits that a value of a layer's weight takes on the device.
     pub(crate) fn weight_bits(&self, linear: &QLinear) -> WeightBits {
         // Kernels multiply int8 values with those of fewer bits in the high bits of a byte, so sums are as large as with 8 bits.
+        if let Some(groups) = &linear.groups {
+            return WeightBits::of_groups(linear, groups, self.unpacked_weights);
+        }
         let sums_fit = linear.k <= MAX_PACKED_FEATURES;
         if self.unpacked_weights || !sums_fit { WeightBits::Eight } else { WeightBits::holding(linear.bits) }
     }

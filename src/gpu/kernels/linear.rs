@@ -30,7 +30,7 @@ wgsl_struct! {
     LinearParams {
         k_vecs: u32, rows_factor: u32, part_vecs: u32, qparams_stride: u32, first_row: u32, end_row: u32, first_quad: u32,
         quads: u32, layer_columns: u32, layers: u32, layer_words: u32, n: u32, row_words: u32, fraction_bits: u32,
-        zero_point: i32, lo: f32, hi: f32, relu: u32, zero: u32, unused_0: u32, add: AddParams, window: Window, pixel_vecs: u32,
+        zero_point: i32, lo: f32, hi: f32, relu: u32, zero: u32, group_shift: u32, add: AddParams, window: Window, pixel_vecs: u32,
         padding: u32, group_inputs: u32, group_outputs: u32,
     }
 }
@@ -119,7 +119,9 @@ impl Kernel for LinearPipeline {
         match self {
             Self::Layer { tile, bits, coopmat, .. } => {
                 let fragment = coopmat.map_or(Fragment::Emulated, |coopmat| coopmat.fragment);
-                &shaders_of(tile.kernel(), fragment)[bits as usize]
+                let shaders = shaders_of(tile.kernel(), fragment);
+                // `Config::candidates` keeps layers with groups away from cooperative matrices.
+                shaders.get(bits as usize).unwrap_or(&shaders[0])
             }
             Self::Finish { .. } => &FINISH,
         }
@@ -175,8 +177,8 @@ impl Kernel for LinearPipeline {
     }
 }
 
-/// The shaders of a kernel, for weights of 8, 4 and 2 bits.
-fn shaders_of(kernel: LinearKernel, fragment: Fragment) -> &'static [Shader; 3] {
+/// The shaders of a kernel, by [`WeightBits`]: those of cooperative matrices have none for groups.
+fn shaders_of(kernel: LinearKernel, fragment: Fragment) -> &'static [Shader] {
     match (kernel, fragment) {
         (LinearKernel::Workgroup, _) => &WORKGROUP,
         (LinearKernel::Large, _) => &LARGE,
@@ -207,7 +209,7 @@ pub(crate) fn entries() -> Vec<(Shader, &'static str)> {
             _ => &[Fragment::Emulated],
         };
         for &fragment in fragments {
-            let [eight, few @ ..] = shaders_of(kernel, fragment);
+            let [eight, few @ ..] = shaders_of(kernel, fragment) else { continue };
             entries.extend(LinearEpilogue::ALL.map(|epilogue| (with(eight, epilogue), kernel.name())));
             entries.extend(few.iter().map(|shader| (with(shader, LinearEpilogue::ToI8), kernel.name())));
             entries.push((of(eight, LinearEpilogue::ToI8, LinearRows::Patches.piece()), kernel.name()));
@@ -217,6 +219,21 @@ pub(crate) fn entries() -> Vec<(Shader, &'static str)> {
     let whole = LinearEpilogue::ALL.into_iter().filter(|epilogue| *epilogue != LinearEpilogue::Partial);
     entries.extend(whole.map(|epilogue| (of(&FINISH, epilogue, Piece::NONE), "linear_finish")));
     entries
+}
+
+/// One shader for each number of bits of weights, with and without groups.
+macro_rules! shaders_with_groups {
+    ($name:literal, [$($shared:ident),*], [$($file:literal),*], $($field:ident: $value:expr),*) => {
+        [
+            shaders!(@ concat!($name, "_8"), [$($shared),*], ["linear/weights_8", "linear/plain" $(, $file)*], $($field: $value),*),
+            shaders!(@ concat!($name, "_4"), [$($shared),*], ["linear/weights_4", "linear/plain" $(, $file)*], $($field: $value),*),
+            shaders!(@ concat!($name, "_2"), [$($shared),*], ["linear/weights_2", "linear/plain" $(, $file)*], $($field: $value),*),
+            shaders!(@ concat!($name, "_groups_8"), [$($shared),*], ["linear/groups", "linear/groups_8" $(, $file)*], $($field: $value),*),
+            shaders!(@ concat!($name, "_groups_4"), [$($shared),*], ["linear/groups", "linear/groups_4" $(, $file)*], $($field: $value),*),
+            shaders!(@ concat!($name, "_groups_2"), [$($shared),*], ["linear/groups", "linear/groups_2" $(, $file)*], $($field: $value),*),
+            shaders!(@ concat!($name, "_groups_words"), [$($shared),*], ["linear/groups_words" $(, $file)*], $($field: $value),*),
+        ]
+    };
 }
 
 /// One shader for each number of bits of weights.
@@ -240,23 +257,23 @@ macro_rules! shaders {
     };
 }
 
-static WORKGROUP: [Shader; 3] = shaders! {
+static WORKGROUP: [Shader; 7] = shaders_with_groups! {
     "linear_workgroup", [DOT], ["linear/workgroup"],
     overrides: &["F16", "PACKED_DOT", "THREADS_Y", "K_STEP"]
 };
-static LARGE: [Shader; 3] = shaders! {
+static LARGE: [Shader; 7] = shaders_with_groups! {
     "linear_large", [DOT], ["linear/large"],
     overrides: &["F16", "PACKED_DOT"]
 };
-static REGISTER: [Shader; 3] = shaders! {
+static REGISTER: [Shader; 7] = shaders_with_groups! {
     "linear_register", [DOT], ["linear/register"],
     overrides: &["F16", "PACKED_DOT", "THREADS_Y"]
 };
-static SUBGROUP: [Shader; 3] = shaders! {
+static SUBGROUP: [Shader; 7] = shaders_with_groups! {
     "linear_subgroup", [DOT], ["linear/subgroup"],
     overrides: &["F16", "PACKED_DOT", "LANES", "ROWS"], subgroups: true
 };
-static GEMV: [Shader; 3] = shaders! {
+static GEMV: [Shader; 7] = shaders_with_groups! {
     "linear_gemv", [DOT], ["linear/gemv"],
     overrides: &["F16", "PACKED_DOT", "ROWS", "K_LANES", "QUADS"]
 };

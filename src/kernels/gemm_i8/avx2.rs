@@ -45,24 +45,40 @@ pub(super) struct Panels {
     n: usize,
     k: usize,
     /// Weights `[n / COLS][pairs][COLS][2]`, padded with zeros.
-    weights: Vec<[i8; 2 * COLS]>,
+    weights: Weights,
+}
+
+enum Weights {
+    Int8(Vec<[i8; 2 * COLS]>),
+    /// Factors of 16 bits need no widening: `vpmaddwd` is exact for a product of one with an int8 value.
+    Int16(Vec<[i16; 2 * COLS]>),
+}
+
+/// Packs `weight[n, k]`, row-major, in panels.
+fn panels<W: Copy + Default + Send + Sync>(weight: &[W], n: usize, k: usize) -> Vec<[W; 2 * COLS]> {
+    let pairs = padded_pairs(k);
+    let mut panels = vec![[W::default(); 2 * COLS]; n.div_ceil(COLS) * pairs];
+    if pairs > 0 {
+        panels.par_chunks_exact_mut(pairs).zip(weight.par_chunks(COLS * k)).for_each(|(panel, weight)| {
+            for (col, row) in weight.chunks_exact(k).enumerate() {
+                for (to, from) in panel.iter_mut().zip(row.chunks(2)) {
+                    to[2 * col..][..from.len()].copy_from_slice(from);
+                }
+            }
+        });
+    }
+    panels
 }
 
 impl Panels {
     /// Packs `weight[n, k]`, row-major.
     pub(super) fn new(weight: &[i8], n: usize, k: usize) -> Self {
-        let pairs = padded_pairs(k);
-        let mut panels = vec![[0; 2 * COLS]; n.div_ceil(COLS) * pairs];
-        if pairs > 0 {
-            panels.par_chunks_exact_mut(pairs).zip(weight.par_chunks(COLS * k)).for_each(|(panel, weight)| {
-                for (col, row) in weight.chunks_exact(k).enumerate() {
-                    for (to, from) in panel.iter_mut().zip(row.chunks(2)) {
-                        to[2 * col..][..from.len()].copy_from_slice(from);
-                    }
-                }
-            });
-        }
-        Self { n, k, weights: panels }
+        Self { n, k, weights: Weights::Int8(panels(weight, n, k)) }
+    }
+
+    /// Packs factors `[n, k]` of 16 bits, row-major.
+    pub(super) fn of_16_bits(factors: &[i16], n: usize, k: usize) -> Self {
+        Self { n, k, weights: Weights::Int16(panels(factors, n, k)) }
     }
 
     /// Calls `finish(row, channel, y, sums)` with the sums `Σ_k x[m, k] · w[n, k]`, wrapping, of consecutive channels of each row,
@@ -132,13 +148,19 @@ impl Panels {
         let mut widened = [[_mm256_setzero_si256(); 2]; PAIRS];
         for panel in panels {
             sums.fill([_mm256_setzero_si256(); 2]);
-            let mut done = 0;
-            for block in self.weights[panel * pairs..][..pairs].chunks(PAIRS) {
-                let widened = &mut widened[..block.len()];
-                widen(widened, block);
+            for done in (0..pairs).step_by(PAIRS) {
+                let (first, length) = (panel * pairs + done, PAIRS.min(pairs - done));
+                let widened = &mut widened[..length];
+                match &self.weights {
+                    Weights::Int8(weights) => widen(widened, &weights[first..][..length]),
+                    Weights::Int16(weights) => {
+                        let block = widened.iter_mut().zip(&weights[first..][..length]);
+                        block.for_each(|(widened, pair)| *widened = bytemuck::must_cast(*pair));
+                    }
+                }
                 let mut at = 0;
                 for rows in tiles(rows.len()) {
-                    let x = &x[(at * pairs + done * rows) / GROUP..][..block.len() / GROUP * rows];
+                    let x = &x[(at * pairs + done * rows) / GROUP..][..length / GROUP * rows];
                     let sums = &mut sums[at..][..rows];
                     match rows {
                         6 => tile::<6>(sums, x, widened),
@@ -148,7 +170,6 @@ impl Panels {
                     }
                     at += rows;
                 }
-                done += block.len();
             }
             let col = panel * COLS - first_col;
             let width = COLS.min(stride - col);

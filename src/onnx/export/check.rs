@@ -67,10 +67,5 @@ fn qparams(op: &Op) -> Option<&TensorQParams> {
 
 /// The first zero point that is not 0, or 0.
 fn off_zero(qparams: &TensorQParams) -> i32 {
-    match qparams {
-        TensorQParams::PerTensor(q) => q.zero_point(),
-        TensorQParams::PerChannel { channels, .. } => {
-            channels.iter().map(|q| q.zero_point()).find(|zero_point| *zero_point != 0).unwrap_or(0)
-        }
-    }
+    qparams.channels().iter().map(|q| q.zero_point()).find(|zero_point| *zero_point != 0).unwrap_or(0)
 }

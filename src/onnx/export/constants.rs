@@ -132,6 +132,8 @@ pub(super) fn channel(qparams: &TensorQParams, n: usize) -> QParams {
     match qparams {
         TensorQParams::PerTensor(q) => *q,
         TensorQParams::PerChannel { channels, .. } => channels[n % channels.len()],
+        // The first of the row: callers leave groups alone.
+        TensorQParams::PerGroup(groups) => groups.groups()[n % groups.rows() * groups.groups_per_row()],
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::dynamic_values::DynamicValues;
 use super::options::{ExportOptions, Inexpressible};
-use super::writer::{Parts, Writer, value_info};
+use super::writer::{CONTRIB, Parts, Writer, value_info};
 use crate::graph::{Graph, Node, NodeId};
 use crate::onnx::attributes::int_attribute;
 use crate::onnx::exported_functions;
@@ -104,13 +104,14 @@ impl<'g> Exporter<'g> {
         graph.initializer = self.writer.initializers;
         let functions: Vec<_> = self.functions.iter().filter_map(|name| exported_functions::function(name)).collect();
         let own = (!functions.is_empty()).then_some((exported_functions::DOMAIN, 1));
+        let contrib = graph.node.iter().any(|node| node.domain == CONTRIB).then_some((CONTRIB, 1));
         let opset = |(domain, version): (&str, i64)| OperatorSetIdProto { domain: domain.to_owned(), version };
         Ok(ModelProto {
             ir_version: IR_VERSION,
             producer_name: self.options.producer.clone(),
             producer_version: env!("CARGO_PKG_VERSION").to_owned(),
             graph: Some(graph),
-            opset_import: [("", OPSET)].into_iter().chain(own).map(opset).collect(),
+            opset_import: [("", OPSET)].into_iter().chain(own).chain(contrib).map(opset).collect(),
             functions,
         })
     }

@@ -1,5 +1,7 @@
 //! Linear layers, and the biases of linear layers and convolutions.
 
+use std::borrow::Cow;
+
 use super::Preset;
 use super::constants::channel;
 use super::exporter::Exporter;
@@ -30,6 +32,11 @@ impl Exporter<'_> {
             return;
         }
         let (x, w) = (self.value(node.inputs[0]), node.inputs[1]);
+        if let Op::Dequantize(Dequantize { qparams: TensorQParams::PerGroup(groups) }) = &self.graph.node(w).op
+            && let Some(values) = self.known(self.graph.node(w).inputs[0]).map(Cow::into_owned)
+        {
+            return self.group_layer(id, &x, &values, groups);
+        }
         let input = self.graph.node(node.inputs[0]);
         if input.shape.rank() == 2 && input.op != Op::DequantizeDynamic(DequantizeDynamic) {
             let inputs: Vec<String> = [x, self.factor(w)].into_iter().chain(self.bias(id)).collect();
@@ -90,6 +97,7 @@ impl Exporter<'_> {
         let by_output = match of_w {
             TensorQParams::PerTensor(_) => true,
             TensorQParams::PerChannel { ch_axis, .. } => *ch_axis == output_axis,
+            TensorQParams::PerGroup(_) => false,
         };
         if node(node(x).inputs[0]).dtype != DType::I8 || !by_output {
             return None;
@@ -117,7 +125,7 @@ impl Exporter<'_> {
         }
         let qparams = match of_w {
             TensorQParams::PerTensor(_) => TensorQParams::PerTensor(*scales.first()?),
-            TensorQParams::PerChannel { .. } => TensorQParams::PerChannel { channels: scales.into(), ch_axis: 0 },
+            _ => TensorQParams::PerChannel { channels: scales.into(), ch_axis: 0 },
         };
         Some((Tensor::from_i32(&[values.len()], values).ok()?, qparams))
     }

@@ -4,6 +4,7 @@ mod dynamic;
 
 use super::Preset;
 use super::exporter::Exporter;
+use super::groups;
 use super::unary::clip;
 use crate::graph::{Graph, Node, NodeId};
 use crate::onnx::proto::data_type;
@@ -34,6 +35,9 @@ pub(super) fn refusal(graph: &Graph, id: NodeId, readers: &[&Node], preset: Pres
     let node = graph.node(id);
     match &node.op {
         Op::Observe(_) => Some("is being calibrated; convert the graph first".to_owned()),
+        Op::Dequantize(Dequantize { qparams: TensorQParams::PerGroup(groups) }) => {
+            groups::refusal(graph, id, groups, readers, preset)
+        }
         Op::Quantize(Quantize { qparams, range, .. }) if !matches!(graph.node(node.inputs[0]).op, Op::Constant(_)) => {
             if *range == QuantRange::INT32 {
                 Some("QuantizeLinear does not quantize to 32 bits, and its input is not a constant".to_owned())

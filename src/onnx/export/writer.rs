@@ -123,6 +123,18 @@ impl Writer {
         self.raw(wish, &[], quantized, vec![stored(value, quantized)])
     }
 
+    /// Adds bytes as an initializer of `uint8` and returns its name.
+    pub(super) fn bytes(&mut self, wish: &str, dims: &[usize], bytes: Vec<u8>) -> String {
+        self.raw(wish, dims, data_type::UINT8, bytes)
+    }
+
+    /// Gives the domain of another operator set to the last node of an operator.
+    pub(super) fn set_domain(&mut self, op: &str, domain: &str) {
+        if let Some(node) = self.nodes.iter_mut().rev().find(|node| node.op_type == op) {
+            node.domain = domain.to_owned();
+        }
+    }
+
     fn raw(&mut self, wish: &str, dims: &[usize], data_type: i32, bytes: Vec<u8>) -> String {
         let name = self.unique(wish);
         self.named(&name, dims, data_type, bytes);
@@ -146,11 +158,11 @@ impl Writer {
         qparams: &TensorQParams,
         quantized: i32,
     ) {
-        let ([scale, zero_point], axis) = match qparams {
+        let ([scale, zero_point], attributes) = match qparams {
             TensorQParams::PerTensor(q) if quantized == data_type::INT32 => {
-                ([self.scalar(&format!("{output}.scale"), q.scale()), String::new()], None)
+                ([self.scalar(&format!("{output}.scale"), q.scale()), String::new()], Vec::new())
             }
-            TensorQParams::PerTensor(q) => (self.scalar_qparams(output, *q, quantized), None),
+            TensorQParams::PerTensor(q) => (self.scalar_qparams(output, *q, quantized), Vec::new()),
             TensorQParams::PerChannel { channels, ch_axis } => {
                 let scales = channels.iter().flat_map(|q| q.scale().to_le_bytes()).collect();
                 let zero_points = channels.iter().map(|q| stored(q.zero_point(), quantized)).collect();
@@ -159,13 +171,15 @@ impl Writer {
                     data_type::INT32 => String::new(),
                     _ => self.raw(&format!("{output}.zero_point"), &[channels.len()], quantized, zero_points),
                 };
-                ([scale, zero_point], Some(int_attribute("axis", int(*ch_axis))))
+                ([scale, zero_point], vec![int_attribute("axis", int(*ch_axis))])
             }
+            // Layers write the weights of groups themselves, and the check of the graph refuses all others.
+            TensorQParams::PerGroup(_) => Default::default(),
         };
         // Quantized values of 32 bits have no zero point.
         let inputs = [input, &scale, &zero_point];
         let inputs = if quantized == data_type::INT32 { &inputs[..2] } else { &inputs[..] };
-        self.node(op, name, inputs, output, axis.into_iter().collect());
+        self.node(op, name, inputs, output, attributes);
     }
 
     fn scalar_qparams(&mut self, output: &str, q: QParams, quantized: i32) -> [String; 2] {
@@ -180,6 +194,9 @@ impl Writer {
         names
     }
 }
+
+/// The domain of ONNX Runtime's own operators.
+pub(super) const CONTRIB: &str = "com.microsoft";
 
 /// The byte of a quantized value, whose type is int8 or `uint8`.
 fn stored(value: i32, quantized: i32) -> u8 {

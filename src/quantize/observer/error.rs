@@ -31,6 +31,16 @@ pub enum ObserverError {
         /// Channels seen before, at least 1.
         expected: usize,
     },
+    /// The tensor has no rows to divide into groups, or other groups than before.
+    #[error("{actual} groups of {size}, expected {expected}")]
+    Groups {
+        /// Elements in a group.
+        size: usize,
+        /// Groups of this tensor, 0 if it has no axis.
+        actual: usize,
+        /// Groups seen before, at least 1.
+        expected: usize,
+    },
     /// Nothing has been observed.
     #[error("nothing has been observed")]
     Uncalibrated,

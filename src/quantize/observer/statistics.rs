@@ -42,3 +42,18 @@ pub(super) fn channel_ranges(values: &[f32], shape: &[usize], ch_axis: usize) ->
     }
     Ok(ranges.into_iter().map(|(range, _)| range).collect())
 }
+
+/// One range for each group of `size` elements along the last axis, row by row, and the number of groups of a row. The last group of a row
+/// may be shorter.
+pub(super) fn group_ranges(values: &[f32], shape: &[usize], size: usize) -> Result<(Vec<Range>, usize), ObserverError> {
+    let k = match shape.last() {
+        Some(&k) if k > 0 => k,
+        _ => return Err(ObserverError::Groups { size, actual: 0, expected: 1 }),
+    };
+    let of_row = |row: &[f32]| row.chunks(size).map(block_range).collect::<Vec<_>>();
+    let ranges: Vec<(Range, bool)> = values.par_chunks_exact(k).flat_map_iter(of_row).collect();
+    if !ranges.iter().all(|(_, finite)| *finite) {
+        return Err(first_non_finite(values));
+    }
+    Ok((ranges.into_iter().map(|(range, _)| range).collect(), k.div_ceil(size)))
+}

@@ -1,16 +1,19 @@
 //! Linear layers, static and dynamic, and convolutions.
 
+mod parameters;
+
 use std::sync::Arc;
 
 use ndarray::Array1;
 
+use self::parameters::{Parameters, group_scales, outputs_first, weight_scales};
 use super::{Epilogue, FITS, Fused, Match, Matcher, NOT_INPUT, Rewritten, ToIntegerError};
 use crate::graph::{NodeId, Rewriter};
 use crate::numerics;
 use crate::ops::{
-    Constant, Conv, Dequantize, DequantizeDynamic, ImageLayout, IntegerConv, IntegerLinear, Op, ScaleAccumulatorDynamic,
+    Constant, Conv, Dequantize, DequantizeDynamic, ImageLayout, IntegerConv, Op, ScaleAccumulatorDynamic,
 };
-use crate::values::slices::codes;
+use crate::values::slices::{codes, integers};
 use crate::values::{DType, QParams, QuantizedTensor, Tensor, TensorQParams};
 
 /// The quantized input of a layer.
@@ -21,18 +24,8 @@ enum Input {
     Dynamic { values: NodeId, qparams: NodeId },
 }
 
-/// The constants of a layer of N output channels, each a sum of K products.
-struct Parameters {
-    /// The node of the weight, if it is in the order below.
-    node: Option<NodeId>,
-    /// The weight `[N, …]`, with K elements for each channel and zero points of 0.
-    weight: QuantizedTensor,
-    k: usize,
-    /// The scale of each channel of the weight, `[N]`.
-    scales: Vec<f32>,
-    /// The bias in real units, `[N]`.
-    bias: Vec<f32>,
-}
+/// The largest integer scales of groups to try after 255, if sums do not fit.
+const FEWER_STEPS: [u8; 4] = [127, 63, 31, 15];
 
 /// The rule of the family.
 pub(super) fn rewrite(
@@ -60,14 +53,27 @@ impl Matcher<'_> {
             Op::DequantizeDynamic(DequantizeDynamic) => Input::Dynamic { values: x.inputs[0], qparams: x.inputs[1] },
             _ => return Ok(Err(NOT_INPUT.to_owned())),
         };
-        let parameters = match self.parameters(linear)? {
+        let mut parameters = match self.parameters(linear)? {
             Ok(parameters) => parameters,
             Err(reason) => return Ok(Err(reason)),
         };
-        Ok(match input {
-            Input::Static { values, qparams } => self.static_linear(rewriter, linear, values, qparams, &parameters),
-            Input::Dynamic { values, qparams } => self.dynamic_linear(rewriter, linear, [values, qparams], &parameters),
-        })
+        let mut fewer = FEWER_STEPS.into_iter();
+        loop {
+            let rewritten = match input {
+                Input::Static { values, qparams } => self.static_linear(rewriter, linear, values, qparams, &parameters),
+                Input::Dynamic { values, qparams } => {
+                    self.dynamic_linear(rewriter, linear, [values, qparams], &parameters)
+                }
+            };
+            // Smaller integer scales of groups make smaller sums.
+            match (rewritten, fewer.next()) {
+                (Err(reason), Some(most)) => match parameters.with_integer_scales(most) {
+                    Some(smaller) => parameters = smaller,
+                    None => return Ok(Err(reason)),
+                },
+                (rewritten, _) => return Ok(rewritten),
+            }
+        }
     }
 
     fn parameters(&self, layer: NodeId) -> Match<Parameters> {
@@ -90,6 +96,13 @@ impl Matcher<'_> {
         if values.dtype() != DType::I8 {
             return Ok(Err(format!("its weight is of {}, expected i8", values.dtype())));
         }
+        let groups = match (qparams, &layer.op) {
+            (TensorQParams::PerGroup(groups), Op::Linear(_)) => Some(groups.clone()),
+            (TensorQParams::PerGroup(_), _) => {
+                return Ok(Err("its weight has a scale for each group, which linear layers support only".to_owned()));
+            }
+            _ => None,
+        };
         let bits = self.graph.bits(node);
         let (node, values, qparams) = match &layer.op {
             Op::ConvTranspose(conv) => {
@@ -104,7 +117,11 @@ impl Matcher<'_> {
         };
         let n = values.shape()[0];
         let k = values.shape()[1..].iter().product();
-        let scales = match weight_scales(&qparams, n) {
+        let scales = match &groups {
+            None => weight_scales(&qparams, n),
+            Some(groups) => group_scales(groups),
+        };
+        let scales = match scales {
             Ok(scales) => scales,
             Err(reason) => return Ok(Err(reason)),
         };
@@ -122,7 +139,8 @@ impl Matcher<'_> {
         if k == 0 {
             return Ok(Err("it has 0 input features, expected at least 1".to_owned()));
         }
-        Ok(Ok(Parameters { node, weight, k, scales, bias }))
+        let parameters = Parameters { node, weight, k, scales, groups, bias };
+        Ok(parameters.check_differences().map(|()| parameters))
     }
 
     fn static_linear(
@@ -145,7 +163,8 @@ impl Matcher<'_> {
         let factors = factors(&parameters.scales, x_qparams.scale(), factor)?;
         let w = self.weight(rewriter, linear, parameters);
         let bias = self.constant(rewriter, linear, "bias.quantized", vector(bias));
-        let inputs = vec![rewriter.get(x).expect(FITS), w, bias];
+        let mut inputs = vec![rewriter.get(x).expect(FITS), w, bias];
+        inputs.extend(self.groups(rewriter, linear, parameters));
         let conv = |window, groups| {
             let zero_point = x_qparams.zero_point();
             Op::IntegerConv(IntegerConv {
@@ -159,7 +178,7 @@ impl Matcher<'_> {
         let acc = match &node.op {
             Op::Conv(Conv { window, groups, .. }) => conv(window.clone(), *groups),
             Op::ConvTranspose(transposed) => conv(transposed.as_conv(), transposed.groups),
-            _ => Op::IntegerLinear(IntegerLinear { fraction_bits }),
+            _ => parameters.accumulator(fraction_bits),
         };
         let acc = rewriter.add(&node.name, acc, inputs, &node.origin).expect(FITS);
         Ok(self.finish(rewriter, linear, acc, epilogue, factors, fused))
@@ -194,9 +213,9 @@ impl Matcher<'_> {
         let sums = self.constant(rewriter, linear, "weight.sums", vector(sums));
         let scales = self.constant(rewriter, linear, "weight.scales", vector(parameters.scales.clone()));
         let bias = self.constant(rewriter, linear, "bias", vector(parameters.bias.clone()));
-        let inputs = vec![rewriter.get(x).expect(FITS), w, zeros];
-        let acc = Op::IntegerLinear(IntegerLinear { fraction_bits: 0 });
-        let acc = rewriter.add(&node.name, acc, inputs, &node.origin).expect(FITS);
+        let mut inputs = vec![rewriter.get(x).expect(FITS), w, zeros];
+        inputs.extend(self.groups(rewriter, linear, parameters));
+        let acc = rewriter.add(&node.name, parameters.accumulator(0), inputs, &node.origin).expect(FITS);
         let op = Op::ScaleAccumulatorDynamic(ScaleAccumulatorDynamic { relu: relu.is_some() });
         let inputs = vec![acc, rewriter.get(x_qparams).expect(FITS), sums, scales, bias];
         let last = relu.unwrap_or(linear);
@@ -212,6 +231,19 @@ impl Matcher<'_> {
             Some(node) if matches!(self.graph.node(node).op, Op::Constant(_)) => rewriter.get(node).expect(FITS),
             _ => self.constant(rewriter, linear, "weight.quantized", Constant::from(&parameters.weight)),
         }
+    }
+}
+
+impl Matcher<'_> {
+    /// The constants of the groups of a weight: integer scales and zero points.
+    fn groups(&self, rewriter: &mut Rewriter<'_>, linear: NodeId, parameters: &Parameters) -> Vec<NodeId> {
+        let Some((groups, integer)) = parameters.integer_groups() else { return Vec::new() };
+        let shape = [groups.rows(), groups.groups_per_row()];
+        let multipliers = integer.multipliers().iter().map(|&m| i32::from(m)).collect();
+        let zero_points = groups.groups().iter().map(|group| group.zero_point() as i8).collect();
+        [("group.scales", integers(&shape, multipliers)), ("group.zero_points", codes(&shape, zero_points))]
+            .map(|(what, tensor)| self.constant(rewriter, linear, &format!("weight.{what}"), Constant::new(tensor)))
+            .into()
     }
 }
 
@@ -233,72 +265,4 @@ fn factors(scales: &[f32], s_x: f32, factor: impl Fn(f32) -> Option<f32>) -> Res
         })
     };
     scales.iter().enumerate().map(channel).collect()
-}
-
-/// The qparams of the weight of a transposed convolution `[C, N / groups, …]`, once its output channels are axis 0.
-fn outputs_first(qparams: &TensorQParams, groups: usize) -> Result<TensorQParams, String> {
-    match qparams.clone() {
-        TensorQParams::PerChannel { channels, ch_axis: 1 } if groups == 1 => {
-            Ok(TensorQParams::PerChannel { channels, ch_axis: 0 })
-        }
-        TensorQParams::PerChannel { ch_axis, .. } => Err(format!(
-            "its weight has a scale per index of axis {ch_axis} with {groups} groups: a sum of integers needs one for each output channel"
-        )),
-        per_tensor => Ok(per_tensor),
-    }
-}
-
-/// The scale of each of `n` output channels, for weights whose zero points are 0.
-fn weight_scales(qparams: &TensorQParams, n: usize) -> Result<Vec<f32>, String> {
-    let channels: &[QParams] = match qparams {
-        TensorQParams::PerTensor(q) => std::slice::from_ref(q),
-        TensorQParams::PerChannel { channels, ch_axis: 0 } => channels,
-        TensorQParams::PerChannel { ch_axis, .. } => {
-            return Err(format!("its weight has a scale per index of axis {ch_axis}, expected axis 0"));
-        }
-    };
-    if let Some((channel, q)) = channels.iter().enumerate().find(|(_, q)| q.zero_point() != 0) {
-        return Err(format!("channel {channel} of its weight has zero point {}, expected 0", q.zero_point()));
-    }
-    Ok(channels.iter().map(QParams::scale).cycle().take(n).collect())
-}
-
-impl Parameters {
-    /// `Σ w` and `Σ |w|` of each channel.
-    fn sums(&self) -> Vec<(i64, i64)> {
-        let add = |(sum, magnitude), &w: &i8| (sum + i64::from(w), magnitude + i64::from(w.unsigned_abs()));
-        self.weight.values().chunks_exact(self.k).map(|row| row.iter().fold((0, 0), add)).collect()
-    }
-
-    /// The most fraction bits that fit the accumulator, and the folded bias, by equation 4.
-    fn folded_bias(&self, x_qparams: QParams) -> Result<(u32, Vec<i32>), String> {
-        let sums = self.sums();
-        let folded = |fraction_bits: u32| -> Result<Vec<i32>, String> {
-            let channels = self.bias.iter().zip(&self.scales).zip(&sums).enumerate();
-            channels
-                .map(|(channel, ((&b, &s_w), &(sum, magnitude)))| {
-                    let (s_x, z_x) = (x_qparams.scale(), x_qparams.zero_point());
-                    let bias = numerics::folded_bias(b, s_x, z_x, s_w, sum, fraction_bits);
-                    match i32::try_from(bias) {
-                        Ok(bias) if numerics::fits_accumulator(magnitude, i64::from(bias), fraction_bits) => Ok(bias),
-                        _ => Err(format!(
-                            "channel {channel}: products up to {} and a bias of {bias} do not fit the i32 accumulator \
-                             ({}, equation 4)",
-                            magnitude * 128,
-                            i32::MAX
-                        )),
-                    }
-                })
-                .collect()
-        };
-        // If no number of fraction bits fits, the reason given is that of 0 bits.
-        let mut refused = String::new();
-        for fraction_bits in (0..=numerics::MAX_FRACTION_BITS).rev() {
-            match folded(fraction_bits) {
-                Ok(bias) => return Ok((fraction_bits, bias)),
-                Err(reason) => refused = reason,
-            }
-        }
-        Err(refused)
-    }
 }

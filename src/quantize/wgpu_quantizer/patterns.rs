@@ -6,7 +6,7 @@ use crate::ops::{Add, AveragePool, AverageWindows, Clamp, Constant, Input, Mul, 
 use crate::quantize::annotation::{Annotations, EdgeOrNode, QuantizationAnnotation};
 use crate::quantize::config::QuantizationConfig;
 use crate::quantize::spec::{ObservedSpec, QuantizationSpec};
-use crate::values::{DType, Granularity, QScheme};
+use crate::values::{DType, Granularity, QScheme, QuantRange};
 
 /// A one-element constant that is larger is a mask or a sentinel: at its scale, the other input would be 0.
 const LARGEST_SCALAR: f32 = 3.402_823_5e15;
@@ -200,9 +200,10 @@ impl<'g> Marks<'g> {
         let act = &config.input_activation;
         // The bias stays float here; the integer form quantizes it from the scales of input and weight.
         let specs = match &self.graph.node(id).op {
-            Op::Linear(_) | Op::Conv(_) => [act.clone(), config.weight.clone(), None],
+            Op::Linear(_) => [act.clone(), config.weight.clone(), None],
+            Op::Conv(_) => [act.clone(), config.weight.clone().map(without_groups), None],
             Op::ConvTranspose(conv) => {
-                let weight = config.weight.clone();
+                let weight = config.weight.clone().map(without_groups);
                 let own = |spec| if self.rules.as_xnnpack { spec } else { for_outputs(spec, conv.groups) };
                 [act.clone(), weight.map(own), None]
             }
@@ -355,6 +356,19 @@ fn for_outputs(spec: QuantizationSpec, groups: usize) -> QuantizationSpec {
         QuantizationSpec::Observed(spec) if spec.qscheme.ch_axis().is_some() => {
             let granularity = if groups == 1 { Granularity::Channel { axis: 1 } } else { Granularity::Tensor };
             ObservedSpec { qscheme: QScheme { granularity, ..spec.qscheme }, ..spec }.into()
+        }
+        other => other,
+    }
+}
+
+/// The spec of the weight of a layer whose features are not divided into groups: a scale for each output channel, of the same bits.
+fn without_groups(spec: QuantizationSpec) -> QuantizationSpec {
+    match spec {
+        QuantizationSpec::Observed(spec) if spec.qscheme.group_size().is_some() => {
+            let most = spec.range.quant_max();
+            let range = QuantRange::new(-most, most).unwrap_or(spec.range);
+            let qscheme = QScheme::per_channel_symmetric(0).with_bits(spec.qscheme.bits);
+            ObservedSpec { qscheme, range, ..spec }.into()
         }
         other => other,
     }

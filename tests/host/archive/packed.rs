@@ -3,10 +3,10 @@
 use enfold::archive::{self, ArchiveError};
 use enfold::interp::Interpreter;
 use enfold::numerics::FloatProducts;
-use enfold::ops::{Constant, Linear, MatMul, Op};
+use enfold::ops::{Constant, Dequantize, Linear, MatMul, Op};
 use enfold::program::StepOp;
 use enfold::quantize::{ConvertOptions, QuantizationConfig, WgpuQuantizer, convert, prepare, to_integer};
-use enfold::values::QuantRange;
+use enfold::values::{GroupQParams, QuantRange, TensorQParams};
 use enfold::{Graph, GraphBuilder, Shape, Tensor};
 
 use super::edited;
@@ -286,6 +286,38 @@ fn files_of_format_4_are_read() {
         let graph = archive::from_bytes(&old).expect("loaded");
         assert!(graph.nodes().iter().any(|node| node.op == op), "{graph}");
         assert_eq!(archive::from_bytes(&archive::to_bytes(&graph).expect("saved")).expect("loaded"), graph);
+    }
+}
+
+/// A file of format 5, which knew no groups: a layer that is quantized dynamically for each row.
+#[test]
+fn files_of_format_5_are_read() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/archives/format_5/dynamic.safetensors");
+    let old = std::fs::read(path).expect("the file");
+    assert!(String::from_utf8_lossy(&old[..data_start(&old)]).contains("\\\"format\\\":5,"), "another format");
+    let graph = archive::from_bytes(&old).expect("loaded");
+    assert!(to_integer(&graph).expect("integers").summary().float.is_empty(), "{graph}");
+    assert_eq!(archive::from_bytes(&archive::to_bytes(&graph).expect("saved")).expect("loaded"), graph);
+}
+
+/// Scales of groups take two hexadecimal digits each. A header with wrong ones is refused.
+#[test]
+fn groups_are_kept_and_checked() {
+    let groups = GroupQParams::from_integer_scales(4, &[0.5, 0.25], &[255, 1, 16, 255], &[0, 1, -2, 3]).expect("valid");
+    let mut g = GraphBuilder::new();
+    let w = g.constant("w", i8s(&[2, 6], vec![1, 2, 3, -4, 5, 6, 7, -8, 0, 1, 2, 3])).expect("a constant");
+    let y = g.node("y", Dequantize { qparams: TensorQParams::PerGroup(groups) }, &[w]).expect("reals");
+    let graph = g.finish([y]).expect("a graph");
+    let bytes = archive::to_bytes(&graph).expect("saved");
+    assert_eq!(archive::from_bytes(&bytes).expect("loaded"), graph);
+    for (from, to, part) in [
+        ("ff0110ff", "ff0010ff", "the integer scale of group 1 is 0"),
+        ("ff0110ff", "ff0110", "3 integer scales of groups, expected 4"),
+        ("\"size\":4", "\"size\":6", "groups of 6 elements"),
+        ("\"size\":4", "\"size\":8", "number of group scales"),
+    ] {
+        let error = archive::from_bytes(&edited(&bytes, from, to)).expect_err(to).to_string();
+        assert!(error.contains(part), "{error}");
     }
 }
 

@@ -33,6 +33,7 @@ fn wired(
     let mut linear = QLinear {
         weight: vec![1; 6].into(),
         bits: 8,
+        groups: None,
         n: 3,
         k: 2,
         bias: vec![0; 3].into(),
@@ -169,6 +170,7 @@ fn dynamic(change: impl FnOnce(&mut QLinear)) -> Result<Program, ProgramError> {
     let mut linear = QLinear {
         weight: vec![1, 2, 3, -4, 5, 6].into(),
         bits: 8,
+        groups: None,
         n: 3,
         k: 2,
         bias: vec![0; 3].into(),

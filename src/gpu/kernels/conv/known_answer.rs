@@ -80,7 +80,7 @@ fn conv(window: &Window, [n, groups, inputs]: [usize; 3], to_float: bool) -> (QC
     };
     let k = window.taps() * inputs;
     let weight = crate::ops::by_tap(i8s(&weight), weight.shape()).into();
-    let layer = QLinear { weight, bits: 8, n, k, bias: bias.into(), fraction_bits: 2, epilogue };
+    let layer = QLinear { weight, bits: 8, groups: None, n, k, bias: bias.into(), fraction_bits: 2, epilogue };
     (QConv { layer, window: window.clone(), groups, zero_point: -7 }, x, expected)
 }
 

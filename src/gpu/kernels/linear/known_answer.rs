@@ -16,7 +16,7 @@ use crate::gpu::kernels::kernel::Kernel;
 use crate::gpu::kernels::unary;
 use crate::numerics::{self, UnaryOp};
 use crate::ops::Unary;
-use crate::program::{Epilogue, QLinear, StepOp, ValueId, ValueType};
+use crate::program::{Epilogue, QLinear, StepOp, ValueId, ValueType, WeightGroups};
 use crate::values::Shape;
 
 /// The pipeline that stands for a kind of layer in the known answers: that of [`SmallLayer`].
@@ -58,10 +58,22 @@ pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
         case.output(kernel, op, &[layer], tensor(&[ROWS, SmallLayer::N], |i| look_up(y[i])));
     }
     known_floats(case);
-    for (bits, few) in [(WeightBits::Four, 4), (WeightBits::Two, 2)] {
+    for (bits, few, group_size) in [
+        (WeightBits::Four, 4, None),
+        (WeightBits::Two, 2, None),
+        (WeightBits::EightGroups, 8, Some(16)),
+        (WeightBits::FourGroups, 4, Some(16)),
+        (WeightBits::TwoGroups, 2, Some(32)),
+        (WeightBits::EightWords, 8, Some(12)),
+    ] {
         let kernel = stand_in(case.config, bits, LinearEpilogue::ToI8);
-        if case.needs(kernel) && !case.config.unpacked_weights {
-            let (layer, y) = SmallLayer::new(few).step(case);
+        let is_stored = few == 8 || !case.config.unpacked_weights;
+        if case.needs(kernel) && is_stored {
+            let layer = match group_size {
+                None => SmallLayer::new(few),
+                Some(size) => SmallLayer::with_groups(few, size),
+            };
+            let (layer, y) = layer.step(case);
             case.answer(kernel, layer, tensor(&[ROWS, SmallLayer::N], |i| y[i]));
         }
     }
@@ -93,6 +105,7 @@ fn known_floats(case: &mut CaseBuilder<'_>) {
 struct SmallLayer {
     bits: u32,
     weight: Vec<i8>,
+    groups: Option<WeightGroups>,
     bias: Vec<i32>,
     multiplier: Vec<f32>,
 }
@@ -109,13 +122,35 @@ impl SmallLayer {
             (0..Self::N * Self::K).map(|i| (i32::from(int8(i, 6)).rem_euclid(weights) - weights / 2) as i8).collect();
         // Some results saturate, some are ties.
         let multiplier = [1e-3, 0.5, 1.0 / 3.0, 7e-3].into_iter().cycle().take(Self::N).collect();
-        Self { bits, weight, bias: (0..Self::N as i32).map(|n| n * 101 - 3000).collect(), multiplier }
+        let bias = (0..Self::N as i32).map(|n| n * 101 - 3000).collect();
+        Self { bits, weight, groups: None, bias, multiplier }
     }
 
-    /// Σ_k x\[row,k\] · w\[channel,k\].
+    /// The layer with groups of features, whose zero points have all values of `bits` bits below 8; then they are 0.
+    fn with_groups(bits: u32, size: usize) -> Self {
+        let layer = Self::new(bits);
+        let count = Self::N * Self::K.div_ceil(size);
+        let half = 1 << (bits - 1);
+        let zero_point = |at: usize| if bits == 8 { 0 } else { i32::from(int8(at, 5)).rem_euclid(2 * half) - half };
+        let groups = WeightGroups {
+            size,
+            multipliers: (0..count).map(|at| ((at * 37 + at / 3) % 255) as u8 + 1).collect(),
+            zero_points: (0..count).map(|at| zero_point(at) as i8).collect(),
+        };
+        let multiplier = layer.multiplier.iter().map(|m| m * 1e-2).collect();
+        Self { groups: Some(groups), multiplier, ..layer }
+    }
+
+    /// Σ_k x\[row,k\] · w\[channel,k\], with the factors and zero points of groups.
     fn product(&self, row: usize, channel: usize) -> i32 {
-        let product = |i: usize| i32::from(int8(row * Self::K + i, 9)) * i32::from(self.weight[channel * Self::K + i]);
-        (0..Self::K).map(product).sum()
+        let weight = |i: usize| {
+            let w = i32::from(self.weight[channel * Self::K + i]);
+            self.groups.as_ref().map_or(w, |groups| {
+                let group = channel * Self::K.div_ceil(groups.size) + i / groups.size;
+                i32::from(groups.multipliers[group]) * (w - i32::from(groups.zero_points[group]))
+            })
+        };
+        (0..Self::K).map(|i| i32::from(int8(row * Self::K + i, 9)) * weight(i)).sum()
     }
 
     /// Adds the layer with float results to a case, with static or dynamic qparams of its own input. Returns its output and the right
@@ -138,8 +173,16 @@ impl SmallLayer {
         };
         let bias_steps = if dynamic { vec![0; n] } else { self.bias.clone() };
         let weight = self.weight.as_slice().into();
-        let op =
-            QLinear { bits: self.bits, weight, n, k, bias: bias_steps.as_slice().into(), fraction_bits: 0, epilogue };
+        let op = QLinear {
+            bits: self.bits,
+            groups: None,
+            weight,
+            n,
+            k,
+            bias: bias_steps.as_slice().into(),
+            fraction_bits: 0,
+            epilogue,
+        };
         let layer = case.step(StepOp::QLinear(op), &inputs, ValueType::F32, Shape::rows(n));
         let of = |at: usize| {
             let (row, channel) = (at / n, at % n);
@@ -160,7 +203,8 @@ impl SmallLayer {
         let multiplier = self.multiplier.as_slice().into();
         let epilogue = Epilogue::Requantize { multiplier, zero_point, lo: -128, hi: 127 };
         let (weight, bias) = (self.weight.as_slice().into(), self.bias.as_slice().into());
-        let op = StepOp::QLinear(QLinear { bits: self.bits, weight, n, k, bias, fraction_bits: 0, epilogue });
+        let groups = self.groups.clone();
+        let op = StepOp::QLinear(QLinear { bits: self.bits, groups, weight, n, k, bias, fraction_bits: 0, epilogue });
         let layer = case.step(op, &[x], ValueType::I8, Shape::rows(n));
         let of = |at: usize| {
             let (row, channel) = (at / n, at % n);
@@ -212,6 +256,7 @@ pub(crate) fn coopmat_answer(case: &mut CaseBuilder<'_>, chunk_vecs: u32) {
     let op = StepOp::QLinear(QLinear {
         weight: layer.w.as_slice().into(),
         bits: 8,
+        groups: None,
         n: layer.n,
         k: layer.k,
         bias: vec![0; layer.n].into(),
@@ -260,7 +305,16 @@ impl TileLayer {
 
     fn op(&self, epilogue: Epilogue) -> StepOp {
         let (weight, bias) = (self.w.as_slice().into(), self.bias.as_slice().into());
-        StepOp::QLinear(QLinear { bits: 8, weight, n: N, k: K, bias, fraction_bits: FRACTION_BITS, epilogue })
+        StepOp::QLinear(QLinear {
+            bits: 8,
+            groups: None,
+            weight,
+            n: N,
+            k: K,
+            bias,
+            fraction_bits: FRACTION_BITS,
+            epilogue,
+        })
     }
 
     /// Equation 4, row by row.

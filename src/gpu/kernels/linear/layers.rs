@@ -8,7 +8,7 @@ use crate::gpu::kernels::config::Config;
 use crate::gpu::kernels::dispatch::Planning;
 use crate::gpu::kernels::fused_step::FusedStep;
 use crate::gpu::kernels::layout::padded_bytes;
-use crate::program::{Epilogue, Program, QLinear, Step, StepOp, Value};
+use crate::program::{Epilogue, Program, QLinear, Step, StepOp, Value, WeightGroups};
 
 /// The most layers that share a dispatch with another: [`FusedStep::siblings`].
 const MAX_SIBLINGS: usize = 3;
@@ -76,13 +76,15 @@ fn can_share(program: &Program, config: &Config, first: usize, other: usize) -> 
     let bits = config.weight_bits(a);
     // Whole blocks of columns, all of which a binding holds, with their channels in another.
     let blocks = (a.n / BLOCK_COLS * (1 + MAX_SIBLINGS)) as u64;
-    let block = block_bytes(a.k, bits).max(BLOCK_COLS / 4 * size_of::<Channels>()) as u64;
+    let block = block_bytes(a, bits).max(BLOCK_COLS / 4 * size_of::<Channels>()) as u64;
     let fits = blocks.saturating_mul(block)
         <= config.limits.max_storage_buffer_binding_size.min(config.limits.max_buffer_size);
     let is_output = |step: &Step| program.outputs().contains(&step.output);
     let shape = |step: &Step| &program.value(step.output).shape;
+    let group_size = |layer: &QLinear| layer.groups.as_ref().map(|groups| groups.size);
     first.inputs == other.inputs
         && (a.n, a.k, a.fraction_bits, bits) == (b.n, b.k, b.fraction_bits, config.weight_bits(b))
+        && group_size(a) == group_size(b)
         && a.n.is_multiple_of(BLOCK_COLS)
         && same_conversion
         && fits
@@ -98,9 +100,16 @@ fn layers<'p>(program: &'p Program, fused: &FusedStep) -> impl Iterator<Item = &
     })
 }
 
-/// The weights of the layers of a dispatch.
-pub(crate) fn weights<'p>(program: &'p Program, fused: &FusedStep) -> impl Iterator<Item = &'p Arc<[i8]>> {
-    layers(program, fused).map(|layer| &layer.weight)
+/// The places in the program of the weights of the layers of a dispatch, and of what belongs to their groups.
+pub(crate) fn sources(program: &Program, fused: &FusedStep) -> Vec<usize> {
+    let of_layer = |layer: &QLinear| {
+        let of_groups = |groups: &WeightGroups| {
+            [groups.multipliers.as_ptr() as usize, groups.zero_points.as_ptr() as usize, groups.size]
+        };
+        let groups = layer.groups.as_ref().map(of_groups);
+        [layer.weight.as_ptr() as usize].into_iter().chain(groups.into_iter().flatten()).collect::<Vec<_>>()
+    };
+    layers(program, fused).flat_map(of_layer).collect()
 }
 
 /// The layers of a dispatch as one; `None` if there is one only.
@@ -124,13 +133,21 @@ pub(crate) fn merged(program: &Program, fused: &FusedStep) -> Option<QLinear> {
             Epilogue::Dynamic { scale: joined(&epilogues, Epilogue::factors), weight_sum, bias, relu }
         }
     };
+    let all_groups: Vec<&WeightGroups> = all.iter().filter_map(|layer| layer.groups.as_ref()).collect();
+    let groups = all_groups.first().map(|first| WeightGroups {
+        size: first.size,
+        multipliers: joined(&all_groups, |groups| &groups.multipliers),
+        zero_points: joined(&all_groups, |groups| &groups.zero_points),
+    });
     Some(QLinear {
         weight: joined(&all, |layer| &layer.weight),
+        groups,
         bits: all.iter().map(|layer| layer.bits).max().unwrap_or(first.bits),
         n: first.n * all.len(),
         bias: joined(&all, |layer| &layer.bias),
         epilogue,
-        ..*first
+        k: first.k,
+        fraction_bits: first.fraction_bits,
     })
 }
 

@@ -2,7 +2,7 @@
 
 use super::choice::{Candidate, pick};
 use super::tuning::LayerShape;
-use super::weights::{BLOCK_COLS, Channels, WeightPart, block_bytes};
+use super::weights::{BLOCK_COLS, Channels, WeightPart, block_bytes, group_shift};
 use super::work::{LinearTile, LinearWork};
 use super::{CHANNELS, LinearEpilogue, LinearParams, LinearPipeline, OPERAND, PARTIAL, WEIGHT, X, Y, layers};
 use crate::gpu::device::pipeline::PipelineKey;
@@ -61,7 +61,7 @@ fn of_layers(planning: &Planning<'_>, fused: &FusedStep, linear: &QLinear, weigh
         return vec![Columns { part: 0, offsets: [0; 2], weight, result: results[0], layers }];
     }
     // The columns of each layer are whole blocks.
-    let bytes = [linear.n / BLOCK_COLS * block_bytes(linear.k, weight.bits), size_of::<Channels>() * linear.n / 4];
+    let bytes = [linear.n / BLOCK_COLS * block_bytes(linear, weight.bits), size_of::<Channels>() * linear.n / 4];
     let single = |(number, result)| {
         let offsets = bytes.map(|bytes| (bytes * number) as u64);
         let weight = WeightPart { first_column: 0, columns: linear.n, ..weight };
@@ -128,7 +128,7 @@ fn reads(planning: &Planning<'_>, fused: &FusedStep, linear: &QLinear, columns: 
     let step = fused.step(planning.program);
     let &Columns { part, offsets: [weight, channels], .. } = columns;
     let quads = columns.weight.columns.div_ceil(BLOCK_COLS) * BLOCK_COLS / 4;
-    let bytes = [quads * 4 / BLOCK_COLS * block_bytes(linear.k, columns.weight.bits), quads * size_of::<Channels>()];
+    let bytes = [quads * 4 / BLOCK_COLS * block_bytes(linear, columns.weight.bits), quads * size_of::<Channels>()];
     let [weight_bytes, channel_bytes] = bytes.map(|bytes| Some(bytes as u64));
     let bound = |binding, operand, bytes| Bound { binding, operand, bytes };
     let mut reads = vec![
@@ -278,7 +278,7 @@ fn params(
         layer_columns,
         layers: columns.layers as u32,
         layer_words,
-        unused_0: 0,
+        group_shift: group_shift(linear),
         add,
         zero: 0,
     }

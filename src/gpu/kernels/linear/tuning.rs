@@ -24,6 +24,9 @@ struct Entry {
     /// Whether it is a convolution that reads its images itself.
     #[serde(default)]
     patches: bool,
+    /// Whether its weight has groups of features.
+    #[serde(default)]
+    groups: bool,
     /// The number of matrix rows that was measured. The entry is used up to it, from the next smaller one on.
     rows: u64,
     tile: TileShape,
@@ -43,6 +46,7 @@ impl Entry {
     fn is_of(&self, shape: LayerShape) -> bool {
         let LayerShape { n, k, bits, rows } = shape;
         (self.n, self.k, self.bits, self.patches) == (n, k, bits_of(bits), rows == LinearRows::Patches)
+            && self.groups == bits.has_groups()
     }
 
     fn rows_of(&self) -> LinearRows {
@@ -74,7 +78,7 @@ impl TuningTable {
         if self.adapter != other.adapter {
             return other;
         }
-        let key = |entry: &Entry| (entry.n, entry.k, entry.bits, entry.patches, entry.rows);
+        let key = |entry: &Entry| (entry.n, entry.k, entry.bits, entry.groups, entry.patches, entry.rows);
         self.entries.retain(|entry| other.entries.iter().all(|newer| key(newer) != key(entry)));
         self.entries.extend(other.entries);
         self.entries.sort_by_key(key);
@@ -120,7 +124,8 @@ impl TuningTable {
     pub(crate) fn add(&mut self, layer: LayerShape, rows: u64, tile: TileShape, split_k: bool) {
         let LayerShape { n, k, bits, .. } = layer;
         let patches = layer.rows == LinearRows::Patches;
-        self.entries.push(Entry { n, k, bits: bits_of(bits), patches, rows, tile, split_k });
+        let groups = bits.has_groups();
+        self.entries.push(Entry { n, k, bits: bits_of(bits), patches, groups, rows, tile, split_k });
     }
 
     /// Whether it has an entry for exactly this layer and number of matrix rows.
@@ -175,7 +180,7 @@ mod tests {
     fn entry(rows: u64, tile_rows: u32) -> Entry {
         let limits = wgpu::Limits::default();
         let tile = TileShape::new(LinearKernel::Register, tile_rows, 1, &limits).expect("fits");
-        Entry { n: 64, k: 32, bits: 8, patches: false, rows, tile, split_k: rows == 1 }
+        Entry { n: 64, k: 32, bits: 8, patches: false, groups: false, rows, tile, split_k: rows == 1 }
     }
 
     #[test]

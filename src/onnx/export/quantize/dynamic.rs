@@ -102,6 +102,7 @@ impl Exporter<'_> {
                     TensorQParams::PerChannel { channels, ch_axis } => {
                         *ch_axis == 0 && channels.iter().all(|q| q.zero_point() == 0)
                     }
+                    TensorQParams::PerGroup(_) => false,
                 };
                 if !fits || self.graph.node(values).dtype != DType::I8 || !self.is_constant(values) {
                     return None;
@@ -150,8 +151,9 @@ impl Exporter<'_> {
                 let wish = format!("{output}.scale");
                 let scale = match qparams {
                     TensorQParams::PerTensor(q) => self.writer.scalar(&wish, q.scale()),
-                    TensorQParams::PerChannel { channels, .. } => {
-                        self.writer.floats(&wish, &channels.iter().map(|q| q.scale()).collect::<Vec<_>>())
+                    // Groups are not products of integers here.
+                    TensorQParams::PerChannel { .. } | TensorQParams::PerGroup(_) => {
+                        self.writer.floats(&wish, &qparams.channels().iter().map(|q| q.scale()).collect::<Vec<_>>())
                     }
                 };
                 let zero_point = self.writer.quantized_value(&format!("{output}.zero_point"), 0, data_type::INT8);
