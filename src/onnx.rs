@@ -43,6 +43,9 @@
 //!   of the middle between two steps may get the other of them. Weights of `uint8` whose zero point is not 128 and `ConvInteger` are
 //!   computed in float, and the summary of the graph says why.
 //! - **Values of 16 bits** are integers between float steps, which are exact.
+//! - **Weights with a scale for each block** (`MatMulNBits`, `DequantizeLinear` with a `block_size`) become floats, or with
+//!   [`ImportOptions::integer_groups`] those of `MatMulNBits` group-wise integer weights. An export writes group-wise weights of up to 4 and
+//!   of 8 bits as `MatMulNBits`, whose groups are 16, 32, 64, 128 or 256 features, and the import of such a file gives the same integers.
 //!
 //! # Images
 //! Windows of convolutions and pools slide over one or two axes. `Resize`, `Pad` with elements of the image, `Gather` at known indices and
@@ -134,20 +137,26 @@ const OPSETS: RangeInclusive<i64> = 7..=26;
 /// ```
 /// use enfold::onnx::ImportOptions;
 ///
-/// let options = ImportOptions { dims: [("batch".to_owned(), 8)].into() };
+/// let options = ImportOptions { dims: [("batch".to_owned(), 8)].into(), ..Default::default() };
 /// assert_eq!(options, ImportOptions::with_dims([("batch", 8)]));
 /// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ImportOptions {
     /// The lengths of dimensions, by the names that the model gives them. None by default.
     pub dims: BTreeMap<String, usize>,
+    /// Whether weights with a scale for each block of input features (`MatMulNBits`) stay quantized, so that their layers have an integer
+    /// form. Their quantized values are kept; each scale becomes the nearest product of a scale for the output channel and an integer of 1
+    /// to 255, which moves it by up to 1/510 of the largest scale of the channel. An input that is not quantized is, dynamically for each
+    /// row. Off by default: then such weights become floats, and results are within rounding of those of the file.
+    pub integer_groups: bool,
 }
 
 impl ImportOptions {
     /// Creates options that give lengths to dimensions. Of two lengths for one name, the last counts.
     #[must_use]
     pub fn with_dims<N: Into<String>>(dims: impl IntoIterator<Item = (N, usize)>) -> Self {
-        Self { dims: dims.into_iter().map(|(name, length)| (name.into(), length)).collect() }
+        let dims = dims.into_iter().map(|(name, length)| (name.into(), length)).collect();
+        Self { dims, ..Self::default() }
     }
 }
 

@@ -153,6 +153,7 @@ pub(super) fn import_with(
         values,
         reading: Vec::new(),
         operator: dispatch::operator,
+        integer_groups: options.integer_groups,
         functions,
         depth: 0,
         unsupported: Vec::new(),

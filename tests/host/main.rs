@@ -48,6 +48,8 @@ mod onnx_dynamic;
 #[cfg(feature = "onnx")]
 mod onnx_export;
 #[cfg(feature = "onnx")]
+mod onnx_groups;
+#[cfg(feature = "onnx")]
 mod onnx_images;
 mod oracle;
 mod products;

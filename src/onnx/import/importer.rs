@@ -35,6 +35,8 @@ pub(in crate::onnx) struct Importer {
     pub(in crate::onnx) reading: Vec<(String, NodeId)>,
     /// The rules for the operators of the default domain.
     pub(super) operator: fn(&str) -> Option<Operator>,
+    /// Whether weights with a scale for each block stay quantized.
+    pub(in crate::onnx) integer_groups: bool,
     /// The functions that the file defines itself.
     pub(in crate::onnx) functions: Functions,
     /// How many functions and branches the current node is inside of.
