@@ -6,7 +6,6 @@ use enfold::quantize::accuracy::{
     ChannelStatistics, GptqOptions, Hessians, LayerChoice, Plan, SmoothOptions, clip_weights, gptq, smooth,
 };
 use enfold::quantize::{ConvertOptions, QuantizationConfig, WgpuQuantizer, convert, prepare};
-use enfold::values::QuantRange;
 use enfold::{Graph, Tensor, archive};
 
 use crate::models::mlp;
@@ -48,8 +47,13 @@ fn passes_are_the_librarys() {
         let data = if rounded { "--calibrate x.safetensors --batch-size 64" } else { "" };
         let scheme = "--dynamic --per-token --weight-bits 3";
         space.ok(&format!("--quiet quantize mlp.enfold {data} {scheme} {flags} --output q.enfold"));
-        let range = QuantRange::new(-3, 3).unwrap();
-        let config = QuantizationConfig::symmetric().weight_range(range).per_channel().dynamic_per_token();
+        let mut config = QuantizationConfig::symmetric().weight_bits(3).per_channel().dynamic_per_token();
+        if flags.contains("--group") {
+            config = config.weight_group(8);
+        }
+        if flags.contains("asymmetric") {
+            config = config.asymmetric_weights();
+        }
         let mut prepared = prepare(&mlp(), &quantizer(config)).unwrap();
         if clipped {
             clip_weights(&mut prepared).unwrap();
@@ -144,6 +148,9 @@ fn wrong_arguments_of_passes_are_named() {
         (format!("{calibrated} --smooth 1.5"), &["--smooth 1.5", "0..=1"]),
         (format!("{calibrated} --smooth --smooth-search"), &["--smooth-search", "--smooth"]),
         (format!("{calibrated} --weight-bits 1"), &["--weight-bits", "1", "2"]),
+        (format!("{calibrated} --group 30"), &["--group 30", "multiple of 4"]),
+        (format!("{calibrated} --group 32 --asymmetric-weights"), &["8 bits", "--weight-bits"]),
+        (format!("{calibrated} --asymmetric-weights --weight-bits 4"), &["--group"]),
         (format!("{calibrated} --percentile 20"), &["--percentile 20", "50..=100"]),
         (format!("{calibrated} --percentile 99 --observer minmax"), &["--percentile", "--observer percentile"]),
         (format!("{calibrated} --plan other.json"), &["block.fc7", "block.fc1"]),

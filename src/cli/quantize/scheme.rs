@@ -4,7 +4,6 @@ use anyhow::Result;
 use enfold::Graph;
 use enfold::quantize::accuracy::Plan;
 use enfold::quantize::{ObserverKind, PrepareError, PreparedGraph, QuantizationConfig, WgpuQuantizer, prepare};
-use enfold::values::QuantRange;
 
 use crate::cli::failure::usage;
 use crate::cli::model::Model;
@@ -36,6 +35,13 @@ pub(super) struct Scheme {
     /// The bits of a weight's quantized values [default: 8].
     #[arg(long, value_name = "BITS", value_parser = clap::value_parser!(u32).range(2..=8))]
     weight_bits: Option<u32>,
+    /// Gives each group of N input features of a linear layer's weight a scale, such as 32, 64 or 128: any multiple of 4. The last group
+    /// of a row may be shorter.
+    #[arg(long, value_name = "N", conflicts_with_all = ["per_tensor", "per_channel"])]
+    group: Option<usize>,
+    /// With --group, gives each group a zero point too.
+    #[arg(long, requires = "group")]
+    asymmetric_weights: bool,
     /// Leaves a node in float, or a module and all nodes in it: `encoder.0` covers `encoder.0.fc1`. May be repeated.
     #[arg(long, value_name = "NAME", num_args = 1..)]
     leave_float: Vec<String>,
@@ -69,6 +75,15 @@ impl Scheme {
                 "--symmetric gives one scale for the tensor, --per-token one for each row; leave one out",
             ));
         }
+        if let Some(size) = self.group.filter(|size| *size == 0 || !size.is_multiple_of(4)) {
+            return Err(usage(format!("--group {size}: must be a multiple of 4, such as 32, 64 or 128")));
+        }
+        if self.asymmetric_weights && self.weight_bits.is_none_or(|bits| bits > 7) {
+            let bits = self.weight_bits.unwrap_or(8);
+            return Err(usage(format!(
+                "--asymmetric-weights with weights of {bits} bits: the differences to zero points must fit int8; add --weight-bits 7 or fewer"
+            )));
+        }
         if self.dynamic && self.observer.is_some() {
             return Err(usage("--observer is for calibration, which --dynamic has none of; leave one of them out"));
         }
@@ -91,11 +106,16 @@ impl Scheme {
     fn quantizer(&self, in_float: &[String], plan: Option<&Plan>) -> Result<WgpuQuantizer> {
         let mut config = QuantizationConfig::symmetric();
         if let Some(bits) = self.weight_bits {
-            let largest = (1 << (bits - 1)) - 1;
-            config = config.weight_range(QuantRange::new(-largest, largest)?);
+            config = config.weight_bits(bits);
         }
         if !self.per_tensor {
             config = config.per_channel();
+        }
+        if let Some(size) = self.group {
+            config = config.weight_group(size);
+        }
+        if self.asymmetric_weights {
+            config = config.asymmetric_weights();
         }
         config = match (self.dynamic, self.per_token) {
             (true, true) => config.dynamic_per_token(),

@@ -15,7 +15,7 @@ use super::weights::{PreparedWeight, prepared_weights};
 use crate::graph::NodeId;
 use crate::quantize::PreparedGraph;
 use crate::values::slices::f32s;
-use crate::values::{QParams, QuantRange, Tensor};
+use crate::values::{QParams, QuantRange, Tensor, TensorQParams};
 
 /// The options of [`gptq`].
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -152,19 +152,19 @@ fn to_grid(w: f64, q: QParams, range: QuantRange) -> f64 {
     (w / scale).round_ties_even().clamp(lo, hi) * scale
 }
 
-/// The qparams of an output channel.
-fn grid(weight: &PreparedWeight, channel: usize) -> QParams {
-    let channels = weight.qparams.channels();
-    channels[if channels.len() == 1 { 0 } else { channel }]
+/// The qparams of an element.
+fn grid(weight: &PreparedWeight, row: usize, feature: usize) -> QParams {
+    match &weight.qparams {
+        TensorQParams::PerTensor(qparams) => *qparams,
+        TensorQParams::PerChannel { channels, .. } => channels[row],
+        TensorQParams::PerGroup(groups) => groups.groups()[row * groups.groups_per_row() + feature / groups.size()],
+    }
 }
 
 fn nearest(weight: &PreparedWeight) -> Vec<f32> {
     let k = weight.value.shape()[1];
-    let of_row = |(n, row): (usize, &[f32])| {
-        let grid = grid(weight, n);
-        row.iter().map(|&w| to_grid(f64::from(w), grid, weight.range) as f32).collect::<Vec<_>>()
-    };
-    f32s(&weight.value).chunks_exact(k).enumerate().flat_map(of_row).collect()
+    let round = |(at, &w): (usize, &f32)| to_grid(f64::from(w), grid(weight, at / k, at % k), weight.range) as f32;
+    f32s(&weight.value).iter().enumerate().map(round).collect()
 }
 
 /// Rounds the rows of a weight, each on its own.
@@ -175,14 +175,15 @@ fn round(weight: &PreparedWeight, factor: &[f64], order: &[usize]) -> Vec<f32> {
     tasks.for_each(|(task, (to, from))| {
         for (at, (to, from)) in to.chunks_exact_mut(k).zip(from.chunks_exact(k)).enumerate() {
             let mut row: Vec<f64> = order.iter().map(|&j| f64::from(from[j])).collect();
-            round_row(&mut row, factor, grid(weight, task * ROWS + at), weight.range);
+            let grids: Vec<QParams> = order.iter().map(|&j| grid(weight, task * ROWS + at, j)).collect();
+            round_row(&mut row, factor, &grids, weight.range);
             order.iter().zip(row).for_each(|(&j, w)| to[j] = w as f32);
         }
     });
     rounded
 }
 
-fn round_row(row: &mut [f64], factor: &[f64], grid: QParams, range: QuantRange) {
+fn round_row(row: &mut [f64], factor: &[f64], grids: &[QParams], range: QuantRange) {
     let k = row.len();
     let subtract = |row: &mut [f64], factor: &[f64], error: f64| {
         row.iter_mut().zip(factor).for_each(|(w, r)| *w -= error * r);
@@ -191,7 +192,7 @@ fn round_row(row: &mut [f64], factor: &[f64], grid: QParams, range: QuantRange) 
     for first in (0..k).step_by(BLOCK) {
         let end = k.min(first + BLOCK);
         for j in first..end {
-            let q = to_grid(row[j], grid, range);
+            let q = to_grid(row[j], grids[j], range);
             let error = (row[j] - q) / factor[j * k + j];
             row[j] = q;
             errors[j - first] = error;

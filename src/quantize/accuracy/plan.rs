@@ -8,14 +8,16 @@ use serde::{Deserialize, Serialize};
 use super::error::AccuracyError;
 use super::sensitivity::{ChoiceError, LayerSensitivities, LayerSensitivity};
 use crate::quantize::{QuantizationConfig, WgpuQuantizer};
-use crate::values::QuantRange;
+
+/// Input features that share a scale in [`LayerChoice::Int4PerToken`].
+const INT4_GROUP: usize = 32;
 
 /// How a layer computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, strum::EnumIter)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum LayerChoice {
-    /// Weights of 4 bits with a scale for each channel, activations of 8 bits with qparams for each token.
+    /// Weights of 4 bits with a scale for each group of 32 features, activations of 8 bits with qparams for each token.
     Int4PerToken,
     /// Weights and activations of 8 bits, with a scale for each channel of the weight. Activations have the range of calibration.
     Int8,
@@ -31,21 +33,18 @@ impl LayerChoice {
     pub fn config(self) -> Option<QuantizationConfig> {
         let int8 = QuantizationConfig::symmetric().per_channel();
         match self {
-            Self::Int4PerToken => {
-                let range = QuantRange::new(-7, 7).unwrap_or(QuantRange::INT8_NARROW);
-                Some(int8.weight_range(range).dynamic_per_token())
-            }
+            Self::Int4PerToken => Some(int8.weight_bits(4).weight_group(INT4_GROUP).dynamic_per_token()),
             Self::Int8 => Some(int8),
             Self::Int8PerToken => Some(int8.dynamic_per_token()),
             Self::Float => None,
         }
     }
 
-    /// Returns the bytes of a weight with this number of elements, without its scales.
+    /// Returns the bytes of a weight with this number of elements and the scales of its groups, without those of channels.
     #[must_use]
     pub fn bytes(self, elements: usize) -> usize {
         match self {
-            Self::Int4PerToken => elements.div_ceil(2),
+            Self::Int4PerToken => elements.div_ceil(2) + elements.div_ceil(INT4_GROUP),
             Self::Int8 | Self::Int8PerToken => elements,
             Self::Float => elements.saturating_mul(4),
         }

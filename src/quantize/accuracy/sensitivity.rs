@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use strum::IntoEnumIterator;
 
-use super::clip::clip;
+use super::clip::clipped;
 use super::error::AccuracyError;
 use super::plan::LayerChoice;
 use crate::graph::{Graph, NodeId};
@@ -169,13 +169,11 @@ fn quantized(
     } else {
         fake(x, &qparams(activation, x).map_err(named)?, activation)
     };
-    let mut of_channels = qparams(of_weight, weight).map_err(named)?;
-    if let (true, TensorQParams::PerChannel { channels, ch_axis: 0 }) = (of_weight.qscheme.bits < 8, &of_channels) {
-        let rows = f32s(weight).chunks_exact((weight.len() / channels.len()).max(1));
-        let clipped = rows.zip(channels.iter()).map(|(row, &q)| clip(row, q, of_weight.range).0);
-        of_channels = TensorQParams::PerChannel { channels: clipped.collect(), ch_axis: 0 };
+    let mut of_parts = qparams(of_weight, weight).map_err(named)?;
+    if of_weight.qscheme.bits < 8 {
+        of_parts = clipped(f32s(weight), weight.shape(), &of_parts, of_weight.range).1;
     }
-    Ok((x, fake(weight, &of_channels, of_weight)))
+    Ok((x, fake(weight, &of_parts, of_weight)))
 }
 
 /// The sum of squared errors over the sum of squares.

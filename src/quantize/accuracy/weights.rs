@@ -84,16 +84,21 @@ pub(super) fn prepared_weights(prepared: &PreparedGraph) -> Result<Vec<PreparedW
     Ok(weights)
 }
 
-impl PreparedWeight {
-    /// The values of each channel that has qparams of its own, or all values.
-    pub(super) fn channels(&self) -> Vec<Vec<f32>> {
-        let values = f32s(&self.value);
-        let TensorQParams::PerChannel { ch_axis, channels } = &self.qparams else { return vec![values.to_vec()] };
-        let inner = self.value.shape()[ch_axis + 1..].iter().product::<usize>().max(1);
-        let mut of_channels = vec![Vec::with_capacity(values.len() / channels.len()); channels.len()];
-        for (run, values) in values.chunks_exact(inner).enumerate() {
-            of_channels[run % channels.len()].extend_from_slice(values);
+/// The values of a weight that have qparams of their own: all values, those of each channel, or those of each group of each row.
+pub(super) fn parts(values: &[f32], shape: &[usize], qparams: &TensorQParams) -> Vec<Vec<f32>> {
+    match qparams {
+        TensorQParams::PerTensor(_) => vec![values.to_vec()],
+        TensorQParams::PerChannel { ch_axis, channels } => {
+            let inner = shape[ch_axis + 1..].iter().product::<usize>().max(1);
+            let mut of_channels = vec![Vec::with_capacity(values.len() / channels.len()); channels.len()];
+            for (run, values) in values.chunks_exact(inner).enumerate() {
+                of_channels[run % channels.len()].extend_from_slice(values);
+            }
+            of_channels
         }
-        of_channels
+        TensorQParams::PerGroup(groups) => {
+            let rows = values.chunks_exact(shape[shape.len() - 1].max(1));
+            rows.flat_map(|row| row.chunks(groups.size()).map(<[f32]>::to_vec)).collect()
+        }
     }
 }
