@@ -44,7 +44,7 @@
 //!   computed in float, and the summary of the graph says why.
 //! - **Values of 16 bits** are integers between float steps, which are exact.
 //! - **Weights with a scale for each block** (`MatMulNBits`, `DequantizeLinear` with a `block_size`) become floats, or with
-//!   [`ImportOptions::integer_groups`] those of `MatMulNBits` group-wise integer weights. An export writes group-wise weights of up to 4 and
+//!   [`ImportOptions::integer_groups`] group-wise integer weights, if a layer reads them without a node in between. An export writes group-wise weights of up to 4 and
 //!   of 8 bits as `MatMulNBits`, whose groups are 16, 32, 64, 128 or 256 features, and the import of such a file gives the same integers.
 //!
 //! # Images
@@ -144,7 +144,8 @@ const OPSETS: RangeInclusive<i64> = 7..=26;
 pub struct ImportOptions {
     /// The lengths of dimensions, by the names that the model gives them. None by default.
     pub dims: BTreeMap<String, usize>,
-    /// Whether weights with a scale for each block of input features (`MatMulNBits`) stay quantized, so that their layers have an integer
+    /// Whether weights with a scale for each block of input features (`MatMulNBits`, `DequantizeLinear` with a
+    /// `block_size`) stay quantized, so that their layers have an integer
     /// form. Their quantized values are kept; each scale becomes the nearest product of a scale for the output channel and an integer of 1
     /// to 255, which moves it by up to 1/510 of the largest scale of the channel. An input that is not quantized is, dynamically for each
     /// row. Off by default: then such weights become floats, and results are within rounding of those of the file.

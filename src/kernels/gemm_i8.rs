@@ -100,7 +100,11 @@ pub(crate) struct Int8Weight {
 
 enum Packed {
     /// Factors of 16 bits as two int8 weights: `256 · high + low`, whose channels come one after the other, first the high ones.
-    RtenHalves(PackedBMatrix<i8>),
+    RtenHalves {
+        packed: PackedBMatrix<i8>,
+        /// The same `[2 n, k]`, for one row.
+        unpacked: Vec<i8>,
+    },
     /// Factors of 16 bits as they are.
     Portable16(Vec<i16>),
     Rten {
@@ -151,7 +155,8 @@ impl Int8Weight {
                 let high = |&w: &i16| ((i32::from(w) + 128) >> 8) as i8;
                 let low = |w: &i16| (i32::from(*w) - 256 * i32::from(high(w))) as i8;
                 let halves: Vec<i8> = factors.iter().map(high).chain(factors.iter().map(low)).collect();
-                Packed::RtenHalves(GemmExecutor::<u8, i8, i32>::new().prepack_b(transposed(&halves, 2 * n, k)))
+                let packed = GemmExecutor::<u8, i8, i32>::new().prepack_b(transposed(&halves, 2 * n, k));
+                Packed::RtenHalves { packed, unpacked: halves }
             }
             Int8Gemm::Avx2 => Packed::Avx2(avx2::Panels::of_16_bits(factors, n, k)),
             Int8Gemm::Rten | Int8Gemm::Portable => Packed::Portable16(factors.to_vec()),
@@ -230,11 +235,14 @@ impl Int8Weight {
                 let a = GemmInputA::Unpacked(matrix(flipped, m, self.k));
                 EXECUTOR.with(|executor| executor.gemm(sums, a, b, GemmOptions::default())).expect(SIZES);
             }
-            Packed::RtenHalves(packed) => {
+            Packed::RtenHalves { packed, unpacked } => {
                 flip_all(flipped, x);
                 let mut halves = vec![0i32; 2 * sums.len()];
                 let a = GemmInputA::Unpacked(matrix(flipped, m, self.k));
-                let b = GemmInputB::Packed(packed);
+                let b = match m {
+                    1 => GemmInputB::Unpacked(transposed(unpacked, 2 * self.n, self.k)),
+                    _ => GemmInputB::Packed(packed),
+                };
                 EXECUTOR.with(|executor| executor.gemm(&mut halves, a, b, GemmOptions::default())).expect(SIZES);
                 let n = self.n;
                 vectorized(

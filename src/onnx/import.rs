@@ -36,6 +36,7 @@ mod embedding;
 mod emitted;
 mod finish;
 mod grid_sample;
+mod group_weights;
 pub(super) mod importer;
 mod integer;
 mod linear;
@@ -154,6 +155,7 @@ pub(super) fn import_with(
         reading: Vec::new(),
         operator: dispatch::operator,
         integer_groups: options.integer_groups,
+        group_weights: HashMap::new(),
         functions,
         depth: 0,
         unsupported: Vec::new(),

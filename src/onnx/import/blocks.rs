@@ -3,14 +3,14 @@
 
 use std::sync::Arc;
 
+use super::group_weights::{GroupWeight, group_qparams};
 use super::importer::Importer;
-use super::operator::{Call, Operator, Values, one};
+use super::operator::{Call, Operator, Values};
 use crate::onnx::host::{self, Data, Host, show};
 use crate::onnx::proto::data_type as ty;
 use crate::onnx::tensor::{is_float, type_name};
-use crate::onnx::value::{Kind, Run, Value};
-use crate::ops::{ChooseQParams, Constant, Dequantize, DequantizeDynamic, Linear, Op, QuantizeDynamic};
-use crate::values::{GroupQParams, QScheme, QuantRange, Tensor, TensorQParams};
+use crate::onnx::value::Value;
+use crate::values::Tensor;
 
 operators! {
     "MatMulNBits" => Operator::stored(Importer::matmul_n_bits),
@@ -28,23 +28,6 @@ impl Packed {
         let byte = self.bytes[at / each] >> (at % each * self.bits);
         f32::from(byte & (u8::MAX >> (8 - self.bits)))
     }
-}
-
-/// The groups of a weight of `[N, K, bits, block size]` as products of integers; `None` if the weight minus its zero points does not fit
-/// int8, zero points are not whole numbers, or scales are not usable.
-fn group_qparams([n, k, bits, size]: [usize; 4], scales: &[f32], zero_points: &[f32]) -> Option<GroupQParams> {
-    let half = 1i32 << (bits - 1);
-    let zero_point = |&z: &f32| {
-        let shifted = z as i32 - half;
-        let fits = z.fract() == 0.0 && (-half..half).contains(&shifted) && (bits < 8 || shifted == 0);
-        fits.then_some(shifted)
-    };
-    let zero_points = zero_points.iter().map(zero_point).collect::<Option<Vec<i32>>>()?;
-    if scales.len() != n * k.div_ceil(size) {
-        return None;
-    }
-    let groups = GroupQParams::new(size, k.div_ceil(size), scales, &zero_points).ok()?;
-    groups.with_integer_scales(u8::MAX).ok()
 }
 
 impl Importer {
@@ -115,7 +98,6 @@ impl Importer {
         if zero_points.len() != scales.len() {
             return Err(format!("it has {} zero points for {} scales", zero_points.len(), scales.len()));
         }
-        let x = call.input(0)?;
         if self.integer_groups
             && let Some(groups) = group_qparams([n, k, bits, size], &scales, &zero_points)
         {
@@ -126,7 +108,7 @@ impl Importer {
                 (weight.get(block * block_bytes * 8 / bits + at % k % size) - half) as i8
             };
             let values = Tensor::from_i8(&[n, k], (0..n * k).map(value).collect()).map_err(|e| e.to_string())?;
-            return self.group_layer(call, x, values, bits as u32, groups);
+            return self.group_layer(call, values, bits as u32, groups);
         }
         self.unpack(&call.input(1)?.clone(), n.saturating_mul(k))?;
         let value = |(at, row): (usize, usize)| {
@@ -140,42 +122,11 @@ impl Importer {
             _ => None,
         };
         let matrix = Value::Host(Host { name, ..Host::new(vec![k, n], Data::F32(data)) }.into());
+        let x = call.input(0)?;
         match call.optional(5) {
             None => self.result(call, "MatMul", &[x, &matrix], &[]),
             Some(bias) => {
                 let product = self.emitted(call, "product", "MatMul", &[x, &matrix], &[])?;
-                self.result(call, "Add", &[&product, bias], &[])
-            }
-        }
-    }
-
-    /// A layer of a quantized weight `[N, K]`. An input that is not dequantized is quantized dynamically, for each row.
-    fn group_layer(&mut self, call: &Call<'_>, x: &Value, values: Tensor, bits: u32, groups: GroupQParams) -> Values {
-        let mut x = self.float(call, x)?;
-        if !matches!(self.draft.node(x.id).op, Op::Dequantize(_) | Op::DequantizeDynamic(_)) {
-            let range = QuantRange::INT8;
-            let choose = ChooseQParams { qscheme: QScheme::per_token_affine(), range, eps: f32::EPSILON };
-            let qparams = self.draft.add(&call.part("qparams"), choose, &[x.id])?;
-            let quantized = self.draft.add(&call.part("quantized"), QuantizeDynamic { range }, &[x.id, qparams])?;
-            let id = self.draft.add(&call.part("dequantized"), DequantizeDynamic, &[quantized, qparams])?;
-            x = Run { id, ..x };
-        }
-        let name = match call.input(1)? {
-            Value::Stored(at) => self.stored[*at].name().to_owned(),
-            _ => call.part("weight"),
-        };
-        let constant = Constant { bits: Some(bits), ..Constant::new(values) };
-        let weight = self.draft.add(&name, constant, &[])?;
-        let weight = self.draft.add("", Dequantize { qparams: TensorQParams::PerGroup(groups) }, &[weight])?;
-        self.draft.nodes[weight.index()].origin = name;
-        let bias = call.optional(5);
-        let own = if bias.is_some() { call.part("product") } else { call.name.clone() };
-        let id = self.draft.add(&own, Linear::default(), &[x.id, weight])?;
-        let product = Run { id, kind: Kind::Float, ..x };
-        match bias {
-            None => one(product),
-            Some(bias) => {
-                let product = Value::Run(product);
                 self.result(call, "Add", &[&product, bias], &[])
             }
         }
@@ -222,8 +173,17 @@ impl Importer {
             let block = (outer * blocks + along / size) * inner + at % inner;
             (i64::from(value) - zero_points.as_ref().map_or(0, |zero_points| zero_points[block])) as f32 * scales[block]
         };
-        let data = Data::F32(values.into_iter().enumerate().map(real).collect());
-        let host = Host { name, ..Host::new(dims, data) };
-        Ok(vec![Value::Host(host.into())])
+        let data = Data::F32(values.iter().copied().enumerate().map(real).collect());
+        let host = Arc::new(Host { name, ..Host::new(dims, data) });
+        if self.integer_groups {
+            let data_type = self.type_of(call.input(0)?);
+            let zero_points = zero_points.as_deref();
+            if let Some(weight) = GroupWeight::of_blocks(&host, data_type, (axis, size), &values, &scales, zero_points)
+            {
+                self.budget.take(values.len(), 1)?;
+                self.group_weights.insert(Arc::as_ptr(&host), weight);
+            }
+        }
+        Ok(vec![Value::Host(host)])
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use super::group_weights::GroupWeight;
 use super::local_functions::Functions;
 use super::operator::Operator;
 use crate::graph::NodeId;
@@ -37,6 +38,8 @@ pub(in crate::onnx) struct Importer {
     pub(super) operator: fn(&str) -> Option<Operator>,
     /// Whether weights with a scale for each block stay quantized.
     pub(in crate::onnx) integer_groups: bool,
+    /// The quantized weights that known floats stand for, by the address of the floats.
+    pub(super) group_weights: HashMap<*const Host, GroupWeight>,
     /// The functions that the file defines itself.
     pub(in crate::onnx) functions: Functions,
     /// How many functions and branches the current node is inside of.

@@ -39,6 +39,7 @@ impl Importer {
         let name = if is_last { call.name.clone() } else { call.part("product") };
         let mut result = if linear {
             let weight = self.weight(b, !trans_b)?;
+            x = self.input_of_groups(call, x, weight)?;
             let inputs: Vec<NodeId> = [x.id, weight].into_iter().chain(own_bias).collect();
             let id = self.draft.add(&name, Linear::default(), &inputs)?;
             let module = self.module(b).or_else(|| own_bias.and_then(|_| self.module(bias?)));
@@ -115,6 +116,9 @@ impl Importer {
                 let (&[k, n], Some(floats)) = (host.dims.as_slice(), host.floats()) else {
                     return Err("its weight is not a matrix of floats".to_owned());
                 };
+                if let Some(weight) = self.group_weight(&host, transpose)? {
+                    return Ok(weight);
+                }
                 if !transpose {
                     return self.host_constant(&host);
                 }

@@ -35,6 +35,7 @@ impl Importer {
         if let (Value::Stored(_) | Value::Host(_) | Value::Quantized(_), [_, _]) = (b, right.as_slice()) {
             let x = self.float(call, a)?;
             let weight = self.weight(b, true)?;
+            let x = self.input_of_groups(call, x, weight)?;
             let id = self.draft.add(&call.name, Linear::default(), &[x.id, weight])?;
             self.name_after(id, self.module(b));
             return one(Run { id, kind: Kind::Float, ..x });

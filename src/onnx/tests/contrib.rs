@@ -55,6 +55,45 @@ fn weights_of_blocks() {
     refused(&reordered, "its blocks are in another order (g_idx)");
 }
 
+/// A weight of 4 bits with a scale for each block, as a matrix of either order, becomes a group-wise integer weight on request.
+#[test]
+fn weights_of_blocks_become_groups() {
+    let codes: Vec<i32> = (0..24).map(|at| at * 7 % 16).collect();
+    let scales: Vec<f32> = (0..6).map(|at| 0.1 + at as f32 * 0.05).collect();
+    let zero_points: Vec<i32> = (0..6).map(|at| at * 5 % 16).collect();
+    // Eight features in blocks of 4 for three outputs, `[K, N]` or `[N, K]`.
+    for (axis, dims, blocks) in [(0, [8, 3], [2, 3]), (1, [3, 8], [3, 2])] {
+        let mut build = Build::new(21).input("x", &["batch", "8"]).node("DequantizeLinear", "w s z", "d");
+        build = build.int("axis", axis).int("block_size", 4);
+        build = build.node("Gemm", "x d", "y").int("transB", axis).output("y");
+        build.graph().initializer = vec![
+            small("w", ty::UINT8, &dims, &codes.iter().map(|code| code + 120).collect::<Vec<_>>()),
+            floats("s", &blocks, &scales),
+            small("z", ty::UINT8, &blocks, &[128; 6]),
+        ];
+        let import = |build: &mut Build, integer_groups| {
+            let options = super::super::ImportOptions { integer_groups, ..Default::default() };
+            super::super::import::import_with(build.bytes().into(), Default::default(), &options, 1 << 20)
+                .expect("imported")
+        };
+        let float = import(&mut build, false);
+        let x = tensor(&[2, 8], &(0..16).map(|at| (at as f32 - 7.0) * 0.3).collect::<Vec<_>>());
+        let expected = run(&float, std::slice::from_ref(&x));
+        let groups = import(&mut build, true);
+        let integers = crate::quantize::to_integer(&groups).expect("integers");
+        assert!(integers.summary().float.is_empty(), "{}", integers.summary());
+        assert!(integers.summary().to_string().contains("weight in groups of 4"), "{}", integers.summary());
+        let got = run(&integers, &[x]);
+        let values = |y: &Tensor| y.as_f32().expect("floats").to_vec();
+        for (a, b) in values(&got).into_iter().zip(values(&expected)) {
+            assert!((a - b).abs() < 0.1, "{a} {b}");
+        }
+        // Zero points of 8 bits do not fit, so that the layer stays float.
+        build.graph().initializer[2] = small("z", ty::UINT8, &blocks, &zero_points);
+        assert_eq!(import(&mut build, true), import(&mut build, false));
+    }
+}
+
 /// Packed weights may become larger than four times the file, once for each tensor.
 #[test]
 fn unpacked_weights_are_not_out_of_proportion() {

@@ -491,6 +491,7 @@ const REFUSED: [OpKind; 23] = [
     OpKind::QuantizeDynamic,
     OpKind::DequantizeDynamic,
     OpKind::IntegerLinear,
+    OpKind::IntegerLinearGroups,
     OpKind::IntegerConv,
     OpKind::IntegerAveragePool,
     OpKind::IntegerResizeLinear,
