@@ -100,6 +100,7 @@ mod exported_functions;
 mod external;
 mod fold;
 mod functions;
+mod group_weight;
 mod host;
 mod import;
 mod integers;

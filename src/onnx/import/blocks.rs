@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
-use super::group_weights::{GroupWeight, group_qparams};
 use super::importer::Importer;
 use super::operator::{Call, Operator, Values};
+use crate::onnx::group_weight::{GroupWeight, group_qparams};
 use crate::onnx::host::{self, Data, Host, show};
 use crate::onnx::proto::data_type as ty;
 use crate::onnx::tensor::{is_float, type_name};

@@ -3,12 +3,12 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::group_weights::GroupWeight;
 use super::local_functions::Functions;
 use super::operator::Operator;
 use crate::graph::NodeId;
 use crate::onnx::draft::Draft;
 use crate::onnx::error::UnsupportedNode;
+use crate::onnx::group_weight::GroupWeight;
 use crate::onnx::host::{Budget, Host};
 use crate::onnx::tensor::Stored;
 use crate::onnx::value::Value;

@@ -80,10 +80,9 @@ fn weights_of_blocks_become_groups() {
         let x = tensor(&[2, 8], &(0..16).map(|at| (at as f32 - 7.0) * 0.3).collect::<Vec<_>>());
         let expected = run(&float, std::slice::from_ref(&x));
         let groups = import(&mut build, true);
-        let integers = crate::quantize::to_integer(&groups).expect("integers");
-        assert!(integers.summary().float.is_empty(), "{}", integers.summary());
-        assert!(integers.summary().to_string().contains("weight in groups of 4"), "{}", integers.summary());
-        let got = run(&integers, &[x]);
+        let text = groups.to_string();
+        assert!(text.contains("of groups of 4") && text.contains("quantize_dynamic"), "{text}");
+        let got = run(&groups, &[x]);
         let values = |y: &Tensor| y.as_f32().expect("floats").to_vec();
         for (a, b) in values(&got).into_iter().zip(values(&expected)) {
             assert!((a - b).abs() < 0.1, "{a} {b}");
