@@ -81,8 +81,7 @@
 //!
 //! A file that is read again gives the same integers, but for the biases of static convolutions and of static linear layers on two axes:
 //! ONNX Runtime fuses a bias only if it is an integer of the accumulator's scale, where a graph keeps a fraction of up to 12 bits
-//! ([`numerics`](crate::numerics), equation 4). So some values are one step apart. Files for [`Preset::TensorRt`] have biases of floats. In
-//! both, quantize nodes divide by the scale once they are read, which decides ties.
+//! ([`numerics`](crate::numerics), equation 4). So some values are one step apart. Files for [`Preset::TensorRt`] have biases of floats.
 //!
 //! # Names
 //! A layer has the name of the module that its weight or bias belongs to: `encoder.layer.0.attention.self.query` for a parameter

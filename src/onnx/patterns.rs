@@ -31,7 +31,8 @@ pub(super) fn apply(draft: &mut Draft, outputs: &BTreeSet<NodeId>) {
             || pattern.gelu()
             || pattern.layer_norm()
             || pattern.affine()
-            || pattern.fake_quantize();
+            || pattern.fake_quantize()
+            || pattern.limited_quantize();
     }
 }
 

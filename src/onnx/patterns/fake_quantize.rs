@@ -1,10 +1,11 @@
-//! Quantization that a file spells out in floats: a quotient, its rounding, its limits, and the product with the scale.
+//! Quantization that a file spells out in floats: a quotient, its rounding, its limits, and the product with the scale; and limits before
+//! a quantize node, which are its range.
 
 use super::{Pattern, exact};
 use crate::graph::NodeId;
 use crate::numerics::QuantizeRule;
 use crate::ops::{Clamp, Dequantize, Op, Quantize, UnaryOp};
-use crate::values::{DType, QParams, QuantRange};
+use crate::values::{DType, QParams, QuantRange, TensorQParams};
 
 impl Pattern<'_> {
     /// `s · (clamp(round(x / s) + z, min, max) − z)` is the dequantization of a quantization, if the limits are integers that 8 bits hold.
@@ -20,6 +21,32 @@ impl Pattern<'_> {
         node.op = quantize.into();
         node.dtype = DType::I8;
         self.becomes(Op::Dequantize(Dequantize { qparams }), vec![clamp])
+    }
+
+    /// Floats that are clamped to what two quantized values stand for, and then quantized, are quantized to the range of these values: as
+    /// exports write it, whose quantized values have no Clip for TensorRT.
+    pub(super) fn limited_quantize(&mut self) -> bool {
+        match self.narrower() {
+            Some((x, quantize)) => self.becomes(quantize.into(), vec![x]),
+            None => false,
+        }
+    }
+
+    /// What a clamp before a quantize node reads, and the quantize node of the narrower range.
+    fn narrower(&self) -> Option<(NodeId, Quantize)> {
+        let Op::Quantize(quantize) = self.op(self.here()) else { return None };
+        let TensorQParams::PerTensor(q) = &quantize.qparams else { return None };
+        let clamp = self.inputs(self.here())[0];
+        let Op::Clamp(Clamp { min, max }) = *self.op(clamp) else { return None };
+        // The bounds must be exact: a value between two steps may lie beyond another bound.
+        let value = |bound: f32| {
+            let steps = (bound / q.scale()).round_ties_even();
+            (steps.abs() <= 512.0 && steps * q.scale() == bound).then(|| steps as i32 + q.zero_point())
+        };
+        let (low, high) = (value(min)?.max(quantize.range.quant_min()), value(max)?.min(quantize.range.quant_max()));
+        let range = QuantRange::new(low, high).ok()?;
+        let fits = self.readers[clamp.index()] == 1 && (low..=high).contains(&q.zero_point());
+        fits.then(|| (self.inputs(clamp)[0], Quantize { range, ..quantize.clone() }))
     }
 
     /// The input of a quantization, the node of its limits, and the operator.

@@ -80,6 +80,32 @@ fn quantization_in_floats() {
     }
 }
 
+/// A clamp to what two quantized values stand for is the range of the quantize node that alone reads it.
+#[test]
+fn limits_before_a_quantize_node() {
+    let new = |low: f32, high: f32| {
+        let build = Build::new(18).input("x", &["batch", "6"]).floats("s", &[], &[0.1]).floats("low", &[], &[low]);
+        let build = build.store(small("z", ty::INT8, &[], &[3])).floats("high", &[], &[high]);
+        build.node("Clip", "x low high", "c").node("QuantizeLinear", "c s z", "q").node(
+            "DequantizeLinear",
+            "q s z",
+            "y",
+        )
+    };
+    let x = [-1e9f32, -0.64, -0.26, 0.24, 0.36, f32::INFINITY];
+    for (low, high, wanted) in
+        [(-6.0, 5.0, [-0.6, -0.6, -0.3, 0.2, 0.4, 0.5]), (-3.0, 3.0, [-0.3, -0.3, -0.3, 0.2, 0.3, 0.3])]
+    {
+        let graph = new(low * 0.1, high * 0.1).output("y").done(&[]);
+        assert_eq!(ops(&graph), ["quantize_per_tensor", "dequantize_per_tensor"], "{graph}");
+        assert_values(&run(&graph, &[tensor(&[1, 6], &x)]), &[1, 6], &wanted);
+    }
+    // Bounds between two values, values without 0, and a clamp that another node reads.
+    for other in [new(-0.25, 0.5), new(-2.0 * 0.1, 5.0 * 0.1), new(-6.0 * 0.1, 5.0 * 0.1).output("c")] {
+        assert!(ops(&other.output("y").done(&[])).contains(&"clamp"));
+    }
+}
+
 /// Functions that are computed of others agree with those of the standard library, at run time and while importing.
 #[test]
 fn functions_of_one_element() {
