@@ -478,7 +478,7 @@ const COORDINATES: [ResizeCoordinates; 3] =
     [ResizeCoordinates::HalfPixel, ResizeCoordinates::AlignCorners, ResizeCoordinates::Asymmetric];
 
 /// Operators that no gradient passes: those of integers, and those that only later stages of the flow have.
-const REFUSED: [OpKind; 23] = [
+const REFUSED: [OpKind; 24] = [
     OpKind::Mask,
     OpKind::ToInteger,
     OpKind::Int32,
