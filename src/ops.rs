@@ -35,7 +35,7 @@ pub use self::conv::{Conv, ConvTranspose, IntegerConv, Unfold};
 pub(crate) use self::conv::{by_tap, unfold};
 pub(crate) use self::elementwise::zip_f32;
 pub use self::elementwise::{Add, AddScalar, Binary, Div, IntegerAdd, IntegerMul, Mask, Mul, MulScalar, Where};
-pub(crate) use self::embedding::{Blocks, MAX_DEPTH};
+pub(crate) use self::embedding::Blocks;
 pub use self::embedding::{Embedding, GatherNd, ScatterNd};
 pub(crate) use self::error::EvalError;
 pub use self::error::OpError;

@@ -12,7 +12,7 @@ use super::operator::Operator;
 use crate::values::slices::tensor;
 use crate::values::{DType, Tensor};
 
-pub(crate) use self::blocks::{Blocks, MAX_DEPTH};
+pub(crate) use self::blocks::Blocks;
 pub use self::blocks::{GatherNd, ScatterNd};
 
 /// Rows of an embedding table. Inputs: ids (`i32`) of any shape, table `[V, D]` of floats. The result appends an axis of length D to

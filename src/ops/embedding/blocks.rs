@@ -11,9 +11,6 @@ use crate::ops::operator::Operator;
 use crate::values::slices::{CHECKED, integers, tensor};
 use crate::values::{DType, Dim, Shape, Tensor};
 
-/// The most axes that coordinates select along.
-pub(crate) const MAX_DEPTH: usize = 8;
-
 /// Blocks of a tensor by their coordinates, as in ONNX. Inputs: x of shape `[batch…, indexed…, block…]`, floats or `i32`; ids (`i32`) of
 /// shape `[batch…, n…, depth]`, which are a coordinate for each of the `depth` indexed axes. The result is `[batch…, n…, block…]`. An id
 /// below 0 counts from the end of its axis. One outside the axis is an error on the host; on a GPU it stands for the nearest element.
@@ -45,6 +42,9 @@ pub(crate) struct Blocks {
 }
 
 impl Blocks {
+    /// The most axes that coordinates select along.
+    pub(crate) const MAX_DEPTH: usize = 8;
+
     /// The axes of inputs that inference has accepted.
     pub(crate) fn new(x: &Shape, ids: &Shape, batch_dims: usize) -> Self {
         let lengths = |dims: &[Dim]| dims.iter().filter_map(|dim| dim.fixed()).collect::<Vec<usize>>();
@@ -77,7 +77,7 @@ fn infer(inputs: &Operands<'_>, batch_dims: usize) -> Result<Shape, OpError> {
     inputs.expect_dtype(1, DType::I32)?;
     let (x, ids) = (inputs.shape(0), inputs.shape(1));
     let depth = ids.last().ok_or_else(|| rank_error("ids", ids, "a last axis of static length"))?;
-    if !(1..=MAX_DEPTH).contains(&depth) {
+    if !(1..=Blocks::MAX_DEPTH).contains(&depth) {
         return Err(parameter("number of coordinates", depth, "must be from 1 to 8"));
     }
     if batch_dims >= ids.rank() || batch_dims.saturating_add(depth) > x.rank() {

@@ -7,8 +7,10 @@ use crate::gpu::kernels::fused_step::FusedStep;
 use crate::gpu::kernels::grid::GridSize;
 use crate::gpu::kernels::kernel::{Kernel, KernelOptions, kernels};
 use crate::gpu::kernels::wgsl::shader;
-use crate::ops::{Blocks, GatherNd, MAX_DEPTH, Op, ScatterNd, ScatterReduction};
+use crate::ops::{Blocks, GatherNd, Op, ScatterNd, ScatterReduction};
 use crate::program::StepOp;
+
+const MAX_DEPTH: usize = Blocks::MAX_DEPTH;
 
 wgsl_struct! {
     /// `BlocksParams` of `embedding/blocks.wgsl`.
