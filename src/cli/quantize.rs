@@ -108,6 +108,11 @@ impl Quantize {
         if let (Some(pass), None) = (needs_data, &self.calibrate) {
             return Err(usage(format!("{pass} needs data: add --calibrate DATA")));
         }
+        if let (Some(choices), Some(argument)) = (self.choices.needs_data(), self.scheme.overridden()) {
+            return Err(usage(format!(
+                "{choices} and {argument} both choose how layers are quantized; leave {argument} out"
+            )));
+        }
         if self.scheme.dynamic && needs_data.is_none() {
             if self.calibrate.is_some() {
                 return Err(usage(

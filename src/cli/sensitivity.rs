@@ -53,6 +53,9 @@ pub(super) struct Targets {
     /// The same for a cosine with the float model's outputs.
     #[arg(long, value_name = "COSINE")]
     target_cosine: Option<f64>,
+    /// Chooses for the least noise with weights of at most BYTES bytes in all.
+    #[arg(long, value_name = "BYTES")]
+    max_size: Option<usize>,
 }
 
 impl Targets {
@@ -67,7 +70,7 @@ impl Targets {
                 let target = Target::cosine(cosine);
                 Some(target.map_err(|error| usage(format!("--target-cosine {cosine}: {error}")))?)
             }
-            (None, None) => None,
+            (None, None) => self.max_size.map(Target::Bytes),
         };
         Ok(target)
     }
@@ -117,7 +120,9 @@ impl Sensitivity {
     pub(super) fn run(&self, stderr: &Stderr) -> Result<()> {
         let target = self.target.target()?;
         if self.plan.is_some() && target.is_none() {
-            return Err(usage("--plan needs a target: add --target-sqnr DB or --target-cosine COSINE"));
+            return Err(usage(
+                "--plan needs a target: add --target-sqnr DB, --target-cosine COSINE or --max-size BYTES",
+            ));
         }
         for output in [&self.plan, &self.html].into_iter().flatten() {
             check_output(output, &[&self.model, &self.calibrate])?;

@@ -23,7 +23,7 @@ fn passes_are_the_librarys() {
     let data = "--quiet quantize mlp.enfold --calibrate x.safetensors --batch-size 64 --output q.enfold";
     let mut seen = Vec::new();
     for (flags, alpha, search) in
-        [("--smooth", 0.8, false), ("--smooth 0.5", 0.5, false), ("--smooth-search", 0.8, true)]
+        [("--smooth", 0.8, false), ("--smooth=0.5", 0.5, false), ("--smooth-search", 0.8, true)]
     {
         space.ok(&format!("{data} {flags}"));
         let mut statistics = ChannelStatistics::new(&mlp());
@@ -145,7 +145,7 @@ fn wrong_arguments_of_passes_are_named() {
         (format!("{quantize} --dynamic --smooth"), &["--smooth needs data", "--calibrate"][..]),
         (format!("{quantize} --dynamic --gptq"), &["--gptq needs data"]),
         (format!("{quantize} --dynamic --plan other.json"), &["--plan needs data"]),
-        (format!("{calibrated} --smooth 1.5"), &["--smooth 1.5", "0..=1"]),
+        (format!("{calibrated} --smooth=1.5"), &["--smooth 1.5", "0..=1"]),
         (format!("{calibrated} --smooth --smooth-search"), &["--smooth-search", "--smooth"]),
         (format!("{calibrated} --weight-bits 1"), &["--weight-bits", "1", "2"]),
         (format!("{calibrated} --group 30"), &["--group 30", "multiple of 4"]),
@@ -153,6 +153,8 @@ fn wrong_arguments_of_passes_are_named() {
         (format!("{calibrated} --asymmetric-weights --weight-bits 4"), &["--group"]),
         (format!("{calibrated} --percentile 20"), &["--percentile 20", "50..=100"]),
         (format!("{calibrated} --percentile 99 --observer minmax"), &["--percentile", "--observer percentile"]),
+        (format!("{calibrated} --plan wrong.json --weight-bits 4"), &["--weight-bits", "choose"]),
+        (format!("{calibrated} --target-sqnr 30 --per-tensor"), &["--per-tensor", "choose"]),
         (format!("{calibrated} --plan other.json"), &["block.fc7", "block.fc1"]),
         (format!("{calibrated} --plan wrong.json"), &["wrong.json", "int5"]),
         (format!("{calibrated} --target-sqnr 300"), &["--target-sqnr 300", "-20..=200"]),

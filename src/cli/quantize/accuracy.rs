@@ -20,7 +20,7 @@ const HESSIAN_BYTES: usize = 256 << 20;
 pub(super) struct Passes {
     /// Moves outliers of activations into weights before quantization (SmoothQuant), by the calibration data. ALPHA in 0..=1 says how
     /// much [default: 0.8].
-    #[arg(long, value_name = "ALPHA", num_args = 0..=1, default_missing_value = "0.8")]
+    #[arg(long, value_name = "ALPHA", num_args = 0..=1, require_equals = true, default_missing_value = "0.8")]
     smooth: Option<f32>,
     /// Smooths with the best of several ALPHA for each value, by the error of the layers that read it.
     #[arg(long, conflicts_with = "smooth")]
@@ -92,7 +92,7 @@ impl Passes {
     pub(super) fn check(&self) -> Result<()> {
         match self.smooth {
             Some(alpha) if !(0.0..=1.0).contains(&alpha) => {
-                Err(usage(format!("--smooth {alpha}: ALPHA must be in 0..=1, as in --smooth 0.8")))
+                Err(usage(format!("--smooth {alpha}: ALPHA must be in 0..=1, as in --smooth=0.8")))
             }
             _ => Ok(()),
         }

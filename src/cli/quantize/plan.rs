@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use enfold::compare::sqnr_db;
 use enfold::interp::Interpreter;
 use enfold::quantize::accuracy::{Plan, Target};
@@ -20,7 +20,7 @@ const ATTEMPTS: usize = 4;
 #[derive(Debug, clap::Args)]
 pub(super) struct Choices {
     /// Quantizes each layer as the file says, which `enfold sensitivity --plan` writes.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["target_sqnr", "target_cosine"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["target_sqnr", "target_cosine", "max_size"])]
     plan: Option<PathBuf>,
     #[command(flatten)]
     targets: Targets,
@@ -85,7 +85,14 @@ impl Choices {
             asked += (wanted - reached).max(0.5);
         }
         let (reached, result) = best.context("no choice was tried")?;
-        stderr.note(&format!("the choices reach {reached:.1} dB on the first batch; the target is {wanted:.1} dB"));
+        if reached < wanted {
+            bail!(
+                "the choices reach {reached:.1} dB on the first batch; the target is {wanted:.1} dB: lower it, or leave more in float"
+            );
+        }
+        let reached =
+            if reached.is_finite() { format!("{reached:.1} dB") } else { "no error, all in float,".to_owned() };
+        stderr.note(&format!("the choices reach {reached} on the first batch; the target is {wanted:.1} dB"));
         Ok(result)
     }
 }

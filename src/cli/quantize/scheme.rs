@@ -63,6 +63,20 @@ enum Observer {
 }
 
 impl Scheme {
+    /// The first argument that says what the choices for layers say too.
+    pub(super) fn overridden(&self) -> Option<&'static str> {
+        let given = [
+            (self.per_tensor, "--per-tensor"),
+            (self.dynamic, "--dynamic"),
+            (self.symmetric, "--symmetric"),
+            (self.observer.is_some(), "--observer"),
+            (self.percentile.is_some(), "--percentile"),
+            (self.weight_bits.is_some(), "--weight-bits"),
+            (self.group.is_some(), "--group"),
+        ];
+        given.into_iter().find(|(given, _)| *given).map(|(_, name)| name)
+    }
+
     pub(super) fn check(&self) -> Result<()> {
         if self.per_channel && self.per_tensor {
             return Err(usage("--per-channel and --per-tensor contradict each other; give one of them"));

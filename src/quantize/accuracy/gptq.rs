@@ -2,7 +2,7 @@
 
 mod factor;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use rayon::prelude::*;
@@ -12,7 +12,8 @@ use super::error::AccuracyError;
 use super::hessians::{Hessians, Moments};
 use super::statistics::difference_of_structure;
 use super::weights::{PreparedWeight, prepared_weights};
-use crate::graph::NodeId;
+use crate::graph::{Graph, NodeId};
+use crate::ops::Op;
 use crate::quantize::PreparedGraph;
 use crate::values::slices::f32s;
 use crate::values::{QParams, QuantRange, Tensor, TensorQParams};
@@ -64,7 +65,7 @@ const BLOCK: usize = 128;
 const ROWS: usize = 16;
 
 /// Rounds the weights of linear layers, in the ranges that their observers have: of min/max, or clipped. The rounded weights replace the
-/// constants of the prepared graph, and their observers keep the ranges.
+/// constants of the prepared graph, and their observers keep the ranges. A weight that layers with different inputs share stays as it is.
 ///
 /// For each feature `j` in turn, with `R` the upper Cholesky factor of the inverse of the damped Hessian, `w_j` is rounded to `q_j`, and
 /// `(w_j − q_j) / R_jj · R_jk` is subtracted from each feature `k` that is left.
@@ -85,7 +86,8 @@ pub fn gptq(
     if let Some(problem) = difference_of_structure(prepared.graph(), hessians.graph()) {
         return Err(AccuracyError::OtherGraph { problem });
     }
-    let weights = prepared_weights(prepared)?;
+    let mut weights = prepared_weights(prepared)?;
+    weights.retain(|weight| values_of(prepared.graph(), weight.constant) == 1);
     let (mut constants, mut observers) = (HashMap::new(), Vec::new());
     let mut report = Vec::new();
     for value in hessians.values() {
@@ -114,6 +116,19 @@ pub fn gptq(
     }
     prepared.edit(&constants, observers);
     Ok(report)
+}
+
+/// The number of values that linear layers with this weight read.
+fn values_of(graph: &Graph, constant: NodeId) -> usize {
+    let unobserved = |mut id: NodeId| {
+        while matches!(graph.node(id).op, Op::Observe(_)) {
+            id = graph.node(id).inputs[0];
+        }
+        id
+    };
+    let layers = graph.nodes().iter().filter(|node| matches!(node.op, Op::Linear(_)));
+    let of_weight = layers.filter(|node| unobserved(node.inputs[1]) == constant);
+    of_weight.map(|node| unobserved(node.inputs[0])).collect::<HashSet<_>>().len()
 }
 
 /// The weight of a linear layer.

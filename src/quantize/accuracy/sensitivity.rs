@@ -78,6 +78,11 @@ pub fn layer_sensitivities(
     let value = |id: NodeId| nodes.binary_search(&id).ok().map(|at| &values[at]);
     let outputs: Vec<NodeId> =
         graph.outputs().iter().copied().filter(|id| graph.node(*id).dtype == DType::F32).collect();
+    for &id in &outputs {
+        if let Some((index, number)) = value(id).and_then(Tensor::first_non_finite) {
+            return Err(AccuracyError::NonFinite { node: graph.node(id).name.clone(), index, value: number });
+        }
+    }
     let users = graph.users();
     let mut layers = Vec::new();
     let all: Vec<NodeId> = nodes.iter().copied().filter(|&id| is_layer(graph, id)).collect();
@@ -181,5 +186,10 @@ fn noise(own: &Tensor, found: &Tensor) -> f64 {
     let (own, found) = (f32s(own), f32s(found));
     let signal = own.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>();
     let error = own.iter().zip(found).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum::<f64>();
-    if error == 0.0 { 0.0 } else { error / signal.max(f64::MIN_POSITIVE) }
+    match error {
+        0.0 => 0.0,
+        // A quantized layer may have a result that is not finite, which no choice may have.
+        error if error.is_nan() => f64::INFINITY,
+        error => error / signal.max(f64::MIN_POSITIVE),
+    }
 }

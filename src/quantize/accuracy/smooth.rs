@@ -247,4 +247,36 @@ mod tests {
         let found = scales(&[8.0, 2.0], &[0.5, -4.0], 1.0);
         approx::assert_relative_eq!(8.0 / found[0], 2.0 / found[1], max_relative = 1e-12);
     }
+
+    /// The scales of `tests/accuracy/reference.py`.
+    #[test]
+    fn scales_equal_the_reference() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/accuracy/reference.safetensors");
+        let bytes = std::fs::read(path).expect("a file of the tests");
+        let file = safetensors::SafeTensors::deserialize(&bytes).expect("safetensors");
+        let values = |name: String| -> Vec<f32> {
+            let data = file.tensor(&name).expect("a tensor").data().to_vec();
+            data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
+        };
+        for name in ["small", "blocks", "wide"] {
+            let (inputs, weight) = (values(format!("{name}.inputs")), values(format!("{name}.weight")));
+            for alpha in [0.5, 0.8] {
+                let expected = values(format!("{name}.smoothing.{alpha}"));
+                let mut maxima = vec![0f32; expected.len()];
+                for token in inputs.chunks_exact(expected.len()) {
+                    maxima.iter_mut().zip(token).for_each(|(max, x)| *max = max.max(x.abs()));
+                }
+                let found = scales(&maxima, &weight, alpha);
+                for (found, &expected) in found.iter().zip(&expected) {
+                    approx::assert_relative_eq!(*found, f64::from(expected), max_relative = 1e-6);
+                }
+                assert!(
+                    scales(&maxima, &weight, alpha + 0.01)
+                        .iter()
+                        .zip(&expected)
+                        .any(|(a, &b)| (a - f64::from(b)).abs() > 1e-3)
+                );
+            }
+        }
+    }
 }

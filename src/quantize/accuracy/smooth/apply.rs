@@ -57,7 +57,8 @@ pub(super) fn apply(
 ) -> Result<(Graph, Vec<String>), AccuracyError> {
     let users = graph.users();
     let edited = |id: &NodeId| edits.outputs.contains_key(id) || edits.inputs.contains_key(id);
-    let is_constant = |id: NodeId| matches!(graph.node(id).op, Op::Constant(_));
+    let outputs = graph.output_flags();
+    let is_constant = |id: NodeId| matches!(graph.node(id).op, Op::Constant(_)) && !outputs[id.index()];
     let mut rewriter = Rewriter::new(graph);
     let mut copies: HashMap<NodeId, NodeId> = HashMap::new();
     let mut float = Vec::new();

@@ -60,8 +60,8 @@ pub(super) fn producer(
             | Op::Transpose(_)
             | Op::MaxPool(_)
             | Op::AveragePool(_) => node.inputs[0],
-            // Channels of the right factor are channels of the product.
-            Op::MatMul(_) => node.inputs[1],
+            // Channels of the right factor are channels of the product, unless it is the left factor too.
+            Op::MatMul(_) if node.inputs[0] != node.inputs[1] => node.inputs[1],
             // The factor that a layer computes directly, as in gated feed-forward networks.
             Op::Mul(_) => {
                 let is_layer = |id: &&NodeId| {
