@@ -15,11 +15,11 @@ use super::{MIN_SCALE, QParams, QParamsError};
 /// use enfold::values::GroupQParams;
 ///
 /// // Two rows of two groups, such as a weight [2, 64] in groups of 32, or [2, 40], whose second groups have 8 elements.
-/// let floats = GroupQParams::new(32, 2, &[0.5, 0.25, 0.1, 0.3], &[])?;
+/// let floats = GroupQParams::new(32, 2, &[0.5, 0.2, 0.1, 0.3], &[])?;
 /// let rounded = floats.with_integer_scales(255)?;
 /// let scales = rounded.integer_scales().expect("they were rounded");
-/// assert_eq!(scales.multipliers(), [255, 128, 85, 255]);
-/// assert!((rounded.groups()[1].scale() - 0.25).abs() < 1e-3);
+/// assert_eq!(scales.multipliers(), [255, 102, 85, 255]);
+/// assert!((rounded.groups()[1].scale() - 0.2).abs() < 1e-3);
 /// # Ok::<(), enfold::values::QParamsError>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
