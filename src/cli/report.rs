@@ -16,7 +16,7 @@ const DRAWN: usize = 240;
 /// The most nodes that are marked in the plot.
 const MARKED: usize = 5;
 
-pub(super) const STYLE: &str = include_str!("report/style.css");
+const STYLE: &str = include_str!("report/style.css");
 
 /// One of the two models.
 #[derive(Debug)]
@@ -51,6 +51,21 @@ pub(super) fn html(page: &Page<'_>) -> Result<String> {
     let marked: Vec<usize> = lossy.take(MARKED).filter_map(|node| places.get(node.origin.as_str()).copied()).collect();
     let title = format!("{} against {}", page.quantized.name, page.float.name);
     let title = printable(&title);
+    Ok(document(
+        &title,
+        &html! {
+            (tiles(page))
+            (models(page))
+            (signal_to_noise(nodes, &marked)?)
+            (saturation(nodes)?)
+            (table(&ranked, &places))
+            (histograms(page, &ranked)?)
+        },
+    ))
+}
+
+/// A page with a title, which is its heading too.
+pub(super) fn document(title: &str, body: &Markup) -> String {
     let page = html! {
         (DOCTYPE)
         html lang="en" {
@@ -63,16 +78,11 @@ pub(super) fn html(page: &Page<'_>) -> Result<String> {
             }
             body {
                 h1 { (title) }
-                (tiles(page))
-                (models(page))
-                (signal_to_noise(nodes, &marked)?)
-                (saturation(nodes)?)
-                (table(&ranked, &places))
-                (histograms(page, &ranked)?)
+                (body)
             }
         }
     };
-    Ok(page.into_string() + "\n")
+    page.into_string() + "\n"
 }
 
 fn tiles(page: &Page<'_>) -> Markup {

@@ -1,18 +1,15 @@
 //! The conversion of nodes to steps.
 
+mod layers;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::LowerOptions;
 use super::error::LowerError;
 use crate::graph::{FloatNode, Graph, Node, NodeId};
-use crate::ops::{
-    Constant, Dequantize, IntegerConv, IntegerLinear, IntegerLinearGroups, IntegerMatMul, Lut, Op, Quantize,
-    Requantize, Reshape, ScaleAccumulator, ScaleAccumulatorDynamic, by_tap,
-};
-use crate::program::{
-    Epilogue, Program, QConv, QLinear, QLut, QMatMul, Step, StepOp, Value, ValueId, ValueType, WeightGroups,
-};
+use crate::ops::{Dequantize, IntegerLinear, IntegerLinearGroups, IntegerMatMul, Lut, Op, Quantize, Reshape};
+use crate::program::{Program, QLut, QMatMul, Step, StepOp, Value, ValueId, ValueType};
 use crate::values::{Contents, DType, QParams, QuantRange, Shape, Tensor, TensorQParams};
 
 /// The state of lowering one graph.
@@ -128,17 +125,6 @@ impl<'g> Lowering<'g> {
         }
     }
 
-    /// Checks that an epilogue has an accumulator whose step includes it.
-    fn check_epilogue(&mut self, id: NodeId, node: &Node) {
-        let acc = &self.graph.node(node.inputs[0]).op;
-        if !matches!(acc, Op::IntegerLinear(_) | Op::IntegerLinearGroups(_) | Op::IntegerConv(_) | Op::IntegerMatMul(_))
-        {
-            self.refuse(id, "its accumulator does not come from a linear layer, a convolution or a matmul");
-        } else if self.known.contains_key(&node.inputs[0]) {
-            self.refuse(id, "its accumulator is a constant, but its factors are not");
-        }
-    }
-
     /// Adds an input of the program.
     fn input(&mut self, id: NodeId, node: &Node) {
         let qparams = self.int8_input(id);
@@ -152,116 +138,6 @@ impl<'g> Lowering<'g> {
         let value = self.value(&node.name, value_type, node.shape.clone(), qparams);
         self.value_of.insert(id, value);
         self.inputs.push(value);
-    }
-
-    /// Adds the step of an int8 linear layer, with its epilogue.
-    fn linear(&mut self, id: NodeId, node: &Node, fraction_bits: u32, groups: Option<WeightGroups>) {
-        let [x, w, bias, ..] = node.inputs[..] else { return };
-        let Some((reader, qparams, epilogue)) = self.epilogue(id) else { return };
-        let Some((weight, bias)) = self.i8(w).zip(self.i32(bias)) else {
-            return self.refuse(id, "its quantized weight and bias are not constants");
-        };
-        let dims = self.graph.node(w).shape.fixed_dims();
-        let (n, k) = (dims[0], dims[1]);
-        let mut inputs = vec![x];
-        if let Epilogue::Dynamic { .. } = epilogue {
-            let dynamic_qparams = self.graph.node(reader).inputs[1];
-            if dynamic_qparams > id && !self.known.contains_key(&dynamic_qparams) {
-                return self.refuse(id, "its scales and zero points are computed after its sums");
-            }
-            inputs.push(dynamic_qparams);
-        }
-        let bits = self.bits(w);
-        let op = StepOp::QLinear(QLinear { weight, bits, groups, n, k, bias, fraction_bits, epilogue });
-        self.step_for(reader, &node.name, op, &inputs, qparams);
-    }
-
-    /// Returns the factors of the groups of a weight, or the reason why there are none.
-    fn groups(&self, node: &Node, size: usize) -> Result<WeightGroups, String> {
-        let (multipliers, zero_points) = (self.known.get(&node.inputs[3]), self.known.get(&node.inputs[4]));
-        let Some((multipliers, zero_points)) =
-            multipliers.and_then(|m| m.as_i32()).zip(zero_points.and_then(|z| z.as_i8()))
-        else {
-            return Err("the scales and zero points of its groups are not constants".to_owned());
-        };
-        let multiplier = |(group, &m): (usize, &i32)| match u8::try_from(m) {
-            Ok(m) if m > 0 => Ok(m),
-            _ => Err(format!("the integer scale of group {group} is {m}, expected 1 to 255")),
-        };
-        let multipliers = multipliers.iter().enumerate().map(multiplier).collect::<Result<_, _>>()?;
-        Ok(WeightGroups { size, multipliers, zero_points: zero_points.into() })
-    }
-
-    /// Adds the step of an int8 convolution, with its epilogue. Images have the channels last, since a graph pass has moved them.
-    fn conv(&mut self, id: NodeId, node: &Node, conv: &IntegerConv) {
-        let [x, w, bias] = node.inputs[..] else { return };
-        let Some((reader, qparams, epilogue)) = self.epilogue(id) else { return };
-        let Some((weight, bias)) = self.known.get(&w).cloned().zip(self.i32(bias)) else {
-            return self.refuse(id, "its quantized weight and bias are not constants");
-        };
-        let Some(values) = weight.as_i8() else { return };
-        let n = weight.shape()[0];
-        let k = values.len() / n;
-        // A weight that several layers share is reordered once.
-        let reordered = self.conv_weights.entry(Arc::as_ptr(&weight));
-        let reordered = reordered.or_insert_with(|| by_tap(values, weight.shape()).into());
-        let (weight, bits) = (Arc::clone(reordered), self.bits(w));
-        let layer = QLinear { weight, bits, groups: None, n, k, bias, fraction_bits: conv.fraction_bits, epilogue };
-        let (window, groups, zero_point) = (conv.window.clone(), conv.groups, conv.zero_point);
-        let op = StepOp::QConv(QConv { layer, window, groups, zero_point });
-        self.step_for(reader, &node.name, op, &[x], qparams);
-    }
-
-    /// Returns the bits of a quantized weight. A constant that does not state them has 8.
-    fn bits(&self, weight: NodeId) -> u32 {
-        match self.graph.node(weight).op {
-            Op::Constant(Constant { bits: Some(bits), .. }) => bits,
-            _ => 8,
-        }
-    }
-
-    /// Returns the node that reads an accumulator, the qparams of its result, and the epilogue that it becomes.
-    fn epilogue(&mut self, acc: NodeId) -> Option<(NodeId, Option<QParams>, Epilogue)> {
-        let reader = match self.users[acc.index()].as_slice() {
-            [reader] if !self.is_output[acc.index()] => *reader,
-            _ => {
-                self.refuse(acc, "its accumulator is not read by exactly one node");
-                return None;
-            }
-        };
-        let node = self.graph.node(reader);
-        if let Op::Requantize(Requantize { ch_axis: Some(axis), .. })
-        | Op::ScaleAccumulator(ScaleAccumulator { ch_axis: Some(axis), .. }) = node.op
-            && axis + 1 != node.shape.rank()
-        {
-            self.refuse(acc, format!("its channels are axis {axis}, which is not the last"));
-            return None;
-        }
-        let vector = |at: usize| node.inputs.get(at).and_then(|&f| self.f32(f));
-        let made = match node.op {
-            Op::Requantize(Requantize { qparams, lo, hi, .. }) => vector(1).map(|multiplier| {
-                let zero_point = qparams.zero_point();
-                (Some(qparams), Epilogue::Requantize { multiplier, zero_point, lo, hi })
-            }),
-            Op::ScaleAccumulator(ScaleAccumulator { relu, .. }) => {
-                vector(1).map(|scale| (None, Epilogue::Scale { scale, relu }))
-            }
-            Op::ScaleAccumulatorDynamic(ScaleAccumulatorDynamic { relu }) => {
-                let sums = node.inputs.get(2).and_then(|&sums| self.i32(sums));
-                vector(3)
-                    .zip(vector(4))
-                    .zip(sums)
-                    .map(|((scale, bias), weight_sum)| (None, Epilogue::Dynamic { scale, weight_sum, bias, relu }))
-            }
-            _ => {
-                self.refuse(acc, "its accumulator is neither requantized nor scaled");
-                return None;
-            }
-        };
-        if made.is_none() {
-            self.refuse(acc, "its factors are not constants");
-        }
-        made.map(|(qparams, epilogue)| (reader, qparams, epilogue))
     }
 
     /// Returns the outputs of the program, whose values get the names of the graph's outputs. An output that no step writes, or that

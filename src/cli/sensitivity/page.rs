@@ -1,11 +1,11 @@
 //! The HTML page of a sensitivity: one file without scripts, which loads nothing.
 
 use enfold::quantize::accuracy::{ChoiceError, LayerSensitivities, LayerSensitivity, Plan};
-use maud::{DOCTYPE, Markup, PreEscaped, html};
+use maud::{Markup, html};
 
 use super::{SHOWN, total};
 use crate::cli::output::{count, printable, size};
-use crate::cli::report::STYLE;
+use crate::cli::report::document;
 
 /// The ratio, in dB, whose bar is empty: everything above is as good as float.
 const BEST_DB: f64 = 80.0;
@@ -17,53 +17,42 @@ pub(super) fn html(model: &str, rows: usize, found: &LayerSensitivities, plan: O
     let mut ranked: Vec<&LayerSensitivity> = found.layers.iter().collect();
     let worst = |layer: &LayerSensitivity| layer.errors.iter().map(|error| error.output_noise).fold(0.0, f64::max);
     ranked.sort_by(|a, b| worst(b).total_cmp(&worst(a)));
-    let page = html! {
-        (DOCTYPE)
-        html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                link rel="icon" href="data:,";
-                title { (title) }
-                style { (PreEscaped(STYLE)) }
+    document(
+        &title,
+        &html! {
+            p {
+                (count(found.layers.len(), "layer")) ", measured on " (count(rows, "row")) ". Each number is the ratio of signal to "
+                "quantization noise at the worst output, in dB, if this layer alone has the choice; below it the bytes of its weight. "
+                "A longer bar is more noise. The most sensitive layers come first."
             }
-            body {
-                h1 { (title) }
-                p {
-                    (count(found.layers.len(), "layer")) ", measured on " (count(rows, "row")) ". Each number is the ratio of signal to "
-                    "quantization noise at the worst output, in dB, if this layer alone has the choice; below it the bytes of its weight. "
-                    "A longer bar is more noise. The most sensitive layers come first."
-                }
-                @if let Some(plan) = plan { (chosen(found, plan)) }
-                div.scroll {
-                    table {
+            @if let Some(plan) = plan { (chosen(found, plan)) }
+            div.scroll {
+                table {
+                    tr {
+                        th { "Layer" }
+                        @for choice in SHOWN { th { (choice.to_string()) } }
+                        th.n { "float" }
+                        @if plan.is_some() { th { "Choice" } }
+                    }
+                    @for layer in ranked {
                         tr {
-                            th { "Layer" }
-                            @for choice in SHOWN { th { (choice.to_string()) } }
-                            th.n { "float" }
-                            @if plan.is_some() { th { "Choice" } }
-                        }
-                        @for layer in ranked {
-                            tr {
-                                td { (printable(&layer.name)) }
-                                @for choice in SHOWN {
-                                    @match layer.errors.iter().find(|error| error.choice == choice) {
-                                        Some(error) => { (bar(layer, error)) }
-                                        None => { td { "–" } }
-                                    }
+                            td { (printable(&layer.name)) }
+                            @for choice in SHOWN {
+                                @match layer.errors.iter().find(|error| error.choice == choice) {
+                                    Some(error) => { (bar(layer, error)) }
+                                    None => { td { "–" } }
                                 }
-                                td.n { (size(layer.elements as u64 * 4)) }
-                                @if let Some(plan) = plan {
-                                    td { b { (plan.layers.get(&layer.name).map(ToString::to_string).unwrap_or_default()) } }
-                                }
+                            }
+                            td.n { (size(layer.elements as u64 * 4)) }
+                            @if let Some(plan) = plan {
+                                td { b { (plan.layers.get(&layer.name).map(ToString::to_string).unwrap_or_default()) } }
                             }
                         }
                     }
                 }
             }
-        }
-    };
-    page.into_string() + "\n"
+        },
+    )
 }
 
 fn chosen(found: &LayerSensitivities, plan: &Plan) -> Markup {

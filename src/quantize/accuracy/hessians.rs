@@ -3,7 +3,7 @@
 use std::borrow::Borrow;
 
 use super::error::AccuracyError;
-use super::statistics::difference;
+use super::statistics::{difference, finite_values};
 use crate::graph::{Graph, NodeId};
 use crate::interp::Interpreter;
 use crate::numerics::gemm;
@@ -81,17 +81,8 @@ impl Hessians {
     /// Returns [`AccuracyError::Interp`] for inputs that do not fit the graph, and [`AccuracyError::NonFinite`] for a value that is NaN
     /// or infinite. The sums are then as before the batch.
     pub fn observe<T: Borrow<Tensor>>(&mut self, inputs: &[T]) -> Result<(), AccuracyError> {
-        self.interpreter.check_inputs(inputs)?;
-        let graph = self.interpreter.graph();
-        let feeds: Vec<_> = graph.inputs().iter().copied().zip(inputs.iter().map(Borrow::borrow)).collect();
-        let wanted: Vec<NodeId> = self.values.iter().map(|value| value.id).collect();
-        let results = self.interpreter.run_nodes(&feeds, &wanted)?;
-        for (value, result) in self.values.iter().zip(&results) {
-            if let Some((index, number)) = result.first_non_finite() {
-                let node = graph.node(value.id).name.clone();
-                return Err(AccuracyError::NonFinite { node, index, value: number });
-            }
-        }
+        let ids: Vec<NodeId> = self.values.iter().map(|value| value.id).collect();
+        let results = finite_values(&self.interpreter, inputs, &ids)?;
         self.values.iter_mut().zip(&results).for_each(|(value, result)| value.add(result));
         self.batches += 1;
         Ok(())

@@ -81,17 +81,8 @@ impl ChannelStatistics {
     /// Returns [`AccuracyError::Interp`] for inputs that do not fit the graph, and [`AccuracyError::NonFinite`] for a value that is NaN
     /// or infinite. The statistics are then as before the batch.
     pub fn observe<T: Borrow<Tensor>>(&mut self, inputs: &[T]) -> Result<(), AccuracyError> {
-        self.interpreter.check_inputs(inputs)?;
-        let graph = self.interpreter.graph();
-        let feeds: Vec<_> = graph.inputs().iter().copied().zip(inputs.iter().map(Borrow::borrow)).collect();
-        let wanted: Vec<NodeId> = self.values.iter().map(|value| value.id).collect();
-        let results = self.interpreter.run_nodes(&feeds, &wanted)?;
-        for (value, result) in self.values.iter().zip(&results) {
-            if let Some((index, number)) = result.first_non_finite() {
-                let node = graph.node(value.id).name.clone();
-                return Err(AccuracyError::NonFinite { node, index, value: number });
-            }
-        }
+        let ids: Vec<NodeId> = self.values.iter().map(|value| value.id).collect();
+        let results = finite_values(&self.interpreter, inputs, &ids)?;
         self.values.iter_mut().zip(&results).for_each(|(value, result)| value.add(result));
         self.batches += 1;
         Ok(())
@@ -114,6 +105,24 @@ impl ChannelStatistics {
         self.batches += other.batches;
         Ok(())
     }
+}
+
+/// Runs one batch, and returns the values of nodes, all of them finite.
+pub(super) fn finite_values<T: Borrow<Tensor>>(
+    interpreter: &Interpreter,
+    inputs: &[T],
+    ids: &[NodeId],
+) -> Result<Vec<Tensor>, AccuracyError> {
+    interpreter.check_inputs(inputs)?;
+    let graph = interpreter.graph();
+    let feeds: Vec<_> = graph.inputs().iter().copied().zip(inputs.iter().map(Borrow::borrow)).collect();
+    let values = interpreter.run_nodes(&feeds, ids)?;
+    for (&id, value) in ids.iter().zip(&values) {
+        if let Some((index, number)) = value.first_non_finite() {
+            return Err(AccuracyError::NonFinite { node: graph.node(id).name.clone(), index, value: number });
+        }
+    }
+    Ok(values)
 }
 
 /// The first difference between two graphs that should be equal.
