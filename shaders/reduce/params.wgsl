@@ -9,6 +9,11 @@ struct ReduceParams {
     b_stride: u32,
     // 0, which no compiler knows.
     zero: u32,
+    // The bits of the limits of a sum of weights.
+    low: u32,
+    high: u32,
+    unused_0: u32,
+    unused_1: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: ReduceParams;

@@ -1,4 +1,4 @@
-// Sums of floats along one axis, perhaps of products or squares, and the function of each sum that the kernel chooses: one element a
+// Sums of floats along one axis, perhaps of products or squares, means with weights, and the function of each sum that the kernel chooses: one element a
 // thread, or one row a workgroup.
 
 // Whether each element is first multiplied by one of b, or by itself.
@@ -7,6 +7,8 @@ override SQUARE: bool = false;
 // Whether the elements of a and b are integers, which are cast first.
 override A_INTEGER: bool = false;
 override B_INTEGER: bool = false;
+// Whether a sum of products is divided by the sum of its factors of b, within the limits: a mean with weights.
+override MEAN: bool = false;
 
 @group(0) @binding(5) var<storage, read_write> b: array<u32>;
 
@@ -29,6 +31,23 @@ fn summand(at: u32, b_at: u32) -> f32 {
     return bitcast<f32>(canonical_bits(bits));
 }
 
+// The sum of b along the axis, in the order of `sum_f32_f32`, as bits.
+fn total_weight(at: u32) -> u32 {
+    var sum = 0.0f;
+    for (var first = 0u; first < params.length; first += 32u) {
+        var part = 0.0f;
+        for (var i = first; i < min(first + 32u, params.length); i++) {
+            var weight = b[at + i * params.b_stride];
+            if B_INTEGER {
+                weight = float_of_integer(weight);
+            }
+            part = add_f(part, bitcast<f32>(canonical_bits(weight)));
+        }
+        sum = add_f(sum, part);
+    }
+    return limited(canonical_bits(bitcast<u32>(sum)), params.low, params.high);
+}
+
 // Along an axis that is not the last: blocks of 32 elements in order, then the blocks in order (equation 11).
 @compute @workgroup_size(64)
 fn sum_f32_f32(thread: Thread) {
@@ -44,7 +63,11 @@ fn sum_f32_f32(thread: Thread) {
         }
         sum = add_f(sum, part);
     }
-    y[e.y] = apply_bits(canonical_bits(bitcast<u32>(sum)));
+    var bits = canonical_bits(bitcast<u32>(sum));
+    if MEAN {
+        bits = quotient_of(bits, total_weight(e.b));
+    }
+    y[e.y] = apply_bits(bits);
 }
 
 // Sums along the last axis, one row a workgroup: 64 partial sums, each of every 64th element in order (equation 11).

@@ -48,7 +48,7 @@ fn constants(shader: &Shader) -> Vec<back::PipelineConstants> {
         "HELD" => 64.0,
         "CHUNK_VECS" => 128.0,
         "F16" | "GAPS" | "CENTER" | "ADD" | "KEEP_SUM" | "KEEP" | "QUANTIZE" | "PRODUCT" | "SQUARE" | "BIAS"
-        | "A_INTEGER" | "B_INTEGER" | "DYNAMIC" | "REPRODUCIBLE" | "SCALE" | "MASK" => 1.0,
+        | "A_INTEGER" | "B_INTEGER" | "DYNAMIC" | "REPRODUCIBLE" | "SCALE" | "MASK" | "MEAN" => 1.0,
         other => panic!("no value for the override {other}"),
     };
     let others = shader.overrides.iter().map(|name| ((*name).to_owned(), value(name))).collect();
@@ -242,7 +242,12 @@ pub(crate) fn float_constants(shader: &Shader) -> Vec<Vec<(&'static str, f64)>> 
         let of = |bias| vec![("REPRODUCIBLE", 1.0), ("BIAS", bias)];
         vec![of(0.0), of(1.0)]
     } else if shader.overrides.contains(&"PRODUCT") {
-        vec![vec![("PRODUCT", 1.0), ("B_INTEGER", 1.0)], vec![("SQUARE", 1.0), ("A_INTEGER", 1.0)], Vec::new()]
+        vec![
+            vec![("PRODUCT", 1.0), ("B_INTEGER", 1.0)],
+            vec![("PRODUCT", 1.0), ("MEAN", 1.0), ("B_INTEGER", 1.0)],
+            vec![("SQUARE", 1.0), ("A_INTEGER", 1.0)],
+            Vec::new(),
+        ]
     } else if shader.overrides.contains(&"DYNAMIC") {
         vec![vec![("DYNAMIC", 0.0)], vec![("DYNAMIC", 1.0)]]
     } else {

@@ -24,6 +24,8 @@ pub(crate) struct FusedStep {
     pub(crate) mask: Option<usize>,
     /// The product before a sum along an axis.
     pub(crate) product: Option<usize>,
+    /// The division of that sum by the sum of one of the factors.
+    pub(crate) mean: Option<WeightedMean>,
     /// The casts of integers that such a sum, or its product, computes again from what they read: those of its operands.
     pub(crate) casts: [Option<usize>; 2],
     /// The sum before a layer norm.
@@ -57,6 +59,16 @@ pub(crate) struct Attention {
     pub(crate) softmax: usize,
     /// The transposes of the operands of `scores`.
     pub(crate) transposes: [Option<usize>; 2],
+}
+
+/// The steps that make a sum of products the mean of one factor, weighted by the other.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct WeightedMean {
+    /// The sum of the weights.
+    pub(crate) total: usize,
+    /// The clamp of that sum, which keeps it from 0.
+    pub(crate) clamp: Option<usize>,
+    pub(crate) division: usize,
 }
 
 impl FusedStep {
@@ -99,7 +111,8 @@ impl FusedStep {
         let attention = self.attention.map(|attention| [attention.scores, attention.softmax]);
         let all = [Some(self.main), Some(self.last)].into_iter().chain(others).flatten();
         let result = [self.result_transpose, self.result_reshape];
-        let more = result.into_iter().chain(self.siblings).chain(self.chain).flatten();
+        let mean = self.mean.map_or([None; 3], |mean| [Some(mean.total), mean.clamp, Some(mean.division)]);
+        let more = result.into_iter().chain(mean).chain(self.siblings).chain(self.chain).flatten();
         all.chain(attention.into_iter().flatten()).chain(more)
     }
 

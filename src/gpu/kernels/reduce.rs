@@ -10,12 +10,14 @@ use super::strided::{Strided, axes, broadcast};
 use super::wgsl::shader;
 use crate::gpu::device::shader::{Chosen, FIRST_STORAGE, Piece, Shader, storage, wgsl_struct};
 use crate::numerics::UnaryOp;
-use crate::ops::{Max, Mul, Op, Sum, ToFloat, Unary};
+use crate::ops::{Clamp, Div, Max, Mul, Op, Sum, ToFloat, Unary};
 use crate::program::{StepOp, ValueId, ValueType};
 
 wgsl_struct! {
     /// `ReduceParams` of `reduce/params.wgsl`.
-    ReduceParams { strided: Strided, length: u32, stride: u32, b_stride: u32, zero: u32 }
+    ReduceParams {
+        strided: Strided, length: u32, stride: u32, b_stride: u32, zero: u32, low: u32, high: u32, unused_0: u32, unused_1: u32,
+    }
 }
 
 const A: u32 = FIRST_STORAGE;
@@ -29,7 +31,7 @@ static SHADER: Shader = shader! {
 };
 
 static SUMS_SHADER: Shader = Shader {
-    overrides: &["THREADS", "PRODUCT", "SQUARE", "A_INTEGER", "B_INTEGER"],
+    overrides: &["THREADS", "PRODUCT", "SQUARE", "A_INTEGER", "B_INTEGER", "MEAN"],
     ..shader! {
         "reduce_sums", ReduceParams, [Strided], storage! { a: A, y: Y, b: B },
         [THREAD, WORKGROUP_REDUCE, WORKGROUP_SUM, GRID, F16, FLOAT, FLOATS, FUNCTIONS, POINTWISE, STRIDED, ELEMENTS],
@@ -54,6 +56,8 @@ pub(crate) struct SumKernel {
     summands: Summands,
     /// Whether the operands are integers, which it casts first.
     integers: [bool; 2],
+    /// Whether it divides a sum of products, along another axis than the last, by the sum of the second factors.
+    is_mean: bool,
     /// The function that follows.
     function: Option<UnaryOp>,
 }
@@ -79,9 +83,14 @@ impl ReduceKernel {
             (Squares, [false; 2], sqrt),
         ];
         let of = move |is_last| {
-            sums.map(|(summands, integers, function)| Self::SumF32(SumKernel { is_last, summands, integers, function }))
+            sums.map(|(summands, integers, function)| {
+                Self::SumF32(SumKernel { is_last, summands, integers, is_mean: false, function })
+            })
         };
-        [false, true].into_iter().flat_map(of).chain([Self::SumI32, Self::MaxF32, Self::MaxI32, Self::MaxI8])
+        let mean =
+            SumKernel { is_last: false, summands: Products, integers: [false, true], is_mean: true, function: None };
+        let others = [Self::SumF32(mean), Self::SumI32, Self::MaxF32, Self::MaxI32, Self::MaxI8];
+        [false, true].into_iter().flat_map(of).chain(others)
     }
 }
 
@@ -109,9 +118,9 @@ impl Kernel for ReduceKernel {
     }
 
     fn overrides(self, _options: KernelOptions) -> Vec<(&'static str, u32)> {
-        let Self::SumF32(SumKernel { summands, integers: [a, b], .. }) = self else { return Vec::new() };
+        let Self::SumF32(SumKernel { summands, integers: [a, b], is_mean, .. }) = self else { return Vec::new() };
         let (products, squares) = (summands == Summands::Products, summands == Summands::Squares);
-        flags(&[("PRODUCT", products), ("SQUARE", squares), ("A_INTEGER", a), ("B_INTEGER", b)])
+        flags(&[("PRODUCT", products), ("SQUARE", squares), ("A_INTEGER", a), ("B_INTEGER", b), ("MEAN", is_mean)])
     }
 
     fn promises_bits(self) -> bool {
@@ -144,16 +153,25 @@ pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Planned {
         (Some(_), 1) => Summands::Squares,
         (Some(_), _) => Summands::Products,
     };
+    let mut casts = fused.casts;
+    // The weights of a mean come second. The order of factors changes no product.
+    if fused.mean.is_some_and(|mean| planning.program.steps()[mean.total].inputs[0] == operands[0]) {
+        operands.reverse();
+        casts.reverse();
+    }
     // The operands of casts in place of their results.
-    for (operand, cast) in operands.iter_mut().zip(fused.casts) {
+    for (operand, cast) in operands.iter_mut().zip(casts) {
         *operand = cast.map_or(*operand, |cast| planning.program.steps()[cast].inputs[0]);
     }
-    let (integers, function) = (fused.casts.map(|cast| cast.is_some()), fused.unary_op(planning.program));
+    let (integers, function) = (casts.map(|cast| cast.is_some()), fused.unary_op(planning.program));
     // A square has one operand.
     let integers = if operands.len() == 1 { [integers[0], false] } else { integers };
     let kernel = match (is_sum, y.value_type) {
         (true, ValueType::I32) => ReduceKernel::SumI32,
-        (true, _) => ReduceKernel::SumF32(SumKernel { is_last, summands, integers, function }),
+        (true, _) => {
+            let is_mean = fused.mean.is_some();
+            ReduceKernel::SumF32(SumKernel { is_last, summands, integers, is_mean, function })
+        }
         (false, ValueType::I8) => ReduceKernel::MaxI8,
         (false, ValueType::I32) => ReduceKernel::MaxI32,
         (false, ValueType::F32 | ValueType::F16) => ReduceKernel::MaxF32,
@@ -178,7 +196,13 @@ pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Planned {
         b.resize(rank, 0);
         Strided::elementwise(&step.name, y, &a, &b)?
     };
-    let params = ReduceParams { strided, length, stride, b_stride, ..ReduceParams::default() };
+    let clamp = fused.mean.and_then(|mean| mean.clamp).map(|clamp| &planning.program.steps()[clamp].op);
+    let [low, high] = match clamp {
+        Some(StepOp::Op(Op::Clamp(Clamp { min, max }))) => [*min, *max],
+        _ => [f32::NEG_INFINITY, f32::INFINITY],
+    }
+    .map(f32::to_bits);
+    let params = ReduceParams { strided, length, stride, b_stride, low, high, ..ReduceParams::default() };
     let size = if is_row_sum { GridSize::Workgroups } else { GridSize::Threads(strided.row_threads.into()) };
     let mut dispatch = PlannedDispatch::single(planning, &step.name, y, kernel, &params, size);
     if is_row_sum {
@@ -205,8 +229,15 @@ pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
             .into_iter()
             .flat_map(|is_last| [Summands::Elements, Summands::Products, Summands::Squares].map(|of| (is_last, of)))
         {
-            for integers in [[false; 2], [true, false], [false, true], [true; 2]] {
-                let kernel = SumKernel { is_last, summands, integers, function };
+            for (integers, is_mean) in [[false; 2], [true, false], [false, true], [true; 2]]
+                .into_iter()
+                .flat_map(|integers| [false, true].map(|is_mean| (integers, is_mean)))
+            {
+                let kernel = SumKernel { is_last, summands, integers, is_mean, function };
+                // No plan has such a kernel.
+                if is_mean && (is_last || summands != Summands::Products || function.is_some()) {
+                    continue;
+                }
                 // Without a list of kernels, some stand for all.
                 let stands_for_others = ReduceKernel::iter().any(|other| other == ReduceKernel::SumF32(kernel));
                 let has_them = summands == Summands::Products || !integers[1];
@@ -221,7 +252,7 @@ pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
 
 /// Sums of everyday numbers, which differ with the order, and of any numbers.
 fn known_sums(case: &mut CaseBuilder<'_>, sum: SumKernel) {
-    let SumKernel { is_last, summands, integers, function } = sum;
+    let SumKernel { is_last, summands, integers, is_mean, function } = sum;
     let kernel = ReduceKernel::SumF32(sum);
     for f in [everyday, any_float] {
         let mut operand = |shape: &[usize], f: &dyn Fn(usize) -> f32, is_integer: bool| -> ValueId {
@@ -238,6 +269,13 @@ fn known_sums(case: &mut CaseBuilder<'_>, sum: SumKernel) {
         };
         let summand = if summands == Summands::Elements { x } else { case.intermediate(Mul, &[column, x]) };
         let op = Sum { axis: if is_last { 2 } else { 1 }, checked: false };
+        if is_mean {
+            let sum = case.intermediate(op, &[summand]);
+            let total = case.intermediate(op, &[column]);
+            let total = case.intermediate(Clamp { min: -20.5, max: 1e9 }, &[total]);
+            case.computed(kernel, Div, &[sum, total]);
+            continue;
+        }
         match function {
             None => case.computed(kernel, op, &[summand]),
             Some(function) => {

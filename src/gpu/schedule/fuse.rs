@@ -8,6 +8,7 @@
 //! | int8 linear layers that read the same value | one product with the weights of up to four |
 //! | up to eight float steps that compute each element from one other, or from two | a chain, whose intermediate results stay in registers |
 //! | casts of integers, product, sum along an axis, unary function | sum of products and its function, each if it is there |
+//! | the same, sum of one factor, clamp, division of both sums | sum of products that divides by the sum of its weights |
 //! | lookup in an embedding table, and a chain | the chain, which begins with the lookup |
 //! | float linear, unary function | matmul with the function in its epilogue |
 //! | float sum, layer norm, qparams of each row, quantize | layer norm that adds first and quantizes last, each if it is there |
@@ -25,6 +26,7 @@
 //! memory, [`Plan`](super::plan::Plan) asks for other fusions.
 
 mod attention;
+mod mean;
 
 use crate::gpu::kernels::config::Config;
 use crate::gpu::kernels::elementwise::chain::Chain;
@@ -121,7 +123,7 @@ impl<'p> Fusion<'p> {
             StepOp::Op(Op::Mul(Mul)) => {
                 self.scale_and_mask(fused).or_else(|| self.product_and_sum(fused)).unwrap_or(fused)
             }
-            StepOp::Op(Op::Sum(_)) => self.around_sum(fused),
+            StepOp::Op(Op::Sum(_)) => self.mean_with_weights(fused.main).unwrap_or_else(|| self.around_sum(fused)),
             op if norm::adds_and_quantizes(op) => self.with_quantize(fused),
             StepOp::Op(Op::ChooseQParams(_)) => self.chosen_and_quantized(fused),
             StepOp::QMatMul(_) | StepOp::Op(Op::MatMul(_)) => {
@@ -257,7 +259,12 @@ impl<'p> Fusion<'p> {
     /// A product that only a sum along an axis reads.
     fn product_and_sum(&self, fused: FusedStep) -> Option<FusedStep> {
         let sum = self.sum_of_product(fused.main)?;
-        Some(self.around_sum(FusedStep { main: sum, last: sum, product: Some(fused.main), ..fused }))
+        let fused = self.around_sum(FusedStep { main: sum, last: sum, product: Some(fused.main), ..fused });
+        Some(self.weighted_mean(&fused).map_or(fused, |mean| FusedStep {
+            mean: Some(mean),
+            last: mean.division,
+            ..fused
+        }))
     }
 
     /// The sum along an axis that alone reads a product.
