@@ -85,7 +85,10 @@ pub(crate) fn measure(gpu: &Gpu<'_>) -> Result<Vec<Measured>> {
     println!("  record takes {:.2} times record bare, and finish {:.2} times finish bare", times(0), times(2));
     // Layers read one another, and so do the first of the other bare commands: each dispatch waits for the one before it.
     let waiting = median(of_others[0].clone());
-    println!("  finish takes {:.2} times that of bare commands that wait for one another", results[2].seconds / waiting);
+    println!(
+        "  finish takes {:.2} times that of bare commands that wait for one another",
+        results[2].seconds / waiting
+    );
     for ((bindings, _), all) in others.iter().zip(of_others) {
         let (Bindings { storage, buffers }, times) = (bindings, median(all) / results[3].seconds);
         println!("  finish of bare commands with {storage} storage bindings, {buffers:?} buffers: {times:.2} times");

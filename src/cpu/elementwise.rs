@@ -114,7 +114,12 @@ where
     }
     let mut y = ArrayD::from_elem(IxDyn(&shape), T::default());
     let (a, b) = (a.broadcast(IxDyn(&shape)).expect(CHECKED), b.broadcast(IxDyn(&shape)).expect(CHECKED));
-    Zip::from(&mut y).and(&a).and(&b).par_for_each(|y, &a, &b| *y = f(a, b));
+    let all = Zip::from(&mut y).and(&a).and(&b);
+    if all.size() <= TASK {
+        all.for_each(|y, &a, &b| *y = f(a, b));
+    } else {
+        all.par_for_each(|y, &a, &b| *y = f(a, b));
+    }
     y
 }
 
@@ -145,8 +150,16 @@ where
         vectorized(
             #[inline(always)]
             || match b {
-                _ if runs => y.iter_mut().zip(b).for_each(|(y, &b)| *y = f(*y, b)),
-                [b, ..] => y.iter_mut().for_each(|y| *y = f(*y, *b)),
+                _ if runs => {
+                    for (y, &b) in y.iter_mut().zip(b) {
+                        *y = f(*y, b);
+                    }
+                }
+                &[b, ..] => {
+                    for y in y {
+                        *y = f(*y, b);
+                    }
+                }
                 [] => {}
             },
         );

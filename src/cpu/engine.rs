@@ -18,6 +18,9 @@ use crate::program::{Program, QConv, StepOp, ValueId};
 use crate::values::Tensor;
 use crate::values::slices::{CHECKED, f32s};
 
+/// Multiply-adds of a layer that several threads compute together.
+const WORTH_A_THREAD: usize = 1 << 21;
+
 /// An engine that runs one program on the CPU. Threads may share it.
 ///
 /// It shares the weights of the program, and holds int8 weights once more in the order in which its kernel reads them.
@@ -50,6 +53,8 @@ pub struct Engine {
     pub(super) weights: Vec<Option<Weight>>,
     /// For each value, the last step that reads it; `None` for outputs.
     last_read: Vec<Option<usize>>,
+    /// The most multiply-adds of a layer for one row of the batch.
+    largest_product: usize,
     /// Number of rows of the last run, and its buffers.
     buffer_pool: Mutex<Option<(usize, BufferPool)>>,
 }
@@ -104,8 +109,19 @@ impl Engine {
             step.inputs.iter().for_each(|input| last_read[input.index()] = Some(at));
         }
         program.outputs().iter().for_each(|id| last_read[id.index()] = None);
+        let products = program.steps().iter().map(|step| {
+            let outputs = program.value(step.output).len(1).unwrap_or(usize::MAX);
+            match &step.op {
+                StepOp::QLinear(layer) | StepOp::QConv(QConv { layer, .. }) => outputs.saturating_mul(layer.k),
+                StepOp::Op(Op::Linear(_)) => {
+                    outputs.saturating_mul(program.value(step.inputs[0]).shape.last().unwrap_or(1))
+                }
+                _ => outputs,
+            }
+        });
+        let largest_product = products.max().unwrap_or(0);
         let program = program.clone();
-        Ok(Self { program, weights, last_read, buffer_pool: Mutex::default() })
+        Ok(Self { program, weights, last_read, largest_product, buffer_pool: Mutex::default() })
     }
 
     /// Returns the program that the engine runs.
@@ -122,12 +138,22 @@ impl Engine {
     /// an id outside the embedding table.
     pub fn run<T: Borrow<Tensor>>(&self, inputs: &[T]) -> Result<Vec<Tensor>, CpuError> {
         let rows = self.rows(inputs)?;
+        let inputs: Vec<&Tensor> = inputs.iter().map(Borrow::borrow).collect();
+        // A thread of the pool begins a parallel step sooner than a thread that first wakes the pool and then waits for it.
+        let is_parallel = self.largest_product.saturating_mul(rows) > WORTH_A_THREAD;
+        if is_parallel && rayon::current_thread_index().is_none() {
+            return rayon::scope(|_| self.run_steps(&inputs, rows));
+        }
+        self.run_steps(&inputs, rows)
+    }
+
+    fn run_steps(&self, inputs: &[&Tensor], rows: usize) -> Result<Vec<Tensor>, CpuError> {
         // A run at the same time as another, or with other rows than the last, starts with an empty pool.
         let last = self.buffer_pool.lock().ok().and_then(|mut last| last.take());
         let mut pool = last.filter(|(of_rows, _)| *of_rows == rows).map(|(_, pool)| pool).unwrap_or_default();
         let mut values: Vec<Option<Cow<'_, Tensor>>> = vec![None; self.program.values().len()];
         for (id, tensor) in self.program.inputs().iter().zip(inputs) {
-            values[id.index()] = Some(Cow::Borrowed(tensor.borrow()));
+            values[id.index()] = Some(Cow::Borrowed(*tensor));
         }
         for (id, tensor) in self.program.constants() {
             values[id.index()] = Some(Cow::Borrowed(tensor));
@@ -153,6 +179,7 @@ impl Engine {
         }
         let output = |id: &ValueId| values[id.index()].take().expect(CHECKED).into_owned();
         let outputs = self.program.outputs().iter().map(output).collect();
+        pool.end_run();
         if let Ok(mut last) = self.buffer_pool.lock() {
             *last = Some((rows, pool));
         }

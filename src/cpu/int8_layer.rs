@@ -44,6 +44,8 @@ impl Int8Layer {
     ) -> Result<Self, CpuError> {
         let gemm = match backend {
             GemmBackend::Auto => Int8Gemm::best(linear.k),
+            GemmBackend::Avx512Vnni => Int8Gemm::Avx512Vnni,
+            GemmBackend::AvxVnni => Int8Gemm::AvxVnni,
             GemmBackend::Rten => Int8Gemm::Rten,
             GemmBackend::Avx2 => Int8Gemm::Avx2,
             GemmBackend::Portable => Int8Gemm::Portable,

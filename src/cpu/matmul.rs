@@ -45,7 +45,7 @@ fn matmul_f32(a: &Tensor, b: &Tensor, mut y: Vec<f32>, kind: FloatProducts) -> T
     if kind == FloatProducts::Reproducible {
         let (a, b) = (products::factors(a), products::factors(b));
         if m * n > 0 {
-            y.par_chunks_exact_mut(m * n).enumerate().for_each(|(at, y)| {
+            y.par_chunks_exact_mut(m * n).with_min_len(stacks.worth_a_task()).enumerate().for_each(|(at, y)| {
                 let (i, j) = stacks.position(at);
                 products::product(y, &a[i * m * k..][..m * k], &b[j * k * n..][..k * n], [n, k], None);
             });
@@ -54,7 +54,7 @@ fn matmul_f32(a: &Tensor, b: &Tensor, mut y: Vec<f32>, kind: FloatProducts) -> T
         // With one matrix on the right, one product takes all rows of the left.
         gemm::matmul(&mut y, a, b, [stacks.y.iter().product::<usize>() * m, n, k]);
     } else if m * n > 0 {
-        y.par_chunks_exact_mut(m * n).enumerate().for_each(|(at, y)| {
+        y.par_chunks_exact_mut(m * n).with_min_len(stacks.worth_a_task()).enumerate().for_each(|(at, y)| {
             let (i, j) = stacks.position(at);
             gemm::matmul(y, &a[i * m * k..][..m * k], &b[j * k * n..][..k * n], [m, n, k]);
         });
@@ -69,7 +69,8 @@ fn matmul_i8(a: &Tensor, b: &Tensor, a_zero_point: i32, b_zero_point: i32) -> Te
     let mut y = vec![0i32; shape.iter().product()];
     let (a, b) = (i8s(a), i8s(b));
     if !y.is_empty() {
-        y.par_chunks_exact_mut(stacks.n).enumerate().for_each(|(row, y)| {
+        let rows = products::TASK.div_ceil((stacks.n * stacks.k).max(1));
+        y.par_chunks_exact_mut(stacks.n).with_min_len(rows).enumerate().for_each(|(row, y)| {
             let (a, b) = stacks.row(row, a, b).1;
             add_products(y, a, b, [a_zero_point, b_zero_point]);
         });
@@ -86,7 +87,8 @@ fn matmul_dynamic_i8(a: &Tensor, b: &Tensor, a_qparams: &[f32], b_qparams: &[f32
     let (a, b) = (i8s(a), i8s(b));
     let (b_scale, b_zero_point) = qparams_of_row(b_qparams, 0);
     if !y.is_empty() {
-        let rows = y.par_chunks_exact_mut(stacks.n).enumerate();
+        let rows = products::TASK.div_ceil((stacks.n * stacks.k).max(1));
+        let rows = y.par_chunks_exact_mut(stacks.n).with_min_len(rows).enumerate();
         rows.for_each_init(Vec::new, |acc: &mut Vec<i32>, (row, y)| {
             let (a_row, (a, b)) = stacks.row(row, a, b);
             let (a_scale, a_zero_point) = qparams_of_row(a_qparams, a_row);
@@ -127,6 +129,11 @@ impl<'t> Stacks<'t> {
         let (a, a_matrix) = a.shape().split_at(a.shape().len() - 2);
         let (b, b_matrix) = b.shape().split_at(b.shape().len() - 2);
         Self { a, b, y: broadcast_shape(a, b), m: a_matrix[0], n: b_matrix[1], k: a_matrix[1] }
+    }
+
+    /// The number of matrices that are worth a parallel task.
+    fn worth_a_task(&self) -> usize {
+        products::TASK.div_ceil((self.m * self.n * self.k).max(1))
     }
 
     fn shape(&self) -> Vec<usize> {

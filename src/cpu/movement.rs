@@ -1,5 +1,7 @@
 //! Operators that move elements of any type.
 
+use std::ops::Range;
+
 use ndarray::{ArrayD, Axis, IxDyn};
 use rayon::prelude::*;
 
@@ -24,14 +26,14 @@ macro_rules! for_each_type {
 pub(super) fn run(run: &mut StepRun<'_>) -> Option<Output> {
     let StepOp::Op(op) = &run.step.op else { return None };
     Some(Ok(match op {
-        Op::Concat(Concat { axis }) => concat(&[&[run.x()], run.rest].concat(), *axis),
+        Op::Concat(Concat { axis }) => concat(&[&[run.x()], run.rest].concat(), *axis, run.shape),
         Op::Reshape(_) => reshape(run.take_x(), run.shape),
         Op::Transpose(Transpose { perm }) if run.x().as_f32().is_some() => {
             let y = run.pool.take(run.x().len());
             transpose_f32(run.x(), perm, y)
         }
         Op::Transpose(Transpose { perm }) => transpose(run.x(), perm),
-        &Op::Slice(Slice { axis, start, end }) => slice(run.x(), axis, start..end),
+        &Op::Slice(Slice { axis, start, end }) => slice(run.x(), axis, start..end, run.shape),
         Op::IndexSelect(IndexSelect { axis, indices }) => index_select(run.x(), *axis, indices),
         Op::Pad(Pad { before, .. }) => pad(run.x(), run.rest[0], before, run.shape),
         _ => return None,
@@ -88,20 +90,14 @@ fn permuted<T: Copy + Send + Sync>(x: &ArrayD<T>, perm: &[usize], y: Vec<T>) -> 
 }
 
 /// Concatenates tensors of one type along an axis.
-fn concat(inputs: &[&Tensor], axis: usize) -> Tensor {
+fn concat(inputs: &[&Tensor], axis: usize, shape: &[usize]) -> Tensor {
     macro_rules! join {
         ($variant:ident) => {{
-            let arrays: Vec<_> = inputs
-                .iter()
-                .filter_map(|t| match t {
-                    Tensor::$variant(a) => Some(a.array().view()),
-                    _ => None,
-                })
-                .collect();
-            match ndarray::concatenate(Axis(axis), &arrays) {
-                Ok(joined) => Tensor::from(joined),
-                Err(_) => inputs[0].clone(),
-            }
+            let parts = inputs.iter().map(|x| match x {
+                Tensor::$variant(a) => (a.elements(), x.shape()[axis..].iter().product()),
+                _ => unreachable!("{CHECKED}"),
+            });
+            Tensor::from(joined(&parts.collect::<Vec<_>>(), shape))
         }};
     }
     match inputs[0] {
@@ -112,9 +108,28 @@ fn concat(inputs: &[&Tensor], axis: usize) -> Tensor {
     }
 }
 
+/// Joins parts, each of which has as many elements for each place of the axes before the joined one as is said with it.
+fn joined<T: Copy>(parts: &[(&[T], usize)], shape: &[usize]) -> ArrayD<T> {
+    let length = parts.iter().map(|(_, length)| length).sum::<usize>().max(1);
+    let total = shape.iter().product::<usize>();
+    let mut y = Vec::with_capacity(total);
+    for at in 0..total / length {
+        for (part, length) in parts {
+            y.extend_from_slice(&part[at * length..][..*length]);
+        }
+    }
+    ArrayD::from_shape_vec(IxDyn(shape), y).expect(CHECKED)
+}
+
 /// Copies a range of elements along an axis.
-fn slice(x: &Tensor, axis: usize, range: std::ops::Range<usize>) -> Tensor {
-    for_each_type!(x, a => a.array().slice_axis(Axis(axis), range.into()).as_standard_layout().into_owned())
+fn slice(x: &Tensor, axis: usize, range: Range<usize>, shape: &[usize]) -> Tensor {
+    let inner: usize = x.shape()[axis + 1..].iter().product();
+    let (whole, kept) = (x.shape()[axis] * inner, range.start * inner..range.end * inner);
+    for_each_type!(x, a => {
+        let blocks = a.elements().chunks_exact(whole.max(1));
+        let y = blocks.flat_map(|block| &block[kept.clone()]).copied().collect();
+        ArrayD::from_shape_vec(IxDyn(shape), y).expect(CHECKED)
+    })
 }
 
 /// Copies the elements at known indices along an axis.

@@ -67,7 +67,11 @@ fn by_row(x: &mut [f32], n: usize, normalize: impl Fn(&mut [f32]) + Sync) {
     x.par_chunks_mut(TASK.div_ceil(n) * n).for_each(|x| {
         vectorized(
             #[inline(always)]
-            || x.chunks_exact_mut(n).for_each(&normalize),
+            || {
+                for row in x.chunks_exact_mut(n) {
+                    normalize(row);
+                }
+            },
         );
     });
 }

@@ -7,6 +7,10 @@ pub enum GemmBackend {
     /// The fastest backend that is exact on this processor, chosen for each layer.
     #[default]
     Auto,
+    /// Register tiles for AVX-512 VNNI. It is an error on processors without it.
+    Avx512Vnni,
+    /// Register tiles for AVX-VNNI, with vectors of 256 bits. It is an error on processors without it.
+    AvxVnni,
     /// The `rten-gemm` crate. It is an error if its sums may saturate or overflow: on processors without non-saturating int8
     /// instructions, and for K above 65,793.
     Rten,
@@ -14,6 +18,11 @@ pub enum GemmBackend {
     Avx2,
     /// Plain loops, for any processor.
     Portable,
+}
+
+impl GemmBackend {
+    /// All backends, the fastest first after [`Auto`](Self::Auto).
+    pub const ALL: [Self; 6] = [Self::Auto, Self::Avx512Vnni, Self::AvxVnni, Self::Rten, Self::Avx2, Self::Portable];
 }
 
 /// The options of an [`Engine`](super::Engine). No bit of a result depends on them.

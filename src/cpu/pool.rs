@@ -81,7 +81,9 @@ fn average<T: Sync, S: Copy + Default, R: Copy + Default + Send>(
                     for pixel in
                         (row.start..row.end).flat_map(|y| (column.start..column.end).map(move |x| y * width + x))
                     {
-                        sums.iter_mut().zip(&image[pixel * channels..]).for_each(|(sum, v)| add(sum, v));
+                        for (sum, v) in sums.iter_mut().zip(&image[pixel * channels..]) {
+                            add(sum, v);
+                        }
                     }
                     mean(y, &sums, row.count * column.count);
                 },
@@ -115,7 +117,9 @@ fn largest<T: Copy + Send + Sync>(x: &[T], images: &Images, smallest: T, max: im
                 #[inline(always)]
                 || {
                     for pixel in images.pixels(at % pixels).flatten() {
-                        y.iter_mut().zip(&image[pixel * channels..]).for_each(|(y, v)| max(y, v));
+                        for (y, v) in y.iter_mut().zip(&image[pixel * channels..]) {
+                            max(y, v);
+                        }
                     }
                 },
             );

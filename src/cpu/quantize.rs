@@ -70,7 +70,11 @@ fn dequantize(q: &[i8], qparams: QParams) -> Vec<f32> {
     x.par_chunks_mut(TASK).zip(q.par_chunks(TASK)).for_each(|(x, q)| {
         vectorized(
             #[inline(always)]
-            || x.iter_mut().zip(q).for_each(|(x, &q)| *x = (i32::from(q) - z) as f32 * scale),
+            || {
+                for (x, &q) in x.iter_mut().zip(q) {
+                    *x = (i32::from(q) - z) as f32 * scale;
+                }
+            },
         );
     });
     x
@@ -95,7 +99,10 @@ fn quantize_row(q: &mut [i8], x: &[f32], inv_scale: f32, z: i32, range: QuantRan
     if z.unsigned_abs() > 1 << 20 {
         // Equation 10 gives no such zero point, but a graph may compute its own. The sum with MAGIC would not be exact.
         let rule = |x: f32| crate::numerics::quantize(x, inv_scale, z, range.quant_min(), range.quant_max());
-        return q.iter_mut().zip(x).for_each(|(q, &x)| *q = rule(x) as i8);
+        for (q, &x) in q.iter_mut().zip(x) {
+            *q = rule(x) as i8;
+        }
+        return;
     }
     let (lo, hi) = ((range.quant_min() - z) as f32, (range.quant_max() - z) as f32);
     for (q, &x) in q.iter_mut().zip(x) {

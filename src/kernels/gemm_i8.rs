@@ -1,8 +1,9 @@
 //! Exact int8 GEMM (matrix products of int8 with `i32` sums).
 //!
-//! `rten-gemm` multiplies u8 by i8. Factors of 16 bits, which group-wise weights have, are two weights of 8 bits there. Flipping the top bit of an int8 activation makes it u8 and adds 128, so 128 · Σw is subtracted
-//! again for each channel. On processors without a non-saturating instruction, `rten-gemm` may saturate its intermediate 16-bit
-//! sums. There, enfold uses its own kernels: register tiles on AVX2, plain loops elsewhere.
+//! Instructions for u8 · int8 need u8 activations: flipping the top bit of an int8 value makes it u8 and adds 128, so 128 · Σw is
+//! subtracted again for each channel. Factors of 16 bits, which group-wise weights have, are two weights of 8 bits there. Processors with
+//! VNNI have such an instruction that does not saturate, and a kernel of their own. Elsewhere `rten-gemm` multiplies where it is exact;
+//! where it may saturate its 16-bit sums, register tiles on AVX2 or plain loops do.
 
 use std::sync::Arc;
 
@@ -12,8 +13,16 @@ use rten_gemm::{GemmExecutor, GemmInputA, GemmInputB, GemmOptions, PackedBMatrix
 use crate::numerics::gemm::{SIZES, matrix, transposed};
 use crate::numerics::vectorized;
 
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    expect(dead_code, reason = "only kernels for x86-64 divide products themselves")
+)]
+mod tasks;
+
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod vnni;
 /// On other architectures, the AVX2 kernel is never available.
 #[cfg(not(target_arch = "x86_64"))]
 mod avx2 {
@@ -38,6 +47,36 @@ mod avx2 {
         }
     }
 }
+/// On other architectures, VNNI is never available.
+#[cfg(not(target_arch = "x86_64"))]
+mod vnni {
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub(super) enum Vnni {
+        Avx512,
+        Avx,
+    }
+
+    /// A type without values, as above.
+    pub(super) struct Blocks(std::convert::Infallible);
+
+    impl Vnni {
+        pub(super) fn is_available(self) -> bool {
+            false
+        }
+    }
+
+    impl Blocks {
+        pub(super) fn new(_: &[i8], _: usize, _: usize, vnni: Vnni) -> Self {
+            unreachable!("VNNI is not available: {vnni:?}")
+        }
+
+        pub(super) fn product<T, F>(&self, _: &mut [T], _: &[i8], _: usize, _: &F) {
+            match self.0 {}
+        }
+    }
+}
+
+use vnni::Vnni;
 
 thread_local! {
     /// Making an executor asks for the processor's features, which takes as long as a small product.
@@ -50,6 +89,10 @@ const MAX_RTEN_K: usize = i32::MAX as usize / (255 * 128);
 /// The kernel of an int8 product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Int8Gemm {
+    /// Register tiles, for AVX-512 VNNI.
+    Avx512Vnni,
+    /// The same for AVX-VNNI, with vectors of 256 bits.
+    AvxVnni,
     /// The `rten-gemm` crate.
     Rten,
     /// Register tiles, for AVX2.
@@ -59,25 +102,36 @@ pub(crate) enum Int8Gemm {
 }
 
 impl Int8Gemm {
-    /// The fastest kernel: `rten-gemm` where it is exact on this processor and for this K, else AVX2 where available.
+    /// All kernels, the fastest first.
+    pub(crate) const ALL: [Self; 5] = [Self::Avx512Vnni, Self::AvxVnni, Self::Rten, Self::Avx2, Self::Portable];
+
+    /// The fastest kernel that this processor has and that is exact for this K.
     pub(crate) fn best(k: usize) -> Self {
-        let fast = [Self::Rten, Self::Avx2].into_iter().find(|gemm| gemm.is_usable(k));
-        fast.unwrap_or(Self::Portable)
+        Self::ALL.into_iter().find(|gemm| gemm.is_usable(k)).unwrap_or(Self::Portable)
     }
 
     /// Whether this processor has the kernel, and the kernel is exact for this K.
     pub(crate) fn is_usable(self, k: usize) -> bool {
         match self {
+            Self::Avx512Vnni => Vnni::Avx512.is_available(),
+            Self::AvxVnni => Vnni::Avx.is_available(),
             Self::Rten => k <= rten_max_k(),
             Self::Avx2 => avx2::available(),
             Self::Portable => true,
         }
     }
 
+    /// The instructions of a kernel for VNNI.
+    fn vnni(self) -> Vnni {
+        if self == Self::AvxVnni { Vnni::Avx } else { Vnni::Avx512 }
+    }
+
     /// The name in logs and errors, with the instruction set.
     pub(crate) fn name(self) -> String {
         match self {
             Self::Rten => format!("rten-gemm {}", GemmExecutor::<u8, i8, i32>::new().kernel_name()),
+            Self::Avx512Vnni => "avx512-vnni".to_owned(),
+            Self::AvxVnni => "avx-vnni".to_owned(),
             Self::Avx2 => "avx2".to_owned(),
             Self::Portable => "portable".to_owned(),
         }
@@ -113,6 +167,9 @@ enum Packed {
         unpacked: Arc<[i8]>,
     },
     Avx2(avx2::Panels),
+    Vnni(vnni::Blocks),
+    /// Factors of 16 bits as two int8 weights, as above.
+    VnniHalves(vnni::Blocks),
     /// The caller's weight as it is.
     Portable(Arc<[i8]>),
 }
@@ -128,16 +185,20 @@ impl Int8Weight {
     pub(crate) fn new(weight: &Arc<[i8]>, n: usize, k: usize, gemm: Int8Gemm) -> Self {
         let mut offsets = vec![0; n];
         let packed = match gemm {
+            Int8Gemm::Avx512Vnni | Int8Gemm::AvxVnni if k > 0 => {
+                offsets = offsets_of(weight, n, k);
+                Packed::Vnni(vnni::Blocks::new(weight, n, k, gemm.vnni()))
+            }
             // `rten-gemm` refuses empty matrices.
             Int8Gemm::Rten if n > 0 && k > 0 => {
-                offsets.par_iter_mut().zip(weight.par_chunks_exact(k)).for_each(|(offset, row)| {
-                    *offset = row.iter().fold(0i32, |sum, &w| sum.wrapping_add(i32::from(w))).wrapping_mul(128);
-                });
+                offsets = offsets_of(weight, n, k);
                 let packed = GemmExecutor::<u8, i8, i32>::new().prepack_b(transposed(weight, n, k));
                 Packed::Rten { packed, unpacked: Arc::clone(weight) }
             }
             Int8Gemm::Avx2 => Packed::Avx2(avx2::Panels::new(weight, n, k)),
-            Int8Gemm::Rten | Int8Gemm::Portable => Packed::Portable(Arc::clone(weight)),
+            Int8Gemm::Avx512Vnni | Int8Gemm::AvxVnni | Int8Gemm::Rten | Int8Gemm::Portable => {
+                Packed::Portable(Arc::clone(weight))
+            }
         };
         Self { n, k, offsets, packed }
     }
@@ -147,24 +208,25 @@ impl Int8Weight {
     pub(crate) fn of_16_bits(factors: &[i16], n: usize, k: usize, gemm: Int8Gemm) -> Self {
         let mut offsets = vec![0; n];
         let packed = match gemm {
+            Int8Gemm::Avx512Vnni | Int8Gemm::AvxVnni if k > 0 => {
+                offsets = offsets_of(factors, n, k);
+                Packed::VnniHalves(vnni::Blocks::new(&halves(factors), 2 * n, k, gemm.vnni()))
+            }
             Int8Gemm::Rten if n > 0 && k > 0 => {
-                offsets.par_iter_mut().zip(factors.par_chunks_exact(k)).for_each(|(offset, row)| {
-                    *offset = row.iter().fold(0i32, |sum, &w| sum.wrapping_add(i32::from(w))).wrapping_mul(128);
-                });
-                // Rounded, so that what is left fits int8.
-                let high = |&w: &i16| ((i32::from(w) + 128) >> 8) as i8;
-                let low = |w: &i16| (i32::from(*w) - 256 * i32::from(high(w))) as i8;
-                let halves: Vec<i8> = factors.iter().map(high).chain(factors.iter().map(low)).collect();
+                offsets = offsets_of(factors, n, k);
+                let halves = halves(factors);
                 let packed = GemmExecutor::<u8, i8, i32>::new().prepack_b(transposed(&halves, 2 * n, k));
                 Packed::RtenHalves { packed, unpacked: halves }
             }
             Int8Gemm::Avx2 => Packed::Avx2(avx2::Panels::of_16_bits(factors, n, k)),
-            Int8Gemm::Rten | Int8Gemm::Portable => Packed::Portable16(factors.to_vec()),
+            Int8Gemm::Avx512Vnni | Int8Gemm::AvxVnni | Int8Gemm::Rten | Int8Gemm::Portable => {
+                Packed::Portable16(factors.to_vec())
+            }
         };
         Self { n, k, offsets, packed }
     }
 
-    /// For each channel, the number to subtract from the sums that [`map`](Self::map) gives: 0 unless the kernel is `rten-gemm`.
+    /// For each channel, the number to subtract from the sums that [`map`](Self::map) gives: 0 if the kernel reads int8 activations.
     pub(crate) fn offsets(&self) -> &[i32] {
         &self.offsets
     }
@@ -198,8 +260,10 @@ impl Int8Weight {
         if y.is_empty() {
             return;
         }
-        if let Packed::Avx2(panels) = &self.packed {
-            return panels.product(y, x, m, &finish);
+        match &self.packed {
+            Packed::Avx2(panels) => return panels.product(y, x, m, &finish),
+            Packed::Vnni(blocks) => return blocks.product(y, x, m, &finish),
+            _ => {}
         }
         let block = block_rows(m, n);
         let run = |(flipped, sums): &mut (Vec<u8>, Vec<i32>), (at, y): (usize, &mut [T])| {
@@ -244,24 +308,50 @@ impl Int8Weight {
                     _ => GemmInputB::Packed(packed),
                 };
                 EXECUTOR.with(|executor| executor.gemm(&mut halves, a, b, GemmOptions::default())).expect(SIZES);
-                let n = self.n;
-                vectorized(
-                    #[inline(always)]
-                    || {
-                        for (sums, halves) in sums.chunks_exact_mut(n).zip(halves.chunks_exact(2 * n)) {
-                            let (high, low) = halves.split_at(n);
-                            for ((sum, &high), &low) in sums.iter_mut().zip(high).zip(low) {
-                                *sum = high.wrapping_mul(256).wrapping_add(low);
-                            }
-                        }
-                    },
-                );
+                add_halves(sums, &halves, self.n);
+            }
+            Packed::VnniHalves(blocks) => {
+                let mut halves = vec![0i32; 2 * sums.len()];
+                blocks.product(&mut halves, x, m, &|_, _, y: &mut [i32], sums: &[i32]| y.copy_from_slice(sums));
+                add_halves(sums, &halves, self.n);
             }
             Packed::Portable(weight) => portable(sums, x, weight, self.n, self.k),
             Packed::Portable16(weight) => portable(sums, x, weight, self.n, self.k),
-            Packed::Avx2(_) => unreachable!("`map` calls the AVX2 kernel itself"),
+            Packed::Avx2(_) | Packed::Vnni(_) => unreachable!("`map` calls these kernels itself"),
         }
     }
+}
+
+/// 128 · Σ_k w of each channel, wrapping.
+fn offsets_of<W: Copy + Into<i32> + Sync>(weight: &[W], n: usize, k: usize) -> Vec<i32> {
+    let mut offsets = vec![0; n];
+    offsets.par_iter_mut().zip(weight.par_chunks_exact(k)).for_each(|(offset, row)| {
+        *offset = row.iter().fold(0i32, |sum, &w| sum.wrapping_add(w.into())).wrapping_mul(128);
+    });
+    offsets
+}
+
+/// Factors of 16 bits as int8 factors of 256, and then what is left of all of them.
+fn halves(factors: &[i16]) -> Vec<i8> {
+    // Rounded, so that what is left fits int8.
+    let high = |&w: &i16| ((i32::from(w) + 128) >> 8) as i8;
+    let low = |w: &i16| (i32::from(*w) - 256 * i32::from(high(w))) as i8;
+    factors.iter().map(high).chain(factors.iter().map(low)).collect()
+}
+
+/// Computes `sums[m, n]` of the sums of both halves, `[m, 2 n]`.
+fn add_halves(sums: &mut [i32], halves: &[i32], n: usize) {
+    vectorized(
+        #[inline(always)]
+        || {
+            for (sums, halves) in sums.chunks_exact_mut(n).zip(halves.chunks_exact(2 * n)) {
+                let (high, low) = halves.split_at(n);
+                for ((sum, &high), &low) in sums.iter_mut().zip(high).zip(low) {
+                    *sum = high.wrapping_mul(256).wrapping_add(low);
+                }
+            }
+        },
+    );
 }
 
 /// Number of rows of one block: enough to be worth streaming the packed weight once more, few enough that the sums stay in the
@@ -297,7 +387,11 @@ fn flip_all(flipped: &mut Vec<u8>, x: &[i8]) {
     flipped.resize(x.len(), 0);
     vectorized(
         #[inline(always)]
-        || flipped.iter_mut().zip(x).for_each(|(flipped, &x)| *flipped = x as u8 ^ 0x80),
+        || {
+            for (flipped, &x) in flipped.iter_mut().zip(x) {
+                *flipped = x as u8 ^ 0x80;
+            }
+        },
     );
 }
 
@@ -311,9 +405,7 @@ mod tests {
     }
 
     fn usable(k: usize) -> Vec<Int8Gemm> {
-        let mut kernels = vec![Int8Gemm::Rten, Int8Gemm::Avx2, Int8Gemm::Portable];
-        kernels.retain(|gemm| gemm.is_usable(k));
-        kernels
+        Int8Gemm::ALL.into_iter().filter(|gemm| gemm.is_usable(k)).collect()
     }
 
     #[test]
@@ -322,7 +414,7 @@ mod tests {
         // Sizes are below, at and above pairs, tiles, panels, blocks of features, and the rows of a task.
         let small = [1, 2, 3, 4, 5, 15, 16, 17, 63, 64, 65, 300].map(|k| [1, 2, 7].map(|m| [m, 5, k]));
         let blocks = [383, 384, 385, 769].map(|k| [1, 5, 6].map(|m| [m, 17, k]));
-        let rows = [15, 33, 64].map(|n| [16, 17, 129, 200].map(|m| [m, n, 7]));
+        let rows = [15, 33, 64, 65, 129].map(|n| [1, 3, 16, 17, 129, 200].map(|m| [m, n, 7]));
         // These have more rows than one task takes.
         let tasks = [[400, 3, 769], [1100, 2, 7]];
         let shapes = [small.as_flattened(), blocks.as_flattened(), rows.as_flattened(), &tasks].concat();

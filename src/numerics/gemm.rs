@@ -3,8 +3,58 @@
 use rten_gemm::{BiasVector, GemmExecutor, GemmInputA, GemmInputB, GemmOptions, PackedAMatrix, PackedBMatrix};
 use rten_tensor::{Matrix, MatrixLayout, NdTensorView};
 
+use super::float::products;
+use super::vectorized;
+
 /// The reason why a product cannot fail: `rten-gemm` refuses sizes that do not fit, and here they come from the slices.
 pub(crate) const SIZES: &str = "sizes follow from the slices";
+
+/// Up to so many rows, and so many multiply-adds, plain loops are faster: `rten-gemm` wakes other threads for any product.
+const FEW_ROWS: usize = 4;
+const ALONE: usize = 1 << 19;
+
+/// Computes `y[m, n] = x[m, k] · weight[n, k]ᵀ + bias[n]` of few rows.
+fn dots(y: &mut [f32], x: &[f32], weight: &[f32], [n, k]: [usize; 2], bias: Option<&[f32]>) {
+    vectorized(
+        #[inline(always)]
+        || {
+            for (y, x) in y.chunks_exact_mut(n).zip(x.chunks_exact(k)) {
+                for (y, weight) in y.iter_mut().zip(weight.chunks_exact(k)) {
+                    *y = dot(x, weight);
+                }
+                if let Some(bias) = bias {
+                    for (y, bias) in y.iter_mut().zip(bias) {
+                        *y += bias;
+                    }
+                }
+            }
+        },
+    );
+}
+
+/// Computes `Σ x[i] · w[i]`, in partial sums that fill registers.
+#[inline(always)]
+fn dot(x: &[f32], w: &[f32]) -> f32 {
+    const LANES: usize = 64;
+    let mut lanes = [0f32; LANES];
+    let ((x_blocks, x_rest), (w_blocks, w_rest)) = (x.as_chunks::<LANES>(), w.as_chunks::<LANES>());
+    for (x, w) in x_blocks.iter().zip(w_blocks) {
+        for lane in 0..LANES {
+            lanes[lane] += x[lane] * w[lane];
+        }
+    }
+    for ((lane, x), w) in lanes.iter_mut().zip(x_rest).zip(w_rest) {
+        *lane += x * w;
+    }
+    let mut half = LANES / 2;
+    while half > 0 {
+        for lane in 0..half {
+            lanes[lane] += lanes[lane + half];
+        }
+        half /= 2;
+    }
+    lanes[0]
+}
 
 /// A weight `[N, K]` in the layout of the GEMM kernel. `rten-gemm` refuses empty matrices, so those are not packed.
 pub(crate) struct PackedWeight {
@@ -100,6 +150,9 @@ pub(crate) fn linear_into(
         }
         return;
     }
+    if m <= FEW_ROWS && m * n * k <= ALONE {
+        return dots(y, x, weight, [n, k], bias);
+    }
     // For one row, `rten-gemm` has a faster vector product, which reads the weight unpacked.
     let b = match packed.and_then(|packed| packed.packed.as_ref()) {
         Some(packed) if m > 1 => GemmInputB::Packed(packed),
@@ -114,6 +167,9 @@ pub(crate) fn linear_into(
 pub(crate) fn matmul(y: &mut [f32], a: &[f32], b: &[f32], [m, n, k]: [usize; 3]) {
     if y.is_empty() || k == 0 {
         return y.fill(0.0);
+    }
+    if m <= FEW_ROWS && m * n * k <= ALONE {
+        return products::product(y, a, b, [n, k], None);
     }
     let (a, b) = (GemmInputA::Unpacked(matrix(a, m, k)), GemmInputB::Unpacked(matrix(b, k, n)));
     GemmExecutor::<f32>::new().gemm(y, a, b, GemmOptions::default()).expect(SIZES);

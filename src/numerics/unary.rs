@@ -105,7 +105,11 @@ impl UnaryOp {
     pub(crate) fn apply(self, x: &mut [f32]) {
         match self {
             // ReLU is the most frequent function. A comparison in f32 is faster and gives the same bits.
-            Self::Relu => x.iter_mut().for_each(|x| *x = if *x < 0.0 { 0.0 } else { *x }),
+            Self::Relu => each(
+                x,
+                #[inline(always)]
+                |x| if x < 0.0 { 0.0 } else { x },
+            ),
             Self::Sigmoid => each(x, functions::sigmoid),
             Self::Tanh => each(x, functions::tanh),
             Self::Gelu => each(x, functions::gelu),
@@ -169,7 +173,11 @@ impl UnaryOp {
 fn each(x: &mut [f32], f: impl Fn(f32) -> f32) {
     vectorized(
         #[inline(always)]
-        || x.iter_mut().for_each(|x| *x = f(*x)),
+        || {
+            for x in x {
+                *x = f(*x);
+            }
+        },
     );
 }
 

@@ -357,7 +357,11 @@ fn each_channel<T: Copy + Sync, R: Default + Clone + Send>(
         shape,
         qparams,
         #[inline(always)]
-        |y, x, q| y.iter_mut().zip(x).for_each(|(y, &x)| *y = rule(x, q)),
+        |y, x, q| {
+            for (y, &x) in y.iter_mut().zip(x) {
+                *y = rule(x, q);
+            }
+        },
     );
     y
 }

@@ -14,14 +14,21 @@ use crate::nets::Net;
 use crate::random::Random;
 use crate::report::report;
 
-/// The GEMM backends that this processor has: `Rten` where it is exact, `Avx2` with AVX2, the others always.
+/// The GEMM backends that this processor has: `Rten` where it is exact, those of instructions with these, the others always.
 fn backends() -> Vec<GemmBackend> {
     let case = Case::new(1, 1, 1, Data::Random, Ends::Codes, 0);
     let usable = |gemm: &GemmBackend| Engine::with_options(&case.program(), &Options { gemm: *gemm }).is_ok();
-    let others: Vec<GemmBackend> = [GemmBackend::Rten, GemmBackend::Avx2].into_iter().filter(usable).collect();
+    let all: Vec<GemmBackend> = GemmBackend::ALL.into_iter().filter(usable).collect();
     #[cfg(target_arch = "x86_64")]
-    assert_eq!(others.contains(&GemmBackend::Avx2), std::arch::is_x86_feature_detected!("avx2"));
-    [vec![GemmBackend::Auto, GemmBackend::Portable], others].concat()
+    for (backend, has) in [
+        (GemmBackend::Avx2, std::arch::is_x86_feature_detected!("avx2")),
+        (GemmBackend::Avx512Vnni, std::arch::is_x86_feature_detected!("avx512vnni")),
+        (GemmBackend::AvxVnni, std::arch::is_x86_feature_detected!("avxvnni")),
+    ] {
+        assert_eq!(all.contains(&backend), has, "{backend:?}");
+    }
+    assert!(all.contains(&GemmBackend::Auto) && all.contains(&GemmBackend::Portable));
+    all
 }
 
 #[test]
@@ -83,10 +90,14 @@ fn the_interpreter_equals_the_equations() {
 #[test]
 fn tiles_are_there_or_refused() {
     let case = Case::new(1, 1, 1, Data::Random, Ends::Codes, 0);
-    match Engine::with_options(&case.program(), &Options { gemm: GemmBackend::Avx2 }) {
-        Ok(_) => assert_eq!(std::env::consts::ARCH, "x86_64"),
-        Err(error) => {
-            assert!(matches!(&error, CpuError::Unavailable { backend, .. } if backend.contains("avx2")), "{error}")
+    for (gemm, name) in
+        [(GemmBackend::Avx2, "avx2"), (GemmBackend::Avx512Vnni, "avx512-vnni"), (GemmBackend::AvxVnni, "avx-vnni")]
+    {
+        match Engine::with_options(&case.program(), &Options { gemm }) {
+            Ok(_) => assert_eq!(std::env::consts::ARCH, "x86_64"),
+            Err(error) => {
+                assert!(matches!(&error, CpuError::Unavailable { backend, .. } if backend == name), "{error}");
+            }
         }
     }
 }

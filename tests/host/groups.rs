@@ -14,8 +14,8 @@ use crate::oracle::compare_ops;
 use crate::random::Random;
 use crate::report::report;
 
-fn backends() -> [Options; 4] {
-    [GemmBackend::Auto, GemmBackend::Rten, GemmBackend::Avx2, GemmBackend::Portable].map(|gemm| Options { gemm })
+fn backends() -> [Options; 6] {
+    GemmBackend::ALL.map(|gemm| Options { gemm })
 }
 
 #[test]

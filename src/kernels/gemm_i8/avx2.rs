@@ -15,9 +15,10 @@ use std::arch::x86_64::{
     __m128i, __m256i, _mm256_add_epi32, _mm256_cvtepi8_epi16, _mm256_madd_epi16, _mm256_set1_epi32,
     _mm256_setzero_si256,
 };
-use std::ops::Range;
 
 use rayon::prelude::*;
+
+use super::tasks::{Division, Task, tiles};
 
 /// Channels of a panel: their sums fill two registers.
 const COLS: usize = 16;
@@ -29,8 +30,6 @@ const PAIRS: usize = 192;
 const GROUP: usize = 8;
 /// Largest size of the widened values of a task: they stay in an L2 cache of 512 KiB.
 const TASK_BYTES: usize = 1 << 18;
-/// Up to this many rows, tasks split the panels instead of the rows.
-const FEW_ROWS: usize = 16;
 
 /// The sums of a row and a panel.
 type Sums = [__m256i; 2];
@@ -86,64 +85,28 @@ impl Panels {
     ///
     /// # Panics
     /// Panics if the instructions are not [`available`].
-    pub(super) fn product<T, F>(&self, mut y: &mut [T], x: &[i8], m: usize, finish: &F)
+    pub(super) fn product<T, F>(&self, y: &mut [T], x: &[i8], m: usize, finish: &F)
     where
         T: Copy + Default + Send,
         F: Fn(usize, usize, &mut [T], &[i32]) + Sync,
     {
         assert!(available(), "a product for AVX2 on a processor without it");
         let (n, k) = (self.n, self.k);
-        if y.is_empty() {
-            return;
-        }
-        let threads = rayon::current_num_threads();
-        let run = |task: Task<'_>, y: &mut [T]| {
+        let division = Division { m, n, k, block: COLS, tile_rows: ROWS, task_rows: task_rows(k) };
+        division.run(y, |task, y| {
             // SAFETY: the function needs AVX2, which the assertion above has checked, and nothing else.
-            unsafe { self.task(task, y, finish) }
-        };
-        let panels = n.div_ceil(COLS);
-        if m > FEW_ROWS || threads == 1 || panels < 2 * threads {
-            shares(m, threads, task_rows(k))
-                .map(|rows| {
-                    let (share, rest) = std::mem::take(&mut y).split_at_mut(rows.len() * n);
-                    y = rest;
-                    (rows, share)
-                })
-                .collect::<Vec<_>>()
-                .into_par_iter()
-                .for_each(|(rows, y)| {
-                    run(Task { x: &x[rows.start * k..rows.end * k], rows, panels: 0..panels }, y);
-                });
-        } else {
-            // There are too few rows to split. The channels of a task are not contiguous in `y`, so tasks write into buffers.
-            let share = panels.div_ceil(threads);
-            let parts: Vec<(usize, Vec<T>)> = (0..threads.min(panels.div_ceil(share)))
-                .into_par_iter()
-                .map(|at| {
-                    let panels = at * share..panels.min((at + 1) * share);
-                    let cols = n.min(panels.end * COLS) - panels.start * COLS;
-                    let mut part = vec![T::default(); m * cols];
-                    run(Task { x, rows: 0..m, panels }, &mut part);
-                    (at * share * COLS, part)
-                })
-                .collect();
-            for (first, part) in parts {
-                let cols = part.len() / m;
-                for (y, part) in y.chunks_exact_mut(n).zip(part.chunks_exact(cols)) {
-                    y[first..][..cols].copy_from_slice(part);
-                }
-            }
-        }
+            unsafe { self.task(task, x, y, finish) }
+        });
     }
 
     /// Runs one task. `y` holds the channels of the task's panels only.
     #[target_feature(enable = "avx2")]
-    fn task<T: Copy, F: Fn(usize, usize, &mut [T], &[i32])>(&self, task: Task<'_>, y: &mut [T], finish: &F) {
-        let Task { x, rows, panels } = task;
+    fn task<T: Copy, F: Fn(usize, usize, &mut [T], &[i32])>(&self, task: Task, x: &[i8], y: &mut [T], finish: &F) {
+        let Task { rows, blocks: panels } = task;
         let pairs = padded_pairs(self.k);
         let first_col = panels.start * COLS;
         let stride = self.n.min(panels.end * COLS) - first_col;
-        let x = pack(x, rows.len(), self.k);
+        let x = pack(&x[rows.start * self.k..rows.end * self.k], rows.len(), self.k);
         let mut sums = vec![[_mm256_setzero_si256(); 2]; rows.len()];
         let mut widened = [[_mm256_setzero_si256(); 2]; PAIRS];
         for panel in panels {
@@ -186,36 +149,10 @@ impl Panels {
     }
 }
 
-struct Task<'x> {
-    /// The activations of `rows`.
-    x: &'x [i8],
-    rows: Range<usize>,
-    panels: Range<usize>,
-}
-
-/// The heights of the tiles that make up `rows` rows, in order.
-fn tiles(rows: usize) -> impl Iterator<Item = usize> {
-    let mut left = rows;
-    std::iter::from_fn(move || {
-        let tile = [ROWS, 4, 2, 1].into_iter().find(|&tile| tile <= left)?;
-        left -= tile;
-        Some(tile)
-    })
-}
-
 /// Largest number of rows of a task, a multiple of [`ROWS`].
 fn task_rows(k: usize) -> usize {
     let rows = TASK_BYTES / (2 * k).max(1);
     (rows / ROWS * ROWS).clamp(2 * ROWS, 512 / ROWS * ROWS)
-}
-
-/// Splits `m` rows into tasks of at most about `most` rows. Every thread gets the same number of tasks, and tasks have about the
-/// same number of tiles.
-fn shares(m: usize, threads: usize, most: usize) -> impl Iterator<Item = Range<usize>> {
-    let tiles = m.div_ceil(ROWS);
-    let tasks = threads * m.div_ceil(threads * most);
-    let first = move |task: usize| m.min(task * tiles / tasks * ROWS);
-    (0..tasks).map(move |task| first(task)..first(task + 1)).filter(|rows| !rows.is_empty())
 }
 
 /// Number of pairs of features, rounded up to whole groups.
@@ -277,19 +214,6 @@ fn tile<const M: usize>(sums: &mut [Sums], x: &[[i32; GROUP]], widened: &[Sums])
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn shares_are_all_rows_once_and_even() {
-        for (m, threads, most) in [(1, 2, 12), (17, 2, 12), (512, 2, 84), (512, 2, 336), (513, 3, 96), (5000, 8, 510)] {
-            let shares: Vec<_> = shares(m, threads, most).collect();
-            let rows: Vec<usize> = shares.iter().cloned().flatten().collect();
-            assert_eq!(rows, (0..m).collect::<Vec<_>>(), "{m} rows, {threads} threads");
-            let tiles = shares.iter().map(|rows| rows.len().div_ceil(ROWS));
-            let (least, largest) = (tiles.clone().min(), tiles.max());
-            assert!(largest <= least.map(|least| least + 1), "{least:?} to {largest:?} tiles of {m} rows");
-            assert!(shares.iter().all(|rows| rows.len() <= most + ROWS), "{shares:?} of at most {most}");
-        }
-    }
 
     #[test]
     fn tasks_are_whole_tiles_that_fit() {

@@ -1,6 +1,8 @@
 //! Float products that are reproducible: factors of 12 significant bits, so that each product is exact in `f32`, and sums in the order
 //! of the inner dimension. A fused and an unfused multiply-add of exact products are the same number.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::{INFINITY, MAGNITUDE, NAN, SIGN, add, canonical, select};
@@ -24,7 +26,11 @@ pub(crate) fn factors(x: &[f32]) -> Vec<f32> {
     let mut y = x.to_vec();
     vectorized(
         #[inline(always)]
-        || y.iter_mut().for_each(|v| *v = factor(*v)),
+        || {
+            for v in &mut y {
+                *v = factor(*v);
+            }
+        },
     );
     y
 }
@@ -38,36 +44,77 @@ pub(crate) fn transposed_factors(weight: &[f32], n: usize, k: usize) -> Vec<f32>
     y
 }
 
-/// Rows and columns of the sums that stay in registers.
-const TILE: [usize; 2] = [4, 16];
+/// Columns of the sums of several rows that stay in registers, and of those of few rows.
+const COLS: usize = 16;
+const COLS_OF_FEW: usize = 64;
+/// Multiply-adds that are worth a parallel task.
+pub(crate) const TASK: usize = 1 << 17;
+
+/// Rows of the sums that stay in registers: AVX-512 has twice as many, of twice the size.
+fn tile_rows() -> usize {
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx512f") {
+        return 8;
+    }
+    4
+}
 
 /// Computes `y[m, n] = a[m, k] · b[k, n] (+ bias[n])` of factors that [`factor`] has rounded.
 pub(crate) fn product(y: &mut [f32], a: &[f32], b: &[f32], [n, k]: [usize; 2], bias: Option<&[f32]>) {
     if n == 0 {
         return;
     }
-    y.par_chunks_mut(TILE[0] * n).enumerate().for_each(|(at, y)| {
-        let a = &a[at * TILE[0] * k..][..y.len() / n * k];
+    match tile_rows() {
+        8 => by_rows::<8>(y, a, b, [n, k], bias),
+        _ => by_rows::<4>(y, a, b, [n, k], bias),
+    }
+}
+
+/// Computes [`product`] in tiles of `ROWS` rows.
+fn by_rows<const ROWS: usize>(y: &mut [f32], a: &[f32], b: &[f32], [n, k]: [usize; 2], bias: Option<&[f32]>) {
+    let tiles = TASK.div_ceil(ROWS * n * k.max(1));
+    y.par_chunks_mut(tiles * ROWS * n).enumerate().for_each(|(at, y)| {
+        let a = &a[at * tiles * ROWS * k..][..y.len() / n * k];
         vectorized(
             #[inline(always)]
-            || rows(y, a, b, [n, k], bias),
+            || {
+                for (tile, y) in y.chunks_mut(ROWS * n).enumerate() {
+                    let a = &a[tile * ROWS * k..][..y.len() / n * k];
+                    if y.len() == ROWS * n {
+                        rows::<ROWS, COLS>(y, 0..n, a, b, [n, k], bias);
+                    } else {
+                        for (row, y) in y.chunks_exact_mut(n).enumerate() {
+                            let (a, wide) = (&a[row * k..][..k], n / COLS_OF_FEW * COLS_OF_FEW);
+                            rows::<1, COLS_OF_FEW>(y, 0..wide, a, b, [n, k], bias);
+                            rows::<1, COLS>(y, wide..n, a, b, [n, k], bias);
+                        }
+                    }
+                }
+            },
         );
     });
 }
 
-/// Computes up to four rows of [`product`].
+/// Computes some columns of `ROWS` rows of [`product`].
 #[inline(always)]
-fn rows(y: &mut [f32], a: &[f32], b: &[f32], [n, k]: [usize; 2], bias: Option<&[f32]>) {
-    let mut first = 0;
-    while first < n {
-        let columns = TILE[1].min(n - first);
-        let mut sums = [[0f32; TILE[1]]; TILE[0]];
-        if columns == TILE[1] && y.len() == TILE[0] * n {
+fn rows<const ROWS: usize, const COLS: usize>(
+    y: &mut [f32],
+    all: Range<usize>,
+    a: &[f32],
+    b: &[f32],
+    [n, k]: [usize; 2],
+    bias: Option<&[f32]>,
+) {
+    let mut first = all.start;
+    while first < all.end {
+        let columns = COLS.min(all.end - first);
+        let mut sums = [[0f32; COLS]; ROWS];
+        if columns == COLS {
             for i in 0..k {
-                let b: &[f32; TILE[1]] = b[i * n + first..].first_chunk().expect("columns are left");
-                for row in 0..TILE[0] {
+                let b: &[f32; COLS] = b[i * n + first..].first_chunk().expect("columns are left");
+                for row in 0..ROWS {
                     let a = a[row * k + i];
-                    for column in 0..TILE[1] {
+                    for column in 0..COLS {
                         sums[row][column] += a * b[column];
                     }
                 }
@@ -76,7 +123,9 @@ fn rows(y: &mut [f32], a: &[f32], b: &[f32], [n, k]: [usize; 2], bias: Option<&[
             for (sums, a) in sums.iter_mut().zip(a.chunks_exact(k.max(1))) {
                 for (i, &a) in a.iter().enumerate() {
                     let b = &b[i * n + first..][..columns];
-                    sums.iter_mut().zip(b).for_each(|(sum, &b)| *sum += a * b);
+                    for (sum, &b) in sums.iter_mut().zip(b) {
+                        *sum += a * b;
+                    }
                 }
             }
         }

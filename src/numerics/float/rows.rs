@@ -21,7 +21,9 @@ fn sum_of(row: &[f32], f: impl Fn(f32) -> f32) -> f32 {
             lanes[lane] += f(block[lane]);
         }
     }
-    lanes.iter_mut().zip(rest).for_each(|(lane, &v)| *lane += f(v));
+    for (lane, &v) in lanes.iter_mut().zip(rest) {
+        *lane += f(v);
+    }
     let mut half = LANES / 2;
     while half > 0 {
         for lane in 0..half {
@@ -50,11 +52,17 @@ pub(crate) fn sum_columns(rows: &[f32], sums: &mut [f32]) {
     for block in rows.chunks(BLOCK * n) {
         part.fill(0.0);
         for row in block.chunks_exact(n) {
-            part.iter_mut().zip(row).for_each(|(part, &v)| *part += canonical(v));
+            for (part, &v) in part.iter_mut().zip(row) {
+                *part += canonical(v);
+            }
         }
-        sums.iter_mut().zip(&part).for_each(|(sum, &part)| *sum += part);
+        for (sum, &part) in sums.iter_mut().zip(&part) {
+            *sum += part;
+        }
     }
-    sums.iter_mut().for_each(|sum| *sum = canonical(*sum));
+    for sum in sums {
+        *sum = canonical(*sum);
+    }
 }
 
 /// Computes the softmax of a row, in place. A row with NaN or ∞, or of −∞ only (all masked), becomes NaN, as in PyTorch.
@@ -72,9 +80,19 @@ pub(crate) fn softmax(row: &mut [f32]) {
     if is_special(largest) {
         return row.fill(f32::from_bits(NAN));
     }
-    row.iter_mut().for_each(|v| *v = exp_of_negative(canonical(*v) - largest));
-    let inv_sum = flush(1.0 / sum_of(row, |v| v));
-    row.iter_mut().for_each(|v| *v = canonical(*v * inv_sum));
+    for v in row.iter_mut() {
+        *v = exp_of_negative(canonical(*v) - largest);
+    }
+    let inv_sum = flush(
+        1.0 / sum_of(
+            row,
+            #[inline(always)]
+            |v| v,
+        ),
+    );
+    for v in row {
+        *v = canonical(*v * inv_sum);
+    }
 }
 
 /// The square, at least 2⁻¹⁰⁰.

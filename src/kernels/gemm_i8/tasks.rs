@@ -1,0 +1,143 @@
+//! The tasks of a product, which threads run: ranges of rows, or of blocks of channels where rows are few.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+/// Multiply-adds that one thread computes sooner than it wakes another.
+const ALONE: usize = 1 << 21;
+/// Up to this many rows, tasks split the channels instead of the rows.
+const FEW_ROWS: usize = 16;
+
+/// The part of a product that one thread computes.
+pub(super) struct Task {
+    pub(super) rows: Range<usize>,
+    /// Blocks of channels.
+    pub(super) blocks: Range<usize>,
+}
+
+/// The sizes of a product, and how it is divided.
+pub(super) struct Division {
+    pub(super) m: usize,
+    pub(super) n: usize,
+    pub(super) k: usize,
+    /// Channels of a block; the last block may have fewer.
+    pub(super) block: usize,
+    /// Rows of a tile, and the most rows of a task, a multiple of that.
+    pub(super) tile_rows: usize,
+    pub(super) task_rows: usize,
+}
+
+impl Division {
+    /// Calls `run(task, y)` for each task. `y` holds the channels of the task's blocks only.
+    pub(super) fn run<T>(&self, y: &mut [T], run: impl Fn(Task, &mut [T]) + Sync)
+    where
+        T: Copy + Default + Send,
+    {
+        let Self { m, n, k, block, tile_rows, task_rows } = *self;
+        let (blocks, threads) = (n.div_ceil(block), rayon::current_num_threads());
+        if y.is_empty() {
+            return;
+        }
+        if threads == 1 || m * n * k.max(1) <= ALONE {
+            for rows in shares(m, 1, task_rows, tile_rows) {
+                let y = &mut y[rows.start * n..rows.end * n];
+                run(Task { rows, blocks: 0..blocks }, y);
+            }
+            return;
+        }
+        if m > FEW_ROWS || blocks < 2 * threads {
+            let mut left = y;
+            let tasks = shares(m, threads, task_rows, tile_rows).map(|rows| {
+                let (y, rest) = std::mem::take(&mut left).split_at_mut(rows.len() * n);
+                left = rest;
+                (rows, y)
+            });
+            let tasks: Vec<_> = tasks.collect();
+            return tasks.into_par_iter().for_each(|(rows, y)| run(Task { rows, blocks: 0..blocks }, y));
+        }
+        let share = blocks.div_ceil(threads);
+        let blocks_of = |at: usize| at * share..blocks.min((at + 1) * share);
+        if m == 1 {
+            let tasks = y.par_chunks_mut(share * block).enumerate();
+            return tasks.for_each(|(at, y)| run(Task { rows: 0..1, blocks: blocks_of(at) }, y));
+        }
+        // The channels of a task are not contiguous in `y`, so tasks write into buffers.
+        let parts: Vec<(usize, Vec<T>)> = (0..blocks.div_ceil(share))
+            .into_par_iter()
+            .map(|at| {
+                let blocks = blocks_of(at);
+                let cols = n.min(blocks.end * block) - blocks.start * block;
+                let mut part = vec![T::default(); m * cols];
+                run(Task { rows: 0..m, blocks }, &mut part);
+                (at * share * block, part)
+            })
+            .collect();
+        for (first, part) in parts {
+            let cols = part.len() / m;
+            for (y, part) in y.chunks_exact_mut(n).zip(part.chunks_exact(cols)) {
+                y[first..][..cols].copy_from_slice(part);
+            }
+        }
+    }
+}
+
+/// The heights of the tiles that make up `rows` rows, in order: as many of the largest as fit, then smaller ones.
+pub(super) fn tiles(rows: usize) -> impl Iterator<Item = usize> {
+    let mut left = rows;
+    std::iter::from_fn(move || {
+        let tile = [6, 4, 2, 1].into_iter().find(|&tile| tile <= left)?;
+        left -= tile;
+        Some(tile)
+    })
+}
+
+/// Splits `m` rows into tasks of at most about `most` rows. Every thread gets the same number of tasks, and tasks have about the
+/// same number of tiles.
+fn shares(m: usize, threads: usize, most: usize, tile_rows: usize) -> impl Iterator<Item = Range<usize>> {
+    let tiles = m.div_ceil(tile_rows);
+    let tasks = threads * m.div_ceil(threads * most);
+    let first = move |task: usize| m.min(task * tiles / tasks * tile_rows);
+    (0..tasks).map(move |task| first(task)..first(task + 1)).filter(|rows| !rows.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_are_all_rows_once_and_even() {
+        for (m, threads, most) in [(1, 2, 12), (17, 2, 12), (512, 2, 84), (512, 2, 336), (513, 3, 96), (5000, 8, 510)] {
+            let shares: Vec<_> = shares(m, threads, most, 6).collect();
+            let rows: Vec<usize> = shares.iter().cloned().flatten().collect();
+            assert_eq!(rows, (0..m).collect::<Vec<_>>(), "{m} rows, {threads} threads");
+            let tiles = shares.iter().map(|rows| rows.len().div_ceil(6));
+            let (least, largest) = (tiles.clone().min(), tiles.max());
+            assert!(largest <= least.map(|least| least + 1), "{least:?} to {largest:?} tiles of {m} rows");
+            assert!(shares.iter().all(|rows| rows.len() <= most + 6), "{shares:?} of at most {most}");
+        }
+    }
+
+    /// Every element is in one task, with the channels of its blocks, whatever the number of threads.
+    #[test]
+    fn tasks_cover_every_element_once() {
+        for threads in [1, 2, 3, 5] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
+            for (m, n, k) in
+                [(1, 4099, 1024), (1, 5, 3), (3, 4099, 1024), (16, 640, 1000), (17, 300, 4000), (100, 70, 5000)]
+            {
+                let mut y = vec![0usize; m * n];
+                let division = Division { m, n, k, block: 64, tile_rows: 6, task_rows: 12 };
+                pool.install(|| {
+                    division.run(&mut y, |Task { rows, blocks }, y| {
+                        let cols = blocks.start * 64..n.min(blocks.end * 64);
+                        for (row, y) in rows.zip(y.chunks_exact_mut(cols.len())) {
+                            cols.clone().zip(y).for_each(|(col, y)| *y += row * n + col + 1);
+                        }
+                    });
+                });
+                assert!(y.iter().enumerate().all(|(at, &y)| y == at + 1), "{threads} threads, {m} x {n} x {k}");
+            }
+        }
+    }
+}
