@@ -2,7 +2,7 @@
 """Runs what enfold exports with ONNX Runtime, and compares with enfold's interpreter.
 
     python3 tests/onnx/check_with_onnxruntime.py            exports networks and checks each
-    python3 tests/onnx/check_with_onnxruntime.py --bench    times an encoder in ONNX Runtime and in enfold
+    python3 tests/onnx/check_with_onnxruntime.py --bench    times models in both: benches/onnxruntime_cpu.py
 
 Packages come from PyPI into target/onnxruntime-venv. ENFOLD_ALLOW_NO_PYTHON=1 lets the check be skipped where they cannot be had.
 
@@ -20,13 +20,10 @@ weights quantize the floats to int8 on their own unless session.qdq_matmulnbits_
 
 import argparse
 import collections
-import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 
 from environment import ROOT, in_venv
 
@@ -356,59 +353,15 @@ def check_all():
     print(f"{len(models)} models agree with ONNX Runtime {ort.__version__}, each operator {strict}")
 
 
-def milliseconds(session, feed):
-    start = time.perf_counter()
-    session.run(None, feed)
-    return (time.perf_counter() - start) * 1e3
-
-
-def bench(turns):
-    """Ours and theirs in turns, on the same two threads and model, so that both meet the same machine."""
-    import encoder
-    import onnx
-
-    folder = ROOT / "target" / "onnxruntime-bench"
-    folder.mkdir(parents=True, exist_ok=True)
-    rows, seq, threads = 8, 64, 2
-    sizes = encoder.Sizes()
-    path = folder / "encoder.onnx"
-    onnx.save(encoder.encoder(sizes), path)
-    loaded = encoder.sessions(path, threads, folder)
-    feed = encoder.batch(sizes, rows, seq)
-
-    enfold = ROOT / "target" / "release" / "enfold"
-    dims = ["--dim", f"batch={rows}", "--dim", f"seq={seq}"]
-    subprocess.run("cargo build --release --quiet --features cli --bin enfold".split(), cwd=ROOT, check=True)
-    quantized = folder / "encoder.safetensors"
-    subprocess.run([enfold, "quantize", path, "--dynamic", "--per-token", *dims, "--output", quantized, "--quiet"], check=True)
-
-    def ours():
-        command = [enfold, "bench", quantized, "--json", "--device", "cpu"]
-        environment = {**os.environ, "RAYON_NUM_THREADS": str(threads)}
-        report = json.loads(subprocess.run(command, check=True, capture_output=True, env=environment).stdout)
-        return report["devices"][0]["times"][0]["median_us"] / 1e3
-
-    times = collections.defaultdict(list)
-    for _ in range(turns):
-        for name, of in loaded.items():
-            turn = [milliseconds(of, feed) for _ in range(13)]
-            times[f"onnxruntime {name}"].append(statistics.median(turn[3:]))
-        times["enfold dynamic int8, per token"].append(ours())
-    for name, values in times.items():
-        spread = f"{min(values):.1f} to {max(values):.1f}"
-        print(f"{name}: {statistics.median(values):.1f} ms ({spread}) for {rows}x{seq} tokens on {threads} threads")
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bench", action="store_true", help="time an encoder in ONNX Runtime and in enfold")
-    parser.add_argument("--turns", type=int, default=5, help="how often both are timed")
+    parser.add_argument("--bench", action="store_true", help="time models in ONNX Runtime and in enfold instead")
     parser.add_argument("--in-venv", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if not arguments.in_venv:
         in_venv(__file__, "not checked with ONNX Runtime")
     if arguments.bench:
-        bench(arguments.turns)
+        subprocess.run([sys.executable, ROOT / "benches" / "onnxruntime_cpu.py", "--in-venv"], check=True)
     else:
         check_all()
 
