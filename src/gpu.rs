@@ -24,6 +24,10 @@
 //! [`Model::run`] is a convenience; only these submit work and wait for it. The application's own device-lost callback calls
 //! [`Engine::mark_lost`].
 //!
+//! **Waiting.** No future of the engine blocks the thread that polls it, and between two kernels that it compiles it lets others run.
+//! A native device finishes work only while somebody polls it: a thread of the engine's does, or with [`Poll::Application`] the
+//! application. [`block_on`] is the blocking twin of every `async` function.
+//!
 //! Any device will do: the engine reads its limits, needs no feature, and runs everything with WebGPU's default limits.
 //! [`Engine::wanted_features`] and [`Engine::wanted_limits`] name for `request_device` what makes it faster.
 //!
@@ -61,11 +65,15 @@ mod memory;
 mod model;
 mod options;
 mod progress;
+mod readback;
 mod run;
 mod schedule;
 mod tune;
 
 pub use device::error::GpuError;
+pub use device::wait::Poll;
+#[cfg(not(target_arch = "wasm32"))]
+pub use device::wait::block_on;
 pub use engine::Engine;
 pub use kernels::linear::choice::{PackedDot, SplitK};
 #[cfg(feature = "coopmat")]
@@ -74,8 +82,9 @@ pub use kernels::linear::tile::{LinearKernel, TileShape};
 pub use kernels::linear::tuning::TuningTable;
 pub use memory::{BufferRange, Memory};
 pub use model::Model;
-pub use options::Options;
-pub use progress::LoadProgress;
+pub use options::{Options, TuneOptions};
+pub use progress::{LoadProgress, TuneProgress};
+pub use readback::Readback;
 pub use run::{Run, StepTiming, Timings};
 pub use wgpu;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use enfold::gpu::context::Context;
-use enfold::gpu::{Engine, GpuError, LinearKernel, Model, Options, Run, TileShape};
+use enfold::gpu::{Engine, GpuError, LinearKernel, Model, Options, Run, TileShape, TuneOptions};
 use enfold::program::Program;
 use pollster::block_on;
 use wgpu::{Buffer, BufferUsages};
@@ -177,7 +177,7 @@ impl<'c> Gpu<'c> {
     }
 
     fn tuned(&self, series: &str, layer: &Layer) -> Result<Prepared> {
-        let table = block_on(self.engine()?.tune(&layer.program, layer.rows, Duration::MAX))?;
+        let table = block_on(self.engine()?.tune(&layer.program, layer.rows, &TuneOptions { budget: Duration::MAX }))?;
         let found: serde_json::Value = serde_json::from_str(&table.to_json()?)?;
         let entry = &found["entries"][0];
         let word = |value: &serde_json::Value| value.to_string().replace('"', "");

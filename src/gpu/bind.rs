@@ -14,7 +14,7 @@ use super::kernels::linear::weights::WeightPart;
 use super::kernels::linear::work::{LinearTile, LinearWork};
 use super::memory::{BufferRange, Memory, check_bindings, check_ranges, check_sizes};
 use super::model::{Model, PartBuffers, StepData};
-use super::run::{Dispatch, Run, check_rows};
+use super::run::{Dispatch, Run, RunOptions, check_rows};
 use super::schedule::plan::{Plan, PlanOptions};
 
 pub(super) async fn bind(
@@ -57,8 +57,8 @@ pub(super) async fn bind(
         constants: buffers.params.size() + buffers.rows.size(),
     };
     log::debug!("bound for {max_rows} rows: {memory}");
-    let debug_groups = model.config.debug_groups;
-    Ok(Run::new(Arc::clone(device), dispatches, max_rows, buffers.digit_stride as u32, memory, debug_groups))
+    let options = RunOptions { debug_groups: model.config.debug_groups, poll: model.config.poll };
+    Ok(Run::new(Arc::clone(device), dispatches, max_rows, buffers.digit_stride as u32, memory, options))
 }
 
 /// The buffers of a run.

@@ -8,6 +8,7 @@ pub(crate) mod shader;
 pub(crate) mod spirv;
 pub(crate) mod transfer;
 mod unchecked;
+pub(crate) mod wait;
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};

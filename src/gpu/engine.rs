@@ -1,7 +1,6 @@
 //! The engine: a device, and a choice of kernels.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use super::device::Device;
 use super::device::error::GpuError;
@@ -12,8 +11,8 @@ use super::kernels::linear::tile::{LinearKernel, TileShape};
 use super::kernels::linear::tuning::TuningTable;
 use super::known_answer;
 use super::model::{self, Model};
-use super::options::Options;
-use super::progress::{LoadProgress, Progress};
+use super::options::{Options, TuneOptions};
+use super::progress::{LoadProgress, Progress, TuneProgress};
 use super::tune;
 use crate::ops::Op;
 use crate::program::{Program, Step, StepOp};
@@ -132,12 +131,16 @@ impl Engine {
     pub async fn load_with_progress(
         &self,
         program: &Program,
-        mut report: impl FnMut(LoadProgress),
+        report: impl FnMut(LoadProgress),
     ) -> Result<Model, GpuError> {
-        self.load_reporting(program, &mut Progress::new(&mut report)).await
+        self.load_reporting(program, &mut Progress::new(report)).await
     }
 
-    async fn load_reporting(&self, program: &Program, progress: &mut Progress<'_>) -> Result<Model, GpuError> {
+    async fn load_reporting(
+        &self,
+        program: &Program,
+        progress: &mut Progress<impl FnMut(LoadProgress)>,
+    ) -> Result<Model, GpuError> {
         self.device.check_lost()?;
         let multiplies = |step: &Step| {
             matches!(
@@ -152,19 +155,17 @@ impl Engine {
     }
 
     /// Measures the tile shapes that this device can hold on the int8 linear layers and the convolutions of one group of a program, at a
-    /// batch of `rows`. Submits work and waits for it, for seconds if layers are large. [`Options::tuning`] takes the result, also in
-    /// another process.
+    /// batch of `rows`. Submits work and waits for it. [`Options::tuning`] takes the result, also in another process.
     ///
-    /// It begins with the layers that have the most products, and stops when `budget` is spent: it looks at the clock between
+    /// It begins with the layers that have the most products, and stops when the budget is spent: it looks at the clock between
     /// measurements and between kernels that it compiles. A layer whose measurements are not all done is not in the table, and keeps the
     /// kernel that the engine chooses without it. In browsers, whose clock the library cannot read, only the time that the
-    /// device measures counts. [`Duration::MAX`] is no limit.
+    /// device measures counts.
     ///
     /// ```no_run
-    /// # use std::time::Duration;
-    /// # use enfold::gpu::{Engine, GpuError, Options};
+    /// # use enfold::gpu::{Engine, GpuError, Options, TuneOptions};
     /// # async fn tuned(engine: &Engine, program: &enfold::program::Program) -> Result<Engine, GpuError> {
-    /// let table = engine.tune(program, 64, Duration::from_secs(10)).await?;
+    /// let table = engine.tune(program, 64, &TuneOptions::default()).await?;
     /// let json = table.to_json()?; // for the next start of the application
     /// engine.with_options(&Options { tuning: Some(table), ..Options::default() }).await
     /// # }
@@ -172,9 +173,31 @@ impl Engine {
     ///
     /// # Errors
     /// Returns [`GpuError::Rows`] for a batch of 0, [`GpuError::Feature`] where there is neither a timestamp query nor another
-    /// clock, and the errors of [`Engine::load`].
-    pub async fn tune(&self, program: &Program, rows: usize, budget: Duration) -> Result<TuningTable, GpuError> {
-        tune::tune(&self.device, &self.tested(&mut Progress::silent()).await?, program, rows, budget).await
+    /// clock, as in a browser or with [`Poll::Application`](super::Poll::Application), and the errors of [`Engine::load`].
+    pub async fn tune(&self, program: &Program, rows: usize, options: &TuneOptions) -> Result<TuningTable, GpuError> {
+        self.tune_with_progress(program, rows, options, |_| {}).await
+    }
+
+    /// Does what [`Engine::tune`] does, and calls `report` whenever a tile shape was compiled or a layer measured.
+    ///
+    /// ```no_run
+    /// # use enfold::gpu::{Engine, GpuError, TuneOptions, TuneProgress, TuningTable};
+    /// # async fn shown(engine: &Engine, program: &enfold::program::Program) -> Result<TuningTable, GpuError> {
+    /// let report = |now: TuneProgress| eprint!("\r{} of {} layers", now.layers, now.all_layers);
+    /// engine.tune_with_progress(program, 64, &TuneOptions::default(), report).await
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Returns the same errors as [`Engine::tune`].
+    pub async fn tune_with_progress(
+        &self,
+        program: &Program,
+        rows: usize,
+        options: &TuneOptions,
+        report: impl FnMut(TuneProgress),
+    ) -> Result<TuningTable, GpuError> {
+        tune::tune(&self.device, &self.tested(&mut Progress::silent()).await?, program, rows, options, report).await
     }
 
     /// Returns the data of the pipeline cache, for [`Options::pipeline_cache`] of a later engine on the same adapter; `None`
@@ -279,6 +302,7 @@ impl Engine {
             debug_groups: options.debug_groups,
             macs_per_dispatch,
             max_partial_sums: abilities.class.max_partial_sums(),
+            poll: options.poll,
         };
         let configs = choices(&abilities, &options.wanted())?.into_iter().map(|choice| Arc::new(config(choice)));
         Ok(Self { device, choices: Arc::new(Choices { configs: configs.collect(), tested: Mutex::default() }) })
@@ -291,7 +315,10 @@ impl Engine {
     }
 
     /// The first choice that computes correctly. Tests it when it is first needed.
-    pub(super) async fn tested(&self, progress: &mut Progress<'_>) -> Result<Arc<Config>, GpuError> {
+    pub(super) async fn tested(
+        &self,
+        progress: &mut Progress<impl FnMut(LoadProgress)>,
+    ) -> Result<Arc<Config>, GpuError> {
         let tested = self.choices.tested.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(tested) = tested {
             return Ok(tested);
@@ -336,7 +363,7 @@ fn check_limits(limits: &wgpu::Limits) -> Result<(), GpuError> {
 async fn choose<'c>(
     device: &Arc<Device>,
     configs: &'c [Arc<Config>],
-    progress: &mut Progress<'_>,
+    progress: &mut Progress<impl FnMut(LoadProgress)>,
 ) -> Result<&'c Config, GpuError> {
     let mut failure = None;
     for config in configs {

@@ -20,7 +20,7 @@ use super::kernels::linear::choice::{Choice, SplitK};
 use super::kernels::linear::known_answer::{coopmat_answer, tile_answer, tile_pipeline};
 use super::kernels::linear::tile::TileShape;
 use super::model::Model;
-use super::progress::Progress;
+use super::progress::{LoadProgress, Progress};
 use super::schedule::plan;
 use crate::program::{Program, ProgramError};
 
@@ -31,7 +31,7 @@ use crate::program::{Program, ProgramError};
 pub(super) async fn check_choice(
     device: &Arc<Device>,
     config: &Config,
-    progress: &mut Progress<'_>,
+    progress: &mut Progress<impl FnMut(LoadProgress)>,
 ) -> Result<(), GpuError> {
     let candidates = &config.choice.candidates;
     progress.expect(candidates.len(), 0);
@@ -77,7 +77,7 @@ pub(super) async fn check_program(
     device: &Arc<Device>,
     config: &Arc<Config>,
     program: &Program,
-    progress: &mut Progress<'_>,
+    progress: &mut Progress<impl FnMut(LoadProgress)>,
 ) -> Result<(), GpuError> {
     let mut needed: HashSet<PipelineKey> = plan::needed(program, config)?.into_iter().collect();
     needed.retain(|key| !device.is_known(key));

@@ -11,6 +11,7 @@ use super::bind;
 use super::device::Device;
 use super::device::error::GpuError;
 use super::device::transfer::{allocate, download, scoped, upload};
+use super::device::wait::pause;
 use super::kernels::config::Config;
 use super::kernels::conv;
 use super::kernels::fused_step::FusedStep;
@@ -22,7 +23,7 @@ use super::kernels::linear::weights::{
 };
 use super::kernels::pool;
 use super::memory::BufferRange;
-use super::progress::Progress;
+use super::progress::{LoadProgress, Progress};
 use super::run::Run;
 use super::schedule::{fuse, plan};
 use crate::ops::Op;
@@ -80,7 +81,7 @@ impl Model {
         device: &Arc<Device>,
         config: &Arc<Config>,
         program: &Program,
-        progress: &mut Progress<'_>,
+        progress: &mut Progress<impl FnMut(LoadProgress)>,
     ) -> Result<Self, GpuError> {
         device.check_lost()?;
         // Steps that no number of rows makes possible are refused here.
@@ -129,6 +130,7 @@ impl Model {
                 _ => StepData::Nothing,
             });
             progress.add(0, step_bytes(&step.op));
+            pause().await;
         }
         let mut constants = Vec::with_capacity(program.constants().len());
         for (id, tensor) in program.constants() {
@@ -234,7 +236,7 @@ impl Model {
             let value = self.program.value(id);
             let elements = value.len(rows).expect("what was bound has a size");
             let size = (elements * value.value_type.size_bytes()) as u64;
-            let bytes = download(&device.wgpu, &device.queue, &value.name, buffer, size).await?;
+            let bytes = download(&device.wgpu, &device.queue, self.config.poll, &value.name, buffer, size).await?;
             outputs.push(tensor(value, rows, &bytes)?);
         }
         Ok(outputs)

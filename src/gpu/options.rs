@@ -1,5 +1,8 @@
-//! The options of an engine.
+//! The options of an engine, and of tuning.
 
+use std::time::Duration;
+
+use super::device::wait::Poll;
 use super::kernels::linear::choice::{PackedDot, SplitK, Wanted};
 use super::kernels::linear::coopmat::Fragment;
 use super::kernels::linear::tile::TileShape;
@@ -39,6 +42,21 @@ pub struct Options {
     /// Data of [`Engine::pipeline_cache_data`](super::Engine::pipeline_cache_data), so that the driver need not compile again.
     /// Only the first engine of a device uses it: the others share its pipelines.
     pub pipeline_cache: Option<Vec<u8>>,
+    /// Who polls the device while a future waits for it.
+    pub poll: Poll,
+}
+
+/// The options of [`Engine::tune`](super::Engine::tune).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TuneOptions {
+    /// The time after which no measurement begins: 5 seconds. [`Duration::MAX`] is no limit.
+    pub budget: Duration,
+}
+
+impl Default for TuneOptions {
+    fn default() -> Self {
+        Self { budget: Duration::from_secs(5) }
+    }
 }
 
 impl Options {

@@ -1,4 +1,4 @@
-//! The progress of loading a program.
+//! The progress of loading a program and of tuning.
 
 use std::fmt;
 
@@ -17,26 +17,42 @@ pub struct LoadProgress {
     pub all_bytes: u64,
 }
 
-/// Reports progress to a caller, if one asked for it.
-pub(super) struct Progress<'f> {
-    report: Option<&'f mut dyn FnMut(LoadProgress)>,
+/// How far tuning is; see [`Engine::tune_with_progress`](super::Engine::tune_with_progress).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct TuneProgress {
+    /// Layers of different shapes that are measured, or that the budget had no time for.
+    pub layers: usize,
+    /// All layers of different shapes.
+    pub all_layers: usize,
+    /// Tile shapes of the present layer that are compiled and tested.
+    pub shapes: usize,
+    /// All tile shapes of the present layer.
+    pub all_shapes: usize,
+}
+
+/// Reports progress to a caller, if one asked for it. It may go to another thread if the caller's function may.
+pub(super) struct Progress<R> {
+    report: R,
     now: LoadProgress,
 }
 
-impl fmt::Debug for Progress<'_> {
+impl<R> fmt::Debug for Progress<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Progress").field("now", &self.now).finish_non_exhaustive()
     }
 }
 
-impl<'f> Progress<'f> {
-    pub(super) fn new(report: &'f mut dyn FnMut(LoadProgress)) -> Self {
-        Self { report: Some(report), now: LoadProgress::default() }
-    }
-
+impl Progress<fn(LoadProgress)> {
     /// Progress that nobody sees.
     pub(super) fn silent() -> Self {
-        Self { report: None, now: LoadProgress::default() }
+        Self::new(|_| {})
+    }
+}
+
+impl<R: FnMut(LoadProgress)> Progress<R> {
+    pub(super) fn new(report: R) -> Self {
+        Self { report, now: LoadProgress::default() }
     }
 
     /// Adds work that is still to do.
@@ -49,8 +65,6 @@ impl<'f> Progress<'f> {
     pub(super) fn add(&mut self, kernels: usize, bytes: u64) {
         self.now.kernels += kernels;
         self.now.bytes += bytes;
-        if let Some(report) = &mut self.report {
-            report(self.now);
-        }
+        (self.report)(self.now);
     }
 }

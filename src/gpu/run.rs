@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::device::Device;
 use super::device::error::GpuError;
 use super::device::transfer::timed_passes;
+use super::device::wait::Poll;
 use super::kernels::dispatch::{Recorded, Rows, Work};
 use super::memory::Memory;
 
@@ -31,7 +32,14 @@ pub struct Run {
     /// Bytes from one entry of the buffer of numbers of rows to the next.
     digit_stride: u32,
     memory: Memory,
-    debug_groups: bool,
+    options: RunOptions,
+}
+
+/// The engine's options that concern recording and measuring.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RunOptions {
+    pub(super) debug_groups: bool,
+    pub(super) poll: Poll,
 }
 
 /// A bound dispatch.
@@ -93,9 +101,9 @@ impl Run {
         max_rows: usize,
         digit_stride: u32,
         memory: Memory,
-        debug_groups: bool,
+        options: RunOptions,
     ) -> Self {
-        Self { device, dispatches, max_rows, digit_stride, memory, debug_groups }
+        Self { device, dispatches, max_rows, digit_stride, memory, options }
     }
 
     /// Describes the plan of the run, one line for each dispatch: its node, its kernel, its workgroups at the most rows, the bytes of the
@@ -140,11 +148,11 @@ impl Run {
         check_rows(rows, self.max_rows)?;
         let limit = self.device.limits.max_compute_workgroups_per_dimension;
         for dispatch in &self.dispatches {
-            if self.debug_groups {
+            if self.options.debug_groups {
                 pass.push_debug_group(&dispatch.name);
             }
             let recorded = dispatch.record(pass, rows, self.digit_stride, limit);
-            if self.debug_groups {
+            if self.options.debug_groups {
                 pass.pop_debug_group();
             }
             recorded?;
@@ -153,7 +161,7 @@ impl Run {
     }
 
     /// Measures each step on the device by timestamp queries. It runs the program once for `rows` rows, with the present contents of
-    /// the input buffers. Submits work and waits for it.
+    /// the input buffers. Submits work and waits for it, without blocking.
     ///
     /// ```no_run
     /// # async fn slowest(run: &enfold::gpu::Run) -> Result<(), enfold::gpu::GpuError> {
@@ -173,7 +181,7 @@ impl Run {
         let record = |at: usize, pass: &mut wgpu::ComputePass<'_>| {
             self.dispatches[at].record(pass, rows, self.digit_stride, limit)
         };
-        let durations = timed_passes(wgpu, queue, self.dispatches.len(), record).await?;
+        let durations = timed_passes(wgpu, queue, self.options.poll, self.dispatches.len(), record).await?;
         let step = |(dispatch, duration): (&Dispatch, Duration)| {
             let (name, kernels) = (dispatch.name.clone(), dispatch.kernels.clone());
             StepTiming { name, kernels, duration }

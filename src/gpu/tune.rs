@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use super::device::Device;
 use super::device::error::GpuError;
-use super::device::transfer::{allocate, is_lost_now, timed_passes};
+use super::device::transfer::{allocate, timed_passes};
+use super::device::wait::Poll;
+#[cfg(not(target_arch = "wasm32"))]
+use super::device::wait::{Answer, answered};
 use super::kernels::config::Config;
 use super::kernels::conv;
 use super::kernels::fused_step::FusedStep;
@@ -18,7 +21,8 @@ use super::kernels::linear::tile::{LinearKernel, TileShape};
 use super::kernels::linear::tuning::{LayerShape, TuningTable};
 use super::known_answer;
 use super::model::Model;
-use super::progress::Progress;
+use super::options::TuneOptions;
+use super::progress::{Progress, TuneProgress};
 use super::run::Run;
 use super::schedule::fuse;
 use crate::program::{Epilogue, Program, QConv, QLinear, Step, StepOp, Value, ValueId, ValueType};
@@ -106,13 +110,14 @@ pub(super) async fn tune(
     config: &Arc<Config>,
     program: &Program,
     rows: usize,
-    budget: Duration,
+    options: &TuneOptions,
+    mut report: impl FnMut(TuneProgress),
 ) -> Result<TuningTable, GpuError> {
     if rows == 0 {
         return Err(GpuError::Rows { actual: 0, max: 0 });
     }
     device.check_lost()?;
-    let mut budget = Budget::new(budget);
+    let mut budget = Budget::new(options.budget);
     let mut table = TuningTable::new(&device.wgpu.adapter_info());
     let shared = fuse::shared_layers(program, config);
     let siblings: HashSet<usize> = shared.iter().flat_map(|fused| fused.siblings).flatten().collect();
@@ -129,7 +134,9 @@ pub(super) async fn tune(
     all.sort_by_key(|(fused, layer, m)| {
         std::cmp::Reverse(m.saturating_mul((layer.n * fused.layers().count() * layer.k) as u64))
     });
-    for (fused, first, m) in all {
+    let mut now = TuneProgress { all_layers: all.len(), ..TuneProgress::default() };
+    for (at, (fused, first, m)) in all.into_iter().enumerate() {
+        now.layers = at;
         let step = fused.step(program);
         let name = &step.name;
         let (layer, alone) = match &step.op {
@@ -152,11 +159,19 @@ pub(super) async fn tune(
                 (layer, Alone { program: linear_alone(&linear)?, batch, m, rows: layer.rows })
             }
         };
-        let Some((tile, split_k)) = fastest(device, config, &alone, &mut budget).await? else { continue };
+        let mut of_shapes = |shapes, all_shapes| {
+            (now.shapes, now.all_shapes) = (shapes, all_shapes);
+            report(now);
+        };
+        let Some((tile, split_k)) = fastest(device, config, &alone, &mut budget, &mut of_shapes).await? else {
+            continue;
+        };
         let divided = split_k == SplitK::Always;
         log::info!("{name} at {m} rows: {tile:?}, K divided: {divided}");
         table.add(layer, m, tile, divided);
     }
+    now.layers = now.all_layers;
+    report(now);
     Ok(table)
 }
 
@@ -167,14 +182,15 @@ async fn fastest(
     config: &Arc<Config>,
     alone: &Alone,
     budget: &mut Budget,
+    report: &mut impl FnMut(usize, usize),
 ) -> Result<Option<(TileShape, SplitK)>, GpuError> {
-    let Some(runs) = runs(device, config, alone, budget).await? else { return Ok(None) };
+    let Some(runs) = runs(device, config, alone, budget, report).await? else { return Ok(None) };
     let mut seconds = vec![Vec::with_capacity(ROUNDS); runs.len()];
     for round in 0..=ROUNDS {
         if budget.is_spent() {
             return Ok(None);
         }
-        let of_round = measure(device, &runs, alone.batch).await?;
+        let of_round = measure(device, config.poll, &runs, alone.batch).await?;
         budget.add(&of_round);
         // The first round may compile.
         if round > 0 {
@@ -206,6 +222,7 @@ async fn runs(
     config: &Arc<Config>,
     alone: &Alone,
     budget: &Budget,
+    report: &mut impl FnMut(usize, usize),
 ) -> Result<Option<Vec<ShapeRun>>, GpuError> {
     if budget.is_spent() {
         return Ok(None);
@@ -232,7 +249,9 @@ async fn runs(
     let mut runs: Vec<ShapeRun> = Vec::new();
     let mut dispatches: Vec<usize> = Vec::new();
     let mut wrong: Vec<TileShape> = Vec::new();
-    for (tile, split_k) in shapes {
+    let all_shapes = shapes.len();
+    for (at, (tile, split_k)) in shapes.into_iter().enumerate() {
+        report(at, all_shapes);
         if budget.is_spent() {
             return Ok(None);
         }
@@ -257,37 +276,38 @@ async fn runs(
 }
 
 /// The seconds of each run, once, by the device's clock if it has one.
-async fn measure(device: &Device, runs: &[ShapeRun], rows: usize) -> Result<Vec<f64>, GpuError> {
+async fn measure(device: &Device, poll: Poll, runs: &[ShapeRun], rows: usize) -> Result<Vec<f64>, GpuError> {
     if device.wgpu.features().contains(wgpu::Features::TIMESTAMP_QUERY) {
         let record = |at: usize, pass: &mut wgpu::ComputePass<'_>| runs[at].1.record_in(pass, rows);
-        let durations = timed_passes(&device.wgpu, &device.queue, runs.len(), record).await?;
+        let durations = timed_passes(&device.wgpu, &device.queue, poll, runs.len(), record).await?;
         return Ok(durations.iter().map(std::time::Duration::as_secs_f64).collect());
     }
-    measure_on_host(device, runs, rows)
+    measure_on_host(device, poll, runs, rows).await
 }
 
-/// Measures without timestamp queries: one submission each.
+/// Measures without timestamp queries: one submission each. The application's polls would be what is measured.
 #[cfg(not(target_arch = "wasm32"))]
-fn measure_on_host(device: &Device, runs: &[ShapeRun], rows: usize) -> Result<Vec<f64>, GpuError> {
-    let wgpu_error = |error: wgpu::PollError| match is_lost_now(&device.wgpu) {
-        true => GpuError::DeviceLost,
-        false => GpuError::Device { what: "tuning".to_owned(), message: error.to_string() },
-    };
+async fn measure_on_host(device: &Device, poll: Poll, runs: &[ShapeRun], rows: usize) -> Result<Vec<f64>, GpuError> {
+    if poll == Poll::Application {
+        return Err(GpuError::Feature { what: "tuning", needed: wgpu::Features::TIMESTAMP_QUERY });
+    }
     let mut seconds = Vec::with_capacity(runs.len());
     for (_, run) in runs {
         let mut encoder = device.wgpu.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         run.record(&mut encoder, rows)?;
+        let (answer, receiver) = Answer::new();
         let start = std::time::Instant::now();
-        device.queue.submit([encoder.finish()]);
-        device.wgpu.poll(wgpu::PollType::wait_indefinitely()).map_err(wgpu_error)?;
-        seconds.push(start.elapsed().as_secs_f64());
+        let submission = device.queue.submit([encoder.finish()]);
+        let done = answer.clone();
+        device.queue.on_submitted_work_done(move || done.give(Ok(start.elapsed().as_secs_f64())));
+        seconds.push(answered(&device.wgpu, poll, "tuning", Some(submission), (answer, receiver)).await?);
     }
     Ok(seconds)
 }
 
 /// The library cannot read a browser's clock.
 #[cfg(target_arch = "wasm32")]
-fn measure_on_host(_: &Device, _: &[ShapeRun], _: usize) -> Result<Vec<f64>, GpuError> {
+async fn measure_on_host(_: &Device, _: Poll, _: &[ShapeRun], _: usize) -> Result<Vec<f64>, GpuError> {
     Err(GpuError::Feature { what: "tuning", needed: wgpu::Features::TIMESTAMP_QUERY })
 }
 

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use enfold::gpu::{Engine, GpuError, Options};
+use enfold::gpu::{Engine, GpuError, Options, TuneOptions};
 use pollster::block_on;
 
 use crate::cases::difference;
@@ -48,7 +48,10 @@ fn a_lost_device_is_an_error_and_the_next_one_continues() {
     assert_eq!(block_on(model.bind(&[&input], &[&output], 5)).map(drop), Err(GpuError::DeviceLost));
     assert_eq!(block_on(model.run(&batch)).map(drop), Err(GpuError::DeviceLost));
     assert_eq!(block_on(engine.load(&program)).map(drop), Err(GpuError::DeviceLost));
-    assert_eq!(block_on(engine.tune(&program, 5, Duration::MAX)).map(drop), Err(GpuError::DeviceLost));
+    assert_eq!(
+        block_on(engine.tune(&program, 5, &TuneOptions { budget: Duration::MAX })).map(drop),
+        Err(GpuError::DeviceLost)
+    );
     drop(engine.pipeline_cache_data());
     assert_eq!(errors.load(Ordering::Relaxed), 0, "errors reached the application's handler");
     // Nothing of the engine keeps the application's last reference alive.

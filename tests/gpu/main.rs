@@ -44,6 +44,7 @@ mod paths;
 mod recording;
 mod splits;
 mod tools;
+mod waiting;
 mod weights;
 #[cfg(feature = "onnx")]
 mod whole;

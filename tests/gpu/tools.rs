@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use enfold::Tensor;
-use enfold::gpu::{Engine, GpuError, LoadProgress, Options, SplitK, TuningTable};
+use enfold::gpu::{Engine, GpuError, LoadProgress, Options, SplitK, TuneOptions, TuneProgress, TuningTable};
 use enfold::lower::lower;
 use enfold::ops::Window;
 use pollster::block_on;
@@ -102,10 +102,16 @@ fn tuning_changes_no_bit() {
     let h = l.linear(h, 70, 70);
     let graph = l.finish(&[h]);
     let program = lower(&graph).expect("lowered");
-    let table = block_on(engine.tune(&program, 9, Duration::MAX)).expect("tuned");
+    let table = block_on(engine.tune(&program, 9, &TuneOptions { budget: Duration::MAX })).expect("tuned");
     assert_eq!(table.len(), 2);
-    let none = block_on(engine.tune(&program, 9, Duration::ZERO)).expect("tuned");
+    let none = block_on(engine.tune(&program, 9, &TuneOptions { budget: Duration::ZERO })).expect("tuned");
     assert!(none.is_empty(), "no time, no measurement");
+    // Layers of one shape are measured once, and the budget has time for all.
+    let mut seen = Vec::new();
+    let all = TuneOptions { budget: Duration::MAX };
+    block_on(engine.tune_with_progress(&program, 9, &all, |now: TuneProgress| seen.push(now))).expect("tuned");
+    assert!(seen.is_sorted_by_key(|now| (now.layers, now.shapes)), "{seen:?}");
+    assert!(seen.last().is_some_and(|now| now.layers == 3 && now.all_layers == 3), "{seen:?}");
     let json = table.to_json().expect("written");
     report(&format!("tuned: {} entries", table.len()));
     let batch = batch(&graph, 20, 1);
@@ -174,8 +180,14 @@ fn tuning_changes_no_bit() {
     // Without a timestamp query, the host's clock measures.
     let (device, queue) = device_of(context, wgpu::Limits::default(), wgpu::Features::empty());
     let bare = block_on(Engine::new(&device, &queue, &Options::default())).expect("an engine");
-    assert_eq!(block_on(bare.tune(&mlp(1, 5, 1).1, 3, Duration::MAX)).expect("tuned").len(), 1);
-    assert!(matches!(block_on(engine.tune(&program, 0, Duration::MAX)), Err(GpuError::Rows { actual: 0, .. })));
+    assert_eq!(
+        block_on(bare.tune(&mlp(1, 5, 1).1, 3, &TuneOptions { budget: Duration::MAX })).expect("tuned").len(),
+        1
+    );
+    assert!(matches!(
+        block_on(engine.tune(&program, 0, &TuneOptions { budget: Duration::MAX })),
+        Err(GpuError::Rows { actual: 0, .. })
+    ));
 }
 
 #[test]
@@ -193,7 +205,7 @@ fn tuned_convolutions_change_no_bit() {
     let grouped = l.conv(x, [24, 48], &window, 4);
     let graph = l.finish(&[y, stem, linear, grouped]);
     let program = lower(&graph).expect("lowered");
-    let table = block_on(engine.tune(&program, 3, Duration::MAX)).expect("tuned");
+    let table = block_on(engine.tune(&program, 3, &TuneOptions { budget: Duration::MAX })).expect("tuned");
     assert_eq!(table.len(), 3);
     let json = table.to_json().expect("written");
     assert_eq!(json.matches("\"patches\": true").count(), 1, "{json}");

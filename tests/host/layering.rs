@@ -11,7 +11,7 @@ const LAYERS: [(&str, &[&str]); 17] = [
     ("numerics", &[]),
     ("ops", &["numerics"]),
     ("kernels", &["numerics"]),
-    ("graph", &["ops"]),
+    ("graph", &["ops", "files"]),
     ("interp", &["graph", "ops"]),
     ("quantize", &["interp", "graph", "ops", "numerics"]),
     ("qat", &["quantize", "interp", "graph", "ops", "numerics"]),
@@ -84,6 +84,22 @@ fn the_table_has_no_circles() {
         let next = LAYERS.iter().find(ready).map(|(name, _)| *name);
         done.push(next.unwrap_or_else(|| panic!("a circle among all but {done:?}")));
     }
+}
+
+/// Whether a source text polls a wgpu device.
+fn polls(source: &str) -> bool {
+    code(source).contains(".poll(wgpu::")
+}
+
+#[test]
+fn one_file_of_the_gpu_engine_polls_the_device() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/gpu");
+    let mut files = Vec::new();
+    sources(&root, &mut files);
+    let polling = files.iter().filter(|path| polls(&std::fs::read_to_string(path).expect("source text")));
+    let polling: Vec<_> = polling.map(|path| path.strip_prefix(&root).expect("below the root")).collect();
+    assert_eq!(polling, [Path::new("device/wait.rs")]);
+    assert!(!polls("// device.poll(wgpu::PollType::Poll)") && polls("device.poll(wgpu::PollType::Poll)?;"));
 }
 
 #[test]

@@ -8,6 +8,7 @@ use super::error::GpuError;
 use super::shader::{Binding, BindingKind, Shader};
 use super::transfer::{allocate, scoped};
 use super::unchecked;
+use super::wait::pause;
 
 /// Names one pipeline of a device.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -85,6 +86,8 @@ impl Pipelines {
             }
             _ => self.of_int8_matrices(device, key, &layout).await?,
         };
+        // A driver may compile for long.
+        pause().await;
         Ok(lock(&self.pipelines).entry(key.clone()).or_insert(pipeline).clone())
     }
 

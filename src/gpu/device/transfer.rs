@@ -6,6 +6,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use super::error::GpuError;
+use super::wait::{Answer, Poll as Polled, answered};
 
 /// Whether a device was lost, also if no call has noticed it.
 ///
@@ -120,46 +121,52 @@ fn buffer_size(device: &wgpu::Device, name: &str, size: u64) -> Result<u64, GpuE
     Ok(size)
 }
 
-/// Submits a copy of the first `size` bytes of `buffer`, waits, and returns them.
+/// Submits a copy of the first `size` bytes of `buffer`, and waits for them.
 pub(crate) async fn download(
     device: &wgpu::Device,
     queue: &wgpu::Queue,
+    polled: Polled,
     name: &str,
     buffer: &wgpu::Buffer,
     size: u64,
 ) -> Result<Vec<u8>, GpuError> {
     let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
     let staging = allocate(device, name, size, usage).await?;
-    let (sender, receiver) = futures_channel::oneshot::channel();
-    scoped(device, name, || {
+    let (answer, receiver) = Answer::new();
+    let submission = scoped(device, name, || {
         let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some(name) });
         encoder.copy_buffer_to_buffer(buffer, 0, &staging, 0, staging.size());
-        queue.submit([encoder.finish()]);
-        // A receiver that is gone no longer wants the answer.
-        staging.map_async(wgpu::MapMode::Read, .., |result| drop(sender.send(result)));
+        let submission = queue.submit([encoder.finish()]);
+        map(&staging, &answer);
+        submission
     })
     .await?;
-    // In a browser this does nothing, and the event loop completes the mapping.
-    if let Err(error) = device.poll(wgpu::PollType::wait_indefinitely()) {
-        return Err(failure(device, name, error).await);
-    }
-    match receiver.await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => return Err(failure(device, name, error).await),
-        Err(error) => return Err(failure(device, name, error).await),
-    }
+    answered(device, polled, name, Some(submission), (answer, receiver)).await?;
+    let bytes = unmapped(device, name, &staging).await?;
+    Ok(bytes.into_iter().take(size as usize).collect())
+}
+
+/// Asks for the contents of a buffer.
+pub(crate) fn map(staging: &wgpu::Buffer, answer: &Answer<()>) {
+    let answer = answer.clone();
+    staging.map_async(wgpu::MapMode::Read, .., move |result| answer.give(result.map_err(|error| error.to_string())));
+}
+
+/// The contents of a buffer that is mapped, and is not any more.
+pub(crate) async fn unmapped(device: &wgpu::Device, name: &str, staging: &wgpu::Buffer) -> Result<Vec<u8>, GpuError> {
     let bytes = match staging.get_mapped_range(..) {
         Ok(view) => view.to_vec(),
         Err(error) => return Err(failure(device, name, error).await),
     };
     staging.unmap();
-    Ok(bytes.into_iter().take(size as usize).collect())
+    Ok(bytes)
 }
 
-/// Measures each of `passes` compute passes by the device's clock. Submits them together and waits.
+/// Measures each of `passes` compute passes by the device's clock. Submits them together and waits for them.
 pub(crate) async fn timed_passes(
     device: &wgpu::Device,
     queue: &wgpu::Queue,
+    polled: Polled,
     passes: usize,
     mut record: impl FnMut(usize, &mut wgpu::ComputePass<'_>) -> Result<(), GpuError>,
 ) -> Result<Vec<Duration>, GpuError> {
@@ -191,7 +198,7 @@ pub(crate) async fn timed_passes(
         encoder.resolve_query_set(&query_set, 0..count, &resolved, 0);
         queue.submit([encoder.finish()]);
         let ticks: Vec<u64> =
-            bytemuck::pod_collect_to_vec(&download(device, queue, "timestamps", &resolved, size).await?);
+            bytemuck::pod_collect_to_vec(&download(device, queue, polled, "timestamps", &resolved, size).await?);
         let nanoseconds = |ticks: u64| ticks as f64 * f64::from(queue.get_timestamp_period());
         let duration = |pair: &[u64]| Duration::from_secs_f64(nanoseconds(pair[1].saturating_sub(pair[0])) * 1e-9);
         durations.extend(ticks.chunks_exact(2).map(duration));

@@ -7,6 +7,7 @@ use super::linear::choice::{Candidate, Choice, lanes_of};
 use super::linear::tile::{LinearKernel, TileShape};
 use super::linear::tuning::{LayerShape, TuningTable};
 use super::linear::weights::WeightBits;
+use crate::gpu::device::wait::Poll;
 use crate::program::QLinear;
 
 /// The most features of a layer whose sums of products of any int8 values fit an `i32`.
@@ -31,6 +32,7 @@ pub(crate) struct Config {
     pub(crate) debug_groups: bool,
     pub(crate) macs_per_dispatch: u64,
     pub(crate) max_partial_sums: u64,
+    pub(crate) poll: Poll,
 }
 
 impl Config {
@@ -109,6 +111,7 @@ impl Config {
             debug_groups: false,
             macs_per_dispatch: u64::MAX,
             max_partial_sums: 192 * 1024,
+            poll: Poll::default(),
         }
     }
 
