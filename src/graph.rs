@@ -16,6 +16,7 @@ mod display;
 mod rewrite;
 mod summary;
 mod verify;
+mod weights;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,6 +27,8 @@ use crate::values::{Contents, DType, Shape};
 pub use builder::GraphBuilder;
 pub use rewrite::Rewriter;
 pub use summary::{FloatNode, Summary};
+pub use weights::Weights;
+pub(crate) use weights::nearest;
 
 /// The identifier of a node of one graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
@@ -278,6 +281,34 @@ pub enum GraphError {
         stored: String,
         /// Inferred shape and type.
         inferred: String,
+    },
+    /// A file of weights cannot be read.
+    #[error("{file}: {problem}")]
+    WeightFile {
+        /// The file.
+        file: String,
+        /// Description of the problem.
+        problem: String,
+    },
+    /// A file has no tensor with the name that a layer asks for.
+    #[error("{file} has no tensor {name} among {tensors}; the nearest are: {}", if near.is_empty() { "none".to_owned() } else { near.join(", ") })]
+    NoWeight {
+        /// The file.
+        file: String,
+        /// The name of the tensor.
+        name: String,
+        /// Number of tensors in the file.
+        tensors: usize,
+        /// The most similar names, with their shapes.
+        near: Vec<String>,
+    },
+    /// A tensor of a file has elements that no tensor here has.
+    #[error("{name}: its elements are {dtype}, expected one of F32, F16, BF16, I8, I32 and I64")]
+    WeightType {
+        /// The name of the tensor.
+        name: String,
+        /// The type of its elements.
+        dtype: String,
     },
     /// The lists of inputs and outputs are not valid.
     #[error("{node}: {problem}")]

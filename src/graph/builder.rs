@@ -1,6 +1,7 @@
 //! The builder of graphs.
 
 mod composed;
+mod from_file;
 mod images;
 
 use std::collections::{BTreeMap, HashSet};

@@ -61,4 +61,5 @@ mod random_networks;
 mod shaders;
 #[cfg(feature = "onnx")]
 mod walks;
+mod weights;
 mod wrong;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use crate::graph::{Graph, NodeId};
+use crate::graph::{Graph, NodeId, nearest};
 use crate::ops::{Input, Op};
 use crate::quantize::config::QuantizationConfig;
 use crate::quantize::prepare::PrepareError;
@@ -118,16 +118,11 @@ impl Scopes {
                 }
                 Scope::Operator(wanted) => (wanted, nodes.map(|node| node.op.name()).collect()),
             };
-            return Err(PrepareError::NoMatch { filter: scope.to_string(), near_names: nearest(wanted, &names) });
+            return Err(PrepareError::NoMatch {
+                filter: scope.to_string(),
+                near_names: nearest(wanted, &names).into_iter().map(str::to_owned).collect(),
+            });
         }
         Ok(())
     }
-}
-
-/// The five names that resemble `wanted` most.
-fn nearest(wanted: &str, names: &BTreeSet<&str>) -> Vec<String> {
-    let mut names: Vec<&str> = names.iter().copied().collect();
-    let similarity = |name: &str| strsim::normalized_damerau_levenshtein(wanted, name);
-    names.sort_by(|a, b| similarity(b).total_cmp(&similarity(a)));
-    names.into_iter().take(5).map(str::to_owned).collect()
 }
