@@ -5,7 +5,7 @@
 #   bash tests/run.sh
 #
 # CI=true                   also runs the GPU tests on a second Vulkan driver, SwiftShader, from Debian's chromium, and reads the machine
-#                           code that Mesa writes for an AMD GPU
+#                           code that Mesa writes for an AMD GPU, and calibrates and serves a model on a small Ray cluster
 # ENFOLD_LONG=1             tests thousands of random networks instead of hundreds, and runs all of ONNX's conformance tests; also lints and
 #                           tests the crate without features and with the default features, and its tests without features
 # ENFOLD_ALLOW_NO_GPU=1     skips and counts the GPU tests if there is no adapter
@@ -111,11 +111,16 @@ if [ "${CI:-}" = true ]; then
     tests "GPU tests on SwiftShader" "${on_swiftshader[@]}" cargo test --features coopmat-spirv,cli --test gpu -- "${skipped_tests[@]}"
     tests "cases on SwiftShader" "${on_swiftshader[@]}" cargo test --features coopmat-spirv,cli --test cli cases_hold_on_the_gpu
     tests "machine code for an AMD GPU" bash tests/isa.sh
+
+    # The scripts install Ray from PyPI into target/ray-venv.
+    say "calibrating and serving on a Ray cluster"
+    timeout 1200 python3 examples/cluster/calibrate.py --workers 2 2>&1 | tee -a "$log"
+    timeout 600 python3 examples/cluster/serve.py --check --port 18099 2>&1 | tee -a "$log"
 fi
 
 say "counts"
 skipped=$(grep -c '^skipped, no adapter' "$log" || true)
 [ "$skipped" -eq 0 ] || echo "$skipped GPU tests skipped: no adapter"
-grep -E '^adapter: |^machine code of|^machine code: [0-9]|^machine code: not checked, |^golden .* compared|^cases on |^hostile files|equal the interpreter|^allocations of|^peak memory of|^asking whether|one step apart|central differences|^golden: |ONNX Runtime|ONNX backend tests' "$log" || true
+grep -E '^adapter: |^machine code of|^machine code: [0-9]|^machine code: not checked, |^golden .* compared|^cases on |^hostile files|^cluster: |equal the interpreter|^allocations of|^peak memory of|^asking whether|one step apart|central differences|^golden: |ONNX Runtime|ONNX backend tests' "$log" || true
 awk '/^test result:/ { passed += $4; failed += $6; ignored += $8 }
      END { printf "%d tests passed, %d failed, %d ignored\n", passed, failed, ignored; exit failed > 0 || passed == 0 }' "$log"
