@@ -374,8 +374,11 @@ fn portable<W: Copy + Into<i32> + Sync>(acc: &mut [i32], x: &[i8], w: &[W], n: u
             #[inline(always)]
             || {
                 for (acc, w) in acc.iter_mut().zip(w.chunks_exact(k)) {
-                    let product = |(&x, &w): (&i16, &W)| i32::from(x) * w.into();
-                    *acc = x.iter().zip(w).map(product).fold(0, i32::wrapping_add);
+                    let mut sum = 0i32;
+                    for (&x, &w) in x.iter().zip(w) {
+                        sum = sum.wrapping_add(i32::from(x) * w.into());
+                    }
+                    *acc = sum;
                 }
             },
         );

@@ -336,7 +336,13 @@ fn first_nan(x: &[f32]) -> Option<usize> {
     let any = |block: &[f32]| {
         vectorized(
             #[inline(always)]
-            || block.iter().fold(false, |any, v| any | v.is_nan()),
+            || {
+                let mut any = false;
+                for v in block {
+                    any |= v.is_nan();
+                }
+                any
+            },
         )
     };
     let first = x.par_chunks(TASK).position_first(any)? * TASK;

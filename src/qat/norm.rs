@@ -58,7 +58,9 @@ fn channel_sums(
                         #[inline(always)]
                         |x, y| terms(c, x, y),
                     );
-                    sums[c].iter_mut().zip(of_run).for_each(|(sum, v)| *sum += v);
+                    for (sum, v) in sums[c].iter_mut().zip(of_run) {
+                        *sum += v;
+                    }
                 }
                 sums
             },

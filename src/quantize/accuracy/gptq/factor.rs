@@ -79,9 +79,13 @@ fn inverse_of_lower(l: &[f64], k: usize) -> Vec<f64> {
                         row[i - first] = 1.0;
                     }
                     for (&factor, done) in l[i * k + first..][..i - first].iter().zip(done.chunks_exact(width)) {
-                        row.iter_mut().zip(done).for_each(|(m, d)| *m -= factor * d);
+                        for (m, d) in row.iter_mut().zip(done) {
+                            *m -= factor * d;
+                        }
                     }
-                    row.iter_mut().for_each(|m| *m /= l[i * k + i]);
+                    for m in row.iter_mut() {
+                        *m /= l[i * k + i];
+                    }
                 }
                 m
             },
