@@ -54,9 +54,11 @@
 //! never written.
 
 mod bind;
+mod bound;
 pub mod context;
 mod device;
 mod engine;
+mod indirect;
 // Compiled with and without the feature `coopmat`, so that the rest need not know of it.
 #[cfg_attr(not(feature = "coopmat"), allow(dead_code, unreachable_pub))]
 mod kernels;
@@ -68,6 +70,8 @@ mod progress;
 mod readback;
 mod run;
 mod schedule;
+mod swap;
+mod texture;
 mod tune;
 
 pub use device::error::GpuError;
@@ -86,6 +90,7 @@ pub use options::{Options, TuneOptions};
 pub use progress::{LoadProgress, TuneProgress};
 pub use readback::Readback;
 pub use run::{Run, StepTiming, Timings};
+pub use texture::{TextureInput, TextureOptions};
 pub use wgpu;
 
 /// The shaders, for the crate's own tests: no part of the API.
@@ -97,6 +102,12 @@ pub mod shaders {
     #[must_use]
     pub fn all() -> Vec<(Shader, Vec<&'static str>)> {
         super::kernels::shaders()
+    }
+
+    /// Returns name, WGSL, entry point and parameters of each pass that is no kernel of a program.
+    #[must_use]
+    pub fn passes() -> Vec<(&'static str, &'static str, &'static str, Struct)> {
+        vec![("texture", super::texture::WGSL, super::texture::ENTRY, super::texture::SampleParams::LAYOUT)]
     }
 
     /// Returns the SPIR-V of an entry point with these override constants, for a shader whose cooperative matrices have int8 factors.

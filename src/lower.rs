@@ -54,6 +54,8 @@ pub struct LowerOptions {
     pub int8_outputs: bool,
     /// Whether float outputs are f16, rounded to nearest with ties to even, which halves their size. By default, they are `f32`.
     pub f16_outputs: bool,
+    /// Whether float inputs are f16, which halves their size. Each is converted to `f32` first, exactly. By default, they are `f32`.
+    pub f16_inputs: bool,
 }
 
 /// Lowers an integer graph to a program with float inputs and outputs.

@@ -49,7 +49,8 @@ pub enum ValueType {
     I8,
     /// 32-bit integer, four bytes an element: ids.
     I32,
-    /// f16, two bytes an element in a caller's buffer: the output of [`StepOp::ToF16`]. Host tensors hold the same numbers as `f32`.
+    /// f16, two bytes an element in a caller's buffer: the output of [`StepOp::ToF16`], and an input that [`StepOp::FromF16`] reads. Host
+    /// tensors hold the same numbers as `f32`.
     F16,
 }
 
@@ -259,9 +260,9 @@ impl Program {
 
     /// Checks that every value is written once, before it is read, and that outputs are written by steps.
     fn check_order(&self) -> Result<(), ProgramError> {
-        for &id in self.inputs.iter().chain(self.constants.iter().map(|(id, _)| id)) {
+        for (id, _) in &self.constants {
             if let Some(value) = self.values.get(id.index()).filter(|value| value.value_type == ValueType::F16) {
-                let problem = "has 16-bit floats (f16), which only the caller reads";
+                let problem = "is a constant of 16-bit floats (f16), which only inputs and outputs have";
                 return Err(ProgramError::Order { value: value.name.clone(), problem });
             }
         }

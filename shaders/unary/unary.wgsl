@@ -56,3 +56,12 @@ fn to_f16_f32_f16(thread: Thread) {
     let second = select(0.0, bitcast<f32>(a[min(at + 1u, elements - 1u)]), at + 1u < elements);
     y[at / 2u] = pack_f16(bitcast<f32>(a[at]), second);
 }
+
+// Two elements share a word; rows may share words too.
+@compute @workgroup_size(64)
+fn from_f16_f16_f32(thread: Thread) {
+    let at = thread_index(thread);
+    if at < matrix_rows() * params.strided.cols {
+        y[at] = f32_bits((a[at / 2u] >> (16u * (at % 2u))) & 0xffffu);
+    }
+}

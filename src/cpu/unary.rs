@@ -13,7 +13,7 @@ use crate::values::slices::{codes, f32s, f32s_mut, i8s, i32s, integers, like};
 pub(super) fn run(run: &mut StepRun<'_>) -> Option<Output> {
     let op = match &run.step.op {
         StepOp::QLut(table) => return Some(Ok(lut(run.x(), &table.table))),
-        StepOp::ToF16 => return Some(Ok(in_place(run, |x| *x = half::f16::from_f32(*x).to_f32()))),
+        StepOp::ToF16 | StepOp::FromF16 => return Some(Ok(in_place(run, |x| *x = half::f16::from_f32(*x).to_f32()))),
         StepOp::Op(op) => op,
         _ => return None,
     };

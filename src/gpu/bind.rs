@@ -5,16 +5,19 @@ use std::sync::Arc;
 
 use wgpu::BufferUsages;
 
+use super::bound;
 use super::device::error::GpuError;
 use super::device::pipeline::{PipelineKey, Pipelines};
 use super::device::shader::{Digit, Shader};
 use super::device::transfer::{allocate, scoped, upload};
+use super::indirect::{self, Arguments};
 use super::kernels::dispatch::{Bound, Operand, PlannedDispatch, Work};
+use super::kernels::indirect::GridRule;
 use super::kernels::linear::weights::WeightPart;
 use super::kernels::linear::work::{LinearTile, LinearWork};
 use super::memory::{BufferRange, Memory, check_bindings, check_ranges, check_sizes};
 use super::model::{Model, PartBuffers, StepData};
-use super::run::{Dispatch, Run, RunOptions, check_rows};
+use super::run::{Dispatch, Indirect, Run, RunOptions, check_rows};
 use super::schedule::plan::{Plan, PlanOptions};
 
 pub(super) async fn bind(
@@ -22,6 +25,7 @@ pub(super) async fn bind(
     inputs: &[BufferRange<'_>],
     outputs: &[BufferRange<'_>],
     max_rows: usize,
+    is_indirect: bool,
 ) -> Result<Run, GpuError> {
     let (program, device) = (&model.program, &model.device);
     device.check_lost()?;
@@ -50,15 +54,26 @@ pub(super) async fn bind(
         dispatch.check(max_rows, limit)?;
         dispatches.push(dispatch);
     }
+    let indirect = if is_indirect { Some(binder.indirect(&dispatches, max_rows).await?) } else { None };
+    let of_indirect = indirect.as_ref().map_or(0, |indirect| indirect.arguments.size_bytes());
     let memory = Memory {
         weights: model.size_bytes(),
         values: buffers.arenas.iter().map(wgpu::Buffer::size).sum(),
         partial_sums: buffers.partial_sums.as_ref().map_or(0, wgpu::Buffer::size),
-        constants: buffers.params.size() + buffers.rows.size(),
+        constants: buffers.params.size() + buffers.rows.size() + of_indirect,
     };
     log::debug!("bound for {max_rows} rows: {memory}");
     let options = RunOptions { debug_groups: model.config.debug_groups, poll: model.config.poll };
-    Ok(Run::new(Arc::clone(device), dispatches, max_rows, buffers.digit_stride as u32, memory, options))
+    let digit_stride = buffers.digit_stride as u32;
+    let of_run = Arc::new(bound::Bound {
+        params: buffers.params.clone(),
+        params_stride: buffers.params_stride,
+        planned: bound::without_params(&plan.dispatches),
+        max_rows,
+        copied,
+    });
+    model.remember(&of_run);
+    Ok(Run { device: Arc::clone(device), bound: of_run, dispatches, indirect, max_rows, digit_stride, memory, options })
 }
 
 /// The buffers of a run.
@@ -97,11 +112,8 @@ impl Buffers {
         let rows = upload(&device.wgpu, "rows", &rows, BufferUsages::UNIFORM).await?;
         let largest = plan.dispatches.iter().map(|planned| planned.params.len()).max().unwrap_or(0);
         let params_stride = largest.max(1).next_multiple_of(alignment);
-        let mut params = vec![0; plan.dispatches.len() * params_stride];
-        for (planned, slot) in plan.dispatches.iter().zip(params.chunks_exact_mut(params_stride)) {
-            slot[..planned.params.len()].copy_from_slice(&planned.params);
-        }
-        let params = upload(&device.wgpu, "constants", &params, BufferUsages::UNIFORM).await?;
+        let params = plan.params(params_stride);
+        let params = upload(&device.wgpu, "constants", &params, BufferUsages::UNIFORM | BufferUsages::COPY_DST).await?;
         Ok(Self { arenas, partial_sums, rows, digit_stride, params, params_stride })
     }
 }
@@ -120,7 +132,7 @@ impl<'b> Binder<'b> {
         let device = &self.model.device;
         let (work, shader) = compile(&device.pipelines, &device.wgpu, &planned.work).await?;
         let layout = device.pipelines.layout(&device.wgpu, &shader).await?;
-        let entries = self.entries(at, planned, &shader);
+        let entries = self.entries(at, planned, &shader, &self.buffers.rows);
         let name = &planned.name;
         let descriptor = wgpu::BindGroupDescriptor { label: Some(name), layout: &layout.bind_group, entries: &entries };
         let bind_group = scoped(&device.wgpu, name, || device.wgpu.create_bind_group(&descriptor)).await?;
@@ -132,9 +144,39 @@ impl<'b> Binder<'b> {
         Ok(Dispatch { name: name.clone(), kernels, fused, bytes, bind_group, rows, work })
     }
 
-    /// One entry for each binding of the shader.
-    fn entries(&self, at: usize, planned: &PlannedDispatch, shader: &Shader) -> Vec<wgpu::BindGroupEntry<'b>> {
-        let Buffers { rows, params, params_stride, .. } = self.buffers;
+    /// What recording needs besides, if a buffer gives the number of rows.
+    async fn indirect(&self, dispatches: &[Dispatch], max_rows: usize) -> Result<Indirect, GpuError> {
+        let Model { device, config, .. } = self.model;
+        indirect::check(device, config).await?;
+        let batched = || dispatches.iter().enumerate().filter(|(_, dispatch)| dispatch.rows.batched);
+        let rules = batched()
+            .map(|(_, Dispatch { name, rows, work, .. })| GridRule::of(name, *rows, work, max_rows))
+            .collect::<Result<Vec<GridRule>, GpuError>>()?;
+        let most = u32::try_from(max_rows).unwrap_or(u32::MAX);
+        let arguments = Arguments::new(device, config, &rules, most).await?;
+        let mut bind_groups = vec![None; dispatches.len()];
+        for (at, dispatch) in batched() {
+            let planned = &self.plan.dispatches[at];
+            let shader = shader_of(&planned.work);
+            let layout = device.pipelines.layout(&device.wgpu, &shader).await?;
+            let entries = self.entries(at, planned, &shader, &arguments.digits);
+            let label = Some(dispatch.name.as_str());
+            let descriptor = wgpu::BindGroupDescriptor { label, layout: &layout.bind_group, entries: &entries };
+            let made = scoped(&device.wgpu, &dispatch.name, || device.wgpu.create_bind_group(&descriptor)).await?;
+            bind_groups[at] = Some(made);
+        }
+        Ok(Indirect { arguments, bind_groups })
+    }
+
+    /// One entry for each binding of the shader; `rows` has the digits of the number of rows.
+    fn entries<'e>(
+        &'e self,
+        at: usize,
+        planned: &PlannedDispatch,
+        shader: &Shader,
+        rows: &'e wgpu::Buffer,
+    ) -> Vec<wgpu::BindGroupEntry<'e>> {
+        let Buffers { params, params_stride, .. } = self.buffers;
         let digit = part_of(rows, 0, size_of::<Digit>() as u64);
         let params = part_of(params, (at * params_stride) as u64, planned.params.len() as u64);
         let uniforms = [params, digit.clone(), digit];
@@ -196,6 +238,14 @@ fn kernels_of(work: &Work<PipelineKey>) -> String {
     }
 }
 
+/// One of the shaders of a dispatch, which all have the same bindings.
+fn shader_of(work: &Work<PipelineKey>) -> Shader {
+    match work {
+        Work::Single { pipeline, .. } => pipeline.shader,
+        Work::Linear(linear) => linear.tiles[0].whole.shader,
+    }
+}
+
 /// Compiles the pipelines of a dispatch; also returns one of their shaders, which all have the same bindings.
 async fn compile(
     pipelines: &Pipelines,
@@ -205,7 +255,7 @@ async fn compile(
     let linear = match work {
         Work::Single { pipeline, size } => {
             let (compiled, size) = (pipelines.get(device, pipeline).await?, *size);
-            return Ok((Work::Single { pipeline: compiled, size }, pipeline.shader));
+            return Ok((Work::Single { pipeline: compiled, size }, shader_of(work)));
         }
         Work::Linear(linear) => linear,
     };
@@ -220,8 +270,8 @@ async fn compile(
     }
     let LinearWork { n, first_row, end_row, quads, parts, most_divided, partial_sums, .. } = *linear;
     let finish = optional(&linear.finish).await?;
-    let work = LinearWork { n, first_row, end_row, quads, tiles, finish, parts, most_divided, partial_sums };
-    Ok((Work::Linear(work), linear.tiles[0].whole.shader))
+    let compiled = LinearWork { n, first_row, end_row, quads, tiles, finish, parts, most_divided, partial_sums };
+    Ok((Work::Linear(compiled), shader_of(work)))
 }
 
 fn part_of(buffer: &wgpu::Buffer, offset: u64, size: u64) -> wgpu::BufferBinding<'_> {

@@ -74,6 +74,22 @@ impl Engine {
     ///
     /// All engines of a device share what was compiled and tested on it, as long as one of them lives.
     ///
+    /// ```no_run
+    /// # async fn start(adapter: &wgpu::Adapter) -> Result<(), Box<dyn std::error::Error>> {
+    /// use enfold::gpu::{Engine, Options};
+    ///
+    /// let descriptor = wgpu::DeviceDescriptor {
+    ///     required_features: Engine::wanted_features(adapter.features()), // and what the application needs
+    ///     required_limits: Engine::wanted_limits(&adapter.limits()),
+    ///     ..Default::default()
+    /// };
+    /// let (device, queue) = adapter.request_device(&descriptor).await?;
+    /// let engine = Engine::new(&device, &queue, &Options::default()).await?;
+    /// # drop(engine);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// Returns [`GpuError::Limit`] for a device that allows less than [`Engine::MIN_LIMITS`], [`GpuError::Tile`] for a tile shape
     /// that it does not hold, [`GpuError::Feature`] for kernels that it cannot run, and [`GpuError::Device`] for errors of wgpu.
@@ -103,6 +119,15 @@ impl Engine {
     /// Packs a program's weights and uploads them. First it compiles the kernels that the program needs and that no engine of this
     /// device has tested yet, and runs their known-answer tests; that submits work and waits for it. If kernels of int8 products
     /// compute wrongly, it tries others.
+    ///
+    /// ```no_run
+    /// # async fn start(engine: &enfold::gpu::Engine) -> Result<(), enfold::Error> {
+    /// let program = enfold::lower(&enfold::archive::load("network.safetensors")?)?;
+    /// let model = engine.load(&program).await?; // the program can be dropped; a lost device needs it again
+    /// # drop(model);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// Returns [`GpuError::KnownAnswer`] if a kernel that the program needs does not compute correctly on this device;

@@ -11,6 +11,7 @@ mod embedding;
 mod function;
 pub(crate) mod fused_step;
 pub(crate) mod grid;
+pub(crate) mod indirect;
 pub(crate) mod kernel;
 pub(crate) mod layout;
 pub(crate) mod linear;
@@ -204,7 +205,8 @@ fn each_kernel(options: KernelOptions, mut f: impl FnMut(PipelineKey, bool)) {
         pool::PoolKernel,
         embedding::EmbeddingKernel,
         embedding::blocks::BlocksKernel,
-        quantize::QuantizeKernel
+        quantize::QuantizeKernel,
+        indirect::IndirectKernel
     );
 }
 

@@ -3,11 +3,12 @@
 use std::borrow::Borrow;
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use wgpu::BufferUsages;
 
 use super::bind;
+use super::bound::Bound;
 use super::device::Device;
 use super::device::error::GpuError;
 use super::device::transfer::{allocate, download, scoped, upload};
@@ -40,6 +41,8 @@ pub struct Model {
     pub(super) steps: Vec<StepData>,
     /// The program's constants.
     pub(super) constants: Vec<wgpu::Buffer>,
+    /// Its runs.
+    pub(super) bound: Mutex<Vec<Weak<Bound>>>,
 }
 
 /// The buffers that a step reads besides values.
@@ -145,14 +148,14 @@ impl Model {
             progress.add(0, tensor.bytes().len() as u64);
         }
         let (device, config) = (Arc::clone(device), Arc::clone(config));
-        Ok(Self { device, config, program: program.clone(), steps, constants })
+        Ok(Self { device, config, program: program.clone(), steps, constants, bound: Mutex::default() })
     }
 
     /// The same weights, executed by another configuration of the device.
     pub(super) fn with_config(&self, config: Arc<Config>) -> Self {
         debug_assert_eq!(config.unfused, self.config.unfused, "layers share dispatches as their weights were packed");
         let (program, steps, constants) = (self.program.clone(), self.steps.clone(), self.constants.clone());
-        Self { device: Arc::clone(&self.device), config, program, steps, constants }
+        Self { device: Arc::clone(&self.device), config, program, steps, constants, bound: Mutex::default() }
     }
 
     /// Returns the program that it executes.
@@ -161,9 +164,8 @@ impl Model {
         &self.program
     }
 
-    /// Returns the bytes of weights, biases, multipliers and other constants on the device, padding included.
-    #[must_use]
-    pub fn size_bytes(&self) -> u64 {
+    /// All buffers, of constants and of steps.
+    pub(super) fn buffers(&self) -> Vec<&wgpu::Buffer> {
         let mut all: Vec<&wgpu::Buffer> = self.constants.iter().collect();
         for step in &self.steps {
             match step {
@@ -174,6 +176,20 @@ impl Model {
                 }
             }
         }
+        all
+    }
+
+    /// Remembers a run, as long as it lives.
+    pub(super) fn remember(&self, run: &Arc<Bound>) {
+        let mut bound = self.bound.lock().unwrap_or_else(PoisonError::into_inner);
+        bound.retain(|bound| bound.strong_count() > 0);
+        bound.push(Arc::downgrade(run));
+    }
+
+    /// Returns the bytes of weights, biases, multipliers and other constants on the device, padding included.
+    #[must_use]
+    pub fn size_bytes(&self) -> u64 {
+        let mut all = self.buffers();
         // Layers may share weights.
         all.sort_unstable();
         all.dedup();
@@ -186,6 +202,22 @@ impl Model {
     /// The buffers or buffer ranges are in the order of [`Program::inputs`] and [`Program::outputs`], dense and with the usage
     /// `STORAGE`. The range of an output overlaps no other range that is bound here.
     ///
+    /// ```no_run
+    /// # use enfold::gpu::{GpuError, Model, Run, wgpu};
+    /// # async fn bound(model: &Model, device: &wgpu::Device) -> Result<Run, GpuError> {
+    /// let rows = 64;
+    /// let buffer = |id| {
+    ///     let value = model.program().value(id);
+    ///     let elements = value.len(rows).expect("a size that fits memory");
+    ///     let size = (elements * value.value_type.size_bytes()).next_multiple_of(4) as u64;
+    ///     let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC;
+    ///     device.create_buffer(&wgpu::BufferDescriptor { label: None, size, usage, mapped_at_creation: false })
+    /// };
+    /// let (input, output) = (buffer(model.program().inputs()[0]), buffer(model.program().outputs()[0]));
+    /// model.bind(&[&input], &[&output], rows).await
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// Returns [`GpuError::Count`], [`GpuError::BufferSize`], [`GpuError::BufferOffset`], [`GpuError::BufferUsage`] and
     /// [`GpuError::SameBuffer`] for buffers that do not fit, [`GpuError::Rows`] for a `max_rows` of 0, [`GpuError::Limit`] for sizes
@@ -197,11 +229,36 @@ impl Model {
     {
         let inputs: Vec<BufferRange<'b>> = inputs.iter().map(|&input| input.into()).collect();
         let outputs: Vec<BufferRange<'b>> = outputs.iter().map(|&output| output.into()).collect();
-        bind::bind(self, &inputs, &outputs, max_rows).await
+        bind::bind(self, &inputs, &outputs, max_rows, false).await
+    }
+
+    /// Does what [`Model::bind`] does, for a run that also takes its number of rows from a buffer: [`Run::record_indirect`] has an
+    /// example. The first call on a device compiles and tests one kernel more, and waits for it.
+    ///
+    /// # Errors
+    /// Returns the errors of [`Model::bind`], [`GpuError::Limit`] with the name of a step whose grid has more than 2³² threads for the most
+    /// rows, and [`GpuError::KnownAnswer`] if that kernel computes wrongly.
+    pub async fn bind_indirect<'b, I, O>(&self, inputs: &[I], outputs: &[O], max_rows: usize) -> Result<Run, GpuError>
+    where
+        I: Into<BufferRange<'b>> + Copy,
+        O: Into<BufferRange<'b>> + Copy,
+    {
+        let inputs: Vec<BufferRange<'b>> = inputs.iter().map(|&input| input.into()).collect();
+        let outputs: Vec<BufferRange<'b>> = outputs.iter().map(|&output| output.into()).collect();
+        bind::bind(self, &inputs, &outputs, max_rows, true).await
     }
 
     /// Uploads inputs `[rows, dims…]`, runs the program, and downloads the outputs: a convenience for tests and first steps. Submits
     /// work and waits for it.
+    ///
+    /// ```no_run
+    /// # async fn first(model: &enfold::gpu::Model) -> Result<(), enfold::Error> {
+    /// let x = enfold::Tensor::from_f32(&[1, 2], vec![1.0, 0.2])?;
+    /// let outputs = model.run(&[x]).await?;
+    /// println!("{:?}", outputs[0].as_f32());
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`GpuError`] names the input that does not fit.
@@ -211,8 +268,13 @@ impl Model {
         let rows = self.rows(inputs)?;
         let mut uploaded = Vec::with_capacity(inputs.len());
         for (&id, tensor) in self.program.inputs().iter().zip(inputs) {
-            let name = &self.program.value(id).name;
+            let Value { name, value_type, .. } = self.program.value(id);
+            let f16: Vec<u16>;
             let bytes: &[u8] = match tensor.borrow() {
+                Tensor::F32(a) if *value_type == ValueType::F16 => {
+                    f16 = a.elements().iter().map(|&x| half::f16::from_f32(x).to_bits()).collect();
+                    bytemuck::cast_slice(&f16)
+                }
                 Tensor::F32(a) => bytemuck::cast_slice(a.elements()),
                 Tensor::I8(a) => bytemuck::cast_slice(a.elements()),
                 Tensor::I32(a) => bytemuck::cast_slice(a.elements()),
@@ -358,7 +420,9 @@ async fn storage(device: &Device, name: &str, bytes: &[u8]) -> Result<wgpu::Buff
     if actual > limit {
         return Err(GpuError::Limit { name: name.to_owned(), what: "bytes of a storage binding", actual, limit });
     }
-    upload(&device.wgpu, name, bytes, BufferUsages::STORAGE).await
+    // Other weights may be copied to it, and from it.
+    let usage = BufferUsages::STORAGE | BufferUsages::COPY_DST | BufferUsages::COPY_SRC;
+    upload(&device.wgpu, name, bytes, usage).await
 }
 
 /// A host tensor from the dense bytes of a value.

@@ -9,6 +9,13 @@ use super::kernels::linear::tile::TileShape;
 use super::kernels::linear::tuning::TuningTable;
 
 /// The options of an engine. They do not change the bits that the [module](super) promises.
+///
+/// ```
+/// use enfold::gpu::{Options, Poll};
+///
+/// let options = Options { debug_groups: true, poll: Poll::Application, ..Options::default() };
+/// # let _ = options;
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Options {
     /// One tile shape for all linear layers and rows, instead of the engine's choice for the device.

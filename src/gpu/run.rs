@@ -4,10 +4,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::bound::Bound;
 use super::device::Device;
 use super::device::error::GpuError;
 use super::device::transfer::timed_passes;
 use super::device::wait::Poll;
+use super::indirect::Arguments;
 use super::kernels::dispatch::{Recorded, Rows, Work};
 use super::memory::Memory;
 
@@ -26,13 +28,27 @@ use super::memory::Memory;
 /// ```
 #[derive(Debug)]
 pub struct Run {
-    device: Arc<Device>,
-    dispatches: Vec<Dispatch>,
-    max_rows: usize,
+    pub(super) device: Arc<Device>,
+    /// What the model needs to give it other weights.
+    #[expect(dead_code, reason = "the model holds no more than a weak reference")]
+    pub(super) bound: Arc<Bound>,
+    pub(super) dispatches: Vec<Dispatch>,
+    /// What a run needs whose number of rows may be in a buffer.
+    pub(super) indirect: Option<Indirect>,
+    pub(super) max_rows: usize,
     /// Bytes from one entry of the buffer of numbers of rows to the next.
-    digit_stride: u32,
-    memory: Memory,
-    options: RunOptions,
+    pub(super) digit_stride: u32,
+    pub(super) memory: Memory,
+    pub(super) options: RunOptions,
+}
+
+/// What a run needs whose number of rows may be in a buffer.
+#[derive(Debug)]
+pub(super) struct Indirect {
+    /// The grids of the dispatches with rows, in their order.
+    pub(super) arguments: Arguments,
+    /// Their bind groups with that number of rows; `None` for dispatches whose work is always the same.
+    pub(super) bind_groups: Vec<Option<wgpu::BindGroup>>,
 }
 
 /// The engine's options that concern recording and measuring.
@@ -95,17 +111,6 @@ impl Dispatch {
 }
 
 impl Run {
-    pub(super) fn new(
-        device: Arc<Device>,
-        dispatches: Vec<Dispatch>,
-        max_rows: usize,
-        digit_stride: u32,
-        memory: Memory,
-        options: RunOptions,
-    ) -> Self {
-        Self { device, dispatches, max_rows, digit_stride, memory, options }
-    }
-
     /// Describes the plan of the run, one line for each dispatch: its node, its kernel, its workgroups at the most rows, the bytes of the
     /// buffers that it binds for them, and the nodes that are fused with it. A reshape that moves nothing has no line.
     ///
@@ -129,6 +134,18 @@ impl Run {
 
     /// Records the program for `rows` rows, as one compute pass.
     ///
+    /// ```no_run
+    /// # fn frame(
+    /// #     run: &enfold::gpu::Run, device: &wgpu::Device, queue: &wgpu::Queue, input: &wgpu::Buffer,
+    /// # ) -> Result<(), enfold::gpu::GpuError> {
+    /// queue.write_buffer(input, 0, bytemuck::cast_slice(&[1.0f32, 0.2])); // one row of two features
+    /// let mut encoder = device.create_command_encoder(&Default::default());
+    /// run.record(&mut encoder, 1)?; // what is recorded after it reads the output buffer
+    /// queue.submit([encoder.finish()]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// Returns [`GpuError::Rows`] unless `rows` is from 1 to what was bound, [`GpuError::DeviceLost`] if the device was lost.
     /// Nothing is recorded then.
@@ -139,6 +156,23 @@ impl Run {
     }
 
     /// Records the program for `rows` rows in one of the caller's compute passes. It changes bind group 0 and the pipeline.
+    ///
+    /// ```no_run
+    /// # fn frame(
+    /// #     run: &enfold::gpu::Run, encoder: &mut wgpu::CommandEncoder, queries: &wgpu::QuerySet,
+    /// # ) -> Result<(), enfold::gpu::GpuError> {
+    /// // A pass with the application's label and timestamps.
+    /// let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+    ///     label: Some("network"),
+    ///     timestamp_writes: Some(wgpu::ComputePassTimestampWrites {
+    ///         query_set: queries,
+    ///         beginning_of_pass_write_index: Some(0),
+    ///         end_of_pass_write_index: Some(1),
+    ///     }),
+    /// });
+    /// run.record_in(&mut pass, 17)
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// Returns the same errors as [`Run::record`]; but this call reports a loss of the device only after another call has noticed
@@ -156,6 +190,76 @@ impl Run {
                 pass.pop_debug_group();
             }
             recorded?;
+        }
+        Ok(())
+    }
+
+    /// Records the program for as many rows as the `u32` at `offset` bytes of a buffer says when the device comes to it, for particles,
+    /// rays or tiles that the device itself counts: no rows for 0, and [`Run::max_rows`] for more than that. The results have the bits of
+    /// [`Run::record`], and as there, rows beyond the number are not written, but for the rest of a word of 4 bytes.
+    ///
+    /// ```no_run
+    /// # async fn rays(
+    /// #     model: &enfold::gpu::Model, features: &wgpu::Buffer, colors: &wgpu::Buffer, hits: &wgpu::Buffer,
+    /// #     encoder: &mut wgpu::CommandEncoder,
+    /// # ) -> Result<(), enfold::gpu::GpuError> {
+    /// let run = model.bind_indirect(&[features], &[colors], 1 << 16).await?; // once
+    /// // In every frame, after the pass that has appended `features` and counted them in `hits`:
+    /// run.record_indirect(encoder, hits, 0)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// It records a copy of the number, and one compute pass, whose first dispatch computes the grids of the others. Each step takes the
+    /// kernel that is best for the most rows, so a bound that is much too large costs time. Steps whose values have no rows run always.
+    ///
+    /// # Errors
+    /// Returns [`GpuError::NotIndirect`] for a run of [`Model::bind`](super::Model::bind), [`GpuError::BufferUsage`] for a buffer without the usage
+    /// `COPY_SRC`, [`GpuError::BufferOffset`] for an offset that is not a multiple of 4, [`GpuError::BufferSize`] for one beyond its end,
+    /// and [`GpuError::DeviceLost`] if the device was lost. Nothing is recorded then.
+    pub fn record_indirect(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        rows: &wgpu::Buffer,
+        offset: u64,
+    ) -> Result<(), GpuError> {
+        self.device.check_lost()?;
+        let Indirect { arguments, bind_groups } = self.indirect.as_ref().ok_or(GpuError::NotIndirect)?;
+        let (name, needed) = ("the number of rows".to_owned(), wgpu::BufferUsages::COPY_SRC);
+        if !rows.usage().contains(needed) {
+            return Err(GpuError::BufferUsage { name, actual: rows.usage(), needed });
+        }
+        if !offset.is_multiple_of(wgpu::COPY_BUFFER_ALIGNMENT) {
+            let alignment = wgpu::COPY_BUFFER_ALIGNMENT;
+            return Err(GpuError::BufferOffset { name, actual: offset, alignment });
+        }
+        let size = size_of::<u32>() as u64;
+        if offset.saturating_add(size) > rows.size() {
+            let needed = offset.saturating_add(size);
+            return Err(GpuError::BufferSize { name, actual: rows.size(), needed, rows: 1 });
+        }
+        encoder.copy_buffer_to_buffer(rows, offset, &arguments.count, 0, size);
+        let descriptor = wgpu::ComputePassDescriptor { label: Some("enfold"), timestamp_writes: None };
+        let mut pass = encoder.begin_compute_pass(&descriptor);
+        arguments.record(&mut pass);
+        let limit = self.device.limits.max_compute_workgroups_per_dimension;
+        let mut slots = 0..;
+        for (dispatch, bind_group) in self.dispatches.iter().zip(bind_groups) {
+            if self.options.debug_groups {
+                pass.push_debug_group(&dispatch.name);
+            }
+            match bind_group {
+                None => dispatch.record(&mut pass, 1, self.digit_stride, limit)?,
+                Some(bind_group) => {
+                    let most = dispatch.rows.matrix(self.max_rows);
+                    pass.set_pipeline(dispatch.work.whole_at(most));
+                    pass.set_bind_group(0, bind_group, &[0, arguments.digit_stride]);
+                    slots.next().into_iter().for_each(|slot| arguments.dispatch(&mut pass, slot));
+                }
+            }
+            if self.options.debug_groups {
+                pass.pop_debug_group();
+            }
         }
         Ok(())
     }
@@ -182,11 +286,80 @@ impl Run {
             self.dispatches[at].record(pass, rows, self.digit_stride, limit)
         };
         let durations = timed_passes(wgpu, queue, self.options.poll, self.dispatches.len(), record).await?;
+        Ok(self.timings_from(durations))
+    }
+
+    /// Records the program for `rows` rows, with a compute pass for each step that writes the times of its begin and its end into the
+    /// caller's query set, from query `first` on: two queries for each step of [`Run::timings_of`]. The caller resolves them with those of
+    /// its own passes. For the time of the whole network, begin a pass with timestamps and give it to [`Run::record_in`].
+    ///
+    /// ```no_run
+    /// # use enfold::gpu::{GpuError, Run, Timings};
+    /// # fn frame(
+    /// #     run: &Run, encoder: &mut wgpu::CommandEncoder, queries: &wgpu::QuerySet, resolved: &wgpu::Buffer,
+    /// # ) -> Result<(), GpuError> {
+    /// run.record_timed(encoder, 17, queries, 0)?;
+    /// encoder.resolve_query_set(queries, 0..run.queries(), resolved, 0);
+    /// # Ok(())
+    /// # }
+    /// # fn later(run: &Run, ticks: &[u64], queue: &wgpu::Queue) -> Timings {
+    /// // Once `resolved` was read:
+    /// run.timings_of(ticks, queue.get_timestamp_period())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Returns [`GpuError::Feature`] on a device without `Features::TIMESTAMP_QUERY`, [`GpuError::Queries`] for a query set with fewer
+    /// queries, and the errors of [`Run::record`]. Nothing is recorded then.
+    pub fn record_timed(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        rows: usize,
+        queries: &wgpu::QuerySet,
+        first: u32,
+    ) -> Result<(), GpuError> {
+        self.check(rows)?;
+        let needed = wgpu::Features::TIMESTAMP_QUERY;
+        if !self.device.wgpu.features().contains(needed) {
+            return Err(GpuError::Feature { what: "timing by the device", needed });
+        }
+        let (actual, needed) = (queries.count(), u64::from(first) + u64::from(self.queries()));
+        if u64::from(actual) < needed {
+            return Err(GpuError::Queries { actual, needed, first });
+        }
+        let limit = self.device.limits.max_compute_workgroups_per_dimension;
+        for (at, dispatch) in (first..).step_by(2).zip(&self.dispatches) {
+            let timestamp_writes = Some(wgpu::ComputePassTimestampWrites {
+                query_set: queries,
+                beginning_of_pass_write_index: Some(at),
+                end_of_pass_write_index: Some(at + 1),
+            });
+            let descriptor = wgpu::ComputePassDescriptor { label: Some(&dispatch.name), timestamp_writes };
+            dispatch.record(&mut encoder.begin_compute_pass(&descriptor), rows, self.digit_stride, limit)?;
+        }
+        Ok(())
+    }
+
+    /// Returns the number of queries that [`Run::record_timed`] writes.
+    #[must_use]
+    pub fn queries(&self) -> u32 {
+        2 * self.dispatches.len() as u32
+    }
+
+    /// Returns the times of the steps from what [`Run::record_timed`] has written, and the nanoseconds of a tick.
+    #[must_use]
+    pub fn timings_of(&self, ticks: &[u64], period: f32) -> Timings {
+        let nanoseconds = |pair: &[u64]| pair[1].saturating_sub(pair[0]) as f64 * f64::from(period);
+        let durations = ticks.chunks_exact(2).map(|pair| Duration::from_secs_f64(nanoseconds(pair) * 1e-9));
+        self.timings_from(durations)
+    }
+
+    fn timings_from(&self, durations: impl IntoIterator<Item = Duration>) -> Timings {
         let step = |(dispatch, duration): (&Dispatch, Duration)| {
             let (name, kernels) = (dispatch.name.clone(), dispatch.kernels.clone());
             StepTiming { name, kernels, duration }
         };
-        Ok(Timings { steps: self.dispatches.iter().zip(durations).map(step).collect() })
+        Timings { steps: self.dispatches.iter().zip(durations).map(step).collect() }
     }
 
     /// Returns the largest number of rows that can be recorded.

@@ -135,6 +135,15 @@ impl<'g> Lowering<'g> {
             DType::I32 => ValueType::I32,
             DType::I64 => return self.refuse(id, "no step reads i64"),
         };
+        if self.options.f16_inputs && value_type == ValueType::F32 {
+            let f16 = self.value(&node.name, ValueType::F16, node.shape.clone(), None);
+            let name = format!("{}.f32", node.name);
+            let value = self.value(&name, ValueType::F32, node.shape.clone(), None);
+            self.steps.push(Step { name, op: StepOp::FromF16, inputs: vec![f16], output: value });
+            self.value_of.insert(id, value);
+            self.inputs.push(f16);
+            return;
+        }
         let value = self.value(&node.name, value_type, node.shape.clone(), qparams);
         self.value_of.insert(id, value);
         self.inputs.push(value);

@@ -13,8 +13,9 @@ pub(super) fn check_step(program: &Program, step: &Step) -> Result<(), ProgramEr
     if step.inputs.is_empty() {
         return Err(check.refuse(OpError::Arity { actual: 0, expected: 1 }));
     }
-    // Only the caller reads f16.
-    if let Some(value) = check.inputs().find(|value| value.value_type == ValueType::F16) {
+    // Only the caller reads f16, and the step that converts it.
+    let mut f16 = check.inputs().filter(|value| value.value_type == ValueType::F16);
+    if let Some(value) = f16.next().filter(|_| !matches!(step.op, StepOp::FromF16)) {
         return check.has_type(value, ValueType::F32);
     }
     match &step.op {
@@ -23,7 +24,8 @@ pub(super) fn check_step(program: &Program, step: &Step) -> Result<(), ProgramEr
         StepOp::QConv(conv) => check.conv(conv)?,
         StepOp::QMatMul(matmul) => check.matmul(matmul)?,
         StepOp::QLut(lut) => check.lut(lut)?,
-        StepOp::ToF16 => check.to_f16()?,
+        StepOp::ToF16 => check.converts(ValueType::F32, ValueType::F16)?,
+        StepOp::FromF16 => check.converts(ValueType::F16, ValueType::F32)?,
     }
     check.output_qparams()
 }
@@ -213,10 +215,10 @@ impl<'p> Check<'p> {
         self.has_shape(&self.input(0).shape)
     }
 
-    fn to_f16(&self) -> Result<(), ProgramError> {
+    fn converts(&self, from: ValueType, to: ValueType) -> Result<(), ProgramError> {
         self.size("number of inputs", self.step.inputs.len(), 1)?;
-        self.has_type(self.input(0), ValueType::F32)?;
-        self.has_type(self.output(), ValueType::F16)?;
+        self.has_type(self.input(0), from)?;
+        self.has_type(self.output(), to)?;
         self.has_shape(&self.input(0).shape)
     }
 

@@ -41,6 +41,8 @@ pub enum StepOp {
     QLut(QLut),
     /// A conversion `f32 → f16`, to nearest and ties to even; infinite beyond 65504. Only the caller reads the result, no step.
     ToF16,
+    /// A conversion `f16 → f32`, of an input of the program. Host tensors, which hold `f32`, are rounded to f16 first.
+    FromF16,
 }
 
 impl<T: Into<Op>> From<T> for StepOp {
@@ -190,6 +192,7 @@ impl StepOp {
             Self::QMatMul(_) => "matmul_i8_f32",
             Self::QLut(_) => "lut_i8_i8",
             Self::ToF16 => "to_f16",
+            Self::FromF16 => "from_f16",
         }
     }
 

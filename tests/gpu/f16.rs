@@ -7,6 +7,7 @@ use enfold::{Graph, Tensor};
 use half::f16;
 use pollster::block_on;
 
+use crate::cases::difference;
 use crate::device::{buffer, bytes, engine, engine_with, read, submit};
 use crate::layers::{Layers, batch, expected, f32s};
 use crate::report::report;
@@ -118,4 +119,61 @@ fn halves_are_the_rounded_outputs() {
         }
     }
     report(&format!("{compared} halves are the rounded outputs"));
+}
+
+/// A network with 16-bit inputs gives the bits of one whose inputs hold the same numbers as f32; also at an odd number of elements, where
+/// inputs share a buffer, and on the CPU.
+#[test]
+fn halves_as_inputs_are_the_numbers_that_they_hold() {
+    let Some((context, engine)) = engine("halves as inputs") else { return };
+    let mut compared = 0;
+    for (n, k) in [(1, 5), (7, 33), (66, 300)] {
+        let mut l = Layers::new(n as u64);
+        let (x, t) = (l.floats(&[k]), l.floats(&[k]));
+        let d = l.dynamic(x, n, k);
+        let f = l.float_linear(t, n, k);
+        let graph = l.finish(&[d, f]);
+        let round = |tensor: &Tensor| match tensor.as_f32() {
+            Some(x) => f32s(tensor.shape(), x.iter().map(|&x| f16::from_f32(x).to_f32()).collect()),
+            None => tensor.clone(),
+        };
+        let given = batch(&graph, 5, 3);
+        let rounded: Vec<Tensor> = given.iter().map(round).collect();
+        let options = LowerOptions { f16_inputs: true, ..LowerOptions::default() };
+        let program = lower_with(&graph, &options).expect("lowered");
+        let plain = lower(&graph).expect("lowered");
+        let right = block_on(block_on(engine.load(&plain)).expect("loaded").run(&rounded)).expect("run");
+        let model = block_on(engine.load(&program)).expect("loaded");
+        let on_cpu = enfold::cpu::Engine::new(&plain).expect("an engine").run(&rounded).expect("run");
+        // The host's numbers are rounded first.
+        for given in [&given, &rounded] {
+            let got = block_on(model.run(given)).expect("run");
+            let cpu = enfold::cpu::Engine::new(&program).expect("an engine").run(given).expect("run");
+            for at in 0..2 {
+                assert_eq!(difference(&got[at], &right[at]), None, "{n} x {k}, output {at}");
+                assert_eq!(difference(&cpu[at], &on_cpu[at]), None, "{n} x {k}, output {at} on the CPU");
+                compared += got[at].len();
+            }
+        }
+        // The first input's buffer is the second's too.
+        let bits: Vec<u8> =
+            rounded[0].as_f32().expect("floats").iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect();
+        let mut bits = bits;
+        bits.resize(bits.len().next_multiple_of(4), 0xFF);
+        let input = buffer(context, &bits);
+        let outputs = [0, 1].map(|_| buffer(context, &vec![0; 5 * n * 4]));
+        let run = block_on(model.bind(&[&input, &input], &outputs.each_ref(), 5)).expect("bound");
+        submit(&context.device, &context.queue, &run, 5);
+        let both = block_on(model.run(&[&rounded[0], &rounded[0]])).expect("run");
+        for (output, right) in outputs.iter().zip(&both) {
+            assert!(read(context, output) == bytes(right), "{n} x {k}: inputs that share a buffer");
+        }
+        // The control: another f16.
+        let mut changed = rounded.clone();
+        if let Tensor::F32(a) = &mut changed[0] {
+            a.elements_mut()[0] += 1.0;
+        }
+        assert!(difference(&block_on(model.run(&changed)).expect("run")[0], &right[0]).is_some());
+    }
+    report(&format!("{compared} results of 16-bit inputs equal those of the same numbers as f32"));
 }

@@ -106,6 +106,39 @@ fn every_entry_translates_to_every_backend() {
     assert!(translated == expected && expected > 100, "{translated} of {expected}");
 }
 
+#[test]
+fn every_pass_translates_to_every_backend_and_agrees_with_the_host() {
+    for (name, wgsl, entry, params) in shaders::passes() {
+        let module = naga::front::wgsl::parse_str(wgsl).unwrap_or_else(|e| panic!("{}", e.emit_to_string(wgsl)));
+        let info = Validator::new(ValidationFlags::all(), Capabilities::empty()).validate(&module).expect(name);
+        assert_eq!(module.entry_points.iter().map(|e| e.name.as_str()).collect::<Vec<_>>(), [entry]);
+        let layout = |name: &str, offset: usize| {
+            module.types.iter().any(|(_, ty)| match &ty.inner {
+                naga::TypeInner::Struct { members, span } => {
+                    let is_at = |m: &naga::StructMember| m.name.as_deref() == Some(name) && m.offset == offset as u32;
+                    ty.name.as_deref() == Some(params.name) && *span == params.size as u32 && members.iter().any(is_at)
+                }
+                _ => false,
+            })
+        };
+        assert!(params.fields.iter().all(|&(name, offset)| layout(name, offset)), "{params:?}");
+        assert!(!layout(params.fields[1].0, 0), "another offset is seen");
+        let stage = ShaderStage::Compute;
+        let pipeline = spv::PipelineOptions { shader_stage: stage, entry_point: entry.to_owned() };
+        spv::write_vec(&module, &info, &spv::Options::default(), Some(&pipeline)).expect("SPIR-V");
+        let options = msl::Options { lang_version: (2, 0), ..msl::Options::default() };
+        msl::write_string(&module, &info, &options, &msl::PipelineOptions::default()).expect("MSL");
+        let (mut text, options) = (String::new(), hlsl::PipelineOptions::default());
+        hlsl::Writer::new(&mut text, &hlsl::Options::default(), &options).write(&module, &info, None).expect("HLSL");
+        let options = glsl::Options { version: glsl::Version::new_gles(310), ..glsl::Options::default() };
+        let pipeline = glsl::PipelineOptions { shader_stage: stage, entry_point: entry.to_owned(), multiview: None };
+        let policies = BoundsCheckPolicies::default();
+        glsl::Writer::new(&mut String::new(), &module, &info, &options, &pipeline, policies)
+            .and_then(|mut writer| writer.write())
+            .expect("GLSL");
+    }
+}
+
 /// The names that a module declares and the host does not list, or the other way round.
 fn orphans(shader: &Shader, entries: &[&str], module: &Module) -> Vec<String> {
     let mut orphans = Vec::new();

@@ -90,6 +90,31 @@ pub enum GpuError {
         /// The most that were bound; 0 if nothing was bound yet.
         max: usize,
     },
+    /// A run cannot take its number of rows from a buffer.
+    #[error("the run was made by bind; bind_indirect makes runs whose number of rows is in a buffer")]
+    NotIndirect,
+    /// A model cannot take the weights of another network.
+    #[error("{name}: {what} {actual}, the model on the device has {expected}")]
+    OtherNetwork {
+        /// The layer, the value, or "program".
+        name: String,
+        /// The property that differs.
+        what: &'static str,
+        /// It in the program.
+        actual: String,
+        /// It in the model.
+        expected: String,
+    },
+    /// A query set has too few queries.
+    #[error("{actual} queries of a query set, {needed} are needed: two for each step from query {first} on")]
+    Queries {
+        /// Queries of the set.
+        actual: u32,
+        /// Queries needed.
+        needed: u64,
+        /// The first that was asked for.
+        first: u32,
+    },
     /// A host tensor has the wrong shape.
     #[error("input {input}: the given shape is {actual:?}, expected {expected} with the rows of the first input")]
     Shape {

@@ -102,6 +102,13 @@ impl<'c> CaseBuilder<'c> {
         id
     }
 
+    /// An input of 16-bit floats, which hold the numbers of `tensor`.
+    pub(crate) fn f16_input(&mut self, tensor: Tensor) -> ValueId {
+        let id = self.input(tensor);
+        self.values[id.index()].value_type = ValueType::F16;
+        id
+    }
+
     pub(crate) fn constant(&mut self, tensor: Tensor) -> ValueId {
         let id = self.value(type_of(&tensor), Shape::fixed(tensor.shape()));
         self.known[id.index()] = Some(tensor.clone());
@@ -183,7 +190,8 @@ impl<'c> CaseBuilder<'c> {
                 inputs.push(id);
                 given.push(tensor);
             } else {
-                self.values[id.index()].shape = Shape::fixed(tensor.shape());
+                let value = &mut self.values[id.index()];
+                (value.shape, value.value_type) = (Shape::fixed(tensor.shape()), type_of(&tensor));
                 self.constants.push((id, Arc::new(tensor)));
             }
         }

@@ -128,6 +128,14 @@ impl<P> Work<P> {
             Self::Single { pipeline, size } => [size.grid(m, limit).map(|grid| (pipeline, grid)), None],
         }
     }
+
+    /// The pipeline for `m` matrix rows that needs no other.
+    pub(crate) fn whole_at(&self, m: u64) -> &P {
+        match self {
+            Self::Linear(linear) => linear.whole_at(m).1,
+            Self::Single { pipeline, .. } => pipeline,
+        }
+    }
 }
 
 /// The dispatches of a step; `None` if its kernels belong to another family.

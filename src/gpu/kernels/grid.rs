@@ -3,7 +3,7 @@
 use crate::gpu::device::error::GpuError;
 
 /// Threads of a workgroup of all kernels that take the number of their thread from [`Grid::threads`].
-const WORKGROUP: u64 = 64;
+pub(super) const WORKGROUP: u64 = 64;
 
 /// The rule by which the number of workgroups follows from the number of matrix rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

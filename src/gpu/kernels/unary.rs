@@ -54,6 +54,7 @@ pub(crate) enum UnaryKernel {
     ToFloat,
     ToInteger,
     ToF16,
+    FromF16,
     Lut,
     LutVec4,
 }
@@ -63,7 +64,7 @@ impl UnaryKernel {
     pub(crate) fn iter() -> impl Iterator<Item = Self> {
         use UnaryKernel as K;
         let functions = UnaryOp::ALL.iter().flat_map(|&op| [K::Function(op), K::FunctionVec4(op)]);
-        functions.chain([K::Clamp, K::ClampVec4, K::ToFloat, K::ToInteger, K::ToF16, K::Lut, K::LutVec4])
+        functions.chain([K::Clamp, K::ClampVec4, K::ToFloat, K::ToInteger, K::ToF16, K::FromF16, K::Lut, K::LutVec4])
     }
 }
 
@@ -85,6 +86,7 @@ impl Kernel for UnaryKernel {
             Self::ToFloat => "to_float_i32_f32",
             Self::ToInteger => "to_integer",
             Self::ToF16 => "to_f16_f32_f16",
+            Self::FromF16 => "from_f16_f16_f32",
             Self::Lut => "lut_i8_i8",
             Self::LutVec4 => "lut_vec4_i8_i8",
         }
@@ -137,6 +139,10 @@ pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Planned {
             params.strided = Strided::rows(y, y.cols());
             (K::ToF16, None)
         }
+        StepOp::FromF16 => {
+            params.strided = Strided::rows(y, y.cols());
+            (K::FromF16, None)
+        }
         _ => return Ok(None),
     };
     let contiguous = vec4_kernel.zip(Contiguous::of(planning.program, step));
@@ -145,7 +151,7 @@ pub(crate) fn plan(planning: &Planning<'_>, fused: &FusedStep) -> Planned {
             params.strided = strided;
             kernel
         }
-        None if strided_kernel == K::ToF16 => strided_kernel,
+        None if matches!(strided_kernel, K::ToF16 | K::FromF16) => strided_kernel,
         None => {
             params.strided = Strided::unary(step, y, &broadcast(x, &axes(y)))?;
             strided_kernel
@@ -181,7 +187,11 @@ pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
     case.computed(UnaryKernel::ToFloat, ToFloat, &[x]);
     let x = case.input(tensor(&[ROWS, 36], between_f16));
     let expected = tensor(&[ROWS, 36], |i| half::f16::from_f32(between_f16(i)).to_f32());
-    case.output(UnaryKernel::ToF16, StepOp::ToF16, &[x], expected);
+    case.output(UnaryKernel::ToF16, StepOp::ToF16, &[x], expected.clone());
+    // An odd number of elements, which begins in the middle of a word in every other row.
+    let x = case.f16_input(tensor(&[ROWS, 35], |i| half::f16::from_f32(between_f16(i)).to_f32()));
+    let expected = tensor(&[ROWS, 35], |i| half::f16::from_f32(between_f16(i)).to_f32());
+    case.output(UnaryKernel::FromF16, StepOp::FromF16, &[x], expected);
 
     // Rows of 12 are vectors, rows of 1 are not.
     let functions: [fn(UnaryOp) -> UnaryKernel; 2] = [UnaryKernel::FunctionVec4, UnaryKernel::Function];

@@ -15,7 +15,7 @@ use crate::gpu::kernels::layout::{dense_bytes, needs_padding, padded_bytes};
 use crate::gpu::kernels::linear::layers;
 use crate::gpu::kernels::linear::weights::WeightPart;
 use crate::gpu::kernels::movement::{self, MovementKernel};
-use crate::program::{Program, ValueId};
+use crate::program::{Program, ValueId, ValueType};
 
 /// Memory that sums and norms which are kept may take beyond a tenth.
 const KEPT_SUM_BYTES: u64 = 256 * 1024;
@@ -58,6 +58,15 @@ impl Plan {
         let allowed = smallest.arenas.bytes().saturating_mul(11) / 10;
         let too_large = fastest.arenas.bytes() > allowed.saturating_add(KEPT_SUM_BYTES);
         Ok(if too_large { smallest } else { fastest })
+    }
+
+    /// The parameters of all dispatches, each at a multiple of `stride`.
+    pub(crate) fn params(&self, stride: usize) -> Vec<u8> {
+        let mut params = vec![0; self.dispatches.len() * stride];
+        for (planned, slot) in self.dispatches.iter().zip(params.chunks_exact_mut(stride)) {
+            slot[..planned.params.len()].copy_from_slice(&planned.params);
+        }
+        params
     }
 
     /// The place of a scratch value.
@@ -172,7 +181,8 @@ impl Planner<'_> {
         if needs_padding(value) {
             let dense = dense_bytes(value, self.planning.max_rows);
             place = self.moved(id, MovementKernel::Pad, (place, dense), self.padded(id));
-        } else if copied {
+        } else if copied && value.value_type != ValueType::F16 {
+            // f16 has one reader, which binds nothing else that it reads.
             place = self.copy(id, place);
         }
         self.places[id.index()] = Some(place);

@@ -92,7 +92,7 @@ fn programs() {
         eps: 1e-6,
     }));
     let table = vec![
-        row("halves from the caller", moved(ValueType::F16), &["x", "16-bit"]),
+        row("halves from the caller", moved(ValueType::F16), &["x", "F16", "F32"]),
         row("halves that a step reads", halves_read, &["fc", "h", "F16", "F32"]),
         row(
             "scales of rows without features",

@@ -1,6 +1,7 @@
 //! The grids of an int8 linear layer, for any number of rows.
 
 use super::choice::{Candidate, pick};
+use super::tile::TileShape;
 use crate::gpu::kernels::grid::Grid;
 
 /// Some columns and rows of a linear layer. `P` is the key of a pipeline, or a pipeline.
@@ -51,6 +52,12 @@ impl<P> LinearWork<P> {
             }
             _ => [Some((whole, grid)), None],
         }
+    }
+
+    /// The tile for `m` matrix rows of the whole layer, and its pipeline for all of K.
+    pub(crate) fn whole_at(&self, m: u64) -> (TileShape, &P) {
+        let at = pick(self.tiles.iter().map(|tile| &tile.candidate), m, self.n);
+        (self.tiles[at].candidate.tile, &self.tiles[at].whole)
     }
 
     /// The grids for one row: fewer rows may take another tile, with more workgroups along the columns.
