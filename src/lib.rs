@@ -47,6 +47,9 @@
 //! [`Program`](program::Program) in one call when the application starts. Keep the float graph, or the prepared graph with its
 //! observers, where the network will be quantized again. Ship the Q/DQ graph, or export it with `onnx`, where another runtime reads it.
 //!
+//! `guide` has a chapter on applications: bevy, egui and winit, where the device comes from, how to drive the futures, and what to do when the
+//! device is lost.
+//!
 //! # The stages
 //!
 //! 1. [`GraphBuilder`] writes a float [`Graph`]; [`interp`] runs any graph.
@@ -117,6 +120,8 @@ pub mod files;
 #[cfg(feature = "gpu")]
 pub mod gpu;
 pub mod graph;
+#[cfg(feature = "gpu")]
+pub mod guide;
 pub mod interp;
 mod kernels;
 pub mod lower;

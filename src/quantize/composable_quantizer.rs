@@ -7,6 +7,21 @@ use crate::graph::Graph;
 
 /// A quantizer that runs quantizers one after another; put the more special ones first. A node that one of them has annotated
 /// belongs to it: a later one that changes the annotation is [`PrepareError::Overwritten`].
+///
+/// ```
+/// use enfold::{ComposableQuantizer, QuantizationConfig, WgpuQuantizer, prepare};
+/// # use enfold::{GraphBuilder, Shape, Tensor};
+/// # let mut g = GraphBuilder::new();
+/// # let x = g.input("x", Shape::rows(2))?;
+/// # let y = g.linear("fc", x, Tensor::from_f32(&[3, 2], vec![0.5, -1.0, 0.25, 0.75, -0.5, 1.0])?, None)?;
+/// # let graph = g.finish([y])?;
+///
+/// let special = WgpuQuantizer::new().set_module_name("fc", QuantizationConfig::symmetric().dynamic());
+/// let general = WgpuQuantizer::new().set_global(QuantizationConfig::symmetric());
+/// let prepared = prepare(&graph, &ComposableQuantizer::new(vec![Box::new(special), Box::new(general)]))?;
+/// # let _ = prepared;
+/// # Ok::<(), enfold::Error>(())
+/// ```
 #[derive(Default)]
 pub struct ComposableQuantizer {
     quantizers: Vec<Box<dyn Quantizer>>,

@@ -6,6 +6,20 @@ use crate::numerics::EPS;
 use crate::values::{QScheme, QuantRange, Symmetry};
 
 /// The specs that a quantizer gives to the inputs, the output and the weight of its patterns.
+///
+/// ```
+/// use enfold::{QuantizationConfig, WgpuQuantizer};
+///
+/// // int8 with a scale for each output channel; weights of 4 bits in one module; the last layer in float.
+/// let config = QuantizationConfig::symmetric().per_channel();
+/// let quantizer = WgpuQuantizer::new()
+///     .set_module_name("blocks.0", config.clone().weight_bits(4))
+///     .set_module_name("head", None)
+///     .set_global(config);
+/// # let _ = quantizer;
+/// // Scales that each batch chooses for itself need no calibration.
+/// assert!(QuantizationConfig::symmetric().dynamic_per_token().is_dynamic());
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct QuantizationConfig {
     /// The spec of the inputs of a pattern.

@@ -12,6 +12,14 @@ use crate::ops::{ChooseQParams, Dequantize, DequantizeDynamic, Observe, Observer
 use crate::values::{QuantRange, TensorQParams};
 
 /// Options of [`convert`].
+///
+/// ```
+/// use enfold::ConvertOptions;
+///
+/// // Integers at once, as PyTorch's flag of this name: `to_integer` does the same afterwards.
+/// let options = ConvertOptions { use_reference_representation: true, ..ConvertOptions::default() };
+/// # let _ = options;
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConvertOptions {
     /// Whether the quantize node of a constant is replaced by an int8 constant. On by default.

@@ -83,6 +83,20 @@ fn observer(spec: QuantizationSpec) -> Result<Observer, ObserverError> {
 }
 
 /// A float graph with observers: run calibration batches through it, then [`convert`](super::convert()) it.
+///
+/// ```
+/// use enfold::{QuantizationConfig, WgpuQuantizer, prepare};
+/// # use enfold::{GraphBuilder, Shape, Tensor};
+/// # let mut g = GraphBuilder::new();
+/// # let x = g.input("x", Shape::rows(2))?;
+/// # let y = g.linear("fc", x, Tensor::from_f32(&[3, 2], vec![0.5, -1.0, 0.25, 0.75, -0.5, 1.0])?, None)?;
+/// # let graph = g.finish([y])?;
+///
+/// let quantizer = WgpuQuantizer::new().set_global(QuantizationConfig::symmetric().per_channel());
+/// let prepared = prepare(&graph, &quantizer)?;
+/// println!("{}", prepared.summary()); // which nodes are quantized, by which scheme; which are not, and why
+/// # Ok::<(), enfold::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct PreparedGraph {
     interpreter: Interpreter,
@@ -183,6 +197,24 @@ impl PreparedGraph {
 
     /// Runs one batch, lets every observer observe its tensors, and returns the float outputs. A value whose observer is shared is
     /// observed once, however often it is reshaped, transposed or concatenated.
+    ///
+    /// ```
+    /// use enfold::{ConvertOptions, QuantizationConfig, WgpuQuantizer, convert, prepare};
+    /// # use enfold::{GraphBuilder, Shape, Tensor};
+    /// # let mut g = GraphBuilder::new();
+    /// # let x = g.input("x", Shape::rows(2))?;
+    /// # let y = g.linear("fc", x, Tensor::from_f32(&[3, 2], vec![0.5, -1.0, 0.25, 0.75, -0.5, 1.0])?, None)?;
+    /// # let graph = g.finish([y])?;
+    ///
+    /// let quantizer = WgpuQuantizer::new().set_global(QuantizationConfig::symmetric().per_channel());
+    /// let mut prepared = prepare(&graph, &quantizer)?;
+    /// for batch in [vec![1.0, 0.2, -0.4, 0.9], vec![0.3, -1.0, 0.0, 0.5]] {
+    ///     prepared.observe(&[Tensor::from_f32(&[2, 2], batch)?])?; // data like those of use
+    /// }
+    /// let quantized = convert(&prepared, &ConvertOptions::default())?;
+    /// # let _ = quantized;
+    /// # Ok::<(), enfold::Error>(())
+    /// ```
     ///
     /// # Errors
     /// Returns [`PrepareError::Observer`] for a value that is NaN or infinite, naming the node, and [`PrepareError::Interp`] for

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Each module with what it may import, beside `values`, which all may.
-const LAYERS: [(&str, &[&str]); 17] = [
+const LAYERS: [(&str, &[&str]); 18] = [
     ("values", &[]),
     ("files", &[]),
     ("numerics", &[]),
@@ -23,6 +23,8 @@ const LAYERS: [(&str, &[&str]); 17] = [
     ("lower", &["interp", "graph", "ops", "program"]),
     ("cpu", &["program", "ops", "kernels", "numerics"]),
     ("gpu", &["program", "ops", "numerics"]),
+    // Documentation.
+    ("guide", &[]),
     // The union of all errors, and nothing else.
     ("error", &["archive", "compare", "cpu", "gpu", "graph", "interp", "lower", "onnx", "program", "qat", "quantize"]),
 ];

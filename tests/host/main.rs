@@ -32,6 +32,7 @@ mod debugger;
 #[cfg(feature = "onnx")]
 mod encoder;
 mod engines;
+mod examples;
 mod flow;
 mod golden;
 mod groups;
