@@ -51,8 +51,8 @@
 //! Windows of convolutions and pools slide over one or two axes. `Resize`, `Pad` with elements of the image, `Gather` at known indices and
 //! slices with steps select elements along one axis after the other ([`IndexSelect`](crate::ops::IndexSelect)); cubic interpolation and
 //! antialiasing are sums of such selections with weights, of at most 64 elements. `GridSample` gathers the elements around the positions of
-//! a grid, which may be known or computed, and weighs them. Normalizations over channels or groups of them are layer normalizations of the flat
-//! image, with a scale and a bias for each channel. Cubic grids and `tf_crop_and_resize` are refused.
+//! a grid, which may be known or computed, and weighs them (nearest, linear or cubic). Normalizations over channels or groups of them are layer normalizations of the flat
+//! image, with a scale and a bias for each channel. `tf_crop_and_resize` is refused.
 //!
 //! # Operators that become several
 //! A function that the file defines itself is replaced by its nodes, and an `If` by the branch whose condition is known; if only a run

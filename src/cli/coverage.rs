@@ -49,6 +49,7 @@ mod tests {
             reason: "the operator is not supported".to_owned(),
             dim: None,
             length: 8,
+            given: None,
         };
         let refused = [node("Add"), node("Foo"), node("Foo")];
         assert_eq!(share(&operators, &refused), "13 of 16 nodes can be imported, not Foo (2 of 2), Add (1 of 5)");

@@ -153,6 +153,8 @@ pub struct UnsupportedNode {
     pub dim: Option<String>,
     /// A length of that dimension that would help.
     pub length: usize,
+    /// The length that the dimension has been given, where the file is made for another one.
+    pub given: Option<usize>,
 }
 
 /// The length that advice names where it helps.
@@ -188,7 +190,8 @@ fn missing(dims: &[MissingDim], argument: &str) -> String {
     let all = dims.iter().map(|d| format!("{} (of {})", d.name, d.inputs.join(", "))).collect::<Vec<_>>().join(", ");
     let example = dims.iter().map(|d| format!("{}={EXAMPLE_LENGTH}", d.name)).collect::<Vec<_>>().join(",");
     let are = if dims.len() == 1 { "a dimension is" } else { "dimensions are" };
-    format!("{are} not given: {all}; give each a length, as in {argument}{example}")
+    let only = "lengths are fixed at import, except that of one dimension in front, the batch";
+    format!("{are} not given: {all}; {only}; give each a length, as in {argument}{example}")
 }
 
 fn length_of(dim: Option<&str>, length: usize, argument: &str) -> String {
@@ -209,8 +212,13 @@ fn unsupported(nodes: &[UnsupportedNode], argument: &str) -> String {
     let count = if nodes.len() == 1 { "1 node".to_owned() } else { format!("{} nodes", nodes.len()) };
     let mut text = format!("{count} cannot be imported:");
     for (first, count) in lines.iter().take(MOST_LINES) {
-        let UnsupportedNode { name, op_type, reason, dim, length } = first;
-        let hint = length_of(dim.as_deref(), *length, argument);
+        let UnsupportedNode { name, op_type, reason, dim, length, given } = first;
+        let hint = match (dim, given) {
+            (Some(dim), Some(given)) => {
+                format!("; the file fixes the length of {dim} at {length}, not {given}: give {argument}{dim}={length}")
+            }
+            _ => length_of(dim.as_deref(), *length, argument),
+        };
         text += &match count {
             1 => format!("\n  {name} ({op_type}): {reason}{hint}"),
             _ => format!("\n  {op_type} ×{count}, first {name}: {reason}{hint}"),

@@ -96,8 +96,10 @@ const FLOOR: usize = 64 << 20;
 
 pub(super) fn import(bytes: Bytes, folders: Folders<'_>, options: &ImportOptions) -> Result<Graph, OnnxError> {
     let import = |bytes: Bytes, options: &ImportOptions| import_with(bytes, folders, options, FLOOR);
-    import(bytes.clone(), options)
-        .map_err(|error| advice::tried(error, options, |options| import(bytes.clone(), options)))
+    import(bytes.clone(), options).map_err(|error| {
+        let again = |options: &ImportOptions| import(bytes.clone(), options);
+        advice::fixed(advice::tried(error, options, again), options, again)
+    })
 }
 
 /// Imports a model whose constants may take at least `floor` bytes.
@@ -239,7 +241,8 @@ fn known(node: &NodeProto) -> Result<Option<Operator>, String> {
 }
 
 fn unsupported(node: &NodeProto, reason: String, dim: Option<String>) -> UnsupportedNode {
-    UnsupportedNode { name: node.title().to_owned(), op_type: operator_name(node), reason, dim, length: EXAMPLE_LENGTH }
+    let (name, op_type) = (node.title().to_owned(), operator_name(node));
+    UnsupportedNode { name, op_type, reason, dim, length: EXAMPLE_LENGTH, given: None }
 }
 
 /// The name of a node's operator, with its domain unless that is the default one.

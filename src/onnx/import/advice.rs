@@ -1,4 +1,5 @@
-//! The advice to give the batch a length. It is kept only where an import with such a length goes further, and names one that does.
+//! The advice to give the batch a length, or a dimension another length than it has been given. It is kept only where an import with such
+//! a length goes further, and names one that does.
 
 use std::collections::BTreeSet;
 
@@ -40,7 +41,7 @@ fn advice(error: &mut OnnxError) -> Vec<Advice<'_>> {
     let all = match error {
         OnnxError::Unsupported(nodes) => nodes
             .iter_mut()
-            .map(|UnsupportedNode { name, op_type, reason, dim, length }| {
+            .map(|UnsupportedNode { name, op_type, reason, dim, length, .. }| {
                 let node = Some((name.as_str(), op_type.as_str()));
                 Advice { reason, dim, length, node, output: None }
             })
@@ -85,5 +86,29 @@ pub(super) fn tried(
         });
     }
     open.into_iter().for_each(|advice| *advice.dim = None);
+    error
+}
+
+/// The same error with the lengths that the file is made for: nodes that refuse a length that has been given, in a file that can be imported
+/// with a number that their reasons name, such as one that a shape in the file holds.
+pub(super) fn fixed(
+    mut error: OnnxError,
+    options: &ImportOptions,
+    import: impl Fn(&ImportOptions) -> Result<Graph, OnnxError>,
+) -> OnnxError {
+    let OnnxError::Unsupported(nodes) = &mut error else { return error };
+    let named: BTreeSet<usize> = nodes.iter().flat_map(|node| numbers(&node.reason)).collect();
+    let named = named.into_iter().filter(|length| (1..=MAX_LENGTH).contains(length));
+    let tries = named.flat_map(|length| options.dims.iter().map(move |(name, given)| (name, *given, length)));
+    for (name, given, length) in tries.filter(|(_, given, length)| given != length).take(MAX_TRIES) {
+        let mut options = options.clone();
+        options.dims.insert(name.clone(), length);
+        if import(&options).is_ok() {
+            for node in nodes.iter_mut().filter(|node| node.dim.is_none()) {
+                (node.dim, node.length, node.given) = (Some(name.clone()), length, Some(given));
+            }
+            break;
+        }
+    }
     error
 }

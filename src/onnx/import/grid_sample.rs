@@ -20,6 +20,17 @@ enum Padding {
     Reflection,
 }
 
+/// How many elements along each axis count, and how much.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    /// One.
+    Nearest,
+    /// Two, by their distances.
+    Linear,
+    /// Four, by polynomials of their distances (Keys 1981, with a slope of −0.75).
+    Cubic,
+}
+
 /// The positions along one axis of an image, as floats, which may lie outside of it.
 struct Axis {
     length: usize,
@@ -122,12 +133,16 @@ impl Emit<'_, '_> {
         &mut self,
         axis: &Axis,
         padding: Padding,
-        nearest: bool,
+        mode: Mode,
         align_corners: bool,
     ) -> Result<Vec<Neighbour>, String> {
+        let nearest = mode == Mode::Nearest;
         let last = axis.length as f32 - 1.0;
         let (low, high) = if align_corners { (0.0, last) } else { (-0.5, last + 0.5) };
         let mut x = axis.positions.clone();
+        if mode == Mode::Cubic {
+            return self.cubic(axis, padding, [low, high]);
+        }
         if nearest {
             x = self.op("Round", &[&x])?;
         }
@@ -149,6 +164,44 @@ impl Emit<'_, '_> {
         let after = self.with("Add", &before, 1.0)?;
         let before = self.neighbour(axis, &before, Some(rest), padding)?;
         Ok(vec![before, self.neighbour(axis, &after, Some(share), padding)?])
+    }
+
+    /// The four elements around positions. Each of them is moved into the image, not the position.
+    fn cubic(&mut self, axis: &Axis, padding: Padding, [low, high]: [f32; 2]) -> Result<Vec<Neighbour>, String> {
+        const SLOPE: f32 = -0.75;
+        let last = axis.length as f32 - 1.0;
+        let x = match padding {
+            // Farther away, all four are outside.
+            Padding::Zeros | Padding::Border => self.limited(&axis.positions, -3.0, last + 3.0)?,
+            Padding::Reflection => axis.positions.clone(),
+        };
+        let before = self.op("Floor", &[&x])?;
+        let share = self.op("Sub", &[&x, &before])?;
+        let mut neighbours = Vec::with_capacity(4);
+        for step in [-1.0, 0.0, 1.0, 2.0] {
+            // The distance from the element, and the polynomial of it, highest power first.
+            let distance = self.with("Sub", &share, step)?;
+            let distance = self.op("Abs", &[&distance])?;
+            let polynomial = if step == 0.0 || step == 1.0 {
+                [SLOPE + 2.0, -(SLOPE + 3.0), 0.0, 1.0]
+            } else {
+                [SLOPE, -5.0 * SLOPE, 8.0 * SLOPE, -4.0 * SLOPE]
+            };
+            let mut weight = self.with("Mul", &distance, polynomial[0])?;
+            for (at, &term) in polynomial[1..].iter().enumerate() {
+                weight = self.with("Add", &weight, term)?;
+                if at < 2 {
+                    weight = self.op("Mul", &[&weight, &distance])?;
+                }
+            }
+            let mut whole = self.with("Add", &before, step)?;
+            if padding == Padding::Reflection {
+                let place = self.reflected(&whole, low, high)?;
+                whole = self.op("Round", &[&place])?;
+            }
+            neighbours.push(self.neighbour(axis, &whole, Some(weight), padding)?);
+        }
+        Ok(neighbours)
     }
 
     /// The sum over the neighbours along all axes: `x` is `[batch, elements, channels]`, indices and weights are `[batch, points]`.
@@ -195,10 +248,11 @@ impl Emit<'_, '_> {
 
 impl Importer {
     fn grid_sample(&mut self, call: &Call<'_>) -> Values {
-        let nearest = match call.node.string("mode", "linear")? {
-            "linear" | "bilinear" => false,
-            "nearest" => true,
-            other => return Err(format!("its mode is {other}; supported are linear and nearest")),
+        let mode = match call.node.string("mode", "linear")? {
+            "linear" | "bilinear" => Mode::Linear,
+            "nearest" => Mode::Nearest,
+            "cubic" | "bicubic" => Mode::Cubic,
+            other => return Err(format!("its mode is {other}; supported are linear, nearest and cubic")),
         };
         let padding = match call.node.string("padding_mode", "zeros")? {
             "zeros" => Padding::Zeros,
@@ -227,6 +281,9 @@ impl Importer {
         if coordinates != image.len() {
             return Err(refuse());
         }
+        if mode == Mode::Cubic && image.len() != 2 {
+            return Err(format!("its mode is cubic over {} axes, expected 2", image.len()));
+        }
         let product = |dims: &[usize]| dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).ok_or("it is too large");
         let (elements, points) = (product(image)?, product(to)?);
         let flat = self.in_shape(call, "flat", x, &[0, channels, elements])?;
@@ -240,7 +297,7 @@ impl Importer {
             let own = self.in_shape(call, &format!("positions{at}"), &own, &[0, points])?;
             let mut emit = Emit { importer: self, call, count: 100 * at };
             let positions = emit.positions(&own, length, align_corners)?;
-            let neighbours = emit.neighbours(&Axis { length, positions }, padding, nearest, align_corners)?;
+            let neighbours = emit.neighbours(&Axis { length, positions }, padding, mode, align_corners)?;
             axes.push((length, neighbours));
         }
         let mut emit = Emit { importer: self, call, count: 1000 };

@@ -11,7 +11,9 @@ fn a_leading_symbol_is_the_batch_and_others_must_be_given() {
     let missing = MissingDim { name: "seq".to_owned(), inputs: vec!["x".to_owned(), "m".to_owned()] };
     let e = build.import(&[]).expect_err("seq is not known");
     assert_eq!(e, OnnxError::MissingDims(vec![missing]));
-    assert_eq!(e.to_string(), "a dimension is not given: seq (of x, m); give each a length, as in seq=8");
+    let expected = "a dimension is not given: seq (of x, m); lengths are fixed at import, except that of one dimension in front, the batch; \
+                    give each a length, as in seq=8";
+    assert_eq!(e.to_string(), expected);
     let graph = build.done(&[("seq", 3)]);
     assert_eq!(graph.node(graph.outputs()[0]).shape.to_string(), "[rows, 3, 2]");
     let graph = build.done(&[("seq", 3), ("batch", 4)]);
@@ -119,6 +121,34 @@ fn shapes_follow_the_batch() {
     let graph = expanded.done(&[]);
     assert_eq!(ops(&graph), ["add"]);
     assert_values(&run(&graph, &[tensor(&[2, 3], &[0.0; 6])]), &[2, 3], &[1.0, 2.0, 3.0, 1.0, 2.0, 3.0]);
+}
+
+/// Exporters write lengths that they saw into shapes, bounds and tables, so that a file has names for lengths that only one number fits.
+#[test]
+fn a_length_that_the_file_fixes_is_named() {
+    let base = || Build::new(17).input("x", &["batch", "seq", "4"]);
+    let cases = [
+        // A shape, a table of positions, and a mask that was traced.
+        ("y (Reshape)", base().ints("s", &[3], &[-1, 6, 4]).node("Reshape", "x s", "y").output("y")),
+        ("y (Add)", base().floats("p", &[1, 6, 4], &[0.5; 24]).node("Add", "x p", "y").output("y")),
+        ("y (MatMul)", base().floats("m", &[5, 6], &[0.5; 30]).node("MatMul", "m x", "y").output("y")),
+        (
+            "e (Expand)",
+            base().ints("s", &[3], &[1, 6, 4]).node("Expand", "x s", "e").node("Add", "e e", "y").output("y"),
+        ),
+    ];
+    for (node, build) in cases {
+        let text = build.import(&[("seq", 5)]).expect_err("another length").to_string();
+        let hint = "the file fixes the length of seq at 6, not 5: give seq=6";
+        assert!(text.contains(node) && text.ends_with(hint), "{text}");
+        assert!(build.import(&[("seq", 6)]).is_ok(), "{node}");
+    }
+    // What no length mends has no such advice.
+    let build = base().ints("s", &[3], &[-1, 7, 3]).node("Reshape", "x s", "y").output("y");
+    let text = build.import(&[("seq", 5)]).expect_err("no length fits").to_string();
+    assert!(text.contains("y (Reshape)") && !text.contains("fixes"), "{text}");
+    let text = base().node("NonZero", "x", "y").output("y").import(&[("seq", 5)]).expect_err("refused").to_string();
+    assert!(!text.contains("fixes"), "{text}");
 }
 
 #[test]

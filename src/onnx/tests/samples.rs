@@ -36,11 +36,26 @@ fn elements_at_the_positions_of_a_grid() {
     sampled("linear", "reflection", 0, &[5.5, 0.0, 10.5, 3.7]);
     sampled("nearest", "zeros", 1, &[0.0, 0.0, 0.0, 1.0]);
     sampled("nearest", "border", 1, &[0.0, 0.0, 11.0, 1.0]);
+    // The numbers of ONNX Runtime.
+    sampled("cubic", "zeros", 1, &[7.755_859_4, 0.0, 5.593_75, 6.277_600_3]);
+    sampled("cubic", "border", 1, &[5.5, 0.0, 11.093_75, 4.491_995_8]);
+    sampled("cubic", "reflection", 1, &[5.5, 0.0, 10.5, 4.167_997_8]);
+    sampled("cubic", "zeros", 0, &[7.755_859_4, -0.515_625, -0.603_515_6, 4.738_514_4]);
+    sampled("bicubic", "border", 0, &[5.5, -1.031_25, 11.937_5, 3.510_999_9]);
+    sampled("cubic", "reflection", 0, &[5.5, -2.062_5, 12.375, 3.510_999_9]);
     let build = || Build::new(20).input("x", &["batch", "1", "2", "2"]).input("g", &["batch", "1", "2", "2"]);
     for (build, expected) in [
         (
-            build().node("GridSample", "x g", "y").text("mode", "cubic"),
-            "its mode is cubic; supported are linear and nearest",
+            build().node("GridSample", "x g", "y").text("mode", "spline"),
+            "its mode is spline; supported are linear, nearest and cubic",
+        ),
+        (
+            Build::new(20)
+                .input("x", &["1", "1", "4"])
+                .input("g", &["1", "2", "1"])
+                .node("GridSample", "x g", "y")
+                .text("mode", "cubic"),
+            "its mode is cubic over 1 axes, expected 2",
         ),
         (build().node("GridSample", "x g", "y").text("padding_mode", "wrap"), "its padding_mode is wrap"),
         (
