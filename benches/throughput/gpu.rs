@@ -14,13 +14,15 @@ use crate::device::{buffer, calls, empty, encoder, read, staging, timed};
 use crate::layer::Layer;
 use crate::{Prepared, Runner, Series, baseline, cooperative_matrix, dynamic, time};
 
-pub(crate) const SERIES: [&str; 11] = [
+pub(crate) const SERIES: [&str; 13] = [
     "gpu naive",
     "gpu f32",
     "gpu resident",
     "gpu checked",
     "gpu tuned",
     "gpu dynamic",
+    "gpu groups",
+    "gpu groups asymmetric",
     "gpu 4 bit",
     "gpu 2 bit",
     "gpu matrix units",
@@ -29,8 +31,17 @@ pub(crate) const SERIES: [&str; 11] = [
 ];
 
 /// The series that use the engine's tile, or those of the command line.
-pub(crate) const OF_TILES: [&str; 7] =
-    ["gpu resident", "gpu checked", "gpu dynamic", "gpu 4 bit", "gpu 2 bit", "gpu int8 matrices", "gpu round trip"];
+pub(crate) const OF_TILES: [&str; 9] = [
+    "gpu resident",
+    "gpu checked",
+    "gpu dynamic",
+    "gpu groups",
+    "gpu groups asymmetric",
+    "gpu 4 bit",
+    "gpu 2 bit",
+    "gpu int8 matrices",
+    "gpu round trip",
+];
 
 /// Runs on hardware GPUs rotate through copies of the weights of at least so many bytes, so that weights come from memory, as in a
 /// network, and not from a cache.
@@ -127,7 +138,7 @@ impl<'c> Gpu<'c> {
             "gpu resident" => self.resident(series, self.engine()?, layer, 8),
             "gpu checked" => self.resident(series, self.checked()?, layer, 8),
             "gpu tuned" => self.tuned(series, layer),
-            "gpu dynamic" => dynamic::prepare(self, shape),
+            "gpu dynamic" | "gpu groups" | "gpu groups asymmetric" => dynamic::prepare(self, series, shape),
             "gpu 4 bit" => self.resident(series, self.engine()?, &Layer::of_bits(shape, 4)?, 4),
             "gpu 2 bit" => self.resident(series, self.engine()?, &Layer::of_bits(shape, 2)?, 2),
             "gpu matrix units" => cooperative_matrix::prepare(self, layer),

@@ -306,10 +306,12 @@ def perturbed(model):
 
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
-    weight = [t for t in changed.graph.initializer if t.data_type == onnx.TensorProto.INT8 and len(t.dims) == 2][-1]
+    # Codes of groups are packed, two to a byte: [rows, blocks, bytes].
+    forms = [(onnx.TensorProto.INT8, 2), (onnx.TensorProto.UINT8, 3)]
+    weight = [t for t in changed.graph.initializer if (t.data_type, len(t.dims)) in forms][-1]
     codes = numpy_helper.to_array(weight).copy()
     at = np.unravel_index(np.abs(codes.astype(int)).argmax(), codes.shape)
-    codes[at] = -codes[at]
+    codes[at] = -codes[at] if codes.dtype == np.int8 else codes[at] ^ 0xFF
     weight.CopyFrom(numpy_helper.from_array(codes, weight.name))
     return changed
 
@@ -333,7 +335,7 @@ def check_all():
     wrong += check_integer_kernels(models)
 
     # Every way to run notices one wrong quantized value.
-    for name in ("mlp.per_channel", "mlp.tensorrt", "gated.dynamic", "gated.per_token"):
+    for name in ("mlp.per_channel", "mlp.tensorrt", "gated.dynamic", "gated.per_token", "grouped.groups_32", "grouped.groups_64_asymmetric"):
         model, cases = models[name]
         noticed = check(name, perturbed(model), cases, {})
         for way in ways(name):

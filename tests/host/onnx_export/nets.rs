@@ -108,6 +108,16 @@ pub(super) fn all() -> Vec<Net> {
     ]
 }
 
+/// Layers with enough features for groups of 128, which do not divide those of the second.
+pub(super) fn grouped() -> Net {
+    Net::new("grouped", |g, p| {
+        let x = g.input("x", Shape::rows(256))?;
+        let h = p.linear(g, "fc1", x, [256, 160])?;
+        let h = g.relu("relu", h)?;
+        Ok(vec![p.linear(g, "fc2", h, [160, 24])?])
+    })
+}
+
 /// Three layers with ReLU, as for the handwritten digits.
 pub(crate) fn mlp() -> Net {
     Net::new("mlp", |g, p| {

@@ -49,6 +49,24 @@ pub(super) fn variants() -> Vec<Variant> {
     ]
 }
 
+/// Weights in groups, whose last may be shorter, with activations quantized statically or for each row.
+fn group_variants() -> Vec<Variant> {
+    let mut variants = Vec::new();
+    for (size, names) in [
+        (32, ["groups_32", "groups_32_asymmetric"]),
+        (64, ["groups_64", "groups_64_asymmetric"]),
+        (128, ["groups_128", "groups_128_asymmetric"]),
+    ] {
+        for (asymmetric, name) in [false, true].into_iter().zip(names) {
+            let config = QuantizationConfig::symmetric().weight_bits(4).weight_group(size);
+            let config = if asymmetric { config.asymmetric_weights() } else { config };
+            let config = if size == 64 { config } else { config.dynamic_per_token() };
+            variants.push(Variant { name, config, preset: Preset::OnnxRuntime, fold_quantize: true });
+        }
+    }
+    variants
+}
+
 pub(super) fn quantize(net: &Net, variant: &Variant) -> Graph {
     let mut quantizer = WgpuQuantizer::new().set_global(variant.config.clone()).quantize_matmul(true);
     if net.name == "encoder" {
@@ -82,7 +100,8 @@ fn write(directory: &Path, name: &str, graph: &Graph, net: &Net, preset: Preset)
     let path = directory.join(format!("{name}.onnx"));
     save(graph, &path, &ExportOptions { preset, ..ExportOptions::default() }).unwrap_or_else(|e| panic!("{name}: {e}"));
     let integers = to_integer(graph).unwrap_or_else(|e| panic!("{name}: {e}"));
-    let is_float_product = |node: &&Node| matches!(node.op, Op::Linear(_) | Op::MatMul(_));
+    // ONNX Runtime's operator for weights in groups multiplies floats.
+    let is_float_product = |node: &&Node| matches!(node.op, Op::Linear(_) | Op::MatMul(_) | Op::IntegerLinearGroups(_));
     let float_products = integers.nodes().iter().filter(is_float_product).count();
     let interpreter = Interpreter::new(graph);
     let mut random = Random::new(23);
@@ -157,6 +176,12 @@ fn write_models_for_onnxruntime() {
             write(&directory, &format!("{}.{}", net.name, variant.name), &graph, &net, variant.preset);
             written += 1;
         }
+    }
+    let net = nets::grouped();
+    for variant in group_variants() {
+        let graph = quantize(&net, &variant);
+        write(&directory, &format!("{}.{}", net.name, variant.name), &graph, &net, variant.preset);
+        written += 1;
     }
     assert!(written > 50, "{written} models");
 }
