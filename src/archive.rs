@@ -21,6 +21,7 @@
 //! # Ok::<(), enfold::Error>(())
 //! ```
 
+mod calibration;
 mod error;
 mod format;
 mod legacy;
@@ -34,6 +35,7 @@ use std::path::Path;
 
 use safetensors::SafeTensors;
 
+use self::calibration::{MomentsRecord, StatisticsRecord};
 pub use self::error::ArchiveError;
 pub use self::format::FORMAT;
 use self::observers::{ObserverRecord, PreparedRecord};
@@ -43,6 +45,7 @@ use crate::files;
 use crate::graph::{DeclaredTypes, Graph, GraphBuilder, NodeId};
 use crate::ops::{Observe, ObserverId, Op};
 use crate::quantize::PreparedGraph;
+use crate::quantize::accuracy::{ChannelStatistics, Hessians, SmoothOptions};
 use crate::quantize::archived::{Parts, in_order};
 
 /// The first format whose operators need no rewriting.
@@ -50,6 +53,9 @@ const DERIVED_OPERATORS: u32 = 4;
 
 /// The metadata key of the header.
 const KEY: &str = "enfold";
+
+/// The kind of a file of [`statistics_to_bytes`].
+const STATISTICS: &str = "channel statistics";
 
 /// Saves a graph.
 ///
@@ -101,8 +107,13 @@ pub fn to_bytes(graph: &Graph) -> Result<Vec<u8>, ArchiveError> {
 /// Returns the same errors as [`load`].
 pub fn from_bytes(bytes: &[u8]) -> Result<Graph, ArchiveError> {
     let (header, reader) = deserialize(bytes)?;
-    if header.prepared.is_some() {
-        return Err(ArchiveError::Kind { actual: "a prepared graph", expected: "a graph" });
+    let actual = match (&header.prepared, &header.statistics) {
+        (None, None) => None,
+        (Some(_), _) => Some("a prepared graph"),
+        (None, Some(_)) => Some(STATISTICS),
+    };
+    if let Some(actual) = actual {
+        return Err(ArchiveError::Kind { actual, expected: "a graph" });
     }
     let graph = graph(&header, &reader)?;
     check_observers(&graph, 0)?;
@@ -117,25 +128,25 @@ pub fn from_bytes(bytes: &[u8]) -> Result<Graph, ArchiveError> {
 pub fn prepared_to_bytes(prepared: &PreparedGraph) -> Result<Vec<u8>, ArchiveError> {
     let mut writer = Writer::default();
     let mut header = header(prepared.graph(), &mut writer)?;
+    header.prepared = Some(prepared_record(prepared, &mut writer)?);
+    serialize(header, writer)
+}
+
+/// The observers of a prepared graph; their statistics go to `writer`.
+fn prepared_record(prepared: &PreparedGraph, writer: &mut Writer) -> Result<PreparedRecord, ArchiveError> {
     let parts = prepared.parts();
     let mut annotated: Vec<usize> = parts.annotated.iter().map(|id| id.index()).collect();
     annotated.sort_unstable();
     let mut observers = Vec::with_capacity(prepared.observers().len());
     for (at, observer) in prepared.observers().iter().enumerate() {
-        let record = ObserverRecord::new(observer, &mut writer);
+        let record = ObserverRecord::new(observer, writer);
         observers.push(record.map_err(|_| ArchiveError::CustomRule {
             observer: at,
             node: prepared.observed(ObserverId(at)).to_owned(),
         })?);
     }
-    header.prepared = Some(PreparedRecord {
-        batches: prepared.batches(),
-        annotated,
-        derived_from: parts.derived_from.clone(),
-        observers,
-        summary: parts.summary.clone(),
-    });
-    serialize(header, writer)
+    let (batches, derived_from, summary) = (prepared.batches(), parts.derived_from.clone(), parts.summary.clone());
+    Ok(PreparedRecord { batches, annotated, derived_from, observers, summary, moments: None })
 }
 
 /// Returns the prepared graph of a file's bytes.
@@ -143,14 +154,19 @@ pub fn prepared_to_bytes(prepared: &PreparedGraph) -> Result<Vec<u8>, ArchiveErr
 /// # Errors
 /// Returns the same errors as [`load_prepared`].
 pub fn prepared_from_bytes(bytes: &[u8]) -> Result<PreparedGraph, ArchiveError> {
-    let (mut header, reader) = deserialize(bytes)?;
+    let (header, reader) = deserialize(bytes)?;
+    prepared_of(header, &reader)
+}
+
+fn prepared_of(mut header: Header, reader: &Reader<'_>) -> Result<PreparedGraph, ArchiveError> {
     let Some(record) = header.prepared.take() else {
-        return Err(ArchiveError::Kind { actual: "a graph", expected: "a prepared graph" });
+        let actual = if header.statistics.is_some() { STATISTICS } else { "a graph" };
+        return Err(ArchiveError::Kind { actual, expected: "a prepared graph" });
     };
-    let graph = graph(&header, &reader)?;
+    let graph = graph(&header, reader)?;
     let mut observers = Vec::with_capacity(record.observers.len());
     for (at, observer) in record.observers.iter().enumerate() {
-        observers.push(observer.observer(at, &reader)?);
+        observers.push(observer.observer(at, reader)?);
     }
     let broken = |node: &str, problem: String| Err(ArchiveError::Node { node: node.to_owned(), problem });
     let count = observers.len();
@@ -171,6 +187,62 @@ pub fn prepared_from_bytes(bytes: &[u8]) -> Result<PreparedGraph, ArchiveError> 
     let annotated = record.annotated.into_iter().map(NodeId::new).collect();
     let parts = Parts { graph, derived_from: record.derived_from, annotated, summary: record.summary };
     Ok(PreparedGraph::from_parts(parts, observers, record.batches))
+}
+
+/// Returns the bytes of a prepared graph with the state of its observers and the second moments of its layers' inputs.
+/// [`prepared_from_bytes`] reads them too, without the moments.
+///
+/// # Errors
+/// Returns the errors of [`prepared_to_bytes`], and [`ArchiveError::Node`] for moments of another graph, or of a
+/// part of it.
+pub fn calibration_to_bytes(prepared: &PreparedGraph, hessians: &Hessians) -> Result<Vec<u8>, ArchiveError> {
+    let broken = |problem: &str| ArchiveError::Node { node: "second moments".to_owned(), problem: problem.to_owned() };
+    if !Hessians::new(prepared).is_like(hessians) {
+        return Err(broken("are of another graph, or of a part of it"));
+    }
+    let mut writer = Writer::default();
+    let mut header = header(prepared.graph(), &mut writer)?;
+    let moments = Some(MomentsRecord::new(hessians, &mut writer));
+    header.prepared = Some(PreparedRecord { moments, ..prepared_record(prepared, &mut writer)? });
+    serialize(header, writer)
+}
+
+/// Returns the prepared graph of a file's bytes, and the second moments if it has any.
+///
+/// # Errors
+/// Returns the same errors as [`load_prepared`].
+pub fn calibration_from_bytes(bytes: &[u8]) -> Result<(PreparedGraph, Option<Hessians>), ArchiveError> {
+    let (mut header, reader) = deserialize(bytes)?;
+    let moments = header.prepared.as_mut().and_then(|prepared| prepared.moments.take());
+    let prepared = prepared_of(header, &reader)?;
+    let hessians = moments.map(|moments| moments.hessians(&prepared, &reader)).transpose()?;
+    Ok((prepared, hessians))
+}
+
+/// Returns the bytes of channel statistics with their float graph, and of the options with which it is to be smoothed.
+///
+/// # Errors
+/// Returns the errors of [`to_bytes`].
+pub fn statistics_to_bytes(statistics: &ChannelStatistics, options: SmoothOptions) -> Result<Vec<u8>, ArchiveError> {
+    check_observers(statistics.graph(), 0)?;
+    let mut writer = Writer::default();
+    let mut header = header(statistics.graph(), &mut writer)?;
+    header.statistics = Some(StatisticsRecord::new(statistics, options, &mut writer));
+    serialize(header, writer)
+}
+
+/// Returns the channel statistics and the options of a file's bytes.
+///
+/// # Errors
+/// [`ArchiveError`] names what is wrong with the file.
+pub fn statistics_from_bytes(bytes: &[u8]) -> Result<(ChannelStatistics, SmoothOptions), ArchiveError> {
+    let (header, reader) = deserialize(bytes)?;
+    let Some(record) = &header.statistics else {
+        return Err(ArchiveError::Kind { actual: "a graph", expected: "channel statistics" });
+    };
+    let graph = graph(&header, &reader)?;
+    check_observers(&graph, 0)?;
+    record.statistics(&graph, &reader)
 }
 
 /// Checks that every observer that a node names exists; a graph that is not prepared has none.
@@ -200,7 +272,17 @@ fn header(graph: &Graph, writer: &mut Writer) -> Result<Header, ArchiveError> {
     let output_names = (!origins.eq(graph.output_names())).then(|| graph.output_names().to_vec());
     let declared = Some(graph.declared_types()).filter(|declared| **declared != DeclaredTypes::default()).cloned();
     let modules = graph.modules().clone();
-    Ok(Header { format: FORMAT, nodes, outputs, output_names, modules, declared, packed, prepared: None })
+    Ok(Header {
+        format: FORMAT,
+        nodes,
+        outputs,
+        output_names,
+        modules,
+        declared,
+        packed,
+        prepared: None,
+        statistics: None,
+    })
 }
 
 /// Adds the nodes one by one, so that order, names, shapes and types are checked as in any graph that is built.

@@ -52,8 +52,9 @@ pub(crate) mod trained {
     pub(crate) use super::prepare::{derived, prepare_with_norms};
 }
 
-/// Items for archives: the parts of a prepared graph.
+/// Items for archives: the parts of a prepared graph, and of what accuracy passes collect.
 pub(crate) mod archived {
+    pub(crate) use super::accuracy::Sums;
     pub(crate) use super::observer::{Histogram, Histograms, Observer, State};
     pub(crate) use super::prepare::Parts;
     pub(crate) use super::sharing::in_order;

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
+use super::calibration::MomentsRecord;
 use super::error::ArchiveError;
 use super::tensors::{Reader, Writer};
 use crate::numerics::Range;
@@ -17,6 +18,9 @@ pub(super) struct PreparedRecord {
     pub(super) derived_from: Vec<Vec<usize>>,
     pub(super) observers: Vec<ObserverRecord>,
     pub(super) summary: QuantizationSummary,
+    /// Second moments of the inputs of layers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) moments: Option<MomentsRecord>,
 }
 
 /// One observer. Spec and state are read after the rest of the header, so that an error names the observer.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
+use super::calibration::StatisticsRecord;
 use super::error::ArchiveError;
 use super::observers::PreparedRecord;
 use super::packed::PackedRecord;
@@ -31,6 +32,9 @@ pub(super) struct Header {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) packed: BTreeMap<String, PackedRecord>,
     pub(super) prepared: Option<PreparedRecord>,
+    /// Channel statistics of the graph.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) statistics: Option<StatisticsRecord>,
 }
 
 /// The part of the header of a newer file that can be relied on.

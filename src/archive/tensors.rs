@@ -81,6 +81,10 @@ impl Writer {
         self.add(Arc::new(Tensor::from(ndarray::Array1::from(data))), None)
     }
 
+    pub(super) fn longs(&mut self, data: Vec<i64>) -> String {
+        self.add(Arc::new(Tensor::from(ndarray::Array1::from(data))), None)
+    }
+
     /// The records of all packed tensors, for the header.
     pub(super) fn packed(&mut self) -> BTreeMap<String, PackedRecord> {
         std::mem::take(&mut self.packed)
@@ -155,6 +159,13 @@ impl<'f> Reader<'f> {
         match self.own(name)? {
             Tensor::F32(a) => Ok(a.into_iter().collect()),
             other => Err(wrong_type(name, &other, "f32")),
+        }
+    }
+
+    pub(super) fn longs(&self, name: &str) -> Result<Vec<i64>, ArchiveError> {
+        match self.own(name)? {
+            Tensor::I64(a) => Ok(a.into_iter().collect()),
+            other => Err(wrong_type(name, &other, "i64")),
         }
     }
 

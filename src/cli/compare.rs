@@ -119,7 +119,7 @@ impl Compare {
 
 fn check_stages(float: &Model, quantized: &Model) -> Result<()> {
     for model in [float, quantized] {
-        if model.stage == Stage::Prepared {
+        if matches!(model.stage, Stage::Prepared | Stage::Statistics) {
             return Err(model.unconverted());
         }
     }

@@ -32,7 +32,7 @@ impl Export {
         let model = Model::load(&self.model, &self.dims)?;
         model.check_output(&self.onnx)?;
         match model.stage {
-            Stage::Prepared => return Err(model.unconverted()),
+            Stage::Prepared | Stage::Statistics => return Err(model.unconverted()),
             Stage::Integer => bail!(
                 "{} is {}, which ONNX cannot hold; export the quantize/dequantize archive that enfold quantize writes",
                 self.model.display(),

@@ -121,7 +121,7 @@ impl Report {
                 let float = summary.float.iter().map(ToString::to_string).collect();
                 Some(IntegerForm { integer: summary.integer, float })
             }
-            Stage::Float | Stage::Prepared => None,
+            Stage::Float | Stage::Prepared | Stage::Statistics => None,
         };
         let names = graph.output_names();
         Ok(Self {

@@ -11,6 +11,7 @@ use enfold::files;
 use enfold::numerics::FloatProducts;
 use enfold::onnx::{self, ImportOptions};
 use enfold::ops::{Constant, DequantizeDynamic, Op};
+use enfold::quantize::accuracy::{ChannelStatistics, Hessians, SmoothOptions};
 use enfold::quantize::{PreparedGraph, ToIntegerOptions, to_integer_with_options};
 use prost::bytes::Bytes;
 
@@ -92,6 +93,7 @@ fn list(text: &str) -> Result<List, String> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
     Float,
+    Statistics,
     Prepared,
     Qdq,
     Integer,
@@ -101,6 +103,7 @@ impl fmt::Display for Stage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Float => "a float model",
+            Self::Statistics => "channel statistics of a float model, still to be merged",
             Self::Prepared => "a prepared model, still to be converted",
             Self::Qdq => "a quantized model (quantize/dequantize form)",
             Self::Integer => "a quantized model (integer form)",
@@ -120,6 +123,10 @@ pub(super) struct Model {
     pub(super) operators: BTreeMap<String, usize>,
     /// The prepared graph with its observers, if this is the model's stage.
     pub(super) prepared: Option<PreparedGraph>,
+    /// The second moments of the prepared graph, if the file holds them.
+    pub(super) hessians: Option<Hessians>,
+    /// The statistics of a float model that is to be smoothed, if this is the model's stage.
+    pub(super) statistics: Option<(ChannelStatistics, SmoothOptions)>,
 }
 
 impl Model {
@@ -156,7 +163,9 @@ impl Model {
             };
             let graph = graph.map_err(advice).with_context(|| path.display().to_string())?;
             let stage = stage(&graph);
-            return Ok(Self { stage, path, size_bytes, format: "ONNX", graph, operators, prepared: None });
+            let (prepared, hessians, statistics) = (None, None, None);
+            let format = "ONNX";
+            return Ok(Self { stage, path, size_bytes, format, graph, operators, prepared, hessians, statistics });
         }
         if let Some((dim, value)) = dims.by_name()?.first() {
             return Err(usage(format!(
@@ -164,20 +173,33 @@ impl Model {
                 ONNX model was imported; import it again, or leave --dim out"
             )));
         }
-        let (graph, prepared) = match archive::from_bytes(&bytes) {
-            Ok(graph) => (graph, None),
-            Err(ArchiveError::Kind { .. }) => {
-                let prepared = archive::prepared_from_bytes(&bytes).with_context(|| path.display().to_string())?;
-                (prepared.graph().clone(), Some(prepared))
-            }
+        let place = || path.display().to_string();
+        let (mut prepared, mut hessians, mut statistics) = (None, None, None);
+        let graph = match archive::from_bytes(&bytes) {
+            Ok(graph) => graph,
+            Err(ArchiveError::Kind { .. }) => match archive::calibration_from_bytes(&bytes) {
+                Err(ArchiveError::Kind { .. }) => {
+                    let found = archive::statistics_from_bytes(&bytes).with_context(place)?;
+                    statistics.insert(found).0.graph().clone()
+                }
+                found => {
+                    let (found, moments) = found.with_context(place)?;
+                    hessians = moments;
+                    prepared.insert(found).graph().clone()
+                }
+            },
             Err(error @ ArchiveError::Header { .. }) => {
                 return Err(anyhow!(error).context(format!("{name} is a safetensors file, but no archive of enfold")));
             }
             Err(error) => return Err(anyhow!(error).context(path.display().to_string())),
         };
-        let stage = if prepared.is_some() { Stage::Prepared } else { stage(&graph) };
-        let operators = BTreeMap::new();
-        Ok(Self { stage, path, size_bytes, format: "archive", graph, operators, prepared })
+        let stage = match (&prepared, &statistics) {
+            (Some(_), _) => Stage::Prepared,
+            (None, Some(_)) => Stage::Statistics,
+            (None, None) => stage(&graph),
+        };
+        let (format, operators) = ("archive", BTreeMap::new());
+        Ok(Self { stage, path, size_bytes, format, graph, operators, prepared, hessians, statistics })
     }
 
     /// Returns the graph that engines execute: the integer form of a quantized model, and a float model as it is.
@@ -186,11 +208,11 @@ impl Model {
             Stage::Float | Stage::Integer => Ok(self.graph.clone()),
             Stage::Qdq => to_integer_with_options(&self.graph, &ToIntegerOptions { float_products })
                 .with_context(|| self.path.display().to_string()),
-            Stage::Prepared => Err(self.unconverted()),
+            Stage::Prepared | Stage::Statistics => Err(self.unconverted()),
         }
     }
 
-    /// Makes the error that a prepared model has to be converted first.
+    /// Makes the error that the state of a shard has to be merged first.
     pub(super) fn unconverted(&self) -> anyhow::Error {
         let path = self.path.display();
         anyhow!("{path} is {}: enfold merge {path} --output OUT", self.stage)

@@ -97,8 +97,16 @@ impl Quantize {
         if self.scheme.dynamic && self.passes.edits().fits_ranges() {
             return Err(usage("--fit-ranges is for ranges of calibration, which --dynamic has none of; leave one out"));
         }
-        if let (Some(pass), true) = (needs_data, self.shard.is_some()) {
-            return Err(usage(format!("{pass} needs all data at once; leave --shard out")));
+        if let (Some(choices), true) = (self.choices.needs_data(), self.shard.is_some()) {
+            return Err(usage(format!(
+                "{choices} tries choices of layers on whole batches, which a shard has not; leave --shard out"
+            )));
+        }
+        if self.shard.is_some() && self.passes.smooths() && self.passes.rounds() {
+            return Err(usage(
+                "shards smooth in a round of their own: leave --gptq out, and give it to the shards of the model that \
+                enfold merge smooths",
+            ));
         }
         if let (Some(pass), true) = (self.passes.edits().given(), self.shard.is_some()) {
             return Err(usage(format!(
@@ -149,19 +157,32 @@ impl Quantize {
         let name = self.model.display();
         match model.stage {
             Stage::Float => {}
-            Stage::Prepared => return Err(model.unconverted()),
+            Stage::Prepared | Stage::Statistics => return Err(model.unconverted()),
             stage => bail!("{name} is {stage} already; give the float model"),
         }
         let plan = self.choices.read()?;
         // Wrong arguments are found before data are read.
-        let prepared = self.scheme.prepare(&model, &model.graph, &[], plan.as_ref())?;
+        let prepared = self.scheme.prepare(&model, &model.graph, plan.as_ref())?;
         let data = self.calibrate.as_deref();
         let batches = match data {
             Some(data) => self.batches(&model, data, stderr)?,
             None => Vec::new(),
         };
-        let smoothed = match data {
-            Some(data) => self.passes.smooth(&model.graph, &batches, data, self.scheme.dynamic, stderr)?,
+        let statistics = match data {
+            Some(data) => self.passes.statistics(&model.graph, &batches, data, self.scheme.dynamic, stderr)?,
+            None => None,
+        };
+        if let (Some((part, parts)), Some((statistics, options))) = (self.shard, &statistics) {
+            output::write(target, &archive::statistics_to_bytes(statistics, *options)?)?;
+            let (target, batches) = (target.display(), count(batches.len(), "batch"));
+            return output::print(&format!("{target}: channel statistics of part {part} of {parts}, {batches}\n"));
+        }
+        let smoothed = match statistics {
+            Some((statistics, options)) => {
+                let (graph, note) = accuracy::smoothed(&statistics, &options, stderr)?;
+                stderr.note(&note);
+                Some(graph)
+            }
             None => None,
         };
         let calibrate = |mut prepared: PreparedGraph, plan: Option<&Plan>| -> Result<PreparedGraph> {
@@ -172,12 +193,13 @@ impl Quantize {
                     bar.step();
                 }
             }
-            self.passes.edit_weights(&mut prepared, &batches, data, plan, stderr)?;
+            if self.shard.is_none() {
+                self.passes.edit_weights(&mut prepared, &batches, data, plan, stderr)?;
+            }
             Ok(prepared)
         };
-        let graph = smoothed.as_ref().map_or(&model.graph, |(graph, _)| graph);
-        let in_float = smoothed.as_ref().map_or(&[][..], |(_, names)| names);
-        let prepare = |plan: Option<&Plan>| self.scheme.prepare(&model, graph, in_float, plan);
+        let graph = smoothed.as_ref().unwrap_or(&model.graph);
+        let prepare = |plan: Option<&Plan>| self.scheme.prepare(&model, graph, plan);
         let prepared = match self.choices.target()? {
             Some(target) => self
                 .choices
@@ -186,8 +208,15 @@ impl Quantize {
             None => calibrate(prepared, plan.as_ref())?,
         };
         if let Some((part, parts)) = self.shard {
-            output::write(target, &archive::prepared_to_bytes(&prepared)?)?;
-            let batches = count(prepared.batches() as usize, "batch");
+            let bytes = match data.filter(|_| self.passes.rounds()) {
+                Some(data) => {
+                    let hessians = Passes::hessians(&prepared, &batches, data, stderr)?;
+                    archive::calibration_to_bytes(&prepared, &hessians)?
+                }
+                None => archive::prepared_to_bytes(&prepared)?,
+            };
+            output::write(target, &bytes)?;
+            let batches = count(batches.len(), "batch");
             return output::print(&format!("{}: part {part} of {parts}, {batches}\n", target.display()));
         }
         finish(&prepared, target, Some(model.size_bytes), self.embeddings, self.summary, stderr)

@@ -53,6 +53,9 @@ type Filter = Arc<dyn Fn(&Node) -> bool + Send + Sync>;
 /// configuration leaves the nodes in float. A name covers the node or module of that name and all below it: "blocks.0" covers
 /// "blocks.0.fc1".
 ///
+/// A node that has a reason to stay in float already ([`Node::float_reason`](crate::graph::Node)), as smoothing gives, stays in float whatever
+/// covers it.
+///
 /// **Patterns.** They are tried in this order, and none changes a node that an earlier one has annotated:
 /// - linear + ReLU: inputs are annotated on the linear node, the output on the ReLU, so that nothing is rounded between them.
 ///   The ReLU must be the only reader of the layer, and both must belong to the module.
@@ -208,6 +211,11 @@ impl Quantizer for WgpuQuantizer {
         let passes = |id| passes(graph.node(id));
         let there: Vec<bool> = graph.iter().map(|(id, _)| annotations.get(id).is_some()).collect();
         let mut marks = Marks::new(graph, annotations, self.rules);
+        for (id, node) in graph.iter() {
+            if let Some(reason) = &node.float_reason {
+                marks.leave_float(id, reason);
+            }
+        }
         for (scope, config) in self.scopes.in_order() {
             match config {
                 Some(config) => {

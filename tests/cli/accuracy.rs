@@ -32,7 +32,6 @@ fn passes_are_the_librarys() {
         let smoothed = smooth(&mlp(), &statistics, &options).unwrap();
         assert!(smoothed.values.iter().any(|value| value.alpha.is_some()), "{smoothed}");
         let quantizer = quantizer(QuantizationConfig::symmetric().per_channel());
-        let quantizer = smoothed.float.iter().fold(quantizer, |quantizer, name| quantizer.set_module_name(name, None));
         let mut prepared = prepare(&smoothed.graph, &quantizer).unwrap();
         prepared.observe(&[&x]).unwrap();
         let found = archive::load(space.path("q.enfold")).unwrap();
@@ -81,6 +80,89 @@ fn passes_are_the_librarys() {
     for part in ["smoothed", "clipped 3 weights", "rounded 3 weights"] {
         assert!(ran.err.contains(part), "{part}: {}", ran.err);
     }
+}
+
+/// Smoothing and GPTQ in shards: two rounds, whose result has the bytes of one run.
+#[test]
+fn shards_smooth_and_round_as_one_run_does() {
+    let space = Space::new("shards_smooth_and_round_as_one_run_does");
+    space.save("mlp.enfold", &mlp());
+    space.mlp_data("x.safetensors", 50);
+    for (round, scheme) in
+        ["--observer minmax --weight-bits 4", "--dynamic --per-token --weight-bits 3"].iter().enumerate()
+    {
+        let data = "--calibrate x.safetensors --batch-size 8";
+        let whole =
+            format!("--quiet quantize mlp.enfold {data} {scheme} --smooth=0.7 --clip mse --gptq --output whole.enfold");
+        space.ok(&whole);
+        let name = |what: &str, part: usize| format!("{what}{round}.{part}");
+        let mut batches = 0;
+        for part in 1..=3 {
+            let state = name("statistics", part);
+            let out =
+                space.ok(&format!("quantize mlp.enfold {data} {scheme} --smooth=0.7 --shard {part}/3 --state {state}"));
+            assert!(out.contains(&format!("channel statistics of part {part} of 3")), "{out}");
+            batches += out.trim_end().rsplit(", ").next().unwrap().split(' ').next().unwrap().parse::<usize>().unwrap();
+        }
+        assert_eq!(batches, 7, "50 rows in batches of 8");
+        let states =
+            |what: &str, parts: &[usize]| parts.iter().map(|&part| name(what, part)).collect::<Vec<_>>().join(" ");
+        let smoothed = format!("smoothed{round}");
+        let out = space.ok(&format!("merge {} --output {smoothed}", states("statistics", &[1, 2, 3])));
+        assert!(out.contains("smoothed") && out.contains("by 7 batches; quantize it without --smooth"), "{out}");
+        for part in 1..=3 {
+            let state = name("moments", part);
+            space.ok(&format!("quantize {smoothed} {data} {scheme} --gptq --shard {part}/3 --state {state}"));
+        }
+        let all = states("moments", &[1, 2, 3]);
+        space.ok(&format!("--quiet merge {all} --clip mse --gptq --output merged.enfold"));
+        let bytes = |name: &str| std::fs::read(space.path(name)).unwrap();
+        assert!(bytes("merged.enfold") == bytes("whole.enfold"), "{scheme}");
+        // Without one part, or one of the passes, the bytes are others.
+        space.ok(&format!("--quiet merge {} --clip mse --gptq --output merged.enfold", states("moments", &[1, 3])));
+        assert!(bytes("merged.enfold") != bytes("whole.enfold"), "{scheme}: a part is missing");
+        let ran = space.enfold(&format!("merge {all} --clip mse --output merged.enfold"));
+        assert!(ran.err.contains("add --gptq") && bytes("merged.enfold") != bytes("whole.enfold"), "{ran:?}");
+        space.ok(&format!("--quiet merge {} --output few", states("statistics", &[2])));
+        assert!(bytes("few") != bytes(&smoothed), "{scheme}: other statistics");
+    }
+
+    std::fs::copy(space.path("moments1.2"), space.path("copy")).unwrap();
+    space.fails(
+        2,
+        "merge moments1.1 moments1.2 copy --gptq --output no.enfold",
+        &["copy", "moments1.2", "counts once"],
+    );
+    std::fs::copy(space.path("statistics0.2"), space.path("copy")).unwrap();
+    space.fails(
+        2,
+        "merge statistics0.1 statistics0.2 copy --output no.enfold",
+        &["copy", "statistics0.2", "counts once"],
+    );
+    space.fails(
+        2,
+        "merge statistics0.1 moments0.1 --output no.enfold",
+        &["statistics0.1", "moments0.1", "merge them apart"],
+    );
+    space.fails(
+        2,
+        "merge statistics0.1 statistics1.1 --output no.enfold",
+        &["--smooth=0.7 --dynamic", "give all shards the same"],
+    );
+    space.fails(2, "merge statistics0.1 --clip mse --output no.enfold", &["--clip comes later", "quantize that model"]);
+    space.fails(2, "merge statistics0.1 --output no.onnx", &["no.onnx", "archive"]);
+    let shard = "quantize mlp.enfold --calibrate x.safetensors --batch-size 8 --observer minmax --weight-bits 4";
+    space.ok(&format!("{shard} --shard 1/2 --state plain"));
+    space.ok(&format!("{shard} --gptq --shard 2/2 --state rounded"));
+    space.fails(2, "merge plain --gptq --output no.enfold", &["plain has no second moments", "give --gptq"]);
+    space.fails(2, "merge rounded plain --gptq --output no.enfold", &["plain has no second moments"]);
+    space.fails(
+        1,
+        "quantize statistics0.1 --dynamic --output no.enfold",
+        &["channel statistics", "enfold merge statistics0.1"],
+    );
+    space.fails(1, "run statistics0.1 --input x.safetensors --output no.npz", &["enfold merge statistics0.1"]);
+    assert!(space.ok("inspect statistics0.1").contains("channel statistics"));
 }
 
 fn sqnr(graph: &Graph, x: &Tensor) -> f64 {
@@ -167,8 +249,9 @@ fn wrong_arguments_of_passes_are_named() {
     space.fails(2, &format!("{quantize} --dynamic --fit-ranges"), &["--fit-ranges", "--dynamic"]);
     let shard = "quantize mlp.enfold --calibrate x.safetensors --shard 1/2 --state s --clip mse";
     space.fails(2, shard, &["--clip comes after all shards", "enfold merge"]);
-    let shard = "quantize mlp.enfold --calibrate x.safetensors --shard 1/2 --state s --smooth";
-    space.fails(2, shard, &["--smooth needs all data at once"]);
+    let shard = "quantize mlp.enfold --calibrate x.safetensors --shard 1/2 --state s";
+    space.fails(2, &format!("{shard} --smooth --gptq"), &["leave --gptq out", "that enfold merge smooths"]);
+    space.fails(2, &format!("{shard} --target-sqnr 30"), &["whole batches", "leave --shard out"]);
     space.fails(1, "sensitivity absent.enfold --calibrate x.safetensors", &["absent.enfold"]);
     space.fails(1, "sensitivity mlp.enfold --calibrate absent.npz", &["absent.npz"]);
 }

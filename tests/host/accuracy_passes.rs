@@ -1,6 +1,8 @@
 //! The passes for accuracy: smoothing, clipping and GPTQ.
 
 mod networks;
+mod rounding;
+mod shards;
 
 use std::collections::HashMap;
 
@@ -120,9 +122,8 @@ fn loss(float: &Graph, quantized: &Graph, width: usize) -> f64 {
     1.0 - cosines.iter().sum::<f64>() / cosines.len() as f64
 }
 
-fn calibrated(graph: &Graph, config: QuantizationConfig, in_float: &[String]) -> PreparedGraph {
+fn calibrated(graph: &Graph, config: QuantizationConfig) -> PreparedGraph {
     let quantizer = WgpuQuantizer::new().set_global(config).float_islands(true);
-    let quantizer = in_float.iter().fold(quantizer, |quantizer, name| quantizer.set_module_name(name, None));
     let mut prepared = prepare(graph, &quantizer).expect("prepared");
     for seed in 0..4 {
         prepared.observe(&[batch(graph, 8, seed)]).expect("observed");
@@ -142,12 +143,18 @@ fn smoothing_takes_most_of_the_loss_of_outlier_channels() {
     for (name, config) in [("static", config()), ("dynamic", config().dynamic())] {
         for (outliers, bar) in [(2, 0.35), (3, 0.35), (0, 1.1)] {
             let float = encoder(3, outliers).expect("an encoder");
-            let before = loss(&float, &converted(&calibrated(&float, config.clone(), &[])), HIDDEN);
+            let before = loss(&float, &converted(&calibrated(&float, config.clone())), HIDDEN);
             let smoothed = smoothed(&float, &SmoothOptions::default().with_dynamic(name == "dynamic"));
-            let quantized = converted(&calibrated(&smoothed.graph, config.clone(), &smoothed.float));
+            let quantized = converted(&calibrated(&smoothed.graph, config.clone()));
             let after = loss(&float, &quantized, HIDDEN);
             report(&format!("smoothing, {name}, {outliers} outliers: loss {before:.6} before, {after:.6} after"));
             assert!(after <= bar * before, "{name}, {outliers} outliers: {after} after, {before} before");
+            // A search among several α, the default among them, does not choose worse.
+            let options = SmoothOptions::default().with_dynamic(name == "dynamic").with_search(true);
+            let searched = smooth(&float, &statistics(&float), &options).expect("smoothed");
+            let searched = loss(&float, &converted(&calibrated(&searched.graph, config.clone())), HIDDEN);
+            report(&format!("smoothing with a search, {name}, {outliers} outliers: loss {searched:.6}"));
+            assert!(searched <= 1.05 * after, "{name}, {outliers} outliers: {searched} with a search, {after} without");
             // The engines run a smoothed network as they run every other.
             let x = batch(&float, 3, 5);
             let integers = to_integer(&quantized).expect("integers");
@@ -156,6 +163,47 @@ fn smoothing_takes_most_of_the_loss_of_outlier_channels() {
             assert_eq!(engine.run(&[&x]).expect("run"), expected, "{name}");
         }
     }
+}
+
+/// What smoothing leaves in float are nodes, and no modules: the layer behind a function has a name that begins with the function's.
+#[test]
+fn smoothing_leaves_no_more_in_float_than_it_names() {
+    let mut g = GraphBuilder::new();
+    let x = g.input("x", Shape::rows(HIDDEN)).expect("an input");
+    let tensor = |seed: u64, scale: f32| {
+        let mut values = crate::random::Random::new(seed).normals(HIDDEN * HIDDEN, scale);
+        // Two outputs have a wide range.
+        values[..2 * HIDDEN].iter_mut().for_each(|v| *v *= if seed == 1 { 30.0 } else { 1.0 });
+        Tensor::from_f32(&[HIDDEN, HIDDEN], values).expect("as many")
+    };
+    let h = g.linear("up", x, tensor(1, 0.1), None).expect("a layer");
+    let h = g.gelu("block", h).expect("a function");
+    let y = g.linear("block.down", h, tensor(2, 0.1), None).expect("a layer");
+    let graph = g.finish([y]).expect("a graph");
+    let integer_layers = |graph: &Graph| {
+        let integers = to_integer(&converted(&calibrated(graph, QuantizationConfig::symmetric().per_channel())));
+        let integers = integers.expect("integers");
+        integers.nodes().iter().filter(|node| node.op.is_layer() && node.op.is_integer()).count()
+    };
+    let of = |options: SmoothOptions| smoothed(&graph, &options);
+    let found = of(SmoothOptions::default());
+    assert_eq!(found.float, ["block.smoothed", "block"], "{found}");
+    assert_eq!(integer_layers(&found.graph), 2);
+    // As module names, they would keep the layer behind in float too.
+    let quantizer = WgpuQuantizer::new().set_global(QuantizationConfig::symmetric()).set_module_name("block", None);
+    let summary = prepare(&found.graph, &quantizer).expect("prepared").summary().clone();
+    assert!(summary.float.iter().any(|node| node.name == "block.down"), "{summary}");
+    // A file keeps them, and all nodes are quantized if that is asked for.
+    let bytes = enfold::archive::to_bytes(&found.graph).expect("bytes");
+    assert_eq!(enfold::archive::from_bytes(&bytes).expect("a graph"), found.graph);
+    let quantized = |graph: &Graph, name: &str| {
+        let prepared = calibrated(graph, QuantizationConfig::symmetric().per_channel());
+        prepared.summary().float.iter().all(|node| node.name != name)
+    };
+    let all = of(SmoothOptions::default().with_float_products(false));
+    assert!(
+        all.float.is_empty() && !quantized(&found.graph, "block.smoothed") && quantized(&all.graph, "block.smoothed")
+    );
 }
 
 /// The results of `tests/accuracy/reference.py`, by name.
@@ -251,20 +299,33 @@ fn gptq_equals_the_textbook() {
             let rounded = gptq(&mut prepared, &hessians, &options).expect("rounded");
             assert_eq!(rounded.len(), 1, "{name}");
             let found = weight(&prepared, "fc.weight");
-            // The squared error of the outputs on the inputs.
-            let error = |rounded: &[f32]| {
+            // The squared errors of the outputs on the inputs, by row.
+            let errors = |rounded: &[f32]| -> Vec<f64> {
                 let rows = floats(original).chunks(k).zip(rounded.chunks(k));
-                let of_row = |(w, q): (&[f32], &[f32])| -> f64 {
+                let of_row = |(w, q): (&[f32], &[f32])| {
                     let errors: Vec<f64> = w.iter().zip(q).map(|(w, q)| f64::from(*w) - f64::from(*q)).collect();
                     let token = |x: &[f32]| x.iter().zip(&errors).map(|(x, e)| f64::from(*x) * e).sum::<f64>().powi(2);
                     floats(inputs).chunks(k).map(token).sum()
                 };
-                rows.map(of_row).sum::<f64>()
+                rows.map(of_row).collect()
             };
-            let expected = of(&format!("rounded.{order}"));
-            let [ours, textbook] = [floats(&found), floats(expected)].map(error);
+            let error = |rounded: &[f32]| errors(rounded).iter().sum::<f64>();
+            // Where rounding to nearest is better, the textbook's row is left.
+            let scales = floats(of("scale"));
+            let round = |(at, w): (usize, &f32)| {
+                let scale = scales[at / k];
+                (w / scale).round_ties_even().clamp(-(largest as f32), largest as f32) * scale
+            };
+            let nearest: Vec<f32> = floats(original).iter().enumerate().map(round).collect();
+            let textbook = floats(of(&format!("rounded.{order}")));
+            let (of_nearest, of_textbook) = (errors(&nearest), errors(textbook));
+            let row = |row: usize| if of_textbook[row] < of_nearest[row] { textbook } else { &nearest };
+            let expected: Vec<f32> = (0..textbook.len()).map(|at| row(at / k)[at]).collect();
+            let left = (0..scales.len()).filter(|&row| of_textbook[row] >= of_nearest[row]).count();
+            assert!(rounded[0].nearest_rows == left && left < scales.len(), "{name} {order}: {left} rows to nearest");
+            let [ours, textbook] = [floats(&found), &expected].map(error);
             assert!((ours - textbook).abs() <= 1e-6 * textbook, "{name} {order}: {ours}, expected {textbook}");
-            let apart = floats(&found).iter().zip(floats(expected)).filter(|(a, b)| (*a - *b).abs() > 1e-6).count();
+            let apart = floats(&found).iter().zip(&expected).filter(|(a, b)| (*a - *b).abs() > 1e-6).count();
             assert_eq!(apart, 0, "{name} {order}: {apart} weights differ");
             // The other order has another result, so the comparison sees the difference.
             let other = of(&format!("rounded.{}", if by_moments { "plain" } else { "ordered" }));
@@ -296,11 +357,11 @@ fn fewer_bits_lose_less_with_clipping_and_gptq() {
     ];
     let mut first = None;
     for (name, config) in schemes {
-        let nearest = calibrated(&float, config.clone(), &[]);
-        let mut clipped = calibrated(&float, config.clone(), &[]);
+        let nearest = calibrated(&float, config.clone());
+        let mut clipped = calibrated(&float, config.clone());
         let weights = clip_weights(&mut clipped).expect("clipped");
         assert!(weights.len() == 12 && weights.iter().all(|w| w.error < 1.0 && w.error > 0.3), "{weights:?}");
-        let mut rounded = calibrated(&float, config, &[]);
+        let mut rounded = calibrated(&float, config);
         clip_weights(&mut rounded).expect("clipped");
         // Parts of one value each.
         for mut hessians in Hessians::in_parts(&rounded, 1) {
@@ -352,7 +413,7 @@ fn wrong_arguments_of_passes_are_named() {
     assert!(error.to_string().contains("norm") && error.to_string().contains("NaN"), "{error}");
 
     let config = QuantizationConfig::symmetric().per_channel().dynamic_per_token();
-    let mut prepared = calibrated(&graph, config.clone(), &[]);
+    let mut prepared = calibrated(&graph, config.clone());
     let mut hessians = Hessians::new(&prepared);
     assert_eq!(gptq(&mut prepared, &hessians, &GptqOptions::default()), Err(AccuracyError::NoData));
     let error = hessians.observe(&[&nan]).expect_err("a NaN");
@@ -360,7 +421,7 @@ fn wrong_arguments_of_passes_are_named() {
     hessians.observe(&[batch(&graph, 2, 0)]).expect("observed");
     let error = gptq(&mut prepared, &hessians, &GptqOptions::default().with_damping(-1.0)).expect_err("refused");
     assert!(error.to_string().contains("damping is -1"), "{error}");
-    let mut of_other = calibrated(&other, config, &[]);
+    let mut of_other = calibrated(&other, config);
     assert!(gptq(&mut of_other, &hessians, &GptqOptions::default()).is_err());
     // Fewer tokens than features: the moments have no inverse, and damping helps.
     let mut few = Hessians::new(&prepared);

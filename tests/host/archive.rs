@@ -139,7 +139,7 @@ fn wrong_files_are_refused_by_name() {
     let graph = |from: &str, to: &str| archive::from_bytes(&edited(&good, from, to)).expect_err(from);
     let state = |from: &str, to: &str| archive::prepared_from_bytes(&edited(&good_prepared, from, to)).expect_err(from);
     let table: Vec<(&str, ArchiveError, &[&str])> = vec![
-        ("a newer format", graph("\"format\":6", "\"format\":7,\"new\":1"), &["format 7", "up to 6"]),
+        ("a newer format", graph("\"format\":7", "\"format\":8,\"new\":1"), &["format 8", "up to 7"]),
         ("an unknown op", graph("\"linear\"", "\"convolution\""), &["convolution"]),
         ("an unknown function", graph("{\"op\":\"relu\"}", "{\"op\":\"gulp\"}"), &["relu", "gulp"]),
         ("a name that repeats", graph("\"name\":\"relu\"", "\"name\":\"fc\""), &["two nodes", "fc"]),
@@ -156,7 +156,7 @@ fn wrong_files_are_refused_by_name() {
         ("other dimensions", graph("\"dims\":[4]", "\"dims\":[5]"), &["fc", "5", "4"]),
         ("an unknown type", graph("\"dtype\":\"f32\"", "\"dtype\":\"f64\""), &["x", "f64"]),
         ("a missing tensor", graph("\"tensor\":\"tensor.0\"", "\"tensor\":\"tensor.7\""), &["tensor.7"]),
-        ("a header that is no JSON", graph("{\"format\":6,", "{\"format\":6"), &["header"]),
+        ("a header that is no JSON", graph("{\"format\":7,", "{\"format\":7"), &["header"]),
         ("an observer that does not exist", state("{\"observer\":1}", "{\"observer\":40}"), &["40", "3"]),
         ("one observer too many", state("{\"observer\":1}", "{\"observer\":3}"), &["3", "there are 3"]),
         ("an impossible range of codes", state("\"range\":[-128,127]", "\"range\":[-300,127]"), &["observer", "-300"]),

@@ -5,7 +5,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use enfold::quantize::PreparedGraph;
 use enfold::quantize::accuracy::{
-    ChannelStatistics, GptqOptions, Hessians, LayerChoice, Plan, SmoothOptions, clip_weights, fit_ranges, gptq, smooth,
+    ChannelStatistics, GptqOptions, Hessians, LayerChoice, Plan, RoundedWeight, SmoothOptions, clip_weights,
+    fit_ranges, gptq, gptq_skips, smooth,
 };
 use enfold::{Graph, Tensor};
 
@@ -27,7 +28,7 @@ pub(super) struct Passes {
     smooth_search: bool,
     #[command(flatten)]
     edits: Edits,
-    /// Rounds the weights of linear layers so that the errors of their outputs on the calibration data cancel out (GPTQ).
+    /// Rounds the weights of linear layers and convolutions so that the errors of their outputs on the calibration data cancel out (GPTQ).
     #[arg(long)]
     gptq: bool,
 }
@@ -98,31 +99,59 @@ impl Passes {
         }
     }
 
-    /// Smooths a float graph. Returns it with the nodes that must stay in float; `None` if it is not to be smoothed.
-    pub(super) fn smooth(
+    /// How a float graph is to be smoothed, if it is.
+    fn smoothing(&self, dynamic: bool) -> Option<SmoothOptions> {
+        let options = match self.smooth {
+            Some(alpha) => SmoothOptions::default().with_alpha(alpha),
+            None if self.smooth_search => SmoothOptions::default().with_search(true),
+            None => return None,
+        };
+        Some(options.with_dynamic(dynamic))
+    }
+
+    /// Whether a float graph is to be smoothed.
+    pub(super) fn smooths(&self) -> bool {
+        self.smoothing(false).is_some()
+    }
+
+    /// Whether weights are to be rounded by second moments.
+    pub(super) fn rounds(&self) -> bool {
+        self.gptq
+    }
+
+    /// Collects the statistics for smoothing. Returns them with the options of smoothing; `None` if the graph is not to be smoothed.
+    pub(super) fn statistics(
         &self,
         graph: &Graph,
         batches: &[Vec<Tensor>],
         data: &Path,
         dynamic: bool,
         stderr: &Stderr,
-    ) -> Result<Option<(Graph, Vec<String>)>> {
-        let options = match self.smooth {
-            Some(alpha) => SmoothOptions::default().with_alpha(alpha),
-            None if self.smooth_search => SmoothOptions::default().with_search(true),
-            None => return Ok(None),
-        };
+    ) -> Result<Option<(ChannelStatistics, SmoothOptions)>> {
+        let Some(options) = self.smoothing(dynamic) else { return Ok(None) };
         let mut statistics = ChannelStatistics::new(graph);
         let bar = stderr.bar("collecting channel statistics", batches.len());
         for batch in batches {
             statistics.observe(batch).with_context(|| data.display().to_string())?;
             bar.step();
         }
-        drop(bar);
-        let smoothed = stderr.wait_for("smoothing", || smooth(graph, &statistics, &options.with_dynamic(dynamic)))?;
-        let done = smoothed.values.iter().filter(|value| value.alpha.is_some()).count();
-        stderr.note(&format!("smoothed {done} of {}", count(smoothed.values.len(), "value")));
-        Ok(Some((smoothed.graph, smoothed.float)))
+        Ok(Some((statistics, options)))
+    }
+
+    /// Collects all second moments of the inputs of a prepared graph's layers.
+    pub(super) fn hessians(
+        prepared: &PreparedGraph,
+        batches: &[Vec<Tensor>],
+        data: &Path,
+        stderr: &Stderr,
+    ) -> Result<Hessians> {
+        let mut hessians = Hessians::new(prepared);
+        let bar = stderr.bar("collecting second moments", batches.len());
+        for batch in batches {
+            hessians.observe(batch).with_context(|| data.display().to_string())?;
+            bar.step();
+        }
+        Ok(hessians)
     }
 
     /// Edits the weights of a calibrated graph.
@@ -154,9 +183,41 @@ impl Passes {
             bar.step();
         }
         drop(bar);
-        let mean = rounded.iter().map(|weight| weight.error).sum::<f64>() / rounded.len().max(1) as f64;
-        let weights = count(rounded.len(), "weight");
-        stderr.note(&format!("rounded {weights}: {mean:.2} of the squared output error on average"));
-        Ok(())
+        tell_rounded(prepared, &rounded, stderr)
     }
+}
+
+/// Smooths a graph by its statistics. Returns it with a note of what was done.
+pub(super) fn smoothed(
+    statistics: &ChannelStatistics,
+    options: &SmoothOptions,
+    stderr: &Stderr,
+) -> Result<(Graph, String)> {
+    let smoothed = stderr.wait_for("smoothing", || smooth(statistics.graph(), statistics, options))?;
+    let done = smoothed.values.iter().filter(|value| value.alpha.is_some()).count();
+    let note = format!("smoothed {done} of {}", count(smoothed.values.len(), "value"));
+    Ok((smoothed.graph, note))
+}
+
+/// Rounds the weights of a calibrated graph by second moments.
+pub(super) fn round_weights(prepared: &mut PreparedGraph, hessians: &Hessians, stderr: &Stderr) -> Result<()> {
+    let rounded = stderr.wait_for("rounding weights", || gptq(prepared, hessians, &GptqOptions::default()))?;
+    tell_rounded(prepared, &rounded, stderr)
+}
+
+fn tell_rounded(prepared: &PreparedGraph, rounded: &[RoundedWeight], stderr: &Stderr) -> Result<()> {
+    let mean = rounded.iter().map(|weight| weight.error).sum::<f64>() / rounded.len().max(1) as f64;
+    let sum = |of: fn(&RoundedWeight) -> usize| rounded.iter().map(of).sum::<usize>();
+    let (rows, nearest) = (sum(|weight| weight.rows), sum(|weight| weight.nearest_rows));
+    let nearest = if nearest == 0 {
+        String::new()
+    } else {
+        format!("; {nearest} of {rows} output channels are as good to nearest")
+    };
+    let weights = count(rounded.len(), "weight");
+    stderr.note(&format!("rounded {weights}: {mean:.2} of the squared output error on average{nearest}"));
+    for (weight, reason) in gptq_skips(prepared)? {
+        stderr.note(&format!("{weight} is rounded to nearest: {reason}"));
+    }
+    Ok(())
 }

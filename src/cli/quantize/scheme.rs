@@ -117,7 +117,7 @@ impl Scheme {
         self.observer.unwrap_or(default)
     }
 
-    fn quantizer(&self, in_float: &[String], plan: Option<&Plan>) -> Result<WgpuQuantizer> {
+    fn quantizer(&self, plan: Option<&Plan>) -> Result<WgpuQuantizer> {
         let mut config = QuantizationConfig::symmetric();
         if let Some(bits) = self.weight_bits {
             config = config.weight_bits(bits);
@@ -149,19 +149,12 @@ impl Scheme {
         // Activations that only float nodes read stay float. No integer step is lost, and transformers lose much accuracy otherwise.
         let quantizer = WgpuQuantizer::new().set_global(config).quantize_matmul(self.attention).float_islands(true);
         let quantizer = plan.map_or_else(|| quantizer.clone(), |plan| plan.configure(quantizer.clone()));
-        let names = self.leave_float.iter().chain(in_float);
-        Ok(names.fold(quantizer, |quantizer, name| quantizer.set_module_name(name, None)))
+        Ok(self.leave_float.iter().fold(quantizer, |quantizer, name| quantizer.set_module_name(name, None)))
     }
 
-    /// Prepares a graph, with these nodes in float too.
-    pub(super) fn prepare(
-        &self,
-        model: &Model,
-        graph: &Graph,
-        in_float: &[String],
-        plan: Option<&Plan>,
-    ) -> Result<PreparedGraph> {
-        prepare(graph, &self.quantizer(in_float, plan)?).map_err(|error| match error {
+    /// Prepares a graph.
+    pub(super) fn prepare(&self, model: &Model, graph: &Graph, plan: Option<&Plan>) -> Result<PreparedGraph> {
+        prepare(graph, &self.quantizer(plan)?).map_err(|error| match error {
             PrepareError::NoMatch { filter, near_names } => {
                 let of_plan = |plan: &&Plan| plan.layers.keys().any(|name| filter.contains(&format!("{name:?}")));
                 if plan.filter(of_plan).is_some()

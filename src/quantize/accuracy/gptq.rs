@@ -3,17 +3,17 @@
 mod factor;
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use self::factor::inverse_factor;
+use self::factor::{dot, inverse_factor};
 use super::error::AccuracyError;
-use super::hessians::{Hessians, Moments};
+use super::hessians::{Hessians, moments};
 use super::statistics::difference_of_structure;
 use super::weights::{PreparedWeight, prepared_weights};
-use crate::graph::{Graph, NodeId};
-use crate::ops::Op;
+use crate::graph::NodeId;
 use crate::quantize::PreparedGraph;
 use crate::values::slices::f32s;
 use crate::values::{QParams, QuantRange, Tensor, TensorQParams};
@@ -54,21 +54,23 @@ impl GptqOptions {
 pub struct RoundedWeight {
     /// The weight.
     pub name: String,
-    /// The squared error of the layer's outputs in calibration, compared with that of rounding to nearest.
+    /// The squared error of the layer's outputs in calibration, compared with that of rounding to nearest; at most 1.
     pub error: f64,
+    /// The number of output channels.
+    pub rows: usize,
+    /// The number of output channels for which rounding to nearest is at least as good. They are rounded to nearest.
+    pub nearest_rows: usize,
 }
 
 /// Features whose errors are spread together, so that a block of the factor stays in a cache.
 const BLOCK: usize = 128;
 
-/// Rows of a weight that one task rounds.
-const ROWS: usize = 16;
-
-/// Rounds the weights of linear layers, in the ranges that their observers have: of min/max, or clipped. The rounded weights replace the
-/// constants of the prepared graph, and their observers keep the ranges. A weight that layers with different inputs share stays as it is.
+/// Rounds the weights of linear layers and convolutions, in the ranges that their observers have: of min/max, or clipped. The rounded weights
+/// replace the constants of the prepared graph, and their observers keep the ranges. Which weights stay as they are, [`gptq_skips`] tells.
 ///
 /// For each feature `j` in turn, with `R` the upper Cholesky factor of the inverse of the damped Hessian, `w_j` is rounded to `q_j`, and
-/// `(w_j − q_j) / R_jj · R_jk` is subtracted from each feature `k` that is left.
+/// `(w_j − q_j) / R_jj · R_jk` is subtracted from each feature `k` that is left. An output channel whose error would be larger than that of
+/// rounding to nearest, which happens if clipping cuts off what was subtracted, is rounded to nearest.
 ///
 /// # Errors
 /// Returns [`AccuracyError::OtherGraph`] for sums of another graph, [`AccuracyError::NoData`] for sums of no batch,
@@ -87,29 +89,32 @@ pub fn gptq(
         return Err(AccuracyError::OtherGraph { problem });
     }
     let mut weights = prepared_weights(prepared)?;
-    weights.retain(|weight| values_of(prepared.graph(), weight.constant) == 1);
+    let readings = readings(prepared);
+    weights.retain(|weight| readings.get(&weight.constant) == Some(&1));
     let (mut constants, mut observers) = (HashMap::new(), Vec::new());
     let mut report = Vec::new();
     for value in hessians.values() {
         let of_value: Vec<&PreparedWeight> =
             value.layers.iter().filter_map(|&layer| weight_of(prepared, &weights, layer)).collect();
-        if of_value.is_empty() || value.sums.is_empty() {
-            continue;
+        let mut results = vec![Rounded::default(); of_value.len()];
+        // Groups of a convolution have features and rows of their own.
+        for (group, sums) in value.sums.iter().enumerate().filter(|_| !of_value.is_empty()) {
+            let (moments, k) = (sums.matrix(), sums.features());
+            let order = order(&moments, k, options.activation_order);
+            let factor = inverse_factor(&damped(&moments, &order, options.damping), k);
+            let singular =
+                || AccuracyError::Singular { layer: of_value[0].name.clone(), features: k, damping: options.damping };
+            let factor = factor.ok_or_else(singular)?;
+            for (weight, result) in of_value.iter().zip(&mut results) {
+                let rows = weight.value.shape()[0] / value.sums.len();
+                result.round(weight, group * rows..(group + 1) * rows, &factor, &order, &moments);
+            }
         }
-        let order = order(value, options.activation_order);
-        let factor = inverse_factor(&damped(value, &order, options.damping), value.features);
-        let singular = || AccuracyError::Singular {
-            layer: of_value[0].name.clone(),
-            features: value.features,
-            damping: options.damping,
-        };
-        let factor = factor.ok_or_else(singular)?;
-        for weight in of_value {
-            let rounded = round(weight, &factor, &order);
-            let [before, after] = [&nearest(weight), &rounded].map(|w| output_error(weight, w, &value.sums));
-            let error = if before > 0.0 { after / before } else { 1.0 };
-            let tensor = Tensor::from_f32(weight.value.shape(), rounded).expect("as many values");
-            report.push(RoundedWeight { name: weight.name.clone(), error });
+        for (weight, result) in of_value.into_iter().zip(results) {
+            let tensor = Tensor::from_f32(weight.value.shape(), result.values).expect("as many values");
+            let error = if result.before > 0.0 { result.after / result.before } else { 1.0 };
+            let (name, rows) = (weight.name.clone(), weight.value.shape()[0]);
+            report.push(RoundedWeight { name, error, rows, nearest_rows: result.nearest_rows });
             constants.insert(weight.constant, Arc::new(tensor));
             observers.push((weight.observer, weight.qparams.clone()));
         }
@@ -118,20 +123,34 @@ pub fn gptq(
     Ok(report)
 }
 
-/// The number of values that linear layers with this weight read.
-fn values_of(graph: &Graph, constant: NodeId) -> usize {
-    let unobserved = |mut id: NodeId| {
-        while matches!(graph.node(id).op, Op::Observe(_)) {
-            id = graph.node(id).inputs[0];
-        }
-        id
+/// Returns the quantized weights that [`gptq`] leaves as they are, each with the reason.
+///
+/// # Errors
+/// Returns [`AccuracyError::Observer`] for a weight whose range has no scale.
+pub fn gptq_skips(prepared: &PreparedGraph) -> Result<Vec<(String, &'static str)>, AccuracyError> {
+    let readings = readings(prepared);
+    let reason = |weight: &PreparedWeight| match readings.get(&weight.constant) {
+        Some(1) => None,
+        Some(_) => Some("layers with different inputs share it"),
+        None => Some("it is that of a transposed convolution"),
     };
-    let layers = graph.nodes().iter().filter(|node| matches!(node.op, Op::Linear(_)));
-    let of_weight = layers.filter(|node| unobserved(node.inputs[1]) == constant);
-    of_weight.map(|node| unobserved(node.inputs[0])).collect::<HashSet<_>>().len()
+    let weights = prepared_weights(prepared)?;
+    Ok(weights.into_iter().filter_map(|weight| reason(&weight).map(|reason| (weight.name, reason))).collect())
 }
 
-/// The weight of a linear layer.
+/// For each weight of linear layers and convolutions, the number of different inputs that are multiplied with it.
+fn readings(prepared: &PreparedGraph) -> HashMap<NodeId, usize> {
+    let graph = prepared.graph();
+    let mut readings = HashMap::new();
+    for value in moments(prepared) {
+        let constant = |layer: &NodeId| graph.node(graph.node(*layer).inputs[1]).inputs.first().copied();
+        let constants: HashSet<NodeId> = value.layers.iter().filter_map(constant).collect();
+        constants.into_iter().for_each(|id| *readings.entry(id).or_default() += 1);
+    }
+    readings
+}
+
+/// The weight of a layer.
 fn weight_of<'w>(prepared: &PreparedGraph, weights: &'w [PreparedWeight], layer: NodeId) -> Option<&'w PreparedWeight> {
     let observed = prepared.graph().node(layer).inputs[1];
     let constant = prepared.graph().node(observed).inputs.first().copied();
@@ -139,21 +158,21 @@ fn weight_of<'w>(prepared: &PreparedGraph, weights: &'w [PreparedWeight], layer:
 }
 
 /// The features in the order in which they are rounded.
-fn order(value: &Moments, by_moments: bool) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..value.features).collect();
+fn order(moments: &[f64], k: usize, by_moments: bool) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..k).collect();
     if by_moments {
-        let moment = |j: usize| value.sums[j * value.features + j];
+        let moment = |j: usize| moments[j * k + j];
         order.sort_by(|&a, &b| moment(b).total_cmp(&moment(a)));
     }
     order
 }
 
 /// The Hessian in another order, with its diagonal damped. A feature that is never active gets a diagonal of 1: it depends on no other.
-fn damped(value: &Moments, order: &[usize], damping: f64) -> Vec<f64> {
-    let k = value.features;
-    let diagonal = |j: usize| value.sums[j * k + j];
+fn damped(moments: &[f64], order: &[usize], damping: f64) -> Vec<f64> {
+    let k = order.len();
+    let diagonal = |j: usize| moments[j * k + j];
     let mean = order.iter().map(|&j| diagonal(j)).sum::<f64>() / k as f64;
-    let mut hessian: Vec<f64> = order.iter().flat_map(|&i| order.iter().map(move |&j| value.sums[i * k + j])).collect();
+    let mut hessian: Vec<f64> = order.iter().flat_map(|&i| order.iter().map(move |&j| moments[i * k + j])).collect();
     for (at, &j) in order.iter().enumerate() {
         hessian[at * k + at] = if diagonal(j) == 0.0 { 1.0 } else { diagonal(j) + damping * mean };
     }
@@ -176,26 +195,41 @@ fn grid(weight: &PreparedWeight, row: usize, feature: usize) -> QParams {
     }
 }
 
-fn nearest(weight: &PreparedWeight) -> Vec<f32> {
-    let k = weight.value.shape()[1];
-    let round = |(at, &w): (usize, &f32)| to_grid(f64::from(w), grid(weight, at / k, at % k), weight.range) as f32;
-    f32s(&weight.value).iter().enumerate().map(round).collect()
+/// A weight in the making.
+#[derive(Debug, Clone, Default)]
+struct Rounded {
+    values: Vec<f32>,
+    /// The squared errors of the layer's outputs, rounded to nearest and as they are.
+    before: f64,
+    after: f64,
+    nearest_rows: usize,
 }
 
-/// Rounds the rows of a weight, each on its own.
-fn round(weight: &PreparedWeight, factor: &[f64], order: &[usize]) -> Vec<f32> {
-    let k = order.len();
-    let mut rounded = vec![0f32; weight.value.len()];
-    let tasks = rounded.par_chunks_mut(ROWS * k).zip(f32s(&weight.value).par_chunks(ROWS * k)).enumerate();
-    tasks.for_each(|(task, (to, from))| {
-        for (at, (to, from)) in to.chunks_exact_mut(k).zip(from.chunks_exact(k)).enumerate() {
-            let mut row: Vec<f64> = order.iter().map(|&j| f64::from(from[j])).collect();
-            let grids: Vec<QParams> = order.iter().map(|&j| grid(weight, task * ROWS + at, j)).collect();
-            round_row(&mut row, factor, &grids, weight.range);
-            order.iter().zip(row).for_each(|(&j, w)| to[j] = w as f32);
+impl Rounded {
+    /// Adds the next rows of a weight, each rounded on its own.
+    fn round(&mut self, weight: &PreparedWeight, rows: Range<usize>, factor: &[f64], order: &[usize], moments: &[f64]) {
+        let k = order.len();
+        let of_row = |row: usize| {
+            let from = &f32s(&weight.value)[row * k..][..k];
+            let grids: Vec<QParams> = (0..k).map(|j| grid(weight, row, j)).collect();
+            let nearest = from.iter().zip(&grids).map(|(&w, &q)| to_grid(f64::from(w), q, weight.range) as f32);
+            let nearest: Vec<f32> = nearest.collect();
+            let mut ordered: Vec<f64> = order.iter().map(|&j| f64::from(from[j])).collect();
+            let grids: Vec<QParams> = order.iter().map(|&j| grids[j]).collect();
+            round_row(&mut ordered, factor, &grids, weight.range);
+            let mut rounded = vec![0f32; k];
+            order.iter().zip(ordered).for_each(|(&j, w)| rounded[j] = w as f32);
+            let [before, after] = [&nearest, &rounded].map(|rounded| output_error(from, rounded, moments));
+            // Compared so that an error that is no number counts as larger.
+            if after < before { (rounded, before, after, 0) } else { (nearest, before, before, 1) }
+        };
+        for (values, before, after, nearest) in rows.into_par_iter().map(of_row).collect::<Vec<_>>() {
+            self.values.extend(values);
+            self.before += before;
+            self.after += after;
+            self.nearest_rows += nearest;
         }
-    });
-    rounded
+    }
 }
 
 fn round_row(row: &mut [f64], factor: &[f64], grids: &[QParams], range: QuantRange) {
@@ -219,15 +253,9 @@ fn round_row(row: &mut [f64], factor: &[f64], grids: &[QParams], range: QuantRan
     }
 }
 
-/// The squared error of a layer's outputs, `Σ_n eᵀ H e` with `e` the error of the row `n` of the weight.
-fn output_error(weight: &PreparedWeight, rounded: &[f32], hessian: &[f64]) -> f64 {
-    let k = weight.value.shape()[1];
-    let rows = f32s(&weight.value).par_chunks(k).zip(rounded.par_chunks(k));
-    let of_row = |(w, q): (&[f32], &[f32])| {
-        let errors: Vec<f64> = w.iter().zip(q).map(|(&w, &q)| f64::from(w) - f64::from(q)).collect();
-        let of_feature =
-            |(error, row): (&f64, &[f64])| error * row.iter().zip(&errors).map(|(h, e)| h * e).sum::<f64>();
-        errors.iter().zip(hessian.chunks_exact(k)).map(of_feature).sum::<f64>()
-    };
-    rows.map(of_row).collect::<Vec<_>>().into_iter().sum()
+/// The squared error of an output channel, `eᵀ H e` with `e` the error of its row of the weight.
+fn output_error(row: &[f32], rounded: &[f32], hessian: &[f64]) -> f64 {
+    let errors: Vec<f64> = row.iter().zip(rounded).map(|(&w, &q)| f64::from(w) - f64::from(q)).collect();
+    let of_feature = |(error, row): (&f64, &[f64])| error * dot(row, &errors);
+    errors.iter().zip(hessian.chunks_exact(row.len().max(1))).map(of_feature).sum()
 }

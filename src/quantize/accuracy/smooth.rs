@@ -11,6 +11,8 @@ mod producer;
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use self::apply::{Edits, apply};
 use self::error_of::LayerErrors;
 use self::producer::{Producer, producer};
@@ -20,7 +22,7 @@ use super::weights::{known_weight, matrix};
 use crate::graph::{Graph, NodeId};
 
 /// The options of [`smooth`].
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct SmoothOptions {
     /// α in 0..=1: how much of the range of activations moves into weights. 0.8 by default. The original paper has 0.5, which made
@@ -30,11 +32,14 @@ pub struct SmoothOptions {
     pub search: bool,
     /// The network will be quantized dynamically: the ranges of activations are those of their values. Otherwise, observers may clip them.
     pub dynamic: bool,
+    /// Inserted products, and the functions that they follow, get a reason to stay in float ([`Node::float_reason`](crate::graph::Node)). On by
+    /// default: a value that is quantized before it is smoothed gains nothing.
+    pub float_products: bool,
 }
 
 impl Default for SmoothOptions {
     fn default() -> Self {
-        Self { alpha: 0.8, search: false, dynamic: false }
+        Self { alpha: 0.8, search: false, dynamic: false, float_products: true }
     }
 }
 
@@ -56,10 +61,19 @@ impl SmoothOptions {
     pub fn with_dynamic(self, dynamic: bool) -> Self {
         Self { dynamic, ..self }
     }
+
+    /// Returns the options whose products, and the functions in front of them, stay in float, or are quantized like other nodes.
+    #[must_use]
+    pub fn with_float_products(self, float_products: bool) -> Self {
+        Self { float_products, ..self }
+    }
 }
 
 /// The values of α that a search tries.
 const SEARCHED: [f32; 7] = [0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0];
+
+/// The error of another α in a search, as a share of the default's, from which on it is clearly better.
+const CLEARLY: f64 = 0.6;
 
 /// A product in front of a layer pays if it halves the squared error of the layer's output.
 const PAYS: f64 = 0.5;
@@ -72,9 +86,8 @@ pub struct Smoothed {
     pub graph: Graph,
     /// The values that layers read, in the order of the graph.
     pub values: Vec<SmoothedValue>,
-    /// Names of inserted products, and of the functions that they follow. They should stay in float, as with
-    /// [`WgpuQuantizer::set_module_name`](crate::quantize::WgpuQuantizer::set_module_name) and `None`: a value that is quantized before it
-    /// is smoothed gains nothing.
+    /// Names of the nodes that have got a reason to stay in float, which [`WgpuQuantizer`](crate::quantize::WgpuQuantizer) obeys and archives
+    /// keep: inserted products, and the functions that they follow.
     pub float: Vec<String>,
 }
 
@@ -154,7 +167,7 @@ pub fn smooth(
         values.extend(smooth_value(graph, &users, statistics, value, options, &mut edits)?);
     }
     values.reverse();
-    let (graph, float) = apply(graph, statistics.interpreter(), &edits)?;
+    let (graph, float) = apply(graph, statistics.interpreter(), &edits, options.float_products)?;
     Ok(Smoothed { graph, values, float })
 }
 
@@ -167,7 +180,7 @@ fn smooth_value(
     edits: &mut Edits,
 ) -> Result<Option<SmoothedValue>, AccuracyError> {
     let channels = value.maxima.len();
-    let mut matrices = Vec::new();
+    let (mut matrices, mut rows_of_scales) = (Vec::new(), Vec::new());
     for &layer in &value.readers {
         let Some(weight) = known_weight(statistics.interpreter(), layer)? else { return Ok(None) };
         let taps = weight.len() / (weight.shape()[0] * channels).max(1);
@@ -177,20 +190,25 @@ fn smooth_value(
             rows.for_each(|(row, scale)| row.iter_mut().for_each(|w| *w = (f64::from(*w) / scale) as f32));
         }
         matrices.extend(matrix);
+        rows_of_scales.resize(rows_of_scales.len() + weight.shape()[0], taps);
     }
     // A value that layers read along two axes is divided along one of them.
     if channels == 0 || value.samples.is_empty() || edits.divides(value.id) {
         return Ok(None);
     }
     let producer = producer(graph, users, statistics.interpreter(), value)?;
-    let errors = LayerErrors::new(&value.samples, &matrices, channels, options.dynamic);
+    let errors = LayerErrors::new(&value.samples, (&matrices, &rows_of_scales), channels, options.dynamic);
     let before = errors.of(None);
     let candidates = if options.search { &SEARCHED[..] } else { std::slice::from_ref(&options.alpha) };
     let tried = candidates.iter().map(|&alpha| {
         let scales = scales(&value.maxima, &matrices, alpha);
         (errors.of(Some(&scales)), alpha, scales)
     });
-    let best = tried.reduce(|best, next| if next.0 < best.0 { next } else { best });
+    // The samples are few: another α than the default must be clearly better.
+    let weighed = |(error, alpha, _): &(f64, f32, Vec<f64>)| {
+        if *alpha == SmoothOptions::default().alpha { error * CLEARLY } else { *error }
+    };
+    let best = tried.reduce(|best, next| if weighed(&next) < weighed(&best) { next } else { best });
     let enough = if matches!(producer, Producer::None) { PAYS } else { 1.0 };
     let best = best.filter(|(after, ..)| *after < before * enough);
     let name = |id: NodeId| graph.node(id).name.clone();

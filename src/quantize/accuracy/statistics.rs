@@ -2,6 +2,7 @@
 
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hasher};
 
 use super::error::AccuracyError;
 use super::weights::{channel_axis, known_weight};
@@ -67,6 +68,53 @@ impl ChannelStatistics {
         self.batches
     }
 
+    /// Statistics from a file: for each value, the largest magnitudes of channels and the samples. An error says what is wrong.
+    pub(crate) fn from_seen(graph: &Graph, seen: Vec<(Vec<f32>, Vec<f32>)>, batches: u64) -> Result<Self, String> {
+        let mut statistics = Self::new(graph);
+        let (found, expected) = (seen.len(), statistics.values.len());
+        if found != expected {
+            return Err(format!("statistics of {found} values, but layers read {expected}"));
+        }
+        for (value, (maxima, samples)) in statistics.values.iter_mut().zip(seen) {
+            let node = graph.node(value.id);
+            let channels = node.shape.axis(value.axis).unwrap_or(0);
+            let problem =
+                |what: &str, found: usize| Err(format!("{found} {what} of {} with {channels} channels", node.name));
+            if maxima.len() != channels && !(maxima.is_empty() && batches == 0) {
+                return problem("maxima", maxima.len());
+            }
+            if !samples.len().is_multiple_of(channels.max(1)) || samples.len() > MAX_SAMPLES * channels {
+                return problem("sampled elements", samples.len());
+            }
+            if maxima.iter().any(|max| !max.is_finite() || *max < 0.0) || samples.iter().any(|v| !v.is_finite()) {
+                return Err(format!("the statistics of {} are not finite", node.name));
+            }
+            (value.maxima, value.samples) = (maxima, samples);
+        }
+        statistics.batches = batches;
+        Ok(statistics)
+    }
+
+    /// For each value, the largest magnitudes of channels and the samples.
+    pub(crate) fn seen(&self) -> impl Iterator<Item = (&[f32], &[f32])> {
+        self.values.iter().map(|value| (&value.maxima[..], &value.samples[..]))
+    }
+
+    /// Returns the graph.
+    #[must_use]
+    pub fn graph(&self) -> &Graph {
+        self.interpreter.graph()
+    }
+
+    /// Returns a number that copies have in common.
+    #[must_use]
+    pub fn fingerprint(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        let values = self.values.iter().flat_map(|value| [&value.maxima, &value.samples]);
+        values.flatten().for_each(|v| hasher.write_u32(v.to_bits()));
+        hasher.finish()
+    }
+
     pub(super) fn interpreter(&self) -> &Interpreter {
         &self.interpreter
     }
@@ -88,7 +136,8 @@ impl ChannelStatistics {
         Ok(())
     }
 
-    /// Adds the statistics of other batches of the same graph. The first samples of both are kept.
+    /// Adds the statistics of later batches of the same graph. The first samples of both are kept, so that the statistics are those of
+    /// all batches in a row.
     ///
     /// # Errors
     /// Returns [`AccuracyError::OtherGraph`] for statistics of another graph. The statistics are then as before.
@@ -168,10 +217,12 @@ impl Channels {
             *maximum = values.iter().fold(*maximum, |max, v| max.max(v.abs()));
         }
         self.merge_maxima(&maxima);
+        // Which samples a batch offers depends on nothing but the batch, so that shards add up to one run.
         let tokens = values.len() / channels.max(1);
-        let free = MAX_SAMPLES.saturating_sub(self.samples.len() / channels.max(1)).min(SAMPLES_OF_BATCH).min(tokens);
-        for sample in 0..free {
-            let token = sample * tokens / free;
+        let offered = SAMPLES_OF_BATCH.min(tokens);
+        let free = MAX_SAMPLES.saturating_sub(self.samples.len() / channels.max(1));
+        for sample in 0..offered.min(free) {
+            let token = sample * tokens / offered;
             let first = token / inner * channels * inner + token % inner;
             self.samples.extend(values[first..].iter().step_by(inner).take(channels));
         }

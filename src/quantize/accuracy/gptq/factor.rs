@@ -19,8 +19,9 @@ pub(super) fn inverse_factor(a: &[f64], k: usize) -> Option<Vec<f64>> {
     Some(inverse)
 }
 
+/// The product of two vectors, in 16 sums.
 #[inline(always)]
-fn dot(a: &[f64], b: &[f64]) -> f64 {
+pub(super) fn dot(a: &[f64], b: &[f64]) -> f64 {
     const LANES: usize = 16;
     let mut sums = [0f64; LANES];
     let ((a_blocks, a_rest), (b_blocks, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());

@@ -49,11 +49,13 @@ impl Edits {
     }
 }
 
-/// Rebuilds the graph. Returns it with the names of inserted products and the functions in front of them.
+/// Rebuilds the graph. Returns it with the names of the nodes that stay in float: if asked for, inserted products and the functions in front
+/// of them.
 pub(super) fn apply(
     graph: &Graph,
     interpreter: &Interpreter,
     edits: &Edits,
+    in_float: bool,
 ) -> Result<(Graph, Vec<String>), AccuracyError> {
     let users = graph.users();
     let edited = |id: &NodeId| edits.outputs.contains_key(id) || edits.inputs.contains_key(id);
@@ -96,10 +98,12 @@ pub(super) fn apply(
         }
         if let Some((scales, axis)) = edits.copies.get(&id) {
             let copy = divided_copy(graph, &mut rewriter, interpreter, id, (scales, *axis))?;
-            if matches!(rewriter.node(copy).op, Op::Mul(_)) {
-                float.push(rewriter.node(copy).name.clone());
-                if matches!(node.op, Op::Unary(_) | Op::Mul(_)) {
-                    float.push(node.name.clone());
+            if in_float && matches!(rewriter.node(copy).op, Op::Mul(_)) {
+                let function = matches!(node.op, Op::Unary(_) | Op::Mul(_)).then(|| rewriter.get(id)).transpose()?;
+                for id in [Some(copy), function].into_iter().flatten() {
+                    rewriter
+                        .stays_float(id, "its channels have very different ranges until smoothing has divided them");
+                    float.push(rewriter.node(id).name.clone());
                 }
             }
             copies.insert(id, copy);

@@ -1,6 +1,9 @@
 //! The error of layers' int8 outputs on a sample of tokens.
 
 use crate::numerics::{self, gemm};
+use crate::quantize::spec::QuantizationSpec;
+use crate::quantize::{Observer, ObserverError, ObserverKind, QuantizationConfig};
+use crate::values::{QParams, Tensor};
 
 /// Layers that read the same tokens, as one matrix.
 pub(super) struct LayerErrors<'a> {
@@ -8,21 +11,23 @@ pub(super) struct LayerErrors<'a> {
     samples: &'a [f32],
     /// Weights `[rows, channels]`.
     matrix: &'a [f32],
+    /// The numbers of consecutive rows that have a scale in common: the taps of an output channel.
+    rows_of_scales: &'a [usize],
     channels: usize,
-    /// Shares of the samples' range that are tried.
-    ranges: &'static [f32],
+    /// The range of the samples is that of their values. Otherwise, an observer chooses it.
+    dynamic: bool,
     /// The outputs in float.
     outputs: Vec<f32>,
 }
 
-/// Observers of static ranges clip a range where that costs less than it gains.
-const CLIPPED: [f32; 4] = [1.0, 0.85, 0.7, 0.55];
-
 impl<'a> LayerErrors<'a> {
-    /// `dynamic`: ranges are those of the samples. Otherwise, they may be clipped.
-    pub(super) fn new(samples: &'a [f32], matrix: &'a [f32], channels: usize, dynamic: bool) -> Self {
-        let ranges = if dynamic { &CLIPPED[..1] } else { &CLIPPED };
-        let mut errors = Self { samples, matrix, channels, ranges, outputs: Vec::new() };
+    pub(super) fn new(
+        samples: &'a [f32],
+        (matrix, rows_of_scales): (&'a [f32], &'a [usize]),
+        channels: usize,
+        dynamic: bool,
+    ) -> Self {
+        let mut errors = Self { samples, matrix, rows_of_scales, channels, dynamic, outputs: Vec::new() };
         errors.outputs = errors.products(samples, matrix);
         errors
     }
@@ -33,8 +38,8 @@ impl<'a> LayerErrors<'a> {
     }
 
     /// The sum of the squared errors of the outputs, if each channel of the samples is divided by its scale and each column of the weights
-    /// multiplied by it, before both are quantized to int8: the samples with one scale and zero point, the weights with a scale for each row.
-    /// Of several ranges of the samples, the best one counts.
+    /// multiplied by it, before both are quantized to int8: the samples with one scale and zero point, as the default observer finds them, and
+    /// the weights with a scale for each output channel. Infinite for samples that have no scale.
     pub(super) fn of(&self, scales: Option<&[f64]>) -> f64 {
         let scaled = |values: &[f32], change: fn(f64, f64) -> f64| -> Vec<f32> {
             let Some(scales) = scales else { return values.to_vec() };
@@ -44,20 +49,31 @@ impl<'a> LayerErrors<'a> {
             values.chunks_exact(self.channels).flat_map(of_row).collect()
         };
         let mut matrix = scaled(self.matrix, |w, scale| w * scale);
-        for row in matrix.chunks_exact_mut(self.channels) {
-            let step = (row.iter().fold(0f32, |max, w| max.max(w.abs())) / 127.0).max(f32::MIN_POSITIVE);
-            row.iter_mut().for_each(|w| *w = numerics::round_small((*w / step).clamp(-127.0, 127.0)) * step);
+        let mut rest = &mut matrix[..];
+        for &rows in self.rows_of_scales {
+            let (of_scale, behind) = std::mem::take(&mut rest).split_at_mut(rows * self.channels);
+            let step = (of_scale.iter().fold(0f32, |max, w| max.max(w.abs())) / 127.0).max(f32::MIN_POSITIVE);
+            of_scale.iter_mut().for_each(|w| *w = numerics::round_small((*w / step).clamp(-127.0, 127.0)) * step);
+            rest = behind;
         }
-        let samples = scaled(self.samples, |x, scale| x / scale);
-        let (min, max) = samples.iter().fold((0f32, 0f32), |(min, max), &x| (min.min(x), max.max(x)));
-        let error = |share: &f32| {
-            let step = ((max - min) * share / 255.0).max(f32::MIN_POSITIVE);
-            let zero_point = (-128.0 - min * share / step).round_ties_even();
-            let (lo, hi) = (-128.0 - zero_point, 127.0 - zero_point);
-            let quantized = samples.iter().map(|x| numerics::round_small((x / step).clamp(lo, hi)) * step);
-            let outputs = self.products(&quantized.collect::<Vec<_>>(), &matrix);
-            outputs.iter().zip(&self.outputs).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum::<f64>()
+        let mut samples = scaled(self.samples, |x, scale| x / scale);
+        let Ok(qparams) = self.qparams(&samples) else { return f64::INFINITY };
+        let (step, z) = (qparams.scale(), qparams.zero_point());
+        let (lo, hi) = ((-128 - z) as f32, (127 - z) as f32);
+        samples.iter_mut().for_each(|x| *x = numerics::round_small((*x / step).clamp(lo, hi)) * step);
+        let outputs = self.products(&samples, &matrix);
+        outputs.iter().zip(&self.outputs).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum::<f64>()
+    }
+
+    /// The scale and zero point of samples.
+    fn qparams(&self, samples: &[f32]) -> Result<QParams, ObserverError> {
+        let config = QuantizationConfig::symmetric();
+        let config = if self.dynamic { config.activation_observer(ObserverKind::MinMax) } else { config };
+        let Some(QuantizationSpec::Observed(spec)) = config.input_activation else {
+            return Err(ObserverError::Dynamic);
         };
-        self.ranges.iter().map(error).fold(f64::INFINITY, f64::min)
+        let mut observer = Observer::new(spec)?;
+        observer.observe(&Tensor::from(ndarray::ArrayView1::from(samples).to_owned()))?;
+        observer.calculate_qparams()?.per_tensor().ok_or(ObserverError::Dynamic)
     }
 }
