@@ -91,8 +91,11 @@ fn network() -> (Graph, Program, Vec<Tensor>) {
     (graph, program, inputs)
 }
 
+/// How often each of them waited.
+type Waits = Vec<(&'static str, usize)>;
+
 /// Runs all that waits, on a device that no other test has compiled for; returns how often it waited for each, and who has woken it.
-fn all_that_waits(poll: Poll) -> Option<(Vec<(&'static str, usize)>, Vec<ThreadId>)> {
+fn all_that_waits(poll: Poll) -> Option<(Waits, Vec<ThreadId>)> {
     let context = context("waiting")?;
     let (device, queue) =
         device_of(context, wgpu::Limits::default(), Engine::wanted_features(context.adapter.features()));

@@ -84,9 +84,10 @@ pub fn block_on<T>(device: &wgpu::Device, future: impl Future<Output = T>) -> T 
 
 /// An answer of the device, which its callback gives, or the thread that waits and fails.
 #[derive(Debug)]
-pub(crate) struct Answer<T>(Arc<Mutex<Option<AnswerSender<T>>>>);
+pub(crate) struct Answer<T>(Arc<Mutex<Option<Answering<T>>>>);
 
-type AnswerSender<T> = Sender<Result<T, String>>;
+/// What takes the answer, or a message.
+type Answering<T> = Sender<Result<T, String>>;
 
 impl<T> Clone for Answer<T> {
     fn clone(&self) -> Self {
