@@ -266,7 +266,7 @@ fn whole_of(direction: u32, bits: u32) -> u32 {
         return bits;
     }
     if magnitude < 0x00800000u {
-        let away = magnitude > 0u && (direction == FLOOR && sign != 0u || direction == CEIL && sign == 0u);
+        let away = magnitude > 0u && ((direction == FLOOR && sign != 0u) || (direction == CEIL && sign == 0u));
         return sign | select(0u, ONE, away);
     }
     let x = bitcast<f32>(bits);
