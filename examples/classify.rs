@@ -1,7 +1,7 @@
 //! Trains a small convolutional network for handwritten digits, quantizes it to int8 after training and in training, and runs it on the
 //! GPU.
 //!
-//! `cargo run --release --example classify -- [--epochs N] [--adapter NAME] [--help]`
+//! `cargo run --release --example classify -- [--epochs N] [--adapter NAME] [--save FILE] [--help]`
 
 #![allow(clippy::print_stdout)]
 
@@ -11,6 +11,7 @@ mod digits;
 mod timing;
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
@@ -39,6 +40,9 @@ struct Arguments {
     /// The adapter whose name contains NAME [default: the most capable].
     #[arg(long, value_name = "NAME")]
     adapter: Option<String>,
+    /// Also saves the integer form as an archive.
+    #[arg(long, value_name = "FILE")]
+    save: Option<PathBuf>,
 }
 
 fn main() -> Result<()> {
@@ -78,6 +82,9 @@ fn main() -> Result<()> {
     let summary = integers.summary();
     ensure!(summary.float.is_empty(), "{summary}");
     println!("integer nodes: {}, float nodes: 0", summary.integer.len());
+    if let Some(path) = &arguments.save {
+        enfold::archive::save(&integers, path)?;
+    }
     run(&digits, &integers, context.as_ref())
 }
 

@@ -1,7 +1,7 @@
 //! Embeds a network in an application's own frame: an int8 network shades every pixel of a window or of a picture file, and a render
 //! pass draws the network's output buffer. Both are in one command encoder, and nothing is read back to the host.
 //!
-//! `cargo run --release --example embed -- [--headless] [--size WxH] [--frames N] [--out FILE] [--adapter NAME]`
+//! `cargo run --release --example embed -- [--headless] [--size WxH] [--frames N] [--out FILE] [--adapter NAME] [--save FILE]`
 //!
 //! The program trains the network when it starts, by quantization-aware training (`embed/network.rs`). The application owns instance,
 //! adapter, device, surface, encoder and submission (`embed/device.rs`, `embed/window.rs`, `embed/headless.rs`); the crate records one
@@ -21,6 +21,8 @@ mod picture;
 mod renderer;
 #[path = "embed/timer.rs"]
 mod timer;
+#[path = "embed/waves.rs"]
+mod waves;
 #[path = "embed/window.rs"]
 mod window;
 
@@ -28,6 +30,8 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Parser;
+use enfold::lower;
+use enfold::program::Program;
 
 /// Trains a small network on a moving picture, quantizes it to int8, and lets it shade every pixel of a window.
 #[derive(Parser)]
@@ -48,6 +52,20 @@ struct Arguments {
     /// The adapter whose name contains NAME [default: the most capable].
     #[arg(long, value_name = "NAME")]
     adapter: Option<String>,
+    /// Saves the trained network as an archive.
+    #[arg(long, value_name = "FILE")]
+    save: Option<PathBuf>,
+}
+
+impl Arguments {
+    /// Trains the network, saves it if that was asked for, and returns the program that both engines execute.
+    fn program(&self) -> Result<Program> {
+        let integers = network::train()?;
+        if let Some(path) = &self.save {
+            enfold::archive::save(&integers, path)?;
+        }
+        Ok(lower(&integers)?)
+    }
 }
 
 fn size(text: &str) -> Result<[u32; 2], String> {

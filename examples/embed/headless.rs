@@ -10,11 +10,11 @@ use enfold::program::Program;
 use enfold::{Tensor, cpu};
 use wgpu::{BufferUsages, PollType, TextureUsages};
 
+use crate::Arguments;
 use crate::device::{Gpu, adapters};
 use crate::picture::{self, FEATURES};
 use crate::renderer::{Renderer, buffer, check_size};
 use crate::timer::Times;
-use crate::{Arguments, network};
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env());
@@ -24,7 +24,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     };
     let gpu = Gpu::open(adapter)?;
     check_size(&gpu, arguments.size)?;
-    let program = network::train()?;
+    let program = arguments.program()?;
     // The format is not sRGB, so the file holds the bytes that the shader wrote.
     let format = wgpu::TextureFormat::Rgba8Unorm;
     let mut renderer = Renderer::new(&gpu, &program, format)?;

@@ -1,10 +1,8 @@
-//! Trains the network with fake quantization, and lowers it to an int8 program.
+//! Trains the network with fake quantization, and rewrites it into its integer form.
 
 use std::time::Instant;
 
 use anyhow::Result;
-use enfold::lower::lower;
-use enfold::program::Program;
 use enfold::qat::{Loss, Optimizer, Schedule, Trainer, prepare_qat};
 use enfold::quantize::{ConvertOptions, QuantizationConfig, WgpuQuantizer, convert, to_integer};
 use enfold::{Graph, GraphBuilder, Shape, Tensor};
@@ -16,8 +14,8 @@ const HIDDEN: usize = 32;
 const EXAMPLES: usize = 1 << 15;
 const EPOCHS: usize = 40;
 
-/// Trains on random pixels at random moments, and returns the program that both engines execute.
-pub(crate) fn train() -> Result<Program> {
+/// Trains on random pixels at random moments, and returns the integer form.
+pub(crate) fn train() -> Result<Graph> {
     let start = Instant::now();
     let mut random = fastrand::Rng::with_seed(1);
     // The last layer's output stays float, which is finer than 256 steps: the layer scales its integer sum by one product.
@@ -57,7 +55,7 @@ pub(crate) fn train() -> Result<Program> {
 
     let integers = to_integer(&convert(&model.prepared()?, &ConvertOptions::default())?)?;
     log::info!("{}", integers.summary());
-    Ok(lower(&integers)?)
+    Ok(integers)
 }
 
 fn float_graph(random: &mut fastrand::Rng) -> Result<Graph> {

@@ -12,10 +12,10 @@ use winit::event::WindowEvent;
 use winit::event_loop::{ActiveEventLoop, EventLoop};
 use winit::window::{Window, WindowId};
 
+use crate::Arguments;
 use crate::device::{Gpu, adapters};
 use crate::renderer::{Renderer, check_size};
 use crate::timer::Times;
-use crate::{Arguments, network};
 
 /// The duration of one turn of the animation.
 const TURN: Duration = Duration::from_secs(12);
@@ -31,7 +31,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         println!("adapter: none; there is nothing to draw with");
         return Ok(());
     }
-    let program = network::train()?;
+    let program = arguments.program()?;
     let mut application = Application { arguments, instance, program, view: None, result: Ok(()) };
     event_loop.run_app(&mut application)?;
     application.result
