@@ -1,6 +1,7 @@
 //! The union of all errors, for callers that run several stages.
 
 use crate::archive::ArchiveError;
+#[cfg(feature = "flow")]
 use crate::compare::CompareError;
 use crate::cpu::CpuError;
 #[cfg(feature = "gpu")]
@@ -11,8 +12,11 @@ use crate::lower::LowerError;
 #[cfg(feature = "onnx")]
 use crate::onnx::{ExportError, OnnxError};
 use crate::program::ProgramError;
+#[cfg(feature = "flow")]
 use crate::qat::QatError;
+#[cfg(feature = "flow")]
 use crate::quantize::accuracy::AccuracyError;
+#[cfg(feature = "flow")]
 use crate::quantize::{ConvertError, ObserverError, PrepareError, ToIntegerError};
 use crate::values::{QParamsError, TensorError};
 
@@ -30,18 +34,25 @@ pub enum Error {
     /// The error of running a graph.
     Interp(#[from] InterpError),
     /// The error of an observer.
+    #[cfg(feature = "flow")]
     Observer(#[from] ObserverError),
     /// The error of preparing and calibrating.
+    #[cfg(feature = "flow")]
     Prepare(#[from] PrepareError),
     /// The error of converting.
+    #[cfg(feature = "flow")]
     Convert(#[from] ConvertError),
     /// The error of rewriting a graph into its integer form.
+    #[cfg(feature = "flow")]
     ToInteger(#[from] ToIntegerError),
     /// The error of training.
+    #[cfg(feature = "flow")]
     Qat(#[from] QatError),
     /// The error of a pass for accuracy.
+    #[cfg(feature = "flow")]
     Accuracy(#[from] AccuracyError),
     /// The error of comparing two graphs.
+    #[cfg(feature = "flow")]
     Compare(#[from] CompareError),
     /// The error of saving and loading.
     Archive(#[from] ArchiveError),

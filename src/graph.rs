@@ -16,6 +16,7 @@ mod display;
 mod rewrite;
 mod summary;
 mod verify;
+#[cfg(feature = "flow")]
 mod weights;
 
 use std::collections::BTreeMap;
@@ -27,7 +28,9 @@ use crate::values::{Contents, DType, Shape};
 pub use builder::GraphBuilder;
 pub use rewrite::Rewriter;
 pub use summary::{FloatNode, Summary};
+#[cfg(feature = "flow")]
 pub use weights::Weights;
+#[cfg(feature = "flow")]
 pub(crate) use weights::nearest;
 
 /// The identifier of a node of one graph.

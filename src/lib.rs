@@ -86,6 +86,8 @@
 //!
 //! # Features
 //!
+//! - `flow` (default): quantizing, training, comparing and saving. Without it, the crate is a player of archives: load, lower, run.
+//! - `threads` (with `flow`): `rayon` and `rten-gemm` for the CPU. Without it, one thread runs plain loops, with the same bits.
 //! - `gpu` (default): the wgpu engine. No wgpu backend is enabled here; the application chooses them.
 //! - `webgpu`: `gpu` with the browser's backend, for `wasm32-unknown-unknown`.
 //! - `coopmat`: `gpu` with int8 products on the cooperative matrices of adapters that have them. Experimental, as that feature of
@@ -111,7 +113,11 @@
 //! - **lookup table**: 256 entries that replace a chain of functions between int8 values.
 //! - **fraction bits**: the number of bits by which the bias is finer than one step of the sum.
 
+// Without the flow, not all of what it shares with the engines is used.
+#![cfg_attr(not(feature = "flow"), allow(dead_code, unused_imports, unreachable_pub))]
+
 pub mod archive;
+#[cfg(feature = "flow")]
 pub mod compare;
 pub mod cpu;
 mod error;
@@ -129,15 +135,20 @@ pub mod numerics;
 #[cfg(feature = "onnx")]
 pub mod onnx;
 pub mod ops;
+mod parallel;
 pub mod program;
+#[cfg(feature = "flow")]
 pub mod qat;
+#[cfg(feature = "flow")]
 pub mod quantize;
 pub mod values;
 
+#[cfg(feature = "flow")]
 pub use compare::compare;
 pub use error::Error;
 pub use graph::{Graph, GraphBuilder};
 pub use lower::{LowerOptions, lower, lower_with};
+#[cfg(feature = "flow")]
 pub use quantize::{
     ComposableQuantizer, ConvertOptions, PreparedGraph, QuantizationConfig, Quantizer, WgpuQuantizer, convert, prepare,
     to_integer,

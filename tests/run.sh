@@ -4,8 +4,9 @@
 #
 #   bash tests/run.sh
 #
-# CI=true                   also runs the GPU tests on a second Vulkan driver, SwiftShader, from Debian's chromium, and reads the machine
-#                           code that Mesa writes for an AMD GPU, and calibrates and serves a model on a small Ray cluster
+# CI=true                   also runs the GPU tests on a second Vulkan driver, SwiftShader, from Debian's chromium, reads the machine
+#                           code that Mesa writes for an AMD GPU, calibrates and serves a model on a small Ray cluster, and tests the page of
+#                           examples/web in Chromium
 # ENFOLD_LONG=1             tests thousands of random networks instead of hundreds, and runs all of ONNX's conformance tests; also lints and
 #                           tests the crate without features and with the default features, and its tests without features
 # ENFOLD_ALLOW_NO_GPU=1     skips and counts the GPU tests if there is no adapter
@@ -116,11 +117,17 @@ if [ "${CI:-}" = true ]; then
     say "calibrating and serving on a Ray cluster"
     timeout 1200 python3 examples/cluster/calibrate.py --workers 2 2>&1 | tee -a "$log"
     timeout 600 python3 examples/cluster/serve.py --check --port 18099 2>&1 | tee -a "$log"
+    # The GPU tests have written networks with their results to target/browser.
+    say "the page of examples/web in Chromium"
+    command -v node >/dev/null || install nodejs
+    command -v npm >/dev/null || echo "no npm, hence no wasm-opt: the page is tested as it is compiled"
+    timeout 1200 bash examples/web/build.sh 2>&1 | tee -a "$log"
+    timeout 900 node tests/web/test.mjs 2>&1 | tee -a "$log"
 fi
 
 say "counts"
 skipped=$(grep -c '^skipped, no adapter' "$log" || true)
 [ "$skipped" -eq 0 ] || echo "$skipped GPU tests skipped: no adapter"
-grep -E '^adapter: |^machine code of|^machine code: [0-9]|^machine code: not checked, |^golden .* compared|^cases on |^hostile files|^cluster: |equal the interpreter|^allocations of|^peak memory of|^asking whether|one step apart|central differences|^golden: |ONNX Runtime|ONNX backend tests' "$log" || true
+grep -E '^adapter: |^browser: |^web: |^machine code of|^machine code: [0-9]|^machine code: not checked, |^golden .* compared|^cases on |^hostile files|^cluster: |equal the interpreter|^allocations of|^peak memory of|^asking whether|one step apart|central differences|^golden: |ONNX Runtime|ONNX backend tests' "$log" || true
 awk '/^test result:/ { passed += $4; failed += $6; ignored += $8 }
      END { printf "%d tests passed, %d failed, %d ignored\n", passed, failed, ignored; exit failed > 0 || passed == 0 }' "$log"

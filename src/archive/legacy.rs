@@ -5,6 +5,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
 
 use super::error::ArchiveError;
+#[cfg(feature = "flow")]
 use super::observers::ObserverRecord;
 use super::record::NodeRecord;
 use super::tensors::Reader;
@@ -116,6 +117,7 @@ fn scheme(old: &Value, range: &Value) -> Value {
     json!({ "granularity": granularity, "symmetry": symmetry, "bits": bits })
 }
 
+#[cfg(feature = "flow")]
 pub(super) fn upgrade_observer(
     at: usize,
     record: &mut ObserverRecord,

@@ -6,14 +6,22 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
+#[cfg(feature = "flow")]
 use super::calibration::StatisticsRecord;
 use super::error::ArchiveError;
+#[cfg(feature = "flow")]
 use super::observers::PreparedRecord;
 use super::packed::PackedRecord;
 use super::tensors::{Reader, Writer};
 use crate::graph::{DeclaredTypes, Node};
 use crate::ops::{Constant, Op};
 use crate::values::{DType, Shape};
+
+/// Without the flow, it only matters whether there is one.
+#[cfg(not(feature = "flow"))]
+type PreparedRecord = Box<RawValue>;
+#[cfg(not(feature = "flow"))]
+type StatisticsRecord = Box<RawValue>;
 
 /// The whole header.
 #[derive(Debug, Serialize, Deserialize)]

@@ -1,12 +1,11 @@
 //! Convolutions of int8, and the elements under a window.
 
-use rayon::prelude::*;
-
 use super::epilogue::{Int8Output, requantize_row, scale_row};
 use super::int8_layer::{Int8Layer, Weight};
 use super::step_run::{Output, StepRun};
 use crate::numerics::vectorized;
 use crate::ops::{ImageLayout, Images, Op, Unfold, unfold};
+use crate::parallel::*;
 use crate::program::{Epilogue, QConv, QLinear, StepOp};
 use crate::values::Tensor;
 use crate::values::slices::{CHECKED, codes, f32s, i8s, tensor};

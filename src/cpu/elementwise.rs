@@ -3,13 +3,13 @@
 use std::borrow::Cow;
 
 use ndarray::{ArrayD, IxDyn, Zip};
-use rayon::prelude::*;
 
 use super::epilogue::Int8Output;
 use super::error::CpuError;
 use super::step_run::{Output, StepRun, TASK};
 use crate::numerics::{self, AddMultipliers, BinaryOp, Int32Op, float, vectorized};
 use crate::ops::{Binary, Int32, Mask, Op};
+use crate::parallel::*;
 use crate::program::StepOp;
 use crate::values::Tensor;
 use crate::values::slices::{CHECKED, integers};
@@ -114,12 +114,13 @@ where
     }
     let mut y = ArrayD::from_elem(IxDyn(&shape), T::default());
     let (a, b) = (a.broadcast(IxDyn(&shape)).expect(CHECKED), b.broadcast(IxDyn(&shape)).expect(CHECKED));
-    let all = Zip::from(&mut y).and(&a).and(&b);
-    if all.size() <= TASK {
-        all.for_each(|y, &a, &b| *y = f(a, b));
-    } else {
-        all.par_for_each(|y, &a, &b| *y = f(a, b));
+    let pairs = Zip::from(&mut y).and(&a).and(&b);
+    #[cfg(feature = "threads")]
+    if pairs.size() > TASK {
+        pairs.par_for_each(|y, &a, &b| *y = f(a, b));
+        return y;
     }
+    pairs.for_each(|y, &a, &b| *y = f(a, b));
     y
 }
 

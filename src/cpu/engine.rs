@@ -14,6 +14,7 @@ use crate::numerics::FloatProducts;
 use crate::numerics::float::products::transposed_factors;
 use crate::numerics::gemm::PackedWeight;
 use crate::ops::{Linear, Op};
+use crate::parallel::in_pool;
 use crate::program::{Program, QConv, StepOp, ValueId};
 use crate::values::Tensor;
 use crate::values::slices::{CHECKED, f32s};
@@ -139,10 +140,8 @@ impl Engine {
     pub fn run<T: Borrow<Tensor>>(&self, inputs: &[T]) -> Result<Vec<Tensor>, CpuError> {
         let rows = self.rows(inputs)?;
         let inputs: Vec<&Tensor> = inputs.iter().map(Borrow::borrow).collect();
-        // A thread of the pool begins a parallel step sooner than a thread that first wakes the pool and then waits for it.
-        let is_parallel = self.largest_product.saturating_mul(rows) > WORTH_A_THREAD;
-        if is_parallel && rayon::current_thread_index().is_none() {
-            return rayon::scope(|_| self.run_steps(&inputs, rows));
+        if self.largest_product.saturating_mul(rows) > WORTH_A_THREAD {
+            return in_pool(|| self.run_steps(&inputs, rows));
         }
         self.run_steps(&inputs, rows)
     }

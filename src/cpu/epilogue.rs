@@ -1,9 +1,8 @@
 //! The computation that follows the sums of an int8 product: equations 5 and 7, for rows and for tensors.
 
-use rayon::prelude::*;
-
 use super::rounding::{clamp, rounded};
 use crate::numerics;
+use crate::parallel::*;
 use crate::values::Tensor;
 use crate::values::slices::{codes, i32s, like};
 

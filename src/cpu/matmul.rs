@@ -1,13 +1,12 @@
 //! Products of two tensors.
 
-use rayon::prelude::*;
-
 use super::elementwise::{broadcast_shape, position};
 use super::epilogue::{qparams_of_row, requantize, scale_accumulator};
 use super::step_run::{Output, StepRun};
 use crate::numerics::float::products;
 use crate::numerics::{self, FloatProducts, gemm};
 use crate::ops::{IntegerMatMulDynamic, MatMul, Op};
+use crate::parallel::*;
 use crate::program::{Epilogue, StepOp};
 use crate::values::Tensor;
 use crate::values::slices::{CHECKED, f32s, i8s, integers, tensor};

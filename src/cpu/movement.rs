@@ -3,10 +3,10 @@
 use std::ops::Range;
 
 use ndarray::{ArrayD, Axis, IxDyn};
-use rayon::prelude::*;
 
 use super::step_run::{Output, StepRun, TASK};
 use crate::ops::{Concat, IndexSelect, Op, Pad, Slice, Transpose};
+use crate::parallel::*;
 use crate::program::StepOp;
 use crate::values::Tensor;
 use crate::values::slices::CHECKED;

@@ -1,12 +1,11 @@
 //! Softmax and normalizations (equation 11), in vectors.
 
-use rayon::prelude::*;
-
 use super::movement::transpose;
 use super::step_run::{Output, StepRun, TASK};
 use crate::numerics::float::rows;
 use crate::numerics::vectorized;
 use crate::ops::{LayerNorm, Op, RmsNorm, Softmax};
+use crate::parallel::*;
 use crate::program::StepOp;
 use crate::values::Tensor;
 use crate::values::slices::{f32s, f32s_mut};

@@ -1,7 +1,5 @@
 //! Pools and resizes of images with the channels last: one output pixel at a time, all channels together.
 
-use rayon::prelude::*;
-
 use super::epilogue::{Int8Output, requantize_row};
 use super::step_run::{Output, StepRun, TASK};
 use crate::numerics::{self, float, vectorized};
@@ -9,6 +7,7 @@ use crate::ops::{
     AveragePool, AverageWindows, ImageLayout, Images, IntegerAveragePool, IntegerResizeLinear, MaxPool, Op, ResizeGrid,
     ResizedAxis,
 };
+use crate::parallel::*;
 use crate::program::StepOp;
 use crate::values::Tensor;
 use crate::values::slices::{CHECKED, codes, f32s, i8s, tensor};

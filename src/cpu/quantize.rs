@@ -1,13 +1,12 @@
 //! Quantize and dequantize (equations 1 and 2), and dynamic qparams (equation 10).
 
-use rayon::prelude::*;
-
 use super::epilogue::qparams_of_row;
 use super::error::CpuError;
 use super::rounding::{clamp, rounded};
 use super::step_run::{Output, StepRun, TASK};
 use crate::numerics::{self, QuantizeRule, Range, block_range, float, vectorized};
 use crate::ops::{ChooseQParams, Dequantize, Op, Quantize, QuantizeDynamic};
+use crate::parallel::*;
 use crate::program::StepOp;
 use crate::values::slices::{CHECKED, codes, f32s, i8s, tensor, with_last};
 use crate::values::{QParams, QScheme, QuantRange, Tensor, TensorQParams};
@@ -57,7 +56,7 @@ fn quantize(x: &[f32], qparams: QParams, range: QuantRange, rule: QuantizeRule) 
             },
         )
     });
-    if blocks.reduce(|| true, |a, b| a & b) {
+    if blocks.reduce_with(|a, b| a & b) != Some(false) {
         return Ok(q);
     }
     Err(x.iter().position(|v| v.is_nan()).expect("one of them is NaN"))
@@ -159,7 +158,7 @@ fn range_of(values: &[f32]) -> (Range, bool) {
         return of_block(values);
     }
     let merge = |(a, a_finite): (Range, bool), (b, b_finite)| (a.merge(b), a_finite && b_finite);
-    values.par_chunks(TASK).map(of_block).reduce(|| (Range::EMPTY, true), merge)
+    values.par_chunks(TASK).map(of_block).reduce_with(merge).unwrap_or((Range::EMPTY, true))
 }
 
 /// Quantizes with dynamic qparams (equation 2). NaN, which equation 10 refuses, would give the zero point.

@@ -1,13 +1,13 @@
 //! Reductions along an axis, which the result lacks.
 
 use ndarray::Axis;
-use rayon::prelude::*;
 
 use super::error::CpuError;
 use super::step_run::{Output, StepRun, TASK};
 use crate::numerics::float::rows;
 use crate::numerics::{self, vectorized};
 use crate::ops::{Max, Op, Sum};
+use crate::parallel::*;
 use crate::program::StepOp;
 use crate::values::Tensor;
 use crate::values::slices::{f32s, i32s, integers, tensor};

@@ -1,11 +1,10 @@
 //! Functions of each element.
 
-use rayon::prelude::*;
-
 use super::error::CpuError;
 use super::step_run::{Output, StepRun, TASK};
 use crate::numerics::{IntegerType, truncate};
 use crate::ops::{Clamp, Op, ToInteger, Unary};
+use crate::parallel::*;
 use crate::program::StepOp;
 use crate::values::Tensor;
 use crate::values::slices::{codes, f32s, f32s_mut, i8s, i32s, integers, like};

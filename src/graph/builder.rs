@@ -1,6 +1,7 @@
 //! The builder of graphs.
 
 mod composed;
+#[cfg(feature = "flow")]
 mod from_file;
 mod images;
 

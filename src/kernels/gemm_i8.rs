@@ -3,24 +3,17 @@
 //! Instructions for u8 · int8 need u8 activations: flipping the top bit of an int8 value makes it u8 and adds 128, so 128 · Σw is
 //! subtracted again for each channel. Factors of 16 bits, which group-wise weights have, are two weights of 8 bits there. Processors with
 //! VNNI have such an instruction that does not saturate, and a kernel of their own. Elsewhere `rten-gemm` multiplies where it is exact;
-//! where it may saturate its 16-bit sums, register tiles on AVX2 or plain loops do.
+//! where it may saturate its 16-bit sums, and without the feature `threads`, register tiles on AVX2 or plain loops do.
 
 use std::sync::Arc;
 
-use rayon::prelude::*;
-use rten_gemm::{GemmExecutor, GemmInputA, GemmInputB, GemmOptions, PackedBMatrix};
-
-use crate::numerics::gemm::{SIZES, matrix, transposed};
 use crate::numerics::vectorized;
-
-#[cfg_attr(
-    not(target_arch = "x86_64"),
-    expect(dead_code, reason = "only kernels for x86-64 divide products themselves")
-)]
-mod tasks;
+use crate::parallel::*;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod tasks;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
 /// On other architectures, the AVX2 kernel is never available.
@@ -76,15 +69,40 @@ mod vnni {
     }
 }
 
-use vnni::Vnni;
+#[cfg(feature = "threads")]
+mod rten;
+/// Without the library, its kernel is never available.
+#[cfg(not(feature = "threads"))]
+mod rten {
+    /// A type without values.
+    pub(super) struct Weight(std::convert::Infallible);
 
-thread_local! {
-    /// Making an executor asks for the processor's features, which takes as long as a small product.
-    static EXECUTOR: GemmExecutor<u8, i8, i32> = GemmExecutor::new();
+    pub(crate) const fn max_k() -> usize {
+        0
+    }
+
+    pub(super) fn name() -> String {
+        unreachable!("rten-gemm is not available")
+    }
+
+    impl Weight {
+        pub(super) fn new(_: &std::sync::Arc<[i8]>, _: usize, _: usize) -> Self {
+            unreachable!("rten-gemm is not available")
+        }
+
+        pub(super) fn of_16_bits(_: &[i16], _: usize, _: usize) -> Self {
+            unreachable!("rten-gemm is not available")
+        }
+
+        pub(super) fn sums(&self, _: &mut [i32], _: &mut Vec<u8>, _: &[i8], _: [usize; 3]) {
+            match self.0 {}
+        }
+    }
 }
 
-/// The largest K at which a sum of u8 · i8 products cannot leave i32: 255 · 128 · K ≤ i32::MAX.
-const MAX_RTEN_K: usize = i32::MAX as usize / (255 * 128);
+pub(crate) use rten::max_k as rten_max_k;
+
+use vnni::Vnni;
 
 /// The kernel of an int8 product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,7 +133,7 @@ impl Int8Gemm {
         match self {
             Self::Avx512Vnni => Vnni::Avx512.is_available(),
             Self::AvxVnni => Vnni::Avx.is_available(),
-            Self::Rten => k <= rten_max_k(),
+            Self::Rten => cfg!(feature = "threads") && k <= rten_max_k(),
             Self::Avx2 => avx2::available(),
             Self::Portable => true,
         }
@@ -129,18 +147,13 @@ impl Int8Gemm {
     /// The name in logs and errors, with the instruction set.
     pub(crate) fn name(self) -> String {
         match self {
-            Self::Rten => format!("rten-gemm {}", GemmExecutor::<u8, i8, i32>::new().kernel_name()),
+            Self::Rten => rten::name(),
             Self::Avx512Vnni => "avx512-vnni".to_owned(),
             Self::AvxVnni => "avx-vnni".to_owned(),
             Self::Avx2 => "avx2".to_owned(),
             Self::Portable => "portable".to_owned(),
         }
     }
-}
-
-/// The largest K for which `rten-gemm` is exact on this processor; 0 if it may saturate.
-pub(crate) fn rten_max_k() -> usize {
-    if GemmExecutor::<u8, i8, i32>::new().may_saturate() { 0 } else { MAX_RTEN_K }
 }
 
 /// An int8 weight `[n, k]`, packed for one kernel.
@@ -153,22 +166,12 @@ pub(crate) struct Int8Weight {
 }
 
 enum Packed {
-    /// Factors of 16 bits as two int8 weights: `256 · high + low`, whose channels come one after the other, first the high ones.
-    RtenHalves {
-        packed: PackedBMatrix<i8>,
-        /// The same `[2 n, k]`, for one row.
-        unpacked: Vec<i8>,
-    },
     /// Factors of 16 bits as they are.
     Portable16(Vec<i16>),
-    Rten {
-        packed: PackedBMatrix<i8>,
-        /// The caller's weight as it is, `[n, k]`: for one row, `rten-gemm` has a faster vector product that reads it.
-        unpacked: Arc<[i8]>,
-    },
+    Rten(rten::Weight),
     Avx2(avx2::Panels),
     Vnni(vnni::Blocks),
-    /// Factors of 16 bits as two int8 weights, as above.
+    /// Factors of 16 bits as two int8 weights, those of [`halves`].
     VnniHalves(vnni::Blocks),
     /// The caller's weight as it is.
     Portable(Arc<[i8]>),
@@ -192,8 +195,7 @@ impl Int8Weight {
             // `rten-gemm` refuses empty matrices.
             Int8Gemm::Rten if n > 0 && k > 0 => {
                 offsets = offsets_of(weight, n, k);
-                let packed = GemmExecutor::<u8, i8, i32>::new().prepack_b(transposed(weight, n, k));
-                Packed::Rten { packed, unpacked: Arc::clone(weight) }
+                Packed::Rten(rten::Weight::new(weight, n, k))
             }
             Int8Gemm::Avx2 => Packed::Avx2(avx2::Panels::new(weight, n, k)),
             Int8Gemm::Avx512Vnni | Int8Gemm::AvxVnni | Int8Gemm::Rten | Int8Gemm::Portable => {
@@ -214,9 +216,7 @@ impl Int8Weight {
             }
             Int8Gemm::Rten if n > 0 && k > 0 => {
                 offsets = offsets_of(factors, n, k);
-                let halves = halves(factors);
-                let packed = GemmExecutor::<u8, i8, i32>::new().prepack_b(transposed(&halves, 2 * n, k));
-                Packed::RtenHalves { packed, unpacked: halves }
+                Packed::Rten(rten::Weight::of_16_bits(factors, n, k))
             }
             Int8Gemm::Avx2 => Packed::Avx2(avx2::Panels::of_16_bits(factors, n, k)),
             Int8Gemm::Avx512Vnni | Int8Gemm::AvxVnni | Int8Gemm::Rten | Int8Gemm::Portable => {
@@ -290,26 +290,7 @@ impl Int8Weight {
     /// Computes `sums[m, n]` of `x[m, k]` by a kernel that gives all of them at once. `flipped` is scratch memory.
     fn sums(&self, sums: &mut [i32], flipped: &mut Vec<u8>, x: &[i8], m: usize) {
         match &self.packed {
-            Packed::Rten { packed, unpacked } => {
-                flip_all(flipped, x);
-                let b = match m {
-                    1 => GemmInputB::Unpacked(transposed(unpacked, self.n, self.k)),
-                    _ => GemmInputB::Packed(packed),
-                };
-                let a = GemmInputA::Unpacked(matrix(flipped, m, self.k));
-                EXECUTOR.with(|executor| executor.gemm(sums, a, b, GemmOptions::default())).expect(SIZES);
-            }
-            Packed::RtenHalves { packed, unpacked } => {
-                flip_all(flipped, x);
-                let mut halves = vec![0i32; 2 * sums.len()];
-                let a = GemmInputA::Unpacked(matrix(flipped, m, self.k));
-                let b = match m {
-                    1 => GemmInputB::Unpacked(transposed(unpacked, 2 * self.n, self.k)),
-                    _ => GemmInputB::Packed(packed),
-                };
-                EXECUTOR.with(|executor| executor.gemm(&mut halves, a, b, GemmOptions::default())).expect(SIZES);
-                add_halves(sums, &halves, self.n);
-            }
+            Packed::Rten(weight) => weight.sums(sums, flipped, x, [m, self.n, self.k]),
             Packed::VnniHalves(blocks) => {
                 let mut halves = vec![0i32; 2 * sums.len()];
                 blocks.product(&mut halves, x, m, &|_, _, y: &mut [i32], sums: &[i32]| y.copy_from_slice(sums));
@@ -331,7 +312,7 @@ fn offsets_of<W: Copy + Into<i32> + Sync>(weight: &[W], n: usize, k: usize) -> V
     offsets
 }
 
-/// Factors of 16 bits as int8 factors of 256, and then what is left of all of them.
+/// Factors `[n, k]` of 16 bits as weights `[2 n, k]` of int8: those of 256, and then what is left of all of them.
 fn halves(factors: &[i16]) -> Vec<i8> {
     // Rounded, so that what is left fits int8.
     let high = |&w: &i16| ((i32::from(w) + 128) >> 8) as i8;
@@ -358,7 +339,7 @@ fn add_halves(sums: &mut [i32], halves: &[i32], n: usize) {
 /// L2 cache and every core has work.
 fn block_rows(m: usize, n: usize) -> usize {
     const SUMS: usize = 1 << 17;
-    let per_core = m.div_ceil(rayon::current_num_threads());
+    let per_core = m.div_ceil(current_num_threads());
     (SUMS / n.max(1)).clamp(32, 256).min(per_core.max(32))
 }
 
@@ -383,19 +364,6 @@ fn portable<W: Copy + Into<i32> + Sync>(acc: &mut [i32], x: &[i8], w: &[W], n: u
             },
         );
     });
-}
-
-/// Converts int8 to u8 and adds 128.
-fn flip_all(flipped: &mut Vec<u8>, x: &[i8]) {
-    flipped.resize(x.len(), 0);
-    vectorized(
-        #[inline(always)]
-        || {
-            for (flipped, &x) in flipped.iter_mut().zip(x) {
-                *flipped = x as u8 ^ 0x80;
-            }
-        },
-    );
 }
 
 #[cfg(test)]
@@ -477,11 +445,5 @@ mod tests {
             let changed: Vec<usize> = (0..17 * 20).filter(|&at| before[at] != after[at]).collect();
             assert_eq!(changed, (0..17).map(|row| row * 20 + 18).collect::<Vec<_>>(), "{gemm:?}");
         }
-    }
-
-    #[test]
-    fn rten_is_refused_for_long_sums() {
-        assert!(!Int8Gemm::Rten.is_usable(MAX_RTEN_K + 1));
-        assert_ne!(Int8Gemm::best(MAX_RTEN_K + 1), Int8Gemm::Rten);
     }
 }

@@ -316,12 +316,12 @@ where
 {
     let shape = broadcast_shapes([a.shape(), b.shape()]);
     let (a, b) = (a.array().broadcast(shape.clone()).expect(CHECKED), b.array().broadcast(shape).expect(CHECKED));
-    const PARALLEL: usize = 1 << 15;
     let pairs = Zip::from(&a).and(&b);
-    RowMajor::from(match a.len() {
-        ..PARALLEL => pairs.map_collect(|&a, &b| f(a, b)),
-        _ => pairs.par_map_collect(|&a, &b| f(a, b)),
-    })
+    #[cfg(feature = "threads")]
+    if a.len() >= 1 << 15 {
+        return RowMajor::from(pairs.par_map_collect(|&a, &b| f(a, b)));
+    }
+    RowMajor::from(pairs.map_collect(|&a, &b| f(a, b)))
 }
 
 /// Computes `f(a, b)` of each pair of floats, broadcast.

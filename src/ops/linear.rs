@@ -4,7 +4,6 @@ mod groups;
 
 use std::fmt;
 
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::error::{EvalError, OpError};
@@ -14,6 +13,7 @@ use super::operands::{
 use super::operator::{Aligned, Operator, moved};
 use crate::numerics::float::products::{factors, product, transposed_factors};
 use crate::numerics::{self, FloatProducts, FloatProductsRecord, MAX_FRACTION_BITS, gemm};
+use crate::parallel::*;
 use crate::values::slices::{codes, integers, rows_before_last, tensor, with_last};
 use crate::values::{DType, QParams, Shape, Tensor};
 pub use groups::IntegerLinearGroups;

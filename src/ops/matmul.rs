@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::error::{EvalError, OpError};
@@ -14,6 +13,7 @@ use super::operator::Operator;
 use super::quantize::{expect_dynamic_qparams, qparams_of_row};
 use crate::numerics::float::products::{factors, product};
 use crate::numerics::{self, FloatProducts, FloatProductsRecord, MAX_MATMUL_K, gemm};
+use crate::parallel::*;
 use crate::values::slices::{f32s, integers, tensor};
 use crate::values::{DType, Shape, Tensor};
 

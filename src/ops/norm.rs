@@ -2,14 +2,14 @@
 
 use std::fmt;
 
-use ndarray::{Axis, Zip};
-use rayon::prelude::*;
+use ndarray::{ArrayViewMut1, Axis, Zip};
 use serde::{Deserialize, Serialize};
 
 use super::error::{EvalError, OpError};
 use super::operands::{Arguments, Operands, TensorType, expect_eps, expect_size, inner_axis, rank_error};
 use super::operator::Operator;
 use crate::numerics::float::{self, rows};
+use crate::parallel::*;
 use crate::values::slices::{CHECKED, tensor};
 use crate::values::{DType, Tensor};
 
@@ -36,14 +36,19 @@ impl Operator for Softmax {
         let Tensor::F32(x) = inputs.tensor(0) else { unreachable!("{CHECKED}") };
         let mut y = x.clone().into_array();
         if !y.is_empty() {
-            Zip::from(y.lanes_mut(Axis(self.axis))).par_for_each(|mut line| match line.as_slice_mut() {
+            let softmax = |mut line: ArrayViewMut1<'_, f32>| match line.as_slice_mut() {
                 Some(line) => rows::softmax(line),
                 None => {
                     let mut copy = line.to_vec();
                     rows::softmax(&mut copy);
                     line.iter_mut().zip(copy).for_each(|(v, y)| *v = y);
                 }
-            });
+            };
+            let lines = Zip::from(y.lanes_mut(Axis(self.axis)));
+            #[cfg(feature = "threads")]
+            lines.par_for_each(softmax);
+            #[cfg(not(feature = "threads"))]
+            lines.for_each(softmax);
         }
         Ok(y.into())
     }

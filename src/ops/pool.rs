@@ -6,7 +6,6 @@ mod resize;
 
 use std::fmt;
 
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 pub use self::average::{AveragePool, AverageWindows, IntegerAveragePool};
@@ -18,6 +17,7 @@ use super::operands::{Arguments, Operands, TensorType, inner_axis, parameter, ra
 use super::operator::Operator;
 use super::window::{ImageLayout, Window};
 use crate::numerics;
+use crate::parallel::*;
 use crate::values::slices::{CHECKED, codes, tensor};
 use crate::values::{DType, Shape, Tensor};
 

@@ -2,13 +2,13 @@
 
 use std::fmt;
 
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::error::{EvalError, OpError};
 use super::operands::{Arguments, Operands, TensorType, parameter, rank_error};
 use super::operator::{Aligned, Operator, moved};
 use crate::numerics::{self, QuantizeRule, vectorized};
+use crate::parallel::*;
 use crate::values::slices::{codes, integers, tensor, with_last};
 use crate::values::{
     DType, Granularity, GroupQParams, MAX_SCALE, MIN_SCALE, QParams, QScheme, QuantRange, Shape, Symmetry, Tensor,

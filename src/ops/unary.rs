@@ -2,13 +2,13 @@
 
 use std::fmt;
 
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::error::{EvalError, OpError};
 use super::operands::{Arguments, Operands, TensorType, expect_size, parameter};
 use super::operator::{Aligned, Operator};
 use crate::numerics::UnaryOp;
+use crate::parallel::*;
 use crate::values::slices::{codes, tensor};
 use crate::values::{DType, QParams, Tensor};
 

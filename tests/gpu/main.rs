@@ -24,6 +24,8 @@ mod specials;
 
 mod allocations;
 mod bad_input;
+#[cfg(feature = "onnx")]
+mod browser;
 mod buffer_ranges;
 #[cfg(feature = "coopmat")]
 mod coopmat;

@@ -16,13 +16,13 @@ use crate::long::count;
 use crate::random::Random;
 use crate::report::report;
 
-fn model(name: &str, dims: &[(&str, usize)]) -> Graph {
+pub(crate) fn model(name: &str, dims: &[(&str, usize)]) -> Graph {
     let path = format!("{}/tests/onnx/{name}.onnx", env!("CARGO_MANIFEST_DIR"));
     load(path, &ImportOptions::with_dims(dims.iter().copied())).unwrap_or_else(|e| panic!("{name}: {e}"))
 }
 
 /// Random floats of everyday sizes; random ids below 200, and a mask of random lengths.
-fn batch(graph: &Graph, rows: usize, random: &mut Random) -> Vec<Tensor> {
+pub(crate) fn batch(graph: &Graph, rows: usize, random: &mut Random) -> Vec<Tensor> {
     let tensor = |id: &enfold::graph::NodeId, random: &mut Random| {
         let node = graph.node(*id);
         let shape = node.shape.with_rows(rows);
@@ -41,7 +41,7 @@ fn batch(graph: &Graph, rows: usize, random: &mut Random) -> Vec<Tensor> {
 }
 
 /// Static, dynamic and per token, with products of activations in int8 and in float.
-fn forms(float: &Graph) -> Vec<(&'static str, Graph)> {
+pub(crate) fn forms(float: &Graph) -> Vec<(&'static str, Graph)> {
     let config = || QuantizationConfig::symmetric().per_channel();
     let form = |(name, config, matmul)| {
         let quantizer = WgpuQuantizer::new().set_global(config).quantize_matmul(matmul);
@@ -69,7 +69,7 @@ fn with_all_outputs(program: &Program) -> Program {
     Program::new(values, program.constants().to_vec(), inputs, outputs, program.steps().to_vec()).expect("a program")
 }
 
-fn by_gpu(engine: &Engine, program: &Program, inputs: &[Tensor]) -> Vec<Tensor> {
+pub(crate) fn by_gpu(engine: &Engine, program: &Program, inputs: &[Tensor]) -> Vec<Tensor> {
     block_on(block_on(engine.load(program)).expect("loaded").run(inputs)).expect("run")
 }
 

@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 const LAYERS: [(&str, &[&str]); 18] = [
     ("values", &[]),
     ("files", &[]),
-    ("numerics", &[]),
-    ("ops", &["numerics"]),
-    ("kernels", &["numerics"]),
+    ("parallel", &[]),
+    ("numerics", &["parallel"]),
+    ("ops", &["numerics", "parallel"]),
+    ("kernels", &["numerics", "parallel"]),
     ("graph", &["ops", "files"]),
     ("interp", &["graph", "ops"]),
     ("quantize", &["interp", "graph", "ops", "numerics"]),
@@ -21,7 +22,7 @@ const LAYERS: [(&str, &[&str]); 18] = [
     ("archive", &["quantize", "graph", "ops", "files", "numerics"]),
     ("program", &["ops", "numerics"]),
     ("lower", &["interp", "graph", "ops", "program"]),
-    ("cpu", &["program", "ops", "kernels", "numerics"]),
+    ("cpu", &["program", "ops", "kernels", "numerics", "parallel"]),
     ("gpu", &["program", "ops", "numerics"]),
     // Documentation.
     ("guide", &[]),

@@ -16,9 +16,8 @@ use std::arch::x86_64::{
     _mm256_setzero_si256,
 };
 
-use rayon::prelude::*;
-
 use super::tasks::{Division, Task, tiles};
+use crate::parallel::*;
 
 /// Channels of a panel: their sums fill two registers.
 const COLS: usize = 16;

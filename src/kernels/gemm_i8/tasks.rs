@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use rayon::prelude::*;
+use crate::parallel::*;
 
 /// Multiply-adds that one thread computes sooner than it wakes another.
 const ALONE: usize = 1 << 21;
@@ -35,7 +35,7 @@ impl Division {
         T: Copy + Default + Send,
     {
         let Self { m, n, k, block, tile_rows, task_rows } = *self;
-        let (blocks, threads) = (n.div_ceil(block), rayon::current_num_threads());
+        let (blocks, threads) = (n.div_ceil(block), current_num_threads());
         if y.is_empty() {
             return;
         }

@@ -13,9 +13,8 @@ use std::arch::x86_64::{
 };
 use std::cell::Cell;
 
-use rayon::prelude::*;
-
 use super::tasks::{Division, Task, tiles};
+use crate::parallel::*;
 
 /// Channels of a block.
 const COLS: usize = 64;

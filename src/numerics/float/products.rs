@@ -3,10 +3,9 @@
 
 use std::ops::Range;
 
-use rayon::prelude::*;
-
 use super::{INFINITY, MAGNITUDE, NAN, SIGN, add, canonical, select};
 use crate::numerics::vectorized;
+use crate::parallel::*;
 
 /// Rounds a factor to 12 significant bits, ties to even. Magnitudes below 2⁻⁵⁰ become 0 and those above 2⁶⁰ infinite, so that no
 /// product is subnormal and none overflows.

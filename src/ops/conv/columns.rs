@@ -3,10 +3,9 @@
 
 use std::ops::Range;
 
-use rayon::prelude::*;
-
 use crate::numerics::gemm;
 use crate::ops::images::Images;
+use crate::parallel::*;
 
 /// Bytes of columns that are in memory at a time. They stay in an L2 cache.
 const BLOCK_BYTES: usize = 1 << 18;

@@ -2,14 +2,13 @@
 
 use std::borrow::Cow;
 
-use rayon::prelude::*;
-
 use super::columns::convolve_full;
 use crate::numerics::FloatProducts;
 use crate::numerics::float::products::{factor, factors, product, transposed_factors};
 use crate::ops::images::Images;
 use crate::ops::operands::Arguments;
 use crate::ops::window::{ImageLayout, Window};
+use crate::parallel::*;
 use crate::values::Tensor;
 use crate::values::slices::tensor;
 

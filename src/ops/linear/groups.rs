@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::super::error::{EvalError, OpError};
@@ -10,6 +9,7 @@ use super::super::operands::{Arguments, Operands, TensorType, expect_size, param
 use super::super::operator::Operator;
 use super::{linear_shape, sizes};
 use crate::numerics::MAX_FRACTION_BITS;
+use crate::parallel::*;
 use crate::values::slices::{integers, with_last};
 use crate::values::{DType, Shape, Tensor, check_size};
 

@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::lengths::with_lengths;
@@ -14,6 +13,7 @@ use crate::ops::operands::{
 };
 use crate::ops::operator::Operator;
 use crate::ops::window::ImageLayout;
+use crate::parallel::*;
 use crate::values::slices::{CHECKED, codes, tensor};
 use crate::values::{DType, QParams, Shape, Tensor};
 

@@ -1,0 +1,76 @@
+#!/usr/bin/env bash
+# Builds the page into examples/web/dist: static files, for any web server that knows the type application/wasm.
+#
+#   bash examples/web/build.sh
+#
+# It needs Rust's library for wasm32-unknown-unknown. If the toolchain has none and rustup cannot add it, Debian's packages of Rust for
+# Firefox and Chromium are unpacked below target/, not installed, and their compiler builds the library from its sources.
+# wasm-opt is optional: npm's package binaryen brings it, below target/. Debian's, of version 108, breaks tables of references.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+target=wasm32-unknown-unknown
+tools=$PWD/target/web-tools
+out=$PWD/examples/web/dist
+mkdir -p "$tools"
+
+say() { printf 'web: %s\n' "$*" >&2; }
+
+has_library() { compgen -G "$(rustc --print sysroot)/lib/rustlib/$target/lib/libstd-*" >/dev/null; }
+
+# The arguments of cargo, and a compiler if it is not the toolchain's.
+cargo_build=(cargo build --profile web --target "$target" -p enfold-web)
+build_page() { "${cargo_build[@]}"; }
+
+if [ "${ENFOLD_WEB_DEBIAN:-}" = 1 ] || { ! has_library && ! timeout 60 rustup target add "$target" >/dev/null 2>&1; }; then
+    say "no library for $target; using Debian's rustc-web"
+    root=$tools/debian
+    if [ ! -x "$root/usr/bin/rustc" ]; then
+        command -v apt-get >/dev/null || { say "rustup target add $target"; exit 1; }
+        mkdir -p "$root" "$tools/packages"
+        # apt-get update needs root; without it, old lists may do.
+        timeout 120 apt-get -qq update 2>/dev/null || true
+        version=$(apt-cache policy rustc-web | awk '/Candidate:/ { print $2 }')
+        [ -n "$version" ] && [ "$version" != "(none)" ] || { say "Debian's rustc-web cannot be found"; exit 1; }
+        [[ $version =~ ^([0-9]+\.[0-9]+) ]]
+        (cd "$tools/packages" && timeout 600 apt-get -qq download rustc-web rust-web-src libstd-rust-web-dev "libstd-rust-web-${BASH_REMATCH[1]}")
+        for package in "$tools/packages"/*.deb; do dpkg -x "$package" "$root"; done
+        rm -r "$tools/packages"
+        # cargo looks for the sources of the library below the sysroot.
+        mkdir -p "$root/usr/lib/rustlib/src/rust"
+        ln -sfn "$(echo "$root"/usr/src/rustc-*/library)" "$root/usr/lib/rustlib/src/rust/library"
+        cp "$(echo "$root"/usr/src/rustc-*/Cargo.lock)" "$root/usr/lib/rustlib/src/rust/" 2>/dev/null || true
+    fi
+    linker=$(find "$(rustc --print sysroot)" -name rust-lld | head -1)
+    build_page() {
+        RUSTC="$root/usr/bin/rustc" RUSTC_BOOTSTRAP=1 LD_LIBRARY_PATH="$root/usr/lib/x86_64-linux-gnu" \
+            CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER="$linker" CARGO_TARGET_DIR="$PWD/target/web-debian" \
+            "${cargo_build[@]}" -Zbuild-std=std,panic_abort
+    }
+    wasm=target/web-debian/$target/web/enfold_web.wasm
+fi
+
+say "compiling"
+build_page
+wasm=${wasm:-target/$target/web/enfold_web.wasm}
+
+rm -rf "$out"
+mkdir -p "$out"
+cargo run --quiet -p enfold-web-bindgen -- "$wasm" "$out"
+
+opt=$tools/node_modules/.bin/wasm-opt
+if [ ! -e "$opt" ] && command -v npm >/dev/null; then
+    timeout 300 npm install --silent --no-audit --no-fund --prefix "$tools" binaryen@132.0.0 >/dev/null || say "npm has no binaryen"
+fi
+if [ -e "$opt" ]; then
+    say "wasm-opt"
+    features=(bulk-memory bulk-memory-opt call-indirect-overlong multivalue mutable-globals nontrapping-float-to-int reference-types sign-ext)
+    "$opt" -Oz "${features[@]/#/--enable-}" --strip-debug --strip-producers "$out/enfold_web_bg.wasm" -o "$out/optimized.wasm"
+    mv "$out/optimized.wasm" "$out/enfold_web_bg.wasm"
+else
+    say "not optimized: there is no wasm-opt (npm install binaryen)"
+fi
+
+cp examples/web/page/* examples/data/web/*.safetensors "$out/"
+size=$(gzip -9c "$out/enfold_web_bg.wasm" | wc -c)
+say "enfold_web_bg.wasm: $(wc -c <"$out/enfold_web_bg.wasm") bytes, $size with gzip"
