@@ -102,7 +102,7 @@ export class Pad {
     const points = this.strokes.flat();
     const pixels = new Float32Array(64);
     if (points.length === 0) return pixels;
-    const line = 4.5;
+    const line = 5;
     const range = (axis) => [Math.min(...points.map((p) => p[axis])), Math.max(...points.map((p) => p[axis]))];
     const [[left, right], [top, bottom]] = [range(0), range(1)];
     const scale = (SIDE - line) / Math.max(right - left, bottom - top, 0.1);
