@@ -87,7 +87,7 @@
 //! # Features
 //!
 //! - `flow` (default): quantizing, training, comparing and saving. Without it, the crate is a player of archives: load, lower, run.
-//! - `threads` (with `flow`): `rayon` and `rten-gemm` for the CPU. Without it, one thread runs plain loops, with the same bits.
+//! - `threads` (with `flow`): `rayon` and `rten-gemm` for the CPU. Without it, one thread runs plain loops.
 //! - `gpu` (default): the wgpu engine. No wgpu backend is enabled here; the application chooses them.
 //! - `webgpu`: `gpu` with the browser's backend, for `wasm32-unknown-unknown`.
 //! - `coopmat`: `gpu` with int8 products on the cooperative matrices of adapters that have them. Experimental, as that feature of
