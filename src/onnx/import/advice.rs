@@ -98,13 +98,16 @@ pub(super) fn fixed(
 ) -> OnnxError {
     let OnnxError::Unsupported(nodes) = &mut error else { return error };
     let named: BTreeSet<usize> = nodes.iter().flat_map(|node| numbers(&node.reason)).collect();
-    let named = named.into_iter().filter(|length| (1..=MAX_LENGTH).contains(length));
-    let tries = named.flat_map(|length| options.dims.iter().map(move |(name, given)| (name, *given, length)));
-    for (name, given, length) in tries.filter(|(_, given, length)| given != length).take(MAX_TRIES) {
+    let named = named.into_iter().filter(|length| (2..=MAX_LENGTH).contains(length));
+    // A length of 1 comes last: it fits whatever broadcasts.
+    let tries =
+        named.chain([1]).flat_map(|length| options.dims.iter().map(move |(name, given)| (name, *given, length)));
+    for (name, given, length) in tries.filter(|(_, given, length)| given != length).take(2 * MAX_TRIES) {
         let mut options = options.clone();
         options.dims.insert(name.clone(), length);
         if import(&options).is_ok() {
-            for node in nodes.iter_mut().filter(|node| node.dim.is_none()) {
+            // No node refuses the file then, also none that the batch's length would help.
+            for node in nodes.iter_mut() {
                 (node.dim, node.length, node.given) = (Some(name.clone()), length, Some(given));
             }
             break;
