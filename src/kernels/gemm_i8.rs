@@ -293,7 +293,9 @@ impl Int8Weight {
             Packed::Rten(weight) => weight.sums(sums, flipped, x, [m, self.n, self.k]),
             Packed::VnniHalves(blocks) => {
                 let mut halves = vec![0i32; 2 * sums.len()];
-                blocks.product(&mut halves, x, m, &|_, _, y: &mut [i32], sums: &[i32]| y.copy_from_slice(sums));
+                blocks.product(&mut halves, x, m, &|_: usize, _: usize, y: &mut [i32], sums: &[i32]| {
+                    y.copy_from_slice(sums)
+                });
                 add_halves(sums, &halves, self.n);
             }
             Packed::Portable(weight) => portable(sums, x, weight, self.n, self.k),
