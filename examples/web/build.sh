@@ -6,6 +6,7 @@
 # It needs Rust's library for wasm32-unknown-unknown. If the toolchain has none and rustup cannot add it, Debian's packages of Rust for
 # Firefox and Chromium are unpacked below target/, not installed, and their compiler builds the library from its sources.
 # wasm-opt is optional: npm's package binaryen brings it, below target/. Debian's, of version 108, breaks tables of references.
+# It exits with 3 if there is no library for the target.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -22,16 +23,16 @@ has_library() { compgen -G "$(rustc --print sysroot)/lib/rustlib/$target/lib/lib
 cargo_build=(cargo build --profile web --target "$target" -p enfold-web)
 build_page() { "${cargo_build[@]}"; }
 
-if [ "${ENFOLD_WEB_DEBIAN:-}" = 1 ] || { ! has_library && ! timeout 60 rustup target add "$target" >/dev/null 2>&1; }; then
+if [ "${ENFOLD_WEB_DEBIAN:-}" = 1 ] || { ! has_library && ! timeout 180 rustup target add "$target" >/dev/null 2>&1; }; then
     say "no library for $target; using Debian's rustc-web"
     root=$tools/debian
     if [ ! -x "$root/usr/bin/rustc" ]; then
-        command -v apt-get >/dev/null || { say "rustup target add $target"; exit 1; }
+        command -v apt-get >/dev/null || { say "rustup target add $target"; exit 3; }
         mkdir -p "$root" "$tools/packages"
         # apt-get update needs root; without it, old lists may do.
         timeout 120 apt-get -qq update 2>/dev/null || true
         version=$(apt-cache policy rustc-web | awk '/Candidate:/ { print $2 }')
-        [ -n "$version" ] && [ "$version" != "(none)" ] || { say "Debian's rustc-web cannot be found"; exit 1; }
+        [ -n "$version" ] && [ "$version" != "(none)" ] || { say "Debian's rustc-web cannot be found"; exit 3; }
         [[ $version =~ ^([0-9]+\.[0-9]+) ]]
         (cd "$tools/packages" && timeout 600 apt-get -qq download rustc-web rust-web-src libstd-rust-web-dev "libstd-rust-web-${BASH_REMATCH[1]}")
         for package in "$tools/packages"/*.deb; do dpkg -x "$package" "$root"; done

@@ -133,7 +133,7 @@ pub fn calibration_from_bytes(bytes: &[u8]) -> Result<(PreparedGraph, Option<Hes
 /// Returns the bytes of channel statistics with their float graph, and of the options with which it is to be smoothed.
 ///
 /// # Errors
-/// Returns the errors of [`to_bytes`].
+/// Returns the errors of [`to_bytes`](super::to_bytes).
 pub fn statistics_to_bytes(statistics: &ChannelStatistics, options: SmoothOptions) -> Result<Vec<u8>, ArchiveError> {
     check_observers(statistics.graph(), 0)?;
     let mut writer = Writer::default();
