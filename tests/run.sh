@@ -124,7 +124,7 @@ if [ "${CI:-}" = true ]; then
     built=0
     timeout 1200 bash examples/web/build.sh || built=$?
     case $built in
-        0) timeout 900 node tests/web/test.mjs 2>&1 | tee -a "$log" ;;
+        0) timeout 1800 node tests/web/test.mjs 2>&1 | tee -a "$log" ;;
         3) echo "web: not tested, since Rust's library for wasm32-unknown-unknown cannot be had" | tee -a "$log" ;;
         *) exit "$built" ;;
     esac
