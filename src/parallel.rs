@@ -9,7 +9,8 @@ pub(crate) use one_thread::*;
 /// Runs `run` on a thread of the pool, which begins a parallel loop sooner than a thread that first wakes the pool and then waits for it.
 #[cfg(feature = "threads")]
 pub(crate) fn in_pool<R: Send>(run: impl FnOnce() -> R + Send) -> R {
-    if rayon::current_thread_index().is_some() { run() } else { rayon::scope(|_| run()) }
+    let is_there = rayon::current_thread_index().is_some() || rayon::current_num_threads() == 1;
+    if is_there { run() } else { rayon::scope(|_| run()) }
 }
 
 #[cfg(not(feature = "threads"))]

@@ -132,7 +132,7 @@ impl<'t> Stacks<'t> {
 
     /// The number of matrices that are worth a parallel task.
     fn worth_a_task(&self) -> usize {
-        products::TASK.div_ceil((self.m * self.n * self.k).max(1))
+        products::TASK.div_ceil(self.m.saturating_mul(self.n).saturating_mul(self.k).max(1))
     }
 
     fn shape(&self) -> Vec<usize> {

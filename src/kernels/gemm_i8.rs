@@ -405,6 +405,25 @@ mod tests {
         }
     }
 
+    /// Products that threads divide, by rows and by channels, in every kernel.
+    #[cfg(feature = "threads")]
+    #[test]
+    fn divided_products_are_exact() {
+        for [m, n, k] in [[1, 4099, 1024], [3, 4099, 301], [16, 650, 1000], [100, 70, 500]] {
+            let x: Vec<i8> = (0..m * k).map(|i| (i * 37 % 251) as u8 as i8).collect();
+            let w: Vec<i8> = (0..n * k).map(|i| (i * 101 % 253) as u8 as i8).collect();
+            let expected = naive(&x, &w, m, n, k);
+            let weight: Arc<[i8]> = w.as_slice().into();
+            for threads in [2, 3, 40] {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
+                for gemm in usable(k) {
+                    let product = pool.install(|| Int8Weight::new(&weight, n, k, gemm).product(&x, m));
+                    assert!(product == expected, "{gemm:?}, {threads} threads, m {m} n {n} k {k}");
+                }
+            }
+        }
+    }
+
     /// Factors of groups: the extremes of 255 · int8, in every kernel.
     #[test]
     fn products_of_16_bits_are_exact() {

@@ -215,7 +215,7 @@ fn unsupported(nodes: &[UnsupportedNode], argument: &str) -> String {
         let UnsupportedNode { name, op_type, reason, dim, length, given } = first;
         let hint = match (dim, given) {
             (Some(dim), Some(given)) => {
-                format!("; the file fixes the length of {dim} at {length}, not {given}: give {argument}{dim}={length}")
+                format!("; the file can be imported with {argument}{dim}={length}, not with {dim}={given}")
             }
             _ => length_of(dim.as_deref(), *length, argument),
         };

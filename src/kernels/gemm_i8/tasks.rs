@@ -1,4 +1,4 @@
-//! The tasks of a product, which threads run: ranges of rows, or of blocks of channels where rows are few.
+//! The tasks of a product, which threads run: ranges of rows, or of blocks of channels where there are too few rows for all threads.
 
 use std::ops::Range;
 
@@ -39,14 +39,15 @@ impl Division {
         if y.is_empty() {
             return;
         }
-        if threads == 1 || m * n * k.max(1) <= ALONE {
+        if threads == 1 || m.saturating_mul(n).saturating_mul(k) <= ALONE {
             for rows in shares(m, 1, task_rows, tile_rows) {
                 let y = &mut y[rows.start * n..rows.end * n];
                 run(Task { rows, blocks: 0..blocks }, y);
             }
             return;
         }
-        if m > FEW_ROWS || blocks < 2 * threads {
+        let has_rows = m > FEW_ROWS && m.div_ceil(tile_rows) >= threads;
+        if has_rows || blocks == 1 {
             let mut left = y;
             let tasks = shares(m, threads, task_rows, tile_rows).map(|rows| {
                 let (y, rest) = std::mem::take(&mut left).split_at_mut(rows.len() * n);
@@ -103,6 +104,9 @@ fn shares(m: usize, threads: usize, most: usize, tile_rows: usize) -> impl Itera
 
 #[cfg(test)]
 mod tests {
+    #[cfg(feature = "threads")]
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
 
     #[test]
@@ -118,18 +122,20 @@ mod tests {
         }
     }
 
-    /// Every element is in one task, with the channels of its blocks, whatever the number of threads.
+    /// Every element is in one task, with the channels of its blocks, whatever the number of threads; and all threads have tasks.
+    #[cfg(feature = "threads")]
     #[test]
     fn tasks_cover_every_element_once() {
-        for threads in [1, 2, 3, 5] {
+        for threads in [1, 2, 3, 5, 40] {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
             for (m, n, k) in
                 [(1, 4099, 1024), (1, 5, 3), (3, 4099, 1024), (16, 640, 1000), (17, 300, 4000), (100, 70, 5000)]
             {
-                let mut y = vec![0usize; m * n];
+                let (mut y, tasks) = (vec![0usize; m * n], AtomicUsize::new(0));
                 let division = Division { m, n, k, block: 64, tile_rows: 6, task_rows: 12 };
                 pool.install(|| {
                     division.run(&mut y, |Task { rows, blocks }, y| {
+                        tasks.fetch_add(1, Ordering::Relaxed);
                         let cols = blocks.start * 64..n.min(blocks.end * 64);
                         for (row, y) in rows.zip(y.chunks_exact_mut(cols.len())) {
                             cols.clone().zip(y).for_each(|(col, y)| *y += row * n + col + 1);
@@ -137,6 +143,11 @@ mod tests {
                     });
                 });
                 assert!(y.iter().enumerate().all(|(at, &y)| y == at + 1), "{threads} threads, {m} x {n} x {k}");
+                let (tasks, possible) = (tasks.into_inner(), threads.min(n.div_ceil(64).max(m.div_ceil(6))));
+                assert!(
+                    m * n * k <= ALONE || 2 * tasks >= possible,
+                    "{tasks} tasks of {m} x {n} x {k} for {threads} threads"
+                );
             }
         }
     }

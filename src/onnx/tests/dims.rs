@@ -139,16 +139,16 @@ fn a_length_that_the_file_fixes_is_named() {
     ];
     for (node, build) in cases {
         let text = build.import(&[("seq", 5)]).expect_err("another length").to_string();
-        let hint = "the file fixes the length of seq at 6, not 5: give seq=6";
+        let hint = "the file can be imported with seq=6, not with seq=5";
         assert!(text.contains(node) && text.ends_with(hint), "{text}");
         assert!(build.import(&[("seq", 6)]).is_ok(), "{node}");
     }
     // What no length mends has no such advice.
     let build = base().ints("s", &[3], &[-1, 7, 3]).node("Reshape", "x s", "y").output("y");
     let text = build.import(&[("seq", 5)]).expect_err("no length fits").to_string();
-    assert!(text.contains("y (Reshape)") && !text.contains("fixes"), "{text}");
+    assert!(text.contains("y (Reshape)") && !text.contains("can be imported with"), "{text}");
     let text = base().node("NonZero", "x", "y").output("y").import(&[("seq", 5)]).expect_err("refused").to_string();
-    assert!(!text.contains("fixes"), "{text}");
+    assert!(!text.contains("can be imported with"), "{text}");
 }
 
 #[test]
