@@ -46,7 +46,7 @@ impl Division {
             }
             return;
         }
-        let has_rows = m > FEW_ROWS && m.div_ceil(tile_rows) >= threads;
+        let has_rows = m > FEW_ROWS && m.div_ceil(tile_rows) >= threads.min(blocks);
         if has_rows || blocks == 1 {
             let mut left = y;
             let tasks = shares(m, threads, task_rows, tile_rows).map(|rows| {
