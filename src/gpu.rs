@@ -72,6 +72,7 @@ mod run;
 mod schedule;
 mod swap;
 mod texture;
+mod timings;
 mod tune;
 
 pub use device::error::GpuError;
@@ -89,8 +90,9 @@ pub use model::Model;
 pub use options::{Options, TuneOptions};
 pub use progress::{LoadProgress, TuneProgress};
 pub use readback::Readback;
-pub use run::{Run, StepTiming, Timings};
+pub use run::Run;
 pub use texture::{TextureInput, TextureOptions};
+pub use timings::{StepTiming, Timings};
 pub use wgpu;
 
 /// The shaders, for the crate's own tests: no part of the API.

@@ -1,12 +1,15 @@
 //! A program on a device: its weights, uploaded once.
 
+mod weights;
+
 use std::borrow::Borrow;
-use std::collections::{HashMap, HashSet};
-use std::ops::Range;
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use wgpu::BufferUsages;
 
+use self::weights::{Packed, storage, upload_grouped, upload_weight};
+pub(super) use self::weights::{PartBuffers, StepData};
 use super::bind;
 use super::bound::Bound;
 use super::device::Device;
@@ -17,18 +20,14 @@ use super::kernels::config::Config;
 use super::kernels::conv;
 use super::kernels::fused_step::FusedStep;
 use super::kernels::layout::{dense_bytes, pad_rows};
-use super::kernels::linear::coopmat::Coopmat;
 use super::kernels::linear::layers;
-use super::kernels::linear::weights::{
-    BLOCK_COLS, Channels, WeightBits, WeightPart, block_bytes, pack_channels, pack_columns,
-};
 use super::kernels::pool;
 use super::memory::BufferRange;
 use super::progress::{LoadProgress, Progress};
 use super::run::Run;
 use super::schedule::{fuse, plan};
 use crate::ops::Op;
-use crate::program::{Epilogue, Program, QConv, QLinear, QLut, StepOp, Value, ValueType};
+use crate::program::{Program, QConv, QLut, StepOp, Value, ValueType};
 use crate::values::Tensor;
 
 /// A program whose weights are on the device. Several [`Run`]s may share it.
@@ -43,40 +42,6 @@ pub struct Model {
     pub(super) constants: Vec<wgpu::Buffer>,
     /// Its runs.
     pub(super) bound: Mutex<Vec<Weak<Bound>>>,
-}
-
-/// The buffers that a step reads besides values.
-#[derive(Debug, Clone)]
-pub(super) enum StepData {
-    Nothing,
-    /// A lookup table, or factors.
-    Buffer(wgpu::Buffer),
-    /// The weight of a linear layer.
-    Linear(LinearData),
-}
-
-/// The weight of a linear layer, in as many parts as the device's bindings ask for.
-#[derive(Debug, Clone)]
-pub(super) struct LinearData {
-    pub(super) parts: Vec<WeightPart>,
-    pub(super) buffers: Vec<PartBuffers>,
-}
-
-/// The buffers of part of a weight.
-#[derive(Debug, Clone)]
-pub(super) struct PartBuffers {
-    pub(super) weight: wgpu::Buffer,
-    pub(super) channels: wgpu::Buffer,
-}
-
-impl StepData {
-    /// The parts of a linear layer's weight.
-    pub(super) fn parts(&self) -> &[WeightPart] {
-        match self {
-            Self::Linear(data) => &data.parts,
-            Self::Nothing | Self::Buffer(_) => &[],
-        }
-    }
 }
 
 impl Model {
@@ -339,90 +304,6 @@ fn step_bytes(op: &StepOp) -> u64 {
         StepOp::QLinear(layer) | StepOp::QConv(QConv { layer, .. }) => layer.weight.len() as u64,
         _ => 0,
     }
-}
-
-/// The weights that are on the device, by the addresses in the program of those that one consists of, its `n` and `k`, and the bits that
-/// the device stores.
-type Packed = HashMap<(Vec<usize>, usize, usize, WeightBits), LinearData>;
-
-/// Uploads a weight in as few parts as the device's bindings allow, each of whole blocks of columns. A weight that several layers
-/// read is packed and uploaded once; each layer has channels of its own.
-async fn upload_weight(
-    device: &Device,
-    config: &Config,
-    name: &str,
-    (linear, sources): (&QLinear, Vec<usize>),
-    packed: &mut Packed,
-) -> Result<LinearData, GpuError> {
-    let QLinear { weight, n, k, .. } = linear;
-    let bits = config.weight_bits(linear);
-    let columns_of_part = columns_of_part(device, name, linear, bits)?;
-    let key = (sources, *n, *k, bits);
-    let shared = packed.get(&key);
-    let mut data = LinearData { parts: Vec::new(), buffers: Vec::new() };
-    for (at, first_column) in (0..*n).step_by(columns_of_part).enumerate() {
-        let range = first_column..first_column + columns_of_part.min(n - first_column);
-        let channels = channels(linear, range.clone());
-        let channels = storage(device, &format!("{name}.channels"), bytemuck::cast_slice(&channels)).await?;
-        let (part, weight) = match shared {
-            Some(shared) => (shared.parts[at], shared.buffers[at].weight.clone()),
-            None => {
-                let values = &weight[range.start * k..range.end * k];
-                let packed = pack_columns(linear, range.clone(), bits);
-                let exact = |coopmat: Coopmat| coopmat.exact_chunk_vecs(values, range.len(), *k);
-                let chunk_vecs = config.choice.coopmat.map_or(0, exact);
-                let weight = storage(device, &format!("{name}.weight"), &packed).await?;
-                (WeightPart { first_column, columns: range.len(), bits, chunk_vecs }, weight)
-            }
-        };
-        data.parts.push(part);
-        data.buffers.push(PartBuffers { weight, channels });
-    }
-    packed.entry(key).or_insert_with(|| data.clone());
-    Ok(data)
-}
-
-/// Uploads the weight of a convolution with groups.
-async fn upload_grouped(device: &Device, name: &str, conv: &QConv) -> Result<LinearData, GpuError> {
-    let channels = channels(&conv.layer, 0..conv.layer.n);
-    let channels = storage(device, &format!("{name}.channels"), bytemuck::cast_slice(&channels)).await?;
-    let weight = conv::grouped::weight(conv);
-    let weight = storage(device, &format!("{name}.weight"), bytemuck::cast_slice(&weight)).await?;
-    Ok(LinearData { parts: vec![conv::grouped::part(conv)], buffers: vec![PartBuffers { weight, channels }] })
-}
-
-/// Columns of a weight that a binding of the device can hold.
-fn columns_of_part(device: &Device, name: &str, linear: &QLinear, bits: WeightBits) -> Result<usize, GpuError> {
-    let limit = device.limits.max_storage_buffer_binding_size.min(device.limits.max_buffer_size);
-    let block = block_bytes(linear, bits) as u64;
-    // The channels of a part take fewer bytes than its weights, unless it has hardly any features.
-    let larger = block.max((BLOCK_COLS * size_of::<Channels>() / 4) as u64);
-    if larger > limit {
-        let what = "bytes of 64 columns of a weight";
-        return Err(GpuError::Limit { name: name.to_owned(), what, actual: block, limit });
-    }
-    Ok(usize::try_from(limit / larger).unwrap_or(usize::MAX).saturating_mul(BLOCK_COLS))
-}
-
-/// The channels of some columns.
-fn channels(linear: &QLinear, range: Range<usize>) -> Vec<Channels> {
-    match &linear.epilogue {
-        Epilogue::Dynamic { scale, weight_sum, bias, .. } => {
-            pack_channels(&weight_sum[range.clone()], &scale[range.clone()], &bias[range])
-        }
-        epilogue => pack_channels(&linear.bias[range.clone()], &epilogue.factors()[range], &[]),
-    }
-}
-
-/// Uploads a storage buffer, no larger than a binding can be.
-async fn storage(device: &Device, name: &str, bytes: &[u8]) -> Result<wgpu::Buffer, GpuError> {
-    let (actual, limit) = (bytes.len() as u64, device.limits.max_storage_buffer_binding_size);
-    if actual > limit {
-        return Err(GpuError::Limit { name: name.to_owned(), what: "bytes of a storage binding", actual, limit });
-    }
-    // Other weights may be copied to it, and from it.
-    let usage = BufferUsages::STORAGE | BufferUsages::COPY_DST | BufferUsages::COPY_SRC;
-    upload(&device.wgpu, name, bytes, usage).await
 }
 
 /// A host tensor from the dense bytes of a value.

@@ -1,6 +1,5 @@
 //! A model bound to buffers, which is recorded every frame.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use super::device::wait::Poll;
 use super::indirect::Arguments;
 use super::kernels::dispatch::{Recorded, Rows, Work};
 use super::memory::Memory;
+use super::timings::{StepTiming, Timings};
 
 /// A model bound to buffers. Recording it allocates nothing on the device and writes nothing from the host, so that any
 /// number of recordings, with different numbers of rows, may be submitted together or apart.
@@ -389,33 +389,4 @@ impl Run {
 
 pub(super) fn check_rows(actual: usize, max: usize) -> Result<(), GpuError> {
     if (1..=max).contains(&actual) { Ok(()) } else { Err(GpuError::Rows { actual, max }) }
-}
-
-/// The durations of a run's steps.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Timings {
-    /// The steps in execution order. Fused steps are one entry, with the name of one of them, as in [`Run::describe`].
-    pub steps: Vec<StepTiming>,
-}
-
-/// The duration of a step.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StepTiming {
-    /// The name of the node.
-    pub name: String,
-    /// The entry point of its kernel, or those of the tile shapes of a linear layer for different numbers of rows.
-    pub kernels: String,
-    /// The duration by the device's clock.
-    pub duration: Duration,
-}
-
-/// One line a step.
-impl fmt::Display for Timings {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let width = self.steps.iter().map(|step| step.name.chars().count()).max().unwrap_or(0);
-        for StepTiming { name, kernels, duration } in &self.steps {
-            writeln!(f, "{name:<width$} {:>10.1} us {kernels}", duration.as_secs_f64() * 1e6)?;
-        }
-        Ok(())
-    }
 }

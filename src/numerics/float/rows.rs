@@ -7,7 +7,7 @@ use super::functions::{exp_of_negative, inverse_sqrt};
 use super::{NAN, TINY, canonical, div, flush, is_special, number_of, order_of};
 
 /// The number of partial sums of a row.
-const LANES: usize = 64;
+pub(crate) const LANES: usize = 64;
 /// The number of elements of a block along another axis.
 const BLOCK: usize = 32;
 
@@ -24,6 +24,12 @@ fn sum_of(row: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     for (lane, &v) in lanes.iter_mut().zip(rest) {
         *lane += f(v);
     }
+    sum_of_lanes(lanes)
+}
+
+/// Adds partial sums: the upper half to the lower, as often as there are two halves.
+#[inline(always)]
+pub(crate) fn sum_of_lanes(mut lanes: [f32; LANES]) -> f32 {
     let mut half = LANES / 2;
     while half > 0 {
         for lane in 0..half {

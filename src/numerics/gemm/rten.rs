@@ -4,6 +4,7 @@ use rten_gemm::{BiasVector, GemmExecutor, GemmInputA, GemmInputB, GemmOptions, P
 use rten_tensor::{Matrix, MatrixLayout, NdTensorView};
 
 use crate::numerics::float::products;
+use crate::numerics::float::rows::{LANES, sum_of_lanes};
 use crate::numerics::vectorized;
 
 /// The reason why a product cannot fail: `rten-gemm` refuses sizes that do not fit, and here they come from the slices.
@@ -35,7 +36,6 @@ fn dots(y: &mut [f32], x: &[f32], weight: &[f32], [n, k]: [usize; 2], bias: Opti
 /// Computes `Σ x[i] · w[i]`, in partial sums that fill registers.
 #[inline(always)]
 fn dot(x: &[f32], w: &[f32]) -> f32 {
-    const LANES: usize = 64;
     let mut lanes = [0f32; LANES];
     let ((x_blocks, x_rest), (w_blocks, w_rest)) = (x.as_chunks::<LANES>(), w.as_chunks::<LANES>());
     for (x, w) in x_blocks.iter().zip(w_blocks) {
@@ -46,14 +46,7 @@ fn dot(x: &[f32], w: &[f32]) -> f32 {
     for ((lane, x), w) in lanes.iter_mut().zip(x_rest).zip(w_rest) {
         *lane += x * w;
     }
-    let mut half = LANES / 2;
-    while half > 0 {
-        for lane in 0..half {
-            lanes[lane] += lanes[lane + half];
-        }
-        half /= 2;
-    }
-    lanes[0]
+    sum_of_lanes(lanes)
 }
 
 /// A weight `[N, K]` in the layout of the GEMM kernel. `rten-gemm` refuses empty matrices, so those are not packed.
