@@ -143,7 +143,7 @@ fn patterns() -> Vec<Pattern> {
         pattern("a norm of tokens whose floats are read too", &[3, WIDTH], floats_are_read(dynamic()), 7, kept_norm),
         pattern("chains of elementwise steps", &[3, WIDTH], WgpuQuantizer::new(), 11, chains),
         pattern("sums of products", &[3, WIDTH], WgpuQuantizer::new(), 3, sums_of_products),
-        pattern("means with weights", &[3, WIDTH], WgpuQuantizer::new(), 9, weighted_means),
+        pattern("means with weights", &[3, WIDTH], WgpuQuantizer::new(), 13, weighted_means),
         // Two copies instead of one, and a dispatch instead of three.
         pattern("attention of a matrix with itself", &[WIDTH, WIDTH], WgpuQuantizer::new(), 1, |g, _, x| {
             let scores = g.matmul("scores", x, x)?;
@@ -400,7 +400,8 @@ fn sums_of_products(g: &mut GraphBuilder, d: &mut Draw, x: NodeId) -> Result<Vec
     Ok(vec![pooled, squares, sum, read])
 }
 
-/// Means along an axis: with a limit of the weights' sum, without one and with the weights first, and one whose sum of weights is read too.
+/// Means along an axis: with a limit of the weights' sum, and without one and with the weights first. Three that are none: one whose sum of
+/// weights is read too, one of other weights, and one that divides the other way round.
 fn weighted_means(g: &mut GraphBuilder, _: &mut Draw, x: NodeId) -> Result<Vec<NodeId>, GraphError> {
     let weights = g.max("weights", x, 2)?;
     let weights = g.reshape("column", weights, &[3, 1])?;
@@ -417,7 +418,16 @@ fn weighted_means(g: &mut GraphBuilder, _: &mut Draw, x: NodeId) -> Result<Vec<N
     let sum = g.sum("read.sum", products, 1)?;
     let total = g.sum("read.total", weights, 1)?;
     let read = g.div("read.mean", sum, total)?;
-    Ok(vec![limited, first, read, total])
+    let products = g.mul("other.products", x, weights)?;
+    let sum = g.sum("other.sum", products, 1)?;
+    let squares = g.mul("other.weights", weights, weights)?;
+    let squares = g.sum("other.total", squares, 1)?;
+    let other = g.div("other.mean", sum, squares)?;
+    let products = g.mul("turned.products", x, weights)?;
+    let sum = g.sum("turned.sum", products, 1)?;
+    let weight = g.sum("turned.total", weights, 1)?;
+    let turned = g.div("turned.mean", weight, sum)?;
+    Ok(vec![limited, first, read, total, other, turned])
 }
 
 /// Attention whose scores are scaled and masked, to the tokens before each, before the softmax of rows, or along another axis.

@@ -5,7 +5,7 @@ use crate::parallel::*;
 use crate::values::{GroupQParams, QParams, TensorQParams};
 
 /// Returns scale and zero point of a row, from dynamic qparams for the tensor or for each row.
-pub(in crate::ops) fn qparams_of_row(qparams: &[f32], row: usize) -> (f32, i32) {
+pub(crate) fn qparams_of_row(qparams: &[f32], row: usize) -> (f32, i32) {
     let at = if qparams.len() == 2 { 0 } else { row * 2 };
     (qparams[at], qparams[at + 1] as i32)
 }
@@ -72,7 +72,7 @@ pub(super) fn each_channel<T: Copy + Sync, R: Default + Clone + Send>(
 
 /// Calls `f` with consecutive elements of `y` and `x` that have the same qparams. It is compiled for the vector instructions of this
 /// processor, since training quantizes every weight in every step.
-pub(in crate::ops) fn for_each_channel<T: Sync, R: Send>(
+pub(crate) fn for_each_channel<T: Sync, R: Send>(
     y: &mut [R],
     x: &[T],
     shape: &[usize],
