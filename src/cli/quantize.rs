@@ -169,7 +169,7 @@ impl Quantize {
             None => Vec::new(),
         };
         let statistics = match data {
-            Some(data) => self.passes.statistics(&model.graph, &batches, data, self.scheme.dynamic, stderr)?,
+            Some(data) => self.passes.statistics(&model.graph, &batches, data, &self.scheme, stderr)?,
             None => None,
         };
         if let (Some((part, parts)), Some((statistics, options))) = (self.shard, &statistics) {

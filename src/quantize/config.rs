@@ -32,7 +32,9 @@ pub struct QuantizationConfig {
 
 impl QuantizationConfig {
     /// Returns static int8 quantization: weights symmetric per tensor in −127..=127 by [`ObserverKind::MinMax`], activations
-    /// affine in −128..=127 by [`ObserverKind::Histogram`], scales of at least 2⁻¹², bias in float.
+    /// affine in −128..=127 by [`ObserverKind::Histogram`], bias in float. Scales are at least 2⁻¹² for activations, and 2⁻²³ for weights,
+    /// which is the default of PyTorch's observers. Its XNNPACK configuration has 2⁻¹² for weights too, which rounds all weights below
+    /// 2⁻¹³ to 0, such as those of a convolution that has taken in a batch norm with a large variance.
     #[must_use]
     pub fn symmetric() -> Self {
         let activation = ObservedSpec {
@@ -45,7 +47,7 @@ impl QuantizationConfig {
             range: QuantRange::INT8_NARROW,
             qscheme: QScheme::per_tensor_symmetric(),
             observer: ObserverKind::MinMax,
-            eps: EPS,
+            eps: f32::EPSILON,
         };
         Self {
             input_activation: Some(activation.into()),

@@ -336,6 +336,8 @@ fn qparams_rule(spec: &ObservedSpec) -> fn(f32, f32, i32, i32, f32) -> (f32, i32
 
 fn qparams_of(spec: &ObservedSpec, min: f32, max: f32) -> Result<QParams, ObserverError> {
     let ObservedSpec { range, eps, .. } = *spec;
+    // Zeros are exact with any scale. A bias in steps of a very small one would not fit i32.
+    let eps = if min == 0.0 && max == 0.0 { eps.max(numerics::EPS) } else { eps };
     let (scale, zero_point) = qparams_rule(spec)(min, max, range.quant_min(), range.quant_max(), eps);
     QParams::new(scale, zero_point).map_err(|source| ObserverError::QParams { min, max, source })
 }

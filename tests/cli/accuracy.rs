@@ -5,7 +5,7 @@ use enfold::interp::Interpreter;
 use enfold::quantize::accuracy::{
     ChannelStatistics, GptqOptions, Hessians, LayerChoice, Plan, SmoothOptions, clip_weights, gptq, smooth,
 };
-use enfold::quantize::{ConvertOptions, QuantizationConfig, WgpuQuantizer, convert, prepare};
+use enfold::quantize::{ConvertOptions, ObserverKind, QuantizationConfig, WgpuQuantizer, convert, prepare};
 use enfold::{Graph, Tensor, archive};
 
 use crate::models::mlp;
@@ -31,7 +31,8 @@ fn passes_are_the_librarys() {
         let options = SmoothOptions::default().with_alpha(alpha).with_search(search);
         let smoothed = smooth(&mlp(), &statistics, &options).unwrap();
         assert!(smoothed.values.iter().any(|value| value.alpha.is_some()), "{smoothed}");
-        let quantizer = quantizer(QuantizationConfig::symmetric().per_channel());
+        let percentile = ObserverKind::Percentile { fraction: 0.999_99 };
+        let quantizer = quantizer(QuantizationConfig::symmetric().per_channel().activation_observer(percentile));
         let mut prepared = prepare(&smoothed.graph, &quantizer).unwrap();
         prepared.observe(&[&x]).unwrap();
         let found = archive::load(space.path("q.enfold")).unwrap();
@@ -88,9 +89,7 @@ fn shards_smooth_and_round_as_one_run_does() {
     let space = Space::new("shards_smooth_and_round_as_one_run_does");
     space.save("mlp.enfold", &mlp());
     space.mlp_data("x.safetensors", 50);
-    for (round, scheme) in
-        ["--observer minmax --weight-bits 4", "--dynamic --per-token --weight-bits 3"].iter().enumerate()
-    {
+    for (round, scheme) in ["--observer minmax --weight-bits 4", "--dynamic --weight-bits 3"].iter().enumerate() {
         let data = "--calibrate x.safetensors --batch-size 8";
         let whole =
             format!("--quiet quantize mlp.enfold {data} {scheme} --smooth=0.7 --clip mse --gptq --output whole.enfold");

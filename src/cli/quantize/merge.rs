@@ -110,7 +110,12 @@ impl State {
 
 fn described(options: SmoothOptions) -> String {
     let search = if options.search { "--smooth-search".to_owned() } else { format!("--smooth={}", options.alpha) };
-    if options.dynamic { format!("{search} --dynamic") } else { search }
+    let dynamic = match (options.dynamic, options.per_token) {
+        (_, true) => " --dynamic --per-token",
+        (true, false) => " --dynamic",
+        (false, false) => "",
+    };
+    search + dynamic
 }
 
 fn lacks_moments(path: &str) -> anyhow::Error {

@@ -14,7 +14,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use self::apply::{Edits, apply};
-use self::error_of::LayerErrors;
+use self::error_of::{LayerErrors, Ranges};
 use self::producer::{Producer, producer};
 use super::error::AccuracyError;
 use super::statistics::{ChannelStatistics, Channels};
@@ -32,6 +32,9 @@ pub struct SmoothOptions {
     pub search: bool,
     /// The network will be quantized dynamically: the ranges of activations are those of their values. Otherwise, observers may clip them.
     pub dynamic: bool,
+    /// The same with a range for each token, where smoothing has less to gain.
+    #[serde(default)]
+    pub per_token: bool,
     /// Inserted products, and the functions that they follow, get a reason to stay in float ([`Node::float_reason`](crate::graph::Node)). On by
     /// default: a value that is quantized before it is smoothed gains nothing.
     pub float_products: bool,
@@ -39,7 +42,7 @@ pub struct SmoothOptions {
 
 impl Default for SmoothOptions {
     fn default() -> Self {
-        Self { alpha: 0.8, search: false, dynamic: false, float_products: true }
+        Self { alpha: 0.8, search: false, dynamic: false, per_token: false, float_products: true }
     }
 }
 
@@ -60,6 +63,12 @@ impl SmoothOptions {
     #[must_use]
     pub fn with_dynamic(self, dynamic: bool) -> Self {
         Self { dynamic, ..self }
+    }
+
+    /// Returns the options for dynamic quantization with a range for each token, or for one range.
+    #[must_use]
+    pub fn with_per_token(self, per_token: bool) -> Self {
+        Self { dynamic: self.dynamic || per_token, per_token, ..self }
     }
 
     /// Returns the options whose products, and the functions in front of them, stay in float, or are quantized like other nodes.
@@ -197,7 +206,7 @@ fn smooth_value(
         return Ok(None);
     }
     let producer = producer(graph, users, statistics.interpreter(), value)?;
-    let errors = LayerErrors::new(&value.samples, (&matrices, &rows_of_scales), channels, options.dynamic);
+    let errors = LayerErrors::new(&value.samples, (&matrices, &rows_of_scales), channels, Ranges::of(options));
     let before = errors.of(None);
     let candidates = if options.search { &SEARCHED[..] } else { std::slice::from_ref(&options.alpha) };
     let tried = candidates.iter().map(|&alpha| {

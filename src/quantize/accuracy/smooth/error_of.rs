@@ -1,9 +1,31 @@
 //! The error of layers' int8 outputs on a sample of tokens.
 
+use super::SmoothOptions;
 use crate::numerics::{self, gemm};
 use crate::quantize::spec::QuantizationSpec;
 use crate::quantize::{Observer, ObserverError, ObserverKind, QuantizationConfig};
 use crate::values::{QParams, Tensor};
+
+/// Where the ranges of activations come from.
+#[derive(Clone, Copy)]
+pub(super) enum Ranges {
+    /// An observer, which may clip them.
+    Observed,
+    /// The values at run time.
+    Dynamic,
+    /// The values of each token at run time.
+    PerToken,
+}
+
+impl Ranges {
+    pub(super) fn of(options: &SmoothOptions) -> Self {
+        match (options.per_token, options.dynamic) {
+            (true, _) => Self::PerToken,
+            (false, true) => Self::Dynamic,
+            (false, false) => Self::Observed,
+        }
+    }
+}
 
 /// Layers that read the same tokens, as one matrix.
 pub(super) struct LayerErrors<'a> {
@@ -14,8 +36,7 @@ pub(super) struct LayerErrors<'a> {
     /// The numbers of consecutive rows that have a scale in common: the taps of an output channel.
     rows_of_scales: &'a [usize],
     channels: usize,
-    /// The range of the samples is that of their values. Otherwise, an observer chooses it.
-    dynamic: bool,
+    ranges: Ranges,
     /// The outputs in float.
     outputs: Vec<f32>,
 }
@@ -25,9 +46,9 @@ impl<'a> LayerErrors<'a> {
         samples: &'a [f32],
         (matrix, rows_of_scales): (&'a [f32], &'a [usize]),
         channels: usize,
-        dynamic: bool,
+        ranges: Ranges,
     ) -> Self {
-        let mut errors = Self { samples, matrix, rows_of_scales, channels, dynamic, outputs: Vec::new() };
+        let mut errors = Self { samples, matrix, rows_of_scales, channels, ranges, outputs: Vec::new() };
         errors.outputs = errors.products(samples, matrix);
         errors
     }
@@ -38,8 +59,8 @@ impl<'a> LayerErrors<'a> {
     }
 
     /// The sum of the squared errors of the outputs, if each channel of the samples is divided by its scale and each column of the weights
-    /// multiplied by it, before both are quantized to int8: the samples with one scale and zero point, as the default observer finds them, and
-    /// the weights with a scale for each output channel. Infinite for samples that have no scale.
+    /// multiplied by it, before both are quantized to int8: the samples with one scale and zero point, or one of each token, and the weights
+    /// with a scale for each output channel. Infinite for samples that have no scale.
     pub(super) fn of(&self, scales: Option<&[f64]>) -> f64 {
         let scaled = |values: &[f32], change: fn(f64, f64) -> f64| -> Vec<f32> {
             let Some(scales) = scales else { return values.to_vec() };
@@ -57,18 +78,33 @@ impl<'a> LayerErrors<'a> {
             rest = behind;
         }
         let mut samples = scaled(self.samples, |x, scale| x / scale);
-        let Ok(qparams) = self.qparams(&samples) else { return f64::INFINITY };
-        let (step, z) = (qparams.scale(), qparams.zero_point());
-        let (lo, hi) = ((-128 - z) as f32, (127 - z) as f32);
-        samples.iter_mut().for_each(|x| *x = numerics::round_small((*x / step).clamp(lo, hi)) * step);
+        if self.quantize(&mut samples).is_err() {
+            return f64::INFINITY;
+        }
         let outputs = self.products(&samples, &matrix);
         outputs.iter().zip(&self.outputs).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum::<f64>()
+    }
+
+    /// Quantizes and dequantizes samples.
+    fn quantize(&self, samples: &mut [f32]) -> Result<(), ObserverError> {
+        match self.ranges {
+            Ranges::Observed | Ranges::Dynamic => round(samples, self.qparams(samples)?),
+            Ranges::PerToken => {
+                for token in samples.chunks_exact_mut(self.channels) {
+                    round(token, self.qparams(token)?);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The scale and zero point of samples.
     fn qparams(&self, samples: &[f32]) -> Result<QParams, ObserverError> {
         let config = QuantizationConfig::symmetric();
-        let config = if self.dynamic { config.activation_observer(ObserverKind::MinMax) } else { config };
+        let config = match self.ranges {
+            Ranges::Observed => config,
+            Ranges::Dynamic | Ranges::PerToken => config.activation_observer(ObserverKind::MinMax),
+        };
         let Some(QuantizationSpec::Observed(spec)) = config.input_activation else {
             return Err(ObserverError::Dynamic);
         };
@@ -76,4 +112,11 @@ impl<'a> LayerErrors<'a> {
         observer.observe(&Tensor::from(ndarray::ArrayView1::from(samples).to_owned()))?;
         observer.calculate_qparams()?.per_tensor().ok_or(ObserverError::Dynamic)
     }
+}
+
+/// Quantizes and dequantizes values.
+fn round(values: &mut [f32], qparams: QParams) {
+    let (step, z) = (qparams.scale(), qparams.zero_point());
+    let (lo, hi) = ((-128 - z) as f32, (127 - z) as f32);
+    values.iter_mut().for_each(|x| *x = numerics::round_small((*x / step).clamp(lo, hi)) * step);
 }
