@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What each pass before quantization gains or costs, on trained networks and on an encoder with outlier channels.
 
-    python3 benches/accuracy.py [--enfold target/release/enfold] [--only WORD] [--bits 8 4] [--json FILE]
+    python3 benches/accuracy.py [--enfold target/release/enfold] [--only WORD] [--bits 8 4] [--static] [--json FILE]
 
 prints, for each network, form of quantization and pass, and for ONNX Runtime's static quantization, 1 − the mean cosine of the outputs with the float model's, over rows of test
 data, and in brackets the share of outputs whose largest element is the float model's. Calibration data and test data are different rows.
@@ -123,7 +123,7 @@ def networks():
         yield f"encoder with outlier channels, seed {seed}", path, "seq=32", *ids
 
 
-def measured(enfold, folder, network, bits):
+def measured(enfold, folder, network, bits, forms):
     """For each form and pass, 1 − the mean cosine, and the share of equal largest elements."""
     import numpy as np
     import onnx
@@ -149,7 +149,7 @@ def measured(enfold, folder, network, bits):
         data = data if isinstance(data, dict) else {names[0]: data}
         save_file({key: np.ascontiguousarray(value) for key, value in data.items()}, folder / f"{name}.safetensors")
     own, largest = outputs(path, *dims)
-    for form in FORMS:
+    for form in forms:
         static = form == "static"
         for passes in PASSES[bits] + (OBSERVERS if static and bits == 8 else []):
             arguments = dims + form.replace("static", "").split() + passes.split() + ["--weight-bits", bits]
@@ -204,12 +204,14 @@ def main():
     parser.add_argument("--enfold", type=Path, default=ROOT / "target" / "release" / "enfold")
     parser.add_argument("--only", default="", help="only networks with this word in their name")
     parser.add_argument("--bits", type=int, nargs="+", choices=sorted(PASSES), default=[8])
+    parser.add_argument("--static", action="store_true", help="only static quantization")
     parser.add_argument("--json", type=Path, help="writes the figures here")
     parser.add_argument("--in-venv", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if not arguments.in_venv:
         in_venv(__file__, "accuracy of the passes")
     download()
+    forms = FORMS[:1] if arguments.static else FORMS
     results = []
     with tempfile.TemporaryDirectory() as folder:
         for network in networks():
@@ -217,8 +219,8 @@ def main():
                 continue
             for bits in arguments.bits:
                 print(f"{network[0]}, weights of {bits} bits", flush=True)
-                rows = list(measured(arguments.enfold.resolve(), Path(folder), network, bits))
-                if bits == 8:
+                rows = list(measured(arguments.enfold.resolve(), Path(folder), network, bits, forms))
+                if bits == 8 and "static" in forms:
                     rows.append(onnxruntime_static(Path(folder), network))
                 for form, passes, loss, same in rows:
                     results.append({"network": network[0], "bits": bits, "form": form, "pass": passes, "loss": loss, "same": same})
