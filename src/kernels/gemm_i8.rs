@@ -2,8 +2,9 @@
 //!
 //! Instructions for u8 · int8 need u8 activations: flipping the top bit of an int8 value makes it u8 and adds 128, so 128 · Σw is
 //! subtracted again for each channel. Factors of 16 bits, which group-wise weights have, are two weights of 8 bits there. Processors with
-//! VNNI have such an instruction that does not saturate, and a kernel of their own. Elsewhere `rten-gemm` multiplies where it is exact;
-//! where it may saturate its 16-bit sums, and without the feature `threads`, register tiles on AVX2 or plain loops do.
+//! VNNI have such an instruction that does not saturate, and a kernel of their own, which keeps weights of 4 and 2 bits in as many.
+//! Elsewhere `rten-gemm` multiplies where it is exact; where it may saturate its 16-bit sums, and without the feature `threads`, register
+//! tiles on AVX2 or plain loops do.
 
 use std::sync::Arc;
 
@@ -12,6 +13,8 @@ use crate::parallel::*;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod fields;
 #[cfg(target_arch = "x86_64")]
 mod tasks;
 #[cfg(target_arch = "x86_64")]
@@ -420,6 +423,35 @@ mod tests {
                     let product = pool.install(|| Int8Weight::new(&weight, n, k, gemm).product(&x, m));
                     assert!(product == expected, "{gemm:?}, {threads} threads, m {m} n {n} k {k}");
                 }
+            }
+        }
+    }
+
+    /// Weights that kernels may store in 2 or 4 bits, and of one value more, at their extremes; also with the most features of such weights.
+    #[test]
+    fn products_of_weights_of_few_bits_are_exact() {
+        let ranges =
+            [(-8, 7), (0, 15), (-15, 0), (-8, 8), (-2, 1), (0, 3), (-3, 0), (-2, 2), (0, 0), (-128, -113), (112, 127)];
+        let small = [[1, 1, 1], [1, 70, 300], [2, 17, 16], [7, 65, 31], [70, 129, 5]];
+        let shapes = ranges.iter().flat_map(|&range| small.map(|shape| (range, shape)));
+        let long =
+            [(-8, 7), (-2, 1)].map(|range| [[1, 49, 1 << 16], [1, 49, (1 << 16) + 1]].map(|shape| (range, shape)));
+        for ((least, most), [m, n, k]) in shapes.chain(long.into_iter().flatten()) {
+            let x: Vec<i8> =
+                (0..m * k).map(|i| if k > 1000 { 127 } else { [-128, 127, -127, 1][(i * 7 + i / 3) % 4] }).collect();
+            let value = |i: usize| {
+                if k > 1000 { [least, most][i / k % 2] } else { least + (i * 31 % (most - least + 1) as usize) as i32 }
+            };
+            let w: Vec<i8> = (0..n * k).map(|i| value(i) as i8).collect();
+            let expected = naive(&x, &w, m, n, k);
+            for gemm in usable(k) {
+                let product = Int8Weight::new(&w.as_slice().into(), n, k, gemm).product(&x, m);
+                assert!(product == expected, "{gemm:?} m {m} n {n} k {k}, weights of {least} to {most}");
+                let mut changed = w.clone();
+                changed[n * k - 1] = (value(n * k - 1) + if value(n * k - 1) < most { 1 } else { -1 }) as i8;
+                let changed = Int8Weight::new(&changed.as_slice().into(), n, k, gemm).product(&x, m);
+                let differ = (0..m * n).filter(|&at| changed[at] != expected[at]).count();
+                assert_eq!(differ, m, "{gemm:?} notices one changed weight of {least} to {most}");
             }
         }
     }

@@ -3,16 +3,23 @@
 //! Activations become u8 by flipping their top bit, which adds 128; the caller subtracts 128 · Σw. Weights are stored as blocks of
 //! [`COLS`] channels, groups of four features side by side. A tile of up to six rows and a block keeps its sums in registers: 24 of the 32
 //! of AVX-512. AVX-VNNI has 16 registers of half the size, and takes a block in four parts.
+//!
+//! Weights of 4 bits share a byte with those of another part of the block, and weights of 2 bits with those of three others, so that few
+//! rows read half or a quarter of the memory. No field is moved out of its byte: sums over whole bytes, less those over the bytes without
+//! their lowest field, are the sums of that field, shifted.
 
 // A call to a function that needs these instructions is unsafe. The only calls are below, after the check.
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::{
-    __m256i, __m512i, _mm256_dpbusd_avx_epi32, _mm256_set1_epi32, _mm256_setzero_si256, _mm512_dpbusd_epi32,
-    _mm512_set1_epi32, _mm512_setzero_si512,
+    __m256i, __m512i, _mm256_add_epi32, _mm256_and_si256, _mm256_dpbusd_avx_epi32, _mm256_set1_epi8, _mm256_set1_epi32,
+    _mm256_setzero_si256, _mm256_srav_epi32, _mm256_sub_epi32, _mm512_add_epi32, _mm512_and_si512, _mm512_dpbusd_epi32,
+    _mm512_set1_epi8, _mm512_set1_epi32, _mm512_setzero_si512, _mm512_srav_epi32, _mm512_sub_epi32,
 };
 use std::cell::Cell;
+use std::ops::Range;
 
+use super::fields::{base, bits, from_field, in_field};
 use super::tasks::{Division, Task, tiles};
 use crate::parallel::*;
 
@@ -25,8 +32,13 @@ const ROWS: usize = 6;
 /// Largest size of the activations of a task: with a block of weights they stay in an L2 cache.
 const TASK_BYTES: usize = 1 << 18;
 
-/// The weights of a block for one group of features, `[COLS][GROUP]`.
-type Weights = [i8; COLS * GROUP];
+/// Parts of a block: the channels of one vector of sums.
+const PARTS: usize = 4;
+/// Most features of weights of fewer than 8 bits: sums over whole bytes, of at most 255 · 128 each, fit `i32`.
+const MOST_OF_FIELDS: usize = 1 << 16;
+
+/// The weights of a group of features and of a part, or of several parts in the bits of its bytes, `[COLS / PARTS][GROUP]`.
+type Weights = [i8; COLS / PARTS * GROUP];
 
 /// The instructions of a product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,7 +68,11 @@ pub(super) struct Blocks {
     n: usize,
     k: usize,
     vnni: Vnni,
-    /// Weights `[n / COLS][k / GROUP]`, padded with zeros.
+    /// Parts that share a byte: 1, 2 or 4.
+    fields: usize,
+    /// The least weight of those that share bytes.
+    lowest: i32,
+    /// Weights `[n / COLS][k / GROUP][PARTS / fields]`, padded with weights of 0.
     weights: Vec<Weights>,
 }
 
@@ -68,17 +84,38 @@ impl Blocks {
     pub(super) fn new(weight: &[i8], n: usize, k: usize, vnni: Vnni) -> Self {
         assert!(vnni.is_available(), "a product for {vnni:?} VNNI on a processor without it");
         let groups = k.div_ceil(GROUP);
-        let mut weights = vec![[0; COLS * GROUP]; n.div_ceil(COLS) * groups];
+        let (least, most) = weight.iter().fold((0, 0), |(least, most), &w| (w.min(least), w.max(most)));
+        let (fields, lowest) = match i32::from(most) - i32::from(least) {
+            _ if k > MOST_OF_FIELDS => (1, -128),
+            0..4 => (4, least.into()),
+            4..16 => (2, least.into()),
+            _ => (1, -128),
+        };
+        let in_group = PARTS / fields;
+        let mut weights = vec![[0; COLS / PARTS * GROUP]; n.div_ceil(COLS) * groups * in_group];
         if groups > 0 {
-            weights.par_chunks_exact_mut(groups).zip(weight.par_chunks(COLS * k)).for_each(|(block, weight)| {
-                for (col, row) in weight.chunks_exact(k).enumerate() {
-                    for (to, from) in block.iter_mut().zip(row.chunks(GROUP)) {
-                        to[col * GROUP..][..from.len()].copy_from_slice(from);
+            let blocks = weights.par_chunks_exact_mut(groups * in_group).zip(weight.par_chunks(COLS * k));
+            blocks.for_each(|(block, weight)| {
+                for col in 0..COLS {
+                    let row = weight.chunks_exact(k).nth(col).unwrap_or(&[]);
+                    let (part, first) = (col / (COLS / PARTS), col % (COLS / PARTS) * GROUP);
+                    for (group, to) in block.chunks_exact_mut(in_group).enumerate() {
+                        let to = &mut to[part / fields][first..][..GROUP];
+                        for (feature, to) in to.iter_mut().enumerate() {
+                            let w = row.get(group * GROUP + feature).copied().unwrap_or(0);
+                            *to |= in_field(i32::from(w) - lowest, part % fields, fields);
+                        }
                     }
                 }
             });
         }
-        Self { n, k, vnni, weights }
+        Self { n, k, vnni, fields, lowest, weights }
+    }
+
+    /// The weights of a block.
+    fn block(&self, block: usize) -> &[Weights] {
+        let length = self.k.div_ceil(GROUP) * PARTS / self.fields;
+        &self.weights[block * length..][..length]
     }
 
     /// Calls `finish(row, channel, y, sums)` with the sums `Σ_k (x[m, k] + 128) · w[n, k]`, wrapping, of consecutive channels of each
@@ -113,16 +150,15 @@ impl Blocks {
         finish: &F,
     ) {
         let work = Work::new(self, &task, flipped, x);
-        let mut sums = [[_mm512_setzero_si512(); 4]; ROWS];
+        let mut sums = [[_mm512_setzero_si512(); PARTS]; ROWS];
         for block in task.blocks.clone() {
-            let weights = &self.weights[block * work.groups..][..work.groups];
+            let weights = self.block(block);
             let mut at = 0;
             for rows in tiles(task.rows.len()) {
-                match rows {
-                    6 => tile_avx512::<6>(&mut sums, work.rows(at), weights),
-                    4 => tile_avx512::<4>(&mut sums, work.rows(at), weights),
-                    2 => tile_avx512::<2>(&mut sums, work.rows(at), weights),
-                    _ => tile_avx512::<1>(&mut sums, work.rows(at), weights),
+                match self.fields {
+                    1 => rows_avx512::<1>(&mut sums, &work, at..at + rows, weights),
+                    2 => rows_avx512::<2>(&mut sums, &work, at..at + rows, weights),
+                    _ => rows_avx512::<4>(&mut sums, &work, at..at + rows, weights),
                 }
                 work.finish(bytemuck::must_cast_slice(&sums[..rows]), block, at, y, finish);
                 at += rows;
@@ -140,16 +176,15 @@ impl Blocks {
         finish: &F,
     ) {
         let work = Work::new(self, &task, flipped, x);
-        let mut sums = [[[_mm256_setzero_si256(); 2]; 4]; ROWS];
+        let mut sums = [[[_mm256_setzero_si256(); 2]; PARTS]; ROWS];
         for block in task.blocks.clone() {
-            let weights = &self.weights[block * work.groups..][..work.groups];
+            let weights = self.block(block);
             let mut at = 0;
             for rows in tiles(task.rows.len()) {
-                match rows {
-                    6 => tile_avx::<6>(&mut sums, work.rows(at), weights),
-                    4 => tile_avx::<4>(&mut sums, work.rows(at), weights),
-                    2 => tile_avx::<2>(&mut sums, work.rows(at), weights),
-                    _ => tile_avx::<1>(&mut sums, work.rows(at), weights),
+                match self.fields {
+                    1 => rows_avx::<1>(&mut sums, &work, at..at + rows, weights),
+                    2 => rows_avx::<2>(&mut sums, &work, at..at + rows, weights),
+                    _ => rows_avx::<4>(&mut sums, &work, at..at + rows, weights),
                 }
                 work.finish(bytemuck::must_cast_slice(&sums[..rows]), block, at, y, finish);
                 at += rows;
@@ -168,6 +203,9 @@ struct Work<'t> {
     first_col: usize,
     cols: usize,
     n: usize,
+    /// The sum of the activations of each row; empty where no two weights share a byte.
+    row_sums: Vec<i32>,
+    lowest: i32,
 }
 
 impl<'t> Work<'t> {
@@ -194,7 +232,13 @@ impl<'t> Work<'t> {
         }
         let first_col = task.blocks.start * COLS;
         let cols = n.min(task.blocks.end * COLS) - first_col;
-        Self { flipped, groups, first_row: task.rows.start, first_col, cols, n }
+        let mut row_sums = Vec::new();
+        if blocks.fields > 1 {
+            let sum_of =
+                |row: &[i32]| -> i32 { bytemuck::must_cast_slice(row).iter().map(|&x: &u8| i32::from(x)).sum() };
+            row_sums.extend(flipped.chunks_exact(groups).map(sum_of));
+        }
+        Self { flipped, groups, first_row: task.rows.start, first_col, cols, n, row_sums, lowest: blocks.lowest }
     }
 
     /// The activations of `M` rows from `first` on.
@@ -234,18 +278,55 @@ fn flip(x: [i8; GROUP]) -> i32 {
     bytemuck::must_cast::<_, i32>(x) ^ 0x8080_8080_u32.cast_signed()
 }
 
-/// The products of `M` rows and a block.
+/// The sums of some rows of a task and a block whose bytes have `F` fields.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 #[inline]
-fn tile_avx512<const M: usize>(sums: &mut [[__m512i; 4]; ROWS], rows: [&[i32]; M], weights: &[Weights]) {
-    let rows = rows.map(|row| &row[..weights.len()]);
-    let mut acc = [[_mm512_setzero_si512(); 4]; M];
-    for (group, weights) in weights.iter().enumerate() {
-        let w: &[[i8; COLS]; 4] = bytemuck::must_cast_ref(weights);
-        let w: [__m512i; 4] = [0, 1, 2, 3].map(|part| bytemuck::must_cast(w[part]));
+fn rows_avx512<const F: usize>(
+    sums: &mut [[__m512i; PARTS]; ROWS],
+    work: &Work<'_>,
+    rows: Range<usize>,
+    weights: &[Weights],
+) {
+    match rows.len() {
+        6 => tile_avx512::<6, F>(sums, work.rows(rows.start), weights),
+        4 => tile_avx512::<4, F>(sums, work.rows(rows.start), weights),
+        2 => tile_avx512::<2, F>(sums, work.rows(rows.start), weights),
+        _ => tile_avx512::<1, F>(sums, work.rows(rows.start), weights),
+    }
+    if F == 1 {
+        return;
+    }
+    for (sums, &row_sum) in sums.iter_mut().zip(&work.row_sums[rows]) {
+        for part in 0..PARTS {
+            let field = part % F;
+            let above = if field + 1 < F { sums[part + 1] } else { _mm512_setzero_si512() };
+            let shift = _mm512_set1_epi32((bits(F) as usize * field) as i32);
+            let base = _mm512_set1_epi32(base(field, F, work.lowest).wrapping_mul(row_sum));
+            sums[part] = _mm512_add_epi32(base, _mm512_srav_epi32(_mm512_sub_epi32(sums[part], above), shift));
+        }
+    }
+}
+
+/// The products of `M` rows and a block, each over the bits of a byte from a field on.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+#[inline]
+fn tile_avx512<const M: usize, const F: usize>(
+    sums: &mut [[__m512i; PARTS]; ROWS],
+    rows: [&[i32]; M],
+    weights: &[Weights],
+) {
+    let groups = weights.len() / (PARTS / F);
+    let rows = rows.map(|row| &row[..groups]);
+    let mut acc = [[_mm512_setzero_si512(); PARTS]; M];
+    for (group, weights) in weights.chunks_exact(PARTS / F).enumerate() {
+        let mut w = [_mm512_setzero_si512(); PARTS];
+        for part in 0..PARTS {
+            let bytes: __m512i = bytemuck::must_cast(weights[part / F]);
+            w[part] = _mm512_and_si512(bytes, _mm512_set1_epi8(from_field(part % F, F)));
+        }
         for row in 0..M {
             let x = _mm512_set1_epi32(rows[row][group]);
-            for part in 0..4 {
+            for part in 0..PARTS {
                 acc[row][part] = _mm512_dpbusd_epi32(acc[row][part], x, w[part]);
             }
         }
@@ -253,16 +334,53 @@ fn tile_avx512<const M: usize>(sums: &mut [[__m512i; 4]; ROWS], rows: [&[i32]; M
     sums[..M].copy_from_slice(&acc);
 }
 
-/// The products of `M` rows and a block, a quarter of its channels at a time.
+/// [`rows_avx512`] in vectors of 256 bits.
 #[target_feature(enable = "avx2,avxvnni")]
 #[inline]
-fn tile_avx<const M: usize>(sums: &mut [[[__m256i; 2]; 4]; ROWS], rows: [&[i32]; M], weights: &[Weights]) {
-    let rows = rows.map(|row| &row[..weights.len()]);
-    for part in 0..4 {
+fn rows_avx<const F: usize>(
+    sums: &mut [[[__m256i; 2]; PARTS]; ROWS],
+    work: &Work<'_>,
+    rows: Range<usize>,
+    weights: &[Weights],
+) {
+    match rows.len() {
+        6 => tile_avx::<6, F>(sums, work.rows(rows.start), weights),
+        4 => tile_avx::<4, F>(sums, work.rows(rows.start), weights),
+        2 => tile_avx::<2, F>(sums, work.rows(rows.start), weights),
+        _ => tile_avx::<1, F>(sums, work.rows(rows.start), weights),
+    }
+    if F == 1 {
+        return;
+    }
+    for (sums, &row_sum) in sums.iter_mut().zip(&work.row_sums[rows]) {
+        for part in 0..PARTS {
+            let field = part % F;
+            let shift = _mm256_set1_epi32((bits(F) as usize * field) as i32);
+            let base = _mm256_set1_epi32(base(field, F, work.lowest).wrapping_mul(row_sum));
+            let above = if field + 1 < F { sums[part + 1] } else { [_mm256_setzero_si256(); 2] };
+            for (sums, above) in sums[part].iter_mut().zip(above) {
+                *sums = _mm256_add_epi32(base, _mm256_srav_epi32(_mm256_sub_epi32(*sums, above), shift));
+            }
+        }
+    }
+}
+
+/// [`tile_avx512`] in vectors of 256 bits, one part of the block at a time.
+#[target_feature(enable = "avx2,avxvnni")]
+#[inline]
+fn tile_avx<const M: usize, const F: usize>(
+    sums: &mut [[[__m256i; 2]; PARTS]; ROWS],
+    rows: [&[i32]; M],
+    weights: &[Weights],
+) {
+    let groups = weights.len() / (PARTS / F);
+    let rows = rows.map(|row| &row[..groups]);
+    for part in 0..PARTS {
+        let mask = _mm256_set1_epi8(from_field(part % F, F));
         let mut acc = [[_mm256_setzero_si256(); 2]; M];
-        for (group, weights) in weights.iter().enumerate() {
-            let w: &[[[i8; COLS / 2]; 2]; 4] = bytemuck::must_cast_ref(weights);
-            let w: [__m256i; 2] = [0, 1].map(|half| bytemuck::must_cast(w[part][half]));
+        for (group, weights) in weights.chunks_exact(PARTS / F).enumerate() {
+            let bytes: [__m256i; 2] = bytemuck::must_cast(weights[part / F]);
+            let w = [_mm256_and_si256(bytes[0], mask), _mm256_and_si256(bytes[1], mask)];
             for row in 0..M {
                 let x = _mm256_set1_epi32(rows[row][group]);
                 for half in 0..2 {
