@@ -6,7 +6,7 @@ use ndarray::{ArrayD, IxDyn, Zip};
 
 use super::epilogue::Int8Output;
 use super::error::CpuError;
-use super::step_run::{Output, StepRun, TASK};
+use super::step_run::{Output, StepRun, TASK, task_len};
 use crate::numerics::{self, AddMultipliers, BinaryOp, Int32Op, float, vectorized};
 use crate::ops::{Binary, Int32, Mask, Op};
 use crate::parallel::*;
@@ -166,10 +166,11 @@ where
         );
     };
     if leading.iter().product::<usize>() == 1 {
-        y.par_chunks_mut(TASK).enumerate().for_each(|(at, y)| assign(y, if runs { &b[at * TASK..] } else { b }));
+        let task = task_len(y.len(), 1);
+        y.par_chunks_mut(task).enumerate().for_each(|(at, y)| assign(y, if runs { &b[at * task..] } else { b }));
         return;
     }
-    let rows = TASK.div_ceil(run);
+    let rows = task_len(y.len(), run) / run;
     y.par_chunks_mut(rows * run).enumerate().for_each(|(at, y)| {
         for (row, y) in y.chunks_exact_mut(run).enumerate() {
             let row = position(at * rows + row, leading, own_leading);

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use ndarray::{ArrayD, Axis, IxDyn};
 
-use super::step_run::{Output, StepRun, TASK};
+use super::step_run::{Output, StepRun, task_len};
 use crate::ops::{Concat, IndexSelect, Op, Pad, Slice, Transpose};
 use crate::parallel::*;
 use crate::program::StepOp;
@@ -71,7 +71,7 @@ fn permuted<T: Copy + Send + Sync>(x: &ArrayD<T>, perm: &[usize], y: Vec<T>) -> 
     if to.is_empty() {
         return y;
     }
-    let rows = TASK.div_ceil(cols);
+    let rows = task_len(to.len(), cols) / cols;
     to.par_chunks_mut(rows * cols).enumerate().for_each(|(at, to)| {
         for (row, to) in to.chunks_exact_mut(cols).enumerate() {
             // `first` is where this row begins in `x`.

@@ -1,7 +1,7 @@
 //! Softmax and normalizations (equation 11), in vectors.
 
 use super::movement::transpose;
-use super::step_run::{Output, StepRun, TASK};
+use super::step_run::{Output, StepRun, task_len};
 use crate::numerics::float::rows;
 use crate::numerics::vectorized;
 use crate::ops::{LayerNorm, Op, RmsNorm, Softmax};
@@ -63,7 +63,8 @@ fn by_row(x: &mut [f32], n: usize, normalize: impl Fn(&mut [f32]) + Sync) {
     if n == 0 {
         return;
     }
-    x.par_chunks_mut(TASK.div_ceil(n) * n).for_each(|x| {
+    let task = task_len(x.len(), n);
+    x.par_chunks_mut(task).for_each(|x| {
         vectorized(
             #[inline(always)]
             || {

@@ -3,7 +3,7 @@
 use super::epilogue::qparams_of_row;
 use super::error::CpuError;
 use super::rounding::{clamp, rounded};
-use super::step_run::{Output, StepRun, TASK};
+use super::step_run::{Output, StepRun, TASK, task_len};
 use crate::numerics::{self, QuantizeRule, Range, block_range, float, vectorized};
 use crate::ops::{ChooseQParams, Dequantize, Op, Quantize, QuantizeDynamic};
 use crate::parallel::*;
@@ -47,7 +47,8 @@ fn per_tensor(qparams: &TensorQParams) -> QParams {
 /// Quantizes a tensor (equation 2). The error is the row-major index of a NaN, which has no quantized value.
 fn quantize(x: &[f32], qparams: QParams, range: QuantRange, rule: QuantizeRule) -> Result<Vec<i8>, usize> {
     let mut q = vec![0i8; x.len()];
-    let blocks = q.par_chunks_mut(TASK).zip(x.par_chunks(TASK)).map(|(q, x)| {
+    let task = task_len(x.len(), 1);
+    let blocks = q.par_chunks_mut(task).zip(x.par_chunks(task)).map(|(q, x)| {
         vectorized(
             #[inline(always)]
             || match rule {
@@ -66,7 +67,8 @@ fn quantize(x: &[f32], qparams: QParams, range: QuantRange, rule: QuantizeRule) 
 fn dequantize(q: &[i8], qparams: QParams) -> Vec<f32> {
     let mut x = vec![0f32; q.len()];
     let (scale, z) = (qparams.scale(), qparams.zero_point());
-    x.par_chunks_mut(TASK).zip(q.par_chunks(TASK)).for_each(|(x, q)| {
+    let task = task_len(q.len(), 1);
+    x.par_chunks_mut(task).zip(q.par_chunks(task)).for_each(|(x, q)| {
         vectorized(
             #[inline(always)]
             || {
@@ -154,18 +156,18 @@ fn range_of(values: &[f32]) -> (Range, bool) {
             || block_range(values),
         )
     };
-    if values.len() <= TASK {
+    if values.len() < 2 * TASK {
         return of_block(values);
     }
     let merge = |(a, a_finite): (Range, bool), (b, b_finite)| (a.merge(b), a_finite && b_finite);
-    values.par_chunks(TASK).map(of_block).reduce_with(merge).unwrap_or((Range::EMPTY, true))
+    values.par_chunks(task_len(values.len(), 1)).map(of_block).reduce_with(merge).unwrap_or((Range::EMPTY, true))
 }
 
 /// Quantizes with dynamic qparams (equation 2). NaN, which equation 10 refuses, would give the zero point.
 fn quantize_dynamic(x: &Tensor, qparams: &[f32], range: QuantRange) -> Tensor {
     let cols = x.shape().last().copied().unwrap_or(1).max(1);
     let mut y = vec![0i8; x.len()];
-    let rows = TASK.div_ceil(cols);
+    let rows = task_len(y.len(), cols) / cols;
     let tasks = y.par_chunks_mut(rows * cols).zip(f32s(x).par_chunks(rows * cols)).enumerate();
     tasks.for_each(|(at, (y, x))| {
         vectorized(

@@ -1,7 +1,7 @@
 //! Functions of each element.
 
 use super::error::CpuError;
-use super::step_run::{Output, StepRun, TASK};
+use super::step_run::{Output, StepRun, task_len};
 use crate::numerics::{IntegerType, truncate};
 use crate::ops::{Clamp, Op, ToInteger, Unary};
 use crate::parallel::*;
@@ -19,7 +19,8 @@ pub(super) fn run(run: &mut StepRun<'_>) -> Option<Output> {
     Some(Ok(match *op {
         Op::Unary(Unary { op }) => {
             let mut y = run.take_x();
-            f32s_mut(&mut y).par_chunks_mut(TASK).for_each(|x| op.apply(x));
+            let task = task_len(y.len(), 1);
+            f32s_mut(&mut y).par_chunks_mut(task).for_each(|x| op.apply(x));
             y
         }
         Op::Clamp(Clamp { min, max }) => in_place(run, |x| *x = x.clamp(min, max)),
@@ -54,7 +55,8 @@ fn to_integer(x: &Tensor, to: IntegerType) -> Result<Tensor, usize> {
 /// Looks up each element: entry `x + 128` of a lookup table of 256 entries.
 fn lut(x: &Tensor, table: &[i8]) -> Tensor {
     let mut y = vec![0i8; x.len()];
-    y.par_chunks_mut(TASK).zip(i8s(x).par_chunks(TASK)).for_each(|(y, x)| {
+    let task = task_len(y.len(), 1);
+    y.par_chunks_mut(task).zip(i8s(x).par_chunks(task)).for_each(|(y, x)| {
         y.iter_mut().zip(x).for_each(|(y, &x)| *y = table[(i32::from(x) + 128) as usize]);
     });
     codes(x.shape(), y)
