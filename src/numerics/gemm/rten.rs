@@ -1,52 +1,92 @@
 //! Float products by `rten-gemm`.
 
 use rten_gemm::{BiasVector, GemmExecutor, GemmInputA, GemmInputB, GemmOptions, PackedAMatrix, PackedBMatrix};
+use rten_simd::ops::{BitOps, NumOps};
+use rten_simd::{Isa, SimdOp};
 use rten_tensor::{Matrix, MatrixLayout, NdTensorView};
 
 use crate::numerics::float::products;
-use crate::numerics::float::rows::{LANES, sum_of_lanes};
-use crate::numerics::vectorized;
+use crate::parallel::*;
 
 /// The reason why a product cannot fail: `rten-gemm` refuses sizes that do not fit, and here they come from the slices.
 pub(crate) const SIZES: &str = "sizes follow from the slices";
 
-/// Up to so many rows, and so many multiply-adds, plain loops are faster: `rten-gemm` wakes other threads for any product.
+/// Up to so many rows, and multiply-adds that one thread computes, plain loops are faster: `rten-gemm` wakes other threads for any product.
 const FEW_ROWS: usize = 4;
 const ALONE: usize = 1 << 19;
 
-/// Computes `y[m, n] = x[m, k] · weight[n, k]ᵀ + bias[n]` of few rows.
-fn dots(y: &mut [f32], x: &[f32], weight: &[f32], [n, k]: [usize; 2], bias: Option<&[f32]>) {
-    vectorized(
-        #[inline(always)]
-        || {
+/// Channels whose sums are computed together.
+const CHANNELS: usize = 4;
+
+/// The product `y[m, n] = x[m, k] · weight[n, k]ᵀ + bias[n]` of few rows. Each sum is spread over the lanes of a vector.
+struct Dots<'a> {
+    y: &'a mut [f32],
+    x: &'a [f32],
+    weight: &'a [f32],
+    n: usize,
+    k: usize,
+    bias: Option<&'a [f32]>,
+}
+
+impl SimdOp for Dots<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, isa: I) {
+        let Self { y, x, weight, n, k, bias } = self;
+        for (at, weight) in weight.chunks(CHANNELS * k).enumerate() {
             for (y, x) in y.chunks_exact_mut(n).zip(x.chunks_exact(k)) {
-                for (y, weight) in y.iter_mut().zip(weight.chunks_exact(k)) {
-                    *y = dot(x, weight);
-                }
-                if let Some(bias) = bias {
-                    for (y, bias) in y.iter_mut().zip(bias) {
-                        *y += bias;
+                let y = &mut y[at * CHANNELS..];
+                if let Some((y, _)) = y.split_first_chunk_mut::<CHANNELS>() {
+                    *y = dots(isa, x, weight);
+                } else {
+                    for (y, weight) in y.iter_mut().zip(weight.chunks_exact(k)) {
+                        [*y] = dots(isa, x, weight);
                     }
                 }
             }
-        },
-    );
-}
-
-/// Computes `Σ x[i] · w[i]`, in partial sums that fill registers.
-#[inline(always)]
-fn dot(x: &[f32], w: &[f32]) -> f32 {
-    let mut lanes = [0f32; LANES];
-    let ((x_blocks, x_rest), (w_blocks, w_rest)) = (x.as_chunks::<LANES>(), w.as_chunks::<LANES>());
-    for (x, w) in x_blocks.iter().zip(w_blocks) {
-        for lane in 0..LANES {
-            lanes[lane] += x[lane] * w[lane];
+        }
+        if let Some(bias) = bias {
+            for y in y.chunks_exact_mut(n) {
+                for (y, bias) in y.iter_mut().zip(bias) {
+                    *y += bias;
+                }
+            }
         }
     }
-    for ((lane, x), w) in lanes.iter_mut().zip(x_rest).zip(w_rest) {
-        *lane += x * w;
+}
+
+/// Computes `Σ x[i] · w[i]` of `N` channels of `weight[N, k]`.
+#[inline(always)]
+fn dots<I: Isa, const N: usize>(isa: I, x: &[f32], weight: &[f32]) -> [f32; N] {
+    let (ops, k) = (isa.f32(), x.len());
+    let whole = k - k % ops.len();
+    let mut lanes = [ops.zero(); N];
+    for first in (0..whole).step_by(ops.len()) {
+        let x = ops.load(&x[first..]);
+        for channel in 0..N {
+            let w = ops.load(&weight[channel * k + first..]);
+            lanes[channel] = ops.mul_add(x, w, lanes[channel]);
+        }
     }
-    sum_of_lanes(lanes)
+    let mut sums = [0f32; N];
+    for channel in 0..N {
+        sums[channel] = ops.sum(lanes[channel]);
+        for (x, w) in x[whole..].iter().zip(&weight[channel * k + whole..]) {
+            sums[channel] += x * w;
+        }
+    }
+    sums
+}
+
+/// Computes [`Dots`] of one row on several threads, which stream their shares of the weight.
+fn dots_of_row(y: &mut [f32], x: &[f32], weight: &[f32], bias: Option<&[f32]>) {
+    let (n, k) = (y.len(), x.len());
+    let share = n.div_ceil(4 * current_num_threads()).next_multiple_of(CHANNELS);
+    y.par_chunks_mut(share).zip(weight.par_chunks(share * k)).enumerate().for_each(|(at, (y, weight))| {
+        let n = y.len();
+        Dots { y, x, weight, n, k, bias: bias.map(|bias| &bias[at * share..][..n]) }.dispatch();
+    });
 }
 
 /// A weight `[N, K]` in the layout of the GEMM kernel. `rten-gemm` refuses empty matrices, so those are not packed.
@@ -144,12 +184,14 @@ pub(crate) fn linear_into(
         return;
     }
     if m <= FEW_ROWS && m * n * k <= ALONE {
-        return dots(y, x, weight, [n, k], bias);
+        return Dots { y, x, weight, n, k, bias }.dispatch();
     }
-    // For one row, `rten-gemm` has a faster vector product, which reads the weight unpacked.
+    if m == 1 {
+        return dots_of_row(y, x, weight, bias);
+    }
     let b = match packed.and_then(|packed| packed.packed.as_ref()) {
-        Some(packed) if m > 1 => GemmInputB::Packed(packed),
-        _ => GemmInputB::Unpacked(transposed(weight, n, k)),
+        Some(packed) => GemmInputB::Packed(packed),
+        None => GemmInputB::Unpacked(transposed(weight, n, k)),
     };
     let options = GemmOptions { bias: bias.map(BiasVector::Row), ..GemmOptions::default() };
     let a = GemmInputA::Unpacked(matrix(x, m, k));
@@ -185,4 +227,40 @@ pub(crate) fn matrix<T>(data: &[T], rows: usize, cols: usize) -> Matrix<'_, T> {
 /// Views a row-major matrix `[n, k]` as its transpose `[k, n]`.
 pub(crate) fn transposed<T>(data: &[T], n: usize, k: usize) -> Matrix<'_, T> {
     matrix(data, n, k).transposed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Products of small integers, which are exact in any order: few rows in plain loops, one row on threads, and many rows in the library.
+    #[test]
+    fn products_are_those_of_small_integers() {
+        let value = |i: usize| ((i * 37 + i / 7) % 15) as f32 - 7.0;
+        for [m, n, k] in
+            [[1, 1, 1], [1, 4, 16], [1, 7, 33], [3, 9, 17], [4, 5, 64], [1, 1030, 600], [3, 600, 300], [9, 30, 40]]
+        {
+            let (x, bias): (Vec<f32>, Vec<f32>) = ((0..m * k).map(value).collect(), (0..n).map(value).collect());
+            let mut weight: Vec<f32> = (0..n * k).map(|i| value(i + 3)).collect();
+            let packed = PackedWeight::new(&weight, n, k);
+            for bias in [None, Some(&bias[..])] {
+                for packed in [None, Some(&packed)] {
+                    let y = linear(&x, [m, n, k], &weight, packed, bias);
+                    for (at, &y) in y.iter().enumerate() {
+                        let (row, col) = (at / n, at % n);
+                        let products = x[row * k..][..k].iter().zip(&weight[col * k..][..k]).map(|(x, w)| x * w);
+                        let expected = products.sum::<f32>() + bias.map_or(0.0, |bias| bias[col]);
+                        assert_eq!(y, expected, "{m} x {k} x {n}, element {at}");
+                    }
+                }
+            }
+            let before = linear(&x, [m, n, k], &weight, None, None);
+            weight[n * k - 1] += 1.0;
+            let after = linear(&x, [m, n, k], &weight, None, None);
+            for row in 0..m {
+                let change = after[row * n + n - 1] - before[row * n + n - 1];
+                assert_eq!(change, x[row * k + k - 1], "{m} x {k} x {n}: row {row} notices one changed weight");
+            }
+        }
+    }
 }
