@@ -1,12 +1,12 @@
 //! Textures as inputs of image networks.
 
 use super::device::error::GpuError;
-use super::device::shader::wgsl_struct;
+use super::device::shader::{text, wgsl_struct};
 use super::device::transfer::{scoped, upload};
 use super::memory::BufferRange;
 
 /// The WGSL of the pass.
-pub(super) const WGSL: &str = include_str!("../../shaders/texture/sample.wgsl");
+pub(super) const WGSL: &str = text!("texture/sample");
 /// Its entry point.
 pub(super) const ENTRY: &str = "sample_texture";
 

@@ -228,9 +228,9 @@ fn an_orphan_on_either_side_is_named() {
 /// The barrier: an operation on bits that no compiler sees through. It also hides what the bits of special numbers are compared with.
 #[test]
 fn the_barrier_is_an_operation_on_bits() {
-    let keep = "fn keep(x: f32) -> f32 {\n    return bitcast<f32>(bitcast<u32>(x) ^ params.zero);\n}";
-    let infinity = "fn infinity() -> u32 {\n    return INFINITY ^ params.zero;\n}";
-    let is_nan = "fn is_nan(bits: u32) -> bool {\n    return (bits & 0x7fffffffu) > infinity();\n}";
+    let keep = "fn keep(x: f32) -> f32 {\nreturn bitcast<f32>(bitcast<u32>(x) ^ params.zero);\n}";
+    let infinity = "fn infinity() -> u32 {\nreturn INFINITY ^ params.zero;\n}";
+    let is_nan = "fn is_nan(bits: u32) -> bool {\nreturn (bits & 0x7fffffffu) > infinity();\n}";
     let mut found = 0;
     for (shader, _) in shaders::all() {
         let wgsl = shader.wgsl();

@@ -93,8 +93,17 @@ impl Piece {
     pub(crate) const NONE: Self = Self { name: "", wgsl: "" };
 }
 
+/// The text of a file below `shaders`, without comments and indentation: the build script writes it.
+macro_rules! text {
+    ($($part:literal),+) => {
+        include_str!(concat!(env!("OUT_DIR"), "/shaders/", $($part,)+ ".wgsl"))
+    };
+}
+
+pub(crate) use text;
+
 /// The number of rows.
-const ROWS: &str = include_str!("../../../shaders/shared/rows.wgsl");
+const ROWS: &str = text!("shared/rows");
 
 impl Shader {
     /// What no other module has: its name and those of the functions that were chosen.

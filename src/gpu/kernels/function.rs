@@ -1,6 +1,6 @@
 //! The WGSL of unary functions, of which a module holds the one that its pipelines apply.
 
-use crate::gpu::device::shader::Piece;
+use crate::gpu::device::shader::{Piece, text};
 use crate::numerics::UnaryOp;
 
 /// The functions, each with its name and its WGSL: an expression of the `bits` of a number, for shaders that have
@@ -33,7 +33,7 @@ macro_rules! function {
                 "fn apply_bits(bits: u32) -> u32 {\n    return ",
                 $expression,
                 ";\n}\n",
-                include_str!("../../../shaders/shared/apply.wgsl")
+                text!("shared/apply")
             ),
         }
     };

@@ -22,7 +22,7 @@ use super::elementwise::AddParams;
 use super::function::function;
 use super::kernel::{Kernel, KernelOptions};
 use super::wgsl::shader;
-use crate::gpu::device::shader::{Binding, Chosen, FIRST_STORAGE, Piece, Shader, read, read_write, wgsl_struct};
+use crate::gpu::device::shader::{Binding, Chosen, FIRST_STORAGE, Piece, Shader, read, read_write, text, wgsl_struct};
 use crate::numerics::UnaryOp;
 
 wgsl_struct! {
@@ -81,7 +81,7 @@ impl LinearEpilogue {
     pub(crate) fn pieces(self) -> Chosen {
         macro_rules! epilogue {
             ($file:literal) => {
-                Piece { name: $file, wgsl: include_str!(concat!("../../../shaders/linear/epilogue/", $file, ".wgsl")) }
+                Piece { name: $file, wgsl: text!("linear/epilogue/", $file) }
             };
         }
         match self {

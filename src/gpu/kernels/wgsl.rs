@@ -1,8 +1,10 @@
 //! The WGSL that shader modules share: each equation once.
 
+use crate::gpu::device::shader::text;
+
 macro_rules! shared {
     ($($name:ident = $file:literal;)*) => {
-        $(pub(crate) const $name: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/shared/", $file, ".wgsl"));)*
+        $(pub(crate) const $name: &str = text!("shared/", $file);)*
     };
 }
 
@@ -16,7 +18,7 @@ macro_rules! shader {
             $storage,
             &[
                 $($crate::gpu::kernels::wgsl::$shared,)*
-                $(include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/", $file, ".wgsl"))),*
+                $($crate::gpu::device::shader::text!($file)),*
             ],
         )
     };

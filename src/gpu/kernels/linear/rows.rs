@@ -1,6 +1,6 @@
 //! What the rows of a layer's left matrix are.
 
-use crate::gpu::device::shader::Piece;
+use crate::gpu::device::shader::{Piece, text};
 
 /// The rows of the matrix that a kernel multiplies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -15,8 +15,8 @@ impl LinearRows {
     /// Its WGSL.
     pub(super) fn piece(self) -> Piece {
         match self {
-            Self::Matrix => Piece { name: "matrix", wgsl: include_str!("../../../../shaders/linear/matrix.wgsl") },
-            Self::Patches => Piece { name: "patches", wgsl: include_str!("../../../../shaders/conv/patches.wgsl") },
+            Self::Matrix => Piece { name: "matrix", wgsl: text!("linear/matrix") },
+            Self::Patches => Piece { name: "patches", wgsl: text!("conv/patches") },
         }
     }
 }

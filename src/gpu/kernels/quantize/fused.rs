@@ -1,7 +1,7 @@
 //! Quantization with static qparams in the dispatch of another step.
 
 use super::per_tensor;
-use crate::gpu::device::shader::Piece;
+use crate::gpu::device::shader::{Piece, text};
 use crate::numerics::QuantizeRule;
 use crate::ops::{Op, Quantize};
 use crate::program::StepOp;
@@ -33,7 +33,7 @@ impl StaticQuantize {
 pub(crate) fn quantize_bits(rule: QuantizeRule) -> Piece {
     macro_rules! piece {
         ($name:literal) => {
-            Piece { name: $name, wgsl: include_str!(concat!("../../../../shaders/shared/", $name, ".wgsl")) }
+            Piece { name: $name, wgsl: text!("shared/", $name) }
         };
     }
     match rule {
