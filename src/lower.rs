@@ -6,15 +6,13 @@
 //! the layout of programs, with the channels last. Values that
 //! depend on constants only are computed once.
 
+mod constants;
 mod decompose;
 mod error;
 mod layout;
 mod lowering;
 
-use std::collections::HashMap;
-
-use crate::graph::Graph;
-use crate::interp::Interpreter;
+use crate::graph::{Graph, NodeId};
 use crate::program::Program;
 
 use self::lowering::Lowering;
@@ -96,13 +94,8 @@ pub fn lower(graph: &Graph) -> Result<Program, LowerError> {
 pub fn lower_with(graph: &Graph, options: &LowerOptions) -> Result<Program, LowerError> {
     let total = graph.nodes().len();
     let graph = &layout::channels_last(&decompose::decompose(graph)?)?;
-    let interpreter = Interpreter::new(graph);
-    let mut known = HashMap::new();
-    for (id, _) in graph.iter() {
-        if let Some(value) = interpreter.constant_value(id)? {
-            known.insert(id, value);
-        }
-    }
+    let all: Vec<NodeId> = graph.iter().map(|(id, _)| id).collect();
+    let known = constants::known(graph, &all)?;
     let mut lowering = Lowering::new(graph, *options, known);
     for (id, node) in graph.iter() {
         lowering.node(id, node);

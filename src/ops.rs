@@ -93,6 +93,13 @@ macro_rules! operators {
                 }
             }
 
+            /// Computes the result, by the scalar equations. The inputs have shapes and types that inference admits.
+            pub(crate) fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
+                match self {
+                    $(Self::$name(operator) => operator.eval(inputs),)*
+                }
+            }
+
             fn operator_mut(&mut self) -> &mut dyn Operator {
                 match self {
                     $(Self::$name(operator) => operator,)*
@@ -282,9 +289,15 @@ impl Op {
         Ok(result)
     }
 
-    /// Computes the result, by the scalar equations. The inputs have shapes and types that inference admits.
-    pub(crate) fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
-        self.operator().eval(inputs)
+    /// Computes the result of an operator that may have a scale for each channel or group, which steps of programs have not, as
+    /// [`eval`](Self::eval) does. `None` for other operators.
+    #[cfg(any(test, not(feature = "flow")))]
+    pub(crate) fn eval_scales(&self, inputs: &Arguments<'_>) -> Option<Result<Tensor, EvalError>> {
+        match self {
+            Self::Quantize(quantize) => Some(quantize.eval(inputs)),
+            Self::Dequantize(dequantize) => Some(dequantize.eval(inputs)),
+            _ => None,
+        }
     }
 
     /// Returns the tensor of a constant, and `None` for other operators.

@@ -120,7 +120,7 @@ pub enum InterpError {
 }
 
 impl InterpError {
-    pub(super) fn new(node: &str, source: EvalError) -> Self {
+    pub(crate) fn new(node: &str, source: EvalError) -> Self {
         let node = node.to_owned();
         match source {
             EvalError::NotANumber { index } => Self::NotANumber { node, index },

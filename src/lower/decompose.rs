@@ -2,9 +2,9 @@
 
 use ndarray::arr0;
 
+use super::constants;
 use super::error::LowerError;
 use crate::graph::{Graph, GraphError, Node, NodeId, Rewriter};
-use crate::interp::Interpreter;
 use crate::ops::{Add, AddScalar, BatchNorm, Constant, Flatten, Mask, Mul, MulScalar, Op, Reshape};
 use crate::values::Tensor;
 use crate::values::slices::f32s;
@@ -15,7 +15,9 @@ pub(super) fn decompose(graph: &Graph) -> Result<Graph, LowerError> {
     if !graph.nodes().iter().any(|node| is_composite(&node.op)) {
         return Ok(graph.clone());
     }
-    let interpreter = Interpreter::new(graph);
+    let norms = graph.nodes().iter().filter(|node| matches!(node.op, Op::BatchNorm(_)));
+    let statistics: Vec<NodeId> = norms.flat_map(|node| node.inputs[1..].iter().copied()).collect();
+    let known = constants::known(graph, &statistics)?;
     let mut rewriter = Rewriter::new(graph);
     for (id, node) in graph.iter() {
         let mut parts = Parts { rewriter: &mut rewriter, node };
@@ -25,9 +27,8 @@ pub(super) fn decompose(graph: &Graph) -> Result<Graph, LowerError> {
             &Op::MulScalar(MulScalar { value }) => Some(parts.with_number(Mul.into(), value)?),
             Op::Flatten(Flatten { .. }) => Some(parts.last(Reshape { dims: node.shape.fixed_dims() }, &node.inputs)?),
             &Op::BatchNorm(norm) => {
-                let statistics = node.inputs[1..].iter().map(|&input| interpreter.constant_value(input));
-                let statistics: Option<Vec<_>> = statistics.collect::<Result<_, _>>()?;
-                statistics.map(|known| parts.batch_norm(norm, [0, 1, 2, 3].map(|at| f32s(&known[at])))).transpose()?
+                let statistics: Option<Vec<_>> = node.inputs[1..].iter().map(|input| known.get(input)).collect();
+                statistics.map(|known| parts.batch_norm(norm, [0, 1, 2, 3].map(|at| f32s(known[at])))).transpose()?
             }
             _ => None,
         };

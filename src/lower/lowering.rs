@@ -318,7 +318,7 @@ impl<'g> Lowering<'g> {
 }
 
 /// Converts a constant of i64 to i32. An error is the index and the value of the first element that does not fit.
-fn narrowed(tensor: Arc<Tensor>) -> Result<Arc<Tensor>, (usize, i64)> {
+pub(super) fn narrowed(tensor: Arc<Tensor>) -> Result<Arc<Tensor>, (usize, i64)> {
     let Tensor::I64(elements) = &*tensor else { return Ok(tensor) };
     if let Some((index, &value)) = elements.iter().enumerate().find(|(_, value)| i32::try_from(**value).is_err()) {
         return Err((index, value));

@@ -1,7 +1,7 @@
 //! Fake quantization, which training uses: quantization and dequantization in one pass, with its gradient.
 
+use super::Op;
 use super::operands::Arguments;
-use super::operator::Operator;
 use super::quantize::{ChooseQParams, Dequantize, DequantizeDynamic, Quantize, QuantizeDynamic, for_each_channel};
 use crate::numerics;
 use crate::values::{QuantRange, Shape, Tensor, TensorQParams};
@@ -27,11 +27,10 @@ pub(crate) fn fake_quantize(y: &mut [f32], x: &[f32], shape: &[usize], qparams: 
 
 /// Fake-quantizes to [`QuantRange::INT32`] into a new tensor. A tensor with a NaN is returned unchanged.
 pub(crate) fn fake_quantize_i32(x: &Tensor, qparams: &TensorQParams) -> Tensor {
-    let quantize = Quantize::new(qparams.clone(), QuantRange::INT32);
-    let eval = |op: &dyn Operator, x: &Tensor| {
-        op.eval(&Arguments { tensors: &[x], output: &Shape::fixed(x.shape()), packed: None })
-    };
-    let dequantize = Dequantize { qparams: qparams.clone() };
+    let quantize = Op::from(Quantize::new(qparams.clone(), QuantRange::INT32));
+    let eval =
+        |op: &Op, x: &Tensor| op.eval(&Arguments { tensors: &[x], output: &Shape::fixed(x.shape()), packed: None });
+    let dequantize = Op::from(Dequantize { qparams: qparams.clone() });
     eval(&quantize, x).and_then(|q| eval(&dequantize, &q)).unwrap_or_else(|_| x.clone())
 }
 
@@ -40,13 +39,13 @@ pub(crate) fn fake_quantize_i32(x: &Tensor, qparams: &TensorQParams) -> Tensor {
 /// # Errors
 /// Returns the row-major index of the first value that is not finite, or that makes the range overflow.
 pub(crate) fn fake_quantize_dynamic(x: &Tensor, choose: ChooseQParams) -> Result<Tensor, usize> {
-    let eval = |op: &dyn Operator, tensors: &[&Tensor]| {
+    let eval = |op: Op, tensors: &[&Tensor]| {
         let result = op.eval(&Arguments { tensors, output: &Shape::fixed(x.shape()), packed: None });
         result.map_err(|error| error.index())
     };
-    let qparams = eval(&choose, &[x])?;
-    let quantized = eval(&QuantizeDynamic { range: choose.range }, &[x, &qparams])?;
-    eval(&DequantizeDynamic, &[&quantized, &qparams])
+    let qparams = eval(choose.into(), &[x])?;
+    let quantized = eval(QuantizeDynamic { range: choose.range }.into(), &[x, &qparams])?;
+    eval(DequantizeDynamic.into(), &[&quantized, &qparams])
 }
 
 /// Computes the straight-through gradient of [`fake_quantize`], in place: `dy` where the quantized value before the clamp is in

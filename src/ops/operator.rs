@@ -7,15 +7,18 @@ use super::operands::{Arguments, Operands, TensorType};
 use crate::values::Tensor;
 
 /// The properties and the evaluation of an operator, which depend on no engine.
-pub(crate) trait Operator: fmt::Debug {
+pub(crate) trait Operator {
     /// Returns the name in listings and in configurations by operator type.
     fn name(&self) -> &'static str;
 
     /// Infers shape and type of the result.
     fn infer(&self, inputs: &Operands<'_>) -> Result<TensorType, OpError>;
 
-    /// Computes the result, by the scalar equations.
-    fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError>;
+    /// Computes the result, by the scalar equations. No method of the trait's objects, so that programs that never evaluate an operator
+    /// do not contain the evaluation of all.
+    fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError>
+    where
+        Self: Sized;
 
     /// Returns the PyTorch module that the operator is, if that module has parameters: `"Linear"`.
     fn module_type(&self) -> Option<&'static str> {

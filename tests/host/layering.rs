@@ -21,9 +21,11 @@ const LAYERS: [(&str, &[&str]); 19] = [
     ("onnx", &["interp", "graph", "ops", "files", "numerics"]),
     ("archive", &["quantize", "graph", "ops", "files", "numerics"]),
     ("program", &["ops", "numerics"]),
-    ("lower", &["interp", "graph", "ops", "program"]),
     ("cpu", &["program", "ops", "kernels", "numerics", "parallel"]),
-    ("gpu", &["program", "ops", "numerics"]),
+    // The CPU engine computes the constants of a player, which has no interpreter.
+    ("lower", &["interp", "graph", "ops", "program", "cpu"]),
+    // The CPU engine gives the known answers.
+    ("gpu", &["program", "ops", "numerics", "cpu"]),
     // Documentation.
     ("guide", &[]),
     // The union of all errors, and nothing else.

@@ -1,12 +1,13 @@
-//! Known-answer cases: programs with inputs, and the outputs that the equations give.
+//! Known-answer cases: programs with inputs, and the outputs that the equations or the CPU engine give.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::config::Config;
 use super::kernel::Kernel;
+use crate::cpu;
 use crate::gpu::device::pipeline::PipelineKey;
-use crate::ops::{Arguments, Op, Operand, TensorType};
+use crate::ops::{Op, Operand, TensorType};
 use crate::program::{Program, ProgramError, Step, StepOp, Value, ValueId, ValueType};
 use crate::values::slices::CHECKED;
 use crate::values::{DType, Shape, Tensor};
@@ -95,7 +96,7 @@ impl<'c> CaseBuilder<'c> {
 
     /// An input of shape `[rows, dims…]`.
     pub(crate) fn input(&mut self, tensor: Tensor) -> ValueId {
-        let id = self.value(type_of(&tensor), Shape::batched(&tensor.shape()[1..]));
+        let id = self.value(type_of(tensor.dtype()), Shape::batched(&tensor.shape()[1..]));
         self.inputs.push(id);
         self.known[id.index()] = Some(tensor.clone());
         self.given.push(tensor);
@@ -110,7 +111,7 @@ impl<'c> CaseBuilder<'c> {
     }
 
     pub(crate) fn constant(&mut self, tensor: Tensor) -> ValueId {
-        let id = self.value(type_of(&tensor), Shape::fixed(tensor.shape()));
+        let id = self.value(type_of(tensor.dtype()), Shape::fixed(tensor.shape()));
         self.known[id.index()] = Some(tensor.clone());
         self.constants.push((id, Arc::new(tensor)));
         id
@@ -129,26 +130,59 @@ impl<'c> CaseBuilder<'c> {
         output
     }
 
-    /// A step whose result is that of the operator's scalar equations. Adds nothing if its kernel is not needed.
+    /// A step whose result is that of the CPU engine. Adds nothing if its kernel is not needed.
     pub(crate) fn computed(&mut self, kernel: impl Kernel, op: impl Into<Op>, inputs: &[ValueId]) -> ValueId {
         if !self.needs(kernel) {
             return inputs[0];
         }
         let id = self.intermediate(op, inputs);
+        self.known_answer(kernel, id)
+    }
+
+    /// Compares a value with the result of the CPU engine.
+    pub(crate) fn known_answer(&mut self, kernel: impl Kernel, id: ValueId) -> ValueId {
         let expected = self.known[id.index()].clone().expect(CHECKED);
         self.answer(kernel, id, expected)
     }
 
-    /// A step whose result is that of the operator's scalar equations, and is not compared.
+    /// A step whose result is that of the CPU engine, and is not compared.
     pub(crate) fn intermediate(&mut self, op: impl Into<Op>, inputs: &[ValueId]) -> ValueId {
         let op = op.into();
         let tensors: Vec<&Tensor> = inputs.iter().map(|id| self.known[id.index()].as_ref().expect(CHECKED)).collect();
         let shapes = inputs.iter().map(|id| &self.values[id.index()].shape);
         let operands = tensors.iter().zip(shapes).map(|(tensor, shape)| Operand { dtype: tensor.dtype(), shape });
-        let TensorType { shape, .. } = op.infer(&operands.collect::<Vec<_>>()).expect(CHECKED);
-        let expected = op.eval(&Arguments { tensors: &tensors, output: &shape, packed: None }).expect(CHECKED);
-        let id = self.step(op, inputs, type_of(&expected), shape);
-        self.known[id.index()] = Some(expected);
+        let TensorType { shape, dtype } = op.infer(&operands.collect::<Vec<_>>()).expect(CHECKED);
+        self.run(op, inputs, type_of(dtype), shape)
+    }
+
+    /// A step whose result is that of the CPU engine, and is not compared. The engine runs a program of this step alone: a case may have
+    /// steps that the CPU refuses, such as divisions of integers by 0.
+    pub(crate) fn run(
+        &mut self,
+        op: impl Into<StepOp>,
+        inputs: &[ValueId],
+        value_type: ValueType,
+        shape: Shape,
+    ) -> ValueId {
+        let id = self.step(op, inputs, value_type, shape);
+        let (mut values, mut constants, mut given, mut tensors) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for input in inputs {
+            let (at, tensor) = (ValueId::new(values.len()), self.known[input.index()].clone().expect(CHECKED));
+            values.push(self.values[input.index()].clone());
+            if self.constants.iter().any(|(constant, _)| constant == input) {
+                constants.push((at, Arc::new(tensor)));
+            } else {
+                given.push(at);
+                tensors.push(tensor);
+            }
+        }
+        let output = ValueId::new(values.len());
+        values.push(self.values[id.index()].clone());
+        let inputs = (0..inputs.len()).map(ValueId::new).collect();
+        let step = Step { inputs, output, ..self.steps[self.steps.len() - 1].clone() };
+        let program = Program::new(values, constants, given, vec![output], vec![step]).expect(CHECKED);
+        let outputs = cpu::Engine::new(&program).and_then(|engine| engine.run(&tensors)).expect(CHECKED);
+        self.known[id.index()] = outputs.into_iter().next();
         id
     }
 
@@ -164,7 +198,7 @@ impl<'c> CaseBuilder<'c> {
             return inputs[0];
         }
         let op = op.into();
-        let value_type = if matches!(op, StepOp::ToF16) { ValueType::F16 } else { type_of(&expected) };
+        let value_type = if matches!(op, StepOp::ToF16) { ValueType::F16 } else { type_of(expected.dtype()) };
         let id = self.step(op, inputs, value_type, Shape::batched(&expected.shape()[1..]));
         self.answer(kernel, id, expected)
     }
@@ -191,7 +225,7 @@ impl<'c> CaseBuilder<'c> {
                 given.push(tensor);
             } else {
                 let value = &mut self.values[id.index()];
-                (value.shape, value.value_type) = (Shape::fixed(tensor.shape()), type_of(&tensor));
+                (value.shape, value.value_type) = (Shape::fixed(tensor.shape()), type_of(tensor.dtype()));
                 self.constants.push((id, Arc::new(tensor)));
             }
         }
@@ -200,8 +234,8 @@ impl<'c> CaseBuilder<'c> {
     }
 }
 
-fn type_of(tensor: &Tensor) -> ValueType {
-    match tensor.dtype() {
+fn type_of(dtype: DType) -> ValueType {
+    match dtype {
         DType::I8 => ValueType::I8,
         DType::I32 => ValueType::I32,
         DType::F32 | DType::I64 => ValueType::F32,

@@ -5,12 +5,12 @@ use super::patches_at;
 use super::unfold::UnfoldKernel;
 use crate::gpu::kernels::case::{CaseBuilder, ROWS, int8, special, tensor};
 use crate::gpu::kernels::config::Config;
+use crate::gpu::kernels::kernel::Kernel;
 use crate::gpu::kernels::layout::{VEC, k_vecs};
 use crate::gpu::kernels::linear::{LinearEpilogue, LinearPipeline};
-use crate::numerics;
-use crate::ops::{Arguments, ImageLayout, IntegerConv, Op, Operand, Unfold, Window};
-use crate::program::{Epilogue, QConv, QLinear, StepOp};
-use crate::values::slices::{CHECKED, i8s, i32s};
+use crate::ops::{Op, Operand, Unfold, Window};
+use crate::program::{Epilogue, QConv, QLinear, StepOp, ValueType};
+use crate::values::slices::{CHECKED, i8s};
 use crate::values::{DType, Shape, Tensor};
 
 const HEIGHT: usize = 5;
@@ -47,48 +47,37 @@ fn output_pixels() -> usize {
     shape.fixed_dims()[1..3].iter().product()
 }
 
-/// A convolution, its input, and its result by the scalar equations. Of several groups, each has `inputs` input channels.
-fn conv(window: &Window, [n, groups, inputs]: [usize; 3], to_float: bool) -> (QConv, Tensor, Tensor) {
+/// A convolution and its input. Of several groups, each has `inputs` input channels.
+fn conv(window: &Window, [n, groups, inputs]: [usize; 3], to_float: bool) -> (QConv, Tensor) {
     let x = tensor(&[ROWS, HEIGHT, WIDTH, groups * inputs], |i| int8(i, 4));
     let weight = tensor(&[n, inputs, 3, 2], |i| int8(i, 8));
     let bias: Vec<i32> = (0..n as i32).map(|n| n * 1013 - 7000).collect();
-    let op = IntegerConv {
-        window: window.clone(),
-        groups,
-        zero_point: -7,
-        fraction_bits: 2,
-        layout: ImageLayout::ChannelsLast,
-    };
-    let bias_tensor = Tensor::from_i32(&[n], bias.clone()).expect(CHECKED);
-    let shapes = [x.shape(), weight.shape(), &[n]].map(Shape::fixed);
-    let tensors = [&x, &weight, &bias_tensor];
-    let operands: Vec<Operand<'_>> =
-        tensors.iter().zip(&shapes).map(|(tensor, shape)| Operand { dtype: tensor.dtype(), shape }).collect();
-    let op = Op::from(op);
-    let output = op.infer(&operands).expect(CHECKED).shape;
-    let acc = op.eval(&Arguments { tensors: &tensors, output: &output, packed: None }).expect(CHECKED);
     let factor = |n: usize| [1e-4f32, 0.003, 1.0 / 3.0, 7e-4][n % 4];
     let factors: Vec<f32> = (0..n).map(factor).collect();
-    let accumulators = i32s(&acc);
-    let (epilogue, expected) = if to_float {
-        let of = |i: usize| numerics::scale_accumulator(accumulators[i], factor(i % n), true);
-        (Epilogue::Scale { scale: factors.into(), relu: true }, tensor(acc.shape(), of))
+    let epilogue = if to_float {
+        Epilogue::Scale { scale: factors.into(), relu: true }
     } else {
-        let of = |i: usize| numerics::requantize(accumulators[i], factor(i % n), 5, -120, 127) as i8;
-        let epilogue = Epilogue::Requantize { multiplier: factors.into(), zero_point: 5, lo: -120, hi: 127 };
-        (epilogue, tensor(acc.shape(), of))
+        Epilogue::Requantize { multiplier: factors.into(), zero_point: 5, lo: -120, hi: 127 }
     };
     let k = window.taps() * inputs;
     let weight = crate::ops::by_tap(i8s(&weight), weight.shape()).into();
     let layer = QLinear { weight, bits: 8, groups: None, n, k, bias: bias.into(), fraction_bits: 2, epilogue };
-    (QConv { layer, window: window.clone(), groups, zero_point: -7 }, x, expected)
+    (QConv { layer, window: window.clone(), groups, zero_point: -7 }, x)
+}
+
+/// Compares a convolution.
+fn answer(case: &mut CaseBuilder<'_>, kernel: impl Kernel, (op, x): (QConv, Tensor)) {
+    let value_type = if matches!(op.layer.epilogue, Epilogue::Scale { .. }) { ValueType::F32 } else { ValueType::I8 };
+    let axes = op.window.axes.iter().zip(&x.shape()[1..3]);
+    let shape: Vec<usize> = axes.map(|(axis, &length)| axis.outputs(length)).chain([op.layer.n]).collect();
+    let x = case.input(x);
+    let y = case.run(StepOp::QConv(op), &[x], value_type, Shape::batched(&shape));
+    case.known_answer(kernel, y);
 }
 
 /// The convolution that tests the tile shapes of `case.config`.
 pub(crate) fn patches_answer(case: &mut CaseBuilder<'_>) {
-    let (op, x, expected) = conv(&window(), [N, 1, CHANNELS], false);
-    let x = case.input(x);
-    case.output(stand_in(case.config), StepOp::QConv(op), &[x], expected);
+    answer(case, stand_in(case.config), conv(&window(), [N, 1, CHANNELS], false));
 }
 
 /// Convolutions of one and of several groups, and copies of patches.
@@ -100,9 +89,7 @@ pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
     for kernel in GroupedKernel::iter().filter(|kernel| case.tests_all() || case.needs(*kernel)).collect::<Vec<_>>() {
         let sizes = if kernel.depthwise { [N, N, 1] } else { [10, 5, 3] };
         let window = if kernel.gaps { with_gaps() } else { window() };
-        let (op, x, expected) = conv(&window, sizes, kernel.epilogue == LinearEpilogue::ToF32);
-        let x = case.input(x);
-        case.output(kernel, StepOp::QConv(op), &[x], expected);
+        answer(case, kernel, conv(&window, sizes, kernel.epilogue == LinearEpilogue::ToF32));
     }
     let x = case.input(tensor(&[ROWS, HEIGHT, WIDTH, 7], |i| int8(i, 2)));
     let padding = case.constant(Tensor::from(ndarray::arr0(-7i8)));
