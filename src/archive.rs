@@ -34,7 +34,7 @@ mod prepared;
 mod record;
 mod tensors;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use safetensors::SafeTensors;
@@ -185,7 +185,7 @@ fn serialize(mut header: Header, mut writer: Writer) -> Result<Vec<u8>, ArchiveE
     let format = |message: String| ArchiveError::Format { message };
     header.packed = writer.packed();
     let json = serde_json::to_string(&header).map_err(|e| format(e.to_string()))?;
-    let metadata = HashMap::from([(KEY.to_owned(), json)]);
+    let metadata = [(KEY.to_owned(), json)].into_iter().collect();
     safetensors::serialize(writer.views(), Some(metadata)).map_err(|e| format(e.to_string()))
 }
 

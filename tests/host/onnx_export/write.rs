@@ -142,7 +142,7 @@ fn write(directory: &Path, name: &str, graph: &Graph, net: &Net, preset: Preset)
             };
             (name, TensorView::new(dtype, tensor.shape().to_vec(), bytes).expect("lengths fit"))
         });
-        let file = safetensors::serialize(views, Some(metadata)).expect("a file");
+        let file = safetensors::serialize(views, Some(metadata.into_iter().collect())).expect("a file");
         std::fs::write(directory.join(format!("{name}.{case}.safetensors")), file).expect("written");
     }
 }
