@@ -41,12 +41,13 @@ async function test() {
   await page.send("Page.navigate", { url: server.address });
   await until("globalThis.enfoldPage?.ready || globalThis.enfoldPage?.failed", "the page starts");
   assert.equal(await page.evaluate("enfoldPage.failed ?? null"), null, "the page starts");
-  const { adapter, firstFrame, isolated } = await page.evaluate(
-    "({ adapter: enfoldPage.adapter, firstFrame: enfoldPage.firstFrame, isolated: crossOriginIsolated })",
+  const { adapter, firstFrame, parts, isolated } = await page.evaluate(
+    "({ adapter: enfoldPage.adapter, firstFrame: enfoldPage.firstFrame, parts: enfoldPage.parts, isolated: crossOriginIsolated })",
   );
   assert.match(adapter ?? "", /./, "an adapter");
   assert.equal(isolated, false, "the page works without cross-origin isolation");
   say(`${adapter}; first painted frame ${firstFrame.toFixed(0)} ms after the start of the script`);
+  say(`of these, ${parts.map(({ name, time }) => `${name} ${time.toFixed(0)} ms`).join(", ")}`);
 
   await shaders();
   await networks();

@@ -9,7 +9,13 @@ const kilobytes = (bytes) => `${(bytes / 1000).toLocaleString("en", { maximumFra
 const milliseconds = (ms) => (ms === undefined ? "–" : `${ms.toFixed(ms < 10 ? 2 : 1)} ms`);
 const say = (id, text) => ($(id).textContent = text);
 // What the tests wait for, and read.
-const page = (globalThis.enfoldPage = { started: performance.now(), Network, compare, networks: new Map() });
+const page = (globalThis.enfoldPage = { started: performance.now(), Network, compare, networks: new Map(), parts: [] });
+
+// Notes the time of a part of the start, which ends here.
+function part(name) {
+  const before = page.parts.reduce((sum, { time }) => sum + time, page.started);
+  page.parts.push({ name, time: performance.now() - before });
+}
 
 // The archives that are built with the page, by the names of their files.
 const SHIPPED = { digits: "Digits: a convolutional network", silk: "The painter" };
@@ -137,6 +143,7 @@ class Digits {
 // The canvas whose pixels a network computes.
 async function paint(bytes) {
   const painting = await Painting.on(page.gpu, bytes, $("painting"));
+  part("the painter's network, loaded and bound");
   let [frames, since, phase, last, paused] = [0, performance.now(), 0, undefined, matchMedia("(prefers-reduced-motion: reduce)").matches];
   const { width, height } = $("painting");
   const status = (rate) => say("paint-status", `${(width * height).toLocaleString("en")} rows a frame, ${rate}`);
@@ -153,7 +160,10 @@ async function paint(bytes) {
     await page.busy;
     await painting.draw(phase);
     page.frames = (page.frames ?? 0) + 1;
-    page.firstFrame ??= performance.now() - page.started;
+    if (!page.firstFrame) {
+      part("its first frame");
+      page.firstFrame = performance.now() - page.started;
+    }
     frames++;
     if (now - since > 1000) {
       status(`${((1000 * frames) / (now - since)).toFixed(1)} frames a second`);
@@ -218,7 +228,9 @@ async function dropped(file, digits) {
 
 async function main() {
   const [, digitsBytes, silkBytes] = await Promise.all([init(), bytesOf("digits.safetensors"), bytesOf("silk.safetensors")]);
+  part("wasm and archives");
   await openGpu();
+  part("device and engine");
   const digits = new Digits();
   // The painting is what a visitor sees move, so that it comes first.
   let animate = () => {};
