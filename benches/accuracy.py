@@ -169,7 +169,8 @@ def onnxruntime_static(folder, network):
     import onnxruntime
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 
-    logging.disable(logging.WARNING)  # "Please consider to run pre-processing"
+    # It asks for its pre-processing, after which its files of four of these networks cannot be loaded (version 1.32).
+    logging.disable(logging.WARNING)
     _, path, _, calibration, test = network
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3

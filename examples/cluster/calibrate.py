@@ -4,8 +4,8 @@
 
 Each worker runs `enfold quantize --shard I/N` on its part of the data and returns the state of its observers, a small file. `enfold merge`
 makes the quantized model of them. The script also calibrates on this machine alone, and fails unless both models have the same bytes.
-So the observers are `--observer minmax` here (`mse` would do too): the bins of a histogram, the default of `enfold quantize`, depend on the
-order in which its range grows, so that a scale may differ in its last digits.
+So the observers are `--observer minmax` here: the other observers count values in the bins of a histogram, which depend on the order in which
+its range grows, so that a scale may differ in its last digits.
 
 It starts Ray on this machine; `--address` takes a running cluster, whose machines need `enfold` in their path. Its packages, those of
 requirements.txt, are installed from PyPI into target/ray-venv.

@@ -294,8 +294,8 @@ mod tests {
         ),
         (
             "the order of sums",
-            "sum_of_two(2u, 4u));\n    let odd = add_f(sum_of_two(1u, 4u),",
-            "sum_of_two(1u, 4u));\n    let odd = add_f(sum_of_two(2u, 4u),",
+            "sum_of_two(2u, 4u));\nlet odd = add_f(sum_of_two(1u, 4u),",
+            "sum_of_two(1u, 4u));\nlet odd = add_f(sum_of_two(2u, 4u),",
         ),
     ];
 

@@ -34,7 +34,9 @@ impl QuantizationConfig {
     /// Returns static int8 quantization: weights symmetric per tensor in −127..=127 by [`ObserverKind::MinMax`], activations
     /// affine in −128..=127 by [`ObserverKind::Histogram`], bias in float. Scales are at least 2⁻¹² for activations, and 2⁻²³ for weights,
     /// which is the default of PyTorch's observers. Its XNNPACK configuration has 2⁻¹² for weights too, which rounds all weights below
-    /// 2⁻¹³ to 0, such as those of a convolution that has taken in a batch norm with a large variance.
+    /// 2⁻¹³ to 0, such as those of a convolution that has taken in a batch norm with a large variance;
+    /// [`smallest_weight_scale`](Self::smallest_weight_scale) gives it back. A channel's scale is also at least 2⁻¹² of the largest channel's, and
+    /// a channel of zeros has 2⁻¹².
     #[must_use]
     pub fn symmetric() -> Self {
         let activation = ObservedSpec {
@@ -102,6 +104,15 @@ impl QuantizationConfig {
     #[must_use]
     pub fn activation_observer(self, observer: ObserverKind) -> Self {
         self.activations(|spec| spec.observer = observer)
+    }
+
+    /// Returns the same configuration with another smallest scale for weights, such as [`EPS`](crate::numerics::EPS), XNNPACK's.
+    #[must_use]
+    pub fn smallest_weight_scale(mut self, scale: f32) -> Self {
+        if let Some(QuantizationSpec::Observed(weight)) = &mut self.weight {
+            weight.eps = scale;
+        }
+        self
     }
 
     /// Returns the same configuration with zero points of 0 for activations too, which TensorRT requires, in −127..=127: the

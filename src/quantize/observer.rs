@@ -312,7 +312,12 @@ impl Observer {
         if let (State::Groups(ranges, of_row), Some(size)) = (&self.state, spec.qscheme.group_size()) {
             return groups::qparams(spec, size, *of_row, ranges);
         }
-        of_channels(spec, self.kept_range().into_iter().map(|(min, max)| qparams_of(spec, min, max)))
+        let ranges = self.kept_range();
+        let eps = smallest_scales(spec, &ranges);
+        of_channels(
+            spec,
+            ranges.iter().map(|&(min, max)| qparams_of(&ObservedSpec { eps: eps(min, max), ..*spec }, min, max)),
+        )
     }
 }
 
@@ -334,10 +339,22 @@ fn qparams_rule(spec: &ObservedSpec) -> fn(f32, f32, i32, i32, f32) -> (f32, i32
     if spec.qscheme.is_symmetric() { numerics::symmetric_qparams } else { numerics::affine_qparams }
 }
 
+/// The smallest scale of a range of values, one of several. Zeros are exact with any scale, and weights far below those of all other channels make
+/// no difference at the output, but a bias in steps of a very small scale would not fit i32, and take its layer out of the integers.
+fn smallest_scales(spec: &ObservedSpec, ranges: &[(f32, f32)]) -> impl Fn(f32, f32) -> f32 {
+    const OF_THE_LARGEST: f32 = 1.0 / 4096.0;
+    let quantized = (spec.range.quant_max() - spec.range.quant_min()) as f32 / 2.0;
+    let largest = ranges.iter().fold(0f32, |largest, (min, max)| largest.max(-min).max(*max)) / quantized;
+    let (eps, several) = (spec.eps, ranges.len() > 1);
+    move |min, max| match (min, max) {
+        (0.0, 0.0) => eps.max(numerics::EPS),
+        _ if several => eps.max((largest * OF_THE_LARGEST).min(numerics::EPS)),
+        _ => eps,
+    }
+}
+
 fn qparams_of(spec: &ObservedSpec, min: f32, max: f32) -> Result<QParams, ObserverError> {
     let ObservedSpec { range, eps, .. } = *spec;
-    // Zeros are exact with any scale. A bias in steps of a very small one would not fit i32.
-    let eps = if min == 0.0 && max == 0.0 { eps.max(numerics::EPS) } else { eps };
     let (scale, zero_point) = qparams_rule(spec)(min, max, range.quant_min(), range.quant_max(), eps);
     QParams::new(scale, zero_point).map_err(|source| ObserverError::QParams { min, max, source })
 }

@@ -39,6 +39,9 @@ impl ObserverKind {
     /// A moving average with PT2E's constant, 0.01.
     pub const MOVING_AVERAGE: Self = Self::MovingAverageMinMax { averaging_constant: 0.01 };
 
+    /// 99.999 % of the values, the choice of `enfold quantize`.
+    pub const PERCENTILE: Self = Self::Percentile { fraction: 0.999_99 };
+
     /// Whether the observer counts values in a histogram.
     pub(super) fn is_histogram(self) -> bool {
         matches!(self, Self::Histogram | Self::Percentile { .. } | Self::Mse)

@@ -141,6 +141,8 @@ impl WgpuQuantizer {
     /// transposed convolution without a ReLU, means over sliding windows, linear resizes, and the second convolution with a shared weight stay float; the
     /// weight of a transposed convolution has a scale for each *input* channel if scales are per channel (then it has no integer form);
     /// a mean shares the observer of its image; the inputs of a concatenation and its result share one observer; and clamps but ReLU share the observer of their input instead of being part of a layer.
+    /// Scales are those of the configuration: XNNPACK's smallest one of weights is
+    /// [`smallest_weight_scale(EPS)`](crate::quantize::QuantizationConfig::smallest_weight_scale).
     /// Operators that PyTorch's quantizer does not know, such as pads and selected elements, share observers as without it.
     #[must_use]
     pub fn xnnpack_compatible(mut self, compatible: bool) -> Self {

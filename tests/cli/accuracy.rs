@@ -31,8 +31,8 @@ fn passes_are_the_librarys() {
         let options = SmoothOptions::default().with_alpha(alpha).with_search(search);
         let smoothed = smooth(&mlp(), &statistics, &options).unwrap();
         assert!(smoothed.values.iter().any(|value| value.alpha.is_some()), "{smoothed}");
-        let percentile = ObserverKind::Percentile { fraction: 0.999_99 };
-        let quantizer = quantizer(QuantizationConfig::symmetric().per_channel().activation_observer(percentile));
+        let config = QuantizationConfig::symmetric().per_channel().activation_observer(ObserverKind::PERCENTILE);
+        let quantizer = quantizer(config);
         let mut prepared = prepare(&smoothed.graph, &quantizer).unwrap();
         prepared.observe(&[&x]).unwrap();
         let found = archive::load(space.path("q.enfold")).unwrap();
@@ -40,6 +40,23 @@ fn passes_are_the_librarys() {
         seen.push(found);
     }
     assert!(seen[0] != seen[1] && seen[1] != seen[2], "the options make a difference");
+    // With a scale per token, smoothing has less to gain.
+    let (dynamic, config) =
+        (SmoothOptions::default().with_dynamic(true), QuantizationConfig::symmetric().per_channel());
+    let mut smoothed_graphs = Vec::new();
+    for (flags, options, config) in [
+        ("--dynamic", dynamic, config.clone().dynamic()),
+        ("--dynamic --per-token", dynamic.with_per_token(true), config.dynamic_per_token()),
+    ] {
+        space.ok(&format!("{data} {flags} --smooth"));
+        let mut statistics = ChannelStatistics::new(&mlp());
+        statistics.observe(&[&x]).unwrap();
+        let smoothed = smooth(&mlp(), &statistics, &options).unwrap().graph;
+        let expected = convert(&prepare(&smoothed, &quantizer(config)).unwrap(), &ConvertOptions::default()).unwrap();
+        assert_eq!(archive::load(space.path("q.enfold")).unwrap(), expected, "{flags}");
+        smoothed_graphs.push(smoothed);
+    }
+    assert!(smoothed_graphs[0] != smoothed_graphs[1], "the scheme makes a difference");
     // Weights of few bits, dynamically: calibration data serve GPTQ alone.
     for (flags, clipped, rounded) in
         [("", false, false), ("--clip mse", true, false), ("--clip mse --gptq", true, true)]

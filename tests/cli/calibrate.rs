@@ -27,8 +27,7 @@ fn quantize_is_the_librarys_flow() {
     let x = space.mlp_data("x.safetensors", 64);
     let out = space.ok("quantize mlp.enfold --calibrate x.safetensors --output q.enfold --batch-size 64");
     assert!(out.starts_with("q.enfold: 3 of 3 layers in int8, calibrated with 1 batch\n"), "{out}");
-    let percentile = ObserverKind::Percentile { fraction: 0.999_99 };
-    let config = QuantizationConfig::symmetric().per_channel().activation_observer(percentile);
+    let config = QuantizationConfig::symmetric().per_channel().activation_observer(ObserverKind::PERCENTILE);
     let mut prepared = prepare(&mlp(), &WgpuQuantizer::new().set_global(config)).unwrap();
     prepared.observe(&[x]).unwrap();
     let expected = convert(&prepared, &ConvertOptions::default()).unwrap();
@@ -45,7 +44,7 @@ fn schemes_and_observers_are_what_they_are_called() {
     let percentile = |fraction| ObserverKind::Percentile { fraction };
     let cases = [
         ("--per-tensor --observer histogram", symmetric()),
-        ("--per-tensor", symmetric().activation_observer(percentile(0.999_99))),
+        ("--per-tensor", symmetric().activation_observer(ObserverKind::PERCENTILE)),
         ("--observer minmax", symmetric().per_channel().activation_observer(ObserverKind::MinMax)),
         ("--observer percentile --percentile 99", symmetric().per_channel().activation_observer(percentile(0.99))),
         ("--percentile 99.9", symmetric().per_channel().activation_observer(percentile(0.999))),

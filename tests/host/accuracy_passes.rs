@@ -139,20 +139,29 @@ fn converted(prepared: &PreparedGraph) -> Graph {
 #[test]
 fn smoothing_takes_most_of_the_loss_of_outlier_channels() {
     let config = || QuantizationConfig::symmetric().per_channel();
-    for (name, config) in [("static", config()), ("dynamic", config().dynamic())] {
+    let per_token = config().dynamic_per_token();
+    for (name, config, bar) in
+        [("static", config(), 0.35), ("dynamic", config().dynamic(), 0.35), ("per token", per_token, 0.8)]
+    {
+        let options = SmoothOptions::default().with_dynamic(name == "dynamic").with_per_token(name == "per token");
         for outliers in [2, 3] {
             let float = encoder(3, outliers).expect("an encoder");
             let before = loss(&float, &converted(&calibrated(&float, config.clone())), HIDDEN);
-            let smoothed = smoothed(&float, &SmoothOptions::default().with_dynamic(name == "dynamic"));
+            let smoothed = smoothed(&float, &options);
+            assert!(smoothed.values.iter().any(|value| value.alpha.is_some()), "{name}\n{smoothed}");
             let quantized = converted(&calibrated(&smoothed.graph, config.clone()));
             let after = loss(&float, &quantized, HIDDEN);
             report(&format!("smoothing, {name}, {outliers} outliers: loss {before:.6} before, {after:.6} after"));
-            assert!(after <= 0.35 * before, "{name}, {outliers} outliers: {after} after, {before} before");
+            assert!(after <= bar * before, "{name}, {outliers} outliers: {after} after, {before} before");
             // A search among several α, the default among them, does not choose worse.
-            let options = SmoothOptions::default().with_dynamic(name == "dynamic").with_search(true);
-            let searched = smooth(&float, &statistics(&float), &options).expect("smoothed");
+            let searched = smooth(&float, &statistics(&float), &options.with_search(true)).expect("smoothed");
             let searched = loss(&float, &converted(&calibrated(&searched.graph, config.clone())), HIDDEN);
             report(&format!("smoothing with a search, {name}, {outliers} outliers: loss {searched:.6}"));
+            // With a scale per token, the search reaches 0.12 and 0.18 of the loss, and with errors of one scale for the tensor 0.28.
+            assert!(
+                name != "per token" || searched <= 0.22 * before,
+                "{outliers} outliers: {searched}, before {before}"
+            );
             assert!(searched <= 1.05 * after, "{name}, {outliers} outliers: {searched} with a search, {after} without");
             // The engines run a smoothed network as they run every other.
             let x = batch(&float, 3, 5);

@@ -134,9 +134,9 @@ impl Scheme {
             _ => config.activation_observer(match self.observer.unwrap_or(Observer::Percentile) {
                 Observer::Histogram => ObserverKind::Histogram,
                 Observer::Minmax => ObserverKind::MinMax,
-                Observer::Percentile => {
-                    ObserverKind::Percentile { fraction: (self.percentile.unwrap_or(99.999) / 100.0) as f32 }
-                }
+                Observer::Percentile => self.percentile.map_or(ObserverKind::PERCENTILE, |percent| {
+                    ObserverKind::Percentile { fraction: (percent / 100.0) as f32 }
+                }),
                 Observer::Mse => ObserverKind::Mse,
             }),
         };

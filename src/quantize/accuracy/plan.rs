@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::AccuracyError;
 use super::sensitivity::{ChoiceError, LayerSensitivities, LayerSensitivity};
-use crate::quantize::{QuantizationConfig, WgpuQuantizer};
+use crate::quantize::{ObserverKind, QuantizationConfig, WgpuQuantizer};
 
 /// Input features that share a scale in [`LayerChoice::Int4PerToken`].
 const INT4_GROUP: usize = 32;
@@ -19,7 +19,8 @@ const INT4_GROUP: usize = 32;
 pub enum LayerChoice {
     /// Weights of 4 bits with a scale for each group of 32 features, activations of 8 bits with qparams for each token.
     Int4PerToken,
-    /// Weights and activations of 8 bits, with a scale for each channel of the weight. Activations have the range of calibration.
+    /// Weights and activations of 8 bits, with a scale for each channel of the weight. Activations have the range of 99.999 % of the values of
+    /// calibration ([`ObserverKind::PERCENTILE`]).
     Int8,
     /// As [`Int8`](Self::Int8), but activations have qparams for each token, which are computed at run time.
     Int8PerToken,
@@ -31,7 +32,7 @@ impl LayerChoice {
     /// Returns the configuration; `None` for float.
     #[must_use]
     pub fn config(self) -> Option<QuantizationConfig> {
-        let int8 = QuantizationConfig::symmetric().per_channel();
+        let int8 = QuantizationConfig::symmetric().per_channel().activation_observer(ObserverKind::PERCENTILE);
         match self {
             Self::Int4PerToken => Some(int8.weight_bits(4).weight_group(INT4_GROUP).dynamic_per_token()),
             Self::Int8 => Some(int8),

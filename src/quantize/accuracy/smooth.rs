@@ -62,7 +62,7 @@ impl SmoothOptions {
     /// Returns the options for dynamic quantization, or for static.
     #[must_use]
     pub fn with_dynamic(self, dynamic: bool) -> Self {
-        Self { dynamic, ..self }
+        Self { dynamic, per_token: self.per_token && dynamic, ..self }
     }
 
     /// Returns the options for dynamic quantization with a range for each token, or for one range.
