@@ -89,7 +89,8 @@ fn networks_convert_to_what_was_trained() {
              codes one step apart",
             codes.apart, codes.compared
         ));
-        assert!(trained >= number * 5 / 6 && codes.within_bar(), "{codes:?}");
+        // A fifth of the networks have no parameters to train.
+        assert!(trained >= number * 3 / 4 && codes.within_bar(), "{trained} of {number} networks, {codes:?}");
     }
 }
 
