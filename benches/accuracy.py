@@ -3,13 +3,15 @@
 
     python3 benches/accuracy.py [--enfold target/release/enfold] [--only WORD] [--bits 8 4] [--static] [--json FILE]
 
-prints, for each network, form of quantization and pass, and for ONNX Runtime's static quantization, 1 − the mean cosine of the outputs with the float model's, over rows of test
-data, and in brackets the share of outputs whose largest element is the float model's. Calibration data and test data are different rows.
+prints, for each network, form of quantization and pass, and for ONNX Runtime's static quantization, 1 − the mean cosine of the outputs with
+the float model's, over rows of test data, and in brackets the share of outputs whose largest element is the float model's. Calibration data
+and test data are different rows.
 
-The trained networks are those of the handwritten digits (an MLP), and models that wheels of PyPI contain: Magika's file types (embedding, dense
-layers, GELU, a convolution) on files of this repository, and from rapidocr-onnxruntime PP-OCR's MobileNet (direction of text), its text detector
-(convolutions) and its text recognizer (convolutions and a transformer) on rendered words. The encoders are those of tests/onnx/encoder.py, with random
-weights and six channels of each norm 15 to 25 times as large as the others. Packages come from PyPI into target/.
+The trained networks are those of the handwritten digits (an MLP), and models that wheels of PyPI contain: Magika's file types (embedding,
+dense layers, GELU, a convolution) on files of Python's library, and from rapidocr-onnxruntime PP-OCR's MobileNet (direction of text), its text
+detector (convolutions) and its text recognizer (convolutions and a transformer) on words of a licence, rendered in this machine's fonts. The
+encoders are those of tests/onnx/encoder.py, with random weights and six channels of each norm 15 to 25 times as large as the others. Packages
+come from PyPI into target/.
 """
 
 import argparse
@@ -51,10 +53,10 @@ def download():
 
 
 def words():
-    """Words of the README, without repetition."""
+    """Words of the licence, without repetition: a text that does not change."""
     import re
 
-    return list(dict.fromkeys(re.findall(r"[A-Za-z0-9]{3,}", (ROOT / "README.md").read_text())))
+    return list(dict.fromkeys(re.findall(r"[A-Za-z0-9]{3,}", (ROOT / "LICENSE-APACHE").read_text())))
 
 
 def rendered(lines, size, turned=False):
@@ -85,7 +87,9 @@ def rendered(lines, size, turned=False):
 
 
 def networks():
-    """Name, file, lengths of dimensions, calibration data, test data and labels, if there are some."""
+    """Name, file, lengths of dimensions, calibration data and test data."""
+    import sysconfig
+
     import encoder
     import numpy as np
     import onnx
@@ -95,7 +99,8 @@ def networks():
     pixels = {part: digits[f"{part}.images"].reshape(-1, 64).astype("float32") / 16 for part in ("train", "test")}
     yield "digits, MLP", ROOT / "tests" / "onnx" / "digits_mlp.onnx", "", pixels["train"][:256], pixels["test"]
 
-    files = sorted(path for path in ROOT.glob("[!t.]*/**/*") if path.is_file() and path.stat().st_size > 2048)
+    library = Path(sysconfig.get_path("stdlib"))
+    files = sorted(path for path in library.glob("*/*.*") if path.is_file() and path.stat().st_size > 2048)
     random = np.random.default_rng(0)
     files = [files[at] for at in random.permutation(len(files))[:256]]
     # The model reads the first and the last 1024 bytes; 256 stands for none.
@@ -123,6 +128,16 @@ def networks():
         yield f"encoder with outlier channels, seed {seed}", path, "seq=32", *ids
 
 
+def compared(own, found):
+    """1 − the mean cosine of rows of outputs, and the share of equal largest elements."""
+    import numpy as np
+
+    same = (own.argmax(-1) == found.argmax(-1)).mean()
+    own, found = own.reshape(len(own), -1), found.reshape(len(found), -1)
+    cosine = (own * found).sum(1) / np.sqrt((own**2).sum(1) * (found**2).sum(1)).clip(1e-30)
+    return 1 - cosine.mean(), same
+
+
 def measured(enfold, folder, network, bits, forms):
     """For each form and pass, 1 − the mean cosine, and the share of equal largest elements."""
     import numpy as np
@@ -142,13 +157,12 @@ def measured(enfold, folder, network, bits, forms):
 
     def outputs(model, *arguments):
         run("run", model, *arguments, "--input", "test.safetensors", "--output", "y.safetensors", "--device", "cpu")
-        y = next(iter(load_file(folder / "y.safetensors").values())).astype(np.float64)
-        return y.reshape(len(y), -1), y.argmax(-1)
+        return next(iter(load_file(folder / "y.safetensors").values())).astype(np.float64)
 
     for name, data in (("calibration", calibration), ("test", test)):
         data = data if isinstance(data, dict) else {names[0]: data}
         save_file({key: np.ascontiguousarray(value) for key, value in data.items()}, folder / f"{name}.safetensors")
-    own, largest = outputs(path, *dims)
+    own = outputs(path, *dims)
     for form in forms:
         static = form == "static"
         for passes in PASSES[bits] + (OBSERVERS if static and bits == 8 else []):
@@ -156,9 +170,7 @@ def measured(enfold, folder, network, bits, forms):
             if static or "smooth" in passes or "gptq" in passes:
                 arguments += ["--calibrate", "calibration.safetensors"]
             run("quantize", path, *arguments, "--output", "q.enfold")
-            found, same = outputs("q.enfold")
-            cosine = (own * found).sum(1) / np.sqrt((own**2).sum(1) * (found**2).sum(1)).clip(1e-30)
-            yield form.removeprefix("--").replace(" --", " "), passes or "plain", 1 - cosine.mean(), (same == largest).mean()
+            yield form.removeprefix("--").replace(" --", " "), passes or "plain", *compared(own, outputs("q.enfold"))
 
 
 def onnxruntime_static(folder, network):
@@ -190,14 +202,11 @@ def onnxruntime_static(folder, network):
             return next(self.rows, None)
 
     def outputs(session):
-        y = np.concatenate([session.run(None, row)[0] for row in one_by_one(test)]).astype(np.float64)
-        return y.reshape(len(y), -1), y.argmax(-1)
+        return np.concatenate([session.run(None, row)[0] for row in one_by_one(test)]).astype(np.float64)
 
     quantized = folder / "onnxruntime.onnx"
     quantize_static(path, quantized, Reader(), per_channel=True, weight_type=QuantType.QInt8)
-    (own, largest), (found, same) = outputs(session), outputs(onnxruntime.InferenceSession(str(quantized), options))
-    cosine = (own * found).sum(1) / np.sqrt((own**2).sum(1) * (found**2).sum(1)).clip(1e-30)
-    return "static", "ONNX Runtime", 1 - cosine.mean(), (same == largest).mean()
+    return "static", "ONNX Runtime", *compared(outputs(session), outputs(onnxruntime.InferenceSession(str(quantized), options)))
 
 
 def main():

@@ -123,7 +123,7 @@ mod tests {
     use crate::ops::{Add, Concat, Dequantize, Op, Quantize, Slice, Softmax, Transpose, Unary, UnaryOp};
     use crate::values::{QuantRange, TensorQParams};
 
-    /// A graph whose constants need every way of computing them; one of them is changed.
+    /// A graph whose constants are computed by scales of channels, by steps, and by one step twice; one of them is changed.
     fn graph(change: f32) -> Graph {
         let mut g = GraphBuilder::new();
         let numbers = (0..12).map(|i| i as f32 * 0.37 - 2.0 + if i == 7 { change } else { 0.0 }).collect();

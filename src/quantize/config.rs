@@ -36,7 +36,7 @@ impl QuantizationConfig {
     /// which is the default of PyTorch's observers. Its XNNPACK configuration has 2⁻¹² for weights too, which rounds all weights below
     /// 2⁻¹³ to 0, such as those of a convolution that has taken in a batch norm with a large variance;
     /// [`smallest_weight_scale`](Self::smallest_weight_scale) gives it back. A channel's scale is also at least 2⁻¹² of the largest channel's, and
-    /// a channel of zeros has 2⁻¹².
+    /// that of zeros alone is 2⁻¹².
     #[must_use]
     pub fn symmetric() -> Self {
         let activation = ObservedSpec {

@@ -1,6 +1,6 @@
 //! Fake quantization: rounds float values to those that int8 can hold, and passes gradients straight through.
 
-use super::observer::{Observer, ObserverError, State, of_channels};
+use super::observer::{Observer, ObserverError, State, of_channels, smallest_scale};
 use super::spec::{ObservedSpec, QuantizationSpec};
 use crate::numerics;
 use crate::ops::{self, ChooseQParams};
@@ -253,9 +253,10 @@ impl LearnedStep {
     /// The nearest qparams that an int8 tensor can have.
     fn qparams(&self, spec: &ObservedSpec) -> Result<TensorQParams, ObserverError> {
         let (lo, hi) = (spec.range.quant_min(), spec.range.quant_max());
+        let smallest = smallest_scale(spec, self.scale.iter().fold(0.0, |largest, &scale| largest.max(scale)));
         let of = |(&scale, &zero_point): (&f32, &f32)| {
             // A NaN, from a gradient that was NaN, becomes the smallest scale.
-            let scale = scale.max(spec.eps).clamp(MIN_SCALE, MAX_SCALE);
+            let scale = scale.max(smallest).clamp(MIN_SCALE, MAX_SCALE);
             let zero_point = if self.symmetric { 0 } else { (zero_point.round_ties_even() as i32).clamp(lo, hi) };
             QParams::new(scale, zero_point).map_err(|source| ObserverError::QParams { min: scale, max: scale, source })
         };

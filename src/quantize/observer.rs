@@ -313,11 +313,10 @@ impl Observer {
             return groups::qparams(spec, size, *of_row, ranges);
         }
         let ranges = self.kept_range();
-        let eps = smallest_scales(spec, &ranges);
-        of_channels(
-            spec,
-            ranges.iter().map(|&(min, max)| qparams_of(&ObservedSpec { eps: eps(min, max), ..*spec }, min, max)),
-        )
+        let largest = ranges.iter().fold(0f32, |largest, (min, max)| largest.max(-min).max(*max));
+        let steps = (spec.range.quant_max() - spec.range.quant_min()) as f32 / 2.0;
+        let spec = &ObservedSpec { eps: smallest_scale(spec, largest / steps), ..*spec };
+        of_channels(spec, ranges.into_iter().map(|(min, max)| qparams_of(spec, min, max)))
     }
 }
 
@@ -339,18 +338,11 @@ fn qparams_rule(spec: &ObservedSpec) -> fn(f32, f32, i32, i32, f32) -> (f32, i32
     if spec.qscheme.is_symmetric() { numerics::symmetric_qparams } else { numerics::affine_qparams }
 }
 
-/// The smallest scale of a range of values, one of several. Zeros are exact with any scale, and weights far below those of all other channels make
-/// no difference at the output, but a bias in steps of a very small scale would not fit i32, and take its layer out of the integers.
-fn smallest_scales(spec: &ObservedSpec, ranges: &[(f32, f32)]) -> impl Fn(f32, f32) -> f32 {
-    const OF_THE_LARGEST: f32 = 1.0 / 4096.0;
-    let quantized = (spec.range.quant_max() - spec.range.quant_min()) as f32 / 2.0;
-    let largest = ranges.iter().fold(0f32, |largest, (min, max)| largest.max(-min).max(*max)) / quantized;
-    let (eps, several) = (spec.eps, ranges.len() > 1);
-    move |min, max| match (min, max) {
-        (0.0, 0.0) => eps.max(numerics::EPS),
-        _ if several => eps.max((largest * OF_THE_LARGEST).min(numerics::EPS)),
-        _ => eps,
-    }
+/// The smallest scale of channels whose largest scale is this one; 0 for zeros. Channels far below all others make no difference at the output,
+/// and zeros are exact with any scale, but a bias in steps of a very small scale would not fit i32, and take its layer out of the integers.
+pub(super) fn smallest_scale(spec: &ObservedSpec, largest: f32) -> f32 {
+    let of_largest = if largest == 0.0 { numerics::EPS } else { (largest / 4096.0).min(numerics::EPS) };
+    spec.eps.max(of_largest)
 }
 
 fn qparams_of(spec: &ObservedSpec, min: f32, max: f32) -> Result<QParams, ObserverError> {

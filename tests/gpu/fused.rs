@@ -405,27 +405,22 @@ fn sums_of_products(g: &mut GraphBuilder, d: &mut Draw, x: NodeId) -> Result<Vec
 fn weighted_means(g: &mut GraphBuilder, _: &mut Draw, x: NodeId) -> Result<Vec<NodeId>, GraphError> {
     let weights = g.max("weights", x, 2)?;
     let weights = g.reshape("column", weights, &[3, 1])?;
-    let products = g.mul("products", x, weights)?;
-    let sum = g.sum("sum", products, 1)?;
-    let total = g.sum("total", weights, 1)?;
-    let limited = g.clamp("limited", total, 0.25, 1.5)?;
-    let limited = g.div("mean", sum, limited)?;
-    let total = g.sum("first.total", weights, 1)?;
-    let products = g.mul("first.products", weights, x)?;
-    let sum = g.sum("first.sum", products, 1)?;
+    // The sum of products, and a sum.
+    let sums = |g: &mut GraphBuilder, name: &str, factors: [NodeId; 2], summed: NodeId| {
+        let products = g.mul(&format!("{name}.products"), factors[0], factors[1])?;
+        Ok::<_, GraphError>([g.sum(&format!("{name}.sum"), products, 1)?, g.sum(&format!("{name}.total"), summed, 1)?])
+    };
+    let [sum, total] = sums(g, "limited", [x, weights], weights)?;
+    let limit = g.clamp("limit", total, 0.25, 1.5)?;
+    let limited = g.div("limited.mean", sum, limit)?;
+    let [sum, total] = sums(g, "first", [weights, x], weights)?;
     let first = g.div("first.mean", sum, total)?;
-    let products = g.mul("read.products", x, weights)?;
-    let sum = g.sum("read.sum", products, 1)?;
-    let total = g.sum("read.total", weights, 1)?;
+    let [sum, total] = sums(g, "read", [x, weights], weights)?;
     let read = g.div("read.mean", sum, total)?;
-    let products = g.mul("other.products", x, weights)?;
-    let sum = g.sum("other.sum", products, 1)?;
-    let squares = g.mul("other.weights", weights, weights)?;
-    let squares = g.sum("other.total", squares, 1)?;
-    let other = g.div("other.mean", sum, squares)?;
-    let products = g.mul("turned.products", x, weights)?;
-    let sum = g.sum("turned.sum", products, 1)?;
-    let weight = g.sum("turned.total", weights, 1)?;
+    let squares = g.mul("squares", weights, weights)?;
+    let [sum, of_squares] = sums(g, "other", [x, weights], squares)?;
+    let other = g.div("other.mean", sum, of_squares)?;
+    let [sum, weight] = sums(g, "turned", [x, weights], weights)?;
     let turned = g.div("turned.mean", weight, sum)?;
     Ok(vec![limited, first, read, total, other, turned])
 }
