@@ -1,7 +1,7 @@
-//! Kernels of the CPU engine that know nothing of programs: int8 products.
-//!
-//! Fast int8 products come from `rten-gemm`. Tests compare each kernel, bit for bit, with plain sums.
+//! Kernels of the CPU engine that know nothing of programs: int8 products of weights, and products of two matrices that a run computes.
+//! Tests compare each kernel, bit for bit, with plain sums.
 
 mod gemm_i8;
+pub(crate) mod matmul;
 
 pub(crate) use gemm_i8::{Int8Gemm, Int8Weight, rten_max_k};

@@ -47,7 +47,7 @@ pub(super) struct Bench {
     dims: Dims,
     #[command(flatten)]
     products: Products,
-    /// Lists the steps of the GPU engine with their times by the GPU's clock.
+    /// Lists the steps of each engine with their times: on the GPU by its clock, on the CPU the medians of the runs.
     #[arg(long)]
     steps: bool,
     /// Prints the result as JSON, with times in microseconds.
@@ -75,12 +75,12 @@ struct Measured {
     name: String,
     check: Check,
     times: Vec<Times>,
-    /// The steps of the GPU engine, in order, if they were asked for.
+    /// The steps of the engine, in order, if they were asked for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     steps: Vec<StepTime>,
 }
 
-/// The time of one step of the GPU engine, measured once.
+/// The time of one step, measured once on the GPU. On the CPU, the kernel is the operator, and the time is a median.
 #[derive(Debug, serde::Serialize)]
 struct StepTime {
     name: String,
@@ -120,8 +120,10 @@ impl Bench {
     pub(super) fn run(&self, stderr: &Stderr) -> Result<()> {
         let choice = DeviceArgs { device: self.device, adapter: self.adapter.clone() };
         choice.check()?;
-        if self.steps && matches!(self.device, Some(Device::Cpu | Device::Reference)) {
-            return Err(usage("--steps: only the GPU engine measures its steps; use it with --device gpu".to_owned()));
+        if self.steps && self.device == Some(Device::Reference) {
+            return Err(usage(
+                "--steps: the interpreter's are not measured; use it with --device gpu or cpu".to_owned(),
+            ));
         }
         let model = Model::load(&self.model, &self.dims)?;
         let graph = model.executable(self.products.kind())?;
@@ -147,7 +149,8 @@ impl Bench {
             let engine = cpu::Engine::new(&lower(&graph)?)?;
             let check = Check::of(&graph, &expected, engine.run(&inputs)?, "the CPU engine")?;
             let times = self.times("run", stderr, || engine.run(&inputs).map(drop).map_err(Into::into))?;
-            let (name, times, steps) = ("the CPU engine".to_owned(), vec![times], Vec::new());
+            let steps = if self.steps { self.cpu_steps(&engine, &inputs)? } else { Vec::new() };
+            let (name, times) = ("the CPU engine".to_owned(), vec![times]);
             devices.push(Measured { device: "cpu", name, check, times, steps });
         }
         if matches!(self.device, None | Some(Device::Gpu)) {
@@ -195,6 +198,17 @@ impl Bench {
                 Ok(feed.batches.swap_remove(0))
             }
         }
+    }
+
+    /// Measures the steps of the CPU engine.
+    fn cpu_steps(&self, engine: &cpu::Engine, inputs: &[Tensor]) -> Result<Vec<StepTime>> {
+        let runs = (0..self.runs).map(|_| engine.timings(inputs)).collect::<Result<Vec<_>, _>>()?;
+        let median =
+            |at: usize| Times::of("step", runs.iter().map(|run| run[at].as_secs_f64() * 1e6).collect()).median_us;
+        let steps = engine.program().steps().iter().enumerate();
+        Ok(steps
+            .map(|(at, step)| StepTime { name: step.name.clone(), kernels: step.op.name().to_owned(), us: median(at) })
+            .collect())
     }
 
     /// Measures calls, after calls of 200 ms that are not counted.

@@ -3,6 +3,8 @@
 use std::borrow::{Borrow, Cow};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
+#[cfg(not(all(target_family = "wasm", target_os = "unknown")))]
+use std::time::{Duration, Instant};
 
 use super::buffer_pool::BufferPool;
 use super::conv::taps;
@@ -13,11 +15,51 @@ use super::step_run::StepRun;
 use crate::numerics::FloatProducts;
 use crate::numerics::float::products::transposed_factors;
 use crate::numerics::gemm::PackedWeight;
-use crate::ops::{Linear, Op};
+use crate::ops::{Linear, Op, Transpose};
 use crate::parallel::in_pool;
 use crate::program::{Program, QConv, StepOp, ValueId};
 use crate::values::Tensor;
 use crate::values::slices::{CHECKED, f32s};
+
+/// A value that is another one with its axes in another order: axis `i` is axis `perm[i]` of the other.
+#[derive(Debug, Clone)]
+struct View {
+    of: ValueId,
+    perm: Vec<usize>,
+}
+
+impl View {
+    /// The transposed values which nothing but products reads, and those reads them in any order of axes. For each value, its view.
+    fn of_products(program: &Program) -> Vec<Option<Self>> {
+        let mut is_view = vec![true; program.values().len()];
+        program.outputs().iter().for_each(|id| is_view[id.index()] = false);
+        for step in program.steps().iter().rev() {
+            let may_be_view = |input: usize| match &step.op {
+                StepOp::QMatMul(_) | StepOp::Op(Op::MatMul(_)) => true,
+                // The qparams of rows follow the order of the left factor.
+                StepOp::Op(Op::IntegerMatMulDynamic(_)) => input == 1,
+                StepOp::Op(Op::Transpose(_)) => is_view[step.output.index()],
+                _ => false,
+            };
+            let others = step.inputs.iter().enumerate().filter(|(input, _)| !may_be_view(*input));
+            let others: Vec<&ValueId> = others.map(|(_, id)| id).collect();
+            others.iter().for_each(|id| is_view[id.index()] = false);
+        }
+        let mut views: Vec<Option<Self>> = vec![None; program.values().len()];
+        for step in program.steps() {
+            if let StepOp::Op(Op::Transpose(Transpose { perm })) = &step.op
+                && is_view[step.output.index()]
+            {
+                let (of, under) = (step.inputs[0], views[step.inputs[0].index()].as_ref());
+                views[step.output.index()] = Some(match under {
+                    Some(under) => Self { of: under.of, perm: perm.iter().map(|&axis| under.perm[axis]).collect() },
+                    None => Self { of, perm: perm.clone() },
+                });
+            }
+        }
+        views
+    }
+}
 
 /// Multiply-adds of a layer that several threads compute together.
 const WORTH_A_THREAD: usize = 1 << 21;
@@ -52,6 +94,8 @@ pub struct Engine {
     program: Program,
     /// For each step, its packed weight, if it has one.
     pub(super) weights: Vec<Option<Weight>>,
+    /// For each value that no step computes, since products read another one in its order of axes: that value.
+    views: Vec<Option<View>>,
     /// For each value, the last step that reads it; `None` for outputs.
     last_read: Vec<Option<usize>>,
     /// The most multiply-adds of a layer for one row of the batch.
@@ -109,6 +153,13 @@ impl Engine {
         for (at, step) in program.steps().iter().enumerate() {
             step.inputs.iter().for_each(|input| last_read[input.index()] = Some(at));
         }
+        let views = View::of_products(program);
+        for (value, view) in views.iter().enumerate() {
+            // Views of one value may be read in any order.
+            if let Some(View { of, .. }) = view {
+                last_read[of.index()] = last_read[of.index()].max(last_read[value]);
+            }
+        }
         program.outputs().iter().for_each(|id| last_read[id.index()] = None);
         let products = program.steps().iter().map(|step| {
             let outputs = program.value(step.output).len(1).unwrap_or(usize::MAX);
@@ -122,7 +173,7 @@ impl Engine {
         });
         let largest_product = products.max().unwrap_or(0);
         let program = program.clone();
-        Ok(Self { program, weights, last_read, largest_product, buffer_pool: Mutex::default() })
+        Ok(Self { program, weights, views, last_read, largest_product, buffer_pool: Mutex::default() })
     }
 
     /// Returns the program that the engine runs.
@@ -138,15 +189,63 @@ impl Engine {
     /// Returns [`CpuError`], which names the input that does not fit, or the step that has no result for its values, such as NaN or
     /// an id outside the embedding table.
     pub fn run<T: Borrow<Tensor>>(&self, inputs: &[T]) -> Result<Vec<Tensor>, CpuError> {
+        self.run_with(inputs, |_| ())
+    }
+
+    /// Runs the program like [`Engine::run`], and returns the duration of each step of [`Program::steps`], in order, by the clock.
+    ///
+    /// A single run is noisy: take the median of several, after one that is not counted.
+    ///
+    /// ```
+    /// # use enfold::cpu::Engine;
+    /// # use enfold::lower::lower;
+    /// # use enfold::{GraphBuilder, Shape, Tensor};
+    /// # let mut g = GraphBuilder::new();
+    /// # let x = g.input("x", Shape::rows(2))?;
+    /// # let y = g.relu("relu", x)?;
+    /// # let engine = Engine::new(&lower(&g.finish([y])?)?)?;
+    /// # let x = Tensor::from_f32(&[1, 2], vec![1.0, -1.0])?;
+    /// let times = engine.timings(&[x])?;
+    /// for (step, time) in engine.program().steps().iter().zip(&times) {
+    ///     println!("{} ({}): {time:?}", step.name, step.op.name());
+    /// }
+    /// # assert_eq!(times.len(), engine.program().steps().len());
+    /// # Ok::<(), enfold::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Engine::run`].
+    #[cfg(not(all(target_family = "wasm", target_os = "unknown")))] // It has no clock.
+    pub fn timings<T: Borrow<Tensor>>(&self, inputs: &[T]) -> Result<Vec<Duration>, CpuError> {
+        let (mut times, mut started) = (vec![Duration::ZERO; self.program.steps().len()], Instant::now());
+        self.run_with(inputs, |at| {
+            let now = Instant::now();
+            times[at] = now - started;
+            started = now;
+        })?;
+        Ok(times)
+    }
+
+    /// Runs the program, and calls `after` with the index of each step when it is done.
+    fn run_with<T: Borrow<Tensor>>(
+        &self,
+        inputs: &[T],
+        after: impl FnMut(usize) + Send,
+    ) -> Result<Vec<Tensor>, CpuError> {
         let rows = self.rows(inputs)?;
         let inputs: Vec<&Tensor> = inputs.iter().map(Borrow::borrow).collect();
         if self.largest_product.saturating_mul(rows) > WORTH_A_THREAD {
-            return in_pool(|| self.run_steps(&inputs, rows));
+            return in_pool(|| self.run_steps(&inputs, rows, after));
         }
-        self.run_steps(&inputs, rows)
+        self.run_steps(&inputs, rows, after)
     }
 
-    fn run_steps(&self, inputs: &[&Tensor], rows: usize) -> Result<Vec<Tensor>, CpuError> {
+    fn run_steps(
+        &self,
+        inputs: &[&Tensor],
+        rows: usize,
+        mut after: impl FnMut(usize),
+    ) -> Result<Vec<Tensor>, CpuError> {
         // A run at the same time as another, or with other rows than the last, starts with an empty pool.
         let last = self.buffer_pool.lock().ok().and_then(|mut last| last.take());
         let mut pool = last.filter(|(of_rows, _)| *of_rows == rows).map(|(_, pool)| pool).unwrap_or_default();
@@ -159,7 +258,18 @@ impl Engine {
         }
         for (at, (step, weight)) in self.program.steps().iter().zip(&self.weights).enumerate() {
             let is_last_read = |input: &ValueId| self.last_read[input.index()] == Some(at);
-            let (first, rest) = step.inputs.split_first().expect(CHECKED);
+            if self.views[step.output.index()].is_some() {
+                after(at);
+                continue;
+            }
+            let view = |input: usize| step.inputs.get(input).and_then(|id| self.views[id.index()].as_ref());
+            let views = [0, 1].map(|input| view(input).map(|view| &view.perm[..]));
+            let inputs: Vec<ValueId> = match views {
+                [None, None] => Vec::new(),
+                _ => step.inputs.iter().map(|id| self.views[id.index()].as_ref().map_or(*id, |view| view.of)).collect(),
+            };
+            let inputs = if inputs.is_empty() { &step.inputs } else { &inputs };
+            let (first, rest) = inputs.split_first().expect(CHECKED);
             // A step may work in the buffer of an input that nothing else reads.
             let owned = match &mut values[first.index()] {
                 value @ Some(Cow::Owned(_)) if is_last_read(first) && !rest.contains(first) => value.take(),
@@ -170,11 +280,12 @@ impl Engine {
             let rest: Vec<&Tensor> = rest.iter().map(read).collect();
             let shape = self.program.value(step.output).shape.with_rows(rows);
             let weight = weight.as_ref();
-            let y = StepRun { step, first, rest: &rest, weight, shape: &shape, pool: &mut pool }.run()?;
-            for input in step.inputs.iter().filter(|input| is_last_read(input)) {
+            let y = StepRun { step, first, rest: &rest, views, weight, shape: &shape, pool: &mut pool }.run()?;
+            for input in inputs.iter().filter(|input| is_last_read(input)) {
                 pool.give(values[input.index()].take());
             }
             values[step.output.index()] = Some(Cow::Owned(y));
+            after(at);
         }
         let output = |id: &ValueId| values[id.index()].take().expect(CHECKED).into_owned();
         let outputs = self.program.outputs().iter().map(output).collect();

@@ -3,19 +3,28 @@
 use super::elementwise::{broadcast_shape, position};
 use super::epilogue::{qparams_of_row, requantize, scale_accumulator};
 use super::step_run::{Output, StepRun};
-use crate::numerics::float::products;
+use crate::kernels::matmul::{EXACT_INTEGERS, Scratch, Strided, product};
+use crate::numerics::float::{canonical, products};
 use crate::numerics::{self, FloatProducts, gemm};
 use crate::ops::{IntegerMatMulDynamic, MatMul, Op};
 use crate::parallel::*;
 use crate::program::{Epilogue, StepOp};
-use crate::values::Tensor;
 use crate::values::slices::{CHECKED, f32s, i8s, integers, tensor};
+
+/// Multiply-adds of a float product, beyond which the library's blocks are worth their packing.
+const LARGE: usize = 1 << 22;
+/// Up to so many rows, a product with a transposed matrix is one of dot products.
+const FEW_ROWS: usize = 4;
 
 pub(super) fn run(run: &mut StepRun<'_>) -> Option<Output> {
     let rest = run.rest;
+    let stacks = |run: &StepRun<'_>| Stacks::new(run.x().shape(), rest[0].shape(), run.views);
     Some(Ok(match &run.step.op {
         StepOp::QMatMul(m) => {
-            let acc = matmul_i8(run.x(), rest[0], m.a_zero_point, m.b_zero_point);
+            let stacks = stacks(run);
+            let mut y = vec![0i32; stacks.len()];
+            stacks.integers(&mut y, [i8s(run.x()), i8s(rest[0])], |_| m.a_zero_point, m.b_zero_point);
+            let acc = integers(run.shape, y);
             match &m.epilogue {
                 Epilogue::Requantize { multiplier, zero_point, lo, hi } => {
                     requantize(&acc, multiplier, *zero_point, *lo, *hi)
@@ -25,130 +34,258 @@ pub(super) fn run(run: &mut StepRun<'_>) -> Option<Output> {
             }
         }
         StepOp::Op(Op::MatMul(MatMul { products })) => {
-            let y = run.pool.take(run.shape.iter().product());
-            matmul_f32(run.x(), rest[0], y, *products)
+            let (stacks, mut y) = (stacks(run), run.pool.take(run.shape.iter().product()));
+            stacks.floats(&mut y, f32s(run.x()), f32s(rest[0]), *products);
+            tensor(run.shape.to_vec(), y)
         }
         StepOp::Op(Op::IntegerMatMulDynamic(IntegerMatMulDynamic { relu })) => {
-            matmul_dynamic_i8(run.x(), rest[0], f32s(rest[1]), f32s(rest[2]), *relu)
+            let (stacks, y) = (stacks(run), run.pool.take(run.shape.iter().product()));
+            let y = stacks.dynamic(y, [i8s(run.x()), i8s(rest[0])], [f32s(rest[1]), f32s(rest[2])], *relu);
+            tensor(run.shape.to_vec(), y)
         }
         _ => return None,
     }))
 }
 
-/// Multiplies `a[…, M, K] · b[…, K, N]`, leading axes broadcast. `y` is a buffer of as many elements as the result.
-fn matmul_f32(a: &Tensor, b: &Tensor, mut y: Vec<f32>, kind: FloatProducts) -> Tensor {
-    let stacks = Stacks::new(a, b);
-    let (m, n, k) = (stacks.m, stacks.n, stacks.k);
-    let shape = stacks.shape();
-    let (a, b) = (f32s(a), f32s(b));
-    if kind == FloatProducts::Reproducible {
-        let (a, b) = (products::factors(a), products::factors(b));
-        if m * n > 0 {
-            y.par_chunks_exact_mut(m * n).with_min_len(stacks.worth_a_task()).enumerate().for_each(|(at, y)| {
-                let (i, j) = stacks.position(at);
-                products::product(y, &a[i * m * k..][..m * k], &b[j * k * n..][..k * n], [n, k], None);
-            });
+/// A stack of matrices `[…, rows, columns]` in row-major memory, perhaps of another order of the axes.
+struct Matrices {
+    shape: Vec<usize>,
+    strides: Vec<usize>,
+}
+
+impl Matrices {
+    /// Views a tensor of a shape. Axis `i` of the view is axis `view[i]` of the tensor.
+    fn new(shape: &[usize], view: Option<&[usize]>) -> Self {
+        let strides = |axis: usize| shape[axis + 1..].iter().product();
+        match view {
+            Some(view) => Self {
+                shape: view.iter().map(|&axis| shape[axis]).collect(),
+                strides: view.iter().map(|&axis| strides(axis)).collect(),
+            },
+            None => Self { shape: shape.to_vec(), strides: (0..shape.len()).map(strides).collect() },
         }
-    } else if stacks.b.iter().product::<usize>() == 1 && stacks.a.len() == stacks.y.len() {
-        // With one matrix on the right, one product takes all rows of the left.
-        gemm::matmul(&mut y, a, b, [stacks.y.iter().product::<usize>() * m, n, k]);
-    } else if m * n > 0 {
-        y.par_chunks_exact_mut(m * n).with_min_len(stacks.worth_a_task()).enumerate().for_each(|(at, y)| {
-            let (i, j) = stacks.position(at);
-            gemm::matmul(y, &a[i * m * k..][..m * k], &b[j * k * n..][..k * n], [m, n, k]);
-        });
     }
-    tensor(shape, y)
-}
 
-/// Computes equation 9, `Σ (a − z_a) · (b − z_b)`, of `a[…, M, K]` and `b[…, K, N]`, leading axes broadcast.
-fn matmul_i8(a: &Tensor, b: &Tensor, a_zero_point: i32, b_zero_point: i32) -> Tensor {
-    let stacks = Stacks::new(a, b);
-    let shape = stacks.shape();
-    let mut y = vec![0i32; shape.iter().product()];
-    let (a, b) = (i8s(a), i8s(b));
-    if !y.is_empty() {
-        let rows = products::TASK.div_ceil((stacks.n * stacks.k).max(1));
-        y.par_chunks_exact_mut(stacks.n).with_min_len(rows).enumerate().for_each(|(row, y)| {
-            let (a, b) = stacks.row(row, a, b).1;
-            add_products(y, a, b, [a_zero_point, b_zero_point]);
-        });
+    /// The axes before those of the matrices.
+    fn stack(&self) -> &[usize] {
+        &self.shape[..self.shape.len() - 2]
     }
-    integers(&shape, y)
-}
 
-/// Computes equation 9d of `a[…, M, K]`, with dynamic qparams for the tensor or for each row, and `b[…, K, N]`, with those of the
-/// tensor; leading axes broadcast.
-fn matmul_dynamic_i8(a: &Tensor, b: &Tensor, a_qparams: &[f32], b_qparams: &[f32], relu: bool) -> Tensor {
-    let stacks = Stacks::new(a, b);
-    let shape = stacks.shape();
-    let mut y = vec![0f32; shape.iter().product()];
-    let (a, b) = (i8s(a), i8s(b));
-    let (b_scale, b_zero_point) = qparams_of_row(b_qparams, 0);
-    if !y.is_empty() {
-        let rows = products::TASK.div_ceil((stacks.n * stacks.k).max(1));
-        let rows = y.par_chunks_exact_mut(stacks.n).with_min_len(rows).enumerate();
-        rows.for_each_init(Vec::new, |acc: &mut Vec<i32>, (row, y)| {
-            let (a_row, (a, b)) = stacks.row(row, a, b);
-            let (a_scale, a_zero_point) = qparams_of_row(a_qparams, a_row);
-            acc.clear();
-            acc.resize(y.len(), 0);
-            add_products(acc, a, b, [a_zero_point, b_zero_point]);
-            for (y, &acc) in y.iter_mut().zip(acc.iter()) {
-                *y = numerics::scale_matmul_dynamic(acc, a_scale, b_scale, relu);
-            }
-        });
-    }
-    tensor(shape, y)
-}
-
-/// Adds a row `a[K]` times a matrix `b[K, N]`, both less their zero points, to `acc[N]`. The bound of equation 9 keeps sums
-/// inside `i32`. They wrap around if a graph computes zero points that no int8 range has.
-fn add_products(acc: &mut [i32], a: &[i8], b: &[i8], [a_zero_point, b_zero_point]: [i32; 2]) {
-    for (&a, b) in a.iter().zip(b.chunks_exact(acc.len())) {
-        let a = i32::from(a).wrapping_sub(a_zero_point);
-        for (acc, &b) in acc.iter_mut().zip(b) {
-            *acc = acc.wrapping_add(a.wrapping_mul(i32::from(b).wrapping_sub(b_zero_point)));
+    /// The matrix that broadcasts to matrix `at` of a stack.
+    fn matrix<'d, T>(&self, data: &'d [T], at: usize, stack: &[usize]) -> Strided<'d, T> {
+        let own = self.stack();
+        let (mut left, mut first) = (position(at, stack, own), 0);
+        for (&length, stride) in own.iter().zip(&self.strides).rev() {
+            first += left % length * stride;
+            left /= length;
         }
+        let [row, col] = *self.strides.last_chunk().expect(CHECKED);
+        Strided { data: &data[first.min(data.len())..], row, col }
+    }
+
+    /// Whether the memory of the view is row-major.
+    fn is_whole(&self) -> bool {
+        let own = |axis: usize| self.shape[axis + 1..].iter().product::<usize>();
+        (0..self.shape.len()).all(|axis| self.shape[axis] <= 1 || self.strides[axis] == own(axis))
     }
 }
 
 /// The shapes of `a[…, M, K] · b[…, K, N]`. The stacks are the leading axes, which broadcast to those of the result.
-struct Stacks<'t> {
-    a: &'t [usize],
-    b: &'t [usize],
+struct Stacks {
+    a: Matrices,
+    b: Matrices,
     y: Vec<usize>,
     m: usize,
     n: usize,
     k: usize,
 }
 
-impl<'t> Stacks<'t> {
-    fn new(a: &'t Tensor, b: &'t Tensor) -> Self {
-        let (a, a_matrix) = a.shape().split_at(a.shape().len() - 2);
-        let (b, b_matrix) = b.shape().split_at(b.shape().len() - 2);
-        Self { a, b, y: broadcast_shape(a, b), m: a_matrix[0], n: b_matrix[1], k: a_matrix[1] }
+impl Stacks {
+    fn new(a: &[usize], b: &[usize], [a_view, b_view]: [Option<&[usize]>; 2]) -> Self {
+        let (a, b) = (Matrices::new(a, a_view), Matrices::new(b, b_view));
+        let [m, k] = *a.shape.last_chunk().expect(CHECKED);
+        let n = *b.shape.last().expect(CHECKED);
+        Self { y: broadcast_shape(a.stack(), b.stack()), a, b, m, n, k }
     }
 
-    /// The number of matrices that are worth a parallel task.
-    fn worth_a_task(&self) -> usize {
-        products::TASK.div_ceil(self.m.saturating_mul(self.n).saturating_mul(self.k).max(1))
+    /// The number of elements of the result.
+    fn len(&self) -> usize {
+        self.y.iter().product::<usize>() * self.m * self.n
     }
 
-    fn shape(&self) -> Vec<usize> {
-        self.y.iter().copied().chain([self.m, self.n]).collect()
+    /// Calls `run` for parts of the matrices of the result: with the index of the matrix, the first row, and the rows.
+    fn for_each_part<O: Send>(&self, y: &mut [O], run: impl Fn(&mut Scratch, usize, usize, &mut [O]) + Sync) {
+        let matrix = self.m * self.n;
+        if y.is_empty() {
+            return;
+        }
+        let work = matrix.saturating_mul(self.k).max(1);
+        let parts = (2 * current_num_threads()).div_ceil(y.len() / matrix).min(work / products::TASK).max(1);
+        let rows = self.m.div_ceil(parts).next_multiple_of(8);
+        let matrices = y.par_chunks_exact_mut(matrix).with_min_len(products::TASK.div_ceil(work)).enumerate();
+        matrices.for_each_init(Scratch::default, |scratch, (at, y)| {
+            if rows >= self.m {
+                return run(scratch, at, 0, y);
+            }
+            let parts = y.par_chunks_mut(rows * self.n).enumerate();
+            parts.for_each_init(Scratch::default, |scratch, (part, y)| run(scratch, at, part * rows, y));
+        });
     }
 
-    /// Returns the indices of the matrices of `a` and `b` whose product is matrix `at` of the result.
-    fn position(&self, at: usize) -> (usize, usize) {
-        (position(at, &self.y, self.a), position(at, &self.y, self.b))
+    /// The rows from `first` on of the matrix of the left that belongs to matrix `at` of the result, and that of the right.
+    fn matrices<'d, A, B>(
+        &self,
+        (a, b): (&'d [A], &'d [B]),
+        at: usize,
+        first: usize,
+    ) -> (Strided<'d, A>, Strided<'d, B>) {
+        let (a, b) = (self.a.matrix(a, at, &self.y), self.b.matrix(b, at, &self.y));
+        (Strided { data: &a.data[(first * a.row).min(a.data.len())..], ..a }, b)
     }
 
-    /// Returns, for a row of the result, the index of the row of `a` that it comes from, that row, and the matrix of `b`.
-    fn row<'d>(&self, row: usize, a: &'d [i8], b: &'d [i8]) -> (usize, (&'d [i8], &'d [i8])) {
+    /// Multiplies floats.
+    fn floats(&self, y: &mut [f32], a: &[f32], b: &[f32], kind: FloatProducts) {
         let (m, n, k) = (self.m, self.n, self.k);
-        let (i, j) = self.position(row / m);
-        let a_row = i * m + row % m;
-        (a_row, (&a[a_row * k..][..k], &b[j * k * n..][..k * n]))
+        if kind == FloatProducts::Reproducible {
+            return self.for_each_part(y, |scratch, at, first, y| {
+                let (a, b) = self.matrices((a, b), at, first);
+                product(
+                    scratch,
+                    y,
+                    [y.len() / n, n, k],
+                    (
+                        a,
+                        #[inline(always)]
+                        |_, v| products::factor(v),
+                    ),
+                    (
+                        b,
+                        #[inline(always)]
+                        |v| products::factor(v),
+                    ),
+                    #[inline(always)]
+                    |y, sums| {
+                        for (y, &sum) in y.iter_mut().zip(sums) {
+                            *y = canonical(sum);
+                        }
+                    },
+                );
+            });
+        }
+        let is_one = self.b.stack().iter().all(|&length| length == 1) && self.a.stack().len() == self.y.len();
+        if is_one && self.a.is_whole() && self.b.is_whole() {
+            // With one matrix on the right, one product takes all rows of the left.
+            return gemm::matmul(y, a, b, [y.len() / n.max(1), n, k]);
+        }
+        let is_large = m.saturating_mul(n).saturating_mul(k) > LARGE && self.a.is_whole() && self.b.is_whole();
+        self.for_each_part(y, |scratch, at, first, y| {
+            let (a, b) = self.matrices((a, b), at, first);
+            let rows = y.len() / n;
+            if rows <= FEW_ROWS && b.row == 1 && b.col == k && a.col == 1 && a.row == k {
+                return gemm::linear_into(y, &a.data[..rows * k], [rows, n, k], &b.data[..n * k], None, None);
+            }
+            if is_large {
+                return gemm::matmul(y, &a.data[..rows * k], &b.data[..k * n], [rows, n, k]);
+            }
+            product(
+                scratch,
+                y,
+                [rows, n, k],
+                (
+                    a,
+                    #[inline(always)]
+                    |_, v| v,
+                ),
+                (
+                    b,
+                    #[inline(always)]
+                    |v| v,
+                ),
+                #[inline(always)]
+                |y, sums| y.copy_from_slice(sums),
+            );
+        });
+    }
+
+    /// Adds the products of equation 9, `Σ (a − z_a) · (b − z_b)`, to `y`. `a_zero_point` is that of a row of the stack of the left.
+    fn integers(
+        &self,
+        y: &mut [i32],
+        [a, b]: [&[i8]; 2],
+        a_zero_point: impl Fn(usize) -> i32 + Sync,
+        b_zero_point: i32,
+    ) {
+        self.for_each_part(y, |scratch, at, first, y| {
+            let row = position(at, &self.y, self.a.stack()) * self.m + first;
+            let (a, b) = self.matrices((a, b), at, first);
+            self.add_products(scratch, y, a, b, |at| a_zero_point(row + at), b_zero_point);
+        });
+    }
+
+    /// Adds the products of some rows. The bound of equation 9 keeps sums inside `i32`. They wrap around if a graph computes zero points
+    /// that no int8 range has.
+    fn add_products(
+        &self,
+        scratch: &mut Scratch,
+        y: &mut [i32],
+        a: Strided<'_, i8>,
+        b: Strided<'_, i8>,
+        a_zero_point: impl Fn(usize) -> i32,
+        b_zero_point: i32,
+    ) {
+        let (n, k, rows) = (self.n, self.k, y.len() / self.n);
+        let is_int8 = |zero_point: i32| i8::try_from(zero_point).is_ok();
+        if !is_int8(b_zero_point) || !(0..rows).all(|row| is_int8(a_zero_point(row))) {
+            for (at, y) in y.iter_mut().enumerate() {
+                let (row, col, z) = (at / n, at % n, a_zero_point(at / n));
+                for i in 0..k {
+                    let a = i32::from(a.data[row * a.row + i * a.col]).wrapping_sub(z);
+                    let b = i32::from(b.data[i * b.row + col * b.col]).wrapping_sub(b_zero_point);
+                    *y = y.wrapping_add(a.wrapping_mul(b));
+                }
+            }
+            return;
+        }
+        for from in (0..k).step_by(EXACT_INTEGERS) {
+            product(
+                scratch,
+                y,
+                [rows, n, EXACT_INTEGERS.min(k - from)],
+                (
+                    Strided { data: &a.data[from * a.col..], ..a },
+                    #[inline(always)]
+                    |row, v| (i32::from(v) - a_zero_point(row)) as f32,
+                ),
+                (
+                    Strided { data: &b.data[from * b.row..], ..b },
+                    #[inline(always)]
+                    |v| (i32::from(v) - b_zero_point) as f32,
+                ),
+                #[inline(always)]
+                |y, sums| {
+                    for (y, &sum) in y.iter_mut().zip(sums) {
+                        *y = y.wrapping_add(sum as i32);
+                    }
+                },
+            );
+        }
+    }
+
+    /// Computes equation 9d into a buffer `y`: `a` has dynamic qparams for the tensor or for each row, `b` those of the tensor.
+    fn dynamic(&self, mut y: Vec<f32>, [a, b]: [&[i8]; 2], qparams: [&[f32]; 2], relu: bool) -> Vec<f32> {
+        let (b_scale, b_zero_point) = qparams_of_row(qparams[1], 0);
+        self.for_each_part(&mut y, |scratch, at, first, y| {
+            let row = position(at, &self.y, self.a.stack()) * self.m + first;
+            let (a, b) = self.matrices((a, b), at, first);
+            let mut acc = vec![0i32; y.len()];
+            self.add_products(scratch, &mut acc, a, b, |at| qparams_of_row(qparams[0], row + at).1, b_zero_point);
+            for (at, (y, acc)) in y.chunks_exact_mut(self.n).zip(acc.chunks_exact(self.n)).enumerate() {
+                let (a_scale, _) = qparams_of_row(qparams[0], row + at);
+                for (y, &acc) in y.iter_mut().zip(acc) {
+                    *y = numerics::scale_matmul_dynamic(acc, a_scale, b_scale, relu);
+                }
+            }
+        });
+        y
     }
 }

@@ -29,6 +29,8 @@ pub(super) struct StepRun<'r> {
     pub(super) first: Option<Cow<'r, Tensor>>,
     /// The other inputs.
     pub(super) rest: &'r [&'r Tensor],
+    /// For the first two inputs: the axes in the order in which the step reads them, if not their own. Only products read such views.
+    pub(super) views: [Option<&'r [usize]>; 2],
     /// The packed weight, if the step has one.
     pub(super) weight: Option<&'r Weight>,
     /// The shape of the output.

@@ -56,5 +56,10 @@ fn the_gpu_is_measured_resident_and_round_trip() {
     assert!(steps.iter().all(|step| step["us"].as_f64().unwrap() > 0.0), "{steps:?}");
     let text = space.ok("bench q.enfold --device gpu --runs 1 --steps");
     assert!(text.lines().any(|line| line.starts_with("step ") && line.ends_with("time")), "{text}");
-    space.fails(2, "bench q.enfold --device cpu --steps", &["--steps", "gpu"]);
+    let json = space.json("bench q.enfold --device cpu --runs 3 --steps --json");
+    let (steps, times) = (json["devices"][0]["steps"].as_array().unwrap(), &json["devices"][0]["times"][0]);
+    assert!(steps.iter().any(|step| step["kernels"].as_str().unwrap().contains("linear")), "{steps:?}");
+    let sum: f64 = steps.iter().map(|step| step["us"].as_f64().unwrap()).sum();
+    assert!(sum > 0.0 && sum < 1e3 * times["max_us"].as_f64().unwrap(), "{sum} of {times}");
+    space.fails(2, "bench q.enfold --device reference --steps", &["--steps", "gpu or cpu"]);
 }

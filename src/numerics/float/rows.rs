@@ -27,17 +27,30 @@ fn sum_of(row: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     sum_of_lanes(lanes)
 }
 
+/// Combines the upper half of some lanes with the lower: `N` are left. A loop over the halvings would keep the lanes in memory.
+#[inline(always)]
+fn halved<T: Copy + Default, const N: usize>(lanes: &[T], combine: impl Fn(T, T) -> T) -> [T; N] {
+    let mut halved = [T::default(); N];
+    for lane in 0..N {
+        halved[lane] = combine(lanes[lane], lanes[lane + N]);
+    }
+    halved
+}
+
+/// Combines lanes to one, the upper half with the lower, as often as there are two halves.
+#[inline(always)]
+fn combined<T: Copy + Default>(lanes: [T; LANES / 2], combine: impl Fn(T, T) -> T) -> T {
+    let lanes: [T; 16] = halved(&lanes, &combine);
+    let lanes: [T; 8] = halved(&lanes, &combine);
+    let lanes: [T; 4] = halved(&lanes, &combine);
+    let lanes: [T; 2] = halved(&lanes, &combine);
+    combine(lanes[0], lanes[1])
+}
+
 /// Adds partial sums: the upper half to the lower, as often as there are two halves.
 #[inline(always)]
-pub(crate) fn sum_of_lanes(mut lanes: [f32; LANES]) -> f32 {
-    let mut half = LANES / 2;
-    while half > 0 {
-        for lane in 0..half {
-            lanes[lane] += lanes[lane + half];
-        }
-        half /= 2;
-    }
-    lanes[0]
+pub(crate) fn sum_of_lanes(lanes: [f32; LANES]) -> f32 {
+    combined(halved(&lanes, |a, b| a + b), |a, b| a + b)
 }
 
 /// The sum of a row.
@@ -81,21 +94,26 @@ pub(crate) fn softmax(row: &mut [f32]) {
             largest[lane] = largest[lane].max(order_of(canonical(block[lane])));
         }
     }
-    let rest = rest.iter().map(|&v| order_of(canonical(v)));
-    let largest = number_of(largest.into_iter().chain(rest).max().unwrap_or(0));
+    for (largest, &v) in largest.iter_mut().zip(rest) {
+        *largest = (*largest).max(order_of(canonical(v)));
+    }
+    let largest = number_of(if row.is_empty() { 0 } else { combined(largest, i32::max) });
     if is_special(largest) {
         return row.fill(f32::from_bits(NAN));
     }
-    for v in row.iter_mut() {
-        *v = exp_of_negative(canonical(*v) - largest);
+    let mut lanes = [0f32; LANES];
+    let (blocks, rest) = row.as_chunks_mut::<LANES>();
+    for block in blocks {
+        for lane in 0..LANES {
+            block[lane] = exp_of_negative(canonical(block[lane]) - largest);
+            lanes[lane] += block[lane];
+        }
     }
-    let inv_sum = flush(
-        1.0 / sum_of(
-            row,
-            #[inline(always)]
-            |v| v,
-        ),
-    );
+    for (lane, v) in lanes.iter_mut().zip(rest) {
+        *v = exp_of_negative(canonical(*v) - largest);
+        *lane += *v;
+    }
+    let inv_sum = flush(1.0 / sum_of_lanes(lanes));
     for v in row {
         *v = canonical(*v * inv_sum);
     }
