@@ -11,6 +11,13 @@ pub enum GemmBackend {
     Avx512Vnni,
     /// Register tiles for AVX-VNNI, with vectors of 256 bits. It is an error on processors without it.
     AvxVnni,
+    /// Register tiles for the matrix products of int8 (FEAT_I8MM) of aarch64. It is an error on processors without them.
+    I8mm,
+    /// Register tiles for the dot products of int8 (FEAT_DotProd) of aarch64. It is an error on processors without them.
+    Dotprod,
+    /// Register tiles for WebAssembly's vectors of 128 bits. It is an error in programs that are not compiled for them, with the target
+    /// feature `simd128`.
+    Simd128,
     /// The `rten-gemm` crate. It is an error if its sums may saturate or overflow: on processors without non-saturating int8
     /// instructions, and for K above 65,793.
     Rten,
@@ -22,7 +29,17 @@ pub enum GemmBackend {
 
 impl GemmBackend {
     /// All backends, the fastest first after [`Auto`](Self::Auto).
-    pub const ALL: [Self; 6] = [Self::Auto, Self::Avx512Vnni, Self::AvxVnni, Self::Rten, Self::Avx2, Self::Portable];
+    pub const ALL: [Self; 9] = [
+        Self::Auto,
+        Self::Avx512Vnni,
+        Self::AvxVnni,
+        Self::I8mm,
+        Self::Dotprod,
+        Self::Simd128,
+        Self::Rten,
+        Self::Avx2,
+        Self::Portable,
+    ];
 }
 
 /// The options of an [`Engine`](super::Engine). No bit of a result depends on them.

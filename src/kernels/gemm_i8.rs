@@ -3,6 +3,7 @@
 //! Instructions for u8 · int8 need u8 activations: flipping the top bit of an int8 value makes it u8 and adds 128, so 128 · Σw is
 //! subtracted again for each channel. Factors of 16 bits, which group-wise weights have, are two weights of 8 bits there. Processors with
 //! VNNI have such an instruction that does not saturate, and a kernel of their own, which keeps weights of 4 and 2 bits in as many.
+//! aarch64 processors have instructions for int8 · int8, exact without a detour, and WebAssembly has a product of pairs of 16 bits.
 //! Elsewhere `rten-gemm` multiplies where it is exact; where it may saturate its 16-bit sums, and without the feature `threads`, register
 //! tiles on AVX2 or plain loops do.
 
@@ -15,13 +16,21 @@ use crate::parallel::*;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod fields;
-#[cfg(target_arch = "x86_64")]
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+mod simd128;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_feature = "simd128"))]
 mod tasks;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
-/// On other architectures, the AVX2 kernel is never available.
 #[cfg(not(target_arch = "x86_64"))]
-mod avx2 {
+use absent as avx2;
+#[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
+use absent as simd128;
+
+/// On other architectures, the kernels for AVX2 and for WebAssembly's vectors are never available.
+mod absent {
     /// A type without values. It is private to this module, since callers would otherwise be warned of unreachable code.
     pub(super) struct Panels(std::convert::Infallible);
 
@@ -31,11 +40,11 @@ mod avx2 {
 
     impl Panels {
         pub(super) fn new(_: &[i8], _: usize, _: usize) -> Self {
-            unreachable!("AVX2 is not available")
+            unreachable!("the kernel is not available")
         }
 
         pub(super) fn of_16_bits(_: &[i16], _: usize, _: usize) -> Self {
-            unreachable!("AVX2 is not available")
+            unreachable!("the kernel is not available")
         }
 
         pub(super) fn product<T, F>(&self, _: &mut [T], _: &[i8], _: usize, _: &F) {
@@ -64,6 +73,34 @@ mod vnni {
     impl Blocks {
         pub(super) fn new(_: &[i8], _: usize, _: usize, vnni: Vnni) -> Self {
             unreachable!("VNNI is not available: {vnni:?}")
+        }
+
+        pub(super) fn product<T, F>(&self, _: &mut [T], _: &[i8], _: usize, _: &F) {
+            match self.0 {}
+        }
+    }
+}
+/// On other architectures, NEON is never available.
+#[cfg(not(target_arch = "aarch64"))]
+mod neon {
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub(super) enum Neon {
+        I8mm,
+        Dotprod,
+    }
+
+    /// A type without values, as above.
+    pub(super) struct Panels(std::convert::Infallible);
+
+    impl Neon {
+        pub(super) fn is_available(self) -> bool {
+            false
+        }
+    }
+
+    impl Panels {
+        pub(super) fn new(_: &[i8], _: usize, _: usize, neon: Neon) -> Self {
+            unreachable!("NEON is not available: {neon:?}")
         }
 
         pub(super) fn product<T, F>(&self, _: &mut [T], _: &[i8], _: usize, _: &F) {
@@ -105,6 +142,7 @@ mod rten {
 
 pub(crate) use rten::max_k as rten_max_k;
 
+use neon::Neon;
 use vnni::Vnni;
 
 /// The kernel of an int8 product.
@@ -114,6 +152,12 @@ pub(crate) enum Int8Gemm {
     Avx512Vnni,
     /// The same for AVX-VNNI, with vectors of 256 bits.
     AvxVnni,
+    /// Register tiles, for the matrix products of int8 that aarch64 processors have.
+    I8mm,
+    /// The same for their dot products of int8.
+    Dotprod,
+    /// Register tiles, for the vectors of 128 bits of WebAssembly.
+    Simd128,
     /// The `rten-gemm` crate.
     Rten,
     /// Register tiles, for AVX2.
@@ -124,7 +168,16 @@ pub(crate) enum Int8Gemm {
 
 impl Int8Gemm {
     /// All kernels, the fastest first.
-    pub(crate) const ALL: [Self; 5] = [Self::Avx512Vnni, Self::AvxVnni, Self::Rten, Self::Avx2, Self::Portable];
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Avx512Vnni,
+        Self::AvxVnni,
+        Self::I8mm,
+        Self::Dotprod,
+        Self::Simd128,
+        Self::Rten,
+        Self::Avx2,
+        Self::Portable,
+    ];
 
     /// The fastest kernel that this processor has and that is exact for this K.
     pub(crate) fn best(k: usize) -> Self {
@@ -136,6 +189,9 @@ impl Int8Gemm {
         match self {
             Self::Avx512Vnni => Vnni::Avx512.is_available(),
             Self::AvxVnni => Vnni::Avx.is_available(),
+            Self::I8mm => Neon::I8mm.is_available(),
+            Self::Dotprod => Neon::Dotprod.is_available(),
+            Self::Simd128 => simd128::available(),
             Self::Rten => cfg!(feature = "threads") && k <= rten_max_k(),
             Self::Avx2 => avx2::available(),
             Self::Portable => true,
@@ -147,12 +203,20 @@ impl Int8Gemm {
         if self == Self::AvxVnni { Vnni::Avx } else { Vnni::Avx512 }
     }
 
+    /// The instructions of a kernel for NEON.
+    fn neon(self) -> Neon {
+        if self == Self::I8mm { Neon::I8mm } else { Neon::Dotprod }
+    }
+
     /// The name in logs and errors, with the instruction set.
     pub(crate) fn name(self) -> String {
         match self {
             Self::Rten => rten::name(),
             Self::Avx512Vnni => "avx512-vnni".to_owned(),
             Self::AvxVnni => "avx-vnni".to_owned(),
+            Self::I8mm => "neon-i8mm".to_owned(),
+            Self::Dotprod => "neon-dotprod".to_owned(),
+            Self::Simd128 => "wasm-simd128".to_owned(),
             Self::Avx2 => "avx2".to_owned(),
             Self::Portable => "portable".to_owned(),
         }
@@ -173,9 +237,13 @@ enum Packed {
     Portable16(Vec<i16>),
     Rten(rten::Weight),
     Avx2(avx2::Panels),
+    Simd128(simd128::Panels),
     Vnni(vnni::Blocks),
     /// Factors of 16 bits as two int8 weights, those of [`halves`].
     VnniHalves(vnni::Blocks),
+    Neon(neon::Panels),
+    /// Factors of 16 bits as two int8 weights, as above.
+    NeonHalves(neon::Panels),
     /// The caller's weight as it is.
     Portable(Arc<[i8]>),
 }
@@ -195,15 +263,15 @@ impl Int8Weight {
                 offsets = offsets_of(weight, n, k);
                 Packed::Vnni(vnni::Blocks::new(weight, n, k, gemm.vnni()))
             }
+            Int8Gemm::I8mm | Int8Gemm::Dotprod if k > 0 => Packed::Neon(neon::Panels::new(weight, n, k, gemm.neon())),
             // `rten-gemm` refuses empty matrices.
             Int8Gemm::Rten if n > 0 && k > 0 => {
                 offsets = offsets_of(weight, n, k);
                 Packed::Rten(rten::Weight::new(weight, n, k))
             }
             Int8Gemm::Avx2 => Packed::Avx2(avx2::Panels::new(weight, n, k)),
-            Int8Gemm::Avx512Vnni | Int8Gemm::AvxVnni | Int8Gemm::Rten | Int8Gemm::Portable => {
-                Packed::Portable(Arc::clone(weight))
-            }
+            Int8Gemm::Simd128 => Packed::Simd128(simd128::Panels::new(weight, n, k)),
+            _ => Packed::Portable(Arc::clone(weight)),
         };
         Self { n, k, offsets, packed }
     }
@@ -217,14 +285,16 @@ impl Int8Weight {
                 offsets = offsets_of(factors, n, k);
                 Packed::VnniHalves(vnni::Blocks::new(&halves(factors), 2 * n, k, gemm.vnni()))
             }
+            Int8Gemm::I8mm | Int8Gemm::Dotprod if k > 0 => {
+                Packed::NeonHalves(neon::Panels::new(&halves(factors), 2 * n, k, gemm.neon()))
+            }
             Int8Gemm::Rten if n > 0 && k > 0 => {
                 offsets = offsets_of(factors, n, k);
                 Packed::Rten(rten::Weight::of_16_bits(factors, n, k))
             }
             Int8Gemm::Avx2 => Packed::Avx2(avx2::Panels::of_16_bits(factors, n, k)),
-            Int8Gemm::Avx512Vnni | Int8Gemm::AvxVnni | Int8Gemm::Rten | Int8Gemm::Portable => {
-                Packed::Portable16(factors.to_vec())
-            }
+            Int8Gemm::Simd128 => Packed::Simd128(simd128::Panels::of_16_bits(factors, n, k)),
+            _ => Packed::Portable16(factors.to_vec()),
         };
         Self { n, k, offsets, packed }
     }
@@ -265,7 +335,9 @@ impl Int8Weight {
         }
         match &self.packed {
             Packed::Avx2(panels) => return panels.product(y, x, m, &finish),
+            Packed::Simd128(panels) => return panels.product(y, x, m, &finish),
             Packed::Vnni(blocks) => return blocks.product(y, x, m, &finish),
+            Packed::Neon(panels) => return panels.product(y, x, m, &finish),
             _ => {}
         }
         let block = block_rows(m, n);
@@ -295,15 +367,16 @@ impl Int8Weight {
         match &self.packed {
             Packed::Rten(weight) => weight.sums(sums, flipped, x, [m, self.n, self.k]),
             Packed::VnniHalves(blocks) => {
-                let mut halves = vec![0i32; 2 * sums.len()];
-                blocks.product(&mut halves, x, m, &|_: usize, _: usize, y: &mut [i32], sums: &[i32]| {
-                    y.copy_from_slice(sums)
-                });
-                add_halves(sums, &halves, self.n);
+                of_halves(sums, self.n, |halves| blocks.product(halves, x, m, &copy_sums));
+            }
+            Packed::NeonHalves(panels) => {
+                of_halves(sums, self.n, |halves| panels.product(halves, x, m, &copy_sums));
             }
             Packed::Portable(weight) => portable(sums, x, weight, self.n, self.k),
             Packed::Portable16(weight) => portable(sums, x, weight, self.n, self.k),
-            Packed::Avx2(_) | Packed::Vnni(_) => unreachable!("`map` calls these kernels itself"),
+            Packed::Avx2(_) | Packed::Simd128(_) | Packed::Vnni(_) | Packed::Neon(_) => {
+                unreachable!("`map` calls these kernels itself")
+            }
         }
     }
 }
@@ -323,6 +396,18 @@ fn halves(factors: &[i16]) -> Vec<i8> {
     let high = |&w: &i16| ((i32::from(w) + 128) >> 8) as i8;
     let low = |w: &i16| (i32::from(*w) - 256 * i32::from(high(w))) as i8;
     factors.iter().map(high).chain(factors.iter().map(low)).collect()
+}
+
+/// The epilogue of a product that gives its sums.
+fn copy_sums(_: usize, _: usize, y: &mut [i32], sums: &[i32]) {
+    y.copy_from_slice(sums);
+}
+
+/// Computes `sums[m, n]` by a product with both halves, `[m, 2 n]`.
+fn of_halves(sums: &mut [i32], n: usize, product: impl FnOnce(&mut [i32])) {
+    let mut halves = vec![0; 2 * sums.len()];
+    product(&mut halves);
+    add_halves(sums, &halves, n);
 }
 
 /// Computes `sums[m, n]` of the sums of both halves, `[m, 2 n]`.

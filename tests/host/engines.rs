@@ -27,6 +27,14 @@ fn backends() -> Vec<GemmBackend> {
     ] {
         assert_eq!(all.contains(&backend), has, "{backend:?}");
     }
+    #[cfg(target_arch = "aarch64")]
+    for (backend, has) in [
+        (GemmBackend::I8mm, std::arch::is_aarch64_feature_detected!("i8mm")),
+        (GemmBackend::Dotprod, std::arch::is_aarch64_feature_detected!("dotprod")),
+    ] {
+        assert_eq!(all.contains(&backend), has, "{backend:?}");
+    }
+    assert_eq!(all.contains(&GemmBackend::Simd128), cfg!(target_feature = "simd128"));
     assert!(all.contains(&GemmBackend::Auto) && all.contains(&GemmBackend::Portable));
     all
 }
@@ -86,15 +94,20 @@ fn the_interpreter_equals_the_equations() {
     }
 }
 
-/// Elsewhere than on x86 this is the only way to meet the error.
+/// On processors that have a kernel's instructions, another architecture's kernels are the only way to meet the error.
 #[test]
 fn tiles_are_there_or_refused() {
     let case = Case::new(1, 1, 1, Data::Random, Ends::Codes, 0);
-    for (gemm, name) in
-        [(GemmBackend::Avx2, "avx2"), (GemmBackend::Avx512Vnni, "avx512-vnni"), (GemmBackend::AvxVnni, "avx-vnni")]
-    {
+    for (gemm, name, arch) in [
+        (GemmBackend::Avx2, "avx2", "x86_64"),
+        (GemmBackend::Avx512Vnni, "avx512-vnni", "x86_64"),
+        (GemmBackend::AvxVnni, "avx-vnni", "x86_64"),
+        (GemmBackend::I8mm, "neon-i8mm", "aarch64"),
+        (GemmBackend::Dotprod, "neon-dotprod", "aarch64"),
+        (GemmBackend::Simd128, "wasm-simd128", "wasm32"),
+    ] {
         match Engine::with_options(&case.program(), &Options { gemm }) {
-            Ok(_) => assert_eq!(std::env::consts::ARCH, "x86_64"),
+            Ok(_) => assert_eq!(std::env::consts::ARCH, arch, "{name}"),
             Err(error) => {
                 assert!(matches!(&error, CpuError::Unavailable { backend, .. } if backend == name), "{error}");
             }

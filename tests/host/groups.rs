@@ -14,7 +14,7 @@ use crate::oracle::compare_ops;
 use crate::random::Random;
 use crate::report::report;
 
-fn backends() -> [Options; 6] {
+fn backends() -> [Options; GemmBackend::ALL.len()] {
     GemmBackend::ALL.map(|gemm| Options { gemm })
 }
 
