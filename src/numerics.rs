@@ -53,6 +53,8 @@ mod integers;
 mod named_enum;
 mod quantize_rule;
 mod reduce;
+#[cfg(test)]
+mod same_bits;
 mod scatter_reduction;
 mod simd;
 mod unary;

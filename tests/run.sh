@@ -86,6 +86,8 @@ if [ "${ENFOLD_LONG:-}" = 1 ]; then
     tests "without a GPU engine" cargo test --no-default-features --lib
 fi
 
+tests "kernels for other processors" bash tests/kernels/run.sh
+
 say "ONNX Runtime on exported models, and ONNX's own tests"
 # The scripts install their packages from PyPI into target/onnxruntime-venv.
 python3 -c 'import venv, ensurepip' 2>/dev/null || install python3 python3-venv
@@ -133,6 +135,6 @@ fi
 say "counts"
 skipped=$(grep -c '^skipped, no adapter' "$log" || true)
 [ "$skipped" -eq 0 ] || echo "$skipped GPU tests skipped: no adapter"
-grep -E '^adapter: |^browser: |^web: |^machine code of|^machine code: [0-9]|^machine code: not checked, |^golden .* compared|^cases on |^hostile files|^cluster: |equal the interpreter|^allocations of|^peak memory of|^asking whether|one step apart|central differences|^golden: |ONNX Runtime|ONNX backend tests' "$log" || true
+grep -E '^adapter: |^kernels: |^browser: |^web: |^machine code of|^machine code: [0-9]|^machine code: not checked, |^golden .* compared|^cases on |^hostile files|^cluster: |equal the interpreter|^allocations of|^peak memory of|^asking whether|one step apart|central differences|^golden: |ONNX Runtime|ONNX backend tests' "$log" || true
 awk '/^test result:/ { passed += $4; failed += $6; ignored += $8 }
      END { printf "%d tests passed, %d failed, %d ignored\n", passed, failed, ignored; exit failed > 0 || passed == 0 }' "$log"

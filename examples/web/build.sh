@@ -19,6 +19,9 @@ say() { printf 'web: %s\n' "$*" >&2; }
 
 has_library() { compgen -G "$(rustc --print sysroot)/lib/rustlib/$target/lib/libstd-*" >/dev/null; }
 
+# Browsers with WebGPU have vectors.
+export CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS="-Ctarget-feature=+simd128 ${CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS:-}"
+
 # The arguments of cargo, and a compiler if it is not the toolchain's.
 cargo_build=(cargo build --profile web --target "$target" -p enfold-web)
 build_page() { "${cargo_build[@]}"; }
@@ -65,7 +68,7 @@ if [ ! -e "$opt" ] && command -v npm >/dev/null; then
 fi
 if [ -e "$opt" ]; then
     say "wasm-opt"
-    features=(bulk-memory bulk-memory-opt call-indirect-overlong multivalue mutable-globals nontrapping-float-to-int reference-types sign-ext)
+    features=(bulk-memory bulk-memory-opt call-indirect-overlong multivalue mutable-globals nontrapping-float-to-int reference-types sign-ext simd)
     "$opt" -Oz "${features[@]/#/--enable-}" --strip-debug --strip-producers "$out/enfold_web_bg.wasm" -o "$out/optimized.wasm"
     mv "$out/optimized.wasm" "$out/enfold_web_bg.wasm"
 else

@@ -4,19 +4,17 @@ use std::time::Instant;
 
 use crate::kernels::{Int8Gemm, Int8Weight};
 
-/// Prints the kernels of this processor. `ENFOLD_EXPECTED_KERNELS` names those that an emulated processor must have.
+/// Prints the kernels of this processor. `ENFOLD_EXPECTED_KERNEL` names the one that an emulated processor must choose.
 #[test]
-fn kernels_are_those_of_the_processor() {
-    let names: Vec<String> = Int8Gemm::ALL.into_iter().filter(|gemm| gemm.is_usable(64)).map(Int8Gemm::name).collect();
-    let names = names.join(", ");
-    println!("kernels: {names}");
-    assert_eq!(Int8Gemm::best(64).name(), names.split(", ").next().expect("one is always there"));
-    if let Ok(expected) = std::env::var("ENFOLD_EXPECTED_KERNELS") {
-        assert_eq!(names, expected);
+fn the_fastest_kernel_is_chosen() {
+    let kernels = Int8Gemm::ALL.into_iter().filter(|gemm| gemm.is_usable(64)).map(Int8Gemm::name);
+    println!("\nkernels: {}; the first is chosen", kernels.collect::<Vec<_>>().join(", "));
+    if let Ok(expected) = std::env::var("ENFOLD_EXPECTED_KERNEL") {
+        assert_eq!(Int8Gemm::best(64).name(), expected);
     }
 }
 
-/// Prints the rate of each kernel: medians of interleaved rounds. An emulator says nothing about speed; `--release --ignored`.
+/// Prints the rate of each kernel: medians of interleaved rounds.
 #[test]
 #[ignore = "it measures"]
 fn rates() {
