@@ -10,6 +10,7 @@ mod embedding;
 mod engine;
 mod epilogue;
 mod error;
+mod fusion;
 mod int8_layer;
 mod linear;
 mod matmul;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::buffer_pool::BufferPool;
 use super::conv::taps;
 use super::error::CpuError;
+use super::fusion::{Fused, Fusions};
 use super::int8_layer::{Int8Layer, Weight};
 use super::options::Options;
 use super::step_run::StepRun;
@@ -96,6 +97,7 @@ pub struct Engine {
     pub(super) weights: Vec<Option<Weight>>,
     /// For each value that no step computes, since products read another one in its order of axes: that value.
     views: Vec<Option<View>>,
+    fusions: Fusions,
     /// For each value, the last step that reads it; `None` for outputs.
     last_read: Vec<Option<usize>>,
     /// The most multiply-adds of a layer for one row of the batch.
@@ -172,8 +174,9 @@ impl Engine {
             }
         });
         let largest_product = products.max().unwrap_or(0);
+        let fusions = Fusions::of(program, |id| views[id.index()].is_some());
         let program = program.clone();
-        Ok(Self { program, weights, views, last_read, largest_product, buffer_pool: Mutex::default() })
+        Ok(Self { program, weights, views, fusions, last_read, largest_product, buffer_pool: Mutex::default() })
     }
 
     /// Returns the program that the engine runs.
@@ -192,7 +195,8 @@ impl Engine {
         self.run_with(inputs, |_| ())
     }
 
-    /// Runs the program like [`Engine::run`], and returns the duration of each step of [`Program::steps`], in order, by the clock.
+    /// Runs the program like [`Engine::run`], and returns the duration of each step of [`Program::steps`], in order, by the clock. A step that
+    /// runs with a product before it has no time of its own.
     ///
     /// A single run is noisy: take the median of several, after one that is not counted.
     ///
@@ -258,7 +262,10 @@ impl Engine {
         }
         for (at, (step, weight)) in self.program.steps().iter().zip(&self.weights).enumerate() {
             let is_last_read = |input: &ValueId| self.last_read[input.index()] == Some(at);
-            if self.views[step.output.index()].is_some() {
+            if self.views[step.output.index()].is_some() || self.fusions.is_fused[at] {
+                for input in step.inputs.iter().filter(|input| is_last_read(input)) {
+                    pool.give(values[input.index()].take());
+                }
                 after(at);
                 continue;
             }
@@ -280,11 +287,22 @@ impl Engine {
             let rest: Vec<&Tensor> = rest.iter().map(read).collect();
             let shape = self.program.value(step.output).shape.with_rows(rows);
             let weight = weight.as_ref();
-            let y = StepRun { step, first, rest: &rest, views, weight, shape: &shape, pool: &mut pool }.run()?;
+            let mut last = step.output;
+            let fused: Vec<Fused<'_>> = self.fusions.after[at]
+                .iter()
+                .map(|&at| {
+                    let step = &self.program.steps()[at];
+                    let others: Vec<&Tensor> = step.inputs.iter().filter(|id| **id != last).map(read).collect();
+                    last = step.output;
+                    Fused::new(step, &shape, &others)
+                })
+                .collect();
+            let y = StepRun { step, first, rest: &rest, views, fused: &fused, weight, shape: &shape, pool: &mut pool }
+                .run()?;
             for input in inputs.iter().filter(|input| is_last_read(input)) {
                 pool.give(values[input.index()].take());
             }
-            values[step.output.index()] = Some(Cow::Owned(y));
+            values[last.index()] = Some(Cow::Owned(y));
             after(at);
         }
         let output = |id: &ValueId| values[id.index()].take().expect(CHECKED).into_owned();

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use super::buffer_pool::BufferPool;
 use super::epilogue::{Channels, Int8Output, qparams_of_row, requantize_row, scale_dynamic_row, scale_row};
 use super::error::CpuError;
+use super::fusion::{Fused, apply};
 use super::options::GemmBackend;
-use crate::kernels::{Int8Gemm, Int8Weight};
+use crate::kernels::{After, Int8Gemm, Int8Weight};
 use crate::numerics::gemm::PackedWeight;
 use crate::program::{Epilogue, QLinear};
 use crate::values::Tensor;
@@ -78,18 +79,29 @@ impl Int8Layer {
         Ok(Self { weight, bias })
     }
 
-    /// Runs the layer. `dynamic_qparams` are those of the input, with [`Epilogue::Dynamic`].
+    /// Runs the layer. `dynamic_qparams` are those of the input, with [`Epilogue::Dynamic`]; `fused` runs on results that are floats.
     pub(super) fn run(
         &self,
         linear: &QLinear,
         x: &[i8],
         dynamic_qparams: Option<&[f32]>,
+        fused: &[Fused<'_>],
         shape: &[usize],
         pool: &mut BufferPool,
     ) -> Tensor {
         let shift = linear.fraction_bits;
         let m = slices::rows_before_last(shape);
         let bias = &self.bias[..];
+        let n = linear.n;
+        let run_fused = |row: usize, col: usize, cols: usize, y: &mut [f32]| {
+            if cols == n {
+                return apply(fused, y, row * n, n);
+            }
+            for (at, y) in y.chunks_exact_mut(cols).enumerate() {
+                apply(fused, y, (row + at) * n + col, n);
+            }
+        };
+        let after: After<'_, f32> = if fused.is_empty() { None } else { Some(&run_fused) };
         match &linear.epilogue {
             Epilogue::Requantize { multiplier, zero_point, lo, hi } => {
                 let output = Int8Output { zero_point: *zero_point, lo: *lo, hi: *hi };
@@ -107,7 +119,7 @@ impl Int8Layer {
             }
             Epilogue::Scale { scale, relu } => {
                 let mut y = pool.take(m * linear.n);
-                self.weight.map(
+                self.weight.map_parts(
                     &mut y,
                     x,
                     m,
@@ -115,6 +127,7 @@ impl Int8Layer {
                     |_, col: usize, y: &mut [f32], sums: &[i32]| {
                         scale_row(y, sums, &bias[col..], &scale[col..], shift, *relu);
                     },
+                    after,
                 );
                 tensor(shape.to_vec(), y)
             }
@@ -122,7 +135,7 @@ impl Int8Layer {
                 let w = Channels { weight_sums: weight_sum, scales: scale, bias: float_bias };
                 let dynamic_qparams = dynamic_qparams.expect(CHECKED);
                 let mut y = pool.take(m * linear.n);
-                self.weight.map(
+                self.weight.map_parts(
                     &mut y,
                     x,
                     m,
@@ -131,6 +144,7 @@ impl Int8Layer {
                         let x = qparams_of_row(dynamic_qparams, row);
                         scale_dynamic_row(y, sums, &bias[col..], x, w.from(col), *relu);
                     },
+                    after,
                 );
                 tensor(shape.to_vec(), y)
             }

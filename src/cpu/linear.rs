@@ -15,7 +15,7 @@ pub(super) fn run(run: &mut StepRun<'_>) -> Option<Output> {
             let Some(Weight::Int8(layer)) = run.weight else { unreachable!("{CHECKED}") };
             let dynamic_qparams = rest.first().map(|qparams| f32s(qparams));
             let x = run.first.as_deref().expect(CHECKED);
-            layer.run(linear, i8s(x), dynamic_qparams, shape, run.pool)
+            layer.run(linear, i8s(x), dynamic_qparams, run.fused, shape, run.pool)
         }
         StepOp::Op(Op::Linear(Linear { products: kind })) => {
             let (n, k) = (rest[0].shape()[0], rest[0].shape()[1]);

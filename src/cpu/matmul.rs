@@ -2,6 +2,7 @@
 
 use super::elementwise::{broadcast_shape, position};
 use super::epilogue::{qparams_of_row, requantize, scale_accumulator};
+use super::fusion::{Fused, apply, apply_to_all};
 use super::step_run::{Output, StepRun};
 use crate::kernels::matmul::{EXACT_INTEGERS, Scratch, Strided, product};
 use crate::numerics::float::{canonical, products};
@@ -35,12 +36,13 @@ pub(super) fn run(run: &mut StepRun<'_>) -> Option<Output> {
         }
         StepOp::Op(Op::MatMul(MatMul { products })) => {
             let (stacks, mut y) = (stacks(run), run.pool.take(run.shape.iter().product()));
-            stacks.floats(&mut y, f32s(run.x()), f32s(rest[0]), *products);
+            stacks.floats(&mut y, [f32s(run.x()), f32s(rest[0])], *products, run.fused);
             tensor(run.shape.to_vec(), y)
         }
         StepOp::Op(Op::IntegerMatMulDynamic(IntegerMatMulDynamic { relu })) => {
             let (stacks, y) = (stacks(run), run.pool.take(run.shape.iter().product()));
-            let y = stacks.dynamic(y, [i8s(run.x()), i8s(rest[0])], [f32s(rest[1]), f32s(rest[2])], *relu);
+            let fused = run.fused;
+            let y = stacks.dynamic(y, [i8s(run.x()), i8s(rest[0])], [f32s(rest[1]), f32s(rest[2])], *relu, fused);
             tensor(run.shape.to_vec(), y)
         }
         _ => return None,
@@ -143,16 +145,17 @@ impl Stacks {
         (Strided { data: &a.data[(first * a.row).min(a.data.len())..], ..a }, b)
     }
 
-    /// Multiplies floats.
-    fn floats(&self, y: &mut [f32], a: &[f32], b: &[f32], kind: FloatProducts) {
+    /// Multiplies floats, and runs steps on the results.
+    fn floats(&self, y: &mut [f32], [a, b]: [&[f32]; 2], kind: FloatProducts, fused: &[Fused<'_>]) {
         let (m, n, k) = (self.m, self.n, self.k);
         if kind == FloatProducts::Reproducible {
             return self.for_each_part(y, |scratch, at, first, y| {
                 let (a, b) = self.matrices((a, b), at, first);
+                let rows = y.len() / n;
                 product(
                     scratch,
                     y,
-                    [y.len() / n, n, k],
+                    [rows, n, k],
                     (
                         a,
                         #[inline(always)]
@@ -170,40 +173,43 @@ impl Stacks {
                         }
                     },
                 );
+                apply(fused, y, (at * m + first) * n, n);
             });
         }
         let is_one = self.b.stack().iter().all(|&length| length == 1) && self.a.stack().len() == self.y.len();
         if is_one && self.a.is_whole() && self.b.is_whole() {
             // With one matrix on the right, one product takes all rows of the left.
-            return gemm::matmul(y, a, b, [y.len() / n.max(1), n, k]);
+            gemm::matmul(y, a, b, [y.len() / n.max(1), n, k]);
+            return apply_to_all(fused, y, n);
         }
         let is_large = m.saturating_mul(n).saturating_mul(k) > LARGE && self.a.is_whole() && self.b.is_whole();
         self.for_each_part(y, |scratch, at, first, y| {
             let (a, b) = self.matrices((a, b), at, first);
             let rows = y.len() / n;
             if rows <= FEW_ROWS && b.row == 1 && b.col == k && a.col == 1 && a.row == k {
-                return gemm::linear_into(y, &a.data[..rows * k], [rows, n, k], &b.data[..n * k], None, None);
-            }
-            if is_large {
-                return gemm::matmul(y, &a.data[..rows * k], &b.data[..k * n], [rows, n, k]);
-            }
-            product(
-                scratch,
-                y,
-                [rows, n, k],
-                (
-                    a,
+                gemm::linear_into(y, &a.data[..rows * k], [rows, n, k], &b.data[..n * k], None, None);
+            } else if is_large {
+                gemm::matmul(y, &a.data[..rows * k], &b.data[..k * n], [rows, n, k]);
+            } else {
+                product(
+                    scratch,
+                    y,
+                    [rows, n, k],
+                    (
+                        a,
+                        #[inline(always)]
+                        |_, v| v,
+                    ),
+                    (
+                        b,
+                        #[inline(always)]
+                        |v| v,
+                    ),
                     #[inline(always)]
-                    |_, v| v,
-                ),
-                (
-                    b,
-                    #[inline(always)]
-                    |v| v,
-                ),
-                #[inline(always)]
-                |y, sums| y.copy_from_slice(sums),
-            );
+                    |y, sums| y.copy_from_slice(sums),
+                );
+            }
+            apply(fused, y, (at * m + first) * n, n);
         });
     }
 
@@ -272,7 +278,14 @@ impl Stacks {
     }
 
     /// Computes equation 9d into a buffer `y`: `a` has dynamic qparams for the tensor or for each row, `b` those of the tensor.
-    fn dynamic(&self, mut y: Vec<f32>, [a, b]: [&[i8]; 2], qparams: [&[f32]; 2], relu: bool) -> Vec<f32> {
+    fn dynamic(
+        &self,
+        mut y: Vec<f32>,
+        [a, b]: [&[i8]; 2],
+        qparams: [&[f32]; 2],
+        relu: bool,
+        fused: &[Fused<'_>],
+    ) -> Vec<f32> {
         let (b_scale, b_zero_point) = qparams_of_row(qparams[1], 0);
         self.for_each_part(&mut y, |scratch, at, first, y| {
             let row = position(at, &self.y, self.a.stack()) * self.m + first;
@@ -285,6 +298,7 @@ impl Stacks {
                     *y = numerics::scale_matmul_dynamic(acc, a_scale, b_scale, relu);
                 }
             }
+            apply(fused, y, (at * self.m + first) * self.n, self.n);
         });
         y
     }

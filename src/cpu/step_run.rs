@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use super::buffer_pool::BufferPool;
 use super::error::CpuError;
+use super::fusion::Fused;
 use super::int8_layer::Weight;
 use crate::program::Step;
 use crate::values::Tensor;
@@ -31,6 +32,8 @@ pub(super) struct StepRun<'r> {
     pub(super) rest: &'r [&'r Tensor],
     /// For the first two inputs: the axes in the order in which the step reads them, if not their own. Only products read such views.
     pub(super) views: [Option<&'r [usize]>; 2],
+    /// What runs on the result before it leaves the cache.
+    pub(super) fused: &'r [Fused<'r>],
     /// The packed weight, if the step has one.
     pub(super) weight: Option<&'r Weight>,
     /// The shape of the output.

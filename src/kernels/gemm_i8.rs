@@ -9,9 +9,11 @@
 
 use std::sync::Arc;
 
+pub(crate) use self::after::After;
 use crate::numerics::vectorized;
 use crate::parallel::*;
 
+mod after;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -47,7 +49,7 @@ mod absent {
             unreachable!("the kernel is not available")
         }
 
-        pub(super) fn product<T, F>(&self, _: &mut [T], _: &[i8], _: usize, _: &F) {
+        pub(super) fn product<T, F>(&self, _: &mut [T], _: &[i8], _: usize, _: &F, _: super::After<'_, T>) {
             match self.0 {}
         }
     }
@@ -75,7 +77,7 @@ mod vnni {
             unreachable!("VNNI is not available: {vnni:?}")
         }
 
-        pub(super) fn product<T, F>(&self, _: &mut [T], _: &[i8], _: usize, _: &F) {
+        pub(super) fn product<T, F>(&self, _: &mut [T], _: &[i8], _: usize, _: &F, _: super::After<'_, T>) {
             match self.0 {}
         }
     }
@@ -103,7 +105,7 @@ mod neon {
             unreachable!("NEON is not available: {neon:?}")
         }
 
-        pub(super) fn product<T, F>(&self, _: &mut [T], _: &[i8], _: usize, _: &F) {
+        pub(super) fn product<T, F>(&self, _: &mut [T], _: &[i8], _: usize, _: &F, _: super::After<'_, T>) {
             match self.0 {}
         }
     }
@@ -329,15 +331,24 @@ impl Int8Weight {
         T: Copy + Default + Send,
         F: Fn(usize, usize, &mut [T], &[i32]) + Sync,
     {
+        self.map_parts(y, x, m, finish, None);
+    }
+
+    /// Computes [`Int8Weight::map`], and calls `after` for each part of `y` when it is complete.
+    pub(crate) fn map_parts<T, F>(&self, y: &mut [T], x: &[i8], m: usize, finish: F, after: After<'_, T>)
+    where
+        T: Copy + Default + Send,
+        F: Fn(usize, usize, &mut [T], &[i32]) + Sync,
+    {
         let (n, k) = (self.n, self.k);
         if y.is_empty() {
             return;
         }
         match &self.packed {
-            Packed::Avx2(panels) => return panels.product(y, x, m, &finish),
-            Packed::Simd128(panels) => return panels.product(y, x, m, &finish),
-            Packed::Vnni(blocks) => return blocks.product(y, x, m, &finish),
-            Packed::Neon(panels) => return panels.product(y, x, m, &finish),
+            Packed::Avx2(panels) => return panels.product(y, x, m, &finish, after),
+            Packed::Simd128(panels) => return panels.product(y, x, m, &finish, after),
+            Packed::Vnni(blocks) => return blocks.product(y, x, m, &finish, after),
+            Packed::Neon(panels) => return panels.product(y, x, m, &finish, after),
             _ => {}
         }
         let block = block_rows(m, n);
@@ -353,6 +364,9 @@ impl Int8Weight {
                     }
                 },
             );
+            if let Some(after) = after {
+                after(at * block, 0, n, y);
+            }
         };
         if m <= block {
             // The kernels are parallel themselves. One more hop between threads would cost as much as a small layer.
@@ -367,10 +381,10 @@ impl Int8Weight {
         match &self.packed {
             Packed::Rten(weight) => weight.sums(sums, flipped, x, [m, self.n, self.k]),
             Packed::VnniHalves(blocks) => {
-                of_halves(sums, self.n, |halves| blocks.product(halves, x, m, &copy_sums));
+                of_halves(sums, self.n, |halves| blocks.product(halves, x, m, &copy_sums, None));
             }
             Packed::NeonHalves(panels) => {
-                of_halves(sums, self.n, |halves| panels.product(halves, x, m, &copy_sums));
+                of_halves(sums, self.n, |halves| panels.product(halves, x, m, &copy_sums, None));
             }
             Packed::Portable(weight) => portable(sums, x, weight, self.n, self.k),
             Packed::Portable16(weight) => portable(sums, x, weight, self.n, self.k),

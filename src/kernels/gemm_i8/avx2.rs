@@ -16,6 +16,7 @@ use std::arch::x86_64::{
     _mm256_setzero_si256,
 };
 
+use super::after::After;
 use super::tasks::{Division, Task, tiles};
 use crate::parallel::*;
 
@@ -84,7 +85,7 @@ impl Panels {
     ///
     /// # Panics
     /// Panics if the instructions are not [`available`].
-    pub(super) fn product<T, F>(&self, y: &mut [T], x: &[i8], m: usize, finish: &F)
+    pub(super) fn product<T, F>(&self, y: &mut [T], x: &[i8], m: usize, finish: &F, after: After<'_, T>)
     where
         T: Copy + Default + Send,
         F: Fn(usize, usize, &mut [T], &[i32]) + Sync,
@@ -92,7 +93,7 @@ impl Panels {
         assert!(available(), "a product for AVX2 on a processor without it");
         let (n, k) = (self.n, self.k);
         let division = Division { m, n, k, block: COLS, tile_rows: ROWS, task_rows: task_rows(k) };
-        division.run(y, |task, y| {
+        division.run(y, after, |task, y| {
             // SAFETY: the function needs AVX2, which the assertion above has checked, and nothing else.
             unsafe { self.task(task, x, y, finish) }
         });

@@ -15,6 +15,7 @@ use std::arch::aarch64::{int8x16_t, int32x4_t, vdupq_n_s32};
 use std::arch::asm;
 use std::cell::Cell;
 
+use super::after::After;
 use super::tasks::{Division, Task, tiles};
 use crate::parallel::*;
 
@@ -101,7 +102,7 @@ impl Panels {
 
     /// Calls `finish(row, channel, y, sums)` with the sums `Σ_k x[m, k] · w[n, k]`, wrapping, of consecutive channels of each row,
     /// from `channel` on, and their part of `y[m, n]`.
-    pub(super) fn product<T, F>(&self, y: &mut [T], x: &[i8], m: usize, finish: &F)
+    pub(super) fn product<T, F>(&self, y: &mut [T], x: &[i8], m: usize, finish: &F, after: After<'_, T>)
     where
         T: Copy + Default + Send,
         F: Fn(usize, usize, &mut [T], &[i32]) + Sync,
@@ -109,7 +110,7 @@ impl Panels {
         let (n, k) = (self.n, self.k);
         let task_rows = (TASK_BYTES / k.max(1) / ROWS * ROWS).clamp(4 * ROWS, 512 / ROWS * ROWS);
         let division = Division { m, n, k, block: COLS, tile_rows: ROWS, task_rows };
-        division.run(y, |task, y| {
+        division.run(y, after, |task, y| {
             let mut packed = PACKED.take();
             let x = &x[task.rows.start * k..task.rows.end * k];
             match self.neon {

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::after::After;
 use crate::parallel::*;
 
 /// Multiply-adds that one thread computes sooner than it wakes another.
@@ -29,8 +30,8 @@ pub(super) struct Division {
 }
 
 impl Division {
-    /// Calls `run(task, y)` for each task. `y` holds the channels of the task's blocks only.
-    pub(super) fn run<T>(&self, y: &mut [T], run: impl Fn(Task, &mut [T]) + Sync)
+    /// Calls `run(task, y)` for each task, and `after` it. `y` holds the channels of the task's blocks only.
+    pub(super) fn run<T>(&self, y: &mut [T], after: After<'_, T>, run: impl Fn(Task, &mut [T]) + Sync)
     where
         T: Copy + Default + Send,
     {
@@ -39,6 +40,14 @@ impl Division {
         if y.is_empty() {
             return;
         }
+        let run = |task: Task, y: &mut [T]| {
+            let (row, col) = (task.rows.start, task.blocks.start * block);
+            let cols = n.min(task.blocks.end * block) - col;
+            run(task, y);
+            if let Some(after) = after {
+                after(row, col, cols, y);
+            }
+        };
         if threads == 1 || m.saturating_mul(n).saturating_mul(k) <= ALONE {
             for rows in shares(m, 1, task_rows, tile_rows) {
                 let y = &mut y[rows.start * n..rows.end * n];
@@ -132,9 +141,14 @@ mod tests {
                 [(1, 4099, 1024), (1, 5, 3), (3, 4099, 1024), (16, 640, 1000), (17, 300, 4000), (100, 70, 5000)]
             {
                 let (mut y, tasks) = (vec![0usize; m * n], AtomicUsize::new(0));
+                let after = |row: usize, col: usize, cols: usize, y: &mut [usize]| {
+                    for (at, y) in y.iter_mut().enumerate() {
+                        *y = *y * 2 + (row + at / cols) * n + col + at % cols;
+                    }
+                };
                 let division = Division { m, n, k, block: 64, tile_rows: 6, task_rows: 12 };
                 pool.install(|| {
-                    division.run(&mut y, |Task { rows, blocks }, y| {
+                    division.run(&mut y, Some(&after), |Task { rows, blocks }, y| {
                         tasks.fetch_add(1, Ordering::Relaxed);
                         let cols = blocks.start * 64..n.min(blocks.end * 64);
                         for (row, y) in rows.zip(y.chunks_exact_mut(cols.len())) {
@@ -142,7 +156,7 @@ mod tests {
                         }
                     });
                 });
-                assert!(y.iter().enumerate().all(|(at, &y)| y == at + 1), "{threads} threads, {m} x {n} x {k}");
+                assert!(y.iter().enumerate().all(|(at, &y)| y == 3 * at + 2), "{threads} threads, {m} x {n} x {k}");
                 let (tasks, possible) = (tasks.into_inner(), threads.min(n.div_ceil(64).max(m.div_ceil(6))));
                 assert!(
                     m * n * k <= ALONE || 2 * tasks >= possible,

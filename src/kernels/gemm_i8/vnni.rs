@@ -19,6 +19,7 @@ use std::arch::x86_64::{
 use std::cell::Cell;
 use std::ops::Range;
 
+use super::after::After;
 use super::fields::{base, bits, from_field, in_field};
 use super::tasks::{Division, Task, tiles};
 use crate::parallel::*;
@@ -120,15 +121,20 @@ impl Blocks {
 
     /// Calls `finish(row, channel, y, sums)` with the sums `Σ_k (x[m, k] + 128) · w[n, k]`, wrapping, of consecutive channels of each
     /// row, from `channel` on, and their part of `y[m, n]`.
-    pub(super) fn product<T, F>(&self, y: &mut [T], x: &[i8], m: usize, finish: &F)
+    pub(super) fn product<T, F>(&self, y: &mut [T], x: &[i8], m: usize, finish: &F, after: After<'_, T>)
     where
         T: Copy + Default + Send,
         F: Fn(usize, usize, &mut [T], &[i32]) + Sync,
     {
         let (n, k) = (self.n, self.k);
-        let task_rows = (TASK_BYTES / k.max(1) / ROWS * ROWS).clamp(4 * ROWS, 512 / ROWS * ROWS);
+        let row_bytes = match after {
+            // The results stay in an L2 cache as well.
+            Some(_) => k.max(n * size_of::<T>() / 2),
+            None => k,
+        };
+        let task_rows = (TASK_BYTES / row_bytes.max(1) / ROWS * ROWS).clamp(4 * ROWS, 512 / ROWS * ROWS);
         let division = Division { m, n, k, block: COLS, tile_rows: ROWS, task_rows };
-        division.run(y, |task, y| {
+        division.run(y, after, |task, y| {
             let mut flipped = FLIPPED.take();
             match self.vnni {
                 // SAFETY: the functions need the instructions that `new` has checked, and nothing else.

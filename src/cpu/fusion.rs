@@ -1,0 +1,271 @@
+//! Fusion: what follows a product element by element or row by row runs on each part of its result while that is in cache.
+
+use super::elementwise::position;
+use super::step_run::task_len;
+use crate::numerics::float::{self, rows};
+use crate::numerics::{UnaryOp, vectorized};
+use crate::ops::{Clamp, LayerNorm, Op, RmsNorm, Softmax, Unary};
+use crate::parallel::*;
+use crate::program::{Epilogue, Program, QLinear, Step, StepOp, ValueId};
+use crate::values::Tensor;
+use crate::values::slices::f32s;
+
+/// Which steps run with a product before them.
+#[derive(Debug)]
+pub(super) struct Fusions {
+    /// For each step, the steps that run with it, in order.
+    pub(super) after: Vec<Vec<usize>>,
+    /// For each step, whether it runs with another one.
+    pub(super) is_fused: Vec<bool>,
+}
+
+impl Fusions {
+    /// Finds the chains of a program: each step is the only reader of the one before it, and its other operands are there when the product
+    /// runs. Values of `is_view` are not.
+    pub(super) fn of(program: &Program, is_view: impl Fn(ValueId) -> bool) -> Self {
+        let steps = program.steps();
+        let mut readers = vec![Vec::new(); program.values().len()];
+        let mut made_at = vec![None; program.values().len()];
+        for (at, step) in steps.iter().enumerate() {
+            step.inputs.iter().for_each(|id| readers[id.index()].push(at));
+            made_at[step.output.index()] = Some(at);
+        }
+        program.outputs().iter().for_each(|id| readers[id.index()].push(steps.len()));
+        let (mut after, mut is_fused) = (vec![Vec::new(); steps.len()], vec![false; steps.len()]);
+        for (at, product) in steps.iter().enumerate() {
+            let Some(whole_rows) = gives_whole_rows(&product.op) else { continue };
+            let shape = &program.value(product.output).shape;
+            let mut last = product.output;
+            while let [next] = readers[last.index()][..]
+                && let Some(step) = steps.get(next)
+                && can_follow(step, last, whole_rows, shape.rank())
+                && program.value(step.output).shape == *shape
+                && step
+                    .inputs
+                    .iter()
+                    .all(|&id| id == last || made_at[id.index()].is_none_or(|made_at| made_at < at) && !is_view(id))
+            {
+                after[at].push(next);
+                is_fused[next] = true;
+                last = step.output;
+            }
+        }
+        Self { after, is_fused }
+    }
+}
+
+/// Whether a step hands over whole rows of floats when others run with it, or only parts of rows; `None` if none does.
+fn gives_whole_rows(op: &StepOp) -> Option<bool> {
+    match op {
+        StepOp::QLinear(QLinear { epilogue: Epilogue::Scale { .. } | Epilogue::Dynamic { .. }, .. }) => Some(false),
+        StepOp::Op(Op::MatMul(_) | Op::IntegerMatMulDynamic(_)) => Some(true),
+        _ => None,
+    }
+}
+
+/// Whether a step can run on parts of a value of rank `rank`.
+fn can_follow(step: &Step, value: ValueId, whole_rows: bool, rank: usize) -> bool {
+    let StepOp::Op(op) = &step.op else { return false };
+    let reads = step.inputs.iter().filter(|&&id| id == value).count();
+    match op {
+        Op::Add(_) | Op::Mul(_) => reads == 1,
+        Op::Unary(_) | Op::Clamp(_) => true,
+        Op::Softmax(Softmax { axis }) => whole_rows && axis + 1 == rank,
+        Op::LayerNorm(_) | Op::RmsNorm(_) => whole_rows && reads == 1 && step.inputs[0] == value,
+        _ => false,
+    }
+}
+
+/// A step that runs on parts of the result of a product.
+pub(super) enum Fused<'r> {
+    Add(Operand<'r>),
+    Mul(Operand<'r>),
+    Unary(UnaryOp),
+    Clamp(f32, f32),
+    Softmax,
+    LayerNorm(&'r [f32], &'r [f32], f32),
+    RmsNorm(&'r [f32], f32),
+}
+
+impl<'r> Fused<'r> {
+    /// Makes what a step does to a value of a shape. `others` are its other operands.
+    pub(super) fn new(step: &Step, shape: &[usize], others: &[&'r Tensor]) -> Self {
+        let StepOp::Op(op) = &step.op else { unreachable!("it can follow a product") };
+        match *op {
+            Op::Add(_) => Self::Add(Operand::new(others[0], shape)),
+            Op::Mul(_) => Self::Mul(Operand::new(others[0], shape)),
+            Op::Unary(Unary { op }) => Self::Unary(op),
+            Op::Clamp(Clamp { min, max }) => Self::Clamp(min, max),
+            Op::Softmax(_) => Self::Softmax,
+            Op::LayerNorm(LayerNorm { eps }) => Self::LayerNorm(f32s(others[0]), f32s(others[1]), eps),
+            Op::RmsNorm(RmsNorm { eps }) => Self::RmsNorm(f32s(others[0]), eps),
+            _ => unreachable!("it can follow a product"),
+        }
+    }
+
+    /// Runs on the elements of `y` from `first` on, in place. `n` is the length of a row.
+    fn apply(&self, y: &mut [f32], first: usize, n: usize) {
+        match *self {
+            Self::Add(ref other) => other.zip(y, first, float::add),
+            Self::Mul(ref other) => other.zip(y, first, float::mul),
+            Self::Unary(op) => op.apply(y),
+            Self::Clamp(min, max) => vectorized(
+                #[inline(always)]
+                || {
+                    for y in y {
+                        *y = y.clamp(min, max);
+                    }
+                },
+            ),
+            Self::Softmax => rows_of(
+                y,
+                n,
+                #[inline(always)]
+                |row| rows::softmax(row),
+            ),
+            Self::LayerNorm(weight, bias, eps) => rows_of(
+                y,
+                n,
+                #[inline(always)]
+                |row| rows::layer_norm(row, weight, bias, eps),
+            ),
+            Self::RmsNorm(weight, eps) => rows_of(
+                y,
+                n,
+                #[inline(always)]
+                |row| rows::rms_norm(row, weight, eps),
+            ),
+        }
+    }
+}
+
+/// Runs steps on the elements of `y` from `first` on, in place. `n` is the length of a row.
+pub(super) fn apply(fused: &[Fused<'_>], y: &mut [f32], first: usize, n: usize) {
+    for fused in fused {
+        fused.apply(y, first, n);
+    }
+}
+
+/// Runs steps on a whole value, in parts.
+pub(super) fn apply_to_all(fused: &[Fused<'_>], y: &mut [f32], n: usize) {
+    if !fused.is_empty() && !y.is_empty() {
+        let task = task_len(y.len(), n);
+        y.par_chunks_mut(task).enumerate().for_each(|(at, y)| apply(fused, y, at * task, n));
+    }
+}
+
+#[inline(always)]
+fn rows_of(y: &mut [f32], n: usize, run: impl Fn(&mut [f32])) {
+    vectorized(
+        #[inline(always)]
+        || {
+            for row in y.chunks_exact_mut(n.max(1)) {
+                run(row);
+            }
+        },
+    );
+}
+
+/// An operand that broadcasts to a value. Elements of the value, in row-major order: `run` of them have as many of the operand, the same ones
+/// again `repeat` times, and so for each place of the axes before those.
+pub(super) struct Operand<'r> {
+    data: &'r [f32],
+    run: usize,
+    repeat: usize,
+    /// The axes before, of the value and of the operand.
+    outer: Vec<usize>,
+    own: Vec<usize>,
+}
+
+impl<'r> Operand<'r> {
+    fn new(operand: &'r Tensor, shape: &[usize]) -> Self {
+        let lacking = shape.len() - operand.shape().len();
+        let own = |axis: usize| axis.checked_sub(lacking).map_or(1, |axis| operand.shape()[axis]);
+        let (mut run, mut repeat, mut axis) = (1, 1, shape.len());
+        while axis > 0 && own(axis - 1) == shape[axis - 1] {
+            axis -= 1;
+            run *= shape[axis];
+        }
+        while axis > 0 && own(axis - 1) == 1 {
+            axis -= 1;
+            repeat *= shape[axis];
+        }
+        Self { data: f32s(operand), run, repeat, outer: shape[..axis].to_vec(), own: (0..axis).map(own).collect() }
+    }
+
+    /// Sets each element of `y`, from `first` on of the value, to `f` of it and the operand.
+    fn zip(&self, y: &mut [f32], first: usize, f: impl Fn(f32, f32) -> f32) {
+        let Self { data, run, repeat, ref outer, ref own } = *self;
+        vectorized(
+            #[inline(always)]
+            || {
+                let (mut rest, mut at) = (y, first);
+                let mut last = None;
+                while !rest.is_empty() {
+                    let group = at / (run * repeat);
+                    let offset = match last {
+                        Some((of, offset)) if of == group => offset,
+                        _ => position(group, outer, own) * run,
+                    };
+                    last = Some((group, offset));
+                    // One element of the operand may serve many of the value.
+                    let (length, within) = if run == 1 { (repeat, at % repeat) } else { (run, at % run) };
+                    let (y, left) = rest.split_at_mut((length - within).min(rest.len()));
+                    at += y.len();
+                    if run == 1 {
+                        let b = data[offset];
+                        for y in y {
+                            *y = f(*y, b);
+                        }
+                    } else {
+                        for (y, &b) in y.iter_mut().zip(&data[offset + within..]) {
+                            *y = f(*y, b);
+                        }
+                    }
+                    rest = left;
+                }
+            },
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each way of broadcasting, in parts that begin and end anywhere.
+    #[test]
+    fn operands_broadcast() {
+        let shape = [2, 3, 4, 5];
+        let value = |at: usize| (at * 7 % 31) as f32;
+        for own in [
+            &[2, 3, 4, 5][..],
+            &[1],
+            &[5],
+            &[1, 5],
+            &[4, 5],
+            &[4, 1],
+            &[3, 1, 5],
+            &[3, 4, 1],
+            &[2, 1, 1, 5],
+            &[2, 1, 4, 5],
+            &[2, 1, 4, 1],
+            &[2, 3, 1, 1],
+            &[2, 1, 1, 1],
+            &[],
+        ] {
+            let length = own.iter().product::<usize>();
+            let other = Tensor::from_f32(own, (0..length).map(value).collect()).expect("fits");
+            let operand = Operand::new(&other, &shape);
+            for part in [1, 3, 5, 7, 20, 33, 120] {
+                let mut y = vec![100.0; 120];
+                for (at, y) in y.chunks_mut(part).enumerate() {
+                    operand.zip(y, at * part, |a, b| a + b);
+                }
+                for (at, &y) in y.iter().enumerate() {
+                    assert_eq!(y, 100.0 + value(position(at, &shape, own)), "{own:?} in parts of {part}, element {at}");
+                }
+            }
+        }
+    }
+}
