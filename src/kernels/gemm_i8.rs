@@ -9,11 +9,14 @@
 
 use std::sync::Arc;
 
-pub(crate) use self::after::After;
+use super::after::After;
 use crate::numerics::vectorized;
 use crate::parallel::*;
 
-mod after;
+/// Multiply-adds that one thread computes sooner than it wakes another.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_feature = "simd128"))]
+const ALONE: usize = 1 << 21;
+
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -22,8 +25,6 @@ mod fields;
 mod neon;
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
 mod simd128;
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_feature = "simd128"))]
-mod tasks;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
 #[cfg(not(target_arch = "x86_64"))]
@@ -49,7 +50,14 @@ mod absent {
             unreachable!("the kernel is not available")
         }
 
-        pub(super) fn product<T, F>(&self, _: &mut [T], _: &[i8], _: usize, _: &F, _: super::After<'_, T>) {
+        pub(super) fn product<T, F>(
+            &self,
+            _: &mut [T],
+            _: &[i8],
+            _: usize,
+            _: &F,
+            _: super::super::after::After<'_, T>,
+        ) {
             match self.0 {}
         }
     }
@@ -77,7 +85,14 @@ mod vnni {
             unreachable!("VNNI is not available: {vnni:?}")
         }
 
-        pub(super) fn product<T, F>(&self, _: &mut [T], _: &[i8], _: usize, _: &F, _: super::After<'_, T>) {
+        pub(super) fn product<T, F>(
+            &self,
+            _: &mut [T],
+            _: &[i8],
+            _: usize,
+            _: &F,
+            _: super::super::after::After<'_, T>,
+        ) {
             match self.0 {}
         }
     }
@@ -105,7 +120,14 @@ mod neon {
             unreachable!("NEON is not available: {neon:?}")
         }
 
-        pub(super) fn product<T, F>(&self, _: &mut [T], _: &[i8], _: usize, _: &F, _: super::After<'_, T>) {
+        pub(super) fn product<T, F>(
+            &self,
+            _: &mut [T],
+            _: &[i8],
+            _: usize,
+            _: &F,
+            _: super::super::after::After<'_, T>,
+        ) {
             match self.0 {}
         }
     }

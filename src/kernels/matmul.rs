@@ -5,6 +5,8 @@
 //! [`crate::numerics::float::products`]) and integers, whose products are exact, so that the bits are the same on every processor with and
 //! without a fused multiply-add; and floats of all bits, where they are not.
 
+use super::lanes::{InTiles, Lanes, VECTORS, tile, with_lanes};
+
 /// A matrix inside of a slice: element (i, j) is at `i · row + j · col`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Strided<'d, T> {
@@ -72,148 +74,14 @@ struct Product<'p, A, B, O, ReadA, ReadB, Store> {
     store: Store,
 }
 
-/// Vectors of floats of the processor.
-trait Lanes: Copy {
-    type Vector: Copy;
-
-    /// The number of floats of a vector, at most [`MOST_LANES`].
-    fn len(self) -> usize;
-    fn zero(self) -> Self::Vector;
-    fn load(self, from: &[f32]) -> Self::Vector;
-    fn store(self, v: Self::Vector, to: &mut [f32]);
-    /// `a · b + sum`, fused or not.
-    fn mul_add(self, a: f32, b: Self::Vector, sum: Self::Vector) -> Self::Vector;
-}
-
-const MOST_LANES: usize = 16;
-/// Vectors of a panel of the right factor.
-const VECTORS: usize = 2;
-
-#[cfg(feature = "threads")]
-use of_library::with_lanes;
-
-/// The library's vectors.
-#[cfg(feature = "threads")]
-mod of_library {
-    use rten_simd::ops::{BitOps, NumOps};
-    use rten_simd::{Isa, SimdOp};
-
-    use super::{Lanes, MOST_LANES, Product};
-
-    #[derive(Clone, Copy)]
-    struct LanesOf<I>(I);
-
-    impl<I: Isa> Lanes for LanesOf<I> {
-        type Vector = I::F32;
-
-        #[inline(always)]
-        fn len(self) -> usize {
-            self.0.f32().len()
-        }
-
-        #[inline(always)]
-        fn zero(self) -> I::F32 {
-            self.0.f32().zero()
-        }
-
-        #[inline(always)]
-        fn load(self, from: &[f32]) -> I::F32 {
-            self.0.f32().load(from)
-        }
-
-        #[inline(always)]
-        fn store(self, v: I::F32, to: &mut [f32]) {
-            self.0.f32().store(v, to);
-        }
-
-        #[inline(always)]
-        fn mul_add(self, a: f32, b: I::F32, sum: I::F32) -> I::F32 {
-            self.0.f32().mul_add(self.0.f32().splat(a), b, sum)
-        }
-    }
-
-    impl<A: Copy, B: Copy, O, ReadA, ReadB, Store> SimdOp for Product<'_, A, B, O, ReadA, ReadB, Store>
-    where
-        ReadA: Fn(usize, A) -> f32,
-        ReadB: Fn(B) -> f32,
-        Store: Fn(&mut [O], &[f32]),
-    {
-        type Output = ();
-
-        #[inline(always)]
-        fn eval<I: Isa>(self, isa: I) {
-            // AVX-512 has twice as many registers.
-            if isa.f32().len() == MOST_LANES {
-                self.by_tiles::<8>(LanesOf(isa));
-            } else {
-                self.by_tiles::<4>(LanesOf(isa));
-            }
-        }
-    }
-
-    pub(super) fn with_lanes(product: impl SimdOp<Output = ()>) {
-        product.dispatch();
-    }
-}
-
-/// Vectors that the compiler makes of loops.
-#[cfg(not(feature = "threads"))]
-mod of_loops {
-    use super::{Lanes, Product};
-
-    #[derive(Clone, Copy)]
-    struct Loops;
-
-    impl Lanes for Loops {
-        type Vector = [f32; 4];
-
-        #[inline(always)]
-        fn len(self) -> usize {
-            4
-        }
-
-        #[inline(always)]
-        fn zero(self) -> [f32; 4] {
-            [0.0; 4]
-        }
-
-        #[inline(always)]
-        fn load(self, from: &[f32]) -> [f32; 4] {
-            std::array::from_fn(|lane| from[lane])
-        }
-
-        #[inline(always)]
-        fn store(self, v: [f32; 4], to: &mut [f32]) {
-            to[..4].copy_from_slice(&v);
-        }
-
-        #[inline(always)]
-        fn mul_add(self, a: f32, b: [f32; 4], sum: [f32; 4]) -> [f32; 4] {
-            std::array::from_fn(|lane| sum[lane] + a * b[lane])
-        }
-    }
-
-    pub(super) fn with_lanes<A: Copy, B: Copy, O, ReadA, ReadB, Store>(
-        product: Product<'_, A, B, O, ReadA, ReadB, Store>,
-    ) where
-        ReadA: Fn(usize, A) -> f32,
-        ReadB: Fn(B) -> f32,
-        Store: Fn(&mut [O], &[f32]),
-    {
-        product.by_tiles::<4>(Loops);
-    }
-}
-#[cfg(not(feature = "threads"))]
-use of_loops::with_lanes;
-
-impl<A: Copy, B: Copy, O, ReadA, ReadB, Store> Product<'_, A, B, O, ReadA, ReadB, Store>
+impl<A: Copy, B: Copy, O, ReadA, ReadB, Store> InTiles for Product<'_, A, B, O, ReadA, ReadB, Store>
 where
     ReadA: Fn(usize, A) -> f32,
     ReadB: Fn(B) -> f32,
     Store: Fn(&mut [O], &[f32]),
 {
     #[inline(always)]
-    fn by_tiles<const ROWS: usize>(self, lanes: impl Lanes) {
+    fn run<const ROWS: usize>(self, lanes: impl Lanes) {
         let Self { scratch: Scratch { left, right }, y, n, k, a, read_a, b, read_b, store } = self;
         let width = VECTORS * lanes.len();
         left.resize(ROWS * k, 0.0);
@@ -243,7 +111,13 @@ where
 
 /// Packs `b[k, n]` in panels of `width` columns.
 #[inline(always)]
-fn pack<B: Copy>(right: &mut Vec<f32>, width: usize, b: Strided<'_, B>, [n, k]: [usize; 2], read: impl Fn(B) -> f32) {
+pub(super) fn pack<B: Copy>(
+    right: &mut Vec<f32>,
+    width: usize,
+    b: Strided<'_, B>,
+    [n, k]: [usize; 2],
+    read: impl Fn(B) -> f32,
+) {
     right.clear();
     right.resize(n.div_ceil(width) * k * width, 0.0);
     for (panel, right) in right.chunks_exact_mut((k * width).max(1)).enumerate() {
@@ -275,26 +149,17 @@ fn rows_of_tile<O, const ROWS: usize>(
     [n, k]: [usize; 2],
     store: impl Fn(&mut [O], &[f32]),
 ) {
-    let (a, width): ([&[f32]; ROWS], _) = (std::array::from_fn(|row| &left[row * k..][..k]), VECTORS * lanes.len());
+    let width = VECTORS * lanes.len();
     for first in (0..n).step_by(width) {
-        let panel = &right[first * k..][..k * width];
-        let mut sums = [[lanes.zero(); VECTORS]; ROWS];
-        for (i, b) in panel.chunks_exact(width).enumerate().take(k) {
-            let b: [_; VECTORS] = [lanes.load(b), lanes.load(&b[lanes.len()..])];
-            for row in 0..ROWS {
-                for vector in 0..VECTORS {
-                    sums[row][vector] = lanes.mul_add(a[row][i], b[vector], sums[row][vector]);
-                }
-            }
-        }
-        let columns = width.min(n - first);
-        for (row, sums) in sums.iter().enumerate() {
-            let mut floats = [0f32; VECTORS * MOST_LANES];
-            for (sums, floats) in sums.iter().zip(floats.chunks_exact_mut(lanes.len())) {
-                lanes.store(*sums, floats);
-            }
-            store(&mut y[row * n + first..][..columns], &floats[..columns]);
-        }
+        let (panel, columns) = (&right[first * k..][..k * width], width.min(n - first));
+        tile::<ROWS>(
+            lanes,
+            left,
+            panel,
+            k,
+            #[inline(always)]
+            |row, sums| store(&mut y[row * n + first..][..columns], &sums[..columns]),
+        );
     }
 }
 

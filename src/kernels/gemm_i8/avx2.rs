@@ -16,8 +16,9 @@ use std::arch::x86_64::{
     _mm256_setzero_si256,
 };
 
-use super::after::After;
-use super::tasks::{Division, Task, tiles};
+use super::ALONE;
+use crate::kernels::after::After;
+use crate::kernels::tasks::{Division, Task, tiles};
 use crate::parallel::*;
 
 /// Channels of a panel: their sums fill two registers.
@@ -92,7 +93,7 @@ impl Panels {
     {
         assert!(available(), "a product for AVX2 on a processor without it");
         let (n, k) = (self.n, self.k);
-        let division = Division { m, n, k, block: COLS, tile_rows: ROWS, task_rows: task_rows(k) };
+        let division = Division { m, n, k, block: COLS, tile_rows: ROWS, task_rows: task_rows(k), alone: ALONE };
         division.run(y, after, |task, y| {
             // SAFETY: the function needs AVX2, which the assertion above has checked, and nothing else.
             unsafe { self.task(task, x, y, finish) }

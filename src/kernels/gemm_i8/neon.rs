@@ -15,8 +15,9 @@ use std::arch::aarch64::{int8x16_t, int32x4_t, vdupq_n_s32};
 use std::arch::asm;
 use std::cell::Cell;
 
-use super::after::After;
-use super::tasks::{Division, Task, tiles};
+use super::ALONE;
+use crate::kernels::after::After;
+use crate::kernels::tasks::{Division, Task, tiles};
 use crate::parallel::*;
 
 /// Channels of a panel.
@@ -109,7 +110,7 @@ impl Panels {
     {
         let (n, k) = (self.n, self.k);
         let task_rows = (TASK_BYTES / k.max(1) / ROWS * ROWS).clamp(4 * ROWS, 512 / ROWS * ROWS);
-        let division = Division { m, n, k, block: COLS, tile_rows: ROWS, task_rows };
+        let division = Division { m, n, k, block: COLS, tile_rows: ROWS, task_rows, alone: ALONE };
         division.run(y, after, |task, y| {
             let mut packed = PACKED.take();
             let x = &x[task.rows.start * k..task.rows.end * k];

@@ -11,8 +11,9 @@ use std::arch::wasm32::{
     i16x8_extend_high_i8x16, i16x8_extend_low_i8x16, i32x4_add, i32x4_dot_i16x8, i32x4_splat, v128,
 };
 
-use super::after::After;
-use super::tasks::{Division, Task, tiles};
+use super::ALONE;
+use crate::kernels::after::After;
+use crate::kernels::tasks::{Division, Task, tiles};
 use crate::parallel::*;
 
 /// Channels of a panel: their sums fill two registers.
@@ -100,7 +101,7 @@ impl Panels {
     {
         let (n, k) = (self.n, self.k);
         let task_rows = (TASK_BYTES / (2 * k).max(1) / ROWS * ROWS).clamp(2 * ROWS, 512 / ROWS * ROWS);
-        let division = Division { m, n, k, block: COLS, tile_rows: ROWS, task_rows };
+        let division = Division { m, n, k, block: COLS, tile_rows: ROWS, task_rows, alone: ALONE };
         division.run(y, after, |task, y| {
             let x = widen(&x[task.rows.start * k..task.rows.end * k], task.rows.len(), k);
             match &self.weights {

@@ -19,9 +19,10 @@ use std::arch::x86_64::{
 use std::cell::Cell;
 use std::ops::Range;
 
-use super::after::After;
+use super::ALONE;
 use super::fields::{base, bits, from_field, in_field};
-use super::tasks::{Division, Task, tiles};
+use crate::kernels::after::After;
+use crate::kernels::tasks::{Division, Task, tiles};
 use crate::parallel::*;
 
 /// Channels of a block.
@@ -133,7 +134,7 @@ impl Blocks {
             None => k,
         };
         let task_rows = (TASK_BYTES / row_bytes.max(1) / ROWS * ROWS).clamp(4 * ROWS, 512 / ROWS * ROWS);
-        let division = Division { m, n, k, block: COLS, tile_rows: ROWS, task_rows };
+        let division = Division { m, n, k, block: COLS, tile_rows: ROWS, task_rows, alone: ALONE };
         division.run(y, after, |task, y| {
             let mut flipped = FLIPPED.take();
             match self.vnni {

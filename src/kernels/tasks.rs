@@ -5,8 +5,6 @@ use std::ops::Range;
 use super::after::After;
 use crate::parallel::*;
 
-/// Multiply-adds that one thread computes sooner than it wakes another.
-const ALONE: usize = 1 << 21;
 /// Up to this many rows, tasks split the channels instead of the rows.
 const FEW_ROWS: usize = 16;
 
@@ -27,6 +25,8 @@ pub(super) struct Division {
     /// Rows of a tile, and the most rows of a task, a multiple of that.
     pub(super) tile_rows: usize,
     pub(super) task_rows: usize,
+    /// Multiply-adds that one thread computes sooner than it wakes another.
+    pub(super) alone: usize,
 }
 
 impl Division {
@@ -35,7 +35,7 @@ impl Division {
     where
         T: Copy + Default + Send,
     {
-        let Self { m, n, k, block, tile_rows, task_rows } = *self;
+        let Self { m, n, k, block, tile_rows, task_rows, alone } = *self;
         let (blocks, threads) = (n.div_ceil(block), current_num_threads());
         if y.is_empty() {
             return;
@@ -48,7 +48,7 @@ impl Division {
                 after(row, col, cols, y);
             }
         };
-        if threads == 1 || m.saturating_mul(n).saturating_mul(k) <= ALONE {
+        if threads == 1 || m.saturating_mul(n).saturating_mul(k) <= alone {
             for rows in shares(m, 1, task_rows, tile_rows) {
                 let y = &mut y[rows.start * n..rows.end * n];
                 run(Task { rows, blocks: 0..blocks }, y);
@@ -146,7 +146,7 @@ mod tests {
                         *y = *y * 2 + (row + at / cols) * n + col + at % cols;
                     }
                 };
-                let division = Division { m, n, k, block: 64, tile_rows: 6, task_rows: 12 };
+                let division = Division { m, n, k, block: 64, tile_rows: 6, task_rows: 12, alone: 1 << 21 };
                 pool.install(|| {
                     division.run(&mut y, Some(&after), |Task { rows, blocks }, y| {
                         tasks.fetch_add(1, Ordering::Relaxed);
@@ -159,7 +159,7 @@ mod tests {
                 assert!(y.iter().enumerate().all(|(at, &y)| y == 3 * at + 2), "{threads} threads, {m} x {n} x {k}");
                 let (tasks, possible) = (tasks.into_inner(), threads.min(n.div_ceil(64).max(m.div_ceil(6))));
                 assert!(
-                    m * n * k <= ALONE || 2 * tasks >= possible,
+                    m * n * k <= 1 << 21 || 2 * tasks >= possible,
                     "{tasks} tasks of {m} x {n} x {k} for {threads} threads"
                 );
             }
