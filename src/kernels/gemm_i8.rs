@@ -17,6 +17,7 @@ use crate::parallel::*;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_feature = "simd128"))]
 const ALONE: usize = 1 << 21;
 
+mod absent;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -32,36 +33,6 @@ use absent as avx2;
 #[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
 use absent as simd128;
 
-/// On other architectures, the kernels for AVX2 and for WebAssembly's vectors are never available.
-mod absent {
-    /// A type without values. It is private to this module, since callers would otherwise be warned of unreachable code.
-    pub(super) struct Panels(std::convert::Infallible);
-
-    pub(super) fn available() -> bool {
-        false
-    }
-
-    impl Panels {
-        pub(super) fn new(_: &[i8], _: usize, _: usize) -> Self {
-            unreachable!("the kernel is not available")
-        }
-
-        pub(super) fn of_16_bits(_: &[i16], _: usize, _: usize) -> Self {
-            unreachable!("the kernel is not available")
-        }
-
-        pub(super) fn product<T, F>(
-            &self,
-            _: &mut [T],
-            _: &[i8],
-            _: usize,
-            _: &F,
-            _: super::super::after::After<'_, T>,
-        ) {
-            match self.0 {}
-        }
-    }
-}
 /// On other architectures, VNNI is never available.
 #[cfg(not(target_arch = "x86_64"))]
 mod vnni {

@@ -79,12 +79,12 @@ mod of_library {
         }
     }
 
-    pub(in crate::kernels) fn with_lanes(computation: impl InTiles) {
+    pub(crate) fn with_lanes(computation: impl InTiles) {
         Op(computation).dispatch();
     }
 
     /// The floats of a vector of this processor.
-    pub(in crate::kernels) fn lanes_of_processor() -> usize {
+    pub(crate) fn lanes_of_processor() -> usize {
         struct Length;
         impl SimdOp for Length {
             type Output = usize;
@@ -137,12 +137,12 @@ mod of_loops {
         }
     }
 
-    pub(in crate::kernels) fn with_lanes(computation: impl InTiles) {
+    pub(crate) fn with_lanes(computation: impl InTiles) {
         computation.run::<4>(Loops);
     }
 
     /// The floats of a vector.
-    pub(in crate::kernels) fn lanes_of_processor() -> usize {
+    pub(crate) fn lanes_of_processor() -> usize {
         4
     }
 }
