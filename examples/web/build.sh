@@ -5,6 +5,8 @@
 #
 # It needs Rust's library for wasm32-unknown-unknown. If the toolchain has none and rustup cannot add it, Debian's packages of Rust for
 # Firefox and Chromium are unpacked below target/, not installed, and their compiler builds the library from its sources.
+# With rustup's component rust-src, the library is built for size too, without messages of panics, which no page shows: the wasm is a
+# ninth smaller. Where it cannot be added, the page is built with the library as rustup brings it.
 # wasm-opt is optional: npm's package binaryen brings it, below target/. Debian's, of version 108, breaks tables of references.
 # It exits with 3 if there is no library for the target.
 set -euo pipefail
@@ -25,6 +27,13 @@ export CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS="-Ctarget-feature=+simd128 
 # The arguments of cargo, and a compiler if it is not the toolchain's.
 cargo_build=(cargo build --profile web --target "$target" -p enfold-web)
 build_page() { "${cargo_build[@]}"; }
+
+# Builds the page with a library that is built for size: a panic is a trap, and nothing formats its message. $1 is the compiler.
+build_small_page() {
+    local flags="-Zunstable-options -Cpanic=immediate-abort -Zlocation-detail=none"
+    RUSTC="$1" RUSTC_BOOTSTRAP=1 CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS="$flags" \
+        "${cargo_build[@]}" -Zbuild-std=std,panic_abort -Zbuild-std-features=optimize_for_size
+}
 
 if [ "${ENFOLD_WEB_DEBIAN:-}" = 1 ] || { ! has_library && ! timeout 180 rustup target add "$target" >/dev/null 2>&1; }; then
     say "no library for $target; using Debian's rustc-web"
@@ -47,16 +56,26 @@ if [ "${ENFOLD_WEB_DEBIAN:-}" = 1 ] || { ! has_library && ! timeout 180 rustup t
     fi
     linker=$(find "$(rustc --print sysroot)" -name rust-lld | head -1)
     build_page() {
-        RUSTC="$root/usr/bin/rustc" RUSTC_BOOTSTRAP=1 LD_LIBRARY_PATH="$root/usr/lib/x86_64-linux-gnu" \
-            CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER="$linker" CARGO_TARGET_DIR="$PWD/target/web-debian" \
-            "${cargo_build[@]}" -Zbuild-std=std,panic_abort
+        LD_LIBRARY_PATH="$root/usr/lib/x86_64-linux-gnu" CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER="$linker" \
+            CARGO_TARGET_DIR="$PWD/target/web-debian" build_small_page "$root/usr/bin/rustc"
     }
     wasm=target/web-debian/$target/web/enfold_web.wasm
 fi
 
-say "compiling"
-build_page
-wasm=${wasm:-target/$target/web/enfold_web.wasm}
+# cargo builds the library from them, with the versions of crates in their lock file.
+has_sources() { [ -e "$(rustc --print sysroot)/lib/rustlib/src/rust/library/Cargo.lock" ]; }
+
+if [ -n "${wasm:-}" ]; then
+    say "compiling, with a library for size"
+    build_page
+elif { has_sources || timeout 180 rustup component add rust-src >/dev/null 2>&1; } && say "compiling, with a library for size" &&
+    CARGO_TARGET_DIR="$PWD/target/web-small" build_small_page "$(rustup which rustc 2>/dev/null || command -v rustc)"; then
+    wasm=target/web-small/$target/web/enfold_web.wasm
+else
+    say "compiling, with the library as it comes: there are no sources of it (rustup component add rust-src), or they do not compile"
+    build_page
+    wasm=target/$target/web/enfold_web.wasm
+fi
 
 rm -rf "$out"
 mkdir -p "$out"
@@ -69,7 +88,7 @@ fi
 if [ -e "$opt" ]; then
     say "wasm-opt"
     features=(bulk-memory bulk-memory-opt call-indirect-overlong multivalue mutable-globals nontrapping-float-to-int reference-types sign-ext simd)
-    "$opt" -Oz "${features[@]/#/--enable-}" --strip-debug --strip-producers "$out/enfold_web_bg.wasm" -o "$out/optimized.wasm"
+    "$opt" -Oz --converge "${features[@]/#/--enable-}" --strip-debug --strip-producers "$out/enfold_web_bg.wasm" -o "$out/optimized.wasm"
     mv "$out/optimized.wasm" "$out/enfold_web_bg.wasm"
 else
     say "not optimized: there is no wasm-opt (npm install binaryen)"

@@ -7,6 +7,8 @@ import { Pad } from "./pad.js";
 const $ = (id) => document.getElementById(id);
 const kilobytes = (bytes) => `${(bytes / 1000).toLocaleString("en", { maximumFractionDigits: 1 })} kB`;
 const milliseconds = (ms) => (ms === undefined ? "–" : `${ms.toFixed(ms < 10 ? 2 : 1)} ms`);
+// Why something failed. A panic of the player is a trap, without a message: the page cannot go on with the player's memory as it is.
+const reason = (error) => error instanceof WebAssembly.RuntimeError ? `the player failed (${error.message}); reload the page` : error.message;
 const say = (id, text) => ($(id).textContent = text);
 // What the tests wait for, and read.
 const page = (globalThis.enfoldPage = { started: performance.now(), Network, compare, networks: new Map(), parts: [] });
@@ -43,7 +45,7 @@ async function openGpu() {
     page.adapter = [description || device, vendor, architecture].filter(Boolean).join(", ") || "unnamed";
     say("adapter", `WebGPU adapter: ${page.adapter}`);
   } catch (error) {
-    const why = navigator.gpu ? error.message : "this browser has no WebGPU";
+    const why = navigator.gpu ? reason(error) : "this browser has no WebGPU";
     say("adapter", `No GPU: ${why}. Networks run on the CPU alone.`);
   }
 }
@@ -208,7 +210,7 @@ async function runChosen() {
     say("hash-gpu", result.gpu ? hash(result.gpu) : "–");
     if (result.gpu) showBits($("run-bits"), result);
   } catch (error) {
-    say("archive-status", `${name}: ${error.message}`);
+    say("archive-status", `${name}: ${reason(error)}`);
     $("archive-table").hidden = true;
     say("run-bits", "nothing compared");
     $("run-bits").className = "bits";
@@ -222,7 +224,7 @@ async function dropped(file, digits) {
     if (isOfDigits(entry)) digits.use(entry);
     await runChosen();
   } catch (error) {
-    say("archive-status", `${file.name}: ${error.message}`);
+    say("archive-status", `${file.name}: ${reason(error)}`);
   }
 }
 
@@ -259,7 +261,7 @@ async function main() {
 }
 
 main().catch((error) => {
-  say("adapter", `The page did not start: ${error.message}`);
-  page.failed = error.message;
+  say("adapter", `The page did not start: ${reason(error)}`);
+  page.failed = reason(error);
   console.error(error);
 });
