@@ -2,8 +2,8 @@
 //!
 //! A file holds the tensors of the graph and, in its metadata, a JSON header with nodes, operators and outputs. The file
 //! of a prepared graph also holds the state of its observers, so that calibration can be interrupted, or sharded and
-//! merged. A loaded graph computes the same bits. Files of an older format are read, files of a newer one are
-//! refused.
+//! merged. A loaded graph computes the same bits. Files of an older format are read (without the feature `flow`, those of formats 1 to 3
+//! are not), files of a newer one are refused.
 //!
 //! Quantized values of 2 bits are stored four to a byte, and values of 3 or 4 bits two to a byte; in memory they are int8. A constant
 //! states its bits.
@@ -25,6 +25,7 @@
 mod calibration;
 mod error;
 mod format;
+#[cfg(feature = "flow")]
 mod legacy;
 #[cfg(feature = "flow")]
 mod observers;
@@ -37,8 +38,6 @@ mod tensors;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use safetensors::SafeTensors;
-
 pub use self::error::ArchiveError;
 pub use self::format::FORMAT;
 #[cfg(feature = "flow")]
@@ -48,12 +47,9 @@ pub use self::prepared::{
 };
 use self::record::{Header, NodeRecord, Version};
 use self::tensors::{Reader, Writer};
-use crate::files;
+use crate::files::{self, json};
 use crate::graph::{DeclaredTypes, Graph, GraphBuilder, NodeId};
 use crate::ops::{Observe, ObserverId, Op};
-
-/// The first format whose operators need no rewriting.
-const DERIVED_OPERATORS: u32 = 4;
 
 /// The metadata key of the header.
 const KEY: &str = "enfold";
@@ -191,24 +187,26 @@ fn serialize(mut header: Header, mut writer: Writer) -> Result<Vec<u8>, ArchiveE
 
 fn deserialize(bytes: &[u8]) -> Result<(Header, Reader<'_>), ArchiveError> {
     let format = |message: String| ArchiveError::Format { message };
-    let (_, metadata) = files::safetensors::metadata(bytes).map_err(|e| format(e.to_string()))?;
+    let (data, metadata) = files::safetensors::metadata(bytes).map_err(|e| format(e.to_string()))?;
     let json = metadata.metadata().as_ref().and_then(|m| m.get(KEY));
     let json = json.ok_or_else(|| ArchiveError::Header { message: format!("there is no entry {KEY:?}") })?;
-    let header = |e: serde_json::Error| ArchiveError::Header { message: e.to_string() };
+    let header = |e: json::Error| ArchiveError::Header { message: e.to_string() };
     // The version is read first, since the rest of a newer header may not parse.
-    let version: Version = serde_json::from_str(json).map_err(header)?;
+    let version: Version = json::from_str(json).map_err(header)?;
     if version.format > FORMAT {
         return Err(ArchiveError::Newer { format: version.format });
     }
-    let mut header: Header = serde_json::from_str(json).map_err(header)?;
+    let mut header: Header = json::from_str(json).map_err(header)?;
     let packed = std::mem::take(&mut header.packed);
-    let tensors = SafeTensors::deserialize(bytes).map_err(|e| format(e.to_string()))?;
-    let reader = Reader::new(tensors, packed);
-    if header.format < DERIVED_OPERATORS {
+    let reader = Reader::new(metadata, &bytes[data..], packed);
+    #[cfg(not(feature = "flow"))]
+    if header.format < format::DERIVED_OPERATORS {
+        return Err(ArchiveError::Older { format: header.format });
+    }
+    #[cfg(feature = "flow")]
+    if header.format < format::DERIVED_OPERATORS {
         header.nodes.iter_mut().try_for_each(|node| legacy::upgrade_node(node, &reader))?;
-        #[cfg(feature = "flow")]
         let observers = header.prepared.iter_mut().flat_map(|prepared| prepared.observers.iter_mut().enumerate());
-        #[cfg(feature = "flow")]
         observers.into_iter().try_for_each(|(at, observer)| legacy::upgrade_observer(at, observer, &reader))?;
     }
     Ok((header, reader))
@@ -243,5 +241,21 @@ mod tests {
         let graph = g.finish([y]).expect("a graph");
         let read = from_bytes(&to_bytes(&graph).expect("bytes")).expect("a graph");
         assert_eq!((read.declared_types(), &read), (&declared, &graph));
+    }
+
+    /// A player refuses what only the flow rewrites, and says so.
+    #[cfg(not(feature = "flow"))]
+    #[test]
+    fn old_formats_need_the_flow() {
+        let mut g = GraphBuilder::new();
+        let x = g.input("x", Shape::rows(2)).expect("an input");
+        let bytes = to_bytes(&g.finish([x]).expect("a graph")).expect("bytes");
+        let (from, to) = (br#"\"format\":7"#, br#"\"format\":3"#);
+        let at = bytes.windows(from.len()).position(|window| window == from).expect("the format");
+        let old = [&bytes[..at], to, &bytes[at + to.len()..]].concat();
+        assert!(from_bytes(&bytes).is_ok());
+        let error = from_bytes(&old).expect_err("format 3");
+        assert_eq!(error, ArchiveError::Older { format: 3 });
+        assert!(error.to_string().contains("format 3") && error.to_string().contains("from 4 on"), "{error}");
     }
 }

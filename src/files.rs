@@ -2,6 +2,7 @@
 //!
 //! The module is hidden, since only the library and the command line need it.
 
+pub(crate) mod json;
 #[cfg(feature = "flow")]
 mod replacement;
 pub mod safetensors;

@@ -1,6 +1,7 @@
 //! Values: tensors, shapes and quantization parameters, each checked where it is made.
 
 mod contents;
+pub(crate) mod decimal;
 mod dtype;
 mod group_qparams;
 mod qparams;

@@ -26,6 +26,15 @@ pub enum ArchiveError {
         /// Its format.
         format: u32,
     },
+    /// The file was made by an older version, whose operators only the feature `flow` rewrites.
+    #[error(
+        "the file has format {format}, and without the feature `flow`, formats are read from {oldest} on: load and save it with `flow`",
+        oldest = super::format::DERIVED_OPERATORS
+    )]
+    Older {
+        /// Its format.
+        format: u32,
+    },
     /// The header is not sound: fields are missing, or the JSON is not valid.
     #[error("the header cannot be read: {message}")]
     Header {

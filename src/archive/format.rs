@@ -6,3 +6,6 @@
 /// quantization by a division. Format 6 added scales and zero points of groups, and linear layers of such weights. Format 7 added channel
 /// statistics and second moments.
 pub const FORMAT: u32 = 7;
+
+/// The first format whose operators need no rewriting.
+pub(super) const DERIVED_OPERATORS: u32 = 4;

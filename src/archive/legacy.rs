@@ -1,7 +1,6 @@
 //! Rewrites the operators and observers of formats 1 to 3, which were written by hand, to the form that serde derives from their types.
 
 use serde::Deserialize;
-use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
 
 use super::error::ArchiveError;
@@ -9,6 +8,7 @@ use super::error::ArchiveError;
 use super::observers::ObserverRecord;
 use super::record::NodeRecord;
 use super::tensors::Reader;
+use crate::files::json::Raw;
 use crate::values::{QuantRange, Tensor, check_bits};
 
 pub(super) fn upgrade_node(node: &mut NodeRecord, reader: &Reader<'_>) -> Result<(), ArchiveError> {
@@ -24,7 +24,7 @@ pub(super) fn upgrade_node(node: &mut NodeRecord, reader: &Reader<'_>) -> Result
     let one = |field: &str| json!({ field: old });
     let (name, op) = match tag.as_str() {
         "input" => {
-            node.declared = Some(to_raw_value(&old).map_err(|e| broken(e.to_string()))?);
+            node.declared = Some(Raw::of(&old).map_err(|e| broken(e.to_string()))?);
             ("input", Value::Null)
         }
         "constant" => {
@@ -72,11 +72,11 @@ pub(super) fn upgrade_node(node: &mut NodeRecord, reader: &Reader<'_>) -> Result
         "table" => ("lut", json!({ "qparams": old })),
         _ => (tag.as_str(), old),
     };
-    node.op = to_raw_value(&json!({ name: op })).map_err(|e| broken(e.to_string()))?;
+    node.op = Raw::of(&json!({ name: op })).map_err(|e| broken(e.to_string()))?;
     Ok(())
 }
 
-fn parsed(json: &RawValue) -> serde_json::Result<Value> {
+fn parsed(json: &Raw) -> serde_json::Result<Value> {
     serde_json::from_str(json.get())
 }
 
@@ -148,8 +148,8 @@ pub(super) fn upgrade_observer(
             _ => return Err(broken(format!("{old} is not the state of an observer"))),
         },
     };
-    record.spec = to_raw_value(&spec).map_err(json)?;
-    record.state = to_raw_value(&state).map_err(json)?;
+    record.spec = Raw::of(&spec).map_err(json)?;
+    record.state = Raw::of(&state).map_err(json)?;
     Ok(())
 }
 
@@ -192,8 +192,6 @@ fn qparams(old: &Value, reader: &Reader<'_>, broken: &impl Fn(String) -> Archive
 mod tests {
     use std::collections::BTreeMap;
 
-    use safetensors::SafeTensors;
-
     use super::*;
     use crate::graph::NodeId;
     use crate::quantize::{
@@ -209,9 +207,10 @@ mod tests {
             None,
         )
         .expect("bytes");
-        let reader = Reader::new(SafeTensors::deserialize(&bytes).expect("a file"), BTreeMap::new());
+        let (data, metadata) = crate::files::safetensors::metadata(&bytes).expect("a file");
+        let reader = Reader::new(metadata, &bytes[data..], BTreeMap::new());
         let observer = |spec: &str, state: &str| {
-            let value = |text: &str| RawValue::from_string(text.to_owned()).expect("JSON");
+            let value = |text: &str| crate::files::json::from_str::<Raw>(text).expect("JSON");
             let mut record = ObserverRecord { spec: value(spec), state: value(state) };
             upgrade_observer(0, &mut record, &reader).and_then(|()| record.observer(0, &reader))
         };

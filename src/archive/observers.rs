@@ -1,11 +1,11 @@
 //! The part of a file's header that holds the observers of a prepared graph: their specs and their statistics.
 
 use serde::{Deserialize, Serialize};
-use serde_json::value::{RawValue, to_raw_value};
 
 use super::calibration::MomentsRecord;
 use super::error::ArchiveError;
 use super::tensors::{Reader, Writer};
+use crate::files::json::{self, Raw};
 use crate::numerics::Range;
 use crate::quantize::archived::{Histogram, Histograms, Observer, State};
 use crate::quantize::{QuantizationSpec, QuantizationSummary};
@@ -27,9 +27,9 @@ pub(super) struct PreparedRecord {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct ObserverRecord {
     /// A [`QuantizationSpec`].
-    pub(super) spec: Box<RawValue>,
+    pub(super) spec: Raw,
     /// A [`StateRecord`].
-    pub(super) state: Box<RawValue>,
+    pub(super) state: Raw,
 }
 
 /// The statistics of an observer. Strings are names of tensors in the file.
@@ -76,20 +76,19 @@ impl ObserverRecord {
                 StateRecord::Histograms(shards.iter().map(shard).collect())
             }
         };
-        Ok(Self { spec: to_raw_value(observer.spec())?, state: to_raw_value(&state)? })
+        Ok(Self { spec: Raw::of(observer.spec())?, state: Raw::of(&state)? })
     }
 
     /// The observer, which messages call `observer {at}`.
     pub(super) fn observer(&self, at: usize, reader: &Reader<'_>) -> Result<Observer, ArchiveError> {
         let broken = |problem: String| ArchiveError::Node { node: format!("observer {at}"), problem };
-        let observer =
-            match serde_json::from_str::<QuantizationSpec>(self.spec.get()).map_err(|e| broken(e.to_string()))? {
-                QuantizationSpec::Observed(spec) => Observer::new(spec).map_err(|e| broken(e.to_string()))?,
-                QuantizationSpec::FixedQParams(spec) => Observer::fixed(spec),
-                QuantizationSpec::Derived(spec) => Observer::derived(spec),
-                QuantizationSpec::Shared(_) => return Err(broken("is shared with nothing".to_owned())),
-            };
-        let state = match serde_json::from_str::<StateRecord>(self.state.get()).map_err(|e| broken(e.to_string()))? {
+        let observer = match json::from_str::<QuantizationSpec>(self.spec.get()).map_err(|e| broken(e.to_string()))? {
+            QuantizationSpec::Observed(spec) => Observer::new(spec).map_err(|e| broken(e.to_string()))?,
+            QuantizationSpec::FixedQParams(spec) => Observer::fixed(spec),
+            QuantizationSpec::Derived(spec) => Observer::derived(spec),
+            QuantizationSpec::Shared(_) => return Err(broken("is shared with nothing".to_owned())),
+        };
+        let state = match json::from_str::<StateRecord>(self.state.get()).map_err(|e| broken(e.to_string()))? {
             StateRecord::Nothing => State::Nothing,
             StateRecord::Known(qparams) => State::Known(qparams),
             StateRecord::Ranges { min, max } => {

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use serde_json::value::{RawValue, to_raw_value};
 
 #[cfg(feature = "flow")]
 use super::calibration::StatisticsRecord;
@@ -13,15 +12,16 @@ use super::error::ArchiveError;
 use super::observers::PreparedRecord;
 use super::packed::PackedRecord;
 use super::tensors::{Reader, Writer};
+use crate::files::json::{self, Raw};
 use crate::graph::{DeclaredTypes, Node};
 use crate::ops::{Constant, Op};
 use crate::values::{DType, Shape};
 
 /// Without the flow, it only matters whether there is one.
 #[cfg(not(feature = "flow"))]
-type PreparedRecord = Box<RawValue>;
+type PreparedRecord = Raw;
 #[cfg(not(feature = "flow"))]
-type StatisticsRecord = Box<RawValue>;
+type StatisticsRecord = Raw;
 
 /// The whole header.
 #[derive(Debug, Serialize, Deserialize)]
@@ -55,13 +55,13 @@ pub(super) struct Version {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct NodeRecord {
     pub(super) name: String,
-    pub(super) op: Box<RawValue>,
+    pub(super) op: Raw,
     /// The name of the tensor of a constant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) tensor: Option<String>,
     /// The [`DeclaredInput`] of an input.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) declared: Option<Box<RawValue>>,
+    pub(super) declared: Option<Raw>,
     pub(super) inputs: Vec<usize>,
     pub(super) origin: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -95,12 +95,12 @@ impl NodeRecord {
         });
         Ok(Self {
             name: node.name.clone(),
-            op: to_raw_value(&node.op).map_err(broken)?,
+            op: Raw::of(&node.op).map_err(broken)?,
             tensor: match &node.op {
                 Op::Constant(Constant { tensor, bits }) => Some(writer.constant(Arc::clone(tensor), *bits)),
                 _ => None,
             },
-            declared: declared.map(|declared| to_raw_value(&declared)).transpose().map_err(broken)?,
+            declared: declared.map(|declared| Raw::of(&declared)).transpose().map_err(broken)?,
             inputs: node.inputs.iter().map(|id| id.index()).collect(),
             origin: node.origin.clone(),
             float_reason: node.float_reason.clone(),
@@ -109,14 +109,14 @@ impl NodeRecord {
 
     /// Shape and type of an input; `None` for other nodes.
     pub(super) fn declared(&self) -> Result<Option<DeclaredInput>, ArchiveError> {
-        let broken = |e: serde_json::Error| ArchiveError::Node { node: self.name.clone(), problem: e.to_string() };
-        self.declared.as_ref().map(|declared| serde_json::from_str(declared.get())).transpose().map_err(broken)
+        let broken = |e: json::Error| ArchiveError::Node { node: self.name.clone(), problem: e.to_string() };
+        self.declared.as_ref().map(|declared| json::from_str(declared.get())).transpose().map_err(broken)
     }
 
     /// The operator, with the tensor of a constant.
     pub(super) fn op(&self, reader: &Reader<'_>) -> Result<Op, ArchiveError> {
         let broken = |problem: String| ArchiveError::Node { node: self.name.clone(), problem };
-        match (serde_json::from_str::<Op>(self.op.get()).map_err(|e| broken(e.to_string()))?, &self.tensor) {
+        match (json::from_str::<Op>(self.op.get()).map_err(|e| broken(e.to_string()))?, &self.tensor) {
             (Op::Constant(constant), Some(name)) => {
                 Ok(Op::Constant(Constant { tensor: reader.shared(name)?, ..constant }))
             }

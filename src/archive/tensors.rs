@@ -5,8 +5,8 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use safetensors::tensor::TensorView;
-use safetensors::{Dtype, SafeTensors, View};
+use safetensors::tensor::Metadata;
+use safetensors::{Dtype, View};
 
 use super::error::ArchiveError;
 use super::packed::{PackedRecord, pack};
@@ -105,15 +105,18 @@ fn name(number: usize) -> String {
 /// saved, and a list of numbers can be named only once.
 #[derive(Debug)]
 pub(super) struct Reader<'f> {
-    file: SafeTensors<'f>,
+    metadata: Metadata,
+    /// The bytes behind the header.
+    data: &'f [u8],
     packed: BTreeMap<String, PackedRecord>,
     constants: RefCell<HashMap<String, Arc<Tensor>>>,
     lists: RefCell<HashSet<String>>,
 }
 
 impl<'f> Reader<'f> {
-    pub(super) fn new(file: SafeTensors<'f>, packed: BTreeMap<String, PackedRecord>) -> Self {
-        Self { file, packed, constants: RefCell::default(), lists: RefCell::default() }
+    /// The metadata are those of the data, as [`metadata`](crate::files::safetensors::metadata) gives them.
+    pub(super) fn new(metadata: Metadata, data: &'f [u8], packed: BTreeMap<String, PackedRecord>) -> Self {
+        Self { metadata, data, packed, constants: RefCell::default(), lists: RefCell::default() }
     }
 
     /// A constant.
@@ -137,19 +140,20 @@ impl<'f> Reader<'f> {
 
     fn tensor(&self, name: &str) -> Result<Tensor, ArchiveError> {
         let broken = |problem: String| ArchiveError::Tensor { tensor: name.to_owned(), problem };
-        let view = self.file.tensor(name).map_err(|e| broken(e.to_string()))?;
-        let shape = view.shape();
+        let info = self.metadata.info(name).ok_or_else(|| broken("is not in the file".to_owned()))?;
+        let (shape, (from, to)) = (&info.shape, info.data_offsets);
+        let data = self.data.get(from..to).ok_or_else(|| broken(format!("ends at {to} of {}", self.data.len())))?;
         if let Some(record) = self.packed.get(name) {
-            return match view.dtype() {
-                Dtype::U8 => record.unpack(view.data()).map_err(broken),
+            return match info.dtype {
+                Dtype::U8 => record.unpack(data).map_err(broken),
                 other => Err(broken(format!("is packed, and its type is {other:?}, expected U8"))),
             };
         }
-        let tensor = match view.dtype() {
-            Dtype::F32 => Tensor::from_f32(shape, elements(&view)),
-            Dtype::I8 => Tensor::from_i8(shape, elements(&view)),
-            Dtype::I32 => Tensor::from_i32(shape, elements(&view)),
-            Dtype::I64 => Tensor::from_i64(shape, elements(&view)),
+        let tensor = match info.dtype {
+            Dtype::F32 => Tensor::from_f32(shape, elements(data)),
+            Dtype::I8 => Tensor::from_i8(shape, elements(data)),
+            Dtype::I32 => Tensor::from_i32(shape, elements(data)),
+            Dtype::I64 => Tensor::from_i64(shape, elements(data)),
             other => return Err(broken(format!("its type {other:?} is none of f32, i8, i32 and i64"))),
         };
         tensor.map_err(|e| broken(e.to_string()))
@@ -183,6 +187,6 @@ fn wrong_type(name: &str, tensor: &Tensor, expected: &str) -> ArchiveError {
 }
 
 /// The elements of a tensor, whose bytes need not be aligned.
-fn elements<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(view: &TensorView<'_>) -> Vec<T> {
-    bytemuck::pod_collect_to_vec(view.data())
+fn elements<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(data: &[u8]) -> Vec<T> {
+    bytemuck::pod_collect_to_vec(data)
 }

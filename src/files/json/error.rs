@@ -1,0 +1,55 @@
+//! What is wrong with JSON.
+
+use std::fmt::{self, Display};
+
+use serde::de;
+
+/// What is wrong. The results of a reader, of which there are many, are small if it is elsewhere.
+#[derive(Debug)]
+pub(crate) struct Error(Box<Problem>);
+
+#[derive(Debug)]
+struct Problem {
+    message: String,
+    /// Whether there were too few values.
+    is_length: bool,
+}
+
+impl Error {
+    #[cold]
+    pub(super) fn new(message: String) -> Self {
+        Self(Box::new(Problem { message, is_length: false }))
+    }
+
+    /// Whether there were too few values.
+    pub(super) fn is_length(&self) -> bool {
+        self.0.is_length
+    }
+
+    /// The error of a part, which says nothing of the number of values of the whole.
+    pub(super) fn of_part(mut self) -> Self {
+        self.0.is_length = false;
+        self
+    }
+}
+
+impl Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.message)
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl de::Error for Error {
+    #[cold]
+    fn custom<T: Display>(message: T) -> Self {
+        Self::new(message.to_string())
+    }
+
+    #[cold]
+    fn invalid_length(length: usize, expected: &dyn de::Expected) -> Self {
+        let message = format!("invalid length {length}, expected {expected}");
+        Self(Box::new(Problem { message, is_length: true }))
+    }
+}
