@@ -29,6 +29,13 @@ pub(crate) struct Expected {
     pub(crate) may_be_near: bool,
 }
 
+/// What a case needs to know of a kernel. The methods of a [`CaseBuilder`] take any kernel and any operator, and leave their work to
+/// functions of this, which are compiled once.
+struct Tested {
+    key: PipelineKey,
+    may_be_near: bool,
+}
+
 /// The rows of the batch.
 pub(crate) const ROWS: usize = 3;
 /// int8 values `[ROWS, 3, 21]` and columns `[ROWS, 3, 1]`, whose rows have padding.
@@ -70,10 +77,17 @@ impl<'c> CaseBuilder<'c> {
         }
     }
 
+    fn tested(&self, kernel: impl Kernel) -> Tested {
+        Tested { key: kernel.pipeline(self.config.kernel_options()), may_be_near: kernel.may_be_near() }
+    }
+
     /// Whether the case is for a kernel.
     pub(crate) fn needs(&self, kernel: impl Kernel) -> bool {
-        let key = kernel.pipeline(self.config.kernel_options());
-        self.needed.is_none_or(|needed| needed.contains(&key))
+        self.needs_key(&self.tested(kernel).key)
+    }
+
+    fn needs_key(&self, key: &PipelineKey) -> bool {
+        self.needed.is_none_or(|needed| needed.contains(key))
     }
 
     /// Whether the case is for all kernels.
@@ -125,34 +139,51 @@ impl<'c> CaseBuilder<'c> {
         value_type: ValueType,
         shape: Shape,
     ) -> ValueId {
-        let (op, output) = (op.into(), self.value(value_type, shape));
+        self.step_of(op.into(), inputs, value_type, shape)
+    }
+
+    fn step_of(&mut self, op: StepOp, inputs: &[ValueId], value_type: ValueType, shape: Shape) -> ValueId {
+        let output = self.value(value_type, shape);
         self.steps.push(Step { name: "known".to_owned(), op, inputs: inputs.to_vec(), output });
         output
     }
 
     /// A step whose result is that of the CPU engine. Adds nothing if its kernel is not needed.
     pub(crate) fn computed(&mut self, kernel: impl Kernel, op: impl Into<Op>, inputs: &[ValueId]) -> ValueId {
-        if !self.needs(kernel) {
+        let tested = self.tested(kernel);
+        self.computed_of(tested, op.into(), inputs)
+    }
+
+    fn computed_of(&mut self, tested: Tested, op: Op, inputs: &[ValueId]) -> ValueId {
+        if !self.needs_key(&tested.key) {
             return inputs[0];
         }
-        let id = self.intermediate(op, inputs);
-        self.known_answer(kernel, id)
+        let id = self.intermediate_of(op, inputs);
+        self.known_answer_of(tested, id)
     }
 
     /// Compares a value with the result of the CPU engine.
     pub(crate) fn known_answer(&mut self, kernel: impl Kernel, id: ValueId) -> ValueId {
+        let tested = self.tested(kernel);
+        self.known_answer_of(tested, id)
+    }
+
+    fn known_answer_of(&mut self, tested: Tested, id: ValueId) -> ValueId {
         let expected = self.known[id.index()].clone().expect(CHECKED);
-        self.answer(kernel, id, expected)
+        self.answer_of(tested, id, expected)
     }
 
     /// A step whose result is that of the CPU engine, and is not compared.
     pub(crate) fn intermediate(&mut self, op: impl Into<Op>, inputs: &[ValueId]) -> ValueId {
-        let op = op.into();
+        self.intermediate_of(op.into(), inputs)
+    }
+
+    fn intermediate_of(&mut self, op: Op, inputs: &[ValueId]) -> ValueId {
         let tensors: Vec<&Tensor> = inputs.iter().map(|id| self.known[id.index()].as_ref().expect(CHECKED)).collect();
         let shapes = inputs.iter().map(|id| &self.values[id.index()].shape);
         let operands = tensors.iter().zip(shapes).map(|(tensor, shape)| Operand { dtype: tensor.dtype(), shape });
         let TensorType { shape, dtype } = op.infer(&operands.collect::<Vec<_>>()).expect(CHECKED);
-        self.run(op, inputs, type_of(dtype), shape)
+        self.run_of(op.into(), inputs, type_of(dtype), shape)
     }
 
     /// A step whose result is that of the CPU engine, and is not compared. The engine runs a program of this step alone: a case may have
@@ -164,7 +195,11 @@ impl<'c> CaseBuilder<'c> {
         value_type: ValueType,
         shape: Shape,
     ) -> ValueId {
-        let id = self.step(op, inputs, value_type, shape);
+        self.run_of(op.into(), inputs, value_type, shape)
+    }
+
+    fn run_of(&mut self, op: StepOp, inputs: &[ValueId], value_type: ValueType, shape: Shape) -> ValueId {
+        let id = self.step_of(op, inputs, value_type, shape);
         let (mut values, mut constants, mut given, mut tensors) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for input in inputs {
             let (at, tensor) = (ValueId::new(values.len()), self.known[input.index()].clone().expect(CHECKED));
@@ -194,20 +229,29 @@ impl<'c> CaseBuilder<'c> {
         inputs: &[ValueId],
         expected: Tensor,
     ) -> ValueId {
-        if !self.needs(kernel) {
+        let tested = self.tested(kernel);
+        self.output_of(tested, op.into(), inputs, expected)
+    }
+
+    fn output_of(&mut self, tested: Tested, op: StepOp, inputs: &[ValueId], expected: Tensor) -> ValueId {
+        if !self.needs_key(&tested.key) {
             return inputs[0];
         }
-        let op = op.into();
         let value_type = if matches!(op, StepOp::ToF16) { ValueType::F16 } else { type_of(expected.dtype()) };
-        let id = self.step(op, inputs, value_type, Shape::batched(&expected.shape()[1..]));
-        self.answer(kernel, id, expected)
+        let id = self.step_of(op, inputs, value_type, Shape::batched(&expected.shape()[1..]));
+        self.answer_of(tested, id, expected)
     }
 
     /// Compares a value with the right result.
     pub(crate) fn answer(&mut self, kernel: impl Kernel, id: ValueId, expected: Tensor) -> ValueId {
+        let tested = self.tested(kernel);
+        self.answer_of(tested, id, expected)
+    }
+
+    fn answer_of(&mut self, tested: Tested, id: ValueId, expected: Tensor) -> ValueId {
         self.outputs.push(id);
         self.known[id.index()] = Some(expected.clone());
-        let (key, may_be_near) = (kernel.pipeline(self.config.kernel_options()), kernel.may_be_near());
+        let Tested { key, may_be_near } = tested;
         self.expected.push(Expected { key, tensor: expected, may_be_near });
         id
     }
