@@ -77,18 +77,23 @@ else
     wasm=target/$target/web/enfold_web.wasm
 fi
 
-rm -rf "$out"
-mkdir -p "$out"
-cargo run --quiet -p enfold-web-bindgen -- "$wasm" "$out"
-
 opt=$tools/node_modules/.bin/wasm-opt
 if [ ! -e "$opt" ] && command -v npm >/dev/null; then
     timeout 300 npm install --silent --no-audit --no-fund --prefix "$tools" binaryen@132.0.0 >/dev/null || say "npm has no binaryen"
 fi
+
+rm -rf "$out"
+mkdir -p "$out"
+# The names of functions are for wasm-opt, which removes them.
+names=()
+[ -e "$opt" ] || names=(--no-names)
+cargo run --quiet -p enfold-web-bindgen -- "$wasm" "$out" "${names[@]}"
+
 if [ -e "$opt" ]; then
     say "wasm-opt"
+    # Functions that were compiled from the same source for several types have similar names. Side by side, they take less with gzip.
     features=(bulk-memory bulk-memory-opt call-indirect-overlong multivalue mutable-globals nontrapping-float-to-int reference-types sign-ext simd)
-    "$opt" -Oz --converge "${features[@]/#/--enable-}" --strip-debug --strip-producers "$out/enfold_web_bg.wasm" -o "$out/optimized.wasm"
+    "$opt" -Oz --converge --reorder-functions-by-name "${features[@]/#/--enable-}" --strip-debug --strip-producers "$out/enfold_web_bg.wasm" -o "$out/optimized.wasm"
     mv "$out/optimized.wasm" "$out/enfold_web_bg.wasm"
 else
     say "not optimized: there is no wasm-opt (npm install binaryen)"
