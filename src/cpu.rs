@@ -3,6 +3,7 @@
 //! Threads share the rows. For each block of rows, the epilogue runs while the sums of the product are in cache. [`GemmBackend`]
 //! selects the kernel of int8 products.
 
+mod broadcast;
 mod buffer_pool;
 mod conv;
 mod elementwise;
@@ -23,6 +24,7 @@ mod reduce;
 mod rounding;
 mod step_run;
 mod steps;
+mod task_size;
 #[cfg(test)]
 mod tests;
 mod unary;

@@ -10,11 +10,12 @@ use super::buffer_pool::BufferPool;
 use super::conv::taps;
 use super::error::CpuError;
 use super::fusion::{Fused, Fusions};
-use super::int8_layer::{FloatWeight, Int8Layer, Weight};
+use super::int8_layer::{Int8Layer, Weight};
 use super::options::Options;
 use super::step_run::StepRun;
 use crate::numerics::FloatProducts;
 use crate::numerics::float::products::transposed_factors;
+use crate::numerics::gemm::PackedWeight;
 use crate::ops::{Linear, Op, Transpose};
 use crate::parallel::in_pool;
 use crate::program::{Program, QConv, StepOp, ValueId};
@@ -143,7 +144,8 @@ impl Engine {
                     let all = all.or_insert_with(|| transposed_factors(f32s(weight), n, k).into());
                     return Weight::Factors(Arc::clone(all));
                 }
-                let packed = float.entry(step.inputs[1]).or_insert_with(|| FloatWeight::new(f32s(weight), n, k).into());
+                let packed =
+                    float.entry(step.inputs[1]).or_insert_with(|| PackedWeight::new(f32s(weight), n, k).into());
                 Weight::F32(Arc::clone(packed))
             })),
             _ => Ok(None),

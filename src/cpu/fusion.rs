@@ -1,7 +1,7 @@
 //! Fusion: what follows a product element by element or row by row runs on each part of its result while that is in cache.
 
-use super::elementwise::position;
-use super::step_run::task_len;
+use super::broadcast::position;
+use super::task_size::task_len;
 use crate::numerics::float::{self, rows};
 use crate::numerics::{UnaryOp, vectorized};
 use crate::ops::{Clamp, LayerNorm, Op, RmsNorm, Softmax, Unary};
@@ -104,6 +104,10 @@ impl<'r> Fused<'r> {
     }
 
     /// Runs on the elements of `y` from `first` on, in place. `n` is the length of a row.
+    #[expect(
+        clippy::redundant_closure,
+        reason = "a function that is passed by its name may not be inlined, and has no vectors then"
+    )]
     fn apply(&self, y: &mut [f32], first: usize, n: usize) {
         match *self {
             Self::Add(ref other) => other.zip(y, first, float::add),

@@ -8,9 +8,8 @@ use super::epilogue::{Channels, Int8Output, qparams_of_row, requantize_row, scal
 use super::error::CpuError;
 use super::fusion::{Fused, apply};
 use super::options::GemmBackend;
-use crate::kernels::linear_f32::Panels;
-use crate::kernels::{After, Int8Gemm, Int8Weight};
-use crate::numerics::gemm::PackedWeight;
+use crate::kernels::{Int8Gemm, Int8Weight};
+use crate::numerics::gemm::{After, PackedWeight};
 use crate::program::{Epilogue, QLinear};
 use crate::values::Tensor;
 use crate::values::slices::{self, CHECKED, tensor};
@@ -19,28 +18,13 @@ use crate::values::slices::{self, CHECKED, tensor};
 #[derive(Debug)]
 pub(super) enum Weight {
     Int8(Int8Layer),
-    F32(Arc<FloatWeight>),
+    F32(Arc<PackedWeight>),
     /// The rounded factors of reproducible products, `[k, n]`.
     Factors(Arc<Vec<f32>>),
     /// The weight `[taps, C]` of a convolution whose every channel is a group.
     Taps(Vec<i8>),
     /// The weight of the step is read as it is.
     Unpacked,
-}
-
-/// A packed weight of floats.
-#[derive(Debug)]
-pub(super) enum FloatWeight {
-    Panels(Panels),
-    /// A weight with many features, which the library's blocks suit.
-    Library(PackedWeight),
-}
-
-impl FloatWeight {
-    /// Packs `weight[n, k]`, row-major.
-    pub(super) fn new(weight: &[f32], n: usize, k: usize) -> Self {
-        Panels::new(weight, n, k).map_or_else(|| Self::Library(PackedWeight::new(weight, n, k)), Self::Panels)
-    }
 }
 
 /// An int8 linear layer, ready to run.

@@ -1,6 +1,6 @@
 //! Linear layers.
 
-use super::int8_layer::{FloatWeight, Weight};
+use super::int8_layer::Weight;
 use super::step_run::{Output, StepRun};
 use crate::numerics::float::products;
 use crate::numerics::{FloatProducts, gemm};
@@ -34,15 +34,11 @@ pub(super) fn run(run: &mut StepRun<'_>) -> Option<Output> {
             }
             let m = rows_before_last(run.x().shape());
             let mut y = run.pool.take(m * n);
-            match run.weight {
-                Some(Weight::F32(packed)) if m > 1 => match &**packed {
-                    FloatWeight::Panels(panels) => panels.product(&mut y, f32s(run.x()), m, bias, None),
-                    FloatWeight::Library(packed) => {
-                        gemm::linear_into(&mut y, f32s(run.x()), [m, n, k], f32s(rest[0]), Some(packed), bias);
-                    }
-                },
-                _ => gemm::linear_into(&mut y, f32s(run.x()), [m, n, k], f32s(rest[0]), None, bias),
-            }
+            let packed = match run.weight {
+                Some(Weight::F32(packed)) => Some(&**packed),
+                _ => None,
+            };
+            gemm::linear_into(&mut y, f32s(run.x()), [m, n, k], f32s(rest[0]), packed, bias);
             tensor(shape.to_vec(), y)
         }
         _ => return None,

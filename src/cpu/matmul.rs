@@ -1,21 +1,18 @@
 //! Products of two tensors.
 
-use super::elementwise::{broadcast_shape, position};
+use std::borrow::Cow;
+
+use super::broadcast::{broadcast_shape, position};
 use super::epilogue::{qparams_of_row, requantize, scale_accumulator};
 use super::fusion::{Fused, apply, apply_to_all};
 use super::step_run::{Output, StepRun};
-use crate::kernels::matmul::{EXACT_INTEGERS, Scratch, Strided, product};
 use crate::numerics::float::{canonical, products};
+use crate::numerics::gemm::strided::{EXACT_INTEGERS, Scratch, Strided, product};
 use crate::numerics::{self, FloatProducts, gemm};
 use crate::ops::{IntegerMatMulDynamic, MatMul, Op};
 use crate::parallel::*;
 use crate::program::{Epilogue, StepOp};
 use crate::values::slices::{CHECKED, f32s, i8s, integers, tensor};
-
-/// Multiply-adds of a float product, beyond which the library's blocks are worth their packing.
-const LARGE: usize = 1 << 22;
-/// Up to so many rows, a product with a transposed matrix is one of dot products.
-const FEW_ROWS: usize = 4;
 
 pub(super) fn run(run: &mut StepRun<'_>) -> Option<Output> {
     let rest = run.rest;
@@ -85,10 +82,17 @@ impl Matrices {
         Strided { data: &data[first.min(data.len())..], row, col }
     }
 
-    /// Whether the memory of the view is row-major.
-    fn is_whole(&self) -> bool {
+    /// The elements in the order of the view.
+    fn in_order<'d>(&self, data: &'d [f32]) -> Cow<'d, [f32]> {
         let own = |axis: usize| self.shape[axis + 1..].iter().product::<usize>();
-        (0..self.shape.len()).all(|axis| self.shape[axis] <= 1 || self.strides[axis] == own(axis))
+        if (0..self.shape.len()).all(|axis| self.shape[axis] <= 1 || self.strides[axis] == own(axis)) {
+            return Cow::Borrowed(data);
+        }
+        let at = |at: usize| -> f32 {
+            let index = |(axis, stride): (usize, &usize)| at / own(axis) % self.shape[axis] * stride;
+            data[self.strides.iter().enumerate().map(index).sum::<usize>()]
+        };
+        Cow::Owned((0..data.len()).map(at).collect())
     }
 }
 
@@ -177,38 +181,36 @@ impl Stacks {
             });
         }
         let is_one = self.b.stack().iter().all(|&length| length == 1) && self.a.stack().len() == self.y.len();
-        if is_one && self.a.is_whole() && self.b.is_whole() {
+        let rows = if is_one { y.len() / n.max(1) } else { m };
+        if rows.saturating_mul(n).saturating_mul(k) > gemm::LARGE {
+            let (a, b) = (self.a.in_order(a), self.b.in_order(b));
             // With one matrix on the right, one product takes all rows of the left.
-            gemm::matmul(y, a, b, [y.len() / n.max(1), n, k]);
+            for (at, y) in y.chunks_exact_mut(rows * n).enumerate() {
+                let [i, j] = [&self.a, &self.b].map(|of| position(at, &self.y, of.stack()));
+                gemm::matmul(y, &a[i * m * k..][..rows * k], &b[j * k * n..][..k * n], [rows, n, k]);
+            }
             return apply_to_all(fused, y, n);
         }
-        let is_large = m.saturating_mul(n).saturating_mul(k) > LARGE && self.a.is_whole() && self.b.is_whole();
         self.for_each_part(y, |scratch, at, first, y| {
             let (a, b) = self.matrices((a, b), at, first);
             let rows = y.len() / n;
-            if rows <= FEW_ROWS && b.row == 1 && b.col == k && a.col == 1 && a.row == k {
-                gemm::linear_into(y, &a.data[..rows * k], [rows, n, k], &b.data[..n * k], None, None);
-            } else if is_large {
-                gemm::matmul(y, &a.data[..rows * k], &b.data[..k * n], [rows, n, k]);
-            } else {
-                product(
-                    scratch,
-                    y,
-                    [rows, n, k],
-                    (
-                        a,
-                        #[inline(always)]
-                        |_, v| v,
-                    ),
-                    (
-                        b,
-                        #[inline(always)]
-                        |v| v,
-                    ),
+            product(
+                scratch,
+                y,
+                [rows, n, k],
+                (
+                    a,
                     #[inline(always)]
-                    |y, sums| y.copy_from_slice(sums),
-                );
-            }
+                    |_, v| v,
+                ),
+                (
+                    b,
+                    #[inline(always)]
+                    |v| v,
+                ),
+                #[inline(always)]
+                |y, sums| y.copy_from_slice(sums),
+            );
             apply(fused, y, (at * m + first) * n, n);
         });
     }

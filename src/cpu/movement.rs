@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use ndarray::{ArrayD, Axis, IxDyn};
 
-use super::step_run::{Output, StepRun, task_len};
+use super::step_run::{Output, StepRun};
+use super::task_size::task_len;
 use crate::ops::{Concat, IndexSelect, Op, Pad, Slice, Transpose};
 use crate::parallel::*;
 use crate::program::StepOp;

@@ -1,7 +1,8 @@
 //! Softmax and normalizations (equation 11), in vectors.
 
 use super::movement::transpose;
-use super::step_run::{Output, StepRun, task_len};
+use super::step_run::{Output, StepRun};
+use super::task_size::task_len;
 use crate::numerics::float::rows;
 use crate::numerics::vectorized;
 use crate::ops::{LayerNorm, Op, RmsNorm, Softmax};
@@ -54,8 +55,11 @@ fn along_axis(x: Tensor, axis: usize, f: impl Fn(&mut [f32], usize)) -> Tensor {
 }
 
 /// Computes the softmax of each row of `cols` elements, in place.
+#[expect(
+    clippy::redundant_closure,
+    reason = "a function that is passed by its name may not be inlined, and has no vectors then"
+)]
 fn softmax(x: &mut [f32], cols: usize) {
-    // A function that is passed by its name may not be inlined, and has no vector instructions then.
     by_row(
         x,
         cols,

@@ -1,7 +1,8 @@
 //! Pools and resizes of images with the channels last: one output pixel at a time, all channels together.
 
 use super::epilogue::{Int8Output, requantize_row};
-use super::step_run::{Output, StepRun, TASK};
+use super::step_run::{Output, StepRun};
+use super::task_size::TASK;
 use crate::numerics::{self, float, vectorized};
 use crate::ops::{
     AveragePool, AverageWindows, ImageLayout, Images, IntegerAveragePool, IntegerResizeLinear, MaxPool, Op, ResizeGrid,

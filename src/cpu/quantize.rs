@@ -3,7 +3,8 @@
 use super::epilogue::qparams_of_row;
 use super::error::CpuError;
 use super::rounding::{clamp, rounded};
-use super::step_run::{Output, StepRun, TASK, task_len};
+use super::step_run::{Output, StepRun};
+use super::task_size::{TASK, task_len};
 use crate::numerics::{self, QuantizeRule, Range, block_range, float, vectorized};
 use crate::ops::{ChooseQParams, Dequantize, Op, Quantize, QuantizeDynamic};
 use crate::parallel::*;

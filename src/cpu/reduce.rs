@@ -3,7 +3,8 @@
 use ndarray::Axis;
 
 use super::error::CpuError;
-use super::step_run::{Output, StepRun, TASK};
+use super::step_run::{Output, StepRun};
+use super::task_size::TASK;
 use crate::numerics::float::rows;
 use crate::numerics::{self, vectorized};
 use crate::ops::{Max, Op, Sum};

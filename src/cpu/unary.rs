@@ -1,7 +1,8 @@
 //! Functions of each element.
 
 use super::error::CpuError;
-use super::step_run::{Output, StepRun, task_len};
+use super::step_run::{Output, StepRun};
+use super::task_size::task_len;
 use crate::numerics::{IntegerType, truncate};
 use crate::ops::{Clamp, Op, ToInteger, Unary};
 use crate::parallel::*;

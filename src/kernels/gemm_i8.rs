@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 
-use super::after::After;
+use crate::numerics::gemm::After;
 use crate::numerics::vectorized;
 use crate::parallel::*;
 
@@ -62,7 +62,7 @@ mod vnni {
             _: &[i8],
             _: usize,
             _: &F,
-            _: super::super::after::After<'_, T>,
+            _: crate::numerics::gemm::After<'_, T>,
         ) {
             match self.0 {}
         }
@@ -97,7 +97,7 @@ mod neon {
             _: &[i8],
             _: usize,
             _: &F,
-            _: super::super::after::After<'_, T>,
+            _: crate::numerics::gemm::After<'_, T>,
         ) {
             match self.0 {}
         }

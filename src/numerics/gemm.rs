@@ -1,16 +1,29 @@
 //! Matrix products: float products, whose sums have an order of the library's, and integer products, whose sums are exact.
 
+mod after;
+mod lanes;
+#[cfg(feature = "threads")]
+mod panels;
 #[cfg(feature = "threads")]
 mod rten;
+pub(crate) mod strided;
+#[cfg(any(
+    feature = "threads",
+    target_arch = "x86_64",
+    target_arch = "aarch64",
+    all(target_arch = "wasm32", target_feature = "simd128")
+))]
+pub(crate) mod tasks;
+pub(crate) use after::After;
 #[cfg(feature = "threads")]
 pub(crate) use rten::{
-    PackedLeft, PackedWeight, SIZES, linear, linear_into, matmul, matmul_transposed, matrix, transposed,
+    LARGE, PackedLeft, PackedWeight, SIZES, linear, linear_into, matmul, matmul_transposed, matrix, transposed,
 };
 
 #[cfg(not(feature = "threads"))]
 mod plain;
 #[cfg(not(feature = "threads"))]
-pub(crate) use plain::{PackedLeft, PackedWeight, linear, linear_into, matmul};
+pub(crate) use plain::{LARGE, PackedLeft, PackedWeight, linear, linear_into, matmul};
 
 /// Computes `x[m, k] · weight[n, k]ᵀ` of int8, in `i32`. A sum that does not fit wraps around.
 ///

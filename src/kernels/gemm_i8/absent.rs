@@ -1,6 +1,6 @@
 //! What stands for the kernels of other architectures, for AVX2 and WebAssembly's vectors: never available.
 
-use crate::kernels::after::After;
+use crate::numerics::gemm::After;
 
 /// A type without values. It is private to this module, since callers would otherwise be warned of unreachable code.
 pub(super) struct Panels(std::convert::Infallible);

@@ -16,8 +16,8 @@ use std::arch::asm;
 use std::cell::Cell;
 
 use super::ALONE;
-use crate::kernels::after::After;
-use crate::kernels::tasks::{Division, Task, tiles};
+use crate::numerics::gemm::After;
+use crate::numerics::gemm::tasks::{Division, Task, tiles};
 use crate::parallel::*;
 
 /// Channels of a panel.

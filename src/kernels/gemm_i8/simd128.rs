@@ -12,8 +12,8 @@ use std::arch::wasm32::{
 };
 
 use super::ALONE;
-use crate::kernels::after::After;
-use crate::kernels::tasks::{Division, Task, tiles};
+use crate::numerics::gemm::After;
+use crate::numerics::gemm::tasks::{Division, Task, tiles};
 use crate::parallel::*;
 
 /// Channels of a panel: their sums fill two registers.

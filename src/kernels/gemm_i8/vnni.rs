@@ -21,8 +21,8 @@ use std::ops::Range;
 
 use super::ALONE;
 use super::fields::{base, bits, from_field, in_field};
-use crate::kernels::after::After;
-use crate::kernels::tasks::{Division, Task, tiles};
+use crate::numerics::gemm::After;
+use crate::numerics::gemm::tasks::{Division, Task, tiles};
 use crate::parallel::*;
 
 /// Channels of a block.

@@ -5,7 +5,8 @@ use rten_simd::ops::{BitOps, NumOps};
 use rten_simd::{Isa, SimdOp};
 use rten_tensor::{Matrix, MatrixLayout, NdTensorView};
 
-use crate::numerics::float::products;
+use super::panels::Panels;
+use super::strided::{self, Scratch, Strided};
 use crate::parallel::*;
 
 /// The reason why a product cannot fail: `rten-gemm` refuses sizes that do not fit, and here they come from the slices.
@@ -94,23 +95,31 @@ fn dots_of_row(y: &mut [f32], x: &[f32], weight: &[f32], bias: Option<&[f32]>) {
     });
 }
 
-/// A weight `[N, K]` in the layout of the GEMM kernel. `rten-gemm` refuses empty matrices, so those are not packed.
-pub(crate) struct PackedWeight {
-    packed: Option<PackedBMatrix<f32>>,
+/// Multiply-adds of a product of two matrices, beyond which the library's blocks are worth their packing.
+pub(crate) const LARGE: usize = 1 << 22;
+
+/// A weight `[N, K]` in the layout of a kernel: of panels, or of the library if it has many features.
+pub(crate) enum PackedWeight {
+    Panels(Panels),
+    Library(PackedBMatrix<f32>),
 }
 
 impl std::fmt::Debug for PackedWeight {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let dims = self.packed.as_ref().map(|packed| (packed.cols(), packed.rows()));
-        write!(f, "PackedWeight{dims:?}")
+        match self {
+            Self::Panels(panels) => write!(f, "PackedWeight{:?}", panels.sizes()),
+            Self::Library(packed) => write!(f, "PackedWeight({}, {})", packed.cols(), packed.rows()),
+        }
     }
 }
 
 impl PackedWeight {
     /// Packs `weight[n, k]`, row-major.
     pub(crate) fn new(weight: &[f32], n: usize, k: usize) -> Self {
-        let pack = || GemmExecutor::<f32>::new().prepack_b(transposed(weight, n, k));
-        Self { packed: (n > 0 && k > 0).then(pack) }
+        match Panels::new(weight, n, k) {
+            Some(panels) => Self::Panels(panels),
+            None => Self::Library(GemmExecutor::<f32>::new().prepack_b(transposed(weight, n, k))),
+        }
     }
 }
 
@@ -194,8 +203,10 @@ pub(crate) fn linear_into(
     if m == 1 {
         return dots_of_row(y, x, weight, bias);
     }
-    let b = match packed.and_then(|packed| packed.packed.as_ref()) {
-        Some(packed) => GemmInputB::Packed(packed),
+    let b = match packed {
+        Some(PackedWeight::Panels(panels)) => return panels.product(y, x, m, bias),
+        Some(PackedWeight::Library(packed)) => GemmInputB::Packed(packed),
+        // The library packs faster than panels are packed.
         None => GemmInputB::Unpacked(transposed(weight, n, k)),
     };
     let options = GemmOptions { bias: bias.map(BiasVector::Row), ..GemmOptions::default() };
@@ -203,13 +214,16 @@ pub(crate) fn linear_into(
     GemmExecutor::<f32>::new().gemm(y, a, b, options).expect(SIZES);
 }
 
-/// Computes `y[m, n] = a[m, k] · b[k, n]`.
+/// Computes `y[m, n] = a[m, k] · b[k, n]`: up to [`LARGE`] as [`strided::product`] does.
 pub(crate) fn matmul(y: &mut [f32], a: &[f32], b: &[f32], [m, n, k]: [usize; 3]) {
     if y.is_empty() || k == 0 {
         return y.fill(0.0);
     }
-    if m <= FEW_ROWS && m * n * k <= ALONE {
-        return products::product(y, a, b, [n, k], None);
+    if m.saturating_mul(n).saturating_mul(k) <= LARGE {
+        let (a, b) = (Strided { data: a, row: k, col: 1 }, Strided { data: b, row: n, col: 1 });
+        return strided::product(&mut Scratch::default(), y, [m, n, k], (a, |_, v| v), (b, |v| v), |y, sums| {
+            y.copy_from_slice(sums);
+        });
     }
     let (a, b) = (GemmInputA::Unpacked(matrix(a, m, k)), GemmInputB::Unpacked(matrix(b, k, n)));
     GemmExecutor::<f32>::new().gemm(y, a, b, GemmOptions::default()).expect(SIZES);

@@ -9,29 +9,29 @@ use crate::parallel::*;
 const FEW_ROWS: usize = 16;
 
 /// The part of a product that one thread computes.
-pub(super) struct Task {
-    pub(super) rows: Range<usize>,
+pub(crate) struct Task {
+    pub(crate) rows: Range<usize>,
     /// Blocks of channels.
-    pub(super) blocks: Range<usize>,
+    pub(crate) blocks: Range<usize>,
 }
 
 /// The sizes of a product, and how it is divided.
-pub(super) struct Division {
-    pub(super) m: usize,
-    pub(super) n: usize,
-    pub(super) k: usize,
+pub(crate) struct Division {
+    pub(crate) m: usize,
+    pub(crate) n: usize,
+    pub(crate) k: usize,
     /// Channels of a block; the last block may have fewer.
-    pub(super) block: usize,
+    pub(crate) block: usize,
     /// Rows of a tile, and the most rows of a task, a multiple of that.
-    pub(super) tile_rows: usize,
-    pub(super) task_rows: usize,
+    pub(crate) tile_rows: usize,
+    pub(crate) task_rows: usize,
     /// Multiply-adds that one thread computes sooner than it wakes another.
-    pub(super) alone: usize,
+    pub(crate) alone: usize,
 }
 
 impl Division {
     /// Calls `run(task, y)` for each task, and `after` it. `y` holds the channels of the task's blocks only.
-    pub(super) fn run<T>(&self, y: &mut [T], after: After<'_, T>, run: impl Fn(Task, &mut [T]) + Sync)
+    pub(crate) fn run<T>(&self, y: &mut [T], after: After<'_, T>, run: impl Fn(Task, &mut [T]) + Sync)
     where
         T: Copy + Default + Send,
     {
@@ -93,7 +93,7 @@ impl Division {
 }
 
 /// The heights of the tiles that make up `rows` rows, in order: as many of the largest as fit, then smaller ones.
-pub(super) fn tiles(rows: usize) -> impl Iterator<Item = usize> {
+pub(crate) fn tiles(rows: usize) -> impl Iterator<Item = usize> {
     let mut left = rows;
     std::iter::from_fn(move || {
         let tile = [6, 4, 2, 1].into_iter().find(|&tile| tile <= left)?;

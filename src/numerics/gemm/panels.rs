@@ -1,8 +1,7 @@
 //! Float products with a weight that is packed once, `y[m, n] = x[m, k] · weight[n, k]ᵀ + bias[n]`. Sums run over the inner dimension in order.
 
-use super::after::After;
 use super::lanes::{InTiles, Lanes, VECTORS, lanes_of_processor, tile, with_lanes};
-use super::matmul::{Strided, pack};
+use super::strided::{Strided, pack};
 use super::tasks::{Division, Task};
 
 /// Rows of the largest tile.
@@ -25,21 +24,26 @@ pub(crate) struct Panels {
 
 impl Panels {
     /// Packs `weight[n, k]`, row-major. `None` if it has too many features for these loops.
-    pub(crate) fn new(weight: &[f32], n: usize, k: usize) -> Option<Self> {
+    pub(super) fn new(weight: &[f32], n: usize, k: usize) -> Option<Self> {
         let (width, mut panels) = (VECTORS * lanes_of_processor(), Vec::new());
-        if k > MOST_FEATURES {
+        if k > MOST_FEATURES && n > 0 {
             return None;
         }
         pack(&mut panels, width, Strided { data: weight, row: 1, col: k }, [n, k], |v| v);
         Some(Self { n, k, width, weight: panels })
     }
 
-    /// Computes the product, and calls `after` for each part of `y` when it is complete.
-    pub(crate) fn product(&self, y: &mut [f32], x: &[f32], m: usize, bias: Option<&[f32]>, after: After<'_, f32>) {
+    /// The numbers of channels and of features.
+    pub(super) fn sizes(&self) -> (usize, usize) {
+        (self.n, self.k)
+    }
+
+    /// Computes the product.
+    pub(super) fn product(&self, y: &mut [f32], x: &[f32], m: usize, bias: Option<&[f32]>) {
         let Self { n, k, width, ref weight } = *self;
         let task_rows = (TASK_BYTES / (4 * k.max(1)) / ROWS * ROWS).clamp(4 * ROWS, 512);
         let division = Division { m, n, k, block: width, tile_rows: ROWS, task_rows, alone: ALONE };
-        division.run(y, after, |Task { rows, blocks }, y| {
+        division.run(y, None, |Task { rows, blocks }, y| {
             let (first, cols) = (blocks.start * width, n.min(blocks.end * width) - blocks.start * width);
             let (x, weight) = (&x[rows.start * k..rows.end * k], &weight[blocks.start * width * k..]);
             with_lanes(Part { y, x, weight, cols, k, bias: bias.map(|bias| &bias[first..]) });
@@ -127,7 +131,7 @@ mod tests {
             let mut weight: Vec<f32> = (0..n * k).map(|i| value(i + 3)).collect();
             let product = |weight: &[f32], bias: Option<&[f32]>| {
                 let mut y = vec![f32::NAN; m * n];
-                Panels::new(weight, n, k).expect("few features").product(&mut y, &x, m, bias, None);
+                Panels::new(weight, n, k).expect("few features").product(&mut y, &x, m, bias);
                 y
             };
             for bias in [None, Some(&bias[..])] {
