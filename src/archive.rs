@@ -196,13 +196,13 @@ fn deserialize(bytes: &[u8]) -> Result<(Header, Reader<'_>), ArchiveError> {
     if version.format > FORMAT {
         return Err(ArchiveError::Newer { format: version.format });
     }
+    #[cfg(not(feature = "flow"))]
+    if version.format < format::DERIVED_OPERATORS {
+        return Err(ArchiveError::Older { format: version.format });
+    }
     let mut header: Header = json::from_str(json).map_err(header)?;
     let packed = std::mem::take(&mut header.packed);
     let reader = Reader::new(metadata, &bytes[data..], packed);
-    #[cfg(not(feature = "flow"))]
-    if header.format < format::DERIVED_OPERATORS {
-        return Err(ArchiveError::Older { format: header.format });
-    }
     #[cfg(feature = "flow")]
     if header.format < format::DERIVED_OPERATORS {
         header.nodes.iter_mut().try_for_each(|node| legacy::upgrade_node(node, &reader))?;

@@ -30,7 +30,7 @@ build_page() { "${cargo_build[@]}"; }
 
 # Builds the page with a library that is built for size: a panic is a trap, and nothing formats its message. $1 is the compiler.
 build_small_page() {
-    local flags="-Zunstable-options -Cpanic=immediate-abort -Zlocation-detail=none"
+    local flags="$CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS -Zunstable-options -Cpanic=immediate-abort -Zlocation-detail=none"
     RUSTC="$1" RUSTC_BOOTSTRAP=1 CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS="$flags" \
         "${cargo_build[@]}" -Zbuild-std=std,panic_abort -Zbuild-std-features=optimize_for_size
 }

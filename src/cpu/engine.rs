@@ -24,13 +24,13 @@ use crate::values::slices::{CHECKED, f32s};
 
 /// A value that is another one with its axes in another order: axis `i` is axis `perm[i]` of the other.
 #[derive(Debug, Clone)]
-struct View {
+pub(super) struct View {
     of: ValueId,
     perm: Vec<usize>,
 }
 
 impl View {
-    /// The transposed values which nothing but products reads, and those reads them in any order of axes. For each value, its view.
+    /// For each value, its view: transposed values that only products read, since products read any order of axes.
     fn of_products(program: &Program) -> Vec<Option<Self>> {
         let mut is_view = vec![true; program.values().len()];
         program.outputs().iter().for_each(|id| is_view[id.index()] = false);
@@ -96,8 +96,8 @@ pub struct Engine {
     /// For each step, its packed weight, if it has one.
     pub(super) weights: Vec<Option<Weight>>,
     /// For each value that no step computes, since products read another one in its order of axes: that value.
-    views: Vec<Option<View>>,
-    fusions: Fusions,
+    pub(super) views: Vec<Option<View>>,
+    pub(super) fusions: Fusions,
     /// For each value, the last step that reads it; `None` for outputs.
     last_read: Vec<Option<usize>>,
     /// The most multiply-adds of a layer for one row of the batch.

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use super::broadcast::{broadcast_shape, position};
 use super::epilogue::{qparams_of_row, requantize, scale_accumulator};
 use super::fusion::{Fused, apply, apply_to_all};
+use super::movement::transpose;
 use super::step_run::{Output, StepRun};
 use crate::numerics::float::{canonical, products};
 use crate::numerics::gemm::strided::{EXACT_INTEGERS, Scratch, Strided, product};
@@ -32,8 +33,18 @@ pub(super) fn run(run: &mut StepRun<'_>) -> Option<Output> {
             }
         }
         StepOp::Op(Op::MatMul(MatMul { products })) => {
-            let (stacks, mut y) = (stacks(run), run.pool.take(run.shape.iter().product()));
-            stacks.floats(&mut y, [f32s(run.x()), f32s(rest[0])], *products, run.fused);
+            let (mut stacks, mut y) = (stacks(run), run.pool.take(run.shape.iter().product()));
+            let mut factors = [Cow::Borrowed(run.x()), Cow::Borrowed(rest[0])];
+            if *products == FloatProducts::Full && stacks.is_large() && run.views != [None; 2] {
+                // The library reads matrices in row-major order.
+                for (factor, view) in factors.iter_mut().zip(run.views) {
+                    if let Some(view) = view {
+                        *factor = Cow::Owned(transpose(factor, view));
+                    }
+                }
+                stacks = Stacks::new(factors[0].shape(), factors[1].shape(), [None; 2]);
+            }
+            stacks.floats(&mut y, [f32s(&factors[0]), f32s(&factors[1])], *products, run.fused);
             tensor(run.shape.to_vec(), y)
         }
         StepOp::Op(Op::IntegerMatMulDynamic(IntegerMatMulDynamic { relu })) => {
@@ -81,19 +92,6 @@ impl Matrices {
         let [row, col] = *self.strides.last_chunk().expect(CHECKED);
         Strided { data: &data[first.min(data.len())..], row, col }
     }
-
-    /// The elements in the order of the view.
-    fn in_order<'d>(&self, data: &'d [f32]) -> Cow<'d, [f32]> {
-        let own = |axis: usize| self.shape[axis + 1..].iter().product::<usize>();
-        if (0..self.shape.len()).all(|axis| self.shape[axis] <= 1 || self.strides[axis] == own(axis)) {
-            return Cow::Borrowed(data);
-        }
-        let at = |at: usize| -> f32 {
-            let index = |(axis, stride): (usize, &usize)| at / own(axis) % self.shape[axis] * stride;
-            data[self.strides.iter().enumerate().map(index).sum::<usize>()]
-        };
-        Cow::Owned((0..data.len()).map(at).collect())
-    }
 }
 
 /// The shapes of `a[…, M, K] · b[…, K, N]`. The stacks are the leading axes, which broadcast to those of the result.
@@ -112,6 +110,17 @@ impl Stacks {
         let [m, k] = *a.shape.last_chunk().expect(CHECKED);
         let n = *b.shape.last().expect(CHECKED);
         Self { y: broadcast_shape(a.stack(), b.stack()), a, b, m, n, k }
+    }
+
+    /// The rows of the left that one product takes: all of them, if there is one matrix on the right.
+    fn rows_together(&self) -> usize {
+        let is_one = self.b.stack().iter().all(|&length| length == 1) && self.a.stack().len() == self.y.len();
+        if is_one { self.y.iter().product::<usize>() * self.m } else { self.m }
+    }
+
+    /// Whether the library computes products of floats with all bits.
+    fn is_large(&self) -> bool {
+        self.rows_together().saturating_mul(self.n).saturating_mul(self.k) > gemm::LARGE
     }
 
     /// The number of elements of the result.
@@ -180,11 +189,8 @@ impl Stacks {
                 apply(fused, y, (at * m + first) * n, n);
             });
         }
-        let is_one = self.b.stack().iter().all(|&length| length == 1) && self.a.stack().len() == self.y.len();
-        let rows = if is_one { y.len() / n.max(1) } else { m };
-        if rows.saturating_mul(n).saturating_mul(k) > gemm::LARGE {
-            let (a, b) = (self.a.in_order(a), self.b.in_order(b));
-            // With one matrix on the right, one product takes all rows of the left.
+        if self.is_large() {
+            let rows = self.rows_together();
             for (at, y) in y.chunks_exact_mut(rows * n).enumerate() {
                 let [i, j] = [&self.a, &self.b].map(|of| position(at, &self.y, of.stack()));
                 gemm::matmul(y, &a[i * m * k..][..rows * k], &b[j * k * n..][..k * n], [rows, n, k]);

@@ -32,77 +32,10 @@ mod vnni;
 use absent as avx2;
 #[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
 use absent as simd128;
-
-/// On other architectures, VNNI is never available.
-#[cfg(not(target_arch = "x86_64"))]
-mod vnni {
-    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-    pub(super) enum Vnni {
-        Avx512,
-        Avx,
-    }
-
-    /// A type without values, as above.
-    pub(super) struct Blocks(std::convert::Infallible);
-
-    impl Vnni {
-        pub(super) fn is_available(self) -> bool {
-            false
-        }
-    }
-
-    impl Blocks {
-        pub(super) fn new(_: &[i8], _: usize, _: usize, vnni: Vnni) -> Self {
-            unreachable!("VNNI is not available: {vnni:?}")
-        }
-
-        pub(super) fn product<T, F>(
-            &self,
-            _: &mut [T],
-            _: &[i8],
-            _: usize,
-            _: &F,
-            _: crate::numerics::gemm::After<'_, T>,
-        ) {
-            match self.0 {}
-        }
-    }
-}
-/// On other architectures, NEON is never available.
 #[cfg(not(target_arch = "aarch64"))]
-mod neon {
-    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-    pub(super) enum Neon {
-        I8mm,
-        Dotprod,
-    }
-
-    /// A type without values, as above.
-    pub(super) struct Panels(std::convert::Infallible);
-
-    impl Neon {
-        pub(super) fn is_available(self) -> bool {
-            false
-        }
-    }
-
-    impl Panels {
-        pub(super) fn new(_: &[i8], _: usize, _: usize, neon: Neon) -> Self {
-            unreachable!("NEON is not available: {neon:?}")
-        }
-
-        pub(super) fn product<T, F>(
-            &self,
-            _: &mut [T],
-            _: &[i8],
-            _: usize,
-            _: &F,
-            _: crate::numerics::gemm::After<'_, T>,
-        ) {
-            match self.0 {}
-        }
-    }
-}
+use absent::neon;
+#[cfg(not(target_arch = "x86_64"))]
+use absent::vnni;
 
 #[cfg(feature = "threads")]
 mod rten;

@@ -60,6 +60,6 @@ fn the_gpu_is_measured_resident_and_round_trip() {
     let (steps, times) = (json["devices"][0]["steps"].as_array().unwrap(), &json["devices"][0]["times"][0]);
     assert!(steps.iter().any(|step| step["kernels"].as_str().unwrap().contains("linear")), "{steps:?}");
     let sum: f64 = steps.iter().map(|step| step["us"].as_f64().unwrap()).sum();
-    assert!(sum > 0.0 && sum < 1e3 * times["max_us"].as_f64().unwrap(), "{sum} of {times}");
+    assert!(sum > 0.0 && sum < 5.0 * times["max_us"].as_f64().unwrap(), "{sum} of {times}");
     space.fails(2, "bench q.enfold --device reference --steps", &["--steps", "gpu or cpu"]);
 }
