@@ -121,7 +121,8 @@ impl<'t> Value<'t> {
 
     fn variant(self, variants: &'static [&'static str], expected: &dyn de::Expected) -> Result<Variant<'t>, Error> {
         let (name, content) = match (self.string()?, self.fields()?) {
-            (Some(name), _) => (name, Value::NULL),
+            // No content is no text.
+            (Some(name), _) => (name, Value::new("")),
             (_, Some(fields)) => match <[_; 1]>::try_from(fields) {
                 Ok([only]) => only,
                 Err(fields) => return Err(Error::new(format!("an object of {} fields is no variant", fields.len()))),
@@ -367,10 +368,13 @@ impl<'de> VariantAccess<'de> for Value<'_> {
     // Once, not for each variant.
     #[inline(never)]
     fn unit_variant(self) -> Result<(), Error> {
-        if self.is_null() { Ok(()) } else { Err(self.refused(&"null")) }
+        if self.text.is_empty() || self.is_null() { Ok(()) } else { Err(self.refused(&"null")) }
     }
 
     fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, Error> {
+        if self.text.is_empty() {
+            return Err(Error::new("a variant lacks its content".to_owned()));
+        }
         seed.deserialize(self)
     }
 

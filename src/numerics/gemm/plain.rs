@@ -77,9 +77,6 @@ pub(crate) fn linear_into(
     }
 }
 
-/// No product of two matrices is left to a library.
-pub(crate) const LARGE: usize = usize::MAX;
-
 /// Computes `y[m, n] = a[m, k] · b[k, n]`.
 pub(crate) fn matmul(y: &mut [f32], a: &[f32], b: &[f32], [m, n, k]: [usize; 3]) {
     PackedLeft::new(a, m, k).product(y, b, n, None);

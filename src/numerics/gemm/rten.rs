@@ -5,6 +5,7 @@ use rten_simd::ops::{BitOps, NumOps};
 use rten_simd::{Isa, SimdOp};
 use rten_tensor::{Matrix, MatrixLayout, NdTensorView};
 
+use super::LARGE;
 use super::panels::Panels;
 use super::strided::{self, Scratch, Strided};
 use crate::parallel::*;
@@ -94,9 +95,6 @@ fn dots_of_row(y: &mut [f32], x: &[f32], weight: &[f32], bias: Option<&[f32]>) {
         Dots { y, x, weight, n, k, bias: bias.map(|bias| &bias[at * share..][..n]) }.dispatch();
     });
 }
-
-/// Multiply-adds of a product of two matrices, beyond which the library's blocks are worth their packing.
-pub(crate) const LARGE: usize = 1 << 22;
 
 /// A weight `[N, K]` in the layout of a kernel: of panels, or of the library if it has many features.
 pub(crate) enum PackedWeight {

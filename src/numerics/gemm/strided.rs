@@ -216,4 +216,32 @@ mod tests {
         );
         assert_eq!(y, [-255 * 255 * EXACT_INTEGERS as i32]);
     }
+
+    /// Sums of inexact terms show their order: that of the plain loops, on every processor.
+    #[test]
+    fn sums_of_factors_have_the_bits_of_plain_loops() {
+        use crate::numerics::float::{canonical, products};
+        let values = |length: usize, seed: u32| -> Vec<f32> {
+            let random =
+                |i: usize| (i as u32 ^ seed).wrapping_mul(0x9e37_79b9).rotate_left(15).wrapping_mul(0x85eb_ca6b);
+            (0..length).map(|i| random(i) as i32 as f32 * 1e-9).collect()
+        };
+        let mut differ = 0;
+        for [m, n, k] in [[1, 70, 300], [9, 33, 65], [17, 16, 128]] {
+            let (a, b) = (values(m * k, 1), values(k * n, 2));
+            let (mut y, mut expected) = (vec![0f32; m * n], vec![0f32; m * n]);
+            let (left, right) = (Strided { data: &a, row: k, col: 1 }, Strided { data: &b, row: n, col: 1 });
+            let store = |y: &mut [f32], sums: &[f32]| y.iter_mut().zip(sums).for_each(|(y, &sum)| *y = canonical(sum));
+            let (read_a, read_b) = (|_, v| products::factor(v), products::factor);
+            product(&mut Scratch::default(), &mut y, [m, n, k], (left, read_a), (right, read_b), store);
+            let (a, b) = (products::factors(&a), products::factors(&b));
+            products::product(&mut expected, &a, &b, [n, k], None);
+            for (at, (y, expected)) in y.iter().zip(&expected).enumerate() {
+                assert_eq!(y.to_bits(), expected.to_bits(), "{m} x {k} x {n}, element {at}");
+                let backwards = (0..k).rev().fold(0f32, |sum, i| sum + a[at / n * k + i] * b[i * n + at % n]);
+                differ += usize::from(backwards.to_bits() != expected.to_bits());
+            }
+        }
+        assert!(differ > 100, "the order does not show");
+    }
 }
