@@ -120,6 +120,8 @@ pub mod archive;
 #[cfg(feature = "flow")]
 pub mod compare;
 pub mod cpu;
+#[cfg(all(test, feature = "flow", feature = "threads"))]
+mod engine_tests;
 mod error;
 #[doc(hidden)]
 pub mod files;

@@ -24,7 +24,7 @@ use crate::values::slices::{CHECKED, f32s};
 
 /// A value that is another one with its axes in another order: axis `i` is axis `perm[i]` of the other.
 #[derive(Debug, Clone)]
-pub(super) struct View {
+struct View {
     of: ValueId,
     perm: Vec<usize>,
 }
@@ -96,8 +96,8 @@ pub struct Engine {
     /// For each step, its packed weight, if it has one.
     pub(super) weights: Vec<Option<Weight>>,
     /// For each value that no step computes, since products read another one in its order of axes: that value.
-    pub(super) views: Vec<Option<View>>,
-    pub(super) fusions: Fusions,
+    views: Vec<Option<View>>,
+    fusions: Fusions,
     /// For each value, the last step that reads it; `None` for outputs.
     last_read: Vec<Option<usize>>,
     /// The most multiply-adds of a layer for one row of the batch.
@@ -177,6 +177,12 @@ impl Engine {
         let fusions = Fusions::of(program, |id| views[id.index()].is_some());
         let program = program.clone();
         Ok(Self { program, weights, views, fusions, last_read, largest_product, buffer_pool: Mutex::default() })
+    }
+
+    /// The numbers of values that are views and of steps that run with another one.
+    #[cfg(all(test, feature = "flow", feature = "threads"))]
+    pub(crate) fn views_and_fused(&self) -> [usize; 2] {
+        [self.views.iter().flatten().count(), self.fusions.is_fused.iter().filter(|is_fused| **is_fused).count()]
     }
 
     /// Returns the program that the engine runs.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Each module with what it may import, beside `values`, which all may.
-const LAYERS: [(&str, &[&str]); 19] = [
+const LAYERS: [(&str, &[&str]); 20] = [
     ("values", &[]),
     ("files", &[]),
     ("parallel", &[]),
@@ -26,6 +26,8 @@ const LAYERS: [(&str, &[&str]); 19] = [
     ("lower", &["interp", "graph", "ops", "program", "cpu"]),
     // The CPU engine gives the known answers.
     ("gpu", &["program", "ops", "numerics", "cpu"]),
+    // Tests of private parts of the CPU engine in the whole flow.
+    ("engine_tests", &["quantize", "interp", "graph", "ops", "numerics", "lower", "cpu"]),
     // Documentation.
     ("guide", &[]),
     // The union of all errors, and nothing else.

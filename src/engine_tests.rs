@@ -1,0 +1,189 @@
+//! Tests of the CPU engine's views and fused steps: whole programs on one to three threads against the interpreter, which computes each node by
+//! itself.
+
+use crate::cpu::Engine;
+use crate::graph::{Graph, GraphBuilder, NodeId};
+use crate::interp::Interpreter;
+use crate::lower::lower;
+use crate::numerics::FloatProducts;
+use crate::ops::{MatMul, Op};
+use crate::quantize::{ConvertOptions, QuantizationConfig, WgpuQuantizer, convert, prepare, to_integer};
+use crate::values::{Shape, Tensor};
+
+fn floats(dims: &[usize], seed: u32) -> Tensor {
+    let value = |at: usize| (at as u32 ^ seed).wrapping_mul(0x9e37_79b9).rotate_left(13).wrapping_mul(0x85eb_ca6b);
+    let length = dims.iter().product();
+    // Some are −0.
+    let float = |at: usize| if at % 97 == 5 { -0.0 } else { value(at) as i32 as f32 * 5e-10 };
+    Tensor::from_f32(dims, (0..length).map(float).collect()).expect("fits")
+}
+
+fn bits(outputs: &[Tensor]) -> Vec<Vec<u32>> {
+    let bits = |y: &Tensor| y.as_f32().expect("floats").iter().map(|v| v.to_bits()).collect();
+    outputs.iter().map(bits).collect()
+}
+
+/// Asserts that the engine has the interpreter's bits, and returns the numbers of views and of fused steps.
+fn agree(graph: &Graph, inputs: &[&Tensor]) -> [usize; 2] {
+    let expected = bits(&Interpreter::new(graph).run(inputs).expect("interpreted"));
+    let engine = Engine::new(&lower(graph).expect("lowered")).expect("an engine");
+    for threads in [1, 2, 3] {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
+        // The second run finds the buffers of the first.
+        for run in 0..2 {
+            let got = bits(&pool.install(|| engine.run(inputs)).expect("run"));
+            for (output, (got, expected)) in got.iter().zip(&expected).enumerate() {
+                let differs = got.iter().zip(expected).position(|(got, expected)| got != expected);
+                assert_eq!(differs, None, "{threads} threads, run {run}, output {output} of\n{graph}");
+            }
+        }
+    }
+    engine.views_and_fused()
+}
+
+fn matmul(g: &mut GraphBuilder, name: &str, products: FloatProducts, a: NodeId, b: NodeId) -> NodeId {
+    g.node(name, Op::MatMul(MatMul { products }), &[a, b]).expect("a product")
+}
+
+/// Attention of `heads`, keys transposed twice, with a mask for each row of the batch.
+fn attention(products: FloatProducts, [length, heads, size]: [usize; 3], scale: f32) -> Graph {
+    let mut g = GraphBuilder::new();
+    let head = |g: &mut GraphBuilder, name: &str| {
+        let x = g.input(name, Shape::batched(&[length, heads, size])).expect("an input");
+        g.transpose(&format!("{name}.heads"), x, &[0, 2, 1, 3]).expect("transposed")
+    };
+    let [q, k, v] = ["q", "k", "v"].map(|name| head(&mut g, name));
+    let mask = g.input("mask", Shape::batched(&[1, 1, length])).expect("an input");
+    let k = g.transpose("keys", k, &[0, 1, 3, 2]).expect("transposed");
+    let scores = matmul(&mut g, "scores", products, q, k);
+    let scores = g.mul_scalar("scaled", scores, scale).expect("scaled");
+    let scores = g.add("masked", mask, scores).expect("masked");
+    let weights = g.softmax("softmax", scores, 3).expect("a softmax");
+    let y = matmul(&mut g, "context", products, weights, v);
+    let y = g.transpose("context.rows", y, &[0, 2, 1, 3]).expect("transposed");
+    g.finish([y]).expect("a graph")
+}
+
+#[test]
+fn attention_reads_views_and_fuses() {
+    for products in [FloatProducts::Reproducible, FloatProducts::Full] {
+        for (rows, dims) in [(1, [72, 2, 64]), (3, [5, 2, 8]), (2, [33, 3, 16]), (1, [520, 1, 64])] {
+            let [length, heads, size] = dims;
+            let graph = attention(products, dims, 0.125);
+            let x = [1, 2, 3].map(|seed| floats(&[rows, length, heads, size], seed));
+            let mask = floats(&[rows, 1, 1, length], 4);
+            let inputs = [&x[0], &x[1], &x[2], &mask];
+            assert_eq!(agree(&graph, &inputs), [4, 3], "{graph}");
+            let changed = attention(products, dims, 0.126);
+            let run = |graph: &Graph| bits(&Interpreter::new(graph).run(&inputs).expect("interpreted"));
+            assert_ne!(run(&graph), run(&changed), "the comparison notices a changed scale");
+        }
+    }
+}
+
+/// A transposed left factor, one value as both, a root that a step would overwrite, and one that is an output.
+#[test]
+fn views_keep_their_roots() {
+    for products in [FloatProducts::Reproducible, FloatProducts::Full] {
+        for is_output in [false, true] {
+            let mut g = GraphBuilder::new();
+            let x = g.input("x", Shape::batched(&[40, 24])).expect("an input");
+            let root = g.gelu("root", x).expect("gelu");
+            let left = g.transpose("left", root, &[0, 2, 1]).expect("transposed");
+            let gram = matmul(&mut g, "gram", products, left, root);
+            let again = matmul(&mut g, "again", products, root, left);
+            let again = g.transpose("again.transposed", again, &[0, 2, 1]).expect("transposed");
+            let twice = matmul(&mut g, "twice", products, left, again);
+            let relu = g.relu("relu", root).expect("relu");
+            let mut outputs = vec![gram, twice, relu];
+            outputs.extend(is_output.then_some(root));
+            let graph = g.finish(outputs).expect("a graph");
+            let [views, _] = agree(&graph, &[&floats(&[2, 40, 24], 7)]);
+            assert_eq!(views, 2, "{graph}");
+        }
+    }
+}
+
+/// Steps that must not run with the product: another reader, an output, an operand that is made later, and a view.
+#[test]
+fn what_cannot_be_fused_is_not() {
+    let products = FloatProducts::Reproducible;
+    for case in 0..4 {
+        let mut g = GraphBuilder::new();
+        let x = g.input("x", Shape::batched(&[12, 12])).expect("an input");
+        let product = matmul(&mut g, "product", products, x, x);
+        let mut outputs = Vec::new();
+        let y = match case {
+            0 => {
+                outputs.push(g.sigmoid("reader", product).expect("sigmoid"));
+                g.relu("relu", product).expect("relu")
+            }
+            1 => {
+                outputs.push(product);
+                g.relu("relu", product).expect("relu")
+            }
+            2 => {
+                let later = g.gelu("later", x).expect("gelu");
+                g.add("sum", later, product).expect("a sum")
+            }
+            _ => {
+                let view = g.transpose("view", x, &[0, 2, 1]).expect("transposed");
+                outputs.push(matmul(&mut g, "other", products, x, view));
+                g.add("sum", product, view).expect("a sum")
+            }
+        };
+        outputs.push(y);
+        let graph = g.finish(outputs).expect("a graph");
+        let [_, fused] = agree(&graph, &[&floats(&[3, 12, 12], 9)]);
+        assert_eq!(fused, 0, "case {case}: {graph}");
+    }
+}
+
+fn quantized(graph: &Graph, inputs: &[&Tensor], config: QuantizationConfig) -> Graph {
+    let mut prepared =
+        prepare(graph, &WgpuQuantizer::new().set_global(config).quantize_matmul(true)).expect("prepared");
+    prepared.observe(inputs).expect("observed");
+    to_integer(&convert(&prepared, &ConvertOptions::default()).expect("converted")).expect("integers")
+}
+
+/// Few rows divide the channels among threads, many rows divide the rows.
+#[test]
+fn int8_layers_fuse_in_any_division() {
+    for (rows, n, k) in [(1, 4099, 1024), (3, 4099, 1024), (40, 130, 600), (700, 70, 40)] {
+        let mut g = GraphBuilder::new();
+        let x = g.input("x", Shape::rows(k)).expect("an input");
+        let residual = g.input("residual", Shape::rows(n)).expect("an input");
+        let y = g.linear("fc", x, floats(&[n, k], 1), Some(floats(&[n], 2))).expect("a layer");
+        let y = g.add("residual.add", residual, y).expect("a sum");
+        let offset = g.constant("offset", floats(&[n], 3)).expect("a constant");
+        let y = g.add("offset.add", y, offset).expect("a sum");
+        let y = g.gelu("gelu", y).expect("gelu");
+        let graph = g.finish([y]).expect("a graph");
+        let inputs = [&floats(&[rows, k], 4), &floats(&[rows, n], 5)];
+        for config in [QuantizationConfig::symmetric().dynamic(), QuantizationConfig::symmetric().dynamic_per_token()] {
+            let integers = quantized(&graph, &inputs, config.per_channel());
+            assert_eq!(agree(&integers, &inputs)[1], 3, "{integers}");
+        }
+    }
+}
+
+/// Products of integers whose rows are divided, with a zero point for each row.
+#[test]
+fn dynamic_products_fuse_in_any_division() {
+    let mut g = GraphBuilder::new();
+    let a = g.input("a", Shape::batched(&[40, 300])).expect("an input");
+    let b = g.input("b", Shape::batched(&[128, 300])).expect("an input");
+    let b = g.transpose("b.transposed", b, &[0, 2, 1]).expect("transposed");
+    let y = g.matmul("product", a, b).expect("a product");
+    let offset = g.constant("offset", floats(&[40, 128], 3)).expect("a constant");
+    let y = g.add("sum", y, offset).expect("a sum");
+    let y = g.softmax("softmax", y, 2).expect("a softmax");
+    let graph = g.finish([y]).expect("a graph");
+    for rows in [1, 2] {
+        let inputs = [&floats(&[rows, 40, 300], 4), &floats(&[rows, 128, 300], 5)];
+        let integers = quantized(&graph, &inputs, QuantizationConfig::symmetric().dynamic_per_token());
+        let product = &integers.node(integers.find("product").expect("the product")).op;
+        assert!(matches!(product, Op::IntegerMatMulDynamic(_)), "{integers}");
+        assert_eq!(agree(&integers, &inputs)[1], 2, "{integers}");
+    }
+}
