@@ -4,12 +4,12 @@ use std::borrow::Cow;
 
 use ndarray::{ArrayD, IxDyn, Zip};
 
-use super::broadcast::{broadcast_shape, position};
+use super::broadcast::{Operand, broadcast_shape};
 use super::epilogue::Int8Output;
 use super::error::CpuError;
 use super::step_run::{Output, StepRun};
 use super::task_size::{TASK, task_len};
-use crate::numerics::{self, AddMultipliers, BinaryOp, Int32Op, float, vectorized};
+use crate::numerics::{self, AddMultipliers, BinaryOp, Int32Op, float};
 use crate::ops::{Binary, Int32, Mask, Op};
 use crate::parallel::*;
 use crate::program::StepOp;
@@ -132,51 +132,9 @@ where
     T: Copy + Send + Sync,
 {
     let shape = y.shape().to_vec();
-    let own = |axis: usize| (axis + b.ndim()).checked_sub(shape.len()).map_or(1, |axis| b.shape()[axis]);
-    // Finds the last axes along all of which `b` either has the length of `y` or is broadcast: `run` elements, in one loop.
-    let (mut runs, mut run, mut axis) = (None, 1, shape.len());
-    while axis > 0 {
-        let length = shape[axis - 1];
-        if length != 1 && *runs.get_or_insert(own(axis - 1) == length) != (own(axis - 1) == length) {
-            break;
-        }
-        run *= length;
-        axis -= 1;
-    }
-    let runs = runs.unwrap_or(true);
-    let (leading, own_leading) = (&shape[..axis], &b.shape()[..(axis + b.ndim()).saturating_sub(shape.len())]);
-    let (Some(y), Some(b)) = (y.as_slice_mut(), b.as_slice()) else { unreachable!("{CHECKED}") };
-    if y.is_empty() {
-        return;
-    }
-    let assign = |y: &mut [T], b: &[T]| {
-        vectorized(
-            #[inline(always)]
-            || match b {
-                _ if runs => {
-                    for (y, &b) in y.iter_mut().zip(b) {
-                        *y = f(*y, b);
-                    }
-                }
-                &[b, ..] => {
-                    for y in y {
-                        *y = f(*y, b);
-                    }
-                }
-                [] => {}
-            },
-        );
-    };
-    if leading.iter().product::<usize>() == 1 {
-        let task = task_len(y.len(), 1);
-        y.par_chunks_mut(task).enumerate().for_each(|(at, y)| assign(y, if runs { &b[at * task..] } else { b }));
-        return;
-    }
-    let rows = task_len(y.len(), run) / run;
-    y.par_chunks_mut(rows * run).enumerate().for_each(|(at, y)| {
-        for (row, y) in y.chunks_exact_mut(run).enumerate() {
-            let row = position(at * rows + row, leading, own_leading);
-            assign(y, &b[if runs { row * run } else { row }..]);
-        }
+    let (Some(y), Some(data)) = (y.as_slice_mut(), b.as_slice()) else { unreachable!("{CHECKED}") };
+    let (operand, task) = (Operand::new(data, b.shape(), &shape), task_len(y.len(), 1));
+    y.par_chunks_mut(task).enumerate().for_each(|(at, y)| {
+        operand.zip(y, at * task, &f);
     });
 }

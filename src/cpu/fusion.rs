@@ -1,6 +1,6 @@
 //! Fusion: what follows a product element by element or row by row runs on each part of its result while that is in cache.
 
-use super::broadcast::position;
+use super::broadcast::Operand;
 use super::task_size::task_len;
 use crate::numerics::float::{self, rows};
 use crate::numerics::{UnaryOp, vectorized};
@@ -76,10 +76,10 @@ fn can_follow(step: &Step, value: ValueId, whole_rows: bool, rank: usize) -> boo
     }
 }
 
-/// A step that runs on parts of the result of a product.
+/// A step that can run on parts of a value: on those of a product's result, or by itself.
 pub(super) enum Fused<'r> {
-    Add(Operand<'r>),
-    Mul(Operand<'r>),
+    Add(Operand<'r, f32>),
+    Mul(Operand<'r, f32>),
     Unary(UnaryOp),
     Clamp(f32, f32),
     Softmax,
@@ -91,9 +91,10 @@ impl<'r> Fused<'r> {
     /// Makes what a step does to a value of a shape. `others` are its other operands.
     pub(super) fn new(step: &Step, shape: &[usize], others: &[&'r Tensor]) -> Self {
         let StepOp::Op(op) = &step.op else { unreachable!("it can follow a product") };
+        let operand = |x: &'r Tensor| Operand::new(f32s(x), x.shape(), shape);
         match *op {
-            Op::Add(_) => Self::Add(Operand::new(others[0], shape)),
-            Op::Mul(_) => Self::Mul(Operand::new(others[0], shape)),
+            Op::Add(_) => Self::Add(operand(others[0])),
+            Op::Mul(_) => Self::Mul(operand(others[0])),
             Op::Unary(Unary { op }) => Self::Unary(op),
             Op::Clamp(Clamp { min, max }) => Self::Clamp(min, max),
             Op::Softmax(_) => Self::Softmax,
@@ -150,7 +151,7 @@ pub(super) fn apply(fused: &[Fused<'_>], y: &mut [f32], first: usize, n: usize) 
     }
 }
 
-/// Runs steps on a whole value, in parts.
+/// Runs steps on a whole value, in parallel parts.
 pub(super) fn apply_to_all(fused: &[Fused<'_>], y: &mut [f32], n: usize) {
     if !fused.is_empty() && !y.is_empty() {
         let task = task_len(y.len(), n);
@@ -168,108 +169,4 @@ fn rows_of(y: &mut [f32], n: usize, run: impl Fn(&mut [f32])) {
             }
         },
     );
-}
-
-/// An operand that broadcasts to a value. Elements of the value, in row-major order: `run` of them have as many of the operand, the same ones
-/// again `repeat` times, and so for each place of the axes before those.
-pub(super) struct Operand<'r> {
-    data: &'r [f32],
-    run: usize,
-    repeat: usize,
-    /// The axes before, of the value and of the operand.
-    outer: Vec<usize>,
-    own: Vec<usize>,
-}
-
-impl<'r> Operand<'r> {
-    fn new(operand: &'r Tensor, shape: &[usize]) -> Self {
-        let lacking = shape.len() - operand.shape().len();
-        let own = |axis: usize| axis.checked_sub(lacking).map_or(1, |axis| operand.shape()[axis]);
-        let (mut run, mut repeat, mut axis) = (1, 1, shape.len());
-        while axis > 0 && own(axis - 1) == shape[axis - 1] {
-            axis -= 1;
-            run *= shape[axis];
-        }
-        while axis > 0 && own(axis - 1) == 1 {
-            axis -= 1;
-            repeat *= shape[axis];
-        }
-        Self { data: f32s(operand), run, repeat, outer: shape[..axis].to_vec(), own: (0..axis).map(own).collect() }
-    }
-
-    /// Sets each element of `y`, from `first` on of the value, to `f` of it and the operand.
-    fn zip(&self, y: &mut [f32], first: usize, f: impl Fn(f32, f32) -> f32) {
-        let Self { data, run, repeat, ref outer, ref own } = *self;
-        vectorized(
-            #[inline(always)]
-            || {
-                let (mut rest, mut at) = (y, first);
-                let mut last = None;
-                while !rest.is_empty() {
-                    let group = at / (run * repeat);
-                    let offset = match last {
-                        Some((of, offset)) if of == group => offset,
-                        _ => position(group, outer, own) * run,
-                    };
-                    last = Some((group, offset));
-                    // One element of the operand may serve many of the value.
-                    let (length, within) = if run == 1 { (repeat, at % repeat) } else { (run, at % run) };
-                    let (y, left) = rest.split_at_mut((length - within).min(rest.len()));
-                    at += y.len();
-                    if run == 1 {
-                        let b = data[offset];
-                        for y in y {
-                            *y = f(*y, b);
-                        }
-                    } else {
-                        for (y, &b) in y.iter_mut().zip(&data[offset + within..]) {
-                            *y = f(*y, b);
-                        }
-                    }
-                    rest = left;
-                }
-            },
-        );
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Each way of broadcasting, in parts that begin and end anywhere.
-    #[test]
-    fn operands_broadcast() {
-        let shape = [2, 3, 4, 5];
-        let value = |at: usize| (at * 7 % 31) as f32;
-        for own in [
-            &[2, 3, 4, 5][..],
-            &[1],
-            &[5],
-            &[1, 5],
-            &[4, 5],
-            &[4, 1],
-            &[3, 1, 5],
-            &[3, 4, 1],
-            &[2, 1, 1, 5],
-            &[2, 1, 4, 5],
-            &[2, 1, 4, 1],
-            &[2, 3, 1, 1],
-            &[2, 1, 1, 1],
-            &[],
-        ] {
-            let length = own.iter().product::<usize>();
-            let other = Tensor::from_f32(own, (0..length).map(value).collect()).expect("fits");
-            let operand = Operand::new(&other, &shape);
-            for part in [1, 3, 5, 7, 20, 33, 120] {
-                let mut y = vec![100.0; 120];
-                for (at, y) in y.chunks_mut(part).enumerate() {
-                    operand.zip(y, at * part, |a, b| a + b);
-                }
-                for (at, &y) in y.iter().enumerate() {
-                    assert_eq!(y, 100.0 + value(position(at, &shape, own)), "{own:?} in parts of {part}, element {at}");
-                }
-            }
-        }
-    }
 }

@@ -160,45 +160,32 @@ impl Stacks {
 
     /// Multiplies floats, and runs steps on the results.
     fn floats(&self, y: &mut [f32], [a, b]: [&[f32]; 2], kind: FloatProducts, fused: &[Fused<'_>]) {
-        let (m, n, k) = (self.m, self.n, self.k);
         if kind == FloatProducts::Reproducible {
-            return self.for_each_part(y, |scratch, at, first, y| {
-                let (a, b) = self.matrices((a, b), at, first);
-                let rows = y.len() / n;
-                product(
-                    scratch,
-                    y,
-                    [rows, n, k],
-                    (
-                        a,
-                        #[inline(always)]
-                        |_, v| products::factor(v),
-                    ),
-                    (
-                        b,
-                        #[inline(always)]
-                        |v| products::factor(v),
-                    ),
-                    #[inline(always)]
-                    |y, sums| {
-                        for (y, &sum) in y.iter_mut().zip(sums) {
-                            *y = canonical(sum);
-                        }
-                    },
-                );
-                apply(fused, y, (at * m + first) * n, n);
-            });
+            return self.parts_of_floats(y, (a, b), fused, products::factor, canonical);
         }
-        if self.is_large() {
-            let rows = self.rows_together();
-            for (at, y) in y.chunks_exact_mut(rows * n).enumerate() {
-                let [i, j] = [&self.a, &self.b].map(|of| position(at, &self.y, of.stack()));
-                gemm::matmul(y, &a[i * m * k..][..rows * k], &b[j * k * n..][..k * n], [rows, n, k]);
-            }
-            return apply_to_all(fused, y, n);
+        if !self.is_large() {
+            return self.parts_of_floats(y, (a, b), fused, |v| v, |sum| sum);
         }
+        let (m, n, k, rows) = (self.m, self.n, self.k, self.rows_together());
+        for (at, y) in y.chunks_exact_mut(rows * n).enumerate() {
+            let [i, j] = [&self.a, &self.b].map(|of| position(at, &self.y, of.stack()));
+            gemm::matmul(y, &a[i * m * k..][..rows * k], &b[j * k * n..][..k * n], [rows, n, k]);
+        }
+        apply_to_all(fused, y, n);
+    }
+
+    /// Multiplies floats in parts: `factor` of them, and `result` of the sums.
+    fn parts_of_floats(
+        &self,
+        y: &mut [f32],
+        factors: (&[f32], &[f32]),
+        fused: &[Fused<'_>],
+        factor: impl Fn(f32) -> f32 + Sync,
+        result: impl Fn(f32) -> f32 + Sync,
+    ) {
+        let (m, n, k) = (self.m, self.n, self.k);
         self.for_each_part(y, |scratch, at, first, y| {
-            let (a, b) = self.matrices((a, b), at, first);
+            let (a, b) = self.matrices(factors, at, first);
             let rows = y.len() / n;
             product(
                 scratch,
@@ -207,15 +194,19 @@ impl Stacks {
                 (
                     a,
                     #[inline(always)]
-                    |_, v| v,
+                    |_, v| factor(v),
                 ),
                 (
                     b,
                     #[inline(always)]
-                    |v| v,
+                    |v| factor(v),
                 ),
                 #[inline(always)]
-                |y, sums| y.copy_from_slice(sums),
+                |y, sums| {
+                    for (y, &sum) in y.iter_mut().zip(sums) {
+                        *y = result(sum);
+                    }
+                },
             );
             apply(fused, y, (at * m + first) * n, n);
         });

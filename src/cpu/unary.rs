@@ -1,10 +1,11 @@
 //! Functions of each element.
 
 use super::error::CpuError;
+use super::fusion::{Fused, apply_to_all};
 use super::step_run::{Output, StepRun};
 use super::task_size::task_len;
 use crate::numerics::{IntegerType, truncate};
-use crate::ops::{Clamp, Op, ToInteger, Unary};
+use crate::ops::{Op, ToInteger};
 use crate::parallel::*;
 use crate::program::StepOp;
 use crate::values::Tensor;
@@ -18,13 +19,12 @@ pub(super) fn run(run: &mut StepRun<'_>) -> Option<Output> {
         _ => return None,
     };
     Some(Ok(match *op {
-        Op::Unary(Unary { op }) => {
+        Op::Unary(_) | Op::Clamp(_) => {
+            let function = [Fused::new(run.step, run.shape, run.rest)];
             let mut y = run.take_x();
-            let task = task_len(y.len(), 1);
-            f32s_mut(&mut y).par_chunks_mut(task).for_each(|x| op.apply(x));
+            apply_to_all(&function, f32s_mut(&mut y), 1);
             y
         }
-        Op::Clamp(Clamp { min, max }) => in_place(run, |x| *x = x.clamp(min, max)),
         Op::ToFloat(_) => like(run.x(), i32s(run.x()).iter().map(|&x| x as f32).collect()),
         Op::ToInteger(ToInteger { to }) => {
             let no_integer = |index| CpuError::NoInteger { step: run.name(), index };

@@ -17,9 +17,9 @@ use std::arch::x86_64::{
 };
 
 use super::ALONE;
+use super::pairs::panels;
 use crate::numerics::gemm::After;
 use crate::numerics::gemm::tasks::{Division, Task, tiles};
-use crate::parallel::*;
 
 /// Channels of a panel: their sums fill two registers.
 const COLS: usize = 16;
@@ -54,31 +54,15 @@ enum Weights {
     Int16(Vec<[i16; 2 * COLS]>),
 }
 
-/// Packs `weight[n, k]`, row-major, in panels.
-fn panels<W: Copy + Default + Send + Sync>(weight: &[W], n: usize, k: usize) -> Vec<[W; 2 * COLS]> {
-    let pairs = padded_pairs(k);
-    let mut panels = vec![[W::default(); 2 * COLS]; n.div_ceil(COLS) * pairs];
-    if pairs > 0 {
-        panels.par_chunks_exact_mut(pairs).zip(weight.par_chunks(COLS * k)).for_each(|(panel, weight)| {
-            for (col, row) in weight.chunks_exact(k).enumerate() {
-                for (to, from) in panel.iter_mut().zip(row.chunks(2)) {
-                    to[2 * col..][..from.len()].copy_from_slice(from);
-                }
-            }
-        });
-    }
-    panels
-}
-
 impl Panels {
     /// Packs `weight[n, k]`, row-major.
     pub(super) fn new(weight: &[i8], n: usize, k: usize) -> Self {
-        Self { n, k, weights: Weights::Int8(panels(weight, n, k)) }
+        Self { n, k, weights: Weights::Int8(panels(weight, n, k, padded_pairs(k))) }
     }
 
     /// Packs factors `[n, k]` of 16 bits, row-major.
     pub(super) fn of_16_bits(factors: &[i16], n: usize, k: usize) -> Self {
-        Self { n, k, weights: Weights::Int16(panels(factors, n, k)) }
+        Self { n, k, weights: Weights::Int16(panels(factors, n, k, padded_pairs(k))) }
     }
 
     /// Calls `finish(row, channel, y, sums)` with the sums `Σ_k x[m, k] · w[n, k]`, wrapping, of consecutive channels of each row,

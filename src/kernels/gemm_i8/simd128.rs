@@ -12,6 +12,7 @@ use std::arch::wasm32::{
 };
 
 use super::ALONE;
+use super::pairs::panels;
 use crate::numerics::gemm::After;
 use crate::numerics::gemm::tasks::{Division, Task, tiles};
 use crate::parallel::*;
@@ -65,31 +66,15 @@ enum Weights {
     Int16(Vec<[i16; 2 * COLS]>),
 }
 
-/// Packs `weight[n, k]`, row-major, in panels.
-fn panels<W: Copy + Default + Send + Sync>(weight: &[W], n: usize, k: usize) -> Vec<[W; 2 * COLS]> {
-    let pairs = k.div_ceil(2);
-    let mut panels = vec![[W::default(); 2 * COLS]; n.div_ceil(COLS) * pairs];
-    if pairs > 0 {
-        panels.par_chunks_exact_mut(pairs).zip(weight.par_chunks(COLS * k)).for_each(|(panel, weight)| {
-            for (col, row) in weight.chunks_exact(k).enumerate() {
-                for (to, from) in panel.iter_mut().zip(row.chunks(2)) {
-                    to[2 * col..][..from.len()].copy_from_slice(from);
-                }
-            }
-        });
-    }
-    panels
-}
-
 impl Panels {
     /// Packs `weight[n, k]`, row-major.
     pub(super) fn new(weight: &[i8], n: usize, k: usize) -> Self {
-        Self { n, k, weights: Weights::Int8(panels(weight, n, k)) }
+        Self { n, k, weights: Weights::Int8(panels(weight, n, k, k.div_ceil(2))) }
     }
 
     /// Packs factors `[n, k]` of 16 bits, row-major.
     pub(super) fn of_16_bits(factors: &[i16], n: usize, k: usize) -> Self {
-        Self { n, k, weights: Weights::Int16(panels(factors, n, k)) }
+        Self { n, k, weights: Weights::Int16(panels(factors, n, k, k.div_ceil(2))) }
     }
 
     /// Calls `finish(row, channel, y, sums)` with the sums `Σ_k x[m, k] · w[n, k]`, wrapping, of consecutive channels of each row,

@@ -250,13 +250,27 @@ pub(crate) fn transposed<T>(data: &[T], n: usize, k: usize) -> Matrix<'_, T> {
 mod tests {
     use super::*;
 
-    /// Products of small integers, which are exact in any order: few rows in plain loops, one row on threads, and many rows in the library.
+    /// Products of small integers, which are exact in any order: few rows in plain loops, one row on threads, and many rows in panels if the
+    /// weight is packed and has few features, else in the library.
     #[test]
     fn products_are_those_of_small_integers() {
         let value = |i: usize| ((i * 37 + i / 7) % 15) as f32 - 7.0;
-        for [m, n, k] in
-            [[1, 1, 1], [1, 4, 16], [1, 7, 33], [3, 9, 17], [4, 5, 64], [1, 1030, 600], [3, 600, 300], [9, 30, 40]]
-        {
+        for [m, n, k] in [
+            [1, 1, 1],
+            [1, 4, 16],
+            [1, 7, 33],
+            [3, 9, 17],
+            [4, 5, 64],
+            [1, 1030, 600],
+            [3, 600, 300],
+            [9, 30, 40],
+            [3, 7, 17],
+            [8, 32, 64],
+            [9, 33, 5],
+            [64, 256, 64],
+            [600, 70, 130],
+            [5, 4, 5000],
+        ] {
             let (x, bias): (Vec<f32>, Vec<f32>) = ((0..m * k).map(value).collect(), (0..n).map(value).collect());
             let mut weight: Vec<f32> = (0..n * k).map(|i| value(i + 3)).collect();
             let packed = PackedWeight::new(&weight, n, k);
@@ -271,9 +285,9 @@ mod tests {
                     }
                 }
             }
-            let before = linear(&x, [m, n, k], &weight, None, None);
+            let before = linear(&x, [m, n, k], &weight, Some(&packed), None);
             weight[n * k - 1] += 1.0;
-            let after = linear(&x, [m, n, k], &weight, None, None);
+            let after = linear(&x, [m, n, k], &weight, Some(&PackedWeight::new(&weight, n, k)), None);
             for row in 0..m {
                 let change = after[row * n + n - 1] - before[row * n + n - 1];
                 assert_eq!(change, x[row * k + k - 1], "{m} x {k} x {n}: row {row} notices one changed weight");
