@@ -45,7 +45,7 @@ fn matmul(g: &mut GraphBuilder, name: &str, products: FloatProducts, a: NodeId, 
     g.node(name, Op::MatMul(MatMul { products }), &[a, b]).expect("a product")
 }
 
-/// Attention of `heads`, keys transposed twice, with a mask for each row of the batch.
+/// Attention of `heads`, keys transposed twice, with a mask for each row of the batch, which all heads share.
 fn attention(products: FloatProducts, [length, heads, size]: [usize; 3], scale: f32) -> Graph {
     let mut g = GraphBuilder::new();
     let head = |g: &mut GraphBuilder, name: &str| {
@@ -53,7 +53,7 @@ fn attention(products: FloatProducts, [length, heads, size]: [usize; 3], scale: 
         g.transpose(&format!("{name}.heads"), x, &[0, 2, 1, 3]).expect("transposed")
     };
     let [q, k, v] = ["q", "k", "v"].map(|name| head(&mut g, name));
-    let mask = g.input("mask", Shape::batched(&[1, 1, length])).expect("an input");
+    let mask = g.input("mask", Shape::batched(&[1, length, length])).expect("an input");
     let k = g.transpose("keys", k, &[0, 1, 3, 2]).expect("transposed");
     let scores = matmul(&mut g, "scores", products, q, k);
     let scores = g.mul_scalar("scaled", scores, scale).expect("scaled");
@@ -71,7 +71,7 @@ fn attention_reads_views_and_fuses() {
             let [length, heads, size] = dims;
             let graph = attention(products, dims, 0.125);
             let x = [1, 2, 3].map(|seed| floats(&[rows, length, heads, size], seed));
-            let mask = floats(&[rows, 1, 1, length], 4);
+            let mask = floats(&[rows, 1, length, length], 4);
             let inputs = [&x[0], &x[1], &x[2], &mask];
             assert_eq!(agree(&graph, &inputs), [4, 3], "{graph}");
             let changed = attention(products, dims, 0.126);
@@ -104,11 +104,29 @@ fn views_keep_their_roots() {
     }
 }
 
-/// Steps that must not run with the product: another reader, an output, an operand that is made later, and a view.
+/// Norms over the last axis run with the product.
+#[test]
+fn norms_of_rows_fuse() {
+    for is_rms in [false, true] {
+        let mut g = GraphBuilder::new();
+        let x = g.input("x", Shape::batched(&[72, 72])).expect("an input");
+        let product = matmul(&mut g, "product", FloatProducts::Reproducible, x, x);
+        let (weight, bias) = (floats(&[72], 1), floats(&[72], 2));
+        let y = match is_rms {
+            false => g.layer_norm("norm", product, weight, bias, 1e-5).expect("a norm"),
+            true => g.rms_norm("norm", product, weight, 1e-5).expect("a norm"),
+        };
+        let graph = g.finish([y]).expect("a graph");
+        assert_eq!(agree(&graph, &[&floats(&[2, 72, 72], 9)])[1], 1, "{graph}");
+    }
+}
+
+/// Steps that must not run with the product: another reader, an output, an operand that is made later, a view, norms over two axes, and
+/// a softmax along another axis than the last.
 #[test]
 fn what_cannot_be_fused_is_not() {
     let products = FloatProducts::Reproducible;
-    for case in 0..4 {
+    for case in 0..7 {
         let mut g = GraphBuilder::new();
         let x = g.input("x", Shape::batched(&[12, 12])).expect("an input");
         let product = matmul(&mut g, "product", products, x, x);
@@ -126,6 +144,9 @@ fn what_cannot_be_fused_is_not() {
                 let later = g.gelu("later", x).expect("gelu");
                 g.add("sum", later, product).expect("a sum")
             }
+            4 => g.layer_norm("norm", product, floats(&[12, 12], 1), floats(&[12, 12], 2), 1e-5).expect("a norm"),
+            5 => g.rms_norm("norm", product, floats(&[12, 12], 1), 1e-5).expect("a norm"),
+            6 => g.softmax("softmax", product, 1).expect("a softmax"),
             _ => {
                 let view = g.transpose("view", x, &[0, 2, 1]).expect("transposed");
                 outputs.push(matmul(&mut g, "other", products, x, view));

@@ -38,7 +38,7 @@ impl Fusions {
             let mut last = product.output;
             while let [next] = readers[last.index()][..]
                 && let Some(step) = steps.get(next)
-                && can_follow(step, last, whole_rows, shape.rank())
+                && can_follow(program, step, last, whole_rows)
                 && program.value(step.output).shape == *shape
                 && step
                     .inputs
@@ -63,15 +63,19 @@ fn gives_whole_rows(op: &StepOp) -> Option<bool> {
     }
 }
 
-/// Whether a step can run on parts of a value of rank `rank`.
-fn can_follow(step: &Step, value: ValueId, whole_rows: bool, rank: usize) -> bool {
+/// Whether a step can run on parts of a value.
+fn can_follow(program: &Program, step: &Step, value: ValueId, whole_rows: bool) -> bool {
     let StepOp::Op(op) = &step.op else { return false };
+    let rank = |id: ValueId| program.value(id).shape.rank();
     let reads = step.inputs.iter().filter(|&&id| id == value).count();
     match op {
         Op::Add(_) | Op::Mul(_) => reads == 1,
         Op::Unary(_) | Op::Clamp(_) => true,
-        Op::Softmax(Softmax { axis }) => whole_rows && axis + 1 == rank,
-        Op::LayerNorm(_) | Op::RmsNorm(_) => whole_rows && reads == 1 && step.inputs[0] == value,
+        Op::Softmax(Softmax { axis }) => whole_rows && axis + 1 == rank(value),
+        // A norm over several axes has a weight of as many.
+        Op::LayerNorm(_) | Op::RmsNorm(_) => {
+            whole_rows && reads == 1 && step.inputs[0] == value && rank(step.inputs[1]) == 1
+        }
         _ => false,
     }
 }
@@ -130,13 +134,13 @@ impl<'r> Fused<'r> {
             ),
             Self::LayerNorm(weight, bias, eps) => rows_of(
                 y,
-                n,
+                weight.len(),
                 #[inline(always)]
                 |row| rows::layer_norm(row, weight, bias, eps),
             ),
             Self::RmsNorm(weight, eps) => rows_of(
                 y,
-                n,
+                weight.len(),
                 #[inline(always)]
                 |row| rows::rms_norm(row, weight, eps),
             ),

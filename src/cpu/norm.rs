@@ -15,8 +15,8 @@ pub(super) fn run(run: &mut StepRun<'_>) -> Option<Output> {
         Op::LayerNorm(_) | Op::RmsNorm(_) => {
             let norm = [Fused::new(run.step, run.shape, run.rest)];
             let mut y = run.take_x();
-            let n = y.shape().last().copied().unwrap_or(1);
-            apply_to_all(&norm, f32s_mut(&mut y), n);
+            // A norm over several axes has a weight of as many.
+            apply_to_all(&norm, f32s_mut(&mut y), run.rest[0].len());
             y
         }
         _ => return None,
