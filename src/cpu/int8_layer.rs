@@ -45,6 +45,7 @@ impl Int8Layer {
     ) -> Result<Self, CpuError> {
         let gemm = match backend {
             GemmBackend::Auto => Int8Gemm::best(linear.k),
+            GemmBackend::Amx => Int8Gemm::Amx,
             GemmBackend::Avx512Vnni => Int8Gemm::Avx512Vnni,
             GemmBackend::AvxVnni => Int8Gemm::AvxVnni,
             GemmBackend::I8mm => Int8Gemm::I8mm,

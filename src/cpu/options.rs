@@ -7,6 +7,9 @@ pub enum GemmBackend {
     /// The fastest backend that is exact on this processor, chosen for each layer.
     #[default]
     Auto,
+    /// Tiles of AMX (AMX-INT8) for many rows, and AVX-512 VNNI for few. It is an error on processors without both, and on systems other
+    /// than Linux.
+    Amx,
     /// Register tiles for AVX-512 VNNI. It is an error on processors without it.
     Avx512Vnni,
     /// Register tiles for AVX-VNNI, with vectors of 256 bits. It is an error on processors without it.
@@ -29,8 +32,9 @@ pub enum GemmBackend {
 
 impl GemmBackend {
     /// All backends, the fastest first after [`Auto`](Self::Auto).
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Auto,
+        Self::Amx,
         Self::Avx512Vnni,
         Self::AvxVnni,
         Self::I8mm,

@@ -2,7 +2,8 @@
 //!
 //! Instructions for u8 · int8 need u8 activations: flipping the top bit of an int8 value makes it u8 and adds 128, so 128 · Σw is
 //! subtracted again for each channel. Factors of 16 bits, which group-wise weights have, are two weights of 8 bits there. Processors with
-//! VNNI have such an instruction that does not saturate, and a kernel of their own, which keeps weights of 4 and 2 bits in as many.
+//! VNNI have such an instruction that does not saturate, and a kernel of their own, which keeps weights of 4 and 2 bits in as many; AMX has
+//! one for whole tiles.
 //! aarch64 processors have instructions for int8 · int8, exact without a detour, and WebAssembly has a product of pairs of 16 bits.
 //! Elsewhere `rten-gemm` multiplies where it is exact; where it may saturate its 16-bit sums, and without the feature `threads`, register
 //! tiles on AVX2 or plain loops do.
@@ -18,6 +19,8 @@ use crate::parallel::*;
 const ALONE: usize = 1 << 21;
 
 mod absent;
+#[cfg(target_arch = "x86_64")]
+mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -78,6 +81,8 @@ use vnni::Vnni;
 /// The kernel of an int8 product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Int8Gemm {
+    /// Tiles of AMX for many rows, and AVX-512 VNNI for few.
+    Amx,
     /// Register tiles, for AVX-512 VNNI.
     Avx512Vnni,
     /// The same for AVX-VNNI, with vectors of 256 bits.
@@ -98,7 +103,8 @@ pub(crate) enum Int8Gemm {
 
 impl Int8Gemm {
     /// All kernels, the fastest first.
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
+        Self::Amx,
         Self::Avx512Vnni,
         Self::AvxVnni,
         Self::I8mm,
@@ -117,6 +123,7 @@ impl Int8Gemm {
     /// Whether this processor has the kernel, and the kernel is exact for this K.
     pub(crate) fn is_usable(self, k: usize) -> bool {
         match self {
+            Self::Amx => Vnni::Amx.is_available(),
             Self::Avx512Vnni => Vnni::Avx512.is_available(),
             Self::AvxVnni => Vnni::Avx.is_available(),
             Self::I8mm => Neon::I8mm.is_available(),
@@ -130,7 +137,11 @@ impl Int8Gemm {
 
     /// The instructions of a kernel for VNNI.
     fn vnni(self) -> Vnni {
-        if self == Self::AvxVnni { Vnni::Avx } else { Vnni::Avx512 }
+        match self {
+            Self::Amx => Vnni::Amx,
+            Self::AvxVnni => Vnni::Avx,
+            _ => Vnni::Avx512,
+        }
     }
 
     /// The instructions of a kernel for NEON.
@@ -142,6 +153,7 @@ impl Int8Gemm {
     pub(crate) fn name(self) -> String {
         match self {
             Self::Rten => rten::name(),
+            Self::Amx => "amx-int8".to_owned(),
             Self::Avx512Vnni => "avx512-vnni".to_owned(),
             Self::AvxVnni => "avx-vnni".to_owned(),
             Self::I8mm => "neon-i8mm".to_owned(),
@@ -189,7 +201,7 @@ impl Int8Weight {
     pub(crate) fn new(weight: &Arc<[i8]>, n: usize, k: usize, gemm: Int8Gemm) -> Self {
         let mut offsets = vec![0; n];
         let packed = match gemm {
-            Int8Gemm::Avx512Vnni | Int8Gemm::AvxVnni if k > 0 => {
+            Int8Gemm::Amx | Int8Gemm::Avx512Vnni | Int8Gemm::AvxVnni if k > 0 => {
                 offsets = offsets_of(weight, n, k);
                 Packed::Vnni(vnni::Blocks::new(weight, n, k, gemm.vnni()))
             }
@@ -211,7 +223,7 @@ impl Int8Weight {
     pub(crate) fn of_16_bits(factors: &[i16], n: usize, k: usize, gemm: Int8Gemm) -> Self {
         let mut offsets = vec![0; n];
         let packed = match gemm {
-            Int8Gemm::Avx512Vnni | Int8Gemm::AvxVnni if k > 0 => {
+            Int8Gemm::Amx | Int8Gemm::Avx512Vnni | Int8Gemm::AvxVnni if k > 0 => {
                 offsets = offsets_of(factors, n, k);
                 Packed::VnniHalves(vnni::Blocks::new(&halves(factors), 2 * n, k, gemm.vnni()))
             }

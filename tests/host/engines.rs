@@ -100,6 +100,7 @@ fn tiles_are_there_or_refused() {
     let case = Case::new(1, 1, 1, Data::Random, Ends::Codes, 0);
     for (gemm, name, arch) in [
         (GemmBackend::Avx2, "avx2", "x86_64"),
+        (GemmBackend::Amx, "amx-int8", "x86_64"),
         (GemmBackend::Avx512Vnni, "avx512-vnni", "x86_64"),
         (GemmBackend::AvxVnni, "avx-vnni", "x86_64"),
         (GemmBackend::I8mm, "neon-i8mm", "aarch64"),

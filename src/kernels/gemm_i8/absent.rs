@@ -28,6 +28,7 @@ impl Panels {
 pub(super) mod vnni {
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     pub(crate) enum Vnni {
+        Amx,
         Avx512,
         Avx,
     }

@@ -7,6 +7,8 @@
 //! Weights of 4 bits share a byte with those of another part of the block, and weights of 2 bits with those of three others, so that few
 //! rows read half or a quarter of the memory. No field is moved out of its byte: sums over whole bytes, less those over the bytes without
 //! their lowest field, are the sums of that field, shifted.
+//!
+//! Processors with AMX read the same blocks as tiles, for many rows.
 
 // A call to a function that needs these instructions is unsafe. The only calls are below, after the check.
 #![allow(unsafe_code)]
@@ -20,31 +22,37 @@ use std::cell::Cell;
 use std::ops::Range;
 
 use super::ALONE;
+use super::amx;
 use super::fields::{base, bits, from_field, in_field};
 use crate::numerics::gemm::After;
 use crate::numerics::gemm::tasks::{Division, Task, tiles};
 use crate::parallel::*;
 
 /// Channels of a block.
-const COLS: usize = 64;
+pub(super) const COLS: usize = 64;
 /// Features of a group: their products with one channel are one 32-bit lane.
-const GROUP: usize = 4;
+pub(super) const GROUP: usize = 4;
 /// Rows of the largest tile.
 const ROWS: usize = 6;
 /// Largest size of the activations of a task: with a block of weights they stay in an L2 cache.
 const TASK_BYTES: usize = 1 << 18;
 
 /// Parts of a block: the channels of one vector of sums.
-const PARTS: usize = 4;
+pub(super) const PARTS: usize = 4;
 /// Most features of weights of fewer than 8 bits: sums over whole bytes, of at most 255 · 128 each, fit `i32`.
 const MOST_OF_FIELDS: usize = 1 << 16;
 
-/// The weights of a group of features and of a part, or of several parts in the bits of its bytes, `[COLS / PARTS][GROUP]`.
-type Weights = [i8; COLS / PARTS * GROUP];
+/// The weights of a group of features and of a part, or of several parts in the bits of its bytes, `[COLS / PARTS][GROUP]`: one line of a
+/// cache, since loads across two lines take twice as long.
+#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C, align(64))]
+pub(super) struct Weights(pub(super) [i8; COLS / PARTS * GROUP]);
 
 /// The instructions of a product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Vnni {
+    /// AMX for many rows, and AVX-512 for few.
+    Amx,
     Avx512,
     Avx,
 }
@@ -54,6 +62,7 @@ impl Vnni {
     pub(super) fn is_available(self) -> bool {
         use std::arch::is_x86_feature_detected as has;
         match self {
+            Self::Amx => Self::Avx512.is_available() && amx::is_available(),
             Self::Avx512 => has!("avx512f") && has!("avx512bw") && has!("avx512vl") && has!("avx512vnni"),
             Self::Avx => has!("avx2") && has!("avxvnni"),
         }
@@ -69,12 +78,14 @@ thread_local! {
 pub(super) struct Blocks {
     n: usize,
     k: usize,
+    /// Groups of features, whole tiles for AMX.
+    pub(super) groups: usize,
     vnni: Vnni,
     /// Parts that share a byte: 1, 2 or 4.
-    fields: usize,
+    pub(super) fields: usize,
     /// The least weight of those that share bytes.
-    lowest: i32,
-    /// Weights `[n / COLS][k / GROUP][PARTS / fields]`, padded with weights of 0.
+    pub(super) lowest: i32,
+    /// Weights `[n / COLS][groups][PARTS / fields]`, padded with weights of 0.
     weights: Vec<Weights>,
 }
 
@@ -85,7 +96,10 @@ impl Blocks {
     /// Panics if the instructions are not available.
     pub(super) fn new(weight: &[i8], n: usize, k: usize, vnni: Vnni) -> Self {
         assert!(vnni.is_available(), "a product for {vnni:?} VNNI on a processor without it");
-        let groups = k.div_ceil(GROUP);
+        let groups = match vnni {
+            Vnni::Amx => k.div_ceil(amx::FEATURES) * (amx::FEATURES / GROUP),
+            _ => k.div_ceil(GROUP),
+        };
         let (least, most) = weight.iter().fold((0, 0), |(least, most), &w| (w.min(least), w.max(most)));
         let (fields, lowest) = match i32::from(most) - i32::from(least) {
             _ if k > MOST_OF_FIELDS => (1, -128),
@@ -94,7 +108,7 @@ impl Blocks {
             _ => (1, -128),
         };
         let in_group = PARTS / fields;
-        let mut weights = vec![[0; COLS / PARTS * GROUP]; n.div_ceil(COLS) * groups * in_group];
+        let mut weights = vec![Weights([0; COLS / PARTS * GROUP]); n.div_ceil(COLS) * groups * in_group];
         if groups > 0 {
             let blocks = weights.par_chunks_exact_mut(groups * in_group).zip(weight.par_chunks(COLS * k));
             blocks.for_each(|(block, weight)| {
@@ -102,7 +116,7 @@ impl Blocks {
                     let row = weight.chunks_exact(k).nth(col).unwrap_or(&[]);
                     let (part, first) = (col / (COLS / PARTS), col % (COLS / PARTS) * GROUP);
                     for (group, to) in block.chunks_exact_mut(in_group).enumerate() {
-                        let to = &mut to[part / fields][first..][..GROUP];
+                        let to = &mut to[part / fields].0[first..][..GROUP];
                         for (feature, to) in to.iter_mut().enumerate() {
                             let w = row.get(group * GROUP + feature).copied().unwrap_or(0);
                             *to |= in_field(i32::from(w) - lowest, part % fields, fields);
@@ -111,12 +125,12 @@ impl Blocks {
                 }
             });
         }
-        Self { n, k, vnni, fields, lowest, weights }
+        Self { n, k, groups, vnni, fields, lowest, weights }
     }
 
     /// The weights of a block.
-    fn block(&self, block: usize) -> &[Weights] {
-        let length = self.k.div_ceil(GROUP) * PARTS / self.fields;
+    pub(super) fn block(&self, block: usize) -> &[Weights] {
+        let length = self.groups * PARTS / self.fields;
         &self.weights[block * length..][..length]
     }
 
@@ -133,17 +147,38 @@ impl Blocks {
             Some(_) => k.max(n * size_of::<T>() / 2),
             None => k,
         };
-        let task_rows = (TASK_BYTES / row_bytes.max(1) / ROWS * ROWS).clamp(4 * ROWS, 512 / ROWS * ROWS);
-        let division = Division { m, n, k, block: COLS, tile_rows: ROWS, task_rows, alone: ALONE };
+        let has_tiles = self.vnni == Vnni::Amx && m >= amx::LEAST_ROWS;
+        let (tile_rows, alone) = if has_tiles { (amx::ROWS, amx::ALONE) } else { (ROWS, ALONE) };
+        let task_rows = TASK_BYTES / row_bytes.max(1) / tile_rows * tile_rows;
+        let task_rows = task_rows.clamp(4 * ROWS.max(tile_rows / 2), 512 / tile_rows * tile_rows);
+        let division = Division { m, n, k, block: COLS, tile_rows, task_rows, alone };
         division.run(y, after, |task, y| {
+            if has_tiles && task.rows.len() >= amx::LEAST_ROWS {
+                // SAFETY: `new` has checked the instructions.
+                return unsafe { self.task_amx(task, x, y, finish) };
+            }
             let mut flipped = FLIPPED.take();
             match self.vnni {
                 // SAFETY: the functions need the instructions that `new` has checked, and nothing else.
-                Vnni::Avx512 => unsafe { self.task_avx512(task, &mut flipped, x, y, finish) },
+                Vnni::Amx | Vnni::Avx512 => unsafe { self.task_avx512(task, &mut flipped, x, y, finish) },
                 // SAFETY: as above.
                 Vnni::Avx => unsafe { self.task_avx(task, &mut flipped, x, y, finish) },
             }
             FLIPPED.set(flipped);
+        });
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    fn task_amx<T: Copy, F: Fn(usize, usize, &mut [T], &[i32])>(&self, task: Task, x: &[i8], y: &mut [T], finish: &F) {
+        let results = Results::new(self, &task);
+        let x = &x[task.rows.start * self.k..task.rows.end * self.k];
+        amx::with_activations(x, self.k, |tiles| {
+            let mut sums = amx::Sums::new();
+            for block in task.blocks.clone() {
+                tiles.for_block(self, block, &mut sums, |at, sums| {
+                    results.finish(&sums[..sums.len().min(task.rows.len() - at)], block, at, y, finish);
+                });
+            }
         });
     }
 
@@ -156,7 +191,7 @@ impl Blocks {
         y: &mut [T],
         finish: &F,
     ) {
-        let work = Work::new(self, &task, flipped, x);
+        let (work, results) = (Work::new(self, &task, flipped, x), Results::new(self, &task));
         let mut sums = [[_mm512_setzero_si512(); PARTS]; ROWS];
         for block in task.blocks.clone() {
             let weights = self.block(block);
@@ -167,7 +202,7 @@ impl Blocks {
                     2 => rows_avx512::<2>(&mut sums, &work, at..at + rows, weights),
                     _ => rows_avx512::<4>(&mut sums, &work, at..at + rows, weights),
                 }
-                work.finish(bytemuck::must_cast_slice(&sums[..rows]), block, at, y, finish);
+                results.finish(bytemuck::must_cast_slice(&sums[..rows]), block, at, y, finish);
                 at += rows;
             }
         }
@@ -182,7 +217,7 @@ impl Blocks {
         y: &mut [T],
         finish: &F,
     ) {
-        let work = Work::new(self, &task, flipped, x);
+        let (work, results) = (Work::new(self, &task, flipped, x), Results::new(self, &task));
         let mut sums = [[[_mm256_setzero_si256(); 2]; PARTS]; ROWS];
         for block in task.blocks.clone() {
             let weights = self.block(block);
@@ -193,65 +228,27 @@ impl Blocks {
                     2 => rows_avx::<2>(&mut sums, &work, at..at + rows, weights),
                     _ => rows_avx::<4>(&mut sums, &work, at..at + rows, weights),
                 }
-                work.finish(bytemuck::must_cast_slice(&sums[..rows]), block, at, y, finish);
+                results.finish(bytemuck::must_cast_slice(&sums[..rows]), block, at, y, finish);
                 at += rows;
             }
         }
     }
 }
 
-/// The activations of a task, and where its results belong.
-struct Work<'t> {
-    /// Activations `[rows][groups]`, of four features each.
-    flipped: &'t [i32],
-    groups: usize,
+/// Where the results of a task belong.
+struct Results {
     first_row: usize,
     /// The first channel of the task's results, their number, and the number of all channels.
     first_col: usize,
     cols: usize,
     n: usize,
-    /// The sum of the activations of each row; empty where no two weights share a byte.
-    row_sums: Vec<i32>,
-    lowest: i32,
 }
 
-impl<'t> Work<'t> {
-    #[inline(always)]
-    fn new(blocks: &Blocks, task: &Task, flipped: &'t mut Vec<i32>, x: &[i8]) -> Self {
-        let (n, k, groups) = (blocks.n, blocks.k, blocks.k.div_ceil(GROUP));
-        let x = &x[task.rows.start * k..task.rows.end * k];
-        flipped.resize(task.rows.len() * groups, 0);
-        if k.is_multiple_of(GROUP) {
-            let (x, _) = x.as_chunks::<GROUP>();
-            for (flipped, x) in flipped.iter_mut().zip(x) {
-                *flipped = flip(*x);
-            }
-        } else {
-            for (flipped, x) in flipped.chunks_exact_mut(groups).zip(x.chunks_exact(k)) {
-                let (whole, rest) = x.as_chunks::<GROUP>();
-                for (flipped, x) in flipped.iter_mut().zip(whole) {
-                    *flipped = flip(*x);
-                }
-                let mut last = [0; GROUP];
-                last[..rest.len()].copy_from_slice(rest);
-                flipped[groups - 1] = flip(last);
-            }
-        }
+impl Results {
+    fn new(blocks: &Blocks, task: &Task) -> Self {
         let first_col = task.blocks.start * COLS;
-        let cols = n.min(task.blocks.end * COLS) - first_col;
-        let mut row_sums = Vec::new();
-        if blocks.fields > 1 {
-            let sum_of =
-                |row: &[i32]| -> i32 { bytemuck::must_cast_slice(row).iter().map(|&x: &u8| i32::from(x)).sum() };
-            row_sums.extend(flipped.chunks_exact(groups).map(sum_of));
-        }
-        Self { flipped, groups, first_row: task.rows.start, first_col, cols, n, row_sums, lowest: blocks.lowest }
-    }
-
-    /// The activations of `M` rows from `first` on.
-    #[inline(always)]
-    fn rows<const M: usize>(&self, first: usize) -> [&'t [i32]; M] {
-        std::array::from_fn(|row| &self.flipped[(first + row) * self.groups..][..self.groups])
+        let cols = blocks.n.min(task.blocks.end * COLS) - first_col;
+        Self { first_row: task.rows.start, first_col, cols, n: blocks.n }
     }
 
     /// Runs the epilogue of a tile whose first row is row `at` of the task.
@@ -276,6 +273,55 @@ impl<'t> Work<'t> {
                 finish(row, first, &mut y[..width], &sums[..width]);
             }
         }
+    }
+}
+
+/// The activations of a task.
+struct Work<'t> {
+    /// Activations `[rows][groups]`, of four features each.
+    flipped: &'t [i32],
+    groups: usize,
+    /// The sum of the activations of each row; empty where no two weights share a byte.
+    row_sums: Vec<i32>,
+    lowest: i32,
+}
+
+impl<'t> Work<'t> {
+    #[inline(always)]
+    fn new(blocks: &Blocks, task: &Task, flipped: &'t mut Vec<i32>, x: &[i8]) -> Self {
+        let (k, groups) = (blocks.k, blocks.groups);
+        let x = &x[task.rows.start * k..task.rows.end * k];
+        flipped.resize(task.rows.len() * groups, 0);
+        if k == groups * GROUP {
+            let (x, _) = x.as_chunks::<GROUP>();
+            for (flipped, x) in flipped.iter_mut().zip(x) {
+                *flipped = flip(*x);
+            }
+        } else {
+            for (flipped, x) in flipped.chunks_exact_mut(groups).zip(x.chunks_exact(k)) {
+                let (whole, rest) = x.as_chunks::<GROUP>();
+                for (flipped, x) in flipped.iter_mut().zip(whole) {
+                    *flipped = flip(*x);
+                }
+                let mut last = [0; GROUP];
+                last[..rest.len()].copy_from_slice(rest);
+                // The weights of what pads a row are 0.
+                flipped[whole.len()..].fill(flip(last));
+            }
+        }
+        let mut row_sums = Vec::new();
+        if blocks.fields > 1 {
+            let sum_of =
+                |row: &[i32]| -> i32 { bytemuck::must_cast_slice(row).iter().map(|&x: &u8| i32::from(x)).sum() };
+            row_sums.extend(flipped.chunks_exact(groups).map(sum_of));
+        }
+        Self { flipped, groups, row_sums, lowest: blocks.lowest }
+    }
+
+    /// The activations of `M` rows from `first` on.
+    #[inline(always)]
+    fn rows<const M: usize>(&self, first: usize) -> [&'t [i32]; M] {
+        std::array::from_fn(|row| &self.flipped[(first + row) * self.groups..][..self.groups])
     }
 }
 
@@ -328,7 +374,7 @@ fn tile_avx512<const M: usize, const F: usize>(
     for (group, weights) in weights.chunks_exact(PARTS / F).enumerate() {
         let mut w = [_mm512_setzero_si512(); PARTS];
         for part in 0..PARTS {
-            let bytes: __m512i = bytemuck::must_cast(weights[part / F]);
+            let bytes: __m512i = bytemuck::must_cast(weights[part / F].0);
             w[part] = _mm512_and_si512(bytes, _mm512_set1_epi8(from_field(part % F, F)));
         }
         for row in 0..M {
@@ -386,7 +432,7 @@ fn tile_avx<const M: usize, const F: usize>(
         let mask = _mm256_set1_epi8(from_field(part % F, F));
         let mut acc = [[_mm256_setzero_si256(); 2]; M];
         for (group, weights) in weights.chunks_exact(PARTS / F).enumerate() {
-            let bytes: [__m256i; 2] = bytemuck::must_cast(weights[part / F]);
+            let bytes: [__m256i; 2] = bytemuck::must_cast(weights[part / F].0);
             let w = [_mm256_and_si256(bytes[0], mask), _mm256_and_si256(bytes[1], mask)];
             for row in 0..M {
                 let x = _mm256_set1_epi32(rows[row][group]);
