@@ -3,7 +3,7 @@
 use std::cell::OnceCell;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use enfold::gpu::context::Context;
 use enfold::gpu::{Engine, GpuError, LinearKernel, Model, Options, Run, TileShape, TuneOptions};
 use enfold::program::Program;
@@ -151,6 +151,13 @@ impl<'c> Gpu<'c> {
     pub(crate) fn resident(&self, series: &str, engine: &Engine, layer: &Layer, bits: usize) -> Result<Prepared> {
         let Layer { rows, k, n, .. } = *layer;
         let model = block_on(engine.load(&layer.program))?;
+        // A layer whose weights are not packed would be measured under a wrong name. Each column has three constants of 4 bytes.
+        let (packed, least) = (model.size_bytes(), n * k * bits / 8);
+        let most = n.next_multiple_of(64) * (k.next_multiple_of(16) * bits / 8 + 64) + 4096;
+        ensure!(
+            (least..=most).contains(&usize::try_from(packed)?),
+            "{series}: {packed} bytes, expected {least} to {most}"
+        );
         let got = block_on(model.run(&[&layer.x]))?;
         let compared = layer.check(series, got[0].as_i8().context("an int8 output")?)?;
         let x = padded_input(layer)?;

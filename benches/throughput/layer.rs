@@ -85,7 +85,7 @@ impl Layer {
         // Sums of products of random int8 values have a standard deviation of 74² · √K. This multiplier makes few outputs saturate.
         let deviation = 74.0 * 74.0 / f64::from(1 << (8 - bits)) * (k as f64).sqrt();
         let multiplier = vec![(40.0 / deviation) as f32; n];
-        let graph = graph(k, n, Arc::clone(&w), bias.clone(), multiplier.clone())?;
+        let graph = graph(k, n, Arc::clone(&w), bits, bias.clone(), multiplier.clone())?;
         let program = lower(&graph)?;
         let sample = Sample::of(shape);
         let expected = expected(&sample, &x, &w, &bias, &multiplier)?;
@@ -104,10 +104,10 @@ impl Layer {
     }
 }
 
-fn graph(k: usize, n: usize, w: Arc<Tensor>, bias: Vec<i32>, multiplier: Vec<f32>) -> Result<Graph> {
+fn graph(k: usize, n: usize, w: Arc<Tensor>, bits: u32, bias: Vec<i32>, multiplier: Vec<f32>) -> Result<Graph> {
     let mut g = GraphBuilder::new();
     let input = g.typed_input("x", Shape::rows(k), DType::I8)?;
-    let weight = g.node("w", Op::Constant(Constant::new(w)), &[])?;
+    let weight = g.node("w", Op::Constant(Constant { tensor: w, bits: Some(bits) }), &[])?;
     let biases = g.constant("bias", Tensor::from_i32(&[n], bias)?)?;
     let factors = g.constant("multiplier", Tensor::from_f32(&[n], multiplier)?)?;
     let acc = g.node("fc", Op::IntegerLinear(IntegerLinear { fraction_bits: 0 }), &[input, weight, biases])?;
@@ -128,6 +128,6 @@ fn expected(sample: &Sample, x: &Tensor, w: &Tensor, bias: &[i32], multiplier: &
     let (x, w) = (rows_of(x, &sample.rows)?, Arc::new(rows_of(w, columns)?));
     let bias = columns.iter().map(|&column| bias[column]).collect();
     let multiplier = columns.iter().map(|&column| multiplier[column]).collect();
-    let graph = graph(k, columns.len(), w, bias, multiplier)?;
+    let graph = graph(k, columns.len(), w, 8, bias, multiplier)?;
     Ok(Interpreter::new(&graph).run(&[&x])?[0].as_i8().context("an int8 output")?.to_vec())
 }

@@ -36,12 +36,17 @@ fn linear(
     var s1 = vec4<i32>();
     var s2 = vec4<i32>();
     var s3 = vec4<i32>();
+    // The loads of a stage are in flight during the products of the one before. Beyond the last vector `w` counts as 0, so x may have any
+    // value there.
+    var x_word = vec4<u32>();
+    var w_word = vec4<u32>();
+    if range.x < range.y {
+        x_word = x_load(x_start, min(range.x + x_first % K_STEP, last_k));
+        w_word = weight_at(w_start, min(range.x + thread / 64u, range.y - 1u));
+    }
     for (var k0 = range.x; k0 < range.y; k0 += K_STEP) {
-        // Both loads are in flight before the first is waited for. Beyond the last vector `w` counts as 0, so x may have any value there.
         let w_k = k0 + thread / 64u;
         let x_k = min(k0 + x_first % K_STEP, last_k);
-        let x_word = x_load(x_start, x_k);
-        let w_word = weight_at(w_start, min(w_k, range.y - 1u));
         if thread < x_vecs {
             x_tile[x_slot(thread)] = x_masked(x_start, x_k, x_word);
         }
@@ -62,6 +67,8 @@ fn linear(
             }
         }
         workgroupBarrier();
+        x_word = x_load(x_start, min(k0 + K_STEP + x_first % K_STEP, last_k));
+        w_word = weight_at(w_start, min(w_k + K_STEP, range.y - 1u));
         for (var k = 0u; k < K_STEP; k++) {
             let w_at = k * 64u + local.x;
             let b0 = w_tile[w_at];

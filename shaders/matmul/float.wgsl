@@ -3,6 +3,11 @@
 var<workgroup> a_tile: array<vec4<f32>, 256>;
 var<workgroup> b_tile: array<vec4<f32>, 256>;
 
+// A feature of four rows.
+fn factors_of_rows(tile: Tile, row: u32, k: u32) -> vec4<f32> {
+    return vec4<f32>(a_at(tile, row, k), a_at(tile, row + 1u, k), a_at(tile, row + 2u, k), a_at(tile, row + 3u, k));
+}
+
 @compute @workgroup_size(256)
 fn matmul_f32_f32(thread: Thread) {
     let tile = tile_of(thread, 64u, 64u);
@@ -12,18 +17,18 @@ fn matmul_f32_f32(thread: Thread) {
     var s1 = vec4<f32>();
     var s2 = vec4<f32>();
     var s3 = vec4<f32>();
+    let row = tile.row + x * 4u;
+    let column = tile.column + x * 4u;
+    // The loads of a stage are in flight during the products of the one before. Those of a stage beyond the last give zeros.
+    var a_next = factors_of_rows(tile, row, y);
+    var b_next = column_factors(tile, y, column);
     for (var k0 = 0u; k0 < params.k; k0 += 16u) {
         // Entry [k][quad] of a tile holds four rows of a, or four columns of b.
-        let row = tile.row + x * 4u;
-        let k = k0 + y;
-        a_tile[thread.local] = vec4<f32>(
-            a_at(tile, row, k), a_at(tile, row + 1u, k), a_at(tile, row + 2u, k), a_at(tile, row + 3u, k)
-        );
-        let column = tile.column + x * 4u;
-        b_tile[thread.local] = vec4<f32>(
-            b_at(tile, k, column), b_at(tile, k, column + 1u), b_at(tile, k, column + 2u), b_at(tile, k, column + 3u)
-        );
+        a_tile[thread.local] = a_next;
+        b_tile[thread.local] = b_next;
         workgroupBarrier();
+        a_next = factors_of_rows(tile, row, k0 + 16u + y);
+        b_next = column_factors(tile, k0 + 16u + y, column);
         for (var i = 0u; i < 256u; i += 16u) {
             let left = a_tile[i + y];
             let right = b_tile[i + x];
@@ -37,10 +42,9 @@ fn matmul_f32_f32(thread: Thread) {
     if !tile.inside {
         return;
     }
-    let row = tile.row + y * 4u;
-    let column = tile.column + x * 4u;
-    store_quad(tile, row, column, s0);
-    store_quad(tile, row + 1u, column, s1);
-    store_quad(tile, row + 2u, column, s2);
-    store_quad(tile, row + 3u, column, s3);
+    let first = tile.row + y * 4u;
+    store_quad(tile, first, column, s0);
+    store_quad(tile, first + 1u, column, s1);
+    store_quad(tile, first + 2u, column, s2);
+    store_quad(tile, first + 3u, column, s3);
 }

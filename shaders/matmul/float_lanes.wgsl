@@ -6,13 +6,6 @@ fn row_factors(tile: Tile, row: u32, k: u32) -> vec4<f32> {
     return vec4<f32>(a_at(tile, row, k), a_at(tile, row, k + 1u), a_at(tile, row, k + 2u), a_at(tile, row, k + 3u));
 }
 
-// A feature of four columns.
-fn column_factors(tile: Tile, k: u32, column: u32) -> vec4<f32> {
-    return vec4<f32>(
-        b_at(tile, k, column), b_at(tile, k, column + 1u), b_at(tile, k, column + 2u), b_at(tile, k, column + 3u)
-    );
-}
-
 @compute @workgroup_size(8)
 fn matmul_lanes_f32_f32(thread: Thread, @builtin(subgroup_invocation_id) invocation: u32) {
     let tile = tile_of(thread, 16u, 32u);

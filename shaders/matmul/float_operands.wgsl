@@ -19,6 +19,13 @@ fn b_at(tile: Tile, k: u32, column: u32) -> f32 {
     return select(0.0f, factor(bits), k < params.k && column < columns);
 }
 
+// A feature of four columns.
+fn column_factors(tile: Tile, k: u32, column: u32) -> vec4<f32> {
+    return vec4<f32>(
+        b_at(tile, k, column), b_at(tile, k, column + 1u), b_at(tile, k, column + 2u), b_at(tile, k, column + 3u)
+    );
+}
+
 fn store_float(tile: Tile, row: u32, column: u32, sum: f32) {
     if row >= tile.rows || column >= params.strided.cols {
         return;

@@ -31,21 +31,44 @@ fn summand(at: u32, b_at: u32) -> f32 {
     return bitcast<f32>(canonical_bits(bits));
 }
 
+// An element of a sum of factors of b, canonical.
+fn weight_at(at: u32) -> f32 {
+    var weight = b[at];
+    if B_INTEGER {
+        weight = float_of_integer(weight);
+    }
+    return bitcast<f32>(canonical_bits(weight));
+}
+
+// Adds four elements in order.
+fn plus_four(sum: f32, next: vec4<f32>) -> f32 {
+    return add_f(add_f(add_f(add_f(sum, next.x), next.y), next.z), next.w);
+}
+
 // The sum of b along the axis, in the order of `sum_f32_f32`, as bits.
 fn total_weight(at: u32) -> u32 {
     var sum = 0.0f;
     for (var first = 0u; first < params.length; first += 32u) {
+        let end = min(first + 32u, params.length);
         var part = 0.0f;
-        for (var i = first; i < min(first + 32u, params.length); i++) {
-            var weight = b[at + i * params.b_stride];
-            if B_INTEGER {
-                weight = float_of_integer(weight);
-            }
-            part = add_f(part, bitcast<f32>(canonical_bits(weight)));
+        var i = first;
+        for (; i + 3u < end; i += 4u) {
+            let next = at + i * params.b_stride;
+            part = plus_four(part, vec4<f32>(
+                weight_at(next), weight_at(next + params.b_stride), weight_at(next + 2u * params.b_stride),
+                weight_at(next + 3u * params.b_stride)
+            ));
+        }
+        for (; i < end; i++) {
+            part = add_f(part, weight_at(at + i * params.b_stride));
         }
         sum = add_f(sum, part);
     }
     return limited(canonical_bits(bitcast<u32>(sum)), params.low, params.high);
+}
+
+fn summand_at(e: Element, i: u32) -> f32 {
+    return summand(e.a + i * params.stride, e.b + i * params.b_stride);
 }
 
 // Along an axis that is not the last: blocks of 32 elements in order, then the blocks in order (equation 11).
@@ -57,9 +80,17 @@ fn sum_f32_f32(thread: Thread) {
     }
     var sum = 0.0f;
     for (var first = 0u; first < params.length; first += 32u) {
+        let end = min(first + 32u, params.length);
         var part = 0.0f;
-        for (var i = first; i < min(first + 32u, params.length); i++) {
-            part = add_f(part, summand(e.a + i * params.stride, e.b + i * params.b_stride));
+        var i = first;
+        // Four loads are in flight before the first is waited for.
+        for (; i + 3u < end; i += 4u) {
+            part = plus_four(part, vec4<f32>(
+                summand_at(e, i), summand_at(e, i + 1u), summand_at(e, i + 2u), summand_at(e, i + 3u)
+            ));
+        }
+        for (; i < end; i++) {
+            part = add_f(part, summand_at(e, i));
         }
         sum = add_f(sum, part);
     }

@@ -36,7 +36,8 @@ pub enum SplitK {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Candidate {
     pub(crate) tile: TileShape,
-    /// The most matrix rows.
+    /// The fewest and the most matrix rows.
+    pub(crate) least_rows: u64,
     pub(crate) most_rows: u64,
     /// The fewest workgroups of the grid.
     pub(crate) least_workgroups: u64,
@@ -62,7 +63,7 @@ impl Candidate {
     }
 
     pub(crate) fn always(tile: TileShape) -> Self {
-        Self { tile, most_rows: u64::MAX, least_workgroups: 0, split_below: 0 }
+        Self { tile, least_rows: 0, most_rows: u64::MAX, least_workgroups: 0, split_below: 0 }
     }
 }
 
@@ -92,17 +93,24 @@ pub(crate) fn pick<'c>(candidates: impl ExactSizeIterator<Item = &'c Candidate>,
 
 fn applies(candidate: &Candidate, m: u64, n: usize) -> bool {
     // The number of workgroups does not depend on the limit along a dimension.
-    m <= candidate.most_rows && candidate.tile.grid(m, n, u32::MAX).count() >= candidate.least_workgroups
+    (candidate.least_rows..=candidate.most_rows).contains(&m)
+        && candidate.tile.grid(m, n, u32::MAX).count() >= candidate.least_workgroups
 }
 
 /// Formats for logs, as in `up to 1 rows linear_gemv 1 x 64, else linear_reg 32 x 64, emulated dot product`.
 impl fmt::Display for Choice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for Candidate { tile, most_rows, least_workgroups, .. } in &self.candidates {
-            match (*most_rows, *least_workgroups) {
-                (u64::MAX, 0) => write!(f, "else ")?,
-                (u64::MAX, workgroups) => write!(f, "from {workgroups} workgroups ")?,
-                (rows, _) => write!(f, "up to {rows} rows ")?,
+        for &Candidate { tile, least_rows, most_rows, least_workgroups, .. } in &self.candidates {
+            if most_rows < u64::MAX {
+                write!(f, "up to {most_rows} rows ")?;
+            } else if least_workgroups == 0 {
+                write!(f, "else ")?;
+            }
+            if least_rows > 0 {
+                write!(f, "from {least_rows} rows ")?;
+            }
+            if least_workgroups > 0 {
+                write!(f, "from {least_workgroups} workgroups ")?;
             }
             write!(f, "{} {} x {}, ", tile.kernel().name(), tile.rows(), tile.cols())?;
         }
@@ -213,16 +221,17 @@ impl Abilities {
 
     /// The kernels for few rows.
     fn few(&self) -> Vec<Candidate> {
-        // The most matrix rows, rows of a workgroup, and threads that share a column. On a GPU more threads hide the latency of
-        // memory, the more so the larger it is, and up to 8 rows the weights' bytes decide; a CPU is limited by its arithmetic from 3 rows on.
-        let few: &[(u64, u32, u32)] = match self.class {
-            DeviceClass::Software => &[(1, 1, 1), (2, 2, 1)],
-            DeviceClass::Discrete => &[(1, 1, 16), (2, 2, 16), (4, 4, 16), (8, 4, 16)],
-            DeviceClass::Integrated | DeviceClass::Mobile => &[(1, 1, 4), (2, 2, 4), (4, 4, 4), (8, 8, 4)],
+        // The most matrix rows, rows of a workgroup, threads that share a column, and the fewest workgroups. On a GPU more threads hide the
+        // latency of memory, the more so the larger it is and the fewer columns there are, and up to 8 rows the weights' bytes decide; a CPU
+        // is limited by its arithmetic from 3 rows on.
+        let few: &[(u64, u32, u32, u64)] = match self.class {
+            DeviceClass::Software => &[(1, 1, 1, 0), (2, 2, 1, 0)],
+            DeviceClass::Discrete => &[(1, 1, 8, 512), (1, 1, 16, 0), (2, 2, 16, 0), (4, 4, 16, 0), (8, 4, 16, 0)],
+            DeviceClass::Integrated | DeviceClass::Mobile => &[(1, 1, 4, 0), (2, 2, 4, 0), (4, 4, 4, 0), (8, 8, 4, 0)],
         };
-        let candidate = |&(most_rows, rows, k_step): &(u64, u32, u32)| {
+        let candidate = |&(most_rows, rows, k_step, least_workgroups): &(u64, u32, u32, u64)| {
             let tile = self.shape(LinearKernel::Gemv, rows, k_step).ok()?;
-            Some(Candidate { most_rows, ..Candidate::always(tile) })
+            Some(Candidate { most_rows, least_workgroups, ..Candidate::always(tile) })
         };
         few.iter().filter_map(candidate).collect()
     }
@@ -230,7 +239,12 @@ impl Abilities {
     /// The kernel for large grids.
     fn large(&self) -> Vec<Candidate> {
         let large = self.shape(LinearKernel::Large, 128, 2).ok().filter(|_| self.class == DeviceClass::Discrete);
-        let candidate = |tile| Candidate { least_workgroups: self.class.full_grid() / 2, ..Candidate::always(tile) };
+        // With half of its rows empty, smaller tiles take half of the time.
+        let candidate = |tile: TileShape| Candidate {
+            least_rows: u64::from(tile.rows()) / 2 + 1,
+            least_workgroups: self.class.full_grid() / 2,
+            ..Candidate::always(tile)
+        };
         large.map(candidate).into_iter().collect()
     }
 
@@ -365,11 +379,15 @@ mod tests {
         let limits = wgpu::Limits::default();
         let discrete = abilities(DeviceClass::Discrete, limits.clone(), Some(32));
         let all = choices(&discrete, &Wanted::default()).expect("fit");
-        let shapes = [(1, 4096), (8, 4096), (9, 4096), (4096, 4096), (4096, 64)];
+        let shapes = [(1, 4096), (8, 4096), (9, 4096), (64, 16384), (65, 16384), (4096, 4096), (4096, 64)];
         assert_eq!(shapes.map(|(m, n)| kernel(&all[0], m, n)), {
             use LinearKernel::{Gemv, Large, Workgroup};
-            [Gemv, Gemv, Workgroup, Large, Workgroup]
+            [Gemv, Gemv, Workgroup, Workgroup, Large, Large, Workgroup]
         });
+        let lanes = |n| all[0].candidates[pick(all[0].candidates.iter(), 1, n)].tile.k_step();
+        assert_eq!([4096, 16383, 16384].map(lanes), [16, 8, 8]);
+        assert_eq!(lanes(16 * 1024 - 32), 16);
+        assert!(all[0].to_string().contains("up to 1 rows from 512 workgroups linear_gemv 1 x 32, "), "{}", all[0]);
         assert_eq!(kernel(&all[1], 4096, 4096), LinearKernel::Workgroup);
         assert_eq!(kernel(&all[2], 1, 4096), LinearKernel::Workgroup);
         assert_eq!(kernel(&all[3], 4096, 64), LinearKernel::Register);

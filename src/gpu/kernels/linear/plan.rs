@@ -212,11 +212,14 @@ fn reachable(candidates: Vec<Candidate>, most_rows: u64, n: usize) -> Vec<Candid
     let last = candidates.last().copied();
     let mut kept = Vec::with_capacity(candidates.len());
     for candidate in candidates {
-        if candidate.tile.grid(most_rows, n, u32::MAX).count() < candidate.least_workgroups {
+        let workgroups = |rows| candidate.tile.grid(rows, n, u32::MAX).count();
+        if workgroups(most_rows) < candidate.least_workgroups || most_rows < candidate.least_rows {
             continue;
         }
         kept.push(candidate);
-        if candidate.most_rows >= most_rows && candidate.least_workgroups == 0 {
+        // The rest is reached by no number of rows.
+        if candidate.most_rows >= most_rows && workgroups(1) >= candidate.least_workgroups && candidate.least_rows <= 1
+        {
             return kept;
         }
     }
@@ -324,9 +327,12 @@ mod tests {
         let tile = |kernel, rows, k_step| TileShape::new(kernel, rows, k_step, &limits).expect("fits");
         let gemv =
             |rows: u32| Candidate { most_rows: rows.into(), ..Candidate::always(tile(LinearKernel::Gemv, rows, 4)) };
-        let large = Candidate { least_workgroups: 128, ..Candidate::always(tile(LinearKernel::Large, 128, 2)) };
-        let all = vec![gemv(1), gemv(8), large, Candidate::always(tile(LinearKernel::Workgroup, 64, 4))];
-        for (most_rows, n, expected) in [(1, 64, 1), (2, 64, 2), (9, 64, 3), (9, 128 * 128, 4), (4096, 4096, 4)] {
+        let large =
+            Candidate { least_rows: 65, least_workgroups: 128, ..Candidate::always(tile(LinearKernel::Large, 128, 2)) };
+        let wide = Candidate { least_workgroups: 512, ..gemv(1) };
+        let all = vec![wide, gemv(1), gemv(8), large, Candidate::always(tile(LinearKernel::Workgroup, 64, 4))];
+        let expected = [(1, 64, 1), (1, 512 * 64, 1), (2, 64, 2), (9, 64, 3), (64, 128 * 128, 3), (65, 128 * 128, 4)];
+        for (most_rows, n, expected) in expected.into_iter().chain([(4096, 4096, 4)]) {
             let kept = reachable(all.clone(), most_rows, n);
             assert_eq!(kept.len(), expected, "{most_rows} rows, {n} columns");
             for m in 1..=most_rows {

@@ -158,7 +158,7 @@ impl TuningTable {
             let tile = TileShape::new(entry.tile.kernel(), entry.tile.rows(), entry.tile.k_step(), limits).ok()?;
             allowed(tile).then_some(())?;
             let split_below = if entry.split_k { u64::MAX } else { 0 };
-            Some(Candidate { tile, most_rows: entry.rows, least_workgroups: 0, split_below })
+            Some(Candidate { most_rows: entry.rows, split_below, ..Candidate::always(tile) })
         };
         entries.iter().filter_map(candidate).collect()
     }
