@@ -6,7 +6,7 @@ use crate::graph::{Graph, GraphBuilder, NodeId};
 use crate::interp::Interpreter;
 use crate::lower::lower;
 use crate::numerics::FloatProducts;
-use crate::ops::{MatMul, Op};
+use crate::ops::{Conv, MatMul, Op, Window};
 use crate::quantize::{ConvertOptions, QuantizationConfig, WgpuQuantizer, convert, prepare, to_integer};
 use crate::values::{Shape, Tensor};
 
@@ -101,6 +101,30 @@ fn views_keep_their_roots() {
             let [views, _] = agree(&graph, &[&floats(&[2, 40, 24], 7)]);
             assert_eq!(views, 2, "{graph}");
         }
+    }
+}
+
+/// Convolutions of floats collect their patches block by block: several blocks, one, and images that are read once more. Patches that are
+/// an output are collected as a whole.
+#[test]
+fn float_convolutions_collect_their_patches() {
+    for ([rows, channels, size, outputs], stride) in [([2, 16, 40, 24], 1), ([1, 3, 9, 5], 2), ([3, 64, 7, 8], 1)] {
+        let mut g = GraphBuilder::new();
+        let window = Window::new(&[3, 3]).with_padding(&[1, 1]);
+        let conv = |g: &mut GraphBuilder, name: &str, x: NodeId, [inputs, outputs]: [usize; 2], stride: usize| {
+            let window = window.clone().with_stride(&[stride, stride]);
+            let conv = Conv { window, groups: 1, products: FloatProducts::Reproducible };
+            let bias = (stride == 1).then(|| floats(&[outputs], 3));
+            g.conv(name, x, floats(&[outputs, inputs, 3, 3], 5), bias, conv).expect("a convolution")
+        };
+        let x = g.input("x", Shape::batched(&[channels, size, size])).expect("an input");
+        let root = g.gelu("root", x).expect("gelu");
+        let first = conv(&mut g, "first", root, [channels, outputs], stride);
+        let second = conv(&mut g, "second", first, [outputs, channels], 1);
+        let y = if stride == 1 { g.add("residual", second, root).expect("a sum") } else { second };
+        let graph = g.finish([y]).expect("a graph");
+        let x = floats(&[rows, channels, size, size], 9);
+        assert_eq!(agree(&graph, &[&x])[1], 2, "{graph}");
     }
 }
 

@@ -6,12 +6,10 @@ pub(crate) use rayon::{current_num_threads, prelude::*};
 #[cfg(not(feature = "threads"))]
 pub(crate) use one_thread::*;
 
-/// Runs `run` on a thread of the pool, which begins a parallel loop sooner than a thread that first wakes the pool and then waits for it.
 #[cfg(feature = "threads")]
-pub(crate) fn in_pool<R: Send>(run: impl FnOnce() -> R + Send) -> R {
-    let is_there = rayon::current_thread_index().is_some() || rayon::current_num_threads() == 1;
-    if is_there { run() } else { rayon::scope(|_| run()) }
-}
+mod region;
+#[cfg(feature = "threads")]
+pub(crate) use region::{in_region, is_awake, keep_awake};
 
 #[cfg(not(feature = "threads"))]
 mod one_thread {
@@ -21,8 +19,14 @@ mod one_thread {
         1
     }
 
-    pub(crate) fn in_pool<R>(run: impl FnOnce() -> R) -> R {
+    pub(crate) fn in_region<R>(_: usize, run: impl FnOnce() -> R) -> R {
         run()
+    }
+
+    pub(crate) fn keep_awake() {}
+
+    pub(crate) fn is_awake() -> bool {
+        false
     }
 
     /// The methods of `rayon::slice::ParallelSlice`.

@@ -17,7 +17,7 @@ use crate::numerics::FloatProducts;
 use crate::numerics::float::products::transposed_factors;
 use crate::numerics::gemm::PackedWeight;
 use crate::ops::{Linear, Op, Transpose};
-use crate::parallel::in_pool;
+use crate::parallel::{in_region, keep_awake};
 use crate::program::{Program, QConv, StepOp, ValueId};
 use crate::values::Tensor;
 use crate::values::slices::{CHECKED, f32s};
@@ -62,8 +62,10 @@ impl View {
     }
 }
 
-/// Multiply-adds of a layer that several threads compute together.
-const WORTH_A_THREAD: usize = 1 << 21;
+/// Multiply-adds of floats that are worth a thread of a region.
+const WORTH_A_THREAD: usize = 1 << 20;
+/// Multiply-adds of int8 that take the time of one of floats.
+const INT8_OF_A_FLOAT: usize = 4;
 
 /// An engine that runs one program on the CPU. Threads may share it.
 ///
@@ -100,8 +102,8 @@ pub struct Engine {
     fusions: Fusions,
     /// For each value, the last step that reads it; `None` for outputs.
     last_read: Vec<Option<usize>>,
-    /// The most multiply-adds of a layer for one row of the batch.
-    largest_product: usize,
+    /// Multiply-adds of floats that take the time of the products, for one row of the batch.
+    multiply_adds: usize,
     /// Number of rows of the last run, and its buffers.
     buffer_pool: Mutex<Option<(usize, BufferPool)>>,
 }
@@ -162,21 +164,30 @@ impl Engine {
                 last_read[of.index()] = last_read[of.index()].max(last_read[value]);
             }
         }
+        let fusions = Fusions::of(program, |id| views[id.index()].is_some());
+        for (at, patches) in fusions.patches.iter().enumerate() {
+            if let Some(unfold) = patches {
+                let image = program.steps()[*unfold].inputs[0].index();
+                last_read[image] = last_read[image].max(Some(at));
+            }
+        }
         program.outputs().iter().for_each(|id| last_read[id.index()] = None);
-        let products = program.steps().iter().map(|step| {
+        let multiply_adds = program.steps().iter().map(|step| {
             let outputs = program.value(step.output).len(1).unwrap_or(usize::MAX);
+            let inner = |input: usize| program.value(step.inputs[input]).shape.last().unwrap_or(1);
             match &step.op {
-                StepOp::QLinear(layer) | StepOp::QConv(QConv { layer, .. }) => outputs.saturating_mul(layer.k),
-                StepOp::Op(Op::Linear(_)) => {
-                    outputs.saturating_mul(program.value(step.inputs[0]).shape.last().unwrap_or(1))
+                StepOp::QLinear(layer) | StepOp::QConv(QConv { layer, .. }) => {
+                    outputs.saturating_mul(layer.k) / INT8_OF_A_FLOAT
+                }
+                StepOp::Op(Op::Linear(_) | Op::MatMul(_) | Op::IntegerMatMulDynamic(_)) | StepOp::QMatMul(_) => {
+                    outputs.saturating_mul(inner(0))
                 }
                 _ => outputs,
             }
         });
-        let largest_product = products.max().unwrap_or(0);
-        let fusions = Fusions::of(program, |id| views[id.index()].is_some());
+        let multiply_adds = multiply_adds.fold(0, usize::saturating_add);
         let program = program.clone();
-        Ok(Self { program, weights, views, fusions, last_read, largest_product, buffer_pool: Mutex::default() })
+        Ok(Self { program, weights, views, fusions, last_read, multiply_adds, buffer_pool: Mutex::default() })
     }
 
     /// The numbers of values that are views and of steps that run with another one.
@@ -244,10 +255,8 @@ impl Engine {
     ) -> Result<Vec<Tensor>, CpuError> {
         let rows = self.rows(inputs)?;
         let inputs: Vec<&Tensor> = inputs.iter().map(Borrow::borrow).collect();
-        if self.largest_product.saturating_mul(rows) > WORTH_A_THREAD {
-            return in_pool(|| self.run_steps(&inputs, rows, after));
-        }
-        self.run_steps(&inputs, rows, after)
+        let worth = self.multiply_adds.saturating_mul(rows) / WORTH_A_THREAD;
+        in_region(worth, || self.run_steps(&inputs, rows, after))
     }
 
     fn run_steps(
@@ -267,6 +276,7 @@ impl Engine {
             values[id.index()] = Some(Cow::Borrowed(tensor));
         }
         for (at, (step, weight)) in self.program.steps().iter().zip(&self.weights).enumerate() {
+            keep_awake();
             let is_last_read = |input: &ValueId| self.last_read[input.index()] == Some(at);
             if self.views[step.output.index()].is_some() || self.fusions.is_fused[at] {
                 for input in step.inputs.iter().filter(|input| is_last_read(input)) {
@@ -281,7 +291,11 @@ impl Engine {
                 [None, None] => Vec::new(),
                 _ => step.inputs.iter().map(|id| self.views[id.index()].as_ref().map_or(*id, |view| view.of)).collect(),
             };
-            let inputs = if inputs.is_empty() { &step.inputs } else { &inputs };
+            let mut inputs = if inputs.is_empty() { Cow::Borrowed(&step.inputs) } else { Cow::Owned(inputs) };
+            let unfold = self.fusions.patches[at].map(|unfold| &self.program.steps()[unfold]);
+            if let Some(unfold) = unfold {
+                inputs.to_mut()[0] = unfold.inputs[0];
+            }
             let (first, rest) = inputs.split_first().expect(CHECKED);
             // A step may work in the buffer of an input that nothing else reads.
             let owned = match &mut values[first.index()] {
@@ -303,8 +317,25 @@ impl Engine {
                     Fused::new(step, &shape, &others)
                 })
                 .collect();
-            let y = StepRun { step, first, rest: &rest, views, fused: &fused, weight, shape: &shape, pool: &mut pool }
-                .run()?;
+            let patches = unfold.and_then(|unfold| match &unfold.op {
+                // The value may be gone, since the step that was to read it is over.
+                StepOp::Op(Op::Unfold(op)) => {
+                    Some((op, f32s(self.program.constant(unfold.inputs[1]).expect(CHECKED))[0]))
+                }
+                _ => None,
+            });
+            let run = StepRun {
+                step,
+                first,
+                rest: &rest,
+                views,
+                patches,
+                fused: &fused,
+                weight,
+                shape: &shape,
+                pool: &mut pool,
+            };
+            let y = run.run()?;
             for input in inputs.iter().filter(|input| is_last_read(input)) {
                 pool.give(values[input.index()].take());
             }

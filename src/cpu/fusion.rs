@@ -1,4 +1,5 @@
-//! Fusion: what follows a product element by element or row by row runs on each part of its result while that is in cache.
+//! Fusion: what follows a product element by element or row by row runs on each part of its result while that is in cache, and a float
+//! convolution collects the patches of some pixels just before it multiplies them.
 
 use super::broadcast::Operand;
 use super::task_size::task_len;
@@ -7,14 +8,16 @@ use crate::numerics::{UnaryOp, vectorized};
 use crate::ops::{Clamp, LayerNorm, Op, RmsNorm, Softmax, Unary};
 use crate::parallel::*;
 use crate::program::{Epilogue, Program, QLinear, Step, StepOp, ValueId};
-use crate::values::Tensor;
 use crate::values::slices::f32s;
+use crate::values::{DType, Tensor};
 
 /// Which steps run with a product before them.
 #[derive(Debug)]
 pub(super) struct Fusions {
     /// For each step, the steps that run with it, in order.
     pub(super) after: Vec<Vec<usize>>,
+    /// For each step, the step that collects the patches which it multiplies.
+    pub(super) patches: Vec<Option<usize>>,
     /// For each step, whether it runs with another one.
     pub(super) is_fused: Vec<bool>,
 }
@@ -50,7 +53,20 @@ impl Fusions {
                 last = step.output;
             }
         }
-        Self { after, is_fused }
+        let mut patches = vec![None; steps.len()];
+        for (at, step) in steps.iter().enumerate() {
+            if let StepOp::Op(Op::Unfold(_)) = step.op
+                && let [next] = readers[step.output.index()][..]
+                && let Some(StepOp::Op(Op::Linear(_))) = steps.get(next).map(|step| &step.op)
+                && steps[next].inputs[0] == step.output
+                && program.value(step.output).value_type.dtype() == DType::F32
+                && program.constant(step.inputs[1]).is_some()
+            {
+                patches[next] = Some(at);
+                is_fused[at] = true;
+            }
+        }
+        Self { after, patches, is_fused }
     }
 }
 

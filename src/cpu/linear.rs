@@ -1,10 +1,11 @@
 //! Linear layers.
 
+use super::conv::of_patches;
 use super::int8_layer::Weight;
 use super::step_run::{Output, StepRun};
 use crate::numerics::float::products;
 use crate::numerics::{FloatProducts, gemm};
-use crate::ops::{Linear, Op};
+use crate::ops::{ImageLayout, Images, Linear, Op, Unfold};
 use crate::program::StepOp;
 use crate::values::slices::{CHECKED, f32s, i8s, rows_before_last, tensor};
 
@@ -20,25 +21,32 @@ pub(super) fn run(run: &mut StepRun<'_>) -> Option<Output> {
         StepOp::Op(Op::Linear(Linear { products: kind })) => {
             let (n, k) = (rest[0].shape()[0], rest[0].shape()[1]);
             let bias = rest.get(1).map(|b| f32s(b));
-            if *kind == FloatProducts::Reproducible {
-                let (m, x) = (rows_before_last(run.x().shape()), products::factors(f32s(run.x())));
-                let mut y = run.pool.take(m * n);
-                match run.weight {
-                    Some(Weight::Factors(weight)) => products::product(&mut y, &x, weight, [n, k], bias),
-                    _ => {
-                        let weight = products::transposed_factors(f32s(rest[0]), n, k);
-                        products::product(&mut y, &x, &weight, [n, k], bias);
-                    }
+            let mut y = run.pool.take(rows_before_last(shape) * n);
+            let x = run.first.as_deref().expect(CHECKED);
+            let mut multiply = |product: &(dyn Fn(&mut [f32], &[f32]) + Sync)| match run.patches {
+                Some((Unfold { window }, fill)) => {
+                    let images = Images::new(x.shape(), window, ImageLayout::ChannelsLast);
+                    of_patches(&mut y, f32s(x), &images, fill, [n, k], product);
                 }
-                return Some(Ok(tensor(shape.to_vec(), y)));
-            }
-            let m = rows_before_last(run.x().shape());
-            let mut y = run.pool.take(m * n);
-            let packed = match run.weight {
-                Some(Weight::F32(packed)) => Some(&**packed),
-                _ => None,
+                None => product(&mut y, f32s(x)),
             };
-            gemm::linear_into(&mut y, f32s(run.x()), [m, n, k], f32s(rest[0]), packed, bias);
+            if *kind == FloatProducts::Reproducible {
+                let transposed;
+                let weight = match run.weight {
+                    Some(Weight::Factors(weight)) => &weight[..],
+                    _ => {
+                        transposed = products::transposed_factors(f32s(rest[0]), n, k);
+                        &transposed
+                    }
+                };
+                multiply(&|y, x| products::product(y, &products::factors(x), weight, [n, k], bias));
+            } else {
+                let packed = match run.weight {
+                    Some(Weight::F32(packed)) => Some(&**packed),
+                    _ => None,
+                };
+                multiply(&|y, x| gemm::linear_into(y, x, [y.len() / n.max(1), n, k], f32s(rest[0]), packed, bias));
+            }
             tensor(shape.to_vec(), y)
         }
         _ => return None,

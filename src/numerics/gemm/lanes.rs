@@ -149,18 +149,28 @@ mod of_loops {
 #[cfg(not(feature = "threads"))]
 pub(super) use of_loops::{lanes_of_processor, with_lanes};
 
-/// Computes a panel of columns of `ROWS` rows: `left[ROWS, k]` times `panel[k, VECTORS · lanes]`. `store(row, sums)` takes the sums of a row.
+/// Computes a panel of columns of `ROWS` rows: `left[ROWS, k]`, whose rows are `stride` apart, times `panel[k, VECTORS · lanes]`. `begin(row,
+/// sums)` may set what the products of a row are added to, and then returns true. `store(row, sums)` takes the sums of a row.
 #[inline(always)]
 pub(super) fn tile<const ROWS: usize>(
     lanes: impl Lanes,
-    left: &[f32],
+    (left, stride): (&[f32], usize),
     panel: &[f32],
     k: usize,
+    begin: impl Fn(usize, &mut [f32]) -> bool,
     mut store: impl FnMut(usize, &[f32]),
 ) {
     let width = VECTORS * lanes.len();
-    let a: [&[f32]; ROWS] = std::array::from_fn(|row| &left[row * k..][..k]);
+    let a: [&[f32]; ROWS] = std::array::from_fn(|row| &left[row * stride..][..k]);
     let mut sums = [[lanes.zero(); VECTORS]; ROWS];
+    for (row, sums) in sums.iter_mut().enumerate() {
+        let mut floats = [0f32; VECTORS * MOST_LANES];
+        if begin(row, &mut floats[..width]) {
+            for (sums, floats) in sums.iter_mut().zip(floats.chunks_exact(lanes.len())) {
+                *sums = lanes.load(floats);
+            }
+        }
+    }
     for (i, b) in panel.chunks_exact(width).enumerate().take(k) {
         let b: [_; VECTORS] = [lanes.load(b), lanes.load(&b[lanes.len()..])];
         for row in 0..ROWS {

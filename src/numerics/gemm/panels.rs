@@ -1,17 +1,29 @@
 //! Float products with a weight that is packed once, `y[m, n] = x[m, k] · weight[n, k]ᵀ + bias[n]`. Sums run over the inner dimension in order.
 
+use std::cell::Cell;
+use std::ops::Range;
+
 use super::lanes::{InTiles, Lanes, VECTORS, lanes_of_processor, tile, with_lanes};
 use super::strided::{Strided, pack};
 use super::tasks::{Division, Task};
 
 /// Rows of the largest tile.
 const ROWS: usize = 8;
-/// Largest size of the activations of a task: with a panel of weights they stay in an L2 cache.
-const TASK_BYTES: usize = 1 << 18;
+/// Features that are multiplied at a time: with so many a panel stays in an L1 cache for all rows of a task.
+const FEATURES: usize = 1 << 8;
+/// Most rows of a task: so many features of them stay in an L2 cache.
+const TASK_ROWS: usize = 1 << 7;
 /// Multiply-adds that one thread computes sooner than it wakes another.
 const ALONE: usize = 1 << 18;
-/// With more features, a panel does not stay in an L2 cache.
-const MOST_FEATURES: usize = 1 << 12;
+thread_local! {
+    /// The copy of the last task of this thread: fresh memory would cost page faults.
+    static COPY: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+}
+
+/// A line of a cache: loads across two lines take twice as long.
+#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C, align(64))]
+struct Line([f32; 16]);
 
 /// A weight `[n, k]` in panels of channels.
 #[derive(Debug)]
@@ -19,18 +31,17 @@ pub(crate) struct Panels {
     n: usize,
     k: usize,
     width: usize,
-    weight: Vec<f32>,
+    weight: Vec<Line>,
 }
 
 impl Panels {
-    /// Packs `weight[n, k]`, row-major. `None` if it has too many features for these loops.
-    pub(super) fn new(weight: &[f32], n: usize, k: usize) -> Option<Self> {
+    /// Packs `weight[n, k]`, row-major.
+    pub(super) fn new(weight: &[f32], n: usize, k: usize) -> Self {
         let (width, mut panels) = (VECTORS * lanes_of_processor(), Vec::new());
-        if k > MOST_FEATURES && n > 0 {
-            return None;
-        }
         pack(&mut panels, width, Strided { data: weight, row: 1, col: k }, [n, k], |v| v);
-        Some(Self { n, k, width, weight: panels })
+        let mut weight = vec![Line([0.0; 16]); panels.len().div_ceil(16)];
+        bytemuck::cast_slice_mut(&mut weight)[..panels.len()].copy_from_slice(&panels);
+        Self { n, k, width, weight }
     }
 
     /// The numbers of channels and of features.
@@ -41,12 +52,14 @@ impl Panels {
     /// Computes the product.
     pub(super) fn product(&self, y: &mut [f32], x: &[f32], m: usize, bias: Option<&[f32]>) {
         let Self { n, k, width, ref weight } = *self;
-        let task_rows = (TASK_BYTES / (4 * k.max(1)) / ROWS * ROWS).clamp(4 * ROWS, 512);
-        let division = Division { m, n, k, block: width, tile_rows: ROWS, task_rows, alone: ALONE };
+        let weight: &[f32] = bytemuck::must_cast_slice(weight);
+        let division = Division { m, n, k, block: width, tile_rows: ROWS, task_rows: TASK_ROWS, alone: ALONE };
         division.run(y, None, |Task { rows, blocks }, y| {
             let (first, cols) = (blocks.start * width, n.min(blocks.end * width) - blocks.start * width);
             let (x, weight) = (&x[rows.start * k..rows.end * k], &weight[blocks.start * width * k..]);
-            with_lanes(Part { y, x, weight, cols, k, bias: bias.map(|bias| &bias[first..]) });
+            let mut copy = COPY.take();
+            with_lanes(Part { y, x, copy: &mut copy, weight, cols, k, bias: bias.map(|bias| &bias[first..]) });
+            COPY.set(copy);
         });
     }
 }
@@ -55,6 +68,8 @@ impl Panels {
 struct Part<'p> {
     y: &'p mut [f32],
     x: &'p [f32],
+    /// Some features of the rows of `x`, one row behind the other: where rows are far apart, they share few lines of a cache.
+    copy: &'p mut Vec<f32>,
     weight: &'p [f32],
     cols: usize,
     k: usize,
@@ -62,29 +77,39 @@ struct Part<'p> {
 }
 
 impl Part<'_> {
-    /// Computes `HEIGHT` rows of a panel from channel `first` on.
+    /// Adds the products of some features with `HEIGHT` rows of a panel, from channel `first` on.
     #[inline(always)]
-    fn tile<const HEIGHT: usize>(&mut self, lanes: impl Lanes, row: usize, first: usize) {
+    fn tile<const HEIGHT: usize>(&mut self, lanes: impl Lanes, row: usize, first: usize, features: &Range<usize>) {
         let (cols, k, width) = (self.cols, self.k, VECTORS * lanes.len());
+        let (x, stride) = match features.len() {
+            all if all == k => (self.x, k),
+            some => (&self.copy[..], some),
+        };
         let columns = width.min(cols - first);
-        let bias = self.bias.map(|bias| &bias[first..][..columns]);
-        let y = &mut *self.y;
+        let bias = self.bias.filter(|_| features.end == k).map(|bias| &bias[first..][..columns]);
+        let y = Cell::from_mut(&mut *self.y).as_slice_of_cells();
+        let of_row = |at: usize| &y[(row + at) * cols + first..][..columns];
         tile::<HEIGHT>(
             lanes,
-            &self.x[row * k..],
-            &self.weight[first * k..][..k * width],
-            k,
+            (&x[row * stride..], stride),
+            &self.weight[first * k + features.start * width..][..features.len() * width],
+            features.len(),
             #[inline(always)]
             |at, sums| {
-                let y = &mut y[(row + at) * cols + first..][..columns];
-                match bias {
-                    Some(bias) => {
-                        for ((y, sum), bias) in y.iter_mut().zip(sums).zip(bias) {
-                            *y = sum + bias;
-                        }
-                    }
-                    None => y.copy_from_slice(&sums[..columns]),
+                let goes_on = features.start > 0;
+                if goes_on {
+                    sums.iter_mut().zip(of_row(at)).for_each(|(sum, y)| *sum = y.get());
                 }
+                goes_on
+            },
+            #[inline(always)]
+            |at, sums| match bias {
+                Some(bias) => {
+                    for ((y, sum), bias) in of_row(at).iter().zip(sums).zip(bias) {
+                        y.set(sum + bias);
+                    }
+                }
+                None => of_row(at).iter().zip(sums).for_each(|(y, &sum)| y.set(sum)),
             },
         );
     }
@@ -94,21 +119,29 @@ impl InTiles for Part<'_> {
     #[inline(always)]
     fn run<const ROWS: usize>(mut self, lanes: impl Lanes) {
         let rows = self.y.len() / self.cols;
-        for first in (0..self.cols).step_by(VECTORS * lanes.len()) {
-            let mut row = 0;
-            while row < rows {
-                match rows - row {
-                    left if left >= ROWS => {
-                        self.tile::<ROWS>(lanes, row, first);
-                        row += ROWS;
-                    }
-                    2.. => {
-                        self.tile::<2>(lanes, row, first);
-                        row += 2;
-                    }
-                    _ => {
-                        self.tile::<1>(lanes, row, first);
-                        row += 1;
+        // Without features there is a bias all the same.
+        for start in (0..self.k.max(1)).step_by(FEATURES) {
+            let features = start..self.k.min(start + FEATURES);
+            if features.len() < self.k {
+                self.copy.clear();
+                self.x.chunks_exact(self.k).for_each(|x| self.copy.extend_from_slice(&x[features.clone()]));
+            }
+            for first in (0..self.cols).step_by(VECTORS * lanes.len()) {
+                let mut row = 0;
+                while row < rows {
+                    match rows - row {
+                        left if left >= ROWS => {
+                            self.tile::<ROWS>(lanes, row, first, &features);
+                            row += ROWS;
+                        }
+                        2.. => {
+                            self.tile::<2>(lanes, row, first, &features);
+                            row += 2;
+                        }
+                        _ => {
+                            self.tile::<1>(lanes, row, first, &features);
+                            row += 1;
+                        }
                     }
                 }
             }

@@ -1,6 +1,6 @@
 //! Float products by `rten-gemm`.
 
-use rten_gemm::{BiasVector, GemmExecutor, GemmInputA, GemmInputB, GemmOptions, PackedAMatrix, PackedBMatrix};
+use rten_gemm::{BiasVector, GemmExecutor, GemmInputA, GemmInputB, GemmOptions, PackedAMatrix};
 use rten_simd::ops::{BitOps, NumOps};
 use rten_simd::{Isa, SimdOp};
 use rten_tensor::{Matrix, MatrixLayout, NdTensorView};
@@ -8,6 +8,7 @@ use rten_tensor::{Matrix, MatrixLayout, NdTensorView};
 use super::LARGE;
 use super::panels::Panels;
 use super::strided::{self, Scratch, Strided};
+use super::tasks::alone_now;
 use crate::parallel::*;
 
 /// The reason why a product cannot fail: `rten-gemm` refuses sizes that do not fit, and here they come from the slices.
@@ -96,28 +97,19 @@ fn dots_of_row(y: &mut [f32], x: &[f32], weight: &[f32], bias: Option<&[f32]>) {
     });
 }
 
-/// A weight `[N, K]` in the layout of a kernel: of panels, or of the library if it has many features.
-pub(crate) enum PackedWeight {
-    Panels(Panels),
-    Library(PackedBMatrix<f32>),
-}
+/// A weight `[N, K]` in panels.
+pub(crate) struct PackedWeight(Panels);
 
 impl std::fmt::Debug for PackedWeight {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Panels(panels) => write!(f, "PackedWeight{:?}", panels.sizes()),
-            Self::Library(packed) => write!(f, "PackedWeight({}, {})", packed.cols(), packed.rows()),
-        }
+        write!(f, "PackedWeight{:?}", self.0.sizes())
     }
 }
 
 impl PackedWeight {
     /// Packs `weight[n, k]`, row-major.
     pub(crate) fn new(weight: &[f32], n: usize, k: usize) -> Self {
-        match Panels::new(weight, n, k) {
-            Some(panels) => Self::Panels(panels),
-            None => Self::Library(GemmExecutor::<f32>::new().prepack_b(transposed(weight, n, k))),
-        }
+        Self(Panels::new(weight, n, k))
     }
 }
 
@@ -195,20 +187,18 @@ pub(crate) fn linear_into(
         }
         return;
     }
+    if m == 1 && n * k > alone_now(ALONE) {
+        return dots_of_row(y, x, weight, bias);
+    }
     if m <= FEW_ROWS && m * n * k <= ALONE {
         return Dots { y, x, weight, n, k, bias }.dispatch();
     }
-    if m == 1 {
-        return dots_of_row(y, x, weight, bias);
+    if let Some(PackedWeight(panels)) = packed {
+        return panels.product(y, x, m, bias);
     }
-    let b = match packed {
-        Some(PackedWeight::Panels(panels)) => return panels.product(y, x, m, bias),
-        Some(PackedWeight::Library(packed)) => GemmInputB::Packed(packed),
-        // The library packs faster than panels are packed.
-        None => GemmInputB::Unpacked(transposed(weight, n, k)),
-    };
+    // The library packs faster than panels are packed.
+    let (a, b) = (GemmInputA::Unpacked(matrix(x, m, k)), GemmInputB::Unpacked(transposed(weight, n, k)));
     let options = GemmOptions { bias: bias.map(BiasVector::Row), ..GemmOptions::default() };
-    let a = GemmInputA::Unpacked(matrix(x, m, k));
     GemmExecutor::<f32>::new().gemm(y, a, b, options).expect(SIZES);
 }
 
@@ -251,7 +241,7 @@ mod tests {
     use super::*;
 
     /// Products of small integers, which are exact in any order: few rows in plain loops, one row on threads, and many rows in panels if the
-    /// weight is packed and has few features, else in the library.
+    /// weight is packed, else in the library.
     #[test]
     fn products_are_those_of_small_integers() {
         let value = |i: usize| ((i * 37 + i / 7) % 15) as f32 - 7.0;
@@ -270,6 +260,8 @@ mod tests {
             [64, 256, 64],
             [600, 70, 130],
             [5, 4, 5000],
+            [140, 33, 257],
+            [9, 40, 512],
         ] {
             let (x, bias): (Vec<f32>, Vec<f32>) = ((0..m * k).map(value).collect(), (0..n).map(value).collect());
             let mut weight: Vec<f32> = (0..n * k).map(|i| value(i + 3)).collect();

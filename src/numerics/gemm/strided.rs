@@ -154,9 +154,11 @@ fn rows_of_tile<O, const ROWS: usize>(
         let (panel, columns) = (&right[first * k..][..k * width], width.min(n - first));
         tile::<ROWS>(
             lanes,
-            left,
+            (left, k),
             panel,
             k,
+            #[inline(always)]
+            |_, _| false,
             #[inline(always)]
             |row, sums| store(&mut y[row * n + first..][..columns], &sums[..columns]),
         );

@@ -29,6 +29,11 @@ pub(crate) struct Division {
     pub(crate) alone: usize,
 }
 
+/// The same where other threads are awake.
+pub(crate) fn alone_now(alone: usize) -> usize {
+    if is_awake() { alone >> 4 } else { alone }
+}
+
 impl Division {
     /// Calls `run(task, y)` for each task, and `after` it. `y` holds the channels of the task's blocks only.
     pub(crate) fn run<T>(&self, y: &mut [T], after: After<'_, T>, run: impl Fn(Task, &mut [T]) + Sync)
@@ -48,7 +53,7 @@ impl Division {
                 after(row, col, cols, y);
             }
         };
-        if threads == 1 || m.saturating_mul(n).saturating_mul(k) <= alone {
+        if threads == 1 || m.saturating_mul(n).saturating_mul(k) <= alone_now(alone) {
             for rows in shares(m, 1, task_rows, tile_rows) {
                 let y = &mut y[rows.start * n..rows.end * n];
                 run(Task { rows, blocks: 0..blocks }, y);
