@@ -9,6 +9,8 @@ pub(super) trait Lanes: Copy {
     fn zero(self) -> Self::Vector;
     fn load(self, from: &[f32]) -> Self::Vector;
     fn store(self, v: Self::Vector, to: &mut [f32]);
+    /// Asks for the line of the cache at an address, which may lie beyond any data.
+    fn prefetch(self, at: *const f32);
     /// `a · b + sum`, fused or not.
     fn mul_add(self, a: f32, b: Self::Vector, sum: Self::Vector) -> Self::Vector;
 }
@@ -55,6 +57,11 @@ mod of_library {
         #[inline(always)]
         fn store(self, v: I::F32, to: &mut [f32]) {
             self.0.f32().store(v, to);
+        }
+
+        #[inline(always)]
+        fn prefetch(self, at: *const f32) {
+            self.0.f32().prefetch(at);
         }
 
         #[inline(always)]
@@ -132,6 +139,9 @@ mod of_loops {
         }
 
         #[inline(always)]
+        fn prefetch(self, _: *const f32) {}
+
+        #[inline(always)]
         fn mul_add(self, a: f32, b: [f32; 4], sum: [f32; 4]) -> [f32; 4] {
             std::array::from_fn(|lane| sum[lane] + a * b[lane])
         }
@@ -149,13 +159,16 @@ mod of_loops {
 #[cfg(not(feature = "threads"))]
 pub(super) use of_loops::{lanes_of_processor, with_lanes};
 
-/// Computes a panel of columns of `ROWS` rows: `left[ROWS, k]`, whose rows are `stride` apart, times `panel[k, VECTORS · lanes]`. `begin(row,
-/// sums)` may set what the products of a row are added to, and then returns true. `store(row, sums)` takes the sums of a row.
+/// Floats of a panel that are asked for so far ahead, where it is read for the first time.
+const AHEAD: usize = 1 << 11;
+
+/// Computes a panel of columns of `ROWS` rows: `left[ROWS, k]`, whose rows are `stride` apart, times `panel[k, VECTORS · lanes]`, which is asked
+/// for ahead if it `is_first` to read it. `begin(row, sums)` may set what the products of a row are added to, and then returns true. `store(row, sums)` takes the sums of a row.
 #[inline(always)]
 pub(super) fn tile<const ROWS: usize>(
     lanes: impl Lanes,
     (left, stride): (&[f32], usize),
-    panel: &[f32],
+    (panel, is_first): (&[f32], bool),
     k: usize,
     begin: impl Fn(usize, &mut [f32]) -> bool,
     mut store: impl FnMut(usize, &[f32]),
@@ -172,6 +185,10 @@ pub(super) fn tile<const ROWS: usize>(
         }
     }
     for (i, b) in panel.chunks_exact(width).enumerate().take(k) {
+        if is_first {
+            lanes.prefetch(b.as_ptr().wrapping_add(AHEAD));
+            lanes.prefetch(b.as_ptr().wrapping_add(AHEAD + lanes.len()));
+        }
         let b: [_; VECTORS] = [lanes.load(b), lanes.load(&b[lanes.len()..])];
         for row in 0..ROWS {
             for vector in 0..VECTORS {

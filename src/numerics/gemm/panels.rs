@@ -11,6 +11,8 @@ use super::tasks::{Division, Task};
 const ROWS: usize = 8;
 /// Features that are multiplied at a time: with so many a panel stays in an L1 cache for all rows of a task.
 const FEATURES: usize = 1 << 8;
+/// Channels for which it is worth to copy so many features of the rows.
+const WORTH_A_COPY: usize = 1 << 7;
 /// Most rows of a task: so many features of them stay in an L2 cache.
 const TASK_ROWS: usize = 1 << 7;
 /// Multiply-adds that one thread computes sooner than it wakes another.
@@ -25,7 +27,12 @@ thread_local! {
 #[repr(C, align(64))]
 struct Line([f32; 16]);
 
-/// A weight `[n, k]` in panels of channels.
+/// The parts of the features that are multiplied at a time: at least one, since without features there is a bias all the same.
+fn parts_of(k: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..k.max(1)).step_by(FEATURES).map(move |start| start..k.min(start + FEATURES))
+}
+
+/// A weight `[n, k]` in panels of channels, one behind the other for each part of the features: `[parts][panels][features][width]`.
 #[derive(Debug)]
 pub(crate) struct Panels {
     n: usize,
@@ -38,9 +45,15 @@ impl Panels {
     /// Packs `weight[n, k]`, row-major.
     pub(super) fn new(weight: &[f32], n: usize, k: usize) -> Self {
         let (width, mut panels) = (VECTORS * lanes_of_processor(), Vec::new());
-        pack(&mut panels, width, Strided { data: weight, row: 1, col: k }, [n, k], |v| v);
-        let mut weight = vec![Line([0.0; 16]); panels.len().div_ceil(16)];
-        bytemuck::cast_slice_mut(&mut weight)[..panels.len()].copy_from_slice(&panels);
+        let padded = n.next_multiple_of(width);
+        let mut lines = vec![Line([0.0; 16]); (padded * k).div_ceil(16)];
+        let floats: &mut [f32] = bytemuck::must_cast_slice_mut(&mut lines);
+        for features in parts_of(k) {
+            let (data, length) = (weight.get(features.start..).unwrap_or(&[]), features.len());
+            pack(&mut panels, width, Strided { data, row: 1, col: k }, [n, length], |v| v);
+            floats[features.start * padded..][..panels.len()].copy_from_slice(&panels);
+        }
+        let weight = lines;
         Self { n, k, width, weight }
     }
 
@@ -56,9 +69,19 @@ impl Panels {
         let division = Division { m, n, k, block: width, tile_rows: ROWS, task_rows: TASK_ROWS, alone: ALONE };
         division.run(y, None, |Task { rows, blocks }, y| {
             let (first, cols) = (blocks.start * width, n.min(blocks.end * width) - blocks.start * width);
-            let (x, weight) = (&x[rows.start * k..rows.end * k], &weight[blocks.start * width * k..]);
+            let (x, padded) = (&x[rows.start * k..rows.end * k], n.next_multiple_of(width));
             let mut copy = COPY.take();
-            with_lanes(Part { y, x, copy: &mut copy, weight, cols, k, bias: bias.map(|bias| &bias[first..]) });
+            with_lanes(Part {
+                y,
+                x,
+                copy: &mut copy,
+                weight,
+                padded,
+                first,
+                cols,
+                k,
+                bias: bias.map(|bias| &bias[first..]),
+            });
             COPY.set(copy);
         });
     }
@@ -70,7 +93,11 @@ struct Part<'p> {
     x: &'p [f32],
     /// Some features of the rows of `x`, one row behind the other: where rows are far apart, they share few lines of a cache.
     copy: &'p mut Vec<f32>,
+    /// The whole weight, and its channels, padded to whole panels.
     weight: &'p [f32],
+    padded: usize,
+    /// The first channel, and their number.
+    first: usize,
     cols: usize,
     k: usize,
     bias: Option<&'p [f32]>,
@@ -81,10 +108,11 @@ impl Part<'_> {
     #[inline(always)]
     fn tile<const HEIGHT: usize>(&mut self, lanes: impl Lanes, row: usize, first: usize, features: &Range<usize>) {
         let (cols, k, width) = (self.cols, self.k, VECTORS * lanes.len());
-        let (x, stride) = match features.len() {
-            all if all == k => (self.x, k),
-            some => (&self.copy[..], some),
+        let (x, stride) = match self.copy.is_empty() {
+            true => (&self.x[features.start..], k),
+            false => (&self.copy[..], features.len()),
         };
+        let panel = features.start * self.padded + (self.first + first) * features.len();
         let columns = width.min(cols - first);
         let bias = self.bias.filter(|_| features.end == k).map(|bias| &bias[first..][..columns]);
         let y = Cell::from_mut(&mut *self.y).as_slice_of_cells();
@@ -92,7 +120,7 @@ impl Part<'_> {
         tile::<HEIGHT>(
             lanes,
             (&x[row * stride..], stride),
-            &self.weight[first * k + features.start * width..][..features.len() * width],
+            (&self.weight[panel..][..features.len() * width], row == 0),
             features.len(),
             #[inline(always)]
             |at, sums| {
@@ -119,11 +147,9 @@ impl InTiles for Part<'_> {
     #[inline(always)]
     fn run<const ROWS: usize>(mut self, lanes: impl Lanes) {
         let rows = self.y.len() / self.cols;
-        // Without features there is a bias all the same.
-        for start in (0..self.k.max(1)).step_by(FEATURES) {
-            let features = start..self.k.min(start + FEATURES);
-            if features.len() < self.k {
-                self.copy.clear();
+        for features in parts_of(self.k) {
+            self.copy.clear();
+            if features.len() < self.k && self.cols >= WORTH_A_COPY {
                 self.x.chunks_exact(self.k).for_each(|x| self.copy.extend_from_slice(&x[features.clone()]));
             }
             for first in (0..self.cols).step_by(VECTORS * lanes.len()) {

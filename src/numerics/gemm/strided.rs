@@ -155,7 +155,7 @@ fn rows_of_tile<O, const ROWS: usize>(
         tile::<ROWS>(
             lanes,
             (left, k),
-            panel,
+            (panel, false),
             k,
             #[inline(always)]
             |_, _| false,

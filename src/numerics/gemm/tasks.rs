@@ -5,8 +5,11 @@ use std::ops::Range;
 use super::after::After;
 use crate::parallel::*;
 
-/// Up to this many rows, tasks split the channels instead of the rows.
+/// Up to this many rows, tasks split the channels instead of the rows; and up to so many if the weight is large, since each task reads all
+/// weights of its channels.
 const FEW_ROWS: usize = 16;
+const FEW_ROWS_OF_LARGE: usize = 64;
+const LARGE: usize = 1 << 18;
 
 /// The part of a product that one thread computes.
 pub(crate) struct Task {
@@ -60,7 +63,8 @@ impl Division {
             }
             return;
         }
-        let has_rows = m > FEW_ROWS && m.div_ceil(tile_rows) >= threads.min(blocks);
+        let few = if n * k > LARGE { FEW_ROWS_OF_LARGE } else { FEW_ROWS };
+        let has_rows = m > few && m.div_ceil(tile_rows) >= threads.min(blocks);
         if has_rows || blocks == 1 {
             let mut left = y;
             let tasks = shares(m, threads, task_rows, tile_rows).map(|rows| {
