@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::device::Device;
 use super::device::error::GpuError;
+use super::device::scope::Pending;
 use super::device::transfer::{allocate, timed_passes};
 use super::device::wait::Poll;
 #[cfg(not(target_arch = "wasm32"))]
@@ -244,8 +245,10 @@ async fn runs(
     }
     let bytes = |id: ValueId| dense_bytes(program.value(id), batch);
     let usage = wgpu::BufferUsages::STORAGE;
-    let input = allocate(&device.wgpu, "x", bytes(program.inputs()[0]), usage).await?;
-    let output = allocate(&device.wgpu, "y", bytes(program.outputs()[0]), usage).await?;
+    let mut pending = Pending::new(&device.wgpu);
+    let input = allocate(&mut pending, "x", bytes(program.inputs()[0]), usage)?;
+    let output = allocate(&mut pending, "y", bytes(program.outputs()[0]), usage)?;
+    pending.done().await?;
     let mut runs: Vec<ShapeRun> = Vec::new();
     let mut dispatches: Vec<usize> = Vec::new();
     let mut wrong: Vec<TileShape> = Vec::new();
