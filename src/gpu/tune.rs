@@ -35,6 +35,9 @@ fn shapes(config: &Config, m: u64) -> Vec<(TileShape, SplitK)> {
     let mut shapes = Vec::new();
     let few = [1, 2, 4, 8].into_iter().filter(|&rows| m <= 8 && u64::from(rows) < 2 * m);
     shapes.extend(few.flat_map(|rows| [1, 2, 4, 8, 16].map(|lanes| (LinearKernel::Gemv, rows, lanes))));
+    if m <= 8 {
+        shapes.push((LinearKernel::Row, 1, 1));
+    }
     shapes.extend([16, 32, 64].into_iter().flat_map(|rows| [2, 4].map(|step| (LinearKernel::Workgroup, rows, step))));
     shapes.extend([8, 32, 64].map(|rows| (LinearKernel::Register, rows, 1)));
     shapes.extend(lanes.into_iter().flat_map(|lanes| [8, 16].map(|rows| (LinearKernel::Subgroup, rows, lanes))));
