@@ -93,6 +93,11 @@ fn k_range(group: vec3<u32>) -> vec2<u32> {
     return vec2<u32>(0u, params.k_vecs);
 }
 
+// Whether a quad has columns, or the padding of a row of int8 values: a block of weights may have more.
+fn is_stored(quad: u32) -> bool {
+    return (params.first_quad + quad) * 4u < max(params.n * params.layers, params.row_words * 4u);
+}
+
 // What the epilogue reads for all rows of a quad. A thread loads it once, before the branches of the rows.
 struct Output {
     quad: u32,

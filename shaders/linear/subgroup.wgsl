@@ -7,29 +7,6 @@ override LANES: u32 = 8u;
 // 8 or 16.
 override ROWS: u32 = 16u;
 
-// The int8 values of a word. Two shifts extend the sign.
-fn unpack(word: u32) -> vec4<i32> {
-    let v = bitcast<i32>(word);
-    return vec4<i32>((v << 24u) >> 24u, (v << 16u) >> 24u, (v << 8u) >> 24u, v >> 24u);
-}
-
-struct Columns {
-    c0: vec4<i32>,
-    c1: vec4<i32>,
-    c2: vec4<i32>,
-    c3: vec4<i32>,
-    factors: WordFactors,
-}
-
-fn product(a: vec4<i32>, b: vec4<i32>) -> i32 {
-    return a.x * b.x + a.y * b.y + a.z * b.z + a.w * b.w;
-}
-
-fn plus(sum: vec4<i32>, a: vec4<i32>, w: Columns) -> vec4<i32> {
-    let products = vec4<i32>(product(a, w.c0), product(a, w.c1), product(a, w.c2), product(a, w.c3));
-    return add_scaled(sum, products, w.factors);
-}
-
 // Sums of eight rows.
 struct Rows {
     r0: vec4<i32>,
@@ -104,38 +81,34 @@ fn linear_sub(
     var low = Rows();
     var high = Rows();
     for (var k = range.x; k < range.y; k++) {
-        let b0 = weight_at(w0, k);
-        let b1 = weight_at(w1, k);
-        let b2 = weight_at(w2, k);
-        let b3 = weight_at(w3, k);
+        var b0 = weight_at(w0, k);
+        var b1 = weight_at(w1, k);
+        var b2 = weight_at(w2, k);
+        var b3 = weight_at(w3, k);
         let f = factors_at(f_start, k);
-        let v0 = x_vec(x0, k);
-        let v1 = second_word(x1, k);
+        var v0 = x_vec(x0, k);
+        var v1 = second_word(x1, k);
         var v2 = vec4<u32>();
         var v3 = vec4<u32>();
         if ROWS > 8u {
             v2 = x_vec(x2, k);
             v3 = second_word(x3, k);
         }
-        let wx = Columns(unpack(b0.x), unpack(b1.x), unpack(b2.x), unpack(b3.x), word_factors(f, 0u));
-        low = plus_rows(low, v0.x, v1.x, wx);
-        if ROWS > 8u {
-            high = plus_rows(high, v2.x, v3.x, wx);
-        }
-        let wy = Columns(unpack(b0.y), unpack(b1.y), unpack(b2.y), unpack(b3.y), word_factors(f, 1u));
-        low = plus_rows(low, v0.y, v1.y, wy);
-        if ROWS > 8u {
-            high = plus_rows(high, v2.y, v3.y, wy);
-        }
-        let wz = Columns(unpack(b0.z), unpack(b1.z), unpack(b2.z), unpack(b3.z), word_factors(f, 2u));
-        low = plus_rows(low, v0.z, v1.z, wz);
-        if ROWS > 8u {
-            high = plus_rows(high, v2.z, v3.z, wz);
-        }
-        let ww = Columns(unpack(b0.w), unpack(b1.w), unpack(b2.w), unpack(b3.w), word_factors(f, 3u));
-        low = plus_rows(low, v0.w, v1.w, ww);
-        if ROWS > 8u {
-            high = plus_rows(high, v2.w, v3.w, ww);
+        // A loop, so that the products of a word are compiled once: drivers that run on a CPU take long for many instructions.
+        for (var word = 0u; word < 4u; word++) {
+            let columns = Columns(unpack(b0.x), unpack(b1.x), unpack(b2.x), unpack(b3.x), word_factors(f, word));
+            low = plus_rows(low, v0.x, v1.x, columns);
+            v0 = v0.yzwx;
+            v1 = v1.yzwx;
+            if ROWS > 8u {
+                high = plus_rows(high, v2.x, v3.x, columns);
+                v2 = v2.yzwx;
+                v3 = v3.yzwx;
+            }
+            b0 = b0.yzwx;
+            b1 = b1.yzwx;
+            b2 = b2.yzwx;
+            b3 = b3.yzwx;
         }
     }
     let output = output_at(group.x * 16u + local);

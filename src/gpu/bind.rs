@@ -7,9 +7,9 @@ use wgpu::BufferUsages;
 
 use super::bound;
 use super::device::error::GpuError;
-use super::device::pipeline::{PipelineKey, Pipelines};
+use super::device::pipeline::{Batch, PipelineKey, Pipelines};
 use super::device::shader::{Digit, Shader};
-use super::device::transfer::{allocate, scoped, upload};
+use super::device::transfer::{allocate, upload};
 use super::indirect::{self, Arguments};
 use super::kernels::dispatch::{Bound, Operand, PlannedDispatch, Work};
 use super::kernels::indirect::GridRule;
@@ -20,7 +20,23 @@ use super::model::{Model, PartBuffers, StepData};
 use super::run::{Dispatch, Indirect, Run, RunOptions, check_rows};
 use super::schedule::plan::{Plan, PlanOptions};
 
+/// Binds a model, and waits until it is known that nothing of it failed.
 pub(super) async fn bind(
+    model: &Model,
+    inputs: &[BufferRange<'_>],
+    outputs: &[BufferRange<'_>],
+    max_rows: usize,
+    is_indirect: bool,
+) -> Result<Run, GpuError> {
+    let mut batch = Batch::new(&model.device.wgpu);
+    let run = bind_in(&mut batch, model, inputs, outputs, max_rows, is_indirect).await?;
+    model.device.pipelines.keep(batch).await?;
+    Ok(run)
+}
+
+/// Binds a model. What it makes is part of a batch.
+pub(super) async fn bind_in(
+    batch: &mut Batch,
     model: &Model,
     inputs: &[BufferRange<'_>],
     outputs: &[BufferRange<'_>],
@@ -44,17 +60,17 @@ pub(super) async fn bind(
     };
     let plan = Plan::new(program, &model.config, options)?;
     check_bindings(&plan, &device.limits)?;
-    let buffers = Buffers::new(model, &plan, max_rows).await?;
+    let buffers = Buffers::new(batch, model, &plan, max_rows)?;
     let limit = device.limits.max_compute_workgroups_per_dimension;
     let binder = Binder { model, plan: &plan, inputs, outputs, buffers: &buffers };
     let mut dispatches = Vec::with_capacity(plan.dispatches.len());
     for (at, planned) in plan.dispatches.iter().enumerate() {
-        let dispatch = binder.dispatch(at, planned).await?;
+        let dispatch = binder.dispatch(batch, at, planned).await?;
         // Grids grow with the rows, and those of all tiles are checked, so what fits here fits every recording.
         dispatch.check(max_rows, limit)?;
         dispatches.push(dispatch);
     }
-    let indirect = if is_indirect { Some(binder.indirect(&dispatches, max_rows).await?) } else { None };
+    let indirect = if is_indirect { Some(binder.indirect(batch, &dispatches, max_rows).await?) } else { None };
     let of_indirect = indirect.as_ref().map_or(0, |indirect| indirect.arguments.size_bytes());
     let memory = Memory {
         weights: model.size_bytes(),
@@ -90,11 +106,11 @@ struct Buffers {
 }
 
 impl Buffers {
-    async fn new(model: &Model, plan: &Plan, max_rows: usize) -> Result<Self, GpuError> {
-        let device = &model.device;
+    fn new(batch: &mut Batch, model: &Model, plan: &Plan, max_rows: usize) -> Result<Self, GpuError> {
+        let (device, pending) = (&model.device, &mut batch.pending);
         let mut arenas = Vec::with_capacity(plan.arenas.sizes.len());
         for &size in &plan.arenas.sizes {
-            arenas.push(allocate(&device.wgpu, "values", size, BufferUsages::STORAGE).await?);
+            arenas.push(allocate(pending, "values", size, BufferUsages::STORAGE)?);
         }
         let sums = plan.dispatches.iter().map(|planned| match &planned.work {
             Work::Linear(linear) => linear.partial_sums,
@@ -102,18 +118,18 @@ impl Buffers {
         });
         let partial_sums = match sums.max().unwrap_or(0) {
             0 => None,
-            sums => Some(allocate(&device.wgpu, "partial sums", sums * 4, BufferUsages::STORAGE).await?),
+            sums => Some(allocate(pending, "partial sums", sums * 4, BufferUsages::STORAGE)?),
         };
         let alignment = device.limits.min_uniform_buffer_offset_alignment.max(4) as usize;
         let digit_stride = size_of::<Digit>().next_multiple_of(alignment);
         // If no value has rows, their number changes nothing, however large it is.
         let batched = model.program.values().iter().any(|value| value.shape.is_batched());
         let rows = rows_table(if batched { max_rows } else { 1 }, digit_stride);
-        let rows = upload(&device.wgpu, "rows", &rows, BufferUsages::UNIFORM).await?;
+        let rows = upload(pending, "rows", &rows, BufferUsages::UNIFORM)?;
         let largest = plan.dispatches.iter().map(|planned| planned.params.len()).max().unwrap_or(0);
         let params_stride = largest.max(1).next_multiple_of(alignment);
         let params = plan.params(params_stride);
-        let params = upload(&device.wgpu, "constants", &params, BufferUsages::UNIFORM | BufferUsages::COPY_DST).await?;
+        let params = upload(pending, "constants", &params, BufferUsages::UNIFORM | BufferUsages::COPY_DST)?;
         Ok(Self { arenas, partial_sums, rows, digit_stride, params, params_stride })
     }
 }
@@ -128,14 +144,14 @@ struct Binder<'b> {
 }
 
 impl<'b> Binder<'b> {
-    async fn dispatch(&self, at: usize, planned: &PlannedDispatch) -> Result<Dispatch, GpuError> {
+    async fn dispatch(&self, batch: &mut Batch, at: usize, planned: &PlannedDispatch) -> Result<Dispatch, GpuError> {
         let device = &self.model.device;
-        let (work, shader) = compile(&device.pipelines, &device.wgpu, &planned.work).await?;
-        let layout = device.pipelines.layout(&device.wgpu, &shader).await?;
+        let (work, shader) = compile(&device.pipelines, batch, &planned.work).await?;
+        let layout = device.pipelines.layout(batch, &shader)?;
         let entries = self.entries(at, planned, &shader, &self.buffers.rows);
         let name = &planned.name;
         let descriptor = wgpu::BindGroupDescriptor { label: Some(name), layout: &layout.bind_group, entries: &entries };
-        let bind_group = scoped(&device.wgpu, name, || device.wgpu.create_bind_group(&descriptor)).await?;
+        let bind_group = batch.pending.make(name, || device.wgpu.create_bind_group(&descriptor))?;
         let kernels = kernels_of(&planned.work);
         let bound = planned.reads.iter().chain(&planned.writes);
         let used = bound.filter(|bound| bound.operand != Operand::PartialSums).filter_map(|bound| self.buffer(bound));
@@ -145,7 +161,12 @@ impl<'b> Binder<'b> {
     }
 
     /// What recording needs besides, if a buffer gives the number of rows.
-    async fn indirect(&self, dispatches: &[Dispatch], max_rows: usize) -> Result<Indirect, GpuError> {
+    async fn indirect(
+        &self,
+        batch: &mut Batch,
+        dispatches: &[Dispatch],
+        max_rows: usize,
+    ) -> Result<Indirect, GpuError> {
         let Model { device, config, .. } = self.model;
         indirect::check(device, config).await?;
         let batched = || dispatches.iter().enumerate().filter(|(_, dispatch)| dispatch.rows.batched);
@@ -153,16 +174,16 @@ impl<'b> Binder<'b> {
             .map(|(_, Dispatch { name, rows, work, .. })| GridRule::of(name, *rows, work, max_rows))
             .collect::<Result<Vec<GridRule>, GpuError>>()?;
         let most = u32::try_from(max_rows).unwrap_or(u32::MAX);
-        let arguments = Arguments::new(device, config, &rules, most).await?;
+        let arguments = Arguments::new(batch, device, config, &rules, most).await?;
         let mut bind_groups = vec![None; dispatches.len()];
         for (at, dispatch) in batched() {
             let planned = &self.plan.dispatches[at];
             let shader = shader_of(&planned.work);
-            let layout = device.pipelines.layout(&device.wgpu, &shader).await?;
+            let layout = device.pipelines.layout(batch, &shader)?;
             let entries = self.entries(at, planned, &shader, &arguments.digits);
             let label = Some(dispatch.name.as_str());
             let descriptor = wgpu::BindGroupDescriptor { label, layout: &layout.bind_group, entries: &entries };
-            let made = scoped(&device.wgpu, &dispatch.name, || device.wgpu.create_bind_group(&descriptor)).await?;
+            let made = batch.pending.make(&dispatch.name, || device.wgpu.create_bind_group(&descriptor))?;
             bind_groups[at] = Some(made);
         }
         Ok(Indirect { arguments, bind_groups })
@@ -249,27 +270,27 @@ fn shader_of(work: &Work<PipelineKey>) -> Shader {
 /// Compiles the pipelines of a dispatch; also returns one of their shaders, which all have the same bindings.
 async fn compile(
     pipelines: &Pipelines,
-    device: &wgpu::Device,
+    batch: &mut Batch,
     work: &Work<PipelineKey>,
 ) -> Result<(Work<wgpu::ComputePipeline>, Shader), GpuError> {
     let linear = match work {
         Work::Single { pipeline, size } => {
-            let (compiled, size) = (pipelines.get(device, pipeline).await?, *size);
+            let (compiled, size) = (pipelines.get(batch, pipeline).await?, *size);
             return Ok((Work::Single { pipeline: compiled, size }, shader_of(work)));
         }
         Work::Linear(linear) => linear,
     };
-    let optional = async |key: &Option<PipelineKey>| match key {
-        Some(key) => pipelines.get(device, key).await.map(Some),
+    let optional = async |batch: &mut Batch, key: &Option<PipelineKey>| match key {
+        Some(key) => pipelines.get(batch, key).await.map(Some),
         None => Ok(None),
     };
     let mut tiles = Vec::with_capacity(linear.tiles.len());
     for LinearTile { candidate, whole, part } in &linear.tiles {
-        let (whole, part) = (pipelines.get(device, whole).await?, optional(part).await?);
+        let (whole, part) = (pipelines.get(batch, whole).await?, optional(batch, part).await?);
         tiles.push(LinearTile { candidate: *candidate, whole, part });
     }
     let LinearWork { n, first_row, end_row, quads, parts, most_divided, partial_sums, .. } = *linear;
-    let finish = optional(&linear.finish).await?;
+    let finish = optional(batch, &linear.finish).await?;
     let compiled = LinearWork { n, first_row, end_row, quads, tiles, finish, parts, most_divided, partial_sums };
     Ok((Work::Linear(compiled), shader_of(work)))
 }

@@ -3,6 +3,7 @@
 
 pub(crate) mod error;
 pub(crate) mod pipeline;
+pub(crate) mod scope;
 pub(crate) mod shader;
 #[cfg(feature = "coopmat-spirv")]
 pub(crate) mod spirv;
@@ -16,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use error::GpuError;
 use pipeline::{PipelineKey, Pipelines};
-use transfer::{are_one, is_lost_now};
+use scope::{are_one, is_lost_now};
 
 /// A wgpu device, with what was compiled and tested on it.
 #[derive(Debug)]

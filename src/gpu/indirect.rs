@@ -6,8 +6,10 @@ use wgpu::BufferUsages;
 
 use super::device::Device;
 use super::device::error::GpuError;
+use super::device::pipeline::Batch;
+use super::device::scope::Pending;
 use super::device::shader::Digit;
-use super::device::transfer::{allocate, download, scoped, upload};
+use super::device::transfer::{allocate, download, upload};
 use super::kernels::config::Config;
 use super::kernels::grid::Grid;
 use super::kernels::indirect::{
@@ -35,6 +37,7 @@ pub(super) struct Arguments {
 impl Arguments {
     /// Makes the buffers and the pipeline for these rules.
     pub(super) async fn new(
+        batch: &mut Batch,
         device: &Device,
         config: &Config,
         rules: &[GridRule],
@@ -42,23 +45,24 @@ impl Arguments {
     ) -> Result<Self, GpuError> {
         let Device { wgpu, pipelines, limits, .. } = device;
         let key = IndirectKernel::GridArguments.pipeline(config.kernel_options());
-        let pipeline = pipelines.get(wgpu, &key).await?;
-        let layout = pipelines.layout(wgpu, &key.shader).await?;
+        let pipeline = pipelines.get(batch, &key).await?;
+        let layout = pipelines.layout(batch, &key.shader)?;
+        let pending = &mut batch.pending;
         let alignment = limits.min_uniform_buffer_offset_alignment.max(4) as usize;
         let digit_stride = size_of::<Digit>().next_multiple_of(alignment) as u32;
         let limit = limits.max_compute_workgroups_per_dimension;
         let slots = rules.len() as u32;
         let params = IndirectParams { slots, max_rows, most_groups: limit, digit_stride: digit_stride / 4 };
-        let params = upload(wgpu, "indirect", bytemuck::bytes_of(&params), BufferUsages::UNIFORM).await?;
-        let zero = upload(wgpu, "no rows", &[0; size_of::<Digit>()], BufferUsages::UNIFORM).await?;
+        let params = upload(pending, "indirect", bytemuck::bytes_of(&params), BufferUsages::UNIFORM)?;
+        let zero = upload(pending, "no rows", &[0; size_of::<Digit>()], BufferUsages::UNIFORM)?;
         let empty = [GridRule::default()];
         let rules = if rules.is_empty() { &empty } else { rules };
-        let rules = upload(wgpu, "grid rules", bytemuck::cast_slice(rules), BufferUsages::STORAGE).await?;
-        let count = allocate(wgpu, "count", 4, BufferUsages::STORAGE | BufferUsages::COPY_DST).await?;
+        let rules = upload(pending, "grid rules", bytemuck::cast_slice(rules), BufferUsages::STORAGE)?;
+        let count = allocate(pending, "count", 4, BufferUsages::STORAGE | BufferUsages::COPY_DST)?;
         let usage = BufferUsages::STORAGE | BufferUsages::INDIRECT | BufferUsages::COPY_SRC;
-        let arguments = allocate(wgpu, "grids", u64::from(slots.max(1)) * ARGUMENT_BYTES, usage).await?;
+        let arguments = allocate(pending, "grids", u64::from(slots.max(1)) * ARGUMENT_BYTES, usage)?;
         let usage = BufferUsages::STORAGE | BufferUsages::UNIFORM;
-        let digits = allocate(wgpu, "rows", 2 * u64::from(digit_stride), usage).await?;
+        let digits = allocate(pending, "rows", 2 * u64::from(digit_stride), usage)?;
         let digit = wgpu::BufferBinding { buffer: &zero, offset: 0, size: NonZeroU64::new(size_of::<Digit>() as u64) };
         let entry = |binding, resource| wgpu::BindGroupEntry { binding, resource };
         let entries = [
@@ -72,7 +76,7 @@ impl Arguments {
         ];
         let descriptor =
             wgpu::BindGroupDescriptor { label: Some("indirect"), layout: &layout.bind_group, entries: &entries };
-        let bind_group = scoped(wgpu, "indirect", || wgpu.create_bind_group(&descriptor)).await?;
+        let bind_group = pending.make("indirect", || wgpu.create_bind_group(&descriptor))?;
         let grid = Grid::threads(slots.max(1).into(), limit).check("indirect", limit)?;
         Ok(Self { count, arguments, digits, digit_stride, bind_group, pipeline, grid })
     }
@@ -106,15 +110,19 @@ pub(super) async fn check(device: &Device, config: &Config) -> Result<(), GpuErr
         return Ok(());
     }
     let (rules, max_rows) = (rules_of_all_forms(), 70_000);
-    let arguments = Arguments::new(device, config, &rules, max_rows).await?;
+    let mut batch = Batch::new(&device.wgpu);
+    let arguments = Arguments::new(&mut batch, device, config, &rules, max_rows).await?;
+    device.pipelines.keep(batch).await?;
     let limit = device.limits.max_compute_workgroups_per_dimension;
     let Device { wgpu, queue, .. } = device;
     for count in [0, 1, 17, 256, 5000, max_rows, max_rows + 1, u32::MAX] {
-        let given = upload(wgpu, "count", &count.to_le_bytes(), BufferUsages::COPY_SRC).await?;
+        let mut pending = Pending::new(wgpu);
+        let given = upload(&mut pending, "count", &count.to_le_bytes(), BufferUsages::COPY_SRC)?;
         let mut encoder = wgpu.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("indirect") });
         encoder.copy_buffer_to_buffer(&given, 0, &arguments.count, 0, 4);
         arguments.record(&mut encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default()));
-        scoped(wgpu, "indirect", || queue.submit([encoder.finish()])).await?;
+        pending.make("indirect", || queue.submit([encoder.finish()]))?;
+        pending.done().await?;
         let size = arguments.arguments.size();
         let bytes = download(wgpu, queue, config.poll, "indirect", &arguments.arguments, size).await?;
         let actual: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes);

@@ -9,7 +9,8 @@ use strum::IntoEnumIterator;
 
 use super::device::Device;
 use super::device::error::GpuError;
-use super::device::pipeline::PipelineKey;
+use super::device::pipeline::{Batch, PipelineKey};
+use super::device::scope::Pending;
 use super::kernels::Family;
 use super::kernels::answer::{Agreement, compare};
 use super::kernels::case::{Case, CaseBuilder, Expected};
@@ -19,10 +20,11 @@ use super::kernels::linear::LinearRows;
 use super::kernels::linear::choice::{Choice, SplitK};
 use super::kernels::linear::known_answer::{coopmat_answer, tile_answer, tile_pipeline};
 use super::kernels::linear::tile::TileShape;
-use super::model::Model;
+use super::model::{Model, Submitted};
 use super::progress::{LoadProgress, Progress};
 use super::schedule::plan;
 use crate::program::{Program, ProgramError};
+use crate::values::Tensor;
 
 /// Tests all kernels of int8 linear layers in an engine's choice.
 ///
@@ -35,13 +37,19 @@ pub(super) async fn check_choice(
 ) -> Result<(), GpuError> {
     let candidates = &config.choice.candidates;
     progress.expect(candidates.len(), 0);
-    for (at, candidate) in candidates.iter().enumerate() {
-        let checked = check_tile(device, config, candidate.tile, candidate.split_below > 0).await;
-        // After a failure, the others are not tested.
-        progress.add(if checked.is_ok() { 1 } else { candidates.len() - at }, 0);
-        checked?;
+    let mut tests = Tests::new(device);
+    let mut started = Ok(());
+    for candidate in candidates {
+        started = tests.start_tile(config, candidate.tile, candidate.split_below > 0, LinearRows::Matrix).await;
+        if started.is_err() {
+            break;
+        }
+        tests.counts(1);
     }
-    Ok(())
+    let finished = tests.finish(progress).await;
+    // After a failure, the others are not tested.
+    progress.catch_up();
+    started.and(finished)
 }
 
 /// Whether a shape that the engine's choice lacks computes correctly on this device, on such rows. A driver that cannot compile it counts
@@ -55,11 +63,15 @@ pub(super) async fn is_right(
     tile: TileShape,
     rows: LinearRows,
 ) -> Result<bool, GpuError> {
-    let checked = match (check_tile(device, config, tile, true).await, rows) {
-        (Ok(()), LinearRows::Patches) => check_tile_of_patches(device, config, tile, true).await,
-        (checked, _) => checked,
+    let checked = async {
+        let mut tests = Tests::new(device);
+        tests.start_tile(config, tile, true, LinearRows::Matrix).await?;
+        if rows == LinearRows::Patches {
+            tests.start_tile(config, tile, true, rows).await?;
+        }
+        tests.finish(&mut Progress::silent()).await
     };
-    match checked {
+    match checked.await {
         Ok(()) => Ok(true),
         Err(GpuError::DeviceLost) => Err(GpuError::DeviceLost),
         Err(error) => {
@@ -83,50 +95,140 @@ pub(super) async fn check_program(
     needed.retain(|key| !device.is_known(key));
     progress.expect(needed.len(), 0);
     let mut untested = needed.clone();
+    let mut tests = Tests::new(device);
     for family in Family::iter() {
         if let Some(case) = family.case(config, Some(&needed)).map_err(|error| failed(&error))? {
-            check_case(device, config, &case).await?;
             let before = untested.len();
             case.expected.iter().for_each(|expected| {
                 untested.remove(&expected.key);
             });
-            progress.add(before - untested.len(), 0);
+            tests.start(config, case).await?;
+            tests.counts(before - untested.len());
         }
     }
-    // A kernel that is part of others' cases has none.
-    progress.add(untested.len(), 0);
-    device.remember(needed);
     if program.steps().iter().any(|step| conv::rows_of(&step.op) == LinearRows::Patches) {
-        check_patches(device, config).await?;
-    }
-    Ok(())
-}
-
-/// Tests the tile shapes of an engine's choice with the rows of convolutions.
-async fn check_patches(device: &Arc<Device>, config: &Config) -> Result<(), GpuError> {
-    for candidate in &config.choice.candidates {
-        check_tile_of_patches(device, config, candidate.tile, candidate.split_below > 0).await?;
-    }
-    Ok(())
-}
-
-/// Tests a tile shape with the rows of convolutions, of whole layers and, if `divided`, of layers whose K is divided.
-async fn check_tile_of_patches(
-    device: &Arc<Device>,
-    config: &Config,
-    tile: TileShape,
-    divided: bool,
-) -> Result<(), GpuError> {
-    for (config, is_divided) in alone(config, tile, divided) {
-        let key = conv::tile_pipeline(&config, tile, is_divided);
-        if !device.is_known(&key) {
-            let mut case = CaseBuilder::new(&config, None);
-            conv::patches_answer(&mut case);
-            check_builder(device, &config, case).await?;
-            device.remember([key]);
+        for candidate in &config.choice.candidates {
+            tests.start_tile(config, candidate.tile, candidate.split_below > 0, LinearRows::Patches).await?;
         }
     }
+    tests.finish(progress).await?;
+    // A kernel that is part of others' cases has none.
+    progress.catch_up();
+    device.remember(needed);
     Ok(())
+}
+
+/// Known-answer tests that are all started before the first is waited for: the device compiles and computes the next meanwhile, and a
+/// browser answers them together.
+#[derive(Debug)]
+struct Tests<'d> {
+    device: &'d Arc<Device>,
+    batch: Batch,
+    running: Vec<Running>,
+    /// The pipelines of tile shapes whose tests were started.
+    tiles: HashSet<PipelineKey>,
+}
+
+/// A case that was submitted.
+#[derive(Debug)]
+struct Running {
+    expected: Vec<Expected>,
+    submitted: Submitted,
+    /// What it has made.
+    pending: Pending,
+    /// The pipeline of a tile shape whose last case this is.
+    tile: Option<PipelineKey>,
+    /// The kernels that are tested when it is done, for the progress.
+    kernels: usize,
+}
+
+impl<'d> Tests<'d> {
+    fn new(device: &'d Arc<Device>) -> Self {
+        Self { device, batch: Batch::new(&device.wgpu), running: Vec::new(), tiles: HashSet::new() }
+    }
+
+    async fn start(&mut self, config: &Arc<Config>, case: Case) -> Result<(), GpuError> {
+        let Case { program, inputs, expected } = case;
+        let pending = &mut self.batch.pending;
+        let model = Model::load_in(pending, self.device, config, &program, &mut Progress::silent()).await?;
+        let submitted = model.submit(&mut self.batch, &inputs).await?;
+        let pending = self.batch.pending.take();
+        self.running.push(Running { expected, submitted, pending, tile: None, kernels: 0 });
+        Ok(())
+    }
+
+    async fn start_builder(&mut self, config: &Arc<Config>, case: CaseBuilder<'_>) -> Result<(), GpuError> {
+        match case.finish().map_err(|error| failed(&error))? {
+            Some(case) => self.start(config, case).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Starts the tests of a tile shape that were not done yet, with such rows: of whole layers and, if `divided`, of layers whose K is
+    /// divided.
+    async fn start_tile(
+        &mut self,
+        config: &Config,
+        tile: TileShape,
+        divided: bool,
+        rows: LinearRows,
+    ) -> Result<(), GpuError> {
+        for (config, is_divided) in alone(config, tile, divided) {
+            let key = match rows {
+                LinearRows::Matrix => tile_pipeline(&config, tile, is_divided),
+                LinearRows::Patches => conv::tile_pipeline(&config, tile, is_divided),
+            };
+            if self.device.is_known(&key) || !self.tiles.insert(key.clone()) {
+                continue;
+            }
+            let mut case = CaseBuilder::new(&config, None);
+            match rows {
+                LinearRows::Matrix => tile_answer(&mut case),
+                LinearRows::Patches => conv::patches_answer(&mut case),
+            }
+            self.start_builder(&config, case).await?;
+            if let Some(coopmat) = config.choice.coopmat.filter(|_| rows == LinearRows::Matrix && !is_divided) {
+                let mut case = CaseBuilder::new(&config, None);
+                coopmat_answer(&mut case, coopmat.chunk_vecs);
+                self.start_builder(&config, case).await?;
+            }
+            if let Some(last) = self.running.last_mut() {
+                last.tile = Some(key);
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts kernels for the progress, with the last case that was started.
+    fn counts(&mut self, kernels: usize) {
+        if let Some(last) = self.running.last_mut() {
+            last.kernels += kernels;
+        }
+    }
+
+    /// Waits for all tests, in their order.
+    ///
+    /// # Errors
+    /// Returns the first error.
+    async fn finish(self, progress: &mut Progress<impl FnMut(LoadProgress)>) -> Result<(), GpuError> {
+        let Self { device, batch, running, .. } = self;
+        let mut finished = Ok(());
+        for Running { expected, submitted, mut pending, tile, kernels } in running {
+            pending.done().await?;
+            if finished.is_ok() {
+                finished = submitted.outputs().await.and_then(|outputs| check(device, &outputs, &expected));
+            }
+            if finished.is_ok() {
+                device.remember(tile);
+                if kernels > 0 {
+                    progress.add(kernels, 0);
+                }
+            }
+        }
+        // What was compiled is kept, right or wrong: other tests may use it.
+        device.pipelines.keep(batch).await?;
+        finished
+    }
 }
 
 /// The configuration with one tile shape, for layers whose K is divided and for whole layers.
@@ -138,40 +240,13 @@ fn alone(config: &Config, tile: TileShape, divided: bool) -> impl Iterator<Item 
     })
 }
 
-/// Tests a tile shape, of whole layers and, if `divided`, of layers whose K is divided.
-async fn check_tile(device: &Arc<Device>, config: &Config, tile: TileShape, divided: bool) -> Result<(), GpuError> {
-    for (config, is_divided) in alone(config, tile, divided) {
-        let key = tile_pipeline(&config, tile, is_divided);
-        if device.is_known(&key) {
-            continue;
-        }
-        let mut case = CaseBuilder::new(&config, None);
-        tile_answer(&mut case);
-        check_builder(device, &config, case).await?;
-        if let Some(coopmat) = config.choice.coopmat.filter(|_| !is_divided) {
-            let mut case = CaseBuilder::new(&config, None);
-            coopmat_answer(&mut case, coopmat.chunk_vecs);
-            check_builder(device, &config, case).await?;
-        }
-        device.remember([key]);
-    }
-    Ok(())
-}
-
-async fn check_builder(device: &Arc<Device>, config: &Arc<Config>, case: CaseBuilder<'_>) -> Result<(), GpuError> {
-    match case.finish().map_err(|error| failed(&error))? {
-        Some(case) => check_case(device, config, &case).await,
-        None => Ok(()),
-    }
-}
-
 fn failed(error: &ProgramError) -> GpuError {
     GpuError::Device { what: "known-answer test".to_owned(), message: error.to_string() }
 }
 
-/// Runs a case and compares its outputs. A kernel whose floats agree within rounding only is used, and named.
-async fn check_case(device: &Arc<Device>, config: &Arc<Config>, case: &Case) -> Result<(), GpuError> {
-    for (kernel, agreement) in agreements(device, config, case).await? {
+/// Compares the outputs of a case. A kernel whose floats agree within rounding only is used, and named.
+fn check(device: &Device, outputs: &[Tensor], expected: &[Expected]) -> Result<(), GpuError> {
+    for (kernel, agreement) in agreements(outputs, expected)? {
         if let Agreement::Near(index, actual, expected) = agreement {
             log::warn!(
                 "{kernel} gives {actual:e} where {expected:e} is right (element {index}): its bits are not the CPU's"
@@ -182,14 +257,9 @@ async fn check_case(device: &Arc<Device>, config: &Arc<Config>, case: &Case) -> 
     Ok(())
 }
 
-/// Runs a case and compares its outputs, each with the name of its kernel.
-async fn agreements(
-    device: &Arc<Device>,
-    config: &Arc<Config>,
-    case: &Case,
-) -> Result<Vec<(&'static str, Agreement)>, GpuError> {
-    let outputs = Model::load(device, config, &case.program, &mut Progress::silent()).await?.run(&case.inputs).await?;
-    let pairs = outputs.iter().zip(&case.expected);
+/// Compares the outputs of a case, each with the name of its kernel.
+fn agreements(outputs: &[Tensor], expected: &[Expected]) -> Result<Vec<(&'static str, Agreement)>, GpuError> {
+    let pairs = outputs.iter().zip(expected);
     let compared = pairs.map(|(output, Expected { key, tensor, may_be_near })| {
         Ok((key.entry, compare(key.entry, output, tensor, *may_be_near)?))
     });
@@ -217,6 +287,22 @@ mod tests {
             return None;
         };
         Some(pollster::block_on(Engine::alone(device, queue, &Options::default())).expect("an engine"))
+    }
+
+    async fn check_case(device: &Arc<Device>, config: &Arc<Config>, case: &Case) -> Result<(), GpuError> {
+        check(device, &outputs_of(device, config, case).await?, &case.expected)
+    }
+
+    async fn agreements_of(
+        device: &Arc<Device>,
+        config: &Arc<Config>,
+        case: &Case,
+    ) -> Result<Vec<(&'static str, Agreement)>, GpuError> {
+        agreements(&outputs_of(device, config, case).await?, &case.expected)
+    }
+
+    async fn outputs_of(device: &Arc<Device>, config: &Arc<Config>, case: &Case) -> Result<Vec<Tensor>, GpuError> {
+        Model::load(device, config, &case.program, &mut Progress::silent()).await?.run(&case.inputs).await
     }
 
     #[test]
@@ -253,7 +339,7 @@ mod tests {
         for family in [Family::Matmul, Family::Attention] {
             let case = family.case(&plain, None).expect("valid").expect("a case");
             assert!(case.expected.iter().all(|expected| !expected.key.entry.contains("lanes")));
-            let agreements = pollster::block_on(agreements(&engine.device, &plain, &case)).expect("right");
+            let agreements = pollster::block_on(agreements_of(&engine.device, &plain, &case)).expect("right");
             for (kernel, agreement) in agreements {
                 assert_eq!(agreement, Agreement::Exact, "{kernel}");
             }
@@ -269,7 +355,7 @@ mod tests {
         for family in [Family::Norm, Family::Quantize, Family::Reduce] {
             let case = family.case(&wide, None).expect("valid").expect("a case");
             let threads = |key: &PipelineKey| key.overrides.contains(&("THREADS", 256));
-            let agreements = pollster::block_on(agreements(&engine.device, &wide, &case)).expect("right");
+            let agreements = pollster::block_on(agreements_of(&engine.device, &wide, &case)).expect("right");
             for ((kernel, agreement), expected) in agreements.iter().zip(&case.expected) {
                 assert_eq!(*agreement, Agreement::Exact, "{kernel}");
                 compared += usize::from(threads(&expected.key));
@@ -310,7 +396,7 @@ mod tests {
             let case = family.case(config, None).expect("valid").expect("a case");
             for (rule, by_rule, without) in WITHOUT_RULES {
                 pipelines.clear();
-                let exact = || match pollster::block_on(agreements(device, config, &case)) {
+                let exact = || match pollster::block_on(agreements_of(device, config, &case)) {
                     Ok(all) => all.iter().all(|(_, agreement)| *agreement == Agreement::Exact),
                     Err(GpuError::KnownAnswer { .. }) => false,
                     Err(error) => panic!("{family:?} without {rule}: {error}"),
@@ -362,6 +448,50 @@ mod tests {
         assert_eq!(load(&engine), Ok(()), "once is enough");
         let other = pollster::block_on(engine.with_options(&Options { unfused: true, ..Options::default() }));
         assert_eq!(load(&other.expect("an engine")), Ok(()), "once for all engines");
+    }
+
+    /// An error names the pipeline that failed, whether wgpu tells at once or later; of several it is the first. Then nothing is kept.
+    #[test]
+    fn a_pipeline_that_fails_is_named_and_not_kept() {
+        let Some(engine) = engine() else { return };
+        let Device { wgpu, pipelines, .. } = &*engine.device;
+        let case = Family::Reduce.case(&engine.config(), None).expect("valid").expect("a case");
+        let key = case.expected[0].key.clone();
+        let get = |batch: &mut Batch, key: &PipelineKey| pollster::block_on(pipelines.get(batch, key)).map(drop);
+        let mut batch = Batch::new(wgpu);
+        let error = get(&mut batch, &PipelineKey { entry: "no_such_entry", ..key.clone() }).expect_err("no entry");
+        assert!(error.to_string().contains(key.shader.name), "{error}");
+        assert!(error.to_string().contains("no_such_entry"), "{error}");
+
+        let mut batch = Batch::new(wgpu);
+        assert_eq!(get(&mut batch, &key), Ok(()));
+        let failure = |what: &str| GpuError::Device { what: what.to_owned(), message: "later".to_owned() };
+        batch.pending.fail_later(failure("first"));
+        batch.pending.fail_later(GpuError::DeviceLost);
+        assert_eq!(pollster::block_on(pipelines.keep(batch)), Err(failure("first")));
+        assert!(!pipelines.keys().contains(&key));
+
+        let mut batch = Batch::new(wgpu);
+        assert_eq!(get(&mut batch, &key), Ok(()));
+        assert_eq!(pollster::block_on(pipelines.keep(batch)), Ok(()));
+        assert!(pipelines.keys().contains(&key));
+    }
+
+    /// A test whose objects fail later is an error, not a right answer; what it stands for is not known.
+    #[test]
+    fn a_test_that_fails_later_is_an_error() {
+        let Some(engine) = engine() else { return };
+        let config = engine.config();
+        let tile = config.choice.candidates[0].tile;
+        let mut tests = Tests::new(&engine.device);
+        pollster::block_on(tests.start_tile(&config, tile, false, LinearRows::Matrix)).expect("started");
+        let tested = tests.tiles.iter().next().cloned().expect("a tile");
+        tests.running[0].pending.fail_later(GpuError::DeviceLost);
+        let finished = pollster::block_on(tests.finish(&mut Progress::silent()));
+        assert_eq!(finished, Err(GpuError::DeviceLost));
+        assert!(!engine.device.is_known(&tested));
+        assert_eq!(pollster::block_on(is_right(&engine.device, &config, tile, LinearRows::Matrix)), Ok(true));
+        assert!(engine.device.is_known(&tested));
     }
 
     /// A second engine of a device finds what the first has compiled and tested.

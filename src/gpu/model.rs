@@ -1,25 +1,26 @@
 //! A program on a device: its weights, uploaded once.
 
+mod host;
 mod weights;
 
 use std::borrow::Borrow;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use wgpu::BufferUsages;
-
+pub(super) use self::host::Submitted;
 use self::weights::{Packed, storage, upload_grouped, upload_weight};
 pub(super) use self::weights::{PartBuffers, StepData};
 use super::bind;
 use super::bound::Bound;
 use super::device::Device;
 use super::device::error::GpuError;
-use super::device::transfer::{allocate, download, scoped, upload};
+use super::device::pipeline::Batch;
+use super::device::scope::Pending;
 use super::device::wait::pause;
 use super::kernels::config::Config;
 use super::kernels::conv;
 use super::kernels::fused_step::FusedStep;
-use super::kernels::layout::{dense_bytes, pad_rows};
+use super::kernels::layout::pad_rows;
 use super::kernels::linear::layers;
 use super::kernels::pool;
 use super::memory::BufferRange;
@@ -27,7 +28,7 @@ use super::progress::{LoadProgress, Progress};
 use super::run::Run;
 use super::schedule::{fuse, plan};
 use crate::ops::Op;
-use crate::program::{Program, QConv, QLut, StepOp, Value, ValueType};
+use crate::program::{Program, QConv, QLut, StepOp};
 use crate::values::Tensor;
 
 /// A program whose weights are on the device. Several [`Run`]s may share it.
@@ -45,7 +46,21 @@ pub struct Model {
 }
 
 impl Model {
+    /// Uploads the weights of a program, and waits until it is known that nothing failed.
     pub(super) async fn load(
+        device: &Arc<Device>,
+        config: &Arc<Config>,
+        program: &Program,
+        progress: &mut Progress<impl FnMut(LoadProgress)>,
+    ) -> Result<Self, GpuError> {
+        let mut pending = Pending::new(&device.wgpu);
+        let model = Self::load_in(&mut pending, device, config, program, progress).await?;
+        pending.done().await?;
+        Ok(model)
+    }
+
+    pub(super) async fn load_in(
+        pending: &mut Pending,
         device: &Arc<Device>,
         config: &Arc<Config>,
         program: &Program,
@@ -67,33 +82,47 @@ impl Model {
                     let sources = layers::sources(program, &fused);
                     let merged = layers::merged(program, &fused);
                     let linear = merged.as_ref().unwrap_or(linear);
-                    StepData::Linear(upload_weight(device, config, &step.name, (linear, sources), &mut packed).await?)
+                    StepData::Linear(upload_weight(
+                        device,
+                        pending,
+                        config,
+                        &step.name,
+                        (linear, sources),
+                        &mut packed,
+                    )?)
                 }
                 StepOp::QConv(conv) if conv.groups > 1 => {
-                    StepData::Linear(upload_grouped(device, &step.name, conv).await?)
+                    StepData::Linear(upload_grouped(device, pending, &step.name, conv)?)
                 }
                 StepOp::QConv(conv) => {
                     let (layer, sources) = (conv::layer_with_weight(conv), vec![conv.layer.weight.as_ptr() as usize]);
-                    StepData::Linear(upload_weight(device, config, &step.name, (&layer, sources), &mut packed).await?)
+                    StepData::Linear(upload_weight(
+                        device,
+                        pending,
+                        config,
+                        &step.name,
+                        (&layer, sources),
+                        &mut packed,
+                    )?)
                 }
                 StepOp::Op(Op::IndexSelect(select)) => {
                     let name = format!("{}.indices", step.name);
-                    StepData::Buffer(storage(device, &name, bytemuck::cast_slice(&select.indices)).await?)
+                    StepData::Buffer(storage(device, pending, &name, bytemuck::cast_slice(&select.indices))?)
                 }
                 StepOp::Op(op) if let Some(spans) = pool::spans(op, program.value(step.inputs[0])) => {
                     let name = format!("{}.spans", step.name);
-                    StepData::Buffer(storage(device, &name, bytemuck::cast_slice(&spans)).await?)
+                    StepData::Buffer(storage(device, pending, &name, bytemuck::cast_slice(&spans))?)
                 }
                 StepOp::QLut(QLut { table }) => {
                     let name = format!("{}.lut", step.name);
-                    StepData::Buffer(storage(device, &name, bytemuck::cast_slice(table)).await?)
+                    StepData::Buffer(storage(device, pending, &name, bytemuck::cast_slice(table))?)
                 }
                 StepOp::QMatMul(matmul) => {
                     let name = format!("{}.factors", step.name);
                     // Kernels read whole vectors of four.
                     let mut factors = matmul.epilogue.factors().to_vec();
                     factors.resize(factors.len().next_multiple_of(4), 0.0);
-                    StepData::Buffer(storage(device, &name, bytemuck::cast_slice(&factors)).await?)
+                    StepData::Buffer(storage(device, pending, &name, bytemuck::cast_slice(&factors))?)
                 }
                 _ => StepData::Nothing,
             });
@@ -109,7 +138,7 @@ impl Model {
                 Tensor::I32(a) => bytemuck::cast_slice(a.elements()).to_vec(),
                 Tensor::I64(_) => unreachable!("no value of a program is of i64"),
             };
-            constants.push(storage(device, &value.name, &bytes).await?);
+            constants.push(storage(device, pending, &value.name, &bytes)?);
             progress.add(0, tensor.bytes().len() as u64);
         }
         let (device, config) = (Arc::clone(device), Arc::clone(config));
@@ -228,68 +257,30 @@ impl Model {
     /// # Errors
     /// [`GpuError`] names the input that does not fit.
     pub async fn run<T: Borrow<Tensor>>(&self, inputs: &[T]) -> Result<Vec<Tensor>, GpuError> {
+        let mut batch = Batch::new(&self.device.wgpu);
+        let submitted = self.submit(&mut batch, inputs).await?;
+        self.device.pipelines.keep(batch).await?;
+        submitted.outputs().await
+    }
+
+    /// Uploads inputs, and submits a run of the program with copies of its outputs to the host. What it makes is part of a batch.
+    pub(super) async fn submit<T: Borrow<Tensor>>(
+        &self,
+        batch: &mut Batch,
+        inputs: &[T],
+    ) -> Result<Submitted, GpuError> {
         let device = &self.device;
         device.check_lost()?;
-        let rows = self.rows(inputs)?;
-        let mut uploaded = Vec::with_capacity(inputs.len());
-        for (&id, tensor) in self.program.inputs().iter().zip(inputs) {
-            let Value { name, value_type, .. } = self.program.value(id);
-            let f16: Vec<u16>;
-            let bytes: &[u8] = match tensor.borrow() {
-                Tensor::F32(a) if *value_type == ValueType::F16 => {
-                    f16 = a.elements().iter().map(|&x| half::f16::from_f32(x).to_bits()).collect();
-                    bytemuck::cast_slice(&f16)
-                }
-                Tensor::F32(a) => bytemuck::cast_slice(a.elements()),
-                Tensor::I8(a) => bytemuck::cast_slice(a.elements()),
-                Tensor::I32(a) => bytemuck::cast_slice(a.elements()),
-                Tensor::I64(_) => unreachable!("no value of a program is of i64"),
-            };
-            uploaded.push(upload(&device.wgpu, name, bytes, BufferUsages::STORAGE).await?);
-        }
-        let mut downloads = Vec::with_capacity(self.program.outputs().len());
-        for &id in self.program.outputs() {
-            let value = self.program.value(id);
-            let usage = BufferUsages::STORAGE | BufferUsages::COPY_SRC;
-            downloads.push(allocate(&device.wgpu, &value.name, dense_bytes(value, rows), usage).await?);
-        }
-        let run = self.bind(&uploaded.iter().collect::<Vec<_>>(), &downloads.iter().collect::<Vec<_>>(), rows).await?;
+        let rows = host::rows_of(&self.program, inputs)?;
+        let inputs = host::upload_inputs(&mut batch.pending, &self.program, inputs)?;
+        let results = host::results(&mut batch.pending, &self.program, rows)?;
+        let ranges: Vec<BufferRange<'_>> = inputs.iter().map(BufferRange::from).collect();
+        let outputs: Vec<BufferRange<'_>> = results.iter().map(|(_, buffer)| BufferRange::from(buffer)).collect();
+        let run = bind::bind_in(batch, self, &ranges, &outputs, rows, false).await?;
         let descriptor = wgpu::CommandEncoderDescriptor { label: Some("enfold") };
         let mut encoder = device.wgpu.create_command_encoder(&descriptor);
         run.record(&mut encoder, rows)?;
-        scoped(&device.wgpu, "run", || device.queue.submit([encoder.finish()])).await?;
-        let mut outputs = Vec::with_capacity(downloads.len());
-        for (&id, buffer) in self.program.outputs().iter().zip(&downloads) {
-            let value = self.program.value(id);
-            let elements = value.len(rows).expect("what was bound has a size");
-            let size = (elements * value.value_type.size_bytes()) as u64;
-            let bytes = download(&device.wgpu, &device.queue, self.config.poll, &value.name, buffer, size).await?;
-            outputs.push(tensor(value, rows, &bytes)?);
-        }
-        Ok(outputs)
-    }
-
-    fn rows<T: Borrow<Tensor>>(&self, inputs: &[T]) -> Result<usize, GpuError> {
-        let (actual, expected) = (inputs.len(), self.program.inputs().len());
-        if actual != expected {
-            return Err(GpuError::Count { what: "inputs", actual, expected });
-        }
-        let mut rows = None;
-        for (&id, tensor) in self.program.inputs().iter().zip(inputs) {
-            let (value, tensor) = (self.program.value(id), tensor.borrow());
-            let expected = value.value_type.dtype();
-            if tensor.dtype() != expected {
-                return Err(GpuError::DType { input: value.name.clone(), actual: tensor.dtype(), expected });
-            }
-            let same_rows =
-                !value.shape.is_batched() || tensor.shape().first().is_some_and(|&n| *rows.get_or_insert(n) == n);
-            if !value.shape.admits(tensor.shape()) || !same_rows {
-                let (actual, expected) = (tensor.shape().to_vec(), value.shape.clone());
-                return Err(GpuError::Shape { input: value.name.clone(), actual, expected });
-            }
-        }
-        // Without a batch, no value has rows.
-        Ok(rows.unwrap_or(1))
+        Submitted::submit(&mut batch.pending, device, self.config.poll, encoder, results, rows)
     }
 }
 
@@ -304,19 +295,4 @@ fn step_bytes(op: &StepOp) -> u64 {
         StepOp::QLinear(layer) | StepOp::QConv(QConv { layer, .. }) => layer.weight.len() as u64,
         _ => 0,
     }
-}
-
-/// A host tensor from the dense bytes of a value.
-fn tensor(value: &Value, rows: usize, bytes: &[u8]) -> Result<Tensor, GpuError> {
-    let shape = value.shape.with_rows(rows);
-    let tensor = match value.value_type {
-        ValueType::F32 => Tensor::from_f32(&shape, bytemuck::pod_collect_to_vec(bytes)),
-        ValueType::F16 => {
-            let f16: Vec<u16> = bytemuck::pod_collect_to_vec(bytes);
-            Tensor::from_f32(&shape, f16.iter().map(|&bits| half::f16::from_bits(bits).to_f32()).collect())
-        }
-        ValueType::I8 => Tensor::from_i8(&shape, bytemuck::cast_slice(bytes).to_vec()),
-        ValueType::I32 => Tensor::from_i32(&shape, bytemuck::pod_collect_to_vec(bytes)),
-    };
-    tensor.map_err(|error| GpuError::Device { what: value.name.clone(), message: error.to_string() })
 }

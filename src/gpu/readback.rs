@@ -1,7 +1,8 @@
 //! Reading results on the host, without waiting where the application records.
 
 use super::device::error::GpuError;
-use super::device::transfer::{allocate, map, scoped, unmapped};
+use super::device::scope::{Pending, scoped};
+use super::device::transfer::{allocate, map, unmapped};
 use super::device::wait::{Answer, Poll, answered};
 
 /// A buffer of the host's, into which an application copies what it wants to read: a few numbers of each frame, without a stop.
@@ -37,7 +38,9 @@ impl Readback {
     /// Returns [`GpuError::Limit`] for more than the device allows, [`GpuError::Device`] if it has no memory left.
     pub async fn new(device: &wgpu::Device, size: u64) -> Result<Self, GpuError> {
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
-        let staging = allocate(device, "readback", size, usage).await?;
+        let mut pending = Pending::new(device);
+        let staging = allocate(&mut pending, "readback", size, usage)?;
+        pending.done().await?;
         Ok(Self { device: device.clone(), staging, size })
     }
 

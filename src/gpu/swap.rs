@@ -4,7 +4,7 @@ use std::sync::{Arc, PoisonError};
 
 use super::bound::{Bound, without_params};
 use super::device::error::GpuError;
-use super::device::transfer::scoped;
+use super::device::scope::scoped;
 use super::kernels::linear::weights::WeightPart;
 use super::known_answer;
 use super::model::{Model, StepData};

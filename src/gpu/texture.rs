@@ -1,8 +1,9 @@
 //! Textures as inputs of image networks.
 
 use super::device::error::GpuError;
+use super::device::scope::Pending;
 use super::device::shader::{text, wgsl_struct};
-use super::device::transfer::{scoped, upload};
+use super::device::transfer::upload;
 use super::memory::BufferRange;
 
 /// The WGSL of the pass.
@@ -119,9 +120,10 @@ impl TextureInput {
             return Err(GpuError::BufferOffset { name, actual: offset, alignment });
         }
         let params = SampleParams { width, height, channels, first: first as u32, scale, mean };
-        let params = upload(device, "texture", bytemuck::bytes_of(&params), wgpu::BufferUsages::UNIFORM).await?;
+        let mut pending = Pending::new(device);
+        let params = upload(&mut pending, "texture", bytemuck::bytes_of(&params), wgpu::BufferUsages::UNIFORM)?;
         let y = wgpu::BufferBinding { buffer, offset, size: std::num::NonZeroU64::new(needed) };
-        let (pipeline, bind_group) = scoped(device, "texture", || {
+        let (pipeline, bind_group) = pending.make("texture", || {
             let layout = layout(device);
             let descriptor = wgpu::PipelineLayoutDescriptor {
                 label: Some("texture"),
@@ -148,8 +150,8 @@ impl TextureInput {
                 (0..).zip(resources).map(|(binding, resource)| wgpu::BindGroupEntry { binding, resource }).collect();
             let descriptor = wgpu::BindGroupDescriptor { label: Some("texture"), layout: &layout, entries: &entries };
             (pipeline, device.create_bind_group(&descriptor))
-        })
-        .await?;
+        })?;
+        pending.done().await?;
         Ok(Self { pipeline, bind_group, groups })
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::device::Device;
 use super::device::error::GpuError;
+use super::device::scope::Pending;
 use super::device::transfer::{allocate, timed_passes};
 use super::device::wait::Poll;
 #[cfg(not(target_arch = "wasm32"))]
@@ -34,6 +35,9 @@ fn shapes(config: &Config, m: u64) -> Vec<(TileShape, SplitK)> {
     let mut shapes = Vec::new();
     let few = [1, 2, 4, 8].into_iter().filter(|&rows| m <= 8 && u64::from(rows) < 2 * m);
     shapes.extend(few.flat_map(|rows| [1, 2, 4, 8, 16].map(|lanes| (LinearKernel::Gemv, rows, lanes))));
+    if m <= 8 {
+        shapes.push((LinearKernel::Row, 1, 1));
+    }
     shapes.extend([16, 32, 64].into_iter().flat_map(|rows| [2, 4].map(|step| (LinearKernel::Workgroup, rows, step))));
     shapes.extend([8, 32, 64].map(|rows| (LinearKernel::Register, rows, 1)));
     shapes.extend(lanes.into_iter().flat_map(|lanes| [8, 16].map(|rows| (LinearKernel::Subgroup, rows, lanes))));
@@ -244,8 +248,10 @@ async fn runs(
     }
     let bytes = |id: ValueId| dense_bytes(program.value(id), batch);
     let usage = wgpu::BufferUsages::STORAGE;
-    let input = allocate(&device.wgpu, "x", bytes(program.inputs()[0]), usage).await?;
-    let output = allocate(&device.wgpu, "y", bytes(program.outputs()[0]), usage).await?;
+    let mut pending = Pending::new(&device.wgpu);
+    let input = allocate(&mut pending, "x", bytes(program.inputs()[0]), usage)?;
+    let output = allocate(&mut pending, "y", bytes(program.outputs()[0]), usage)?;
+    pending.done().await?;
     let mut runs: Vec<ShapeRun> = Vec::new();
     let mut dispatches: Vec<usize> = Vec::new();
     let mut wrong: Vec<TileShape> = Vec::new();

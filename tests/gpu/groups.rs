@@ -25,6 +25,8 @@ fn every_kernel_equals_the_interpreter() {
         (LinearKernel::Large, 128, 2),
         (LinearKernel::Register, 32, 1),
         (LinearKernel::Register, 8, 1),
+        (LinearKernel::Row, 1, 1),
+        (LinearKernel::Row, 4, 1),
         (LinearKernel::Subgroup, 16, 8),
         (LinearKernel::Subgroup, 8, 4),
         (LinearKernel::Gemv, 1, 1),

@@ -20,6 +20,7 @@ fn tiles(kernel: LinearKernel, limits: &wgpu::Limits, subgroup: u32) -> Vec<Tile
         LinearKernel::Workgroup => (&[4, 16, 64], &[1, 3, 4, 8]),
         LinearKernel::Large => (&[128], &[2]),
         LinearKernel::Register => (&[8, 16, 32, 64, 128], &[1]),
+        LinearKernel::Row => (&[1, 2, 16, 64], &[1]),
         LinearKernel::Subgroup => (&[8, 16], &[4, 8]),
         LinearKernel::Gemv => (&[1, 2, 4, 8], &[1, 4, 8, 16]),
         other => panic!("{other:?} is not tested"),
@@ -116,6 +117,11 @@ fn linear_sub_equals_the_interpreter() {
 #[test]
 fn linear_reg_equals_the_interpreter() {
     all_shapes(LinearKernel::Register);
+}
+
+#[test]
+fn linear_row_equals_the_interpreter() {
+    all_shapes(LinearKernel::Row);
 }
 
 #[test]

@@ -126,6 +126,7 @@ fn tiles(limits: &wgpu::Limits, subgroups: bool) -> Vec<TileShape> {
         (LinearKernel::Workgroup, 16, 4),
         (LinearKernel::Large, 128, 2),
         (LinearKernel::Register, 32, 1),
+        (LinearKernel::Row, 1, 1),
         (LinearKernel::Subgroup, 16, 8),
         (LinearKernel::Gemv, 2, 2),
     ];

@@ -26,6 +26,7 @@ fn few_bits_give_the_bits_of_int8() {
         (LinearKernel::Workgroup, 16, 2),
         (LinearKernel::Large, 128, 2),
         (LinearKernel::Register, 32, 1),
+        (LinearKernel::Row, 4, 1),
         (LinearKernel::Subgroup, 16, 8),
         (LinearKernel::Gemv, 8, 4),
     ] {

@@ -5,8 +5,9 @@ use std::num::NonZeroU64;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::error::GpuError;
+use super::scope::Pending;
 use super::shader::{Binding, BindingKind, Shader};
-use super::transfer::{allocate, scoped};
+use super::transfer::allocate;
 use super::unchecked;
 use super::wait::pause;
 
@@ -26,11 +27,30 @@ pub(crate) struct Pipelines {
     pub(crate) cache: Option<wgpu::PipelineCache>,
     /// A buffer bound where a kernel reads nothing: it has a range for each binding, so that none overlap.
     unused: wgpu::Buffer,
+    kept: Mutex<Made>,
+}
+
+/// What was made, by what it was made from.
+#[derive(Debug, Default)]
+struct Made {
     /// Layouts by the sizes of parameters and the storage buffers.
-    layouts: Mutex<HashMap<(usize, &'static [Binding]), Layout>>,
+    layouts: HashMap<(usize, &'static [Binding]), Layout>,
     /// Modules by their shaders, and whether they are checked.
-    modules: Mutex<HashMap<(Shader, bool), wgpu::ShaderModule>>,
-    pipelines: Mutex<HashMap<PipelineKey, wgpu::ComputePipeline>>,
+    modules: HashMap<(Shader, bool), wgpu::ShaderModule>,
+    pipelines: HashMap<PipelineKey, wgpu::ComputePipeline>,
+}
+
+/// What one load or bind makes: nobody else sees its pipelines before it is known that none of them failed.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    pub(crate) pending: Pending,
+    made: Made,
+}
+
+impl Batch {
+    pub(crate) fn new(device: &wgpu::Device) -> Self {
+        Self { pending: Pending::new(device), made: Made::default() }
+    }
 }
 
 /// The layouts of all shaders with the same bindings.
@@ -46,11 +66,26 @@ const MAX_BINDINGS: u64 = 11;
 
 impl Pipelines {
     pub(crate) async fn new(device: &wgpu::Device, cache: Option<&[u8]>) -> Result<Self, GpuError> {
-        let cache = scoped(device, "pipeline cache", || unchecked::pipeline_cache(device, cache)).await?;
+        let mut pending = Pending::new(device);
+        let cache = pending.make("pipeline cache", || unchecked::pipeline_cache(device, cache))?;
         let size = UNUSED_BYTES * MAX_BINDINGS;
-        let unused = allocate(device, "unused bindings", size, wgpu::BufferUsages::STORAGE).await?;
-        let (layouts, modules, pipelines) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Ok(Self { cache, unused, layouts, modules, pipelines })
+        let unused = allocate(&mut pending, "unused bindings", size, wgpu::BufferUsages::STORAGE)?;
+        pending.done().await?;
+        Ok(Self { cache, unused, kept: Mutex::default() })
+    }
+
+    /// Waits until it is known what failed of a batch, and keeps its pipelines.
+    ///
+    /// # Errors
+    /// Returns the first error, with the name of what failed.
+    pub(crate) async fn keep(&self, mut batch: Batch) -> Result<(), GpuError> {
+        batch.pending.done().await?;
+        let mut kept = lock(&self.kept);
+        let Made { layouts, modules, pipelines } = batch.made;
+        kept.layouts.extend(layouts);
+        kept.modules.extend(modules);
+        kept.pipelines.extend(pipelines);
+        Ok(())
     }
 
     /// The buffer range for a `binding` that a kernel does not read.
@@ -60,56 +95,68 @@ impl Pipelines {
     }
 
     /// The layouts of a shader.
-    pub(crate) async fn layout(&self, device: &wgpu::Device, shader: &Shader) -> Result<Layout, GpuError> {
+    pub(crate) fn layout(&self, batch: &mut Batch, shader: &Shader) -> Result<Layout, GpuError> {
         let key = (shader.params.size, shader.storage);
-        if let Some(layout) = lock(&self.layouts).get(&key) {
-            return Ok(layout.clone());
+        let known = batch.made.layouts.get(&key).or(lock(&self.kept).layouts.get(&key)).cloned();
+        if let Some(layout) = known {
+            return Ok(layout);
         }
-        let layout = scoped(device, shader.name, || make_layout(device, &shader.bindings())).await?;
-        Ok(lock(&self.layouts).entry(key).or_insert(layout).clone())
+        let device = batch.pending.device().clone();
+        let layout = batch.pending.make(shader.name, || make_layout(&device, &shader.bindings()))?;
+        batch.made.layouts.insert(key, layout.clone());
+        Ok(layout)
     }
 
-    pub(crate) async fn get(
-        &self,
-        device: &wgpu::Device,
-        key: &PipelineKey,
-    ) -> Result<wgpu::ComputePipeline, GpuError> {
-        if let Some(pipeline) = lock(&self.pipelines).get(key) {
-            return Ok(pipeline.clone());
+    /// A pipeline, which is compiled if it was not yet.
+    pub(crate) async fn get(&self, batch: &mut Batch, key: &PipelineKey) -> Result<wgpu::ComputePipeline, GpuError> {
+        let known = batch.made.pipelines.get(key).or(lock(&self.kept).pipelines.get(key)).cloned();
+        if let Some(pipeline) = known {
+            return Ok(pipeline);
         }
-        let layout = self.layout(device, &key.shader).await?;
+        let layout = self.layout(batch, &key.shader)?;
         let pipeline = match key.shader.int8_k {
             0 => {
-                let module = self.module(device, key).await?;
-                scoped(device, key.shader.name, || make_pipeline(device, key, &layout, &module, self.cache.as_ref()))
-                    .await?
+                let module = self.module(batch, key)?;
+                self.make(batch, key, &layout, &module)?
             }
-            _ => self.of_int8_matrices(device, key, &layout).await?,
+            _ => self.of_int8_matrices(batch, key, &layout)?,
         };
         // A driver may compile for long.
         pause().await;
-        Ok(lock(&self.pipelines).entry(key.clone()).or_insert(pipeline).clone())
+        batch.made.pipelines.insert(key.clone(), pipeline.clone());
+        Ok(pipeline)
+    }
+
+    fn make(
+        &self,
+        batch: &mut Batch,
+        key: &PipelineKey,
+        layout: &Layout,
+        module: &wgpu::ShaderModule,
+    ) -> Result<wgpu::ComputePipeline, GpuError> {
+        let device = batch.pending.device().clone();
+        batch.pending.make(key.shader.name, || make_pipeline(&device, key, layout, module, self.cache.as_ref()))
     }
 
     /// Makes a pipeline with cooperative matrices of int8 values, whose module no other pipeline can use.
     #[cfg(feature = "coopmat-spirv")]
-    async fn of_int8_matrices(
+    fn of_int8_matrices(
         &self,
-        device: &wgpu::Device,
+        batch: &mut Batch,
         key: &PipelineKey,
         layout: &Layout,
     ) -> Result<wgpu::ComputePipeline, GpuError> {
-        let module = scoped(device, key.shader.name, || super::spirv::module(device, key)).await??;
+        let device = batch.pending.device().clone();
+        let module = batch.pending.make(key.shader.name, || super::spirv::module(&device, key))??;
         // Its constants are part of it.
         let key = PipelineKey { overrides: Vec::new(), ..key.clone() };
-        scoped(device, key.shader.name, || make_pipeline(device, &key, layout, &module, self.cache.as_ref())).await
+        self.make(batch, &key, layout, &module)
     }
 
     #[cfg(not(feature = "coopmat-spirv"))]
-    #[allow(clippy::unused_async)]
-    async fn of_int8_matrices(
+    fn of_int8_matrices(
         &self,
-        _: &wgpu::Device,
+        _: &mut Batch,
         key: &PipelineKey,
         _: &Layout,
     ) -> Result<wgpu::ComputePipeline, GpuError> {
@@ -117,39 +164,42 @@ impl Pipelines {
         Err(GpuError::Feature { what: key.entry, needed })
     }
 
-    async fn module(&self, device: &wgpu::Device, key: &PipelineKey) -> Result<wgpu::ShaderModule, GpuError> {
+    fn module(&self, batch: &mut Batch, key: &PipelineKey) -> Result<wgpu::ShaderModule, GpuError> {
         let PipelineKey { shader, checked, .. } = *key;
-        if let Some(module) = lock(&self.modules).get(&(shader, checked)) {
-            return Ok(module.clone());
+        let known =
+            batch.made.modules.get(&(shader, checked)).or(lock(&self.kept).modules.get(&(shader, checked))).cloned();
+        if let Some(module) = known {
+            return Ok(module);
         }
-        let module = scoped(device, shader.name, || {
+        let device = batch.pending.device().clone();
+        let module = batch.pending.make(shader.name, || {
             let source = wgpu::ShaderSource::Wgsl(shader.wgsl().into());
             let descriptor = wgpu::ShaderModuleDescriptor { label: Some(shader.name), source };
             match checked {
                 true => device.create_shader_module(descriptor),
-                false => unchecked::module(device, descriptor),
+                false => unchecked::module(&device, descriptor),
             }
-        })
-        .await?;
-        Ok(lock(&self.modules).entry((shader, checked)).or_insert(module).clone())
+        })?;
+        batch.made.modules.insert((shader, checked), module.clone());
+        Ok(module)
     }
 
     /// Forgets all pipelines.
     #[cfg(test)]
     pub(crate) fn clear(&self) {
-        lock(&self.pipelines).clear();
+        lock(&self.kept).pipelines.clear();
     }
 
     /// The keys of all pipelines that were made.
     #[cfg(test)]
     pub(crate) fn keys(&self) -> Vec<PipelineKey> {
-        lock(&self.pipelines).keys().cloned().collect()
+        lock(&self.kept).pipelines.keys().cloned().collect()
     }
 
     /// Compiles a pipeline from other WGSL than that of its shader.
     #[cfg(test)]
     pub(crate) async fn of_wgsl(&self, device: &wgpu::Device, key: &PipelineKey, wgsl: &str) -> wgpu::ComputePipeline {
-        let layout = self.layout(device, &key.shader).await.expect("a layout");
+        let layout = self.kept_layout(device, &key.shader).await;
         let source = wgpu::ShaderSource::Wgsl(wgsl.into());
         let module = unchecked::module(device, wgpu::ShaderModuleDescriptor { label: None, source });
         make_pipeline(device, key, &layout, &module, None)
@@ -163,7 +213,7 @@ impl Pipelines {
         key: &PipelineKey,
         by: Option<wgpu::ComputePipeline>,
     ) -> Option<wgpu::ComputePipeline> {
-        let layout = self.layout(device, &key.shader).await.ok()?;
+        let layout = self.kept_layout(device, &key.shader).await;
         let nothing = || {
             let source = wgpu::ShaderSource::Wgsl("@compute @workgroup_size(1) fn nothing() {}".into());
             let module = device.create_shader_module(wgpu::ShaderModuleDescriptor { label: None, source });
@@ -176,7 +226,15 @@ impl Pipelines {
                 cache: None,
             })
         };
-        lock(&self.pipelines).insert(key.clone(), by.unwrap_or_else(nothing))
+        lock(&self.kept).pipelines.insert(key.clone(), by.unwrap_or_else(nothing))
+    }
+
+    #[cfg(test)]
+    async fn kept_layout(&self, device: &wgpu::Device, shader: &Shader) -> Layout {
+        let mut batch = Batch::new(device);
+        let layout = self.layout(&mut batch, shader).expect("a layout");
+        self.keep(batch).await.expect("a layout");
+        layout
     }
 }
 
@@ -232,7 +290,7 @@ fn make_layout(device: &wgpu::Device, bindings: &[Binding]) -> Layout {
     Layout { bind_group, pipeline }
 }
 
-/// A poisoned map is still a valid map: an entry is there or not.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+/// Poisoned maps are still valid maps: an entry is there or not.
+fn lock(mutex: &Mutex<Made>) -> MutexGuard<'_, Made> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -36,7 +36,7 @@ impl Shader {
         storage: &'static [Binding],
         sources: &'static [&'static str],
     ) -> Self {
-        let chosen = [Piece::NONE; 3];
+        let chosen = [Piece::NONE; 4];
         Self {
             name,
             sources,
@@ -77,7 +77,7 @@ impl Shader {
 }
 
 /// The pieces that a kernel chooses.
-pub(crate) type Chosen = [Piece; 3];
+pub(crate) type Chosen = [Piece; 4];
 
 /// Functions that a shader calls and that a kernel chooses, as text: a branch on a constant would do, but drivers compile what it rules
 /// out before they remove it, which takes ten times as long.
@@ -91,6 +91,11 @@ pub struct Piece {
 
 impl Piece {
     pub(crate) const NONE: Self = Self { name: "", wgsl: "" };
+
+    /// This piece, where a kernel chooses no other.
+    pub(crate) const fn alone(self) -> Chosen {
+        [self, Self::NONE, Self::NONE, Self::NONE]
+    }
 }
 
 /// The text of a file below `shaders`, without comments and indentation: the build script writes it.
@@ -107,7 +112,7 @@ const ROWS: &str = text!("shared/rows");
 
 impl Shader {
     /// What no other module has: its name and those of the functions that were chosen.
-    pub(crate) fn key(&self) -> (&'static str, [&'static str; 3]) {
+    pub(crate) fn key(&self) -> (&'static str, [&'static str; 4]) {
         (self.name, self.chosen.map(|piece| piece.name))
     }
 }

@@ -8,7 +8,7 @@ use std::task::{Context, Poll as Progress};
 use futures_channel::oneshot::{Receiver, Sender, channel};
 
 use super::error::GpuError;
-use super::transfer::failure;
+use super::scope::failure;
 
 /// Who polls a native device while a future of the engine waits for it. No future of the engine ever blocks the thread that polls it.
 ///
@@ -116,12 +116,19 @@ pub(crate) async fn answered<T: Send + 'static>(
     poll: Poll,
     what: &str,
     submission: Option<wgpu::SubmissionIndex>,
-    (answer, receiver): (Answer<T>, Receiver<Result<T, String>>),
+    (answer, mut receiver): (Answer<T>, Receiver<Result<T, String>>),
 ) -> Result<T, GpuError> {
-    if let Err(error) = wait_on_thread(device, poll, submission, answer) {
-        return Err(failure(device, what, error).await);
-    }
-    match receiver.await {
+    // The wait for another answer may have brought this one too.
+    let given = match receiver.try_recv() {
+        Ok(Some(given)) => Ok(given),
+        _ => {
+            if let Err(error) = wait_on_thread(device, poll, submission, answer) {
+                return Err(failure(device, what, error).await);
+            }
+            receiver.await
+        }
+    };
+    match given {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(message)) => Err(failure(device, what, message).await),
         Err(error) => Err(failure(device, what, error).await),

@@ -14,7 +14,7 @@ use super::norm::softmax::{masked, scaled};
 use super::quantize::fused::{StaticQuantize, quantize_bits};
 use super::strided::{Axis, Strided, aligned, axes, broadcast};
 use super::wgsl::shader;
-use crate::gpu::device::shader::{Binding, Chosen, FIRST_STORAGE, Piece, Shader, storage, wgsl_struct};
+use crate::gpu::device::shader::{Binding, Chosen, FIRST_STORAGE, Shader, storage, wgsl_struct};
 use crate::numerics::{FloatProducts, QuantizeRule};
 use crate::ops::{Add, MatMul, Mul, Op, Quantize, Softmax};
 use crate::program::StepOp;
@@ -125,8 +125,8 @@ impl Kernel for AttentionKernel {
         if self.lanes { "attention_lanes" } else { "attention" }
     }
 
-    fn chosen(self) -> Chosen {
-        [quantize_bits(self.quantize.unwrap_or_default()), Piece::NONE, Piece::NONE]
+    fn chosen(self, _options: KernelOptions) -> Chosen {
+        quantize_bits(self.quantize.unwrap_or_default()).alone()
     }
 
     fn overrides(self, _options: KernelOptions) -> Vec<(&'static str, u32)> {

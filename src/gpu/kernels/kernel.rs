@@ -27,8 +27,8 @@ pub(crate) trait Kernel: Copy + Debug {
     fn entry(self) -> &'static str;
 
     /// The functions that its shader leaves to be chosen.
-    fn chosen(self) -> Chosen {
-        [Piece::NONE; 3]
+    fn chosen(self, _options: KernelOptions) -> Chosen {
+        Piece::NONE.alone()
     }
 
     /// The override constants that differ from their defaults.
@@ -47,7 +47,7 @@ pub(crate) trait Kernel: Copy + Debug {
 
     /// The pipeline.
     fn pipeline(self, options: KernelOptions) -> PipelineKey {
-        let shader = Shader { chosen: self.chosen(), ..*self.shader(options) };
+        let shader = Shader { chosen: self.chosen(options), ..*self.shader(options) };
         PipelineKey { shader, entry: self.entry(), overrides: self.overrides(options), checked: options.checked }
     }
 }

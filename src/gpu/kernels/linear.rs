@@ -85,14 +85,16 @@ impl LinearEpilogue {
             };
         }
         match self {
-            Self::ToI8 => [epilogue!("to_i8"), Piece::NONE, Piece::NONE],
-            Self::ToI8Lut => [epilogue!("to_i8_lut"), Piece::NONE, Piece::NONE],
-            Self::ToI8Add => [epilogue!("to_i8_add"), Piece::NONE, Piece::NONE],
-            Self::ToF32 => [epilogue!("to_f32"), Piece::NONE, Piece::NONE],
-            Self::ToF32Unary(op) => [epilogue!("to_f32_unary"), function(Some(op)), Piece::NONE],
-            Self::DynamicToF32 => [epilogue!("dynamic_to_f32"), Piece::NONE, Piece::NONE],
-            Self::DynamicToF32Unary(op) => [epilogue!("dynamic_to_f32_unary"), function(Some(op)), Piece::NONE],
-            Self::Partial => [epilogue!("partial"), Piece::NONE, Piece::NONE],
+            Self::ToI8 => epilogue!("to_i8").alone(),
+            Self::ToI8Lut => epilogue!("to_i8_lut").alone(),
+            Self::ToI8Add => epilogue!("to_i8_add").alone(),
+            Self::ToF32 => epilogue!("to_f32").alone(),
+            Self::ToF32Unary(op) => [epilogue!("to_f32_unary"), function(Some(op)), Piece::NONE, Piece::NONE],
+            Self::DynamicToF32 => epilogue!("dynamic_to_f32").alone(),
+            Self::DynamicToF32Unary(op) => {
+                [epilogue!("dynamic_to_f32_unary"), function(Some(op)), Piece::NONE, Piece::NONE]
+            }
+            Self::Partial => epilogue!("partial").alone(),
         }
     }
 }
@@ -134,14 +136,14 @@ impl Kernel for LinearPipeline {
         }
     }
 
-    fn chosen(self) -> Chosen {
-        let rows = match self {
-            Self::Layer { rows, .. } => rows.piece(),
-            Self::Finish { .. } => Piece::NONE,
+    fn chosen(self, options: KernelOptions) -> Chosen {
+        let (rows, products) = match self {
+            Self::Layer { rows, tile, .. } => (rows.piece(), products(tile.kernel(), options.packed_dot)),
+            Self::Finish { .. } => (Piece::NONE, Piece::NONE),
         };
         let (Self::Layer { epilogue, .. } | Self::Finish { epilogue, .. }) = self;
-        let [epilogue, function, _] = epilogue.pieces();
-        [epilogue, function, rows]
+        let [epilogue, function, ..] = epilogue.pieces();
+        [epilogue, function, rows, products]
     }
 
     fn overrides(self, options: KernelOptions) -> Vec<(&'static str, u32)> {
@@ -177,12 +179,29 @@ impl Kernel for LinearPipeline {
     }
 }
 
+/// The products of kernels without workgroup memory, with packed dot products or without them.
+fn products(kernel: LinearKernel, packed_dot: bool) -> Piece {
+    macro_rules! products {
+        ($file:literal) => {
+            Piece { name: $file, wgsl: text!("linear/", $file) }
+        };
+    }
+    match (kernel, packed_dot) {
+        (LinearKernel::Register, true) => products!("register_packed"),
+        (LinearKernel::Register, false) => products!("register_words"),
+        (LinearKernel::Row, true) => products!("row_packed"),
+        (LinearKernel::Row, false) => products!("row_words"),
+        _ => Piece::NONE,
+    }
+}
+
 /// The shaders of a kernel, by [`WeightBits`]: those of cooperative matrices have none for groups.
 fn shaders_of(kernel: LinearKernel, fragment: Fragment) -> &'static [Shader] {
     match (kernel, fragment) {
         (LinearKernel::Workgroup, _) => &WORKGROUP,
         (LinearKernel::Large, _) => &LARGE,
         (LinearKernel::Register, _) => &REGISTER,
+        (LinearKernel::Row, _) => &ROW,
         (LinearKernel::Subgroup, _) => &SUBGROUP,
         (LinearKernel::Gemv, _) => &GEMV,
         (LinearKernel::Coopmat, Fragment::Sixteen) => &COOPMAT_16,
@@ -196,11 +215,10 @@ fn shaders_of(kernel: LinearKernel, fragment: Fragment) -> &'static [Shader] {
 /// All shaders with their entry points: with each epilogue for weights of 8 bits, with one for those of fewer bits and for
 /// convolutions.
 pub(crate) fn entries() -> Vec<(Shader, &'static str)> {
-    let of = |shader: &Shader, epilogue: LinearEpilogue, rows: Piece| {
-        let [epilogue, function, _] = epilogue.pieces();
-        Shader { chosen: [epilogue, function, rows], ..*shader }
+    let of = |shader: &Shader, epilogue: LinearEpilogue, rows: Piece, products: Piece| {
+        let [epilogue, function, ..] = epilogue.pieces();
+        Shader { chosen: [epilogue, function, rows, products], ..*shader }
     };
-    let with = |shader: &Shader, epilogue| of(shader, epilogue, LinearRows::Matrix.piece());
     let mut entries = Vec::new();
     for kernel in LinearKernel::ALL {
         let fragments: &[Fragment] = match kernel {
@@ -208,16 +226,22 @@ pub(crate) fn entries() -> Vec<(Shader, &'static str)> {
             LinearKernel::CoopmatInt8 => &[Fragment::Int8K32, Fragment::Int8K16],
             _ => &[Fragment::Emulated],
         };
-        for &fragment in fragments {
+        let mut both = [true, false].map(|packed_dot| products(kernel, packed_dot)).to_vec();
+        both.dedup();
+        for (&fragment, products) in
+            fragments.iter().flat_map(|fragment| both.iter().map(move |&each| (fragment, each)))
+        {
             let [eight, few @ ..] = shaders_of(kernel, fragment) else { continue };
+            let with = |shader: &Shader, epilogue| of(shader, epilogue, LinearRows::Matrix.piece(), products);
             entries.extend(LinearEpilogue::ALL.map(|epilogue| (with(eight, epilogue), kernel.name())));
             entries.extend(few.iter().map(|shader| (with(shader, LinearEpilogue::ToI8), kernel.name())));
-            entries.push((of(eight, LinearEpilogue::ToI8, LinearRows::Patches.piece()), kernel.name()));
+            let patches = LinearRows::Patches.piece();
+            entries.push((of(eight, LinearEpilogue::ToI8, patches, products), kernel.name()));
         }
     }
     // Nothing finishes a part.
     let whole = LinearEpilogue::ALL.into_iter().filter(|epilogue| *epilogue != LinearEpilogue::Partial);
-    entries.extend(whole.map(|epilogue| (of(&FINISH, epilogue, Piece::NONE), "linear_finish")));
+    entries.extend(whole.map(|epilogue| (of(&FINISH, epilogue, Piece::NONE, Piece::NONE), "linear_finish")));
     entries
 }
 
@@ -266,11 +290,15 @@ static LARGE: [Shader; 7] = shaders_with_groups! {
     overrides: &["F16", "PACKED_DOT"]
 };
 static REGISTER: [Shader; 7] = shaders_with_groups! {
-    "linear_register", [DOT], ["linear/register"],
+    "linear_register", [DOT], ["linear/words", "linear/register"],
+    overrides: &["F16", "PACKED_DOT", "THREADS_Y"]
+};
+static ROW: [Shader; 7] = shaders_with_groups! {
+    "linear_row", [DOT], ["linear/words", "linear/row"],
     overrides: &["F16", "PACKED_DOT", "THREADS_Y"]
 };
 static SUBGROUP: [Shader; 7] = shaders_with_groups! {
-    "linear_subgroup", [DOT], ["linear/subgroup"],
+    "linear_subgroup", [DOT], ["linear/words", "linear/subgroup"],
     overrides: &["F16", "PACKED_DOT", "LANES", "ROWS"], subgroups: true
 };
 static GEMV: [Shader; 7] = shaders_with_groups! {

@@ -127,11 +127,11 @@ impl Kernel for MatmulKernel {
         }
     }
 
-    fn chosen(self) -> Chosen {
+    fn chosen(self, _options: KernelOptions) -> Chosen {
         match self {
-            Self::F32 { function: op, .. } => [function(op), Piece::NONE, Piece::NONE],
-            Self::SmallF32 { .. } => [function(None), Piece::NONE, Piece::NONE],
-            _ => [Piece::NONE; 3],
+            Self::F32 { function: op, .. } => function(op).alone(),
+            Self::SmallF32 { .. } => function(None).alone(),
+            _ => Piece::NONE.alone(),
         }
     }
 

@@ -168,9 +168,9 @@ impl Kernel for NormKernel {
         }
     }
 
-    fn chosen(self) -> Chosen {
+    fn chosen(self, _options: KernelOptions) -> Chosen {
         let piece = if self.result == NormResult::Floats { Piece::NONE } else { quantize_bits(self.rule) };
-        [piece, Piece::NONE, Piece::NONE]
+        piece.alone()
     }
 
     fn overrides(self, options: KernelOptions) -> Vec<(&'static str, u32)> {

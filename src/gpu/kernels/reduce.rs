@@ -110,10 +110,10 @@ impl Kernel for ReduceKernel {
         }
     }
 
-    fn chosen(self) -> Chosen {
+    fn chosen(self, _options: KernelOptions) -> Chosen {
         match self {
-            Self::SumF32(sum) => [function(sum.function), Piece::NONE, Piece::NONE],
-            _ => [Piece::NONE; 3],
+            Self::SumF32(sum) => function(sum.function).alone(),
+            _ => Piece::NONE.alone(),
         }
     }
 

@@ -92,10 +92,10 @@ impl Kernel for UnaryKernel {
         }
     }
 
-    fn chosen(self) -> Chosen {
+    fn chosen(self, _options: KernelOptions) -> Chosen {
         match self {
-            Self::Function(op) | Self::FunctionVec4(op) => [function(Some(op)), Piece::NONE, Piece::NONE],
-            _ => [Piece::NONE; 3],
+            Self::Function(op) | Self::FunctionVec4(op) => function(Some(op)).alone(),
+            _ => Piece::NONE.alone(),
         }
     }
 

@@ -7,6 +7,7 @@ use wgpu::BufferUsages;
 
 use crate::gpu::device::Device;
 use crate::gpu::device::error::GpuError;
+use crate::gpu::device::scope::Pending;
 use crate::gpu::device::transfer::upload;
 use crate::gpu::kernels::config::Config;
 use crate::gpu::kernels::conv;
@@ -56,8 +57,9 @@ pub(super) type Packed = HashMap<(Vec<usize>, usize, usize, WeightBits), LinearD
 
 /// Uploads a weight in as few parts as the device's bindings allow, each of whole blocks of columns. A weight that several layers
 /// read is packed and uploaded once; each layer has channels of its own.
-pub(super) async fn upload_weight(
+pub(super) fn upload_weight(
     device: &Device,
+    pending: &mut Pending,
     config: &Config,
     name: &str,
     (linear, sources): (&QLinear, Vec<usize>),
@@ -72,7 +74,7 @@ pub(super) async fn upload_weight(
     for (at, first_column) in (0..*n).step_by(columns_of_part).enumerate() {
         let range = first_column..first_column + columns_of_part.min(n - first_column);
         let channels = channels(linear, range.clone());
-        let channels = storage(device, &format!("{name}.channels"), bytemuck::cast_slice(&channels)).await?;
+        let channels = storage(device, pending, &format!("{name}.channels"), bytemuck::cast_slice(&channels))?;
         let (part, weight) = match shared {
             Some(shared) => (shared.parts[at], shared.buffers[at].weight.clone()),
             None => {
@@ -80,7 +82,7 @@ pub(super) async fn upload_weight(
                 let packed = pack_columns(linear, range.clone(), bits);
                 let exact = |coopmat: Coopmat| coopmat.exact_chunk_vecs(values, range.len(), *k);
                 let chunk_vecs = config.choice.coopmat.map_or(0, exact);
-                let weight = storage(device, &format!("{name}.weight"), &packed).await?;
+                let weight = storage(device, pending, &format!("{name}.weight"), &packed)?;
                 (WeightPart { first_column, columns: range.len(), bits, chunk_vecs }, weight)
             }
         };
@@ -92,11 +94,16 @@ pub(super) async fn upload_weight(
 }
 
 /// Uploads the weight of a convolution with groups.
-pub(super) async fn upload_grouped(device: &Device, name: &str, conv: &QConv) -> Result<LinearData, GpuError> {
+pub(super) fn upload_grouped(
+    device: &Device,
+    pending: &mut Pending,
+    name: &str,
+    conv: &QConv,
+) -> Result<LinearData, GpuError> {
     let channels = channels(&conv.layer, 0..conv.layer.n);
-    let channels = storage(device, &format!("{name}.channels"), bytemuck::cast_slice(&channels)).await?;
+    let channels = storage(device, pending, &format!("{name}.channels"), bytemuck::cast_slice(&channels))?;
     let weight = conv::grouped::weight(conv);
-    let weight = storage(device, &format!("{name}.weight"), bytemuck::cast_slice(&weight)).await?;
+    let weight = storage(device, pending, &format!("{name}.weight"), bytemuck::cast_slice(&weight))?;
     Ok(LinearData { parts: vec![conv::grouped::part(conv)], buffers: vec![PartBuffers { weight, channels }] })
 }
 
@@ -124,12 +131,17 @@ fn channels(linear: &QLinear, range: Range<usize>) -> Vec<Channels> {
 }
 
 /// Uploads a storage buffer, no larger than a binding can be.
-pub(super) async fn storage(device: &Device, name: &str, bytes: &[u8]) -> Result<wgpu::Buffer, GpuError> {
+pub(super) fn storage(
+    device: &Device,
+    pending: &mut Pending,
+    name: &str,
+    bytes: &[u8],
+) -> Result<wgpu::Buffer, GpuError> {
     let (actual, limit) = (bytes.len() as u64, device.limits.max_storage_buffer_binding_size);
     if actual > limit {
         return Err(GpuError::Limit { name: name.to_owned(), what: "bytes of a storage binding", actual, limit });
     }
     // Other weights may be copied to it, and from it.
     let usage = BufferUsages::STORAGE | BufferUsages::COPY_DST | BufferUsages::COPY_SRC;
-    upload(&device.wgpu, name, bytes, usage).await
+    upload(pending, name, bytes, usage)
 }

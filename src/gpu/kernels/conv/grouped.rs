@@ -65,7 +65,7 @@ impl Kernel for GroupedKernel {
         if self.depthwise { "conv_depthwise" } else { "conv_grouped" }
     }
 
-    fn chosen(self) -> Chosen {
+    fn chosen(self, _options: KernelOptions) -> Chosen {
         self.epilogue.pieces()
     }
 

@@ -173,6 +173,9 @@ impl DeviceClass {
     }
 }
 
+/// The most rows for which a CPU multiplies each row alone.
+const MOST_SINGLE_ROWS: u64 = 2;
+
 /// The properties of a device that decide over kernels.
 #[derive(Debug, Clone)]
 pub(crate) struct Abilities {
@@ -225,7 +228,7 @@ impl Abilities {
         // latency of memory, the more so the larger it is and the fewer columns there are, and up to 8 rows the weights' bytes decide; a CPU
         // is limited by its arithmetic from 3 rows on.
         let few: &[(u64, u32, u32, u64)] = match self.class {
-            DeviceClass::Software => &[(1, 1, 1, 0), (2, 2, 1, 0)],
+            DeviceClass::Software => return self.row(),
             DeviceClass::Discrete => &[(1, 1, 8, 512), (1, 1, 16, 0), (2, 2, 16, 0), (4, 4, 16, 0), (8, 4, 16, 0)],
             DeviceClass::Integrated | DeviceClass::Mobile => &[(1, 1, 4, 0), (2, 2, 4, 0), (4, 4, 4, 0), (8, 8, 4, 0)],
         };
@@ -234,6 +237,12 @@ impl Abilities {
             Some(Candidate { most_rows, least_workgroups, ..Candidate::always(tile) })
         };
         few.iter().filter_map(candidate).collect()
+    }
+
+    /// The kernel for few rows on a CPU, which is compiled in less time than those whose threads share a column.
+    fn row(&self) -> Vec<Candidate> {
+        let row = self.shape(LinearKernel::Row, 1, 1).ok();
+        row.map(|tile| Candidate { most_rows: MOST_SINGLE_ROWS, ..Candidate::always(tile) }).into_iter().collect()
     }
 
     /// The kernel for large grids.
@@ -395,6 +404,7 @@ mod tests {
 
         let software = abilities(DeviceClass::Software, limits.clone(), Some(8));
         let all = choices(&software, &Wanted::default()).expect("fit");
+        assert_eq!([1, 2].map(|rows| kernel(&all[0], rows, 64)), [LinearKernel::Row; 2]);
         assert_eq!(kernel(&all[0], 9, 64), LinearKernel::Subgroup);
         assert!(!all[0].packed_dot && all.last().is_some_and(|c| c.packed_dot));
         let software = abilities(DeviceClass::Software, limits.clone(), None);

@@ -15,6 +15,8 @@ pub enum LinearKernel {
     Large,
     /// No workgroup memory, 8 × 4 outputs a thread: for mobile GPUs and software adapters.
     Register,
+    /// No workgroup memory, one row and 4 columns a thread: for few rows on software adapters.
+    Row,
     /// Subgroup operations, 16 × 4 outputs a thread: for software adapters. Needs `Features::SUBGROUP`.
     Subgroup,
     /// One column a thread and up to 64 columns a workgroup, for up to 8 rows.
@@ -28,8 +30,16 @@ pub enum LinearKernel {
 
 impl LinearKernel {
     /// Every kernel.
-    pub const ALL: [Self; 7] =
-        [Self::Workgroup, Self::Large, Self::Register, Self::Subgroup, Self::Gemv, Self::Coopmat, Self::CoopmatInt8];
+    pub const ALL: [Self; 8] = [
+        Self::Workgroup,
+        Self::Large,
+        Self::Register,
+        Self::Row,
+        Self::Subgroup,
+        Self::Gemv,
+        Self::Coopmat,
+        Self::CoopmatInt8,
+    ];
 
     /// Returns the name of the entry point.
     #[must_use]
@@ -38,6 +48,7 @@ impl LinearKernel {
             Self::Workgroup => "linear",
             Self::Large => "linear_large",
             Self::Register => "linear_reg",
+            Self::Row => "linear_row",
             Self::Subgroup => "linear_sub",
             Self::Gemv => "linear_gemv",
             Self::Coopmat => "linear_coopmat",
@@ -63,6 +74,7 @@ impl TileShape {
     /// | [`LinearKernel::Workgroup`] | a multiple of 4 | vectors of 16 int8 values that are staged at a time |
     /// | [`LinearKernel::Large`] | 128 | 2 |
     /// | [`LinearKernel::Register`] | a multiple of 8 | 1, because nothing is staged |
+    /// | [`LinearKernel::Row`] | any | 1 |
     /// | [`LinearKernel::Subgroup`] | 8 or 16 | lanes that share what they load: 8, or 4 where subgroups may be smaller |
     /// | [`LinearKernel::Gemv`] | 1, 2, 4 or 8 | threads that share a column; with 8 a workgroup has 32 columns, with 16 it has 16 |
     /// | [`LinearKernel::Coopmat`], [`LinearKernel::CoopmatInt8`] | 64 or 128 | vectors of 16 int8 values that are staged at a time, 2 or 4 |
@@ -84,6 +96,7 @@ impl TileShape {
                 let of_thread = kernel.rows_of_thread();
                 check("rows", rows.into(), rows.is_multiple_of(of_thread), "a multiple of", of_thread.into())?;
             }
+            LinearKernel::Row => {}
             LinearKernel::Large => check("rows", rows.into(), rows == 128, "exactly", 128)?,
             LinearKernel::Subgroup => check("rows", rows.into(), matches!(rows, 8 | 16), "8 or", 16)?,
             LinearKernel::Gemv => check("rows", rows.into(), matches!(rows, 1 | 2 | 4 | 8), "1, 2, 4 or", 8)?,
@@ -97,7 +110,7 @@ impl TileShape {
                 check("k_step", k_step.into(), k_step <= 4 || matches!(k_step, 8 | 16), "up to 4, 8 or", 16)?
             }
             LinearKernel::Large => check("k_step", k_step.into(), k_step == 2, "exactly", 2)?,
-            LinearKernel::Register => check("k_step", k_step.into(), k_step == 1, "exactly", 1)?,
+            LinearKernel::Register | LinearKernel::Row => check("k_step", k_step.into(), k_step == 1, "exactly", 1)?,
             LinearKernel::Subgroup => check("k_step", k_step.into(), matches!(k_step, 4 | 8), "4 or", 8)?,
             LinearKernel::Coopmat | LinearKernel::CoopmatInt8 => {
                 check("k_step", k_step.into(), matches!(k_step, 2 | 4), "2 or", 4)?
@@ -156,8 +169,9 @@ impl TileShape {
             LinearKernel::Workgroup => k_step * (rows + 2 + BLOCK_COLS as u64) * word,
             // Two stages of x and w.
             LinearKernel::Large => 2 * k_step * (rows + 128) * word,
+            LinearKernel::Register | LinearKernel::Row | LinearKernel::Subgroup => 0,
             // The engine checks those of cooperative matrices.
-            LinearKernel::Register | LinearKernel::Subgroup | LinearKernel::Coopmat | LinearKernel::CoopmatInt8 => 0,
+            LinearKernel::Coopmat | LinearKernel::CoopmatInt8 => 0,
             // The sums of four rows each.
             LinearKernel::Gemv => {
                 let sums = k_step * self.cols() as u64;
@@ -172,7 +186,7 @@ impl TileShape {
         match self.kernel {
             LinearKernel::Workgroup => vec![("THREADS_Y", threads_y), ("K_STEP", self.k_step)],
             LinearKernel::Large => Vec::new(),
-            LinearKernel::Register => vec![("THREADS_Y", threads_y)],
+            LinearKernel::Register | LinearKernel::Row => vec![("THREADS_Y", threads_y)],
             LinearKernel::Subgroup => vec![("LANES", self.k_step), ("ROWS", self.rows)],
             LinearKernel::Gemv => {
                 vec![("ROWS", self.rows), ("K_LANES", self.k_step), ("QUADS", self.cols() as u32 / 4)]
@@ -202,7 +216,7 @@ impl LinearKernel {
             Self::Workgroup => 4,
             Self::Large | Self::Register => 8,
             Self::Subgroup => 16,
-            Self::Gemv | Self::Coopmat | Self::CoopmatInt8 => 1,
+            Self::Row | Self::Gemv | Self::Coopmat | Self::CoopmatInt8 => 1,
         }
     }
 }
@@ -218,6 +232,7 @@ mod tests {
             (LinearKernel::Workgroup, 64, 4),
             (LinearKernel::Workgroup, 4, 1),
             (LinearKernel::Register, 128, 1),
+            (LinearKernel::Row, 3, 1),
             (LinearKernel::Gemv, 8, 4),
             (LinearKernel::Large, 128, 2),
             (LinearKernel::Subgroup, 16, 8),
@@ -233,6 +248,8 @@ mod tests {
             (LinearKernel::Workgroup, 0, 4, &limits, "rows"),
             (LinearKernel::Register, 8, 0, &limits, "k_step"),
             (LinearKernel::Register, 8, 2, &limits, "k_step"),
+            (LinearKernel::Row, 1, 2, &limits, "k_step"),
+            (LinearKernel::Row, 257, 1, &limits, "threads along the rows"),
             (LinearKernel::Register, 8 * 257, 1, &limits, "threads along the rows"),
             (LinearKernel::Large, 128, 2, &small, "bytes of workgroup memory"),
             (LinearKernel::Large, 64, 2, &limits, "rows"),
