@@ -91,10 +91,16 @@ cargo run --quiet -p enfold-web-bindgen -- "$wasm" "$out" "${names[@]}"
 
 if [ -e "$opt" ]; then
     say "wasm-opt"
-    # Functions that were compiled from the same source for several types have similar names. Side by side, they take less with gzip.
     features=(bulk-memory bulk-memory-opt call-indirect-overlong multivalue mutable-globals nontrapping-float-to-int reference-types sign-ext simd)
-    "$opt" -Oz --converge --reorder-functions-by-name "${features[@]/#/--enable-}" --strip-debug --strip-producers "$out/enfold_web_bg.wasm" -o "$out/optimized.wasm"
-    mv "$out/optimized.wasm" "$out/enfold_web_bg.wasm"
+    features=("${features[@]/#/--enable-}")
+    # The lowest addresses are the end of the stack, which nothing reaches: offsets may be parts of loads and stores.
+    # Small for gzip is not small for itself: functions inside others and shared expressions repeat less.
+    "$opt" "${features[@]}" --low-memory-unused --one-caller-inline-max-function-size=1 --skip-pass=local-cse -Oz --converge -g \
+        "$out/enfold_web_bg.wasm" -o "$out/optimized.wasm"
+    # gzip finds what it repeats within 32 KiB, so that functions that resemble each other lie side by side.
+    cargo run --quiet -p enfold-web-bindgen -- order "$out/optimized.wasm" "$out/named.wasm"
+    "$opt" "${features[@]}" --reorder-functions-by-name --strip-debug --strip-producers "$out/named.wasm" -o "$out/enfold_web_bg.wasm"
+    rm "$out/optimized.wasm" "$out/named.wasm"
 else
     say "not optimized: there is no wasm-opt (npm install binaryen)"
 fi

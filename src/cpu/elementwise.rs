@@ -2,19 +2,19 @@
 
 use std::borrow::Cow;
 
-use ndarray::{ArrayD, IxDyn, Zip};
+use ndarray::IxDyn;
 
 use super::broadcast::{Operand, broadcast_shape};
 use super::epilogue::Int8Output;
 use super::error::CpuError;
 use super::step_run::{Output, StepRun};
-use super::task_size::{TASK, task_len};
+use super::task_size::task_len;
 use crate::numerics::{self, AddMultipliers, BinaryOp, Int32Op, float};
 use crate::ops::{Binary, Int32, Mask, Op};
 use crate::parallel::*;
 use crate::program::StepOp;
-use crate::values::Tensor;
 use crate::values::slices::{CHECKED, integers};
+use crate::values::{RowMajor, Tensor};
 
 pub(super) fn run(run: &mut StepRun<'_>) -> Option<Output> {
     let StepOp::Op(op) = &run.step.op else { return None };
@@ -44,7 +44,7 @@ pub(super) fn run(run: &mut StepRun<'_>) -> Option<Output> {
 /// Computes `f(a, b)` of each pair of floats, broadcast. It reuses the buffer of `a` where `a` has the shape of the result.
 fn zip_f32(a: Tensor, b: &Tensor, f: impl Fn(f32, f32) -> f32 + Sync + Send) -> Tensor {
     match (a, b) {
-        (Tensor::F32(a), Tensor::F32(b)) => Tensor::from(zip(Cow::Owned(a.into_array()), b.array(), f)),
+        (Tensor::F32(a), Tensor::F32(b)) => Tensor::from(zip(Cow::Owned(a), b, f)),
         _ => unreachable!("{CHECKED}"),
     }
 }
@@ -70,7 +70,8 @@ fn mask(inverted: bool) -> impl Fn(f32, f32) -> f32 + Sync + Send {
 fn int32(op: Int32Op, checked: bool, a: &Tensor, b: &Tensor) -> Result<Tensor, usize> {
     let (Tensor::I32(a), Tensor::I32(b)) = (a, b) else { unreachable!("{CHECKED}") };
     let shape = broadcast_shape(a.shape(), b.shape());
-    let [a, b] = [a, b].map(|x| x.array().broadcast(IxDyn(&shape)).expect(CHECKED));
+    let arrays = [a, b].map(RowMajor::array);
+    let [a, b] = arrays.each_ref().map(|x| x.broadcast(IxDyn(&shape)).expect(CHECKED));
     let pairs = a.iter().zip(b.iter()).enumerate();
     let data = pairs.map(|(at, (&a, &b))| op.eval(a, b, checked).ok_or(at));
     Ok(integers(&shape, data.collect::<Result<_, _>>()?))
@@ -94,12 +95,12 @@ fn mul_i8(a: &Tensor, b: &Tensor, zero_points: [i32; 2], multiplier: f32, y: Int
 /// Computes `f(a, b)` of each pair of quantized values, broadcast.
 fn zip_i8(a: &Tensor, b: &Tensor, f: impl Fn(i8, i8) -> i8 + Sync + Send) -> Tensor {
     match (a, b) {
-        (Tensor::I8(a), Tensor::I8(b)) => Tensor::from(zip(Cow::Borrowed(a.array()), b.array(), f)),
+        (Tensor::I8(a), Tensor::I8(b)) => Tensor::from(zip(Cow::Borrowed(a), b, f)),
         _ => unreachable!("{CHECKED}"),
     }
 }
 
-fn zip<T>(a: Cow<'_, ArrayD<T>>, b: &ArrayD<T>, f: impl Fn(T, T) -> T + Sync + Send) -> ArrayD<T>
+fn zip<T>(a: Cow<'_, RowMajor<T>>, b: &RowMajor<T>, f: impl Fn(T, T) -> T + Sync + Send) -> RowMajor<T>
 where
     T: Copy + Default + Send + Sync,
 {
@@ -114,26 +115,20 @@ where
         zip_assign(&mut y, &a, |b, a| f(a, b));
         return y;
     }
-    let mut y = ArrayD::from_elem(IxDyn(&shape), T::default());
-    let (a, b) = (a.broadcast(IxDyn(&shape)).expect(CHECKED), b.broadcast(IxDyn(&shape)).expect(CHECKED));
-    let pairs = Zip::from(&mut y).and(&a).and(&b);
-    #[cfg(feature = "threads")]
-    if pairs.size() > TASK {
-        pairs.par_for_each(|y, &a, &b| *y = f(a, b));
-        return y;
-    }
-    pairs.for_each(|y, &a, &b| *y = f(a, b));
+    // Neither has the shape of the result: `a` gets it, so that only one loop is there for each function.
+    let mut y = RowMajor::from(a.array().broadcast(IxDyn(&shape)).expect(CHECKED).to_owned());
+    zip_assign(&mut y, b, f);
     y
 }
 
 /// Sets `y` to `f(y, b)`, with `b` broadcast to the shape of `y`.
-fn zip_assign<T>(y: &mut ArrayD<T>, b: &ArrayD<T>, f: impl Fn(T, T) -> T + Sync)
+fn zip_assign<T>(y: &mut RowMajor<T>, b: &RowMajor<T>, f: impl Fn(T, T) -> T + Sync)
 where
     T: Copy + Send + Sync,
 {
     let shape = y.shape().to_vec();
-    let (Some(y), Some(data)) = (y.as_slice_mut(), b.as_slice()) else { unreachable!("{CHECKED}") };
-    let (operand, task) = (Operand::new(data, b.shape(), &shape), task_len(y.len(), 1));
+    let (operand, task) = (Operand::new(b.elements(), b.shape(), &shape), task_len(y.len(), 1));
+    let y = y.elements_mut();
     y.par_chunks_mut(task).enumerate().for_each(|(at, y)| {
         operand.zip(y, at * task, &f);
     });

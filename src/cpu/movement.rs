@@ -2,15 +2,13 @@
 
 use std::ops::Range;
 
-use ndarray::{ArrayD, Axis, IxDyn};
-
 use super::step_run::{Output, StepRun};
 use super::task_size::task_len;
 use crate::ops::{Concat, IndexSelect, Op, Pad, Slice, Transpose};
 use crate::parallel::*;
 use crate::program::StepOp;
-use crate::values::Tensor;
 use crate::values::slices::CHECKED;
+use crate::values::{RowMajor, Tensor};
 
 /// Evaluates the same expression for an array of any element type.
 macro_rules! for_each_type {
@@ -43,32 +41,31 @@ pub(super) fn run(run: &mut StepRun<'_>) -> Option<Output> {
 
 /// Gives `x` another shape of as many elements, without copying.
 fn reshape(x: Tensor, shape: &[usize]) -> Tensor {
-    let shape = IxDyn(shape);
-    for_each_type!(x, a => a.into_array().into_shape_with_order(shape).expect(CHECKED))
+    for_each_type!(x, a => RowMajor::new(shape, a.into_vec()).expect(CHECKED))
 }
 
 /// Permutes axes: axis `i` of the result is axis `perm[i]` of `x`.
 pub(super) fn transpose(x: &Tensor, perm: &[usize]) -> Tensor {
-    for_each_type!(x, a => permuted(a.array(), perm, vec![Default::default(); a.len()]))
+    for_each_type!(x, a => permuted(a, perm, vec![Default::default(); a.len()]))
 }
 
 /// Transposes like [`transpose`], but into a buffer of as many floats.
 fn transpose_f32(x: &Tensor, perm: &[usize], y: Vec<f32>) -> Tensor {
     match x {
-        Tensor::F32(a) => Tensor::from(permuted(a.array(), perm, y)),
+        Tensor::F32(a) => Tensor::from(permuted(a, perm, y)),
         _ => unreachable!("{CHECKED}"),
     }
 }
 
 /// Permutes axes, one row of the result at a time.
-fn permuted<T: Copy + Send + Sync>(x: &ArrayD<T>, perm: &[usize], y: Vec<T>) -> ArrayD<T> {
+fn permuted<T: Copy + Send + Sync>(x: &RowMajor<T>, perm: &[usize], y: Vec<T>) -> RowMajor<T> {
     let shape: Vec<usize> = perm.iter().map(|&axis| x.shape()[axis]).collect();
-    let mut y = ArrayD::from_shape_vec(IxDyn(&shape), y).expect(CHECKED);
+    let mut y = RowMajor::new(&shape, y).expect(CHECKED);
     let strides: Vec<usize> = perm.iter().map(|&axis| x.shape()[axis + 1..].iter().product()).collect();
     let (Some((&cols, leading)), Some((&step, strides))) = (shape.split_last(), strides.split_last()) else {
         return x.clone();
     };
-    let (Some(from), Some(to)) = (x.as_slice(), y.as_slice_mut()) else { unreachable!("{CHECKED}") };
+    let (from, to) = (x.elements(), y.elements_mut());
     if to.is_empty() {
         return y;
     }
@@ -110,7 +107,7 @@ fn concat(inputs: &[&Tensor], axis: usize, shape: &[usize]) -> Tensor {
 }
 
 /// Joins parts, each of which has as many elements for each place of the axes before the joined one as is said with it.
-fn joined<T: Copy>(parts: &[(&[T], usize)], shape: &[usize]) -> ArrayD<T> {
+fn joined<T: Copy>(parts: &[(&[T], usize)], shape: &[usize]) -> RowMajor<T> {
     let length = parts.iter().map(|(_, length)| length).sum::<usize>().max(1);
     let total = shape.iter().product::<usize>();
     let mut y = Vec::with_capacity(total);
@@ -119,7 +116,7 @@ fn joined<T: Copy>(parts: &[(&[T], usize)], shape: &[usize]) -> ArrayD<T> {
             y.extend_from_slice(&part[at * length..][..*length]);
         }
     }
-    ArrayD::from_shape_vec(IxDyn(shape), y).expect(CHECKED)
+    RowMajor::new(shape, y).expect(CHECKED)
 }
 
 /// Copies a range of elements along an axis.
@@ -129,7 +126,7 @@ fn slice(x: &Tensor, axis: usize, range: Range<usize>, shape: &[usize]) -> Tenso
     for_each_type!(x, a => {
         let blocks = a.elements().chunks_exact(whole.max(1));
         let y = blocks.flat_map(|block| &block[kept.clone()]).copied().collect();
-        ArrayD::from_shape_vec(IxDyn(shape), y).expect(CHECKED)
+        RowMajor::new(shape, y).expect(CHECKED)
     })
 }
 
@@ -144,28 +141,36 @@ fn index_select(x: &Tensor, axis: usize, indices: &[u32]) -> Tensor {
         for block in a.elements().chunks_exact((length * inner).max(1)) {
             indices.iter().for_each(|&index| y.extend_from_slice(&block[index as usize * inner..][..inner]));
         }
-        ArrayD::from_shape_vec(IxDyn(&shape), y).expect(CHECKED)
+        RowMajor::new(&shape, y).expect(CHECKED)
     })
 }
 
 /// Copies a tensor into one of shape `shape` that is filled with a value. `before` are the elements before the first along each axis.
 fn pad(x: &Tensor, value: &Tensor, before: &[usize], shape: &[usize]) -> Tensor {
-    macro_rules! pad {
-        ($x:expr, $value:expr) => {{
-            let mut y = ArrayD::from_elem(IxDyn(shape), $value.elements()[0]);
-            let mut inner = y.view_mut();
-            for (axis, (&before, &length)) in before.iter().zip(x.shape()).enumerate() {
-                inner.slice_axis_inplace(Axis(axis), (before..before + length).into());
-            }
-            inner.assign($x.array());
-            y.into()
-        }};
-    }
     match (x, value) {
-        (Tensor::F32(x), Tensor::F32(value)) => pad!(x, value),
-        (Tensor::I8(x), Tensor::I8(value)) => pad!(x, value),
-        (Tensor::I32(x), Tensor::I32(value)) => pad!(x, value),
-        (Tensor::I64(x), Tensor::I64(value)) => pad!(x, value),
+        (Tensor::F32(x), Tensor::F32(value)) => padded(x, value, before, shape).into(),
+        (Tensor::I8(x), Tensor::I8(value)) => padded(x, value, before, shape).into(),
+        (Tensor::I32(x), Tensor::I32(value)) => padded(x, value, before, shape).into(),
+        (Tensor::I64(x), Tensor::I64(value)) => padded(x, value, before, shape).into(),
         _ => unreachable!("{CHECKED}"),
     }
+}
+
+/// Copies one row after the other into an array of the first element of `value`.
+fn padded<T: Copy>(x: &RowMajor<T>, value: &RowMajor<T>, before: &[usize], shape: &[usize]) -> RowMajor<T> {
+    let cols = x.shape().last().copied().unwrap_or(1);
+    let leading = x.shape().len().saturating_sub(1);
+    let mut y = vec![value.elements()[0]; shape.iter().product()];
+    for (row, from) in x.elements().chunks_exact(cols.max(1)).enumerate() {
+        // `at` is where this row begins in `y`.
+        let (mut index, mut at) = (row, before.last().copied().unwrap_or(0));
+        let mut stride = shape.last().copied().unwrap_or(1);
+        for axis in (0..leading).rev() {
+            at += (index % x.shape()[axis] + before[axis]) * stride;
+            index /= x.shape()[axis];
+            stride *= shape[axis];
+        }
+        y[at..][..cols].copy_from_slice(from);
+    }
+    RowMajor::new(shape, y).expect(CHECKED)
 }

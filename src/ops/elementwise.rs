@@ -125,10 +125,11 @@ impl Operator for Where {
     fn eval(&self, inputs: &Arguments<'_>) -> Result<Tensor, EvalError> {
         let tensors = [0, 1, 2].map(|input| inputs.tensor(input));
         let shape = broadcast_shapes(tensors.map(Tensor::shape));
-        let [condition, a, b] = tensors.map(|tensor| match tensor {
-            Tensor::F32(array) => array.array().broadcast(shape.clone()).expect(CHECKED),
+        let arrays = tensors.map(|tensor| match tensor {
+            Tensor::F32(array) => array.array(),
             _ => unreachable!("{CHECKED}"),
         });
+        let [condition, a, b] = arrays.each_ref().map(|array| array.broadcast(shape.clone()).expect(CHECKED));
         let select = |&condition: &f32, &a: &f32, &b: &f32| if condition != 0.0 { a } else { b };
         Ok(Zip::from(&condition).and(&a).and(&b).map_collect(select).into())
     }
@@ -315,7 +316,8 @@ where
     R: Clone + Copy + Send + Sync,
 {
     let shape = broadcast_shapes([a.shape(), b.shape()]);
-    let (a, b) = (a.array().broadcast(shape.clone()).expect(CHECKED), b.array().broadcast(shape).expect(CHECKED));
+    let arrays = [a.array(), b.array()];
+    let [a, b] = arrays.each_ref().map(|array| array.broadcast(shape.clone()).expect(CHECKED));
     let pairs = Zip::from(&a).and(&b);
     #[cfg(feature = "threads")]
     if a.len() >= 1 << 15 {

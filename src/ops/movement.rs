@@ -176,7 +176,7 @@ impl Operator for Concat {
         macro_rules! join {
             ($variant:ident) => {{
                 let arrays = inputs.tensors.iter().map(|tensor| match tensor {
-                    Tensor::$variant(array) => array.array().view(),
+                    Tensor::$variant(array) => array.array(),
                     _ => unreachable!("{CHECKED}"),
                 });
                 ndarray::concatenate(Axis(self.axis), &arrays.collect::<Vec<_>>()).expect(CHECKED).into()
@@ -376,7 +376,7 @@ fn reshaped(inputs: &Arguments<'_>) -> Tensor {
 
 /// Permutes axes: axis `i` of the result is axis `perm[i]` of `x`.
 pub(crate) fn transposed(x: &Tensor, perm: &[usize]) -> Tensor {
-    for_each_type!(x, a => a.array().view().permuted_axes(perm).to_owned())
+    for_each_type!(x, a => a.array().permuted_axes(perm).to_owned())
 }
 
 /// Number of elements of a shape.

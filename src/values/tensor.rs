@@ -1,6 +1,6 @@
 //! Host tensors: what enters and leaves a graph on the CPU.
 
-use ndarray::{Array, ArrayD, Dimension, IxDyn};
+use ndarray::{Array, Dimension};
 
 use super::{DType, RowMajor};
 
@@ -149,11 +149,12 @@ impl Tensor {
     }
 }
 
-fn array<T: Clone>(shape: &[usize], data: Vec<T>) -> Result<RowMajor<T>, TensorError> {
-    let expected = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).unwrap_or(usize::MAX);
+fn array<T>(shape: &[usize], data: Vec<T>) -> Result<RowMajor<T>, TensorError> {
     let actual = data.len();
-    let array = ArrayD::from_shape_vec(IxDyn(shape), data);
-    array.map(RowMajor::from).map_err(|_| TensorError { shape: shape.to_vec(), actual, expected })
+    RowMajor::new(shape, data).ok_or_else(|| {
+        let expected = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).unwrap_or(usize::MAX);
+        TensorError { shape: shape.to_vec(), actual, expected }
+    })
 }
 
 macro_rules! from_array {

@@ -4,6 +4,9 @@ use std::collections::BTreeSet;
 
 mod languages;
 mod lint;
+mod short;
+#[path = "../../build/short_names.rs"]
+mod short_names;
 
 use enfold::gpu::shaders::{self, BindingKind, Shader};
 use lint::inexact;

@@ -165,7 +165,7 @@ pub struct Struct {
     pub name: &'static str,
     /// Its size on the host in bytes.
     pub size: usize,
-    /// Names and byte offsets of its fields.
+    /// Names and byte offsets of its fields. A player, which is built without the feature `flow`, has none, to be small.
     pub fields: &'static [(&'static str, usize)],
 }
 
@@ -183,7 +183,11 @@ macro_rules! wgsl_struct {
             pub(crate) const LAYOUT: $crate::gpu::device::shader::Struct = $crate::gpu::device::shader::Struct {
                 name: stringify!($name),
                 size: size_of::<$name>(),
-                fields: &[$((stringify!($field), std::mem::offset_of!($name, $field))),*],
+                fields: if cfg!(feature = "flow") {
+                    &[$((stringify!($field), std::mem::offset_of!($name, $field))),*]
+                } else {
+                    &[]
+                },
             };
         }
     };

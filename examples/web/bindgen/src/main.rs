@@ -2,6 +2,10 @@
 //! version is that of `wasm-bindgen` in `Cargo.lock`, which must be the same.
 //!
 //! `enfold-web-bindgen INPUT.wasm FOLDER [--no-names]`
+//!
+//! `enfold-web-bindgen order INPUT.wasm OUTPUT.wasm` names the functions by the order in which gzip makes the file smallest.
+
+mod order;
 
 use anyhow::{Context as _, Result};
 use wasm_bindgen_cli_support::Bindgen;
@@ -9,6 +13,11 @@ use wasm_bindgen_cli_support::Bindgen;
 fn main() -> Result<()> {
     let mut arguments = std::env::args_os().skip(1);
     let input = arguments.next().context("expected the wasm file")?;
+    if input == "order" {
+        let [input, output] = [arguments.next(), arguments.next()];
+        let (input, output) = (input.context("expected the wasm file")?, output.context("expected the file to write")?);
+        return Ok(std::fs::write(output, order::named_by_order(&std::fs::read(input)?)?)?);
+    }
     let folder = arguments.next().context("expected the folder to write to")?;
     let names = arguments.next().is_none_or(|argument| argument != "--no-names");
     Bindgen::new()
