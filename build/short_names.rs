@@ -54,7 +54,7 @@ impl ShortNames {
             }
         }
         let literals = writers.iter().flat_map(|text| text.split('"').skip(1).step_by(2));
-        kept.extend(literals.flat_map(|literal| tokens(literal)).map(|token| token.text));
+        kept.extend(literals.flat_map(tokens).map(|token| token.text));
         let mut names: Vec<&str> = declared.difference(&kept).copied().filter(|name| name.len() > 2).collect();
         // The most frequent names are the shortest.
         names.sort_by_key(|&name| (Reverse(words[name]), name));

@@ -29,6 +29,8 @@ mod fields;
 mod neon;
 #[cfg(any(target_arch = "x86_64", all(target_arch = "wasm32", target_feature = "simd128")))]
 mod pairs;
+#[cfg(target_arch = "x86_64")]
+mod results;
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
 mod simd128;
 #[cfg(target_arch = "x86_64")]

@@ -24,6 +24,7 @@ use std::ops::Range;
 use super::ALONE;
 use super::amx;
 use super::fields::{base, bits, from_field, in_field};
+use super::results::Results;
 use crate::numerics::gemm::After;
 use crate::numerics::gemm::tasks::{Division, Task, tiles};
 use crate::parallel::*;
@@ -170,7 +171,7 @@ impl Blocks {
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     fn task_amx<T: Copy, F: Fn(usize, usize, &mut [T], &[i32])>(&self, task: Task, x: &[i8], y: &mut [T], finish: &F) {
-        let results = Results::new(self, &task);
+        let results = Results::new(self.n, &task);
         let x = &x[task.rows.start * self.k..task.rows.end * self.k];
         amx::with_activations(x, self.k, |tiles| {
             let mut sums = amx::Sums::new();
@@ -191,7 +192,7 @@ impl Blocks {
         y: &mut [T],
         finish: &F,
     ) {
-        let (work, results) = (Work::new(self, &task, flipped, x), Results::new(self, &task));
+        let (work, results) = (Work::new(self, &task, flipped, x), Results::new(self.n, &task));
         let mut sums = [[_mm512_setzero_si512(); PARTS]; ROWS];
         for block in task.blocks.clone() {
             let weights = self.block(block);
@@ -217,7 +218,7 @@ impl Blocks {
         y: &mut [T],
         finish: &F,
     ) {
-        let (work, results) = (Work::new(self, &task, flipped, x), Results::new(self, &task));
+        let (work, results) = (Work::new(self, &task, flipped, x), Results::new(self.n, &task));
         let mut sums = [[[_mm256_setzero_si256(); 2]; PARTS]; ROWS];
         for block in task.blocks.clone() {
             let weights = self.block(block);
@@ -230,47 +231,6 @@ impl Blocks {
                 }
                 results.finish(bytemuck::must_cast_slice(&sums[..rows]), block, at, y, finish);
                 at += rows;
-            }
-        }
-    }
-}
-
-/// Where the results of a task belong.
-struct Results {
-    first_row: usize,
-    /// The first channel of the task's results, their number, and the number of all channels.
-    first_col: usize,
-    cols: usize,
-    n: usize,
-}
-
-impl Results {
-    fn new(blocks: &Blocks, task: &Task) -> Self {
-        let first_col = task.blocks.start * COLS;
-        let cols = blocks.n.min(task.blocks.end * COLS) - first_col;
-        Self { first_row: task.rows.start, first_col, cols, n: blocks.n }
-    }
-
-    /// Runs the epilogue of a tile whose first row is row `at` of the task.
-    #[inline(always)]
-    fn finish<T>(
-        &self,
-        sums: &[[i32; COLS]],
-        block: usize,
-        at: usize,
-        y: &mut [T],
-        finish: &impl Fn(usize, usize, &mut [T], &[i32]),
-    ) {
-        let first = block * COLS;
-        let (col, width) = (first - self.first_col, COLS.min(self.n - first));
-        for (row, sums) in sums.iter().enumerate() {
-            let y = &mut y[(at + row) * self.cols + col..];
-            let row = self.first_row + at + row;
-            // This branch has a length that the compiler knows.
-            if width == COLS {
-                finish(row, first, &mut y[..COLS], sums);
-            } else {
-                finish(row, first, &mut y[..width], &sums[..width]);
             }
         }
     }
