@@ -104,8 +104,7 @@ fn views_keep_their_roots() {
     }
 }
 
-/// Convolutions of floats collect their patches block by block: several blocks, one, and images that are read once more. Patches that are
-/// an output are collected as a whole.
+/// Convolutions of floats collect their patches block by block: several blocks, one, and images that are inputs or read once more.
 #[test]
 fn float_convolutions_collect_their_patches() {
     for ([rows, channels, size, outputs], stride) in [([2, 16, 40, 24], 1), ([1, 3, 9, 5], 2), ([3, 64, 7, 8], 1)] {
@@ -122,9 +121,37 @@ fn float_convolutions_collect_their_patches() {
         let first = conv(&mut g, "first", root, [channels, outputs], stride);
         let second = conv(&mut g, "second", first, [outputs, channels], 1);
         let y = if stride == 1 { g.add("residual", second, root).expect("a sum") } else { second };
-        let graph = g.finish([y]).expect("a graph");
+        let of_input = conv(&mut g, "of_input", x, [channels, outputs], 2);
+        let graph = g.finish([y, of_input]).expect("a graph");
         let x = floats(&[rows, channels, size, size], 9);
-        assert_eq!(agree(&graph, &[&x])[1], 2, "{graph}");
+        assert_eq!(agree(&graph, &[&x])[1], 3, "{graph}");
+    }
+}
+
+/// Products of all bits have one order of sums, whatever the blocks: on one to three threads the bits are the same, and near the interpreter's.
+#[test]
+fn convolutions_of_all_bits_do_not_depend_on_threads() {
+    for [channels, size, outputs] in [[32, 40, 24], [3, 5, 7], [40, 9, 130]] {
+        let mut g = GraphBuilder::new();
+        let x = g.input("x", Shape::batched(&[channels, size, size])).expect("an input");
+        let window = Window::new(&[3, 3]).with_padding(&[1, 1]);
+        let op = Conv { window, groups: 1, products: FloatProducts::Full };
+        let y = g.conv("conv", x, floats(&[outputs, channels, 3, 3], 5), None, op).expect("a convolution");
+        let graph = g.finish([y]).expect("a graph");
+        let x = floats(&[3, channels, size, size], 9);
+        let expected = Interpreter::new(&graph).run(&[&x]).expect("interpreted");
+        let engine = Engine::new(&lower(&graph).expect("lowered")).expect("an engine");
+        assert_eq!(engine.views_and_fused()[1], 1);
+        let runs = [1, 2, 3].map(|threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
+            pool.install(|| engine.run(&[&x])).expect("run")
+        });
+        assert!(runs.iter().all(|run| bits(run) == bits(&runs[0])));
+        let (got, expected) = (runs[0][0].as_f32().expect("floats"), expected[0].as_f32().expect("floats"));
+        let largest = expected.iter().fold(0f32, |most, v| most.max(v.abs()));
+        for (at, (got, expected)) in got.iter().zip(expected).enumerate() {
+            assert!((got - expected).abs() <= 1e-5 * largest, "element {at} is {got}, expected {expected}");
+        }
     }
 }
 

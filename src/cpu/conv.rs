@@ -204,13 +204,13 @@ pub(super) fn of_patches(
     let pixels = images.output_pixels();
     let image_length = images.input[0] * images.input[1] * images.channels;
     let most = (FLOAT_PATCH_BYTES / (4 * k.max(1))).max(LEAST_PATCHES);
-    // Every thread gets as many blocks.
     let (rows, threads) = (y.len() / n.max(1), current_num_threads());
-    let blocks = match rows.div_ceil(most) {
-        1 => 1,
-        blocks => blocks.next_multiple_of(threads),
+    // Every thread gets as many blocks, or all threads share one.
+    let blocks = match rows.div_ceil(most).next_multiple_of(threads) {
+        blocks if blocks * LEAST_PATCHES <= rows => blocks,
+        _ => 1,
     };
-    let block = rows.div_ceil(blocks.max(1)).max(1);
+    let block = rows.div_ceil(blocks);
     let run = |(at, y): (usize, &mut [f32])| {
         let mut patches = PATCHES.take();
         patches.resize(y.len() / n * k, 0.0);
@@ -231,7 +231,7 @@ pub(super) fn of_patches(
         PATCHES.set(patches);
     };
     match blocks {
-        0 => {}
+        _ if y.is_empty() => {}
         1 => run((0, y)),
         _ => y.par_chunks_mut(block * n).enumerate().for_each(run),
     }

@@ -213,7 +213,7 @@ impl Engine {
     }
 
     /// Runs the program like [`Engine::run`], and returns the duration of each step of [`Program::steps`], in order, by the clock. A step that
-    /// runs with a product before it has no time of its own.
+    /// runs with a product before or after it has no time of its own.
     ///
     /// A single run is noisy: take the median of several, after one that is not counted.
     ///

@@ -11,7 +11,7 @@ use crate::program::{Epilogue, Program, QLinear, Step, StepOp, ValueId};
 use crate::values::slices::f32s;
 use crate::values::{DType, Tensor};
 
-/// Which steps run with a product before them.
+/// Which steps run with a product before or after them.
 #[derive(Debug)]
 pub(super) struct Fusions {
     /// For each step, the steps that run with it, in order.

@@ -45,7 +45,9 @@ pub(super) fn run(run: &mut StepRun<'_>) -> Option<Output> {
                     Some(Weight::F32(packed)) => Some(&**packed),
                     _ => None,
                 };
-                multiply(&|y, x| gemm::linear_into(y, x, [y.len() / n.max(1), n, k], f32s(rest[0]), packed, bias));
+                // The order of a convolution's sums must not depend on the rows of a block.
+                let linear = if run.patches.is_some() { gemm::linear_of_block } else { gemm::linear_into };
+                multiply(&|y, x| linear(y, x, [y.len() / n.max(1), n, k], f32s(rest[0]), packed, bias));
             }
             tensor(shape.to_vec(), y)
         }

@@ -9,6 +9,9 @@ pub enum GemmBackend {
     Auto,
     /// Tiles of AMX (AMX-INT8) for many rows, and AVX-512 VNNI for few. It is an error on processors without both, and on systems other
     /// than Linux.
+    ///
+    /// Linux gives the state of tiles to a process that asks for it, once for all of its threads. From then on it refuses signal stacks
+    /// (`sigaltstack`) that are too small for this state of 8 KiB. [`Auto`](Self::Auto) asks when it first packs a layer; another backend never asks.
     Amx,
     /// Register tiles for AVX-512 VNNI. It is an error on processors without it.
     Avx512Vnni,

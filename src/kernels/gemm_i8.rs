@@ -473,7 +473,7 @@ mod tests {
     fn products_of_weights_of_few_bits_are_exact() {
         let ranges =
             [(-8, 7), (0, 15), (-15, 0), (-8, 8), (-2, 1), (0, 3), (-3, 0), (-2, 2), (0, 0), (-128, -113), (112, 127)];
-        let small = [[1, 1, 1], [1, 70, 300], [2, 17, 16], [7, 65, 31], [70, 129, 5]];
+        let small = [[1, 1, 1], [1, 70, 300], [2, 17, 16], [7, 65, 31], [33, 70, 200], [70, 129, 5]];
         let shapes = ranges.iter().flat_map(|&range| small.map(|shape| (range, shape)));
         let long =
             [(-8, 7), (-2, 1)].map(|range| [[1, 49, 1 << 16], [1, 49, (1 << 16) + 1]].map(|shape| (range, shape)));

@@ -17,13 +17,14 @@ pub(crate) mod tasks;
 pub(crate) use after::After;
 #[cfg(feature = "threads")]
 pub(crate) use rten::{
-    PackedLeft, PackedWeight, SIZES, linear, linear_into, matmul, matmul_transposed, matrix, transposed,
+    PackedLeft, PackedWeight, SIZES, linear, linear_into, linear_of_block, matmul, matmul_transposed, matrix,
+    transposed,
 };
 
 #[cfg(not(feature = "threads"))]
 mod plain;
 #[cfg(not(feature = "threads"))]
-pub(crate) use plain::{PackedLeft, PackedWeight, linear, linear_into, matmul};
+pub(crate) use plain::{PackedLeft, PackedWeight, linear, linear_into, linear_of_block, matmul};
 
 /// Multiply-adds of a product of two matrices, beyond which the library's blocks are worth their packing.
 pub(crate) const LARGE: usize = 1 << 22;

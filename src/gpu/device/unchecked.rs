@@ -1,5 +1,6 @@
 //! The `unsafe` calls of wgpu: shader modules without run-time checks, and pipeline caches. The crate's other modules with `unsafe`
-//! code are `spirv`, of the feature `coopmat-spirv`, and the host's int8 product for AVX2.
+//! code are `spirv`, of the feature `coopmat-spirv`, and the host's int8 products for the instructions of a processor, in
+//! `kernels/gemm_i8`.
 
 #![allow(unsafe_code)]
 

@@ -56,6 +56,9 @@ pub(crate) fn linear(
     y
 }
 
+/// Computes [`linear_into`] for a block of rows.
+pub(crate) use linear_into as linear_of_block;
+
 /// Computes [`linear`] into a buffer `y[m, n]`.
 pub(crate) fn linear_into(
     y: &mut [f32],

@@ -202,6 +202,21 @@ pub(crate) fn linear_into(
     GemmExecutor::<f32>::new().gemm(y, a, b, options).expect(SIZES);
 }
 
+/// Computes [`linear_into`] for a block of rows. If the weight is packed, the order of a sum does not depend on their number.
+pub(crate) fn linear_of_block(
+    y: &mut [f32],
+    x: &[f32],
+    [m, n, k]: [usize; 3],
+    weight: &[f32],
+    packed: Option<&PackedWeight>,
+    bias: Option<&[f32]>,
+) {
+    match packed {
+        Some(PackedWeight(panels)) => panels.product(y, x, m, bias),
+        None => linear_into(y, x, [m, n, k], weight, packed, bias),
+    }
+}
+
 /// Computes `y[m, n] = a[m, k] · b[k, n]`: up to [`LARGE`] as [`strided::product`] does.
 pub(crate) fn matmul(y: &mut [f32], a: &[f32], b: &[f32], [m, n, k]: [usize; 3]) {
     if y.is_empty() || k == 0 {
@@ -262,6 +277,8 @@ mod tests {
             [5, 4, 5000],
             [140, 33, 257],
             [9, 40, 512],
+            [20, 300, 600],
+            [140, 130, 257],
         ] {
             let (x, bias): (Vec<f32>, Vec<f32>) = ((0..m * k).map(value).collect(), (0..n).map(value).collect());
             let mut weight: Vec<f32> = (0..n * k).map(|i| value(i + 3)).collect();

@@ -32,7 +32,7 @@ pub(crate) struct Division {
     pub(crate) alone: usize,
 }
 
-/// The same where other threads are awake.
+/// The same within a region, whose other threads look for work.
 pub(crate) fn alone_now(alone: usize) -> usize {
     if is_awake() { alone >> 4 } else { alone }
 }
