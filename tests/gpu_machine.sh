@@ -223,16 +223,16 @@ part_B() {
         repeat --shape 128,512,512
         repeat --tile linear,64,2 linear_large,128,2 linear_reg,32,1
     else
-        repeat --shape 4096,4096,4096 1024,1024,1024 512,1024,1024 128,384,1536
-        repeat --tile linear,16,2 linear,32,2 linear,32,4 linear,64,1 linear,64,2 linear,64,4 linear_large,128,2 linear_reg,8,1 \
-            linear_reg,32,1 linear_reg,64,1 linear_coopmat_int8,64,2 linear_coopmat_int8,64,4 linear_coopmat_int8,128,2 \
-            linear_coopmat_int8,128,4
+        repeat --shape 4096,4096,4096 1024,1024,1024 512,1024,1024 128,384,1536 128,384,384
+        repeat --tile linear,16,2 linear,16,4 linear,32,2 linear,32,4 linear,32,8 linear,64,2 linear,64,4 linear,64,8 \
+            linear_large,128,2 linear_reg,8,1 linear_reg,32,1 linear_reg,64,1 linear_coopmat_int8,64,2 linear_coopmat_int8,64,4 \
+            linear_coopmat_int8,128,2 linear_coopmat_int8,128,4
     fi
     throughput --series "gpu resident" --series "gpu matrix units" --series "gpu int8 matrices" "${repeated[@]}" --json B-tiles.json ||
         status=1
     repeated=()
     repeat --tile linear_gemv,1,2 linear_gemv,1,4 linear_gemv,1,8 linear_gemv,1,16
-    if [ "$quick" -eq 1 ]; then repeat --shape 1,1024,1024; else repeat --shape 1,4096,4096 1,1024,4096; fi
+    if [ "$quick" -eq 1 ]; then repeat --shape 1,1024,1024; else repeat --shape 1,4096,4096 1,1024,4096 1,4096,11008; fi
     throughput --series "gpu resident" --series "gpu 4 bit" --series "gpu 2 bit" "${repeated[@]}" --json B-rows.json || status=1
     return "$status"
 }

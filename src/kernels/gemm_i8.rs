@@ -24,6 +24,8 @@ mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
+mod block;
+#[cfg(target_arch = "x86_64")]
 mod fields;
 #[cfg(target_arch = "aarch64")]
 mod neon;

@@ -14,8 +14,9 @@ use std::arch::asm;
 use std::cell::Cell;
 use std::sync::OnceLock;
 
+use super::block::{COLS, GROUP, PARTS, Weights};
 use super::fields::{base, bits};
-use super::vnni::{Blocks, COLS, GROUP, PARTS, Weights};
+use super::vnni::Blocks;
 
 /// Rows of a tile.
 pub(super) const ROWS: usize = 16;

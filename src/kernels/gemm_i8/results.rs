@@ -6,7 +6,7 @@
 use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
 use std::ops::Range;
 
-use super::vnni::COLS;
+use super::block::COLS;
 use crate::numerics::gemm::tasks::Task;
 
 /// Where the results of a task belong.

@@ -23,31 +23,20 @@ use std::ops::Range;
 
 use super::ALONE;
 use super::amx;
+use super::block::{COLS, GROUP, PARTS, Weights};
 use super::fields::{base, bits, from_field, in_field};
 use super::results::Results;
 use crate::numerics::gemm::After;
 use crate::numerics::gemm::tasks::{Division, Task, tiles};
 use crate::parallel::*;
 
-/// Channels of a block.
-pub(super) const COLS: usize = 64;
-/// Features of a group: their products with one channel are one 32-bit lane.
-pub(super) const GROUP: usize = 4;
 /// Rows of the largest tile.
 const ROWS: usize = 6;
 /// Largest size of the activations of a task: with a block of weights they stay in an L2 cache.
 const TASK_BYTES: usize = 1 << 18;
 
-/// Parts of a block: the channels of one vector of sums.
-pub(super) const PARTS: usize = 4;
 /// Most features of weights of fewer than 8 bits: sums over whole bytes, of at most 255 · 128 each, fit `i32`.
 const MOST_OF_FIELDS: usize = 1 << 16;
-
-/// The weights of a group of features and of a part, or of several parts in the bits of its bytes, `[COLS / PARTS][GROUP]`: one line of a
-/// cache, since loads across two lines take twice as long.
-#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C, align(64))]
-pub(super) struct Weights(pub(super) [i8; COLS / PARTS * GROUP]);
 
 /// The instructions of a product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -213,7 +213,9 @@ fn reachable(candidates: Vec<Candidate>, most_rows: u64, n: usize) -> Vec<Candid
     let mut kept = Vec::with_capacity(candidates.len());
     for candidate in candidates {
         let workgroups = |rows| candidate.tile.grid(rows, n, u32::MAX).count();
-        if workgroups(most_rows) < candidate.least_workgroups || most_rows < candidate.least_rows {
+        if workgroups(most_rows.min(candidate.most_rows)) < candidate.least_workgroups
+            || most_rows < candidate.least_rows
+        {
             continue;
         }
         kept.push(candidate);
