@@ -48,6 +48,8 @@ impl ShortNames {
                     ("var", Some(Token { text: "<", .. })) => {
                         kept.extend(tokens[at..].iter().map(|token| token.text).take_while(|text| *text != ">"));
                     }
+                    // The host sets it by its name, which may be a constant's in another shader.
+                    ("override", Some(name)) => drop(kept.insert(name.text)),
                     ("const", Some(name)) if at >= end => drop(declared.insert(name.text)),
                     _ => (),
                 }
