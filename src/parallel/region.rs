@@ -80,7 +80,7 @@ pub(crate) fn keep_awake() {
     });
 }
 
-/// Runs the work that there is, until the region ends or has none for long.
+/// Runs the work that there is, until the region ends, or for [`MOST_SEARCHES`].
 fn search(state: &State) {
     let mut searches = 0;
     // The thread of a region may find this task itself.

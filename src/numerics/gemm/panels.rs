@@ -17,6 +17,7 @@ const WORTH_A_COPY: usize = 1 << 7;
 const TASK_ROWS: usize = 1 << 7;
 /// Multiply-adds that one thread computes sooner than it wakes another.
 const ALONE: usize = 1 << 18;
+
 thread_local! {
     /// The copy of the last task of this thread: fresh memory would cost page faults.
     static COPY: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
