@@ -207,7 +207,8 @@ async function draw(digit) {
     for (const point of stroke.slice(1)) await mouse("mouseMoved", point, 1);
     await mouse("mouseReleased", stroke.at(-1), 0);
   }
-  const want = `enfoldPage.digit && document.getElementById("answer").textContent === "${digit}"`;
+  // A part of the drawing can look like this digit or like another one: the answer counts once no run is on its way.
+  const want = `!enfoldPage.busy && enfoldPage.digit && document.getElementById("answer").textContent === "${digit}"`;
   await until(want, `drawing ${digit}`);
   const { gpu, cpu, differ } = await page.evaluate("enfoldPage.digit");
   assert.deepEqual({ gpu, cpu, differ }, { gpu: digit, cpu: digit, differ: 0 }, `drawing ${digit}`);
