@@ -4,6 +4,7 @@ mod contents;
 pub(crate) mod decimal;
 mod dtype;
 mod group_qparams;
+pub(crate) mod pages;
 mod qparams;
 mod qscheme;
 mod quantized_tensor;

@@ -1,7 +1,10 @@
 //! Convolutions of int8, and the elements under a window.
 
-use std::cell::Cell;
+mod float;
 
+#[cfg(feature = "threads")]
+pub(super) use self::float::PaddedImages;
+pub(super) use self::float::by_patches;
 use super::epilogue::{Int8Output, requantize_row, scale_row};
 use super::int8_layer::{Int8Layer, Weight};
 use super::step_run::{Output, StepRun};
@@ -14,15 +17,6 @@ use crate::values::slices::{CHECKED, codes, f32s, i8s, tensor};
 
 /// The size of the patches that are collected at a time: they stay in an L2 cache.
 const PATCH_BYTES: usize = 1 << 18;
-
-/// The same for patches of floats, and the fewest patches for which a weight is read once.
-const FLOAT_PATCH_BYTES: usize = 1 << 19;
-const LEAST_PATCHES: usize = 64;
-
-thread_local! {
-    /// The patches of the last block of floats of this thread: fresh memory would cost page faults.
-    static PATCHES: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
-}
 
 /// Multiply-adds that are worth a parallel task.
 const TASK: usize = 1 << 16;
@@ -189,51 +183,6 @@ fn dense<'x, T: Copy + Default + Send>(
     match blocks {
         1 => run(&mut Vec::new(), (0, y)),
         _ => y.par_chunks_mut(block * n).enumerate().for_each_init(Vec::new, run),
-    }
-}
-
-/// Computes a float convolution of one group by `product(y, patches)`, on blocks of patches.
-pub(super) fn of_patches(
-    y: &mut [f32],
-    x: &[f32],
-    images: &Images,
-    fill: f32,
-    [n, k]: [usize; 2],
-    product: impl Fn(&mut [f32], &[f32]) + Sync,
-) {
-    let pixels = images.output_pixels();
-    let image_length = images.input[0] * images.input[1] * images.channels;
-    let most = (FLOAT_PATCH_BYTES / (4 * k.max(1))).max(LEAST_PATCHES);
-    let (rows, threads) = (y.len() / n.max(1), current_num_threads());
-    // Every thread gets as many blocks, or all threads share one.
-    let blocks = match rows.div_ceil(most).next_multiple_of(threads) {
-        blocks if blocks * LEAST_PATCHES <= rows => blocks,
-        _ => 1,
-    };
-    let block = rows.div_ceil(blocks);
-    let run = |(at, y): (usize, &mut [f32])| {
-        let mut patches = PATCHES.take();
-        patches.resize(y.len() / n * k, 0.0);
-        let collect = |(row, patch): (usize, &mut [f32])| {
-            let row = at * block + row;
-            let image = &x[row / pixels * image_length..][..image_length];
-            images.patch(patch, image, row % pixels, [0, images.channels], fill);
-        };
-        match blocks {
-            1 => patches
-                .par_chunks_exact_mut(k.max(1))
-                .with_min_len(TASK.div_ceil(k.max(1)))
-                .enumerate()
-                .for_each(collect),
-            _ => patches.chunks_exact_mut(k.max(1)).enumerate().for_each(collect),
-        }
-        product(y, &patches);
-        PATCHES.set(patches);
-    };
-    match blocks {
-        _ if y.is_empty() => {}
-        1 => run((0, y)),
-        _ => y.par_chunks_mut(block * n).enumerate().for_each(run),
     }
 }
 

@@ -74,6 +74,7 @@ impl Fusions {
 fn gives_whole_rows(op: &StepOp) -> Option<bool> {
     match op {
         StepOp::QLinear(QLinear { epilogue: Epilogue::Scale { .. } | Epilogue::Dynamic { .. }, .. }) => Some(false),
+        StepOp::Op(Op::Linear(_)) => Some(false),
         StepOp::Op(Op::MatMul(_) | Op::IntegerMatMulDynamic(_)) => Some(true),
         _ => None,
     }
@@ -168,6 +169,16 @@ impl<'r> Fused<'r> {
 pub(super) fn apply(fused: &[Fused<'_>], y: &mut [f32], first: usize, n: usize) {
     for fused in fused {
         fused.apply(y, first, n);
+    }
+}
+
+/// Runs steps on the columns from `col` on of some rows from `row` on, in place: `y[rows, cols]`. `n` is the length of a whole row.
+pub(super) fn apply_to_part(fused: &[Fused<'_>], y: &mut [f32], row: usize, [col, cols]: [usize; 2], n: usize) {
+    if cols == n {
+        return apply(fused, y, row * n, n);
+    }
+    for (at, y) in y.chunks_exact_mut(cols).enumerate() {
+        apply(fused, y, (row + at) * n + col, n);
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::buffer_pool::BufferPool;
 use super::epilogue::{Channels, Int8Output, qparams_of_row, requantize_row, scale_dynamic_row, scale_row};
 use super::error::CpuError;
-use super::fusion::{Fused, apply};
+use super::fusion::{Fused, apply_to_part};
 use super::options::GemmBackend;
 use crate::kernels::{Int8Gemm, Int8Weight};
 use crate::numerics::gemm::{After, PackedWeight};
@@ -94,14 +94,8 @@ impl Int8Layer {
         let m = slices::rows_before_last(shape);
         let bias = &self.bias[..];
         let n = linear.n;
-        let run_fused = |row: usize, col: usize, cols: usize, y: &mut [f32]| {
-            if cols == n {
-                return apply(fused, y, row * n, n);
-            }
-            for (at, y) in y.chunks_exact_mut(cols).enumerate() {
-                apply(fused, y, (row + at) * n + col, n);
-            }
-        };
+        let run_fused =
+            |row: usize, col: usize, cols: usize, y: &mut [f32]| apply_to_part(fused, y, row, [col, cols], n);
         let after: After<'_, f32> = if fused.is_empty() { None } else { Some(&run_fused) };
         match &linear.epilogue {
             Epilogue::Requantize { multiplier, zero_point, lo, hi } => {

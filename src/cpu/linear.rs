@@ -1,6 +1,9 @@
 //! Linear layers.
 
-use super::conv::of_patches;
+#[cfg(feature = "threads")]
+use super::conv::PaddedImages;
+use super::conv::by_patches;
+use super::fusion::{apply_to_all, apply_to_part};
 use super::int8_layer::Weight;
 use super::step_run::{Output, StepRun};
 use crate::numerics::float::products;
@@ -23,13 +26,7 @@ pub(super) fn run(run: &mut StepRun<'_>) -> Option<Output> {
             let bias = rest.get(1).map(|b| f32s(b));
             let mut y = run.pool.take(rows_before_last(shape) * n);
             let x = run.first.as_deref().expect(CHECKED);
-            let mut multiply = |product: &(dyn Fn(&mut [f32], &[f32]) + Sync)| match run.patches {
-                Some((Unfold { window }, fill)) => {
-                    let images = Images::new(x.shape(), window, ImageLayout::ChannelsLast);
-                    of_patches(&mut y, f32s(x), &images, fill, [n, k], product);
-                }
-                None => product(&mut y, f32s(x)),
-            };
+            let images = |window| Images::new(x.shape(), window, ImageLayout::ChannelsLast);
             if *kind == FloatProducts::Reproducible {
                 let transposed;
                 let weight = match run.weight {
@@ -39,16 +36,45 @@ pub(super) fn run(run: &mut StepRun<'_>) -> Option<Output> {
                         &transposed
                     }
                 };
-                multiply(&|y, x| products::product(y, &products::factors(x), weight, [n, k], bias));
-            } else {
-                let packed = match run.weight {
-                    Some(Weight::F32(packed)) => Some(&**packed),
-                    _ => None,
-                };
-                // The order of a convolution's sums must not depend on the rows of a block.
-                let linear = if run.patches.is_some() { gemm::linear_of_block } else { gemm::linear_into };
-                multiply(&|y, x| linear(y, x, [y.len() / n.max(1), n, k], f32s(rest[0]), packed, bias));
+                let product =
+                    |y: &mut [f32], x: &[f32]| products::product(y, &products::factors(x), weight, [n, k], bias);
+                match run.patches {
+                    Some((Unfold { window }, fill)) => {
+                        by_patches(&mut y, (f32s(x), &images(window), fill), [n, k], |y, _, patches| {
+                            product(y, patches)
+                        });
+                    }
+                    None => product(&mut y, f32s(x)),
+                }
+                apply_to_all(run.fused, &mut y, n);
+                return Some(Ok(tensor(shape.to_vec(), y)));
             }
+            let packed = match run.weight {
+                Some(Weight::F32(packed)) => Some(&**packed),
+                _ => None,
+            };
+            let after = |row: usize, col: usize, cols: usize, y: &mut [f32]| {
+                apply_to_part(run.fused, y, row, [col, cols], n);
+            };
+            let weight = f32s(rest[0]);
+            let Some((Unfold { window }, fill)) = run.patches else {
+                let sizes = [y.len() / n.max(1), n, k];
+                gemm::linear_into(&mut y, f32s(x), sizes, weight, packed, bias, Some(&after));
+                return Some(Ok(tensor(shape.to_vec(), y)));
+            };
+            let images = images(window);
+            #[cfg(feature = "threads")]
+            if let Some(packed) = packed
+                && let Some(padded) = PaddedImages::new(f32s(x), &images, fill)
+            {
+                padded.convolve(&mut y, n, packed, bias, &after);
+                return Some(Ok(tensor(shape.to_vec(), y)));
+            }
+            by_patches(&mut y, (f32s(x), &images, fill), [n, k], |y, first, patches| {
+                let after = |row: usize, col: usize, cols: usize, y: &mut [f32]| after(first + row, col, cols, y);
+                // The order of a convolution's sums must not depend on the rows of a block.
+                gemm::linear_of_block(y, patches, [y.len() / n.max(1), n, k], weight, packed, bias, Some(&after));
+            });
             tensor(shape.to_vec(), y)
         }
         _ => return None,

@@ -16,6 +16,8 @@ pub(crate) mod strided;
 pub(crate) mod tasks;
 pub(crate) use after::After;
 #[cfg(feature = "threads")]
+pub(crate) use panels::Rows;
+#[cfg(feature = "threads")]
 pub(crate) use rten::{
     PackedLeft, PackedWeight, SIZES, linear, linear_into, linear_of_block, matmul, matmul_transposed, matrix,
     transposed,
@@ -44,7 +46,7 @@ pub(crate) fn integer_linear(x: &[i8], weight: &[i8], [m, n, k]: [usize; 3]) -> 
         let floats = |values: &[i8]| -> Vec<f32> {
             values.chunks_exact(k).flat_map(|row| &row[first..][..length]).map(|&v| f32::from(v)).collect()
         };
-        linear_into(&mut sums, &floats(x), [m, n, length], &floats(weight), None, None);
+        linear_into(&mut sums, &floats(x), [m, n, length], &floats(weight), None, None, None);
         y.iter_mut().zip(&sums).for_each(|(y, &sum)| *y = y.wrapping_add(sum as i32));
     }
     y

@@ -103,7 +103,7 @@ impl TrainableGraph {
                 let [x, w] = [0, 1].map(|at| self.values.get(node.inputs[at]));
                 let bias = node.inputs.get(2).map(|&bias| self.values.floats(bias));
                 let sizes = [rows_before_last(x.shape()), w.shape()[0], w.shape()[1]];
-                gemm::linear_into(&mut y, floats(x), sizes, floats(w), None, bias);
+                gemm::linear_into(&mut y, floats(x), sizes, floats(w), None, bias, None);
                 Ok(tensor(shape, y))
             }
             (&Op::Unary(Unary { op }), _) => {

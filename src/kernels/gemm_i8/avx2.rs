@@ -20,6 +20,7 @@ use super::ALONE;
 use super::pairs::panels;
 use crate::numerics::gemm::After;
 use crate::numerics::gemm::tasks::{Division, Task, tiles};
+use crate::values::pages::Pages;
 
 /// Channels of a panel: their sums fill two registers.
 const COLS: usize = 16;
@@ -49,9 +50,9 @@ pub(super) struct Panels {
 }
 
 enum Weights {
-    Int8(Vec<[i8; 2 * COLS]>),
+    Int8(Pages<[i8; 2 * COLS]>),
     /// Factors of 16 bits need no widening: `vpmaddwd` is exact for a product of one with an int8 value.
-    Int16(Vec<[i16; 2 * COLS]>),
+    Int16(Pages<[i16; 2 * COLS]>),
 }
 
 impl Panels {

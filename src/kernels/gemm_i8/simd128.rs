@@ -16,6 +16,7 @@ use super::pairs::panels;
 use crate::numerics::gemm::After;
 use crate::numerics::gemm::tasks::{Division, Task, tiles};
 use crate::parallel::*;
+use crate::values::pages::Pages;
 
 /// Channels of a panel: their sums fill two registers.
 const COLS: usize = 8;
@@ -62,8 +63,8 @@ pub(super) struct Panels {
 }
 
 enum Weights {
-    Int8(Vec<[i8; 2 * COLS]>),
-    Int16(Vec<[i16; 2 * COLS]>),
+    Int8(Pages<[i8; 2 * COLS]>),
+    Int16(Pages<[i16; 2 * COLS]>),
 }
 
 impl Panels {

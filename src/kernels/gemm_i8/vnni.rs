@@ -29,6 +29,7 @@ use super::results::Results;
 use crate::numerics::gemm::After;
 use crate::numerics::gemm::tasks::{Division, Task, tiles};
 use crate::parallel::*;
+use crate::values::pages::Pages;
 
 /// Rows of the largest tile.
 const ROWS: usize = 6;
@@ -76,7 +77,7 @@ pub(super) struct Blocks {
     /// The least weight of those that share bytes.
     pub(super) lowest: i32,
     /// Weights `[n / COLS][groups][PARTS / fields]`, padded with weights of 0.
-    weights: Vec<Weights>,
+    weights: Pages<Weights>,
 }
 
 impl Blocks {
@@ -98,7 +99,7 @@ impl Blocks {
             _ => (1, -128),
         };
         let in_group = PARTS / fields;
-        let mut weights = vec![Weights([0; COLS / PARTS * GROUP]); n.div_ceil(COLS) * groups * in_group];
+        let mut weights = Pages::<Weights>::zeroed(n.div_ceil(COLS) * groups * in_group);
         if groups > 0 {
             let blocks = weights.par_chunks_exact_mut(groups * in_group).zip(weight.par_chunks(COLS * k));
             blocks.for_each(|(block, weight)| {

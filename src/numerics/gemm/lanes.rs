@@ -1,5 +1,7 @@
 //! Vectors of floats, and the inner loop of products.
 
+use std::ops::Range;
+
 /// Vectors of floats of the processor.
 pub(super) trait Lanes: Copy {
     type Vector: Copy;
@@ -159,48 +161,88 @@ mod of_loops {
 #[cfg(not(feature = "threads"))]
 pub(super) use of_loops::{lanes_of_processor, with_lanes};
 
-/// Floats of a panel that are asked for so far ahead, where it is read for the first time.
-const AHEAD: usize = 1 << 11;
+/// What a tile asks for ahead, so that the memory answers while the processor multiplies: a vector of each `1 << shift` features.
+#[derive(Clone, Copy)]
+pub(super) struct Ahead<'p> {
+    pub(super) from: &'p [f32],
+    pub(super) shift: u32,
+}
 
-/// Computes a panel of columns of `ROWS` rows: `left[ROWS, k]`, whose rows are `stride` apart, times `panel[k, VECTORS · lanes]`, which is asked
-/// for ahead if it `is_first` to read it. `begin(row, sums)` may set what the products of a row are added to, and then returns true. `store(row, sums)` takes the sums of a row.
+/// The results of a tile: a panel of columns of some rows.
+pub(super) trait Results {
+    /// What the products of a row are added to, if that is not zero.
+    fn begin<L: Lanes>(&self, lanes: L, row: usize) -> Option<[L::Vector; VECTORS]>;
+    /// Takes the sums of a row.
+    fn store<L: Lanes>(&mut self, lanes: L, row: usize, sums: [L::Vector; VECTORS]);
+}
+
+/// The sums of a row, one by one.
+#[inline(always)]
+pub(super) fn floats<L: Lanes>(lanes: L, sums: [L::Vector; VECTORS]) -> [f32; VECTORS * MOST_LANES] {
+    let mut floats = [0f32; VECTORS * MOST_LANES];
+    for (sums, floats) in sums.iter().zip(floats.chunks_exact_mut(lanes.len())) {
+        lanes.store(*sums, floats);
+    }
+    floats
+}
+
+/// Loads a row of a panel.
+#[inline(always)]
+pub(super) fn vectors<L: Lanes>(lanes: L, floats: &[f32]) -> [L::Vector; VECTORS] {
+    std::array::from_fn(|vector| lanes.load(&floats[vector * lanes.len()..]))
+}
+
+/// Computes a panel of columns of `ROWS` rows. A row begins at its start in `left`, and its features are those of the `runs`, counted from
+/// there, times `panel[features, VECTORS · lanes]`.
 #[inline(always)]
 pub(super) fn tile<const ROWS: usize>(
     lanes: impl Lanes,
-    (left, stride): (&[f32], usize),
-    (panel, is_first): (&[f32], bool),
-    k: usize,
-    begin: impl Fn(usize, &mut [f32]) -> bool,
-    mut store: impl FnMut(usize, &[f32]),
+    (left, starts, runs): (&[f32], [usize; ROWS], &[Range<usize>]),
+    panel: &[f32],
+    ahead: Option<Ahead<'_>>,
+    mut results: impl Results,
 ) {
     let width = VECTORS * lanes.len();
-    let a: [&[f32]; ROWS] = std::array::from_fn(|row| &left[row * stride..][..k]);
     let mut sums = [[lanes.zero(); VECTORS]; ROWS];
     for (row, sums) in sums.iter_mut().enumerate() {
-        let mut floats = [0f32; VECTORS * MOST_LANES];
-        if begin(row, &mut floats[..width]) {
-            for (sums, floats) in sums.iter_mut().zip(floats.chunks_exact(lanes.len())) {
-                *sums = lanes.load(floats);
-            }
+        if let Some(begin) = results.begin(lanes, row) {
+            *sums = begin;
         }
     }
-    for (i, b) in panel.chunks_exact(width).enumerate().take(k) {
-        if is_first {
-            lanes.prefetch(b.as_ptr().wrapping_add(AHEAD));
-            lanes.prefetch(b.as_ptr().wrapping_add(AHEAD + lanes.len()));
+    let mut first = 0;
+    for run in runs {
+        let a: [&[f32]; ROWS] = std::array::from_fn(|row| &left[starts[row] + run.start..][..run.len()]);
+        let panel = &panel[first * width..][..run.len() * width];
+        sums = add_products(lanes, a, panel, ahead, first, sums);
+        first += run.len();
+    }
+    for (row, sums) in sums.into_iter().enumerate() {
+        results.store(lanes, row, sums);
+    }
+}
+
+/// Adds the products of `a[ROWS, features]` and `panel[features, VECTORS · lanes]`. The sums are a value of their own, so that they stay in
+/// registers.
+#[inline(always)]
+fn add_products<L: Lanes, const ROWS: usize>(
+    lanes: L,
+    a: [&[f32]; ROWS],
+    panel: &[f32],
+    ahead: Option<Ahead<'_>>,
+    first: usize,
+    mut sums: [[L::Vector; VECTORS]; ROWS],
+) -> [[L::Vector; VECTORS]; ROWS] {
+    let length = a[0].len();
+    for (i, b) in panel.chunks_exact(VECTORS * lanes.len()).enumerate().take(length) {
+        if let Some(Ahead { from, shift }) = ahead {
+            lanes.prefetch(from.as_ptr().wrapping_add(((first + i) >> shift) * lanes.len()));
         }
-        let b: [_; VECTORS] = [lanes.load(b), lanes.load(&b[lanes.len()..])];
+        let b = vectors(lanes, b);
         for row in 0..ROWS {
             for vector in 0..VECTORS {
                 sums[row][vector] = lanes.mul_add(a[row][i], b[vector], sums[row][vector]);
             }
         }
     }
-    for (row, sums) in sums.iter().enumerate() {
-        let mut floats = [0f32; VECTORS * MOST_LANES];
-        for (sums, floats) in sums.iter().zip(floats.chunks_exact_mut(lanes.len())) {
-            lanes.store(*sums, floats);
-        }
-        store(row, &floats[..width]);
-    }
+    sums
 }

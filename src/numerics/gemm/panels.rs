@@ -3,9 +3,13 @@
 use std::cell::Cell;
 use std::ops::Range;
 
-use super::lanes::{InTiles, Lanes, VECTORS, lanes_of_processor, tile, with_lanes};
+use super::after::After;
+use super::lanes::{
+    Ahead, InTiles, Lanes, MOST_LANES, Results, VECTORS, floats, lanes_of_processor, tile, vectors, with_lanes,
+};
 use super::strided::{Strided, pack};
 use super::tasks::{Division, Task};
+use crate::values::pages::Pages;
 
 /// Rows of the largest tile.
 const ROWS: usize = 8;
@@ -19,8 +23,45 @@ const TASK_ROWS: usize = 1 << 7;
 const ALONE: usize = 1 << 18;
 
 thread_local! {
-    /// The copy of the last task of this thread: fresh memory would cost page faults.
-    static COPY: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    /// The memory of the last task of this thread: fresh memory would cost page faults.
+    static SCRATCH: Cell<Scratch> = const { Cell::new(Scratch { copy: Vec::new(), starts: Vec::new(), runs: Vec::new() }) };
+}
+
+/// Memory of a task.
+#[derive(Default)]
+struct Scratch {
+    /// Some features of the rows, one row behind the other: where rows are far apart, they share few lines of a cache.
+    copy: Vec<f32>,
+    /// Where the rows begin.
+    starts: Vec<usize>,
+    /// The runs of some features.
+    runs: Vec<Range<usize>>,
+}
+
+/// Rows of the left factor inside of a slice: those of a matrix, or the pixels under each place of a window.
+#[derive(Clone, Copy)]
+pub(crate) struct Rows<'r> {
+    pub(crate) data: &'r [f32],
+    /// Where a row begins.
+    pub(crate) start: &'r (dyn Fn(usize) -> usize + Sync),
+    /// The features of a row, as runs of neighbours, counted from where the row begins.
+    pub(crate) runs: &'r [Range<usize>],
+}
+
+impl Rows<'_> {
+    /// Finds the runs of some features.
+    fn runs_of(&self, runs: &mut Vec<Range<usize>>, features: &Range<usize>) {
+        runs.clear();
+        let mut first = 0;
+        for run in self.runs {
+            // Features of the run.
+            let [start, end] = [features.start, features.end].map(|at| at.clamp(first, first + run.len()) - first);
+            if start < end {
+                runs.push(run.start + start..run.start + end);
+            }
+            first += run.len();
+        }
+    }
 }
 
 /// A line of a cache: loads across two lines take twice as long.
@@ -39,7 +80,7 @@ pub(crate) struct Panels {
     n: usize,
     k: usize,
     width: usize,
-    weight: Vec<Line>,
+    weight: Pages<Line>,
 }
 
 impl Panels {
@@ -47,7 +88,7 @@ impl Panels {
     pub(super) fn new(weight: &[f32], n: usize, k: usize) -> Self {
         let (width, mut panels) = (VECTORS * lanes_of_processor(), Vec::new());
         let padded = n.next_multiple_of(width);
-        let mut lines = vec![Line([0.0; 16]); (padded * k).div_ceil(16)];
+        let mut lines = Pages::<Line>::zeroed((padded * k).div_ceil(16));
         let floats: &mut [f32] = bytemuck::must_cast_slice_mut(&mut lines);
         for features in parts_of(k) {
             let (data, length) = (weight.get(features.start..).unwrap_or(&[]), features.len());
@@ -63,27 +104,33 @@ impl Panels {
         (self.n, self.k)
     }
 
-    /// Computes the product.
-    pub(super) fn product(&self, y: &mut [f32], x: &[f32], m: usize, bias: Option<&[f32]>) {
+    /// Computes the product with the rows of a matrix `x[m, k]`.
+    pub(super) fn product(&self, y: &mut [f32], x: &[f32], m: usize, bias: Option<&[f32]>, after: After<'_, f32>) {
+        let (k, start) = (self.k, |row| row * self.k);
+        self.product_of(y, Rows { data: x, start: &start, runs: std::slice::from_ref(&(0..k)) }, m, bias, after);
+    }
+
+    /// Computes the product with `m` rows.
+    pub(super) fn product_of(
+        &self,
+        y: &mut [f32],
+        rows: Rows<'_>,
+        m: usize,
+        bias: Option<&[f32]>,
+        after: After<'_, f32>,
+    ) {
+        let left = rows;
         let Self { n, k, width, ref weight } = *self;
         let weight: &[f32] = bytemuck::must_cast_slice(weight);
         let division = Division { m, n, k, block: width, tile_rows: ROWS, task_rows: TASK_ROWS, alone: ALONE };
-        division.run(y, None, |Task { rows, blocks }, y| {
+        division.run(y, after, |Task { rows, blocks }, y| {
             let (first, cols) = (blocks.start * width, n.min(blocks.end * width) - blocks.start * width);
-            let (x, padded) = (&x[rows.start * k..rows.end * k], n.next_multiple_of(width));
-            let mut copy = COPY.take();
-            with_lanes(Part {
-                y,
-                x,
-                copy: &mut copy,
-                weight,
-                padded,
-                first,
-                cols,
-                k,
-                bias: bias.map(|bias| &bias[first..]),
-            });
-            COPY.set(copy);
+            let mut scratch = SCRATCH.take();
+            scratch.starts.clear();
+            scratch.starts.extend(rows.map(left.start));
+            let (padded, bias) = (n.next_multiple_of(width), bias.map(|bias| &bias[first..]));
+            with_lanes(Part { y, left, scratch: &mut scratch, weight, padded, first, cols, k, bias });
+            SCRATCH.set(scratch);
         });
     }
 }
@@ -91,9 +138,8 @@ impl Panels {
 /// Some channels of some rows.
 struct Part<'p> {
     y: &'p mut [f32],
-    x: &'p [f32],
-    /// Some features of the rows of `x`, one row behind the other: where rows are far apart, they share few lines of a cache.
-    copy: &'p mut Vec<f32>,
+    left: Rows<'p>,
+    scratch: &'p mut Scratch,
     /// The whole weight, and its channels, padded to whole panels.
     weight: &'p [f32],
     padded: usize,
@@ -105,42 +151,83 @@ struct Part<'p> {
 }
 
 impl Part<'_> {
-    /// Adds the products of some features with `HEIGHT` rows of a panel, from channel `first` on.
+    /// Adds the products of some features with `HEIGHT` rows of a panel, from channel `first` on, as tile `at` of so many.
     #[inline(always)]
-    fn tile<const HEIGHT: usize>(&mut self, lanes: impl Lanes, row: usize, first: usize, features: &Range<usize>) {
+    fn tile<const HEIGHT: usize>(
+        &mut self,
+        lanes: impl Lanes,
+        row: usize,
+        (at, tiles): (usize, usize),
+        first: usize,
+        features: &Range<usize>,
+    ) {
         let (cols, k, width) = (self.cols, self.k, VECTORS * lanes.len());
-        let (x, stride) = match self.copy.is_empty() {
-            true => (&self.x[features.start..], k),
-            false => (&self.copy[..], features.len()),
+        let Scratch { copy, starts, runs } = &*self.scratch;
+        let of_copy = 0..features.len();
+        let (left, starts, runs): (_, [usize; HEIGHT], _) = match copy.is_empty() {
+            true => (self.left.data, std::array::from_fn(|at| starts[row + at]), &runs[..]),
+            false => (&copy[..], std::array::from_fn(|at| (row + at) * of_copy.len()), std::slice::from_ref(&of_copy)),
         };
         let panel = features.start * self.padded + (self.first + first) * features.len();
+        let next = match first + width < cols {
+            true => panel + features.len() * width,
+            false => features.end * self.padded + self.first * FEATURES.min(k - features.end),
+        };
+        let (weight, next) = (&self.weight[panel..][..features.len() * width], &self.weight[next..]);
+        // Each tile of the panel asks for its share of the next one, or a bit more.
+        let (vectors, shift) = (VECTORS * features.len(), (tiles / VECTORS).max(1).ilog2());
+        let from = next.get(vectors * at / tiles * lanes.len()..).unwrap_or(&[]);
         let columns = width.min(cols - first);
         let bias = self.bias.filter(|_| features.end == k).map(|bias| &bias[first..][..columns]);
-        let y = Cell::from_mut(&mut *self.y).as_slice_of_cells();
-        let of_row = |at: usize| &y[(row + at) * cols + first..][..columns];
-        tile::<HEIGHT>(
-            lanes,
-            (&x[row * stride..], stride),
-            (&self.weight[panel..][..features.len() * width], row == 0),
-            features.len(),
-            #[inline(always)]
-            |at, sums| {
-                let goes_on = features.start > 0;
-                if goes_on {
-                    sums.iter_mut().zip(of_row(at)).for_each(|(sum, y)| *sum = y.get());
-                }
-                goes_on
-            },
-            #[inline(always)]
-            |at, sums| match bias {
-                Some(bias) => {
-                    for ((y, sum), bias) in of_row(at).iter().zip(sums).zip(bias) {
-                        y.set(sum + bias);
-                    }
-                }
-                None => of_row(at).iter().zip(sums).for_each(|(y, &sum)| y.set(sum)),
-            },
-        );
+        let results = Sums { y: &mut self.y[row * cols + first..], cols, columns, goes_on: features.start > 0, bias };
+        tile::<HEIGHT>(lanes, (left, starts, runs), weight, Some(Ahead { from, shift }), results);
+    }
+}
+
+/// Some columns of rows that are `cols` long.
+struct Sums<'y> {
+    y: &'y mut [f32],
+    cols: usize,
+    columns: usize,
+    /// Whether there are sums of features before.
+    goes_on: bool,
+    /// The bias, behind the last features.
+    bias: Option<&'y [f32]>,
+}
+
+impl Results for Sums<'_> {
+    #[inline(always)]
+    fn begin<L: Lanes>(&self, lanes: L, row: usize) -> Option<[L::Vector; VECTORS]> {
+        if !self.goes_on {
+            return None;
+        }
+        let y = &self.y[row * self.cols..][..self.columns];
+        if y.len() == VECTORS * lanes.len() {
+            return Some(vectors(lanes, y));
+        }
+        let mut floats = [0f32; VECTORS * MOST_LANES];
+        floats[..y.len()].copy_from_slice(y);
+        Some(vectors(lanes, &floats))
+    }
+
+    #[inline(always)]
+    fn store<L: Lanes>(&mut self, lanes: L, row: usize, mut sums: [L::Vector; VECTORS]) {
+        let y = &mut self.y[row * self.cols..][..self.columns];
+        if y.len() == VECTORS * lanes.len() {
+            if let Some(bias) = self.bias {
+                let bias = vectors(lanes, bias);
+                sums = std::array::from_fn(|vector| lanes.mul_add(1.0, bias[vector], sums[vector]));
+            }
+            for (sums, y) in sums.into_iter().zip(y.chunks_exact_mut(lanes.len())) {
+                lanes.store(sums, y);
+            }
+            return;
+        }
+        let sums = floats(lanes, sums);
+        match self.bias {
+            Some(bias) => y.iter_mut().zip(sums).zip(bias).for_each(|((y, sum), bias)| *y = sum + bias),
+            None => y.copy_from_slice(&sums[..y.len()]),
+        }
     }
 }
 
@@ -148,25 +235,30 @@ impl InTiles for Part<'_> {
     #[inline(always)]
     fn run<const ROWS: usize>(mut self, lanes: impl Lanes) {
         let rows = self.y.len() / self.cols;
+        let tiles = rows / ROWS + rows % ROWS / 2 + rows % 2;
         for features in parts_of(self.k) {
-            self.copy.clear();
+            let Scratch { copy, starts, runs } = &mut *self.scratch;
+            self.left.runs_of(runs, &features);
+            copy.clear();
             if features.len() < self.k && self.cols >= WORTH_A_COPY {
-                self.x.chunks_exact(self.k).for_each(|x| self.copy.extend_from_slice(&x[features.clone()]));
+                for start in starts {
+                    runs.iter().for_each(|run| copy.extend_from_slice(&self.left.data[*start..][run.clone()]));
+                }
             }
             for first in (0..self.cols).step_by(VECTORS * lanes.len()) {
                 let mut row = 0;
-                while row < rows {
+                for at in 0..tiles {
                     match rows - row {
                         left if left >= ROWS => {
-                            self.tile::<ROWS>(lanes, row, first, &features);
+                            self.tile::<ROWS>(lanes, row, (at, tiles), first, &features);
                             row += ROWS;
                         }
                         2.. => {
-                            self.tile::<2>(lanes, row, first, &features);
+                            self.tile::<2>(lanes, row, (at, tiles), first, &features);
                             row += 2;
                         }
                         _ => {
-                            self.tile::<1>(lanes, row, first, &features);
+                            self.tile::<1>(lanes, row, (at, tiles), first, &features);
                             row += 1;
                         }
                     }

@@ -1,5 +1,7 @@
 //! Float products by plain loops, for builds without `rten-gemm`. Each sum runs over K in order.
 
+use super::after::After;
+
 /// A weight `[N, K]`, which these loops read as it is.
 #[derive(Debug)]
 pub(crate) struct PackedWeight;
@@ -52,14 +54,14 @@ pub(crate) fn linear(
     bias: Option<&[f32]>,
 ) -> Vec<f32> {
     let mut y = vec![0.0; m * n];
-    linear_into(&mut y, x, [m, n, k], weight, packed, bias);
+    linear_into(&mut y, x, [m, n, k], weight, packed, bias, None);
     y
 }
 
 /// Computes [`linear_into`] for a block of rows.
 pub(crate) use linear_into as linear_of_block;
 
-/// Computes [`linear`] into a buffer `y[m, n]`.
+/// Computes [`linear`] into a buffer `y[m, n]`, and calls `after` with the result.
 pub(crate) fn linear_into(
     y: &mut [f32],
     x: &[f32],
@@ -67,6 +69,7 @@ pub(crate) fn linear_into(
     weight: &[f32],
     _: Option<&PackedWeight>,
     bias: Option<&[f32]>,
+    after: After<'_, f32>,
 ) {
     if y.is_empty() {
         return;
@@ -77,6 +80,9 @@ pub(crate) fn linear_into(
             let products = x.iter().zip(&weight[col * k..][..k]).map(|(x, w)| x * w);
             *y = products.sum::<f32>() + bias.map_or(0.0, |bias| bias[col]);
         }
+    }
+    if let Some(after) = after {
+        after(0, 0, n, y);
     }
 }
 

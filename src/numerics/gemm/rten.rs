@@ -6,7 +6,8 @@ use rten_simd::{Isa, SimdOp};
 use rten_tensor::{Matrix, MatrixLayout, NdTensorView};
 
 use super::LARGE;
-use super::panels::Panels;
+use super::after::After;
+use super::panels::{Panels, Rows};
 use super::strided::{self, Scratch, Strided};
 use super::tasks::alone_now;
 use crate::parallel::*;
@@ -88,12 +89,16 @@ fn dots<I: Isa, const N: usize>(isa: I, x: &[f32], weight: &[f32]) -> [f32; N] {
 }
 
 /// Computes [`Dots`] of one row on several threads, which stream their shares of the weight.
-fn dots_of_row(y: &mut [f32], x: &[f32], weight: &[f32], bias: Option<&[f32]>) {
+fn dots_of_row(y: &mut [f32], x: &[f32], weight: &[f32], bias: Option<&[f32]>, after: After<'_, f32>) {
     let (n, k) = (y.len(), x.len());
     let share = n.div_ceil(4 * current_num_threads()).next_multiple_of(CHANNELS);
     y.par_chunks_mut(share).zip(weight.par_chunks(share * k)).enumerate().for_each(|(at, (y, weight))| {
         let n = y.len();
-        Dots { y, x, weight, n, k, bias: bias.map(|bias| &bias[at * share..][..n]) }.dispatch();
+        let bias = bias.map(|bias| &bias[at * share..][..n]);
+        Dots { y: &mut *y, x, weight, n, k, bias }.dispatch();
+        if let Some(after) = after {
+            after(0, at * share, n, y);
+        }
     });
 }
 
@@ -110,6 +115,11 @@ impl PackedWeight {
     /// Packs `weight[n, k]`, row-major.
     pub(crate) fn new(weight: &[f32], n: usize, k: usize) -> Self {
         Self(Panels::new(weight, n, k))
+    }
+
+    /// Computes `rows[m, k] · weight[n, k]ᵀ + bias[n]`. The order of a sum depends on K only.
+    pub(crate) fn product(&self, y: &mut [f32], rows: Rows<'_>, m: usize, bias: Option<&[f32]>, after: After<'_, f32>) {
+        self.0.product_of(y, rows, m, bias, after);
     }
 }
 
@@ -164,11 +174,11 @@ pub(crate) fn linear(
     bias: Option<&[f32]>,
 ) -> Vec<f32> {
     let mut y = vec![0.0; m * n];
-    linear_into(&mut y, x, [m, n, k], weight, packed, bias);
+    linear_into(&mut y, x, [m, n, k], weight, packed, bias, None);
     y
 }
 
-/// Computes [`linear`] into a buffer `y[m, n]`.
+/// Computes [`linear`] into a buffer `y[m, n]`, and calls `after` with each part of the result.
 pub(crate) fn linear_into(
     y: &mut [f32],
     x: &[f32],
@@ -176,30 +186,32 @@ pub(crate) fn linear_into(
     weight: &[f32],
     packed: Option<&PackedWeight>,
     bias: Option<&[f32]>,
+    after: After<'_, f32>,
 ) {
     if y.is_empty() {
         return;
+    }
+    if k > 0 && m == 1 && n * k > alone_now(ALONE) {
+        return dots_of_row(y, x, weight, bias, after);
     }
     if k == 0 {
         match bias {
             Some(bias) => y.chunks_exact_mut(n).for_each(|row| row.copy_from_slice(bias)),
             None => y.fill(0.0),
         }
-        return;
+    } else if m <= FEW_ROWS && m * n * k <= ALONE {
+        Dots { y: &mut *y, x, weight, n, k, bias }.dispatch();
+    } else if let Some(PackedWeight(panels)) = packed {
+        return panels.product(y, x, m, bias, after);
+    } else {
+        // The library packs faster than panels are packed.
+        let (a, b) = (GemmInputA::Unpacked(matrix(x, m, k)), GemmInputB::Unpacked(transposed(weight, n, k)));
+        let options = GemmOptions { bias: bias.map(BiasVector::Row), ..GemmOptions::default() };
+        GemmExecutor::<f32>::new().gemm(y, a, b, options).expect(SIZES);
     }
-    if m == 1 && n * k > alone_now(ALONE) {
-        return dots_of_row(y, x, weight, bias);
+    if let Some(after) = after {
+        after(0, 0, n, y);
     }
-    if m <= FEW_ROWS && m * n * k <= ALONE {
-        return Dots { y, x, weight, n, k, bias }.dispatch();
-    }
-    if let Some(PackedWeight(panels)) = packed {
-        return panels.product(y, x, m, bias);
-    }
-    // The library packs faster than panels are packed.
-    let (a, b) = (GemmInputA::Unpacked(matrix(x, m, k)), GemmInputB::Unpacked(transposed(weight, n, k)));
-    let options = GemmOptions { bias: bias.map(BiasVector::Row), ..GemmOptions::default() };
-    GemmExecutor::<f32>::new().gemm(y, a, b, options).expect(SIZES);
 }
 
 /// Computes [`linear_into`] for a block of rows. If the weight is packed, the order of a sum does not depend on their number.
@@ -210,10 +222,11 @@ pub(crate) fn linear_of_block(
     weight: &[f32],
     packed: Option<&PackedWeight>,
     bias: Option<&[f32]>,
+    after: After<'_, f32>,
 ) {
     match packed {
-        Some(PackedWeight(panels)) => panels.product(y, x, m, bias),
-        None => linear_into(y, x, [m, n, k], weight, packed, bias),
+        Some(PackedWeight(panels)) => panels.product(y, x, m, bias, after),
+        None => linear_into(y, x, [m, n, k], weight, packed, bias, after),
     }
 }
 

@@ -5,7 +5,7 @@
 //! [`crate::numerics::float::products`]) and integers, whose products are exact, so that the bits are the same on every processor with and
 //! without a fused multiply-add; and floats of all bits, where they are not.
 
-use super::lanes::{InTiles, Lanes, VECTORS, tile, with_lanes};
+use super::lanes::{InTiles, Lanes, Results, VECTORS, floats, tile, with_lanes};
 
 /// A matrix inside of a slice: element (i, j) is at `i · row + j · col`.
 #[derive(Debug, Clone, Copy)]
@@ -154,14 +154,33 @@ fn rows_of_tile<O, const ROWS: usize>(
         let (panel, columns) = (&right[first * k..][..k * width], width.min(n - first));
         tile::<ROWS>(
             lanes,
-            (left, k),
-            (panel, false),
-            k,
-            #[inline(always)]
-            |_, _| false,
-            #[inline(always)]
-            |row, sums| store(&mut y[row * n + first..][..columns], &sums[..columns]),
+            (left, std::array::from_fn(|row| row * k), std::slice::from_ref(&(0..k))),
+            panel,
+            None,
+            Columns { y: &mut *y, n, first, columns, store: &store },
         );
+    }
+}
+
+/// Some columns of `y[rows, n]`.
+struct Columns<'y, O, Store> {
+    y: &'y mut [O],
+    n: usize,
+    first: usize,
+    columns: usize,
+    store: Store,
+}
+
+impl<O, Store: Fn(&mut [O], &[f32])> Results for Columns<'_, O, Store> {
+    #[inline(always)]
+    fn begin<L: Lanes>(&self, _: L, _: usize) -> Option<[L::Vector; VECTORS]> {
+        None
+    }
+
+    #[inline(always)]
+    fn store<L: Lanes>(&mut self, lanes: L, row: usize, sums: [L::Vector; VECTORS]) {
+        let Self { n, first, columns, .. } = *self;
+        (self.store)(&mut self.y[row * n + first..][..columns], &floats(lanes, sums)[..columns]);
     }
 }
 

@@ -108,7 +108,7 @@ impl<'w> Layer<'w> {
                 for block in self.images.blocks(k) {
                     let columns = self.images.columns(columns, x, &block);
                     let sizes = [n, k, block.len()];
-                    gemm::linear_into(&mut part, &at(dy, pixels, &block), sizes, columns, None, None);
+                    gemm::linear_into(&mut part, &at(dy, pixels, &block), sizes, columns, None, None, None);
                     gradient.iter_mut().zip(&part).for_each(|(sum, v)| *sum += v);
                 }
             }

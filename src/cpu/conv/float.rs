@@ -1,0 +1,148 @@
+//! Convolutions of floats in one group: products of a weight with the pixels under each place of a window.
+
+use std::cell::Cell;
+#[cfg(feature = "threads")]
+use std::ops::Range;
+
+use super::TASK;
+#[cfg(feature = "threads")]
+use crate::numerics::gemm::{PackedWeight, Rows};
+use crate::ops::Images;
+use crate::parallel::*;
+
+/// Floats of the images that are padded at a time, and of the patches that are collected at a time: they stay in an L2 cache.
+#[cfg(feature = "threads")]
+const PADDED: usize = 1 << 18;
+const PATCHES: usize = 1 << 18;
+/// The fewest patches for which a weight is read once.
+const LEAST_PATCHES: usize = 64;
+/// The shortest run of neighbours that is read where it lies.
+#[cfg(feature = "threads")]
+const LEAST_RUN: usize = 16;
+
+thread_local! {
+    /// The images or patches of the last convolution of this thread: fresh memory would cost page faults.
+    static SCRATCH: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+}
+
+/// Images whose windows have all of their pixels inside, with padding.
+#[cfg(feature = "threads")]
+pub(in crate::cpu) struct PaddedImages<'i> {
+    x: &'i [f32],
+    images: &'i Images,
+    fill: f32,
+    /// Height and width with padding.
+    sizes: [usize; 2],
+}
+
+#[cfg(feature = "threads")]
+impl<'i> PaddedImages<'i> {
+    /// Returns `None` where patches are faster or take less memory.
+    pub(in crate::cpu) fn new(x: &'i [f32], images: &'i Images, fill: f32) -> Option<Self> {
+        let size = |axis: usize| {
+            let window = images.window[axis];
+            let padding = usize::try_from(window.before).ok()? + usize::try_from(window.after).ok()?;
+            (window.input_dilation == 1).then_some(images.input[axis] + padding)
+        };
+        let padded = Self { x, images, fill, sizes: [size(0)?, size(1)?] };
+        let (before, after) = (images.input[0] * images.input[1], padded.sizes[0] * padded.sizes[1]);
+        (after / 4 <= before && padded.runs().all(|run| run.len() >= LEAST_RUN)).then_some(padded)
+    }
+
+    /// The features of a window, from its first pixel on.
+    fn runs(&self) -> impl Iterator<Item = Range<usize>> {
+        let Images { channels, window: [rows, columns], .. } = *self.images;
+        // Neighbouring taps are one run.
+        let (taps, length) =
+            if columns.dilation == 1 { (1, columns.size * channels) } else { (columns.size, channels) };
+        let width = self.sizes[1];
+        (0..rows.size).flat_map(move |row| {
+            (0..taps).map(move |tap| {
+                let first = (row * rows.dilation * width + tap * columns.dilation) * channels;
+                first..first + length
+            })
+        })
+    }
+
+    /// Computes `y[pixels, n]` by a packed weight, and calls `after` with each part of the result, as in [`After`].
+    pub(in crate::cpu) fn convolve(
+        &self,
+        y: &mut [f32],
+        n: usize,
+        weight: &PackedWeight,
+        bias: Option<&[f32]>,
+        after: &(dyn Fn(usize, usize, usize, &mut [f32]) + Sync),
+    ) {
+        let Self { x, images, sizes: [height, width], .. } = *self;
+        let Images { channels, window: [rows, columns], output: [_, output_width], .. } = *images;
+        let (pixels, is_padded) = (images.output_pixels(), self.sizes != images.input);
+        let start = |row: usize| {
+            let (image, pixel) = (row / pixels, row % pixels);
+            let (y, x) = (pixel / output_width * rows.stride, pixel % output_width * columns.stride);
+            ((image * height + y) * width + x) * channels
+        };
+        let runs: Vec<Range<usize>> = self.runs().collect();
+        let [length, padded] = [images.input[0] * images.input[1], height * width].map(|pixels| pixels * channels);
+        let group = if is_padded { (PADDED / padded).clamp(1, images.count) } else { images.count };
+        let mut scratch = SCRATCH.take();
+        for (at, y) in y.chunks_mut(group * pixels * n).enumerate() {
+            let x = &x[at * group * length..][..y.len() / (pixels * n) * length];
+            let data = if is_padded {
+                scratch.resize(x.len() / length * padded, 0.0);
+                self.pad(&mut scratch, x);
+                &scratch
+            } else {
+                x
+            };
+            let (rows, first) = (y.len() / n, at * group * pixels);
+            let after = |row: usize, col: usize, cols: usize, y: &mut [f32]| after(first + row, col, cols, y);
+            weight.product(y, Rows { data, start: &start, runs: &runs }, rows, bias, Some(&after));
+        }
+        SCRATCH.set(scratch);
+    }
+
+    /// Copies images and pads them.
+    fn pad(&self, padded: &mut [f32], x: &[f32]) {
+        let Images { channels, window, input: [height, width], .. } = *self.images;
+        let [above, left] = [0, 1].map(|axis| window[axis].before as usize);
+        let (row, left) = (width * channels, left * channels);
+        let padded_row = self.sizes[1] * channels;
+        let tasks = padded.par_chunks_exact_mut(padded_row).with_min_len(TASK.div_ceil(padded_row)).enumerate();
+        tasks.for_each(|(at, to)| {
+            let (image, y) = (at / self.sizes[0], (at % self.sizes[0]).checked_sub(above));
+            match y.filter(|&y| y < height) {
+                None => to.fill(self.fill),
+                Some(y) => {
+                    to[..left].fill(self.fill);
+                    to[left..][..row].copy_from_slice(&x[(image * height + y) * row..][..row]);
+                    to[left + row..].fill(self.fill);
+                }
+            }
+        });
+    }
+}
+
+/// Computes `product(y, first, patches)` of `y[pixels, n]` from the pixel `first` on, block by block.
+pub(in crate::cpu) fn by_patches(
+    y: &mut [f32],
+    (x, images, fill): (&[f32], &Images, f32),
+    [n, k]: [usize; 2],
+    mut product: impl FnMut(&mut [f32], usize, &[f32]),
+) {
+    let (pixels, image_length) = (images.output_pixels(), images.input[0] * images.input[1] * images.channels);
+    let (rows, most) = (y.len() / n.max(1), (PATCHES / k.max(1)).max(LEAST_PATCHES));
+    // Blocks of about the same size.
+    let block = rows.div_ceil(rows.div_ceil(most).max(1)).max(1);
+    let mut patches = SCRATCH.take();
+    for (at, y) in y.chunks_mut((block * n).max(1)).enumerate() {
+        patches.resize(y.len() / n * k, 0.0);
+        let tasks = patches.par_chunks_exact_mut(k.max(1)).with_min_len(TASK.div_ceil(k.max(1))).enumerate();
+        tasks.for_each(|(row, patch): (usize, &mut [f32])| {
+            let row = at * block + row;
+            let image = &x[row / pixels * image_length..][..image_length];
+            images.patch(patch, image, row % pixels, [0, images.channels], fill);
+        });
+        product(y, at * block, &patches);
+    }
+    SCRATCH.set(patches);
+}

@@ -1,0 +1,119 @@
+//! Arrays in huge pages.
+
+use std::ops::{Deref, DerefMut};
+
+use bytemuck::Pod;
+
+/// An array that is filled once and then read from front to back in each run, such as a packed weight.
+///
+/// A processor keeps the addresses of some pages only, and a weight that is streamed leaves a page of 4 KiB after 64 lines. On Linux an array of
+/// at least one huge page lies in those that the system has; elsewhere, and if it has none, this is a vector.
+#[derive(Debug)]
+pub(crate) struct Pages<T>(Memory<T>);
+
+#[derive(Debug)]
+enum Memory<T> {
+    Vec(Vec<T>),
+    #[cfg(all(feature = "threads", target_os = "linux"))]
+    Mapped(memmap2::MmapMut, std::marker::PhantomData<T>),
+}
+
+impl<T: Pod> Pages<T> {
+    /// Makes an array of zeros.
+    pub(crate) fn zeroed(len: usize) -> Self {
+        #[cfg(all(feature = "threads", target_os = "linux"))]
+        if let Some(mapped) = mapped::zeroed(len * size_of::<T>()) {
+            return Self(Memory::Mapped(mapped, std::marker::PhantomData));
+        }
+        Self(Memory::Vec(vec![T::zeroed(); len]))
+    }
+}
+
+impl<T: Pod> Deref for Pages<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        match &self.0 {
+            Memory::Vec(values) => values,
+            #[cfg(all(feature = "threads", target_os = "linux"))]
+            Memory::Mapped(bytes, _) => bytemuck::cast_slice(bytes),
+        }
+    }
+}
+
+impl<T: Pod> DerefMut for Pages<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        match &mut self.0 {
+            Memory::Vec(values) => values,
+            #[cfg(all(feature = "threads", target_os = "linux"))]
+            Memory::Mapped(bytes, _) => bytemuck::cast_slice_mut(bytes),
+        }
+    }
+}
+
+#[cfg(all(feature = "threads", target_os = "linux"))]
+mod mapped {
+    use memmap2::{Advice, MmapMut};
+
+    /// The usual size of a huge page.
+    pub(super) const HUGE: usize = 1 << 21;
+
+    /// Maps zeros, the whole huge pages among them as such; `None` if there is none, or no memory.
+    pub(super) fn zeroed(size: usize) -> Option<MmapMut> {
+        if size < HUGE {
+            return None;
+        }
+        let bytes = MmapMut::map_anon(size).ok()?;
+        let first = bytes.as_ptr().align_offset(HUGE);
+        let whole = size.saturating_sub(first) / HUGE * HUGE;
+        // A system without huge pages refuses the advice, which is no failure.
+        if whole > 0 && bytes.advise_range(Advice::HugePage, first, whole).is_err() {
+            log::debug!("{size} bytes of weights lie in ordinary pages");
+        }
+        Some(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An array that is smaller than a huge page, of just one, and of several and a bit.
+    #[test]
+    fn pages_hold_what_is_written() {
+        for len in [0, 1, (1 << 15) - 1, 1 << 15, (1 << 17) + 5] {
+            let mut pages = Pages::<[f32; 16]>::zeroed(len);
+            assert!(pages.len() == len && pages.iter().all(|values| *values == [0.0; 16]), "{len}");
+            pages.iter_mut().enumerate().for_each(|(at, values)| *values = [at as f32; 16]);
+            assert!(pages.iter().enumerate().all(|(at, values)| *values == [at as f32; 16]), "{len}");
+        }
+    }
+
+    /// Whether the memory at an address is advised to have huge pages; `None` if the system has none.
+    #[cfg(all(feature = "threads", target_os = "linux"))]
+    fn is_advised(address: usize) -> Option<bool> {
+        let maps = std::fs::read_to_string("/proc/self/smaps").ok()?;
+        std::fs::metadata("/sys/kernel/mm/transparent_hugepage").ok()?;
+        let mut within = false;
+        for line in maps.lines() {
+            let hex = |part: &str| usize::from_str_radix(part, 16).ok();
+            let range = line.split(' ').next().and_then(|range| range.split_once('-'));
+            if let Some((Some(start), Some(end))) = range.map(|(start, end)| (hex(start), hex(end))) {
+                within = (start..end).contains(&address);
+            } else if let Some(flags) = line.strip_prefix("VmFlags:").filter(|_| within) {
+                return Some(flags.split(' ').any(|flag| flag == "hg"));
+            }
+        }
+        None
+    }
+
+    #[cfg(all(feature = "threads", target_os = "linux"))]
+    #[test]
+    fn large_arrays_have_huge_pages() {
+        let (pages, vector) = (Pages::<u8>::zeroed(4 * mapped::HUGE), vec![0u8; 4 * mapped::HUGE]);
+        let middle = |values: &[u8]| is_advised(values.as_ptr() as usize + values.len() / 2);
+        let Some(advised) = middle(&pages) else { return eprintln!("left out: this system has no huge pages") };
+        assert!(advised);
+        assert_eq!(middle(&vector), Some(false), "the control");
+    }
+}
