@@ -62,8 +62,10 @@ impl View {
     }
 }
 
-/// Multiply-adds of floats that are worth a thread of a region.
-const WORTH_A_THREAD: usize = 1 << 20;
+/// Multiply-adds of floats that are worth a thread of a region: to wake one takes some ten microseconds.
+const WORTH_A_THREAD: usize = 1 << 22;
+/// Rows for which it takes as long to read a weight as to multiply by it.
+const ROWS_OF_A_READ: usize = 4;
 /// Multiply-adds of int8 that take the time of one of floats.
 const INT8_OF_A_FLOAT: usize = 4;
 
@@ -255,7 +257,7 @@ impl Engine {
     ) -> Result<Vec<Tensor>, CpuError> {
         let rows = self.rows(inputs)?;
         let inputs: Vec<&Tensor> = inputs.iter().map(Borrow::borrow).collect();
-        let worth = self.multiply_adds.saturating_mul(rows) / WORTH_A_THREAD;
+        let worth = self.multiply_adds.saturating_mul(rows.max(ROWS_OF_A_READ)) / WORTH_A_THREAD;
         in_region(worth, || self.run_steps(&inputs, rows, after))
     }
 

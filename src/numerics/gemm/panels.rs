@@ -20,7 +20,7 @@ const WORTH_A_COPY: usize = 1 << 7;
 /// Most rows of a task: so many features of them stay in an L2 cache.
 const TASK_ROWS: usize = 1 << 7;
 /// Multiply-adds that one thread computes sooner than it wakes another.
-const ALONE: usize = 1 << 18;
+const ALONE: usize = 1 << 21;
 
 thread_local! {
     /// The memory of the last task of this thread: fresh memory would cost page faults.
