@@ -194,10 +194,29 @@ limited() {
         echo "left out, the part's time is over: ${*##*/}" >&2
         return 1
     fi
-    timeout --kill-after=10 "$left" "$@" || status=$?
+    timeout --kill-after=10 "$left" "$@" &
+    local limit=$!
+    # A program that stands still tells nobody why once it is stopped.
+    { sleep "$((left > 3 ? left - 3 : 0))" && threads_of "$(pgrep -P "$limit")" >&2; } &
+    local watch=$!
+    wait "$limit" || status=$?
+    pkill -P "$watch" 2>/dev/null || true
+    kill "$watch" 2>/dev/null || true
+    wait "$watch" 2>/dev/null || true
     # 137: it did not end by itself either.
     [ "$status" -ne 124 ] && [ "$status" -ne 137 ] || echo "stopped when the part's time was over: ${1##*/}" >&2
     return "$status"
+}
+
+# Prints what the threads of a process wait for: how many have a name, wait in a function of the kernel, and are in a system call.
+threads_of() {
+    local task
+    [ -n "$1" ] || return 0
+    echo "its threads, by name, function of the kernel, and system call:"
+    for task in "/proc/$1/task"/*; do
+        printf '%s %s %s\n' "$(cat "$task/comm")" "$(cat "$task/wchan")" "$(cut -d ' ' -f 1,2 "$task/syscall")"
+    done 2>/dev/null | sort | uniq -c | sort -nr
+    ! command -v gdb >/dev/null || timeout 20 gdb -p "$1" -batch -ex 'thread apply all backtrace' 2>/dev/null
 }
 
 throughput() { limited "$dir/throughput" ${adapter[@]+"${adapter[@]}"} "$@"; }

@@ -19,16 +19,11 @@ fn matmul_f32_f32(thread: Thread) {
     var s3 = vec4<f32>();
     let row = tile.row + x * 4u;
     let column = tile.column + x * 4u;
-    // The loads of a stage are in flight during the products of the one before. Those of a stage beyond the last give zeros.
-    var a_next = factors_of_rows(tile, row, y);
-    var b_next = column_factors(tile, y, column);
     for (var k0 = 0u; k0 < params.k; k0 += 16u) {
         // Entry [k][quad] of a tile holds four rows of a, or four columns of b.
-        a_tile[thread.local] = a_next;
-        b_tile[thread.local] = b_next;
+        a_tile[thread.local] = factors_of_rows(tile, row, k0 + y);
+        b_tile[thread.local] = column_factors(tile, k0 + y, column);
         workgroupBarrier();
-        a_next = factors_of_rows(tile, row, k0 + 16u + y);
-        b_next = column_factors(tile, k0 + 16u + y, column);
         for (var i = 0u; i < 256u; i += 16u) {
             let left = a_tile[i + y];
             let right = b_tile[i + x];

@@ -146,3 +146,78 @@ pub(in crate::cpu) fn by_patches(
     }
     SCRATCH.set(patches);
 }
+
+#[cfg(all(test, feature = "threads"))]
+mod tests {
+    use super::*;
+    use crate::numerics::gemm;
+    use crate::ops::{ImageLayout, Window, WindowAxis};
+
+    fn value(i: usize) -> f32 {
+        let random = (i as u32).wrapping_mul(0x9e37_79b9).rotate_left(13).wrapping_mul(0x85eb_ca6b);
+        random as i32 as f32 * 1e-9
+    }
+
+    fn axis(size: usize, stride: usize, dilation: usize, [before, after]: [i64; 2]) -> WindowAxis {
+        WindowAxis { size, stride, dilation, before, after, input_dilation: 1 }
+    }
+
+    /// Windows over images have the bits of patches, which are collected, multiplied, and followed by the same function of each element.
+    #[test]
+    fn images_have_the_bits_of_patches() {
+        let plain = axis(3, 1, 1, [1, 1]);
+        // Count, height, width and channels of the images; the window's axes; the columns of the weight.
+        let cases = [
+            ([1, 9, 11, 16], [plain, plain], 33),
+            ([3, 7, 7, 40], [plain, plain], 140),
+            ([2, 8, 9, 24], [axis(3, 2, 1, [0, 1]), axis(3, 2, 1, [1, 0])], 64),
+            ([1, 14, 12, 32], [axis(3, 1, 2, [2, 2]), axis(3, 2, 3, [1, 3])], 40),
+            ([5, 6, 6, 300], [WindowAxis::IDENTITY, WindowAxis::IDENTITY], 130),
+            ([2, 6, 7, 20], [axis(1, 2, 1, [0, 0]), axis(1, 3, 1, [0, 0])], 7),
+            ([2, 1, 50, 16], [WindowAxis::IDENTITY, axis(5, 1, 1, [2, 2])], 20),
+            ([4, 40, 40, 64], [plain, plain], 34),
+        ];
+        for ([count, height, width, channels], window, n) in cases {
+            let window = Window { axes: window.to_vec() };
+            let images = Images::new(&[count, height, width, channels], &window, ImageLayout::ChannelsLast);
+            let (k, m) = (images.taps() * channels, count * images.output_pixels());
+            let x: Vec<f32> = (0..count * height * width * channels).map(value).collect();
+            let weight: Vec<f32> = (0..n * k).map(|i| value(i + 77)).collect();
+            let bias: Vec<f32> = (0..n).map(value).collect();
+            let packed = PackedWeight::new(&weight, n, k);
+            let after = |row: usize, col: usize, cols: usize, y: &mut [f32]| {
+                for (at, y) in y.iter_mut().enumerate() {
+                    *y = *y * 0.5 + value((row + at / cols) * n + col + at % cols);
+                }
+            };
+            let (mut y, mut expected) = (vec![f32::NAN; m * n], vec![f32::NAN; m * n]);
+            let padded = PaddedImages::new(&x, &images, 0.25).expect("their runs are long");
+            padded.convolve(&mut y, n, &packed, Some(&bias), &after);
+            by_patches(&mut expected, (&x, &images, 0.25), [n, k], |y, first, patches| {
+                let after = |row: usize, col: usize, cols: usize, y: &mut [f32]| after(first + row, col, cols, y);
+                let sizes = [y.len() / n, n, k];
+                gemm::linear_of_block(y, patches, sizes, &weight, Some(&packed), Some(&bias), Some(&after));
+            });
+            let differs = y.iter().zip(&expected).position(|(y, expected)| y.to_bits() != expected.to_bits());
+            assert_eq!(differs, None, "{count} images of {height} x {width} x {channels}, {window}");
+            assert!(y.iter().all(|y| y.is_finite()), "{window}");
+        }
+    }
+
+    /// Windows that start inside an image or slide over spread elements, few neighbours, and padding that outweighs the image.
+    #[test]
+    fn other_windows_take_patches() {
+        let is_read = |channels: usize, window: [WindowAxis; 2]| {
+            let window = Window { axes: window.to_vec() };
+            let images = Images::new(&[1, 6, 6, channels], &window, ImageLayout::ChannelsLast);
+            PaddedImages::new(&vec![0.0; 36 * channels], &images, 0.0).is_some()
+        };
+        let plain = axis(3, 1, 1, [1, 1]);
+        assert!(is_read(16, [plain, plain]));
+        assert!(!is_read(16, [plain, axis(3, 1, 1, [-1, 1])]));
+        assert!(!is_read(16, [plain, WindowAxis { input_dilation: 2, ..plain }]));
+        assert!(!is_read(5, [plain, plain]));
+        assert!(!is_read(8, [plain, axis(3, 1, 2, [1, 1])]));
+        assert!(!is_read(16, [axis(3, 9, 1, [40, 40]), plain]));
+    }
+}

@@ -229,7 +229,9 @@ impl Abilities {
         // is limited by its arithmetic from 3 rows on.
         let few: &[(u64, u32, u32, u64)] = match self.class {
             DeviceClass::Software => return self.row(),
-            DeviceClass::Discrete => &[(1, 1, 8, 512), (1, 1, 16, 0), (2, 2, 16, 0), (4, 4, 16, 0), (8, 4, 16, 0)],
+            DeviceClass::Discrete => {
+                &[(1, 1, 8, 512), (1, 1, 16, 0), (2, 2, 16, 0), (4, 4, 16, 0), (8, 8, 16, 1024), (8, 4, 16, 0)]
+            }
             DeviceClass::Integrated | DeviceClass::Mobile => &[(1, 1, 4, 0), (2, 2, 4, 0), (4, 4, 4, 0), (8, 8, 4, 0)],
         };
         let candidate = |&(most_rows, rows, k_step, least_workgroups): &(u64, u32, u32, u64)| {
@@ -396,6 +398,11 @@ mod tests {
         let lanes = |n| all[0].candidates[pick(all[0].candidates.iter(), 1, n)].tile.k_step();
         assert_eq!([4096, 16383, 16384].map(lanes), [16, 8, 8]);
         assert_eq!(lanes(16 * 1024 - 32), 16);
+        let rows_of = |m, n| all[0].candidates[pick(all[0].candidates.iter(), m, n)].tile.rows();
+        assert_eq!(
+            [(8, 4096), (8, 16368), (8, 16384), (5, 16384), (4, 16384)].map(|(m, n)| rows_of(m, n)),
+            [4, 4, 8, 8, 4]
+        );
         assert!(all[0].to_string().contains("up to 1 rows from 512 workgroups linear_gemv 1 x 32, "), "{}", all[0]);
         assert_eq!(kernel(&all[1], 4096, 4096), LinearKernel::Workgroup);
         assert_eq!(kernel(&all[2], 1, 4096), LinearKernel::Workgroup);
