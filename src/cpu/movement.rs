@@ -71,16 +71,26 @@ fn permuted<T: Copy + Send + Sync>(x: &RowMajor<T>, perm: &[usize], y: Vec<T>) -
     }
     let rows = task_len(to.len(), cols) / cols;
     to.par_chunks_mut(rows * cols).enumerate().for_each(|(at, to)| {
-        for (row, to) in to.chunks_exact_mut(cols).enumerate() {
-            // `first` is where this row begins in `x`.
-            let (mut index, mut first) = (at * rows + row, 0);
-            for (&length, stride) in leading.iter().zip(strides).rev() {
-                first += index % length * stride;
-                index /= length;
-            }
+        // The places along the leading axes, and where the row begins in `x`.
+        let (mut places, mut rest, mut first) = (vec![0; leading.len()], at * rows, 0);
+        for (place, (&length, stride)) in places.iter_mut().zip(leading.iter().zip(strides)).rev() {
+            *place = rest % length;
+            first += *place * stride;
+            rest /= length;
+        }
+        for to in to.chunks_exact_mut(cols) {
             match step {
                 1 => to.copy_from_slice(&from[first..][..cols]),
                 _ => to.iter_mut().zip(from[first..].iter().step_by(step)).for_each(|(to, &from)| *to = from),
+            }
+            for (place, (&length, stride)) in places.iter_mut().zip(leading.iter().zip(strides)).rev() {
+                *place += 1;
+                first += stride;
+                if *place < length {
+                    break;
+                }
+                first -= length * stride;
+                *place = 0;
             }
         }
     });

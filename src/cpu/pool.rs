@@ -16,7 +16,7 @@ use crate::values::slices::{CHECKED, codes, f32s, i8s, tensor};
 pub(super) fn run(run: &mut StepRun<'_>) -> Option<Output> {
     let StepOp::Op(op) = &run.step.op else { return None };
     Some(Ok(match op {
-        Op::MaxPool(pool) => max_pool(run.x(), pool, run.shape),
+        Op::MaxPool(pool) => max_pool(run, pool),
         Op::AveragePool(AveragePool { windows, .. }) => {
             let mean = |y: &mut [f32], sums: &[f32], count: usize| {
                 y.iter_mut().zip(sums).for_each(|(y, &sum)| *y = float::div(float::canonical(sum), count as f32));
@@ -93,29 +93,53 @@ fn average<T: Sync, S: Copy + Default, R: Copy + Default + Send>(
     y
 }
 
-fn max_pool(x: &Tensor, pool: &MaxPool, shape: &[usize]) -> Tensor {
-    let images = pool.images(x.shape());
+fn max_pool(run: &mut StepRun<'_>, pool: &MaxPool) -> Tensor {
+    let (x, shape) = (run.first.as_deref().expect(CHECKED), run.shape);
+    let (images, length) = (pool.images(x.shape()), shape.iter().product());
     match x {
         Tensor::F32(x) => {
-            let max = |y: &mut f32, &v: &f32| *y = numerics::maximum(*y, v);
-            tensor(shape.to_vec(), largest(x.elements(), &images, f32::NEG_INFINITY, max))
+            let y = largest(
+                run.pool.take(length),
+                x.elements(),
+                &images,
+                f32::NEG_INFINITY,
+                #[inline(always)]
+                |y, &v| *y = numerics::maximum(*y, v),
+            );
+            tensor(shape.to_vec(), y)
         }
-        Tensor::I8(x) => codes(shape, largest(x.elements(), &images, i8::MIN, |y, &v| *y = (*y).max(v))),
+        Tensor::I8(x) => {
+            let y = largest(
+                vec![0; length],
+                x.elements(),
+                &images,
+                i8::MIN,
+                #[inline(always)]
+                |y, &v| *y = (*y).max(v),
+            );
+            codes(shape, y)
+        }
         _ => unreachable!("{CHECKED}"),
     }
 }
 
-/// Computes the largest elements under each window.
-fn largest<T: Copy + Send + Sync>(x: &[T], images: &Images, smallest: T, max: impl Fn(&mut T, &T) + Sync) -> Vec<T> {
+/// Computes the largest elements under each window, into `y`.
+fn largest<T: Copy + Send + Sync>(
+    mut y: Vec<T>,
+    x: &[T],
+    images: &Images,
+    smallest: T,
+    max: impl Fn(&mut T, &T) + Sync,
+) -> Vec<T> {
     let (channels, pixels) = (images.channels, images.output_pixels());
     let image_length = images.input[0] * images.input[1] * channels;
-    let mut y = vec![smallest; images.count * pixels * channels];
     y.par_chunks_exact_mut(channels.max(1)).with_min_len(TASK.div_ceil(channels.max(1))).enumerate().for_each(
         |(at, y)| {
             let image = &x[at / pixels * image_length..][..image_length];
             vectorized(
                 #[inline(always)]
                 || {
+                    y.fill(smallest);
                     for pixel in images.pixels(at % pixels).flatten() {
                         for (y, v) in y.iter_mut().zip(&image[pixel * channels..]) {
                             max(y, v);
