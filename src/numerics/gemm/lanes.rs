@@ -161,11 +161,12 @@ mod of_loops {
 #[cfg(not(feature = "threads"))]
 pub(super) use of_loops::{lanes_of_processor, with_lanes};
 
-/// What a tile asks for ahead, so that the memory answers while the processor multiplies: a vector of each `1 << shift` features.
+/// What a tile asks for ahead, so that the memory answers while the processor multiplies: the line of the cache that is so many bytes further for
+/// each feature.
 #[derive(Clone, Copy)]
 pub(super) struct Ahead<'p> {
     pub(super) from: &'p [f32],
-    pub(super) shift: u32,
+    pub(super) step: usize,
 }
 
 /// The results of a tile: a panel of columns of some rows.
@@ -234,8 +235,8 @@ fn add_products<L: Lanes, const ROWS: usize>(
 ) -> [[L::Vector; VECTORS]; ROWS] {
     let length = a[0].len();
     for (i, b) in panel.chunks_exact(VECTORS * lanes.len()).enumerate().take(length) {
-        if let Some(Ahead { from, shift }) = ahead {
-            lanes.prefetch(from.as_ptr().wrapping_add(((first + i) >> shift) * lanes.len()));
+        if let Some(Ahead { from, step }) = ahead {
+            lanes.prefetch(from.as_ptr().wrapping_byte_add((first + i) * step));
         }
         let b = vectors(lanes, b);
         for row in 0..ROWS {

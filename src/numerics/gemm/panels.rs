@@ -19,6 +19,8 @@ const FEATURES: usize = 1 << 8;
 const WORTH_A_COPY: usize = 1 << 7;
 /// Most rows of a task: so many features of them stay in an L2 cache.
 const TASK_ROWS: usize = 1 << 7;
+/// Bytes that a tile asks for with each feature, at most: one line of a cache.
+const MOST_AHEAD: usize = 64;
 /// Multiply-adds that one thread computes sooner than it wakes another.
 const ALONE: usize = 1 << 21;
 
@@ -174,13 +176,13 @@ impl Part<'_> {
             false => features.end * self.padded + self.first * FEATURES.min(k - features.end),
         };
         let (weight, next) = (&self.weight[panel..][..features.len() * width], &self.weight[next..]);
-        // Each tile of the panel asks for its share of the next one, or a bit more.
-        let (vectors, shift) = (VECTORS * features.len(), (tiles / VECTORS).max(1).ilog2());
-        let from = next.get(vectors * at / tiles * lanes.len()..).unwrap_or(&[]);
+        // Each tile of the panel asks for its share of the next one.
+        let step = (width * size_of::<f32>()).div_ceil(tiles).min(MOST_AHEAD);
+        let from = next.get(next.len().min(weight.len()) * at / tiles..).unwrap_or(&[]);
         let columns = width.min(cols - first);
         let bias = self.bias.filter(|_| features.end == k).map(|bias| &bias[first..][..columns]);
         let results = Sums { y: &mut self.y[row * cols + first..], cols, columns, goes_on: features.start > 0, bias };
-        tile::<HEIGHT>(lanes, (left, starts, runs), weight, Some(Ahead { from, shift }), results);
+        tile::<HEIGHT>(lanes, (left, starts, runs), weight, Some(Ahead { from, step }), results);
     }
 }
 
