@@ -100,6 +100,12 @@ macro_rules! operators {
                 }
             }
 
+            pub(crate) fn write_parameters(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                match self {
+                    $(Self::$name(operator) => operator.parameters(f),)*
+                }
+            }
+
             fn operator_mut(&mut self) -> &mut dyn Operator {
                 match self {
                     $(Self::$name(operator) => operator,)*
@@ -315,12 +321,6 @@ impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())?;
         self.write_parameters(f)
-    }
-}
-
-impl Op {
-    pub(crate) fn write_parameters(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.operator().parameters(f)
     }
 }
 

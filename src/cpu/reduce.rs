@@ -8,8 +8,8 @@ use crate::numerics::{self, vectorized};
 use crate::ops::{Max, Op, Sum};
 use crate::parallel::*;
 use crate::program::StepOp;
-use crate::values::{RowMajor, Tensor};
 use crate::values::slices::{CHECKED, f32s, i32s, integers, tensor};
+use crate::values::{RowMajor, Tensor};
 
 pub(super) fn run(run: &mut StepRun<'_>) -> Option<Output> {
     let x = run.x();

@@ -200,7 +200,7 @@ mod tests {
     use crate::interp::Interpreter;
     use crate::lower::layout::channels_last;
     use crate::ops::{ConvTranspose, Requantize, ScaleAccumulator};
-    use crate::values::{DType, QParams, Shape};
+    use crate::values::{DType, QParams, Shape, Tensor};
 
     /// Int8 values without a pattern.
     fn int8(shape: &[usize]) -> Tensor {
