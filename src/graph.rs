@@ -266,7 +266,7 @@ pub enum GraphError {
         source: OpError,
     },
     /// A weight or bias is NaN or infinite.
-    #[error("{node}: element {index} is {value}; weights must be finite")]
+    #[error("{node}: element {index} is {}; weights must be finite", crate::values::Number(*value))]
     NonFinite {
         /// Name of the constant.
         node: String,

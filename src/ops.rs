@@ -100,6 +100,12 @@ macro_rules! operators {
                 }
             }
 
+            pub(crate) fn write_parameters(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                match self {
+                    $(Self::$name(operator) => operator.parameters(f),)*
+                }
+            }
+
             fn operator_mut(&mut self) -> &mut dyn Operator {
                 match self {
                     $(Self::$name(operator) => operator,)*
@@ -318,12 +324,6 @@ impl fmt::Display for Op {
     }
 }
 
-impl Op {
-    pub(crate) fn write_parameters(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.operator().parameters(f)
-    }
-}
-
 /// Refuses a shape with too many elements, so that numbers derived from a shape do not overflow.
 pub(crate) fn check_elements(shape: &crate::values::Shape) -> Result<(), OpError> {
     match shape.elements() {
@@ -382,7 +382,7 @@ impl From<&QuantizedTensor> for Constant {
 }
 
 fn empty() -> Arc<Tensor> {
-    Arc::new(ndarray::Array1::<f32>::zeros(0).into())
+    Arc::new(crate::values::slices::tensor(vec![0], Vec::new()))
 }
 
 impl Operator for Constant {

@@ -95,7 +95,7 @@ if [ -e "$opt" ]; then
     features=("${features[@]/#/--enable-}")
     # The lowest addresses are the end of the stack, which nothing reaches: offsets may be parts of loads and stores.
     # Small for gzip is not small for itself: functions inside others and shared expressions repeat less.
-    "$opt" "${features[@]}" --low-memory-unused --one-caller-inline-max-function-size=1 --skip-pass=local-cse -Oz --converge -g \
+    "$opt" "${features[@]}" --low-memory-unused --one-caller-inline-max-function-size=1 --skip-pass=local-cse -Oz --converge -Oz -g \
         "$out/enfold_web_bg.wasm" -o "$out/optimized.wasm"
     # gzip finds what it repeats within 32 KiB, so that functions that resemble each other lie side by side.
     cargo run --quiet -p enfold-web-bindgen -- order "$out/optimized.wasm" "$out/named.wasm"

@@ -2,8 +2,6 @@
 
 use std::borrow::Cow;
 
-use ndarray::IxDyn;
-
 use super::broadcast::{Operand, broadcast_shape};
 use super::epilogue::Int8Output;
 use super::error::CpuError;
@@ -70,9 +68,8 @@ fn mask(inverted: bool) -> impl Fn(f32, f32) -> f32 + Sync + Send {
 fn int32(op: Int32Op, checked: bool, a: &Tensor, b: &Tensor) -> Result<Tensor, usize> {
     let (Tensor::I32(a), Tensor::I32(b)) = (a, b) else { unreachable!("{CHECKED}") };
     let shape = broadcast_shape(a.shape(), b.shape());
-    let arrays = [a, b].map(RowMajor::array);
-    let [a, b] = arrays.each_ref().map(|x| x.broadcast(IxDyn(&shape)).expect(CHECKED));
-    let pairs = a.iter().zip(b.iter()).enumerate();
+    let [a, b] = [a, b].map(|x| spread(x, &shape));
+    let pairs = a.iter().zip(&b).enumerate();
     let data = pairs.map(|(at, (&a, &b))| op.eval(a, b, checked).ok_or(at));
     Ok(integers(&shape, data.collect::<Result<_, _>>()?))
 }
@@ -116,8 +113,15 @@ where
         return y;
     }
     // Neither has the shape of the result: `a` gets it, so that only one loop is there for each function.
-    let mut y = RowMajor::from(a.array().broadcast(IxDyn(&shape)).expect(CHECKED).to_owned());
+    let mut y = spread(&a, &shape);
     zip_assign(&mut y, b, f);
+    y
+}
+
+/// Broadcasts to a shape.
+fn spread<T: Copy + Default + Send + Sync>(x: &RowMajor<T>, shape: &[usize]) -> RowMajor<T> {
+    let mut y = RowMajor::new(shape, vec![T::default(); shape.iter().product()]).expect(CHECKED);
+    zip_assign(&mut y, x, |_, x| x);
     y
 }
 

@@ -1,7 +1,5 @@
 //! Reductions along an axis, which the result lacks.
 
-use ndarray::Axis;
-
 use super::error::CpuError;
 use super::step_run::{Output, StepRun};
 use super::task_size::TASK;
@@ -10,8 +8,8 @@ use crate::numerics::{self, vectorized};
 use crate::ops::{Max, Op, Sum};
 use crate::parallel::*;
 use crate::program::StepOp;
-use crate::values::Tensor;
-use crate::values::slices::{f32s, i32s, integers, tensor};
+use crate::values::slices::{CHECKED, f32s, i32s, integers, tensor};
+use crate::values::{RowMajor, Tensor};
 
 pub(super) fn run(run: &mut StepRun<'_>) -> Option<Output> {
     let x = run.x();
@@ -68,12 +66,26 @@ fn sum_i32(x: &Tensor, axis: usize, checked: bool) -> Result<Tensor, usize> {
 /// Takes the largest element along an axis, which the result lacks. It is NaN if an element is.
 fn max(x: &Tensor, axis: usize) -> Tensor {
     match x {
-        Tensor::I8(a) => Tensor::from(a.array().fold_axis(Axis(axis), i8::MIN, |&a, &b| a.max(b))),
-        Tensor::F32(a) => {
-            Tensor::from(a.array().fold_axis(Axis(axis), f32::NEG_INFINITY, |&a, &b| numerics::maximum(a, b)))
-        }
-        Tensor::I32(a) => Tensor::from(a.array().fold_axis(Axis(axis), i32::MIN, |&a, &b| a.max(b))),
+        Tensor::I8(a) => Tensor::from(fold(a, axis, i8::MIN, Ord::max)),
+        Tensor::F32(a) => Tensor::from(fold(a, axis, f32::NEG_INFINITY, numerics::maximum)),
+        Tensor::I32(a) => Tensor::from(fold(a, axis, i32::MIN, Ord::max)),
         // Inference refuses i64.
         Tensor::I64(_) => x.clone(),
     }
+}
+
+/// Folds the elements along an axis, from the first to the last, beginning with `first`.
+fn fold<T: Copy>(x: &RowMajor<T>, axis: usize, first: T, f: impl Fn(T, T) -> T) -> RowMajor<T> {
+    let shape = x.shape();
+    let (length, inner) = (shape[axis], shape[axis + 1..].iter().product::<usize>());
+    let mut y = vec![first; shape[..axis].iter().product::<usize>() * inner];
+    if length > 0 && inner > 0 {
+        for (y, x) in y.chunks_exact_mut(inner).zip(x.elements().chunks_exact(length * inner)) {
+            for line in x.chunks_exact(inner) {
+                y.iter_mut().zip(line).for_each(|(y, &x)| *y = f(*y, x));
+            }
+        }
+    }
+    let shape: Vec<usize> = shape[..axis].iter().chain(&shape[axis + 1..]).copied().collect();
+    RowMajor::new(&shape, y).expect(CHECKED)
 }

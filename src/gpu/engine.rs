@@ -310,7 +310,7 @@ impl Engine {
                 .filter(|fragment| has_subgroups && features.contains(fragment.features()))
                 // What Vulkan gets unread has no run-time checks.
                 .filter(|fragment| !(options.checked && fragment.kernel() == LinearKernel::CoopmatInt8))
-                .map(|fragment| Coopmat { fragment, lanes: info.subgroup_max_size, chunk_vecs: CHUNKS[0] }),
+                .and_then(|fragment| Coopmat::new(fragment, info.subgroup_max_size, CHUNKS[0])),
         };
         let tuning = options.tuning.clone().unwrap_or_default().for_adapter(&info);
         let macs_per_dispatch = options.macs_per_dispatch.unwrap_or(abilities.class.macs_per_dispatch()).max(1);

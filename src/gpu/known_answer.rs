@@ -24,7 +24,7 @@ use super::model::{Model, Submitted};
 use super::progress::{LoadProgress, Progress};
 use super::schedule::plan;
 use crate::program::{Program, ProgramError};
-use crate::values::Tensor;
+use crate::values::{Number, Tensor};
 
 /// Tests all kernels of int8 linear layers in an engine's choice.
 ///
@@ -249,7 +249,9 @@ fn check(device: &Device, outputs: &[Tensor], expected: &[Expected]) -> Result<(
     for (kernel, agreement) in agreements(outputs, expected)? {
         if let Agreement::Near(index, actual, expected) = agreement {
             log::warn!(
-                "{kernel} gives {actual:e} where {expected:e} is right (element {index}): its bits are not the CPU's"
+                "{kernel} gives {:e} where {:e} is right (element {index}): its bits are not the CPU's",
+                Number(actual),
+                Number(expected)
             );
             device.remember_inexact(kernel);
         }

@@ -1,13 +1,11 @@
 //! A graph pass that rewrites operators without a step into operators with one, so that lowering maps a node to a step.
 
-use ndarray::arr0;
-
 use super::constants;
 use super::error::LowerError;
 use crate::graph::{Graph, GraphError, Node, NodeId, Rewriter};
 use crate::ops::{Add, AddScalar, BatchNorm, Constant, Flatten, Mask, Mul, MulScalar, Op, Reshape};
 use crate::values::Tensor;
-use crate::values::slices::f32s;
+use crate::values::slices::{f32s, tensor};
 
 /// Rewrites `Where`, batch norms with constant statistics, sums and products with a number, and `Flatten`. Every output keeps its
 /// name and its bits.
@@ -85,7 +83,7 @@ impl Parts<'_, '_> {
     /// Rewrites an operator with a number as `op` with a constant.
     fn with_number(&mut self, op: Op, value: f32) -> Result<NodeId, GraphError> {
         let x = self.input(0)?;
-        let number = self.part("scalar", constant(Tensor::from(arr0(value))), Vec::new())?;
+        let number = self.part("scalar", constant(tensor(Vec::new(), vec![value])), Vec::new())?;
         self.rewriter.add(&self.node.name, op, vec![x, number], &self.node.origin)
     }
 

@@ -30,8 +30,12 @@ pub(crate) trait Operator {
         &[]
     }
 
-    /// Writes the parameters that follow the name in a listing. Each begins with a space.
-    fn parameters(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+    /// Writes the parameters that follow the name in a listing. Each begins with a space. No method of the trait's objects, so that programs
+    /// that list no operator do not contain the parameters of all.
+    fn parameters(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result
+    where
+        Self: Sized,
+    {
         Ok(())
     }
 

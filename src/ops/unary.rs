@@ -10,7 +10,7 @@ use super::operator::{Aligned, Operator};
 use crate::numerics::UnaryOp;
 use crate::parallel::*;
 use crate::values::slices::{codes, tensor};
-use crate::values::{DType, QParams, Tensor};
+use crate::values::{DType, Number, QParams, Tensor};
 
 /// A function of each element. Input: floats of any shape.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,7 +66,11 @@ impl Operator for Clamp {
         inputs.expect_floats(1)?;
         let Self { min, max } = *self;
         if min.is_nan() || max.is_nan() || min > max {
-            return Err(parameter("bounds", format!("{min}..={max}"), "must be numbers, the smaller one first"));
+            return Err(parameter(
+                "bounds",
+                format!("{}..={}", Number(min), Number(max)),
+                "must be numbers, the smaller one first",
+            ));
         }
         Ok(TensorType::new(DType::F32, inputs.shape(0).clone()))
     }

@@ -2,12 +2,12 @@
 
 use super::ValueType;
 use crate::ops::OpError;
-use crate::values::{QParams, QuantizedTensorError};
+use crate::values::{Number, QParams, QuantizedTensorError};
 
 /// Formats qparams, which may not be known.
 fn text(qparams: Option<&QParams>) -> String {
     match qparams {
-        Some(qparams) => format!("scale {:e} and zero point {}", qparams.scale(), qparams.zero_point()),
+        Some(qparams) => format!("scale {:e} and zero point {}", Number(qparams.scale()), qparams.zero_point()),
         None => "none that is known".to_owned(),
     }
 }
@@ -95,7 +95,7 @@ pub enum ProgramError {
         expected: ValueType,
     },
     /// A per-channel factor is not a positive normal `f32`.
-    #[error("step {step}: channel {channel}: factor {factor:e} is not a positive normal f32")]
+    #[error("step {step}: channel {channel}: factor {:e} is not a positive normal f32", Number(*factor))]
     Factor {
         /// The step.
         step: String,

@@ -5,14 +5,17 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{DType, GroupQParams};
+use super::{DType, GroupQParams, Number};
 
 /// The reason why quantization parameters were refused.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum QParamsError {
     /// The scale, or its reciprocal, is not a positive normal `f32`.
-    #[error("scale {scale:e} is not usable: a scale is a positive normal f32 between {MIN_SCALE:e} and {MAX_SCALE:e}")]
+    #[error(
+        "scale {:e} is not usable: a scale is a positive normal f32 between {:e} and {:e}",
+        Number(*scale), Number(MIN_SCALE), Number(MAX_SCALE)
+    )]
     Scale {
         /// The refused scale.
         scale: f32,

@@ -48,8 +48,35 @@ impl de::Error for Error {
     }
 
     #[cold]
+    fn invalid_type(unexpected: de::Unexpected<'_>, expected: &dyn de::Expected) -> Self {
+        invalid("type", unexpected, expected)
+    }
+
+    #[cold]
+    fn invalid_value(unexpected: de::Unexpected<'_>, expected: &dyn de::Expected) -> Self {
+        invalid("value", unexpected, expected)
+    }
+
+    #[cold]
     fn invalid_length(length: usize, expected: &dyn de::Expected) -> Self {
         let message = format!("invalid length {length}, expected {expected}");
         Self(Box::new(Problem { message, is_length: true }))
     }
+}
+
+/// As serde says it. That says more of a float, for which a player has no digits.
+fn invalid(what: &str, unexpected: de::Unexpected<'_>, expected: &dyn de::Expected) -> Error {
+    use de::Unexpected::{Bool, Float, Map, Option, Seq, Signed, Str, Unit, Unsigned};
+    let unexpected = match unexpected {
+        Bool(value) => format!("boolean `{value}`"),
+        Unsigned(value) => format!("integer `{value}`"),
+        Signed(value) => format!("integer `{value}`"),
+        Float(_) => "a floating point number".to_owned(),
+        Str(text) => format!("string {text:?}"),
+        Seq => "sequence".to_owned(),
+        Map => "map".to_owned(),
+        Unit | Option => "null".to_owned(),
+        _ => "another value".to_owned(),
+    };
+    Error::new(format!("invalid {what}: {unexpected}, expected {expected}"))
 }

@@ -7,8 +7,9 @@ use std::hash::{Hash, Hasher};
 pub struct Shader {
     /// Its name.
     pub name: &'static str,
-    /// Its WGSL, in pieces that modules share. They are concatenated when the module is compiled.
-    pub sources: &'static [&'static str],
+    /// Its WGSL, in pieces: those that modules share and those of its own files. They are concatenated when the module is compiled. The
+    /// compiler keeps equal lists once.
+    pub sources: [&'static [&'static str]; 2],
     /// The functions that its WGSL calls and that its kernels choose.
     pub chosen: Chosen,
     /// The parameters of its kernels: binding 0.
@@ -34,7 +35,7 @@ impl Shader {
         params: Struct,
         structs: &'static [Struct],
         storage: &'static [Binding],
-        sources: &'static [&'static str],
+        sources: [&'static [&'static str]; 2],
     ) -> Self {
         let chosen = [Piece::NONE; 4];
         Self {
@@ -54,7 +55,8 @@ impl Shader {
     /// Concatenates the pieces of its WGSL, and the number of rows, which every module has.
     #[must_use]
     pub fn wgsl(&self) -> String {
-        [self.sources, &self.chosen.map(|piece| piece.wgsl), &[ROWS]].concat().join("\n")
+        let [shared, own] = self.sources;
+        [shared, own, &self.chosen.map(|piece| piece.wgsl), &[ROWS]].concat().join("\n")
     }
 
     /// Returns the resources, all in group 0.

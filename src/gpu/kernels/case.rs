@@ -10,7 +10,7 @@ use crate::gpu::device::pipeline::PipelineKey;
 use crate::ops::{Op, Operand, TensorType};
 use crate::program::{Program, ProgramError, Step, StepOp, Value, ValueId, ValueType};
 use crate::values::slices::CHECKED;
-use crate::values::{DType, Shape, Tensor};
+use crate::values::{DType, RowMajor, Shape, Tensor};
 
 /// A program with its inputs and the right outputs, each with the pipeline that computes it.
 #[derive(Debug)]
@@ -287,13 +287,20 @@ fn type_of(dtype: DType) -> ValueType {
 }
 
 /// A tensor of which element `i` is `f(i)`.
-pub(crate) fn tensor<T: Clone>(shape: &[usize], f: impl FnMut(usize) -> T) -> Tensor
+pub(crate) fn tensor<T>(shape: &[usize], mut f: impl FnMut(usize) -> T) -> Tensor
 where
-    Tensor: From<ndarray::ArrayD<T>>,
+    Tensor: From<RowMajor<T>>,
 {
-    let mut f = f;
-    let mut at = 0..;
-    Tensor::from(ndarray::ArrayD::from_shape_simple_fn(ndarray::IxDyn(shape), || f(at.next().unwrap_or(0))))
+    filled(shape, &mut f)
+}
+
+/// The same, compiled once for each type of elements instead of once for each function.
+fn filled<T>(shape: &[usize], f: &mut dyn FnMut(usize) -> T) -> Tensor
+where
+    Tensor: From<RowMajor<T>>,
+{
+    let elements = (0..shape.iter().product()).map(f).collect();
+    Tensor::from(RowMajor::new(shape, elements).expect(CHECKED))
 }
 
 /// All int8 values, in no order.

@@ -120,8 +120,7 @@ impl Kernel for LinearPipeline {
     fn shader(self, _options: KernelOptions) -> &'static Shader {
         match self {
             Self::Layer { tile, bits, coopmat, .. } => {
-                let fragment = coopmat.map_or(Fragment::Emulated, |coopmat| coopmat.fragment);
-                let shaders = shaders_of(tile.kernel(), fragment);
+                let shaders = shaders_of(tile.kernel(), coopmat.map(|coopmat| coopmat.fragment));
                 // `Config::candidates` keeps layers with groups away from cooperative matrices.
                 shaders.get(bits as usize).unwrap_or(&shaders[0])
             }
@@ -195,8 +194,8 @@ fn products(kernel: LinearKernel, packed_dot: bool) -> Piece {
     }
 }
 
-/// The shaders of a kernel, by [`WeightBits`]: those of cooperative matrices have none for groups.
-fn shaders_of(kernel: LinearKernel, fragment: Fragment) -> &'static [Shader] {
+/// The shaders of a kernel, by [`WeightBits`]: those of cooperative matrices have none for groups, and none without a fragment.
+fn shaders_of(kernel: LinearKernel, fragment: Option<Fragment>) -> &'static [Shader] {
     match (kernel, fragment) {
         (LinearKernel::Workgroup, _) => &WORKGROUP,
         (LinearKernel::Large, _) => &LARGE,
@@ -204,11 +203,14 @@ fn shaders_of(kernel: LinearKernel, fragment: Fragment) -> &'static [Shader] {
         (LinearKernel::Row, _) => &ROW,
         (LinearKernel::Subgroup, _) => &SUBGROUP,
         (LinearKernel::Gemv, _) => &GEMV,
-        (LinearKernel::Coopmat, Fragment::Sixteen) => &COOPMAT_16,
-        (LinearKernel::Coopmat, Fragment::Eight) => &COOPMAT_8,
-        (LinearKernel::Coopmat, _) => &COOPMAT_EMULATED,
-        (LinearKernel::CoopmatInt8, Fragment::Int8K16) => &COOPMAT_INT8_K16,
-        (LinearKernel::CoopmatInt8, _) => &COOPMAT_INT8_K32,
+        (LinearKernel::Coopmat | LinearKernel::CoopmatInt8, Some(fragment)) => match fragment {
+            Fragment::Sixteen => &COOPMAT_16,
+            Fragment::Eight => &COOPMAT_8,
+            Fragment::Emulated => &COOPMAT_EMULATED,
+            Fragment::Int8K16 => &COOPMAT_INT8_K16,
+            Fragment::Int8K32 => &COOPMAT_INT8_K32,
+        },
+        (LinearKernel::Coopmat | LinearKernel::CoopmatInt8, None) => &[],
     }
 }
 
@@ -221,10 +223,10 @@ pub(crate) fn entries() -> Vec<(Shader, &'static str)> {
     };
     let mut entries = Vec::new();
     for kernel in LinearKernel::ALL {
-        let fragments: &[Fragment] = match kernel {
-            LinearKernel::Coopmat => &[Fragment::Sixteen, Fragment::Eight, Fragment::Emulated],
-            LinearKernel::CoopmatInt8 => &[Fragment::Int8K32, Fragment::Int8K16],
-            _ => &[Fragment::Emulated],
+        let fragments: &[Option<Fragment>] = match kernel {
+            LinearKernel::Coopmat => &[Some(Fragment::Sixteen), Some(Fragment::Eight), Some(Fragment::Emulated)],
+            LinearKernel::CoopmatInt8 => &[Some(Fragment::Int8K32), Some(Fragment::Int8K16)],
+            _ => &[None],
         };
         let mut both = [true, false].map(|packed_dot| products(kernel, packed_dot)).to_vec();
         both.dedup();

@@ -16,10 +16,7 @@ macro_rules! shader {
             <$params>::LAYOUT,
             &[$(<$struct>::LAYOUT),*],
             $storage,
-            &[
-                $($crate::gpu::kernels::wgsl::$shared,)*
-                $($crate::gpu::device::shader::text!($file)),*
-            ],
+            [&[$($crate::gpu::kernels::wgsl::$shared),*], &[$($crate::gpu::device::shader::text!($file)),*]],
         )
     };
 }

@@ -1,11 +1,10 @@
 //! Convolutions that stay float, as products of the elements under the window and the weight.
 
-use ndarray::arr0;
-
 use super::pass::{Pass, to_last};
 use crate::graph::{GraphError, Node, NodeId};
 use crate::ops::{Add, Constant, ConvTranspose, IndexSelect, Linear, MatMul, Reshape, Transpose, Unfold, Window};
-use crate::values::{Shape, Tensor};
+use crate::values::Shape;
+use crate::values::slices::tensor;
 
 /// A convolution in float.
 pub(super) struct FloatConv {
@@ -41,7 +40,7 @@ impl Pass<'_> {
         let FloatConv { window, groups, layer, weight, bias } = conv;
         let mut x = self.last(node.inputs[0])?;
         if !window.is_identity() {
-            let zero = self.part(node, "zero", Constant::new(Tensor::from(arr0(0f32))), Vec::new())?;
+            let zero = self.part(node, "zero", Constant::new(tensor(Vec::new(), vec![0f32])), Vec::new())?;
             x = self.part(node, "patches", Unfold { window: window.clone() }, vec![x, zero])?;
         }
         let dims = self.rewriter.node(weight).shape.fixed_dims();

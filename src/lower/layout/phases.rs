@@ -8,7 +8,7 @@
 use super::pass::Pass;
 use crate::graph::{GraphError, Node, NodeId};
 use crate::ops::{Constant, ImageLayout, IntegerConv, Op, Reshape, Slice, Transpose, Window, WindowAxis};
-use crate::values::Tensor;
+use crate::values::slices::{integers, tensor};
 
 /// One axis of a window with gaps between the elements of the input, as one without.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,7 +123,7 @@ impl Pass<'_> {
         let weight = crate::values::slices::codes(&shape, data);
         let weight = Constant { tensor: weight.into(), bits: *bits };
         let weight = self.part(node, "phases.weight", weight, Vec::new())?;
-        let bias = Tensor::from(ndarray::Array1::from(biases));
+        let bias = integers(&[biases.len()], biases);
         let bias = self.part(node, "phases.bias", Constant::new(bias), Vec::new())?;
         let window = Window { axes: phases.axes.iter().map(|axis| axis.window).collect() };
         let conv = IntegerConv { window, layout: ImageLayout::ChannelsLast, ..conv.clone() };
@@ -149,7 +149,7 @@ impl Pass<'_> {
         let sums = self.last(node.inputs[0])?;
         let factors = self.graph.node(node.inputs[1]).op.constant().and_then(|factors| factors.as_f32());
         let repeated = factors.unwrap_or_default().repeat(phases.count());
-        let factors = Tensor::from(ndarray::Array1::from(repeated));
+        let factors = tensor(vec![repeated.len()], repeated);
         let factors = self.part(node, "phases.factors", Constant::new(factors), Vec::new())?;
         let mut op = node.op.clone();
         let last = Some(self.rewriter.node(sums).shape.rank() - 1);
@@ -200,7 +200,7 @@ mod tests {
     use crate::interp::Interpreter;
     use crate::lower::layout::channels_last;
     use crate::ops::{ConvTranspose, Requantize, ScaleAccumulator};
-    use crate::values::{DType, QParams, Shape};
+    use crate::values::{DType, QParams, Shape, Tensor};
 
     /// Int8 values without a pattern.
     fn int8(shape: &[usize]) -> Tensor {

@@ -17,7 +17,7 @@ use crate::ops::operator::Operator;
 use crate::ops::window::{ImageLayout, Window, WindowAxis};
 use crate::parallel::*;
 use crate::values::slices::{CHECKED, codes, tensor};
-use crate::values::{DType, QParams, Shape, Tensor};
+use crate::values::{DType, Number, QParams, Shape, Tensor};
 
 /// The windows of an average pool.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -242,7 +242,7 @@ impl Operator for IntegerAveragePool {
         }
         for count in [least, most] {
             if numerics::average_multiplier(self.x.scale(), self.y.scale(), count.max(1)).is_none() {
-                let value = format!("{:e} / ({:e} · {count})", self.x.scale(), self.y.scale());
+                let value = format!("{:e} / ({:e} · {count})", Number(self.x.scale()), Number(self.y.scale()));
                 return Err(parameter("multiplier", value, "must be a normal f32 (equation 13)"));
             }
         }

@@ -15,7 +15,7 @@ use crate::ops::operator::Operator;
 use crate::ops::window::ImageLayout;
 use crate::parallel::*;
 use crate::values::slices::{CHECKED, codes, tensor};
-use crate::values::{DType, QParams, Shape, Tensor};
+use crate::values::{DType, Number, QParams, Shape, Tensor};
 
 /// Where output `o` of `out` lies among the `n` elements of an axis. A position outside the axis is that of the nearest element.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -258,7 +258,7 @@ impl Operator for IntegerResizeLinear {
             ));
         }
         if numerics::average_multiplier(self.x.scale(), self.y.scale(), count).is_none() {
-            let value = format!("{:e} / ({:e} · {count})", self.x.scale(), self.y.scale());
+            let value = format!("{:e} / ({:e} · {count})", Number(self.x.scale()), Number(self.y.scale()));
             return Err(parameter("multiplier", value, "must be a normal f32 (equation 13)"));
         }
         Ok(TensorType::new(DType::I8, shape))

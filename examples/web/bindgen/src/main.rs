@@ -5,7 +5,10 @@
 //!
 //! `enfold-web-bindgen order INPUT.wasm OUTPUT.wasm` names the functions by the order in which gzip makes the file smallest.
 
+mod imports;
 mod order;
+
+use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use wasm_bindgen_cli_support::Bindgen;
@@ -20,11 +23,18 @@ fn main() -> Result<()> {
     }
     let folder = arguments.next().context("expected the folder to write to")?;
     let names = arguments.next().is_none_or(|argument| argument != "--no-names");
+    let stem = Path::new(&input).file_stem().context("expected the wasm file")?.to_owned();
     Bindgen::new()
         .input_path(input)
         .web(true)?
         .remove_name_section(!names)
         .typescript(false)
         .omit_default_module_path(false)
-        .generate(folder)
+        .generate(&folder)?;
+    let [mut wasm, mut module] = [Path::new(&folder).join(&stem), Path::new(&folder).join(&stem)];
+    wasm.as_mut_os_string().push("_bg.wasm");
+    module.set_extension("js");
+    let (bytes, text) = imports::shortened(&std::fs::read(&wasm)?, &std::fs::read_to_string(&module)?)?;
+    std::fs::write(wasm, bytes)?;
+    Ok(std::fs::write(module, text)?)
 }

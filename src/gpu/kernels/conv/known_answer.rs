@@ -92,11 +92,11 @@ pub(crate) fn known_answer(case: &mut CaseBuilder<'_>) {
         answer(case, kernel, conv(&window, sizes, kernel.epilogue == LinearEpilogue::ToF32));
     }
     let x = case.input(tensor(&[ROWS, HEIGHT, WIDTH, 7], |i| int8(i, 2)));
-    let padding = case.constant(Tensor::from(ndarray::arr0(-7i8)));
+    let padding = case.constant(tensor(&[], |_| -7i8));
     case.computed(UnfoldKernel::I8, Unfold { window: window() }, &[x, padding]);
     case.computed(UnfoldKernel::I8Gaps, Unfold { window: with_gaps() }, &[x, padding]);
     let floats = case.input(tensor(&[ROWS, HEIGHT, WIDTH, 7], special));
-    let padding = case.constant(Tensor::from(ndarray::arr0(0.25f32)));
+    let padding = case.constant(tensor(&[], |_| 0.25f32));
     case.computed(UnfoldKernel::F32, Unfold { window: window() }, &[floats, padding]);
     case.computed(UnfoldKernel::F32Gaps, Unfold { window: with_gaps() }, &[floats, padding]);
 }

@@ -195,7 +195,7 @@ impl Abilities {
         let coopmat = self.coopmat.filter(|_| self.subgroup.is_some_and(|size| size >= lanes)).filter(fits);
         // Sums of integers need no chunks.
         let lengths = if tile.kernel() == LinearKernel::CoopmatInt8 { &CHUNKS[..1] } else { &CHUNKS[..] };
-        lengths.iter().filter_map(move |&chunk_vecs| Some(Coopmat { chunk_vecs, ..coopmat? }))
+        lengths.iter().filter_map(move |&chunk_vecs| coopmat.map(|coopmat| coopmat.with_chunks(chunk_vecs)))
     }
 
     fn shape(&self, kernel: LinearKernel, rows: u32, k_step: u32) -> Result<TileShape, GpuError> {

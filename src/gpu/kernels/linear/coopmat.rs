@@ -101,12 +101,31 @@ pub(crate) struct Coopmat {
     pub(crate) lanes: u32,
     /// Vectors of 16 features whose products may be summed in f32.
     pub(crate) chunk_vecs: u32,
+    /// Without the feature `coopmat`, there is no such value: the compiler then leaves out what would use one, shaders included.
+    #[cfg(not(any(feature = "coopmat", test)))]
+    never: std::convert::Infallible,
 }
 
 /// Vectors of 16 features of any int8 values that a sum of 24 bits holds, and of 23 to 21 bits. With fewer bits other kernels win.
 pub(crate) const CHUNKS: [u32; 4] = [64, 32, 16, 8];
 
 impl Coopmat {
+    /// `None` without the feature `coopmat`.
+    #[cfg(any(feature = "coopmat", test))]
+    pub(crate) fn new(fragment: Fragment, lanes: u32, chunk_vecs: u32) -> Option<Self> {
+        Some(Self { fragment, lanes, chunk_vecs })
+    }
+
+    #[cfg(not(any(feature = "coopmat", test)))]
+    pub(crate) fn new(_fragment: Fragment, _lanes: u32, _chunk_vecs: u32) -> Option<Self> {
+        None
+    }
+
+    /// The same with other chunks.
+    pub(crate) fn with_chunks(self, chunk_vecs: u32) -> Self {
+        Self { chunk_vecs, ..self }
+    }
+
     /// The threads of a workgroup: one subgroup for each patch of 32 × 32 outputs, or of 32 × 64 with int8 factors, where a workgroup has
     /// twice as many columns.
     pub(crate) fn threads(self, rows: u32) -> u32 {
