@@ -67,7 +67,7 @@ pub(super) fn run(run: &mut StepRun<'_>) -> Option<Output> {
             if let Some(packed) = packed
                 && let Some(padded) = PaddedImages::new(f32s(x), &images, fill)
             {
-                padded.convolve(&mut y, n, packed, bias, &after);
+                padded.convolve(&mut y, n, packed, bias, Some(&after));
                 return Some(Ok(tensor(shape.to_vec(), y)));
             }
             by_patches(&mut y, (f32s(x), &images, fill), [n, k], |y, first, patches| {

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::TASK;
 #[cfg(feature = "threads")]
-use crate::numerics::gemm::{PackedWeight, Rows};
+use crate::numerics::gemm::{After, PackedWeight, Rows};
 use crate::ops::Images;
 use crate::parallel::*;
 
@@ -71,7 +71,7 @@ impl<'i> PaddedImages<'i> {
         n: usize,
         weight: &PackedWeight,
         bias: Option<&[f32]>,
-        after: &(dyn Fn(usize, usize, usize, &mut [f32]) + Sync),
+        after: After<'_, f32>,
     ) {
         let Self { x, images, sizes: [height, width], .. } = *self;
         let Images { channels, window: [rows, columns], output: [_, output_width], .. } = *images;
@@ -95,8 +95,12 @@ impl<'i> PaddedImages<'i> {
                 x
             };
             let (rows, first) = (y.len() / n, at * group * pixels);
-            let after = |row: usize, col: usize, cols: usize, y: &mut [f32]| after(first + row, col, cols, y);
-            weight.product(y, Rows { data, start: &start, runs: &runs }, rows, bias, Some(&after));
+            let of_group = |row: usize, col: usize, cols: usize, y: &mut [f32]| {
+                if let Some(after) = after {
+                    after(first + row, col, cols, y);
+                }
+            };
+            weight.product(y, Rows { data, start: &start, runs: &runs }, rows, bias, Some(&of_group));
         }
         SCRATCH.set(scratch);
     }
@@ -192,7 +196,7 @@ mod tests {
             };
             let (mut y, mut expected) = (vec![f32::NAN; m * n], vec![f32::NAN; m * n]);
             let padded = PaddedImages::new(&x, &images, 0.25).expect("their runs are long");
-            padded.convolve(&mut y, n, &packed, Some(&bias), &after);
+            padded.convolve(&mut y, n, &packed, Some(&bias), Some(&after));
             by_patches(&mut expected, (&x, &images, 0.25), [n, k], |y, first, patches| {
                 let after = |row: usize, col: usize, cols: usize, y: &mut [f32]| after(first + row, col, cols, y);
                 let sizes = [y.len() / n, n, k];
