@@ -128,23 +128,30 @@ fn float_convolutions_collect_their_patches() {
     }
 }
 
-/// Products of all bits have one order of sums, whatever the blocks: on one to three threads the bits are the same, and near the interpreter's.
+/// Products of all bits have one order of sums, whatever the blocks and the images: on one to three threads the bits are the same, and near the
+/// interpreter's, with what follows on each part.
 #[test]
 fn convolutions_of_all_bits_do_not_depend_on_threads() {
-    for [channels, size, outputs] in [[32, 40, 24], [3, 5, 7], [40, 9, 130]] {
+    for [channels, size, outputs] in [[32, 40, 24], [3, 90, 7], [40, 9, 130]] {
         let mut g = GraphBuilder::new();
         let x = g.input("x", Shape::batched(&[channels, size, size])).expect("an input");
         let window = Window::new(&[3, 3]).with_padding(&[1, 1]);
         let op = Conv { window, groups: 1, products: FloatProducts::Full };
+        let pointwise = Conv { window: Window::new(&[1, 1]), groups: 1, products: FloatProducts::Full };
+        let weight = floats(&[outputs, channels, 1, 1], 4);
+        let other = g.conv("shortcut", x, weight, None, pointwise).expect("a convolution");
         let y = g.conv("conv", x, floats(&[outputs, channels, 3, 3], 5), None, op).expect("a convolution");
+        let scale = g.constant("scale", floats(&[outputs, 1, 1], 6)).expect("a constant");
+        let y = g.mul("scaled", y, scale).expect("scaled");
+        let y = g.add("residual", y, other).expect("a sum");
         let graph = g.finish([y]).expect("a graph");
-        let x = floats(&[3, channels, size, size], 9);
-        let expected = Interpreter::new(&graph).run(&[&x]).expect("interpreted");
+        let inputs = [floats(&[3, channels, size, size], 9)];
+        let expected = Interpreter::new(&graph).run(&inputs).expect("interpreted");
         let engine = Engine::new(&lower(&graph).expect("lowered")).expect("an engine");
-        assert_eq!(engine.views_and_fused()[1], 1);
+        assert_eq!(engine.views_and_fused()[1], 3);
         let runs = [1, 2, 3].map(|threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
-            pool.install(|| engine.run(&[&x])).expect("run")
+            pool.install(|| engine.run(&inputs)).expect("run")
         });
         assert!(runs.iter().all(|run| bits(run) == bits(&runs[0])));
         let (got, expected) = (runs[0][0].as_f32().expect("floats"), expected[0].as_f32().expect("floats"));
@@ -175,6 +182,21 @@ fn float_layers_fuse_in_any_division() {
             let graph = g.finish([y]).expect("a graph");
             assert_eq!(agree(&graph, &[&floats(&[rows, k], 1), &floats(&[rows, n], 2)]), [0, 3], "{graph}");
         }
+    }
+    // What needs whole rows, and what follows a product without parts.
+    for is_constant in [true, false] {
+        let mut g = GraphBuilder::new();
+        let x = g.input("x", Shape::batched(&[300])).expect("an input");
+        let weight = match is_constant {
+            true => g.constant("weight", floats(&[500, 300], 3)).expect("a constant"),
+            false => g.input("weight", Shape::fixed(&[500, 300])).expect("an input"),
+        };
+        let y = g.node("layer", Op::Linear(Linear { products: FloatProducts::Full }), &[x, weight]).expect("a layer");
+        let y = if is_constant { g.softmax("softmax", y, 1) } else { g.gelu("gelu", y) };
+        let graph = g.finish([y.expect("a node")]).expect("a graph");
+        let inputs = [floats(&[20, 300], 1), floats(&[500, 300], 2)];
+        let inputs: Vec<&Tensor> = inputs.iter().take(if is_constant { 1 } else { 2 }).collect();
+        assert_eq!(agree(&graph, &inputs), [0, 0], "{graph}");
     }
 }
 

@@ -197,7 +197,7 @@ limited() {
     timeout --kill-after=10 "$left" "$@" &
     local limit=$!
     # A program that stands still tells nobody why once it is stopped.
-    { sleep "$((left > 3 ? left - 3 : 0))" && threads_of "$(pgrep -P "$limit")" >&2; } &
+    { sleep "$((left > 3 ? left - 3 : left + 60))" >/dev/null 2>&1 && threads_of "$(pgrep -P "$limit")" >&2; } &
     local watch=$!
     wait "$limit" || status=$?
     pkill -P "$watch" 2>/dev/null || true

@@ -68,8 +68,8 @@ fn mask(inverted: bool) -> impl Fn(f32, f32) -> f32 + Sync + Send {
 fn int32(op: Int32Op, checked: bool, a: &Tensor, b: &Tensor) -> Result<Tensor, usize> {
     let (Tensor::I32(a), Tensor::I32(b)) = (a, b) else { unreachable!("{CHECKED}") };
     let shape = broadcast_shape(a.shape(), b.shape());
-    let [a, b] = [a, b].map(|x| spread(x, &shape));
-    let pairs = a.iter().zip(&b).enumerate();
+    let [a, b] = [a, b].map(|x| if x.shape() == shape { Cow::Borrowed(x) } else { Cow::Owned(spread(x, &shape)) });
+    let pairs = a.iter().zip(b.iter()).enumerate();
     let data = pairs.map(|(at, (&a, &b))| op.eval(a, b, checked).ok_or(at));
     Ok(integers(&shape, data.collect::<Result<_, _>>()?))
 }

@@ -36,7 +36,7 @@ impl Fusions {
         program.outputs().iter().for_each(|id| readers[id.index()].push(steps.len()));
         let (mut after, mut is_fused) = (vec![Vec::new(); steps.len()], vec![false; steps.len()]);
         for (at, product) in steps.iter().enumerate() {
-            let Some(whole_rows) = gives_whole_rows(&product.op) else { continue };
+            let Some(whole_rows) = gives_whole_rows(program, product) else { continue };
             let shape = &program.value(product.output).shape;
             let mut last = product.output;
             while let [next] = readers[last.index()][..]
@@ -71,10 +71,11 @@ impl Fusions {
 }
 
 /// Whether a step hands over whole rows of floats when others run with it, or only parts of rows; `None` if none does.
-fn gives_whole_rows(op: &StepOp) -> Option<bool> {
-    match op {
+fn gives_whole_rows(program: &Program, step: &Step) -> Option<bool> {
+    match &step.op {
+        // Without a packed weight, the library has no parts.
+        StepOp::Op(Op::Linear(_)) if program.constant(step.inputs[1]).is_some() => Some(false),
         StepOp::QLinear(QLinear { epilogue: Epilogue::Scale { .. } | Epilogue::Dynamic { .. }, .. }) => Some(false),
-        StepOp::Op(Op::Linear(_)) => Some(false),
         StepOp::Op(Op::MatMul(_) | Op::IntegerMatMulDynamic(_)) => Some(true),
         _ => None,
     }

@@ -7,7 +7,7 @@ use bytemuck::Pod;
 /// An array that is filled once and then read from front to back in each run, such as a packed weight.
 ///
 /// A processor keeps the addresses of some pages only, and a weight that is streamed leaves a page of 4 KiB after 64 lines. On Linux an array of
-/// at least one huge page lies in those that the system has; elsewhere, and if it has none, this is a vector.
+/// at least the size of a huge page lies in huge pages, if the system has some; elsewhere, and if it is smaller, this is a vector.
 #[derive(Debug)]
 pub(crate) struct Pages<T>(Memory<T>);
 
@@ -58,7 +58,7 @@ mod mapped {
     /// The usual size of a huge page.
     pub(super) const HUGE: usize = 1 << 21;
 
-    /// Maps zeros, the whole huge pages among them as such; `None` if there is none, or no memory.
+    /// Maps zeros, and asks for huge pages where whole ones fit; `None` for fewer bytes than one has, and if the system refuses the memory.
     pub(super) fn zeroed(size: usize) -> Option<MmapMut> {
         if size < HUGE {
             return None;
@@ -90,7 +90,7 @@ mod tests {
     }
 
     /// Whether the memory at an address is advised to have huge pages; `None` if the system has none.
-    #[cfg(all(feature = "threads", target_os = "linux"))]
+    #[cfg(all(feature = "threads", target_os = "linux", target_arch = "x86_64"))]
     fn is_advised(address: usize) -> Option<bool> {
         let maps = std::fs::read_to_string("/proc/self/smaps").ok()?;
         std::fs::metadata("/sys/kernel/mm/transparent_hugepage").ok()?;
@@ -107,7 +107,8 @@ mod tests {
         None
     }
 
-    #[cfg(all(feature = "threads", target_os = "linux"))]
+    // An emulator of another processor may say something else.
+    #[cfg(all(feature = "threads", target_os = "linux", target_arch = "x86_64"))]
     #[test]
     fn large_arrays_have_huge_pages() {
         let (pages, vector) = (Pages::<u8>::zeroed(4 * mapped::HUGE), vec![0u8; 4 * mapped::HUGE]);

@@ -10,12 +10,16 @@ use crate::numerics::gemm::{After, PackedWeight, Rows};
 use crate::ops::Images;
 use crate::parallel::*;
 
-/// Floats of the images that are padded at a time, and of the patches that are collected at a time: they stay in an L2 cache.
+/// Floats of the images that are padded at a time, if one is not larger, and of the patches that are collected at a time: they stay in an L2
+/// cache.
 #[cfg(feature = "threads")]
 const PADDED: usize = 1 << 18;
 const PATCHES: usize = 1 << 18;
 /// The fewest patches for which a weight is read once.
 const LEAST_PATCHES: usize = 64;
+/// The most floats of an image that is padded: a larger copy takes more memory than patches.
+#[cfg(feature = "threads")]
+const MOST_PADDED: usize = 1 << 21;
 /// The shortest run of neighbours that is read where it lies.
 #[cfg(feature = "threads")]
 const LEAST_RUN: usize = 16;
@@ -45,11 +49,12 @@ impl<'i> PaddedImages<'i> {
             (window.input_dilation == 1).then_some(images.input[axis] + padding)
         };
         let padded = Self { x, images, fill, sizes: [size(0)?, size(1)?] };
-        let (before, after) = (images.input[0] * images.input[1], padded.sizes[0] * padded.sizes[1]);
-        (after / 4 <= before && padded.runs().all(|run| run.len() >= LEAST_RUN)).then_some(padded)
+        let is_small =
+            padded.sizes == images.input || padded.sizes[0] * padded.sizes[1] * images.channels <= MOST_PADDED;
+        (is_small && padded.runs().all(|run| run.len() >= LEAST_RUN)).then_some(padded)
     }
 
-    /// The features of a window, from its first pixel on.
+    /// Where the features of a window lie, counted from its first pixel.
     fn runs(&self) -> impl Iterator<Item = Range<usize>> {
         let Images { channels, window: [rows, columns], .. } = *self.images;
         // Neighbouring taps are one run.
@@ -73,6 +78,9 @@ impl<'i> PaddedImages<'i> {
         bias: Option<&[f32]>,
         after: After<'_, f32>,
     ) {
+        if y.is_empty() {
+            return;
+        }
         let Self { x, images, sizes: [height, width], .. } = *self;
         let Images { channels, window: [rows, columns], output: [_, output_width], .. } = *images;
         let (pixels, is_padded) = (images.output_pixels(), self.sizes != images.input);
@@ -205,6 +213,29 @@ mod tests {
             let differs = y.iter().zip(&expected).position(|(y, expected)| y.to_bits() != expected.to_bits());
             assert_eq!(differs, None, "{count} images of {height} x {width} x {channels}, {window}");
             assert!(y.iter().all(|y| y.is_finite()), "{window}");
+            // The control: one changed element of the last image is noticed.
+            let mut changed = x.clone();
+            let middle = ((count - 1) * height * width + height / 2 * width + width / 2) * channels;
+            changed[middle..].iter_mut().for_each(|x| *x += 1.0);
+            let changed_images = PaddedImages::new(&changed, &images, 0.25).expect("their runs are long");
+            changed_images.convolve(&mut y, n, &packed, Some(&bias), Some(&after));
+            assert!(y != expected, "{window}");
+        }
+    }
+
+    /// No images, and no columns.
+    #[test]
+    fn nothing_has_no_result() {
+        for (count, n) in [(0, 8), (2, 0)] {
+            for padding in [0, 1] {
+                let window = Window { axes: vec![axis(3, 1, 1, [padding; 2]); 2] };
+                let images = Images::new(&[count, 6, 6, 16], &window, ImageLayout::ChannelsLast);
+                let x = vec![0.0; count * 36 * 16];
+                let padded = PaddedImages::new(&x, &images, 0.0).expect("their runs are long");
+                let weight = vec![0.0; n * 144];
+                padded.convolve(&mut [], n, &PackedWeight::new(&weight, n, 144), None, None);
+                by_patches(&mut [], (&x, &images, 0.0), [n, 144], |_, _, _| panic!("there is nothing"));
+            }
         }
     }
 
@@ -222,6 +253,6 @@ mod tests {
         assert!(!is_read(16, [plain, WindowAxis { input_dilation: 2, ..plain }]));
         assert!(!is_read(5, [plain, plain]));
         assert!(!is_read(8, [plain, axis(3, 1, 2, [1, 1])]));
-        assert!(!is_read(16, [axis(3, 9, 1, [40, 40]), plain]));
+        assert!(!is_read(16, [axis(3, 9, 1, [3000, 3000]), axis(3, 9, 1, [9, 20])]));
     }
 }

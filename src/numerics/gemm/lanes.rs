@@ -161,8 +161,8 @@ mod of_loops {
 #[cfg(not(feature = "threads"))]
 pub(super) use of_loops::{lanes_of_processor, with_lanes};
 
-/// What a tile asks for ahead, so that the memory answers while the processor multiplies: the line of the cache that is so many bytes further for
-/// each feature.
+/// What a tile asks for ahead, so that the memory answers while the processor multiplies: for feature i, the line of the cache at `from` and
+/// i · `step` bytes.
 #[derive(Clone, Copy)]
 pub(super) struct Ahead<'p> {
     pub(super) from: &'p [f32],
