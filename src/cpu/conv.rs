@@ -41,7 +41,7 @@ pub(super) fn run(run: &mut StepRun<'_>) -> Option<Output> {
             match epilogue {
                 Epilogue::Requantize { multiplier, zero_point, lo, hi } => {
                     let output = Int8Output { zero_point: *zero_point, lo: *lo, hi: *hi };
-                    let mut y = vec![0; rows * n];
+                    let mut y = run.pool.take_int8(rows * n);
                     convolve(
                         &mut y,
                         x,

@@ -100,7 +100,7 @@ impl Int8Layer {
         match &linear.epilogue {
             Epilogue::Requantize { multiplier, zero_point, lo, hi } => {
                 let output = Int8Output { zero_point: *zero_point, lo: *lo, hi: *hi };
-                let mut y = vec![0; m * linear.n];
+                let mut y = pool.take_int8(m * linear.n);
                 self.weight.map(
                     &mut y,
                     x,

@@ -110,7 +110,7 @@ fn max_pool(run: &mut StepRun<'_>, pool: &MaxPool) -> Tensor {
         }
         Tensor::I8(x) => {
             let y = largest(
-                vec![0; length],
+                run.pool.take_int8(length),
                 x.elements(),
                 &images,
                 i8::MIN,

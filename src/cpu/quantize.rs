@@ -14,10 +14,14 @@ use crate::values::{QParams, QScheme, QuantRange, Tensor, TensorQParams};
 
 pub(super) fn run(run: &mut StepRun<'_>) -> Option<Output> {
     let StepOp::Op(op) = &run.step.op else { return None };
+    let q = match op {
+        Op::Quantize(_) | Op::QuantizeDynamic(_) => run.pool.take_int8(run.x().len()),
+        _ => Vec::new(),
+    };
     let (x, rest) = (run.x(), run.rest);
     Some(match *op {
         Op::Quantize(Quantize { ref qparams, range, rule }) => {
-            match quantize(f32s(x), per_tensor(qparams), range, rule) {
+            match quantize(q, f32s(x), per_tensor(qparams), range, rule) {
                 Ok(q) => Ok(codes(run.shape, q)),
                 Err(index) => Err(CpuError::NotANumber { step: run.name(), index }),
             }
@@ -31,7 +35,7 @@ pub(super) fn run(run: &mut StepRun<'_>) -> Option<Output> {
                 CpuError::Range { step: run.name(), index, value }
             })
         }
-        Op::QuantizeDynamic(QuantizeDynamic { range }) => Ok(quantize_dynamic(x, f32s(rest[0]), range)),
+        Op::QuantizeDynamic(QuantizeDynamic { range }) => Ok(quantize_dynamic(q, x, f32s(rest[0]), range)),
         Op::DequantizeDynamic(_) => Ok(dequantize_dynamic(x, f32s(rest[0]))),
         _ => return None,
     })
@@ -45,9 +49,14 @@ fn per_tensor(qparams: &TensorQParams) -> QParams {
     }
 }
 
-/// Quantizes a tensor (equation 2). The error is the row-major index of a NaN, which has no quantized value.
-fn quantize(x: &[f32], qparams: QParams, range: QuantRange, rule: QuantizeRule) -> Result<Vec<i8>, usize> {
-    let mut q = vec![0i8; x.len()];
+/// Quantizes a tensor (equation 2) into a buffer. The error is the row-major index of a NaN, which has no quantized value.
+fn quantize(
+    mut q: Vec<i8>,
+    x: &[f32],
+    qparams: QParams,
+    range: QuantRange,
+    rule: QuantizeRule,
+) -> Result<Vec<i8>, usize> {
     let task = task_len(x.len(), 1);
     let blocks = q.par_chunks_mut(task).zip(x.par_chunks(task)).map(|(q, x)| {
         vectorized(
@@ -164,10 +173,9 @@ fn range_of(values: &[f32]) -> (Range, bool) {
     values.par_chunks(task_len(values.len(), 1)).map(of_block).reduce_with(merge).unwrap_or((Range::EMPTY, true))
 }
 
-/// Quantizes with dynamic qparams (equation 2). NaN, which equation 10 refuses, would give the zero point.
-fn quantize_dynamic(x: &Tensor, qparams: &[f32], range: QuantRange) -> Tensor {
+/// Quantizes with dynamic qparams (equation 2) into a buffer. NaN, which equation 10 refuses, would give the zero point.
+fn quantize_dynamic(mut y: Vec<i8>, x: &Tensor, qparams: &[f32], range: QuantRange) -> Tensor {
     let cols = x.shape().last().copied().unwrap_or(1).max(1);
-    let mut y = vec![0i8; x.len()];
     let rows = task_len(y.len(), cols) / cols;
     let tasks = y.par_chunks_mut(rows * cols).zip(f32s(x).par_chunks(rows * cols)).enumerate();
     tasks.for_each(|(at, (y, x))| {
@@ -216,7 +224,7 @@ mod tests {
             let q = QParams::new(scale, z).expect("valid");
             for range in [QuantRange::INT8, QuantRange::INT8_NARROW] {
                 for &rule in QuantizeRule::ALL {
-                    let got = quantize(&x, q, range, rule).expect("no NaN");
+                    let got = quantize(vec![0; x.len()], &x, q, range, rule).expect("no NaN");
                     for (&v, got) in x.iter().zip(got) {
                         let expected = rule.quantize(v, q, range.quant_min(), range.quant_max());
                         assert_eq!(i32::from(got), expected, "{rule}: {v:e} at scale {scale} zero point {z}");
@@ -256,6 +264,6 @@ mod tests {
         let mut x = vec![1.0; 100_000];
         x[77_777] = f32::NAN;
         let q = QParams::new(1.0, 0).expect("valid");
-        assert_eq!(quantize(&x, q, QuantRange::INT8, QuantizeRule::Multiply), Err(77_777));
+        assert_eq!(quantize(vec![0; x.len()], &x, q, QuantRange::INT8, QuantizeRule::Multiply), Err(77_777));
     }
 }

@@ -13,7 +13,10 @@ use crate::values::slices::{codes, f32s, f32s_mut, i8s, i32s, integers, like};
 
 pub(super) fn run(run: &mut StepRun<'_>) -> Option<Output> {
     let op = match &run.step.op {
-        StepOp::QLut(table) => return Some(Ok(lut(run.x(), &table.table))),
+        StepOp::QLut(table) => {
+            let y = run.pool.take_int8(run.x().len());
+            return Some(Ok(lut(y, run.x(), &table.table)));
+        }
         StepOp::ToF16 | StepOp::FromF16 => return Some(Ok(in_place(run, |x| *x = half::f16::from_f32(*x).to_f32()))),
         StepOp::Op(op) => op,
         _ => return None,
@@ -54,8 +57,7 @@ fn to_integer(x: &Tensor, to: IntegerType) -> Result<Tensor, usize> {
 }
 
 /// Looks up each element: entry `x + 128` of a lookup table of 256 entries.
-fn lut(x: &Tensor, table: &[i8]) -> Tensor {
-    let mut y = vec![0i8; x.len()];
+fn lut(mut y: Vec<i8>, x: &Tensor, table: &[i8]) -> Tensor {
     let task = task_len(y.len(), 1);
     y.par_chunks_mut(task).zip(i8s(x).par_chunks(task)).for_each(|(y, x)| {
         y.iter_mut().zip(x).for_each(|(y, &x)| *y = table[(i32::from(x) + 128) as usize]);
