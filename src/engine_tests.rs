@@ -6,7 +6,7 @@ use crate::graph::{Graph, GraphBuilder, NodeId};
 use crate::interp::Interpreter;
 use crate::lower::lower;
 use crate::numerics::FloatProducts;
-use crate::ops::{Conv, Linear, MatMul, Op, Window};
+use crate::ops::{Conv, Linear, MatMul, MaxPool, Op, Window};
 use crate::quantize::{ConvertOptions, QuantizationConfig, WgpuQuantizer, convert, prepare, to_integer};
 use crate::values::{Shape, Tensor};
 
@@ -198,6 +198,21 @@ fn float_layers_fuse_in_any_division() {
         let inputs: Vec<&Tensor> = inputs.iter().take(if is_constant { 1 } else { 2 }).collect();
         assert_eq!(agree(&graph, &inputs), [0, 0], "{graph}");
     }
+}
+
+/// A max pool takes over the buffer of a value that is larger than its own.
+#[test]
+fn max_pools_read_nothing_of_earlier_values() {
+    let mut g = GraphBuilder::new();
+    let x = g.input("x", Shape::batched(&[8, 12, 12])).expect("an input");
+    let large = g.gelu("gelu", x).expect("gelu");
+    let large = g.add_scalar("large", large, 50.0).expect("a sum");
+    let sums = g.sum("sums", large, 3).expect("sums");
+    let small = g.mul_scalar("small", x, -0.5).expect("scaled");
+    let window = Window::new(&[3, 3]).with_padding(&[1, 1]);
+    let y = g.max_pool("pool", small, MaxPool::new(window)).expect("a pool");
+    let graph = g.finish([sums, y]).expect("a graph");
+    agree(&graph, &[&floats(&[2, 8, 12, 12], 9)]);
 }
 
 /// Norms over the last axis run with the product.
