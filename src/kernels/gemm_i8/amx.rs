@@ -24,6 +24,8 @@ pub(super) const ROWS: usize = 16;
 pub(super) const FEATURES: usize = 64;
 /// Rows from which on a product uses tiles: fewer take as long as a whole tile.
 pub(super) const LEAST_ROWS: usize = 8;
+/// Largest size of the activations of a task. Processors with AMX have L2 caches of 2 MiB, and each task reads all weights from beyond them.
+pub(super) const TASK_BYTES: usize = 1 << 20;
 /// Multiply-adds that one thread computes sooner than it wakes another.
 pub(super) const ALONE: usize = 1 << 23;
 

@@ -35,6 +35,8 @@ use crate::values::pages::Pages;
 const ROWS: usize = 6;
 /// Largest size of the activations of a task: with a block of weights they stay in an L2 cache.
 const TASK_BYTES: usize = 1 << 18;
+/// Largest size of the results of a task that is not over with them.
+const RESULT_BYTES: usize = 1 << 19;
 
 /// Most features of weights of fewer than 8 bits: sums over whole bytes, of at most 255 · 128 each, fit `i32`.
 const MOST_OF_FIELDS: usize = 1 << 16;
@@ -133,14 +135,15 @@ impl Blocks {
         F: Fn(usize, usize, &mut [T], &[i32]) + Sync,
     {
         let (n, k) = (self.n, self.k);
-        let row_bytes = match after {
-            // The results stay in an L2 cache as well.
-            Some(_) => k.max(n * size_of::<T>() / 2),
-            None => k,
-        };
         let has_tiles = self.vnni == Vnni::Amx && m >= amx::LEAST_ROWS;
-        let (tile_rows, alone) = if has_tiles { (amx::ROWS, amx::ALONE) } else { (ROWS, ALONE) };
-        let task_rows = TASK_BYTES / row_bytes.max(1) / tile_rows * tile_rows;
+        let (tile_rows, task_bytes, alone) = match has_tiles {
+            true => (amx::ROWS, amx::TASK_BYTES, amx::ALONE),
+            false => (ROWS, TASK_BYTES, ALONE),
+        };
+        let most = task_bytes / k.max(1);
+        // The results that others read stay in an L2 cache as well.
+        let most = if after.is_some() { most.min(RESULT_BYTES / (n * size_of::<T>()).max(1)) } else { most };
+        let task_rows = most / tile_rows * tile_rows;
         let task_rows = task_rows.clamp(4 * ROWS.max(tile_rows / 2), 512 / tile_rows * tile_rows);
         let division = Division { m, n, k, block: COLS, tile_rows, task_rows, alone };
         division.run(y, after, |task, y| {
