@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use crate::values::Tensor;
+use crate::values::pages::filled;
 
 /// Fewer elements are not worth a search: an allocator has as much at hand.
 const FEWEST: usize = 1 << 10;
@@ -31,7 +32,7 @@ struct Buffer<T> {
     of_this_run: bool,
 }
 
-impl<T: Copy + Default> Buffers<T> {
+impl<T: Copy + Default + Send + Sync> Buffers<T> {
     fn take(&mut self, len: usize) -> Vec<T> {
         let fits = |buffer: &Buffer<T>| buffer.memory.capacity() >= len && buffer.memory.capacity() / 2 <= len;
         match self.0.iter().position(fits) {
@@ -40,7 +41,7 @@ impl<T: Copy + Default> Buffers<T> {
                 buffer.resize(len, T::default());
                 buffer
             }
-            _ => vec![T::default(); len],
+            _ => filled(len),
         }
     }
 

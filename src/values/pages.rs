@@ -1,4 +1,7 @@
-//! Arrays in huge pages.
+//! Memory of large arrays: huge pages, and pages that threads fill.
+
+// A length that is set when all values are.
+#![allow(unsafe_code)]
 
 use std::ops::{Deref, DerefMut};
 
@@ -51,6 +54,29 @@ impl<T: Pod> DerefMut for Pages<T> {
     }
 }
 
+/// Makes a vector of default values, which threads fill if it is large: one alone would take as long as a small step, and leave all of it in
+/// its own cache.
+pub(crate) fn filled<T: Copy + Default + Send + Sync>(len: usize) -> Vec<T> {
+    #[cfg(feature = "threads")]
+    if len * size_of::<T>() >= FILLED_BY_THREADS && rayon::current_num_threads() > 1 {
+        use rayon::prelude::*;
+        let mut values = Vec::with_capacity(len);
+        let memory = &mut values.spare_capacity_mut()[..len];
+        let share = len.div_ceil(rayon::current_num_threads());
+        memory.par_chunks_mut(share).for_each(|memory| {
+            memory.fill(std::mem::MaybeUninit::new(T::default()));
+        });
+        // SAFETY: the chunks are all of the first `len` values, for which there is room.
+        unsafe { values.set_len(len) };
+        return values;
+    }
+    vec![T::default(); len]
+}
+
+/// Bytes from which on threads share the work of [`filled`].
+#[cfg(feature = "threads")]
+const FILLED_BY_THREADS: usize = 1 << 19;
+
 #[cfg(all(feature = "threads", target_os = "linux"))]
 mod mapped {
     use memmap2::{Advice, MmapMut};
@@ -86,6 +112,16 @@ mod tests {
             assert!(pages.len() == len && pages.iter().all(|values| *values == [0.0; 16]), "{len}");
             pages.iter_mut().enumerate().for_each(|(at, values)| *values = [at as f32; 16]);
             assert!(pages.iter().enumerate().all(|(at, values)| *values == [at as f32; 16]), "{len}");
+        }
+    }
+
+    #[test]
+    fn filled_vectors_have_default_values() {
+        for len in [0, 5, FILLED_BY_THREADS / 4 - 1, FILLED_BY_THREADS / 4, FILLED_BY_THREADS / 2 + 3] {
+            // What was there before is likely to be there again.
+            drop(vec![7i32; len]);
+            let values = filled::<i32>(len);
+            assert!(values.len() == len && values.iter().all(|&value| value == 0), "{len}");
         }
     }
 
