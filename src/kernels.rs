@@ -4,4 +4,4 @@
 
 mod gemm_i8;
 
-pub(crate) use gemm_i8::{Int8Gemm, Int8Weight, rten_max_k};
+pub(crate) use gemm_i8::{Activations, Int8Gemm, Int8Weight, rten_max_k};

@@ -68,6 +68,11 @@ impl BufferPool {
         self.int8.take(len)
     }
 
+    /// Adds a buffer of int8 values that is no longer needed.
+    pub(super) fn give_int8(&mut self, buffer: Vec<i8>) {
+        self.int8.give(buffer);
+    }
+
     /// Adds the buffer of a value that is no longer needed, if a step has computed it and it holds floats or int8 values.
     pub(super) fn give(&mut self, value: Option<Cow<'_, Tensor>>) {
         match value {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::buffer_pool::BufferPool;
 use super::conv::taps;
 use super::error::CpuError;
-use super::fusion::{Fused, Fusions};
+use super::fusion::{Before, Fused, Fusions};
 use super::int8_layer::{Int8Layer, Weight};
 use super::options::Options;
 use super::step_run::StepRun;
@@ -167,10 +167,10 @@ impl Engine {
             }
         }
         let fusions = Fusions::of(program, |id| views[id.index()].is_some());
-        for (at, patches) in fusions.patches.iter().enumerate() {
-            if let Some(unfold) = patches {
-                let image = program.steps()[*unfold].inputs[0].index();
-                last_read[image] = last_read[image].max(Some(at));
+        for (at, before) in fusions.before.iter().enumerate() {
+            if let Some(before) = before {
+                let x = program.steps()[*before].inputs[0].index();
+                last_read[x] = last_read[x].max(Some(at));
             }
         }
         program.outputs().iter().for_each(|id| last_read[id.index()] = None);
@@ -294,9 +294,9 @@ impl Engine {
                 _ => step.inputs.iter().map(|id| self.views[id.index()].as_ref().map_or(*id, |view| view.of)).collect(),
             };
             let mut inputs = if inputs.is_empty() { Cow::Borrowed(&step.inputs) } else { Cow::Owned(inputs) };
-            let unfold = self.fusions.patches[at].map(|unfold| &self.program.steps()[unfold]);
-            if let Some(unfold) = unfold {
-                inputs.to_mut()[0] = unfold.inputs[0];
+            let before = self.fusions.before[at].map(|before| &self.program.steps()[before]);
+            if let Some(before) = before {
+                inputs.to_mut()[0] = before.inputs[0];
             }
             let (first, rest) = inputs.split_first().expect(CHECKED);
             // A step may work in the buffer of an input that nothing else reads.
@@ -319,19 +319,14 @@ impl Engine {
                     Fused::new(step, &shape, &others)
                 })
                 .collect();
-            let patches = unfold.and_then(|unfold| match &unfold.op {
-                // The value may be gone, since the step that was to read it is over.
-                StepOp::Op(Op::Unfold(op)) => {
-                    Some((op, f32s(self.program.constant(unfold.inputs[1]).expect(CHECKED))[0]))
-                }
-                _ => None,
-            });
+            // A value may be gone, since the step that was to read it is over, but constants stay.
+            let before = before.map(|before| Before::new(before, self.program.constant(before.inputs[1])));
             let run = StepRun {
                 step,
                 first,
                 rest: &rest,
                 views,
-                patches,
+                before,
                 fused: &fused,
                 weight,
                 shape: &shape,

@@ -1,23 +1,24 @@
-//! Fusion: what follows a product element by element or row by row runs on each part of its result while that is in cache, and a float
-//! convolution collects the patches of some pixels just before it multiplies them.
+//! Fusion: what follows a product element by element or row by row runs on each part of its result while that is in cache, a float
+//! convolution collects the patches of some pixels just before it multiplies them, and an int8 layer quantizes some rows.
 
 use super::broadcast::Operand;
 use super::task_size::task_len;
 use crate::numerics::float::{self, rows};
 use crate::numerics::{UnaryOp, vectorized};
-use crate::ops::{Clamp, LayerNorm, Op, RmsNorm, Softmax, Unary};
+use crate::ops::{Clamp, LayerNorm, Op, QuantizeDynamic, RmsNorm, Softmax, Unary, Unfold};
 use crate::parallel::*;
 use crate::program::{Epilogue, Program, QLinear, Step, StepOp, ValueId};
-use crate::values::slices::f32s;
-use crate::values::{DType, Tensor};
+use crate::values::slices::{CHECKED, f32s};
+use crate::values::{DType, QuantRange, Tensor};
 
 /// Which steps run with a product before or after them.
 #[derive(Debug)]
 pub(super) struct Fusions {
     /// For each step, the steps that run with it, in order.
     pub(super) after: Vec<Vec<usize>>,
-    /// For each step, the step that collects the patches which it multiplies.
-    pub(super) patches: Vec<Option<usize>>,
+    /// For each step, the step that computes some rows of its first input just before it multiplies them: an `unfold` or a
+    /// `quantize_dynamic` without other readers.
+    pub(super) before: Vec<Option<usize>>,
     /// For each step, whether it runs with another one.
     pub(super) is_fused: Vec<bool>,
 }
@@ -53,20 +54,18 @@ impl Fusions {
                 last = step.output;
             }
         }
-        let mut patches = vec![None; steps.len()];
+        let mut before = vec![None; steps.len()];
         for (at, step) in steps.iter().enumerate() {
-            if let StepOp::Op(Op::Unfold(_)) = step.op
-                && let [next] = readers[step.output.index()][..]
-                && let Some(StepOp::Op(Op::Linear(_))) = steps.get(next).map(|step| &step.op)
-                && steps[next].inputs[0] == step.output
-                && program.value(step.output).value_type.dtype() == DType::F32
-                && program.constant(step.inputs[1]).is_some()
+            if let [next] = readers[step.output.index()][..]
+                && let Some(product) = steps.get(next)
+                && product.inputs[0] == step.output
+                && can_precede(program, step, product)
             {
-                patches[next] = Some(at);
+                before[next] = Some(at);
                 is_fused[at] = true;
             }
         }
-        Self { after, patches, is_fused }
+        Self { after, before, is_fused }
     }
 }
 
@@ -78,6 +77,37 @@ fn gives_whole_rows(program: &Program, step: &Step) -> Option<bool> {
         StepOp::QLinear(QLinear { epilogue: Epilogue::Scale { .. } | Epilogue::Dynamic { .. }, .. }) => Some(false),
         StepOp::Op(Op::MatMul(_) | Op::IntegerMatMulDynamic(_)) => Some(true),
         _ => None,
+    }
+}
+
+/// Whether a step can compute some rows of what a product reads.
+fn can_precede(program: &Program, step: &Step, product: &Step) -> bool {
+    match (&step.op, &product.op) {
+        (StepOp::Op(Op::Unfold(_)), StepOp::Op(Op::Linear(_))) => {
+            program.value(step.output).value_type.dtype() == DType::F32 && program.constant(step.inputs[1]).is_some()
+        }
+        // The product reads the same dynamic qparams.
+        (StepOp::Op(Op::QuantizeDynamic(_)), StepOp::QLinear(_)) => product.inputs[1..] == step.inputs[1..],
+        _ => false,
+    }
+}
+
+/// What computes some rows of the first input of a product just before it multiplies them.
+pub(super) enum Before<'r> {
+    /// A step that collects patches, and what pads them.
+    Patches(&'r Unfold, f32),
+    /// A step that quantizes with dynamic qparams.
+    Quantize(QuantRange),
+}
+
+impl<'r> Before<'r> {
+    /// Makes what a step does for a product. `constant` is its second input.
+    pub(super) fn new(step: &'r Step, constant: Option<&Tensor>) -> Self {
+        match &step.op {
+            StepOp::Op(Op::Unfold(op)) => Self::Patches(op, f32s(constant.expect(CHECKED))[0]),
+            StepOp::Op(Op::QuantizeDynamic(QuantizeDynamic { range })) => Self::Quantize(*range),
+            _ => unreachable!("it can precede a product"),
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use super::epilogue::{Channels, Int8Output, qparams_of_row, requantize_row, scal
 use super::error::CpuError;
 use super::fusion::{Fused, apply_to_part};
 use super::options::GemmBackend;
-use crate::kernels::{Int8Gemm, Int8Weight};
+use crate::kernels::{Activations, Int8Gemm, Int8Weight};
 use crate::numerics::gemm::{After, PackedWeight};
 use crate::program::{Epilogue, QLinear};
 use crate::values::Tensor;
@@ -84,7 +84,7 @@ impl Int8Layer {
     pub(super) fn run(
         &self,
         linear: &QLinear,
-        x: &[i8],
+        x: Activations<'_>,
         dynamic_qparams: Option<&[f32]>,
         fused: &[Fused<'_>],
         shape: &[usize],
@@ -101,7 +101,7 @@ impl Int8Layer {
             Epilogue::Requantize { multiplier, zero_point, lo, hi } => {
                 let output = Int8Output { zero_point: *zero_point, lo: *lo, hi: *hi };
                 let mut y = pool.take_int8(m * linear.n);
-                self.weight.map(
+                self.weight.map_parts(
                     &mut y,
                     x,
                     m,
@@ -109,6 +109,7 @@ impl Int8Layer {
                     |_, col: usize, q: &mut [i8], sums: &[i32]| {
                         requantize_row(q, sums, &bias[col..], &multiplier[col..], shift, output);
                     },
+                    None,
                 );
                 slices::codes(shape, y)
             }

@@ -3,14 +3,20 @@
 #[cfg(feature = "threads")]
 use super::conv::PaddedImages;
 use super::conv::by_patches;
-use super::fusion::{apply_to_all, apply_to_part};
+use super::fusion::{Before, apply_to_all, apply_to_part};
 use super::int8_layer::Weight;
+use super::quantize::{by_rows, quantize_rows};
 use super::step_run::{Output, StepRun};
+use crate::kernels::Activations;
 use crate::numerics::float::products;
 use crate::numerics::{FloatProducts, gemm};
 use crate::ops::{ImageLayout, Images, Linear, Op, Unfold};
+use crate::parallel::current_num_threads;
 use crate::program::StepOp;
 use crate::values::slices::{CHECKED, f32s, i8s, rows_before_last, tensor};
+
+/// Rows of a thread from which on an int8 layer quantizes rows as it reads them. Its tasks divide the rows then, so that each is quantized once.
+const ROWS_OF_A_THREAD: usize = 64;
 
 pub(super) fn run(run: &mut StepRun<'_>) -> Option<Output> {
     let (shape, rest) = (run.shape, run.rest);
@@ -19,7 +25,24 @@ pub(super) fn run(run: &mut StepRun<'_>) -> Option<Output> {
             let Some(Weight::Int8(layer)) = run.weight else { unreachable!("{CHECKED}") };
             let dynamic_qparams = rest.first().map(|qparams| f32s(qparams));
             let x = run.first.as_deref().expect(CHECKED);
-            layer.run(linear, i8s(x), dynamic_qparams, run.fused, shape, run.pool)
+            match (&run.before, dynamic_qparams) {
+                (Some(Before::Quantize(range)), Some(qparams)) => {
+                    let quantize = |row: usize, q: &mut [i8]| {
+                        let x = &f32s(x)[row * linear.k..][..q.len()];
+                        quantize_rows(q, x, (qparams, row), linear.k, *range);
+                    };
+                    if rows_before_last(shape) >= ROWS_OF_A_THREAD * current_num_threads() {
+                        let x = Activations::Rows(&quantize);
+                        return Some(Ok(layer.run(linear, x, dynamic_qparams, run.fused, shape, run.pool)));
+                    }
+                    let mut q = run.pool.take_int8(x.len());
+                    by_rows(&mut q, linear.k, quantize);
+                    let y = layer.run(linear, Activations::Int8(&q), dynamic_qparams, run.fused, shape, run.pool);
+                    run.pool.give_int8(q);
+                    y
+                }
+                _ => layer.run(linear, Activations::Int8(i8s(x)), dynamic_qparams, run.fused, shape, run.pool),
+            }
         }
         StepOp::Op(Op::Linear(Linear { products: kind })) => {
             let (n, k) = (rest[0].shape()[0], rest[0].shape()[1]);
@@ -38,13 +61,13 @@ pub(super) fn run(run: &mut StepRun<'_>) -> Option<Output> {
                 };
                 let product =
                     |y: &mut [f32], x: &[f32]| products::product(y, &products::factors(x), weight, [n, k], bias);
-                match run.patches {
-                    Some((Unfold { window }, fill)) => {
+                match run.before {
+                    Some(Before::Patches(Unfold { window }, fill)) => {
                         by_patches(&mut y, (f32s(x), &images(window), fill), [n, k], |y, _, patches| {
                             product(y, patches)
                         });
                     }
-                    None => product(&mut y, f32s(x)),
+                    _ => product(&mut y, f32s(x)),
                 }
                 apply_to_all(run.fused, &mut y, n);
                 return Some(Ok(tensor(shape.to_vec(), y)));
@@ -57,7 +80,7 @@ pub(super) fn run(run: &mut StepRun<'_>) -> Option<Output> {
                 apply_to_part(run.fused, y, row, [col, cols], n);
             };
             let weight = f32s(rest[0]);
-            let Some((Unfold { window }, fill)) = run.patches else {
+            let Some(Before::Patches(Unfold { window }, fill)) = run.before else {
                 let sizes = [y.len() / n.max(1), n, k];
                 gemm::linear_into(&mut y, f32s(x), sizes, weight, packed, bias, Some(&after));
                 return Some(Ok(tensor(shape.to_vec(), y)));

@@ -174,22 +174,35 @@ fn range_of(values: &[f32]) -> (Range, bool) {
 }
 
 /// Quantizes with dynamic qparams (equation 2) into a buffer. NaN, which equation 10 refuses, would give the zero point.
-fn quantize_dynamic(mut y: Vec<i8>, x: &Tensor, qparams: &[f32], range: QuantRange) -> Tensor {
+fn quantize_dynamic(mut q: Vec<i8>, x: &Tensor, qparams: &[f32], range: QuantRange) -> Tensor {
     let cols = x.shape().last().copied().unwrap_or(1).max(1);
-    let rows = task_len(y.len(), cols) / cols;
-    let tasks = y.par_chunks_mut(rows * cols).zip(f32s(x).par_chunks(rows * cols)).enumerate();
-    tasks.for_each(|(at, (y, x))| {
-        vectorized(
-            #[inline(always)]
-            || {
-                for (row, (y, x)) in y.chunks_exact_mut(cols).zip(x.chunks_exact(cols)).enumerate() {
-                    let (scale, zero_point) = qparams_of_row(qparams, at * rows + row);
-                    quantize_row(y, x, 1.0 / scale, zero_point, range);
-                }
-            },
-        );
-    });
-    codes(x.shape(), y)
+    by_rows(&mut q, cols, |row, q| quantize_rows(q, &f32s(x)[row * cols..][..q.len()], (qparams, row), cols, range));
+    codes(x.shape(), q)
+}
+
+/// Calls `quantize(row, q)` for parts of `q[rows, cols]`, whole rows from a row on, in parallel.
+pub(super) fn by_rows(q: &mut [i8], cols: usize, quantize: impl Fn(usize, &mut [i8]) + Sync) {
+    let task = task_len(q.len(), cols);
+    q.par_chunks_mut(task).enumerate().for_each(|(at, q)| quantize(at * task / cols, q));
+}
+
+/// Quantizes the rows `x[rows, cols]` with dynamic qparams of the tensor, or of each row: those of the first are at a row of `qparams`.
+pub(super) fn quantize_rows(
+    q: &mut [i8],
+    x: &[f32],
+    (qparams, first): (&[f32], usize),
+    cols: usize,
+    range: QuantRange,
+) {
+    vectorized(
+        #[inline(always)]
+        || {
+            for (row, (q, x)) in q.chunks_exact_mut(cols).zip(x.chunks_exact(cols)).enumerate() {
+                let (scale, zero_point) = qparams_of_row(qparams, first + row);
+                quantize_row(q, x, 1.0 / scale, zero_point, range);
+            }
+        },
+    );
 }
 
 /// Dequantizes with dynamic qparams (equation 1).

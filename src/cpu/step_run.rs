@@ -4,9 +4,8 @@ use std::borrow::Cow;
 
 use super::buffer_pool::BufferPool;
 use super::error::CpuError;
-use super::fusion::Fused;
+use super::fusion::{Before, Fused};
 use super::int8_layer::Weight;
-use crate::ops::Unfold;
 use crate::program::Step;
 use crate::values::Tensor;
 use crate::values::slices::CHECKED;
@@ -23,8 +22,8 @@ pub(super) struct StepRun<'r> {
     pub(super) rest: &'r [&'r Tensor],
     /// For the first two inputs: the axes in the order in which the step reads them, if not their own. Only products read such views.
     pub(super) views: [Option<&'r [usize]>; 2],
-    /// The step whose patches of the first input the product of this step multiplies, and what pads them.
-    pub(super) patches: Option<(&'r Unfold, f32)>,
+    /// What computes rows of this step's product from the first input.
+    pub(super) before: Option<Before<'r>>,
     /// What runs on the result before it leaves the cache.
     pub(super) fused: &'r [Fused<'r>],
     /// The packed weight, if the step has one.

@@ -19,6 +19,7 @@ use crate::parallel::*;
 const ALONE: usize = 1 << 21;
 
 mod absent;
+mod activations;
 #[cfg(target_arch = "x86_64")]
 mod amx;
 #[cfg(target_arch = "x86_64")]
@@ -79,6 +80,7 @@ mod rten {
 
 pub(crate) use rten::max_k as rten_max_k;
 
+pub(crate) use activations::Activations;
 use neon::Neon;
 use vnni::Vnni;
 
@@ -275,11 +277,11 @@ impl Int8Weight {
         T: Copy + Default + Send,
         F: Fn(usize, usize, &mut [T], &[i32]) + Sync,
     {
-        self.map_parts(y, x, m, finish, None);
+        self.map_parts(y, Activations::Int8(x), m, finish, None);
     }
 
     /// Computes [`Int8Weight::map`], and calls `after` for each part of `y` when it is complete.
-    pub(crate) fn map_parts<T, F>(&self, y: &mut [T], x: &[i8], m: usize, finish: F, after: After<'_, T>)
+    pub(crate) fn map_parts<T, F>(&self, y: &mut [T], x: Activations<'_>, m: usize, finish: F, after: After<'_, T>)
     where
         T: Copy + Default + Send,
         F: Fn(usize, usize, &mut [T], &[i32]) + Sync,
@@ -299,17 +301,18 @@ impl Int8Weight {
         let run = |(flipped, sums): &mut (Vec<u8>, Vec<i32>), (at, y): (usize, &mut [T])| {
             let rows = y.len() / n;
             sums.resize(y.len(), 0);
-            self.sums(sums, flipped, &x[at * block * k..][..rows * k], rows);
+            let first = at * block;
+            x.with_rows(first..first + rows, k, |x| self.sums(sums, flipped, x, rows));
             vectorized(
                 #[inline(always)]
                 || {
                     for (row, (y, sums)) in y.chunks_exact_mut(n).zip(sums.chunks_exact(n)).enumerate() {
-                        finish(at * block + row, 0, y, sums);
+                        finish(first + row, 0, y, sums);
                     }
                 },
             );
             if let Some(after) = after {
-                after(at * block, 0, n, y);
+                after(first, 0, n, y);
             }
         };
         if m <= block {
@@ -325,10 +328,10 @@ impl Int8Weight {
         match &self.packed {
             Packed::Rten(weight) => weight.sums(sums, flipped, x, [m, self.n, self.k]),
             Packed::VnniHalves(blocks) => {
-                of_halves(sums, self.n, |halves| blocks.product(halves, x, m, &copy_sums, None));
+                of_halves(sums, self.n, |halves| blocks.product(halves, Activations::Int8(x), m, &copy_sums, None));
             }
             Packed::NeonHalves(panels) => {
-                of_halves(sums, self.n, |halves| panels.product(halves, x, m, &copy_sums, None));
+                of_halves(sums, self.n, |halves| panels.product(halves, Activations::Int8(x), m, &copy_sums, None));
             }
             Packed::Portable(weight) => portable(sums, x, weight, self.n, self.k),
             Packed::Portable16(weight) => portable(sums, x, weight, self.n, self.k),

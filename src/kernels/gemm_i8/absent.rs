@@ -1,5 +1,6 @@
 //! What stands for the kernels of other architectures: never available.
 
+use super::Activations;
 use crate::numerics::gemm::After;
 
 /// For AVX2 and WebAssembly's vectors, a type without values. It is private to this module, since callers would otherwise be warned of unreachable code.
@@ -18,7 +19,7 @@ impl Panels {
         unreachable!("the kernel is not available")
     }
 
-    pub(super) fn product<T, F>(&self, _: &mut [T], _: &[i8], _: usize, _: &F, _: After<'_, T>) {
+    pub(super) fn product<T, F>(&self, _: &mut [T], _: Activations<'_>, _: usize, _: &F, _: After<'_, T>) {
         match self.0 {}
     }
 }
@@ -26,6 +27,8 @@ impl Panels {
 /// On other architectures, VNNI is never available.
 #[cfg(not(target_arch = "x86_64"))]
 pub(super) mod vnni {
+    use super::{Activations, After};
+
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     pub(crate) enum Vnni {
         Amx,
@@ -47,7 +50,7 @@ pub(super) mod vnni {
             unreachable!("VNNI is not available: {vnni:?}")
         }
 
-        pub(crate) fn product<T, F>(&self, _: &mut [T], _: &[i8], _: usize, _: &F, _: super::After<'_, T>) {
+        pub(crate) fn product<T, F>(&self, _: &mut [T], _: Activations<'_>, _: usize, _: &F, _: After<'_, T>) {
             match self.0 {}
         }
     }
@@ -56,6 +59,8 @@ pub(super) mod vnni {
 /// On other architectures, NEON is never available.
 #[cfg(not(target_arch = "aarch64"))]
 pub(super) mod neon {
+    use super::{Activations, After};
+
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     pub(crate) enum Neon {
         I8mm,
@@ -76,7 +81,7 @@ pub(super) mod neon {
             unreachable!("NEON is not available: {neon:?}")
         }
 
-        pub(crate) fn product<T, F>(&self, _: &mut [T], _: &[i8], _: usize, _: &F, _: super::After<'_, T>) {
+        pub(crate) fn product<T, F>(&self, _: &mut [T], _: Activations<'_>, _: usize, _: &F, _: After<'_, T>) {
             match self.0 {}
         }
     }

@@ -12,8 +12,10 @@
 
 use std::arch::asm;
 use std::cell::Cell;
+use std::ops::Range;
 use std::sync::OnceLock;
 
+use super::Activations;
 use super::block::{COLS, GROUP, PARTS, Weights};
 use super::fields::{base, bits};
 use super::vnni::Blocks;
@@ -26,6 +28,8 @@ pub(super) const FEATURES: usize = 64;
 pub(super) const LEAST_ROWS: usize = 8;
 /// Largest size of the activations of a task. Processors with AMX have L2 caches of 2 MiB, and each task reads all weights from beyond them.
 pub(super) const TASK_BYTES: usize = 1 << 20;
+/// Size of the activations that are computed and packed at a time.
+const COMPUTED_BYTES: usize = 1 << 13;
 /// Multiply-adds that one thread computes sooner than it wakes another.
 pub(super) const ALONE: usize = 1 << 23;
 
@@ -104,26 +108,30 @@ pub(super) struct Tiles<'t> {
     steps: usize,
 }
 
-/// Packs `x[rows, k]`, and calls `run` with it. AMX must be available.
+/// Packs some rows of `x`, of `k` features, and calls `run` with them. AMX must be available.
 ///
 /// `run` must compute no other product on this thread, whose end would take the tiles away: it waits for no other task.
 #[inline(always)]
-pub(super) fn with_activations(x: &[i8], k: usize, run: impl FnOnce(&Tiles<'_>)) {
+pub(super) fn with_activations(x: Activations<'_>, rows: Range<usize>, k: usize, run: impl FnOnce(&Tiles<'_>)) {
     let mut lines = ACTIVATIONS.take();
     let steps = k.div_ceil(FEATURES);
-    let tiles = (x.len() / k).div_ceil(ROWS);
-    lines.resize(tiles * steps * ROWS, Line([0; FEATURES]));
-    for (tile, x) in lines.chunks_exact_mut(steps * ROWS).zip(x.chunks(ROWS * k)) {
-        for (row, x) in x.chunks_exact(k).enumerate() {
-            for (step, x) in x.chunks(FEATURES).enumerate() {
-                let line = &mut tile[step * ROWS + row].0;
-                // The weights of what pads a row are 0, and the sums of what pads a tile are not read.
-                match x.try_into() {
-                    Ok::<&[i8; FEATURES], _>(x) => *line = x.map(flip),
-                    Err(_) => line.iter_mut().zip(x).for_each(|(line, &x)| *line = flip(x)),
+    lines.resize(rows.len().div_ceil(ROWS) * steps * ROWS, Line([0; FEATURES]));
+    // As many rows at a time as an L1 cache keeps beside their lines.
+    let some = (COMPUTED_BYTES / k).clamp(1, ROWS);
+    for first in rows.clone().step_by(some) {
+        x.with_rows(first..rows.end.min(first + some), k, |x| {
+            for (row, x) in (first - rows.start..).zip(x.chunks_exact(k)) {
+                let lines = lines[row / ROWS * steps * ROWS + row % ROWS..].iter_mut().step_by(ROWS);
+                for (line, x) in lines.zip(x.chunks(FEATURES)) {
+                    let line = &mut line.0;
+                    // The weights of what pads a row are 0, and the sums of what pads a tile are not read.
+                    match x.try_into() {
+                        Ok::<&[i8; FEATURES], _>(x) => *line = x.map(flip),
+                        Err(_) => line.iter_mut().zip(x).for_each(|(line, &x)| *line = flip(x)),
+                    }
                 }
             }
-        }
+        });
     }
     let tiles = Tiles::new(&lines, steps);
     run(&tiles);

@@ -16,8 +16,8 @@ use std::arch::x86_64::{
     _mm256_setzero_si256,
 };
 
-use super::ALONE;
 use super::pairs::panels;
+use super::{ALONE, Activations};
 use crate::numerics::gemm::After;
 use crate::numerics::gemm::tasks::{Division, Task, tiles};
 use crate::values::pages::Pages;
@@ -71,7 +71,7 @@ impl Panels {
     ///
     /// # Panics
     /// Panics if the instructions are not [`available`].
-    pub(super) fn product<T, F>(&self, y: &mut [T], x: &[i8], m: usize, finish: &F, after: After<'_, T>)
+    pub(super) fn product<T, F>(&self, y: &mut [T], x: Activations<'_>, m: usize, finish: &F, after: After<'_, T>)
     where
         T: Copy + Default + Send,
         F: Fn(usize, usize, &mut [T], &[i32]) + Sync,
@@ -80,19 +80,21 @@ impl Panels {
         let (n, k) = (self.n, self.k);
         let division = Division { m, n, k, block: COLS, tile_rows: ROWS, task_rows: task_rows(k), alone: ALONE };
         division.run(y, after, |task, y| {
-            // SAFETY: the function needs AVX2, which the assertion above has checked, and nothing else.
-            unsafe { self.task(task, x, y, finish) }
+            x.with_rows(task.rows.clone(), k, |x| {
+                // SAFETY: the function needs AVX2, which the assertion above has checked, and nothing else.
+                unsafe { self.task(task, x, y, finish) }
+            });
         });
     }
 
-    /// Runs one task. `y` holds the channels of the task's panels only.
+    /// Runs one task with its activations. `y` holds the channels of the task's panels only.
     #[target_feature(enable = "avx2")]
     fn task<T: Copy, F: Fn(usize, usize, &mut [T], &[i32])>(&self, task: Task, x: &[i8], y: &mut [T], finish: &F) {
         let Task { rows, blocks: panels } = task;
         let pairs = padded_pairs(self.k);
         let first_col = panels.start * COLS;
         let stride = self.n.min(panels.end * COLS) - first_col;
-        let x = pack(&x[rows.start * self.k..rows.end * self.k], rows.len(), self.k);
+        let x = pack(x, rows.len(), self.k);
         let mut sums = vec![[_mm256_setzero_si256(); 2]; rows.len()];
         let mut widened = [[_mm256_setzero_si256(); 2]; PAIRS];
         for panel in panels {

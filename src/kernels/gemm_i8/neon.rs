@@ -15,7 +15,7 @@ use std::arch::aarch64::{int8x16_t, int32x4_t, vdupq_n_s32};
 use std::arch::asm;
 use std::cell::Cell;
 
-use super::ALONE;
+use super::{ALONE, Activations};
 use crate::numerics::gemm::After;
 use crate::numerics::gemm::tasks::{Division, Task, tiles};
 use crate::parallel::*;
@@ -103,7 +103,7 @@ impl Panels {
 
     /// Calls `finish(row, channel, y, sums)` with the sums `Σ_k x[m, k] · w[n, k]`, wrapping, of consecutive channels of each row,
     /// from `channel` on, and their part of `y[m, n]`.
-    pub(super) fn product<T, F>(&self, y: &mut [T], x: &[i8], m: usize, finish: &F, after: After<'_, T>)
+    pub(super) fn product<T, F>(&self, y: &mut [T], x: Activations<'_>, m: usize, finish: &F, after: After<'_, T>)
     where
         T: Copy + Default + Send,
         F: Fn(usize, usize, &mut [T], &[i32]) + Sync,
@@ -112,21 +112,22 @@ impl Panels {
         let task_rows = (TASK_BYTES / k.max(1) / ROWS * ROWS).clamp(4 * ROWS, 512 / ROWS * ROWS);
         let division = Division { m, n, k, block: COLS, tile_rows: ROWS, task_rows, alone: ALONE };
         division.run(y, after, |task, y| {
-            let mut packed = PACKED.take();
-            let x = &x[task.rows.start * k..task.rows.end * k];
-            match self.neon {
-                // Whole rows are steps already.
-                Neon::Dotprod if k.is_multiple_of(FEATURES) => self.task(task, x.as_chunks().0, y, finish),
-                Neon::Dotprod => {
-                    pack(&mut packed, x, k);
-                    self.task(task, &packed, y, finish);
+            x.with_rows(task.rows.clone(), k, |x| {
+                let mut packed = PACKED.take();
+                match self.neon {
+                    // Whole rows are steps already.
+                    Neon::Dotprod if k.is_multiple_of(FEATURES) => self.task(task, x.as_chunks().0, y, finish),
+                    Neon::Dotprod => {
+                        pack(&mut packed, x, k);
+                        self.task(task, &packed, y, finish);
+                    }
+                    Neon::I8mm => {
+                        pack_pairs(&mut packed, x, k);
+                        self.task(task, &packed, y, finish);
+                    }
                 }
-                Neon::I8mm => {
-                    pack_pairs(&mut packed, x, k);
-                    self.task(task, &packed, y, finish);
-                }
-            }
-            PACKED.set(packed);
+                PACKED.set(packed);
+            });
         });
     }
 

@@ -11,8 +11,8 @@ use std::arch::wasm32::{
     i16x8_extend_high_i8x16, i16x8_extend_low_i8x16, i32x4_add, i32x4_dot_i16x8, i32x4_splat, v128,
 };
 
-use super::ALONE;
 use super::pairs::panels;
+use super::{ALONE, Activations};
 use crate::numerics::gemm::After;
 use crate::numerics::gemm::tasks::{Division, Task, tiles};
 use crate::parallel::*;
@@ -80,7 +80,7 @@ impl Panels {
 
     /// Calls `finish(row, channel, y, sums)` with the sums `Σ_k x[m, k] · w[n, k]`, wrapping, of consecutive channels of each row,
     /// from `channel` on, and their part of `y[m, n]`.
-    pub(super) fn product<T, F>(&self, y: &mut [T], x: &[i8], m: usize, finish: &F, after: After<'_, T>)
+    pub(super) fn product<T, F>(&self, y: &mut [T], x: Activations<'_>, m: usize, finish: &F, after: After<'_, T>)
     where
         T: Copy + Default + Send,
         F: Fn(usize, usize, &mut [T], &[i32]) + Sync,
@@ -89,7 +89,7 @@ impl Panels {
         let task_rows = (TASK_BYTES / (2 * k).max(1) / ROWS * ROWS).clamp(2 * ROWS, 512 / ROWS * ROWS);
         let division = Division { m, n, k, block: COLS, tile_rows: ROWS, task_rows, alone: ALONE };
         division.run(y, after, |task, y| {
-            let x = widen(&x[task.rows.start * k..task.rows.end * k], task.rows.len(), k);
+            let x = x.with_rows(task.rows.clone(), k, |x| widen(x, task.rows.len(), k));
             match &self.weights {
                 Weights::Int8(weights) => self.task(task, weights, &x, y, finish),
                 Weights::Int16(weights) => self.task(task, weights, &x, y, finish),

@@ -21,11 +21,11 @@ use std::arch::x86_64::{
 use std::cell::Cell;
 use std::ops::Range;
 
-use super::ALONE;
 use super::amx;
 use super::block::{COLS, GROUP, PARTS, Weights};
 use super::fields::{base, bits, from_field, in_field};
 use super::results::Results;
+use super::{ALONE, Activations};
 use crate::numerics::gemm::After;
 use crate::numerics::gemm::tasks::{Division, Task, tiles};
 use crate::parallel::*;
@@ -129,7 +129,7 @@ impl Blocks {
 
     /// Calls `finish(row, channel, y, sums)` with the sums `Σ_k (x[m, k] + 128) · w[n, k]`, wrapping, of consecutive channels of each
     /// row, from `channel` on, and their part of `y[m, n]`.
-    pub(super) fn product<T, F>(&self, y: &mut [T], x: &[i8], m: usize, finish: &F, after: After<'_, T>)
+    pub(super) fn product<T, F>(&self, y: &mut [T], x: Activations<'_>, m: usize, finish: &F, after: After<'_, T>)
     where
         T: Copy + Default + Send,
         F: Fn(usize, usize, &mut [T], &[i32]) + Sync,
@@ -151,22 +151,27 @@ impl Blocks {
                 // SAFETY: `new` has checked the instructions.
                 return unsafe { self.task_amx(task, x, y, finish) };
             }
-            let mut flipped = FLIPPED.take();
-            match self.vnni {
-                // SAFETY: the functions need the instructions that `new` has checked, and nothing else.
-                Vnni::Amx | Vnni::Avx512 => unsafe { self.task_avx512(task, &mut flipped, x, y, finish) },
-                // SAFETY: as above.
-                Vnni::Avx => unsafe { self.task_avx(task, &mut flipped, x, y, finish) },
-            }
-            FLIPPED.set(flipped);
+            x.with_rows(task.rows.clone(), k, |x| {
+                let mut flipped = FLIPPED.take();
+                match self.vnni {
+                    // SAFETY: the functions need the instructions that `new` has checked, and nothing else.
+                    Vnni::Amx | Vnni::Avx512 => unsafe { self.task_avx512(task, &mut flipped, x, y, finish) },
+                    // SAFETY: as above.
+                    Vnni::Avx => unsafe { self.task_avx(task, &mut flipped, x, y, finish) },
+                }
+                FLIPPED.set(flipped);
+            });
         });
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    fn task_amx<T: Copy, F: Fn(usize, usize, &mut [T], &[i32])>(&self, task: Task, x: &[i8], y: &mut [T], finish: &F) {
+    fn task_amx<T, F>(&self, task: Task, x: Activations<'_>, y: &mut [T], finish: &F)
+    where
+        T: Copy,
+        F: Fn(usize, usize, &mut [T], &[i32]),
+    {
         let results = Results::new(self.n, &task);
-        let x = &x[task.rows.start * self.k..task.rows.end * self.k];
-        amx::with_activations(x, self.k, |tiles| {
+        amx::with_activations(x, task.rows.clone(), self.k, |tiles| {
             let mut sums = amx::Sums::new();
             for block in task.blocks.clone() {
                 tiles.for_block(self, block, &mut sums, |at, sums| match sums {
@@ -246,7 +251,6 @@ impl<'t> Work<'t> {
     #[inline(always)]
     fn new(blocks: &Blocks, task: &Task, flipped: &'t mut Vec<i32>, x: &[i8]) -> Self {
         let (k, groups) = (blocks.k, blocks.groups);
-        let x = &x[task.rows.start * k..task.rows.end * k];
         flipped.resize(task.rows.len() * groups, 0);
         if k == groups * GROUP {
             let (x, _) = x.as_chunks::<GROUP>();
