@@ -259,8 +259,14 @@ pub fn scale_accumulator(acc: i32, scale: f32, relu: bool) -> f32 {
 pub fn scale_accumulator_dynamic(acc: i32, x: (f32, i32), weight: (f32, i32), bias: f32, relu: bool) -> f32 {
     let ((x_scale, x_zero_point), (w_scale, weight_sum)) = (x, weight);
     let sum = acc.wrapping_sub(x_zero_point.wrapping_mul(weight_sum));
-    let y = float::canonical(float::flush(float::flush(sum as f32 * x_scale) * w_scale) + float::canonical(bias));
+    let y = scale_sum(sum, x_scale, w_scale, float::canonical(bias));
     if relu && y < 0.0 { 0.0 } else { y }
+}
+
+/// Scales the sum Σ_k (x − zero point) · w to a float (equation 7, dynamic form), with a bias that is canonical.
+#[inline(always)]
+pub(crate) fn scale_sum(sum: i32, x_scale: f32, w_scale: f32, bias: f32) -> f32 {
+    float::canonical(float::flush(float::flush(sum as f32 * x_scale) * w_scale) + bias)
 }
 
 /// Scales a sum of products to a float (equation 9d). With `relu`, negative results become 0.

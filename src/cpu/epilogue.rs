@@ -38,37 +38,53 @@ pub(super) fn scale_row(y: &mut [f32], sums: &[i32], bias: &[i32], scale: &[f32]
 /// The vectors `[n]` of the dynamic form of equation 7, one element for each output channel.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Channels<'a> {
+    /// What is added to the sums.
+    pub(super) acc_bias: &'a [i32],
     pub(super) weight_sums: &'a [i32],
     pub(super) scales: &'a [f32],
+    /// In real units, and canonical.
     pub(super) bias: &'a [f32],
 }
 
 impl<'a> Channels<'a> {
     /// Returns the channels from `first` on.
+    #[inline(always)]
     pub(super) fn from(self, first: usize) -> Self {
-        let Self { weight_sums, scales, bias } = self;
-        Self { weight_sums: &weight_sums[first..], scales: &scales[first..], bias: &bias[first..] }
+        let Self { acc_bias, weight_sums, scales, bias } = self;
+        Self {
+            acc_bias: &acc_bias[first..],
+            weight_sums: &weight_sums[first..],
+            scales: &scales[first..],
+            bias: &bias[first..],
+        }
     }
 }
 
-/// Scales the sums of one row by the dynamic form of equation 7. The accumulator is `sum + acc_bias`, and `x` are scale and zero
-/// point of the row of activations.
+/// Scales the sums of one row by the dynamic form of equation 7. `scale` is that of the row of activations, and `zero_point` its zero point,
+/// unless [`Channels::acc_bias`] has it already.
 #[inline(always)]
 pub(super) fn scale_dynamic_row(
     y: &mut [f32],
     sums: &[i32],
-    acc_bias: &[i32],
-    x: (f32, i32),
+    (scale, zero_point): (f32, Option<i32>),
     w: Channels<'_>,
     relu: bool,
 ) {
     // A floor that is always applied compiles to one instruction; a branch on `relu` would not.
     let floor = if relu { 0.0 } else { f32::NEG_INFINITY };
-    let weights = w.scales.iter().zip(w.weight_sums).zip(w.bias);
-    for (((y, &sum), &acc_bias), ((&scale, &weight_sum), &bias)) in y.iter_mut().zip(sums).zip(acc_bias).zip(weights) {
-        let acc = sum.wrapping_add(acc_bias);
-        let v = numerics::scale_accumulator_dynamic(acc, x, (scale, weight_sum), bias, false);
+    let sums = sums.iter().zip(w.acc_bias).map(|(sum, acc_bias)| sum.wrapping_add(*acc_bias));
+    let channels = y.iter_mut().zip(w.scales).zip(w.bias);
+    let set = |y: &mut f32, sum: i32, w_scale: f32, bias: f32| {
+        let v = numerics::scale_sum(sum, scale, w_scale, bias);
         *y = if v < floor { floor } else { v };
+    };
+    match zero_point {
+        None => channels.zip(sums).for_each(|(((y, &w_scale), &bias), sum)| set(y, sum, w_scale, bias)),
+        Some(zero_point) => {
+            for ((((y, &w_scale), &bias), sum), weight_sum) in channels.zip(sums).zip(w.weight_sums) {
+                set(y, sum.wrapping_sub(zero_point.wrapping_mul(*weight_sum)), w_scale, bias);
+            }
+        }
     }
 }
 

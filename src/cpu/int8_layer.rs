@@ -9,6 +9,7 @@ use super::error::CpuError;
 use super::fusion::{Fused, apply_to_part};
 use super::options::GemmBackend;
 use crate::kernels::{Activations, Int8Gemm, Int8Weight};
+use crate::numerics::float::canonical;
 use crate::numerics::gemm::{After, PackedWeight};
 use crate::program::{Epilogue, QLinear};
 use crate::values::Tensor;
@@ -33,6 +34,8 @@ pub(super) struct Int8Layer {
     pub(super) weight: Arc<Int8Weight>,
     /// The bias of equation 4, minus the offsets of the packed weight, shifted left by the fraction bits.
     pub(super) bias: Vec<i32>,
+    /// The bias in real units that [`Epilogue::Dynamic`] has, canonical.
+    float_bias: Vec<f32>,
 }
 
 impl Int8Layer {
@@ -77,7 +80,11 @@ impl Int8Layer {
         let weight = Arc::clone(weight);
         let offsets = weight.offsets().iter().map(|offset| offset << linear.fraction_bits);
         let bias = linear.bias.iter().zip(offsets).map(|(b, offset)| b.wrapping_sub(offset)).collect();
-        Ok(Self { weight, bias })
+        let float_bias = match &linear.epilogue {
+            Epilogue::Dynamic { bias, .. } => bias.iter().map(|&bias| canonical(bias)).collect(),
+            _ => Vec::new(),
+        };
+        Ok(Self { weight, bias, float_bias })
     }
 
     /// Runs the layer. `dynamic_qparams` are those of the input, with [`Epilogue::Dynamic`]; `fused` runs on results that are floats.
@@ -127,9 +134,19 @@ impl Int8Layer {
                 );
                 tensor(shape.to_vec(), y)
             }
-            Epilogue::Dynamic { scale, weight_sum, bias: float_bias, relu } => {
-                let w = Channels { weight_sums: weight_sum, scales: scale, bias: float_bias };
+            Epilogue::Dynamic { scale, weight_sum, relu, .. } => {
                 let dynamic_qparams = dynamic_qparams.expect(CHECKED);
+                // Qparams of the tensor: what they subtract is the same in each row.
+                let shared = match *dynamic_qparams {
+                    [x_scale, zero_point] => {
+                        let terms = bias.iter().zip(&weight_sum[..]);
+                        let term = |(b, sum): (&i32, &i32)| b.wrapping_sub((zero_point as i32).wrapping_mul(*sum));
+                        Some((x_scale, terms.map(term).collect::<Vec<_>>()))
+                    }
+                    _ => None,
+                };
+                let acc_bias = shared.as_ref().map_or(bias, |(_, acc_bias)| acc_bias);
+                let w = Channels { acc_bias, weight_sums: weight_sum, scales: scale, bias: &self.float_bias };
                 let mut y = pool.take(m * linear.n);
                 self.weight.map_parts(
                     &mut y,
@@ -137,8 +154,14 @@ impl Int8Layer {
                     m,
                     #[inline(always)]
                     |row: usize, col: usize, y: &mut [f32], sums: &[i32]| {
-                        let x = qparams_of_row(dynamic_qparams, row);
-                        scale_dynamic_row(y, sums, &bias[col..], x, w.from(col), *relu);
+                        let x = match shared {
+                            Some((x_scale, _)) => (x_scale, None),
+                            None => {
+                                let (x_scale, zero_point) = qparams_of_row(dynamic_qparams, row);
+                                (x_scale, Some(zero_point))
+                            }
+                        };
+                        scale_dynamic_row(y, sums, x, w.from(col), *relu);
                     },
                     after,
                 );
