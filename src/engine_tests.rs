@@ -294,8 +294,35 @@ fn int8_layers_fuse_in_any_division() {
         let inputs = [&floats(&[rows, k], 4), &floats(&[rows, n], 5)];
         for config in [QuantizationConfig::symmetric().dynamic(), QuantizationConfig::symmetric().dynamic_per_token()] {
             let integers = quantized(&graph, &inputs, config.per_channel());
-            assert_eq!(agree(&integers, &inputs)[1], 3, "{integers}");
+            // The layer quantizes its rows, too.
+            assert_eq!(agree(&integers, &inputs)[1], 4, "{integers}");
         }
+    }
+}
+
+/// Values that two layers or the caller read are quantized by a step of their own, and a float that is overwritten later is quantized before.
+#[test]
+fn layers_quantize_what_nothing_else_reads() {
+    for (case, expected) in [(0, 0), (1, 1), (2, 3)] {
+        let mut g = GraphBuilder::new();
+        let x = g.input("x", Shape::rows(40)).expect("an input");
+        let x = g.relu("x.relu", x).expect("relu");
+        let mut layer = |name: &str, x| g.linear(name, x, floats(&[40, 40], 1), None).expect("a layer");
+        let outputs = match case {
+            0 => vec![layer("a", x), layer("b", x)],
+            1 => vec![layer("a", x), x],
+            _ => {
+                let a = layer("a", x);
+                // It may work in the buffer of `x.relu`, whose last reader is the layer's quantize step or this one.
+                let sum = g.add("sum", x, a).expect("a sum");
+                vec![g.relu("relu", sum).expect("relu")]
+            }
+        };
+        let graph = g.finish(outputs).expect("a graph");
+        let inputs = [&floats(&[300, 40], 4)];
+        let integers = quantized(&graph, &inputs, QuantizationConfig::symmetric().dynamic().per_channel());
+        let [_, fused] = agree(&integers, &inputs);
+        assert_eq!(fused, expected, "case {case}: {integers}");
     }
 }
 

@@ -252,21 +252,21 @@ impl Int8Weight {
         &self.offsets
     }
 
-    /// Computes `acc[m, n] = Σ_k x[m, k] · w[n, k]`, wrapping.
+    /// Computes `acc[m, n] = Σ_k x[m, k] · w[n, k]`, wrapping, and once more with rows that its tasks compute.
     #[cfg(test)]
     pub(crate) fn product(&self, x: &[i8], m: usize) -> Vec<i32> {
-        let mut y = vec![0; m * self.n];
-        self.map(
-            &mut y,
-            x,
-            m,
-            #[inline(always)]
-            |_, col: usize, y: &mut [i32], sums: &[i32]| {
+        let compute = |row: usize, q: &mut [i8]| q.copy_from_slice(&x[row * self.k..][..q.len()]);
+        let [of_values, of_rows] = [Activations::Int8(x), Activations::Rows(&compute)].map(|x| {
+            let mut y = vec![0; m * self.n];
+            let copy = |_: usize, col: usize, y: &mut [i32], sums: &[i32]| {
                 let offsets = &self.offsets[col..];
                 y.iter_mut().zip(sums).zip(offsets).for_each(|((y, &sum), &offset)| *y = sum.wrapping_sub(offset));
-            },
-        );
-        y
+            };
+            self.map_parts(&mut y, x, m, copy, None);
+            y
+        });
+        assert!(of_values == of_rows, "computed rows have other products: m {m}, {self:?}");
+        of_values
     }
 
     /// Computes the product, and runs the epilogue `finish` while the sums are in cache. `finish(row, channel, y, sums)` turns the
