@@ -154,15 +154,15 @@ impl<'t> Tiles<'t> {
         Self { lines, steps }
     }
 
-    /// Calls `run(row, None)`, computes the sums of a block for two tiles of rows, and calls `run(row, sums)`, for all rows. The sums of rows
-    /// that pad a tile mean nothing.
+    /// Computes the sums of a block for two tiles of rows, and calls `run(row, sums)`, for all rows. The sums of rows that pad a tile mean
+    /// nothing.
     #[inline(always)]
     pub(super) fn for_block(
         &self,
         blocks: &Blocks,
         block: usize,
         sums: &mut Sums,
-        mut run: impl FnMut(usize, Option<&[[i32; COLS]]>),
+        mut run: impl FnMut(usize, &[[i32; COLS]]),
     ) {
         let mut scratch = Vec::new();
         let weights = match blocks.fields {
@@ -177,7 +177,6 @@ impl<'t> Tiles<'t> {
         assert_eq!(weights.len(), tile * PARTS, "a block has the features of the activations");
         for (at, lines) in self.lines.chunks(2 * tile).enumerate() {
             let rows = lines.len() / self.steps;
-            run(at * 2 * ROWS, None);
             for half in 0..2 {
                 // SAFETY: AMX is available, and the tiles have their shapes. The activations are one or two times `steps` tiles of `ROWS`
                 // lines, the weights as many steps of `ROWS * PARTS` lines, and the sums have room for a half of the columns of two tiles.
@@ -191,7 +190,7 @@ impl<'t> Tiles<'t> {
                     }
                 }
             }
-            run(at * 2 * ROWS, Some(&sums.0[..rows]));
+            run(at * 2 * ROWS, &sums.0[..rows]);
         }
         if blocks.fields > 1 {
             WEIGHTS.set(scratch);

@@ -1,11 +1,5 @@
 //! Where the results of a task of blocks of 64 channels belong.
 
-// The prefetch.
-#![allow(unsafe_code)]
-
-use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
-use std::ops::Range;
-
 use super::block::COLS;
 use crate::numerics::gemm::tasks::Task;
 
@@ -45,21 +39,6 @@ impl Results {
                 finish(row, first, &mut y[..COLS], sums);
             } else {
                 finish(row, first, &mut y[..width], &sums[..width]);
-            }
-        }
-    }
-
-    /// Asks for the lines of the cache to which a tile's results will be written: rows are far apart, so that no processor foresees them.
-    #[inline(always)]
-    pub(super) fn prefetch<T>(&self, block: usize, rows: Range<usize>, y: &[T]) {
-        let first = block * COLS;
-        let (col, width) = (first - self.first_col, COLS.min(self.n - first));
-        for row in rows {
-            let y = &y[row * self.cols + col..][..width];
-            for line in (0..size_of_val(y)).step_by(64) {
-                let at = y.as_ptr().cast::<i8>().wrapping_add(line);
-                // SAFETY: a prefetch reads nothing that the program sees, and the address is one of `y`.
-                unsafe { _mm_prefetch::<_MM_HINT_ET0>(at) };
             }
         }
     }

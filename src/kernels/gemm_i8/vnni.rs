@@ -174,11 +174,8 @@ impl Blocks {
         amx::with_activations(x, task.rows.clone(), self.k, |tiles| {
             let mut sums = amx::Sums::new();
             for block in task.blocks.clone() {
-                tiles.for_block(self, block, &mut sums, |at, sums| match sums {
-                    None => results.prefetch(block, at..task.rows.len().min(at + 2 * amx::ROWS), y),
-                    Some(sums) => {
-                        results.finish(&sums[..sums.len().min(task.rows.len() - at)], block, at, y, finish);
-                    }
+                tiles.for_block(self, block, &mut sums, |at, sums| {
+                    results.finish(&sums[..sums.len().min(task.rows.len() - at)], block, at, y, finish);
                 });
             }
         });
