@@ -1,7 +1,6 @@
 //! Headers of safetensors files.
 
 use std::collections::BTreeMap;
-use std::io::{self, ErrorKind};
 
 use safetensors::tensor::TensorInfo;
 use serde::Deserialize as _;
@@ -16,6 +15,11 @@ const MAX_HEADER_BYTES: usize = 100_000_000;
 
 /// The field of the header that is no tensor.
 const METADATA: &str = "__metadata__";
+
+/// What is wrong with a file.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct InvalidFile(String);
 
 /// What a file says of its tensors and of itself. The `safetensors` crate has the same type, whose hash maps are a large part of a player.
 #[derive(Debug)]
@@ -52,23 +56,23 @@ impl Header {
 ///
 /// # Errors
 /// Returns an error for a file that is not valid.
-pub fn header(bytes: &[u8]) -> io::Result<(usize, Header)> {
+pub fn header(bytes: &[u8]) -> Result<(usize, Header), InvalidFile> {
     let size = bytes.len();
     let (length, rest) = bytes
         .split_first_chunk::<LENGTH_BYTES>()
-        .ok_or_else(|| invalid(format!("it has {size} bytes, expected at least {LENGTH_BYTES}")))?;
+        .ok_or_else(|| InvalidFile(format!("it has {size} bytes, expected at least {LENGTH_BYTES}")))?;
     let length = u64::from_le_bytes(*length);
     let header = usize::try_from(length).ok().filter(|&length| length <= MAX_HEADER_BYTES);
-    let header =
-        header.ok_or_else(|| invalid(format!("its header has {length} bytes, expected at most {MAX_HEADER_BYTES}")))?;
+    let header = header
+        .ok_or_else(|| InvalidFile(format!("its header has {length} bytes, expected at most {MAX_HEADER_BYTES}")))?;
     let (header, data) = rest.split_at_checked(header).ok_or_else(|| {
-        invalid(format!("it is cut short: its header has {length} bytes, and there are only {}", rest.len()))
+        InvalidFile(format!("it is cut short: its header has {length} bytes, and there are only {}", rest.len()))
     })?;
-    let header = str::from_utf8(header).map_err(|e| invalid(format!("its header: {e}")))?;
-    let header = parse(header).map_err(|e| invalid(format!("its header: {e}")))?;
-    match end(&header.tensors).map_err(|e| invalid(format!("its header: {e}")))? {
+    let header = str::from_utf8(header).map_err(|e| InvalidFile(format!("its header: {e}")))?;
+    let header = parse(header).map_err(|e| InvalidFile(format!("its header: {e}")))?;
+    match end(&header.tensors).map_err(|e| InvalidFile(format!("its header: {e}")))? {
         end if end == data.len() => Ok((size - end, header)),
-        end => Err(invalid(format!("its tensors take {end} bytes, and there are {}", data.len()))),
+        end => Err(InvalidFile(format!("its tensors take {end} bytes, and there are {}", data.len()))),
     }
 }
 
@@ -108,11 +112,6 @@ fn end(tensors: &[(String, TensorInfo)]) -> Result<usize, String> {
         end = *to;
     }
     Ok(end)
-}
-
-/// Makes the error of a file that is not valid.
-fn invalid(problem: String) -> io::Error {
-    io::Error::new(ErrorKind::InvalidData, problem)
 }
 
 #[cfg(test)]
