@@ -187,9 +187,9 @@ fn serialize(mut header: Header, mut writer: Writer) -> Result<Vec<u8>, ArchiveE
 
 fn deserialize(bytes: &[u8]) -> Result<(Header, Reader<'_>), ArchiveError> {
     let format = |message: String| ArchiveError::Format { message };
-    let (data, metadata) = files::safetensors::metadata(bytes).map_err(|e| format(e.to_string()))?;
-    let json = metadata.metadata().as_ref().and_then(|m| m.get(KEY));
-    let json = json.ok_or_else(|| ArchiveError::Header { message: format!("there is no entry {KEY:?}") })?;
+    let (data, tensors) = files::safetensors::header(bytes).map_err(|e| format(e.to_string()))?;
+    let json =
+        tensors.text(KEY).ok_or_else(|| ArchiveError::Header { message: format!("there is no entry \"{KEY}\"") })?;
     let header = |e: json::Error| ArchiveError::Header { message: e.to_string() };
     // The version is read first, since the rest of a newer header may not parse.
     let version: Version = json::from_str(json).map_err(header)?;
@@ -202,7 +202,7 @@ fn deserialize(bytes: &[u8]) -> Result<(Header, Reader<'_>), ArchiveError> {
     }
     let mut header: Header = json::from_str(json).map_err(header)?;
     let packed = std::mem::take(&mut header.packed);
-    let reader = Reader::new(metadata, &bytes[data..], packed);
+    let reader = Reader::new(tensors, &bytes[data..], packed);
     #[cfg(feature = "flow")]
     if header.format < format::DERIVED_OPERATORS {
         header.nodes.iter_mut().try_for_each(|node| legacy::upgrade_node(node, &reader))?;

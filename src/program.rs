@@ -11,7 +11,6 @@ mod check;
 mod error;
 mod step;
 
-use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -157,7 +156,7 @@ pub struct Program {
     outputs: Vec<ValueId>,
     steps: Vec<Step>,
     /// Index into `constants` of each value that is one.
-    constant_at: HashMap<ValueId, usize>,
+    constant_at: Vec<Option<usize>>,
 }
 
 impl Program {
@@ -173,7 +172,11 @@ impl Program {
         outputs: Vec<ValueId>,
         steps: Vec<Step>,
     ) -> Result<Self, ProgramError> {
-        let constant_at = constants.iter().enumerate().map(|(at, (id, _))| (*id, at)).collect();
+        let mut constant_at = vec![None; values.len()];
+        for (at, (id, _)) in constants.iter().enumerate() {
+            // `check_values` refuses others.
+            constant_at.get_mut(id.index()).into_iter().for_each(|constant| *constant = Some(at));
+        }
         let program = Self { values, constants, inputs, outputs, steps, constant_at };
         program.check_values()?;
         program.check_order()?;
@@ -210,7 +213,8 @@ impl Program {
     /// Returns the tensor of a value that is a constant, and `None` for other values.
     #[must_use]
     pub fn constant(&self, id: ValueId) -> Option<&Tensor> {
-        self.constant_at.get(&id).map(|&at| &*self.constants[at].1)
+        let at = *self.constant_at.get(id.index())?;
+        at.map(|at| &*self.constants[at].1)
     }
 
     /// Returns the values that the caller provides, in the order of the graph's inputs.
@@ -296,14 +300,14 @@ impl Program {
         if let Some(at) = written.iter().position(|written| !written) {
             return order(ValueId::new(at), "is no input and no constant, and no step writes it");
         }
-        let written_by_steps: HashSet<ValueId> = self.steps.iter().map(|step| step.output).collect();
-        let mut listed = HashSet::new();
+        let [mut written_by_steps, mut listed] = [(); 2].map(|()| vec![false; self.values.len()]);
+        self.steps.iter().for_each(|step| written_by_steps[step.output.index()] = true);
         for &id in &self.outputs {
             known("program", id)?;
-            if !written_by_steps.contains(&id) {
+            if !written_by_steps[id.index()] {
                 return order(id, "is an output that no step writes");
             }
-            if !listed.insert(id) {
+            if std::mem::replace(&mut listed[id.index()], true) {
                 return order(id, "is listed twice among the outputs");
             }
         }

@@ -207,8 +207,8 @@ mod tests {
             None,
         )
         .expect("bytes");
-        let (data, metadata) = crate::files::safetensors::metadata(&bytes).expect("a file");
-        let reader = Reader::new(metadata, &bytes[data..], BTreeMap::new());
+        let (data, header) = crate::files::safetensors::header(&bytes).expect("a file");
+        let reader = Reader::new(header, &bytes[data..], BTreeMap::new());
         let observer = |spec: &str, state: &str| {
             let value = |text: &str| crate::files::json::from_str::<Raw>(text).expect("JSON");
             let mut record = ObserverRecord { spec: value(spec), state: value(state) };

@@ -5,11 +5,11 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use safetensors::tensor::Metadata;
 use safetensors::{Dtype, View};
 
 use super::error::ArchiveError;
 use super::packed::{PackedRecord, pack};
+use crate::files::safetensors as files;
 use crate::values::{Contents, Tensor};
 
 /// Collects the tensors of a graph. Equal constants are stored once.
@@ -105,7 +105,7 @@ fn name(number: usize) -> String {
 /// saved, and a list of numbers can be named only once.
 #[derive(Debug)]
 pub(super) struct Reader<'f> {
-    metadata: Metadata,
+    header: files::Header,
     /// The bytes behind the header.
     data: &'f [u8],
     packed: BTreeMap<String, PackedRecord>,
@@ -114,9 +114,9 @@ pub(super) struct Reader<'f> {
 }
 
 impl<'f> Reader<'f> {
-    /// The metadata are those of the data, as [`metadata`](crate::files::safetensors::metadata) gives them.
-    pub(super) fn new(metadata: Metadata, data: &'f [u8], packed: BTreeMap<String, PackedRecord>) -> Self {
-        Self { metadata, data, packed, constants: RefCell::default(), lists: RefCell::default() }
+    /// The header is that of the data.
+    pub(super) fn new(header: files::Header, data: &'f [u8], packed: BTreeMap<String, PackedRecord>) -> Self {
+        Self { header, data, packed, constants: RefCell::default(), lists: RefCell::default() }
     }
 
     /// A constant.
@@ -140,7 +140,7 @@ impl<'f> Reader<'f> {
 
     fn tensor(&self, name: &str) -> Result<Tensor, ArchiveError> {
         let broken = |problem: String| ArchiveError::Tensor { tensor: name.to_owned(), problem };
-        let info = self.metadata.info(name).ok_or_else(|| broken("is not in the file".to_owned()))?;
+        let info = self.header.tensor(name).ok_or_else(|| broken("is not in the file".to_owned()))?;
         let (shape, (from, to)) = (&info.shape, info.data_offsets);
         let data = self.data.get(from..to).ok_or_else(|| broken(format!("ends at {to} of {}", self.data.len())))?;
         if let Some(record) = self.packed.get(name) {

@@ -230,12 +230,12 @@ fn write_safetensors(arrays: &[(String, Tensor)]) -> Result<Vec<u8>> {
 
 /// Finds the arrays of a safetensors file.
 fn safetensors(bytes: Vec<u8>) -> Result<Source> {
-    let (first, metadata) = files::safetensors::metadata(&bytes)?;
-    let stored = |(name, info): (String, &TensorInfo)| {
+    let (first, header) = files::safetensors::header(&bytes)?;
+    let stored = |(name, info): (&str, &TensorInfo)| {
         let (from, to) = info.data_offsets;
-        (name, Stored { dtype: info.dtype, shape: info.shape.clone(), range: first + from..first + to })
+        (name.to_owned(), Stored { dtype: info.dtype, shape: info.shape.clone(), range: first + from..first + to })
     };
-    let arrays = metadata.tensors().into_iter().map(stored).collect();
+    let arrays = header.tensors().map(stored).collect();
     Ok(Source::Safetensors(bytes, arrays))
 }
 

@@ -128,7 +128,8 @@ impl Engine {
     /// AVX2.
     pub fn with_options(program: &Program, options: &Options) -> Result<Self, CpuError> {
         // A weight that several steps read is packed once.
-        let (mut int8, mut float, mut factors) = (HashMap::new(), HashMap::new(), HashMap::new());
+        let values = program.values().len();
+        let (mut int8, mut float, mut factors) = (HashMap::new(), vec![None; values], vec![None; values]);
         let weights = program.steps().iter().map(|step| match &step.op {
             StepOp::QLinear(linear) => {
                 let groups =
@@ -144,12 +145,12 @@ impl Engine {
             StepOp::Op(Op::Linear(Linear { products })) => Ok(program.constant(step.inputs[1]).map(|weight| {
                 let (n, k) = (weight.shape()[0], weight.shape()[1]);
                 if *products == FloatProducts::Reproducible {
-                    let all = factors.entry(step.inputs[1]);
-                    let all = all.or_insert_with(|| transposed_factors(f32s(weight), n, k).into());
+                    let all: &mut Option<Arc<_>> = &mut factors[step.inputs[1].index()];
+                    let all = all.get_or_insert_with(|| transposed_factors(f32s(weight), n, k).into());
                     return Weight::Factors(Arc::clone(all));
                 }
-                let packed =
-                    float.entry(step.inputs[1]).or_insert_with(|| PackedWeight::new(f32s(weight), n, k).into());
+                let packed: &mut Option<Arc<_>> = &mut float[step.inputs[1].index()];
+                let packed = packed.get_or_insert_with(|| PackedWeight::new(f32s(weight), n, k).into());
                 Weight::F32(Arc::clone(packed))
             })),
             _ => Ok(None),

@@ -10,7 +10,7 @@ use crate::ops::{ChooseQParams, Dequantize, Op, Quantize, QuantizeDynamic};
 use crate::parallel::*;
 use crate::program::StepOp;
 use crate::values::slices::{CHECKED, codes, f32s, i8s, tensor, with_last};
-use crate::values::{QParams, QScheme, QuantRange, Tensor, TensorQParams};
+use crate::values::{Number, QParams, QScheme, QuantRange, Tensor, TensorQParams};
 
 pub(super) fn run(run: &mut StepRun<'_>) -> Option<Output> {
     let StepOp::Op(op) = &run.step.op else { return None };
@@ -31,7 +31,7 @@ pub(super) fn run(run: &mut StepRun<'_>) -> Option<Output> {
         }
         Op::ChooseQParams(ChooseQParams { qscheme, range, eps }) => {
             choose_qparams(x, qscheme, range, eps).map_err(|index| {
-                let value = f32s(x)[index].to_string();
+                let value = Number(f32s(x)[index]).to_string();
                 CpuError::Range { step: run.name(), index, value }
             })
         }

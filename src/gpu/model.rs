@@ -4,7 +4,7 @@ mod host;
 mod weights;
 
 use std::borrow::Borrow;
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 pub(super) use self::host::Submitted;
@@ -72,7 +72,7 @@ impl Model {
         let mut steps = Vec::with_capacity(program.steps().len());
         let mut packed = Packed::new();
         let shared = fuse::shared_layers(program, config);
-        let siblings: HashSet<usize> = shared.iter().flat_map(|fused| fused.siblings).flatten().collect();
+        let siblings: BTreeSet<usize> = shared.iter().flat_map(|fused| fused.siblings).flatten().collect();
         for (at, step) in program.steps().iter().enumerate() {
             steps.push(match &step.op {
                 // The weight is part of another.

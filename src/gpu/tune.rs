@@ -1,6 +1,6 @@
 //! Measures which kernel suits which int8 linear layer or convolution.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -124,7 +124,7 @@ pub(super) async fn tune(
     let mut budget = Budget::new(options.budget);
     let mut table = TuningTable::new(&device.wgpu.adapter_info());
     let shared = fuse::shared_layers(program, config);
-    let siblings: HashSet<usize> = shared.iter().flat_map(|fused| fused.siblings).flatten().collect();
+    let siblings: BTreeSet<usize> = shared.iter().flat_map(|fused| fused.siblings).flatten().collect();
     let of_layer = |at: usize| shared.iter().find(|fused| fused.main == at).copied().unwrap_or(FusedStep::single(at));
     let mut all: Vec<(FusedStep, &QLinear, u64)> = Vec::new();
     for (at, step) in program.steps().iter().enumerate().filter(|(at, _)| !siblings.contains(at)) {

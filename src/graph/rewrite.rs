@@ -148,10 +148,10 @@ impl<'g> Rewriter<'g> {
     /// outputs.
     pub fn finish(self) -> Result<Graph, GraphError> {
         let mut outputs = Vec::with_capacity(self.source.outputs.len());
-        let mut seen = HashSet::new();
+        let mut seen = vec![false; self.nodes.len()];
         for &old in &self.source.outputs {
             let new = self.get(old)?;
-            if !seen.insert(new) {
+            if std::mem::replace(&mut seen[new.index()], true) {
                 let node = self.node(new).name.clone();
                 return Err(GraphError::Output { node, problem: "stands for two outputs" });
             }

@@ -41,22 +41,24 @@ fn outputs(graph: &Graph) -> Result<(), GraphError> {
     if graph.outputs.is_empty() {
         return error("graph", "has no output");
     }
-    let mut seen = HashSet::new();
+    let mut seen = vec![false; graph.nodes.len()];
     for &id in &graph.outputs {
         let Some(node) = graph.nodes.get(id.index()) else {
             return error("graph", "has an output that is not one of its nodes");
         };
-        if !seen.insert(id) {
+        if std::mem::replace(&mut seen[id.index()], true) {
             return error(&node.name, "is listed twice among the outputs");
         }
     }
     if graph.output_names.len() != graph.outputs.len() {
         return error("graph", "has not one name for each output");
     }
-    let inputs: HashSet<_> = graph.inputs.iter().copied().collect();
-    let listed =
-        |(id, node): (super::NodeId, &super::Node)| matches!(node.op, Op::Input(Input)) == inputs.contains(&id);
-    if !graph.iter().all(listed) {
+    let mut listed = vec![false; graph.nodes.len()];
+    for id in &graph.inputs {
+        listed.get_mut(id.index()).into_iter().for_each(|listed| *listed = true);
+    }
+    let is_input = graph.nodes.iter().map(|node| matches!(node.op, Op::Input(Input)));
+    if !is_input.eq(listed) {
         return error("graph", "lists inputs that are not its input nodes");
     }
     Ok(())

@@ -6,10 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use half::{bf16, f16};
 use safetensors::Dtype;
-use safetensors::tensor::Metadata;
 
 use super::GraphError;
-use crate::files;
+use crate::files::{self, safetensors::Header};
 use crate::values::Tensor;
 
 /// The tensors of a safetensors file, as PyTorch and others save the parameters of a network, for
@@ -49,7 +48,7 @@ struct File {
     bytes: Vec<u8>,
     /// Where the tensors begin.
     data: usize,
-    metadata: Metadata,
+    header: Header,
     used: Mutex<BTreeSet<String>>,
 }
 
@@ -76,10 +75,10 @@ impl Weights {
     }
 
     fn new(name: String, bytes: Vec<u8>) -> Result<Self, GraphError> {
-        let read = files::safetensors::metadata(&bytes);
-        let (data, metadata) =
+        let read = files::safetensors::header(&bytes);
+        let (data, header) =
             read.map_err(|error| GraphError::WeightFile { file: name.clone(), problem: error.to_string() })?;
-        let file = File { name, bytes, data, metadata, used: Mutex::default() };
+        let file = File { name, bytes, data, header, used: Mutex::default() };
         Ok(Self { file: Arc::new(file), prefix: String::new() })
     }
 
@@ -93,11 +92,8 @@ impl Weights {
     /// Returns the names of all tensors, in alphabetic order.
     #[must_use]
     pub fn names(&self) -> Vec<String> {
-        let all = self.file.metadata.offset_keys();
-        let mut names: Vec<String> =
-            all.iter().filter_map(|name| name.strip_prefix(&self.prefix)).map(str::to_owned).collect();
-        names.sort_unstable();
-        names
+        let all = self.file.header.tensors();
+        all.filter_map(|(name, _)| name.strip_prefix(&self.prefix)).map(str::to_owned).collect()
     }
 
     /// Returns the names of the tensors that no layer has taken, in alphabetic order: a network that has forgotten a layer leaves its
@@ -111,7 +107,7 @@ impl Weights {
     /// Returns the shape of a tensor; `None` if there is none with this name.
     #[must_use]
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
-        self.file.metadata.info(&format!("{}{name}", self.prefix)).map(|info| info.shape.as_slice())
+        self.file.header.tensor(&format!("{}{name}", self.prefix)).map(|info| info.shape.as_slice())
     }
 
     /// Returns a tensor: floats of 16 and 32 bits as f32, and i8, i32 and i64 as they are.
@@ -121,7 +117,7 @@ impl Weights {
     /// elements.
     pub fn tensor(&self, name: &str) -> Result<Tensor, GraphError> {
         let full = format!("{}{name}", self.prefix);
-        let Some(info) = self.file.metadata.info(&full) else { return Err(self.missing(&full)) };
+        let Some(info) = self.file.header.tensor(&full) else { return Err(self.missing(&full)) };
         let (begin, end) = info.data_offsets;
         let bytes = &self.file.bytes[self.file.data + begin..self.file.data + end];
         let shape = &info.shape;
@@ -152,10 +148,10 @@ impl Weights {
     }
 
     fn missing(&self, full: &str) -> GraphError {
-        let tensors = self.file.metadata.tensors();
-        let names: BTreeSet<&str> = tensors.keys().map(String::as_str).collect();
+        let header = &self.file.header;
+        let names: BTreeSet<&str> = header.tensors().map(|(name, _)| name).collect();
         let with_shape = |name: &str| {
-            let shape = tensors.get(name).map(|info| info.shape.as_slice()).unwrap_or_default();
+            let shape = header.tensor(name).map(|info| info.shape.as_slice()).unwrap_or_default();
             format!("{name} {shape:?}")
         };
         let near = nearest(full, &names).into_iter().map(with_shape).collect();

@@ -1,18 +1,20 @@
 //! The values of nodes that depend on constants only.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::error::LowerError;
 use crate::graph::{Graph, NodeId};
 use crate::values::Tensor;
 
-/// Computes those of the nodes `wanted` that depend on constants only. Nodes that compute the same share a tensor.
+/// Computes those of the nodes `wanted` that depend on constants only, by their numbers. Nodes that compute the same share a tensor.
 #[cfg(feature = "flow")]
-pub(super) fn known(graph: &Graph, wanted: &[NodeId]) -> Result<HashMap<NodeId, Arc<Tensor>>, LowerError> {
+pub(super) fn known(graph: &Graph, wanted: &[NodeId]) -> Result<Vec<Option<Arc<Tensor>>>, LowerError> {
     let interpreter = crate::interp::Interpreter::new(graph);
-    let value = |&id: &NodeId| Ok(interpreter.constant_value(id)?.map(|value| (id, value)));
-    wanted.iter().filter_map(|id| value(id).transpose()).collect()
+    let mut known = vec![None; graph.nodes().len()];
+    for id in wanted {
+        known[id.index()] = interpreter.constant_value(*id)?;
+    }
+    Ok(known)
 }
 
 /// A player has no interpreter.
@@ -36,10 +38,7 @@ mod by_steps {
     /// Different operators on the same inputs that are remembered, to find nodes that compute the same.
     const REMEMBERED: usize = 16;
 
-    pub(in super::super) fn known(
-        graph: &Graph,
-        wanted: &[NodeId],
-    ) -> Result<HashMap<NodeId, Arc<Tensor>>, LowerError> {
+    pub(in super::super) fn known(graph: &Graph, wanted: &[NodeId]) -> Result<Vec<Option<Arc<Tensor>>>, LowerError> {
         let mut needed = vec![false; graph.nodes().len()];
         wanted.iter().for_each(|id| needed[id.index()] = true);
         for (id, node) in graph.iter().collect::<Vec<_>>().into_iter().rev() {
@@ -47,10 +46,11 @@ mod by_steps {
                 node.inputs.iter().for_each(|input| needed[input.index()] = true);
             }
         }
-        let mut known: HashMap<NodeId, Arc<Tensor>> = HashMap::new();
+        let mut known: Vec<Option<Arc<Tensor>>> = vec![None; graph.nodes().len()];
         let mut computed: HashMap<(OpKind, Vec<*const Tensor>), Vec<NodeId>> = HashMap::new();
         for (id, node) in graph.iter().filter(|(id, _)| needed[id.index()]) {
-            let inputs: Option<Vec<&Arc<Tensor>>> = node.inputs.iter().map(|input| known.get(input)).collect();
+            let inputs: Option<Vec<&Arc<Tensor>>> =
+                node.inputs.iter().map(|input| known[input.index()].as_ref()).collect();
             let value = match (&node.op, inputs) {
                 (Op::Constant(Constant { tensor, .. }), _) => tensor.clone(),
                 (Op::Input(_), _) | (_, None) => continue,
@@ -58,7 +58,11 @@ mod by_steps {
                 (op, Some(inputs)) => {
                     let of = (op.kind(), inputs.iter().map(|&input| Arc::as_ptr(input)).collect());
                     let others = computed.entry(of).or_default();
-                    match others.iter().find(|other| graph.node(**other).op == *op).and_then(|other| known.get(other)) {
+                    match others
+                        .iter()
+                        .find(|other| graph.node(**other).op == *op)
+                        .and_then(|other| known[other.index()].as_ref())
+                    {
                         Some(same) => same.clone(),
                         None => {
                             let Some(value) = value(node, &inputs).transpose()? else { continue };
@@ -70,7 +74,7 @@ mod by_steps {
                     }
                 }
             };
-            known.insert(id, value);
+            known[id.index()] = Some(value);
         }
         Ok(known)
     }
@@ -150,15 +154,16 @@ mod tests {
         let graph = graph(0.0);
         let all: Vec<NodeId> = graph.iter().map(|(id, _)| id).collect();
         let (right, by_steps) = (known(&graph, &all).expect("values"), by_steps::known(&graph, &all).expect("values"));
-        assert_eq!(by_steps.len(), all.len());
+        assert!(by_steps.iter().all(Option::is_some));
         assert_eq!(by_steps, right);
         let shared = |name: &str| {
             let id = graph.iter().find(|(_, node)| node.name == name).map(|(id, _)| id).expect("a node");
-            Arc::as_ptr(&by_steps[&id])
+            by_steps[id.index()].as_ref().map(Arc::as_ptr)
         };
         assert_eq!(shared("turned"), shared("again"));
         let changed = self::graph(0.5);
         assert_ne!(by_steps::known(&changed, &all).expect("values"), right, "another constant");
-        assert_eq!(by_steps::known(&graph, &all[..2]).expect("values").len(), 2);
+        let known = by_steps::known(&graph, &all[..2]).expect("values");
+        assert_eq!(known.iter().flatten().count(), 2);
     }
 }

@@ -25,7 +25,8 @@ pub(super) fn decompose(graph: &Graph) -> Result<Graph, LowerError> {
             &Op::MulScalar(MulScalar { value }) => Some(parts.with_number(Mul.into(), value)?),
             Op::Flatten(Flatten { .. }) => Some(parts.last(Reshape { dims: node.shape.fixed_dims() }, &node.inputs)?),
             &Op::BatchNorm(norm) => {
-                let statistics: Option<Vec<_>> = node.inputs[1..].iter().map(|input| known.get(input)).collect();
+                let statistics: Option<Vec<_>> =
+                    node.inputs[1..].iter().map(|input| known[input.index()].as_ref()).collect();
                 statistics.map(|known| parts.batch_norm(norm, [0, 1, 2, 3].map(|at| f32s(known[at])))).transpose()?
             }
             _ => None,

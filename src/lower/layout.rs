@@ -12,8 +12,6 @@ mod float_conv;
 mod pass;
 mod phases;
 
-use std::collections::HashMap;
-
 use self::float_conv::FloatConv;
 use self::pass::{Pass, to_last};
 
@@ -31,9 +29,9 @@ pub(super) fn channels_last(graph: &Graph) -> Result<Graph, LowerError> {
         return Ok(graph.clone());
     }
     let nodes = graph.nodes().len();
-    let (first, last) = (vec![None; nodes], vec![None; nodes]);
+    let (first, last, phases) = (vec![None; nodes], vec![None; nodes], (0..nodes).map(|_| None).collect());
     let (rewriter, users) = (Rewriter::new(graph), graph.users());
-    let mut pass = Pass { graph, users, rewriter, first, last, phases: HashMap::new() };
+    let mut pass = Pass { graph, users, rewriter, first, last, phases };
     for (id, node) in graph.iter() {
         pass.node(id, node)?;
     }
@@ -61,7 +59,7 @@ fn is_image_operator(op: &Op) -> bool {
 
 impl Pass<'_> {
     fn node(&mut self, id: NodeId, node: &Node) -> Result<(), GraphError> {
-        let phases = node.inputs.first().and_then(|acc| self.phases.remove(acc));
+        let phases = node.inputs.first().and_then(|acc| self.phases[acc.index()].take());
         let is_last = match &node.op {
             _ if let Some(phases) = phases => Some(self.of_phases(node, &phases)?),
             Op::Conv(Conv { window, groups, products }) => {

@@ -19,7 +19,7 @@ pub(super) struct Lowering<'g> {
     users: Vec<Vec<NodeId>>,
     is_output: Vec<bool>,
     /// The values of all nodes that depend on constants only.
-    known: HashMap<NodeId, Arc<Tensor>>,
+    known: Vec<Option<Arc<Tensor>>>,
     values: Vec<Value>,
     constants: Vec<(ValueId, Arc<Tensor>)>,
     /// Tensors of constants, so that equal ones become one value.
@@ -29,7 +29,7 @@ pub(super) struct Lowering<'g> {
     /// Weights of convolutions in the order of programs, by the tensor in `known`.
     conv_weights: HashMap<*const Tensor, Arc<[i8]>>,
     /// The value that holds a node's result.
-    value_of: HashMap<NodeId, ValueId>,
+    value_of: Vec<Option<ValueId>>,
     inputs: Vec<ValueId>,
     steps: Vec<Step>,
     refused: Vec<FloatNode>,
@@ -37,7 +37,7 @@ pub(super) struct Lowering<'g> {
 
 impl<'g> Lowering<'g> {
     /// Begins to lower `graph`. `known` has the values of all nodes that depend on constants only.
-    pub(super) fn new(graph: &'g Graph, options: LowerOptions, known: HashMap<NodeId, Arc<Tensor>>) -> Self {
+    pub(super) fn new(graph: &'g Graph, options: LowerOptions, known: Vec<Option<Arc<Tensor>>>) -> Self {
         Self {
             graph,
             options,
@@ -49,7 +49,7 @@ impl<'g> Lowering<'g> {
             contents: Contents::default(),
             int8_constants: HashMap::new(),
             conv_weights: HashMap::new(),
-            value_of: HashMap::new(),
+            value_of: vec![None; graph.nodes().len()],
             inputs: Vec::new(),
             steps: Vec::new(),
             refused: Vec::new(),
@@ -68,7 +68,7 @@ impl<'g> Lowering<'g> {
 
     /// Adds the step of a node, or the reason why there is none. Constants and nodes that belong to another step add nothing.
     pub(super) fn node(&mut self, id: NodeId, node: &Node) {
-        if self.known.contains_key(&id) {
+        if self.known(id).is_some() {
             return;
         }
         match &node.op {
@@ -140,12 +140,12 @@ impl<'g> Lowering<'g> {
             let name = format!("{}.f32", node.name);
             let value = self.value(&name, ValueType::F32, node.shape.clone(), None);
             self.steps.push(Step { name, op: StepOp::FromF16, inputs: vec![f16], output: value });
-            self.value_of.insert(id, value);
+            self.value_of[id.index()] = Some(value);
             self.inputs.push(f16);
             return;
         }
         let value = self.value(&node.name, value_type, node.shape.clone(), qparams);
-        self.value_of.insert(id, value);
+        self.value_of[id.index()] = Some(value);
         self.inputs.push(value);
     }
 
@@ -154,7 +154,8 @@ impl<'g> Lowering<'g> {
     fn outputs(&mut self) -> Vec<ValueId> {
         let mut outputs = Vec::with_capacity(self.graph.outputs().len());
         let refused: HashSet<String> = self.refused.iter().map(|node| node.name.clone()).collect();
-        let mut free: HashSet<ValueId> = self.steps.iter().map(|step| step.output).collect();
+        let mut free = vec![false; self.values.len()];
+        self.steps.iter().for_each(|step| free[step.output.index()] = true);
         for (&id, output_name) in self.graph.outputs().iter().zip(self.graph.output_names()) {
             if refused.contains(&self.graph.node(id).name) {
                 continue;
@@ -173,7 +174,8 @@ impl<'g> Lowering<'g> {
                 outputs.push(f16);
                 continue;
             }
-            if free.remove(&value) {
+            // Values that are added here belong to no output.
+            if free.get_mut(value.index()).is_some_and(std::mem::take) {
                 self.values[value.index()].name.clone_from(output_name);
                 outputs.push(value);
                 continue;
@@ -221,16 +223,21 @@ impl<'g> Lowering<'g> {
             DType::I64 => return self.refuse(id, "no step writes i64"),
         };
         let output = self.value(&node.name, value_type, node.shape.clone(), qparams);
-        self.value_of.insert(id, output);
+        self.value_of[id.index()] = Some(output);
         self.steps.push(Step { name: name.to_owned(), op, inputs, output });
+    }
+
+    /// The value of a node that depends on constants only.
+    fn known(&self, id: NodeId) -> Option<&Arc<Tensor>> {
+        self.known[id.index()].as_ref()
     }
 
     /// Returns the value of an earlier node, and `None` if the node was refused.
     fn read(&mut self, id: NodeId) -> Option<ValueId> {
-        if let Some(&value) = self.value_of.get(&id) {
+        if let Some(value) = self.value_of[id.index()] {
             return Some(value);
         }
-        let tensor = self.known.get(&id)?.clone();
+        let tensor = self.known(id)?.clone();
         let tensor = match narrowed(tensor) {
             Ok(tensor) => tensor,
             Err((index, value)) => {
@@ -239,7 +246,7 @@ impl<'g> Lowering<'g> {
             }
         };
         let value = self.constant(&self.graph.node(id).name, tensor);
-        self.value_of.insert(id, value);
+        self.value_of[id.index()] = Some(value);
         Some(value)
     }
 
@@ -270,13 +277,13 @@ impl<'g> Lowering<'g> {
     /// Gives a node the value of another one.
     fn alias(&mut self, id: NodeId, of: NodeId) {
         if let Some(value) = self.read(of) {
-            self.value_of.insert(id, value);
+            self.value_of[id.index()] = Some(value);
         }
     }
 
     /// Returns the qparams of the value of an earlier node.
     fn qparams_of(&self, id: NodeId) -> Option<QParams> {
-        self.values[self.value_of.get(&id)?.index()].qparams
+        self.values[self.value_of[id.index()]?.index()].qparams
     }
 
     /// Returns the qparams of an input that may be int8, since all its readers quantize it with the same qparams and range.
@@ -303,17 +310,17 @@ impl<'g> Lowering<'g> {
     }
 
     fn i8(&mut self, id: NodeId) -> Option<Arc<[i8]>> {
-        let tensor = self.known.get(&id)?;
+        let tensor = self.known[id.index()].as_ref()?;
         let elements = tensor.as_i8()?;
         Some(self.int8_constants.entry(Arc::as_ptr(tensor)).or_insert_with(|| elements.into()).clone())
     }
 
     fn i32(&self, id: NodeId) -> Option<Arc<[i32]>> {
-        self.known.get(&id)?.as_i32().map(Into::into)
+        self.known(id)?.as_i32().map(Into::into)
     }
 
     fn f32(&self, id: NodeId) -> Option<Arc<[f32]>> {
-        self.known.get(&id)?.as_f32().map(Into::into)
+        self.known(id)?.as_f32().map(Into::into)
     }
 }
 

@@ -14,7 +14,7 @@ use super::operator::{Aligned, Operator};
 use crate::numerics::float;
 use crate::numerics::{self, AddMultipliers, BinaryOp};
 use crate::values::slices::{CHECKED, tensor};
-use crate::values::{DType, QParams, RowMajor, Shape, Tensor};
+use crate::values::{DType, Number, QParams, RowMajor, Shape, Tensor};
 
 macro_rules! float_arithmetic {
     ($($(#[$doc:meta])* $operator:ident $name:literal $function:expr),*) => {$(
@@ -68,7 +68,7 @@ macro_rules! scalar_arithmetic {
             fn infer(&self, inputs: &Operands<'_>) -> Result<TensorType, OpError> {
                 inputs.expect_floats(1)?;
                 if !self.value.is_finite() {
-                    return Err(parameter("scalar", self.value, "must be finite"));
+                    return Err(parameter("scalar", Number(self.value), "must be finite"));
                 }
                 Ok(TensorType::new(DType::F32, inputs.shape(0).clone()))
             }

@@ -3,7 +3,7 @@
 use super::error::OpError;
 use crate::numerics::gemm::PackedWeight;
 use crate::values::slices::{f32s, i8s, i32s};
-use crate::values::{DType, Dim, QuantRange, Shape, Tensor, TensorQParams};
+use crate::values::{DType, Dim, Number, QuantRange, Shape, Tensor, TensorQParams};
 
 /// The shape and element type of one value.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -171,14 +171,14 @@ pub(super) fn expect_multiplier(multiplier: f32) -> Result<(), OpError> {
     if multiplier.is_normal() && multiplier > 0.0 {
         return Ok(());
     }
-    Err(parameter("multiplier", multiplier, "must be a positive normal f32"))
+    Err(parameter("multiplier", Number(multiplier), "must be a positive normal f32"))
 }
 
 pub(super) fn expect_eps(eps: f32) -> Result<(), OpError> {
     if eps.is_finite() && eps >= 0.0 {
         return Ok(());
     }
-    Err(parameter("eps", eps, "must be finite and not negative"))
+    Err(parameter("eps", Number(eps), "must be finite and not negative"))
 }
 
 /// Returns the length of an axis, and checks that it exists and is not the batch.

@@ -14,7 +14,8 @@ use super::operator::{Aligned, Operator, moved};
 use crate::numerics::{self, QuantizeRule};
 use crate::values::slices::{codes, integers, tensor, with_last};
 use crate::values::{
-    DType, Granularity, MAX_SCALE, MIN_SCALE, QParams, QScheme, QuantRange, Shape, Symmetry, Tensor, TensorQParams,
+    DType, Granularity, MAX_SCALE, MIN_SCALE, Number, QParams, QScheme, QuantRange, Shape, Symmetry, Tensor,
+    TensorQParams,
 };
 
 /// Quantization `f32 → int8` (equation 2), or to `i32` with [`QuantRange::INT32`]. Input: floats of any shape.
@@ -164,7 +165,7 @@ impl Operator for ChooseQParams {
     fn infer(&self, inputs: &Operands<'_>) -> Result<TensorType, OpError> {
         inputs.expect_floats(1)?;
         if !(MIN_SCALE..=MAX_SCALE).contains(&self.eps) {
-            return Err(parameter("eps", self.eps, "must be a usable scale"));
+            return Err(parameter("eps", Number(self.eps), "must be a usable scale"));
         }
         self.qscheme.check_range(self.range)?;
         let shape = match (self.qscheme.granularity, self.qscheme.symmetry) {
@@ -214,7 +215,7 @@ impl ChooseQParams {
         let largest = |v: &f32| !scale.is_finite() && v.abs() >= max.max(-min);
         match values.iter().position(|v| !v.is_finite()).or_else(|| values.iter().position(largest)) {
             None => Ok([scale, zero_point as f32]),
-            Some(at) => Err(EvalError::Range { index: first + at, value: values[at].to_string() }),
+            Some(at) => Err(EvalError::Range { index: first + at, value: Number(values[at]).to_string() }),
         }
     }
 }

@@ -144,6 +144,6 @@ mod float_text {
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f32, D::Error> {
         let text = <std::borrow::Cow<'_, str>>::deserialize(deserializer)?;
-        decimal::parse_f32(&text).ok_or_else(|| de::Error::custom(format!("{text:?} is not a float")))
+        decimal::parse_f32(&text).ok_or_else(|| de::Error::custom(format!("\"{text}\" is not a float")))
     }
 }

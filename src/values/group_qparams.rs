@@ -241,7 +241,7 @@ fn to_hex(bytes: impl Iterator<Item = u8>) -> String {
 
 fn from_hex(text: &str) -> Result<Vec<u8>, String> {
     let digit =
-        |byte: u8| char::from(byte).to_digit(16).ok_or(format!("{:?} is not a hexadecimal digit", byte as char));
+        |byte: u8| char::from(byte).to_digit(16).ok_or(format!("'{}' is not a hexadecimal digit", byte as char));
     let (pairs, rest) = text.as_bytes().as_chunks::<2>();
     if !rest.is_empty() {
         return Err(format!("{} hexadecimal digits do not make whole bytes", text.len()));

@@ -134,14 +134,14 @@ fn tensors(program: &Program, inputs: &[Uint8Array], rows: usize) -> Result<Vec<
         let bytes = input.to_vec();
         let size = value.len(rows).and_then(|length| length.checked_mul(value.value_type.size_bytes()));
         if size != Some(bytes.len()) {
-            return Err(error(format!("{:?} gets {} bytes for {rows} rows of {:?}", value.name, bytes.len(), shape)));
+            return Err(error(format!("\"{}\" gets {} bytes for {rows} rows of {:?}", value.name, bytes.len(), shape)));
         }
         let words = bytes.chunks_exact(4).map(|word| [word[0], word[1], word[2], word[3]]);
         match value.value_type {
             ValueType::F32 => Tensor::from_f32(&shape, words.map(f32::from_le_bytes).collect()),
             ValueType::I32 => Tensor::from_i32(&shape, words.map(i32::from_le_bytes).collect()),
             ValueType::I8 => Tensor::from_i8(&shape, bytemuck::cast_vec(bytes)),
-            _ => return Err(error(format!("{:?} is an input of f16", value.name))),
+            _ => return Err(error(format!("\"{}\" is an input of f16", value.name))),
         }
         .map_err(error)
     };

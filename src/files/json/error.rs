@@ -72,7 +72,7 @@ fn invalid(what: &str, unexpected: de::Unexpected<'_>, expected: &dyn de::Expect
         Unsigned(value) => format!("integer `{value}`"),
         Signed(value) => format!("integer `{value}`"),
         Float(_) => "a floating point number".to_owned(),
-        Str(text) => format!("string {text:?}"),
+        Str(text) => format!("string \"{text}\""),
         Seq => "sequence".to_owned(),
         Map => "map".to_owned(),
         Unit | Option => "null".to_owned(),

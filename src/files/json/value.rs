@@ -131,7 +131,7 @@ impl<'t> Value<'t> {
         };
         match variants.iter().position(|variant| name == *variant) {
             Some(index) => Ok(Variant { index: index as u64, content }),
-            None => Err(Error::new(format!("unknown variant {name:?}"))),
+            None => Err(Error::new(format!("unknown variant \"{name}\""))),
         }
     }
 }

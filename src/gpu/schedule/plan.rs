@@ -1,7 +1,5 @@
 //! The dispatches of a program, and where its values lie between them.
 
-use std::collections::HashMap;
-
 use super::alias::alias;
 use super::arena::{Arenas, Lifetime, Place};
 use super::fuse::{Fusions, fuse};
@@ -171,7 +169,8 @@ struct Planner<'p> {
 #[derive(Default)]
 struct StepMemory {
     temporary: Option<Operand>,
-    copies: HashMap<ValueId, Vec<Operand>>,
+    /// Copies of values.
+    copies: Vec<(ValueId, Operand)>,
 }
 
 impl Planner<'_> {
@@ -273,11 +272,11 @@ impl Planner<'_> {
             return place;
         }
         // All dispatches of a step share the copies.
-        let copies = memory.copies.entry(id).or_default();
-        let free = copies.iter().find(|copy| earlier.iter().all(|bound| bound.operand != **copy));
-        free.copied().unwrap_or_else(|| {
+        let is_free = |copy: Operand| earlier.iter().all(|bound| bound.operand != copy);
+        let free = memory.copies.iter().find(|(of, copy)| *of == id && is_free(*copy));
+        free.map(|(_, copy)| *copy).unwrap_or_else(|| {
             let copy = self.copy(id, place);
-            copies.push(copy);
+            memory.copies.push((id, copy));
             copy
         })
     }

@@ -1,7 +1,5 @@
 //! The state of the pass, and what its parts share.
 
-use std::collections::HashMap;
-
 use super::phases::Phases;
 use crate::graph::{Graph, GraphError, Node, NodeId, Rewriter};
 use crate::ops::{Constant, ImageLayout, IntegerConv, IntegerLinear, Op, Reshape, Transpose};
@@ -16,7 +14,7 @@ pub(super) struct Pass<'g> {
     /// The new node of each image with the channels last.
     pub(super) last: Vec<Option<NodeId>>,
     /// The convolutions whose results have the channels of several phases; what reads such a result moves them.
-    pub(super) phases: HashMap<NodeId, Phases>,
+    pub(super) phases: Vec<Option<Phases>>,
 }
 
 impl<'g> Pass<'g> {

@@ -129,7 +129,7 @@ impl Pass<'_> {
         let conv = IntegerConv { window, layout: ImageLayout::ChannelsLast, ..conv.clone() };
         let x = self.last(node.inputs[0])?;
         let acc = self.conv_of(node, &conv, x, weight, bias)?;
-        self.phases.insert(id, phases);
+        self.phases[id.index()] = Some(phases);
         Ok(Some(acc))
     }
 

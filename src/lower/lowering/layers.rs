@@ -21,7 +21,7 @@ impl Lowering<'_> {
         let mut inputs = vec![x];
         if let Epilogue::Dynamic { .. } = epilogue {
             let dynamic_qparams = self.graph.node(reader).inputs[1];
-            if dynamic_qparams > id && !self.known.contains_key(&dynamic_qparams) {
+            if dynamic_qparams > id && self.known(dynamic_qparams).is_none() {
                 return self.refuse(id, "its scales and zero points are computed after its sums");
             }
             inputs.push(dynamic_qparams);
@@ -33,7 +33,7 @@ impl Lowering<'_> {
 
     /// Returns the factors of the groups of a weight, or the reason why there are none.
     pub(super) fn groups(&self, node: &Node, size: usize) -> Result<WeightGroups, String> {
-        let (multipliers, zero_points) = (self.known.get(&node.inputs[3]), self.known.get(&node.inputs[4]));
+        let (multipliers, zero_points) = (self.known(node.inputs[3]), self.known(node.inputs[4]));
         let Some((multipliers, zero_points)) =
             multipliers.and_then(|m| m.as_i32()).zip(zero_points.and_then(|z| z.as_i8()))
         else {
@@ -51,7 +51,7 @@ impl Lowering<'_> {
     pub(super) fn conv(&mut self, id: NodeId, node: &Node, conv: &IntegerConv) {
         let [x, w, bias] = node.inputs[..] else { return };
         let Some((reader, qparams, epilogue)) = self.epilogue(id) else { return };
-        let Some((weight, bias)) = self.known.get(&w).cloned().zip(self.i32(bias)) else {
+        let Some((weight, bias)) = self.known(w).cloned().zip(self.i32(bias)) else {
             return self.refuse(id, "its quantized weight and bias are not constants");
         };
         let Some(values) = weight.as_i8() else { return };
@@ -125,7 +125,7 @@ impl Lowering<'_> {
         if !matches!(acc, Op::IntegerLinear(_) | Op::IntegerLinearGroups(_) | Op::IntegerConv(_) | Op::IntegerMatMul(_))
         {
             self.refuse(id, "its accumulator does not come from a linear layer, a convolution or a matmul");
-        } else if self.known.contains_key(&node.inputs[0]) {
+        } else if self.known(node.inputs[0]).is_some() {
             self.refuse(id, "its accumulator is a constant, but its factors are not");
         }
     }

@@ -62,18 +62,18 @@ impl ChainKernel {
     /// The kernel of some steps. Their WGSL is kept for as long as the process runs, once for all chains of the same operations on the same
     /// kinds of operands: some hundred bytes for each kind that any model of the process has.
     fn of(links: &[Link]) -> Self {
-        let name: Vec<String> = links.iter().map(Link::name).collect();
-        let name = name.join(", ");
-        let mut known = known_chains();
-        if let Some((kernel, _)) = known.iter().find(|(kernel, _)| kernel.piece.name == name) {
-            return *kernel;
-        }
         let lines: String = links.iter().enumerate().map(|(at, link)| link.wgsl(at)).collect();
         let wgsl = format!(
             "fn chained(operands: Operands) -> u32 {{\n    var bits = operands.a;\n{lines}    return bits;\n}}\n"
         );
+        let mut known = known_chains();
+        if let Some((kernel, _)) = known.iter().find(|(kernel, _)| kernel.piece.wgsl == wgsl) {
+            return *kernel;
+        }
         let looks_up = links.first().is_some_and(|link| link.operation == Operation::LookUp);
-        let kernel = Self { piece: Piece { name: name.leak(), wgsl: wgsl.leak() }, looks_up };
+        let wgsl = wgsl.leak();
+        // Only its WGSL distinguishes it.
+        let kernel = Self { piece: Piece { name: wgsl, wgsl }, looks_up };
         known.push((kernel, links.to_vec()));
         kernel
     }

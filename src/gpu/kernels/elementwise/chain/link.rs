@@ -88,12 +88,6 @@ impl Operation {
 }
 
 impl Link {
-    /// What distinguishes its WGSL.
-    pub(super) fn name(&self) -> String {
-        let Self { operation, other, swapped, .. } = self;
-        format!("{operation:?} {other:?}{}", if *swapped { " swapped" } else { "" })
-    }
-
     /// The line of WGSL that computes it as step `at`.
     pub(super) fn wgsl(&self, at: usize) -> String {
         let other = match self.other {
