@@ -57,7 +57,10 @@ fn transpose_f32(x: &Tensor, perm: &[usize], y: Vec<f32>) -> Tensor {
     }
 }
 
-/// Permutes axes, one row of the result at a time.
+/// The columns of rows that are written column by column.
+const FEW_COLUMNS: usize = 8;
+
+/// Permutes axes, the rows of the result along one axis at a time.
 fn permuted<T: Copy + Send + Sync>(x: &RowMajor<T>, perm: &[usize], y: Vec<T>) -> RowMajor<T> {
     let shape: Vec<usize> = perm.iter().map(|&axis| x.shape()[axis]).collect();
     let mut y = RowMajor::new(&shape, y).expect(CHECKED);
@@ -78,10 +81,33 @@ fn permuted<T: Copy + Send + Sync>(x: &RowMajor<T>, perm: &[usize], y: Vec<T>) -
             first += *place * stride;
             rest /= length;
         }
-        for to in to.chunks_exact_mut(cols) {
-            match step {
-                1 => to.copy_from_slice(&from[first..][..cols]),
-                _ => to.iter_mut().zip(from[first..].iter().step_by(step)).for_each(|(to, &from)| *to = from),
+        let mut left = to;
+        while !left.is_empty() {
+            // The rows along the last of the leading axes.
+            let (run, stride) = match (places.last(), leading.last(), strides.last()) {
+                (Some(place), Some(length), Some(&stride)) => ((length - place).min(left.len() / cols), stride),
+                _ => (1, 1),
+            };
+            let (to, rest) = left.split_at_mut(run * cols);
+            left = rest;
+            if cols < FEW_COLUMNS {
+                // A loop over a short row takes longer to begin than to run.
+                for col in 0..cols {
+                    let column = from[first + col * step..].iter().step_by(stride);
+                    to[col..].iter_mut().step_by(cols).zip(column).for_each(|(to, &from)| *to = from);
+                }
+            } else {
+                for (row, to) in to.chunks_exact_mut(cols).enumerate() {
+                    let from = &from[first + row * stride..];
+                    match step {
+                        1 => to.copy_from_slice(&from[..cols]),
+                        _ => to.iter_mut().zip(from.iter().step_by(step)).for_each(|(to, &from)| *to = from),
+                    }
+                }
+            }
+            if let Some(place) = places.last_mut() {
+                *place += run - 1;
+                first += (run - 1) * stride;
             }
             for (place, (&length, stride)) in places.iter_mut().zip(leading.iter().zip(strides)).rev() {
                 *place += 1;

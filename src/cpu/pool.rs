@@ -123,6 +123,9 @@ fn max_pool(run: &mut StepRun<'_>, pool: &MaxPool) -> Tensor {
     }
 }
 
+/// Channels whose largest values stay in registers.
+const CHANNELS: usize = 32;
+
 /// Computes the largest elements under each window, into `y`.
 fn largest<T: Copy + Send + Sync>(
     mut y: Vec<T>,
@@ -133,15 +136,31 @@ fn largest<T: Copy + Send + Sync>(
 ) -> Vec<T> {
     let (channels, pixels) = (images.channels, images.output_pixels());
     let image_length = images.input[0] * images.input[1] * channels;
-    y.par_chunks_exact_mut(channels.max(1)).with_min_len(TASK.div_ceil(channels.max(1))).enumerate().for_each(
-        |(at, y)| {
+    let tasks = y.par_chunks_exact_mut(channels.max(1)).with_min_len(TASK.div_ceil(channels.max(1))).enumerate();
+    tasks.for_each_init(
+        || Vec::with_capacity(images.taps()),
+        |under, (at, y)| {
             let image = &x[at / pixels * image_length..][..image_length];
+            under.clear();
+            under.extend(images.pixels(at % pixels).flatten().map(|pixel| &image[pixel * channels..][..channels]));
             vectorized(
                 #[inline(always)]
                 || {
-                    y.fill(smallest);
-                    for pixel in images.pixels(at % pixels).flatten() {
-                        for (y, v) in y.iter_mut().zip(&image[pixel * channels..]) {
+                    let (blocks, rest) = y.as_chunks_mut::<CHANNELS>();
+                    let first = blocks.len() * CHANNELS;
+                    for (block, y) in blocks.iter_mut().enumerate() {
+                        // Values of its own stay in registers.
+                        let mut largest = [smallest; CHANNELS];
+                        for pixel in &*under {
+                            for (y, v) in largest.iter_mut().zip(&pixel[block * CHANNELS..][..CHANNELS]) {
+                                max(y, v);
+                            }
+                        }
+                        *y = largest;
+                    }
+                    rest.fill(smallest);
+                    for pixel in &*under {
+                        for (y, v) in rest.iter_mut().zip(&pixel[first..]) {
                             max(y, v);
                         }
                     }
