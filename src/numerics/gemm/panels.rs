@@ -71,9 +71,16 @@ impl Rows<'_> {
 #[repr(C, align(64))]
 struct Line([f32; 16]);
 
-/// The parts of the features that are multiplied at a time: at least one, since without features there is a bias all the same.
+/// The parts of the features that are multiplied at a time, of about the same size, in whole lines of a cache: at least one, since without
+/// features there is a bias all the same.
 fn parts_of(k: usize) -> impl Iterator<Item = Range<usize>> {
-    (0..k.max(1)).step_by(FEATURES).map(move |start| start..k.min(start + FEATURES))
+    let part = features_of_part(k);
+    (0..k.max(1)).step_by(part).map(move |start| start..k.min(start + part))
+}
+
+/// The features of each part but the last.
+fn features_of_part(k: usize) -> usize {
+    k.div_ceil(k.div_ceil(FEATURES).max(1)).next_multiple_of(16).max(16)
 }
 
 /// A weight `[n, k]` in panels of channels, one behind the other for each part of the features: `[parts][panels][features][width]`.
@@ -173,7 +180,7 @@ impl Part<'_> {
         let panel = features.start * self.padded + (self.first + first) * features.len();
         let next = match first + width < cols {
             true => panel + features.len() * width,
-            false => features.end * self.padded + self.first * FEATURES.min(k - features.end),
+            false => features.end * self.padded + self.first * features_of_part(k).min(k - features.end),
         };
         let (weight, next) = (&self.weight[panel..][..features.len() * width], &self.weight[next..]);
         // Each tile of the panel asks for its share of the next one.
@@ -184,6 +191,22 @@ impl Part<'_> {
         let results = Sums { y: &mut self.y[row * cols + first..], cols, columns, goes_on: features.start > 0, bias };
         tile::<HEIGHT>(lanes, (left, starts, runs), weight, Some(Ahead { from, step }), results);
     }
+}
+
+/// The heights of the tiles that make up `rows` rows, of at most `most`, 4 or 8. A processor multiplies four rows in the time of one, since it
+/// waits for each sum, and five rows or more take as long as they are many.
+fn heights(rows: usize, most: usize) -> impl Iterator<Item = usize> {
+    let mut left = rows;
+    std::iter::from_fn(move || {
+        let height = match left {
+            0 => return None,
+            9 if most == 8 => 4,
+            5 | 10 if most == 8 => 5,
+            _ => [most, 4, 2, 1].into_iter().find(|&height| height <= left.min(most))?,
+        };
+        left -= height;
+        Some(height)
+    })
 }
 
 /// Some columns of rows that are `cols` long.
@@ -237,35 +260,63 @@ impl InTiles for Part<'_> {
     #[inline(always)]
     fn run<const ROWS: usize>(mut self, lanes: impl Lanes) {
         let rows = self.y.len() / self.cols;
-        let tiles = rows / ROWS + rows % ROWS / 2 + rows % 2;
+        let tiles = heights(rows, ROWS).count();
         for features in parts_of(self.k) {
             let Scratch { copy, starts, runs } = &mut *self.scratch;
             self.left.runs_of(runs, &features);
             copy.clear();
-            if features.len() < self.k && self.cols >= WORTH_A_COPY {
+            // Windows overlap: their rows share lines as they are.
+            if features.len() < self.k && self.cols >= WORTH_A_COPY && self.left.runs.len() == 1 {
                 for start in starts {
                     runs.iter().for_each(|run| copy.extend_from_slice(&self.left.data[*start..][run.clone()]));
                 }
             }
             for first in (0..self.cols).step_by(VECTORS * lanes.len()) {
                 let mut row = 0;
-                for at in 0..tiles {
-                    match rows - row {
-                        left if left >= ROWS => {
-                            self.tile::<ROWS>(lanes, row, (at, tiles), first, &features);
-                            row += ROWS;
-                        }
-                        2.. => {
-                            self.tile::<2>(lanes, row, (at, tiles), first, &features);
-                            row += 2;
-                        }
-                        _ => {
-                            self.tile::<1>(lanes, row, (at, tiles), first, &features);
-                            row += 1;
-                        }
+                for (at, height) in heights(rows, ROWS).enumerate() {
+                    let at = (at, tiles);
+                    match height {
+                        height if height == ROWS => self.tile::<ROWS>(lanes, row, at, first, &features),
+                        5 if ROWS > 5 => self.tile::<5>(lanes, row, at, first, &features),
+                        4 if ROWS > 4 => self.tile::<4>(lanes, row, at, first, &features),
+                        2 => self.tile::<2>(lanes, row, at, first, &features),
+                        _ => self.tile::<1>(lanes, row, at, first, &features),
                     }
+                    row += height;
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heights_are_all_rows_and_few_tiles_of_few_rows() {
+        for most in [4, 8] {
+            for rows in 0..200 {
+                let heights: Vec<usize> = heights(rows, most).collect();
+                assert_eq!(heights.iter().sum::<usize>(), rows, "{heights:?}");
+                assert!(heights.iter().all(|height| [1, 2, 4, 5, 8].contains(height) && *height <= most));
+                // In fours of rows, what tiles take.
+                let time = heights.iter().map(|&height| height.max(4)).sum::<usize>();
+                assert!(time <= rows + 5, "{rows} rows take {time}: {heights:?}");
+            }
+        }
+        assert_eq!(heights(49, 8).collect::<Vec<_>>(), [8, 8, 8, 8, 8, 4, 5]);
+    }
+
+    /// All features once, in parts of about the same size.
+    #[test]
+    fn parts_are_all_features() {
+        for k in [1, 15, 16, 147, 255, 256, 257, 576, 1000, 1152, 4608] {
+            let parts: Vec<_> = parts_of(k).collect();
+            assert_eq!(parts.iter().cloned().flatten().collect::<Vec<_>>(), (0..k).collect::<Vec<_>>(), "{k}");
+            assert!(parts.iter().all(|part| part.len() <= FEATURES), "{parts:?}");
+            assert_eq!(parts.len(), k.div_ceil(FEATURES), "{parts:?}");
+        }
+        assert_eq!(parts_of(0).collect::<Vec<_>>(), [0..0]);
     }
 }
