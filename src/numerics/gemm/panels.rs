@@ -317,6 +317,6 @@ mod tests {
             assert!(parts.iter().all(|part| part.len() <= FEATURES), "{parts:?}");
             assert_eq!(parts.len(), k.div_ceil(FEATURES), "{parts:?}");
         }
-        assert_eq!(parts_of(0).collect::<Vec<_>>(), [0..0]);
+        assert_eq!(parts_of(0).map(|part| part.len()).collect::<Vec<_>>(), [0]);
     }
 }
