@@ -1,4 +1,6 @@
 //! The computation that follows the sums of an int8 product: equations 5 and 7, for rows and for tensors.
+//!
+//! Loops over a row index slices of its length: where a kernel calls them with a length that the compiler knows, nothing is left of the loop.
 
 use super::rounding::{clamp, rounded};
 use crate::numerics;
@@ -19,9 +21,11 @@ pub(super) struct Int8Output {
 pub(super) fn requantize_row(q: &mut [i8], sums: &[i32], bias: &[i32], multiplier: &[f32], shift: u32, y: Int8Output) {
     let Int8Output { zero_point: z, lo, hi } = y;
     let (lo, hi) = ((lo - z) as f32, (hi - z) as f32);
-    for (((q, &sum), &bias), &m) in q.iter_mut().zip(sums).zip(bias).zip(multiplier) {
-        let acc = (sum << shift).wrapping_add(bias);
-        *q = rounded(clamp(acc as f32 * m, lo, hi), z);
+    let n = q.len();
+    let (sums, bias, multiplier) = (&sums[..n], &bias[..n], &multiplier[..n]);
+    for at in 0..n {
+        let acc = (sums[at] << shift).wrapping_add(bias[at]);
+        q[at] = rounded(clamp(acc as f32 * multiplier[at], lo, hi), z);
     }
 }
 
@@ -29,9 +33,11 @@ pub(super) fn requantize_row(q: &mut [i8], sums: &[i32], bias: &[i32], multiplie
 #[inline(always)]
 pub(super) fn scale_row(y: &mut [f32], sums: &[i32], bias: &[i32], scale: &[f32], shift: u32, relu: bool) {
     let floor = if relu { 0.0 } else { f32::NEG_INFINITY };
-    for (((y, &sum), &bias), &s) in y.iter_mut().zip(sums).zip(bias).zip(scale) {
-        let v = (sum << shift).wrapping_add(bias) as f32 * s;
-        *y = if v < floor { floor } else { v };
+    let n = y.len();
+    let (sums, bias, scale) = (&sums[..n], &bias[..n], &scale[..n]);
+    for at in 0..n {
+        let v = (sums[at] << shift).wrapping_add(bias[at]) as f32 * scale[at];
+        y[at] = if v < floor { floor } else { v };
     }
 }
 
@@ -72,17 +78,22 @@ pub(super) fn scale_dynamic_row(
 ) {
     // A floor that is always applied compiles to one instruction; a branch on `relu` would not.
     let floor = if relu { 0.0 } else { f32::NEG_INFINITY };
-    let sums = sums.iter().zip(w.acc_bias).map(|(sum, acc_bias)| sum.wrapping_add(*acc_bias));
-    let channels = y.iter_mut().zip(w.scales).zip(w.bias);
-    let set = |y: &mut f32, sum: i32, w_scale: f32, bias: f32| {
-        let v = numerics::scale_sum(sum, scale, w_scale, bias);
-        *y = if v < floor { floor } else { v };
+    let n = y.len();
+    let (sums, acc_bias, scales, bias) = (&sums[..n], &w.acc_bias[..n], &w.scales[..n], &w.bias[..n]);
+    let scaled = |at: usize, sum: i32| {
+        let v = numerics::scale_sum(sum.wrapping_add(acc_bias[at]), scale, scales[at], bias[at]);
+        if v < floor { floor } else { v }
     };
     match zero_point {
-        None => channels.zip(sums).for_each(|(((y, &w_scale), &bias), sum)| set(y, sum, w_scale, bias)),
+        None => {
+            for at in 0..n {
+                y[at] = scaled(at, sums[at]);
+            }
+        }
         Some(zero_point) => {
-            for ((((y, &w_scale), &bias), sum), weight_sum) in channels.zip(sums).zip(w.weight_sums) {
-                set(y, sum.wrapping_sub(zero_point.wrapping_mul(*weight_sum)), w_scale, bias);
+            let weight_sums = &w.weight_sums[..n];
+            for at in 0..n {
+                y[at] = scaled(at, sums[at].wrapping_sub(zero_point.wrapping_mul(weight_sums[at])));
             }
         }
     }
