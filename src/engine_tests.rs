@@ -203,16 +203,19 @@ fn float_layers_fuse_in_any_division() {
 /// A max pool takes over the buffer of a value that is larger than its own.
 #[test]
 fn max_pools_read_nothing_of_earlier_values() {
-    let mut g = GraphBuilder::new();
-    let x = g.input("x", Shape::batched(&[8, 12, 12])).expect("an input");
-    let large = g.gelu("gelu", x).expect("gelu");
-    let large = g.add_scalar("large", large, 50.0).expect("a sum");
-    let sums = g.sum("sums", large, 3).expect("sums");
-    let small = g.mul_scalar("small", x, -0.5).expect("scaled");
-    let window = Window::new(&[3, 3]).with_padding(&[1, 1]);
-    let y = g.max_pool("pool", small, MaxPool::new(window)).expect("a pool");
-    let graph = g.finish([sums, y]).expect("a graph");
-    agree(&graph, &[&floats(&[2, 8, 12, 12], 9)]);
+    // The second has channels that stay in registers, and a rest.
+    for channels in [8, 70] {
+        let mut g = GraphBuilder::new();
+        let x = g.input("x", Shape::batched(&[channels, 12, 12])).expect("an input");
+        let large = g.gelu("gelu", x).expect("gelu");
+        let large = g.add_scalar("large", large, 50.0).expect("a sum");
+        let sums = g.sum("sums", large, 3).expect("sums");
+        let small = g.mul_scalar("small", x, -0.5).expect("scaled");
+        let window = Window::new(&[3, 3]).with_padding(&[1, 1]);
+        let y = g.max_pool("pool", small, MaxPool::new(window)).expect("a pool");
+        let graph = g.finish([sums, y]).expect("a graph");
+        agree(&graph, &[&floats(&[2, channels, 12, 12], 9)]);
+    }
 }
 
 /// Norms over the last axis run with the product.
@@ -281,7 +284,7 @@ fn quantized(graph: &Graph, inputs: &[&Tensor], config: QuantizationConfig) -> G
 /// Few rows divide the channels among threads, many rows divide the rows.
 #[test]
 fn int8_layers_fuse_in_any_division() {
-    for (rows, n, k) in [(1, 4099, 1024), (3, 4099, 1024), (40, 130, 600), (700, 70, 40)] {
+    for (rows, n, k) in [(1, 4099, 1024), (3, 4099, 1024), (40, 130, 600), (700, 70, 40), (700, 200, 300)] {
         let mut g = GraphBuilder::new();
         let x = g.input("x", Shape::rows(k)).expect("an input");
         let residual = g.input("residual", Shape::rows(n)).expect("an input");
@@ -300,7 +303,7 @@ fn int8_layers_fuse_in_any_division() {
     }
 }
 
-/// Values that two layers or the caller read are quantized by a step of their own, and a float that is overwritten later is quantized before.
+/// A quantized value that two layers read is computed by a step of its own. Its float may have other readers: the caller, or a residual.
 #[test]
 fn layers_quantize_what_nothing_else_reads() {
     for (case, expected) in [(0, 0), (1, 1), (2, 3)] {
@@ -313,7 +316,6 @@ fn layers_quantize_what_nothing_else_reads() {
             1 => vec![layer("a", x), x],
             _ => {
                 let a = layer("a", x);
-                // It may work in the buffer of `x.relu`, whose last reader is the layer's quantize step or this one.
                 let sum = g.add("sum", x, a).expect("a sum");
                 vec![g.relu("relu", sum).expect("relu")]
             }

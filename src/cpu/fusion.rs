@@ -1,5 +1,5 @@
-//! Fusion: what follows a product element by element or row by row runs on each part of its result while that is in cache, a float
-//! convolution collects the patches of some pixels just before it multiplies them, and an int8 layer quantizes some rows.
+//! Fusion: what follows a product element by element or row by row runs on each part of its result while that is in cache; and a float
+//! convolution collects the patches of some pixels, an int8 layer quantizes some rows, just before it multiplies them.
 
 use super::broadcast::Operand;
 use super::task_size::task_len;

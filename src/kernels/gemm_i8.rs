@@ -458,7 +458,7 @@ mod tests {
     #[cfg(feature = "threads")]
     #[test]
     fn divided_products_are_exact() {
-        for [m, n, k] in [[1, 4099, 1024], [3, 4099, 301], [16, 650, 1000], [100, 70, 500]] {
+        for [m, n, k] in [[1, 4099, 1024], [3, 4099, 301], [16, 650, 1000], [100, 70, 500], [600, 200, 100]] {
             let x: Vec<i8> = (0..m * k).map(|i| (i * 37 % 251) as u8 as i8).collect();
             let w: Vec<i8> = (0..n * k).map(|i| (i * 101 % 253) as u8 as i8).collect();
             let expected = naive(&x, &w, m, n, k);

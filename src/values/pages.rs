@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn filled_vectors_have_default_values() {
-        for len in [0, 5, FILLED_BY_THREADS / 4 - 1, FILLED_BY_THREADS / 4, FILLED_BY_THREADS / 2 + 3] {
+        for len in [0, 5, (1 << 17) - 1, 1 << 17, (1 << 18) + 3] {
             // What was there before is likely to be there again.
             drop(vec![7i32; len]);
             let values = filled::<i32>(len);

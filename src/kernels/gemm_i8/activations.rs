@@ -7,13 +7,13 @@ use std::ops::Range;
 #[derive(Clone, Copy)]
 pub(crate) enum Activations<'a> {
     Int8(&'a [i8]),
-    /// A function that computes whole rows from a row on: `rows(first, q)`. Each task calls it just before it packs the rows, so that no
-    /// step has to write them to memory. A product of few rows, whose tasks divide the channels, calls it in each of them.
+    /// A function that computes whole rows from a row on: `rows(first, q)`. Each task calls it just before it packs some rows, so that no
+    /// step has to write them to memory. Where tasks divide the channels, each of them computes all rows.
     Rows(&'a (dyn Fn(usize, &mut [i8]) + Sync)),
 }
 
 thread_local! {
-    /// The rows of the last task of this thread: fresh memory would cost page faults.
+    /// The rows that this thread has computed last: fresh memory would cost page faults.
     static COMPUTED: Cell<Vec<i8>> = const { Cell::new(Vec::new()) };
 }
 

@@ -35,7 +35,7 @@ use crate::values::pages::Pages;
 const ROWS: usize = 6;
 /// Largest size of the activations of a task: with a block of weights they stay in an L2 cache.
 const TASK_BYTES: usize = 1 << 18;
-/// Largest size of the results of a task that is not over with them.
+/// Largest size of the results of a task that other steps read.
 const RESULT_BYTES: usize = 1 << 19;
 
 /// Most features of weights of fewer than 8 bits: sums over whole bytes, of at most 255 · 128 each, fit `i32`.
