@@ -18,7 +18,7 @@ pub(crate) use contents::Contents;
 pub use dtype::DType;
 pub(crate) use group_qparams::check_size;
 pub use group_qparams::{GroupQParams, IntegerScales};
-pub(crate) use number::Number;
+pub(crate) use number::{Number, Quoted};
 pub use qparams::{MAX_SCALE, MIN_SCALE, QParams, QParamsError, QuantRange, TensorQParams};
 pub use qscheme::{Granularity, QScheme, Symmetry};
 pub use quantized_tensor::{QuantizedTensor, QuantizedTensorError};

@@ -6,6 +6,7 @@ use safetensors::tensor::TensorInfo;
 use serde::Deserialize as _;
 
 use super::json;
+use crate::values::Quoted;
 
 /// Size of the header's length, which precedes the header.
 const LENGTH_BYTES: usize = size_of::<u64>();
@@ -82,7 +83,7 @@ fn parse(header: &str) -> Result<Header, String> {
     let mut fields = fields.ok_or("it is no object")?;
     fields.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
     if let Some([(name, _), _]) = fields.array_windows().find(|[(a, _), (b, _)]| a == b) {
-        return Err(format!("there are two tensors \"{name}\""));
+        return Err(format!("there are two tensors {}", Quoted(name)));
     }
     let (mut texts, mut tensors) = (None, Vec::with_capacity(fields.len()));
     for (name, value) in fields {

@@ -135,7 +135,7 @@ impl Operator for Lut {
 mod float_text {
     use serde::{Deserialize, Deserializer, Serializer, de};
 
-    use crate::values::decimal;
+    use crate::values::{Quoted, decimal};
 
     #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
     pub(super) fn serialize<S: Serializer>(value: &f32, serializer: S) -> Result<S::Ok, S::Error> {
@@ -144,6 +144,6 @@ mod float_text {
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f32, D::Error> {
         let text = <std::borrow::Cow<'_, str>>::deserialize(deserializer)?;
-        decimal::parse_f32(&text).ok_or_else(|| de::Error::custom(format!("\"{text}\" is not a float")))
+        decimal::parse_f32(&text).ok_or_else(|| de::Error::custom(format!("{} is not a float", Quoted(&text))))
     }
 }

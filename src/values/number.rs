@@ -1,4 +1,4 @@
-//! Floats in messages.
+//! Floats and texts in messages.
 
 use std::fmt;
 
@@ -60,6 +60,24 @@ fn rounded(value: f64, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     write!(f, "{}.{:05}e{}", digits / 100_000, digits % 100_000, exponent + 5)
 }
 
+/// A text of a file in a message, in quotes and on one line. A player replaces control characters by `?`; escapes of all characters take 2 kB
+/// of a page, with gzip.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Quoted<'t>(pub(crate) &'t str);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if cfg!(feature = "flow") {
+            return fmt::Debug::fmt(self.0, f);
+        }
+        f.write_str("\"")?;
+        for c in self.0.chars() {
+            fmt::Write::write_char(f, if c.is_control() { '?' } else { c })?;
+        }
+        f.write_str("\"")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -70,6 +88,13 @@ mod tests {
         fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             rounded(self.0, f)
         }
+    }
+
+    #[test]
+    fn texts_stay_on_their_line() {
+        assert_eq!(Quoted("fc1.weight").to_string(), "\"fc1.weight\"");
+        let shown = Quoted("a\n\u{1b}b").to_string();
+        assert!(shown.starts_with("\"a") && shown.ends_with("b\"") && !shown.contains(char::is_control), "{shown}");
     }
 
     #[test]

@@ -4,6 +4,8 @@ use std::fmt::{self, Display};
 
 use serde::de;
 
+use crate::values::Quoted;
+
 /// What is wrong. The results of a reader, of which there are many, are small if it is elsewhere.
 #[derive(Debug)]
 pub(crate) struct Error(Box<Problem>);
@@ -72,7 +74,7 @@ fn invalid(what: &str, unexpected: de::Unexpected<'_>, expected: &dyn de::Expect
         Unsigned(value) => format!("integer `{value}`"),
         Signed(value) => format!("integer `{value}`"),
         Float(_) => "a floating point number".to_owned(),
-        Str(text) => format!("string \"{text}\""),
+        Str(text) => format!("string {}", Quoted(text)),
         Seq => "sequence".to_owned(),
         Map => "map".to_owned(),
         Unit | Option => "null".to_owned(),

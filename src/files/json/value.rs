@@ -8,7 +8,7 @@ use serde::de::{self, DeserializeSeed, EnumAccess, MapAccess, SeqAccess, Variant
 use super::error::Error;
 use super::parser::Parser;
 use super::raw::RAW;
-use crate::values::decimal;
+use crate::values::{Quoted, decimal};
 
 /// A value, of which only the text is in memory: it is read level by level, by what asks for it.
 #[derive(Debug, Clone, Copy)]
@@ -131,7 +131,7 @@ impl<'t> Value<'t> {
         };
         match variants.iter().position(|variant| name == *variant) {
             Some(index) => Ok(Variant { index: index as u64, content }),
-            None => Err(Error::new(format!("unknown variant \"{name}\""))),
+            None => Err(Error::new(format!("unknown variant {}", Quoted(&name)))),
         }
     }
 }
