@@ -60,8 +60,8 @@ fn rounded(value: f64, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     write!(f, "{}.{:05}e{}", digits / 100_000, digits % 100_000, exponent + 5)
 }
 
-/// A text of a file in a message, in quotes and on one line. A player replaces control characters by `?`; escapes of all characters take 2 kB
-/// of a page, with gzip.
+/// A text of a file in a message, in quotes and on one line. A player replaces control characters by `?`:
+/// escapes need tables of all characters.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Quoted<'t>(pub(crate) &'t str);
 
